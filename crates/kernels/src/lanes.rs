@@ -1,0 +1,479 @@
+//! Sixteen `f32` side by side: the unit in which kernels are written. Each instruction set gives the same sixteen numbers
+//! (one register of AVX-512, two of AVX2, four of NEON, an array in plain Rust), so a kernel written over [`Lanes`]
+//! has the same bits on all of them. Every operation is one IEEE 754 operation on each lane, rounded to nearest even.
+//!
+//! A kernel is an `#[inline(always)]` function over `L: Lanes`, called through [`dispatch!`](crate::dispatch), which
+//! compiles it once for each set with the set's instructions switched on.
+
+/// Lanes in a vector, and partial sums in a reduction.
+pub const LANES: usize = 16;
+
+/// Sixteen `f32` with the operations that kernels need.
+///
+/// # Safety
+/// All methods assume that the machine has the instruction set; [`dispatch!`](crate::dispatch) makes sure of it. Loads and
+/// stores go to raw addresses and assume that they are valid.
+#[allow(missing_docs)]
+pub unsafe trait Lanes: Copy {
+    unsafe fn splat(x: f32) -> Self;
+    unsafe fn load(p: *const f32) -> Self;
+    unsafe fn store(self, p: *mut f32);
+    /// The first `n < 16` lanes from memory, the others zero.
+    unsafe fn load_first(p: *const f32, n: usize) -> Self;
+    /// The first `n < 16` lanes to memory, nothing else touched.
+    unsafe fn store_first(self, p: *mut f32, n: usize);
+    unsafe fn add(self, o: Self) -> Self;
+    unsafe fn sub(self, o: Self) -> Self;
+    unsafe fn mul(self, o: Self) -> Self;
+    unsafe fn div(self, o: Self) -> Self;
+    unsafe fn sqrt(self) -> Self;
+    /// `self * b + c`, rounded once.
+    unsafe fn fma(self, b: Self, c: Self) -> Self;
+    /// The greater lane; `o` where either is NaN or both are zeros (the rule of x86's `maxps`).
+    unsafe fn max(self, o: Self) -> Self;
+    /// The lesser lane; `o` where either is NaN or both are zeros.
+    unsafe fn min(self, o: Self) -> Self;
+    /// To the nearest whole number, ties to even.
+    unsafe fn round(self) -> Self;
+    /// `2^self` for lanes that hold whole numbers in −126..=127.
+    unsafe fn exp2_whole(self) -> Self;
+
+    /// The lanes as an array.
+    #[inline(always)]
+    unsafe fn to_array(self) -> [f32; LANES] {
+        let mut out = [0.0; LANES];
+        // SAFETY: sixteen elements.
+        unsafe { self.store(out.as_mut_ptr()) };
+        out
+    }
+
+    /// The sum in the fixed tree: lane i with i+8, then i+4, i+2, i+1.
+    #[inline(always)]
+    unsafe fn sum(self) -> f32 {
+        // SAFETY: the caller's promise.
+        let a = unsafe { self.to_array() };
+        sum_tree(a)
+    }
+
+    /// The greatest lane (no lane is NaN).
+    #[inline(always)]
+    unsafe fn max_lane(self) -> f32 {
+        // SAFETY: the caller's promise.
+        let a = unsafe { self.to_array() };
+        a.into_iter().fold(f32::NEG_INFINITY, |m, x| if x > m { x } else { m })
+    }
+}
+
+/// The fixed tree in which sixteen partial sums become one.
+#[inline(always)]
+pub fn sum_tree(mut a: [f32; LANES]) -> f32 {
+    let mut half = LANES / 2;
+    while half > 0 {
+        for i in 0..half {
+            a[i] += a[i + half];
+        }
+        half /= 2;
+    }
+    a[0]
+}
+
+/// Plain Rust lanes.
+#[derive(Clone, Copy)]
+pub struct Plain([f32; LANES]);
+
+#[inline(always)]
+fn zip(a: Plain, b: Plain, f: impl Fn(f32, f32) -> f32) -> Plain {
+    Plain(std::array::from_fn(|i| f(a.0[i], b.0[i])))
+}
+
+// SAFETY: plain Rust runs anywhere.
+unsafe impl Lanes for Plain {
+    #[inline(always)]
+    unsafe fn splat(x: f32) -> Self {
+        Plain([x; LANES])
+    }
+    #[inline(always)]
+    unsafe fn load(p: *const f32) -> Self {
+        // SAFETY: the caller's promise.
+        Plain(unsafe { p.cast::<[f32; LANES]>().read_unaligned() })
+    }
+    #[inline(always)]
+    unsafe fn store(self, p: *mut f32) {
+        // SAFETY: the caller's promise.
+        unsafe { p.cast::<[f32; LANES]>().write_unaligned(self.0) }
+    }
+    #[inline(always)]
+    unsafe fn load_first(p: *const f32, n: usize) -> Self {
+        // SAFETY: the caller's promise.
+        Plain(std::array::from_fn(|i| if i < n { unsafe { p.add(i).read() } } else { 0.0 }))
+    }
+    #[inline(always)]
+    unsafe fn store_first(self, p: *mut f32, n: usize) {
+        for i in 0..n {
+            // SAFETY: the caller's promise.
+            unsafe { p.add(i).write(self.0[i]) }
+        }
+    }
+    #[inline(always)]
+    unsafe fn add(self, o: Self) -> Self {
+        zip(self, o, |a, b| a + b)
+    }
+    #[inline(always)]
+    unsafe fn sub(self, o: Self) -> Self {
+        zip(self, o, |a, b| a - b)
+    }
+    #[inline(always)]
+    unsafe fn mul(self, o: Self) -> Self {
+        zip(self, o, |a, b| a * b)
+    }
+    #[inline(always)]
+    unsafe fn div(self, o: Self) -> Self {
+        zip(self, o, |a, b| a / b)
+    }
+    #[inline(always)]
+    unsafe fn sqrt(self) -> Self {
+        Plain(self.0.map(f32::sqrt))
+    }
+    #[inline(always)]
+    unsafe fn fma(self, b: Self, c: Self) -> Self {
+        Plain(std::array::from_fn(|i| self.0[i].mul_add(b.0[i], c.0[i])))
+    }
+    #[inline(always)]
+    unsafe fn max(self, o: Self) -> Self {
+        zip(self, o, |a, b| if a > b { a } else { b })
+    }
+    #[inline(always)]
+    unsafe fn min(self, o: Self) -> Self {
+        zip(self, o, |a, b| if a < b { a } else { b })
+    }
+    #[inline(always)]
+    unsafe fn round(self) -> Self {
+        Plain(self.0.map(f32::round_ties_even))
+    }
+    #[inline(always)]
+    unsafe fn exp2_whole(self) -> Self {
+        Plain(self.0.map(|x| f32::from_bits(((x as i32 + 127) as u32) << 23)))
+    }
+}
+
+#[cfg(target_arch = "x86_64")]
+pub use x86::{Avx2, Avx512};
+
+#[cfg(target_arch = "x86_64")]
+mod x86 {
+    use super::{LANES, Lanes};
+    use std::arch::x86_64::*;
+
+    /// Two registers of AVX2.
+    #[derive(Clone, Copy)]
+    pub struct Avx2(__m256, __m256);
+
+    /// One register of AVX-512.
+    #[derive(Clone, Copy)]
+    pub struct Avx512(pub(crate) __m512);
+
+    #[inline(always)]
+    unsafe fn mask(n: usize) -> __m256i {
+        // SAFETY: AVX2 by the trait's promise.
+        unsafe {
+            let index = _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7);
+            _mm256_cmpgt_epi32(_mm256_set1_epi32(n as i32), index)
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn exp2_whole(x: __m256) -> __m256 {
+        // SAFETY: AVX2 by the trait's promise.
+        unsafe {
+            let biased = _mm256_add_epi32(_mm256_cvtps_epi32(x), _mm256_set1_epi32(127));
+            _mm256_castsi256_ps(_mm256_slli_epi32::<23>(biased))
+        }
+    }
+
+    // SAFETY: each body is AVX2 and FMA, which the trait's users have checked.
+    #[allow(clippy::undocumented_unsafe_blocks)]
+    unsafe impl Lanes for Avx2 {
+        #[inline(always)]
+        unsafe fn splat(x: f32) -> Self {
+            unsafe { Avx2(_mm256_set1_ps(x), _mm256_set1_ps(x)) }
+        }
+        #[inline(always)]
+        unsafe fn load(p: *const f32) -> Self {
+            unsafe { Avx2(_mm256_loadu_ps(p), _mm256_loadu_ps(p.add(8))) }
+        }
+        #[inline(always)]
+        unsafe fn store(self, p: *mut f32) {
+            unsafe {
+                _mm256_storeu_ps(p, self.0);
+                _mm256_storeu_ps(p.add(8), self.1);
+            }
+        }
+        #[inline(always)]
+        unsafe fn load_first(p: *const f32, n: usize) -> Self {
+            unsafe {
+                if n <= 8 {
+                    Avx2(_mm256_maskload_ps(p, mask(n)), _mm256_setzero_ps())
+                } else {
+                    Avx2(_mm256_loadu_ps(p), _mm256_maskload_ps(p.add(8), mask(n - 8)))
+                }
+            }
+        }
+        #[inline(always)]
+        unsafe fn store_first(self, p: *mut f32, n: usize) {
+            unsafe {
+                if n <= 8 {
+                    _mm256_maskstore_ps(p, mask(n), self.0);
+                } else {
+                    _mm256_storeu_ps(p, self.0);
+                    _mm256_maskstore_ps(p.add(8), mask(n - 8), self.1);
+                }
+            }
+        }
+        #[inline(always)]
+        unsafe fn add(self, o: Self) -> Self {
+            unsafe { Avx2(_mm256_add_ps(self.0, o.0), _mm256_add_ps(self.1, o.1)) }
+        }
+        #[inline(always)]
+        unsafe fn sub(self, o: Self) -> Self {
+            unsafe { Avx2(_mm256_sub_ps(self.0, o.0), _mm256_sub_ps(self.1, o.1)) }
+        }
+        #[inline(always)]
+        unsafe fn mul(self, o: Self) -> Self {
+            unsafe { Avx2(_mm256_mul_ps(self.0, o.0), _mm256_mul_ps(self.1, o.1)) }
+        }
+        #[inline(always)]
+        unsafe fn div(self, o: Self) -> Self {
+            unsafe { Avx2(_mm256_div_ps(self.0, o.0), _mm256_div_ps(self.1, o.1)) }
+        }
+        #[inline(always)]
+        unsafe fn sqrt(self) -> Self {
+            unsafe { Avx2(_mm256_sqrt_ps(self.0), _mm256_sqrt_ps(self.1)) }
+        }
+        #[inline(always)]
+        unsafe fn fma(self, b: Self, c: Self) -> Self {
+            unsafe { Avx2(_mm256_fmadd_ps(self.0, b.0, c.0), _mm256_fmadd_ps(self.1, b.1, c.1)) }
+        }
+        #[inline(always)]
+        unsafe fn max(self, o: Self) -> Self {
+            unsafe { Avx2(_mm256_max_ps(self.0, o.0), _mm256_max_ps(self.1, o.1)) }
+        }
+        #[inline(always)]
+        unsafe fn min(self, o: Self) -> Self {
+            unsafe { Avx2(_mm256_min_ps(self.0, o.0), _mm256_min_ps(self.1, o.1)) }
+        }
+        #[inline(always)]
+        unsafe fn round(self) -> Self {
+            const NEAREST: i32 = _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC;
+            unsafe { Avx2(_mm256_round_ps::<NEAREST>(self.0), _mm256_round_ps::<NEAREST>(self.1)) }
+        }
+        #[inline(always)]
+        unsafe fn exp2_whole(self) -> Self {
+            unsafe { Avx2(exp2_whole(self.0), exp2_whole(self.1)) }
+        }
+    }
+
+    // SAFETY: each body is AVX-512, which the trait's users have checked.
+    #[allow(clippy::undocumented_unsafe_blocks)]
+    unsafe impl Lanes for Avx512 {
+        #[inline(always)]
+        unsafe fn splat(x: f32) -> Self {
+            unsafe { Avx512(_mm512_set1_ps(x)) }
+        }
+        #[inline(always)]
+        unsafe fn load(p: *const f32) -> Self {
+            unsafe { Avx512(_mm512_loadu_ps(p)) }
+        }
+        #[inline(always)]
+        unsafe fn store(self, p: *mut f32) {
+            unsafe { _mm512_storeu_ps(p, self.0) }
+        }
+        #[inline(always)]
+        unsafe fn load_first(p: *const f32, n: usize) -> Self {
+            debug_assert!(n < LANES);
+            unsafe { Avx512(_mm512_maskz_loadu_ps((1u16 << n) - 1, p)) }
+        }
+        #[inline(always)]
+        unsafe fn store_first(self, p: *mut f32, n: usize) {
+            debug_assert!(n < LANES);
+            unsafe { _mm512_mask_storeu_ps(p, (1u16 << n) - 1, self.0) }
+        }
+        #[inline(always)]
+        unsafe fn add(self, o: Self) -> Self {
+            unsafe { Avx512(_mm512_add_ps(self.0, o.0)) }
+        }
+        #[inline(always)]
+        unsafe fn sub(self, o: Self) -> Self {
+            unsafe { Avx512(_mm512_sub_ps(self.0, o.0)) }
+        }
+        #[inline(always)]
+        unsafe fn mul(self, o: Self) -> Self {
+            unsafe { Avx512(_mm512_mul_ps(self.0, o.0)) }
+        }
+        #[inline(always)]
+        unsafe fn div(self, o: Self) -> Self {
+            unsafe { Avx512(_mm512_div_ps(self.0, o.0)) }
+        }
+        #[inline(always)]
+        unsafe fn sqrt(self) -> Self {
+            unsafe { Avx512(_mm512_sqrt_ps(self.0)) }
+        }
+        #[inline(always)]
+        unsafe fn fma(self, b: Self, c: Self) -> Self {
+            unsafe { Avx512(_mm512_fmadd_ps(self.0, b.0, c.0)) }
+        }
+        #[inline(always)]
+        unsafe fn max(self, o: Self) -> Self {
+            unsafe { Avx512(_mm512_max_ps(self.0, o.0)) }
+        }
+        #[inline(always)]
+        unsafe fn min(self, o: Self) -> Self {
+            unsafe { Avx512(_mm512_min_ps(self.0, o.0)) }
+        }
+        #[inline(always)]
+        unsafe fn round(self) -> Self {
+            unsafe { Avx512(_mm512_roundscale_ps::<0>(self.0)) }
+        }
+        #[inline(always)]
+        unsafe fn exp2_whole(self) -> Self {
+            unsafe {
+                let biased = _mm512_add_epi32(_mm512_cvtps_epi32(self.0), _mm512_set1_epi32(127));
+                Avx512(_mm512_castsi512_ps(_mm512_slli_epi32::<23>(biased)))
+            }
+        }
+    }
+}
+
+#[cfg(target_arch = "aarch64")]
+pub use arm::Neon;
+
+#[cfg(target_arch = "aarch64")]
+mod arm {
+    use super::Lanes;
+    use std::arch::aarch64::*;
+
+    /// Four registers of NEON.
+    #[derive(Clone, Copy)]
+    pub struct Neon([float32x4_t; 4]);
+
+    #[inline(always)]
+    fn zip(a: Neon, b: Neon, f: impl Fn(float32x4_t, float32x4_t) -> float32x4_t) -> Neon {
+        Neon(std::array::from_fn(|i| f(a.0[i], b.0[i])))
+    }
+
+    // SAFETY: NEON is part of every 64-bit Arm.
+    #[allow(clippy::undocumented_unsafe_blocks)]
+    unsafe impl Lanes for Neon {
+        #[inline(always)]
+        unsafe fn splat(x: f32) -> Self {
+            unsafe { Neon([vdupq_n_f32(x); 4]) }
+        }
+        #[inline(always)]
+        unsafe fn load(p: *const f32) -> Self {
+            Neon(std::array::from_fn(|i| unsafe { vld1q_f32(p.add(4 * i)) }))
+        }
+        #[inline(always)]
+        unsafe fn store(self, p: *mut f32) {
+            for i in 0..4 {
+                unsafe { vst1q_f32(p.add(4 * i), self.0[i]) }
+            }
+        }
+        #[inline(always)]
+        unsafe fn load_first(p: *const f32, n: usize) -> Self {
+            let mut whole = [0.0; 16];
+            unsafe {
+                std::ptr::copy_nonoverlapping(p, whole.as_mut_ptr(), n);
+                Self::load(whole.as_ptr())
+            }
+        }
+        #[inline(always)]
+        unsafe fn store_first(self, p: *mut f32, n: usize) {
+            unsafe { std::ptr::copy_nonoverlapping(self.to_array().as_ptr(), p, n) }
+        }
+        #[inline(always)]
+        unsafe fn add(self, o: Self) -> Self {
+            zip(self, o, |a, b| unsafe { vaddq_f32(a, b) })
+        }
+        #[inline(always)]
+        unsafe fn sub(self, o: Self) -> Self {
+            zip(self, o, |a, b| unsafe { vsubq_f32(a, b) })
+        }
+        #[inline(always)]
+        unsafe fn mul(self, o: Self) -> Self {
+            zip(self, o, |a, b| unsafe { vmulq_f32(a, b) })
+        }
+        #[inline(always)]
+        unsafe fn div(self, o: Self) -> Self {
+            zip(self, o, |a, b| unsafe { vdivq_f32(a, b) })
+        }
+        #[inline(always)]
+        unsafe fn sqrt(self) -> Self {
+            Neon(self.0.map(|a| unsafe { vsqrtq_f32(a) }))
+        }
+        #[inline(always)]
+        unsafe fn fma(self, b: Self, c: Self) -> Self {
+            Neon(std::array::from_fn(|i| unsafe { vfmaq_f32(c.0[i], self.0[i], b.0[i]) }))
+        }
+        #[inline(always)]
+        unsafe fn max(self, o: Self) -> Self {
+            zip(self, o, |a, b| unsafe { vbslq_f32(vcgtq_f32(a, b), a, b) })
+        }
+        #[inline(always)]
+        unsafe fn min(self, o: Self) -> Self {
+            zip(self, o, |a, b| unsafe { vbslq_f32(vcltq_f32(a, b), a, b) })
+        }
+        #[inline(always)]
+        unsafe fn round(self) -> Self {
+            Neon(self.0.map(|a| unsafe { vrndnq_f32(a) }))
+        }
+        #[inline(always)]
+        unsafe fn exp2_whole(self) -> Self {
+            Neon(self.0.map(|a| unsafe {
+                let biased = vaddq_s32(vcvtnq_s32_f32(a), vdupq_n_s32(127));
+                vreinterpretq_f32_s32(vshlq_n_s32::<23>(biased))
+            }))
+        }
+    }
+}
+
+/// Calls an `#[inline(always)] unsafe fn kernel<L: Lanes>(…)` compiled for the active instruction set.
+///
+/// `dispatch!(kernel::<L>(a, b: TypeOfB, …) -> Ret)` names each argument with its type; raw pointers and `Copy` values only.
+#[macro_export]
+macro_rules! dispatch {
+    ($kernel:ident ( $($arg:ident : $ty:ty),* $(,)? ) $(-> $ret:ty)?) => {{
+        #[cfg(target_arch = "x86_64")]
+        #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,f16c")]
+        unsafe fn avx512($($arg: $ty),*) $(-> $ret)? {
+            // SAFETY: the caller's promise.
+            unsafe { $kernel::<$crate::lanes::Avx512>($($arg),*) }
+        }
+        #[cfg(target_arch = "x86_64")]
+        #[target_feature(enable = "avx2,fma,f16c")]
+        unsafe fn avx2($($arg: $ty),*) $(-> $ret)? {
+            // SAFETY: the caller's promise.
+            unsafe { $kernel::<$crate::lanes::Avx2>($($arg),*) }
+        }
+        // The hardware's fused multiply-add gives plain code the same bits as the software's, only sooner.
+        #[cfg(target_arch = "x86_64")]
+        #[target_feature(enable = "fma")]
+        unsafe fn plain_fma($($arg: $ty),*) $(-> $ret)? {
+            // SAFETY: the caller's promise.
+            unsafe { $kernel::<$crate::lanes::Plain>($($arg),*) }
+        }
+        // SAFETY: the set in use is one that this machine has; the rest is the caller's promise.
+        #[allow(unused_unsafe)]
+        unsafe {
+            match $crate::isa::active() {
+                #[cfg(target_arch = "x86_64")]
+                $crate::isa::Isa::Avx512 => avx512($($arg),*),
+                #[cfg(target_arch = "x86_64")]
+                $crate::isa::Isa::Avx2 => avx2($($arg),*),
+                #[cfg(target_arch = "aarch64")]
+                $crate::isa::Isa::Neon => $kernel::<$crate::lanes::Neon>($($arg),*),
+                #[cfg(target_arch = "x86_64")]
+                _ if std::arch::is_x86_feature_detected!("fma") => plain_fma($($arg),*),
+                _ => $kernel::<$crate::lanes::Plain>($($arg),*),
+            }
+        }
+    }};
+}

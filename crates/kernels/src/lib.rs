@@ -1,0 +1,12 @@
+//! Compute over plain slices: products, attention, norms, routing, loss, the optimizer. Knows no tensors, files or models.
+//!
+//! **Contract.** Each function states the order of its sums; the result is a function of the arguments alone. Threads,
+//! instruction set and batch change no bit. `reference` holds plain loops that state the same in the simplest way, and
+//! the tests compare with `==`.
+//!
+//! Shape letters: T tokens, D model width, H heads, KV key-value heads, E experts, K experts per token, V vocabulary.
+//! Matrices are row-major.
+
+pub mod isa;
+pub mod lanes;
+pub mod par;
