@@ -7,6 +7,11 @@
 //! Shape letters: T tokens, D model width, H heads, KV key-value heads, E experts, K experts per token, V vocabulary.
 //! Matrices are row-major.
 
+pub mod attention;
+pub mod gemm;
+pub mod head;
 pub mod isa;
 pub mod lanes;
+pub mod math;
 pub mod par;
+pub mod reference;

@@ -1,0 +1,118 @@
+//! Attention, as plain loops.
+
+use super::{dot, math};
+use crate::attention::{Heads, HeadsMut, Keys, Shape};
+
+fn key(k: &Keys, t: usize, head: usize) -> Vec<f32> {
+    let own = (0..k.own.dim).map(|i| k.own.get(t, head, i));
+    let shared = k.shared.iter().flat_map(|s| (0..s.dim).map(|i| s.get(t, 0, i)));
+    own.chain(shared).collect()
+}
+
+fn row(h: &Heads, t: usize, head: usize) -> Vec<f32> {
+    (0..h.dim).map(|i| h.get(t, head, i)).collect()
+}
+
+fn chain(a: &[f32], b: &[f32]) -> f32 {
+    a.iter().zip(b).fold(0.0, |acc, (a, b)| a.mul_add(*b, acc))
+}
+
+/// One query's weights over `keys`, before division by their sum; with the row maximum and one over the sum.
+fn weights(shape: &Shape, q: &[f32], keys: &[Vec<f32>]) -> (Vec<f32>, f32, f32) {
+    let scores: Vec<f32> = keys.iter().map(|k| chain(q, k) * shape.scale).collect();
+    let max = scores.iter().fold(f32::NEG_INFINITY, |m, &s| if s > m { s } else { m });
+    let p: Vec<f32> = scores.iter().map(|s| math::exp(s - max)).collect();
+    let ones = vec![1.0; p.len()];
+    let inverse = 1.0 / dot(&p, &ones);
+    (p, max, inverse)
+}
+
+/// Reference of [`crate::attention::forward`].
+pub fn forward(shape: Shape, starts: &[u32], q: Heads, k: Keys, v: Heads, out: &mut [f32], stats: &mut [f32]) {
+    let group = shape.heads / shape.kv_heads;
+    for seq in starts.windows(2) {
+        for t in seq[0] as usize..seq[1] as usize {
+            for h in 0..shape.heads {
+                let keys: Vec<_> = (seq[0] as usize..=t).map(|j| key(&k, j, h / group)).collect();
+                let (p, max, inverse) = weights(&shape, &row(&q, t, h), &keys);
+                for i in 0..v.dim {
+                    let values = (0..p.len()).map(|j| v.get(seq[0] as usize + j, h / group, i));
+                    let sum = p.iter().zip(values).fold(0.0f32, |acc, (p, v)| p.mul_add(v, acc));
+                    out[(t * shape.heads + h) * v.dim + i] = sum * inverse;
+                }
+                stats[(t * shape.heads + h) * 2] = max;
+                stats[(t * shape.heads + h) * 2 + 1] = inverse;
+            }
+        }
+    }
+}
+
+/// Reference of [`crate::attention::backward`].
+#[allow(clippy::needless_range_loop)]
+pub fn backward(
+    shape: Shape,
+    starts: &[u32],
+    q: Heads,
+    k: Keys,
+    v: Heads,
+    out: &[f32],
+    stats: &[f32],
+    d_out: &[f32],
+    dq: HeadsMut,
+    dk: HeadsMut,
+    dk_shared: Option<HeadsMut>,
+    dv: HeadsMut,
+) {
+    let (group, qk) = (shape.heads / shape.kv_heads, q.dim);
+    for seq in starts.windows(2) {
+        let (first, end) = (seq[0] as usize, seq[1] as usize);
+        let len = end - first;
+        let mut dk_shared_sum = vec![0.0f32; len * (qk - k.own.dim)];
+        for kv in 0..shape.kv_heads {
+            let (mut dkey, mut dvalue) = (vec![0.0f32; len * qk], vec![0.0f32; len * v.dim]);
+            for h in kv * group..(kv + 1) * group {
+                for t in first..end {
+                    let at = t * shape.heads + h;
+                    let (max, inverse) = (stats[at * 2], stats[at * 2 + 1]);
+                    let (o, g) = (&out[at * v.dim..][..v.dim], &d_out[at * v.dim..][..v.dim]);
+                    let query = row(&q, t, h);
+                    let delta = dot(o, g);
+                    let mut dquery = vec![0.0f32; qk];
+                    for j in 0..=t - first {
+                        let (key, value) = (key(&k, first + j, kv), row(&v, first + j, kv));
+                        let p = math::exp(chain(&query, &key) * shape.scale - max) * inverse;
+                        let ds = p * (chain(g, &value) - delta) * shape.scale;
+                        for i in 0..v.dim {
+                            dvalue[j * v.dim + i] = p.mul_add(g[i], dvalue[j * v.dim + i]);
+                        }
+                        for i in 0..qk {
+                            dquery[i] = ds.mul_add(key[i], dquery[i]);
+                            dkey[j * qk + i] = ds.mul_add(query[i], dkey[j * qk + i]);
+                        }
+                    }
+                    for i in 0..qk {
+                        dq.set(t, h, i, dquery[i]);
+                    }
+                }
+            }
+            for j in 0..len {
+                for i in 0..v.dim {
+                    dv.set(first + j, kv, i, dvalue[j * v.dim + i]);
+                }
+                for i in 0..k.own.dim {
+                    dk.set(first + j, kv, i, dkey[j * qk + i]);
+                }
+                for i in k.own.dim..qk {
+                    dk_shared_sum[j * (qk - k.own.dim) + i - k.own.dim] += dkey[j * qk + i];
+                }
+            }
+        }
+        if let Some(shared) = &dk_shared {
+            for j in 0..len {
+                for i in 0..shared.dim {
+                    shared.set(first + j, 0, i, dk_shared_sum[j * shared.dim + i]);
+                }
+            }
+        }
+    }
+}
