@@ -1,0 +1,428 @@
+//! Model configurations: read from and written to Hugging Face `config.json`, resolved and checked.
+//!
+//! Reading has two stages. The JSON is what somebody typed; [`ModelConfig`] is complete and consistent, and nothing after
+//! it looks at the JSON again. A key that would change the arithmetic and is not supported, or that contradicts another,
+//! is a [`ConfigError`] that names it. A key that is unknown and cannot be judged is returned as a [`Note`].
+//!
+//! Missing keys take the defaults of `transformers` 5, whose configuration and modelling files are the source for what
+//! each key means.
+
+mod read;
+mod rope;
+mod write;
+
+use serde_json::Value;
+
+/// `eps` of the two RMS norms inside MLA (query and key-value latents).
+///
+/// The published modelling code builds them without passing `rms_norm_eps`, so they keep the class default whatever the
+/// configuration says.
+pub const LATENT_NORM_EPS: f32 = 1e-6;
+
+/// A complete, consistent description of one model.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ModelConfig {
+    /// Which published architecture this is: decides names, routing and the rotary layout.
+    pub family: Family,
+    /// Width of the residual stream, D.
+    pub hidden_size: usize,
+    /// Decoder layers, without the MTP ones.
+    pub layers: usize,
+    /// Rows of the embedding and of the output head, V.
+    pub vocab_size: usize,
+    /// `eps` of the layer norms and of the final norm (the latent norms of MLA use [`LATENT_NORM_EPS`]).
+    pub norm_eps: f32,
+    /// Rotary position embedding.
+    pub rope: RopeConfig,
+    /// Attention of every layer.
+    pub attention: Attention,
+    /// Factor on query·key before the softmax, YaRN's correction included.
+    pub softmax_scale: f32,
+    /// Width of the SwiGLU in layers without experts.
+    pub dense_intermediate: usize,
+    /// Experts; `None` for a dense model.
+    pub moe: Option<MoeConfig>,
+    /// Multi-token-prediction layers after the last decoder layer, named `model.layers.{layers + k}`.
+    pub mtp_depth: usize,
+    /// The output head is the embedding matrix.
+    pub tied_head: bool,
+    /// Token that begins a text.
+    pub bos_id: Option<u32>,
+    /// Tokens that end a text; may be empty.
+    pub eos_ids: Vec<u32>,
+    /// Token that fills unused positions.
+    pub pad_id: Option<u32>,
+    /// Standard deviation of initial weights.
+    pub init_std: f32,
+}
+
+/// Published architectures, by `model_type`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Family {
+    /// `deepseek_v3`: MLA, sigmoid router with selection bias, optional MTP.
+    DeepseekV3,
+    /// `deepseek_v2`: MLA, softmax router.
+    DeepseekV2,
+    /// `qwen2`: grouped-query attention with biases on query, key and value.
+    Qwen2,
+    /// `llama`: grouped-query attention, normally without biases.
+    Llama,
+}
+
+impl Family {
+    /// All families, in the order in which messages list them.
+    pub const ALL: [Family; 4] = [Family::DeepseekV3, Family::DeepseekV2, Family::Qwen2, Family::Llama];
+
+    /// The value of `model_type`.
+    pub fn model_type(self) -> &'static str {
+        match self {
+            Family::DeepseekV3 => "deepseek_v3",
+            Family::DeepseekV2 => "deepseek_v2",
+            Family::Qwen2 => "qwen2",
+            Family::Llama => "llama",
+        }
+    }
+
+    /// The class that `architectures` names.
+    pub fn architecture(self) -> &'static str {
+        match self {
+            Family::DeepseekV3 => "DeepseekV3ForCausalLM",
+            Family::DeepseekV2 => "DeepseekV2ForCausalLM",
+            Family::Qwen2 => "Qwen2ForCausalLM",
+            Family::Llama => "LlamaForCausalLM",
+        }
+    }
+
+    /// Whether attention is multi-head latent attention.
+    pub fn is_deepseek(self) -> bool {
+        matches!(self, Family::DeepseekV3 | Family::DeepseekV2)
+    }
+}
+
+/// Rotary position embedding.
+#[derive(Clone, Debug, PartialEq)]
+pub struct RopeConfig {
+    /// θ: frequency i of a rotary width n is θ^(-2i/n).
+    pub base: f64,
+    /// Change of the frequencies for contexts longer than the model was first trained on.
+    pub scaling: RopeScaling,
+    /// Which elements form a pair.
+    pub layout: RopeLayout,
+    /// Longest position the model is meant for.
+    pub max_positions: usize,
+}
+
+/// How rotary frequencies are changed for long contexts.
+#[derive(Clone, Debug, PartialEq)]
+pub enum RopeScaling {
+    /// As they are.
+    None,
+    /// Every frequency divided by `factor`.
+    Linear {
+        /// Divisor of the frequencies.
+        factor: f64,
+    },
+    /// YaRN (arXiv 2309.00071): low frequencies divided by `factor`, high ones kept, a ramp between.
+    Yarn {
+        /// Divisor of the low frequencies.
+        factor: f64,
+        /// Rotations over the original context above which a frequency is kept.
+        beta_fast: f64,
+        /// Rotations over the original context below which a frequency is divided.
+        beta_slow: f64,
+        /// Context of the first training.
+        original_max_positions: usize,
+        /// Round the ends of the ramp to whole indices.
+        truncate: bool,
+        /// Numerator of the correction of cos and sin, as the file states it.
+        mscale: Option<f64>,
+        /// Denominator of the correction of cos and sin; in MLA also the correction of the softmax scale.
+        mscale_all_dim: Option<f64>,
+        /// Factor on cos and sin, resolved from the two above or given as `attention_factor`.
+        table_scale: f64,
+    },
+    /// Llama 3.1: long wavelengths divided by `factor`, short ones kept, linear between.
+    Llama3 {
+        /// Divisor of the low frequencies.
+        factor: f64,
+        /// Wavelengths above `original_max_positions / low_freq_factor` are divided.
+        low_freq_factor: f64,
+        /// Wavelengths below `original_max_positions / high_freq_factor` are kept.
+        high_freq_factor: f64,
+        /// Context of the first training.
+        original_max_positions: usize,
+    },
+}
+
+/// Which elements of a head rotate together.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RopeLayout {
+    /// Elements 2i and 2i+1 (DeepSeek).
+    Interleaved,
+    /// Elements i and i + n/2 (Qwen2, Llama).
+    HalfSplit,
+}
+
+/// Attention of a layer.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Attention {
+    /// Multi-head latent attention (DeepSeek-V2 report, section 2.1).
+    Mla {
+        /// Query heads; every head has its own keys and values.
+        heads: usize,
+        /// Width of the query latent; `None` projects queries directly.
+        q_lora_rank: Option<usize>,
+        /// Width of the key-value latent.
+        kv_lora_rank: usize,
+        /// Width of the part of a query or key head without position.
+        nope_dim: usize,
+        /// Width of the rotary part; the rotary key is shared by all heads.
+        rope_dim: usize,
+        /// Width of a value head.
+        v_dim: usize,
+    },
+    /// Grouped-query attention.
+    Gqa {
+        /// Query heads.
+        heads: usize,
+        /// Key and value heads; divides `heads`.
+        kv_heads: usize,
+        /// Width of a head; all of it is rotary.
+        head_dim: usize,
+        /// Biases on the query, key and value projections.
+        qkv_bias: bool,
+        /// Bias on the output projection.
+        o_bias: bool,
+    },
+}
+
+impl Attention {
+    /// Query heads.
+    pub fn heads(&self) -> usize {
+        match *self {
+            Attention::Mla { heads, .. } | Attention::Gqa { heads, .. } => heads,
+        }
+    }
+
+    /// Width of a query and of an expanded key head.
+    pub fn qk_dim(&self) -> usize {
+        match *self {
+            Attention::Mla { nope_dim, rope_dim, .. } => nope_dim + rope_dim,
+            Attention::Gqa { head_dim, .. } => head_dim,
+        }
+    }
+
+    /// Width of a value head.
+    pub fn v_dim(&self) -> usize {
+        match *self {
+            Attention::Mla { v_dim, .. } => v_dim,
+            Attention::Gqa { head_dim, .. } => head_dim,
+        }
+    }
+
+    /// Width of the part that rotates.
+    pub fn rope_dim(&self) -> usize {
+        match *self {
+            Attention::Mla { rope_dim, .. } => rope_dim,
+            Attention::Gqa { head_dim, .. } => head_dim,
+        }
+    }
+}
+
+/// Mixture of experts.
+#[derive(Clone, Debug, PartialEq)]
+pub struct MoeConfig {
+    /// Routed experts a layer, E.
+    pub experts: usize,
+    /// Shared experts, stored fused as one SwiGLU of width `shared_experts * expert_intermediate`; 0 for none.
+    pub shared_experts: usize,
+    /// Routed experts a token uses, K.
+    pub top_k: usize,
+    /// Width of one expert's SwiGLU.
+    pub expert_intermediate: usize,
+    /// Leading layers without experts.
+    pub first_dense_layers: usize,
+    /// Scores, selection and weights.
+    pub router: Router,
+}
+
+/// How a token's experts are chosen and weighted.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Router {
+    /// DeepSeek-V3 `noaux_tc`: sigmoid scores, a bias for the selection only, groups ranked by their two best.
+    Sigmoid {
+        /// Groups of consecutive experts; 1 for none.
+        groups: usize,
+        /// Groups a token may choose from.
+        top_groups: usize,
+        /// Divide the chosen scores by their sum (plus 1e-20).
+        normalize: bool,
+        /// Factor on the weights (`routed_scaling_factor`).
+        scale: f32,
+    },
+    /// DeepSeek-V2: softmax scores over all experts, not normalised again.
+    Softmax {
+        /// Selection.
+        method: SoftmaxMethod,
+        /// Factor on the weights (`routed_scaling_factor`).
+        scale: f32,
+    },
+}
+
+/// Selection in the softmax router.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SoftmaxMethod {
+    /// The best of all experts.
+    Greedy,
+    /// The best of the experts in the best groups, groups ranked by their best expert.
+    GroupLimited {
+        /// Groups of consecutive experts.
+        groups: usize,
+        /// Groups a token may choose from.
+        top_groups: usize,
+    },
+}
+
+/// Number format of weights on disk.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Dtype {
+    /// IEEE single.
+    F32,
+    /// bfloat16.
+    Bf16,
+    /// IEEE half.
+    F16,
+    /// E4M3 with one f32 scale for each block of 128×128 for the linear weights, as DeepSeek-V3 is published; embedding,
+    /// head, norms, router and `eh_proj` stay bfloat16.
+    Fp8,
+}
+
+impl ModelConfig {
+    /// Reads a Hugging Face `config.json`.
+    ///
+    /// # Errors
+    /// A [`ConfigError`] that names the key: malformed JSON, an unknown `model_type`, a key missing, out of range,
+    /// unsupported, or contradicting another.
+    pub fn from_hf_json(text: &str) -> Result<(ModelConfig, Vec<Note>), ConfigError> {
+        read::read(text)
+    }
+
+    /// Writes the configuration so that `transformers` (4.43 and later, 5) loads a directory of such weights unchanged.
+    ///
+    /// `from_hf_json(to_hf_json())` gives an equal configuration.
+    pub fn to_hf_json(&self, dtype: Dtype) -> String {
+        write::write(self, dtype)
+    }
+
+    /// Whether decoder layer `layer` has experts. MTP layers count on from `layers`.
+    pub fn is_moe_layer(&self, layer: usize) -> bool {
+        self.moe.as_ref().is_some_and(|moe| layer >= moe.first_dense_layers)
+    }
+}
+
+/// Something in a file that was not used, for the user to know once.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Note(pub String);
+
+impl std::fmt::Display for Note {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// Why a `config.json` is not usable.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    /// Not JSON.
+    #[error("config.json is not valid JSON: {0}")]
+    Json(#[from] serde_json::Error),
+    /// JSON, but not `{…}`.
+    #[error("config.json holds {found} where an object was expected")]
+    NotAnObject {
+        /// What it holds.
+        found: &'static str,
+    },
+    /// `model_type` is none of [`Family::ALL`].
+    #[error("model_type `{found}` is not supported (supported: deepseek_v3, deepseek_v2, qwen2, llama)")]
+    ModelType {
+        /// What the file says.
+        found: String,
+    },
+    /// A key without a default is absent.
+    #[error("config.json lacks `{key}`")]
+    Missing {
+        /// The key.
+        key: String,
+    },
+    /// A value has the wrong JSON type.
+    #[error("`{key}` is {value}, expected {expected}")]
+    Type {
+        /// The key, with its parents.
+        key: String,
+        /// The value as written, abbreviated.
+        value: String,
+        /// What was expected.
+        expected: &'static str,
+    },
+    /// A number lies outside what makes sense.
+    #[error("`{key}` is {value}, expected {min} to {max}")]
+    Range {
+        /// The key, with its parents.
+        key: String,
+        /// The value.
+        value: String,
+        /// Smallest accepted.
+        min: String,
+        /// Largest accepted.
+        max: String,
+    },
+    /// A value that would change the arithmetic in a way that is not implemented.
+    #[error("`{key}` is {value}, which is not supported: {why}")]
+    Unsupported {
+        /// The key, with its parents.
+        key: String,
+        /// The value, abbreviated.
+        value: String,
+        /// What is supported instead.
+        why: &'static str,
+    },
+    /// Two keys that cannot both hold.
+    #[error("`{key}` is {value}, which contradicts `{other}` = {other_value}: {why}")]
+    Contradiction {
+        /// The first key.
+        key: String,
+        /// Its value.
+        value: String,
+        /// The second key.
+        other: String,
+        /// Its value.
+        other_value: String,
+        /// The rule that is broken.
+        why: &'static str,
+    },
+    /// The keys are fine one by one, but the model would be larger than anything could hold.
+    #[error("the model would have {params} parameters, more than the {max} supported")]
+    TooLarge {
+        /// Parameters in total.
+        params: u64,
+        /// The limit.
+        max: u64,
+    },
+    /// No preset has this name.
+    #[error("there is no preset `{name}` (the nearest is `{nearest}`)")]
+    UnknownPreset {
+        /// As asked for.
+        name: String,
+        /// The most similar name.
+        nearest: &'static str,
+    },
+}
+
+/// A JSON value for a message: at most 60 characters.
+fn abbreviate(value: &Value) -> String {
+    let text = value.to_string();
+    match text.char_indices().nth(60) {
+        Some((end, _)) => format!("{}…", &text[..end]),
+        None => text,
+    }
+}

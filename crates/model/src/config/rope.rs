@@ -1,0 +1,178 @@
+//! The rotary part of a `config.json`: three generations of keys for the same few numbers.
+//!
+//! `rope_theta` beside `rope_scaling` (with `type`, later `rope_type`) is how nearly all published files say it;
+//! `transformers` 5 writes one object `rope_parameters`. Both may be present if they agree.
+
+use serde_json::{Map, Value};
+
+use super::read::Keys;
+use super::{Attention, ConfigError, RopeConfig, RopeLayout, RopeScaling, abbreviate};
+
+/// Keys that some rope type uses.
+const KNOWN: &[&str] = &[
+    "attention_factor",
+    "beta_fast",
+    "beta_slow",
+    "factor",
+    "high_freq_factor",
+    "low_freq_factor",
+    "mscale",
+    "mscale_all_dim",
+    "original_max_position_embeddings",
+    "rope_theta",
+    "truncate",
+];
+
+const DEFAULT_BASE: f64 = 10_000.0;
+const MAX_FACTOR: f64 = 1e6;
+const MAX_BASE: f64 = 1e12;
+
+/// Reads base and scaling.
+pub fn read(keys: &mut Keys, max_positions: usize, layout: RopeLayout) -> Result<RopeConfig, ConfigError> {
+    let base = if keys.has("rope_theta") { Some(keys.real("rope_theta", None, 1.0, MAX_BASE)?) } else { None };
+    keys.mark(&["rope_theta"]);
+    let old = read_object(keys, "rope_scaling", "rope_scaling.", base, max_positions)?;
+    let new = read_object(keys, "rope_parameters", "rope_parameters.", base, max_positions)?;
+    if let (Some(old), Some(new)) = (&old, &new)
+        && old != new
+    {
+        let [old, new] = ["rope_scaling", "rope_parameters"].map(|key| keys.get(key).map_or(String::new(), abbreviate));
+        return Err(keys.contradiction("rope_scaling", old, "rope_parameters", new, "they say the same thing twice"));
+    }
+    let (base, scaling) = old.or(new).unwrap_or((base.unwrap_or(DEFAULT_BASE), RopeScaling::None));
+    Ok(RopeConfig { base, scaling, layout, max_positions })
+}
+
+/// Factor on query·key: 1/√width, and in MLA times m² with m = 0.1·mscale_all_dim·ln(factor) + 1 whenever YaRN is on.
+///
+/// This is the convention of `transformers`; DeepSeek's reference code corrects only contexts beyond the original one.
+pub fn softmax_scale(attention: &Attention, scaling: &RopeScaling) -> f32 {
+    let scale = 1.0 / (attention.qk_dim() as f64).sqrt();
+    let correction = match (attention, scaling) {
+        (Attention::Mla { .. }, RopeScaling::Yarn { factor, mscale_all_dim: Some(mscale), .. }) => {
+            yarn_mscale(*factor, *mscale)
+        }
+        _ => 1.0,
+    };
+    (scale * correction * correction) as f32
+}
+
+fn yarn_mscale(factor: f64, mscale: f64) -> f64 {
+    if factor <= 1.0 { 1.0 } else { 0.1 * mscale * libm::log(factor) + 1.0 }
+}
+
+/// What cos and sin are multiplied by when the file does not give `attention_factor`.
+pub fn yarn_table_scale(factor: f64, mscale: Option<f64>, mscale_all_dim: Option<f64>) -> f64 {
+    match (mscale, mscale_all_dim) {
+        (Some(mscale), Some(all)) => yarn_mscale(factor, mscale) / yarn_mscale(factor, all),
+        _ => yarn_mscale(factor, 1.0),
+    }
+}
+
+fn read_object(
+    keys: &mut Keys,
+    key: &'static str,
+    parent: &'static str,
+    outer_base: Option<f64>,
+    max_positions: usize,
+) -> Result<Option<(f64, RopeScaling)>, ConfigError> {
+    let map = match keys.get(key) {
+        None | Some(Value::Null) => return Ok(None),
+        Some(Value::Object(map)) if map.is_empty() => return Ok(None),
+        Some(Value::Object(map)) => map,
+        Some(other) => return Err(keys.wrong_type(key, other, "an object")),
+    };
+    let mut inner = Keys::new(map, parent);
+    let base = inner.real("rope_theta", Some(outer_base.unwrap_or(DEFAULT_BASE)), 1.0, MAX_BASE)?;
+    if let Some(outer) = outer_base.filter(|outer| *outer != base) {
+        return Err(inner.contradiction("rope_theta", base, "rope_theta", outer, "they are the same number"));
+    }
+    let scaling = read_scaling(&mut inner, map, max_positions)?;
+    for key in inner.unread() {
+        if !KNOWN.contains(&key) {
+            return Err(inner.unsupported(key, "a key that is not known here may change the frequencies"));
+        }
+        let note = format!("config.json: `{}` has no effect with this rope type", inner.path(key));
+        keys.notes.push(super::Note(note));
+    }
+    // An earlier place for the same number; `transformers` lets it win.
+    if let (Some(outer), Some(original)) = (
+        keys.get("original_max_position_embeddings").filter(|value| !value.is_null()),
+        map.get("original_max_position_embeddings"),
+    ) && outer != original
+    {
+        let key = inner.path("original_max_position_embeddings");
+        let why = "they are the same number";
+        return Err(keys.contradiction(&key, original, "original_max_position_embeddings", outer, why));
+    }
+    Ok(Some((base, scaling)))
+}
+
+fn read_scaling(inner: &mut Keys, map: &Map<String, Value>, max_positions: usize) -> Result<RopeScaling, ConfigError> {
+    let (new, old) = (inner.word("rope_type")?, inner.word("type")?);
+    if let (Some(new), Some(old)) = (new, old)
+        && new != old
+    {
+        return Err(inner.contradiction("rope_type", new, "type", old, "they are two names of one key"));
+    }
+    if inner.real("partial_rotary_factor", Some(1.0), 0.0, 1.0)? != 1.0 {
+        return Err(inner.unsupported("partial_rotary_factor", "all of a head's rotary part rotates"));
+    }
+    let scaling = match new.or(old).unwrap_or("default") {
+        "default" => RopeScaling::None,
+        "linear" => RopeScaling::Linear { factor: inner.real("factor", None, 1.0, MAX_FACTOR)? },
+        "yarn" => read_yarn(inner, max_positions)?,
+        "llama3" => read_llama3(inner, max_positions)?,
+        _ => {
+            let key = if new.is_some() { "rope_type" } else { "type" };
+            return Err(inner.unsupported(key, "the rope types are default, linear, yarn and llama3"));
+        }
+    };
+    let scaled = !matches!(scaling, RopeScaling::None | RopeScaling::Yarn { .. });
+    if scaled && map.get("mscale_all_dim").is_some_and(|mscale| mscale.as_f64() != Some(0.0)) {
+        return Err(inner.unsupported("mscale_all_dim", "the softmax scale is corrected with yarn only"));
+    }
+    Ok(scaling)
+}
+
+fn read_yarn(inner: &mut Keys, max_positions: usize) -> Result<RopeScaling, ConfigError> {
+    let factor = inner.real("factor", None, 1.0, MAX_FACTOR)?;
+    let beta_fast = positive(inner.real("beta_fast", Some(32.0), 0.0, 1e6)?).unwrap_or(32.0);
+    let beta_slow = positive(inner.real("beta_slow", Some(1.0), 0.0, 1e6)?).unwrap_or(1.0);
+    if beta_fast < beta_slow {
+        return Err(inner.contradiction("beta_fast", beta_fast, "beta_slow", beta_slow, "it has to be the larger one"));
+    }
+    let mscale = positive(inner.real("mscale", Some(0.0), 0.0, 1e3)?);
+    let mscale_all_dim = positive(inner.real("mscale_all_dim", Some(0.0), 0.0, 1e3)?);
+    let table_scale = yarn_table_scale(factor, mscale, mscale_all_dim);
+    Ok(RopeScaling::Yarn {
+        factor,
+        beta_fast,
+        beta_slow,
+        original_max_positions: inner.size("original_max_position_embeddings", Some(max_positions), 1 << 28)?,
+        truncate: inner.flag("truncate", true)?,
+        mscale,
+        mscale_all_dim,
+        table_scale: inner.real("attention_factor", Some(table_scale), 1e-3, 1e3)?,
+    })
+}
+
+fn read_llama3(inner: &mut Keys, max_positions: usize) -> Result<RopeScaling, ConfigError> {
+    let low_freq_factor = inner.real("low_freq_factor", None, 1e-3, 1e6)?;
+    let high_freq_factor = inner.real("high_freq_factor", None, 1e-3, 1e6)?;
+    if high_freq_factor <= low_freq_factor {
+        let why = "it has to be the larger one";
+        return Err(inner.contradiction("high_freq_factor", high_freq_factor, "low_freq_factor", low_freq_factor, why));
+    }
+    Ok(RopeScaling::Llama3 {
+        factor: inner.real("factor", None, 1.0, MAX_FACTOR)?,
+        low_freq_factor,
+        high_freq_factor,
+        original_max_positions: inner.size("original_max_position_embeddings", Some(max_positions), 1 << 28)?,
+    })
+}
+
+/// `transformers` treats a zero like an absent number in these places.
+fn positive(number: f64) -> Option<f64> {
+    (number > 0.0).then_some(number)
+}

@@ -1,0 +1,192 @@
+//! [`ModelConfig`] → `config.json`.
+//!
+//! Rotary numbers are written as `rope_theta` and `rope_scaling`, which `transformers` reads from 4.43 to 5 and so do the
+//! other programs that read these files; `rope_parameters` is understood by 5 alone. For the number format both
+//! `torch_dtype` and its new name `dtype` are written.
+
+use serde_json::{Map, Value, json};
+
+use super::{
+    Attention, Dtype, Family, ModelConfig, MoeConfig, RopeConfig, RopeLayout, RopeScaling, Router, SoftmaxMethod,
+};
+
+pub fn write(config: &ModelConfig, dtype: Dtype) -> String {
+    let mut map = Map::new();
+    let mut put = |key: &str, value: Value| map.insert(key.to_owned(), value);
+    put("architectures", json!([config.family.architecture()]));
+    put("model_type", json!(config.family.model_type()));
+    put("hidden_size", json!(config.hidden_size));
+    put("num_hidden_layers", json!(config.layers));
+    put("vocab_size", json!(config.vocab_size));
+    put("intermediate_size", json!(config.dense_intermediate));
+    put("hidden_act", json!("silu"));
+    put("rms_norm_eps", decimal(config.norm_eps));
+    put("initializer_range", decimal(config.init_std));
+    put("tie_word_embeddings", json!(config.tied_head));
+    put("bos_token_id", json!(config.bos_id));
+    put("eos_token_id", token_ids(&config.eos_ids));
+    put("pad_token_id", json!(config.pad_id));
+    put("attention_dropout", json!(0.0));
+    put("use_cache", json!(true));
+    put_attention(&config.attention, config.family, &mut map);
+    put_rope(&config.rope, config.family, &mut map);
+    if let Some(moe) = &config.moe {
+        put_moe(moe, &mut map);
+    }
+    if config.family == Family::DeepseekV3 {
+        map.insert("num_nextn_predict_layers".into(), json!(config.mtp_depth));
+    }
+    put_dtype(dtype, &mut map);
+    let mut text = serde_json::to_string_pretty(&map).expect("a map of plain values is always valid JSON");
+    text.push('\n');
+    text
+}
+
+fn put_attention(attention: &Attention, family: Family, map: &mut Map<String, Value>) {
+    let mut put = |key: &str, value: Value| map.insert(key.to_owned(), value);
+    match *attention {
+        Attention::Mla { heads, q_lora_rank, kv_lora_rank, nope_dim, rope_dim, v_dim } => {
+            put("num_attention_heads", json!(heads));
+            put("num_key_value_heads", json!(heads));
+            put("q_lora_rank", json!(q_lora_rank));
+            put("kv_lora_rank", json!(kv_lora_rank));
+            put("qk_nope_head_dim", json!(nope_dim));
+            put("qk_rope_head_dim", json!(rope_dim));
+            put("v_head_dim", json!(v_dim));
+            put("attention_bias", json!(false));
+        }
+        Attention::Gqa { heads, kv_heads, head_dim, qkv_bias, .. } => {
+            put("num_attention_heads", json!(heads));
+            put("num_key_value_heads", json!(kv_heads));
+            put("head_dim", json!(head_dim));
+            match family {
+                Family::Qwen2 => put("use_sliding_window", json!(false)),
+                _ => put("attention_bias", json!(qkv_bias)),
+            };
+        }
+    }
+}
+
+fn put_rope(rope: &RopeConfig, family: Family, map: &mut Map<String, Value>) {
+    map.insert("max_position_embeddings".into(), json!(rope.max_positions));
+    map.insert("rope_theta".into(), number(rope.base));
+    map.insert("rope_scaling".into(), rope_scaling(&rope.scaling));
+    if family == Family::DeepseekV3 {
+        map.insert("rope_interleave".into(), json!(rope.layout == RopeLayout::Interleaved));
+    }
+}
+
+fn rope_scaling(scaling: &RopeScaling) -> Value {
+    let mut map = Map::new();
+    let mut put = |key: &str, value: Value| map.insert(key.to_owned(), value);
+    match *scaling {
+        RopeScaling::None => return Value::Null,
+        RopeScaling::Linear { factor } => {
+            put("rope_type", json!("linear"));
+            put("factor", json!(factor));
+        }
+        RopeScaling::Llama3 { factor, low_freq_factor, high_freq_factor, original_max_positions } => {
+            put("rope_type", json!("llama3"));
+            put("factor", json!(factor));
+            put("low_freq_factor", json!(low_freq_factor));
+            put("high_freq_factor", json!(high_freq_factor));
+            put("original_max_position_embeddings", json!(original_max_positions));
+        }
+        RopeScaling::Yarn {
+            factor,
+            beta_fast,
+            beta_slow,
+            original_max_positions,
+            truncate,
+            mscale,
+            mscale_all_dim,
+            table_scale,
+        } => {
+            // `type` beside `rope_type`: DeepSeek's own modelling code reads the older name.
+            put("type", json!("yarn"));
+            put("rope_type", json!("yarn"));
+            put("factor", json!(factor));
+            put("beta_fast", json!(beta_fast));
+            put("beta_slow", json!(beta_slow));
+            put("original_max_position_embeddings", json!(original_max_positions));
+            for (key, value) in [("mscale", mscale), ("mscale_all_dim", mscale_all_dim)] {
+                if let Some(value) = value {
+                    put(key, json!(value));
+                }
+            }
+            if !truncate {
+                put("truncate", json!(false));
+            }
+            if table_scale != super::rope::yarn_table_scale(factor, mscale, mscale_all_dim) {
+                put("attention_factor", json!(table_scale));
+            }
+        }
+    }
+    Value::Object(map)
+}
+
+fn put_moe(moe: &MoeConfig, map: &mut Map<String, Value>) {
+    let mut put = |key: &str, value: Value| map.insert(key.to_owned(), value);
+    put("n_routed_experts", json!(moe.experts));
+    put("n_shared_experts", json!(moe.shared_experts));
+    put("num_experts_per_tok", json!(moe.top_k));
+    put("moe_intermediate_size", json!(moe.expert_intermediate));
+    put("first_k_dense_replace", json!(moe.first_dense_layers));
+    put("moe_layer_freq", json!(1));
+    match moe.router {
+        Router::Sigmoid { groups, top_groups, normalize, scale } => {
+            put("scoring_func", json!("sigmoid"));
+            put("topk_method", json!("noaux_tc"));
+            put("n_group", json!(groups));
+            put("topk_group", json!(top_groups));
+            put("norm_topk_prob", json!(normalize));
+            put("routed_scaling_factor", decimal(scale));
+        }
+        Router::Softmax { method, scale } => {
+            put("scoring_func", json!("softmax"));
+            let (word, groups, top_groups) = match method {
+                SoftmaxMethod::Greedy => ("greedy", 1, 1),
+                SoftmaxMethod::GroupLimited { groups, top_groups } => ("group_limited_greedy", groups, top_groups),
+            };
+            put("topk_method", json!(word));
+            put("n_group", json!(groups));
+            put("topk_group", json!(top_groups));
+            put("norm_topk_prob", json!(false));
+            put("routed_scaling_factor", decimal(scale));
+        }
+    }
+}
+
+fn put_dtype(dtype: Dtype, map: &mut Map<String, Value>) {
+    let word = match dtype {
+        Dtype::F32 => "float32",
+        Dtype::F16 => "float16",
+        Dtype::Bf16 | Dtype::Fp8 => "bfloat16",
+    };
+    map.insert("torch_dtype".into(), json!(word));
+    map.insert("dtype".into(), json!(word));
+    if dtype == Dtype::Fp8 {
+        let config = json!({
+            "activation_scheme": "dynamic", "fmt": "e4m3", "quant_method": "fp8", "weight_block_size": [128, 128]
+        });
+        map.insert("quantization_config".into(), config);
+    }
+}
+
+/// The shortest decimal that reads back as this f32 (not the f64 next to it: 1e-6 and not 9.999999974752427e-07).
+fn decimal(number: f32) -> Value {
+    json!(number.to_string().parse::<f64>().expect("f32 prints as a number"))
+}
+
+/// Whole numbers without a decimal point, as files have them.
+fn number(number: f64) -> Value {
+    if number.fract() == 0.0 && number.abs() < 9e15 { json!(number as i64) } else { json!(number) }
+}
+
+fn token_ids(ids: &[u32]) -> Value {
+    match ids {
+        [] => Value::Null,
+        [id] => json!(id),
+        ids => json!(ids),
+    }
+}

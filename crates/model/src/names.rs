@@ -1,0 +1,241 @@
+//! Parameters and their Hugging Face names.
+//!
+//! A *parameter* is one matrix as the kernels use it; a *tensor* is one entry of a safetensors file. They differ in one
+//! place: the experts of a layer are one parameter with their rows stacked, and one tensor each on disk. Both lists follow
+//! from the configuration alone, and everything that walks over weights (loading, saving, counting, the optimizer) walks
+//! over them.
+
+use crate::config::{Attention, ModelConfig, MoeConfig, Router};
+
+/// One parameter.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ParamSpec {
+    /// Hugging Face name; stacked experts are named without the expert: `model.layers.3.mlp.experts.gate_proj`.
+    pub name: String,
+    /// Rows (outputs); 1 for vectors.
+    pub rows: usize,
+    /// Columns (inputs).
+    pub cols: usize,
+    /// What it is.
+    pub kind: ParamKind,
+}
+
+impl ParamSpec {
+    /// Number of elements.
+    pub fn len(&self) -> usize {
+        self.rows * self.cols
+    }
+
+    /// Whether it has no elements (never true of what [`param_specs`] returns).
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+}
+
+/// What a parameter is: decides its initial values, weight decay, number format on disk and whether it has a gradient.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ParamKind {
+    /// A linear map, [outputs, inputs].
+    Matrix,
+    /// The router's linear map, [experts, D].
+    Router,
+    /// Scale of an RMS norm.
+    Norm,
+    /// Bias of a linear map.
+    Bias,
+    /// `e_score_correction_bias`: moved by the balancing rule, has no gradient.
+    RouterBias,
+    /// Token embedding, [V, D]; also the output head when tied.
+    Embedding,
+    /// Output head, [V, D].
+    Head,
+    /// Linear maps of this many experts, stacked by rows.
+    Experts(usize),
+}
+
+/// One tensor on disk: a range of rows of a parameter.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct HfTensor {
+    /// Name in the safetensors file.
+    pub name: String,
+    /// Shape in the file: one dimension for vectors, two for matrices.
+    pub shape: Vec<usize>,
+    /// Index into [`param_specs`].
+    pub param: usize,
+    /// First row of the parameter.
+    pub first_row: usize,
+    /// Rows of the parameter.
+    pub rows: usize,
+    /// Whether it is stored a second time under this name.
+    pub role: Role,
+}
+
+/// Whether a tensor is where a parameter lives or a repetition of it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Role {
+    /// Has to be in the file.
+    Own,
+    /// A copy that DeepSeek-V3's files hold in each MTP layer (embedding and head): written, and ignored when read.
+    MtpCopy,
+}
+
+/// All parameters in canonical order: embedding, decoder layers, final norm, head (unless tied), MTP layers.
+pub fn param_specs(config: &ModelConfig) -> Vec<ParamSpec> {
+    let mut list = List::default();
+    let (d, v) = (config.hidden_size, config.vocab_size);
+    list.push("model.embed_tokens.weight", v, d, ParamKind::Embedding);
+    for layer in 0..config.layers {
+        list.layer(config, layer);
+    }
+    list.push("model.norm.weight", 1, d, ParamKind::Norm);
+    if !config.tied_head {
+        list.push("lm_head.weight", v, d, ParamKind::Head);
+    }
+    for layer in config.layers..config.layers + config.mtp_depth {
+        list.prefix = format!("model.layers.{layer}.");
+        list.push("enorm.weight", 1, d, ParamKind::Norm);
+        list.push("hnorm.weight", 1, d, ParamKind::Norm);
+        list.push("eh_proj.weight", d, 2 * d, ParamKind::Matrix);
+        list.layer(config, layer);
+        list.prefix = format!("model.layers.{layer}.");
+        list.push("shared_head.norm.weight", 1, d, ParamKind::Norm);
+        list.prefix.clear();
+    }
+    list.specs
+}
+
+/// All tensors on disk, in the order of the parameters; copies come last.
+pub fn hf_tensors(config: &ModelConfig) -> Vec<HfTensor> {
+    let specs = param_specs(config);
+    let mut tensors = Vec::with_capacity(specs.len());
+    for (param, spec) in specs.iter().enumerate() {
+        push_tensors(&mut tensors, param, spec);
+    }
+    let head = specs.iter().position(|spec| spec.kind == ParamKind::Head).unwrap_or(0);
+    for layer in config.layers..config.layers + config.mtp_depth {
+        for (name, param) in [("embed_tokens", 0), ("shared_head.head", head)] {
+            tensors.push(HfTensor {
+                name: format!("model.layers.{layer}.{name}.weight"),
+                shape: vec![config.vocab_size, config.hidden_size],
+                param,
+                first_row: 0,
+                rows: config.vocab_size,
+                role: Role::MtpCopy,
+            });
+        }
+    }
+    tensors
+}
+
+fn push_tensors(tensors: &mut Vec<HfTensor>, param: usize, spec: &ParamSpec) {
+    let (rows, cols, role) = (spec.rows, spec.cols, Role::Own);
+    match spec.kind {
+        ParamKind::Experts(experts) => {
+            let (layer, projection) = spec.name.rsplit_once('.').expect("expert parameters have dotted names");
+            let rows = rows / experts;
+            tensors.extend((0..experts).map(|e| HfTensor {
+                name: format!("{layer}.{e}.{projection}.weight"),
+                shape: vec![rows, cols],
+                param,
+                first_row: e * rows,
+                rows,
+                role,
+            }));
+        }
+        ParamKind::Norm | ParamKind::Bias | ParamKind::RouterBias => {
+            tensors.push(HfTensor { name: spec.name.clone(), shape: vec![cols], param, first_row: 0, rows, role });
+        }
+        ParamKind::Matrix | ParamKind::Router | ParamKind::Embedding | ParamKind::Head => {
+            tensors.push(HfTensor {
+                name: spec.name.clone(),
+                shape: vec![rows, cols],
+                param,
+                first_row: 0,
+                rows,
+                role,
+            });
+        }
+    }
+}
+
+#[derive(Default)]
+struct List {
+    specs: Vec<ParamSpec>,
+    prefix: String,
+}
+
+impl List {
+    fn push(&mut self, name: &str, rows: usize, cols: usize, kind: ParamKind) {
+        self.specs.push(ParamSpec { name: format!("{}{name}", self.prefix), rows, cols, kind });
+    }
+
+    fn layer(&mut self, config: &ModelConfig, layer: usize) {
+        let d = config.hidden_size;
+        self.prefix = format!("model.layers.{layer}.");
+        self.push("input_layernorm.weight", 1, d, ParamKind::Norm);
+        self.prefix.push_str("self_attn.");
+        self.attention(&config.attention, d);
+        self.prefix = format!("model.layers.{layer}.");
+        self.push("post_attention_layernorm.weight", 1, d, ParamKind::Norm);
+        self.prefix.push_str("mlp.");
+        match &config.moe {
+            Some(moe) if config.is_moe_layer(layer) => self.experts(moe, d),
+            _ => self.swiglu("", config.dense_intermediate, d),
+        }
+        self.prefix.clear();
+    }
+
+    fn attention(&mut self, attention: &Attention, d: usize) {
+        match *attention {
+            Attention::Mla { heads, q_lora_rank, kv_lora_rank, nope_dim, rope_dim, v_dim } => {
+                let q_rows = heads * (nope_dim + rope_dim);
+                match q_lora_rank {
+                    Some(rank) => {
+                        self.push("q_a_proj.weight", rank, d, ParamKind::Matrix);
+                        self.push("q_a_layernorm.weight", 1, rank, ParamKind::Norm);
+                        self.push("q_b_proj.weight", q_rows, rank, ParamKind::Matrix);
+                    }
+                    None => self.push("q_proj.weight", q_rows, d, ParamKind::Matrix),
+                }
+                self.push("kv_a_proj_with_mqa.weight", kv_lora_rank + rope_dim, d, ParamKind::Matrix);
+                self.push("kv_a_layernorm.weight", 1, kv_lora_rank, ParamKind::Norm);
+                self.push("kv_b_proj.weight", heads * (nope_dim + v_dim), kv_lora_rank, ParamKind::Matrix);
+                self.push("o_proj.weight", d, heads * v_dim, ParamKind::Matrix);
+            }
+            Attention::Gqa { heads, kv_heads, head_dim, qkv_bias, o_bias } => {
+                let (q, kv) = (heads * head_dim, kv_heads * head_dim);
+                for (name, rows, cols, bias) in [
+                    ("q_proj", q, d, qkv_bias),
+                    ("k_proj", kv, d, qkv_bias),
+                    ("v_proj", kv, d, qkv_bias),
+                    ("o_proj", d, q, o_bias),
+                ] {
+                    self.push(&format!("{name}.weight"), rows, cols, ParamKind::Matrix);
+                    if bias {
+                        self.push(&format!("{name}.bias"), 1, rows, ParamKind::Bias);
+                    }
+                }
+            }
+        }
+    }
+
+    fn experts(&mut self, moe: &MoeConfig, d: usize) {
+        let (e, m) = (moe.experts, moe.expert_intermediate);
+        self.push("gate.weight", e, d, ParamKind::Router);
+        if matches!(moe.router, Router::Sigmoid { .. }) {
+            self.push("gate.e_score_correction_bias", 1, e, ParamKind::RouterBias);
+        }
+        self.push("experts.gate_proj", e * m, d, ParamKind::Experts(e));
+        self.push("experts.up_proj", e * m, d, ParamKind::Experts(e));
+        self.push("experts.down_proj", e * d, m, ParamKind::Experts(e));
+        if moe.shared_experts > 0 {
+            self.swiglu("shared_experts.", moe.shared_experts * m, d);
+        }
+    }
+
+    fn swiglu(&mut self, part: &str, width: usize, d: usize) {
+        self.push(&format!("{part}gate_proj.weight"), width, d, ParamKind::Matrix);
+        self.push(&format!("{part}up_proj.weight"), width, d, ParamKind::Matrix);
+        self.push(&format!("{part}down_proj.weight"), d, width, ParamKind::Matrix);
+    }
+}
