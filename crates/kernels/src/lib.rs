@@ -8,10 +8,22 @@
 //! Matrices are row-major.
 
 pub mod attention;
+pub mod convert;
+pub mod elementwise;
+pub mod embedding;
+pub mod experts;
 pub mod gemm;
 pub mod head;
 pub mod isa;
 pub mod lanes;
 pub mod math;
+pub mod norm;
+pub mod optim;
 pub mod par;
+pub mod random;
 pub mod reference;
+pub mod rope;
+pub mod router;
+pub mod swiglu;
+
+mod span;

@@ -3,6 +3,14 @@
 
 use rayon::prelude::*;
 
+/// Elements in a task of an elementwise kernel: 64 KiB of f32, a few microseconds of work.
+pub const TASK: usize = 16 * 1024;
+
+/// Rows of `d` elements in a task of a kernel that goes row by row.
+pub fn rows_per_task(d: usize) -> usize {
+    (TASK / d.max(1)).max(1)
+}
+
 /// How many threads the kernels use. Set once for the whole program with `RAYON_NUM_THREADS` or [`set_threads`].
 pub fn threads() -> usize {
     rayon::current_num_threads()
@@ -19,7 +27,8 @@ pub fn set_threads(threads: usize) -> Result<(), String> {
 /// Runs `work` with `threads` threads, whatever the program's number, for tests that compare.
 pub fn with_threads<R: Send>(threads: usize, work: impl FnOnce() -> R + Send) -> R {
     let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().expect("a small thread pool");
-    pool.install(work)
+    let isa = crate::isa::active();
+    pool.install(|| crate::isa::with(isa, work))
 }
 
 /// Calls `task(i)` for every `i < tasks`, on as many threads as there are. Tasks are handed out one by one.

@@ -1,0 +1,184 @@
+//! Which expert computes which token, and the weighted sum of what they compute.
+//!
+//! Slots are the rows of the experts' grouped products: T·K of them, those of expert 0 first, and within an expert in the
+//! order of the tokens (so that weight gradients are chains over tokens in order). A token's choices are sorted by expert,
+//! and all sums over a token's experts are chains in that order.
+
+use crate::dispatch;
+use crate::gemm::Start;
+use crate::lanes::Lanes;
+use crate::par::{self, SharedMut};
+use crate::span::spans;
+
+/// Where each choice of each token goes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Dispatch {
+    // Not public: the kernels rely on each choice having a slot of its own.
+    offsets: Vec<u32>,
+    rows: Vec<u32>,
+    slots: Vec<u32>,
+    top_k: usize,
+}
+
+impl Dispatch {
+    /// From the experts [T, K] that the router chose, by counting; stable.
+    pub fn new(experts: &[u32], tokens: usize, top_k: usize, expert_count: usize) -> Self {
+        assert_eq!(experts.len(), tokens * top_k, "choices are [T, K] with T = {tokens}, K = {top_k}");
+        assert!(
+            u32::try_from(experts.len()).is_ok(),
+            "{tokens} tokens times {top_k} experts are too many for one call"
+        );
+        let mut offsets = vec![0u32; expert_count + 1];
+        for &e in experts {
+            assert!((e as usize) < expert_count, "expert {e} of {expert_count}");
+            offsets[e as usize + 1] += 1;
+        }
+        for e in 0..expert_count {
+            offsets[e + 1] += offsets[e];
+        }
+        let mut next = offsets.clone();
+        let mut rows = vec![0; experts.len()];
+        let slots = (experts.iter().enumerate())
+            .map(|(choice, &e)| {
+                let slot = next[e as usize];
+                next[e as usize] += 1;
+                rows[slot as usize] = (choice / top_k) as u32;
+                slot
+            })
+            .collect();
+        Dispatch { offsets, rows, slots, top_k }
+    }
+
+    /// [E + 1]: slots `offsets[e]..offsets[e + 1]` are expert e's.
+    pub fn offsets(&self) -> &[u32] {
+        &self.offsets
+    }
+
+    /// [T·K]: the token of each slot.
+    pub fn rows(&self) -> &[u32] {
+        &self.rows
+    }
+
+    /// [T, K]: the slot of each choice.
+    pub fn slots(&self) -> &[u32] {
+        &self.slots
+    }
+
+    /// K.
+    pub fn top_k(&self) -> usize {
+        self.top_k
+    }
+
+    /// T.
+    pub fn tokens(&self) -> usize {
+        self.slots.len() / self.top_k
+    }
+
+    /// How many tokens each expert gets.
+    pub fn loads(&self) -> impl Iterator<Item = u32> + '_ {
+        self.offsets.windows(2).map(|w| w[1] - w[0])
+    }
+}
+
+/// y[t] = base[t] + Σ over the token's choices of weights[t, k]·h[slot]: a chain of fused multiply-adds that starts with
+/// the base (zero without one). y and base are [T, d], h is [T·K, d], weights is [T, K].
+pub fn combine(h: &[f32], weights: &[f32], dispatch: &Dispatch, base: Option<&[f32]>, y: &mut [f32], d: usize) {
+    let (tokens, top_k) = (dispatch.tokens(), dispatch.top_k);
+    assert_eq!(h.len(), tokens * top_k * d, "h is [T·K, d] with T = {tokens}, K = {top_k}, d = {d}");
+    assert_eq!(weights.len(), tokens * top_k, "weights is [T, K] with T = {tokens}, K = {top_k}");
+    assert_eq!(y.len(), tokens * d, "y is [T, d] with T = {tokens}, d = {d}");
+    assert!(base.is_none_or(|base| base.len() == y.len()), "base has the shape of y");
+    let rows = par::rows_per_task(d * top_k);
+    par::chunks_mut(y, rows * d, |task, y| {
+        for (i, y) in y.chunks_exact_mut(d).enumerate() {
+            let t = task * rows + i;
+            match base {
+                Some(base) => y.copy_from_slice(&base[t * d..(t + 1) * d]),
+                None => y.fill(0.0),
+            }
+            let choices = t * top_k..(t + 1) * top_k;
+            let (slots, weights) = (&dispatch.slots[choices.clone()], &weights[choices]);
+            dispatch!(combine_row(h: &[f32], weights: &[f32], slots: &[u32], y: &mut [f32]));
+        }
+    });
+}
+
+#[inline(always)]
+unsafe fn combine_row<L: Lanes>(h: &[f32], weights: &[f32], slots: &[u32], y: &mut [f32]) {
+    // SAFETY: the dispatcher has checked the set; the lengths are equal.
+    unsafe {
+        spans!(y.len(), |s| {
+            let mut sum = s.load::<L>(y);
+            for (&slot, &weight) in slots.iter().zip(weights) {
+                let h = &h[slot as usize * y.len()..(slot as usize + 1) * y.len()];
+                sum = s.load::<L>(h).fma(L::splat(weight), sum);
+            }
+            s.store(sum, y);
+        });
+    }
+}
+
+/// The gradients of [`combine`]: dh[slot] = weight·dy[t] and dweights[t, k] = dy[t]·h[slot] (16 partial sums of fused
+/// multiply-adds and the fixed tree). The base's gradient is dy itself.
+pub fn combine_backward(
+    dy: &[f32],
+    h: &[f32],
+    weights: &[f32],
+    dispatch: &Dispatch,
+    dh: &mut [f32],
+    dweights: &mut [f32],
+    d: usize,
+) {
+    let (tokens, top_k) = (dispatch.tokens(), dispatch.top_k);
+    assert_eq!(dy.len(), tokens * d, "dy is [T, d] with T = {tokens}, d = {d}");
+    assert_eq!(h.len(), tokens * top_k * d, "h is [T·K, d] with T = {tokens}, K = {top_k}, d = {d}");
+    assert_eq!(dh.len(), h.len(), "dh has the shape of h");
+    assert_eq!((weights.len(), dweights.len()), (tokens * top_k, tokens * top_k), "weights and dweights are [T, K]");
+    let rows = par::rows_per_task(d * top_k);
+    let dh = SharedMut::new(dh);
+    par::chunks_mut(dweights, rows * top_k, |task, dweights| {
+        for (i, dweight) in dweights.iter_mut().enumerate() {
+            let choice = task * rows * top_k + i;
+            let (t, slot, weight) = (choice / top_k, dispatch.slots[choice] as usize, weights[choice]);
+            let (dy, h) = (&dy[t * d..(t + 1) * d], &h[slot * d..(slot + 1) * d]);
+            // SAFETY: each choice has its own slot.
+            let dh = unsafe { dh.slice(slot * d, d) };
+            *dweight = dispatch!(backward_choice(dy: &[f32], h: &[f32], weight: f32, dh: &mut [f32]) -> f32);
+        }
+    });
+}
+
+#[inline(always)]
+unsafe fn backward_choice<L: Lanes>(dy: &[f32], h: &[f32], weight: f32, dh: &mut [f32]) -> f32 {
+    // SAFETY: the dispatcher has checked the set; the lengths are equal.
+    unsafe {
+        let mut sum = L::splat(0.0);
+        spans!(dy.len(), |s| {
+            let dy = s.load::<L>(dy);
+            sum = dy.fma(s.load(h), sum);
+            s.store(dy.mul(L::splat(weight)), dh);
+        });
+        sum.sum()
+    }
+}
+
+/// dx[t] (+)= Σ over the token's choices of dslots[slot], a chain of additions: the gradient of reading x through
+/// [`Dispatch::rows`]. dslots is [T·K, d], dx is [T, d].
+pub fn scatter_dx(dslots: &[f32], dispatch: &Dispatch, dx: &mut [f32], start: Start, d: usize) {
+    let (tokens, top_k) = (dispatch.tokens(), dispatch.top_k);
+    assert_eq!(dslots.len(), tokens * top_k * d, "dslots is [T·K, d] with T = {tokens}, K = {top_k}, d = {d}");
+    assert_eq!(dx.len(), tokens * d, "dx is [T, d] with T = {tokens}, d = {d}");
+    let rows = par::rows_per_task(d * top_k);
+    par::chunks_mut(dx, rows * d, |task, dx| {
+        for (i, dx) in dx.chunks_exact_mut(d).enumerate() {
+            let t = task * rows + i;
+            if start == Start::Zero {
+                dx.fill(0.0);
+            }
+            for &slot in &dispatch.slots[t * top_k..(t + 1) * top_k] {
+                let from = &dslots[slot as usize * d..(slot as usize + 1) * d];
+                dx.iter_mut().zip(from).for_each(|(dx, from)| *dx += from);
+            }
+        }
+    });
+}

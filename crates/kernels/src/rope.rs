@@ -1,0 +1,224 @@
+//! Rotary position embedding (J. Su et al., 2021): the pair k of a head at position p is turned by the angle p·f_k,
+//! (a, b) → (a·cos − b·sin, a·sin + b·cos), with f_k = base^(−2k/dim). Backward turns by the opposite angle.
+//!
+//! Angles, sines and cosines are computed in f64 and rounded to f32 once. Each output is fma(a, cos, −(b·sin)) or
+//! fma(a, sin, b·cos).
+
+use crate::dispatch;
+use crate::lanes::Lanes;
+use crate::par::{self, SharedMut};
+use std::f64::consts::TAU;
+
+/// Which two elements of a head of 2·half elements are pair k.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Layout {
+    /// Elements 2k and 2k + 1, as in DeepSeek's released weights.
+    Interleaved,
+    /// Elements k and half + k, as in Llama and Qwen.
+    HalfSplit,
+}
+
+/// The sense of the rotation.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Direction {
+    /// By the angle.
+    Forward,
+    /// By its opposite, which takes the output's gradient to the input's.
+    Backward,
+}
+
+/// How the frequencies are changed for contexts longer than those of pre-training.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Scaling {
+    /// Not at all.
+    None,
+    /// All divided by `factor` (position interpolation).
+    Linear {
+        /// Greater than 1 for a longer context.
+        factor: f64,
+    },
+    /// YaRN (B. Peng et al., 2023) as DeepSeek's: frequencies that turn more than `beta_fast` times in the original context
+    /// stay, those that turn less than `beta_slow` times are divided by `factor`, with a ramp between. Sines and cosines
+    /// are multiplied by [`yarn_mscale`]`(factor, mscale)/yarn_mscale(factor, mscale_all_dim)`; the softmax scale's factor
+    /// is the model's affair.
+    Yarn {
+        /// New over original context.
+        factor: f64,
+        /// Turns above which a frequency stays.
+        beta_fast: f64,
+        /// Turns below which a frequency is divided by the factor.
+        beta_slow: f64,
+        /// The original context's positions.
+        original_max_positions: usize,
+        /// Coefficient of ln(factor) in the numerator.
+        mscale: f64,
+        /// Coefficient of ln(factor) in the denominator; 0 for a denominator of 1.
+        mscale_all_dim: f64,
+    },
+    /// Llama 3.1's: wavelengths below original/high stay, those above original/low are divided by `factor`, with a linear
+    /// blend between.
+    Llama3 {
+        /// New over original context.
+        factor: f64,
+        /// Original context over the wavelength from which on all is divided.
+        low_freq_factor: f64,
+        /// Original context over the wavelength up to which all stays.
+        high_freq_factor: f64,
+        /// The original context's positions.
+        original_max_positions: usize,
+    },
+}
+
+/// 0.1·mscale·ln(factor) + 1, and 1 for factors up to 1.
+pub fn yarn_mscale(factor: f64, mscale: f64) -> f64 {
+    if factor <= 1.0 { 1.0 } else { 0.1 * mscale * libm::log(factor) + 1.0 }
+}
+
+/// The frequencies [dim/2], in radians a position.
+pub fn frequencies(dim: usize, base: f64, scaling: &Scaling) -> Vec<f64> {
+    assert!(dim > 0 && dim.is_multiple_of(2), "rotary dimension {dim} must be even");
+    let plain = (0..dim / 2).map(|k| libm::pow(base, -((2 * k) as f64) / dim as f64));
+    match *scaling {
+        Scaling::None => plain.collect(),
+        Scaling::Linear { factor } => plain.map(|f| f / factor).collect(),
+        Scaling::Yarn { factor, beta_fast, beta_slow, original_max_positions, .. } => {
+            // The dimension whose frequency makes so many turns in the original context.
+            let dimension = |turns: f64| {
+                dim as f64 * libm::log(original_max_positions as f64 / (turns * TAU)) / (2.0 * libm::log(base))
+            };
+            let low = dimension(beta_fast).floor().max(0.0);
+            let mut high = dimension(beta_slow).ceil().min((dim - 1) as f64);
+            if low == high {
+                high += 0.001;
+            }
+            let ramp = |k: usize| ((k as f64 - low) / (high - low)).clamp(0.0, 1.0);
+            plain.enumerate().map(|(k, f)| f * (1.0 - ramp(k)) + f / factor * ramp(k)).collect()
+        }
+        Scaling::Llama3 { factor, low_freq_factor, high_freq_factor, original_max_positions } => {
+            let original = original_max_positions as f64;
+            let scaled = |f: f64| {
+                let wavelength = TAU / f;
+                if wavelength < original / high_freq_factor {
+                    f
+                } else if wavelength > original / low_freq_factor {
+                    f / factor
+                } else {
+                    let t = (original / wavelength - low_freq_factor) / (high_freq_factor - low_freq_factor);
+                    (1.0 - t) * f / factor + t * f
+                }
+            };
+            plain.map(scaled).collect()
+        }
+    }
+}
+
+/// Cosines and sines of the angles of all positions below a limit.
+#[derive(Clone, Debug)]
+pub struct Table {
+    half: usize,
+    /// [positions, half]
+    cos: Vec<f32>,
+    sin: Vec<f32>,
+}
+
+impl Table {
+    /// For heads of which `dim` elements are turned, and positions `0..max_positions`.
+    pub fn new(dim: usize, base: f64, scaling: &Scaling, max_positions: usize) -> Self {
+        let frequencies = frequencies(dim, base, scaling);
+        let half = frequencies.len();
+        let length = match *scaling {
+            Scaling::Yarn { factor, mscale, mscale_all_dim, .. } => {
+                yarn_mscale(factor, mscale) / yarn_mscale(factor, mscale_all_dim)
+            }
+            _ => 1.0,
+        };
+        let mut cos = vec![0.0; max_positions * half];
+        let mut sin = vec![0.0; max_positions * half];
+        let shared = SharedMut::new(&mut sin);
+        par::chunks_mut(&mut cos, half, |position, cos| {
+            // SAFETY: each position is one task's.
+            let sin = unsafe { shared.slice(position * half, half) };
+            for (k, f) in frequencies.iter().enumerate() {
+                let angle = position as f64 * f;
+                cos[k] = (libm::cos(angle) * length) as f32;
+                sin[k] = (libm::sin(angle) * length) as f32;
+            }
+        });
+        Table { half, cos, sin }
+    }
+
+    /// The number of positions.
+    pub fn max_positions(&self) -> usize {
+        self.cos.len() / self.half
+    }
+
+    /// The number of pairs.
+    pub fn half(&self) -> usize {
+        self.half
+    }
+
+    /// Cosines and sines [half] of a position.
+    pub fn at(&self, position: u32) -> (&[f32], &[f32]) {
+        let at = position as usize * self.half;
+        (&self.cos[at..at + self.half], &self.sin[at..at + self.half])
+    }
+}
+
+/// Turns `heads` heads of each row in place. Element i of head h of row t is x[t·row_stride + offset + h·head_stride + i],
+/// i < 2·half; row t is at position `positions[t]`.
+pub fn apply(
+    x: &mut [f32],
+    positions: &[u32],
+    table: &Table,
+    layout: Layout,
+    row_stride: usize,
+    offset: usize,
+    head_stride: usize,
+    heads: usize,
+    direction: Direction,
+) {
+    let dim = 2 * table.half;
+    assert!(heads == 1 || head_stride >= dim, "heads of {dim} elements every {head_stride} overlap");
+    let end = offset + heads.saturating_sub(1) * head_stride + dim;
+    assert!(end <= row_stride, "the heads end at {end} in rows of {row_stride}");
+    assert_eq!(x.len(), positions.len() * row_stride, "x is [T, row_stride] with T = {}", positions.len());
+    if let Some(position) = positions.iter().find(|&&p| p as usize >= table.max_positions()) {
+        panic!("position {position} of a table of {}", table.max_positions());
+    }
+    let rows = par::rows_per_task(heads * dim);
+    par::chunks_mut(x, rows * row_stride, |task, x| {
+        for (x, &position) in x.chunks_exact_mut(row_stride).zip(&positions[task * rows..]) {
+            let (cos, sin) = table.at(position);
+            for h in 0..heads {
+                let head = &mut x[offset + h * head_stride..offset + h * head_stride + dim];
+                dispatch!(turn(head: &mut [f32], cos: &[f32], sin: &[f32], layout: Layout, direction: Direction));
+            }
+        }
+    });
+}
+
+/// Plain loops, which the compiler makes into the set's instructions: each output is one chain of single operations, so
+/// that it may change nothing.
+#[inline(always)]
+unsafe fn turn<L: Lanes>(head: &mut [f32], cos: &[f32], sin: &[f32], layout: Layout, direction: Direction) {
+    let sign = if direction == Direction::Forward { 1.0 } else { -1.0 };
+    let turn = |a: f32, b: f32, c: f32, s: f32| (a.mul_add(c, -(b * s)), a.mul_add(s, b * c));
+    let half = cos.len();
+    let sin = &sin[..half];
+    match layout {
+        Layout::Interleaved => {
+            let head = &mut head.as_chunks_mut::<2>().0[..half];
+            for k in 0..half {
+                let [a, b] = head[k];
+                head[k] = turn(a, b, cos[k], sign * sin[k]).into();
+            }
+        }
+        Layout::HalfSplit => {
+            let (first, second) = head.split_at_mut(half);
+            let second = &mut second[..half];
+            for k in 0..half {
+                (first[k], second[k]) = turn(first[k], second[k], cos[k], sign * sin[k]);
+            }
+        }
+    }
+}
