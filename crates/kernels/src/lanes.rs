@@ -15,6 +15,9 @@ pub const LANES: usize = 16;
 /// stores go to raw addresses and assume that they are valid.
 #[allow(missing_docs)]
 pub unsafe trait Lanes: Copy {
+    /// Rows of a product's tile, and vectors across it: what the registers hold.
+    const TILE: (usize, usize);
+
     unsafe fn splat(x: f32) -> Self;
     unsafe fn load(p: *const f32) -> Self;
     unsafe fn store(self, p: *mut f32);
@@ -37,6 +40,22 @@ pub unsafe trait Lanes: Copy {
     unsafe fn round(self) -> Self;
     /// `2^self` for lanes that hold whole numbers in −126..=127.
     unsafe fn exp2_whole(self) -> Self;
+    /// Zero, with the sign kept, for subnormal lanes.
+    unsafe fn flush(self) -> Self;
+    /// The bf16 in the upper half of each lane's bits.
+    unsafe fn upper_bf16(self) -> Self;
+    /// The bf16 in the lower half of each lane's bits.
+    unsafe fn lower_bf16(self) -> Self;
+
+    /// Sixteen vectors as the rows of a square: its columns.
+    #[inline(always)]
+    unsafe fn transpose(rows: [Self; LANES]) -> [Self; LANES] {
+        // SAFETY: the caller's promise; each array has sixteen elements.
+        unsafe {
+            let rows = rows.map(|row| row.to_array());
+            std::array::from_fn(|j| Self::load(std::array::from_fn::<f32, LANES, _>(|i| rows[i][j]).as_ptr()))
+        }
+    }
 
     /// The lanes as an array.
     #[inline(always)]
@@ -88,6 +107,8 @@ fn zip(a: Plain, b: Plain, f: impl Fn(f32, f32) -> f32) -> Plain {
 
 // SAFETY: plain Rust runs anywhere.
 unsafe impl Lanes for Plain {
+    const TILE: (usize, usize) = (4, 1);
+
     #[inline(always)]
     unsafe fn splat(x: f32) -> Self {
         Plain([x; LANES])
@@ -154,6 +175,18 @@ unsafe impl Lanes for Plain {
     unsafe fn exp2_whole(self) -> Self {
         Plain(self.0.map(|x| f32::from_bits(((x as i32 + 127) as u32) << 23)))
     }
+    #[inline(always)]
+    unsafe fn flush(self) -> Self {
+        Plain(self.0.map(|x| if x.abs() < f32::MIN_POSITIVE { 0.0f32.copysign(x) } else { x }))
+    }
+    #[inline(always)]
+    unsafe fn upper_bf16(self) -> Self {
+        Plain(self.0.map(|x| f32::from_bits(x.to_bits() & 0xffff_0000)))
+    }
+    #[inline(always)]
+    unsafe fn lower_bf16(self) -> Self {
+        Plain(self.0.map(|x| f32::from_bits(x.to_bits() << 16)))
+    }
 }
 
 #[cfg(target_arch = "x86_64")]
@@ -190,9 +223,21 @@ mod x86 {
         }
     }
 
+    #[inline(always)]
+    unsafe fn flush(x: __m256) -> __m256 {
+        // SAFETY: AVX2 by the trait's promise.
+        unsafe {
+            let sign = _mm256_set1_ps(-0.0);
+            let normal = _mm256_cmp_ps::<_CMP_NLT_UQ>(_mm256_andnot_ps(sign, x), _mm256_set1_ps(f32::MIN_POSITIVE));
+            _mm256_and_ps(x, _mm256_or_ps(normal, sign))
+        }
+    }
+
     // SAFETY: each body is AVX2 and FMA, which the trait's users have checked.
     #[allow(clippy::undocumented_unsafe_blocks)]
     unsafe impl Lanes for Avx2 {
+        const TILE: (usize, usize) = (6, 1);
+
         #[inline(always)]
         unsafe fn splat(x: f32) -> Self {
             unsafe { Avx2(_mm256_set1_ps(x), _mm256_set1_ps(x)) }
@@ -270,11 +315,31 @@ mod x86 {
         unsafe fn exp2_whole(self) -> Self {
             unsafe { Avx2(exp2_whole(self.0), exp2_whole(self.1)) }
         }
+        #[inline(always)]
+        unsafe fn flush(self) -> Self {
+            unsafe { Avx2(flush(self.0), flush(self.1)) }
+        }
+        #[inline(always)]
+        unsafe fn upper_bf16(self) -> Self {
+            unsafe {
+                let mask = _mm256_castsi256_ps(_mm256_set1_epi32(0xffff_0000_u32 as i32));
+                Avx2(_mm256_and_ps(self.0, mask), _mm256_and_ps(self.1, mask))
+            }
+        }
+        #[inline(always)]
+        unsafe fn lower_bf16(self) -> Self {
+            unsafe {
+                let shift = |x| _mm256_castsi256_ps(_mm256_slli_epi32::<16>(_mm256_castps_si256(x)));
+                Avx2(shift(self.0), shift(self.1))
+            }
+        }
     }
 
     // SAFETY: each body is AVX-512, which the trait's users have checked.
     #[allow(clippy::undocumented_unsafe_blocks)]
     unsafe impl Lanes for Avx512 {
+        const TILE: (usize, usize) = (12, 2);
+
         #[inline(always)]
         unsafe fn splat(x: f32) -> Self {
             unsafe { Avx512(_mm512_set1_ps(x)) }
@@ -340,6 +405,57 @@ mod x86 {
                 Avx512(_mm512_castsi512_ps(_mm512_slli_epi32::<23>(biased)))
             }
         }
+        #[inline(always)]
+        unsafe fn transpose(rows: [Self; LANES]) -> [Self; LANES] {
+            unsafe {
+                let mut a = rows.map(|row| _mm512_castps_pd(row.0));
+                // Two by two, then four by four, within each quarter of the registers.
+                for i in (0..16).step_by(2) {
+                    let (x, y) = (_mm512_castpd_ps(a[i]), _mm512_castpd_ps(a[i + 1]));
+                    a[i] = _mm512_castps_pd(_mm512_unpacklo_ps(x, y));
+                    a[i + 1] = _mm512_castps_pd(_mm512_unpackhi_ps(x, y));
+                }
+                for i in (0..16).step_by(4) {
+                    let b = [a[i], a[i + 1], a[i + 2], a[i + 3]];
+                    a[i] = _mm512_unpacklo_pd(b[0], b[2]);
+                    a[i + 1] = _mm512_unpackhi_pd(b[0], b[2]);
+                    a[i + 2] = _mm512_unpacklo_pd(b[1], b[3]);
+                    a[i + 3] = _mm512_unpackhi_pd(b[1], b[3]);
+                }
+                // Then the quarters among registers: a[4r + c] holds column 4q + c of rows 4r.. in quarter q.
+                let mut columns = [Avx512(_mm512_setzero_ps()); LANES];
+                for c in 0..4 {
+                    let quarter = |r: usize| _mm512_castpd_ps(a[4 * r + c]);
+                    let low01 = _mm512_shuffle_f32x4::<0x44>(quarter(0), quarter(1));
+                    let low23 = _mm512_shuffle_f32x4::<0x44>(quarter(2), quarter(3));
+                    let high01 = _mm512_shuffle_f32x4::<0xee>(quarter(0), quarter(1));
+                    let high23 = _mm512_shuffle_f32x4::<0xee>(quarter(2), quarter(3));
+                    columns[c] = Avx512(_mm512_shuffle_f32x4::<0x88>(low01, low23));
+                    columns[4 + c] = Avx512(_mm512_shuffle_f32x4::<0xdd>(low01, low23));
+                    columns[8 + c] = Avx512(_mm512_shuffle_f32x4::<0x88>(high01, high23));
+                    columns[12 + c] = Avx512(_mm512_shuffle_f32x4::<0xdd>(high01, high23));
+                }
+                columns
+            }
+        }
+        #[inline(always)]
+        unsafe fn flush(self) -> Self {
+            unsafe {
+                let tiny = _mm512_cmp_ps_mask::<_CMP_LT_OQ>(_mm512_abs_ps(self.0), _mm512_set1_ps(f32::MIN_POSITIVE));
+                Avx512(_mm512_mask_and_ps(self.0, tiny, self.0, _mm512_set1_ps(-0.0)))
+            }
+        }
+        #[inline(always)]
+        unsafe fn upper_bf16(self) -> Self {
+            unsafe {
+                let mask = _mm512_set1_epi32(0xffff_0000_u32 as i32);
+                Avx512(_mm512_castsi512_ps(_mm512_and_si512(_mm512_castps_si512(self.0), mask)))
+            }
+        }
+        #[inline(always)]
+        unsafe fn lower_bf16(self) -> Self {
+            unsafe { Avx512(_mm512_castsi512_ps(_mm512_slli_epi32::<16>(_mm512_castps_si512(self.0)))) }
+        }
     }
 }
 
@@ -363,6 +479,8 @@ mod arm {
     // SAFETY: NEON is part of every 64-bit Arm.
     #[allow(clippy::undocumented_unsafe_blocks)]
     unsafe impl Lanes for Neon {
+        const TILE: (usize, usize) = (6, 1);
+
         #[inline(always)]
         unsafe fn splat(x: f32) -> Self {
             unsafe { Neon([vdupq_n_f32(x); 4]) }
@@ -431,6 +549,24 @@ mod arm {
                 let biased = vaddq_s32(vcvtnq_s32_f32(a), vdupq_n_s32(127));
                 vreinterpretq_f32_s32(vshlq_n_s32::<23>(biased))
             }))
+        }
+        #[inline(always)]
+        unsafe fn flush(self) -> Self {
+            Neon(self.0.map(|a| unsafe {
+                let sign = vandq_u32(vreinterpretq_u32_f32(a), vdupq_n_u32(0x8000_0000));
+                let tiny = vcltq_f32(vabsq_f32(a), vdupq_n_f32(f32::MIN_POSITIVE));
+                vbslq_f32(tiny, vreinterpretq_f32_u32(sign), a)
+            }))
+        }
+        #[inline(always)]
+        unsafe fn upper_bf16(self) -> Self {
+            Neon(self.0.map(|a| unsafe {
+                vreinterpretq_f32_u32(vandq_u32(vreinterpretq_u32_f32(a), vdupq_n_u32(0xffff_0000)))
+            }))
+        }
+        #[inline(always)]
+        unsafe fn lower_bf16(self) -> Self {
+            Neon(self.0.map(|a| unsafe { vreinterpretq_f32_u32(vshlq_n_u32::<16>(vreinterpretq_u32_f32(a))) }))
         }
     }
 }

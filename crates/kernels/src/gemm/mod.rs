@@ -9,7 +9,16 @@
 //! even, subnormals to zero) and keeps the chain in f32, flushing subnormal sums to zero: the arithmetic of the
 //! hardware's bf16 dot products, on every instruction set.
 
-use crate::reference;
+mod micro;
+mod pack;
+
+use std::ops::Range;
+
+use crate::isa::{self, Isa};
+use crate::lanes::Lanes;
+use crate::par::{self, SharedMut};
+use micro::{LeftWords, Out};
+use pack::{Block, Matrix};
 
 /// The arithmetic of a product.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -19,6 +28,16 @@ pub enum Precision {
     F32,
     /// bf16 factors, f32 chain.
     Bf16,
+}
+
+impl Precision {
+    /// Words that hold `terms` terms of a chain.
+    fn words(self, terms: usize) -> usize {
+        match self {
+            Precision::F32 => terms,
+            Precision::Bf16 => terms.div_ceil(2),
+        }
+    }
 }
 
 /// What the chains of an output begin with.
@@ -32,20 +51,26 @@ pub enum Start {
 
 /// `y[T,N] = x[T,K] · w[N,K]ᵀ`.
 pub fn linear(p: Precision, x: &[f32], w: &[f32], y: &mut [f32], k: usize, n: usize) {
-    reference::gemm::linear(p, x, w, y, k, n);
+    let t = rows_of("x", x, k);
+    check("w", w, n * k);
+    check("y", y, t * n);
+    grouped_linear(p, x, None, &[0, t as u32], w, y, k, n);
 }
 
 /// `dx[T,K] = dy[T,N] · w[N,K]`.
 pub fn linear_dx(p: Precision, dy: &[f32], w: &[f32], dx: &mut [f32], k: usize, n: usize, start: Start) {
-    reference::gemm::linear_dx(p, dy, w, dx, k, n, start);
+    let t = rows_of("dy", dy, n);
+    grouped_linear_dx(p, dy, &[0, t as u32], w, dx, k, n, start);
 }
 
 /// `dw[N,K] = dy[T,N]ᵀ · x[T,K]`, chains over tokens.
 pub fn linear_dw(p: Precision, dy: &[f32], x: &[f32], dw: &mut [f32], k: usize, n: usize, start: Start) {
-    reference::gemm::linear_dw(p, dy, x, dw, k, n, start);
+    let t = rows_of("dy", dy, n);
+    grouped_linear_dw(p, dy, x, None, &[0, t as u32], dw, k, n, start);
 }
 
-/// [`linear`] for each expert: slots `offsets[e]..offsets[e+1]` are rows for expert e; `rows` names each slot's row of `x`.
+/// [`linear`] for each expert: slots `offsets[e]..offsets[e+1]` are rows for expert e with weights `w[e]` of `[E, N, K]`;
+/// `rows` names each slot's row of `x`, which is in slot order already where there is none.
 pub fn grouped_linear(
     p: Precision,
     x: &[f32],
@@ -56,10 +81,24 @@ pub fn grouped_linear(
     k: usize,
     n: usize,
 ) {
-    reference::gemm::grouped_linear(p, x, rows, offsets, w, y, k, n);
+    let slots = check_groups(offsets, rows, rows_of("x", x, k));
+    check("w", w, (offsets.len() - 1) * n * k);
+    check("y", y, slots * n);
+    let words = Words::along_rows(p, x, k);
+    let stride = p.words(k);
+    let products = groups(offsets).map(|(e, group)| Product {
+        size: Size { m: group.len(), n, k },
+        left: match rows {
+            Some(rows) => Left { words: words.all(), stride, order: Order::Rows(Some(&rows[group.clone()])) },
+            None => Left { words: &words.all()[group.start * stride..], stride, order: Order::Rows(None) },
+        },
+        right: Right::Columns(Matrix { data: &w[e * n * k..(e + 1) * n * k], stride: k, rows: None }),
+        out: group.start * n,
+    });
+    run(p, &products.collect::<Vec<_>>(), SharedMut::new(y), Start::Zero);
 }
 
-/// [`linear_dx`] for each expert.
+/// [`linear_dx`] for each expert; `dx[slots, K]` is in slot order.
 pub fn grouped_linear_dx(
     p: Precision,
     dy: &[f32],
@@ -70,7 +109,18 @@ pub fn grouped_linear_dx(
     n: usize,
     start: Start,
 ) {
-    reference::gemm::grouped_linear_dx(p, dy, offsets, w, dx, k, n, start);
+    let slots = check_groups(offsets, None, rows_of("dy", dy, n));
+    check("w", w, (offsets.len() - 1) * n * k);
+    check("dx", dx, slots * k);
+    let words = Words::along_rows(p, dy, n);
+    let stride = p.words(n);
+    let products = groups(offsets).map(|(e, group)| Product {
+        size: Size { m: group.len(), n: k, k: n },
+        left: Left { words: &words.all()[group.start * stride..], stride, order: Order::Rows(None) },
+        right: Right::Rows(Matrix { data: &w[e * n * k..(e + 1) * n * k], stride: k, rows: None }),
+        out: group.start * k,
+    });
+    run(p, &products.collect::<Vec<_>>(), SharedMut::new(dx), start);
 }
 
 /// [`linear_dw`] for each expert; an expert without slots gets zeros, or keeps what it holds.
@@ -85,5 +135,323 @@ pub fn grouped_linear_dw(
     n: usize,
     start: Start,
 ) {
-    reference::gemm::grouped_linear_dw(p, dy, x, rows, offsets, dw, k, n, start);
+    let slots = check_groups(offsets, rows, rows_of("x", x, k));
+    check("dy", dy, slots * n);
+    check("dw", dw, (offsets.len() - 1) * n * k);
+    let words = Words::down_columns(p, dy, n, offsets);
+    let mut first_word = 0;
+    let products = groups(offsets).map(|(e, group)| {
+        let left = Left { words: &words.all()[first_word..], stride: n, order: Order::Columns };
+        first_word += p.words(group.len()) * n;
+        let right = match rows {
+            Some(rows) => Matrix { data: x, stride: k, rows: Some(&rows[group.clone()]) },
+            None => Matrix { data: &x[group.start * k..group.end * k], stride: k, rows: None },
+        };
+        Product { size: Size { m: n, n: k, k: group.len() }, left, right: Right::Rows(right), out: e * n * k }
+    });
+    run(p, &products.collect::<Vec<_>>(), SharedMut::new(dw), start);
+}
+
+fn groups(offsets: &[u32]) -> impl Iterator<Item = (usize, Range<usize>)> {
+    offsets.windows(2).map(|w| w[0] as usize..w[1] as usize).enumerate()
+}
+
+fn rows_of(name: &str, data: &[f32], width: usize) -> usize {
+    assert!(width > 0 && data.len().is_multiple_of(width), "{name} has {} elements, rows have {width}", data.len());
+    data.len() / width
+}
+
+fn check(name: &str, data: &[f32], expected: usize) {
+    assert!(data.len() == expected, "{name} has {} elements instead of {expected}", data.len());
+}
+
+/// Checks offsets and row indices, which unsafe code relies on, and gives the number of slots.
+fn check_groups(offsets: &[u32], rows: Option<&[u32]>, available: usize) -> usize {
+    assert!(offsets.first() == Some(&0) && offsets.is_sorted(), "offsets {offsets:?} do not ascend from 0");
+    let slots = offsets[offsets.len() - 1] as usize;
+    match rows {
+        None => assert!(slots == available, "{slots} slots for {available} rows"),
+        Some(rows) => {
+            assert!(rows.len() == slots, "{} row indices for {slots} slots", rows.len());
+            let last = rows.iter().max().map_or(0, |&r| r as usize + 1);
+            assert!(last <= available, "row {} of {available}", last.wrapping_sub(1));
+        }
+    }
+    slots
+}
+
+/// A left operand as words: f32 where they are, or made of two bf16 terms each.
+enum Words<'a> {
+    Given(&'a [f32]),
+    Made(Vec<u32>),
+}
+
+impl<'a> Words<'a> {
+    fn along_rows(p: Precision, data: &'a [f32], columns: usize) -> Self {
+        match p {
+            Precision::F32 => Words::Given(data),
+            Precision::Bf16 => {
+                let len = data.len() / columns * p.words(columns);
+                let mut words = scratch::take(len);
+                pack::pairs_along_rows(data, columns, &mut words[..len]);
+                Words::Made(words)
+            }
+        }
+    }
+
+    fn down_columns(p: Precision, data: &'a [f32], columns: usize, offsets: &[u32]) -> Self {
+        match p {
+            Precision::F32 => Words::Given(data),
+            Precision::Bf16 => {
+                let len = |group: &Range<usize>| p.words(group.len()) * columns;
+                let mut words = scratch::take(groups(offsets).map(|(_, group)| len(&group)).sum());
+                let mut rest = &mut words[..];
+                for (_, group) in groups(offsets) {
+                    let (mine, others) = rest.split_at_mut(len(&group));
+                    pack::pairs_down_columns(&data[group.start * columns..group.end * columns], columns, mine);
+                    rest = others;
+                }
+                Words::Made(words)
+            }
+        }
+    }
+
+    fn all(&self) -> &[u32] {
+        match self {
+            // SAFETY: f32 and u32 have the same size and alignment, and any bits are valid.
+            Words::Given(data) => unsafe { std::slice::from_raw_parts(data.as_ptr().cast(), data.len()) },
+            Words::Made(words) => words,
+        }
+    }
+}
+
+impl Drop for Words<'_> {
+    fn drop(&mut self) {
+        if let Words::Made(words) = self {
+            scratch::give_back(std::mem::take(words));
+        }
+    }
+}
+
+/// The left operand of one product.
+#[derive(Clone, Copy)]
+struct Left<'a> {
+    words: &'a [u32],
+    stride: usize,
+    order: Order<'a>,
+}
+
+#[derive(Clone, Copy)]
+enum Order<'a> {
+    /// The words of an output row side by side; output row i from row i, or from the row that an index names.
+    Rows(Option<&'a [u32]>),
+    /// The words of a term side by side.
+    Columns,
+}
+
+/// The right operand of one product: its rows are the terms, or its columns.
+#[derive(Clone, Copy)]
+enum Right<'a> {
+    Rows(Matrix<'a>),
+    Columns(Matrix<'a>),
+}
+
+/// Rows and columns of the output, and terms of a chain.
+#[derive(Clone, Copy)]
+struct Size {
+    m: usize,
+    n: usize,
+    k: usize,
+}
+
+struct Product<'a> {
+    size: Size,
+    left: Left<'a>,
+    right: Right<'a>,
+    /// Where the output begins, of rows of n.
+    out: usize,
+}
+
+/// A part of a product that one thread computes.
+struct Task<'a> {
+    product: &'a Product<'a>,
+    rows: Range<usize>,
+    columns: Range<usize>,
+}
+
+/// Words of a packed block: what half of a second-level cache of 1 MiB holds.
+const BLOCK_WORDS: usize = 128 * 1024;
+/// Words along k in a block; even, so that pairs of bf16 terms stay together.
+const BLOCK_K_WORDS: usize = 512;
+
+fn run(p: Precision, products: &[Product], out: SharedMut<f32>, start: Start) {
+    let tasks = tasks(products, par::threads());
+    par::run(tasks.len(), |i| {
+        scratch::with_panels(|panels| compute(p, &tasks[i], out, start, panels));
+    });
+}
+
+/// Cuts products into tasks of similar size: by columns first, which divides the packing, then by rows, which repeats it.
+fn tasks<'a>(products: &'a [Product<'a>], threads: usize) -> Vec<Task<'a>> {
+    let wanted = if threads == 1 { 1 } else { 4 * threads };
+    let mut tasks = Vec::new();
+    for product in products {
+        let Size { m, n, .. } = product.size;
+        let share = wanted.div_ceil(products.len());
+        let panels = n.div_ceil(16);
+        let width = (panels.div_ceil(share)).clamp(4, BLOCK_WORDS / BLOCK_K_WORDS / 16) * 16;
+        let row_parts = (share / 2).div_ceil(n.div_ceil(width)).clamp(1, m.div_ceil(192).max(1));
+        let height = m.div_ceil(row_parts).next_multiple_of(12);
+        for columns in (0..n).step_by(width) {
+            for rows in (0..m).step_by(height.max(1)) {
+                let (rows, columns) = (rows..(rows + height).min(m), columns..(columns + width).min(n));
+                tasks.push(Task { product, rows, columns });
+            }
+        }
+    }
+    tasks
+}
+
+fn compute(p: Precision, task: &Task, out: SharedMut<f32>, start: Start, panels: &mut [u32]) {
+    match p {
+        Precision::F32 => {
+            crate::dispatch!(compute_f32(p: Precision, task: &Task, out: SharedMut<f32>, start: Start, panels: &mut [u32]))
+        }
+        #[cfg(target_arch = "x86_64")]
+        Precision::Bf16 if isa::active() == Isa::Avx512 && std::arch::is_x86_feature_detected!("avx512bf16") => {
+            #[target_feature(enable = "avx512bf16,avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,f16c")]
+            unsafe fn dot(p: Precision, task: &Task, out: SharedMut<f32>, start: Start, panels: &mut [u32]) {
+                // SAFETY: the machine has the instructions.
+                unsafe { blocks::<crate::lanes::Avx512, micro::Bf16Dot>(p, task, out, start, panels) }
+            }
+            // SAFETY: just detected.
+            unsafe { dot(p, task, out, start, panels) }
+        }
+        Precision::Bf16 => {
+            crate::dispatch!(compute_bf16(p: Precision, task: &Task, out: SharedMut<f32>, start: Start, panels: &mut [u32]))
+        }
+    }
+}
+
+#[inline(always)]
+unsafe fn compute_f32<L: Lanes>(p: Precision, task: &Task, out: SharedMut<f32>, start: Start, panels: &mut [u32]) {
+    // SAFETY: called through `dispatch!`.
+    unsafe { blocks::<L, micro::F32>(p, task, out, start, panels) }
+}
+
+#[inline(always)]
+unsafe fn compute_bf16<L: Lanes>(p: Precision, task: &Task, out: SharedMut<f32>, start: Start, panels: &mut [u32]) {
+    // SAFETY: called through `dispatch!`.
+    unsafe { blocks::<L, micro::Bf16>(p, task, out, start, panels) }
+}
+
+/// Block after block along k: packs the right operand's part, then extends the chains of all the task's rows.
+///
+/// # Safety
+/// The machine has the instructions of L and S. The product's operands have the sizes that it states.
+#[inline(always)]
+unsafe fn blocks<L: Lanes, S: micro::Step<L>>(
+    p: Precision,
+    task: &Task,
+    out: SharedMut<f32>,
+    start: Start,
+    panels: &mut [u32],
+) {
+    let Size { n, k, .. } = task.product.size;
+    let mut place = Out {
+        at: out.at(task.product.out + task.rows.start * n + task.columns.start),
+        stride: n,
+        columns: task.columns.len(),
+        continues: start == Start::Continue,
+    };
+    if k == 0 && !place.continues {
+        for i in 0..task.rows.len() {
+            // SAFETY: a row of the task's part of the output.
+            unsafe { std::slice::from_raw_parts_mut(place.at.add(i * n), place.columns).fill(0.0) };
+        }
+    }
+    let step = 2 * BLOCK_K_WORDS / p.words(2);
+    for k0 in (0..k).step_by(step) {
+        let block = Block { k0, k: step.min(k - k0), j0: task.columns.start, columns: task.columns.len() };
+        let words = p.words(block.k);
+        match (task.product.right, p) {
+            (Right::Rows(b), Precision::F32) => pack::panels_of_rows(b, block, panels),
+            (Right::Rows(b), Precision::Bf16) => pack::paired_panels_of_rows(b, block, panels),
+            // SAFETY: the caller's promise.
+            (Right::Columns(b), _) => unsafe { pack::panels_of_columns::<L>(b, block, p != Precision::F32, panels) },
+        }
+        // SAFETY: the panels were just packed; the operands' sizes are the caller's promise.
+        unsafe { extend::<L, S>(&task.product.left, &task.rows, p.words(k0), words, panels, place) };
+        place.continues = true;
+    }
+}
+
+/// Extends the chains of `rows` by `words` words from `first` on.
+///
+/// # Safety
+/// As for [`blocks`].
+#[inline(always)]
+unsafe fn extend<L: Lanes, S: micro::Step<L>>(
+    left: &Left,
+    rows: &Range<usize>,
+    first: usize,
+    words: usize,
+    panels: &[u32],
+    mut out: Out,
+) {
+    let mut pointers = [std::ptr::null(); 12];
+    let mut i = rows.start;
+    while i < rows.end {
+        let tile = (rows.end - i).min(12);
+        let left = match left.order {
+            Order::Columns => {
+                LeftWords::Columns { first: left.words[first * left.stride + i..].as_ptr(), stride: left.stride }
+            }
+            Order::Rows(index) => {
+                for (r, pointer) in pointers[..tile].iter_mut().enumerate() {
+                    let row = index.map_or(i + r, |index| index[i + r] as usize);
+                    *pointer = left.words[row * left.stride + first..].as_ptr();
+                }
+                LeftWords::Rows(&pointers[..tile])
+            }
+        };
+        // SAFETY: as promised; the output's row i begins at out.at.
+        unsafe {
+            let taken = micro::rows::<L, S>(tile, words, left, panels.as_ptr(), 16 * words, out);
+            out.at = out.at.add(taken * out.stride);
+            i += taken;
+        }
+    }
+}
+
+/// Buffers that calls reuse: memory that is new costs a page fault every 4 KiB.
+mod scratch {
+    use std::cell::RefCell;
+
+    thread_local! {
+        static PANELS: RefCell<Vec<u32>> = const { RefCell::new(Vec::new()) };
+        static FREE: RefCell<Vec<Vec<u32>>> = const { RefCell::new(Vec::new()) };
+    }
+
+    /// This thread's buffer for the panels of a block.
+    pub fn with_panels<R>(work: impl FnOnce(&mut [u32]) -> R) -> R {
+        PANELS.with_borrow_mut(|panels| {
+            panels.resize(super::BLOCK_WORDS, 0);
+            work(panels)
+        })
+    }
+
+    /// A buffer of at least `len` words with any contents.
+    pub fn take(len: usize) -> Vec<u32> {
+        let mut buffer = FREE.with_borrow_mut(|free| free.pop()).unwrap_or_default();
+        if buffer.len() < len {
+            buffer.resize(len, 0);
+        }
+        buffer
+    }
+
+    /// For the next [`take`] of this thread.
+    pub fn give_back(buffer: Vec<u32>) {
+        FREE.with_borrow_mut(|free| free.push(buffer));
+    }
 }
