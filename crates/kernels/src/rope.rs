@@ -38,9 +38,7 @@ pub enum Scaling {
         factor: f64,
     },
     /// YaRN (B. Peng et al., 2023) as DeepSeek's: frequencies that turn more than `beta_fast` times in the original context
-    /// stay, those that turn less than `beta_slow` times are divided by `factor`, with a ramp between. Sines and cosines
-    /// are multiplied by [`yarn_mscale`]`(factor, mscale)/yarn_mscale(factor, mscale_all_dim)`; the softmax scale's factor
-    /// is the model's affair.
+    /// stay, those that turn less than `beta_slow` times are divided by `factor`, with a ramp between.
     Yarn {
         /// New over original context.
         factor: f64,
@@ -50,10 +48,10 @@ pub enum Scaling {
         beta_slow: f64,
         /// The original context's positions.
         original_max_positions: usize,
-        /// Coefficient of ln(factor) in the numerator.
-        mscale: f64,
-        /// Coefficient of ln(factor) in the denominator; 0 for a denominator of 1.
-        mscale_all_dim: f64,
+        /// Whether the ramp begins and ends at whole pairs.
+        truncate: bool,
+        /// Factor of cosines and sines (1 in DeepSeek's released configurations; the softmax scale's is the model's affair).
+        table_scale: f64,
     },
     /// Llama 3.1's: wavelengths below original/high stay, those above original/low are divided by `factor`, with a linear
     /// blend between.
@@ -69,11 +67,6 @@ pub enum Scaling {
     },
 }
 
-/// 0.1·mscale·ln(factor) + 1, and 1 for factors up to 1.
-pub fn yarn_mscale(factor: f64, mscale: f64) -> f64 {
-    if factor <= 1.0 { 1.0 } else { 0.1 * mscale * libm::log(factor) + 1.0 }
-}
-
 /// The frequencies [dim/2], in radians a position.
 pub fn frequencies(dim: usize, base: f64, scaling: &Scaling) -> Vec<f64> {
     assert!(dim > 0 && dim.is_multiple_of(2), "rotary dimension {dim} must be even");
@@ -81,13 +74,16 @@ pub fn frequencies(dim: usize, base: f64, scaling: &Scaling) -> Vec<f64> {
     match *scaling {
         Scaling::None => plain.collect(),
         Scaling::Linear { factor } => plain.map(|f| f / factor).collect(),
-        Scaling::Yarn { factor, beta_fast, beta_slow, original_max_positions, .. } => {
+        Scaling::Yarn { factor, beta_fast, beta_slow, original_max_positions, truncate, .. } => {
             // The dimension whose frequency makes so many turns in the original context.
             let dimension = |turns: f64| {
                 dim as f64 * libm::log(original_max_positions as f64 / (turns * TAU)) / (2.0 * libm::log(base))
             };
-            let low = dimension(beta_fast).floor().max(0.0);
-            let mut high = dimension(beta_slow).ceil().min((dim - 1) as f64);
+            let (mut low, mut high) = (dimension(beta_fast), dimension(beta_slow));
+            if truncate {
+                (low, high) = (low.floor(), high.ceil());
+            }
+            (low, high) = (low.max(0.0), high.min((dim - 1) as f64));
             if low == high {
                 high += 0.001;
             }
@@ -127,9 +123,7 @@ impl Table {
         let frequencies = frequencies(dim, base, scaling);
         let half = frequencies.len();
         let length = match *scaling {
-            Scaling::Yarn { factor, mscale, mscale_all_dim, .. } => {
-                yarn_mscale(factor, mscale) / yarn_mscale(factor, mscale_all_dim)
-            }
+            Scaling::Yarn { table_scale, .. } => table_scale,
             _ => 1.0,
         };
         let mut cos = vec![0.0; max_positions * half];
