@@ -193,6 +193,7 @@ pub fn apply(
 
 /// Plain loops, which the compiler makes into the set's instructions: each output is one chain of single operations, so
 /// that it may change nothing.
+#[allow(clippy::extra_unused_type_parameters)]
 #[inline(always)]
 unsafe fn turn<L: Lanes>(head: &mut [f32], cos: &[f32], sin: &[f32], layout: Layout, direction: Direction) {
     let sign = if direction == Direction::Forward { 1.0 } else { -1.0 };

@@ -27,22 +27,49 @@ fn weights(shape: &Shape, q: &[f32], keys: &[Vec<f32>]) -> (Vec<f32>, f32, f32) 
     (p, max, inverse)
 }
 
+/// One query of head `head` over the keys `first..=last`; gives the row maximum and one over the sum.
+fn attend(
+    shape: &Shape,
+    query: &[f32],
+    head: usize,
+    first: usize,
+    last: usize,
+    k: &Keys,
+    v: &Heads,
+    out: &mut [f32],
+) -> (f32, f32) {
+    let kv = head / (shape.heads / shape.kv_heads);
+    let keys: Vec<_> = (first..=last).map(|j| key(k, j, kv)).collect();
+    let (p, max, inverse) = weights(shape, query, &keys);
+    for (i, out) in out.iter_mut().enumerate() {
+        let values = (first..=last).map(|j| v.get(j, kv, i));
+        let sum = p.iter().zip(values).fold(0.0f32, |acc, (p, v)| p.mul_add(v, acc));
+        *out = sum * inverse;
+    }
+    (max, inverse)
+}
+
 /// Reference of [`crate::attention::forward`].
 pub fn forward(shape: Shape, starts: &[u32], q: Heads, k: Keys, v: Heads, out: &mut [f32], stats: &mut [f32]) {
-    let group = shape.heads / shape.kv_heads;
     for seq in starts.windows(2) {
         for t in seq[0] as usize..seq[1] as usize {
             for h in 0..shape.heads {
-                let keys: Vec<_> = (seq[0] as usize..=t).map(|j| key(&k, j, h / group)).collect();
-                let (p, max, inverse) = weights(&shape, &row(&q, t, h), &keys);
-                for i in 0..v.dim {
-                    let values = (0..p.len()).map(|j| v.get(seq[0] as usize + j, h / group, i));
-                    let sum = p.iter().zip(values).fold(0.0f32, |acc, (p, v)| p.mul_add(v, acc));
-                    out[(t * shape.heads + h) * v.dim + i] = sum * inverse;
-                }
-                stats[(t * shape.heads + h) * 2] = max;
-                stats[(t * shape.heads + h) * 2 + 1] = inverse;
+                let at = t * shape.heads + h;
+                let out = &mut out[at * v.dim..][..v.dim];
+                let (max, inverse) = attend(&shape, &row(&q, t, h), h, seq[0] as usize, t, &k, &v, out);
+                stats[at * 2] = max;
+                stats[at * 2 + 1] = inverse;
             }
+        }
+    }
+}
+
+/// Reference of [`crate::attention::cached`].
+pub fn cached(shape: Shape, q: Heads, n: usize, k: Keys, v: Heads, len: usize, out: &mut [f32]) {
+    for t in 0..n {
+        for h in 0..shape.heads {
+            let out = &mut out[(t * shape.heads + h) * v.dim..][..v.dim];
+            attend(&shape, &row(&q, t, h), h, 0, len - n + t, &k, &v, out);
         }
     }
 }

@@ -2,8 +2,17 @@
 //! deleted; the tests compare the fast versions with these by `==`.
 
 pub mod attention;
+pub mod convert;
+pub mod elementwise;
+pub mod embedding;
+pub mod experts;
 pub mod gemm;
 pub mod head;
+pub mod norm;
+pub mod optim;
+pub mod rope;
+pub mod router;
+pub mod swiglu;
 
 use crate::lanes::{LANES, sum_tree};
 
