@@ -107,3 +107,10 @@ pub fn backward(
 ) {
     reference::attention::backward(shape, starts, q, k, v, out, stats, d_out, dq, dk, dk_shared, dv);
 }
+
+/// [`forward`] for the last `n` tokens of one sequence of `len`, whose keys and values are all there: `q` and
+/// `out[n, heads·v]` have n rows, `k` and `v` have len.
+pub fn cached(shape: Shape, q: Heads, n: usize, k: Keys, v: Heads, len: usize, out: &mut [f32]) {
+    assert!(n <= len, "{n} new tokens in a sequence of {len}");
+    reference::attention::cached(shape, q, n, k, v, len, out);
+}
