@@ -1,0 +1,78 @@
+//! A decoder layer: `u = h + attention(norm(h))`, `h' = u + ffn(norm(u))`.
+
+use super::{gqa::Gqa, mla::Mla, mlp::Mlp, moe::Moe};
+use crate::config::{Attention, ModelConfig};
+use crate::ops::{Rotary, add, rms_norm};
+use crate::params::{Weight, Wiring};
+use crate::tape::{Graph, Var};
+use std::sync::Arc;
+
+pub(crate) struct Block {
+    layer: usize,
+    name: String,
+    attention_norm: Weight,
+    attention: AttentionLayer,
+    ffn_norm: Weight,
+    ffn: Ffn,
+    eps: f32,
+}
+
+enum AttentionLayer {
+    Mla(Mla),
+    Gqa(Gqa),
+}
+
+enum Ffn {
+    Dense(Mlp),
+    Moe(Moe),
+}
+
+impl Block {
+    /// Layer `layer`, MTP layers counting on from the last.
+    pub fn new(wiring: &mut Wiring, config: &ModelConfig, layer: usize, rotary: &Rotary) -> Self {
+        let name = format!("model.layers.{layer}");
+        let (attention, mlp) = (format!("{name}.self_attn"), format!("{name}.mlp"));
+        Block {
+            layer,
+            attention_norm: wiring.weight(&format!("{name}.input_layernorm.weight")),
+            attention: match config.attention {
+                Attention::Mla { .. } => AttentionLayer::Mla(Mla::new(wiring, &attention, config, rotary)),
+                Attention::Gqa { .. } => AttentionLayer::Gqa(Gqa::new(wiring, &attention, config, rotary)),
+            },
+            ffn_norm: wiring.weight(&format!("{name}.post_attention_layernorm.weight")),
+            ffn: match &config.moe {
+                Some(moe) if config.is_moe_layer(layer) => Ffn::Moe(Moe::new(wiring, &mlp, moe)),
+                _ => Ffn::Dense(Mlp::new(wiring, &mlp)),
+            },
+            eps: config.norm_eps,
+            name,
+        }
+    }
+
+    /// `[T, D]` to `[T, D]`; keeps only h if the pass is to compute this layer again.
+    pub fn run(self: &Arc<Self>, g: &mut Graph, h: Var) -> Var {
+        if g.recording().is_none() || !g.context.execution.recompute.includes(self.layer) {
+            return self.forward(g, h);
+        }
+        let block = self.clone();
+        g.recomputed(h, move |g, h| block.forward(g, h))
+    }
+
+    fn forward(&self, g: &mut Graph, h: Var) -> Var {
+        g.enter_layer(self.layer);
+        g.enter(&self.name);
+        let x = rms_norm(g, &h, self.attention_norm, self.eps);
+        let u = match &self.attention {
+            AttentionLayer::Mla(attention) => attention.forward(g, &x),
+            AttentionLayer::Gqa(attention) => attention.forward(g, &x),
+        };
+        let h = add(g, &h, u);
+
+        let x = rms_norm(g, &h, self.ffn_norm, self.eps);
+        let y = match &self.ffn {
+            Ffn::Dense(mlp) => mlp.forward(g, &x),
+            Ffn::Moe(moe) => moe.forward(g, &x),
+        };
+        add(g, &h, y)
+    }
+}

@@ -1,0 +1,93 @@
+//! Multi-head latent attention in its expanded form.
+//!
+//! ```text
+//! c_KV, k_R = split(W_DKV h)          k_R = RoPE(k_R), one for all heads
+//! k_C, v    = W_UKV norm(c_KV)        interleaved by heads: k_C of head 0, v of head 0, k_C of head 1, …
+//! q_C, q_R  = W_UQ norm(W_DQ h)       or W_Q h without a query latent; q_R = RoPE(q_R)
+//! u         = W_O attention([q_C; q_R], [k_C; k_R], v)
+//! ```
+//! Source: DeepSeek-V3 report, eq. 1–11, with the latent norms of the released code.
+
+use crate::config::{Attention, LATENT_NORM_EPS, ModelConfig};
+use crate::ops::{Part, Parts, Rotary, RotaryColumns, attention, linear, rms_norm, rope, split};
+use crate::params::{Weight, Wiring};
+use crate::tape::{Graph, Var};
+use wels_kernels::attention::Shape;
+
+pub(crate) struct Mla {
+    query: Query,
+    kv_a: Weight,
+    kv_a_norm: Weight,
+    kv_b: Weight,
+    o: Weight,
+    shape: Shape,
+    rotary: Rotary,
+    kv_rank: usize,
+    nope_dim: usize,
+    rope_dim: usize,
+    v_dim: usize,
+}
+
+enum Query {
+    Direct(Weight),
+    Latent { a: Weight, norm: Weight, b: Weight },
+}
+
+impl Mla {
+    pub fn new(wiring: &mut Wiring, name: &str, config: &ModelConfig, rotary: &Rotary) -> Self {
+        let Attention::Mla { heads, q_lora_rank, kv_lora_rank: kv_rank, nope_dim, rope_dim, v_dim } = config.attention
+        else {
+            panic!("{:?} is not MLA", config.attention)
+        };
+        let mut weight = |part: &str| wiring.weight(&format!("{name}.{part}.weight"));
+        let query = match q_lora_rank {
+            None => Query::Direct(weight("q_proj")),
+            Some(_) => Query::Latent { a: weight("q_a_proj"), norm: weight("q_a_layernorm"), b: weight("q_b_proj") },
+        };
+        Mla {
+            query,
+            kv_a: weight("kv_a_proj_with_mqa"),
+            kv_a_norm: weight("kv_a_layernorm"),
+            kv_b: weight("kv_b_proj"),
+            o: weight("o_proj"),
+            shape: Shape { heads, kv_heads: heads, scale: config.softmax_scale },
+            rotary: rotary.clone(),
+            kv_rank,
+            nope_dim,
+            rope_dim,
+            v_dim,
+        }
+    }
+
+    /// `[T, D]` to `[T, D]`.
+    pub fn forward(&self, g: &mut Graph, h: &Var) -> Var {
+        let Mla { nope_dim, rope_dim, v_dim, .. } = *self;
+        let (heads, precision) = (self.shape.heads, g.precision());
+        let (q_dim, kv_dim) = (nope_dim + rope_dim, nope_dim + v_dim);
+
+        let q = match self.query {
+            Query::Direct(w) => linear(g, precision, h, w),
+            Query::Latent { a, norm, b } => {
+                let c_q = linear(g, precision, h, a);
+                let c_q = rms_norm(g, &c_q, norm, LATENT_NORM_EPS);
+                linear(g, precision, &c_q, b)
+            }
+        };
+        let q = rope(g, q, &self.rotary, RotaryColumns { offset: nope_dim, head_stride: q_dim, heads });
+
+        let c_kv = linear(g, precision, h, self.kv_a);
+        let (c_kv, k_r) = split(g, c_kv, self.kv_rank);
+        let k_r = rope(g, k_r, &self.rotary, RotaryColumns { offset: 0, head_stride: 0, heads: 1 });
+        let c_kv = rms_norm(g, &c_kv, self.kv_a_norm, LATENT_NORM_EPS);
+        let kv = linear(g, precision, &c_kv, self.kv_b);
+
+        let parts = Parts {
+            q: Part { of: q, offset: 0, head_stride: q_dim, dim: q_dim },
+            k: Part { of: kv.clone(), offset: 0, head_stride: kv_dim, dim: nope_dim },
+            k_shared: Some(Part { of: k_r, offset: 0, head_stride: 0, dim: rope_dim }),
+            v: Part { of: kv, offset: nope_dim, head_stride: kv_dim, dim: v_dim },
+        };
+        let out = attention(g, self.shape, parts);
+        linear(g, precision, &out, self.o)
+    }
+}

@@ -1,0 +1,92 @@
+//! Multi-token prediction at depth k: from the hidden state of position i and the token k places on, predict the token
+//! k + 1 places on.
+//!
+//! ```text
+//! h'_i^k = W_eh [norm_e(Emb(t_{i+k})) ; norm_h(h_i^{k−1})]      embedding first, as in the released weights
+//! h^k    = block(h'^k)
+//! P^k    = softmax(head(norm(h^k)))                             embedding and head are the main model's
+//! ```
+//! `h^{k−1}` is the state *before* the final norm. The released code keeps each depth's norm in its `shared_head`, so
+//! eq. 23 takes h^k before a norm for every depth after the first, and this makes h^0 the same kind; DeepSeek has not
+//! said, vLLM feeds the first depth with the state after it, and norm_h hides all of the difference but the final norm's weights.
+//! Source: DeepSeek-V3 report, eq. 21–25.
+
+use super::Block;
+use crate::config::ModelConfig;
+use crate::ops::{Rotary, beside, embedding, linear, rms_norm};
+use crate::params::{Weight, Wiring};
+use crate::tape::{Graph, Var};
+use std::sync::Arc;
+use wels_kernels::head::IGNORE;
+
+pub(crate) struct Mtp {
+    depth: usize,
+    embed: Weight,
+    embed_norm: Weight,
+    hidden_norm: Weight,
+    projection: Weight,
+    block: Arc<Block>,
+    pub norm: Weight,
+    pub head: Weight,
+    eps: f32,
+}
+
+impl Mtp {
+    /// Depth `depth` ≥ 1; `head` is the name of the model's head matrix.
+    pub fn new(wiring: &mut Wiring, config: &ModelConfig, depth: usize, head: &str, rotary: &Rotary) -> Self {
+        let layer = config.layers + depth - 1;
+        let name = format!("model.layers.{layer}");
+        Mtp {
+            depth,
+            embed: wiring.weight("model.embed_tokens.weight"),
+            embed_norm: wiring.weight(&format!("{name}.enorm.weight")),
+            hidden_norm: wiring.weight(&format!("{name}.hnorm.weight")),
+            projection: wiring.weight(&format!("{name}.eh_proj.weight")),
+            block: Arc::new(Block::new(wiring, config, layer, rotary)),
+            norm: wiring.weight(&format!("{name}.shared_head.norm.weight")),
+            head: wiring.weight(head),
+            eps: config.norm_eps,
+        }
+    }
+
+    /// `h^{k−1}` `[T, D]` to `h^k` `[T, D]`.
+    pub fn forward(&self, g: &mut Graph, h: &Var, tokens: &[u32]) -> Var {
+        let precision = g.precision();
+        g.enter(&format!("MTP depth {}", self.depth));
+        let e = embedding(g, self.embed, &tokens_ahead(tokens, &g.context.sequences.starts, self.depth, 0));
+        let e = rms_norm(g, &e, self.embed_norm, self.eps);
+        let h = rms_norm(g, h, self.hidden_norm, self.eps);
+        let x = beside(g, e, h);
+        let x = linear(g, precision, &x, self.projection);
+        self.block.run(g, x)
+    }
+
+    /// What depth k has to predict: the target k places on, none for the last k positions of a sequence.
+    pub fn targets(&self, targets: &[u32], starts: &[u32]) -> Vec<u32> {
+        tokens_ahead(targets, starts, self.depth, IGNORE)
+    }
+}
+
+/// For each position the token `ahead` places on in its sequence, and `missing` where the sequence has ended. (As inputs,
+/// such positions come after all that have a target, so what they read is seen by nothing that counts in the loss.)
+fn tokens_ahead(tokens: &[u32], starts: &[u32], ahead: usize, missing: u32) -> Vec<u32> {
+    let sequences = starts.windows(2).map(|ends| &tokens[ends[0] as usize..ends[1] as usize]);
+    sequences
+        .flat_map(|sequence| {
+            let there = &sequence[ahead.min(sequence.len())..];
+            there.iter().copied().chain(std::iter::repeat_n(missing, sequence.len() - there.len()))
+        })
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_sequence_ends_before_the_next_one_begins() {
+        let tokens = [10, 11, 12, 20, 30, 31];
+        assert_eq!(tokens_ahead(&tokens, &[0, 3, 4, 6], 1, IGNORE), [11, 12, IGNORE, IGNORE, 31, IGNORE]);
+        assert_eq!(tokens_ahead(&tokens, &[0, 3, 4, 6], 2, 0), [12, 0, 0, 0, 0, 0]);
+    }
+}

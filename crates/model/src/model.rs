@@ -1,0 +1,300 @@
+//! The model: embedding, decoder layers, final norm, head, and MTP layers; what a trainer and a sampler call.
+//!
+//! A [`Model`] holds no numbers, only which parameter belongs where ([`Params`] has the numbers). Every entry point takes the
+//! weights and an [`Execution`], and each of them runs the same layers.
+
+use crate::cache::KvCache;
+use crate::config::{ModelConfig, RopeConfig, RopeLayout, RopeScaling};
+use crate::layers::{Block, Mtp};
+use crate::ops::{self, Coefficient, Rotary};
+use crate::params::{Grads, Params, Weight, Wiring};
+use crate::tape::{Context, Execution, Graph, Routing, Sequences, Var};
+use crate::tensor::Tensor;
+use std::sync::Arc;
+use wels_kernels::embedding;
+use wels_kernels::head::IGNORE;
+use wels_kernels::rope::{Layout, Scaling, Table};
+
+/// Tokens to learn from: sequences one after the other.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Batch {
+    /// `[T]`: token ids.
+    pub tokens: Vec<u32>,
+    /// `[T]`: what follows each token; [`IGNORE`] where nothing is to be learnt.
+    pub targets: Vec<u32>,
+    /// Where each sequence begins, and T at the end.
+    pub starts: Vec<u32>,
+}
+
+/// What to minimise. Micro-batches of a step share their coefficients, so that gradients add up to those of the step.
+#[derive(Clone, Copy)]
+pub struct Objective<'a> {
+    /// −∂loss/∂logp of a token, given its place in the batch and its log-probability: 1/N for the mean over a step's N targets.
+    pub coefficient: Coefficient<'a>,
+    /// The same for each MTP target of each depth: λ/(D·N); 0 leaves MTP out.
+    pub mtp_coefficient: f32,
+    /// Factor on the balance loss of each layer and sequence: α divided by the step's sequences; 0 for none.
+    pub balance_coefficient: f32,
+}
+
+/// What a step has seen so far. Sums are chains over the tokens in order, so micro-batches change no bit.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Losses {
+    /// Of the next token.
+    pub main: Nll,
+    /// Of the tokens further ahead, one a depth of MTP.
+    pub mtp: Vec<Nll>,
+    /// Of layers with experts, in order.
+    pub experts: Vec<ExpertLoad>,
+}
+
+/// Negative log-likelihood in nats.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Nll {
+    /// Sum over the targets.
+    pub sum: f64,
+    /// How many targets.
+    pub tokens: u64,
+}
+
+impl Nll {
+    /// Nats a target.
+    pub fn mean(&self) -> f64 {
+        self.sum / self.tokens as f64
+    }
+
+    fn add(&mut self, logp: &[f32], targets: &[u32]) {
+        for (logp, _) in logp.iter().zip(targets).filter(|(_, target)| **target != IGNORE) {
+            self.sum -= f64::from(*logp);
+            self.tokens += 1;
+        }
+    }
+}
+
+/// What the router of one layer did.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ExpertLoad {
+    /// The layer, MTP layers counting on from the last.
+    pub layer: usize,
+    /// Tokens that went to each expert.
+    pub tokens: Vec<u64>,
+    /// Sum over the sequences of the balance loss, without coefficient; 1 a sequence is a perfect balance.
+    pub balance: f64,
+}
+
+impl Losses {
+    fn add_routings(&mut self, routings: Vec<Routing>) {
+        for Routing { layer, load, balance } in routings {
+            let place = self.experts.iter().position(|experts| experts.layer == layer);
+            let place = place.unwrap_or_else(|| {
+                self.experts.push(ExpertLoad { layer, tokens: vec![0; load.len()], balance: 0.0 });
+                self.experts.len() - 1
+            });
+            let experts = &mut self.experts[place];
+            experts.tokens.iter_mut().zip(load).for_each(|(sum, tokens)| *sum += u64::from(tokens));
+            experts.balance = balance.iter().fold(experts.balance, |sum, loss| sum + f64::from(*loss));
+        }
+    }
+}
+
+/// A model of some configuration.
+pub struct Model {
+    config: ModelConfig,
+    embed: Weight,
+    layers: Vec<Arc<Block>>,
+    norm: Weight,
+    head: Weight,
+    mtp: Vec<Mtp>,
+    /// The parameter of each gradient slot, see [`Grads`].
+    slots: Vec<usize>,
+}
+
+impl Model {
+    /// For sequences of up to `context` tokens.
+    ///
+    /// # Panics
+    /// If the context is longer than the configuration's `max_positions`.
+    pub fn new(config: ModelConfig, context: usize) -> Self {
+        let max = config.rope.max_positions;
+        assert!(context <= max, "a context of {context} tokens for a model of at most {max}");
+        let rotary = rotary(&config.rope, config.attention.rope_dim(), context);
+        let mut wiring = Wiring::new(&config);
+        let head = if config.tied_head { "model.embed_tokens.weight" } else { "lm_head.weight" };
+        Model {
+            embed: wiring.weight("model.embed_tokens.weight"),
+            layers: (0..config.layers).map(|i| Arc::new(Block::new(&mut wiring, &config, i, &rotary))).collect(),
+            norm: wiring.weight("model.norm.weight"),
+            head: wiring.weight(head),
+            mtp: (1..=config.mtp_depth).map(|k| Mtp::new(&mut wiring, &config, k, head, &rotary)).collect(),
+            slots: wiring.into_slots(),
+            config,
+        }
+    }
+
+    /// The configuration it was made from.
+    pub fn config(&self) -> &ModelConfig {
+        &self.config
+    }
+
+    /// Room for gradients.
+    pub fn grads(&self) -> Grads {
+        Grads::new(&self.config, &self.slots)
+    }
+
+    /// Adds a micro-batch's gradients of the objective to `grads` and its losses to `losses`; returns the log-probability of
+    /// each target (0 for [`IGNORE`]).
+    ///
+    /// # Panics
+    /// If tokens, targets and starts do not fit together, or a sequence is longer than the context.
+    pub fn accumulate(
+        &self,
+        params: &Params,
+        grads: &mut Grads,
+        execution: &Execution,
+        batch: &Batch,
+        objective: &Objective,
+        losses: &mut Losses,
+    ) -> Vec<f32> {
+        let Batch { tokens, targets, starts } = batch;
+        assert_eq!(tokens.len(), targets.len(), "tokens and targets");
+        let context = self.context(params, execution, starts, tokens.len(), objective.balance_coefficient);
+        let mut g = Graph::training(context, grads);
+
+        let mut h = self.trunk(&mut g, tokens);
+        let x = ops::rms_norm(&mut g, &h, self.norm, self.config.norm_eps);
+        let logp = ops::head_loss(&mut g, &x, self.head, targets, objective.coefficient);
+        losses.main.add(&logp, targets);
+
+        let mtp = if objective.mtp_coefficient == 0.0 { &[] } else { &self.mtp[..] };
+        losses.mtp.resize(mtp.len(), Nll::default());
+        for (mtp, nll) in mtp.iter().zip(&mut losses.mtp) {
+            h = mtp.forward(&mut g, &h, tokens);
+            let x = ops::rms_norm(&mut g, &h, mtp.norm, self.config.norm_eps);
+            let targets = mtp.targets(targets, starts);
+            let logp = ops::head_loss(&mut g, &x, mtp.head, &targets, &|_, _| objective.mtp_coefficient);
+            nll.add(&logp, &targets);
+        }
+
+        losses.add_routings(std::mem::take(&mut g.routings));
+        drop((h, x));
+        g.backward();
+        logp
+    }
+
+    /// The log-probability of each target (0 for [`IGNORE`]), to the bits of [`Model::accumulate`].
+    pub fn logprobs(&self, params: &Params, execution: &Execution, batch: &Batch) -> Vec<f32> {
+        let Batch { tokens, targets, starts } = batch;
+        assert_eq!(tokens.len(), targets.len(), "tokens and targets");
+        let context = self.context(params, execution, starts, tokens.len(), 0.0);
+        let mut g = Graph::inference(context, None);
+        let x = self.hidden(&mut g, tokens);
+        ops::head_loss(&mut g, &x, self.head, targets, &|_, _| 0.0)
+    }
+
+    /// The logits `[T, V]` of packed sequences.
+    pub fn logits(&self, params: &Params, execution: &Execution, tokens: &[u32], starts: &[u32]) -> Tensor {
+        let context = self.context(params, execution, starts, tokens.len(), 0.0);
+        let mut g = Graph::inference(context, None);
+        let x = self.hidden(&mut g, tokens);
+        ops::logits(&mut g, &x, self.head)
+    }
+
+    /// Continues each cached sequence by its new tokens (sequence s has `tokens[starts[s]..starts[s + 1]]`) and returns the logits
+    /// `[S, V]` after each one's last, to the bits of [`Model::logits`] over the whole.
+    ///
+    /// # Panics
+    /// If a sequence gets no token, or grows beyond the context.
+    pub fn extend(
+        &self,
+        params: &Params,
+        execution: &Execution,
+        caches: &mut [KvCache],
+        tokens: &[u32],
+        starts: &[u32],
+    ) -> Tensor {
+        assert_eq!(starts.len(), caches.len() + 1, "one cache a sequence");
+        assert!(starts.windows(2).all(|ends| ends[0] < ends[1]), "every sequence gets a token: {starts:?}");
+        let mut context = self.context(params, execution, starts, tokens.len(), 0.0);
+        let sequences = Arc::make_mut(&mut context.sequences);
+        for (cache, ends) in caches.iter().zip(starts.windows(2)) {
+            let positions = &mut sequences.positions[ends[0] as usize..ends[1] as usize];
+            positions.iter_mut().for_each(|position| *position += cache.len() as u32);
+        }
+
+        let mut g = Graph::inference(context, Some(&mut *caches));
+        let x = self.hidden(&mut g, tokens);
+        let mut last = g.tensor(starts.len() - 1, x.cols());
+        let last_rows: Vec<u32> = starts[1..].iter().map(|end| end - 1).collect();
+        embedding::gather(&x, &last_rows, &mut last, x.cols());
+        let last = g.variable(last);
+        let logits = ops::logits(&mut g, &last, self.head);
+        drop(g);
+        for (cache, ends) in caches.iter_mut().zip(starts.windows(2)) {
+            cache.advance((ends[1] - ends[0]) as usize);
+        }
+        logits
+    }
+
+    /// Runs the forward pass on a batch that gave a loss that is not finite, looking at every result: the layer and the
+    /// operation that gave the first infinity or NaN.
+    pub fn first_non_finite(&self, params: &Params, execution: &Execution, batch: &Batch) -> Option<String> {
+        if let Some(name) = params.first_non_finite() {
+            return Some(format!("weight {name}"));
+        }
+        let context = self.context(params, execution, &batch.starts, batch.tokens.len(), 0.0);
+        let mut g = Graph::inference(context, None);
+        g.watch();
+        let mut h = self.trunk(&mut g, &batch.tokens);
+        g.enter("model.norm");
+        ops::rms_norm(&mut g, &h, self.norm, self.config.norm_eps);
+        for mtp in &self.mtp {
+            h = mtp.forward(&mut g, &h, &batch.tokens);
+        }
+        g.first_non_finite().map(str::to_owned)
+    }
+
+    /// The state `[T, D]` after the last layer, before the final norm.
+    fn trunk(&self, g: &mut Graph, tokens: &[u32]) -> Var {
+        g.enter("model.embed_tokens");
+        let h = ops::embedding(g, self.embed, tokens);
+        self.layers.iter().fold(h, |h, layer| layer.run(g, h))
+    }
+
+    /// What the head reads, `[T, D]`.
+    fn hidden(&self, g: &mut Graph, tokens: &[u32]) -> Var {
+        let h = self.trunk(g, tokens);
+        g.enter("model.norm");
+        ops::rms_norm(g, &h, self.norm, self.config.norm_eps)
+    }
+
+    fn context<'a>(
+        &self,
+        params: &'a Params,
+        execution: &'a Execution,
+        starts: &[u32],
+        tokens: usize,
+        balance_coefficient: f32,
+    ) -> Context<'a> {
+        let sequences = Sequences::packed(starts);
+        assert_eq!(sequences.tokens(), tokens, "rows by starts, and tokens");
+        Context { params, execution, sequences: Arc::new(sequences), balance_coefficient }
+    }
+}
+
+fn rotary(config: &RopeConfig, dim: usize, positions: usize) -> Rotary {
+    let scaling = match config.scaling {
+        RopeScaling::None => Scaling::None,
+        RopeScaling::Linear { factor } => Scaling::Linear { factor },
+        RopeScaling::Yarn { factor, beta_fast, beta_slow, original_max_positions, truncate, table_scale, .. } => {
+            Scaling::Yarn { factor, beta_fast, beta_slow, original_max_positions, truncate, table_scale }
+        }
+        RopeScaling::Llama3 { factor, low_freq_factor, high_freq_factor, original_max_positions } => {
+            Scaling::Llama3 { factor, low_freq_factor, high_freq_factor, original_max_positions }
+        }
+    };
+    let layout = match config.layout {
+        RopeLayout::Interleaved => Layout::Interleaved,
+        RopeLayout::HalfSplit => Layout::HalfSplit,
+    };
+    Rotary { table: Arc::new(Table::new(dim, config.base, &scaling, positions)), layout }
+}

@@ -1,0 +1,78 @@
+//! Products of the routed experts, each over the tokens that go to it (its *slots*, in the tokens' order).
+//!
+//! `expert_gate_up`: `gate[s] = x[row(s)] · w_gate[e(s)]ᵀ`, `up[s]` likewise. x `[T, D]`, weights `[E·M, D]`, gate and up
+//! `[S, M]`. Saved: x. Backward: slot gradients of both (a chain that goes through gate, then up) are added per token in
+//! expert order; weight gradients are chains over an expert's tokens.
+//!
+//! `expert_swiglu_linear`: `y[s] = (silu(gate[s]) ⊙ up[s]) · w[e(s)]ᵀ`. w `[E·D, M]`, y `[S, D]`. Saved: gate and up, see
+//! `swiglu_linear`. Source: DeepSeekMoE (Dai et al. 2024), eq. 9; no token is dropped.
+
+use crate::params::Weight;
+use crate::tape::{Graph, Var};
+use std::sync::Arc;
+use wels_kernels::experts::{self, Dispatch};
+use wels_kernels::gemm::{self, Precision, Start};
+use wels_kernels::swiglu;
+
+/// Gate and up projections `[S, M]` of the tokens `x[T, D]` by the experts that they go to.
+pub fn expert_gate_up(
+    g: &mut Graph,
+    precision: Precision,
+    x: &Var,
+    weights: [Weight; 2],
+    dispatch: &Arc<Dispatch>,
+) -> (Var, Var) {
+    let (rows, offsets) = (dispatch.rows(), dispatch.offsets());
+    let d = x.cols();
+    let m = weights[0].rows / (offsets.len() - 1);
+    let [gate, up] = weights.map(|w| {
+        let mut y = g.tensor(rows.len(), m);
+        gemm::grouped_linear(precision, x, Some(rows), offsets, g.weight(w), &mut y, d, m);
+        y
+    });
+    let up = g.variable(up);
+    let (x, dispatch, d_up) = (x.clone(), dispatch.clone(), up.gradient());
+    let gate = g.record("expert_gate_up", gate, move |back, d_gate| {
+        let (rows, offsets) = (dispatch.rows(), dispatch.offsets());
+        let d_up = back.take(d_up).expect("gate and up are used together");
+        let mut d_slots = back.tensor(rows.len(), d);
+        for (w, dy, start) in [(weights[0], &d_gate, Start::Zero), (weights[1], &d_up, Start::Continue)] {
+            gemm::grouped_linear_dx(precision, dy, offsets, back.weight(w), &mut d_slots, d, m, start);
+            back.parameter(w, |dw, start| {
+                gemm::grouped_linear_dw(precision, dy, &x, Some(rows), offsets, dw, d, m, start);
+            });
+        }
+        back.accumulate(x.gradient(), |dx, start| experts::scatter_dx(&d_slots, &dispatch, dx, start, d));
+    });
+    (gate, up)
+}
+
+/// `y[S, D] = (silu(gate) ⊙ up)[S, M] · w[e]ᵀ`.
+pub fn expert_swiglu_linear(
+    g: &mut Graph,
+    precision: Precision,
+    gate: Var,
+    up: Var,
+    w: Weight,
+    dispatch: &Arc<Dispatch>,
+) -> Var {
+    let (slots, m) = (gate.rows(), w.cols);
+    let d = w.rows / (dispatch.offsets().len() - 1);
+    let mut a = g.tensor(slots, m);
+    swiglu::forward(&gate, &up, &mut a);
+    let mut y = g.tensor(slots, d);
+    gemm::grouped_linear(precision, &a, None, dispatch.offsets(), g.weight(w), &mut y, m, d);
+    let dispatch = dispatch.clone();
+    g.record("expert_swiglu_linear", y, move |back, dy| {
+        let offsets = dispatch.offsets();
+        let mut a = back.tensor(slots, m);
+        swiglu::forward(&gate, &up, &mut a);
+        back.parameter(w, |dw, start| gemm::grouped_linear_dw(precision, &dy, &a, None, offsets, dw, m, d, start));
+        let mut da = a;
+        gemm::grouped_linear_dx(precision, &dy, offsets, back.weight(w), &mut da, m, d, Start::Zero);
+        let (mut dgate, mut dup) = (back.tensor(slots, m), back.tensor(slots, m));
+        swiglu::backward(&da, &gate, &up, &mut dgate, &mut dup);
+        back.give(gate.gradient(), dgate);
+        back.give(up.gradient(), dup);
+    })
+}

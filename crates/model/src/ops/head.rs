@@ -1,0 +1,42 @@
+//! The output head: logits, or directly log-probabilities of targets with their gradients.
+//!
+//! `logp[t] = log softmax(x[t] · wᵀ)[targets[t]]`. x `[T, D]`, w `[V, D]`. The loss is the end of every pass, so its gradients
+//! are computed along with it, block by block; the `[T, V]` logits never exist. Saved: nothing but `dx`.
+//! The logits of `logits` are the same chains, so a sampler's log-probabilities are the trainer's.
+
+use crate::params::Weight;
+use crate::tape::{Graph, Var};
+use crate::tensor::Tensor;
+use wels_kernels::gemm::{self, Precision};
+use wels_kernels::head::{self, Gradients};
+
+/// −∂loss/∂logp of token t, given t and its log-probability: 1/N for the mean cross-entropy over N tokens.
+pub type Coefficient<'a> = &'a (dyn Fn(usize, f32) -> f32 + Sync);
+
+/// The log-probability of each target (0 for `head::IGNORE`). While recording, seeds the backward pass with the
+/// gradients of the loss that `coefficient` stands for.
+pub fn head_loss(g: &mut Graph, x: &Var, w: Weight, targets: &[u32], coefficient: Coefficient) -> Vec<f32> {
+    let (d, v) = (w.cols, w.rows);
+    assert_eq!(x.cols(), d, "head_loss: x is [{}, {}], w is [{v}, {d}]", x.rows(), x.cols());
+    let weight = g.weight(w);
+    let mut logp = vec![0.0; targets.len()];
+    match g.recording() {
+        None => head::loss(Precision::F32, x, weight, targets, d, v, &mut logp, None),
+        Some(back) => {
+            let mut dx = back.tensor(x.rows(), d);
+            back.parameter(w, |dw, dw_start| {
+                let gradients = Gradients { dx: &mut dx, dw, dw_start };
+                head::loss(Precision::F32, x, weight, targets, d, v, &mut logp, Some((gradients, coefficient)));
+            });
+            back.give(x.gradient(), dx);
+        }
+    }
+    logp
+}
+
+/// `[T, V] = x[T, D] · w[V, D]ᵀ`.
+pub fn logits(g: &mut Graph, x: &Var, w: Weight) -> Tensor {
+    let mut y = g.tensor(x.rows(), w.rows);
+    gemm::linear(Precision::F32, x, g.weight(w), &mut y, w.cols, w.rows);
+    y
+}

@@ -1,0 +1,34 @@
+//! The operations: forward and backward part of each side by side, over `wels_kernels`.
+//!
+//! Each file states the formula, the shapes, what is saved for the backward part, and the source. In the comments `dy` is the
+//! gradient of the loss with respect to `y`. An operation that takes a variable by value may go on with its buffer.
+//!
+//! Shape letters: T tokens, D model width, H heads, E experts, K experts a token, S = T·K slots, V vocabulary.
+
+mod add;
+mod attention;
+mod bias;
+mod columns;
+mod combine;
+mod embedding;
+mod expert;
+mod head;
+mod linear;
+mod norm;
+mod rope;
+mod route;
+mod swiglu;
+
+pub use add::add;
+pub use attention::{Part, Parts, attention};
+pub use bias::bias;
+pub use columns::{beside, split};
+pub use combine::combine;
+pub use embedding::embedding;
+pub use expert::{expert_gate_up, expert_swiglu_linear};
+pub use head::{Coefficient, head_loss, logits};
+pub use linear::linear;
+pub use norm::rms_norm;
+pub use rope::{Rotary, RotaryColumns, rope};
+pub use route::{Route, route};
+pub use swiglu::swiglu_linear;

@@ -1,0 +1,26 @@
+//! RMSNorm: `y = w ⊙ x / √(mean(x²) + ε)`.
+//!
+//! x, y `[T, D]`, w `[D]`. Saved: x and `1/√(mean(x²) + ε)`, one number a token.
+//! Backward: see `wels_kernels::norm`; dw is a chain over the tokens. Source: Zhang and Sennrich 2019, eq. 4.
+
+use crate::params::Weight;
+use crate::tape::{Graph, Var};
+use wels_kernels::norm;
+
+/// `y[T, D] = rms_norm(x[T, D]) ⊙ w[D]`.
+pub fn rms_norm(g: &mut Graph, x: &Var, w: Weight, eps: f32) -> Var {
+    let d = w.cols;
+    assert_eq!(x.cols(), d, "rms_norm: x is [{}, {}], w is [{d}]", x.rows(), x.cols());
+    let mut y = g.tensor(x.rows(), d);
+    let mut rstd = g.tensor(x.rows(), 1);
+    norm::rms_norm(x, g.weight(w), eps, &mut y, &mut rstd, d);
+    let x = x.clone();
+    g.record("rms_norm", y, move |back, dy| {
+        let weight = back.weight(w);
+        let (mut dx, dx_start) = back.begin(x.gradient());
+        back.parameter(w, |dw, dw_start| {
+            norm::rms_norm_backward(&dy, &x, weight, &rstd, &mut dx, dx_start, dw, dw_start, d);
+        });
+        back.put(x.gradient(), dx);
+    })
+}

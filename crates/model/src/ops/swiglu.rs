@@ -1,0 +1,30 @@
+//! The second half of a SwiGLU block: `y = (silu(gate) ⊙ up) · wᵀ`.
+//!
+//! gate, up `[T, M]`, w `[N, M]`, y `[T, N]`. Saved: gate and up. Their product `a = silu(gate) ⊙ up` is computed again in the
+//! backward part, which is cheaper than keeping a third `[T, M]`.
+//! Backward: `da = dy · w`, `dw = dyᵀ · a`, then the gate's and up's parts of `da`. Source: Shazeer 2020, eq. 6.
+
+use crate::params::Weight;
+use crate::tape::{Graph, Var};
+use wels_kernels::gemm::{self, Precision, Start};
+use wels_kernels::swiglu;
+
+/// `y[T, N] = (silu(gate) ⊙ up)[T, M] · w[N, M]ᵀ`.
+pub fn swiglu_linear(g: &mut Graph, precision: Precision, gate: Var, up: Var, w: Weight) -> Var {
+    let (n, m, rows) = (w.rows, w.cols, gate.rows());
+    let mut a = g.tensor(rows, m);
+    swiglu::forward(&gate, &up, &mut a);
+    let mut y = g.tensor(rows, n);
+    gemm::linear(precision, &a, g.weight(w), &mut y, m, n);
+    g.record("swiglu_linear", y, move |back, dy| {
+        let mut a = back.tensor(rows, m);
+        swiglu::forward(&gate, &up, &mut a);
+        back.parameter(w, |dw, start| gemm::linear_dw(precision, &dy, &a, dw, m, n, start));
+        let mut da = a;
+        gemm::linear_dx(precision, &dy, back.weight(w), &mut da, m, n, Start::Zero);
+        let (mut dgate, mut dup) = (back.tensor(rows, m), back.tensor(rows, m));
+        swiglu::backward(&da, &gate, &up, &mut dgate, &mut dup);
+        back.give(gate.gradient(), dgate);
+        back.give(up.gradient(), dup);
+    })
+}

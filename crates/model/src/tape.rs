@@ -1,0 +1,370 @@
+//! The tape: what a forward pass leaves behind so that a backward pass can follow.
+//!
+//! A layer calls operations (`ops`) on a [`Graph`]. Each computes its result and hands [`Graph::record`] a closure with its
+//! backward part and what that needs. A graph made by [`Graph::training`] keeps the closure, one made by
+//! [`Graph::inference`] drops it at once, and with it all that it had saved: one forward pass for both.
+//!
+//! [`Graph::backward`] runs the closures in reverse. A variable's gradient is complete when its own closure runs, which
+//! takes it; contributions are added in the reverse order of recording: the first is written, each further one continues
+//! the kernel's chains. Values live as long as a layer or a closure holds them.
+
+use crate::cache::KvCache;
+use crate::params::{Grads, Params, Weight};
+use crate::tensor::{Pool, Tensor};
+use std::ops::Deref;
+use std::sync::Arc;
+use wels_kernels::gemm::{Precision, Start};
+use wels_kernels::{elementwise, optim};
+
+/// How to compute, whatever is computed.
+#[derive(Clone)]
+pub struct Execution {
+    /// Where tensors come from.
+    pub pool: Pool,
+    /// Arithmetic of linear and expert products. Everything else (embedding, head, router, norms, attention) is f32.
+    pub precision: Precision,
+    /// Layers (MTP layers counting on from the last) of which only the input is kept, to be run again in the backward pass.
+    pub recompute: Recompute,
+}
+
+/// Which layers to run again in the backward pass instead of keeping what they computed. Changes no bit.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum Recompute {
+    /// Keep everything.
+    #[default]
+    None,
+    /// These layers.
+    Layers(Vec<usize>),
+    /// All layers.
+    All,
+}
+
+impl Recompute {
+    /// Whether layer `layer` is run again.
+    pub fn includes(&self, layer: usize) -> bool {
+        match self {
+            Recompute::None => false,
+            Recompute::Layers(layers) => layers.contains(&layer),
+            Recompute::All => true,
+        }
+    }
+}
+
+impl Default for Execution {
+    fn default() -> Self {
+        Execution { pool: Pool::new(), precision: Precision::F32, recompute: Recompute::None }
+    }
+}
+
+/// Which rows of a batch are one sequence, and where in it each row stands.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Sequences {
+    /// Where each sequence begins; the number of rows, T, at the end.
+    pub starts: Vec<u32>,
+    /// `[T]`: place in the sequence, for the rotary embedding.
+    pub positions: Vec<u32>,
+}
+
+impl Sequences {
+    /// Whole sequences, one after the other.
+    ///
+    /// # Panics
+    /// If `starts` does not begin with 0 or descends.
+    pub fn packed(starts: &[u32]) -> Self {
+        assert_eq!(starts.first(), Some(&0), "the first sequence begins at row 0");
+        assert!(starts.is_sorted(), "sequence starts descend: {starts:?}");
+        let positions = starts.windows(2).flat_map(|pair| 0..pair[1] - pair[0]).collect();
+        Sequences { starts: starts.to_vec(), positions }
+    }
+
+    /// The number of rows.
+    pub fn tokens(&self) -> usize {
+        self.positions.len()
+    }
+}
+
+/// A value that operations take and give.
+#[derive(Clone, Debug)]
+pub struct Var {
+    value: Tensor,
+    slot: Option<usize>,
+}
+
+impl Var {
+    /// Its value, for an operation that goes on with the same buffer.
+    pub fn into_value(self) -> Tensor {
+        self.value
+    }
+
+    /// Where its gradient goes; holds no memory, unlike the variable.
+    pub fn gradient(&self) -> GradientOf {
+        GradientOf { slot: self.slot, rows: self.value.rows(), cols: self.value.cols() }
+    }
+}
+
+impl Deref for Var {
+    type Target = Tensor;
+
+    fn deref(&self) -> &Tensor {
+        &self.value
+    }
+}
+
+/// Names the gradient of a variable. A variable that was not computed on a tape has none, and contributions to it are skipped.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct GradientOf {
+    slot: Option<usize>,
+    /// Rows of the variable.
+    pub rows: usize,
+    /// Columns of the variable.
+    pub cols: usize,
+}
+
+/// What all operations of a pass share.
+#[derive(Clone)]
+pub struct Context<'a> {
+    /// The model's weights.
+    pub params: &'a Params,
+    /// How to compute.
+    pub execution: &'a Execution,
+    /// The rows of the batch.
+    pub sequences: Arc<Sequences>,
+    /// Factor on each layer's and sequence's balance loss in the objective.
+    pub balance_coefficient: f32,
+}
+
+/// What one layer's router did with a batch.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Routing {
+    /// The layer, MTP layers counting on from the last.
+    pub layer: usize,
+    /// Tokens that went to each expert.
+    pub load: Vec<u32>,
+    /// Balance loss of each sequence, without coefficient.
+    pub balance: Vec<f32>,
+}
+
+/// A forward pass under way.
+pub struct Graph<'a> {
+    /// What all operations share.
+    pub context: Context<'a>,
+    /// What the routers did, in the order of the layers.
+    pub routings: Vec<Routing>,
+    caches: Option<&'a mut [KvCache]>,
+    tape: Option<Tape<'a>>,
+    layer: usize,
+    watch: Option<Watch>,
+}
+
+struct Tape<'a> {
+    nodes: Vec<Node>,
+    backward: Backward<'a>,
+}
+
+struct Node {
+    output: usize,
+    backward: BackwardPart,
+}
+
+type BackwardPart = Box<dyn FnOnce(&mut Backward, Tensor)>;
+
+/// A backward pass under way: the gradients, of variables and of parameters.
+pub struct Backward<'a> {
+    /// What all operations share.
+    pub context: Context<'a>,
+    gradients: Vec<Option<Tensor>>,
+    grads: &'a mut Grads,
+}
+
+/// Looks for the first value that is not finite.
+#[derive(Default)]
+struct Watch {
+    place: String,
+    found: Option<String>,
+}
+
+impl<'a> Graph<'a> {
+    /// A pass that keeps nothing; attention reads and extends `caches`, one a sequence, if there are any.
+    pub fn inference(context: Context<'a>, caches: Option<&'a mut [KvCache]>) -> Self {
+        Graph { context, routings: Vec::new(), caches, tape: None, layer: 0, watch: None }
+    }
+
+    /// A pass that records for [`Graph::backward`].
+    pub fn training(context: Context<'a>, grads: &'a mut Grads) -> Self {
+        let backward = Backward { context: context.clone(), gradients: Vec::new(), grads };
+        let tape = Some(Tape { nodes: Vec::new(), backward });
+        Graph { context, routings: Vec::new(), caches: None, tape, layer: 0, watch: None }
+    }
+
+    /// A tensor with arbitrary contents.
+    pub fn tensor(&self, rows: usize, cols: usize) -> Tensor {
+        self.context.execution.pool.tensor(rows, cols)
+    }
+
+    /// Arithmetic of linear and expert products.
+    pub fn precision(&self) -> Precision {
+        self.context.execution.precision
+    }
+
+    /// The values of a parameter.
+    pub fn weight(&self, weight: Weight) -> &'a [f32] {
+        self.context.params.of(weight)
+    }
+
+    /// Tells which layer the operations that follow belong to.
+    pub fn enter_layer(&mut self, layer: usize) {
+        self.layer = layer;
+    }
+
+    /// The layer under way.
+    pub fn layer(&self) -> usize {
+        self.layer
+    }
+
+    /// The caches that attention reads and extends, one a sequence.
+    pub fn caches(&mut self) -> Option<&mut [KvCache]> {
+        self.caches.as_deref_mut()
+    }
+
+    /// The gradients, if this pass records: for the loss, which computes them along with its value.
+    pub fn recording(&mut self) -> Option<&mut Backward<'a>> {
+        self.tape.as_mut().map(|tape| &mut tape.backward)
+    }
+
+    /// A variable without a backward part: an input, or a further output of the operation recorded next.
+    pub fn variable(&mut self, value: Tensor) -> Var {
+        let slot = self.recording().map(|backward| {
+            backward.gradients.push(None);
+            backward.gradients.len() - 1
+        });
+        Var { value, slot }
+    }
+
+    /// The result of the operation `name`. Its backward part gets the gradient of the result and passes on those of the inputs.
+    pub fn record(&mut self, name: &str, value: Tensor, backward: impl FnOnce(&mut Backward, Tensor) + 'static) -> Var {
+        if let Some(watch) = &mut self.watch {
+            watch.look(name, &value);
+        }
+        let var = self.variable(value);
+        if let (Some(tape), Some(output)) = (&mut self.tape, var.slot) {
+            tape.nodes.push(Node { output, backward: Box::new(backward) });
+        }
+        var
+    }
+
+    /// Runs `layer` on `x` and keeps only `x`; the backward pass runs it again, recording. The same bits as without.
+    pub fn recomputed(&mut self, x: Var, layer: impl for<'b> Fn(&mut Graph<'b>, Var) -> Var + 'static) -> Var {
+        let tape = self.tape.take();
+        let kept = x.clone();
+        let y = layer(self, Var { value: x.value, slot: None });
+        self.tape = tape;
+        self.record("layer", y.value, move |back, dy| {
+            let mut again = Graph::training(back.context.clone(), back.grads);
+            let x = again.variable(kept.value.clone());
+            let y = layer(&mut again, x.clone());
+            again.recording().expect("made for training").give(y.gradient(), dy);
+            drop(y);
+            let dx = again.backward().remove(x.slot.expect("made while recording"));
+            back.give(kept.gradient(), dx.expect("a layer's output depends on its input"));
+        })
+    }
+
+    /// Runs the backward parts in reverse and returns the gradients that none of them took.
+    ///
+    /// # Panics
+    /// If the pass did not record.
+    pub fn backward(self) -> Vec<Option<Tensor>> {
+        let Tape { mut nodes, mut backward } = self.tape.expect("a pass that recorded");
+        while let Some(node) = nodes.pop() {
+            if let Some(dy) = backward.gradients[node.output].take() {
+                (node.backward)(&mut backward, dy);
+            }
+        }
+        backward.gradients
+    }
+
+    /// From now on looks at every result for infinities and NaN.
+    pub fn watch(&mut self) {
+        self.watch = Some(Watch::default());
+    }
+
+    /// Names the part of the model that follows, for [`Graph::first_non_finite`].
+    pub fn enter(&mut self, place: &str) {
+        if let Some(watch) = &mut self.watch {
+            watch.place.clear();
+            watch.place.push_str(place);
+        }
+    }
+
+    /// The part of the model and the operation that gave the first value that is not finite.
+    pub fn first_non_finite(&self) -> Option<&str> {
+        self.watch.as_ref()?.found.as_deref()
+    }
+}
+
+impl Watch {
+    fn look(&mut self, operation: &str, value: &[f32]) {
+        if self.found.is_none() && optim::first_non_finite(value).is_some() {
+            self.found = Some(format!("{} ({operation})", self.place));
+        }
+    }
+}
+
+impl<'a> Backward<'a> {
+    /// A tensor with arbitrary contents.
+    pub fn tensor(&self, rows: usize, cols: usize) -> Tensor {
+        self.context.execution.pool.tensor(rows, cols)
+    }
+
+    /// The values of a parameter.
+    pub fn weight(&self, weight: Weight) -> &'a [f32] {
+        self.context.params.of(weight)
+    }
+
+    /// Lets `write` add to a variable's gradient: `write` is told whether it comes first.
+    pub fn accumulate(&mut self, of: GradientOf, write: impl FnOnce(&mut [f32], Start)) {
+        if of.slot.is_some() {
+            let (mut gradient, start) = self.begin(of);
+            write(&mut gradient, start);
+            self.put(of, gradient);
+        }
+    }
+
+    /// Takes a variable's gradient out to be added to; it goes back with [`Backward::put`].
+    pub fn begin(&mut self, of: GradientOf) -> (Tensor, Start) {
+        match self.take(of) {
+            Some(gradient) => (gradient.into_unshared(), Start::Continue),
+            None => (self.tensor(of.rows, of.cols), Start::Zero),
+        }
+    }
+
+    /// Sets a variable's gradient.
+    pub fn put(&mut self, of: GradientOf, gradient: Tensor) {
+        if let Some(slot) = of.slot {
+            self.gradients[slot] = Some(gradient);
+        }
+    }
+
+    /// Adds a finished contribution to a variable's gradient; the first is taken over as it is.
+    pub fn give(&mut self, of: GradientOf, contribution: Tensor) {
+        let sum = match self.take(of) {
+            None => contribution,
+            Some(gradient) => {
+                let mut gradient = gradient.into_unshared();
+                elementwise::add(&contribution, &mut gradient);
+                gradient
+            }
+        };
+        self.put(of, sum);
+    }
+
+    /// Takes a gradient away: for the further outputs of an operation.
+    pub fn take(&mut self, of: GradientOf) -> Option<Tensor> {
+        self.gradients[of.slot?].take()
+    }
+
+    /// Lets `write` add to a parameter's gradient, continuing its chains over the tokens.
+    pub fn parameter(&mut self, weight: Weight, write: impl FnOnce(&mut [f32], Start)) {
+        self.grads.accumulate(weight, write);
+    }
+}

@@ -1,0 +1,95 @@
+//! Micro-batches, recomputation, threads and instruction sets change no bit of gradients and losses.
+
+use crate::shapes;
+use wels_kernels::isa::{self, Isa};
+use wels_kernels::par;
+use wels_model::config::ModelConfig;
+use wels_model::model::{Batch, Losses, Model, Objective};
+use wels_model::params::Params;
+use wels_model::tape::{Execution, Recompute};
+
+/// Gradients and losses of one step over `batch`, cut into pieces of these numbers of sequences.
+fn step(config: &ModelConfig, batch: &Batch, pieces: &[usize], execution: &Execution) -> (Vec<Vec<f32>>, Losses) {
+    let model = Model::new(config.clone(), 64);
+    let params = Params::init(config, 7);
+    let mut grads = model.grads();
+    let mut losses = Losses::default();
+    let n = batch.targets.len() as f32;
+    let objective =
+        Objective { coefficient: &|_, _| 1.0 / n, mtp_coefficient: 0.3 / n, balance_coefficient: 0.01 / batch.starts.len() as f32 };
+    // A step before this one leaves its gradients behind, which must not show.
+    model.accumulate(&params, &mut grads, execution, batch, &objective, &mut Losses::default());
+    grads.begin();
+    let mut first = 0;
+    for &sequences in pieces {
+        let piece = shapes::part(batch, first, first + sequences);
+        model.accumulate(&params, &mut grads, execution, &piece, &objective, &mut losses);
+        first += sequences;
+    }
+    grads.finish();
+    assert_eq!(first + 1, batch.starts.len(), "the pieces are the batch");
+    (grads.values().to_vec(), losses)
+}
+
+fn assert_same(name: &str, config: &ModelConfig, a: &(Vec<Vec<f32>>, Losses), b: &(Vec<Vec<f32>>, Losses)) {
+    let specs = wels_model::names::param_specs(config);
+    for ((spec, a), b) in specs.iter().zip(&a.0).zip(&b.0) {
+        let bits = |x: &[f32]| x.iter().map(|x| x.to_bits()).collect::<Vec<_>>();
+        assert!(bits(a) == bits(b), "{name}: the gradient of {} differs", spec.name);
+    }
+    assert_eq!(a.1, b.1, "{name}: losses");
+}
+
+#[test]
+fn the_split_into_micro_batches() {
+    let batch = shapes::batch(1, &[7, 12, 1, 20]);
+    for (name, config) in shapes::all() {
+        let execution = Execution::default();
+        let whole = step(&config, &batch, &[4], &execution);
+        assert_same(name, &config, &whole, &step(&config, &batch, &[1, 1, 1, 1], &execution));
+        assert_same(name, &config, &whole, &step(&config, &batch, &[3, 1], &execution));
+    }
+}
+
+#[test]
+fn recomputation() {
+    let batch = shapes::batch(2, &[9, 14]);
+    for (name, config) in shapes::all() {
+        let keep = step(&config, &batch, &[2], &Execution::default());
+        for recompute in [Recompute::All, Recompute::Layers(vec![1])] {
+            let execution = Execution { recompute, ..Execution::default() };
+            assert_same(name, &config, &keep, &step(&config, &batch, &[2], &execution));
+        }
+    }
+}
+
+#[test]
+fn threads_and_instruction_sets() {
+    let batch = shapes::batch(3, &[9, 14, 5]);
+    for (name, config) in shapes::all() {
+        let run = |threads, isa| {
+            par::with_threads(threads, || isa::with(isa, || step(&config, &batch, &[3], &Execution::default())))
+        };
+        let plain = run(1, Isa::Plain);
+        for isa in Isa::all_available() {
+            for threads in [1, 2] {
+                assert_same(&format!("{name}, {threads} threads, {}", isa.name()), &config, &plain, &run(threads, isa));
+            }
+        }
+    }
+}
+
+#[test]
+fn recomputation_takes_less_memory() {
+    let batch = shapes::batch(4, &[60, 60, 60, 60]);
+    let config = ModelConfig { layers: 6, ..shapes::llama() };
+    let peak = |recompute| {
+        let execution = Execution { recompute, ..Execution::default() };
+        step(&config, &batch, &[4], &execution);
+        let usage = execution.pool.usage();
+        assert_eq!(usage.live_bytes, 0, "all tensors have come back");
+        usage.live_bytes_max
+    };
+    let (keep, again) = (peak(Recompute::None), peak(Recompute::All));
+    assert!(3 * again < 2 * keep, "{again} bytes with recomputation, {keep} without");
+}

@@ -1,0 +1,68 @@
+//! A cached sequence goes on as if it had been computed whole.
+
+use crate::shapes;
+use wels_model::cache::KvCache;
+use wels_model::model::Model;
+use wels_model::params::Params;
+use wels_model::tape::Execution;
+
+fn bits(x: &[f32]) -> Vec<u32> {
+    x.iter().map(|x| x.to_bits()).collect()
+}
+
+#[test]
+fn any_chunking_gives_the_bits_of_the_whole() {
+    let batch = shapes::batch(8, &[13, 9]);
+    let execution = Execution::default();
+    for (name, config) in shapes::all() {
+        let model = Model::new(config.clone(), 64);
+        let params = Params::init(&config, 5);
+        let whole = model.logits(&params, &execution, &batch.tokens, &batch.starts);
+        for chunks in [vec![(13, 9)], vec![(1, 1); 9], vec![(4, 1), (7, 2), (2, 6)]] {
+            let mut caches = [KvCache::new(&config), KvCache::new(&config)];
+            let mut done = (0, 0);
+            for (a, b) in chunks {
+                let mut tokens = batch.tokens[done.0..done.0 + a].to_vec();
+                tokens.extend_from_slice(&batch.tokens[13 + done.1..13 + done.1 + b]);
+                let logits = model.extend(&params, &execution, &mut caches, &tokens, &[0, a as u32, (a + b) as u32]);
+                done = (done.0 + a, done.1 + b);
+                assert_eq!(bits(logits.row(0)), bits(whole.row(done.0 - 1)), "{name}: after {} tokens", done.0);
+                assert_eq!(bits(logits.row(1)), bits(whole.row(13 + done.1 - 1)), "{name}: after {} tokens", done.1);
+            }
+            assert_eq!((caches[0].len(), caches[1].len()), done);
+        }
+    }
+}
+
+#[test]
+fn a_truncated_cache_goes_on_from_there() {
+    let batch = shapes::batch(9, &[10]);
+    let execution = Execution::default();
+    for (name, config) in shapes::all() {
+        let model = Model::new(config.clone(), 64);
+        let params = Params::init(&config, 5);
+        let mut cache = [KvCache::new(&config)];
+        model.extend(&params, &execution, &mut cache, &batch.tokens, &[0, 10]);
+        cache[0].truncate(4);
+        let logits = model.extend(&params, &execution, &mut cache, &batch.tokens[4..7], &[0, 3]);
+        let whole = model.logits(&params, &execution, &batch.tokens[..7], &[0, 7]);
+        assert_eq!(bits(logits.row(0)), bits(whole.row(6)), "{name}");
+        let per_token = KvCache::bytes_per_token(&config);
+        assert_eq!(cache[0].bytes(), 7 * per_token, "{name}: bytes");
+    }
+}
+
+#[test]
+fn log_probabilities_are_those_of_training() {
+    let batch = shapes::batch(10, &[13, 9]);
+    let execution = Execution::default();
+    for (name, config) in shapes::all() {
+        use wels_model::model::{Losses, Objective};
+        let model = Model::new(config.clone(), 64);
+        let params = Params::init(&config, 5);
+        let objective = Objective { coefficient: &|_, _| 1.0, mtp_coefficient: 0.1, balance_coefficient: 0.1 };
+        let mut grads = model.grads();
+        let trained = model.accumulate(&params, &mut grads, &execution, &batch, &objective, &mut Losses::default());
+        assert_eq!(bits(&trained), bits(&model.logprobs(&params, &execution, &batch)), "{name}");
+    }
+}

@@ -1,0 +1,119 @@
+//! Gradients against finite differences of the loss, and special cases.
+
+use crate::shapes;
+use wels_kernels::random::Key;
+use wels_model::config::ModelConfig;
+use wels_model::model::{Batch, Losses, Model, Objective};
+use wels_model::names::ParamKind;
+use wels_model::params::Params;
+use wels_model::tape::Execution;
+
+const MTP: f32 = 0.3;
+const BALANCE: f32 = 0.5;
+
+/// The objective's value and gradients, by parameter.
+fn run(model: &Model, params: &Params, batch: &Batch, execution: &Execution) -> (f64, Vec<Vec<f32>>) {
+    let mut grads = model.grads();
+    let mut losses = Losses::default();
+    let objective = Objective { coefficient: &|_, _| 1.0, mtp_coefficient: MTP, balance_coefficient: BALANCE };
+    grads.begin();
+    model.accumulate(params, &mut grads, execution, batch, &objective, &mut losses);
+    grads.finish();
+    let mtp: f64 = losses.mtp.iter().map(|nll| nll.sum).sum();
+    let balance: f64 = losses.experts.iter().map(|experts| experts.balance).sum();
+    (losses.main.sum + f64::from(MTP) * mtp + f64::from(BALANCE) * balance, grads.values().to_vec())
+}
+
+/// A model whose router is far from indifferent, so that a small change of weights changes no choice.
+fn decided(config: &ModelConfig) -> Params {
+    let mut params = Params::init(config, 11);
+    for i in 0..params.values.len() {
+        match params.specs()[i].kind {
+            ParamKind::Norm => {
+                let key = Key { seed: 3, stream: i as u64 };
+                params.values[i].iter_mut().zip(0..).for_each(|(x, j)| *x += 0.2 * key.normal_at(j) as f32);
+            }
+            ParamKind::Bias => params.values[i].iter_mut().zip(0u16..).for_each(|(x, j)| *x = 0.01 * f32::from(j)),
+            _ => {}
+        }
+    }
+    params
+}
+
+#[test]
+fn finite_differences() {
+    let batch = shapes::batch(5, &[6, 9]);
+    let execution = Execution::default();
+    for (name, config) in shapes::all() {
+        let model = Model::new(config.clone(), 64);
+        let params = decided(&config);
+        let (_, gradients) = run(&model, &params, &batch, &execution);
+        for (i, spec) in params.specs().iter().enumerate() {
+            if spec.kind == ParamKind::RouterBias {
+                assert!(gradients[i].is_empty(), "{name}: {} has a gradient", spec.name);
+                continue;
+            }
+            // Along the gradient itself, where the loss changes most: the slope is its length.
+            let length = gradients[i].iter().map(|g| f64::from(*g).powi(2)).sum::<f64>().sqrt();
+            assert!(length > 0.0, "{name}: {} has no gradient", spec.name);
+            let step = 2e-3;
+            let at = |sign: f64| {
+                let mut params = params.clone();
+                let values = params.values[i].iter_mut().zip(&gradients[i]);
+                values.for_each(|(w, g)| *w += (sign * step * f64::from(*g) / length) as f32);
+                run(&model, &params, &batch, &execution).0
+            };
+            let slope = (at(1.0) - at(-1.0)) / (2.0 * step);
+            assert!((slope / length - 1.0).abs() < 0.01, "{name}: {}: slope {slope}, gradient {length}", spec.name);
+        }
+    }
+}
+
+#[test]
+fn an_expert_without_tokens_has_no_gradient() {
+    let config = shapes::deepseek_v3();
+    let model = Model::new(config.clone(), 64);
+    let mut params = Params::init(&config, 1);
+    let bias = params.position("model.layers.1.mlp.gate.e_score_correction_bias").expect("a router bias");
+    // Experts 4 to 7 are never chosen.
+    params.values[bias] = vec![0.0, 0.0, 0.0, 0.0, -9.0, -9.0, -9.0, -9.0];
+    let batch = shapes::batch(6, &[8]);
+    let objective = Objective { coefficient: &|_, _| 1.0, mtp_coefficient: 0.0, balance_coefficient: 0.0 };
+    let gate = params.position("model.layers.1.mlp.experts.gate_proj").expect("experts");
+    let mut grads = model.grads();
+    for _ in 0..2 {
+        // First with the bias, then without it and with what was left in the buffers, then again.
+        grads.begin();
+        model.accumulate(&params, &mut grads, &Execution::default(), &batch, &objective, &mut Losses::default());
+        grads.finish();
+        let of_expert = |e: usize| grads.values()[gate][e * 240..(e + 1) * 240].iter().any(|g| *g != 0.0);
+        assert!((0..4).any(of_expert) && !(4..8).any(of_expert), "gradients of experts");
+        // The next step begins with gradients of all experts in the buffers.
+        let mut unbiased = params.clone();
+        unbiased.values[bias].fill(0.0);
+        unbiased.values[bias][5] = 9.0;
+        grads.begin();
+        model.accumulate(&unbiased, &mut grads, &Execution::default(), &batch, &objective, &mut Losses::default());
+        grads.finish();
+    }
+}
+
+#[test]
+fn a_non_finite_value_is_traced_to_its_layer() {
+    let config = shapes::deepseek_v3();
+    let model = Model::new(config.clone(), 64);
+    let mut params = Params::init(&config, 1);
+    let batch = shapes::batch(6, &[8]);
+    let execution = Execution::default();
+    assert_eq!(model.first_non_finite(&params, &execution, &batch), None);
+    let weight = params.position("model.layers.1.self_attn.o_proj.weight").expect("a weight");
+    params.values[weight][3] = 1e38;
+    params.values[weight][4] = 1e38;
+    let norm = params.position("model.layers.1.self_attn.kv_a_layernorm.weight").expect("a norm");
+    params.values[norm].fill(1e3);
+    let found = model.first_non_finite(&params, &execution, &batch);
+    assert_eq!(found.as_deref(), Some("model.layers.1 (linear)"));
+    params.values[weight][3] = f32::NAN;
+    let found = model.first_non_finite(&params, &execution, &batch);
+    assert_eq!(found.as_deref(), Some("weight model.layers.1.self_attn.o_proj.weight"));
+}

@@ -1,0 +1,6 @@
+//! Tests of whole models.
+
+mod bits;
+mod cached;
+mod gradients;
+mod shapes;

@@ -1,0 +1,89 @@
+//! Tiny models of every kind, and batches for them.
+
+use wels_kernels::random::Key;
+use wels_model::config::{
+    Attention, Family, ModelConfig, MoeConfig, RopeConfig, RopeLayout, RopeScaling, Router, SoftmaxMethod,
+};
+use wels_model::model::Batch;
+
+pub const VOCABULARY: usize = 61;
+
+fn dense(family: Family, layout: RopeLayout, attention: Attention) -> ModelConfig {
+    ModelConfig {
+        family,
+        hidden_size: 24,
+        layers: 2,
+        vocab_size: VOCABULARY,
+        norm_eps: 1e-6,
+        rope: RopeConfig { base: 10000.0, scaling: RopeScaling::None, layout, max_positions: 64 },
+        softmax_scale: 1.0 / (attention.qk_dim() as f32).sqrt(),
+        attention,
+        dense_intermediate: 40,
+        moe: None,
+        mtp_depth: 0,
+        tied_head: false,
+        bos_id: None,
+        eos_ids: vec![],
+        pad_id: None,
+        init_std: 0.2,
+    }
+}
+
+/// Llama: no biases, untied.
+pub fn llama() -> ModelConfig {
+    let attention = Attention::Gqa { heads: 4, kv_heads: 2, head_dim: 6, qkv_bias: false, o_bias: false };
+    dense(Family::Llama, RopeLayout::HalfSplit, attention)
+}
+
+/// Qwen2: biases, tied.
+pub fn qwen2() -> ModelConfig {
+    let attention = Attention::Gqa { heads: 4, kv_heads: 4, head_dim: 6, qkv_bias: true, o_bias: false };
+    ModelConfig { tied_head: true, ..dense(Family::Qwen2, RopeLayout::HalfSplit, attention) }
+}
+
+/// DeepSeek-V3: query latents, groups, shared expert, MTP of depth 2, one dense layer of three.
+pub fn deepseek_v3() -> ModelConfig {
+    let attention =
+        Attention::Mla { heads: 3, q_lora_rank: Some(12), kv_lora_rank: 10, nope_dim: 6, rope_dim: 4, v_dim: 8 };
+    let router = Router::Sigmoid { groups: 2, top_groups: 1, normalize: true, scale: 2.5 };
+    let moe = MoeConfig { experts: 8, shared_experts: 1, top_k: 2, expert_intermediate: 10, first_dense_layers: 1, router };
+    let base = dense(Family::DeepseekV3, RopeLayout::Interleaved, attention);
+    ModelConfig { layers: 3, moe: Some(moe), mtp_depth: 2, ..base }
+}
+
+/// DeepSeek-V2: direct queries, softmax router, two shared experts, no MTP, tied.
+pub fn deepseek_v2() -> ModelConfig {
+    let attention =
+        Attention::Mla { heads: 2, q_lora_rank: None, kv_lora_rank: 10, nope_dim: 6, rope_dim: 4, v_dim: 8 };
+    let router = Router::Softmax { method: SoftmaxMethod::Greedy, scale: 1.5 };
+    let moe = MoeConfig { experts: 6, shared_experts: 2, top_k: 3, expert_intermediate: 10, first_dense_layers: 1, router };
+    let base = dense(Family::DeepseekV2, RopeLayout::Interleaved, attention);
+    ModelConfig { moe: Some(moe), tied_head: true, ..base }
+}
+
+pub fn all() -> [(&'static str, ModelConfig); 4] {
+    [("llama", llama()), ("qwen2", qwen2()), ("deepseek_v3", deepseek_v3()), ("deepseek_v2", deepseek_v2())]
+}
+
+/// Random tokens in sequences of these lengths; each sequence's targets are its own next tokens and one more.
+pub fn batch(seed: u64, lens: &[usize]) -> Batch {
+    let (mut tokens, mut targets, mut starts) = (vec![], vec![], vec![0]);
+    for (s, &len) in lens.iter().enumerate() {
+        let key = Key { seed, stream: s as u64 };
+        let text: Vec<u32> = (0..=len as u64).map(|i| key.below_at(i, VOCABULARY as u64) as u32).collect();
+        tokens.extend_from_slice(&text[..len]);
+        targets.extend_from_slice(&text[1..]);
+        starts.push(tokens.len() as u32);
+    }
+    Batch { tokens, targets, starts }
+}
+
+/// The sequences `first..last` of a batch.
+pub fn part(batch: &Batch, first: usize, last: usize) -> Batch {
+    let (begin, end) = (batch.starts[first] as usize, batch.starts[last] as usize);
+    Batch {
+        tokens: batch.tokens[begin..end].to_vec(),
+        targets: batch.targets[begin..end].to_vec(),
+        starts: batch.starts[first..=last].iter().map(|start| start - begin as u32).collect(),
+    }
+}
