@@ -7,6 +7,9 @@
 
 use crate::config::{Attention, ModelConfig, MoeConfig, Router};
 
+/// Name of the MTP layers' projection, [D, 2D]: stays bf16 in FP8 files.
+pub(crate) const EH_PROJ: &str = "eh_proj.weight";
+
 /// One parameter.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ParamSpec {
@@ -95,7 +98,7 @@ pub fn param_specs(config: &ModelConfig) -> Vec<ParamSpec> {
         list.prefix = format!("model.layers.{layer}.");
         list.push("enorm.weight", 1, d, ParamKind::Norm);
         list.push("hnorm.weight", 1, d, ParamKind::Norm);
-        list.push("eh_proj.weight", d, 2 * d, ParamKind::Matrix);
+        list.push(EH_PROJ, d, 2 * d, ParamKind::Matrix);
         list.layer(config, layer);
         list.prefix = format!("model.layers.{layer}.");
         list.push("shared_head.norm.weight", 1, d, ParamKind::Norm);

@@ -1,0 +1,47 @@
+//! Configurations of published models, as `config.json` files read by the same reader as any other.
+
+use crate::config::{ConfigError, ModelConfig};
+
+/// Name and `config.json` of every preset.
+const PRESETS: [(&str, &str); 11] = [
+    ("deepseek-v3", include_str!("presets/deepseek-v3.json")),
+    ("deepseek-r1", include_str!("presets/deepseek-v3.json")),
+    ("deepseek-v2", include_str!("presets/deepseek-v2.json")),
+    ("deepseek-v2-lite", include_str!("presets/deepseek-v2-lite.json")),
+    ("r1-distill-qwen-1.5b", include_str!("presets/r1-distill-qwen-1.5b.json")),
+    ("r1-distill-qwen-7b", include_str!("presets/r1-distill-qwen-7b.json")),
+    ("r1-distill-qwen-14b", include_str!("presets/r1-distill-qwen-14b.json")),
+    ("r1-distill-qwen-32b", include_str!("presets/r1-distill-qwen-32b.json")),
+    ("r1-distill-llama-8b", include_str!("presets/r1-distill-llama-8b.json")),
+    ("r1-distill-llama-70b", include_str!("presets/r1-distill-llama-70b.json")),
+    ("smollm2-135m", include_str!("presets/smollm2-135m.json")),
+];
+
+/// Names of all presets.
+pub fn names() -> impl Iterator<Item = &'static str> {
+    PRESETS.iter().map(|(name, _)| *name)
+}
+
+/// The `config.json` of a preset.
+///
+/// # Errors
+/// [`ConfigError::UnknownPreset`] with the most similar name.
+pub fn json(name: &str) -> Result<&'static str, ConfigError> {
+    match PRESETS.iter().find(|(known, _)| known.eq_ignore_ascii_case(name)) {
+        Some((_, json)) => Ok(json),
+        None => {
+            let similarity = |known: &&str| strsim::jaro_winkler(known, &name.to_ascii_lowercase());
+            let nearest = names().max_by(|a, b| similarity(a).total_cmp(&similarity(b)));
+            Err(ConfigError::UnknownPreset { name: name.to_owned(), nearest: nearest.expect("there are presets") })
+        }
+    }
+}
+
+/// The configuration of a preset.
+///
+/// # Errors
+/// [`ConfigError::UnknownPreset`] with the most similar name.
+pub fn preset(name: &str) -> Result<ModelConfig, ConfigError> {
+    let (config, _) = ModelConfig::from_hf_json(json(name)?)?;
+    Ok(config)
+}

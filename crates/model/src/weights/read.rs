@@ -1,0 +1,352 @@
+//! Files → tensors.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::ops::Range;
+use std::path::{Path, PathBuf};
+
+use safetensors::{SafeTensorError, SafeTensors};
+use serde_json::Value;
+use wels_kernels::convert;
+
+use super::map::MappedFile;
+use super::{INDEX, Mismatch, SCALE_SUFFIX, SINGLE, WeightsError, fp8};
+use crate::config::{Family, ModelConfig, Note};
+use crate::names::{self, HfTensor, Role};
+
+/// A `config.json` is a few kilobytes; an index has a line for each tensor.
+const MAX_CONFIG_BYTES: u64 = 1 << 20;
+const MAX_INDEX_BYTES: u64 = 1 << 28;
+
+/// The mapped safetensors files of a directory, their headers read and checked against their sizes.
+pub struct Files {
+    dir: PathBuf,
+    files: Vec<(PathBuf, MappedFile)>,
+    tensors: HashMap<String, Tensor>,
+    /// Names that several files hold, with the files.
+    repeated: Vec<String>,
+}
+
+/// Where a tensor lies.
+struct Tensor {
+    file: usize,
+    dtype: safetensors::Dtype,
+    shape: Vec<usize>,
+    bytes: Range<usize>,
+}
+
+/// Reads `config.json`, maps the weights and checks that they fit each other.
+///
+/// A configuration that announces MTP layers of which the files hold nothing (`transformers` drops them when it saves) is
+/// taken without them.
+///
+/// # Errors
+/// Whatever is wrong with the configuration or the files; all missing, surplus and misshapen tensors in one message.
+pub fn open_dir(dir: &Path) -> Result<(ModelConfig, Files, Vec<Note>), WeightsError> {
+    let text = read_text(&dir.join("config.json"), MAX_CONFIG_BYTES)?;
+    let in_dir = |source| WeightsError::Config { dir: dir.to_owned(), source };
+    let (mut config, mut notes) = ModelConfig::from_hf_json(&text).map_err(in_dir)?;
+    let files = Files::open(dir)?;
+    let first_mtp = format!("model.layers.{}.", config.layers);
+    if config.mtp_depth > 0 && !files.tensors.keys().any(|name| name.starts_with(&first_mtp)) {
+        notes.push(Note(format!(
+            "the files hold no MTP layer; {} announced in config.json is left out",
+            config.mtp_depth
+        )));
+        config.mtp_depth = 0;
+    }
+    notes.extend(files.check(&config)?);
+    Ok((config, files, notes))
+}
+
+/// Loads the weights in `dir` into wherever `sink(param, first_row, rows, values)` puts them.
+///
+/// `param` indexes [`names::param_specs`]; `values` is [rows, columns]. Every row of every parameter comes exactly once, in
+/// the order of the files. Nothing is handed out unless all of it fits.
+///
+/// # Errors
+/// As [`open_dir`], from which this differs by taking the configuration as given.
+pub fn load_dir(
+    dir: &Path,
+    config: &ModelConfig,
+    sink: &mut dyn FnMut(usize, usize, usize, &[f32]),
+) -> Result<Vec<Note>, WeightsError> {
+    Files::open(dir)?.load(config, sink)
+}
+
+impl Files {
+    /// Maps the files in `dir` and reads their headers.
+    ///
+    /// # Errors
+    /// No safetensors files, an unreadable or damaged one, an index that does not describe them.
+    pub fn open(dir: &Path) -> Result<Files, WeightsError> {
+        let index_path = dir.join(INDEX);
+        let index = if index_path.exists() { Some(read_index(&index_path)?) } else { None };
+        let names: BTreeSet<String> = match &index {
+            Some(index) => index.values().cloned().collect(),
+            None if dir.join(SINGLE).exists() => BTreeSet::from([SINGLE.to_owned()]),
+            None => return Err(no_weights(dir)),
+        };
+        let mut all = Files { dir: dir.to_owned(), files: Vec::new(), tensors: HashMap::new(), repeated: Vec::new() };
+        for name in names {
+            all.add(dir.join(name))?;
+        }
+        if let Some(index) = index {
+            all.check_index(&index_path, &index)?;
+        }
+        Ok(all)
+    }
+
+    fn add(&mut self, path: PathBuf) -> Result<(), WeightsError> {
+        let map = MappedFile::open(&path).map_err(WeightsError::io("read", &path))?;
+        let file = self.files.len();
+        let (header, metadata) = SafeTensors::read_metadata(&map)
+            .map_err(|error| WeightsError::File { path: path.clone(), problem: problem(&error, map.len()) })?;
+        let data = size_of::<u64>() + header;
+        for (name, info) in metadata.tensors() {
+            let bytes = data + info.data_offsets.0..data + info.data_offsets.1;
+            let tensor = Tensor { file, dtype: info.dtype, shape: info.shape.clone(), bytes };
+            if let Some(earlier) = self.tensors.insert(name.clone(), tensor) {
+                let files = [file_name(&self.files[earlier.file].0), file_name(&path)];
+                self.repeated.push(format!("{name} (in {})", files.join(" and ")));
+            }
+        }
+        self.files.push((path, map));
+        Ok(())
+    }
+
+    fn check_index(&self, path: &Path, index: &BTreeMap<String, String>) -> Result<(), WeightsError> {
+        let elsewhere = |(name, file): &(&String, &String)| {
+            !self.tensors.get(*name).is_some_and(|tensor| file_name(&self.files[tensor.file].0) == **file)
+        };
+        let wrong: Vec<_> = index.iter().filter(elsewhere).map(|(name, file)| format!("{name} in {file}")).collect();
+        if wrong.is_empty() || !self.repeated.is_empty() {
+            return Ok(());
+        }
+        let shown = wrong[..wrong.len().min(Mismatch::SHOWN)].join(", ");
+        let problem = format!("{} tensors are not where it says: {shown}", wrong.len());
+        Err(WeightsError::Index { path: path.to_owned(), problem })
+    }
+
+    /// Checks that the files hold exactly the tensors of `config`; returns what will be ignored.
+    ///
+    /// Ignored are tables that follow from the configuration (`rotary_emb.inv_freq`), the MTP layers' copies of embedding and
+    /// head, MTP layers beyond the configuration's, and a head beside a tied embedding if it holds the same numbers.
+    ///
+    /// # Errors
+    /// [`WeightsError::Mismatch`] with everything that is missing, surplus or misshapen.
+    pub fn check(&self, config: &ModelConfig) -> Result<Vec<Note>, WeightsError> {
+        let expected = names::hf_tensors(config);
+        let mut mismatch = Mismatch { repeated: self.repeated.clone(), ..Mismatch::default() };
+        let mut surplus: BTreeSet<&str> = self.tensors.keys().map(String::as_str).collect();
+        let mut copies = 0;
+        for tensor in &expected {
+            match (self.tensors.get(&tensor.name), tensor.role) {
+                (Some(found), Role::Own) => self.check_tensor(tensor, found, &mut surplus, &mut mismatch),
+                (None, Role::Own) => mismatch.missing.push(tensor.name.clone()),
+                (Some(_), Role::MtpCopy) => copies += 1,
+                (None, Role::MtpCopy) => {}
+            }
+            surplus.remove(tensor.name.as_str());
+        }
+        let mut notes = Vec::new();
+        if copies > 0 {
+            notes.push(Note(format!("{copies} copies of embedding and head in MTP layers are ignored")));
+        }
+        self.ignore_known(config, &mut surplus, &mut mismatch, &mut notes);
+        mismatch.surplus.extend(surplus.into_iter().map(str::to_owned));
+        if mismatch.is_empty() {
+            return Ok(notes);
+        }
+        Err(WeightsError::Mismatch { dir: self.dir.clone(), mismatch: Box::new(mismatch) })
+    }
+
+    fn check_tensor(&self, expected: &HfTensor, found: &Tensor, surplus: &mut BTreeSet<&str>, mismatch: &mut Mismatch) {
+        let name = &expected.name;
+        if found.shape != expected.shape {
+            mismatch.misshapen.push(format!("{name} {:?} instead of {:?}", found.shape, expected.shape));
+        }
+        match found.dtype {
+            safetensors::Dtype::F32 | safetensors::Dtype::F16 | safetensors::Dtype::BF16 => {}
+            safetensors::Dtype::F8_E4M3 if expected.shape.len() == 2 => {
+                self.check_scales(expected, surplus, mismatch);
+            }
+            other => mismatch.unreadable.push(format!("{name} {other:?}")),
+        }
+    }
+
+    fn check_scales(&self, expected: &HfTensor, surplus: &mut BTreeSet<&str>, mismatch: &mut Mismatch) {
+        let name = format!("{}{SCALE_SUFFIX}", expected.name);
+        let shape = fp8::scale_shape(expected.shape[0], expected.shape[1]);
+        match self.tensors.get(&name) {
+            None => mismatch.missing.push(name.clone()),
+            Some(scales) if scales.shape != shape => {
+                mismatch.misshapen.push(format!("{name} {:?} instead of {shape:?}", scales.shape));
+            }
+            Some(scales) if scales.dtype != safetensors::Dtype::F32 => {
+                mismatch.unreadable.push(format!("{name} {:?}", scales.dtype));
+            }
+            Some(_) => {}
+        }
+        surplus.remove(name.as_str());
+    }
+
+    /// Takes out of `surplus` what may be ignored.
+    fn ignore_known(
+        &self,
+        config: &ModelConfig,
+        surplus: &mut BTreeSet<&str>,
+        mismatch: &mut Mismatch,
+        notes: &mut Vec<Note>,
+    ) {
+        surplus.retain(|name| !name.ends_with("rotary_emb.inv_freq"));
+        let beyond = config.layers + config.mtp_depth;
+        let before = surplus.len();
+        surplus.retain(|name| !(config.family == Family::DeepseekV3 && layer_of(name).is_some_and(|i| i >= beyond)));
+        if surplus.len() < before {
+            let count = before - surplus.len();
+            notes.push(Note(format!("{count} tensors of MTP layers from layer {beyond} on are ignored")));
+        }
+        let (head, embedding) = ("lm_head.weight", "model.embed_tokens.weight");
+        if config.tied_head && surplus.remove(head) {
+            let [a, b] = [head, embedding].map(|name| self.tensors.get(name));
+            if let (Some(a), Some(b)) = (a, b)
+                && (a.dtype != b.dtype || self.bytes(a) != self.bytes(b))
+            {
+                let problem = format!("{head} differs from {embedding}, although tie_word_embeddings is true");
+                mismatch.contradicting.push(problem);
+            }
+        }
+    }
+
+    /// Hands out all tensors of `config`; see [`load_dir`].
+    ///
+    /// # Errors
+    /// As [`Files::check`]; nothing has been handed out then.
+    pub fn load(
+        &self,
+        config: &ModelConfig,
+        sink: &mut dyn FnMut(usize, usize, usize, &[f32]),
+    ) -> Result<Vec<Note>, WeightsError> {
+        let notes = self.check(config)?;
+        let mut tensors: Vec<_> = names::hf_tensors(config)
+            .into_iter()
+            .filter(|tensor| tensor.role == Role::Own)
+            .map(|tensor| (&self.tensors[&tensor.name], tensor))
+            .collect();
+        tensors.sort_by_key(|(found, _)| (found.file, found.bytes.start));
+        let mut values = Vec::new();
+        for (found, tensor) in &tensors {
+            values.resize(tensor.shape.iter().product(), 0.0);
+            self.decode(found, &mut values);
+            if found.dtype == safetensors::Dtype::F8_E4M3 {
+                let found = &self.tensors[&format!("{}{SCALE_SUFFIX}", tensor.name)];
+                let mut scales = vec![0.0; found.shape.iter().product()];
+                self.decode(found, &mut scales);
+                fp8::apply_scales(&mut values, &scales, tensor.shape[1]);
+            }
+            sink(tensor.param, tensor.first_row, tensor.rows, &values);
+        }
+        Ok(notes)
+    }
+
+    fn bytes(&self, tensor: &Tensor) -> &[u8] {
+        &self.files[tensor.file].1[tensor.bytes.clone()]
+    }
+
+    /// The numbers of a tensor of a supported type. Files are little-endian and their tensors may lie at odd addresses.
+    fn decode(&self, tensor: &Tensor, values: &mut [f32]) {
+        const PIECE: usize = 1 << 16;
+        let bytes = self.bytes(tensor);
+        let width = bytes.len() / values.len();
+        let mut staged = vec![0u16; if width == 2 { PIECE.min(values.len()) } else { 0 }];
+        for (bytes, values) in bytes.chunks(PIECE * width).zip(values.chunks_mut(PIECE)) {
+            match tensor.dtype {
+                safetensors::Dtype::F32 => {
+                    let words = bytes.as_chunks::<4>().0;
+                    values.iter_mut().zip(words).for_each(|(value, word)| *value = f32::from_le_bytes(*word));
+                }
+                safetensors::Dtype::BF16 => convert::from_bf16s(stage(bytes, &mut staged), values),
+                safetensors::Dtype::F16 => convert::from_f16s(stage(bytes, &mut staged), values),
+                safetensors::Dtype::F8_E4M3 => convert::from_e4m3s(bytes, values),
+                other => unreachable!("{other:?} has passed the check"),
+            }
+        }
+    }
+}
+
+fn stage<'a>(bytes: &[u8], staged: &'a mut [u16]) -> &'a [u16] {
+    let words = bytes.as_chunks::<2>().0;
+    let staged = &mut staged[..words.len()];
+    staged.iter_mut().zip(words).for_each(|(half, word)| *half = u16::from_le_bytes(*word));
+    staged
+}
+
+/// The number in `model.layers.{i}.…`.
+fn layer_of(name: &str) -> Option<usize> {
+    name.strip_prefix("model.layers.")?.split('.').next()?.parse().ok()
+}
+
+fn file_name(path: &Path) -> String {
+    path.file_name().unwrap_or(path.as_os_str()).to_string_lossy().into_owned()
+}
+
+fn no_weights(dir: &Path) -> WeightsError {
+    let entries = match std::fs::read_dir(dir) {
+        Ok(entries) => entries,
+        Err(source) => return WeightsError::Io { action: "read", path: dir.to_owned(), source },
+    };
+    let is_pickle = |path: PathBuf| path.extension().is_some_and(|end| end == "bin" || end == "pt" || end == "pth");
+    WeightsError::NoWeights { dir: dir.to_owned(), pickle: entries.flatten().any(|entry| is_pickle(entry.path())) }
+}
+
+fn read_text(path: &Path, max: u64) -> Result<String, WeightsError> {
+    let metadata = std::fs::metadata(path).map_err(WeightsError::io("read", path))?;
+    if metadata.len() > max {
+        return Err(WeightsError::TooLarge { path: path.to_owned(), bytes: metadata.len(), max });
+    }
+    std::fs::read_to_string(path).map_err(WeightsError::io("read", path))
+}
+
+/// Tensor → file name, from `weight_map`.
+fn read_index(path: &Path) -> Result<BTreeMap<String, String>, WeightsError> {
+    let invalid = |problem: String| WeightsError::Index { path: path.to_owned(), problem };
+    let text = read_text(path, MAX_INDEX_BYTES)?;
+    let json: Value = serde_json::from_str(&text).map_err(|error| invalid(error.to_string()))?;
+    let Some(Value::Object(map)) = json.get("weight_map") else {
+        return Err(invalid("it has no object `weight_map`".to_owned()));
+    };
+    if map.is_empty() {
+        return Err(invalid("its `weight_map` is empty".to_owned()));
+    }
+    let mut files = BTreeMap::new();
+    for (name, file) in map {
+        // Only files in this directory: an index could otherwise name any file of the machine.
+        let plain = file.as_str().filter(|file| {
+            let mut parts = Path::new(file).components();
+            matches!(parts.next(), Some(std::path::Component::Normal(_))) && parts.next().is_none()
+        });
+        let file = plain.ok_or_else(|| invalid(format!("`{name}` is in {file}, which is not a file name")))?;
+        files.insert(name.clone(), file.to_owned());
+    }
+    Ok(files)
+}
+
+/// What is wrong with a file of `len` bytes, in words of the format.
+fn problem(error: &SafeTensorError, len: usize) -> String {
+    match error {
+        SafeTensorError::HeaderTooSmall => format!("it has {len} bytes, less than the length of a header"),
+        SafeTensorError::HeaderTooLarge => "its header claims more than 100 MB".to_owned(),
+        SafeTensorError::InvalidHeaderLength => format!("its header claims more than the {len} bytes of the file"),
+        SafeTensorError::MetadataIncompleteBuffer => {
+            format!("its tensors do not add up to the {len} bytes of the file (truncated?)")
+        }
+        SafeTensorError::InvalidOffset(name) => {
+            format!(
+                "the data of `{name}` does not begin where the tensor before it ends (overlap, gap or repeated name)"
+            )
+        }
+        SafeTensorError::TensorInvalidInfo => "a tensor's shape and type do not give its number of bytes".to_owned(),
+        SafeTensorError::ValidationOverflow => "a tensor's shape overflows".to_owned(),
+        other => other.to_string(),
+    }
+}

@@ -1,0 +1,202 @@
+//! Tensors → files.
+
+use std::fs::File;
+use std::io::{self, BufWriter, Write};
+use std::path::{Path, PathBuf};
+
+use serde_json::{Map, Value, json};
+use wels_kernels::convert;
+
+use super::{INDEX, SCALE_SUFFIX, SINGLE, Stored, WeightsError, fp8, stored_as};
+use crate::config::{Dtype, ModelConfig};
+use crate::names::{self, HfTensor};
+
+/// Size at which files are split when the caller has no wish: 5 GB, as the hub does.
+pub const DEFAULT_SHARD_BYTES: u64 = 5_000_000_000;
+
+/// One entry of a file.
+struct Entry<'a> {
+    name: String,
+    stored: Stored,
+    shape: Vec<usize>,
+    content: Content<'a>,
+}
+
+enum Content<'a> {
+    Values(&'a [f32]),
+    /// The E4M3 bytes of a matrix with `cols` columns, computed when written.
+    Fp8 {
+        values: &'a [f32],
+        cols: usize,
+    },
+    /// Its scales.
+    Fp8Scales {
+        values: &'a [f32],
+        cols: usize,
+    },
+}
+
+impl Entry<'_> {
+    fn bytes(&self) -> u64 {
+        self.shape.iter().product::<usize>() as u64 * self.stored.bytes() as u64
+    }
+}
+
+/// Writes `config.json` and the weights into `dir`, which is made if need be.
+///
+/// `values(param)` gives a whole parameter of [`names::param_specs`], row-major. Files hold at most `shard_bytes` each unless a
+/// single tensor is larger. Peak memory is one tensor in its format on disk.
+///
+/// # Errors
+/// [`WeightsError::Occupied`] if `dir` already holds weights, [`WeightsError::Io`] otherwise. What has been written under its
+/// final name is complete.
+///
+/// # Panics
+/// If `values(param)` has not the length that the configuration gives it.
+pub fn save_dir<'a>(
+    dir: &Path,
+    config: &ModelConfig,
+    dtype: Dtype,
+    shard_bytes: u64,
+    values: &dyn Fn(usize) -> &'a [f32],
+) -> Result<(), WeightsError> {
+    std::fs::create_dir_all(dir).map_err(WeightsError::io("create", dir))?;
+    refuse_occupied(dir)?;
+    let shards = into_shards(entries(config, dtype, values), shard_bytes);
+    let total_size: u64 = shards.iter().flatten().map(Entry::bytes).sum();
+    let mut weight_map = Map::new();
+    let count = shards.len();
+    for (i, shard) in shards.into_iter().enumerate() {
+        let file = if count == 1 { SINGLE.to_owned() } else { format!("model-{:05}-of-{count:05}.safetensors", i + 1) };
+        weight_map.extend(shard.iter().map(|entry| (entry.name.clone(), json!(file))));
+        write_synced(&dir.join(file), |out| write_shard(out, shard))?;
+    }
+    if count > 1 {
+        weight_map.sort_keys();
+        let index = json!({ "metadata": { "total_size": total_size }, "weight_map": weight_map });
+        write_synced(&dir.join(INDEX), |out| serde_json::to_writer_pretty(out, &index).map_err(io::Error::from))?;
+    }
+    write_synced(&dir.join("config.json"), |out| out.write_all(config.to_hf_json(dtype).as_bytes()))?;
+    File::open(dir).and_then(|dir| dir.sync_all()).map_err(WeightsError::io("sync", dir))
+}
+
+/// A second model in one directory would leave shards of which nobody knows whose they are.
+fn refuse_occupied(dir: &Path) -> Result<(), WeightsError> {
+    for entry in std::fs::read_dir(dir).map_err(WeightsError::io("read", dir))? {
+        let file = entry.map_err(WeightsError::io("read", dir))?.file_name().to_string_lossy().into_owned();
+        if file == INDEX || file.starts_with("model") && file.ends_with(".safetensors") {
+            return Err(WeightsError::Occupied { dir: dir.to_owned(), file });
+        }
+    }
+    Ok(())
+}
+
+fn entries<'a>(config: &ModelConfig, dtype: Dtype, values: &dyn Fn(usize) -> &'a [f32]) -> Vec<Entry<'a>> {
+    let specs = names::param_specs(config);
+    let mut entries = Vec::new();
+    for tensor in names::hf_tensors(config) {
+        let spec = &specs[tensor.param];
+        let all = values(tensor.param);
+        assert_eq!(all.len(), spec.len(), "values of {}", spec.name);
+        let values = &all[tensor.first_row * spec.cols..][..tensor.rows * spec.cols];
+        let HfTensor { name, shape, .. } = tensor;
+        let stored = stored_as(spec, dtype);
+        if stored == Stored::E4m3 {
+            let scale_name = format!("{name}{SCALE_SUFFIX}");
+            let scale_shape = fp8::scale_shape(shape[0], shape[1]).to_vec();
+            let cols = shape[1];
+            entries.push(Entry { name, stored, shape, content: Content::Fp8 { values, cols } });
+            let content = Content::Fp8Scales { values, cols };
+            entries.push(Entry { name: scale_name, stored: Stored::F32, shape: scale_shape, content });
+        } else {
+            entries.push(Entry { name, stored, shape, content: Content::Values(values) });
+        }
+    }
+    entries
+}
+
+/// Fills files up to `limit` bytes, in order. Within a file wide formats come first, so that every tensor is aligned.
+fn into_shards(entries: Vec<Entry<'_>>, limit: u64) -> Vec<Vec<Entry<'_>>> {
+    let mut shards: Vec<Vec<Entry>> = vec![Vec::new()];
+    let mut filled = 0;
+    for entry in entries {
+        if filled > 0 && filled + entry.bytes() > limit {
+            shards.push(Vec::new());
+            filled = 0;
+        }
+        filled += entry.bytes();
+        shards.last_mut().expect("there is always a shard").push(entry);
+    }
+    for shard in &mut shards {
+        shard.sort_by_key(|entry| std::cmp::Reverse(entry.stored.bytes()));
+    }
+    shards
+}
+
+fn write_shard(out: &mut dyn Write, entries: Vec<Entry<'_>>) -> io::Result<()> {
+    let mut header = Map::new();
+    header.insert("__metadata__".into(), json!({ "format": "pt" }));
+    let mut offset = 0;
+    for entry in &entries {
+        let end = offset + entry.bytes();
+        let info = json!({ "dtype": entry.stored.name(), "shape": entry.shape, "data_offsets": [offset, end] });
+        header.insert(entry.name.clone(), info);
+        offset = end;
+    }
+    let mut header = Value::Object(header).to_string().into_bytes();
+    header.resize(header.len().next_multiple_of(8), b' ');
+    out.write_all(&(header.len() as u64).to_le_bytes())?;
+    out.write_all(&header)?;
+    entries.iter().try_for_each(|entry| write_entry(out, entry))
+}
+
+fn write_entry(out: &mut dyn Write, entry: &Entry<'_>) -> io::Result<()> {
+    match entry.content {
+        Content::Values(values) => write_values(out, values, entry.stored),
+        Content::Fp8 { values, cols } => out.write_all(&fp8::quantize(values, &fp8::scales(values, cols), cols)),
+        Content::Fp8Scales { values, cols } => write_values(out, &fp8::scales(values, cols), Stored::F32),
+    }
+}
+
+fn write_values(out: &mut dyn Write, values: &[f32], stored: Stored) -> io::Result<()> {
+    const PIECE: usize = 1 << 16;
+    let mut halves = vec![0u16; PIECE];
+    let mut bytes = Vec::with_capacity(4 * PIECE);
+    for values in values.chunks(PIECE) {
+        bytes.clear();
+        let halves = &mut halves[..values.len()];
+        match stored {
+            Stored::F32 => bytes.extend(values.iter().flat_map(|value| value.to_le_bytes())),
+            Stored::Bf16 => convert::to_bf16s(values, halves),
+            Stored::F16 => convert::to_f16s(values, halves),
+            Stored::E4m3 => unreachable!("quantised as a whole"),
+        }
+        if stored != Stored::F32 {
+            bytes.extend(halves.iter().flat_map(|half| half.to_le_bytes()));
+        }
+        out.write_all(&bytes)?;
+    }
+    Ok(())
+}
+
+/// Writes a file under a temporary name, syncs it and gives it its name; removes it if that fails.
+fn write_synced(path: &Path, write: impl FnOnce(&mut dyn Write) -> io::Result<()>) -> Result<(), WeightsError> {
+    let temporary = temporary_name(path);
+    let result = (|| {
+        let mut out = BufWriter::with_capacity(1 << 20, File::create(&temporary)?);
+        write(&mut out)?;
+        out.into_inner().map_err(io::IntoInnerError::into_error)?.sync_all()?;
+        std::fs::rename(&temporary, path)
+    })();
+    result.map_err(|source| {
+        // The first failure is the one to report; a leftover temporary file does no harm.
+        let _ = std::fs::remove_file(&temporary);
+        WeightsError::Io { action: "write", path: path.to_owned(), source }
+    })
+}
+
+fn temporary_name(path: &Path) -> PathBuf {
+    let mut name = path.as_os_str().to_owned();
+    name.push(".unfinished");
+    PathBuf::from(name)
+}
