@@ -1,0 +1,134 @@
+"""The tiny models of the oracle: one for each way in which a family computes.
+
+Widths are small, unequal and not multiples of a vector, so that a transposed or padded product cannot pass unseen.
+Contexts exceed `original_max_position_embeddings`, so that every branch of the rotary scalings counts.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+SEQUENCES = 2
+LENGTH = 40
+VOCAB = 80
+
+
+@dataclass(frozen=True)
+class OracleModel:
+    """One model, and what besides the mean cross-entropy is minimised."""
+
+    name: str
+    family: str
+    config: dict[str, Any]
+    mtp_lambda: float = 0.0
+    balance_alpha: float = 0.0
+    seed: int = 0
+    """Of the tokens; chosen so that no choice of experts hangs on rounding."""
+    hub_config: dict[str, Any] = field(default_factory=dict)
+    """Keys as in published `config.json` files, where these differ from what `transformers` 5 writes."""
+
+
+COMMON: dict[str, Any] = {"vocab_size": VOCAB, "hidden_size": 32, "max_position_embeddings": 128, "use_cache": False}
+PLAIN_ROPE = {"rope_type": "default", "rope_theta": 10000.0}
+
+
+def yarn(mscale: float) -> dict[str, Any]:
+    """YaRN from 32 to 128 positions; the ramp has inner points at a rotary width of 16 and base 1000."""
+    return {
+        "rope_type": "yarn",
+        "rope_theta": 1000.0,
+        "factor": 4.0,
+        "beta_fast": 32.0,
+        "beta_slow": 1.0,
+        "mscale": mscale,
+        "mscale_all_dim": mscale,
+        "original_max_position_embeddings": 32,
+    }
+
+
+def hub_rope(rope: dict[str, Any]) -> dict[str, Any]:
+    """`rope_theta` and `rope_scaling` in place of `rope_parameters`."""
+    scaling = {("type" if key == "rope_type" else key): value for key, value in rope.items() if key != "rope_theta"}
+    return {"rope_theta": rope["rope_theta"], "rope_scaling": None if scaling == {"type": "default"} else scaling}
+
+
+MLA = COMMON | {
+    "num_attention_heads": 4,
+    "num_key_value_heads": 4,
+    "kv_lora_rank": 20,
+    "qk_nope_head_dim": 8,
+    "qk_rope_head_dim": 16,
+    "v_head_dim": 12,
+    "intermediate_size": 44,
+    "moe_intermediate_size": 6,
+    "first_k_dense_replace": 1,
+    "num_hidden_layers": 2,
+}
+V3 = MLA | {
+    "n_routed_experts": 12,
+    "n_shared_experts": 1,
+    "num_experts_per_tok": 4,
+    "routed_scaling_factor": 2.5,
+    "norm_topk_prob": True,
+    "num_nextn_predict_layers": 0,
+}
+V3_GROUPS = V3 | {"n_group": 4, "topk_group": 2, "q_lora_rank": 24, "num_hidden_layers": 3}
+V3_ONE_GROUP = V3 | {"n_group": 1, "topk_group": 1, "q_lora_rank": None, "rope_parameters": PLAIN_ROPE}
+V2 = MLA | {"n_shared_experts": 2, "norm_topk_prob": False}
+GQA = COMMON | {"num_attention_heads": 4, "num_key_value_heads": 2, "intermediate_size": 44, "num_hidden_layers": 2}
+LLAMA3_ROPE = {
+    "rope_type": "llama3",
+    "rope_theta": 100.0,
+    "factor": 8.0,
+    "low_freq_factor": 1.0,
+    "high_freq_factor": 4.0,
+    "original_max_position_embeddings": 32,
+}
+
+MODELS = [
+    OracleModel(
+        "deepseek_v3_groups_yarn",
+        "deepseek_v3",
+        V3_GROUPS | {"rope_parameters": yarn(1.0)},
+        hub_config=hub_rope(yarn(1.0)) | {"topk_method": "noaux_tc", "scoring_func": "sigmoid", "moe_layer_freq": 1},
+    ),
+    OracleModel("deepseek_v3_no_q_lora", "deepseek_v3", V3_ONE_GROUP),
+    OracleModel("deepseek_v3_balance", "deepseek_v3", V3_ONE_GROUP, balance_alpha=0.01),
+    OracleModel("deepseek_v3_mtp", "deepseek_v3", V3_ONE_GROUP | {"num_nextn_predict_layers": 1}, mtp_lambda=0.3, seed=1),
+    OracleModel(
+        "deepseek_v2_greedy",
+        "deepseek_v2",
+        V2
+        | {"q_lora_rank": None, "n_routed_experts": 8, "num_experts_per_tok": 3, "routed_scaling_factor": 1.0}
+        | {"topk_method": "greedy", "n_group": 1, "topk_group": 1, "rope_parameters": PLAIN_ROPE, "rms_norm_eps": 1e-3},
+    ),
+    OracleModel(
+        "deepseek_v2_groups_yarn",
+        "deepseek_v2",
+        V2
+        | {"q_lora_rank": 24, "n_routed_experts": 12, "num_experts_per_tok": 3, "routed_scaling_factor": 4.0}
+        | {"topk_method": "group_limited_greedy", "n_group": 4, "topk_group": 2, "rope_parameters": yarn(0.707)},
+        seed=1,
+        hub_config=hub_rope(yarn(0.707)) | {"scoring_func": "softmax", "moe_layer_freq": 1},
+    ),
+    OracleModel(
+        "qwen2_untied", "qwen2", GQA | {"rope_parameters": PLAIN_ROPE | {"rope_theta": 1e6}, "tie_word_embeddings": False}
+    ),
+    OracleModel(
+        "qwen2_tied", "qwen2", GQA | {"rope_parameters": PLAIN_ROPE | {"rope_theta": 1e6}, "tie_word_embeddings": True}
+    ),
+    OracleModel(
+        "llama3_rope",
+        "llama",
+        GQA | {"head_dim": 16, "rope_parameters": LLAMA3_ROPE, "tie_word_embeddings": False, "rms_norm_eps": 1e-5},
+        hub_config={"rope_theta": 100.0, "rope_scaling": {k: v for k, v in LLAMA3_ROPE.items() if k != "rope_theta"}},
+    ),
+    OracleModel(
+        "llama_tied_smollm2",
+        "llama",
+        GQA
+        | {"hidden_size": 54, "num_attention_heads": 9, "num_key_value_heads": 3, "intermediate_size": 36}
+        | {"rope_parameters": PLAIN_ROPE | {"rope_theta": 1e5}, "tie_word_embeddings": True, "rms_norm_eps": 1e-5},
+    ),
+]
