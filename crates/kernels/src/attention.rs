@@ -9,8 +9,14 @@
 //! blockwise rescaling): p = exp(s − max)·inverse, ds = p·(g·v − g·out)·scale; dk and dv are chains over
 //! the queries, of a group's heads one after the other; the shared key's gradient adds the heads in order.
 
-use crate::par::SharedMut;
-use crate::reference;
+use std::ops::Range;
+
+use crate::lanes::Lanes;
+use crate::math;
+use crate::micro::{self, LeftWords, Out};
+use crate::pack::{self, Matrix};
+use crate::par::{self, SharedMut};
+use crate::scratch::{self, Buffer};
 
 /// Heads and the factor on their scores.
 #[derive(Clone, Copy, Debug)]
@@ -44,6 +50,12 @@ impl<'a> Heads<'a> {
         Heads { data, row_stride: heads * dim, offset: 0, head_stride: dim, dim }
     }
 
+    /// Head h of token t.
+    #[inline]
+    pub fn row(&self, t: usize, h: usize) -> &'a [f32] {
+        &self.data[t * self.row_stride + self.offset + h * self.head_stride..][..self.dim]
+    }
+
     /// Element i of head h of token t.
     #[inline]
     pub fn get(&self, t: usize, h: usize, i: usize) -> f32 {
@@ -67,6 +79,14 @@ pub struct HeadsMut {
 }
 
 impl HeadsMut {
+    /// Head h of token t. Tasks of a kernel write to disjoint heads and sequences.
+    #[inline]
+    #[allow(clippy::mut_from_ref)]
+    fn row(&self, t: usize, h: usize) -> &mut [f32] {
+        // SAFETY: one task has this head of this token.
+        unsafe { self.data.slice(t * self.row_stride + self.offset + h * self.head_stride, self.dim) }
+    }
+
     /// Writes element i of head h of token t.
     #[inline]
     pub fn set(&self, t: usize, h: usize, i: usize, value: f32) {
@@ -87,7 +107,28 @@ pub struct Keys<'a> {
 /// `out[T, heads·v]` and, for the backward pass, `stats[T, heads, 2]`: row maximum and 1/sum.
 /// `starts` holds where each sequence begins, and T at its end.
 pub fn forward(shape: Shape, starts: &[u32], q: Heads, k: Keys, v: Heads, out: &mut [f32], stats: &mut [f32]) {
-    reference::attention::forward(shape, starts, q, k, v, out, stats);
+    let tokens = check_sequences(starts);
+    check_operands(&shape, (&q, tokens), (&k, &v, tokens));
+    assert!(out.len() == tokens * shape.heads * v.dim, "out has {} elements", out.len());
+    assert!(stats.len() == tokens * shape.heads * 2, "stats has {} elements", stats.len());
+    let results = Results { out: SharedMut::new(out), stats: Some(SharedMut::new(stats)) };
+    for_each_head(&shape, starts, |first, len, kv| {
+        let span = Span { first, len, first_query: first, queries: len };
+        forward_task(&shape, span, kv, &q, &k, &v, results);
+    });
+}
+
+/// The newest `queries` tokens of one sequence, whose keys and values of `len` tokens a cache holds: the bits that
+/// [`forward`] gives for these tokens. `out[queries, heads·v]`.
+pub fn cached(shape: Shape, queries: usize, len: usize, q: Heads, k: Keys, v: Heads, out: &mut [f32]) {
+    assert!(queries <= len, "{queries} queries, {len} keys");
+    check_operands(&shape, (&q, queries), (&k, &v, len));
+    assert!(out.len() == queries * shape.heads * v.dim, "out has {} elements", out.len());
+    let results = Results { out: SharedMut::new(out), stats: None };
+    for_each_head(&shape, &[0, len as u32], |_, _, kv| {
+        let span = Span { first: 0, len, first_query: 0, queries };
+        forward_task(&shape, span, kv, &q, &k, &v, results);
+    });
 }
 
 /// Sets the gradients of q, k and v from that of the output.
@@ -105,12 +146,404 @@ pub fn backward(
     dk_shared: Option<HeadsMut>,
     dv: HeadsMut,
 ) {
-    reference::attention::backward(shape, starts, q, k, v, out, stats, d_out, dq, dk, dk_shared, dv);
+    let tokens = check_sequences(starts);
+    check_operands(&shape, (&q, tokens), (&k, &v, tokens));
+    for (name, data) in [("out", out), ("d_out", d_out)] {
+        assert!(data.len() == tokens * shape.heads * v.dim, "{name} has {} elements", data.len());
+    }
+    assert!(stats.len() == tokens * shape.heads * 2, "stats has {} elements", stats.len());
+    for (name, h, heads) in [("dq", &dq, shape.heads), ("dk", &dk, shape.kv_heads), ("dv", &dv, shape.kv_heads)] {
+        let needed = tokens.saturating_sub(1) * h.row_stride + h.offset + (heads - 1) * h.head_stride + h.dim;
+        assert!(h.data.len() >= needed, "{name} has {} of {needed} elements", h.data.len());
+    }
+    assert!((dq.dim, dk.dim, dv.dim) == (q.dim, k.own.dim, v.dim), "gradients are as wide as what they are of");
+    let shared_dim = k.shared.map_or(0, |shared| shared.dim);
+    let mut shared_parts = vec![0.0; shape.kv_heads * tokens * shared_dim];
+    let gradients = Gradients { dq, dk, dv, shared: SharedMut::new(&mut shared_parts), tokens };
+    let forward = Forward { q, k, v, out, stats, d_out };
+    for_each_head(&shape, starts, |first, len, kv| {
+        let span = Span { first, len, first_query: first, queries: len };
+        backward_task(&shape, span, kv, &forward, &gradients);
+    });
+    if let Some(dk_shared) = dk_shared {
+        par::run(tokens.div_ceil(64), |block| {
+            for t in block * 64..(block * 64 + 64).min(tokens) {
+                let row = dk_shared.row(t, 0);
+                row.fill(0.0);
+                for part in shared_parts.chunks_exact(tokens * shared_dim) {
+                    row.iter_mut().zip(&part[t * shared_dim..]).for_each(|(sum, part)| *sum += part);
+                }
+            }
+        });
+    }
 }
 
-/// [`forward`] for the last `n` tokens of one sequence of `len`, whose keys and values are all there: `q` and
-/// `out[n, heads·v]` have n rows, `k` and `v` have len.
-pub fn cached(shape: Shape, q: Heads, n: usize, k: Keys, v: Heads, len: usize, out: &mut [f32]) {
-    assert!(n <= len, "{n} new tokens in a sequence of {len}");
-    reference::attention::cached(shape, q, n, k, v, len, out);
+/// One sequence's keys, and the queries that look at them: the last of them at the last key.
+#[derive(Clone, Copy)]
+struct Span {
+    first: usize,
+    len: usize,
+    first_query: usize,
+    queries: usize,
+}
+
+#[derive(Clone, Copy)]
+struct Results {
+    out: SharedMut<f32>,
+    stats: Option<SharedMut<f32>>,
+}
+
+/// What the backward pass reads.
+struct Forward<'a> {
+    q: Heads<'a>,
+    k: Keys<'a>,
+    v: Heads<'a>,
+    out: &'a [f32],
+    stats: &'a [f32],
+    d_out: &'a [f32],
+}
+
+/// What the backward pass writes; the shared key's gradient by heads, `[KV, tokens, shared]`.
+struct Gradients {
+    dq: HeadsMut,
+    dk: HeadsMut,
+    dv: HeadsMut,
+    shared: SharedMut<f32>,
+    tokens: usize,
+}
+
+fn check_sequences(starts: &[u32]) -> usize {
+    assert!(starts.first() == Some(&0) && starts.is_sorted(), "sequence starts {starts:?} do not ascend from 0");
+    starts[starts.len() - 1] as usize
+}
+
+fn check_operands(shape: &Shape, (q, queries): (&Heads, usize), (k, v, keys): (&Keys, &Heads, usize)) {
+    let Shape { heads, kv_heads, scale } = *shape;
+    assert!(kv_heads > 0 && heads.is_multiple_of(kv_heads), "{heads} heads over {kv_heads} key-value heads");
+    assert!(scale > 0.0, "scale {scale}");
+    let shared = k.shared.map_or(0, |shared| shared.dim);
+    assert!(q.dim == k.own.dim + shared, "query width {}, key width {} + {shared}", q.dim, k.own.dim);
+    for (name, h, heads, rows) in [("q", q, heads, queries), ("k", &k.own, kv_heads, keys), ("v", v, kv_heads, keys)] {
+        let row = h.offset + (heads - 1) * h.head_stride + h.dim;
+        let needed = if rows == 0 { 0 } else { (rows - 1) * h.row_stride + row };
+        assert!(h.data.len() >= needed, "{name} has {} of {needed} elements", h.data.len());
+    }
+}
+
+/// Calls `task(first token, length, kv head)` for each sequence and head.
+fn for_each_head(shape: &Shape, starts: &[u32], task: impl Fn(usize, usize, usize) + Sync) {
+    par::run((starts.len() - 1) * shape.kv_heads, |i| {
+        let (sequence, kv) = (i / shape.kv_heads, i % shape.kv_heads);
+        let (first, end) = (starts[sequence] as usize, starts[sequence + 1] as usize);
+        if first < end {
+            task(first, end - first, kv);
+        }
+    });
+}
+
+fn forward_task(shape: &Shape, span: Span, kv: usize, q: &Heads, k: &Keys, v: &Heads, results: Results) {
+    crate::dispatch!(forward_head(
+        shape: &Shape, span: Span, kv: usize, q: &Heads, k: &Keys, v: &Heads, results: Results
+    ))
+}
+
+fn backward_task(shape: &Shape, span: Span, kv: usize, forward: &Forward, gradients: &Gradients) {
+    crate::dispatch!(backward_head(
+        shape: &Shape, span: Span, kv: usize, forward: &Forward, gradients: &Gradients
+    ))
+}
+
+/// Rows of a tile of scores.
+const TILE: usize = 12;
+/// Queries whose weights the backward pass holds at a time: the terms by which a chain of key gradients grows at once.
+const BLOCK: usize = 4 * TILE;
+
+/// Rows of one head as a matrix of their own.
+fn gather(h: &Heads, first: usize, len: usize, head: usize) -> Buffer {
+    let mut rows = scratch::buffer(len * h.dim);
+    for (t, row) in rows.chunks_exact_mut(h.dim).enumerate() {
+        row.copy_from_slice(h.row(first + t, head));
+    }
+    rows
+}
+
+/// The keys of one head, own part and shared part together.
+fn gather_keys(k: &Keys, first: usize, len: usize, head: usize) -> Buffer {
+    let Some(shared) = &k.shared else { return gather(&k.own, first, len, head) };
+    let mut rows = scratch::buffer(len * (k.own.dim + shared.dim));
+    for (t, row) in rows.chunks_exact_mut(k.own.dim + shared.dim).enumerate() {
+        row[..k.own.dim].copy_from_slice(k.own.row(first + t, head));
+        row[k.own.dim..].copy_from_slice(shared.row(first + t, 0));
+    }
+    rows
+}
+
+/// A right operand in panels of 16 columns, `terms` vectors each.
+struct Panels {
+    data: Buffer,
+    terms: usize,
+}
+
+impl Panels {
+    /// Of `rows[terms, columns]`.
+    ///
+    /// # Safety
+    /// The machine has the instruction set of `L`.
+    #[inline(always)]
+    unsafe fn of_rows<L: Lanes>(rows: &[f32], columns: usize) -> Self {
+        let terms = rows.len() / columns;
+        let mut data = scratch::buffer(terms * columns.next_multiple_of(16));
+        let matrix = Matrix { data: rows, stride: columns, rows: None };
+        let block = pack::Block { k0: 0, k: terms, j0: 0, columns };
+        // SAFETY: the caller's promise.
+        unsafe { pack::panels_of_rows::<L>(matrix, block, scratch::words_mut(&mut data)) };
+        Panels { data, terms }
+    }
+
+    /// Of the transpose of `rows[columns, terms]`.
+    ///
+    /// # Safety
+    /// The machine has the instruction set of `L`.
+    #[inline(always)]
+    unsafe fn of_columns<L: Lanes>(rows: &[f32], terms: usize) -> Self {
+        let columns = rows.len() / terms;
+        let mut data = scratch::buffer(terms * columns.next_multiple_of(16));
+        let matrix = Matrix { data: rows, stride: terms, rows: None };
+        let block = pack::Block { k0: 0, k: terms, j0: 0, columns };
+        // SAFETY: the caller's promise.
+        unsafe { pack::panels_of_columns::<L>(matrix, block, false, scratch::words_mut(&mut data)) };
+        Panels { data, terms }
+    }
+
+    /// Extends chains by the product of `left` with the terms `range`.
+    ///
+    /// # Safety
+    /// As for [`micro::product`].
+    #[inline(always)]
+    unsafe fn multiply<L: Lanes>(&self, rows: usize, range: Range<usize>, left: LeftWords, out: Out) {
+        let panels = scratch::words(&self.data)[16 * range.start..].as_ptr();
+        // SAFETY: the caller's promise.
+        unsafe { micro::product::<L, micro::F32>(rows, range.len(), left, panels, 16 * self.terms, out) }
+    }
+}
+
+/// The addresses of a tile's rows.
+fn addresses<'a>(rows: usize, row: impl Fn(usize) -> &'a [f32]) -> [*const u32; TILE] {
+    std::array::from_fn(|r| if r < rows { row(r).as_ptr().cast() } else { std::ptr::null() })
+}
+
+/// A place in the output to be written anew.
+fn fresh(at: *mut f32, stride: usize, columns: usize) -> Out {
+    Out { at, stride, columns, continues: false }
+}
+
+/// # Safety
+/// The machine has the instruction set of `L`.
+#[inline(always)]
+unsafe fn forward_head<L: Lanes>(shape: &Shape, span: Span, kv: usize, q: &Heads, k: &Keys, v: &Heads, to: Results) {
+    let Span { first, len, first_query, queries } = span;
+    let width = len.next_multiple_of(16);
+    let mut scores = scratch::buffer(TILE * width);
+    let group = shape.heads / shape.kv_heads;
+    // SAFETY: the caller's promise; the operands were checked, and tasks write to heads of their own.
+    unsafe {
+        let keys = Panels::of_columns::<L>(&gather_keys(k, first, len, kv), q.dim);
+        let values = Panels::of_rows::<L>(&gather(v, first, len, kv), v.dim);
+        for h in kv * group..(kv + 1) * group {
+            for i in (0..queries).step_by(TILE) {
+                let rows = TILE.min(queries - i);
+                let seen = |r: usize| len - queries + i + r + 1;
+                let padded = seen(rows - 1).next_multiple_of(16);
+                let at = |r: usize| (first_query + i + r) * shape.heads + h;
+
+                let tile = addresses(rows, |r| q.row(first_query + i + r, h));
+                let out = fresh(scores.as_mut_ptr(), width, padded);
+                keys.multiply::<L>(rows, 0..q.dim, LeftWords::Rows(&tile), out);
+                let mut inverses = [0.0; TILE];
+                for r in 0..rows {
+                    let (max, inverse) = softmax::<L>(&mut scores[r * width..][..padded], seen(r), shape.scale);
+                    inverses[r] = inverse;
+                    if let Some(stats) = to.stats {
+                        stats.slice(2 * at(r), 2).copy_from_slice(&[max, inverse]);
+                    }
+                }
+                let tile = addresses(rows, |r| &scores[r * width..]);
+                let out = fresh(to.out.at(at(0) * v.dim), shape.heads * v.dim, v.dim);
+                values.multiply::<L>(rows, 0..seen(rows - 1), LeftWords::Rows(&tile), out);
+                for r in 0..rows {
+                    to.out.slice(at(r) * v.dim, v.dim).iter_mut().for_each(|o| *o *= inverses[r]);
+                }
+            }
+        }
+    }
+}
+
+/// Turns a row of products into weights that are not yet divided by their sum; those not seen become 0. Gives the
+/// maximum and one over the sum.
+#[inline(always)]
+unsafe fn softmax<L: Lanes>(row: &mut [f32], seen: usize, scale: f32) -> (f32, f32) {
+    row[seen..].fill(f32::NEG_INFINITY);
+    // SAFETY: the row's length is a multiple of 16; instructions as promised.
+    unsafe {
+        let mut max = L::splat(f32::NEG_INFINITY);
+        for s in row.as_chunks_mut::<16>().0 {
+            let scaled = L::load(s.as_ptr()).mul(L::splat(scale));
+            max = scaled.max(max);
+            scaled.store(s.as_mut_ptr());
+        }
+        let max = max.max_lane();
+        let mut sum = L::splat(0.0);
+        for s in row.as_chunks_mut::<16>().0 {
+            let p = math::exp(L::load(s.as_ptr()).sub(L::splat(max)));
+            sum = sum.add(p);
+            p.store(s.as_mut_ptr());
+        }
+        (max, 1.0 / sum.sum())
+    }
+}
+
+/// # Safety
+/// The machine has the instruction set of `L`.
+#[inline(always)]
+unsafe fn backward_head<L: Lanes>(shape: &Shape, span: Span, kv: usize, forward: &Forward, to: &Gradients) {
+    let Span { first, len, .. } = span;
+    let Forward { q, k, v, .. } = forward;
+    let group = shape.heads / shape.kv_heads;
+    let mut dk = scratch::zeros(len * q.dim);
+    let mut dv = scratch::zeros(len * v.dim);
+    // SAFETY: the caller's promise; the operands were checked, and tasks write to heads of their own.
+    unsafe {
+        let (key_rows, value_rows) = (gather_keys(k, first, len, kv), gather(v, first, len, kv));
+        let right = BackwardPanels {
+            keys_down: Panels::of_columns::<L>(&key_rows, q.dim),
+            values_down: Panels::of_columns::<L>(&value_rows, v.dim),
+            keys: Panels::of_rows::<L>(&key_rows, q.dim),
+        };
+        for h in kv * group..(kv + 1) * group {
+            for start in (0..len).step_by(BLOCK) {
+                let block = start..(start + BLOCK).min(len);
+                backward_block::<L>(shape, first, block, h, forward, &right, (&mut dk, &mut dv), to);
+            }
+        }
+    }
+    for t in 0..len {
+        let (own, shared) = dk[t * q.dim..][..q.dim].split_at(k.own.dim);
+        to.dk.row(first + t, kv).copy_from_slice(own);
+        to.dv.row(first + t, kv).copy_from_slice(&dv[t * v.dim..][..v.dim]);
+        // SAFETY: this head's part of this token.
+        unsafe { to.shared.slice((kv * to.tokens + first + t) * shared.len(), shared.len()) }.copy_from_slice(shared);
+    }
+}
+
+/// The right operands of a head's backward products.
+struct BackwardPanels {
+    /// Terms: the dimensions of a key; columns: the keys.
+    keys_down: Panels,
+    values_down: Panels,
+    /// Terms: the keys; columns: their dimensions.
+    keys: Panels,
+}
+
+/// The share of a block of queries in the gradients of one head.
+///
+/// # Safety
+/// As for [`backward_head`].
+#[inline(always)]
+unsafe fn backward_block<L: Lanes>(
+    shape: &Shape,
+    first: usize,
+    block: Range<usize>,
+    h: usize,
+    forward: &Forward,
+    right: &BackwardPanels,
+    (dk, dv): (&mut [f32], &mut [f32]),
+    to: &Gradients,
+) {
+    let Forward { q, v, out, stats, d_out, .. } = *forward;
+    let width = block.end.next_multiple_of(16);
+    let mut p = scratch::buffer(block.len() * width);
+    let mut ds = scratch::buffer(block.len() * width);
+    let at = |i: usize| (first + i) * shape.heads + h;
+    let d_out_row = |i: usize| &d_out[at(i) * v.dim..][..v.dim];
+    // SAFETY: the caller's promise.
+    unsafe {
+        for tile in block.clone().step_by(TILE).map(|i| i..(i + TILE).min(block.end)) {
+            let (i, rows, padded) = (tile.start, tile.len(), tile.end.next_multiple_of(16));
+            let top = (i - block.start) * width;
+            let queries = addresses(rows, |r| q.row(first + i + r, h));
+            let scores = fresh(p[top..].as_mut_ptr(), width, padded);
+            right.keys_down.multiply::<L>(rows, 0..q.dim, LeftWords::Rows(&queries), scores);
+            let d_outs = addresses(rows, |r| d_out_row(i + r));
+            let dp = fresh(ds[top..].as_mut_ptr(), width, padded);
+            right.values_down.multiply::<L>(rows, 0..v.dim, LeftWords::Rows(&d_outs), dp);
+            for r in 0..rows {
+                let (p, ds) = (&mut p[top + r * width..][..width], &mut ds[top + r * width..][..width]);
+                let delta = dot::<L>(&out[at(i + r) * v.dim..][..v.dim], d_out_row(i + r));
+                let stats = (stats[2 * at(i + r)], stats[2 * at(i + r) + 1]);
+                weight_gradients::<L>(p, ds, i + r + 1, shape.scale, stats, delta);
+            }
+            let ds_rows = addresses(rows, |r| &ds[top + r * width..]);
+            let dq_first = to.dq.row(first + i, h).as_mut_ptr();
+            let dq = fresh(dq_first, to.dq.row_stride, q.dim);
+            right.keys.multiply::<L>(rows, 0..tile.end, LeftWords::Rows(&ds_rows), dq);
+        }
+        let q_panels = Panels::of_rows::<L>(&gather(&q, first + block.start, block.len(), h), q.dim);
+        let d_out_heads = Heads::contiguous(d_out, shape.heads, v.dim);
+        let d_out_panels = Panels::of_rows::<L>(&gather(&d_out_heads, first + block.start, block.len(), h), v.dim);
+        for j in (0..block.end).step_by(TILE) {
+            // Queries before the tile's first key have weight 0.
+            let r = j.saturating_sub(block.start);
+            let rows = TILE.min(block.end - j);
+            let column =
+                |weights: &[f32]| LeftWords::Columns { first: weights[r * width + j..].as_ptr().cast(), stride: width };
+            let grow = |at: *mut f32, columns| Out { at, stride: columns, columns, continues: true };
+            let (dv, dk) = (grow(dv[j * v.dim..].as_mut_ptr(), v.dim), grow(dk[j * q.dim..].as_mut_ptr(), q.dim));
+            d_out_panels.multiply::<L>(rows, r..block.len(), column(&p), dv);
+            q_panels.multiply::<L>(rows, r..block.len(), column(&ds), dk);
+        }
+    }
+}
+
+/// From products q·k and g·v of a row to weights p and gradients ds of the products; those not seen become 0.
+#[inline(always)]
+unsafe fn weight_gradients<L: Lanes>(
+    p: &mut [f32],
+    ds: &mut [f32],
+    seen: usize,
+    scale: f32,
+    (max, inverse): (f32, f32),
+    delta: f32,
+) {
+    let padded = seen.next_multiple_of(16);
+    // SAFETY: both rows have `padded` elements; instructions as promised.
+    unsafe {
+        for (p, ds) in p[..padded].as_chunks_mut::<16>().0.iter_mut().zip(ds[..padded].as_chunks_mut::<16>().0) {
+            let scaled = L::load(p.as_ptr()).mul(L::splat(scale));
+            let weight = math::exp(scaled.sub(L::splat(max))).mul(L::splat(inverse));
+            weight.store(p.as_mut_ptr());
+            let difference = L::load(ds.as_ptr()).sub(L::splat(delta));
+            weight.mul(difference).mul(L::splat(scale)).store(ds.as_mut_ptr());
+        }
+    }
+    p[seen..].fill(0.0);
+    ds[seen..].fill(0.0);
+}
+
+/// Σ a·b by 16 partial sums and the fixed tree.
+#[inline(always)]
+unsafe fn dot<L: Lanes>(a: &[f32], b: &[f32]) -> f32 {
+    // SAFETY: in bounds; instructions as promised.
+    unsafe {
+        let mut sum = L::splat(0.0);
+        let whole = a.len() / 16 * 16;
+        for i in (0..whole).step_by(16) {
+            sum = L::load(a[i..].as_ptr()).fma(L::load(b[i..].as_ptr()), sum);
+        }
+        let rest = a.len() - whole;
+        if rest > 0 {
+            let load = |x: &[f32]| L::load_first(x[whole..].as_ptr(), rest);
+            sum = load(a).fma(load(b), sum);
+        }
+        sum.sum()
+    }
 }

@@ -26,4 +26,7 @@ pub mod rope;
 pub mod router;
 pub mod swiglu;
 
+mod micro;
+mod pack;
+mod scratch;
 mod span;

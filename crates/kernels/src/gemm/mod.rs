@@ -9,16 +9,14 @@
 //! even, subnormals to zero) and keeps the chain in f32, flushing subnormal sums to zero: the arithmetic of the
 //! hardware's bf16 dot products, on every instruction set.
 
-mod micro;
-mod pack;
-
 use std::ops::Range;
 
 use crate::isa::{self, Isa};
 use crate::lanes::Lanes;
+use crate::micro::{self, LeftWords, Out};
+use crate::pack::{self, Block, Matrix};
 use crate::par::{self, SharedMut};
-use micro::{LeftWords, Out};
-use pack::{Block, Matrix};
+use crate::scratch::{self, Buffer};
 
 /// The arithmetic of a product.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -183,7 +181,7 @@ fn check_groups(offsets: &[u32], rows: Option<&[u32]>, available: usize) -> usiz
 /// A left operand as words: f32 where they are, or made of two bf16 terms each.
 enum Words<'a> {
     Given(&'a [f32]),
-    Made(Vec<u32>),
+    Made(Buffer),
 }
 
 impl<'a> Words<'a> {
@@ -192,8 +190,8 @@ impl<'a> Words<'a> {
             Precision::F32 => Words::Given(data),
             Precision::Bf16 => {
                 let len = data.len() / columns * p.words(columns);
-                let mut words = scratch::take(len);
-                pack::pairs_along_rows(data, columns, &mut words[..len]);
+                let mut words = scratch::buffer(len);
+                pack::pairs_along_rows(data, columns, scratch::words_mut(&mut words));
                 Words::Made(words)
             }
         }
@@ -204,8 +202,8 @@ impl<'a> Words<'a> {
             Precision::F32 => Words::Given(data),
             Precision::Bf16 => {
                 let len = |group: &Range<usize>| p.words(group.len()) * columns;
-                let mut words = scratch::take(groups(offsets).map(|(_, group)| len(&group)).sum());
-                let mut rest = &mut words[..];
+                let mut words = scratch::buffer(groups(offsets).map(|(_, group)| len(&group)).sum());
+                let mut rest = scratch::words_mut(&mut words);
                 for (_, group) in groups(offsets) {
                     let (mine, others) = rest.split_at_mut(len(&group));
                     pack::pairs_down_columns(&data[group.start * columns..group.end * columns], columns, mine);
@@ -218,17 +216,8 @@ impl<'a> Words<'a> {
 
     fn all(&self) -> &[u32] {
         match self {
-            // SAFETY: f32 and u32 have the same size and alignment, and any bits are valid.
-            Words::Given(data) => unsafe { std::slice::from_raw_parts(data.as_ptr().cast(), data.len()) },
-            Words::Made(words) => words,
-        }
-    }
-}
-
-impl Drop for Words<'_> {
-    fn drop(&mut self) {
-        if let Words::Made(words) = self {
-            scratch::give_back(std::mem::take(words));
+            Words::Given(data) => scratch::words(data),
+            Words::Made(words) => scratch::words(words),
         }
     }
 }
@@ -287,7 +276,8 @@ const BLOCK_K_WORDS: usize = 512;
 fn run(p: Precision, products: &[Product], out: SharedMut<f32>, start: Start) {
     let tasks = tasks(products, par::threads());
     par::run(tasks.len(), |i| {
-        scratch::with_panels(|panels| compute(p, &tasks[i], out, start, panels));
+        let mut panels = scratch::buffer(BLOCK_WORDS);
+        compute(p, &tasks[i], out, start, scratch::words_mut(&mut panels));
     });
 }
 
@@ -375,7 +365,8 @@ unsafe fn blocks<L: Lanes, S: micro::Step<L>>(
         let block = Block { k0, k: step.min(k - k0), j0: task.columns.start, columns: task.columns.len() };
         let words = p.words(block.k);
         match (task.product.right, p) {
-            (Right::Rows(b), Precision::F32) => pack::panels_of_rows(b, block, panels),
+            // SAFETY: the caller's promise.
+            (Right::Rows(b), Precision::F32) => unsafe { pack::panels_of_rows::<L>(b, block, panels) },
             (Right::Rows(b), Precision::Bf16) => pack::paired_panels_of_rows(b, block, panels),
             // SAFETY: the caller's promise.
             (Right::Columns(b), _) => unsafe { pack::panels_of_columns::<L>(b, block, p != Precision::F32, panels) },
@@ -400,9 +391,8 @@ unsafe fn extend<L: Lanes, S: micro::Step<L>>(
     mut out: Out,
 ) {
     let mut pointers = [std::ptr::null(); 12];
-    let mut i = rows.start;
-    while i < rows.end {
-        let tile = (rows.end - i).min(12);
+    for i in rows.clone().step_by(pointers.len()) {
+        let tile = (rows.end - i).min(pointers.len());
         let left = match left.order {
             Order::Columns => {
                 LeftWords::Columns { first: left.words[first * left.stride + i..].as_ptr(), stride: left.stride }
@@ -417,41 +407,8 @@ unsafe fn extend<L: Lanes, S: micro::Step<L>>(
         };
         // SAFETY: as promised; the output's row i begins at out.at.
         unsafe {
-            let taken = micro::rows::<L, S>(tile, words, left, panels.as_ptr(), 16 * words, out);
-            out.at = out.at.add(taken * out.stride);
-            i += taken;
+            micro::product::<L, S>(tile, words, left, panels.as_ptr(), 16 * words, out);
+            out.at = out.at.add(tile * out.stride);
         }
-    }
-}
-
-/// Buffers that calls reuse: memory that is new costs a page fault every 4 KiB.
-mod scratch {
-    use std::cell::RefCell;
-
-    thread_local! {
-        static PANELS: RefCell<Vec<u32>> = const { RefCell::new(Vec::new()) };
-        static FREE: RefCell<Vec<Vec<u32>>> = const { RefCell::new(Vec::new()) };
-    }
-
-    /// This thread's buffer for the panels of a block.
-    pub fn with_panels<R>(work: impl FnOnce(&mut [u32]) -> R) -> R {
-        PANELS.with_borrow_mut(|panels| {
-            panels.resize(super::BLOCK_WORDS, 0);
-            work(panels)
-        })
-    }
-
-    /// A buffer of at least `len` words with any contents.
-    pub fn take(len: usize) -> Vec<u32> {
-        let mut buffer = FREE.with_borrow_mut(|free| free.pop()).unwrap_or_default();
-        if buffer.len() < len {
-            buffer.resize(len, 0);
-        }
-        buffer
-    }
-
-    /// For the next [`take`] of this thread.
-    pub fn give_back(buffer: Vec<u32>) {
-        FREE.with_borrow_mut(|free| free.push(buffer));
     }
 }

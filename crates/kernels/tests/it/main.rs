@@ -1,6 +1,9 @@
 //! The kernels against their references, bit for bit, on every instruction set of this machine.
 
+mod attention;
 mod gemm;
+mod memory_bound;
+mod table;
 
 use wels_kernels::isa::{self, Isa};
 use wels_kernels::par;

@@ -6,14 +6,14 @@
 use crate::lanes::Lanes;
 
 /// How a word of the left operand and a vector of words of the right one extend the chains.
-pub(super) trait Step<L: Lanes> {
+pub(crate) trait Step<L: Lanes> {
     /// # Safety
     /// `a` is one readable word; the machine has L's instructions.
     unsafe fn step(acc: L, a: *const u32, b: L) -> L;
 }
 
 /// One f32 term a word.
-pub(super) struct F32;
+pub(crate) struct F32;
 
 impl<L: Lanes> Step<L> for F32 {
     #[inline(always)]
@@ -24,7 +24,7 @@ impl<L: Lanes> Step<L> for F32 {
 }
 
 /// Two bf16 terms a word, in plain f32 operations.
-pub(super) struct Bf16;
+pub(crate) struct Bf16;
 
 impl<L: Lanes> Step<L> for Bf16 {
     #[inline(always)]
@@ -41,7 +41,7 @@ impl<L: Lanes> Step<L> for Bf16 {
 /// Two bf16 terms a word, by the dot product of AVX512-BF16: two chained fused multiply-adds, nearest even, subnormals
 /// flushed, upper half first (measured on Zen 4 against two million random words; Intel's manual describes the same).
 #[cfg(target_arch = "x86_64")]
-pub(super) struct Bf16Dot;
+pub(crate) struct Bf16Dot;
 
 #[cfg(target_arch = "x86_64")]
 impl Step<crate::lanes::Avx512> for Bf16Dot {
@@ -59,7 +59,7 @@ impl Step<crate::lanes::Avx512> for Bf16Dot {
 
 /// Where the words of a tile's rows are: word (i, k) of the left operand.
 #[derive(Clone, Copy)]
-pub(super) enum LeftWords<'a> {
+pub(crate) enum LeftWords<'a> {
     /// At `rows[i] + k`.
     Rows(&'a [*const u32]),
     /// At `first + k * stride + i`.
@@ -68,7 +68,7 @@ pub(super) enum LeftWords<'a> {
 
 /// A tile's place in the output.
 #[derive(Clone, Copy)]
-pub(super) struct Out {
+pub(crate) struct Out {
     pub at: *mut f32,
     pub stride: usize,
     /// Columns that exist, of the 16 a vector.
@@ -82,7 +82,7 @@ pub(super) struct Out {
 /// # Safety
 /// All words and outputs named by the arguments exist; `panel_stride` words lie between the panels of adjacent vectors.
 #[inline(always)]
-pub(super) unsafe fn tile<L: Lanes, S: Step<L>, const M: usize, const V: usize>(
+pub(crate) unsafe fn tile<L: Lanes, S: Step<L>, const M: usize, const V: usize>(
     k: usize,
     left: LeftWords,
     panel: *const u32,
@@ -143,12 +143,40 @@ unsafe fn store<L: Lanes>(x: L, p: *mut f32, columns: usize) {
     unsafe { if columns >= 16 { x.store(p) } else { x.store_first(p, columns) } }
 }
 
+/// Extends the chains of all `count` rows of the left operand by `k` words.
+///
+/// # Safety
+/// As for [`tile`].
+#[inline(always)]
+pub(crate) unsafe fn product<L: Lanes, S: Step<L>>(
+    count: usize,
+    k: usize,
+    left: LeftWords,
+    panels: *const u32,
+    panel_stride: usize,
+    mut out: Out,
+) {
+    let mut i = 0;
+    while i < count {
+        // SAFETY: row i of the left operand and of the output is i rows on.
+        unsafe {
+            let left = match left {
+                LeftWords::Rows(rows) => LeftWords::Rows(&rows[i..]),
+                LeftWords::Columns { first, stride } => LeftWords::Columns { first: first.add(i), stride },
+            };
+            let taken = rows::<L, S>(count - i, k, left, panels, panel_stride, out);
+            out.at = out.at.add(taken * out.stride);
+            i += taken;
+        }
+    }
+}
+
 /// Extends the chains of up to `L::TILE.0` rows by all the panels, and says how many rows it took.
 ///
 /// # Safety
 /// As for [`tile`].
 #[inline(always)]
-pub(super) unsafe fn rows<L: Lanes, S: Step<L>>(
+unsafe fn rows<L: Lanes, S: Step<L>>(
     rows: usize,
     k: usize,
     left: LeftWords,

@@ -6,7 +6,7 @@ use crate::par;
 
 /// A matrix by its elements: `(i, j)` or transposed, with its rows picked by an index or not.
 #[derive(Clone, Copy)]
-pub(super) struct Matrix<'a> {
+pub(crate) struct Matrix<'a> {
     pub data: &'a [f32],
     pub stride: usize,
     /// Row i of the matrix is row `rows[i]` of the data.
@@ -33,12 +33,12 @@ fn round_bf16(x: f32) -> u32 {
 
 /// Two consecutive terms of a chain as a word.
 #[inline(always)]
-pub(super) fn pair(earlier: f32, later: f32) -> u32 {
+pub(crate) fn pair(earlier: f32, later: f32) -> u32 {
     (round_bf16(earlier) & 0xffff_0000) | (round_bf16(later) >> 16)
 }
 
 /// Words of two terms along each row: `out[i][q]` from columns 2q and 2q+1, a missing last term as zero.
-pub(super) fn pairs_along_rows(data: &[f32], columns: usize, out: &mut [u32]) {
+pub(crate) fn pairs_along_rows(data: &[f32], columns: usize, out: &mut [u32]) {
     let words = columns.div_ceil(2);
     let block = (16384 / columns).max(1);
     par::chunks_mut(out, block * words, |b, out| {
@@ -59,7 +59,7 @@ fn pairs_of_row(row: &[f32], out: &mut [u32]) {
 }
 
 /// Words of two terms down the columns: `out[q][j]` from rows 2q and 2q+1 of `data[rows, columns]`.
-pub(super) fn pairs_down_columns(data: &[f32], columns: usize, out: &mut [u32]) {
+pub(crate) fn pairs_down_columns(data: &[f32], columns: usize, out: &mut [u32]) {
     let rows = data.len() / columns;
     let block = (16384 / columns).max(1);
     par::chunks_mut(out, block * columns, |b, out| {
@@ -82,7 +82,7 @@ fn pair_rows(earlier: &[f32], later: Option<&[f32]>, out: &mut [u32]) {
 
 /// Part of a right operand: `k` rows (terms) from `k0` by `columns` columns from `j0`.
 #[derive(Clone, Copy)]
-pub(super) struct Block {
+pub(crate) struct Block {
     pub k0: usize,
     pub k: usize,
     pub j0: usize,
@@ -90,27 +90,30 @@ pub(super) struct Block {
 }
 
 /// f32 panels of a matrix whose rows are the terms.
+///
+/// # Safety
+/// The machine has the instruction set of `L`.
 #[inline(always)]
-pub(super) fn panels_of_rows(b: Matrix, block: Block, out: &mut [u32]) {
+pub(crate) unsafe fn panels_of_rows<L: Lanes>(b: Matrix, block: Block, out: &mut [u32]) {
     for k in 0..block.k {
-        let row = b.row(block.k0 + k, block.j0);
-        let mut whole = 0;
-        while whole + 16 <= block.columns {
-            let out = &mut out[whole * block.k + 16 * k..][..16];
-            out.iter_mut().zip(&row[whole..whole + 16]).for_each(|(o, x)| *o = x.to_bits());
-            whole += 16;
-        }
-        if whole < block.columns {
-            let out = &mut out[whole * block.k + 16 * k..][..16];
-            out.fill(0);
-            out.iter_mut().zip(&row[whole..block.columns]).for_each(|(o, x)| *o = x.to_bits());
+        let row = &b.row(block.k0 + k, block.j0)[..block.columns];
+        for (j, columns) in row.chunks(16).enumerate() {
+            let out = out[16 * (j * block.k + k)..][..16].as_mut_ptr().cast();
+            // SAFETY: as many columns as the chunk has, sixteen words of output.
+            unsafe {
+                if columns.len() == 16 {
+                    L::load(columns.as_ptr()).store(out);
+                } else {
+                    L::load_first(columns.as_ptr(), columns.len()).store(out);
+                }
+            }
         }
     }
 }
 
 /// bf16 panels of a matrix whose rows are the terms.
 #[inline(always)]
-pub(super) fn paired_panels_of_rows(b: Matrix, block: Block, out: &mut [u32]) {
+pub(crate) fn paired_panels_of_rows(b: Matrix, block: Block, out: &mut [u32]) {
     let words = block.k.div_ceil(2);
     for q in 0..words {
         let earlier = b.row(block.k0 + 2 * q, block.j0);
@@ -133,7 +136,7 @@ pub(super) fn paired_panels_of_rows(b: Matrix, block: Block, out: &mut [u32]) {
 /// # Safety
 /// The machine has the instruction set of `L`.
 #[inline(always)]
-pub(super) unsafe fn panels_of_columns<L: Lanes>(b: Matrix, block: Block, paired: bool, out: &mut [u32]) {
+pub(crate) unsafe fn panels_of_columns<L: Lanes>(b: Matrix, block: Block, paired: bool, out: &mut [u32]) {
     let (terms, words) = if paired { (2, block.k.div_ceil(2)) } else { (1, block.k) };
     for j in (0..block.columns).step_by(16) {
         let n = (block.columns - j).min(16);

@@ -1,0 +1,61 @@
+//! Buffers that calls of a thread reuse: memory that is new costs a page fault every 4 KiB.
+
+use std::cell::RefCell;
+use std::ops::{Deref, DerefMut};
+
+thread_local!(static FREE: RefCell<Vec<Vec<f32>>> = const { RefCell::new(Vec::new()) });
+
+/// Numbers with any contents; given back when dropped.
+pub(crate) struct Buffer {
+    data: Vec<f32>,
+    len: usize,
+}
+
+/// `len` numbers with any contents.
+pub(crate) fn buffer(len: usize) -> Buffer {
+    let mut data = FREE.with_borrow_mut(|free| free.pop()).unwrap_or_default();
+    if data.len() < len {
+        data.resize(len, 0.0);
+    }
+    Buffer { data, len }
+}
+
+/// `len` zeros.
+pub(crate) fn zeros(len: usize) -> Buffer {
+    let mut buffer = buffer(len);
+    buffer.fill(0.0);
+    buffer
+}
+
+impl Deref for Buffer {
+    type Target = [f32];
+    fn deref(&self) -> &[f32] {
+        &self.data[..self.len]
+    }
+}
+
+impl DerefMut for Buffer {
+    fn deref_mut(&mut self) -> &mut [f32] {
+        &mut self.data[..self.len]
+    }
+}
+
+impl Drop for Buffer {
+    fn drop(&mut self) {
+        let data = std::mem::take(&mut self.data);
+        // A thread that is ending has no use for it.
+        let _ = FREE.try_with(|free| free.borrow_mut().push(data));
+    }
+}
+
+/// The same memory as words of bits.
+pub(crate) fn words(data: &[f32]) -> &[u32] {
+    // SAFETY: f32 and u32 have the same size and alignment, and any bits are valid.
+    unsafe { std::slice::from_raw_parts(data.as_ptr().cast(), data.len()) }
+}
+
+/// The same memory as words of bits.
+pub(crate) fn words_mut(data: &mut [f32]) -> &mut [u32] {
+    // SAFETY: as above.
+    unsafe { std::slice::from_raw_parts_mut(data.as_mut_ptr().cast(), data.len()) }
+}
