@@ -1,1 +1,26 @@
-//! wels-data
+//! From raw text to the token batches that a model is trained on, and the text formats around a model.
+//!
+//! ```text
+//! corpus   folders, JSONL, Parquet           → documents
+//! shards   documents × tokenizer             → memory-mapped token shards, split and hashed
+//! loader   shards × (seed, sequence number)  → batches; a pure function, so resuming needs one number
+//! ```
+//! The same corpus, tokenizer and options give the same shard files, and the same shards and seed the same batches, on
+//! any machine and any number of threads. This crate knows no model and no recipe.
+
+pub mod tokenizer;
+
+pub mod corpus;
+
+pub mod shards;
+
+pub mod loader;
+
+mod atomic;
+mod mapped;
+mod random;
+
+pub use corpus::Corpus;
+pub use loader::{Batch, Loader};
+pub use shards::{Dataset, Manifest};
+pub use tokenizer::Tokenizer;
