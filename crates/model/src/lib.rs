@@ -4,8 +4,12 @@
 //! checked before memory is taken for it, and every failure is an error value; panics mean bugs in the caller.
 
 pub mod config;
+pub mod presets;
 
 pub mod names;
+
+pub mod count;
+pub mod weights;
 
 pub mod tensor;
 
@@ -18,3 +22,5 @@ mod layers;
 pub mod model;
 
 pub mod cache;
+
+pub mod generate;

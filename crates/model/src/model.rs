@@ -105,19 +105,20 @@ pub struct Model {
     norm: Weight,
     head: Weight,
     mtp: Vec<Mtp>,
+    context_len: usize,
     /// The parameter of each gradient slot, see [`Grads`].
     slots: Vec<usize>,
 }
 
 impl Model {
-    /// For sequences of up to `context` tokens.
+    /// For sequences of up to `context_len` tokens.
     ///
     /// # Panics
     /// If the context is longer than the configuration's `max_positions`.
-    pub fn new(config: ModelConfig, context: usize) -> Self {
+    pub fn new(config: ModelConfig, context_len: usize) -> Self {
         let max = config.rope.max_positions;
-        assert!(context <= max, "a context of {context} tokens for a model of at most {max}");
-        let rotary = rotary(&config.rope, config.attention.rope_dim(), context);
+        assert!(context_len <= max, "a context of {context_len} tokens for a model of at most {max}");
+        let rotary = rotary(&config.rope, config.attention.rope_dim(), context_len);
         let mut wiring = Wiring::new(&config);
         let head = if config.tied_head { "model.embed_tokens.weight" } else { "lm_head.weight" };
         Model {
@@ -126,6 +127,7 @@ impl Model {
             norm: wiring.weight("model.norm.weight"),
             head: wiring.weight(head),
             mtp: (1..=config.mtp_depth).map(|k| Mtp::new(&mut wiring, &config, k, head, &rotary)).collect(),
+            context_len,
             slots: wiring.into_slots(),
             config,
         }
@@ -134,6 +136,11 @@ impl Model {
     /// The configuration it was made from.
     pub fn config(&self) -> &ModelConfig {
         &self.config
+    }
+
+    /// The longest sequence it was made for.
+    pub fn context_len(&self) -> usize {
+        self.context_len
     }
 
     /// Room for gradients.

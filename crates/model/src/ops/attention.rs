@@ -131,6 +131,6 @@ fn cached(g: &mut Graph, shape: Shape, parts: &Parts, out: &mut Tensor) {
         let width = out.cols();
         let out = &mut out[first * width..last * width];
         let (queries, new) = (q.heads(q.rows(first, last)), last - first);
-        attention::cached(shape, queries, new, parts.keys(keys, shared), v.heads(values), past + new, out);
+        attention::cached(shape, new, past + new, queries, parts.keys(keys, shared), v.heads(values), out);
     }
 }

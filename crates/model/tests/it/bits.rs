@@ -15,8 +15,11 @@ fn step(config: &ModelConfig, batch: &Batch, pieces: &[usize], execution: &Execu
     let mut grads = model.grads();
     let mut losses = Losses::default();
     let n = batch.targets.len() as f32;
-    let objective =
-        Objective { coefficient: &|_, _| 1.0 / n, mtp_coefficient: 0.3 / n, balance_coefficient: 0.01 / batch.starts.len() as f32 };
+    let objective = Objective {
+        coefficient: &|_, _| 1.0 / n,
+        mtp_coefficient: 0.3 / n,
+        balance_coefficient: 0.01 / batch.starts.len() as f32,
+    };
     // A step before this one leaves its gradients behind, which must not show.
     model.accumulate(&params, &mut grads, execution, batch, &objective, &mut Losses::default());
     grads.begin();

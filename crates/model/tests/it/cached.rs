@@ -66,3 +66,32 @@ fn log_probabilities_are_those_of_training() {
         assert_eq!(bits(&trained), bits(&model.logprobs(&params, &execution, &batch)), "{name}");
     }
 }
+
+#[test]
+fn generated_text_is_what_the_whole_forward_pass_would_choose() {
+    use std::ops::ControlFlow;
+    use wels_model::generate::{Request, Sampling, generate};
+    let execution = Execution::default();
+    for (name, config) in shapes::all() {
+        let model = Model::new(config.clone(), 16);
+        let params = Params::init(&config, 5);
+        for sampling in [Sampling::Greedy, Sampling::Random { temperature: 0.8, top_p: 0.9, seed: 3 }] {
+            let request = Request { prompt: &[1, 2, 3], max_new_tokens: 40, stop: &[], sampling };
+            let mut seen = vec![];
+            let new = generate(&model, &params, &execution, request, |token| {
+                seen.push(token);
+                ControlFlow::Continue(())
+            });
+            assert_eq!((new.len(), &seen), (13, &new), "{name}: until the context is full");
+            let text = [&[1, 2, 3], &new[..]].concat();
+            let logits = model.logits(&params, &execution, &text, &[0, text.len() as u32]);
+            for (i, &token) in new.iter().enumerate() {
+                assert_eq!(sampling.choose(logits.row(2 + i), 3 + i), token, "{name}: token {i}");
+            }
+            let request = Request { stop: &new[4..5], ..request };
+            let stopped = generate(&model, &params, &execution, request, |_| ControlFlow::Continue(()));
+            let end = new.iter().position(|token| *token == new[4]).expect("it is there") + 1;
+            assert_eq!(stopped, new[..end], "{name}: stopped");
+        }
+    }
+}

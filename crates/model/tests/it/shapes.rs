@@ -46,7 +46,8 @@ pub fn deepseek_v3() -> ModelConfig {
     let attention =
         Attention::Mla { heads: 3, q_lora_rank: Some(12), kv_lora_rank: 10, nope_dim: 6, rope_dim: 4, v_dim: 8 };
     let router = Router::Sigmoid { groups: 2, top_groups: 1, normalize: true, scale: 2.5 };
-    let moe = MoeConfig { experts: 8, shared_experts: 1, top_k: 2, expert_intermediate: 10, first_dense_layers: 1, router };
+    let moe =
+        MoeConfig { experts: 8, shared_experts: 1, top_k: 2, expert_intermediate: 10, first_dense_layers: 1, router };
     let base = dense(Family::DeepseekV3, RopeLayout::Interleaved, attention);
     ModelConfig { layers: 3, moe: Some(moe), mtp_depth: 2, ..base }
 }
@@ -56,7 +57,8 @@ pub fn deepseek_v2() -> ModelConfig {
     let attention =
         Attention::Mla { heads: 2, q_lora_rank: None, kv_lora_rank: 10, nope_dim: 6, rope_dim: 4, v_dim: 8 };
     let router = Router::Softmax { method: SoftmaxMethod::Greedy, scale: 1.5 };
-    let moe = MoeConfig { experts: 6, shared_experts: 2, top_k: 3, expert_intermediate: 10, first_dense_layers: 1, router };
+    let moe =
+        MoeConfig { experts: 6, shared_experts: 2, top_k: 3, expert_intermediate: 10, first_dense_layers: 1, router };
     let base = dense(Family::DeepseekV2, RopeLayout::Interleaved, attention);
     ModelConfig { moe: Some(moe), tied_head: true, ..base }
 }
