@@ -3,4 +3,5 @@
 mod bits;
 mod cached;
 mod gradients;
+mod oracle;
 mod shapes;
