@@ -1,9 +1,8 @@
 //! `config.json` → [`ModelConfig`].
 
-use std::collections::BTreeSet;
+use serde_json::Value;
 
-use serde_json::{Map, Value};
-
+use super::keys::Keys;
 use super::rope;
 use super::{
     Attention, ConfigError, Family, ModelConfig, MoeConfig, Note, RopeLayout, Router, SoftmaxMethod, abbreviate,
@@ -40,7 +39,6 @@ const IRRELEVANT: &[&str] = &[
     "id2label",
     "is_llama_config",
     "label2id",
-    "max_window_layers",
     "model_type",
     "output_attentions",
     "output_hidden_states",
@@ -50,7 +48,6 @@ const IRRELEVANT: &[&str] = &[
     "return_dict",
     "router_aux_loss_coef",
     "seq_aux",
-    "sliding_window",
     "torch_dtype",
     "transformers.js_config",
     "transformers_version",
@@ -78,9 +75,11 @@ const FOREIGN: &[(&str, Neutral)] = &[
     ("qk_layernorm", Neutral::Off),
     ("query_pre_attn_scalar", Neutral::Off),
     ("residual_multiplier", Neutral::One),
+    ("rope_interleaved", Neutral::Off),
     ("rope_local_base_freq", Neutral::Off),
     ("rotary_pct", Neutral::One),
     ("scale_emb", Neutral::One),
+    ("use_mrope", Neutral::Off),
     ("use_qk_norm", Neutral::Off),
 ];
 
@@ -214,13 +213,13 @@ fn read_mla(keys: &mut Keys, defaults: &Defaults) -> Result<Attention, ConfigErr
     let nope_dim = keys.size("qk_nope_head_dim", Some(128), limit::HEAD_DIM)?;
     let rope_dim = keys.size("qk_rope_head_dim", Some(64), limit::HEAD_DIM)?;
     let v_dim = keys.size("v_head_dim", Some(128), limit::HEAD_DIM)?;
-    keys.check_even("qk_rope_head_dim", rope_dim)?;
+    check_even(keys, "qk_rope_head_dim", rope_dim)?;
     let qk_dim = keys.size("qk_head_dim", Some(nope_dim + rope_dim), 2 * limit::HEAD_DIM)?;
     if qk_dim != nope_dim + rope_dim {
         let why = "it is the sum of qk_nope_head_dim and qk_rope_head_dim";
         return Err(keys.contradiction("qk_head_dim", qk_dim, "qk_rope_head_dim", rope_dim, why));
     }
-    keys.check_heads_width(heads, qk_dim.max(nope_dim + v_dim))?;
+    check_heads_width(keys, heads, qk_dim.max(nope_dim + v_dim))?;
     if keys.flag("attention_bias", false)? {
         return Err(
             keys.unsupported("attention_bias", "MLA is implemented without biases, as all published models are")
@@ -246,8 +245,8 @@ fn read_gqa(keys: &mut Keys, family: Family, hidden_size: usize) -> Result<Atten
             return Err(keys.contradiction("hidden_size", hidden_size, "num_attention_heads", heads, why));
         }
     };
-    keys.check_even("head_dim", head_dim)?;
-    keys.check_heads_width(heads, head_dim)?;
+    check_even(keys, "head_dim", head_dim)?;
+    check_heads_width(keys, heads, head_dim)?;
     let bias = keys.flag("attention_bias", family == Family::Qwen2)?;
     if family == Family::Qwen2 && !bias {
         return Err(keys.unsupported("attention_bias", "qwen2 has biases on query, key and value"));
@@ -390,6 +389,25 @@ fn check_windows(keys: &mut Keys, family: Family, layers: usize) -> Result<(), C
     Ok(())
 }
 
+fn check_even(keys: &Keys, key: &'static str, width: usize) -> Result<(), ConfigError> {
+    if width.is_multiple_of(2) {
+        return Ok(());
+    }
+    Err(ConfigError::Unsupported {
+        key: keys.path(key),
+        value: width.to_string(),
+        why: "rotary elements come in pairs",
+    })
+}
+
+fn check_heads_width(keys: &Keys, heads: usize, width: usize) -> Result<(), ConfigError> {
+    if heads * width <= limit::HEADS_WIDTH {
+        return Ok(());
+    }
+    let why = "the heads together are wider than 4194304";
+    Err(keys.contradiction("num_attention_heads", heads, "head width", width, why))
+}
+
 /// FP8 with blocks of 128×128 is dequantised when loaded; every other quantisation is refused.
 fn check_quantization(keys: &mut Keys) -> Result<(), ConfigError> {
     const WHY: &str = "of quantised files, only fp8 e4m3 with weight blocks of 128x128 is read";
@@ -441,186 +459,6 @@ fn note_token_ids(keys: &mut Keys, config: &ModelConfig) {
         for id in ids.iter().filter(|id| **id as usize >= config.vocab_size) {
             let vocab_size = config.vocab_size;
             keys.notes.push(Note(format!("config.json: `{key}` = {id} is outside the vocabulary of {vocab_size}")));
-        }
-    }
-}
-
-/// An object of the file, and which of its keys have been looked at.
-pub struct Keys<'a> {
-    map: &'a Map<String, Value>,
-    parent: &'static str,
-    read: BTreeSet<&'static str>,
-    pub notes: Vec<Note>,
-}
-
-impl<'a> Keys<'a> {
-    pub fn new(map: &'a Map<String, Value>, parent: &'static str) -> Keys<'a> {
-        Keys { map, parent, read: BTreeSet::new(), notes: Vec::new() }
-    }
-
-    pub fn get(&mut self, key: &'static str) -> Option<&'a Value> {
-        self.read.insert(key);
-        self.map.get(key)
-    }
-
-    pub fn mark(&mut self, keys: &[&'static str]) {
-        self.read.extend(keys);
-    }
-
-    /// Present and not null.
-    pub fn has(&self, key: &str) -> bool {
-        self.map.get(key).is_some_and(|value| !value.is_null())
-    }
-
-    pub fn is_null(&self, key: &str) -> bool {
-        self.map.get(key).is_some_and(Value::is_null)
-    }
-
-    /// Keys that nothing asked for, in the order of the file.
-    pub fn unread(&self) -> Vec<&'a str> {
-        self.map.keys().map(String::as_str).filter(|key| !self.read.contains(key)).collect()
-    }
-
-    /// A size: at least 1. A null counts as absent.
-    pub fn size(&mut self, key: &'static str, default: Option<usize>, max: usize) -> Result<usize, ConfigError> {
-        self.integer(key, default, 1, max)
-    }
-
-    /// A size that a null switches off.
-    fn optional_size(
-        &mut self,
-        key: &'static str,
-        default: Option<usize>,
-        max: usize,
-    ) -> Result<Option<usize>, ConfigError> {
-        if self.has(key) {
-            return self.integer(key, None, 1, max).map(Some);
-        }
-        self.read.insert(key);
-        Ok(if self.is_null(key) { None } else { default })
-    }
-
-    fn integer(
-        &mut self,
-        key: &'static str,
-        default: Option<usize>,
-        min: usize,
-        max: usize,
-    ) -> Result<usize, ConfigError> {
-        let value = match self.get(key) {
-            None | Some(Value::Null) => return default.ok_or_else(|| ConfigError::Missing { key: self.path(key) }),
-            Some(value @ Value::Number(number)) if !number.is_f64() => value,
-            Some(other) => return Err(self.wrong_type(key, other, "a whole number")),
-        };
-        match value.as_u64().and_then(|value| usize::try_from(value).ok()) {
-            Some(number) if (min..=max).contains(&number) => Ok(number),
-            _ => Err(self.range(key, value, min, max)),
-        }
-    }
-
-    pub fn real(&mut self, key: &'static str, default: Option<f64>, min: f64, max: f64) -> Result<f64, ConfigError> {
-        match self.get(key) {
-            None | Some(Value::Null) => default.ok_or_else(|| ConfigError::Missing { key: self.path(key) }),
-            Some(value @ Value::Number(_)) => match value.as_f64() {
-                Some(number) if (min..=max).contains(&number) => Ok(number),
-                _ => Err(self.range(key, value, min, max)),
-            },
-            Some(other) => Err(self.wrong_type(key, other, "a number")),
-        }
-    }
-
-    pub fn flag(&mut self, key: &'static str, default: bool) -> Result<bool, ConfigError> {
-        match self.get(key) {
-            None | Some(Value::Null) => Ok(default),
-            Some(Value::Bool(flag)) => Ok(*flag),
-            Some(other) => Err(self.wrong_type(key, other, "true or false")),
-        }
-    }
-
-    pub fn word(&mut self, key: &'static str) -> Result<Option<&'a str>, ConfigError> {
-        match self.get(key) {
-            None | Some(Value::Null) => Ok(None),
-            Some(Value::String(word)) => Ok(Some(word)),
-            Some(other) => Err(self.wrong_type(key, other, "a string")),
-        }
-    }
-
-    /// Fails unless the key is absent or one of `accepted`.
-    fn check_word(&mut self, key: &'static str, accepted: &[&str], why: &'static str) -> Result<(), ConfigError> {
-        match self.word(key)? {
-            Some(word) if !accepted.contains(&word) => Err(self.unsupported(key, why)),
-            _ => Ok(()),
-        }
-    }
-
-    fn check_even(&self, key: &'static str, width: usize) -> Result<(), ConfigError> {
-        if width.is_multiple_of(2) {
-            return Ok(());
-        }
-        Err(ConfigError::Unsupported {
-            key: self.path(key),
-            value: width.to_string(),
-            why: "rotary elements come in pairs",
-        })
-    }
-
-    fn check_heads_width(&self, heads: usize, width: usize) -> Result<(), ConfigError> {
-        if heads * width <= limit::HEADS_WIDTH {
-            return Ok(());
-        }
-        let why = "the heads together are wider than 4194304";
-        Err(self.contradiction("num_attention_heads", heads, "head width", width, why))
-    }
-
-    /// One token id or several; `None` where the key is absent. A null gives an empty list.
-    fn token_ids(&mut self, key: &'static str) -> Result<Option<Vec<u32>>, ConfigError> {
-        let expected = "a token id or a list of them";
-        let one = |value: &Value| value.as_u64().and_then(|id| u32::try_from(id).ok());
-        let ids = match self.get(key) {
-            None => return Ok(None),
-            Some(Value::Null) => Some(Vec::new()),
-            Some(Value::Array(list)) if list.len() <= 1024 => list.iter().map(one).collect(),
-            Some(value) => one(value).map(|id| vec![id]),
-        };
-        // -1 is a common way to write "none".
-        match (ids, self.map.get(key).and_then(Value::as_i64)) {
-            (Some(ids), _) => Ok(Some(ids)),
-            (None, Some(-1)) => Ok(Some(Vec::new())),
-            (None, _) => Err(self.wrong_type(key, &self.map[key], expected)),
-        }
-    }
-
-    pub fn path(&self, key: &str) -> String {
-        format!("{}{key}", self.parent)
-    }
-
-    pub fn wrong_type(&self, key: &str, value: &Value, expected: &'static str) -> ConfigError {
-        ConfigError::Type { key: self.path(key), value: abbreviate(value), expected }
-    }
-
-    fn range(&self, key: &str, value: &Value, min: impl ToString, max: impl ToString) -> ConfigError {
-        ConfigError::Range { key: self.path(key), value: abbreviate(value), min: min.to_string(), max: max.to_string() }
-    }
-
-    pub fn unsupported(&self, key: &str, why: &'static str) -> ConfigError {
-        let value = self.map.get(key).map_or_else(|| "absent".to_owned(), abbreviate);
-        ConfigError::Unsupported { key: self.path(key), value, why }
-    }
-
-    pub fn contradiction(
-        &self,
-        key: &str,
-        value: impl ToString,
-        other: &str,
-        other_value: impl ToString,
-        why: &'static str,
-    ) -> ConfigError {
-        ConfigError::Contradiction {
-            key: self.path(key),
-            value: value.to_string(),
-            other: other.to_owned(),
-            other_value: other_value.to_string(),
-            why,
         }
     }
 }

@@ -5,7 +5,7 @@
 
 use serde_json::{Map, Value};
 
-use super::read::Keys;
+use super::keys::Keys;
 use super::{Attention, ConfigError, RopeConfig, RopeLayout, RopeScaling, abbreviate};
 
 /// Keys that some rope type uses.

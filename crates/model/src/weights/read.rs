@@ -90,6 +90,7 @@ impl Files {
         for name in names {
             all.add(dir.join(name))?;
         }
+        all.repeated.sort();
         if let Some(index) = index {
             all.check_index(&index_path, &index)?;
         }

@@ -1,0 +1,201 @@
+//! Published counts, as exact integers. Nothing here allocates a model.
+
+use wels_model::config::{Dtype, ModelConfig};
+use wels_model::count::{self, Bytes, CacheLayout, Checkpoint, Context, Flops, Params};
+use wels_model::{names, presets};
+
+fn preset(name: &str) -> ModelConfig {
+    presets::preset(name).unwrap()
+}
+
+#[test]
+fn parameters_of_every_preset() {
+    // Name, total, activated with head, activated without head.
+    let expected = [
+        ("deepseek-v3", 671_026_419_200, 36_625_618_432, 35_698_939_392),
+        ("deepseek-r1", 671_026_419_200, 36_625_618_432, 35_698_939_392),
+        ("deepseek-v2", 235_741_434_880, 20_851_512_320, 20_327_224_320),
+        ("deepseek-v2-lite", 15_706_484_224, 2_451_435_008, 2_241_719_808),
+        ("r1-distill-qwen-1.5b", 1_777_088_000, 1_543_714_304, 1_310_340_608),
+        ("r1-distill-qwen-7b", 7_615_616_512, 7_070_619_136, 6_525_621_760),
+        ("r1-distill-qwen-14b", 14_770_033_664, 13_991_465_984, 13_212_898_304),
+        ("r1-distill-qwen-32b", 32_763_876_352, 31_985_308_672, 31_206_740_992),
+        ("r1-distill-llama-8b", 8_030_261_248, 7_504_924_672, 6_979_588_096),
+        ("r1-distill-llama-70b", 70_553_706_496, 69_503_033_344, 68_452_360_192),
+        ("smollm2-135m", 134_515_008, 134_515_008, 106_203_456),
+    ];
+    assert_eq!(presets::names().collect::<Vec<_>>(), expected.map(|(name, ..)| name));
+    for (name, total, activated, body) in expected {
+        let counts = count::params(&preset(name));
+        assert_eq!(counts.total, Params(total), "{name} total");
+        assert_eq!(counts.activated, Params(activated), "{name} activated");
+        assert_eq!(counts.activated_body, Params(body), "{name} without embedding and head");
+    }
+}
+
+#[test]
+fn other_conventions_of_the_published_tables() {
+    for (name, with_embedding) in
+        [("deepseek-v3", 37_552_297_472), ("deepseek-v2", 21_375_800_320), ("deepseek-v2-lite", 2_661_150_208)]
+    {
+        assert_eq!(count::params(&preset(name)).activated_with_embedding, Params(with_embedding), "{name}");
+    }
+    let v3 = count::params(&preset("deepseek-v3"));
+    assert_eq!(v3.embedding, Params(926_679_040));
+    assert_eq!(v3.routed_experts, Params(653_908_770_816));
+    assert_eq!(count::params(&preset("deepseek-v2")).embedding, Params(524_288_000));
+    let tied = ModelConfig { tied_head: true, ..preset("r1-distill-qwen-1.5b") };
+    assert_eq!(count::params(&tied).total, Params(1_543_714_304));
+    let smol = count::params(&preset("smollm2-135m"));
+    assert_eq!(smol.activated_with_embedding, smol.total, "a tied table counts once");
+}
+
+#[test]
+fn mtp_of_deepseek_v3() {
+    let counts = count::params(&preset("deepseek-v3"));
+    let mtp = counts.mtp.unwrap();
+    assert_eq!(mtp.unique, Params(11_610_068_224));
+    assert_eq!(mtp.with_embedding_and_head, Params(13_463_426_304));
+    assert_eq!(mtp.activated_body, Params(688_100_608));
+    assert_eq!(mtp.activated, Params(1_614_779_648));
+    assert_eq!(mtp.activated_with_embedding, Params(2_541_458_688));
+    assert_eq!(mtp.projection, Params(102_760_448));
+    assert_eq!(counts.total + mtp.unique, Params(682_636_487_424));
+    assert_eq!(counts.total + mtp.with_embedding_and_head, Params(684_489_845_504));
+    // The figures in DeepSeek's README leave the projection out.
+    assert_eq!(mtp.unique.0 - mtp.projection.0, 11_507_307_776);
+    assert_eq!(mtp.activated.0 - mtp.projection.0, 1_512_019_200);
+    assert_eq!(count::params(&preset("deepseek-v2")).mtp, None);
+}
+
+#[test]
+fn parts_of_a_layer() {
+    // MLA, dense feed-forward, one routed expert, experts with shared ones and gate (without selection bias).
+    let expected = [
+        ("deepseek-v2-lite", 13_763_072, 67_239_936, 8_650_752, 571_080_704),
+        ("deepseek-v2", 149_227_520, 188_743_680, 23_592_960, 3_822_878_720),
+        ("deepseek-v3", 187_107_328, 396_361_728, 44_040_192, 11_320_164_352),
+    ];
+    for (name, attention, dense, expert, experts) in expected {
+        let config = preset(name);
+        let tensors = names::hf_tensors(&config);
+        let sum = |part: &str| -> usize {
+            let part = |tensor: &&names::HfTensor| tensor.name.starts_with(part) && !tensor.name.ends_with("_bias");
+            tensors.iter().filter(part).map(|tensor| tensor.shape.iter().product::<usize>()).sum()
+        };
+        assert_eq!(sum("model.layers.0.self_attn."), attention, "{name} attention");
+        assert_eq!(sum("model.layers.0.mlp."), dense, "{name} dense");
+        assert_eq!(sum("model.layers.5.mlp.experts.7."), expert, "{name} expert");
+        assert_eq!(sum("model.layers.5.mlp."), experts, "{name} experts");
+    }
+}
+
+#[test]
+fn checkpoint_of_deepseek_v3_as_published() {
+    let counts = count::checkpoint(&preset("deepseek-v3"), Dtype::Fp8);
+    let expected = Checkpoint {
+        tensors: 91_991,
+        fp8_elements: 680_571_043_840,
+        half_elements: 3_918_786_560,
+        f32_elements: 15_104,
+        scales: 41_540_496,
+    };
+    assert_eq!(counts, expected);
+    assert_eq!(counts.bytes(), Bytes(688_574_839_360));
+    let bf16 = count::checkpoint(&preset("deepseek-v3"), Dtype::Bf16);
+    assert_eq!(bf16.bytes(), Bytes(2 * 684_489_845_504 + 2 * 15_104));
+}
+
+#[test]
+fn operations_of_deepseek_v3() {
+    let config = preset("deepseek-v3");
+    let causal = count::forward_flops(&config, Context::Causal { tokens: 4096 });
+    let billions = |flops: Flops| (flops.0 as f64 / 1e6).round() / 1e3;
+    assert_eq!(billions(causal.attention_linear), 22.827);
+    assert_eq!(billions(causal.attention_core), 10.237);
+    assert_eq!(billions(causal.dense_ffn), 2.378);
+    assert_eq!(billions(causal.routed_experts), 40.869);
+    assert_eq!(billions(causal.shared_experts), 5.109);
+    assert_eq!(billions(causal.router), 0.213);
+    assert_eq!(billions(causal.head), 1.853);
+    assert_eq!(billions(causal.total()), 83.486);
+    assert_eq!(causal.total().0 - causal.attention_core.0, 2 * 36_624_596_992);
+    assert_eq!(billions(causal.training()), 260.649);
+    assert_eq!(billions(causal.mtp * 3), 10.192);
+    let full = count::forward_flops(&config, Context::NonCausal { tokens: 4096 });
+    assert_eq!(billions(full.attention_core), 20.468);
+    assert_eq!(billions(full.total()), 93.717);
+    let core = |context| count::forward_flops(&config, context).attention_core;
+    assert_eq!(core(Context::DecodeAbsorbed { keys: 1 }), Flops(16_990_208));
+    assert_eq!(core(Context::DecodeExpanded { keys: 1 }), Flops(4_997_120));
+    let decode = count::forward_flops(&config, Context::DecodeAbsorbed { keys: 4989 });
+    assert_eq!((decode.total().0 as f64 / 1e8).round() / 10.0, 158.0);
+}
+
+#[test]
+fn training_operations_of_other_models() {
+    for (name, billions) in [("deepseek-v2", 155.311), ("deepseek-v2-lite", 16.407)] {
+        let flops = count::forward_flops(&preset(name), Context::Causal { tokens: 4096 });
+        assert_eq!((flops.training().0 as f64 / 1e6).round() / 1e3, billions, "{name}");
+    }
+    // With one key and no attention to speak of, two operations an activated weight.
+    let smol = preset("smollm2-135m");
+    let flops = count::forward_flops(&smol, Context::DecodeExpanded { keys: 1 });
+    let norms = (2 * smol.layers + 1) * smol.hidden_size;
+    assert_eq!(flops.total().0 - flops.attention_core.0, 2 * (134_515_008 - norms as u64));
+}
+
+#[test]
+fn cache_of_one_token() {
+    let expected = [
+        ("deepseek-v3", 70_272),
+        ("deepseek-v2", 2 * 34_560),
+        ("deepseek-v2-lite", 2 * 15_552),
+        ("r1-distill-qwen-1.5b", 28_672),
+        ("r1-distill-qwen-7b", 57_344),
+        ("r1-distill-qwen-14b", 196_608),
+        ("r1-distill-qwen-32b", 262_144),
+        ("r1-distill-llama-8b", 131_072),
+        ("r1-distill-llama-70b", 327_680),
+    ];
+    for (name, bf16_bytes) in expected {
+        assert_eq!(2 * count::cache_elements_per_token(&preset(name), CacheLayout::Latent), bf16_bytes, "{name}");
+    }
+    assert_eq!(count::cache_elements_per_token(&preset("deepseek-v3"), CacheLayout::Expanded), 2_498_560);
+}
+
+#[test]
+fn memory_of_training() {
+    let v3 = preset("deepseek-v3");
+    let bytes = count::training_bytes(&v3);
+    let biases = 59 * 256;
+    assert_eq!(bytes.weights, Bytes(4 * 682_636_487_424));
+    assert_eq!(bytes.gradients, Bytes(4 * (682_636_487_424 - biases)));
+    assert_eq!(bytes.optimizer, Bytes(8 * (682_636_487_424 - biases)));
+}
+
+#[test]
+fn tensors_cover_every_parameter_once() {
+    for name in presets::names() {
+        let config = preset(name);
+        let specs = names::param_specs(&config);
+        let mut next_row = vec![0; specs.len()];
+        let mut seen = std::collections::HashSet::new();
+        for tensor in names::hf_tensors(&config) {
+            assert!(seen.insert(tensor.name.clone()), "{name}: {} twice", tensor.name);
+            if tensor.role == names::Role::Own {
+                assert_eq!(tensor.first_row, next_row[tensor.param], "{name}: {}", tensor.name);
+                next_row[tensor.param] += tensor.rows;
+                assert_eq!(tensor.shape.iter().product::<usize>(), tensor.rows * specs[tensor.param].cols);
+            }
+        }
+        assert_eq!(next_row, specs.iter().map(|spec| spec.rows).collect::<Vec<_>>(), "{name}");
+    }
+}
+
+#[test]
+fn quantities_print_with_commas() {
+    assert_eq!(Params(671_026_419_200).to_string(), "671,026,419,200");
+    assert_eq!(Flops(999).to_string(), "999 FLOP");
+    assert_eq!(Bytes(1_000).to_string(), "1,000 B");
+}
