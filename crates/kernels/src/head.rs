@@ -3,8 +3,11 @@
 //! **Order of sums.** Logits are chains over the width; log p = l_target − max − log Σ exp(l − max), the sum by 16 partial sums over
 //! the vocabulary and the fixed tree. `dx` is a chain over the vocabulary, `dw` one chain over the tokens.
 
-use crate::gemm::{Precision, Start};
-use crate::reference;
+use crate::gemm::{self, Precision, Start};
+use crate::lanes::Lanes;
+use crate::math;
+use crate::par::{self, SharedMut};
+use crate::scratch;
 
 /// A target that counts for nothing: log-probability 0, gradient 0.
 pub const IGNORE: u32 = u32::MAX;
@@ -33,5 +36,113 @@ pub fn loss(
     logp: &mut [f32],
     gradients: Option<(Gradients, &(dyn Fn(usize, f32) -> f32 + Sync))>,
 ) {
-    reference::head::loss(p, x, w, targets, d, v, logp, gradients);
+    let tokens = targets.len();
+    for (name, len, expected) in [("x", x.len(), tokens * d), ("w", w.len(), v * d), ("logp", logp.len(), tokens)] {
+        assert!(len == expected, "{name} has {len} elements instead of {expected}");
+    }
+    let out_of_range = targets.iter().find(|&&t| t != IGNORE && t as usize >= v);
+    assert!(out_of_range.is_none(), "target {out_of_range:?} of a vocabulary of {v}");
+    let (mut gradients, coefficient) = gradients.map_or((None, None), |(g, c)| (Some(g), Some(c)));
+    let block = block_tokens(v).min(tokens);
+    let mut logits = scratch::buffer(block * v);
+    for first in (0..tokens).step_by(block.max(1)) {
+        let block = first..(first + block).min(tokens);
+        let x = &x[block.start * d..block.end * d];
+        let logits = &mut logits[..block.len() * v];
+        gemm::linear(p, x, w, logits, d, v);
+        softmax_rows(logits, &targets[block.clone()], v, &mut logp[block.clone()], |t, logp| {
+            coefficient.map(|coefficient| coefficient(first + t, logp))
+        });
+        if let Some(g) = &mut gradients {
+            gemm::linear_dx(p, logits, w, &mut g.dx[block.start * d..block.end * d], d, v, Start::Zero);
+            gemm::linear_dw(p, logits, x, g.dw, d, v, g.dw_start);
+            g.dw_start = Start::Continue;
+        }
+    }
+    if let (0, Some(g)) = (tokens, gradients) {
+        gemm::linear_dw(p, &[], &[], g.dw, d, v, g.dw_start);
+    }
+}
+
+/// Tokens whose logits are held at a time: 8 MiB of them, which stay in the last cache, but enough rows to be worth
+/// packing the weights for. Even, so that pairs of bf16 terms stay together.
+fn block_tokens(v: usize) -> usize {
+    (2 * 1024 * 1024 / v).clamp(64, 1024) / 2 * 2
+}
+
+/// Log-probabilities of the targets; where there is a coefficient, the logits become their gradients.
+fn softmax_rows(
+    logits: &mut [f32],
+    targets: &[u32],
+    v: usize,
+    logp: &mut [f32],
+    coefficient: impl Fn(usize, f32) -> Option<f32> + Sync,
+) {
+    let logp = SharedMut::new(logp);
+    const ROWS: usize = 8;
+    par::chunks_mut(logits, ROWS * v, |chunk, rows| {
+        for (r, row) in rows.chunks_exact_mut(v).enumerate() {
+            let t = chunk * ROWS + r;
+            let target = targets[t];
+            let counts = target != IGNORE;
+            let before = if counts { row[target as usize] } else { 0.0 };
+            let (max, sum) = crate::dispatch!(exponentials(row: &mut [f32]) -> (f32, f32));
+            let result = if counts { before - max - math::scalar::log(sum) } else { 0.0 };
+            // SAFETY: one element for each row.
+            unsafe { logp.slice(t, 1)[0] = result };
+            let Some(c) = coefficient(t, result) else { continue };
+            let c = if counts { c } else { 0.0 };
+            let inverse = 1.0 / sum;
+            let hit = counts.then(|| (row[target as usize] * inverse - 1.0) * c);
+            crate::dispatch!(scale(row: &mut [f32], inverse: f32, c: f32));
+            if let Some(hit) = hit {
+                row[target as usize] = hit;
+            }
+        }
+    });
+}
+
+/// Replaces a row by exp(l − max); the maximum, and the sum by 16 partial sums and the fixed tree.
+#[inline(always)]
+unsafe fn exponentials<L: Lanes>(row: &mut [f32]) -> (f32, f32) {
+    let whole = row.len() / 16 * 16;
+    let rest = row.len() - whole;
+    // SAFETY: in bounds; instructions as promised.
+    unsafe {
+        let mut max = L::splat(f32::NEG_INFINITY);
+        for l in row.as_chunks::<16>().0 {
+            max = L::load(l.as_ptr()).max(max);
+        }
+        let max = row[whole..].iter().fold(max.max_lane(), |m, &l| if l > m { l } else { m });
+        let mut sum = L::splat(0.0);
+        for l in row.as_chunks_mut::<16>().0 {
+            let e = math::exp(L::load(l.as_ptr()).sub(L::splat(max)));
+            sum = sum.add(e);
+            e.store(l.as_mut_ptr());
+        }
+        if rest > 0 {
+            let last = row[whole..].as_mut_ptr();
+            math::exp(L::load_first(last, rest).sub(L::splat(max))).store_first(last, rest);
+            sum = sum.add(L::load_first(last, rest));
+        }
+        (max, sum.sum())
+    }
+}
+
+/// `row = (row · inverse) · c`.
+#[inline(always)]
+unsafe fn scale<L: Lanes>(row: &mut [f32], inverse: f32, c: f32) {
+    let whole = row.len() / 16 * 16;
+    let rest = row.len() - whole;
+    // SAFETY: in bounds; instructions as promised.
+    unsafe {
+        let scaled = |l: L| l.mul(L::splat(inverse)).mul(L::splat(c));
+        for l in row.as_chunks_mut::<16>().0 {
+            scaled(L::load(l.as_ptr())).store(l.as_mut_ptr());
+        }
+        if rest > 0 {
+            let last = row[whole..].as_mut_ptr();
+            scaled(L::load_first(last, rest)).store_first(last, rest);
+        }
+    }
 }

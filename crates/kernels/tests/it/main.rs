@@ -2,6 +2,7 @@
 
 mod attention;
 mod gemm;
+mod head;
 mod memory_bound;
 mod table;
 
