@@ -14,7 +14,7 @@ mod write;
 use std::fmt;
 use std::path::{Path, PathBuf};
 
-pub use read::{Files, load_dir, open_dir};
+pub use read::{Files, Sink, load_dir, open_dir};
 pub use write::{DEFAULT_SHARD_BYTES, save_dir};
 
 use crate::config::{ConfigError, Dtype};
@@ -125,7 +125,7 @@ pub enum WeightsError {
         /// The directory.
         dir: PathBuf,
         /// What is wrong with it.
-        source: ConfigError,
+        source: Box<ConfigError>,
     },
     /// A file of this kind is never that large.
     #[error("{} has {bytes} bytes, more than the {max} expected of such a file", path.display())]

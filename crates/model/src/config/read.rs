@@ -233,13 +233,13 @@ fn read_gqa(keys: &mut Keys, family: Family, hidden_size: usize) -> Result<Atten
     // Qwen2's class has a default of 32, Llama's has none; both mean "as many as query heads" for a null.
     let kv_default = if family == Family::Qwen2 && !keys.has("num_key_value_heads") { 32 } else { heads };
     let kv_heads = keys.size("num_key_value_heads", Some(kv_default), limit::HEADS)?;
-    if heads % kv_heads != 0 {
+    if !heads.is_multiple_of(kv_heads) {
         let why = "query heads are shared out evenly over key-value heads";
         return Err(keys.contradiction("num_attention_heads", heads, "num_key_value_heads", kv_heads, why));
     }
     let head_dim = match keys.optional_size("head_dim", None, limit::HEAD_DIM)? {
         Some(head_dim) => head_dim,
-        None if hidden_size % heads == 0 => hidden_size / heads,
+        None if hidden_size.is_multiple_of(heads) => hidden_size / heads,
         None => {
             let why = "without head_dim, the hidden size is divided evenly over the heads";
             return Err(keys.contradiction("hidden_size", hidden_size, "num_attention_heads", heads, why));
@@ -339,7 +339,7 @@ fn read_groups(
 ) -> Result<(usize, usize), ConfigError> {
     let groups = keys.optional_size("n_group", Some(defaults.0), limit::EXPERTS)?.unwrap_or(1);
     let top_groups = keys.optional_size("topk_group", Some(defaults.1), limit::EXPERTS)?.unwrap_or(1);
-    if experts % groups != 0 {
+    if !experts.is_multiple_of(groups) {
         let why = "groups have equally many experts";
         return Err(keys.contradiction("n_group", groups, "n_routed_experts", experts, why));
     }

@@ -34,6 +34,10 @@ struct Tensor {
     bytes: Range<usize>,
 }
 
+/// Takes `(param, first_row, rows, values)`: `values` [rows, columns] are rows of parameter `param` of
+/// [`names::param_specs`].
+pub type Sink<'a> = dyn FnMut(usize, usize, usize, &[f32]) + 'a;
+
 /// Reads `config.json`, maps the weights and checks that they fit each other.
 ///
 /// A configuration that announces MTP layers of which the files hold nothing (`transformers` drops them when it saves) is
@@ -43,7 +47,7 @@ struct Tensor {
 /// Whatever is wrong with the configuration or the files; all missing, surplus and misshapen tensors in one message.
 pub fn open_dir(dir: &Path) -> Result<(ModelConfig, Files, Vec<Note>), WeightsError> {
     let text = read_text(&dir.join("config.json"), MAX_CONFIG_BYTES)?;
-    let in_dir = |source| WeightsError::Config { dir: dir.to_owned(), source };
+    let in_dir = |source| WeightsError::Config { dir: dir.to_owned(), source: Box::new(source) };
     let (mut config, mut notes) = ModelConfig::from_hf_json(&text).map_err(in_dir)?;
     let files = Files::open(dir)?;
     let first_mtp = format!("model.layers.{}.", config.layers);
@@ -58,9 +62,9 @@ pub fn open_dir(dir: &Path) -> Result<(ModelConfig, Files, Vec<Note>), WeightsEr
     Ok((config, files, notes))
 }
 
-/// Loads the weights in `dir` into wherever `sink(param, first_row, rows, values)` puts them.
+/// Loads the weights in `dir` into wherever `sink` puts them.
 ///
-/// `param` indexes [`names::param_specs`]; `values` is [rows, columns]. Every row of every parameter comes exactly once, in
+/// Every row of every parameter comes exactly once, in
 /// the order of the files. Nothing is handed out unless all of it fits.
 ///
 /// # Errors
@@ -68,7 +72,7 @@ pub fn open_dir(dir: &Path) -> Result<(ModelConfig, Files, Vec<Note>), WeightsEr
 pub fn load_dir(
     dir: &Path,
     config: &ModelConfig,
-    sink: &mut dyn FnMut(usize, usize, usize, &[f32]),
+    sink: &mut Sink<'_>,
 ) -> Result<Vec<Note>, WeightsError> {
     Files::open(dir)?.load(config, sink)
 }
@@ -226,7 +230,7 @@ impl Files {
     pub fn load(
         &self,
         config: &ModelConfig,
-        sink: &mut dyn FnMut(usize, usize, usize, &[f32]),
+        sink: &mut Sink<'_>,
     ) -> Result<Vec<Note>, WeightsError> {
         let notes = self.check(config)?;
         let mut tensors: Vec<_> = names::hf_tensors(config)
