@@ -110,3 +110,68 @@ unsafe fn to_bf16_piece<L: Lanes>(x: &[f32], y: &mut [u16]) {
 unsafe fn from_bf16_piece<L: Lanes>(x: &[u16], y: &mut [f32]) {
     y.iter_mut().zip(x).for_each(|(y, &x)| *y = from_bf16(x));
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::isa::{self, Isa};
+    use crate::reference::convert as reference;
+
+    /// Numbers of all exponents, halfway cases of every format among them.
+    fn numbers() -> Vec<f32> {
+        let spread = (0..=u32::MAX).step_by(65_521).map(f32::from_bits);
+        let ties = (0..=u32::MAX >> 12).map(|high| f32::from_bits(high << 12));
+        spread.chain(ties.step_by(7)).collect()
+    }
+
+    #[test]
+    fn bf16_and_f16_round_as_the_reference() {
+        let x = numbers();
+        for isa in Isa::all_available() {
+            let (mut bf16, mut f16) = (vec![0; x.len()], vec![0; x.len()]);
+            isa::with(isa, || to_bf16s(&x, &mut bf16));
+            isa::with(isa, || to_f16s(&x, &mut f16));
+            for (i, &x) in x.iter().enumerate() {
+                assert_eq!(bf16[i], reference::to_bf16(x), "bf16 of {x:e} ({})", isa.name());
+                assert_eq!(f16[i], reference::to_f16(x), "f16 of {x:e} ({})", isa.name());
+            }
+        }
+    }
+
+    #[test]
+    fn all_bf16_and_f16_go_to_f32_and_back() {
+        let bits: Vec<u16> = (0..=u16::MAX).collect();
+        let (mut wide, mut back) = (vec![0.0; bits.len()], vec![0; bits.len()]);
+        from_bf16s(&bits, &mut wide);
+        to_bf16s(&wide, &mut back);
+        for (&bits, (wide, &back)) in bits.iter().zip(wide.iter().zip(&back)) {
+            let expected = reference::from_bf16(bits);
+            assert!(*wide == expected || wide.is_nan() && expected.is_nan(), "bf16 {bits:#x}");
+            assert!(back == bits || wide.is_nan() && back == bits | 0x40, "bf16 {bits:#x} becomes {back:#x}");
+        }
+        from_f16s(&bits, &mut wide);
+        to_f16s(&wide, &mut back);
+        for (&bits, (wide, &back)) in bits.iter().zip(wide.iter().zip(&back)) {
+            let expected = reference::from_f16(bits);
+            assert!(*wide == expected || wide.is_nan() && expected.is_nan(), "f16 {bits:#x}");
+            assert!(back == bits || wide.is_nan(), "f16 {bits:#x} becomes {back:#x}");
+        }
+    }
+
+    #[test]
+    fn e4m3_is_the_nearest_value() {
+        for x in numbers().into_iter().step_by(5) {
+            assert_eq!(to_e4m3(x), reference::to_e4m3(x), "e4m3 of {x:e}");
+        }
+        for bits in 0..=u8::MAX {
+            let mut back = [0];
+            to_e4m3s(&[E4M3[bits as usize]], &mut back);
+            assert_eq!(back[0], bits);
+        }
+        let mut values = [0.0; 5];
+        from_e4m3s(&[0x01, 0x08, 0x38, 0x7e, 0xfe], &mut values);
+        assert_eq!(values, [1.0 / 512.0, 1.0 / 64.0, 1.0, 448.0, -448.0]);
+        assert!(E4M3[0x7f].is_nan() && E4M3[0xff].is_nan());
+        assert_eq!((to_e4m3(1e9), to_e4m3(f32::NEG_INFINITY)), (0x7e, 0xfe));
+    }
+}

@@ -17,6 +17,8 @@ pub struct Dispatch {
     offsets: Vec<u32>,
     rows: Vec<u32>,
     slots: Vec<u32>,
+    /// [T·K]: the choice of each slot.
+    choices: Vec<u32>,
     top_k: usize,
 }
 
@@ -37,16 +39,17 @@ impl Dispatch {
             offsets[e + 1] += offsets[e];
         }
         let mut next = offsets.clone();
-        let mut rows = vec![0; experts.len()];
-        let slots = (experts.iter().enumerate())
+        let mut choices = vec![0; experts.len()];
+        let slots: Vec<u32> = (experts.iter().enumerate())
             .map(|(choice, &e)| {
                 let slot = next[e as usize];
                 next[e as usize] += 1;
-                rows[slot as usize] = (choice / top_k) as u32;
+                choices[slot as usize] = choice as u32;
                 slot
             })
             .collect();
-        Dispatch { offsets, rows, slots, top_k }
+        let rows = choices.iter().map(|choice| choice / top_k as u32).collect();
+        Dispatch { offsets, rows, slots, choices, top_k }
     }
 
     /// [E + 1]: slots `offsets[e]..offsets[e + 1]` are expert e's.
@@ -134,16 +137,17 @@ pub fn combine_backward(
     assert_eq!(h.len(), tokens * top_k * d, "h is [T·K, d] with T = {tokens}, K = {top_k}, d = {d}");
     assert_eq!(dh.len(), h.len(), "dh has the shape of h");
     assert_eq!((weights.len(), dweights.len()), (tokens * top_k, tokens * top_k), "weights and dweights are [T, K]");
-    let rows = par::rows_per_task(d * top_k);
-    let dh = SharedMut::new(dh);
-    par::chunks_mut(dweights, rows * top_k, |task, dweights| {
-        for (i, dweight) in dweights.iter_mut().enumerate() {
-            let choice = task * rows * top_k + i;
-            let (t, slot, weight) = (choice / top_k, dispatch.slots[choice] as usize, weights[choice]);
-            let (dy, h) = (&dy[t * d..(t + 1) * d], &h[slot * d..(slot + 1) * d]);
-            // SAFETY: each choice has its own slot.
-            let dh = unsafe { dh.slice(slot * d, d) };
-            *dweight = dispatch!(backward_choice(dy: &[f32], h: &[f32], weight: f32, dh: &mut [f32]) -> f32);
+    // In the order of slots: h and dh, the greatest buffers, are read and written from front to back.
+    let slots_per_task = par::rows_per_task(d);
+    let dweights = SharedMut::new(dweights);
+    par::chunks_mut(dh, slots_per_task * d, |task, dh| {
+        for (i, dh) in dh.chunks_exact_mut(d).enumerate() {
+            let slot = task * slots_per_task + i;
+            let (t, choice) = (dispatch.rows[slot] as usize, dispatch.choices[slot] as usize);
+            let (dy, h, weight) = (&dy[t * d..(t + 1) * d], &h[slot * d..(slot + 1) * d], weights[choice]);
+            // SAFETY: each slot has its own choice.
+            let dweight = unsafe { dweights.slice(choice, 1) };
+            dweight[0] = dispatch!(backward_choice(dy: &[f32], h: &[f32], weight: f32, dh: &mut [f32]) -> f32);
         }
     });
 }
@@ -172,13 +176,22 @@ pub fn scatter_dx(dslots: &[f32], dispatch: &Dispatch, dx: &mut [f32], start: St
     par::chunks_mut(dx, rows * d, |task, dx| {
         for (i, dx) in dx.chunks_exact_mut(d).enumerate() {
             let t = task * rows + i;
-            if start == Start::Zero {
-                dx.fill(0.0);
-            }
-            for &slot in &dispatch.slots[t * top_k..(t + 1) * top_k] {
-                let from = &dslots[slot as usize * d..(slot as usize + 1) * d];
-                dx.iter_mut().zip(from).for_each(|(dx, from)| *dx += from);
-            }
+            let slots = &dispatch.slots[t * top_k..(t + 1) * top_k];
+            dispatch!(scatter_row(dslots: &[f32], slots: &[u32], dx: &mut [f32], start: Start));
         }
     });
+}
+
+#[inline(always)]
+unsafe fn scatter_row<L: Lanes>(dslots: &[f32], slots: &[u32], dx: &mut [f32], start: Start) {
+    // SAFETY: the dispatcher has checked the set; the lengths are equal.
+    unsafe {
+        spans!(dx.len(), |s| {
+            let mut sum = if start == Start::Zero { L::splat(0.0) } else { s.load::<L>(dx) };
+            for &slot in slots {
+                sum = sum.add(s.load(&dslots[slot as usize * dx.len()..(slot as usize + 1) * dx.len()]));
+            }
+            s.store(sum, dx);
+        });
+    }
 }

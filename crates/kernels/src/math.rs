@@ -5,7 +5,8 @@
 //! |---|---|
 //! | exp | ≤ 1 |
 //! | log | ≤ 0.5001, that is nearly always the nearest |
-//! | sigmoid, silu | ≤ 2.5 while exp(−x) is finite; 0 below x = −88.73, where the true value is < 3e-39 |
+//! | sigmoid | ≤ 2.5 while exp(−x) is finite; 0 below x = −88.73, where the true value is < 3e-39 |
+//! | silu | ≤ 3 in the same range |
 //!
 //! NaN stays NaN (with unspecified sign and payload).
 
@@ -127,5 +128,100 @@ pub mod scalar {
         let s2 = s * s;
         let series = (0..8).rev().fold(0.0, |sum, k| sum * s2 + 1.0 / f64::from(2 * k + 1));
         (exponent as f64 * std::f64::consts::LN_2 + 2.0 * s * series) as f32
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::scalar;
+    use crate::dispatch;
+    use crate::isa::{self, Isa};
+    use crate::lanes::{LANES, Lanes};
+
+    #[inline(always)]
+    unsafe fn lanes<L: Lanes>(x: &[f32; LANES], y: &mut [[f32; LANES]; 3]) {
+        // SAFETY: the dispatcher has checked the set; arrays of sixteen.
+        unsafe {
+            let x = L::load(x.as_ptr());
+            *y = [super::exp(x).to_array(), super::sigmoid(x).to_array(), super::silu(x).to_array()];
+        }
+    }
+
+    /// A million numbers of all exponents and both signs, and the places where something changes.
+    fn arguments() -> impl Iterator<Item = f32> {
+        let edges =
+            [0.0, -0.0, f32::INFINITY, f32::NEG_INFINITY, f32::NAN, 88.722_83, 88.722_84, -87.336_55, -103.972, -104.1];
+        (0..=u32::MAX).step_by(4099).map(f32::from_bits).chain(edges)
+    }
+
+    #[test]
+    fn lanes_have_the_bits_of_the_scalar_functions() {
+        let all: Vec<f32> = arguments().collect();
+        for isa in Isa::all_available() {
+            for x in all.as_chunks::<LANES>().0.iter().chain(all.last_chunk()) {
+                let mut y = [[0.0; LANES]; 3];
+                let out = &mut y;
+                isa::with(isa, || dispatch!(lanes(x: &[f32; LANES], out: &mut [[f32; LANES]; 3])));
+                for (f, name, y) in [
+                    (scalar::exp as fn(f32) -> f32, "exp", y[0]),
+                    (scalar::sigmoid, "sigmoid", y[1]),
+                    (scalar::silu, "silu", y[2]),
+                ] {
+                    for (&x, y) in x.iter().zip(y) {
+                        let same = y.to_bits() == f(x).to_bits() || y.is_nan() && f(x).is_nan();
+                        assert!(same, "{name}({x:e}) is {y:e} on {} and {:e} alone", isa.name(), f(x));
+                    }
+                }
+            }
+        }
+    }
+
+    /// The error of `got` in units in the last place of the f32 nearest to `exact`.
+    fn ulps(got: f32, exact: f64) -> f64 {
+        let nearest = exact as f32;
+        if got == nearest && nearest.is_infinite() || got.is_nan() && nearest.is_nan() {
+            return 0.0;
+        }
+        let size = nearest.abs().min(f32::MAX.next_down());
+        (f64::from(got) - exact).abs() / (f64::from(size.next_up()) - f64::from(size))
+    }
+
+    fn worst(arguments: impl Iterator<Item = f32>, f: impl Fn(f32) -> f32, exact: impl Fn(f64) -> f64) -> (f64, f32) {
+        arguments
+            .map(|x| (ulps(f(x), exact(f64::from(x))), x))
+            .fold((0.0, 0.0), |worst, next| if next.0 <= worst.0 { worst } else { next })
+    }
+
+    #[test]
+    fn errors_are_as_documented() {
+        let dense = |from: f32, to: f32| (0..1_000_000).map(move |i| from + (to - from) * (i as f32 / 1e6));
+        let (error, at) = worst(arguments().chain(dense(-104.0, 89.0)), scalar::exp, libm::exp);
+        assert!(error <= 1.0, "exp({at:e}) is off by {error}");
+        let (error, at) = worst(arguments().chain(dense(0.5, 2.0)), scalar::log, libm::log);
+        assert!(error <= 0.5001, "log({at:e}) is off by {error}");
+        let exact = |x: f64| 1.0 / (1.0 + libm::exp(-x));
+        let finite = || arguments().chain(dense(-88.0, 20.0)).filter(|x| *x > -88.0);
+        let (error, at) = worst(finite(), scalar::sigmoid, exact);
+        assert!(error <= 2.5, "sigmoid({at:e}) is off by {error}");
+        let (error, at) = worst(finite(), scalar::silu, |x| x * exact(x));
+        assert!(error <= 3.0, "silu({at:e}) is off by {error}");
+    }
+
+    #[test]
+    fn limits_are_exact() {
+        assert_eq!(scalar::exp(0.0), 1.0);
+        assert_eq!(scalar::exp(f32::NEG_INFINITY), 0.0);
+        assert_eq!(scalar::exp(-1e30), 0.0);
+        assert_eq!(scalar::exp(f32::INFINITY), f32::INFINITY);
+        assert_eq!(scalar::exp(89.0), f32::INFINITY);
+        assert_eq!(scalar::exp(-103.0), f32::from_bits(1));
+        assert!(scalar::exp(f32::NAN).is_nan());
+        assert_eq!(scalar::log(1.0), 0.0);
+        assert_eq!(scalar::log(0.0), f32::NEG_INFINITY);
+        assert_eq!(scalar::log(f32::INFINITY), f32::INFINITY);
+        assert!(scalar::log(-1.0).is_nan() && scalar::log(f32::NAN).is_nan());
+        assert_eq!(scalar::log(f32::from_bits(1)), -103.278_93);
+        assert_eq!((scalar::sigmoid(0.0), scalar::sigmoid(200.0), scalar::sigmoid(-200.0)), (0.5, 1.0, 0.0));
+        assert_eq!((scalar::silu(0.0), scalar::silu(200.0), scalar::silu(-200.0)), (0.0, 200.0, 0.0));
     }
 }

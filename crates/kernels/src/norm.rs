@@ -12,8 +12,8 @@ use crate::lanes::Lanes;
 use crate::par::{self, SharedMut};
 use crate::span::spans;
 
-/// Columns of dw in a task: a cache line pair of each row, read in order.
-const COLUMNS: usize = 64;
+/// Columns of dw in a task.
+const COLUMNS: usize = 128;
 
 /// y [T, d] and rstd [T] of x [T, d] and w [d].
 pub fn rms_norm(x: &[f32], w: &[f32], eps: f32, y: &mut [f32], rstd: &mut [f32], d: usize) {
@@ -119,8 +119,6 @@ unsafe fn dw_columns<L: Lanes>(
     if start == Start::Zero {
         dw.fill(0.0);
     }
-    let mut sums = [0.0; COLUMNS];
-    sums[..dw.len()].copy_from_slice(dw);
     for (t, &rstd) in rstd.iter().enumerate() {
         let at = t * d + first;
         let (dy, x) = (&dy[at..at + dw.len()], &x[at..at + dw.len()]);
@@ -128,9 +126,8 @@ unsafe fn dw_columns<L: Lanes>(
         unsafe {
             spans!(dy.len(), |s| {
                 let x = s.load::<L>(x).mul(L::splat(rstd));
-                s.store(s.load::<L>(dy).fma(x, s.load(&sums)), &mut sums);
+                s.store(s.load::<L>(dy).fma(x, s.load(dw)), dw);
             });
         }
     }
-    dw.copy_from_slice(&sums[..dw.len()]);
 }

@@ -217,3 +217,84 @@ unsafe fn turn<L: Lanes>(head: &mut [f32], cos: &[f32], sin: &[f32], layout: Lay
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn assert_close(got: f64, expected: f64) {
+        assert!((got / expected - 1.0).abs() < 1e-6, "{got:e} instead of {expected:e}");
+    }
+
+    /// DeepSeek-V3's: the values follow from its configuration and the YaRN paper's formula, computed elsewhere.
+    #[test]
+    fn yarn_frequencies_of_deepseek_v3() {
+        let scaling = Scaling::Yarn {
+            factor: 40.0,
+            beta_fast: 32.0,
+            beta_slow: 1.0,
+            original_max_positions: 4096,
+            truncate: true,
+            table_scale: 1.0,
+        };
+        let f = frequencies(64, 10000.0, &scaling);
+        let expected = [
+            (0, 1.0),
+            (10, 5.623413e-2),
+            (11, 3.900693e-2),
+            (16, 5.5e-3),
+            (22, 1.778279e-4),
+            (23, 3.333804e-5),
+            (31, 3.333804e-6),
+        ];
+        expected.iter().for_each(|&(k, value)| assert_close(f[k], value));
+    }
+
+    /// A context so short that the ramp is empty: no division by zero.
+    #[test]
+    fn yarn_without_a_ramp() {
+        let scaling = Scaling::Yarn {
+            factor: 4.0,
+            beta_fast: 32.0,
+            beta_slow: 32.0,
+            original_max_positions: 200,
+            truncate: true,
+            table_scale: 1.5,
+        };
+        let f = frequencies(4, 10000.0, &scaling);
+        assert!(f.iter().all(|f| f.is_finite() && *f > 0.0), "{f:?}");
+        assert_eq!(Table::new(4, 10000.0, &scaling, 1).at(0), (&[1.5, 1.5][..], &[0.0, 0.0][..]));
+    }
+
+    /// Llama 3.1's configuration: short wavelengths stay, long ones are divided by 8, those between are blended.
+    #[test]
+    fn llama3_frequencies() {
+        let scaling =
+            Scaling::Llama3 { factor: 8.0, low_freq_factor: 1.0, high_freq_factor: 4.0, original_max_positions: 8192 };
+        let plain = frequencies(128, 5e5, &Scaling::None);
+        let scaled = frequencies(128, 5e5, &scaling);
+        for (k, (&f, &s)) in plain.iter().zip(&scaled).enumerate() {
+            let wavelength = TAU / f;
+            let t = ((8192.0 / wavelength - 1.0) / 3.0).clamp(0.0, 1.0);
+            assert_close(s, f * (t + (1.0 - t) / 8.0));
+            assert_eq!((s == f, s == f / 8.0), (k <= 28, k >= 35), "pair {k} of wavelength {wavelength}");
+        }
+        assert_eq!(frequencies(128, 5e5, &Scaling::Linear { factor: 4.0 })[5], plain[5] / 4.0);
+    }
+
+    #[test]
+    fn backward_undoes_forward_and_layouts_are_permutations() {
+        let table = Table::new(8, 100.0, &Scaling::None, 50);
+        let x: Vec<f32> = (0..16).map(|i| (i as f32 * 0.7).sin()).collect();
+        let turn = |mut x: Vec<f32>, layout, direction| {
+            apply(&mut x, &[3, 49], &table, layout, 8, 0, 8, 1, direction);
+            x
+        };
+        let interleaved = turn(x.clone(), Layout::Interleaved, Direction::Forward);
+        let back = turn(interleaved.clone(), Layout::Interleaved, Direction::Backward);
+        assert!(x.iter().zip(&back).all(|(a, b)| (a - b).abs() < 1e-6), "{back:?}");
+        let split =
+            |x: &[f32]| -> Vec<f32> { x.chunks(8).flat_map(|h| [0, 2, 4, 6, 1, 3, 5, 7].map(|i| h[i])).collect() };
+        assert_eq!(turn(split(&x), Layout::HalfSplit, Direction::Forward), split(&interleaved));
+    }
+}
