@@ -1,0 +1,100 @@
+"""A mixture of experts against a dense model of equal active parameters: equal wall-clock, same data, three seeds.
+
+    python bench/moe-vs-dense/run.py [--minutes 8] [--seeds 1 2 3] [--runs DIR]
+
+Measures the step of both (recipes/moe-28m.toml and dense.toml beside this), gives each as many steps as fit into the time,
+and trains them in turns, each with its own complete schedule of learning rates. The time of a run is the sum of its
+steps' seconds as they were, so a disturbed run shows. Both see the same documents, tokenizer and validation text (seeds
+change weights and order) and, unless told otherwise, the same learning rate. Killed, the same command goes on.
+Writes docs/moe-vs-dense.csv and docs/moe-vs-dense.svg and prints a table.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+import wels  # noqa: E402
+
+HERE = Path(__file__).resolve().parent
+RECIPES = {"MoE": wels.ROOT / "recipes" / "moe-28m.toml", "dense": HERE / "dense.toml"}
+COLOURS = {"MoE": "#c2410c", "dense": "#1d4ed8"}
+VALIDATIONS = 20
+
+
+def plan(binary: Path, runs: Path, seconds: float, rates: dict[str, float]) -> dict[str, dict[str, Any]]:
+    """What each model's recipe is changed to. Kept in a file: a continued comparison must not measure anew."""
+    kept = runs / "plan.json"
+    if kept.exists():
+        return json.loads(kept.read_text())
+    changes: dict[str, dict[str, Any]] = {}
+    for label, recipe in RECIPES.items():
+        report = wels.bench_train(binary, recipe, {}, 20)
+        steps = int(seconds / report["seconds_per_step"])
+        print(f"{label}: {report['parameters']:,} parameters, {report['seconds_per_step']:.3f} s a step, {steps} steps")
+        changes[label] = {
+            "pretrain.steps": steps,
+            "pretrain.learning_rate": rates[label],
+            "pretrain.validate_every": max(1, steps // VALIDATIONS),
+            "pretrain.validate_sequences": 256,
+            "pretrain.keep_checkpoints": 1,
+        }
+    runs.mkdir(parents=True, exist_ok=True)
+    kept.write_text(json.dumps(changes, indent=2))
+    return changes
+
+
+def report(curves: list[wels.Curve], minutes: float) -> bool:
+    """Writes the files and the table; whether every seed's MoE has the lower loss."""
+    docs = wels.ROOT / "docs"
+    with (docs / "moe-vs-dense.csv").open("w", newline="") as file:
+        rows = csv.writer(file)
+        rows.writerow(["model", "seed", "step", "train_seconds", "validation_nll"])
+        for curve in curves:
+            for step, seconds, loss in zip(curve.steps, curve.seconds, curve.losses, strict=True):
+                rows.writerow([curve.label, curve.seed, step, f"{seconds:.2f}", f"{loss:.5f}"])
+    title = f"MoE and dense at equal active parameters, {minutes:g} minutes each"
+    plot = wels.Plot(title, "seconds of training")
+    plot.curves = [(curve.label, COLOURS[curve.label], curve.seconds, curve.losses) for curve in curves]
+    (docs / "moe-vs-dense.svg").write_text(plot.svg())
+    print("\n| seed | MoE | seconds | steps | dense | seconds | steps | difference |\n|---|---|---|---|---|---|---|---|")
+    wins = []
+    for seed in sorted({curve.seed for curve in curves}):
+        pair = {curve.label: curve for curve in curves if curve.seed == seed}
+        cells = [
+            f"{pair[label].last:.4f} | {pair[label].seconds[-1]:.0f} | {pair[label].steps[-1]}" for label in ("MoE", "dense")
+        ]
+        difference = pair["MoE"].last - pair["dense"].last
+        wins.append(difference < 0)
+        print(f"| {seed} | {cells[0]} | {cells[1]} | {difference:+.4f} |")
+    return all(wins)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--minutes", type=float, default=8.0, help="of training, for each run")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3])
+    parser.add_argument("--learning-rate-moe", type=float, default=2e-3)
+    parser.add_argument("--learning-rate-dense", type=float, default=2e-3)
+    parser.add_argument("--runs", type=Path, default=wels.ROOT / "runs" / "moe-vs-dense")
+    parser.add_argument("--wels", type=Path, help="a built binary, instead of building one")
+    arguments = parser.parse_args()
+    binary = arguments.wels or wels.build()
+    print(wels.machine())
+    rates = {"MoE": arguments.learning_rate_moe, "dense": arguments.learning_rate_dense}
+    changes = plan(binary, arguments.runs, arguments.minutes * 60, rates)
+    curves = [
+        wels.train(binary, recipe, changes[label], arguments.runs, label, seed)
+        for seed in arguments.seeds
+        for label, recipe in RECIPES.items()
+    ]
+    sys.exit(0 if report(curves, arguments.minutes) else "the dense model won at least once")
+
+
+if __name__ == "__main__":
+    main()
