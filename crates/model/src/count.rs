@@ -7,6 +7,8 @@
 //! * A product of [m,k] by [k,n] is 2·m·k·n operations; norms, softmax and the embedding count nothing; backward is twice
 //!   forward.
 //! * Causal attention counts the keys that are used, (T+1)/2 a token on average.
+//!
+//! Sums saturate: a context length that nobody can use gives a number that nobody can use, and no panic.
 
 use std::fmt;
 
@@ -23,20 +25,20 @@ macro_rules! quantity {
         impl std::ops::Add for $name {
             type Output = $name;
             fn add(self, other: $name) -> $name {
-                $name(self.0 + other.0)
+                $name(self.0.saturating_add(other.0))
             }
         }
 
         impl std::ops::AddAssign for $name {
             fn add_assign(&mut self, other: $name) {
-                self.0 += other.0;
+                *self = *self + other;
             }
         }
 
         impl std::ops::Mul<u64> for $name {
             type Output = $name;
             fn mul(self, times: u64) -> $name {
-                $name(self.0 * times)
+                $name(self.0.saturating_mul(times))
             }
         }
 
@@ -267,16 +269,16 @@ fn linear_flops(spec: &ParamSpec, config: &ModelConfig) -> Flops {
 /// One layer, one token: 2·(key width + value width) operations a head and key.
 fn attention_core_flops(attention: &Attention, context: Context) -> Flops {
     let (widths, twice_keys) = match (attention, context) {
-        (_, Context::Causal { tokens }) => (attention.qk_dim() + attention.v_dim(), tokens + 1),
+        (_, Context::Causal { tokens }) => (attention.qk_dim() + attention.v_dim(), tokens.saturating_add(1)),
         (_, Context::NonCausal { tokens: keys } | Context::DecodeExpanded { keys }) => {
-            (attention.qk_dim() + attention.v_dim(), 2 * keys)
+            (attention.qk_dim() + attention.v_dim(), keys.saturating_mul(2))
         }
         (&Attention::Mla { kv_lora_rank, rope_dim, .. }, Context::DecodeAbsorbed { keys }) => {
-            (2 * kv_lora_rank + rope_dim, 2 * keys)
+            (2 * kv_lora_rank + rope_dim, keys.saturating_mul(2))
         }
-        (&Attention::Gqa { head_dim, .. }, Context::DecodeAbsorbed { keys }) => (2 * head_dim, 2 * keys),
+        (&Attention::Gqa { head_dim, .. }, Context::DecodeAbsorbed { keys }) => (2 * head_dim, keys.saturating_mul(2)),
     };
-    Flops((attention.heads() * widths) as u64 * twice_keys as u64)
+    Flops((attention.heads() * widths) as u64) * twice_keys as u64
 }
 
 /// What the files of a model hold.

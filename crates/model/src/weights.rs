@@ -2,7 +2,8 @@
 //!
 //! Reading maps the files, checks every header against the file and every tensor against the configuration, and only then
 //! hands out tensors, one at a time, as f32. So memory for a model is taken after it is known that the files hold it, and
-//! the peak above the destination is one tensor. Everything that is wrong is reported together, by name.
+//! the peak above the destination is one tensor: its bytes on disk and its f32. All differences between the files and the
+//! configuration are reported together, by name.
 //!
 //! Writing makes each file under a temporary name, syncs it and renames it; the index and `config.json` come last.
 

@@ -2,7 +2,7 @@
 
 use std::fs::File;
 use std::io;
-use std::ops::Deref;
+use std::ops::{Deref, Range};
 use std::path::Path;
 
 /// A file mapped for reading.
@@ -26,6 +26,19 @@ impl MappedFile {
         // the file while it is read: checkpoints are written under a temporary name and never changed after the rename.
         let map = unsafe { memmap2::Mmap::map(&file)? };
         Ok(MappedFile(Some(map)))
+    }
+
+    /// Gives the memory of `bytes` back to the system, so that streaming through a file does not count as using all of it.
+    /// The bytes stay readable, from the file.
+    pub fn release(&self, bytes: Range<usize>) {
+        #[cfg(unix)]
+        if let Some(map) = &self.0 {
+            // SAFETY: the map is read-only and backed by a file, so dropped pages come back with the same content; slices of
+            // them stay valid. A refusal changes nothing, so it is not reported.
+            let _ = unsafe { map.unchecked_advise_range(memmap2::UncheckedAdvice::DontNeed, bytes.start, bytes.len()) };
+        }
+        #[cfg(not(unix))]
+        let _ = bytes;
     }
 }
 

@@ -69,11 +69,7 @@ pub fn open_dir(dir: &Path) -> Result<(ModelConfig, Files, Vec<Note>), WeightsEr
 ///
 /// # Errors
 /// As [`open_dir`], from which this differs by taking the configuration as given.
-pub fn load_dir(
-    dir: &Path,
-    config: &ModelConfig,
-    sink: &mut Sink<'_>,
-) -> Result<Vec<Note>, WeightsError> {
+pub fn load_dir(dir: &Path, config: &ModelConfig, sink: &mut Sink<'_>) -> Result<Vec<Note>, WeightsError> {
     Files::open(dir)?.load(config, sink)
 }
 
@@ -227,11 +223,7 @@ impl Files {
     ///
     /// # Errors
     /// As [`Files::check`]; nothing has been handed out then.
-    pub fn load(
-        &self,
-        config: &ModelConfig,
-        sink: &mut Sink<'_>,
-    ) -> Result<Vec<Note>, WeightsError> {
+    pub fn load(&self, config: &ModelConfig, sink: &mut Sink<'_>) -> Result<Vec<Note>, WeightsError> {
         let notes = self.check(config)?;
         let mut tensors: Vec<_> = names::hf_tensors(config)
             .into_iter()
@@ -250,6 +242,7 @@ impl Files {
                 fp8::apply_scales(&mut values, &scales, tensor.shape[1]);
             }
             sink(tensor.param, tensor.first_row, tensor.rows, &values);
+            self.files[found.file].1.release(found.bytes.clone());
         }
         Ok(notes)
     }

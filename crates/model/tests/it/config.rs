@@ -3,6 +3,7 @@
 use proptest::prelude::*;
 use serde_json::{Value, json};
 use wels_model::config::{Attention, Dtype, Family, ModelConfig, RopeLayout, RopeScaling, Router, SoftmaxMethod};
+use wels_model::count::{self, Bytes, Context};
 use wels_model::presets;
 
 /// A preset's file with some keys replaced; `Value::Null` in a pair's second place writes a null.
@@ -455,7 +456,12 @@ proptest! {
         }
         if let Ok((config, _)) = ModelConfig::from_hf_json(&json.to_string()) {
             let (again, _) = ModelConfig::from_hf_json(&config.to_hf_json(Dtype::F32)).unwrap();
-            prop_assert_eq!(config, again);
+            prop_assert_eq!(&config, &again);
+            // Whatever is accepted can be counted.
+            let counts = count::params(&config);
+            prop_assert!(counts.activated_body <= counts.total);
+            prop_assert!(count::checkpoint(&config, Dtype::Fp8).bytes() > Bytes(0));
+            count::forward_flops(&config, Context::DecodeAbsorbed { keys: usize::MAX }).training();
         }
     }
 
