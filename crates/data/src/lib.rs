@@ -16,10 +16,13 @@ pub mod shards;
 
 pub mod loader;
 
+pub mod chat;
+
 mod atomic;
 mod mapped;
 mod random;
 
+pub use chat::{ChatTemplate, Message};
 pub use corpus::Corpus;
 pub use loader::{Batch, Loader};
 pub use shards::{Dataset, Manifest};
