@@ -9,7 +9,7 @@
 //! experts are listed in ascending order, and its K-term sums are chains in this order. Sums over E experts are 16 partial
 //! sums and the fixed tree. Saved for backward: scores and choices.
 
-use crate::lanes::Lanes;
+use crate::lanes::{LANES, Lanes};
 use crate::par::{self, SharedMut};
 use crate::span::spans;
 use crate::{dispatch, math};
@@ -275,7 +275,7 @@ unsafe fn sigmoid_row_backward<L: Lanes>(scores: &[f32], d: &mut [f32]) {
 unsafe fn softmax_row<L: Lanes>(logits: &[f32], scores: &mut [f32]) {
     // SAFETY: the dispatcher has checked the set; the lengths are equal.
     unsafe {
-        let max = logits.iter().fold(f32::NEG_INFINITY, |max, &l| if l > max { l } else { max });
+        let max = greatest::<L>(logits);
         let mut sum = L::splat(0.0);
         spans!(logits.len(), |s| {
             s.store(math::exp(s.load::<L>(logits).sub(L::splat(max))), scores);
@@ -287,6 +287,21 @@ unsafe fn softmax_row<L: Lanes>(logits: &[f32], scores: &mut [f32]) {
             s.store(s.load::<L>(scores).div(sum), scores);
         });
     }
+}
+
+/// The greatest element that is no NaN, or −∞.
+#[inline(always)]
+unsafe fn greatest<L: Lanes>(x: &[f32]) -> f32 {
+    let (sixteens, rest) = x.as_chunks::<LANES>();
+    // SAFETY: the dispatcher has checked the set. In this order a NaN leaves the maximum as it is.
+    let lanes = unsafe {
+        let mut max = L::splat(f32::NEG_INFINITY);
+        for x in sixteens {
+            max = L::load(x.as_ptr()).max(max);
+        }
+        max.to_array()
+    };
+    lanes.iter().chain(rest).fold(f32::NEG_INFINITY, |max, &x| if x > max { x } else { max })
 }
 
 #[inline(always)]

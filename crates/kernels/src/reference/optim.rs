@@ -9,9 +9,9 @@ pub fn adamw(params: &mut [f32], grads: &[f32], m: &mut [f32], v: &mut [f32], ad
     for i in 0..params.len() {
         let g = grads[i] * c.grad_scale;
         m[i] = c.one_minus_beta1.mul_add(g - m[i], m[i]);
-        v[i] = (c.one_minus_beta2 * g).mul_add(g, v[i] * c.beta2);
+        v[i] = c.one_minus_beta2.mul_add(g.mul_add(g, -v[i]), v[i]);
         let root = v[i].sqrt().mul_add(c.root_correction, c.eps);
-        params[i] = c.minus_rate.mul_add(m[i] / root, params[i] * c.keep);
+        params[i] = c.minus_rate.mul_add(m[i] / root, params[i].mul_add(c.minus_decay, params[i]));
     }
 }
 

@@ -4,6 +4,7 @@ mod attention;
 mod gemm;
 mod head;
 mod memory_bound;
+mod properties;
 mod table;
 
 use wels_kernels::isa::{self, Isa};
