@@ -308,7 +308,7 @@ impl ModelConfig {
         read::read(text)
     }
 
-    /// Writes the configuration so that `transformers` (4.43 and later, 5) loads a directory of such weights unchanged.
+    /// Writes the configuration so that `transformers` 5 loads a directory of such weights unchanged.
     ///
     /// `from_hf_json(to_hf_json())` gives an equal configuration.
     pub fn to_hf_json(&self, dtype: Dtype) -> String {

@@ -1,8 +1,7 @@
 //! [`ModelConfig`] → `config.json`.
 //!
-//! Rotary numbers are written as `rope_theta` and `rope_scaling`, which `transformers` reads from 4.43 to 5 and so do the
-//! other programs that read these files; `rope_parameters` is understood by 5 alone. For the number format both
-//! `torch_dtype` and its new name `dtype` are written.
+//! Rotary numbers are written as `rope_theta` and `rope_scaling`: `transformers` 5 still reads them (checked with 5.23), and
+//! programs from before 5 read nothing else. For the number format both `torch_dtype` and its new name `dtype` are written.
 
 use serde_json::{Map, Value, json};
 

@@ -117,7 +117,7 @@ impl Files {
 
     fn check_index(&self, path: &Path, index: &BTreeMap<String, String>) -> Result<(), WeightsError> {
         let elsewhere = |(name, file): &(&String, &String)| {
-            !self.tensors.get(*name).is_some_and(|tensor| file_name(&self.files[tensor.file].0) == **file)
+            self.tensors.get(*name).is_none_or(|tensor| file_name(&self.files[tensor.file].0) != **file)
         };
         let wrong: Vec<_> = index.iter().filter(elsewhere).map(|(name, file)| format!("{name} in {file}")).collect();
         if wrong.is_empty() || !self.repeated.is_empty() {

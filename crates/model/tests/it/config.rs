@@ -186,11 +186,13 @@ fn files_that_are_no_configuration() {
     );
 }
 
-/// Each edit of a preset, and the whole message.
+/// A preset, what is changed in it, and the whole message.
+type Refusal<'a> = (&'a str, &'a [(&'a str, Value)], &'a str);
+
 #[test]
 fn every_refusal_names_key_and_value() {
     let null = Value::Null;
-    let cases: &[(&str, &[(&str, Value)], &str)] = &[
+    let cases: &[Refusal] = &[
         // Types and ranges.
         ("smollm2-135m", &[("hidden_size", json!("576"))], "`hidden_size` is \"576\", expected a whole number"),
         ("smollm2-135m", &[("hidden_size", json!(576.0))], "`hidden_size` is 576.0, expected a whole number"),
