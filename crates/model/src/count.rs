@@ -4,7 +4,7 @@
 //! against. Conventions where the literature disagrees:
 //!
 //! * *Activated* parameters exclude the embedding (a lookup) and include the head: 36.6 of DeepSeek-V3's 671 billion.
-//! * A product of [m,k] by [k,n] is 2·m·k·n operations; norms, softmax and the embedding count nothing; backward is twice
+//! * A product of `[m, k]` by `[k, n]` is 2·m·k·n operations; norms, softmax and the embedding count nothing; backward is twice
 //!   forward.
 //! * Causal attention counts the keys that are used, (T+1)/2 a token on average.
 //!
