@@ -1,1 +1,85 @@
-fn main() {}
+//! `wels`: train, plan, measure and score models. One file a verb; this one reads the command line and reports failures.
+//!
+//! Data goes to stdout, everything else to stderr. Exit codes: 0 done; 1 for the user to mend, an interrupted run among it;
+//! 2 a bug, or the machine.
+
+mod run;
+
+mod plan;
+
+mod score;
+
+mod bench;
+
+mod failure;
+
+mod output;
+
+mod progress;
+
+mod interrupt;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+/// The open DeepSeek system in one program: trains mixtures of experts from raw text, plans and scores them.
+#[derive(Parser)]
+#[command(name = "wels", version, disable_help_subcommand = true)]
+struct Cli {
+    #[command(subcommand)]
+    verb: Option<Verb>,
+    /// Threads that compute; all cores if left out. Changes no bit of a result.
+    #[arg(long, global = true, value_name = "N")]
+    threads: Option<std::num::NonZeroUsize>,
+}
+
+#[derive(Subcommand)]
+enum Verb {
+    /// Do a whole recipe, or what is left of a run. The verb when none is given
+    Run(run::Args),
+    /// Say what a model or a recipe takes, before anything starts
+    Plan(plan::Args),
+    /// Log-probabilities of a text under a model
+    Score(score::Args),
+    /// Measure this machine
+    Bench(bench::Args),
+}
+
+fn main() -> ExitCode {
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => {
+            let _ = error.print(); // a closed pipe is no reason to fail
+            return if error.use_stderr() { ExitCode::from(1) } else { ExitCode::SUCCESS };
+        }
+    };
+    // The panic's own message has been printed when it arrives here.
+    match std::panic::catch_unwind(|| dispatch(cli)) {
+        Ok(Ok(())) => ExitCode::SUCCESS,
+        Ok(Err(error)) => failure::report(&error),
+        Err(_) => {
+            eprintln!("hint: this is a bug in wels; please report the message above with the command that led to it");
+            ExitCode::from(2)
+        }
+    }
+}
+
+fn dispatch(cli: Cli) -> anyhow::Result<()> {
+    wels_kernels::isa::requested().map_err(anyhow::Error::msg)?;
+    if let Some(threads) = cli.threads {
+        wels_kernels::par::set_threads(threads.get()).map_err(anyhow::Error::msg)?;
+    }
+    match cli.verb.unwrap_or_else(|| Verb::Run(run::Args::quickstart())) {
+        Verb::Run(args) => run::run(&args),
+        Verb::Plan(args) => plan::plan(&args),
+        Verb::Score(args) => score::score(&args),
+        Verb::Bench(args) => bench::bench(&args),
+    }
+}
+
+/// The directory of runs when the command line names none.
+fn default_runs() -> PathBuf {
+    PathBuf::from("runs")
+}

@@ -20,6 +20,7 @@ pub mod math;
 pub mod norm;
 pub mod optim;
 pub mod par;
+pub mod peak;
 pub mod random;
 pub mod reference;
 pub mod rope;

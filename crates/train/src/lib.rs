@@ -1,1 +1,8 @@
-//! wels-train
+//! Training over `wels-model`: one step function, whatever the stage.
+//!
+//! **Invariants.** Decides nothing about files, prints nothing, knows no clock. A knob for memory or speed (micro-batches,
+//! recomputation, threads) changes no bit of an update.
+
+pub mod schedule;
+
+pub mod pretrain;

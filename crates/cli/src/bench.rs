@@ -1,0 +1,157 @@
+//! `wels bench`: what this machine does, next to what it could.
+
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use anyhow::Result;
+use serde::Serialize;
+use wels_kernels::random::Key;
+use wels_kernels::{isa, par, peak};
+use wels_model::count;
+use wels_model::model::Batch;
+use wels_model::params::Params;
+use wels_runs::machine;
+use wels_runs::recipe::Recipe;
+use wels_train::pretrain::{State, Trainer};
+
+use crate::output::{self, short};
+use crate::run::{execution, hyperparameters};
+
+/// What the command line says.
+#[derive(clap::Args)]
+pub struct Args {
+    #[command(subcommand)]
+    what: What,
+}
+
+#[derive(clap::Subcommand)]
+enum What {
+    /// Training steps of a recipe on random tokens: forward, backward, optimizer
+    Train(TrainArgs),
+}
+
+#[derive(clap::Args)]
+struct TrainArgs {
+    /// A recipe, such as recipes/moe-28m.toml
+    #[arg(value_name = "CONFIG")]
+    recipe: PathBuf,
+    /// Steps that are timed, after one that is not
+    #[arg(long, default_value_t = 10, value_parser = clap::value_parser!(u64).range(1..))]
+    steps: u64,
+    /// Write one line of JSON
+    #[arg(long)]
+    json: bool,
+}
+
+/// What is written. Times are medians over the steps.
+#[derive(Serialize)]
+struct TrainBench {
+    recipe: String,
+    parameters: u64,
+    isa: &'static str,
+    threads: usize,
+    tokens_per_step: u64,
+    steps: u64,
+    seconds_per_step: f64,
+    seconds_per_step_min: f64,
+    tokens_per_second: f64,
+    flops_per_token: u64,
+    flops_per_second: f64,
+    /// Measured before and after the steps; the better one.
+    fma_peak_flops_per_second: f64,
+    mfu: f64,
+    peak_rss_bytes: Option<u64>,
+    last_loss: f64,
+}
+
+/// Measures.
+pub fn bench(args: &Args) -> Result<()> {
+    match &args.what {
+        What::Train(args) => train(args),
+    }
+}
+
+/// The machine's limit with all threads.
+pub fn fma_peak_flops() -> f64 {
+    peak::fma_flops_per_second(Duration::from_millis(100))
+}
+
+fn train(args: &TrainArgs) -> Result<()> {
+    let recipe = Recipe::load(&args.recipe)?;
+    let config = recipe.model.config();
+    let (section, context) = (&recipe.pretrain, recipe.data.sequence_length);
+    let state = State::new(Params::init(config, recipe.run.seed));
+    let mut trainer = Trainer::new(config.clone(), context, state, hyperparameters(section), execution(section));
+    let tokens = section.batch_tokens;
+    let peak_before = fma_peak_flops();
+    let mut seconds = Vec::new();
+    let mut last_loss = 0.0;
+    for step in 0..=args.steps {
+        let batch = random_batch(step, tokens as usize, context, config.vocab_size);
+        let begin = Instant::now();
+        last_loss = trainer.step(&batch, section.micro_batch * context)?.loss;
+        seconds.push(begin.elapsed().as_secs_f64());
+    }
+    let mut seconds = seconds.split_off(1); // the first step also takes memory from the system
+    seconds.sort_by(f64::total_cmp);
+    let seconds_per_step = seconds[seconds.len() / 2];
+    let peak = fma_peak_flops().max(peak_before);
+    let flops_per_token = count::forward_flops(config, count::Context::Causal { tokens: context }).training().0;
+    let flops_per_second = (flops_per_token * tokens) as f64 / seconds_per_step;
+    let result = TrainBench {
+        recipe: recipe.run.name.clone(),
+        parameters: count::params(config).total.0,
+        isa: isa::active().name(),
+        threads: par::threads(),
+        tokens_per_step: tokens,
+        steps: args.steps,
+        seconds_per_step,
+        seconds_per_step_min: seconds[0],
+        tokens_per_second: tokens as f64 / seconds_per_step,
+        flops_per_token,
+        flops_per_second,
+        fma_peak_flops_per_second: peak,
+        mfu: flops_per_second / peak,
+        peak_rss_bytes: machine::peak_rss_bytes(),
+        last_loss,
+    };
+    if args.json {
+        output::json(&result)?
+    } else {
+        result.print()?
+    }
+    Ok(())
+}
+
+impl TrainBench {
+    fn print(&self) -> std::io::Result<()> {
+        output::line(&format!(
+            "{}: {:.3} s a step of {} tokens ({:.3} s the fastest of {}), {} tok/s",
+            self.recipe,
+            self.seconds_per_step,
+            self.tokens_per_step,
+            self.seconds_per_step_min,
+            self.steps,
+            short(self.tokens_per_second),
+        ))?;
+        output::line(&format!(
+            "{}FLOP/s of {}FLOP/s peak ({}, {} threads): MFU {:.1}%",
+            short(self.flops_per_second),
+            short(self.fma_peak_flops_per_second),
+            self.isa,
+            self.threads,
+            100.0 * self.mfu,
+        ))
+    }
+}
+
+/// Tokens without any pattern.
+fn random_batch(step: u64, tokens: usize, context: usize, vocab_size: usize) -> Batch {
+    let key = Key { seed: 0, stream: step };
+    let drawn: Vec<u32> = (0..=tokens as u64).map(|i| key.below_at(i, vocab_size as u64) as u32).collect();
+    Batch {
+        tokens: drawn[..tokens].to_vec(),
+        targets: drawn[1..].to_vec(),
+        starts: (0..=tokens).step_by(context).map(|start| start as u32).collect(),
+    }
+}

@@ -1,0 +1,112 @@
+//! Failures, as the user sees them: one sentence, a hint, an exit code.
+
+use std::io;
+use std::process::ExitCode;
+
+use thiserror::Error;
+use wels_data::corpus::CorpusError;
+use wels_data::shards::ShardError;
+use wels_model::weights::WeightsError;
+use wels_runs::recipe::RecipeError;
+use wels_runs::rundir::{RunError, io_hint};
+use wels_train::pretrain::NonFinite;
+
+/// A failure that the command line itself finds.
+#[derive(Debug, Error)]
+#[error("{message}")]
+pub struct Refusal {
+    message: String,
+    hint: String,
+}
+
+/// A [`Refusal`] as an error.
+pub fn refuse(message: impl Into<String>, hint: impl Into<String>) -> anyhow::Error {
+    Refusal { message: message.into(), hint: hint.into() }.into()
+}
+
+/// Writes the error and its hint to stderr, and gives the exit code.
+pub fn report(error: &anyhow::Error) -> ExitCode {
+    if is_closed_pipe(error) {
+        return ExitCode::SUCCESS;
+    }
+    eprintln!("error: {}", sentence(error));
+    if let Some(hint) = error.chain().find_map(hint) {
+        eprintln!("hint: {hint}");
+    }
+    ExitCode::from(if is_the_machine(error) { 2 } else { 1 })
+}
+
+/// The chain as one sentence. Some messages say what their cause says; it is said once.
+fn sentence(error: &anyhow::Error) -> String {
+    let mut text = String::new();
+    for cause in error.chain().map(ToString::to_string) {
+        match text.is_empty() {
+            true => text = cause,
+            false if text.ends_with(&cause) => {}
+            false => text = format!("{text}: {cause}"),
+        }
+    }
+    text
+}
+
+fn hint(cause: &(dyn std::error::Error + 'static)) -> Option<String> {
+    macro_rules! hints {
+        ($($kind:ty: $hint:expr),* $(,)?) => {
+            $(if let Some(error) = cause.downcast_ref::<$kind>() {
+                return ($hint)(error);
+            })*
+        };
+    }
+    hints! {
+        Refusal: |e: &Refusal| Some(e.hint.clone()),
+        RecipeError: RecipeError::hint,
+        RunError: RunError::hint,
+        ShardError: |e: &ShardError| Some(e.hint().to_string()),
+        CorpusError: |e: &CorpusError| Some(e.hint().to_string()),
+        WeightsError: |e: &WeightsError| Some(weights_hint(e).to_string()),
+        NonFinite: |e: &NonFinite| Some(e.hint()),
+        io::Error: |e: &io::Error| io_hint(e).map(str::to_string),
+    }
+    None
+}
+
+fn weights_hint(error: &WeightsError) -> &'static str {
+    match error {
+        WeightsError::Io { source, .. } => io_hint(source).unwrap_or("check the path"),
+        WeightsError::NoWeights { .. } => "give a directory with config.json and safetensors files",
+        WeightsError::Config { .. } => "the families read are deepseek_v3, deepseek_v2, qwen2 and llama",
+        WeightsError::Occupied { .. } => "choose an empty directory",
+        WeightsError::Mismatch { .. } => "config.json and the weights have to come from the same model",
+        WeightsError::File { .. } | WeightsError::Index { .. } | WeightsError::TooLarge { .. } => {
+            "fetch the file again"
+        }
+    }
+}
+
+fn is_closed_pipe(error: &anyhow::Error) -> bool {
+    let closed = |cause: &io::Error| cause.kind() == io::ErrorKind::BrokenPipe;
+    error.chain().any(|cause| cause.downcast_ref().is_some_and(closed))
+}
+
+/// Whether the system failed in a way that the user did not cause: an I/O error that is about neither a path, nor
+/// permissions, nor space.
+fn is_the_machine(error: &anyhow::Error) -> bool {
+    use io::ErrorKind::*;
+    let users = [
+        NotFound,
+        PermissionDenied,
+        AlreadyExists,
+        InvalidInput,
+        InvalidData,
+        UnexpectedEof,
+        NotADirectory,
+        IsADirectory,
+        DirectoryNotEmpty,
+        ReadOnlyFilesystem,
+        StorageFull,
+        QuotaExceeded,
+        FileTooLarge,
+        InvalidFilename,
+    ];
+    error.chain().filter_map(|cause| cause.downcast_ref::<io::Error>()).any(|error| !users.contains(&error.kind()))
+}

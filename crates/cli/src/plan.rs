@@ -1,0 +1,228 @@
+//! `wels plan (MODEL | PRESET | RECIPE)`: parameters, operations and bytes, before anything starts.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result};
+use serde::Serialize;
+use wels_model::config::{Dtype, ModelConfig};
+use wels_model::count::{self, CacheLayout};
+use wels_model::presets;
+use wels_runs::plan::{RunPlan, of_recipe};
+use wels_runs::recipe::Recipe;
+
+use crate::failure::refuse;
+use crate::output::{self, short};
+
+/// What the command line says.
+#[derive(clap::Args)]
+pub struct Args {
+    /// A recipe (.toml), a directory with config.json, a run, or a preset: deepseek-v3, r1-distill-qwen-7b, …
+    #[arg(value_name = "MODEL, PRESET or RECIPE")]
+    what: PathBuf,
+    /// Tokens of the sequences for which operations are counted
+    #[arg(long, value_name = "TOKENS", default_value_t = 4096, value_parser = clap::value_parser!(u32).range(1..))]
+    context: u32,
+    /// Write JSON
+    #[arg(long)]
+    json: bool,
+}
+
+/// What a model takes.
+#[derive(Serialize)]
+struct ModelPlan {
+    model: String,
+    model_type: &'static str,
+    parameters: Parameters,
+    flops_per_token: FlopsPerToken,
+    bytes: Sizes,
+}
+
+#[derive(Serialize)]
+struct Parameters {
+    /// Without MTP layers.
+    total: u64,
+    /// Used by one token: the embedding excluded, the head included.
+    activated: u64,
+    activated_without_head: u64,
+    activated_with_embedding: u64,
+    embedding: u64,
+    routed_experts: u64,
+    mtp: Option<MtpParameters>,
+}
+
+#[derive(Serialize)]
+struct MtpParameters {
+    unique: u64,
+    with_embedding_and_head: u64,
+    activated_without_head: u64,
+    activated: u64,
+    activated_with_embedding: u64,
+    projection: u64,
+}
+
+/// Means over a causal sequence.
+#[derive(Serialize)]
+struct FlopsPerToken {
+    context: u32,
+    forward: u64,
+    attention_linear: u64,
+    attention_core: u64,
+    dense_ffn: u64,
+    routed_experts: u64,
+    shared_experts: u64,
+    router: u64,
+    head: u64,
+    mtp: u64,
+    /// Forward and backward, MTP included.
+    training: u64,
+}
+
+#[derive(Serialize)]
+struct Sizes {
+    weights_f32: u64,
+    weights_bf16: u64,
+    /// `null` for families that are not published in FP8.
+    weights_fp8: Option<u64>,
+    /// AdamW's two means in f32.
+    optimizer: u64,
+    gradients: u64,
+    /// In bf16; the latent for MLA.
+    kv_cache_per_token: u64,
+    /// In bf16, with keys and values of every head.
+    kv_cache_per_token_expanded: u64,
+}
+
+/// Plans.
+pub fn plan(args: &Args) -> Result<()> {
+    if args.what.extension().is_some_and(|extension| extension == "toml") {
+        let plan = of_recipe(&Recipe::load(&args.what)?);
+        return if args.json { Ok(output::json(&plan)?) } else { Ok(print_recipe(&plan)?) };
+    }
+    let (name, config) = find(&args.what)?;
+    let plan = ModelPlan::of(name, &config, args.context);
+    if args.json { Ok(output::json(&plan)?) } else { Ok(plan.print()?) }
+}
+
+/// The configuration that the command line means.
+fn find(what: &Path) -> Result<(String, ModelConfig)> {
+    let name = what.display().to_string();
+    let file = match () {
+        _ if what.is_file() => what.to_path_buf(),
+        _ if what.is_dir() => crate::score::model_folder(what)?.join("config.json"),
+        _ => {
+            return presets::preset(&name).map(|config| (name.clone(), config)).map_err(|error| {
+                let known: Vec<_> = presets::names().collect();
+                refuse(
+                    format!("{name} is neither a file nor a preset: {error}"),
+                    format!("presets: {}", known.join(", ")),
+                )
+            });
+        }
+    };
+    let text = std::fs::read_to_string(&file).with_context(|| format!("cannot read {}", file.display()))?;
+    let (config, notes) = ModelConfig::from_hf_json(&text).with_context(|| format!("cannot use {}", file.display()))?;
+    for note in notes {
+        eprintln!("note: {note}");
+    }
+    Ok((name, config))
+}
+
+impl ModelPlan {
+    fn of(model: String, config: &ModelConfig, context: u32) -> ModelPlan {
+        let params = count::params(config);
+        let flops = count::forward_flops(config, count::Context::Causal { tokens: context as usize });
+        let training = count::training_bytes(config);
+        let cache = |layout| 2 * count::cache_elements_per_token(config, layout);
+        ModelPlan {
+            model,
+            model_type: config.family.model_type(),
+            parameters: Parameters {
+                total: params.total.0,
+                activated: params.activated.0,
+                activated_without_head: params.activated_body.0,
+                activated_with_embedding: params.activated_with_embedding.0,
+                embedding: params.embedding.0,
+                routed_experts: params.routed_experts.0,
+                mtp: params.mtp.map(|mtp| MtpParameters {
+                    unique: mtp.unique.0,
+                    with_embedding_and_head: mtp.with_embedding_and_head.0,
+                    activated_without_head: mtp.activated_body.0,
+                    activated: mtp.activated.0,
+                    activated_with_embedding: mtp.activated_with_embedding.0,
+                    projection: mtp.projection.0,
+                }),
+            },
+            flops_per_token: FlopsPerToken {
+                context,
+                forward: flops.total().0,
+                attention_linear: flops.attention_linear.0,
+                attention_core: flops.attention_core.0,
+                dense_ffn: flops.dense_ffn.0,
+                routed_experts: flops.routed_experts.0,
+                shared_experts: flops.shared_experts.0,
+                router: flops.router.0,
+                head: flops.head.0,
+                mtp: flops.mtp.0,
+                training: flops.training().0,
+            },
+            bytes: Sizes {
+                weights_f32: count::checkpoint(config, Dtype::F32).bytes().0,
+                weights_bf16: count::checkpoint(config, Dtype::Bf16).bytes().0,
+                weights_fp8: config.family.is_deepseek().then(|| count::checkpoint(config, Dtype::Fp8).bytes().0),
+                optimizer: training.optimizer.0,
+                gradients: training.gradients.0,
+                kv_cache_per_token: cache(CacheLayout::Latent),
+                kv_cache_per_token_expanded: cache(CacheLayout::Expanded),
+            },
+        }
+    }
+
+    fn print(&self) -> std::io::Result<()> {
+        let ModelPlan { parameters, flops_per_token: flops, bytes, .. } = self;
+        output::line(&format!("{} ({})", self.model, self.model_type))?;
+        let rows = [
+            ("parameters", count::Params(parameters.total).to_string()),
+            ("  activated by a token, with the head", count::Params(parameters.activated).to_string()),
+            ("  of routed experts", count::Params(parameters.routed_experts).to_string()),
+            ("  of MTP layers, besides", parameters.mtp.as_ref().map_or(0, |mtp| mtp.unique).to_string()),
+            ("forward, a token", format!("{}FLOP", short(flops.forward as f64))),
+            ("  of it attention over the context", format!("{}FLOP", short(flops.attention_core as f64))),
+            ("training, a token", format!("{}FLOP", short(flops.training as f64))),
+            ("weights in bf16", format!("{}B", short(bytes.weights_bf16 as f64))),
+            ("optimizer", format!("{}B", short(bytes.optimizer as f64))),
+            ("KV cache in bf16, a token", format!("{}B", short(bytes.kv_cache_per_token as f64))),
+        ];
+        rows.iter().try_for_each(|(name, value)| output::line(&format!("{name:<38} {value:>20}")))
+    }
+}
+
+fn print_recipe(plan: &RunPlan) -> std::io::Result<()> {
+    let memory = plan.memory;
+    let bytes = |n: u64| format!("{}B", short(n as f64));
+    let rows = [
+        ("parameters", count::Params(plan.parameters).to_string()),
+        ("  activated by a token, with the head", count::Params(plan.parameters_activated).to_string()),
+        ("tokens", format!("{} in {} steps", short(plan.tokens as f64), plan.steps)),
+        ("operations", format!("{}FLOP", short(plan.flops))),
+        ("memory", bytes(memory.total)),
+        ("  weights", bytes(memory.weights)),
+        ("  gradients", bytes(memory.gradients)),
+        ("  optimizer", bytes(memory.optimizer)),
+        ("  activations", bytes(memory.activations)),
+        ("a checkpoint on disk", bytes(plan.checkpoint_bytes)),
+    ];
+    rows.iter().try_for_each(|(name, value)| output::line(&format!("{name:<38} {value:>20}")))
+}
+
+/// The plan of a run on one line.
+pub fn plan_in_one_line(plan: &RunPlan) -> String {
+    format!(
+        "{} parameters, {} of them active; {} tokens in {} steps, {}FLOP; {}B of memory",
+        short(plan.parameters as f64),
+        short(plan.parameters_activated as f64),
+        short(plan.tokens as f64),
+        plan.steps,
+        short(plan.flops),
+        short(plan.memory.total as f64),
+    )
+}

@@ -1,0 +1,136 @@
+//! The first two stages: the tokenizer, and the corpus as shards of tokens.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::sync::Arc;
+
+use anyhow::{Context, Result};
+use wels_data::corpus::{Corpus, ReadOptions};
+use wels_data::shards::{Dataset, Manifest, Phase, ShardOptions, build};
+use wels_data::tokenizer::{BpeTrainer, SpecialTokens, Tokenizer};
+use wels_runs::checkpoint::FileRecord;
+use wels_runs::files;
+use wels_runs::hash::sha256_file;
+use wels_runs::ledger::Entry;
+use wels_runs::recipe::{CARGO_SOURCES, DataSection, Recipe, TokenizerSection};
+
+use super::Session;
+use crate::failure::refuse;
+use crate::output::short;
+use crate::progress::Progress;
+
+/// Text that is counted at a time while a tokenizer is trained.
+const TRAINING_BATCH_BYTES: usize = 4 << 20;
+
+/// The run's tokenizer, trained or copied if it is not there yet.
+pub(super) fn tokenizer(session: &mut Session, recipe: &Recipe) -> Result<Tokenizer> {
+    let folder = session.run.path().join("tokenizer");
+    if !folder.exists() {
+        let tokenizer = match &recipe.tokenizer {
+            TokenizerSection::Load { path } => {
+                Tokenizer::load(path).with_context(|| format!("cannot load the tokenizer {}", path.display()))?
+            }
+            TokenizerSection::Train { vocab_size, training_bytes } => {
+                train(session, &open_corpus(&recipe.data)?, *vocab_size, *training_bytes)?
+            }
+        };
+        let context_length = recipe.model.config().rope.max_positions;
+        files::write_folder_atomically(&folder, |temporary| -> Result<()> {
+            Ok(tokenizer.save(temporary, context_length)?)
+        })
+        .with_context(|| format!("cannot write {}", folder.display()))?;
+        let files = BTreeMap::from([("tokenizer.json".to_string(), record_of(&folder.join("tokenizer.json"))?)]);
+        session.record(Entry { event: "stage-done".into(), stage: "tokenizer".into(), files, ..Entry::default() })?;
+    }
+    let tokenizer = Tokenizer::load(&folder)?;
+    let (ids, vocab_size) = (tokenizer.vocab_size(), recipe.model.config().vocab_size);
+    if ids > vocab_size {
+        let message = format!("the tokenizer has {ids} tokens, and the model's vocab_size is {vocab_size}");
+        return Err(refuse(message, format!("set model.vocab_size to {ids} or more")));
+    }
+    let special = tokenizer.special();
+    if recipe.data.fim_rate > 0.0 && [special.fim_begin, special.fim_hole, special.fim_end].contains(&None) {
+        let message = format!("data.fim_rate is {}, and the tokenizer has no FIM tokens", recipe.data.fim_rate);
+        return Err(refuse(message, "set data.fim_rate to 0, or name a tokenizer that has them"));
+    }
+    Ok(tokenizer)
+}
+
+fn train(session: &Session, corpus: &Corpus, vocab_size: usize, training_bytes: u64) -> Result<Tokenizer> {
+    let mut trainer = BpeTrainer::new(vocab_size, SpecialTokens::default())?;
+    let mut progress = Progress::new("tokenizer", "bytes", 0, Some(training_bytes));
+    let (mut texts, mut texts_bytes, mut bytes) = (Vec::new(), 0, 0);
+    for document in corpus.documents() {
+        let document = document?;
+        texts_bytes += document.len();
+        bytes += document.len() as u64;
+        texts.push(document);
+        if texts_bytes >= TRAINING_BATCH_BYTES || bytes >= training_bytes {
+            trainer.feed(&texts)?;
+            texts.clear();
+            texts_bytes = 0;
+            progress.at(bytes.min(training_bytes), String::new);
+            Session::leave_if_asked(&session.interrupt, session.run.path());
+        }
+        if bytes >= training_bytes {
+            break;
+        }
+    }
+    trainer.feed(&texts)?;
+    let tokenizer = trainer.train()?;
+    progress.finish(&format!("{} tokens, learnt from {}B of text", tokenizer.vocab_size(), short(bytes as f64)));
+    Ok(tokenizer)
+}
+
+/// The run's shards, built if they are not complete.
+pub(super) fn shards(session: &mut Session, recipe: &Recipe, tokenizer: &Tokenizer) -> Result<Arc<Dataset>> {
+    let folder = session.run.path().join("data");
+    if Manifest::load(&folder)?.is_none() {
+        let corpus = open_corpus(&recipe.data)?;
+        let options = ShardOptions { validation_fraction: recipe.data.validation_fraction, ..ShardOptions::default() };
+        let mut progress = Progress::new("data", "bytes", 0, None);
+        let run = session.run.path().to_path_buf();
+        let interrupt = session.interrupt.clone();
+        let manifest = build(&corpus, tokenizer, &folder, &options, &mut |at| {
+            let doing = match at.phase {
+                Phase::Hash => "hashed",
+                Phase::Scan => "read",
+                Phase::Tokenize => "tokenised",
+            };
+            progress.at(at.bytes, || format!("{doing}, {} tokens", short(at.tokens as f64)));
+            Session::leave_if_asked(&interrupt, &run);
+        })?;
+        let (train, validation) = (&manifest.train, &manifest.validation);
+        progress.finish(&format!(
+            "{}B of text from {} files, {} documents; {} tokens to train on, {} to validate on",
+            short((train.bytes + validation.bytes) as f64),
+            manifest.sources,
+            train.documents + validation.documents,
+            short(train.tokens as f64),
+            short(validation.tokens as f64),
+        ));
+        let files = BTreeMap::from([("manifest.json".to_string(), record_of(&folder.join("manifest.json"))?)]);
+        session.record(Entry {
+            event: "stage-done".into(),
+            stage: "data".into(),
+            tokens: train.tokens + validation.tokens,
+            files,
+            ..Entry::default()
+        })?;
+    }
+    Ok(Arc::new(Dataset::open(&folder)?))
+}
+
+fn open_corpus(data: &DataSection) -> Result<Corpus> {
+    if data.sources == [CARGO_SOURCES] {
+        // The workspace that this program was built from.
+        return Ok(Corpus::cargo_sources(Path::new(env!("CARGO_MANIFEST_DIR")))?);
+    }
+    let options = ReadOptions { field: data.field.clone(), skip_bad: data.skip_bad, ..ReadOptions::default() };
+    Ok(Corpus::open_all(&data.sources, options)?)
+}
+
+fn record_of(path: &Path) -> Result<FileRecord> {
+    let (sha256, bytes) = sha256_file(path).with_context(|| format!("cannot read {}", path.display()))?;
+    Ok(FileRecord { bytes, sha256 })
+}

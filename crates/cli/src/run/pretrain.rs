@@ -1,0 +1,392 @@
+//! The stage `pretrain`: steps, metrics, validation, checkpoints, until the steps of the recipe are done or the user stops.
+//!
+//! What a step computes is in `wels_train::pretrain`; this decides when to write what.
+
+use std::collections::HashMap;
+use std::f64::consts::LN_2;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Instant;
+
+use anyhow::{Context, Result};
+use serde::{Deserialize, Serialize};
+use wels_data::loader::{self, Fim, FimRate, Loader, LoaderConfig};
+use wels_data::shards::Dataset;
+use wels_data::tokenizer::Tokenizer;
+use wels_kernels::gemm;
+use wels_model::config::{Dtype, ModelConfig};
+use wels_model::count;
+use wels_model::model::Batch;
+use wels_model::params::Params;
+use wels_model::tape::{Execution, Recompute};
+use wels_model::tensor::Pool;
+use wels_model::weights;
+use wels_runs::checkpoint::{self, Checkpoint};
+use wels_runs::ledger::Entry;
+use wels_runs::metrics::Metrics;
+use wels_runs::recipe::{Decay, Precision, PretrainSection, Recipe};
+use wels_runs::rundir::{RunError, write_json};
+use wels_runs::tensors;
+use wels_train::pretrain::{Hyperparameters, NonFinite, State, StepReport, Trainer};
+use wels_train::schedule::{self, LearningRate, Switch};
+
+use super::{Outcome, Session};
+use crate::bench::fma_peak_flops;
+use crate::output::short;
+use crate::progress::Progress;
+
+/// The largest file of weights that is written.
+const WEIGHTS_FILE_BYTES: u64 = 4 << 30;
+
+/// `state.json` of a checkpoint.
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
+struct Position {
+    /// Steps done.
+    step: u64,
+    /// Tokens of these steps: where in the stream of sequences the next one begins.
+    tokens: u64,
+}
+
+/// One line of `metrics.jsonl`. What comes after `validation` depends on the machine, all before it on the recipe alone.
+#[derive(Serialize)]
+struct Line {
+    #[serde(flatten)]
+    position: Position,
+    loss: f64,
+    mtp_losses: Vec<f64>,
+    balance: f64,
+    grad_norm: f64,
+    learning_rate: f64,
+    experts: Vec<ExpertLine>,
+    validation: Option<Validation>,
+    seconds: f64,
+    tokens_per_second: f64,
+    mfu: f64,
+}
+
+#[derive(Serialize)]
+struct ExpertLine {
+    layer: usize,
+    max_violation: f64,
+    bias_range: Option<(f32, f32)>,
+    load: Vec<u64>,
+}
+
+/// The model on held-out text.
+#[derive(Clone, Copy, Serialize)]
+struct Validation {
+    nll: f64,
+    bits_per_byte: f64,
+}
+
+struct Pretraining<'a> {
+    recipe: &'a Recipe,
+    tokenizer: &'a Tokenizer,
+    stage: PathBuf,
+    trainer: Trainer,
+    train: Loader,
+    validation: Loader,
+    byte_lengths: Vec<u32>,
+    metrics: Metrics,
+    position: Position,
+    flops_per_token: u64,
+    peak_flops: f64,
+}
+
+/// Trains until the recipe's steps are done or the user stops.
+pub(super) fn pretrain(
+    session: &mut Session,
+    recipe: &Recipe,
+    tokenizer: &Tokenizer,
+    dataset: Arc<Dataset>,
+) -> Result<Outcome> {
+    let stage = session.run.stage("pretrain")?;
+    let latest = checkpoint::latest(&stage)?;
+    if latest.as_ref().is_some_and(|latest| latest.step == recipe.pretrain.steps) {
+        return Ok(Outcome::Done);
+    }
+    let mut it = Pretraining::prepare(recipe, tokenizer, dataset, stage, latest)?;
+    let mut progress = Progress::new("pretrain", "steps", it.position.step, Some(recipe.pretrain.steps));
+    let (mut saved, mut saved_at) = (it.position, Instant::now());
+    let mut shown = String::new();
+    while it.position.step < recipe.pretrain.steps {
+        let line = match it.step() {
+            Ok(line) => line,
+            Err(error) => return Err(it.keep_after(error, saved)),
+        };
+        it.metrics.append(&line)?;
+        if let Some(text) = line.validation_in_words() {
+            progress.line(&text);
+        }
+        shown = format!("{}, {}", line.in_words(), session.spent_in_words());
+        progress.at(it.position.step, || shown.clone());
+        let section = &recipe.pretrain;
+        let asked = session.interrupt.asked();
+        let due = it.position.step.is_multiple_of(section.checkpoint_every)
+            || it.position.step == section.steps
+            || saved_at.elapsed().as_secs() >= section.checkpoint_seconds;
+        if asked || due {
+            let written = it.save().context("cannot save a checkpoint")?;
+            checkpoint::prune(&it.stage, section.keep_checkpoints)?;
+            let tokens = it.position.tokens - saved.tokens;
+            session.record(Entry {
+                event: "checkpoint".into(),
+                stage: "pretrain".into(),
+                step: written.step,
+                tokens,
+                flops: (tokens * it.flops_per_token) as f64,
+                files: written.files,
+                ..Entry::default()
+            })?;
+            (saved, saved_at) = (it.position, Instant::now());
+        }
+        if asked && it.position.step < section.steps {
+            progress.finish(&format!("stopped after step {}", it.position.step));
+            return Ok(Outcome::Interrupted);
+        }
+    }
+    progress.finish(&format!("{} steps done; {shown}", recipe.pretrain.steps));
+    Ok(Outcome::Done)
+}
+
+impl<'a> Pretraining<'a> {
+    fn prepare(
+        recipe: &'a Recipe,
+        tokenizer: &'a Tokenizer,
+        dataset: Arc<Dataset>,
+        stage: PathBuf,
+        latest: Option<Checkpoint>,
+    ) -> Result<Pretraining<'a>> {
+        let config = recipe.model.config();
+        let (state, position) = match &latest {
+            None => (State::new(Params::init(config, recipe.run.seed)), Position { step: 0, tokens: 0 }),
+            Some(checkpoint) => load(config, &checkpoint.path)
+                .with_context(|| format!("cannot go on from {}", checkpoint.path.display()))?,
+        };
+        let metrics = Metrics::open(&stage.join("metrics.jsonl"), position.step)?;
+        let context = recipe.data.sequence_length;
+        let execution = execution(&recipe.pretrain);
+        let trainer = Trainer::new(config.clone(), context, state, hyperparameters(&recipe.pretrain), execution);
+        let loader_config = loader_config(recipe, tokenizer);
+        let flops = count::forward_flops(config, count::Context::Causal { tokens: context });
+        Ok(Pretraining {
+            recipe,
+            tokenizer,
+            stage,
+            trainer,
+            train: Loader::train(Arc::clone(&dataset), loader_config.clone()),
+            validation: Loader::validation(dataset, loader_config),
+            byte_lengths: tokenizer.byte_lengths(),
+            metrics,
+            position,
+            flops_per_token: flops.training().0,
+            peak_flops: fma_peak_flops(),
+        })
+    }
+
+    /// One step, and a validation if it is time for one.
+    fn step(&mut self) -> Result<Line, NonFinite> {
+        let (section, sequence_length) = (&self.recipe.pretrain, self.recipe.data.sequence_length);
+        let started = Instant::now();
+        let tokens = section.batch_tokens_after(self.position.tokens, sequence_length);
+        let sequence = sequence_length as u64;
+        let batch = self.train.batch(self.position.tokens / sequence, (tokens / sequence) as usize);
+        let report = self.trainer.step(&model_batch(batch), self.micro_rows())?;
+        self.position = Position { step: report.step, tokens: self.position.tokens + tokens };
+        let seconds = started.elapsed().as_secs_f64();
+        let last = report.step == section.steps;
+        let validation = (last || report.step.is_multiple_of(section.validate_every)).then(|| self.validate());
+        let tokens_per_second = tokens as f64 / seconds;
+        let mfu = tokens_per_second * self.flops_per_token as f64 / self.peak_flops;
+        Ok(Line::new(report, self.position, validation, seconds, tokens_per_second, mfu))
+    }
+
+    fn micro_rows(&self) -> usize {
+        self.recipe.pretrain.micro_batch * self.recipe.data.sequence_length
+    }
+
+    /// The first sequences of the held-out documents, always the same ones.
+    fn validate(&self) -> Validation {
+        let sequences = (self.recipe.pretrain.validate_sequences as u64).min(self.validation.sequences());
+        let (mut nll, mut targets, mut bytes) = (0.0, 0, 0);
+        for first in (0..sequences).step_by(self.recipe.pretrain.micro_batch) {
+            let count = (sequences - first).min(self.recipe.pretrain.micro_batch as u64) as usize;
+            let batch = self.validation.batch(first, count);
+            targets += batch.target_count();
+            bytes += batch.target_bytes(&self.byte_lengths);
+            let logprobs = self.trainer.logprobs(&model_batch(batch), self.micro_rows());
+            nll = logprobs.iter().fold(nll, |nll, logp| nll - f64::from(*logp));
+        }
+        Validation { nll: nll / targets as f64, bits_per_byte: nll / LN_2 / bytes as f64 }
+    }
+
+    /// Saves what was reached before a step failed, and passes the failure on.
+    fn keep_after(&mut self, failure: NonFinite, saved: Position) -> anyhow::Error {
+        let kept = if self.position.step > saved.step { self.save().map(|_| ()) } else { Ok(()) };
+        match kept {
+            Ok(()) => failure.into(),
+            Err(error) => error.context(failure),
+        }
+    }
+
+    /// Writes a checkpoint: a Hugging Face directory, and beside it what is needed to go on.
+    fn save(&mut self) -> Result<Checkpoint> {
+        self.metrics.sync()?;
+        let state = &self.trainer.state;
+        let config = self.trainer.model().config();
+        checkpoint::write(&self.stage, self.position.step, |folder| {
+            let values = |param: usize| &state.params.values[param][..];
+            weights::save_dir(folder, config, Dtype::F32, WEIGHTS_FILE_BYTES, &values)?;
+            self.tokenizer.save(folder, config.rope.max_positions)?;
+            tensors::save(&folder.join("optimizer.safetensors"), moments(state), HashMap::new())?;
+            Ok(write_json(&folder.join("state.json"), &self.position)?)
+        })
+    }
+}
+
+/// AdamW's state under names: `m.` and `v.` before the parameter's.
+fn moments(state: &State) -> impl Iterator<Item = (String, &[f32])> {
+    state
+        .params
+        .specs()
+        .iter()
+        .zip(state.m.iter().zip(&state.v))
+        .flat_map(|(spec, (m, v))| [(format!("m.{}", spec.name), &m[..]), (format!("v.{}", spec.name), &v[..])])
+}
+
+/// Reads a checkpoint back.
+fn load(config: &ModelConfig, folder: &Path) -> Result<(State, Position)> {
+    let mut params = Params::zeros(config);
+    weights::load_dir(folder, config, &mut |param, first_row, _, values| params.set_rows(param, first_row, values))?;
+    let mut state = State::new(params);
+    let State { params, m, v, .. } = &mut state;
+    let buffers = params.specs().iter().zip(m.iter_mut().zip(v)).flat_map(|(spec, (m, v))| {
+        [(format!("m.{}", spec.name), &mut m[..]), (format!("v.{}", spec.name), &mut v[..])]
+    });
+    tensors::load(&folder.join("optimizer.safetensors"), buffers)?;
+    let file = folder.join("state.json");
+    let text = std::fs::read_to_string(&file).map_err(RunError::io("read", &file))?;
+    let position: Position = serde_json::from_str(&text).with_context(|| format!("{} is damaged", file.display()))?;
+    state.step = position.step;
+    Ok((state, position))
+}
+
+/// The recipe's mathematics, as the trainer takes it.
+pub(crate) fn hyperparameters(section: &PretrainSection) -> Hyperparameters {
+    Hyperparameters {
+        learning_rate: LearningRate {
+            peak: section.learning_rate,
+            min: section.learning_rate_min,
+            steps: section.steps,
+            warmup_steps: section.warmup_steps,
+            decay_steps: section.decay_steps,
+            decay: match section.decay {
+                Decay::Linear => schedule::Decay::Linear,
+                Decay::Cosine => schedule::Decay::Cosine,
+            },
+        },
+        beta1: section.beta1,
+        beta2: section.beta2,
+        epsilon: section.epsilon,
+        weight_decay: section.weight_decay,
+        clip_norm: section.clip_norm,
+        bias_update_speed: section.bias_update_speed,
+        bias_update_steps: section.bias_update_steps,
+        balance_alpha: section.balance_alpha,
+        mtp_lambda: Switch {
+            early: section.mtp_lambda,
+            late: section.mtp_lambda_late,
+            late_step: section.mtp_lambda_late_step,
+        },
+    }
+}
+
+/// The recipe's way to compute, as the model takes it.
+pub(crate) fn execution(section: &PretrainSection) -> Execution {
+    Execution {
+        pool: Pool::new(),
+        precision: match section.precision {
+            Precision::F32 => gemm::Precision::F32,
+            Precision::Bf16 => gemm::Precision::Bf16,
+        },
+        recompute: Recompute::Layers(section.recompute_layers.clone()),
+    }
+}
+
+fn loader_config(recipe: &Recipe, tokenizer: &Tokenizer) -> LoaderConfig {
+    let special = tokenizer.special();
+    let marks = (special.fim_begin, special.fim_hole, special.fim_end);
+    let fim = match marks {
+        (Some(begin), Some(hole), Some(end)) if recipe.data.fim_rate > 0.0 => {
+            Some(Fim { rate: FimRate::new(recipe.data.fim_rate), begin, hole, end })
+        }
+        _ => None,
+    };
+    LoaderConfig {
+        seq_len: recipe.data.sequence_length,
+        seed: recipe.run.seed,
+        bos: special.bos,
+        eos: special.eos,
+        fim,
+        mask_documents: recipe.data.mask_documents,
+    }
+}
+
+fn model_batch(batch: loader::Batch) -> Batch {
+    Batch { tokens: batch.tokens, targets: batch.targets, starts: batch.starts }
+}
+
+impl Line {
+    fn new(
+        report: StepReport,
+        position: Position,
+        validation: Option<Validation>,
+        seconds: f64,
+        tokens_per_second: f64,
+        mfu: f64,
+    ) -> Line {
+        let experts = report.experts.into_iter().map(|experts| ExpertLine {
+            layer: experts.layer,
+            max_violation: experts.max_violation,
+            bias_range: experts.bias_range,
+            load: experts.load,
+        });
+        Line {
+            position,
+            loss: report.loss,
+            mtp_losses: report.mtp_losses,
+            balance: report.balance,
+            grad_norm: report.grad_norm,
+            learning_rate: report.learning_rate,
+            experts: experts.collect(),
+            validation,
+            seconds,
+            tokens_per_second,
+            mfu,
+        }
+    }
+
+    /// The greatest violation of balance in any layer; `None` without experts.
+    fn max_violation(&self) -> Option<f64> {
+        self.experts.iter().map(|experts| experts.max_violation).reduce(f64::max)
+    }
+
+    fn in_words(&self) -> String {
+        let mut text = format!("loss {:.3}", self.loss);
+        if let Some(violation) = self.max_violation() {
+            text += &format!(", MaxViolation {violation:.2}");
+        }
+        text += &format!(", {} tok/s, MFU {:.0}%", short(self.tokens_per_second), 100.0 * self.mfu);
+        text
+    }
+
+    fn validation_in_words(&self) -> Option<String> {
+        let Validation { nll, bits_per_byte } = self.validation?;
+        let step = self.position.step;
+        let mut text = format!("{:>9} step {step}: loss {nll:.3}, {bits_per_byte:.3} bits per byte", "validate");
+        if let Some(violation) = self.max_violation() {
+            text += &format!(", MaxViolation {violation:.2}");
+        }
+        Some(text)
+    }
+}

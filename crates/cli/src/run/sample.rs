@@ -1,0 +1,46 @@
+//! The last stage: the trained model continues the recipe's prompts, on stdout.
+
+use std::ops::ControlFlow;
+
+use anyhow::{Context, Result};
+use wels_data::tokenizer::Tokenizer;
+use wels_model::generate::{Request, Sampling, generate};
+use wels_model::model::Model;
+use wels_model::tape::Execution;
+use wels_runs::checkpoint;
+use wels_runs::recipe::Recipe;
+
+use super::Session;
+use crate::output;
+use crate::score::load_params;
+
+/// Writes the samples, and says on stderr where the model is.
+pub(super) fn sample(session: &Session, recipe: &Recipe, tokenizer: &Tokenizer) -> Result<()> {
+    let stage = session.run.path().join("pretrain");
+    let checkpoint = checkpoint::latest(&stage)?.context("the stage pretrain has no checkpoint")?;
+    let config = recipe.model.config();
+    let params = load_params(&checkpoint.path, config)?;
+    let model = Model::new(config.clone(), config.rope.max_positions);
+    let execution = Execution::default();
+    let section = &recipe.sample;
+    let sampling = match section.temperature {
+        0.0 => Sampling::Greedy,
+        temperature => Sampling::Random { temperature: temperature as f32, top_p: 1.0, seed: recipe.run.seed },
+    };
+    let special = tokenizer.special();
+    let stop: Vec<u32> = special.eos.into_iter().collect();
+    for prompt in &section.prompts {
+        let mut ids: Vec<u32> = special.bos.into_iter().collect();
+        ids.extend(tokenizer.encode_ordinary(prompt)?);
+        ids.truncate(config.rope.max_positions);
+        if ids.is_empty() {
+            continue; // no text and no BOS: there is nothing to continue
+        }
+        let request = Request { prompt: &ids, max_new_tokens: section.tokens, stop: &stop, sampling };
+        let new = generate(&model, &params, &execution, request, |_| ControlFlow::Continue(()));
+        output::line(&format!("{prompt}{}", tokenizer.decode(&new)?))?;
+        output::line("---")?;
+    }
+    eprintln!("{:>9} {} (a Hugging Face directory)", "model", checkpoint.path.display());
+    Ok(())
+}

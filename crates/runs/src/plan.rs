@@ -1,0 +1,159 @@
+//! What a recipe will take: parameters, tokens, operations, memory. Counted, without allocating anything of that size.
+//!
+//! Memory is that of the stage `pretrain`, the largest. Weights, gradients and AdamW's two means are four numbers a parameter.
+//! Activations are what the tape keeps for the backward pass of one micro-batch (the list is in [`kept_per_token`], read off
+//! the operations' headers in `wels-model`) and what the backward pass of one layer needs besides.
+
+use serde::Serialize;
+use wels_model::config::{Attention, ModelConfig};
+use wels_model::count;
+
+use crate::recipe::Recipe;
+
+/// What a run is expected to take; saved as `plan.json`.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct RunPlan {
+    /// Parameters of the model proper.
+    pub parameters: u64,
+    /// Parameters that one token uses, with the head.
+    pub parameters_activated: u64,
+    /// Optimizer steps.
+    pub steps: u64,
+    /// Tokens of all steps.
+    pub tokens: u64,
+    /// Operations of one token, forward and backward.
+    pub flops_per_token: u64,
+    /// Operations of all tokens.
+    pub flops: f64,
+    /// Memory while training.
+    pub memory: MemoryPlan,
+    /// Size of one checkpoint on disk.
+    pub checkpoint_bytes: u64,
+}
+
+/// Bytes of memory while training, by use.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+pub struct MemoryPlan {
+    /// Weights, MTP layers included.
+    pub weights: u64,
+    /// Gradients, with a further one for each further use of embedding and head.
+    pub gradients: u64,
+    /// AdamW's means.
+    pub optimizer: u64,
+    /// What the tape keeps of a micro-batch, and what one layer's backward pass needs besides.
+    pub activations: u64,
+    /// The program, the tokenizer, packed panels, mapped text.
+    pub program: u64,
+    /// All of it: the expected peak of the process.
+    pub total: u64,
+}
+
+/// Measured: the program with its tokenizer and thread pool before a model is there.
+const PROGRAM_BYTES: u64 = 48 << 20;
+
+const F32: u64 = 4;
+
+/// The plan of a recipe.
+pub fn of_recipe(recipe: &Recipe) -> RunPlan {
+    let config = recipe.model.config();
+    let sequence_length = recipe.data.sequence_length;
+    let params = count::params(config);
+    let flops = count::forward_flops(config, count::Context::Causal { tokens: sequence_length });
+    let flops_per_token = flops.training().0;
+    let tokens = recipe.pretrain.total_tokens(sequence_length);
+    let training = count::training_bytes(config);
+    RunPlan {
+        parameters: params.total.0,
+        parameters_activated: params.activated.0,
+        steps: recipe.pretrain.steps,
+        tokens,
+        flops_per_token,
+        flops: flops_per_token as f64 * tokens as f64,
+        memory: memory(recipe),
+        checkpoint_bytes: count::checkpoint(config, wels_model::config::Dtype::F32).bytes().0 + training.optimizer.0,
+    }
+}
+
+fn memory(recipe: &Recipe) -> MemoryPlan {
+    let config = recipe.model.config();
+    let training = count::training_bytes(config);
+    let table = (config.vocab_size * config.hidden_size) as u64 * F32;
+    let further_uses = u64::from(config.tied_head) + 2 * config.mtp_depth as u64;
+    let tokens = (recipe.pretrain.micro_batch * recipe.data.sequence_length) as u64;
+    let recomputed = &recipe.pretrain.recompute_layers;
+    let d = config.hidden_size;
+    let layers = 0..config.layers + config.mtp_depth;
+    let kept: usize =
+        layers.clone().map(|layer| if recomputed.contains(&layer) { d } else { kept_per_token(config, layer) }).sum();
+    // A layer that is computed again keeps its list for a while after all.
+    let again = layers.filter(|layer| recomputed.contains(layer)).map(|layer| kept_per_token(config, layer)).max();
+    // Final norm and each MTP depth: input, result, its gradient; MTP's two norms and their results side by side.
+    let ends = 4 * d + config.mtp_depth * 10 * d;
+    let passing = backward_per_token(config);
+    let activations = tokens * (kept + again.unwrap_or(0) + ends + passing) as u64 * F32;
+    let (weights, optimizer) = (training.weights.0, training.optimizer.0);
+    let gradients = training.gradients.0 + further_uses * table;
+    let program = PROGRAM_BYTES;
+    MemoryPlan {
+        weights,
+        gradients,
+        optimizer,
+        activations,
+        program,
+        total: weights + gradients + optimizer + activations + program,
+    }
+}
+
+/// Numbers that the tape keeps for a token of decoder layer `layer`.
+fn kept_per_token(config: &ModelConfig, layer: usize) -> usize {
+    let d = config.hidden_size;
+    // Both norms keep their input and 1/rms, the projections after them keep their result.
+    let norms = 4 * d + 2;
+    let attention = match config.attention {
+        Attention::Mla { heads, q_lora_rank, kv_lora_rank, nope_dim, rope_dim, v_dim } => {
+            let query_latent = q_lora_rank.map_or(0, |rank| 2 * rank + 1);
+            let latent = 2 * kv_lora_rank + 1 + rope_dim;
+            let expanded = heads * (nope_dim + rope_dim) + heads * (nope_dim + v_dim);
+            query_latent + latent + expanded + heads * v_dim + 2 * heads
+        }
+        Attention::Gqa { heads, kv_heads, head_dim, .. } => 2 * (heads + kv_heads) * head_dim + 2 * heads,
+    };
+    let ffn = match &config.moe {
+        Some(moe) if config.is_moe_layer(layer) => {
+            let m = moe.expert_intermediate;
+            // Scores, weights and where each choice went; gate and up; the experts' results.
+            moe.experts + 4 * moe.top_k + moe.top_k * (2 * m + d) + 2 * moe.shared_experts * m
+        }
+        _ => 2 * config.dense_intermediate,
+    };
+    norms + attention + ffn
+}
+
+/// Numbers of a token that the backward pass of the widest layer holds at the same time, besides what was kept.
+fn backward_per_token(config: &ModelConfig) -> usize {
+    let d = config.hidden_size;
+    let dense = 3 * config.dense_intermediate;
+    let experts = config.moe.as_ref().map_or(0, |moe| moe.top_k * (2 * d + 3 * moe.expert_intermediate));
+    2 * d + dense.max(experts)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn recomputation_and_smaller_micro_batches_take_less() {
+        let recipe = Recipe::quickstart();
+        let plan = of_recipe(&recipe);
+        assert_eq!(plan.tokens, recipe.pretrain.steps * recipe.pretrain.batch_tokens);
+        let mut small = recipe.clone();
+        small.pretrain.micro_batch = 1;
+        let mut again = recipe.clone();
+        again.pretrain.recompute_layers = (0..recipe.model.config().layers).collect();
+        for other in [small, again] {
+            let other = of_recipe(&other);
+            assert!(other.memory.activations < plan.memory.activations);
+            assert_eq!(other.memory.total - other.memory.activations, plan.memory.total - plan.memory.activations);
+        }
+    }
+}

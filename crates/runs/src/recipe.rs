@@ -1,0 +1,587 @@
+//! Recipes: one TOML file that describes a run from tokenizer to samples.
+//!
+//! Two stages. *Raw* is the text as typed; reading it checks every key and value and fills in the defaults. *Resolved* is
+//! [`Recipe`]: complete, valid, without options; it is what a run saves as its `recipe.toml`, and reading that gives
+//! the same `Recipe` again.
+
+mod model;
+mod reader;
+
+use std::path::{Path, PathBuf};
+
+use serde::Serialize;
+
+pub use model::ModelSection;
+use reader::{Document, ListOrWord, Section, Source};
+pub use reader::{Place, RecipeError};
+
+/// The recipe of `wels run` without an argument.
+pub const QUICKSTART: &str = include_str!("../../../recipes/quickstart.toml");
+
+/// The name in `data.sources` that stands for the Rust sources of the crates that `Cargo.lock` pins.
+pub const CARGO_SOURCES: &str = "cargo-sources";
+
+/// A resolved recipe.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Recipe {
+    /// Name, seed, machine.
+    pub run: RunSection,
+    /// Where the tokenizer comes from.
+    pub tokenizer: TokenizerSection,
+    /// What is trained on, and how it is cut.
+    pub data: DataSection,
+    /// The shape of the model.
+    pub model: ModelSection,
+    /// Optimization.
+    pub pretrain: PretrainSection,
+    /// Text written at the end.
+    pub sample: SampleSection,
+}
+
+/// `[run]`
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct RunSection {
+    /// The run's directory is `runs/NAME`.
+    pub name: String,
+    /// All randomness follows from it.
+    pub seed: u64,
+    /// The price of an hour of this machine, for the ledger; 0 leaves money out.
+    pub usd_per_hour: f64,
+}
+
+/// `[tokenizer]`
+#[derive(Clone, Debug, PartialEq, Serialize)]
+#[serde(untagged)]
+pub enum TokenizerSection {
+    /// A byte-level BPE trained on the corpus.
+    Train {
+        /// Tokens, the special ones among them.
+        vocab_size: usize,
+        /// How much of the corpus the merges are learnt from.
+        training_bytes: u64,
+    },
+    /// A `tokenizer.json` that exists.
+    Load {
+        /// Its path.
+        path: PathBuf,
+    },
+}
+
+/// `[data]`
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct DataSection {
+    /// Files and folders; or `cargo-sources` alone.
+    pub sources: Vec<String>,
+    /// The key or column that holds the text, in JSONL and Parquet.
+    pub field: String,
+    /// Pass over bad records, and count them, instead of stopping at the first.
+    pub skip_bad: bool,
+    /// The fraction of documents held out.
+    pub validation_fraction: f64,
+    /// Tokens of one training sequence (T).
+    pub sequence_length: usize,
+    /// The fraction of documents turned into prefix-suffix-middle order.
+    pub fim_rate: f64,
+    /// Whether attention stops at document borders (DeepSeek-V3 lets it pass).
+    pub mask_documents: bool,
+}
+
+/// How the learning rate falls at the end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Decay {
+    /// On a straight line.
+    Linear,
+    /// On half a cosine wave.
+    Cosine,
+}
+
+/// The number format in which products are computed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Precision {
+    /// f32 throughout.
+    F32,
+    /// Inputs rounded to bf16, sums in f32.
+    Bf16,
+}
+
+/// `[pretrain]`
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct PretrainSection {
+    /// Optimizer steps.
+    pub steps: u64,
+    /// Tokens of one step.
+    pub batch_tokens: u64,
+    /// Tokens of the first step; the batch then grows on a straight line …
+    pub batch_tokens_start: u64,
+    /// … until so many tokens have been seen.
+    pub batch_ramp_tokens: u64,
+    /// Sequences that go through the model at once: memory and speed, no bit of the result.
+    pub micro_batch: usize,
+    /// Peak learning rate.
+    pub learning_rate: f64,
+    /// Learning rate of the last step.
+    pub learning_rate_min: f64,
+    /// Steps of linear warm-up.
+    pub warmup_steps: u64,
+    /// Steps at the end in which the learning rate falls.
+    pub decay_steps: u64,
+    /// How it falls.
+    pub decay: Decay,
+    /// AdamW's β₁.
+    pub beta1: f64,
+    /// AdamW's β₂.
+    pub beta2: f64,
+    /// AdamW's ε.
+    pub epsilon: f64,
+    /// AdamW's decoupled weight decay, on matrices.
+    pub weight_decay: f64,
+    /// Greatest global norm of the gradient.
+    pub clip_norm: f64,
+    /// γ: how far a router bias moves a step.
+    pub bias_update_speed: f64,
+    /// Steps in which router biases move; 0 afterwards.
+    pub bias_update_steps: u64,
+    /// α of the sequence-wise balance loss.
+    pub balance_alpha: f64,
+    /// λ of the multi-token-prediction loss …
+    pub mtp_lambda: f64,
+    /// … and its value from `mtp_lambda_late_step` on.
+    pub mtp_lambda_late: f64,
+    /// See `mtp_lambda_late`.
+    pub mtp_lambda_late_step: u64,
+    /// Number format of the products.
+    pub precision: Precision,
+    /// Layers whose activations are computed again in the backward pass: memory against time, no bit of the result.
+    pub recompute_layers: Vec<usize>,
+    /// Steps between validations.
+    pub validate_every: u64,
+    /// Sequences of one validation.
+    pub validate_sequences: usize,
+    /// Steps between checkpoints.
+    pub checkpoint_every: u64,
+    /// Seconds after which a checkpoint is written whatever the step.
+    pub checkpoint_seconds: u64,
+    /// Checkpoints that are kept, the newest ones.
+    pub keep_checkpoints: usize,
+}
+
+/// `[sample]`
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct SampleSection {
+    /// Beginnings that the trained model continues.
+    pub prompts: Vec<String>,
+    /// Tokens written for each.
+    pub tokens: usize,
+    /// 0 takes the likeliest token each time.
+    pub temperature: f64,
+}
+
+/// Keys that change no bit of the weights and may be changed in the recipe of a run that has begun.
+const FREE_KEYS: [&str; 11] = [
+    "run.usd_per_hour",
+    "pretrain.micro_batch",
+    "pretrain.recompute_layers",
+    "pretrain.validate_every",
+    "pretrain.validate_sequences",
+    "pretrain.checkpoint_every",
+    "pretrain.checkpoint_seconds",
+    "pretrain.keep_checkpoints",
+    "sample.prompts",
+    "sample.tokens",
+    "sample.temperature",
+];
+
+impl Recipe {
+    /// Reads and resolves the recipe at `path`. Paths in it are relative to its folder.
+    pub fn load(path: &Path) -> Result<Recipe, RecipeError> {
+        let origin = path.display().to_string();
+        let text =
+            std::fs::read_to_string(path).map_err(|source| RecipeError::Read { path: origin.clone(), source })?;
+        let folder = path.parent().map(Path::to_path_buf).unwrap_or_default();
+        let folder = std::path::absolute(&folder).unwrap_or(folder);
+        Recipe::parse(&origin, &text, &folder)
+    }
+
+    /// The built-in recipe.
+    pub fn quickstart() -> Recipe {
+        Recipe::parse("quickstart", QUICKSTART, Path::new("")).expect("the built-in recipe is valid, as a test shows")
+    }
+
+    /// Resolves a recipe's text; `origin` is its name in messages, `folder` what its paths are relative to.
+    pub fn parse(origin: &str, text: &str, folder: &Path) -> Result<Recipe, RecipeError> {
+        let mut document = Document::parse(Source { origin, text })?;
+        let run = RunSection::resolve(document.section("run")?)?;
+        let tokenizer = TokenizerSection::resolve(document.section("tokenizer")?, folder)?;
+        let data = DataSection::resolve(document.section("data")?, folder)?;
+        let model = ModelSection::resolve(document.section("model")?, &tokenizer, data.sequence_length, folder)?;
+        let layers = model.config().layers;
+        let pretrain = PretrainSection::resolve(document.section("pretrain")?, data.sequence_length, layers)?;
+        let sample = SampleSection::resolve(document.section("sample")?)?;
+        document.finish()?;
+        Ok(Recipe { run, tokenizer, data, model, pretrain, sample })
+    }
+
+    /// The resolved recipe as TOML.
+    pub fn to_toml(&self) -> String {
+        toml::to_string(self).expect("a recipe holds nothing that TOML cannot hold")
+    }
+
+    /// The keys in which `self` and the recipe of a run that has begun differ and may not, as `key: was → is`.
+    pub fn changes_since(&self, begun: &Recipe) -> Vec<String> {
+        let (was, is) = (begun.flattened(), self.flattened());
+        let keys: std::collections::BTreeSet<&String> = was.keys().chain(is.keys()).collect();
+        let show = |value: Option<&toml::Value>| value.map_or("nothing".to_string(), toml::Value::to_string);
+        keys.into_iter()
+            .filter(|key| !FREE_KEYS.contains(&key.as_str()) && was.get(*key) != is.get(*key))
+            .map(|key| format!("{key}: {} → {}", show(was.get(key)), show(is.get(key))))
+            .collect()
+    }
+
+    fn flattened(&self) -> std::collections::BTreeMap<String, toml::Value> {
+        let table = toml::Table::try_from(self).expect("a recipe holds nothing that TOML cannot hold");
+        let mut flat = std::collections::BTreeMap::new();
+        for (section, keys) in table {
+            for (key, value) in keys.as_table().expect("a section is a table") {
+                flat.insert(format!("{section}.{key}"), value.clone());
+            }
+        }
+        flat
+    }
+}
+
+impl RunSection {
+    fn resolve(mut section: Section) -> Result<Self, RecipeError> {
+        let name: String = section.get_or("name", "run".into())?;
+        let allowed = |c: char| c.is_ascii_alphanumeric() || "-_.".contains(c);
+        if name.is_empty() || name.starts_with('.') || !name.chars().all(allowed) {
+            return Err(
+                section.wrong("name", format!("must consist of letters, digits, '-', '_', '.', but is '{name}'"))
+            );
+        }
+        let seed = section.get_or("seed", 1)?;
+        let usd_per_hour = section.get_where("usd_per_hour", 0.0, |x| x >= 0.0, "0 or more")?;
+        section.finish(&[])?;
+        Ok(RunSection { name, seed, usd_per_hour })
+    }
+}
+
+impl TokenizerSection {
+    fn resolve(mut section: Section, folder: &Path) -> Result<Self, RecipeError> {
+        let path: Option<String> = section.get("path")?;
+        let vocab_size: Option<usize> = section.get("vocab_size")?;
+        let training_bytes = section.get_where("training_bytes", 16 << 20, |n| n > 0, "1 or more")?;
+        section.finish(&[])?;
+        match (path, vocab_size) {
+            (Some(_), Some(_)) => Err(section.wrong("path", "and tokenizer.vocab_size exclude each other")),
+            (Some(path), None) => Ok(TokenizerSection::Load { path: folder.join(path) }),
+            (None, size) => {
+                let vocab_size = size.unwrap_or(4096);
+                if !(300..=1 << 20).contains(&vocab_size) {
+                    return Err(section.wrong(
+                        "vocab_size",
+                        format!("must be 300 to 1048576 (256 bytes, special tokens, merges), but is {vocab_size}"),
+                    ));
+                }
+                Ok(TokenizerSection::Train { vocab_size, training_bytes })
+            }
+        }
+    }
+}
+
+impl DataSection {
+    fn resolve(mut section: Section, folder: &Path) -> Result<Self, RecipeError> {
+        let sources: Vec<String> = section.get_or("sources", vec![CARGO_SOURCES.to_string()])?;
+        if sources.is_empty() {
+            return Err(section.wrong("sources", "names no source"));
+        }
+        if sources.len() > 1 && sources.iter().any(|source| source == CARGO_SOURCES) {
+            return Err(section.wrong("sources", format!("mixes {CARGO_SOURCES} with others; it stands alone")));
+        }
+        let absolute = |source: String| match source.as_str() {
+            CARGO_SOURCES => source,
+            path => folder.join(path).display().to_string(),
+        };
+        let in_unit = |x: f64| (0.0..=1.0).contains(&x);
+        let data = DataSection {
+            sources: sources.into_iter().map(absolute).collect(),
+            field: section.get_or("field", "text".into())?,
+            skip_bad: section.get_or("skip_bad", false)?,
+            validation_fraction: section.get_where(
+                "validation_fraction",
+                0.01,
+                |x| x > 0.0 && x < 1.0,
+                "between 0 and 1",
+            )?,
+            sequence_length: section.get_where("sequence_length", 256, |n| n >= 2, "2 or more")?,
+            fim_rate: section.get_where("fim_rate", 0.1, in_unit, "between 0 and 1")?,
+            mask_documents: section.get_or("mask_documents", false)?,
+        };
+        section.finish(&[])?;
+        Ok(data)
+    }
+}
+
+impl PretrainSection {
+    fn resolve(mut s: Section, sequence_length: usize, layers: usize) -> Result<Self, RecipeError> {
+        let positive = |x: f64| x > 0.0;
+        let not_negative = |x: f64| x >= 0.0;
+        let batch = Batches::resolve(&mut s, sequence_length as u64)?;
+        let steps = batch.steps;
+        let learning_rate = s.get_where("learning_rate", 1e-3, positive, "greater than 0")?;
+        let unit = |x: f64| (0.0..1.0).contains(&x);
+        let pretrain = PretrainSection {
+            steps,
+            batch_tokens: batch.last,
+            batch_tokens_start: batch.first,
+            batch_ramp_tokens: batch.ramp,
+            micro_batch: s.get_where("micro_batch", 1, |n| n > 0, "1 or more")?,
+            learning_rate,
+            learning_rate_min: s.get_where(
+                "learning_rate_min",
+                learning_rate / 10.0,
+                |x| (0.0..=learning_rate).contains(&x),
+                "between 0 and learning_rate",
+            )?,
+            warmup_steps: s.get_or("warmup_steps", (steps / 10).min(2000))?,
+            decay_steps: s.get_where("decay_steps", steps * 3 / 10, |n| n <= steps, "at most steps")?,
+            decay: s.word("decay", &[("cosine", Decay::Cosine), ("linear", Decay::Linear)])?,
+            beta1: s.get_where("beta1", 0.9, unit, "at least 0 and below 1")?,
+            beta2: s.get_where("beta2", 0.95, unit, "at least 0 and below 1")?,
+            epsilon: s.get_where("epsilon", 1e-8, positive, "greater than 0")?,
+            weight_decay: s.get_where("weight_decay", 0.1, not_negative, "0 or more")?,
+            clip_norm: s.get_where("clip_norm", 1.0, positive, "greater than 0")?,
+            bias_update_speed: s.get_where("bias_update_speed", 1e-3, not_negative, "0 or more")?,
+            // V3 stops for the last 500B of 14.8T tokens.
+            bias_update_steps: s.get_or("bias_update_steps", steps - steps * 5 / 148)?,
+            balance_alpha: s.get_where("balance_alpha", 1e-4, not_negative, "0 or more")?,
+            mtp_lambda: s.get_where("mtp_lambda", 0.3, not_negative, "0 or more")?,
+            mtp_lambda_late: s.get_where("mtp_lambda_late", 0.1, not_negative, "0 or more")?,
+            // V3 changes λ after 10T of 14.8T tokens.
+            mtp_lambda_late_step: s.get_or("mtp_lambda_late_step", steps * 100 / 148)?,
+            precision: s.word("precision", &[("f32", Precision::F32), ("bf16", Precision::Bf16)])?,
+            recompute_layers: recompute_layers(&mut s, layers)?,
+            validate_every: s.get_where("validate_every", (steps / 10).max(1), |n| n > 0, "1 or more")?,
+            validate_sequences: s.get_where("validate_sequences", 64, |n| n > 0, "1 or more")?,
+            checkpoint_every: s.get_where("checkpoint_every", (steps / 5).max(1), |n| n > 0, "1 or more")?,
+            checkpoint_seconds: s.get_where("checkpoint_seconds", 600, |n| n > 0, "1 or more")?,
+            keep_checkpoints: s.get_where("keep_checkpoints", 2, |n| n > 0, "1 or more")?,
+        };
+        s.finish(&[])?;
+        Ok(pretrain)
+    }
+
+    /// Tokens of the step that begins after `tokens` tokens: a whole number of sequences.
+    pub fn batch_tokens_after(&self, tokens: u64, sequence_length: usize) -> u64 {
+        ramp(self.batch_tokens_start, self.batch_tokens, self.batch_ramp_tokens, tokens, sequence_length as u64)
+    }
+
+    /// Tokens of the whole of pretraining.
+    pub fn total_tokens(&self, sequence_length: usize) -> u64 {
+        (0..self.steps).fold(0, |tokens, _| tokens + self.batch_tokens_after(tokens, sequence_length))
+    }
+}
+
+/// The batch ramp: from `first` to `last` tokens on a straight line over `length` tokens, in whole sequences.
+fn ramp(first: u64, last: u64, length: u64, seen: u64, sequence: u64) -> u64 {
+    if seen >= length {
+        return last;
+    }
+    let grown = u128::from(last - first) * u128::from(seen) / u128::from(length);
+    (first + grown as u64) / sequence * sequence
+}
+
+struct Batches {
+    steps: u64,
+    first: u64,
+    last: u64,
+    ramp: u64,
+}
+
+impl Batches {
+    /// Batch sizes, and the steps: as written, or those that reach `tokens`.
+    fn resolve(s: &mut Section, sequence: u64) -> Result<Batches, RecipeError> {
+        let tokens: Option<u64> = s.get("tokens")?;
+        let steps: Option<u64> = s.get("steps")?;
+        let whole = |n: u64| n > 0 && n.is_multiple_of(sequence);
+        let rule = format!("a multiple of data.sequence_length = {sequence}");
+        let last = s.get_where("batch_tokens", 8 * sequence, whole, &rule)?;
+        let first = s.get_where("batch_tokens_start", last, whole, &rule)?;
+        if first > last {
+            return Err(s.wrong("batch_tokens_start", format!("is {first}, more than batch_tokens = {last}")));
+        }
+        let ramp_tokens = s.get_or("batch_ramp_tokens", 0)?;
+        const MOST_STEPS: u64 = 100_000_000;
+        let steps = match (steps, tokens) {
+            (Some(_), Some(_)) => return Err(s.wrong("tokens", "and pretrain.steps exclude each other")),
+            (Some(steps), None) => steps,
+            (None, Some(tokens)) => {
+                let (mut steps, mut seen) = (0, 0);
+                while seen < tokens.min(ramp_tokens) && steps < MOST_STEPS {
+                    seen += ramp(first, last, ramp_tokens, seen, sequence);
+                    steps += 1;
+                }
+                steps + tokens.saturating_sub(seen).div_ceil(last)
+            }
+            (None, None) => 1000,
+        };
+        if !(1..=MOST_STEPS).contains(&steps) {
+            let key = if tokens.is_some() { "tokens" } else { "steps" };
+            return Err(s.wrong(key, format!("gives {steps} steps, where 1 to {MOST_STEPS} are possible")));
+        }
+        Ok(Batches { steps, first, last, ramp: ramp_tokens })
+    }
+}
+
+fn recompute_layers(s: &mut Section, layers: usize) -> Result<Vec<usize>, RecipeError> {
+    match s.get_or("recompute_layers", ListOrWord::List(Vec::new()))? {
+        ListOrWord::Word(word) if word == "all" => Ok((0..layers).collect()),
+        ListOrWord::Word(word) => {
+            Err(s.wrong("recompute_layers", format!("must be \"all\" or a list, but is \"{word}\"")))
+        }
+        ListOrWord::List(list) => match list.iter().find(|&&layer| layer >= layers) {
+            None => Ok(list),
+            Some(layer) => Err(s.wrong("recompute_layers", format!("names layer {layer} of a model with {layers}"))),
+        },
+    }
+}
+
+impl SampleSection {
+    fn resolve(mut section: Section) -> Result<Self, RecipeError> {
+        let sample = SampleSection {
+            prompts: section.get_or("prompts", Vec::new())?,
+            tokens: section.get_or("tokens", 64)?,
+            temperature: section.get_where("temperature", 0.0, |x| x >= 0.0, "0 or more")?,
+        };
+        section.finish(&[])?;
+        Ok(sample)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const TINY: &str = "[model]\nmodel_type = \"llama\"\nhidden_size = 16\nnum_hidden_layers = 2\n\
+        intermediate_size = 32\nnum_attention_heads = 2\nnum_key_value_heads = 2\nrms_norm_eps = 1e-5\n\
+        max_position_embeddings = 64\nrope_theta = 10000.0\ntie_word_embeddings = false\n";
+
+    fn parse(text: &str) -> Result<Recipe, RecipeError> {
+        Recipe::parse("r.toml", text, Path::new("/data"))
+    }
+
+    /// The error and hint of `head` before the tiny model's section.
+    fn error(head: &str) -> String {
+        let error = parse(&format!("{head}\n{TINY}")).unwrap_err();
+        format!("{error}\n{}", error.hint().unwrap_or_default())
+    }
+
+    #[test]
+    fn shipped_recipes_resolve_and_come_back_the_same() {
+        for (name, text) in [
+            ("quickstart", QUICKSTART),
+            ("moe-28m", include_str!("../../../recipes/moe-28m.toml")),
+            ("dense-7m", include_str!("../../../recipes/dense-7m.toml")),
+        ] {
+            let recipe = parse(text).unwrap_or_else(|error| panic!("{name}: {error}"));
+            let saved = recipe.to_toml();
+            let again = parse(&saved).unwrap_or_else(|error| panic!("{name}: {error}\n{saved}"));
+            assert_eq!(recipe, again);
+            assert_eq!(again.to_toml(), saved);
+            assert_eq!(again.changes_since(&recipe), Vec::<String>::new());
+        }
+    }
+
+    #[test]
+    fn messages_name_place_and_nearest_key() {
+        let cases = [
+            (
+                "[pretrain]\nlearnig_rate = 1",
+                "r.toml:2:1: unknown key 'learnig_rate' in [pretrain]\ndid you mean 'learning_rate'?",
+            ),
+            ("[pretrian]", "r.toml:1:2: unknown section 'pretrian'\ndid you mean 'pretrain'?"),
+            ("[run]\nseed = -1", "r.toml:2:8: run.seed must be a whole number from 0, but is a whole number\n"),
+            ("[run]\n  name = 5", "r.toml:2:10: run.name must be a text in quotes, but is a whole number\n"),
+            ("[pretrain]\nbeta1 = 1", "r.toml:2:9: pretrain.beta1 must be at least 0 and below 1, but is 1\n"),
+            (
+                "[pretrain]\nbatch_tokens = 300",
+                "r.toml:2:16: pretrain.batch_tokens must be a multiple of data.sequence_length = 256, but is 300\n",
+            ),
+            (
+                "[pretrain]\nsteps = 1\ntokens = 5",
+                "r.toml:3:10: pretrain.tokens and pretrain.steps exclude each other\n",
+            ),
+            (
+                "[pretrain]\nprecision = \"f8\"",
+                "r.toml:2:13: pretrain.precision must be one of \"f32\", \"bf16\", but is \"f8\"\n",
+            ),
+            (
+                "[pretrain]\nrecompute_layers = [2]",
+                "r.toml:2:20: pretrain.recompute_layers names layer 2 of a model with 2\n",
+            ),
+            ("[data]\nsources = []", "r.toml:2:11: data.sources names no source\n"),
+            ("[run\nseed = 1", "r.toml:1:5: unclosed table, expected `]`\n"),
+            ("run = 3", "r.toml:1:7: recipe.run must be a section, but is a whole number\n"),
+        ];
+        for (head, expected) in cases {
+            assert_eq!(error(head), expected, "{head}");
+        }
+    }
+
+    #[test]
+    fn model_keys_are_checked_too() {
+        let text = TINY.replace("num_key_value_heads", "num_key_value_haeds");
+        let message = parse(&text).unwrap_err();
+        assert!(message.to_string().contains("r.toml:7:1: unknown key 'num_key_value_haeds' in [model]"), "{message}");
+        assert_eq!(message.hint().unwrap(), "did you mean 'num_key_value_heads'?");
+        let message = parse(&TINY.replace("hidden_size = 16", "hidden_size = \"a\"")).unwrap_err().to_string();
+        assert!(message.starts_with("r.toml:3:1: [model] "), "{message}");
+    }
+
+    #[test]
+    fn changed_keys_are_listed_and_free_ones_are_not() {
+        let begun = parse(&format!("[run]\nseed = 1\n[pretrain]\nmicro_batch = 1\n{TINY}")).unwrap();
+        let changed = parse(&format!("[run]\nseed = 2\n[pretrain]\nmicro_batch = 4\n{TINY}")).unwrap();
+        assert_eq!(changed.changes_since(&begun), ["run.seed: 1 → 2"]);
+    }
+
+    #[test]
+    fn tokens_give_steps_through_the_ramp() {
+        let text =
+            "[pretrain]\ntokens = 100_000\nbatch_tokens = 2048\nbatch_tokens_start = 512\nbatch_ramp_tokens = 20_000\n";
+        let recipe = parse(&format!("{text}{TINY}")).unwrap();
+        let total = recipe.pretrain.total_tokens(recipe.data.sequence_length);
+        assert!((100_000..102_048).contains(&total), "{total}");
+        assert_eq!(recipe.pretrain.batch_tokens_after(0, 256), 512);
+        assert_eq!(recipe.pretrain.batch_tokens_after(10_000, 256), 1280);
+        assert_eq!(recipe.pretrain.batch_tokens_after(20_000, 256), 2048);
+    }
+
+    #[test]
+    fn any_text_is_read_without_a_panic() {
+        let lines = [
+            "[model]",
+            "[data]",
+            "[run]",
+            "a = 1",
+            "seed = 9223372036854775807",
+            "steps = 1e9",
+            "tokens = 1",
+            "sequence_length = 9223372036854775807",
+            "batch_tokens = 1",
+            "batch_ramp_tokens = 9223372036854775807",
+            "x = [",
+            "hidden_size = 0",
+            "model_type = \"llama\"",
+            "[pretrain]",
+            "vocab_size = 300",
+            "[tokenizer]",
+            "é = \"ü\"",
+        ];
+        proptest::proptest!(|(picks in proptest::collection::vec(0..lines.len(), 0..12))| {
+            let text: Vec<_> = picks.iter().map(|i| lines[*i]).collect();
+            let _ = parse(&text.join("\n"));
+        });
+    }
+}

@@ -1,0 +1,122 @@
+//! The optimizer's state as one safetensors file, written and read tensor by tensor, so that neither takes memory for more
+//! than one of them.
+
+use std::borrow::Cow;
+use std::collections::HashMap;
+use std::fs::File;
+use std::io::{Read, Seek, SeekFrom};
+use std::path::Path;
+
+use safetensors::tensor::{Dtype, Metadata, TensorInfo, View};
+
+use crate::rundir::RunError;
+
+struct F32View<'a> {
+    shape: [usize; 1],
+    values: &'a [f32],
+}
+
+impl View for F32View<'_> {
+    fn dtype(&self) -> Dtype {
+        Dtype::F32
+    }
+    fn shape(&self) -> &[usize] {
+        &self.shape
+    }
+    fn data(&self) -> Cow<'_, [u8]> {
+        Cow::Owned(self.values.iter().flat_map(|x| x.to_le_bytes()).collect())
+    }
+    fn data_len(&self) -> usize {
+        self.values.len() * 4
+    }
+}
+
+/// Writes named f32 vectors, and `metadata`, to `path`.
+pub fn save<'a>(
+    path: &Path,
+    tensors: impl IntoIterator<Item = (String, &'a [f32])>,
+    metadata: HashMap<String, String>,
+) -> Result<(), RunError> {
+    let views = tensors.into_iter().map(|(name, values)| (name, F32View { shape: [values.len()], values }));
+    safetensors::serialize_to_file(views, Some(metadata), path).map_err(|error| match error {
+        safetensors::SafeTensorError::IoError(source) => RunError::io("write", path)(source),
+        other => panic!("f32 vectors cannot be wrong: {other}"),
+    })
+}
+
+/// Reads vectors back into the buffers of the same names, bit for bit.
+///
+/// # Errors
+/// [`RunError::Damaged`] if the file holds other names or lengths.
+pub fn load<'a>(path: &Path, tensors: impl IntoIterator<Item = (String, &'a mut [f32])>) -> Result<(), RunError> {
+    let damaged = |message: String| RunError::Damaged {
+        path: path.to_path_buf(),
+        message,
+        hint: "it does not belong to this model; remove its checkpoint to go on from the one before it".into(),
+    };
+    let mut file = File::open(path).map_err(RunError::io("open", path))?;
+    let len = file.metadata().map_err(RunError::io("read", path))?.len();
+    let mut header = vec![0; 8];
+    file.read_exact(&mut header).map_err(RunError::io("read", path))?;
+    let header_len = u64::from_le_bytes(header[..].try_into().expect("eight bytes"));
+    if header_len > len.saturating_sub(8) {
+        return Err(damaged(format!("its header of {header_len} bytes is longer than the file")));
+    }
+    header.resize(8 + header_len as usize, 0);
+    file.read_exact(&mut header[8..]).map_err(RunError::io("read", path))?;
+    let metadata: Metadata = serde_json::from_slice(&header[8..]).map_err(|error| damaged(error.to_string()))?;
+    let infos: HashMap<String, &TensorInfo> = metadata.tensors();
+    let mut found = 0;
+    for (name, values) in tensors {
+        let info = infos.get(&name).ok_or_else(|| damaged(format!("tensor {name} is missing")))?;
+        let (from, to) = info.data_offsets;
+        if info.dtype != Dtype::F32 || info.shape != [values.len()] || (header.len() + to) as u64 > len {
+            return Err(damaged(format!(
+                "tensor {name} is {:?} {:?}, expected F32 [{}]",
+                info.dtype,
+                info.shape,
+                values.len()
+            )));
+        }
+        file.seek(SeekFrom::Start((header.len() + from) as u64)).map_err(RunError::io("read", path))?;
+        read_f32(&mut file, values).map_err(RunError::io("read", path))?;
+        found += 1;
+    }
+    match infos.len() == found {
+        true => Ok(()),
+        false => Err(damaged(format!("it holds {} tensors, expected {found}", infos.len()))),
+    }
+}
+
+fn read_f32(file: &mut File, values: &mut [f32]) -> std::io::Result<()> {
+    let mut bytes = vec![0; 1 << 16];
+    for chunk in values.chunks_mut(bytes.len() / 4) {
+        let bytes = &mut bytes[..chunk.len() * 4];
+        file.read_exact(bytes)?;
+        for (value, bytes) in chunk.iter_mut().zip(bytes.chunks_exact(4)) {
+            *value = f32::from_le_bytes(bytes.try_into().expect("four bytes"));
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn bits_come_back() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("optimizer.safetensors");
+        let a = [1.5, -0.0, f32::MIN_POSITIVE / 2.0, f32::MAX];
+        let b = vec![0.1; 40_000];
+        save(&path, [("m.a".to_string(), &a[..]), ("v.a".to_string(), &b[..])], HashMap::new()).unwrap();
+        let (mut a2, mut b2) = ([0.0; 4], vec![0.0; 40_000]);
+        load(&path, [("m.a".to_string(), &mut a2[..]), ("v.a".to_string(), &mut b2[..])]).unwrap();
+        assert_eq!((a.map(f32::to_bits), b), (a2.map(f32::to_bits), b2));
+        let error = load(&path, [("m.a".to_string(), &mut a2[..3])]).unwrap_err();
+        assert!(error.to_string().contains("tensor m.a is F32 [4], expected F32 [3]"), "{error}");
+        let error = load(&path, [("m.a".to_string(), &mut a2[..])]).unwrap_err();
+        assert!(error.to_string().contains("2 tensors, expected 1"), "{error}");
+    }
+}

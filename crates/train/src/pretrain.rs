@@ -1,0 +1,305 @@
+//! Pretraining: the trainer and its one step.
+//!
+//! ```text
+//! gradients of the mean next-token loss + λ/D Σ MTP losses + α Σ_layers mean balance loss, over the whole batch
+//! stop if anything is not finite, before a weight is touched
+//! clip by the global norm;  AdamW;  b_i += γ·sign(mean load − load_i) for every router
+//! ```
+//! The batch goes through the model in micro-batches of whole sequences. All sums over tokens are chains that one
+//! micro-batch continues from the one before it, and every coefficient is the whole batch's, so the split changes no bit.
+//!
+//! Source: DeepSeek-V3 report §2.1.2 (balancing), §2.2 (MTP), §4.2 (optimizer).
+
+use thiserror::Error;
+use wels_kernels::head::IGNORE;
+use wels_kernels::optim::{AdamW, adamw, sum_of_squares};
+use wels_model::config::ModelConfig;
+use wels_model::model::{Batch, ExpertLoad, Losses, Model, Nll, Objective};
+use wels_model::names::ParamKind;
+use wels_model::params::{Grads, Params};
+use wels_model::tape::Execution;
+
+use crate::schedule::{LearningRate, Switch};
+
+/// The mathematics of a training: all that decides about the weights besides data and initial values.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Hyperparameters {
+    /// Learning rate of each step.
+    pub learning_rate: LearningRate,
+    /// AdamW's β₁.
+    pub beta1: f64,
+    /// AdamW's β₂.
+    pub beta2: f64,
+    /// AdamW's ε.
+    pub epsilon: f64,
+    /// AdamW's decoupled weight decay, see [`decays`].
+    pub weight_decay: f64,
+    /// Greatest global norm of the gradient.
+    pub clip_norm: f64,
+    /// γ of the router's selection biases.
+    pub bias_update_speed: f64,
+    /// Steps after which the biases stand still.
+    pub bias_update_steps: u64,
+    /// α of the sequence-wise balance loss.
+    pub balance_alpha: f64,
+    /// λ of multi-token prediction.
+    pub mtp_lambda: Switch,
+}
+
+/// What one step did.
+#[derive(Clone, Debug, PartialEq)]
+pub struct StepReport {
+    /// Counted from 1.
+    pub step: u64,
+    /// Targets that the loss is the mean of.
+    pub targets: u64,
+    /// Mean negative log-likelihood of the next token, nats.
+    pub loss: f64,
+    /// The same for each depth of MTP.
+    pub mtp_losses: Vec<f64>,
+    /// Balance loss without α, mean over sequences and layers with experts; 1 is a perfect balance.
+    pub balance: f64,
+    /// Global norm of the gradient before clipping.
+    pub grad_norm: f64,
+    /// Learning rate.
+    pub learning_rate: f64,
+    /// Layers with experts.
+    pub experts: Vec<ExpertReport>,
+}
+
+/// What one layer's router did in a step.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ExpertReport {
+    /// The layer, MTP layers counting on from the last.
+    pub layer: usize,
+    /// Tokens that went to each expert.
+    pub load: Vec<u64>,
+    /// (greatest load − mean load) / mean load.
+    pub max_violation: f64,
+    /// Least and greatest selection bias after the step; `None` for routers without one.
+    pub bias_range: Option<(f32, f32)>,
+}
+
+/// A loss or gradient that is not a finite number. No weight was touched.
+#[derive(Debug, Error, PartialEq, Eq)]
+#[error("the {what} of step {step} is not a finite number, first in {place}; the weights are still those of step {}", step - 1)]
+pub struct NonFinite {
+    /// `loss` or `gradient`.
+    pub what: &'static str,
+    /// The step that failed.
+    pub step: u64,
+    /// Layer and operation, or parameter.
+    pub place: String,
+}
+
+impl NonFinite {
+    /// What to do about it.
+    pub fn hint(&self) -> String {
+        "lower pretrain.learning_rate or pretrain.clip_norm, or lengthen pretrain.warmup_steps, in a recipe of another \
+         run.name"
+            .into()
+    }
+}
+
+/// A model in training.
+pub struct Trainer {
+    model: Model,
+    execution: Execution,
+    hyper: Hyperparameters,
+    grads: Grads,
+    /// What is learnt and what the optimizer remembers; public, to be saved and loaded.
+    pub state: State,
+}
+
+/// Everything that a step changes: saved and loaded, training goes on with the same bits.
+pub struct State {
+    /// Steps done.
+    pub step: u64,
+    /// The weights.
+    pub params: Params,
+    /// AdamW's mean of gradients, one vector a parameter; empty for router biases.
+    pub m: Vec<Vec<f32>>,
+    /// AdamW's mean of squared gradients, likewise.
+    pub v: Vec<Vec<f32>>,
+}
+
+impl State {
+    /// Before the first step.
+    pub fn new(params: Params) -> State {
+        let learnt = |kind| kind != ParamKind::RouterBias;
+        let zeros = |params: &Params| -> Vec<Vec<f32>> {
+            params.specs().iter().map(|spec| vec![0.0; if learnt(spec.kind) { spec.len() } else { 0 }]).collect()
+        };
+        State { step: 0, m: zeros(&params), v: zeros(&params), params }
+    }
+}
+
+impl Trainer {
+    /// Trains `state` with sequences of up to `context` tokens.
+    pub fn new(
+        config: ModelConfig,
+        context: usize,
+        state: State,
+        hyper: Hyperparameters,
+        execution: Execution,
+    ) -> Trainer {
+        let model = Model::new(config, context);
+        Trainer { grads: model.grads(), model, execution, hyper, state }
+    }
+
+    /// The model.
+    pub fn model(&self) -> &Model {
+        &self.model
+    }
+
+    /// How it computes.
+    pub fn execution(&self) -> &Execution {
+        &self.execution
+    }
+
+    /// Bytes that the gradients take.
+    pub fn grads_bytes(&self) -> usize {
+        self.grads.bytes()
+    }
+
+    /// One step on `batch`, whose rows go through the model `micro_rows` at a time.
+    ///
+    /// # Errors
+    /// [`NonFinite`]; the state is then what it was.
+    ///
+    /// # Panics
+    /// If a micro-batch would cut a sequence, or the batch has no target.
+    pub fn step(&mut self, batch: &Batch, micro_rows: usize) -> Result<StepReport, NonFinite> {
+        let step = self.state.step + 1;
+        let losses = self.gradients(step, batch, micro_rows)?;
+        let grad_norm = self.grads.values().iter().map(|grad| sum_of_squares(grad)).sum::<f64>().sqrt();
+        if !grad_norm.is_finite() {
+            let place =
+                self.grads.first_non_finite().map_or("the norm of all".into(), |name| format!("that of {name}"));
+            return Err(NonFinite { what: "gradient", step, place });
+        }
+        let learning_rate = self.hyper.learning_rate.at(step);
+        self.update_weights(step, learning_rate, grad_norm);
+        self.update_biases(step, &losses.experts);
+        self.state.step = step;
+        let sequences = (batch.starts.len() - 1) as f64;
+        let balance = losses.experts.iter().map(|layer| layer.balance / sequences).sum::<f64>();
+        Ok(StepReport {
+            step,
+            targets: losses.main.tokens,
+            loss: losses.main.mean(),
+            mtp_losses: losses.mtp.iter().map(Nll::mean).collect(),
+            balance: balance / losses.experts.len().max(1) as f64,
+            grad_norm,
+            learning_rate,
+            experts: losses.experts.into_iter().map(|load| self.expert_report(load)).collect(),
+        })
+    }
+
+    /// The gradients of the whole batch into `self.grads`, and its losses.
+    fn gradients(&mut self, step: u64, batch: &Batch, micro_rows: usize) -> Result<Losses, NonFinite> {
+        let targets = batch.targets.iter().filter(|target| **target != IGNORE).count();
+        assert!(targets > 0, "a batch without targets");
+        let lambda = self.hyper.mtp_lambda.at(step);
+        let mtp_depth = self.model.config().mtp_depth.max(1);
+        let coefficient = 1.0 / targets as f32;
+        let objective = Objective {
+            coefficient: &move |_, _| coefficient,
+            mtp_coefficient: (lambda / (mtp_depth * targets) as f64) as f32,
+            balance_coefficient: (self.hyper.balance_alpha / (batch.starts.len() - 1) as f64) as f32,
+        };
+        let mut losses = Losses::default();
+        self.grads.begin();
+        for micro in micro_batches(batch, micro_rows) {
+            let (params, grads) = (&self.state.params, &mut self.grads);
+            self.model.accumulate(params, grads, &self.execution, &micro, &objective, &mut losses);
+            let sum = losses.mtp.iter().fold(losses.main.sum, |sum, depth| sum + depth.sum);
+            if !sum.is_finite() {
+                let place = self.model.first_non_finite(params, &self.execution, &micro);
+                let place = place.unwrap_or_else(|| "the output head".into());
+                return Err(NonFinite { what: "loss", step, place });
+            }
+        }
+        self.grads.finish();
+        Ok(losses)
+    }
+
+    fn update_weights(&mut self, step: u64, learning_rate: f64, grad_norm: f64) {
+        let Hyperparameters { beta1, beta2, epsilon, weight_decay, clip_norm, .. } = self.hyper;
+        let scale = if grad_norm > clip_norm { (clip_norm / grad_norm) as f32 } else { 1.0 };
+        let State { params, m, v, .. } = &mut self.state;
+        let decay: Vec<bool> = params.specs().iter().map(|spec| decays(spec.kind)).collect();
+        for (i, grad) in self.grads.values().iter().enumerate().filter(|(_, grad)| !grad.is_empty()) {
+            let weight_decay = if decay[i] { weight_decay } else { 0.0 };
+            let rule = AdamW { lr: learning_rate, beta1, beta2, eps: epsilon, weight_decay, step };
+            adamw(&mut params.values[i], grad, &mut m[i], &mut v[i], &rule, scale);
+        }
+    }
+
+    /// b_i += γ·sign(c̄ − c_i), c the tokens of the whole batch.
+    fn update_biases(&mut self, step: u64, experts: &[ExpertLoad]) {
+        if step > self.hyper.bias_update_steps {
+            return;
+        }
+        let speed = self.hyper.bias_update_speed as f32;
+        for layer in experts {
+            let Some(param) = self.state.params.position(&bias_name(layer.layer)) else { continue };
+            let total: u64 = layer.tokens.iter().sum();
+            for (bias, load) in self.state.params.values[param].iter_mut().zip(&layer.tokens) {
+                // c̄ − c_i times the number of experts: whole numbers, so its sign is exact.
+                match (load * layer.tokens.len() as u64).cmp(&total) {
+                    std::cmp::Ordering::Less => *bias += speed,
+                    std::cmp::Ordering::Greater => *bias -= speed,
+                    std::cmp::Ordering::Equal => {}
+                }
+            }
+        }
+    }
+
+    fn expert_report(&self, load: ExpertLoad) -> ExpertReport {
+        let mean = load.tokens.iter().sum::<u64>() as f64 / load.tokens.len() as f64;
+        let max = load.tokens.iter().copied().max().unwrap_or(0) as f64;
+        let bias_range = self.state.params.position(&bias_name(load.layer)).map(|param| {
+            let bias = &self.state.params.values[param];
+            bias.iter().fold((f32::MAX, f32::MIN), |(low, high), b| (low.min(*b), high.max(*b)))
+        });
+        ExpertReport { layer: load.layer, load: load.tokens, max_violation: (max - mean) / mean, bias_range }
+    }
+
+    /// Log-probability of each target of `batch` under the weights as they are, `micro_rows` rows at a time.
+    pub fn logprobs(&self, batch: &Batch, micro_rows: usize) -> Vec<f32> {
+        let logprobs = |micro| self.model.logprobs(&self.state.params, &self.execution, &micro);
+        micro_batches(batch, micro_rows).flat_map(logprobs).collect()
+    }
+}
+
+/// Whether weight decay acts on a parameter: on everything with two dimensions, embedding and head among them (the practice
+/// of GPT-3 and its open copies; DeepSeek does not say); not on norms and biases.
+pub fn decays(kind: ParamKind) -> bool {
+    !matches!(kind, ParamKind::Norm | ParamKind::Bias | ParamKind::RouterBias)
+}
+
+fn bias_name(layer: usize) -> String {
+    format!("model.layers.{layer}.mlp.gate.e_score_correction_bias")
+}
+
+/// Pieces of `rows` rows, the last one possibly shorter.
+///
+/// # Panics
+/// If a piece would end within a sequence.
+fn micro_batches(batch: &Batch, rows: usize) -> impl Iterator<Item = Batch> {
+    let tokens = batch.tokens.len();
+    (0..tokens).step_by(rows).map(move |from| {
+        let to = (from + rows).min(tokens);
+        let place = |row: usize| {
+            let found = batch.starts.binary_search(&(row as u32));
+            found.unwrap_or_else(|_| panic!("row {row} is within a sequence, and micro-batches are whole ones"))
+        };
+        let starts = &batch.starts[place(from)..=place(to)];
+        Batch {
+            tokens: batch.tokens[from..to].to_vec(),
+            targets: batch.targets[from..to].to_vec(),
+            starts: starts.iter().map(|start| start - from as u32).collect(),
+        }
+    })
+}
