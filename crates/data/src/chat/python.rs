@@ -6,7 +6,7 @@ use minijinja::value::{Value as Jinja, ValueKind};
 use minijinja::{Error, Output, State};
 use serde_json::Value;
 
-/// Prints a value as Python's `str` does: `True`, `None`, `['a']`.
+/// Prints a value as Python's `str` does: `True`, `None`, `['a']`. Tuples print as lists: the engine has no tuples.
 pub(super) fn write(output: &mut Output, state: &mut State, value: &Jinja) -> Result<(), Error> {
     match value.kind() {
         ValueKind::Bool | ValueKind::None | ValueKind::Seq | ValueKind::Map => {

@@ -3,6 +3,7 @@
 mod chat;
 mod corpus;
 mod loader;
+mod oracle;
 mod shards;
 mod tokenizer;
 
