@@ -33,7 +33,7 @@ pub fn scale(y: &mut [f32], factor: f32) {
     par::chunks_mut(y, TASK, |_, y| y.iter_mut().for_each(|y| *y *= factor));
 }
 
-/// y[t] += bias for each row t of y [T, n]; bias is [n].
+/// `y[t] += bias` for each row t of y `[T, n]`; bias is `[n]`.
 pub fn add_bias(bias: &[f32], y: &mut [f32]) {
     let n = bias.len();
     assert_eq!(y.len() % n.max(1), 0, "y is [T, n] with n = {n}");
@@ -44,7 +44,7 @@ pub fn add_bias(bias: &[f32], y: &mut [f32]) {
     });
 }
 
-/// dbias [n] (+)= Σ over tokens of dy [T, n]: for each column one chain of additions over the tokens in order.
+/// dbias `[n]` (+)= Σ over tokens of dy [T, n]: for each column one chain of additions over the tokens in order.
 pub fn bias_grad(dy: &[f32], dbias: &mut [f32], start: Start) {
     let n = dbias.len();
     assert_eq!(dy.len() % n.max(1), 0, "dy is [T, n] with n = {n}");

@@ -3,7 +3,7 @@
 use crate::gemm::Start;
 use crate::par::{self, SharedMut, TASK};
 
-/// y [T, d]: row ids[t] of table [V, d] for each t.
+/// y [T, d]: row `ids[t]` of table [V, d] for each t.
 pub fn gather(table: &[f32], ids: &[u32], y: &mut [f32], d: usize) {
     check(table.len(), ids, y.len(), d);
     let rows = par::rows_per_task(d);
@@ -14,8 +14,8 @@ pub fn gather(table: &[f32], ids: &[u32], y: &mut [f32], d: usize) {
     });
 }
 
-/// dtable [V, d] (+)= dy [T, d], row t added to row ids[t]: for each row of the table a chain of additions over its tokens
-/// in order. With [`Start::Continue`] the other rows are not touched.
+/// dtable [V, d] (+)= dy [T, d], row t added to row `ids[t]`: for each row of the table a chain of additions over its
+/// tokens in order. With [`Start::Continue`] the other rows are not touched.
 pub fn gather_backward(dy: &[f32], ids: &[u32], dtable: &mut [f32], start: Start, d: usize) {
     check(dtable.len(), ids, dy.len(), d);
     if start == Start::Zero {

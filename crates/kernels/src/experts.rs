@@ -83,8 +83,8 @@ impl Dispatch {
     }
 }
 
-/// y[t] = base[t] + Σ over the token's choices of weights[t, k]·h[slot]: a chain of fused multiply-adds that starts with
-/// the base (zero without one). y and base are [T, d], h is [T·K, d], weights is [T, K].
+/// `y[t] = base[t]` + Σ over the token's choices of `weights[t, k]·h[slot]`: a chain of fused multiply-adds that starts
+/// with the base (zero without one). y and base are [T, d], h is [T·K, d], weights is [T, K].
 pub fn combine(h: &[f32], weights: &[f32], dispatch: &Dispatch, base: Option<&[f32]>, y: &mut [f32], d: usize) {
     let (tokens, top_k) = (dispatch.tokens(), dispatch.top_k);
     assert_eq!(h.len(), tokens * top_k * d, "h is [T·K, d] with T = {tokens}, K = {top_k}, d = {d}");
@@ -121,8 +121,8 @@ unsafe fn combine_row<L: Lanes>(h: &[f32], weights: &[f32], slots: &[u32], y: &m
     }
 }
 
-/// The gradients of [`combine`]: dh[slot] = weight·dy[t] and dweights[t, k] = dy[t]·h[slot] (16 partial sums of fused
-/// multiply-adds and the fixed tree). The base's gradient is dy itself.
+/// The gradients of [`combine`]: `dh[slot] = weight·dy[t]` and `dweights[t, k] = dy[t]·h[slot]` (16 partial sums of
+/// fused multiply-adds and the fixed tree). The base's gradient is dy itself.
 pub fn combine_backward(
     dy: &[f32],
     h: &[f32],
@@ -166,7 +166,7 @@ unsafe fn backward_choice<L: Lanes>(dy: &[f32], h: &[f32], weight: f32, dh: &mut
     }
 }
 
-/// dx[t] (+)= Σ over the token's choices of dslots[slot], a chain of additions: the gradient of reading x through
+/// `dx[t]` (+)= Σ over the token's choices of `dslots[slot]`, a chain of additions: the gradient of reading x through
 /// [`Dispatch::rows`]. dslots is [T·K, d], dx is [T, d].
 pub fn scatter_dx(dslots: &[f32], dispatch: &Dispatch, dx: &mut [f32], start: Start, d: usize) {
     let (tokens, top_k) = (dispatch.tokens(), dispatch.top_k);

@@ -15,7 +15,7 @@ use crate::span::spans;
 /// Columns of dw in a task.
 const COLUMNS: usize = 128;
 
-/// y [T, d] and rstd [T] of x [T, d] and w [d].
+/// y `[T, d]` and rstd `[T]` of x `[T, d]` and w `[d]`.
 pub fn rms_norm(x: &[f32], w: &[f32], eps: f32, y: &mut [f32], rstd: &mut [f32], d: usize) {
     let tokens = rstd.len();
     assert_eq!(x.len(), tokens * d, "x is [T, d] with T = {tokens}, d = {d}");
@@ -51,7 +51,7 @@ unsafe fn forward_row<L: Lanes>(x: &[f32], w: &[f32], eps: f32, y: &mut [f32]) -
     }
 }
 
-/// dx [T, d] and dw [d] of dy [T, d], with forward's x, w and rstd. Each of dx and dw starts from zero or from what it
+/// dx [T, d] and dw `[d]` of dy [T, d], with forward's x, w and rstd. Each of dx and dw starts from zero or from what it
 /// holds; dw's chain goes on, dx gets one addition.
 pub fn rms_norm_backward(
     dy: &[f32],

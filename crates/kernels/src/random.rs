@@ -48,7 +48,7 @@ impl Key {
     }
 }
 
-/// x[i] = deviation · normal number `first + i`, rounded to f32 once.
+/// `x[i]` = deviation · normal number `first + i`, rounded to f32 once.
 pub fn fill_normal(x: &mut [f32], deviation: f64, key: Key, first: u64) {
     const PIECE: usize = 1024;
     par::chunks_mut(x, PIECE, |task, x| {

@@ -55,7 +55,7 @@ impl Router {
     }
 }
 
-/// Scores [T, E], chosen experts [T, K] and their weights [T, K] of logits [T, E] and a bias [E].
+/// Scores [T, E], chosen experts [T, K] and their weights [T, K] of logits [T, E] and a bias `[E]`.
 pub fn forward(
     router: &Router,
     logits: &[f32],
@@ -322,7 +322,7 @@ unsafe fn softmax_row_backward<L: Lanes>(scores: &[f32], d: &mut [f32]) {
 /// What the balance loss keeps of the forward pass for its gradient.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Balance {
-    /// [S]: each sequence's loss Σ f·P, without the factor α; 1 for a perfect balance.
+    /// `[S]`: each sequence's loss Σ f·P, without the factor α; 1 for a perfect balance.
     pub losses: Vec<f32>,
     /// [S, E]: f, each expert's share of the sequence's choices, times E.
     pub shares: Vec<f32>,
@@ -374,8 +374,8 @@ pub fn balance(router: &Router, scores: &[f32], experts: &[u32], starts: &[u32])
     balance
 }
 
-/// The balance loss's part of the gradient of scores: dscores [T, E] of Σ over sequences of coefficients[s]·losses[s] (sets
-/// it). The shares are constants, as in the paper: counting has no gradient.
+/// The balance loss's part of the gradient of scores: dscores [T, E] of Σ over sequences of `coefficients[s]·losses[s]`
+/// (sets it). The shares are constants, as in the paper: counting has no gradient.
 pub fn balance_backward(
     router: &Router,
     scores: &[f32],
