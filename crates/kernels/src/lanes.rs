@@ -47,13 +47,47 @@ pub unsafe trait Lanes: Copy {
     /// The bf16 in the lower half of each lane's bits.
     unsafe fn lower_bf16(self) -> Self;
 
+    /// Sixteen words of two bf16 terms, `self` in the upper halves: nearest even, subnormals to zero.
+    #[inline(always)]
+    unsafe fn pair_with(self, lower: Self) -> Self {
+        // SAFETY: the caller's promise; sixteen words.
+        unsafe {
+            let (mut upper, lower) = (self.to_array(), lower.to_array());
+            for (u, l) in upper.iter_mut().zip(lower) {
+                *u = f32::from_bits(pair_bf16(*u, l));
+            }
+            Self::load(upper.as_ptr())
+        }
+    }
+
+    /// Sixteen words of two bf16 terms from 32 consecutive numbers, the earlier ones in the upper halves.
+    #[inline(always)]
+    unsafe fn load_pairs(p: *const f32) -> Self {
+        let mut words = [0.0; LANES];
+        for (i, word) in words.iter_mut().enumerate() {
+            // SAFETY: the caller's promise.
+            *word = f32::from_bits(unsafe { pair_bf16(p.add(2 * i).read(), p.add(2 * i + 1).read()) });
+        }
+        // SAFETY: sixteen words.
+        unsafe { Self::load(words.as_ptr()) }
+    }
+
     /// Sixteen vectors as the rows of a square: its columns.
     #[inline(always)]
     unsafe fn transpose(rows: [Self; LANES]) -> [Self; LANES] {
         // SAFETY: the caller's promise; each array has sixteen elements.
         unsafe {
-            let rows = rows.map(|row| row.to_array());
-            std::array::from_fn(|j| Self::load(std::array::from_fn::<f32, LANES, _>(|i| rows[i][j]).as_ptr()))
+            let mut columns = [[0.0; LANES]; LANES];
+            for (i, row) in rows.iter().enumerate() {
+                for (j, x) in row.to_array().into_iter().enumerate() {
+                    columns[j][i] = x;
+                }
+            }
+            let mut out = rows;
+            for (out, column) in out.iter_mut().zip(&columns) {
+                *out = Self::load(column.as_ptr());
+            }
+            out
         }
     }
 
@@ -81,6 +115,21 @@ pub unsafe trait Lanes: Copy {
         let a = unsafe { self.to_array() };
         a.into_iter().fold(f32::NEG_INFINITY, |m, x| if x > m { x } else { m })
     }
+}
+
+/// The bits of the nearest bf16 in the upper half, the lower half unspecified; ties to even, subnormals to zero.
+#[inline(always)]
+fn round_bf16(x: f32) -> u32 {
+    let bits = x.to_bits();
+    let rounded = bits.wrapping_add(0x7fff + ((bits >> 16) & 1));
+    let rounded = if bits & 0x7f80_0000 == 0 { bits & 0x8000_0000 } else { rounded };
+    if x.is_nan() { bits | 0x0040_0000 } else { rounded }
+}
+
+/// Two numbers as a word of two bf16.
+#[inline(always)]
+pub fn pair_bf16(upper: f32, lower: f32) -> u32 {
+    (round_bf16(upper) & 0xffff_0000) | (round_bf16(lower) >> 16)
 }
 
 /// The fixed tree in which sixteen partial sums become one.
@@ -335,6 +384,21 @@ mod x86 {
         }
     }
 
+    /// As [`super::round_bf16`].
+    #[inline(always)]
+    unsafe fn round_bf16(x: __m512) -> __m512i {
+        // SAFETY: AVX-512 by the trait's promise.
+        unsafe {
+            let bits = _mm512_castps_si512(x);
+            let odd = _mm512_and_si512(_mm512_srli_epi32::<16>(bits), _mm512_set1_epi32(1));
+            let rounded = _mm512_add_epi32(bits, _mm512_add_epi32(odd, _mm512_set1_epi32(0x7fff)));
+            let tiny = _mm512_testn_epi32_mask(bits, _mm512_set1_epi32(0x7f80_0000));
+            let rounded = _mm512_mask_and_epi32(rounded, tiny, bits, _mm512_set1_epi32(i32::MIN));
+            let nan = _mm512_cmp_ps_mask::<_CMP_UNORD_Q>(x, x);
+            _mm512_mask_or_epi32(rounded, nan, bits, _mm512_set1_epi32(0x0040_0000))
+        }
+    }
+
     // SAFETY: each body is AVX-512, which the trait's users have checked.
     #[allow(clippy::undocumented_unsafe_blocks)]
     unsafe impl Lanes for Avx512 {
@@ -406,9 +470,32 @@ mod x86 {
             }
         }
         #[inline(always)]
+        unsafe fn pair_with(self, lower: Self) -> Self {
+            unsafe {
+                let upper = _mm512_and_si512(round_bf16(self.0), _mm512_set1_epi32(0xffff_0000_u32 as i32));
+                let lower = _mm512_srli_epi32::<16>(round_bf16(lower.0));
+                Avx512(_mm512_castsi512_ps(_mm512_or_si512(upper, lower)))
+            }
+        }
+        #[inline(always)]
+        unsafe fn load_pairs(p: *const f32) -> Self {
+            unsafe {
+                // In each 64 bits the earlier term is the lower one.
+                let (a, b) = (round_bf16(_mm512_loadu_ps(p)), round_bf16(_mm512_loadu_ps(p.add(16))));
+                let mask = _mm512_set1_epi64(0xffff_0000);
+                let a = _mm512_or_si512(_mm512_and_si512(a, mask), _mm512_srli_epi64::<48>(a));
+                let b = _mm512_or_si512(_mm512_and_si512(b, mask), _mm512_srli_epi64::<48>(b));
+                let even = _mm512_setr_epi32(0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30);
+                Avx512(_mm512_castsi512_ps(_mm512_permutex2var_epi32(a, even, b)))
+            }
+        }
+        #[inline(always)]
         unsafe fn transpose(rows: [Self; LANES]) -> [Self; LANES] {
             unsafe {
-                let mut a = rows.map(|row| _mm512_castps_pd(row.0));
+                let mut a = [_mm512_setzero_pd(); LANES];
+                for (a, row) in a.iter_mut().zip(&rows) {
+                    *a = _mm512_castps_pd(row.0);
+                }
                 // Two by two, then four by four, within each quarter of the registers.
                 for i in (0..16).step_by(2) {
                     let (x, y) = (_mm512_castpd_ps(a[i]), _mm512_castpd_ps(a[i + 1]));
@@ -425,11 +512,12 @@ mod x86 {
                 // Then the quarters among registers: a[4r + c] holds column 4q + c of rows 4r.. in quarter q.
                 let mut columns = [Avx512(_mm512_setzero_ps()); LANES];
                 for c in 0..4 {
-                    let quarter = |r: usize| _mm512_castpd_ps(a[4 * r + c]);
-                    let low01 = _mm512_shuffle_f32x4::<0x44>(quarter(0), quarter(1));
-                    let low23 = _mm512_shuffle_f32x4::<0x44>(quarter(2), quarter(3));
-                    let high01 = _mm512_shuffle_f32x4::<0xee>(quarter(0), quarter(1));
-                    let high23 = _mm512_shuffle_f32x4::<0xee>(quarter(2), quarter(3));
+                    let (q0, q1) = (_mm512_castpd_ps(a[c]), _mm512_castpd_ps(a[4 + c]));
+                    let (q2, q3) = (_mm512_castpd_ps(a[8 + c]), _mm512_castpd_ps(a[12 + c]));
+                    let low01 = _mm512_shuffle_f32x4::<0x44>(q0, q1);
+                    let low23 = _mm512_shuffle_f32x4::<0x44>(q2, q3);
+                    let high01 = _mm512_shuffle_f32x4::<0xee>(q0, q1);
+                    let high23 = _mm512_shuffle_f32x4::<0xee>(q2, q3);
                     columns[c] = Avx512(_mm512_shuffle_f32x4::<0x88>(low01, low23));
                     columns[4 + c] = Avx512(_mm512_shuffle_f32x4::<0xdd>(low01, low23));
                     columns[8 + c] = Avx512(_mm512_shuffle_f32x4::<0x88>(high01, high23));

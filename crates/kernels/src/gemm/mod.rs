@@ -367,8 +367,9 @@ unsafe fn blocks<L: Lanes, S: micro::Step<L>>(
         match (task.product.right, p) {
             // SAFETY: the caller's promise.
             (Right::Rows(b), Precision::F32) => unsafe { pack::panels_of_rows::<L>(b, block, panels) },
-            (Right::Rows(b), Precision::Bf16) => pack::paired_panels_of_rows(b, block, panels),
-            // SAFETY: the caller's promise.
+            // SAFETY: as above.
+            (Right::Rows(b), Precision::Bf16) => unsafe { pack::paired_panels_of_rows::<L>(b, block, panels) },
+            // SAFETY: as above.
             (Right::Columns(b), _) => unsafe { pack::panels_of_columns::<L>(b, block, p != Precision::F32, panels) },
         }
         // SAFETY: the panels were just packed; the operands' sizes are the caller's promise.
