@@ -252,8 +252,9 @@ impl Model {
         let mut g = Graph::inference(context, None);
         g.watch();
         let mut h = self.trunk(&mut g, &batch.tokens);
-        g.enter("model.norm");
-        ops::rms_norm(&mut g, &h, self.norm, self.config.norm_eps);
+        g.enter("model.norm and head");
+        let x = ops::rms_norm(&mut g, &h, self.norm, self.config.norm_eps);
+        ops::head_loss(&mut g, &x, self.head, &batch.targets, &|_, _| 0.0);
         for mtp in &self.mtp {
             h = mtp.forward(&mut g, &h, &batch.tokens);
         }
@@ -262,6 +263,9 @@ impl Model {
 
     /// The state `[T, D]` after the last layer, before the final norm.
     fn trunk(&self, g: &mut Graph, tokens: &[u32]) -> Var {
+        let last = g.context.sequences.positions.iter().max();
+        let room = self.context_len;
+        assert!(last.is_none_or(|&last| (last as usize) < room), "position {last:?} in a context of {room} tokens");
         g.enter("model.embed_tokens");
         let h = ops::embedding(g, self.embed, tokens);
         self.layers.iter().fold(h, |h, layer| layer.run(g, h))
@@ -270,7 +274,6 @@ impl Model {
     /// What the head reads, `[T, D]`.
     fn hidden(&self, g: &mut Graph, tokens: &[u32]) -> Var {
         let h = self.trunk(g, tokens);
-        g.enter("model.norm");
         ops::rms_norm(g, &h, self.norm, self.config.norm_eps)
     }
 

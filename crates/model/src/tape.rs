@@ -242,9 +242,7 @@ impl<'a> Graph<'a> {
 
     /// The result of the operation `name`. Its backward part gets the gradient of the result and passes on those of the inputs.
     pub fn record(&mut self, name: &str, value: Tensor, backward: impl FnOnce(&mut Backward, Tensor) + 'static) -> Var {
-        if let Some(watch) = &mut self.watch {
-            watch.look(name, &value);
-        }
+        self.inspect(name, &value);
         let var = self.variable(value);
         if let (Some(tape), Some(output)) = (&mut self.tape, var.slot) {
             tape.nodes.push(Node { output, backward: Box::new(backward) });
@@ -296,17 +294,19 @@ impl<'a> Graph<'a> {
         }
     }
 
+    /// Looks at what the operation `name` gave, if this pass looks for values that are not finite.
+    pub fn inspect(&mut self, name: &str, value: &[f32]) {
+        if let Some(watch) = &mut self.watch
+            && watch.found.is_none()
+            && optim::first_non_finite(value).is_some()
+        {
+            watch.found = Some(format!("{} ({name})", watch.place));
+        }
+    }
+
     /// The part of the model and the operation that gave the first value that is not finite.
     pub fn first_non_finite(&self) -> Option<&str> {
         self.watch.as_ref()?.found.as_deref()
-    }
-}
-
-impl Watch {
-    fn look(&mut self, operation: &str, value: &[f32]) {
-        if self.found.is_none() && optim::first_non_finite(value).is_some() {
-            self.found = Some(format!("{} ({operation})", self.place));
-        }
     }
 }
 
@@ -366,5 +366,84 @@ impl<'a> Backward<'a> {
     /// Lets `write` add to a parameter's gradient, continuing its chains over the tokens.
     pub fn parameter(&mut self, weight: Weight, write: impl FnOnce(&mut [f32], Start)) {
         self.grads.accumulate(weight, write);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::ModelConfig;
+    use crate::presets;
+
+    /// y = factor · x, with the backward part that a kernel with [`Start`] would have.
+    fn times(g: &mut Graph, x: &Var, factor: f32) -> Var {
+        let mut y = g.tensor(x.rows(), x.cols());
+        y.iter_mut().zip(x.iter()).for_each(|(y, x)| *y = factor * x);
+        let dx = x.gradient();
+        g.record("times", y, move |back, dy| {
+            back.accumulate(dx, |dx, start| {
+                for (dx, dy) in dx.iter_mut().zip(dy.iter()) {
+                    *dx = factor * dy + if start == Start::Zero { 0.0 } else { *dx };
+                }
+            });
+        })
+    }
+
+    fn parts() -> (Params, Grads, Execution) {
+        let config = presets::preset("smollm2-135m").expect("a preset");
+        let config = ModelConfig { layers: 0, vocab_size: 1, ..config };
+        (Params::zeros(&config), Grads::new(&config, &[0, 1]), Execution::default())
+    }
+
+    fn context<'a>(params: &'a Params, execution: &'a Execution) -> Context<'a> {
+        let sequences = Arc::new(Sequences::packed(&[0, 2]));
+        Context { params, execution, sequences, balance_coefficient: 0.0 }
+    }
+
+    #[test]
+    fn contributions_add_up_and_unused_results_are_skipped() {
+        let (params, mut grads, execution) = parts();
+        let mut g = Graph::training(context(&params, &execution), &mut grads);
+        let x = g.variable(execution.pool.copy_of(2, 1, &[1.0, 2.0]));
+        let y = times(&mut g, &x, 3.0);
+        let _unused = times(&mut g, &y, 100.0);
+        let z = times(&mut g, &y, 5.0);
+        let back = g.recording().expect("it records");
+        let dz = back.tensor(2, 1);
+        back.give(z.gradient(), dz);
+        back.accumulate(z.gradient(), |dz, start| {
+            assert_eq!(start, Start::Continue);
+            dz.copy_from_slice(&[1.0, 1.0]);
+        });
+        let one = execution.pool.copy_of(2, 1, &[1.0, 0.5]);
+        back.give(y.gradient(), one);
+        let gradients = g.backward();
+        let dx = gradients[0].as_ref().expect("a gradient of x");
+        assert_eq!(dx[..], [3.0 * (5.0 + 1.0), 3.0 * (5.0 + 0.5)]);
+    }
+
+    #[test]
+    fn a_shared_gradient_is_not_changed_by_its_other_owner() {
+        let (params, mut grads, execution) = parts();
+        let mut g = Graph::training(context(&params, &execution), &mut grads);
+        let x = g.variable(execution.pool.copy_of(2, 1, &[1.0, 2.0]));
+        let w = g.variable(execution.pool.copy_of(2, 1, &[1.0, 2.0]));
+        let back = g.recording().expect("it records");
+        let shared = execution.pool.copy_of(2, 1, &[1.0, 2.0]);
+        back.give(x.gradient(), shared.clone());
+        back.give(w.gradient(), shared);
+        back.accumulate(x.gradient(), |dx, _| dx.fill(7.0));
+        let gradients = g.backward();
+        assert_eq!(gradients[1].as_ref().map(|dw| dw.to_vec()), Some(vec![1.0, 2.0]));
+    }
+
+    #[test]
+    fn inference_keeps_nothing() {
+        let (params, _, execution) = parts();
+        let mut g = Graph::inference(context(&params, &execution), None);
+        let x = g.variable(execution.pool.copy_of(2, 1, &[1.0, 2.0]));
+        let y = times(&mut g, &x, 3.0);
+        drop((x, y));
+        assert_eq!(execution.pool.usage().live_bytes, 0);
     }
 }

@@ -68,7 +68,8 @@ impl Mtp {
 }
 
 /// For each position the token `ahead` places on in its sequence, and `missing` where the sequence has ended. (As inputs,
-/// such positions come after all that have a target, so what they read is seen by nothing that counts in the loss.)
+/// such positions come after all that have a target, so what they read is seen by nothing that counts in the loss. They do
+/// count in the layer's expert load: k of a sequence's tokens.)
 fn tokens_ahead(tokens: &[u32], starts: &[u32], ahead: usize, missing: u32) -> Vec<u32> {
     let sequences = starts.windows(2).map(|ends| &tokens[ends[0] as usize..ends[1] as usize]);
     sequences

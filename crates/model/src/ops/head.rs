@@ -31,6 +31,7 @@ pub fn head_loss(g: &mut Graph, x: &Var, w: Weight, targets: &[u32], coefficient
             back.give(x.gradient(), dx);
         }
     }
+    g.inspect("log-probabilities", &logp);
     logp
 }
 

@@ -1,6 +1,7 @@
 //! Micro-batches, recomputation, threads and instruction sets change no bit of gradients and losses.
 
 use crate::shapes;
+use wels_kernels::gemm::Precision;
 use wels_kernels::isa::{self, Isa};
 use wels_kernels::par;
 use wels_model::config::ModelConfig;
@@ -47,10 +48,12 @@ fn assert_same(name: &str, config: &ModelConfig, a: &(Vec<Vec<f32>>, Losses), b:
 fn the_split_into_micro_batches() {
     let batch = shapes::batch(1, &[7, 12, 1, 20]);
     for (name, config) in shapes::all() {
-        let execution = Execution::default();
-        let whole = step(&config, &batch, &[4], &execution);
-        assert_same(name, &config, &whole, &step(&config, &batch, &[1, 1, 1, 1], &execution));
-        assert_same(name, &config, &whole, &step(&config, &batch, &[3, 1], &execution));
+        for precision in [Precision::F32, Precision::Bf16] {
+            let execution = Execution { precision, ..Execution::default() };
+            let whole = step(&config, &batch, &[4], &execution);
+            assert_same(name, &config, &whole, &step(&config, &batch, &[1, 1, 1, 1], &execution));
+            assert_same(name, &config, &whole, &step(&config, &batch, &[3, 1], &execution));
+        }
     }
 }
 

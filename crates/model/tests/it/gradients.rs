@@ -116,4 +116,10 @@ fn a_non_finite_value_is_traced_to_its_layer() {
     params.values[weight][3] = f32::NAN;
     let found = model.first_non_finite(&params, &execution, &batch);
     assert_eq!(found.as_deref(), Some("weight model.layers.1.self_attn.o_proj.weight"));
+
+    let mut params = Params::init(&config, 1);
+    let head = params.position("lm_head.weight").expect("a head");
+    params.values[head].fill(3e38);
+    let found = model.first_non_finite(&params, &execution, &batch);
+    assert_eq!(found.as_deref(), Some("model.norm and head (log-probabilities)"));
 }

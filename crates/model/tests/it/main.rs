@@ -2,9 +2,10 @@
 
 mod bits;
 mod cached;
+mod config;
+mod count;
+mod golden;
 mod gradients;
 mod oracle;
 mod shapes;
-mod config;
-mod count;
 mod weights;
