@@ -66,7 +66,7 @@ fn train(session: &Session, corpus: &Corpus, vocab_size: usize, training_bytes: 
         bytes += document.len() as u64;
         texts.push(document);
         if texts_bytes >= TRAINING_BATCH_BYTES || bytes >= training_bytes {
-            trainer.feed(&texts)?;
+            trainer.feed(&texts);
             texts.clear();
             texts_bytes = 0;
             progress.at(bytes.min(training_bytes), String::new);
@@ -76,7 +76,7 @@ fn train(session: &Session, corpus: &Corpus, vocab_size: usize, training_bytes: 
             break;
         }
     }
-    trainer.feed(&texts)?;
+    trainer.feed(&texts);
     let tokenizer = trainer.train()?;
     progress.finish(&format!("{} tokens, learnt from {}B of text", tokenizer.vocab_size(), short(bytes as f64)));
     Ok(tokenizer)

@@ -310,8 +310,8 @@ fn tokenize(
         if batch.is_empty() {
             return Ok(());
         }
-        let encode = |(text, ..): &(String, Hash, Split)| tokenizer.encode_ordinary(text);
-        let encoded: Vec<Vec<u32>> = batch.par_iter().map(encode).collect::<Result<_, _>>()?;
+        let texts: Vec<&str> = batch.iter().map(|(text, ..)| text.as_str()).collect();
+        let encoded = tokenizer.encode_ordinary_all(&texts)?;
         for ((text, hash, split), tokens) in batch.iter().zip(&encoded) {
             let builder = if *split == Split::Train { &mut *train } else { &mut *validation };
             builder.push(tokens, text.len() as u64, hash)?;

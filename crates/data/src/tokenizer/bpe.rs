@@ -13,9 +13,10 @@ use std::collections::{BinaryHeap, HashMap};
 
 use rayon::prelude::*;
 use serde_json::{Map, Value, json};
-use tokenizers::{OffsetReferential, OffsetType, PreTokenizedString, PreTokenizer, PreTokenizerWrapper};
+use tokenizers::PreTokenizerWrapper;
 
-use super::{SpecialTokens, Tokenizer, TokenizerError, failed};
+use super::split::Splitter;
+use super::{SpecialTokens, Tokenizer, TokenizerError};
 
 /// DeepSeek-V3's pre-tokenisation, as in its `tokenizer.json`: digits in groups of at most three, runs of Chinese and
 /// Japanese script, then words with the one character before them, punctuation, line ends, spaces.
@@ -32,7 +33,7 @@ type Pair = (u32, u32);
 /// ```
 /// use wels_data::tokenizer::{BpeTrainer, SpecialTokens};
 /// let mut trainer = BpeTrainer::new(300, SpecialTokens::default()).unwrap();
-/// trainer.feed(&["low lower lowest", "new newer newest"]).unwrap();
+/// trainer.feed(&["low lower lowest", "new newer newest"]);
 /// let tokenizer = trainer.train().unwrap();
 /// let ids = tokenizer.encode("lowest").unwrap();
 /// assert_eq!(tokenizer.decode(&ids).unwrap(), "lowest");
@@ -40,7 +41,7 @@ type Pair = (u32, u32);
 pub struct BpeTrainer {
     vocab_size: usize,
     special: SpecialTokens,
-    splitter: PreTokenizerWrapper,
+    splitter: Splitter,
     word_counts: HashMap<String, u64>,
 }
 
@@ -51,31 +52,31 @@ impl BpeTrainer {
         if vocab_size < fixed + 256 {
             return Err(TokenizerError::VocabularyTooSmall { vocab_size, special: fixed });
         }
-        let splits = json!({"type": "Sequence", "pretokenizers": split_steps()});
-        let splitter = serde_json::from_value(splits).expect("the regular expressions are constants");
+        let steps: Vec<PreTokenizerWrapper> =
+            serde_json::from_value(Value::Array(split_steps())).expect("the regular expressions are constants");
+        let splitter = Splitter::of(&steps).expect("the steps are plain splits");
         Ok(BpeTrainer { vocab_size, special, splitter, word_counts: HashMap::new() })
     }
 
     /// Counts the words of `texts`, on all threads. Texts of about a megabyte or less share the work best.
-    pub fn feed<S: AsRef<str> + Sync>(&mut self, texts: &[S]) -> Result<(), TokenizerError> {
+    pub fn feed<S: AsRef<str> + Sync>(&mut self, texts: &[S]) {
         let splitter = &self.splitter;
         let counts = texts
             .par_iter()
-            .try_fold(HashMap::new, |mut counts, text| {
-                count_words(splitter, text.as_ref(), &mut counts)?;
-                Ok(counts)
+            .fold(HashMap::new, |mut counts, text| {
+                count_words(splitter, text.as_ref(), &mut counts);
+                counts
             })
-            .try_reduce(HashMap::new, |a, b| {
+            .reduce(HashMap::new, |a, b| {
                 let (mut into, from) = if a.len() >= b.len() { (a, b) } else { (b, a) };
                 for (word, count) in from {
                     *into.entry(word).or_default() += count;
                 }
-                Ok(into)
-            })?;
+                into
+            });
         for (word, count) in counts {
             *self.word_counts.entry(word).or_default() += count;
         }
-        Ok(())
     }
 
     /// The tokenizer. It has fewer than `vocab_size` ids when the texts run out of pairs that occur twice.
@@ -93,20 +94,11 @@ impl BpeTrainer {
     }
 }
 
-fn count_words(
-    splitter: &PreTokenizerWrapper,
-    text: &str,
-    counts: &mut HashMap<String, u64>,
-) -> Result<(), TokenizerError> {
-    let mut pieces = PreTokenizedString::from(text);
-    splitter.pre_tokenize(&mut pieces).map_err(|e| failed(&e))?;
-    for (piece, _, _) in pieces.get_splits(OffsetReferential::Original, OffsetType::Byte) {
-        match counts.get_mut(piece) {
-            Some(count) => *count += 1,
-            None => _ = counts.insert(piece.to_owned(), 1),
-        }
-    }
-    Ok(())
+fn count_words(splitter: &Splitter, text: &str, counts: &mut HashMap<String, u64>) {
+    splitter.for_each(text, &mut |word| match counts.get_mut(word) {
+        Some(count) => *count += 1,
+        None => _ = counts.insert(word.to_owned(), 1),
+    });
 }
 
 /// A distinct word as the symbols it is made of so far: bytes are 0..256, then those that merges made.
@@ -230,7 +222,7 @@ fn push_new(places: &mut Vec<u32>, index: u32) {
 }
 
 /// GPT-2's printable stand-in for each byte: itself where printable, else the next free code point from 256.
-fn char_of_byte() -> [char; 256] {
+pub(super) fn char_of_byte() -> [char; 256] {
     let printable = |b: u32| matches!(b, 0x21..=0x7e | 0xa1..=0xac | 0xae..=0xff);
     let mut next = 256;
     std::array::from_fn(|byte| {

@@ -6,14 +6,18 @@
 
 mod bpe;
 mod config;
+mod split;
 mod stream;
 
 pub use bpe::BpeTrainer;
 pub use stream::StreamDecoder;
 
+use split::{WordEncoder, Words};
+
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use rayon::prelude::*;
 use serde_json::Value;
 use sha2::{Digest, Sha256};
 
@@ -159,6 +163,8 @@ pub struct Tokenizer {
     inner: tokenizers::Tokenizer,
     /// The same tokenizer, but blind to special tokens: corpora and users must not be able to write them.
     ordinary: tokenizers::Tokenizer,
+    /// A faster way to do what `ordinary` does, where there is one.
+    words: Option<WordEncoder>,
     pieces: Pieces,
     /// Per id: an added token with a meaning, no text of a corpus.
     control: Vec<bool>,
@@ -207,6 +213,7 @@ impl Tokenizer {
         let pieces = pieces(&inner, control.len());
         Ok(Tokenizer {
             inner,
+            words: WordEncoder::of(&ordinary),
             ordinary,
             pieces,
             control,
@@ -248,6 +255,24 @@ impl Tokenizer {
     /// The ids of `text` as plain text: a special token spelled out in it is encoded like any other letters. For
     /// corpora and for what users type.
     pub fn encode_ordinary(&self, text: &str) -> Result<Vec<u32>, TokenizerError> {
+        self.encode_known(text, &mut Words::new())
+    }
+
+    /// [`Tokenizer::encode_ordinary`] of many texts, on all threads. Faster than one by one: words are looked up once.
+    pub fn encode_ordinary_all<S: AsRef<str> + Sync>(&self, texts: &[S]) -> Result<Vec<Vec<u32>>, TokenizerError> {
+        let share = texts.len().div_ceil(4 * rayon::current_num_threads()).max(1);
+        let encode = |texts: &[S]| {
+            let mut words = Words::new();
+            texts.iter().map(|text| self.encode_known(text.as_ref(), &mut words)).collect::<Result<Vec<_>, _>>()
+        };
+        let shares: Vec<Vec<Vec<u32>>> = texts.par_chunks(share).map(encode).collect::<Result<_, _>>()?;
+        Ok(shares.into_iter().flatten().collect())
+    }
+
+    fn encode_known(&self, text: &str, words: &mut Words) -> Result<Vec<u32>, TokenizerError> {
+        if let Some(encoder) = &self.words {
+            return encoder.encode(&self.ordinary, text, words);
+        }
         let encoding = self.ordinary.encode_fast(text, false).map_err(|e| failed(&e))?;
         Ok(encoding.get_ids().to_vec())
     }

@@ -10,12 +10,13 @@ use wels_data::tokenizer::{BpeTrainer, SpecialTokens, TokenizerError};
 use crate::{babble, damage, small_tokenizer};
 
 static SMALL: LazyLock<Tokenizer> = LazyLock::new(small_tokenizer);
+static LONG_WAY: LazyLock<Tokenizer> = LazyLock::new(|| the_long_way(SMALL.to_json()));
 
 fn train(texts: &[String], vocab_size: usize, threads: usize) -> Tokenizer {
     let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
     pool.install(|| {
         let mut trainer = BpeTrainer::new(vocab_size, SpecialTokens::default()).unwrap();
-        trainer.feed(texts).unwrap();
+        trainer.feed(texts);
         trainer.train().unwrap()
     })
 }
@@ -103,6 +104,28 @@ fn ordinary_encoding_does_not_see_special_tokens() {
     assert_eq!(with_bos[1..], SMALL.encode("ka").unwrap());
 }
 
+/// The file with an added word that no byte-level splitting finds, so that the `tokenizers` crate does all the work.
+fn the_long_way(json: &str) -> Tokenizer {
+    let mut value: serde_json::Value = serde_json::from_str(json).unwrap();
+    let id = value["model"]["vocab"].as_object().unwrap().len();
+    let word = serde_json::json!({"id": id, "content": "\u{10fffe}\u{10fffe}", "single_word": false, "lstrip": false,
+        "rstrip": false, "normalized": false, "special": false});
+    value["added_tokens"].as_array_mut().unwrap().push(word);
+    Tokenizer::from_json(value.to_string().as_bytes(), None).unwrap()
+}
+
+#[test]
+fn the_short_way_gives_the_ids_of_the_long_way() {
+    let mut texts: Vec<String> = (0..50).map(|seed| babble(seed, 100)).collect();
+    let source = concat!(include_str!("tokenizer.rs"), "  \n\n \t\r\n don't 12345 e\u{301} 中文かな ﬁ!!?\n\n x ");
+    texts.extend(["", " ", source, "<｜User｜> <think>"].map(str::to_owned));
+    let all = SMALL.encode_ordinary_all(&texts).unwrap();
+    for (text, ids) in texts.iter().zip(all) {
+        assert_eq!(ids, SMALL.encode_ordinary(text).unwrap());
+        assert_eq!(ids, LONG_WAY.encode_ordinary(text).unwrap(), "{text:?}");
+    }
+}
+
 #[test]
 fn saved_tokenizers_load_equal() {
     let dir = tempfile::tempdir().unwrap();
@@ -164,6 +187,7 @@ proptest! {
         let lengths = SMALL.byte_lengths();
         let bytes: u32 = ordinary.iter().map(|&id| lengths[id as usize]).sum();
         prop_assert_eq!(bytes as usize, text.len());
+        prop_assert_eq!(ordinary, LONG_WAY.encode_ordinary(&text).unwrap());
     }
 
     #[test]
