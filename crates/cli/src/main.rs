@@ -1,7 +1,8 @@
-//! `wels`: train, plan, measure and score models. One file a verb; this one reads the command line and reports failures.
+//! `wels`: train, plan, measure and score models. One file a verb; this one reads the command line and reports
+//! failures.
 //!
-//! Data goes to stdout, everything else to stderr. Exit codes: 0 done; 1 for the user to mend, an interrupted run among it;
-//! 2 a bug, or the machine.
+//! Data goes to stdout, everything else to stderr. Exit codes: 0 done; 1 for the user to mend, an interrupted run among
+//! it; 2 a bug, or the machine.
 
 mod run;
 

@@ -229,8 +229,8 @@ fn describe(error: &Error) -> String {
     text
 }
 
-/// `{% generation %}` marks the assistant's part of a template, for `transformers` to make masks from. It prints nothing;
-/// here it becomes a block that is always entered.
+/// `{% generation %}` marks the assistant's part of a template, for `transformers` to make masks from. It prints
+/// nothing; here it becomes a block that is always entered.
 fn without_generation_tags(source: &str) -> String {
     let mut text = String::with_capacity(source.len());
     let mut rest = source;

@@ -259,13 +259,14 @@ pub struct Skipped {
 }
 
 impl Corpus {
-    /// The file `path`, or all readable files of the folder `path` and the folders in it. Names that start with a dot and
-    /// links to folders are passed over.
+    /// The file `path`, or all readable files of the folder `path` and the folders in it. Names that start with a dot
+    /// and links to folders are passed over.
     pub fn open(path: &Path, options: ReadOptions) -> Result<Corpus, CorpusError> {
         Self::open_all(&[path], options)
     }
 
-    /// Several files or folders, in the order given. The last part of each path becomes the first part of its files' names.
+    /// Several files or folders, in the order given. The last part of each path becomes the first part of its files'
+    /// names.
     pub fn open_all<P: AsRef<Path>>(paths: &[P], options: ReadOptions) -> Result<Corpus, CorpusError> {
         let mut sources = Vec::new();
         for path in paths.iter().map(AsRef::as_ref) {
@@ -290,8 +291,8 @@ impl Corpus {
     /// The Rust sources of widely used crates ([`CARGO_CRATES`]) that the `Cargo.lock` of the workspace around
     /// `manifest_dir` pins, found with `cargo metadata`: real text that is there wherever Wels was built.
     ///
-    /// The crates are under their own permissive licences (MIT, Apache-2.0, BSD, Zlib, Unlicense), whose texts lie beside
-    /// the sources. They are read where cargo put them; nothing of them is copied into Wels or given on.
+    /// The crates are under their own permissive licences (MIT, Apache-2.0, BSD, Zlib, Unlicense), whose texts lie
+    /// beside the sources. They are read where cargo put them; nothing of them is copied into Wels or given on.
     pub fn cargo_sources(manifest_dir: &Path) -> Result<Corpus, CorpusError> {
         let sources = cargo::sources(manifest_dir)?;
         Ok(Corpus { sources, options: ReadOptions::default() })

@@ -1,5 +1,5 @@
-//! Shards → batches. A batch is a pure function of (shards, configuration, number of its first sequence): resuming needs
-//! one number, and any split of a step into micro-batches gives the same sequences.
+//! Shards → batches. A batch is a pure function of (shards, configuration, number of its first sequence): resuming
+//! needs one number, and any split of a step into micro-batches gives the same sequences.
 //!
 //! The documents of an epoch, in an order drawn for it, are laid end to end, one epoch after the other; sequence `s` is
 //! tokens `s·T .. (s+1)·T` of that stream, its targets the same one further. So every token of an epoch is read exactly
@@ -76,8 +76,8 @@ impl Batch {
         self.targets.iter().filter(|&&target| target != IGNORE).count()
     }
 
-    /// Bytes of text that the targets stand for, given [`Tokenizer::byte_lengths`]: bits per byte is the sum of −ln p over
-    /// the targets, divided by ln 2 and by this. BOS, EOS and FIM marks are predicted but stand for no byte.
+    /// Bytes of text that the targets stand for, given [`Tokenizer::byte_lengths`]: bits per byte is the sum of −ln p
+    /// over the targets, divided by ln 2 and by this. BOS, EOS and FIM marks are predicted but stand for no byte.
     ///
     /// [`Tokenizer::byte_lengths`]: crate::Tokenizer::byte_lengths
     pub fn target_bytes(&self, byte_lengths: &[u32]) -> u64 {
@@ -317,8 +317,8 @@ impl Loader {
         {
             return epoch.clone();
         }
-        // FIM marks make the length of an epoch depend on its number, so they are laid out one after the other, from the
-        // nearest known one or from the start.
+        // FIM marks make the length of an epoch depend on its number, so they are laid out one after the other, from
+        // the nearest known one or from the start.
         let before = known.iter().filter(|epoch| epoch.end() <= position).max_by_key(|epoch| epoch.number);
         let (mut number, mut first) = before.map_or((0, 0), |epoch| (epoch.number + 1, epoch.end()));
         if self.config.fim.is_none() {

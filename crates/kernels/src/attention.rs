@@ -1,9 +1,11 @@
-//! Causal attention over packed sequences: softmax(scale · q·k) v for each head, with key and value widths of their own.
+//! Causal attention over packed sequences: softmax(scale · q·k) v for each head, with key and value widths of their
+//! own.
 //!
-//! **Order of sums.** Scores are chains of fused multiply-adds over the head's dimensions (own part, then the shared rotary
-//! part), times `scale`; the row maximum; weights `exp(score − max)`; their sum by 16 partial sums over the keys from the
-//! sequence's first, and the fixed tree; outputs are chains over the keys, divided by multiplying with 1/sum. A row depends on its
-//! query and on the keys of its own sequence up to itself: not on what it is packed, batched or cached with.
+//! **Order of sums.** Scores are chains of fused multiply-adds over the head's dimensions (own part, then the shared
+//! rotary part), times `scale`; the row maximum; weights `exp(score − max)`; their sum by 16 partial sums over the keys
+//! from the sequence's first, and the fixed tree; outputs are chains over the keys, divided by multiplying with 1/sum.
+//! A row depends on its query and on the keys of its own sequence up to itself: not on what it is packed, batched or
+//! cached with.
 //!
 //! Backward recomputes the weights from the saved maximum and 1/sum (FlashAttention-2, algorithm 2, without its
 //! blockwise rescaling): p = exp(s − max)·inverse, ds = p·(g·v − g·out)·scale; dk and dv are chains over

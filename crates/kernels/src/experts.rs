@@ -1,8 +1,8 @@
 //! Which expert computes which token, and the weighted sum of what they compute.
 //!
-//! Slots are the rows of the experts' grouped products: T·K of them, those of expert 0 first, and within an expert in the
-//! order of the tokens (so that weight gradients are chains over tokens in order). A token's choices are sorted by expert,
-//! and all sums over a token's experts are chains in that order.
+//! Slots are the rows of the experts' grouped products: T·K of them, those of expert 0 first, and within an expert in
+//! the order of the tokens (so that weight gradients are chains over tokens in order). A token's choices are sorted by
+//! expert, and all sums over a token's experts are chains in that order.
 
 use crate::dispatch;
 use crate::gemm::Start;

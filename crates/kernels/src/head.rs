@@ -1,7 +1,8 @@
 //! The output head fused with cross-entropy: logits of a block of tokens at a time, never of all of them.
 //!
-//! **Order of sums.** Logits are chains over the width; log p = l_target − max − log Σ exp(l − max), the sum by 16 partial sums over
-//! the vocabulary and the fixed tree. `dx` is a chain over the vocabulary, `dw` one chain over the tokens.
+//! **Order of sums.** Logits are chains over the width; log p = l_target − max − log Σ exp(l − max), the sum by 16
+//! partial sums over the vocabulary and the fixed tree. `dx` is a chain over the vocabulary, `dw` one chain over the
+//! tokens.
 
 use crate::gemm::{self, Precision, Start};
 use crate::lanes::Lanes;

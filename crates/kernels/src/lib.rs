@@ -1,4 +1,5 @@
-//! Compute over plain slices: products, attention, norms, routing, loss, the optimizer. Knows no tensors, files or models.
+//! Compute over plain slices: products, attention, norms, routing, loss, the optimizer. Knows no tensors, files or
+//! models.
 //!
 //! **Contract.** Each function states the order of its sums; the result is a function of the arguments alone. Threads,
 //! instruction set and batch change no bit. `reference` holds plain loops that state the same in the simplest way, and

@@ -23,8 +23,8 @@ const LN_2_LOW: f32 = -1.904_654_3e-9;
 /// (exp(r) − 1 − r)/r² on |r| ≤ ln(2)/2, highest power first: S. Moshier, Cephes, `expf.c`.
 const EXP: [f32; 6] = [1.987_569_1e-4, 1.398_2e-3, 8.333_452e-3, 4.166_579_6e-2, 1.666_666_6e-1, 5e-1];
 
-/// exp(x) = 2^n · exp(r) with n whole and |r| ≤ ln(2)/2. Exact limits: 0 below −104, ∞ above 88.73; subnormal results are
-/// rounded once, because 2^n is multiplied in as two powers of which only the last can leave the normal range.
+/// exp(x) = 2^n · exp(r) with n whole and |r| ≤ ln(2)/2. Exact limits: 0 below −104, ∞ above 88.73; subnormal results
+/// are rounded once, because 2^n is multiplied in as two powers of which only the last can leave the normal range.
 ///
 /// # Safety
 /// The machine has the instruction set of `L`.
@@ -105,7 +105,8 @@ pub mod scalar {
     }
 
     /// The natural logarithm, computed in f64 and rounded once: x = 2^e·m with m in [√½, √2), and
-    /// ln m = 2·artanh(s) = 2·(s + s³/3 + s⁵/5 + …) with s = (m − 1)/(m + 1), |s| ≤ 0.172, to s¹⁵ (the rest is < 1e-14).
+    /// ln m = 2·artanh(s) = 2·(s + s³/3 + s⁵/5 + …) with s = (m − 1)/(m + 1), |s| ≤ 0.172, to s¹⁵ (the rest is <
+    /// 1e-14).
     pub fn log(x: f32) -> f32 {
         if x.is_nan() || x < 0.0 {
             return f32::NAN;

@@ -51,8 +51,8 @@ unsafe fn forward_row<L: Lanes>(x: &[f32], w: &[f32], eps: f32, y: &mut [f32]) -
     }
 }
 
-/// dx [T, d] and dw `[d]` of dy [T, d], with forward's x, w and rstd. Each of dx and dw starts from zero or from what it
-/// holds; dw's chain goes on, dx gets one addition.
+/// dx [T, d] and dw `[d]` of dy [T, d], with forward's x, w and rstd. Each of dx and dw starts from zero or from what
+/// it holds; dw's chain goes on, dx gets one addition.
 pub fn rms_norm_backward(
     dy: &[f32],
     x: &[f32],

@@ -1,5 +1,5 @@
-//! AdamW (I. Loshchilov and F. Hutter, 2017; the formula of PyTorch's `torch.optim.AdamW`) and what is asked of gradients
-//! before it: their norm, and whether they are finite.
+//! AdamW (I. Loshchilov and F. Hutter, 2017; the formula of PyTorch's `torch.optim.AdamW`) and what is asked of
+//! gradients before it: their norm, and whether they are finite.
 
 use crate::dispatch;
 use crate::lanes::{LANES, Lanes};
@@ -100,8 +100,8 @@ unsafe fn adamw_piece<L: Lanes>(p: &mut [f32], g: &[f32], m: &mut [f32], v: &mut
 /// Elements of one f32 sum in [`sum_of_squares`].
 pub const SQUARES_CHUNK: usize = 4096;
 
-/// Σ x²: each chunk of 4096 elements in f32 (16 partial sums of fused multiply-adds and the fixed tree), the chunks' sums
-/// added in f64 in order.
+/// Σ x²: each chunk of 4096 elements in f32 (16 partial sums of fused multiply-adds and the fixed tree), the chunks'
+/// sums added in f64 in order.
 pub fn sum_of_squares(x: &[f32]) -> f64 {
     let mut sums = vec![0.0f32; x.len().div_ceil(SQUARES_CHUNK)];
     par::chunks_mut(&mut sums, TASK / SQUARES_CHUNK, |task, sums| {
@@ -131,7 +131,8 @@ pub fn first_non_finite(x: &[f32]) -> Option<usize> {
     par::run(x.len().div_ceil(TASK), |task| {
         let at = task * TASK;
         let piece = &x[at..(at + TASK).min(x.len())];
-        // Without an early exit, so that the compiler can take many elements at once; the search itself is for the rare case.
+        // Without an early exit, so that the compiler can take many elements at once; the search itself is for the rare
+        // case.
         if piece.chunks(LANES).any(|x| x.iter().fold(false, |found, x| found | !x.is_finite())) {
             let place = piece.iter().position(|x| !x.is_finite()).expect("the fold has found one");
             first.fetch_min(at + place, Ordering::Relaxed);

@@ -1,5 +1,5 @@
-//! Operands as the innermost loops read them. The right one becomes panels of 16 columns, `[k][16]` words each; the left one is
-//! read where it is in f32, and turned into words of two terms in bf16.
+//! Operands as the innermost loops read them. The right one becomes panels of 16 columns, `[k][16]` words each; the
+//! left one is read where it is in f32, and turned into words of two terms in bf16.
 
 use crate::lanes::{Lanes, pair_bf16};
 use crate::par;

@@ -66,7 +66,8 @@ unsafe impl<T: Send> Send for SharedMut<T> {}
 unsafe impl<T: Send> Sync for SharedMut<T> {}
 
 impl<T> SharedMut<T> {
-    /// Shares `data`; the borrow ends with this call, so the caller keeps `data` alive and untouched while it is shared.
+    /// Shares `data`; the borrow ends with this call, so the caller keeps `data` alive and untouched while it is
+    /// shared.
     pub fn new(data: &mut [T]) -> Self {
         SharedMut { start: data.as_mut_ptr(), len: data.len() }
     }

@@ -1,9 +1,9 @@
 //! Random numbers as a function of (seed, stream, index): nothing is drawn from a state, so that order, threads and
 //! resuming change nothing.
 //!
-//! The function is Philox4x32 with ten rounds (J. Salmon et al., "Parallel random numbers: as easy as 1, 2, 3", SC 2011),
-//! which passes BigCrush, is what cuRAND and PyTorch use on GPUs, and is a bijection of the counter for each key: the seed
-//! is the key, stream and index are the counter, so different (stream, index) never share a block.
+//! The function is Philox4x32 with ten rounds (J. Salmon et al., "Parallel random numbers: as easy as 1, 2, 3", SC
+//! 2011), which passes BigCrush, is what cuRAND and PyTorch use on GPUs, and is a bijection of the counter for each
+//! key: the seed is the key, stream and index are the counter, so different (stream, index) never share a block.
 
 use crate::par;
 use std::f64::consts::TAU;

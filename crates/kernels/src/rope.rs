@@ -37,8 +37,8 @@ pub enum Scaling {
         /// Greater than 1 for a longer context.
         factor: f64,
     },
-    /// YaRN (B. Peng et al., 2023) as DeepSeek's: frequencies that turn more than `beta_fast` times in the original context
-    /// stay, those that turn less than `beta_slow` times are divided by `factor`, with a ramp between.
+    /// YaRN (B. Peng et al., 2023) as DeepSeek's: frequencies that turn more than `beta_fast` times in the original
+    /// context stay, those that turn less than `beta_slow` times are divided by `factor`, with a ramp between.
     Yarn {
         /// New over original context.
         factor: f64,
@@ -50,11 +50,12 @@ pub enum Scaling {
         original_max_positions: usize,
         /// Whether the ramp begins and ends at whole pairs.
         truncate: bool,
-        /// Factor of cosines and sines (1 in DeepSeek's released configurations; the softmax scale's is the model's affair).
+        /// Factor of cosines and sines (1 in DeepSeek's released configurations; the softmax scale's is the model's
+        /// affair).
         table_scale: f64,
     },
-    /// Llama 3.1's: wavelengths below original/high stay, those above original/low are divided by `factor`, with a linear
-    /// blend between.
+    /// Llama 3.1's: wavelengths below original/high stay, those above original/low are divided by `factor`, with a
+    /// linear blend between.
     Llama3 {
         /// New over original context.
         factor: f64,
@@ -158,8 +159,8 @@ impl Table {
     }
 }
 
-/// Turns `heads` heads of each row in place. Element i of head h of row t is x[t·row_stride + offset + h·head_stride + i],
-/// i < 2·half; row t is at position `positions[t]`.
+/// Turns `heads` heads of each row in place. Element i of head h of row t is x[t·row_stride + offset + h·head_stride +
+/// i], i < 2·half; row t is at position `positions[t]`.
 pub fn apply(
     x: &mut [f32],
     positions: &[u32],

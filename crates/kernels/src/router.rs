@@ -1,13 +1,14 @@
 //! Which experts a token goes to, with which weights, and the loss that keeps their loads balanced.
 //!
-//! Scores come from logits [T, E]: sigmoid (DeepSeek-V3 report, eq. 12–16, and `noaux_tc` of its released code) or softmax
-//! over all experts (DeepSeek-V2 report, §2.2; `greedy` and `group_limited_greedy` of its code). Chosen are the K experts
-//! with the greatest score plus bias, within the groups with the best group scores; the bias steers the choice only. The
-//! weights are the chosen experts' scores without bias, divided by their sum + 1e-20 if normalised, times a factor.
+//! Scores come from logits [T, E]: sigmoid (DeepSeek-V3 report, eq. 12–16, and `noaux_tc` of its released code) or
+//! softmax over all experts (DeepSeek-V2 report, §2.2; `greedy` and `group_limited_greedy` of its code). Chosen are the
+//! K experts with the greatest score plus bias, within the groups with the best group scores; the bias steers the
+//! choice only. The weights are the chosen experts' scores without bias, divided by their sum + 1e-20 if normalised,
+//! times a factor.
 //!
 //! Ties go to the lower expert (group); a NaN counts as −∞, so that any logits lead to K different experts. A token's
-//! experts are listed in ascending order, and its K-term sums are chains in this order. Sums over E experts are 16 partial
-//! sums and the fixed tree. Saved for backward: scores and choices.
+//! experts are listed in ascending order, and its K-term sums are chains in this order. Sums over E experts are 16
+//! partial sums and the fixed tree. Saved for backward: scores and choices.
 
 use crate::lanes::{LANES, Lanes};
 use crate::par::{self, SharedMut};
@@ -219,8 +220,8 @@ fn make_keys(values: &[f32], keys: &mut [u64]) {
     keys.iter_mut().zip(values).enumerate().for_each(|(i, (key, &value))| *key = key_of(value, i));
 }
 
-/// The indices of the greatest keys, the greatest first; their keys become [`TAKEN`]. A pass over the keys for each index:
-/// without branches, of which keeping a sorted list is full (measured at K = 6 of 64: a fifth of its time).
+/// The indices of the greatest keys, the greatest first; their keys become [`TAKEN`]. A pass over the keys for each
+/// index: without branches, of which keeping a sorted list is full (measured at K = 6 of 64: a fifth of its time).
 #[inline(always)]
 fn take_greatest(keys: &mut [u64], chosen: &mut [u32]) {
     for chosen in chosen {
@@ -329,12 +330,12 @@ pub struct Balance {
 }
 
 /// Sequence-wise balance loss (DeepSeek-V3 report, eq. 17–20) of packed sequences, sequence s being tokens
-/// `starts[s]..starts[s + 1]`: Σ over experts of f·P with f = E/(K·T)·(how often among the K greatest) and P = the mean of
-/// the token's scores, which with sigmoid scoring are divided by their sum over experts first.
+/// `starts[s]..starts[s + 1]`: Σ over experts of f·P with f = E/(K·T)·(how often among the K greatest) and P = the mean
+/// of the token's scores, which with sigmoid scoring are divided by their sum over experts first.
 ///
-/// With sigmoid scoring f counts the K greatest scores without bias and groups, as printed; with softmax scoring it counts
-/// the chosen `experts` [T, K], as `seq_aux` of DeepSeek-V2's code does. P is a chain of additions over the sequence's
-/// tokens divided by their number, Σ f·P is 16 partial sums and the fixed tree.
+/// With sigmoid scoring f counts the K greatest scores without bias and groups, as printed; with softmax scoring it
+/// counts the chosen `experts` [T, K], as `seq_aux` of DeepSeek-V2's code does. P is a chain of additions over the
+/// sequence's tokens divided by their number, Σ f·P is 16 partial sums and the fixed tree.
 pub fn balance(router: &Router, scores: &[f32], experts: &[u32], starts: &[u32]) -> Balance {
     router.check();
     let (e, k) = (router.experts, router.top_k);

@@ -40,8 +40,8 @@ impl Span {
     }
 }
 
-/// `spans!(len, |s| body)` runs the body for each span of `0..len`. A macro and not a function that takes a closure: the
-/// body must be compiled inside of the function that has the instruction set.
+/// `spans!(len, |s| body)` runs the body for each span of `0..len`. A macro and not a function that takes a closure:
+/// the body must be compiled inside of the function that has the instruction set.
 macro_rules! spans {
     ($len:expr, |$s:ident| $body:block) => {{
         let len: usize = $len;

@@ -1,5 +1,5 @@
-//! Keys and values of past tokens, in the layout of training (*expanded*): each layer keeps the rows from which attention
-//! reads its heads, exactly as the forward pass computed them.
+//! Keys and values of past tokens, in the layout of training (*expanded*): each layer keeps the rows from which
+//! attention reads its heads, exactly as the forward pass computed them.
 
 use crate::config::{Attention, ModelConfig};
 

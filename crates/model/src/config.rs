@@ -1,8 +1,8 @@
 //! Model configurations: read from and written to Hugging Face `config.json`, resolved and checked.
 //!
-//! Reading has two stages. The JSON is what somebody typed; [`ModelConfig`] is complete and consistent, and nothing after
-//! it looks at the JSON again. A key that would change the arithmetic and is not supported, or that contradicts another,
-//! is a [`ConfigError`] that names it. A key that is unknown and cannot be judged is returned as a [`Note`].
+//! Reading has two stages. The JSON is what somebody typed; [`ModelConfig`] is complete and consistent, and nothing
+//! after it looks at the JSON again. A key that would change the arithmetic and is not supported, or that contradicts
+//! another, is a [`ConfigError`] that names it. A key that is unknown and cannot be judged is returned as a [`Note`].
 //!
 //! Missing keys take the defaults of `transformers` 5, whose configuration and modelling files are the source for what
 //! each key means.
@@ -293,8 +293,8 @@ pub enum Dtype {
     Bf16,
     /// IEEE half.
     F16,
-    /// E4M3 with one f32 scale for each block of 128×128 for the linear weights, as DeepSeek-V3 is published; embedding,
-    /// head, norms, router and `eh_proj` stay bfloat16.
+    /// E4M3 with one f32 scale for each block of 128×128 for the linear weights, as DeepSeek-V3 is published;
+    /// embedding, head, norms, router and `eh_proj` stay bfloat16.
     Fp8,
 }
 

@@ -1,11 +1,11 @@
 //! Exact parameters, floating-point operations and bytes of a configuration, without allocating a model.
 //!
-//! Everything is summed over [`names::param_specs`], the same list that the model is built from and that files are checked
-//! against. Conventions where the literature disagrees:
+//! Everything is summed over [`names::param_specs`], the same list that the model is built from and that files are
+//! checked against. Conventions where the literature disagrees:
 //!
 //! * *Activated* parameters exclude the embedding (a lookup) and include the head: 36.6 of DeepSeek-V3's 671 billion.
-//! * A product of `[m, k]` by `[k, n]` is 2·m·k·n operations; norms, softmax and the embedding count nothing; backward is twice
-//!   forward.
+//! * A product of `[m, k]` by `[k, n]` is 2·m·k·n operations; norms, softmax and the embedding count nothing; backward
+//!   is twice forward.
 //! * Causal attention counts the keys that are used, (T+1)/2 a token on average.
 //!
 //! Sums saturate: a context length that nobody can use gives a number that nobody can use, and no panic.

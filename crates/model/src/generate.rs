@@ -1,7 +1,8 @@
 //! Text from a model, one token after the other, for samples during training and simple commands.
 //!
 //! The choice of the token at a position depends on the logits, the seed and the position: the random number is
-//! `uniform_at(position)` of the seed, not the next one of a generator's state. So neither batching nor a restart changes it.
+//! `uniform_at(position)` of the seed, not the next one of a generator's state. So neither batching nor a restart
+//! changes it.
 
 use crate::cache::KvCache;
 use crate::model::Model;

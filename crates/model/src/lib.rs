@@ -1,7 +1,7 @@
 //! Models: configurations and exact counts, weights in and out, tensors, the tape, layers.
 //!
-//! **Invariants.** No training loop, no tokenizer, no terminal, no scheduling of requests. Whatever is read from a file is
-//! checked before memory is taken for it, and every failure is an error value; panics mean bugs in the caller.
+//! **Invariants.** No training loop, no tokenizer, no terminal, no scheduling of requests. Whatever is read from a file
+//! is checked before memory is taken for it, and every failure is an error value; panics mean bugs in the caller.
 
 pub mod config;
 pub mod presets;

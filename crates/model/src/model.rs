@@ -1,7 +1,7 @@
 //! The model: embedding, decoder layers, final norm, head, and MTP layers; what a trainer and a sampler call.
 //!
-//! A [`Model`] holds no numbers, only which parameter belongs where ([`Params`] has the numbers). Every entry point takes the
-//! weights and an [`Execution`], and each of them runs the same layers.
+//! A [`Model`] holds no numbers, only which parameter belongs where ([`Params`] has the numbers). Every entry point
+//! takes the weights and an [`Execution`], and each of them runs the same layers.
 
 use crate::cache::KvCache;
 use crate::config::{ModelConfig, RopeConfig, RopeLayout, RopeScaling};
@@ -29,7 +29,8 @@ pub struct Batch {
 /// What to minimise. Micro-batches of a step share their coefficients, so that gradients add up to those of the step.
 #[derive(Clone, Copy)]
 pub struct Objective<'a> {
-    /// −∂loss/∂logp of a token, given its place in the batch and its log-probability: 1/N for the mean over a step's N targets.
+    /// −∂loss/∂logp of a token, given its place in the batch and its log-probability: 1/N for the mean over a step's N
+    /// targets.
     pub coefficient: Coefficient<'a>,
     /// The same for each MTP target of each depth: λ/(D·N); 0 leaves MTP out.
     pub mtp_coefficient: f32,
@@ -148,8 +149,8 @@ impl Model {
         Grads::new(&self.config, &self.slots)
     }
 
-    /// Adds a micro-batch's gradients of the objective to `grads` and its losses to `losses`; returns the log-probability of
-    /// each target (0 for [`IGNORE`]).
+    /// Adds a micro-batch's gradients of the objective to `grads` and its losses to `losses`; returns the
+    /// log-probability of each target (0 for [`IGNORE`]).
     ///
     /// # Panics
     /// If tokens, targets and starts do not fit together, or a sequence is longer than the context.
@@ -206,8 +207,8 @@ impl Model {
         ops::logits(&mut g, &x, self.head)
     }
 
-    /// Continues each cached sequence by its new tokens (sequence s has `tokens[starts[s]..starts[s + 1]]`) and returns the logits
-    /// `[S, V]` after each one's last, to the bits of [`Model::logits`] over the whole.
+    /// Continues each cached sequence by its new tokens (sequence s has `tokens[starts[s]..starts[s + 1]]`) and returns
+    /// the logits `[S, V]` after each one's last, to the bits of [`Model::logits`] over the whole.
     ///
     /// # Panics
     /// If a sequence gets no token, or grows beyond the context.

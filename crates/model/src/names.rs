@@ -1,9 +1,9 @@
 //! Parameters and their Hugging Face names.
 //!
 //! A *parameter* is one matrix as the kernels use it; a *tensor* is one entry of a safetensors file. They differ in one
-//! place: the experts of a layer are one parameter with their rows stacked, and one tensor each on disk. Both lists follow
-//! from the configuration alone, and everything that walks over weights (loading, saving, counting, the optimizer) walks
-//! over them.
+//! place: the experts of a layer are one parameter with their rows stacked, and one tensor each on disk. Both lists
+//! follow from the configuration alone, and everything that walks over weights (loading, saving, counting, the
+//! optimizer) walks over them.
 
 use crate::config::{Attention, ModelConfig, MoeConfig, Router};
 

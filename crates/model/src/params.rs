@@ -1,10 +1,10 @@
 //! Parameters, the handles by which layers know them, and their gradients.
 //!
-//! **A parameter used twice.** The gradient of a parameter is one chain over tokens, continued from one micro-batch to the next,
-//! so that the split into micro-batches changes no bit. Used at two places of one forward pass (a tied head; embedding and
-//! head shared with MTP) a common chain would alternate between the places once a micro-batch. So each place has a
-//! gradient buffer of its own, a *slot*, and [`Grads::finish`] adds them up in the order in which the model asks for
-//! them, once a step.
+//! **A parameter used twice.** The gradient of a parameter is one chain over tokens, continued from one micro-batch to
+//! the next, so that the split into micro-batches changes no bit. Used at two places of one forward pass (a tied head;
+//! embedding and head shared with MTP) a common chain would alternate between the places once a micro-batch. So each
+//! place has a gradient buffer of its own, a *slot*, and [`Grads::finish`] adds them up in the order in which the model
+//! asks for them, once a step.
 
 use crate::config::ModelConfig;
 use crate::names::{ParamKind, ParamSpec, param_specs};
@@ -27,8 +27,8 @@ impl Params {
         Params { specs, values }
     }
 
-    /// Before training: matrices and embeddings normal with the configuration's standard deviation, norms 1, biases 0. An
-    /// element depends on the seed, its parameter's name and its index alone.
+    /// Before training: matrices and embeddings normal with the configuration's standard deviation, norms 1, biases 0.
+    /// An element depends on the seed, its parameter's name and its index alone.
     pub fn init(config: &ModelConfig, seed: u64) -> Self {
         let mut params = Self::zeros(config);
         for (spec, values) in params.specs.iter().zip(&mut params.values) {

@@ -1,12 +1,12 @@
 //! The tape: what a forward pass leaves behind so that a backward pass can follow.
 //!
-//! A layer calls operations (`ops`) on a [`Graph`]. Each computes its result and hands [`Graph::record`] a closure with its
-//! backward part and what that needs. A graph made by [`Graph::training`] keeps the closure, one made by
+//! A layer calls operations (`ops`) on a [`Graph`]. Each computes its result and hands [`Graph::record`] a closure with
+//! its backward part and what that needs. A graph made by [`Graph::training`] keeps the closure, one made by
 //! [`Graph::inference`] drops it at once, and with it all that it had saved: one forward pass for both.
 //!
 //! [`Graph::backward`] runs the closures in reverse. A variable's gradient is complete when its own closure runs, which
-//! takes it; contributions are added in the reverse order of recording: the first is written, each further one continues
-//! the kernel's chains. Values live as long as a layer or a closure holds them.
+//! takes it; contributions are added in the reverse order of recording: the first is written, each further one
+//! continues the kernel's chains. Values live as long as a layer or a closure holds them.
 
 use crate::cache::KvCache;
 use crate::params::{Grads, Params, Weight};
@@ -23,7 +23,8 @@ pub struct Execution {
     pub pool: Pool,
     /// Arithmetic of linear and expert products. Everything else (embedding, head, router, norms, attention) is f32.
     pub precision: Precision,
-    /// Layers (MTP layers counting on from the last) of which only the input is kept, to be run again in the backward pass.
+    /// Layers (MTP layers counting on from the last) of which only the input is kept, to be run again in the backward
+    /// pass.
     pub recompute: Recompute,
 }
 
@@ -110,7 +111,8 @@ impl Deref for Var {
     }
 }
 
-/// Names the gradient of a variable. A variable that was not computed on a tape has none, and contributions to it are skipped.
+/// Names the gradient of a variable. A variable that was not computed on a tape has none, and contributions to it are
+/// skipped.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct GradientOf {
     slot: Option<usize>,
@@ -240,7 +242,8 @@ impl<'a> Graph<'a> {
         Var { value, slot }
     }
 
-    /// The result of the operation `name`. Its backward part gets the gradient of the result and passes on those of the inputs.
+    /// The result of the operation `name`. Its backward part gets the gradient of the result and passes on those of the
+    /// inputs.
     pub fn record(&mut self, name: &str, value: Tensor, backward: impl FnOnce(&mut Backward, Tensor) + 'static) -> Var {
         self.inspect(name, &value);
         let var = self.variable(value);

@@ -1,9 +1,9 @@
 //! Contiguous row-major matrices of `f32` in buffers that are used again.
 //!
-//! A training step needs the same buffers every time. A [`Pool`] keeps those that were given back, by size, and hands out the
-//! one given back last, which is likeliest to be in a cache still; so in a steady state no memory is taken from the system and
-//! no page is touched for the first time. A new tensor's contents are whatever its buffer held: whoever asks for one writes all of it.
-//! Only operations look into tensors; layers pass them on.
+//! A training step needs the same buffers every time. A [`Pool`] keeps those that were given back, by size, and hands
+//! out the one given back last, which is likeliest to be in a cache still; so in a steady state no memory is taken from
+//! the system and no page is touched for the first time. A new tensor's contents are whatever its buffer held: whoever
+//! asks for one writes all of it. Only operations look into tensors; layers pass them on.
 
 use std::collections::HashMap;
 use std::fmt;
@@ -87,7 +87,8 @@ impl Pool {
     }
 }
 
-/// The size of the buffer for `len` elements: up to an eighth more, so that lengths that vary (a server's batches) share buffers.
+/// The size of the buffer for `len` elements: up to an eighth more, so that lengths that vary (a server's batches)
+/// share buffers.
 fn buffer_size(len: usize) -> usize {
     let step = (len.next_power_of_two() / 8).max(64);
     len.next_multiple_of(step)

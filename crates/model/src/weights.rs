@@ -1,9 +1,9 @@
 //! Weights in and out: directories as Hugging Face lays them out, `model.safetensors` or numbered shards with an index.
 //!
-//! Reading maps the files, checks every header against the file and every tensor against the configuration, and only then
-//! hands out tensors, one at a time, as f32. So memory for a model is taken after it is known that the files hold it, and
-//! the peak above the destination is one tensor: its bytes on disk and its f32. All differences between the files and the
-//! configuration are reported together, by name.
+//! Reading maps the files, checks every header against the file and every tensor against the configuration, and only
+//! then hands out tensors, one at a time, as f32. So memory for a model is taken after it is known that the files hold
+//! it, and the peak above the destination is one tensor: its bytes on disk and its f32. All differences between the
+//! files and the configuration are reported together, by name.
 //!
 //! Writing makes each file under a temporary name, syncs it and renames it; the index and `config.json` come last.
 
@@ -60,8 +60,8 @@ impl Stored {
 
 /// How a parameter is stored in a file of format `dtype`.
 ///
-/// The router's selection bias is always f32. In FP8 files only linear maps are FP8, and of those not the router and not
-/// the MTP projection (DeepSeek-V3's README_WEIGHTS).
+/// The router's selection bias is always f32. In FP8 files only linear maps are FP8, and of those not the router and
+/// not the MTP projection (DeepSeek-V3's README_WEIGHTS).
 pub(crate) fn stored_as(spec: &ParamSpec, dtype: Dtype) -> Stored {
     match (dtype, spec.kind) {
         (_, ParamKind::RouterBias) | (Dtype::F32, _) => Stored::F32,

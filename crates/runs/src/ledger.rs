@@ -16,7 +16,8 @@ use crate::rundir::RunError;
 /// The hash before the first line.
 const GENESIS: &str = "0000000000000000000000000000000000000000000000000000000000000000";
 
-/// What one line says: the work since the line before, and what came out. Work that a kill destroyed is not in any line.
+/// What one line says: the work since the line before, and what came out. Work that a kill destroyed is not in any
+/// line.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Entry {
     /// `start`, `resume`, `checkpoint`, `stage-done`.

@@ -1,8 +1,8 @@
 //! Runs on disk: the recipe, the run's directory with its lock, checkpoints, metrics, the plan and the ledger.
 //!
 //! **Contract.** A kill or a power cut at any moment leaves a directory from which the run goes on: files are replaced
-//! whole ([`files`]), a checkpoint exists only with its `DONE` ([`checkpoint`]), append-only files lose at most a torn last
-//! line ([`ledger`], [`metrics`]). Nothing here computes, and nothing here prints.
+//! whole ([`files`]), a checkpoint exists only with its `DONE` ([`checkpoint`]), append-only files lose at most a torn
+//! last line ([`ledger`], [`metrics`]). Nothing here computes, and nothing here prints.
 
 pub mod recipe;
 

@@ -1,5 +1,5 @@
-//! `metrics.jsonl`: one JSON object a step. After a resume the lines behind the checkpoint are cut off, so the file is that
-//! of an uninterrupted run, apart from times.
+//! `metrics.jsonl`: one JSON object a step. After a resume the lines behind the checkpoint are cut off, so the file is
+//! that of an uninterrupted run, apart from times.
 
 use std::fs::{self, File};
 use std::io::Write;

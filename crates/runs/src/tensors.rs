@@ -1,5 +1,5 @@
-//! The optimizer's state as one safetensors file, written and read tensor by tensor, so that neither takes memory for more
-//! than one of them.
+//! The optimizer's state as one safetensors file, written and read tensor by tensor, so that neither takes memory for
+//! more than one of them.
 
 use std::borrow::Cow;
 use std::collections::HashMap;

@@ -1,7 +1,7 @@
 //! Training over `wels-model`: one step function, whatever the stage.
 //!
-//! **Invariants.** Decides nothing about files, prints nothing, knows no clock. A knob for memory or speed (micro-batches,
-//! recomputation, threads) changes no bit of an update.
+//! **Invariants.** Decides nothing about files, prints nothing, knows no clock. A knob for memory or speed
+//! (micro-batches, recomputation, threads) changes no bit of an update.
 
 pub mod schedule;
 

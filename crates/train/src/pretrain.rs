@@ -6,7 +6,8 @@
 //! clip by the global norm;  AdamW;  b_i += γ·sign(mean load − load_i) for every router
 //! ```
 //! The batch goes through the model in micro-batches of whole sequences. All sums over tokens are chains that one
-//! micro-batch continues from the one before it, and every coefficient is the whole batch's, so the split changes no bit.
+//! micro-batch continues from the one before it, and every coefficient is the whole batch's, so the split changes no
+//! bit.
 //!
 //! Source: DeepSeek-V3 report §2.1.2 (balancing), §2.2 (MTP), §4.2 (optimizer).
 
@@ -273,8 +274,8 @@ impl Trainer {
     }
 }
 
-/// Whether weight decay acts on a parameter: on everything with two dimensions, embedding and head among them (the practice
-/// of GPT-3 and its open copies; DeepSeek does not say); not on norms and biases.
+/// Whether weight decay acts on a parameter: on everything with two dimensions, embedding and head among them (the
+/// practice of GPT-3 and its open copies; DeepSeek does not say); not on norms and biases.
 pub fn decays(kind: ParamKind) -> bool {
     !matches!(kind, ParamKind::Norm | ParamKind::Bias | ParamKind::RouterBias)
 }

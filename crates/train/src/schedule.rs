@@ -11,8 +11,8 @@ pub enum Decay {
     Cosine,
 }
 
-/// Warm-up, stable, decay: the learning rate rises on a straight line for `warmup_steps`, stays, and falls to `min` during the
-/// last `decay_steps` of `steps`. Where warm-up and decay overlap the lower one holds.
+/// Warm-up, stable, decay: the learning rate rises on a straight line for `warmup_steps`, stays, and falls to `min`
+/// during the last `decay_steps` of `steps`. Where warm-up and decay overlap the lower one holds.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct LearningRate {
     /// The stable value.

@@ -44,16 +44,16 @@ impl ChatTemplate {
     }
 }
 
-/// A prompt that is not trained on and its answer, which is, ended by `eos`. What the prompt already begins (R1's `<think>`
-/// and line end) is not repeated when the answer begins with it.
+/// A prompt that is not trained on and its answer, which is, ended by `eos`. What the prompt already begins (R1's
+/// `<think>` and line end) is not repeated when the answer begins with it.
 pub fn completion(prompt: &str, answer: &str, eos: &str) -> [Segment; 2] {
     let begun = ["<think>\n", "<think>"].into_iter().find(|mark| prompt.ends_with(mark));
     let answer = begun.and_then(|mark| answer.strip_prefix(mark)).unwrap_or(answer);
     [Segment { text: prompt.to_owned(), train: false }, Segment { text: format!("{answer}{eos}"), train: true }]
 }
 
-/// The ids of all segments and, for each, whether to train on it. Segments are encoded one by one: a model that is asked
-/// with a prompt sees the prompt's own ids, and its answer starts a new token.
+/// The ids of all segments and, for each, whether to train on it. Segments are encoded one by one: a model that is
+/// asked with a prompt sees the prompt's own ids, and its answer starts a new token.
 pub fn encode_segments(tokenizer: &Tokenizer, segments: &[Segment]) -> Result<(Vec<u32>, Vec<bool>), TokenizerError> {
     let (mut ids, mut train) = (Vec::new(), Vec::new());
     for segment in segments {

@@ -78,9 +78,9 @@ type Folders = BTreeMap<String, (String, PathBuf)>;
 
 /// The folder of every registry package; of several versions the newest.
 ///
-/// `cargo metadata` insists on every package of the graph, also those that only tests need and no build has fetched yet.
-/// So: offline first; then `Cargo.lock` and cargo's usual folder, for the few packages that are asked for; then with the
-/// network.
+/// `cargo metadata` insists on every package of the graph, also those that only tests need and no build has fetched
+/// yet. So: offline first; then `Cargo.lock` and cargo's usual folder, for the few packages that are asked for; then
+/// with the network.
 fn package_folders(manifest: &Path) -> Result<Folders, String> {
     let offline = || Some(from_metadata(&metadata(manifest, &["--offline"]).ok()?));
     match offline().or_else(|| from_lock_file(manifest)) {
@@ -100,7 +100,8 @@ fn from_metadata(metadata: &Value) -> Folders {
     folders
 }
 
-/// From the pinned versions and `CARGO_HOME/registry/src/*/name-version`; `None` unless all of [`CARGO_CRATES`] are there.
+/// From the pinned versions and `CARGO_HOME/registry/src/*/name-version`; `None` unless all of [`CARGO_CRATES`] are
+/// there.
 fn from_lock_file(manifest: &Path) -> Option<Folders> {
     let lock = manifest.ancestors().map(|dir| dir.join("Cargo.lock")).find_map(|lock| fs::read_to_string(lock).ok())?;
     let home =

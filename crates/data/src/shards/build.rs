@@ -70,8 +70,8 @@ pub struct Progress {
 /// corpus, tokenizer and options alone. Calls `progress` every few megabytes.
 ///
 /// # Errors
-/// Besides what reading and writing can meet: [`ShardError::OtherContents`] if `dir` is complete but from something else,
-/// [`ShardError::EmptyCorpus`] if there is too little text.
+/// Besides what reading and writing can meet: [`ShardError::OtherContents`] if `dir` is complete but from something
+/// else, [`ShardError::EmptyCorpus`] if there is too little text.
 pub fn build(
     corpus: &Corpus,
     tokenizer: &Tokenizer,

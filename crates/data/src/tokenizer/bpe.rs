@@ -1,9 +1,9 @@
 //! Training of a byte-level BPE vocabulary.
 //!
-//! The `tokenizers` crate has a trainer, but its merge order depends on the iteration order of randomly seeded hash maps
-//! where counts tie, and it counts pairs in 32 bits. This one is specified: the next merge is the adjacent pair with the
-//! highest count, among equals the one with the smallest (left id, right id). Counts are sums of integers, so neither
-//! threads nor the order of the texts change the result. Pre-tokenisation is DeepSeek-V3's.
+//! The `tokenizers` crate has a trainer, but its merge order depends on the iteration order of randomly seeded hash
+//! maps where counts tie, and it counts pairs in 32 bits. This one is specified: the next merge is the adjacent pair
+//! with the highest count, among equals the one with the smallest (left id, right id). Counts are sums of integers, so
+//! neither threads nor the order of the texts change the result. Pre-tokenisation is DeepSeek-V3's.
 //!
 //! Source: Sennrich, Haddow, Birch, "Neural Machine Translation of Rare Words with Subword Units" (2016), algorithm 1,
 //! over bytes as in GPT-2.
@@ -244,8 +244,8 @@ fn split_steps() -> Vec<Value> {
     SPLITS.iter().map(split).collect()
 }
 
-/// The `tokenizer.json`: special tokens from id 0, then the bytes in the order of their stand-ins, then the merges. Where
-/// two merges spell the same token, they share its id.
+/// The `tokenizer.json`: special tokens from id 0, then the bytes in the order of their stand-ins, then the merges.
+/// Where two merges spell the same token, they share its id.
 fn tokenizer_json(special: &SpecialTokens, merges: &[Merge]) -> String {
     let chars = char_of_byte();
     let mut vocab: Map<String, Value> = Map::new();

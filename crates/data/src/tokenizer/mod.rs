@@ -1,8 +1,8 @@
 //! Text ↔ token ids: any `tokenizer.json` of the Hugging Face ecosystem, or a byte-level BPE trained here.
 //!
 //! Encoding is the `tokenizers` crate's, so ids agree with `transformers`. Two things are done here instead: training
-//! ([`BpeTrainer`], because the result must not depend on threads or hash seeds) and decoding of byte-level vocabularies
-//! (a table from id to bytes, which is exact for every id sequence and cheap to stream).
+//! ([`BpeTrainer`], because the result must not depend on threads or hash seeds) and decoding of byte-level
+//! vocabularies (a table from id to bytes, which is exact for every id sequence and cheap to stream).
 
 mod bpe;
 mod config;
@@ -152,8 +152,8 @@ pub struct SpecialIds {
 enum Pieces {
     /// The bytes of every id, of a byte-level vocabulary: decoding concatenates them.
     Bytes(Vec<Box<[u8]>>),
-    /// Another decoder (SentencePiece and the like), which the `tokenizers` crate runs; the number of text bytes of each
-    /// id is an estimate from its string.
+    /// Another decoder (SentencePiece and the like), which the `tokenizers` crate runs; the number of text bytes of
+    /// each id is an estimate from its string.
     Other(Vec<u32>),
 }
 
@@ -239,7 +239,8 @@ impl Tokenizer {
     }
 
     /// The ids of `text`, special tokens in it recognised; nothing is added in front or behind. What `transformers`
-    /// calls `add_special_tokens=False`. For text whose author may write special tokens, such as a rendered chat template.
+    /// calls `add_special_tokens=False`. For text whose author may write special tokens, such as a rendered chat
+    /// template.
     pub fn encode(&self, text: &str) -> Result<Vec<u32>, TokenizerError> {
         let encoding = self.inner.encode_fast(text, false).map_err(|e| failed(&e))?;
         Ok(encoding.get_ids().to_vec())
@@ -376,8 +377,8 @@ fn failed(reason: &dyn std::fmt::Display) -> TokenizerError {
     TokenizerError::Failed { reason: reason.to_string() }
 }
 
-/// The crate's tokenizer from parsed JSON. Padding, truncation and BPE dropout are training settings of the library that
-/// wrote the file; left on, they would silently shorten, lengthen or randomise what is encoded.
+/// The crate's tokenizer from parsed JSON. Padding, truncation and BPE dropout are training settings of the library
+/// that wrote the file; left on, they would silently shorten, lengthen or randomise what is encoded.
 fn build(value: &Value) -> Result<tokenizers::Tokenizer, TokenizerError> {
     let mut value = value.clone();
     value["truncation"] = Value::Null;

@@ -1,8 +1,8 @@
 //! The short way through byte-level tokenizers: split, look words up.
 //!
-//! The `tokenizers` crate keeps for every byte of the text where it came from, through every step. Corpora need ids only.
-//! For tokenizers that split by regular expressions and then map bytes, as those of DeepSeek, Qwen and Llama 3 do, the
-//! words are cut from the text itself and the ids of words that were seen before come from a table.
+//! The `tokenizers` crate keeps for every byte of the text where it came from, through every step. Corpora need ids
+//! only. For tokenizers that split by regular expressions and then map bytes, as those of DeepSeek, Qwen and Llama 3
+//! do, the words are cut from the text itself and the ids of words that were seen before come from a table.
 
 use std::collections::HashMap;
 

@@ -20,7 +20,8 @@ impl<'a> StreamDecoder<'a> {
     }
 
     /// The text that `id` completes; empty while a character is unfinished. Bytes that can no longer become UTF-8 come
-    /// out as U+FFFD, so the concatenation of all steps and [`StreamDecoder::finish`] is [`Tokenizer::decode`] of all ids.
+    /// out as U+FFFD, so the concatenation of all steps and [`StreamDecoder::finish`] is [`Tokenizer::decode`] of all
+    /// ids.
     pub fn step(&mut self, id: u32) -> Result<String, TokenizerError> {
         self.tokenizer.check_id(id)?;
         match &self.tokenizer.pieces {

@@ -1,13 +1,13 @@
 //! Matrix products of linear layers and of experts, forward and backward.
 //!
-//! **Order of sums.** Element (i, j) of a product is one chain of fused multiply-adds over k in ascending order, begun at
-//! zero or at what the output holds ([`Start`]). It depends on row i of the left matrix and column j of the right one alone: not on
-//! the other rows, the tiles, the threads or the instruction set. A weight gradient is a chain over the tokens, so a
-//! step cut into micro-batches that continue one another has the bits of the whole.
+//! **Order of sums.** Element (i, j) of a product is one chain of fused multiply-adds over k in ascending order, begun
+//! at zero or at what the output holds ([`Start`]). It depends on row i of the left matrix and column j of the right
+//! one alone: not on the other rows, the tiles, the threads or the instruction set. A weight gradient is a chain over
+//! the tokens, so a step cut into micro-batches that continue one another has the bits of the whole.
 //!
-//! **Precision.** [`Precision::F32`] multiplies what it is given. [`Precision::Bf16`] rounds both factors to bf16 (nearest
-//! even, subnormals to zero) and keeps the chain in f32, flushing subnormal sums to zero: the arithmetic of the
-//! hardware's bf16 dot products, on every instruction set.
+//! **Precision.** [`Precision::F32`] multiplies what it is given. [`Precision::Bf16`] rounds both factors to bf16
+//! (nearest even, subnormals to zero) and keeps the chain in f32, flushing subnormal sums to zero: the arithmetic of
+//! the hardware's bf16 dot products, on every instruction set.
 
 use std::ops::Range;
 
@@ -281,7 +281,8 @@ fn run(p: Precision, products: &[Product], out: SharedMut<f32>, start: Start) {
     });
 }
 
-/// Cuts products into tasks of similar size: by columns first, which divides the packing, then by rows, which repeats it.
+/// Cuts products into tasks of similar size: by columns first, which divides the packing, then by rows, which repeats
+/// it.
 fn tasks<'a>(products: &'a [Product<'a>], threads: usize) -> Vec<Task<'a>> {
     let wanted = if threads == 1 { 1 } else { 4 * threads };
     let mut tasks = Vec::new();

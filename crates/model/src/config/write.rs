@@ -1,7 +1,8 @@
 //! [`ModelConfig`] → `config.json`.
 //!
-//! Rotary numbers are written as `rope_theta` and `rope_scaling`: `transformers` 5 still reads them (checked with 5.23), and
-//! programs from before 5 read nothing else. For the number format both `torch_dtype` and its new name `dtype` are written.
+//! Rotary numbers are written as `rope_theta` and `rope_scaling`: `transformers` 5 still reads them (checked with
+//! 5.23), and programs from before 5 read nothing else. For the number format both `torch_dtype` and its new name
+//! `dtype` are written.
 
 use serde_json::{Map, Value, json};
 

@@ -1,5 +1,6 @@
-//! Grouped-query attention: `u = W_O attention(RoPE(W_Q h), RoPE(W_K h), W_V h)`, with biases if the model has them (Qwen2: on
-//! query, key and value). Each key-value head serves heads / kv_heads query heads. Source: Ainslie et al. 2023.
+//! Grouped-query attention: `u = W_O attention(RoPE(W_Q h), RoPE(W_K h), W_V h)`, with biases if the model has them
+//! (Qwen2: on query, key and value). Each key-value head serves heads / kv_heads query heads. Source: Ainslie et al.
+//! 2023.
 
 use crate::config::{Attention, ModelConfig};
 use crate::ops::{Part, Parts, Rotary, RotaryColumns, attention, bias, linear, rope};

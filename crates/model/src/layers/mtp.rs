@@ -8,8 +8,8 @@
 //! ```
 //! `h^{k−1}` is the state *before* the final norm. The released code keeps each depth's norm in its `shared_head`, so
 //! eq. 23 takes h^k before a norm for every depth after the first, and this makes h^0 the same kind; DeepSeek has not
-//! said, vLLM feeds the first depth with the state after it, and norm_h hides all of the difference but the final norm's weights.
-//! Source: DeepSeek-V3 report, eq. 21–25.
+//! said, vLLM feeds the first depth with the state after it, and norm_h hides all of the difference but the final
+//! norm's weights. Source: DeepSeek-V3 report, eq. 21–25.
 
 use super::Block;
 use crate::config::ModelConfig;
@@ -67,9 +67,9 @@ impl Mtp {
     }
 }
 
-/// For each position the token `ahead` places on in its sequence, and `missing` where the sequence has ended. (As inputs,
-/// such positions come after all that have a target, so what they read is seen by nothing that counts in the loss. They do
-/// count in the layer's expert load: k of a sequence's tokens.)
+/// For each position the token `ahead` places on in its sequence, and `missing` where the sequence has ended. (As
+/// inputs, such positions come after all that have a target, so what they read is seen by nothing that counts in the
+/// loss. They do count in the layer's expert load: k of a sequence's tokens.)
 fn tokens_ahead(tokens: &[u32], starts: &[u32], ahead: usize, missing: u32) -> Vec<u32> {
     let sequences = starts.windows(2).map(|ends| &tokens[ends[0] as usize..ends[1] as usize]);
     sequences

@@ -1,8 +1,8 @@
 //! Causal attention over packed sequences: `out = softmax(scale · q · kᵀ) · v` for each head.
 //!
-//! Heads are read where the projections left them: q, keys and values are column ranges ([`Part`]) of variables, and keys and
-//! values may lie in the same one, as MLA's do. A shared part (MLA's rotary key) belongs to every head's key, after its own.
-//! out `[T, H·v]`. Saved: q, k, v, out, and for each token and head the maximum score and 1/Σ.
+//! Heads are read where the projections left them: q, keys and values are column ranges ([`Part`]) of variables, and
+//! keys and values may lie in the same one, as MLA's do. A shared part (MLA's rotary key) belongs to every head's key,
+//! after its own. out `[T, H·v]`. Saved: q, k, v, out, and for each token and head the maximum score and 1/Σ.
 //! Backward: the weights are computed again block by block (Dao 2023, algorithm 2). Source: DeepSeek-V3 report, eq. 10.
 //!
 //! With a cache the rows of keys and values are appended to it and the queries attend over all of it, to the same bits.

@@ -1,7 +1,7 @@
 //! Columns of a matrix taken apart and put side by side.
 //!
-//! `split`: x `[T, M + N]` to `[T, M]` and `[T, N]`. `beside`: `[T, M]` and `[T, N]` to `[T, M + N]`. Each is the other's
-//! backward part. Saved: nothing.
+//! `split`: x `[T, M + N]` to `[T, M]` and `[T, N]`. `beside`: `[T, M]` and `[T, N]` to `[T, M + N]`. Each is the
+//! other's backward part. Saved: nothing.
 
 use crate::tape::{GradientOf, Graph, Var};
 use crate::tensor::Tensor;

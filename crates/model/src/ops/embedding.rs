@@ -1,7 +1,7 @@
 //! Token embedding: `y[t] = table[ids[t]]`.
 //!
-//! table `[V, D]`, ids `[T]`, y `[T, D]`. Saved: ids. Backward: row i of the table's gradient is a chain of additions over
-//! the tokens with id i.
+//! table `[V, D]`, ids `[T]`, y `[T, D]`. Saved: ids. Backward: row i of the table's gradient is a chain of additions
+//! over the tokens with id i.
 
 use crate::params::Weight;
 use crate::tape::{Graph, Var};

@@ -1,11 +1,11 @@
 //! Products of the routed experts, each over the tokens that go to it (its *slots*, in the tokens' order).
 //!
-//! `expert_gate_up`: `gate[s] = x[row(s)] · w_gate[e(s)]ᵀ`, `up[s]` likewise. x `[T, D]`, weights `[E·M, D]`, gate and up
-//! `[S, M]`. Saved: x. Backward: slot gradients of both (a chain that goes through gate, then up) are added per token in
-//! expert order; weight gradients are chains over an expert's tokens.
+//! `expert_gate_up`: `gate[s] = x[row(s)] · w_gate[e(s)]ᵀ`, `up[s]` likewise. x `[T, D]`, weights `[E·M, D]`, gate and
+//! up `[S, M]`. Saved: x. Backward: slot gradients of both (a chain that goes through gate, then up) are added per
+//! token in expert order; weight gradients are chains over an expert's tokens.
 //!
-//! `expert_swiglu_linear`: `y[s] = (silu(gate[s]) ⊙ up[s]) · w[e(s)]ᵀ`. w `[E·D, M]`, y `[S, D]`. Saved: gate and up, see
-//! `swiglu_linear`. Source: DeepSeekMoE (Dai et al. 2024), eq. 9; no token is dropped.
+//! `expert_swiglu_linear`: `y[s] = (silu(gate[s]) ⊙ up[s]) · w[e(s)]ᵀ`. w `[E·D, M]`, y `[S, D]`. Saved: gate and up,
+//! see `swiglu_linear`. Source: DeepSeekMoE (Dai et al. 2024), eq. 9; no token is dropped.
 
 use crate::params::Weight;
 use crate::tape::{Graph, Var};

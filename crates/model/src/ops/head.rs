@@ -1,7 +1,7 @@
 //! The output head: logits, or directly log-probabilities of targets with their gradients.
 //!
-//! `logp[t] = log softmax(x[t] · wᵀ)[targets[t]]`. x `[T, D]`, w `[V, D]`. The loss is the end of every pass, so its gradients
-//! are computed along with it, block by block; the `[T, V]` logits never exist. Saved: nothing but `dx`.
+//! `logp[t] = log softmax(x[t] · wᵀ)[targets[t]]`. x `[T, D]`, w `[V, D]`. The loss is the end of every pass, so its
+//! gradients are computed along with it, block by block; the `[T, V]` logits never exist. Saved: nothing but `dx`.
 //! The logits of `logits` are the same chains, so a sampler's log-probabilities are the trainer's.
 
 use crate::params::Weight;

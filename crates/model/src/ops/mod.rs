@@ -1,7 +1,8 @@
 //! The operations: forward and backward part of each side by side, over `wels_kernels`.
 //!
-//! Each file states the formula, the shapes, what is saved for the backward part, and the source. In the comments `dy` is the
-//! gradient of the loss with respect to `y`. An operation that takes a variable by value may go on with its buffer.
+//! Each file states the formula, the shapes, what is saved for the backward part, and the source. In the comments `dy`
+//! is the gradient of the loss with respect to `y`. An operation that takes a variable by value may go on with its
+//! buffer.
 //!
 //! Shape letters: T tokens, D model width, H heads, E experts, K experts a token, S = T·K slots, V vocabulary.
 

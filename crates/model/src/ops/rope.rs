@@ -1,7 +1,8 @@
 //! Rotary position embedding of some columns, in place: each pair of elements is turned by `position · frequency`.
 //!
 //! x, y `[T, N]`; head h of the rotary part is the columns `offset + h·head_stride ..+ table's width`. Saved: nothing.
-//! Backward: the same turn the other way. Source: Su et al. 2021, eq. 34; the layouts are those of `wels_kernels::rope`.
+//! Backward: the same turn the other way. Source: Su et al. 2021, eq. 34; the layouts are those of
+//! `wels_kernels::rope`.
 
 use crate::tape::{Graph, Var};
 use std::sync::Arc;

@@ -1,7 +1,7 @@
 //! The second half of a SwiGLU block: `y = (silu(gate) ⊙ up) · wᵀ`.
 //!
-//! gate, up `[T, M]`, w `[N, M]`, y `[T, N]`. Saved: gate and up. Their product `a = silu(gate) ⊙ up` is computed again in the
-//! backward part, which is cheaper than keeping a third `[T, M]`.
+//! gate, up `[T, M]`, w `[N, M]`, y `[T, N]`. Saved: gate and up. Their product `a = silu(gate) ⊙ up` is computed again
+//! in the backward part, which is cheaper than keeping a third `[T, M]`.
 //! Backward: `da = dy · w`, `dw = dyᵀ · a`, then the gate's and up's parts of `da`. Source: Shazeer 2020, eq. 6.
 
 use crate::params::Weight;

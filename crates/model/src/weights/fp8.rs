@@ -1,7 +1,7 @@
 //! E4M3 weights with one f32 scale for each block of 128×128: `W[i,j] = q[i,j] · scale[i/128, j/128]`.
 //!
-//! The scales are called `weight_scale_inv`; despite the name they multiply. Blocks at the right and lower edge are smaller.
-//! (DeepSeek-V3, README_WEIGHTS and `inference/kernel.py`.)
+//! The scales are called `weight_scale_inv`; despite the name they multiply. Blocks at the right and lower edge are
+//! smaller. (DeepSeek-V3, README_WEIGHTS and `inference/kernel.py`.)
 
 use wels_kernels::convert;
 

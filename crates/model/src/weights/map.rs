@@ -7,8 +7,8 @@ use std::path::Path;
 
 /// A file mapped for reading.
 ///
-/// Somebody who truncates the file while it is mapped ends the process with a bus error; this is the price of not copying
-/// files that are larger than memory.
+/// Somebody who truncates the file while it is mapped ends the process with a bus error; this is the price of not
+/// copying files that are larger than memory.
 pub struct MappedFile(Option<memmap2::Mmap>);
 
 impl MappedFile {
@@ -22,19 +22,20 @@ impl MappedFile {
         if metadata.len() == 0 {
             return Ok(MappedFile(None));
         }
-        // SAFETY: the map is private to this value and read-only. Undefined behaviour would need another process to change
-        // the file while it is read: checkpoints are written under a temporary name and never changed after the rename.
+        // SAFETY: the map is private to this value and read-only. Undefined behaviour would need another process to
+        // change the file while it is read: checkpoints are written under a temporary name and never changed after the
+        // rename.
         let map = unsafe { memmap2::Mmap::map(&file)? };
         Ok(MappedFile(Some(map)))
     }
 
-    /// Gives the memory of `bytes` back to the system, so that streaming through a file does not count as using all of it.
-    /// The bytes stay readable, from the file.
+    /// Gives the memory of `bytes` back to the system, so that streaming through a file does not count as using all of
+    /// it. The bytes stay readable, from the file.
     pub fn release(&self, bytes: Range<usize>) {
         #[cfg(unix)]
         if let Some(map) = &self.0 {
-            // SAFETY: the map is read-only and backed by a file, so dropped pages come back with the same content; slices of
-            // them stay valid. A refusal changes nothing, so it is not reported.
+            // SAFETY: the map is read-only and backed by a file, so dropped pages come back with the same content;
+            // slices of them stay valid. A refusal changes nothing, so it is not reported.
             let _ = unsafe { map.unchecked_advise_range(memmap2::UncheckedAdvice::DontNeed, bytes.start, bytes.len()) };
         }
         #[cfg(not(unix))]

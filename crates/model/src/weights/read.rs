@@ -40,8 +40,8 @@ pub type Sink<'a> = dyn FnMut(usize, usize, usize, &[f32]) + 'a;
 
 /// Reads `config.json`, maps the weights and checks that they fit each other.
 ///
-/// A configuration that announces MTP layers of which the files hold nothing (`transformers` drops them when it saves) is
-/// taken without them.
+/// A configuration that announces MTP layers of which the files hold nothing (`transformers` drops them when it saves)
+/// is taken without them.
 ///
 /// # Errors
 /// Whatever is wrong with the configuration or the files; all missing, surplus and misshapen tensors in one message.
@@ -130,8 +130,9 @@ impl Files {
 
     /// Checks that the files hold exactly the tensors of `config`; returns what will be ignored.
     ///
-    /// Ignored are tables that follow from the configuration (`rotary_emb.inv_freq`), the MTP layers' copies of embedding and
-    /// head, MTP layers beyond the configuration's, and a head beside a tied embedding if it holds the same numbers.
+    /// Ignored are tables that follow from the configuration (`rotary_emb.inv_freq`), the MTP layers' copies of
+    /// embedding and head, MTP layers beyond the configuration's, and a head beside a tied embedding if it holds the
+    /// same numbers.
     ///
     /// # Errors
     /// [`WeightsError::Mismatch`] with everything that is missing, surplus or misshapen.

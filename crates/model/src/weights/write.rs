@@ -44,8 +44,8 @@ impl Entry<'_> {
 
 /// Writes `config.json` and the weights into `dir`, which is made if need be.
 ///
-/// `values(param)` gives a whole parameter of [`names::param_specs`], row-major. Files hold at most `shard_bytes` each unless a
-/// single tensor is larger. Peak memory is one tensor in its format on disk.
+/// `values(param)` gives a whole parameter of [`names::param_specs`], row-major. Files hold at most `shard_bytes` each
+/// unless a single tensor is larger. Peak memory is one tensor in its format on disk.
 ///
 /// # Errors
 /// [`WeightsError::Occupied`] if `dir` already holds weights, [`WeightsError::Io`] otherwise. What has been written under its

@@ -438,7 +438,8 @@ fn any_value() -> impl Strategy<Value = Value> {
 proptest! {
     #![proptest_config(ProptestConfig { cases: 2000, failure_persistence: None, rng_seed: proptest::test_runner::RngSeed::Fixed(1), ..ProptestConfig::default() })]
 
-    /// Whatever is done to a valid file: an error or a configuration that writes and reads back equal, and never a panic.
+    /// Whatever is done to a valid file: an error or a configuration that writes and reads back equal, and never a
+    /// panic.
     #[test]
     fn changed_files_never_panic(
         preset in 0..11usize,

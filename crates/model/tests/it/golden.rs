@@ -7,8 +7,8 @@ use wels_model::names::ParamKind;
 use wels_model::params::Params;
 use wels_model::tape::Execution;
 
-/// Mean loss of the next token, and of the MTP depths, before each step. If a change is meant to change them, the failing
-/// test prints the new ones.
+/// Mean loss of the next token, and of the MTP depths, before each step. If a change is meant to change them, the
+/// failing test prints the new ones.
 const LOSSES: [[f64; 3]; 8] = [
     [4.543276712298393, 4.57395488216031, 4.7515878796577455],
     [3.8669433034956455, 4.164602794954853, 4.229726030429204],

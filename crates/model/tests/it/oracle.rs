@@ -1,7 +1,8 @@
 //! Logits, losses, gradients and ten AdamW steps against `transformers` and PyTorch.
 //!
-//! The files in `tests/oracle` are written by `scripts/oracle/make_models.py`, which computes in float64; float32 PyTorch
-//! is itself up to 2e-6 from them. Weights are not stored: both sides make them from a hash of each tensor's name.
+//! The files in `tests/oracle` are written by `scripts/oracle/make_models.py`, which computes in float64; float32
+//! PyTorch is itself up to 2e-6 from them. Weights are not stored: both sides make them from a hash of each tensor's
+//! name.
 
 use safetensors::SafeTensors;
 use serde_json::Value;
@@ -14,8 +15,8 @@ use wels_model::names::{HfTensor, ParamKind, Role, hf_tensors};
 use wels_model::params::Params;
 use wels_model::tape::Execution;
 
-/// Largest difference of a logit, as a part of the largest logit; relative error of a gradient (by norm); difference of a
-/// loss. Ten times better than what is claimed.
+/// Largest difference of a logit, as a part of the largest logit; relative error of a gradient (by norm); difference of
+/// a loss. Ten times better than what is claimed.
 const TOLERANCE: f64 = 1e-5;
 
 /// One folder of `tests/oracle`.
@@ -86,8 +87,8 @@ impl Oracle {
         params
     }
 
-    /// Mean cross-entropy, plus λ/T times the sum over MTP targets, plus α times the balance loss, summed over layers and
-    /// averaged over sequences.
+    /// Mean cross-entropy, plus λ/T times the sum over MTP targets, plus α times the balance loss, summed over layers
+    /// and averaged over sequences.
     fn loss(&self, losses: &Losses) -> f64 {
         let mtp: f64 = losses.mtp.iter().map(|nll| nll.sum).sum();
         let balance: f64 = losses.experts.iter().map(|experts| experts.balance).sum();

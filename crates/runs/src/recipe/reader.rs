@@ -1,5 +1,6 @@
 //! Reads TOML section by section and remembers where everything stood, so that an error can name line and column and an
-//! unknown key the nearest known one. The keys that a section *asks for* are the keys it knows: there is no second list.
+//! unknown key the nearest known one. The keys that a section *asks for* are the keys it knows: there is no second
+//! list.
 
 use std::fmt;
 use std::ops::Range;
