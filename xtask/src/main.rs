@@ -1,2 +1,42 @@
-//! Project tasks.
-fn main() {}
+//! `cargo xtask (tidy | ci [--no-tests])`: what the repository checks about itself.
+//!
+//! `tidy` reads the files and takes a second. `ci` is all of continuous integration, cheapest first; `--no-tests`
+//! leaves out the last step, the tests, for a caller that runs them itself.
+
+mod ci;
+
+mod readme;
+
+mod source;
+
+mod tidy;
+
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use anyhow::{Result, bail};
+
+fn main() -> ExitCode {
+    match dispatch(&std::env::args().skip(1).collect::<Vec<_>>()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn dispatch(args: &[String]) -> Result<()> {
+    let args: Vec<&str> = args.iter().map(String::as_str).collect();
+    match args[..] {
+        ["tidy"] => tidy::run(&root()),
+        ["ci"] => ci::run(&root(), ci::Tests::Run),
+        ["ci", "--no-tests"] => ci::run(&root(), ci::Tests::Skip),
+        _ => bail!("usage: cargo xtask (tidy | ci [--no-tests])"),
+    }
+}
+
+/// The repository's root: the directory above this package.
+fn root() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("xtask lies in the repository").to_path_buf()
+}
