@@ -1,10 +1,11 @@
 """What half precision costs in validation loss: the same recipe in f32 and in bf16 or f16, several seeds.
 
-    python bench/half-precision/run.py [--recipe recipes/dense-7m.toml] [--precision bf16] [--steps 1000] [--seeds 1 2 3]
+    python bench/half-precision/run.py [--recipe recipes/dense-7m.toml] [--precision bf16] [--steps 1000]
+                                       [--seeds 1 2 3]
 
-Equal steps, equal data in equal order, equal initial weights. Prints a table of final validation losses with the relative gap,
-beside the spread between seeds in f32, below which a gap means nothing, and exits with 1 if the mean gap is above 0.5%.
-Killed, the same command goes on.
+Equal steps, equal data in equal order, equal initial weights. Prints a table of final validation losses with the
+relative gap, beside the spread between seeds in f32, below which a gap means nothing, and exits with 1 if the mean gap
+is above 0.5%. Killed, the same command goes on.
 """
 
 from __future__ import annotations

@@ -2,10 +2,10 @@
 
     python bench/moe-vs-dense/run.py [--minutes 8] [--seeds 1 2 3] [--runs DIR]
 
-Measures the step of both (recipes/moe-28m.toml and dense.toml beside this), gives each as many steps as fit into the time,
-and trains them in turns, each with its own complete schedule of learning rates. The time of a run is the sum of its
-steps' seconds as they were, so a disturbed run shows. Both see the same documents, tokenizer and validation text (seeds
-change weights and order) and, unless told otherwise, the same learning rate. Killed, the same command goes on.
+Measures the step of both (recipes/moe-28m.toml and dense.toml beside this), gives each as many steps as fit into the
+time, and trains them in turns, each with its own complete schedule of learning rates. The time of a run is the sum of
+its steps' seconds as they were, so a disturbed run shows. Both see the same documents, tokenizer and validation text
+(seeds change weights and order) and, unless told otherwise, the same learning rate. Killed, the same command goes on.
 Writes docs/moe-vs-dense.csv and docs/moe-vs-dense.svg and prints a table.
 """
 

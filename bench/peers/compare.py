@@ -5,9 +5,9 @@
 One command: makes the pinned environment `bench/peers/.venv` the first time (some 6 GB, for PyTorch's default wheel),
 builds Wels, and prints a Markdown table. Each round starts every contender once, in an order that is turned by one from
 round to round; a contender's figure is the median over rounds of its median step, and the range is that of the rounds'
-medians. A step is forward, backward and AdamW on 8 × 256 random tokens; two warm-up steps of each process are not counted.
-Wels' step also takes the gradient's norm and clips, which the peers' does not. Run it on an idle machine: PyTorch with two
-threads loses far more than its share when something else runs.
+medians. A step is forward, backward and AdamW on 8 × 256 random tokens; two warm-up steps of each process are not
+counted. Wels' step also takes the gradient's norm and clips, which the peers' does not. Run it on an idle machine:
+PyTorch with two threads loses far more than its share when something else runs.
 """
 
 from __future__ import annotations

@@ -5,10 +5,12 @@
 
 Loads the directory with AutoModelForCausalLM and AutoTokenizer, unchanged, and prints a table of
 
-* missing, surplus or misshapen tensors (layers for multi-token prediction may be surplus: `transformers` leaves them out);
+* missing, surplus or misshapen tensors (layers for multi-token prediction may be surplus: `transformers` leaves them
+  out);
 * token ids of the texts by AutoTokenizer against those of `wels score`;
 * log-probabilities against `wels score --ids … --json`: at most 1e-4 apart;
-* for a finished run whose recipe has prompts and `sample.temperature = 0`: greedy text against what `wels run RUN` prints.
+* for a finished run whose recipe has prompts and `sample.temperature = 0`: greedy text against what `wels run RUN`
+  prints.
 
 Exits with 1 if anything differs.
 """

@@ -5,15 +5,16 @@
 
 For each model of models.py a folder with
 
-* config.json — as `transformers` writes it, and config-hub.json in the style of published checkpoints where they differ;
+* config.json — as `transformers` writes it, and config-hub.json in the style of published checkpoints where they
+  differ;
 * oracle.json — tokens and targets, losses, and how far float32 PyTorch is from the values here;
 * oracle.safetensors — `logits` [B, T, V] and `gradients.NAME` for each Hugging Face tensor NAME.
 
-Weights come from weights.py. Everything is computed in float64, the casts to float32 inside `transformers` included, and
-rounded once; the same is computed in float32 to say what may be asked of a float32 program. The loss is the mean
-cross-entropy over all B·T targets, plus λ/(B·T) times the sum of the MTP layer's, plus α times the sum over layers and the
-mean over sequences of the sequence-wise balance loss. AdamW: learning rate 1e-3, β 0.9 and 0.95, ε 1e-8, decoupled decay 0.1
-of every parameter, no clipping; selection biases stay as they are.
+Weights come from weights.py. Everything is computed in float64, the casts to float32 inside `transformers` included,
+and rounded once; the same is computed in float32 to say what may be asked of a float32 program. The loss is the mean
+cross-entropy over all B·T targets, plus λ/(B·T) times the sum of the MTP layer's, plus α times the sum over layers and
+the mean over sequences of the sequence-wise balance loss. AdamW: learning rate 1e-3, β 0.9 and 0.95, ε 1e-8, decoupled
+decay 0.1 of every parameter, no clipping; selection biases stay as they are.
 
 Where transformers 5.23 departs from the papers or from older code: it takes no account of V2's `norm_topk_prob` and of
 `scoring_func`; latent norms have ε 1e-6 whatever `rms_norm_eps` says. The script refuses models in which a choice of

@@ -2,8 +2,8 @@
 
     python scripts/oracle/make_text.py
 
-The vocabularies are small ones, trained here behind the normalisers, pre-tokenisers and decoders of the model families that
-Wels runs; the published vocabularies themselves are too large to commit.
+The vocabularies are small ones, trained here behind the normalisers, pre-tokenisers and decoders of the model families
+that Wels runs; the published vocabularies themselves are too large to commit.
 """
 
 import json
@@ -160,7 +160,8 @@ def chat_cases():
     def add(name, template, messages, tools=None, prompt=False, **variables):
         special = {"bos_token": "<｜begin▁of▁sentence｜>", "eos_token": "<｜end▁of▁sentence｜>"}
         rendered, _ = render_jinja_template(
-            conversations=[messages], chat_template=template, tools=tools, add_generation_prompt=prompt, **special, **variables)
+            conversations=[messages], chat_template=template, tools=tools, add_generation_prompt=prompt,
+            **special, **variables)
         cases.append({"name": name, "template": template, "messages": messages, "tools": tools or [],
                       "add_generation_prompt": prompt, "variables": variables, "expected": rendered[0]})
 

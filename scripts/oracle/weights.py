@@ -40,8 +40,8 @@ def uniform(name: str, count: int) -> np.ndarray:
 def weight(name: str, shape: tuple[int, ...]) -> np.ndarray:
     """The tensor with a Hugging Face name and shape, float32.
 
-    Matrices are uniform with variance 1 / in_features, embeddings uniform in [-1, 1), norm weights 1 ± 0.1, biases ± 0.1,
-    selection biases of routers ± 0.02.
+    Matrices are uniform with variance 1 / in_features, embeddings uniform in [-1, 1), norm weights 1 ± 0.1, biases
+    ± 0.1, selection biases of routers ± 0.02.
     """
     u = uniform(name, math.prod(shape))
     if name.endswith("e_score_correction_bias"):

@@ -79,7 +79,9 @@ pub fn rms_norm_backward(
     });
     par::chunks_mut(dw, COLUMNS, |task, dw| {
         let first = task * COLUMNS;
-        dispatch!(dw_columns(dy: &[f32], x: &[f32], rstd: &[f32], first: usize, d: usize, dw: &mut [f32], dw_start: Start));
+        dispatch!(dw_columns(
+            dy: &[f32], x: &[f32], rstd: &[f32], first: usize, d: usize, dw: &mut [f32], dw_start: Start
+        ));
     });
 }
 

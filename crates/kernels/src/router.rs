@@ -89,7 +89,9 @@ pub fn forward(
             // SAFETY: each token is one task's.
             let (experts, weights) = unsafe { (experts.slice(t * k, k), weights.slice(t * k, k)) };
             let (choice, scores) = (&mut choice, &*scores);
-            dispatch!(choose(router: &Router, choice: &mut Choice, scores: &[f32], bias: Option<&[f32]>, experts: &mut [u32]));
+            dispatch!(choose(
+                router: &Router, choice: &mut Choice, scores: &[f32], bias: Option<&[f32]>, experts: &mut [u32]
+            ));
             weigh(router, scores, experts, weights);
         }
     });

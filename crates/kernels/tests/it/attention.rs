@@ -1,3 +1,5 @@
+//! Tiled attention against plain loops: every bit, on every instruction set, with one thread and several.
+
 use crate::{assert_same, everywhere, numbers};
 use wels_kernels::attention::{self, Heads, HeadsMut, Keys, Shape};
 use wels_kernels::par::SharedMut;

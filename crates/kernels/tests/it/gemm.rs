@@ -1,3 +1,5 @@
+//! Products against plain loops: every bit, at the edges of tiles, on every instruction set, split and whole.
+
 use crate::{assert_same, everywhere, numbers};
 use wels_kernels::gemm::{self, Precision, Start};
 use wels_kernels::reference::gemm as reference;

@@ -1,3 +1,5 @@
+//! The fused head and cross-entropy against plain loops: every bit, over several blocks of tokens.
+
 use crate::{assert_same, everywhere, numbers};
 use wels_kernels::gemm::{Precision, Start};
 use wels_kernels::head::{self, Gradients, IGNORE};

@@ -48,8 +48,8 @@ const EPS: f32 = 1e-2;
 /// A case from one call that is valid for both modules; `loss` is written over the inputs as f64.
 macro_rules! case {
     (
-        $visit:expr, $name:expr, $module:ident, [$($i:ident = $iv:expr),* $(,)?], [$($o:ident = $ov:expr),*], $call:block,
-        loss $value:block, $gradients:expr
+        $visit:expr, $name:expr, $module:ident, [$($i:ident = $iv:expr),* $(,)?], [$($o:ident = $ov:expr),*],
+        $call:block, loss $value:block, $gradients:expr
     ) => {{
         #[allow(unused_variables)]
         let value = |inputs: &[Vec<f64>]| -> f64 {
@@ -60,7 +60,8 @@ macro_rules! case {
         case!(@visit $visit, $name, $module, [$($i = $iv),*], [$($o = $ov),*], $call, Some(loss));
     }};
     (
-        $visit:expr, $name:expr, $module:ident, [$($i:ident = $iv:expr),* $(,)?], [$($o:ident = $ov:expr),*], $call:block
+        $visit:expr, $name:expr, $module:ident, [$($i:ident = $iv:expr),* $(,)?], [$($o:ident = $ov:expr),*],
+        $call:block
     ) => {
         case!(@visit $visit, $name, $module, [$($i = $iv),*], [$($o = $ov),*], $call, None)
     };

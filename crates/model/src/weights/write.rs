@@ -48,8 +48,8 @@ impl Entry<'_> {
 /// unless a single tensor is larger. Peak memory is one tensor in its format on disk.
 ///
 /// # Errors
-/// [`WeightsError::Occupied`] if `dir` already holds weights, [`WeightsError::Io`] otherwise. What has been written under its
-/// final name is complete.
+/// [`WeightsError::Occupied`] if `dir` already holds weights, [`WeightsError::Io`] otherwise. What has been written
+/// under its final name is complete.
 ///
 /// # Panics
 /// If `values(param)` has not the length that the configuration gives it.

@@ -189,11 +189,16 @@ fn files_that_are_no_configuration() {
 /// A preset, what is changed in it, and the whole message.
 type Refusal<'a> = (&'a str, &'a [(&'a str, Value)], &'a str);
 
+/// Every message names key and value.
+fn refused(cases: &[Refusal]) {
+    for (preset, edits, expected) in cases {
+        assert_eq!(error(&edited(preset, edits)), *expected, "{preset} {edits:?}");
+    }
+}
+
 #[test]
-fn every_refusal_names_key_and_value() {
-    let null = Value::Null;
-    let cases: &[Refusal] = &[
-        // Types and ranges.
+fn types_and_ranges_are_checked() {
+    refused(&[
         ("smollm2-135m", &[("hidden_size", json!("576"))], "`hidden_size` is \"576\", expected a whole number"),
         ("smollm2-135m", &[("hidden_size", json!(576.0))], "`hidden_size` is 576.0, expected a whole number"),
         ("smollm2-135m", &[("hidden_size", json!(0))], "`hidden_size` is 0, expected 1 to 1048576"),
@@ -211,7 +216,12 @@ fn every_refusal_names_key_and_value() {
             "`eos_token_id` is \"</s>\", expected a token id or a list of them",
         ),
         ("smollm2-135m", &[("rope_scaling", json!([8]))], "`rope_scaling` is [8], expected an object"),
-        // Unsupported arithmetic.
+    ]);
+}
+
+#[test]
+fn unsupported_arithmetic_is_refused() {
+    refused(&[
         (
             "smollm2-135m",
             &[("hidden_act", json!("gelu"))],
@@ -257,6 +267,12 @@ fn every_refusal_names_key_and_value() {
             &[("num_nextn_predict_layers", json!(1))],
             "`num_nextn_predict_layers` is 1, which is not supported: only deepseek_v3 has MTP layers",
         ),
+    ]);
+}
+
+#[test]
+fn unsupported_arithmetic_of_deepseek_is_refused() {
+    refused(&[
         (
             "deepseek-v3",
             &[("attention_bias", json!(true))],
@@ -302,6 +318,12 @@ fn every_refusal_names_key_and_value() {
             &[("rope_interleave", json!(false))],
             "`rope_interleave` is false, which is not supported: only deepseek_v3 has a choice of layouts",
         ),
+    ]);
+}
+
+#[test]
+fn unsupported_rotary_embeddings_are_refused() {
+    refused(&[
         (
             "smollm2-135m",
             &[("rope_scaling", json!({"type": "dynamic", "factor": 2}))],
@@ -312,7 +334,12 @@ fn every_refusal_names_key_and_value() {
             &[("rope_scaling", json!({"rope_type": "default", "mrope_section": [16]}))],
             "`rope_scaling.mrope_section` is [16], which is not supported: a key that is not known here may change the frequencies",
         ),
-        // Contradictions.
+    ]);
+}
+
+#[test]
+fn contradictions_are_refused() {
+    refused(&[
         (
             "smollm2-135m",
             &[("num_attention_heads", json!(7)), ("num_key_value_heads", json!(7))],
@@ -373,6 +400,12 @@ fn every_refusal_names_key_and_value() {
             &[("num_experts_per_tok", json!(65))],
             "`num_experts_per_tok` is 65, which contradicts `n_routed_experts` = 64: a token cannot use more experts than there are",
         ),
+    ]);
+}
+
+#[test]
+fn contradictions_in_rotary_embeddings_are_refused() {
+    refused(&[
         (
             "smollm2-135m",
             &[("rope_scaling", json!({"type": "linear", "rope_type": "yarn", "factor": 2}))],
@@ -384,10 +417,15 @@ fn every_refusal_names_key_and_value() {
             "`rope_parameters.rope_theta` is 10000, which contradicts `rope_theta` = 100000: they are the same number",
         ),
         ("smollm2-135m", &[("rope_scaling", json!({"type": "linear"}))], "config.json lacks `rope_scaling.factor`"),
-        // Sizes that are fine one by one.
+    ]);
+}
+
+#[test]
+fn sizes_are_checked_together() {
+    refused(&[
         (
             "smollm2-135m",
-            &[("head_dim", json!(4096)), ("num_attention_heads", json!(16384)), ("num_key_value_heads", null)],
+            &[("head_dim", json!(4096)), ("num_attention_heads", json!(16384)), ("num_key_value_heads", Value::Null)],
             "`num_attention_heads` is 16384, which contradicts `head width` = 4096: the heads together are wider than 4194304",
         ),
         (
@@ -395,10 +433,7 @@ fn every_refusal_names_key_and_value() {
             &[("moe_intermediate_size", json!(4194304)), ("hidden_size", json!(1048576))],
             "the model would have 200066603642137344 parameters, more than the 70368744177664 supported",
         ),
-    ];
-    for (preset, edits, expected) in cases {
-        assert_eq!(error(&edited(preset, edits)), *expected, "{preset} {edits:?}");
-    }
+    ]);
 }
 
 /// Any JSON value, biased to numbers at the edges.
@@ -436,7 +471,12 @@ fn any_value() -> impl Strategy<Value = Value> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 2000, failure_persistence: None, rng_seed: proptest::test_runner::RngSeed::Fixed(1), ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig {
+        cases: 2000,
+        failure_persistence: None,
+        rng_seed: proptest::test_runner::RngSeed::Fixed(1),
+        ..ProptestConfig::default()
+    })]
 
     /// Whatever is done to a valid file: an error or a configuration that writes and reads back equal, and never a
     /// panic.
