@@ -24,7 +24,7 @@ enum AttentionLayer {
 
 enum Ffn {
     Dense(Mlp),
-    Moe(Moe),
+    Moe(Box<Moe>),
 }
 
 impl Block {
@@ -41,7 +41,7 @@ impl Block {
             },
             ffn_norm: wiring.weight(&format!("{name}.post_attention_layernorm.weight")),
             ffn: match &config.moe {
-                Some(moe) if config.is_moe_layer(layer) => Ffn::Moe(Moe::new(wiring, &mlp, moe)),
+                Some(moe) if config.is_moe_layer(layer) => Ffn::Moe(Box::new(Moe::new(wiring, &mlp, moe))),
                 _ => Ffn::Dense(Mlp::new(wiring, &mlp)),
             },
             eps: config.norm_eps,
