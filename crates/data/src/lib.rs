@@ -19,6 +19,7 @@ pub mod loader;
 pub mod chat;
 
 mod atomic;
+mod guard;
 mod mapped;
 mod random;
 

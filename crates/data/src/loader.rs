@@ -57,7 +57,7 @@ pub struct LoaderConfig {
     pub mask_documents: bool,
 }
 
-/// Sequences to train or validate on. B sequences of T tokens:
+/// Sequences to train or validate on: B of T tokens each.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Batch {
     /// \[B·T\] input ids.
@@ -170,7 +170,7 @@ impl Loader {
         self.plain_tokens
     }
 
-    /// Sequences of the validation split: as many as it takes to predict every token but the first.
+    /// Sequences of one pass over the split: as many as it takes to predict every token but the first.
     pub fn sequences(&self) -> u64 {
         (self.plain_tokens - 1).div_ceil(self.config.seq_len as u64).max(1)
     }

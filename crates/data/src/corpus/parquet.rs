@@ -2,7 +2,6 @@
 
 use std::collections::VecDeque;
 use std::fs::File;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 
 use parquet::basic::Type as PhysicalType;
@@ -11,6 +10,7 @@ use parquet::data_type::{ByteArray, ByteArrayType};
 use parquet::file::reader::{FileReader, SerializedFileReader};
 
 use super::{CorpusError, ReadOptions, Record};
+use crate::guard;
 
 /// Records decoded at a time.
 const BATCH_RECORDS: usize = 256;
@@ -128,8 +128,8 @@ fn check_footer(file: &File, path: &Path) -> Result<(), CorpusError> {
 
 /// Runs a call into the `parquet` crate, which panics on some damaged pages instead of reporting them.
 fn guarded<T>(call: impl FnOnce() -> parquet::errors::Result<T>) -> Result<T, String> {
-    match catch_unwind(AssertUnwindSafe(call)) {
-        Ok(result) => result.map_err(|e| e.to_string()),
-        Err(_) => Err("its pages are damaged".to_owned()),
+    match guard::catch(call) {
+        Some(result) => result.map_err(|e| e.to_string()),
+        None => Err("its pages are damaged".to_owned()),
     }
 }

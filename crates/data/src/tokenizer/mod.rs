@@ -388,8 +388,8 @@ fn build(value: &Value) -> Result<tokenizers::Tokenizer, TokenizerError> {
     }
     let json = value.to_string();
     // The crate indexes by ids that the file names: a file that lies about them can make it panic.
-    std::panic::catch_unwind(|| json.parse::<tokenizers::Tokenizer>())
-        .map_err(|_| invalid(&"its parts contradict each other"))?
+    crate::guard::catch(|| json.parse::<tokenizers::Tokenizer>())
+        .ok_or_else(|| invalid(&"its parts contradict each other"))?
         .map_err(|e| invalid(&e))
 }
 

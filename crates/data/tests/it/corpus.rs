@@ -169,7 +169,9 @@ proptest! {
 
     #[test]
     fn damaged_files_never_panic(
-        keep in 0usize..1200, changes in prop::collection::vec((any::<usize>(), any::<u8>()), 0..6), whole in any::<bool>()
+        keep in 0usize..1200,
+        changes in prop::collection::vec((any::<usize>(), any::<u8>()), 0..6),
+        whole in any::<bool>()
     ) {
         let dir = tempfile::tempdir().unwrap();
         let lines = b"{\"text\": \"four \\u00e9\"}\n{\"text\": \"five\"}\n".repeat(20);

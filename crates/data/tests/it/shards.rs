@@ -176,6 +176,31 @@ fn killed_at_any_moment_the_next_run_ends_with_the_same_bytes() {
     assert!(unfinished >= 8, "only {unfinished} of 24 builds were killed before they were done");
 }
 
+/// A limit on the size of files stands in for a full disk: writing fails midway.
+#[cfg(unix)]
+#[test]
+fn when_the_disk_is_full_the_build_fails_cleanly_and_can_go_on() {
+    let (source, out, full) =
+        (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let (folder, tokenizer) = (source.path().join("corpus"), small_tokenizer());
+    tokenizer.save(source.path(), 64).unwrap();
+    let corpus = make_corpus(&folder);
+    build_in(&corpus, &tokenizer, out.path()).unwrap();
+    // One or two kilobytes, depending on the shell's unit; a shard has four.
+    let output = Command::new("sh")
+        .args(["-c", "trap '' XFSZ; ulimit -f 2; exec \"$0\" --exact shards::child_that_builds"])
+        .arg(std::env::current_exe().unwrap())
+        .env("WELS_TEST_CORPUS", &folder)
+        .env("WELS_TEST_OUT", full.path())
+        .output()
+        .unwrap();
+    let said = String::from_utf8_lossy(&output.stdout);
+    assert!(!output.status.success() && said.contains("action: \"write\""), "{said}");
+    assert_eq!(contents(full.path()), BTreeMap::new(), "something half-written is left");
+    build_in(&corpus, &tokenizer, full.path()).unwrap();
+    assert_eq!(contents(full.path()), contents(out.path()));
+}
+
 #[test]
 fn one_text_is_cut_so_that_some_is_held_out() {
     let (source, out) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
