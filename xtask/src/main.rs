@@ -1,11 +1,14 @@
-//! `cargo xtask (tidy | ci [--no-tests])`: what the repository checks about itself.
+//! `cargo xtask (tidy | docs | ci [--no-tests])`: what the repository checks about itself.
 //!
-//! `tidy` reads the files and takes a second. `ci` is all of continuous integration, cheapest first; `--no-tests`
-//! leaves out the last step, the tests, for a caller that runs them itself.
+//! `tidy` reads the files and takes a second. `docs` writes the pages that are made from sources. `ci` is all of
+//! continuous integration, cheapest first; `--no-tests` leaves out the last step, the tests, for a caller that runs
+//! them itself.
 
 mod ci;
 
 mod readme;
+
+mod reference;
 
 mod source;
 
@@ -14,7 +17,7 @@ mod tidy;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use anyhow::{Result, bail};
+use anyhow::{Context, Result, bail};
 
 fn main() -> ExitCode {
     match dispatch(&std::env::args().skip(1).collect::<Vec<_>>()) {
@@ -30,10 +33,17 @@ fn dispatch(args: &[String]) -> Result<()> {
     let args: Vec<&str> = args.iter().map(String::as_str).collect();
     match args[..] {
         ["tidy"] => tidy::run(&root()),
+        ["docs"] => docs(&root()),
         ["ci"] => ci::run(&root(), ci::Tests::Run),
         ["ci", "--no-tests"] => ci::run(&root(), ci::Tests::Skip),
-        _ => bail!("usage: cargo xtask (tidy | ci [--no-tests])"),
+        _ => bail!("usage: cargo xtask (tidy | docs | ci [--no-tests])"),
     }
+}
+
+/// Writes the pages that are made from sources.
+fn docs(root: &Path) -> Result<()> {
+    let source = std::fs::read_to_string(root.join(reference::SOURCE)).context("cannot read the recipe's source")?;
+    std::fs::write(root.join(reference::PAGE), reference::page(&source)).context("cannot write the page")
 }
 
 /// The repository's root: the directory above this package.

@@ -14,6 +14,7 @@ use std::process::Command;
 use anyhow::{Context, Result, bail, ensure};
 
 use crate::ci::TEST_COMMAND;
+use crate::reference;
 
 /// The longest line, in characters.
 const LINE_CHARS: usize = 120;
@@ -62,11 +63,7 @@ pub fn run(root: &Path) -> Result<()> {
     for file in &files {
         check_lines(file, &mut failures);
     }
-    for path in ["README.md", ".ci/run"] {
-        if !files.iter().any(|file| file.path == path && file.text.contains(TEST_COMMAND)) {
-            failures.add(path, 1, format!("the test command `{TEST_COMMAND}` is not there"));
-        }
-    }
+    check_copies(&files, &mut failures);
     for failure in &failures.0 {
         eprintln!("{failure}");
     }
@@ -86,6 +83,19 @@ fn paths(root: &Path) -> Result<Vec<String>> {
     paths.sort();
     paths.dedup();
     Ok(paths)
+}
+
+/// What is said in two places is the same in both.
+fn check_copies(files: &[File], failures: &mut Failures) {
+    let text_of = |path: &str| files.iter().find(|file| file.path == path).map_or("", |file| &file.text);
+    for path in ["README.md", ".ci/run"] {
+        if !text_of(path).contains(TEST_COMMAND) {
+            failures.add(path, 1, format!("the test command `{TEST_COMMAND}` is not there"));
+        }
+    }
+    if text_of(reference::PAGE) != reference::page(text_of(reference::SOURCE)) {
+        failures.add(reference::PAGE, 1, format!("not what `cargo xtask docs` makes of {}", reference::SOURCE));
+    }
 }
 
 fn check_lines(file: &File, failures: &mut Failures) {

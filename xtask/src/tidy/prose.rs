@@ -1,8 +1,11 @@
-//! Rules about Markdown: links that lead somewhere, dated decisions, a change log that is open.
+//! Rules about Markdown: links and paths that lead somewhere, dated decisions, a change log that is open.
 
 use std::path::Path;
 
 use super::{Failures, File};
+
+/// Directories whose files are checked where a page names them.
+const DIRECTORIES: [&str; 8] = [".ci", "bench", "crates", "dev", "docs", "recipes", "scripts", "xtask"];
 
 /// Checks every `.md` file.
 pub fn check(root: &Path, files: &[File], failures: &mut Failures) {
@@ -11,6 +14,11 @@ pub fn check(root: &Path, files: &[File], failures: &mut Failures) {
         for (line, target) in local_links(&file.text) {
             if !directory.join(&target).exists() {
                 failures.add(&file.path, line, format!("the link to `{target}` leads nowhere"));
+            }
+        }
+        for (line, path) in named_paths(&file.text) {
+            if !root.join(&path).exists() {
+                failures.add(&file.path, line, format!("`{path}` is not there"));
             }
         }
         let decision = file.path.strip_prefix("docs/decisions/").filter(|name| *name != "README.md");
@@ -46,6 +54,21 @@ fn local_links(markdown: &str) -> Vec<(usize, String)> {
     links
 }
 
+/// Paths from the root that stand in `code` by themselves, with their lines. Patterns are none.
+fn named_paths(markdown: &str) -> Vec<(usize, String)> {
+    let mut paths = Vec::new();
+    for (number, line) in (1..).zip(markdown.lines()) {
+        for code in line.split('`').skip(1).step_by(2) {
+            let first = code.split('/').next().unwrap_or_default();
+            let is_path = code.chars().all(|c| c.is_ascii_alphanumeric() || "/._-".contains(c));
+            if is_path && code.contains('/') && DIRECTORIES.contains(&first) {
+                paths.push((number, code.to_string()));
+            }
+        }
+    }
+    paths
+}
+
 fn is_dated(name: &str) -> bool {
     let pattern = "0000-00-00-";
     name.len() > pattern.len()
@@ -60,6 +83,12 @@ mod tests {
     fn links_to_files_are_found() {
         let text = "[a](x.md#y) [b](https://x.y/z) [c](#here)\n```\n[d](no)\n```\n`[e](no)` ![f](f.png \"t\")\n";
         assert_eq!(local_links(text), [(1, "x.md".to_string()), (5, "f.png".to_string())]);
+    }
+
+    #[test]
+    fn paths_are_found() {
+        let text = "`crates/a.rs` and `crates/*/b.rs`, `runs/x`, `docs`\n`cargo run`, `docs/b.md`\n";
+        assert_eq!(named_paths(text), [(1, "crates/a.rs".to_string()), (2, "docs/b.md".to_string())]);
     }
 
     #[test]
