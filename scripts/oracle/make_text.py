@@ -3,7 +3,8 @@
     python scripts/oracle/make_text.py
 
 The vocabularies are small ones, trained here behind the normalisers, pre-tokenisers and decoders of the model families
-that Wels runs; the published vocabularies themselves are too large to commit.
+that Wels runs; the published vocabularies themselves are too large to commit. Training is not reproducible to the byte (ties fall
+as hash maps are seeded), so tokenizers.json differs from run to run; each file agrees with itself.
 """
 
 import json
@@ -130,7 +131,7 @@ TEMPLATES_BY_FEATURE = {
     "whitespace control": "a  {%- if true -%}  b  {%- endif +%}  c\n {#- gone -#} d",
     "tojson": "{{ tools | tojson }}|{{ tools | tojson(indent=4) }}|{{ messages | tojson(indent=2, sort_keys=true) }}",
     "tojson separators": "{{ tools | tojson(separators=(',', ':')) }}{{ messages[3].content | tojson(ensure_ascii=true) }}",
-    "python printing": "{{ true }} {{ none }} {{ [1, 'it\\'s', 2.5, none] }} {{ {'a': {'b': [false]}} }} {{ 1.0 }} {{ 10 // 3 }} {{ 7 / 2 }}",
+    "python printing": "{{ true }} {{ none }} {{ [1, 'it\\'s', 2.5, none] }} {{ {'a': {'b': [false]}} }} {{ 1.0 }} {{ 10 // 3 }} {{ 7 / 2 }} {{ (1, 'a') }} {{ (2,) }} {{ [] }} {{ {} }} {{ 1e20 }} {{ 'a\\n' }}",
     "string methods": "{% set c = messages[2].content %}{{ c.split('</think>')[-1].lstrip('\\n') }}|{{ c.strip().startswith('<think>') }}|"
     "{{ c.replace('e', 'E').upper() }}|{{ 'a-b-c'.rsplit('-', 1) if false else 'x' }}|{{ c.find('easy') }}|{{ ' x '.rstrip() }}|{{ 'abc'.title() }}",
     "slices": "{{ messages[1:] | length }}{{ messages[::-1][0].role }}{{ 'hello'[1:-1] }}{{ messages[-1]['content'][:3] }}",

@@ -6,10 +6,11 @@ use minijinja::value::{Value as Jinja, ValueKind};
 use minijinja::{Error, Output, State};
 use serde_json::Value;
 
-/// Prints a value as Python's `str` does: `True`, `None`, `['a']`. Tuples print as lists: the engine has no tuples.
+/// Prints a value as Python's `str` does: `True`, `None`, `['a']`. The pairs of
+/// `dictsort` print as lists, which they are here.
 pub(super) fn write(output: &mut Output, state: &mut State, value: &Jinja) -> Result<(), Error> {
     match value.kind() {
-        ValueKind::Bool | ValueKind::None | ValueKind::Seq | ValueKind::Map => {
+        ValueKind::Bool | ValueKind::None | ValueKind::Number | ValueKind::Seq | ValueKind::Map => {
             let mut text = String::new();
             repr(value, &mut text);
             output.write_str(&text).map_err(Error::from)
@@ -24,12 +25,16 @@ fn repr(value: &Jinja, out: &mut String) {
         ValueKind::None | ValueKind::Undefined => out.push_str("None"),
         ValueKind::String => repr_string(value.as_str().unwrap_or_default(), out),
         ValueKind::Seq => {
-            out.push('[');
-            for (index, item) in value.try_iter().into_iter().flatten().enumerate() {
-                out.push_str(if index == 0 { "" } else { ", " });
+            let tuple = value.is_tuple();
+            out.push(if tuple { '(' } else { '[' });
+            let mut count = 0;
+            for item in value.try_iter().into_iter().flatten() {
+                out.push_str(if count == 0 { "" } else { ", " });
                 repr(&item, out);
+                count += 1;
             }
-            out.push(']');
+            out.push_str(if tuple && count == 1 { "," } else { "" });
+            out.push(if tuple { ')' } else { ']' });
         }
         ValueKind::Map => {
             out.push('{');
@@ -40,6 +45,9 @@ fn repr(value: &Jinja, out: &mut String) {
                 repr(&value.get_item(&key).unwrap_or_default(), out);
             }
             out.push('}');
+        }
+        ValueKind::Number if !value.is_integer() => {
+            out.push_str(&float(f64::try_from(value.clone()).unwrap_or(f64::NAN)));
         }
         _ => _ = write!(out, "{value}"),
     }
