@@ -123,10 +123,13 @@ def versions(python: Path) -> str:
 
 def table(rows: list[Contender]) -> str:
     """Markdown. The ratio is that of the group's best f32 peer to the row."""
-    lines = ["| model | program | s a step | range of rounds | against the best f32 peer | bar | |", "|---|---|---|---|---|---|---|"]
+    lines = [
+        "| model | program | s a step | range of rounds | against the best f32 peer | bar | |",
+        "|---|---|---|---|---|---|---|",
+    ]
     for row in rows:
-        best = min(peer.seconds for peer in rows if peer.group == row.group and not peer.bar and "f32" in peer.name)
-        ratio = f"{best / row.seconds:.2f}×"
+        peers = [peer.seconds for peer in rows if peer.group == row.group and not peer.bar and "f32" in peer.name]
+        ratio = f"{min(peers) / row.seconds:.2f}×" if peers else ""
         spread = f"{min(row.medians):.3f} to {max(row.medians):.3f}"
         bar = f"≥ {row.bar}×" if row.bar else ""
         lines.append(f"| {row.group} | {row.name} | {row.seconds:.3f} | {spread} | {ratio} | {bar} | {row.note} |")
