@@ -2,7 +2,7 @@
 //! needs one number, and any split of a step into micro-batches gives the same sequences.
 //!
 //! The documents of an epoch, in an order drawn for it, are laid end to end, one epoch after the other; sequence `s` is
-//! tokens `s·T .. (s+1)·T` of that stream, its targets the same one further. So every token of an epoch is read exactly
+//! tokens `s·T .. (s+1)·T` of that stream, its targets the same one further. Sequences are then shuffled within windows. So every token of an epoch is read exactly
 //! once, and nothing is padded. DeepSeek-V3 packs like this without masking across documents (V3 §4.1);
 //! [`LoaderConfig::mask_documents`] cuts attention at them.
 
@@ -53,6 +53,9 @@ pub struct LoaderConfig {
     pub eos: Option<u32>,
     /// Fill-in-the-middle: prefix, suffix, middle, cut at token boundaries.
     pub fim: Option<Fim>,
+    /// Training sequences come in a random order within windows of so many; 1 leaves them as they lie in the stream, where
+    /// the sequences of a batch are often pieces of one long document.
+    pub window: u64,
     /// Start a new sequence of attention at each document, and predict no document's first token from the one before.
     pub mask_documents: bool,
 }
@@ -138,6 +141,7 @@ mod stream {
     pub const ORDER: u64 = 1;
     pub const FIM_CHOICE: u64 = 2;
     pub const FIM_CUT: u64 = 3;
+    pub const WINDOW: u64 = 4;
 }
 
 impl Loader {
@@ -153,6 +157,7 @@ impl Loader {
 
     fn new(dataset: Arc<Dataset>, split: Split, config: LoaderConfig, endless: bool) -> Loader {
         assert!(config.seq_len > 0, "a sequence of 0 tokens");
+        assert!(config.window > 0, "a window of 0 sequences");
         let mut shard_starts = vec![0];
         let mut plain_tokens = 0;
         for shard in dataset.shards(split) {
@@ -194,11 +199,21 @@ impl Loader {
         for sequence in first..first + count as u64 {
             stream.clear();
             document_starts.clear();
-            self.read(sequence * t as u64, t + 1, &mut stream, &mut document_starts);
+            self.read(self.place(sequence) * t as u64, t + 1, &mut stream, &mut document_starts);
             self.append(&stream, &document_starts, &mut batch);
         }
         batch.starts.push((count * t) as u32);
         batch
+    }
+
+    /// Which sequence of the stream is handed out as the `sequence`th.
+    fn place(&self, sequence: u64) -> u64 {
+        let LoaderConfig { seed, window, .. } = self.config;
+        if !self.endless {
+            return sequence;
+        }
+        let number = sequence / window;
+        number * window + Permutation::new(window, bits(seed, stream::WINDOW, number, 0)).at(sequence % window)
     }
 
     /// Appends one sequence, given its T + 1 tokens of the stream (fewer at the end of validation) and where documents

@@ -2,7 +2,7 @@
 //!
 //! Memory is that of the stage `pretrain`, the largest. Weights, gradients and AdamW's two means are four numbers a
 //! parameter. Activations are what the tape keeps for the backward pass of one micro-batch (the list is in
-//! [`kept_per_token`], read off the operations' headers in `wels-model`) and what the backward pass of one layer needs
+//! `kept_per_token`, read off the operations' headers in `wels-model`) and what the backward pass of one layer needs
 //! besides.
 
 use serde::Serialize;

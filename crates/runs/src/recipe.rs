@@ -80,6 +80,8 @@ pub struct DataSection {
     pub validation_fraction: f64,
     /// Tokens of one training sequence (T).
     pub sequence_length: usize,
+    /// Sequences are shuffled within windows of so many.
+    pub shuffle_window: u64,
     /// The fraction of documents turned into prefix-suffix-middle order.
     pub fim_rate: f64,
     /// Whether attention stops at document borders (DeepSeek-V3 lets it pass).
@@ -315,6 +317,7 @@ impl DataSection {
                 "between 0 and 1",
             )?,
             sequence_length: section.get_where("sequence_length", 256, |n| n >= 2, "2 or more")?,
+            shuffle_window: section.get_where("shuffle_window", 4096, |n| n > 0, "1 or more")?,
             fim_rate: section.get_where("fim_rate", 0.1, in_unit, "between 0 and 1")?,
             mask_documents: section.get_or("mask_documents", false)?,
         };

@@ -38,6 +38,9 @@ use crate::progress::Progress;
 /// The largest file of weights that is written.
 const WEIGHTS_FILE_BYTES: u64 = 4 << 30;
 
+/// The ledger's event of a checkpoint.
+const CHECKPOINT: &str = "checkpoint";
+
 /// `state.json` of a checkpoint.
 #[derive(Clone, Copy, Debug, Serialize, Deserialize)]
 struct Position {
@@ -102,6 +105,9 @@ pub(super) fn pretrain(
 ) -> Result<Outcome> {
     let stage = session.run.stage("pretrain")?;
     let latest = checkpoint::latest(&stage)?;
+    if let Some(latest) = &latest {
+        enter_late(session, latest, flops_per_token(recipe))?;
+    }
     if latest.as_ref().is_some_and(|latest| latest.step == recipe.pretrain.steps) {
         return Ok(Outcome::Done);
     }
@@ -128,16 +134,7 @@ pub(super) fn pretrain(
         if asked || due {
             let written = it.save().context("cannot save a checkpoint")?;
             checkpoint::prune(&it.stage, section.keep_checkpoints)?;
-            let tokens = it.position.tokens - saved.tokens;
-            session.record(Entry {
-                event: "checkpoint".into(),
-                stage: "pretrain".into(),
-                step: written.step,
-                tokens,
-                flops: (tokens * it.flops_per_token) as f64,
-                files: written.files,
-                ..Entry::default()
-            })?;
+            session.record(checkpoint_entry(&written, it.position.tokens - saved.tokens, it.flops_per_token))?;
             (saved, saved_at) = (it.position, Instant::now());
         }
         if asked && it.position.step < section.steps {
@@ -147,6 +144,44 @@ pub(super) fn pretrain(
     }
     progress.finish(&format!("{} steps done; {shown}", recipe.pretrain.steps));
     Ok(Outcome::Done)
+}
+
+/// Writes the ledger's line of a checkpoint behind which a kill came before the line was written.
+fn enter_late(session: &mut Session, latest: &Checkpoint, flops_per_token: u64) -> Result<()> {
+    let lines = session.ledger.entries().iter().filter(|entry| entry.event == CHECKPOINT);
+    let (steps, tokens) = lines.fold((0, 0), |(steps, tokens), entry| (entry.step.max(steps), tokens + entry.tokens));
+    let position = Position::read(&latest.path)?;
+    if position.step > steps {
+        session.record(checkpoint_entry(latest, position.tokens.saturating_sub(tokens), flops_per_token))?;
+    }
+    Ok(())
+}
+
+fn checkpoint_entry(checkpoint: &Checkpoint, tokens: u64, flops_per_token: u64) -> Entry {
+    Entry {
+        event: CHECKPOINT.into(),
+        stage: "pretrain".into(),
+        step: checkpoint.step,
+        tokens,
+        flops: (tokens * flops_per_token) as f64,
+        files: checkpoint.files.clone(),
+        ..Entry::default()
+    }
+}
+
+/// Forward and backward of one token.
+fn flops_per_token(recipe: &Recipe) -> u64 {
+    let context = count::Context::Causal { tokens: recipe.data.sequence_length };
+    count::forward_flops(recipe.model.config(), context).training().0
+}
+
+impl Position {
+    /// The position in a checkpoint's folder.
+    fn read(folder: &Path) -> Result<Position> {
+        let file = folder.join("state.json");
+        let text = std::fs::read_to_string(&file).map_err(RunError::io("read", &file))?;
+        serde_json::from_str(&text).with_context(|| format!("{} is damaged", file.display()))
+    }
 }
 
 impl<'a> Pretraining<'a> {
@@ -168,7 +203,6 @@ impl<'a> Pretraining<'a> {
         let execution = execution(&recipe.pretrain);
         let trainer = Trainer::new(config.clone(), context, state, hyperparameters(&recipe.pretrain), execution);
         let loader_config = loader_config(recipe, tokenizer);
-        let flops = count::forward_flops(config, count::Context::Causal { tokens: context });
         Ok(Pretraining {
             recipe,
             tokenizer,
@@ -179,7 +213,7 @@ impl<'a> Pretraining<'a> {
             byte_lengths: tokenizer.byte_lengths(),
             metrics,
             position,
-            flops_per_token: flops.training().0,
+            flops_per_token: flops_per_token(recipe),
             peak_flops: fma_peak_flops(),
         })
     }
@@ -264,9 +298,7 @@ fn load(config: &ModelConfig, folder: &Path) -> Result<(State, Position)> {
         [(format!("m.{}", spec.name), &mut m[..]), (format!("v.{}", spec.name), &mut v[..])]
     });
     tensors::load(&folder.join("optimizer.safetensors"), buffers)?;
-    let file = folder.join("state.json");
-    let text = std::fs::read_to_string(&file).map_err(RunError::io("read", &file))?;
-    let position: Position = serde_json::from_str(&text).with_context(|| format!("{} is damaged", file.display()))?;
+    let position = Position::read(folder)?;
     state.step = position.step;
     Ok((state, position))
 }
@@ -328,6 +360,7 @@ fn loader_config(recipe: &Recipe, tokenizer: &Tokenizer) -> LoaderConfig {
         bos: special.bos,
         eos: special.eos,
         fim,
+        window: recipe.data.shuffle_window,
         mask_documents: recipe.data.mask_documents,
     }
 }

@@ -22,7 +22,8 @@ fn tokenizer_shards_and_batches_have_known_hashes() {
     let ids = tokenizer.special();
     let [begin, hole, end] = [ids.fim_begin, ids.fim_hole, ids.fim_end].map(Option::unwrap);
     let fim = Some(Fim { rate: FimRate::new(0.1), begin, hole, end });
-    let config = LoaderConfig { seq_len: 64, seed: 1, bos: ids.bos, eos: ids.eos, fim, mask_documents: true };
+    let config =
+        LoaderConfig { seq_len: 64, seed: 1, bos: ids.bos, eos: ids.eos, fim, window: 1, mask_documents: true };
     let loader = Loader::train(Arc::new(Dataset::open(out.path()).unwrap()), config);
     let batch = loader.batch(1000, 50);
     let numbers = [batch.tokens, batch.targets, batch.starts, batch.positions].concat();

@@ -31,7 +31,7 @@ fn open(source: &Path, out: &Path) -> Dataset {
 
 fn config(seq_len: usize, seed: u64) -> LoaderConfig {
     let ids = TOKENIZER.special();
-    LoaderConfig { seq_len, seed, bos: ids.bos, eos: ids.eos, fim: None, mask_documents: false }
+    LoaderConfig { seq_len, seed, bos: ids.bos, eos: ids.eos, fim: None, window: 1, mask_documents: false }
 }
 
 fn with_fim(config: LoaderConfig, rate: f64) -> LoaderConfig {
@@ -136,6 +136,28 @@ fn a_batch_does_not_depend_on_what_was_read_before() {
             assert_eq!(fresh.batch(first, 4), reader.batch(first, 4), "rate {rate}, sequence {first}");
         }
     }
+}
+
+#[test]
+fn a_window_has_every_sequence_once_in_an_order_of_its_own() {
+    let plain = Loader::train(DATASET.clone(), config(8, 3));
+    let shuffled = Loader::train(DATASET.clone(), LoaderConfig { window: 16, ..config(8, 3) });
+    let windows = |loader: &Loader, window: u64| -> Vec<Vec<u32>> {
+        loader.batch(16 * window, 16).tokens.chunks(8).map(<[u32]>::to_vec).collect()
+    };
+    for window in 0..3 {
+        assert_eq!(sorted(windows(&shuffled, window)), sorted(windows(&plain, window)));
+        assert_ne!(windows(&shuffled, window), windows(&plain, window));
+    }
+    assert_eq!(shuffled.batch(21, 2), {
+        let whole = shuffled.batch(16, 16);
+        Batch {
+            tokens: whole.tokens[40..56].to_vec(),
+            targets: whole.targets[40..56].to_vec(),
+            starts: vec![0, 8, 16],
+            positions: whole.positions[40..56].to_vec(),
+        }
+    });
 }
 
 fn check_shape(batch: &Batch, seq_len: usize, count: usize) {

@@ -1,11 +1,11 @@
 //! `[model]`: a preset, a Hugging Face `config.json`, or the keys of such a file written into the recipe; written keys go
-//! over those of a preset or file. What a key means and may be is decided by `wels-model` alone.
+//! over those of a preset or file. TOML has no null, so `"none"` stands for it. What a key means and may be is decided by `wels-model` alone.
 
 use std::path::Path;
 
 use serde::{Serialize, Serializer};
 use serde_json::{Map, Value};
-use wels_model::config::{Dtype, ModelConfig};
+use wels_model::config::{ConfigError, Dtype, ModelConfig, Note};
 
 use super::TokenizerSection;
 use super::reader::{RecipeError, Section};
@@ -58,7 +58,7 @@ impl ModelSection {
         }
         keys.extend(written.clone());
         let at = |key: Option<&str>, message| RecipeError::Model { place: section.place_of(key), message };
-        let (config, _) = ModelConfig::from_hf_json(&Value::Object(keys).to_string()).map_err(|error| {
+        let (config, _) = parse(keys).map_err(|error| {
             let message = error.to_string();
             let named = written.keys().find(|key| message.contains(&format!("`{key}`")));
             at(named.map(String::as_str), message)
@@ -72,21 +72,28 @@ impl ModelSection {
             ));
         }
         let keys = hf_keys(&config);
-        section.finish(&keys.keys().cloned().chain(OPTIONAL_KEYS.map(str::to_string)).collect::<Vec<_>>())?;
+        section.finish(&keys.keys().cloned().collect::<Vec<_>>())?;
         Ok(ModelSection { config, keys })
     }
 }
 
-/// Keys that a configuration may leave out when it is written, because absence says the same.
-const OPTIONAL_KEYS: [&str; 3] = ["q_lora_rank", "rope_scaling", "pad_token_id"];
+/// JSON's null, in TOML.
+const NONE: &str = "none";
 
-/// The configuration as the keys of its `config.json`. TOML has no null: such keys are left out, which means the same.
+/// The configuration as the keys of its `config.json`, in TOML's values.
 fn hf_keys(config: &ModelConfig) -> Map<String, Value> {
     let Ok(Value::Object(mut keys)) = serde_json::from_str(&config.to_hf_json(Dtype::F32)) else {
         panic!("a configuration is written as a JSON object");
     };
-    keys.retain(|key, value| !value.is_null() && !NOT_THE_MODEL.contains(&key.as_str()));
+    keys.retain(|key, _| !NOT_THE_MODEL.contains(&key.as_str()));
+    keys.values_mut().filter(|value| value.is_null()).for_each(|value| *value = NONE.into());
     keys
+}
+
+/// The configuration that such keys mean.
+fn parse(mut keys: Map<String, Value>) -> Result<(ModelConfig, Vec<Note>), ConfigError> {
+    keys.values_mut().filter(|value| *value == NONE).for_each(|value| *value = Value::Null);
+    ModelConfig::from_hf_json(&Value::Object(keys).to_string())
 }
 
 impl Serialize for ModelSection {

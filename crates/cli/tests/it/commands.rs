@@ -1,0 +1,96 @@
+//! The verbs: stdout, stderr, exit code.
+
+use crate::lab::Lab;
+
+#[test]
+fn failures_are_a_sentence_and_a_hint() {
+    let lab = Lab::new();
+    let bad = lab.recipe("bad", &[("seed = 7", "sead = 7")]);
+    std::fs::write(lab.at("broken.toml"), "[run\n").unwrap();
+    let cases: &[(&[&str], &str)] = &[
+        (&["run", &bad], "error: bad.toml:4:1: unknown key 'sead' in [run]\nhint: did you mean 'seed'?\n"),
+        (&["run", "broken.toml"], "error: broken.toml:1:5: unclosed table, expected `]`\n"),
+        (
+            &["run", "none.toml"],
+            "error: cannot read the recipe none.toml: No such file or directory (os error 2)\n\
+             hint: give the path of a recipe (.toml), or of a run to go on with\n",
+        ),
+        (&["run", "text"], "error: text is not a run\nhint: a run's directory holds run.json and recipe.toml\n"),
+        (
+            &["score", "text", "--text", "a"],
+            "error: text is no model\nhint: give a directory with config.json and safetensors files, or a run\n",
+        ),
+        (&["score", "text"], "error: the following required arguments were not provided:"),
+        (&["plan", "deepseek-v4"], "error: deepseek-v4 is neither a file nor a preset: "),
+        (&["bench", "train", "bad.toml", "--steps", "0"], "error: invalid value '0' for '--steps <STEPS>'"),
+    ];
+    for (args, expected) in cases {
+        let said = lab.wels(args);
+        assert_eq!((said.code, said.stdout.as_str()), (Some(1), ""), "{args:?}: {said:?}");
+        let failure = said.failure();
+        match expected.ends_with('\n') {
+            true => assert_eq!(failure, *expected, "{args:?}"),
+            false => assert!(failure.starts_with(expected), "{args:?}: {failure}"),
+        }
+    }
+}
+
+#[test]
+fn plan_counts_published_models() {
+    let lab = Lab::new();
+    let said = lab.done(&["plan", "deepseek-v3", "--json"]);
+    let plan: serde_json::Value = serde_json::from_str(&said.stdout).unwrap();
+    assert_eq!(plan["parameters"]["total"], 671_026_419_200u64);
+    assert_eq!(plan["parameters"]["activated"], 36_625_618_432u64);
+    assert_eq!(plan["parameters"]["mtp"]["unique"], 11_610_068_224u64);
+    assert_eq!(plan["bytes"]["kv_cache_per_token"], 70_272);
+    assert_eq!(plan["bytes"]["weights_fp8"], 688_574_839_360u64);
+    let recipe = lab.recipe("r", &[]);
+    let said = lab.done(&["plan", &recipe, "--json"]);
+    let plan: serde_json::Value = serde_json::from_str(&said.stdout).unwrap();
+    assert_eq!(plan["steps"], 20);
+}
+
+#[test]
+fn a_reader_that_goes_away_is_no_failure() {
+    let lab = Lab::new();
+    let said = lab.shell("WELS plan deepseek-v3 | true; WELS plan deepseek-v3 --json | head -c 1");
+    assert_eq!((said.code, said.stderr.as_str()), (Some(0), ""), "{said:?}");
+}
+
+#[test]
+fn a_run_is_a_model_to_score() {
+    let lab = Lab::new();
+    let said = lab.done(&["run", &lab.recipe("r", &[])]);
+    assert!(said.stdout.starts_with("The river") && said.stdout.ends_with("---\n"), "{said:?}");
+    assert!(said.stderr.contains("runs/r/pretrain/step-000020 (a Hugging Face directory)"), "{said:?}");
+    let score = |args: &[&str]| -> serde_json::Value {
+        serde_json::from_str(&lab.done(&[&["score", "runs/r", "--json"], args].concat()).stdout).unwrap()
+    };
+    let by_text = score(&["--text", "the old bridge"]);
+    let logprobs = by_text["logprobs"].as_array().unwrap();
+    assert!(logprobs[0].is_null() && logprobs[1..].iter().all(|logprob| logprob.as_f64().unwrap() < 0.0));
+    let mean =
+        -logprobs[1..].iter().map(|logprob| logprob.as_f64().unwrap()).sum::<f64>() / (logprobs.len() - 1) as f64;
+    assert!((mean - by_text["nll"].as_f64().unwrap()).abs() < 1e-6);
+    let bits = mean * (logprobs.len() - 1) as f64 / std::f64::consts::LN_2 / "the old bridge".len() as f64;
+    assert!((bits - by_text["bits_per_byte"].as_f64().unwrap()).abs() < 1e-6);
+
+    let ids: Vec<String> = by_text["ids"].as_array().unwrap().iter().map(ToString::to_string).collect();
+    assert_eq!(score(&["--ids", &ids.join(",")]), by_text);
+    std::fs::write(lab.at("t.txt"), "the old bridge").unwrap();
+    assert_eq!(score(&["--file", "t.txt"]), by_text);
+    let said = lab.wels(&["score", "runs/r", "--ids", "1,99999"]);
+    assert_eq!(said.failure(), "error: token id 99999 is not below the model's vocab_size 400\nhint: check the ids\n");
+}
+
+#[test]
+fn bench_train_reports_a_rate_and_a_limit() {
+    let lab = Lab::new();
+    let said = lab.done(&["bench", "train", &lab.recipe("r", &[]), "--steps", "2", "--json"]);
+    let bench: serde_json::Value = serde_json::from_str(&said.stdout).unwrap();
+    let number = |key: &str| bench[key].as_f64().unwrap_or_else(|| panic!("{key} in {bench}"));
+    assert!(number("tokens_per_second") > 0.0 && number("mfu") > 0.0 && number("mfu") < 1.0);
+    let ratio = number("flops_per_second") / number("fma_peak_flops_per_second");
+    assert!((ratio - number("mfu")).abs() < 1e-9);
+}

@@ -1,0 +1,13 @@
+//! The program from outside: what it writes, where, and with which exit code; what a kill at any moment leaves behind.
+
+mod lab;
+
+mod bits;
+
+mod commands;
+
+mod interruptions;
+
+mod kills;
+
+mod trouble;
