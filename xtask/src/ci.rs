@@ -55,8 +55,7 @@ pub fn run(root: &Path, tests: Tests) -> Result<()> {
 
 /// The API documentation; a broken link in it is an error.
 fn document(root: &Path) -> Result<()> {
-    // The binary's name is left to it; its documentation has no reader.
-    let line = "cargo doc --quiet --release --workspace --lib --no-deps --document-private-items";
+    let line = "cargo doc --quiet --release --no-deps";
     eprintln!("$ {line}");
     run_to_success(command(root, line).env("RUSTDOCFLAGS", "--deny warnings"), line)
 }

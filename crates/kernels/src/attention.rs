@@ -362,9 +362,9 @@ unsafe fn forward_head<L: Lanes>(shape: &Shape, span: Span, kv: usize, q: &Heads
                 let out = fresh(scores.as_mut_ptr(), width, padded);
                 keys.multiply::<L>(rows, 0..q.dim, LeftWords::Rows(&tile), out);
                 let mut inverses = [0.0; TILE];
-                for r in 0..rows {
+                for (r, kept) in inverses[..rows].iter_mut().enumerate() {
                     let (max, inverse) = softmax::<L>(&mut scores[r * width..][..padded], seen(r), shape.scale);
-                    inverses[r] = inverse;
+                    *kept = inverse;
                     if let Some(stats) = to.stats {
                         stats.slice(2 * at(r), 2).copy_from_slice(&[max, inverse]);
                     }
@@ -372,8 +372,8 @@ unsafe fn forward_head<L: Lanes>(shape: &Shape, span: Span, kv: usize, q: &Heads
                 let tile = addresses(rows, |r| &scores[r * width..]);
                 let out = fresh(to.out.at(at(0) * v.dim), shape.heads * v.dim, v.dim);
                 values.multiply::<L>(rows, 0..seen(rows - 1), LeftWords::Rows(&tile), out);
-                for r in 0..rows {
-                    to.out.slice(at(r) * v.dim, v.dim).iter_mut().for_each(|o| *o *= inverses[r]);
+                for (r, inverse) in inverses[..rows].iter().enumerate() {
+                    to.out.slice(at(r) * v.dim, v.dim).iter_mut().for_each(|o| *o *= inverse);
                 }
             }
         }

@@ -23,6 +23,9 @@ pub struct Gradients<'a> {
     pub dw_start: Start,
 }
 
+/// −∂loss/∂logp of a token, given its row and its log-probability: 1/N for the mean cross-entropy over N tokens.
+pub type Coefficient<'a> = &'a (dyn Fn(usize, f32) -> f32 + Sync);
+
 /// `logp[t]` = log p(`targets[t]`) under softmax(`x[T,D] · w[V,D]ᵀ`).
 ///
 /// With gradients, the second part gives for a token and its log-probability −∂loss/∂logp, so that
@@ -35,7 +38,7 @@ pub fn loss(
     d: usize,
     v: usize,
     logp: &mut [f32],
-    gradients: Option<(Gradients, &(dyn Fn(usize, f32) -> f32 + Sync))>,
+    gradients: Option<(Gradients, Coefficient)>,
 ) {
     let tokens = targets.len();
     for (name, len, expected) in [("x", x.len(), tokens * d), ("w", w.len(), v * d), ("logp", logp.len(), tokens)] {

@@ -2,7 +2,7 @@
 
 use super::{dot, math};
 use crate::gemm::{Precision, Start};
-use crate::head::{Gradients, IGNORE};
+use crate::head::{Coefficient, Gradients, IGNORE};
 use crate::reference::gemm;
 
 /// Reference of [`crate::head::loss`].
@@ -14,7 +14,7 @@ pub fn loss(
     d: usize,
     v: usize,
     logp: &mut [f32],
-    gradients: Option<(Gradients, &(dyn Fn(usize, f32) -> f32 + Sync))>,
+    gradients: Option<(Gradients, Coefficient)>,
 ) {
     let tokens = targets.len();
     let mut logits = vec![0.0; tokens * v];

@@ -10,8 +10,7 @@ use crate::tensor::Tensor;
 use wels_kernels::gemm::{self, Precision};
 use wels_kernels::head::{self, Gradients};
 
-/// −∂loss/∂logp of token t, given t and its log-probability: 1/N for the mean cross-entropy over N tokens.
-pub type Coefficient<'a> = &'a (dyn Fn(usize, f32) -> f32 + Sync);
+pub use wels_kernels::head::Coefficient;
 
 /// The log-probability of each target (0 for `head::IGNORE`). While recording, seeds the backward pass with the
 /// gradients of the loss that `coefficient` stands for.
