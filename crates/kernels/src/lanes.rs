@@ -13,7 +13,7 @@ pub const LANES: usize = 16;
 /// # Safety
 /// All methods assume that the machine has the instruction set; [`dispatch!`](crate::dispatch) makes sure of it. Loads and
 /// stores go to raw addresses and assume that they are valid.
-#[allow(missing_docs)]
+#[allow(missing_docs, clippy::missing_safety_doc)]
 pub unsafe trait Lanes: Copy {
     /// Rows of a product's tile, and vectors across it: what the registers hold.
     const TILE: (usize, usize);
@@ -42,6 +42,9 @@ pub unsafe trait Lanes: Copy {
     unsafe fn exp2_whole(self) -> Self;
     /// Zero, with the sign kept, for subnormal lanes.
     unsafe fn flush(self) -> Self;
+    /// Fetches a cache line that is about to be written; any address will do.
+    #[inline(always)]
+    fn prefetch_write(_p: *const f32) {}
     /// The bf16 in the upper half of each lane's bits.
     unsafe fn upper_bf16(self) -> Self;
     /// The bf16 in the lower half of each lane's bits.
@@ -525,6 +528,11 @@ mod x86 {
                 }
                 columns
             }
+        }
+        #[inline(always)]
+        fn prefetch_write(p: *const f32) {
+            // A hint, which no address makes fault.
+            unsafe { _mm_prefetch::<_MM_HINT_ET0>(p.cast()) }
         }
         #[inline(always)]
         unsafe fn flush(self) -> Self {

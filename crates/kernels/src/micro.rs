@@ -82,6 +82,7 @@ pub(crate) struct Out {
 /// # Safety
 /// All words and outputs named by the arguments exist; `panel_stride` words lie between the panels of adjacent vectors.
 #[inline(always)]
+#[allow(clippy::needless_range_loop)] // tiles are indexed as the formula is written
 pub(crate) unsafe fn tile<L: Lanes, S: Step<L>, const M: usize, const V: usize>(
     k: usize,
     left: LeftWords,
@@ -96,6 +97,12 @@ pub(crate) unsafe fn tile<L: Lanes, S: Step<L>, const M: usize, const V: usize>(
             for (i, row) in acc.iter_mut().enumerate() {
                 for (v, acc) in row.iter_mut().enumerate() {
                     *acc = load(out.at.add(i * out.stride + 16 * v), out.columns.saturating_sub(16 * v));
+                }
+            }
+        } else {
+            for i in 0..M {
+                for v in 0..V {
+                    L::prefetch_write(out.at.wrapping_add(i * out.stride + 16 * v));
                 }
             }
         }
@@ -132,13 +139,13 @@ pub(crate) unsafe fn tile<L: Lanes, S: Step<L>, const M: usize, const V: usize>(
 }
 
 #[inline(always)]
-unsafe fn load<L: Lanes>(p: *const f32, columns: usize) -> L {
+pub(crate) unsafe fn load<L: Lanes>(p: *const f32, columns: usize) -> L {
     // SAFETY: the caller's promise.
     unsafe { if columns >= 16 { L::load(p) } else { L::load_first(p, columns) } }
 }
 
 #[inline(always)]
-unsafe fn store<L: Lanes>(x: L, p: *mut f32, columns: usize) {
+pub(crate) unsafe fn store<L: Lanes>(x: L, p: *mut f32, columns: usize) {
     // SAFETY: the caller's promise.
     unsafe { if columns >= 16 { x.store(p) } else { x.store_first(p, columns) } }
 }

@@ -7,7 +7,9 @@
 //!
 //! **Precision.** [`Precision::F32`] multiplies what it is given. [`Precision::Bf16`] rounds both factors to bf16
 //! (nearest even, subnormals to zero) and keeps the chain in f32, flushing subnormal sums to zero: the arithmetic of
-//! the hardware's bf16 dot products, on every instruction set.
+//! the hardware's bf16 dot products, on every instruction set. [`Precision::F16`] sums short runs in f16: see [`half`].
+
+pub mod half;
 
 use std::ops::Range;
 
@@ -26,6 +28,8 @@ pub enum Precision {
     F32,
     /// bf16 factors, f32 chain.
     Bf16,
+    /// Scaled f16 factors, f16 chains of a few terms, added up in f32; weight gradients as in [`Precision::F32`].
+    F16,
 }
 
 impl Precision {
@@ -34,6 +38,7 @@ impl Precision {
         match self {
             Precision::F32 => terms,
             Precision::Bf16 => terms.div_ceil(2),
+            Precision::F16 => half::words(terms),
         }
     }
 }
@@ -67,8 +72,8 @@ pub fn linear_dw(p: Precision, dy: &[f32], x: &[f32], dw: &mut [f32], k: usize, 
     grouped_linear_dw(p, dy, x, None, &[0, t as u32], dw, k, n, start);
 }
 
-/// [`linear`] for each expert: slots `offsets[e]..offsets[e+1]` are rows for expert e with weights `w[e]` of `[E, N, K]`;
-/// `rows` names each slot's row of `x`, which is in slot order already where there is none.
+/// [`linear`] for each expert: slots `offsets[e]..offsets[e+1]` are rows for expert e with weights `w[e]` of
+/// `[E, N, K]`; `rows` names each slot's row of `x`, which is in slot order already where there is none.
 pub fn grouped_linear(
     p: Precision,
     x: &[f32],
@@ -136,6 +141,7 @@ pub fn grouped_linear_dw(
     let slots = check_groups(offsets, rows, rows_of("x", x, k));
     check("dy", dy, slots * n);
     check("dw", dw, (offsets.len() - 1) * n * k);
+    let p = if p == Precision::F16 { Precision::F32 } else { p };
     let words = Words::down_columns(p, dy, n, offsets);
     let mut first_word = 0;
     let products = groups(offsets).map(|(e, group)| {
@@ -194,12 +200,17 @@ impl<'a> Words<'a> {
                 pack::pairs_along_rows(data, columns, scratch::words_mut(&mut words));
                 Words::Made(words)
             }
+            Precision::F16 => {
+                let mut words = scratch::buffer(data.len() / columns * p.words(columns));
+                half::prepare_rows(data, columns, scratch::words_mut(&mut words));
+                Words::Made(words)
+            }
         }
     }
 
     fn down_columns(p: Precision, data: &'a [f32], columns: usize, offsets: &[u32]) -> Self {
         match p {
-            Precision::F32 => Words::Given(data),
+            Precision::F32 | Precision::F16 => Words::Given(data),
             Precision::Bf16 => {
                 let len = |group: &Range<usize>| p.words(group.len()) * columns;
                 let mut words = scratch::buffer(groups(offsets).map(|(_, group)| len(&group)).sum());
@@ -306,7 +317,9 @@ fn tasks<'a>(products: &'a [Product<'a>], threads: usize) -> Vec<Task<'a>> {
 fn compute(p: Precision, task: &Task, out: SharedMut<f32>, start: Start, panels: &mut [u32]) {
     match p {
         Precision::F32 => {
-            crate::dispatch!(compute_f32(p: Precision, task: &Task, out: SharedMut<f32>, start: Start, panels: &mut [u32]))
+            crate::dispatch!(compute_f32(
+                p: Precision, task: &Task, out: SharedMut<f32>, start: Start, panels: &mut [u32]
+            ))
         }
         #[cfg(target_arch = "x86_64")]
         Precision::Bf16 if isa::active() == Isa::Avx512 && std::arch::is_x86_feature_detected!("avx512bf16") => {
@@ -319,8 +332,11 @@ fn compute(p: Precision, task: &Task, out: SharedMut<f32>, start: Start, panels:
             unsafe { dot(p, task, out, start, panels) }
         }
         Precision::Bf16 => {
-            crate::dispatch!(compute_bf16(p: Precision, task: &Task, out: SharedMut<f32>, start: Start, panels: &mut [u32]))
+            crate::dispatch!(compute_bf16(
+                p: Precision, task: &Task, out: SharedMut<f32>, start: Start, panels: &mut [u32]
+            ))
         }
+        Precision::F16 => half::compute(task, out, start, panels),
     }
 }
 
@@ -369,7 +385,7 @@ unsafe fn blocks<L: Lanes, S: micro::Step<L>>(
             // SAFETY: the caller's promise.
             (Right::Rows(b), Precision::F32) => unsafe { pack::panels_of_rows::<L>(b, block, panels) },
             // SAFETY: as above.
-            (Right::Rows(b), Precision::Bf16) => unsafe { pack::paired_panels_of_rows::<L>(b, block, panels) },
+            (Right::Rows(b), _) => unsafe { pack::paired_panels_of_rows::<L>(b, block, panels) },
             // SAFETY: as above.
             (Right::Columns(b), _) => unsafe { pack::panels_of_columns::<L>(b, block, p != Precision::F32, panels) },
         }
@@ -392,25 +408,35 @@ unsafe fn extend<L: Lanes, S: micro::Step<L>>(
     panels: &[u32],
     mut out: Out,
 ) {
-    let mut pointers = [std::ptr::null(); 12];
-    for i in rows.clone().step_by(pointers.len()) {
-        let tile = (rows.end - i).min(pointers.len());
-        let left = match left.order {
+    let mut copy = [0; TILE * COPY_STRIDE];
+    for i in rows.clone().step_by(TILE) {
+        let tile = (rows.end - i).min(TILE);
+        let mut pointers = [std::ptr::null(); TILE];
+        let words_of_tile = match left.order {
             Order::Columns => {
-                LeftWords::Columns { first: left.words[first * left.stride + i..].as_ptr(), stride: left.stride }
+                for (k, copy) in copy.chunks_exact_mut(TILE).take(words).enumerate() {
+                    copy[..tile].copy_from_slice(&left.words[(first + k) * left.stride + i..][..tile]);
+                }
+                LeftWords::Columns { first: copy.as_ptr(), stride: TILE }
             }
             Order::Rows(index) => {
-                for (r, pointer) in pointers[..tile].iter_mut().enumerate() {
+                for (r, copy) in copy.chunks_exact_mut(COPY_STRIDE).take(tile).enumerate() {
                     let row = index.map_or(i + r, |index| index[i + r] as usize);
-                    *pointer = left.words[row * left.stride + first..].as_ptr();
+                    copy[..words].copy_from_slice(&left.words[row * left.stride + first..][..words]);
+                    pointers[r] = copy.as_ptr();
                 }
                 LeftWords::Rows(&pointers[..tile])
             }
         };
         // SAFETY: as promised; the output's row i begins at out.at.
         unsafe {
-            micro::product::<L, S>(tile, words, left, panels.as_ptr(), 16 * words, out);
+            micro::product::<L, S>(tile, words, words_of_tile, panels.as_ptr(), 16 * words, out);
             out.at = out.at.add(tile * out.stride);
         }
     }
 }
+
+/// Rows of the left operand that are copied together: their addresses as they are can crowd into a few sets of a cache.
+const TILE: usize = 12;
+/// From one copied row to the next; a cache line more than the words, so that rows begin in different sets.
+const COPY_STRIDE: usize = BLOCK_K_WORDS + 16;
