@@ -3,8 +3,8 @@
     python scripts/oracle/make_text.py
 
 The vocabularies are small ones, trained here behind the normalisers, pre-tokenisers and decoders of the model families
-that Wels runs; the published vocabularies themselves are too large to commit. Training is not reproducible to the byte (ties fall
-as hash maps are seeded), so tokenizers.json differs from run to run; each file agrees with itself.
+that Wels runs; the published vocabularies themselves are too large to commit. Training is not reproducible to
+the byte (ties fall as hash maps are seeded), so tokenizers.json differs from run to run; each file agrees with itself.
 """
 
 import json

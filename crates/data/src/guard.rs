@@ -8,8 +8,8 @@ thread_local! {
     static QUIET: Cell<bool> = const { Cell::new(false) };
 }
 
-/// Runs a call into a parser that may panic on damaged input; `None` if it did. The panic is not reported on stderr: the
-/// caller has a better message. Panics elsewhere are reported as before.
+/// Runs a call into a parser that may panic on damaged input; `None` if it did. The panic is not reported on stderr:
+/// the caller has a better message. Panics elsewhere are reported as before.
 pub(crate) fn catch<T>(call: impl FnOnce() -> T) -> Option<T> {
     static HOOK: Once = Once::new();
     HOOK.call_once(|| {

@@ -2,9 +2,9 @@
 //! needs one number, and any split of a step into micro-batches gives the same sequences.
 //!
 //! The documents of an epoch, in an order drawn for it, are laid end to end, one epoch after the other; sequence `s` is
-//! tokens `s·T .. (s+1)·T` of that stream, its targets the same one further. Sequences are then shuffled within windows. So every token of an epoch is read exactly
-//! once, and nothing is padded. DeepSeek-V3 packs like this without masking across documents (V3 §4.1);
-//! [`LoaderConfig::mask_documents`] cuts attention at them.
+//! tokens `s·T .. (s+1)·T` of that stream, its targets the same one further. Sequences are then shuffled within
+//! windows. So every token of an epoch is read exactly once, and nothing is padded. DeepSeek-V3 packs like this without
+//! masking across documents (V3 §4.1); [`LoaderConfig::mask_documents`] cuts attention at them.
 
 use std::ops::Range;
 use std::sync::{Arc, Mutex};
@@ -53,8 +53,8 @@ pub struct LoaderConfig {
     pub eos: Option<u32>,
     /// Fill-in-the-middle: prefix, suffix, middle, cut at token boundaries.
     pub fim: Option<Fim>,
-    /// Training sequences come in a random order within windows of so many; 1 leaves them as they lie in the stream, where
-    /// the sequences of a batch are often pieces of one long document.
+    /// Training sequences come in a random order within windows of so many; 1 leaves them as they lie in the stream,
+    /// where the sequences of a batch are often pieces of one long document.
     pub window: u64,
     /// Start a new sequence of attention at each document, and predict no document's first token from the one before.
     pub mask_documents: bool,

@@ -1,7 +1,7 @@
 //! Recipes: one TOML file that describes a run from tokenizer to samples.
 //!
-//! Two stages. *Raw* is the text as typed; reading it checks every key and value and fills in the defaults. *Resolved* is
-//! [`Recipe`]: complete, valid, without options; it is what a run saves as its `recipe.toml`, and reading that gives
+//! Two stages. *Raw* is the text as typed; reading it checks every key and value and fills in the defaults. *Resolved*
+//! is [`Recipe`]: complete, valid, without options; it is what a run saves as its `recipe.toml`, and reading that gives
 //! the same `Recipe` again.
 
 mod model;

@@ -1,4 +1,5 @@
-//! The stage `pretrain`: steps, metrics, validation, checkpoints, until the steps of the recipe are done or the user stops.
+//! The stage `pretrain`: steps, metrics, validation, checkpoints, until the steps of the recipe are done or the user
+//! stops.
 //!
 //! What a step computes is in `wels_train::pretrain`; this decides when to write what.
 
@@ -50,7 +51,8 @@ struct Position {
     tokens: u64,
 }
 
-/// One line of `metrics.jsonl`. What comes after `validation` depends on the machine, all before it on the recipe alone.
+/// One line of `metrics.jsonl`. What comes after `validation` depends on the machine, all before it on the recipe
+/// alone.
 #[derive(Serialize)]
 struct Line {
     #[serde(flatten)]

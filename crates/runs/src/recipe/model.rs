@@ -1,5 +1,6 @@
-//! `[model]`: a preset, a Hugging Face `config.json`, or the keys of such a file written into the recipe; written keys go
-//! over those of a preset or file. TOML has no null, so `"none"` stands for it. What a key means and may be is decided by `wels-model` alone.
+//! `[model]`: a preset, a Hugging Face `config.json`, or the keys of such a file written into the recipe; written keys
+//! go over those of a preset or file. TOML has no null, so `"none"` stands for it. What a key means and may be is
+//! decided by `wels-model` alone.
 
 use std::path::Path;
 
