@@ -1,8 +1,8 @@
-//! `cargo xtask (tidy | docs | ci [--no-tests])`: what the repository checks about itself.
+//! `cargo xtask (tidy | docs | readme | ci [--no-tests])`: what the repository checks about itself.
 //!
-//! `tidy` reads the files and takes a second. `docs` writes the pages that are made from sources. `ci` is all of
-//! continuous integration, cheapest first; `--no-tests` leaves out the last step, the tests, for a caller that runs
-//! them itself.
+//! `tidy` reads the files and takes a second. `docs` writes the pages that are made from sources. `readme` runs the
+//! README's code with the release build. `ci` is all of continuous integration, cheapest first; `--no-tests` leaves out
+//! the last step, the tests, for a caller that runs them itself.
 
 mod ci;
 
@@ -34,9 +34,10 @@ fn dispatch(args: &[String]) -> Result<()> {
     match args[..] {
         ["tidy"] => tidy::run(&root()),
         ["docs"] => docs(&root()),
+        ["readme"] => readme::run(&root()),
         ["ci"] => ci::run(&root(), ci::Tests::Run),
         ["ci", "--no-tests"] => ci::run(&root(), ci::Tests::Skip),
-        _ => bail!("usage: cargo xtask (tidy | docs | ci [--no-tests])"),
+        _ => bail!("usage: cargo xtask (tidy | docs | readme | ci [--no-tests])"),
     }
 }
 

@@ -4,11 +4,14 @@ use std::path::Path;
 
 use super::{Failures, File};
 
+/// The list of decisions.
+const INDEX: &str = "docs/decisions/README.md";
 /// Directories whose files are checked where a page names them.
 const DIRECTORIES: [&str; 8] = [".ci", "bench", "crates", "dev", "docs", "recipes", "scripts", "xtask"];
 
 /// Checks every `.md` file.
 pub fn check(root: &Path, files: &[File], failures: &mut Failures) {
+    let index = files.iter().find(|file| file.path == INDEX).map_or("", |file| &file.text);
     for file in files.iter().filter(|file| file.path.ends_with(".md")) {
         let directory = root.join(&file.path).parent().expect("a file lies in a directory").to_path_buf();
         for (line, target) in local_links(&file.text) {
@@ -21,9 +24,12 @@ pub fn check(root: &Path, files: &[File], failures: &mut Failures) {
                 failures.add(&file.path, line, format!("`{path}` is not there"));
             }
         }
-        let decision = file.path.strip_prefix("docs/decisions/").filter(|name| *name != "README.md");
+        let decision = file.path.strip_prefix("docs/decisions/").filter(|_| file.path != INDEX);
         if decision.is_some_and(|name| !is_dated(name)) {
             failures.add(&file.path, 1, "a decision's file is named YYYY-MM-DD-subject.md");
+        }
+        if decision.is_some_and(|name| !index.contains(name)) {
+            failures.add(&file.path, 1, format!("{INDEX} does not name it"));
         }
     }
     if !files.iter().any(|file| file.path == "CHANGELOG.md" && file.text.contains("\n## [Unreleased]\n")) {
