@@ -2,9 +2,10 @@
 
 use crate::{assert_same, everywhere, numbers};
 use wels_kernels::gemm::{self, Precision, Start};
+use wels_kernels::random;
 use wels_kernels::reference::gemm as reference;
 
-const PRECISIONS: [Precision; 2] = [Precision::F32, Precision::Bf16];
+const PRECISIONS: [Precision; 3] = [Precision::F32, Precision::Bf16, Precision::F16];
 
 /// Tokens, terms and columns: edges of tiles, panels and blocks, odd chains, empty ones.
 const SIZES: [(usize, usize, usize); 9] = [
@@ -124,4 +125,97 @@ fn bf16_products_flush_subnormal_sums_everywhere_alike() {
         gemm::linear(Precision::Bf16, &x, &w, &mut y, k, n);
         assert_same(&format!("tiny {isa}"), &y, &expected);
     });
+}
+
+/// Gaussian numbers, each row of `width` scaled by a power of two of its own, over 40 powers, and an eighth of them zeros.
+fn spread_numbers(stream: u64, len: usize, width: usize) -> Vec<f32> {
+    let mut data = vec![0.0; len];
+    let key = random::Key { seed: 9, stream };
+    random::fill_normal(&mut data, 1.0, key, 0);
+    for (i, x) in data.iter_mut().enumerate() {
+        let power = key.below_at((len + i / width) as u64, 41) as i32 - 20;
+        *x *= if key.below_at((2 * len + i) as u64, 8) == 0 { 0.0 } else { 2f32.powi(power) };
+    }
+    data
+}
+
+#[test]
+fn f16_products_of_any_magnitude_equal_the_reference() {
+    let (t, k, n) = (7, 300, 37);
+    // Magnitudes: ordinary; near the limits of f32, where products are infinite or vanish; subnormal.
+    for factor in [1.0, 1e-4, 3e31, 1e-25, 1e-41] {
+        let scaled = |stream, len| -> Vec<f32> { spread_numbers(stream, len, 16).iter().map(|x| x * factor).collect() };
+        let (x, w, dy) = (scaled(1, t * k), scaled(2, n * k), scaled(3, t * n));
+        let (mut y_expected, mut dx_expected) = (vec![0.0; t * n], numbers(4, t * k));
+        reference::linear(Precision::F16, &x, &w, &mut y_expected, k, n);
+        reference::linear_dx(Precision::F16, &dy, &w, &mut dx_expected, k, n, Start::Continue);
+        everywhere(|isa| {
+            let (mut y, mut dx) = (vec![f32::NAN; t * n], numbers(4, t * k));
+            gemm::linear(Precision::F16, &x, &w, &mut y, k, n);
+            gemm::linear_dx(Precision::F16, &dy, &w, &mut dx, k, n, Start::Continue);
+            assert_same(&format!("y, times {factor:e}, {isa}"), &y, &y_expected);
+            assert_same(&format!("dx, times {factor:e}, {isa}"), &dx, &dx_expected);
+        });
+    }
+}
+
+#[test]
+fn f16_products_hide_nothing_that_is_not_finite() {
+    let (t, k, n) = (3, 200, 40);
+    for bad in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
+        let (mut x, mut w) = (numbers(1, t * k), numbers(2, n * k));
+        (x[k + 150], w[5 * k + 3]) = (bad, bad);
+        everywhere(|isa| {
+            let mut y = vec![0.0; t * n];
+            gemm::linear(Precision::F16, &x, &w, &mut y, k, n);
+            for (at, y) in y.iter().enumerate() {
+                let touched = at / n == 1 || at % n == 5;
+                assert!(y.is_nan() == touched, "{bad} {isa}: row {}, column {} is {y}", at / n, at % n);
+            }
+        });
+    }
+}
+
+#[test]
+fn a_row_of_an_f16_product_is_the_same_alone() {
+    let (t, k, n) = (23, 513, 130);
+    let (x, w) = (spread_numbers(1, t * k, 100), spread_numbers(2, n * k, 100));
+    let mut all = vec![0.0; t * n];
+    gemm::linear(Precision::F16, &x, &w, &mut all, k, n);
+    for i in 0..t {
+        let mut alone = vec![0.0; n];
+        gemm::linear(Precision::F16, &x[i * k..][..k], &w, &mut alone, k, n);
+        assert_same(&format!("row {i}"), &alone, &all[i * n..][..n]);
+    }
+}
+
+/// Root mean square error against f64, over the root mean square of the sums.
+fn error(p: Precision, x: &[f32], w: &[f32], k: usize, n: usize) -> f64 {
+    let mut y = vec![0.0; x.len() / k * n];
+    gemm::linear(p, x, w, &mut y, k, n);
+    let (mut wrong, mut whole) = (0.0, 0.0);
+    for (at, y) in y.iter().enumerate() {
+        let pairs = x[at / n * k..][..k].iter().zip(&w[at % n * k..][..k]);
+        let exact: f64 = pairs.map(|(x, w)| f64::from(*x) * f64::from(*w)).sum();
+        wrong += (f64::from(*y) - exact).powi(2);
+        whole += exact * exact;
+    }
+    (wrong / whole).sqrt()
+}
+
+#[test]
+fn f16_products_err_less_than_bf16_products() {
+    let (t, k, n) = (8, 1024, 64);
+    let normal = |stream, len| {
+        let mut data = vec![0.0; len];
+        random::fill_normal(&mut data, 1.0, random::Key { seed: 9, stream }, 0);
+        data
+    };
+    let positive = |stream, len| -> Vec<f32> { normal(stream, len).iter().map(|x: &f32| x.abs()).collect() };
+    let cases = [("normal", normal(1, t * k), normal(2, n * k)), ("positive", positive(1, t * k), positive(2, n * k))];
+    for (what, x, w) in cases {
+        let (f16, bf16) = (error(Precision::F16, &x, &w, k, n), error(Precision::Bf16, &x, &w, k, n));
+        println!("{what}: f16 {f16:.2e}, bf16 {bf16:.2e}");
+        assert!(f16 < 1e-3 && (what == "positive" || f16 < bf16 / 2.0), "{what}: f16 {f16:e}, bf16 {bf16:e}");
+    }
 }

@@ -15,7 +15,7 @@ fn targets(tokens: usize, v: usize) -> Vec<u32> {
 #[test]
 fn loss_and_gradients_equal_the_reference() {
     let coefficient = |t: usize, logp: f32| 0.1 + t as f32 * 0.01 + logp * 1e-3;
-    for p in [Precision::F32, Precision::Bf16] {
+    for p in [Precision::F32, Precision::Bf16, Precision::F16] {
         for (t, d, v) in SIZES {
             let (x, w, targets) = (numbers(1, t * d), numbers(2, v * d), targets(t, v));
             let run = |kernel: Kernel, dw_start| {
