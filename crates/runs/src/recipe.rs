@@ -106,6 +106,8 @@ pub enum Precision {
     F32,
     /// Inputs rounded to bf16, sums in f32.
     Bf16,
+    /// Inputs scaled and rounded to f16, short sums in f16, their sums and weight gradients in f32.
+    F16,
 }
 
 /// `[pretrain]`
@@ -363,7 +365,8 @@ impl PretrainSection {
             mtp_lambda_late: s.get_where("mtp_lambda_late", 0.1, not_negative, "0 or more")?,
             // V3 changes λ after 10T of 14.8T tokens.
             mtp_lambda_late_step: s.get_or("mtp_lambda_late_step", steps * 100 / 148)?,
-            precision: s.word("precision", &[("f32", Precision::F32), ("bf16", Precision::Bf16)])?,
+            precision: s
+                .word("precision", &[("f32", Precision::F32), ("bf16", Precision::Bf16), ("f16", Precision::F16)])?,
             recompute_layers: recompute_layers(&mut s, layers)?,
             validate_every: s.get_where("validate_every", (steps / 10).max(1), |n| n > 0, "1 or more")?,
             validate_sequences: s.get_where("validate_sequences", 64, |n| n > 0, "1 or more")?,
@@ -517,7 +520,7 @@ mod tests {
             ),
             (
                 "[pretrain]\nprecision = \"f8\"",
-                "r.toml:2:13: pretrain.precision must be one of \"f32\", \"bf16\", but is \"f8\"\n",
+                "r.toml:2:13: pretrain.precision must be one of \"f32\", \"bf16\", \"f16\", but is \"f8\"\n",
             ),
             (
                 "[pretrain]\nrecompute_layers = [2]",

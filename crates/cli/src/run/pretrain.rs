@@ -337,11 +337,15 @@ pub(crate) fn hyperparameters(section: &PretrainSection) -> Hyperparameters {
 
 /// The recipe's way to compute, as the model takes it.
 pub(crate) fn execution(section: &PretrainSection) -> Execution {
+    if section.precision == Precision::F16 && !gemm::half::is_native() {
+        eprintln!("note: this machine has no AVX512-FP16: f16 products are emulated, which is several times slower");
+    }
     Execution {
         pool: Pool::new(),
         precision: match section.precision {
             Precision::F32 => gemm::Precision::F32,
             Precision::Bf16 => gemm::Precision::Bf16,
+            Precision::F16 => gemm::Precision::F16,
         },
         recompute: Recompute::Layers(section.recompute_layers.clone()),
     }
