@@ -1,6 +1,6 @@
-//! Sixteen `f32` side by side: the unit in which kernels are written. Each instruction set gives the same sixteen numbers
-//! (one register of AVX-512, two of AVX2, four of NEON, an array in plain Rust), so a kernel written over [`Lanes`]
-//! has the same bits on all of them. Every operation is one IEEE 754 operation on each lane, rounded to nearest even.
+//! Sixteen `f32` side by side: the unit in which kernels are written. Each instruction set gives the same sixteen
+//! numbers (one register of AVX-512, two of AVX2, four of NEON, an array in plain Rust), so a kernel written over
+//! [`Lanes`] has the same bits on all of them. Every operation is one IEEE 754 operation on each lane, rounded to nearest even.
 //!
 //! A kernel is an `#[inline(always)]` function over `L: Lanes`, called through [`dispatch!`](crate::dispatch), which
 //! compiles it once for each set with the set's instructions switched on.
@@ -11,8 +11,8 @@ pub const LANES: usize = 16;
 /// Sixteen `f32` with the operations that kernels need.
 ///
 /// # Safety
-/// All methods assume that the machine has the instruction set; [`dispatch!`](crate::dispatch) makes sure of it. Loads and
-/// stores go to raw addresses and assume that they are valid.
+/// All methods assume that the machine has the instruction set; [`dispatch!`](crate::dispatch) makes sure of it. Loads
+/// and stores go to raw addresses and assume that they are valid.
 #[allow(missing_docs, clippy::missing_safety_doc)]
 pub unsafe trait Lanes: Copy {
     /// Rows of a product's tile, and vectors across it: what the registers hold.
@@ -669,7 +669,8 @@ mod arm {
 
 /// Calls an `#[inline(always)] unsafe fn kernel<L: Lanes>(…)` compiled for the active instruction set.
 ///
-/// `dispatch!(kernel::<L>(a, b: TypeOfB, …) -> Ret)` names each argument with its type; raw pointers and `Copy` values only.
+/// `dispatch!(kernel::<L>(a, b: TypeOfB, …) -> Ret)` names each argument with its type; raw pointers and `Copy` values
+/// only.
 #[macro_export]
 macro_rules! dispatch {
     ($kernel:ident ( $($arg:ident : $ty:ty),* $(,)? ) $(-> $ret:ty)?) => {{

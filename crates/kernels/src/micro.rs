@@ -1,7 +1,7 @@
 //! The innermost loops: a tile of a few rows by one or two vectors of columns, held in registers along k.
 //!
-//! Both operands are read as 4-byte words. A word is one f32 of the chain, or in bf16 two consecutive terms: the earlier one in the
-//! upper half, because the hardware's dot product takes the upper half first.
+//! Both operands are read as 4-byte words. A word is one f32 of the chain, or in bf16 two consecutive terms: the
+//! earlier one in the upper half, because the hardware's dot product takes the upper half first.
 
 use crate::lanes::Lanes;
 
