@@ -1,6 +1,7 @@
 //! Sixteen `f32` side by side: the unit in which kernels are written. Each instruction set gives the same sixteen
 //! numbers (one register of AVX-512, two of AVX2, four of NEON, an array in plain Rust), so a kernel written over
-//! [`Lanes`] has the same bits on all of them. Every operation is one IEEE 754 operation on each lane, rounded to nearest even.
+//! [`Lanes`] has the same bits on all of them. Every operation is one IEEE 754 operation on each lane, rounded to
+//! nearest even.
 //!
 //! A kernel is an `#[inline(always)]` function over `L: Lanes`, called through [`dispatch!`](crate::dispatch), which
 //! compiles it once for each set with the set's instructions switched on.
