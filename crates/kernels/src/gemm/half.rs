@@ -19,9 +19,18 @@
 //! Weight gradients are computed in f32: their terms are tokens, and where a run begins would depend on how a step is cut
 //! into micro-batches.
 //!
-//! **Length of a run.** Rounding the two factors costs an element a relative error of about 2^-12 each, and the chain
-//! about 2^-12 of the partial sum a step. Measured over Gaussian factors (root mean square error over that of the sums
-//! themselves, 1024 terms): RUN 8 ERR8, RUN 16 ERR16, RUN 32 ERR32, RUN 64 ERR64; factors rounded alone ERRF; bf16 ERRB.
+//! **Length of a run.** Errors measured over 4000 sums of 1024 products of Gaussian numbers, and of their magnitudes, the
+//! root mean square over that of the sums (bf16: 2.3e-3 and 1.2e-4):
+//!
+//! | terms in a run | 1 (factors rounded, sums in f32) | 8 | 16 | 32 | 64 | 128 |
+//! |---|---|---|---|---|---|---|
+//! | of either sign | 3.0e-4 | 5.3e-4 | 6.7e-4 | 8.8e-4 | 1.2e-3 | 1.7e-3 |
+//! | positive | 1.4e-5 | 3.9e-5 | 6.7e-5 | 1.3e-4 | 2.7e-4 | 5.8e-4 |
+//!
+//! 16 is the longest that errs less than bf16 on both; emptying the accumulators costs about seven instructions a run.
+//!
+//! The tile for AVX512-FP16 was compared with the emulation on Bochs's model of Sapphire Rapids: no bit differs. Its speed
+//! has not been measured.
 
 use super::{Left, Order, Right, Size, Start, Task};
 use crate::isa::{self, Isa};
@@ -320,7 +329,7 @@ unsafe impl<L: Lanes> Halves<L> for Emulated {
 fn round_to_f16(x: f64) -> f64 {
     let power = f64::from_bits(x.to_bits() & (0x7ff << 52));
     let shift = (power * (1.5 * (1u64 << 42) as f64)).max(1.5 * (1u64 << 28) as f64);
-    (x + shift) - shift
+    ((x + shift) - shift).copysign(x)
 }
 
 /// The task's part of the product.
@@ -507,5 +516,57 @@ unsafe fn run<L: Lanes, H: Halves<L>, const M: usize, const V: usize>(
             }
         }
         sums
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::random::Key;
+    use crate::reference::gemm::fma_f16;
+
+    #[test]
+    fn factors_round_to_the_nearest_f16_and_back() {
+        let spread = (0..0x4000_0000u32).step_by(4099).chain((0..0x4_0000).map(|high| high << 12));
+        for size in spread.map(f32::from_bits).filter(|&x| x <= 2.0) {
+            for x in [size, -size] {
+                let expected = ::half::f16::from_f32(x);
+                assert_eq!(to_f16(x), expected.to_bits(), "{x:e}");
+                assert_eq!(from_f16(to_f16(x)), expected.to_f32(), "{x:e}");
+            }
+        }
+    }
+
+    #[test]
+    fn emulated_chains_round_once() {
+        let key = Key { seed: 3, stream: 0 };
+        let mut chain = 0.0f32;
+        for i in 0..2_000_000 {
+            // Any factor up to 2, of any exponent; now and then a new chain.
+            let factor = |draw| {
+                from_f16(key.below_at(2 * i + draw, 0x4001) as u16 | (key.u64_at(i) << 15 >> draw) as u16 & 0x8000)
+            };
+            let (a, b) = (factor(0), factor(1));
+            if i % 16 == 0 {
+                chain = 0.0;
+            }
+            let expected = fma_f16(a, b, chain);
+            let got = round_to_f16(f64::from(a) * f64::from(b) + f64::from(chain));
+            assert_eq!(got, f64::from(expected), "{a:e} · {b:e} + {chain:e}");
+            chain = expected;
+        }
+    }
+
+    #[test]
+    fn sums_next_to_ties_round_as_if_exact() {
+        let least = 2f32.powi(-24);
+        for c in [32.0, 33.0 + 1.0 / 32.0, 64.0 - 1.0 / 32.0, 100.0, 2047.0 / 2048.0 * 16.0] {
+            for a in [2.0, 1.0 / 64.0, 1.0 / 128.0, 1.0 / 32.0 + least, least] {
+                for b in [1.0, -1.0, 1.0 + 1.0 / 1024.0, least, -least] {
+                    let got = round_to_f16(f64::from(a) * f64::from(b) + f64::from(c));
+                    assert_eq!(got, f64::from(fma_f16(a, b, c)), "{a:e} · {b:e} + {c:e}");
+                }
+            }
+        }
     }
 }

@@ -51,7 +51,10 @@ fn inverse_scale(factors: impl Iterator<Item = f32> + Clone) -> f32 {
         return f32::NAN;
     }
     let most = factors.fold(0.0f32, |most, x| most.max(x.abs()));
-    let mut power = f32::MIN_POSITIVE;
+    let mut power = 1.0f32;
+    while power > most && power > f32::MIN_POSITIVE {
+        power /= 2.0;
+    }
     while 2.0 * power <= most {
         power *= 2.0;
     }

@@ -212,10 +212,13 @@ fn f16_products_err_less_than_bf16_products() {
         data
     };
     let positive = |stream, len| -> Vec<f32> { normal(stream, len).iter().map(|x: &f32| x.abs()).collect() };
-    let cases = [("normal", normal(1, t * k), normal(2, n * k)), ("positive", positive(1, t * k), positive(2, n * k))];
-    for (what, x, w) in cases {
+    let cases = [
+        ("either sign", 8e-4, normal(1, t * k), normal(2, n * k)),
+        ("positive", 8e-5, positive(1, t * k), positive(2, n * k)),
+    ];
+    for (what, bound, x, w) in cases {
         let (f16, bf16) = (error(Precision::F16, &x, &w, k, n), error(Precision::Bf16, &x, &w, k, n));
         println!("{what}: f16 {f16:.2e}, bf16 {bf16:.2e}");
-        assert!(f16 < 1e-3 && (what == "positive" || f16 < bf16 / 2.0), "{what}: f16 {f16:e}, bf16 {bf16:e}");
+        assert!(f16 < bound && f16 < bf16, "{what}: f16 {f16:e}, bf16 {bf16:e}");
     }
 }
