@@ -80,8 +80,7 @@ def precision(dtype: torch.dtype, family: str) -> Iterator[None]:
 class Mtp(nn.Module):
     """One layer of multi-token prediction, from the parts of `transformers`' decoder.
 
-    The hidden state is the decoder's before the final norm, as crates/model/src/layers/mtp.rs has it; `transformers`'
-    own `MtpModel`, with which this agrees otherwise, takes the state after the final norm.
+    It agrees with `MtpModel`, with which `transformers` drafts: see `check_mtp`.
     """
 
     def __init__(self, model: PreTrainedModel) -> None:
@@ -96,7 +95,7 @@ class Mtp(nn.Module):
         self.norm = norm(config.hidden_size, eps=config.rms_norm_eps)
 
     def forward(self, model: PreTrainedModel, hidden: Tensor, ids: Tensor) -> Tensor:
-        """Logits [B, T - 1, V] for the token after next, from hidden states [B, T, D] and tokens [B, T]."""
+        """Logits [B, T - 1, V] for the token after next, from final normed states [B, T, D] and tokens [B, T]."""
         length = ids.shape[1] - 1
         embedding = self.enorm(model.model.embed_tokens(ids[:, 1:]))
         x = self.eh_proj(torch.cat((embedding, self.hnorm(hidden[:, :-1])), dim=-1))
@@ -199,14 +198,12 @@ class Learner:
     def loss(self, ids: Tensor, targets: Tensor) -> tuple[Tensor, dict[str, Tensor], Tensor]:
         """The loss, its parts, and the logits [B, T, V]."""
         self.choices = Choices([], [], [])
-        before_norm: list[Tensor] = []
-        hook = self.model.model.norm.register_forward_pre_hook(lambda _, inputs: before_norm.append(inputs[0]))
-        logits = self.model(input_ids=ids).logits
-        hook.remove()
+        output = self.model(input_ids=ids, output_hidden_states=True)
+        logits, hidden = output.logits, output.hidden_states[-1]
         main = F.cross_entropy(logits.flatten(0, 1), targets.flatten())
         total, parts = main, {"main": main}
         if self.mtp is not None:
-            ahead = self.mtp(self.model, before_norm[0], ids)
+            ahead = self.mtp(self.model, hidden, ids)
             parts["mtp_sum"] = F.cross_entropy(ahead.flatten(0, 1), targets[:, 1:].flatten(), reduction="sum")
             total = total + self.spec.mtp_lambda / targets.numel() * parts["mtp_sum"]
         if self.spec.balance_alpha:
@@ -301,7 +298,7 @@ def check_names(spec: OracleModel, folder: Path) -> None:
 
 
 def check_mtp(learner: Learner, loaded: PreTrainedModel, ids: Tensor) -> None:
-    """Given the state after the final norm, the MTP layer agrees with the one that `transformers` drafts with."""
+    """The MTP layer agrees with the one that `transformers` drafts with."""
     theirs = MtpModel.from_pretrained(loaded)
     hidden = learner.model.model(input_ids=ids).last_hidden_state
     length = ids.shape[1] - 1

@@ -95,7 +95,7 @@ MODELS = [
     ),
     OracleModel("deepseek_v3_no_q_lora", "deepseek_v3", V3_ONE_GROUP),
     OracleModel("deepseek_v3_balance", "deepseek_v3", V3_ONE_GROUP, balance_alpha=0.01),
-    OracleModel("deepseek_v3_mtp", "deepseek_v3", V3_ONE_GROUP | {"num_nextn_predict_layers": 1}, mtp_lambda=0.3, seed=1),
+    OracleModel("deepseek_v3_mtp", "deepseek_v3", V3_ONE_GROUP | {"num_nextn_predict_layers": 1}, mtp_lambda=0.3, seed=2),
     OracleModel(
         "deepseek_v2_greedy",
         "deepseek_v2",

@@ -168,23 +168,21 @@ impl Model {
         let context = self.context(params, execution, starts, tokens.len(), objective.balance_coefficient);
         let mut g = Graph::training(context, grads);
 
-        let mut h = self.trunk(&mut g, tokens);
-        let x = ops::rms_norm(&mut g, &h, self.norm, self.config.norm_eps);
-        let logp = ops::head_loss(&mut g, &x, self.head, targets, objective.coefficient);
+        let mut h = self.hidden(&mut g, tokens);
+        let logp = ops::head_loss(&mut g, &h, self.head, targets, objective.coefficient);
         losses.main.add(&logp, targets);
 
         let mtp = if objective.mtp_coefficient == 0.0 { &[] } else { &self.mtp[..] };
         losses.mtp.resize(mtp.len(), Nll::default());
         for (mtp, nll) in mtp.iter().zip(&mut losses.mtp) {
             h = mtp.forward(&mut g, &h, tokens);
-            let x = ops::rms_norm(&mut g, &h, mtp.norm, self.config.norm_eps);
             let targets = mtp.targets(targets, starts);
-            let logp = ops::head_loss(&mut g, &x, mtp.head, &targets, &|_, _| objective.mtp_coefficient);
+            let logp = ops::head_loss(&mut g, &h, mtp.head, &targets, &|_, _| objective.mtp_coefficient);
             nll.add(&logp, &targets);
         }
 
         losses.add_routings(std::mem::take(&mut g.routings));
-        drop((h, x));
+        drop(h);
         g.backward();
         logp
     }
@@ -252,29 +250,23 @@ impl Model {
         let context = self.context(params, execution, &batch.starts, batch.tokens.len(), 0.0);
         let mut g = Graph::inference(context, None);
         g.watch();
-        let mut h = self.trunk(&mut g, &batch.tokens);
-        g.enter("model.norm and head");
-        let x = ops::rms_norm(&mut g, &h, self.norm, self.config.norm_eps);
-        ops::head_loss(&mut g, &x, self.head, &batch.targets, &|_, _| 0.0);
+        let mut h = self.hidden(&mut g, &batch.tokens);
+        ops::head_loss(&mut g, &h, self.head, &batch.targets, &|_, _| 0.0);
         for mtp in &self.mtp {
             h = mtp.forward(&mut g, &h, &batch.tokens);
         }
         g.first_non_finite().map(str::to_owned)
     }
 
-    /// The state `[T, D]` after the last layer, before the final norm.
-    fn trunk(&self, g: &mut Graph, tokens: &[u32]) -> Var {
+    /// What the head reads, `[T, D]`: the state after the final norm.
+    fn hidden(&self, g: &mut Graph, tokens: &[u32]) -> Var {
         let last = g.context.sequences.positions.iter().max();
         let room = self.context_len;
         assert!(last.is_none_or(|&last| (last as usize) < room), "position {last:?} in a context of {room} tokens");
         g.enter("model.embed_tokens");
         let h = ops::embedding(g, self.embed, tokens);
-        self.layers.iter().fold(h, |h, layer| layer.run(g, h))
-    }
-
-    /// What the head reads, `[T, D]`.
-    fn hidden(&self, g: &mut Graph, tokens: &[u32]) -> Var {
-        let h = self.trunk(g, tokens);
+        let h = self.layers.iter().fold(h, |h, layer| layer.run(g, h));
+        g.enter("model.norm and head");
         ops::rms_norm(g, &h, self.norm, self.config.norm_eps)
     }
 

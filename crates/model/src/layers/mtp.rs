@@ -3,13 +3,14 @@
 //!
 //! ```text
 //! h'_i^k = W_eh [norm_e(Emb(t_{i+k})) ; norm_h(h_i^{k−1})]      embedding first, as in the released weights
-//! h^k    = block(h'^k)
-//! P^k    = softmax(head(norm(h^k)))                             embedding and head are the main model's
+//! h^k    = norm(block(h'^k))                                    the norm is `shared_head.norm`
+//! P^k    = softmax(head(h^k))                                   embedding and head are the main model's
 //! ```
-//! `h^{k−1}` is the state *before* the final norm. The released code keeps each depth's norm in its `shared_head`, so
-//! eq. 23 takes h^k before a norm for every depth after the first, and this makes h^0 the same kind; DeepSeek has not
-//! said, vLLM feeds the first depth with the state after it, and norm_h hides all of the difference but the final
-//! norm's weights. Source: DeepSeek-V3 report, eq. 21–25.
+//! `h^{k−1}` is the state *after* a norm: the model's final one, or that of the depth before. The report's equations show
+//! neither norm; this is how published checkpoints, all of depth 1, are run: vLLM (`deepseek_mtp.py`), SGLang
+//! (`deepseek_nextn.py`) and `transformers` 5.23 (`generate(use_mtp=True)`, `MtpModel`) feed depth 1 with what the main
+//! model's head reads. To further depths `transformers` and Megatron-LM (`multi_token_prediction.py`) hand on the normed
+//! state, as here; vLLM the one before `shared_head.norm`. Source: DeepSeek-V3 report, eq. 21–25.
 
 use super::Block;
 use crate::config::ModelConfig;
@@ -26,7 +27,7 @@ pub(crate) struct Mtp {
     hidden_norm: Weight,
     projection: Weight,
     block: Arc<Block>,
-    pub norm: Weight,
+    norm: Weight,
     pub head: Weight,
     eps: f32,
 }
@@ -49,7 +50,8 @@ impl Mtp {
         }
     }
 
-    /// `h^{k−1}` `[T, D]` to `h^k` `[T, D]`.
+    /// `h^{k−1}` `[T, D]` to `h^k` `[T, D]`, which the head reads and the next depth; `h^0` is what the main model's head
+    /// reads.
     pub fn forward(&self, g: &mut Graph, h: &Var, tokens: &[u32]) -> Var {
         let precision = g.precision();
         g.enter(&format!("MTP depth {}", self.depth));
@@ -58,7 +60,8 @@ impl Mtp {
         let h = rms_norm(g, h, self.hidden_norm, self.eps);
         let x = beside(g, e, h);
         let x = linear(g, precision, &x, self.projection);
-        self.block.run(g, x)
+        let x = self.block.run(g, x);
+        rms_norm(g, &x, self.norm, self.eps)
     }
 
     /// What depth k has to predict: the target k places on, none for the last k positions of a sequence.
