@@ -127,7 +127,7 @@ fn bf16_products_flush_subnormal_sums_everywhere_alike() {
     });
 }
 
-/// Gaussian numbers, each row of `width` scaled by a power of two of its own, over 40 powers, and an eighth of them zeros.
+/// Gaussian numbers, each row of `width` scaled by a power of two of its own, over 40 powers; an eighth are zeros.
 fn spread_numbers(stream: u64, len: usize, width: usize) -> Vec<f32> {
     let mut data = vec![0.0; len];
     let key = random::Key { seed: 9, stream };
