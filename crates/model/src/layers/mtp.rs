@@ -6,11 +6,11 @@
 //! h^k    = norm(block(h'^k))                                    the norm is `shared_head.norm`
 //! P^k    = softmax(head(h^k))                                   embedding and head are the main model's
 //! ```
-//! `h^{k−1}` is the state *after* a norm: the model's final one, or that of the depth before. The report's equations show
-//! neither norm; this is how published checkpoints, all of depth 1, are run: vLLM (`deepseek_mtp.py`), SGLang
+//! `h^{k−1}` is the state *after* a norm: the model's final one, or that of the depth before. The report's equations
+//! show neither norm; this is how published checkpoints, all of depth 1, are run: vLLM (`deepseek_mtp.py`), SGLang
 //! (`deepseek_nextn.py`) and `transformers` 5.23 (`generate(use_mtp=True)`, `MtpModel`) feed depth 1 with what the main
-//! model's head reads. To further depths `transformers` and Megatron-LM (`multi_token_prediction.py`) hand on the normed
-//! state, as here; vLLM the one before `shared_head.norm`. Source: DeepSeek-V3 report, eq. 21–25.
+//! model's head reads. To further depths `transformers` and Megatron-LM (`multi_token_prediction.py`) hand on the
+//! normed state, as here; vLLM the one before `shared_head.norm`. Source: DeepSeek-V3 report, eq. 21–25.
 
 use super::Block;
 use crate::config::ModelConfig;
@@ -50,8 +50,8 @@ impl Mtp {
         }
     }
 
-    /// `h^{k−1}` `[T, D]` to `h^k` `[T, D]`, which the head reads and the next depth; `h^0` is what the main model's head
-    /// reads.
+    /// `h^{k−1}` `[T, D]` to `h^k` `[T, D]`, which the head reads and the next depth; `h^0` is what the main model's
+    /// head reads.
     pub fn forward(&self, g: &mut Graph, h: &Var, tokens: &[u32]) -> Var {
         let precision = g.precision();
         g.enter(&format!("MTP depth {}", self.depth));
