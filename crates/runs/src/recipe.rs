@@ -203,9 +203,10 @@ impl Recipe {
         let origin = path.display().to_string();
         let text =
             std::fs::read_to_string(path).map_err(|source| RecipeError::Read { path: origin.clone(), source })?;
-        let folder = path.parent().map(Path::to_path_buf).unwrap_or_default();
-        let folder = std::path::absolute(&folder).unwrap_or(folder);
-        Recipe::parse(&origin, &text, &folder)
+        let absolute =
+            std::path::absolute(path).map_err(|source| RecipeError::Read { path: origin.clone(), source })?;
+        let folder = absolute.parent().unwrap_or(&absolute);
+        Recipe::parse(&origin, &text, folder)
     }
 
     /// The built-in recipe.
