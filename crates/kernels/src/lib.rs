@@ -18,6 +18,7 @@ pub mod head;
 pub mod isa;
 pub mod lanes;
 pub mod math;
+pub mod memory;
 pub mod norm;
 pub mod optim;
 pub mod par;

@@ -9,6 +9,7 @@ use std::collections::HashMap;
 use std::fmt;
 use std::ops::{Deref, DerefMut};
 use std::sync::{Arc, Mutex, MutexGuard};
+use wels_kernels::memory;
 
 /// Buffers given back, and the account of all of them. Clones share one account.
 #[derive(Clone, Default)]
@@ -16,7 +17,7 @@ pub struct Pool(Arc<Mutex<Buffers>>);
 
 #[derive(Default)]
 struct Buffers {
-    free: HashMap<usize, Vec<Vec<f32>>>,
+    free: HashMap<usize, Vec<memory::Buffer>>,
     usage: Usage,
 }
 
@@ -62,7 +63,7 @@ impl Pool {
         buffers.usage.held_bytes = buffers.usage.live_bytes;
     }
 
-    fn take(&self, len: usize) -> Vec<f32> {
+    fn take(&self, len: usize) -> memory::Buffer {
         let size = buffer_size(len);
         let bytes = size * size_of::<f32>();
         let mut buffers = self.lock();
@@ -73,10 +74,10 @@ impl Pool {
             return buffer;
         }
         buffers.usage.held_bytes += bytes;
-        vec![0.0; size]
+        memory::Buffer::zeros(size)
     }
 
-    fn give_back(&self, buffer: Vec<f32>) {
+    fn give_back(&self, buffer: memory::Buffer) {
         let mut buffers = self.lock();
         buffers.usage.live_bytes -= buffer.len() * size_of::<f32>();
         buffers.free.entry(buffer.len()).or_default().push(buffer);
@@ -96,13 +97,13 @@ fn buffer_size(len: usize) -> usize {
 
 /// The memory of a tensor; goes back to its pool when the last tensor that shares it is gone.
 struct Buffer {
-    data: Vec<f32>,
+    data: memory::Buffer,
     pool: Pool,
 }
 
 impl Drop for Buffer {
     fn drop(&mut self) {
-        self.pool.give_back(std::mem::take(&mut self.data));
+        self.pool.give_back(std::mem::replace(&mut self.data, memory::Buffer::zeros(0)));
     }
 }
 

@@ -408,16 +408,18 @@ unsafe fn extend<L: Lanes, S: micro::Step<L>>(
     panels: &[u32],
     mut out: Out,
 ) {
-    let mut copy = [0; TILE * COPY_STRIDE];
+    let mut copy = [0; 16 * COPY_STRIDE];
     for i in rows.clone().step_by(TILE) {
         let tile = (rows.end - i).min(TILE);
         let mut pointers = [std::ptr::null(); TILE];
         let words_of_tile = match left.order {
             Order::Columns => {
-                for (k, copy) in copy.chunks_exact_mut(TILE).take(words).enumerate() {
-                    copy[..tile].copy_from_slice(&left.words[(first + k) * left.stride + i..][..tile]);
+                for (k, copy) in copy.as_chunks_mut::<16>().0.iter_mut().take(words).enumerate() {
+                    let term = &left.words[(first + k) * left.stride + i..][..tile];
+                    // SAFETY: `tile` < 16 words; instructions as promised.
+                    unsafe { L::load_first(term.as_ptr().cast(), tile).store(copy.as_mut_ptr().cast()) };
                 }
-                LeftWords::Columns { first: copy.as_ptr(), stride: TILE }
+                LeftWords::Columns { first: copy.as_ptr(), stride: 16 }
             }
             Order::Rows(index) => {
                 for (r, copy) in copy.chunks_exact_mut(COPY_STRIDE).take(tile).enumerate() {

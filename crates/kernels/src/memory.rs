@@ -1,0 +1,97 @@
+//! Memory for numbers, in huge pages where the system gives them: a kernel that walks rows of many matrices touches more
+//! pages than the processor's tables hold, and each miss in a virtual machine is two walks.
+
+use std::alloc::{self, Layout};
+use std::ops::{Deref, DerefMut};
+
+const HUGE_PAGE: usize = 2 * 1024 * 1024;
+const CACHE_LINE: usize = 64;
+
+/// `len` numbers that do not move, zero at first.
+pub struct Buffer {
+    start: *mut f32,
+    len: usize,
+}
+
+// SAFETY: a buffer owns its memory as a boxed slice does.
+unsafe impl Send for Buffer {}
+// SAFETY: as above.
+unsafe impl Sync for Buffer {}
+
+impl Buffer {
+    /// Takes memory from the system.
+    pub fn zeros(len: usize) -> Self {
+        if len == 0 {
+            return Buffer { start: std::ptr::NonNull::dangling().as_ptr(), len };
+        }
+        let layout = Self::layout(len);
+        // SAFETY: the layout has a size; what is written is what was taken.
+        unsafe {
+            let start = alloc::alloc(layout);
+            if start.is_null() {
+                alloc::handle_alloc_error(layout);
+            }
+            ask_for_huge_pages(start, layout.size());
+            std::ptr::write_bytes(start, 0, layout.size());
+            Buffer { start: start.cast(), len }
+        }
+    }
+
+    fn layout(len: usize) -> Layout {
+        let bytes = len * size_of::<f32>();
+        let align = if bytes >= HUGE_PAGE { HUGE_PAGE } else { CACHE_LINE };
+        Layout::from_size_align(bytes, align).expect("a size in memory")
+    }
+}
+
+impl Drop for Buffer {
+    fn drop(&mut self) {
+        if self.len > 0 {
+            // SAFETY: taken in `zeros` with the same layout.
+            unsafe { alloc::dealloc(self.start.cast(), Self::layout(self.len)) }
+        }
+    }
+}
+
+impl Deref for Buffer {
+    type Target = [f32];
+    fn deref(&self) -> &[f32] {
+        // SAFETY: `len` numbers of its own, all of which were written.
+        unsafe { std::slice::from_raw_parts(self.start, self.len) }
+    }
+}
+
+impl DerefMut for Buffer {
+    fn deref_mut(&mut self) -> &mut [f32] {
+        // SAFETY: as above, and borrowed alone.
+        unsafe { std::slice::from_raw_parts_mut(self.start, self.len) }
+    }
+}
+
+/// A hint; a system that does not know it goes on with small pages.
+#[cfg(target_os = "linux")]
+fn ask_for_huge_pages(start: *mut u8, len: usize) {
+    let whole = len / HUGE_PAGE * HUGE_PAGE;
+    if whole > 0 {
+        // SAFETY: the range is ours, and the call changes nothing of what is in it.
+        unsafe { libc::madvise(start.cast(), whole, libc::MADV_HUGEPAGE) };
+    }
+}
+
+#[cfg(not(target_os = "linux"))]
+fn ask_for_huge_pages(_start: *mut u8, _len: usize) {}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn buffers_are_zero_and_aligned() {
+        for (len, align) in [(0, 4), (1, CACHE_LINE), (1000, CACHE_LINE), (HUGE_PAGE / 4 + 3, HUGE_PAGE)] {
+            let mut buffer = Buffer::zeros(len);
+            assert!(buffer.len() == len && buffer.iter().all(|x| *x == 0.0));
+            assert!(buffer.as_ptr().addr().is_multiple_of(align));
+            buffer.fill(1.0);
+        }
+    }
+}
