@@ -1,5 +1,5 @@
-//! Memory for numbers, in huge pages where the system gives them: a kernel that walks rows of many matrices touches more
-//! pages than the processor's tables hold, and each miss in a virtual machine is two walks.
+//! Memory for numbers, in huge pages where the system gives them: a kernel that walks rows of many matrices touches
+//! more pages than the processor's tables hold, and each miss in a virtual machine is two walks.
 
 use std::alloc::{self, Layout};
 use std::ops::{Deref, DerefMut};

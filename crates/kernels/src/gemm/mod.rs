@@ -264,6 +264,13 @@ struct Size {
     k: usize,
 }
 
+impl Size {
+    /// Multiplications and additions.
+    fn terms(self) -> usize {
+        self.m * self.n * self.k
+    }
+}
+
 struct Product<'a> {
     size: Size,
     left: Left<'a>,
@@ -292,26 +299,39 @@ fn run(p: Precision, products: &[Product], out: SharedMut<f32>, start: Start) {
     });
 }
 
-/// Cuts products into tasks of similar size: by columns first, which divides the packing, then by rows, which repeats
-/// it.
+/// Cuts products into tasks of similar size, several a thread, since threads may be of unequal speed.
 fn tasks<'a>(products: &'a [Product<'a>], threads: usize) -> Vec<Task<'a>> {
-    let wanted = if threads == 1 { 1 } else { 4 * threads };
+    let total: usize = products.iter().map(|product| product.size.terms()).sum();
+    let wanted = match threads {
+        1 => 1,
+        _ if total < 1 << 29 => 2 * threads,
+        _ => 4 * threads,
+    };
     let mut tasks = Vec::new();
     for product in products {
         let Size { m, n, .. } = product.size;
-        let share = wanted.div_ceil(products.len());
-        let panels = n.div_ceil(16);
-        let width = (panels.div_ceil(share)).clamp(4, BLOCK_WORDS / BLOCK_K_WORDS / 16) * 16;
-        let row_parts = (share / 2).div_ceil(n.div_ceil(width)).clamp(1, m.div_ceil(192).max(1));
-        let height = m.div_ceil(row_parts).next_multiple_of(12);
+        let share = (product.size.terms() * wanted).div_ceil(total.max(1));
+        let (height, width) = cut(product.size, share);
         for columns in (0..n).step_by(width) {
-            for rows in (0..m).step_by(height.max(1)) {
+            for rows in (0..m).step_by(height) {
                 let (rows, columns) = (rows..(rows + height).min(m), columns..(columns + width).min(n));
                 tasks.push(Task { product, rows, columns });
             }
         }
     }
     tasks
+}
+
+/// Rows and columns of each of about `share` tasks. A cut by columns means that the left operand is copied once more, a
+/// cut by rows that the right one is packed once more, which costs half as much again for each element: the cheapest
+/// grid whose columns fit a packed block.
+fn cut(Size { m, n, k }: Size, share: usize) -> (usize, usize) {
+    let block_columns = BLOCK_WORDS / k.clamp(64, BLOCK_K_WORDS);
+    let fewest = n.div_ceil(block_columns);
+    let grids = (fewest..=fewest.max(share)).map(|columns| (share.div_ceil(columns).min(m.div_ceil(24)), columns));
+    let cheapest = grids.min_by_key(|(rows, columns)| 2 * columns * m + 3 * rows * n);
+    let (rows, columns) = cheapest.unwrap_or((1, 1));
+    (m.div_ceil(rows.max(1)).next_multiple_of(12).max(1), n.div_ceil(columns.max(1)).next_multiple_of(32))
 }
 
 fn compute(p: Precision, task: &Task, out: SharedMut<f32>, start: Start, panels: &mut [u32]) {

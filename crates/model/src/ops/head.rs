@@ -3,6 +3,9 @@
 //! `logp[t] = log softmax(x[t] · wᵀ)[targets[t]]`. x `[T, D]`, w `[V, D]`. The loss is the end of every pass, so its
 //! gradients are computed along with it, block by block; the `[T, V]` logits never exist. Saved: nothing but `dx`.
 //! The logits of `logits` are the same chains, so a sampler's log-probabilities are the trainer's.
+//!
+//! Its products are bf16 where the others are bf16, and f32 otherwise: the head is among what DeepSeek-V3 keeps in
+//! BF16 or FP32 (report, §3.3.1).
 
 use crate::params::Weight;
 use crate::tape::{Graph, Var};
@@ -17,15 +20,15 @@ pub use wels_kernels::head::Coefficient;
 pub fn head_loss(g: &mut Graph, x: &Var, w: Weight, targets: &[u32], coefficient: Coefficient) -> Vec<f32> {
     let (d, v) = (w.cols, w.rows);
     assert_eq!(x.cols(), d, "head_loss: x is [{}, {}], w is [{v}, {d}]", x.rows(), x.cols());
-    let weight = g.weight(w);
+    let (weight, precision) = (g.weight(w), precision(g));
     let mut logp = vec![0.0; targets.len()];
     match g.recording() {
-        None => head::loss(Precision::F32, x, weight, targets, d, v, &mut logp, None),
+        None => head::loss(precision, x, weight, targets, d, v, &mut logp, None),
         Some(back) => {
             let mut dx = back.tensor(x.rows(), d);
             back.parameter(w, |dw, dw_start| {
                 let gradients = Gradients { dx: &mut dx, dw, dw_start };
-                head::loss(Precision::F32, x, weight, targets, d, v, &mut logp, Some((gradients, coefficient)));
+                head::loss(precision, x, weight, targets, d, v, &mut logp, Some((gradients, coefficient)));
             });
             back.give(x.gradient(), dx);
         }
@@ -37,6 +40,13 @@ pub fn head_loss(g: &mut Graph, x: &Var, w: Weight, targets: &[u32], coefficient
 /// `[T, V] = x[T, D] · w[V, D]ᵀ`.
 pub fn logits(g: &mut Graph, x: &Var, w: Weight) -> Tensor {
     let mut y = g.tensor(x.rows(), w.rows);
-    gemm::linear(Precision::F32, x, g.weight(w), &mut y, w.cols, w.rows);
+    gemm::linear(precision(g), x, g.weight(w), &mut y, w.cols, w.rows);
     y
+}
+
+fn precision(g: &Graph) -> Precision {
+    match g.precision() {
+        Precision::Bf16 => Precision::Bf16,
+        Precision::F32 | Precision::F16 => Precision::F32,
+    }
 }

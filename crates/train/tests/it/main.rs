@@ -1,4 +1,5 @@
-//! The trainer on a tiny mixture of experts with MTP: what a step changes, what it leaves alone, and what changes no bit.
+//! The trainer on a tiny mixture of experts with MTP: what a step changes, what it leaves alone, and what changes no
+//! bit.
 
 use wels_kernels::head::IGNORE;
 use wels_kernels::random::Key;
