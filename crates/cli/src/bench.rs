@@ -1,5 +1,7 @@
 //! `wels bench`: what this machine does, next to what it could.
 
+mod gemm;
+
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
@@ -28,6 +30,8 @@ pub struct Args {
 enum What {
     /// Training steps of a recipe on random tokens: forward, backward, optimizer
     Train(TrainArgs),
+    /// Matrix products at training shapes, forward and backward, beside the FMA peak
+    Gemm(gemm::GemmArgs),
 }
 
 #[derive(clap::Args)]
@@ -68,6 +72,7 @@ struct TrainBench {
 pub fn bench(args: &Args) -> Result<()> {
     match &args.what {
         What::Train(args) => train(args),
+        What::Gemm(args) => gemm::gemm(args),
     }
 }
 

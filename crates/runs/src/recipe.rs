@@ -472,7 +472,7 @@ mod tests {
 
     const TINY: &str = "[model]\nmodel_type = \"llama\"\nhidden_size = 16\nnum_hidden_layers = 2\n\
         intermediate_size = 32\nnum_attention_heads = 2\nnum_key_value_heads = 2\nrms_norm_eps = 1e-5\n\
-        max_position_embeddings = 64\nrope_theta = 10000.0\ntie_word_embeddings = false\n";
+        max_position_embeddings = 256\nrope_theta = 10000.0\ntie_word_embeddings = false\n";
 
     fn parse(text: &str) -> Result<Recipe, RecipeError> {
         Recipe::parse("r.toml", text, Path::new("/data"))

@@ -232,6 +232,10 @@ impl<'a> Pretraining<'a> {
         let seconds = started.elapsed().as_secs_f64();
         let last = report.step == section.steps;
         let validation = (last || report.step.is_multiple_of(section.validate_every)).then(|| self.validate());
+        if validation.is_some() {
+            // What else the machine does may have stopped since the last look.
+            self.peak_flops = self.peak_flops.max(fma_peak_flops());
+        }
         let tokens_per_second = tokens as f64 / seconds;
         let mfu = tokens_per_second * self.flops_per_token as f64 / self.peak_flops;
         Ok(Line::new(report, self.position, validation, seconds, tokens_per_second, mfu))
@@ -241,13 +245,13 @@ impl<'a> Pretraining<'a> {
         self.recipe.pretrain.micro_batch * self.recipe.data.sequence_length
     }
 
-    /// The first sequences of the held-out documents, always the same ones.
+    /// Sequences spread evenly over the held-out documents, always the same ones.
     fn validate(&self) -> Validation {
-        let sequences = (self.recipe.pretrain.validate_sequences as u64).min(self.validation.sequences());
+        let held_out = self.validation.sequences();
+        let sequences = (self.recipe.pretrain.validate_sequences as u64).min(held_out);
         let (mut nll, mut targets, mut bytes) = (0.0, 0, 0);
-        for first in (0..sequences).step_by(self.recipe.pretrain.micro_batch) {
-            let count = (sequences - first).min(self.recipe.pretrain.micro_batch as u64) as usize;
-            let batch = self.validation.batch(first, count);
+        for i in 0..sequences {
+            let batch = self.validation.batch(i * held_out / sequences, 1);
             targets += batch.target_count();
             bytes += batch.target_bytes(&self.byte_lengths);
             let logprobs = self.trainer.logprobs(&model_batch(batch), self.micro_rows());
