@@ -23,6 +23,7 @@ pub mod norm;
 pub mod optim;
 pub mod par;
 pub mod peak;
+pub mod quant;
 pub mod random;
 pub mod reference;
 pub mod rope;

@@ -5,6 +5,7 @@ mod gemm;
 mod head;
 mod memory_bound;
 mod properties;
+mod quant;
 mod table;
 
 use wels_kernels::isa::{self, Isa};

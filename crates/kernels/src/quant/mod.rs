@@ -1,0 +1,3 @@
+//! Quantised weights: the formats of files, and products with them.
+
+pub mod blocks;
