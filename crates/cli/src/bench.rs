@@ -14,7 +14,7 @@ use wels_model::model::Batch;
 use wels_model::params::Params;
 use wels_runs::machine;
 use wels_runs::recipe::Recipe;
-use wels_train::pretrain::{State, Trainer};
+use wels_train::trainer::{State, Trainer};
 
 use crate::output::{self, short};
 use crate::run::{execution, hyperparameters};

@@ -9,7 +9,7 @@ use wels_data::shards::ShardError;
 use wels_model::weights::WeightsError;
 use wels_runs::recipe::RecipeError;
 use wels_runs::rundir::{RunError, io_hint};
-use wels_train::pretrain::NonFinite;
+use wels_train::trainer::NonFinite;
 
 /// A failure that the command line itself finds.
 #[derive(Debug, Error)]

@@ -5,4 +5,10 @@
 
 pub mod schedule;
 
-pub mod pretrain;
+pub mod trainer;
+
+pub mod example;
+
+pub mod sft;
+
+pub mod grpo;

@@ -1,7 +1,7 @@
 //! The stage `pretrain`: steps, metrics, validation, checkpoints, until the steps of the recipe are done or the user
 //! stops.
 //!
-//! What a step computes is in `wels_train::pretrain`; this decides when to write what.
+//! What a step computes is in `wels_train::trainer`; this decides when to write what.
 
 use std::collections::HashMap;
 use std::f64::consts::LN_2;
@@ -28,8 +28,8 @@ use wels_runs::metrics::Metrics;
 use wels_runs::recipe::{Decay, Precision, PretrainSection, Recipe};
 use wels_runs::rundir::{RunError, write_json};
 use wels_runs::tensors;
-use wels_train::pretrain::{Hyperparameters, NonFinite, State, StepReport, Trainer};
 use wels_train::schedule::{self, LearningRate, Switch};
+use wels_train::trainer::{Hyperparameters, NonFinite, State, StepReport, Trainer};
 
 use super::{Outcome, Session};
 use crate::bench::fma_peak_flops;

@@ -47,8 +47,10 @@ impl ChatTemplate {
 /// A prompt that is not trained on and its answer, which is, ended by `eos`. What the prompt already begins (R1's
 /// `<think>` and line end) is not repeated when the answer begins with it.
 pub fn completion(prompt: &str, answer: &str, eos: &str) -> [Segment; 2] {
-    let begun = ["<think>\n", "<think>"].into_iter().find(|mark| prompt.ends_with(mark));
-    let answer = begun.and_then(|mark| answer.strip_prefix(mark)).unwrap_or(answer);
+    let marks = ["<think>\n", "<think>"];
+    let begun = marks.iter().any(|mark| prompt.ends_with(mark));
+    let repeated = marks.iter().find_map(|mark| answer.strip_prefix(mark)).filter(|_| begun);
+    let answer = repeated.unwrap_or(answer);
     [Segment { text: prompt.to_owned(), train: false }, Segment { text: format!("{answer}{eos}"), train: true }]
 }
 

@@ -1,10 +1,14 @@
-//! Pretraining: the trainer and its one step.
+//! The trainer and its one step, whatever the stage.
 //!
 //! ```text
-//! gradients of the mean next-token loss + λ/D Σ MTP losses + α Σ_layers mean balance loss, over the whole batch
-//! stop if anything is not finite, before a weight is touched
-//! clip by the global norm;  AdamW;  b_i += γ·sign(mean load − load_i) for every router
+//! gradients of the objective over the whole batch: Trainer::gradients touches no weight
+//! stop if anything is not finite
+//! clip by the global norm;  AdamW;  b_i += γ·sign(mean load − load_i) for every router: Trainer::update
 //! ```
+//! Pretraining and fine-tuning minimise the mean loss over the batch's targets plus λ/D Σ MTP losses plus
+//! α Σ_layers mean balance loss, [`Trainer::step`]. Reinforcement learning gives the gradients another coefficient a
+//! token, and looks at the log-probabilities before it updates.
+//!
 //! The batch goes through the model in micro-batches of whole sequences. All sums over tokens are chains that one
 //! micro-batch continues from the one before it, and every coefficient is the whole batch's, so the split changes no
 //! bit.
@@ -17,6 +21,7 @@ use wels_kernels::optim::{AdamW, adamw, sum_of_squares};
 use wels_model::config::ModelConfig;
 use wels_model::model::{Batch, ExpertLoad, Losses, Model, Nll, Objective};
 use wels_model::names::ParamKind;
+use wels_model::ops::Coefficient;
 use wels_model::params::{Grads, Params};
 use wels_model::tape::Execution;
 
@@ -81,6 +86,18 @@ pub struct ExpertReport {
     pub bias_range: Option<(f32, f32)>,
 }
 
+/// The gradients of a batch, and what was seen on the way; no weight has been touched.
+#[derive(Debug)]
+#[must_use = "gradients are for Trainer::update"]
+pub struct Pass {
+    /// Losses of the whole batch.
+    pub losses: Losses,
+    /// `[T]`: log-probability of each target, 0 for [`IGNORE`].
+    pub logprobs: Vec<f32>,
+    /// Sequences of the batch.
+    sequences: usize,
+}
+
 /// A loss or gradient that is not a finite number. No weight was touched.
 #[derive(Debug, Error, PartialEq, Eq)]
 #[error("the {what} of step {step} is not a finite number, first in {place}; the weights are still those of step {}", step - 1)]
@@ -96,8 +113,7 @@ pub struct NonFinite {
 impl NonFinite {
     /// What to do about it.
     pub fn hint(&self) -> String {
-        "lower pretrain.learning_rate or pretrain.clip_norm, or lengthen pretrain.warmup_steps, in a recipe of another \
-         run.name"
+        "lower the stage's learning_rate or clip_norm, or lengthen its warmup_steps, in a recipe of another run.name"
             .into()
     }
 }
@@ -108,6 +124,8 @@ pub struct Trainer {
     execution: Execution,
     hyper: Hyperparameters,
     grads: Grads,
+    /// One a parameter: whether it stays as it is.
+    frozen: Vec<bool>,
     /// What is learnt and what the optimizer remembers; public, to be saved and loaded.
     pub state: State,
 }
@@ -145,7 +163,21 @@ impl Trainer {
         execution: Execution,
     ) -> Trainer {
         let model = Model::new(config, context);
-        Trainer { grads: model.grads(), model, execution, hyper, state }
+        let frozen = vec![false; state.params.specs().len()];
+        Trainer { grads: model.grads(), model, execution, hyper, frozen, state }
+    }
+
+    /// Leaves the layers of multi-token prediction as they are: no update, no weight decay, no bias moves. Their loss
+    /// is left out too, so the main model's gradients are those of its own loss alone.
+    pub fn freeze_mtp(&mut self) {
+        let layers = self.model.config().layers;
+        self.frozen = self.state.params.specs().iter().map(|spec| layer_of(&spec.name) >= Some(layers)).collect();
+        self.hyper.mtp_lambda = Switch { early: 0.0, late: 0.0, late_step: 0 };
+    }
+
+    /// The mathematics.
+    pub fn hyperparameters(&self) -> &Hyperparameters {
+        &self.hyper
     }
 
     /// The model.
@@ -163,16 +195,67 @@ impl Trainer {
         self.grads.bytes()
     }
 
-    /// One step on `batch`, whose rows go through the model `micro_rows` at a time.
+    /// One step on the mean loss over the targets of `batch`, whose rows go through the model at most `micro_rows` at a
+    /// time.
     ///
     /// # Errors
     /// [`NonFinite`]; the state is then what it was.
     ///
     /// # Panics
-    /// If a micro-batch would cut a sequence, or the batch has no target.
+    /// If the batch has no target.
     pub fn step(&mut self, batch: &Batch, micro_rows: usize) -> Result<StepReport, NonFinite> {
+        let targets = batch.targets.iter().filter(|target| **target != IGNORE).count();
+        let coefficient = 1.0 / targets as f32;
+        let pass = self.gradients(batch, micro_rows, &|_, _| coefficient)?;
+        self.update(pass)
+    }
+
+    /// The gradients of the whole batch, for [`Trainer::update`]. `coefficient` is −∂loss/∂logp of the target of a row
+    /// of `batch`, given its log-probability; the losses of MTP and balance are added as the hyperparameters say,
+    /// MTP's divided by the number of targets.
+    ///
+    /// # Errors
+    /// [`NonFinite`] if a loss is not finite.
+    ///
+    /// # Panics
+    /// If the batch has no target.
+    pub fn gradients(&mut self, batch: &Batch, micro_rows: usize, coefficient: Coefficient) -> Result<Pass, NonFinite> {
         let step = self.state.step + 1;
-        let losses = self.gradients(step, batch, micro_rows)?;
+        let targets = batch.targets.iter().filter(|target| **target != IGNORE).count();
+        assert!(targets > 0, "a batch without targets");
+        let lambda = self.hyper.mtp_lambda.at(step);
+        let mtp_depth = self.model.config().mtp_depth.max(1);
+        let sequences = batch.starts.len() - 1;
+        let mut losses = Losses::default();
+        let mut logprobs = Vec::with_capacity(batch.tokens.len());
+        self.grads.begin();
+        for micro in micro_batches(batch, micro_rows) {
+            let first = logprobs.len();
+            let objective = Objective {
+                coefficient: &move |row, logp| coefficient(first + row, logp),
+                mtp_coefficient: (lambda / (mtp_depth * targets) as f64) as f32,
+                balance_coefficient: (self.hyper.balance_alpha / sequences as f64) as f32,
+            };
+            let (params, grads) = (&self.state.params, &mut self.grads);
+            logprobs.extend(self.model.accumulate(params, grads, &self.execution, &micro, &objective, &mut losses));
+            let sum = losses.mtp.iter().fold(losses.main.sum, |sum, depth| sum + depth.sum);
+            if !sum.is_finite() {
+                let place = self.model.first_non_finite(params, &self.execution, &micro);
+                let place = place.unwrap_or_else(|| "the output head".into());
+                return Err(NonFinite { what: "loss", step, place });
+            }
+        }
+        self.grads.finish();
+        Ok(Pass { losses, logprobs, sequences })
+    }
+
+    /// Changes the weights by the gradients of `pass`, the last one that [`Trainer::gradients`] gave.
+    ///
+    /// # Errors
+    /// [`NonFinite`] if the gradient is not; the state is then what it was.
+    pub fn update(&mut self, pass: Pass) -> Result<StepReport, NonFinite> {
+        let Pass { losses, sequences, .. } = pass;
+        let step = self.state.step + 1;
         let grad_norm = self.grads.values().iter().map(|grad| sum_of_squares(grad)).sum::<f64>().sqrt();
         if !grad_norm.is_finite() {
             let place =
@@ -183,8 +266,7 @@ impl Trainer {
         self.update_weights(step, learning_rate, grad_norm);
         self.update_biases(step, &losses.experts);
         self.state.step = step;
-        let sequences = (batch.starts.len() - 1) as f64;
-        let balance = losses.experts.iter().map(|layer| layer.balance / sequences).sum::<f64>();
+        let balance = losses.experts.iter().map(|layer| layer.balance / sequences as f64).sum::<f64>();
         Ok(StepReport {
             step,
             targets: losses.main.tokens,
@@ -197,40 +279,15 @@ impl Trainer {
         })
     }
 
-    /// The gradients of the whole batch into `self.grads`, and its losses.
-    fn gradients(&mut self, step: u64, batch: &Batch, micro_rows: usize) -> Result<Losses, NonFinite> {
-        let targets = batch.targets.iter().filter(|target| **target != IGNORE).count();
-        assert!(targets > 0, "a batch without targets");
-        let lambda = self.hyper.mtp_lambda.at(step);
-        let mtp_depth = self.model.config().mtp_depth.max(1);
-        let coefficient = 1.0 / targets as f32;
-        let objective = Objective {
-            coefficient: &move |_, _| coefficient,
-            mtp_coefficient: (lambda / (mtp_depth * targets) as f64) as f32,
-            balance_coefficient: (self.hyper.balance_alpha / (batch.starts.len() - 1) as f64) as f32,
-        };
-        let mut losses = Losses::default();
-        self.grads.begin();
-        for micro in micro_batches(batch, micro_rows) {
-            let (params, grads) = (&self.state.params, &mut self.grads);
-            self.model.accumulate(params, grads, &self.execution, &micro, &objective, &mut losses);
-            let sum = losses.mtp.iter().fold(losses.main.sum, |sum, depth| sum + depth.sum);
-            if !sum.is_finite() {
-                let place = self.model.first_non_finite(params, &self.execution, &micro);
-                let place = place.unwrap_or_else(|| "the output head".into());
-                return Err(NonFinite { what: "loss", step, place });
-            }
-        }
-        self.grads.finish();
-        Ok(losses)
-    }
-
     fn update_weights(&mut self, step: u64, learning_rate: f64, grad_norm: f64) {
         let Hyperparameters { beta1, beta2, epsilon, weight_decay, clip_norm, .. } = self.hyper;
         let scale = if grad_norm > clip_norm { (clip_norm / grad_norm) as f32 } else { 1.0 };
         let State { params, m, v, .. } = &mut self.state;
         let decay: Vec<bool> = params.specs().iter().map(|spec| decays(spec.kind)).collect();
-        for (i, grad) in self.grads.values().iter().enumerate().filter(|(_, grad)| !grad.is_empty()) {
+        for (i, grad) in self.grads.values().iter().enumerate() {
+            if grad.is_empty() || self.frozen[i] {
+                continue;
+            }
             let weight_decay = if decay[i] { weight_decay } else { 0.0 };
             let rule = AdamW { lr: learning_rate, beta1, beta2, eps: epsilon, weight_decay, step };
             adamw(&mut params.values[i], grad, &mut m[i], &mut v[i], &rule, scale);
@@ -245,6 +302,9 @@ impl Trainer {
         let speed = self.hyper.bias_update_speed as f32;
         for layer in experts {
             let Some(param) = self.state.params.position(&bias_name(layer.layer)) else { continue };
+            if self.frozen[param] {
+                continue;
+            }
             let total: u64 = layer.tokens.iter().sum();
             for (bias, load) in self.state.params.values[param].iter_mut().zip(&layer.tokens) {
                 // c̄ − c_i times the number of experts: whole numbers, so its sign is exact.
@@ -267,9 +327,14 @@ impl Trainer {
         ExpertReport { layer: load.layer, load: load.tokens, max_violation: (max - mean) / mean, bias_range }
     }
 
-    /// Log-probability of each target of `batch` under the weights as they are, `micro_rows` rows at a time.
+    /// Log-probability of each target of `batch` under the weights as they are, at most `micro_rows` rows at a time.
     pub fn logprobs(&self, batch: &Batch, micro_rows: usize) -> Vec<f32> {
-        let logprobs = |micro| self.model.logprobs(&self.state.params, &self.execution, &micro);
+        self.logprobs_of(&self.state.params, batch, micro_rows)
+    }
+
+    /// The same under other weights of the same model, those of a reference.
+    pub fn logprobs_of(&self, params: &Params, batch: &Batch, micro_rows: usize) -> Vec<f32> {
+        let logprobs = |micro| self.model.logprobs(params, &self.execution, &micro);
         micro_batches(batch, micro_rows).flat_map(logprobs).collect()
     }
 }
@@ -284,23 +349,49 @@ fn bias_name(layer: usize) -> String {
     format!("model.layers.{layer}.mlp.gate.e_score_correction_bias")
 }
 
-/// Pieces of `rows` rows, the last one possibly shorter.
-///
-/// # Panics
-/// If a piece would end within a sequence.
+/// The layer that a parameter belongs to, from `model.layers.N.…`.
+fn layer_of(name: &str) -> Option<usize> {
+    name.strip_prefix("model.layers.")?.split('.').next()?.parse().ok()
+}
+
+/// Pieces of whole sequences, as many as fit into `rows` rows; a longer sequence is a piece by itself.
 fn micro_batches(batch: &Batch, rows: usize) -> impl Iterator<Item = Batch> {
-    let tokens = batch.tokens.len();
-    (0..tokens).step_by(rows).map(move |from| {
-        let to = (from + rows).min(tokens);
-        let place = |row: usize| {
-            let found = batch.starts.binary_search(&(row as u32));
-            found.unwrap_or_else(|_| panic!("row {row} is within a sequence, and micro-batches are whole ones"))
-        };
-        let starts = &batch.starts[place(from)..=place(to)];
-        Batch {
-            tokens: batch.tokens[from..to].to_vec(),
-            targets: batch.targets[from..to].to_vec(),
-            starts: starts.iter().map(|start| start - from as u32).collect(),
+    let starts = &batch.starts;
+    let mut from = 0;
+    std::iter::from_fn(move || {
+        let begin = *starts.get(from)? as usize;
+        let to = starts.partition_point(|start| *start as usize <= begin + rows) - 1;
+        let to = to.max(from + 1).min(starts.len() - 1);
+        if to == from {
+            return None;
         }
+        let end = starts[to] as usize;
+        let piece = Batch {
+            tokens: batch.tokens[begin..end].to_vec(),
+            targets: batch.targets[begin..end].to_vec(),
+            starts: starts[from..=to].iter().map(|start| start - begin as u32).collect(),
+        };
+        from = to;
+        Some(piece)
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn micro_batches_are_whole_sequences() {
+        let starts = vec![0, 3, 4, 9, 10];
+        let batch = Batch { tokens: (0..10).collect(), targets: (1..11).collect(), starts };
+        let cut = |rows| micro_batches(&batch, rows).map(|piece| (piece.tokens, piece.starts)).collect::<Vec<_>>();
+        let expected: [(Vec<u32>, Vec<u32>); 3] =
+            [(vec![0, 1, 2, 3], vec![0, 3, 4]), (vec![4, 5, 6, 7, 8], vec![0, 5]), (vec![9], vec![0, 1])];
+        assert_eq!(cut(4), expected);
+        assert_eq!(cut(100).len(), 1);
+        for rows in 1..12 {
+            let tokens: Vec<u32> = cut(rows).into_iter().flat_map(|(tokens, _)| tokens).collect();
+            assert_eq!(tokens, batch.tokens, "{rows} rows");
+        }
+    }
 }
