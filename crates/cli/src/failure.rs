@@ -7,6 +7,7 @@ use thiserror::Error;
 use wels_data::corpus::CorpusError;
 use wels_data::shards::ShardError;
 use wels_model::weights::WeightsError;
+use wels_runs::plan::PlanError;
 use wels_runs::recipe::RecipeError;
 use wels_runs::rundir::{RunError, io_hint};
 use wels_train::trainer::NonFinite;
@@ -61,6 +62,7 @@ fn hint(cause: &(dyn std::error::Error + 'static)) -> Option<String> {
         Refusal: |e: &Refusal| Some(e.hint.clone()),
         RecipeError: RecipeError::hint,
         RunError: RunError::hint,
+        PlanError: PlanError::hint,
         ShardError: |e: &ShardError| Some(e.hint().to_string()),
         CorpusError: |e: &CorpusError| Some(e.hint().to_string()),
         WeightsError: |e: &WeightsError| Some(weights_hint(e).to_string()),

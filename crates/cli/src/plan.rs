@@ -1,4 +1,9 @@
-//! `wels plan (MODEL | PRESET | RECIPE)`: parameters, operations and bytes, before anything starts.
+//! `wels plan (MODEL | PRESET | RECIPE)`: parameters, operations, bytes, hours and money, before anything starts.
+//! `wels plan --claim NAME`: whether a published claim adds up. `wels plan --prices`: quality against price.
+
+mod claim;
+
+mod money;
 
 use std::path::{Path, PathBuf};
 
@@ -17,8 +22,13 @@ use crate::output::{self, short};
 #[derive(clap::Args)]
 pub struct Args {
     /// A recipe (.toml), a directory with config.json, a run, or a preset: deepseek-v3, r1-distill-qwen-7b, …
-    #[arg(value_name = "MODEL, PRESET or RECIPE")]
-    what: PathBuf,
+    #[arg(value_name = "MODEL, PRESET or RECIPE", required_unless_present = "claim")]
+    what: Option<PathBuf>,
+    /// Whether a published claim adds up: deepseek-v3, deepseek-r1, deepseek-serving, … or a file of your own (.toml)
+    #[arg(long, value_name = "NAME", conflicts_with = "what")]
+    claim: Option<String>,
+    #[command(flatten)]
+    money: money::Args,
     /// Tokens of the sequences for which operations are counted
     #[arg(long, value_name = "TOKENS", default_value_t = 4096, value_parser = clap::value_parser!(u32).range(1..))]
     context: u32,
@@ -35,6 +45,14 @@ struct ModelPlan {
     parameters: Parameters,
     flops_per_token: FlopsPerToken,
     bytes: Sizes,
+}
+
+#[derive(Serialize)]
+struct WithMoney {
+    #[serde(flatten)]
+    model: ModelPlan,
+    #[serde(flatten)]
+    money: money::Plans,
 }
 
 #[derive(Serialize)]
@@ -94,13 +112,23 @@ struct Sizes {
 
 /// Plans.
 pub fn plan(args: &Args) -> Result<()> {
-    if args.what.extension().is_some_and(|extension| extension == "toml") {
-        let plan = of_recipe(&Recipe::load(&args.what)?);
+    if let Some(claim) = &args.claim {
+        return claim::claim(claim, &args.money.device_table()?, args.json);
+    }
+    let what = args.what.as_deref().expect("required without --claim");
+    if what.extension().is_some_and(|extension| extension == "toml") {
+        let plan = of_recipe(&Recipe::load(what)?);
         return if args.json { Ok(output::json(&plan)?) } else { Ok(print_recipe(&plan)?) };
     }
-    let (name, config) = find(&args.what)?;
+    let (name, config) = find(what)?;
+    let money = money::Plans::of(&name, &config, args.context as usize, &args.money)?;
     let plan = ModelPlan::of(name, &config, args.context);
-    if args.json { Ok(output::json(&plan)?) } else { Ok(plan.print()?) }
+    if args.json {
+        Ok(output::json(&WithMoney { model: plan, money })?)
+    } else {
+        plan.print()?;
+        Ok(money.print()?)
+    }
 }
 
 /// The configuration that the command line means.
@@ -184,7 +212,10 @@ impl ModelPlan {
             ("parameters", count::Params(parameters.total).to_string()),
             ("  activated by a token, with the head", count::Params(parameters.activated).to_string()),
             ("  of routed experts", count::Params(parameters.routed_experts).to_string()),
-            ("  of MTP layers, besides", parameters.mtp.as_ref().map_or(0, |mtp| mtp.unique).to_string()),
+            (
+                "  of MTP layers, besides",
+                count::Params(parameters.mtp.as_ref().map_or(0, |mtp| mtp.unique)).to_string(),
+            ),
             ("forward, a token", format!("{}FLOP", short(flops.forward as f64))),
             ("  of it attention over the context", format!("{}FLOP", short(flops.attention_core as f64))),
             ("training, a token", format!("{}FLOP", short(flops.training as f64))),

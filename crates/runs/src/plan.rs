@@ -5,11 +5,71 @@
 //! `kept_per_token`, read off the operations' headers in `wels-model`) and what the backward pass of one layer needs
 //! besides.
 
+pub mod devices;
+
+pub mod training;
+
+pub mod serving;
+
+pub mod prices;
+
+pub mod claims;
+
+use std::path::{Path, PathBuf};
+
 use serde::Serialize;
+use serde::de::DeserializeOwned;
+use thiserror::Error;
 use wels_model::config::{Attention, ModelConfig};
 use wels_model::count;
 
 use crate::recipe::Recipe;
+
+/// What can be wrong with the data that a plan rests on.
+#[derive(Debug, Error)]
+#[allow(missing_docs)] // the messages say what the fields are
+pub enum PlanError {
+    #[error("cannot read {}", path.display())]
+    Read { path: PathBuf, source: std::io::Error },
+    #[error("{origin}: {message}")]
+    Value { origin: String, message: String },
+    #[error("unknown {what} '{name}'")]
+    Unknown { what: &'static str, name: String, nearest: String, known: String },
+}
+
+impl PlanError {
+    /// What to do about it.
+    pub fn hint(&self) -> Option<String> {
+        match self {
+            PlanError::Read { source, .. } => crate::rundir::io_hint(source).map(str::to_string),
+            PlanError::Value { .. } => None,
+            PlanError::Unknown { nearest, known, .. } => Some(format!("did you mean '{nearest}'? known are: {known}")),
+        }
+    }
+
+    fn read(path: &Path) -> Result<String, PlanError> {
+        std::fs::read_to_string(path).map_err(|source| PlanError::Read { path: path.to_path_buf(), source })
+    }
+
+    fn parse<T: DeserializeOwned>(origin: &str, text: &str) -> Result<T, PlanError> {
+        toml::from_str(text).map_err(|error| {
+            let line = error.span().map_or(1, |span| 1 + text[..span.start].matches('\n').count());
+            PlanError::Value { origin: format!("{origin}:{line}"), message: error.message().to_string() }
+        })
+    }
+
+    fn unknown<'a>(what: &'static str, name: &str, known: impl Iterator<Item = &'a str>) -> PlanError {
+        let known: Vec<_> = known.collect();
+        let similarity = |known: &&&str| strsim::jaro_winkler(known, &name.to_lowercase());
+        let nearest = known.iter().max_by(|a, b| similarity(a).total_cmp(&similarity(b)));
+        PlanError::Unknown {
+            what,
+            name: name.to_string(),
+            nearest: nearest.unwrap_or(&"").to_string(),
+            known: known.join(", "),
+        }
+    }
+}
 
 /// What a run is expected to take; saved as `plan.json`.
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -90,7 +150,7 @@ fn memory(recipe: &Recipe) -> MemoryPlan {
     let again = layers.filter(|layer| recomputed.contains(layer)).map(|layer| kept_per_token(config, layer)).max();
     // Final norm and each MTP depth: input, result, its gradient; MTP's two norms and their results side by side.
     let ends = 4 * d + config.mtp_depth * 10 * d;
-    let passing = backward_per_token(config);
+    let passing = widest_backward_per_token(config);
     let activations = tokens * (kept + again.unwrap_or(0) + ends + passing) as u64 * F32;
     let (weights, optimizer) = (training.weights.0, training.optimizer.0);
     let gradients = training.gradients.0 + further_uses * table;
@@ -131,7 +191,7 @@ fn kept_per_token(config: &ModelConfig, layer: usize) -> usize {
 }
 
 /// Numbers of a token that the backward pass of the widest layer holds at the same time, besides what was kept.
-fn backward_per_token(config: &ModelConfig) -> usize {
+fn widest_backward_per_token(config: &ModelConfig) -> usize {
     let d = config.hidden_size;
     let dense = 3 * config.dense_intermediate;
     let experts = config.moe.as_ref().map_or(0, |moe| moe.top_k * (2 * d + 3 * moe.expert_intermediate));

@@ -52,6 +52,43 @@ fn plan_counts_published_models() {
 }
 
 #[test]
+fn plan_answers_for_claims_and_for_what_would_be() {
+    let lab = Lab::new();
+    let json = |args: &[&str]| -> serde_json::Value {
+        serde_json::from_str(&lab.done(&[&["plan", "--json"], args].concat()).stdout).unwrap()
+    };
+    let claim = json(&["--claim", "deepseek-v3"]);
+    assert_eq!((&claim["adds_up"], &claim["beside"][0]["adds_up"]), (&true.into(), &true.into()));
+    let said = lab.done(&["plan", "--claim", "deepseek-v3"]);
+    for line in ["cost in all", "$5,576,000", "impossible: 373% of the peak", "39.06 %", "the claim adds up"] {
+        assert!(said.stdout.contains(line), "{line}: {said:?}");
+    }
+    let plan = json(&["deepseek-v3", "--what-if", "price=4", "--what-if", "experts=128"]);
+    let (is, would) = (&plan["training"], &plan["what_if"]["training"]);
+    assert_eq!(would["usd"].as_f64().unwrap() / would["device_hours"].as_f64().unwrap(), 4.0);
+    // A router half as wide is all that 128 experts of which 8 are chosen save.
+    assert!(would["device_hours"].as_f64() < is["device_hours"].as_f64());
+    assert!(plan["what_if"]["parameters"].as_u64().unwrap() < 350_000_000_000);
+    let said = lab.done(&["plan", "deepseek-v3"]);
+    assert!(said.stdout.contains("of MTP layers, besides                     11,610,068,224\n"), "{said:?}");
+    for (args, message) in [
+        (
+            &["deepseek-v3", "--what-if", "prise=1"][..],
+            "error: --what-if knows no key 'prise'\nhint: the keys are: price, ",
+        ),
+        (&["deepseek-v3", "--what-if", "experts=4"], "error: --what-if experts: 8 of 4 experts cannot be chosen\n"),
+        (&["smollm2-135m", "--what-if", "experts=4"], "error: --what-if experts: the model has no experts\n"),
+        (&["deepseek-v3", "--device", "h8"], "error: unknown device 'h8'\nhint: did you mean 'h"),
+        (&["deepseek-v3", "--utilisation", "40"], "error: utilisation 40 is not above 0 and at most 1\n"),
+        (&["--claim", "deepsek-v3"], "error: unknown claim 'deepsek-v3'\nhint: did you mean 'deepseek-v3'?"),
+    ] {
+        let said = lab.wels(&[&["plan"], args].concat());
+        assert_eq!(said.code, Some(1), "{said:?}");
+        assert!(said.failure().starts_with(message), "{said:?}");
+    }
+}
+
+#[test]
 fn a_reader_that_goes_away_is_no_failure() {
     let lab = Lab::new();
     let said = lab.shell("WELS plan deepseek-v3 | true; WELS plan deepseek-v3 --json | head -c 1");
