@@ -18,10 +18,11 @@ pub mod loader;
 
 pub mod chat;
 
+pub mod random;
+
 mod atomic;
 mod guard;
 mod mapped;
-mod random;
 
 pub use chat::{ChatTemplate, Message};
 pub use corpus::Corpus;

@@ -9,19 +9,19 @@ fn mix(x: u64) -> u64 {
 }
 
 /// 64 random bits for these four numbers, always the same.
-pub(crate) fn bits(seed: u64, stream: u64, a: u64, b: u64) -> u64 {
+pub fn bits(seed: u64, stream: u64, a: u64, b: u64) -> u64 {
     [stream, a, b].into_iter().fold(mix(seed), |state, word| mix(state ^ mix(word)))
 }
 
 /// `bits` as a number in 0..n. The bias is below n / 2^64.
-pub(crate) fn below(bits: u64, n: u64) -> u64 {
+pub fn below(bits: u64, n: u64) -> u64 {
     ((bits as u128 * n as u128) >> 64) as u64
 }
 
 /// A random order of 0..n for a key: a Feistel network over the next even number of bits, walked until it lands below n
 /// (Black and Rogaway, "Ciphers with Arbitrary Finite Domains", 2002). Every index maps to another; nothing is stored.
 #[derive(Clone, Copy)]
-pub(crate) struct Permutation {
+pub struct Permutation {
     n: u64,
     half_bits: u32,
     key: u64,
@@ -31,13 +31,13 @@ impl Permutation {
     const ROUNDS: u64 = 6;
 
     /// The order of 0..n that `key` chooses.
-    pub(crate) fn new(n: u64, key: u64) -> Self {
+    pub fn new(n: u64, key: u64) -> Self {
         let bits = u64::BITS - n.saturating_sub(1).leading_zeros();
         Permutation { n, half_bits: bits.div_ceil(2).max(1), key }
     }
 
     /// Where `index` goes.
-    pub(crate) fn at(&self, index: u64) -> u64 {
+    pub fn at(&self, index: u64) -> u64 {
         assert!(index < self.n, "index {index} in an order of {}", self.n);
         let mask = (1 << self.half_bits) - 1;
         let mut x = index;

@@ -1,0 +1,31 @@
+//! Tasks with checkable answers: what a model is asked, whether its answer is right, and what that is worth to RL.
+//!
+//! ```text
+//! item        (task, index)          → prompt and reference
+//! completion  text × format          → thinking, answer, faults of form
+//! check       answer × reference     → right, or why not
+//! ```
+//! `grade` (evaluation) and `reward` (training) read a completion with the same parser. Items are functions of seed and
+//! index; checking draws no random numbers and knows no clock, except that foreign programs have a limit of time.
+
+pub mod task;
+
+pub mod completion;
+
+pub mod prompt;
+
+pub mod language;
+
+pub mod number;
+
+pub mod expression;
+
+pub mod arithmetic;
+
+pub mod countdown;
+
+mod draw;
+
+pub use completion::{AnswerStyle, Format, Thinking};
+pub use prompt::{Presentation, Style};
+pub use task::{Grade, Item, Prompt, Reason, Reference, Reward, RewardWeights, Split, Task, TaskError};
