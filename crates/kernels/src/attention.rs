@@ -11,6 +11,9 @@
 //! blockwise rescaling): p = exp(s − max)·inverse, ds = p·(g·v − g·out)·scale; dk and dv are chains over
 //! the queries, of a group's heads one after the other; the shared key's gradient adds the heads in order.
 
+pub mod latent;
+pub mod paged;
+
 use std::ops::Range;
 
 use crate::lanes::Lanes;
@@ -56,6 +59,13 @@ impl<'a> Heads<'a> {
     #[inline]
     pub fn row(&self, t: usize, h: usize) -> &'a [f32] {
         &self.data[t * self.row_stride + self.offset + h * self.head_stride..][..self.dim]
+    }
+
+    /// Checks that `rows` rows of `heads` heads are there.
+    fn check(&self, name: &str, heads: usize, rows: usize) {
+        let row = self.offset + (heads - 1) * self.head_stride + self.dim;
+        let needed = if rows == 0 { 0 } else { (rows - 1) * self.row_stride + row };
+        assert!(self.data.len() >= needed, "{name} has {} of {needed} elements", self.data.len());
     }
 
     /// Element i of head h of token t.
@@ -113,23 +123,9 @@ pub fn forward(shape: Shape, starts: &[u32], q: Heads, k: Keys, v: Heads, out: &
     check_operands(&shape, (&q, tokens), (&k, &v, tokens));
     assert!(out.len() == tokens * shape.heads * v.dim, "out has {} elements", out.len());
     assert!(stats.len() == tokens * shape.heads * 2, "stats has {} elements", stats.len());
-    let results = Results { out: SharedMut::new(out), stats: Some(SharedMut::new(stats)) };
+    let results = Results { out: SharedMut::new(out), stats: SharedMut::new(stats) };
     for_each_head(&shape, starts, |first, len, kv| {
-        let span = Span { first, len, first_query: first, queries: len };
-        forward_task(&shape, span, kv, &q, &k, &v, results);
-    });
-}
-
-/// The newest `queries` tokens of one sequence, whose keys and values of `len` tokens a cache holds: the bits that
-/// [`forward`] gives for these tokens. `out[queries, heads·v]`.
-pub fn cached(shape: Shape, queries: usize, len: usize, q: Heads, k: Keys, v: Heads, out: &mut [f32]) {
-    assert!(queries <= len, "{queries} queries, {len} keys");
-    check_operands(&shape, (&q, queries), (&k, &v, len));
-    assert!(out.len() == queries * shape.heads * v.dim, "out has {} elements", out.len());
-    let results = Results { out: SharedMut::new(out), stats: None };
-    for_each_head(&shape, &[0, len as u32], |_, _, kv| {
-        let span = Span { first: 0, len, first_query: 0, queries };
-        forward_task(&shape, span, kv, &q, &k, &v, results);
+        forward_task(&shape, Span { first, len }, kv, &q, &k, &v, results);
     });
 }
 
@@ -164,8 +160,7 @@ pub fn backward(
     let gradients = Gradients { dq, dk, dv, shared: SharedMut::new(&mut shared_parts), tokens };
     let forward = Forward { q, k, v, out, stats, d_out };
     for_each_head(&shape, starts, |first, len, kv| {
-        let span = Span { first, len, first_query: first, queries: len };
-        backward_task(&shape, span, kv, &forward, &gradients);
+        backward_task(&shape, Span { first, len }, kv, &forward, &gradients);
     });
     if let Some(dk_shared) = dk_shared {
         par::run(tokens.div_ceil(64), |block| {
@@ -180,19 +175,17 @@ pub fn backward(
     }
 }
 
-/// One sequence's keys, and the queries that look at them: the last of them at the last key.
+/// The tokens of one sequence.
 #[derive(Clone, Copy)]
 struct Span {
     first: usize,
     len: usize,
-    first_query: usize,
-    queries: usize,
 }
 
 #[derive(Clone, Copy)]
 struct Results {
     out: SharedMut<f32>,
-    stats: Option<SharedMut<f32>>,
+    stats: SharedMut<f32>,
 }
 
 /// What the backward pass reads.
@@ -225,10 +218,11 @@ fn check_operands(shape: &Shape, (q, queries): (&Heads, usize), (k, v, keys): (&
     assert!(scale > 0.0, "scale {scale}");
     let shared = k.shared.map_or(0, |shared| shared.dim);
     assert!(q.dim == k.own.dim + shared, "query width {}, key width {} + {shared}", q.dim, k.own.dim);
-    for (name, h, heads, rows) in [("q", q, heads, queries), ("k", &k.own, kv_heads, keys), ("v", v, kv_heads, keys)] {
-        let row = h.offset + (heads - 1) * h.head_stride + h.dim;
-        let needed = if rows == 0 { 0 } else { (rows - 1) * h.row_stride + row };
-        assert!(h.data.len() >= needed, "{name} has {} of {needed} elements", h.data.len());
+    q.check("q", heads, queries);
+    k.own.check("k", kv_heads, keys);
+    v.check("v", kv_heads, keys);
+    if let Some(shared) = &k.shared {
+        shared.check("shared k", 1, keys);
     }
 }
 
@@ -343,7 +337,7 @@ fn fresh(at: *mut f32, stride: usize, columns: usize) -> Out {
 /// The machine has the instruction set of `L`.
 #[inline(always)]
 unsafe fn forward_head<L: Lanes>(shape: &Shape, span: Span, kv: usize, q: &Heads, k: &Keys, v: &Heads, to: Results) {
-    let Span { first, len, first_query, queries } = span;
+    let Span { first, len } = span;
     let width = len.next_multiple_of(16);
     let mut scores = scratch::buffer(TILE * width);
     let group = shape.heads / shape.kv_heads;
@@ -352,22 +346,20 @@ unsafe fn forward_head<L: Lanes>(shape: &Shape, span: Span, kv: usize, q: &Heads
         let keys = Panels::of_columns::<L>(&gather_keys(k, first, len, kv), q.dim);
         let values = Panels::of_rows::<L>(&gather(v, first, len, kv), v.dim);
         for h in kv * group..(kv + 1) * group {
-            for i in (0..queries).step_by(TILE) {
-                let rows = TILE.min(queries - i);
-                let seen = |r: usize| len - queries + i + r + 1;
+            for i in (0..len).step_by(TILE) {
+                let rows = TILE.min(len - i);
+                let seen = |r: usize| i + r + 1;
                 let padded = seen(rows - 1).next_multiple_of(16);
-                let at = |r: usize| (first_query + i + r) * shape.heads + h;
+                let at = |r: usize| (first + i + r) * shape.heads + h;
 
-                let tile = addresses(rows, |r| q.row(first_query + i + r, h));
+                let tile = addresses(rows, |r| q.row(first + i + r, h));
                 let out = fresh(scores.as_mut_ptr(), width, padded);
                 keys.multiply::<L>(rows, 0..q.dim, LeftWords::Rows(&tile), out);
                 let mut inverses = [0.0; TILE];
                 for (r, kept) in inverses[..rows].iter_mut().enumerate() {
                     let (max, inverse) = softmax::<L>(&mut scores[r * width..][..padded], seen(r), shape.scale);
                     *kept = inverse;
-                    if let Some(stats) = to.stats {
-                        stats.slice(2 * at(r), 2).copy_from_slice(&[max, inverse]);
-                    }
+                    to.stats.slice(2 * at(r), 2).copy_from_slice(&[max, inverse]);
                 }
                 let tile = addresses(rows, |r| &scores[r * width..]);
                 let out = fresh(to.out.at(at(0) * v.dim), shape.heads * v.dim, v.dim);
@@ -408,7 +400,7 @@ unsafe fn softmax<L: Lanes>(row: &mut [f32], seen: usize, scale: f32) -> (f32, f
 /// The machine has the instruction set of `L`.
 #[inline(always)]
 unsafe fn backward_head<L: Lanes>(shape: &Shape, span: Span, kv: usize, forward: &Forward, to: &Gradients) {
-    let Span { first, len, .. } = span;
+    let Span { first, len } = span;
     let Forward { q, k, v, .. } = forward;
     let group = shape.heads / shape.kv_heads;
     let mut dk = scratch::zeros(len * q.dim);

@@ -51,6 +51,26 @@ pub unsafe trait Lanes: Copy {
     /// The bf16 in the lower half of each lane's bits.
     unsafe fn lower_bf16(self) -> Self;
 
+    /// Sixteen f16, widened.
+    #[inline(always)]
+    unsafe fn load_f16(p: *const u16) -> Self {
+        // SAFETY: the caller's promise; sixteen elements.
+        unsafe {
+            let bits = p.cast::<[u16; LANES]>().read_unaligned();
+            Self::load(bits.map(|bits| half::f16::from_bits(bits).to_f32()).as_ptr())
+        }
+    }
+
+    /// The nearest f16 of each lane, ties to even.
+    #[inline(always)]
+    unsafe fn store_f16(self, p: *mut u16) {
+        // SAFETY: the caller's promise; sixteen elements.
+        unsafe {
+            let bits = self.to_array().map(|x| half::f16::from_f32(x).to_bits());
+            p.cast::<[u16; LANES]>().write_unaligned(bits);
+        }
+    }
+
     /// Sixteen words of two bf16 terms, `self` in the upper halves: nearest even, subnormals to zero.
     #[inline(always)]
     unsafe fn pair_with(self, lower: Self) -> Self {
@@ -307,6 +327,20 @@ mod x86 {
             }
         }
         #[inline(always)]
+        unsafe fn load_f16(p: *const u16) -> Self {
+            unsafe {
+                let half = |p: *const u16| _mm256_cvtph_ps(_mm_loadu_si128(p.cast()));
+                Avx2(half(p), half(p.add(8)))
+            }
+        }
+        #[inline(always)]
+        unsafe fn store_f16(self, p: *mut u16) {
+            unsafe {
+                _mm_storeu_si128(p.cast(), _mm256_cvtps_ph::<_MM_FROUND_TO_NEAREST_INT>(self.0));
+                _mm_storeu_si128(p.add(8).cast(), _mm256_cvtps_ph::<_MM_FROUND_TO_NEAREST_INT>(self.1));
+            }
+        }
+        #[inline(always)]
         unsafe fn load_first(p: *const f32, n: usize) -> Self {
             unsafe {
                 if n <= 8 {
@@ -419,6 +453,14 @@ mod x86 {
         #[inline(always)]
         unsafe fn store(self, p: *mut f32) {
             unsafe { _mm512_storeu_ps(p, self.0) }
+        }
+        #[inline(always)]
+        unsafe fn load_f16(p: *const u16) -> Self {
+            unsafe { Avx512(_mm512_cvtph_ps(_mm256_loadu_si256(p.cast()))) }
+        }
+        #[inline(always)]
+        unsafe fn store_f16(self, p: *mut u16) {
+            unsafe { _mm256_storeu_si256(p.cast(), _mm512_cvtps_ph::<_MM_FROUND_TO_NEAREST_INT>(self.0)) }
         }
         #[inline(always)]
         unsafe fn load_first(p: *const f32, n: usize) -> Self {

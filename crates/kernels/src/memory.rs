@@ -11,6 +11,8 @@ const CACHE_LINE: usize = 64;
 pub struct Buffer {
     start: *mut f32,
     len: usize,
+    /// What to give back to the system.
+    taken: Option<(*mut u8, Layout)>,
 }
 
 // SAFETY: a buffer owns its memory as a boxed slice does.
@@ -22,7 +24,7 @@ impl Buffer {
     /// Takes memory from the system.
     pub fn zeros(len: usize) -> Self {
         if len == 0 {
-            return Buffer { start: std::ptr::NonNull::dangling().as_ptr(), len };
+            return Buffer { start: std::ptr::NonNull::dangling().as_ptr(), len, taken: None };
         }
         let layout = Self::layout(len);
         // SAFETY: the layout has a size; what is written is what was taken.
@@ -33,7 +35,27 @@ impl Buffer {
             }
             ask_for_huge_pages(start, layout.size());
             std::ptr::write_bytes(start, 0, layout.size());
-            Buffer { start: start.cast(), len }
+            Buffer { start: start.cast(), len, taken: Some((start, layout)) }
+        }
+    }
+
+    /// As [`Buffer::zeros`], for memory of which perhaps not all will be used: the system gives it as it is touched.
+    pub fn reserved(len: usize) -> Self {
+        if len * size_of::<f32>() < HUGE_PAGE {
+            return Self::zeros(len);
+        }
+        // Only at the alignment that any memory has are zeros to be had untouched: a huge page more, and begin inside.
+        let bytes = len * size_of::<f32>() + HUGE_PAGE;
+        let layout = Layout::from_size_align(bytes, align_of::<f32>()).expect("a size in memory");
+        // SAFETY: the layout has a size; the start is inside of what was taken, with `len` numbers after it.
+        unsafe {
+            let taken = alloc::alloc_zeroed(layout);
+            if taken.is_null() {
+                alloc::handle_alloc_error(layout);
+            }
+            let start = taken.add(taken.align_offset(HUGE_PAGE));
+            ask_for_huge_pages(start, len * size_of::<f32>());
+            Buffer { start: start.cast(), len, taken: Some((taken, layout)) }
         }
     }
 
@@ -46,9 +68,9 @@ impl Buffer {
 
 impl Drop for Buffer {
     fn drop(&mut self) {
-        if self.len > 0 {
-            // SAFETY: taken in `zeros` with the same layout.
-            unsafe { alloc::dealloc(self.start.cast(), Self::layout(self.len)) }
+        if let Some((taken, layout)) = self.taken {
+            // SAFETY: taken with this layout.
+            unsafe { alloc::dealloc(taken, layout) }
         }
     }
 }
@@ -93,5 +115,17 @@ mod tests {
             assert!(buffer.as_ptr().addr().is_multiple_of(align));
             buffer.fill(1.0);
         }
+    }
+
+    #[test]
+    fn reserved_buffers_are_zero_and_aligned() {
+        for (len, align) in [(0, 4), (1000, CACHE_LINE), (HUGE_PAGE / 4, HUGE_PAGE), (3 * HUGE_PAGE, HUGE_PAGE)] {
+            let mut buffer = Buffer::reserved(len);
+            assert!(buffer.len() == len && buffer.iter().all(|x| *x == 0.0));
+            assert!(buffer.as_ptr().addr().is_multiple_of(align));
+            buffer.fill(1.0);
+        }
+        // More than this machine has: nothing of it is touched.
+        assert!(Buffer::reserved(1 << 37)[..10].iter().all(|x| *x == 0.0));
     }
 }

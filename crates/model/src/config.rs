@@ -205,6 +205,11 @@ impl Attention {
         }
     }
 
+    /// Whether keys and values are made from a latent.
+    pub fn is_mla(&self) -> bool {
+        matches!(self, Attention::Mla { .. })
+    }
+
     /// Width of a query and of an expanded key head.
     pub fn qk_dim(&self) -> usize {
         match *self {

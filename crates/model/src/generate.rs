@@ -4,8 +4,8 @@
 //! `uniform_at(position)` of the seed, not the next one of a generator's state. So neither batching nor a restart
 //! changes it.
 
-use crate::cache::KvCache;
 use crate::model::Model;
+use crate::paged::{CacheLayout, Numbers, PAGE_TOKENS, PagedCache, Piece};
 use crate::params::Params;
 use crate::tape::Execution;
 use std::ops::ControlFlow;
@@ -104,12 +104,16 @@ pub fn generate(
 ) -> Vec<u32> {
     let Request { prompt, max_new_tokens, stop, sampling } = request;
     let room = model.context_len().checked_sub(prompt.len()).expect("a prompt no longer than the context");
-    let mut caches = [KvCache::new(model.config())];
+    let end = prompt.len() + max_new_tokens.min(room);
+    let pages: Vec<u32> = (0..end.div_ceil(PAGE_TOKENS) as u32).collect();
+    let mut cache = PagedCache::new(model, CacheLayout::Expanded, Numbers::F32, pages.len());
     let mut new = Vec::new();
-    let mut next = prompt.to_vec();
-    while new.len() < max_new_tokens.min(room) {
-        let logits = model.extend(params, execution, &mut caches, &next, &[0, next.len() as u32]);
-        let token = sampling.choose(&logits, caches[0].len());
+    let (mut past, mut next) = (0, prompt.to_vec());
+    while prompt.len() + new.len() < end {
+        let piece = Piece { tokens: &next, past, pages: &pages, logits: 1 };
+        let logits = model.step(params, execution, &mut cache, &[piece]).logits;
+        past += next.len();
+        let token = sampling.choose(&logits, past);
         new.push(token);
         if on_token(token).is_break() || stop.contains(&token) {
             break;

@@ -21,6 +21,6 @@ pub mod ops;
 mod layers;
 pub mod model;
 
-pub mod cache;
+pub mod paged;
 
 pub mod generate;

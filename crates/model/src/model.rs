@@ -3,7 +3,6 @@
 //! A [`Model`] holds no numbers, only which parameter belongs where ([`Params`] has the numbers). Every entry point
 //! takes the weights and an [`Execution`], and each of them runs the same layers.
 
-use crate::cache::KvCache;
 use crate::config::{ModelConfig, RopeConfig, RopeLayout, RopeScaling};
 use crate::layers::{Block, Mtp};
 use crate::ops::{self, Coefficient, Rotary};
@@ -11,7 +10,6 @@ use crate::params::{Grads, Params, Weight, Wiring};
 use crate::tape::{Context, Execution, Graph, Routing, Sequences, Var};
 use crate::tensor::Tensor;
 use std::sync::Arc;
-use wels_kernels::embedding;
 use wels_kernels::head::IGNORE;
 use wels_kernels::rope::{Layout, Scaling, Table};
 
@@ -165,7 +163,7 @@ impl Model {
     ) -> Vec<f32> {
         let Batch { tokens, targets, starts } = batch;
         assert_eq!(tokens.len(), targets.len(), "tokens and targets");
-        let context = self.context(params, execution, starts, tokens.len(), objective.balance_coefficient);
+        let context = self.packed(params, execution, starts, tokens.len(), objective.balance_coefficient);
         let mut g = Graph::training(context, grads);
 
         let mut h = self.hidden(&mut g, tokens);
@@ -191,7 +189,7 @@ impl Model {
     pub fn logprobs(&self, params: &Params, execution: &Execution, batch: &Batch) -> Vec<f32> {
         let Batch { tokens, targets, starts } = batch;
         assert_eq!(tokens.len(), targets.len(), "tokens and targets");
-        let context = self.context(params, execution, starts, tokens.len(), 0.0);
+        let context = self.packed(params, execution, starts, tokens.len(), 0.0);
         let mut g = Graph::inference(context, None);
         let x = self.hidden(&mut g, tokens);
         ops::head_loss(&mut g, &x, self.head, targets, &|_, _| 0.0)
@@ -199,46 +197,23 @@ impl Model {
 
     /// The logits `[T, V]` of packed sequences.
     pub fn logits(&self, params: &Params, execution: &Execution, tokens: &[u32], starts: &[u32]) -> Tensor {
-        let context = self.context(params, execution, starts, tokens.len(), 0.0);
+        let context = self.packed(params, execution, starts, tokens.len(), 0.0);
         let mut g = Graph::inference(context, None);
         let x = self.hidden(&mut g, tokens);
         ops::logits(&mut g, &x, self.head)
     }
 
-    /// Continues each cached sequence by its new tokens (sequence s has `tokens[starts[s]..starts[s + 1]]`) and returns
-    /// the logits `[S, V]` after each one's last, to the bits of [`Model::logits`] over the whole.
-    ///
-    /// # Panics
-    /// If a sequence gets no token, or grows beyond the context.
-    pub fn extend(
-        &self,
-        params: &Params,
-        execution: &Execution,
-        caches: &mut [KvCache],
-        tokens: &[u32],
-        starts: &[u32],
-    ) -> Tensor {
-        assert_eq!(starts.len(), caches.len() + 1, "one cache a sequence");
-        assert!(starts.windows(2).all(|ends| ends[0] < ends[1]), "every sequence gets a token: {starts:?}");
-        let mut context = self.context(params, execution, starts, tokens.len(), 0.0);
-        let sequences = Arc::make_mut(&mut context.sequences);
-        for (cache, ends) in caches.iter().zip(starts.windows(2)) {
-            let positions = &mut sequences.positions[ends[0] as usize..ends[1] as usize];
-            positions.iter_mut().for_each(|position| *position += cache.len() as u32);
-        }
-
-        let mut g = Graph::inference(context, Some(&mut *caches));
-        let x = self.hidden(&mut g, tokens);
-        let mut last = g.tensor(starts.len() - 1, x.cols());
-        let last_rows: Vec<u32> = starts[1..].iter().map(|end| end - 1).collect();
-        embedding::gather(&x, &last_rows, &mut last, x.cols());
-        let last = g.variable(last);
-        let logits = ops::logits(&mut g, &last, self.head);
-        drop(g);
-        for (cache, ends) in caches.iter_mut().zip(starts.windows(2)) {
-            cache.advance((ends[1] - ends[0]) as usize);
-        }
-        logits
+    /// What each depth of MTP expects, `[T, V]` each: the logits of the token `depth + 1` places on. Those of a
+    /// sequence's last `depth` tokens mean nothing.
+    pub fn mtp_logits(&self, params: &Params, execution: &Execution, tokens: &[u32], starts: &[u32]) -> Vec<Tensor> {
+        let context = self.packed(params, execution, starts, tokens.len(), 0.0);
+        let mut g = Graph::inference(context, None);
+        let mut h = self.hidden(&mut g, tokens);
+        let depth = |mtp: &Mtp| {
+            h = mtp.forward(&mut g, &h, tokens);
+            ops::logits(&mut g, &h, mtp.head)
+        };
+        self.mtp.iter().map(depth).collect()
     }
 
     /// Runs the forward pass on a batch that gave a loss that is not finite, looking at every result: the layer and the
@@ -247,7 +222,7 @@ impl Model {
         if let Some(name) = params.first_non_finite() {
             return Some(format!("weight {name}"));
         }
-        let context = self.context(params, execution, &batch.starts, batch.tokens.len(), 0.0);
+        let context = self.packed(params, execution, &batch.starts, batch.tokens.len(), 0.0);
         let mut g = Graph::inference(context, None);
         g.watch();
         let mut h = self.hidden(&mut g, &batch.tokens);
@@ -260,17 +235,40 @@ impl Model {
 
     /// What the head reads, `[T, D]`: the state after the final norm.
     fn hidden(&self, g: &mut Graph, tokens: &[u32]) -> Var {
-        let last = g.context.sequences.positions.iter().max();
-        let room = self.context_len;
-        assert!(last.is_none_or(|&last| (last as usize) < room), "position {last:?} in a context of {room} tokens");
-        g.enter("model.embed_tokens");
-        let h = ops::embedding(g, self.embed, tokens);
-        let h = self.layers.iter().fold(h, |h, layer| layer.run(g, h));
-        g.enter("model.norm and head");
-        ops::rms_norm(g, &h, self.norm, self.config.norm_eps)
+        let h = self.last_layer(g, tokens);
+        self.final_norm(g, &h)
     }
 
-    fn context<'a>(
+    /// `[T, D]`: the state after the last layer.
+    pub(crate) fn last_layer(&self, g: &mut Graph, tokens: &[u32]) -> Var {
+        g.enter("model.embed_tokens");
+        let h = ops::embedding(g, self.embed, tokens);
+        self.layers.iter().fold(h, |h, layer| layer.run(g, h))
+    }
+
+    /// `[T, D]` to `[T, D]`.
+    pub(crate) fn final_norm(&self, g: &mut Graph, h: &Var) -> Var {
+        g.enter("model.norm and head");
+        ops::rms_norm(g, h, self.norm, self.config.norm_eps)
+    }
+
+    /// MLA's up-projections, with the widths of a head's keys and values.
+    pub(crate) fn up_projections(&self) -> impl Iterator<Item = (Weight, usize, usize)> {
+        self.layers.iter().chain(self.mtp.iter().map(|mtp| &mtp.block)).filter_map(|block| block.up_projection())
+    }
+
+    pub(crate) fn head(&self) -> Weight {
+        self.head
+    }
+
+    /// # Panics
+    /// If the model has no such depth.
+    pub(crate) fn mtp(&self, depth: usize) -> &Mtp {
+        assert!((1..=self.mtp.len()).contains(&depth), "MTP depth {depth} of {}", self.mtp.len());
+        &self.mtp[depth - 1]
+    }
+
+    fn packed<'a>(
         &self,
         params: &'a Params,
         execution: &'a Execution,
@@ -278,9 +276,24 @@ impl Model {
         tokens: usize,
         balance_coefficient: f32,
     ) -> Context<'a> {
-        let sequences = Sequences::packed(starts);
-        assert_eq!(sequences.tokens(), tokens, "rows by starts, and tokens");
-        Context { params, execution, sequences: Arc::new(sequences), balance_coefficient }
+        let Sequences { starts, positions } = Sequences::packed(starts);
+        assert_eq!(positions.len(), tokens, "rows by starts, and tokens");
+        Context { balance_coefficient, ..self.context(params, execution, starts, positions) }
+    }
+
+    /// # Panics
+    /// If a position is beyond the context.
+    pub(crate) fn context<'a>(
+        &self,
+        params: &'a Params,
+        execution: &'a Execution,
+        starts: Vec<u32>,
+        positions: Vec<u32>,
+    ) -> Context<'a> {
+        let (last, room) = (positions.iter().max(), self.context_len);
+        assert!(last.is_none_or(|&last| (last as usize) < room), "position {last:?} in a context of {room} tokens");
+        let sequences = Arc::new(Sequences { starts, positions });
+        Context { params, execution, sequences, balance_coefficient: 0.0 }
     }
 }
 

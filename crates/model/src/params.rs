@@ -7,6 +7,7 @@
 //! asks for them, once a step.
 
 use crate::config::ModelConfig;
+use crate::model::Model;
 use crate::names::{ParamKind, ParamSpec, param_specs};
 use wels_kernels::gemm::Start;
 use wels_kernels::{elementwise, optim, random};
@@ -17,6 +18,17 @@ pub struct Params {
     specs: Vec<ParamSpec>,
     /// One a parameter, `[rows, cols]` row-major, in the order of [`param_specs`].
     pub values: Vec<Vec<f32>>,
+    /// One a parameter that has them.
+    absorbed: Vec<Option<Absorbed>>,
+}
+
+/// The halves of MLA's up-projection `[H·(nope + v), latent]` as its absorbed form multiplies with them.
+#[derive(Clone, Debug)]
+pub(crate) struct Absorbed {
+    /// `[H·latent, nope]`: W_UKᵀ of each head.
+    pub keys: Vec<f32>,
+    /// `[H·v, latent]`: W_UV of each head.
+    pub values: Vec<f32>,
 }
 
 impl Params {
@@ -24,7 +36,8 @@ impl Params {
     pub fn zeros(config: &ModelConfig) -> Self {
         let specs = param_specs(config);
         let values = specs.iter().map(|spec| vec![0.0; spec.len()]).collect();
-        Params { specs, values }
+        let absorbed = vec![None; specs.len()];
+        Params { specs, values, absorbed }
     }
 
     /// Before training: matrices and embeddings normal with the configuration's standard deviation, norms 1, biases 0.
@@ -52,6 +65,28 @@ impl Params {
     /// The values of the parameter a layer knows as `weight`.
     pub fn of(&self, weight: Weight) -> &[f32] {
         &self.values[weight.param]
+    }
+
+    /// Makes ready for pages of latents: from the values as they are now. Does nothing for a model without latents.
+    pub fn prepare_latent(&mut self, model: &Model) {
+        for (weight, nope, v) in model.up_projections() {
+            let up = self.of(weight);
+            let (mut keys, mut values) = (Vec::new(), Vec::new());
+            for head in up.chunks_exact((nope + v) * weight.cols) {
+                let (of_keys, of_values) = head.split_at(nope * weight.cols);
+                for column in 0..weight.cols {
+                    keys.extend(of_keys[column..].iter().step_by(weight.cols));
+                }
+                values.extend_from_slice(of_values);
+            }
+            self.absorbed[weight.param] = Some(Absorbed { keys, values });
+        }
+    }
+
+    /// # Panics
+    /// If [`Params::prepare_latent`] was not called.
+    pub(crate) fn absorbed(&self, weight: Weight) -> &Absorbed {
+        self.absorbed[weight.param].as_ref().expect("parameters prepared for pages of latents")
     }
 
     /// The place of the parameter with this name.

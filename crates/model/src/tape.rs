@@ -8,7 +8,7 @@
 //! takes it; contributions are added in the reverse order of recording: the first is written, each further one
 //! continues the kernel's chains. Values live as long as a layer or a closure holds them.
 
-use crate::cache::KvCache;
+use crate::paged::{CacheLayout, Paging};
 use crate::params::{Grads, Params, Weight};
 use crate::tensor::{Pool, Tensor};
 use std::ops::Deref;
@@ -152,7 +152,7 @@ pub struct Graph<'a> {
     pub context: Context<'a>,
     /// What the routers did, in the order of the layers.
     pub routings: Vec<Routing>,
-    caches: Option<&'a mut [KvCache]>,
+    paging: Option<Paging<'a>>,
     tape: Option<Tape<'a>>,
     layer: usize,
     watch: Option<Watch>,
@@ -186,16 +186,16 @@ struct Watch {
 }
 
 impl<'a> Graph<'a> {
-    /// A pass that keeps nothing; attention reads and extends `caches`, one a sequence, if there are any.
-    pub fn inference(context: Context<'a>, caches: Option<&'a mut [KvCache]>) -> Self {
-        Graph { context, routings: Vec::new(), caches, tape: None, layer: 0, watch: None }
+    /// A pass that keeps nothing; attention reads and extends the pages of `paging`, if there is one.
+    pub(crate) fn inference(context: Context<'a>, paging: Option<Paging<'a>>) -> Self {
+        Graph { context, routings: Vec::new(), paging, tape: None, layer: 0, watch: None }
     }
 
     /// A pass that records for [`Graph::backward`].
     pub fn training(context: Context<'a>, grads: &'a mut Grads) -> Self {
         let backward = Backward { context: context.clone(), gradients: Vec::new(), grads };
         let tape = Some(Tape { nodes: Vec::new(), backward });
-        Graph { context, routings: Vec::new(), caches: None, tape, layer: 0, watch: None }
+        Graph { context, routings: Vec::new(), paging: None, tape, layer: 0, watch: None }
     }
 
     /// A tensor with arbitrary contents.
@@ -223,9 +223,14 @@ impl<'a> Graph<'a> {
         self.layer
     }
 
-    /// The caches that attention reads and extends, one a sequence.
-    pub fn caches(&mut self) -> Option<&mut [KvCache]> {
-        self.caches.as_deref_mut()
+    /// The pages that attention reads and extends.
+    pub(crate) fn paging(&mut self) -> Option<&mut Paging<'a>> {
+        self.paging.as_mut()
+    }
+
+    /// Whether MLA is to be computed in its absorbed form.
+    pub fn latent(&self) -> bool {
+        self.paging.as_ref().is_some_and(|paging| paging.layout() == CacheLayout::Latent)
     }
 
     /// The gradients, if this pass records: for the loss, which computes them along with its value.

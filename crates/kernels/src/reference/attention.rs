@@ -64,7 +64,8 @@ pub fn forward(shape: Shape, starts: &[u32], q: Heads, k: Keys, v: Heads, out: &
     }
 }
 
-/// Reference of [`crate::attention::cached`].
+/// Reference of attention over a cache: the newest `n` queries of a sequence of `len` tokens, to the bits of
+/// [`forward`].
 pub fn cached(shape: Shape, q: Heads, n: usize, k: Keys, v: Heads, len: usize, out: &mut [f32]) {
     for t in 0..n {
         for h in 0..shape.heads {

@@ -4,6 +4,7 @@ mod attention;
 mod gemm;
 mod head;
 mod memory_bound;
+mod paged;
 mod properties;
 mod quant;
 mod table;

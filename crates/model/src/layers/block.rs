@@ -49,6 +49,14 @@ impl Block {
         }
     }
 
+    /// The up-projection of the latent, if there is one, and the widths of its parts of a head: keys and values.
+    pub fn up_projection(&self) -> Option<(Weight, usize, usize)> {
+        match &self.attention {
+            AttentionLayer::Mla(attention) => Some(attention.up_projection()),
+            AttentionLayer::Gqa(_) => None,
+        }
+    }
+
     /// `[T, D]` to `[T, D]`; keeps only h if the pass is to compute this layer again.
     pub fn run(self: &Arc<Self>, g: &mut Graph, h: Var) -> Var {
         if g.recording().is_none() || !g.context.execution.recompute.includes(self.layer) {

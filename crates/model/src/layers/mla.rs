@@ -1,4 +1,5 @@
-//! Multi-head latent attention in its expanded form.
+//! Multi-head latent attention: in its expanded form, and over pages of latents in its absorbed form
+//! (`ops::latent_attention`).
 //!
 //! ```text
 //! c_KV, k_R = split(W_DKV h)          k_R = RoPE(k_R), one for all heads
@@ -9,7 +10,9 @@
 //! Source: DeepSeek-V3 report, eq. 1–11, with the latent norms of the released code.
 
 use crate::config::{Attention, LATENT_NORM_EPS, ModelConfig};
-use crate::ops::{Part, Parts, Rotary, RotaryColumns, attention, linear, rms_norm, rope, split};
+use crate::ops::{
+    LatentShape, Part, Parts, Rotary, RotaryColumns, attention, latent_attention, linear, rms_norm, rope, split,
+};
 use crate::params::{Weight, Wiring};
 use crate::tape::{Graph, Var};
 use wels_kernels::attention::Shape;
@@ -59,6 +62,11 @@ impl Mla {
         }
     }
 
+    /// The up-projection of the latent, and the widths of its parts of a head.
+    pub fn up_projection(&self) -> (Weight, usize, usize) {
+        (self.kv_b, self.nope_dim, self.v_dim)
+    }
+
     /// `[T, D]` to `[T, D]`.
     pub fn forward(&self, g: &mut Graph, h: &Var) -> Var {
         let Mla { nope_dim, rope_dim, v_dim, .. } = *self;
@@ -79,6 +87,11 @@ impl Mla {
         let (c_kv, k_r) = split(g, c_kv, self.kv_rank);
         let k_r = rope(g, k_r, &self.rotary, RotaryColumns { offset: 0, head_stride: 0, heads: 1 });
         let c_kv = rms_norm(g, &c_kv, self.kv_a_norm, LATENT_NORM_EPS);
+        if g.latent() {
+            let shape = LatentShape { heads, scale: self.shape.scale, nope: nope_dim, rope: rope_dim, v: v_dim };
+            let out = latent_attention(g, shape, self.kv_b, &q, &c_kv, &k_r);
+            return linear(g, precision, &out, self.o);
+        }
         let kv = linear(g, precision, &c_kv, self.kv_b);
 
         let parts = Parts {

@@ -26,7 +26,7 @@ pub(crate) struct Mtp {
     embed_norm: Weight,
     hidden_norm: Weight,
     projection: Weight,
-    block: Arc<Block>,
+    pub block: Arc<Block>,
     norm: Weight,
     pub head: Weight,
     eps: f32,
@@ -53,9 +53,15 @@ impl Mtp {
     /// `h^{k−1}` `[T, D]` to `h^k` `[T, D]`, which the head reads and the next depth; `h^0` is what the main model's
     /// head reads.
     pub fn forward(&self, g: &mut Graph, h: &Var, tokens: &[u32]) -> Var {
+        let ahead = tokens_ahead(tokens, &g.context.sequences.starts, self.depth, 0);
+        self.run(g, h, &ahead)
+    }
+
+    /// As [`Mtp::forward`], from the tokens `depth` places on.
+    pub fn run(&self, g: &mut Graph, h: &Var, ahead: &[u32]) -> Var {
         let precision = g.precision();
         g.enter(&format!("MTP depth {}", self.depth));
-        let e = embedding(g, self.embed, &tokens_ahead(tokens, &g.context.sequences.starts, self.depth, 0));
+        let e = embedding(g, self.embed, ahead);
         let e = rms_norm(g, &e, self.embed_norm, self.eps);
         let h = rms_norm(g, h, self.hidden_norm, self.eps);
         let x = beside(g, e, h);

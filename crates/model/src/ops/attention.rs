@@ -5,9 +5,9 @@
 //! after its own. out `[T, H·v]`. Saved: q, k, v, out, and for each token and head the maximum score and 1/Σ.
 //! Backward: the weights are computed again block by block (Dao 2023, algorithm 2). Source: DeepSeek-V3 report, eq. 10.
 //!
-//! With a cache the rows of keys and values are appended to it and the queries attend over all of it, to the same bits.
+//! With pages (`crate::paged`) keys and values are appended to them and the queries attend over all of them, to the
+//! same bits.
 
-use crate::cache::LayerCache;
 use crate::tape::{Graph, Var};
 use crate::tensor::Tensor;
 use wels_kernels::attention::{self, Heads, HeadsMut, Keys, Shape};
@@ -35,11 +35,6 @@ impl Part {
     fn heads_mut(&self, data: SharedMut<f32>) -> HeadsMut {
         let Part { offset, head_stride, dim, .. } = *self;
         HeadsMut { data, row_stride: self.of.cols(), offset, head_stride, dim }
-    }
-
-    /// The rows `first..last`.
-    fn rows(&self, first: usize, last: usize) -> &[f32] {
-        &self.of[first * self.of.cols()..last * self.of.cols()]
     }
 }
 
@@ -70,13 +65,17 @@ impl Parts {
 pub fn attention(g: &mut Graph, shape: Shape, parts: Parts) -> Var {
     let Parts { q, k, k_shared, v } = &parts;
     let mut out = g.tensor(q.of.rows(), shape.heads * v.dim);
-    if g.caches().is_some() {
-        cached(g, shape, &parts, &mut out);
+    let layer = g.layer();
+    let keys = parts.keys(&k.of, k_shared.as_ref().map_or(&[], |part| &part.of));
+    if let Some(paging) = g.paging() {
+        let (pages, offset, layout, sequences) = paging.expanded(layer);
+        pages.append(offset, layout, sequences, keys, v.heads(&v.of));
+        pages.attend(offset, layout, shape, sequences, q.heads(&q.of), &mut out);
+        g.inspect("attention", &out);
         return g.variable(out);
     }
     let mut stats = g.tensor(q.of.rows(), shape.heads * 2);
     let starts = &g.context.sequences.starts;
-    let keys = parts.keys(&k.of, k_shared.as_ref().map_or(&[], |part| &part.of));
     attention::forward(shape, starts, q.heads(&q.of), keys, v.heads(&v.of), &mut out, &mut stats);
     let kept_out = Tensor::clone(&out);
     g.record("attention", out, move |back, d_out| {
@@ -108,29 +107,4 @@ pub fn attention(g: &mut Graph, shape: Shape, parts: Parts) -> Var {
             }
         }
     })
-}
-
-/// Appends each sequence's new rows to its cache and attends over all of them.
-fn cached(g: &mut Graph, shape: Shape, parts: &Parts, out: &mut Tensor) {
-    let Parts { q, k, k_shared, v } = parts;
-    let sequences = g.context.sequences.clone();
-    let layer = g.layer();
-    let caches = g.caches().expect("attention with caches");
-    for (cache, ends) in caches.iter_mut().zip(sequences.starts.windows(2)) {
-        let (first, last) = (ends[0] as usize, ends[1] as usize);
-        let past = cache.len();
-        let LayerCache { keys, values, shared } = cache.layer(layer);
-        keys.extend_from_slice(k.rows(first, last));
-        if let Some(part) = k_shared {
-            shared.extend_from_slice(part.rows(first, last));
-        }
-        if !parts.joint() {
-            values.extend_from_slice(v.rows(first, last));
-        }
-        let values: &[f32] = if parts.joint() { keys } else { values };
-        let width = out.cols();
-        let out = &mut out[first * width..last * width];
-        let (queries, new) = (q.heads(q.rows(first, last)), last - first);
-        attention::cached(shape, new, past + new, queries, parts.keys(keys, shared), v.heads(values), out);
-    }
 }

@@ -1,0 +1,574 @@
+//! Causal attention over keys and values that lie in pages of a cache.
+//!
+//! **Order of sums**: that of [`forward`](super::forward), bit for bit, for any cut of a sequence into calls, and
+//! whatever else is in a call. Numbers kept as f16 are rounded once, when they enter.
+//!
+//! **Layout.** A page holds [`PAGE`] tokens of all layers, one layer's part after the other. The part of a layer with
+//! expanded keys and values has, for each key-value head, its keys as `[dim][PAGE]` and its values as
+//! `[PAGE][v rounded up to 16]`, then the keys' shared part as `[dim][PAGE]`: what the innermost loops read, so nothing
+//! is packed anew. Latent rows are in [`latent`](super::latent).
+
+use super::{Heads, Keys, Shape, softmax};
+use crate::lanes::{LANES, Lanes};
+use crate::memory::Buffer;
+use crate::micro;
+use crate::par::{self, SharedMut};
+use crate::scratch;
+use crate::span::spans;
+
+/// Tokens in a page.
+pub const PAGE: usize = 16;
+
+/// How a cache keeps its numbers.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Numbers {
+    /// As they were computed.
+    #[default]
+    F32,
+    /// Rounded to the nearest f16, those beyond its range to its greatest.
+    F16,
+}
+
+impl Numbers {
+    /// Bytes of one.
+    pub fn bytes(self) -> usize {
+        match self {
+            Numbers::F32 => 4,
+            Numbers::F16 => 2,
+        }
+    }
+}
+
+/// Memory for pages.
+pub struct Pages {
+    words: Buffer,
+    pub(super) numbers: Numbers,
+    count: usize,
+    page_len: usize,
+}
+
+/// One sequence of a call: its pages, the tokens that they hold already, and those that come with the call. Its new
+/// tokens follow those of the sequence before it in the call's operands.
+#[derive(Clone, Copy, Debug)]
+pub struct Sequence<'a> {
+    /// Pages in the order of the tokens.
+    pub pages: &'a [u32],
+    /// Tokens in the cache before the call.
+    pub past: usize,
+    /// Tokens of the call.
+    pub new: usize,
+}
+
+/// What a layer with expanded keys and values keeps of a token.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Layout {
+    /// Key-value heads.
+    pub kv_heads: usize,
+    /// Width of a head's own part of a key.
+    pub own: usize,
+    /// Width of the part that all heads' keys share; 0 for none.
+    pub shared: usize,
+    /// Width of a value.
+    pub v: usize,
+}
+
+impl Layout {
+    /// Numbers that a page has of a layer.
+    pub fn page_len(&self) -> usize {
+        self.kv_heads * self.head_len() + PAGE * self.shared
+    }
+
+    fn head_len(&self) -> usize {
+        PAGE * (self.own + self.v_stride())
+    }
+
+    fn v_stride(&self) -> usize {
+        self.v.next_multiple_of(LANES)
+    }
+}
+
+impl Pages {
+    /// `count` pages of `page_len` numbers each. The system gives the memory as it is touched.
+    pub fn new(numbers: Numbers, count: usize, page_len: usize) -> Self {
+        let bytes = count.checked_mul(page_len).and_then(|len| len.checked_mul(numbers.bytes()));
+        let bytes = bytes.expect("a cache that fits the address space");
+        Pages { words: Buffer::reserved(bytes.div_ceil(size_of::<f32>())), numbers, count, page_len }
+    }
+
+    /// How many pages.
+    pub fn count(&self) -> usize {
+        self.count
+    }
+
+    /// Copies page `from` over page `to`.
+    ///
+    /// # Panics
+    /// If there is no such page.
+    pub fn copy(&mut self, from: u32, to: u32) {
+        let (from, to) = (from as usize, to as usize);
+        assert!(from < self.count && to < self.count, "page {from} to page {to} of {}", self.count);
+        let bytes = self.page_len * self.numbers.bytes();
+        // SAFETY: both pages are inside the memory; `copy` allows them to be one.
+        unsafe {
+            let start = self.words.as_mut_ptr().cast::<u8>();
+            std::ptr::copy(start.add(from * bytes), start.add(to * bytes), bytes);
+        }
+    }
+
+    /// Checks what unsafe code relies on: pages that exist and suffice, and that no page is written to twice. Gives the
+    /// new tokens.
+    pub(super) fn check(&self, sequences: &[Sequence]) -> usize {
+        let mut written = Vec::new();
+        for Sequence { pages, past, new } in sequences {
+            let used = (past + new).div_ceil(PAGE);
+            assert!(used <= pages.len(), "{past} + {new} tokens in {} pages", pages.len());
+            let beyond = pages[..used].iter().find(|page| **page as usize >= self.count);
+            assert!(beyond.is_none(), "page {beyond:?} of {}", self.count);
+            written.extend_from_slice(&pages[past / PAGE..used.max(past / PAGE)]);
+        }
+        written.sort_unstable();
+        let twice = written.windows(2).find(|pair| pair[0] == pair[1]);
+        assert!(twice.is_none(), "page {} is written to by two sequences", twice.unwrap_or(&[0])[0]);
+        sequences.iter().map(|sequence| sequence.new).sum()
+    }
+
+    /// Checks that a layer's part lies inside a page.
+    pub(super) fn check_part(&self, offset: usize, len: usize) {
+        assert!(offset + len <= self.page_len, "a part of {len} numbers at {offset} of a page of {}", self.page_len);
+    }
+
+    /// Writes the new tokens' keys and values to a layer's part of the pages, which begins at `offset`.
+    ///
+    /// # Panics
+    /// If pages are missing or shared by two sequences that write to them, or an operand is too short.
+    pub fn append(&mut self, offset: usize, layout: Layout, sequences: &[Sequence], k: Keys, v: Heads) {
+        let tokens = self.check(sequences);
+        self.check_part(offset, layout.page_len());
+        let Layout { kv_heads, own, shared, v: v_dim } = layout;
+        let shape = Shape { heads: kv_heads, kv_heads, scale: 1.0 };
+        let q = Heads { dim: own + shared, ..k.own };
+        super::check_operands(&shape, (&q, 0), (&k, &v, tokens));
+        assert!((k.own.dim, v.dim) == (own, v_dim), "key and value widths {} and {}", k.own.dim, v.dim);
+        let (place, numbers, k, v) = (self.place_mut(offset), self.numbers, &k, &v);
+        for_each_token(sequences, |at| match numbers {
+            Numbers::F32 => crate::dispatch!(append_f32(place: Place, layout: Layout, k: &Keys, v: &Heads, at: Slot)),
+            Numbers::F16 => crate::dispatch!(append_f16(place: Place, layout: Layout, k: &Keys, v: &Heads, at: Slot)),
+        });
+    }
+
+    /// `out[T, heads·v]`: the new tokens' queries over all keys of their sequence up to themselves, whose own were
+    /// [appended](Pages::append).
+    ///
+    /// # Panics
+    /// As for [`Pages::append`].
+    pub fn attend(
+        &self,
+        offset: usize,
+        layout: Layout,
+        shape: Shape,
+        sequences: &[Sequence],
+        q: Heads,
+        out: &mut [f32],
+    ) {
+        let tokens = self.check(sequences);
+        self.check_part(offset, layout.page_len());
+        let Shape { heads, kv_heads, scale } = shape;
+        assert!(kv_heads == layout.kv_heads && heads.is_multiple_of(kv_heads), "{heads} heads over {kv_heads}");
+        assert!(scale > 0.0, "scale {scale}");
+        assert!(q.dim == layout.own + layout.shared, "query width {}, {layout:?}", q.dim);
+        q.check("q", heads, tokens);
+        assert!(out.len() == tokens * heads * layout.v, "out has {} elements", out.len());
+        let group = heads / kv_heads;
+        let mut tasks = Vec::new();
+        let mut first = 0;
+        for (sequence, Sequence { new, .. }) in sequences.iter().enumerate() {
+            // The last rows see the most keys: they go first.
+            for from in (0..new * group).step_by(TASK_ROWS).rev() {
+                let rows = TASK_ROWS.min(new * group - from);
+                tasks.extend((0..kv_heads).map(|kv| Task { sequence, first, from, rows, kv }));
+            }
+            first += new;
+        }
+        let place = self.place(offset);
+        let out = SharedMut::new(out);
+        let numbers = self.numbers;
+        par::run(tasks.len(), |i| {
+            let task = &tasks[i];
+            let job = Job { place, layout, shape, sequence: &sequences[task.sequence], q, out };
+            let job = &job;
+            match numbers {
+                Numbers::F32 => crate::dispatch!(attend_f32(job: &Job, task: &Task)),
+                Numbers::F16 => crate::dispatch!(attend_f16(job: &Job, task: &Task)),
+            }
+        });
+    }
+
+    /// Where the parts at `offset` are, to be read.
+    pub(super) fn place(&self, offset: usize) -> Place {
+        Place { start: self.words.as_ptr().cast_mut().cast(), page_len: self.page_len, offset }
+    }
+
+    /// Where the parts at `offset` are, to be written.
+    pub(super) fn place_mut(&mut self, offset: usize) -> Place {
+        Place { start: self.words.as_mut_ptr().cast(), page_len: self.page_len, offset }
+    }
+}
+
+/// Where a new token goes.
+#[derive(Clone, Copy)]
+pub(super) struct Slot {
+    /// Its row in the call's operands.
+    pub token: usize,
+    pub page: u32,
+    pub slot: usize,
+}
+
+/// Calls `write` for each new token.
+pub(super) fn for_each_token(sequences: &[Sequence], write: impl Fn(Slot) + Sync) {
+    let mut first = 0;
+    for Sequence { pages, past, new } in sequences {
+        par::run(new.div_ceil(TOKENS_PER_TASK), |block| {
+            for i in block * TOKENS_PER_TASK..(block * TOKENS_PER_TASK + TOKENS_PER_TASK).min(*new) {
+                write(Slot { token: first + i, page: pages[(past + i) / PAGE], slot: (past + i) % PAGE });
+            }
+        });
+        first += new;
+    }
+}
+
+/// Tokens whose keys and values one task writes; fewer are written without waking another thread.
+const TOKENS_PER_TASK: usize = 32;
+/// Rows of the innermost tile: heads of a group, and their queries.
+const TILE: usize = 12;
+/// Rows in a task: so many that a page's keys are read from a near cache for most of them.
+const TASK_ROWS: usize = 8 * TILE;
+
+/// Where a layer's parts of the pages are.
+#[derive(Clone, Copy)]
+pub(super) struct Place {
+    start: *mut u8,
+    page_len: usize,
+    offset: usize,
+}
+
+// SAFETY: tasks write to disjoint slots; nobody reads what another task of the same call writes.
+unsafe impl Send for Place {}
+// SAFETY: as above.
+unsafe impl Sync for Place {}
+
+impl Place {
+    /// # Safety
+    /// The pages hold numbers of type E, and `page` exists.
+    #[inline(always)]
+    pub unsafe fn page<E>(self, page: u32) -> *mut E {
+        // SAFETY: the caller's promise.
+        unsafe { self.start.cast::<E>().add(page as usize * self.page_len + self.offset) }
+    }
+}
+
+/// A number of a cache.
+pub(super) trait Element: Copy {
+    /// # Safety
+    /// Sixteen readable elements; the machine has the instruction set of `L`.
+    unsafe fn load<L: Lanes>(p: *const Self) -> L;
+    /// # Safety
+    /// The machine has the instruction set of `L`.
+    unsafe fn of<L: Lanes>(x: L) -> [Self; LANES];
+}
+
+impl Element for f32 {
+    #[inline(always)]
+    unsafe fn load<L: Lanes>(p: *const Self) -> L {
+        // SAFETY: the caller's promise.
+        unsafe { L::load(p) }
+    }
+    #[inline(always)]
+    unsafe fn of<L: Lanes>(x: L) -> [Self; LANES] {
+        // SAFETY: the caller's promise.
+        unsafe { x.to_array() }
+    }
+}
+
+/// The bits of an f16.
+#[derive(Clone, Copy)]
+#[repr(transparent)]
+pub(super) struct Half(u16);
+
+impl Element for Half {
+    #[inline(always)]
+    unsafe fn load<L: Lanes>(p: *const Self) -> L {
+        // SAFETY: the caller's promise.
+        unsafe { L::load_f16(p.cast()) }
+    }
+    #[inline(always)]
+    unsafe fn of<L: Lanes>(x: L) -> [Self; LANES] {
+        let mut bits = [Half(0); LANES];
+        // SAFETY: the caller's promise; sixteen elements. In this order the limits let NaN pass.
+        unsafe {
+            let limited = L::splat(65504.0).min(L::splat(-65504.0).max(x));
+            limited.store_f16(bits.as_mut_ptr().cast());
+        }
+        bits
+    }
+}
+
+/// Writes `row` with `stride` elements from one to the next.
+///
+/// # Safety
+/// There is room from `at` on; the machine has the instruction set of `L`.
+#[inline(always)]
+pub(super) unsafe fn write_row<L: Lanes, E: Element>(row: &[f32], at: *mut E, stride: usize) {
+    spans!(row.len(), |s| {
+        // SAFETY: the caller's promise; a span lies inside the row.
+        unsafe {
+            let elements = E::of(s.load::<L>(row));
+            for (i, element) in elements.into_iter().take(s.n).enumerate() {
+                at.add((s.at + i) * stride).write(element);
+            }
+        }
+    });
+}
+
+#[inline(always)]
+unsafe fn append_f32<L: Lanes>(place: Place, layout: Layout, k: &Keys, v: &Heads, at: Slot) {
+    // SAFETY: called through `dispatch!` for pages of f32.
+    unsafe { append_token::<L, f32>(place, layout, k, v, at) }
+}
+
+#[inline(always)]
+unsafe fn append_f16<L: Lanes>(place: Place, layout: Layout, k: &Keys, v: &Heads, at: Slot) {
+    // SAFETY: called through `dispatch!` for pages of f16.
+    unsafe { append_token::<L, Half>(place, layout, k, v, at) }
+}
+
+/// # Safety
+/// Page, slot and token exist, and no other task has this slot; the machine has the instruction set of `L`.
+#[inline(always)]
+unsafe fn append_token<L: Lanes, E: Element>(place: Place, layout: Layout, k: &Keys, v: &Heads, at: Slot) {
+    let Slot { token, page, slot } = at;
+    // SAFETY: the caller's promise.
+    unsafe {
+        let start = place.page::<E>(page);
+        for h in 0..layout.kv_heads {
+            let head = start.add(h * layout.head_len());
+            write_row::<L, E>(k.own.row(token, h), head.add(slot), PAGE);
+            let values = head.add(PAGE * layout.own + slot * layout.v_stride());
+            write_row::<L, E>(v.row(token, h), values, 1);
+        }
+        if let Some(shared) = &k.shared {
+            let keys = start.add(layout.kv_heads * layout.head_len());
+            write_row::<L, E>(shared.row(token, 0), keys.add(slot), PAGE);
+        }
+    }
+}
+
+/// Rows `from..from + rows` of one sequence and key-value head; row r is query r / group and head r % group.
+struct Task {
+    sequence: usize,
+    /// The sequence's first token in the call.
+    first: usize,
+    from: usize,
+    rows: usize,
+    kv: usize,
+}
+
+struct Job<'a> {
+    place: Place,
+    layout: Layout,
+    shape: Shape,
+    sequence: &'a Sequence<'a>,
+    q: Heads<'a>,
+    out: SharedMut<f32>,
+}
+
+#[inline(always)]
+unsafe fn attend_f32<L: Lanes>(job: &Job, task: &Task) {
+    // SAFETY: called through `dispatch!` for pages of f32.
+    unsafe { attend::<L, f32>(job, task) }
+}
+
+#[inline(always)]
+unsafe fn attend_f16<L: Lanes>(job: &Job, task: &Task) {
+    // SAFETY: called through `dispatch!` for pages of f16.
+    unsafe { attend::<L, Half>(job, task) }
+}
+
+/// # Safety
+/// The machine has the instruction set of `L`, and the pages hold numbers of type E.
+#[inline(always)]
+unsafe fn attend<L: Lanes, E: Element>(job: &Job, task: &Task) {
+    let Job { layout, shape, sequence, q, out, .. } = job;
+    let group = shape.heads / shape.kv_heads;
+    let seen = |row: usize| sequence.past + row / group + 1;
+    let width_max = seen(task.from + task.rows - 1).next_multiple_of(PAGE);
+    let mut scores = scratch::buffer(TILE.min(task.rows) * width_max);
+    for from in (task.from..task.from + task.rows).step_by(TILE) {
+        let rows = TILE.min(task.from + task.rows - from);
+        let keys = seen(from + rows - 1);
+        let width = keys.next_multiple_of(PAGE);
+        let head = |r: usize| task.kv * group + (from + r) % group;
+        let token = |r: usize| task.first + (from + r) / group;
+        let mut queries = [std::ptr::null(); TILE];
+        let mut outs = [std::ptr::null_mut(); TILE];
+        for r in 0..rows {
+            queries[r] = q.row(token(r), head(r)).as_ptr();
+            outs[r] = out.at((token(r) * shape.heads + head(r)) * layout.v);
+        }
+        // SAFETY: the operands were checked; tasks write to rows of their own.
+        unsafe {
+            scores_of_rows::<L, E>(job, task.kv, keys, &queries[..rows], scores.as_mut_ptr(), width);
+            let mut inverses = [0.0; TILE];
+            let mut weights = [std::ptr::null(); TILE];
+            for r in 0..rows {
+                let row = &mut scores[r * width..][..width];
+                inverses[r] = softmax::<L>(row, seen(from + r), shape.scale).1;
+                weights[r] = row.as_ptr();
+            }
+            let sums = Sums { weights: &weights[..rows], inverses: &inverses[..rows], outs: &outs[..rows] };
+            sums_of_rows::<L, E>(job, task.kv, keys, sums);
+        }
+    }
+}
+
+/// Takes `rows` in tiles of as many as there are and registers hold, `$wide` vectors across on AVX-512 and `$narrow` on
+/// the others.
+macro_rules! in_tiles {
+    ($lanes:ident, $rows:expr, |$at:ident, $m:ident, $v:ident| $body:expr) => {{
+        let rows: usize = $rows;
+        let mut $at = 0;
+        macro_rules! tile {
+            ($height:literal, $wide:literal, $narrow:literal) => {{
+                const $m: usize = $height;
+                if $lanes::TILE.1 == 2 {
+                    const $v: usize = $wide;
+                    $body
+                } else {
+                    const $v: usize = $narrow;
+                    $body
+                }
+                $at += $m;
+            }};
+        }
+        while $at < rows {
+            match (rows - $at).min($lanes::TILE.0) {
+                12.. => tile!(12, 2, 1),
+                6..12 => tile!(6, 4, 1),
+                4..6 => tile!(4, 4, 1),
+                3 => tile!(3, 8, 2),
+                2 => tile!(2, 8, 2),
+                _ => tile!(1, 8, 4),
+            }
+        }
+    }};
+}
+
+/// Products of the queries with all keys, `[rows][width]`.
+///
+/// # Safety
+/// As for [`attend`]; `scores` has room.
+#[inline(always)]
+unsafe fn scores_of_rows<L: Lanes, E: Element>(
+    job: &Job,
+    kv: usize,
+    keys: usize,
+    queries: &[*const f32],
+    scores: *mut f32,
+    width: usize,
+) {
+    let Job { place, layout, sequence, .. } = job;
+    let pages = &sequence.pages[..keys.div_ceil(PAGE)];
+    in_tiles!(L, queries.len(), |at, M, V| {
+        for first in (0..pages.len()).step_by(V) {
+            let count = V.min(pages.len() - first);
+            // SAFETY: the caller's promise. What has no page of its own does the last one again.
+            unsafe {
+                let parts: [*const E; V] =
+                    std::array::from_fn(|v| place.page::<E>(pages[first + v.min(count - 1)]).cast_const());
+                let own = parts.map(|part| part.add(kv * layout.head_len()));
+                let shared = parts.map(|part| part.add(layout.kv_heads * layout.head_len()));
+                let rows: [*const f32; M] = std::array::from_fn(|i| queries[at + i]);
+                let mut acc = [[L::splat(0.0); V]; M];
+                extend::<L, E, M, V>(&mut acc, layout.own, rows, own);
+                extend::<L, E, M, V>(&mut acc, layout.shared, rows.map(|row| row.add(layout.own)), shared);
+                for (i, row) in acc.iter().enumerate() {
+                    for (v, acc) in row.iter().take(count).enumerate() {
+                        acc.store(scores.add((at + i) * width + PAGE * (first + v)));
+                    }
+                }
+            }
+        }
+    });
+}
+
+/// Extends chains over `dims` dimensions: rows by panels `[dim][PAGE]`.
+///
+/// # Safety
+/// Rows and panels have as many dimensions; the machine has the instruction set of `L`.
+#[inline(always)]
+unsafe fn extend<L: Lanes, E: Element, const M: usize, const V: usize>(
+    acc: &mut [[L; V]; M],
+    dims: usize,
+    rows: [*const f32; M],
+    panels: [*const E; V],
+) {
+    for d in 0..dims {
+        // SAFETY: the caller's promise.
+        unsafe {
+            let keys: [L; V] = std::array::from_fn(|v| E::load::<L>(panels[v].add(PAGE * d)));
+            for (acc, row) in acc.iter_mut().zip(rows) {
+                let q = L::splat(row.add(d).read());
+                for (acc, k) in acc.iter_mut().zip(keys) {
+                    *acc = q.fma(k, *acc);
+                }
+            }
+        }
+    }
+}
+
+/// Rows of weights, one over their sums, and where the sums of values go.
+struct Sums<'a> {
+    weights: &'a [*const f32],
+    inverses: &'a [f32],
+    outs: &'a [*mut f32],
+}
+
+/// The weighted sums of the first `keys` values.
+///
+/// # Safety
+/// As for [`attend`].
+#[inline(always)]
+unsafe fn sums_of_rows<L: Lanes, E: Element>(job: &Job, kv: usize, keys: usize, sums: Sums) {
+    let Job { place, layout, sequence, .. } = job;
+    let stride = layout.v_stride();
+    let values = kv * layout.head_len() + PAGE * layout.own;
+    in_tiles!(L, sums.outs.len(), |at, M, V| {
+        for first in (0..stride / LANES).step_by(V) {
+            let count = V.min(stride / LANES - first);
+            // SAFETY: the caller's promise. What has no vector of its own does the last one again.
+            unsafe {
+                let weights: [*const f32; M] = std::array::from_fn(|i| sums.weights[at + i]);
+                let columns: [usize; V] = std::array::from_fn(|v| LANES * (first + v.min(count - 1)));
+                let mut acc = [[L::splat(0.0); V]; M];
+                for (p, page) in sequence.pages[..keys.div_ceil(PAGE)].iter().enumerate() {
+                    let rows = place.page::<E>(*page).cast_const().add(values);
+                    for slot in 0..PAGE.min(keys - PAGE * p) {
+                        let row: [L; V] = std::array::from_fn(|v| E::load::<L>(rows.add(slot * stride + columns[v])));
+                        for (acc, weights) in acc.iter_mut().zip(weights) {
+                            let weight = L::splat(weights.add(PAGE * p + slot).read());
+                            for (acc, v) in acc.iter_mut().zip(row) {
+                                *acc = weight.fma(v, *acc);
+                            }
+                        }
+                    }
+                }
+                for (i, row) in acc.iter().enumerate() {
+                    let inverse = L::splat(sums.inverses[at + i]);
+                    for (v, acc) in row.iter().take(count).enumerate() {
+                        let column = LANES * (first + v);
+                        micro::store(acc.mul(inverse), sums.outs[at + i].add(column), layout.v - column);
+                    }
+                }
+            }
+        }
+    });
+}

@@ -1,0 +1,256 @@
+//! Keys and values of past tokens, in pages; and the forward pass that reads and extends them.
+//!
+//! A page holds [`PAGE_TOKENS`] tokens of all layers, MTP layers included. Which pages a sequence has, and what is in
+//! them, is the caller's to know: a [`Piece`] names them in the order of the tokens. Pages that are full may belong to
+//! several sequences. Positions are `past..`, so going back to a shorter past needs nothing but a smaller `past`.
+//!
+//! **Same bits.** With [`CacheLayout::Expanded`] and [`Numbers::F32`] the logits are those of
+//! [`Model::logits`] over the whole sequence, bit for bit. With any layout and numbers they do not depend on how a
+//! sequence was cut into pieces, on what else was in a step, or on the pages.
+
+use crate::config::{Attention, ModelConfig};
+use crate::model::Model;
+use crate::ops;
+use crate::params::Params;
+use crate::tape::{Execution, Graph, Var};
+use crate::tensor::Tensor;
+use wels_kernels::attention::latent::LatentLayout;
+use wels_kernels::attention::paged::{Layout, PAGE, Pages, Sequence};
+use wels_kernels::embedding;
+
+pub use wels_kernels::attention::paged::Numbers;
+
+/// Tokens in a page.
+pub const PAGE_TOKENS: usize = PAGE;
+
+/// What attention keeps of a token.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum CacheLayout {
+    /// Keys and values of all heads, as in training.
+    Expanded,
+    /// In MLA: the latent and the rotary key. Up-projections are absorbed into queries and outputs (DeepSeek-V2 report,
+    /// appendix C), so results differ from the expanded form's by rounding.
+    Latent,
+}
+
+/// Memory for pages.
+pub struct PagedCache {
+    layout: LayerLayout,
+    pages: Pages,
+    layers: usize,
+}
+
+#[derive(Clone, Copy)]
+enum LayerLayout {
+    Expanded(Layout),
+    Latent(LatentLayout),
+}
+
+impl LayerLayout {
+    /// # Panics
+    /// If the layout is latent and the attention is not MLA.
+    fn new(config: &ModelConfig, layout: CacheLayout) -> Self {
+        match (&config.attention, layout) {
+            (&Attention::Mla { heads, nope_dim, rope_dim, v_dim, .. }, CacheLayout::Expanded) => {
+                LayerLayout::Expanded(Layout { kv_heads: heads, own: nope_dim, shared: rope_dim, v: v_dim })
+            }
+            (&Attention::Gqa { kv_heads, head_dim, .. }, CacheLayout::Expanded) => {
+                LayerLayout::Expanded(Layout { kv_heads, own: head_dim, shared: 0, v: head_dim })
+            }
+            (&Attention::Mla { kv_lora_rank: latent, rope_dim: rotary, .. }, CacheLayout::Latent) => {
+                LayerLayout::Latent(LatentLayout { latent, rotary })
+            }
+            (Attention::Gqa { .. }, CacheLayout::Latent) => panic!("latent pages for attention without latents"),
+        }
+    }
+
+    /// Numbers that a page has of a layer.
+    fn page_len(self) -> usize {
+        match self {
+            LayerLayout::Expanded(layout) => layout.page_len(),
+            LayerLayout::Latent(layout) => layout.page_len(),
+        }
+    }
+}
+
+fn layers(config: &ModelConfig) -> usize {
+    config.layers + config.mtp_depth
+}
+
+impl PagedCache {
+    /// Memory for `pages` pages, which the system gives as it is touched.
+    ///
+    /// # Panics
+    /// If the layout is latent and the model's attention is not MLA.
+    pub fn new(model: &Model, layout: CacheLayout, numbers: Numbers, pages: usize) -> Self {
+        let (layout, layers) = (LayerLayout::new(model.config(), layout), layers(model.config()));
+        PagedCache { layout, pages: Pages::new(numbers, pages, layers * layout.page_len()), layers }
+    }
+
+    /// Bytes that a page takes.
+    ///
+    /// # Panics
+    /// As for [`PagedCache::new`].
+    pub fn bytes_per_page(config: &ModelConfig, layout: CacheLayout, numbers: Numbers) -> usize {
+        layers(config) * LayerLayout::new(config, layout).page_len() * numbers.bytes()
+    }
+
+    /// How many pages there are.
+    pub fn pages(&self) -> usize {
+        self.pages.count()
+    }
+
+    /// Copies page `from` over page `to`, for a sequence that goes on from a page that another one goes on from too.
+    ///
+    /// # Panics
+    /// If there is no such page.
+    pub fn copy_page(&mut self, from: u32, to: u32) {
+        self.pages.copy(from, to);
+    }
+}
+
+/// New tokens of one sequence.
+#[derive(Clone, Copy, Debug)]
+pub struct Piece<'a> {
+    /// The new tokens, at least one.
+    pub tokens: &'a [u32],
+    /// Tokens of the sequence that its pages hold already.
+    pub past: usize,
+    /// Its pages in order: enough for the past and the new tokens; more are not looked at.
+    pub pages: &'a [u32],
+    /// How many of the last tokens want logits.
+    pub logits: usize,
+}
+
+/// What a step gives for the tokens that want logits, pieces in order.
+pub struct StepOutput {
+    /// `[rows, V]`.
+    pub logits: Tensor,
+    /// `[rows, D]`: the states that the head read, which MTP goes on from.
+    pub hidden: Tensor,
+}
+
+/// The cache under way in a pass.
+pub(crate) struct Paging<'a> {
+    cache: &'a mut PagedCache,
+    sequences: Vec<Sequence<'a>>,
+}
+
+impl<'a> Paging<'a> {
+    /// # Panics
+    /// If a piece has no token or wants more logits than tokens, or the cache was made for another model.
+    pub fn new(cache: &'a mut PagedCache, pieces: &[Piece<'a>], model: &Model) -> Self {
+        assert_eq!(cache.layers, layers(model.config()), "layers of the cache and of the model");
+        for piece in pieces {
+            let Piece { tokens, logits, .. } = piece;
+            assert!(!tokens.is_empty(), "a piece without tokens");
+            assert!(*logits <= tokens.len(), "{logits} logits of {} tokens", tokens.len());
+        }
+        let sequence = |piece: &Piece<'a>| Sequence { pages: piece.pages, past: piece.past, new: piece.tokens.len() };
+        Paging { cache, sequences: pieces.iter().map(sequence).collect() }
+    }
+
+    /// How attention is to be computed.
+    pub fn layout(&self) -> CacheLayout {
+        match self.cache.layout {
+            LayerLayout::Expanded(_) => CacheLayout::Expanded,
+            LayerLayout::Latent(_) => CacheLayout::Latent,
+        }
+    }
+
+    /// The pages, where the layer's part of a page begins, how it is laid out, and the sequences.
+    pub fn expanded(&mut self, layer: usize) -> (&mut Pages, usize, Layout, &[Sequence<'a>]) {
+        let LayerLayout::Expanded(layout) = self.cache.layout else { panic!("the cache holds latents") };
+        (&mut self.cache.pages, layer * layout.page_len(), layout, &self.sequences)
+    }
+
+    /// As [`Paging::expanded`], of a cache of latents.
+    pub fn latent(&mut self, layer: usize) -> (&mut Pages, usize, LatentLayout, &[Sequence<'a>]) {
+        let LayerLayout::Latent(layout) = self.cache.layout else { panic!("the cache holds no latents") };
+        (&mut self.cache.pages, layer * layout.page_len(), layout, &self.sequences)
+    }
+}
+
+impl Model {
+    /// Continues the sequences by their new tokens, whose keys and values go to their pages.
+    ///
+    /// # Panics
+    /// If a piece has no token, too few pages or a page that does not exist, if two pieces write to one page, or a
+    /// sequence grows beyond the context.
+    pub fn step(&self, params: &Params, execution: &Execution, cache: &mut PagedCache, pieces: &[Piece]) -> StepOutput {
+        let mut g = self.paged(params, execution, cache, pieces);
+        let tokens: Vec<u32> = pieces.iter().flat_map(|piece| piece.tokens).copied().collect();
+        let h = self.last_layer(&mut g, &tokens);
+        let h = wanted(&mut g, h, pieces);
+        let hidden = self.final_norm(&mut g, &h);
+        let logits = ops::logits(&mut g, &hidden, self.head());
+        StepOutput { logits, hidden: hidden.into_value() }
+    }
+
+    /// What MTP of depth `depth` ≥ 1 expects beyond the next token. Token i of a piece is the one `depth` places after
+    /// position `past + i`, and row i of `hidden[T, D]`, all pieces one after the other, the state that the depth
+    /// before (for depth 1: [`Model::step`]) gave for that position. The logits are those of the token after it.
+    ///
+    /// Depth 1 may be applied again to its own states and the token it expects, to look further ahead than the model
+    /// was trained for; then its keys and values at those positions are only a guess, to be written over.
+    ///
+    /// # Panics
+    /// As for [`Model::step`], and if the model has no such depth or `hidden` another size.
+    pub fn draft(
+        &self,
+        params: &Params,
+        execution: &Execution,
+        cache: &mut PagedCache,
+        depth: usize,
+        pieces: &[Piece],
+        hidden: Tensor,
+    ) -> StepOutput {
+        let mut g = self.paged(params, execution, cache, pieces);
+        let tokens: Vec<u32> = pieces.iter().flat_map(|piece| piece.tokens).copied().collect();
+        assert_eq!((hidden.rows(), hidden.cols()), (tokens.len(), self.config().hidden_size), "hidden states");
+        let hidden = g.variable(hidden);
+        let mtp = self.mtp(depth);
+        let h = mtp.run(&mut g, &hidden, &tokens);
+        let h = wanted(&mut g, h, pieces);
+        let logits = ops::logits(&mut g, &h, mtp.head);
+        StepOutput { logits, hidden: h.into_value() }
+    }
+
+    fn paged<'a>(
+        &self,
+        params: &'a Params,
+        execution: &'a Execution,
+        cache: &'a mut PagedCache,
+        pieces: &[Piece<'a>],
+    ) -> Graph<'a> {
+        let mut starts = vec![0];
+        starts.extend(pieces.iter().scan(0, |end, piece| {
+            *end += piece.tokens.len() as u32;
+            Some(*end)
+        }));
+        let mut positions = Vec::with_capacity(starts[pieces.len()] as usize);
+        for Piece { tokens, past, .. } in pieces {
+            let end = past + tokens.len();
+            assert!(end <= self.context_len(), "{end} tokens in a context of {}", self.context_len());
+            positions.extend((*past..end).map(|position| position as u32));
+        }
+        let paging = Paging::new(cache, pieces, self);
+        Graph::inference(self.context(params, execution, starts, positions), Some(paging))
+    }
+}
+
+/// The rows of the tokens that want logits.
+fn wanted(g: &mut Graph, h: Var, pieces: &[Piece]) -> Var {
+    let mut rows = Vec::new();
+    let mut end = 0;
+    for piece in pieces {
+        end += piece.tokens.len() as u32;
+        rows.extend(end - piece.logits as u32..end);
+    }
+    if rows.len() == h.rows() {
+        return h;
+    }
+    let mut picked = g.tensor(rows.len(), h.cols());
+    embedding::gather(&h, &rows, &mut picked, h.cols());
+    g.variable(picked)
+}
