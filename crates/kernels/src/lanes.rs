@@ -272,7 +272,7 @@ mod x86 {
 
     /// Two registers of AVX2.
     #[derive(Clone, Copy)]
-    pub struct Avx2(__m256, __m256);
+    pub struct Avx2(pub(crate) __m256, pub(crate) __m256);
 
     /// One register of AVX-512.
     #[derive(Clone, Copy)]
@@ -608,7 +608,7 @@ mod arm {
 
     /// Four registers of NEON.
     #[derive(Clone, Copy)]
-    pub struct Neon([float32x4_t; 4]);
+    pub struct Neon(pub(crate) [float32x4_t; 4]);
 
     #[inline(always)]
     fn zip(a: Neon, b: Neon, f: impl Fn(float32x4_t, float32x4_t) -> float32x4_t) -> Neon {

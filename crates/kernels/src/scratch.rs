@@ -59,3 +59,15 @@ pub(crate) fn words_mut(data: &mut [f32]) -> &mut [u32] {
     // SAFETY: as above.
     unsafe { std::slice::from_raw_parts_mut(data.as_mut_ptr().cast(), data.len()) }
 }
+
+/// The same memory as bytes.
+pub(crate) fn bytes(data: &[f32]) -> &[u8] {
+    // SAFETY: any bits are valid bytes, four for each number.
+    unsafe { std::slice::from_raw_parts(data.as_ptr().cast(), 4 * data.len()) }
+}
+
+/// The same memory as bytes.
+pub(crate) fn bytes_mut(data: &mut [f32]) -> &mut [u8] {
+    // SAFETY: as above.
+    unsafe { std::slice::from_raw_parts_mut(data.as_mut_ptr().cast(), 4 * data.len()) }
+}

@@ -170,7 +170,7 @@ fn check(name: &str, data: &[f32], expected: usize) {
 }
 
 /// Checks offsets and row indices, which unsafe code relies on, and gives the number of slots.
-fn check_groups(offsets: &[u32], rows: Option<&[u32]>, available: usize) -> usize {
+pub(crate) fn check_groups(offsets: &[u32], rows: Option<&[u32]>, available: usize) -> usize {
     assert!(offsets.first() == Some(&0) && offsets.is_sorted(), "offsets {offsets:?} do not ascend from 0");
     let slots = offsets[offsets.len() - 1] as usize;
     match rows {

@@ -43,7 +43,7 @@ pub enum BlockType {
 }
 
 /// Numbers in a block of the K family.
-pub(super) const SUPER: usize = 256;
+pub(crate) const SUPER: usize = 256;
 
 impl BlockType {
     /// All types.
@@ -129,7 +129,7 @@ impl BlockType {
     }
 
     /// Scales and minima of a block: each stands for this many numbers.
-    pub(super) const fn group(self) -> usize {
+    pub(crate) const fn group(self) -> usize {
         match self {
             BlockType::Q2K | BlockType::Q3K | BlockType::Q6K => 16,
             _ => 32,
@@ -137,7 +137,7 @@ impl BlockType {
     }
 
     /// The whole number that stands for zero.
-    pub(super) const fn zero(self) -> u8 {
+    pub(crate) const fn zero(self) -> u8 {
         match self {
             BlockType::Q8_0 => 128,
             BlockType::Q4_0 => 8,
@@ -149,7 +149,7 @@ impl BlockType {
     }
 
     /// Whether there are minima.
-    pub(super) const fn has_minima(self) -> bool {
+    pub(crate) const fn has_minima(self) -> bool {
         matches!(self, BlockType::Q4_1 | BlockType::Q5_1 | BlockType::Q2K | BlockType::Q4K | BlockType::Q5K)
     }
 }
@@ -213,7 +213,7 @@ fn decode_block(from: BlockType, block: &[u8], out: &mut [f32]) {
 }
 
 /// A block as numbers: element i is `scale·(quants[i] − zero) − minimum`, with the scale and minimum of its group.
-pub(super) struct Parts {
+pub(crate) struct Parts {
     /// As many as the block has.
     pub quants: [u8; SUPER],
     /// f16 bits that all scales share, and all minima.
@@ -225,9 +225,14 @@ pub(super) struct Parts {
 }
 
 impl Parts {
+    /// Zeros, and factors of 1.
+    pub fn new() -> Self {
+        Parts { quants: [0; SUPER], scale: 0, minimum: 0, scales: [1; 16], minima: [1; 16] }
+    }
+
     /// Takes a block of a quantised type apart.
     pub fn of(from: BlockType, block: &[u8]) -> Self {
-        let mut parts = Parts { quants: [0; SUPER], scale: 0, minimum: 0, scales: [1; 16], minima: [1; 16] };
+        let mut parts = Parts::new();
         match from {
             BlockType::Q8_0 => {
                 parts.scale = u16_at(block, 0);

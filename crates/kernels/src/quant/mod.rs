@@ -1,3 +1,29 @@
 //! Quantised weights: the formats of files, and products with them.
+//!
+//! **Formula.** `y[T,N] = x[T,K] · w[N,K]ᵀ`. Row n of w is [`blocks`] of whole numbers q with a scale w_s and a minimum
+//! m_s for each group s of 32 or 16 (both exact in f32): an element is w_s·(q − zero) − m_s. A row of x is quantised in
+//! blocks b of 32: d_b = max|x| / 127, a = x · (127 / max|x|) rounded to nearest, ties to even ([`quantise_rows`]).
+//!
+//! **Order of sums.** Element (t, n) is one chain over the groups in ascending order, begun at +0:
+//! 1. I = Σ a·(q − zero), a whole number, exact;
+//! 2. y ← fma(I, w_s · d_b, y), the product of the scales rounded once;
+//! 3. in formats with minima, y ← fma(−m_s, d_b · A, y), where A = Σ a is exact and the product rounded once.
+//!
+//! So it depends on row t and row n alone: not on the other rows, tiles, threads, instruction set, or on whether the
+//! weights are packed or read from the file's blocks.
+//!
+//! **Layout.** Packed weights are panels of 16 rows, so that one vector holds 4 consecutive terms of each row: see
+//! [`pack`]. They take the bytes of the file or up to 3% more, but 2- and 3-bit formats, which take 4 bits.
 
+pub mod activations;
 pub mod blocks;
+mod dots;
+mod kernel;
+mod matrix;
+mod pack;
+mod product;
+
+pub use activations::{Activations, quantise_rows};
+pub use blocks::BlockType;
+pub use matrix::QuantMatrix;
+pub use product::{grouped_linear, linear, linear_many};

@@ -10,6 +10,7 @@ pub mod gemm;
 pub mod head;
 pub mod norm;
 pub mod optim;
+pub mod quant;
 pub mod rope;
 pub mod router;
 pub mod swiglu;

@@ -1,6 +1,11 @@
-//! Block formats against the values of the `gguf` package, bit for bit.
+//! Block formats against the values of the `gguf` package, products against plain loops, bit for bit.
 
+use crate::{assert_same, everywhere, numbers};
+use std::sync::Arc;
 use wels_kernels::quant::blocks::{self, BlockType};
+use wels_kernels::quant::{self, QuantMatrix};
+use wels_kernels::random;
+use wels_kernels::reference::quant as reference;
 
 macro_rules! oracle {
     ($name:expr) => {
@@ -90,5 +95,221 @@ fn rows_are_whole_blocks() {
         assert_eq!(block_type.row_bytes(3 * len), Some(3 * block_type.bytes()));
         assert!(len == 1 || block_type.row_bytes(3 * len + 1).is_none());
         assert!(block_type.row_bytes(usize::MAX / 256 * 256).is_none() || block_type.bytes() < len);
+    }
+}
+
+const QUANTISED: [BlockType; 10] = [
+    BlockType::Q8_0,
+    BlockType::Q4_0,
+    BlockType::Q4_1,
+    BlockType::Q5_0,
+    BlockType::Q5_1,
+    BlockType::Q2K,
+    BlockType::Q3K,
+    BlockType::Q4K,
+    BlockType::Q5K,
+    BlockType::Q6K,
+];
+
+/// Blocks of any bits, with scales of ordinary size: `rows` rows of `columns` numbers.
+fn any_blocks(block_type: BlockType, rows: usize, columns: usize) -> Vec<u8> {
+    let size = block_type.bytes();
+    let len = rows * block_type.row_bytes(columns).expect("whole blocks");
+    let key = random::Key { seed: 11, stream: 1 };
+    let mut bytes: Vec<u8> = (0..len as u64).map(|i| key.below_at(i, 256) as u8).collect();
+    let scales: &[usize] = match block_type {
+        BlockType::Q4_1 | BlockType::Q5_1 | BlockType::Q4K | BlockType::Q5K => &[0, 2],
+        BlockType::Q2K => &[80, 82],
+        BlockType::Q3K => &[108],
+        BlockType::Q6K => &[208],
+        _ => &[0],
+    };
+    for (i, block) in bytes.chunks_exact_mut(size).enumerate() {
+        for &at in scales {
+            let scale = (key.uniform_at((len + size * i + at) as u64) - 0.5) as f32 / 16.0;
+            blocks::encode(BlockType::F16, &[scale], &mut block[at..at + 2]);
+        }
+    }
+    bytes
+}
+
+/// Numbers of several magnitudes, a block of zeros and one of tiny numbers among them.
+fn any_rows(rows: usize, columns: usize) -> Vec<f32> {
+    let mut x = numbers(3, rows * columns);
+    for (i, x) in x.iter_mut().enumerate() {
+        *x *= match i / 32 % 7 {
+            0 => 0.0,
+            1 => 1e-36,
+            2 => 1e-30,
+            power => 10f32.powi(power as i32 - 5),
+        };
+    }
+    x
+}
+
+/// T, and N: edges of tiles and panels.
+const SIZES: [(usize, usize); 6] = [(1, 1), (1, 50), (3, 16), (14, 33), (29, 17), (40, 64)];
+
+#[test]
+fn products_equal_the_reference() {
+    for block_type in QUANTISED {
+        for (t, n) in SIZES {
+            for blocks in [1, 3] {
+                let k = blocks * block_type.len();
+                let (x, bytes) = (any_rows(t, k), any_blocks(block_type, n, k));
+                let mut expected = vec![0.0; t * n];
+                reference::linear(&x, block_type, &bytes, &mut expected, k, n);
+                assert!(expected.iter().all(|y| y.is_finite()));
+                let owner: Arc<dyn AsRef<[u8]> + Send + Sync> = Arc::new([&[7; 5], &bytes[..]].concat());
+                everywhere(|isa| {
+                    let packed = QuantMatrix::from_blocks(block_type, &bytes, n, k);
+                    let mapped = QuantMatrix::mapped(block_type, owner.clone(), 5..5 + bytes.len(), n, k);
+                    for (what, w) in [("packed", packed), ("mapped", mapped)] {
+                        let mut y = vec![f32::NAN; t * n];
+                        quant::linear(&quant::quantise_rows(&x, k), &w, &mut y);
+                        assert_same(&format!("{} {what} {t}×{k}×{n} {isa}", block_type.name()), &y, &expected);
+                    }
+                });
+            }
+        }
+    }
+}
+
+#[test]
+fn extreme_terms_do_not_overflow() {
+    // All bits set, so that terms are greatest, and rows of x of the greatest size of either sign.
+    for block_type in QUANTISED {
+        let (t, n, k) = (2, 16, 256);
+        let mut x = vec![1.0; k];
+        x.extend([-1.0; 256]);
+        for byte in [0x00, 0xff] {
+            let mut bytes = any_blocks(block_type, n, k);
+            let scales = bytes.clone();
+            bytes.fill(byte);
+            // The f16 scales as they were: bytes that are all ones would be no numbers.
+            for (block, scales) in
+                bytes.chunks_exact_mut(block_type.bytes()).zip(scales.chunks_exact(block_type.bytes()))
+            {
+                let end = block.len() - if block_type.len() == 256 { 4 } else { 0 };
+                block[..4].copy_from_slice(&scales[..4]);
+                block[end..].copy_from_slice(&scales[end..]);
+            }
+            let mut expected = vec![0.0; t * n];
+            reference::linear(&x, block_type, &bytes, &mut expected, k, n);
+            everywhere(|isa| {
+                let w = QuantMatrix::from_blocks(block_type, &bytes, n, k);
+                let mut y = vec![f32::NAN; t * n];
+                quant::linear(&quant::quantise_rows(&x, k), &w, &mut y);
+                assert_same(&format!("{} of {byte:#x} {isa}", block_type.name()), &y, &expected);
+            });
+        }
+    }
+}
+
+#[test]
+fn products_at_once_and_by_experts_are_products() {
+    let k = 512;
+    let (tokens, n) = (23, 40);
+    let x = any_rows(tokens, k);
+    let quantised = quant::quantise_rows(&x, k);
+    let types = [BlockType::Q4K, BlockType::Q6K, BlockType::Q4_0, BlockType::Q4K, BlockType::Q8_0];
+    let matrices: Vec<QuantMatrix> = (0..types.len())
+        .map(|i| {
+            let bytes = any_blocks(types[i], (i + 1) * n, k);
+            let row_bytes = bytes.len() / ((i + 1) * n);
+            QuantMatrix::from_blocks(types[i], &bytes[i * n * row_bytes..], n, k)
+        })
+        .collect();
+    let mut alone = vec![vec![0.0; tokens * n]; matrices.len()];
+    matrices.iter().zip(&mut alone).for_each(|(w, y)| quant::linear(&quantised, w, y));
+    let offsets = [0, 5, 5, 18, 19, 40];
+    let rows: Vec<u32> = (0..40).map(|s| (s * 7) % tokens as u32).collect();
+    everywhere(|isa| {
+        let mut together = vec![vec![f32::NAN; tokens * n]; matrices.len()];
+        let mut products: Vec<_> = matrices.iter().zip(&mut together).map(|(w, y)| (w, &mut y[..])).collect();
+        quant::linear_many(&quantised, &mut products);
+        for (together, alone) in together.iter().zip(&alone) {
+            assert_same(&format!("together {isa}"), together, alone);
+        }
+        let mut y = vec![f32::NAN; rows.len() * n];
+        quant::grouped_linear(&quantised, Some(&rows), &offsets, &matrices, &mut y);
+        for (e, bounds) in offsets.windows(2).enumerate() {
+            for slot in bounds[0] as usize..bounds[1] as usize {
+                let expected = &alone[e][rows[slot] as usize * n..][..n];
+                assert_same(&format!("slot {slot} {isa}"), &y[slot * n..][..n], expected);
+            }
+        }
+        let in_order = [0, 4, 9, 9, 20, tokens as u32];
+        let mut y = vec![f32::NAN; tokens * n];
+        quant::grouped_linear(&quantised, None, &in_order, &matrices.iter().collect::<Vec<_>>(), &mut y);
+        for (e, bounds) in in_order.windows(2).enumerate() {
+            let range = bounds[0] as usize * n..bounds[1] as usize * n;
+            assert_same(&format!("expert {e} {isa}"), &y[range.clone()], &alone[e][range]);
+        }
+    });
+}
+
+#[test]
+fn rows_are_what_blocks_decode_to() {
+    for block_type in QUANTISED {
+        let (n, k) = (37, 512);
+        let bytes = any_blocks(block_type, n, k);
+        let mut expected = vec![0.0; n * k];
+        blocks::decode(block_type, &bytes, &mut expected);
+        let packed = QuantMatrix::from_blocks(block_type, &bytes, n, k);
+        let mapped = QuantMatrix::mapped(block_type, Arc::new(bytes.clone()), 0..bytes.len(), n, k);
+        let ids: Vec<u32> = (0..n as u32).rev().collect();
+        for w in [packed, mapped] {
+            let mut rows = vec![f32::NAN; n * k];
+            w.rows_of(&ids, &mut rows);
+            for (row, &i) in rows.chunks(k).zip(&ids) {
+                let expected = expected[i as usize * k..][..k].iter().map(|x| x.to_bits());
+                assert!(row.iter().map(|x| x.to_bits()).eq(expected), "{} row {i}", block_type.name());
+            }
+            let row = bytes.len() / n * n.next_multiple_of(16);
+            assert!(w.bytes() <= row * 103 / 100 || matches!(block_type, BlockType::Q2K | BlockType::Q3K));
+        }
+    }
+}
+
+#[test]
+fn quantised_numbers_multiply_as_their_blocks_do() {
+    for (block_type, bound) in [(BlockType::Q8_0, 0.02), (BlockType::Q4_0, 0.2), (BlockType::Q4_1, 0.2)] {
+        for k in [32, 45, 100] {
+            let (t, n) = (5, 20);
+            let (x, values) = (numbers(1, t * k), numbers(2, n * k));
+            let w = QuantMatrix::quantise(&values, n, k, block_type);
+            let mut y = vec![f32::NAN; t * n];
+            quant::linear(&quant::quantise_rows(&x, k), &w, &mut y);
+            for (at, y) in y.iter().enumerate() {
+                let mut row = vec![0.0; k];
+                w.row(at % n, &mut row);
+                let x = &x[at / n * k..][..k];
+                let dot = |w: &[f32]| x.iter().zip(w).map(|(x, w)| f64::from(x * w)).sum::<f64>();
+                let (quantised, exact) = (dot(&row), dot(&values[at % n * k..][..k]));
+                let scale = (k as f64).sqrt() / 3.0;
+                assert!((f64::from(*y) - quantised).abs() < 0.02 * scale, "{} {y} {quantised}", block_type.name());
+                assert!((f64::from(*y) - exact).abs() < 3.0 * bound * scale, "{} {y} {exact}", block_type.name());
+            }
+        }
+    }
+}
+
+#[test]
+fn rows_that_are_not_finite_stay_so_and_touch_no_other() {
+    let (t, n, k) = (14, 20, 256);
+    for block_type in QUANTISED {
+        let w = QuantMatrix::from_blocks(block_type, &any_blocks(block_type, n, k), n, k);
+        for bad in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
+            let mut x = any_rows(t, k);
+            x[5 * k + 100] = bad;
+            everywhere(|isa| {
+                let mut y = vec![0.0; t * n];
+                quant::linear(&quant::quantise_rows(&x, k), &w, &mut y);
+                for (at, y) in y.iter().enumerate() {
+                    assert!(y.is_nan() == (at / n == 5), "{} {bad} {isa}: row {}", block_type.name(), at / n);
+                }
+            });
+        }
     }
 }

@@ -1,0 +1,124 @@
+//! Rows of x as whole numbers of 8 bits, a scale for each block of 32.
+
+use super::dots::{Dots, dispatch_dots};
+use crate::par;
+use crate::scratch::{self, Buffer};
+
+/// Numbers that share a scale.
+pub const BLOCK: usize = 32;
+/// Scales below this are taken as zero, and their blocks with them: the inverse would not be finite.
+const LEAST_SCALE: f32 = f32::from_bits((127 - 100) << 23);
+
+/// Quantised rows [T, K]; K is filled up with zeros to whole blocks.
+pub struct Activations {
+    rows: usize,
+    columns: usize,
+    /// Words of 4 terms: [T, blocks, 8].
+    values: Buffer,
+    /// [T, blocks].
+    scales: Buffer,
+    /// Sums of the first and the second 16 terms of a block: [T, blocks, 2], as bits of i32.
+    sums: Buffer,
+}
+
+/// Quantises each row of `x` [T, columns]. A block that holds anything not finite gets the scale NaN, which reaches all
+/// products with it.
+///
+/// # Panics
+/// If `x` is not whole rows.
+pub fn quantise_rows(x: &[f32], columns: usize) -> Activations {
+    assert!(columns > 0 && x.len().is_multiple_of(columns), "x has {} elements, rows have {columns}", x.len());
+    let (rows, blocks) = (x.len() / columns, columns.div_ceil(BLOCK));
+    let mut quantised = Activations {
+        rows,
+        columns,
+        values: scratch::buffer(rows * blocks * BLOCK / 4),
+        scales: scratch::buffer(rows * blocks),
+        sums: scratch::buffer(rows * blocks * 2),
+    };
+    let values = par::SharedMut::new(&mut quantised.values);
+    let scales = par::SharedMut::new(&mut quantised.scales);
+    let sums = par::SharedMut::new(&mut quantised.sums);
+    let rows_per_task = par::rows_per_task(columns);
+    par::run(rows.div_ceil(rows_per_task), |task| {
+        for row in task * rows_per_task..rows.min((task + 1) * rows_per_task) {
+            // SAFETY: each row's part is written by one task.
+            let (values, scales, sums) = unsafe {
+                (
+                    values.slice(row * blocks * BLOCK / 4, blocks * BLOCK / 4),
+                    scales.slice(row * blocks, blocks),
+                    sums.slice(row * blocks * 2, blocks * 2),
+                )
+            };
+            let (x, values, sums) =
+                (&x[row * columns..][..columns], scratch::bytes_mut(values), scratch::words_mut(sums));
+            dispatch_dots!(quantise_row(x: &[f32], values: &mut [u8], scales: &mut [f32], sums: &mut [u32]));
+        }
+    });
+    quantised
+}
+
+/// Blocks whose scales are computed together: divisions side by side.
+const TOGETHER: usize = 16;
+
+#[inline(always)]
+unsafe fn quantise_row<D: Dots>(x: &[f32], values: &mut [u8], scales: &mut [f32], sums: &mut [u32]) {
+    let parts = values.chunks_mut(TOGETHER * BLOCK).zip(scales.chunks_mut(TOGETHER)).zip(sums.chunks_mut(2 * TOGETHER));
+    for (x, ((values, scales), sums)) in x.chunks(TOGETHER * BLOCK).zip(parts) {
+        let (whole, rest) = x.as_chunks::<BLOCK>();
+        let mut last = [0.0; BLOCK];
+        last[..rest.len()].copy_from_slice(rest);
+        let blocks = || whole.iter().chain([&last]);
+        let mut most = [0; TOGETHER];
+        for (most, x) in most.iter_mut().zip(blocks()) {
+            // SAFETY: called through `dispatch_dots!`.
+            *most = unsafe { D::greatest_size(x) };
+        }
+        let mut inverses = [0.0; TOGETHER];
+        let mut all_scales = [0.0; TOGETHER];
+        for ((inverse, scale), most) in inverses.iter_mut().zip(&mut all_scales).zip(most) {
+            let most = f32::from_bits(most);
+            (*scale, *inverse) = (most / 127.0, 127.0 / most);
+            if *scale < LEAST_SCALE {
+                (*scale, *inverse) = (0.0, 0.0);
+            }
+            if !most.is_finite() {
+                (*scale, *inverse) = (f32::NAN, 0.0);
+            }
+        }
+        scales.copy_from_slice(&all_scales[..scales.len()]);
+        let outs = values.as_chunks_mut::<BLOCK>().0.iter_mut().zip(sums.as_chunks_mut::<2>().0);
+        for ((x, inverse), (values, sums)) in blocks().zip(inverses).zip(outs) {
+            if inverse == 0.0 {
+                (*values, *sums) = ([0; BLOCK], [0; 2]);
+            } else {
+                // SAFETY: as above.
+                *sums = unsafe { D::round_block(x, inverse, values) };
+            }
+        }
+    }
+}
+
+impl Activations {
+    /// T.
+    pub fn rows(&self) -> usize {
+        self.rows
+    }
+
+    /// K.
+    pub fn columns(&self) -> usize {
+        self.columns
+    }
+
+    pub(super) fn blocks(&self) -> usize {
+        self.columns.div_ceil(BLOCK)
+    }
+
+    /// A block's terms, scale and sums.
+    #[inline(always)]
+    pub(super) fn block(&self, row: usize, block: usize) -> (&[u32; 8], f32, [i32; 2]) {
+        let at = row * self.blocks() + block;
+        let (values, sums) = (scratch::words(&self.values), scratch::words(&self.sums));
+        (&values.as_chunks().0[at], self.scales[at], sums.as_chunks().0[at].map(|sum: u32| sum as i32))
+    }
+}

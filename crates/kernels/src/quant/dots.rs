@@ -1,0 +1,509 @@
+//! Sixteen whole sums side by side, and 64 bytes that extend each by four terms: what an instruction set has for
+//! products of whole numbers. All are exact.
+
+use super::activations::BLOCK;
+use crate::isa::{self, Isa};
+use crate::lanes::{self, Lanes};
+
+/// The operations of the kernels over one instruction set.
+///
+/// # Safety
+/// As for [`Lanes`].
+#[allow(clippy::missing_safety_doc)]
+pub(super) unsafe trait Dots: Copy {
+    /// Sixteen f32.
+    type Lanes: Lanes;
+    /// Four terms for each of sixteen rows, unsigned.
+    type Bytes: Copy;
+    /// Sixteen i32.
+    type Sums: Copy;
+    /// The whole number that [`Dots::dot_wide`] takes as zero.
+    const WIDE_ZERO: u8 = 128;
+    /// Rows of x in a large tile.
+    const TILE: usize;
+
+    unsafe fn bytes(p: *const u8) -> Self::Bytes;
+    /// The lower and the upper four bits of each byte.
+    unsafe fn nibbles(bytes: Self::Bytes) -> (Self::Bytes, Self::Bytes);
+    /// `bytes` with bit `g` of each of `plane` as the fifth.
+    unsafe fn with_fifth(bytes: Self::Bytes, plane: Self::Bytes, g: usize) -> Self::Bytes;
+    /// `bytes` with bits `2g` and `2g + 1` of each of `plane` as the fifth and sixth.
+    unsafe fn with_sixth(bytes: Self::Bytes, plane: Self::Bytes, g: usize) -> Self::Bytes;
+    /// All sums at one number.
+    unsafe fn sums(start: *const i32) -> Self::Sums;
+    /// Adds each row's four terms, of at most six bits, times the four i8 at `a`.
+    unsafe fn dot(sums: Self::Sums, terms: Self::Bytes, a: *const i8) -> Self::Sums;
+    /// Adds each row's four terms, less 128 plus [`Dots::WIDE_ZERO`], times the four i8 at `a`, of which none is −128.
+    unsafe fn dot_wide(sums: Self::Sums, terms: Self::Bytes, a: *const i8) -> Self::Sums;
+    /// The sums, which are below 2²⁴ in size.
+    unsafe fn floats(sums: Self::Sums) -> Self::Lanes;
+    /// Sixteen f16.
+    unsafe fn halves(p: *const u16) -> Self::Lanes;
+    /// Sixteen i8.
+    unsafe fn factors(p: *const i8) -> Self::Lanes;
+    /// Fetches the cache line at an address, any address.
+    #[inline(always)]
+    fn prefetch(_p: *const u8) {}
+
+    /// The bits of the greatest size; as bits, what is not finite is greater than what is.
+    #[inline(always)]
+    unsafe fn greatest_size(x: &[f32; BLOCK]) -> u32 {
+        let mut most = [0; 16];
+        for x in x.as_chunks::<16>().0 {
+            for (most, x) in most.iter_mut().zip(x) {
+                *most = (*most).max(x.to_bits() & 0x7fff_ffff);
+            }
+        }
+        most.into_iter().fold(0, u32::max)
+    }
+
+    /// `x · inverse`, at most 127.5 in size, rounded to nearest, ties to even; gives the sums of the first and of the
+    /// second half.
+    #[inline(always)]
+    unsafe fn round_block(x: &[f32; BLOCK], inverse: f32, values: &mut [u8; BLOCK]) -> [u32; 2] {
+        let mut bits = [0; BLOCK];
+        for (bits, x) in bits.iter_mut().zip(x) {
+            *bits = (x * inverse + ROUNDER).to_bits().wrapping_sub(ROUNDER.to_bits());
+        }
+        for (value, bits) in values.iter_mut().zip(bits) {
+            *value = bits as u8;
+        }
+        let (a, b) = bits.split_at(BLOCK / 2);
+        [a, b].map(|half| half.iter().fold(0, |sum: u32, bits| sum.wrapping_add(*bits)))
+    }
+}
+
+/// Added to a number of less than 2²², it leaves the nearest whole number in the lower bits: 1.5·2²³.
+const ROUNDER: f32 = 12_582_912.0;
+
+/// The instructions in use.
+#[derive(Clone, Copy)]
+pub(super) enum Set {
+    Plain,
+    #[cfg(target_arch = "x86_64")]
+    Avx2,
+    #[cfg(target_arch = "x86_64")]
+    Avx512Vnni,
+    #[cfg(target_arch = "aarch64")]
+    Neon,
+}
+
+impl Set {
+    pub fn active() -> Self {
+        match isa::active() {
+            #[cfg(target_arch = "x86_64")]
+            Isa::Avx512 if std::arch::is_x86_feature_detected!("avx512vnni") => Set::Avx512Vnni,
+            #[cfg(target_arch = "x86_64")]
+            Isa::Avx512 | Isa::Avx2 => Set::Avx2,
+            #[cfg(target_arch = "aarch64")]
+            Isa::Neon => Set::Neon,
+            _ => Set::Plain,
+        }
+    }
+
+    /// [`Dots::TILE`] and [`Dots::WIDE_ZERO`].
+    pub fn tile_and_wide_zero(self) -> (usize, u8) {
+        match self {
+            Set::Plain => (Plain::TILE, Plain::WIDE_ZERO),
+            #[cfg(target_arch = "x86_64")]
+            Set::Avx2 => (Avx2::TILE, Avx2::WIDE_ZERO),
+            #[cfg(target_arch = "x86_64")]
+            Set::Avx512Vnni => (Avx512Vnni::TILE, Avx512Vnni::WIDE_ZERO),
+            #[cfg(target_arch = "aarch64")]
+            Set::Neon => (Neon::TILE, Neon::WIDE_ZERO),
+        }
+    }
+}
+
+/// Calls an `#[inline(always)] unsafe fn kernel<D: Dots>(…)` compiled for the active instructions, as
+/// [`dispatch!`](crate::dispatch) does over lanes.
+macro_rules! dispatch_dots {
+    ($kernel:ident ( $($arg:ident : $ty:ty),* $(,)? )) => {{
+        #[cfg(target_arch = "x86_64")]
+        #[target_feature(enable = "avx512vnni,avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,f16c")]
+        unsafe fn avx512_vnni($($arg: $ty),*) {
+            // SAFETY: the caller's promise.
+            unsafe { $kernel::<$crate::quant::dots::Avx512Vnni>($($arg),*) }
+        }
+        #[cfg(target_arch = "x86_64")]
+        #[target_feature(enable = "avx2,fma,f16c")]
+        unsafe fn avx2($($arg: $ty),*) {
+            // SAFETY: the caller's promise.
+            unsafe { $kernel::<$crate::quant::dots::Avx2>($($arg),*) }
+        }
+        // The hardware's fused multiply-add gives plain code the same bits as the software's, only sooner.
+        #[cfg(target_arch = "x86_64")]
+        #[target_feature(enable = "fma")]
+        unsafe fn plain_fma($($arg: $ty),*) {
+            // SAFETY: the caller's promise.
+            unsafe { $kernel::<$crate::quant::dots::Plain>($($arg),*) }
+        }
+        // SAFETY: the machine has the set in use; the rest is the caller's promise.
+        unsafe {
+            match $crate::quant::dots::Set::active() {
+                #[cfg(target_arch = "x86_64")]
+                $crate::quant::dots::Set::Avx512Vnni => avx512_vnni($($arg),*),
+                #[cfg(target_arch = "x86_64")]
+                $crate::quant::dots::Set::Avx2 => avx2($($arg),*),
+                #[cfg(target_arch = "aarch64")]
+                $crate::quant::dots::Set::Neon => $kernel::<$crate::quant::dots::Neon>($($arg),*),
+                #[cfg(target_arch = "x86_64")]
+                $crate::quant::dots::Set::Plain if std::arch::is_x86_feature_detected!("fma") => plain_fma($($arg),*),
+                $crate::quant::dots::Set::Plain => $kernel::<$crate::quant::dots::Plain>($($arg),*),
+            }
+        }
+    }};
+}
+pub(super) use dispatch_dots;
+
+/// Plain Rust.
+#[derive(Clone, Copy)]
+pub(super) struct Plain;
+
+// SAFETY: plain Rust runs anywhere.
+unsafe impl Dots for Plain {
+    type Lanes = lanes::Plain;
+    type Bytes = [u8; 64];
+    type Sums = [i32; 16];
+    const TILE: usize = 4;
+
+    #[inline(always)]
+    unsafe fn bytes(p: *const u8) -> [u8; 64] {
+        // SAFETY: the caller's promise.
+        unsafe { p.cast::<[u8; 64]>().read() }
+    }
+    #[inline(always)]
+    unsafe fn nibbles(bytes: [u8; 64]) -> ([u8; 64], [u8; 64]) {
+        (bytes.map(|byte| byte & 15), bytes.map(|byte| byte >> 4))
+    }
+    #[inline(always)]
+    unsafe fn with_fifth(bytes: [u8; 64], plane: [u8; 64], g: usize) -> [u8; 64] {
+        std::array::from_fn(|i| bytes[i] | (plane[i] >> g & 1) << 4)
+    }
+    #[inline(always)]
+    unsafe fn with_sixth(bytes: [u8; 64], plane: [u8; 64], g: usize) -> [u8; 64] {
+        std::array::from_fn(|i| bytes[i] | (plane[i] >> (2 * g) & 3) << 4)
+    }
+    #[inline(always)]
+    unsafe fn sums(start: *const i32) -> [i32; 16] {
+        // SAFETY: the caller's promise.
+        [unsafe { start.read() }; 16]
+    }
+    #[inline(always)]
+    unsafe fn dot(sums: [i32; 16], terms: [u8; 64], a: *const i8) -> [i32; 16] {
+        // SAFETY: the caller's promise.
+        let a = unsafe { a.cast::<[i8; 4]>().read() }.map(i32::from);
+        std::array::from_fn(|i| (0..4).fold(sums[i], |sum, k| sum + i32::from(terms[4 * i + k]) * a[k]))
+    }
+    #[inline(always)]
+    unsafe fn dot_wide(sums: [i32; 16], terms: [u8; 64], a: *const i8) -> [i32; 16] {
+        // SAFETY: the caller's promise.
+        unsafe { Self::dot(sums, terms, a) }
+    }
+    #[inline(always)]
+    unsafe fn floats(sums: [i32; 16]) -> lanes::Plain {
+        // SAFETY: sixteen numbers.
+        unsafe { lanes::Plain::load(sums.map(|sum| sum as f32).as_ptr()) }
+    }
+    #[inline(always)]
+    unsafe fn halves(p: *const u16) -> lanes::Plain {
+        // SAFETY: the caller's promise.
+        unsafe { lanes::Plain::load(halves(p).as_ptr()) }
+    }
+    #[inline(always)]
+    unsafe fn factors(p: *const i8) -> lanes::Plain {
+        // SAFETY: the caller's promise.
+        unsafe { lanes::Plain::load(p.cast::<[i8; 16]>().read().map(f32::from).as_ptr()) }
+    }
+}
+
+#[inline(always)]
+unsafe fn halves(p: *const u16) -> [f32; 16] {
+    // SAFETY: the caller's promise.
+    unsafe { p.cast::<[u16; 16]>().read_unaligned() }.map(|bits| half::f16::from_bits(bits).to_f32())
+}
+
+#[cfg(target_arch = "x86_64")]
+pub(super) use x86::{Avx2, Avx512Vnni};
+
+#[cfg(target_arch = "x86_64")]
+mod x86 {
+    use super::{BLOCK, Dots, lanes};
+    use std::arch::x86_64::*;
+
+    /// AVX-512 with VNNI.
+    #[derive(Clone, Copy)]
+    pub struct Avx512Vnni;
+
+    /// AVX2, whose products of bytes are added in 16 bits by pairs: exact up to six bits, wider terms by halves.
+    #[derive(Clone, Copy)]
+    pub struct Avx2;
+
+    /// A shift of all bytes by `by` bits to the left, or to the right where negative; bits of the neighbour come in.
+    macro_rules! shift {
+        ($left:ident, $right:ident, $x:expr, $by:expr) => {
+            match $by {
+                4 => $left::<4>($x),
+                3 => $left::<3>($x),
+                2 => $left::<2>($x),
+                1 => $left::<1>($x),
+                0 => $x,
+                -1 => $right::<1>($x),
+                -2 => $right::<2>($x),
+                _ => $right::<3>($x),
+            }
+        };
+    }
+
+    // SAFETY: each body is AVX-512 with VNNI, which the trait's users have checked.
+    #[allow(clippy::undocumented_unsafe_blocks)]
+    unsafe impl Dots for Avx512Vnni {
+        type Lanes = lanes::Avx512;
+        type Bytes = __m512i;
+        type Sums = __m512i;
+        const TILE: usize = 12;
+
+        #[inline(always)]
+        unsafe fn bytes(p: *const u8) -> __m512i {
+            unsafe { _mm512_loadu_si512(p.cast()) }
+        }
+        #[inline(always)]
+        unsafe fn nibbles(bytes: __m512i) -> (__m512i, __m512i) {
+            unsafe {
+                let mask = _mm512_set1_epi8(15);
+                (_mm512_and_si512(bytes, mask), _mm512_and_si512(_mm512_srli_epi16::<4>(bytes), mask))
+            }
+        }
+        #[inline(always)]
+        unsafe fn with_fifth(bytes: __m512i, plane: __m512i, g: usize) -> __m512i {
+            unsafe {
+                let plane = shift!(_mm512_slli_epi16, _mm512_srli_epi16, plane, 4 - g as i32);
+                _mm512_ternarylogic_epi32::<0xea>(plane, _mm512_set1_epi8(16), bytes) // (plane & 16) | bytes
+            }
+        }
+        #[inline(always)]
+        unsafe fn with_sixth(bytes: __m512i, plane: __m512i, g: usize) -> __m512i {
+            unsafe {
+                let plane = shift!(_mm512_slli_epi16, _mm512_srli_epi16, plane, 4 - 2 * g as i32);
+                _mm512_ternarylogic_epi32::<0xea>(plane, _mm512_set1_epi8(48), bytes)
+            }
+        }
+        #[inline(always)]
+        unsafe fn sums(start: *const i32) -> __m512i {
+            unsafe { _mm512_set1_epi32(start.read()) }
+        }
+        #[inline(always)]
+        unsafe fn dot(sums: __m512i, terms: __m512i, a: *const i8) -> __m512i {
+            unsafe { _mm512_dpbusd_epi32(sums, terms, _mm512_set1_epi32(a.cast::<i32>().read())) }
+        }
+        #[inline(always)]
+        unsafe fn dot_wide(sums: __m512i, terms: __m512i, a: *const i8) -> __m512i {
+            unsafe { Self::dot(sums, terms, a) }
+        }
+        #[inline(always)]
+        unsafe fn floats(sums: __m512i) -> lanes::Avx512 {
+            unsafe { lanes::Avx512(_mm512_cvtepi32_ps(sums)) }
+        }
+        #[inline(always)]
+        unsafe fn halves(p: *const u16) -> lanes::Avx512 {
+            unsafe { lanes::Avx512(_mm512_cvtph_ps(_mm256_loadu_si256(p.cast()))) }
+        }
+        #[inline(always)]
+        unsafe fn factors(p: *const i8) -> lanes::Avx512 {
+            unsafe { lanes::Avx512(_mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128(p.cast())))) }
+        }
+        #[inline(always)]
+        fn prefetch(p: *const u8) {
+            unsafe { _mm_prefetch::<_MM_HINT_T0>(p.cast()) }
+        }
+        #[inline(always)]
+        unsafe fn greatest_size(x: &[f32; BLOCK]) -> u32 {
+            unsafe {
+                let size = |p| _mm512_castps_si512(_mm512_abs_ps(_mm512_loadu_ps(p)));
+                _mm512_reduce_max_epu32(_mm512_max_epu32(size(x.as_ptr()), size(x[16..].as_ptr())))
+            }
+        }
+        #[inline(always)]
+        unsafe fn round_block(x: &[f32; BLOCK], inverse: f32, values: &mut [u8; BLOCK]) -> [u32; 2] {
+            let mut sums = [0; 2];
+            for ((x, values), sum) in x.as_chunks::<16>().0.iter().zip(values.as_chunks_mut::<16>().0).zip(&mut sums) {
+                unsafe {
+                    let x = _mm512_mul_ps(_mm512_loadu_ps(x.as_ptr()), _mm512_set1_ps(inverse));
+                    let whole = _mm512_cvtps_epi32(x);
+                    _mm_storeu_si128(values.as_mut_ptr().cast(), _mm512_cvtepi32_epi8(whole));
+                    *sum = _mm512_reduce_add_epi32(whole) as u32;
+                }
+            }
+            sums
+        }
+    }
+
+    /// The four i8 at `a`, eight times.
+    #[inline(always)]
+    unsafe fn four(a: *const i8) -> __m256i {
+        // SAFETY: AVX2 by the trait's promise, four bytes by the caller's.
+        unsafe { _mm256_set1_epi32(a.cast::<i32>().read()) }
+    }
+
+    // SAFETY: each body is AVX2 and F16C, which the trait's users have checked.
+    #[allow(clippy::undocumented_unsafe_blocks)]
+    unsafe impl Dots for Avx2 {
+        type Lanes = lanes::Avx2;
+        type Bytes = [__m256i; 2];
+        type Sums = [__m256i; 2];
+        const TILE: usize = 4;
+
+        #[inline(always)]
+        unsafe fn bytes(p: *const u8) -> [__m256i; 2] {
+            unsafe { [_mm256_loadu_si256(p.cast()), _mm256_loadu_si256(p.add(32).cast())] }
+        }
+        #[inline(always)]
+        unsafe fn nibbles(bytes: [__m256i; 2]) -> ([__m256i; 2], [__m256i; 2]) {
+            let nibbles = |x| unsafe {
+                let mask = _mm256_set1_epi8(15);
+                (_mm256_and_si256(x, mask), _mm256_and_si256(_mm256_srli_epi16::<4>(x), mask))
+            };
+            let (a, b) = (nibbles(bytes[0]), nibbles(bytes[1]));
+            ([a.0, b.0], [a.1, b.1])
+        }
+        #[inline(always)]
+        unsafe fn with_fifth(bytes: [__m256i; 2], plane: [__m256i; 2], g: usize) -> [__m256i; 2] {
+            let join = |bytes, plane| unsafe {
+                let plane = shift!(_mm256_slli_epi16, _mm256_srli_epi16, plane, 4 - g as i32);
+                _mm256_or_si256(bytes, _mm256_and_si256(plane, _mm256_set1_epi8(16)))
+            };
+            [join(bytes[0], plane[0]), join(bytes[1], plane[1])]
+        }
+        #[inline(always)]
+        unsafe fn with_sixth(bytes: [__m256i; 2], plane: [__m256i; 2], g: usize) -> [__m256i; 2] {
+            let join = |bytes, plane| unsafe {
+                let plane = shift!(_mm256_slli_epi16, _mm256_srli_epi16, plane, 4 - 2 * g as i32);
+                _mm256_or_si256(bytes, _mm256_and_si256(plane, _mm256_set1_epi8(48)))
+            };
+            [join(bytes[0], plane[0]), join(bytes[1], plane[1])]
+        }
+        #[inline(always)]
+        unsafe fn sums(start: *const i32) -> [__m256i; 2] {
+            unsafe { [_mm256_set1_epi32(start.read()); 2] }
+        }
+        #[inline(always)]
+        unsafe fn dot(sums: [__m256i; 2], terms: [__m256i; 2], a: *const i8) -> [__m256i; 2] {
+            let extend = |sums, terms| unsafe {
+                let pairs = _mm256_maddubs_epi16(terms, four(a));
+                _mm256_add_epi32(sums, _mm256_madd_epi16(pairs, _mm256_set1_epi16(1)))
+            };
+            [extend(sums[0], terms[0]), extend(sums[1], terms[1])]
+        }
+        #[inline(always)]
+        unsafe fn dot_wide(sums: [__m256i; 2], terms: [__m256i; 2], a: *const i8) -> [__m256i; 2] {
+            let extend = |sums, low, high| unsafe {
+                let (low, high) = (_mm256_maddubs_epi16(low, four(a)), _mm256_maddubs_epi16(high, four(a)));
+                let low = _mm256_madd_epi16(low, _mm256_set1_epi16(1));
+                let high = _mm256_madd_epi16(high, _mm256_set1_epi16(16));
+                _mm256_add_epi32(sums, _mm256_add_epi32(low, high))
+            };
+            let (low, high) = unsafe { Self::nibbles(terms) };
+            [extend(sums[0], low[0], high[0]), extend(sums[1], low[1], high[1])]
+        }
+        #[inline(always)]
+        unsafe fn floats(sums: [__m256i; 2]) -> lanes::Avx2 {
+            unsafe { lanes::Avx2(_mm256_cvtepi32_ps(sums[0]), _mm256_cvtepi32_ps(sums[1])) }
+        }
+        #[inline(always)]
+        unsafe fn halves(p: *const u16) -> lanes::Avx2 {
+            unsafe {
+                let (a, b) = (_mm_loadu_si128(p.cast()), _mm_loadu_si128(p.add(8).cast()));
+                lanes::Avx2(_mm256_cvtph_ps(a), _mm256_cvtph_ps(b))
+            }
+        }
+        #[inline(always)]
+        unsafe fn factors(p: *const i8) -> lanes::Avx2 {
+            unsafe {
+                let bytes = _mm_loadu_si128(p.cast());
+                let (a, b) = (_mm256_cvtepi8_epi32(bytes), _mm256_cvtepi8_epi32(_mm_srli_si128::<8>(bytes)));
+                lanes::Avx2(_mm256_cvtepi32_ps(a), _mm256_cvtepi32_ps(b))
+            }
+        }
+        #[inline(always)]
+        fn prefetch(p: *const u8) {
+            unsafe { _mm_prefetch::<_MM_HINT_T0>(p.cast()) }
+        }
+    }
+}
+
+#[cfg(target_arch = "aarch64")]
+pub(super) use arm::Neon;
+
+#[cfg(target_arch = "aarch64")]
+mod arm {
+    use super::{Dots, Lanes, lanes};
+    use std::arch::aarch64::*;
+
+    /// NEON, whose products of signed bytes are added in 16 bits by pairs: exact, since no term of x is −128.
+    #[derive(Clone, Copy)]
+    pub struct Neon;
+
+    type Four = [uint8x16_t; 4];
+
+    // SAFETY: NEON is part of every 64-bit Arm.
+    #[allow(clippy::undocumented_unsafe_blocks)]
+    unsafe impl Dots for Neon {
+        type Lanes = lanes::Neon;
+        type Bytes = Four;
+        type Sums = [int32x4_t; 4];
+        const WIDE_ZERO: u8 = 0;
+        const TILE: usize = 4;
+
+        #[inline(always)]
+        unsafe fn bytes(p: *const u8) -> Four {
+            std::array::from_fn(|i| unsafe { vld1q_u8(p.add(16 * i)) })
+        }
+        #[inline(always)]
+        unsafe fn nibbles(bytes: Four) -> (Four, Four) {
+            unsafe { (bytes.map(|x| vandq_u8(x, vdupq_n_u8(15))), bytes.map(|x| vshrq_n_u8::<4>(x))) }
+        }
+        #[inline(always)]
+        unsafe fn with_fifth(bytes: Four, plane: Four, g: usize) -> Four {
+            std::array::from_fn(|i| unsafe {
+                let plane = vshlq_u8(plane[i], vdupq_n_s8(4 - g as i8));
+                vorrq_u8(bytes[i], vandq_u8(plane, vdupq_n_u8(16)))
+            })
+        }
+        #[inline(always)]
+        unsafe fn with_sixth(bytes: Four, plane: Four, g: usize) -> Four {
+            std::array::from_fn(|i| unsafe {
+                let plane = vshlq_u8(plane[i], vdupq_n_s8(4 - 2 * g as i8));
+                vorrq_u8(bytes[i], vandq_u8(plane, vdupq_n_u8(48)))
+            })
+        }
+        #[inline(always)]
+        unsafe fn sums(start: *const i32) -> [int32x4_t; 4] {
+            unsafe { [vdupq_n_s32(start.read()); 4] }
+        }
+        #[inline(always)]
+        unsafe fn dot(sums: [int32x4_t; 4], terms: Four, a: *const i8) -> [int32x4_t; 4] {
+            std::array::from_fn(|i| unsafe {
+                let a = vreinterpretq_s8_s32(vdupq_n_s32(a.cast::<i32>().read()));
+                let terms = vreinterpretq_s8_u8(terms[i]);
+                let low = vmull_s8(vget_low_s8(terms), vget_low_s8(a));
+                vpadalq_s16(sums[i], vpaddq_s16(low, vmull_high_s8(terms, a)))
+            })
+        }
+        #[inline(always)]
+        unsafe fn dot_wide(sums: [int32x4_t; 4], terms: Four, a: *const i8) -> [int32x4_t; 4] {
+            unsafe { Self::dot(sums, terms.map(|x| veorq_u8(x, vdupq_n_u8(128))), a) }
+        }
+        #[inline(always)]
+        unsafe fn floats(sums: [int32x4_t; 4]) -> lanes::Neon {
+            lanes::Neon(sums.map(|sum| unsafe { vcvtq_f32_s32(sum) }))
+        }
+        #[inline(always)]
+        unsafe fn halves(p: *const u16) -> lanes::Neon {
+            unsafe { lanes::Neon::load(super::halves(p).as_ptr()) }
+        }
+        #[inline(always)]
+        unsafe fn factors(p: *const i8) -> lanes::Neon {
+            unsafe { lanes::Neon::load(p.cast::<[i8; 16]>().read().map(f32::from).as_ptr()) }
+        }
+    }
+}

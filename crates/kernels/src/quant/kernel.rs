@@ -1,0 +1,214 @@
+//! The innermost loops: a tile of a few rows of x by a panel of 16 rows of w, block after block.
+
+use super::activations::{Activations, BLOCK};
+use super::dots::Dots;
+use super::pack::{Form, Panel, ROWS};
+use crate::lanes::Lanes;
+
+/// Rows of x that tiles have, the most first; an instruction set uses those up to its [`Dots::TILE`].
+const TILES: [usize; 5] = [12, 8, 4, 2, 1];
+
+/// Rows of the next tile, of `left` that are left.
+pub(super) fn tile_rows(left: usize, most: usize) -> usize {
+    TILES.into_iter().find(|&rows| rows <= left.min(most)).unwrap_or(0)
+}
+
+/// What a block of a row of x takes in a tile, in words.
+pub(super) fn block_words(form: Form) -> usize {
+    let sums = if form.minima { 2 * form.halves } else { form.halves };
+    sums + 1 + BLOCK / 4
+}
+
+/// Lays out rows of x as a tile: for each block the starts of the whole sums (−zero·Σa) of each half and row, the
+/// scales of each row, the scaled sums d·Σa of each half and row if there are minima, and the terms of each row.
+pub(super) fn lay_tile(x: &Activations, rows: &[u32], form: Form, zero: u8, tile: &mut [u32]) {
+    let m = rows.len();
+    for (block, words) in tile.chunks_exact_mut(m * block_words(form)).enumerate() {
+        let (starts, words) = words.split_at_mut(form.halves * m);
+        let (scales, words) = words.split_at_mut(m);
+        let (sums, terms) = words.split_at_mut(if form.minima { form.halves * m } else { 0 });
+        for (i, &row) in rows.iter().enumerate() {
+            let (mut values, mut scale, mut halves) = (&[0; 8], 0.0, [0; 2]);
+            if block < x.blocks() {
+                (values, scale, halves) = x.block(row as usize, block);
+            }
+            if form.halves == 1 {
+                halves[0] += halves[1];
+            }
+            for (h, &sum) in halves[..form.halves].iter().enumerate() {
+                starts[h * m + i] = (-i32::from(zero) * sum) as u32;
+                if form.minima {
+                    sums[h * m + i] = (scale * sum as f32).to_bits();
+                }
+            }
+            scales[i] = scale.to_bits();
+            terms[8 * i..][..8].copy_from_slice(values);
+        }
+    }
+}
+
+/// A tile's place in the output.
+#[derive(Clone, Copy)]
+pub(super) struct Out {
+    pub at: *mut f32,
+    /// From one row of x to the next.
+    pub stride: usize,
+    /// Rows of w that exist, of the panel's 16.
+    pub columns: usize,
+}
+
+/// How far ahead of the terms in use a lone row of x fetches them.
+const AHEAD: usize = 4096;
+
+/// Products of the `m` rows of a tile with a panel.
+///
+/// # Safety
+/// The machine has D's instructions; the panel and the tile have `records` records of the form that the constants
+/// name, and the outputs exist.
+#[inline(always)]
+pub(super) unsafe fn panel<D: Dots, const BITS: usize, const HALVES: usize, const MINIMA: bool, const FACTORS: bool>(
+    m: usize,
+    records: usize,
+    panel: Panel,
+    tile: *const u32,
+    out: Out,
+) {
+    // SAFETY: the caller's promise.
+    unsafe {
+        match m {
+            12 => rows::<D, BITS, HALVES, MINIMA, FACTORS, 12>(records, panel, tile, out),
+            8 => rows::<D, BITS, HALVES, MINIMA, FACTORS, 8>(records, panel, tile, out),
+            4 => rows::<D, BITS, HALVES, MINIMA, FACTORS, 4>(records, panel, tile, out),
+            2 => rows::<D, BITS, HALVES, MINIMA, FACTORS, 2>(records, panel, tile, out),
+            _ => rows::<D, BITS, HALVES, MINIMA, FACTORS, 1>(records, panel, tile, out),
+        }
+    }
+}
+
+#[inline(always)]
+unsafe fn rows<
+    D: Dots,
+    const BITS: usize,
+    const HALVES: usize,
+    const MINIMA: bool,
+    const FACTORS: bool,
+    const M: usize,
+>(
+    records: usize,
+    panel: Panel,
+    mut tile: *const u32,
+    out: Out,
+) {
+    if M > D::TILE {
+        return;
+    }
+    let form = Form { bits: BITS, halves: HALVES, minima: MINIMA, factors: FACTORS, zero: 0 };
+    let Panel { mut terms, mut scales } = panel;
+    // SAFETY: the caller's promise.
+    unsafe {
+        let mut y = [D::Lanes::splat(0.0); M];
+        for _ in 0..records {
+            let scale = D::halves(scales.cast());
+            let minimum = if MINIMA { D::halves(scales.add(2 * ROWS).cast()) } else { scale };
+            let factors = scales.add(if MINIMA { 4 * ROWS } else { 2 * ROWS }).cast::<i8>();
+            for b in 0..form.blocks() {
+                let at = |kind: usize, h: usize| factors.add(((kind * form.blocks() + b) * HALVES + h) * ROWS);
+                let scale = |h| if FACTORS { scale.mul(D::factors(at(0, h))) } else { scale };
+                let minimum = |h| if FACTORS { minimum.mul(D::factors(at(1, h))) } else { minimum };
+                if M == 1 {
+                    for line in 0..form.term_bytes() / 64 {
+                        D::prefetch(terms.wrapping_add(AHEAD + 64 * line));
+                    }
+                }
+                let w = unpack::<D, BITS>(terms);
+                for h in 0..HALVES {
+                    half::<D, BITS, HALVES, MINIMA, M>(&mut y, &w, scale(h), minimum(h), tile, h);
+                }
+                terms = terms.add(form.term_bytes());
+                tile = tile.add(M * block_words(form));
+            }
+            scales = scales.add(form.scale_bytes());
+        }
+        for (i, y) in y.into_iter().enumerate() {
+            let at = out.at.add(i * out.stride);
+            if out.columns == ROWS { y.store(at) } else { y.store_first(at, out.columns) }
+        }
+    }
+}
+
+/// Rows of x whose sums are extended in turns: enough to hide the latency of a product.
+const TURNS: usize = 4;
+
+/// Extends the chains by half `h` of a block, or by all of it where it has one group.
+#[inline(always)]
+#[allow(clippy::needless_range_loop)] // tiles are indexed as the formula is written
+unsafe fn half<D: Dots, const BITS: usize, const HALVES: usize, const MINIMA: bool, const M: usize>(
+    y: &mut [D::Lanes; M],
+    w: &[D::Bytes; 8],
+    scale: D::Lanes,
+    minimum: D::Lanes,
+    tile: *const u32,
+    h: usize,
+) {
+    // SAFETY: the caller's promise.
+    unsafe {
+        let starts = tile.cast::<i32>().add(h * M);
+        let scales = tile.cast::<f32>().add(HALVES * M);
+        let minimum_sums = scales.add(M + h * M);
+        let a = scales.add(M + if MINIMA { HALVES * M } else { 0 }).cast::<i8>();
+        let words = 8 / HALVES;
+        for turn in (0..M).step_by(TURNS) {
+            let mut sums = [D::sums(starts.add(turn)); TURNS];
+            for i in 1..TURNS {
+                if turn + i < M {
+                    sums[i] = D::sums(starts.add(turn + i));
+                }
+            }
+            for g in h * words..(h + 1) * words {
+                for i in 0..TURNS {
+                    if turn + i < M {
+                        let a = a.add((turn + i) * BLOCK + 4 * g);
+                        sums[i] = if BITS == 8 { D::dot_wide(sums[i], w[g], a) } else { D::dot(sums[i], w[g], a) };
+                    }
+                }
+            }
+            for i in 0..TURNS {
+                if turn + i < M {
+                    let scale = scale.mul(D::Lanes::splat(scales.add(turn + i).read()));
+                    let chain = &mut y[turn + i];
+                    *chain = D::floats(sums[i]).fma(scale, *chain);
+                    if MINIMA {
+                        let sum = D::Lanes::splat(minimum_sums.add(turn + i).read());
+                        *chain = minimum.fma(sum, *chain);
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// The eight words of a block, a byte for each term.
+#[inline(always)]
+unsafe fn unpack<D: Dots, const BITS: usize>(terms: *const u8) -> [D::Bytes; 8] {
+    // SAFETY: the caller's promise.
+    unsafe {
+        if BITS == 8 {
+            return std::array::from_fn(|g| D::bytes(terms.add(64 * g)));
+        }
+        let mut w = [D::bytes(terms); 8];
+        for g in 0..4 {
+            (w[g], w[g + 4]) = D::nibbles(D::bytes(terms.add(64 * g)));
+        }
+        if BITS == 5 {
+            let plane = D::bytes(terms.add(256));
+            for (g, w) in w.iter_mut().enumerate() {
+                *w = D::with_fifth(*w, plane, g);
+            }
+        } else if BITS == 6 {
+            for (g, w) in w.iter_mut().enumerate() {
+                *w = D::with_sixth(*w, D::bytes(terms.add(256 + 64 * (g / 4))), g % 4);
+            }
+        }
+        w
+    }
+}

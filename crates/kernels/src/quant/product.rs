@@ -1,0 +1,264 @@
+//! Products of quantised rows with quantised matrices, cut into tasks.
+
+use std::borrow::Borrow;
+use std::ops::Range;
+
+use super::activations::Activations;
+use super::dots::{Dots, Set, dispatch_dots};
+use super::kernel::{self, Out};
+use super::matrix::QuantMatrix;
+use super::pack::{Form, Panel, ROWS};
+use crate::gemm::check_groups;
+use crate::par::{self, SharedMut};
+use crate::scratch;
+
+/// `y[T,N] = x[T,K] · w[N,K]ᵀ`.
+///
+/// # Panics
+/// If the shapes do not fit.
+pub fn linear(x: &Activations, w: &QuantMatrix, y: &mut [f32]) {
+    linear_many(x, &mut [(w, y)]);
+}
+
+/// [`linear`] of several matrices with the same x, at once.
+///
+/// # Panics
+/// As [`linear`].
+pub fn linear_many(x: &Activations, products: &mut [(&QuantMatrix, &mut [f32])]) {
+    let rows: Vec<u32> = (0..x.rows() as u32).collect();
+    let mut all = Vec::with_capacity(products.len());
+    for (w, y) in products {
+        all.push(Product::new(x, w, &rows, SharedMut::new(y), 0..x.rows()));
+    }
+    for product in &all {
+        let (expected, len) = (x.rows() * product.w.rows(), product.y.len());
+        assert!(len == expected, "y has {len} elements instead of {expected}");
+    }
+    run(x, &all);
+}
+
+/// [`linear`] for each expert: slots `offsets[e]..offsets[e+1]` are rows for expert e with weights `experts[e]`;
+/// `rows` names each slot's row of `x`, which is in slot order already where there is none. y is [slots, N].
+///
+/// # Panics
+/// If the shapes do not fit, offsets do not ascend, or `rows` names a row that is not there.
+pub fn grouped_linear<W: Borrow<QuantMatrix>>(
+    x: &Activations,
+    rows: Option<&[u32]>,
+    offsets: &[u32],
+    experts: &[W],
+    y: &mut [f32],
+) {
+    let slots = check_groups(offsets, rows, x.rows());
+    assert_eq!(experts.len() + 1, offsets.len(), "experts and their offsets");
+    let n = experts.first().map_or(0, |w| w.borrow().rows());
+    assert_eq!(y.len(), slots * n, "y is [{slots}, {n}]");
+    let all: Vec<u32>;
+    let rows = match rows {
+        Some(rows) => rows,
+        None => {
+            all = (0..slots as u32).collect();
+            &all
+        }
+    };
+    let y = SharedMut::new(y);
+    let mut products = Vec::with_capacity(experts.len());
+    for (w, bounds) in experts.iter().zip(offsets.windows(2)) {
+        let (w, slots) = (w.borrow(), bounds[0] as usize..bounds[1] as usize);
+        assert_eq!(w.rows(), n, "experts have equal shapes");
+        if !slots.is_empty() {
+            products.push(Product::new(x, w, &rows[slots.clone()], y, slots));
+        }
+    }
+    run(x, &products);
+}
+
+/// The product of some rows of x with a matrix, to rows `slots` of y.
+struct Product<'a> {
+    w: &'a QuantMatrix,
+    rows: &'a [u32],
+    y: SharedMut<f32>,
+    slots: Range<usize>,
+}
+
+impl<'a> Product<'a> {
+    fn new(x: &Activations, w: &'a QuantMatrix, rows: &'a [u32], y: SharedMut<f32>, slots: Range<usize>) -> Self {
+        assert_eq!(x.columns(), w.columns(), "columns of x and of w");
+        Product { w, rows, y, slots }
+    }
+
+    /// Words of a row of x in a tile.
+    fn row_words(&self) -> usize {
+        let form = self.w.form();
+        self.w.records() * form.blocks() * kernel::block_words(form)
+    }
+}
+
+/// A part of a product that one thread computes, with the place of the product's tiles.
+struct Task<'a> {
+    product: &'a Product<'a>,
+    tiles: &'a [u32],
+    panels: Range<usize>,
+    /// Of the product's rows.
+    rows: Range<usize>,
+}
+
+fn run(x: &Activations, products: &[Product]) {
+    let (most_rows, wide_zero) = Set::active().tile_and_wide_zero();
+    let (places, words) = places(products);
+    let mut tiles = scratch::buffer(words);
+    let tiles = scratch::words_mut(&mut tiles);
+    lay_tiles(x, products, &places, (most_rows, wide_zero), tiles);
+    let mut tasks = Vec::new();
+    let total: usize = products.iter().map(cost).sum();
+    let wanted = wanted_tasks(total, par::threads());
+    for (product, &place) in products.iter().zip(&places) {
+        let pieces = (cost(product) * wanted).div_ceil(total.max(1)).max(1);
+        let panels = product.w.panels();
+        let width = panels.div_ceil(pieces).max(1);
+        let row_pieces = pieces.div_ceil(panels.max(1));
+        let height = product.rows.len().div_ceil(row_pieces).next_multiple_of(most_rows).max(1);
+        let tiles = &tiles[place..][..product.rows.len() * product.row_words()];
+        for first in (0..panels).step_by(width) {
+            for row in (0..product.rows.len()).step_by(height) {
+                let rows = row..product.rows.len().min(row + height);
+                tasks.push(Task { product, tiles, panels: first..panels.min(first + width), rows });
+            }
+        }
+    }
+    par::run(tasks.len(), |i| {
+        let task = &tasks[i];
+        dispatch_dots!(compute(task: &Task));
+    });
+}
+
+/// A product's time: its terms, and reading the weights as that of a few rows.
+fn cost(product: &Product) -> usize {
+    product.w.rows() * product.w.columns() * (product.rows.len() + 4)
+}
+
+/// Enough tasks that threads of unequal speed end together, none so small that handing it out shows: from some 30 KiB
+/// of weights for one row.
+fn wanted_tasks(total: usize, threads: usize) -> usize {
+    if threads == 1 {
+        return 1;
+    }
+    (total >> 22).max((total >> 18).min(2 * threads)).clamp(1, 16 * threads)
+}
+
+/// Where the tiles of each product begin, and the words of all. Products of the same rows and form share them.
+fn places(products: &[Product]) -> (Vec<usize>, usize) {
+    let (mut places, mut words) = (Vec::with_capacity(products.len()), 0);
+    for (i, product) in products.iter().enumerate() {
+        let same = |other: &Product| std::ptr::eq(other.rows, product.rows) && other.w.form() == product.w.form();
+        match products[..i].iter().position(same) {
+            Some(other) => places.push(places[other]),
+            None => {
+                places.push(words);
+                words += product.rows.len() * product.row_words();
+            }
+        }
+    }
+    (places, words)
+}
+
+/// Tiles that are laid in one task, in words.
+const LAY_TASK: usize = 16 * 1024;
+
+fn lay_tiles(
+    x: &Activations,
+    products: &[Product],
+    places: &[usize],
+    (most_rows, wide_zero): (usize, u8),
+    tiles: &mut [u32],
+) {
+    let mut end = 0;
+    let mut todo = Vec::new();
+    for (product, &place) in products.iter().zip(places) {
+        if place < end || product.rows.is_empty() {
+            continue; // shared
+        }
+        end = place + product.rows.len() * product.row_words();
+        let height = (LAY_TASK / product.row_words()).next_multiple_of(most_rows).max(most_rows);
+        for row in (0..product.rows.len()).step_by(height) {
+            todo.push((product, place, row..product.rows.len().min(row + height)));
+        }
+    }
+    let tiles = SharedMut::new(tiles);
+    par::run(todo.len(), |i| {
+        let (product, place, rows) = &todo[i];
+        let (form, words) = (product.w.form(), product.row_words());
+        let zero = if form.bits == 8 { wide_zero } else { form.zero };
+        let mut row = rows.start;
+        while row < rows.end {
+            let m = kernel::tile_rows(rows.end - row, most_rows);
+            // SAFETY: each tile is written by one task.
+            let tile = unsafe { tiles.slice(place + row * words, m * words) };
+            kernel::lay_tile(x, &product.rows[row..row + m], form, zero, tile);
+            row += m;
+        }
+    });
+}
+
+/// Bytes of the weights that a task holds in the second-level cache while rows of x pass by.
+const CHUNK: usize = 256 * 1024;
+
+/// # Safety
+/// The machine has D's instructions.
+#[inline(always)]
+unsafe fn compute<D: Dots>(task: &Task) {
+    macro_rules! of_form {
+        ($bits:literal, $halves:literal, $minima:literal, $factors:literal) => {
+            // SAFETY: the caller's promise; the constants are those of the form.
+            unsafe { of_form::<D, $bits, $halves, $minima, $factors>(task) }
+        };
+    }
+    let Form { bits, halves, minima, factors, .. } = task.product.w.form();
+    match (bits, halves, minima, factors) {
+        (8, 1, false, false) => of_form!(8, 1, false, false),
+        (4, 1, false, false) => of_form!(4, 1, false, false),
+        (4, 1, true, false) => of_form!(4, 1, true, false),
+        (5, 1, false, false) => of_form!(5, 1, false, false),
+        (5, 1, true, false) => of_form!(5, 1, true, false),
+        (4, 2, true, true) => of_form!(4, 2, true, true),
+        (4, 2, false, true) => of_form!(4, 2, false, true),
+        (4, 1, true, true) => of_form!(4, 1, true, true),
+        (5, 1, true, true) => of_form!(5, 1, true, true),
+        (6, 2, false, true) => of_form!(6, 2, false, true),
+        form => unreachable!("no block type has the form {form:?}"),
+    }
+}
+
+#[inline(always)]
+unsafe fn of_form<D: Dots, const BITS: usize, const HALVES: usize, const MINIMA: bool, const FACTORS: bool>(
+    task: &Task,
+) {
+    let Task { product: Product { w, y, slots, .. }, tiles, panels, rows } = task;
+    let (term_bytes, scale_bytes, row_words) = (4 * w.panel_terms(), w.panel_scales(), task.product.row_words());
+    let alone = w.is_packed() && rows.len() <= D::TILE;
+    let chunk = if alone { panels.len() } else { (CHUNK / (term_bytes + scale_bytes)).max(1) };
+    let room = if w.is_packed() { 0 } else { chunk };
+    let mut terms = scratch::buffer(room * term_bytes / 4);
+    let mut scales = scratch::buffer(room * scale_bytes / 4);
+    for first in panels.clone().step_by(chunk) {
+        let chunk = first..panels.end.min(first + chunk);
+        let begin = w.panel(chunk.clone(), &mut terms, &mut scales);
+        let mut row = rows.start;
+        while row < rows.end {
+            let m = kernel::tile_rows(rows.end - row, D::TILE);
+            let tile = tiles[row * row_words..][..m * row_words].as_ptr();
+            for panel in chunk.clone() {
+                // SAFETY: the panels of the chunk lie one after the other; the output has a row for each slot.
+                unsafe {
+                    let at = y.at((slots.start + row) * w.rows() + panel * ROWS);
+                    let out = Out { at, stride: w.rows(), columns: ROWS.min(w.rows() - panel * ROWS) };
+                    let i = panel - first;
+                    let panel =
+                        Panel { terms: begin.terms.add(i * term_bytes), scales: begin.scales.add(i * scale_bytes) };
+                    kernel::panel::<D, BITS, HALVES, MINIMA, FACTORS>(m, w.records(), panel, tile, out);
+                }
+            }
+            row += m;
+        }
+    }
+}
