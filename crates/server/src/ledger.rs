@@ -1,0 +1,604 @@
+//! Keys, quotas and the account of every request, in SQLite or PostgreSQL.
+//!
+//! A request has one row from the moment it is admitted. Admission checks the key's limits and reserves the most that the
+//! request can cost, in one transaction. Before a chunk is sent, the tokens up to and with it are written to the row, so
+//! a kill leaves at most the one chunk in flight on the account without its client having it. Settlement closes the row
+//! and charges its key; it happens once, since it only touches open rows. Rows that a dead server left open are settled
+//! with the tokens they hold when the next one starts.
+//!
+//! Limits count rows of the last minute, so they hold across restarts, and across servers that share a database.
+
+mod clerk;
+
+mod sql;
+
+use std::path::{Path, PathBuf};
+
+use thiserror::Error;
+
+use crate::keys::{self, Secret};
+use crate::money::{Nanos, Prices, Tokens};
+pub use clerk::{Clerk, ClerkError};
+use sql::{Database, Durability, Row, Value};
+
+/// The form of the tables.
+const SCHEMA: i64 = 1;
+/// The span that requests and tokens a minute are counted over.
+const MINUTE_MS: i64 = 60_000;
+/// PostgreSQL's advisory lock for the making of tables. Living servers hold one with their number, which is positive.
+const LOCK_TABLES: i64 = -0x5745_4c53;
+
+/// What can go wrong with the database. What a client may not do is a [`Refusal`].
+#[derive(Debug, Error)]
+pub enum LedgerError {
+    /// SQLite's.
+    #[error("the ledger failed: {0}")]
+    Sqlite(#[from] rusqlite::Error),
+    /// PostgreSQL's.
+    #[error("the ledger failed: {0}")]
+    Postgres(#[from] postgres::Error),
+    /// A file beside the database.
+    #[error("cannot use {path}: {source}")]
+    Io {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// Another server holds the file.
+    #[error("another server uses {path}")]
+    InUse {
+        /// The database's file.
+        path: PathBuf,
+    },
+    /// Tables of another form.
+    #[error("the ledger has tables of form {found}; this program knows form {SCHEMA}")]
+    Schema {
+        /// As the database says.
+        found: String,
+    },
+    /// A value that no version of this program writes.
+    #[error("the ledger is damaged: column {column} of a result has the wrong type")]
+    Damaged {
+        /// From 0.
+        column: usize,
+    },
+    /// A name that is in use.
+    #[error("there is a key named `{name}` already")]
+    NameTaken {
+        /// As given.
+        name: String,
+    },
+    /// No such key.
+    #[error("there is no key named `{name}`")]
+    NoKey {
+        /// As given.
+        name: String,
+    },
+    /// No random numbers to be had.
+    #[error("cannot make a key: {0}")]
+    Random(std::io::Error),
+}
+
+impl LedgerError {
+    /// What to do about it.
+    pub fn hint(&self) -> Option<&'static str> {
+        Some(match self {
+            LedgerError::InUse { .. } => "stop it, or give another file, or a PostgreSQL URL, with --db",
+            LedgerError::Schema { .. } => "use the version of wels that made it, or give another file with --db",
+            LedgerError::NameTaken { .. } => "choose another name; a revoked key keeps its name",
+            LedgerError::NoKey { .. } => "`wels keys list` shows the names",
+            LedgerError::Postgres(_) => "check that the server runs and that the URL's user may create tables",
+            _ => return None,
+        })
+    }
+}
+
+/// What a key may do; `None` is no limit.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Limits {
+    /// Requests admitted within any minute.
+    pub requests_per_minute: Option<u32>,
+    /// Tokens within any minute: of requests under way the most they can become, of ended ones what they were.
+    pub tokens_per_minute: Option<u32>,
+    /// Requests under way at once.
+    pub concurrent: Option<u32>,
+    /// Money in all, since the key was made.
+    pub budget: Option<Nanos>,
+}
+
+/// A key, without its secret.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Key {
+    /// In the database.
+    pub id: i64,
+    /// Given by who made it.
+    pub name: String,
+    /// Its first characters.
+    pub shown: String,
+    /// When it was made.
+    pub created_unix_ms: i64,
+    /// When it was revoked, if it was.
+    pub revoked_unix_ms: Option<i64>,
+    /// What it may do.
+    pub limits: Limits,
+    /// Charged so far.
+    pub spent: Nanos,
+    /// Held for requests under way.
+    pub reserved: Nanos,
+}
+
+impl Key {
+    /// What is left to spend; `None` without a budget. Negative if the budget was lowered below what is spent.
+    pub fn balance(&self) -> Option<Nanos> {
+        self.limits.budget.map(|budget| Nanos(budget.0.saturating_sub(self.spent.0).saturating_sub(self.reserved.0)))
+    }
+}
+
+/// A request that asks to be admitted.
+#[derive(Clone, Debug)]
+pub struct Admission {
+    /// Unique over all servers and times.
+    pub request: String,
+    /// Of the key.
+    pub key_id: i64,
+    /// The path, such as `/v1/chat/completions`.
+    pub endpoint: String,
+    /// The model's name.
+    pub model: String,
+    /// Tokens of the prompt.
+    pub prompt_tokens: u64,
+    /// The most tokens that may be put out.
+    pub output_tokens_max: u64,
+    /// Of the moment.
+    pub prices: Prices,
+    /// Of the prices.
+    pub currency: String,
+}
+
+/// Why a key's request is not admitted.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Refusal {
+    /// Revoked, or gone.
+    Revoked,
+    /// Too many requests in the last minute.
+    Requests {
+        /// A minute.
+        limit: u32,
+        /// Until there is room.
+        retry_after_ms: i64,
+    },
+    /// Too many tokens in the last minute.
+    Tokens {
+        /// A minute.
+        limit: u32,
+        /// By this request.
+        needed: u64,
+        /// Until there is room; `None` if the request alone exceeds the limit.
+        retry_after_ms: Option<i64>,
+    },
+    /// Too many requests under way.
+    Concurrent {
+        /// At once.
+        limit: u32,
+    },
+    /// Not enough money for the worst case.
+    Budget {
+        /// In the worst case.
+        needed: Nanos,
+        /// To spend.
+        left: Nanos,
+    },
+}
+
+/// How usage is summed up.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum By {
+    /// One line a key.
+    Key,
+    /// One line a day, UTC.
+    Day,
+    /// One line a model.
+    Model,
+}
+
+/// A line of the usage report.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Usage {
+    /// The key's name, the day's number since 1970, or the model's name.
+    pub group: String,
+    /// Of the costs: sums are kept apart by it.
+    pub currency: String,
+    /// Ended and under way.
+    pub requests: u64,
+    /// Sent so far.
+    pub tokens: Tokens,
+    /// Of ended requests.
+    pub cost: Nanos,
+}
+
+/// A request's row.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Entry {
+    /// Its unique name.
+    pub request: String,
+    /// Sent to the client.
+    pub tokens: Tokens,
+    /// Charged.
+    pub cost: Nanos,
+    /// How it ended; `None` while it is under way.
+    pub outcome: Option<String>,
+}
+
+/// A connection to the database of keys and requests.
+pub struct Ledger {
+    database: Database,
+    url: String,
+    /// Tells this server's open rows from others'.
+    server: i64,
+}
+
+impl Ledger {
+    /// Opens `postgres://…`, or the SQLite file at a path, to manage keys and to look.
+    pub fn open(url: &str) -> Result<Ledger, LedgerError> {
+        Ledger::connect(url, false, random_id()?)
+    }
+
+    /// Opens it to serve from: an SQLite file takes one server at a time. Settles what dead servers left open, and says
+    /// how many requests that were.
+    pub fn serve(url: &str, now_unix_ms: i64) -> Result<(Ledger, usize), LedgerError> {
+        let mut ledger = Ledger::connect(url, true, random_id()?)?;
+        let recovered = ledger.in_transaction(Durability::Machine, |ledger| ledger.recover(now_unix_ms))?;
+        Ok((ledger, recovered))
+    }
+
+    fn connect(url: &str, alone: bool, server: i64) -> Result<Ledger, LedgerError> {
+        let database = match is_postgres(url) {
+            true => Database::postgres(url)?,
+            false => Database::sqlite(Path::new(url), alone)?,
+        };
+        let mut ledger = Ledger { database, url: url.to_owned(), server };
+        ledger.in_transaction(Durability::Machine, Ledger::make_tables)?;
+        if is_postgres(url) {
+            // Held as long as the connection lives: other servers see by it that this one is alive.
+            ledger.database.query("SELECT CAST(1 AS BIGINT) FROM pg_advisory_lock($1)", &[server.into()])?;
+        }
+        Ok(ledger)
+    }
+
+    fn make_tables(&mut self) -> Result<(), LedgerError> {
+        if is_postgres(&self.url) {
+            // Two servers that start at once would both make them.
+            let sql = "SELECT CAST(1 AS BIGINT) FROM pg_advisory_xact_lock($1)";
+            self.database.query(sql, &[LOCK_TABLES.into()])?;
+        }
+        self.database.script(include_str!("ledger/schema.sql"))?;
+        self.database.execute(
+            "INSERT INTO meta VALUES ('schema', $1) ON CONFLICT (name) DO NOTHING",
+            &[SCHEMA.to_string().as_str().into()],
+        )?;
+        let rows = self.database.query("SELECT value FROM meta WHERE name = 'schema'", &[])?;
+        match rows.first().map(|row| row.text(0)).transpose()?.unwrap_or_default() {
+            found if found == SCHEMA.to_string() => Ok(()),
+            found => Err(LedgerError::Schema { found }),
+        }
+    }
+
+    /// Connects again if the connection is gone for good.
+    fn reconnect(&mut self) -> Result<(), LedgerError> {
+        if self.database.is_closed() {
+            *self = Ledger::connect(&self.url, false, self.server)?;
+        }
+        Ok(())
+    }
+
+    fn in_transaction<T>(
+        &mut self,
+        durability: Durability,
+        work: impl FnOnce(&mut Ledger) -> Result<T, LedgerError>,
+    ) -> Result<T, LedgerError> {
+        self.database.begin(durability)?;
+        let done = work(self).and_then(|value| self.database.commit().map(|()| value));
+        if done.is_err() {
+            self.database.rollback();
+        }
+        done
+    }
+}
+
+/// Keys.
+impl Ledger {
+    /// Makes a key. Its secret is not kept and cannot be shown again.
+    pub fn add_key(&mut self, name: &str, limits: &Limits, now_unix_ms: i64) -> Result<Secret, LedgerError> {
+        let secret = Secret::generate().map_err(LedgerError::Random)?;
+        let mut values: Vec<Value> = vec![
+            random_id()?.into(),
+            name.into(),
+            secret.hash().as_str().into(),
+            secret.shown().into(),
+            now_unix_ms.into(),
+        ];
+        values.extend(limit_values(limits));
+        let sql = "INSERT INTO keys (id, name, hash, shown, created_unix_ms, requests_per_minute, tokens_per_minute, \
+                   concurrent, budget_nano, spent_nano, reserved_nano) \
+                   VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, 0, 0) ON CONFLICT (name) DO NOTHING";
+        match self.in_transaction(Durability::Machine, |ledger| ledger.database.execute(sql, &values))? {
+            0 => Err(LedgerError::NameTaken { name: name.to_owned() }),
+            _ => Ok(secret),
+        }
+    }
+
+    /// All keys, oldest first.
+    pub fn keys(&mut self) -> Result<Vec<Key>, LedgerError> {
+        let sql = format!("SELECT {KEY_COLUMNS} FROM keys ORDER BY created_unix_ms, name");
+        self.database.query(&sql, &[])?.iter().map(Key::from_row).collect()
+    }
+
+    /// The key with this secret, revoked or not.
+    pub fn find_key(&mut self, secret: &str) -> Result<Option<Key>, LedgerError> {
+        let sql = format!("SELECT {KEY_COLUMNS} FROM keys WHERE hash = $1");
+        let rows = self.database.query(&sql, &[keys::hash(secret).as_str().into()])?;
+        rows.first().map(Key::from_row).transpose()
+    }
+
+    /// Makes a key useless from its next request on.
+    pub fn revoke_key(&mut self, name: &str, now_unix_ms: i64) -> Result<(), LedgerError> {
+        let sql = "UPDATE keys SET revoked_unix_ms = COALESCE(revoked_unix_ms, $1) WHERE name = $2";
+        self.change_key(name, sql, &[now_unix_ms.into(), name.into()])
+    }
+
+    /// Replaces a key's limits, all of them.
+    pub fn limit_key(&mut self, name: &str, limits: &Limits) -> Result<(), LedgerError> {
+        let sql = "UPDATE keys SET requests_per_minute = $1, tokens_per_minute = $2, concurrent = $3, \
+                   budget_nano = $4 WHERE name = $5";
+        let mut values = limit_values(limits).to_vec();
+        values.push(name.into());
+        self.change_key(name, sql, &values)
+    }
+
+    fn change_key(&mut self, name: &str, sql: &str, values: &[Value]) -> Result<(), LedgerError> {
+        match self.in_transaction(Durability::Machine, |ledger| ledger.database.execute(sql, values))? {
+            0 => Err(LedgerError::NoKey { name: name.to_owned() }),
+            _ => Ok(()),
+        }
+    }
+}
+
+const KEY_COLUMNS: &str = "id, name, shown, created_unix_ms, revoked_unix_ms, requests_per_minute, tokens_per_minute, \
+                           concurrent, budget_nano, spent_nano, reserved_nano";
+
+fn limit_values(limits: &Limits) -> [Value; 4] {
+    let count = |limit: Option<u32>| Value::from(limit.map(i64::from));
+    [
+        count(limits.requests_per_minute),
+        count(limits.tokens_per_minute),
+        count(limits.concurrent),
+        limits.budget.map(|budget| budget.0).into(),
+    ]
+}
+
+impl Key {
+    fn from_row(row: &Row) -> Result<Key, LedgerError> {
+        let limit = |column: usize| -> Result<Option<u32>, LedgerError> {
+            let value = row.maybe_int(column)?;
+            value.map(|value| u32::try_from(value).map_err(|_| LedgerError::Damaged { column })).transpose()
+        };
+        Ok(Key {
+            id: row.int(0)?,
+            name: row.text(1)?,
+            shown: row.text(2)?,
+            created_unix_ms: row.int(3)?,
+            revoked_unix_ms: row.maybe_int(4)?,
+            limits: Limits {
+                requests_per_minute: limit(5)?,
+                tokens_per_minute: limit(6)?,
+                concurrent: limit(7)?,
+                budget: row.maybe_int(8)?.map(Nanos),
+            },
+            spent: Nanos(row.int(9)?),
+            reserved: Nanos(row.int(10)?),
+        })
+    }
+}
+
+/// Requests. These run within a transaction of their caller's, so that several share one.
+impl Ledger {
+    /// Checks the key's limits, reserves the worst case, and opens the request's row.
+    fn admit(&mut self, admission: &Admission, now_unix_ms: i64) -> Result<Result<(), Refusal>, LedgerError> {
+        let sql = format!("SELECT {KEY_COLUMNS} FROM keys WHERE id = $1{}", self.database.for_update());
+        let rows = self.database.query(&sql, &[admission.key_id.into()])?;
+        let Some(key) = rows.first().map(Key::from_row).transpose()?.filter(|key| key.revoked_unix_ms.is_none()) else {
+            return Ok(Err(Refusal::Revoked));
+        };
+        let tokens = admission.prompt_tokens.saturating_add(admission.output_tokens_max);
+        if let Some(refusal) = self.beyond_rates(&key, tokens, now_unix_ms)? {
+            return Ok(Err(refusal));
+        }
+        let needed = admission.prices.worst_case(admission.prompt_tokens, admission.output_tokens_max);
+        if let Some(left) = key.balance().filter(|left| *left < needed || left.0 <= 0) {
+            return Ok(Err(Refusal::Budget { needed, left }));
+        }
+        let Prices { hit, miss, output } = admission.prices;
+        self.database.execute(
+            "INSERT INTO requests VALUES ($1, $2, $3, $4, $5, $6, NULL, NULL, $7, $8, $9, $10, $11, $12, 0, 0, 0, 0)",
+            &[
+                admission.request.as_str().into(),
+                admission.key_id.into(),
+                self.server.into(),
+                admission.endpoint.as_str().into(),
+                admission.model.as_str().into(),
+                now_unix_ms.into(),
+                column(tokens),
+                needed.0.into(),
+                admission.currency.as_str().into(),
+                hit.0.into(),
+                miss.0.into(),
+                output.0.into(),
+            ],
+        )?;
+        self.database.execute(
+            "UPDATE keys SET reserved_nano = reserved_nano + $1 WHERE id = $2",
+            &[needed.0.into(), admission.key_id.into()],
+        )?;
+        Ok(Ok(()))
+    }
+
+    fn beyond_rates(&mut self, key: &Key, tokens: u64, now_unix_ms: i64) -> Result<Option<Refusal>, LedgerError> {
+        if let Some(limit) = key.limits.concurrent {
+            let sql = "SELECT COUNT(*) FROM requests WHERE key_id = $1 AND ended_unix_ms IS NULL";
+            if self.database.query(sql, &[key.id.into()])?[0].int(0)? >= i64::from(limit) {
+                return Ok(Some(Refusal::Concurrent { limit }));
+            }
+        }
+        if key.limits.requests_per_minute.is_none() && key.limits.tokens_per_minute.is_none() {
+            return Ok(None);
+        }
+        let sql = "SELECT started_unix_ms, CASE WHEN ended_unix_ms IS NULL THEN reserved_tokens \
+                   ELSE hit_tokens + miss_tokens + output_tokens END \
+                   FROM requests WHERE key_id = $1 AND started_unix_ms > $2 ORDER BY started_unix_ms DESC";
+        let rows = self.database.query(sql, &[key.id.into(), (now_unix_ms - MINUTE_MS).into()])?;
+        let room_at = |started: i64| (started + MINUTE_MS - now_unix_ms).clamp(1, MINUTE_MS);
+        if let Some(limit) = key.limits.requests_per_minute {
+            // With the newest `limit` requests within the minute there is room when the oldest of them leaves it.
+            let blocking = match limit {
+                0 => Some(now_unix_ms),
+                _ => rows.get(limit as usize - 1).map(|row| row.int(0)).transpose()?,
+            };
+            if let Some(started) = blocking {
+                return Ok(Some(Refusal::Requests { limit, retry_after_ms: room_at(started) }));
+            }
+        }
+        let Some(limit) = key.limits.tokens_per_minute else { return Ok(None) };
+        if tokens > u64::from(limit) {
+            return Ok(Some(Refusal::Tokens { limit, needed: tokens, retry_after_ms: None }));
+        }
+        let mut used = tokens;
+        for row in &rows {
+            used = used.saturating_add(row.int(1)?.unsigned_abs());
+            if used > u64::from(limit) {
+                let retry_after_ms = Some(room_at(row.int(0)?));
+                return Ok(Some(Refusal::Tokens { limit, needed: tokens, retry_after_ms }));
+            }
+        }
+        Ok(None)
+    }
+
+    /// Writes what an open request has been sent, the chunk that is about to be sent among it.
+    fn progress(&mut self, request: &str, tokens: Tokens) -> Result<(), LedgerError> {
+        let sql = "UPDATE requests SET hit_tokens = $1, miss_tokens = $2, output_tokens = $3 \
+                   WHERE id = $4 AND ended_unix_ms IS NULL";
+        let values = [column(tokens.hit), column(tokens.miss), column(tokens.output), request.into()];
+        self.database.execute(sql, &values).map(|_| ())
+    }
+
+    /// Closes a request's row and charges its key for the tokens that the row holds. A closed row stays as it is.
+    fn settle(&mut self, request: &str, outcome: &str, now_unix_ms: i64) -> Result<(), LedgerError> {
+        let sql = "SELECT hit_tokens, miss_tokens, output_tokens, price_hit_nano, price_miss_nano, price_output_nano, \
+                   reserved_nano, key_id FROM requests WHERE id = $1 AND ended_unix_ms IS NULL";
+        let rows = self.database.query(&format!("{sql}{}", self.database.for_update()), &[request.into()])?;
+        let Some(row) = rows.first() else { return Ok(()) };
+        let count = |at: usize| row.int(at).map(i64::unsigned_abs);
+        let tokens = Tokens { hit: count(0)?, miss: count(1)?, output: count(2)? };
+        let prices = Prices { hit: Nanos(row.int(3)?), miss: Nanos(row.int(4)?), output: Nanos(row.int(5)?) };
+        let cost = prices.cost(tokens).0;
+        self.database.execute(
+            "UPDATE requests SET ended_unix_ms = $1, outcome = $2, cost_nano = $3 WHERE id = $4",
+            &[now_unix_ms.into(), outcome.into(), cost.into(), request.into()],
+        )?;
+        self.database.execute(
+            "UPDATE keys SET spent_nano = spent_nano + $1, reserved_nano = reserved_nano - $2 WHERE id = $3",
+            &[cost.into(), row.int(6)?.into(), row.int(7)?.into()],
+        )?;
+        Ok(())
+    }
+
+    /// Settles the open rows of servers that are dead.
+    fn recover(&mut self, now_unix_ms: i64) -> Result<usize, LedgerError> {
+        let sql = "SELECT id, server FROM requests WHERE ended_unix_ms IS NULL AND server <> $1 ORDER BY id";
+        let rows = self.database.query(sql, &[self.server.into()])?;
+        let mut recovered = 0;
+        for row in &rows {
+            if self.is_dead(row.int(1)?)? {
+                self.settle(&row.text(0)?, "interrupted", now_unix_ms)?;
+                recovered += 1;
+            }
+        }
+        Ok(recovered)
+    }
+
+    /// SQLite's file is locked for one server, so every other one is dead. PostgreSQL holds a living server's lock.
+    fn is_dead(&mut self, server: i64) -> Result<bool, LedgerError> {
+        if matches!(self.database, Database::Sqlite { .. }) {
+            return Ok(true);
+        }
+        let sql = "SELECT CASE WHEN pg_try_advisory_xact_lock($1) THEN CAST(1 AS BIGINT) ELSE CAST(0 AS BIGINT) END";
+        Ok(self.database.query(sql, &[server.into()])?[0].int(0)? == 1)
+    }
+
+    /// What was used from one time up to another, in milliseconds since 1970.
+    pub fn usage(&mut self, by: By, from_unix_ms: i64, to_unix_ms: i64) -> Result<Vec<Usage>, LedgerError> {
+        let group = match by {
+            By::Key => "keys.name",
+            By::Day => "CAST(started_unix_ms / 86400000 AS TEXT)",
+            By::Model => "model",
+        };
+        let sum = |column: &str| format!("CAST(SUM({column}) AS BIGINT)");
+        let sql = format!(
+            "SELECT {group}, currency, COUNT(*), {}, {}, {}, {} FROM requests JOIN keys ON keys.id = key_id \
+             WHERE started_unix_ms >= $1 AND started_unix_ms < $2 GROUP BY {group}, currency ORDER BY {group}, currency",
+            sum("hit_tokens"),
+            sum("miss_tokens"),
+            sum("output_tokens"),
+            sum("cost_nano"),
+        );
+        let rows = self.database.query(&sql, &[from_unix_ms.into(), to_unix_ms.into()])?;
+        rows.iter()
+            .map(|row| {
+                let count = |at: usize| row.int(at).map(i64::unsigned_abs);
+                Ok(Usage {
+                    group: row.text(0)?,
+                    currency: row.text(1)?,
+                    requests: count(2)?,
+                    tokens: Tokens { hit: count(3)?, miss: count(4)?, output: count(5)? },
+                    cost: Nanos(row.int(6)?),
+                })
+            })
+            .collect()
+    }
+
+    /// The rows of all requests, by name.
+    pub fn entries(&mut self) -> Result<Vec<Entry>, LedgerError> {
+        let sql = "SELECT id, hit_tokens, miss_tokens, output_tokens, cost_nano, COALESCE(outcome, '') \
+                   FROM requests ORDER BY id";
+        let rows = self.database.query(sql, &[])?;
+        rows.iter()
+            .map(|row| {
+                let count = |at: usize| row.int(at).map(i64::unsigned_abs);
+                Ok(Entry {
+                    request: row.text(0)?,
+                    tokens: Tokens { hit: count(1)?, miss: count(2)?, output: count(3)? },
+                    cost: Nanos(row.int(4)?),
+                    outcome: Some(row.text(5)?).filter(|outcome| !outcome.is_empty()),
+                })
+            })
+            .collect()
+    }
+}
+
+fn is_postgres(url: &str) -> bool {
+    ["postgres://", "postgresql://"].iter().any(|scheme| url.starts_with(scheme))
+}
+
+/// A count as a column.
+fn column(count: u64) -> Value {
+    Value::Int(i64::try_from(count).unwrap_or(i64::MAX))
+}
+
+/// A random number that is not negative.
+fn random_id() -> Result<i64, LedgerError> {
+    let random = getrandom::u64().map_err(|e| LedgerError::Random(std::io::Error::other(e)))?;
+    Ok((random >> 1) as i64)
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,142 @@
+use serde_json::{Value, json};
+
+use super::*;
+
+fn chat(body: Value) -> Result<ChatRequest, ApiError> {
+    ChatRequest::parse(body.to_string().as_bytes(), false)
+}
+
+/// A least request, with more fields.
+fn with(more: Value) -> Value {
+    let mut body = json!({"model": "m", "messages": [{"role": "user", "content": "hi"}]});
+    body.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+    body
+}
+
+fn tool() -> Value {
+    json!({"type": "function", "function": {"name": "f", "parameters": {"type": "object"}}})
+}
+
+#[test]
+fn a_least_request_has_openais_defaults() {
+    let request = chat(with(json!({"user": "me", "seed": null, "store": false}))).unwrap();
+    assert_eq!((request.sampling.temperature, request.sampling.n, request.sampling.seed), (1.0, 1, None));
+    assert_eq!((request.stream, request.logprobs, request.format), (StreamMode::Whole, None, Format::Text));
+    assert_eq!(request.messages[0].content, "hi");
+}
+
+#[test]
+fn what_is_wrong_is_named() {
+    let cases = [
+        (json!({"sed": 1}), "sed"),
+        (json!({"seed": 1.5}), "seed"),
+        (json!({"seed": "1"}), "seed"),
+        (json!({"temperature": 2.1}), "temperature"),
+        (json!({"n": 0}), "n"),
+        (json!({"n": 17}), "n"),
+        (json!({"max_tokens": 0}), "max_tokens"),
+        (json!({"max_tokens": 1, "max_completion_tokens": 1}), "max_tokens"),
+        (json!({"stop": ""}), "stop"),
+        (json!({"stop": [1]}), "stop"),
+        (json!({"stream_options": {"include_usage": true}}), "stream_options"),
+        (json!({"stream": true, "stream_options": {"include_usages": true}}), "stream_options.include_usages"),
+        (json!({"top_logprobs": 2}), "top_logprobs"),
+        (json!({"logprobs": true, "top_logprobs": 21}), "top_logprobs"),
+        (json!({"logit_bias": {"x": 1}}), "logit_bias.x"),
+        (json!({"logit_bias": {"1": 101}}), "logit_bias.1"),
+        (json!({"tool_choice": "auto"}), "tool_choice"),
+        (json!({"tools": [tool()], "tool_choice": "always"}), "tool_choice"),
+        (json!({"tools": [tool()], "tool_choice": {"type": "function", "function": {"name": "g"}}}), "tool_choice"),
+        (json!({"tools": [tool(), tool()]}), "tools[1]"),
+        (json!({"tools": [{"type": "function", "function": {"name": "a b"}}]}), "tools[0].function.name"),
+        (json!({"parallel_tool_calls": true}), "parallel_tool_calls"),
+        (json!({"response_format": {"type": "xml"}}), "response_format.type"),
+        (json!({"response_format": {"type": "json_schema"}}), "response_format.json_schema"),
+        (json!({"response_format": {"type": "json_object"}, "tools": [tool()]}), "response_format"),
+        (json!({"store": true}), "store"),
+        (json!({"messages": []}), "messages"),
+        (json!({"messages": [{"role": "king", "content": "x"}]}), "messages[0].role"),
+        (json!({"messages": [{"role": "user"}]}), "messages[0].content"),
+        (json!({"messages": [{"role": "user", "content": "x", "mood": 1}]}), "messages[0].mood"),
+        (json!({"messages": [{"role": "user", "content": [{"type": "image_url"}]}]}), "messages[0].content[0].type"),
+        (
+            json!({"messages": [{"role": "assistant", "content": "x", "reasoning_content": "y"}]}),
+            "messages[0].reasoning_content",
+        ),
+        (
+            json!({"messages": [{"role": "user", "content": "x"}, {"role": "assistant", "content": "y", "prefix": true}]}),
+            "messages[1].prefix",
+        ),
+    ];
+    for (more, param) in cases {
+        let error = chat(with(more.clone())).expect_err(&more.to_string());
+        assert_eq!((error.status, error.param.as_deref()), (400, Some(param)), "{more}: {}", error.message);
+    }
+    assert_eq!(chat(json!({"messages": [{"role": "user", "content": "x"}]})).unwrap_err().param.unwrap(), "model");
+}
+
+#[test]
+fn hostile_bodies_are_errors() {
+    let deep = format!("{}{}", "[".repeat(100_000), "]".repeat(100_000));
+    let bodies: [&[u8]; 7] = [
+        b"",
+        b"{",
+        b"[]",
+        deep.as_bytes(),
+        b"{\"model\": \"\xff\xfe\"}",
+        b"{\"model\": \"a\", \"model\": \"b\"}",
+        b"{\"seed\": 1e999}",
+    ];
+    for body in bodies {
+        assert_eq!(ChatRequest::parse(body, false).unwrap_err().status, 400);
+        assert_eq!(CompletionRequest::parse(body).unwrap_err().status, 400);
+    }
+}
+
+#[test]
+fn messages_keep_what_templates_need() {
+    let request = chat(json!({"model": "m", "messages": [
+        {"role": "developer", "content": [{"type": "text", "text": "a"}, {"type": "text", "text": "b"}]},
+        {"role": "user", "content": "x", "name": "Ann"},
+        {"role": "assistant", "content": null, "refusal": null, "tool_calls": [
+            {"id": "1", "type": "function", "function": {"name": "f", "arguments": "{}"}}]},
+        {"role": "tool", "tool_call_id": "1", "content": "42"},
+    ]}))
+    .unwrap();
+    assert_eq!((request.messages[0].role.as_str(), &request.messages[0].content), ("system", &json!("ab")));
+    assert_eq!(request.messages[1].other["name"], "Ann");
+    assert_eq!(request.messages[2].other["tool_calls"][0]["function"]["arguments"], "{}");
+    assert_eq!(request.messages[3].other["tool_call_id"], "1");
+}
+
+#[test]
+fn a_prefix_is_for_the_beta_address() {
+    let body = json!({"model": "m", "messages": [
+        {"role": "user", "content": "x"}, {"role": "assistant", "content": "```rust\n", "prefix": true}]});
+    let request = ChatRequest::parse(body.to_string().as_bytes(), true).unwrap();
+    assert_eq!((request.messages.len(), request.prefix.unwrap().content.as_str()), (1, "```rust\n"));
+}
+
+#[test]
+fn prompts_come_in_four_forms() {
+    let prompts = |prompt: Value| {
+        let body = json!({"model": "m", "prompt": prompt}).to_string();
+        CompletionRequest::parse(body.as_bytes()).map(|request| request.prompts)
+    };
+    let text = |text: &str| Prompt::Text(text.to_owned());
+    assert_eq!(prompts(json!("a")).unwrap(), [text("a")]);
+    assert_eq!(prompts(json!(["a", "b"])).unwrap(), [text("a"), text("b")]);
+    assert_eq!(prompts(json!([1, 2])).unwrap(), [Prompt::Ids(vec![1, 2])]);
+    assert_eq!(prompts(json!([[1], "b"])).unwrap(), [Prompt::Ids(vec![1]), text("b")]);
+    for wrong in [json!([]), json!([1, "a"]), json!([-1]), json!(4), json!([null])] {
+        assert_eq!(prompts(wrong).unwrap_err().param.as_deref(), Some("prompt"));
+    }
+}
+
+#[test]
+fn an_error_has_openais_shape() {
+    let error = ApiError::param("seed", "No.").to_json();
+    let expected = json!({"error": {"message": "No.", "type": "invalid_request_error", "param": "seed",
+        "code": "invalid_value"}});
+    assert_eq!(error, expected);
+}
