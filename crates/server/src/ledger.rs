@@ -1,10 +1,10 @@
 //! Keys, quotas and the account of every request, in SQLite or PostgreSQL.
 //!
-//! A request has one row from the moment it is admitted. Admission checks the key's limits and reserves the most that the
-//! request can cost, in one transaction. Before a chunk is sent, the tokens up to and with it are written to the row, so
-//! a kill leaves at most the one chunk in flight on the account without its client having it. Settlement closes the row
-//! and charges its key; it happens once, since it only touches open rows. Rows that a dead server left open are settled
-//! with the tokens they hold when the next one starts.
+//! A request has one row from the moment it is admitted. Admission checks the key's limits and reserves the most that
+//! the request can cost, in one transaction. Before a chunk is sent, the tokens up to and with it are written to the
+//! row, so a kill leaves at most the one chunk in flight on the account without its client having it. Settlement closes
+//! the row and charges its key; it happens once, since it only touches open rows. Rows that a dead server left open are
+//! settled with the tokens they hold when the next one starts.
 //!
 //! Limits count rows of the last minute, so they hold across restarts, and across servers that share a database.
 

@@ -2,6 +2,8 @@
 
 pub mod wire;
 
+pub mod answer;
+
 pub mod money;
 
 pub mod keys;

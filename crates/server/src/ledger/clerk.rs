@@ -27,6 +27,7 @@ enum Command {
     Admit { admission: Box<Admission>, reply: Reply<Result<(), Refusal>> },
     Progress { request: String, tokens: Tokens, reply: Reply<()> },
     Settle { request: String, outcome: &'static str },
+    Flush { reply: Reply<()> },
 }
 
 /// A handle to the thread. It ends when all handles are gone and everything is written.
@@ -66,6 +67,11 @@ impl Clerk {
             let commands = self.commands.clone();
             std::thread::spawn(move || commands.send(command));
         }
+    }
+
+    /// Waits until everything that was asked before is written.
+    pub async fn flush(&self) {
+        let _ = self.ask(|reply| Command::Flush { reply }).await;
     }
 
     async fn ask<T>(&self, command: impl FnOnce(Reply<T>) -> Command) -> Result<T, ClerkError> {
@@ -109,6 +115,7 @@ fn write(ledger: &mut Ledger, batch: Vec<Command>) -> Vec<(String, &'static str)
             (Command::Find { reply, .. }, Answer::Found(key)) => drop(reply.send(Ok(key))),
             (Command::Admit { reply, .. }, Answer::Admitted(admitted)) => drop(reply.send(Ok(admitted))),
             (Command::Progress { reply, .. }, Answer::Written) => drop(reply.send(Ok(()))),
+            (Command::Flush { reply }, Answer::Written) => drop(reply.send(Ok(()))),
             (Command::Settle { .. }, Answer::Written) => {}
             _ => unreachable!("answers stand in the order of their commands"),
         }
@@ -134,6 +141,7 @@ fn perform(ledger: &mut Ledger, command: &Command) -> Result<Answer, LedgerError
             ledger.settle(request, outcome, now_unix_ms())?;
             Answer::Written
         }
+        Command::Flush { .. } => Answer::Written,
     })
 }
 
@@ -141,7 +149,7 @@ fn fail(command: Command) -> Option<(String, &'static str)> {
     match command {
         Command::Find { reply, .. } => drop(reply.send(Err(ClerkError))),
         Command::Admit { reply, .. } => drop(reply.send(Err(ClerkError))),
-        Command::Progress { reply, .. } => drop(reply.send(Err(ClerkError))),
+        Command::Progress { reply, .. } | Command::Flush { reply } => drop(reply.send(Err(ClerkError))),
         Command::Settle { request, outcome } => return Some((request, outcome)),
     }
     None

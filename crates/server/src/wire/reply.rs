@@ -62,7 +62,7 @@ impl TokenLogprob {
     fn to_json(&self) -> Value {
         let entry = |token: &str, logprob: f32| {
             // A part of a character has no text of its own, and its bytes are not known here.
-            let bytes = (!token.contains('\u{fffd}')).then(|| token.as_bytes());
+            let bytes = (!token.contains('\u{fffd}')).then_some(token.as_bytes());
             json!({"token": token, "logprob": finite(logprob), "bytes": bytes})
         };
         let mut value = entry(&self.token, self.logprob);

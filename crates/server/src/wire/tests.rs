@@ -1,3 +1,5 @@
+//! What is taken, what is refused, and by which name.
+
 use serde_json::{Value, json};
 
 use super::*;
