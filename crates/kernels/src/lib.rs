@@ -28,6 +28,7 @@ pub mod random;
 pub mod reference;
 pub mod rope;
 pub mod router;
+pub mod sample;
 pub mod swiglu;
 
 mod micro;

@@ -13,6 +13,7 @@ pub mod optim;
 pub mod quant;
 pub mod rope;
 pub mod router;
+pub mod sample;
 pub mod swiglu;
 
 use crate::lanes::{LANES, sum_tree};
