@@ -293,7 +293,7 @@ impl Tokenizer {
     }
 
     /// A decoder that takes ids one by one and gives out text as soon as it is complete.
-    pub fn stream(&self) -> StreamDecoder<'_> {
+    pub fn stream(&self) -> StreamDecoder<&Tokenizer> {
         StreamDecoder::new(self)
     }
 
@@ -330,6 +330,22 @@ impl Tokenizer {
             Pieces::Other(lengths) => lengths[id],
         };
         (0..self.vocab_size()).map(|id| if self.control[id] { 0 } else { len(id) }).collect()
+    }
+
+    /// The bytes that `id` stands for in a text; none for an id without a token. Of vocabularies that are not
+    /// byte-level, those of the token's string, with `▁` as a space.
+    pub fn token_bytes(&self, id: u32) -> Vec<u8> {
+        match &self.pieces {
+            Pieces::Bytes(pieces) => pieces.get(id as usize).map(|piece| piece.to_vec()).unwrap_or_default(),
+            Pieces::Other(_) => {
+                let token = self.token(id).unwrap_or_default();
+                let byte = token.strip_prefix("<0x").and_then(|rest| rest.strip_suffix('>'));
+                match byte.and_then(|hex| u8::from_str_radix(hex, 16).ok()) {
+                    Some(byte) => vec![byte],
+                    None => token.replace('▁', " ").into_bytes(),
+                }
+            }
+        }
     }
 
     /// The `tokenizer.json`, byte for byte as loaded or trained.

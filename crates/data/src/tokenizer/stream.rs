@@ -1,11 +1,12 @@
 //! Decoding one token at a time.
 
 use super::{Pieces, Tokenizer, TokenizerError, failed};
+use std::ops::Deref;
 
 /// Turns ids into text as they come. A character whose bytes are spread over several tokens comes out whole, with the
-/// token that completes it. Made by [`Tokenizer::stream`].
-pub struct StreamDecoder<'a> {
-    tokenizer: &'a Tokenizer,
+/// token that completes it. Made by [`Tokenizer::stream`], or by [`StreamDecoder::new`] for one that keeps its tokenizer.
+pub struct StreamDecoder<T: Deref<Target = Tokenizer>> {
+    tokenizer: T,
     /// Byte-level: bytes that do not yet make a character, at most three.
     pending: Vec<u8>,
     /// Other decoders: the state that the `tokenizers` crate keeps.
@@ -14,8 +15,9 @@ pub struct StreamDecoder<'a> {
     prefix_index: usize,
 }
 
-impl<'a> StreamDecoder<'a> {
-    pub(super) fn new(tokenizer: &'a Tokenizer) -> Self {
+impl<T: Deref<Target = Tokenizer>> StreamDecoder<T> {
+    /// Before the first id; `tokenizer` is a reference, or an `Arc`.
+    pub fn new(tokenizer: T) -> Self {
         StreamDecoder { tokenizer, pending: Vec::new(), ids: Vec::new(), prefix: String::new(), prefix_index: 0 }
     }
 
