@@ -110,7 +110,7 @@ pub fn generate(
     let mut new = Vec::new();
     let (mut past, mut next) = (0, prompt.to_vec());
     while prompt.len() + new.len() < end {
-        let piece = Piece { tokens: &next, past, pages: &pages, logits: 1 };
+        let piece = Piece { tokens: &next, past, pages: &pages, logits: 1, states: 0 };
         let logits = model.step(params, execution, &mut cache, &[piece]).logits;
         past += next.len();
         let token = sampling.choose(&logits, past);

@@ -11,7 +11,7 @@
 use crate::config::{Attention, ModelConfig};
 use crate::model::Model;
 use crate::ops;
-use crate::params::Params;
+use crate::params::{Params, Weight};
 use crate::tape::{Execution, Graph, Var};
 use crate::tensor::Tensor;
 use wels_kernels::attention::latent::LatentLayout;
@@ -120,13 +120,15 @@ pub struct Piece<'a> {
     pub pages: &'a [u32],
     /// How many of the last tokens want logits.
     pub logits: usize,
+    /// How many of the last tokens want their states.
+    pub states: usize,
 }
 
-/// What a step gives for the tokens that want logits, pieces in order.
+/// What a step gives for the tokens that want it, pieces in order.
 pub struct StepOutput {
-    /// `[rows, V]`.
+    /// `[rows, V]`, of those that want logits.
     pub logits: Tensor,
-    /// `[rows, D]`: the states that the head read, which MTP goes on from.
+    /// `[rows, D]`, of those that want states: what the head read, which MTP goes on from.
     pub hidden: Tensor,
 }
 
@@ -142,9 +144,10 @@ impl<'a> Paging<'a> {
     pub fn new(cache: &'a mut PagedCache, pieces: &[Piece<'a>], model: &Model) -> Self {
         assert_eq!(cache.layers, layers(model.config()), "layers of the cache and of the model");
         for piece in pieces {
-            let Piece { tokens, logits, .. } = piece;
+            let Piece { tokens, logits, states, .. } = piece;
             assert!(!tokens.is_empty(), "a piece without tokens");
-            assert!(*logits <= tokens.len(), "{logits} logits of {} tokens", tokens.len());
+            let tokens = tokens.len();
+            assert!(*logits.max(states) <= tokens, "{logits} logits and {states} states of {tokens} tokens");
         }
         let sequence = |piece: &Piece<'a>| Sequence { pages: piece.pages, past: piece.past, new: piece.tokens.len() };
         Paging { cache, sequences: pieces.iter().map(sequence).collect() }
@@ -181,10 +184,9 @@ impl Model {
         let mut g = self.paged(params, execution, cache, pieces);
         let tokens: Vec<u32> = pieces.iter().flat_map(|piece| piece.tokens).copied().collect();
         let h = self.last_layer(&mut g, &tokens);
-        let h = wanted(&mut g, h, pieces);
-        let hidden = self.final_norm(&mut g, &h);
-        let logits = ops::logits(&mut g, &hidden, self.head());
-        StepOutput { logits, hidden: hidden.into_value() }
+        let h = last(&mut g, &h, pieces, |piece| piece.tokens.len(), |piece| piece.results());
+        let h = self.final_norm(&mut g, &h);
+        self.output(&mut g, h, pieces, self.head())
     }
 
     /// What MTP of depth `depth` ≥ 1 expects beyond the next token. Token i of a piece is the one `depth` places after
@@ -211,9 +213,15 @@ impl Model {
         let hidden = g.variable(hidden);
         let mtp = self.mtp(depth);
         let h = mtp.run(&mut g, &hidden, &tokens);
-        let h = wanted(&mut g, h, pieces);
-        let logits = ops::logits(&mut g, &h, mtp.head);
-        StepOutput { logits, hidden: h.into_value() }
+        let h = last(&mut g, &h, pieces, |piece| piece.tokens.len(), |piece| piece.results());
+        self.output(&mut g, h, pieces, mtp.head)
+    }
+
+    /// From the states of all tokens that want anything.
+    fn output(&self, g: &mut Graph, h: Var, pieces: &[Piece], head: Weight) -> StepOutput {
+        let for_logits = last(g, &h, pieces, |piece| piece.results(), |piece| piece.logits);
+        let hidden = last(g, &h, pieces, |piece| piece.results(), |piece| piece.states);
+        StepOutput { logits: ops::logits(g, &for_logits, head), hidden: hidden.into_value() }
     }
 
     fn paged<'a>(
@@ -239,18 +247,31 @@ impl Model {
     }
 }
 
-/// The rows of the tokens that want logits.
-fn wanted(g: &mut Graph, h: Var, pieces: &[Piece]) -> Var {
-    let mut rows = Vec::new();
+impl Piece<'_> {
+    /// How many of the last tokens want anything.
+    fn results(&self) -> usize {
+        self.logits.max(self.states)
+    }
+}
+
+/// The last `count` rows of each piece, which has `rows` of `h`.
+fn last(
+    g: &mut Graph,
+    h: &Var,
+    pieces: &[Piece],
+    rows: impl Fn(&Piece) -> usize,
+    count: impl Fn(&Piece) -> usize,
+) -> Var {
+    let mut picked = Vec::new();
     let mut end = 0;
     for piece in pieces {
-        end += piece.tokens.len() as u32;
-        rows.extend(end - piece.logits as u32..end);
+        end += rows(piece) as u32;
+        picked.extend(end - count(piece) as u32..end);
     }
-    if rows.len() == h.rows() {
-        return h;
+    if picked.len() == h.rows() {
+        return h.clone();
     }
-    let mut picked = g.tensor(rows.len(), h.cols());
-    embedding::gather(&h, &rows, &mut picked, h.cols());
-    g.variable(picked)
+    let mut out = g.tensor(picked.len(), h.cols());
+    embedding::gather(h, &picked, &mut out, h.cols());
+    g.variable(out)
 }

@@ -126,6 +126,7 @@ impl<'a> Play<'a> {
                 past: *past,
                 pages,
                 logits: *logits,
+                states: *logits,
             })
             .collect();
         if borrowed.is_empty() {
@@ -196,7 +197,7 @@ fn other_layouts_and_numbers_do_not_depend_on_the_history() {
                 let len = tokens.len();
                 let pages: Vec<u32> = (0..len.div_ceil(PAGE_TOKENS) as u32).collect();
                 let mut cache = PagedCache::new(&model, layout, numbers, pages.len());
-                let piece = Piece { tokens, past: 0, pages: &pages, logits: 1 };
+                let piece = Piece { tokens, past: 0, pages: &pages, logits: 1, states: 0 };
                 let alone = model.step(&params, &execution, &mut cache, &[piece]).logits;
                 assert_eq!(bits(logits), bits(&alone), "{name}: after {len} tokens");
                 let whole = model.logits(&params, &execution, tokens, &[0, len as u32]);
@@ -232,7 +233,7 @@ fn drafts_have_the_bits_of_training() {
     let pages = [4, 0];
     let mut past = 0;
     for new in [1, 17, 1, 1, 6] {
-        let piece = |tokens, logits| Piece { tokens, past, pages: &pages, logits };
+        let piece = |tokens, logits| Piece { tokens, past, pages: &pages, logits, states: logits };
         let step = model.step(&params, &execution, &mut cache, &[piece(&tokens[past..past + new], new)]);
         let mut hidden = step.hidden;
         for depth in [1, 2] {
@@ -244,6 +245,29 @@ fn drafts_have_the_bits_of_training() {
         }
         past += new;
     }
+}
+
+#[test]
+fn states_and_logits_are_wanted_apart() {
+    let config = shapes::deepseek_v3();
+    let execution = Execution::default();
+    let model = Model::new(config.clone(), CONTEXT);
+    let params = Params::init(&config, 5);
+    let tokens = shapes::batch(8, &[12]).tokens;
+    let width = config.hidden_size;
+    let mut step = |logits: [usize; 2], states: [usize; 2]| {
+        let mut cache = PagedCache::new(&model, CacheLayout::Expanded, Numbers::F32, 2);
+        let piece =
+            |s: usize, tokens| Piece { tokens, past: 0, pages: &[[0], [1]][s], logits: logits[s], states: states[s] };
+        model.step(&params, &execution, &mut cache, &[piece(0, &tokens[..7]), piece(1, &tokens[7..])])
+    };
+    let all = step([7, 5], [7, 5]);
+    let some = step([1, 0], [0, 3]);
+    assert_eq!(bits(&some.logits), bits(all.logits.row(6)));
+    assert_eq!(bits(&some.hidden), bits(&all.hidden[9 * width..]));
+    let some = step([2, 1], [4, 0]);
+    assert_eq!(bits(&some.logits), bits(&[all.logits.row(5), all.logits.row(6), all.logits.row(11)].concat()));
+    assert_eq!(bits(&some.hidden), bits(&all.hidden[3 * width..7 * width]));
 }
 
 #[test]
