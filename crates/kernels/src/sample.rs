@@ -1,7 +1,7 @@
 //! Weights to sample a token by.
 //!
-//! **Order of sums.** As [`crate::head::loss`] at an inverse temperature of 1: 16 partial sums over the vocabulary and the
-//! fixed tree. So `logits[i] − max − log(sum)` is the log-probability that training computes, bit for bit.
+//! **Order of sums.** As [`crate::head::loss`] at an inverse temperature of 1: 16 partial sums over the vocabulary and
+//! the fixed tree. So `logits[i] − max − log(sum)` is the log-probability that training computes, bit for bit.
 
 use crate::lanes::Lanes;
 use crate::math;

@@ -4,7 +4,8 @@ use super::{Pieces, Tokenizer, TokenizerError, failed};
 use std::ops::Deref;
 
 /// Turns ids into text as they come. A character whose bytes are spread over several tokens comes out whole, with the
-/// token that completes it. Made by [`Tokenizer::stream`], or by [`StreamDecoder::new`] for one that keeps its tokenizer.
+/// token that completes it. Made by [`Tokenizer::stream`], or by [`StreamDecoder::new`] for one that keeps its
+/// tokenizer.
 pub struct StreamDecoder<T: Deref<Target = Tokenizer>> {
     tokenizer: T,
     /// Byte-level: bytes that do not yet make a character, at most three.

@@ -255,7 +255,7 @@ fn states_and_logits_are_wanted_apart() {
     let params = Params::init(&config, 5);
     let tokens = shapes::batch(8, &[12]).tokens;
     let width = config.hidden_size;
-    let mut step = |logits: [usize; 2], states: [usize; 2]| {
+    let step = |logits: [usize; 2], states: [usize; 2]| {
         let mut cache = PagedCache::new(&model, CacheLayout::Expanded, Numbers::F32, 2);
         let piece =
             |s: usize, tokens| Piece { tokens, past: 0, pages: &[[0], [1]][s], logits: logits[s], states: states[s] };

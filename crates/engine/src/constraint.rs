@@ -1,0 +1,131 @@
+//! Answers of a given form: which tokens may come next.
+//!
+//! The `llguidance` crate follows the grammar over the bytes of the vocabulary; its own limits bound the work for a
+//! grammar and for a token. Grammars are limited in size and nesting before it sees them, so that nothing can overflow
+//! its stack. A stop token is allowed where the text may end.
+
+use std::sync::Arc;
+
+use llguidance::api::TopLevelGrammar;
+use llguidance::toktrie::{ApproximateTokEnv, SimpleVob, TokEnv, TokRxInfo, TokTrie};
+use llguidance::{JsonCompileOptions, Matcher, ParserFactory, panic_utils};
+use wels_data::tokenizer::Tokenizer;
+
+use crate::request::{Constraint, Refusal};
+
+/// The most bytes of a schema or grammar.
+const BYTES_MAX: usize = 256 << 10;
+/// The deepest nesting of brackets in one.
+const NESTING_MAX: usize = 100;
+
+/// Makes guides for the constraints of requests.
+pub(crate) struct Compiler {
+    factory: ParserFactory,
+    eos: u32,
+}
+
+/// Follows one answer.
+pub(crate) struct Guide {
+    matcher: Matcher,
+    eos: u32,
+    mask: Vec<u32>,
+}
+
+/// A guide that cannot go on: the work for a token exceeded its limits, or a bug.
+#[derive(Debug)]
+pub(crate) struct Broken;
+
+impl Compiler {
+    /// For a model of `vocab_size` tokens. Builds a tree of the vocabulary.
+    pub fn new(tokenizer: &Tokenizer, vocab_size: usize) -> Result<Self, Refusal> {
+        let eos = tokenizer.special().eos.ok_or_else(|| refusal("the tokenizer has no end token"))?;
+        let word = |id: u32| {
+            let bytes = tokenizer.token_bytes(id);
+            match tokenizer.is_special(id) && !bytes.is_empty() {
+                true => [&[TokTrie::SPECIAL_TOKEN_MARKER], &bytes[..]].concat(),
+                false => bytes,
+            }
+        };
+        let words: Vec<Vec<u8>> = (0..vocab_size as u32).map(word).collect();
+        let trie = TokTrie::from(&TokRxInfo::new(vocab_size as u32, eos), &words);
+        let environment: TokEnv = Arc::new(ApproximateTokEnv::new(trie));
+        let mut factory = ParserFactory::new_simple(&environment).map_err(refusal)?;
+        factory.quiet();
+        factory.limits_mut().verbose_errors = false;
+        Ok(Compiler { factory, eos })
+    }
+
+    /// A guide for a new answer.
+    pub fn compile(&self, constraint: &Constraint) -> Result<Guide, Refusal> {
+        let grammar = match constraint {
+            Constraint::JsonObject => json_schema("{\"type\":\"object\"}")?,
+            Constraint::JsonSchema(schema) => json_schema(checked(schema)?)?,
+            Constraint::Regex(regex) => TopLevelGrammar::from_regex(checked(regex)?),
+            Constraint::Lark(grammar) => TopLevelGrammar::from_lark(checked(grammar)?.to_owned()),
+        };
+        let parser = panic_utils::catch_unwind(std::panic::AssertUnwindSafe(|| self.factory.create_parser(grammar)));
+        let mut matcher = Matcher::new(Ok(parser.map_err(refusal)?));
+        // Some contradictions show only when the first token is asked for.
+        matcher.compute_mask_or_eos().map_err(refusal)?;
+        Ok(Guide { matcher, eos: self.eos, mask: Vec::new() })
+    }
+}
+
+impl Guide {
+    /// The tokens that may come next, `stop` among them where the text may end: token t is bit t mod 32 of word t/32.
+    pub fn allowed(&mut self, stop: &[u32]) -> Result<&[u32], Broken> {
+        let mask: SimpleVob = self.matcher.compute_mask_or_eos().map_err(|_| Broken)?;
+        self.mask.clear();
+        self.mask.extend_from_slice(mask.as_slice());
+        if self.matcher.is_accepting().map_err(|_| Broken)? {
+            let words = self.mask.len();
+            let known = stop.iter().filter(|stop| (**stop as usize) < 32 * words);
+            known.for_each(|stop| self.mask[*stop as usize / 32] |= 1 << (stop % 32));
+        }
+        Ok(&self.mask)
+    }
+
+    /// Follows a token that was allowed and is no stop token. Whether the text is complete.
+    pub fn push(&mut self, token: u32) -> Result<bool, Broken> {
+        self.matcher.consume_token(token).map_err(|_| Broken)?;
+        Ok(self.matcher.is_stopped())
+    }
+
+    /// The vocabulary's own end token, which ends the text also where the request does not name it.
+    pub fn eos(&self) -> u32 {
+        self.eos
+    }
+}
+
+/// White space is kept short: a model could go on with it for ever.
+fn json_schema(schema: &str) -> Result<TopLevelGrammar, Refusal> {
+    let mut schema = serde_json::from_str(schema).map_err(|error| refusal(format!("not JSON: {error}")))?;
+    let options =
+        JsonCompileOptions { whitespace_pattern: Some("[ \\n]{0,16}".into()), ..JsonCompileOptions::default() };
+    options.apply_to(&mut schema);
+    Ok(TopLevelGrammar::from_json_schema(schema))
+}
+
+fn checked(text: &str) -> Result<&str, Refusal> {
+    if text.len() > BYTES_MAX {
+        return Err(refusal(format!("it has {} bytes, more than {BYTES_MAX}", text.len())));
+    }
+    let mut depth = 0usize;
+    for byte in text.bytes() {
+        match byte {
+            b'(' | b'[' | b'{' => depth += 1,
+            b')' | b']' | b'}' => depth = depth.saturating_sub(1),
+            _ => {}
+        }
+        if depth > NESTING_MAX {
+            return Err(refusal(format!("its brackets nest deeper than {NESTING_MAX}")));
+        }
+    }
+    Ok(text)
+}
+
+fn refusal(reason: impl ToString) -> Refusal {
+    // The first line; what follows is the parser's state.
+    let reason = reason.to_string();
+    Refusal::Constraint { reason: reason.lines().next().unwrap_or_default().to_owned() }
+}

@@ -1,0 +1,295 @@
+//! The engine: takes requests, runs steps, gives out events.
+
+use std::sync::Arc;
+
+use wels_data::tokenizer::Tokenizer;
+use wels_kernels::gemm::Precision;
+use wels_model::model::Model;
+use wels_model::paged::{CacheLayout, Numbers, PAGE_TOKENS, PagedCache};
+use wels_model::params::Params;
+use wels_model::tape::Execution;
+
+use crate::constraint::{Compiler, Guide};
+use crate::event::{Counters, Event, FinishReason, Finished, Status, Usage};
+use crate::pages::{Lease, PageTable};
+use crate::request::{Refusal, Request, RequestId};
+use crate::sampler::{Sampler, Scratch};
+use crate::sequence::Sequence;
+use crate::speculate::Pace;
+use crate::text::TextStream;
+
+/// What the engine runs.
+#[derive(Clone)]
+pub struct LoadedModel {
+    /// The model.
+    pub model: Arc<Model>,
+    /// Its weights.
+    pub params: Arc<Params>,
+    /// Without one, events have no text, and requests no stop strings and no constraints.
+    pub tokenizer: Option<Arc<Tokenizer>>,
+}
+
+/// How it runs. Only `precision`, `layout` and `numbers` change what is computed; nothing else changes a token.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Options {
+    /// Tokens that a step takes, so the longest that a running answer waits for somebody's prompt; a page more where
+    /// answers alone fill it. At least 16.
+    pub max_batch_tokens: usize,
+    /// Requests that run at the same time.
+    pub max_running: usize,
+    /// Requests that wait; one more is refused.
+    pub max_waiting: usize,
+    /// Bytes of the cache, taken from the system as they are used.
+    pub cache_bytes: usize,
+    /// Whether prompts are looked up in what earlier requests left in the cache.
+    pub prefix_cache: bool,
+    /// Whether tokens are guessed ahead.
+    pub speculation: Speculation,
+    /// Arithmetic of linear and expert products.
+    pub precision: Precision,
+    /// What the cache keeps of a token. Rollouts need [`CacheLayout::Expanded`] and [`Numbers::F32`], which have the
+    /// bits of training.
+    pub layout: CacheLayout,
+    /// How the cache keeps its numbers.
+    pub numbers: Numbers,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Options {
+            max_batch_tokens: 512,
+            max_running: 16,
+            max_waiting: 256,
+            cache_bytes: 1 << 30,
+            prefix_cache: true,
+            speculation: Speculation::Auto { max_draft: 4 },
+            precision: Precision::F32,
+            layout: CacheLayout::Expanded,
+            numbers: Numbers::F32,
+        }
+    }
+}
+
+/// Guessing tokens ahead. A guess counts only if it is what would have been chosen anyway.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Speculation {
+    /// None.
+    Off,
+    /// By the model's MTP layers if it has them, else by what followed the last tokens earlier in the sequence.
+    Auto {
+        /// The most tokens guessed at a time; how many pays is learnt from what was right.
+        max_draft: usize,
+    },
+}
+
+/// Why there is no engine.
+#[derive(Clone, Debug, PartialEq, thiserror::Error)]
+pub enum EngineError {
+    /// An option that makes no sense.
+    #[error("{name}: {reason}")]
+    Option {
+        /// Of [`Options`].
+        name: &'static str,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// The tokenizer has tokens that the model does not know.
+    #[error("the tokenizer has {tokenizer} tokens and the model {model}")]
+    Vocabulary {
+        /// Of the tokenizer.
+        tokenizer: usize,
+        /// Of the model.
+        model: usize,
+    },
+}
+
+/// A model and the requests that it works on.
+pub struct Engine {
+    pub(crate) loaded: LoadedModel,
+    pub(crate) options: Options,
+    pub(crate) execution: Execution,
+    pub(crate) cache: PagedCache,
+    pub(crate) table: PageTable,
+    /// By [`Sequence::order`]: who gets what is scarce.
+    pub(crate) running: Vec<Sequence>,
+    /// By [`Sequence::order`]: who begins next.
+    pub(crate) waiting: Vec<Sequence>,
+    pub(crate) events: Vec<Event>,
+    pub(crate) counters: Counters,
+    pub(crate) scratch: Scratch,
+    compiler: Option<Compiler>,
+    next_id: u64,
+}
+
+impl Engine {
+    /// An engine without requests.
+    pub fn new(loaded: LoadedModel, options: Options) -> Result<Self, EngineError> {
+        let option = |name, reason: String| Err(EngineError::Option { name, reason });
+        let config = loaded.model.config();
+        if options.max_running == 0 {
+            return option("max_running", "must be at least 1".into());
+        }
+        if options.max_batch_tokens < PAGE_TOKENS {
+            return option("max_batch_tokens", format!("must be at least {PAGE_TOKENS}"));
+        }
+        if options.layout == CacheLayout::Latent && !config.attention.is_mla() {
+            return option("layout", "this model has no latents".into());
+        }
+        let page_bytes = PagedCache::bytes_per_page(config, options.layout, options.numbers);
+        // More pages than every running request could fill serve prefixes only up to what ids can name.
+        let pages = (options.cache_bytes / page_bytes).min(u32::MAX as usize);
+        if pages == 0 {
+            return option("cache_bytes", format!("a page takes {page_bytes} bytes"));
+        }
+        if let Some(tokenizer) = loaded.tokenizer.as_ref().filter(|t| t.vocab_size() > config.vocab_size) {
+            return Err(EngineError::Vocabulary { tokenizer: tokenizer.vocab_size(), model: config.vocab_size });
+        }
+        Ok(Engine {
+            execution: Execution { precision: options.precision, ..Execution::default() },
+            cache: PagedCache::new(&loaded.model, options.layout, options.numbers, pages),
+            table: PageTable::new(pages),
+            loaded,
+            options,
+            running: Vec::new(),
+            waiting: Vec::new(),
+            events: Vec::new(),
+            counters: Counters::default(),
+            scratch: Scratch::default(),
+            compiler: None,
+            next_id: 0,
+        })
+    }
+
+    /// Takes a request, to be begun in some later step.
+    pub fn enqueue(&mut self, request: Request) -> Result<RequestId, Refusal> {
+        request.check()?;
+        self.check(&request)?;
+        if self.waiting.len() >= self.options.max_waiting {
+            return Err(Refusal::QueueFull { waiting: self.waiting.len() });
+        }
+        let guide = self.guide(&request)?;
+        let id = RequestId(self.next_id);
+        self.next_id += 1;
+        self.wait(Sequence {
+            id,
+            tokens: request.prompt.clone(),
+            computed: 0,
+            lease: Lease::default(),
+            sampler: Sampler::new(request.sampling.clone(), request.choice, &request.prompt),
+            text: TextStream::new(self.loaded.tokenizer.as_ref(), request.stop.clone()),
+            guide,
+            pace: Pace::new(),
+            guesses: Vec::new(),
+            begun: false,
+            usage: Usage { prompt: request.prompt.len(), ..Usage::default() },
+            request,
+        });
+        Ok(id)
+    }
+
+    /// Ends a request; the next step reports it. `false` if there is no such request any more.
+    pub fn cancel(&mut self, id: RequestId) -> bool {
+        let found = [&mut self.running, &mut self.waiting]
+            .into_iter()
+            .find_map(|list| list.iter().position(|sequence| sequence.id == id).map(|at| list.remove(at)));
+        match found {
+            Some(sequence) => {
+                self.finish(sequence, FinishReason::Cancelled);
+                true
+            }
+            None => false,
+        }
+    }
+
+    /// Whether there is nothing to do and nothing to report.
+    pub fn is_idle(&self) -> bool {
+        self.running.is_empty() && self.waiting.is_empty() && self.events.is_empty()
+    }
+
+    /// One forward pass: a token, or several that were guessed right, for each running answer, and a piece of the
+    /// prompts that are not yet computed. Returns what happened since the last step; without requests, at once.
+    pub fn step(&mut self) -> Vec<Event> {
+        self.admit();
+        let work = self.plan();
+        if !work.is_empty() {
+            self.forward(work);
+        }
+        std::mem::take(&mut self.events)
+    }
+
+    /// What is going on.
+    pub fn status(&self) -> Status {
+        Status {
+            running: self.running.len(),
+            waiting: self.waiting.iter().map(|sequence| sequence.id).collect(),
+            pages: self.table.count(),
+            pages_free: self.table.free(),
+            pages_cached: self.table.idle(),
+            page_tokens: PAGE_TOKENS,
+            counters: self.counters,
+        }
+    }
+
+    /// New weights of the same model, from the next step on. What the cache holds of the old ones is dropped, and
+    /// running requests go on from their tokens.
+    ///
+    /// # Panics
+    /// If the weights are another model's.
+    pub fn set_params(&mut self, params: Arc<Params>) {
+        assert_eq!(params.specs(), self.loaded.params.specs(), "weights of another model");
+        self.loaded.params = params;
+        for sequence in &mut self.running {
+            self.table.release(std::mem::take(&mut sequence.lease));
+            sequence.computed = 0;
+            sequence.guesses.clear();
+        }
+        self.table.clear();
+    }
+
+    /// The longest that a sequence may become.
+    pub(crate) fn room(&self) -> usize {
+        self.loaded.model.context_len().min(self.table.count() * PAGE_TOKENS)
+    }
+
+    pub(crate) fn wait(&mut self, sequence: Sequence) {
+        let place = self.waiting.partition_point(|other| other.order() < sequence.order());
+        self.waiting.insert(place, sequence);
+    }
+
+    pub(crate) fn finish(&mut self, mut sequence: Sequence, reason: FinishReason) {
+        self.counters.finished += 1;
+        self.table.release(std::mem::take(&mut sequence.lease));
+        self.events.push(Event::Finished(Finished { id: sequence.id, reason, usage: sequence.usage }));
+    }
+
+    /// What of a request depends on model and options.
+    fn check(&self, request: &Request) -> Result<(), Refusal> {
+        let vocab_size = self.loaded.model.config().vocab_size;
+        let limit = self.room() - 1;
+        if request.prompt.len() > limit {
+            return Err(Refusal::PromptTooLong { tokens: request.prompt.len(), limit });
+        }
+        if let Some(&token) = request.prompt.iter().find(|token| **token as usize >= vocab_size) {
+            return Err(Refusal::UnknownToken { token, vocab_size });
+        }
+        if let Some((token, _)) = request.sampling.logit_bias.iter().find(|(token, _)| *token as usize >= vocab_size) {
+            let reason = format!("token id {token} is not below the model's vocabulary of {vocab_size}");
+            return Err(Refusal::Parameter { name: "logit_bias", reason });
+        }
+        if self.loaded.tokenizer.is_none() && !request.stop.is_empty() {
+            return Err(Refusal::Parameter { name: "stop", reason: "the model has no tokenizer".into() });
+        }
+        Ok(())
+    }
+
+    fn guide(&mut self, request: &Request) -> Result<Option<Guide>, Refusal> {
+        let Some(constraint) = &request.constraint else { return Ok(None) };
+        let none = || Refusal::Constraint { reason: "the model has no tokenizer".into() };
+        let tokenizer = self.loaded.tokenizer.as_ref().ok_or_else(none)?;
+        let compiler = match &mut self.compiler {
+            Some(compiler) => compiler,
+            unmade => unmade.insert(Compiler::new(tokenizer, self.loaded.model.config().vocab_size)?),
+        };
+        compiler.compile(constraint).map(Some)
+    }
+}

@@ -1,0 +1,108 @@
+//! One pass through the model, and the tokens that come of it.
+
+use wels_model::paged::Piece;
+use wels_model::tensor::Tensor;
+
+use crate::engine::{Engine, Speculation};
+use crate::event::{Event, FinishReason};
+use crate::mtp::States;
+use crate::schedule::Work;
+
+impl Engine {
+    /// Computes what was planned, chooses tokens, publishes full pages, lets go of what has ended.
+    pub(crate) fn forward(&mut self, work: Vec<Work>) {
+        let speculates = matches!(self.options.speculation, Speculation::Auto { .. });
+        let mtp = speculates && self.loaded.model.config().mtp_depth > 0;
+        let inputs: Vec<Vec<u32>> = work.iter().map(|work| self.inputs(work)).collect();
+        let wanted: Vec<usize> = work.iter().map(|work| self.logits_wanted(work)).collect();
+        let pieces: Vec<Piece> = work
+            .iter()
+            .zip(&inputs)
+            .zip(&wanted)
+            .map(|((work, tokens), &logits)| {
+                let sequence = &self.running[work.sequence];
+                let states = if mtp { tokens.len() } else { 0 };
+                Piece { tokens, past: sequence.computed, pages: sequence.lease.pages(), logits, states }
+            })
+            .collect();
+        let output = self.loaded.model.step(&self.loaded.params, &self.execution, &mut self.cache, &pieces);
+        self.counters.steps += 1;
+        self.counters.computed_tokens += inputs.iter().map(|tokens| tokens.len() as u64).sum::<u64>();
+
+        let (mut logits_row, mut state_row) = (0, 0);
+        let mut ended = Vec::new();
+        let mut states = Vec::new();
+        for ((work, tokens), logits) in work.iter().zip(&inputs).zip(wanted) {
+            let first = self.running[work.sequence].computed;
+            if let Some(reason) = self.take(work, logits, logits_row, &output.logits) {
+                ended.push((work.sequence, reason));
+            }
+            let sequence = &self.running[work.sequence];
+            states.push(States { sequence: work.sequence, first, count: sequence.computed - first, row: state_row });
+            logits_row += logits;
+            state_row += tokens.len();
+        }
+        if mtp {
+            states.retain(|of| ended.iter().all(|(sequence, _)| *sequence != of.sequence));
+            self.guess_by_mtp(&states, &output.hidden);
+        }
+        // Not before: MTP has written to the new pages, and only the owner of a page may.
+        for work in work.iter().filter(|_| self.options.prefix_cache) {
+            let sequence = &mut self.running[work.sequence];
+            self.table.publish(&mut sequence.lease, &sequence.tokens, sequence.computed);
+        }
+        for (sequence, reason) in ended.into_iter().rev() {
+            let sequence = self.running.remove(sequence);
+            self.finish(sequence, reason);
+        }
+    }
+
+    fn inputs(&self, work: &Work) -> Vec<u32> {
+        let sequence = &self.running[work.sequence];
+        let known = &sequence.tokens[sequence.computed..][..work.known];
+        known.iter().chain(&work.guesses).copied().collect()
+    }
+
+    /// After the last known token of a sequence, and after each guess.
+    fn logits_wanted(&self, work: &Work) -> usize {
+        if self.running[work.sequence].pending() == work.known { 1 + work.guesses.len() } else { 0 }
+    }
+
+    /// Chooses tokens from the rows `first..first + rows` of the logits, as long as the guesses are right; why the
+    /// answer ends, if it does.
+    fn take(&mut self, work: &Work, rows: usize, first: usize, logits: &Tensor) -> Option<FinishReason> {
+        let room = self.room();
+        let sequence = &mut self.running[work.sequence];
+        sequence.computed += work.known;
+        let mut end = None;
+        let mut right = 0;
+        for row in 0..rows {
+            let (event, reason) = sequence.choose(logits.row(first + row), room, &mut self.scratch);
+            let Some(event) = event else {
+                end = reason;
+                break;
+            };
+            let guessed = work.guesses.get(row) == Some(&event.token);
+            self.counters.generated_tokens += 1;
+            self.events.push(Event::Token(event));
+            right += usize::from(guessed);
+            if reason.is_some() {
+                end = reason;
+                break;
+            }
+            if !guessed {
+                break;
+            }
+            sequence.computed += 1;
+        }
+        if rows > 0 {
+            let drafted = work.guesses.len();
+            sequence.pace.learn(drafted, right);
+            sequence.usage.drafted += drafted;
+            sequence.usage.accepted += right;
+            self.counters.drafted_tokens += drafted as u64;
+            self.counters.accepted_tokens += right as u64;
+        }
+        end
+    }
+}

@@ -1,0 +1,37 @@
+//! Inference over a model: sequences, caches, the scheduler, the sampler, speculation.
+//!
+//! A caller enqueues requests, calls [`Engine::step`] again and again and reads events. A token is a function of the
+//! model, the prompt, the seed and the settings of its own request: not of the requests beside it, of chunking, of what
+//! the cache held, of speculation, of threads.
+//!
+//! **Invariants.** No HTTP, no async, no clock, no file. One thread owns the engine; the kernels have threads of their
+//! own. What a request asks for is checked when it is enqueued, and every refusal says what was wrong.
+
+mod request;
+
+mod event;
+
+mod engine;
+
+mod sequence;
+
+mod schedule;
+
+mod forward;
+
+mod mtp;
+
+mod pages;
+
+mod speculate;
+
+mod sampler;
+
+mod constraint;
+
+mod text;
+
+pub use engine::{Engine, EngineError, LoadedModel, Options, Speculation};
+pub use event::{Counters, Event, FinishReason, Finished, Status, Token, Usage};
+pub use request::{Constraint, Refusal, Request, RequestId, Sampling};
+pub use sampler::{Choice, Sampler, Scratch};

@@ -1,0 +1,155 @@
+//! Who gets what in a step.
+//!
+//! Running requests have an order: priority, then age. Answers go on in every step, a token each; what is left of the
+//! step's tokens goes to prompts, in order. When pages run out, the last in order gives up its own and waits again; its
+//! tokens stay, and their keys and values are computed again later, to the same bits. The first in order never gives up
+//! its pages, and one request always fits: so there is always one that goes on.
+
+use crate::engine::{Engine, Speculation};
+use crate::pages::PAGE;
+use crate::sequence::Sequence;
+use crate::speculate::lookup;
+
+/// Tokens, known and guessed, of all answers in a step: guessing is for times when a pass over a few more tokens costs
+/// little, because it is the weights that take the time.
+const SPECULATION_TOKENS: usize = 16;
+
+/// What a running sequence has computed in a step.
+pub(crate) struct Work {
+    /// Its place among the running.
+    pub sequence: usize,
+    /// Known tokens.
+    pub known: usize,
+    /// Guesses behind them.
+    pub guesses: Vec<u32>,
+}
+
+impl Engine {
+    /// Lets requests begin: those first in order, while there is room to compute what they have.
+    pub(crate) fn admit(&mut self) {
+        let mut next = 0;
+        while next < self.waiting.len() {
+            if self.running.len() == self.options.max_running && !self.yields_to(next) {
+                break;
+            }
+            if self.will_be_cached(&self.waiting[next]) {
+                next += 1;
+                continue;
+            }
+            if !self.reserve(next) {
+                break;
+            }
+            if self.running.len() == self.options.max_running {
+                self.preempt_last();
+                // The one that gave way waits behind.
+            }
+            let sequence = self.waiting.remove(next);
+            let place = self.running.partition_point(|other| other.order() < sequence.order());
+            self.running.insert(place, sequence);
+        }
+    }
+
+    /// Whether the last of the running gives way to a waiting one.
+    fn yields_to(&self, waiting: usize) -> bool {
+        let last = self.running.last().map(Sequence::order);
+        last.is_some_and(|last| self.waiting[waiting].order() < last)
+    }
+
+    /// Whether somebody is about to compute pages that this one can share: it does better to wait for them.
+    fn will_be_cached(&self, sequence: &Sequence) -> bool {
+        let shareable = sequence.tokens.len() - 1;
+        self.options.prefix_cache
+            && self.running.iter().any(|other| {
+                let same = sequence.tokens[..shareable].iter().zip(&other.tokens).take_while(|(a, b)| a == b).count();
+                let pages = same / PAGE;
+                !other.answers()
+                    && pages > other.computed / PAGE
+                    && !self.table.has_more_than(&sequence.tokens, pages - 1)
+            })
+    }
+
+    /// Finds what the cache has of a waiting sequence, if the rest fits beside those that run.
+    fn reserve(&mut self, waiting: usize) -> bool {
+        let sequence = &mut self.waiting[waiting];
+        // The last token is computed in any case: its logits are needed.
+        let known = &sequence.tokens[..sequence.tokens.len() - 1];
+        let lease = if self.options.prefix_cache { self.table.find(known) } else { Default::default() };
+        let missing = (sequence.tokens.len() + 1).div_ceil(PAGE) - lease.pages().len();
+        let spare = if self.running.is_empty() { 0 } else { self.running.len() + missing };
+        if spare > self.table.available() {
+            self.table.release(lease);
+            return false;
+        }
+        sequence.computed = lease.room();
+        sequence.lease = lease;
+        if !sequence.begun {
+            sequence.begun = true;
+            sequence.usage.cached = sequence.computed;
+            self.counters.prompt_tokens += sequence.usage.prompt as u64;
+            self.counters.cached_tokens += sequence.computed as u64;
+        }
+        true
+    }
+
+    /// Divides the step, and gives every part its pages.
+    pub(crate) fn plan(&mut self) -> Vec<Work> {
+        let answering = self.running.iter().filter(|sequence| sequence.answers()).count();
+        let mut left = self.options.max_batch_tokens.saturating_sub(answering).max(PAGE);
+        let mut work = Vec::new();
+        let mut next = 0;
+        while next < self.running.len() {
+            let sequence = &self.running[next];
+            let known = if sequence.answers() { 1 } else { sequence.pending().min(left) };
+            if known == 0 {
+                next += 1;
+                continue;
+            }
+            let mut guesses = if sequence.answers() { self.guesses(sequence, answering) } else { Vec::new() };
+            let sequence = &mut self.running[next];
+            let end = sequence.computed + known;
+            self.table.grow(&mut sequence.lease, end);
+            if sequence.lease.room() < end {
+                self.preempt_last();
+                continue;
+            }
+            if self.table.free() > 0 {
+                self.table.grow(&mut sequence.lease, (end + guesses.len()).min(end.next_multiple_of(PAGE) + PAGE));
+            }
+            guesses.truncate(sequence.lease.room() - end);
+            if !sequence.answers() {
+                left -= known;
+            }
+            work.push(Work { sequence: next, known, guesses });
+            next += 1;
+        }
+        work
+    }
+
+    /// How many tokens to guess for a sequence that answers beside so many others.
+    pub(crate) fn guesses_wanted(&self, sequence: &Sequence, answering: usize) -> usize {
+        let Speculation::Auto { max_draft } = self.options.speculation else { return 0 };
+        let share = (SPECULATION_TOKENS / answering.max(1)).saturating_sub(1);
+        // The last token of an answer is chosen, not guessed.
+        let to_come = (sequence.request.max_tokens - sequence.usage.generated).min(self.room() - sequence.tokens.len());
+        sequence.pace.len(max_draft.min(share)).min(to_come.saturating_sub(1))
+    }
+
+    fn guesses(&self, sequence: &Sequence, answering: usize) -> Vec<u32> {
+        let wanted = self.guesses_wanted(sequence, answering);
+        let guesses = match self.loaded.model.config().mtp_depth {
+            0 => lookup(&sequence.tokens, wanted),
+            _ => &sequence.guesses[..],
+        };
+        guesses[..guesses.len().min(wanted)].to_vec()
+    }
+
+    /// The last of the running gives its pages back and waits.
+    fn preempt_last(&mut self) {
+        let mut sequence = self.running.pop().expect("somebody runs");
+        self.table.release(std::mem::take(&mut sequence.lease));
+        sequence.computed = 0;
+        sequence.guesses.clear();
+        self.counters.preemptions += 1;
+        self.wait(sequence);
+    }
+}

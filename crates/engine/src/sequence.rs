@@ -1,0 +1,109 @@
+//! A request that is in the engine: its tokens so far, its pages, how its next token is chosen.
+
+use std::cmp::Reverse;
+
+use crate::constraint::Guide;
+use crate::event::{FinishReason, Token, Usage};
+use crate::pages::Lease;
+use crate::request::{Request, RequestId};
+use crate::sampler::{Sampler, Scratch};
+use crate::speculate::Pace;
+use crate::text::{Piece, TextStream};
+
+pub(crate) struct Sequence {
+    pub id: RequestId,
+    pub request: Request,
+    /// Prompt and answer. The last token of the answer is not in the cache yet.
+    pub tokens: Vec<u32>,
+    /// Tokens, from the first on, whose keys and values are in the pages.
+    pub computed: usize,
+    pub lease: Lease,
+    pub sampler: Sampler,
+    pub text: TextStream,
+    pub guide: Option<Guide>,
+    pub pace: Pace,
+    /// Guesses of MTP for what follows `tokens`.
+    pub guesses: Vec<u32>,
+    /// Whether it has run before, so that its prompt is accounted for.
+    pub begun: bool,
+    pub usage: Usage,
+}
+
+impl Sequence {
+    /// Tokens whose keys and values are not in the cache yet: one while it answers, more while its prompt is computed.
+    pub fn pending(&self) -> usize {
+        self.tokens.len() - self.computed
+    }
+
+    /// Whether it needs one token computed to give its next one.
+    pub fn answers(&self) -> bool {
+        self.pending() == 1
+    }
+
+    /// Sorts first what goes first.
+    pub fn order(&self) -> (Reverse<i32>, RequestId) {
+        (Reverse(self.request.priority), self.id)
+    }
+
+    /// Chooses the next token from the logits `[V]` after the last one; `room` is the longest that the sequence may
+    /// become. The event, if a token was chosen, and why the answer ends, if it does.
+    pub fn choose(
+        &mut self,
+        logits: &[f32],
+        room: usize,
+        scratch: &mut Scratch,
+    ) -> (Option<Token>, Option<FinishReason>) {
+        let error = (None, Some(FinishReason::Error));
+        let allowed = match &mut self.guide {
+            None => None,
+            Some(guide) => match guide.allowed(&self.request.stop_tokens) {
+                Ok(mask) => Some(mask),
+                Err(_) => return error,
+            },
+        };
+        let position = self.tokens.len();
+        let Some(choice) = self.sampler.choose(logits, position, allowed, self.request.logprobs, scratch) else {
+            return error;
+        };
+        let token = choice.token;
+        self.sampler.push(token);
+        self.tokens.push(token);
+        self.usage.generated += 1;
+        let (text, reason) = self.end_or_text(token, room);
+        let (logprob, top_logprobs) = choice.logprobs.map_or((None, vec![]), |(logprob, top)| (Some(logprob), top));
+        (Some(Token { id: self.id, token, text, logprob, top_logprobs }), reason)
+    }
+
+    /// What a new token lets be shown, and whether the answer ends with it.
+    fn end_or_text(&mut self, token: u32, room: usize) -> (String, Option<FinishReason>) {
+        if self.request.stop_tokens.contains(&token) {
+            return self.last_text(String::new(), FinishReason::Stop);
+        }
+        let mut reason = None;
+        if let Some(guide) = &mut self.guide {
+            if token == guide.eos() {
+                return self.last_text(String::new(), FinishReason::Constraint);
+            }
+            match guide.push(token) {
+                Ok(complete) => reason = complete.then_some(FinishReason::Constraint),
+                Err(_) => reason = Some(FinishReason::Error),
+            }
+        }
+        if reason.is_none() && (self.usage.generated == self.request.max_tokens || self.tokens.len() == room) {
+            reason = Some(FinishReason::Length);
+        }
+        match (self.text.push(token), reason) {
+            (Piece::Stop(text), _) => (text, Some(FinishReason::StopString)),
+            (Piece::Text(text), None) => (text, None),
+            (Piece::Text(text), Some(reason)) => self.last_text(text, reason),
+        }
+    }
+
+    /// The text with what is still held back; a stop string may be in it.
+    fn last_text(&mut self, text: String, reason: FinishReason) -> (String, Option<FinishReason>) {
+        match self.text.finish() {
+            Piece::Text(rest) => (text + &rest, Some(reason)),
+            Piece::Stop(rest) => (text + &rest, Some(FinishReason::StopString)),
+        }
+    }
+}

@@ -1,0 +1,9 @@
+//! Tests of the crate from outside, in one binary.
+
+mod models;
+
+mod answers;
+mod constraints;
+mod same;
+mod schedule;
+mod text;

@@ -1,0 +1,78 @@
+//! Tiny models with random weights.
+
+use std::sync::Arc;
+
+use wels_data::tokenizer::{BpeTrainer, SpecialTokens, Tokenizer};
+use wels_engine::LoadedModel;
+use wels_model::config::{Attention, Family, ModelConfig, MoeConfig, RopeConfig, RopeLayout, RopeScaling, Router};
+use wels_model::model::Model;
+use wels_model::params::Params;
+
+pub const VOCABULARY: usize = 61;
+pub const CONTEXT: usize = 96;
+
+fn config(family: Family, layout: RopeLayout, attention: Attention) -> ModelConfig {
+    ModelConfig {
+        family,
+        hidden_size: 24,
+        layers: 2,
+        vocab_size: VOCABULARY,
+        norm_eps: 1e-6,
+        rope: RopeConfig { base: 10000.0, scaling: RopeScaling::None, layout, max_positions: CONTEXT },
+        softmax_scale: 1.0 / (attention.qk_dim() as f32).sqrt(),
+        attention,
+        dense_intermediate: 40,
+        moe: None,
+        mtp_depth: 0,
+        tied_head: false,
+        bos_id: None,
+        eos_ids: vec![],
+        pad_id: None,
+        init_std: 0.2,
+    }
+}
+
+/// Grouped queries, dense.
+pub fn gqa() -> ModelConfig {
+    let attention = Attention::Gqa { heads: 4, kv_heads: 2, head_dim: 6, qkv_bias: false, o_bias: false };
+    config(Family::Llama, RopeLayout::HalfSplit, attention)
+}
+
+/// Latent attention, experts, one MTP layer.
+pub fn deepseek() -> ModelConfig {
+    let attention =
+        Attention::Mla { heads: 3, q_lora_rank: Some(12), kv_lora_rank: 10, nope_dim: 6, rope_dim: 4, v_dim: 8 };
+    let router = Router::Sigmoid { groups: 2, top_groups: 1, normalize: true, scale: 2.5 };
+    let moe =
+        MoeConfig { experts: 8, shared_experts: 1, top_k: 2, expert_intermediate: 10, first_dense_layers: 1, router };
+    let base = config(Family::DeepseekV3, RopeLayout::Interleaved, attention);
+    ModelConfig { layers: 3, moe: Some(moe), mtp_depth: 1, ..base }
+}
+
+pub fn all() -> [(&'static str, ModelConfig); 2] {
+    [("gqa", gqa()), ("deepseek", deepseek())]
+}
+
+/// With random weights and without a tokenizer.
+pub fn loaded(config: &ModelConfig, seed: u64) -> LoadedModel {
+    LoadedModel {
+        model: Arc::new(Model::new(config.clone(), CONTEXT)),
+        params: Arc::new(Params::init(config, seed)),
+        tokenizer: None,
+    }
+}
+
+/// Bytes, a few merges and special tokens: 300 tokens, for a model of 310.
+pub fn tokenizer() -> Arc<Tokenizer> {
+    let mut trainer = BpeTrainer::new(300, SpecialTokens::default()).expect("room for the bytes");
+    trainer.feed(
+        &["{\"name\": \"a fish\", \"age\": 12, \"and\": [true, false, null]} the name of the fish: \u{e9}t\u{e9}"; 8],
+    );
+    Arc::new(trainer.train().expect("a vocabulary"))
+}
+
+/// A model that speaks the tokenizer's language, if at random.
+pub fn with_text(seed: u64) -> LoadedModel {
+    let config = ModelConfig { vocab_size: 310, ..gqa() };
+    LoadedModel { tokenizer: Some(tokenizer()), ..loaded(&config, seed) }
+}

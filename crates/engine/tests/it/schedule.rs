@@ -1,0 +1,127 @@
+//! Who goes on when: nobody starves, prompts come in pieces, priorities and the cache's size are kept.
+
+use crate::answers::{engine, finish};
+use crate::models;
+use wels_engine::{Engine, Event, LoadedModel, Options, Request, RequestId};
+use wels_model::paged::{CacheLayout, Numbers, PagedCache};
+
+fn loaded() -> LoadedModel {
+    models::loaded(&models::gqa(), 5)
+}
+
+fn enqueue(engine: &mut Engine, prompt: Vec<u32>, max_tokens: usize, priority: i32) -> RequestId {
+    engine.enqueue(Request { priority, ..Request::new(prompt, max_tokens) }).expect("a sound request")
+}
+
+fn of(events: &[Event]) -> Vec<RequestId> {
+    events
+        .iter()
+        .filter_map(|event| match event {
+            Event::Token(token) => Some(token.id),
+            Event::Finished(_) => None,
+        })
+        .collect()
+}
+
+#[test]
+fn answers_go_on_in_every_step_while_a_long_prompt_is_computed() {
+    let options = Options { max_batch_tokens: 16, ..Options::default() };
+    let mut engine = engine(&loaded(), options);
+    let short = enqueue(&mut engine, vec![1, 2], 40, 0);
+    assert_eq!(of(&engine.step()), [short]);
+    let long = enqueue(&mut engine, (0..60).collect(), 4, 0);
+    // 15 tokens of the prompt a step beside the answer.
+    for step in 0..3 {
+        assert_eq!(of(&engine.step()), [short], "step {step}");
+    }
+    assert_eq!(of(&engine.step()), [short, long]);
+    assert_eq!(engine.status().counters.computed_tokens, 2 + 4 + 60);
+    finish(&mut engine);
+}
+
+#[test]
+fn the_waiting_begin_by_priority_then_by_age() {
+    let mut engine = engine(&loaded(), Options { max_running: 1, ..Options::default() });
+    let first = enqueue(&mut engine, vec![1], 2, 0);
+    engine.step();
+    let ids = [(2, 0), (3, 5), (4, 0), (5, -1)].map(|(token, priority)| enqueue(&mut engine, vec![token], 1, priority));
+    assert_eq!(engine.status().waiting, [ids[1], ids[0], ids[2], ids[3]]);
+    // The one with the higher priority takes the only place; the first goes on after it.
+    assert_eq!(of(&engine.step()), [ids[1]]);
+    assert_eq!(of(&engine.step()), [first]);
+    let order: Vec<RequestId> = (0..3).flat_map(|_| of(&engine.step())).collect();
+    assert_eq!(order, [ids[0], ids[2], ids[3]]);
+    assert_eq!(engine.status().counters.preemptions, 1);
+}
+
+#[test]
+fn a_cache_for_one_serves_all_one_after_the_other() {
+    let page = PagedCache::bytes_per_page(&models::gqa(), CacheLayout::Expanded, Numbers::F32);
+    let mut engine = engine(&loaded(), Options { cache_bytes: 3 * page, ..Options::default() });
+    let ids: Vec<RequestId> = (0..5).map(|i| enqueue(&mut engine, vec![i; 10], 30, 0)).collect();
+    let ends = finish(&mut engine);
+    assert_eq!(ends.iter().map(|(tokens, end)| (end.id, tokens.len())).collect::<Vec<_>>(), ids.map_to(30));
+    let status = engine.status();
+    assert_eq!((status.pages, status.pages_free + status.pages_cached), (3, 3));
+}
+
+trait MapTo {
+    fn map_to(self, count: usize) -> Vec<(RequestId, usize)>;
+}
+
+impl MapTo for Vec<RequestId> {
+    fn map_to(self, count: usize) -> Vec<(RequestId, usize)> {
+        self.into_iter().map(|id| (id, count)).collect()
+    }
+}
+
+#[test]
+fn a_prompt_that_the_cache_has_is_not_computed_again() {
+    let mut engine = engine(&loaded(), Options::default());
+    let prompt: Vec<u32> = (0..50).collect();
+    enqueue(&mut engine, prompt.clone(), 1, 0);
+    finish(&mut engine);
+    let before = engine.status().counters;
+    enqueue(&mut engine, prompt.clone(), 1, 0);
+    let (_, end) = finish(&mut engine).remove(0);
+    let after = engine.status().counters;
+    assert_eq!((end.usage.prompt, end.usage.cached), (50, 48));
+    assert_eq!(after.cached_tokens - before.cached_tokens, 48);
+    assert_eq!(after.computed_tokens - before.computed_tokens, 2);
+    // A whole number of pages: the last token is computed all the same.
+    enqueue(&mut engine, prompt[..32].to_vec(), 1, 0);
+    assert_eq!(finish(&mut engine)[0].1.usage.cached, 16);
+}
+
+#[test]
+fn several_answers_to_one_prompt_compute_it_once() {
+    let mut engine = engine(&loaded(), Options { max_batch_tokens: 16, ..Options::default() });
+    let prompt: Vec<u32> = (0..50).collect();
+    for choice in 0..4 {
+        engine.enqueue(Request { choice, ..Request::new(prompt.clone(), 3) }).expect("a sound request");
+    }
+    let ends = finish(&mut engine);
+    assert_eq!(ends.iter().map(|(_, end)| end.usage.cached).collect::<Vec<_>>(), [0, 48, 48, 48]);
+    let texts: Vec<Vec<u32>> = ends.iter().map(|(tokens, _)| tokens.iter().map(|t| t.token).collect()).collect();
+    assert!(texts.iter().any(|text| *text != texts[0]), "choices draw other random numbers");
+}
+
+#[test]
+fn a_prompt_larger_than_the_cache_is_refused() {
+    let page = PagedCache::bytes_per_page(&models::gqa(), CacheLayout::Expanded, Numbers::F32);
+    let mut engine = engine(&loaded(), Options { cache_bytes: 2 * page, ..Options::default() });
+    let refusal = engine.enqueue(Request::new(vec![1; 32], 1)).expect_err("too long");
+    assert_eq!(refusal.to_string(), "the prompt has 32 tokens, and at most 31 fit");
+    enqueue(&mut engine, vec![1; 31], 5, 0);
+    assert_eq!(finish(&mut engine)[0].0.len(), 1, "until the cache is full");
+}
+
+#[test]
+fn options_that_make_no_sense_are_refused() {
+    let refused = |options: Options| Engine::new(loaded(), options).err().expect("a refusal").to_string();
+    assert_eq!(refused(Options { max_running: 0, ..Options::default() }), "max_running: must be at least 1");
+    assert_eq!(refused(Options { max_batch_tokens: 8, ..Options::default() }), "max_batch_tokens: must be at least 16");
+    assert!(refused(Options { cache_bytes: 100, ..Options::default() }).starts_with("cache_bytes: a page takes"));
+    let latent = Options { layout: CacheLayout::Latent, ..Options::default() };
+    assert_eq!(refused(latent), "layout: this model has no latents");
+}
