@@ -1,5 +1,7 @@
 //! Rows of x as whole numbers of 8 bits, a scale for each block of 32.
 
+use std::sync::OnceLock;
+
 use super::dots::{Dots, dispatch_dots};
 use crate::par;
 use crate::scratch::{self, Buffer};
@@ -9,10 +11,16 @@ pub const BLOCK: usize = 32;
 /// Scales below this are taken as zero, and their blocks with them: the inverse would not be finite.
 const LEAST_SCALE: f32 = f32::from_bits((127 - 100) << 23);
 
-/// Quantised rows [T, K]; K is filled up with zeros to whole blocks.
-pub struct Activations {
-    rows: usize,
+/// Rows of x [T, K] for products with any weights; quantised at the first product with quantised ones.
+pub struct Activations<'x> {
+    x: &'x [f32],
     columns: usize,
+    quantised: OnceLock<Quantised>,
+}
+
+/// Quantised rows [T, K]; K is filled up with zeros to whole blocks.
+pub(super) struct Quantised {
+    blocks: usize,
     /// Words of 4 terms: [T, blocks, 8].
     values: Buffer,
     /// [T, blocks].
@@ -21,17 +29,20 @@ pub struct Activations {
     sums: Buffer,
 }
 
-/// Quantises each row of `x` [T, columns]. A block that holds anything not finite gets the scale NaN, which reaches all
+/// Takes the rows of `x` [T, columns]. A block that holds anything not finite gets the scale NaN, which reaches all
 /// products with it.
 ///
 /// # Panics
 /// If `x` is not whole rows.
-pub fn quantise_rows(x: &[f32], columns: usize) -> Activations {
+pub fn quantise_rows(x: &[f32], columns: usize) -> Activations<'_> {
     assert!(columns > 0 && x.len().is_multiple_of(columns), "x has {} elements, rows have {columns}", x.len());
+    Activations { x, columns, quantised: OnceLock::new() }
+}
+
+fn quantise(x: &[f32], columns: usize) -> Quantised {
     let (rows, blocks) = (x.len() / columns, columns.div_ceil(BLOCK));
-    let mut quantised = Activations {
-        rows,
-        columns,
+    let mut quantised = Quantised {
+        blocks,
         values: scratch::buffer(rows * blocks * BLOCK / 4),
         scales: scratch::buffer(rows * blocks),
         sums: scratch::buffer(rows * blocks * 2),
@@ -99,10 +110,10 @@ unsafe fn quantise_row<D: Dots>(x: &[f32], values: &mut [u8], scales: &mut [f32]
     }
 }
 
-impl Activations {
+impl Activations<'_> {
     /// T.
     pub fn rows(&self) -> usize {
-        self.rows
+        self.x.len() / self.columns
     }
 
     /// K.
@@ -110,14 +121,25 @@ impl Activations {
         self.columns
     }
 
-    pub(super) fn blocks(&self) -> usize {
-        self.columns.div_ceil(BLOCK)
+    /// As they were given.
+    pub fn x(&self) -> &[f32] {
+        self.x
+    }
+
+    pub(super) fn quantised(&self) -> &Quantised {
+        self.quantised.get_or_init(|| quantise(self.x, self.columns))
+    }
+}
+
+impl Quantised {
+    pub fn blocks(&self) -> usize {
+        self.blocks
     }
 
     /// A block's terms, scale and sums.
     #[inline(always)]
-    pub(super) fn block(&self, row: usize, block: usize) -> (&[u32; 8], f32, [i32; 2]) {
-        let at = row * self.blocks() + block;
+    pub fn block(&self, row: usize, block: usize) -> (&[u32; 8], f32, [i32; 2]) {
+        let at = row * self.blocks + block;
         let (values, sums) = (scratch::words(&self.values), scratch::words(&self.sums));
         (&values.as_chunks().0[at], self.scales[at], sums.as_chunks().0[at].map(|sum: u32| sum as i32))
     }

@@ -193,7 +193,7 @@ fn check(blocks: BlockType, bytes: usize, numbers: usize) {
     assert!(expected == Some(bytes), "{bytes} bytes of {} for {numbers} numbers", blocks.name());
 }
 
-fn decode_block(from: BlockType, block: &[u8], out: &mut [f32]) {
+pub(super) fn decode_block(from: BlockType, block: &[u8], out: &mut [f32]) {
     match from {
         BlockType::F32 => out[0] = f32::from_le_bytes([block[0], block[1], block[2], block[3]]),
         BlockType::F16 => out[0] = half_at(block, 0),

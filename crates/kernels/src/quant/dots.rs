@@ -2,6 +2,7 @@
 //! products of whole numbers. All are exact.
 
 use super::activations::BLOCK;
+use crate::convert::from_bf16;
 use crate::isa::{self, Isa};
 use crate::lanes::{self, Lanes};
 
@@ -39,6 +40,8 @@ pub(super) unsafe trait Dots: Copy {
     unsafe fn floats(sums: Self::Sums) -> Self::Lanes;
     /// Sixteen f16.
     unsafe fn halves(p: *const u16) -> Self::Lanes;
+    /// Sixteen bf16, the upper halves of f32.
+    unsafe fn upper_halves(p: *const u16) -> Self::Lanes;
     /// Sixteen i8.
     unsafe fn factors(p: *const i8) -> Self::Lanes;
     /// Fetches the cache line at an address, any address.
@@ -211,6 +214,11 @@ unsafe impl Dots for Plain {
         unsafe { lanes::Plain::load(halves(p).as_ptr()) }
     }
     #[inline(always)]
+    unsafe fn upper_halves(p: *const u16) -> lanes::Plain {
+        // SAFETY: the caller's promise.
+        unsafe { lanes::Plain::load(p.cast::<[u16; 16]>().read_unaligned().map(from_bf16).as_ptr()) }
+    }
+    #[inline(always)]
     unsafe fn factors(p: *const i8) -> lanes::Plain {
         // SAFETY: the caller's promise.
         unsafe { lanes::Plain::load(p.cast::<[i8; 16]>().read().map(f32::from).as_ptr()) }
@@ -307,6 +315,13 @@ mod x86 {
         #[inline(always)]
         unsafe fn halves(p: *const u16) -> lanes::Avx512 {
             unsafe { lanes::Avx512(_mm512_cvtph_ps(_mm256_loadu_si256(p.cast()))) }
+        }
+        #[inline(always)]
+        unsafe fn upper_halves(p: *const u16) -> lanes::Avx512 {
+            unsafe {
+                let words = _mm512_cvtepu16_epi32(_mm256_loadu_si256(p.cast()));
+                lanes::Avx512(_mm512_castsi512_ps(_mm512_slli_epi32::<16>(words)))
+            }
         }
         #[inline(always)]
         unsafe fn factors(p: *const i8) -> lanes::Avx512 {
@@ -417,6 +432,14 @@ mod x86 {
             }
         }
         #[inline(always)]
+        unsafe fn upper_halves(p: *const u16) -> lanes::Avx2 {
+            let widen = |p: *const u16| unsafe {
+                let words = _mm256_cvtepu16_epi32(_mm_loadu_si128(p.cast()));
+                _mm256_castsi256_ps(_mm256_slli_epi32::<16>(words))
+            };
+            lanes::Avx2(widen(p), widen(p.wrapping_add(8)))
+        }
+        #[inline(always)]
         unsafe fn factors(p: *const i8) -> lanes::Avx2 {
             unsafe {
                 let bytes = _mm_loadu_si128(p.cast());
@@ -500,6 +523,12 @@ mod arm {
         #[inline(always)]
         unsafe fn halves(p: *const u16) -> lanes::Neon {
             unsafe { lanes::Neon::load(super::halves(p).as_ptr()) }
+        }
+        #[inline(always)]
+        unsafe fn upper_halves(p: *const u16) -> lanes::Neon {
+            lanes::Neon(std::array::from_fn(|i| unsafe {
+                vreinterpretq_f32_u32(vshll_n_u16::<16>(vld1_u16(p.add(4 * i))))
+            }))
         }
         #[inline(always)]
         unsafe fn factors(p: *const i8) -> lanes::Neon {

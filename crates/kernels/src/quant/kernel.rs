@@ -1,6 +1,6 @@
 //! The innermost loops: a tile of a few rows of x by a panel of 16 rows of w, block after block.
 
-use super::activations::{Activations, BLOCK};
+use super::activations::{BLOCK, Quantised};
 use super::dots::Dots;
 use super::pack::{Form, Panel, ROWS};
 use crate::lanes::Lanes;
@@ -21,7 +21,7 @@ pub(super) fn block_words(form: Form) -> usize {
 
 /// Lays out rows of x as a tile: for each block the starts of the whole sums (−zero·Σa) of each half and row, the
 /// scales of each row, the scaled sums d·Σa of each half and row if there are minima, and the terms of each row.
-pub(super) fn lay_tile(x: &Activations, rows: &[u32], form: Form, zero: u8, tile: &mut [u32]) {
+pub(super) fn lay_tile(x: &Quantised, rows: &[u32], form: Form, zero: u8, tile: &mut [u32]) {
     let m = rows.len();
     for (block, words) in tile.chunks_exact_mut(m * block_words(form)).enumerate() {
         let (starts, words) = words.split_at_mut(form.halves * m);
@@ -53,7 +53,7 @@ pub(super) struct Out {
     pub at: *mut f32,
     /// From one row of x to the next.
     pub stride: usize,
-    /// Rows of w that exist, of the panel's 16.
+    /// Rows of w that exist, from the panel's first on.
     pub columns: usize,
 }
 
@@ -131,7 +131,7 @@ unsafe fn rows<
         }
         for (i, y) in y.into_iter().enumerate() {
             let at = out.at.add(i * out.stride);
-            if out.columns == ROWS { y.store(at) } else { y.store_first(at, out.columns) }
+            if out.columns >= ROWS { y.store(at) } else { y.store_first(at, out.columns) }
         }
     }
 }

@@ -1,15 +1,16 @@
-//! A matrix of quantised weights, packed or in the file's blocks.
+//! A matrix of weights for inference, quantised or wide, packed or in the file's blocks.
 
 use std::ops::Range;
 use std::sync::Arc;
 
 use super::blocks::{self, BlockType};
-use super::pack::{self, Form, Panel, ROWS};
+use super::pack::{self, Form, Kind, Panel, ROWS};
+use super::wide;
 use crate::memory::Buffer;
 use crate::par::{self, SharedMut};
 use crate::scratch;
 
-/// Quantised weights [N, K], each row of whole blocks.
+/// Weights [N, K] of any block type, each row of whole blocks.
 pub struct QuantMatrix {
     block_type: BlockType,
     rows: usize,
@@ -28,7 +29,7 @@ impl QuantMatrix {
     /// Packs the blocks of rows.
     ///
     /// # Panics
-    /// If the type is not quantised, or `bytes` are not the blocks of `rows` rows of `columns` numbers.
+    /// If `bytes` are not the blocks of `rows` rows of `columns` numbers.
     pub fn from_blocks(block_type: BlockType, bytes: &[u8], rows: usize, columns: usize) -> Self {
         let row_bytes = check(block_type, bytes.len(), rows, columns);
         let packed = |storage| QuantMatrix { block_type, rows, columns, storage };
@@ -47,7 +48,7 @@ impl QuantMatrix {
                 )
             };
             let rows = &bytes[panel * ROWS * row_bytes..bytes.len().min((panel + 1) * ROWS * row_bytes)];
-            pack::pack(block_type, rows, row_bytes, scratch::words_mut(terms), scratch::bytes_mut(scales));
+            pack_panel(block_type, rows, row_bytes, terms, scratch::bytes_mut(scales));
         });
         packed(Storage::Packed { terms, scales })
     }
@@ -74,7 +75,6 @@ impl QuantMatrix {
     /// # Panics
     /// If the type is not such a one, or `values` are not as many.
     pub fn quantise(values: &[f32], rows: usize, columns: usize, to: BlockType) -> Self {
-        assert!(to.is_quantised() && to.can_encode(), "{} is only decoded", to.name());
         assert_eq!(values.len(), rows * columns, "values are [{rows}, {columns}]");
         let padded = columns.next_multiple_of(to.len());
         let row_bytes = padded / to.len() * to.bytes();
@@ -119,9 +119,14 @@ impl QuantMatrix {
         assert_eq!(out.len(), self.columns, "a row is [K] with K = {}", self.columns);
         match &self.storage {
             Storage::Packed { terms, scales } => {
-                let terms = &scratch::words(terms)[i / ROWS * self.panel_terms()..][..self.panel_terms()];
+                let terms = &terms[i / ROWS * self.panel_terms()..][..self.panel_terms()];
                 let scales = &scratch::bytes(scales)[i / ROWS * self.panel_scales()..][..self.panel_scales()];
-                pack::unpack_row(self.block_type, terms, scales, i % ROWS, out);
+                match self.kind() {
+                    Kind::Quantised(_) => {
+                        pack::unpack_row(self.block_type, scratch::words(terms), scales, i % ROWS, out)
+                    }
+                    Kind::Wide => wide::unpack_row(self.block_type, scratch::bytes(terms), i % ROWS, out),
+                }
             }
             Storage::Blocks { .. } => blocks::decode(self.block_type, self.block_rows(i..i + 1), out),
         }
@@ -136,8 +141,8 @@ impl QuantMatrix {
         par::chunks_mut(out, self.columns, |i, out| self.row(ids[i] as usize, out));
     }
 
-    pub(super) fn form(&self) -> Form {
-        Form::of(self.block_type)
+    pub(super) fn kind(&self) -> Kind {
+        if self.block_type.is_quantised() { Kind::Quantised(Form::of(self.block_type)) } else { Kind::Wide }
     }
 
     pub(super) fn panels(&self) -> usize {
@@ -151,12 +156,19 @@ impl QuantMatrix {
 
     /// Words of a panel's terms.
     pub(super) fn panel_terms(&self) -> usize {
-        self.records() * self.form().blocks() * self.form().term_bytes() / 4
+        let record = match self.kind() {
+            Kind::Quantised(form) => form.blocks() * form.term_bytes(),
+            Kind::Wide => ROWS * self.block_type.bytes(),
+        };
+        self.records() * record / 4
     }
 
     /// Bytes of a panel's scales.
     pub(super) fn panel_scales(&self) -> usize {
-        self.records() * self.form().scale_bytes()
+        match self.kind() {
+            Kind::Quantised(form) => self.records() * form.scale_bytes(),
+            Kind::Wide => 0,
+        }
     }
 
     /// The first of the panels, which lie one after the other.
@@ -172,18 +184,18 @@ impl QuantMatrix {
                 scales: scratch::bytes(scales)[panels.start * scale_bytes..].as_ptr(),
             };
         }
-        let (terms, scales) = (scratch::words_mut(terms), scratch::bytes_mut(scales));
-        let whole = panels.start * ROWS..self.rows.min(panels.end * ROWS);
-        if whole.len() < ROWS * panels.len() {
+        let scales = scratch::bytes_mut(scales);
+        let rows = panels.start * ROWS..self.rows.min(panels.end * ROWS);
+        if rows.len() < ROWS * panels.len() {
             let last = panels.len() - 1;
-            terms[last * term_words..][..term_words].fill(0);
+            terms[last * term_words..][..term_words].fill(0.0);
             scales[last * scale_bytes..][..scale_bytes].fill(0);
         }
-        let rows = self.block_rows(whole.clone());
-        let row_bytes = rows.len() / whole.len();
-        let outs = terms.chunks_exact_mut(term_words).zip(scales.chunks_exact_mut(scale_bytes));
-        for (rows, (terms, scales)) in rows.chunks(ROWS * row_bytes).zip(outs) {
-            pack::pack(self.block_type, rows, row_bytes, terms, scales);
+        let bytes = self.block_rows(rows.clone());
+        let row_bytes = bytes.len() / rows.len();
+        for (i, rows) in bytes.chunks(ROWS * row_bytes).enumerate() {
+            let (terms, scales) = (&mut terms[i * term_words..], &mut scales[i * scale_bytes..]);
+            pack_panel(self.block_type, rows, row_bytes, &mut terms[..term_words], &mut scales[..scale_bytes]);
         }
         Panel { terms: terms.as_ptr().cast(), scales: scales.as_ptr() }
     }
@@ -201,9 +213,16 @@ impl QuantMatrix {
     }
 }
 
+fn pack_panel(block_type: BlockType, rows: &[u8], row_bytes: usize, terms: &mut [f32], scales: &mut [u8]) {
+    if block_type.is_quantised() {
+        pack::pack(block_type, rows, row_bytes, scratch::words_mut(terms), scales);
+    } else {
+        wide::pack(block_type, rows, row_bytes, scratch::bytes_mut(terms));
+    }
+}
+
 /// The bytes of a row.
 fn check(block_type: BlockType, bytes: usize, rows: usize, columns: usize) -> usize {
-    assert!(block_type.is_quantised(), "{} is not quantised", block_type.name());
     assert!(columns > 0, "rows without numbers");
     let row_bytes = block_type.row_bytes(columns);
     let expected = row_bytes.and_then(|row_bytes| row_bytes.checked_mul(rows));

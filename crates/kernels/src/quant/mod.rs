@@ -1,4 +1,4 @@
-//! Quantised weights: the formats of files, and products with them.
+//! Weights for inference: the formats of files, and products with them.
 //!
 //! **Formula.** `y[T,N] = x[T,K] · w[N,K]ᵀ`. Row n of w is [`blocks`] of whole numbers q with a scale w_s and a minimum
 //! m_s for each group s of 32 or 16 (both exact in f32): an element is w_s·(q − zero) − m_s. A row of x is quantised in
@@ -12,6 +12,9 @@
 //! So it depends on row t and row n alone: not on the other rows, tiles, threads, instruction set, or on whether the
 //! weights are packed or read from the file's blocks.
 //!
+//! With weights in f32, f16 or bf16 the product is that of [`gemm`](crate::gemm) in f32 with the widened weights, in
+//! every bit: one chain over k, and x as it is given.
+//!
 //! **Layout.** Packed weights are panels of 16 rows, so that one vector holds 4 consecutive terms of each row: see
 //! [`pack`]. They take the bytes of the file or up to 3% more, but 2- and 3-bit formats, which take 4 bits.
 
@@ -22,6 +25,7 @@ mod kernel;
 mod matrix;
 mod pack;
 mod product;
+mod wide;
 
 pub use activations::{Activations, quantise_rows};
 pub use blocks::BlockType;

@@ -62,6 +62,14 @@ impl Form {
     }
 }
 
+/// What a matrix multiplies with.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Kind {
+    Quantised(Form),
+    /// Numbers of a width of their own: see [`wide`](super::wide).
+    Wide,
+}
+
 /// Where a panel's parts are.
 #[derive(Clone, Copy)]
 pub(super) struct Panel {

@@ -1,13 +1,15 @@
-//! Products of quantised rows with quantised matrices, cut into tasks.
+//! Products of rows of x with matrices of weights, cut into tasks.
 
 use std::borrow::Borrow;
 use std::ops::Range;
 
 use super::activations::Activations;
+use super::blocks::BlockType;
 use super::dots::{Dots, Set, dispatch_dots};
 use super::kernel::{self, Out};
 use super::matrix::QuantMatrix;
-use super::pack::{Form, Panel, ROWS};
+use super::pack::{Form, Kind, Panel, ROWS};
+use super::wide::{self, Width};
 use crate::gemm::check_groups;
 use crate::par::{self, SharedMut};
 use crate::scratch;
@@ -89,8 +91,10 @@ impl<'a> Product<'a> {
 
     /// Words of a row of x in a tile.
     fn row_words(&self) -> usize {
-        let form = self.w.form();
-        self.w.records() * form.blocks() * kernel::block_words(form)
+        match self.w.kind() {
+            Kind::Quantised(form) => self.w.records() * form.blocks() * kernel::block_words(form),
+            Kind::Wide => self.w.columns(),
+        }
     }
 }
 
@@ -146,11 +150,11 @@ fn wanted_tasks(total: usize, threads: usize) -> usize {
     (total >> 22).max((total >> 18).min(2 * threads)).clamp(1, 16 * threads)
 }
 
-/// Where the tiles of each product begin, and the words of all. Products of the same rows and form share them.
+/// Where the tiles of each product begin, and the words of all. Products of the same rows and kind share them.
 fn places(products: &[Product]) -> (Vec<usize>, usize) {
     let (mut places, mut words) = (Vec::with_capacity(products.len()), 0);
     for (i, product) in products.iter().enumerate() {
-        let same = |other: &Product| std::ptr::eq(other.rows, product.rows) && other.w.form() == product.w.form();
+        let same = |other: &Product| std::ptr::eq(other.rows, product.rows) && other.w.kind() == product.w.kind();
         match products[..i].iter().position(same) {
             Some(other) => places.push(places[other]),
             None => {
@@ -184,17 +188,26 @@ fn lay_tiles(
             todo.push((product, place, row..product.rows.len().min(row + height)));
         }
     }
+    if products.iter().any(|product| product.w.kind() != Kind::Wide) {
+        x.quantised(); // on all threads
+    }
     let tiles = SharedMut::new(tiles);
     par::run(todo.len(), |i| {
         let (product, place, rows) = &todo[i];
-        let (form, words) = (product.w.form(), product.row_words());
-        let zero = if form.bits == 8 { wide_zero } else { form.zero };
+        let words = product.row_words();
         let mut row = rows.start;
         while row < rows.end {
             let m = kernel::tile_rows(rows.end - row, most_rows);
             // SAFETY: each tile is written by one task.
             let tile = unsafe { tiles.slice(place + row * words, m * words) };
-            kernel::lay_tile(x, &product.rows[row..row + m], form, zero, tile);
+            let rows = &product.rows[row..row + m];
+            match product.w.kind() {
+                Kind::Quantised(form) => {
+                    let zero = if form.bits == 8 { wide_zero } else { form.zero };
+                    kernel::lay_tile(x.quantised(), rows, form, zero, tile);
+                }
+                Kind::Wide => wide::lay_tile(x.x(), x.columns(), rows, tile),
+            }
             row += m;
         }
     });
@@ -202,6 +215,34 @@ fn lay_tiles(
 
 /// Bytes of the weights that a task holds in the second-level cache while rows of x pass by.
 const CHUNK: usize = 256 * 1024;
+
+/// For each chunk of a task's panels, and each tile of its rows of x: `panels!(rows of the tile, begin of the chunk,
+/// panels of the chunk, tile, place of the output)`.
+macro_rules! chunks {
+    ($D:ident, $task:expr, $panels:ident) => {{
+        let Task { product, tiles, panels, rows } = $task;
+        let Product { w, y, slots, .. } = product;
+        let (panel_bytes, row_words) = (4 * w.panel_terms() + w.panel_scales(), product.row_words());
+        let alone = w.is_packed() && rows.len() <= $D::TILE;
+        let chunk = if alone { panels.len() } else { (CHUNK / panel_bytes).max(1) };
+        let room = if w.is_packed() { 0 } else { chunk };
+        let mut terms = scratch::buffer(room * w.panel_terms());
+        let mut scales = scratch::buffer(room * w.panel_scales() / 4);
+        for first in panels.clone().step_by(chunk) {
+            let chunk = first..panels.end.min(first + chunk);
+            let begin = w.panel(chunk.clone(), &mut terms, &mut scales);
+            let mut row = rows.start;
+            while row < rows.end {
+                let m = kernel::tile_rows(rows.end - row, $D::TILE);
+                let tile = tiles[row * row_words..][..m * row_words].as_ptr();
+                let at = y.at((slots.start + row) * w.rows() + first * ROWS);
+                let out = Out { at, stride: w.rows(), columns: w.rows() - first * ROWS };
+                $panels!(m, begin, chunk.len(), tile, out);
+                row += m;
+            }
+        }
+    }};
+}
 
 /// # Safety
 /// The machine has D's instructions.
@@ -213,7 +254,16 @@ unsafe fn compute<D: Dots>(task: &Task) {
             unsafe { of_form::<D, $bits, $halves, $minima, $factors>(task) }
         };
     }
-    let Form { bits, halves, minima, factors, .. } = task.product.w.form();
+    let Kind::Quantised(Form { bits, halves, minima, factors, .. }) = task.product.w.kind() else {
+        // SAFETY: the caller's promise; the widths are those of the types.
+        return unsafe {
+            match task.product.w.block_type() {
+                BlockType::F16 => of_width::<D, wide::F16>(task),
+                BlockType::Bf16 => of_width::<D, wide::Bf16>(task),
+                _ => of_width::<D, wide::F32>(task),
+            }
+        };
+    };
     match (bits, halves, minima, factors) {
         (8, 1, false, false) => of_form!(8, 1, false, false),
         (4, 1, false, false) => of_form!(4, 1, false, false),
@@ -233,32 +283,32 @@ unsafe fn compute<D: Dots>(task: &Task) {
 unsafe fn of_form<D: Dots, const BITS: usize, const HALVES: usize, const MINIMA: bool, const FACTORS: bool>(
     task: &Task,
 ) {
-    let Task { product: Product { w, y, slots, .. }, tiles, panels, rows } = task;
-    let (term_bytes, scale_bytes, row_words) = (4 * w.panel_terms(), w.panel_scales(), task.product.row_words());
-    let alone = w.is_packed() && rows.len() <= D::TILE;
-    let chunk = if alone { panels.len() } else { (CHUNK / (term_bytes + scale_bytes)).max(1) };
-    let room = if w.is_packed() { 0 } else { chunk };
-    let mut terms = scratch::buffer(room * term_bytes / 4);
-    let mut scales = scratch::buffer(room * scale_bytes / 4);
-    for first in panels.clone().step_by(chunk) {
-        let chunk = first..panels.end.min(first + chunk);
-        let begin = w.panel(chunk.clone(), &mut terms, &mut scales);
-        let mut row = rows.start;
-        while row < rows.end {
-            let m = kernel::tile_rows(rows.end - row, D::TILE);
-            let tile = tiles[row * row_words..][..m * row_words].as_ptr();
-            for panel in chunk.clone() {
-                // SAFETY: the panels of the chunk lie one after the other; the output has a row for each slot.
-                unsafe {
-                    let at = y.at((slots.start + row) * w.rows() + panel * ROWS);
-                    let out = Out { at, stride: w.rows(), columns: ROWS.min(w.rows() - panel * ROWS) };
-                    let i = panel - first;
-                    let panel =
-                        Panel { terms: begin.terms.add(i * term_bytes), scales: begin.scales.add(i * scale_bytes) };
-                    kernel::panel::<D, BITS, HALVES, MINIMA, FACTORS>(m, w.records(), panel, tile, out);
-                }
+    let w = task.product.w;
+    let (term_bytes, scale_bytes, records) = (4 * w.panel_terms(), w.panel_scales(), w.records());
+    // A closure would not be compiled with the set's instructions.
+    macro_rules! panels {
+        ($m:expr, $begin:expr, $panels:expr, $tile:expr, $out:expr) => {{
+            let (m, begin, tile, mut out): (usize, Panel, *const u32, Out) = ($m, $begin, $tile, $out);
+            for i in 0..$panels {
+                let panel = Panel { terms: begin.terms.add(i * term_bytes), scales: begin.scales.add(i * scale_bytes) };
+                kernel::panel::<D, BITS, HALVES, MINIMA, FACTORS>(m, records, panel, tile, out);
+                out.at = out.at.wrapping_add(ROWS);
+                out.columns = out.columns.saturating_sub(ROWS);
             }
-            row += m;
-        }
+        }};
     }
+    // SAFETY: the panels of a chunk lie one after the other; the output has a row for each slot.
+    unsafe { chunks!(D, task, panels) }
+}
+
+#[inline(always)]
+unsafe fn of_width<D: Dots, W: Width>(task: &Task) {
+    let columns = task.product.w.columns();
+    macro_rules! panels {
+        ($m:expr, $begin:expr, $panels:expr, $tile:expr, $out:expr) => {
+            wide::panels::<D, W>($m, columns, $begin.terms, $panels, $tile.cast(), $out)
+        };
+    }
+    // SAFETY: as in `of_form`.
+    unsafe { chunks!(D, task, panels) }
 }

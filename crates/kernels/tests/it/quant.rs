@@ -2,6 +2,7 @@
 
 use crate::{assert_same, everywhere, numbers};
 use std::sync::Arc;
+use wels_kernels::gemm::{self, Precision};
 use wels_kernels::quant::blocks::{self, BlockType};
 use wels_kernels::quant::{self, QuantMatrix};
 use wels_kernels::random;
@@ -122,6 +123,7 @@ fn any_blocks(block_type: BlockType, rows: usize, columns: usize) -> Vec<u8> {
         BlockType::Q2K => &[80, 82],
         BlockType::Q3K => &[108],
         BlockType::Q6K => &[208],
+        BlockType::F32 => &[2], // as bf16 it has a few bits more
         _ => &[0],
     };
     for (i, block) in bytes.chunks_exact_mut(size).enumerate() {
@@ -176,6 +178,37 @@ fn products_equal_the_reference() {
 }
 
 #[test]
+fn products_with_wide_weights_are_those_of_the_widened_weights() {
+    for (block_type, bytes, _) in STORED.iter().filter(|(block_type, ..)| !block_type.is_quantised()) {
+        let mut numbers = vec![0.0; bytes.len() / block_type.bytes()];
+        blocks::decode(*block_type, bytes, &mut numbers);
+        numbers.iter_mut().for_each(|x| *x = x.clamp(-4.0, 4.0));
+        for block_type in [*block_type, BlockType::F32] {
+            for (t, n) in SIZES.into_iter().chain([(2, 49), (4, 80), (8, 33)]) {
+                for k in [1, 7, 80] {
+                    let w: Vec<f32> = numbers.iter().copied().cycle().take(n * k).collect();
+                    let mut bytes = vec![0; n * k * block_type.bytes()];
+                    blocks::encode(block_type, &w, &mut bytes);
+                    let x = any_rows(t, k);
+                    let mut expected = vec![0.0; t * n];
+                    gemm::linear(Precision::F32, &x, &w, &mut expected, k, n);
+                    let owner: Arc<dyn AsRef<[u8]> + Send + Sync> = Arc::new(bytes.clone());
+                    everywhere(|isa| {
+                        let packed = QuantMatrix::from_blocks(block_type, &bytes, n, k);
+                        let mapped = QuantMatrix::mapped(block_type, owner.clone(), 0..bytes.len(), n, k);
+                        for (what, w) in [("packed", packed), ("mapped", mapped)] {
+                            let mut y = vec![f32::NAN; t * n];
+                            quant::linear(&quant::quantise_rows(&x, k), &w, &mut y);
+                            assert_same(&format!("{} {what} {t}×{k}×{n} {isa}", block_type.name()), &y, &expected);
+                        }
+                    });
+                }
+            }
+        }
+    }
+}
+
+#[test]
 fn extreme_terms_do_not_overflow() {
     // All bits set, so that terms are greatest, and rows of x of the greatest size of either sign.
     for block_type in QUANTISED {
@@ -212,7 +245,7 @@ fn products_at_once_and_by_experts_are_products() {
     let (tokens, n) = (23, 40);
     let x = any_rows(tokens, k);
     let quantised = quant::quantise_rows(&x, k);
-    let types = [BlockType::Q4K, BlockType::Q6K, BlockType::Q4_0, BlockType::Q4K, BlockType::Q8_0];
+    let types = [BlockType::Q4K, BlockType::Q6K, BlockType::Bf16, BlockType::Q4K, BlockType::Q8_0];
     let matrices: Vec<QuantMatrix> = (0..types.len())
         .map(|i| {
             let bytes = any_blocks(types[i], (i + 1) * n, k);
@@ -251,7 +284,7 @@ fn products_at_once_and_by_experts_are_products() {
 
 #[test]
 fn rows_are_what_blocks_decode_to() {
-    for block_type in QUANTISED {
+    for block_type in QUANTISED.into_iter().chain([BlockType::F32, BlockType::F16, BlockType::Bf16]) {
         let (n, k) = (37, 512);
         let bytes = any_blocks(block_type, n, k);
         let mut expected = vec![0.0; n * k];

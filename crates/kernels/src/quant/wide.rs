@@ -1,0 +1,189 @@
+//! Products with weights in f32, f16 or bf16, widened as they are read: the chains of
+//! [`gemm`](crate::gemm) in f32, from weights that are packed once.
+//!
+//! A panel is `[K][16]` numbers of the file's width. Several panels are read side by side where there are few rows of
+//! x, since a chain waits for its own last term.
+
+use super::blocks::BlockType;
+use super::dots::Dots;
+use super::kernel::Out;
+use super::pack::ROWS;
+use crate::lanes::Lanes;
+
+/// Rows of a wide matrix into a panel of zeros.
+pub(super) fn pack(block_type: BlockType, rows: &[u8], row_bytes: usize, panel: &mut [u8]) {
+    match block_type.bytes() {
+        2 => pack_numbers::<2>(rows, row_bytes, panel),
+        _ => pack_numbers::<4>(rows, row_bytes, panel),
+    }
+}
+
+fn pack_numbers<const BYTES: usize>(rows: &[u8], row_bytes: usize, panel: &mut [u8]) {
+    let panel = panel.as_chunks_mut::<BYTES>().0.as_chunks_mut::<ROWS>().0;
+    for (lane, row) in rows.chunks_exact(row_bytes).enumerate() {
+        for (sixteen, number) in panel.iter_mut().zip(row.as_chunks::<BYTES>().0) {
+            sixteen[lane] = *number;
+        }
+    }
+}
+
+/// One row of a panel as it is in the file.
+pub(super) fn unpack_row(block_type: BlockType, panel: &[u8], lane: usize, out: &mut [f32]) {
+    let size = block_type.bytes();
+    for (out, sixteen) in out.iter_mut().zip(panel.chunks_exact(ROWS * size)) {
+        super::blocks::decode_block(block_type, &sixteen[lane * size..][..size], std::slice::from_mut(out));
+    }
+}
+
+/// Lays out rows of x as a tile: [K][rows].
+pub(super) fn lay_tile(x: &[f32], columns: usize, rows: &[u32], tile: &mut [u32]) {
+    for (i, &row) in rows.iter().enumerate() {
+        let x = &x[row as usize * columns..][..columns];
+        for (terms, x) in tile.chunks_exact_mut(rows.len()).zip(x) {
+            terms[i] = x.to_bits();
+        }
+    }
+}
+
+/// A width of numbers.
+pub(super) trait Width {
+    const BYTES: usize;
+
+    /// Sixteen numbers.
+    ///
+    /// # Safety
+    /// They are there, and the machine has D's instructions.
+    unsafe fn load<D: Dots>(p: *const u8) -> D::Lanes;
+}
+
+pub(super) struct F32;
+pub(super) struct F16;
+pub(super) struct Bf16;
+
+impl Width for F32 {
+    const BYTES: usize = 4;
+
+    #[inline(always)]
+    unsafe fn load<D: Dots>(p: *const u8) -> D::Lanes {
+        // SAFETY: the caller's promise.
+        unsafe { D::Lanes::load(p.cast()) }
+    }
+}
+
+impl Width for F16 {
+    const BYTES: usize = 2;
+
+    #[inline(always)]
+    unsafe fn load<D: Dots>(p: *const u8) -> D::Lanes {
+        // SAFETY: the caller's promise.
+        unsafe { D::halves(p.cast()) }
+    }
+}
+
+impl Width for Bf16 {
+    const BYTES: usize = 2;
+
+    #[inline(always)]
+    unsafe fn load<D: Dots>(p: *const u8) -> D::Lanes {
+        // SAFETY: the caller's promise.
+        unsafe { D::upper_halves(p.cast()) }
+    }
+}
+
+/// How far ahead of the terms in use few rows of x fetch them.
+const AHEAD: usize = 2048;
+
+/// Products of the `m` rows of a tile with `panels` panels that lie one after the other; `out` is the first one's
+/// place, with all columns that are left.
+///
+/// # Safety
+/// The machine has D's instructions; panels and tile are of `k` terms, and the outputs exist.
+#[inline(always)]
+pub(super) unsafe fn panels<D: Dots, W: Width>(
+    m: usize,
+    k: usize,
+    mut panel: *const u8,
+    panels: usize,
+    tile: *const f32,
+    mut out: Out,
+) {
+    let mut left = panels;
+    while left > 0 {
+        // SAFETY: the caller's promise; each step goes on by the panels that it took.
+        unsafe {
+            let taken = match m {
+                12 => side_by_side::<D, W, 12, 2>(k, panel, left, tile, out),
+                8 => side_by_side::<D, W, 8, 2>(k, panel, left, tile, out),
+                4 if D::TILE > 4 => side_by_side::<D, W, 4, 4>(k, panel, left, tile, out),
+                4 => side_by_side::<D, W, 4, 1>(k, panel, left, tile, out),
+                2 => side_by_side::<D, W, 2, 2>(k, panel, left, tile, out),
+                _ => side_by_side::<D, W, 1, 4>(k, panel, left, tile, out),
+            };
+            panel = panel.add(taken * ROWS * k * W::BYTES);
+            out.at = out.at.wrapping_add(taken * ROWS);
+            out.columns = out.columns.saturating_sub(taken * ROWS);
+            left -= taken;
+        }
+    }
+}
+
+/// `V` panels, or one where fewer are left; says how many.
+#[inline(always)]
+unsafe fn side_by_side<D: Dots, W: Width, const M: usize, const V: usize>(
+    k: usize,
+    panel: *const u8,
+    left: usize,
+    tile: *const f32,
+    out: Out,
+) -> usize {
+    if M > D::TILE {
+        return left;
+    }
+    // SAFETY: the caller's promise.
+    unsafe {
+        if left >= V {
+            chains::<D, W, M, V>(k, panel, tile, out);
+            V
+        } else {
+            chains::<D, W, M, 1>(k, panel, tile, out);
+            1
+        }
+    }
+}
+
+#[inline(always)]
+#[allow(clippy::needless_range_loop)] // tiles are indexed as the formula is written
+unsafe fn chains<D: Dots, W: Width, const M: usize, const V: usize>(
+    k: usize,
+    panel: *const u8,
+    tile: *const f32,
+    out: Out,
+) {
+    let step = ROWS * W::BYTES;
+    // SAFETY: the caller's promise.
+    unsafe {
+        let mut y = [[D::Lanes::splat(0.0); V]; M];
+        for k0 in 0..k {
+            let at = |v: usize| panel.add((v * k + k0) * step);
+            if M <= 4 && (W::BYTES == 4 || k0 % 2 == 0) {
+                for v in 0..V {
+                    D::prefetch(at(v).wrapping_add(AHEAD));
+                }
+            }
+            let w: [D::Lanes; V] = std::array::from_fn(|v| W::load::<D>(at(v)));
+            for i in 0..M {
+                let x = D::Lanes::splat(tile.add(k0 * M + i).read());
+                for v in 0..V {
+                    y[i][v] = x.fma(w[v], y[i][v]);
+                }
+            }
+        }
+        for i in 0..M {
+            for v in 0..V {
+                let at = out.at.add(i * out.stride + v * ROWS);
+                let columns = out.columns - v * ROWS;
+                if columns >= ROWS { y[i][v].store(at) } else { y[i][v].store_first(at, columns) }
+            }
+        }
+    }
+}
