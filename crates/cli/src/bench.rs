@@ -1,6 +1,7 @@
 //! `wels bench`: what this machine does, next to what it could.
 
 mod gemm;
+mod quant;
 
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
@@ -32,6 +33,8 @@ enum What {
     Train(TrainArgs),
     /// Matrix products at training shapes, forward and backward, beside the FMA peak
     Gemm(gemm::GemmArgs),
+    /// Products of inference with weights in each format, beside the memory's and the processor's limits
+    Quant(quant::QuantArgs),
 }
 
 #[derive(clap::Args)]
@@ -73,6 +76,7 @@ pub fn bench(args: &Args) -> Result<()> {
     match &args.what {
         What::Train(args) => train(args),
         What::Gemm(args) => gemm::gemm(args),
+        What::Quant(args) => quant::quant(args),
     }
 }
 

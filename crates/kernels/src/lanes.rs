@@ -46,6 +46,9 @@ pub unsafe trait Lanes: Copy {
     /// Fetches a cache line that is about to be written; any address will do.
     #[inline(always)]
     fn prefetch_write(_p: *const f32) {}
+    /// Fetches a cache line that is about to be read; any address will do.
+    #[inline(always)]
+    fn prefetch_read(_p: *const f32) {}
     /// The bf16 in the upper half of each lane's bits.
     unsafe fn upper_bf16(self) -> Self;
     /// The bf16 in the lower half of each lane's bits.
@@ -576,6 +579,11 @@ mod x86 {
         fn prefetch_write(p: *const f32) {
             // A hint, which no address makes fault.
             unsafe { _mm_prefetch::<_MM_HINT_ET0>(p.cast()) }
+        }
+        #[inline(always)]
+        fn prefetch_read(p: *const f32) {
+            // As above.
+            unsafe { _mm_prefetch::<_MM_HINT_T0>(p.cast()) }
         }
         #[inline(always)]
         unsafe fn flush(self) -> Self {

@@ -1,7 +1,9 @@
-//! The machine's limit, to hold results against: the greatest rate of f32 fused multiply-adds on registers alone.
+//! The machine's limits, to hold results against: the greatest rates of f32 fused multiply-adds and of products of
+//! whole numbers on registers alone, and of reading from memory.
 
 use crate::lanes::{LANES, Lanes};
-use crate::{dispatch, par};
+use crate::memory::Buffer;
+use crate::{dispatch, par, quant};
 use std::time::{Duration, Instant};
 
 /// Independent chains: more than latency times units of any machine here, fewer than registers.
@@ -12,16 +14,64 @@ const ROUNDS: usize = 1 << 17;
 /// pieces of about a millisecond that fit into `duration`.
 pub fn fma_flops_per_second(duration: Duration) -> f64 {
     let flops = (par::threads() * CHAINS * LANES * ROUNDS * 2) as f64;
-    let begin = Instant::now();
-    let mut best = 0.0;
-    while begin.elapsed() < duration {
-        let piece = Instant::now();
+    best_rate(duration, flops, || {
         par::run(par::threads(), |_| {
             let rounds = ROUNDS;
             let sum = dispatch!(chains(rounds: usize) -> f32);
             std::hint::black_box(sum);
         });
-        best = f64::max(best, flops / piece.elapsed().as_secs_f64());
+    })
+}
+
+/// Operations (a multiply-add is two) a second on whole numbers of 8 bits, as [`fma_flops_per_second`].
+pub fn dot_ops_per_second(duration: Duration) -> f64 {
+    let ops = (par::threads() * quant::PEAK_OPS) as f64;
+    best_rate(duration, ops, || par::run(par::threads(), |_| quant::peak()))
+}
+
+/// Bytes a second that all threads together read, from a buffer larger than a third-level cache: the best pass of
+/// those that fit into `duration`, at least one.
+pub fn read_bytes_per_second(duration: Duration) -> f64 {
+    let buffer = Buffer::zeros(READ_BYTES / size_of::<f32>());
+    let pieces = 16 * par::threads();
+    best_rate(duration, READ_BYTES as f64, || {
+        par::run(pieces, |i| {
+            let piece = &buffer[i * buffer.len() / pieces..(i + 1) * buffer.len() / pieces];
+            let sum = dispatch!(read(piece: &[f32]) -> f32);
+            std::hint::black_box(sum);
+        });
+    })
+}
+
+/// Four times the third-level cache of a desktop's processor.
+const READ_BYTES: usize = 128 << 20;
+/// How far ahead lines are fetched.
+const AHEAD: usize = 4096;
+
+#[inline(always)]
+unsafe fn read<L: Lanes>(piece: &[f32]) -> f32 {
+    // SAFETY: the dispatcher has checked the set; whole vectors of the piece.
+    unsafe {
+        let mut sums = [L::splat(0.0); 4];
+        for lines in piece.as_chunks::<{ 4 * LANES }>().0 {
+            for (i, sum) in sums.iter_mut().enumerate() {
+                let line = lines.as_ptr().add(LANES * i);
+                L::prefetch_read(line.wrapping_byte_add(AHEAD));
+                *sum = sum.add(L::load(line));
+            }
+        }
+        sums.into_iter().fold(0.0, |total, sum| total + sum.sum())
+    }
+}
+
+/// The best rate of `amount` for each call of `work`, over the calls that fit into `duration`.
+fn best_rate(duration: Duration, amount: f64, work: impl Fn()) -> f64 {
+    let begin = Instant::now();
+    let mut best = 0.0;
+    while best == 0.0 || begin.elapsed() < duration {
+        let piece = Instant::now();
+        work();
+        best = f64::max(best, amount / piece.elapsed().as_secs_f64());
     }
     best
 }

@@ -1,7 +1,7 @@
 //! The innermost loops: a tile of a few rows of x by a panel of 16 rows of w, block after block.
 
 use super::activations::{BLOCK, Quantised};
-use super::dots::Dots;
+use super::dots::{Dots, dispatch_dots};
 use super::pack::{Form, Panel, ROWS};
 use crate::lanes::Lanes;
 
@@ -210,5 +210,35 @@ unsafe fn unpack<D: Dots, const BITS: usize>(terms: *const u8) -> [D::Bytes; 8] 
             }
         }
         w
+    }
+}
+
+/// Rounds of [`peak`] and its independent sums.
+const PEAK_ROUNDS: usize = 1 << 16;
+const PEAK_SUMS: usize = 12;
+/// Operations of a call of [`peak`].
+pub(crate) const PEAK_OPS: usize = PEAK_ROUNDS * PEAK_SUMS * 64 * 2;
+
+/// As many products of whole numbers as there can be, on registers alone.
+pub(crate) fn peak() {
+    let terms = &std::hint::black_box([3; 64]);
+    dispatch_dots!(peak_rounds(terms: &[u8; 64]));
+}
+
+#[inline(always)]
+unsafe fn peak_rounds<D: Dots>(terms: &[u8; 64]) {
+    // SAFETY: called through `dispatch_dots!`.
+    unsafe {
+        let start = 0;
+        let mut sums = [D::sums(&raw const start); PEAK_SUMS];
+        let w = D::bytes(terms.as_ptr());
+        for _ in 0..PEAK_ROUNDS {
+            for sums in &mut sums {
+                *sums = D::dot(*sums, w, terms.as_ptr().cast());
+            }
+        }
+        for sums in sums {
+            std::hint::black_box(D::floats(sums).sum());
+        }
     }
 }
