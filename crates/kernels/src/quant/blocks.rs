@@ -198,24 +198,26 @@ pub(super) fn decode_block(from: BlockType, block: &[u8], out: &mut [f32]) {
         BlockType::F32 => out[0] = f32::from_le_bytes([block[0], block[1], block[2], block[3]]),
         BlockType::F16 => out[0] = half_at(block, 0),
         BlockType::Bf16 => out[0] = from_bf16(u16::from_le_bytes([block[0], block[1]])),
-        _ => {
-            let parts = Parts::of(from, block);
-            let (zero, group) = (i32::from(from.zero()), from.group());
-            for (g, out) in out.chunks_exact_mut(group).enumerate() {
-                let (scale, minimum) = parts.scale(g);
-                for (out, &q) in out.iter_mut().zip(&parts.quants[g * group..]) {
-                    // Both f32 steps as in ggml; the product is exact.
-                    *out = scale * (i32::from(q) - zero) as f32 - minimum;
-                }
-            }
+        _ if from.len() == SUPER => decode_parts::<SUPER>(from, block, out),
+        _ => decode_parts::<32>(from, block, out),
+    }
+}
+
+fn decode_parts<const LEN: usize>(from: BlockType, block: &[u8], out: &mut [f32]) {
+    let parts = Parts::<LEN>::of(from, block);
+    let (zero, group) = (i32::from(from.zero()), from.group());
+    for (g, out) in out.chunks_exact_mut(group).enumerate() {
+        let (scale, minimum) = parts.scale(g);
+        for (out, &q) in out.iter_mut().zip(&parts.quants[g * group..]) {
+            // Both f32 steps as in ggml; the product is exact.
+            *out = scale * (i32::from(q) - zero) as f32 - minimum;
         }
     }
 }
 
-/// A block as numbers: element i is `scale·(quants[i] − zero) − minimum`, with the scale and minimum of its group.
-pub(crate) struct Parts {
-    /// As many as the block has.
-    pub quants: [u8; SUPER],
+/// A block of `LEN` as numbers: element i is `scale·(quants[i] − zero) − minimum`, with the scale and minimum of its group.
+pub(crate) struct Parts<const LEN: usize> {
+    pub quants: [u8; LEN],
     /// f16 bits that all scales share, and all minima.
     pub scale: u16,
     pub minimum: u16,
@@ -224,14 +226,16 @@ pub(crate) struct Parts {
     pub minima: [i8; 16],
 }
 
-impl Parts {
+impl<const LEN: usize> Parts<LEN> {
     /// Zeros, and factors of 1.
     pub fn new() -> Self {
-        Parts { quants: [0; SUPER], scale: 0, minimum: 0, scales: [1; 16], minima: [1; 16] }
+        Parts { quants: [0; LEN], scale: 0, minimum: 0, scales: [1; 16], minima: [1; 16] }
     }
 
     /// Takes a block of a quantised type apart.
+    #[inline(always)]
     pub fn of(from: BlockType, block: &[u8]) -> Self {
+        assert_eq!(LEN, from.len(), "numbers of {}", from.name());
         let mut parts = Parts::new();
         match from {
             BlockType::Q8_0 => {
@@ -267,9 +271,12 @@ impl Parts {
             high = u32::from_le_bytes([block[at], block[at + 1], block[at + 2], block[at + 3]]);
             at += 4;
         }
-        for (i, byte) in block[at..at + 16].iter().enumerate() {
-            self.quants[i] = byte & 15 | ((high >> i & 1) << 4) as u8;
-            self.quants[i + 16] = byte >> 4 | ((high >> (i + 16) & 1) << 4) as u8;
+        let quants = &mut self.quants;
+        spread_nibbles(&block[at..], quants.split_at_mut(16));
+        if high != 0 {
+            for (i, q) in quants.iter_mut().enumerate() {
+                *q |= ((high >> i & 1) << 4) as u8;
+            }
         }
     }
 
@@ -280,9 +287,7 @@ impl Parts {
             self.scales[g] = (byte & 15) as i8;
             self.minima[g] = (byte >> 4) as i8;
         }
-        for (i, q) in self.quants.iter_mut().enumerate() {
-            *q = block[16 + i / 128 * 32 + i % 32] >> (i % 128 / 32 * 2) & 3;
-        }
+        spread_pairs(&block[16..80], &mut self.quants, |q, pair| *q = pair);
     }
 
     /// 32 bytes of third bits, 64 bytes as in Q2_K, 12 bytes of scales, d.
@@ -294,10 +299,8 @@ impl Parts {
             let high = packed[8 + g % 4] >> (g / 4 * 2) & 3;
             *scale = (low | high << 4) as i8 - 32;
         }
-        for (i, q) in self.quants.iter_mut().enumerate() {
-            let low = block[32 + i / 128 * 32 + i % 32] >> (i % 128 / 32 * 2) & 3;
-            *q = low | (block[i % 32] >> (i / 32) & 1) << 2;
-        }
+        spread_pairs(&block[32..96], &mut self.quants, |q, pair| *q = pair);
+        spread_bits(&block[..32], &mut self.quants, 2);
     }
 
     /// d, dmin, 12 bytes of scales and minima, [32 bytes of fifth bits], 128 bytes of nibbles, 32 apart.
@@ -314,11 +317,11 @@ impl Parts {
             (self.scales[g], self.minima[g]) = (scale as i8, minimum as i8);
         }
         let (high, low) = if from == BlockType::Q5K { block[16..].split_at(32) } else { (&[][..], &block[16..]) };
-        for (i, q) in self.quants.iter_mut().enumerate() {
-            *q = low[i / 64 * 32 + i % 32] >> (i % 64 / 32 * 4) & 15;
-            if from == BlockType::Q5K {
-                *q |= (high[i % 32] >> (i / 32) & 1) << 4;
-            }
+        for (low, quants) in low.chunks_exact(32).zip(self.quants.chunks_exact_mut(64)) {
+            spread_nibbles(low, quants.split_at_mut(32));
+        }
+        if from == BlockType::Q5K {
+            spread_bits(high, &mut self.quants, 4);
         }
     }
 
@@ -328,10 +331,39 @@ impl Parts {
         for (g, &byte) in block[192..208].iter().enumerate() {
             self.scales[g] = byte as i8;
         }
-        for (i, q) in self.quants.iter_mut().enumerate() {
-            let low = block[i / 128 * 64 + i % 64] >> (i % 128 / 64 * 4) & 15;
-            let high = block[128 + i / 128 * 32 + i % 32] >> (i % 128 / 32 * 2) & 3;
-            *q = low | high << 4;
+        for (low, quants) in block[..128].chunks_exact(64).zip(self.quants.chunks_exact_mut(128)) {
+            spread_nibbles(low, quants.split_at_mut(64));
+        }
+        spread_pairs(&block[128..192], &mut self.quants, |q, pair| *q |= pair << 4);
+    }
+}
+
+/// The lower four bits of each byte, then the upper ones.
+#[inline(always)]
+fn spread_nibbles(bytes: &[u8], (low, high): (&mut [u8], &mut [u8])) {
+    for ((low, high), byte) in low.iter_mut().zip(high).zip(bytes) {
+        (*low, *high) = (byte & 15, byte >> 4);
+    }
+}
+
+/// Of each 32 bytes the lowest two bits, the next two, and so on.
+#[inline(always)]
+fn spread_pairs(bytes: &[u8], quants: &mut [u8], set: impl Fn(&mut u8, u8)) {
+    for (bytes, quants) in bytes.chunks_exact(32).zip(quants.chunks_exact_mut(128)) {
+        for (pair, quants) in quants.chunks_exact_mut(32).enumerate() {
+            for (q, byte) in quants.iter_mut().zip(bytes) {
+                set(q, byte >> (2 * pair) & 3);
+            }
+        }
+    }
+}
+
+/// The lowest bit of 32 bytes, the next one, and so on, to bit `to`.
+#[inline(always)]
+fn spread_bits(bytes: &[u8], quants: &mut [u8], to: usize) {
+    for (bit, quants) in quants.chunks_exact_mut(32).enumerate() {
+        for (q, byte) in quants.iter_mut().zip(bytes) {
+            *q |= (byte >> bit & 1) << to;
         }
     }
 }

@@ -527,7 +527,7 @@ mod arm {
         #[inline(always)]
         unsafe fn upper_halves(p: *const u16) -> lanes::Neon {
             lanes::Neon(std::array::from_fn(|i| unsafe {
-                vreinterpretq_f32_u32(vshll_n_u16::<16>(vld1_u16(p.add(4 * i))))
+                vreinterpretq_f32_u32(vshlq_n_u32::<16>(vmovl_u16(vld1_u16(p.add(4 * i)))))
             }))
         }
         #[inline(always)]

@@ -79,12 +79,26 @@ pub(super) struct Panel {
 
 /// Packs up to 16 rows, each `row_bytes` of whole blocks, into zeros of a panel.
 pub(super) fn pack(block_type: BlockType, rows: &[u8], row_bytes: usize, terms: &mut [u32], scales: &mut [u8]) {
+    if block_type.len() == SUPER {
+        pack_records::<SUPER>(block_type, rows, row_bytes, terms, scales);
+    } else {
+        pack_records::<BLOCK>(block_type, rows, row_bytes, terms, scales);
+    }
+}
+
+fn pack_records<const LEN: usize>(
+    block_type: BlockType,
+    rows: &[u8],
+    row_bytes: usize,
+    terms: &mut [u32],
+    scales: &mut [u8],
+) {
     let form = Form::of(block_type);
     let (term_words, scale_bytes) = (form.blocks() * form.term_bytes() / 4, form.scale_bytes());
     for (lane, row) in rows.chunks_exact(row_bytes).enumerate() {
         let records = terms.chunks_exact_mut(term_words).zip(scales.chunks_exact_mut(scale_bytes));
         for (block, (terms, scales)) in row.chunks_exact(block_type.bytes()).zip(records) {
-            let parts = Parts::of(block_type, block);
+            let parts = Parts::<LEN>::of(block_type, block);
             pack_scales(form, &parts, lane, scales);
             let quants = parts.quants.as_chunks::<BLOCK>().0;
             for (terms, quants) in terms.chunks_exact_mut(form.term_bytes() / 4).zip(quants) {
@@ -94,7 +108,7 @@ pub(super) fn pack(block_type: BlockType, rows: &[u8], row_bytes: usize, terms: 
     }
 }
 
-fn pack_scales(form: Form, parts: &Parts, lane: usize, record: &mut [u8]) {
+fn pack_scales<const LEN: usize>(form: Form, parts: &Parts<LEN>, lane: usize, record: &mut [u8]) {
     let (halves, factors) = record.split_at_mut(if form.minima { 4 * ROWS } else { 2 * ROWS });
     halves[2 * lane..][..2].copy_from_slice(&parts.scale.to_le_bytes());
     if form.minima {
@@ -152,7 +166,7 @@ pub(super) fn unpack_row(block_type: BlockType, terms: &[u32], scales: &[u8], la
     let record_words = form.blocks() * form.term_bytes() / 4;
     let records = terms.chunks_exact(record_words).zip(scales.chunks_exact(form.scale_bytes()));
     for ((terms, record), out) in records.zip(out.chunks_mut(form.blocks() * BLOCK)) {
-        let mut parts = Parts::new();
+        let mut parts = Parts::<0>::new();
         parts.scale = u16_at(record, lane);
         if form.minima {
             parts.minimum = u16_at(record, ROWS + lane) ^ 0x8000;

@@ -35,18 +35,21 @@ pub fn linear(x: &[f32], block_type: BlockType, w: &[u8], y: &mut [f32], k: usiz
     for (x, y) in x.chunks_exact(k).zip(y.chunks_exact_mut(n)) {
         let (values, scales) = quantise_row(x);
         for (y, w) in y.iter_mut().zip(w.chunks_exact(row_bytes)) {
-            *y = dot(&values, &scales, block_type, w);
+            *y = match block_type.len() {
+                32 => dot::<32>(&values, &scales, block_type, w),
+                _ => dot::<256>(&values, &scales, block_type, w),
+            };
         }
     }
 }
 
-fn dot(values: &[i32], scales: &[f32], block_type: BlockType, w: &[u8]) -> f32 {
+fn dot<const LEN: usize>(values: &[i32], scales: &[f32], block_type: BlockType, w: &[u8]) -> f32 {
     let (group, zero) = (block_type.group(), i32::from(block_type.zero()));
     let mut y = 0.0;
     for (block, bytes) in w.chunks_exact(block_type.bytes()).enumerate() {
-        let parts = Parts::of(block_type, bytes);
-        for g in 0..block_type.len() / group {
-            let first = block * block_type.len() + g * group;
+        let parts = Parts::<LEN>::of(block_type, bytes);
+        for g in 0..LEN / group {
+            let first = block * LEN + g * group;
             let (mut whole, mut sum) = (0, 0);
             for i in 0..group {
                 whole += values[first + i] * (i32::from(parts.quants[g * group + i]) - zero);
