@@ -119,7 +119,8 @@ fn run(x: &Activations, products: &[Product]) {
     for (product, &place) in products.iter().zip(&places) {
         let pieces = (cost(product) * wanted).div_ceil(total.max(1)).max(1);
         let panels = product.w.panels();
-        let width = panels.div_ceil(pieces).max(1);
+        let side_by_side = if product.w.kind() == Kind::Wide { 2 } else { 1 };
+        let width = panels.div_ceil(pieces).next_multiple_of(side_by_side).max(1);
         let row_pieces = pieces.div_ceil(panels.max(1));
         let height = product.rows.len().div_ceil(row_pieces).next_multiple_of(most_rows).max(1);
         let tiles = &tiles[place..][..product.rows.len() * product.row_words()];

@@ -127,7 +127,7 @@ pub(super) unsafe fn panels<D: Dots, W: Width>(
     }
 }
 
-/// `V` panels, or one where fewer are left; says how many.
+/// `V` panels, or two or one where fewer are left; says how many.
 #[inline(always)]
 unsafe fn side_by_side<D: Dots, W: Width, const M: usize, const V: usize>(
     k: usize,
@@ -144,6 +144,9 @@ unsafe fn side_by_side<D: Dots, W: Width, const M: usize, const V: usize>(
         if left >= V {
             chains::<D, W, M, V>(k, panel, tile, out);
             V
+        } else if left >= 2 && V > 2 {
+            chains::<D, W, M, 2>(k, panel, tile, out);
+            2
         } else {
             chains::<D, W, M, 1>(k, panel, tile, out);
             1
