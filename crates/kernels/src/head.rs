@@ -68,6 +68,16 @@ pub fn loss(
     }
 }
 
+/// `logp[t]` = log p(`targets[t]`) under softmax(`logits[T,V]`), as [`loss`] has it from the same logits, which are
+/// overwritten.
+pub fn log_probabilities(logits: &mut [f32], targets: &[u32], v: usize, logp: &mut [f32]) {
+    assert!(logits.len() == targets.len() * v, "logits has {} elements, {} targets", logits.len(), targets.len());
+    assert!(logp.len() == targets.len(), "logp has {} elements, {} targets", logp.len(), targets.len());
+    let out_of_range = targets.iter().find(|&&t| t != IGNORE && t as usize >= v);
+    assert!(out_of_range.is_none(), "target {out_of_range:?} of a vocabulary of {v}");
+    softmax_rows(logits, targets, v, logp, |_, _| None);
+}
+
 /// Tokens whose logits are held at a time: 8 MiB of them, which stay in the last cache, but enough rows to be worth
 /// packing the weights for. Even, so that pairs of bf16 terms stay together.
 fn block_tokens(v: usize) -> usize {

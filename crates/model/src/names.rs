@@ -56,6 +56,13 @@ pub enum ParamKind {
     Experts(usize),
 }
 
+impl ParamKind {
+    /// Whether products with it may have it packed, and so quantised. Norms, biases and routers stay f32.
+    pub fn is_packable(self) -> bool {
+        matches!(self, ParamKind::Matrix | ParamKind::Embedding | ParamKind::Head | ParamKind::Experts(_))
+    }
+}
+
 /// One tensor on disk: a range of rows of a parameter.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct HfTensor {

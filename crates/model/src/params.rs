@@ -9,26 +9,106 @@
 use crate::config::ModelConfig;
 use crate::model::Model;
 use crate::names::{ParamKind, ParamSpec, param_specs};
+use crate::paged::CacheLayout;
+use std::borrow::Cow;
+use std::fmt;
+use std::sync::Arc;
 use wels_kernels::gemm::Start;
+use wels_kernels::quant::{BlockType, QuantMatrix};
 use wels_kernels::{elementwise, optim, random};
 
 /// The values of all parameters, as the kernels use them.
 #[derive(Clone, Debug)]
 pub struct Params {
     specs: Vec<ParamSpec>,
-    /// One a parameter, `[rows, cols]` row-major, in the order of [`param_specs`].
+    /// One a parameter, `[rows, cols]` row-major, in the order of [`param_specs`]; empty for one that is packed.
     pub values: Vec<Vec<f32>>,
+    /// For inference alone: one a parameter that is packed.
+    packed: Vec<Option<Packed>>,
     /// One a parameter that has them.
     absorbed: Vec<Option<Absorbed>>,
+}
+
+/// A parameter packed for products, in any number format: one matrix, or one for each expert or head.
+#[derive(Clone)]
+pub struct Packed(Arc<[QuantMatrix]>);
+
+impl Packed {
+    /// Of matrices that are stacked by rows.
+    pub fn new(matrices: Vec<QuantMatrix>) -> Self {
+        Packed(matrices.into())
+    }
+
+    /// Bytes that a product with all of them reads.
+    fn bytes(&self) -> usize {
+        self.0.iter().map(QuantMatrix::bytes).sum()
+    }
+}
+
+impl fmt::Debug for Packed {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let matrix = |m: &QuantMatrix| format!("{}[{}, {}]", m.block_type().name(), m.rows(), m.columns());
+        f.debug_list().entries(self.0.iter().map(matrix)).finish()
+    }
+}
+
+/// A parameter as operations of inference read it.
+#[derive(Clone, Copy)]
+pub enum Stored<'a> {
+    /// `[rows, cols]`.
+    F32(&'a [f32]),
+    /// One matrix, or one for each expert or head, stacked by rows.
+    Packed(&'a [QuantMatrix]),
 }
 
 /// The halves of MLA's up-projection `[H·(nope + v), latent]` as its absorbed form multiplies with them.
 #[derive(Clone, Debug)]
 pub(crate) struct Absorbed {
     /// `[H·latent, nope]`: W_UKᵀ of each head.
-    pub keys: Vec<f32>,
+    keys: Half,
     /// `[H·v, latent]`: W_UV of each head.
-    pub values: Vec<f32>,
+    values: Half,
+}
+
+#[derive(Clone, Debug)]
+enum Half {
+    F32(Vec<f32>),
+    Packed(Packed),
+}
+
+impl Half {
+    /// Of `[heads·rows, cols]`; packed, each head for itself, where the up-projection is packed as `like`: in 8 bits if
+    /// that is quantised.
+    fn new(values: Vec<f32>, rows: usize, cols: usize, like: Option<BlockType>) -> Self {
+        let Some(like) = like else { return Half::F32(values) };
+        let kind = if like.is_quantised() { BlockType::Q8_0 } else { like };
+        let heads = values.chunks_exact(rows * cols);
+        Half::Packed(Packed::new(heads.map(|head| QuantMatrix::quantise(head, rows, cols, kind)).collect()))
+    }
+
+    fn stored(&self) -> Stored<'_> {
+        match self {
+            Half::F32(values) => Stored::F32(values),
+            Half::Packed(Packed(matrices)) => Stored::Packed(matrices),
+        }
+    }
+
+    fn bytes(&self) -> usize {
+        match self {
+            Half::F32(values) => size_of_val(&values[..]),
+            Half::Packed(matrices) => matrices.bytes(),
+        }
+    }
+}
+
+impl Absorbed {
+    pub fn keys(&self) -> Stored<'_> {
+        self.keys.stored()
+    }
+
+    pub fn values(&self) -> Stored<'_> {
+        self.values.stored()
+    }
 }
 
 impl Params {
@@ -36,8 +116,17 @@ impl Params {
     pub fn zeros(config: &ModelConfig) -> Self {
         let specs = param_specs(config);
         let values = specs.iter().map(|spec| vec![0.0; spec.len()]).collect();
-        let absorbed = vec![None; specs.len()];
-        Params { specs, values, absorbed }
+        Params { values, ..Self::empty(specs) }
+    }
+
+    /// Without values, for a reader that gives each parameter [`Params::set_values`] or [`Params::set_packed`].
+    pub fn unset(config: &ModelConfig) -> Self {
+        Self::empty(param_specs(config))
+    }
+
+    fn empty(specs: Vec<ParamSpec>) -> Self {
+        let count = specs.len();
+        Params { specs, values: vec![Vec::new(); count], packed: vec![None; count], absorbed: vec![None; count] }
     }
 
     /// Before training: matrices and embeddings normal with the configuration's standard deviation, norms 1, biases 0.
@@ -63,23 +152,78 @@ impl Params {
     }
 
     /// The values of the parameter a layer knows as `weight`.
+    ///
+    /// # Panics
+    /// If it is packed: only matrices may be, and only for inference.
     pub fn of(&self, weight: Weight) -> &[f32] {
+        let packed = self.packed[weight.param].is_some();
+        assert!(!packed, "{} is packed where its values are needed", self.specs[weight.param].name);
         &self.values[weight.param]
+    }
+
+    /// The parameter a layer knows as `weight`, however it is stored.
+    pub fn stored(&self, weight: Weight) -> Stored<'_> {
+        match &self.packed[weight.param] {
+            Some(Packed(matrices)) => Stored::Packed(matrices),
+            None => Stored::F32(&self.values[weight.param]),
+        }
+    }
+
+    /// Sets a parameter's values, `[rows, cols]`.
+    ///
+    /// # Panics
+    /// If they are not as many.
+    pub fn set_values(&mut self, param: usize, values: Vec<f32>) {
+        let spec = &self.specs[param];
+        assert_eq!(values.len(), spec.len(), "values of {}", spec.name);
+        self.values[param] = values;
+        self.packed[param] = None;
+    }
+
+    /// Sets a parameter to packed matrices, which stacked are `[rows, cols]`. It can no longer be trained.
+    ///
+    /// # Panics
+    /// If they have another shape, or the parameter is no matrix that products may have packed.
+    pub fn set_packed(&mut self, param: usize, matrices: Packed) {
+        let spec = &self.specs[param];
+        assert!(spec.kind.is_packable(), "{} is {:?}", spec.name, spec.kind);
+        let rows: usize = matrices.0.iter().map(QuantMatrix::rows).sum();
+        assert!(rows == spec.rows && matrices.0.iter().all(|m| m.columns() == spec.cols), "{matrices:?} for {spec:?}");
+        let count = if let ParamKind::Experts(experts) = spec.kind { experts } else { 1 };
+        assert_eq!(matrices.0.len(), count, "matrices of {}", spec.name);
+        self.values[param] = Vec::new();
+        self.packed[param] = Some(matrices);
+    }
+
+    /// Bytes of a parameter that products read, with pages of this layout.
+    pub fn bytes(&self, param: usize, layout: CacheLayout) -> usize {
+        match (&self.absorbed[param], &self.packed[param]) {
+            (Some(halves), _) if layout == CacheLayout::Latent => halves.keys.bytes() + halves.values.bytes(),
+            (_, Some(matrices)) => matrices.bytes(),
+            (_, None) => size_of_val(&self.values[param][..]),
+        }
     }
 
     /// Makes ready for pages of latents: from the values as they are now. Does nothing for a model without latents.
     pub fn prepare_latent(&mut self, model: &Model) {
         for (weight, nope, v) in model.up_projections() {
-            let up = self.of(weight);
+            let cols = weight.cols;
+            let stored = self.stored(weight);
+            let like = match stored {
+                Stored::F32(_) => None,
+                Stored::Packed(matrices) => matrices.first().map(QuantMatrix::block_type),
+            };
+            let up = values_of(stored);
             let (mut keys, mut values) = (Vec::new(), Vec::new());
-            for head in up.chunks_exact((nope + v) * weight.cols) {
-                let (of_keys, of_values) = head.split_at(nope * weight.cols);
-                for column in 0..weight.cols {
-                    keys.extend(of_keys[column..].iter().step_by(weight.cols));
+            for head in up.chunks_exact((nope + v) * cols) {
+                let (of_keys, of_values) = head.split_at(nope * cols);
+                for column in 0..cols {
+                    keys.extend(of_keys[column..].iter().step_by(cols));
                 }
                 values.extend_from_slice(of_values);
             }
-            self.absorbed[weight.param] = Some(Absorbed { keys, values });
+            let keys = Half::new(keys, cols, nope, like);
+            self.absorbed[weight.param] = Some(Absorbed { keys, values: Half::new(values, v, cols, like) });
         }
     }
 
@@ -107,6 +251,21 @@ impl Params {
     pub fn first_non_finite(&self) -> Option<&str> {
         first_non_finite(&self.specs, &self.values)
     }
+}
+
+/// The values, as f32.
+fn values_of(stored: Stored<'_>) -> Cow<'_, [f32]> {
+    match stored {
+        Stored::F32(values) => Cow::Borrowed(values),
+        Stored::Packed(matrices) => Cow::Owned(matrices.iter().flat_map(decoded).collect()),
+    }
+}
+
+fn decoded(matrix: &QuantMatrix) -> Vec<f32> {
+    let mut values = vec![0.0; matrix.rows() * matrix.columns()];
+    let rows: Vec<u32> = (0..matrix.rows() as u32).collect();
+    matrix.rows_of(&rows, &mut values);
+    values
 }
 
 fn first_non_finite<'a>(specs: &'a [ParamSpec], values: &[Vec<f32>]) -> Option<&'a str> {

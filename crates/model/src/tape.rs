@@ -9,7 +9,7 @@
 //! continues the kernel's chains. Values live as long as a layer or a closure holds them.
 
 use crate::paged::{CacheLayout, Paging};
-use crate::params::{Grads, Params, Weight};
+use crate::params::{Grads, Params, Stored, Weight};
 use crate::tensor::{Pool, Tensor};
 use std::ops::Deref;
 use std::sync::Arc;
@@ -211,6 +211,11 @@ impl<'a> Graph<'a> {
     /// The values of a parameter.
     pub fn weight(&self, weight: Weight) -> &'a [f32] {
         self.context.params.of(weight)
+    }
+
+    /// A parameter, however it is stored.
+    pub fn stored(&self, weight: Weight) -> Stored<'a> {
+        self.context.params.stored(weight)
     }
 
     /// Tells which layer the operations that follow belong to.

@@ -3,7 +3,7 @@
 //! 2023.
 
 use crate::config::{Attention, ModelConfig};
-use crate::ops::{Part, Parts, Rotary, RotaryColumns, attention, bias, linear, rope};
+use crate::ops::{Part, Parts, Rotary, RotaryColumns, attention, bias, linears, rope};
 use crate::params::{Weight, Wiring};
 use crate::tape::{Graph, Var};
 use wels_kernels::attention::Shape;
@@ -29,13 +29,15 @@ impl Projection {
         Projection { weight, bias: wiring.optional(&format!("{name}.bias")) }
     }
 
-    fn forward(&self, g: &mut Graph, x: &Var) -> Var {
+    /// What it gives of x: products with one x are made together.
+    fn forward<const N: usize>(all: [&Projection; N], g: &mut Graph, x: &Var) -> [Var; N] {
         let precision = g.precision();
-        let y = linear(g, precision, x, self.weight);
-        match self.bias {
+        let ys = linears(g, precision, x, all.map(|projection| projection.weight));
+        let mut all = all.into_iter();
+        ys.map(|y| match all.next().and_then(|projection| projection.bias) {
             Some(b) => bias(g, y, b),
             None => y,
-        }
+        })
     }
 }
 
@@ -60,14 +62,13 @@ impl Gqa {
     pub fn forward(&self, g: &mut Graph, h: &Var) -> Var {
         let Shape { heads, kv_heads, .. } = self.shape;
         let columns = |heads| RotaryColumns { offset: 0, head_stride: self.head_dim, heads };
-        let q = self.q.forward(g, h);
+        let [q, k, v] = Projection::forward([&self.q, &self.k, &self.v], g, h);
         let q = rope(g, q, &self.rotary, columns(heads));
-        let k = self.k.forward(g, h);
         let k = rope(g, k, &self.rotary, columns(kv_heads));
-        let v = self.v.forward(g, h);
 
         let part = |of| Part { of, offset: 0, head_stride: self.head_dim, dim: self.head_dim };
         let out = attention(g, self.shape, Parts { q: part(q), k: part(k), k_shared: None, v: part(v) });
-        self.o.forward(g, &out)
+        let [u] = Projection::forward([&self.o], g, &out);
+        u
     }
 }

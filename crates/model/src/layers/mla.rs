@@ -11,7 +11,8 @@
 
 use crate::config::{Attention, LATENT_NORM_EPS, ModelConfig};
 use crate::ops::{
-    LatentShape, Part, Parts, Rotary, RotaryColumns, attention, latent_attention, linear, rms_norm, rope, split,
+    LatentShape, Part, Parts, Rotary, RotaryColumns, attention, latent_attention, linear, linears, rms_norm, rope,
+    split,
 };
 use crate::params::{Weight, Wiring};
 use crate::tape::{Graph, Var};
@@ -73,17 +74,16 @@ impl Mla {
         let (heads, precision) = (self.shape.heads, g.precision());
         let (q_dim, kv_dim) = (nope_dim + rope_dim, nope_dim + v_dim);
 
-        let q = match self.query {
-            Query::Direct(w) => linear(g, precision, h, w),
+        let [q, c_kv] = match self.query {
+            Query::Direct(w) => linears(g, precision, h, [w, self.kv_a]),
             Query::Latent { a, norm, b } => {
-                let c_q = linear(g, precision, h, a);
+                let [c_q, c_kv] = linears(g, precision, h, [a, self.kv_a]);
                 let c_q = rms_norm(g, &c_q, norm, LATENT_NORM_EPS);
-                linear(g, precision, &c_q, b)
+                [linear(g, precision, &c_q, b), c_kv]
             }
         };
         let q = rope(g, q, &self.rotary, RotaryColumns { offset: nope_dim, head_stride: q_dim, heads });
 
-        let c_kv = linear(g, precision, h, self.kv_a);
         let (c_kv, k_r) = split(g, c_kv, self.kv_rank);
         let k_r = rope(g, k_r, &self.rotary, RotaryColumns { offset: 0, head_stride: 0, heads: 1 });
         let c_kv = rms_norm(g, &c_kv, self.kv_a_norm, LATENT_NORM_EPS);

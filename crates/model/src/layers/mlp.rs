@@ -1,6 +1,6 @@
 //! SwiGLU: `y = w_down · (silu(w_gate · x) ⊙ (w_up · x))`. Source: Shazeer 2020, eq. 6.
 
-use crate::ops::{linear, swiglu_linear};
+use crate::ops::{linears, swiglu_linear};
 use crate::params::{Weight, Wiring};
 use crate::tape::{Graph, Var};
 
@@ -19,8 +19,7 @@ impl Mlp {
     /// `[T, D]` to `[T, D]`.
     pub fn forward(&self, g: &mut Graph, x: &Var) -> Var {
         let precision = g.precision();
-        let gate = linear(g, precision, x, self.gate);
-        let up = linear(g, precision, x, self.up);
+        let [gate, up] = linears(g, precision, x, [self.gate, self.up]);
         swiglu_linear(g, precision, gate, up, self.down)
     }
 }

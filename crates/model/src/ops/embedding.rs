@@ -3,7 +3,8 @@
 //! table `[V, D]`, ids `[T]`, y `[T, D]`. Saved: ids. Backward: row i of the table's gradient is a chain of additions
 //! over the tokens with id i.
 
-use crate::params::Weight;
+use super::product::single;
+use crate::params::{Stored, Weight};
 use crate::tape::{Graph, Var};
 use wels_kernels::embedding;
 
@@ -11,7 +12,10 @@ use wels_kernels::embedding;
 pub fn embedding(g: &mut Graph, table: Weight, ids: &[u32]) -> Var {
     let d = table.cols;
     let mut y = g.tensor(ids.len(), d);
-    embedding::gather(g.weight(table), ids, &mut y, d);
+    match g.stored(table) {
+        Stored::F32(table) => embedding::gather(table, ids, &mut y, d),
+        Stored::Packed(table) => single(table).rows_of(ids, &mut y),
+    }
     let ids: Box<[u32]> = if g.recording().is_some() { ids.into() } else { Box::default() };
     g.record("embedding", y, move |back, dy| {
         back.parameter(table, |dtable, start| embedding::gather_backward(&dy, &ids, dtable, start, d));

@@ -7,6 +7,7 @@
 //! `expert_swiglu_linear`: `y[s] = (silu(gate[s]) ⊙ up[s]) · w[e(s)]ᵀ`. w `[E·D, M]`, y `[S, D]`. Saved: gate and up,
 //! see `swiglu_linear`. Source: DeepSeekMoE (Dai et al. 2024), eq. 9; no token is dropped.
 
+use super::product::grouped_products;
 use crate::params::Weight;
 use crate::tape::{Graph, Var};
 use std::sync::Arc;
@@ -25,11 +26,9 @@ pub fn expert_gate_up(
     let (rows, offsets) = (dispatch.rows(), dispatch.offsets());
     let d = x.cols();
     let m = weights[0].rows / (offsets.len() - 1);
-    let [gate, up] = weights.map(|w| {
-        let mut y = g.tensor(rows.len(), m);
-        gemm::grouped_linear(precision, x, Some(rows), offsets, g.weight(w), &mut y, d, m);
-        y
-    });
+    let (mut gate, mut up) = (g.tensor(rows.len(), m), g.tensor(rows.len(), m));
+    let mut both = [(g.stored(weights[0]), &mut gate), (g.stored(weights[1]), &mut up)];
+    grouped_products(precision, x, Some(rows), offsets, &mut both);
     let up = g.variable(up);
     let (x, dispatch, d_up) = (x.clone(), dispatch.clone(), up.gradient());
     let gate = g.record("expert_gate_up", gate, move |back, d_gate| {
@@ -61,7 +60,7 @@ pub fn expert_swiglu_linear(
     let mut a = g.tensor(slots, m);
     swiglu::forward(&gate, &up, &mut a);
     let mut y = g.tensor(slots, d);
-    gemm::grouped_linear(precision, &a, None, dispatch.offsets(), g.weight(w), &mut y, m, d);
+    grouped_products(precision, &a, None, dispatch.offsets(), &mut [(g.stored(w), &mut y)]);
     let dispatch = dispatch.clone();
     g.record("expert_swiglu_linear", y, move |back, dy| {
         let offsets = dispatch.offsets();

@@ -7,11 +7,13 @@
 //! Its products are bf16 where the others are bf16, and f32 otherwise: the head is among what DeepSeek-V3 keeps in
 //! BF16 or FP32 (report, §3.3.1).
 
-use crate::params::Weight;
+use super::product::{product, single};
+use crate::params::{Stored, Weight};
 use crate::tape::{Graph, Var};
 use crate::tensor::Tensor;
-use wels_kernels::gemm::{self, Precision};
+use wels_kernels::gemm::Precision;
 use wels_kernels::head::{self, Gradients};
+use wels_kernels::quant::{self, QuantMatrix};
 
 pub use wels_kernels::head::Coefficient;
 
@@ -20,8 +22,15 @@ pub use wels_kernels::head::Coefficient;
 pub fn head_loss(g: &mut Graph, x: &Var, w: Weight, targets: &[u32], coefficient: Coefficient) -> Vec<f32> {
     let (d, v) = (w.cols, w.rows);
     assert_eq!(x.cols(), d, "head_loss: x is [{}, {}], w is [{v}, {d}]", x.rows(), x.cols());
-    let (weight, precision) = (g.weight(w), precision(g));
     let mut logp = vec![0.0; targets.len()];
+    let (precision, weight) = match g.stored(w) {
+        Stored::F32(weight) => (precision(g), weight),
+        Stored::Packed(w) => {
+            packed_loss(g, x, single(w), targets, &mut logp);
+            g.inspect("log-probabilities", &logp);
+            return logp;
+        }
+    };
     match g.recording() {
         None => head::loss(precision, x, weight, targets, d, v, &mut logp, None),
         Some(back) => {
@@ -37,10 +46,25 @@ pub fn head_loss(g: &mut Graph, x: &Var, w: Weight, targets: &[u32], coefficient
     logp
 }
 
+/// The log-probability of each target, from logits of a block of tokens at a time.
+fn packed_loss(g: &Graph, x: &Var, w: &QuantMatrix, targets: &[u32], logp: &mut [f32]) {
+    let (d, v) = (x.cols(), w.rows());
+    let mut logits = g.tensor(BLOCK.min(targets.len()), v);
+    let blocks = x.chunks(BLOCK * d).zip(targets.chunks(BLOCK)).zip(logp.chunks_mut(BLOCK));
+    for ((x, targets), logp) in blocks {
+        let logits = &mut logits[..targets.len() * v];
+        quant::linear(&quant::quantise_rows(x, d), w, logits);
+        head::log_probabilities(logits, targets, v, logp);
+    }
+}
+
+/// Tokens whose logits are held at a time.
+const BLOCK: usize = 64;
+
 /// `[T, V] = x[T, D] · w[V, D]ᵀ`.
 pub fn logits(g: &mut Graph, x: &Var, w: Weight) -> Tensor {
     let mut y = g.tensor(x.rows(), w.rows);
-    gemm::linear(precision(g), x, g.weight(w), &mut y, w.cols, w.rows);
+    product(precision(g), x, g.stored(w), &mut y);
     y
 }
 

@@ -6,12 +6,12 @@
 //! q `[T, H·(nope + rope)]` with its rotary part turned, c `[T, latent]` after its norm, k_R `[T, rope]` turned, o
 //! `[T, H·v]`. Source: DeepSeek-V2 report, appendix C.
 
-use crate::params::{Absorbed, Weight};
+use super::product::grouped_products;
+use crate::params::Weight;
 use crate::tape::{Graph, Var};
 use crate::tensor::Tensor;
 use wels_kernels::attention::{Heads, HeadsMut};
 use wels_kernels::elementwise::{self, Columns};
-use wels_kernels::gemm;
 use wels_kernels::par::SharedMut;
 
 /// Heads and the widths of their parts.
@@ -36,7 +36,7 @@ pub struct LatentShape {
 pub fn latent_attention(g: &mut Graph, shape: LatentShape, kv_b: Weight, q: &Var, c: &Var, k_r: &Var) -> Var {
     let LatentShape { heads, scale, nope, rope, v } = shape;
     let (tokens, latent, precision, layer) = (q.rows(), c.cols(), g.precision(), g.layer());
-    let Absorbed { keys, values } = g.context.params.absorbed(kv_b);
+    let halves = g.context.params.absorbed(kv_b);
     let offsets: Vec<u32> = (0..=heads).map(|h| (h * tokens) as u32).collect();
 
     let mut q_own = g.tensor(heads * tokens, nope);
@@ -46,7 +46,7 @@ pub fn latent_attention(g: &mut Graph, shape: LatentShape, kv_b: Weight, q: &Var
         elementwise::copy_columns(q, of_head, to, Columns { stride: nope, offset: 0 }, nope, tokens);
     }
     let mut absorbed = g.tensor(heads * tokens, latent);
-    gemm::grouped_linear(precision, &q_own, None, &offsets, keys, &mut absorbed, nope, latent);
+    grouped_products(precision, &q_own, None, &offsets, &mut [(halves.keys(), &mut absorbed)]);
 
     let mut sums = g.tensor(heads * tokens, latent);
     let by_heads = Heads { data: &absorbed, row_stride: latent, offset: 0, head_stride: tokens * latent, dim: latent };
@@ -58,7 +58,7 @@ pub fn latent_attention(g: &mut Graph, shape: LatentShape, kv_b: Weight, q: &Var
     pages.attend_latent(offset, layout, heads, scale, sequences, by_heads, turned, to);
 
     let mut o = g.tensor(heads * tokens, v);
-    gemm::grouped_linear(precision, &sums, None, &offsets, values, &mut o, latent, v);
+    grouped_products(precision, &sums, None, &offsets, &mut [(halves.values(), &mut o)]);
     let out = beside_each_other(g, &o, heads);
     g.inspect("latent attention", &out);
     g.variable(out)

@@ -3,6 +3,7 @@
 //! x `[T, K]`, w `[N, K]` as Hugging Face stores it, y `[T, N]`. Saved: x.
 //! Backward: `dx = dy · w`, a chain over N; `dw = dyᵀ · x`, a chain over the tokens.
 
+use super::product::products;
 use crate::params::Weight;
 use crate::tape::{Graph, Var};
 use wels_kernels::gemm::{self, Precision};
@@ -12,14 +13,26 @@ use wels_kernels::gemm::{self, Precision};
 /// # Panics
 /// If x is not as wide as w.
 pub fn linear(g: &mut Graph, precision: Precision, x: &Var, w: Weight) -> Var {
-    let (n, k) = (w.rows, w.cols);
-    assert_eq!(x.cols(), k, "linear: x is [{}, {}], w is [{n}, {k}]", x.rows(), x.cols());
-    let mut y = g.tensor(x.rows(), n);
-    gemm::linear(precision, x, g.weight(w), &mut y, k, n);
-    let x = x.clone();
-    g.record("linear", y, move |back, dy| {
-        let weight = back.weight(w);
-        back.accumulate(x.gradient(), |dx, start| gemm::linear_dx(precision, &dy, weight, dx, k, n, start));
-        back.parameter(w, |dw, start| gemm::linear_dw(precision, &dy, &x, dw, k, n, start));
+    let [y] = linears(g, precision, x, [w]);
+    y
+}
+
+/// [`linear`] with each of some matrices.
+pub fn linears<const N: usize>(g: &mut Graph, precision: Precision, x: &Var, weights: [Weight; N]) -> [Var; N] {
+    let mut ys = weights.map(|Weight { rows, cols, .. }| {
+        assert_eq!(x.cols(), cols, "linear: x is [{}, {}], w is [{rows}, {cols}]", x.rows(), x.cols());
+        g.tensor(x.rows(), rows)
+    });
+    let mut all: Vec<_> = weights.iter().zip(&mut ys).map(|(w, y)| (g.stored(*w), y)).collect();
+    products(precision, x, &mut all);
+    let mut weights = weights.into_iter();
+    ys.map(|y| {
+        let w = weights.next().expect("one a result");
+        let x = x.clone();
+        g.record("linear", y, move |back, dy| {
+            let (weight, k, n) = (back.weight(w), w.cols, w.rows);
+            back.accumulate(x.gradient(), |dx, start| gemm::linear_dx(precision, &dy, weight, dx, k, n, start));
+            back.parameter(w, |dw, start| gemm::linear_dw(precision, &dy, &x, dw, k, n, start));
+        })
     })
 }

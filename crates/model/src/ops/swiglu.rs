@@ -4,6 +4,7 @@
 //! in the backward part, which is cheaper than keeping a third `[T, M]`.
 //! Backward: `da = dy · w`, `dw = dyᵀ · a`, then the gate's and up's parts of `da`. Source: Shazeer 2020, eq. 6.
 
+use super::product::product;
 use crate::params::Weight;
 use crate::tape::{Graph, Var};
 use wels_kernels::gemm::{self, Precision, Start};
@@ -15,7 +16,7 @@ pub fn swiglu_linear(g: &mut Graph, precision: Precision, gate: Var, up: Var, w:
     let mut a = g.tensor(rows, m);
     swiglu::forward(&gate, &up, &mut a);
     let mut y = g.tensor(rows, n);
-    gemm::linear(precision, &a, g.weight(w), &mut y, m, n);
+    product(precision, &a, g.stored(w), &mut y);
     g.record("swiglu_linear", y, move |back, dy| {
         let mut a = back.tensor(rows, m);
         swiglu::forward(&gate, &up, &mut a);

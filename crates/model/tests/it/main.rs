@@ -6,6 +6,7 @@ mod count;
 mod golden;
 mod gradients;
 mod oracle;
+mod packed;
 mod paged;
 mod shapes;
 mod weights;
