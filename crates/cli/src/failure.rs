@@ -6,6 +6,7 @@ use std::process::ExitCode;
 use thiserror::Error;
 use wels_data::corpus::CorpusError;
 use wels_data::shards::ShardError;
+use wels_model::gguf::GgufError;
 use wels_model::weights::WeightsError;
 use wels_runs::plan::PlanError;
 use wels_runs::recipe::RecipeError;
@@ -66,6 +67,7 @@ fn hint(cause: &(dyn std::error::Error + 'static)) -> Option<String> {
         ShardError: |e: &ShardError| Some(e.hint().to_string()),
         CorpusError: |e: &CorpusError| Some(e.hint().to_string()),
         WeightsError: |e: &WeightsError| Some(weights_hint(e).to_string()),
+        GgufError: |e: &GgufError| Some(gguf_hint(e).to_string()),
         NonFinite: |e: &NonFinite| Some(e.hint()),
         io::Error: |e: &io::Error| io_hint(e).map(str::to_string),
     }
@@ -82,6 +84,17 @@ fn weights_hint(error: &WeightsError) -> &'static str {
         WeightsError::File { .. } | WeightsError::Index { .. } | WeightsError::TooLarge { .. } => {
             "fetch the file again"
         }
+    }
+}
+
+fn gguf_hint(error: &GgufError) -> &'static str {
+    match error {
+        GgufError::Io { source, .. } => io_hint(source).unwrap_or("check the path"),
+        GgufError::File { .. } => "fetch the file again",
+        GgufError::Split { .. } => "put all parts into one directory, under the names they were published with",
+        GgufError::Config { .. } | GgufError::Architecture { .. } => "use a file of a model that is supported",
+        GgufError::Occupied { .. } => "choose another name",
+        GgufError::Mismatch { .. } => "use a file with the types F32, F16, BF16, Q8_0, Q4_0 to Q5_1 or Q2_K to Q6_K",
     }
 }
 

@@ -12,6 +12,8 @@ mod score;
 
 mod bench;
 
+mod model;
+
 mod failure;
 
 mod output;

@@ -7,7 +7,7 @@ mod money;
 
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 use serde::Serialize;
 use wels_model::config::{Dtype, ModelConfig};
 use wels_model::count::{self, CacheLayout};
@@ -16,12 +16,13 @@ use wels_runs::plan::{RunPlan, of_recipe};
 use wels_runs::recipe::Recipe;
 
 use crate::failure::refuse;
+use crate::model;
 use crate::output::{self, short};
 
 /// What the command line says.
 #[derive(clap::Args)]
 pub struct Args {
-    /// A recipe (.toml), a directory with config.json, a run, or a preset: deepseek-v3, r1-distill-qwen-7b, …
+    /// A recipe (.toml), a directory with config.json, a run, a .gguf file, or a preset: deepseek-v3, …
     #[arg(value_name = "MODEL, PRESET or RECIPE", required_unless_present = "claim")]
     what: Option<PathBuf>,
     /// Whether a published claim adds up: deepseek-v3, deepseek-r1, deepseek-serving, … or a file of your own (.toml)
@@ -134,24 +135,20 @@ pub fn plan(args: &Args) -> Result<()> {
 /// The configuration that the command line means.
 fn find(what: &Path) -> Result<(String, ModelConfig)> {
     let name = what.display().to_string();
-    let file = match () {
-        _ if what.is_file() => what.to_path_buf(),
-        _ if what.is_dir() => crate::score::model_folder(what)?.join("config.json"),
-        _ => {
-            return presets::preset(&name).map(|config| (name.clone(), config)).map_err(|error| {
-                let known: Vec<_> = presets::names().collect();
-                refuse(
-                    format!("{name} is neither a file nor a preset: {error}"),
-                    format!("presets: {}", known.join(", ")),
-                )
-            });
+    let is_json = what.extension().is_some_and(|extension| extension == "json");
+    let config = match () {
+        _ if what.is_file() && is_json => {
+            let (config, notes) = model::read_config_file(what)?;
+            model::report(&notes);
+            config
         }
+        _ if what.exists() => model::read_config(&model::locate(what)?)?,
+        _ => presets::preset(&name).map_err(|error| {
+            let known: Vec<_> = presets::names().collect();
+            let message = format!("{name} is neither a file nor a preset: {error}");
+            refuse(message, format!("presets: {}", known.join(", ")))
+        })?,
     };
-    let text = std::fs::read_to_string(&file).with_context(|| format!("cannot read {}", file.display()))?;
-    let (config, notes) = ModelConfig::from_hf_json(&text).with_context(|| format!("cannot use {}", file.display()))?;
-    for note in notes {
-        eprintln!("note: {note}");
-    }
     Ok((name, config))
 }
 

@@ -1,6 +1,6 @@
 //! `wels score MODEL (--text S | --file F | --ids 1,2,3)`: the log-probability of each token given those before it.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use anyhow::{Context, Result};
 use serde::Serialize;
@@ -9,16 +9,15 @@ use wels_model::config::ModelConfig;
 use wels_model::model::{Batch, Model};
 use wels_model::params::Params;
 use wels_model::tape::Execution;
-use wels_model::weights::{Files, open_dir};
-use wels_runs::checkpoint;
 
 use crate::failure::refuse;
+use crate::model::{OpenModel, locate};
 use crate::output;
 
 /// What the command line says.
 #[derive(clap::Args)]
 pub struct Args {
-    /// A Hugging Face directory, or the directory of a run
+    /// A Hugging Face directory, the directory of a run, or a GGUF file
     #[arg(value_name = "MODEL")]
     model: PathBuf,
     #[command(flatten)]
@@ -57,18 +56,11 @@ struct Score {
 
 /// Scores a text.
 pub fn score(args: &Args) -> Result<()> {
-    let folder = model_folder(&args.model)?;
-    let (config, files, notes) = open_dir(&folder)?;
-    for note in notes {
-        eprintln!("note: {note}");
-    }
-    let tokenizer = match folder.join("tokenizer.json").is_file() {
-        true => Some(Tokenizer::load(&folder)?),
-        false => None,
-    };
+    let model = OpenModel::open(&locate(&args.model)?)?;
+    let OpenModel { config, tokenizer, .. } = &model;
     let ids = args.input.ids(tokenizer.as_ref())?;
-    check(&ids, &config)?;
-    let logprobs = logprobs(&config, &read_params(&files, &config)?, &ids);
+    check(&ids, config)?;
+    let logprobs = logprobs(config, &model.params()?, &ids);
     let score = Score::new(ids, logprobs, tokenizer.as_ref());
     if args.json {
         output::json(&score)?;
@@ -94,8 +86,7 @@ impl Input {
             }
             _ => unreachable!("clap requires one of the three"),
         };
-        let tokenizer = tokenizer
-            .ok_or_else(|| refuse("the model's directory holds no tokenizer.json", "give token ids with --ids"))?;
+        let tokenizer = tokenizer.ok_or_else(|| refuse("the model has no tokenizer", "give token ids with --ids"))?;
         let mut ids: Vec<u32> = tokenizer.special().bos.into_iter().collect();
         ids.extend(tokenizer.encode_ordinary(&text)?);
         Ok(ids)
@@ -138,30 +129,4 @@ impl Score {
         let logprobs = std::iter::once(None).chain(logprobs.into_iter().map(Some)).collect();
         Score { ids, logprobs, nll, ppl: nll.exp(), bits_per_byte }
     }
-}
-
-/// Where MODEL has its `config.json`: the directory itself, or the newest checkpoint of a run.
-pub fn model_folder(model: &Path) -> Result<PathBuf> {
-    let stage = model.join("pretrain");
-    if model.join("run.json").is_file() && stage.is_dir() {
-        let newest = checkpoint::latest(&stage)?;
-        let none = || refuse(format!("the run {} has no checkpoint yet", model.display()), "let it train first");
-        return Ok(newest.ok_or_else(none)?.path);
-    }
-    if !model.join("config.json").is_file() {
-        let message = format!("{} is no model", model.display());
-        return Err(refuse(message, "give a directory with config.json and safetensors files, or a run"));
-    }
-    Ok(model.to_path_buf())
-}
-
-/// All weights of a directory.
-pub fn load_params(folder: &Path, config: &ModelConfig) -> Result<Params> {
-    read_params(&Files::open(folder)?, config)
-}
-
-fn read_params(files: &Files, config: &ModelConfig) -> Result<Params> {
-    let mut params = Params::zeros(config);
-    files.load(config, &mut |param, first_row, _, values| params.set_rows(param, first_row, values))?;
-    Ok(params)
 }

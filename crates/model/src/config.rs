@@ -12,6 +12,8 @@ mod read;
 mod rope;
 mod write;
 
+pub(crate) use rope::yarn_table_scale;
+
 use serde_json::Value;
 
 /// `eps` of the two RMS norms inside MLA (query and key-value latents).
@@ -355,7 +357,7 @@ pub enum ConfigError {
         found: String,
     },
     /// A key without a default is absent.
-    #[error("config.json lacks `{key}`")]
+    #[error("the key `{key}` is missing")]
     Missing {
         /// The key.
         key: String,

@@ -11,6 +11,8 @@ pub mod names;
 pub mod count;
 pub mod weights;
 
+pub mod gguf;
+
 pub mod tensor;
 
 pub mod params;

@@ -24,6 +24,7 @@ use crate::config::{ConfigError, Dtype};
 use crate::names::{EH_PROJ, ParamKind, ParamSpec};
 
 pub(crate) use fp8::scale_count;
+pub(crate) use map::MappedFile;
 
 /// File that lists the shards.
 const INDEX: &str = "model.safetensors.index.json";

@@ -11,8 +11,8 @@ use wels_runs::checkpoint;
 use wels_runs::recipe::Recipe;
 
 use super::Session;
+use crate::model::load_params;
 use crate::output;
-use crate::score::load_params;
 
 /// Writes the samples, and says on stderr where the model is.
 pub(super) fn sample(session: &Session, recipe: &Recipe, tokenizer: &Tokenizer) -> Result<()> {

@@ -20,7 +20,7 @@ use super::{SpecialTokens, Tokenizer, TokenizerError};
 
 /// DeepSeek-V3's pre-tokenisation, as in its `tokenizer.json`: digits in groups of at most three, runs of Chinese and
 /// Japanese script, then words with the one character before them, punctuation, line ends, spaces.
-const SPLITS: [&str; 3] = [
+pub(super) const SPLITS: [&str; 3] = [
     r"\p{N}{1,3}",
     "[一-龥\u{3040}-ゟ゠-ヿ]+",
     r##"[!"#$%&'()*+,\-./:;<=>?@\[\\\]^_`{|}~][A-Za-z]+|[^\r\n\p{L}\p{P}\p{S}]?[\p{L}\p{M}]+| ?[\p{P}\p{S}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"##,
@@ -239,9 +239,17 @@ pub(super) fn byte_of_char() -> HashMap<char, u8> {
 }
 
 fn split_steps() -> Vec<Value> {
-    let split =
-        |regex: &&str| json!({"type": "Split", "pattern": {"Regex": regex}, "behavior": "Isolated", "invert": false});
-    SPLITS.iter().map(split).collect()
+    SPLITS.iter().map(|expression| split_step(expression)).collect()
+}
+
+/// A pre-tokenizer that keeps matches and gaps as pieces of their own.
+pub(super) fn split_step(expression: &str) -> Value {
+    json!({"type": "Split", "pattern": {"Regex": expression}, "behavior": "Isolated", "invert": false})
+}
+
+/// A pre-tokenizer, and decoder, that maps bytes to their stand-ins.
+pub(super) fn byte_level_step() -> Value {
+    json!({"type": "ByteLevel", "add_prefix_space": false, "trim_offsets": true, "use_regex": false})
 }
 
 /// The `tokenizer.json`: special tokens from id 0, then the bytes in the order of their stand-ins, then the merges.
@@ -267,7 +275,7 @@ fn tokenizer_json(special: &SpecialTokens, merges: &[Merge]) -> String {
     }
 
     let mut steps = split_steps();
-    let byte_level = json!({"type": "ByteLevel", "add_prefix_space": false, "trim_offsets": true, "use_regex": false});
+    let byte_level = byte_level_step();
     steps.push(byte_level.clone());
     let added = special.all().iter().enumerate().map(|(id, token)| added_token(special, id, token)).collect::<Vec<_>>();
     let file = json!({

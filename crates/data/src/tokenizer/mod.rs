@@ -6,10 +6,13 @@
 
 mod bpe;
 mod config;
+mod gguf;
+mod presplit;
 mod split;
 mod stream;
 
 pub use bpe::BpeTrainer;
+pub use gguf::{GgufVocabulary, TokenKind};
 pub use stream::StreamDecoder;
 
 use split::{WordEncoder, Words};
@@ -53,6 +56,15 @@ pub enum TokenizerError {
     /// Not a `tokenizer_config.json`.
     #[error("not a valid tokenizer_config.json: {reason}")]
     InvalidConfig {
+        /// What is wrong.
+        reason: String,
+    },
+    /// The vocabulary of a GGUF file is damaged, or means something that is not implemented; or a vocabulary has no
+    /// form in GGUF.
+    #[error("the vocabulary cannot be taken {direction} GGUF: {reason}")]
+    Gguf {
+        /// `from` or `to`.
+        direction: &'static str,
         /// What is wrong.
         reason: String,
     },

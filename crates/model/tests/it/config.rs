@@ -147,7 +147,7 @@ fn missing_keys_take_the_defaults_of_transformers() {
     assert_eq!((llama.bos_id, llama.eos_ids, llama.rope.base), (Some(1), vec![2], 10000.0));
     let qwen = read(r#"{"model_type": "qwen2"}"#);
     assert_eq!((qwen.dense_intermediate, qwen.bos_id, qwen.eos_ids), (22016, None, vec![]));
-    assert_eq!(error(r#"{"model_type": "deepseek_v2"}"#), "config.json lacks `num_experts_per_tok`");
+    assert_eq!(error(r#"{"model_type": "deepseek_v2"}"#), "the key `num_experts_per_tok` is missing");
     assert_eq!(read(&without("deepseek-v3", "num_nextn_predict_layers")).mtp_depth, 0);
 }
 
@@ -173,7 +173,7 @@ fn unknown_keys_are_noted_once() {
 fn files_that_are_no_configuration() {
     assert_eq!(error("{"), "config.json is not valid JSON: EOF while parsing an object at line 1 column 1");
     assert_eq!(error("[1]"), "config.json holds a list where an object was expected");
-    assert_eq!(error("{}"), "config.json lacks `model_type`");
+    assert_eq!(error("{}"), "the key `model_type` is missing");
     assert_eq!(error(r#"{"model_type": 3}"#), "`model_type` is 3, expected a string");
     assert_eq!(
         error(r#"{"model_type": "mamba"}"#),
@@ -416,7 +416,7 @@ fn contradictions_in_rotary_embeddings_are_refused() {
             &[("rope_parameters", json!({"rope_theta": 10000.0}))],
             "`rope_parameters.rope_theta` is 10000, which contradicts `rope_theta` = 100000: they are the same number",
         ),
-        ("smollm2-135m", &[("rope_scaling", json!({"type": "linear"}))], "config.json lacks `rope_scaling.factor`"),
+        ("smollm2-135m", &[("rope_scaling", json!({"type": "linear"}))], "the key `rope_scaling.factor` is missing"),
     ]);
 }
 

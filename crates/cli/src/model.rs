@@ -1,0 +1,194 @@
+//! MODEL on the command line: a run, a Hugging Face directory, or a GGUF file.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result};
+use wels_data::tokenizer::{GgufVocabulary, TokenKind, Tokenizer};
+use wels_model::config::{ModelConfig, Note};
+use wels_model::gguf::{GgufFile, Metadata, Value};
+use wels_model::params::Params;
+use wels_model::weights::{Files, Sink, open_dir};
+use wels_runs::checkpoint;
+
+use crate::failure::refuse;
+
+/// Where a model is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Location {
+    /// A directory with `config.json` and safetensors files: as named, or the newest checkpoint of the run named.
+    Directory(PathBuf),
+    /// A GGUF file, or the first part of one.
+    Gguf(PathBuf),
+}
+
+/// Finds the model that the command line means.
+pub fn locate(model: &Path) -> Result<Location> {
+    if model.is_file() && model.extension().is_some_and(|extension| extension.eq_ignore_ascii_case("gguf")) {
+        return Ok(Location::Gguf(model.to_path_buf()));
+    }
+    let stage = model.join("pretrain");
+    if model.join("run.json").is_file() && stage.is_dir() {
+        let newest = checkpoint::latest(&stage)?;
+        let none = || refuse(format!("the run {} has no checkpoint yet", model.display()), "let it train first");
+        return Ok(Location::Directory(newest.ok_or_else(none)?.path));
+    }
+    if !model.join("config.json").is_file() {
+        let message = format!("{} is no model", model.display());
+        let hint = "give a directory with config.json and safetensors files, a run, or a .gguf file";
+        return Err(refuse(message, hint));
+    }
+    Ok(Location::Directory(model.to_path_buf()))
+}
+
+/// A model whose files have been opened and fit each other.
+pub struct OpenModel {
+    /// What it is.
+    pub config: ModelConfig,
+    /// Where its numbers are.
+    pub weights: Weights,
+    /// `None` if there is none beside the weights.
+    pub tokenizer: Option<Tokenizer>,
+}
+
+/// The weights of a model, mapped.
+pub enum Weights {
+    /// Safetensors files.
+    Files(Files),
+    /// A GGUF file.
+    Gguf(GgufFile),
+}
+
+impl OpenModel {
+    /// Opens the model at `location`; says on stderr what of its files is ignored.
+    pub fn open(location: &Location) -> Result<OpenModel> {
+        match location {
+            Location::Directory(folder) => {
+                let (config, files, notes) = open_dir(folder)?;
+                report(&notes);
+                let has_tokenizer = folder.join("tokenizer.json").is_file();
+                let tokenizer = has_tokenizer.then(|| Tokenizer::load(folder)).transpose()?;
+                Ok(OpenModel { config, weights: Weights::Files(files), tokenizer })
+            }
+            Location::Gguf(path) => {
+                let (config, file, notes) = GgufFile::open_model(path)?;
+                report(&notes);
+                let tokenizer = gguf_tokenizer(&file)?;
+                Ok(OpenModel { config, weights: Weights::Gguf(file), tokenizer })
+            }
+        }
+    }
+
+    /// All weights as f32.
+    pub fn params(&self) -> Result<Params> {
+        let mut params = Params::zeros(&self.config);
+        self.weights
+            .load(&self.config, &mut |param, first_row, _, values| params.set_rows(param, first_row, values))?;
+        Ok(params)
+    }
+}
+
+impl Weights {
+    /// Hands all weights to `sink` as f32.
+    pub fn load(&self, config: &ModelConfig, sink: &mut Sink<'_>) -> Result<()> {
+        match self {
+            Weights::Files(files) => _ = files.load(config, sink)?,
+            Weights::Gguf(file) => _ = file.load(config, sink)?,
+        }
+        Ok(())
+    }
+}
+
+/// The configuration of the model at `location`, without a look at its weights.
+pub fn read_config(location: &Location) -> Result<ModelConfig> {
+    let (config, notes) = match location {
+        Location::Directory(folder) => read_config_file(&folder.join("config.json"))?,
+        Location::Gguf(path) => GgufFile::open(path)?.config()?,
+    };
+    report(&notes);
+    Ok(config)
+}
+
+/// A `config.json`.
+pub fn read_config_file(file: &Path) -> Result<(ModelConfig, Vec<Note>)> {
+    let text = std::fs::read_to_string(file).with_context(|| format!("cannot read {}", file.display()))?;
+    ModelConfig::from_hf_json(&text).with_context(|| format!("cannot use {}", file.display()))
+}
+
+/// All weights of a directory, for a configuration that is known.
+pub fn load_params(folder: &Path, config: &ModelConfig) -> Result<Params> {
+    let mut params = Params::zeros(config);
+    Files::open(folder)?.load(config, &mut |param, first_row, _, values| params.set_rows(param, first_row, values))?;
+    Ok(params)
+}
+
+/// Says what was ignored.
+pub fn report(notes: &[Note]) {
+    notes.iter().for_each(|note| eprintln!("note: {note}"));
+}
+
+/// The tokenizer of a GGUF file; `None` if it has none.
+pub fn gguf_tokenizer(file: &GgufFile) -> Result<Option<Tokenizer>> {
+    let cannot = || format!("cannot use the tokenizer of {}", file.path().display());
+    match vocabulary(&file.metadata()).with_context(cannot)? {
+        Some(vocabulary) => Tokenizer::from_gguf(&vocabulary).map(Some).with_context(cannot),
+        None => Ok(None),
+    }
+}
+
+/// The `tokenizer.*` keys.
+fn vocabulary(metadata: &Metadata) -> Result<Option<GgufVocabulary>> {
+    let bad = |key: &str, value: &Value, expected: &str| {
+        refuse(format!("`{key}` is {value}, expected {expected}"), "the file is damaged, or made by a faulty program")
+    };
+    let text = |key: &str| match metadata.get(key) {
+        None => Ok(None),
+        Some(value) => {
+            value.as_str().map(|text| Some(text.to_owned())).ok_or_else(|| bad(key, &value, "a string in UTF-8"))
+        }
+    };
+    let id = |key: &str| match metadata.get(key) {
+        None => Ok(None),
+        Some(value) => match value.as_u64().and_then(|id| u32::try_from(id).ok()) {
+            Some(id) => Ok(Some(id)),
+            None => Err(bad(key, &value, "a token id")),
+        },
+    };
+    let flag = |key: &str| match metadata.get(key) {
+        None => Ok(None),
+        Some(value) => value.as_bool().map(Some).ok_or_else(|| bad(key, &value, "true or false")),
+    };
+    let texts = |key: &str| -> Result<Vec<String>> {
+        let Some(value) = metadata.get(key) else { return Ok(Vec::new()) };
+        let array = value.as_array().ok_or_else(|| bad(key, &value, "a list"))?;
+        let text = |value: Value| {
+            value.as_str().map(str::to_owned).ok_or_else(|| bad(key, &value, "only strings in UTF-8 in the list"))
+        };
+        array.iter().map(text).collect()
+    };
+    let kinds = |key: &str| -> Result<Vec<TokenKind>> {
+        let Some(value) = metadata.get(key) else { return Ok(Vec::new()) };
+        let array = value.as_array().ok_or_else(|| bad(key, &value, "a list"))?;
+        let kind = |value: Value| {
+            let kind = value.as_u64().and_then(TokenKind::from_id);
+            kind.ok_or_else(|| bad(key, &value, "only types from 1 to 6 in the list"))
+        };
+        array.iter().map(kind).collect()
+    };
+    let Some(model) = text("tokenizer.ggml.model")? else { return Ok(None) };
+    if model == "no_vocab" || model == "none" {
+        return Ok(None);
+    }
+    Ok(Some(GgufVocabulary {
+        model,
+        pre: text("tokenizer.ggml.pre")?,
+        tokens: texts("tokenizer.ggml.tokens")?,
+        kinds: kinds("tokenizer.ggml.token_type")?,
+        merges: texts("tokenizer.ggml.merges")?,
+        bos: id("tokenizer.ggml.bos_token_id")?,
+        eos: id("tokenizer.ggml.eos_token_id")?,
+        pad: id("tokenizer.ggml.padding_token_id")?,
+        add_bos: flag("tokenizer.ggml.add_bos_token")?,
+        add_eos: flag("tokenizer.ggml.add_eos_token")?,
+        chat_template: text("tokenizer.chat_template")?,
+    }))
+}

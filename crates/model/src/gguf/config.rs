@@ -1,0 +1,454 @@
+//! Metadata → [`ModelConfig`], by way of `config.json`.
+//!
+//! llama.cpp's converter renames the keys of a `config.json`; reading renames them back, so that one reader
+//! ([`ModelConfig::from_hf_json`]) knows all limits and contradictions, and messages name the file's own keys. What
+//! files say with tensors instead of keys (tied head, biases, vocabulary, Llama 3.1's rotary factors) is looked up
+//! there.
+
+use serde_json::{Map, Value as Json, json};
+
+use super::metadata::Value;
+use super::{GgufError, GgufFile, names, rope};
+use crate::config::{Attention, ConfigError, Family, ModelConfig, Note, RopeLayout, RopeScaling};
+
+/// Keys after the architecture's name, and their names in `config.json`.
+pub(super) const COMMON: &[(&str, &str, Presence)] = &[
+    ("block_count", "num_hidden_layers", Presence::Required),
+    ("context_length", "max_position_embeddings", Presence::Required),
+    ("embedding_length", "hidden_size", Presence::Required),
+    ("feed_forward_length", "intermediate_size", Presence::Required),
+    ("attention.head_count", "num_attention_heads", Presence::Required),
+    ("attention.layer_norm_rms_epsilon", "rms_norm_eps", Presence::Required),
+    ("rope.freq_base", "rope_theta", Presence::Optional),
+];
+
+/// Those of grouped-query attention.
+pub(super) const GQA: &[(&str, &str, Presence)] = &[
+    ("attention.head_count_kv", "num_key_value_heads", Presence::Optional),
+    ("attention.key_length", "head_dim", Presence::Optional),
+];
+
+/// Those of latent attention and experts.
+pub(super) const DEEPSEEK: &[(&str, &str, Presence)] = &[
+    ("attention.kv_lora_rank", "kv_lora_rank", Presence::Required),
+    ("rope.dimension_count", "qk_rope_head_dim", Presence::Required),
+    ("expert_count", "n_routed_experts", Presence::Required),
+    ("expert_used_count", "num_experts_per_tok", Presence::Required),
+    ("expert_shared_count", "n_shared_experts", Presence::Required),
+    ("expert_feed_forward_length", "moe_intermediate_size", Presence::Required),
+    ("leading_dense_block_count", "first_k_dense_replace", Presence::Optional),
+    ("expert_group_count", "n_group", Presence::Optional),
+    ("expert_group_used_count", "topk_group", Presence::Optional),
+    ("expert_weights_scale", "routed_scaling_factor", Presence::Optional),
+    ("expert_weights_norm", "norm_topk_prob", Presence::Optional),
+];
+
+/// Names for messages of keys that are read one by one below.
+const RENAMED: &[(&str, &str)] = &[
+    ("attention.q_lora_rank", "q_lora_rank"),
+    ("attention.key_length_mla", "qk_nope_head_dim"),
+    ("attention.value_length_mla", "v_head_dim"),
+    ("rope.scaling.factor", "rope_scaling.factor"),
+    ("rope.scaling.original_context_length", "rope_scaling.original_max_position_embeddings"),
+    ("rope.scaling.yarn_beta_fast", "rope_scaling.beta_fast"),
+    ("rope.scaling.yarn_beta_slow", "rope_scaling.beta_slow"),
+    ("rope.scaling.yarn_log_multiplier", "rope_scaling.mscale_all_dim"),
+];
+
+/// Whether a key has a default.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Presence {
+    Required,
+    Optional,
+}
+
+/// Keys of other architectures that change the arithmetic, with the value at which they change nothing.
+const FOREIGN: &[(&str, f64)] = &[
+    ("attention.clamp_kqv", 0.0),
+    ("attention.max_alibi_bias", 0.0),
+    ("attention.output_scale", 1.0),
+    ("attention.scale", 0.0),
+    ("attention.sliding_window", 0.0),
+    ("attention.temperature_length", 0.0),
+    ("attention.temperature_scale", 0.0),
+    ("attention.value_scale", 1.0),
+    ("attn_logit_softcapping", 0.0),
+    ("embedding_scale", 1.0),
+    ("expert_group_scale", 1.0),
+    ("final_logit_softcapping", 0.0),
+    ("hyper_connection.count", 0.0),
+    ("logit_scale", 1.0),
+    ("moe_latent_size", 0.0),
+    ("residual_scale", 1.0),
+    ("rope.scale_linear", 1.0),
+    ("rope.scaling.alpha", 0.0),
+    ("rope.scaling.attn_factor", 1.0),
+    ("rope.scaling.yarn_attn_factor", 1.0),
+    ("rope.scaling.yarn_ext_factor", 1.0),
+    ("router_logit_softcapping", 0.0),
+    ("swin_norm", 0.0),
+];
+
+/// Keys that say nothing about the arithmetic, or what the tensors say as well.
+const IRRELEVANT: &[&str] =
+    &["attention.causal", "attention.head_count_kv", "rope.scaling.finetuned", "tensor_data_layout", "vocab_size"];
+
+pub fn read(file: &GgufFile) -> Result<(ModelConfig, Vec<Note>), GgufError> {
+    let architecture = file.metadata().get("general.architecture");
+    let word = architecture.and_then(|value| value.as_str()).unwrap_or_default().to_owned();
+    if !["llama", "qwen2", "deepseek2"].contains(&&word[..]) {
+        let found = word.chars().take(60).collect();
+        return Err(GgufError::Architecture { path: file.path().to_owned(), found });
+    }
+    let mut reader = Reader { file, architecture: word, json: Map::new(), read: Vec::new(), notes: Vec::new() };
+    let result = reader.model();
+    result.map(|config| (config, reader.notes)).map_err(|source| file.config_error(source))
+}
+
+struct Reader<'a> {
+    file: &'a GgufFile,
+    architecture: String,
+    /// What a `config.json` would say.
+    json: Map<String, Json>,
+    /// Keys that have been looked at, without the architecture's name.
+    read: Vec<&'static str>,
+    notes: Vec<Note>,
+}
+
+impl Reader<'_> {
+    fn model(&mut self) -> Result<ModelConfig, ConfigError> {
+        let deepseek = self.architecture == "deepseek2";
+        for (key, name, presence) in COMMON.iter().chain(if deepseek { DEEPSEEK } else { GQA }) {
+            self.copy(key, name, *presence)?;
+        }
+        self.foreign()?;
+        if deepseek {
+            self.deepseek()?
+        } else {
+            self.dense()?
+        };
+        let mut base = self.json.get("rope_theta").and_then(Json::as_f64).unwrap_or(10_000.0);
+        self.scaling(deepseek)?;
+        self.vocabulary()?;
+        let text = Json::Object(self.json.clone()).to_string();
+        let (mut config, notes) = ModelConfig::from_hf_json(&text).map_err(|error| self.renamed(error))?;
+        self.notes.extend(notes);
+        if let Attention::Gqa { o_bias, head_dim, .. } = &mut config.attention {
+            *o_bias = self.file.dims("blk.0.attn_output.bias").is_some();
+            let dim = *head_dim;
+            self.check_head(dim)?;
+            base = base.max(1.0);
+            self.rope_factors(&mut config.rope.scaling, dim, base)?;
+        }
+        if config.family == Family::Llama {
+            // The converter reorders the rows of query and key for ggml's rotation of neighbours.
+            config.rope.layout = RopeLayout::Interleaved;
+        }
+        self.unknown();
+        Ok(config)
+    }
+
+    fn full(&self, key: &str) -> String {
+        format!("{}.{key}", self.architecture)
+    }
+
+    fn get(&mut self, key: &'static str) -> Option<Value<'_>> {
+        self.read.push(key);
+        self.file.metadata().get(&self.full(key))
+    }
+
+    /// A value as JSON; a list of equal values, one for each layer, as one of them.
+    fn json(&mut self, key: &'static str) -> Result<Option<Json>, ConfigError> {
+        let name = self.full(key);
+        let Some(value) = self.get(key) else { return Ok(None) };
+        let value = match value.as_array() {
+            None => value,
+            Some(array) => {
+                let mut elements = array.iter();
+                let first = elements.next();
+                match first.filter(|first| elements.all(|element| element == *first)) {
+                    Some(first) => first,
+                    None => return Err(unsupported(name, &value, "only layers that are all alike are implemented")),
+                }
+            }
+        };
+        let json = match value {
+            Value::Unsigned(number) => json!(number),
+            Value::Signed(number) => json!(number),
+            Value::Bool(flag) => json!(flag),
+            Value::String(_) => json!(value.as_str()),
+            Value::Single(_) | Value::Double(_) => json!(value.as_f64()),
+            Value::Array(_) => Json::Null,
+        };
+        if json.is_null() {
+            return Err(unsupported(name, &value, "it has to be a number or a word"));
+        }
+        Ok(Some(json))
+    }
+
+    fn copy(&mut self, key: &'static str, name: &'static str, presence: Presence) -> Result<(), ConfigError> {
+        match self.json(key)? {
+            Some(value) => _ = self.json.insert(name.to_owned(), value),
+            None if presence == Presence::Required => return Err(ConfigError::Missing { key: self.full(key) }),
+            None => {}
+        }
+        Ok(())
+    }
+
+    fn integer(&mut self, key: &'static str) -> Result<Option<u64>, ConfigError> {
+        let name = self.full(key);
+        match self.get(key) {
+            None => Ok(None),
+            Some(value) => match value.as_u64() {
+                Some(number) => Ok(Some(number)),
+                None => Err(ConfigError::Type { key: name, value: value.to_string(), expected: "a whole number" }),
+            },
+        }
+    }
+
+    fn real(&mut self, key: &'static str) -> Result<Option<f64>, ConfigError> {
+        let name = self.full(key);
+        match self.get(key) {
+            None => Ok(None),
+            Some(value) => match value.as_f64().filter(|number| number.is_finite()) {
+                Some(number) => Ok(Some(number)),
+                None => Err(ConfigError::Type { key: name, value: value.to_string(), expected: "a number" }),
+            },
+        }
+    }
+
+    fn put(&mut self, name: &str, value: Json) {
+        self.json.insert(name.to_owned(), value);
+    }
+
+    fn dense(&mut self) -> Result<(), ConfigError> {
+        let experts = self.integer("expert_count")?.unwrap_or(0);
+        if experts > 0 {
+            let value = Value::Unsigned(experts);
+            return Err(unsupported(self.full("expert_count"), &value, "of experts, only deepseek2's are implemented"));
+        }
+        self.integer("expert_used_count")?;
+        self.put("model_type", json!(self.architecture));
+        let bias = self.file.dims("blk.0.attn_q.bias").is_some();
+        self.put("attention_bias", json!(bias || self.architecture == "qwen2"));
+        Ok(())
+    }
+
+    /// The widths of a head that other keys repeat.
+    fn check_head(&mut self, head_dim: usize) -> Result<(), ConfigError> {
+        for key in ["attention.value_length", "rope.dimension_count"] {
+            if self.integer(key)?.is_some_and(|width| width != head_dim as u64) {
+                let why = "heads have one width for keys and values, and all of it rotates";
+                let value = self.get(key).map_or(Value::Unsigned(0), |value| value).to_string();
+                return Err(ConfigError::Unsupported { key: self.full(key), value, why });
+            }
+        }
+        Ok(())
+    }
+
+    fn deepseek(&mut self) -> Result<(), ConfigError> {
+        self.mtp()?;
+        let q_lora_rank = self.integer("attention.q_lora_rank")?.filter(|rank| *rank > 0);
+        self.put("q_lora_rank", json!(q_lora_rank));
+        // Since the two halves of kv_b_proj are stored apart, the plain keys have the widths of the absorbed form.
+        let mut width = |mla, plain| -> Result<u64, ConfigError> {
+            let (new, old) = (self.integer(mla)?, self.integer(plain)?);
+            new.or(old).ok_or_else(|| ConfigError::Missing { key: self.full(mla) })
+        };
+        let qk = width("attention.key_length_mla", "attention.key_length")?;
+        let v = width("attention.value_length_mla", "attention.value_length")?;
+        let rope = self.integer("rope.dimension_count")?.unwrap_or(0);
+        let Some(nope) = qk.checked_sub(rope).filter(|nope| *nope > 0) else {
+            return Err(ConfigError::Contradiction {
+                key: self.full("attention.key_length_mla"),
+                value: qk.to_string(),
+                other: self.full("rope.dimension_count"),
+                other_value: rope.to_string(),
+                why: "a part of a key has no position",
+            });
+        };
+        self.put("qk_nope_head_dim", json!(nope));
+        self.put("v_head_dim", json!(v));
+        self.router()
+    }
+
+    /// Layers for multi-token prediction are not read from GGUF.
+    fn mtp(&mut self) -> Result<(), ConfigError> {
+        let depth = self.integer("nextn_predict_layers")?.unwrap_or(0);
+        let Some(layers) = self.json.get("num_hidden_layers").and_then(Json::as_u64) else { return Ok(()) };
+        if depth > 0 && depth < layers {
+            self.put("num_hidden_layers", json!(layers - depth));
+            self.notes.push(Note(format!("the file's {depth} layers for multi-token prediction are ignored")));
+        }
+        Ok(())
+    }
+
+    fn router(&mut self) -> Result<(), ConfigError> {
+        // Files from before V3 do not say that they mean softmax.
+        let family = match self.integer("expert_gating_func")? {
+            None | Some(0 | 1) => Family::DeepseekV2,
+            Some(2) => Family::DeepseekV3,
+            Some(other) => {
+                let why = "experts are gated by softmax (1) or sigmoid (2)";
+                return Err(unsupported(self.full("expert_gating_func"), &Value::Unsigned(other), why));
+            }
+        };
+        self.put("model_type", json!(family.model_type()));
+        if self.json.get("routed_scaling_factor").is_none_or(|scale| scale.as_f64() == Some(0.0)) {
+            self.put("routed_scaling_factor", json!(1.0));
+        }
+        self.json.entry("norm_topk_prob").or_insert(json!(false));
+        self.json.entry("first_k_dense_replace").or_insert(json!(0));
+        let groups = self.json.get("n_group").and_then(Json::as_u64);
+        match family {
+            Family::DeepseekV3 if groups.is_none() => {
+                self.put("n_group", json!(1));
+                self.put("topk_group", json!(1));
+                self.notes.push(Note("the file names no groups of experts; tokens choose among all".to_owned()));
+            }
+            Family::DeepseekV2 if groups.is_some_and(|groups| groups > 1) => {
+                self.put("topk_method", json!("group_limited_greedy"));
+            }
+            _ => {}
+        }
+        Ok(())
+    }
+
+    fn scaling(&mut self, deepseek: bool) -> Result<(), ConfigError> {
+        let factor = self.real("rope.scaling.factor")?;
+        let original = self.integer("rope.scaling.original_context_length")?;
+        let [fast, slow, log_multiplier] =
+            ["rope.scaling.yarn_beta_fast", "rope.scaling.yarn_beta_slow", "rope.scaling.yarn_log_multiplier"]
+                .map(|key| self.real(key));
+        let (fast, slow, log_multiplier) = (fast?, slow?, log_multiplier?);
+        let name = self.full("rope.scaling.type");
+        let value =
+            self.get("rope.scaling.type").map(|value| (value.as_str().unwrap_or("?").to_owned(), value.to_string()));
+        let (word, shown) = value.unwrap_or_else(|| ("linear".to_owned(), String::new()));
+        let scaling = match &word[..] {
+            "none" => return Ok(()),
+            "linear" if factor.is_none_or(|factor| factor == 0.0 || factor == 1.0) => return Ok(()),
+            "linear" => json!({"type": "linear", "factor": factor}),
+            "yarn" => {
+                let mut scaling = json!({"type": "yarn", "factor": factor});
+                for (key, value) in [
+                    ("original_max_position_embeddings", json!(original)),
+                    ("beta_fast", json!(fast)),
+                    ("beta_slow", json!(slow)),
+                ] {
+                    if !value.is_null() {
+                        scaling[key] = value;
+                    }
+                }
+                if deepseek {
+                    let mscale = self.mscale(log_multiplier)?;
+                    scaling["mscale"] = json!(mscale);
+                    scaling["mscale_all_dim"] = json!(mscale);
+                } else if log_multiplier.is_some_and(|multiplier| multiplier != 0.0) {
+                    let key = self.full("rope.scaling.yarn_log_multiplier");
+                    let value = Value::Double(log_multiplier.unwrap_or(0.0));
+                    return Err(unsupported(key, &value, "it is implemented for deepseek2 only"));
+                }
+                scaling
+            }
+            _ => {
+                let why = "the types of rotary scaling are none, linear and yarn";
+                return Err(ConfigError::Unsupported { key: name, value: shown, why });
+            }
+        };
+        self.put("rope_scaling", scaling);
+        Ok(())
+    }
+
+    /// `mscale_all_dim`, which the converter writes times 0.1; `mscale` is not written and taken to be the same, as it
+    /// is in all published models and in llama.cpp.
+    fn mscale(&self, log_multiplier: Option<f64>) -> Result<f64, ConfigError> {
+        let key = self.full("rope.scaling.yarn_log_multiplier");
+        let multiplier = log_multiplier.ok_or(ConfigError::Missing { key })?;
+        Ok((multiplier * 1e7).round() / 1e6)
+    }
+
+    fn rope_factors(&mut self, scaling: &mut RopeScaling, dim: usize, base: f64) -> Result<(), ConfigError> {
+        let Some(divisors) = self.file.floats(names::ROPE_FREQS) else { return Ok(()) };
+        let found = rope::from_divisors(&divisors, dim, base);
+        let refuse = |why| ConfigError::Unsupported {
+            key: names::ROPE_FREQS.to_owned(),
+            value: format!("a list of {}", divisors.len()),
+            why,
+        };
+        if *scaling != RopeScaling::None {
+            return Err(refuse("only one change of the rotary frequencies is implemented"));
+        }
+        *scaling = found.ok_or_else(|| refuse("the divisors are not those of Llama 3.1's scaling"))?;
+        Ok(())
+    }
+
+    fn vocabulary(&mut self) -> Result<(), ConfigError> {
+        let Some([_, rows]) = self.file.dims(names::EMBEDDING) else {
+            return Err(ConfigError::Missing { key: names::EMBEDDING.to_owned() });
+        };
+        let rows = *rows;
+        self.put("vocab_size", json!(rows));
+        self.put("tie_word_embeddings", json!(self.file.dims(names::HEAD).is_none()));
+        let metadata = self.file.metadata();
+        let id = |key: &str| metadata.get(&format!("tokenizer.ggml.{key}_token_id")).and_then(|value| value.as_u64());
+        let ends: Vec<u64> = id("eos").into_iter().chain(id("eot").filter(|eot| id("eos") != Some(*eot))).collect();
+        let (bos, pad) = (id("bos"), id("padding"));
+        self.put("bos_token_id", json!(bos));
+        self.put("eos_token_id", json!(ends));
+        self.put("pad_token_id", json!(pad));
+        Ok(())
+    }
+
+    fn foreign(&mut self) -> Result<(), ConfigError> {
+        for (key, neutral) in FOREIGN {
+            let name = self.full(key);
+            let Some(value) = self.get(key) else { continue };
+            let holds = value.as_f64() == Some(*neutral) || value.as_bool() == Some(false);
+            if !holds {
+                return Err(unsupported(name, &value, "it belongs to an architecture that is not implemented"));
+            }
+        }
+        Ok(())
+    }
+
+    /// Keys of the architecture that nothing has looked at.
+    fn unknown(&mut self) {
+        let prefix = self.full("");
+        for key in self.file.metadata().keys() {
+            let Some(short) = key.strip_prefix(&prefix) else { continue };
+            if !self.read.contains(&short) && !IRRELEVANT.contains(&short) {
+                let value = self.file.metadata().get(key).map_or(String::new(), |value| value.to_string());
+                self.notes.push(Note(format!("unknown key `{key}` = {value} is ignored")));
+            }
+        }
+    }
+
+    /// An error about a key of `config.json`, with the key of this file.
+    fn renamed(&self, mut error: ConfigError) -> ConfigError {
+        let rename = |key: &mut String| {
+            let tables = COMMON.iter().chain(DEEPSEEK).chain(GQA).map(|(there, here, _)| (*there, *here));
+            let head_dim = (self.architecture == "deepseek2").then_some("head_dim");
+            let found = tables.chain(RENAMED.iter().copied()).find(|(_, here)| here == key && Some(*here) != head_dim);
+            if let Some((there, _)) = found {
+                *key = self.full(there);
+            }
+        };
+        match &mut error {
+            ConfigError::Missing { key }
+            | ConfigError::Type { key, .. }
+            | ConfigError::Range { key, .. }
+            | ConfigError::Unsupported { key, .. } => rename(key),
+            ConfigError::Contradiction { key, other, .. } => {
+                rename(key);
+                rename(other);
+            }
+            _ => {}
+        }
+        error
+    }
+}
+
+fn unsupported(key: String, value: &Value<'_>, why: &'static str) -> ConfigError {
+    ConfigError::Unsupported { key, value: value.to_string(), why }
+}
