@@ -3,6 +3,7 @@
 mod bits;
 mod config;
 mod count;
+mod gguf;
 mod golden;
 mod gradients;
 mod oracle;
