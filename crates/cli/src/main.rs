@@ -10,6 +10,8 @@ mod plan;
 
 mod score;
 
+mod convert;
+
 mod bench;
 
 mod model;
@@ -46,6 +48,8 @@ enum Verb {
     Plan(plan::Args),
     /// Log-probabilities of a text under a model
     Score(score::Args),
+    /// Turn a model into a Hugging Face directory or a GGUF file
+    Convert(convert::Args),
     /// Measure this machine
     Bench(bench::Args),
 }
@@ -78,6 +82,7 @@ fn dispatch(cli: Cli) -> anyhow::Result<()> {
         Verb::Run(args) => run::run(&args),
         Verb::Plan(args) => plan::plan(&args),
         Verb::Score(args) => score::score(&args),
+        Verb::Convert(args) => convert::convert(&args),
         Verb::Bench(args) => bench::bench(&args),
     }
 }

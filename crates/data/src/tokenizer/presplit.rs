@@ -103,9 +103,15 @@ pub(super) fn name_of(file: &Value) -> Option<&'static str> {
     };
     let whole_words = file["model"]["ignore_merges"].as_bool().unwrap_or(false);
     let same = |splitting: Splitting| {
-        splitting.expressions == expressions && splitting.nfc == nfc && splitting.whole_words == whole_words
+        let cuts = splitting.expressions.iter().map(|e| spelled_out(e)).eq(expressions.iter().map(|e| spelled_out(e)));
+        cuts && splitting.nfc == nfc && splitting.whole_words == whole_words
     };
     NAMES.iter().find(|(_, splitting)| same(splitting())).map(|(names, _)| names[0])
+}
+
+/// Some files have the characters of a line's end in an expression, some their names.
+fn spelled_out(expression: &str) -> String {
+    expression.replace('\r', r"\r").replace('\n', r"\n")
 }
 
 /// The expressions of a pre-tokenizer that only cuts and maps bytes.

@@ -2,6 +2,7 @@
 
 mod chat;
 mod corpus;
+mod gguf;
 mod golden;
 mod loader;
 mod oracle;

@@ -55,7 +55,6 @@ pub(super) fn from_id(id: u32) -> Option<BlockType> {
 }
 
 /// The number of a type.
-#[cfg(test)]
 pub(super) fn id(kind: BlockType) -> u32 {
     NAMES.iter().position(|name| *name == kind.name()).expect("every type has a number") as u32
 }

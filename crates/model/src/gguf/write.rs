@@ -42,7 +42,10 @@ enum Content {
     /// A parameter of [`param_specs`].
     Param(usize),
     /// The query or key rows of a parameter, reordered for the rotation of neighbours.
-    Interleaved { param: usize, head_dim: usize },
+    Interleaved {
+        param: usize,
+        head_dim: usize,
+    },
     /// Of `kv_b_proj`, the keys of all heads, each transposed.
     Keys(usize),
     /// Of `kv_b_proj`, the values of all heads.
@@ -263,14 +266,8 @@ fn entries(config: &ModelConfig, kind: BlockType) -> Vec<Entry> {
         config.rope.scaling
     {
         let dim = config.attention.rope_dim();
-        let numbers = rope::divisors(
-            dim,
-            config.rope.base,
-            factor,
-            low_freq_factor,
-            high_freq_factor,
-            original_max_positions,
-        );
+        let numbers =
+            rope::divisors(dim, config.rope.base, factor, low_freq_factor, high_freq_factor, original_max_positions);
         let expected = Expected { name: names::ROPE_FREQS.to_owned(), dims: vec![dim as u64 / 2] };
         entries.push(Entry { expected, kind: BlockType::F32, content: Content::Numbers(numbers) });
     }

@@ -16,7 +16,7 @@ use wels_model::weights::{self, WeightsError};
 const ALL_BYTES: u64 = u64::MAX;
 
 /// A tiny model of each family: MLA with and without query latent, both routers, MTP, biases, tied and untied heads.
-fn tiny_configs() -> Vec<ModelConfig> {
+pub fn tiny_configs() -> Vec<ModelConfig> {
     let deepseek = json!({
         "hidden_size": 12, "num_hidden_layers": 2, "num_attention_heads": 2, "vocab_size": 20, "intermediate_size": 10,
         "kv_lora_rank": 6, "qk_nope_head_dim": 4, "qk_rope_head_dim": 2, "v_head_dim": 4, "q_lora_rank": null,
@@ -46,7 +46,7 @@ fn tiny_configs() -> Vec<ModelConfig> {
 }
 
 /// Values between -1 and 1 that a wrong order, offset or transposition would show.
-fn made_up(config: &ModelConfig) -> Vec<Vec<f32>> {
+pub fn made_up(config: &ModelConfig) -> Vec<Vec<f32>> {
     let specs = names::param_specs(config);
     let value = |param: usize, i: usize| ((param * 7919 + i * 104_729) % 2003) as f32 / 1001.0 - 1.0;
     specs.iter().enumerate().map(|(param, spec)| (0..spec.len()).map(|i| value(param, i)).collect()).collect()
