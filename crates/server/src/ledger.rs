@@ -18,6 +18,7 @@ use thiserror::Error;
 
 use crate::keys::{self, Secret};
 use crate::money::{Nanos, Prices, Tokens};
+pub(crate) use clerk::now_unix_ms;
 pub use clerk::{Clerk, ClerkError};
 use sql::{Database, Durability, Row, Value};
 

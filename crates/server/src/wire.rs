@@ -19,7 +19,7 @@ mod reply;
 pub use chat::{ChatRequest, Prefix};
 pub use completion::{CompletionRequest, Prompt};
 pub use error::ApiError;
-pub use reply::{CallDelta, ChatDelta, Choice, ChoiceLogprobs, Head, Reply, TokenLogprob, UsageCounts};
+pub use reply::{CallDelta, Candidate, ChatDelta, Choice, ChoiceLogprobs, Head, Reply, TokenLogprob, UsageCounts};
 pub use sampling::{Format, SamplingFields, StreamMode};
 pub use tools::{Tool, ToolChoice};
 

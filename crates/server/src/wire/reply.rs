@@ -45,28 +45,38 @@ impl UsageCounts {
     }
 }
 
-/// The log-probability of a token.
+/// The log-probability of a token that was chosen.
 #[derive(Clone, Debug, PartialEq)]
 pub struct TokenLogprob {
-    /// As text.
-    pub token: String,
-    /// Natural logarithm.
-    pub logprob: f32,
+    /// It.
+    pub chosen: Candidate,
     /// Likeliest tokens, the likeliest first.
-    pub top: Vec<(String, f32)>,
+    pub top: Vec<Candidate>,
     /// Whether the token is part of the reasoning.
     pub reasoning: bool,
 }
 
+/// A token that could be chosen.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Candidate {
+    /// As text; where it is a part of a character, with U+FFFD.
+    pub token: String,
+    /// Exactly.
+    pub bytes: Vec<u8>,
+    /// Natural logarithm.
+    pub logprob: f32,
+}
+
+impl Candidate {
+    fn to_json(&self) -> Value {
+        json!({"token": self.token, "logprob": finite(self.logprob), "bytes": self.bytes})
+    }
+}
+
 impl TokenLogprob {
     fn to_json(&self) -> Value {
-        let entry = |token: &str, logprob: f32| {
-            // A part of a character has no text of its own, and its bytes are not known here.
-            let bytes = (!token.contains('\u{fffd}')).then_some(token.as_bytes());
-            json!({"token": token, "logprob": finite(logprob), "bytes": bytes})
-        };
-        let mut value = entry(&self.token, self.logprob);
-        value["top_logprobs"] = self.top.iter().map(|(token, logprob)| entry(token, *logprob)).collect();
+        let mut value = self.chosen.to_json();
+        value["top_logprobs"] = self.top.iter().map(Candidate::to_json).collect();
         value
     }
 }
@@ -101,17 +111,17 @@ impl ChoiceLogprobs {
     fn completion_json(&self) -> Value {
         let offsets = self.tokens.iter().scan(self.offset, |offset, token| {
             let begin = *offset;
-            *offset += token.token.len();
+            *offset += token.chosen.token.len();
             Some(begin)
         });
         let offsets: Vec<usize> = offsets.collect();
         let top = |token: &TokenLogprob| -> Value {
-            let entries = token.top.iter().map(|(token, logprob)| (token.clone(), json!(finite(*logprob))));
+            let entries = token.top.iter().map(|top| (top.token.clone(), json!(finite(top.logprob))));
             Value::Object(entries.collect::<Map<_, _>>())
         };
         json!({
-            "tokens": self.tokens.iter().map(|token| &token.token).collect::<Vec<_>>(),
-            "token_logprobs": self.tokens.iter().map(|token| finite(token.logprob)).collect::<Vec<_>>(),
+            "tokens": self.tokens.iter().map(|token| &token.chosen.token).collect::<Vec<_>>(),
+            "token_logprobs": self.tokens.iter().map(|token| finite(token.chosen.logprob)).collect::<Vec<_>>(),
             "top_logprobs": self.tokens.iter().map(top).collect::<Vec<_>>(),
             "text_offset": offsets,
         })

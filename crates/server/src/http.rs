@@ -1,0 +1,18 @@
+//! HTTP: routes, keys, limits on what a connection may do, the life of the process.
+
+mod app;
+
+mod body;
+
+mod generate;
+
+mod metrics;
+
+mod pages;
+
+mod serve;
+
+mod sse;
+
+pub use app::{App, Settings};
+pub use serve::{Hangup, Shutdown, serve};

@@ -1,0 +1,322 @@
+//! From a request of the API to requests of the engine: template, token ids, constraints, limits.
+
+use std::sync::Arc;
+
+use serde_json::{Value, json};
+use wels_data::chat::{ChatError, RenderOptions};
+use wels_data::{ChatTemplate, Message, Tokenizer};
+use wels_engine::{Constraint, Request, Sampling};
+
+use crate::answer::{Answer, Start, ToolFormat};
+use crate::wire::{ApiError, ChatRequest, CompletionRequest, Format, Prefix, Prompt, SamplingFields, Tool, ToolChoice};
+
+const THINK_BEGIN: &str = "<think>";
+const THINK_END: &str = "</think>";
+
+/// The model that is served, as far as it is not the engine's business.
+pub struct Served {
+    /// By which clients may ask for it; the first one is listed.
+    pub names: Vec<String>,
+    /// Its own.
+    pub tokenizer: Arc<Tokenizer>,
+    /// `None`: chat is refused.
+    pub template: Option<ChatTemplate>,
+    /// The template's text; empty without one.
+    pub template_source: String,
+    /// Tokens that end an answer.
+    pub stop_tokens: Vec<u32>,
+    /// Tokens that prompt and answer may have together.
+    pub context: usize,
+    /// The most tokens of an answer, and their number where a request does not say.
+    pub output_tokens_max: usize,
+    /// Names the weights and the version of the program.
+    pub fingerprint: String,
+    /// When it was made ready, in seconds since 1970.
+    pub created_unix_s: i64,
+}
+
+/// Requests for the engine that answer one request of the API.
+pub struct Plan {
+    /// A prompt's answers follow one another.
+    pub requests: Vec<Request>,
+    /// Answers to each prompt.
+    pub n: usize,
+    /// Where each answer begins.
+    start: Start,
+    format: Option<ToolFormat>,
+    tools: Vec<String>,
+    given: String,
+    /// Whether an answer ends with its first call.
+    pub single_call: bool,
+}
+
+impl Plan {
+    /// What reads an answer.
+    pub fn answer(&self) -> Answer {
+        Answer::new(self.start, self.format, self.tools.clone(), &self.given)
+    }
+
+    /// Tokens of all prompts, each counted once.
+    pub fn prompt_tokens(&self) -> usize {
+        self.requests.iter().step_by(self.n).map(|request| request.prompt.len()).sum()
+    }
+
+    /// The most tokens of all answers.
+    pub fn output_tokens_max(&self) -> usize {
+        self.requests.iter().map(|request| request.max_tokens).sum()
+    }
+}
+
+impl Served {
+    /// Whether clients may ask for it by this name.
+    pub fn is_named(&self, name: &str) -> bool {
+        self.names.iter().any(|known| known == name)
+    }
+
+    /// Whether its thinking is told apart from its answers.
+    fn thinks(&self) -> bool {
+        self.tokenizer.special().think_end.is_some() || self.template_source.contains(THINK_END)
+    }
+
+    /// Plans the answers to a conversation.
+    pub fn plan_chat(&self, request: &ChatRequest, now_unix_s: i64) -> Result<Plan, ApiError> {
+        let callable = request.tool_choice != ToolChoice::None;
+        let format = callable.then(|| self.tool_format()).transpose()?;
+        let mut prompt = self.render(request, format, now_unix_s)?;
+        let opened = prompt.trim_end().ends_with(THINK_BEGIN);
+        let start = match (self.thinks(), opened) {
+            (false, _) => Start::Plain,
+            (true, false) => Start::Open,
+            (true, true) => Start::Thinking,
+        };
+        let must_call = format.filter(|_| matches!(request.tool_choice, ToolChoice::Required | ToolChoice::Named(_)));
+        let mut given = String::new();
+        let mut constraint = None;
+        match (must_call, &request.format) {
+            (Some(format), _) => {
+                given = format.around_name().0;
+                constraint = Some(call_grammar(format, &request.tools, &request.tool_choice));
+            }
+            (None, Format::JsonObject) => constraint = Some(Constraint::JsonObject),
+            (None, Format::JsonSchema(schema)) => constraint = Some(Constraint::JsonSchema(schema.to_string())),
+            (None, Format::Text) => {}
+        }
+        // An answer that is constrained from its first token, or whose beginning is given, has no room to think.
+        let start = match &request.prefix {
+            Some(prefix) => self.continue_prefix(&mut prompt, prefix, start),
+            None if constraint.is_some() && start == Start::Thinking => {
+                prompt += &format!("\n{THINK_END}\n\n");
+                Start::Plain
+            }
+            None if constraint.is_some() => Start::Plain,
+            None => start,
+        };
+        prompt += &given;
+        let ids = self.tokenizer.encode(&prompt).map_err(|error| ApiError::invalid(error.to_string()))?;
+        let requests =
+            self.requests(vec![ids], &request.sampling, request.logprobs, constraint.as_ref(), "messages")?;
+        Ok(Plan {
+            requests,
+            n: request.sampling.n as usize,
+            start,
+            format,
+            tools: request.tools.iter().map(|tool| tool.name.clone()).collect(),
+            given,
+            single_call: !request.parallel_tool_calls || must_call.is_some(),
+        })
+    }
+
+    /// Plans the continuations of texts.
+    pub fn plan_completion(&self, request: &CompletionRequest) -> Result<Plan, ApiError> {
+        let ids: Vec<Vec<u32>> = request
+            .prompts
+            .iter()
+            .map(|prompt| match (prompt, &request.suffix) {
+                (Prompt::Ids(ids), _) => Ok(ids.clone()),
+                (Prompt::Text(text), None) => self.encode(text),
+                (Prompt::Text(text), Some(suffix)) => self.fill_in(text, suffix),
+            })
+            .collect::<Result<_, _>>()?;
+        let requests = self.requests(ids, &request.sampling, request.logprobs, None, "prompt")?;
+        let n = request.sampling.n as usize;
+        let (start, given) = (Start::Plain, String::new());
+        Ok(Plan { requests, n, start, format: None, tools: Vec::new(), given, single_call: false })
+    }
+
+    /// A text with what the tokenizer puts before every text.
+    fn encode(&self, text: &str) -> Result<Vec<u32>, ApiError> {
+        let ids = self.tokenizer.encode_with_added(text).map_err(|error| ApiError::invalid(error.to_string()))?;
+        // An empty prompt begins a text, if the model knows how texts begin.
+        let bos = self.tokenizer.special().bos;
+        Ok(if ids.is_empty() { bos.into_iter().collect() } else { ids })
+    }
+
+    /// Prefix, suffix, then what is between them (DeepSeek-Coder's PSM form).
+    fn fill_in(&self, prefix: &str, suffix: &str) -> Result<Vec<u32>, ApiError> {
+        let special = self.tokenizer.special();
+        let (Some(begin), Some(hole), Some(end)) = (special.fim_begin, special.fim_hole, special.fim_end) else {
+            return Err(ApiError::param(
+                "suffix",
+                "This model's tokenizer has no tokens to fill in between two texts.",
+            ));
+        };
+        let text =
+            |text: &str| self.tokenizer.encode_ordinary(text).map_err(|error| ApiError::invalid(error.to_string()));
+        let mut ids: Vec<u32> = special.bos.into_iter().chain([begin]).collect();
+        ids.extend(text(prefix)?);
+        ids.push(hole);
+        ids.extend(text(suffix)?);
+        ids.push(end);
+        Ok(ids)
+    }
+
+    fn tool_format(&self) -> Result<ToolFormat, ApiError> {
+        let none = || ApiError::param("tools", "This model's chat template has no form for calls of tools.");
+        ToolFormat::of_template(&self.template_source).ok_or_else(none)
+    }
+
+    fn render(&self, request: &ChatRequest, format: Option<ToolFormat>, now_unix_s: i64) -> Result<String, ApiError> {
+        let Some(template) = &self.template else {
+            return Err(ApiError::param("model", "This model has no chat template: use `completions`."));
+        };
+        let mut options = RenderOptions { add_generation_prompt: true, now_unix_s, ..RenderOptions::default() };
+        let mut messages = request.messages.clone();
+        if ToolFormat::of_template(&self.template_source) != Some(ToolFormat::DeepSeek) {
+            messages.iter_mut().for_each(parse_arguments);
+        }
+        let render = |messages: &[Message], options: &RenderOptions| {
+            template.render(messages, options).map_err(|error| match error {
+                ChatError::Tokenizer(_) => ApiError::invalid(error.to_string()),
+                error => ApiError::param("messages", error.to_string()),
+            })
+        };
+        if format.is_none() {
+            return render(&messages, &options);
+        }
+        let without = render(&messages, &options)?;
+        options.tools = request.tools.iter().map(|tool| tool.definition.clone()).collect();
+        let with = render(&messages, &options)?;
+        if with != without {
+            return Ok(with);
+        }
+        // DeepSeek-V3's and R1's own templates write calls and say nothing of the tools.
+        messages.insert(0, Message::new("system", &tools_text(&request.tools)));
+        render(&messages, &options)
+    }
+
+    /// Puts the beginning of an answer behind its prompt.
+    fn continue_prefix(&self, prompt: &mut String, prefix: &Prefix, start: Start) -> Start {
+        match (start, &prefix.reasoning) {
+            (Start::Thinking, reasoning) => {
+                let reasoning = reasoning.as_deref().unwrap_or_default();
+                *prompt += &format!("{reasoning}\n{THINK_END}\n\n");
+            }
+            (Start::Open, Some(reasoning)) => {
+                *prompt += &format!("{THINK_BEGIN}\n{reasoning}\n{THINK_END}\n\n");
+            }
+            (Start::Open | Start::Plain, _) => {}
+        }
+        *prompt += &prefix.content;
+        Start::Plain
+    }
+
+    fn requests(
+        &self,
+        prompts: Vec<Vec<u32>>,
+        sampling: &SamplingFields,
+        logprobs: Option<usize>,
+        constraint: Option<&Constraint>,
+        param: &str,
+    ) -> Result<Vec<Request>, ApiError> {
+        let mut requests = Vec::new();
+        let seed = match sampling.seed {
+            Some(seed) => seed,
+            None => getrandom::u64().map_err(|_| ApiError::internal("The system has no random numbers."))?,
+        };
+        for prompt in prompts {
+            let room = self.context.saturating_sub(prompt.len());
+            let wanted = sampling.max_tokens.unwrap_or(self.output_tokens_max.min(room.max(1)));
+            if wanted > self.output_tokens_max {
+                let limit = self.output_tokens_max;
+                return Err(ApiError::param(
+                    "max_tokens",
+                    format!("{wanted} is more than the {limit} of this server."),
+                ));
+            }
+            if wanted > room {
+                let error = ApiError::context_length(format!(
+                    "The prompt has {} tokens and the answer may have {wanted}; the model's context is {} tokens.",
+                    prompt.len(),
+                    self.context
+                ));
+                return Err(ApiError { param: Some(param.to_owned()), ..error });
+            }
+            for choice in 0..sampling.n {
+                requests.push(Request {
+                    sampling: engine_sampling(sampling, seed),
+                    choice,
+                    stop_tokens: self.stop_tokens.clone(),
+                    stop: sampling.stop.clone(),
+                    logprobs,
+                    constraint: constraint.cloned(),
+                    ..Request::new(prompt.clone(), wanted)
+                });
+            }
+        }
+        Ok(requests)
+    }
+}
+
+fn engine_sampling(sampling: &SamplingFields, seed: u64) -> Sampling {
+    Sampling {
+        temperature: sampling.temperature,
+        top_k: sampling.top_k,
+        top_p: sampling.top_p,
+        min_p: sampling.min_p,
+        repetition_penalty: sampling.repetition_penalty,
+        presence_penalty: sampling.presence_penalty,
+        frequency_penalty: sampling.frequency_penalty,
+        logit_bias: sampling.logit_bias.clone(),
+        seed,
+    }
+}
+
+/// Templates other than DeepSeek's print arguments as JSON themselves. What is no JSON stays text.
+fn parse_arguments(message: &mut Message) {
+    let Some(Value::Array(calls)) = message.other.get_mut("tool_calls") else { return };
+    for call in calls {
+        let arguments = &mut call["function"]["arguments"];
+        if let Some(parsed) = arguments.as_str().and_then(|text| serde_json::from_str(text).ok()) {
+            *arguments = parsed;
+        }
+    }
+}
+
+/// The tools, for models whose template leaves them out. The words are those of DeepSeek-V3.1's template.
+fn tools_text(tools: &[Tool]) -> String {
+    let mut text = "## Tools\nYou have access to the following tools:\n".to_owned();
+    for tool in tools {
+        let description = tool.definition["function"]["description"].as_str().unwrap_or_default();
+        text += &format!("\n### {}\nDescription: {description}\n\nParameters: {}\n", tool.name, tool.parameters);
+    }
+    let (before, between) = ToolFormat::DeepSeek.around_name();
+    text += &format!(
+        "\nIMPORTANT: ALWAYS adhere to this exact format for tool use:\n\
+         {before}tool_call_name{between}tool_call_arguments\n```<｜tool▁call▁end｜><｜tool▁calls▁end｜>\n"
+    );
+    text
+}
+
+/// A grammar of one call, from the function's name on; what stands before it is given with the prompt.
+fn call_grammar(format: ToolFormat, tools: &[Tool], choice: &ToolChoice) -> Constraint {
+    let allowed: Vec<&Tool> =
+        tools.iter().filter(|tool| !matches!(choice, ToolChoice::Named(name) if *name != tool.name)).collect();
+    let between = json!(format.around_name().1);
+    let starts: Vec<String> = (0..allowed.len()).map(|at| format!("call{at}")).collect();
+    let mut grammar = format!("start: {}\n", starts.join(" | "));
+    for (at, tool) in allowed.iter().enumerate() {
+        grammar += &format!("call{at}: {} {between} arguments{at}\n", json!(tool.name));
+        grammar += &format!("arguments{at}: %json {}\n", tool.parameters);
+    }
+    Constraint::Lark(grammar)
+}

@@ -1,0 +1,280 @@
+//! The thread that owns the engine: requests go in through a channel, each request's events come out through one of its
+//! own.
+
+use std::collections::HashMap;
+use std::sync::mpsc as commands;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use tokio::sync::{mpsc, oneshot};
+use wels_engine::{Engine, Event, Refusal, Request, RequestId, Status};
+
+/// Events of one request that may wait for it; a request that lets more wait is cancelled.
+const EVENTS_MAX: usize = 4096;
+/// Weight of the newest request in the mean of how long requests run.
+const NEWEST: f64 = 0.1;
+/// How long a request runs, as long as none has ended. A guess.
+const RUN_GUESS_S: f64 = 5.0;
+
+/// What the worker needs of an engine. Tests put another one in its place.
+pub trait Backend: Send + 'static {
+    /// Takes a request.
+    fn enqueue(&mut self, request: Request) -> Result<RequestId, Refusal>;
+    /// Ends a request with the next step.
+    fn cancel(&mut self, id: RequestId) -> bool;
+    /// Does some work.
+    fn step(&mut self) -> Vec<Event>;
+    /// Whether there is nothing to do and nothing to report.
+    fn is_idle(&self) -> bool;
+    /// What it is at.
+    fn status(&self) -> Status;
+}
+
+impl Backend for Engine {
+    fn enqueue(&mut self, request: Request) -> Result<RequestId, Refusal> {
+        Engine::enqueue(self, request)
+    }
+
+    fn cancel(&mut self, id: RequestId) -> bool {
+        Engine::cancel(self, id)
+    }
+
+    fn step(&mut self) -> Vec<Event> {
+        Engine::step(self)
+    }
+
+    fn is_idle(&self) -> bool {
+        Engine::is_idle(self)
+    }
+
+    fn status(&self) -> Status {
+        Engine::status(self)
+    }
+}
+
+/// Something that happened to one of a ticket's requests.
+pub struct Signal {
+    /// Which one, from 0.
+    pub choice: usize,
+    /// What.
+    pub event: Event,
+}
+
+/// Why a ticket was not given.
+pub enum Denied {
+    /// By the engine.
+    Refused(Refusal),
+    /// The engine's thread has ended.
+    Gone,
+}
+
+enum Command {
+    Enqueue { requests: Vec<Request>, reply: oneshot::Sender<Result<Ticket, Refusal>> },
+    Cancel(Vec<RequestId>),
+}
+
+/// A place in the engine for some requests that belong together. Dropping it cancels them.
+pub struct Ticket {
+    /// In the order of the requests.
+    pub ids: Vec<RequestId>,
+    /// Ends early if the requests were cancelled for not being read, or if the engine's thread ended.
+    pub events: mpsc::Receiver<Signal>,
+    commands: commands::Sender<Command>,
+}
+
+impl Ticket {
+    /// Ends one of the requests with the next step.
+    pub fn cancel(&self, choice: usize) {
+        let _ = self.commands.send(Command::Cancel(vec![self.ids[choice]]));
+    }
+}
+
+impl Drop for Ticket {
+    fn drop(&mut self) {
+        // Requests that have ended are unknown to the engine; cancelling them does nothing.
+        let _ = self.commands.send(Command::Cancel(std::mem::take(&mut self.ids)));
+    }
+}
+
+/// What the engine was at after its last step.
+#[derive(Clone, Debug, Default)]
+pub struct Snapshot {
+    /// Its own account.
+    pub status: Status,
+    /// Since when the step under way has been running.
+    pub stepping_since: Option<Instant>,
+    /// The time that all steps took.
+    pub step_time: Duration,
+    /// Whether its thread has ended.
+    pub gone: bool,
+    /// Mean over the last requests, in seconds from their first token to their last one.
+    run_s: Option<f64>,
+}
+
+impl Snapshot {
+    /// How many requests begin before this one; `None` if it has begun, or has ended.
+    pub fn queue_position(&self, id: RequestId) -> Option<usize> {
+        self.status.waiting.iter().position(|waiting| *waiting == id)
+    }
+
+    /// How long it will be until the request at a position of the queue begins, from how long requests ran lately and
+    /// how many run at once.
+    pub fn wait_s(&self, position: usize) -> f64 {
+        let at_once = self.status.running.max(1) as f64;
+        self.run_s.unwrap_or(RUN_GUESS_S) * (position + 1) as f64 / at_once
+    }
+
+    /// [`Self::wait_s`] in whole seconds, at least one.
+    pub fn retry_after_s(&self, position: usize) -> u64 {
+        (self.wait_s(position).ceil() as u64).max(1)
+    }
+
+    /// Whether the engine works, or has nothing to do; `stuck_after`: a step does not take longer.
+    pub fn is_healthy(&self, stuck_after: Duration) -> bool {
+        !self.gone && self.stepping_since.is_none_or(|since| since.elapsed() < stuck_after)
+    }
+}
+
+/// A handle to the thread, which lives as long as the program.
+#[derive(Clone)]
+pub struct Worker {
+    commands: commands::Sender<Command>,
+    snapshot: Arc<Mutex<Snapshot>>,
+}
+
+impl Worker {
+    /// Starts the thread.
+    pub fn start(backend: impl Backend) -> std::io::Result<Worker> {
+        let (sender, receiver) = commands::channel();
+        let snapshot = Arc::new(Mutex::new(Snapshot { status: backend.status(), ..Snapshot::default() }));
+        let worker = Worker { commands: sender, snapshot: Arc::clone(&snapshot) };
+        let sender = worker.commands.clone();
+        std::thread::Builder::new().name("engine".to_owned()).spawn(move || {
+            let _gone = Gone(Arc::clone(&snapshot));
+            Loop { backend, routes: HashMap::new(), snapshot, run_s: None }.run(&receiver, &sender);
+        })?;
+        Ok(worker)
+    }
+
+    /// Hands in requests, all or none.
+    pub async fn submit(&self, requests: Vec<Request>) -> Result<Ticket, Denied> {
+        let (reply, answer) = oneshot::channel();
+        self.commands.send(Command::Enqueue { requests, reply }).map_err(|_| Denied::Gone)?;
+        answer.await.map_err(|_| Denied::Gone)?.map_err(Denied::Refused)
+    }
+
+    /// What the engine was at after its last step.
+    pub fn snapshot(&self) -> Snapshot {
+        lock(&self.snapshot).clone()
+    }
+}
+
+/// Says that the thread has ended, however it did.
+struct Gone(Arc<Mutex<Snapshot>>);
+
+impl Drop for Gone {
+    fn drop(&mut self) {
+        lock(&self.0).gone = true;
+    }
+}
+
+/// What a thread that panicked left is still a snapshot.
+fn lock(snapshot: &Mutex<Snapshot>) -> MutexGuard<'_, Snapshot> {
+    snapshot.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Where a request's events go.
+struct Route {
+    events: mpsc::Sender<Signal>,
+    choice: usize,
+    begun: Option<Instant>,
+}
+
+struct Loop<B> {
+    backend: B,
+    routes: HashMap<RequestId, Route>,
+    snapshot: Arc<Mutex<Snapshot>>,
+    run_s: Option<f64>,
+}
+
+impl<B: Backend> Loop<B> {
+    fn run(&mut self, receiver: &commands::Receiver<Command>, sender: &commands::Sender<Command>) {
+        loop {
+            if self.backend.is_idle() {
+                let Ok(command) = receiver.recv() else { return };
+                self.perform(command, sender);
+            }
+            for command in receiver.try_iter() {
+                self.perform(command, sender);
+            }
+            if !self.backend.is_idle() {
+                self.step();
+            }
+        }
+    }
+
+    fn perform(&mut self, command: Command, sender: &commands::Sender<Command>) {
+        match command {
+            Command::Enqueue { requests, reply } => {
+                let ticket = self.enqueue(requests, sender);
+                self.publish(Duration::ZERO);
+                // Whoever asked may be gone; then the ticket is dropped here, which cancels.
+                let _ = reply.send(ticket);
+            }
+            Command::Cancel(ids) => {
+                for id in ids {
+                    self.backend.cancel(id);
+                }
+            }
+        }
+    }
+
+    fn enqueue(&mut self, requests: Vec<Request>, sender: &commands::Sender<Command>) -> Result<Ticket, Refusal> {
+        let (events, receiver) = mpsc::channel(EVENTS_MAX);
+        let mut ticket = Ticket { ids: Vec::new(), events: receiver, commands: sender.clone() };
+        for (choice, request) in requests.into_iter().enumerate() {
+            let id = self.backend.enqueue(request)?;
+            ticket.ids.push(id);
+            self.routes.insert(id, Route { events: events.clone(), choice, begun: None });
+        }
+        Ok(ticket)
+    }
+
+    fn step(&mut self) {
+        let begin = Instant::now();
+        lock(&self.snapshot).stepping_since = Some(begin);
+        let events = self.backend.step();
+        for event in events {
+            self.deliver(event);
+        }
+        self.publish(begin.elapsed());
+    }
+
+    fn deliver(&mut self, event: Event) {
+        let (id, ended) = match &event {
+            Event::Token(token) => (token.id, false),
+            Event::Finished(finished) => (finished.id, true),
+        };
+        let Some(route) = self.routes.get_mut(&id) else { return };
+        let begun = *route.begun.get_or_insert_with(Instant::now);
+        let unread = route.events.try_send(Signal { choice: route.choice, event }).is_err();
+        if ended {
+            let run_s = begun.elapsed().as_secs_f64();
+            self.run_s = Some(self.run_s.map_or(run_s, |mean| mean + NEWEST * (run_s - mean)));
+        } else if unread {
+            self.backend.cancel(id);
+        }
+        if ended || unread {
+            self.routes.remove(&id);
+        }
+    }
+
+    fn publish(&mut self, step: Duration) {
+        let status = self.backend.status();
+        let mut snapshot = lock(&self.snapshot);
+        snapshot.status = status;
+        snapshot.stepping_since = None;
+        snapshot.step_time += step;
+        snapshot.run_s = self.run_s;
+    }
+}

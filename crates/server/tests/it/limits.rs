@@ -1,0 +1,101 @@
+//! Limits of keys, money, sizes and times.
+
+use std::io::{Read, Write};
+use std::time::Duration;
+
+use serde_json::json;
+use wels_server::http::Settings;
+use wels_server::ledger::Limits;
+
+use crate::lab::{CONTEXT, Response, Setup, chat_body};
+
+#[test]
+fn too_many_requests_are_told_when_to_come_again() {
+    let lab =
+        Setup { limits: Limits { requests_per_minute: Some(2), ..Limits::default() }, ..Setup::default() }.start();
+    for _ in 0..2 {
+        assert_eq!(lab.chat(json!({"max_tokens": 2})).status, 200);
+    }
+    let refused = lab.chat(json!({"max_tokens": 2}));
+    assert_eq!(refused.status, 429);
+    let seconds: u64 = refused.header("retry-after").unwrap().parse().unwrap();
+    assert!((1..=60).contains(&seconds));
+}
+
+#[test]
+fn an_empty_balance_is_a_402_and_nothing_is_reserved_for_good() {
+    let budget = Some("0.0001".parse().unwrap());
+    let lab = Setup { limits: Limits { budget, ..Limits::default() }, ..Setup::default() }.start();
+    let dear = lab.chat(json!({"max_tokens": 200}));
+    assert_eq!((dear.status, dear.json()["error"]["code"].as_str()), (402, Some("insufficient_balance")));
+    let mut paid = 0;
+    while lab.chat(json!({"max_tokens": 20})).status == 200 {
+        paid += 1;
+        assert!(paid < 20, "the budget does not end");
+    }
+    assert!(paid > 0);
+    let entries = lab.settled();
+    assert_eq!(entries.len(), paid);
+    let balance = lab.get("/user/balance").json();
+    let left: f64 = balance["balance_infos"][0]["total_balance"].as_str().unwrap().parse().unwrap();
+    assert!((0.0..0.0001).contains(&left), "{balance}");
+}
+
+#[test]
+fn what_does_not_fit_is_refused() {
+    let lab =
+        Setup { settings: Settings { body_bytes_max: 20_000, ..Settings::default() }, ..Setup::default() }.start();
+    let long = "fish ".repeat(CONTEXT);
+    let refused = lab.chat(json!({"messages": [{"role": "user", "content": long}]}));
+    assert_eq!((refused.status, refused.json()["error"]["code"].as_str()), (400, Some("context_length_exceeded")));
+    let refused = lab.chat(json!({"max_tokens": 257}));
+    assert_eq!((refused.status, refused.param().as_str()), (400, "max_tokens"));
+    let huge = vec![b' '; 1 << 20];
+    assert_eq!(lab.request("POST", "/v1/chat/completions", &lab.key, &huge).status, 413);
+    assert_eq!(lab.chat(json!({"max_tokens": 2})).status, 200, "others are unharmed");
+}
+
+#[test]
+fn slow_heads_and_bodies_are_given_up() {
+    let patience = Duration::from_millis(300);
+    let settings = Settings { header_patience: patience, body_patience: patience, ..Settings::default() };
+    let lab = Setup { settings, ..Setup::default() }.start();
+    let mut head = lab.connect();
+    head.write_all(b"POST /v1/chat/completions HTTP/1.1\r\nHost: ").unwrap();
+    let mut rest = Vec::new();
+    let _ = head.read_to_end(&mut rest); // ends, or the test's own timeout fails it
+    let mut body = lab.connect();
+    let text = format!(
+        "POST /v1/chat/completions HTTP/1.1\r\nHost: t\r\nConnection: close\r\nAuthorization: Bearer {}\r\n\
+         Content-Length: 100\r\n\r\n{{",
+        lab.key
+    );
+    body.write_all(text.as_bytes()).unwrap();
+    assert_eq!(Response::read(body).status, 408);
+}
+
+#[test]
+fn connections_above_the_limit_get_an_answer() {
+    let lab = Setup { settings: Settings { connections_max: 1, ..Settings::default() }, ..Setup::default() }.start();
+    let mut first = lab.connect();
+    first.write_all(b"GET /health HTTP/1.1\r\nHost: t\r\n\r\n").unwrap();
+    let mut byte = [0];
+    first.read_exact(&mut byte).unwrap(); // so it holds its place
+    let refused = Response::read(lab.connect());
+    assert_eq!((refused.status, refused.header("retry-after")), (503, Some("1")));
+    assert_eq!(refused.json()["error"]["code"], "overloaded");
+    drop(first);
+}
+
+#[test]
+fn a_client_that_leaves_pays_for_what_it_was_sent() {
+    let lab = Setup::default().start();
+    let body = chat_body(json!({"max_tokens": 256, "stream": true, "logit_bias": {}})).to_string();
+    let mut stream = lab.send("POST", "/v1/chat/completions", &lab.key, body.as_bytes());
+    let mut some = [0; 600];
+    stream.read_exact(&mut some).unwrap();
+    drop(stream);
+    let entries = lab.settled();
+    assert_eq!(entries.len(), 1);
+    assert!(entries[0].tokens.output > 0 && entries[0].tokens.output <= 256);
+}

@@ -1,0 +1,13 @@
+//! The server from outside, over sockets: what clients get, and what the ledger holds afterwards.
+
+mod lab;
+
+mod api;
+
+mod limits;
+
+mod overload;
+
+mod pages;
+
+mod browser;

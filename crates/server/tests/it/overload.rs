@@ -1,0 +1,143 @@
+//! More than can be done; engines that stand still; the end of the server.
+
+use std::io::Read;
+use std::sync::{Arc, Mutex};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use serde_json::json;
+use wels_engine::{Engine, Event, Options, Refusal, Request, RequestId, Status};
+use wels_server::http::Settings;
+use wels_server::worker::Backend;
+
+use crate::lab::{Response, Setup, chat_body, tiny};
+
+/// An engine that waits where a test wants it to.
+struct Gated {
+    engine: Engine,
+    gate: Arc<Mutex<()>>,
+}
+
+impl Backend for Gated {
+    fn enqueue(&mut self, request: Request) -> Result<RequestId, Refusal> {
+        self.engine.enqueue(request)
+    }
+
+    fn cancel(&mut self, id: RequestId) -> bool {
+        self.engine.cancel(id)
+    }
+
+    fn step(&mut self) -> Vec<Event> {
+        drop(self.gate.lock());
+        self.engine.step()
+    }
+
+    fn is_idle(&self) -> bool {
+        self.engine.is_idle()
+    }
+
+    fn status(&self) -> Status {
+        self.engine.status()
+    }
+}
+
+fn gated(setup: Setup) -> (crate::lab::Lab, Arc<Mutex<()>>) {
+    let loaded = tiny();
+    let gate = Arc::new(Mutex::new(()));
+    let engine = Engine::new(loaded.clone(), setup.options.clone()).unwrap();
+    let backend = Gated { engine, gate: Arc::clone(&gate) };
+    (setup.start_with(backend, loaded.tokenizer.unwrap()), gate)
+}
+
+#[test]
+fn every_request_is_finished_or_refused_with_a_time_and_none_is_billed_twice() {
+    let options = Options { max_running: 2, max_waiting: 4, cache_bytes: 4 << 20, ..Options::default() };
+    let lab = Arc::new(Setup { options, ..Setup::default() }.start());
+    let clients: Vec<_> = (0..40u64)
+        .map(|client| {
+            let lab = Arc::clone(&lab);
+            thread::spawn(move || {
+                let stream = client % 2 == 0;
+                lab.chat(json!({"max_tokens": 40, "seed": client, "stream": stream}))
+            })
+        })
+        .collect();
+    let responses: Vec<Response> = clients.into_iter().map(|client| client.join().unwrap()).collect();
+    let (done, refused): (Vec<_>, Vec<_>) = responses.iter().partition(|response| response.status == 200);
+    assert_eq!(done.len() + refused.len(), 40);
+    assert!(!done.is_empty() && !refused.is_empty(), "{} done, {} refused", done.len(), refused.len());
+    for response in refused {
+        assert_eq!(response.status, 503, "{response:?}");
+        assert!(response.header("retry-after").unwrap().parse::<u64>().unwrap() > 0);
+    }
+    let mut sent: Vec<u64> = done
+        .iter()
+        .map(|response| match response.head.contains("event-stream") {
+            true => response.events().last().unwrap()["usage"]["completion_tokens"].as_u64().unwrap(),
+            false => response.json()["usage"]["completion_tokens"].as_u64().unwrap(),
+        })
+        .collect();
+    let settled = lab.settled();
+    let charged = settled.iter().filter(|entry| entry.outcome.as_deref() == Some("done"));
+    let mut charged: Vec<u64> = charged.map(|entry| entry.tokens.output).collect();
+    sent.sort();
+    charged.sort();
+    assert_eq!(sent, charged);
+    assert!(settled.iter().all(|entry| entry.outcome.as_deref() == Some("done") || entry.cost.0 == 0));
+}
+
+#[test]
+fn an_engine_that_stands_still_shows() {
+    let settings = Settings {
+        stuck_after: Duration::from_millis(100),
+        keep_alive: Duration::from_millis(50),
+        ..Settings::default()
+    };
+    let options = Options { max_running: 1, cache_bytes: 4 << 20, ..Options::default() };
+    let (lab, gate) = gated(Setup { settings, options, ..Setup::default() });
+    let closed = gate.lock().unwrap();
+    let body = chat_body(json!({"max_tokens": 4, "stream": true})).to_string();
+    let first = lab.send("POST", "/v1/chat/completions", &lab.key, body.as_bytes());
+    thread::sleep(Duration::from_millis(400));
+    let health = lab.get("/health");
+    assert_eq!((health.status, health.json()["status"].as_str()), (503, Some("the engine does not move")));
+    drop(closed);
+    let first = Response::read(first);
+    assert!(first.body.starts_with(": "), "signs of life while it waited: {}", first.body);
+    assert_eq!(first.events().last().unwrap()["usage"]["completion_tokens"], 4);
+    assert_eq!(lab.get("/health").status, 200);
+}
+
+#[test]
+fn a_reader_that_stays_away_is_given_up() {
+    let settings = Settings { reader_patience: Duration::from_millis(200), ..Settings::default() };
+    let lab = Setup { settings, ..Setup::default() }.start();
+    // Much more than the sockets' buffers hold: log-probabilities of 20 tokens with each of 16 · 256.
+    let body = chat_body(json!({"max_tokens": 256, "n": 16, "stream": true, "logprobs": true, "top_logprobs": 20}));
+    let mut stream = lab.send("POST", "/v1/chat/completions", &lab.key, body.to_string().as_bytes());
+    let entries = lab.settled();
+    let outcome = entries[0].outcome.as_deref();
+    let mut rest = Vec::new();
+    let _ = stream.read_to_end(&mut rest);
+    // Where buffers are large enough to take it all, there was nothing to give up.
+    assert!(outcome == Some("slow_reader") || rest.ends_with(b"0\r\n\r\n"), "{outcome:?}, {} bytes", rest.len());
+}
+
+#[test]
+fn the_end_waits_for_requests_under_way_and_takes_no_new_ones() {
+    let (mut lab, gate) = gated(Setup::default());
+    let closed = gate.lock().unwrap();
+    let body = chat_body(json!({"max_tokens": 8, "stream": true})).to_string();
+    let stream = lab.send("POST", "/v1/chat/completions", &lab.key, body.as_bytes());
+    let begin = Instant::now();
+    while lab.ledger().entries().unwrap().is_empty() {
+        assert!(begin.elapsed() < Duration::from_secs(20), "the request does not begin");
+        thread::sleep(Duration::from_millis(5));
+    }
+    lab.shutdown.ask();
+    drop(closed);
+    assert_eq!(Response::read(stream).events().last().unwrap()["usage"]["completion_tokens"], 8);
+    lab.join();
+    assert!(std::net::TcpStream::connect(lab.address).is_err());
+    assert_eq!(lab.settled()[0].tokens.output, 8);
+}
