@@ -20,6 +20,10 @@ pub mod number;
 
 pub mod expression;
 
+pub mod maths;
+
+pub mod jail;
+
 pub mod arithmetic;
 
 pub mod countdown;
