@@ -32,6 +32,8 @@ pub enum AnswerStyle {
     LastNumber,
     /// All of it.
     Whole,
+    /// The last fenced block of code; without one all of it, its indentation kept.
+    Code,
 }
 
 /// The form that completions should have.
@@ -198,6 +200,10 @@ fn find_answer(rest: &str, style: AnswerStyle) -> Result<&str, Fault> {
         }
         AnswerStyle::LastNumber => last_number(rest).ok_or(Fault::NoAnswer)?,
         AnswerStyle::Whole => rest,
+        AnswerStyle::Code => {
+            let code = last_block(rest).trim_start_matches(['\n', '\r']).trim_end();
+            return if code.trim().is_empty() { Err(Fault::AnswerEmpty) } else { Ok(code) };
+        }
     };
     let answer = answer.trim();
     if answer.is_empty() { Err(Fault::AnswerEmpty) } else { Ok(answer) }
@@ -257,6 +263,16 @@ fn balanced(text: &str) -> Option<(&str, usize)> {
         }
     }
     None
+}
+
+/// The last fenced block that is closed, without its language.
+fn last_block(text: &str) -> &str {
+    let block = || {
+        let (before, _) = text.rsplit_once("```")?;
+        let (_, block) = before.rsplit_once("```")?;
+        Some(block.split_once('\n')?.1)
+    };
+    block().unwrap_or(text)
 }
 
 /// The last number, with its sign, commas and decimal point.

@@ -24,6 +24,16 @@ pub mod maths;
 
 pub mod jail;
 
+pub mod records;
+
+pub mod listed;
+
+pub mod benchmarks;
+
+pub mod file;
+
+pub mod external;
+
 pub mod arithmetic;
 
 pub mod countdown;
@@ -31,5 +41,7 @@ pub mod countdown;
 mod draw;
 
 pub use completion::{AnswerStyle, Format, Thinking};
+pub use jail::Jail;
+pub use listed::Listed;
 pub use prompt::{Presentation, Style};
 pub use task::{Grade, Item, Prompt, Reason, Reference, Reward, RewardWeights, Split, Task, TaskError};

@@ -56,7 +56,7 @@ pub fn r1_zero(question: &str) -> String {
     format!(
         "A conversation between User and Assistant. The user asks a question, and the Assistant solves it. The \
          assistant first thinks about the reasoning process in the mind and then provides the user with the answer. \
-         The reasoning process and answer are enclosed within <think> </think> and <answer> </answer> tags, respectively, \
-         i.e., <think> reasoning process here </think> <answer> answer here </answer>. User: {question}. Assistant:"
+         The reasoning process and answer are enclosed within <think> </think> and <answer> </answer> tags, \
+         respectively, i.e., <think> reasoning process here </think> <answer> answer here </answer>. User: {question}. Assistant:"
     )
 }

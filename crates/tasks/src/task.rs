@@ -3,7 +3,10 @@
 use crate::number::Rational;
 use wels_data::Message;
 
+use std::path::PathBuf;
+
 use crate::completion::{Completion, Fault, Format};
+use crate::jail::JailError;
 use crate::language::{self, Language};
 
 /// What can go wrong with a task itself. A wrong, malformed or empty answer is no error but a [`Grade`].
@@ -26,6 +29,43 @@ pub enum TaskError {
         len: u64,
         /// From 0.
         index: u64,
+    },
+    /// A file that cannot be read.
+    #[error("cannot read {path}: {source}")]
+    Io {
+        /// The file.
+        path: PathBuf,
+        /// The system's reason.
+        source: std::io::Error,
+    },
+    /// A record of a file that is not what it should be.
+    #[error("{path}, line {line}, column {column}: {reason}")]
+    BadRecord {
+        /// The file.
+        path: PathBuf,
+        /// From 1.
+        line: u64,
+        /// In bytes, from 1; 0 where only the line is known.
+        column: usize,
+        /// What is wrong.
+        reason: String,
+    },
+    /// Code is to be run and there is no jail.
+    #[error("the answers of {task} are code, and there is no jail to run it in")]
+    NoJail {
+        /// The task's name.
+        task: String,
+    },
+    /// The jail fails.
+    #[error(transparent)]
+    Jail(#[from] JailError),
+    /// A checker of someone's own hangs, ends or lies.
+    #[error("the checker {program} {reason}")]
+    Checker {
+        /// Its executable.
+        program: PathBuf,
+        /// What it did.
+        reason: String,
     },
     /// An item of another task.
     #[error("item {item} has a reference of another kind than the task {task} checks")]
@@ -69,6 +109,26 @@ pub enum Reference {
     },
     /// A number, exactly.
     Number(Rational),
+    /// An answer in LaTeX, compared by [`crate::maths`].
+    Maths(String),
+    /// Words, compared without regard to case, white space and a full stop.
+    Text(String),
+    /// One of several choices.
+    Choice {
+        /// Their texts, in the order of the letters A, B, ….
+        choices: Vec<String>,
+        /// From 0.
+        correct: usize,
+    },
+    /// Tests that code has to pass.
+    Code {
+        /// Python that stands before the answer: imports, the head of the function.
+        before: String,
+        /// The function that is asked for.
+        entry: String,
+        /// Python that stands behind the answer and raises if it is wrong.
+        tests: String,
+    },
 }
 
 /// Which items a generator makes; no question is in both.

@@ -15,12 +15,14 @@ fn main() {
 
 #[cfg(target_os = "linux")]
 mod linux {
-    use std::path::PathBuf;
+    use std::path::{Path, PathBuf};
     use std::process::ExitCode;
-    use std::sync::OnceLock;
+    use std::sync::{Arc, OnceLock};
 
     use libtest_mimic::{Arguments, Failed, Trial};
+    use wels_tasks::benchmarks::{Benchmark, read};
     use wels_tasks::jail::{self, Jail, JailError, Limits, Verdict};
+    use wels_tasks::{Listed, Style, Task};
 
     pub fn main() -> ExitCode {
         let arguments: Vec<String> = std::env::args().collect();
@@ -37,6 +39,10 @@ mod linux {
         trials.push(Trial::test("files_within_the_scratch_folder_work", scratch_works));
         trials.push(Trial::test("leaving_early_does_not_pass", leaving_early));
         trials.push(Trial::test("a_missing_interpreter_is_refused", missing_interpreter));
+        match std::env::var_os("WELS_HUMANEVAL") {
+            Some(path) => trials.push(Trial::test("humaneval", move || humaneval(Path::new(&path)))),
+            None => eprintln!("NOT TESTED: HumanEval's solutions; WELS_HUMANEVAL names no HumanEval.jsonl.gz"),
+        }
         libtest_mimic::run(&options, trials).exit_code()
     }
 
@@ -122,5 +128,41 @@ mod linux {
             Err(error) => Err(error.to_string().into()),
             Ok(_) => Err("it was accepted".into()),
         }
+    }
+
+    /// Every canonical solution passes; each of five ways to be wrong fails.
+    fn humaneval(path: &Path) -> Result<(), Failed> {
+        let questions = read(Benchmark::HumanEval, path)?;
+        let items: Vec<_> = questions.iter().map(|q| Benchmark::HumanEval.item(q, &[], Style::Terse)).collect();
+        let jail =
+            Jail::new(std::env::current_exe()?, "python3", Limits { cpu_s: 20, wall_s: 120, ..Limits::default() })?;
+        let short =
+            Jail::new(std::env::current_exe()?, "python3", Limits { cpu_s: 1, wall_s: 2, ..Limits::default() })?;
+        let format = Benchmark::HumanEval.format(Style::Terse);
+        let task = |jail| Listed {
+            name: "humaneval".into(),
+            items: items.clone(),
+            format,
+            language: None,
+            jail: Some(Arc::new(jail)),
+        };
+        let (task, hasty) = (task(jail), task(short));
+        let mut failures = Vec::new();
+        for (question, item) in questions.iter().zip(&items) {
+            let right = task.grade(item, &question.shown_answer)?;
+            if !right.correct {
+                failures.push(format!("{}: {}", item.id, right.reason));
+            }
+            let wrong =
+                ["    return None\n", "    raise ValueError\n", "    import os; os._exit(0)\n", "    return (\n"];
+            let hanging = "    import time; time.sleep(1000)\n";
+            for (task, body) in wrong.iter().map(|body| (&task, *body)).chain([(&hasty, hanging)]) {
+                if task.grade(item, body)?.correct {
+                    failures.push(format!("{}: passes with {body}", item.id));
+                }
+            }
+        }
+        eprintln!("HumanEval: {} problems, {} failures", items.len(), failures.len());
+        if failures.is_empty() && items.len() == 164 { Ok(()) } else { Err(failures.join("\n").into()) }
     }
 }

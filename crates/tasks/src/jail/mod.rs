@@ -3,7 +3,7 @@
 //!
 //! ```text
 //! Jail::run   starts   PROGRAM jail-init outer …     new namespaces: mounts, processes, network, IPC, host name
-//!             starts   PROGRAM jail-init inner …     process 1 within; read-only binds, pivot_root, watches the wall clock
+//!             starts PROGRAM jail-init inner …     process 1 within; read-only binds, pivot_root, watches the wall clock
 //!             starts   PROGRAM jail-init exec …      limits; no user or capabilities; listed system calls
 //! ```
 //! PROGRAM is this very binary (or a test's): each stage is a fresh process, so that nothing runs between a fork and an

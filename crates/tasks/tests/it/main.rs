@@ -1,3 +1,17 @@
 //! Tests of the crate's public interface, in one binary.
 
+mod benchmarks;
+mod external;
 mod maths;
+
+use std::path::PathBuf;
+
+use tempfile::TempDir;
+
+/// A file of its own in a folder of its own.
+fn file(name: &str, bytes: &[u8]) -> (TempDir, PathBuf) {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join(name);
+    std::fs::write(&path, bytes).unwrap();
+    (folder, path)
+}
