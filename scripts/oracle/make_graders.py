@@ -3,8 +3,8 @@
     pip install reasoning-gym==0.1.25
     python scripts/oracle/make_graders.py
 
-Writes crates/tasks/tests/oracle/graders.tsv: kind, reference, answer, whether the scorer gives its full score. The answers
-are made here, from a fixed seed; nothing of the package's data is written.
+Writes crates/tasks/tests/oracle/graders.tsv: kind, reference, answer, whether the scorer gives its full score. The
+answers are made here, from a fixed seed; the questions' texts are not written.
 """
 
 from __future__ import annotations

@@ -2,9 +2,9 @@
 //! on CPU and wall time, memory, disk and output.
 //!
 //! ```text
-//! Jail::run   starts   PROGRAM jail-init outer …     new namespaces: mounts, processes, network, IPC, host name
-//!             starts PROGRAM jail-init inner …     process 1 within; read-only binds, pivot_root, watches the wall clock
-//!             starts   PROGRAM jail-init exec …      limits; no user or capabilities; listed system calls
+//! Jail::run   starts   PROGRAM jail-init outer …   new namespaces: mounts, processes, network, IPC, host name
+//!             starts   PROGRAM jail-init inner …   process 1 there; read-only binds, pivot_root, the wall clock
+//!             starts   PROGRAM jail-init exec …    limits, no user or capabilities, listed system calls; Python
 //! ```
 //! PROGRAM is this very binary (or a test's): each stage is a fresh process, so that nothing runs between a fork and an
 //! exec, and no `unsafe` is needed. As root the namespaces are made directly and the code runs as nobody; otherwise
@@ -33,6 +33,12 @@ use serde_json::json;
 
 #[cfg(target_os = "linux")]
 pub use stages::main;
+
+/// The hidden verb, where there is no jail.
+#[cfg(not(target_os = "linux"))]
+pub fn main(_arguments: &[String]) -> ! {
+    std::process::exit(SETUP_FAILED)
+}
 
 /// First argument of the hidden verb that [`main`] serves.
 pub const VERB: &str = "jail-init";

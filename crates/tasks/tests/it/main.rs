@@ -3,6 +3,7 @@
 mod benchmarks;
 mod external;
 mod maths;
+mod oracle;
 
 use std::path::PathBuf;
 
