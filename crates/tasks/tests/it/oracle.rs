@@ -1,4 +1,4 @@
-//! Graders against `reasoning-gym`'s scorers (`scripts/oracle/make_graders.py`): equal verdicts, and why the others differ.
+//! Graders against `reasoning-gym`'s scorers (`scripts/oracle/make_graders.py`): equal verdicts, and why others differ.
 
 use wels_tasks::Reason;
 use wels_tasks::arithmetic::check_number;
@@ -34,14 +34,12 @@ fn graded(row: &Row) -> bool {
     reason == Reason::Right
 }
 
-/// Why our verdict may differ from the scorer's.
+/// Why our verdict differs from the scorer's, where it may. Its number begins at the border of a word, so it overlooks
+/// a minus sign; and it ends at a comma.
 fn explained(row: &Row, ours: bool) -> bool {
-    match row.kind {
-        // The scorer's number begins at a word boundary, so it overlooks a minus sign; it stops at a comma; and of `42.5`
-        // or `42.00` it may take what we read whole.
-        "gsm" => row.answer.starts_with('-') || row.reference.starts_with('-') || (ours && row.answer.contains(',')),
-        _ => false,
-    }
+    let sign_overlooked = row.full_score && !ours && row.answer == format!("-{}", row.reference);
+    let comma_misread = !row.full_score && ours && row.answer.contains(',');
+    row.kind == "gsm" && (sign_overlooked || comma_misread)
 }
 
 #[test]
