@@ -50,7 +50,10 @@ pub struct Progress {
 /// One answer.
 struct Track {
     answer: Answer,
+    /// Tokens that updates have carried.
     output: u64,
+    /// Tokens whose text is held back, as a part of a character or of a marker.
+    held: u64,
     reasoning: u64,
     /// Tokens that no delta has carried yet.
     logprobs: Vec<TokenLogprob>,
@@ -67,6 +70,7 @@ impl Progress {
         let track = |_| Track {
             answer: plan.answer(),
             output: 0,
+            held: 0,
             reasoning: 0,
             logprobs: Vec::new(),
             offset: 0,
@@ -107,7 +111,7 @@ impl Progress {
         if track.closed {
             return Vec::new();
         }
-        track.output += 1;
+        track.held += 1;
         track.reasoning += u64::from(track.answer.is_thinking());
         track.logprobs.extend(entry);
         let deltas = track.answer.push(&token.text);
@@ -118,6 +122,7 @@ impl Progress {
     fn finish(&mut self, choice: usize, reason: FinishReason, usage: Usage) -> Result<Vec<Update>, ApiError> {
         let track = &mut self.tracks[choice];
         track.usage = Some(usage);
+        track.output += std::mem::take(&mut track.held);
         match reason {
             FinishReason::Error => return Err(ApiError::internal("The model failed on this request.")),
             FinishReason::Cancelled if !track.closed => return Err(ApiError::internal("The request was cancelled.")),
@@ -141,6 +146,9 @@ impl Progress {
     fn updates(&mut self, choice: usize, deltas: Vec<ChatDelta>) -> Vec<Update> {
         let wanted = self.plan.requests[choice].logprobs.is_some();
         let track = &mut self.tracks[choice];
+        if !deltas.is_empty() {
+            track.output += std::mem::take(&mut track.held);
+        }
         let mut update = |delta| {
             let logprobs = wanted.then(|| {
                 let tokens = std::mem::take(&mut track.logprobs);
@@ -197,6 +205,6 @@ impl Progress {
 
 impl Track {
     fn has_begun(&self) -> bool {
-        self.output > 0 || self.usage.is_some()
+        self.output + self.held > 0 || self.usage.is_some()
     }
 }
