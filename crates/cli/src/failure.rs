@@ -11,6 +11,7 @@ use wels_model::weights::WeightsError;
 use wels_runs::plan::PlanError;
 use wels_runs::recipe::RecipeError;
 use wels_runs::rundir::{RunError, io_hint};
+use wels_server::ledger::LedgerError;
 use wels_train::trainer::NonFinite;
 
 /// A failure that the command line itself finds.
@@ -68,6 +69,7 @@ fn hint(cause: &(dyn std::error::Error + 'static)) -> Option<String> {
         CorpusError: |e: &CorpusError| Some(e.hint().to_string()),
         WeightsError: |e: &WeightsError| Some(weights_hint(e).to_string()),
         GgufError: |e: &GgufError| Some(gguf_hint(e).to_string()),
+        LedgerError: |e: &LedgerError| e.hint().map(str::to_string),
         NonFinite: |e: &NonFinite| Some(e.hint()),
         io::Error: |e: &io::Error| io_hint(e).map(str::to_string),
     }

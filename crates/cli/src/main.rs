@@ -16,6 +16,12 @@ mod bench;
 
 mod model;
 
+mod serve;
+
+mod keys;
+
+mod usage;
+
 mod failure;
 
 mod output;
@@ -50,6 +56,12 @@ enum Verb {
     Score(score::Args),
     /// Turn a model into a Hugging Face directory or a GGUF file
     Convert(convert::Args),
+    /// Serve a model over HTTP: OpenAI's and DeepSeek's API, and a web chat
+    Serve(serve::Args),
+    /// Say who may use the server, and how much
+    Keys(keys::Args),
+    /// Show what was used, and what it cost
+    Usage(usage::Args),
     /// Measure this machine
     Bench(bench::Args),
 }
@@ -83,6 +95,9 @@ fn dispatch(cli: Cli) -> anyhow::Result<()> {
         Verb::Plan(args) => plan::plan(&args),
         Verb::Score(args) => score::score(&args),
         Verb::Convert(args) => convert::convert(&args),
+        Verb::Serve(args) => serve::serve(&args),
+        Verb::Keys(args) => keys::keys(&args),
+        Verb::Usage(args) => usage::usage(&args),
         Verb::Bench(args) => bench::bench(&args),
     }
 }

@@ -11,3 +11,5 @@ mod interruptions;
 mod kills;
 
 mod trouble;
+
+mod serve;

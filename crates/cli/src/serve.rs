@@ -1,0 +1,194 @@
+//! `wels serve MODEL [--listen ADDR] [--db URL] …`: the HTTP API and the web chat.
+
+use std::net::SocketAddr;
+use std::num::NonZeroUsize;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use wels_data::ChatTemplate;
+use wels_engine::{Engine, LoadedModel, Options};
+use wels_model::model::Model;
+use wels_server::http::{App, Settings, Shutdown, serve as serve_http};
+use wels_server::ledger::{Clerk, Ledger, Limits};
+use wels_server::money::Tariff;
+use wels_server::prompt::Served;
+use wels_server::worker::Worker;
+
+use crate::failure::refuse;
+use crate::model::{OpenModel, locate};
+use crate::{keys, output};
+
+/// What the command line says.
+#[derive(clap::Args)]
+pub struct Args {
+    /// A Hugging Face directory, the directory of a run, or a .gguf file
+    #[arg(value_name = "MODEL")]
+    model: PathBuf,
+    /// Where to listen. Other machines reach it only at an address of theirs, such as 0.0.0.0:8080
+    #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:8080")]
+    listen: SocketAddr,
+    #[command(flatten)]
+    db: keys::Db,
+    /// A name by which clients ask for the model; can be given several times. That of the directory or file if left out
+    #[arg(long, value_name = "NAME")]
+    name: Vec<String>,
+    /// A TOML file with prices, as docs/serving.md shows it; all is free without one
+    #[arg(long, value_name = "FILE")]
+    prices: Option<PathBuf>,
+    /// The most tokens of an answer, and their number where a request does not say
+    #[arg(long, value_name = "TOKENS", default_value = "4096")]
+    max_output: NonZeroUsize,
+    /// Tokens of prompt and answer together; the model's own limit if left out
+    #[arg(long, value_name = "TOKENS")]
+    context: Option<NonZeroUsize>,
+    /// Requests that run at the same time
+    #[arg(long, value_name = "N", default_value = "16")]
+    max_running: NonZeroUsize,
+    /// Requests that wait; one more is refused with the time after which to come again
+    #[arg(long, value_name = "N", default_value = "256")]
+    max_waiting: usize,
+    /// Memory for keys and values, in MiB
+    #[arg(long, value_name = "MIB", default_value = "1024")]
+    cache_mib: NonZeroUsize,
+    /// Connections at once
+    #[arg(long, value_name = "N", default_value = "1024")]
+    max_connections: NonZeroUsize,
+    /// Seconds that a step of the engine may take before /health fails
+    #[arg(long, value_name = "SECONDS", default_value = "60")]
+    stuck_after: u64,
+    /// Seconds for requests under way, after SIGTERM
+    #[arg(long, value_name = "SECONDS", default_value = "60")]
+    drain: u64,
+    /// What is logged to stderr: error, warn, info, debug
+    #[arg(long, value_name = "LEVEL", default_value = "warn")]
+    log: tracing::Level,
+}
+
+/// Serves until a signal ends it.
+pub fn serve(args: &Args) -> Result<()> {
+    tracing_subscriber::fmt().with_writer(std::io::stderr).with_ansi(false).with_max_level(args.log).init();
+    let tariff = tariff(args.prices.as_deref())?;
+    // What can fail fast comes before the weights.
+    let url = args.db.url()?;
+    let (mut ledger, recovered) = Ledger::serve(&url, keys::now_unix_ms())?;
+    if recovered > 0 {
+        eprintln!("note: {recovered} requests of a server that ended early were settled");
+    }
+    let listener =
+        std::net::TcpListener::bind(args.listen).with_context(|| format!("cannot listen on {}", args.listen))?;
+    listener.set_nonblocking(true)?;
+    let address = listener.local_addr()?;
+    let (served, engine) = load(args)?;
+    let has_key = ledger.keys()?.iter().any(|key| key.revoked_unix_ms.is_none());
+    let first = match has_key {
+        true => None,
+        false => {
+            let name = free_name(&mut ledger)?;
+            Some(ledger.add_key(&name, &Limits::default(), keys::now_unix_ms())?)
+        }
+    };
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(1) // the cores belong to the kernels
+        .max_blocking_threads(4)
+        .enable_all()
+        .build()?;
+    let (clerk, ledger_thread) = Clerk::start(ledger)?;
+    let app = App::new(served, Worker::start(engine)?, clerk, tariff, settings(args));
+    runtime.block_on(async {
+        let shutdown = Shutdown::default();
+        shutdown.on_signals()?;
+        let listener = tokio::net::TcpListener::from_std(listener)?;
+        greet(address, first.as_ref().map(|key| key.reveal()))?;
+        serve_http(listener, app, shutdown).await;
+        anyhow::Ok(())
+    })?;
+    runtime.shutdown_timeout(Duration::from_secs(1));
+    drop(ledger_thread); // everything is written; the thread ends with the process
+    Ok(())
+}
+
+/// `first`, or with a number behind it if a revoked key has that name.
+fn free_name(ledger: &mut Ledger) -> Result<String> {
+    let keys = ledger.keys()?;
+    let mut names = (1..).map(|n| if n == 1 { "first".to_owned() } else { format!("first {n}") });
+    Ok(names.find(|name| keys.iter().all(|key| key.name != *name)).expect("numbers do not end"))
+}
+
+fn greet(address: SocketAddr, first_key: Option<&str>) -> std::io::Result<()> {
+    let base = format!("http://{address}");
+    output::line(&format!("API   {base}/v1"))?;
+    match first_key {
+        Some(key) => {
+            output::line(&format!("key   {key}   (shown this once; more with `wels keys add NAME`)"))?;
+            output::line(&format!("chat  {base}/#key={key}"))
+        }
+        None => output::line(&format!("chat  {base}/")),
+    }
+}
+
+fn settings(args: &Args) -> Settings {
+    Settings {
+        connections_max: args.max_connections.get(),
+        stuck_after: Duration::from_secs(args.stuck_after),
+        drain: Duration::from_secs(args.drain),
+        ..Settings::default()
+    }
+}
+
+fn tariff(file: Option<&Path>) -> Result<Tariff> {
+    let Some(file) = file else { return Ok(Tariff::default()) };
+    let text = std::fs::read_to_string(file).with_context(|| format!("cannot read {}", file.display()))?;
+    let hint = "for example: peak = { hit = \"0.07\", miss = \"0.27\", output = \"1.10\" }";
+    Tariff::from_toml(&text).map_err(|message| refuse(format!("{}: {message}", file.display()), hint))
+}
+
+fn load(args: &Args) -> Result<(Served, Engine)> {
+    let opened = OpenModel::open(&locate(&args.model)?)?;
+    let params = opened.params()?;
+    let config = opened.config;
+    let no_tokenizer = || refuse("the model has no tokenizer", "a server needs tokenizer.json beside the weights");
+    let tokenizer = Arc::new(opened.tokenizer.ok_or_else(no_tokenizer)?);
+    let context = args.context.map_or(config.rope.max_positions, |asked| asked.get().min(config.rope.max_positions));
+    let template = ChatTemplate::of(&tokenizer)?;
+    if template.is_none() {
+        eprintln!("note: the model has no chat template: chat is refused, completions work");
+    }
+    let mut stop_tokens = config.eos_ids.clone();
+    stop_tokens.extend(tokenizer.special().eos.filter(|eos| !config.eos_ids.contains(eos)));
+    let names = match args.name.is_empty() {
+        false => args.name.clone(),
+        true => vec![default_name(&args.model)],
+    };
+    let fingerprint = format!("wels-{}-{}", env!("CARGO_PKG_VERSION"), &tokenizer.sha256()[..8]);
+    let served = Served {
+        names,
+        template_source: tokenizer.chat_template().unwrap_or_default().to_owned(),
+        template,
+        stop_tokens,
+        context,
+        output_tokens_max: args.max_output.get().min(context),
+        fingerprint,
+        created_unix_s: keys::now_unix_ms() / 1000,
+        tokenizer: Arc::clone(&tokenizer),
+    };
+    let loaded = LoadedModel {
+        model: Arc::new(Model::new(config, context)),
+        params: Arc::new(params),
+        tokenizer: Some(tokenizer),
+    };
+    let options = Options {
+        max_running: args.max_running.get(),
+        max_waiting: args.max_waiting,
+        cache_bytes: args.cache_mib.get() << 20,
+        ..Options::default()
+    };
+    Ok((served, Engine::new(loaded, options)?))
+}
+
+fn default_name(model: &Path) -> String {
+    let whole = std::fs::canonicalize(model).unwrap_or_else(|_| model.to_path_buf());
+    let name = if whole.is_file() { whole.file_stem() } else { whole.file_name() };
+    name.map_or_else(|| "model".to_owned(), |name| name.to_string_lossy().into_owned())
+}

@@ -1,0 +1,254 @@
+//! `wels serve` as a process: what it prints, keys and usage beside it, and that `kill -9` under load leaves a ledger
+//! that says what clients were sent.
+
+use std::collections::HashMap;
+use std::fs;
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::TcpStream;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use serde_json::{Value, json};
+use wels_data::chat::DEEPSEEK_V3;
+use wels_data::tokenizer::{BpeTrainer, SpecialTokens};
+use wels_model::config::{Attention, Dtype, Family, ModelConfig, RopeConfig, RopeLayout, RopeScaling};
+use wels_model::params::Params;
+use wels_model::weights;
+use wels_server::ledger::Ledger;
+
+use crate::lab::Numbers;
+
+const KILLS: usize = 20;
+const CLIENTS: u64 = 4;
+/// Tokens of the one piece of a stream that may be on its way when the server dies: those of 16 events, and those of a
+/// character that was not complete before.
+const PIECE_TOKENS: u64 = 16 + 3;
+
+/// Writes a model of random weights as a Hugging Face directory.
+fn write_model(folder: &Path) {
+    let mut trainer = BpeTrainer::new(300, SpecialTokens::default()).unwrap();
+    trainer.feed(&["the name of the fish: a fish and another fish"; 8]);
+    let mut tokenizer = trainer.train().unwrap();
+    tokenizer.set_chat_template(Some(DEEPSEEK_V3.to_owned()));
+    let attention = Attention::Gqa { heads: 4, kv_heads: 2, head_dim: 6, qkv_bias: false, o_bias: false };
+    let config = ModelConfig {
+        family: Family::Llama,
+        hidden_size: 24,
+        layers: 2,
+        vocab_size: tokenizer.vocab_size(),
+        norm_eps: 1e-6,
+        rope: RopeConfig {
+            base: 10000.0,
+            scaling: RopeScaling::None,
+            layout: RopeLayout::HalfSplit,
+            max_positions: 2048,
+        },
+        softmax_scale: 1.0 / (attention.qk_dim() as f32).sqrt(),
+        attention,
+        dense_intermediate: 40,
+        moe: None,
+        mtp_depth: 0,
+        tied_head: false,
+        bos_id: None,
+        eos_ids: vec![],
+        pad_id: None,
+        init_std: 0.2,
+    };
+    let params = Params::init(&config, 3);
+    weights::save_dir(folder, &config, Dtype::F32, 1 << 30, &|param| &params.values[param][..]).unwrap();
+    tokenizer.save(folder, config.rope.max_positions).unwrap();
+}
+
+struct Lab {
+    folder: tempfile::TempDir,
+}
+
+/// A running `wels serve`.
+struct Server {
+    child: Child,
+    address: String,
+    greeting: String,
+}
+
+impl Lab {
+    fn new() -> Lab {
+        let lab = Lab { folder: tempfile::tempdir().unwrap() };
+        write_model(&lab.at("model"));
+        lab
+    }
+
+    fn at(&self, name: &str) -> PathBuf {
+        self.folder.path().join(name)
+    }
+
+    fn db(&self) -> String {
+        self.at("ledger.db").to_str().unwrap().to_owned()
+    }
+
+    /// Runs a command to its end; its stdout.
+    fn wels(&self, args: &[&str]) -> String {
+        let output = Command::new(env!("CARGO_BIN_EXE_wels")).args(args).args(["--db", &self.db()]).output().unwrap();
+        assert!(output.status.success(), "{args:?}: {}", String::from_utf8_lossy(&output.stderr));
+        String::from_utf8(output.stdout).unwrap()
+    }
+
+    fn serve(&self, more: &[&str]) -> Server {
+        let mut child = Command::new(env!("CARGO_BIN_EXE_wels"))
+            .arg("serve")
+            .arg(self.at("model"))
+            .args(["--listen", "127.0.0.1:0", "--db", &self.db(), "--cache-mib", "16"])
+            .args(more)
+            .stdout(Stdio::piped())
+            .stderr(fs::File::create(self.at("stderr")).unwrap())
+            .spawn()
+            .unwrap();
+        let mut lines = BufReader::new(child.stdout.take().unwrap());
+        let mut greeting = String::new();
+        while !greeting.contains("chat") {
+            let read = lines.read_line(&mut greeting).unwrap();
+            assert!(read > 0, "the server does not start: {}", fs::read_to_string(self.at("stderr")).unwrap());
+        }
+        let address = greeting.split("http://").nth(1).unwrap().split('/').next().unwrap().to_owned();
+        Server { child, address, greeting }
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+impl Server {
+    fn send(&self, key: &str, body: &Value) -> TcpStream {
+        send(&self.address, key, body).expect("a connection")
+    }
+
+    fn signal(&self, name: &str) {
+        let id = self.child.id().to_string();
+        assert!(Command::new("kill").args([name, &id]).status().unwrap().success());
+    }
+}
+
+fn send(address: &str, key: &str, body: &Value) -> std::io::Result<TcpStream> {
+    let mut stream = TcpStream::connect(address)?;
+    stream.set_read_timeout(Some(Duration::from_secs(60)))?;
+    let body = body.to_string();
+    let head = format!(
+        "POST /v1/chat/completions HTTP/1.1\r\nHost: t\r\nConnection: close\r\nAuthorization: Bearer {key}\r\n\
+         Content-Length: {}\r\n\r\n{body}",
+        body.len()
+    );
+    stream.write_all(head.as_bytes())?;
+    Ok(stream)
+}
+
+/// A long stream with one log-probability a token, so that tokens can be counted by who reads it.
+fn long_stream(seed: u64) -> Value {
+    json!({"model": "model", "messages": [{"role": "user", "content": "a fish"}], "max_tokens": 1500, "seed": seed,
+        "stream": true, "logprobs": true, "logit_bias": {"1": -100}})
+}
+
+/// Reads a stream for as long as it comes: the request's name, and the tokens that were sent.
+fn count(mut stream: TcpStream) -> (String, u64) {
+    let mut bytes = Vec::new();
+    let _ = stream.read_to_end(&mut bytes);
+    let text = String::from_utf8_lossy(&bytes);
+    let id = text.split("x-request-id: ").nth(1).and_then(|rest| rest.split("\r\n").next()).unwrap_or_default();
+    let events = text.split("data: ").skip(1).filter_map(|rest| rest.split_once("\n\n"));
+    let tokens = events
+        .filter_map(|(event, _)| serde_json::from_str::<Value>(&event.replace("\r\n", "")).ok())
+        .map(|event| event["choices"][0]["logprobs"]["content"].as_array().map_or(0, |tokens| tokens.len() as u64))
+        .sum();
+    (id.to_owned(), tokens)
+}
+
+#[test]
+fn keys_and_usage_beside_a_server() {
+    let lab = Lab::new();
+    let prices = lab.at("prices.toml");
+    fs::write(&prices, "peak = { hit = \"1\", miss = \"1\", output = \"2\" }\n").unwrap();
+    let mut server = lab.serve(&["--prices", prices.to_str().unwrap()]);
+    let first = server.greeting.lines().find_map(|line| line.strip_prefix("key   ")).unwrap();
+    let first = first.split(' ').next().unwrap().to_owned();
+    assert!(server.greeting.contains(&format!("#key={first}")), "{}", server.greeting);
+    let key = lab.wels(&["keys", "add", "ann", "--budget", "0.01", "--concurrent", "3"]).trim().to_owned();
+    let body = json!({"model": "model", "messages": [{"role": "user", "content": "a fish"}], "max_tokens": 10,
+        "logit_bias": {"1": -100}});
+    let mut reply = String::new();
+    server.send(&key, &body).read_to_string(&mut reply).unwrap();
+    assert!(reply.starts_with("HTTP/1.1 200"), "{reply}");
+    assert!(lab.wels(&["keys", "list"]).contains("3 at once, budget 0.01"));
+    let usage: Value = serde_json::from_str(lab.wels(&["usage", "--json"]).lines().next().unwrap()).unwrap();
+    assert_eq!((usage["group"].as_str(), usage["output_tokens"].as_u64()), (Some("ann"), Some(10)), "{usage}");
+    assert!(!lab.wels(&["keys", "list"]).contains(&key), "a secret is not shown again");
+    lab.wels(&["keys", "revoke", "ann"]);
+    let mut refused = String::new();
+    server.send(&key, &body).read_to_string(&mut refused).unwrap();
+    assert!(refused.starts_with("HTTP/1.1 401"), "{refused}");
+    server.signal("-TERM");
+    assert!(server.child.wait().unwrap().success());
+    assert!(!lab.serve(&[]).greeting.contains("key "), "a key is shown when there was none");
+}
+
+#[test]
+fn a_killed_server_leaves_a_ledger_that_says_what_was_sent() {
+    let lab = Lab::new();
+    let key = lab.wels(&["keys", "add", "all"]).trim().to_owned();
+    let mut numbers = Numbers(9);
+    let mut sent: HashMap<String, u64> = HashMap::new();
+    for kill in 0..KILLS {
+        let mut server = lab.serve(&[]);
+        let clients: Vec<_> = (0..CLIENTS)
+            .map(|client| {
+                let (address, key) = (server.address.clone(), key.clone());
+                thread::spawn(move || send(&address, &key, &long_stream(client)).map(count).unwrap_or_default())
+            })
+            .collect();
+        thread::sleep(Duration::from_millis(20 + numbers.below(300)));
+        server.child.kill().unwrap();
+        server.child.wait().unwrap();
+        for client in clients {
+            let (id, tokens) = client.join().unwrap();
+            if !id.is_empty() {
+                assert!(sent.insert(id, tokens).is_none(), "kill {kill}: two requests of one name");
+            }
+        }
+    }
+    assert!(sent.values().filter(|tokens| **tokens > 0).count() >= KILLS, "kills came before the first tokens");
+    // The next server settles what the last one left.
+    drop(lab.serve(&[]));
+    let mut ledger = Ledger::open(&lab.db()).unwrap();
+    let entries = ledger.entries().unwrap();
+    for entry in &entries {
+        assert!(entry.outcome.is_some(), "{entry:?} is open");
+        let sent = sent.get(&entry.request).copied().unwrap_or(0);
+        let charged = entry.tokens.output;
+        assert!((sent..=sent + PIECE_TOKENS).contains(&charged), "charged {charged} tokens, sent {sent}: {entry:?}");
+    }
+    for id in sent.keys() {
+        assert_eq!(entries.iter().filter(|entry| entry.request == *id).count(), 1, "{id} is not billed once");
+    }
+    let key = &ledger.keys().unwrap()[0];
+    let charged: i64 = entries.iter().map(|entry| entry.cost.0).sum();
+    assert_eq!((key.spent.0, key.reserved.0), (charged, 0));
+}
+
+#[test]
+fn a_second_signal_ends_it_at_once() {
+    let lab = Lab::new();
+    let key = lab.wels(&["keys", "add", "all"]).trim().to_owned();
+    let mut server = lab.serve(&["--drain", "600"]);
+    let mut stream = server.send(&key, &long_stream(1));
+    stream.read_exact(&mut [0; 400]).unwrap();
+    // A client that does not read keeps the first signal's patience.
+    server.signal("-TERM");
+    thread::sleep(Duration::from_millis(200));
+    server.signal("-TERM");
+    let begin = Instant::now();
+    server.child.wait().unwrap();
+    assert!(begin.elapsed() < Duration::from_secs(60));
+}
