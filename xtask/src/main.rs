@@ -43,8 +43,10 @@ fn dispatch(args: &[String]) -> Result<()> {
 
 /// Writes the pages that are made from sources.
 fn docs(root: &Path) -> Result<()> {
-    let source = std::fs::read_to_string(root.join(reference::SOURCE)).context("cannot read the recipe's source")?;
-    std::fs::write(root.join(reference::PAGE), reference::page(&source)).context("cannot write the page")
+    let read = |path| std::fs::read_to_string(root.join(path)).context("cannot read the recipe's source");
+    let sources = reference::SOURCES.iter().map(read).collect::<Result<Vec<String>>>()?;
+    let sources: Vec<&str> = sources.iter().map(String::as_str).collect();
+    std::fs::write(root.join(reference::PAGE), reference::page(&sources)).context("cannot write the page")
 }
 
 /// The repository's root: the directory above this package.

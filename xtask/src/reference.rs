@@ -1,4 +1,4 @@
-//! `cargo xtask docs`: writes [`PAGE`], the list of a recipe's keys, from the doc comments and defaults of [`SOURCE`].
+//! `cargo xtask docs`: writes [`PAGE`], the list of a recipe's keys, from the doc comments and defaults of [`SOURCES`].
 //! `tidy` fails when the page is not what this would write.
 //!
 //! Keys are the fields of the types whose doc comment begins with `` `[section]` ``. A default is the second argument
@@ -7,7 +7,7 @@
 use std::fmt::Write;
 
 /// What is read.
-pub const SOURCE: &str = "crates/runs/src/recipe.rs";
+pub const SOURCES: [&str; 2] = ["crates/runs/src/recipe.rs", "crates/runs/src/recipe/stages.rs"];
 /// What is written.
 pub const PAGE: &str = "docs/recipe.md";
 
@@ -30,7 +30,17 @@ tokens follow from a tokenizer that is trained in the run.
 ";
 
 /// Defaults that read differently in TOML.
-const SPELLED: [(&str, &str); 7] = [
+const SPELLED: [(&str, &str); 17] = [
+    ("String::new()", "none"),
+    ("\"countdown\".into()", "\"countdown\""),
+    ("\"traces\".into()", "\"traces\""),
+    ("PRETRAIN.into()", "\"pretrain\""),
+    ("vec![PRETRAIN.into()]", "[\"pretrain\"]"),
+    ("of.learning_rate", "by kind"),
+    ("of.weight_decay", "by kind"),
+    ("of.bias_update_speed", "by kind"),
+    ("of.balance_alpha", "by kind"),
+    ("of.mtp_lambda", "by kind"),
     ("\"text\".into()", "\"text\""),
     ("\"run\".into()", "\"run\""),
     ("vec![CARGO_SOURCES.to_string()]", "[\"cargo-sources\"]"),
@@ -40,11 +50,18 @@ const SPELLED: [(&str, &str); 7] = [
     ("last", "batch_tokens"),
 ];
 
-/// The page, from the source.
-pub fn page(source: &str) -> String {
-    let mut page = HEAD.to_string();
+/// The page, from the sources.
+pub fn page(sources: &[&str]) -> String {
+    let sections = sources.iter().map(|source| sections(source));
+    HEAD.to_string() + &sections.collect::<String>() + TAIL
+}
+
+/// The tables of one source.
+fn sections(source: &str) -> String {
+    let mut page = String::new();
     let mut docs = String::new();
     let mut in_section = false;
+    let mut reader = source;
     for line in source.lines().map(str::trim) {
         if let Some(doc) = line.strip_prefix("///") {
             docs += doc;
@@ -55,10 +72,12 @@ pub fn page(source: &str) -> String {
         if line.starts_with("pub struct ") || line.starts_with("pub enum ") {
             in_section = doc.starts_with("`[");
             if in_section {
+                let name = line.split([' ', '<']).nth(2).unwrap_or_default();
+                reader = source.find(&format!("\nimpl {name} {{")).map_or(source, |at| &source[at..]);
                 let _ = write!(page, "\n## {doc}\n\n| key | default | meaning |\n|---|---|---|\n");
             }
         } else if let Some(key) = field(line).filter(|_| in_section && !doc.is_empty()) {
-            let default = default_of(source, key).unwrap_or_default();
+            let default = default_of(reader, key).unwrap_or_default();
             let _ = writeln!(page, "| `{key}` | {default} | {doc} |");
         } else if !line.starts_with('#') && !doc.is_empty() {
             in_section &= line.ends_with('{') && !line.contains('('); // a variant of an enum, or the end of the section
@@ -66,7 +85,7 @@ pub fn page(source: &str) -> String {
             docs = doc.to_string(); // an attribute between the comment and the item
         }
     }
-    page + TAIL
+    page
 }
 
 /// The name in `pub name: Type,` or `name: Type,`.
@@ -117,7 +136,7 @@ mod tests {
         let source = "/// `[run]`\n#[derive(Debug)]\npub struct Run {\n    /// A name\n    /// for it.\n    pub name: String,\n}\n\
             /// Else.\npub struct Else {\n    /// No key.\n    pub other: u64,\n}\n\
             fn f() { s.get_where(\n    \"name\",\n    g(1, 2),\n    x)\n s.word(\"mode\", &[(\"a\", A), (\"b\", B)]) }\n";
-        let page = page(source);
+        let page = page(&[source]);
         assert!(
             page.contains(
                 "## `[run]`\n\n| key | default | meaning |\n|---|---|---|\n| `name` | `g(1, 2)` | A name for it. |\n"

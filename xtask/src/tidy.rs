@@ -93,8 +93,12 @@ fn check_copies(files: &[File], failures: &mut Failures) {
             failures.add(path, 1, format!("the test command `{TEST_COMMAND}` is not there"));
         }
     }
-    if text_of(reference::PAGE) != reference::page(text_of(reference::SOURCE)) {
-        failures.add(reference::PAGE, 1, format!("not what `cargo xtask docs` makes of {}", reference::SOURCE));
+    if text_of(reference::PAGE) != reference::page(&reference::SOURCES.map(text_of)) {
+        failures.add(
+            reference::PAGE,
+            1,
+            format!("not what `cargo xtask docs` makes of {}", reference::SOURCES.join(", ")),
+        );
     }
 }
 

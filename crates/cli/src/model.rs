@@ -9,6 +9,7 @@ use wels_model::gguf::{GgufFile, Metadata, Value};
 use wels_model::params::Params;
 use wels_model::weights::{Files, Sink, open_dir};
 use wels_runs::checkpoint;
+use wels_runs::recipe::{PRETRAIN, Recipe};
 
 use crate::failure::refuse;
 
@@ -26,18 +27,33 @@ pub fn locate(model: &Path) -> Result<Location> {
     if model.is_file() && model.extension().is_some_and(|extension| extension.eq_ignore_ascii_case("gguf")) {
         return Ok(Location::Gguf(model.to_path_buf()));
     }
-    let stage = model.join("pretrain");
-    if model.join("run.json").is_file() && stage.is_dir() {
-        let newest = checkpoint::latest(&stage)?;
-        let none = || refuse(format!("the run {} has no checkpoint yet", model.display()), "let it train first");
-        return Ok(Location::Directory(newest.ok_or_else(none)?.path));
+    Ok(Location::Directory(model_folder(model)?))
+}
+
+/// Where a directory has its `config.json`: in itself, in the newest checkpoint of a stage, or in that of the last
+/// stage of a run that has one.
+pub fn model_folder(model: &Path) -> Result<PathBuf> {
+    if model.join("run.json").is_file() {
+        let recipe = Recipe::load(&model.join("recipe.toml"))?;
+        let stages = recipe.stages.iter().rev().map(|stage| stage.name.as_str()).chain([PRETRAIN]);
+        for stage in stages.map(|stage| model.join(stage)).filter(|stage| stage.is_dir()) {
+            if let Some(newest) = checkpoint::latest(&stage)? {
+                return Ok(newest.path);
+            }
+        }
+        return Err(refuse(format!("the run {} has no checkpoint yet", model.display()), "let it train first"));
+    }
+    if model.join("metrics.jsonl").is_file()
+        && let Some(newest) = checkpoint::latest(model)?
+    {
+        return Ok(newest.path);
     }
     if !model.join("config.json").is_file() {
         let message = format!("{} is no model", model.display());
         let hint = "give a directory with config.json and safetensors files, a run, or a .gguf file";
         return Err(refuse(message, hint));
     }
-    Ok(Location::Directory(model.to_path_buf()))
+    Ok(model.to_path_buf())
 }
 
 /// A model whose files have been opened and fit each other.

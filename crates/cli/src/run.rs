@@ -5,6 +5,7 @@
 //! tokenizer/   trained on the corpus, or copied
 //! data/        the corpus as shards of tokens
 //! pretrain/    steps, metrics.jsonl, checkpoints; the last one is a Hugging Face directory
+//! STAGE/       what the recipe's [[stage]]s say, in order: worked examples, reinforcement, samples, scores
 //! sample       text from the trained model, to stdout
 //! ```
 //! Every stage is done once: what is there is kept, so the same command goes on after a kill, a Ctrl-C or a full disk.
@@ -13,16 +14,27 @@ mod corpus;
 
 mod pretrain;
 
+mod stage;
+
+mod task;
+
+mod learn;
+
+mod reinforce;
+
+mod samples;
+
 mod sample;
 
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use anyhow::{Context, Result};
+use wels_data::tokenizer::Tokenizer;
 use wels_runs::ledger::{Entry, Ledger};
 use wels_runs::machine;
 use wels_runs::plan;
-use wels_runs::recipe::Recipe;
+use wels_runs::recipe::{Recipe, StageSection, Work};
 use wels_runs::rundir::RunDir;
 
 use crate::failure::refuse;
@@ -81,12 +93,31 @@ pub fn run(args: &Args) -> Result<()> {
     eprintln!("{:>9} {}", "plan", plan_in_one_line(&expected));
 
     let tokenizer = corpus::tokenizer(&mut session, &recipe)?;
-    let dataset = corpus::shards(&mut session, &recipe, &tokenizer)?;
-    match pretrain::pretrain(&mut session, &recipe, &tokenizer, dataset)? {
-        Outcome::Interrupted => {
-            Err(refuse("interrupted; the run is saved", format!("go on with: wels run {}", path.display())))
+    let interrupted =
+        || Err(refuse("interrupted; the run is saved", format!("go on with: wels run {}", path.display())));
+    if recipe.pretrains() {
+        let dataset = corpus::shards(&mut session, &recipe, &tokenizer)?;
+        if pretrain::pretrain(&mut session, &recipe, &tokenizer, dataset)? == Outcome::Interrupted {
+            return interrupted();
         }
-        Outcome::Done => sample::sample(&session, &recipe, &tokenizer),
+    }
+    for stage in &recipe.stages {
+        if work(&mut session, &tokenizer, stage)? == Outcome::Interrupted {
+            return interrupted();
+        }
+    }
+    sample::sample(&session, &recipe, &tokenizer)
+}
+
+/// Does what is left of a stage.
+fn work(session: &mut Session, tokenizer: &Tokenizer, stage: &StageSection) -> Result<Outcome> {
+    match &stage.work {
+        Work::Pretrain(section) | Work::Sft(section) => learn::learn(session, tokenizer, stage, section),
+        Work::Rl(section) => reinforce::reinforce(session, tokenizer, stage, section),
+        Work::SampleAndFilter(section) => {
+            samples::sample_and_filter(session, tokenizer, stage, section).map(|()| Outcome::Done)
+        }
+        Work::Score(section) => samples::score(session, tokenizer, stage, section).map(|()| Outcome::Done),
     }
 }
 

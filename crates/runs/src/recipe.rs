@@ -6,6 +6,7 @@
 
 mod model;
 mod reader;
+mod stages;
 
 use std::path::{Path, PathBuf};
 
@@ -14,6 +15,10 @@ use serde::Serialize;
 pub use model::ModelSection;
 use reader::{Document, ListOrWord, Section, Source};
 pub use reader::{Place, RecipeError};
+pub use stages::{
+    AdvantageScale, LossMean, Optimization, OverlongRule, PRETRAIN, Rl, SampleAndFilter, Score, StageSection, Start,
+    Supervised, Work,
+};
 
 /// The recipe of `wels run` without an argument.
 pub const QUICKSTART: &str = include_str!("../../../recipes/quickstart.toml");
@@ -36,6 +41,9 @@ pub struct Recipe {
     pub pretrain: PretrainSection,
     /// Text written at the end.
     pub sample: SampleSection,
+    /// What is done after pretraining, in order.
+    #[serde(rename = "stage", skip_serializing_if = "Vec::is_empty")]
+    pub stages: Vec<StageSection>,
 }
 
 /// `[run]`
@@ -59,6 +67,8 @@ pub enum TokenizerSection {
         vocab_size: usize,
         /// How much of the corpus the merges are learnt from.
         training_bytes: u64,
+        /// The chat template that goes with it: "none", "deepseek_v3" or "deepseek_r1".
+        chat_template: String,
     },
     /// A `tokenizer.json` that exists.
     Load {
@@ -224,8 +234,18 @@ impl Recipe {
         let layers = model.config().layers;
         let pretrain = PretrainSection::resolve(document.section("pretrain")?, data.sequence_length, layers)?;
         let sample = SampleSection::resolve(document.section("sample")?)?;
+        let earlier = vec![stages::PRETRAIN.to_string()];
+        let mut around = stages::Surroundings { tokenizer: &tokenizer, folder, earlier };
+        let sections = document.sections("stage")?;
+        let stages = sections.into_iter().map(|section| StageSection::resolve(section, &mut around));
+        let stages = stages.collect::<Result<Vec<_>, _>>()?;
         document.finish()?;
-        Ok(Recipe { run, tokenizer, data, model, pretrain, sample })
+        Ok(Recipe { run, tokenizer, data, model, pretrain, sample, stages })
+    }
+
+    /// Whether the run pretrains: it does unless it has other stages and none of them begins there.
+    pub fn pretrains(&self) -> bool {
+        self.stages.is_empty() || self.stages.iter().any(|stage| stage.names(stages::PRETRAIN))
     }
 
     /// The resolved recipe as TOML.
@@ -239,7 +259,7 @@ impl Recipe {
         let keys: std::collections::BTreeSet<&String> = was.keys().chain(is.keys()).collect();
         let show = |value: Option<&toml::Value>| value.map_or("nothing".to_string(), toml::Value::to_string);
         keys.into_iter()
-            .filter(|key| !FREE_KEYS.contains(&key.as_str()) && was.get(*key) != is.get(*key))
+            .filter(|key| !is_free(key) && was.get(*key) != is.get(*key))
             .map(|key| format!("{key}: {} → {}", show(was.get(key)), show(is.get(key))))
             .collect()
     }
@@ -247,13 +267,26 @@ impl Recipe {
     fn flattened(&self) -> std::collections::BTreeMap<String, toml::Value> {
         let table = toml::Table::try_from(self).expect("a recipe holds nothing that TOML cannot hold");
         let mut flat = std::collections::BTreeMap::new();
-        for (section, keys) in table {
+        let mut add = |section: String, keys: &toml::Value| {
             for (key, value) in keys.as_table().expect("a section is a table") {
                 flat.insert(format!("{section}.{key}"), value.clone());
+            }
+        };
+        for (section, keys) in &table {
+            match keys.as_array() {
+                None => add(section.clone(), keys),
+                Some(stages) => stages.iter().for_each(|stage| {
+                    add(format!("{section}.{}", stage["name"].as_str().unwrap_or_default()), stage);
+                }),
             }
         }
         flat
     }
+}
+
+fn is_free(key: &str) -> bool {
+    let of_stage = key.strip_prefix("stage.").and_then(|key| key.split_once('.'));
+    FREE_KEYS.contains(&key) || of_stage.is_some_and(|(_, key)| stages::FREE.contains(&key))
 }
 
 impl RunSection {
@@ -277,6 +310,8 @@ impl TokenizerSection {
         let path: Option<String> = section.get("path")?;
         let vocab_size: Option<usize> = section.get("vocab_size")?;
         let training_bytes = section.get_where("training_bytes", 16 << 20, |n| n > 0, "1 or more")?;
+        let chat_template = section
+            .word("chat_template", &["none", "deepseek_v3", "deepseek_r1"].map(|template| (template, template)))?;
         section.finish(&[])?;
         match (path, vocab_size) {
             (Some(_), Some(_)) => Err(section.wrong("path", "and tokenizer.vocab_size exclude each other")),
@@ -289,7 +324,7 @@ impl TokenizerSection {
                         format!("must be 300 to 1048576 (256 bytes, special tokens, merges), but is {vocab_size}"),
                     ));
                 }
-                Ok(TokenizerSection::Train { vocab_size, training_bytes })
+                Ok(TokenizerSection::Train { vocab_size, training_bytes, chat_template: chat_template.into() })
             }
         }
     }
@@ -490,6 +525,10 @@ mod tests {
             ("quickstart", QUICKSTART),
             ("moe-28m", include_str!("../../../recipes/moe-28m.toml")),
             ("dense-7m", include_str!("../../../recipes/dense-7m.toml")),
+            ("r1-zero", include_str!("../../../recipes/r1-zero.toml")),
+            ("r1", include_str!("../../../recipes/r1.toml")),
+            ("distill", include_str!("../../../recipes/distill.toml")),
+            ("finetune", include_str!("../../../recipes/finetune.toml")),
         ] {
             let recipe = parse(text).unwrap_or_else(|error| panic!("{name}: {error}"));
             let saved = recipe.to_toml();

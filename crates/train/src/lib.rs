@@ -1,4 +1,4 @@
-//! Training over `wels-model`: one step function, whatever the stage.
+//! Training over `wels-model`: one step function, whatever the stage; rollouts through `wels-engine`.
 //!
 //! **Invariants.** Decides nothing about files, prints nothing, knows no clock. A knob for memory or speed
 //! (micro-batches, recomputation, threads) changes no bit of an update.
@@ -12,3 +12,9 @@ pub mod example;
 pub mod sft;
 
 pub mod grpo;
+
+pub mod rollout;
+
+pub mod rl;
+
+pub mod doctor;

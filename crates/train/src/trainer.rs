@@ -15,6 +15,8 @@
 //!
 //! Source: DeepSeek-V3 report §2.1.2 (balancing), §2.2 (MTP), §4.2 (optimizer).
 
+use std::sync::Arc;
+
 use thiserror::Error;
 use wels_kernels::head::IGNORE;
 use wels_kernels::optim::{AdamW, adamw, sum_of_squares};
@@ -120,7 +122,7 @@ impl NonFinite {
 
 /// A model in training.
 pub struct Trainer {
-    model: Model,
+    model: Arc<Model>,
     execution: Execution,
     hyper: Hyperparameters,
     grads: Grads,
@@ -162,7 +164,7 @@ impl Trainer {
         hyper: Hyperparameters,
         execution: Execution,
     ) -> Trainer {
-        let model = Model::new(config, context);
+        let model = Arc::new(Model::new(config, context));
         let frozen = vec![false; state.params.specs().len()];
         Trainer { grads: model.grads(), model, execution, hyper, frozen, state }
     }
@@ -181,7 +183,7 @@ impl Trainer {
     }
 
     /// The model.
-    pub fn model(&self) -> &Model {
+    pub fn model(&self) -> &Arc<Model> {
         &self.model
     }
 

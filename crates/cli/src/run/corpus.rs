@@ -5,6 +5,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use anyhow::{Context, Result};
+use wels_data::chat::{DEEPSEEK_R1, DEEPSEEK_V3};
 use wels_data::corpus::{Corpus, ReadOptions};
 use wels_data::shards::{Dataset, Manifest, Phase, ShardOptions, build};
 use wels_data::tokenizer::{BpeTrainer, SpecialTokens, Tokenizer};
@@ -14,7 +15,7 @@ use wels_runs::hash::sha256_file;
 use wels_runs::ledger::Entry;
 use wels_runs::recipe::{CARGO_SOURCES, DataSection, Recipe, TokenizerSection};
 
-use super::Session;
+use super::{Session, learn};
 use crate::failure::refuse;
 use crate::output::short;
 use crate::progress::Progress;
@@ -30,8 +31,14 @@ pub(super) fn tokenizer(session: &mut Session, recipe: &Recipe) -> Result<Tokeni
             TokenizerSection::Load { path } => {
                 Tokenizer::load(path).with_context(|| format!("cannot load the tokenizer {}", path.display()))?
             }
-            TokenizerSection::Train { vocab_size, training_bytes } => {
-                train(session, &open_corpus(&recipe.data)?, *vocab_size, *training_bytes)?
+            TokenizerSection::Train { vocab_size, training_bytes, chat_template } => {
+                let mut tokenizer = train(session, recipe, *vocab_size, *training_bytes)?;
+                tokenizer.set_chat_template(match chat_template.as_str() {
+                    "deepseek_v3" => Some(DEEPSEEK_V3.into()),
+                    "deepseek_r1" => Some(DEEPSEEK_R1.into()),
+                    _ => None,
+                });
+                tokenizer
             }
         };
         let context_length = recipe.model.config().rope.max_positions;
@@ -49,17 +56,21 @@ pub(super) fn tokenizer(session: &mut Session, recipe: &Recipe) -> Result<Tokeni
         return Err(refuse(message, format!("set model.vocab_size to {ids} or more")));
     }
     let special = tokenizer.special();
-    if recipe.data.fim_rate > 0.0 && [special.fim_begin, special.fim_hole, special.fim_end].contains(&None) {
+    if recipe.pretrains()
+        && recipe.data.fim_rate > 0.0
+        && [special.fim_begin, special.fim_hole, special.fim_end].contains(&None)
+    {
         let message = format!("data.fim_rate is {}, and the tokenizer has no FIM tokens", recipe.data.fim_rate);
         return Err(refuse(message, "set data.fim_rate to 0, or name a tokenizer that has them"));
     }
     Ok(tokenizer)
 }
 
-fn train(session: &Session, corpus: &Corpus, vocab_size: usize, training_bytes: u64) -> Result<Tokenizer> {
+fn train(session: &Session, recipe: &Recipe, vocab_size: usize, training_bytes: u64) -> Result<Tokenizer> {
+    let corpus = open_corpus(&recipe.data)?;
     let mut trainer = BpeTrainer::new(vocab_size, SpecialTokens::default())?;
     let mut progress = Progress::new("tokenizer", "bytes", 0, Some(training_bytes));
-    let (mut texts, mut texts_bytes, mut bytes) = (Vec::new(), 0, 0);
+    let (mut texts, mut texts_bytes, mut bytes) = (learn::trace_texts(recipe)?, 0, 0);
     for document in corpus.documents() {
         let document = document?;
         texts_bytes += document.len();

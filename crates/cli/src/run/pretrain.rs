@@ -3,7 +3,6 @@
 //!
 //! What a step computes is in `wels_train::trainer`; this decides when to write what.
 
-use std::collections::HashMap;
 use std::f64::consts::LN_2;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -15,29 +14,27 @@ use wels_data::loader::{self, Fim, FimRate, Loader, LoaderConfig};
 use wels_data::shards::Dataset;
 use wels_data::tokenizer::Tokenizer;
 use wels_kernels::gemm;
-use wels_model::config::{Dtype, ModelConfig};
 use wels_model::count;
 use wels_model::model::Batch;
 use wels_model::params::Params;
 use wels_model::tape::{Execution, Recompute};
 use wels_model::tensor::Pool;
-use wels_model::weights;
 use wels_runs::checkpoint::{self, Checkpoint};
 use wels_runs::ledger::Entry;
 use wels_runs::metrics::Metrics;
 use wels_runs::recipe::{Decay, Precision, PretrainSection, Recipe};
 use wels_runs::rundir::{RunError, write_json};
-use wels_runs::tensors;
 use wels_train::schedule::{self, LearningRate, Switch};
 use wels_train::trainer::{Hyperparameters, NonFinite, State, StepReport, Trainer};
 
+use super::stage::{load_state, save_state};
 use super::{Outcome, Session};
 use crate::bench::fma_peak_flops;
 use crate::output::short;
 use crate::progress::Progress;
 
-/// The largest file of weights that is written.
-const WEIGHTS_FILE_BYTES: u64 = 4 << 30;
+/// The stage's name in the run and in the ledger.
+const STAGE: &str = wels_runs::recipe::PRETRAIN;
 
 /// The ledger's event of a checkpoint.
 const CHECKPOINT: &str = "checkpoint";
@@ -105,7 +102,7 @@ pub(super) fn pretrain(
     tokenizer: &Tokenizer,
     dataset: Arc<Dataset>,
 ) -> Result<Outcome> {
-    let stage = session.run.stage("pretrain")?;
+    let stage = session.run.stage(STAGE)?;
     let latest = checkpoint::latest(&stage)?;
     if let Some(latest) = &latest {
         enter_late(session, latest, flops_per_token(recipe))?;
@@ -150,7 +147,7 @@ pub(super) fn pretrain(
 
 /// Writes the ledger's line of a checkpoint behind which a kill came before the line was written.
 fn enter_late(session: &mut Session, latest: &Checkpoint, flops_per_token: u64) -> Result<()> {
-    let lines = session.ledger.entries().iter().filter(|entry| entry.event == CHECKPOINT);
+    let lines = session.ledger.entries().iter().filter(|entry| entry.event == CHECKPOINT && entry.stage == STAGE);
     let (steps, tokens) = lines.fold((0, 0), |(steps, tokens), entry| (entry.step.max(steps), tokens + entry.tokens));
     let position = Position::read(&latest.path)?;
     if position.step > steps {
@@ -162,7 +159,7 @@ fn enter_late(session: &mut Session, latest: &Checkpoint, flops_per_token: u64) 
 fn checkpoint_entry(checkpoint: &Checkpoint, tokens: u64, flops_per_token: u64) -> Entry {
     Entry {
         event: CHECKPOINT.into(),
-        stage: "pretrain".into(),
+        stage: STAGE.into(),
         step: checkpoint.step,
         tokens,
         flops: (tokens * flops_per_token) as f64,
@@ -197,8 +194,12 @@ impl<'a> Pretraining<'a> {
         let config = recipe.model.config();
         let (state, position) = match &latest {
             None => (State::new(Params::init(config, recipe.run.seed)), Position { step: 0, tokens: 0 }),
-            Some(checkpoint) => load(config, &checkpoint.path)
-                .with_context(|| format!("cannot go on from {}", checkpoint.path.display()))?,
+            Some(checkpoint) => {
+                let position = Position::read(&checkpoint.path)?;
+                let state = load_state(config, &checkpoint.path, position.step)
+                    .with_context(|| format!("cannot go on from {}", checkpoint.path.display()))?;
+                (state, position)
+            }
         };
         let metrics = Metrics::open(&stage.join("metrics.jsonl"), position.step)?;
         let context = recipe.data.sequence_length;
@@ -275,38 +276,10 @@ impl<'a> Pretraining<'a> {
         let state = &self.trainer.state;
         let config = self.trainer.model().config();
         checkpoint::write(&self.stage, self.position.step, |folder| {
-            let values = |param: usize| &state.params.values[param][..];
-            weights::save_dir(folder, config, Dtype::F32, WEIGHTS_FILE_BYTES, &values)?;
-            self.tokenizer.save(folder, config.rope.max_positions)?;
-            tensors::save(&folder.join("optimizer.safetensors"), moments(state), HashMap::new())?;
+            save_state(folder, config, state, self.tokenizer)?;
             Ok(write_json(&folder.join("state.json"), &self.position)?)
         })
     }
-}
-
-/// AdamW's state under names: `m.` and `v.` before the parameter's.
-fn moments(state: &State) -> impl Iterator<Item = (String, &[f32])> {
-    state
-        .params
-        .specs()
-        .iter()
-        .zip(state.m.iter().zip(&state.v))
-        .flat_map(|(spec, (m, v))| [(format!("m.{}", spec.name), &m[..]), (format!("v.{}", spec.name), &v[..])])
-}
-
-/// Reads a checkpoint back.
-fn load(config: &ModelConfig, folder: &Path) -> Result<(State, Position)> {
-    let mut params = Params::zeros(config);
-    weights::load_dir(folder, config, &mut |param, first_row, _, values| params.set_rows(param, first_row, values))?;
-    let mut state = State::new(params);
-    let State { params, m, v, .. } = &mut state;
-    let buffers = params.specs().iter().zip(m.iter_mut().zip(v)).flat_map(|(spec, (m, v))| {
-        [(format!("m.{}", spec.name), &mut m[..]), (format!("v.{}", spec.name), &mut v[..])]
-    });
-    tensors::load(&folder.join("optimizer.safetensors"), buffers)?;
-    let position = Position::read(folder)?;
-    state.step = position.step;
-    Ok((state, position))
 }
 
 /// The recipe's mathematics, as the trainer takes it.
@@ -318,10 +291,7 @@ pub(crate) fn hyperparameters(section: &PretrainSection) -> Hyperparameters {
             steps: section.steps,
             warmup_steps: section.warmup_steps,
             decay_steps: section.decay_steps,
-            decay: match section.decay {
-                Decay::Linear => schedule::Decay::Linear,
-                Decay::Cosine => schedule::Decay::Cosine,
-            },
+            decay: decay(section.decay),
         },
         beta1: section.beta1,
         beta2: section.beta2,
@@ -336,6 +306,14 @@ pub(crate) fn hyperparameters(section: &PretrainSection) -> Hyperparameters {
             late: section.mtp_lambda_late,
             late_step: section.mtp_lambda_late_step,
         },
+    }
+}
+
+/// The recipe's word, as the schedule takes it.
+pub(super) fn decay(word: Decay) -> schedule::Decay {
+    match word {
+        Decay::Linear => schedule::Decay::Linear,
+        Decay::Cosine => schedule::Decay::Cosine,
     }
 }
 

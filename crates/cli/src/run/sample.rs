@@ -11,11 +11,14 @@ use wels_runs::checkpoint;
 use wels_runs::recipe::Recipe;
 
 use super::Session;
-use crate::model::load_params;
+use crate::model::{load_params, model_folder};
 use crate::output;
 
 /// Writes the samples, and says on stderr where the model is.
 pub(super) fn sample(session: &Session, recipe: &Recipe, tokenizer: &Tokenizer) -> Result<()> {
+    if !recipe.pretrains() {
+        return tell(session);
+    }
     let stage = session.run.path().join("pretrain");
     let checkpoint = checkpoint::latest(&stage)?.context("the stage pretrain has no checkpoint")?;
     let config = recipe.model.config();
@@ -41,6 +44,12 @@ pub(super) fn sample(session: &Session, recipe: &Recipe, tokenizer: &Tokenizer) 
         output::line(&format!("{prompt}{}", tokenizer.decode(&new)?))?;
         output::line("---")?;
     }
-    eprintln!("{:>9} {} (a Hugging Face directory)", "model", checkpoint.path.display());
+    tell(session)
+}
+
+/// Says where the last model is.
+fn tell(session: &Session) -> Result<()> {
+    let folder = model_folder(session.run.path())?;
+    eprintln!("{:>9} {} (a Hugging Face directory)", "model", folder.display());
     Ok(())
 }

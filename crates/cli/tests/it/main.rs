@@ -2,6 +2,8 @@
 
 mod lab;
 
+mod stages;
+
 mod bits;
 
 mod commands;

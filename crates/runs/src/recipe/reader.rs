@@ -126,6 +126,32 @@ impl<'a> Document<'a> {
         Ok(Section { source: self.source, name, span, table, taken: Vec::new() })
     }
 
+    /// Takes out the sections of a list, `[[name]]`; none if none is written.
+    pub fn sections(&mut self, name: &'static str) -> Result<Vec<Section<'a>>, RecipeError> {
+        self.asked.push(name.to_string());
+        let Some(value) = self.sections.remove(name) else { return Ok(Vec::new()) };
+        let wrong = |span: &Range<usize>, found: &DeValue| RecipeError::Type {
+            place: self.source.place(span.start),
+            section: "recipe".into(),
+            key: name.into(),
+            expected: "a list of sections in double brackets",
+            found: kind(found),
+        };
+        let span = value.span();
+        let DeValue::Array(items) = value.get_ref() else { return Err(wrong(&span, value.get_ref())) };
+        let mut sections = Vec::new();
+        for item in items.clone() {
+            let span = item.span();
+            match item.into_inner() {
+                DeValue::Table(table) => {
+                    sections.push(Section { source: self.source, name, span, table, taken: Vec::new() });
+                }
+                other => return Err(wrong(&span, &other)),
+            }
+        }
+        Ok(sections)
+    }
+
     /// Fails if a section is left that nobody asked for.
     pub fn finish(self) -> Result<(), RecipeError> {
         match self.sections.keys().next() {
@@ -167,6 +193,28 @@ impl<'a> Section<'a> {
             expected: T::EXPECTED,
             found,
         })
+    }
+
+    /// A section within this one, if it is written.
+    pub fn table(&mut self, key: &'static str) -> Result<Option<Section<'a>>, RecipeError> {
+        let Some(value) = self.table.remove(key) else {
+            self.taken.push((key, self.span.clone()));
+            return Ok(None);
+        };
+        let span = value.span();
+        self.taken.push((key, span.clone()));
+        match value.into_inner() {
+            DeValue::Table(table) => {
+                Ok(Some(Section { source: self.source, name: key, span, table, taken: Vec::new() }))
+            }
+            other => Err(RecipeError::Type {
+                place: self.source.place(span.start),
+                section: self.name.into(),
+                key: key.into(),
+                expected: "a section",
+                found: kind(&other),
+            }),
+        }
     }
 
     /// The value of a key, or its default.

@@ -2,6 +2,8 @@
 
 mod grpo;
 
+mod rl;
+
 mod sft;
 
 mod trainer;

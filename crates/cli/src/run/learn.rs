@@ -1,0 +1,188 @@
+//! Stages of kind `pretrain` and `sft`: the mean loss over worked examples, over every token or the answers alone.
+
+use std::fs;
+use std::path::Path;
+use std::time::Instant;
+
+use anyhow::{Context, Result};
+use serde::Serialize;
+use serde_json::Value;
+use wels_data::chat::{ChatTemplate, Message};
+use wels_data::tokenizer::Tokenizer;
+use wels_kernels::random::Key;
+use wels_model::tape::Execution;
+use wels_runs::recipe::{Recipe, StageSection, Supervised, Work};
+use wels_train::example::{Example, batches, pack};
+use wels_train::sft;
+use wels_train::trainer::{StepReport, Trainer};
+
+use super::stage::{Next, Position, Stage, config_for, hyperparameters, is_traces, state_of, training_flops};
+use super::{Outcome, Session, samples, task};
+use crate::failure::refuse;
+use crate::output::short;
+use crate::progress::Progress;
+
+/// Stream of the run's seed that orders examples.
+const STREAM_ORDER: u64 = 0x6c65_6172;
+
+/// Traces that a tokenizer learns from besides the text.
+const TOKENIZER_TRACES: u64 = 10_000;
+
+/// One line of `metrics.jsonl`; the last two depend on the machine.
+#[derive(Serialize)]
+struct Line {
+    #[serde(flatten)]
+    position: Position,
+    loss: f64,
+    mtp_losses: Vec<f64>,
+    targets: u64,
+    balance: f64,
+    max_violation: f64,
+    grad_norm: f64,
+    learning_rate: f64,
+    seconds: f64,
+    tokens_per_second: f64,
+}
+
+/// What worked puzzles look like, for a tokenizer that is to know them.
+pub(super) fn trace_texts(recipe: &Recipe) -> Result<Vec<String>> {
+    let Some(stage) = recipe.stages.iter().find(|stage| is_traces(&stage.work)) else { return Ok(Vec::new()) };
+    let (Work::Pretrain(section) | Work::Sft(section)) = &stage.work else { return Ok(Vec::new()) };
+    let pairs = task::traces(section, recipe.run.seed, TOKENIZER_TRACES.min(section.traces))?;
+    // Thinking tags are tokens of their own, and no text.
+    let text = |(prompt, response): (String, String)| {
+        format!("{prompt}\n{}", response.replace("<think>", "").replace("</think>", ""))
+    };
+    Ok(pairs.into_iter().map(text).collect())
+}
+
+/// Does what is left of the stage.
+pub(super) fn learn(
+    session: &mut Session,
+    tokenizer: &Tokenizer,
+    stage: &StageSection,
+    section: &Supervised,
+) -> Result<Outcome> {
+    let config = config_for(session, &section.start)?;
+    let context = config.rope.max_positions;
+    let examples = examples(session, tokenizer, section, matches!(stage.work, Work::Pretrain(_)), context)?;
+    let rows: Vec<usize> = examples.iter().map(Example::rows).collect();
+    let mean_rows = rows.iter().sum::<usize>() / rows.len();
+    let key = Key { seed: session.run.recipe().run.seed, stream: STREAM_ORDER };
+    let plan = batches(&rows, section.batch_tokens, section.epochs, key);
+    let (steps, flops) = (plan.len() as u64, training_flops(&config, mean_rows.max(1)));
+    let opened = Stage::open(session, &stage.name, tokenizer, &section.optimization, steps, flops)?;
+    let Some((mut at, latest)) = opened else { return Ok(Outcome::Done) };
+    let (config, state) = state_of(session, &section.start, tokenizer, latest.as_ref(), at.position)?;
+    let hyper = hyperparameters(&section.optimization, steps);
+    let mut trainer = Trainer::new(config, context, state, hyper, Execution::default());
+    if section.optimization.mtp_lambda == 0.0 {
+        trainer.freeze_mtp();
+    }
+    let mut progress = Progress::new("learn", "steps", at.position.step, Some(steps));
+    progress.line(&format!("{:>9} {}: {} examples", "learn", stage.name, examples.len()));
+    loop {
+        let started = Instant::now();
+        let batch = pack(plan[at.position.step as usize].iter().map(|index| &examples[*index]));
+        let report = trainer.step(&batch, section.optimization.micro_rows)?;
+        let tokens = batch.tokens.len() as u64;
+        let Position { step, updates, tokens: before, items } = at.position;
+        at.position = Position { step: step + 1, updates: updates + 1, tokens: before + tokens, items };
+        let line = Line::new(report, at.position, tokens, started.elapsed().as_secs_f64());
+        let next = at.after_step(session, &trainer, &line, |_| Ok(()))?;
+        let words = || format!("loss {:.3}, {} tok/s", line.loss, short(line.tokens_per_second));
+        progress.at(at.position.step, words);
+        match next {
+            Next::Step => {}
+            Next::Interrupted => {
+                progress.finish(&format!("{}: stopped after step {}", stage.name, at.position.step));
+                return Ok(Outcome::Interrupted);
+            }
+            Next::Done => {
+                progress.finish(&format!(
+                    "{}: {steps} steps done; {}, {}",
+                    stage.name,
+                    words(),
+                    session.spent_in_words()
+                ));
+                return Ok(Outcome::Done);
+            }
+        }
+    }
+}
+
+impl Line {
+    fn new(report: StepReport, position: Position, tokens: u64, seconds: f64) -> Line {
+        Line {
+            position,
+            loss: report.loss,
+            mtp_losses: report.mtp_losses,
+            targets: report.targets,
+            balance: report.balance,
+            max_violation: report.experts.iter().map(|experts| experts.max_violation).fold(0.0, f64::max),
+            grad_norm: report.grad_norm,
+            learning_rate: report.learning_rate,
+            seconds,
+            tokens_per_second: tokens as f64 / seconds,
+        }
+    }
+}
+
+/// What the stage learns from. Examples that the context does not hold are left out, and counted on stderr.
+fn examples(
+    session: &Session,
+    tokenizer: &Tokenizer,
+    section: &Supervised,
+    learn_prompts: bool,
+    context: usize,
+) -> Result<Vec<Example>> {
+    let template = ChatTemplate::of(tokenizer)?
+        .ok_or_else(|| refuse("the tokenizer has no chat template", "set tokenizer.chat_template"))?;
+    let answer = |(question, answer): &(String, String)| sft::answer(tokenizer, &template, question, answer);
+    let mut examples: Vec<Example> = match section.data.as_str() {
+        "traces" => {
+            let pairs = task::traces(section, session.run.recipe().run.seed, section.traces)?;
+            pairs.iter().map(answer).collect::<Result<_, _>>()?
+        }
+        data if session.run.path().join(data).is_dir() => {
+            let pairs = samples::kept(&session.run.path().join(data))?;
+            pairs.iter().map(answer).collect::<Result<_, _>>()?
+        }
+        path => conversations(Path::new(path), tokenizer, &template)?,
+    };
+    let all = examples.len();
+    examples.retain(|example| example.rows() <= context && example.has_target());
+    if examples.len() < all {
+        eprintln!("note: {} of {all} examples are longer than the context of {context} tokens", all - examples.len());
+    }
+    if examples.is_empty() {
+        return Err(refuse(format!("{} holds no example", section.data), "give it examples that fit the context"));
+    }
+    if learn_prompts {
+        examples.iter_mut().for_each(|example| example.learn.fill(true));
+    }
+    Ok(examples)
+}
+
+/// Conversations from a JSONL file: `{"messages": [{"role": …, "content": …}, …]}`, or `{"question": …, "answer": …}`.
+fn conversations(path: &Path, tokenizer: &Tokenizer, template: &ChatTemplate) -> Result<Vec<Example>> {
+    let text = fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?;
+    let mut examples = Vec::new();
+    for (number, line) in (1..).zip(text.lines()).filter(|(_, line)| !line.trim().is_empty()) {
+        let place = || format!("{}:{number}", path.display());
+        let value: Value =
+            serde_json::from_str(line).with_context(|| format!("{}:{number} is not JSON", path.display()))?;
+        if let (Some(question), Some(answer)) = (value["question"].as_str(), value["answer"].as_str()) {
+            examples.push(sft::answer(tokenizer, template, question, answer).with_context(place)?);
+            continue;
+        }
+        let Some(messages) = value.get("messages") else {
+            let hint =
+                "a line is {\"messages\": [{\"role\": …, \"content\": …}, …]} or {\"question\": …, \"answer\": …}";
+            return Err(refuse(format!("{} has neither messages nor question and answer", place()), hint));
+        };
+        let messages: Vec<Message> = serde_json::from_value(messages.clone()).with_context(place)?;
+        examples.extend(sft::conversation(tokenizer, template, &messages).with_context(place)?);
+    }
+    Ok(examples)
+}

@@ -1,0 +1,287 @@
+//! Stages of kind `rl`: rollouts, rewards, updates. What a step computes is in `wels_train::rl`.
+
+use std::collections::HashMap;
+use std::path::Path;
+use std::time::Instant;
+
+use anyhow::Result;
+use serde::Serialize;
+use serde_json::Value;
+use wels_data::chat::ChatTemplate;
+use wels_data::tokenizer::Tokenizer;
+use wels_kernels::gemm::Precision;
+use wels_kernels::random::Key;
+use wels_model::config::ModelConfig;
+use wels_model::params::Params;
+use wels_model::tape::Execution;
+use wels_runs::checkpoint::Checkpoint;
+use wels_runs::recipe::{AdvantageScale, LossMean, OverlongRule, Rl, StageSection};
+use wels_runs::tensors;
+use wels_tasks::{RewardWeights, Split, Task};
+use wels_train::doctor::Doctor;
+use wels_train::grpo::{Aggregation, Grpo, Overlong, Scale};
+use wels_train::rl::{Answered, Prompter, RlOptions, RlReport, Rollout, learn, sample};
+use wels_train::rollout::RolloutOptions;
+use wels_train::trainer::Trainer;
+
+use super::stage::{Next, Position, Stage, config_for, hyperparameters, initial, state_of, training_flops};
+use super::{Outcome, Session, task};
+use crate::output::short;
+use crate::progress::Progress;
+
+/// The weights that KL is measured from, in a checkpoint.
+const REFERENCE: &str = "reference.safetensors";
+
+/// Answers of a step that its line shows.
+const SHOWN: usize = 2;
+
+/// One line of `metrics.jsonl`; what comes after `samples` depends on the machine.
+#[derive(Serialize)]
+struct Line {
+    #[serde(flatten)]
+    position: Position,
+    reward: f64,
+    accuracy: f64,
+    format: f64,
+    language: f64,
+    length: f64,
+    truncated: f64,
+    entropy: f64,
+    kl: f64,
+    clipped_high: f64,
+    clipped_low: f64,
+    dead_groups: f64,
+    logprob_difference_max: f64,
+    loss: f64,
+    grad_norm: f64,
+    learning_rate: f64,
+    max_violation: f64,
+    warnings: Vec<String>,
+    samples: Vec<Shown>,
+    seconds: f64,
+    rollout_seconds: f64,
+    sampled_tokens_per_second: f64,
+}
+
+#[derive(Serialize)]
+struct Shown {
+    item: String,
+    answer: String,
+    accuracy: f64,
+    verdict: String,
+}
+
+/// Does what is left of the stage.
+pub(super) fn reinforce(
+    session: &mut Session,
+    tokenizer: &Tokenizer,
+    stage: &StageSection,
+    section: &Rl,
+) -> Result<Outcome> {
+    let config = config_for(session, &section.start)?;
+    let updates = section.steps * section.mini_batches as u64;
+    // A sampled token is computed forward once, and learnt from once.
+    let flops = training_flops(&config, section.max_tokens) * 4 / 3;
+    let opened = Stage::open(session, &stage.name, tokenizer, &section.optimization, section.steps, flops)?;
+    let Some((mut at, latest)) = opened else { return Ok(Outcome::Done) };
+    let (config, state) = state_of(session, &section.start, tokenizer, latest.as_ref(), at.position)?;
+    let mut reference = reference(session, tokenizer, section, &config, latest.as_ref())?;
+    let options = options(section, &config);
+    let context = config.rope.max_positions;
+    let hyper = hyperparameters(&section.optimization, updates);
+    let mut trainer = Trainer::new(config, context, state, hyper, Execution::default());
+    if section.optimization.mtp_lambda == 0.0 {
+        trainer.freeze_mtp();
+    }
+    let task = task::task(&section.task, Split::Train)?;
+    let template = ChatTemplate::of(tokenizer)?;
+    let prompter = Prompter { tokenizer, template: template.as_ref() };
+    let mut doctor = Doctor::default();
+    at.lines()?.iter().for_each(|line| _ = doctor.look(&recalled(line)));
+    let mut progress = Progress::new("rl", "steps", at.position.step, Some(section.steps));
+    loop {
+        let (report, line) = step(session, &mut at, &mut trainer, &*task, &prompter, &options, reference.as_ref())?;
+        let line = Line { warnings: doctor.look(&report), ..line };
+        if section.reference_every > 0 && at.position.step.is_multiple_of(section.reference_every) {
+            reference = reference.map(|_| trainer.state.params.clone());
+        }
+        let next = at.after_step(session, &trainer, &line, |folder| save_reference(folder, reference.as_ref()))?;
+        line.warnings.iter().for_each(|warning| progress.line(&format!("warning: {warning}")));
+        progress.at(at.position.step, || line.in_words());
+        match next {
+            Next::Step => {}
+            Next::Interrupted => {
+                progress.finish(&format!("{}: stopped after step {}", stage.name, at.position.step));
+                return Ok(Outcome::Interrupted);
+            }
+            Next::Done => {
+                let spent = session.spent_in_words();
+                progress.finish(&format!("{}: {} steps done; {}, {spent}", stage.name, section.steps, line.in_words()));
+                return Ok(Outcome::Done);
+            }
+        }
+    }
+}
+
+/// What the doctor saw of an earlier step, so that it says the same behind a kill.
+fn recalled(line: &Value) -> RlReport {
+    let number = |key: &str| line[key].as_f64().unwrap_or(0.0);
+    RlReport {
+        entropy: number("entropy"),
+        length: number("length"),
+        dead_groups: number("dead_groups"),
+        truncated: number("truncated"),
+        accuracy: number("accuracy"),
+        format: number("format"),
+        ..RlReport::default()
+    }
+}
+
+/// One step: both halves, timed.
+fn step(
+    session: &Session,
+    at: &mut Stage,
+    trainer: &mut Trainer,
+    task: &dyn Task,
+    prompter: &Prompter,
+    options: &RlOptions,
+    reference: Option<&Params>,
+) -> Result<(RlReport, Line)> {
+    let started = Instant::now();
+    let seed = session.run.recipe().run.seed;
+    let rollout = sample(trainer, task, prompter, options, seed, at.position.items, &mut |_, _| {})?;
+    let rollout_seconds = started.elapsed().as_secs_f64();
+    let key = Key { seed, stream: at.position.step };
+    let report = learn(trainer, reference, &rollout, options, key)?;
+    let Position { step, updates, tokens, items } = at.position;
+    at.position = Position {
+        step: step + 1,
+        updates: updates + report.updates.len() as u64,
+        tokens: tokens + report.sampled_tokens,
+        items: items + rollout.items,
+    };
+    let line = Line::new(&report, &rollout, at.position, started.elapsed().as_secs_f64(), rollout_seconds);
+    Ok((report, line))
+}
+
+/// The section, as a step takes it.
+fn options(section: &Rl, config: &ModelConfig) -> RlOptions {
+    RlOptions {
+        prompts: section.prompts,
+        rollout: RolloutOptions {
+            samples: section.samples,
+            max_tokens: section.max_tokens,
+            temperature: 1.0,
+            stop_tokens: config.eos_ids.clone(),
+            running: section.running,
+            precision: Precision::F32,
+        },
+        grpo: Grpo {
+            scale: match section.advantage_scale {
+                AdvantageScale::Deviation => Scale::Deviation,
+                AdvantageScale::SampleDeviation => Scale::SampleDeviation,
+                AdvantageScale::None => Scale::None,
+            },
+            aggregation: match section.loss_mean {
+                LossMean::Token => Aggregation::TokenMean,
+                LossMean::Sequence => Aggregation::SequenceMean,
+                LossMean::Constant => Aggregation::Constant(section.max_tokens as f64),
+            },
+            clip_low: section.clip_low,
+            clip_high: section.clip_high,
+            kl: section.kl,
+            overlong: match section.overlong {
+                OverlongRule::Keep => Overlong::Keep,
+                OverlongRule::Filter => Overlong::Filter,
+                OverlongRule::Penalty => Overlong::Penalty { max: section.max_tokens, buffer: section.overlong_buffer },
+            },
+        },
+        weights: RewardWeights {
+            accuracy: section.reward_accuracy,
+            format: section.reward_format,
+            language: section.reward_language,
+        },
+        mini_batches: section.mini_batches,
+        rounds: section.sampling_rounds,
+        micro_rows: section.optimization.micro_rows,
+    }
+}
+
+/// The weights that KL is measured from: those of the checkpoint, or those that the stage began with.
+fn reference(
+    session: &Session,
+    tokenizer: &Tokenizer,
+    section: &Rl,
+    config: &ModelConfig,
+    latest: Option<&Checkpoint>,
+) -> Result<Option<Params>> {
+    if section.kl == 0.0 {
+        return Ok(None);
+    }
+    let Some(latest) = latest else { return Ok(Some(initial(session, &section.start, tokenizer)?)) };
+    let mut params = Params::zeros(config);
+    let names: Vec<String> = params.specs().iter().map(|spec| spec.name.clone()).collect();
+    let buffers = names.into_iter().zip(params.values.iter_mut().map(|values| &mut values[..]));
+    tensors::load(&latest.path.join(REFERENCE), buffers)?;
+    Ok(Some(params))
+}
+
+fn save_reference(folder: &Path, reference: Option<&Params>) -> Result<()> {
+    let Some(reference) = reference else { return Ok(()) };
+    let values = reference.specs().iter().zip(&reference.values);
+    let named = values.map(|(spec, values)| (spec.name.clone(), &values[..]));
+    Ok(tensors::save(&folder.join(REFERENCE), named, HashMap::new())?)
+}
+
+impl Line {
+    fn new(report: &RlReport, rollout: &Rollout, position: Position, seconds: f64, rollout_seconds: f64) -> Line {
+        let last = report.updates.last();
+        let violations = last.iter().flat_map(|update| &update.experts).map(|experts| experts.max_violation);
+        let first = |group: &Answered| {
+            group.answers.first().map(|it| Shown {
+                item: group.item.id.clone(),
+                answer: it.text.clone(),
+                accuracy: it.reward.accuracy,
+                verdict: it.reward.grade.reason.to_string(),
+            })
+        };
+        Line {
+            position,
+            reward: report.reward,
+            accuracy: report.accuracy,
+            format: report.format,
+            language: report.language,
+            length: report.length,
+            truncated: report.truncated,
+            entropy: report.entropy,
+            kl: report.policy.kl,
+            clipped_high: report.policy.clipped_high,
+            clipped_low: report.policy.clipped_low,
+            dead_groups: report.dead_groups,
+            logprob_difference_max: report.logprob_difference_max,
+            loss: report.policy.loss,
+            grad_norm: last.map_or(0.0, |update| update.grad_norm),
+            learning_rate: last.map_or(0.0, |update| update.learning_rate),
+            max_violation: violations.fold(0.0, f64::max),
+            warnings: Vec::new(),
+            samples: rollout.answered.iter().filter_map(first).take(SHOWN).collect(),
+            seconds,
+            rollout_seconds,
+            sampled_tokens_per_second: report.sampled_tokens as f64 / rollout_seconds,
+        }
+    }
+
+    fn in_words(&self) -> String {
+        format!(
+            "accuracy {:.3}, {:.0} tokens an answer, entropy {:.2}, {:.0}% dead, logp difference {}, {} sampled tok/s, \
+             {:.0}% of the time in rollouts",
+            self.accuracy,
+            self.length,
+            self.entropy,
+            100.0 * self.dead_groups,
+            self.logprob_difference_max,
+            short(self.sampled_tokens_per_second),
+            100.0 * self.rollout_seconds / self.seconds
+        )
+    }
+}

@@ -1,0 +1,324 @@
+//! What all stages that train share: where the weights come from, metrics, checkpoints, the ledger's lines.
+
+use std::collections::HashMap;
+use std::path::{Path, PathBuf};
+use std::time::Instant;
+
+use anyhow::{Context, Result};
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+use wels_data::tokenizer::Tokenizer;
+use wels_model::config::{Dtype, ModelConfig};
+use wels_model::count;
+use wels_model::params::Params;
+use wels_model::weights;
+use wels_runs::checkpoint::{self, Checkpoint};
+use wels_runs::ledger::Entry;
+use wels_runs::metrics::Metrics;
+use wels_runs::recipe::{self, Optimization, Start};
+use wels_runs::rundir::{RunError, write_json};
+use wels_runs::tensors;
+use wels_train::schedule::{LearningRate, Switch};
+use wels_train::trainer::{Hyperparameters, State, Trainer};
+
+use super::{Session, pretrain};
+use crate::failure::refuse;
+use crate::model::{load_params, model_folder};
+
+/// The largest file of weights that is written.
+const WEIGHTS_FILE_BYTES: u64 = 4 << 30;
+
+/// The ledger's event of a checkpoint.
+const CHECKPOINT: &str = "checkpoint";
+
+/// Where a stage stands: `state.json` of its checkpoints.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub(super) struct Position {
+    /// Steps done.
+    pub step: u64,
+    /// Updates of the weights in these steps.
+    pub updates: u64,
+    /// Tokens learnt from or sampled.
+    pub tokens: u64,
+    /// Items of the task that were asked for.
+    pub items: u64,
+}
+
+/// A stage under way.
+pub(super) struct Stage<'a> {
+    name: String,
+    folder: PathBuf,
+    tokenizer: &'a Tokenizer,
+    optimization: &'a Optimization,
+    steps: u64,
+    metrics: Metrics,
+    pub position: Position,
+    saved: Position,
+    saved_at: Instant,
+    flops_per_token: u64,
+}
+
+/// What goes on after a step.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Next {
+    Step,
+    Interrupted,
+    Done,
+}
+
+/// The folder of a stage's newest checkpoint, or of a model elsewhere.
+pub(super) fn folder_of(session: &Session, from: &str) -> Result<PathBuf> {
+    let names = |stage: &recipe::StageSection| stage.name == from;
+    if from != recipe::PRETRAIN && !session.run.recipe().stages.iter().any(names) {
+        return model_folder(Path::new(from));
+    }
+    let stage = session.run.path().join(from);
+    let latest = if stage.is_dir() { checkpoint::latest(&stage)? } else { None };
+    let none = || refuse(format!("the stage {from} has no checkpoint"), "name a stage that trains, before this one");
+    Ok(latest.ok_or_else(none)?.path)
+}
+
+/// Fails if the model in `folder` comes with another tokenizer than the run's.
+pub(super) fn check_tokenizer(folder: &Path, tokenizer: &Tokenizer) -> Result<()> {
+    if folder.join("tokenizer.json").is_file() && Tokenizer::load(folder)?.sha256() != tokenizer.sha256() {
+        let message = format!("the model {} has another tokenizer than the run", folder.display());
+        return Err(refuse(message, "name the model's tokenizer with tokenizer.path"));
+    }
+    Ok(())
+}
+
+/// The configuration and weights that a stage begins with.
+pub(super) fn initial(session: &Session, start: &Start, tokenizer: &Tokenizer) -> Result<Params> {
+    let params = match start {
+        Start::New { model } => Params::init(model.config(), session.run.recipe().run.seed),
+        Start::From { from } => {
+            let folder = folder_of(session, from)?;
+            check_tokenizer(&folder, tokenizer)?;
+            load_params(&folder, &config_of(&folder)?)?
+        }
+    };
+    let (ids, vocab_size) = (tokenizer.vocab_size(), config_for(session, start)?.vocab_size);
+    if ids > vocab_size {
+        let message = format!("the tokenizer has {ids} tokens, and the model's vocab_size is {vocab_size}");
+        return Err(refuse(message, "name the tokenizer that belongs to the model with tokenizer.path"));
+    }
+    Ok(params)
+}
+
+/// The configuration that a stage begins with.
+pub(super) fn config_for(session: &Session, start: &Start) -> Result<ModelConfig> {
+    match start {
+        Start::New { model } => Ok(model.config().clone()),
+        Start::From { from } => config_of(&folder_of(session, from)?),
+    }
+}
+
+/// The configuration in a model's folder.
+pub(super) fn config_of(folder: &Path) -> Result<ModelConfig> {
+    Ok(weights::open_dir(folder)?.0)
+}
+
+/// The recipe's mathematics for `updates` updates, as the trainer takes it.
+pub(super) fn hyperparameters(of: &Optimization, updates: u64) -> Hyperparameters {
+    Hyperparameters {
+        learning_rate: LearningRate {
+            peak: of.learning_rate,
+            min: of.learning_rate_min,
+            steps: updates,
+            warmup_steps: of.warmup_steps,
+            decay_steps: (updates as f64 * of.decay_fraction).round() as u64,
+            decay: pretrain::decay(of.decay),
+        },
+        beta1: of.beta1,
+        beta2: of.beta2,
+        epsilon: of.epsilon,
+        weight_decay: of.weight_decay,
+        clip_norm: of.clip_norm,
+        bias_update_speed: of.bias_update_speed,
+        bias_update_steps: updates,
+        balance_alpha: of.balance_alpha,
+        mtp_lambda: Switch { early: of.mtp_lambda, late: of.mtp_lambda, late_step: 0 },
+    }
+}
+
+impl<'a> Stage<'a> {
+    /// Goes on with the stage `name` of `steps` steps behind its newest checkpoint; `None` if it is done.
+    pub fn open(
+        session: &mut Session,
+        name: &str,
+        tokenizer: &'a Tokenizer,
+        optimization: &'a Optimization,
+        steps: u64,
+        flops_per_token: u64,
+    ) -> Result<Option<(Stage<'a>, Option<Checkpoint>)>> {
+        let folder = session.run.stage(name)?;
+        let latest = checkpoint::latest(&folder)?;
+        let position = match &latest {
+            None => Position::default(),
+            Some(latest) => {
+                let position = read_position(&latest.path)?;
+                enter_late(session, name, latest, position, flops_per_token)?;
+                position
+            }
+        };
+        if position.step == steps {
+            return Ok(None);
+        }
+        let metrics = Metrics::open(&folder.join("metrics.jsonl"), position.step)?;
+        let (name, saved, saved_at) = (name.to_string(), position, Instant::now());
+        let stage =
+            Stage { name, folder, tokenizer, optimization, steps, metrics, position, saved, saved_at, flops_per_token };
+        Ok(Some((stage, latest)))
+    }
+
+    /// The lines of the steps so far.
+    pub fn lines(&self) -> Result<Vec<Value>> {
+        let path = self.folder.join("metrics.jsonl");
+        let text = std::fs::read_to_string(&path).map_err(RunError::io("read", &path))?;
+        let line = |line: &str| serde_json::from_str(line).with_context(|| format!("{} is damaged", path.display()));
+        text.lines().map(line).collect()
+    }
+
+    /// Writes a step's line and, when it is time or the user has asked to stop, a checkpoint with what `extra` adds.
+    pub fn after_step(
+        &mut self,
+        session: &mut Session,
+        trainer: &Trainer,
+        line: &impl Serialize,
+        extra: impl FnOnce(&Path) -> Result<()>,
+    ) -> Result<Next> {
+        self.metrics.append(line)?;
+        let asked = session.interrupt.asked();
+        let last = self.position.step == self.steps;
+        let due = last
+            || self.position.step.is_multiple_of(self.optimization.checkpoint_every)
+            || self.saved_at.elapsed().as_secs() >= self.optimization.checkpoint_seconds;
+        if asked || due {
+            self.save(session, trainer, extra).context("cannot save a checkpoint")?;
+        }
+        Ok(match (last, asked) {
+            (true, _) => Next::Done,
+            (false, true) => Next::Interrupted,
+            (false, false) => Next::Step,
+        })
+    }
+
+    fn save(
+        &mut self,
+        session: &mut Session,
+        trainer: &Trainer,
+        extra: impl FnOnce(&Path) -> Result<()>,
+    ) -> Result<()> {
+        self.metrics.sync()?;
+        let (state, config) = (&trainer.state, trainer.model().config());
+        let written = checkpoint::write(&self.folder, self.position.step, |folder| -> Result<()> {
+            save_state(folder, config, state, self.tokenizer)?;
+            extra(folder)?;
+            Ok(write_json(&folder.join("state.json"), &self.position)?)
+        })?;
+        checkpoint::prune(&self.folder, self.optimization.keep_checkpoints)?;
+        let tokens = self.position.tokens - self.saved.tokens;
+        session.record(checkpoint_entry(&self.name, &written, tokens, self.flops_per_token))?;
+        (self.saved, self.saved_at) = (self.position, Instant::now());
+        Ok(())
+    }
+}
+
+/// Forward and backward of one token in a sequence of `tokens`.
+pub(super) fn training_flops(config: &ModelConfig, tokens: usize) -> u64 {
+    count::forward_flops(config, count::Context::Causal { tokens }).training().0
+}
+
+fn read_position(folder: &Path) -> Result<Position> {
+    let file = folder.join("state.json");
+    let text = std::fs::read_to_string(&file).map_err(RunError::io("read", &file))?;
+    serde_json::from_str(&text).with_context(|| format!("{} is damaged", file.display()))
+}
+
+/// Writes the ledger's line of a checkpoint behind which a kill came before the line was written.
+fn enter_late(
+    session: &mut Session,
+    stage: &str,
+    latest: &Checkpoint,
+    position: Position,
+    flops_per_token: u64,
+) -> Result<()> {
+    let lines = session.ledger.entries().iter().filter(|entry| entry.event == CHECKPOINT && entry.stage == stage);
+    let (steps, tokens) = lines.fold((0, 0), |(steps, tokens), entry| (entry.step.max(steps), tokens + entry.tokens));
+    if position.step > steps {
+        let tokens = position.tokens.saturating_sub(tokens);
+        session.record(checkpoint_entry(stage, latest, tokens, flops_per_token))?;
+    }
+    Ok(())
+}
+
+fn checkpoint_entry(stage: &str, checkpoint: &Checkpoint, tokens: u64, flops_per_token: u64) -> Entry {
+    Entry {
+        event: CHECKPOINT.into(),
+        stage: stage.into(),
+        step: checkpoint.step,
+        tokens,
+        flops: (tokens * flops_per_token) as f64,
+        files: checkpoint.files.clone(),
+        ..Entry::default()
+    }
+}
+
+/// Writes weights, configuration, tokenizer and the optimizer's state.
+pub(super) fn save_state(folder: &Path, config: &ModelConfig, state: &State, tokenizer: &Tokenizer) -> Result<()> {
+    let values = |param: usize| &state.params.values[param][..];
+    weights::save_dir(folder, config, Dtype::F32, WEIGHTS_FILE_BYTES, &values)?;
+    tokenizer.save(folder, config.rope.max_positions)?;
+    Ok(tensors::save(&folder.join("optimizer.safetensors"), moments(state), HashMap::new())?)
+}
+
+/// Reads back what [`save_state`] wrote, after `updates` updates.
+pub(super) fn load_state(config: &ModelConfig, folder: &Path, updates: u64) -> Result<State> {
+    let mut params = Params::zeros(config);
+    weights::load_dir(folder, config, &mut |param, first_row, _, values| params.set_rows(param, first_row, values))?;
+    let mut state = State::new(params);
+    let State { params, m, v, .. } = &mut state;
+    let buffers = params.specs().iter().zip(m.iter_mut().zip(v)).flat_map(|(spec, (m, v))| {
+        [(format!("m.{}", spec.name), &mut m[..]), (format!("v.{}", spec.name), &mut v[..])]
+    });
+    tensors::load(&folder.join("optimizer.safetensors"), buffers)?;
+    state.step = updates;
+    Ok(state)
+}
+
+/// AdamW's state under names: `m.` and `v.` before the parameter's.
+fn moments(state: &State) -> impl Iterator<Item = (String, &[f32])> {
+    state
+        .params
+        .specs()
+        .iter()
+        .zip(state.m.iter().zip(&state.v))
+        .flat_map(|(spec, (m, v))| [(format!("m.{}", spec.name), &m[..]), (format!("v.{}", spec.name), &v[..])])
+}
+
+/// The state that a stage goes on with.
+pub(super) fn state_of(
+    session: &Session,
+    start: &Start,
+    tokenizer: &Tokenizer,
+    latest: Option<&Checkpoint>,
+    position: Position,
+) -> Result<(ModelConfig, State)> {
+    match latest {
+        None => {
+            let params = initial(session, start, tokenizer)?;
+            Ok((config_for(session, start)?, State::new(params)))
+        }
+        Some(checkpoint) => {
+            let config = config_of(&checkpoint.path)?;
+            let state = load_state(&config, &checkpoint.path, position.updates)
+                .with_context(|| format!("cannot go on from {}", checkpoint.path.display()))?;
+            Ok((config, state))
+        }
+    }
+}
+
+/// Whether a recipe's `data` names worked puzzles.
+pub(super) fn is_traces(work: &recipe::Work) -> bool {
+    matches!(work, recipe::Work::Pretrain(it) | recipe::Work::Sft(it) if it.data == "traces")
+}

@@ -1,0 +1,190 @@
+//! The stages after pretraining: worked examples, reinforcement, sampling, distillation, scores; and `kill -9` at
+//! random moments in all of them, behind which the same command ends with the weights and metrics of the uninterrupted
+//! run.
+
+use std::fs;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use serde_json::Value;
+
+use crate::lab::{Lab, Numbers, wait_until};
+
+const KILLS: usize = 20;
+
+/// Stages whose weights and metrics are compared.
+const TRAINED: [&str; 3] = ["base", "reinforced", "student"];
+
+/// Behind the lab's own recipe.
+const STAGES: &str = r#"
+[[stage]]
+name = "base"
+kind = "pretrain"
+from = "pretrain"
+data = "traces"
+traces = 1200
+trace_direct = 1.0
+batch_tokens = 512
+learning_rate = 5e-3
+checkpoint_every = 7
+
+[[stage]]
+name = "reinforced"
+kind = "rl"
+from = "base"
+steps = 10
+prompts = 6
+samples = 6
+max_tokens = 24
+mini_batches = 2
+kl = 0.01
+reference_every = 4
+reward_format = 1.0
+learning_rate = 1e-3
+checkpoint_every = 3
+
+[[stage]]
+name = "samples"
+kind = "sample_and_filter"
+from = "reinforced"
+prompts = 200
+samples = 4
+max_tokens = 24
+
+[[stage]]
+name = "student"
+kind = "sft"
+data = "traces"
+traces = 200
+epochs = 2
+batch_tokens = 256
+learning_rate = 3e-3
+checkpoint_every = 2
+
+[stage.model]
+model_type = "llama"
+hidden_size = 32
+num_hidden_layers = 1
+intermediate_size = 48
+num_attention_heads = 2
+num_key_value_heads = 2
+rms_norm_eps = 1e-6
+max_position_embeddings = 64
+rope_theta = 10000.0
+tie_word_embeddings = true
+
+[[stage]]
+name = "scores"
+kind = "score"
+models = ["base", "reinforced", "student"]
+items = 40
+max_tokens = 24
+"#;
+
+fn recipe(lab: &Lab, name: &str) -> String {
+    let changes = [("training_bytes", "chat_template = \"deepseek_v3\"\ntraining_bytes")];
+    let file = lab.recipe(name, &changes);
+    let path = lab.at(&file);
+    fs::write(&path, fs::read_to_string(&path).unwrap() + STAGES).unwrap();
+    file
+}
+
+fn stage(lab: &Lab, run: &str, stage: &str) -> PathBuf {
+    lab.at(&format!("runs/{run}/{stage}"))
+}
+
+/// Lines of a stage's metrics; 0 before the first.
+fn lines(lab: &Lab, run: &str, name: &str) -> usize {
+    fs::read_to_string(stage(lab, run, name).join("metrics.jsonl")).map_or(0, |text| text.lines().count())
+}
+
+/// Files of a sampling stage.
+fn files(lab: &Lab, run: &str, name: &str) -> usize {
+    fs::read_dir(stage(lab, run, name)).map_or(0, |entries| entries.count())
+}
+
+/// The metrics of a stage without what depends on the machine.
+fn metrics(lab: &Lab, run: &str, name: &str) -> Vec<Value> {
+    let text = fs::read_to_string(stage(lab, run, name).join("metrics.jsonl")).unwrap();
+    let line = |line: &str| {
+        let mut value: Value = serde_json::from_str(line).unwrap();
+        let object = value.as_object_mut().unwrap();
+        for key in ["seconds", "rollout_seconds", "tokens_per_second", "sampled_tokens_per_second"] {
+            object.remove(key);
+        }
+        value
+    };
+    text.lines().map(line).collect()
+}
+
+/// Hash of the weights and of the optimizer of a stage's last step.
+fn weights(lab: &Lab, run: &str, name: &str) -> (String, String) {
+    let last = metrics(lab, run, name).len();
+    let hash = |file: &str| {
+        let path = stage(lab, run, name).join(format!("step-{last:06}/{file}"));
+        wels_runs::hash::sha256_file(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display())).0
+    };
+    (hash("model.safetensors"), hash("optimizer.safetensors"))
+}
+
+fn text(lab: &Lab, run: &str, file: &str) -> String {
+    fs::read_to_string(lab.at(&format!("runs/{run}/{file}"))).unwrap()
+}
+
+#[test]
+fn killed_stages_end_like_the_uninterrupted_ones() {
+    let lab = Lab::new();
+    let whole = lab.done(&["run", &recipe(&lab, "whole")]);
+    assert!(whole.stdout.contains("countdown held out"), "{whole:?}");
+    let rl = metrics(&lab, "whole", "reinforced");
+    assert!(rl.iter().all(|line| line["logprob_difference_max"] == 0.0));
+    assert!(rl.iter().any(|line| line["updates"].as_u64() > Some(0)), "no group was live: nothing is tested");
+    // So small a model makes no right answer, so what is kept is nothing; the parts hold what was sampled.
+    assert_eq!(text(&lab, "whole", "samples/part-0001.jsonl").lines().count(), (200 - 128) * 4);
+    let mut numbers = Numbers(77);
+    let (mut kills, mut run) = (0, 0);
+    while kills < KILLS {
+        let name = format!("killed-{run}");
+        let file = recipe(&lab, &name);
+        for at in ["base", "reinforced", "reinforced", "samples", "student", "scores"] {
+            let mut child = lab.start(&["run", &file]);
+            let seen = |lab: &Lab| lines(lab, &name, at) + files(lab, &name, at);
+            let before = seen(&lab);
+            let came = wait_until(&mut child, || seen(&lab) != before);
+            std::thread::sleep(Duration::from_micros(numbers.below(30_000)));
+            let over = child.try_wait().unwrap().is_some();
+            child.kill().unwrap();
+            child.wait().unwrap();
+            kills += usize::from(came && !over);
+        }
+        lab.done(&["run", &format!("runs/{name}")]);
+        for stage in TRAINED {
+            assert_eq!(weights(&lab, &name, stage), weights(&lab, "whole", stage), "{stage} of {name}");
+            assert_eq!(metrics(&lab, &name, stage), metrics(&lab, "whole", stage), "{stage} of {name}");
+        }
+        for file in ["samples/part-0000.jsonl", "samples/part-0001.jsonl", "scores/scores.json"] {
+            assert_eq!(text(&lab, &name, file), text(&lab, "whole", file), "{file} of {name}");
+        }
+        run += 1;
+    }
+}
+
+#[test]
+fn a_stage_without_its_model_or_task_is_refused_in_words() {
+    let lab = Lab::new();
+    let file = lab.recipe("wrong", &[("steps = 20", "steps = 1")]);
+    let path = lab.at(&file);
+    let plain = fs::read_to_string(&path).unwrap();
+    for (stages, expected) in [
+        ("[[stage]]\nname = \"a\"\nkind = \"rl\"\ntask = \"chess\"\n", "there is no task 'chess'"),
+        ("[[stage]]\nname = \"a\"\nkind = \"sft\"\n", "the tokenizer has no chat template"),
+        ("[[stage]]\nname = \"a\"\nkind = \"score\"\nmodels = [\"nowhere\"]\n", "nowhere is no model"),
+        ("[[stage]]\nname = \"pretrain\"\n", "'pretrain' is the name of an earlier stage"),
+        ("[[stage]]\nname = \"a\"\nkind = \"rll\"\n", "must be one of \"pretrain\", \"sft\", \"rl\""),
+    ] {
+        fs::write(&path, format!("{}{stages}", plain.replace("\"wrong\"", &format!("\"w{}\"", stages.len())))).unwrap();
+        let said = lab.wels(&["run", &file]);
+        assert_eq!(said.code, Some(1), "{said:?}");
+        assert!(said.failure().contains(expected), "{expected}: {said:?}");
+    }
+}

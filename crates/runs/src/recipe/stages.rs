@@ -1,0 +1,494 @@
+//! `[[stage]]`: what a run does after pretraining, in order. Each stage begins with the weights of an earlier one, of a
+//! published checkpoint, or with new ones.
+
+use std::path::Path;
+
+use serde::Serialize;
+
+use super::reader::{RecipeError, Section};
+use super::{Decay, ModelSection, TokenizerSection};
+
+/// The stage that `[pretrain]` describes.
+pub const PRETRAIN: &str = "pretrain";
+
+/// One `[[stage]]`.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct StageSection {
+    /// The stage's folder in the run.
+    pub name: String,
+    /// What it does.
+    #[serde(flatten)]
+    pub work: Work,
+}
+
+/// What a stage does.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+#[serde(tag = "kind", rename_all = "snake_case")]
+pub enum Work {
+    /// Next-token training on every token of worked examples.
+    Pretrain(Box<Supervised>),
+    /// The same on the answers alone.
+    Sft(Box<Supervised>),
+    /// Reinforcement learning by group relative policy optimization.
+    Rl(Box<Rl>),
+    /// Sampling answers and keeping the right ones, for a later stage to learn from.
+    SampleAndFilter(Box<SampleAndFilter>),
+    /// Grading models on held-out items.
+    Score(Box<Score>),
+}
+
+impl Work {
+    /// As `kind` says it.
+    pub fn kind(&self) -> &'static str {
+        match self {
+            Work::Pretrain(_) => "pretrain",
+            Work::Sft(_) => "sft",
+            Work::Rl(_) => "rl",
+            Work::SampleAndFilter(_) => "sample_and_filter",
+            Work::Score(_) => "score",
+        }
+    }
+}
+
+/// `[[stage]]` of every kind that trains: optimization
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Optimization {
+    /// Rows (tokens) that go through the model at once: memory and speed, no bit of the result.
+    pub micro_rows: usize,
+    /// Peak learning rate.
+    pub learning_rate: f64,
+    /// Learning rate of the last step.
+    pub learning_rate_min: f64,
+    /// Updates of linear warm-up.
+    pub warmup_steps: u64,
+    /// Share of the updates, at the end, in which the learning rate falls.
+    pub decay_fraction: f64,
+    /// How it falls.
+    pub decay: Decay,
+    /// AdamW's β₁.
+    pub beta1: f64,
+    /// AdamW's β₂.
+    pub beta2: f64,
+    /// AdamW's ε.
+    pub epsilon: f64,
+    /// AdamW's decoupled weight decay, on matrices.
+    pub weight_decay: f64,
+    /// Greatest global norm of the gradient.
+    pub clip_norm: f64,
+    /// γ: how far a router bias moves a step.
+    pub bias_update_speed: f64,
+    /// α of the sequence-wise balance loss.
+    pub balance_alpha: f64,
+    /// λ of the multi-token-prediction loss; 0 freezes its layers.
+    pub mtp_lambda: f64,
+    /// Steps between checkpoints.
+    pub checkpoint_every: u64,
+    /// Seconds after which a checkpoint is written whatever the step.
+    pub checkpoint_seconds: u64,
+    /// Checkpoints that are kept, the newest ones.
+    pub keep_checkpoints: usize,
+}
+
+/// Defaults that differ between kinds.
+struct Defaults {
+    learning_rate: f64,
+    weight_decay: f64,
+    bias_update_speed: f64,
+    balance_alpha: f64,
+    mtp_lambda: f64,
+}
+
+/// Where the weights of a stage come from.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+#[serde(untagged)]
+pub enum Start {
+    /// An earlier stage, or a Hugging Face directory.
+    From {
+        /// Its name, or path.
+        from: String,
+    },
+    /// A new model, as the run's seed gives it.
+    New {
+        /// Its shape: the keys of `[model]`.
+        model: Box<ModelSection>,
+    },
+}
+
+/// `[[stage]]` of kind `pretrain` or `sft`
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Supervised {
+    /// What is learnt: "traces" for worked puzzles, the name of a stage that samples, or a JSONL file of conversations.
+    pub data: String,
+    /// How often all of it is learnt.
+    pub epochs: u64,
+    /// Tokens of one step, as many whole examples as fit.
+    pub batch_tokens: usize,
+    /// Examples of "traces".
+    pub traces: u64,
+    /// Most tries of a trace.
+    pub trace_tries: usize,
+    /// Probability that an equation of a trace is wrong.
+    pub trace_slips: f64,
+    /// Probability that the first try of a trace is right.
+    pub trace_luck: f64,
+    /// Probability of an answer without a try.
+    pub trace_direct: f64,
+    /// Each trace takes one of these as its probability of giving up after a failed try.
+    pub trace_quit: Vec<f64>,
+    /// How it is optimized.
+    #[serde(flatten)]
+    pub optimization: Optimization,
+    /// Where the weights come from.
+    #[serde(flatten)]
+    pub start: Start,
+}
+
+/// Words for what advantages are divided by.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum AdvantageScale {
+    /// The deviation of the group, by n.
+    Deviation,
+    /// The deviation of the group, by n − 1.
+    SampleDeviation,
+    /// Nothing.
+    None,
+}
+
+/// Words for how tokens are added up.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum LossMean {
+    /// A mean over answers of means over their tokens.
+    Sequence,
+    /// A mean over tokens.
+    Token,
+    /// A sum over tokens, divided by answers and `max_tokens`.
+    Constant,
+}
+
+/// Words for what happens to answers that run into the limit.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum OverlongRule {
+    /// Nothing.
+    Keep,
+    /// They are left out of the loss.
+    Filter,
+    /// A penalty that grows to 1 within the last `overlong_buffer` tokens.
+    Penalty,
+}
+
+/// `[[stage]]` of kind `rl`
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Rl {
+    /// What is asked: "countdown".
+    pub task: String,
+    /// Rollouts.
+    pub steps: u64,
+    /// Prompts of a rollout.
+    pub prompts: usize,
+    /// Answers to each prompt.
+    pub samples: usize,
+    /// The most tokens of an answer.
+    pub max_tokens: usize,
+    /// Answers that are sampled at the same time: speed and memory, no bit of the result.
+    pub running: usize,
+    /// Updates of a rollout, each on a random part of it.
+    pub mini_batches: usize,
+    /// Rounds of sampling at most, until `prompts` groups have rewards that differ; 1 takes what comes.
+    pub sampling_rounds: usize,
+    /// What advantages are divided by.
+    pub advantage_scale: AdvantageScale,
+    /// How tokens are added up.
+    pub loss_mean: LossMean,
+    /// ε_low: how far the ratio may fall.
+    pub clip_low: f64,
+    /// ε_high: how far the ratio may rise.
+    pub clip_high: f64,
+    /// β of the KL to the reference; 0 for none.
+    pub kl: f64,
+    /// Rollouts after which the reference becomes the latest policy; 0 for never.
+    pub reference_every: u64,
+    /// What happens to answers that run into the limit.
+    pub overlong: OverlongRule,
+    /// See `overlong`.
+    pub overlong_buffer: usize,
+    /// What a right answer counts.
+    pub reward_accuracy: f64,
+    /// What the asked form counts.
+    pub reward_format: f64,
+    /// What thinking in the target language counts.
+    pub reward_language: f64,
+    /// How it is optimized.
+    #[serde(flatten)]
+    pub optimization: Optimization,
+    /// Where the weights come from.
+    #[serde(flatten)]
+    pub start: Start,
+}
+
+/// `[[stage]]` of kind `sample_and_filter`
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct SampleAndFilter {
+    /// The model that answers: an earlier stage, or a Hugging Face directory.
+    pub from: String,
+    /// What is asked: "countdown".
+    pub task: String,
+    /// Prompts.
+    pub prompts: u64,
+    /// Answers to each prompt.
+    pub samples: usize,
+    /// Right answers that are kept of each prompt, the first ones; equal ones are kept once.
+    pub keep: usize,
+    /// The most tokens of an answer.
+    pub max_tokens: usize,
+    /// Of the softmax.
+    pub temperature: f64,
+    /// Answers that are sampled at the same time: speed and memory, no bit of the result.
+    pub running: usize,
+}
+
+/// `[[stage]]` of kind `score`
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Score {
+    /// The models that are graded: stages, or Hugging Face directories.
+    pub models: Vec<String>,
+    /// What is asked: "countdown".
+    pub task: String,
+    /// Held-out items.
+    pub items: u64,
+    /// Answers to each item.
+    pub samples: usize,
+    /// The most tokens of an answer.
+    pub max_tokens: usize,
+    /// Of the softmax.
+    pub temperature: f64,
+    /// Answers that are sampled at the same time: speed and memory, no bit of the result.
+    pub running: usize,
+}
+
+/// Keys of a stage that change no bit of its result.
+pub(super) const FREE: [&str; 5] =
+    ["micro_rows", "running", "checkpoint_every", "checkpoint_seconds", "keep_checkpoints"];
+
+/// What all stages of a recipe share.
+pub(super) struct Surroundings<'a> {
+    pub tokenizer: &'a TokenizerSection,
+    pub folder: &'a Path,
+    /// Names of the stages so far.
+    pub earlier: Vec<String>,
+}
+
+impl StageSection {
+    pub(super) fn resolve(mut s: Section, around: &mut Surroundings) -> Result<StageSection, RecipeError> {
+        let name: String = s.get_or("name", String::new())?;
+        let allowed = |c: char| c.is_ascii_alphanumeric() || "-_".contains(c);
+        if name.is_empty() || !name.chars().all(allowed) || ["tokenizer", "data"].contains(&name.as_str()) {
+            return Err(s.wrong("name", format!("must consist of letters, digits, '-', '_', but is '{name}'")));
+        }
+        if around.earlier.contains(&name) {
+            return Err(s.wrong("name", format!("'{name}' is the name of an earlier stage")));
+        }
+        let kinds = ["pretrain", "sft", "rl", "sample_and_filter", "score"];
+        let kind = s.word("kind", &kinds.map(|kind| (kind, kind)))?;
+        let work = match kind {
+            "pretrain" => Work::Pretrain(Box::new(Supervised::resolve(&mut s, around, true)?)),
+            "sft" => Work::Sft(Box::new(Supervised::resolve(&mut s, around, false)?)),
+            "rl" => Work::Rl(Box::new(Rl::resolve(&mut s, around)?)),
+            "score" => Work::Score(Box::new(Score::resolve(&mut s, around)?)),
+            _ => Work::SampleAndFilter(Box::new(SampleAndFilter::resolve(&mut s, around)?)),
+        };
+        s.finish(&[])?;
+        around.earlier.push(name.clone());
+        Ok(StageSection { name, work })
+    }
+
+    /// Whether the stage, or one that it begins with, needs `[pretrain]`.
+    pub(super) fn names(&self, stage: &str) -> bool {
+        let starts = |start: &Start| matches!(start, Start::From { from } if from == stage);
+        match &self.work {
+            Work::Pretrain(it) | Work::Sft(it) => starts(&it.start),
+            Work::Rl(it) => starts(&it.start),
+            Work::SampleAndFilter(it) => it.from == stage,
+            Work::Score(it) => it.models.iter().any(|model| model == stage),
+        }
+    }
+}
+
+const NOT_NEGATIVE: fn(f64) -> bool = |x| x >= 0.0;
+const UNIT: fn(f64) -> bool = |x| (0.0..1.0).contains(&x);
+const PROBABILITY: fn(f64) -> bool = |x| (0.0..=1.0).contains(&x);
+
+impl Optimization {
+    fn resolve(s: &mut Section, of: &Defaults) -> Result<Optimization, RecipeError> {
+        let learning_rate = s.get_where("learning_rate", of.learning_rate, |x| x > 0.0, "greater than 0")?;
+        Ok(Optimization {
+            micro_rows: s.get_where("micro_rows", 4096, |n| n > 0, "1 or more")?,
+            learning_rate,
+            learning_rate_min: s.get_where(
+                "learning_rate_min",
+                learning_rate / 10.0,
+                |x| (0.0..=learning_rate).contains(&x),
+                "between 0 and learning_rate",
+            )?,
+            warmup_steps: s.get_or("warmup_steps", 0)?,
+            decay_fraction: s.get_where("decay_fraction", 0.4, PROBABILITY, "between 0 and 1")?,
+            decay: s.word("decay", &[("cosine", Decay::Cosine), ("linear", Decay::Linear)])?,
+            beta1: s.get_where("beta1", 0.9, UNIT, "at least 0 and below 1")?,
+            beta2: s.get_where("beta2", 0.95, UNIT, "at least 0 and below 1")?,
+            epsilon: s.get_where("epsilon", 1e-8, |x| x > 0.0, "greater than 0")?,
+            weight_decay: s.get_where("weight_decay", of.weight_decay, NOT_NEGATIVE, "0 or more")?,
+            clip_norm: s.get_where("clip_norm", 1.0, |x| x > 0.0, "greater than 0")?,
+            bias_update_speed: s.get_where("bias_update_speed", of.bias_update_speed, NOT_NEGATIVE, "0 or more")?,
+            balance_alpha: s.get_where("balance_alpha", of.balance_alpha, NOT_NEGATIVE, "0 or more")?,
+            mtp_lambda: s.get_where("mtp_lambda", of.mtp_lambda, NOT_NEGATIVE, "0 or more")?,
+            checkpoint_every: s.get_where("checkpoint_every", 100, |n| n > 0, "1 or more")?,
+            checkpoint_seconds: s.get_where("checkpoint_seconds", 120, |n| n > 0, "1 or more")?,
+            keep_checkpoints: s.get_where("keep_checkpoints", 2, |n| n > 0, "1 or more")?,
+        })
+    }
+}
+
+impl Start {
+    fn resolve(s: &mut Section, around: &Surroundings) -> Result<Start, RecipeError> {
+        let from: Option<String> = s.get("from")?;
+        match (from, s.table("model")?) {
+            (Some(_), Some(_)) => Err(s.wrong("from", "and stage.model exclude each other")),
+            (Some(from), None) => Ok(Start::From { from: place(from, around) }),
+            (None, Some(model)) => {
+                let model = ModelSection::resolve(model, around.tokenizer, 1, around.folder)?;
+                Ok(Start::New { model: Box::new(model) })
+            }
+            (None, None) => Ok(Start::From { from: PRETRAIN.into() }),
+        }
+    }
+}
+
+/// An earlier stage's name as it is, or a path.
+fn place(name: String, around: &Surroundings) -> String {
+    match name == PRETRAIN || around.earlier.contains(&name) {
+        true => name,
+        false => around.folder.join(name).display().to_string(),
+    }
+}
+
+impl Supervised {
+    fn resolve(s: &mut Section, around: &Surroundings, pretrain: bool) -> Result<Supervised, RecipeError> {
+        let defaults = match pretrain {
+            true => Defaults {
+                learning_rate: 2e-3,
+                weight_decay: 0.1,
+                bias_update_speed: 1e-3,
+                balance_alpha: 1e-4,
+                mtp_lambda: 0.3,
+            },
+            false => Defaults {
+                learning_rate: 5e-5,
+                weight_decay: 0.0,
+                bias_update_speed: 0.0,
+                balance_alpha: 1e-4,
+                mtp_lambda: 0.1,
+            },
+        };
+        let data: String = s.get_or("data", "traces".into())?;
+        let data = if data == "traces" { data } else { place(data, around) };
+        let trace_quit: Vec<f64> = s.get_or("trace_quit", vec![0.75, 0.45, 0.05])?;
+        if trace_quit.is_empty() || !trace_quit.iter().all(|x| PROBABILITY(*x)) {
+            return Err(s.wrong("trace_quit", "must be a list of probabilities"));
+        }
+        Ok(Supervised {
+            data,
+            epochs: s.get_where("epochs", 1, |n| (1..=1000).contains(&n), "1 to 1000")?,
+            batch_tokens: s.get_where("batch_tokens", 4096, |n| n > 0, "1 or more")?,
+            traces: s.get_where("traces", 10_000, |n| (1..=100_000_000).contains(&n), "1 to 100000000")?,
+            trace_tries: s.get_where("trace_tries", 20, |n| n > 0, "1 or more")?,
+            trace_slips: s.get_where("trace_slips", 0.005, PROBABILITY, "between 0 and 1")?,
+            trace_luck: s.get_where("trace_luck", 0.25, PROBABILITY, "between 0 and 1")?,
+            trace_direct: s.get_where("trace_direct", 0.35, PROBABILITY, "between 0 and 1")?,
+            trace_quit,
+            optimization: Optimization::resolve(s, &defaults)?,
+            start: Start::resolve(s, around)?,
+        })
+    }
+}
+
+impl Rl {
+    fn resolve(s: &mut Section, around: &Surroundings) -> Result<Rl, RecipeError> {
+        let defaults = Defaults {
+            learning_rate: 1e-6,
+            weight_decay: 0.0,
+            bias_update_speed: 0.0,
+            balance_alpha: 0.0,
+            mtp_lambda: 0.0,
+        };
+        let clip_low = s.get_where("clip_low", 0.2, NOT_NEGATIVE, "0 or more")?;
+        Ok(Rl {
+            task: s.get_or("task", "countdown".into())?,
+            steps: s.get_where("steps", 100, |n| n > 0, "1 or more")?,
+            prompts: s.get_where("prompts", 16, |n| n > 0, "1 or more")?,
+            samples: s.get_where("samples", 16, |n| n > 1, "2 or more")?,
+            max_tokens: s.get_where("max_tokens", 256, |n| n > 0, "1 or more")?,
+            running: s.get_where("running", 64, |n| n > 0, "1 or more")?,
+            mini_batches: s.get_where("mini_batches", 1, |n| n > 0, "1 or more")?,
+            sampling_rounds: s.get_where("sampling_rounds", 1, |n| n > 0, "1 or more")?,
+            advantage_scale: s.word(
+                "advantage_scale",
+                &[
+                    ("deviation", AdvantageScale::Deviation),
+                    ("sample_deviation", AdvantageScale::SampleDeviation),
+                    ("none", AdvantageScale::None),
+                ],
+            )?,
+            loss_mean: s.word(
+                "loss_mean",
+                &[("token", LossMean::Token), ("sequence", LossMean::Sequence), ("constant", LossMean::Constant)],
+            )?,
+            clip_low,
+            clip_high: s.get_where("clip_high", clip_low, NOT_NEGATIVE, "0 or more")?,
+            kl: s.get_where("kl", 0.0, NOT_NEGATIVE, "0 or more")?,
+            reference_every: s.get_or("reference_every", 0)?,
+            overlong: s.word(
+                "overlong",
+                &[("keep", OverlongRule::Keep), ("filter", OverlongRule::Filter), ("penalty", OverlongRule::Penalty)],
+            )?,
+            overlong_buffer: s.get_or("overlong_buffer", 0)?,
+            reward_accuracy: s.get_where("reward_accuracy", 1.0, NOT_NEGATIVE, "0 or more")?,
+            reward_format: s.get_where("reward_format", 0.0, NOT_NEGATIVE, "0 or more")?,
+            reward_language: s.get_where("reward_language", 0.0, NOT_NEGATIVE, "0 or more")?,
+            optimization: Optimization::resolve(s, &defaults)?,
+            start: Start::resolve(s, around)?,
+        })
+    }
+}
+
+impl SampleAndFilter {
+    fn resolve(s: &mut Section, around: &Surroundings) -> Result<SampleAndFilter, RecipeError> {
+        let samples = s.get_where("samples", 4, |n| n > 0, "1 or more")?;
+        Ok(SampleAndFilter {
+            from: place(s.get_or("from", PRETRAIN.into())?, around),
+            task: s.get_or("task", "countdown".into())?,
+            prompts: s.get_where("prompts", 1000, |n| n > 0, "1 or more")?,
+            samples,
+            keep: s.get_where("keep", samples, |n| n > 0, "1 or more")?,
+            max_tokens: s.get_where("max_tokens", 256, |n| n > 0, "1 or more")?,
+            temperature: s.get_where("temperature", 1.0, NOT_NEGATIVE, "0 or more")?,
+            running: s.get_where("running", 64, |n| n > 0, "1 or more")?,
+        })
+    }
+}
+
+impl Score {
+    fn resolve(s: &mut Section, around: &Surroundings) -> Result<Score, RecipeError> {
+        let models: Vec<String> = s.get_or("models", vec![PRETRAIN.into()])?;
+        Ok(Score {
+            models: models.into_iter().map(|model| place(model, around)).collect(),
+            task: s.get_or("task", "countdown".into())?,
+            items: s.get_where("items", 1000, |n| n > 0, "1 or more")?,
+            samples: s.get_where("samples", 1, |n| n > 0, "1 or more")?,
+            max_tokens: s.get_where("max_tokens", 256, |n| n > 0, "1 or more")?,
+            temperature: s.get_where("temperature", 1.0, NOT_NEGATIVE, "0 or more")?,
+            running: s.get_where("running", 64, |n| n > 0, "1 or more")?,
+        })
+    }
+}

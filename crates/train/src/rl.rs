@@ -1,0 +1,353 @@
+//! A step of reinforcement learning: sample answers, reward them, learn from them.
+//!
+//! ```text
+//! prompts → answers (rollout) → rewards (task) → live groups → mini-batches (grpo) → updates (trainer)
+//! ```
+//! Before the first update every log-probability that was sampled is compared with the one that the training pass
+//! computes. A difference other than 0 is a bug, and stops the step with the weights as they were.
+
+use std::sync::Arc;
+
+use thiserror::Error;
+use wels_data::chat::{ChatError, ChatTemplate, Message, RenderOptions};
+use wels_data::tokenizer::{Tokenizer, TokenizerError};
+use wels_kernels::random::Key;
+use wels_model::model::Model;
+use wels_model::params::Params;
+use wels_tasks::{Item, Prompt, Reward, RewardWeights, Task, TaskError};
+
+use crate::grpo::{BadReward, Group, Grpo, PolicyBatch, PolicyReport, Sample, advantages};
+use crate::rollout::{Answer, Question, RolloutError, RolloutOptions, rollout};
+use crate::trainer::{NonFinite, StepReport, Trainer};
+
+/// Streams of the run's seed.
+const STREAM_ITEMS: u64 = 0x726c_6974;
+const STREAM_ANSWERS: u64 = 0x726c_616e;
+const STREAM_PARTS: u64 = 0x726c_7061;
+
+/// What a step does.
+#[derive(Clone, Debug, PartialEq)]
+pub struct RlOptions {
+    /// Prompts of a step.
+    pub prompts: usize,
+    /// How to sample.
+    pub rollout: RolloutOptions,
+    /// The objective.
+    pub grpo: Grpo,
+    /// What each component of the reward counts.
+    pub weights: RewardWeights,
+    /// Parts of a rollout, an update each.
+    pub mini_batches: usize,
+    /// Rounds of sampling at most, until enough groups are live (DAPO's dynamic sampling); 1 takes what comes.
+    pub rounds: usize,
+    /// Rows that go through the model at a time.
+    pub micro_rows: usize,
+}
+
+/// What can go wrong in a step; no weight was touched.
+#[derive(Debug, Error)]
+pub enum RlError {
+    /// No answers.
+    #[error(transparent)]
+    Rollout(#[from] RolloutError),
+    /// The task fails.
+    #[error(transparent)]
+    Task(#[from] TaskError),
+    /// The chat template refuses or fails.
+    #[error(transparent)]
+    Chat(#[from] ChatError),
+    /// Tokens that cannot be text, or the other way round.
+    #[error(transparent)]
+    Tokenizer(#[from] TokenizerError),
+    /// A reward that is no number.
+    #[error(transparent)]
+    Reward(#[from] BadReward),
+    /// A loss or gradient that is no number.
+    #[error(transparent)]
+    NonFinite(#[from] NonFinite),
+    /// The sampler and the trainer disagree.
+    #[error("a sampled log-probability differs from the recomputed one by {difference}: a bug, the step is not done")]
+    Mismatch {
+        /// The greatest.
+        difference: f64,
+    },
+}
+
+/// Turns questions into tokens and answers into text.
+pub struct Prompter<'a> {
+    /// The model's.
+    pub tokenizer: &'a Tokenizer,
+    /// What stands around a question; without one a question is text behind BOS, and messages are refused.
+    pub template: Option<&'a ChatTemplate>,
+}
+
+impl Prompter<'_> {
+    /// The tokens that an answer to `prompt` continues.
+    pub fn tokens(&self, prompt: &Prompt) -> Result<Vec<u32>, RlError> {
+        let bos = self.tokenizer.special().bos;
+        match (prompt, self.template) {
+            (Prompt::Text(text), None) => Ok(bos.into_iter().chain(self.tokenizer.encode_ordinary(text)?).collect()),
+            (Prompt::Text(text), Some(template)) => self.rendered(template, &[Message::new("user", text)]),
+            (Prompt::Messages(messages), Some(template)) => self.rendered(template, messages),
+            (Prompt::Messages(_), None) => {
+                let reason = "the task asks in messages, and the model has no chat template".into();
+                Err(RlError::Chat(ChatError::Failed { reason }))
+            }
+        }
+    }
+
+    fn rendered(&self, template: &ChatTemplate, messages: &[Message]) -> Result<Vec<u32>, RlError> {
+        let options = RenderOptions { add_generation_prompt: true, ..RenderOptions::default() };
+        Ok(self.tokenizer.encode(&template.render(messages, &options)?)?)
+    }
+
+    /// An answer's text, without the token that ended it. Ids that the model has and the tokenizer has not
+    /// (vocabularies are often padded) read as U+FFFD.
+    pub fn text(&self, answer: &Answer, stop_tokens: &[u32]) -> Result<String, RlError> {
+        let tokens = match answer.tokens.split_last() {
+            Some((last, before)) if stop_tokens.contains(last) => before,
+            _ => &answer.tokens,
+        };
+        let known = |id: &u32| (*id as usize) < self.tokenizer.vocab_size();
+        let pieces = tokens.split(|id| !known(id)).map(|piece| self.tokenizer.decode(piece));
+        Ok(pieces.collect::<Result<Vec<_>, _>>()?.join("\u{fffd}"))
+    }
+}
+
+/// An answer with its reward.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Rewarded {
+    /// As sampled.
+    pub answer: Answer,
+    /// Its text.
+    pub text: String,
+    /// By component.
+    pub reward: Reward,
+}
+
+/// The answers to an item.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Answered {
+    /// The item.
+    pub item: Item,
+    /// The prompt's tokens.
+    pub prompt: Vec<u32>,
+    /// Its answers.
+    pub answers: Vec<Rewarded>,
+}
+
+/// Samples and rewards answers to `items`; `seed_of` gives the seed of the n-th.
+///
+/// # Errors
+/// [`RlError`] as described there.
+pub fn answer(
+    model: &Arc<Model>,
+    params: &Arc<Params>,
+    task: &dyn Task,
+    prompter: &Prompter,
+    items: Vec<Item>,
+    seed_of: impl Fn(usize) -> u64,
+    options: &RolloutOptions,
+    watch: &mut dyn FnMut(usize, u64),
+) -> Result<Vec<Answered>, RlError> {
+    let mut questions = Vec::new();
+    for (n, item) in items.iter().enumerate() {
+        questions.push(Question { prompt: prompter.tokens(&item.prompt)?, seed: seed_of(n) });
+    }
+    let answers = rollout(model, params, &questions, options, watch)?;
+    let mut result = Vec::new();
+    for ((item, question), answers) in items.into_iter().zip(questions).zip(answers) {
+        let mut rewarded = Vec::new();
+        for answer in answers {
+            let text = prompter.text(&answer, &options.stop_tokens)?;
+            let reward = task.reward(&item, &text)?;
+            rewarded.push(Rewarded { answer, text, reward });
+        }
+        result.push(Answered { item, prompt: question.prompt, answers: rewarded });
+    }
+    Ok(result)
+}
+
+/// The item number `n` of a training: all items of a task in random order, then all again in another.
+///
+/// # Errors
+/// [`TaskError`] if the task has no such item.
+pub fn training_item(task: &dyn Task, seed: u64, n: u64) -> Result<Item, TaskError> {
+    match task.len() {
+        None => task.item(n),
+        Some(len) => {
+            let len = len.max(1);
+            let key = Key { seed, stream: STREAM_ITEMS.wrapping_add((n / len) << 32) };
+            task.item(wels_data::random::Permutation::new(len, key.u64_at(0)).at(n % len))
+        }
+    }
+}
+
+/// What a step has sampled.
+pub struct Rollout {
+    /// Every group that counts.
+    pub answered: Vec<Answered>,
+    /// Items that were asked for them.
+    pub items: u64,
+}
+
+/// The first half of a step: samples the answers of step `step`, beginning with the training's item `first`.
+///
+/// # Errors
+/// [`RlError`] as described there.
+pub fn sample(
+    trainer: &Trainer,
+    task: &dyn Task,
+    prompter: &Prompter,
+    options: &RlOptions,
+    seed: u64,
+    first: u64,
+    watch: &mut dyn FnMut(usize, u64),
+) -> Result<Rollout, RlError> {
+    let params = Arc::new(trainer.state.params.clone());
+    let key = Key { seed, stream: STREAM_ANSWERS };
+    let mut rollout = Rollout { answered: Vec::new(), items: 0 };
+    for round in 0..options.rounds.max(1) {
+        let next = first + rollout.items;
+        let items =
+            (next..next + options.prompts as u64).map(|n| training_item(task, seed, n)).collect::<Result<_, _>>()?;
+        let seed_of = |n: usize| key.u64_at(next + n as u64);
+        let answered = answer(trainer.model(), &params, task, prompter, items, seed_of, &options.rollout, watch)?;
+        rollout.items += options.prompts as u64;
+        let dynamic = options.rounds > 1;
+        let lives = |group: &Answered| advantages(&totals(group, options), options.grpo.scale).is_some();
+        rollout.answered.extend(answered.into_iter().filter(|group| !dynamic || lives(group)));
+        if !dynamic || rollout.answered.len() >= options.prompts || round + 1 == options.rounds {
+            break;
+        }
+    }
+    rollout.answered.truncate(options.prompts);
+    Ok(rollout)
+}
+
+/// The rewards of a group, penalties included.
+fn totals(group: &Answered, options: &RlOptions) -> Vec<f64> {
+    let total =
+        |it: &Rewarded| it.reward.total(&options.weights) + options.grpo.overlong.penalty(it.answer.tokens.len());
+    group.answers.iter().map(total).collect()
+}
+
+/// What a step did.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct RlReport {
+    /// Mean total reward.
+    pub reward: f64,
+    /// Mean of each component, unweighted.
+    pub accuracy: f64,
+    /// See `accuracy`.
+    pub format: f64,
+    /// See `accuracy`; 0 where the task has no target language.
+    pub language: f64,
+    /// Share of answers that ran into the limit.
+    pub truncated: f64,
+    /// Mean tokens of an answer.
+    pub length: f64,
+    /// Mean −logp of the sampled tokens: an unbiased estimate of the policy's entropy, nats a token.
+    pub entropy: f64,
+    /// Share of groups without deviation.
+    pub dead_groups: f64,
+    /// Tokens that were sampled.
+    pub sampled_tokens: u64,
+    /// Greatest |logp sampled − logp recomputed|: 0, or the step fails.
+    pub logprob_difference_max: f64,
+    /// The objective, mean over mini-batches.
+    pub policy: PolicyReport,
+    /// One an update; none if all groups are dead.
+    pub updates: Vec<StepReport>,
+}
+
+/// The second half of a step: learns from `rollout`. `reference` has the weights that KL is measured from.
+///
+/// # Errors
+/// [`RlError`] as described there. Where a later mini-batch fails, the earlier ones have been learnt.
+pub fn learn(
+    trainer: &mut Trainer,
+    reference: Option<&Params>,
+    rollout: &Rollout,
+    options: &RlOptions,
+    key: Key,
+) -> Result<RlReport, RlError> {
+    let groups: Vec<Group> = rollout.answered.iter().map(|group| as_group(group, options)).collect();
+    let parts_key = Key { stream: key.stream.wrapping_add(STREAM_PARTS), ..key };
+    let (mut parts, dead) = PolicyBatch::of(&groups, &options.grpo, options.mini_batches, parts_key)?;
+    let mut report = summary(rollout, options);
+    report.dead_groups = dead as f64 / groups.len().max(1) as f64;
+    for part in &mut parts {
+        if let (Some(reference), true) = (reference, options.grpo.kl > 0.0) {
+            let logprobs = trainer.logprobs_of(reference, &part.batch, options.micro_rows);
+            part.set_reference(&logprobs);
+        }
+    }
+    // The first part is compared in its training pass, the others before the first update changes the weights.
+    for part in parts.iter().skip(1) {
+        compare(part, &trainer.logprobs(&part.batch, options.micro_rows), &mut report)?;
+    }
+    let count = parts.len() as f64;
+    for (i, part) in parts.iter().enumerate() {
+        let coefficient = |row: usize, logp: f32| part.coefficient(row, logp);
+        let pass = trainer.gradients(&part.batch, options.micro_rows, &coefficient)?;
+        if i == 0 {
+            compare(part, &pass.logprobs, &mut report)?;
+        }
+        let policy = part.report(&pass.logprobs);
+        report.policy.loss += policy.loss / count;
+        report.policy.kl += policy.kl / count;
+        report.policy.clipped_high += policy.clipped_high / count;
+        report.policy.clipped_low += policy.clipped_low / count;
+        report.policy.logprob_difference_max = report.policy.logprob_difference_max.max(policy.logprob_difference_max);
+        report.policy.tokens += policy.tokens;
+        report.updates.push(trainer.update(pass)?);
+    }
+    Ok(report)
+}
+
+fn compare(part: &PolicyBatch, recomputed: &[f32], report: &mut RlReport) -> Result<(), RlError> {
+    let pairs = part.sampled_logprobs().zip(recomputed).zip(&part.batch.targets);
+    let answers = pairs.filter(|(_, target)| **target != wels_kernels::head::IGNORE);
+    // NaN is a difference too.
+    let differs = |(sampled, recomputed): (f32, &f32)| match (f64::from(sampled) - f64::from(*recomputed)).abs() {
+        difference if difference.is_nan() => f64::INFINITY,
+        difference => difference,
+    };
+    let difference = answers.map(|(pair, _)| differs(pair)).fold(0.0, f64::max);
+    report.logprob_difference_max = report.logprob_difference_max.max(difference);
+    match difference == 0.0 {
+        true => Ok(()),
+        false => Err(RlError::Mismatch { difference }),
+    }
+}
+
+fn as_group(group: &Answered, options: &RlOptions) -> Group {
+    let sample = |(it, reward): (&Rewarded, f64)| Sample {
+        tokens: it.answer.tokens.clone(),
+        logprobs: it.answer.logprobs.clone(),
+        truncated: it.answer.truncated,
+        reward,
+    };
+    let rewards = totals(group, options);
+    Group { prompt: group.prompt.clone(), samples: group.answers.iter().zip(rewards).map(sample).collect() }
+}
+
+fn summary(rollout: &Rollout, options: &RlOptions) -> RlReport {
+    let answers: Vec<&Rewarded> = rollout.answered.iter().flat_map(|group| &group.answers).collect();
+    let n = answers.len().max(1) as f64;
+    let mean = |value: &dyn Fn(&Rewarded) -> f64| answers.iter().map(|it| value(it)).sum::<f64>() / n;
+    let tokens: usize = answers.iter().map(|it| it.answer.tokens.len()).sum();
+    let surprise: f64 = answers.iter().flat_map(|it| &it.answer.logprobs).map(|logp| -f64::from(*logp)).sum();
+    RlReport {
+        reward: rollout.answered.iter().flat_map(|group| totals(group, options)).sum::<f64>() / n,
+        accuracy: mean(&|it| it.reward.accuracy),
+        format: mean(&|it| it.reward.format),
+        language: mean(&|it| it.reward.language.unwrap_or(0.0)),
+        truncated: mean(&|it| f64::from(u8::from(it.answer.truncated))),
+        length: tokens as f64 / n,
+        entropy: surprise / tokens.max(1) as f64,
+        sampled_tokens: tokens as u64,
+        ..RlReport::default()
+    }
+}
