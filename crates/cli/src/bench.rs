@@ -1,5 +1,6 @@
 //! `wels bench`: what this machine does, next to what it could.
 
+mod decode;
 mod gemm;
 mod quant;
 
@@ -35,6 +36,8 @@ enum What {
     Gemm(gemm::GemmArgs),
     /// Products of inference with weights in each format, beside the memory's and the processor's limits
     Quant(quant::QuantArgs),
+    /// Reading prompts and answering them, beside the rate of reading memory
+    Decode(decode::DecodeArgs),
 }
 
 #[derive(clap::Args)]
@@ -77,6 +80,7 @@ pub fn bench(args: &Args) -> Result<()> {
         What::Train(args) => train(args),
         What::Gemm(args) => gemm::gemm(args),
         What::Quant(args) => quant::quant(args),
+        What::Decode(args) => decode::decode(args),
     }
 }
 

@@ -7,7 +7,7 @@ use wels_data::tokenizer::{GgufVocabulary, TokenKind, Tokenizer};
 use wels_model::config::{ModelConfig, Note};
 use wels_model::gguf::{GgufFile, Metadata, Value};
 use wels_model::params::Params;
-use wels_model::weights::{Files, Sink, open_dir};
+use wels_model::weights::{Files, Quantise, Sink, open_dir};
 use wels_runs::checkpoint;
 use wels_runs::recipe::{PRETRAIN, Recipe};
 
@@ -20,6 +20,28 @@ pub enum Location {
     Directory(PathBuf),
     /// A GGUF file, or the first part of one.
     Gguf(PathBuf),
+}
+
+/// Number format of matrices while a model answers.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
+pub enum Quant {
+    /// As the file has them
+    #[default]
+    Stored,
+    /// 8 bits
+    Q8,
+    /// 4 bits; embedding and head 8
+    Q4,
+}
+
+impl From<Quant> for Quantise {
+    fn from(quant: Quant) -> Self {
+        match quant {
+            Quant::Stored => Quantise::AsStored,
+            Quant::Q8 => Quantise::Q8,
+            Quant::Q4 => Quantise::Q4,
+        }
+    }
 }
 
 /// Finds the model that the command line means.
@@ -92,6 +114,15 @@ impl OpenModel {
                 Ok(OpenModel { config, weights: Weights::Gguf(file), tokenizer })
             }
         }
+    }
+
+    /// The weights for answering: matrices packed, and quantised if so asked.
+    pub fn inference_params(&self, quantise: Quantise) -> Result<Params> {
+        let (params, _) = match &self.weights {
+            Weights::Files(files) => Params::from_files(files, &self.config, quantise)?,
+            Weights::Gguf(file) => Params::from_gguf(file, &self.config, quantise)?,
+        };
+        Ok(params)
     }
 
     /// All weights as f32.

@@ -11,7 +11,7 @@ use wels_model::params::Params;
 use wels_model::tape::Execution;
 
 use crate::failure::refuse;
-use crate::model::{OpenModel, locate};
+use crate::model::{OpenModel, Quant, locate};
 use crate::output;
 
 /// What the command line says.
@@ -22,6 +22,9 @@ pub struct Args {
     model: PathBuf,
     #[command(flatten)]
     input: Input,
+    /// Number format of the matrices
+    #[arg(long, value_enum, default_value_t)]
+    quant: Quant,
     /// Write one line of JSON: ids, logprobs (the first token has none), nll in nats a token, ppl, bits_per_byte
     #[arg(long)]
     json: bool,
@@ -60,7 +63,7 @@ pub fn score(args: &Args) -> Result<()> {
     let OpenModel { config, tokenizer, .. } = &model;
     let ids = args.input.ids(tokenizer.as_ref())?;
     check(&ids, config)?;
-    let logprobs = logprobs(config, &model.params()?, &ids);
+    let logprobs = logprobs(config, &model.inference_params(args.quant.into())?, &ids);
     let score = Score::new(ids, logprobs, tokenizer.as_ref());
     if args.json {
         output::json(&score)?;

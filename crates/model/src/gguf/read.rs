@@ -101,17 +101,21 @@ impl GgufFile {
     pub fn load(&self, config: &ModelConfig, sink: &mut Sink<'_>) -> Result<Vec<Note>, GgufError> {
         let notes = self.check(config)?;
         for (param, spec) in param_specs(config).iter().enumerate() {
-            match self.tensor(config, spec) {
-                Stored::Whole(blocks) => blocks.decode_rows(&mut |first_row, rows, values| {
-                    sink(param, first_row, rows, values);
-                }),
-                Stored::Split { k_b, v_b } => join(config, k_b, v_b, &mut |first_row, rows, values| {
-                    sink(param, first_row, rows, values);
-                }),
-            }
+            self.read(config, spec, &mut |first_row, rows, values| sink(param, first_row, rows, values));
             self.release(config, spec);
         }
         Ok(notes)
+    }
+
+    /// Decodes a parameter, some rows at a time in order: `take(first_row, rows, values)`.
+    ///
+    /// # Panics
+    /// As [`GgufFile::tensor`].
+    pub fn read(&self, config: &ModelConfig, spec: &ParamSpec, take: &mut dyn FnMut(usize, usize, &[f32])) {
+        match self.tensor(config, spec) {
+            Stored::Whole(blocks) => blocks.decode_rows(take),
+            Stored::Split { k_b, v_b } => join(config, k_b, v_b, take),
+        }
     }
 
     /// Gives back the memory that reading a parameter's pages has taken.

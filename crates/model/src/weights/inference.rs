@@ -2,10 +2,12 @@
 
 use super::{Files, WeightsError};
 use crate::config::{ModelConfig, Note};
-use crate::names::ParamKind;
+use crate::gguf::{Blocks, GgufError, GgufFile, Stored};
+use crate::names::{ParamKind, ParamSpec};
 use crate::params::{Packed, Params};
 use wels_kernels::convert;
-use wels_kernels::quant::{BlockType, QuantMatrix};
+use wels_kernels::quant::QuantMatrix;
+use wels_kernels::quant::blocks::{self, BlockType};
 
 /// Number formats of matrices while a model answers. Norms, biases and routers are f32.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -88,4 +90,55 @@ impl Params {
         }
         Ok((params, notes))
     }
+
+    /// From a GGUF file.
+    ///
+    /// # Errors
+    /// As [`GgufFile::check`].
+    pub fn from_gguf(
+        file: &GgufFile,
+        config: &ModelConfig,
+        quantise: Quantise,
+    ) -> Result<(Params, Vec<Note>), GgufError> {
+        let notes = file.check(config)?;
+        let mut params = Params::unset(config);
+        for (param, spec) in params.specs().to_vec().iter().enumerate() {
+            match file.tensor(config, spec) {
+                Stored::Whole(blocks) => match quantise.target(spec.kind, blocks.kind) {
+                    Some(target) => params.set_packed(param, packed(spec, blocks, target)),
+                    None => params.set_values(param, decoded(blocks.kind, blocks.bytes, spec.len())),
+                },
+                Stored::Split { k_b, .. } => {
+                    let mut values = Vec::with_capacity(spec.len());
+                    file.read(config, spec, &mut |_, _, rows| values.extend_from_slice(rows));
+                    // Transposed, blocks are no longer the same blocks.
+                    let kind = if k_b.kind.is_quantised() { BlockType::Q8_0 } else { k_b.kind };
+                    let kind = quantise.target(spec.kind, kind).unwrap_or(kind);
+                    let matrix = QuantMatrix::quantise(&values, spec.rows, spec.cols, kind);
+                    params.set_packed(param, Packed::new(vec![matrix]));
+                }
+            }
+            file.release(config, spec);
+        }
+        Ok((params, notes))
+    }
+}
+
+/// The matrices of a parameter, as type `target`.
+fn packed(spec: &ParamSpec, blocks: Blocks, target: BlockType) -> Packed {
+    let count = if let ParamKind::Experts(experts) = spec.kind { experts } else { 1 };
+    let rows = spec.rows / count;
+    let matrix = |bytes: &[u8]| {
+        if blocks.kind == target {
+            return QuantMatrix::from_blocks(target, bytes, rows, spec.cols);
+        }
+        QuantMatrix::quantise(&decoded(blocks.kind, bytes, rows * spec.cols), rows, spec.cols, target)
+    };
+    Packed::new(blocks.bytes.chunks_exact(blocks.bytes.len() / count).map(matrix).collect())
+}
+
+fn decoded(kind: BlockType, bytes: &[u8], len: usize) -> Vec<f32> {
+    let mut values = vec![0.0; len];
+    blocks::decode(kind, bytes, &mut values);
+    values
 }

@@ -1,0 +1,257 @@
+//! `wels bench decode`: how fast a model reads prompts and answers, next to the rate at which the machine reads memory.
+
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use anyhow::Result;
+use serde::Serialize;
+use wels_kernels::random::Key;
+use wels_kernels::{isa, par, peak};
+use wels_model::config::ModelConfig;
+use wels_model::model::Model;
+use wels_model::names::ParamKind;
+use wels_model::paged::{CacheLayout, Numbers, PAGE_TOKENS, PagedCache, Piece};
+use wels_model::params::Params;
+use wels_model::tape::Execution;
+use wels_runs::machine;
+
+use crate::failure::refuse;
+use crate::model::{OpenModel, Quant, locate};
+use crate::output::{self, short};
+
+#[derive(clap::Args)]
+pub struct DecodeArgs {
+    /// A Hugging Face directory, the directory of a run, or a GGUF file
+    #[arg(value_name = "MODEL")]
+    model: PathBuf,
+    /// Tokens of each stream's prompt
+    #[arg(long, default_value_t = 512, value_parser = clap::value_parser!(u32).range(1..))]
+    prompt: u32,
+    /// Tokens that each stream answers with
+    #[arg(long, default_value_t = 128, value_parser = clap::value_parser!(u32).range(1..))]
+    tokens: u32,
+    /// Streams that are answered at the same time
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..))]
+    streams: u32,
+    /// Tokens of a prompt in one step
+    #[arg(long, default_value_t = 512, value_parser = clap::value_parser!(u32).range(1..))]
+    chunk: u32,
+    /// Number format of the matrices
+    #[arg(long, value_enum, default_value_t)]
+    quant: Quant,
+    /// Number format of the cache
+    #[arg(long, value_enum, default_value_t = CacheNumbers::F32)]
+    cache: CacheNumbers,
+    /// In latent attention: keep all heads' keys and values instead of the latents
+    #[arg(long)]
+    expanded: bool,
+    /// Write one line of JSON
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+enum CacheNumbers {
+    F32,
+    F16,
+}
+
+/// What is written. Times of single steps are medians.
+#[derive(Serialize)]
+struct DecodeBench {
+    model: String,
+    isa: &'static str,
+    threads: usize,
+    load_seconds: f64,
+    prompt_tokens: u32,
+    streams: u32,
+    prompt_tokens_per_second: f64,
+    decoded_tokens: u32,
+    decode_tokens_per_second: f64,
+    step_seconds: f64,
+    step_seconds_min: f64,
+    /// Weights and past keys and values, of the step in the middle; of experts as many as are expected to be chosen.
+    step_bytes: f64,
+    read_bytes_per_second: f64,
+    /// From memory, without computing; the better of before and after.
+    read_bytes_per_second_max: f64,
+    of_read_bandwidth: f64,
+    peak_rss_bytes: Option<u64>,
+}
+
+/// Measures.
+pub fn decode(args: &DecodeArgs) -> Result<()> {
+    let begin = Instant::now();
+    let open = OpenModel::open(&locate(&args.model)?)?;
+    let config = &open.config;
+    let context = (args.prompt + args.tokens) as usize;
+    if context > config.rope.max_positions {
+        let message = format!("{context} tokens do not fit the model's context of {}", config.rope.max_positions);
+        return Err(refuse(message, "give a smaller --prompt or --tokens"));
+    }
+    let model = Model::new(config.clone(), context);
+    let mut params = open.inference_params(args.quant.into())?;
+    let layout = match config.attention.is_mla() && !args.expanded {
+        true => CacheLayout::Latent,
+        false => CacheLayout::Expanded,
+    };
+    if layout == CacheLayout::Latent {
+        params.prepare_latent(&model);
+    }
+    let numbers = if args.cache == CacheNumbers::F32 { Numbers::F32 } else { Numbers::F16 };
+    let load_seconds = begin.elapsed().as_secs_f64();
+
+    let per_token = PagedCache::bytes_per_page(config, layout, numbers) as f64 / PAGE_TOKENS as f64;
+    let middle = f64::from(args.prompt) + f64::from(args.tokens) / 2.0;
+    let step_bytes = weight_bytes(config, &params, layout, args.streams) + f64::from(args.streams) * middle * per_token;
+    let bandwidth = || peak::read_bytes_per_second(Duration::from_millis(200));
+    let before = bandwidth();
+    let mut run = Run::new(args, &model, &params, layout, numbers);
+    let prompt_seconds = run.prompts();
+    let mut seconds = run.answers();
+    let after = bandwidth();
+
+    let decode_seconds: f64 = seconds.iter().sum();
+    seconds.sort_by(f64::total_cmp);
+    let step_seconds = seconds[seconds.len() / 2];
+    let streams = f64::from(args.streams);
+    let result = DecodeBench {
+        model: args.model.display().to_string(),
+        isa: isa::active().name(),
+        threads: par::threads(),
+        load_seconds,
+        prompt_tokens: args.prompt,
+        streams: args.streams,
+        prompt_tokens_per_second: streams * f64::from(args.prompt) / prompt_seconds,
+        decoded_tokens: args.tokens,
+        decode_tokens_per_second: streams * f64::from(args.tokens) / decode_seconds,
+        step_seconds,
+        step_seconds_min: seconds[0],
+        step_bytes,
+        read_bytes_per_second: step_bytes / step_seconds,
+        read_bytes_per_second_max: before.max(after),
+        of_read_bandwidth: step_bytes / step_seconds / before.max(after),
+        peak_rss_bytes: machine::peak_rss_bytes(),
+    };
+    if args.json {
+        output::json(&result)?
+    } else {
+        result.print()?
+    }
+    Ok(())
+}
+
+/// Bytes of weights that a step of one token a stream reads.
+fn weight_bytes(config: &ModelConfig, params: &Params, layout: CacheLayout, streams: u32) -> f64 {
+    let mtp = config.layers..config.layers + config.mtp_depth;
+    let of_mtp = |name: &str| mtp.clone().any(|layer| name.starts_with(&format!("model.layers.{layer}.")));
+    let bytes = |param: usize| {
+        let (spec, bytes) = (&params.specs()[param], params.bytes(param, layout) as f64);
+        match spec.kind {
+            ParamKind::Embedding if !config.tied_head => 0.0,
+            ParamKind::Experts(experts) => {
+                let chosen = config.moe.as_ref().map_or(experts, |moe| moe.top_k) as f64 / experts as f64;
+                bytes * (1.0 - (1.0 - chosen).powi(streams as i32))
+            }
+            _ => bytes,
+        }
+    };
+    (0..params.specs().len()).filter(|param| !of_mtp(&params.specs()[*param].name)).map(bytes).sum()
+}
+
+/// Streams under way.
+struct Run<'a> {
+    args: &'a DecodeArgs,
+    model: &'a Model,
+    params: &'a Params,
+    execution: Execution,
+    cache: PagedCache,
+    /// The pages of each stream.
+    pages: Vec<Vec<u32>>,
+    /// The next token of each stream.
+    next: Vec<u32>,
+}
+
+impl<'a> Run<'a> {
+    fn new(args: &'a DecodeArgs, model: &'a Model, params: &'a Params, layout: CacheLayout, numbers: Numbers) -> Self {
+        let per_stream = (args.prompt + args.tokens).div_ceil(PAGE_TOKENS as u32);
+        let cache = PagedCache::new(model, layout, numbers, (per_stream * args.streams) as usize);
+        let pages = (0..args.streams).map(|stream| (stream * per_stream..(stream + 1) * per_stream).collect());
+        let (execution, next) = (Execution::default(), vec![0; args.streams as usize]);
+        Run { args, model, params, execution, cache, pages: pages.collect(), next }
+    }
+
+    /// Reads the prompts, one stream after the other, twice; the seconds of the second time.
+    fn prompts(&mut self) -> f64 {
+        let vocabulary = self.model.config().vocab_size as u64;
+        let mut seconds = 0.0;
+        for _ in 0..2 {
+            let begin = Instant::now();
+            for stream in 0..self.pages.len() {
+                let key = Key { seed: 0, stream: stream as u64 };
+                let tokens: Vec<u32> =
+                    (0..u64::from(self.args.prompt)).map(|i| key.below_at(i, vocabulary) as u32).collect();
+                let mut past = 0;
+                for chunk in tokens.chunks(self.args.chunk as usize) {
+                    let last = past + chunk.len() == tokens.len();
+                    self.step(&[stream], past, &[chunk], usize::from(last));
+                    past += chunk.len();
+                }
+            }
+            seconds = begin.elapsed().as_secs_f64();
+        }
+        seconds
+    }
+
+    /// Answers greedily, all streams in each step; the seconds of each step.
+    fn answers(&mut self) -> Vec<f64> {
+        let streams: Vec<usize> = (0..self.pages.len()).collect();
+        let args = self.args;
+        let step = |i: u32| {
+            let begin = Instant::now();
+            let next = self.next.clone();
+            let tokens: Vec<&[u32]> = next.iter().map(std::slice::from_ref).collect();
+            self.step(&streams, (args.prompt + i) as usize, &tokens, 1);
+            begin.elapsed().as_secs_f64()
+        };
+        (0..args.tokens).map(step).collect()
+    }
+
+    fn step(&mut self, streams: &[usize], past: usize, tokens: &[&[u32]], logits: usize) {
+        let pieces: Vec<Piece> = streams
+            .iter()
+            .zip(tokens)
+            .map(|(stream, tokens)| Piece { tokens, past, pages: &self.pages[*stream], logits, states: 0 })
+            .collect();
+        let output = self.model.step(self.params, &self.execution, &mut self.cache, &pieces);
+        for (stream, row) in streams.iter().zip(0..output.logits.rows()) {
+            let logits = output.logits.row(row);
+            let best = (0..logits.len()).fold(0, |best, i| if logits[i] > logits[best] { i } else { best });
+            self.next[*stream] = best as u32;
+        }
+    }
+}
+
+impl DecodeBench {
+    fn print(&self) -> std::io::Result<()> {
+        output::line(&format!(
+            "{}: loaded in {:.2} s; prompts {} tok/s; {} streams decode {} tok/s ({} threads, {})",
+            self.model,
+            self.load_seconds,
+            short(self.prompt_tokens_per_second),
+            self.streams,
+            short(self.decode_tokens_per_second),
+            self.threads,
+            self.isa,
+        ))?;
+        output::line(&format!(
+            "a step {:.3} ms ({:.3} ms the fastest) for {}B: {}B/s, {:.0}% of the {}B/s at which the machine reads memory",
+            1e3 * self.step_seconds,
+            1e3 * self.step_seconds_min,
+            short(self.step_bytes),
+            short(self.read_bytes_per_second),
+            100.0 * self.of_read_bandwidth,
+            short(self.read_bytes_per_second_max),
+        ))
+    }
+}
