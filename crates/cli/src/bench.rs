@@ -3,6 +3,7 @@
 mod decode;
 mod gemm;
 mod quant;
+mod speculation;
 
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
@@ -38,6 +39,8 @@ enum What {
     Quant(quant::QuantArgs),
     /// Reading prompts and answering them, beside the rate of reading memory
     Decode(decode::DecodeArgs),
+    /// Decoding with and without guessing tokens ahead, at equal answers
+    Speculation(speculation::SpeculationArgs),
 }
 
 #[derive(clap::Args)]
@@ -81,6 +84,7 @@ pub fn bench(args: &Args) -> Result<()> {
         What::Gemm(args) => gemm::gemm(args),
         What::Quant(args) => quant::quant(args),
         What::Decode(args) => decode::decode(args),
+        What::Speculation(args) => speculation::speculation(args),
     }
 }
 

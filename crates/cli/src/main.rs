@@ -1,4 +1,4 @@
-//! `wels`: train, plan, measure and score models. One file a verb; this one reads the command line and reports
+//! `wels`: train, plan, measure, score and talk to models. One file a verb; this one reads the command line and reports
 //! failures.
 //!
 //! Data goes to stdout, everything else to stderr. Exit codes: 0 done; 1 for the user to mend, an interrupted run among
@@ -9,6 +9,8 @@ mod run;
 mod plan;
 
 mod score;
+
+mod chat;
 
 mod convert;
 
@@ -62,6 +64,8 @@ enum Verb {
     Keys(keys::Args),
     /// Show what was used, and what it cost
     Usage(usage::Args),
+    /// Talk to a model in the terminal
+    Chat(chat::Args),
     /// Measure this machine
     Bench(bench::Args),
 }
@@ -98,6 +102,7 @@ fn dispatch(cli: Cli) -> anyhow::Result<()> {
         Verb::Serve(args) => serve::serve(&args),
         Verb::Keys(args) => keys::keys(&args),
         Verb::Usage(args) => usage::usage(&args),
+        Verb::Chat(args) => chat::chat(&args),
         Verb::Bench(args) => bench::bench(&args),
     }
 }

@@ -145,6 +145,13 @@ impl Weights {
     }
 }
 
+/// The whole of the model that the command line means: configuration, weights as f32, and the tokenizer if it has one.
+pub fn open_model(model: &Path) -> Result<(ModelConfig, Params, Option<Tokenizer>)> {
+    let open = OpenModel::open(&locate(model)?)?;
+    let params = open.params()?;
+    Ok((open.config, params, open.tokenizer))
+}
+
 /// The configuration of the model at `location`, without a look at its weights.
 pub fn read_config(location: &Location) -> Result<ModelConfig> {
     let (config, notes) = match location {

@@ -23,7 +23,7 @@ use crate::text::TextStream;
 pub struct LoadedModel {
     /// The model.
     pub model: Arc<Model>,
-    /// Its weights.
+    /// Its weights; for [`CacheLayout::Latent`] prepared by [`Params::prepare_latent`].
     pub params: Arc<Params>,
     /// Without one, events have no text, and requests no stop strings and no constraints.
     pub tokenizer: Option<Arc<Tokenizer>>,

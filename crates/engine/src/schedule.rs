@@ -29,19 +29,16 @@ impl Engine {
     pub(crate) fn admit(&mut self) {
         let mut next = 0;
         while next < self.waiting.len() {
-            if self.running.len() == self.options.max_running && !self.yields_to(next) {
-                break;
-            }
             if self.will_be_cached(&self.waiting[next]) {
                 next += 1;
                 continue;
             }
-            if !self.reserve(next) {
-                break;
-            }
-            if self.running.len() == self.options.max_running {
+            // Those that come after it in order give way, and wait behind it.
+            while self.running.len() == self.options.max_running || !self.reserve(next) {
+                if !self.yields_to(next) {
+                    return;
+                }
                 self.preempt_last();
-                // The one that gave way waits behind.
             }
             let sequence = self.waiting.remove(next);
             let place = self.running.partition_point(|other| other.order() < sequence.order());

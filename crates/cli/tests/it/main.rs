@@ -5,6 +5,7 @@ mod lab;
 mod stages;
 
 mod bits;
+mod chat;
 
 mod commands;
 

@@ -60,19 +60,27 @@ fn a_cache_for_one_serves_all_one_after_the_other() {
     let mut engine = engine(&loaded(), Options { cache_bytes: 3 * page, ..Options::default() });
     let ids: Vec<RequestId> = (0..5).map(|i| enqueue(&mut engine, vec![i; 10], 30, 0)).collect();
     let ends = finish(&mut engine);
-    assert_eq!(ends.iter().map(|(tokens, end)| (end.id, tokens.len())).collect::<Vec<_>>(), ids.map_to(30));
+    let got: Vec<(RequestId, usize)> = ends.iter().map(|(tokens, end)| (end.id, tokens.len())).collect();
+    assert_eq!(got, ids.into_iter().map(|id| (id, 30)).collect::<Vec<_>>());
     let status = engine.status();
     assert_eq!((status.pages, status.pages_free + status.pages_cached), (3, 3));
 }
 
-trait MapTo {
-    fn map_to(self, count: usize) -> Vec<(RequestId, usize)>;
-}
-
-impl MapTo for Vec<RequestId> {
-    fn map_to(self, count: usize) -> Vec<(RequestId, usize)> {
-        self.into_iter().map(|id| (id, count)).collect()
-    }
+/// When pages are short, too.
+#[test]
+fn the_more_important_takes_the_pages_of_the_less_important() {
+    let page = PagedCache::bytes_per_page(&models::gqa(), CacheLayout::Expanded, Numbers::F32);
+    let mut engine = engine(&loaded(), Options { cache_bytes: 5 * page, ..Options::default() });
+    let patient = enqueue(&mut engine, vec![1; 40], 20, 0);
+    engine.step();
+    let urgent = enqueue(&mut engine, vec![2; 40], 3, 1);
+    assert_eq!(of(&engine.step()), [urgent]);
+    assert_eq!(engine.status().waiting, [patient]);
+    let ends = finish(&mut engine);
+    assert_eq!(
+        ends.iter().map(|(_, end)| (end.id, end.usage.generated)).collect::<Vec<_>>(),
+        [(patient, 20), (urgent, 3)]
+    );
 }
 
 #[test]

@@ -1,0 +1,192 @@
+//! `wels bench speculation MODEL`: decoding with and without guessing ahead, in turns, at equal answers.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Instant;
+
+use anyhow::{Result, ensure};
+use serde::Serialize;
+use wels_engine::{Engine, Event, LoadedModel, Options, Request, Sampling, Speculation, Usage};
+use wels_kernels::{isa, par};
+use wels_model::model::Model;
+
+use crate::failure::refuse;
+use crate::model::open_model;
+use crate::output;
+
+#[derive(clap::Args)]
+pub struct SpeculationArgs {
+    /// A run, a Hugging Face directory, or a .gguf file
+    #[arg(value_name = "MODEL")]
+    model: PathBuf,
+    /// A text to continue; may be given several times
+    #[arg(long = "prompt", value_name = "TEXT", default_values = ["use std::", "fn main() {", "/// Returns the"])]
+    prompts: Vec<String>,
+    /// Tokens of each answer
+    #[arg(long, default_value_t = 256, value_name = "N")]
+    tokens: usize,
+    /// 0 for the likeliest token each time
+    #[arg(long, default_value_t = 0.0, value_name = "T")]
+    temperature: f32,
+    /// The most tokens guessed at a time
+    #[arg(long, default_value_t = 4, value_name = "N")]
+    max_draft: usize,
+    /// Turns; the figures are medians over them
+    #[arg(long, default_value_t = 7, value_parser = clap::value_parser!(u64).range(1..))]
+    rounds: u64,
+    /// Write one line of JSON
+    #[arg(long)]
+    json: bool,
+}
+
+/// What is written. Rates are of tokens after the first of each answer, all prompts together; medians over the rounds.
+#[derive(Serialize)]
+struct SpeculationBench {
+    guesses_by: &'static str,
+    isa: &'static str,
+    threads: usize,
+    rounds: u64,
+    temperature: f32,
+    max_draft: usize,
+    tokens: usize,
+    plain_tokens_per_second: f64,
+    tokens_per_second: f64,
+    /// Of each round's rates.
+    ratio: f64,
+    ratio_min: f64,
+    ratio_max: f64,
+    drafted: usize,
+    accepted: usize,
+    tokens_per_pass: f64,
+}
+
+/// All prompts, one after the other.
+struct Turn {
+    answers: Vec<Vec<u32>>,
+    tokens: usize,
+    passes: u64,
+    seconds: f64,
+    drafted: usize,
+    accepted: usize,
+}
+
+pub fn speculation(args: &SpeculationArgs) -> Result<()> {
+    let (config, params, tokenizer) = open_model(&args.model)?;
+    let tokenizer =
+        tokenizer.ok_or_else(|| refuse("the model has no tokenizer", "put its tokenizer.json beside it"))?;
+    let mut prompts = Vec::new();
+    for prompt in &args.prompts {
+        let ids = tokenizer.encode_ordinary(prompt)?;
+        prompts.push(tokenizer.special().bos.into_iter().chain(ids).collect::<Vec<u32>>());
+    }
+    let guesses_by = if config.mtp_depth > 0 { "MTP" } else { "lookup" };
+    let context = config.rope.max_positions.min(4096);
+    let loaded =
+        LoadedModel { model: Arc::new(Model::new(config, context)), params: Arc::new(params), tokenizer: None };
+    let engine = |speculation| {
+        // Without a prefix cache each turn does the same work.
+        Engine::new(loaded.clone(), Options { speculation, prefix_cache: false, ..Options::default() })
+    };
+    let mut plain = engine(Speculation::Off)?;
+    let mut guessing = engine(Speculation::Auto { max_draft: args.max_draft })?;
+    let (mut without, mut with) = (Vec::new(), Vec::new());
+    for round in 0..=args.rounds {
+        let pair = (turn(&mut plain, args, &prompts)?, turn(&mut guessing, args, &prompts)?);
+        ensure!(pair.0.answers == pair.1.answers, "guessing changed an answer");
+        // The first round also takes memory from the system.
+        if round > 0 {
+            without.push(pair.0);
+            with.push(pair.1);
+        }
+    }
+    let rate = |turn: &Turn| turn.tokens as f64 / turn.seconds;
+    let ratios = sorted(without.iter().zip(&with).map(|(without, with)| rate(with) / rate(without)));
+    let last = with.last().expect("a round at least");
+    let result = SpeculationBench {
+        guesses_by,
+        isa: isa::active().name(),
+        threads: par::threads(),
+        rounds: args.rounds,
+        temperature: args.temperature,
+        max_draft: args.max_draft,
+        tokens: last.tokens,
+        plain_tokens_per_second: middle(&sorted(without.iter().map(rate))),
+        tokens_per_second: middle(&sorted(with.iter().map(rate))),
+        ratio: middle(&ratios),
+        ratio_min: ratios[0],
+        ratio_max: ratios[ratios.len() - 1],
+        drafted: last.drafted,
+        accepted: last.accepted,
+        tokens_per_pass: last.tokens as f64 / last.passes as f64,
+    };
+    if args.json {
+        output::json(&result)?
+    } else {
+        result.print()?
+    }
+    Ok(())
+}
+
+fn turn(engine: &mut Engine, args: &SpeculationArgs, prompts: &[Vec<u32>]) -> Result<Turn> {
+    let mut turn = Turn { answers: vec![], tokens: 0, passes: 0, seconds: 0.0, drafted: 0, accepted: 0 };
+    for prompt in prompts {
+        let sampling = Sampling { temperature: args.temperature, ..Sampling::default() };
+        engine.enqueue(Request { sampling, ..Request::new(prompt.clone(), args.tokens) })?;
+        let mut answer = Vec::new();
+        let mut begun: Option<(Instant, u64)> = None;
+        let mut first = 0;
+        while !engine.is_idle() {
+            for event in engine.step() {
+                match event {
+                    Event::Token(token) => answer.push(token.token),
+                    Event::Finished(end) => {
+                        let Usage { drafted, accepted, .. } = end.usage;
+                        turn.drafted += drafted;
+                        turn.accepted += accepted;
+                    }
+                }
+            }
+            if !answer.is_empty() && begun.is_none() {
+                begun = Some((Instant::now(), engine.status().counters.steps));
+                first = answer.len();
+            }
+        }
+        let (begin, steps) = begun.expect("an answer has a token");
+        turn.seconds += begin.elapsed().as_secs_f64();
+        turn.passes += engine.status().counters.steps - steps;
+        turn.tokens += answer.len() - first;
+        turn.answers.push(answer);
+    }
+    Ok(turn)
+}
+
+fn sorted(numbers: impl Iterator<Item = f64>) -> Vec<f64> {
+    let mut numbers: Vec<f64> = numbers.collect();
+    numbers.sort_by(f64::total_cmp);
+    numbers
+}
+
+fn middle(sorted: &[f64]) -> f64 {
+    sorted[sorted.len() / 2]
+}
+
+impl SpeculationBench {
+    fn print(&self) -> std::io::Result<()> {
+        output::line(&format!(
+            "guesses by {}: {:.1} tokens/s, without {:.1}: {:.2} times ({:.2} to {:.2} in {} rounds; {}, {} threads)",
+            self.guesses_by,
+            self.tokens_per_second,
+            self.plain_tokens_per_second,
+            self.ratio,
+            self.ratio_min,
+            self.ratio_max,
+            self.rounds,
+            self.isa,
+            self.threads,
+        ))?;
+        output::line(&format!(
+            "{} tokens, the same with and without; {:.2} tokens a pass, {} of {} guesses right",
+            self.tokens, self.tokens_per_pass, self.accepted, self.drafted,
+        ))
+    }
+}
