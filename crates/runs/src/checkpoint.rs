@@ -100,6 +100,24 @@ pub fn latest(stage: &Path) -> Result<Option<Checkpoint>, RunError> {
     Ok(Some(Checkpoint { step, path, files: read.files }))
 }
 
+/// What the `DONE` of the checkpoint at `path` says about its files.
+pub fn done_files(path: &Path) -> Result<BTreeMap<String, FileRecord>, RunError> {
+    let done = path.join("DONE");
+    let text = fs::read_to_string(&done).map_err(RunError::io("read", &done))?;
+    let read: Done = serde_json::from_str(&text).map_err(|error| RunError::Damaged {
+        path: done,
+        message: error.to_string(),
+        hint: format!("remove {} to go on from the checkpoint before it", path.display()),
+    })?;
+    Ok(read.files)
+}
+
+/// The checkpoint of a step, as its `DONE` lists it; its files are not hashed.
+pub fn at(stage: &Path, step: u64) -> Result<Checkpoint, RunError> {
+    let path = stage.join(directory_name(step));
+    Ok(Checkpoint { step, files: done_files(&path)?, path })
+}
+
 /// Removes all but the newest `keep` checkpoints.
 pub fn prune(stage: &Path, keep: usize) -> Result<(), RunError> {
     let all = list(stage)?;
@@ -113,7 +131,7 @@ pub fn prune(stage: &Path, keep: usize) -> Result<(), RunError> {
 }
 
 /// The finished checkpoints of a stage, by step.
-fn list(stage: &Path) -> Result<Vec<(u64, PathBuf)>, RunError> {
+pub fn list(stage: &Path) -> Result<Vec<(u64, PathBuf)>, RunError> {
     let mut found = Vec::new();
     for entry in fs::read_dir(stage).map_err(RunError::io("list", stage))? {
         let path = entry.map_err(RunError::io("list", stage))?.path();

@@ -17,8 +17,9 @@ use crate::rundir::RunError;
 const GENESIS: &str = "0000000000000000000000000000000000000000000000000000000000000000";
 
 /// What one line says: the work since the line before, and what came out. Work that a kill destroyed is not in any
-/// line.
+/// line. Lines of older programs lack some of these; what they lack is 0.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct Entry {
     /// `start`, `resume`, `checkpoint`, `stage-done`.
     pub event: String,
@@ -26,12 +27,24 @@ pub struct Entry {
     pub stage: String,
     /// Steps of the stage that are done.
     pub step: u64,
+    /// The kind of work: `prepare`, `train`, `generate`, … Totals are kept by kind.
+    pub kind: String,
+    /// Seconds since 1970 when the line was written; never less than in the line before (see `clock_back`).
+    pub time: u64,
+    /// Seconds by which the system's clock stood behind the line before. Durations come from a clock that nobody sets.
+    pub clock_back: u64,
     /// Tokens consumed since the line before.
     pub tokens: u64,
     /// Floating-point operations since the line before, as the plan counts them.
     pub flops: f64,
     /// Seconds of wall-clock since the line before in this process.
     pub seconds: f64,
+    /// Seconds times devices; a machine without accelerators is one device.
+    pub device_seconds: f64,
+    /// Seconds of processor time, all threads together; 0 where the system does not tell.
+    pub cpu_seconds: f64,
+    /// Energy of the processors' packages; `None` where the machine does not tell.
+    pub joules: Option<f64>,
     /// Threads that were at work.
     pub threads: usize,
     /// Money for those seconds, in millionths of a dollar; 0 without `run.usd_per_hour`.
@@ -86,13 +99,46 @@ impl Ledger {
         Ok(ledger)
     }
 
+    /// The hash of the last line: whoever publishes it fixes all lines up to it.
+    pub fn head(&self) -> &str {
+        &self.last_hash
+    }
+
+    /// Reads `path` without changing it.
+    ///
+    /// # Errors
+    /// As [`open`](Ledger::open), and if there is no ledger or its last line has no end.
+    pub fn read(path: &Path) -> Result<(Vec<Entry>, Vec<String>), RunError> {
+        let text = fs::read(path).map_err(RunError::io("read", path))?;
+        let (mut entries, mut hashes) = (Vec::new(), Vec::new());
+        let mut head = GENESIS.to_string();
+        for (index, line) in text.split_inclusive(|byte| *byte == b'\n').enumerate() {
+            let ended = line.strip_suffix(b"\n").ok_or_else(|| "has no end".to_string());
+            let (entry, hash) =
+                ended.and_then(|line| check_line(line, &head)).map_err(|message| RunError::Damaged {
+                    path: path.to_path_buf(),
+                    message: format!("line {}: {message}", index + 1),
+                    hint: "the file was changed by something other than this program; restore it from a copy".into(),
+                })?;
+            entries.push(entry);
+            hashes.push(hash.clone());
+            head = hash;
+        }
+        Ok((entries, hashes))
+    }
+
     /// All lines so far.
     pub fn entries(&self) -> &[Entry] {
         &self.entries
     }
 
-    /// Adds a line; it is on the disk when this returns.
-    pub fn append(&mut self, entry: Entry) -> Result<(), RunError> {
+    /// Adds a line; it is on the disk when this returns. A clock that went back is set right here, and said.
+    pub fn append(&mut self, mut entry: Entry) -> Result<(), RunError> {
+        let last = self.entries.last().map_or(0, |entry| entry.time);
+        if entry.time < last {
+            entry.clock_back = if entry.time == 0 { 0 } else { last - entry.time };
+            entry.time = last;
+        }
         let Ok(Value::Object(mut object)) = serde_json::to_value(&entry) else { panic!("an entry is plain data") };
         object.insert("prev_hash".into(), self.last_hash.clone().into());
         let hash = hash_of(&object);
@@ -103,6 +149,57 @@ impl Ledger {
         self.last_hash = hash;
         self.entries.push(entry);
         Ok(())
+    }
+}
+
+/// Sums over lines of a ledger.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Totals {
+    /// Tokens.
+    pub tokens: u64,
+    /// Operations.
+    pub flops: f64,
+    /// Seconds by the clock.
+    pub seconds: f64,
+    /// Seconds times devices.
+    pub device_seconds: f64,
+    /// Seconds of processor time.
+    pub cpu_seconds: f64,
+    /// Energy, of the lines that know it.
+    pub joules: Option<f64>,
+    /// Money, millionths of a dollar.
+    pub cost_micro_usd: u64,
+    /// Greatest memory of a process.
+    pub peak_rss_bytes: u64,
+}
+
+impl Totals {
+    /// The sums over some lines.
+    pub fn of<'a>(entries: impl Iterator<Item = &'a Entry>) -> Totals {
+        entries.fold(Totals::default(), |sum, entry| Totals {
+            tokens: sum.tokens.saturating_add(entry.tokens),
+            flops: sum.flops + entry.flops,
+            seconds: sum.seconds + entry.seconds,
+            device_seconds: sum.device_seconds + entry.device_seconds,
+            cpu_seconds: sum.cpu_seconds + entry.cpu_seconds,
+            joules: match (sum.joules, entry.joules) {
+                (None, None) => None,
+                (sum, new) => Some(sum.unwrap_or(0.0) + new.unwrap_or(0.0)),
+            },
+            cost_micro_usd: sum.cost_micro_usd.saturating_add(entry.cost_micro_usd),
+            peak_rss_bytes: sum.peak_rss_bytes.max(entry.peak_rss_bytes),
+        })
+    }
+
+    /// The sums of each key, in the order in which the keys come up.
+    pub fn by<'a>(entries: &'a [Entry], key: impl Fn(&'a Entry) -> &'a str) -> Vec<(&'a str, Totals)> {
+        let mut keys: Vec<&str> = Vec::new();
+        for entry in entries {
+            if !keys.contains(&key(entry)) {
+                keys.push(key(entry));
+            }
+        }
+        keys.into_iter().map(|name| (name, Totals::of(entries.iter().filter(|entry| key(entry) == name)))).collect()
     }
 }
 
@@ -148,6 +245,39 @@ mod tests {
             ledger.append(entry(2)).unwrap();
             assert_eq!(fs::read(&path).unwrap(), whole);
         }
+    }
+
+    #[test]
+    fn a_clock_that_goes_back_is_said() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("ledger.jsonl");
+        let mut ledger = Ledger::open(&path).unwrap();
+        for time in [1000, 400, 1200] {
+            ledger.append(Entry { time, ..entry(1) }).unwrap();
+        }
+        let (read, hashes) = Ledger::read(&path).unwrap();
+        assert_eq!(
+            read.iter().map(|entry| (entry.time, entry.clock_back)).collect::<Vec<_>>(),
+            [(1000, 0), (1000, 600), (1200, 0)]
+        );
+        assert_eq!(hashes.last().unwrap(), ledger.head());
+        fs::write(&path, &fs::read(&path).unwrap()[..50]).unwrap();
+        assert!(Ledger::read(&path).unwrap_err().to_string().contains("line 1: has no end"));
+    }
+
+    #[test]
+    fn a_line_of_an_older_program_is_read() {
+        let mut object = Map::new();
+        object.insert("event".into(), "checkpoint".into());
+        object.insert("tokens".into(), 7.into());
+        object.insert("prev_hash".into(), GENESIS.into());
+        object.insert("hash".into(), hash_of(&object).into());
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("ledger.jsonl");
+        fs::write(&path, format!("{}\n", Value::Object(object))).unwrap();
+        let ledger = Ledger::open(&path).unwrap();
+        assert_eq!((ledger.entries()[0].tokens, ledger.entries()[0].joules), (7, None));
+        assert_eq!(Totals::of(ledger.entries().iter()).tokens, 7);
     }
 
     #[test]

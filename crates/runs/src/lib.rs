@@ -18,6 +18,14 @@ pub mod ledger;
 
 pub mod metrics;
 
+pub mod receipt;
+
+pub mod verify;
+
+pub mod account;
+
+pub mod report;
+
 pub mod machine;
 
 pub mod files;

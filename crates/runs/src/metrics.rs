@@ -8,6 +8,8 @@ use std::path::{Path, PathBuf};
 use serde::Serialize;
 use serde_json::Value;
 
+use crate::checkpoint::FileRecord;
+use crate::hash::sha256;
 use crate::rundir::RunError;
 
 /// The open metrics file of a stage.
@@ -55,6 +57,25 @@ impl Metrics {
     pub fn sync(&mut self) -> Result<(), RunError> {
         self.file.sync_data().map_err(RunError::io("write", &self.path))
     }
+}
+
+/// Length and hash of the lines of the first `step` steps.
+///
+/// # Errors
+/// [`RunError::Damaged`] if there are fewer.
+pub fn beginning(path: &Path, step: u64) -> Result<FileRecord, RunError> {
+    let text = fs::read(path).map_err(RunError::io("read", path))?;
+    let mut ends = text.iter().enumerate().filter(|(_, byte)| **byte == b'\n').map(|(at, _)| at + 1);
+    let end = match step {
+        0 => Some(0),
+        _ => ends.nth(step as usize - 1),
+    };
+    let end = end.ok_or_else(|| RunError::Damaged {
+        path: path.to_path_buf(),
+        message: format!("it has no line of step {step}"),
+        hint: "the file was changed by something other than this program; restore it from a copy".into(),
+    })?;
+    Ok(FileRecord { bytes: end as u64, sha256: sha256(&text[..end]) })
 }
 
 #[cfg(test)]

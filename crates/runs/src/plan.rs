@@ -17,8 +17,8 @@ pub mod claims;
 
 use std::path::{Path, PathBuf};
 
-use serde::Serialize;
 use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
 use thiserror::Error;
 use wels_model::config::{Attention, ModelConfig};
 use wels_model::count;
@@ -90,6 +90,27 @@ pub struct RunPlan {
     pub memory: MemoryPlan,
     /// Size of one checkpoint on disk.
     pub checkpoint_bytes: u64,
+    /// Stage by stage, those whose work is known before.
+    pub stages: Vec<StagePlan>,
+}
+
+/// What one stage is expected to take.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct StagePlan {
+    /// Its name.
+    pub stage: String,
+    /// Tokens that it works on.
+    pub tokens: u64,
+    /// Operations.
+    pub flops: f64,
+    /// Rate at which this machine was measured doing such work; `None` if it was not.
+    pub tokens_per_second: Option<f64>,
+    /// Seconds by the clock at that rate.
+    pub seconds: Option<f64>,
+    /// Money for them; `None` without time or price.
+    pub usd: Option<f64>,
+    /// Greatest memory of the process.
+    pub memory_bytes: u64,
 }
 
 /// Bytes of memory while training, by use.
@@ -123,6 +144,14 @@ pub fn of_recipe(recipe: &Recipe) -> RunPlan {
     let flops_per_token = flops.training().0;
     let tokens = recipe.pretrain.total_tokens(sequence_length);
     let training = count::training_bytes(config);
+    let memory = memory(recipe);
+    let pretrain = StagePlan {
+        stage: "pretrain".into(),
+        tokens,
+        flops: flops_per_token as f64 * tokens as f64,
+        memory_bytes: memory.total,
+        ..StagePlan::default()
+    };
     RunPlan {
         parameters: params.total.0,
         parameters_activated: params.activated.0,
@@ -130,8 +159,40 @@ pub fn of_recipe(recipe: &Recipe) -> RunPlan {
         tokens,
         flops_per_token,
         flops: flops_per_token as f64 * tokens as f64,
-        memory: memory(recipe),
+        memory,
         checkpoint_bytes: count::checkpoint(config, wels_model::config::Dtype::F32).bytes().0 + training.optimizer.0,
+        stages: vec![pretrain],
+    }
+}
+
+/// The rate of training that the `plan.json` at `path` rests on.
+pub fn rate_in(path: &Path) -> Option<f64> {
+    let plan: serde_json::Value = serde_json::from_str(&std::fs::read_to_string(path).ok()?).ok()?;
+    let stages: Vec<StagePlan> = serde_json::from_value(plan["stages"].clone()).ok()?;
+    stages.iter().find(|stage| stage.stage == "pretrain")?.tokens_per_second
+}
+
+impl RunPlan {
+    /// The plan of a stage.
+    pub fn stage(&self, name: &str) -> Option<&StagePlan> {
+        self.stages.iter().find(|stage| stage.stage == name)
+    }
+
+    /// The same plan with time and money, for a machine that trains `tokens_per_second`. Validation runs forward only,
+    /// a third of the work of a token that is trained on.
+    pub fn at_rate(mut self, recipe: &Recipe, tokens_per_second: f64) -> RunPlan {
+        let section = &recipe.pretrain;
+        let validated = (section.validate_sequences * recipe.data.sequence_length) as u64;
+        let validations = section.steps.div_ceil(section.validate_every);
+        for stage in self.stages.iter_mut().filter(|stage| stage.stage == "pretrain") {
+            let work = stage.tokens as f64 + (validations * validated) as f64 / 3.0;
+            let seconds = work / tokens_per_second;
+            stage.tokens_per_second = Some(tokens_per_second);
+            stage.seconds = Some(seconds);
+            let usd_per_hour = recipe.run.usd_per_hour;
+            stage.usd = (usd_per_hour > 0.0).then_some(seconds / 3600.0 * usd_per_hour);
+        }
+        self
     }
 }
 

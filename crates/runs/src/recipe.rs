@@ -41,6 +41,8 @@ pub struct Recipe {
     pub pretrain: PretrainSection,
     /// Text written at the end.
     pub sample: SampleSection,
+    /// What the run may take.
+    pub budget: BudgetSection,
     /// What is done after pretraining, in order.
     #[serde(rename = "stage", skip_serializing_if = "Vec::is_empty")]
     pub stages: Vec<StageSection>,
@@ -192,8 +194,22 @@ pub struct SampleSection {
     pub temperature: f64,
 }
 
+/// `[budget]`
+#[derive(Clone, Debug, Default, PartialEq, Serialize)]
+pub struct BudgetSection {
+    /// Money, at `run.usd_per_hour`: a run that would spend more saves and stops; 0 sets no limit.
+    pub usd: f64,
+    /// Hours by the clock, of all processes that worked on the run; likewise.
+    pub hours: f64,
+    /// Tokens trained on; likewise.
+    pub train_tokens: u64,
+}
+
 /// Keys that change no bit of the weights and may be changed in the recipe of a run that has begun.
-const FREE_KEYS: [&str; 11] = [
+const FREE_KEYS: [&str; 14] = [
+    "budget.usd",
+    "budget.hours",
+    "budget.train_tokens",
     "run.usd_per_hour",
     "pretrain.micro_batch",
     "pretrain.recompute_layers",
@@ -239,8 +255,9 @@ impl Recipe {
         let sections = document.sections("stage")?;
         let stages = sections.into_iter().map(|section| StageSection::resolve(section, &mut around));
         let stages = stages.collect::<Result<Vec<_>, _>>()?;
+        let budget = BudgetSection::resolve(document.section("budget")?, &run)?;
         document.finish()?;
-        Ok(Recipe { run, tokenizer, data, model, pretrain, sample, stages })
+        Ok(Recipe { run, tokenizer, data, model, pretrain, sample, budget, stages })
     }
 
     /// Whether the run pretrains: it does unless it has other stages and none of them begins there.
@@ -501,6 +518,31 @@ impl SampleSection {
     }
 }
 
+impl BudgetSection {
+    fn resolve(mut section: Section, run: &RunSection) -> Result<Self, RecipeError> {
+        let usd = section.get_where("usd", 0.0, |x| x >= 0.0, "0 or more")?;
+        let hours = section.get_where("hours", 0.0, |x| x >= 0.0, "0 or more")?;
+        let train_tokens = section.get_or("train_tokens", 0)?;
+        if usd > 0.0 && run.usd_per_hour == 0.0 {
+            return Err(section.wrong("usd", "limits money, and run.usd_per_hour sets no price of an hour"));
+        }
+        section.finish(&[])?;
+        Ok(BudgetSection { usd, hours, train_tokens })
+    }
+
+    /// The limit that so much would go beyond, in words.
+    pub fn exceeded_by(&self, usd: f64, hours: f64, tokens: u64) -> Option<String> {
+        match self {
+            BudgetSection { usd: limit, .. } if *limit > 0.0 && usd > *limit => Some(format!("${limit}")),
+            BudgetSection { hours: limit, .. } if *limit > 0.0 && hours > *limit => Some(format!("{limit} hours")),
+            BudgetSection { train_tokens: limit, .. } if *limit > 0 && tokens > *limit => {
+                Some(format!("{limit} tokens"))
+            }
+            _ => None,
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -565,6 +607,10 @@ mod tests {
             (
                 "[pretrain]\nrecompute_layers = [2]",
                 "r.toml:2:20: pretrain.recompute_layers names layer 2 of a model with 2\n",
+            ),
+            (
+                "[budget]\nusd = 5",
+                "r.toml:2:7: budget.usd limits money, and run.usd_per_hour sets no price of an hour\n",
             ),
             ("[data]\nsources = []", "r.toml:2:11: data.sources names no source\n"),
             ("[run\nseed = 1", "r.toml:1:5: unclosed table, expected `]`\n"),

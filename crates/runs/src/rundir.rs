@@ -171,8 +171,12 @@ pub fn write_json(path: &Path, value: &impl Serialize) -> Result<(), RunError> {
     files::write_atomically(path, text.as_bytes()).map_err(RunError::io("write", path))
 }
 
-fn check_format(path: &Path) -> Result<(), RunError> {
+/// Refuses the directory of a newer program, and what is no run.
+pub(crate) fn check_format(path: &Path) -> Result<(), RunError> {
     let file = path.join("run.json");
+    if !file.is_file() {
+        return Err(RunError::NotARun { path: path.to_path_buf() });
+    }
     let text = fs::read_to_string(&file).map_err(RunError::io("read", &file))?;
     let run: RunFile = serde_json::from_str(&text).map_err(|error| RunError::Damaged {
         path: file,

@@ -1,0 +1,41 @@
+//! `report.html`: one page about a run that needs nothing but itself. Made from what lies in the run's directory, so
+//! any stage that writes metrics, samples or scores is in it:
+//!
+//! ```text
+//! STAGE/metrics.jsonl    a line a step: every number in it becomes a curve; `experts` becomes the map of loads
+//! STAGE/samples.json     [{"prompt": …, "text": …, "thinking": …}], shown side by side, stage by stage
+//! scores.json            [{"bench": …, "score": …, "low": …, "high": …, "items": …}], percentages
+//! ```
+
+pub mod chart;
+
+mod data;
+
+mod page;
+
+use std::path::Path;
+
+pub use data::RunData;
+pub use page::{price_dots, rows_of_several};
+
+use crate::files;
+use crate::plan::prices::Prices;
+use crate::rundir::RunError;
+
+/// Its name in a run's directory.
+pub const REPORT: &str = "report.html";
+
+/// Writes the report of the run at `path`, and gives it back as text.
+///
+/// # Errors
+/// [`RunError`] if the run cannot be read or the report not be written.
+pub fn write(path: &Path, prices: &Prices) -> Result<(), RunError> {
+    let data = RunData::read(path)?;
+    let file = path.join(REPORT);
+    files::write_atomically(&file, page::of_run(&data, prices).as_bytes()).map_err(RunError::io("write", &file))
+}
+
+/// One page about several runs, side by side.
+pub fn of_several(runs: &[RunData]) -> String {
+    page::of_several(runs)
+}

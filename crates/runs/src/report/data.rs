@@ -1,0 +1,215 @@
+//! What a report is made from, read from a run's directory. What a stage has not written is left out.
+
+use std::collections::BTreeMap;
+use std::fs::{self, File};
+use std::io::{BufRead, BufReader};
+use std::path::Path;
+
+use serde::Deserialize;
+use serde_json::Value;
+
+use crate::account::{self, Comparison};
+use crate::ledger::{Entry, Ledger, Totals};
+use crate::plan::{self, RunPlan, StagePlan};
+use crate::receipt::{RECEIPT, Receipt};
+use crate::recipe::Recipe;
+use crate::rundir::{self, RunError};
+
+/// Lines of metrics that are looked at, spread evenly.
+const LINES: usize = 1500;
+
+/// Columns of the map of loads.
+const COLUMNS: usize = 60;
+
+/// Everything that a report shows.
+#[derive(Debug)]
+pub struct RunData {
+    /// The recipe.
+    pub recipe: Recipe,
+    /// The plan that follows from it.
+    pub plan: RunPlan,
+    /// All lines of the ledger.
+    pub entries: Vec<Entry>,
+    /// Plan and account of each stage that was planned.
+    pub comparisons: Vec<Comparison>,
+    /// The receipt, once there is a checkpoint.
+    pub receipt: Option<Receipt>,
+    /// Metrics of each stage that has some.
+    pub stages: Vec<StageData>,
+    /// Samples by stage.
+    pub samples: Vec<(String, Vec<Sample>)>,
+    /// Scores on benchmarks.
+    pub scores: Vec<Score>,
+}
+
+/// The metrics of a stage.
+#[derive(Debug, Default)]
+pub struct StageData {
+    /// Its name.
+    pub name: String,
+    /// The last step.
+    pub last_step: f64,
+    /// Curves by key; numbers within an object have the key `object.key`.
+    pub curves: BTreeMap<String, Vec<(f64, f64)>>,
+    /// By layer: for each expert, its load over time as a ratio to the mean.
+    pub loads: Vec<(u64, Vec<Vec<f64>>)>,
+}
+
+/// Text that the model wrote.
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+pub struct Sample {
+    /// What it was given.
+    pub prompt: String,
+    /// What it wrote.
+    pub text: String,
+    /// What it thought before.
+    pub thinking: Option<String>,
+}
+
+/// A score on a benchmark, with the interval that it lies in.
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+pub struct Score {
+    /// The benchmark.
+    pub bench: String,
+    /// A percentage.
+    pub score: f64,
+    /// Lower end of the 95% interval.
+    pub low: Option<f64>,
+    /// Upper end.
+    pub high: Option<f64>,
+    /// Items.
+    pub items: Option<u64>,
+}
+
+impl RunData {
+    /// Reads the run at `path` without changing it.
+    ///
+    /// # Errors
+    /// [`RunError`] if it is no run, or its recipe or ledger cannot be read.
+    pub fn read(path: &Path) -> Result<RunData, RunError> {
+        rundir::check_format(path)?;
+        let recipe = Recipe::load(&path.join("recipe.toml"))?;
+        let (entries, _) = Ledger::read(&path.join("ledger.jsonl"))?;
+        let planned = planned_stages(path);
+        let plan = plan::of_recipe(&recipe);
+        let began = |stage: &&StagePlan| entries.iter().any(|entry| entry.stage == stage.stage);
+        let comparisons = planned.iter().filter(began).map(|stage| account::compare(stage, &entries)).collect();
+        let receipt = path.join(RECEIPT).exists().then(|| Receipt::read(&path.join(RECEIPT))).transpose()?;
+        let mut stages = Vec::new();
+        let mut samples = Vec::new();
+        for name in folders(path)? {
+            let metrics = path.join(&name).join("metrics.jsonl");
+            if metrics.is_file() {
+                stages.push(StageData::read(&name, &metrics)?);
+            }
+            if let Some(texts) = read_list(&path.join(&name).join("samples.json")) {
+                samples.push((name, texts));
+            }
+        }
+        let order = |name: &str| entries.iter().position(|entry| entry.stage == name).unwrap_or(usize::MAX);
+        stages.sort_by_key(|stage| order(&stage.name));
+        samples.sort_by_key(|(stage, _)| order(stage));
+        let scores = read_list(&path.join("scores.json")).unwrap_or_default();
+        Ok(RunData { recipe, plan, entries, comparisons, receipt, stages, samples, scores })
+    }
+
+    /// Sums over the whole run.
+    pub fn totals(&self) -> Totals {
+        Totals::of(self.entries.iter())
+    }
+
+    /// The last value of a curve of any stage, the last stage that has it first.
+    pub fn last(&self, key: &str) -> Option<f64> {
+        self.stages.iter().rev().find_map(|stage| stage.curves.get(key)?.last()).map(|(_, y)| *y)
+    }
+}
+
+/// The stages as `plan.json` has them: with the rate that was measured when the run began.
+fn planned_stages(run: &Path) -> Vec<StagePlan> {
+    let plan: Option<Value> =
+        fs::read_to_string(run.join("plan.json")).ok().and_then(|text| serde_json::from_str(&text).ok());
+    plan.and_then(|plan| serde_json::from_value(plan["stages"].clone()).ok()).unwrap_or_default()
+}
+
+/// A list of a kind; `None` if the file is not there or holds something else.
+fn read_list<T: for<'a> Deserialize<'a>>(path: &Path) -> Option<Vec<T>> {
+    serde_json::from_str(&fs::read_to_string(path).ok()?).ok()
+}
+
+fn folders(run: &Path) -> Result<Vec<String>, RunError> {
+    let entries = fs::read_dir(run).map_err(RunError::io("list", run))?;
+    let folders = entries.flatten().filter(|entry| entry.path().is_dir());
+    let mut names: Vec<String> = folders.map(|entry| entry.file_name().to_string_lossy().into_owned()).collect();
+    names.sort();
+    Ok(names)
+}
+
+impl StageData {
+    fn read(name: &str, path: &Path) -> Result<StageData, RunError> {
+        let lines = || -> Result<_, RunError> {
+            Ok(BufReader::new(File::open(path).map_err(RunError::io("read", path))?).lines())
+        };
+        let count = lines()?.count();
+        let stride = count.div_ceil(LINES).max(1);
+        let column_lines = count.div_ceil(COLUMNS).max(1);
+        let mut data = StageData { name: name.to_string(), ..StageData::default() };
+        let mut sums: BTreeMap<u64, Vec<Vec<f64>>> = BTreeMap::new();
+        for (index, line) in lines()?.enumerate() {
+            let line = line.map_err(RunError::io("read", path))?;
+            // Validations are rare, so none of them is passed over.
+            if index % stride != 0 && index + 1 != count && !line.contains("\"validation\":{") {
+                continue;
+            }
+            let Ok(Value::Object(line)) = serde_json::from_str(&line) else { continue };
+            let step = line.get("step").and_then(Value::as_f64).unwrap_or(index as f64 + 1.0);
+            data.last_step = step;
+            for (key, value) in &line {
+                data.take(key, value, step);
+            }
+            add_loads(&mut sums, index / column_lines, line.get("experts"));
+        }
+        data.loads = sums.into_iter().map(|(layer, columns)| (layer, ratios(&columns))).collect();
+        Ok(data)
+    }
+
+    fn take(&mut self, key: &str, value: &Value, step: f64) {
+        match value {
+            Value::Number(number) if key != "step" => {
+                self.curves.entry(key.to_string()).or_default().push((step, number.as_f64().unwrap_or(f64::NAN)));
+            }
+            Value::Object(object) => {
+                object.iter().filter(|(_, value)| value.is_number()).for_each(|(inner, value)| {
+                    self.take(&format!("{key}.{inner}"), value, step);
+                });
+            }
+            Value::Array(items) if key == "mtp_losses" => {
+                (1..).zip(items).filter(|(_, value)| value.is_number()).for_each(|(depth, value)| {
+                    self.take(&format!("mtp_loss.{depth}"), value, step);
+                });
+            }
+            _ => {}
+        }
+    }
+}
+
+/// Adds one line's loads to its column, by layer.
+fn add_loads(sums: &mut BTreeMap<u64, Vec<Vec<f64>>>, column: usize, experts: Option<&Value>) {
+    for layer in experts.and_then(Value::as_array).into_iter().flatten() {
+        let (Some(number), Some(load)) = (layer["layer"].as_u64(), layer["load"].as_array()) else { continue };
+        let columns = sums.entry(number).or_default();
+        columns.resize_with((column + 1).max(columns.len()), Vec::new);
+        let sum = &mut columns[column];
+        sum.resize(load.len().max(sum.len()), 0.0);
+        sum.iter_mut().zip(load).for_each(|(sum, load)| *sum += load.as_f64().unwrap_or(0.0));
+    }
+}
+
+/// `columns[time][expert]` → `[expert][time]`, each as a ratio to the column's mean.
+fn ratios(columns: &[Vec<f64>]) -> Vec<Vec<f64>> {
+    let experts = columns.iter().map(Vec::len).max().unwrap_or(0);
+    let ratio = |column: &Vec<f64>, expert: usize| {
+        let mean = column.iter().sum::<f64>() / column.len().max(1) as f64;
+        if mean > 0.0 { column.get(expert).copied().unwrap_or(0.0) / mean } else { 1.0 }
+    };
+    (0..experts).map(|expert| columns.iter().map(|column| ratio(column, expert)).collect()).collect()
+}
