@@ -15,7 +15,7 @@ use wels_kernels::{isa, par, peak};
 use wels_model::count;
 use wels_model::model::Batch;
 use wels_model::params::Params;
-use wels_runs::machine;
+use wels_runs::machine::{self, Measurements};
 use wels_runs::recipe::Recipe;
 use wels_train::trainer::{State, Trainer};
 
@@ -132,12 +132,35 @@ fn train(args: &TrainArgs) -> Result<()> {
         peak_rss_bytes: machine::peak_rss_bytes(),
         last_loss,
     };
+    let work = Measurements::work(&recipe, par::threads());
+    if let Err(error) = Measurements::keep(work, result.tokens_per_second) {
+        eprintln!("note: wels plan will not know this rate, for it cannot be kept: {error}");
+    }
     if args.json {
         output::json(&result)?
     } else {
         result.print()?
     }
     Ok(())
+}
+
+/// Tokens a second of training steps of a recipe: the median of three, after one that is not timed. A batch of more
+/// than four micro-batches is cut to four, which tells the same in less time.
+pub fn training_rate(recipe: &Recipe) -> Result<f64> {
+    let (section, config, context) = (&recipe.pretrain, recipe.model.config(), recipe.data.sequence_length);
+    let state = State::new(Params::init(config, recipe.run.seed));
+    let mut trainer = Trainer::new(config.clone(), context, state, hyperparameters(section), execution(section));
+    let tokens = section.batch_tokens.min((4 * section.micro_batch * context) as u64);
+    let mut seconds = Vec::new();
+    for step in 0..4 {
+        let batch = random_batch(step, tokens as usize, context, config.vocab_size);
+        let begin = Instant::now();
+        trainer.step(&batch, section.micro_batch * context)?;
+        seconds.push(begin.elapsed().as_secs_f64());
+    }
+    let mut timed = seconds.split_off(1);
+    timed.sort_by(f64::total_cmp);
+    Ok(tokens as f64 / timed[1])
 }
 
 impl TrainBench {

@@ -14,6 +14,10 @@ mod chat;
 
 mod convert;
 
+mod verify;
+
+mod report;
+
 mod bench;
 
 mod model;
@@ -66,6 +70,10 @@ enum Verb {
     Usage(usage::Args),
     /// Talk to a model in the terminal
     Chat(chat::Args),
+    /// Whether a run's files are what was written, and its steps give what it says
+    Verify(verify::Args),
+    /// The page about a run; or runs side by side
+    Report(report::Args),
     /// Measure this machine
     Bench(bench::Args),
 }
@@ -103,6 +111,8 @@ fn dispatch(cli: Cli) -> anyhow::Result<()> {
         Verb::Keys(args) => keys::keys(&args),
         Verb::Usage(args) => usage::usage(&args),
         Verb::Chat(args) => chat::chat(&args),
+        Verb::Verify(args) => verify::verify(&args),
+        Verb::Report(args) => report::report(&args),
         Verb::Bench(args) => bench::bench(&args),
     }
 }

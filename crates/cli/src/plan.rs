@@ -5,6 +5,8 @@ mod claim;
 
 mod money;
 
+mod prices;
+
 use std::path::{Path, PathBuf};
 
 use anyhow::Result;
@@ -12,6 +14,7 @@ use serde::Serialize;
 use wels_model::config::{Dtype, ModelConfig};
 use wels_model::count::{self, CacheLayout};
 use wels_model::presets;
+use wels_runs::machine::Measurements;
 use wels_runs::plan::{RunPlan, of_recipe};
 use wels_runs::recipe::Recipe;
 
@@ -23,11 +26,17 @@ use crate::output::{self, short};
 #[derive(clap::Args)]
 pub struct Args {
     /// A recipe (.toml), a directory with config.json, a run, a .gguf file, or a preset: deepseek-v3, …
-    #[arg(value_name = "MODEL, PRESET or RECIPE", required_unless_present = "claim")]
+    #[arg(value_name = "MODEL, PRESET or RECIPE", required_unless_present_any = ["claim", "prices"])]
     what: Option<PathBuf>,
     /// Whether a published claim adds up: deepseek-v3, deepseek-r1, deepseek-serving, … or a file of your own (.toml)
     #[arg(long, value_name = "NAME", conflicts_with = "what")]
     claim: Option<String>,
+    /// Quality against price of the models of the price table
+    #[arg(long, conflicts_with_all = ["what", "claim"])]
+    prices: bool,
+    /// Where --prices draws its picture
+    #[arg(long, value_name = "FILE", requires = "prices")]
+    svg: Option<PathBuf>,
     #[command(flatten)]
     money: money::Args,
     /// Tokens of the sequences for which operations are counted
@@ -116,9 +125,17 @@ pub fn plan(args: &Args) -> Result<()> {
     if let Some(claim) = &args.claim {
         return claim::claim(claim, &args.money.device_table()?, args.json);
     }
-    let what = args.what.as_deref().expect("required without --claim");
+    if args.prices {
+        return prices::prices(&args.money.price_table()?, args.svg.as_deref(), args.json);
+    }
+    let what = args.what.as_deref().expect("required without --claim and --prices");
     if what.extension().is_some_and(|extension| extension == "toml") {
-        let plan = of_recipe(&Recipe::load(what)?);
+        let recipe = Recipe::load(what)?;
+        let mut plan = of_recipe(&recipe);
+        let work = Measurements::work(&recipe, wels_kernels::par::threads());
+        if let Some(rate) = Measurements::load().tokens_per_second.get(&work) {
+            plan = plan.at_rate(&recipe, *rate);
+        }
         return if args.json { Ok(output::json(&plan)?) } else { Ok(print_recipe(&plan)?) };
     }
     let (name, config) = find(what)?;
@@ -239,18 +256,27 @@ fn print_recipe(plan: &RunPlan) -> std::io::Result<()> {
         ("  activations", bytes(memory.activations)),
         ("a checkpoint on disk", bytes(plan.checkpoint_bytes)),
     ];
-    rows.iter().try_for_each(|(name, value)| output::line(&format!("{name:<38} {value:>20}")))
+    let stages = plan.stages.iter().flat_map(|stage| {
+        let seconds = stage.seconds.map_or("unknown: wels bench train".into(), output::duration);
+        let money = stage.usd.map(|usd| ("  money".to_string(), format!("${usd:.4}")));
+        std::iter::once((format!("time of {} on this machine", stage.stage), seconds)).chain(money)
+    });
+    let rows = rows.into_iter().map(|(name, value)| (name.to_string(), value)).chain(stages);
+    rows.collect::<Vec<_>>().iter().try_for_each(|(name, value)| output::line(&format!("{name:<38} {value:>20}")))
 }
 
 /// The plan of a run on one line.
 pub fn plan_in_one_line(plan: &RunPlan) -> String {
     format!(
-        "{} parameters, {} of them active; {} tokens in {} steps, {}FLOP; {}B of memory",
+        "{} parameters, {} of them active; {} tokens in {} steps, {}FLOP; {}B of memory{}",
         short(plan.parameters as f64),
         short(plan.parameters_activated as f64),
         short(plan.tokens as f64),
         plan.steps,
         short(plan.flops),
         short(plan.memory.total as f64),
+        plan.stage("pretrain")
+            .and_then(|stage| stage.seconds)
+            .map_or(String::new(), |seconds| { format!("; {} to train", output::duration(seconds)) }),
     )
 }

@@ -6,13 +6,14 @@
 //! data/        the corpus as shards of tokens
 //! pretrain/    steps, metrics.jsonl, checkpoints; the last one is a Hugging Face directory
 //! STAGE/       what the recipe's [[stage]]s say, in order: worked examples, reinforcement, samples, scores
-//! sample       text from the trained model, to stdout
+//! sample/      text from the trained model, also to stdout
+//! receipt.json, report.html   at the end of each stage, with plan against account
 //! ```
 //! Every stage is done once: what is there is kept, so the same command goes on after a kill, a Ctrl-C or a full disk.
 
-mod corpus;
+pub(crate) mod corpus;
 
-mod pretrain;
+pub(crate) mod pretrain;
 
 mod stage;
 
@@ -26,16 +27,21 @@ mod samples;
 
 mod sample;
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use anyhow::{Context, Result};
 use wels_data::tokenizer::Tokenizer;
-use wels_runs::ledger::{Entry, Ledger};
-use wels_runs::machine;
-use wels_runs::plan;
+use wels_runs::account;
+use wels_runs::ledger::{Entry, Ledger, Totals};
+use wels_runs::machine::{self, EnergyMeter, Measurements};
+use wels_runs::plan::prices::Prices;
+use wels_runs::plan::{self, RunPlan};
+use wels_runs::receipt::{RECEIPT, Receipt};
 use wels_runs::recipe::{Recipe, StageSection, Work};
-use wels_runs::rundir::RunDir;
+use wels_runs::report::{self, REPORT};
+use wels_runs::rundir::{RunDir, write_json};
 
 use crate::failure::refuse;
 use crate::interrupt::Interrupt;
@@ -63,18 +69,28 @@ impl Args {
 }
 
 /// A run under way.
-struct Session {
+pub(crate) struct Session {
     run: RunDir,
     ledger: Ledger,
     interrupt: Interrupt,
+    energy: EnergyMeter,
+    /// When the last line of the ledger was written, and the processor time until then.
     last_entry: Instant,
+    last_cpu_seconds: f64,
 }
 
+/// Kinds of work in the ledger.
+const PREPARE: &str = "prepare";
+const TRAIN: &str = "train";
+const GENERATE: &str = "generate";
+
 /// How a stage ended.
-#[derive(Clone, Copy, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 enum Outcome {
     Done,
     Interrupted,
+    /// The limit that the next step would go beyond, in words.
+    OverBudget(String),
 }
 
 /// Does what is left of a run.
@@ -82,31 +98,38 @@ pub fn run(args: &Args) -> Result<()> {
     let interrupt = Interrupt::listen().context("cannot listen for Ctrl-C")?;
     let run = open(args)?;
     let path = run.path().to_path_buf();
-    let ledger = Ledger::open(&path.join("ledger.jsonl"))?;
-    let mut session = Session { run, ledger, interrupt, last_entry: Instant::now() };
+    let mut session = Session::open(run, interrupt)?;
     let recipe = session.run.recipe().clone();
-    let began = if session.ledger.entries().is_empty() { "start" } else { "resume" };
-    session.record(Entry { event: began.into(), ..Entry::default() })?;
-    let expected = plan::of_recipe(&recipe);
-    session.run.write_plan(&expected)?;
+    let expected = planned(&recipe, &path)?;
+    session.begin(&expected)?;
     eprintln!("{:>9} {}", "run", path.display());
     eprintln!("{:>9} {}", "plan", plan_in_one_line(&expected));
 
     let tokenizer = corpus::tokenizer(&mut session, &recipe)?;
-    let interrupted =
-        || Err(refuse("interrupted; the run is saved", format!("go on with: wels run {}", path.display())));
+    let again = format!("go on with: wels run {}", path.display());
+    let go_on = |outcome| match outcome {
+        Outcome::Done => Ok(()),
+        Outcome::Interrupted => Err(refuse("interrupted; the run is saved", again.clone())),
+        Outcome::OverBudget(limit) => {
+            let message = format!("the budget of {limit} leaves no room for another step; the run is saved");
+            Err(refuse(message, format!("raise it under [budget] in the run's recipe.toml, and {again}")))
+        }
+    };
     if recipe.pretrains() {
         let dataset = corpus::shards(&mut session, &recipe, &tokenizer)?;
-        if pretrain::pretrain(&mut session, &recipe, &tokenizer, dataset)? == Outcome::Interrupted {
-            return interrupted();
-        }
+        let outcome = pretrain::pretrain(&mut session, &recipe, &tokenizer, dataset)?;
+        session.close_stage("pretrain", &expected)?;
+        go_on(outcome)?;
     }
     for stage in &recipe.stages {
-        if work(&mut session, &tokenizer, stage)? == Outcome::Interrupted {
-            return interrupted();
-        }
+        let outcome = work(&mut session, &tokenizer, stage)?;
+        session.close_stage(&stage.name, &expected)?;
+        go_on(outcome)?;
     }
-    sample::sample(&session, &recipe, &tokenizer)
+    sample::sample(&mut session, &recipe, &tokenizer)?;
+    session.close_stage("sample", &expected)?;
+    eprintln!("{:>9} {}", "report", path.join(REPORT).display());
+    Ok(())
 }
 
 /// Does what is left of a stage.
@@ -121,6 +144,28 @@ fn work(session: &mut Session, tokenizer: &Tokenizer, stage: &StageSection) -> R
     }
 }
 
+/// The plan: of a run that goes on with the rate of its beginning, of a new one with what `wels bench` measured or,
+/// failing that, a few steps measured now.
+fn planned(recipe: &Recipe, run: &Path) -> Result<RunPlan> {
+    let expected = plan::of_recipe(recipe);
+    if run.join("plan.json").exists() {
+        return Ok(match plan::rate_in(&run.join("plan.json")) {
+            Some(rate) => expected.at_rate(recipe, rate),
+            None => expected,
+        });
+    }
+    let known = Measurements::load().tokens_per_second;
+    let rate = match known.get(&Measurements::work(recipe, wels_kernels::par::threads())) {
+        Some(rate) => Some(*rate),
+        // A recipe whose very first steps fail will say so when it trains.
+        None => crate::bench::training_rate(recipe).ok(),
+    };
+    Ok(match rate {
+        Some(rate) => expected.at_rate(recipe, rate),
+        None => expected,
+    })
+}
+
 /// The run that the command line means.
 fn open(args: &Args) -> Result<RunDir> {
     let recipe = match &args.recipe_or_run {
@@ -132,13 +177,47 @@ fn open(args: &Args) -> Result<RunDir> {
 }
 
 impl Session {
+    /// Works on `run` from now on.
+    pub(crate) fn open(run: RunDir, interrupt: Interrupt) -> Result<Session> {
+        let ledger = Ledger::open(&run.path().join("ledger.jsonl"))?;
+        Ok(Session {
+            run,
+            ledger,
+            interrupt,
+            energy: EnergyMeter::of_this_machine(),
+            last_entry: Instant::now(),
+            last_cpu_seconds: machine::cpu_seconds().unwrap_or(0.0),
+        })
+    }
+
+    /// The first line of this process in the ledger, and the plan.
+    fn begin(&mut self, expected: &RunPlan) -> Result<()> {
+        self.run.write_plan(expected)?;
+        let event = if self.ledger.entries().is_empty() { "start" } else { "resume" };
+        let record = |name: &str| Ok((name.to_string(), corpus::record_of(&self.run.path().join(name))?));
+        let files = ["recipe.toml", "plan.json"].into_iter().map(record).collect::<Result<BTreeMap<_, _>>>()?;
+        self.record(Entry { event: event.into(), files, ..Entry::default() })?;
+        self.write_receipt()
+    }
+
+    fn write_receipt(&self) -> Result<()> {
+        let receipt = Receipt::of(self.run.recipe(), self.ledger.entries(), self.ledger.head());
+        Ok(write_json(&self.run.path().join(RECEIPT), &receipt)?)
+    }
+
     /// Adds a line to the ledger: the caller says what was done, this what it took.
     fn record(&mut self, entry: Entry) -> Result<()> {
         let seconds = self.last_entry.elapsed().as_secs_f64();
         self.last_entry = Instant::now();
+        let cpu_seconds = machine::cpu_seconds().unwrap_or(0.0);
+        let cpu_before = std::mem::replace(&mut self.last_cpu_seconds, cpu_seconds);
         let usd_per_hour = self.run.recipe().run.usd_per_hour;
         self.ledger.append(Entry {
+            time: machine::unix_time(),
             seconds,
+            device_seconds: seconds,
+            cpu_seconds: (cpu_seconds - cpu_before).max(0.0),
+            joules: self.energy.joules(),
             threads: wels_kernels::par::threads(),
             cost_micro_usd: (seconds / 3600.0 * usd_per_hour * 1e6).round() as u64,
             peak_rss_bytes: machine::peak_rss_bytes().unwrap_or(0),
@@ -146,6 +225,31 @@ impl Session {
             ..entry
         })?;
         Ok(())
+    }
+
+    /// The end of a stage: plan against account on stderr, receipt and report on disk.
+    fn close_stage(&mut self, stage: &str, expected: &RunPlan) -> Result<()> {
+        let entries = self.ledger.entries();
+        if let Some(planned) = expected.stage(stage) {
+            let comparison = account::compare(planned, entries);
+            for (what, planned, actual) in comparison.rows() {
+                eprintln!("{:>9} {stage}: {what} {actual}, planned {planned}", "account");
+            }
+            comparison.reasons.iter().for_each(|reason| eprintln!("{:>9} {reason}", ""));
+        }
+        self.write_receipt()?;
+        report::write(self.run.path(), &Prices::built_in())?;
+        Ok(())
+    }
+
+    /// The limit of the budget that one more step would go beyond, after `tokens` that no line of the ledger has yet.
+    fn over_budget(&self, tokens: u64, step_tokens: u64, step_seconds: f64) -> Option<String> {
+        let spent = Totals::of(self.ledger.entries().iter());
+        let trained = self.ledger.entries().iter().filter(|entry| entry.kind == TRAIN).map(|entry| entry.tokens);
+        let hours = (spent.seconds + self.last_entry.elapsed().as_secs_f64() + step_seconds) / 3600.0;
+        let recipe = self.run.recipe();
+        let usd = hours * recipe.run.usd_per_hour;
+        recipe.budget.exceeded_by(usd, hours, trained.sum::<u64>() + tokens + step_tokens)
     }
 
     /// Time and money of the run so far, in all processes that worked on it.

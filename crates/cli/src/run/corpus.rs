@@ -15,7 +15,7 @@ use wels_runs::hash::sha256_file;
 use wels_runs::ledger::Entry;
 use wels_runs::recipe::{CARGO_SOURCES, DataSection, Recipe, TokenizerSection};
 
-use super::{Session, learn};
+use super::{PREPARE, Session, learn};
 use crate::failure::refuse;
 use crate::output::short;
 use crate::progress::Progress;
@@ -24,7 +24,7 @@ use crate::progress::Progress;
 const TRAINING_BATCH_BYTES: usize = 4 << 20;
 
 /// The run's tokenizer, trained or copied if it is not there yet.
-pub(super) fn tokenizer(session: &mut Session, recipe: &Recipe) -> Result<Tokenizer> {
+pub(crate) fn tokenizer(session: &mut Session, recipe: &Recipe) -> Result<Tokenizer> {
     let folder = session.run.path().join("tokenizer");
     if !folder.exists() {
         let tokenizer = match &recipe.tokenizer {
@@ -47,7 +47,13 @@ pub(super) fn tokenizer(session: &mut Session, recipe: &Recipe) -> Result<Tokeni
         })
         .with_context(|| format!("cannot write {}", folder.display()))?;
         let files = BTreeMap::from([("tokenizer.json".to_string(), record_of(&folder.join("tokenizer.json"))?)]);
-        session.record(Entry { event: "stage-done".into(), stage: "tokenizer".into(), files, ..Entry::default() })?;
+        session.record(Entry {
+            event: "stage-done".into(),
+            stage: "tokenizer".into(),
+            kind: PREPARE.into(),
+            files,
+            ..Entry::default()
+        })?;
     }
     let tokenizer = Tokenizer::load(&folder)?;
     let (ids, vocab_size) = (tokenizer.vocab_size(), recipe.model.config().vocab_size);
@@ -94,7 +100,7 @@ fn train(session: &Session, recipe: &Recipe, vocab_size: usize, training_bytes: 
 }
 
 /// The run's shards, built if they are not complete.
-pub(super) fn shards(session: &mut Session, recipe: &Recipe, tokenizer: &Tokenizer) -> Result<Arc<Dataset>> {
+pub(crate) fn shards(session: &mut Session, recipe: &Recipe, tokenizer: &Tokenizer) -> Result<Arc<Dataset>> {
     let folder = session.run.path().join("data");
     if Manifest::load(&folder)?.is_none() {
         let corpus = open_corpus(&recipe.data)?;
@@ -124,6 +130,7 @@ pub(super) fn shards(session: &mut Session, recipe: &Recipe, tokenizer: &Tokeniz
         session.record(Entry {
             event: "stage-done".into(),
             stage: "data".into(),
+            kind: PREPARE.into(),
             tokens: train.tokens + validation.tokens,
             files,
             ..Entry::default()
@@ -141,7 +148,8 @@ fn open_corpus(data: &DataSection) -> Result<Corpus> {
     Ok(Corpus::open_all(&data.sources, options)?)
 }
 
-fn record_of(path: &Path) -> Result<FileRecord> {
+/// Length and hash of a file.
+pub(crate) fn record_of(path: &Path) -> Result<FileRecord> {
     let (sha256, bytes) = sha256_file(path).with_context(|| format!("cannot read {}", path.display()))?;
     Ok(FileRecord { bytes, sha256 })
 }

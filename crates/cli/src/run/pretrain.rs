@@ -21,23 +21,21 @@ use wels_model::tape::{Execution, Recompute};
 use wels_model::tensor::Pool;
 use wels_runs::checkpoint::{self, Checkpoint};
 use wels_runs::ledger::Entry;
-use wels_runs::metrics::Metrics;
+use wels_runs::metrics::{self, Metrics};
+use wels_runs::receipt::{CHECKPOINT, METRICS};
 use wels_runs::recipe::{Decay, Precision, PretrainSection, Recipe};
 use wels_runs::rundir::{RunError, write_json};
 use wels_train::schedule::{self, LearningRate, Switch};
 use wels_train::trainer::{Hyperparameters, NonFinite, State, StepReport, Trainer};
 
 use super::stage::{load_state, save_state};
-use super::{Outcome, Session};
+use super::{Outcome, Session, TRAIN};
 use crate::bench::fma_peak_flops;
 use crate::output::short;
 use crate::progress::Progress;
 
 /// The stage's name in the run and in the ledger.
 const STAGE: &str = wels_runs::recipe::PRETRAIN;
-
-/// The ledger's event of a checkpoint.
-const CHECKPOINT: &str = "checkpoint";
 
 /// `state.json` of a checkpoint.
 #[derive(Clone, Copy, Debug, Serialize, Deserialize)]
@@ -126,19 +124,22 @@ pub(super) fn pretrain(
         shown = format!("{}, {}", line.in_words(), session.spent_in_words());
         progress.at(it.position.step, || shown.clone());
         let section = &recipe.pretrain;
-        let asked = session.interrupt.asked();
+        let (sequence_length, since_saved) = (recipe.data.sequence_length, it.position.tokens - saved.tokens);
+        let next_tokens = section.batch_tokens_after(it.position.tokens, sequence_length);
+        let over_budget = session.over_budget(since_saved, next_tokens, line.seconds);
+        let asked = session.interrupt.asked() || over_budget.is_some();
         let due = it.position.step.is_multiple_of(section.checkpoint_every)
             || it.position.step == section.steps
             || saved_at.elapsed().as_secs() >= section.checkpoint_seconds;
         if asked || due {
             let written = it.save().context("cannot save a checkpoint")?;
             checkpoint::prune(&it.stage, section.keep_checkpoints)?;
-            session.record(checkpoint_entry(&written, it.position.tokens - saved.tokens, it.flops_per_token))?;
+            session.record(checkpoint_entry(&written, since_saved, it.flops_per_token)?)?;
             (saved, saved_at) = (it.position, Instant::now());
         }
         if asked && it.position.step < section.steps {
             progress.finish(&format!("stopped after step {}", it.position.step));
-            return Ok(Outcome::Interrupted);
+            return Ok(over_budget.map_or(Outcome::Interrupted, Outcome::OverBudget));
         }
     }
     progress.finish(&format!("{} steps done; {shown}", recipe.pretrain.steps));
@@ -151,25 +152,28 @@ fn enter_late(session: &mut Session, latest: &Checkpoint, flops_per_token: u64) 
     let (steps, tokens) = lines.fold((0, 0), |(steps, tokens), entry| (entry.step.max(steps), tokens + entry.tokens));
     let position = Position::read(&latest.path)?;
     if position.step > steps {
-        session.record(checkpoint_entry(latest, position.tokens.saturating_sub(tokens), flops_per_token))?;
+        session.record(checkpoint_entry(latest, position.tokens.saturating_sub(tokens), flops_per_token)?)?;
     }
     Ok(())
 }
 
-fn checkpoint_entry(checkpoint: &Checkpoint, tokens: u64, flops_per_token: u64) -> Entry {
-    Entry {
+fn checkpoint_entry(checkpoint: &Checkpoint, tokens: u64, flops_per_token: u64) -> Result<Entry> {
+    let mut files = checkpoint.files.clone();
+    files.insert(METRICS.into(), metrics::beginning(&checkpoint.path.join(METRICS), checkpoint.step)?);
+    Ok(Entry {
         event: CHECKPOINT.into(),
         stage: STAGE.into(),
+        kind: TRAIN.into(),
         step: checkpoint.step,
         tokens,
         flops: (tokens * flops_per_token) as f64,
-        files: checkpoint.files.clone(),
+        files,
         ..Entry::default()
-    }
+    })
 }
 
 /// Forward and backward of one token.
-fn flops_per_token(recipe: &Recipe) -> u64 {
+pub(crate) fn flops_per_token(recipe: &Recipe) -> u64 {
     let context = count::Context::Causal { tokens: recipe.data.sequence_length };
     count::forward_flops(recipe.model.config(), context).training().0
 }
@@ -279,6 +283,42 @@ impl<'a> Pretraining<'a> {
             save_state(folder, config, state, self.tokenizer)?;
             Ok(write_json(&folder.join("state.json"), &self.position)?)
         })
+    }
+}
+
+/// The stage once more, from one of its checkpoints or from nothing, in a folder of its own.
+pub(crate) struct Replay<'a>(Pretraining<'a>);
+
+impl<'a> Replay<'a> {
+    /// Begins behind the checkpoint `from`, or at the first step. `scratch` is an empty folder.
+    pub(crate) fn begin(
+        recipe: &'a Recipe,
+        tokenizer: &'a Tokenizer,
+        dataset: Arc<Dataset>,
+        scratch: &Path,
+        from: Option<Checkpoint>,
+    ) -> Result<Replay<'a>> {
+        if let Some(from) = &from {
+            // The lines that lead to the checkpoint, as the run has them.
+            let metrics = from.path.join(METRICS);
+            let beginning = metrics::beginning(&metrics, from.step)?;
+            let bytes = std::fs::read(&metrics).map_err(RunError::io("read", &metrics))?;
+            let copy = scratch.join("metrics.jsonl");
+            std::fs::write(&copy, &bytes[..beginning.bytes as usize]).map_err(RunError::io("write", &copy))?;
+        }
+        Ok(Replay(Pretraining::prepare(recipe, tokenizer, dataset, scratch.to_path_buf(), from)?))
+    }
+}
+
+impl crate::verify::Replay for Replay<'_> {
+    fn step(&mut self) -> Result<(u64, serde_json::Value)> {
+        let line = self.0.step()?;
+        // By way of text, as in the file: an f32 is written with as many digits as tell it from its neighbours.
+        Ok((line.position.step, serde_json::from_str(&serde_json::to_string(&line)?)?))
+    }
+
+    fn save(&mut self) -> Result<Checkpoint> {
+        self.0.save()
     }
 }
 

@@ -1,21 +1,25 @@
-//! The last stage: the trained model continues the recipe's prompts, on stdout.
+//! The last stage: the trained model continues the recipe's prompts, on stdout and in `sample/samples.json`.
 
+use std::collections::BTreeMap;
 use std::ops::ControlFlow;
 
 use anyhow::{Context, Result};
 use wels_data::tokenizer::Tokenizer;
+use wels_model::count;
 use wels_model::generate::{Request, Sampling, generate};
 use wels_model::model::Model;
 use wels_model::tape::Execution;
 use wels_runs::checkpoint;
+use wels_runs::ledger::Entry;
 use wels_runs::recipe::Recipe;
+use wels_runs::rundir::write_json;
 
-use super::Session;
+use super::{GENERATE, Session, corpus};
 use crate::model::{load_params, model_folder};
 use crate::output;
 
 /// Writes the samples, and says on stderr where the model is.
-pub(super) fn sample(session: &Session, recipe: &Recipe, tokenizer: &Tokenizer) -> Result<()> {
+pub(super) fn sample(session: &mut Session, recipe: &Recipe, tokenizer: &Tokenizer) -> Result<()> {
     if !recipe.pretrains() {
         return tell(session);
     }
@@ -32,6 +36,7 @@ pub(super) fn sample(session: &Session, recipe: &Recipe, tokenizer: &Tokenizer) 
     };
     let special = tokenizer.special();
     let stop: Vec<u32> = special.eos.into_iter().collect();
+    let (mut samples, mut tokens, mut flops) = (Vec::new(), 0, 0.0);
     for prompt in &section.prompts {
         let mut ids: Vec<u32> = special.bos.into_iter().collect();
         ids.extend(tokenizer.encode_ordinary(prompt)?);
@@ -41,9 +46,25 @@ pub(super) fn sample(session: &Session, recipe: &Recipe, tokenizer: &Tokenizer) 
         }
         let request = Request { prompt: &ids, max_new_tokens: section.tokens, stop: &stop, sampling };
         let new = generate(&model, &params, &execution, request, |_| ControlFlow::Continue(()));
-        output::line(&format!("{prompt}{}", tokenizer.decode(&new)?))?;
+        let text = tokenizer.decode(&new)?;
+        output::line(&format!("{prompt}{text}"))?;
         output::line("---")?;
+        let forward = count::forward_flops(config, count::Context::Causal { tokens: ids.len() + new.len() });
+        tokens += (ids.len() + new.len()) as u64;
+        flops += forward.total().0 as f64 * (ids.len() + new.len()) as f64;
+        samples.push(serde_json::json!({"prompt": prompt, "text": text}));
     }
+    let file = session.run.stage("sample")?.join("samples.json");
+    write_json(&file, &samples)?;
+    session.record(Entry {
+        event: "stage-done".into(),
+        stage: "sample".into(),
+        kind: GENERATE.into(),
+        tokens,
+        flops,
+        files: BTreeMap::from([("samples.json".to_string(), corpus::record_of(&file)?)]),
+        ..Entry::default()
+    })?;
     tell(session)
 }
 

@@ -25,7 +25,7 @@ use wels_train::rl::{Answered, Prompter, answer, training_item};
 use wels_train::rollout::RolloutOptions;
 
 use super::stage::{check_tokenizer, config_of, folder_of};
-use super::{Session, task};
+use super::{GENERATE, Session, task};
 use crate::failure::refuse;
 use crate::model::load_params;
 use crate::output;
@@ -230,7 +230,8 @@ fn right_once(lines: &[Line], samples: usize, keep: usize) -> Vec<&Line> {
 }
 
 fn done(session: &mut Session, stage: &str, tokens: u64) -> Result<()> {
-    session.record(Entry { event: "stage-done".into(), stage: stage.into(), tokens, ..Entry::default() })
+    let kind = GENERATE.into();
+    session.record(Entry { event: "stage-done".into(), stage: stage.into(), kind, tokens, ..Entry::default() })
 }
 
 /// A model's result.

@@ -14,22 +14,20 @@ use wels_model::params::Params;
 use wels_model::weights;
 use wels_runs::checkpoint::{self, Checkpoint};
 use wels_runs::ledger::Entry;
-use wels_runs::metrics::Metrics;
+use wels_runs::metrics::{self, Metrics};
+use wels_runs::receipt::{CHECKPOINT, METRICS};
 use wels_runs::recipe::{self, Optimization, Start};
 use wels_runs::rundir::{RunError, write_json};
 use wels_runs::tensors;
 use wels_train::schedule::{LearningRate, Switch};
 use wels_train::trainer::{Hyperparameters, State, Trainer};
 
-use super::{Session, pretrain};
+use super::{Session, TRAIN, pretrain};
 use crate::failure::refuse;
 use crate::model::{load_params, model_folder};
 
 /// The largest file of weights that is written.
 const WEIGHTS_FILE_BYTES: u64 = 4 << 30;
-
-/// The ledger's event of a checkpoint.
-const CHECKPOINT: &str = "checkpoint";
 
 /// Where a stage stands: `state.json` of its checkpoints.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -218,7 +216,7 @@ impl<'a> Stage<'a> {
         })?;
         checkpoint::prune(&self.folder, self.optimization.keep_checkpoints)?;
         let tokens = self.position.tokens - self.saved.tokens;
-        session.record(checkpoint_entry(&self.name, &written, tokens, self.flops_per_token))?;
+        session.record(checkpoint_entry(&self.name, &written, tokens, self.flops_per_token)?)?;
         (self.saved, self.saved_at) = (self.position, Instant::now());
         Ok(())
     }
@@ -247,21 +245,24 @@ fn enter_late(
     let (steps, tokens) = lines.fold((0, 0), |(steps, tokens), entry| (entry.step.max(steps), tokens + entry.tokens));
     if position.step > steps {
         let tokens = position.tokens.saturating_sub(tokens);
-        session.record(checkpoint_entry(stage, latest, tokens, flops_per_token))?;
+        session.record(checkpoint_entry(stage, latest, tokens, flops_per_token)?)?;
     }
     Ok(())
 }
 
-fn checkpoint_entry(stage: &str, checkpoint: &Checkpoint, tokens: u64, flops_per_token: u64) -> Entry {
-    Entry {
+fn checkpoint_entry(stage: &str, checkpoint: &Checkpoint, tokens: u64, flops_per_token: u64) -> Result<Entry> {
+    let mut files = checkpoint.files.clone();
+    files.insert(METRICS.into(), metrics::beginning(&checkpoint.path.join(METRICS), checkpoint.step)?);
+    Ok(Entry {
         event: CHECKPOINT.into(),
         stage: stage.into(),
+        kind: TRAIN.into(),
         step: checkpoint.step,
         tokens,
         flops: (tokens * flops_per_token) as f64,
-        files: checkpoint.files.clone(),
+        files,
         ..Entry::default()
-    }
+    })
 }
 
 /// Writes weights, configuration, tokenizer and the optimizer's state.

@@ -3,6 +3,8 @@
 
 use std::time::Duration;
 
+use wels_runs::ledger::{Ledger, Totals};
+
 use crate::lab::{Lab, Numbers, STEPS, is_writing, wait_until};
 
 const KILLS: usize = 24;
@@ -40,7 +42,8 @@ fn killed_runs_end_like_the_uninterrupted_one() {
         lab.done(&["run", &format!("runs/{name}")]);
         assert_eq!(lab.weights(&name), lab.weights("whole"), "{name} after {kills} kills in all");
         assert_eq!(lab.metrics(&name), lab.metrics("whole"), "{name}");
-        assert_eq!(tokens_in_ledger(&lab, &name), tokens_in_ledger(&lab, "whole"), "{name}");
+        assert_eq!(work_in_ledger(&lab, &name), work_in_ledger(&lab, "whole"), "{name}");
+        lab.done(&["verify", &format!("runs/{name}")]);
         run += 1;
     }
 }
@@ -63,10 +66,11 @@ fn kill_at(lab: &Lab, name: &str, recipe: &str, moment: Moment, numbers: &mut Nu
     came && !over
 }
 
-/// Tokens that the checkpoints stand for: each token of the recipe is paid for once.
-fn tokens_in_ledger(lab: &Lab, name: &str) -> u64 {
-    let ledger = wels_runs::ledger::Ledger::open(&lab.at(&format!("runs/{name}/ledger.jsonl"))).unwrap();
+/// Tokens and operations that the checkpoints stand for: each token of the recipe is paid for once.
+fn work_in_ledger(lab: &Lab, name: &str) -> (u64, f64) {
+    let ledger = Ledger::open(&lab.at(&format!("runs/{name}/ledger.jsonl"))).unwrap();
     let checkpoints = ledger.entries().iter().filter(|entry| entry.event == "checkpoint");
     assert_eq!(checkpoints.clone().next_back().unwrap().step, STEPS);
-    checkpoints.map(|entry| entry.tokens).sum()
+    let totals = Totals::of(checkpoints);
+    (totals.tokens, totals.flops)
 }

@@ -68,6 +68,7 @@ impl Lab {
     pub fn command(&self, args: &[&str]) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_wels"));
         command.args(args).current_dir(self.folder.path()).env("NO_COLOR", "1").env_remove("WELS_ISA");
+        command.env("XDG_STATE_HOME", self.at("state"));
         command
     }
 

@@ -16,3 +16,6 @@ mod kills;
 mod trouble;
 
 mod serve;
+mod verify;
+
+mod account;

@@ -1,0 +1,135 @@
+//! Plan, ledger, budget and report of a run.
+
+use std::fs;
+
+use wels_runs::ledger::{Ledger, Totals};
+
+use crate::lab::Lab;
+
+fn entries(lab: &Lab, run: &str) -> Vec<wels_runs::ledger::Entry> {
+    Ledger::read(&lab.at(&format!("runs/{run}/ledger.jsonl"))).unwrap().0
+}
+
+#[test]
+fn a_budget_stops_a_run_with_a_checkpoint() {
+    let lab = Lab::new();
+    let budget = |limit: &str| format!("tokens = 8\n\n[budget]\n{limit}");
+    let limited = lab.recipe("tokens", &[("tokens = 8", &budget("train_tokens = 2000"))]);
+    let said = lab.wels(&["run", &limited]);
+    assert_eq!(said.code, Some(1));
+    assert!(
+        said.failure()
+            .starts_with("error: the budget of 2000 tokens leaves no room for another step; the run is saved\nhint: "),
+        "{said:?}"
+    );
+    let spent = Totals::of(entries(&lab, "tokens").iter().filter(|entry| entry.kind == "train")).tokens;
+    let steps = lab.steps_seen("tokens");
+    assert!(spent <= 2000 && spent > 2000 - 256, "{spent}");
+    assert!(lab.at(&format!("runs/tokens/pretrain/step-{steps:06}/DONE")).is_file());
+
+    // With the budget raised it goes on, to the same bits.
+    lab.done(&["run", &lab.recipe("tokens", &[])]);
+    lab.done(&["run", &lab.recipe("whole", &[])]);
+    assert_eq!(lab.weights("tokens"), lab.weights("whole"));
+    assert_eq!(lab.metrics("tokens"), lab.metrics("whole"));
+
+    let price = ("seed = 7", "seed = 7\nusd_per_hour = 3600.0");
+    let said = lab.wels(&["run", &lab.recipe("usd", &[price, ("tokens = 8", &budget("usd = 0.001"))])]);
+    assert!(said.failure().starts_with("error: the budget of $0.001 leaves no room"), "{said:?}");
+    let said = lab.wels(&["run", &lab.recipe("hours", &[("tokens = 8", &budget("hours = 1e-9"))])]);
+    assert!(said.failure().starts_with("error: the budget of 0.000000001 hours leaves no room"), "{said:?}");
+    assert_eq!(lab.steps_seen("hours"), 1);
+}
+
+#[test]
+fn the_ledger_says_what_every_stage_took() {
+    let lab = Lab::new();
+    let said = lab.done(&["run", &lab.recipe("r", &[("seed = 7", "seed = 7\nusd_per_hour = 36.0")])]);
+    let entries = entries(&lab, "r");
+    let stages: Vec<_> = Totals::by(&entries, |entry| &entry.stage).into_iter().map(|(stage, _)| stage).collect();
+    assert_eq!(stages, ["", "tokenizer", "data", "pretrain", "sample"]);
+    let kinds: Vec<_> = Totals::by(&entries, |entry| &entry.kind).into_iter().map(|(kind, _)| kind).collect();
+    assert_eq!(kinds, ["", "prepare", "train", "generate"]);
+    for entry in &entries {
+        assert!(
+            entry.time > 1_600_000_000 && entry.seconds > 0.0 && entry.device_seconds == entry.seconds,
+            "{entry:?}"
+        );
+        assert!((entry.cost_micro_usd as f64 - entry.seconds * 1e4).abs() <= 0.5, "{entry:?}");
+    }
+    let plan: serde_json::Value =
+        serde_json::from_str(&fs::read_to_string(lab.at("runs/r/plan.json")).unwrap()).unwrap();
+    let trained = Totals::of(entries.iter().filter(|entry| entry.stage == "pretrain"));
+    assert_eq!(plan["stages"][0]["tokens"], trained.tokens);
+    assert_eq!(plan["stages"][0]["flops"].as_f64().unwrap(), trained.flops);
+    for line in [
+        "account pretrain: tokens 4",
+        "account pretrain: time ",
+        "account pretrain: money $",
+        "report runs/r/report.html",
+    ] {
+        assert!(said.stderr.contains(line), "{line}: {said:?}");
+    }
+}
+
+#[test]
+fn the_report_needs_nothing_but_itself() {
+    let lab = Lab::new();
+    lab.done(&["run", &lab.recipe("a", &[])]);
+    lab.done(&["run", &lab.recipe("b", &[("seed = 7", "seed = 8")])]);
+    let html = fs::read_to_string(lab.at("runs/a/report.html")).unwrap();
+    for outside in ["http://", "https://", "<script", "<link", "@import", "url("] {
+        assert!(!html.contains(outside), "{outside}");
+    }
+    for part in
+        ["Loss", "Load of the experts in pretrain", "Samples", "Cost by stage", "Plan and account", "How to reproduce"]
+    {
+        assert!(html.contains(part), "{part}");
+    }
+    let count = |what: &str| html.matches(what).count();
+    assert_eq!(count("<svg"), count("</svg>"));
+    assert!(count("<svg") > 5 && count("<title>") == count("<svg") + 1 && count("<desc>") == count("<svg"));
+    assert!(!html.contains("NaN"));
+    let hash = lab.weights("a");
+    assert!(html.contains(&hash), "the weights' hash");
+
+    let said = lab.done(&["report", "runs/a", "runs/b", "--html", "both.html"]);
+    assert!(said.stdout.contains("bits a byte, held out"), "{said:?}");
+    assert!(fs::read_to_string(lab.at("both.html")).unwrap().contains("<h1>a, b</h1>"));
+    let said = lab.done(&["report", "runs/a"]);
+    assert_eq!(said.stdout, "runs/a/report.html\n");
+}
+
+#[test]
+fn bench_tells_the_plan_how_fast_this_machine_is() {
+    let lab = Lab::new();
+    let recipe = lab.recipe("r", &[]);
+    let plan =
+        || -> serde_json::Value { serde_json::from_str(&lab.done(&["plan", &recipe, "--json"]).stdout).unwrap() };
+    assert!(plan()["stages"][0]["seconds"].is_null());
+    lab.done(&["bench", "train", &recipe, "--steps", "2"]);
+    let rate = plan()["stages"][0]["tokens_per_second"].as_f64().unwrap();
+    lab.done(&["run", &recipe]);
+    let saved = fs::read_to_string(lab.at("runs/r/plan.json")).unwrap();
+    let saved: serde_json::Value = serde_json::from_str(&saved).unwrap();
+    assert_eq!(saved["stages"][0]["tokens_per_second"].as_f64(), Some(rate), "the run plans with what was measured");
+}
+
+#[test]
+fn prices_are_drawn() {
+    let lab = Lab::new();
+    fs::write(
+        lab.at("mine.toml"),
+        "date = \"2026-01-01\"\n[[price]]\nmodel = \"Mine <&>\"\nusd_in = 0.01\nusd_out = 0.05\nquality = 60\nown = true\n",
+    )
+    .unwrap();
+    let said = lab.done(&["plan", "--prices", "--price-table", "mine.toml", "--svg", "p.svg"]);
+    for part in ["GPT-o1", "n/a", "Mine <&> ($0.02, 60, one's own)", "$26.25"] {
+        assert!(said.stdout.contains(part), "{part}: {said:?}");
+    }
+    let svg = fs::read_to_string(lab.at("p.svg")).unwrap();
+    assert!(
+        svg.starts_with("<svg xmlns=") && svg.contains("Mine &lt;&amp;&gt;") && svg.contains("class=\"own\""),
+        "{svg}"
+    );
+}

@@ -1,0 +1,348 @@
+//! `wels verify`: honest runs are accepted; whatever is changed afterwards is found and named.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use serde_json::Value;
+use wels_runs::hash::{sha256, sha256_file};
+
+use crate::lab::{Lab, Said};
+
+/// A recipe whose checkpoints are all kept.
+fn recipe(lab: &Lab, name: &str, more: &[(&str, &str)]) -> String {
+    let kept = ("checkpoint_every = 5", "checkpoint_every = 5\nkeep_checkpoints = 9");
+    lab.recipe(name, &[&[kept], more].concat())
+}
+
+#[test]
+fn honest_runs_are_accepted() {
+    let lab = Lab::new();
+    let more: [&[(&str, &str)]; 10] = [
+        &[],
+        &[("seed = 7", "seed = 8")],
+        &[("micro_batch = 4", "micro_batch = 1")],
+        &[("micro_batch = 4", "micro_batch = 4\nrecompute_layers = \"all\"")],
+        &[("micro_batch = 4", "micro_batch = 4\nprecision = \"bf16\"")],
+        &[("num_nextn_predict_layers = 1", "num_nextn_predict_layers = 0")],
+        &[("n_routed_experts = 8", "n_routed_experts = 4")],
+        &[("learning_rate = 3e-3", "learning_rate = 1e-3\nclip_norm = 0.1")],
+        &[("sequence_length = 32", "sequence_length = 16")],
+        &[("vocab_size = 400", "vocab_size = 350")],
+    ];
+    for (i, more) in more.into_iter().enumerate() {
+        let name = format!("honest-{i}");
+        lab.done(&["run", &recipe(&lab, &name, more)]);
+        let said = lab.done(&["verify", &format!("runs/{name}"), "--segments", "2"]);
+        assert!(said.stdout.ends_with("verified\n"), "{said:?}");
+        assert_eq!(said.stdout.matches(": done again from ").count(), 2, "{said:?}");
+    }
+}
+
+#[test]
+fn a_killed_and_resumed_run_is_accepted() {
+    let lab = Lab::new();
+    let recipe = recipe(&lab, "killed", &[("checkpoint_every = 5", "checkpoint_every = 3")]);
+    let mut child = lab.start(&["run", &recipe]);
+    crate::lab::wait_until(&mut child, || lab.steps_seen("killed") >= 7);
+    child.kill().unwrap();
+    child.wait().unwrap();
+    lab.done(&["run", &recipe]);
+    lab.done(&["verify", "runs/killed", "--segments", "3"]);
+}
+
+/// Changes one file of a run.
+type Change = fn(&Path);
+
+fn flip(path: PathBuf, at: impl Fn(usize) -> usize) {
+    let mut bytes = fs::read(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
+    let at = at(bytes.len());
+    bytes[at] ^= 1;
+    fs::write(path, bytes).unwrap();
+}
+
+fn replace(path: PathBuf, from: &str, to: &str) {
+    let text = fs::read_to_string(&path).unwrap();
+    assert!(text.contains(from), "{} does not hold {from}", path.display());
+    fs::write(path, text.replacen(from, to, 1)).unwrap();
+}
+
+fn lines(path: &Path) -> Vec<String> {
+    fs::read_to_string(path).unwrap().lines().map(str::to_string).collect()
+}
+
+fn put_lines(path: &Path, lines: &[String]) {
+    fs::write(path, lines.iter().map(|line| format!("{line}\n")).collect::<String>()).unwrap();
+}
+
+/// Rewrites the ledger with hashes that fit again, as somebody would who knows how.
+fn forge_ledger(run: &Path, change: impl Fn(&mut Value)) {
+    let path = run.join("ledger.jsonl");
+    let mut head = "0".repeat(64);
+    let mut forged = Vec::new();
+    for line in lines(&path) {
+        let mut value: Value = serde_json::from_str(&line).unwrap();
+        change(&mut value);
+        let object = value.as_object_mut().unwrap();
+        object.shift_remove("hash");
+        object.insert("prev_hash".into(), head.into());
+        head = sha256(serde_json::to_string(&object).unwrap().as_bytes());
+        object.insert("hash".into(), head.clone().into());
+        forged.push(value.to_string());
+    }
+    put_lines(&path, &forged);
+}
+
+/// The receipt that belongs to the ledger as it is.
+fn forge_receipt(run: &Path) {
+    let ledger = wels_runs::ledger::Ledger::open(&run.join("ledger.jsonl")).unwrap();
+    let recipe = wels_runs::recipe::Recipe::load(&run.join("recipe.toml")).unwrap();
+    let receipt = wels_runs::receipt::Receipt::of(&recipe, ledger.entries(), ledger.head());
+    fs::write(run.join("receipt.json"), serde_json::to_string_pretty(&receipt).unwrap()).unwrap();
+}
+
+/// Changes a file of a checkpoint and everything that knows its hash.
+fn forge_checkpoint(run: &Path, step: &str, file: &str, change: impl Fn(&mut Vec<u8>)) {
+    let folder = run.join("pretrain").join(step);
+    let mut bytes = fs::read(folder.join(file)).unwrap();
+    let old = sha256(&bytes);
+    change(&mut bytes);
+    fs::write(folder.join(file), &bytes).unwrap();
+    let new = sha256_file(&folder.join(file)).unwrap().0;
+    replace(folder.join("DONE"), &old, &new);
+    forge_ledger(run, |line| {
+        let text = line.to_string().replace(&old, &new);
+        *line = serde_json::from_str(&text).unwrap();
+    });
+    forge_receipt(run);
+}
+
+const CHANGES: &[(&str, &str, Change)] = &[
+    ("one bit of one weight", "pretrain/step-000010/model.safetensors: has hash", |run| {
+        flip(run.join("pretrain/step-000010/model.safetensors"), |len| len - 100);
+    }),
+    ("one bit of the optimizer", "pretrain/step-000020/optimizer.safetensors: has hash", |run| {
+        flip(run.join("pretrain/step-000020/optimizer.safetensors"), |len| len - 9);
+    }),
+    ("a weight's file cut short", "pretrain/step-000005/model.safetensors: has", |run| {
+        let path = run.join("pretrain/step-000005/model.safetensors");
+        let bytes = fs::read(&path).unwrap();
+        fs::write(path, &bytes[..bytes.len() - 4]).unwrap();
+    }),
+    ("a configuration", "pretrain/step-000015/config.json: has hash", |run| {
+        replace(run.join("pretrain/step-000015/config.json"), "\"rope_theta\": 10000.0", "\"rope_theta\": 10001.0");
+    }),
+    ("a file added to a checkpoint", "pretrain/step-000015/notes.txt: was not written by the run", |run| {
+        fs::write(run.join("pretrain/step-000015/notes.txt"), "hello").unwrap();
+    }),
+    ("DONE together with a weight", "pretrain/step-000010/DONE: lists other hashes than the ledger", |run| {
+        let folder = run.join("pretrain/step-000010");
+        let file = folder.join("model.safetensors");
+        let old = sha256_file(&file).unwrap().0;
+        flip(file.clone(), |len| len - 100);
+        replace(folder.join("DONE"), &old, &sha256_file(&file).unwrap().0);
+    }),
+    ("the newest checkpoint removed", "pretrain/step-000020: the newest checkpoint is missing", |run| {
+        fs::remove_dir_all(run.join("pretrain/step-000020")).unwrap();
+    }),
+    ("a checkpoint from nowhere", "pretrain/step-000018: no line of the ledger knows this checkpoint", |run| {
+        let to = run.join("pretrain/step-000018");
+        fs::create_dir(&to).unwrap();
+        for file in fs::read_dir(run.join("pretrain/step-000020")).unwrap().flatten() {
+            fs::copy(file.path(), to.join(file.file_name())).unwrap();
+        }
+    }),
+    ("a loss in the metrics", "pretrain/metrics.jsonl: a line up to step 5 is not the one that was written", |run| {
+        let path = run.join("pretrain/metrics.jsonl");
+        let mut all = lines(&path);
+        all[2] = all[2].replacen("\"loss\":5.", "\"loss\":4.", 1);
+        put_lines(&path, &all);
+    }),
+    ("the last line of the metrics dropped", "pretrain/metrics.jsonl: ends before step 20", |run| {
+        let path = run.join("pretrain/metrics.jsonl");
+        let all = lines(&path);
+        put_lines(&path, &all[..all.len() - 1]);
+    }),
+    ("a figure in the ledger", "ledger.jsonl: line 4: its hash does not belong to its contents", |run| {
+        let path = run.join("ledger.jsonl");
+        let mut all = lines(&path);
+        all[3] = all[3].replacen("\"seconds\":", "\"seconds\":1", 1);
+        put_lines(&path, &all);
+    }),
+    ("a line of the ledger dropped", "ledger.jsonl: line 5: does not follow from the line before it", |run| {
+        let path = run.join("ledger.jsonl");
+        let mut all = lines(&path);
+        all.remove(4);
+        put_lines(&path, &all);
+    }),
+    ("two lines of the ledger exchanged", "ledger.jsonl: line 4: does not follow from the line before it", |run| {
+        let path = run.join("ledger.jsonl");
+        let mut all = lines(&path);
+        all.swap(3, 4);
+        put_lines(&path, &all);
+    }),
+    ("the ledger's end cut off", "ledger.jsonl: has 5 lines, and the receipt knows of 8", |run| {
+        let path = run.join("ledger.jsonl");
+        let all = lines(&path);
+        put_lines(&path, &all[..5]);
+    }),
+    ("the ledger rewritten with other times", "ledger.jsonl: line 8 is not the one that the receipt names", |run| {
+        forge_ledger(run, |line| line["seconds"] = 0.001.into());
+    }),
+    ("ledger and receipt rewritten with fewer tokens", "the recipe gives", |run| {
+        forge_ledger(run, |line| {
+            if line["step"] == 10 {
+                line["tokens"] = 32.into();
+            }
+        });
+        forge_receipt(run);
+    }),
+    ("ledger and receipt rewritten with fewer operations", "its tokens give", |run| {
+        forge_ledger(run, |line| {
+            if line["step"] == 10 {
+                line["flops"] = 1.0.into();
+            }
+        });
+        forge_receipt(run);
+    }),
+    ("the receipt's seed", "receipt.json: its seed does not follow from recipe and ledger", |run| {
+        replace(run.join("receipt.json"), "\"seed\": 7", "\"seed\": 8");
+    }),
+    ("the receipt removed", "receipt.json: is missing", |run| fs::remove_file(run.join("receipt.json")).unwrap()),
+    ("the recipe", "recipe.toml: has", |run| {
+        replace(run.join("recipe.toml"), "learning_rate = 0.003", "learning_rate = 0.0031");
+    }),
+    ("the recipe's seed", "recipe.toml: has hash", |run| replace(run.join("recipe.toml"), "seed = 7", "seed = 9")),
+    ("the plan", "plan.json: has", |run| replace(run.join("plan.json"), "\"steps\": 20", "\"steps\": 19")),
+    ("one bit of the training data", "data/train-00000.tokens: has hash", |run| {
+        flip(run.join("data/train-00000.tokens"), |len| len / 2);
+    }),
+    ("one bit of the held-out data", "data/validation-00000.tokens: has hash", |run| {
+        flip(run.join("data/validation-00000.tokens"), |len| len / 2);
+    }),
+    ("the list of sources", "data/sources.jsonl: is not the list that the manifest names", |run| {
+        flip(run.join("data/sources.jsonl"), |len| len / 2);
+    }),
+    ("the data's manifest", "data/manifest.json: has hash", |run| {
+        replace(run.join("data/manifest.json"), "\"duplicates\": 0", "\"duplicates\": 1");
+    }),
+    ("the tokenizer", "tokenizer/tokenizer.json: has hash", |run| {
+        flip(run.join("tokenizer/tokenizer.json"), |len| len / 2);
+    }),
+    ("a sample", "sample/samples.json: has", |run| {
+        replace(run.join("sample/samples.json"), "The river", "The ocean");
+    }),
+    // Everything that holds a hash is rewritten with it, so only doing the steps again finds these.
+    (
+        "one bit of one weight, consistently",
+        "pretrain/step-000010/model.safetensors: is not what the steps from the checkpoint before it give",
+        |run| {
+            forge_checkpoint(run, "step-000010", "model.safetensors", |bytes| {
+                let at = bytes.len() - 100;
+                bytes[at] ^= 1;
+            });
+        },
+    ),
+    ("a loss, consistently", "pretrain/metrics.jsonl: says loss", |run| {
+        let path = run.join("pretrain/metrics.jsonl");
+        let mut all = lines(&path);
+        let mut line: Value = serde_json::from_str(&all[12]).unwrap();
+        line["loss"] = (line["loss"].as_f64().unwrap() - 1e-9).into();
+        all[12] = line.to_string();
+        put_lines(&path, &all);
+        let text = fs::read_to_string(&path).unwrap();
+        let end = |step: usize| text.match_indices('\n').nth(step - 1).unwrap().0 + 1;
+        forge_ledger(run, |line| {
+            let step = line["step"].as_u64().unwrap() as usize;
+            if line["event"] == "checkpoint" {
+                let beginning = &text[..end(step)];
+                line["files"]["../metrics.jsonl"] =
+                    serde_json::json!({"bytes": beginning.len(), "sha256": sha256(beginning.as_bytes())});
+            }
+        });
+        forge_receipt(run);
+    }),
+];
+
+#[test]
+fn every_kind_of_tampering_is_found_and_named() {
+    let lab = Lab::new();
+    lab.done(&["run", &recipe(&lab, "r", &[])]);
+    lab.done(&["verify", "runs/r", "--segments", "9"]);
+    for (what, message, change) in CHANGES {
+        let copied = lab.shell("rm -rf runs/t && cp -a runs/r runs/t");
+        assert_eq!(copied.code, Some(0), "{copied:?}");
+        change(&lab.at("runs/t"));
+        let said: Said = lab.wels(&["verify", "runs/t", "--segments", "9"]);
+        assert_eq!(said.code, Some(1), "{what}: {said:?}");
+        assert!(said.stdout.contains(message), "{what}: expected {message:?} in {said:?}");
+        assert!(said.stdout.ends_with("NOT verified\n") && said.stderr.contains("hint: "), "{what}: {said:?}");
+    }
+    assert!(CHANGES.len() >= 15);
+}
+
+#[test]
+fn a_receipt_and_the_data_are_enough() {
+    let lab = Lab::new();
+    lab.done(&["run", &recipe(&lab, "r", &[])]);
+    // Published: the receipt alone, to somebody who has the text under the same name elsewhere.
+    let moved = lab.shell("mkdir other && mv text other/ && cp runs/r/receipt.json . && rm -r runs");
+    assert_eq!(moved.code, Some(0), "{moved:?}");
+    let verify = |segments: &str| {
+        lab.wels(&[
+            "verify",
+            "--receipt",
+            "receipt.json",
+            "--data",
+            "other/text",
+            "--segments",
+            segments,
+            "--scratch",
+            ".",
+        ])
+    };
+    let said = verify("2");
+    assert_eq!(said.code, Some(0), "{said:?}");
+    assert!(said.stdout.contains("from step 5 to step 10\n") && said.stdout.ends_with("verified\n"), "{said:?}");
+    assert!(!lab.shell("ls").stdout.contains("wels-verify"), "the scratch folder is left");
+    let original = fs::read_to_string(lab.at("receipt.json")).unwrap();
+    let receipt: Value = serde_json::from_str(&original).unwrap();
+    let hash = receipt["checkpoints"][1]["files"]["model.safetensors"]["sha256"].as_str().unwrap();
+    fs::write(lab.at("receipt.json"), original.replace(hash, &"0".repeat(64))).unwrap();
+    let said = verify("2");
+    assert!(
+        said.code == Some(1) && said.stdout.contains("pretrain/step-000010/model.safetensors: is not what"),
+        "{said:?}"
+    );
+    fs::write(lab.at("receipt.json"), &original).unwrap();
+    fs::write(lab.at("other/text/07.txt"), "other words").unwrap();
+    let said = verify("1");
+    assert!(
+        said.code == Some(1) && said.stdout.contains("data/manifest.json: is not what recipe and data give"),
+        "{said:?}"
+    );
+
+    fs::write(lab.at("receipt.json"), original.replacen("\"format\": 1", "\"format\": 99", 1)).unwrap();
+    let failure = verify("1").failure();
+    assert_eq!(
+        failure,
+        "error: receipt.json has run format 99, and this program reads up to 1\nhint: use the newer program that made it\n"
+    );
+}
+
+#[test]
+fn runs_that_cannot_be_read_are_refused() {
+    let lab = Lab::new();
+    lab.done(&["run", &recipe(&lab, "r", &[])]);
+    fs::write(lab.at("runs/r/run.json"), "{\"format\": 99, \"wels_version\": \"9.0.0\"}").unwrap();
+    for verb in ["verify", "report", "run"] {
+        let said = lab.wels(&[verb, "runs/r"]);
+        assert_eq!(said.code, Some(1));
+        assert_eq!(
+            said.failure(),
+            "error: runs/r has run format 99, and this program reads up to 1\nhint: use the newer program that made it\n",
+            "{verb}"
+        );
+        let said = lab.wels(&[verb, "text"]);
+        assert!(said.failure().starts_with("error: text is not a run\n"), "{verb}: {said:?}");
+    }
+}
