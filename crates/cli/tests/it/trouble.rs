@@ -33,7 +33,7 @@ fn a_loss_that_is_not_a_number_stops_before_the_weights() {
     assert_eq!(said.code, Some(1));
     let failure = said.failure();
     assert!(failure.contains(" of step ") && failure.contains("is not a finite number, first in "), "{failure}");
-    assert!(failure.contains("\nhint: lower pretrain.learning_rate"), "{failure}");
+    assert!(failure.contains("\nhint: lower the stage's learning_rate"), "{failure}");
 }
 
 #[test]
