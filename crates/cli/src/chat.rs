@@ -12,10 +12,9 @@ use std::path::PathBuf;
 
 use anyhow::{Context, Result};
 use wels_engine::{Options, Sampling, Speculation};
-use wels_model::model::Model;
 
 use crate::failure::refuse;
-use crate::model::open_model;
+use crate::model::{HoldArgs, OpenModel, locate};
 use session::{Part, Session, Settings};
 
 /// What the command line says.
@@ -42,6 +41,8 @@ pub struct Args {
     /// The longest conversation in tokens; the model's own context, at most 32768, if left out
     #[arg(long, value_name = "N")]
     context: Option<usize>,
+    #[command(flatten)]
+    hold: HoldArgs,
     /// Show of the thinking only how long it is
     #[arg(long)]
     fold: bool,
@@ -67,19 +68,21 @@ pub fn chat(args: &Args) -> Result<()> {
 }
 
 fn open(args: &Args) -> Result<Session> {
-    let (config, params, tokenizer) = open_model(&args.model)?;
-    let longest = config.rope.max_positions;
+    let open = OpenModel::open(&locate(&args.model)?)?;
+    let longest = open.config.rope.max_positions;
     let context = args.context.unwrap_or(longest.min(CONTEXT_MAX));
     if !(2..=longest).contains(&context) {
         let message = format!("--context is {context}, and the model's own is {longest}");
         return Err(refuse(message, format!("give a number from 2 to {longest}")));
     }
     let speculation = if args.no_speculation { Speculation::Off } else { Speculation::Auto { max_draft: 6 } };
-    let options = Options { speculation, max_running: 1, ..Options::default() };
+    let (layout, numbers) = (args.hold.layout(&open.config), args.hold.numbers());
+    let options = Options { speculation, max_running: 1, layout, numbers, ..Options::default() };
     let sampling =
         Sampling { temperature: args.temperature, top_p: args.top_p, seed: args.seed, ..Sampling::default() };
     let settings = Settings { sampling, max_tokens: args.max_tokens };
-    let mut session = Session::new(Model::new(config, context), params, tokenizer, options, settings)?;
+    let (model, params) = args.hold.take(&open, context)?;
+    let mut session = Session::new(model, params, open.tokenizer, options, settings)?;
     session.set_system(args.system.clone());
     Ok(session)
 }

@@ -79,6 +79,12 @@ enum Verb {
 }
 
 fn main() -> ExitCode {
+    // The jail starts this program again as its own first process.
+    let arguments: Vec<String> =
+        std::env::args_os().skip(1).map(|argument| argument.to_string_lossy().into()).collect();
+    if arguments.first().is_some_and(|first| first == wels_tasks::jail::VERB) {
+        wels_tasks::jail::main(&arguments[1..]);
+    }
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
         Err(error) => {

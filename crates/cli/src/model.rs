@@ -6,6 +6,8 @@ use anyhow::{Context, Result};
 use wels_data::tokenizer::{GgufVocabulary, TokenKind, Tokenizer};
 use wels_model::config::{ModelConfig, Note};
 use wels_model::gguf::{GgufFile, Metadata, Value};
+use wels_model::model::Model;
+use wels_model::paged::{CacheLayout, Numbers};
 use wels_model::params::Params;
 use wels_model::weights::{Files, Quantise, Sink, open_dir};
 use wels_runs::checkpoint;
@@ -41,6 +43,57 @@ impl From<Quant> for Quantise {
             Quant::Q8 => Quantise::Q8,
             Quant::Q4 => Quantise::Q4,
         }
+    }
+}
+
+/// Number format of the keys and values that a model remembers while it answers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum CacheNumbers {
+    /// 32 bits, as in training
+    F32,
+    /// 16 bits
+    F16,
+}
+
+/// How a model is held while it answers.
+#[derive(Clone, Copy, Debug, clap::Args)]
+pub struct HoldArgs {
+    /// Number format of the matrices
+    #[arg(long, value_enum, default_value_t)]
+    pub quant: Quant,
+    /// Number format of the cache
+    #[arg(long, value_enum, default_value_t = CacheNumbers::F16)]
+    pub cache: CacheNumbers,
+    /// In latent attention: keep all heads' keys and values instead of the latents
+    #[arg(long)]
+    pub expanded: bool,
+}
+
+impl HoldArgs {
+    /// What the cache keeps of a token.
+    pub fn layout(&self, config: &ModelConfig) -> CacheLayout {
+        match config.attention.is_mla() && !self.expanded {
+            true => CacheLayout::Latent,
+            false => CacheLayout::Expanded,
+        }
+    }
+
+    /// How the cache keeps its numbers.
+    pub fn numbers(&self) -> Numbers {
+        match self.cache {
+            CacheNumbers::F32 => Numbers::F32,
+            CacheNumbers::F16 => Numbers::F16,
+        }
+    }
+
+    /// The model for sequences of up to `context` tokens, and its weights as they are held.
+    pub fn take(&self, open: &OpenModel, context: usize) -> Result<(Model, Params)> {
+        let model = Model::new(open.config.clone(), context);
+        let mut params = open.inference_params(self.quant.into())?;
+        if self.layout(&open.config) == CacheLayout::Latent {
+            params.prepare_latent(&model);
+        }
+        Ok((model, params))
     }
 }
 
@@ -124,14 +177,6 @@ impl OpenModel {
         };
         Ok(params)
     }
-
-    /// All weights as f32.
-    pub fn params(&self) -> Result<Params> {
-        let mut params = Params::zeros(&self.config);
-        self.weights
-            .load(&self.config, &mut |param, first_row, _, values| params.set_rows(param, first_row, values))?;
-        Ok(params)
-    }
 }
 
 impl Weights {
@@ -143,13 +188,6 @@ impl Weights {
         }
         Ok(())
     }
-}
-
-/// The whole of the model that the command line means: configuration, weights as f32, and the tokenizer if it has one.
-pub fn open_model(model: &Path) -> Result<(ModelConfig, Params, Option<Tokenizer>)> {
-    let open = OpenModel::open(&locate(model)?)?;
-    let params = open.params()?;
-    Ok((open.config, params, open.tokenizer))
 }
 
 /// The configuration of the model at `location`, without a look at its weights.

@@ -9,7 +9,6 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 use wels_data::ChatTemplate;
 use wels_engine::{Engine, LoadedModel, Options};
-use wels_model::model::Model;
 use wels_server::http::{App, Settings, Shutdown, serve as serve_http};
 use wels_server::ledger::{Clerk, Ledger, Limits};
 use wels_server::money::Tariff;
@@ -17,7 +16,7 @@ use wels_server::prompt::Served;
 use wels_server::worker::Worker;
 
 use crate::failure::refuse;
-use crate::model::{OpenModel, locate};
+use crate::model::{HoldArgs, OpenModel, locate};
 use crate::{keys, output};
 
 /// What the command line says.
@@ -52,6 +51,8 @@ pub struct Args {
     /// Memory for keys and values, in MiB
     #[arg(long, value_name = "MIB", default_value = "1024")]
     cache_mib: NonZeroUsize,
+    #[command(flatten)]
+    hold: HoldArgs,
     /// Connections at once
     #[arg(long, value_name = "N", default_value = "1024")]
     max_connections: NonZeroUsize,
@@ -145,11 +146,10 @@ fn tariff(file: Option<&Path>) -> Result<Tariff> {
 }
 
 fn load(args: &Args) -> Result<(Served, Engine)> {
-    let opened = OpenModel::open(&locate(&args.model)?)?;
-    let params = opened.params()?;
-    let config = opened.config;
+    let mut opened = OpenModel::open(&locate(&args.model)?)?;
     let no_tokenizer = || refuse("the model has no tokenizer", "a server needs tokenizer.json beside the weights");
-    let tokenizer = Arc::new(opened.tokenizer.ok_or_else(no_tokenizer)?);
+    let tokenizer = Arc::new(opened.tokenizer.take().ok_or_else(no_tokenizer)?);
+    let config = &opened.config;
     let context = args.context.map_or(config.rope.max_positions, |asked| asked.get().min(config.rope.max_positions));
     let template = ChatTemplate::of(&tokenizer)?;
     if template.is_none() {
@@ -173,15 +173,14 @@ fn load(args: &Args) -> Result<(Served, Engine)> {
         created_unix_s: keys::now_unix_ms() / 1000,
         tokenizer: Arc::clone(&tokenizer),
     };
-    let loaded = LoadedModel {
-        model: Arc::new(Model::new(config, context)),
-        params: Arc::new(params),
-        tokenizer: Some(tokenizer),
-    };
+    let (model, params) = args.hold.take(&opened, context)?;
+    let loaded = LoadedModel { model: Arc::new(model), params: Arc::new(params), tokenizer: Some(tokenizer) };
     let options = Options {
         max_running: args.max_running.get(),
         max_waiting: args.max_waiting,
         cache_bytes: args.cache_mib.get() << 20,
+        layout: args.hold.layout(config),
+        numbers: args.hold.numbers(),
         ..Options::default()
     };
     Ok((served, Engine::new(loaded, options)?))

@@ -16,7 +16,7 @@ use wels_model::tape::Execution;
 use wels_runs::machine;
 
 use crate::failure::refuse;
-use crate::model::{OpenModel, Quant, locate};
+use crate::model::{HoldArgs, OpenModel, locate};
 use crate::output::{self, short};
 
 #[derive(clap::Args)]
@@ -36,24 +36,11 @@ pub struct DecodeArgs {
     /// Tokens of a prompt in one step
     #[arg(long, default_value_t = 512, value_parser = clap::value_parser!(u32).range(1..))]
     chunk: u32,
-    /// Number format of the matrices
-    #[arg(long, value_enum, default_value_t)]
-    quant: Quant,
-    /// Number format of the cache
-    #[arg(long, value_enum, default_value_t = CacheNumbers::F32)]
-    cache: CacheNumbers,
-    /// In latent attention: keep all heads' keys and values instead of the latents
-    #[arg(long)]
-    expanded: bool,
+    #[command(flatten)]
+    hold: HoldArgs,
     /// Write one line of JSON
     #[arg(long)]
     json: bool,
-}
-
-#[derive(Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
-enum CacheNumbers {
-    F32,
-    F16,
 }
 
 /// What is written. Times of single steps are medians.
@@ -89,16 +76,8 @@ pub fn decode(args: &DecodeArgs) -> Result<()> {
         let message = format!("{context} tokens do not fit the model's context of {}", config.rope.max_positions);
         return Err(refuse(message, "give a smaller --prompt or --tokens"));
     }
-    let model = Model::new(config.clone(), context);
-    let mut params = open.inference_params(args.quant.into())?;
-    let layout = match config.attention.is_mla() && !args.expanded {
-        true => CacheLayout::Latent,
-        false => CacheLayout::Expanded,
-    };
-    if layout == CacheLayout::Latent {
-        params.prepare_latent(&model);
-    }
-    let numbers = if args.cache == CacheNumbers::F32 { Numbers::F32 } else { Numbers::F16 };
+    let (model, params) = args.hold.take(&open, context)?;
+    let (layout, numbers) = (args.hold.layout(config), args.hold.numbers());
     let load_seconds = begin.elapsed().as_secs_f64();
 
     let per_token = PagedCache::bytes_per_page(config, layout, numbers) as f64 / PAGE_TOKENS as f64;

@@ -8,10 +8,9 @@ use anyhow::{Result, ensure};
 use serde::Serialize;
 use wels_engine::{Engine, Event, LoadedModel, Options, Request, Sampling, Speculation, Usage};
 use wels_kernels::{isa, par};
-use wels_model::model::Model;
 
 use crate::failure::refuse;
-use crate::model::open_model;
+use crate::model::{HoldArgs, OpenModel, locate};
 use crate::output;
 
 #[derive(clap::Args)]
@@ -34,6 +33,8 @@ pub struct SpeculationArgs {
     /// Turns; the figures are medians over them
     #[arg(long, default_value_t = 7, value_parser = clap::value_parser!(u64).range(1..))]
     rounds: u64,
+    #[command(flatten)]
+    hold: HoldArgs,
     /// Write one line of JSON
     #[arg(long)]
     json: bool,
@@ -71,9 +72,10 @@ struct Turn {
 }
 
 pub fn speculation(args: &SpeculationArgs) -> Result<()> {
-    let (config, params, tokenizer) = open_model(&args.model)?;
-    let tokenizer =
-        tokenizer.ok_or_else(|| refuse("the model has no tokenizer", "put its tokenizer.json beside it"))?;
+    let open = OpenModel::open(&locate(&args.model)?)?;
+    let no_tokenizer = || refuse("the model has no tokenizer", "put its tokenizer.json beside it");
+    let tokenizer = open.tokenizer.as_ref().ok_or_else(no_tokenizer)?;
+    let config = &open.config;
     let mut prompts = Vec::new();
     for prompt in &args.prompts {
         let ids = tokenizer.encode_ordinary(prompt)?;
@@ -81,11 +83,12 @@ pub fn speculation(args: &SpeculationArgs) -> Result<()> {
     }
     let guesses_by = if config.mtp_depth > 0 { "MTP" } else { "lookup" };
     let context = config.rope.max_positions.min(4096);
-    let loaded =
-        LoadedModel { model: Arc::new(Model::new(config, context)), params: Arc::new(params), tokenizer: None };
+    let (model, params) = args.hold.take(&open, context)?;
+    let loaded = LoadedModel { model: Arc::new(model), params: Arc::new(params), tokenizer: None };
+    let whole = Options { layout: args.hold.layout(config), numbers: args.hold.numbers(), ..Options::default() };
     let engine = |speculation| {
         // Without a prefix cache each turn does the same work.
-        Engine::new(loaded.clone(), Options { speculation, prefix_cache: false, ..Options::default() })
+        Engine::new(loaded.clone(), Options { speculation, prefix_cache: false, ..whole.clone() })
     };
     let mut plain = engine(Speculation::Off)?;
     let mut guessing = engine(Speculation::Auto { max_draft: args.max_draft })?;

@@ -6,6 +6,7 @@ use crate::models;
 use wels_engine::{Engine, LoadedModel, Options, Request, RequestId, Sampling, Speculation, Token};
 use wels_kernels::par;
 use wels_kernels::random::Key;
+use wels_model::paged::{CacheLayout, Numbers};
 
 /// Random numbers one after the other, for what a test does.
 struct Dice {
@@ -46,8 +47,8 @@ impl Dice {
         sampling
     }
 
-    fn options(&mut self, loaded: &LoadedModel) -> Options {
-        let whole = Options::default();
+    fn options(&mut self, loaded: &LoadedModel, whole: &Options) -> Options {
+        let whole = whole.clone();
         let page = wels_model::paged::PagedCache::bytes_per_page(loaded.model.config(), whole.layout, whole.numbers);
         // From one sequence of full length, which forces the others out, to room for all.
         let pages = models::CONTEXT / 16 + [0, 2, 8, 60][self.below(4)];
@@ -106,7 +107,7 @@ fn among_others(engine: &mut Engine, dice: &mut Dice, shared: &[u32], wanted: &R
     tokens
 }
 
-fn one_answer_in_64_settings(name: &str, loaded: &LoadedModel) {
+fn one_answer_in_64_settings(name: &str, loaded: &LoadedModel, whole: &Options) {
     let mut dice = Dice { key: Key { seed: 11, stream: name.len() as u64 }, thrown: 0 };
     let shared = dice.tokens(50);
     let (mut preempted, mut accepted, mut cached) = (0, 0, 0);
@@ -119,7 +120,7 @@ fn one_answer_in_64_settings(name: &str, loaded: &LoadedModel) {
         if kind == 0 {
             wanted.sampling = Sampling::greedy();
         }
-        let alone = Options { prefix_cache: false, speculation: Speculation::Off, ..Options::default() };
+        let alone = Options { prefix_cache: false, speculation: Speculation::Off, ..whole.clone() };
         let mut by_itself = engine(loaded, alone);
         by_itself.enqueue(wanted.clone()).expect("a sound request");
         let (expected, _) = finish(&mut by_itself).remove(0);
@@ -128,7 +129,7 @@ fn one_answer_in_64_settings(name: &str, loaded: &LoadedModel) {
             tokens.iter().map(bits).collect::<Vec<_>>()
         };
         for round in 0..16 {
-            let mut engine = engine(loaded, dice.options(loaded));
+            let mut engine = engine(loaded, dice.options(loaded, whole));
             let threads = 1 + dice.below(2);
             let got = par::with_threads(threads, || among_others(&mut engine, &mut dice, &shared, &wanted));
             assert_eq!(strip(&got), strip(&expected), "{name}: kind {kind}, round {round}");
@@ -147,12 +148,28 @@ fn one_answer_in_64_settings(name: &str, loaded: &LoadedModel) {
 
 #[test]
 fn one_answer_in_64_settings_with_grouped_queries() {
-    one_answer_in_64_settings("gqa", &models::loaded(&models::gqa(), 5));
+    one_answer_in_64_settings("gqa", &models::loaded(&models::gqa(), 5), &Options::default());
 }
 
 #[test]
 fn one_answer_in_64_settings_with_latents_experts_and_mtp() {
-    one_answer_in_64_settings("deepseek", &models::loaded(&models::deepseek(), 5));
+    one_answer_in_64_settings("deepseek", &models::loaded(&models::deepseek(), 5), &Options::default());
+}
+
+#[test]
+fn one_answer_in_64_settings_with_a_cache_of_half_width() {
+    let whole = Options { numbers: Numbers::F16, ..Options::default() };
+    one_answer_in_64_settings("gqa, f16", &models::loaded(&models::gqa(), 5), &whole);
+}
+
+#[test]
+fn one_answer_in_64_settings_with_a_cache_of_latents() {
+    let mut loaded = models::loaded(&models::deepseek(), 5);
+    let mut params = (*loaded.params).clone();
+    params.prepare_latent(&loaded.model);
+    loaded.params = params.into();
+    let whole = Options { layout: CacheLayout::Latent, numbers: Numbers::F16, ..Options::default() };
+    one_answer_in_64_settings("deepseek, latent", &loaded, &whole);
 }
 
 /// A model that repeats itself: guesses are right, and fewer passes give the same answer.

@@ -215,7 +215,8 @@ fn decode_parts<const LEN: usize>(from: BlockType, block: &[u8], out: &mut [f32]
     }
 }
 
-/// A block of `LEN` as numbers: element i is `scale·(quants[i] − zero) − minimum`, with the scale and minimum of its group.
+/// A block of `LEN` as numbers: element i is `scale·(quants[i] − zero) − minimum`, with the scale and minimum of its
+/// group.
 pub(crate) struct Parts<const LEN: usize> {
     pub quants: [u8; LEN],
     /// f16 bits that all scales share, and all minima.
