@@ -101,7 +101,9 @@ fn inner(setup: &Setup, text: &str) -> Staged<i32> {
         match child.try_wait().map_err(|error| format!("cannot wait: {error}"))? {
             Some(status) => {
                 return Ok(match code_of(status) {
-                    // SIGXCPU, or, where that is overlooked, SIGKILL one second later.
+                    // By the kernel's ticks, which may run ahead of the time that it accounts for.
+                    _ if status.signal() == Some(Signal::SIGXCPU as i32) => TIME_LIMIT,
+                    // Where that is overlooked, SIGKILL follows one second later.
                     _ if status.signal().is_some() && cpu_seconds()? >= setup.limits.cpu_s as i64 => TIME_LIMIT,
                     // A program's own exit codes mean nothing here.
                     code if status.code().is_some() && code != SETUP_FAILED => i32::from(code != 0),
