@@ -1,8 +1,8 @@
 //! The tape: what a forward pass leaves behind so that a backward pass can follow.
 //!
 //! A layer calls operations (`ops`) on a [`Graph`]. Each computes its result and hands [`Graph::record`] a closure with
-//! its backward part and what that needs. A graph made by [`Graph::training`] keeps the closure, one made by
-//! [`Graph::inference`] drops it at once, and with it all that it had saved: one forward pass for both.
+//! its backward part and what that needs. A graph made by `Graph::training` keeps the closure, one made by
+//! `Graph::inference` drops it at once, and with it all that it had saved: one forward pass for both.
 //!
 //! [`Graph::backward`] runs the closures in reverse. A variable's gradient is complete when its own closure runs, which
 //! takes it; contributions are added in the reverse order of recording: the first is written, each further one

@@ -113,7 +113,7 @@ impl QuantMatrix {
     /// Row i, exactly as [`blocks::decode`] has it.
     ///
     /// # Panics
-    /// If there is no such row, or `out` is not [K].
+    /// If there is no such row, or `out` is not `[K]`.
     pub fn row(&self, i: usize, out: &mut [f32]) {
         assert!(i < self.rows, "row {i} of {}", self.rows);
         assert_eq!(out.len(), self.columns, "a row is [K] with K = {}", self.columns);

@@ -16,7 +16,7 @@
 //! every bit: one chain over k, and x as it is given.
 //!
 //! **Layout.** Packed weights are panels of 16 rows, so that one vector holds 4 consecutive terms of each row: see
-//! [`pack`]. They take the bytes of the file or up to 3% more, but 2- and 3-bit formats, which take 4 bits.
+//! `pack`. They take the bytes of the file or up to 3% more, but 2- and 3-bit formats, which take 4 bits.
 
 pub mod activations;
 pub mod blocks;
