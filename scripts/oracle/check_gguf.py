@@ -10,8 +10,8 @@ For a small random model of each family, saved by `transformers`:
 * `wels score` of that file agrees with `wels score` of the directory;
 * `wels convert` back to a directory gives the tensors that `transformers` saved, bit for bit.
 
-With --gguf, a published file is turned into a directory that `transformers` loads, and greedy decoding there is
-compared with llama.cpp's and with `wels score` on the file itself.
+With --gguf, a published file is turned into a directory that `transformers` loads, whose log-probabilities are compared
+with llama.cpp's and with those of `wels score` on the file itself.
 """
 
 from __future__ import annotations

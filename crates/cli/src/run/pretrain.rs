@@ -20,16 +20,15 @@ use wels_model::params::Params;
 use wels_model::tape::{Execution, Recompute};
 use wels_model::tensor::Pool;
 use wels_runs::checkpoint::{self, Checkpoint};
-use wels_runs::ledger::Entry;
 use wels_runs::metrics::{self, Metrics};
-use wels_runs::receipt::{CHECKPOINT, METRICS};
+use wels_runs::receipt::METRICS;
 use wels_runs::recipe::{Decay, Precision, PretrainSection, Recipe};
 use wels_runs::rundir::{RunError, write_json};
 use wels_train::schedule::{self, LearningRate, Switch};
 use wels_train::trainer::{Hyperparameters, NonFinite, State, StepReport, Trainer};
 
-use super::stage::{load_state, save_state};
-use super::{Outcome, Session, TRAIN};
+use super::stage::{checkpoint_entry, enter_late, load_state, save_state};
+use super::{Outcome, Session};
 use crate::bench::fma_peak_flops;
 use crate::output::short;
 use crate::progress::Progress;
@@ -103,7 +102,8 @@ pub(super) fn pretrain(
     let stage = session.run.stage(STAGE)?;
     let latest = checkpoint::latest(&stage)?;
     if let Some(latest) = &latest {
-        enter_late(session, latest, flops_per_token(recipe))?;
+        let Position { step, tokens } = Position::read(&latest.path)?;
+        enter_late(session, STAGE, latest, (step, tokens), flops_per_token(recipe))?;
     }
     if latest.as_ref().is_some_and(|latest| latest.step == recipe.pretrain.steps) {
         return Ok(Outcome::Done);
@@ -134,7 +134,7 @@ pub(super) fn pretrain(
         if asked || due {
             let written = it.save().context("cannot save a checkpoint")?;
             checkpoint::prune(&it.stage, section.keep_checkpoints)?;
-            session.record(checkpoint_entry(&written, since_saved, it.flops_per_token)?)?;
+            session.record(checkpoint_entry(STAGE, &written, since_saved, it.flops_per_token)?)?;
             (saved, saved_at) = (it.position, Instant::now());
         }
         if asked && it.position.step < section.steps {
@@ -144,32 +144,6 @@ pub(super) fn pretrain(
     }
     progress.finish(&format!("{} steps done; {shown}", recipe.pretrain.steps));
     Ok(Outcome::Done)
-}
-
-/// Writes the ledger's line of a checkpoint behind which a kill came before the line was written.
-fn enter_late(session: &mut Session, latest: &Checkpoint, flops_per_token: u64) -> Result<()> {
-    let lines = session.ledger.entries().iter().filter(|entry| entry.event == CHECKPOINT && entry.stage == STAGE);
-    let (steps, tokens) = lines.fold((0, 0), |(steps, tokens), entry| (entry.step.max(steps), tokens + entry.tokens));
-    let position = Position::read(&latest.path)?;
-    if position.step > steps {
-        session.record(checkpoint_entry(latest, position.tokens.saturating_sub(tokens), flops_per_token)?)?;
-    }
-    Ok(())
-}
-
-fn checkpoint_entry(checkpoint: &Checkpoint, tokens: u64, flops_per_token: u64) -> Result<Entry> {
-    let mut files = checkpoint.files.clone();
-    files.insert(METRICS.into(), metrics::beginning(&checkpoint.path.join(METRICS), checkpoint.step)?);
-    Ok(Entry {
-        event: CHECKPOINT.into(),
-        stage: STAGE.into(),
-        kind: TRAIN.into(),
-        step: checkpoint.step,
-        tokens,
-        flops: (tokens * flops_per_token) as f64,
-        files,
-        ..Entry::default()
-    })
 }
 
 /// Forward and backward of one token.

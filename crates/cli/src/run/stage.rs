@@ -155,7 +155,7 @@ impl<'a> Stage<'a> {
             None => Position::default(),
             Some(latest) => {
                 let position = read_position(&latest.path)?;
-                enter_late(session, name, latest, position, flops_per_token)?;
+                enter_late(session, name, latest, (position.step, position.tokens), flops_per_token)?;
                 position
             }
         };
@@ -233,24 +233,30 @@ fn read_position(folder: &Path) -> Result<Position> {
     serde_json::from_str(&text).with_context(|| format!("{} is damaged", file.display()))
 }
 
-/// Writes the ledger's line of a checkpoint behind which a kill came before the line was written.
-fn enter_late(
+/// Writes the ledger's line of a checkpoint, of so many steps and tokens, behind which a kill came before the line was
+/// written.
+pub(super) fn enter_late(
     session: &mut Session,
     stage: &str,
     latest: &Checkpoint,
-    position: Position,
+    (step, tokens): (u64, u64),
     flops_per_token: u64,
 ) -> Result<()> {
     let lines = session.ledger.entries().iter().filter(|entry| entry.event == CHECKPOINT && entry.stage == stage);
-    let (steps, tokens) = lines.fold((0, 0), |(steps, tokens), entry| (entry.step.max(steps), tokens + entry.tokens));
-    if position.step > steps {
-        let tokens = position.tokens.saturating_sub(tokens);
-        session.record(checkpoint_entry(stage, latest, tokens, flops_per_token)?)?;
+    let (steps, entered) = lines.fold((0, 0), |(steps, sum), entry| (entry.step.max(steps), sum + entry.tokens));
+    if step > steps {
+        session.record(checkpoint_entry(stage, latest, tokens.saturating_sub(entered), flops_per_token)?)?;
     }
     Ok(())
 }
 
-fn checkpoint_entry(stage: &str, checkpoint: &Checkpoint, tokens: u64, flops_per_token: u64) -> Result<Entry> {
+/// The ledger's line of a checkpoint, with the metrics that lead to it.
+pub(super) fn checkpoint_entry(
+    stage: &str,
+    checkpoint: &Checkpoint,
+    tokens: u64,
+    flops_per_token: u64,
+) -> Result<Entry> {
     let mut files = checkpoint.files.clone();
     files.insert(METRICS.into(), metrics::beginning(&checkpoint.path.join(METRICS), checkpoint.step)?);
     Ok(Entry {
