@@ -269,7 +269,8 @@ impl Engine {
         if request.prompt.len() > limit {
             return Err(Refusal::PromptTooLong { tokens: request.prompt.len(), limit });
         }
-        if let Some(&token) = request.prompt.iter().find(|token| **token as usize >= vocab_size) {
+        if let Some(&token) = request.prompt.iter().chain(&request.scored).find(|token| **token as usize >= vocab_size)
+        {
             return Err(Refusal::UnknownToken { token, vocab_size });
         }
         if let Some((token, _)) = request.sampling.logit_bias.iter().find(|(token, _)| *token as usize >= vocab_size) {

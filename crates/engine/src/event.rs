@@ -26,6 +26,8 @@ pub struct Token {
     pub logprob: Option<f32>,
     /// The likeliest tokens under the same distribution, the likeliest first, of equals the lowest id.
     pub top_logprobs: Vec<(u32, f32)>,
+    /// Log-probabilities, under the same distribution, of the tokens that the request has scored, in its order.
+    pub scored: Vec<f32>,
 }
 
 /// The end of an answer.

@@ -23,6 +23,9 @@ pub struct Request {
     /// `Some(n)`: with each token its log-probability and those of the `n` likeliest tokens, at most
     /// [`Request::TOP_LOGPROBS_MAX`].
     pub logprobs: Option<usize>,
+    /// Tokens whose log-probabilities come with each chosen token, at most [`Request::SCORED_MAX`]: the choices of a
+    /// question.
+    pub scored: Vec<u32>,
     /// What the answer must be.
     pub constraint: Option<Constraint>,
     /// Greater goes first; requests of equal priority go in the order in which they came.
@@ -32,6 +35,8 @@ pub struct Request {
 impl Request {
     /// The most alternatives that a request may ask for.
     pub const TOP_LOGPROBS_MAX: usize = 20;
+    /// The most tokens that a request may have scored.
+    pub const SCORED_MAX: usize = 256;
     /// The most stop strings.
     pub const STOP_MAX: usize = 16;
     /// The most bytes of a stop string.
@@ -47,6 +52,7 @@ impl Request {
             stop_tokens: Vec::new(),
             stop: Vec::new(),
             logprobs: None,
+            scored: Vec::new(),
             constraint: None,
             priority: 0,
         }
@@ -70,6 +76,9 @@ impl Request {
         }
         if self.logprobs.is_some_and(|top| top > Self::TOP_LOGPROBS_MAX) {
             return parameter("top_logprobs", format!("more than {}", Self::TOP_LOGPROBS_MAX));
+        }
+        if self.scored.len() > Self::SCORED_MAX {
+            return parameter("scored", format!("{} tokens, more than {}", self.scored.len(), Self::SCORED_MAX));
         }
         self.sampling.check()
     }

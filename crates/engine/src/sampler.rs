@@ -167,6 +167,16 @@ impl Sampler {
     }
 }
 
+/// The log-probabilities of `tokens` under softmax(`logits[V]`).
+pub(crate) fn logprobs_of(logits: &[f32], tokens: &[u32], scratch: &mut Scratch) -> Vec<f32> {
+    if tokens.is_empty() {
+        return Vec::new();
+    }
+    scratch.weights.resize(logits.len(), 0.0);
+    let total = sample::weights(logits, 1.0, &mut scratch.weights);
+    tokens.iter().map(|token| sample::logprob(logits[*token as usize], total)).collect()
+}
+
 /// Keeps the fewest candidates that together have `top_p` of the weight: the likeliest, of equals the lowest ids. Takes
 /// and leaves them in the order of their ids.
 fn keep_likeliest(candidates: &mut Vec<Candidate>, top_p: f32) {

@@ -6,7 +6,7 @@ use crate::constraint::Guide;
 use crate::event::{FinishReason, Token, Usage};
 use crate::pages::Lease;
 use crate::request::{Request, RequestId};
-use crate::sampler::{Sampler, Scratch};
+use crate::sampler::{Sampler, Scratch, logprobs_of};
 use crate::speculate::Pace;
 use crate::text::{Piece, TextStream};
 
@@ -66,12 +66,13 @@ impl Sequence {
             return error;
         };
         let token = choice.token;
+        let scored = logprobs_of(logits, &self.request.scored, scratch);
         self.sampler.push(token);
         self.tokens.push(token);
         self.usage.generated += 1;
         let (text, reason) = self.end_or_text(token, room);
         let (logprob, top_logprobs) = choice.logprobs.map_or((None, vec![]), |(logprob, top)| (Some(logprob), top));
-        (Some(Token { id: self.id, token, text, logprob, top_logprobs }), reason)
+        (Some(Token { id: self.id, token, text, logprob, top_logprobs, scored }), reason)
     }
 
     /// What a new token lets be shown, and whether the answer ends with it.

@@ -2,14 +2,14 @@
 //! MBPP (JSON Lines, also compressed).
 
 use std::collections::BTreeSet;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use serde_json::Value;
 use wels_data::Message;
 
 use crate::completion::{AnswerStyle, Format, Thinking, last_boxed};
 use crate::draw::Draw;
-use crate::listed::letter;
+use crate::listed::{STOPS, letter};
 use crate::number;
 use crate::prompt::{STEP_BY_STEP, Style, r1_zero};
 use crate::records::{self, Record, bad, unique};
@@ -43,6 +43,10 @@ pub enum Benchmark {
 pub struct Question {
     /// The file's, or the number of its record.
     pub id: String,
+    /// What it is about, where the file says so.
+    pub subject: Option<String>,
+    /// Which of several tables put one behind another it stands in, from 0.
+    pub part: u64,
     /// As in the file.
     pub text: String,
     /// What answers are checked against.
@@ -51,11 +55,38 @@ pub struct Question {
     pub shown_answer: String,
 }
 
-/// Reads a benchmark's file.
+/// Reads a benchmark's file; of a table for each subject the folder (MMLU as published: `abstract_algebra_test.csv`, …).
 ///
 /// # Errors
 /// Missing columns, ids that were there before, text that is not UTF-8, references that cannot be read, with the line.
 pub fn read(benchmark: Benchmark, path: &Path) -> Result<Vec<Question>, TaskError> {
+    if !path.is_dir() {
+        return read_file(benchmark, path);
+    }
+    let io = |source| TaskError::Io { path: path.to_owned(), source };
+    let mut files = std::fs::read_dir(path)
+        .and_then(|entries| entries.map(|entry| Ok(entry?.path())).collect::<std::io::Result<Vec<PathBuf>>>())
+        .map_err(io)?;
+    files.retain(|file| file.extension().is_some_and(|extension| extension == "csv"));
+    files.sort();
+    if files.is_empty() {
+        return Err(io(std::io::Error::new(std::io::ErrorKind::NotFound, "the folder has no .csv file")));
+    }
+    let mut questions = Vec::new();
+    for (part, file) in (0..).zip(&files) {
+        let stem = file.file_stem().map(|stem| stem.to_string_lossy().into_owned()).unwrap_or_default();
+        let subject = ["_test", "_dev", "_val"].iter().find_map(|split| stem.strip_suffix(split)).unwrap_or(&stem);
+        questions.extend(read_file(benchmark, file)?.into_iter().map(|question| Question {
+            id: format!("{subject}/{}", question.id),
+            subject: Some(subject.to_owned()),
+            part,
+            ..question
+        }));
+    }
+    Ok(questions)
+}
+
+fn read_file(benchmark: Benchmark, path: &Path) -> Result<Vec<Question>, TaskError> {
     let records = match benchmark {
         Benchmark::Mmlu => {
             records::csv(path, Some(&["question", "choice0", "choice1", "choice2", "choice3", "answer"]))?
@@ -74,7 +105,9 @@ pub fn read(benchmark: Benchmark, path: &Path) -> Result<Vec<Question>, TaskErro
             None => index.to_string(),
         };
         unique(path, record.line, &id, &mut seen)?;
-        questions.push(question(benchmark, path, record, id)?);
+        let subject = ["subject", "Subdomain", "type", "category"].into_iter().find_map(|name| record.fields.get(name));
+        let subject = subject.and_then(Value::as_str).map(str::to_owned);
+        questions.push(Question { subject, part: record.part, ..question(benchmark, path, record, id)? });
     }
     Ok(questions)
 }
@@ -117,7 +150,7 @@ fn question(benchmark: Benchmark, path: &Path, record: &Record, id: String) -> R
         }
         Benchmark::Mbpp => mbpp(path, record)?,
     };
-    Ok(Question { id, text, reference, shown_answer })
+    Ok(Question { id, subject: None, part: 0, text, reference, shown_answer })
 }
 
 fn mmlu(path: &Path, record: &Record) -> Result<(String, Reference, String), TaskError> {
@@ -187,6 +220,101 @@ fn without_calculator(answer: &str) -> String {
 }
 
 impl Benchmark {
+    /// All of them.
+    pub const ALL: [Benchmark; 7] = [
+        Benchmark::Mmlu,
+        Benchmark::Gpqa,
+        Benchmark::Math,
+        Benchmark::Gsm8k,
+        Benchmark::Aime,
+        Benchmark::HumanEval,
+        Benchmark::Mbpp,
+    ];
+
+    /// Its name on command lines and in receipts.
+    pub fn name(self) -> &'static str {
+        match self {
+            Benchmark::Mmlu => "mmlu",
+            Benchmark::Gpqa => "gpqa",
+            Benchmark::Math => "math",
+            Benchmark::Gsm8k => "gsm8k",
+            Benchmark::Aime => "aime",
+            Benchmark::HumanEval => "humaneval",
+            Benchmark::Mbpp => "mbpp",
+        }
+    }
+
+    /// The one called `name`; names of well-known parts and years mean the whole kind (`math500`, `aime24`).
+    pub fn named(name: &str) -> Option<Benchmark> {
+        let name = name.to_ascii_lowercase().replace(['-', '_'], "");
+        Benchmark::ALL.into_iter().find(|benchmark| match benchmark {
+            Benchmark::Math => name == "math" || name == "math500",
+            Benchmark::Gpqa => name.starts_with("gpqa"),
+            Benchmark::Aime => name.starts_with("aime"),
+            benchmark => name == benchmark.name(),
+        })
+    }
+
+    /// What its file is usually called: of the questions, and of examples to show before them.
+    pub fn customary_files(self) -> [&'static [&'static str]; 2] {
+        match self {
+            Benchmark::Mmlu => {
+                [&["mmlu_test.csv", "mmlu/test", "test", "mmlu.csv"], &["mmlu_dev.csv", "mmlu/dev", "dev"]]
+            }
+            Benchmark::Gpqa => [&["gpqa_diamond.csv", "gpqa_main.csv", "gpqa_extended.csv", "gpqa.csv"], &[]],
+            Benchmark::Math => {
+                [&["math500_test.jsonl", "math500.jsonl", "math_test.jsonl", "math.jsonl"], &["math_train.jsonl"]]
+            }
+            Benchmark::Gsm8k => {
+                [&["gsm8k_test.jsonl", "gsm8k/test.jsonl", "gsm8k.jsonl"], &["gsm8k_train.jsonl", "gsm8k/train.jsonl"]]
+            }
+            Benchmark::Aime => [&["aime.jsonl", "aime24.jsonl", "aime_2024.jsonl", "aime25.jsonl"], &[]],
+            Benchmark::HumanEval => [&["HumanEval.jsonl.gz", "HumanEval.jsonl", "humaneval.jsonl"], &[]],
+            Benchmark::Mbpp => [&["mbpp.jsonl", "sanitized-mbpp.jsonl"], &[]],
+        }
+    }
+
+    /// Whether its answers are letters of choices.
+    pub fn is_choice(self) -> bool {
+        matches!(self, Benchmark::Mmlu | Benchmark::Gpqa)
+    }
+
+    /// Whether its answers are code.
+    pub fn is_code(self) -> bool {
+        matches!(self, Benchmark::HumanEval | Benchmark::Mbpp)
+    }
+
+    /// Examples that are usually shown where a model continues text: 5 of MMLU (Hendrycks et al., 2021), 5 of GSM8K as
+    /// lm-evaluation-harness has it, 4 of MATH (Lewkowycz et al., 2022).
+    pub fn customary_shots(self) -> usize {
+        match self {
+            Benchmark::Mmlu | Benchmark::Gsm8k | Benchmark::Gpqa => 5,
+            Benchmark::Math => 4,
+            _ => 0,
+        }
+    }
+
+    /// Where a model that continues text has gone beyond its answer.
+    pub fn stops(self, style: Style) -> &'static [&'static str] {
+        match (style, self) {
+            (Style::Chat | Style::R1Zero, _) => &[],
+            (_, Benchmark::Mmlu | Benchmark::Gpqa) => &["\n"],
+            (_, Benchmark::Math | Benchmark::Aime) => &["\nProblem:"],
+            (_, Benchmark::Gsm8k) => &["\nQuestion:"],
+            (_, Benchmark::HumanEval) => &STOPS,
+            (_, Benchmark::Mbpp) => &["```"],
+        }
+    }
+
+    /// What comes before the first example, as MMLU's own evaluation has it.
+    fn heading(self, subject: Option<&str>) -> String {
+        let about = subject.map(|subject| format!(" about {}", subject.replace('_', " "))).unwrap_or_default();
+        match self.is_choice() {
+            true => format!("The following are multiple choice questions (with answers){about}.\n\n"),
+            false => String::new(),
+        }
+    }
+
     /// What stands around a question and around its answer, in prompts with examples.
     fn frame(self) -> [&'static str; 2] {
         match self {
@@ -222,7 +350,8 @@ impl Benchmark {
                 let shown =
                     |example: &Question| format!("{before}{}{behind} {}\n\n", example.text, example.shown_answer);
                 let examples: String = examples.iter().map(shown).collect();
-                Prompt::Text(format!("{examples}{before}{}{behind}", question.text))
+                let heading = self.heading(question.subject.as_deref());
+                Prompt::Text(format!("{heading}{examples}{before}{}{behind}", question.text))
             }
             Style::R1Zero => Prompt::Text(r1_zero(&question.text)),
             Style::Chat => {

@@ -32,6 +32,12 @@ pub mod benchmarks;
 
 pub mod file;
 
+pub mod statistics;
+
+pub mod overlap;
+
+pub mod probe;
+
 pub mod external;
 
 pub mod arithmetic;

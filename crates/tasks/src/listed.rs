@@ -105,7 +105,7 @@ fn chosen(choices: &[String], answer: &str) -> Option<usize> {
 }
 
 /// What follows a function in a completion that does not stop by itself.
-const STOPS: [&str; 6] = ["\nclass ", "\ndef ", "\n#", "\nif ", "\nprint", "\n@"];
+pub(crate) const STOPS: [&str; 6] = ["\nclass ", "\ndef ", "\n#", "\nif ", "\nprint", "\n@"];
 
 /// The whole program: what stands before, the answer, the tests. An answer that does not define the function continues
 /// the head of it, up to where the next thing begins.

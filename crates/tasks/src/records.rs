@@ -21,6 +21,8 @@ const RECORDS_MAX: usize = 10_000_000;
 pub struct Record {
     /// From 1.
     pub line: u64,
+    /// From 0: a table begins again where its header does, as in files that were put one behind another.
+    pub part: u64,
     /// The object, or the row by the names of its columns.
     pub fields: Map<String, Value>,
 }
@@ -64,7 +66,7 @@ pub fn jsonl(path: &Path, skip_bad: bool) -> Result<Records, TaskError> {
             continue;
         }
         match object(path, line, text) {
-            Ok(fields) => found.records.push(Record { line, fields }),
+            Ok(fields) => found.records.push(Record { line, part: 0, fields }),
             Err(_) if skip_bad => found.skipped += 1,
             Err(error) => return Err(error),
         }
@@ -86,11 +88,11 @@ fn object(path: &Path, line: u64, text: &[u8]) -> Result<Map<String, Value>, Tas
     }
 }
 
-/// Rows by the names in the first row; `columns` stand for that row in files without one, which are told by its first
-/// cell.
+/// Rows by the names in the first row, which may come again; `columns` stand for that row in files without one, which
+/// are told by its first cell.
 pub fn csv(path: &Path, columns: Option<&[&str]>) -> Result<Records, TaskError> {
     let mut reader = csv::ReaderBuilder::new().has_headers(false).flexible(true).from_reader(open(path)?);
-    let mut names: Vec<String> = Vec::new();
+    let (mut names, mut part): (Vec<String>, u64) = (Vec::new(), 0);
     let mut found = Records { records: Vec::new(), skipped: 0 };
     let mut row = csv::StringRecord::new();
     loop {
@@ -112,6 +114,10 @@ pub fn csv(path: &Path, columns: Option<&[&str]>) -> Result<Records, TaskError> 
                 }
             }
         }
+        if row.iter().eq(names.iter().map(String::as_str)) {
+            part += 1;
+            continue;
+        }
         if row.len() != names.len() {
             return Err(bad(path, line, 0, format!("the row has {} cells and not {}", row.len(), names.len())));
         }
@@ -119,7 +125,7 @@ pub fn csv(path: &Path, columns: Option<&[&str]>) -> Result<Records, TaskError> 
             return Err(bad(path, line, 0, "there are too many rows"));
         }
         let cells = row.iter().map(|cell| Value::String(cell.to_owned()));
-        found.records.push(Record { line, fields: names.iter().cloned().zip(cells).collect() });
+        found.records.push(Record { line, part, fields: names.iter().cloned().zip(cells).collect() });
     }
 }
 

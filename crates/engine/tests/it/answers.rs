@@ -84,7 +84,8 @@ fn log_probabilities_are_the_bits_of_the_trainer() {
     for (name, config) in models::all() {
         let loaded = models::loaded(&config, 6);
         let prompt = vec![9, 8, 7];
-        let (tokens, _) = answer(&loaded, Request { logprobs: Some(0), ..Request::new(prompt.clone(), 30) });
+        let scored: Vec<u32> = (0..models::VOCABULARY as u32).rev().collect();
+        let (tokens, _) = answer(&loaded, Request { logprobs: Some(0), scored, ..Request::new(prompt.clone(), 30) });
         let text: Vec<u32> = prompt.iter().copied().chain(tokens.iter().map(|token| token.token)).collect();
         let inputs = text.len() - 1;
         let batch =
@@ -93,6 +94,12 @@ fn log_probabilities_are_the_bits_of_the_trainer() {
         let sampled: Vec<u32> = tokens.iter().map(|token| token.logprob.expect("asked for").to_bits()).collect();
         let trained: Vec<u32> = trained[prompt.len() - 1..].iter().map(|logprob| logprob.to_bits()).collect();
         assert_eq!(sampled, trained, "{name}");
+        for token in &tokens {
+            let of_token = token.scored[models::VOCABULARY - 1 - token.token as usize];
+            assert_eq!(Some(of_token), token.logprob, "{name}");
+            let whole: f32 = token.scored.iter().map(|logprob| logprob.exp()).sum();
+            assert!((whole - 1.0).abs() < 1e-5, "{name}: {whole}");
+        }
     }
 }
 
@@ -122,6 +129,7 @@ fn what_cannot_be_done_is_refused_by_name() {
     let limit = models::CONTEXT - 1;
     assert_eq!(refusal(&|r| r.prompt = vec![1; limit + 1]), Refusal::PromptTooLong { tokens: limit + 1, limit });
     assert_eq!(refusal(&|r| r.prompt[1] = 61), Refusal::UnknownToken { token: 61, vocab_size: 61 });
+    assert_eq!(refusal(&|r| r.scored = vec![0, 99]), Refusal::UnknownToken { token: 99, vocab_size: 61 });
     let mut named = |change: &dyn Fn(&mut Request)| match refusal(change) {
         Refusal::Parameter { name, .. } => name,
         other => panic!("{other:?}"),
@@ -139,6 +147,7 @@ fn what_cannot_be_done_is_refused_by_name() {
     assert_eq!(named(&|r| r.stop = vec!["".into()]), "stop");
     assert_eq!(named(&|r| r.stop = vec!["needs text".into()]), "stop");
     assert_eq!(named(&|r| r.logprobs = Some(21)), "top_logprobs");
+    assert_eq!(named(&|r| r.scored = vec![0; 257]), "scored");
 
     for _ in 0..2 {
         engine.enqueue(Request::new(vec![1], 1)).expect("room for two");

@@ -36,7 +36,9 @@ fn mmlu_is_read_with_and_without_a_header() {
         let questions = questions(Benchmark::Mmlu, "x.csv", text).unwrap();
         let choices = ["0", "1", "2, or so", "3"].map(str::to_owned).to_vec();
         assert_eq!(questions[0].reference, Reference::Choice { choices, correct: 2 });
-        assert_eq!(prompt(Benchmark::Mmlu, &questions, 0), "What is it?\nA. 0\nB. 1\nC. 2, or so\nD. 3\nAnswer:");
+        let expected = "The following are multiple choice questions (with answers).\n\n\
+                        What is it?\nA. 0\nB. 1\nC. 2, or so\nD. 3\nAnswer:";
+        assert_eq!(prompt(Benchmark::Mmlu, &questions, 0), expected);
     }
     assert_eq!(continuations(4), [" A", " B", " C", " D"]);
 }
