@@ -10,6 +10,8 @@ mod plan;
 
 mod score;
 
+mod eval;
+
 mod chat;
 
 mod convert;
@@ -60,6 +62,8 @@ enum Verb {
     Plan(plan::Args),
     /// Log-probabilities of a text under a model
     Score(score::Args),
+    /// Benchmarks, with a receipt for each item; comparisons of two models
+    Eval(eval::Args),
     /// Turn a model into a Hugging Face directory or a GGUF file
     Convert(convert::Args),
     /// Serve a model over HTTP: OpenAI's and DeepSeek's API, and a web chat
@@ -112,6 +116,7 @@ fn dispatch(cli: Cli) -> anyhow::Result<()> {
         Verb::Run(args) => run::run(&args),
         Verb::Plan(args) => plan::plan(&args),
         Verb::Score(args) => score::score(&args),
+        Verb::Eval(args) => eval::eval(&args),
         Verb::Convert(args) => convert::convert(&args),
         Verb::Serve(args) => serve::serve(&args),
         Verb::Keys(args) => keys::keys(&args),

@@ -186,7 +186,8 @@ fn load(args: &Args) -> Result<(Served, Engine)> {
     Ok((served, Engine::new(loaded, options)?))
 }
 
-fn default_name(model: &Path) -> String {
+/// What a model is called that nobody has named: by its directory or file.
+pub fn default_name(model: &Path) -> String {
     let whole = std::fs::canonicalize(model).unwrap_or_else(|_| model.to_path_buf());
     let name = if whole.is_file() { whole.file_stem() } else { whole.file_name() };
     name.map_or_else(|| "model".to_owned(), |name| name.to_string_lossy().into_owned())

@@ -55,7 +55,7 @@ pub struct Question {
     pub shown_answer: String,
 }
 
-/// Reads a benchmark's file; of a table for each subject the folder (MMLU as published: `abstract_algebra_test.csv`, …).
+/// Reads a benchmark's file; or a folder with a table for each subject (MMLU as published: `anatomy_test.csv`, …).
 ///
 /// # Errors
 /// Missing columns, ids that were there before, text that is not UTF-8, references that cannot be read, with the line.
@@ -247,6 +247,9 @@ impl Benchmark {
     /// The one called `name`; names of well-known parts and years mean the whole kind (`math500`, `aime24`).
     pub fn named(name: &str) -> Option<Benchmark> {
         let name = name.to_ascii_lowercase().replace(['-', '_'], "");
+        if !name.chars().all(|c| c.is_ascii_alphanumeric()) {
+            return None;
+        }
         Benchmark::ALL.into_iter().find(|benchmark| match benchmark {
             Benchmark::Math => name == "math" || name == "math500",
             Benchmark::Gpqa => name.starts_with("gpqa"),

@@ -74,7 +74,14 @@ impl Backend for Scripted {
                 pieces.push_back(text.clone());
             }
             usage.generated += 1;
-            events.push(Event::Token(Token { id: *id, token: 0, text, logprob: None, top_logprobs: Vec::new(), scored: Vec::new() }));
+            events.push(Event::Token(Token {
+                id: *id,
+                token: 0,
+                text,
+                logprob: None,
+                top_logprobs: Vec::new(),
+                scored: Vec::new(),
+            }));
             true
         });
         events

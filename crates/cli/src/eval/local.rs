@@ -1,0 +1,310 @@
+//! A model here: questions go to the engine, many at a time, so that what prompts share is computed once.
+
+use std::collections::{BTreeMap, HashMap};
+use std::fs::File;
+use std::io::{Read, Seek, SeekFrom};
+use std::ops::Range;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result};
+use serde_json::{Value, json};
+use wels_data::chat::{ChatTemplate, RenderOptions};
+use wels_data::tokenizer::Tokenizer;
+use wels_engine::{
+    Engine, Event, FinishReason, Finished, LoadedModel, Options, Refusal, Request, RequestId, Sampling, Token,
+};
+use wels_runs::hash::{sha256, sha256_file};
+use wels_tasks::Prompt;
+
+use super::answer::{Answer, Answerer, HandOver, TOO_LONG, Work};
+use super::suite::Suite;
+use super::{Args, file_name};
+use crate::failure::refuse;
+use crate::model::{Location, OpenModel, locate};
+
+/// Files up to this size are hashed whole; of larger ones a sixteenth of it from either end.
+const HASHED_WHOLE_BYTES: u64 = 1 << 30;
+
+/// An engine and what it works on.
+pub struct Local {
+    engine: Engine,
+    tokenizer: Arc<Tokenizer>,
+    template: Option<ChatTemplate>,
+    /// What the vocabulary puts in front of a text.
+    bos: Option<u32>,
+    eos: Vec<u32>,
+    seed: u64,
+    parallel: usize,
+    identity: Value,
+    /// Of written answers.
+    generated_tokens: u64,
+    /// Questions under way, by their numbers.
+    flights: HashMap<usize, Flight>,
+    /// Whose a request is, and which choices the tokens that it has scored belong to.
+    requests: HashMap<RequestId, (usize, Vec<usize>)>,
+}
+
+/// A question under way.
+struct Flight {
+    answer: Answer,
+    begun: Instant,
+    /// Requests that have not ended.
+    open: usize,
+}
+
+impl Local {
+    /// Opens the model at `path`.
+    pub fn open(args: &Args, path: &Path) -> Result<Local> {
+        let location = locate(path)?;
+        let mut open = OpenModel::open(&location)?;
+        let none = || refuse("the model has no tokenizer", "put its tokenizer.json beside the weights");
+        let tokenizer = Arc::new(open.tokenizer.take().ok_or_else(none)?);
+        let template = ChatTemplate::of(&tokenizer)?;
+        let positions = open.config.rope.max_positions;
+        let context = args.context.map_or(positions, |asked| asked.get().min(positions));
+        let (layout, numbers) = (args.hold.layout(&open.config), args.hold.numbers());
+        let (model, params) = args.hold.take(&open, context)?;
+        let special = tokenizer.special();
+        let added = tokenizer.encode_with_added("")?;
+        let identity = json!({
+            "files": identity(&location)?,
+            "quant": format!("{:?}", args.hold.quant).to_lowercase(),
+            "cache": format!("{numbers:?} {layout:?}").to_lowercase(),
+            "context": context,
+        });
+        let parallel = args.parallel.get();
+        let options = Options {
+            max_running: parallel,
+            max_waiting: usize::MAX,
+            cache_bytes: args.cache_mib.get() << 20,
+            layout,
+            numbers,
+            ..Options::default()
+        };
+        let eos = open.config.eos_ids.iter().copied().chain(special.eos).collect();
+        let bos = special.bos.filter(|bos| added.first() == Some(bos));
+        let loaded =
+            LoadedModel { model: Arc::new(model), params: Arc::new(params), tokenizer: Some(Arc::clone(&tokenizer)) };
+        Ok(Local {
+            engine: Engine::new(loaded, options)?,
+            tokenizer,
+            template,
+            bos,
+            eos,
+            seed: args.what.seed,
+            parallel,
+            identity,
+            generated_tokens: 0,
+            flights: HashMap::new(),
+            requests: HashMap::new(),
+        })
+    }
+
+    /// Puts question `number` to the engine, with as many examples as fit.
+    fn begin(&mut self, suite: &Suite, number: usize, hand_over: HandOver) -> Result<()> {
+        let (place, _) = suite.place(number);
+        let mut answer = Answer { end: TOO_LONG, ..Answer::default() };
+        for shots in (0..=suite.shots()).rev() {
+            let (text, ids) = self.encode(&suite.item(place, shots).prompt)?;
+            answer.shots = shots;
+            answer.prompt_sha256 = sha256(text.as_bytes());
+            answer.prompt_tokens = Some(ids.len() as u64);
+            answer.opened = text.trim_end().ends_with("<think>");
+            let requests = self.requests(suite, number, &text, ids)?;
+            let mut taken = Vec::with_capacity(requests.len());
+            for (request, choices) in requests {
+                match self.engine.enqueue(request) {
+                    Ok(id) => taken.push((id, choices)),
+                    Err(Refusal::PromptTooLong { .. }) => break,
+                    Err(refusal) => return Err(refuse(refusal.to_string(), "change the setting")),
+                }
+            }
+            if !taken.is_empty() {
+                let choices = suite.continuations(place).map_or(0, |continuations| continuations.len());
+                answer.choices = vec![Some(0.0); choices];
+                let open = taken.len();
+                self.requests.extend(taken.into_iter().map(|(id, choices)| (id, (number, choices))));
+                self.flights.insert(number, Flight { answer, begun: Instant::now(), open });
+                return Ok(());
+            }
+        }
+        hand_over(number, answer)
+    }
+
+    /// The text of a prompt, and its tokens.
+    fn encode(&self, prompt: &Prompt) -> Result<(String, Vec<u32>)> {
+        match prompt {
+            Prompt::Text(text) => {
+                let ids = self.bos.into_iter().chain(self.tokenizer.encode_ordinary(text)?).collect();
+                Ok((text.clone(), ids))
+            }
+            Prompt::Messages(messages) => {
+                let template = self.template.as_ref().context("the model has no chat template")?;
+                let options = RenderOptions { add_generation_prompt: true, ..RenderOptions::default() };
+                let text = template.render(messages, &options)?;
+                let ids = self.tokenizer.encode(&text)?;
+                Ok((text, ids))
+            }
+        }
+    }
+
+    /// What the engine is asked: for a written answer one request; for the likelihood of choices one for each different
+    /// beginning of theirs, so one where each choice is a token.
+    fn requests(&self, suite: &Suite, number: usize, text: &str, ids: Vec<u32>) -> Result<Vec<(Request, Vec<usize>)>> {
+        let (place, sample) = suite.place(number);
+        let Some(continuations) = suite.continuations(place) else {
+            let request = Request {
+                sampling: suite.sampling(number, self.seed),
+                choice: sample,
+                stop_tokens: self.eos.clone(),
+                stop: suite.stops(),
+                ..Request::new(ids, suite.max_tokens())
+            };
+            return Ok(vec![(request, Vec::new())]);
+        };
+        let mut beginnings: BTreeMap<Vec<u32>, (Vec<u32>, Vec<usize>)> = BTreeMap::new();
+        for (choice, continuation) in continuations.iter().enumerate() {
+            let (_, whole) = self.encode(&Prompt::Text(format!("{text}{continuation}")))?;
+            for at in ids.len()..whole.len() {
+                let (tokens, choices) = beginnings.entry(whole[..at].to_vec()).or_default();
+                tokens.push(whole[at]);
+                choices.push(choice);
+            }
+        }
+        let request = |(beginning, (scored, choices))| {
+            (Request { sampling: Sampling::greedy(), scored, ..Request::new(beginning, 1) }, choices)
+        };
+        Ok(beginnings.into_iter().map(request).collect())
+    }
+
+    fn token(&mut self, token: &Token) {
+        let Some((number, choices)) = self.requests.get(&token.id) else { return };
+        let answer = &mut self.flights.get_mut(number).expect("a request's question is under way").answer;
+        for (choice, logprob) in choices.iter().zip(&token.scored) {
+            if let Some(sum) = &mut answer.choices[*choice] {
+                *sum += logprob;
+            }
+        }
+        if choices.is_empty() {
+            answer.text.push_str(&token.text);
+        }
+    }
+
+    fn finished(&mut self, end: &Finished, hand_over: HandOver) -> Result<()> {
+        let Some((number, choices)) = self.requests.remove(&end.id) else { return Ok(()) };
+        let flight = self.flights.get_mut(&number).expect("a request's question is under way");
+        let answer = &mut flight.answer;
+        if end.reason == FinishReason::Error {
+            return Err(refuse("the model's logits are not finite", "its weights are damaged"));
+        }
+        answer.end = if choices.is_empty() { reason(end.reason) } else { "scored" };
+        let generated = if choices.is_empty() { end.usage.generated as u64 } else { 0 };
+        answer.generated_tokens = Some(generated);
+        self.generated_tokens += generated;
+        answer.cached_tokens += end.usage.cached as u64;
+        flight.open -= 1;
+        if flight.open == 0 {
+            let Flight { mut answer, begun, .. } = self.flights.remove(&number).expect("it is under way");
+            answer.seconds = begun.elapsed().as_secs_f64();
+            hand_over(number, answer)?;
+        }
+        Ok(())
+    }
+}
+
+impl Answerer for Local {
+    fn answer(
+        &mut self,
+        suite: &Suite,
+        numbers: Range<usize>,
+        stop: &dyn Fn() -> bool,
+        hand_over: HandOver,
+    ) -> Result<()> {
+        let mut numbers = numbers;
+        loop {
+            // As many again wait as run, so that those of another prefix begin while one is computed.
+            while self.flights.len() < 2 * self.parallel
+                && let Some(number) = numbers.next()
+            {
+                self.begin(suite, number, hand_over)?;
+            }
+            if stop() || self.flights.is_empty() && numbers.is_empty() {
+                return Ok(());
+            }
+            for event in self.engine.step() {
+                match event {
+                    Event::Token(token) => self.token(&token),
+                    Event::Finished(end) => self.finished(&end, hand_over)?,
+                }
+            }
+        }
+    }
+
+    fn can_chat(&self) -> bool {
+        self.template.is_some()
+    }
+
+    fn identity(&self) -> &Value {
+        &self.identity
+    }
+
+    fn work(&self, elapsed: Duration) -> Work {
+        let counters = self.engine.status().counters;
+        Work {
+            prompt_tokens: counters.prompt_tokens,
+            cached_tokens: counters.cached_tokens,
+            generated_tokens: self.generated_tokens,
+            seconds: elapsed.as_secs_f64(),
+        }
+    }
+}
+
+fn reason(reason: FinishReason) -> &'static str {
+    match reason {
+        FinishReason::Stop => "stop",
+        FinishReason::StopString => "stop string",
+        FinishReason::Length => "length",
+        FinishReason::Constraint => "constraint",
+        FinishReason::Cancelled => "cancelled",
+        FinishReason::Error => "error",
+    }
+}
+
+/// Names and hashes of a model's files.
+fn identity(location: &Location) -> Result<Value> {
+    let mut files = match location {
+        Location::Gguf(path) => vec![path.clone()],
+        Location::Directory(folder) => {
+            let entries = std::fs::read_dir(folder).with_context(|| format!("cannot read {}", folder.display()))?;
+            let mut files = entries.map(|entry| Ok(entry?.path())).collect::<Result<Vec<PathBuf>>>()?;
+            let matters = |file: &PathBuf| {
+                file.extension().is_some_and(|extension| extension == "safetensors")
+                    || ["config.json", "tokenizer.json"].contains(&file_name(file).as_str())
+            };
+            files.retain(matters);
+            files
+        }
+    };
+    files.sort();
+    let described = |file: &PathBuf| {
+        let (sha256, bytes) = hash(file).with_context(|| format!("cannot read {}", file.display()))?;
+        Ok(json!({"file": file_name(file), "bytes": bytes, "sha256": sha256}))
+    };
+    Ok(Value::Array(files.iter().map(described).collect::<Result<_>>()?))
+}
+
+fn hash(path: &Path) -> std::io::Result<(String, u64)> {
+    let mut file = File::open(path)?;
+    let bytes = file.metadata()?.len();
+    if bytes <= HASHED_WHOLE_BYTES {
+        return sha256_file(path);
+    }
+    let half = HASHED_WHOLE_BYTES / 16;
+    let mut ends = Vec::new();
+    file.by_ref().take(half).read_to_end(&mut ends)?;
+    file.seek(SeekFrom::End(-(half as i64)))?;
+    file.take(half).read_to_end(&mut ends)?;
+    Ok((format!("ends {}", sha256(&ends)), bytes))
+}
