@@ -3,7 +3,7 @@
 //! `wels eval --compare A B`: whether two evaluations differ.
 //! `wels eval --bench … --against CORPUS`: whether a corpus holds a benchmark's items.
 //!
-//! What is asked (`suite`) is independent of who answers (`local`: the engine). Answers are graded beside answering, and
+//! What is asked (`suite`) is independent of who answers (`local`: the engine). Answers are graded beside that, and
 //! `receipts` writes them in the order of the items, so that files do not depend on who was done first.
 
 mod answer;
