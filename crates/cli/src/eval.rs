@@ -3,14 +3,17 @@
 //! `wels eval --compare A B`: whether two evaluations differ.
 //! `wels eval --bench … --against CORPUS`: whether a corpus holds a benchmark's items.
 //!
-//! What is asked (`suite`) is independent of who answers (`local`: the engine). Answers are graded beside that, and
-//! `receipts` writes them in the order of the items, so that files do not depend on who was done first.
+//! What is asked (`suite`, `probe`) is independent of who answers (`local`: the engine; `endpoint`: a server). Answers
+//! are graded beside that, and `receipts` writes them in the order of the items, so that files do not depend on who was
+//! done first.
 
 mod answer;
 
 mod suite;
 
 mod local;
+
+mod endpoint;
 
 mod receipts;
 
@@ -19,6 +22,8 @@ mod scores;
 mod compare;
 
 mod against;
+
+mod probe;
 
 use std::collections::BTreeSet;
 use std::num::{NonZeroU32, NonZeroUsize};
@@ -31,6 +36,7 @@ use anyhow::{Result, anyhow};
 use serde_json::{Value, json};
 
 use self::answer::{Answer, Answerer};
+use self::endpoint::Endpoint;
 use self::local::Local;
 use self::receipts::Folder;
 use self::scores::Scores;
@@ -45,7 +51,7 @@ use crate::serve::default_name;
 /// What the command line says.
 #[derive(clap::Args)]
 pub struct Args {
-    /// A Hugging Face directory, the directory of a run, or a .gguf file
+    /// A Hugging Face directory, the directory of a run, or a .gguf file; with --endpoint a name
     #[arg(value_name = "MODEL", required_unless_present_any = ["compare", "against"])]
     model: Option<PathBuf>,
     #[command(flatten)]
@@ -75,9 +81,31 @@ pub struct Args {
     /// Look for the items in a corpus: files or folders of text, JSON Lines or Parquet
     #[arg(long, value_name = "CORPUS", conflicts_with = "model")]
     against: Vec<PathBuf>,
+    /// Ask pairs of prompts that a fair model would treat alike, and show how the answers differ in refusing and length
+    #[arg(long, value_name = "PAIRS.jsonl", conflicts_with = "bench")]
+    probe: Option<PathBuf>,
+    #[command(flatten)]
+    endpoint: EndpointArgs,
     /// Write one line of JSON
     #[arg(long)]
     json: bool,
+}
+
+/// A model elsewhere.
+#[derive(clap::Args)]
+pub struct EndpointArgs {
+    /// Ask a server with OpenAI's API, such as http://127.0.0.1:8080/v1; MODEL is the model's name there
+    #[arg(long = "endpoint", value_name = "URL")]
+    url: Option<String>,
+    /// The variable of the environment that holds the key
+    #[arg(long, value_name = "NAME", default_value = "OPENAI_API_KEY")]
+    key_env: String,
+    /// Seconds that one answer may take
+    #[arg(long, value_name = "SECONDS", default_value = "600")]
+    timeout: NonZeroU32,
+    /// A model directory or .gguf file whose tokenizer counts the answers' tokens, instead of the endpoint
+    #[arg(long, value_name = "MODEL")]
+    tokenizer: Option<PathBuf>,
 }
 
 /// What is asked.
@@ -109,9 +137,9 @@ pub struct HowArgs {
     /// How questions are put; if left out `chat` where answers are written and the model has a template, else `plain`
     #[arg(long, value_enum)]
     prompt: Option<PromptStyle>,
-    /// How a choice is read: from the likelihood of its letter, or from a written answer
-    #[arg(long, value_enum, default_value_t = ChoiceBy::Likelihood)]
-    choice: ChoiceBy,
+    /// How a choice is read; if left out `likelihood`, from an endpoint `generation`
+    #[arg(long, value_enum)]
+    choice: Option<ChoiceBy>,
     /// Written answers to each question
     #[arg(long, value_name = "K", default_value = "1")]
     samples: NonZeroU32,
@@ -129,9 +157,9 @@ pub struct HowArgs {
 /// How the answer to a multiple-choice question is found.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
 pub enum ChoiceBy {
-    /// The letter that the model would most probably go on with.
+    /// From the letter that the model would most probably go on with
     Likelihood,
-    /// What the model writes.
+    /// From what the model writes
     Generation,
 }
 
@@ -140,14 +168,20 @@ pub fn eval(args: &Args) -> Result<()> {
     if let Some([first, second]) = args.compare.as_deref() {
         return compare::compare(first, second, args.json);
     }
-    let named = chosen(&args.what)?;
+    let named = if args.probe.is_some() { Vec::new() } else { chosen(&args.what)? };
     if !args.against.is_empty() {
         return against::against(&named, &args.against, args.json);
     }
     let model = args.model.as_deref().expect("clap requires it");
-    let mut answerer: Box<dyn Answerer> = Box::new(Local::open(args, model)?);
+    let mut answerer: Box<dyn Answerer> = match &args.endpoint.url {
+        Some(url) => Box::new(Endpoint::new(args, url, model)?),
+        None => Box::new(Local::open(args, model)?),
+    };
+    if let Some(pairs) = &args.probe {
+        return probe::probe(args, pairs, answerer.as_mut());
+    }
     let suites =
-        named.iter().map(|named| Suite::read(named, args, answerer.can_chat())).collect::<Result<Vec<Suite>>>()?;
+        named.iter().map(|named| Suite::read(named, args, answerer.as_ref())).collect::<Result<Vec<Suite>>>()?;
     let settings = settings(args, answerer.as_ref(), &suites);
     let out = args.out.clone().unwrap_or_else(|| PathBuf::from("evals").join(default_name(model)));
     let folder = Folder::open(&out, &settings, args.resume)?;

@@ -40,6 +40,7 @@ mod linux {
         trials.push(Trial::test("files_within_the_scratch_folder_work", scratch_works));
         trials.push(Trial::test("leaving_early_does_not_pass", leaving_early));
         trials.push(Trial::test("a_missing_interpreter_is_refused", missing_interpreter));
+        trials.push(Trial::test("the_order_of_sets_is_the_same_in_every_run", the_same_hashes));
         match std::env::var_os("WELS_HUMANEVAL") {
             Some(path) => trials.push(Trial::test("humaneval", move || humaneval(Path::new(&path)))),
             None => eprintln!("NOT TESTED: HumanEval's solutions; WELS_HUMANEVAL names no HumanEval.jsonl.gz"),
@@ -109,6 +110,14 @@ mod linux {
              import os, threading\nassert os.listdir('.') == ['a']\n\
              t = threading.Thread(target=lambda: None); t.start(); t.join()");
         check(verdict == Verdict::Passed, verdict)
+    }
+
+    fn the_same_hashes() -> Result<(), Failed> {
+        let order = || run("raise ValueError(list({'one', 'two', 'three', 'four', 'five', 'six', 'seven'}))");
+        let first = order();
+        assert!(matches!(&first, Verdict::Failed(message) if message.contains("'seven'")), "{first:?}");
+        (0..4).for_each(|_| assert_eq!(order(), first));
+        Ok(())
     }
 
     fn leaving_early() -> Result<(), Failed> {

@@ -6,8 +6,32 @@ use std::time::Duration;
 
 use anyhow::Result;
 use serde_json::Value;
+use wels_engine::Sampling;
+use wels_tasks::Prompt;
 
-use super::suite::Suite;
+/// What is asked, by numbers from 0.
+pub trait Questions: Sync {
+    /// The most examples before a question.
+    fn shots(&self) -> usize;
+
+    /// What the model is given, with so many examples.
+    fn prompt(&self, number: usize, shots: usize) -> Prompt;
+
+    /// What an answer that is read from likelihoods may go on with; `None` where answers are written.
+    fn continuations(&self, number: usize) -> Option<Vec<String>>;
+
+    /// Which of several answers to one question it is.
+    fn sample(&self, number: usize) -> u32;
+
+    /// How the answer is drawn.
+    fn sampling(&self, number: usize, seed: u64) -> Sampling;
+
+    /// The most tokens of a written answer.
+    fn max_tokens(&self) -> usize;
+
+    /// Strings that end a written answer.
+    fn stops(&self) -> Vec<String>;
+}
 
 /// An answer to one question, not yet judged.
 #[derive(Clone, Debug, Default)]
@@ -45,7 +69,7 @@ pub trait Answerer {
     /// Answers the questions with these numbers; ends early if `stop` says so.
     fn answer(
         &mut self,
-        suite: &Suite,
+        questions: &dyn Questions,
         numbers: Range<usize>,
         stop: &dyn Fn() -> bool,
         hand_over: HandOver,
@@ -53,6 +77,9 @@ pub trait Answerer {
 
     /// Whether it takes conversations.
     fn can_chat(&self) -> bool;
+
+    /// Whether it tells the likelihood of any continuation.
+    fn can_score(&self) -> bool;
 
     /// What tells it from other models and other ways of holding it.
     fn identity(&self) -> &Value;
@@ -72,13 +99,24 @@ pub struct Work {
     pub generated_tokens: u64,
     /// From the first question to the last answer.
     pub seconds: f64,
+    /// Answers whose tokens, as an endpoint counts them, cannot be.
+    pub implausible: u64,
+    /// Requests that were made again: refused for now, or without an answer in time.
+    pub repeated: u64,
 }
 
 impl fmt::Display for Work {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Work { prompt_tokens, cached_tokens, generated_tokens, seconds } = self;
+        let Work { prompt_tokens, cached_tokens, generated_tokens, seconds, implausible, repeated } = self;
         let share = *cached_tokens as f64 / (*prompt_tokens).max(1) as f64;
         write!(f, "{seconds:.1} s; {prompt_tokens} tokens of prompts, {:.1}% of them shared", share * 100.0)?;
-        write!(f, " and computed once; {generated_tokens} tokens of answers")
+        write!(f, " and computed once; {generated_tokens} tokens of answers")?;
+        if *repeated > 0 {
+            write!(f, "; {repeated} requests were made again")?;
+        }
+        if *implausible > 0 {
+            write!(f, "; the endpoint's counts of {implausible} answers cannot be right")?;
+        }
+        Ok(())
     }
 }

@@ -18,8 +18,7 @@ use wels_engine::{
 use wels_runs::hash::{sha256, sha256_file};
 use wels_tasks::Prompt;
 
-use super::answer::{Answer, Answerer, HandOver, TOO_LONG, Work};
-use super::suite::Suite;
+use super::answer::{Answer, Answerer, HandOver, Questions, TOO_LONG, Work};
 use super::{Args, file_name};
 use crate::failure::refuse;
 use crate::model::{Location, OpenModel, locate};
@@ -103,16 +102,15 @@ impl Local {
     }
 
     /// Puts question `number` to the engine, with as many examples as fit.
-    fn begin(&mut self, suite: &Suite, number: usize, hand_over: HandOver) -> Result<()> {
-        let (place, _) = suite.place(number);
+    fn begin(&mut self, asked: &dyn Questions, number: usize, hand_over: HandOver) -> Result<()> {
         let mut answer = Answer { end: TOO_LONG, ..Answer::default() };
-        for shots in (0..=suite.shots()).rev() {
-            let (text, ids) = self.encode(&suite.item(place, shots).prompt)?;
+        for shots in (0..=asked.shots()).rev() {
+            let (text, ids) = self.encode(&asked.prompt(number, shots))?;
             answer.shots = shots;
             answer.prompt_sha256 = sha256(text.as_bytes());
             answer.prompt_tokens = Some(ids.len() as u64);
             answer.opened = text.trim_end().ends_with("<think>");
-            let requests = self.requests(suite, number, &text, ids)?;
+            let requests = self.requests(asked, number, &text, ids)?;
             let mut taken = Vec::with_capacity(requests.len());
             for (request, choices) in requests {
                 match self.engine.enqueue(request) {
@@ -122,7 +120,7 @@ impl Local {
                 }
             }
             if !taken.is_empty() {
-                let choices = suite.continuations(place).map_or(0, |continuations| continuations.len());
+                let choices = asked.continuations(number).map_or(0, |continuations| continuations.len());
                 answer.choices = vec![Some(0.0); choices];
                 let open = taken.len();
                 self.requests.extend(taken.into_iter().map(|(id, choices)| (id, (number, choices))));
@@ -152,15 +150,20 @@ impl Local {
 
     /// What the engine is asked: for a written answer one request; for the likelihood of choices one for each different
     /// beginning of theirs, so one where each choice is a token.
-    fn requests(&self, suite: &Suite, number: usize, text: &str, ids: Vec<u32>) -> Result<Vec<(Request, Vec<usize>)>> {
-        let (place, sample) = suite.place(number);
-        let Some(continuations) = suite.continuations(place) else {
+    fn requests(
+        &self,
+        asked: &dyn Questions,
+        number: usize,
+        text: &str,
+        ids: Vec<u32>,
+    ) -> Result<Vec<(Request, Vec<usize>)>> {
+        let Some(continuations) = asked.continuations(number) else {
             let request = Request {
-                sampling: suite.sampling(number, self.seed),
-                choice: sample,
+                sampling: asked.sampling(number, self.seed),
+                choice: asked.sample(number),
                 stop_tokens: self.eos.clone(),
-                stop: suite.stops(),
-                ..Request::new(ids, suite.max_tokens())
+                stop: asked.stops(),
+                ..Request::new(ids, asked.max_tokens())
             };
             return Ok(vec![(request, Vec::new())]);
         };
@@ -217,7 +220,7 @@ impl Local {
 impl Answerer for Local {
     fn answer(
         &mut self,
-        suite: &Suite,
+        questions: &dyn Questions,
         numbers: Range<usize>,
         stop: &dyn Fn() -> bool,
         hand_over: HandOver,
@@ -228,7 +231,7 @@ impl Answerer for Local {
             while self.flights.len() < 2 * self.parallel
                 && let Some(number) = numbers.next()
             {
-                self.begin(suite, number, hand_over)?;
+                self.begin(questions, number, hand_over)?;
             }
             if stop() || self.flights.is_empty() && numbers.is_empty() {
                 return Ok(());
@@ -246,6 +249,10 @@ impl Answerer for Local {
         self.template.is_some()
     }
 
+    fn can_score(&self) -> bool {
+        true
+    }
+
     fn identity(&self) -> &Value {
         &self.identity
     }
@@ -257,6 +264,7 @@ impl Answerer for Local {
             cached_tokens: counters.cached_tokens,
             generated_tokens: self.generated_tokens,
             seconds: elapsed.as_secs_f64(),
+            ..Work::default()
         }
     }
 }

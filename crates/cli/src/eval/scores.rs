@@ -6,7 +6,7 @@ use serde::Serialize;
 use wels_tasks::benchmarks::Benchmark;
 use wels_tasks::statistics::{Share, majority, pass_at, share};
 
-use super::answer::TOO_LONG;
+use super::answer::{Questions, TOO_LONG};
 use super::receipts::Receipt;
 use super::suite::Suite;
 use crate::output;

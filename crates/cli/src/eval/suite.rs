@@ -11,9 +11,9 @@ use wels_runs::hash::{sha256, sha256_file};
 use wels_tasks::benchmarks::{Benchmark, Question, continuations, read};
 use wels_tasks::listed::letter;
 use wels_tasks::maths;
-use wels_tasks::{Item, Jail, Listed, Reason, Reference, Style, Task, Thinking};
+use wels_tasks::{Item, Jail, Listed, Prompt, Reason, Reference, Style, Task, Thinking};
 
-use super::answer::{Answer, TOO_LONG};
+use super::answer::{Answer, Answerer, Questions, TOO_LONG};
 use super::receipts::Receipt;
 use super::{Args, ChoiceBy, Named, WhatArgs, file_name, no_doubles};
 use crate::failure::refuse;
@@ -91,14 +91,15 @@ pub struct Suite {
 }
 
 impl Suite {
-    /// Reads the files of `named`, and settles how it is asked a model that can chat or not.
-    pub fn read(named: &Named, args: &Args, can_chat: bool) -> Result<Suite> {
-        let (benchmark, how) = (named.benchmark, &args.how);
+    /// Reads the files of `named`, and settles how it is asked.
+    pub fn read(named: &Named, args: &Args, answerer: &dyn Answerer) -> Result<Suite> {
+        let (benchmark, how, can_chat) = (named.benchmark, &args.how, answerer.can_chat());
         let mut questions = read(benchmark, &named.file)?;
         if questions.is_empty() {
             return Err(refuse(format!("{} has no questions", named.file.display()), "check the file"));
         }
-        let by_likelihood = benchmark.is_choice() && how.choice == ChoiceBy::Likelihood;
+        let usual = if answerer.can_score() { ChoiceBy::Likelihood } else { ChoiceBy::Generation };
+        let by_likelihood = benchmark.is_choice() && how.choice.unwrap_or(usual) == ChoiceBy::Likelihood;
         let style = match how.prompt {
             Some(PromptStyle::Chat) if !can_chat => {
                 return Err(refuse("the model has no chat template", "use --prompt plain"));
@@ -198,11 +199,6 @@ impl Suite {
         self.samples
     }
 
-    /// Examples before each question.
-    pub fn shots(&self) -> usize {
-        self.shots
-    }
-
     /// The place of the item of question `number`, and the sample.
     pub fn place(&self, number: usize) -> (usize, u32) {
         (number / self.samples as usize, (number % self.samples as usize) as u32)
@@ -238,33 +234,6 @@ impl Suite {
             }
             _ => false,
         }
-    }
-
-    /// What an answer that is read from likelihoods may go on with; `None` where answers are written.
-    pub fn continuations(&self, place: usize) -> Option<Vec<String>> {
-        match &self.questions[place].reference {
-            Reference::Choice { choices, .. } if self.by_likelihood => Some(continuations(choices.len())),
-            _ => None,
-        }
-    }
-
-    /// How the answer to question `number` is drawn.
-    pub fn sampling(&self, number: usize, seed: u64) -> Sampling {
-        let (place, _) = self.place(number);
-        // By the item's id, so that the same item of another selection is answered alike.
-        let id = self.questions[place].id.bytes();
-        let seed = id.fold(seed, |seed, byte| wels_data::random::bits(seed, 0, u64::from(byte), 0));
-        Sampling { seed, ..self.sampling.clone() }
-    }
-
-    /// The most tokens of a written answer.
-    pub fn max_tokens(&self) -> usize {
-        self.max_tokens
-    }
-
-    /// Strings that end a written answer.
-    pub fn stops(&self) -> Vec<String> {
-        self.benchmark.stops(self.style).iter().map(|stop| (*stop).to_owned()).collect()
     }
 
     /// What the table of subjects calls the question at `place`.
@@ -319,6 +288,42 @@ impl Suite {
         let mathematical = matches!(self.questions[place].reference, Reference::Maths(_) | Reference::Number(_));
         (first.correct && second.correct)
             || (first.correct == second.correct && (a == b || mathematical && maths::equivalent(a, b)))
+    }
+}
+
+impl Questions for Suite {
+    fn shots(&self) -> usize {
+        self.shots
+    }
+
+    fn prompt(&self, number: usize, shots: usize) -> Prompt {
+        self.item(self.place(number).0, shots).prompt
+    }
+
+    fn continuations(&self, number: usize) -> Option<Vec<String>> {
+        match &self.questions[self.place(number).0].reference {
+            Reference::Choice { choices, .. } if self.by_likelihood => Some(continuations(choices.len())),
+            _ => None,
+        }
+    }
+
+    fn sample(&self, number: usize) -> u32 {
+        self.place(number).1
+    }
+
+    /// By the item's id, so that the same item of another selection is answered alike.
+    fn sampling(&self, number: usize, seed: u64) -> Sampling {
+        let id = self.questions[self.place(number).0].id.bytes();
+        let seed = id.fold(seed, |seed, byte| wels_data::random::bits(seed, 0, u64::from(byte), 0));
+        Sampling { seed, ..self.sampling.clone() }
+    }
+
+    fn max_tokens(&self) -> usize {
+        self.max_tokens
+    }
+
+    fn stops(&self) -> Vec<String> {
+        self.benchmark.stops(self.style).iter().map(|stop| (*stop).to_owned()).collect()
     }
 }
 

@@ -16,6 +16,8 @@ mod kills;
 mod trouble;
 
 mod serve;
+
+mod eval;
 mod verify;
 
 mod account;

@@ -27,7 +27,7 @@ const CLIENTS: u64 = 4;
 const PIECE_TOKENS: u64 = 16 + 3;
 
 /// Writes a model of random weights as a Hugging Face directory.
-fn write_model(folder: &Path) {
+pub fn write_model(folder: &Path) {
     let mut trainer = BpeTrainer::new(300, SpecialTokens::default()).unwrap();
     trainer.feed(&["the name of the fish: a fish and another fish"; 8]);
     let mut tokenizer = trainer.train().unwrap();

@@ -220,8 +220,9 @@ fn run_python(setup: &Setup) -> String {
     let path = |path: &Path| CString::new(path.as_os_str().as_encoded_bytes()).expect("a path holds no zero");
     let python = path(&setup.python);
     let text = |text: &str| CString::new(text).expect("no zero");
-    // -I: nothing from the environment or the folder; -S: no site packages; -B: no bytecode files.
-    let arguments = [python.clone(), text("-I"), text("-S"), text("-B"), text("-c"), text(HARNESS)];
+    // -s, -S: no site packages; -B: no bytecode files. Not -I: it would pass over the seed of hashes, which decides the
+    // order of sets. The environment and the folder are ours.
+    let arguments = [python.clone(), text("-s"), text("-S"), text("-B"), text("-c"), text(HARNESS)];
     let environment = [text("PATH=/usr/bin"), text("HOME=/scratch"), text("LC_ALL=C.UTF-8"), text("PYTHONHASHSEED=0")];
     if let Err(reason) = give_up(setup) {
         return reason;
