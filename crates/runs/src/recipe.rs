@@ -69,6 +69,8 @@ pub enum TokenizerSection {
         vocab_size: usize,
         /// How much of the corpus the merges are learnt from.
         training_bytes: u64,
+        /// Numbers of up to this many digits are one token each, whatever the corpus holds.
+        number_digits: usize,
         /// The chat template that goes with it: "none", "deepseek_v3" or "deepseek_r1".
         chat_template: String,
     },
@@ -327,6 +329,7 @@ impl TokenizerSection {
         let path: Option<String> = section.get("path")?;
         let vocab_size: Option<usize> = section.get("vocab_size")?;
         let training_bytes = section.get_where("training_bytes", 16 << 20, |n| n > 0, "1 or more")?;
+        let number_digits = section.get_where("number_digits", 1, |n| (1..=3).contains(&n), "1 to 3")?;
         let chat_template = section
             .word("chat_template", &["none", "deepseek_v3", "deepseek_r1"].map(|template| (template, template)))?;
         section.finish(&[])?;
@@ -341,7 +344,8 @@ impl TokenizerSection {
                         format!("must be 300 to 1048576 (256 bytes, special tokens, merges), but is {vocab_size}"),
                     ));
                 }
-                Ok(TokenizerSection::Train { vocab_size, training_bytes, chat_template: chat_template.into() })
+                let chat_template = chat_template.into();
+                Ok(TokenizerSection::Train { vocab_size, training_bytes, number_digits, chat_template })
             }
         }
     }

@@ -31,8 +31,9 @@ pub(crate) fn tokenizer(session: &mut Session, recipe: &Recipe) -> Result<Tokeni
             TokenizerSection::Load { path } => {
                 Tokenizer::load(path).with_context(|| format!("cannot load the tokenizer {}", path.display()))?
             }
-            TokenizerSection::Train { vocab_size, training_bytes, chat_template } => {
-                let mut tokenizer = train(session, recipe, *vocab_size, *training_bytes)?;
+            TokenizerSection::Train { vocab_size, training_bytes, number_digits, chat_template } => {
+                let trainer = BpeTrainer::new(*vocab_size, SpecialTokens::default())?.number_digits(*number_digits)?;
+                let mut tokenizer = train(session, recipe, trainer, *training_bytes)?;
                 tokenizer.set_chat_template(match chat_template.as_str() {
                     "deepseek_v3" => Some(DEEPSEEK_V3.into()),
                     "deepseek_r1" => Some(DEEPSEEK_R1.into()),
@@ -72,9 +73,8 @@ pub(crate) fn tokenizer(session: &mut Session, recipe: &Recipe) -> Result<Tokeni
     Ok(tokenizer)
 }
 
-fn train(session: &Session, recipe: &Recipe, vocab_size: usize, training_bytes: u64) -> Result<Tokenizer> {
+fn train(session: &Session, recipe: &Recipe, mut trainer: BpeTrainer, training_bytes: u64) -> Result<Tokenizer> {
     let corpus = open_corpus(&recipe.data)?;
-    let mut trainer = BpeTrainer::new(vocab_size, SpecialTokens::default())?;
     let mut progress = Progress::new("tokenizer", "bytes", 0, Some(training_bytes));
     let (mut texts, mut texts_bytes, mut bytes) = (learn::trace_texts(recipe)?, 0, 0);
     for document in corpus.documents() {

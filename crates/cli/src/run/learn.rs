@@ -26,7 +26,7 @@ use crate::progress::Progress;
 const STREAM_ORDER: u64 = 0x6c65_6172;
 
 /// Traces that a tokenizer learns from besides the text.
-const TOKENIZER_TRACES: u64 = 10_000;
+const TOKENIZER_TRACES: u64 = 100_000;
 
 /// One line of `metrics.jsonl`; the last two depend on the machine.
 #[derive(Serialize)]

@@ -43,19 +43,31 @@ pub struct BpeTrainer {
     special: SpecialTokens,
     splitter: Splitter,
     word_counts: HashMap<String, u64>,
+    number_digits: usize,
 }
 
 impl BpeTrainer {
     /// A trainer for a vocabulary of `vocab_size` ids: the special tokens, the 256 bytes, then merges.
     pub fn new(vocab_size: usize, special: SpecialTokens) -> Result<Self, TokenizerError> {
-        let fixed = special.all().len();
-        if vocab_size < fixed + 256 {
-            return Err(TokenizerError::VocabularyTooSmall { vocab_size, special: fixed });
+        let needed = special.all().len() + 256;
+        if vocab_size < needed {
+            return Err(TokenizerError::VocabularyTooSmall { vocab_size, needed });
         }
         let steps: Vec<PreTokenizerWrapper> =
             serde_json::from_value(Value::Array(split_steps())).expect("the regular expressions are constants");
         let splitter = Splitter::of(&steps).expect("the steps are plain splits");
-        Ok(BpeTrainer { vocab_size, special, splitter, word_counts: HashMap::new() })
+        Ok(BpeTrainer { vocab_size, special, splitter, word_counts: HashMap::new(), number_digits: 1 })
+    }
+
+    /// Makes every run of up to `digits` digits one token, whatever the texts hold: the merges that spell them come
+    /// first. Three is the longest run that pre-tokenisation leaves whole. One, the default, asks for nothing.
+    pub fn number_digits(mut self, digits: usize) -> Result<Self, TokenizerError> {
+        let needed = self.special.all().len() + 256 + number_merges(digits.min(3)).len();
+        if self.vocab_size < needed {
+            return Err(TokenizerError::VocabularyTooSmall { vocab_size: self.vocab_size, needed });
+        }
+        self.number_digits = digits.min(3);
+        Ok(self)
     }
 
     /// Counts the words of `texts`, on all threads. Texts of about a megabyte or less share the work best.
@@ -86,12 +98,19 @@ impl BpeTrainer {
         let mut words: Vec<(&String, &u64)> = self.word_counts.iter().collect();
         words.sort_unstable();
         let words = words.into_iter().map(|(word, &count)| Word::new(word, count)).collect();
-        let merges = Merger::new(words).run(merges_wanted);
+        let merges = Merger::new(words).run(number_merges(self.number_digits), merges_wanted);
         Tokenizer::from_json(
             tokenizer_json(&self.special, &merges).as_bytes(),
             Some(tokenizer_config(&self.special).as_bytes()),
         )
     }
+}
+
+/// Merges for all runs of 2 to `digits` digits, the shorter ones first.
+fn number_merges(digits: usize) -> Vec<Merge> {
+    let run = |length: usize, value: usize| format!("{value:0length$}").into_bytes();
+    let merge = |length: usize, value: usize| (run(length - 1, value / 10), vec![b'0' + (value % 10) as u8]);
+    (2..=digits).flat_map(|length| (0..10_usize.pow(length as u32)).map(move |value| merge(length, value))).collect()
 }
 
 fn count_words(splitter: &Splitter, text: &str, counts: &mut HashMap<String, u64>) {
@@ -163,9 +182,12 @@ impl Merger {
     }
 
     /// The merges, in order, that make `wanted` new symbols, or fewer when no pair occurs twice any more (its token
-    /// would never be seen again).
-    fn run(mut self, wanted: usize) -> Vec<Merge> {
+    /// would never be seen again). The `first` ones are made in any case.
+    fn run(mut self, first: Vec<Merge>, wanted: usize) -> Vec<Merge> {
         let mut merges = Vec::new();
+        for (left, right) in first {
+            self.merge((self.symbols[&left], self.symbols[&right]), &mut merges);
+        }
         while self.spellings.len() < 256 + wanted {
             let Some((count, Reverse(pair))) = self.queue.pop() else { break };
             let current = self.counts[&pair];
@@ -176,16 +198,20 @@ impl Merger {
                 self.queue.push((current, Reverse(pair)));
                 continue;
             }
-            let (left, right) = (&self.spellings[pair.0 as usize], &self.spellings[pair.1 as usize]);
-            let merged = [left.as_slice(), right].concat();
-            merges.push((left.clone(), right.clone()));
-            let symbol = *self.symbols.entry(merged.clone()).or_insert_with(|| {
-                self.spellings.push(merged);
-                self.spellings.len() as u32 - 1
-            });
-            self.apply(pair, symbol);
+            self.merge(pair, &mut merges);
         }
         merges
+    }
+
+    fn merge(&mut self, pair: Pair, merges: &mut Vec<Merge>) {
+        let (left, right) = (&self.spellings[pair.0 as usize], &self.spellings[pair.1 as usize]);
+        let merged = [left.as_slice(), right].concat();
+        merges.push((left.clone(), right.clone()));
+        let symbol = *self.symbols.entry(merged.clone()).or_insert_with(|| {
+            self.spellings.push(merged);
+            self.spellings.len() as u32 - 1
+        });
+        self.apply(pair, symbol);
     }
 
     fn apply(&mut self, pair: Pair, symbol: u32) {

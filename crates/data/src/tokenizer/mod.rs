@@ -83,12 +83,12 @@ pub enum TokenizerError {
         vocab_size: usize,
     },
     /// A vocabulary size that cannot hold bytes and special tokens.
-    #[error("a vocabulary of {vocab_size} is too small: {special} special tokens and 256 bytes come first")]
+    #[error("a vocabulary of {vocab_size} is too small: {needed} tokens come first (special ones, bytes, numbers)")]
     VocabularyTooSmall {
         /// As asked for.
         vocab_size: usize,
-        /// Number of special tokens.
-        special: usize,
+        /// Special tokens, bytes, and the numbers asked for.
+        needed: usize,
     },
 }
 

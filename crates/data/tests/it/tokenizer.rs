@@ -165,8 +165,22 @@ fn unknown_ids_and_lying_files_are_errors() {
     assert!(Tokenizer::from_json(SMALL.to_json().as_bytes(), Some(b"{\"bos_token\": 3}")).is_err());
     assert!(matches!(
         BpeTrainer::new(265, SpecialTokens::default()).err(),
-        Some(TokenizerError::VocabularyTooSmall { vocab_size: 265, special: 10 })
+        Some(TokenizerError::VocabularyTooSmall { vocab_size: 265, needed: 266 })
     ));
+}
+
+#[test]
+fn numbers_are_single_tokens_if_asked_for() {
+    let trainer = |digits| BpeTrainer::new(400, SpecialTokens::default()).unwrap().number_digits(digits);
+    let mut numbers = trainer(2).unwrap();
+    numbers.feed(&["a text without any number, a text without"]);
+    let tokenizer = numbers.train().unwrap();
+    for number in ["7", "07", "10", "42", "99"] {
+        assert_eq!(tokenizer.encode(number).unwrap().len(), 1, "{number}");
+    }
+    assert_eq!(tokenizer.encode("123").unwrap().len(), 2);
+    assert_eq!(tokenizer.decode(&tokenizer.encode("12*8=96").unwrap()).unwrap(), "12*8=96");
+    assert!(matches!(trainer(3), Err(TokenizerError::VocabularyTooSmall { vocab_size: 400, needed: 1366 })));
 }
 
 #[test]
