@@ -24,6 +24,14 @@ pub enum Location {
     Gguf(PathBuf),
 }
 
+impl Location {
+    /// The directory or file.
+    pub fn path(&self) -> &Path {
+        let (Location::Directory(path) | Location::Gguf(path)) = self;
+        path
+    }
+}
+
 /// Number format of matrices while a model answers.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
 pub enum Quant {
@@ -99,10 +107,15 @@ impl HoldArgs {
 
 /// Finds the model that the command line means.
 pub fn locate(model: &Path) -> Result<Location> {
-    if model.is_file() && model.extension().is_some_and(|extension| extension.eq_ignore_ascii_case("gguf")) {
+    if is_gguf(model) {
         return Ok(Location::Gguf(model.to_path_buf()));
     }
     Ok(Location::Directory(model_folder(model)?))
+}
+
+/// Whether a path is that of a GGUF file.
+pub fn is_gguf(path: &Path) -> bool {
+    path.is_file() && path.extension().is_some_and(|extension| extension.eq_ignore_ascii_case("gguf"))
 }
 
 /// Where a directory has its `config.json`: in itself, in the newest checkpoint of a stage, or in that of the last
@@ -156,9 +169,7 @@ impl OpenModel {
             Location::Directory(folder) => {
                 let (config, files, notes) = open_dir(folder)?;
                 report(&notes);
-                let has_tokenizer = folder.join("tokenizer.json").is_file();
-                let tokenizer = has_tokenizer.then(|| Tokenizer::load(folder)).transpose()?;
-                Ok(OpenModel { config, weights: Weights::Files(files), tokenizer })
+                Ok(OpenModel { config, weights: Weights::Files(files), tokenizer: read_tokenizer(location)? })
             }
             Location::Gguf(path) => {
                 let (config, file, notes) = GgufFile::open_model(path)?;
@@ -206,11 +217,24 @@ pub fn read_config_file(file: &Path) -> Result<(ModelConfig, Vec<Note>)> {
     ModelConfig::from_hf_json(&text).with_context(|| format!("cannot use {}", file.display()))
 }
 
-/// All weights of a directory, for a configuration that is known.
-pub fn load_params(folder: &Path, config: &ModelConfig) -> Result<Params> {
+/// All weights of a model as f32, for a configuration that is known.
+pub fn load_params(location: &Location, config: &ModelConfig) -> Result<Params> {
     let mut params = Params::zeros(config);
-    Files::open(folder)?.load(config, &mut |param, first_row, _, values| params.set_rows(param, first_row, values))?;
+    let sink: &mut Sink<'_> = &mut |param, first_row, _, values| params.set_rows(param, first_row, values);
+    match location {
+        Location::Directory(folder) => _ = Files::open(folder)?.load(config, sink)?,
+        Location::Gguf(path) => _ = GgufFile::open(path)?.load(config, sink)?,
+    }
     Ok(params)
+}
+
+/// The tokenizer that comes with a model, if one does.
+pub fn read_tokenizer(location: &Location) -> Result<Option<Tokenizer>> {
+    match location {
+        Location::Directory(folder) if folder.join("tokenizer.json").is_file() => Ok(Some(Tokenizer::load(folder)?)),
+        Location::Directory(_) => Ok(None),
+        Location::Gguf(path) => gguf_tokenizer(&GgufFile::open(path)?),
+    }
 }
 
 /// Says what was ignored.

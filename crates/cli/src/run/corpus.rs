@@ -17,6 +17,7 @@ use wels_runs::recipe::{CARGO_SOURCES, DataSection, Recipe, TokenizerSection};
 
 use super::{PREPARE, Session, learn};
 use crate::failure::refuse;
+use crate::model::{Location, is_gguf, read_tokenizer};
 use crate::output::short;
 use crate::progress::Progress;
 
@@ -29,7 +30,7 @@ pub(crate) fn tokenizer(session: &mut Session, recipe: &Recipe) -> Result<Tokeni
     if !folder.exists() {
         let tokenizer = match &recipe.tokenizer {
             TokenizerSection::Load { path } => {
-                Tokenizer::load(path).with_context(|| format!("cannot load the tokenizer {}", path.display()))?
+                named_tokenizer(path).with_context(|| format!("cannot load the tokenizer {}", path.display()))?
             }
             TokenizerSection::Train { vocab_size, training_bytes, number_digits, chat_template } => {
                 let trainer = BpeTrainer::new(*vocab_size, SpecialTokens::default())?.number_digits(*number_digits)?;
@@ -71,6 +72,15 @@ pub(crate) fn tokenizer(session: &mut Session, recipe: &Recipe) -> Result<Tokeni
         return Err(refuse(message, "set data.fim_rate to 0, or name a tokenizer that has them"));
     }
     Ok(tokenizer)
+}
+
+/// A `tokenizer.json`, the folder it is in, or the tokenizer of a GGUF file.
+fn named_tokenizer(path: &Path) -> Result<Tokenizer> {
+    if !is_gguf(path) {
+        return Ok(Tokenizer::load(path)?);
+    }
+    read_tokenizer(&Location::Gguf(path.to_path_buf()))?
+        .ok_or_else(|| refuse("the file holds no tokenizer", "name a tokenizer.json"))
 }
 
 fn train(session: &Session, recipe: &Recipe, mut trainer: BpeTrainer, training_bytes: u64) -> Result<Tokenizer> {

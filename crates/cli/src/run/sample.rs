@@ -15,7 +15,7 @@ use wels_runs::recipe::Recipe;
 use wels_runs::rundir::write_json;
 
 use super::{GENERATE, Session, corpus};
-use crate::model::{load_params, model_folder};
+use crate::model::{Location, load_params, model_folder};
 use crate::output;
 
 /// Writes the samples, and says on stderr where the model is.
@@ -26,7 +26,7 @@ pub(super) fn sample(session: &mut Session, recipe: &Recipe, tokenizer: &Tokeniz
     let stage = session.run.path().join("pretrain");
     let checkpoint = checkpoint::latest(&stage)?.context("the stage pretrain has no checkpoint")?;
     let config = recipe.model.config();
-    let params = load_params(&checkpoint.path, config)?;
+    let params = load_params(&Location::Directory(checkpoint.path.clone()), config)?;
     let model = Model::new(config.clone(), config.rope.max_positions);
     let execution = Execution::default();
     let section = &recipe.sample;

@@ -24,7 +24,7 @@ use wels_tasks::{Item, Prompt, Split, Task};
 use wels_train::rl::{Answered, Prompter, answer, training_item};
 use wels_train::rollout::RolloutOptions;
 
-use super::stage::{check_tokenizer, config_of, folder_of};
+use super::stage::{check_tokenizer, config_of, model_of};
 use super::{GENERATE, Session, task};
 use crate::failure::refuse;
 use crate::model::load_params;
@@ -106,10 +106,10 @@ fn answerer<'a>(
     template: Option<&'a ChatTemplate>,
     of: &Sampling,
 ) -> Result<Answerer<'a>> {
-    let folder = folder_of(session, of.from)?;
-    check_tokenizer(&folder, tokenizer)?;
-    let config = config_of(&folder)?;
-    let params = Arc::new(load_params(&folder, &config)?);
+    let model = model_of(session, of.from)?;
+    check_tokenizer(&model, tokenizer)?;
+    let config = config_of(&model)?;
+    let params = Arc::new(load_params(&model, &config)?);
     let options = RolloutOptions {
         samples: of.samples,
         max_tokens: of.max_tokens,

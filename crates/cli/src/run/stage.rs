@@ -10,6 +10,7 @@ use serde_json::Value;
 use wels_data::tokenizer::Tokenizer;
 use wels_model::config::{Dtype, ModelConfig};
 use wels_model::count;
+use wels_model::gguf::GgufFile;
 use wels_model::params::Params;
 use wels_model::weights;
 use wels_runs::checkpoint::{self, Checkpoint};
@@ -24,7 +25,7 @@ use wels_train::trainer::{Hyperparameters, State, Trainer};
 
 use super::{Session, TRAIN, pretrain};
 use crate::failure::refuse;
-use crate::model::{load_params, model_folder};
+use crate::model::{Location, load_params, locate, read_tokenizer};
 
 /// The largest file of weights that is written.
 const WEIGHTS_FILE_BYTES: u64 = 4 << 30;
@@ -64,22 +65,22 @@ pub(super) enum Next {
     Done,
 }
 
-/// The folder of a stage's newest checkpoint, or of a model elsewhere.
-pub(super) fn folder_of(session: &Session, from: &str) -> Result<PathBuf> {
+/// A stage's newest checkpoint, or a model elsewhere.
+pub(super) fn model_of(session: &Session, from: &str) -> Result<Location> {
     let names = |stage: &recipe::StageSection| stage.name == from;
     if from != recipe::PRETRAIN && !session.run.recipe().stages.iter().any(names) {
-        return model_folder(Path::new(from));
+        return locate(Path::new(from));
     }
     let stage = session.run.path().join(from);
     let latest = if stage.is_dir() { checkpoint::latest(&stage)? } else { None };
     let none = || refuse(format!("the stage {from} has no checkpoint"), "name a stage that trains, before this one");
-    Ok(latest.ok_or_else(none)?.path)
+    Ok(Location::Directory(latest.ok_or_else(none)?.path))
 }
 
-/// Fails if the model in `folder` comes with another tokenizer than the run's.
-pub(super) fn check_tokenizer(folder: &Path, tokenizer: &Tokenizer) -> Result<()> {
-    if folder.join("tokenizer.json").is_file() && Tokenizer::load(folder)?.sha256() != tokenizer.sha256() {
-        let message = format!("the model {} has another tokenizer than the run", folder.display());
+/// Fails if a model comes with another tokenizer than the run's.
+pub(super) fn check_tokenizer(model: &Location, tokenizer: &Tokenizer) -> Result<()> {
+    if read_tokenizer(model)?.is_some_and(|own| own.sha256() != tokenizer.sha256()) {
+        let message = format!("the model {} has another tokenizer than the run", model.path().display());
         return Err(refuse(message, "name the model's tokenizer with tokenizer.path"));
     }
     Ok(())
@@ -90,9 +91,9 @@ pub(super) fn initial(session: &Session, start: &Start, tokenizer: &Tokenizer) -
     let params = match start {
         Start::New { model } => Params::init(model.config(), session.run.recipe().run.seed),
         Start::From { from } => {
-            let folder = folder_of(session, from)?;
-            check_tokenizer(&folder, tokenizer)?;
-            load_params(&folder, &config_of(&folder)?)?
+            let model = model_of(session, from)?;
+            check_tokenizer(&model, tokenizer)?;
+            load_params(&model, &config_of(&model)?)?
         }
     };
     let (ids, vocab_size) = (tokenizer.vocab_size(), config_for(session, start)?.vocab_size);
@@ -107,13 +108,16 @@ pub(super) fn initial(session: &Session, start: &Start, tokenizer: &Tokenizer) -
 pub(super) fn config_for(session: &Session, start: &Start) -> Result<ModelConfig> {
     match start {
         Start::New { model } => Ok(model.config().clone()),
-        Start::From { from } => config_of(&folder_of(session, from)?),
+        Start::From { from } => config_of(&model_of(session, from)?),
     }
 }
 
-/// The configuration in a model's folder.
-pub(super) fn config_of(folder: &Path) -> Result<ModelConfig> {
-    Ok(weights::open_dir(folder)?.0)
+/// The configuration of a model whose files fit it.
+pub(super) fn config_of(model: &Location) -> Result<ModelConfig> {
+    Ok(match model {
+        Location::Directory(folder) => weights::open_dir(folder)?.0,
+        Location::Gguf(path) => GgufFile::open_model(path)?.0,
+    })
 }
 
 /// The recipe's mathematics for `updates` updates, as the trainer takes it.
@@ -317,7 +321,7 @@ pub(super) fn state_of(
             Ok((config_for(session, start)?, State::new(params)))
         }
         Some(checkpoint) => {
-            let config = config_of(&checkpoint.path)?;
+            let config = config_of(&Location::Directory(checkpoint.path.clone()))?;
             let state = load_state(&config, &checkpoint.path, position.updates)
                 .with_context(|| format!("cannot go on from {}", checkpoint.path.display()))?;
             Ok((config, state))

@@ -25,6 +25,7 @@ pub(super) fn traces(section: &Supervised, seed: u64, count: u64) -> Result<Vec<
     let puzzles = countdown(Split::Train)?;
     let options = TraceOptions {
         tries: section.trace_tries,
+        nearest_of: section.trace_nearest_of,
         slips: section.trace_slips,
         luck: section.trace_luck,
         direct: section.trace_direct,

@@ -127,6 +127,8 @@ pub struct Supervised {
     pub traces: u64,
     /// Most tries of a trace.
     pub trace_tries: usize,
+    /// Each try of a trace is the nearest to the target of this many candidates; 1 for any.
+    pub trace_nearest_of: usize,
     /// Probability that an equation of a trace is wrong.
     pub trace_slips: f64,
     /// Probability that the first try of a trace is right.
@@ -403,6 +405,7 @@ impl Supervised {
             batch_tokens: s.get_where("batch_tokens", 4096, |n| n > 0, "1 or more")?,
             traces: s.get_where("traces", 10_000, |n| (1..=100_000_000).contains(&n), "1 to 100000000")?,
             trace_tries: s.get_where("trace_tries", 20, |n| n > 0, "1 or more")?,
+            trace_nearest_of: s.get_where("trace_nearest_of", 1, |n| n > 0, "1 or more")?,
             trace_slips: s.get_where("trace_slips", 0.005, PROBABILITY, "between 0 and 1")?,
             trace_luck: s.get_where("trace_luck", 0.25, PROBABILITY, "between 0 and 1")?,
             trace_direct: s.get_where("trace_direct", 0.35, PROBABILITY, "between 0 and 1")?,

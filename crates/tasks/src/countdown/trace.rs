@@ -29,6 +29,8 @@ pub struct TraceOptions {
     pub style: TraceStyle,
     /// Most tries of a trace, all different.
     pub tries: usize,
+    /// Each try is the nearest to the target of this many candidates drawn from those that are left; 1 for any.
+    pub nearest_of: usize,
     /// Probability that an equation is wrong.
     pub slips: f64,
     /// Probability that the first try is a solution.
@@ -46,6 +48,7 @@ impl Default for TraceOptions {
         TraceOptions {
             style: TraceStyle::Compact,
             tries: 20,
+            nearest_of: 1,
             slips: 0.005,
             luck: 0.25,
             direct: 0.35,
@@ -82,8 +85,8 @@ impl<'a> Traces<'a> {
         if let Some(bad) = probabilities.iter().find(|probability| !(0.0..=1.0).contains(*probability)) {
             return refuse(format!("{bad} is no probability"));
         }
-        if options.quit.is_empty() || options.tries == 0 {
-            return refuse("a trace needs one try and one probability of giving up at least".to_owned());
+        if options.quit.is_empty() || options.tries == 0 || options.nearest_of == 0 {
+            return refuse("a trace needs one try, of one candidate, and one probability of giving up".to_owned());
         }
         Ok(Traces { puzzles, options })
     }
@@ -103,15 +106,22 @@ impl<'a> Traces<'a> {
         let mut writer = Writer::new(self.options.style);
         let direct = draw.chance(self.options.direct);
         let quit = *draw.one(&self.options.quit);
-        if !direct && draw.chance(self.options.luck) {
+        let lucky = !direct && draw.chance(self.options.luck);
+        if lucky {
             let hit =
                 all.iter().position(|candidate| candidate.value() == target).expect("every puzzle has a solution");
             all.swap(0, hit);
         }
         let mut tries = 0;
-        let mut answer = &all[0];
-        for candidate in all.iter().take(if direct { 0 } else { self.options.tries }) {
-            answer = candidate;
+        while !direct && tries < self.options.tries.min(all.len()) {
+            if tries > 0 || !lucky {
+                let others: Vec<usize> =
+                    (1..self.options.nearest_of).map(|_| tries + draw.below(all.len() - tries)).collect();
+                let distance = |at: &usize| all[*at].value().abs_diff(target);
+                let nearest = others.into_iter().fold(tries, |a, b| if distance(&b) < distance(&a) { b } else { a });
+                all.swap(tries, nearest);
+            }
+            let candidate = &all[tries];
             tries += 1;
             let steps = with_slips(candidate, self.options.slips, bounds.value_max, &mut draw);
             let value = steps.last().expect("two numbers at least").value;
@@ -120,6 +130,7 @@ impl<'a> Traces<'a> {
                 break;
             }
         }
+        let answer = &all[tries.max(1) - 1];
         let correct = answer.value() == target;
         Ok(Trace { prompt: prompt_text(&shown, target), response: writer.finish(answer), correct, tries })
     }
