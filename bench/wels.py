@@ -111,10 +111,13 @@ def median(values: list[float]) -> float:
 
 @dataclass
 class Plot:
-    """A line chart of validation losses over something, as SVG."""
+    """A line chart, as SVG."""
 
     title: str
     x_label: str
+    y_label: str = "validation loss (nats a token)"
+    y_range: tuple[float, float] | None = None
+    """Left out, the range of the values but for the first sixth of each curve."""
     curves: list[tuple[str, str, list[float], list[float]]] = field(default_factory=list)
     """Label, colour, x, y."""
 
@@ -124,7 +127,8 @@ class Plot:
         xs = [x for _, _, x, _ in self.curves for x in x]
         # The first validations are far above the rest; the axis shows what the comparison is about.
         ys = [y for _, _, _, y in self.curves for y in y[len(y) // 6 :]]
-        x_max, y_min, y_max = max(xs), min(ys) - 0.02, max(ys) + 0.02
+        x_max = max(xs)
+        y_min, y_max = self.y_range or (min(ys) - 0.02, max(ys) + 0.02)
 
         def place(x: float, y: float) -> str:
             across = self.LEFT + x / x_max * (self.WIDTH - self.LEFT - self.RIGHT)
@@ -143,14 +147,14 @@ class Plot:
             f'height="{base - self.TOP}"/></clipPath>',
             text(self.WIDTH / 2, 22, "middle", self.title, 'font-size="15"'),
             text((self.LEFT + right) / 2, self.HEIGHT - 14, "middle", self.x_label),
-            text(14, (self.TOP + base) / 2, "middle", "validation loss (nats a token)", f'transform="rotate(-90 14 {(self.TOP + base) / 2})"'),
+            text(14, (self.TOP + base) / 2, "middle", self.y_label, f'transform="rotate(-90 14 {(self.TOP + base) / 2})"'),
         ]
         for i in range(6):
             y = y_min + (y_max - y_min) * i / 5
             x = x_max * i / 5
             row = place(0, y).split(",")[1]
             parts.append(f'<line x1="{self.LEFT}" y1="{row}" x2="{right}" y2="{row}" stroke="#ddd"/>')
-            parts.append(text(self.LEFT - 6, float(row) + 4, "end", f"{y:.2f}"))
+            parts.append(text(self.LEFT - 6, float(row) + 4, "end", f"{y:.2f}" if y_max < 10 else f"{y:.0f}"))
             parts.append(text(float(place(x, y_min).split(",")[0]), base + 18, "middle", f"{x:.0f}"))
         labels: dict[str, str] = {}
         for label, colour, x, y in self.curves:

@@ -1,28 +1,110 @@
-//! The tasks that recipes name.
+//! The tasks that recipes name, `[STYLE:]NAME[=FILE]`:
+//!
+//! ```text
+//! countdown  arithmetic  multiplication          made without end or listed whole
+//! gsm8k=FILE  math=FILE  mmlu=FILE  …            a benchmark's file
+//! number=FILE  maths=FILE  exact=FILE  choice=FILE   lines of {"question", "answer"}, by how answers are compared
+//! ```
+//! The style is `terse`, `r1-zero` or `chat`; the puzzles are terse and files are chats unless said otherwise. Of a file
+//! a tenth is held out: `score` asks that, `rl` and `sample_and_filter` ask the rest.
 
-use anyhow::Result;
-use wels_tasks::countdown::{Countdown, Options, TraceOptions, Traces};
-use wels_tasks::{Split, Style, Task};
+use std::path::Path;
+use std::sync::Arc;
 
+use anyhow::{Context, Result};
+use wels_runs::hash::sha256;
 use wels_runs::recipe::Supervised;
+use wels_tasks::arithmetic::{Arithmetic, Kind};
+use wels_tasks::benchmarks::{self, Benchmark};
+use wels_tasks::countdown::{Countdown, Options, TraceOptions, Traces};
+use wels_tasks::file::{self, Checker};
+use wels_tasks::{Item, Jail, Listed, Presentation, Split, Style, Task};
 
 use crate::failure::refuse;
 
-/// The task called `name`.
-pub(super) fn task(name: &str, split: Split) -> Result<Box<dyn Task>> {
+/// The share of arithmetic questions that is held out.
+const HELD_OUT: f64 = 0.1;
+
+/// The task that `text` means.
+pub(super) fn task(text: &str, split: Split) -> Result<Box<dyn Task>> {
+    let (style, name) = match text.split_once(':') {
+        Some(("terse", name)) => (Some(Style::Terse), name),
+        Some(("r1-zero", name)) => (Some(Style::R1Zero), name),
+        Some(("chat", name)) => (Some(Style::Chat), name),
+        Some((style, _)) if !style.contains('=') => {
+            return Err(refuse(format!("there is no style '{style}'"), "known are: terse, r1-zero, chat"));
+        }
+        _ => (None, text),
+    };
+    if let Some((name, path)) = name.split_once('=') {
+        let task = listed(name, Path::new(path), style.unwrap_or(Style::Chat), split)
+            .with_context(|| format!("cannot take the task {text}"))?;
+        return Ok(Box::new(task));
+    }
+    let style = style.unwrap_or(Style::Terse);
+    let arithmetic = |kind| -> Result<Box<dyn Task>> {
+        Ok(Box::new(Arithmetic::new(kind, style.into(), split, HELD_OUT, Options::default().seed)?))
+    };
     match name {
-        "countdown" => Ok(Box::new(countdown(split)?)),
-        _ => Err(refuse(format!("there is no task '{name}'"), "known is: countdown")),
+        "countdown" => Ok(Box::new(countdown(style, split)?)),
+        "arithmetic" => arithmetic(Kind::Chain { terms: 2..=3, digits: 1..=2, operations: vec!['+', '-', '*'] }),
+        "multiplication" => arithmetic(Kind::Product { first: 1..=2, second: 1..=2 }),
+        _ => {
+            let known = "known are: countdown, arithmetic, multiplication, and NAME=FILE, see docs/recipe.md";
+            Err(refuse(format!("there is no task '{name}'"), known))
+        }
     }
 }
 
-fn countdown(split: Split) -> Result<Countdown> {
-    Ok(Countdown::new(Options::default(), Style::Terse.into(), split)?)
+/// The questions in a file.
+fn listed(name: &str, path: &Path, style: Style, split: Split) -> Result<Listed> {
+    let checker = match name {
+        "number" => Some(Checker::Number),
+        "maths" => Some(Checker::Maths),
+        "exact" => Some(Checker::Exact),
+        "choice" => Some(Checker::Choice),
+        _ => None,
+    };
+    let (mut items, format, code) = match (checker, Benchmark::named(name)) {
+        (Some(checker), _) => {
+            let presentation = Presentation::from(style);
+            (file::read(path, checker, &presentation, false)?.0, presentation.format, false)
+        }
+        (None, Some(benchmark)) => {
+            let questions = benchmarks::read(benchmark, path)?;
+            let items = questions.iter().map(|question| benchmark.item(question, &[], style)).collect();
+            (items, benchmark.format(style), benchmark.is_code())
+        }
+        (None, None) => {
+            let benchmarks = Benchmark::ALL.map(Benchmark::name).join(", ");
+            let known = format!("known are: {benchmarks}, number, maths, exact, choice");
+            return Err(refuse(format!("there is no task '{name}=…'"), known));
+        }
+    };
+    items.retain(|item| is_held_out(item) == (split == Split::HeldOut));
+    if items.is_empty() {
+        return Err(refuse(format!("{} has no question for this stage", path.display()), "give it more questions"));
+    }
+    let jail = match code {
+        true => Some(Arc::new(Jail::new(std::env::current_exe()?, "python3", Default::default())?)),
+        false => None,
+    };
+    Ok(Listed { name: name.to_owned(), items, format, language: None, jail })
+}
+
+/// A tenth, by the item's id.
+fn is_held_out(item: &Item) -> bool {
+    let hash = sha256(item.id.as_bytes());
+    u8::from_str_radix(&hash[..2], 16).expect("hexadecimal digits") < 26
+}
+
+fn countdown(style: Style, split: Split) -> Result<Countdown> {
+    Ok(Countdown::new(Options::default(), style.into(), split)?)
 }
 
 /// Prompt and response of the first `count` worked puzzles of a stage; no held-out puzzle is among them.
 pub(super) fn traces(section: &Supervised, seed: u64, count: u64) -> Result<Vec<(String, String)>> {
-    let puzzles = countdown(Split::Train)?;
+    let puzzles = countdown(Style::Terse, Split::Train)?;
     let options = TraceOptions {
         tries: section.trace_tries,
         nearest_of: section.trace_nearest_of,
@@ -36,4 +118,45 @@ pub(super) fn traces(section: &Supervised, seed: u64, count: u64) -> Result<Vec<
     let traces = Traces::new(&puzzles, options)?;
     let pair = |index| traces.trace(index).map(|trace| (trace.prompt, trace.response));
     Ok((0..count).map(pair).collect::<Result<_, _>>()?)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+
+    fn ids(task: &dyn Task) -> BTreeSet<String> {
+        (0..task.len().unwrap()).map(|index| task.item(index).unwrap().id).collect()
+    }
+
+    #[test]
+    fn of_a_file_a_tenth_is_held_out() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("sums.jsonl");
+        let line = |n: u32| format!("{{\"question\": \"{n}+{n}\", \"answer\": \"{}\"}}\n", 2 * n);
+        std::fs::write(&path, (0..500).map(line).collect::<String>()).unwrap();
+        let name = format!("number={}", path.display());
+        let (train, held_out) = (task(&name, Split::Train).unwrap(), task(&name, Split::HeldOut).unwrap());
+        let (train, held_out) = (ids(&*train), ids(&*held_out));
+        assert!(train.is_disjoint(&held_out));
+        assert_eq!(train.len() + held_out.len(), 500);
+        assert!((30..80).contains(&held_out.len()), "{}", held_out.len());
+    }
+
+    #[test]
+    fn tasks_are_known_by_style_and_name() {
+        for name in ["countdown", "r1-zero:countdown", "chat:arithmetic", "multiplication"] {
+            assert!(task(name, Split::Train).is_ok(), "{name}");
+        }
+        for (name, expected) in [
+            ("nothing", "there is no task 'nothing'"),
+            ("loud:countdown", "there is no style 'loud'"),
+            ("nothing=a.jsonl", "there is no task 'nothing=…'"),
+        ] {
+            let error = task(name, Split::Train).err().map(|error| format!("{error:#}")).unwrap_or_default();
+            assert!(error.contains(expected), "{name}: {error}");
+        }
+        assert!(task("gsm8k=/no/such/file", Split::Train).is_err());
+    }
 }
