@@ -2,8 +2,8 @@
 //!
 //! ```text
 //! countdown  arithmetic  multiplication          made without end or listed whole
-//! gsm8k=FILE  math=FILE  mmlu=FILE  …            a benchmark's file
-//! number=FILE  maths=FILE  exact=FILE  choice=FILE   lines of {"question", "answer"}, by how answers are compared
+//! gsm8k=FILE  math=FILE  mmlu=FILE  …             a benchmark's file
+//! number=FILE  maths=FILE  exact=FILE  choice=FILE  lines of question and answer, by how answers are compared
 //! ```
 //! The style is `terse`, `r1-zero` or `chat`; the puzzles are terse and files are chats unless said otherwise. Of a file
 //! a tenth is held out: `score` asks that, `rl` and `sample_and_filter` ask the rest.
@@ -50,7 +50,7 @@ pub(super) fn task(text: &str, split: Split) -> Result<Box<dyn Task>> {
         "arithmetic" => arithmetic(Kind::Chain { terms: 2..=3, digits: 1..=2, operations: vec!['+', '-', '*'] }),
         "multiplication" => arithmetic(Kind::Product { first: 1..=2, second: 1..=2 }),
         _ => {
-            let known = "known are: countdown, arithmetic, multiplication, and NAME=FILE, see docs/recipe.md";
+            let known = "known are: countdown, arithmetic, multiplication, and NAME=FILE, see docs/tasks.md";
             Err(refuse(format!("there is no task '{name}'"), known))
         }
     }

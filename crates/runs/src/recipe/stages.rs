@@ -184,7 +184,7 @@ pub enum OverlongRule {
 /// `[[stage]]` of kind `rl`
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Rl {
-    /// What is asked, `[STYLE:]NAME[=FILE]`; see [Tasks](#tasks).
+    /// What is asked, `[STYLE:]NAME[=FILE]`; see [tasks](tasks.md).
     pub task: String,
     /// Rollouts.
     pub steps: u64,
@@ -235,7 +235,7 @@ pub struct Rl {
 pub struct SampleAndFilter {
     /// The model that answers: an earlier stage, or a Hugging Face directory.
     pub from: String,
-    /// What is asked, `[STYLE:]NAME[=FILE]`; see [Tasks](#tasks).
+    /// What is asked, `[STYLE:]NAME[=FILE]`; see [tasks](tasks.md).
     pub task: String,
     /// Prompts.
     pub prompts: u64,
@@ -256,7 +256,7 @@ pub struct SampleAndFilter {
 pub struct Score {
     /// The models that are graded: stages, or Hugging Face directories.
     pub models: Vec<String>,
-    /// What is asked, `[STYLE:]NAME[=FILE]`; see [Tasks](#tasks).
+    /// What is asked, `[STYLE:]NAME[=FILE]`; see [tasks](tasks.md).
     pub task: String,
     /// Held-out items.
     pub items: u64,
