@@ -1,12 +1,12 @@
 //! The tasks that recipes name, `[STYLE:]NAME[=FILE]`:
 //!
 //! ```text
-//! countdown  arithmetic  multiplication          made without end or listed whole
-//! gsm8k=FILE  math=FILE  mmlu=FILE  …             a benchmark's file
-//! number=FILE  maths=FILE  exact=FILE  choice=FILE  lines of question and answer, by how answers are compared
+//! countdown  arithmetic  multiplication              made without end or listed whole
+//! gsm8k=FILE  math=FILE  mmlu=FILE  …                 a benchmark's file
+//! number=FILE  maths=FILE  exact=FILE  choice=FILE    lines of question and answer, by how answers are compared
 //! ```
-//! The style is `terse`, `r1-zero` or `chat`; the puzzles are terse and files are chats unless said otherwise. Of a file
-//! a tenth is held out: `score` asks that, `rl` and `sample_and_filter` ask the rest.
+//! The style is `terse`, `r1-zero` or `chat`: puzzles are terse and files are chats unless said otherwise. A tenth of a
+//! file is held out: `score` asks that, `rl` and `sample_and_filter` ask the rest.
 
 use std::path::Path;
 use std::sync::Arc;
