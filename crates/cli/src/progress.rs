@@ -73,6 +73,9 @@ impl Progress {
     fn plain(&self, done: u64, detail: &str) -> String {
         let Progress { label, unit, .. } = self;
         let rate = (done - self.begin) as f64 / self.started.elapsed().as_secs_f64();
+        if done == self.begin {
+            return format!("{label:>9} {done} {unit} so far, {detail}");
+        }
         let Some(total) = self.total else { return format!("{label:>9} {done} {unit} {detail}") };
         let left = Duration::from_secs_f64(((total - done) as f64 / rate.max(1e-9)).min(1e9));
         format!("{label:>9} {done}/{total} {unit}, {rate:.2} {unit}/s, ETA {}, {detail}", HumanDuration(left))

@@ -265,11 +265,11 @@ fn balanced(text: &str) -> Option<(&str, usize)> {
     None
 }
 
-/// The last fenced block that is closed, without its language.
+/// The last fenced block that is closed, without its language; or the only one, which was cut off.
 fn last_block(text: &str) -> &str {
     let block = || {
-        let (before, _) = text.rsplit_once("```")?;
-        let (_, block) = before.rsplit_once("```")?;
+        let (before, behind) = text.rsplit_once("```")?;
+        let block = before.rsplit_once("```").map_or(behind, |(_, block)| block);
         Some(block.split_once('\n')?.1)
     };
     block().unwrap_or(text)
@@ -357,6 +357,18 @@ mod tests {
         for (text, answer, fault) in cases {
             let parsed = Format::TAGS.parse(text);
             assert_eq!((parsed.answer, parsed.fault), (answer, fault), "{text:?}");
+        }
+    }
+
+    #[test]
+    fn code_is_the_last_block_whole_or_cut_off() {
+        let format = Format { thinking: Thinking::Free, answer: AnswerStyle::Code };
+        for (text, code) in [
+            ("So:\n```python\nx = 1\n```\nand\n```\ny = 2\n```\ndone", "y = 2"),
+            ("So:\n```python\nx = 1\ny =", "x = 1\ny ="),
+            ("    return 1\n", "    return 1"),
+        ] {
+            assert_eq!(format.parse(text).answer, Ok(code), "{text:?}");
         }
     }
 
