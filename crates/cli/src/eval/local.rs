@@ -115,7 +115,11 @@ impl Local {
             for (request, choices) in requests {
                 match self.engine.enqueue(request) {
                     Ok(id) => taken.push((id, choices)),
-                    Err(Refusal::PromptTooLong { .. }) => break,
+                    Err(Refusal::PromptTooLong { .. }) => {
+                        // One of several beginnings may be a token longer than the others: all or none.
+                        taken.drain(..).for_each(|(id, _)| _ = self.engine.cancel(id));
+                        break;
+                    }
                     Err(refusal) => return Err(refuse(refusal.to_string(), "change the setting")),
                 }
             }
@@ -170,7 +174,9 @@ impl Local {
         let mut beginnings: BTreeMap<Vec<u32>, (Vec<u32>, Vec<usize>)> = BTreeMap::new();
         for (choice, continuation) in continuations.iter().enumerate() {
             let (_, whole) = self.encode(&Prompt::Text(format!("{text}{continuation}")))?;
-            for at in ids.len()..whole.len() {
+            // Mostly all of the prompt; less where the continuation is merged with its end.
+            let same = ids.iter().zip(&whole).take_while(|(a, b)| a == b).count();
+            for at in same.min(whole.len().saturating_sub(1))..whole.len() {
                 let (tokens, choices) = beginnings.entry(whole[..at].to_vec()).or_default();
                 tokens.push(whole[at]);
                 choices.push(choice);

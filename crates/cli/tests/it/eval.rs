@@ -147,6 +147,30 @@ fn receipts_and_scores_hold_together() {
     assert!(cached * 2 > prompts, "{cached} of {prompts} tokens were shared");
 }
 
+/// The letters are of two tokens here, so the engine is asked twice; `wels score` takes the whole text in one pass.
+#[test]
+fn likelihoods_are_those_of_the_whole_text() {
+    let lab = lab();
+    let args = ["eval", "model", "--data", "data", "--bench", "mmlu", "--shots", "0", "--cache", "f32", "--out", "out"];
+    lab.done(&args);
+    let text = fs::read_to_string(lab.at("out/mmlu.jsonl")).unwrap();
+    let receipt: Value = serde_json::from_str(text.lines().next().unwrap()).unwrap();
+    let prompt = "The following are multiple choice questions (with answers).\n\nWhat is 0 of part 0?\n\
+                  A. a fish\nB. the name\nC. 0\nD. another\nAnswer:";
+    let score = |text: &str| -> Vec<f64> {
+        let said: Value =
+            serde_json::from_str(&lab.done(&["score", "model", "--text", text, "--json"]).stdout).unwrap();
+        said["logprobs"].as_array().unwrap()[1..].iter().map(|logprob| logprob.as_f64().unwrap()).collect()
+    };
+    let before = score(prompt).len();
+    for (letter, expected) in ["A", "B", "C", "D"].iter().zip(receipt["choices"].as_array().unwrap()) {
+        let whole = score(&format!("{prompt} {letter}"));
+        assert_eq!(whole.len(), before + 2, "tokens of ` {letter}`");
+        let sum: f64 = whole[before..].iter().sum();
+        assert!((sum - expected.as_f64().unwrap()).abs() < 1e-5, "{letter}: {sum} and {expected}");
+    }
+}
+
 #[test]
 fn what_cannot_be_evaluated_is_said() {
     let lab = lab();
