@@ -11,7 +11,7 @@ use crate::completion::{AnswerStyle, Format, Thinking, last_boxed};
 use crate::draw::Draw;
 use crate::listed::{STOPS, letter};
 use crate::number;
-use crate::prompt::{STEP_BY_STEP, Style, r1_zero};
+use crate::prompt::{Presentation, STEP_BY_STEP, Style, r1_zero};
 use crate::records::{self, Record, bad, unique};
 use crate::task::{Item, Prompt, Reference, TaskError};
 
@@ -300,7 +300,7 @@ impl Benchmark {
     /// Where a model that continues text has gone beyond its answer.
     pub fn stops(self, style: Style) -> &'static [&'static str] {
         match (style, self) {
-            (Style::Chat | Style::R1Zero, _) => &[],
+            (Style::Chat | Style::Short | Style::R1Zero, _) => &[],
             (_, Benchmark::Mmlu | Benchmark::Gpqa) => &["\n"],
             (_, Benchmark::Math | Benchmark::Aime) => &["\nProblem:"],
             (_, Benchmark::Gsm8k) => &["\nQuestion:"],
@@ -337,6 +337,8 @@ impl Benchmark {
             Style::R1Zero => Format::TAGS,
             _ if code => Format { thinking: Thinking::Free, answer: AnswerStyle::Code },
             Style::Chat => Format { thinking: Thinking::Free, answer: AnswerStyle::Boxed },
+            Style::Short if choice => Format { thinking: Thinking::Free, answer: AnswerStyle::Whole },
+            Style::Short => Presentation::from(style).format,
             Style::Terse if choice => Format { thinking: Thinking::Free, answer: AnswerStyle::Whole },
             Style::Terse if self == Benchmark::Gsm8k => {
                 Format { thinking: Thinking::Free, answer: AnswerStyle::Hashes }
@@ -357,6 +359,7 @@ impl Benchmark {
                 Prompt::Text(format!("{heading}{examples}{before}{}{behind}", question.text))
             }
             Style::R1Zero => Prompt::Text(r1_zero(&question.text)),
+            Style::Short => Prompt::Messages(vec![Message::new("user", &question.text)]),
             Style::Chat => {
                 let request = match question.reference {
                     Reference::Code { .. } => "Answer with the complete code in one ```python block.".to_owned(),

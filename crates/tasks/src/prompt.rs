@@ -15,6 +15,8 @@ pub enum Style {
     R1Zero,
     /// A chat message that asks for a box. Thinking is free.
     Chat,
+    /// The question alone as a chat message, for small models and questions about numbers: the last number counts.
+    Short,
 }
 
 /// A style and the form of its completions.
@@ -32,6 +34,7 @@ impl From<Style> for Presentation {
             Style::Terse => (Thinking::Tagged, AnswerStyle::Whole),
             Style::R1Zero => (Thinking::Tagged, AnswerStyle::Tags),
             Style::Chat => (Thinking::Free, AnswerStyle::Boxed),
+            Style::Short => (Thinking::Free, AnswerStyle::LastNumber),
         };
         Presentation { style, format: Format { thinking, answer } }
     }
@@ -44,6 +47,7 @@ impl Presentation {
             Style::Terse => Prompt::Text(terse.to_owned()),
             Style::R1Zero => Prompt::Text(r1_zero(full)),
             Style::Chat => Prompt::Messages(vec![Message::new("user", &format!("{full}\n{STEP_BY_STEP}"))]),
+            Style::Short => Prompt::Messages(vec![Message::new("user", full)]),
         }
     }
 }

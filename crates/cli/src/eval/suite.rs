@@ -152,6 +152,7 @@ impl Suite {
         let style = match self.style {
             Style::Terse => "plain",
             Style::Chat => "chat",
+            Style::Short => "short",
             Style::R1Zero => "r1-zero",
         };
         let written = json!({

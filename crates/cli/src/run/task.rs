@@ -5,8 +5,8 @@
 //! gsm8k=FILE  math=FILE  mmlu=FILE  …                 a benchmark's file
 //! number=FILE  maths=FILE  exact=FILE  choice=FILE    lines of question and answer, by how answers are compared
 //! ```
-//! The style is `terse`, `r1-zero` or `chat`: puzzles are terse and files are chats unless said otherwise. A tenth of a
-//! file is held out: `score` asks that, `rl` and `sample_and_filter` ask the rest.
+//! The style is `terse`, `r1-zero`, `chat` or `short`: puzzles are terse and files are chats unless said otherwise. A
+//! tenth of a file is held out: `score` asks that, `rl` and `sample_and_filter` ask the rest.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -31,8 +31,9 @@ pub(super) fn task(text: &str, split: Split) -> Result<Box<dyn Task>> {
         Some(("terse", name)) => (Some(Style::Terse), name),
         Some(("r1-zero", name)) => (Some(Style::R1Zero), name),
         Some(("chat", name)) => (Some(Style::Chat), name),
+        Some(("short", name)) => (Some(Style::Short), name),
         Some((style, _)) if !style.contains('=') => {
-            return Err(refuse(format!("there is no style '{style}'"), "known are: terse, r1-zero, chat"));
+            return Err(refuse(format!("there is no style '{style}'"), "known are: terse, r1-zero, chat, short"));
         }
         _ => (None, text),
     };
@@ -146,7 +147,7 @@ mod tests {
 
     #[test]
     fn tasks_are_known_by_style_and_name() {
-        for name in ["countdown", "r1-zero:countdown", "chat:arithmetic", "multiplication"] {
+        for name in ["countdown", "r1-zero:countdown", "short:arithmetic", "multiplication"] {
             assert!(task(name, Split::Train).is_ok(), "{name}");
         }
         for (name, expected) in [
