@@ -79,7 +79,7 @@ pub struct Args {
     #[arg(long, num_args = 2, value_names = ["A", "B"], conflicts_with_all = ["model", "bench"])]
     compare: Option<Vec<PathBuf>>,
     /// Look for the items in a corpus: files or folders of text, JSON Lines or Parquet
-    #[arg(long, value_name = "CORPUS", conflicts_with = "model")]
+    #[arg(long, value_name = "CORPUS", num_args = 1.., conflicts_with = "model")]
     against: Vec<PathBuf>,
     /// Ask pairs of prompts that a fair model would treat alike, and show how the answers differ in refusing and length
     #[arg(long, value_name = "PAIRS.jsonl", conflicts_with = "bench")]

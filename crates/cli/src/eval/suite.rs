@@ -208,18 +208,18 @@ impl Suite {
     /// The item at `place`, with so many examples before it.
     pub fn item(&self, place: usize, shots: usize) -> Item {
         let question = &self.questions[place];
-        let same_subject = |example: &&Question| match (&example.subject, &question.subject) {
+        let same_subject = |example: &Question| match (&example.subject, &question.subject) {
             (Some(of_example), Some(of_question)) => of_example == of_question,
             _ => example.part == question.part,
         };
-        // MMLU's examples are of the question's subject; other benchmarks show the same ones to all.
-        let mut examples: Vec<Question> = match self.benchmark.is_choice() && self.parts_agree() {
-            true => self.examples.iter().filter(same_subject).take(shots).cloned().collect(),
-            false => Vec::new(),
+        let first = |of_subject: bool| -> Vec<Question> {
+            // A file may serve for both; no question is shown with its answer.
+            let fits = |example: &&Question| example.text != question.text && (!of_subject || same_subject(example));
+            self.examples.iter().filter(fits).take(shots).cloned().collect()
         };
-        if examples.is_empty() {
-            examples = self.examples.iter().filter(|example| example.id != question.id).take(shots).cloned().collect();
-        }
+        // MMLU's examples are of the question's subject; other benchmarks show the same ones to all.
+        let of_subject = first(self.benchmark.is_choice() && self.parts_agree());
+        let examples = if of_subject.is_empty() { first(false) } else { of_subject };
         self.benchmark.item(question, &examples, self.style)
     }
 

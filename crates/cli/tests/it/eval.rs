@@ -147,6 +147,25 @@ fn receipts_and_scores_hold_together() {
     assert!(cached * 2 > prompts, "{cached} of {prompts} tokens were shared");
 }
 
+/// The same examples before each question but the one that is among them.
+#[test]
+fn examples_come_before_questions_and_never_show_the_answer() {
+    let lab = lab();
+    let args = ["eval", "model", "--data", "data", "--bench", "gsm8k", "--prompt", "plain", "--max-tokens", "4"];
+    lab.done(&[&args[..], &["--shots", "2", "--dev", "gsm8k=data/gsm8k_test.jsonl", "--out", "out"]].concat());
+    let text = fs::read_to_string(lab.at("out/gsm8k.jsonl")).unwrap();
+    for (asked, line) in text.lines().enumerate() {
+        let receipt: Value = serde_json::from_str(line).unwrap();
+        let mut prompt: String = (0..20)
+            .filter(|shown| *shown != asked)
+            .take(2)
+            .map(|n| format!("Question: What is {n} + 1?\nAnswer: #### {}\n\n", n + 1))
+            .collect();
+        prompt.push_str(&format!("Question: What is {asked} + 1?\nAnswer:"));
+        assert_eq!(receipt["prompt_sha256"], wels_runs::hash::sha256(prompt.as_bytes()), "{asked}");
+    }
+}
+
 /// The letters are of two tokens here, so the engine is asked twice; `wels score` takes the whole text in one pass.
 #[test]
 fn likelihoods_are_those_of_the_whole_text() {
