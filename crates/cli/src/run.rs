@@ -5,7 +5,8 @@
 //! tokenizer/   trained on the corpus, or copied
 //! data/        the corpus as shards of tokens
 //! pretrain/    steps, metrics.jsonl, checkpoints; the last one is a Hugging Face directory
-//! STAGE/       what the recipe's [[stage]]s say, in order: worked examples, reinforcement, samples, scores
+//! STAGE/       what the recipe's [[stage]]s say, in order: worked examples, reinforcement, distillation, samples,
+//!              scores
 //! sample/      text from the trained model, also to stdout
 //! receipt.json, report.html   at the end of each stage, with plan against account
 //! ```
@@ -22,6 +23,8 @@ mod task;
 mod learn;
 
 mod reinforce;
+
+mod distil;
 
 mod samples;
 
@@ -135,8 +138,9 @@ pub fn run(args: &Args) -> Result<()> {
 /// Does what is left of a stage.
 fn work(session: &mut Session, tokenizer: &Tokenizer, stage: &StageSection) -> Result<Outcome> {
     match &stage.work {
-        Work::Pretrain(section) | Work::Sft(section) => learn::learn(session, tokenizer, stage, section),
+        Work::Pretrain(section) | Work::Sft(section) => learn::learn(session, tokenizer, stage, section, None),
         Work::Rl(section) => reinforce::reinforce(session, tokenizer, stage, section),
+        Work::Distil(section) => distil::distil(session, tokenizer, stage, section),
         Work::SampleAndFilter(section) => {
             samples::sample_and_filter(session, tokenizer, stage, section).map(|()| Outcome::Done)
         }

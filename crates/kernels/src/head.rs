@@ -80,7 +80,7 @@ pub fn log_probabilities(logits: &mut [f32], targets: &[u32], v: usize, logp: &m
 
 /// Tokens whose logits are held at a time: 8 MiB of them, which stay in the last cache, but enough rows to be worth
 /// packing the weights for. Even, so that pairs of bf16 terms stay together.
-fn block_tokens(v: usize) -> usize {
+pub(crate) fn block_tokens(v: usize) -> usize {
     (2 * 1024 * 1024 / v).clamp(64, 1024) / 2 * 2
 }
 

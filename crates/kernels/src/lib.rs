@@ -10,6 +10,7 @@
 
 pub mod attention;
 pub mod convert;
+pub mod distil;
 pub mod elementwise;
 pub mod embedding;
 pub mod experts;

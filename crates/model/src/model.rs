@@ -5,11 +5,12 @@
 
 use crate::config::{ModelConfig, RopeConfig, RopeLayout, RopeScaling};
 use crate::layers::{Block, Mtp};
-use crate::ops::{self, Coefficient, Rotary};
+use crate::ops::{self, Coefficient, Rotary, Taught};
 use crate::params::{Grads, Params, Weight, Wiring};
 use crate::tape::{Context, Execution, Graph, Routing, Sequences, Var};
 use crate::tensor::Tensor;
 use std::sync::Arc;
+use wels_kernels::distil::Divergence;
 use wels_kernels::head::IGNORE;
 use wels_kernels::rope::{Layout, Scaling, Table};
 
@@ -28,12 +29,29 @@ pub struct Batch {
 #[derive(Clone, Copy)]
 pub struct Objective<'a> {
     /// −∂loss/∂logp of a token, given its place in the batch and its log-probability: 1/N for the mean over a step's N
-    /// targets.
+    /// targets. With a teacher, the factor on what a token's divergence and cross-entropy add up to.
     pub coefficient: Coefficient<'a>,
     /// The same for each MTP target of each depth: λ/(D·N); 0 leaves MTP out.
     pub mtp_coefficient: f32,
     /// Factor on the balance loss of each layer and sequence: α divided by the step's sequences; 0 for none.
     pub balance_coefficient: f32,
+    /// What the model is drawn to besides the targets.
+    pub teacher: Option<Teacher<'a>>,
+}
+
+/// A model with the same vocabulary, whose distribution of the next token another one learns.
+#[derive(Clone, Copy)]
+pub struct Teacher<'a> {
+    /// Which it is.
+    pub model: &'a Model,
+    /// Its weights.
+    pub params: &'a Params,
+    /// Which way the divergence is taken.
+    pub divergence: Divergence,
+    /// τ of both softmaxes.
+    pub temperature: f32,
+    /// The share of the cross-entropy with the targets in the loss, 0 to 1; the divergence has the rest.
+    pub cross_entropy: f32,
 }
 
 /// What a step has seen so far. Sums are chains over the tokens in order, so micro-batches change no bit.
@@ -41,6 +59,8 @@ pub struct Objective<'a> {
 pub struct Losses {
     /// Of the next token.
     pub main: Nll,
+    /// Sum over the same targets of the divergence from the teacher, nats; 0 without one.
+    pub divergence: f64,
     /// Of the tokens further ahead, one a depth of MTP.
     pub mtp: Vec<Nll>,
     /// Of layers with experts, in order.
@@ -151,7 +171,8 @@ impl Model {
     /// log-probability of each target (0 for [`IGNORE`]).
     ///
     /// # Panics
-    /// If tokens, targets and starts do not fit together, or a sequence is longer than the context.
+    /// If tokens, targets and starts do not fit together, a sequence is longer than the context (the teacher's too), or
+    /// the teacher has another vocabulary.
     pub fn accumulate(
         &self,
         params: &Params,
@@ -167,7 +188,17 @@ impl Model {
         let mut g = Graph::training(context, grads);
 
         let mut h = self.hidden(&mut g, tokens);
-        let logp = ops::head_loss(&mut g, &h, self.head, targets, objective.coefficient);
+        let logp = match objective.teacher {
+            None => ops::head_loss(&mut g, &h, self.head, targets, objective.coefficient),
+            Some(teacher) => {
+                let states = teacher.states(execution, tokens, starts);
+                let taught = teacher.taught(&states, self.config.vocab_size);
+                let coefficient = objective.coefficient;
+                let (logp, divergence) = ops::distil_loss(&mut g, &h, self.head, targets, &taught, coefficient);
+                losses.divergence = divergence.iter().fold(losses.divergence, |sum, d| sum + f64::from(*d));
+                logp
+            }
+        };
         losses.main.add(&logp, targets);
 
         let mtp = if objective.mtp_coefficient == 0.0 { &[] } else { &self.mtp[..] };
@@ -294,6 +325,20 @@ impl Model {
         assert!(last.is_none_or(|&last| (last as usize) < room), "position {last:?} in a context of {room} tokens");
         let sequences = Arc::new(Sequences { starts, positions });
         Context { params, execution, sequences, balance_coefficient: 0.0 }
+    }
+}
+
+impl Teacher<'_> {
+    /// What its head reads, `[T, D]`.
+    fn states(&self, execution: &Execution, tokens: &[u32], starts: &[u32]) -> Var {
+        let context = self.model.packed(self.params, execution, starts, tokens.len(), 0.0);
+        self.model.hidden(&mut Graph::inference(context, None), tokens)
+    }
+
+    fn taught<'a>(&'a self, states: &'a Tensor, vocab_size: usize) -> Taught<'a> {
+        let Teacher { model, params, divergence, temperature, cross_entropy } = *self;
+        assert_eq!(model.config.vocab_size, vocab_size, "the vocabularies of teacher and student");
+        Taught { states, head: params.stored(model.head), divergence, temperature, cross_entropy }
     }
 }
 

@@ -16,8 +16,8 @@ pub use model::ModelSection;
 use reader::{Document, ListOrWord, Section, Source};
 pub use reader::{Place, RecipeError};
 pub use stages::{
-    AdvantageScale, LossMean, Optimization, OverlongRule, PRETRAIN, Rl, SampleAndFilter, Score, StageSection, Start,
-    Supervised, Work,
+    AdvantageScale, Answers, Distil, DivergenceWay, LossMean, Optimization, OverlongRule, OwnAnswers, PRETRAIN, Rl,
+    SampleAndFilter, Score, StageSection, Start, Supervised, Work,
 };
 
 /// The recipe of `wels run` without an argument.

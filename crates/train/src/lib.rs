@@ -17,4 +17,6 @@ pub mod rollout;
 
 pub mod rl;
 
+pub mod distil;
+
 pub mod doctor;

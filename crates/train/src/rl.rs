@@ -12,7 +12,7 @@ use thiserror::Error;
 use wels_data::chat::{ChatError, ChatTemplate, Message, RenderOptions};
 use wels_data::tokenizer::{Tokenizer, TokenizerError};
 use wels_kernels::random::Key;
-use wels_model::model::Model;
+use wels_model::model::{Batch, Model};
 use wels_model::params::Params;
 use wels_tasks::{Item, Prompt, Reward, RewardWeights, Task, TaskError};
 
@@ -307,18 +307,30 @@ pub fn learn(
 }
 
 fn compare(part: &PolicyBatch, recomputed: &[f32], report: &mut RlReport) -> Result<(), RlError> {
-    let pairs = part.sampled_logprobs().zip(recomputed).zip(&part.batch.targets);
-    let answers = pairs.filter(|(_, target)| **target != wels_kernels::head::IGNORE);
+    let answers = part.batch.targets.iter().map(|target| *target != wels_kernels::head::IGNORE);
+    let sampled = part.sampled_logprobs().zip(answers).filter(|(_, answer)| *answer).map(|(logp, _)| logp);
+    let difference = difference(sampled, recomputed, &part.batch)?;
+    report.logprob_difference_max = report.logprob_difference_max.max(difference);
+    Ok(())
+}
+
+/// The greatest |logp sampled − logp recomputed|: 0. `sampled` has one for each target of the batch, `recomputed` one for
+/// each row.
+pub(crate) fn difference(
+    sampled: impl Iterator<Item = f32>,
+    recomputed: &[f32],
+    batch: &Batch,
+) -> Result<f64, RlError> {
+    let rows = recomputed.iter().zip(&batch.targets);
+    let recomputed = rows.filter(|(_, target)| **target != wels_kernels::head::IGNORE).map(|(logp, _)| *logp);
     // NaN is a difference too.
-    let differs = |(sampled, recomputed): (f32, &f32)| match (f64::from(sampled) - f64::from(*recomputed)).abs() {
+    let differs = |(sampled, recomputed): (f32, f32)| match (f64::from(sampled) - f64::from(recomputed)).abs() {
         difference if difference.is_nan() => f64::INFINITY,
         difference => difference,
     };
-    let difference = answers.map(|(pair, _)| differs(pair)).fold(0.0, f64::max);
-    report.logprob_difference_max = report.logprob_difference_max.max(difference);
-    match difference == 0.0 {
-        true => Ok(()),
-        false => Err(RlError::Mismatch { difference }),
+    match sampled.zip(recomputed).map(differs).fold(0.0, f64::max) {
+        0.0 => Ok(0.0),
+        difference => Err(RlError::Mismatch { difference }),
     }
 }
 

@@ -21,7 +21,7 @@ use thiserror::Error;
 use wels_kernels::head::IGNORE;
 use wels_kernels::optim::{AdamW, adamw, sum_of_squares};
 use wels_model::config::ModelConfig;
-use wels_model::model::{Batch, ExpertLoad, Losses, Model, Nll, Objective};
+use wels_model::model::{Batch, ExpertLoad, Losses, Model, Nll, Objective, Teacher};
 use wels_model::names::ParamKind;
 use wels_model::ops::Coefficient;
 use wels_model::params::{Grads, Params};
@@ -63,7 +63,9 @@ pub struct StepReport {
     pub targets: u64,
     /// Mean negative log-likelihood of the next token, nats.
     pub loss: f64,
-    /// The same for each depth of MTP.
+    /// Mean divergence from the teacher, nats; 0 without one.
+    pub divergence: f64,
+    /// The same as `loss` for each depth of MTP.
     pub mtp_losses: Vec<f64>,
     /// Balance loss without α, mean over sequences and layers with experts; 1 is a perfect balance.
     pub balance: f64,
@@ -222,6 +224,35 @@ impl Trainer {
     /// # Panics
     /// If the batch has no target.
     pub fn gradients(&mut self, batch: &Batch, micro_rows: usize, coefficient: Coefficient) -> Result<Pass, NonFinite> {
+        self.pass(batch, micro_rows, coefficient, None)
+    }
+
+    /// The gradients of a student: [`Trainer::gradients`] of the mean, over the targets of `batch`, of the divergence
+    /// from `teacher` and of the cross-entropy, as the teacher weighs them.
+    ///
+    /// # Errors
+    /// [`NonFinite`] if a loss is not finite.
+    ///
+    /// # Panics
+    /// If the batch has no target, or the teacher another vocabulary.
+    pub fn gradients_towards(
+        &mut self,
+        teacher: &Teacher,
+        batch: &Batch,
+        micro_rows: usize,
+    ) -> Result<Pass, NonFinite> {
+        let targets = batch.targets.iter().filter(|target| **target != IGNORE).count();
+        let coefficient = 1.0 / targets as f32;
+        self.pass(batch, micro_rows, &|_, _| coefficient, Some(*teacher))
+    }
+
+    fn pass(
+        &mut self,
+        batch: &Batch,
+        micro_rows: usize,
+        coefficient: Coefficient,
+        teacher: Option<Teacher>,
+    ) -> Result<Pass, NonFinite> {
         let step = self.state.step + 1;
         let targets = batch.targets.iter().filter(|target| **target != IGNORE).count();
         assert!(targets > 0, "a batch without targets");
@@ -237,12 +268,15 @@ impl Trainer {
                 coefficient: &move |row, logp| coefficient(first + row, logp),
                 mtp_coefficient: (lambda / (mtp_depth * targets) as f64) as f32,
                 balance_coefficient: (self.hyper.balance_alpha / sequences as f64) as f32,
+                teacher,
             };
             let (params, grads) = (&self.state.params, &mut self.grads);
             logprobs.extend(self.model.accumulate(params, grads, &self.execution, &micro, &objective, &mut losses));
-            let sum = losses.mtp.iter().fold(losses.main.sum, |sum, depth| sum + depth.sum);
+            let sum = losses.mtp.iter().fold(losses.main.sum + losses.divergence, |sum, depth| sum + depth.sum);
             if !sum.is_finite() {
+                let of_teacher = |it: Teacher| it.model.first_non_finite(it.params, &self.execution, &micro);
                 let place = self.model.first_non_finite(params, &self.execution, &micro);
+                let place = place.or_else(|| Some(format!("the teacher's {}", teacher.and_then(of_teacher)?)));
                 let place = place.unwrap_or_else(|| "the output head".into());
                 return Err(NonFinite { what: "loss", step, place });
             }
@@ -273,6 +307,7 @@ impl Trainer {
             step,
             targets: losses.main.tokens,
             loss: losses.main.mean(),
+            divergence: losses.divergence / losses.main.tokens as f64,
             mtp_losses: losses.mtp.iter().map(Nll::mean).collect(),
             balance: balance / losses.experts.len().max(1) as f64,
             grad_norm,

@@ -1,4 +1,5 @@
-//! Stages of kind `pretrain` and `sft`: the mean loss over worked examples, over every token or the answers alone.
+//! Stages of kind `pretrain` and `sft`: the mean loss over worked examples, over every token or the answers alone; and
+//! `distil` on given answers, with the divergence from a teacher as the loss.
 
 use std::fs;
 use std::path::Path;
@@ -13,10 +14,11 @@ use wels_kernels::random::Key;
 use wels_model::tape::Execution;
 use wels_runs::recipe::{Recipe, StageSection, Supervised, Work};
 use wels_train::example::{Example, batches, pack};
-use wels_train::sft;
 use wels_train::trainer::{StepReport, Trainer};
+use wels_train::{distil, sft};
 
-use super::stage::{Next, Position, Stage, config_for, hyperparameters, is_traces, state_of, training_flops};
+use super::distil::TeacherModel;
+use super::stage::{Next, Position, Stage, config_for, hyperparameters, state_of, traces_of, training_flops};
 use super::{Outcome, Session, samples, task};
 use crate::failure::refuse;
 use crate::output::short;
@@ -34,6 +36,8 @@ struct Line {
     #[serde(flatten)]
     position: Position,
     loss: f64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    divergence: Option<f64>,
     mtp_losses: Vec<f64>,
     targets: u64,
     balance: f64,
@@ -46,8 +50,7 @@ struct Line {
 
 /// What worked puzzles look like, for a tokenizer that is to know them.
 pub(super) fn trace_texts(recipe: &Recipe) -> Result<Vec<String>> {
-    let Some(stage) = recipe.stages.iter().find(|stage| is_traces(&stage.work)) else { return Ok(Vec::new()) };
-    let (Work::Pretrain(section) | Work::Sft(section)) = &stage.work else { return Ok(Vec::new()) };
+    let Some(section) = recipe.stages.iter().find_map(|stage| traces_of(&stage.work)) else { return Ok(Vec::new()) };
     let pairs = task::traces(section, recipe.run.seed, TOKENIZER_TRACES.min(section.traces))?;
     // Thinking tags are tokens of their own, and no text.
     let text = |(prompt, response): (String, String)| {
@@ -56,21 +59,24 @@ pub(super) fn trace_texts(recipe: &Recipe) -> Result<Vec<String>> {
     Ok(pairs.into_iter().map(text).collect())
 }
 
-/// Does what is left of the stage.
+/// Does what is left of the stage; with a teacher, learns from what it makes of the same examples.
 pub(super) fn learn(
     session: &mut Session,
     tokenizer: &Tokenizer,
     stage: &StageSection,
     section: &Supervised,
+    teacher: Option<&TeacherModel>,
 ) -> Result<Outcome> {
     let config = config_for(session, &section.start)?;
-    let context = config.rope.max_positions;
+    let context = teacher.map_or(usize::MAX, TeacherModel::context).min(config.rope.max_positions);
     let examples = examples(session, tokenizer, section, matches!(stage.work, Work::Pretrain(_)), context)?;
     let rows: Vec<usize> = examples.iter().map(Example::rows).collect();
     let mean_rows = rows.iter().sum::<usize>() / rows.len();
     let key = Key { seed: session.run.recipe().run.seed, stream: STREAM_ORDER };
     let plan = batches(&rows, section.batch_tokens, section.epochs, key);
-    let (steps, flops) = (plan.len() as u64, training_flops(&config, mean_rows.max(1)));
+    let steps = plan.len() as u64;
+    let teaching = teacher.map_or(0, |teacher| teacher.flops(mean_rows.max(1)));
+    let flops = training_flops(&config, mean_rows.max(1)) + teaching;
     let opened = Stage::open(session, &stage.name, tokenizer, &section.optimization, steps, flops)?;
     let Some((mut at, latest)) = opened else { return Ok(Outcome::Done) };
     let (config, state) = state_of(session, &section.start, tokenizer, latest.as_ref(), at.position)?;
@@ -84,13 +90,21 @@ pub(super) fn learn(
     loop {
         let started = Instant::now();
         let batch = pack(plan[at.position.step as usize].iter().map(|index| &examples[*index]));
-        let report = trainer.step(&batch, section.optimization.micro_rows)?;
+        let micro_rows = section.optimization.micro_rows;
+        let report = match teacher {
+            None => trainer.step(&batch, micro_rows)?,
+            Some(teacher) => distil::step(&mut trainer, &teacher.teacher(), &batch, micro_rows)?,
+        };
         let tokens = batch.tokens.len() as u64;
         let Position { step, updates, tokens: before, items } = at.position;
         at.position = Position { step: step + 1, updates: updates + 1, tokens: before + tokens, items };
-        let line = Line::new(report, at.position, tokens, started.elapsed().as_secs_f64());
+        let divergence = teacher.map(|_| report.divergence);
+        let line = Line { divergence, ..Line::new(report, at.position, tokens, started.elapsed().as_secs_f64()) };
         let next = at.after_step(session, &trainer, &line, |_| Ok(()))?;
-        let words = || format!("loss {:.3}, {} tok/s", line.loss, short(line.tokens_per_second));
+        let words = || {
+            let divergence = line.divergence.map_or(String::new(), |nats| format!("divergence {nats:.3}, "));
+            format!("{divergence}loss {:.3}, {} tok/s", line.loss, short(line.tokens_per_second))
+        };
         progress.at(at.position.step, words);
         match next {
             Next::Step => {}
@@ -116,6 +130,7 @@ impl Line {
         Line {
             position,
             loss: report.loss,
+            divergence: None,
             mtp_losses: report.mtp_losses,
             targets: report.targets,
             balance: report.balance,

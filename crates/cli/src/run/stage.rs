@@ -329,7 +329,15 @@ pub(super) fn state_of(
     }
 }
 
-/// Whether a recipe's `data` names worked puzzles.
-pub(super) fn is_traces(work: &recipe::Work) -> bool {
-    matches!(work, recipe::Work::Pretrain(it) | recipe::Work::Sft(it) if it.data == "traces")
+/// What a stage says about the worked puzzles that it learns from, if it does.
+pub(super) fn traces_of(work: &recipe::Work) -> Option<&recipe::Supervised> {
+    let section = match work {
+        recipe::Work::Pretrain(it) | recipe::Work::Sft(it) => Some(&**it),
+        recipe::Work::Distil(it) => match &it.answers {
+            recipe::Answers::Given(given) => Some(given),
+            recipe::Answers::Own(_) => None,
+        },
+        _ => None,
+    };
+    section.filter(|section| section.data == "traces")
 }

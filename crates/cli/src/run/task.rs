@@ -6,7 +6,8 @@
 //! number=FILE  maths=FILE  exact=FILE  choice=FILE    lines of question and answer, by how answers are compared
 //! ```
 //! The style is `terse`, `r1-zero`, `chat` or `short`: puzzles are terse and files are chats unless said otherwise. A
-//! tenth of a file is held out: `score` asks that, `rl` and `sample_and_filter` ask the rest.
+//! tenth of a file is held out: `score` asks that, `rl`, `distil` and `sample_and_filter` ask
+//! the rest.
 
 use std::path::Path;
 use std::sync::Arc;

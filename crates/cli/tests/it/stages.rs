@@ -13,7 +13,7 @@ use crate::lab::{Lab, Numbers, wait_until};
 const KILLS: usize = 20;
 
 /// Stages whose weights and metrics are compared.
-const TRAINED: [&str; 3] = ["base", "reinforced", "student"];
+const TRAINED: [&str; 5] = ["base", "reinforced", "student", "drawn", "corrected"];
 
 /// Behind the lab's own recipe.
 const STAGES: &str = r#"
@@ -74,9 +74,37 @@ rope_theta = 10000.0
 tie_word_embeddings = true
 
 [[stage]]
+name = "drawn"
+kind = "distil"
+teacher = "reinforced"
+from = "student"
+data = "traces"
+traces = 150
+temperature = 2.0
+cross_entropy = 0.2
+batch_tokens = 256
+micro_rows = 100
+learning_rate = 1e-3
+checkpoint_every = 2
+
+[[stage]]
+name = "corrected"
+kind = "distil"
+teacher = "reinforced"
+from = "drawn"
+divergence = "reverse_kl"
+answers = "own"
+steps = 6
+prompts = 12
+mini_batches = 2
+max_tokens = 24
+learning_rate = 1e-3
+checkpoint_every = 2
+
+[[stage]]
 name = "scores"
 kind = "score"
-models = ["base", "reinforced", "student"]
+models = ["base", "reinforced", "student", "corrected"]
 items = 40
 max_tokens = 24
 "#;
@@ -141,12 +169,20 @@ fn killed_stages_end_like_the_uninterrupted_ones() {
     assert!(rl.iter().any(|line| line["updates"].as_u64() > Some(0)), "no group was live: nothing is tested");
     // So small a model makes no right answer, so what is kept is nothing; the parts hold what was sampled.
     assert_eq!(text(&lab, "whole", "samples/part-0001.jsonl").lines().count(), (200 - 128) * 4);
+    for name in ["drawn", "corrected"] {
+        let lines = metrics(&lab, "whole", name);
+        assert!(
+            lines.len() > 3 && lines.iter().all(|line| line["divergence"].as_f64() > Some(0.0)),
+            "{name}: {lines:?}"
+        );
+    }
+    assert!(metrics(&lab, "whole", "corrected").iter().all(|line| line["logprob_difference_max"] == 0.0));
     let mut numbers = Numbers(77);
     let (mut kills, mut run) = (0, 0);
     while kills < KILLS {
         let name = format!("killed-{run}");
         let file = recipe(&lab, &name);
-        for at in ["base", "reinforced", "reinforced", "samples", "student", "scores"] {
+        for at in ["base", "reinforced", "reinforced", "samples", "student", "drawn", "corrected", "scores"] {
             let mut child = lab.start(&["run", &file]);
             let seen = |lab: &Lab| lines(lab, &name, at) + files(lab, &name, at);
             let before = seen(&lab);
@@ -175,14 +211,21 @@ fn a_stage_without_its_model_or_task_is_refused_in_words() {
     let file = lab.recipe("wrong", &[("steps = 20", "steps = 1")]);
     let path = lab.at(&file);
     let plain = fs::read_to_string(&path).unwrap();
-    for (stages, expected) in [
+    let student = STAGES[STAGES.find("[stage.model]").unwrap()..].split("\n\n").next().unwrap();
+    let stranger = format!("[[stage]]\nname = \"a\"\nkind = \"distil\"\n{student}\nvocab_size = 500\n");
+    let cases = [
+        (&stranger[..], "the teacher pretrain has a vocabulary of 400 tokens, and the student of 500"),
         ("[[stage]]\nname = \"a\"\nkind = \"rl\"\ntask = \"chess\"\n", "there is no task 'chess'"),
         ("[[stage]]\nname = \"a\"\nkind = \"sft\"\n", "the tokenizer has no chat template"),
+        ("[[stage]]\nname = \"a\"\nkind = \"distil\"\nteacher = \"nowhere\"\n", "nowhere is no model"),
+        ("[[stage]]\nname = \"a\"\nkind = \"distil\"\nanswers = \"own\"\nepochs = 2\n", "unknown key 'epochs'"),
+        ("[[stage]]\nname = \"a\"\nkind = \"distil\"\ntemperature = 0.0\n", "between 0.01 and 100"),
         ("[[stage]]\nname = \"a\"\nkind = \"score\"\nmodels = [\"nowhere\"]\n", "nowhere is no model"),
         ("[[stage]]\nname = \"pretrain\"\n", "'pretrain' is the name of an earlier stage"),
         ("[[stage]]\nname = \"a\"\nkind = \"rll\"\n", "must be one of \"pretrain\", \"sft\", \"rl\""),
-    ] {
-        fs::write(&path, format!("{}{stages}", plain.replace("\"wrong\"", &format!("\"w{}\"", stages.len())))).unwrap();
+    ];
+    for (n, (stages, expected)) in cases.into_iter().enumerate() {
+        fs::write(&path, format!("{}{stages}", plain.replace("\"wrong\"", &format!("\"w{n}\"")))).unwrap();
         let said = lab.wels(&["run", &file]);
         assert_eq!(said.code, Some(1), "{said:?}");
         assert!(said.failure().contains(expected), "{expected}: {said:?}");

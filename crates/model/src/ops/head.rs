@@ -11,7 +11,9 @@ use super::product::{product, single};
 use crate::params::{Stored, Weight};
 use crate::tape::{Graph, Var};
 use crate::tensor::Tensor;
-use wels_kernels::gemm::Precision;
+use std::ops::Range;
+use wels_kernels::distil::{self, Divergence, Seen};
+use wels_kernels::gemm::{self, Precision};
 use wels_kernels::head::{self, Gradients};
 use wels_kernels::quant::{self, QuantMatrix};
 
@@ -44,6 +46,58 @@ pub fn head_loss(g: &mut Graph, x: &Var, w: Weight, targets: &[u32], coefficient
     }
     g.inspect("log-probabilities", &logp);
     logp
+}
+
+/// What a teacher makes of the same tokens.
+pub struct Taught<'a> {
+    /// `[T, D of the teacher]`: what its head reads.
+    pub states: &'a Tensor,
+    /// Its head `[V, D of the teacher]`.
+    pub head: Stored<'a>,
+    /// Which way the divergence is taken.
+    pub divergence: Divergence,
+    /// Of both softmaxes.
+    pub temperature: f32,
+    /// The share of the cross-entropy in the loss.
+    pub cross_entropy: f32,
+}
+
+/// [`head_loss`] with the divergence from a teacher: the log-probability of each target, and each token's divergence.
+/// The loss is that of `wels_kernels::distil`.
+///
+/// # Panics
+/// If nothing is recorded.
+pub fn distil_loss(
+    g: &mut Graph,
+    x: &Var,
+    w: Weight,
+    targets: &[u32],
+    teacher: &Taught,
+    coefficient: Coefficient,
+) -> (Vec<f32>, Vec<f32>) {
+    let (d, v, precision) = (w.cols, w.rows, precision(g));
+    assert_eq!(x.cols(), d, "distil_loss: x is [{}, {}], w is [{v}, {d}]", x.rows(), x.cols());
+    let weight = g.weight(w);
+    let (states, width) = (teacher.states, teacher.states.cols());
+    let logits = |rows: Range<usize>, logits: &mut [f32]| {
+        let x = &states[rows.start * width..rows.end * width];
+        match teacher.head {
+            Stored::F32(head) => gemm::linear(precision, x, head, logits, width, v),
+            Stored::Packed(head) => quant::linear(&quant::quantise_rows(x, width), single(head), logits),
+        }
+    };
+    let Taught { divergence, temperature, cross_entropy, .. } = *teacher;
+    let rule = distil::Teacher { logits: &logits, divergence, temperature, cross_entropy };
+    let (mut logp, mut diverged) = (vec![0.0; targets.len()], vec![0.0; targets.len()]);
+    let back = g.recording().expect("a pass that records");
+    let mut dx = back.tensor(x.rows(), d);
+    back.parameter(w, |dw, dw_start| {
+        let seen = Seen { logp: &mut logp, divergence: &mut diverged };
+        let gradients = Gradients { dx: &mut dx, dw, dw_start };
+        distil::loss(precision, x, weight, targets, &rule, d, v, seen, gradients, coefficient);
+    });
+    back.give(x.gradient(), dx);
+    (logp, diverged)
 }
 
 /// The log-probability of each target, from logits of a block of tokens at a time.

@@ -20,6 +20,7 @@ fn step(config: &ModelConfig, batch: &Batch, pieces: &[usize], execution: &Execu
         coefficient: &|_, _| 1.0 / n,
         mtp_coefficient: 0.3 / n,
         balance_coefficient: 0.01 / batch.starts.len() as f32,
+        teacher: None,
     };
     // A step before this one leaves its gradients behind, which must not show.
     model.accumulate(&params, &mut grads, execution, batch, &objective, &mut Losses::default());

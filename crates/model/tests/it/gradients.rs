@@ -15,7 +15,8 @@ const BALANCE: f32 = 0.5;
 fn run(model: &Model, params: &Params, batch: &Batch, execution: &Execution) -> (f64, Vec<Vec<f32>>) {
     let mut grads = model.grads();
     let mut losses = Losses::default();
-    let objective = Objective { coefficient: &|_, _| 1.0, mtp_coefficient: MTP, balance_coefficient: BALANCE };
+    let objective =
+        Objective { coefficient: &|_, _| 1.0, mtp_coefficient: MTP, balance_coefficient: BALANCE, teacher: None };
     grads.begin();
     model.accumulate(params, &mut grads, execution, batch, &objective, &mut losses);
     grads.finish();
@@ -79,7 +80,8 @@ fn an_expert_without_tokens_has_no_gradient() {
     // Experts 4 to 7 are never chosen.
     params.values[bias] = vec![0.0, 0.0, 0.0, 0.0, -9.0, -9.0, -9.0, -9.0];
     let batch = shapes::batch(6, &[8]);
-    let objective = Objective { coefficient: &|_, _| 1.0, mtp_coefficient: 0.0, balance_coefficient: 0.0 };
+    let objective =
+        Objective { coefficient: &|_, _| 1.0, mtp_coefficient: 0.0, balance_coefficient: 0.0, teacher: None };
     let gate = params.position("model.layers.1.mlp.experts.gate_proj").expect("experts");
     let mut grads = model.grads();
     for _ in 0..2 {

@@ -104,6 +104,7 @@ impl Oracle {
             coefficient: &|_, _| (1.0 / tokens) as f32,
             mtp_coefficient: (self.number("mtp_lambda") / tokens) as f32,
             balance_coefficient: (self.number("balance_alpha") / self.number("sequences")) as f32,
+            teacher: None,
         };
         let mut losses = Losses::default();
         grads.begin();

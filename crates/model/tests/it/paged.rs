@@ -294,7 +294,8 @@ fn log_probabilities_are_those_of_training() {
     for (name, config) in shapes::all() {
         let model = Model::new(config.clone(), 64);
         let params = Params::init(&config, 5);
-        let objective = Objective { coefficient: &|_, _| 1.0, mtp_coefficient: 0.1, balance_coefficient: 0.1 };
+        let objective =
+            Objective { coefficient: &|_, _| 1.0, mtp_coefficient: 0.1, balance_coefficient: 0.1, teacher: None };
         let mut grads = model.grads();
         let trained = model.accumulate(&params, &mut grads, &execution, &batch, &objective, &mut Losses::default());
         assert_eq!(bits(&trained), bits(&model.logprobs(&params, &execution, &batch)), "{name}");

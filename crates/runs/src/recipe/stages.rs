@@ -31,6 +31,8 @@ pub enum Work {
     Sft(Box<Supervised>),
     /// Reinforcement learning by group relative policy optimization.
     Rl(Box<Rl>),
+    /// Learning a teacher's distribution of every next token.
+    Distil(Box<Distil>),
     /// Sampling answers and keeping the right ones, for a later stage to learn from.
     SampleAndFilter(Box<SampleAndFilter>),
     /// Grading models on held-out items.
@@ -44,6 +46,7 @@ impl Work {
             Work::Pretrain(_) => "pretrain",
             Work::Sft(_) => "sft",
             Work::Rl(_) => "rl",
+            Work::Distil(_) => "distil",
             Work::SampleAndFilter(_) => "sample_and_filter",
             Work::Score(_) => "score",
         }
@@ -230,6 +233,67 @@ pub struct Rl {
     pub start: Start,
 }
 
+/// Words for which way the divergence from a teacher is taken.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum DivergenceWay {
+    /// KL(teacher‖student).
+    ForwardKl,
+    /// KL(student‖teacher).
+    ReverseKl,
+}
+
+/// `[[stage]]` of kind `distil`
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Distil {
+    /// The model that is learnt from, with the run's tokenizer: an earlier stage, Hugging Face directory, or GGUF file.
+    pub teacher: String,
+    /// "forward_kl" makes the student cover all that the teacher would say, "reverse_kl" say only what it would.
+    pub divergence: DivergenceWay,
+    /// Of both softmaxes.
+    pub temperature: f64,
+    /// Share of the cross-entropy with the tokens that came, in the loss.
+    pub cross_entropy: f64,
+    /// On which answers: "given" takes the further keys of `sft`, "own" those of the student's own answers.
+    #[serde(flatten)]
+    pub answers: Answers,
+}
+
+/// What a student and its teacher are compared on.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+#[serde(tag = "answers", rename_all = "snake_case")]
+pub enum Answers {
+    /// Off-policy: answers that are there.
+    Given(Supervised),
+    /// On-policy: what the student says as it learns.
+    Own(OwnAnswers),
+}
+
+/// `[[stage]]` of kind `distil` with `answers = "own"`
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct OwnAnswers {
+    /// What is asked, `[STYLE:]NAME[=FILE]`; see [tasks](tasks.md).
+    pub task: String,
+    /// Rollouts.
+    pub steps: u64,
+    /// Prompts of a rollout.
+    pub prompts: usize,
+    /// Answers to each prompt.
+    pub samples: usize,
+    /// The most tokens of an answer.
+    pub max_tokens: usize,
+    /// Answers that are sampled at the same time: speed and memory, no bit of the result.
+    pub running: usize,
+    /// Updates of a rollout, each on a random part of it.
+    pub mini_batches: usize,
+    /// How it is optimized.
+    #[serde(flatten)]
+    pub optimization: Optimization,
+    /// Where the weights come from.
+    #[serde(flatten)]
+    pub start: Start,
+}
+
 /// `[[stage]]` of kind `sample_and_filter`
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct SampleAndFilter {
@@ -292,12 +356,13 @@ impl StageSection {
         if around.earlier.contains(&name) {
             return Err(s.wrong("name", format!("'{name}' is the name of an earlier stage")));
         }
-        let kinds = ["pretrain", "sft", "rl", "sample_and_filter", "score"];
+        let kinds = ["pretrain", "sft", "rl", "distil", "sample_and_filter", "score"];
         let kind = s.word("kind", &kinds.map(|kind| (kind, kind)))?;
         let work = match kind {
-            "pretrain" => Work::Pretrain(Box::new(Supervised::resolve(&mut s, around, true)?)),
-            "sft" => Work::Sft(Box::new(Supervised::resolve(&mut s, around, false)?)),
+            "pretrain" => Work::Pretrain(Box::new(Supervised::resolve(&mut s, around, &OF_PRETRAINING)?)),
+            "sft" => Work::Sft(Box::new(Supervised::resolve(&mut s, around, &OF_TUNING)?)),
             "rl" => Work::Rl(Box::new(Rl::resolve(&mut s, around)?)),
+            "distil" => Work::Distil(Box::new(Distil::resolve(&mut s, around)?)),
             "score" => Work::Score(Box::new(Score::resolve(&mut s, around)?)),
             _ => Work::SampleAndFilter(Box::new(SampleAndFilter::resolve(&mut s, around)?)),
         };
@@ -312,6 +377,7 @@ impl StageSection {
         match &self.work {
             Work::Pretrain(it) | Work::Sft(it) => starts(&it.start),
             Work::Rl(it) => starts(&it.start),
+            Work::Distil(it) => it.teacher == stage || starts(it.start()),
             Work::SampleAndFilter(it) => it.from == stage,
             Work::Score(it) => it.models.iter().any(|model| model == stage),
         }
@@ -375,24 +441,13 @@ fn place(name: String, around: &Surroundings) -> String {
     }
 }
 
+const OF_PRETRAINING: Defaults =
+    Defaults { learning_rate: 2e-3, weight_decay: 0.1, bias_update_speed: 1e-3, balance_alpha: 1e-4, mtp_lambda: 0.3 };
+const OF_TUNING: Defaults =
+    Defaults { learning_rate: 5e-5, weight_decay: 0.0, bias_update_speed: 0.0, balance_alpha: 1e-4, mtp_lambda: 0.1 };
+
 impl Supervised {
-    fn resolve(s: &mut Section, around: &Surroundings, pretrain: bool) -> Result<Supervised, RecipeError> {
-        let defaults = match pretrain {
-            true => Defaults {
-                learning_rate: 2e-3,
-                weight_decay: 0.1,
-                bias_update_speed: 1e-3,
-                balance_alpha: 1e-4,
-                mtp_lambda: 0.3,
-            },
-            false => Defaults {
-                learning_rate: 5e-5,
-                weight_decay: 0.0,
-                bias_update_speed: 0.0,
-                balance_alpha: 1e-4,
-                mtp_lambda: 0.1,
-            },
-        };
+    fn resolve(s: &mut Section, around: &Surroundings, defaults: &Defaults) -> Result<Supervised, RecipeError> {
         let data: String = s.get_or("data", "traces".into())?;
         let data = if data == "traces" { data } else { place(data, around) };
         let trace_quit: Vec<f64> = s.get_or("trace_quit", vec![0.75, 0.45, 0.05])?;
@@ -410,7 +465,7 @@ impl Supervised {
             trace_luck: s.get_where("trace_luck", 0.25, PROBABILITY, "between 0 and 1")?,
             trace_direct: s.get_where("trace_direct", 0.35, PROBABILITY, "between 0 and 1")?,
             trace_quit,
-            optimization: Optimization::resolve(s, &defaults)?,
+            optimization: Optimization::resolve(s, defaults)?,
             start: Start::resolve(s, around)?,
         })
     }
@@ -460,6 +515,48 @@ impl Rl {
             reward_format: s.get_where("reward_format", 0.0, NOT_NEGATIVE, "0 or more")?,
             reward_language: s.get_where("reward_language", 0.0, NOT_NEGATIVE, "0 or more")?,
             optimization: Optimization::resolve(s, &defaults)?,
+            start: Start::resolve(s, around)?,
+        })
+    }
+}
+
+impl Distil {
+    fn resolve(s: &mut Section, around: &Surroundings) -> Result<Distil, RecipeError> {
+        let teacher: String = s.get_or("teacher", PRETRAIN.into())?;
+        Ok(Distil {
+            teacher: place(teacher, around),
+            divergence: s.word(
+                "divergence",
+                &[("forward_kl", DivergenceWay::ForwardKl), ("reverse_kl", DivergenceWay::ReverseKl)],
+            )?,
+            temperature: s.get_where("temperature", 1.0, |x| (0.01..=100.0).contains(&x), "between 0.01 and 100")?,
+            cross_entropy: s.get_where("cross_entropy", 0.0, PROBABILITY, "between 0 and 1")?,
+            answers: match s.word("answers", &[("given", false), ("own", true)])? {
+                false => Answers::Given(Supervised::resolve(s, around, &OF_TUNING)?),
+                true => Answers::Own(OwnAnswers::resolve(s, around)?),
+            },
+        })
+    }
+
+    /// Where the student's weights come from.
+    pub fn start(&self) -> &Start {
+        match &self.answers {
+            Answers::Given(Supervised { start, .. }) | Answers::Own(OwnAnswers { start, .. }) => start,
+        }
+    }
+}
+
+impl OwnAnswers {
+    fn resolve(s: &mut Section, around: &Surroundings) -> Result<OwnAnswers, RecipeError> {
+        Ok(OwnAnswers {
+            task: s.get_or("task", "countdown".into())?,
+            steps: s.get_where("steps", 100, |n| n > 0, "1 or more")?,
+            prompts: s.get_where("prompts", 64, |n| n > 0, "1 or more")?,
+            samples: s.get_where("samples", 1, |n| n > 0, "1 or more")?,
+            max_tokens: s.get_where("max_tokens", 256, |n| n > 0, "1 or more")?,
+            running: s.get_where("running", 64, |n| n > 0, "1 or more")?,
+            mini_batches: s.get_where("mini_batches", 1, |n| n > 0, "1 or more")?,
+            optimization: Optimization::resolve(s, &OF_TUNING)?,
             start: Start::resolve(s, around)?,
         })
     }

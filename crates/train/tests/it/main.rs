@@ -2,6 +2,8 @@
 
 mod grpo;
 
+mod distil;
+
 mod rl;
 
 mod sft;

@@ -18,7 +18,7 @@ use wels_train::trainer::{Hyperparameters, State, Trainer};
 const VOCAB: usize = 300;
 const CONTEXT: usize = 48;
 
-fn config() -> ModelConfig {
+pub fn config() -> ModelConfig {
     let json = r#"{"model_type": "deepseek_v3", "hidden_size": 32, "num_hidden_layers": 2, "first_k_dense_replace": 1,
         "intermediate_size": 48, "n_routed_experts": 4, "num_experts_per_tok": 2, "n_shared_experts": 1,
         "moe_intermediate_size": 16, "n_group": 1, "topk_group": 1, "routed_scaling_factor": 1.0, "num_attention_heads": 2,
@@ -28,14 +28,14 @@ fn config() -> ModelConfig {
     ModelConfig::from_hf_json(json).unwrap().0
 }
 
-fn tokenizer() -> Tokenizer {
+pub fn tokenizer() -> Tokenizer {
     let mut trainer = BpeTrainer::new(VOCAB, SpecialTokens::default()).unwrap();
     trainer.feed(&["the river waits under the old bridge, and the catfish waits in the river"]);
     trainer.train().unwrap()
 }
 
 /// Right is an answer whose number of bytes is even: random answers are both.
-struct Even;
+pub struct Even;
 
 impl Task for Even {
     fn name(&self) -> &str {
@@ -60,7 +60,7 @@ impl Task for Even {
     }
 }
 
-fn trainer() -> Trainer {
+pub fn trainer() -> Trainer {
     let rate = 3e-3;
     let hyper = Hyperparameters {
         learning_rate: LearningRate {
@@ -87,7 +87,7 @@ fn trainer() -> Trainer {
     trainer
 }
 
-fn options(running: usize) -> RlOptions {
+pub fn options(running: usize) -> RlOptions {
     RlOptions {
         prompts: 5,
         rollout: RolloutOptions {
@@ -113,7 +113,7 @@ fn options(running: usize) -> RlOptions {
     }
 }
 
-fn bits(trainer: &Trainer) -> Vec<Vec<u32>> {
+pub fn bits(trainer: &Trainer) -> Vec<Vec<u32>> {
     let State { params, m, v, .. } = &trainer.state;
     params.values.iter().chain(m).chain(v).map(|values| values.iter().map(|x| x.to_bits()).collect()).collect()
 }

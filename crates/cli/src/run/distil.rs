@@ -1,0 +1,239 @@
+//! Stages of kind `distil`: a student learns a teacher's distribution of every next token, on given answers (as
+//! `learn.rs` has them) or on its own. What a step computes is in `wels_train::distil`.
+
+use std::time::Instant;
+
+use anyhow::Result;
+use serde::Serialize;
+use wels_data::chat::ChatTemplate;
+use wels_data::tokenizer::Tokenizer;
+use wels_kernels::distil::Divergence;
+use wels_kernels::gemm::Precision;
+use wels_kernels::random::Key;
+use wels_model::config::ModelConfig;
+use wels_model::count;
+use wels_model::model::{Model, Teacher};
+use wels_model::params::Params;
+use wels_model::tape::Execution;
+use wels_runs::recipe::{Answers, Distil, DivergenceWay, OwnAnswers, StageSection};
+use wels_tasks::{Split, Task};
+use wels_train::distil::{self, OwnOptions, OwnReport};
+use wels_train::rl::Prompter;
+use wels_train::rollout::RolloutOptions;
+use wels_train::trainer::Trainer;
+
+use super::stage::{
+    Next, Position, Stage, check_tokenizer, config_for, config_of, hyperparameters, model_of, state_of, training_flops,
+};
+use super::{Outcome, Session, learn, task};
+use crate::failure::refuse;
+use crate::model::load_params;
+use crate::output::short;
+use crate::progress::Progress;
+
+/// A teacher, and how it is learnt from.
+pub(super) struct TeacherModel {
+    model: Model,
+    params: Params,
+    divergence: Divergence,
+    temperature: f32,
+    cross_entropy: f32,
+}
+
+impl TeacherModel {
+    /// The section's teacher, for a student of this vocabulary.
+    fn open(session: &Session, tokenizer: &Tokenizer, section: &Distil, student: &ModelConfig) -> Result<TeacherModel> {
+        let location = model_of(session, &section.teacher)?;
+        check_tokenizer(&location, tokenizer)?;
+        let config = config_of(&location)?;
+        if config.vocab_size != student.vocab_size {
+            let (teacher, theirs, own) = (&section.teacher, config.vocab_size, student.vocab_size);
+            let message =
+                format!("the teacher {teacher} has a vocabulary of {theirs} tokens, and the student of {own}");
+            let hint = "their distributions are compared token by token: give the student the teacher's vocab_size and \
+                        tokenizer, or learn from the teacher's answers (sample_and_filter, then sft)";
+            return Err(refuse(message, hint));
+        }
+        let params = load_params(&location, &config)?;
+        let context = config.rope.max_positions;
+        Ok(TeacherModel {
+            model: Model::new(config, context),
+            params,
+            divergence: match section.divergence {
+                DivergenceWay::ForwardKl => Divergence::Forward,
+                DivergenceWay::ReverseKl => Divergence::Reverse,
+            },
+            temperature: section.temperature as f32,
+            cross_entropy: section.cross_entropy as f32,
+        })
+    }
+
+    /// As a step takes it.
+    pub fn teacher(&self) -> Teacher<'_> {
+        let TeacherModel { model, params, divergence, temperature, cross_entropy } = self;
+        let (divergence, temperature, cross_entropy) = (*divergence, *temperature, *cross_entropy);
+        Teacher { model, params, divergence, temperature, cross_entropy }
+    }
+
+    /// The longest sequence that it can be asked about.
+    pub fn context(&self) -> usize {
+        self.model.context_len()
+    }
+
+    /// Its forward pass for one token in a sequence of `tokens`.
+    pub fn flops(&self, tokens: usize) -> u64 {
+        count::forward_flops(self.model.config(), count::Context::Causal { tokens }).total().0
+    }
+}
+
+/// One line of `metrics.jsonl` of a student that learns on its own answers; the last three depend on the machine.
+#[derive(Serialize)]
+struct Line {
+    #[serde(flatten)]
+    position: Position,
+    divergence: f64,
+    loss: f64,
+    accuracy: f64,
+    length: f64,
+    truncated: f64,
+    logprob_difference_max: f64,
+    grad_norm: f64,
+    learning_rate: f64,
+    seconds: f64,
+    rollout_seconds: f64,
+    sampled_tokens_per_second: f64,
+}
+
+/// Does what is left of the stage.
+pub(super) fn distil(
+    session: &mut Session,
+    tokenizer: &Tokenizer,
+    stage: &StageSection,
+    section: &Distil,
+) -> Result<Outcome> {
+    let student = config_for(session, section.start())?;
+    let teacher = TeacherModel::open(session, tokenizer, section, &student)?;
+    match &section.answers {
+        Answers::Given(given) => learn::learn(session, tokenizer, stage, given, Some(&teacher)),
+        Answers::Own(own) => on_policy(session, tokenizer, stage, own, &teacher),
+    }
+}
+
+fn on_policy(
+    session: &mut Session,
+    tokenizer: &Tokenizer,
+    stage: &StageSection,
+    section: &OwnAnswers,
+    teacher: &TeacherModel,
+) -> Result<Outcome> {
+    let config = config_for(session, &section.start)?;
+    // A sampled token is computed forward once, learnt from once, and put to the teacher once.
+    let flops = training_flops(&config, section.max_tokens) * 4 / 3 + teacher.flops(section.max_tokens);
+    let opened = Stage::open(session, &stage.name, tokenizer, &section.optimization, section.steps, flops)?;
+    let Some((mut at, latest)) = opened else { return Ok(Outcome::Done) };
+    let (config, state) = state_of(session, &section.start, tokenizer, latest.as_ref(), at.position)?;
+    let options = options(section, &config);
+    let context = teacher.context().min(config.rope.max_positions);
+    let hyper = hyperparameters(&section.optimization, section.steps * section.mini_batches as u64);
+    let mut trainer = Trainer::new(config, context, state, hyper, Execution::default());
+    if section.optimization.mtp_lambda == 0.0 {
+        trainer.freeze_mtp();
+    }
+    let task = task::task(&section.task, Split::Train)?;
+    let template = ChatTemplate::of(tokenizer)?;
+    let prompter = Prompter { tokenizer, template: template.as_ref() };
+    let mut progress = Progress::new("distil", "steps", at.position.step, Some(section.steps));
+    loop {
+        let line = step(session, &mut at, &mut trainer, teacher, &*task, &prompter, &options)?;
+        let next = at.after_step(session, &trainer, &line, |_| Ok(()))?;
+        progress.at(at.position.step, || line.in_words());
+        match next {
+            Next::Step => {}
+            Next::Interrupted => {
+                progress.finish(&format!("{}: stopped after step {}", stage.name, at.position.step));
+                return Ok(Outcome::Interrupted);
+            }
+            Next::Done => {
+                let spent = session.spent_in_words();
+                progress.finish(&format!("{}: {} steps done; {}, {spent}", stage.name, section.steps, line.in_words()));
+                return Ok(Outcome::Done);
+            }
+        }
+    }
+}
+
+/// One step, timed.
+fn step(
+    session: &Session,
+    at: &mut Stage,
+    trainer: &mut Trainer,
+    teacher: &TeacherModel,
+    task: &dyn Task,
+    prompter: &Prompter,
+    options: &OwnOptions,
+) -> Result<Line> {
+    let started = Instant::now();
+    let seed = session.run.recipe().run.seed;
+    let answered = distil::sample(trainer, task, prompter, options, seed, at.position.items, &mut |_, _| {})?;
+    let rollout_seconds = started.elapsed().as_secs_f64();
+    let key = Key { seed, stream: at.position.step };
+    let report = distil::learn(trainer, &teacher.teacher(), &answered, options, key)?;
+    let Position { step, updates, tokens, items } = at.position;
+    at.position = Position {
+        step: step + 1,
+        updates: updates + report.updates.len() as u64,
+        tokens: tokens + report.sampled_tokens,
+        items: items + options.prompts as u64,
+    };
+    Ok(Line::new(&report, at.position, started.elapsed().as_secs_f64(), rollout_seconds))
+}
+
+/// The section, as a step takes it.
+fn options(section: &OwnAnswers, config: &ModelConfig) -> OwnOptions {
+    OwnOptions {
+        prompts: section.prompts,
+        rollout: RolloutOptions {
+            samples: section.samples,
+            max_tokens: section.max_tokens,
+            temperature: 1.0,
+            stop_tokens: config.eos_ids.clone(),
+            running: section.running,
+            precision: Precision::F32,
+        },
+        mini_batches: section.mini_batches,
+        micro_rows: section.optimization.micro_rows,
+    }
+}
+
+impl Line {
+    fn new(report: &OwnReport, position: Position, seconds: f64, rollout_seconds: f64) -> Line {
+        let last = report.updates.last();
+        Line {
+            position,
+            divergence: report.mean(|update| update.divergence),
+            loss: report.mean(|update| update.loss),
+            accuracy: report.accuracy,
+            length: report.length,
+            truncated: report.truncated,
+            logprob_difference_max: report.logprob_difference_max,
+            grad_norm: last.map_or(0.0, |update| update.grad_norm),
+            learning_rate: last.map_or(0.0, |update| update.learning_rate),
+            seconds,
+            rollout_seconds,
+            sampled_tokens_per_second: report.sampled_tokens as f64 / rollout_seconds,
+        }
+    }
+
+    fn in_words(&self) -> String {
+        format!(
+            "divergence {:.3}, accuracy {:.3}, {:.0} tokens an answer, logp difference {}, {} sampled tok/s, {:.0}% of \
+             the time in rollouts",
+            self.divergence,
+            self.accuracy,
+            self.length,
+            self.logprob_difference_max,
+            short(self.sampled_tokens_per_second),
+            100.0 * self.rollout_seconds / self.seconds
+        )
+    }
+}

@@ -1,0 +1,289 @@
+//! The output head of a student fused with its divergence from a teacher: logits of a block of tokens at a time, never
+//! of all of them.
+//!
+//! ```text
+//! p = softmax(s/τ), q = softmax(t/τ), r = log p − log q    s, t: a token's logits, of the student and of the teacher
+//! D = −Σ q r                                               forward KL(q‖p): the student covers all that q does
+//! D =  Σ p r                                               reverse KL(p‖q): the student keeps to what q does most
+//! loss     = c · [ (1 − a) τ² D          − a log softmax(s)[target]     ]
+//! ∂loss/∂s = c · [ (1 − a) τ (p − q)     + a (softmax(s) − onehot)      ]   forward
+//!          = c · [ (1 − a) τ p (r − D)   + a (softmax(s) − onehot)      ]   reverse
+//! ```
+//! τ² keeps the size of the gradients whatever the temperature (Hinton, Vinyals, Dean, arXiv 1503.02531, §2). Forward
+//! and reverse, on given answers and on the student's own: Agarwal et al. (GKD), arXiv 2306.13649; reverse: Gu et al.
+//! (MiniLLM), arXiv 2306.08543.
+//!
+//! **Order of sums.** As in [`head`](crate::head); D by 16 partial sums over the vocabulary and the fixed tree.
+
+use std::ops::Range;
+
+use crate::gemm::{self, Precision, Start};
+use crate::head::{Coefficient, Gradients, IGNORE, block_tokens};
+use crate::lanes::{LANES, Lanes};
+use crate::math;
+use crate::par::{self, SharedMut};
+use crate::scratch;
+
+/// Which way the divergence is taken.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Divergence {
+    /// KL(teacher‖student).
+    Forward,
+    /// KL(student‖teacher).
+    Reverse,
+}
+
+/// What the student is drawn to, and how.
+#[derive(Clone, Copy)]
+pub struct Teacher<'a> {
+    /// Writes the teacher's logits `[rows, V]` of a range of rows.
+    pub logits: &'a (dyn Fn(Range<usize>, &mut [f32]) + Sync),
+    /// Which way.
+    pub divergence: Divergence,
+    /// τ of both softmaxes, above 0.
+    pub temperature: f32,
+    /// a: the share of the cross-entropy with the target in the loss, 0 to 1.
+    pub cross_entropy: f32,
+}
+
+/// What is seen of each token, 0 where the target is [`IGNORE`].
+pub struct Seen<'a> {
+    /// `[T]`: log p(target) of the student at temperature 1, to the bits of [`head::loss`](crate::head::loss).
+    pub logp: &'a mut [f32],
+    /// `[T]`: D, nats.
+    pub divergence: &'a mut [f32],
+}
+
+/// Draws the student of logits `x[T,D] · w[V,D]ᵀ` to its teacher. `coefficient` gives c of a token from its row and the
+/// log-probability of its target: 1/N for a mean over N tokens.
+pub fn loss(
+    p: Precision,
+    x: &[f32],
+    w: &[f32],
+    targets: &[u32],
+    teacher: &Teacher,
+    d: usize,
+    v: usize,
+    seen: Seen,
+    gradients: Gradients,
+    coefficient: Coefficient,
+) {
+    let (tokens, Seen { logp, divergence }) = (targets.len(), seen);
+    let lengths = [
+        ("x", x.len(), tokens * d),
+        ("w", w.len(), v * d),
+        ("logp", logp.len(), tokens),
+        ("divergence", divergence.len(), tokens),
+    ];
+    for (name, len, expected) in lengths {
+        assert!(len == expected, "{name} has {len} elements instead of {expected}");
+    }
+    let out_of_range = targets.iter().find(|&&t| t != IGNORE && t as usize >= v);
+    assert!(out_of_range.is_none(), "target {out_of_range:?} of a vocabulary of {v}");
+    assert!(teacher.temperature > 0.0, "a temperature of {}", teacher.temperature);
+    let Gradients { dx, dw, mut dw_start } = gradients;
+    let block = block_tokens(v).min(tokens);
+    let (mut logits, mut taught) = (scratch::buffer(block * v), scratch::buffer(block * v));
+    for first in (0..tokens).step_by(block.max(1)) {
+        let block = first..(first + block).min(tokens);
+        let x = &x[block.start * d..block.end * d];
+        let (logits, taught) = (&mut logits[..block.len() * v], &mut taught[..block.len() * v]);
+        gemm::linear(p, x, w, logits, d, v);
+        (teacher.logits)(block.clone(), taught);
+        let seen = Seen { logp: &mut logp[block.clone()], divergence: &mut divergence[block.clone()] };
+        rows(logits, taught, &targets[block.clone()], teacher, v, seen, |t, logp| coefficient(first + t, logp));
+        gemm::linear_dx(p, logits, w, &mut dx[block.start * d..block.end * d], d, v, Start::Zero);
+        gemm::linear_dw(p, logits, x, dw, d, v, dw_start);
+        dw_start = Start::Continue;
+    }
+    if tokens == 0 {
+        gemm::linear_dw(p, &[], &[], dw, d, v, dw_start);
+    }
+}
+
+/// The student's logits become the gradients of the loss.
+fn rows(
+    logits: &mut [f32],
+    taught: &[f32],
+    targets: &[u32],
+    teacher: &Teacher,
+    v: usize,
+    seen: Seen,
+    coefficient: impl Fn(usize, f32) -> f32 + Sync,
+) {
+    let (logps, divergences) = (SharedMut::new(seen.logp), SharedMut::new(seen.divergence));
+    let Teacher { divergence: way, temperature, cross_entropy: share, .. } = *teacher;
+    let inverse = 1.0 / temperature;
+    const ROWS: usize = 8;
+    par::chunks_mut(logits, ROWS * v, |chunk, rows| {
+        for (i, s) in rows.chunks_exact_mut(v).enumerate() {
+            let row = chunk * ROWS + i;
+            let (t, target) = (&taught[row * v..(row + 1) * v], targets[row]);
+            // SAFETY: one element for each row.
+            let (logp, d) = unsafe { (&mut logps.slice(row, 1)[0], &mut divergences.slice(row, 1)[0]) };
+            if target == IGNORE {
+                (*logp, *d) = (0.0, 0.0);
+                s.fill(0.0);
+                continue;
+            }
+            let at_one = statistics(s, 1.0);
+            *logp = s[target as usize] - at_one.max - at_one.log_sum;
+            let pair = Pair {
+                way,
+                inverse,
+                student: if inverse == 1.0 { at_one } else { statistics(s, inverse) },
+                teacher: statistics(t, inverse),
+            };
+            let (read, pair) = (&*s, &pair);
+            *d = crate::dispatch!(divergence(read: &[f32], t: &[f32], pair: &Pair) -> f32);
+            let c = coefficient(row, *logp);
+            let pull = Pull { d: *d, kl: c * ((1.0 - share) * temperature), ce: c * share, at_one };
+            let pull = &pull;
+            crate::dispatch!(gradient(s: &mut [f32], t: &[f32], pair: &Pair, pull: &Pull));
+            if share > 0.0 {
+                s[target as usize] -= pull.ce;
+            }
+        }
+    });
+}
+
+/// A row's softmax at some temperature: exp((l − max)/τ) / sum.
+#[derive(Clone, Copy)]
+struct Softmax {
+    max: f32,
+    inverse_sum: f32,
+    log_sum: f32,
+}
+
+fn statistics(row: &[f32], inverse: f32) -> Softmax {
+    let (max, sum) = crate::dispatch!(max_and_sum(row: &[f32], inverse: f32) -> (f32, f32));
+    Softmax { max, inverse_sum: 1.0 / sum, log_sum: math::scalar::log(sum) }
+}
+
+/// What p, q and r of a token are made of.
+struct Pair {
+    way: Divergence,
+    /// 1/τ.
+    inverse: f32,
+    student: Softmax,
+    teacher: Softmax,
+}
+
+/// What a token's gradient is made of besides p, q and r.
+struct Pull {
+    d: f32,
+    /// c (1 − a) τ.
+    kl: f32,
+    /// c a.
+    ce: f32,
+    /// The student's softmax at temperature 1.
+    at_one: Softmax,
+}
+
+/// `n` elements of a row from `i` on: sixteen, or at its end fewer.
+#[inline(always)]
+unsafe fn load<L: Lanes>(row: &[f32], i: usize, n: usize) -> L {
+    // SAFETY: the caller's promise.
+    unsafe { if n == LANES { L::load(row.as_ptr().add(i)) } else { L::load_first(row.as_ptr().add(i), n) } }
+}
+
+/// Σ over a row of what `term` gives for the elements from an index on, so many of them.
+#[inline(always)]
+unsafe fn total<L: Lanes>(len: usize, term: impl Fn(usize, usize) -> L) -> f32 {
+    let whole = len / LANES * LANES;
+    let rest = len - whole;
+    // SAFETY: instructions as promised; arrays of sixteen.
+    unsafe {
+        let mut sum = L::splat(0.0);
+        for i in (0..whole).step_by(LANES) {
+            sum = sum.add(term(i, LANES));
+        }
+        if rest > 0 {
+            let mut last = [0.0; LANES];
+            term(whole, rest).store_first(last.as_mut_ptr(), rest);
+            sum = sum.add(L::load(last.as_ptr()));
+        }
+        sum.sum()
+    }
+}
+
+#[inline(always)]
+unsafe fn max_and_sum<L: Lanes>(row: &[f32], inverse: f32) -> (f32, f32) {
+    // SAFETY: in bounds; instructions as promised.
+    unsafe {
+        let mut max = L::splat(f32::NEG_INFINITY);
+        let (whole, rest) = row.as_chunks::<LANES>();
+        for l in whole {
+            max = L::load(l.as_ptr()).max(max);
+        }
+        let max = rest.iter().fold(max.max_lane(), |m, &l| if l > m { l } else { m });
+        let (least, k) = (L::splat(max), L::splat(inverse));
+        (max, total::<L>(row.len(), |i, n| math::exp(load::<L>(row, i, n).sub(least).mul(k))))
+    }
+}
+
+/// log of a softmax without its last term: (l − max)/τ.
+#[inline(always)]
+unsafe fn scaled<L: Lanes>(l: L, softmax: &Softmax, inverse: f32) -> L {
+    // SAFETY: instructions as promised.
+    unsafe { l.sub(L::splat(softmax.max)).mul(L::splat(inverse)) }
+}
+
+/// exp((l − max)/τ) / sum.
+#[inline(always)]
+unsafe fn probability<L: Lanes>(scaled: L, softmax: &Softmax) -> L {
+    // SAFETY: instructions as promised.
+    unsafe { math::exp(scaled).mul(L::splat(softmax.inverse_sum)) }
+}
+
+/// D.
+#[inline(always)]
+unsafe fn divergence<L: Lanes>(s: &[f32], t: &[f32], pair: &Pair) -> f32 {
+    let between = pair.student.log_sum - pair.teacher.log_sum;
+    // SAFETY: in bounds; instructions as promised.
+    unsafe {
+        let sum = total::<L>(s.len(), |i, n| {
+            let s = scaled(load::<L>(s, i, n), &pair.student, pair.inverse);
+            let t = scaled(load::<L>(t, i, n), &pair.teacher, pair.inverse);
+            let weight = match pair.way {
+                Divergence::Forward => probability(t, &pair.teacher),
+                Divergence::Reverse => probability(s, &pair.student),
+            };
+            weight.mul(s.sub(t).sub(L::splat(between)))
+        });
+        match pair.way {
+            Divergence::Forward => -sum,
+            Divergence::Reverse => sum,
+        }
+    }
+}
+
+/// The gradient, but for the target's part of the cross-entropy.
+#[inline(always)]
+unsafe fn gradient<L: Lanes>(s: &mut [f32], t: &[f32], pair: &Pair, pull: &Pull) {
+    let between = pair.student.log_sum - pair.teacher.log_sum;
+    let (whole, rest) = (s.len() / LANES * LANES, s.len() % LANES);
+    // SAFETY: in bounds; instructions as promised.
+    unsafe {
+        let of = |logits: L, t: L| {
+            let s = scaled(logits, &pair.student, pair.inverse);
+            let t = scaled(t, &pair.teacher, pair.inverse);
+            let p = probability(s, &pair.student);
+            let kl = match pair.way {
+                Divergence::Forward => p.sub(probability(t, &pair.teacher)),
+                Divergence::Reverse => p.mul(s.sub(t).sub(L::splat(between)).sub(L::splat(pull.d))),
+            };
+            let kl = kl.mul(L::splat(pull.kl));
+            match pull.ce == 0.0 {
+                true => kl,
+                false => kl.add(probability(scaled(logits, &pull.at_one, 1.0), &pull.at_one).mul(L::splat(pull.ce))),
+            }
+        };
+        for i in (0..whole).step_by(LANES) {
+            of(load(s, i, LANES), load(t, i, LANES)).store(s.as_mut_ptr().add(i));
+        }
+        if rest > 0 {
+            of(load(s, whole, rest), load(t, whole, rest)).store_first(s.as_mut_ptr().add(whole), rest);
+        }
+    }
+}
