@@ -3,6 +3,7 @@
 mod decode;
 mod gemm;
 mod quant;
+mod rl;
 mod speculation;
 
 use std::path::PathBuf;
@@ -39,6 +40,8 @@ enum What {
     Quant(quant::QuantArgs),
     /// Reading prompts and answering them, beside the rate of reading memory
     Decode(decode::DecodeArgs),
+    /// Steps of reinforcement at given lengths: sampling and learning, beside answers one at a time
+    Rl(rl::RlArgs),
     /// Decoding with and without guessing tokens ahead, at equal answers
     Speculation(speculation::SpeculationArgs),
 }
@@ -84,6 +87,7 @@ pub fn bench(args: &Args) -> Result<()> {
         What::Gemm(args) => gemm::gemm(args),
         What::Quant(args) => quant::quant(args),
         What::Decode(args) => decode::decode(args),
+        What::Rl(args) => rl::rl(args),
         What::Speculation(args) => speculation::speculation(args),
     }
 }
