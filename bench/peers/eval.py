@@ -3,7 +3,7 @@
     python bench/peers/eval.py MODEL.gguf --data DIR agree [--items 1000]
     python bench/peers/eval.py MODEL.gguf --data DIR time [--items 1000] [--timed 48]
 
-Runs in the pinned environment of bench/peers/requirements.txt with gguf 0.17.1. Prompts are built here from the CSV
+Runs in the pinned environment of bench/peers/requirements.txt. Prompts are built here from the CSV
 files, five examples of the question's part of the file before each question, and held against the hashes in Wels'
 receipts. Nothing is padded that need not be: batches are of like lengths, padded on the left, and only the last
 position's logits are computed. Three ways of asking `transformers` are timed, in float32 and in bfloat16:
