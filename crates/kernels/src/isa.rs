@@ -87,6 +87,11 @@ pub fn with<R>(isa: Isa, work: impl FnOnce() -> R) -> R {
     forced::with(isa, work)
 }
 
+/// What [`with`] has chosen for this thread.
+pub(crate) fn forced() -> Option<Isa> {
+    forced::get()
+}
+
 mod forced {
     use super::Isa;
     use std::cell::Cell;

@@ -2,7 +2,7 @@
 //! contract's order, so neither the number of threads nor who takes which task changes a bit.
 
 use std::cell::{RefCell, UnsafeCell};
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::thread::JoinHandle;
 
@@ -48,8 +48,10 @@ pub fn run(tasks: usize, task: impl Fn(usize) + Sync) {
     if tasks <= 1 {
         return (0..tasks).for_each(task);
     }
-    let isa = crate::isa::active();
-    with_pool(|pool| pool.run(tasks, &|i| crate::isa::with(isa, || task(i))));
+    with_pool(|pool| match crate::isa::forced() {
+        None => pool.run(tasks, &task),
+        Some(isa) => pool.run(tasks, &|i| crate::isa::with(isa, || task(i))),
+    });
 }
 
 static GLOBAL: OnceLock<Pool> = OnceLock::new();
@@ -69,59 +71,90 @@ struct Pool {
     workers: Vec<JoinHandle<()>>,
 }
 
+/// What threads tell each other, by how often it changes: a cache line takes some 0.1 µs from one core to another, and
+/// a small kernel a few microseconds.
 struct Shared {
-    /// Counts the jobs, so that workers see a new one.
-    epoch: AtomicUsize,
-    /// Workers in the job, and [`CLOSED`] while there is none to enter.
-    inside: AtomicUsize,
-    /// The job; written only while it is closed and nobody is inside.
-    job: UnsafeCell<Option<Job>>,
-    busy: AtomicBool,
+    posted: Line<Posted>,
+    /// Tasks that workers have done.
+    done: Line<AtomicUsize>,
+    state: Line<State>,
+    /// Whether a caller has the workers.
+    busy: Line<AtomicBool>,
+}
+
+/// Memory that is moved alone; processors fetch lines by pairs.
+#[repr(align(128))]
+struct Line<T>(T);
+
+/// The tasks that nobody has taken yet, and what they are. A thread that has taken one may read the job, which stays
+/// until all that were taken are done.
+struct Posted {
+    /// The first in the lower half, the end in the upper one. The caller takes from the front and workers from the
+    /// back, so that in kernels that follow each other a thread finds what it has left in its cache.
+    left: AtomicU64,
+    task: UnsafeCell<Option<*const (dyn Fn(usize) + Sync)>>,
+}
+
+struct State {
     sleeping: AtomicUsize,
     stop: AtomicBool,
+    panicked: AtomicBool,
 }
 
-// SAFETY: `job` is guarded by `inside` as described; the rest is atomic.
+// SAFETY: `task` is guarded as described; the rest is atomic.
 unsafe impl Sync for Shared {}
-// SAFETY: as above; the pointers of a job are followed only while its caller waits in `Pool::run`.
+// SAFETY: as above; the pointer is followed only while its caller waits in `Pool::run`.
 unsafe impl Send for Shared {}
 
-#[derive(Clone, Copy)]
-struct Job {
-    task: *const (dyn Fn(usize) + Sync),
-    tasks: usize,
-    next: *const AtomicUsize,
-    panicked: *const AtomicBool,
-}
+/// Looks at what is posted before a worker goes to sleep: some 100 µs.
+const LOOKS: usize = 8192;
 
-const CLOSED: usize = 1 << (usize::BITS - 1);
-/// Looks at the epoch before a worker goes to sleep: some 50 µs.
-const LOOKS: usize = 4096;
+impl Posted {
+    fn left(&self) -> (u32, u32) {
+        let left = self.left.load(Ordering::Relaxed);
+        (left as u32, (left >> 32) as u32)
+    }
 
-impl Job {
-    /// Does tasks until none is left.
-    fn work(self) {
-        // SAFETY: the caller of `Pool::run` waits until everybody is out of the job.
-        let (task, next) = unsafe { (&*self.task, &*self.next) };
+    /// A task of those left, chosen and removed by `take`.
+    fn take(&self, take: impl Fn(u32, u32) -> (u32, u32, u32)) -> Option<usize> {
         loop {
-            let i = next.fetch_add(1, Ordering::Relaxed);
-            if i >= self.tasks {
-                return;
+            let (first, end) = self.left();
+            if first >= end {
+                return None;
             }
-            task(i);
+            let (task, new_first, new_end) = take(first, end);
+            let (old, new) = (pair(first, end), pair(new_first, new_end));
+            // Acquires what the caller wrote before it posted.
+            if self.left.compare_exchange_weak(old, new, Ordering::Acquire, Ordering::Relaxed).is_ok() {
+                return Some(task as usize);
+            }
         }
     }
+
+    fn take_first(&self) -> Option<usize> {
+        self.take(|first, end| (first, first + 1, end))
+    }
+
+    fn take_last(&self) -> Option<usize> {
+        self.take(|first, end| (end - 1, first, end - 1))
+    }
+}
+
+fn pair(first: u32, end: u32) -> u64 {
+    u64::from(first) | u64::from(end) << 32
 }
 
 impl Pool {
     fn new(threads: usize) -> Self {
         let shared = Arc::new(Shared {
-            epoch: AtomicUsize::new(0),
-            inside: AtomicUsize::new(CLOSED),
-            job: UnsafeCell::new(None),
-            busy: AtomicBool::new(false),
-            sleeping: AtomicUsize::new(0),
-            stop: AtomicBool::new(false),
+            posted: Line(Posted { left: AtomicU64::new(0), task: UnsafeCell::new(None) }),
+            done: Line(AtomicUsize::new(0)),
+            state: Line(State {
+                sleeping: AtomicUsize::new(0),
+                stop: AtomicBool::new(false),
+                panicked: AtomicBool::new(false),
+            }),
+            busy: Line(AtomicBool::new(false)),
         });
         let worker = |i: usize| {
             let shared = shared.clone();
@@ -132,45 +165,55 @@ impl Pool {
     }
 
     fn run(&self, tasks: usize, task: &(dyn Fn(usize) + Sync)) {
-        let shared = &*self.shared;
-        if self.workers.is_empty() || shared.busy.swap(true, Ordering::Acquire) {
+        let Shared { posted: Line(posted), done: Line(done), state: Line(state), busy: Line(busy) } = &*self.shared;
+        let Ok(end) = u32::try_from(tasks) else { return (0..tasks).for_each(task) };
+        if self.workers.is_empty() || busy.swap(true, Ordering::Acquire) {
             return (0..tasks).for_each(task);
         }
-        let (next, panicked) = (AtomicUsize::new(0), AtomicBool::new(false));
-        // SAFETY: only the lifetime changes; the job is closed, and left by all, before this function returns.
-        let task: *const (dyn Fn(usize) + Sync) = unsafe { std::mem::transmute(std::ptr::from_ref(task)) };
-        let job = Job { task, tasks, next: &next, panicked: &panicked };
-        // SAFETY: the job is closed and `busy` is ours.
-        unsafe { *shared.job.get() = Some(job) };
-        let closing = Closing(shared);
-        shared.inside.fetch_and(!CLOSED, Ordering::SeqCst);
-        shared.epoch.fetch_add(1, Ordering::SeqCst);
-        if shared.sleeping.load(Ordering::SeqCst) > 0 {
-            self.workers.iter().for_each(|worker| worker.thread().unpark());
+        done.store(0, Ordering::Relaxed);
+        state.panicked.store(false, Ordering::Relaxed);
+        // SAFETY: only the lifetime changes; this function returns when all tasks that were taken are done.
+        let posted_task: *const (dyn Fn(usize) + Sync) = unsafe { std::mem::transmute(std::ptr::from_ref(task)) };
+        // SAFETY: `busy` is ours, and no worker has a task.
+        unsafe { *posted.task.get() = Some(posted_task) };
+        let closing = Closing { shared: &self.shared, tasks };
+        // The first task is this thread's; the others are seen together with what they are.
+        posted.left.store(pair(1, end), Ordering::Release);
+        let mut mine = Some(0);
+        while let Some(i) = mine {
+            // A worker that goes to sleep just now may be missed, and is seen at the next task or job.
+            if state.sleeping.load(Ordering::Relaxed) > 0 {
+                self.workers.iter().for_each(|worker| worker.thread().unpark());
+            }
+            task(i);
+            mine = posted.take_first();
         }
-        job.work();
         drop(closing);
-        assert!(!panicked.load(Ordering::Relaxed), "a kernel's task panicked on another thread");
+        assert!(!state.panicked.load(Ordering::Relaxed), "a kernel's task panicked on another thread");
     }
 }
 
-/// Closes the job when dropped, also when a task panics, and waits until all workers are out of it.
-struct Closing<'a>(&'a Shared);
+/// When dropped, also when a task panics, leaves nothing to take and waits for the tasks that workers have taken.
+struct Closing<'a> {
+    shared: &'a Shared,
+    tasks: usize,
+}
 
 impl Drop for Closing<'_> {
     fn drop(&mut self) {
-        self.0.inside.fetch_or(CLOSED, Ordering::SeqCst);
-        while self.0.inside.load(Ordering::Acquire) != CLOSED {
+        let Shared { posted: Line(posted), done: Line(done), busy: Line(busy), .. } = self.shared;
+        while posted.take_first().is_some() {}
+        let taken = self.tasks - posted.left().1 as usize;
+        while done.load(Ordering::Acquire) != taken {
             std::hint::spin_loop();
         }
-        self.0.busy.store(false, Ordering::Release);
+        busy.store(false, Ordering::Release);
     }
 }
 
 impl Drop for Pool {
     fn drop(&mut self) {
-        self.shared.stop.store(true, Ordering::SeqCst);
-        self.shared.epoch.fetch_add(1, Ordering::SeqCst);
+        self.shared.state.0.stop.store(true, Ordering::SeqCst);
         for worker in self.workers.drain(..) {
             worker.thread().unpark();
             let _ = worker.join();
@@ -181,36 +224,48 @@ impl Drop for Pool {
 impl Shared {
     /// A worker's life.
     fn serve(&self) {
-        let mut seen = 0;
-        while !self.stop.load(Ordering::SeqCst) {
-            self.wait_for_news(seen);
-            seen = self.epoch.load(Ordering::SeqCst);
-            if self.inside.fetch_add(1, Ordering::SeqCst) & CLOSED == 0 {
-                // SAFETY: inside an open job, which nobody changes.
-                if let Some(job) = unsafe { *self.job.get() } {
-                    let work = std::panic::AssertUnwindSafe(|| job.work());
-                    if std::panic::catch_unwind(work).is_err() {
-                        // SAFETY: still inside.
-                        unsafe { &*job.panicked }.store(true, Ordering::Relaxed);
-                    }
+        while let Some(first) = self.wait_for_task() {
+            // SAFETY: the task's taker reads the job, which stays until that is done.
+            let task = unsafe { &*(*self.posted.0.task.get()).expect("what was posted") };
+            let mut taken = 0;
+            let mut mine = Some(first);
+            while let Some(i) = mine {
+                taken += 1;
+                if std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| task(i))).is_err() {
+                    self.state.0.panicked.store(true, Ordering::Relaxed);
                 }
+                mine = self.posted.0.take_last();
             }
-            self.inside.fetch_sub(1, Ordering::Release);
+            self.done.0.fetch_add(taken, Ordering::Release);
         }
     }
 
-    fn wait_for_news(&self, seen: usize) {
-        for _ in 0..LOOKS {
-            if self.epoch.load(Ordering::SeqCst) != seen {
-                return;
+    /// A task that was taken; none when the pool ends.
+    fn wait_for_task(&self) -> Option<usize> {
+        let Line(State { sleeping, stop, .. }) = &self.state;
+        let taken = |looks: usize| {
+            for _ in 0..looks {
+                if let Some(task) = self.posted.0.take_last() {
+                    return Some(Some(task));
+                }
+                if stop.load(Ordering::Relaxed) {
+                    return Some(None);
+                }
+                std::hint::spin_loop();
             }
-            std::hint::spin_loop();
-        }
-        self.sleeping.fetch_add(1, Ordering::SeqCst);
-        while self.epoch.load(Ordering::SeqCst) == seen {
-            std::thread::park();
-        }
-        self.sleeping.fetch_sub(1, Ordering::SeqCst);
+            None
+        };
+        taken(LOOKS).unwrap_or_else(|| {
+            sleeping.fetch_add(1, Ordering::SeqCst);
+            let task = loop {
+                match taken(1) {
+                    Some(task) => break task,
+                    None => std::thread::park(),
+                }
+            };
+            sleeping.fetch_sub(1, Ordering::SeqCst);
+            task
+        })
     }
 }
 
