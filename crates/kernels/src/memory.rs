@@ -3,16 +3,29 @@
 
 use std::alloc::{self, Layout};
 use std::ops::{Deref, DerefMut};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 const HUGE_PAGE: usize = 2 * 1024 * 1024;
 const CACHE_LINE: usize = 64;
+/// Numbers in a chunk that small buffers share.
+const CHUNK_LEN: usize = 4 * HUGE_PAGE / size_of::<f32>();
 
 /// `len` numbers that do not move, zero at first.
 pub struct Buffer {
     start: *mut f32,
     len: usize,
-    /// What to give back to the system.
-    taken: Option<(*mut u8, Layout)>,
+    memory: Memory,
+}
+
+/// What to give back.
+enum Memory {
+    Nothing,
+    /// To the system.
+    Own(*mut u8, Layout),
+    /// A part of what others have the rest of.
+    Shared {
+        _chunk: Arc<Buffer>,
+    },
 }
 
 // SAFETY: a buffer owns its memory as a boxed slice does.
@@ -24,7 +37,7 @@ impl Buffer {
     /// Takes memory from the system.
     pub fn zeros(len: usize) -> Self {
         if len == 0 {
-            return Buffer { start: std::ptr::NonNull::dangling().as_ptr(), len, taken: None };
+            return Buffer { start: std::ptr::NonNull::dangling().as_ptr(), len, memory: Memory::Nothing };
         }
         let layout = Self::layout(len);
         // SAFETY: the layout has a size; what is written is what was taken.
@@ -35,7 +48,7 @@ impl Buffer {
             }
             ask_for_huge_pages(start, layout.size());
             std::ptr::write_bytes(start, 0, layout.size());
-            Buffer { start: start.cast(), len, taken: Some((start, layout)) }
+            Buffer { start: start.cast(), len, memory: Memory::Own(start, layout) }
         }
     }
 
@@ -55,8 +68,26 @@ impl Buffer {
             }
             let start = taken.add(taken.align_offset(HUGE_PAGE));
             ask_for_huge_pages(start, len * size_of::<f32>());
-            Buffer { start: start.cast(), len, taken: Some((taken, layout)) }
+            Buffer { start: start.cast(), len, memory: Memory::Own(taken, layout) }
         }
+    }
+
+    /// As [`Buffer::zeros`], for matrices that live and die together: small ones lie in chunks of huge pages, which go
+    /// back to the system with the last of them.
+    pub fn beside_others(len: usize) -> Self {
+        static CHUNK: Mutex<(Weak<Buffer>, usize)> = Mutex::new((Weak::new(), 0));
+        let rounded = len.next_multiple_of(CACHE_LINE / size_of::<f32>());
+        if len == 0 || rounded > CHUNK_LEN / 4 {
+            return Self::zeros(len);
+        }
+        let mut current = CHUNK.lock().unwrap_or_else(PoisonError::into_inner);
+        let (chunk, used) = match current.0.upgrade() {
+            Some(chunk) if current.1 + rounded <= CHUNK_LEN => (chunk, current.1),
+            _ => (Arc::new(Self::reserved(CHUNK_LEN)), 0),
+        };
+        *current = (Arc::downgrade(&chunk), used + rounded);
+        // No two buffers get the same part, and the chunk, which nobody else writes to, stays while this one is there.
+        Buffer { start: chunk.start.wrapping_add(used), len, memory: Memory::Shared { _chunk: chunk } }
     }
 
     fn layout(len: usize) -> Layout {
@@ -68,7 +99,7 @@ impl Buffer {
 
 impl Drop for Buffer {
     fn drop(&mut self) {
-        if let Some((taken, layout)) = self.taken {
+        if let Memory::Own(taken, layout) = self.memory {
             // SAFETY: taken with this layout.
             unsafe { alloc::dealloc(taken, layout) }
         }
@@ -114,6 +145,23 @@ mod tests {
             assert!(buffer.len() == len && buffer.iter().all(|x| *x == 0.0));
             assert!(buffer.as_ptr().addr().is_multiple_of(align));
             buffer.fill(1.0);
+        }
+    }
+
+    #[test]
+    fn buffers_beside_others_are_zero_and_do_not_overlap() {
+        let lens = [1, 17, 1000, 300_000, 500_000, 500_000, 500_000, 500_000, CHUNK_LEN, 0, 5];
+        for _ in 0..2 {
+            let mut all: Vec<_> = lens.iter().map(|len| Buffer::beside_others(*len)).collect();
+            for (i, (buffer, len)) in all.iter_mut().zip(lens).enumerate() {
+                assert!(buffer.len() == len && buffer.iter().all(|x| *x == 0.0), "buffer {i}");
+                assert!(len == 0 || buffer.as_ptr().addr().is_multiple_of(CACHE_LINE));
+                buffer.fill(i as f32 + 1.0);
+            }
+            all.remove(3); // its part is not given to another one
+            all.push(Buffer::beside_others(300_000));
+            assert!(all[10].iter().all(|x| *x == 0.0));
+            all.iter().take(10).for_each(|buffer| assert!(buffer.iter().all(|x| *x == buffer[0] && *x > 0.0)));
         }
     }
 

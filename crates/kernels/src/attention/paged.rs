@@ -477,6 +477,15 @@ unsafe fn scores_of_rows<L: Lanes, E: Element>(
 ) {
     let Job { place, layout, sequence, .. } = job;
     let pages = &sequence.pages[..keys.div_ceil(PAGE)];
+    if queries.len() <= FEW {
+        for page in pages.iter().take(FIRST_PAGES) {
+            // SAFETY: the caller's promise.
+            let keys = unsafe { head_of::<E>(job, kv, *page) };
+            for byte in (0..PAGE * layout.own * size_of::<E>()).step_by(CACHE_LINE) {
+                L::prefetch_read(keys.cast::<f32>().wrapping_byte_add(byte));
+            }
+        }
+    }
     in_tiles!(L, queries.len(), |at, M, V| {
         for first in (0..pages.len()).step_by(V) {
             let count = V.min(pages.len() - first);
@@ -487,9 +496,14 @@ unsafe fn scores_of_rows<L: Lanes, E: Element>(
                 let own = parts.map(|part| part.add(kv * layout.head_len()));
                 let shared = parts.map(|part| part.add(layout.kv_heads * layout.head_len()));
                 let rows: [*const f32; M] = std::array::from_fn(|i| queries[at + i]);
+                let next = if M <= FEW { pages.get(first + V..).filter(|next| !next.is_empty()) } else { None };
+                let ahead = next.map(|next| {
+                    let starts = std::array::from_fn(|v| head_of::<E>(job, kv, next[v.min(next.len() - 1)]));
+                    Ahead { starts, bytes: layout.head_len() * size_of::<E>() }
+                });
                 let mut acc = [[L::splat(0.0); V]; M];
-                extend::<L, E, M, V>(&mut acc, layout.own, rows, own);
-                extend::<L, E, M, V>(&mut acc, layout.shared, rows.map(|row| row.add(layout.own)), shared);
+                extend::<L, E, M, V>(&mut acc, layout.own, rows, own, ahead);
+                extend::<L, E, M, V>(&mut acc, layout.shared, rows.map(|row| row.add(layout.own)), shared, None);
                 for (i, row) in acc.iter().enumerate() {
                     for (v, acc) in row.iter().take(count).enumerate() {
                         acc.store(scores.add((at + i) * width + PAGE * (first + v)));
@@ -500,7 +514,31 @@ unsafe fn scores_of_rows<L: Lanes, E: Element>(
     });
 }
 
-/// Extends chains over `dims` dimensions: rows by panels `[dim][PAGE]`.
+/// Where a page has the keys of a head, which its values follow.
+///
+/// # Safety
+/// As for [`Place::page`].
+#[inline(always)]
+unsafe fn head_of<E>(job: &Job, kv: usize, page: u32) -> *const E {
+    // SAFETY: the caller's promise.
+    unsafe { job.place.page::<E>(page).cast_const().add(kv * job.layout.head_len()) }
+}
+
+/// Rows up to which a tile waits for pages longer than it computes.
+const FEW: usize = 4;
+/// Pages whose keys such a tile fetches before it begins: as many as it reads side by side.
+const FIRST_PAGES: usize = 8;
+const CACHE_LINE: usize = 64;
+
+/// What the next step reads: keys and values of its pages.
+#[derive(Clone, Copy)]
+struct Ahead<E, const V: usize> {
+    starts: [*const E; V],
+    /// From each start.
+    bytes: usize,
+}
+
+/// Extends chains over `dims` dimensions: rows by panels `[dim][PAGE]`; meanwhile fetches what is `ahead`.
 ///
 /// # Safety
 /// Rows and panels have as many dimensions; the machine has the instruction set of `L`.
@@ -510,8 +548,17 @@ unsafe fn extend<L: Lanes, E: Element, const M: usize, const V: usize>(
     dims: usize,
     rows: [*const f32; M],
     panels: [*const E; V],
+    ahead: Option<Ahead<E, V>>,
 ) {
+    let lines = ahead.as_ref().map_or(0, |ahead| ahead.bytes.div_ceil(CACHE_LINE * dims.max(1)));
     for d in 0..dims {
+        if let Some(Ahead { starts, .. }) = &ahead {
+            for line in d * lines..(d + 1) * lines {
+                for start in starts {
+                    L::prefetch_read(start.cast::<f32>().wrapping_byte_add(CACHE_LINE * line));
+                }
+            }
+        }
         // SAFETY: the caller's promise.
         unsafe {
             let keys: [L; V] = std::array::from_fn(|v| E::load::<L>(panels[v].add(PAGE * d)));

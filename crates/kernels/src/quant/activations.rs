@@ -136,11 +136,8 @@ impl Quantised {
         self.blocks
     }
 
-    /// A block's terms, scale and sums.
-    #[inline(always)]
-    pub fn block(&self, row: usize, block: usize) -> (&[u32; 8], f32, [i32; 2]) {
-        let at = row * self.blocks + block;
-        let (values, sums) = (scratch::words(&self.values), scratch::words(&self.sums));
-        (&values.as_chunks().0[at], self.scales[at], sums.as_chunks().0[at].map(|sum: u32| sum as i32))
+    /// Of each row's blocks: terms, scales, sums of the first and the second half as bits of i32.
+    pub fn parts(&self) -> (&[[u32; BLOCK / 4]], &[f32], &[[u32; 2]]) {
+        (scratch::words(&self.values).as_chunks().0, &self.scales, scratch::words(&self.sums).as_chunks().0)
     }
 }

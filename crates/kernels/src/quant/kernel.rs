@@ -22,27 +22,38 @@ pub(super) fn block_words(form: Form) -> usize {
 /// Lays out rows of x as a tile: for each block the starts of the whole sums (−zero·Σa) of each half and row, the
 /// scales of each row, the scaled sums d·Σa of each half and row if there are minima, and the terms of each row.
 pub(super) fn lay_tile(x: &Quantised, rows: &[u32], form: Form, zero: u8, tile: &mut [u32]) {
+    match (form.halves, form.minima) {
+        (1, false) => lay_blocks::<1, false>(x, rows, zero, tile),
+        (1, true) => lay_blocks::<1, true>(x, rows, zero, tile),
+        (2, false) => lay_blocks::<2, false>(x, rows, zero, tile),
+        _ => lay_blocks::<2, true>(x, rows, zero, tile),
+    }
+}
+
+fn lay_blocks<const HALVES: usize, const MINIMA: bool>(x: &Quantised, rows: &[u32], zero: u8, tile: &mut [u32]) {
     let m = rows.len();
-    for (block, words) in tile.chunks_exact_mut(m * block_words(form)).enumerate() {
-        let (starts, words) = words.split_at_mut(form.halves * m);
+    let sums_words = if MINIMA { HALVES * m } else { 0 };
+    let (all_values, all_scales, all_sums) = x.parts();
+    for (block, words) in tile.chunks_exact_mut((HALVES + 1 + BLOCK / 4) * m + sums_words).enumerate() {
+        if block >= x.blocks() {
+            words.fill(0); // a record goes on where a row has ended
+            continue;
+        }
+        let (starts, words) = words.split_at_mut(HALVES * m);
         let (scales, words) = words.split_at_mut(m);
-        let (sums, terms) = words.split_at_mut(if form.minima { form.halves * m } else { 0 });
-        for (i, &row) in rows.iter().enumerate() {
-            let (mut values, mut scale, mut halves) = (&[0; 8], 0.0, [0; 2]);
-            if block < x.blocks() {
-                (values, scale, halves) = x.block(row as usize, block);
-            }
-            if form.halves == 1 {
-                halves[0] += halves[1];
-            }
-            for (h, &sum) in halves[..form.halves].iter().enumerate() {
+        let (sums, terms) = words.split_at_mut(sums_words);
+        for ((i, &row), terms) in rows.iter().enumerate().zip(terms.as_chunks_mut().0) {
+            let at = row as usize * x.blocks() + block;
+            let (scale, halves) = (all_scales[at], all_sums[at].map(|sum| sum as i32));
+            let halves = if HALVES == 1 { [halves[0] + halves[1], 0] } else { halves };
+            for (h, &sum) in halves[..HALVES].iter().enumerate() {
                 starts[h * m + i] = (-i32::from(zero) * sum) as u32;
-                if form.minima {
+                if MINIMA {
                     sums[h * m + i] = (scale * sum as f32).to_bits();
                 }
             }
             scales[i] = scale.to_bits();
-            terms[8 * i..][..8].copy_from_slice(values);
+            *terms = all_values[at];
         }
     }
 }
@@ -59,6 +70,8 @@ pub(super) struct Out {
 
 /// How far ahead of the terms in use a lone row of x fetches them.
 const AHEAD: usize = 4096;
+/// The same of scales.
+const SCALES_AHEAD: usize = 1024;
 
 /// Products of the `m` rows of a tile with a panel.
 ///
@@ -116,6 +129,7 @@ unsafe fn rows<
                 let scale = |h| if FACTORS { scale.mul(D::factors(at(0, h))) } else { scale };
                 let minimum = |h| if FACTORS { minimum.mul(D::factors(at(1, h))) } else { minimum };
                 if M == 1 {
+                    D::prefetch(scales.wrapping_add(SCALES_AHEAD));
                     for line in 0..form.term_bytes() / 64 {
                         D::prefetch(terms.wrapping_add(AHEAD + 64 * line));
                     }

@@ -36,8 +36,8 @@ impl QuantMatrix {
         let matrix = packed(Storage::Packed { terms: Buffer::zeros(0), scales: Buffer::zeros(0) });
         let (term_words, scale_bytes) = (matrix.panel_terms(), matrix.panel_scales());
         let panels = rows.div_ceil(ROWS);
-        let mut terms = Buffer::zeros(panels * term_words);
-        let mut scales = Buffer::zeros(panels * scale_bytes / 4);
+        let mut terms = Buffer::beside_others(panels * term_words);
+        let mut scales = Buffer::beside_others(panels * scale_bytes / 4);
         let (all_terms, all_scales) = (SharedMut::new(&mut terms), SharedMut::new(&mut scales));
         par::run(panels, |panel| {
             // SAFETY: each panel's part is written by one task.
