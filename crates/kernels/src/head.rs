@@ -150,13 +150,13 @@ unsafe fn scale<L: Lanes>(row: &mut [f32], inverse: f32, c: f32) {
     let rest = row.len() - whole;
     // SAFETY: in bounds; instructions as promised.
     unsafe {
-        let scaled = |l: L| l.mul(L::splat(inverse)).mul(L::splat(c));
+        let (inverse, c) = (L::splat(inverse), L::splat(c));
         for l in row.as_chunks_mut::<16>().0 {
-            scaled(L::load(l.as_ptr())).store(l.as_mut_ptr());
+            L::load(l.as_ptr()).mul(inverse).mul(c).store(l.as_mut_ptr());
         }
         if rest > 0 {
             let last = row[whole..].as_mut_ptr();
-            scaled(L::load_first(last, rest)).store_first(last, rest);
+            L::load_first(last, rest).mul(inverse).mul(c).store_first(last, rest);
         }
     }
 }

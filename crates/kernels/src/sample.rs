@@ -32,20 +32,30 @@ unsafe fn exponentials<L: Lanes>(logits: &[f32], inverse_temperature: f32, out: 
             max = L::load(l.as_ptr()).max(max);
         }
         let max = logits[whole..].iter().fold(max.max_lane(), |m, &l| if l > m { l } else { m });
-        let weight = |l: L| math::exp(l.sub(L::splat(max)).mul(L::splat(inverse_temperature)));
         let mut sum = L::splat(0.0);
         for (l, out) in logits.as_chunks::<16>().0.iter().zip(out.as_chunks_mut::<16>().0) {
-            let e = weight(L::load(l.as_ptr()));
+            let e = weight(L::load(l.as_ptr()), max, inverse_temperature);
             sum = sum.add(e);
             e.store(out.as_mut_ptr());
         }
         if rest > 0 {
             let out = out[whole..].as_mut_ptr();
-            weight(L::load_first(logits[whole..].as_ptr(), rest)).store_first(out, rest);
+            let l = L::load_first(logits[whole..].as_ptr(), rest);
+            weight(l, max, inverse_temperature).store_first(out, rest);
             sum = sum.add(L::load_first(out, rest));
         }
         (max, sum.sum())
     }
+}
+
+/// exp((l − max)·inverse_temperature); no closure, which would not be compiled with the set's instructions.
+///
+/// # Safety
+/// The machine has the instruction set of `L`.
+#[inline(always)]
+unsafe fn weight<L: Lanes>(l: L, max: f32, inverse_temperature: f32) -> L {
+    // SAFETY: the caller's promise.
+    unsafe { math::exp(l.sub(L::splat(max)).mul(L::splat(inverse_temperature))) }
 }
 
 #[cfg(test)]
