@@ -9,8 +9,9 @@ use wels_model::gguf::{GgufFile, Metadata, Value};
 use wels_model::model::Model;
 use wels_model::paged::{CacheLayout, Numbers};
 use wels_model::params::Params;
-use wels_model::weights::{Files, Quantise, Sink, open_dir};
+use wels_model::weights::{Files, Hold, Quantise, Sink, open_dir};
 use wels_runs::checkpoint;
+use wels_runs::machine;
 use wels_runs::recipe::{PRETRAIN, Recipe};
 
 use crate::failure::refuse;
@@ -105,6 +106,9 @@ impl HoldArgs {
     }
 }
 
+/// Experts of more bytes stay in their file: reading all of them takes longer than a second.
+const PACK_EXPERT_BYTES: u64 = 1 << 30;
+
 /// Finds the model that the command line means.
 pub fn locate(model: &Path) -> Result<Location> {
     if is_gguf(model) {
@@ -180,11 +184,14 @@ impl OpenModel {
         }
     }
 
-    /// The weights for answering: matrices packed, and quantised if so asked.
+    /// The weights for answering, quantised if so asked: packed, but for large experts, and what would take more than
+    /// half of the memory that is left.
     pub fn inference_params(&self, quantise: Quantise) -> Result<Params> {
+        let pack_bytes = machine::available_memory_bytes().map_or(u64::MAX, |bytes| bytes / 2);
+        let hold = Hold { quantise, pack_bytes, pack_expert_bytes: PACK_EXPERT_BYTES };
         let (params, _) = match &self.weights {
-            Weights::Files(files) => Params::from_files(files, &self.config, quantise)?,
-            Weights::Gguf(file) => Params::from_gguf(file, &self.config, quantise)?,
+            Weights::Files(files) => Params::from_files(files, &self.config, hold)?,
+            Weights::Gguf(file) => Params::from_gguf(file, &self.config, hold)?,
         };
         Ok(params)
     }

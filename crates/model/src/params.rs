@@ -193,6 +193,7 @@ impl Params {
         assert_eq!(matrices.0.len(), count, "matrices of {}", spec.name);
         self.values[param] = Vec::new();
         self.packed[param] = Some(matrices);
+        self.absorbed[param] = None;
     }
 
     /// Bytes of a parameter that products read, with pages of this layout.
@@ -204,9 +205,19 @@ impl Params {
         }
     }
 
-    /// Makes ready for pages of latents: from the values as they are now. Does nothing for a model without latents.
+    /// Sets the halves of an up-projection, a matrix for each head, for a file that has them: `[latent, nope]` each of
+    /// the keys, `[v, latent]` of the values.
+    pub(crate) fn set_absorbed(&mut self, param: usize, [keys, values]: [Packed; 2]) {
+        self.absorbed[param] = Some(Absorbed { keys: Half::Packed(keys), values: Half::Packed(values) });
+    }
+
+    /// Makes ready for pages of latents: from the values as they are now, where the file did not have the halves. Does
+    /// nothing for a model without latents.
     pub fn prepare_latent(&mut self, model: &Model) {
-        for (weight, nope, v) in model.up_projections() {
+        // What is packed does not change.
+        let made = |weight: Weight| self.packed[weight.param].is_some() && self.absorbed[weight.param].is_some();
+        let todo: Vec<_> = model.up_projections().filter(|(weight, ..)| !made(*weight)).collect();
+        for (weight, nope, v) in todo {
             let cols = weight.cols;
             let stored = self.stored(weight);
             let like = match stored {

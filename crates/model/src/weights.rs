@@ -16,7 +16,7 @@ mod write;
 use std::fmt;
 use std::path::{Path, PathBuf};
 
-pub use inference::Quantise;
+pub use inference::{Hold, Quantise};
 pub use read::{Files, Sink, load_dir, open_dir};
 pub use write::{DEFAULT_SHARD_BYTES, save_dir};
 

@@ -11,6 +11,17 @@ pub fn peak_rss_bytes() -> Option<u64> {
     line.trim().strip_suffix(" kB")?.trim().parse::<u64>().ok().map(|kib| kib * 1024)
 }
 
+/// Memory that this process can take without others being swapped out or ended, in bytes: what the machine has left, or
+/// its group of processes may still take; `None` where the system does not tell.
+pub fn available_memory_bytes() -> Option<u64> {
+    let info = fs::read_to_string("/proc/meminfo").ok()?;
+    let line = info.lines().find_map(|line| line.strip_prefix("MemAvailable:"))?;
+    let available = line.trim().strip_suffix(" kB")?.trim().parse::<u64>().ok()? * 1024;
+    let number = |file: &str| fs::read_to_string(format!("/sys/fs/cgroup/{file}")).ok()?.trim().parse::<u64>().ok();
+    let of_group = number("memory.max").zip(number("memory.current")).map(|(max, now)| max.saturating_sub(now));
+    Some(of_group.map_or(available, |bytes| bytes.min(available)))
+}
+
 /// Processor time of this process so far, all threads together, in seconds; `None` where the system does not tell.
 pub fn cpu_seconds() -> Option<f64> {
     let stat = fs::read_to_string("/proc/self/stat").ok()?;

@@ -47,6 +47,19 @@ pub(super) unsafe trait Dots: Copy {
     /// Fetches the cache line at an address, any address.
     #[inline(always)]
     fn prefetch(_p: *const u8) {}
+    /// The first four words of sixteen rows that begin `stride` bytes apart: in vector i word i, a row in each lane.
+    #[inline(always)]
+    unsafe fn columns(p: *const u8, stride: usize) -> [[u32; 16]; 4] {
+        let mut columns = [[0; 16]; 4];
+        for lane in 0..16 {
+            // SAFETY: the caller's promise.
+            let words = unsafe { p.add(lane * stride).cast::<[u32; 4]>().read_unaligned() };
+            for (column, word) in columns.iter_mut().zip(words) {
+                column[lane] = word;
+            }
+        }
+        columns
+    }
 
     /// The bits of the greatest size; as bits, what is not finite is greater than what is.
     #[inline(always)]
@@ -332,6 +345,27 @@ mod x86 {
             unsafe { _mm_prefetch::<_MM_HINT_T0>(p.cast()) }
         }
         #[inline(always)]
+        unsafe fn columns(p: *const u8, stride: usize) -> [[u32; 16]; 4] {
+            unsafe {
+                // Row i, with i + 4, i + 8 and i + 12 in the lanes of 128 bits after it.
+                let rows = |i: usize| {
+                    let row = |i: usize| _mm_loadu_si128(p.add(i * stride).cast());
+                    let x = _mm512_castsi128_si512(row(i));
+                    let x = _mm512_inserti32x4::<1>(x, row(i + 4));
+                    _mm512_inserti32x4::<3>(_mm512_inserti32x4::<2>(x, row(i + 8)), row(i + 12))
+                };
+                let (a, b, c, d) = (rows(0), rows(1), rows(2), rows(3));
+                let (ab, cd) = (_mm512_unpacklo_epi32(a, b), _mm512_unpacklo_epi32(c, d));
+                let (ab_upper, cd_upper) = (_mm512_unpackhi_epi32(a, b), _mm512_unpackhi_epi32(c, d));
+                std::mem::transmute::<[__m512i; 4], [[u32; 16]; 4]>([
+                    _mm512_unpacklo_epi64(ab, cd),
+                    _mm512_unpackhi_epi64(ab, cd),
+                    _mm512_unpacklo_epi64(ab_upper, cd_upper),
+                    _mm512_unpackhi_epi64(ab_upper, cd_upper),
+                ])
+            }
+        }
+        #[inline(always)]
         unsafe fn greatest_size(x: &[f32; BLOCK]) -> u32 {
             unsafe {
                 let size = |p| _mm512_castps_si512(_mm512_abs_ps(_mm512_loadu_ps(p)));
@@ -450,6 +484,29 @@ mod x86 {
         #[inline(always)]
         fn prefetch(p: *const u8) {
             unsafe { _mm_prefetch::<_MM_HINT_T0>(p.cast()) }
+        }
+        #[inline(always)]
+        unsafe fn columns(p: *const u8, stride: usize) -> [[u32; 16]; 4] {
+            let mut columns = [[0; 16]; 4];
+            for half in 0..2 {
+                unsafe {
+                    let row = |i: usize| _mm_loadu_si128(p.add((8 * half + i) * stride).cast());
+                    let rows = |i: usize| _mm256_inserti128_si256::<1>(_mm256_castsi128_si256(row(i)), row(i + 4));
+                    let (a, b, c, d) = (rows(0), rows(1), rows(2), rows(3));
+                    let (ab, cd) = (_mm256_unpacklo_epi32(a, b), _mm256_unpacklo_epi32(c, d));
+                    let (ab_upper, cd_upper) = (_mm256_unpackhi_epi32(a, b), _mm256_unpackhi_epi32(c, d));
+                    let turned = [
+                        _mm256_unpacklo_epi64(ab, cd),
+                        _mm256_unpackhi_epi64(ab, cd),
+                        _mm256_unpacklo_epi64(ab_upper, cd_upper),
+                        _mm256_unpackhi_epi64(ab_upper, cd_upper),
+                    ];
+                    for (column, turned) in columns.iter_mut().zip(turned) {
+                        _mm256_storeu_si256(column[8 * half..].as_mut_ptr().cast(), turned);
+                    }
+                }
+            }
+            columns
         }
     }
 }

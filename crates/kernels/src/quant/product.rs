@@ -224,8 +224,12 @@ macro_rules! chunks {
         let Task { product, tiles, panels, rows } = $task;
         let Product { w, y, slots, .. } = product;
         let (panel_bytes, row_words) = (4 * w.panel_terms() + w.panel_scales(), product.row_words());
-        let alone = w.is_packed() && rows.len() <= $D::TILE;
-        let chunk = if alone { panels.len() } else { (CHUNK / panel_bytes).max(1) };
+        let few = rows.len() <= $D::TILE && w.kind() != Kind::Wide;
+        let chunk = match w.is_packed() {
+            true if rows.len() <= $D::TILE => panels.len(),
+            false if few => 1, // packed, it is read from the first-level cache
+            _ => (CHUNK / panel_bytes).max(1),
+        };
         let room = if w.is_packed() { 0 } else { chunk };
         let mut terms = scratch::buffer(room * w.panel_terms());
         let mut scales = scratch::buffer(room * w.panel_scales() / 4);

@@ -5,23 +5,53 @@
 //! x, since a chain waits for its own last term.
 
 use super::blocks::BlockType;
-use super::dots::Dots;
+use super::dots::{Dots, dispatch_dots};
 use super::kernel::Out;
 use super::pack::ROWS;
 use crate::lanes::Lanes;
 
 /// Rows of a wide matrix into a panel of zeros.
 pub(super) fn pack(block_type: BlockType, rows: &[u8], row_bytes: usize, panel: &mut [u8]) {
-    match block_type.bytes() {
-        2 => pack_numbers::<2>(rows, row_bytes, panel),
-        _ => pack_numbers::<4>(rows, row_bytes, panel),
+    let (size, mut done) = (block_type.bytes(), 0);
+    if rows.len() == ROWS * row_bytes {
+        done = row_bytes / 16 * 16;
+        let to = &mut panel[..ROWS * done];
+        dispatch_dots!(turn(rows: &[u8], row_bytes: usize, size: usize, to: &mut [u8]));
+    }
+    match size {
+        2 => pack_numbers::<2>(rows, row_bytes, done, panel),
+        _ => pack_numbers::<4>(rows, row_bytes, done, panel),
     }
 }
 
-fn pack_numbers<const BYTES: usize>(rows: &[u8], row_bytes: usize, panel: &mut [u8]) {
-    let panel = panel.as_chunks_mut::<BYTES>().0.as_chunks_mut::<ROWS>().0;
+/// As many numbers of sixteen rows as there are 16 bytes.
+#[inline(always)]
+unsafe fn turn<D: Dots>(rows: &[u8], row_bytes: usize, size: usize, panel: &mut [u8]) {
+    assert!(rows.len() == ROWS * row_bytes && panel.len() <= rows.len(), "sixteen rows");
+    for (i, panel) in panel.chunks_exact_mut(ROWS * 16).enumerate() {
+        // SAFETY: called through `dispatch_dots!`; each row has 16 bytes here.
+        let words = unsafe { D::columns(rows.as_ptr().add(16 * i), row_bytes) };
+        for (words, panel) in words.iter().zip(panel.chunks_exact_mut(ROWS * 4)) {
+            if size == 2 {
+                let (even, odd) = panel.split_at_mut(ROWS * 2);
+                for (lane, word) in words.iter().enumerate() {
+                    even[2 * lane..][..2].copy_from_slice(&(*word as u16).to_le_bytes());
+                    odd[2 * lane..][..2].copy_from_slice(&((word >> 16) as u16).to_le_bytes());
+                }
+            } else {
+                for (bytes, word) in panel.as_chunks_mut::<4>().0.iter_mut().zip(words) {
+                    *bytes = word.to_le_bytes();
+                }
+            }
+        }
+    }
+}
+
+/// From byte `done` of each row on.
+fn pack_numbers<const BYTES: usize>(rows: &[u8], row_bytes: usize, done: usize, panel: &mut [u8]) {
+    let panel = panel[ROWS * done..].as_chunks_mut::<BYTES>().0.as_chunks_mut::<ROWS>().0;
     for (lane, row) in rows.chunks_exact(row_bytes).enumerate() {
-        for (sixteen, number) in panel.iter_mut().zip(row.as_chunks::<BYTES>().0) {
+        for (sixteen, number) in panel.iter_mut().zip(row[done..].as_chunks::<BYTES>().0) {
             sixteen[lane] = *number;
         }
     }

@@ -26,6 +26,7 @@ mod write;
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 pub use metadata::{Array, Metadata, Value};
 pub use read::{Blocks, Stored};
@@ -43,7 +44,7 @@ pub struct GgufFile {
 
 struct Part {
     path: PathBuf,
-    map: MappedFile,
+    map: Arc<MappedFile>,
     header: Header,
 }
 
@@ -203,7 +204,7 @@ impl GgufFile {
 impl Part {
     fn open(path: &Path) -> Result<Part, GgufError> {
         let io = |source| GgufError::Io { action: "read", path: path.to_owned(), source };
-        let map = MappedFile::open(path).map_err(io)?;
+        let map = Arc::new(MappedFile::open(path).map_err(io)?);
         let header = Header::read(&map).map_err(|problem| GgufError::File { path: path.to_owned(), problem })?;
         Ok(Part { path: path.to_owned(), map, header })
     }

@@ -1,6 +1,7 @@
 //! Tensors → parameters.
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
 
 use wels_kernels::quant::blocks::{self, BlockType};
 
@@ -8,7 +9,7 @@ use super::names::{self, Expected, Place, place};
 use super::{GgufError, GgufFile, Located};
 use crate::config::{Attention, ModelConfig, Note};
 use crate::names::{ParamSpec, param_specs};
-use crate::weights::{Mismatch, Sink};
+use crate::weights::{MappedFile, Mismatch, Sink};
 
 /// Numbers that are decoded at once.
 const PIECE: usize = 1 << 20;
@@ -24,6 +25,8 @@ pub struct Blocks<'a> {
     pub cols: usize,
     /// `rows` times [`BlockType::row_bytes`]. The file's, so possibly at an odd address.
     pub bytes: &'a [u8],
+    /// The mapped file, and where in it `bytes` begin.
+    pub(crate) place: (&'a Arc<MappedFile>, usize),
 }
 
 /// Where a parameter lies.
@@ -147,7 +150,8 @@ impl GgufFile {
         let kind = info.kind.unwrap_or_else(|id| panic!("{name} has type {id}, which is not read"));
         let cols = info.dims[0] as usize;
         let rows = info.dims[1..].iter().product::<u64>() as usize;
-        Blocks { kind, rows, cols, bytes: &self.parts[*part].map[info.bytes.clone()] }
+        let map = &self.parts[*part].map;
+        Blocks { kind, rows, cols, bytes: &map[info.bytes.clone()], place: (map, info.bytes.start) }
     }
 
     /// Whether this is a `kv_b_proj` that the file has in two pieces.

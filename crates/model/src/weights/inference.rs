@@ -1,9 +1,11 @@
-//! Weights for inference: matrices packed for products, in their file's number format or quantised while they are read.
+//! Weights for inference: matrices in their file's number format or quantised while they are read; packed for products,
+//! or left in the mapped file, of which then only those rows and experts come into memory that a product reads. Both
+//! have the same bits; packed ones are the faster, the more so on small models, and take their own memory.
 
 use super::{Files, WeightsError};
-use crate::config::{ModelConfig, Note};
+use crate::config::{Attention, ModelConfig, Note};
 use crate::gguf::{Blocks, GgufError, GgufFile, Stored};
-use crate::names::{ParamKind, ParamSpec};
+use crate::names::{HfTensor, ParamKind, ParamSpec};
 use crate::params::{Packed, Params};
 use wels_kernels::convert;
 use wels_kernels::quant::QuantMatrix;
@@ -19,6 +21,55 @@ pub enum Quantise {
     Q8,
     /// 4 bits a number (Q4_0), embedding and head 8; or fewer where the file has fewer.
     Q4,
+}
+
+/// How matrices are held.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Hold {
+    /// Their number format.
+    pub quantise: Quantise,
+    /// Bytes up to which matrices that need not be quantised are packed; the others stay in the file. Experts are the
+    /// last, and packed all or none.
+    pub pack_bytes: u64,
+    /// Bytes up to which experts are packed.
+    pub pack_expert_bytes: u64,
+}
+
+impl Hold {
+    /// Packs all matrices that products read.
+    pub fn packed(quantise: Quantise) -> Self {
+        Hold { quantise, pack_bytes: u64::MAX, pack_expert_bytes: u64::MAX }
+    }
+
+    /// Leaves all matrices in the file that need not be quantised.
+    pub fn mapped(quantise: Quantise) -> Self {
+        Hold { quantise, pack_bytes: 0, pack_expert_bytes: 0 }
+    }
+
+    /// Which parameters stay in the file, of those that a file has in so many bytes where they may stay.
+    fn stay(self, config: &ModelConfig, specs: &[ParamSpec], bytes: &[Option<u64>]) -> Vec<bool> {
+        let is_expert = |spec: &ParamSpec| matches!(spec.kind, ParamKind::Experts(_));
+        let experts = specs.iter().zip(bytes).filter(|(spec, _)| is_expert(spec));
+        let experts: u64 = experts.filter_map(|(_, bytes)| *bytes).sum();
+        let mut left = self.pack_bytes;
+        let mut fits = |bytes: u64| {
+            let fits = bytes <= left;
+            left -= if fits { bytes } else { 0 };
+            fits
+        };
+        let others = specs.iter().zip(bytes).map(|(spec, bytes)| match (spec.kind, bytes) {
+            // A row at a time is read from it.
+            (ParamKind::Embedding, Some(_)) if !config.tied_head => true,
+            (ParamKind::Experts(_), _) | (_, None) => false,
+            (_, Some(bytes)) => !fits(*bytes),
+        });
+        let mut stay: Vec<bool> = others.collect();
+        if experts > self.pack_expert_bytes || !fits(experts) {
+            let all = stay.iter_mut().zip(specs.iter().zip(bytes));
+            all.for_each(|(stay, (spec, bytes))| *stay |= is_expert(spec) && bytes.is_some());
+        }
+        stay
+    }
 }
 
 impl Quantise {
@@ -61,29 +112,45 @@ impl Params {
     /// From safetensors files.
     ///
     /// # Errors
-    /// As [`Files::load`].
-    pub fn from_files(
-        files: &Files,
-        config: &ModelConfig,
-        quantise: Quantise,
-    ) -> Result<(Params, Vec<Note>), WeightsError> {
+    /// As [`Files::check`].
+    pub fn from_files(files: &Files, config: &ModelConfig, hold: Hold) -> Result<(Params, Vec<Note>), WeightsError> {
+        let notes = files.check(config)?;
         let mut params = Params::unset(config);
         let specs = params.specs().to_vec();
+        let tensors = files.in_order(config);
+        let mut bytes = vec![Some(0); specs.len()];
+        for tensor in &tensors {
+            let kind = specs[tensor.param].kind;
+            let as_stored = |&(stored, ..): &(BlockType, _, _)| hold.quantise.target(kind, stored) == Some(stored);
+            let found = files.mapped(tensor).filter(as_stored).map(|(.., range)| range.len() as u64);
+            bytes[tensor.param] = bytes[tensor.param].zip(found).map(|(sum, bytes)| sum + bytes);
+        }
+        let stay = hold.stay(config, &specs, &bytes);
         let mut matrices: Vec<Vec<(usize, QuantMatrix)>> = specs.iter().map(|_| Vec::new()).collect();
-        let notes = files.load(config, &mut |param, first_row, rows, values| {
+        let mut values = Vec::new();
+        for tensor in &tensors {
+            let HfTensor { param, first_row, rows, .. } = *tensor;
             let spec = &specs[param];
-            match quantise.target(spec.kind, exact(values)) {
+            if stay[param]
+                && let Some((kind, map, range)) = files.mapped(tensor)
+            {
+                let matrix = QuantMatrix::mapped(kind, map.clone(), range, rows, spec.cols);
+                matrices[param].push((first_row, matrix));
+                continue;
+            }
+            files.read(tensor, &mut values);
+            match hold.quantise.target(spec.kind, exact(&values)) {
                 Some(target) => {
-                    matrices[param].push((first_row, QuantMatrix::quantise(values, rows, spec.cols, target)));
+                    matrices[param].push((first_row, QuantMatrix::quantise(&values, rows, spec.cols, target)));
                 }
                 None => {
                     if params.values[param].is_empty() {
                         params.set_values(param, vec![0.0; spec.len()]);
                     }
-                    params.set_rows(param, first_row, values);
+                    params.set_rows(param, first_row, &values);
                 }
             }
-        })?;
+        }
         for (param, mut matrices) in matrices.into_iter().enumerate().filter(|(_, matrices)| !matrices.is_empty()) {
             matrices.sort_by_key(|(first_row, _)| *first_row);
             params.set_packed(param, Packed::new(matrices.into_iter().map(|(_, matrix)| matrix).collect()));
@@ -95,20 +162,32 @@ impl Params {
     ///
     /// # Errors
     /// As [`GgufFile::check`].
-    pub fn from_gguf(
-        file: &GgufFile,
-        config: &ModelConfig,
-        quantise: Quantise,
-    ) -> Result<(Params, Vec<Note>), GgufError> {
+    pub fn from_gguf(file: &GgufFile, config: &ModelConfig, hold: Hold) -> Result<(Params, Vec<Note>), GgufError> {
         let notes = file.check(config)?;
         let mut params = Params::unset(config);
-        for (param, spec) in params.specs().to_vec().iter().enumerate() {
+        let specs = params.specs().to_vec();
+        let quantise = hold.quantise;
+        let bytes: Vec<Option<u64>> = specs
+            .iter()
+            .map(|spec| match file.tensor(config, spec) {
+                Stored::Whole(blocks) if quantise.target(spec.kind, blocks.kind) == Some(blocks.kind) => {
+                    Some(blocks.bytes.len() as u64)
+                }
+                _ => None,
+            })
+            .collect();
+        let stay = hold.stay(config, &specs, &bytes);
+        for (param, spec) in specs.iter().enumerate() {
             match file.tensor(config, spec) {
+                Stored::Whole(blocks) if stay[param] => {
+                    params.set_packed(param, mapped(spec, blocks));
+                    continue;
+                }
                 Stored::Whole(blocks) => match quantise.target(spec.kind, blocks.kind) {
                     Some(target) => params.set_packed(param, packed(spec, blocks, target)),
                     None => params.set_values(param, decoded(blocks.kind, blocks.bytes, spec.len())),
                 },
-                Stored::Split { k_b, .. } => {
+                Stored::Split { k_b, v_b } => {
                     let mut values = Vec::with_capacity(spec.len());
                     file.read(config, spec, &mut |_, _, rows| values.extend_from_slice(rows));
                     // Transposed, blocks are no longer the same blocks.
@@ -116,6 +195,7 @@ impl Params {
                     let kind = quantise.target(spec.kind, kind).unwrap_or(kind);
                     let matrix = QuantMatrix::quantise(&values, spec.rows, spec.cols, kind);
                     params.set_packed(param, Packed::new(vec![matrix]));
+                    params.set_absorbed(param, [k_b, v_b].map(|half| heads_of(config, spec, half, quantise)));
                 }
             }
             file.release(config, spec);
@@ -124,15 +204,44 @@ impl Params {
     }
 }
 
+/// The matrices of a parameter where they are.
+fn mapped(spec: &ParamSpec, blocks: Blocks) -> Packed {
+    let count = matrices(spec);
+    let (rows, len, (map, start)) = (spec.rows / count, blocks.bytes.len() / count, blocks.place);
+    let matrix = |i: usize| {
+        let range = start + i * len..start + (i + 1) * len;
+        QuantMatrix::mapped(blocks.kind, map.clone(), range, rows, spec.cols)
+    };
+    Packed::new((0..count).map(matrix).collect())
+}
+
+/// Matrices that a parameter is held as.
+fn matrices(spec: &ParamSpec) -> usize {
+    if let ParamKind::Experts(experts) = spec.kind { experts } else { 1 }
+}
+
+/// A half of the up-projection as absorbed latent attention multiplies with it, a matrix for each head.
+fn heads_of(config: &ModelConfig, spec: &ParamSpec, half: Blocks, quantise: Quantise) -> Packed {
+    let Attention::Mla { heads, .. } = config.attention else {
+        unreachable!("{} in two is of latent attention", spec.name)
+    };
+    let target = quantise.target(spec.kind, half.kind).unwrap_or(half.kind);
+    stacked(half, heads, target)
+}
+
 /// The matrices of a parameter, as type `target`.
 fn packed(spec: &ParamSpec, blocks: Blocks, target: BlockType) -> Packed {
-    let count = if let ParamKind::Experts(experts) = spec.kind { experts } else { 1 };
-    let rows = spec.rows / count;
+    stacked(blocks, matrices(spec), target)
+}
+
+/// Blocks as `count` matrices of type `target`.
+fn stacked(blocks: Blocks, count: usize, target: BlockType) -> Packed {
+    let (rows, cols) = (blocks.rows / count, blocks.cols);
     let matrix = |bytes: &[u8]| {
         if blocks.kind == target {
-            return QuantMatrix::from_blocks(target, bytes, rows, spec.cols);
+            return QuantMatrix::from_blocks(target, bytes, rows, cols);
         }
-        QuantMatrix::quantise(&decoded(blocks.kind, bytes, rows * spec.cols), rows, spec.cols, target)
+        QuantMatrix::quantise(&decoded(blocks.kind, bytes, rows * cols), rows, cols, target)
     };
     Packed::new(blocks.bytes.chunks_exact(blocks.bytes.len() / count).map(matrix).collect())
 }

@@ -9,6 +9,7 @@ use std::path::Path;
 ///
 /// Somebody who truncates the file while it is mapped ends the process with a bus error; this is the price of not
 /// copying files that are larger than memory.
+#[derive(Debug)]
 pub struct MappedFile(Option<memmap2::Mmap>);
 
 impl MappedFile {
@@ -40,6 +41,12 @@ impl MappedFile {
         }
         #[cfg(not(unix))]
         let _ = bytes;
+    }
+}
+
+impl AsRef<[u8]> for MappedFile {
+    fn as_ref(&self) -> &[u8] {
+        self
     }
 }
 

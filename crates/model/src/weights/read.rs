@@ -3,10 +3,12 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::ops::Range;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use safetensors::{SafeTensorError, SafeTensors};
 use serde_json::Value;
 use wels_kernels::convert;
+use wels_kernels::quant::BlockType;
 
 use super::map::MappedFile;
 use super::{INDEX, Mismatch, SCALE_SUFFIX, SINGLE, WeightsError, fp8};
@@ -20,7 +22,7 @@ const MAX_INDEX_BYTES: u64 = 1 << 28;
 /// The mapped safetensors files of a directory, their headers read and checked against their sizes.
 pub struct Files {
     dir: PathBuf,
-    files: Vec<(PathBuf, MappedFile)>,
+    files: Vec<(PathBuf, Arc<MappedFile>)>,
     tensors: HashMap<String, Tensor>,
     /// Names that several files hold, with the files.
     repeated: Vec<String>,
@@ -98,7 +100,7 @@ impl Files {
     }
 
     fn add(&mut self, path: PathBuf) -> Result<(), WeightsError> {
-        let map = MappedFile::open(&path).map_err(WeightsError::io("read", &path))?;
+        let map = Arc::new(MappedFile::open(&path).map_err(WeightsError::io("read", &path))?);
         let file = self.files.len();
         let (header, metadata) = SafeTensors::read_metadata(&map)
             .map_err(|error| WeightsError::File { path: path.clone(), problem: problem(&error, map.len()) })?;
@@ -226,26 +228,49 @@ impl Files {
     /// As [`Files::check`]; nothing has been handed out then.
     pub fn load(&self, config: &ModelConfig, sink: &mut Sink<'_>) -> Result<Vec<Note>, WeightsError> {
         let notes = self.check(config)?;
-        let mut tensors: Vec<_> = names::hf_tensors(config)
-            .into_iter()
-            .filter(|tensor| tensor.role == Role::Own)
-            .map(|tensor| (&self.tensors[&tensor.name], tensor))
-            .collect();
-        tensors.sort_by_key(|(found, _)| (found.file, found.bytes.start));
         let mut values = Vec::new();
-        for (found, tensor) in &tensors {
-            values.resize(tensor.shape.iter().product(), 0.0);
-            self.decode(found, &mut values);
-            if found.dtype == safetensors::Dtype::F8_E4M3 {
-                let found = &self.tensors[&format!("{}{SCALE_SUFFIX}", tensor.name)];
-                let mut scales = vec![0.0; found.shape.iter().product()];
-                self.decode(found, &mut scales);
-                fp8::apply_scales(&mut values, &scales, tensor.shape[1]);
-            }
+        for tensor in self.in_order(config) {
+            self.read(&tensor, &mut values);
             sink(tensor.param, tensor.first_row, tensor.rows, &values);
-            self.files[found.file].1.release(found.bytes.clone());
         }
         Ok(notes)
+    }
+
+    /// The tensors of a configuration that has passed [`Files::check`], in the order of the files.
+    pub(super) fn in_order(&self, config: &ModelConfig) -> Vec<HfTensor> {
+        let mut tensors = names::hf_tensors(config);
+        tensors.retain(|tensor| tensor.role == Role::Own);
+        tensors.sort_by_key(|tensor| {
+            let found = &self.tensors[&tensor.name];
+            (found.file, found.bytes.start)
+        });
+        tensors
+    }
+
+    /// A tensor's numbers; the memory of its pages is given back.
+    pub(super) fn read(&self, tensor: &HfTensor, values: &mut Vec<f32>) {
+        let found = &self.tensors[&tensor.name];
+        values.resize(tensor.shape.iter().product(), 0.0);
+        self.decode(found, values);
+        if found.dtype == safetensors::Dtype::F8_E4M3 {
+            let found = &self.tensors[&format!("{}{SCALE_SUFFIX}", tensor.name)];
+            let mut scales = vec![0.0; found.shape.iter().product()];
+            self.decode(found, &mut scales);
+            fp8::apply_scales(values, &scales, tensor.shape[1]);
+        }
+        self.files[found.file].1.release(found.bytes.clone());
+    }
+
+    /// A tensor as it lies in its mapped file; none for 8-bit floating point, whose scales lie elsewhere.
+    pub(super) fn mapped(&self, tensor: &HfTensor) -> Option<(BlockType, &Arc<MappedFile>, Range<usize>)> {
+        let found = &self.tensors[&tensor.name];
+        let kind = match found.dtype {
+            safetensors::Dtype::F32 => BlockType::F32,
+            safetensors::Dtype::F16 => BlockType::F16,
+            safetensors::Dtype::BF16 => BlockType::Bf16,
+            _ => return None,
+        };
+        Some((kind, &self.files[found.file].1, found.bytes.clone()))
     }
 
     fn bytes(&self, tensor: &Tensor) -> &[u8] {

@@ -8,7 +8,11 @@ use tempfile::TempDir;
 use wels_kernels::quant::blocks::{self, BlockType};
 use wels_model::config::{Family, ModelConfig, RopeLayout, RopeScaling, Router};
 use wels_model::gguf::{self, GgufError, GgufFile, Item, Stored};
+use wels_model::model::Model;
 use wels_model::names::{self, ParamKind};
+use wels_model::params::Params;
+use wels_model::tape::Execution;
+use wels_model::weights::{Hold, Quantise};
 
 use crate::weights::{made_up, tiny_configs};
 
@@ -626,6 +630,28 @@ fn types_are_chosen_by_what_a_tensor_is() {
             _ => BlockType::Q4_0,
         };
         assert_eq!(blocks.kind, expected, "{}", spec.name);
+    }
+}
+
+#[test]
+fn weights_in_the_file_and_packed_ones_have_the_same_bits() {
+    let dir = TempDir::new().unwrap();
+    for (i, mut config) in tiny_configs().into_iter().enumerate() {
+        (config.hidden_size, config.dense_intermediate) = (32, 64);
+        let path = dir.path().join(format!("{i}.gguf"));
+        save(&path, &config, BlockType::Q4_0, &made_up(&config)).unwrap();
+        let (config, file, _) = GgufFile::open_model(&path).unwrap();
+        let model = Model::new(config.clone(), 16);
+        let tokens: Vec<u32> = (0..16).map(|i| i * 7 % config.vocab_size as u32).collect();
+        let bits = |hold| {
+            let (params, _) = Params::from_gguf(&file, &config, hold).unwrap();
+            let logits = model.logits(&params, &Execution::default(), &tokens, &[0, 16]);
+            logits.iter().map(|x| x.to_bits()).collect::<Vec<_>>()
+        };
+        let packed = bits(Hold::packed(Quantise::AsStored));
+        assert_eq!(packed, bits(Hold::mapped(Quantise::AsStored)), "{i}");
+        let half = Hold { pack_bytes: 8 << 10, ..Hold::packed(Quantise::AsStored) };
+        assert_eq!(packed, bits(half), "{i}, some of both");
     }
 }
 

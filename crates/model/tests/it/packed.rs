@@ -8,7 +8,7 @@ use wels_model::names::ParamKind;
 use wels_model::paged::{CacheLayout, Numbers, PagedCache, Piece};
 use wels_model::params::{Packed, Params};
 use wels_model::tape::Execution;
-use wels_model::weights::{DEFAULT_SHARD_BYTES, Files, Quantise, save_dir};
+use wels_model::weights::{DEFAULT_SHARD_BYTES, Files, Hold, Quantise, save_dir};
 
 fn bits(x: &[f32]) -> Vec<u32> {
     x.iter().map(|x| x.to_bits()).collect()
@@ -109,13 +109,17 @@ fn files_are_packed_in_their_own_format() {
             files.load(&config, &mut |param, row, _, values| plain.set_rows(param, row, values)).unwrap();
             let model = Model::new(config.clone(), 64);
             let logits = |params: &Params| bits(&model.logits(params, &execution, &batch.tokens, &batch.starts));
-            let (packed, _) = Params::from_files(&files, &config, Quantise::AsStored).unwrap();
+            let (packed, _) = Params::from_files(&files, &config, Hold::packed(Quantise::AsStored)).unwrap();
             assert_eq!(logits(&plain), logits(&packed), "{name} {dtype:?}");
+            let (mapped, _) = Params::from_files(&files, &config, Hold::mapped(Quantise::AsStored)).unwrap();
+            assert_eq!(logits(&plain), logits(&mapped), "{name} {dtype:?}, mapped");
             let head = packed.position("model.embed_tokens.weight").unwrap();
             let bytes = packed.bytes(head, CacheLayout::Expanded);
-            let expected = if dtype == Dtype::F32 { 4 } else { 2 } * config.vocab_size.next_multiple_of(16) * 24;
+            // Packed in panels where it is the head too, otherwise left in the file.
+            let rows = if config.tied_head { config.vocab_size.next_multiple_of(16) } else { config.vocab_size };
+            let expected = if dtype == Dtype::F32 { 4 } else { 2 } * rows * 24;
             assert_eq!(bytes, expected, "{name} {dtype:?}: bytes of the embedding");
-            let (small, _) = Params::from_files(&files, &config, Quantise::Q4).unwrap();
+            let (small, _) = Params::from_files(&files, &config, Hold::packed(Quantise::Q4)).unwrap();
             assert!(logits(&small).iter().all(|x| f32::from_bits(*x).is_finite()));
             let all = |params: &Params| -> usize {
                 (0..params.specs().len()).map(|param| params.bytes(param, CacheLayout::Expanded)).sum()
