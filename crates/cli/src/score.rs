@@ -25,7 +25,11 @@ pub struct Args {
     /// Number format of the matrices
     #[arg(long, value_enum, default_value_t)]
     quant: Quant,
-    /// Write one line of JSON: ids, logprobs (the first token has none), nll in nats a token, ppl, bits_per_byte
+    /// Cut the tokens into windows of this many, each scored alone, and count the second half of each; what is left over
+    /// at the end is not scored. The convention of llama-perplexity -c
+    #[arg(long, value_name = "TOKENS", value_parser = clap::value_parser!(u32).range(4..))]
+    window: Option<u32>,
+    /// Write one line of JSON: ids, logprobs (null where none is counted, as for the first token), nll in nats a token, ppl, bits_per_byte
     #[arg(long)]
     json: bool,
 }
@@ -33,7 +37,7 @@ pub struct Args {
 #[derive(clap::Args)]
 #[group(required = true, multiple = false)]
 struct Input {
-    /// The text itself; the tokenizer's BOS token, if it has one, comes first
+    /// The text itself; a BOS token comes first where the tokenizer puts one in front of text
     #[arg(long, value_name = "TEXT")]
     text: Option<String>,
     /// A file with the text
@@ -48,12 +52,13 @@ struct Input {
 #[derive(Serialize)]
 struct Score {
     ids: Vec<u32>,
-    /// Natural logarithms; `null` for the first token, which nothing predicts.
+    /// Natural logarithms; `null` for tokens that do not count: the first, which nothing predicts, and with windows
+    /// those of first halves.
     logprobs: Vec<Option<f32>>,
-    /// Mean over the predicted tokens.
+    /// Mean over the tokens that count.
     nll: f64,
     ppl: f64,
-    /// Over the bytes of the predicted tokens; `null` without a tokenizer, or if they stand for no byte.
+    /// Over the bytes of the tokens that count; `null` without a tokenizer, or if they stand for no byte.
     bits_per_byte: Option<f64>,
 }
 
@@ -62,8 +67,15 @@ pub fn score(args: &Args) -> Result<()> {
     let model = OpenModel::open(&locate(&args.model)?)?;
     let OpenModel { config, tokenizer, .. } = &model;
     let ids = args.input.ids(tokenizer.as_ref())?;
-    check(&ids, config)?;
-    let logprobs = logprobs(config, &model.inference_params(args.quant.into())?, &ids);
+    check(&ids, args.window, config)?;
+    let params = model.inference_params(args.quant.into())?;
+    let logprobs = match args.window {
+        None => whole(config, &params, &ids),
+        Some(window) => {
+            let bos = tokenizer.as_ref().filter(|tokenizer| tokenizer.adds_bos()).and_then(|it| it.special().bos);
+            windows(config, &params, &ids, window as usize, bos)
+        }
+    };
     let score = Score::new(ids, logprobs, tokenizer.as_ref());
     if args.json {
         output::json(&score)?;
@@ -90,13 +102,13 @@ impl Input {
             _ => unreachable!("clap requires one of the three"),
         };
         let tokenizer = tokenizer.ok_or_else(|| refuse("the model has no tokenizer", "give token ids with --ids"))?;
-        let mut ids: Vec<u32> = tokenizer.special().bos.into_iter().collect();
+        let mut ids: Vec<u32> = tokenizer.special().bos.filter(|_| tokenizer.adds_bos()).into_iter().collect();
         ids.extend(tokenizer.encode_ordinary(&text)?);
         Ok(ids)
     }
 }
 
-fn check(ids: &[u32], config: &ModelConfig) -> Result<()> {
+fn check(ids: &[u32], window: Option<u32>, config: &ModelConfig) -> Result<()> {
     let (vocab_size, positions) = (config.vocab_size, config.rope.max_positions);
     if let Some(id) = ids.iter().find(|id| **id as usize >= vocab_size) {
         return Err(refuse(format!("token id {id} is not below the model's vocab_size {vocab_size}"), "check the ids"));
@@ -105,31 +117,56 @@ fn check(ids: &[u32], config: &ModelConfig) -> Result<()> {
         let message = format!("there are {} tokens, and a score takes two at least", ids.len());
         return Err(refuse(message, "give a longer text"));
     }
-    if ids.len() > positions {
-        let message = format!("there are {} tokens, and the model's context is {positions}", ids.len());
-        return Err(refuse(message, "give a shorter text"));
+    let at_once = window.map_or(ids.len(), |window| window as usize);
+    if at_once > positions {
+        let message = format!("there are {at_once} tokens, and the model's context is {positions}");
+        return Err(refuse(message, "give a shorter text, or a smaller --window"));
+    }
+    if ids.len() < at_once {
+        let message = format!("there are {} tokens, less than a window of {at_once}", ids.len());
+        return Err(refuse(message, "give a longer text or a smaller --window"));
     }
     Ok(())
 }
 
 /// The log-probability of each token but the first.
-fn logprobs(config: &ModelConfig, params: &Params, ids: &[u32]) -> Vec<f32> {
+fn whole(config: &ModelConfig, params: &Params, ids: &[u32]) -> Vec<Option<f32>> {
+    let model = Model::new(config.clone(), ids.len() - 1);
+    std::iter::once(None).chain(logprobs(&model, params, ids).into_iter().map(Some)).collect()
+}
+
+/// Each whole window alone, `bos` in the place of its first token if there is one: the tokens after its middle.
+fn windows(config: &ModelConfig, params: &Params, ids: &[u32], window: usize, bos: Option<u32>) -> Vec<Option<f32>> {
+    let model = Model::new(config.clone(), window - 1);
+    let mut all = vec![None; ids.len()];
+    for (ids, all) in ids.chunks_exact(window).zip(all.chunks_exact_mut(window)) {
+        let mut ids = ids.to_vec();
+        ids[0] = bos.unwrap_or(ids[0]);
+        let logprobs = logprobs(&model, params, &ids);
+        let counted = window / 2 + 1;
+        all[counted..].iter_mut().zip(&logprobs[counted - 1..]).for_each(|(all, logprob)| *all = Some(*logprob));
+    }
+    all
+}
+
+/// The log-probability of each token but the first.
+fn logprobs(model: &Model, params: &Params, ids: &[u32]) -> Vec<f32> {
     let inputs = &ids[..ids.len() - 1];
     let batch = Batch { tokens: inputs.to_vec(), targets: ids[1..].to_vec(), starts: vec![0, inputs.len() as u32] };
-    Model::new(config.clone(), inputs.len()).logprobs(params, &Execution::default(), &batch)
+    model.logprobs(params, &Execution::default(), &batch)
 }
 
 impl Score {
-    fn new(ids: Vec<u32>, logprobs: Vec<f32>, tokenizer: Option<&Tokenizer>) -> Score {
-        let sum = logprobs.iter().fold(0.0, |sum, logprob| sum - f64::from(*logprob));
-        let nll = sum / logprobs.len() as f64;
+    fn new(ids: Vec<u32>, logprobs: Vec<Option<f32>>, tokenizer: Option<&Tokenizer>) -> Score {
+        let sum = logprobs.iter().flatten().fold(0.0, |sum, logprob| sum - f64::from(*logprob));
+        let nll = sum / logprobs.iter().flatten().count() as f64;
         let bits_per_byte = tokenizer.and_then(|tokenizer| {
             let lengths = tokenizer.byte_lengths();
             let length = |id: &u32| lengths.get(*id as usize).copied().map_or(0, u64::from);
-            let bytes: u64 = ids[1..].iter().map(length).sum();
+            let bytes: u64 =
+                ids.iter().zip(&logprobs).filter(|(_, logprob)| logprob.is_some()).map(|(id, _)| length(id)).sum();
             (bytes > 0).then(|| sum / std::f64::consts::LN_2 / bytes as f64)
         });
-        let logprobs = std::iter::once(None).chain(logprobs.into_iter().map(Some)).collect();
         Score { ids, logprobs, nll, ppl: nll.exp(), bits_per_byte }
     }
 }

@@ -117,6 +117,16 @@ fn a_run_is_a_model_to_score() {
     assert_eq!(score(&["--ids", &ids.join(",")]), by_text);
     std::fs::write(lab.at("t.txt"), "the old bridge").unwrap();
     assert_eq!(score(&["--file", "t.txt"]), by_text);
+    // Windows are texts of their own, of which the second half counts; each begins with the tokenizer's BOS.
+    let all: Vec<String> = (0..2).flat_map(|_| &ids[..4]).chain(&ids[4..5]).cloned().collect();
+    let windows = score(&["--ids", &all.join(","), "--window", "4"]);
+    let logprob = &by_text["logprobs"][3];
+    let none = serde_json::Value::Null;
+    let expected = [&none, &none, &none, logprob, &none, &none, &none, logprob, &none];
+    assert_eq!(windows["logprobs"].as_array().unwrap().iter().collect::<Vec<_>>(), expected);
+    assert!((windows["nll"].as_f64().unwrap() + logprob.as_f64().unwrap()).abs() < 1e-6);
+    let said = lab.wels(&["score", "runs/r", "--ids", "1,2,3", "--window", "4"]);
+    assert!(said.failure().starts_with("error: there are 3 tokens, less than a window of 4\n"), "{said:?}");
     let said = lab.wels(&["score", "runs/r", "--ids", "1,99999"]);
     assert_eq!(said.failure(), "error: token id 99999 is not below the model's vocab_size 400\nhint: check the ids\n");
 }

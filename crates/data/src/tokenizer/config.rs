@@ -17,6 +17,7 @@ pub(super) struct TokenizerConfig {
     bos: Option<String>,
     eos: Option<String>,
     pad: Option<String>,
+    pub(super) add_bos: Option<bool>,
     pub(super) chat_template: Option<String>,
 }
 
@@ -37,6 +38,7 @@ impl TokenizerConfig {
             bos: token("bos_token")?,
             eos: token("eos_token")?,
             pad: token("pad_token")?,
+            add_bos: value.get("add_bos_token").and_then(Value::as_bool),
             chat_template: value.get("chat_template").and_then(default_template),
         })
     }

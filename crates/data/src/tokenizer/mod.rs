@@ -181,6 +181,7 @@ pub struct Tokenizer {
     /// Per id: an added token with a meaning, no text of a corpus.
     control: Vec<bool>,
     ids: SpecialIds,
+    adds_bos: bool,
     json: String,
     chat_template: Option<String>,
 }
@@ -223,6 +224,8 @@ impl Tokenizer {
         let mut ordinary = build(&with_all_special(value, &control))?;
         ordinary.set_encode_special_tokens(true);
         let pieces = pieces(&inner, control.len());
+        let of_empty = inner.encode_fast("", true).map_err(|e| failed(&e))?;
+        let adds_bos = config.add_bos.unwrap_or(ids.bos.is_some() && of_empty.get_ids().first().copied() == ids.bos);
         Ok(Tokenizer {
             inner,
             words: WordEncoder::of(&ordinary),
@@ -230,6 +233,7 @@ impl Tokenizer {
             pieces,
             control,
             ids,
+            adds_bos,
             json: text.to_owned(),
             chat_template: config.chat_template,
         })
@@ -317,6 +321,12 @@ impl Tokenizer {
     /// The ids of the special tokens.
     pub fn special(&self) -> &SpecialIds {
         &self.ids
+    }
+
+    /// Whether BOS comes in front of text, as the configuration's `add_bos_token` says, or else as the vocabulary's
+    /// post-processor does.
+    pub fn adds_bos(&self) -> bool {
+        self.adds_bos
     }
 
     /// The id of `token`, spelled as in the vocabulary.
