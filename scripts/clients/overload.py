@@ -11,7 +11,8 @@ whether or not earlier ones are done, and waits for the last answer. Checks that
 * none is billed twice: tokens of `wels usage` are those that clients were told, and its requests those that were
   finished and, without tokens, those that were refused.
 
-The cache of keys and values is small enough to be full before the load begins: prompts that differ fill one of any size.
+The cache of keys and values is small enough to be full before the load begins: prompts that differ fill one of any
+size.
 
 Python's standard library alone.
 """
@@ -117,14 +118,17 @@ async def flood(client: Client, rate: float, seconds: float, watch) -> list[Outc
     return [task.result() for task in tasks]
 
 
-async def measure(arguments: argparse.Namespace, server: subprocess.Popen, client: Client) -> tuple[list[Outcome], bool]:
+async def measure(
+    arguments: argparse.Namespace, server: subprocess.Popen, client: Client
+) -> tuple[list[Outcome], bool]:
     begin = time.monotonic()
     warm = await full(client, arguments.at_once, WARM_SECONDS)
     warm += await full(client, arguments.at_once + arguments.waiting, 1.0)
     capacity = len([outcome for outcome in warm if outcome.status == 200]) / (time.monotonic() - begin)
     before = rss_bytes(server.pid)
     rate = arguments.times * capacity
-    print(f"full: {capacity:.1f} requests/s, {before / 1e6:.0f} MB; now {rate:.0f} requests/s for {arguments.seconds:.0f} s", flush=True)
+    now = f"now {rate:.0f} requests/s for {arguments.seconds:.0f} s"
+    print(f"full: {capacity:.1f} requests/s, {before / 1e6:.0f} MB; {now}", flush=True)
     most = before
 
     def watch() -> None:
@@ -153,7 +157,8 @@ async def measure(arguments: argparse.Namespace, server: subprocess.Popen, clien
 
 def billed(arguments: argparse.Namespace, ledger: Path) -> dict:
     command = [arguments.wels, "usage", "--json", "--db", ledger]
-    return json.loads(subprocess.run([str(part) for part in command], check=True, capture_output=True, text=True).stdout)
+    printed = subprocess.run([str(part) for part in command], check=True, capture_output=True, text=True).stdout
+    return json.loads(printed)
 
 
 def main() -> None:

@@ -4,9 +4,9 @@
     ../../target/release/wels convert smollm2-f16.gguf DIRECTORY
     python greedy.py DIRECTORY [--wels ../../target/release/wels] [--prompts 50] [--tokens 64]
 
-Serves the directory with a cache of float32 and asks for completions of the same ids at temperature 0. Where two answers
-part, the margin is printed by which `transformers` preferred its token to ours: a tie is one within the rounding of
-float32, which sums in another order move by as much.
+Serves the directory with a cache of float32 and asks for completions of the same ids at temperature 0. Where two
+answers part, the margin is printed by which `transformers` preferred its token to ours: a tie is one within the
+rounding of float32, which sums in another order move by as much.
 """
 
 from __future__ import annotations
@@ -99,7 +99,8 @@ def main() -> None:
             if ours == text_of(theirs):
                 equal += 1
                 continue
-            at = next((i for i in range(len(theirs)) if not ours.startswith(text_of(theirs[: i + 1]).rstrip("\ufffd"))), len(theirs))
+            known = (text_of(theirs[: i + 1]).rstrip("\ufffd") for i in range(len(theirs)))
+            at = next((i for i, text in enumerate(known) if not ours.startswith(text)), len(theirs))
             logits = out.logits[at][0]
             order = logits.argsort(descending=True)[:20].tolist()
             fits = [token for token in order[1:] if ours.startswith(text_of([*theirs[:at], token]))]

@@ -25,11 +25,12 @@ pub struct Args {
     /// Number format of the matrices
     #[arg(long, value_enum, default_value_t)]
     quant: Quant,
-    /// Cut the tokens into windows of this many, each scored alone, and count the second half of each; what is left over
-    /// at the end is not scored. The convention of llama-perplexity -c
+    /// Cut the tokens into windows of this many, each scored alone, and count the second half of each, as
+    /// llama-perplexity -c does; what is left over at the end is not scored
     #[arg(long, value_name = "TOKENS", value_parser = clap::value_parser!(u32).range(4..))]
     window: Option<u32>,
-    /// Write one line of JSON: ids, logprobs (null where none is counted, as for the first token), nll in nats a token, ppl, bits_per_byte
+    /// Write one line of JSON: ids, logprobs (null for tokens that do not count, as the first), nll in nats a token,
+    /// ppl, bits_per_byte
     #[arg(long)]
     json: bool,
 }
