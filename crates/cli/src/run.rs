@@ -106,7 +106,9 @@ pub fn run(args: &Args) -> Result<()> {
     let expected = planned(&recipe, &path)?;
     session.begin(&expected)?;
     eprintln!("{:>9} {}", "run", path.display());
-    eprintln!("{:>9} {}", "plan", plan_in_one_line(&expected));
+    if recipe.pretrains() {
+        eprintln!("{:>9} {}", "plan", plan_in_one_line(&expected));
+    }
 
     let tokenizer = corpus::tokenizer(&mut session, &recipe)?;
     let again = format!("go on with: wels run {}", path.display());
@@ -152,6 +154,10 @@ fn work(session: &mut Session, tokenizer: &Tokenizer, stage: &StageSection) -> R
 /// failing that, a few steps measured now.
 fn planned(recipe: &Recipe, run: &Path) -> Result<RunPlan> {
     let expected = plan::of_recipe(recipe);
+    // The plan is about pretraining; other stages' work is not known before.
+    if !recipe.pretrains() {
+        return Ok(RunPlan { stages: Vec::new(), ..expected });
+    }
     if run.join("plan.json").exists() {
         return Ok(match plan::rate_in(&run.join("plan.json")) {
             Some(rate) => expected.at_rate(recipe, rate),
