@@ -118,7 +118,7 @@ fn a_run_is_a_model_to_score() {
     std::fs::write(lab.at("t.txt"), "the old bridge").unwrap();
     assert_eq!(score(&["--file", "t.txt"]), by_text);
     // Windows are texts of their own, of which the second half counts; each begins with the tokenizer's BOS.
-    let all: Vec<String> = (0..2).flat_map(|_| &ids[..4]).chain(&ids[4..5]).cloned().collect();
+    let all: Vec<String> = (0..2).flat_map(|_| &ids[..4]).chain(&ids[3..4]).cloned().collect();
     let windows = score(&["--ids", &all.join(","), "--window", "4"]);
     let logprob = &by_text["logprobs"][3];
     let none = serde_json::Value::Null;
