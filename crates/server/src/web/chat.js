@@ -21,7 +21,7 @@ function store(name, value) {
   }
 }
 
-const settings = { key: "", model: "", system: "", temperature: "", top_p: "", max_tokens: "", seed: "", theme: "auto", ...load(KEYS.settings, {}) };
+const settings = { key: "", model: "", system: "", temperature: "0.6", top_p: "0.95", max_tokens: "", seed: "", theme: "auto", ...load(KEYS.settings, {}) };
 let conversations = load(KEYS.conversations, []);
 let current = conversations.find((c) => c.id === load(KEYS.current, "")) ?? null;
 let models = [];
