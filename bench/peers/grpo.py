@@ -2,7 +2,7 @@
 
     python bench/peers/grpo.py [--model tiny 7m] [--prompts 8] [--samples 8] [--prompt 16] [--tokens 128] [--rounds 3]
 
-Needs trl==1.16.0 with torch==2.15.0 and transformers==5.23.0. A Llama-shaped model with random weights is written by
+The versions are in requirements.txt. A Llama-shaped model with random weights is written by
 transformers and read by both. Every answer has full length at temperature 1, so both do the same work; the rewards are
 given, every second answer being right, and there is no KL. TRL generates all answers of a step as one batch and learns
 from them as one batch, in float32 and in bfloat16 (autocast); the faster one counts. Beside the steps, answers one at a
