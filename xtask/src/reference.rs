@@ -30,7 +30,7 @@ tokens follow from a tokenizer that is trained in the run.
 ";
 
 /// Defaults that read differently in TOML.
-const SPELLED: [(&str, &str); 17] = [
+const SPELLED: [(&str, &str); 20] = [
     ("String::new()", "none"),
     ("\"countdown\".into()", "\"countdown\""),
     ("\"traces\".into()", "\"traces\""),
@@ -41,6 +41,9 @@ const SPELLED: [(&str, &str); 17] = [
     ("of.bias_update_speed", "by kind"),
     ("of.balance_alpha", "by kind"),
     ("of.mtp_lambda", "by kind"),
+    ("of.prompts", "by kind"),
+    ("samples", "by kind"),
+    ("answering.samples", "samples"),
     ("\"text\".into()", "\"text\""),
     ("\"run\".into()", "\"run\""),
     ("vec![CARGO_SOURCES.to_string()]", "[\"cargo-sources\"]"),
@@ -60,7 +63,7 @@ pub fn page(sources: &[&str]) -> String {
 fn sections(source: &str) -> String {
     let mut page = String::new();
     let mut docs = String::new();
-    let mut in_section = false;
+    let (mut in_section, mut flattened) = (false, false);
     let mut reader = source;
     for line in source.lines().map(str::trim) {
         if let Some(doc) = line.strip_prefix("///") {
@@ -77,12 +80,18 @@ fn sections(source: &str) -> String {
                 let _ = write!(page, "\n## {doc}\n\n| key | default | meaning |\n|---|---|---|\n");
             }
         } else if let Some(key) = field(line).filter(|_| in_section && !doc.is_empty()) {
-            let default = default_of(reader, key).unwrap_or_default();
-            let _ = writeln!(page, "| `{key}` | {default} | {doc} |");
+            let _ = match default_of(reader, key) {
+                Some(default) => writeln!(page, "| `{key}` | {default} | {doc} |"),
+                // Its keys have a table of their own.
+                None if flattened => writeln!(page, "| … | | {doc} |"),
+                None => writeln!(page, "| `{key}` |  | {doc} |"),
+            };
+            flattened = false;
         } else if !line.starts_with('#') && !doc.is_empty() {
             in_section &= line.ends_with('{') && !line.contains('('); // a variant of an enum, or the end of the section
         } else if line.starts_with("#[") {
             docs = doc.to_string(); // an attribute between the comment and the item
+            flattened = line == "#[serde(flatten)]";
         }
     }
     page

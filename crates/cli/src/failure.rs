@@ -12,6 +12,8 @@ use wels_runs::plan::PlanError;
 use wels_runs::recipe::RecipeError;
 use wels_runs::rundir::{RunError, io_hint};
 use wels_server::ledger::LedgerError;
+use wels_tasks::TaskError;
+use wels_train::rl::RlError;
 use wels_train::trainer::NonFinite;
 
 /// A failure that the command line itself finds.
@@ -71,9 +73,31 @@ fn hint(cause: &(dyn std::error::Error + 'static)) -> Option<String> {
         GgufError: |e: &GgufError| Some(gguf_hint(e).to_string()),
         LedgerError: |e: &LedgerError| e.hint().map(str::to_string),
         NonFinite: |e: &NonFinite| Some(e.hint()),
+        RlError: rl_hint,
+        TaskError: task_hint,
         io::Error: |e: &io::Error| io_hint(e).map(str::to_string),
     }
     None
+}
+
+fn rl_hint(error: &RlError) -> Option<String> {
+    match error {
+        RlError::Task(error) => task_hint(error),
+        RlError::NonFinite(error) => Some(error.hint()),
+        _ => None,
+    }
+}
+
+fn task_hint(error: &TaskError) -> Option<String> {
+    match error {
+        TaskError::Checker { .. } => Some(
+            "docs/tasks.md says what it is asked and has to answer; what it writes to stderr stands above; more time is \
+             checker_seconds"
+                .into(),
+        ),
+        TaskError::Io { source, .. } => io_hint(source).map(str::to_string),
+        _ => None,
+    }
 }
 
 fn weights_hint(error: &WeightsError) -> &'static str {

@@ -16,8 +16,8 @@ pub use model::ModelSection;
 use reader::{Document, ListOrWord, Section, Source};
 pub use reader::{Place, RecipeError};
 pub use stages::{
-    AdvantageScale, Answers, Distil, DivergenceWay, LossMean, Optimization, OverlongRule, OwnAnswers, PRETRAIN, Rl,
-    SampleAndFilter, Score, StageSection, Start, Supervised, Work,
+    AdvantageScale, Answering, Answers, Distil, DivergenceWay, LossMean, Optimization, OverlongRule, OwnAnswers,
+    PRETRAIN, Rl, Rollouts, SampleAndFilter, Score, StageSection, Start, Supervised, TaskName, Work,
 };
 
 /// The recipe of `wels run` without an argument.

@@ -1,6 +1,7 @@
 //! Anyone's own task: a JSON Lines file of questions and answers, and a checker by its name.
 //!
-//! Each line has `question` (text) or `messages` (a chat), `answer`, and, if it likes, `id` and `choices`.
+//! Each line has `question` (text) or `messages` (a chat), `answer`, and, if it likes, `id` and `choices`. For a
+//! program of one's own ([`crate::external`]) it has whatever else that needs, and `answer` may be left out.
 
 use std::collections::BTreeSet;
 use std::path::Path;
@@ -26,6 +27,8 @@ pub enum Checker {
     Exact,
     /// As the letter or the text of one of `choices`.
     Choice,
+    /// As a program of one's own does, which is given the whole record.
+    Program,
 }
 
 /// The items of a file, and how many damaged lines were passed over.
@@ -67,20 +70,25 @@ fn item(
             presentation.prompt(&question, &question)
         }
     };
-    let answer = record.text(path, &["answer"])?;
-    if answer.trim().is_empty() {
-        return Err(bad(path, record.line, 0, "`answer` is empty"));
-    }
-    let reference = match checker {
-        Checker::Exact => Reference::Text(answer),
-        Checker::Maths => Reference::Maths(answer),
+    Ok(Item { id, prompt, reference: reference(path, record, checker)? })
+}
+
+fn reference(path: &Path, record: &Record, checker: Checker) -> Result<Reference, TaskError> {
+    let answer = || match record.text(path, &["answer"])? {
+        answer if answer.trim().is_empty() => Err(bad(path, record.line, 0, "`answer` is empty")),
+        answer => Ok(answer),
+    };
+    Ok(match checker {
+        Checker::Program => Reference::Record(Value::Object(record.fields.clone())),
+        Checker::Exact => Reference::Text(answer()?),
+        Checker::Maths => Reference::Maths(answer()?),
         Checker::Number => {
+            let answer = answer()?;
             let text = answer.rsplit_once("####").map_or(answer.as_str(), |(_, value)| value);
             Reference::Number(number::parse(text).ok_or_else(|| bad(path, record.line, 0, "`answer` is no number"))?)
         }
-        Checker::Choice => choice(path, record, &answer)?,
-    };
-    Ok(Item { id, prompt, reference })
+        Checker::Choice => choice(path, record, &answer()?)?,
+    })
 }
 
 fn choice(path: &Path, record: &Record, answer: &str) -> Result<Reference, TaskError> {

@@ -8,7 +8,7 @@ use crate::countdown::check_expression;
 use crate::jail::{Jail, Verdict};
 use crate::language::Language;
 use crate::maths;
-use crate::task::{Item, Reason, Reference, Task, TaskError};
+use crate::task::{Item, Reason, Reference, Task, TaskError, foreign};
 
 /// Items in a list.
 pub struct Listed {
@@ -57,12 +57,12 @@ impl Task for Listed {
                     verdict => Reason::Wrong(format!("{verdict:?}")),
                 })
             }
-            reference => Ok(check(reference, answer).expect("only code needs more")),
+            reference => check(reference, answer).ok_or_else(|| foreign(self, item)),
         }
     }
 }
 
-/// Whether `answer` is right; `None` for code, which has to be run.
+/// Whether `answer` is right; `None` for code, which has to be run, and for what a program judges.
 pub fn check(reference: &Reference, answer: &str) -> Option<Reason> {
     Some(match reference {
         Reference::Expression { numbers, target } => check_expression(answer, numbers, *target),
@@ -75,7 +75,7 @@ pub fn check(reference: &Reference, answer: &str) -> Option<Reason> {
             Some(choice) => Reason::Wrong(format!("{} is not {}", letter(choice), letter(*correct))),
             None => Reason::Malformed("it is none of the choices".to_owned()),
         },
-        Reference::Code { .. } => return None,
+        Reference::Code { .. } | Reference::Record(_) => return None,
     })
 }
 

@@ -1,13 +1,14 @@
 //! What a task is: items with references, verdicts for evaluation, rewards for RL.
 
-use crate::number::Rational;
-use wels_data::Message;
-
 use std::path::PathBuf;
+
+use serde_json::Value;
+use wels_data::Message;
 
 use crate::completion::{Completion, Fault, Format};
 use crate::jail::JailError;
 use crate::language::{self, Language};
+use crate::number::Rational;
 
 /// What can go wrong with a task itself. A wrong, malformed or empty answer is no error but a [`Grade`].
 #[derive(Debug, thiserror::Error)]
@@ -129,6 +130,8 @@ pub enum Reference {
         /// Python that stands behind the answer and raises if it is wrong.
         tests: String,
     },
+    /// A record of one's own, which a program of one's own judges answers by ([`crate::external`]).
+    Record(Value),
 }
 
 /// Which items a generator makes; no question is in both.

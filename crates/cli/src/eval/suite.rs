@@ -357,7 +357,7 @@ fn expected(reference: &Reference) -> Option<String> {
         Reference::Choice { correct, .. } => Some(letter(*correct).to_string()),
         Reference::Number(number) => Some(number.to_string()),
         Reference::Maths(answer) | Reference::Text(answer) => Some(answer.clone()),
-        Reference::Expression { .. } | Reference::Code { .. } => None,
+        Reference::Expression { .. } | Reference::Code { .. } | Reference::Record(_) => None,
     }
 }
 

@@ -8,22 +8,21 @@ use serde::Serialize;
 use wels_data::chat::ChatTemplate;
 use wels_data::tokenizer::Tokenizer;
 use wels_kernels::distil::Divergence;
-use wels_kernels::gemm::Precision;
 use wels_kernels::random::Key;
 use wels_model::config::ModelConfig;
 use wels_model::count;
 use wels_model::model::{Model, Teacher};
 use wels_model::params::Params;
 use wels_model::tape::Execution;
-use wels_runs::recipe::{Answers, Distil, DivergenceWay, OwnAnswers, StageSection};
+use wels_runs::recipe::{Answers, Distil, DivergenceWay, OwnAnswers, Rollouts, StageSection};
 use wels_tasks::{Split, Task};
 use wels_train::distil::{self, OwnOptions, OwnReport};
 use wels_train::rl::Prompter;
-use wels_train::rollout::RolloutOptions;
 use wels_train::trainer::Trainer;
 
 use super::stage::{
-    Next, Position, Stage, check_tokenizer, config_for, config_of, hyperparameters, model_of, state_of, training_flops,
+    Next, Position, Stage, check_tokenizer, config_for, config_of, hyperparameters, model_of, rollout_options,
+    state_of, training_flops,
 };
 use super::{Outcome, Session, learn, task};
 use crate::failure::refuse;
@@ -127,22 +126,23 @@ fn on_policy(
     teacher: &TeacherModel,
 ) -> Result<Outcome> {
     let config = config_for(session, &section.start)?;
+    let Rollouts { steps, mini_batches, answering, .. } = &section.rollouts;
     // A sampled token is computed forward once, learnt from once, and put to the teacher once.
-    let flops = training_flops(&config, section.max_tokens) * 4 / 3 + teacher.flops(section.max_tokens);
-    let opened = Stage::open(session, &stage.name, tokenizer, &section.optimization, section.steps, flops)?;
+    let flops = training_flops(&config, answering.max_tokens) * 4 / 3 + teacher.flops(answering.max_tokens);
+    let opened = Stage::open(session, &stage.name, tokenizer, &section.optimization, *steps, flops)?;
     let Some((mut at, latest)) = opened else { return Ok(Outcome::Done) };
     let (config, state) = state_of(session, &section.start, tokenizer, latest.as_ref(), at.position)?;
     let options = options(section, &config);
     let context = teacher.context().min(config.rope.max_positions);
-    let hyper = hyperparameters(&section.optimization, section.steps * section.mini_batches as u64);
+    let hyper = hyperparameters(&section.optimization, steps * *mini_batches as u64);
     let mut trainer = Trainer::new(config, context, state, hyper, Execution::default());
     if section.optimization.mtp_lambda == 0.0 {
         trainer.freeze_mtp();
     }
-    let task = task::task(&section.task, Split::Train)?;
+    let task = task::task(answering, Split::Train)?;
     let template = ChatTemplate::of(tokenizer)?;
     let prompter = Prompter { tokenizer, template: template.as_ref() };
-    let mut progress = Progress::new("distil", "steps", at.position.step, Some(section.steps));
+    let mut progress = Progress::new("distil", "steps", at.position.step, Some(*steps));
     loop {
         let line = step(session, &mut at, &mut trainer, teacher, &*task, &prompter, &options)?;
         let next = at.after_step(session, &trainer, &line, |_| Ok(()))?;
@@ -155,7 +155,7 @@ fn on_policy(
             }
             Next::Done => {
                 let spent = session.spent_in_words();
-                progress.finish(&format!("{}: {} steps done; {}, {spent}", stage.name, section.steps, line.in_words()));
+                progress.finish(&format!("{}: {steps} steps done; {}, {spent}", stage.name, line.in_words()));
                 return Ok(Outcome::Done);
             }
         }
@@ -191,16 +191,9 @@ fn step(
 /// The section, as a step takes it.
 fn options(section: &OwnAnswers, config: &ModelConfig) -> OwnOptions {
     OwnOptions {
-        prompts: section.prompts,
-        rollout: RolloutOptions {
-            samples: section.samples,
-            max_tokens: section.max_tokens,
-            temperature: 1.0,
-            stop_tokens: config.eos_ids.clone(),
-            running: section.running,
-            precision: Precision::F32,
-        },
-        mini_batches: section.mini_batches,
+        prompts: section.rollouts.prompts,
+        rollout: rollout_options(&section.rollouts.answering, 1.0, config),
+        mini_batches: section.rollouts.mini_batches,
         micro_rows: section.optimization.micro_rows,
     }
 }

@@ -9,22 +9,22 @@ use serde::Serialize;
 use serde_json::Value;
 use wels_data::chat::ChatTemplate;
 use wels_data::tokenizer::Tokenizer;
-use wels_kernels::gemm::Precision;
 use wels_kernels::random::Key;
 use wels_model::config::ModelConfig;
 use wels_model::params::Params;
 use wels_model::tape::Execution;
 use wels_runs::checkpoint::Checkpoint;
-use wels_runs::recipe::{AdvantageScale, LossMean, OverlongRule, Rl, StageSection};
+use wels_runs::recipe::{AdvantageScale, LossMean, OverlongRule, Rl, Rollouts, StageSection};
 use wels_runs::tensors;
 use wels_tasks::{RewardWeights, Split, Task};
 use wels_train::doctor::Doctor;
 use wels_train::grpo::{Aggregation, Grpo, Overlong, Scale};
 use wels_train::rl::{Answered, Prompter, RlOptions, RlReport, Rollout, learn, sample};
-use wels_train::rollout::RolloutOptions;
 use wels_train::trainer::Trainer;
 
-use super::stage::{Next, Position, Stage, config_for, hyperparameters, initial, state_of, training_flops};
+use super::stage::{
+    Next, Position, Stage, config_for, hyperparameters, initial, rollout_options, state_of, training_flops,
+};
 use super::{Outcome, Session, task};
 use crate::output::short;
 use crate::progress::Progress;
@@ -79,10 +79,11 @@ pub(super) fn reinforce(
     section: &Rl,
 ) -> Result<Outcome> {
     let config = config_for(session, &section.start)?;
-    let updates = section.steps * section.mini_batches as u64;
+    let Rollouts { steps, mini_batches, answering, .. } = &section.rollouts;
+    let updates = steps * *mini_batches as u64;
     // A sampled token is computed forward once, and learnt from once.
-    let flops = training_flops(&config, section.max_tokens) * 4 / 3;
-    let opened = Stage::open(session, &stage.name, tokenizer, &section.optimization, section.steps, flops)?;
+    let flops = training_flops(&config, answering.max_tokens) * 4 / 3;
+    let opened = Stage::open(session, &stage.name, tokenizer, &section.optimization, *steps, flops)?;
     let Some((mut at, latest)) = opened else { return Ok(Outcome::Done) };
     let (config, state) = state_of(session, &section.start, tokenizer, latest.as_ref(), at.position)?;
     let mut reference = reference(session, tokenizer, section, &config, latest.as_ref())?;
@@ -93,12 +94,12 @@ pub(super) fn reinforce(
     if section.optimization.mtp_lambda == 0.0 {
         trainer.freeze_mtp();
     }
-    let task = task::task(&section.task, Split::Train)?;
+    let task = task::task(answering, Split::Train)?;
     let template = ChatTemplate::of(tokenizer)?;
     let prompter = Prompter { tokenizer, template: template.as_ref() };
     let mut doctor = Doctor::default();
     at.lines()?.iter().for_each(|line| _ = doctor.look(&recalled(line)));
-    let mut progress = Progress::new("rl", "steps", at.position.step, Some(section.steps));
+    let mut progress = Progress::new("rl", "steps", at.position.step, Some(*steps));
     loop {
         let (report, line) = step(session, &mut at, &mut trainer, &*task, &prompter, &options, reference.as_ref())?;
         let line = Line { warnings: doctor.look(&report), ..line };
@@ -116,7 +117,7 @@ pub(super) fn reinforce(
             }
             Next::Done => {
                 let spent = session.spent_in_words();
-                progress.finish(&format!("{}: {} steps done; {}, {spent}", stage.name, section.steps, line.in_words()));
+                progress.finish(&format!("{}: {steps} steps done; {}, {spent}", stage.name, line.in_words()));
                 return Ok(Outcome::Done);
             }
         }
@@ -166,16 +167,10 @@ fn step(
 
 /// The section, as a step takes it.
 fn options(section: &Rl, config: &ModelConfig) -> RlOptions {
+    let max_tokens = section.rollouts.answering.max_tokens;
     RlOptions {
-        prompts: section.prompts,
-        rollout: RolloutOptions {
-            samples: section.samples,
-            max_tokens: section.max_tokens,
-            temperature: 1.0,
-            stop_tokens: config.eos_ids.clone(),
-            running: section.running,
-            precision: Precision::F32,
-        },
+        prompts: section.rollouts.prompts,
+        rollout: rollout_options(&section.rollouts.answering, 1.0, config),
         grpo: Grpo {
             scale: match section.advantage_scale {
                 AdvantageScale::Deviation => Scale::Deviation,
@@ -185,7 +180,7 @@ fn options(section: &Rl, config: &ModelConfig) -> RlOptions {
             aggregation: match section.loss_mean {
                 LossMean::Token => Aggregation::TokenMean,
                 LossMean::Sequence => Aggregation::SequenceMean,
-                LossMean::Constant => Aggregation::Constant(section.max_tokens as f64),
+                LossMean::Constant => Aggregation::Constant(max_tokens as f64),
             },
             clip_low: section.clip_low,
             clip_high: section.clip_high,
@@ -193,7 +188,7 @@ fn options(section: &Rl, config: &ModelConfig) -> RlOptions {
             overlong: match section.overlong {
                 OverlongRule::Keep => Overlong::Keep,
                 OverlongRule::Filter => Overlong::Filter,
-                OverlongRule::Penalty => Overlong::Penalty { max: section.max_tokens, buffer: section.overlong_buffer },
+                OverlongRule::Penalty => Overlong::Penalty { max: max_tokens, buffer: section.overlong_buffer },
             },
         },
         weights: RewardWeights {
@@ -201,7 +196,7 @@ fn options(section: &Rl, config: &ModelConfig) -> RlOptions {
             format: section.reward_format,
             language: section.reward_language,
         },
-        mini_batches: section.mini_batches,
+        mini_batches: section.rollouts.mini_batches,
         rounds: section.sampling_rounds,
         micro_rows: section.optimization.micro_rows,
     }

@@ -11,20 +11,19 @@ use anyhow::{Context, Result};
 use serde::{Deserialize, Serialize};
 use wels_data::chat::ChatTemplate;
 use wels_data::tokenizer::Tokenizer;
-use wels_kernels::gemm::Precision;
 use wels_kernels::random::Key;
 use wels_model::count;
 use wels_model::model::Model;
 use wels_model::params::Params;
 use wels_runs::files;
 use wels_runs::ledger::Entry;
-use wels_runs::recipe::{SampleAndFilter, Score, StageSection};
+use wels_runs::recipe::{Answering, SampleAndFilter, Score, StageSection};
 use wels_runs::rundir::{RunError, write_json};
 use wels_tasks::{Item, Prompt, Split, Task};
 use wels_train::rl::{Answered, Prompter, answer, training_item};
 use wels_train::rollout::RolloutOptions;
 
-use super::stage::{check_tokenizer, config_of, model_of};
+use super::stage::{check_tokenizer, config_of, model_of, rollout_options};
 use super::{GENERATE, Session, task};
 use crate::failure::refuse;
 use crate::model::load_params;
@@ -88,45 +87,35 @@ fn lines_of(group: &Answered) -> Vec<Line> {
     group.answers.iter().map(line).collect()
 }
 
-/// What both kinds say about sampling.
-struct Sampling<'a> {
-    from: &'a str,
-    task: &'a str,
-    split: Split,
-    samples: usize,
-    max_tokens: usize,
-    temperature: f64,
-    running: usize,
-    stream: u64,
-}
-
 fn answerer<'a>(
     session: &Session,
     tokenizer: &'a Tokenizer,
     template: Option<&'a ChatTemplate>,
+    from: &str,
     of: &Sampling,
 ) -> Result<Answerer<'a>> {
-    let model = model_of(session, of.from)?;
+    let model = model_of(session, from)?;
     check_tokenizer(&model, tokenizer)?;
     let config = config_of(&model)?;
     let params = Arc::new(load_params(&model, &config)?);
-    let options = RolloutOptions {
-        samples: of.samples,
-        max_tokens: of.max_tokens,
-        temperature: of.temperature as f32,
-        stop_tokens: config.eos_ids.clone(),
-        running: of.running,
-        precision: Precision::F32,
-    };
+    let options = rollout_options(of.answering, of.temperature, &config);
     let context = config.rope.max_positions;
     Ok(Answerer {
         model: Arc::new(Model::new(config, context)),
         params,
         prompter: Prompter { tokenizer, template },
         options,
-        task: task::task(of.task, of.split)?,
+        task: task::task(of.answering, of.split)?,
         key: Key { seed: session.run.recipe().run.seed, stream: of.stream },
     })
+}
+
+/// What both kinds say about sampling.
+struct Sampling<'a> {
+    answering: &'a Answering,
+    temperature: f64,
+    split: Split,
+    stream: u64,
 }
 
 /// Writes the parts that are not there yet; all lines of all parts.
@@ -193,24 +182,14 @@ pub(super) fn sample_and_filter(
         return Ok(());
     }
     let template = ChatTemplate::of(tokenizer)?;
-    let SampleAndFilter { from, task, samples, max_tokens, temperature, running, .. } = section;
-    let (split, stream) = (Split::Train, STREAM_SAMPLES);
-    let sampling = Sampling {
-        from,
-        task,
-        split,
-        samples: *samples,
-        max_tokens: *max_tokens,
-        temperature: *temperature,
-        running: *running,
-        stream,
-    };
-    let answerer = answerer(session, tokenizer, template.as_ref(), &sampling)?;
+    let SampleAndFilter { from, answering, temperature, .. } = section;
+    let sampling = Sampling { answering, temperature: *temperature, split: Split::Train, stream: STREAM_SAMPLES };
+    let answerer = answerer(session, tokenizer, template.as_ref(), from, &sampling)?;
     let seed = session.run.recipe().run.seed;
     let item = |n| Ok(training_item(&*answerer.task, seed, n)?);
     let lines = parts(session, &folder, &stage.name, section.prompts, &answerer, item)?;
     let tokens = lines.iter().map(|line| line.tokens as u64).sum();
-    let kept: String = right_once(&lines, section.samples, section.keep)
+    let kept: String = right_once(&lines, section.answering.samples, section.keep)
         .into_iter()
         .map(|line| serde_json::to_string(line).expect("plain data") + "\n")
         .collect();
@@ -271,17 +250,9 @@ pub(super) fn score(session: &mut Session, tokenizer: &Tokenizer, stage: &StageS
 /// Grades the model number `n` of the stage.
 fn grade(session: &Session, tokenizer: &Tokenizer, folder: &Path, of: &Score, n: usize, model: &str) -> Result<Graded> {
     let template = ChatTemplate::of(tokenizer)?;
-    let sampling = Sampling {
-        from: model,
-        task: &of.task,
-        split: Split::HeldOut,
-        samples: of.samples,
-        max_tokens: of.max_tokens,
-        temperature: of.temperature,
-        running: of.running,
-        stream: STREAM_SCORE,
-    };
-    let answerer = answerer(session, tokenizer, template.as_ref(), &sampling)?;
+    let Score { answering, temperature, .. } = of;
+    let sampling = Sampling { answering, temperature: *temperature, split: Split::HeldOut, stream: STREAM_SCORE };
+    let answerer = answerer(session, tokenizer, template.as_ref(), model, &sampling)?;
     let parts_folder = folder.join(format!("model-{n}"));
     fs::create_dir_all(&parts_folder).map_err(RunError::io("create", &parts_folder))?;
     files::remove_unfinished(&parts_folder).map_err(RunError::io("clean up", &parts_folder))?;
@@ -305,7 +276,7 @@ fn grade(session: &Session, tokenizer: &Tokenizer, folder: &Path, of: &Score, n:
 }
 
 fn print_table(session: &Session, results: &[Graded], of: &Score) -> Result<()> {
-    let head = format!("{} held out, temperature {}", of.task, of.temperature);
+    let head = format!("{} held out, temperature {}", of.answering.task, of.temperature);
     output::line(&format!("{head:<36} {:>10} {:>10} {:>16} {:>8}", "parameters", "activated", "right", "tokens"))?;
     for it in results {
         let right = format!("{:.1}% ± {:.1}", 100.0 * it.accuracy, 100.0 * it.standard_error);

@@ -8,6 +8,7 @@ use anyhow::{Context, Result};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use wels_data::tokenizer::Tokenizer;
+use wels_kernels::gemm::Precision;
 use wels_model::config::{Dtype, ModelConfig};
 use wels_model::count;
 use wels_model::gguf::GgufFile;
@@ -17,9 +18,10 @@ use wels_runs::checkpoint::{self, Checkpoint};
 use wels_runs::ledger::Entry;
 use wels_runs::metrics::{self, Metrics};
 use wels_runs::receipt::{CHECKPOINT, METRICS};
-use wels_runs::recipe::{self, Optimization, Start};
+use wels_runs::recipe::{self, Answering, Optimization, Start};
 use wels_runs::rundir::{RunError, write_json};
 use wels_runs::tensors;
+use wels_train::rollout::RolloutOptions;
 use wels_train::schedule::{LearningRate, Switch};
 use wels_train::trainer::{Hyperparameters, State, Trainer};
 
@@ -140,6 +142,18 @@ pub(super) fn hyperparameters(of: &Optimization, updates: u64) -> Hyperparameter
         bias_update_steps: updates,
         balance_alpha: of.balance_alpha,
         mtp_lambda: Switch { early: of.mtp_lambda, late: of.mtp_lambda, late_step: 0 },
+    }
+}
+
+/// How a model of this configuration answers.
+pub(super) fn rollout_options(of: &Answering, temperature: f64, config: &ModelConfig) -> RolloutOptions {
+    RolloutOptions {
+        samples: of.samples,
+        max_tokens: of.max_tokens,
+        temperature: temperature as f32,
+        stop_tokens: config.eos_ids.clone(),
+        running: of.running,
+        precision: Precision::F32,
     }
 }
 

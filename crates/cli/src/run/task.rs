@@ -4,6 +4,7 @@
 //! countdown  arithmetic  multiplication              made without end or listed whole
 //! gsm8k=FILE  math=FILE  mmlu=FILE  …                 a benchmark's file
 //! number=FILE  maths=FILE  exact=FILE  choice=FILE    lines of question and answer, by how answers are compared
+//! ./PROGRAM=FILE                                      lines with a question, and a program that judges the answers
 //! ```
 //! The style is `terse`, `r1-zero`, `chat` or `short`: puzzles are terse and files are chats unless said otherwise. A
 //! tenth of a file is held out: `score` asks that, `rl`, `distil` and `sample_and_filter` ask
@@ -11,13 +12,15 @@
 
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::{Context, Result};
 use wels_runs::hash::sha256;
-use wels_runs::recipe::Supervised;
+use wels_runs::recipe::{Answering, Supervised, TaskName};
 use wels_tasks::arithmetic::{Arithmetic, Kind};
 use wels_tasks::benchmarks::{self, Benchmark};
 use wels_tasks::countdown::{Countdown, Options, TraceOptions, Traces};
+use wels_tasks::external::{External, Judged};
 use wels_tasks::file::{self, Checker};
 use wels_tasks::{Item, Jail, Listed, Presentation, Split, Style, Task};
 
@@ -26,24 +29,39 @@ use crate::failure::refuse;
 /// The share of arithmetic questions that is held out.
 const HELD_OUT: f64 = 0.1;
 
-/// The task that `text` means.
-pub(super) fn task(text: &str, split: Split) -> Result<Box<dyn Task>> {
-    let (style, name) = match text.split_once(':') {
-        Some(("terse", name)) => (Some(Style::Terse), name),
-        Some(("r1-zero", name)) => (Some(Style::R1Zero), name),
-        Some(("chat", name)) => (Some(Style::Chat), name),
-        Some(("short", name)) => (Some(Style::Short), name),
-        Some((style, _)) if !style.contains('=') => {
+/// The task that a stage asks.
+pub(super) fn task(of: &Answering, split: Split) -> Result<Box<dyn Task>> {
+    let TaskName { style, name, file } = &of.task;
+    let style = match style.as_deref() {
+        None => None,
+        Some("terse") => Some(Style::Terse),
+        Some("r1-zero") => Some(Style::R1Zero),
+        Some("chat") => Some(Style::Chat),
+        Some("short") => Some(Style::Short),
+        Some(style) => {
             return Err(refuse(format!("there is no style '{style}'"), "known are: terse, r1-zero, chat, short"));
         }
-        _ => (None, text),
     };
-    if let Some((name, path)) = name.split_once('=') {
-        let task = listed(name, Path::new(path), style.unwrap_or(Style::Chat), split)
-            .with_context(|| format!("cannot take the task {text}"))?;
-        return Ok(Box::new(task));
+    let cannot = || format!("cannot take the task {}", of.task);
+    match (of.task.program(), file) {
+        (None, None) => made(name, style.unwrap_or(Style::Terse), split),
+        (None, Some(file)) => {
+            Ok(Box::new(listed(name, file, style.unwrap_or(Style::Chat), split).with_context(cannot)?))
+        }
+        (Some(program), Some(file)) => {
+            let listed = judged(name, file, style.unwrap_or(Style::Chat), split).with_context(cannot)?;
+            let timeout = Duration::from_secs_f64(of.checker_seconds);
+            Ok(Box::new(Judged { listed, program: External::start(program, &[], timeout)? }))
+        }
+        (Some(_), None) => {
+            let message = format!("the program {name} judges answers, and there are no questions");
+            Err(refuse(message, "name their file: task = \"PROGRAM=FILE\""))
+        }
     }
-    let style = style.unwrap_or(Style::Terse);
+}
+
+/// A task that makes its items.
+fn made(name: &str, style: Style, split: Split) -> Result<Box<dyn Task>> {
     let arithmetic = |kind| -> Result<Box<dyn Task>> {
         Ok(Box::new(Arithmetic::new(kind, style.into(), split, HELD_OUT, Options::default().seed)?))
     };
@@ -52,10 +70,18 @@ pub(super) fn task(text: &str, split: Split) -> Result<Box<dyn Task>> {
         "arithmetic" => arithmetic(Kind::Chain { terms: 2..=3, digits: 1..=2, operations: vec!['+', '-', '*'] }),
         "multiplication" => arithmetic(Kind::Product { first: 1..=2, second: 1..=2 }),
         _ => {
-            let known = "known are: countdown, arithmetic, multiplication, and NAME=FILE, see docs/tasks.md";
+            let known = "known are: countdown, arithmetic, multiplication, NAME=FILE and ./PROGRAM=FILE, see \
+                         docs/tasks.md";
             Err(refuse(format!("there is no task '{name}'"), known))
         }
     }
+}
+
+/// The questions in a file whose answers a program judges.
+fn judged(name: &str, path: &Path, style: Style, split: Split) -> Result<Listed> {
+    let presentation = Presentation::from(style);
+    let items = of_split(file::read(path, Checker::Program, &presentation, false)?.0, path, split)?;
+    Ok(Listed { name: name.to_owned(), items, format: presentation.format, language: None, jail: None })
 }
 
 /// The questions in a file.
@@ -67,7 +93,7 @@ fn listed(name: &str, path: &Path, style: Style, split: Split) -> Result<Listed>
         "choice" => Some(Checker::Choice),
         _ => None,
     };
-    let (mut items, format, code) = match (checker, Benchmark::named(name)) {
+    let (items, format, code) = match (checker, Benchmark::named(name)) {
         (Some(checker), _) => {
             let presentation = Presentation::from(style);
             (file::read(path, checker, &presentation, false)?.0, presentation.format, false)
@@ -83,15 +109,21 @@ fn listed(name: &str, path: &Path, style: Style, split: Split) -> Result<Listed>
             return Err(refuse(format!("there is no task '{name}=…'"), known));
         }
     };
-    items.retain(|item| is_held_out(item) == (split == Split::HeldOut));
-    if items.is_empty() {
-        return Err(refuse(format!("{} has no question for this stage", path.display()), "give it more questions"));
-    }
+    let items = of_split(items, path, split)?;
     let jail = match code {
         true => Some(Arc::new(Jail::new(std::env::current_exe()?, "python3", Default::default())?)),
         false => None,
     };
     Ok(Listed { name: name.to_owned(), items, format, language: None, jail })
+}
+
+/// Those of a file's items that are learnt from, or those held out.
+fn of_split(mut items: Vec<Item>, path: &Path, split: Split) -> Result<Vec<Item>> {
+    items.retain(|item| is_held_out(item) == (split == Split::HeldOut));
+    match items.is_empty() {
+        true => Err(refuse(format!("{} has no question for this stage", path.display()), "give it more questions")),
+        false => Ok(items),
+    }
 }
 
 /// A tenth, by the item's id.
@@ -128,6 +160,11 @@ mod tests {
 
     use super::*;
 
+    fn task(text: &str, split: Split) -> Result<Box<dyn Task>> {
+        let task = TaskName::parse(text, Path::new(""));
+        super::task(&Answering { task, checker_seconds: 60.0, samples: 1, max_tokens: 1, running: 1 }, split)
+    }
+
     fn ids(task: &dyn Task) -> BTreeSet<String> {
         (0..task.len().unwrap()).map(|index| task.item(index).unwrap().id).collect()
     }
@@ -155,6 +192,7 @@ mod tests {
             ("nothing", "there is no task 'nothing'"),
             ("loud:countdown", "there is no style 'loud'"),
             ("nothing=a.jsonl", "there is no task 'nothing=…'"),
+            ("./judge.py", "the program ./judge.py judges answers, and there are no questions"),
         ] {
             let error = task(name, Split::Train).err().map(|error| format!("{error:#}")).unwrap_or_default();
             assert!(error.contains(expected), "{name}: {error}");

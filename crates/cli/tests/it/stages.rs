@@ -231,3 +231,67 @@ fn a_stage_without_its_model_or_task_is_refused_in_words() {
         assert!(said.failure().contains(expected), "{expected}: {said:?}");
     }
 }
+
+/// A program that calls long answers right, and so teaches to answer at length.
+const JUDGE: &str = r#"#!/bin/sh
+while read -r line; do
+    id=$(printf %s "$line" | sed 's/.*"id":"\([^"]*\)".*/\1/')
+    BODY
+    if [ ${#line} -gt 130 ]; then right=true; else right=false; fi
+    printf '{"id":"%s","correct":%s}\n' "$id" "$right"
+done
+"#;
+
+#[test]
+fn answers_are_judged_by_a_program_of_ones_own() {
+    use std::os::unix::fs::PermissionsExt;
+    let lab = Lab::new();
+    let question = |n: u32| format!("{{\"question\": \"{n}\", \"words\": [\"catfish\", {n}]}}\n");
+    fs::write(lab.at("questions.jsonl"), (0..100).map(question).collect::<String>()).unwrap();
+    let judge = |body: &str| {
+        fs::write(lab.at("judge"), JUDGE.replace("BODY", body)).unwrap();
+        fs::set_permissions(lab.at("judge"), fs::Permissions::from_mode(0o755)).unwrap();
+    };
+    let asked = "task = \"terse:./judge=questions.jsonl\"\nmax_tokens = 24\n";
+    let stages = format!(
+        "[[stage]]\nname = \"reinforced\"\nkind = \"rl\"\nsteps = 3\nprompts = 4\nsamples = 4\nchecker_seconds = 2\n\
+         learning_rate = 1e-3\n{asked}\n[[stage]]\nname = \"samples\"\nkind = \"sample_and_filter\"\n\
+         from = \"reinforced\"\nprompts = 8\n{asked}\n[[stage]]\nname = \"scores\"\nkind = \"score\"\n{asked}"
+    );
+    let recipe = |name: &str| {
+        let file = recipe(&lab, name);
+        let text = fs::read_to_string(lab.at(&file)).unwrap().replace(STAGES, &stages);
+        fs::write(lab.at(&file), text).unwrap();
+        file
+    };
+    judge("");
+    lab.done(&["run", &recipe("honest")]);
+    let accuracy: Vec<f64> =
+        metrics(&lab, "honest", "reinforced").iter().map(|line| line["accuracy"].as_f64().unwrap()).collect();
+    assert!(accuracy.iter().any(|share| *share > 0.0) && accuracy.iter().any(|share| *share < 1.0), "{accuracy:?}");
+    let lines = text(&lab, "honest", "samples/part-0000.jsonl");
+    assert!(lines.contains("\"correct\":true"), "{lines}");
+    assert!(text(&lab, "honest", "scores/scores.json").contains("accuracy"));
+
+    // What fails in the middle is named, and mended the same command goes on to the same weights.
+    let file = recipe("mended");
+    for (body, expected) in [
+        ("[ $id -lt 20 ] || exec sleep 1000", "judge gave no answer within 2 s to "),
+        ("[ $id -lt 20 ] || id=7", "and answered \"7\""),
+        ("[ $id -lt 20 ] || exit 1", "judge ended before it answered "),
+        ("[ $id -lt 20 ] || echo rubbish", "with `rubbish`"),
+    ] {
+        judge(body);
+        let said = lab.wels(&["run", &file]);
+        assert_eq!(said.code, Some(1), "{said:?}");
+        let failure = said.failure();
+        assert!(failure.contains(expected) && failure.contains("\nhint: docs/tasks.md says"), "{failure}");
+    }
+    judge("");
+    lab.done(&["run", "runs/mended"]);
+    assert_eq!(weights(&lab, "mended", "reinforced"), weights(&lab, "honest", "reinforced"));
+    assert_eq!(text(&lab, "mended", "samples/part-0000.jsonl"), lines);
+    fs::remove_file(lab.at("judge")).unwrap();
+    let said = lab.wels(&["run", &recipe("gone")]);
+    assert!(said.failure().contains("judge cannot be started: No such file"), "{said:?}");
+}

@@ -1,9 +1,10 @@
 //! `[[stage]]`: what a run does after pretraining, in order. Each stage begins with the weights of an earlier one, of a
 //! published checkpoint, or with new ones.
 
-use std::path::Path;
+use std::fmt;
+use std::path::{Path, PathBuf};
 
-use serde::Serialize;
+use serde::{Serialize, Serializer};
 
 use super::reader::{RecipeError, Section};
 use super::{Decay, ModelSection, TokenizerSection};
@@ -101,6 +102,12 @@ struct Defaults {
     mtp_lambda: f64,
 }
 
+/// Defaults of rollouts that differ between kinds.
+struct Sampling {
+    prompts: usize,
+    samples: usize,
+}
+
 /// Where the weights of a stage come from.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 #[serde(untagged)]
@@ -184,23 +191,84 @@ pub enum OverlongRule {
     Penalty,
 }
 
-/// `[[stage]]` of kind `rl`
+/// A task as recipes name it, `[STYLE:]NAME[=FILE]`. A name with a `/` is a program of one's own, which judges answers.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TaskName {
+    /// How it is asked.
+    pub style: Option<String>,
+    /// What is asked, or who judges.
+    pub name: String,
+    /// Where questions stand.
+    pub file: Option<PathBuf>,
+}
+
+impl TaskName {
+    /// Takes `text` apart; paths are relative to `folder`.
+    pub fn parse(text: &str, folder: &Path) -> TaskName {
+        let (style, rest) = match text.split_once(':') {
+            Some((style, rest)) if !style.contains(['=', '/']) => (Some(style.to_string()), rest),
+            _ => (None, text),
+        };
+        let (name, file) = rest.split_once('=').map_or((rest, None), |(name, file)| (name, Some(folder.join(file))));
+        let name = if name.contains('/') { folder.join(name).display().to_string() } else { name.to_string() };
+        TaskName { style, name, file }
+    }
+
+    /// The program that judges the answers, where there is one.
+    pub fn program(&self) -> Option<&Path> {
+        self.name.contains('/').then(|| Path::new(&self.name))
+    }
+}
+
+impl fmt::Display for TaskName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let style = self.style.iter().map(|style| format!("{style}:"));
+        let file = self.file.iter().map(|file| format!("={}", file.display()));
+        write!(f, "{}{}{}", style.collect::<String>(), self.name, file.collect::<String>())
+    }
+}
+
+impl Serialize for TaskName {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+/// `[[stage]]` of every kind that samples: answers
 #[derive(Clone, Debug, PartialEq, Serialize)]
-pub struct Rl {
+pub struct Answering {
     /// What is asked, `[STYLE:]NAME[=FILE]`; see [tasks](tasks.md).
-    pub task: String,
-    /// Rollouts.
-    pub steps: u64,
-    /// Prompts of a rollout.
-    pub prompts: usize,
-    /// Answers to each prompt.
+    pub task: TaskName,
+    /// Seconds that a program of one's own may take to judge an answer: no bit of the result.
+    pub checker_seconds: f64,
+    /// Answers to each prompt: 16 in `rl`, 4 in `sample_and_filter`, else 1.
     pub samples: usize,
     /// The most tokens of an answer.
     pub max_tokens: usize,
     /// Answers that are sampled at the same time: speed and memory, no bit of the result.
     pub running: usize,
+}
+
+/// `[[stage]]` of kind `rl`, and of `distil` on the student's own answers: rollouts
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Rollouts {
+    /// Rollouts.
+    pub steps: u64,
+    /// Prompts of a rollout: 16 in `rl`, 64 in `distil`.
+    pub prompts: usize,
     /// Updates of a rollout, each on a random part of it.
     pub mini_batches: usize,
+    /// What is asked and how it is answered.
+    #[serde(flatten)]
+    pub answering: Answering,
+}
+
+/// `[[stage]]` of kind `rl`
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Rl {
+    /// What is asked, and how often.
+    #[serde(flatten)]
+    pub rollouts: Rollouts,
     /// Rounds of sampling at most, until `prompts` groups have rewards that differ; 1 takes what comes.
     pub sampling_rounds: usize,
     /// What advantages are divided by.
@@ -272,20 +340,9 @@ pub enum Answers {
 /// `[[stage]]` of kind `distil` with `answers = "own"`
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct OwnAnswers {
-    /// What is asked, `[STYLE:]NAME[=FILE]`; see [tasks](tasks.md).
-    pub task: String,
-    /// Rollouts.
-    pub steps: u64,
-    /// Prompts of a rollout.
-    pub prompts: usize,
-    /// Answers to each prompt.
-    pub samples: usize,
-    /// The most tokens of an answer.
-    pub max_tokens: usize,
-    /// Answers that are sampled at the same time: speed and memory, no bit of the result.
-    pub running: usize,
-    /// Updates of a rollout, each on a random part of it.
-    pub mini_batches: usize,
+    /// What is asked, and how often.
+    #[serde(flatten)]
+    pub rollouts: Rollouts,
     /// How it is optimized.
     #[serde(flatten)]
     pub optimization: Optimization,
@@ -299,20 +356,15 @@ pub struct OwnAnswers {
 pub struct SampleAndFilter {
     /// The model that answers: an earlier stage, or a Hugging Face directory.
     pub from: String,
-    /// What is asked, `[STYLE:]NAME[=FILE]`; see [tasks](tasks.md).
-    pub task: String,
     /// Prompts.
     pub prompts: u64,
-    /// Answers to each prompt.
-    pub samples: usize,
     /// Right answers that are kept of each prompt, the first ones; equal ones are kept once.
     pub keep: usize,
-    /// The most tokens of an answer.
-    pub max_tokens: usize,
     /// Of the softmax.
     pub temperature: f64,
-    /// Answers that are sampled at the same time: speed and memory, no bit of the result.
-    pub running: usize,
+    /// What is asked and how it is answered.
+    #[serde(flatten)]
+    pub answering: Answering,
 }
 
 /// `[[stage]]` of kind `score`
@@ -320,23 +372,18 @@ pub struct SampleAndFilter {
 pub struct Score {
     /// The models that are graded: stages, or Hugging Face directories.
     pub models: Vec<String>,
-    /// What is asked, `[STYLE:]NAME[=FILE]`; see [tasks](tasks.md).
-    pub task: String,
     /// Held-out items.
     pub items: u64,
-    /// Answers to each item.
-    pub samples: usize,
-    /// The most tokens of an answer.
-    pub max_tokens: usize,
     /// Of the softmax.
     pub temperature: f64,
-    /// Answers that are sampled at the same time: speed and memory, no bit of the result.
-    pub running: usize,
+    /// What is asked and how it is answered.
+    #[serde(flatten)]
+    pub answering: Answering,
 }
 
 /// Keys of a stage that change no bit of its result.
-pub(super) const FREE: [&str; 5] =
-    ["micro_rows", "running", "checkpoint_every", "checkpoint_seconds", "keep_checkpoints"];
+pub(super) const FREE: [&str; 6] =
+    ["micro_rows", "running", "checker_seconds", "checkpoint_every", "checkpoint_seconds", "keep_checkpoints"];
 
 /// What all stages of a recipe share.
 pub(super) struct Surroundings<'a> {
@@ -480,15 +527,14 @@ impl Rl {
             balance_alpha: 0.0,
             mtp_lambda: 0.0,
         };
+        let of = Sampling { prompts: 16, samples: 16 };
+        let rollouts = Rollouts::resolve(s, around, &of)?;
+        if rollouts.answering.samples < 2 {
+            return Err(s.wrong("samples", "must be 2 or more: an answer is compared with others to its prompt"));
+        }
         let clip_low = s.get_where("clip_low", 0.2, NOT_NEGATIVE, "0 or more")?;
         Ok(Rl {
-            task: s.get_or("task", "countdown".into())?,
-            steps: s.get_where("steps", 100, |n| n > 0, "1 or more")?,
-            prompts: s.get_where("prompts", 16, |n| n > 0, "1 or more")?,
-            samples: s.get_where("samples", 16, |n| n > 1, "2 or more")?,
-            max_tokens: s.get_where("max_tokens", 256, |n| n > 0, "1 or more")?,
-            running: s.get_where("running", 64, |n| n > 0, "1 or more")?,
-            mini_batches: s.get_where("mini_batches", 1, |n| n > 0, "1 or more")?,
+            rollouts,
             sampling_rounds: s.get_where("sampling_rounds", 1, |n| n > 0, "1 or more")?,
             advantage_scale: s.word(
                 "advantage_scale",
@@ -549,31 +595,51 @@ impl Distil {
 impl OwnAnswers {
     fn resolve(s: &mut Section, around: &Surroundings) -> Result<OwnAnswers, RecipeError> {
         Ok(OwnAnswers {
-            task: s.get_or("task", "countdown".into())?,
-            steps: s.get_where("steps", 100, |n| n > 0, "1 or more")?,
-            prompts: s.get_where("prompts", 64, |n| n > 0, "1 or more")?,
-            samples: s.get_where("samples", 1, |n| n > 0, "1 or more")?,
-            max_tokens: s.get_where("max_tokens", 256, |n| n > 0, "1 or more")?,
-            running: s.get_where("running", 64, |n| n > 0, "1 or more")?,
-            mini_batches: s.get_where("mini_batches", 1, |n| n > 0, "1 or more")?,
+            rollouts: Rollouts::resolve(s, around, &Sampling { prompts: 64, samples: 1 })?,
             optimization: Optimization::resolve(s, &OF_TUNING)?,
             start: Start::resolve(s, around)?,
         })
     }
 }
 
+impl Answering {
+    fn resolve(s: &mut Section, around: &Surroundings, samples: usize) -> Result<Answering, RecipeError> {
+        let task: String = s.get_or("task", "countdown".into())?;
+        Ok(Answering {
+            task: TaskName::parse(&task, around.folder),
+            checker_seconds: s.get_where(
+                "checker_seconds",
+                60.0,
+                |x| x > 0.0 && x <= 1e6,
+                "greater than 0, up to 1e6",
+            )?,
+            samples: s.get_where("samples", samples, |n| n > 0, "1 or more")?,
+            max_tokens: s.get_where("max_tokens", 256, |n| n > 0, "1 or more")?,
+            running: s.get_where("running", 64, |n| n > 0, "1 or more")?,
+        })
+    }
+}
+
+impl Rollouts {
+    fn resolve(s: &mut Section, around: &Surroundings, of: &Sampling) -> Result<Rollouts, RecipeError> {
+        Ok(Rollouts {
+            steps: s.get_where("steps", 100, |n| n > 0, "1 or more")?,
+            prompts: s.get_where("prompts", of.prompts, |n| n > 0, "1 or more")?,
+            mini_batches: s.get_where("mini_batches", 1, |n| n > 0, "1 or more")?,
+            answering: Answering::resolve(s, around, of.samples)?,
+        })
+    }
+}
+
 impl SampleAndFilter {
     fn resolve(s: &mut Section, around: &Surroundings) -> Result<SampleAndFilter, RecipeError> {
-        let samples = s.get_where("samples", 4, |n| n > 0, "1 or more")?;
+        let answering = Answering::resolve(s, around, 4)?;
         Ok(SampleAndFilter {
             from: place(s.get_or("from", PRETRAIN.into())?, around),
-            task: s.get_or("task", "countdown".into())?,
             prompts: s.get_where("prompts", 1000, |n| n > 0, "1 or more")?,
-            samples,
-            keep: s.get_where("keep", samples, |n| n > 0, "1 or more")?,
-            max_tokens: s.get_where("max_tokens", 256, |n| n > 0, "1 or more")?,
+            keep: s.get_where("keep", answering.samples, |n| n > 0, "1 or more")?,
             temperature: s.get_where("temperature", 1.0, NOT_NEGATIVE, "0 or more")?,
-            running: s.get_where("running", 64, |n| n > 0, "1 or more")?,
+            answering,
         })
     }
 }
@@ -583,12 +649,31 @@ impl Score {
         let models: Vec<String> = s.get_or("models", vec![PRETRAIN.into()])?;
         Ok(Score {
             models: models.into_iter().map(|model| place(model, around)).collect(),
-            task: s.get_or("task", "countdown".into())?,
             items: s.get_where("items", 1000, |n| n > 0, "1 or more")?,
-            samples: s.get_where("samples", 1, |n| n > 0, "1 or more")?,
-            max_tokens: s.get_where("max_tokens", 256, |n| n > 0, "1 or more")?,
             temperature: s.get_where("temperature", 1.0, NOT_NEGATIVE, "0 or more")?,
-            running: s.get_where("running", 64, |n| n > 0, "1 or more")?,
+            answering: Answering::resolve(s, around, 1)?,
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_of_tasks_are_taken_apart() {
+        for (text, written) in [
+            ("countdown", "countdown"),
+            ("short:arithmetic", "short:arithmetic"),
+            ("gsm8k=a:b.jsonl", "gsm8k=/data/a:b.jsonl"),
+            ("chat:number=x=y.jsonl", "chat:number=/data/x=y.jsonl"),
+            ("./judge.py=q.jsonl", "/data/./judge.py=/data/q.jsonl"),
+            ("r1-zero:/bin/judge=/q.jsonl", "r1-zero:/bin/judge=/q.jsonl"),
+        ] {
+            let name = TaskName::parse(text, Path::new("/data"));
+            assert_eq!(name.to_string(), written);
+            assert_eq!(TaskName::parse(written, Path::new("/elsewhere")), name);
+            assert_eq!(name.program().is_some(), text.contains('/'));
+        }
     }
 }
