@@ -9,6 +9,7 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 use wels_data::ChatTemplate;
 use wels_engine::{Engine, LoadedModel, Options};
+use wels_runs::machine;
 use wels_server::http::{App, Settings, Shutdown, serve as serve_http};
 use wels_server::ledger::{Clerk, Ledger, Limits};
 use wels_server::money::Tariff;
@@ -174,16 +175,32 @@ fn load(args: &Args) -> Result<(Served, Engine)> {
         tokenizer: Arc::clone(&tokenizer),
     };
     let (model, params) = args.hold.take(&opened, context)?;
+    let cache_bytes = cache_bytes(args.cache_mib)?;
     let loaded = LoadedModel { model: Arc::new(model), params: Arc::new(params), tokenizer: Some(tokenizer) };
     let options = Options {
         max_running: args.max_running.get(),
         max_waiting: args.max_waiting,
-        cache_bytes: args.cache_mib.get() << 20,
+        cache_bytes,
         layout: args.hold.layout(config),
         numbers: args.hold.numbers(),
         ..Options::default()
     };
     Ok((served, Engine::new(loaded, options)?))
+}
+
+/// The bytes of a cache, if memory holds as many. They are taken as they are used, so a cache that does not fit would
+/// end the program long after it began.
+pub fn cache_bytes(mib: NonZeroUsize) -> Result<usize> {
+    let bytes = mib.get().checked_mul(1 << 20);
+    let left = machine::available_memory_bytes();
+    match bytes {
+        Some(bytes) if left.is_none_or(|left| bytes as u64 <= left) => Ok(bytes),
+        _ => {
+            let left = left.map_or("memory holds".to_owned(), |left| format!("the {} MiB of memory left", left >> 20));
+            let message = format!("a cache of {mib} MiB is more than {left}");
+            Err(refuse(message, "give a smaller --cache-mib"))
+        }
+    }
 }
 
 /// What a model is called that nobody has named: by its directory or file.

@@ -4,22 +4,68 @@
 //! grammar and for a token. Grammars are limited in size and nesting before it sees them, so that nothing can overflow
 //! its stack. A stop token is allowed where the text may end.
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use llguidance::api::TopLevelGrammar;
 use llguidance::toktrie::{ApproximateTokEnv, SimpleVob, TokEnv, TokRxInfo, TokTrie};
 use llguidance::{JsonCompileOptions, Matcher, ParserFactory, panic_utils};
 use wels_data::tokenizer::Tokenizer;
 
-use crate::request::{Constraint, Refusal};
+use crate::request::{Constraint, Refusal, Request};
 
 /// The most bytes of a schema or grammar.
 const BYTES_MAX: usize = 256 << 10;
 /// The deepest nesting of brackets in one.
 const NESTING_MAX: usize = 100;
 
+/// Makes requests ready for the engine. The work for a schema can take seconds, so it is apart from the engine: a
+/// thread of its own may do it while the engine goes on.
+#[derive(Clone)]
+pub struct Preparer {
+    tokenizer: Option<Arc<Tokenizer>>,
+    vocab_size: usize,
+    /// Made for the first constraint: a tree of the vocabulary.
+    compiler: Arc<OnceLock<Result<Compiler, Refusal>>>,
+}
+
+/// A request whose constraint has been compiled.
+pub struct Prepared {
+    pub(crate) request: Request,
+    pub(crate) guide: Option<Guide>,
+}
+
+impl Prepared {
+    /// A request without a constraint; `None` for one that has to be compiled.
+    pub fn plain(request: Request) -> Option<Prepared> {
+        request.constraint.is_none().then_some(Prepared { request, guide: None })
+    }
+
+    /// What was asked.
+    pub fn request(&self) -> &Request {
+        &self.request
+    }
+}
+
+impl Preparer {
+    pub(crate) fn new(tokenizer: Option<Arc<Tokenizer>>, vocab_size: usize) -> Preparer {
+        Preparer { tokenizer, vocab_size, compiler: Arc::default() }
+    }
+
+    /// Compiles the request's constraint, if it has one.
+    ///
+    /// # Errors
+    /// [`Refusal::Constraint`] for one that is wrong or too large.
+    pub fn prepare(&self, request: Request) -> Result<Prepared, Refusal> {
+        let Some(constraint) = &request.constraint else { return Ok(Prepared { request, guide: None }) };
+        let tokenizer = self.tokenizer.as_ref().ok_or_else(|| refusal("the model has no tokenizer"))?;
+        let compiler = self.compiler.get_or_init(|| Compiler::new(tokenizer, self.vocab_size));
+        let guide = compiler.as_ref().map_err(Clone::clone)?.compile(constraint)?;
+        Ok(Prepared { request, guide: Some(guide) })
+    }
+}
+
 /// Makes guides for the constraints of requests.
-pub(crate) struct Compiler {
+struct Compiler {
     factory: ParserFactory,
     eos: u32,
 }
@@ -37,7 +83,7 @@ pub(crate) struct Broken;
 
 impl Compiler {
     /// For a model of `vocab_size` tokens. Builds a tree of the vocabulary.
-    pub fn new(tokenizer: &Tokenizer, vocab_size: usize) -> Result<Self, Refusal> {
+    fn new(tokenizer: &Tokenizer, vocab_size: usize) -> Result<Self, Refusal> {
         let eos = tokenizer.special().eos.ok_or_else(|| refusal("the tokenizer has no end token"))?;
         let word = |id: u32| {
             let bytes = tokenizer.token_bytes(id);
@@ -56,7 +102,7 @@ impl Compiler {
     }
 
     /// A guide for a new answer.
-    pub fn compile(&self, constraint: &Constraint) -> Result<Guide, Refusal> {
+    fn compile(&self, constraint: &Constraint) -> Result<Guide, Refusal> {
         let grammar = match constraint {
             Constraint::JsonObject => json_schema("{\"type\":\"object\"}")?,
             Constraint::JsonSchema(schema) => json_schema(checked(schema)?)?,

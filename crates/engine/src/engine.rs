@@ -9,7 +9,7 @@ use wels_model::paged::{CacheLayout, Numbers, PAGE_TOKENS, PagedCache};
 use wels_model::params::Params;
 use wels_model::tape::Execution;
 
-use crate::constraint::{Compiler, Guide};
+use crate::constraint::{Prepared, Preparer};
 use crate::event::{Counters, Event, FinishReason, Finished, Status, Usage};
 use crate::pages::{Lease, PageTable};
 use crate::request::{Refusal, Request, RequestId};
@@ -117,7 +117,7 @@ pub struct Engine {
     pub(crate) events: Vec<Event>,
     pub(crate) counters: Counters,
     pub(crate) scratch: Scratch,
-    compiler: Option<Compiler>,
+    preparer: Preparer,
     next_id: u64,
 }
 
@@ -144,6 +144,7 @@ impl Engine {
         if let Some(tokenizer) = loaded.tokenizer.as_ref().filter(|t| t.vocab_size() > config.vocab_size) {
             return Err(EngineError::Vocabulary { tokenizer: tokenizer.vocab_size(), model: config.vocab_size });
         }
+        let preparer = Preparer::new(loaded.tokenizer.clone(), config.vocab_size);
         Ok(Engine {
             execution: Execution { precision: options.precision, ..Execution::default() },
             cache: PagedCache::new(&loaded.model, options.layout, options.numbers, pages),
@@ -155,19 +156,27 @@ impl Engine {
             events: Vec::new(),
             counters: Counters::default(),
             scratch: Scratch::default(),
-            compiler: None,
+            preparer,
             next_id: 0,
         })
     }
 
-    /// Takes a request, to be begun in some later step.
+    /// What compiles constraints for this engine, on any thread.
+    pub fn preparer(&self) -> Preparer {
+        self.preparer.clone()
+    }
+
+    /// Takes a request, to be begun in some later step. Its constraint is compiled here and now.
     pub fn enqueue(&mut self, request: Request) -> Result<RequestId, Refusal> {
-        request.check()?;
         self.check(&request)?;
-        if self.waiting.len() >= self.options.max_waiting {
-            return Err(Refusal::QueueFull { waiting: self.waiting.len() });
-        }
-        let guide = self.guide(&request)?;
+        let prepared = self.preparer.prepare(request)?;
+        self.enqueue_prepared(prepared)
+    }
+
+    /// Takes a request that was made ready by this engine's [`Engine::preparer`].
+    pub fn enqueue_prepared(&mut self, prepared: Prepared) -> Result<RequestId, Refusal> {
+        self.check(&prepared.request)?;
+        let Prepared { request, guide } = prepared;
         let id = RequestId(self.next_id);
         self.next_id += 1;
         self.wait(Sequence {
@@ -262,8 +271,9 @@ impl Engine {
         self.events.push(Event::Finished(Finished { id: sequence.id, reason, usage: sequence.usage }));
     }
 
-    /// What of a request depends on model and options.
+    /// Whether the request can be taken now.
     fn check(&self, request: &Request) -> Result<(), Refusal> {
+        request.check()?;
         let vocab_size = self.loaded.model.config().vocab_size;
         let limit = self.room() - 1;
         if request.prompt.len() > limit {
@@ -280,17 +290,9 @@ impl Engine {
         if self.loaded.tokenizer.is_none() && !request.stop.is_empty() {
             return Err(Refusal::Parameter { name: "stop", reason: "the model has no tokenizer".into() });
         }
+        if self.waiting.len() >= self.options.max_waiting {
+            return Err(Refusal::QueueFull { waiting: self.waiting.len() });
+        }
         Ok(())
-    }
-
-    fn guide(&mut self, request: &Request) -> Result<Option<Guide>, Refusal> {
-        let Some(constraint) = &request.constraint else { return Ok(None) };
-        let none = || Refusal::Constraint { reason: "the model has no tokenizer".into() };
-        let tokenizer = self.loaded.tokenizer.as_ref().ok_or_else(none)?;
-        let compiler = match &mut self.compiler {
-            Some(compiler) => compiler,
-            unmade => unmade.insert(Compiler::new(tokenizer, self.loaded.model.config().vocab_size)?),
-        };
-        compiler.compile(constraint).map(Some)
     }
 }

@@ -31,6 +31,7 @@ mod constraint;
 
 mod text;
 
+pub use constraint::{Prepared, Preparer};
 pub use engine::{Engine, EngineError, LoadedModel, Options, Speculation};
 pub use event::{Counters, Event, FinishReason, Finished, Status, Token, Usage};
 pub use request::{Constraint, Refusal, Request, RequestId, Sampling};

@@ -1,5 +1,6 @@
 //! The thread that owns the engine: requests go in through a channel, each request's events come out through one of its
-//! own.
+//! own. Requests with a constraint go first to a second thread, which compiles it: what that takes is waited for by
+//! those who asked for it, and by nobody's stream.
 
 use std::collections::HashMap;
 use std::sync::mpsc as commands;
@@ -7,7 +8,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use tokio::sync::{mpsc, oneshot};
-use wels_engine::{Engine, Event, Refusal, Request, RequestId, Status};
+use wels_engine::{Engine, Event, Prepared, Refusal, Request, RequestId, Status};
 
 /// Events of one request that may wait for it; a request that lets more wait is cancelled.
 const EVENTS_MAX: usize = 4096;
@@ -18,8 +19,10 @@ const RUN_GUESS_S: f64 = 5.0;
 
 /// What the worker needs of an engine. Tests put another one in its place.
 pub trait Backend: Send + 'static {
+    /// What makes requests ready, on a thread of its own.
+    fn preparer(&self) -> Box<dyn Fn(Request) -> Result<Prepared, Refusal> + Send>;
     /// Takes a request.
-    fn enqueue(&mut self, request: Request) -> Result<RequestId, Refusal>;
+    fn enqueue(&mut self, prepared: Prepared) -> Result<RequestId, Refusal>;
     /// Ends a request with the next step.
     fn cancel(&mut self, id: RequestId) -> bool;
     /// Does some work.
@@ -31,8 +34,13 @@ pub trait Backend: Send + 'static {
 }
 
 impl Backend for Engine {
-    fn enqueue(&mut self, request: Request) -> Result<RequestId, Refusal> {
-        Engine::enqueue(self, request)
+    fn preparer(&self) -> Box<dyn Fn(Request) -> Result<Prepared, Refusal> + Send> {
+        let preparer = Engine::preparer(self);
+        Box::new(move |request| preparer.prepare(request))
+    }
+
+    fn enqueue(&mut self, prepared: Prepared) -> Result<RequestId, Refusal> {
+        Engine::enqueue_prepared(self, prepared)
     }
 
     fn cancel(&mut self, id: RequestId) -> bool {
@@ -68,9 +76,17 @@ pub enum Denied {
     Gone,
 }
 
+type Reply = oneshot::Sender<Result<Ticket, Refusal>>;
+
 enum Command {
-    Enqueue { requests: Vec<Request>, reply: oneshot::Sender<Result<Ticket, Refusal>> },
+    Enqueue { requests: Vec<Prepared>, reply: Reply },
     Cancel(Vec<RequestId>),
+}
+
+/// Requests of which some have a constraint.
+struct Constrained {
+    requests: Vec<Request>,
+    reply: Reply,
 }
 
 /// A place in the engine for some requests that belong together. Dropping it cancels them.
@@ -139,6 +155,8 @@ impl Snapshot {
 #[derive(Clone)]
 pub struct Worker {
     commands: commands::Sender<Command>,
+    /// To the thread that compiles constraints.
+    constrained: commands::Sender<Constrained>,
     snapshot: Arc<Mutex<Snapshot>>,
 }
 
@@ -146,8 +164,22 @@ impl Worker {
     /// Starts the thread.
     pub fn start(backend: impl Backend) -> std::io::Result<Worker> {
         let (sender, receiver) = commands::channel();
+        let (constrained, uncompiled) = commands::channel::<Constrained>();
+        let prepare = backend.preparer();
         let snapshot = Arc::new(Mutex::new(Snapshot { status: backend.status(), ..Snapshot::default() }));
-        let worker = Worker { commands: sender, snapshot: Arc::clone(&snapshot) };
+        let worker = Worker { commands: sender, constrained, snapshot: Arc::clone(&snapshot) };
+        let sender = worker.commands.clone();
+        std::thread::Builder::new().name("constraints".to_owned()).spawn(move || {
+            for Constrained { requests, reply } in uncompiled {
+                if reply.is_closed() {
+                    continue; // whoever asked is gone
+                }
+                let _ = match requests.into_iter().map(&prepare).collect() {
+                    Ok(requests) => sender.send(Command::Enqueue { requests, reply }).is_ok(),
+                    Err(refusal) => reply.send(Err(refusal)).is_ok(),
+                };
+            }
+        })?;
         let sender = worker.commands.clone();
         std::thread::Builder::new().name("engine".to_owned()).spawn(move || {
             let _gone = Gone(Arc::clone(&snapshot));
@@ -159,7 +191,17 @@ impl Worker {
     /// Hands in requests, all or none.
     pub async fn submit(&self, requests: Vec<Request>) -> Result<Ticket, Denied> {
         let (reply, answer) = oneshot::channel();
-        self.commands.send(Command::Enqueue { requests, reply }).map_err(|_| Denied::Gone)?;
+        let sent = match requests.iter().any(|request| request.constraint.is_some()) {
+            true => self.constrained.send(Constrained { requests, reply }).is_ok(),
+            false => {
+                let plain = |request| Prepared::plain(request).expect("it has no constraint");
+                let requests = requests.into_iter().map(plain).collect();
+                self.commands.send(Command::Enqueue { requests, reply }).is_ok()
+            }
+        };
+        if !sent {
+            return Err(Denied::Gone);
+        }
         answer.await.map_err(|_| Denied::Gone)?.map_err(Denied::Refused)
     }
 
@@ -229,11 +271,11 @@ impl<B: Backend> Loop<B> {
         }
     }
 
-    fn enqueue(&mut self, requests: Vec<Request>, sender: &commands::Sender<Command>) -> Result<Ticket, Refusal> {
+    fn enqueue(&mut self, requests: Vec<Prepared>, sender: &commands::Sender<Command>) -> Result<Ticket, Refusal> {
         let (events, receiver) = mpsc::channel(EVENTS_MAX);
         let mut ticket = Ticket { ids: Vec::new(), events: receiver, commands: sender.clone() };
-        for (choice, request) in requests.into_iter().enumerate() {
-            let id = self.backend.enqueue(request)?;
+        for (choice, prepared) in requests.into_iter().enumerate() {
+            let id = self.backend.enqueue(prepared)?;
             ticket.ids.push(id);
             self.routes.insert(id, Route { events: events.clone(), choice, begun: None });
         }

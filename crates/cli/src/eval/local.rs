@@ -22,6 +22,7 @@ use super::answer::{Answer, Answerer, HandOver, Questions, TOO_LONG, Work};
 use super::{Args, file_name};
 use crate::failure::refuse;
 use crate::model::{Location, OpenModel, locate};
+use crate::serve::cache_bytes;
 
 /// Files up to this size are hashed whole; of larger ones a sixteenth of it from either end.
 const HASHED_WHOLE_BYTES: u64 = 1 << 30;
@@ -77,7 +78,7 @@ impl Local {
         let options = Options {
             max_running: parallel,
             max_waiting: usize::MAX,
-            cache_bytes: args.cache_mib.get() << 20,
+            cache_bytes: cache_bytes(args.cache_mib)?,
             layout,
             numbers,
             ..Options::default()

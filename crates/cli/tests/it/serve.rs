@@ -252,3 +252,18 @@ fn a_second_signal_ends_it_at_once() {
     server.child.wait().unwrap();
     assert!(begin.elapsed() < Duration::from_secs(60));
 }
+
+#[test]
+fn a_cache_that_memory_does_not_hold_is_refused() {
+    let lab = Lab::new();
+    for mib in ["99999999", "18446744073709551615"] {
+        let output = Command::new(env!("CARGO_BIN_EXE_wels"))
+            .args(["serve", lab.at("model").to_str().unwrap(), "--listen", "127.0.0.1:0", "--db", &lab.db()])
+            .args(["--cache-mib", mib])
+            .output()
+            .unwrap();
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert!(said.contains(&format!("error: a cache of {mib} MiB is more than ")), "{said}");
+        assert!(said.contains("hint: give a smaller --cache-mib") && output.status.code() == Some(1), "{said}");
+    }
+}

@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 use wels_data::Tokenizer;
-use wels_engine::{Event, FinishReason, Finished, Refusal, Request, RequestId, Status, Token, Usage};
+use wels_engine::{Event, FinishReason, Finished, Prepared, Refusal, Request, RequestId, Status, Token, Usage};
 use wels_server::worker::Backend;
 
 use crate::lab::{Lab, Setup, tiny};
@@ -39,7 +39,13 @@ struct Scripted {
 }
 
 impl Backend for Scripted {
-    fn enqueue(&mut self, request: Request) -> Result<RequestId, Refusal> {
+    fn preparer(&self) -> Box<dyn Fn(Request) -> Result<Prepared, Refusal> + Send> {
+        let refusal = || Refusal::Constraint { reason: "not by this engine".to_owned() };
+        Box::new(move |request| Prepared::plain(request).ok_or_else(refusal))
+    }
+
+    fn enqueue(&mut self, prepared: Prepared) -> Result<RequestId, Refusal> {
+        let request = prepared.request();
         self.next += 1;
         let prompt = self.tokenizer.decode(&request.prompt).unwrap();
         let asked = prompt.rsplit("<｜User｜>").next().unwrap().to_owned();

@@ -6,7 +6,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use serde_json::json;
-use wels_engine::{Engine, Event, Options, Refusal, Request, RequestId, Status};
+use wels_engine::{Engine, Event, Options, Prepared, Refusal, Request, RequestId, Status};
 use wels_server::http::Settings;
 use wels_server::worker::Backend;
 
@@ -16,11 +16,20 @@ use crate::lab::{Response, Setup, chat_body, tiny};
 struct Gated {
     engine: Engine,
     gate: Arc<Mutex<()>>,
+    constraint_gate: Arc<Mutex<()>>,
 }
 
 impl Backend for Gated {
-    fn enqueue(&mut self, request: Request) -> Result<RequestId, Refusal> {
-        self.engine.enqueue(request)
+    fn preparer(&self) -> Box<dyn Fn(Request) -> Result<Prepared, Refusal> + Send> {
+        let (preparer, gate) = (self.engine.preparer(), Arc::clone(&self.constraint_gate));
+        Box::new(move |request| {
+            drop(gate.lock());
+            preparer.prepare(request)
+        })
+    }
+
+    fn enqueue(&mut self, prepared: Prepared) -> Result<RequestId, Refusal> {
+        self.engine.enqueue_prepared(prepared)
     }
 
     fn cancel(&mut self, id: RequestId) -> bool {
@@ -41,12 +50,13 @@ impl Backend for Gated {
     }
 }
 
-fn gated(setup: Setup) -> (crate::lab::Lab, Arc<Mutex<()>>) {
+/// The gates: of the engine's steps, of compiling constraints.
+fn gated(setup: Setup) -> (crate::lab::Lab, [Arc<Mutex<()>>; 2]) {
     let loaded = tiny();
-    let gate = Arc::new(Mutex::new(()));
+    let [gate, constraint_gate] = [(); 2].map(|()| Arc::new(Mutex::new(())));
     let engine = Engine::new(loaded.clone(), setup.options.clone()).unwrap();
-    let backend = Gated { engine, gate: Arc::clone(&gate) };
-    (setup.start_with(backend, loaded.tokenizer.unwrap()), gate)
+    let backend = Gated { engine, gate: Arc::clone(&gate), constraint_gate: Arc::clone(&constraint_gate) };
+    (setup.start_with(backend, loaded.tokenizer.unwrap()), [gate, constraint_gate])
 }
 
 #[test]
@@ -94,7 +104,7 @@ fn an_engine_that_stands_still_shows() {
         ..Settings::default()
     };
     let options = Options { max_running: 1, cache_bytes: 4 << 20, ..Options::default() };
-    let (lab, gate) = gated(Setup { settings, options, ..Setup::default() });
+    let (lab, [gate, _]) = gated(Setup { settings, options, ..Setup::default() });
     let closed = gate.lock().unwrap();
     let body = chat_body(json!({"max_tokens": 4, "stream": true})).to_string();
     let first = lab.send("POST", "/v1/chat/completions", &lab.key, body.as_bytes());
@@ -125,7 +135,7 @@ fn a_reader_that_stays_away_is_given_up() {
 
 #[test]
 fn the_end_waits_for_requests_under_way_and_takes_no_new_ones() {
-    let (mut lab, gate) = gated(Setup::default());
+    let (mut lab, [gate, _]) = gated(Setup::default());
     let closed = gate.lock().unwrap();
     let body = chat_body(json!({"max_tokens": 8, "stream": true})).to_string();
     let stream = lab.send("POST", "/v1/chat/completions", &lab.key, body.as_bytes());
@@ -140,4 +150,30 @@ fn the_end_waits_for_requests_under_way_and_takes_no_new_ones() {
     lab.join();
     assert!(std::net::TcpStream::connect(lab.address).is_err());
     assert_eq!(lab.settled()[0].tokens.output, 8);
+}
+
+#[test]
+fn a_schema_that_takes_long_holds_up_nobody_else() {
+    let (lab, [_, compiling]) = gated(Setup::default());
+    let closed = compiling.lock().unwrap();
+    let body = chat_body(json!({"max_tokens": 40, "response_format": {"type": "json_object"}})).to_string();
+    let constrained = lab.send("POST", "/v1/chat/completions", &lab.key, body.as_bytes());
+    let begin = Instant::now();
+    while lab.ledger().entries().unwrap().is_empty() {
+        assert!(begin.elapsed() < Duration::from_secs(20), "the request does not begin");
+        thread::sleep(Duration::from_millis(5));
+    }
+    // Its constraint is being compiled, and others are answered from beginning to end.
+    for seed in 0..3 {
+        let answered = lab.chat(json!({"max_tokens": 12, "stream": true, "seed": seed}));
+        assert!(answered.events().last().unwrap()["usage"]["completion_tokens"].as_u64() > Some(0), "{answered:?}");
+    }
+    let open = lab.ledger().entries().unwrap().into_iter().filter(|entry| entry.outcome.is_none()).count();
+    assert!(open >= 1, "the constrained request was answered without its constraint");
+    drop(closed);
+    let answered = Response::read(constrained);
+    assert_eq!(answered.status, 200, "{answered:?}");
+    let text = answered.json()["choices"][0]["message"]["content"].as_str().unwrap().to_owned();
+    assert!(text.starts_with('{'), "{text}");
+    assert_eq!(lab.settled().len(), 4);
 }
