@@ -43,20 +43,20 @@ pub fn usage(args: &Args) -> Result<()> {
     let from = args.since.unwrap_or(0) * DAY_MS;
     let to = args.until.map_or(i64::MAX, |day| (day + 1) * DAY_MS);
     for line in Ledger::open(&args.db.url()?)?.usage(by, from, to)? {
-        let Usage { group, currency, requests, tokens, cost } = line;
+        let Usage { group, currency, requests, refused, tokens, cost } = line;
         let group = match (by, group.parse::<i64>()) {
             (By::Day, Ok(day)) => date(day * DAY_MS),
             _ => group,
         };
         if args.json {
             output::json(&serde_json::json!({
-                "group": group, "requests": requests, "hit_tokens": tokens.hit, "miss_tokens": tokens.miss,
+                "group": group, "requests": requests, "refused": refused, "hit_tokens": tokens.hit, "miss_tokens": tokens.miss,
                 "output_tokens": tokens.output, "cost": cost, "currency": currency,
             }))?;
         } else {
             let (hit, miss, out) = (tokens.hit, tokens.miss, tokens.output);
             output::line(&format!(
-                "{group:<20} {requests:>8} requests  {hit:>10} hit  {miss:>10} miss  {out:>10} out  {cost:>12} {currency}"
+                "{group:<20} {requests:>8} requests  {refused:>6} refused  {hit:>10} hit  {miss:>10} miss  {out:>10} out  {cost:>12} {currency}"
             ))?;
         }
     }

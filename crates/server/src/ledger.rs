@@ -210,8 +210,10 @@ pub struct Usage {
     pub group: String,
     /// Of the costs: sums are kept apart by it.
     pub currency: String,
-    /// Ended and under way.
+    /// Ended and under way, without those that were refused.
     pub requests: u64,
+    /// Refused by the engine: its queue was full, or the request could not be answered.
+    pub refused: u64,
     /// Sent so far.
     pub tokens: Tokens,
     /// Of ended requests.
@@ -545,12 +547,13 @@ impl Ledger {
         };
         let sum = |column: &str| format!("CAST(SUM({column}) AS BIGINT)");
         let sql = format!(
-            "SELECT {group}, currency, COUNT(*), {}, {}, {}, {} FROM requests JOIN keys ON keys.id = key_id \
+            "SELECT {group}, currency, COUNT(*), {}, {}, {}, {}, {} FROM requests JOIN keys ON keys.id = key_id \
              WHERE started_unix_ms >= $1 AND started_unix_ms < $2 GROUP BY {group}, currency ORDER BY {group}, currency",
             sum("hit_tokens"),
             sum("miss_tokens"),
             sum("output_tokens"),
             sum("cost_nano"),
+            sum("CASE WHEN outcome = 'refused' THEN 1 ELSE 0 END"),
         );
         let rows = self.database.query(&sql, &[from_unix_ms.into(), to_unix_ms.into()])?;
         rows.iter()
@@ -559,7 +562,8 @@ impl Ledger {
                 Ok(Usage {
                     group: row.text(0)?,
                     currency: row.text(1)?,
-                    requests: count(2)?,
+                    requests: count(2)? - count(7)?,
+                    refused: count(7)?,
                     tokens: Tokens { hit: count(3)?, miss: count(4)?, output: count(5)? },
                     cost: Nanos(row.int(6)?),
                 })

@@ -87,6 +87,10 @@ fn a_request_is_charged_once_for_what_its_row_holds() {
         ledger.admit(&admission("b", &key), 2).unwrap().unwrap();
         let usage = ledger.usage(By::Key, 0, i64::MAX).unwrap();
         assert_eq!((usage.len(), usage[0].requests, usage[0].cost), (1, 2, Nanos(14)));
+        ledger.admit(&admission("c", &key), 2).unwrap().unwrap_err();
+        ledger.settle("b", "refused", 3).unwrap();
+        let usage = ledger.usage(By::Key, 0, i64::MAX).unwrap();
+        assert_eq!((usage[0].requests, usage[0].refused, usage[0].cost), (1, 1, Nanos(14)));
         for by in [By::Day, By::Model] {
             assert_eq!(ledger.usage(by, 0, i64::MAX).unwrap()[0].tokens.total(), 13);
         }
