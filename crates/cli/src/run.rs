@@ -34,24 +34,29 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
+use wels_data::chat::ChatTemplate;
 use wels_data::tokenizer::Tokenizer;
 use wels_runs::account;
+use wels_runs::checkpoint::Checkpoint;
 use wels_runs::ledger::{Entry, Ledger, Totals};
 use wels_runs::machine::{self, EnergyMeter, Measurements};
 use wels_runs::plan::prices::Prices;
 use wels_runs::plan::{self, RunPlan};
 use wels_runs::receipt::{RECEIPT, Receipt};
-use wels_runs::recipe::{Recipe, StageSection, Work};
+use wels_runs::recipe::{Answers, Recipe, StageSection, Supervised, Work};
 use wels_runs::report::{self, REPORT};
 use wels_runs::rundir::{RunDir, write_json};
+use wels_train::rl::Prompter;
 
 use crate::failure::refuse;
 use crate::interrupt::Interrupt;
 use crate::output::duration;
 use crate::plan::plan_in_one_line;
+use crate::verify::Replay;
 
 pub(crate) use pretrain::{execution, hyperparameters};
+use stage::Again;
 
 /// What the command line says.
 #[derive(clap::Args)]
@@ -77,6 +82,8 @@ pub(crate) struct Session {
     ledger: Ledger,
     interrupt: Interrupt,
     energy: EnergyMeter,
+    /// The line of this process' start, until there is something to write behind it.
+    pending: Option<Entry>,
     /// When the last line of the ledger was written, and the processor time until then.
     last_entry: Instant,
     last_cpu_seconds: f64,
@@ -150,6 +157,42 @@ fn work(session: &mut Session, tokenizer: &Tokenizer, stage: &StageSection) -> R
     }
 }
 
+/// A stage that trains once more, behind its checkpoint `from` or from its beginning; `scratch` is an empty folder.
+pub(crate) fn again<'a>(
+    run: &RunDir,
+    tokenizer: &'a Tokenizer,
+    template: Option<&'a ChatTemplate>,
+    stage: &StageSection,
+    scratch: &Path,
+    from: Option<&Checkpoint>,
+) -> Result<Box<dyn Replay + 'a>> {
+    let (position, scratch) = (stage::position_of(from)?, scratch.to_path_buf());
+    let prompter = Prompter { tokenizer, template };
+    let lessons = |section: &Supervised, teacher| -> Result<Box<dyn Replay + 'a>> {
+        let lessons = learn::Lessons::prepare(run, tokenizer, stage, section, teacher)?;
+        let training = lessons.begin(run, tokenizer, section, from)?;
+        Ok(Box::new(Again { training, position, tokenizer, scratch: scratch.clone() }))
+    };
+    match &stage.work {
+        Work::Pretrain(section) | Work::Sft(section) => lessons(section, None),
+        Work::Rl(section) => {
+            let training = reinforce::Reinforcement::begin(run, prompter, stage, section, from)?;
+            Ok(Box::new(Again { training, position, tokenizer, scratch }))
+        }
+        Work::Distil(section) => {
+            let teacher = distil::TeacherModel::open(run, tokenizer, section)?;
+            match &section.answers {
+                Answers::Given(given) => lessons(given, Some(teacher)),
+                Answers::Own(own) => {
+                    let training = distil::Correction::begin(run, prompter, own, teacher, from)?;
+                    Ok(Box::new(Again { training, position, tokenizer, scratch }))
+                }
+            }
+        }
+        Work::SampleAndFilter(_) | Work::Score(_) => bail!("the stage {} has no steps", stage.name),
+    }
+}
+
 /// The plan: of a run that goes on with the rate of its beginning, of a new one with what `wels bench` measured or,
 /// failing that, a few steps measured now.
 fn planned(recipe: &Recipe, run: &Path) -> Result<RunPlan> {
@@ -195,18 +238,27 @@ impl Session {
             ledger,
             interrupt,
             energy: EnergyMeter::of_this_machine(),
+            pending: None,
             last_entry: Instant::now(),
             last_cpu_seconds: machine::cpu_seconds().unwrap_or(0.0),
         })
     }
 
-    /// The first line of this process in the ledger, and the plan.
+    /// The plan, and the first line of this process in the ledger: written at once if the run begins or its files have
+    /// changed, else with the next line. So a run that is done stays as it is.
     fn begin(&mut self, expected: &RunPlan) -> Result<()> {
         self.run.write_plan(expected)?;
-        let event = if self.ledger.entries().is_empty() { "start" } else { "resume" };
+        let before = self.ledger.entries().iter().rfind(|entry| ["start", "resume"].contains(&entry.event.as_str()));
+        let event = if before.is_some() { "resume" } else { "start" };
         let record = |name: &str| Ok((name.to_string(), corpus::record_of(&self.run.path().join(name))?));
         let files = ["recipe.toml", "plan.json"].into_iter().map(record).collect::<Result<BTreeMap<_, _>>>()?;
-        self.record(Entry { event: event.into(), files, ..Entry::default() })?;
+        let unchanged = before.is_some_and(|before| before.files == files);
+        let entry = self.measured(Entry { event: event.into(), files, ..Entry::default() });
+        if unchanged {
+            self.pending = Some(entry);
+        } else {
+            self.ledger.append(entry)?;
+        }
         self.write_receipt()
     }
 
@@ -217,12 +269,21 @@ impl Session {
 
     /// Adds a line to the ledger: the caller says what was done, this what it took.
     fn record(&mut self, entry: Entry) -> Result<()> {
+        let entry = self.measured(entry);
+        if let Some(begin) = self.pending.take() {
+            self.ledger.append(begin)?;
+        }
+        Ok(self.ledger.append(entry)?)
+    }
+
+    /// The entry with what was taken since the last one.
+    fn measured(&mut self, entry: Entry) -> Entry {
         let seconds = self.last_entry.elapsed().as_secs_f64();
         self.last_entry = Instant::now();
         let cpu_seconds = machine::cpu_seconds().unwrap_or(0.0);
         let cpu_before = std::mem::replace(&mut self.last_cpu_seconds, cpu_seconds);
         let usd_per_hour = self.run.recipe().run.usd_per_hour;
-        self.ledger.append(Entry {
+        Entry {
             time: machine::unix_time(),
             seconds,
             device_seconds: seconds,
@@ -233,8 +294,7 @@ impl Session {
             peak_rss_bytes: machine::peak_rss_bytes().unwrap_or(0),
             wels_version: env!("CARGO_PKG_VERSION").into(),
             ..entry
-        })?;
-        Ok(())
+        }
     }
 
     /// The end of a stage: plan against account on stderr, receipt and report on disk.

@@ -1,5 +1,5 @@
 //! `wels verify RUN`: whether a run's files are what was written, and whether its steps give what it says: random
-//! stretches between checkpoints are done again and compared bit by bit.
+//! stretches between checkpoints, of any stage that trains, are done again and compared bit by bit.
 //! `wels verify --receipt FILE`: the same from a published receipt and the data alone.
 
 use std::collections::BTreeMap;
@@ -9,13 +9,14 @@ use std::sync::Arc;
 use anyhow::{Context, Result};
 use serde::Serialize;
 use serde_json::Value;
+use wels_data::chat::ChatTemplate;
 use wels_data::shards::Dataset;
 use wels_data::tokenizer::Tokenizer;
 use wels_kernels::random::Key;
 use wels_runs::checkpoint::{self, Checkpoint, FileRecord};
 use wels_runs::machine;
 use wels_runs::receipt::Receipt;
-use wels_runs::recipe::Recipe;
+use wels_runs::recipe::{PRETRAIN, Recipe};
 use wels_runs::rundir::RunDir;
 use wels_runs::verify::{Expected, Findings, Problem, examine};
 
@@ -23,7 +24,7 @@ use crate::failure::refuse;
 use crate::interrupt::Interrupt;
 use crate::output;
 use crate::progress::Progress;
-use crate::run::{Session, corpus, pretrain};
+use crate::run::{self, Session, corpus, pretrain};
 
 /// What the command line says.
 #[derive(clap::Args)]
@@ -40,6 +41,9 @@ pub struct Args {
     /// Stretches that are done again; 0 looks at the files alone
     #[arg(long, value_name = "N", default_value_t = 1)]
     segments: usize,
+    /// Stretches of this stage alone
+    #[arg(long, value_name = "NAME", conflicts_with = "receipt")]
+    stage: Option<String>,
     /// Which stretches: the same seed chooses the same; by the clock if left out
     #[arg(long, value_name = "SEED")]
     seed: Option<u64>,
@@ -60,7 +64,8 @@ pub trait Replay {
 }
 
 /// Keys of metrics that depend on the machine and its load.
-const OF_THE_MACHINE: [&str; 3] = ["seconds", "tokens_per_second", "mfu"];
+const OF_THE_MACHINE: [&str; 5] =
+    ["seconds", "rollout_seconds", "tokens_per_second", "sampled_tokens_per_second", "mfu"];
 
 /// Part of a stage: behind checkpoint `from` (or from nothing) up to checkpoint `to`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -126,31 +131,47 @@ impl Verdict {
     }
 }
 
-fn verify_run(run: &Path, args: &Args) -> Result<Verdict> {
+fn verify_run(path: &Path, args: &Args) -> Result<Verdict> {
     // Holding the lock, so that nothing is written meanwhile; a run with a broken recipe is examined without.
-    let _locked = match RunDir::open(run) {
+    let run = match RunDir::open(path) {
         Err(wels_runs::rundir::RunError::Recipe(_)) => None,
         opened => Some(opened?),
     };
-    let expected = Recipe::load(&run.join("recipe.toml")).map(|recipe| vec![expected_of(&recipe)]).unwrap_or_default();
-    let (mut findings, _) = examine(run, &expected)?;
-    let mut replayed = Vec::new();
-    // What is known to be wrong need not be done again, and could not be told from what would be found.
-    if findings.problems.is_empty() {
-        let segments = choose(&findings, args);
-        if !segments.is_empty() {
-            let scratch = Scratch::new(&args.scratch)?;
-            let recipe = Recipe::load(&run.join("recipe.toml"))?;
-            let tokenizer = Tokenizer::load(&run.join("tokenizer"))?;
-            let dataset = Arc::new(Dataset::open(&run.join("data"))?);
-            for segment in segments {
-                let found = replay_segment(run, &segment, &recipe, &tokenizer, &dataset, &scratch.0)?;
-                findings.problems.extend(found);
-                replayed.push(segment);
-            }
+    if let (Some(run), Some(stage)) = (&run, &args.stage) {
+        let names: Vec<&str> = run.recipe().stages.iter().map(|stage| stage.name.as_str()).collect();
+        if stage != PRETRAIN && !names.contains(&stage.as_str()) {
+            let known = format!("its stages are {PRETRAIN}, {}", names.join(", "));
+            return Err(refuse(format!("the run has no stage {stage}"), known));
         }
     }
-    Ok(Verdict { findings, replayed })
+    let expected = run.iter().filter(|run| run.recipe().pretrains()).map(|run| expected_of(run.recipe()));
+    let (findings, _) = examine(path, &expected.collect::<Vec<_>>())?;
+    let mut verdict = Verdict { findings, replayed: Vec::new() };
+    // What is known to be wrong need not be done again, and could not be told from what would be found.
+    let segments = if verdict.findings.problems.is_empty() { choose(&verdict.findings, args) } else { Vec::new() };
+    let (Some(run), false) = (run, segments.is_empty()) else { return Ok(verdict) };
+    let scratch = Scratch::new(&args.scratch)?;
+    let tokenizer = Tokenizer::load(&path.join("tokenizer"))?;
+    let template = ChatTemplate::of(&tokenizer)?;
+    for segment in segments {
+        let folder = scratch.0.join(format!("{}-{}", segment.stage, segment.to));
+        std::fs::create_dir_all(&folder).with_context(|| format!("cannot create {}", folder.display()))?;
+        let from = segment.from.map(|step| checkpoint::at(&path.join(&segment.stage), step)).transpose()?;
+        let stage = run.recipe().stages.iter().find(|stage| stage.name == segment.stage);
+        let mut replay: Box<dyn Replay> = match stage {
+            Some(stage) => run::again(&run, &tokenizer, template.as_ref(), stage, &folder, from.as_ref())?,
+            None => {
+                let dataset = Arc::new(Dataset::open(&path.join("data"))?);
+                Box::new(pretrain::Replay::begin(run.recipe(), &tokenizer, dataset, &folder, from)?)
+            }
+        };
+        let found = replay_segment(path, &segment, &mut *replay)
+            .with_context(|| format!("cannot do the stage {} again", segment.stage))?;
+        verdict.findings.problems.extend(found);
+        verdict.replayed.push(segment);
+        let _ = std::fs::remove_dir_all(&folder); // the next may need its room
+    }
+    Ok(verdict)
 }
 
 fn expected_of(recipe: &Recipe) -> Expected {
@@ -158,21 +179,18 @@ fn expected_of(recipe: &Recipe) -> Expected {
     let (section, sequence_length) = (recipe.pretrain.clone(), recipe.data.sequence_length);
     let tokens_after =
         move |step: u64| (0..step).fold(0, |tokens, _| tokens + section.batch_tokens_after(tokens, sequence_length));
-    Expected { stage: "pretrain".into(), tokens_after: Box::new(tokens_after), flops_per_token }
+    Expected { stage: PRETRAIN.into(), tokens_after: Box::new(tokens_after), flops_per_token }
 }
 
-/// Random stretches, each at most once. From nothing to the first checkpoint that is kept is one of them only if it is
-/// not much longer than the others.
+/// Random stretches, each at most once.
 fn choose(findings: &Findings, args: &Args) -> Vec<Segment> {
-    let mut steps: Vec<u64> =
-        findings.checkpoints.iter().filter(|(stage, _)| stage == "pretrain").map(|(_, step)| *step).collect();
-    steps.sort_unstable();
-    let segment = |from: Option<u64>, to: u64| Segment { stage: "pretrain".into(), from, to };
-    let mut segments: Vec<Segment> = steps.windows(2).map(|pair| segment(Some(pair[0]), pair[1])).collect();
-    let longest = steps.windows(2).map(|pair| pair[1] - pair[0]).max();
-    if let Some(first) = steps.first().filter(|first| longest.is_none_or(|longest| **first <= 4 * longest)) {
-        segments.push(segment(None, *first));
+    let mut stages: BTreeMap<&str, Vec<u64>> = BTreeMap::new();
+    for (stage, step) in &findings.checkpoints {
+        if args.stage.as_ref().is_none_or(|wanted| wanted == stage) {
+            stages.entry(stage).or_default().push(*step);
+        }
     }
+    let mut segments: Vec<Segment> = stages.into_iter().flat_map(|(stage, steps)| segments_of(stage, steps)).collect();
     let seed = args.seed.unwrap_or_else(|| machine::unix_time() ^ u64::from(std::process::id()));
     let key = Key { seed, stream: 0 };
     let mut chosen = Vec::new();
@@ -183,22 +201,24 @@ fn choose(findings: &Findings, args: &Args) -> Vec<Segment> {
     chosen
 }
 
+/// The stretches between a stage's checkpoints. From nothing to the first that is kept is one of them only if it is not
+/// much longer than the others.
+fn segments_of(stage: &str, mut steps: Vec<u64>) -> Vec<Segment> {
+    steps.sort_unstable();
+    let segment = |from: Option<u64>, to: u64| Segment { stage: stage.into(), from, to };
+    let mut segments: Vec<Segment> = steps.windows(2).map(|pair| segment(Some(pair[0]), pair[1])).collect();
+    let longest = steps.windows(2).map(|pair| pair[1] - pair[0]).max();
+    if let Some(first) = steps.first().filter(|first| longest.is_none_or(|longest| **first <= 4 * longest)) {
+        segments.push(segment(None, *first));
+    }
+    segments
+}
+
 /// Does a stretch again and compares every line of metrics on the way and every file at its end.
-fn replay_segment(
-    run: &Path,
-    segment: &Segment,
-    recipe: &Recipe,
-    tokenizer: &Tokenizer,
-    dataset: &Arc<Dataset>,
-    scratch: &Path,
-) -> Result<Vec<Problem>> {
+fn replay_segment(run: &Path, segment: &Segment, replay: &mut dyn Replay) -> Result<Vec<Problem>> {
     let stage = run.join(&segment.stage);
-    let from = segment.from.map(|step| checkpoint::at(&stage, step)).transpose()?;
-    let folder = scratch.join(format!("{}-{}", segment.stage, segment.to));
-    std::fs::create_dir_all(&folder).with_context(|| format!("cannot create {}", folder.display()))?;
     let lines = std::fs::read_to_string(stage.join("metrics.jsonl"))?;
     let lines: Vec<&str> = lines.lines().collect();
-    let mut replay = pretrain::Replay::begin(recipe, tokenizer, Arc::clone(dataset), &folder, from)?;
     let name = format!("{}/metrics.jsonl", segment.stage);
     let mut progress = Progress::new("verify", "steps", segment.from.unwrap_or(0), Some(segment.to));
     let mut problems = Vec::new();
@@ -299,7 +319,7 @@ fn train_and_compare(
     segments: usize,
     verdict: &mut Verdict,
 ) -> Result<()> {
-    let of_stage = receipt.checkpoints.iter().filter(|checkpoint| checkpoint.stage == "pretrain");
+    let of_stage = receipt.checkpoints.iter().filter(|checkpoint| checkpoint.stage == PRETRAIN);
     let checkpoints: BTreeMap<u64, _> = of_stage.map(|checkpoint| (checkpoint.step, checkpoint)).collect();
     let wanted: Vec<_> = checkpoints.into_iter().take(segments).collect();
     let Some(last) = wanted.last().map(|(step, _)| *step) else { return Ok(()) };

@@ -14,21 +14,22 @@ use wels_model::count;
 use wels_model::model::{Model, Teacher};
 use wels_model::params::Params;
 use wels_model::tape::Execution;
+use wels_runs::checkpoint::Checkpoint;
 use wels_runs::recipe::{Answers, Distil, DivergenceWay, OwnAnswers, Rollouts, StageSection};
+use wels_runs::rundir::RunDir;
 use wels_tasks::{Split, Task};
 use wels_train::distil::{self, OwnOptions, OwnReport};
 use wels_train::rl::Prompter;
 use wels_train::trainer::Trainer;
 
 use super::stage::{
-    Next, Position, Stage, check_tokenizer, config_for, config_of, hyperparameters, model_of, rollout_options,
-    state_of, training_flops,
+    Position, Stage, Training, check_tokenizer, config_for, config_of, hyperparameters, model_of, position_of,
+    rollout_options, state_of, training_flops,
 };
 use super::{Outcome, Session, learn, task};
 use crate::failure::refuse;
 use crate::model::load_params;
 use crate::output::short;
-use crate::progress::Progress;
 
 /// A teacher, and how it is learnt from.
 pub(super) struct TeacherModel {
@@ -41,8 +42,9 @@ pub(super) struct TeacherModel {
 
 impl TeacherModel {
     /// The section's teacher, for a student of this vocabulary.
-    fn open(session: &Session, tokenizer: &Tokenizer, section: &Distil, student: &ModelConfig) -> Result<TeacherModel> {
-        let location = model_of(session, &section.teacher)?;
+    pub fn open(run: &RunDir, tokenizer: &Tokenizer, section: &Distil) -> Result<TeacherModel> {
+        let student = config_for(run, section.start())?;
+        let location = model_of(run, &section.teacher)?;
         check_tokenizer(&location, tokenizer)?;
         let config = config_of(&location)?;
         if config.vocab_size != student.vocab_size {
@@ -87,7 +89,7 @@ impl TeacherModel {
 
 /// One line of `metrics.jsonl` of a student that learns on its own answers; the last three depend on the machine.
 #[derive(Serialize)]
-struct Line {
+pub(super) struct Line {
     #[serde(flatten)]
     position: Position,
     divergence: f64,
@@ -110,11 +112,10 @@ pub(super) fn distil(
     stage: &StageSection,
     section: &Distil,
 ) -> Result<Outcome> {
-    let student = config_for(session, section.start())?;
-    let teacher = TeacherModel::open(session, tokenizer, section, &student)?;
+    let teacher = TeacherModel::open(&session.run, tokenizer, section)?;
     match &section.answers {
-        Answers::Given(given) => learn::learn(session, tokenizer, stage, given, Some(&teacher)),
-        Answers::Own(own) => on_policy(session, tokenizer, stage, own, &teacher),
+        Answers::Given(given) => learn::learn(session, tokenizer, stage, given, Some(teacher)),
+        Answers::Own(own) => on_policy(session, tokenizer, stage, own, teacher),
     }
 }
 
@@ -123,69 +124,80 @@ fn on_policy(
     tokenizer: &Tokenizer,
     stage: &StageSection,
     section: &OwnAnswers,
-    teacher: &TeacherModel,
+    teacher: TeacherModel,
 ) -> Result<Outcome> {
-    let config = config_for(session, &section.start)?;
-    let Rollouts { steps, mini_batches, answering, .. } = &section.rollouts;
+    let config = config_for(&session.run, &section.start)?;
+    let Rollouts { steps, answering, .. } = &section.rollouts;
     // A sampled token is computed forward once, learnt from once, and put to the teacher once.
     let flops = training_flops(&config, answering.max_tokens) * 4 / 3 + teacher.flops(answering.max_tokens);
     let opened = Stage::open(session, &stage.name, tokenizer, &section.optimization, *steps, flops)?;
-    let Some((mut at, latest)) = opened else { return Ok(Outcome::Done) };
-    let (config, state) = state_of(session, &section.start, tokenizer, latest.as_ref(), at.position)?;
-    let options = options(section, &config);
-    let context = teacher.context().min(config.rope.max_positions);
-    let hyper = hyperparameters(&section.optimization, steps * *mini_batches as u64);
-    let mut trainer = Trainer::new(config, context, state, hyper, Execution::default());
-    if section.optimization.mtp_lambda == 0.0 {
-        trainer.freeze_mtp();
-    }
-    let task = task::task(answering, Split::Train)?;
+    let Some((at, latest)) = opened else { return Ok(Outcome::Done) };
     let template = ChatTemplate::of(tokenizer)?;
     let prompter = Prompter { tokenizer, template: template.as_ref() };
-    let mut progress = Progress::new("distil", "steps", at.position.step, Some(*steps));
-    loop {
-        let line = step(session, &mut at, &mut trainer, teacher, &*task, &prompter, &options)?;
-        let next = at.after_step(session, &trainer, &line, |_| Ok(()))?;
-        progress.at(at.position.step, || line.in_words());
-        match next {
-            Next::Step => {}
-            Next::Interrupted => {
-                progress.finish(&format!("{}: stopped after step {}", stage.name, at.position.step));
-                return Ok(Outcome::Interrupted);
-            }
-            Next::Done => {
-                let spent = session.spent_in_words();
-                progress.finish(&format!("{}: {steps} steps done; {}, {spent}", stage.name, line.in_words()));
-                return Ok(Outcome::Done);
-            }
+    let correction = Correction::begin(&session.run, prompter, section, teacher, latest.as_ref())?;
+    at.run(session, correction, "distil")
+}
+
+/// A stage in which a student learns on its own answers.
+pub(super) struct Correction<'a> {
+    trainer: Trainer,
+    teacher: TeacherModel,
+    task: Box<dyn Task>,
+    prompter: Prompter<'a>,
+    options: OwnOptions,
+    seed: u64,
+}
+
+impl<'a> Correction<'a> {
+    /// Ready to go on behind a checkpoint, or from the stage's beginning.
+    pub fn begin(
+        run: &RunDir,
+        prompter: Prompter<'a>,
+        section: &OwnAnswers,
+        teacher: TeacherModel,
+        latest: Option<&Checkpoint>,
+    ) -> Result<Correction<'a>> {
+        let (config, state) = state_of(run, &section.start, prompter.tokenizer, latest, position_of(latest)?)?;
+        let options = options(section, &config);
+        let context = teacher.context().min(config.rope.max_positions);
+        let Rollouts { steps, mini_batches, answering, .. } = &section.rollouts;
+        let hyper = hyperparameters(&section.optimization, steps * *mini_batches as u64);
+        let mut trainer = Trainer::new(config, context, state, hyper, Execution::default());
+        if section.optimization.mtp_lambda == 0.0 {
+            trainer.freeze_mtp();
         }
+        let task = task::task(answering, Split::Train)?;
+        Ok(Correction { trainer, teacher, task, prompter, options, seed: run.recipe().run.seed })
     }
 }
 
-/// One step, timed.
-fn step(
-    session: &Session,
-    at: &mut Stage,
-    trainer: &mut Trainer,
-    teacher: &TeacherModel,
-    task: &dyn Task,
-    prompter: &Prompter,
-    options: &OwnOptions,
-) -> Result<Line> {
-    let started = Instant::now();
-    let seed = session.run.recipe().run.seed;
-    let answered = distil::sample(trainer, task, prompter, options, seed, at.position.items, &mut |_, _| {})?;
-    let rollout_seconds = started.elapsed().as_secs_f64();
-    let key = Key { seed, stream: at.position.step };
-    let report = distil::learn(trainer, &teacher.teacher(), &answered, options, key)?;
-    let Position { step, updates, tokens, items } = at.position;
-    at.position = Position {
-        step: step + 1,
-        updates: updates + report.updates.len() as u64,
-        tokens: tokens + report.sampled_tokens,
-        items: items + options.prompts as u64,
-    };
-    Ok(Line::new(&report, at.position, started.elapsed().as_secs_f64(), rollout_seconds))
+impl Training for Correction<'_> {
+    type Line = Line;
+
+    /// Both halves, timed.
+    fn step(&mut self, at: Position) -> Result<(Position, Line)> {
+        let started = Instant::now();
+        let Correction { trainer, teacher, task, prompter, options, seed } = self;
+        let answered = distil::sample(trainer, &**task, prompter, options, *seed, at.items, &mut |_, _| {})?;
+        let rollout_seconds = started.elapsed().as_secs_f64();
+        let key = Key { seed: *seed, stream: at.step };
+        let report = distil::learn(trainer, &teacher.teacher(), &answered, options, key)?;
+        let position = Position {
+            step: at.step + 1,
+            updates: at.updates + report.updates.len() as u64,
+            tokens: at.tokens + report.sampled_tokens,
+            items: at.items + options.prompts as u64,
+        };
+        Ok((position, Line::new(&report, position, started.elapsed().as_secs_f64(), rollout_seconds)))
+    }
+
+    fn trainer(&self) -> &Trainer {
+        &self.trainer
+    }
+
+    fn in_words(&self, line: &Line) -> String {
+        line.in_words()
+    }
 }
 
 /// The section, as a step takes it.

@@ -12,17 +12,20 @@ use wels_data::chat::{ChatTemplate, Message};
 use wels_data::tokenizer::Tokenizer;
 use wels_kernels::random::Key;
 use wels_model::tape::Execution;
+use wels_runs::checkpoint::Checkpoint;
 use wels_runs::recipe::{Recipe, StageSection, Supervised, Work};
+use wels_runs::rundir::RunDir;
 use wels_train::example::{Example, batches, pack};
 use wels_train::trainer::{StepReport, Trainer};
 use wels_train::{distil, sft};
 
 use super::distil::TeacherModel;
-use super::stage::{Next, Position, Stage, config_for, hyperparameters, state_of, traces_of, training_flops};
+use super::stage::{
+    Position, Stage, Training, config_for, hyperparameters, position_of, state_of, traces_of, training_flops,
+};
 use super::{Outcome, Session, samples, task};
 use crate::failure::refuse;
 use crate::output::short;
-use crate::progress::Progress;
 
 /// Stream of the run's seed that orders examples.
 const STREAM_ORDER: u64 = 0x6c65_6172;
@@ -32,7 +35,7 @@ const TOKENIZER_TRACES: u64 = 100_000;
 
 /// One line of `metrics.jsonl`; the last two depend on the machine.
 #[derive(Serialize)]
-struct Line {
+pub(super) struct Line {
     #[serde(flatten)]
     position: Position,
     loss: f64,
@@ -65,63 +68,103 @@ pub(super) fn learn(
     tokenizer: &Tokenizer,
     stage: &StageSection,
     section: &Supervised,
-    teacher: Option<&TeacherModel>,
+    teacher: Option<TeacherModel>,
 ) -> Result<Outcome> {
-    let config = config_for(session, &section.start)?;
-    let context = teacher.map_or(usize::MAX, TeacherModel::context).min(config.rope.max_positions);
-    let examples = examples(session, tokenizer, section, matches!(stage.work, Work::Pretrain(_)), context)?;
-    let rows: Vec<usize> = examples.iter().map(Example::rows).collect();
-    let mean_rows = rows.iter().sum::<usize>() / rows.len();
-    let key = Key { seed: session.run.recipe().run.seed, stream: STREAM_ORDER };
-    let plan = batches(&rows, section.batch_tokens, section.epochs, key);
-    let steps = plan.len() as u64;
-    let teaching = teacher.map_or(0, |teacher| teacher.flops(mean_rows.max(1)));
-    let flops = training_flops(&config, mean_rows.max(1)) + teaching;
-    let opened = Stage::open(session, &stage.name, tokenizer, &section.optimization, steps, flops)?;
-    let Some((mut at, latest)) = opened else { return Ok(Outcome::Done) };
-    let (config, state) = state_of(session, &section.start, tokenizer, latest.as_ref(), at.position)?;
-    let hyper = hyperparameters(&section.optimization, steps);
-    let mut trainer = Trainer::new(config, context, state, hyper, Execution::default());
-    if section.optimization.mtp_lambda == 0.0 {
-        trainer.freeze_mtp();
+    let lessons = Lessons::prepare(&session.run, tokenizer, stage, section, teacher)?;
+    let (steps, optimization) = (lessons.plan.len() as u64, &section.optimization);
+    let opened = Stage::open(session, &stage.name, tokenizer, optimization, steps, lessons.flops_per_token)?;
+    let Some((at, latest)) = opened else { return Ok(Outcome::Done) };
+    eprintln!("{:>9} {}: {} examples", "learn", stage.name, lessons.examples.len());
+    let learning = lessons.begin(&session.run, tokenizer, section, latest.as_ref())?;
+    at.run(session, learning, "learn")
+}
+
+/// What a stage learns from, and in which order.
+pub(super) struct Lessons {
+    examples: Vec<Example>,
+    /// The examples of each step.
+    plan: Vec<Vec<usize>>,
+    context: usize,
+    flops_per_token: u64,
+    teacher: Option<TeacherModel>,
+}
+
+impl Lessons {
+    /// Reads the examples and puts them in order.
+    pub fn prepare(
+        run: &RunDir,
+        tokenizer: &Tokenizer,
+        stage: &StageSection,
+        section: &Supervised,
+        teacher: Option<TeacherModel>,
+    ) -> Result<Lessons> {
+        let config = config_for(run, &section.start)?;
+        let context = teacher.as_ref().map_or(usize::MAX, TeacherModel::context).min(config.rope.max_positions);
+        let examples = examples(run, tokenizer, section, matches!(stage.work, Work::Pretrain(_)), context)?;
+        let rows: Vec<usize> = examples.iter().map(Example::rows).collect();
+        let mean_rows = (rows.iter().sum::<usize>() / rows.len()).max(1);
+        let key = Key { seed: run.recipe().run.seed, stream: STREAM_ORDER };
+        let plan = batches(&rows, section.batch_tokens, section.epochs, key);
+        let teaching = teacher.as_ref().map_or(0, |teacher| teacher.flops(mean_rows));
+        let flops_per_token = training_flops(&config, mean_rows) + teaching;
+        Ok(Lessons { examples, plan, context, flops_per_token, teacher })
     }
-    let mut progress = Progress::new("learn", "steps", at.position.step, Some(steps));
-    progress.line(&format!("{:>9} {}: {} examples", "learn", stage.name, examples.len()));
-    loop {
+
+    /// Ready to go on behind a checkpoint, or from the stage's beginning.
+    pub fn begin(
+        self,
+        run: &RunDir,
+        tokenizer: &Tokenizer,
+        section: &Supervised,
+        latest: Option<&Checkpoint>,
+    ) -> Result<Learning> {
+        let (config, state) = state_of(run, &section.start, tokenizer, latest, position_of(latest)?)?;
+        let hyper = hyperparameters(&section.optimization, self.plan.len() as u64);
+        let mut trainer = Trainer::new(config, self.context, state, hyper, Execution::default());
+        if section.optimization.mtp_lambda == 0.0 {
+            trainer.freeze_mtp();
+        }
+        Ok(Learning { lessons: self, trainer, micro_rows: section.optimization.micro_rows })
+    }
+}
+
+/// A stage that learns from examples.
+pub(super) struct Learning {
+    lessons: Lessons,
+    trainer: Trainer,
+    micro_rows: usize,
+}
+
+impl Training for Learning {
+    type Line = Line;
+
+    fn step(&mut self, at: Position) -> Result<(Position, Line)> {
         let started = Instant::now();
-        let batch = pack(plan[at.position.step as usize].iter().map(|index| &examples[*index]));
-        let micro_rows = section.optimization.micro_rows;
+        let Lessons { examples, plan, teacher, .. } = &self.lessons;
+        let Some(chosen) = plan.get(at.step as usize) else {
+            let message = format!("the data has {} steps, and step {} is asked for", plan.len(), at.step + 1);
+            return Err(refuse(message, "it is not what the stage began with"));
+        };
+        let batch = pack(chosen.iter().map(|index| &examples[*index]));
         let report = match teacher {
-            None => trainer.step(&batch, micro_rows)?,
-            Some(teacher) => distil::step(&mut trainer, &teacher.teacher(), &batch, micro_rows)?,
+            None => self.trainer.step(&batch, self.micro_rows)?,
+            Some(teacher) => distil::step(&mut self.trainer, &teacher.teacher(), &batch, self.micro_rows)?,
         };
         let tokens = batch.tokens.len() as u64;
-        let Position { step, updates, tokens: before, items } = at.position;
-        at.position = Position { step: step + 1, updates: updates + 1, tokens: before + tokens, items };
-        let divergence = teacher.map(|_| report.divergence);
-        let line = Line { divergence, ..Line::new(report, at.position, tokens, started.elapsed().as_secs_f64()) };
-        let next = at.after_step(session, &trainer, &line, |_| Ok(()))?;
-        let words = || {
-            let divergence = line.divergence.map_or(String::new(), |nats| format!("divergence {nats:.3}, "));
-            format!("{divergence}loss {:.3}, {} tok/s", line.loss, short(line.tokens_per_second))
-        };
-        progress.at(at.position.step, words);
-        match next {
-            Next::Step => {}
-            Next::Interrupted => {
-                progress.finish(&format!("{}: stopped after step {}", stage.name, at.position.step));
-                return Ok(Outcome::Interrupted);
-            }
-            Next::Done => {
-                progress.finish(&format!(
-                    "{}: {steps} steps done; {}, {}",
-                    stage.name,
-                    words(),
-                    session.spent_in_words()
-                ));
-                return Ok(Outcome::Done);
-            }
-        }
+        let position =
+            Position { step: at.step + 1, updates: at.updates + 1, tokens: at.tokens + tokens, items: at.items };
+        let divergence = teacher.as_ref().map(|_| report.divergence);
+        let line = Line::new(report, position, tokens, started.elapsed().as_secs_f64());
+        Ok((position, Line { divergence, ..line }))
+    }
+
+    fn trainer(&self) -> &Trainer {
+        &self.trainer
+    }
+
+    fn in_words(&self, line: &Line) -> String {
+        let divergence = line.divergence.map_or(String::new(), |nats| format!("divergence {nats:.3}, "));
+        format!("{divergence}loss {:.3}, {} tok/s", line.loss, short(line.tokens_per_second))
     }
 }
 
@@ -145,7 +188,7 @@ impl Line {
 
 /// What the stage learns from. Examples that the context does not hold are left out, and counted on stderr.
 fn examples(
-    session: &Session,
+    run: &RunDir,
     tokenizer: &Tokenizer,
     section: &Supervised,
     learn_prompts: bool,
@@ -156,11 +199,11 @@ fn examples(
     let answer = |(question, answer): &(String, String)| sft::answer(tokenizer, &template, question, answer);
     let mut examples: Vec<Example> = match section.data.as_str() {
         "traces" => {
-            let pairs = task::traces(section, session.run.recipe().run.seed, section.traces)?;
+            let pairs = task::traces(section, run.recipe().run.seed, section.traces)?;
             pairs.iter().map(answer).collect::<Result<_, _>>()?
         }
-        data if session.run.path().join(data).is_dir() => {
-            let pairs = samples::kept(&session.run.path().join(data))?;
+        data if run.path().join(data).is_dir() => {
+            let pairs = samples::kept(&run.path().join(data))?;
             pairs.iter().map(answer).collect::<Result<_, _>>()?
         }
         path => conversations(Path::new(path), tokenizer, &template)?,

@@ -15,6 +15,7 @@ use wels_model::params::Params;
 use wels_model::tape::Execution;
 use wels_runs::checkpoint::Checkpoint;
 use wels_runs::recipe::{AdvantageScale, LossMean, OverlongRule, Rl, Rollouts, StageSection};
+use wels_runs::rundir::RunDir;
 use wels_runs::tensors;
 use wels_tasks::{RewardWeights, Split, Task};
 use wels_train::doctor::Doctor;
@@ -23,11 +24,11 @@ use wels_train::rl::{Answered, Prompter, RlOptions, RlReport, Rollout, learn, sa
 use wels_train::trainer::Trainer;
 
 use super::stage::{
-    Next, Position, Stage, config_for, hyperparameters, initial, rollout_options, state_of, training_flops,
+    Position, Stage, Training, config_for, hyperparameters, initial, lines_of, position_of, rollout_options, state_of,
+    training_flops,
 };
 use super::{Outcome, Session, task};
 use crate::output::short;
-use crate::progress::Progress;
 
 /// The weights that KL is measured from, in a checkpoint.
 const REFERENCE: &str = "reference.safetensors";
@@ -37,7 +38,7 @@ const SHOWN: usize = 2;
 
 /// One line of `metrics.jsonl`; what comes after `samples` depends on the machine.
 #[derive(Serialize)]
-struct Line {
+pub(super) struct Line {
     #[serde(flatten)]
     position: Position,
     reward: f64,
@@ -78,49 +79,104 @@ pub(super) fn reinforce(
     stage: &StageSection,
     section: &Rl,
 ) -> Result<Outcome> {
-    let config = config_for(session, &section.start)?;
-    let Rollouts { steps, mini_batches, answering, .. } = &section.rollouts;
-    let updates = steps * *mini_batches as u64;
+    let config = config_for(&session.run, &section.start)?;
+    let Rollouts { steps, answering, .. } = &section.rollouts;
     // A sampled token is computed forward once, and learnt from once.
     let flops = training_flops(&config, answering.max_tokens) * 4 / 3;
     let opened = Stage::open(session, &stage.name, tokenizer, &section.optimization, *steps, flops)?;
-    let Some((mut at, latest)) = opened else { return Ok(Outcome::Done) };
-    let (config, state) = state_of(session, &section.start, tokenizer, latest.as_ref(), at.position)?;
-    let mut reference = reference(session, tokenizer, section, &config, latest.as_ref())?;
-    let options = options(section, &config);
-    let context = config.rope.max_positions;
-    let hyper = hyperparameters(&section.optimization, updates);
-    let mut trainer = Trainer::new(config, context, state, hyper, Execution::default());
-    if section.optimization.mtp_lambda == 0.0 {
-        trainer.freeze_mtp();
-    }
-    let task = task::task(answering, Split::Train)?;
+    let Some((at, latest)) = opened else { return Ok(Outcome::Done) };
     let template = ChatTemplate::of(tokenizer)?;
     let prompter = Prompter { tokenizer, template: template.as_ref() };
-    let mut doctor = Doctor::default();
-    at.lines()?.iter().for_each(|line| _ = doctor.look(&recalled(line)));
-    let mut progress = Progress::new("rl", "steps", at.position.step, Some(*steps));
-    loop {
-        let (report, line) = step(session, &mut at, &mut trainer, &*task, &prompter, &options, reference.as_ref())?;
-        let line = Line { warnings: doctor.look(&report), ..line };
-        if section.reference_every > 0 && at.position.step.is_multiple_of(section.reference_every) {
-            reference = reference.map(|_| trainer.state.params.clone());
+    let reinforcement = Reinforcement::begin(&session.run, prompter, stage, section, latest.as_ref())?;
+    at.run(session, reinforcement, "rl")
+}
+
+/// A stage of reinforcement.
+pub(super) struct Reinforcement<'a> {
+    trainer: Trainer,
+    task: Box<dyn Task>,
+    prompter: Prompter<'a>,
+    options: RlOptions,
+    /// The weights that KL is measured from.
+    reference: Option<Params>,
+    reference_every: u64,
+    doctor: Doctor,
+    seed: u64,
+}
+
+impl<'a> Reinforcement<'a> {
+    /// Ready to go on behind a checkpoint, or from the stage's beginning.
+    pub fn begin(
+        run: &RunDir,
+        prompter: Prompter<'a>,
+        stage: &StageSection,
+        section: &Rl,
+        latest: Option<&Checkpoint>,
+    ) -> Result<Reinforcement<'a>> {
+        let position = position_of(latest)?;
+        let (config, state) = state_of(run, &section.start, prompter.tokenizer, latest, position)?;
+        let reference = reference(run, prompter.tokenizer, section, &config, latest)?;
+        let options = options(section, &config);
+        let Rollouts { steps, mini_batches, answering, .. } = &section.rollouts;
+        let hyper = hyperparameters(&section.optimization, steps * *mini_batches as u64);
+        let context = config.rope.max_positions;
+        let mut trainer = Trainer::new(config, context, state, hyper, Execution::default());
+        if section.optimization.mtp_lambda == 0.0 {
+            trainer.freeze_mtp();
         }
-        let next = at.after_step(session, &trainer, &line, |folder| save_reference(folder, reference.as_ref()))?;
-        line.warnings.iter().for_each(|warning| progress.line(&format!("warning: {warning}")));
-        progress.at(at.position.step, || line.in_words());
-        match next {
-            Next::Step => {}
-            Next::Interrupted => {
-                progress.finish(&format!("{}: stopped after step {}", stage.name, at.position.step));
-                return Ok(Outcome::Interrupted);
-            }
-            Next::Done => {
-                let spent = session.spent_in_words();
-                progress.finish(&format!("{}: {steps} steps done; {}, {spent}", stage.name, line.in_words()));
-                return Ok(Outcome::Done);
-            }
+        let mut doctor = Doctor::default();
+        lines_of(run, &stage.name, position.step)?.iter().for_each(|line| _ = doctor.look(&recalled(line)));
+        Ok(Reinforcement {
+            trainer,
+            task: task::task(answering, Split::Train)?,
+            prompter,
+            options,
+            reference,
+            reference_every: section.reference_every,
+            doctor,
+            seed: run.recipe().run.seed,
+        })
+    }
+}
+
+impl Training for Reinforcement<'_> {
+    type Line = Line;
+
+    /// Both halves, timed.
+    fn step(&mut self, at: Position) -> Result<(Position, Line)> {
+        let started = Instant::now();
+        let Reinforcement { trainer, task, prompter, options, seed, .. } = self;
+        let rollout = sample(trainer, &**task, prompter, options, *seed, at.items, &mut |_, _| {})?;
+        let rollout_seconds = started.elapsed().as_secs_f64();
+        let key = Key { seed: *seed, stream: at.step };
+        let report = learn(trainer, self.reference.as_ref(), &rollout, options, key)?;
+        let position = Position {
+            step: at.step + 1,
+            updates: at.updates + report.updates.len() as u64,
+            tokens: at.tokens + report.sampled_tokens,
+            items: at.items + rollout.items,
+        };
+        let line = Line::new(&report, &rollout, position, started.elapsed().as_secs_f64(), rollout_seconds);
+        if self.reference_every > 0 && position.step.is_multiple_of(self.reference_every) {
+            self.reference = self.reference.take().map(|_| self.trainer.state.params.clone());
         }
+        Ok((position, Line { warnings: self.doctor.look(&report), ..line }))
+    }
+
+    fn trainer(&self) -> &Trainer {
+        &self.trainer
+    }
+
+    fn save(&self, folder: &Path) -> Result<()> {
+        save_reference(folder, self.reference.as_ref())
+    }
+
+    fn in_words(&self, line: &Line) -> String {
+        line.in_words()
+    }
+
+    fn warnings<'l>(&self, line: &'l Line) -> &'l [String] {
+        &line.warnings
     }
 }
 
@@ -136,33 +192,6 @@ fn recalled(line: &Value) -> RlReport {
         format: number("format"),
         ..RlReport::default()
     }
-}
-
-/// One step: both halves, timed.
-fn step(
-    session: &Session,
-    at: &mut Stage,
-    trainer: &mut Trainer,
-    task: &dyn Task,
-    prompter: &Prompter,
-    options: &RlOptions,
-    reference: Option<&Params>,
-) -> Result<(RlReport, Line)> {
-    let started = Instant::now();
-    let seed = session.run.recipe().run.seed;
-    let rollout = sample(trainer, task, prompter, options, seed, at.position.items, &mut |_, _| {})?;
-    let rollout_seconds = started.elapsed().as_secs_f64();
-    let key = Key { seed, stream: at.position.step };
-    let report = learn(trainer, reference, &rollout, options, key)?;
-    let Position { step, updates, tokens, items } = at.position;
-    at.position = Position {
-        step: step + 1,
-        updates: updates + report.updates.len() as u64,
-        tokens: tokens + report.sampled_tokens,
-        items: items + rollout.items,
-    };
-    let line = Line::new(&report, &rollout, at.position, started.elapsed().as_secs_f64(), rollout_seconds);
-    Ok((report, line))
 }
 
 /// The section, as a step takes it.
@@ -204,7 +233,7 @@ fn options(section: &Rl, config: &ModelConfig) -> RlOptions {
 
 /// The weights that KL is measured from: those of the checkpoint, or those that the stage began with.
 fn reference(
-    session: &Session,
+    run: &RunDir,
     tokenizer: &Tokenizer,
     section: &Rl,
     config: &ModelConfig,
@@ -213,7 +242,7 @@ fn reference(
     if section.kl == 0.0 {
         return Ok(None);
     }
-    let Some(latest) = latest else { return Ok(Some(initial(session, &section.start, tokenizer)?)) };
+    let Some(latest) = latest else { return Ok(Some(initial(run, &section.start, tokenizer)?)) };
     let mut params = Params::zeros(config);
     let names: Vec<String> = params.specs().iter().map(|spec| spec.name.clone()).collect();
     let buffers = names.into_iter().zip(params.values.iter_mut().map(|values| &mut values[..]));

@@ -2,8 +2,10 @@
 
 use std::collections::BTreeMap;
 use std::ops::ControlFlow;
+use std::path::Path;
 
 use anyhow::{Context, Result};
+use serde::{Deserialize, Serialize};
 use wels_data::tokenizer::Tokenizer;
 use wels_model::count;
 use wels_model::generate::{Request, Sampling, generate};
@@ -11,16 +13,31 @@ use wels_model::model::Model;
 use wels_model::tape::Execution;
 use wels_runs::checkpoint;
 use wels_runs::ledger::Entry;
-use wels_runs::recipe::Recipe;
+use wels_runs::recipe::{Recipe, SampleSection};
 use wels_runs::rundir::write_json;
 
 use super::{GENERATE, Session, corpus};
 use crate::model::{Location, load_params, model_folder};
 use crate::output;
 
+/// A prompt, and how it was continued.
+#[derive(Serialize, Deserialize)]
+struct Sample {
+    prompt: String,
+    text: String,
+    /// At most.
+    tokens: usize,
+    temperature: f64,
+}
+
 /// Writes the samples, and says on stderr where the model is.
 pub(super) fn sample(session: &mut Session, recipe: &Recipe, tokenizer: &Tokenizer) -> Result<()> {
     if !recipe.pretrains() {
+        return tell(session);
+    }
+    let section = &recipe.sample;
+    let file = session.run.stage("sample")?.join("samples.json");
+    if is_written(session, section, &file) {
         return tell(session);
     }
     let stage = session.run.path().join("pretrain");
@@ -29,7 +46,6 @@ pub(super) fn sample(session: &mut Session, recipe: &Recipe, tokenizer: &Tokeniz
     let params = load_params(&Location::Directory(checkpoint.path.clone()), config)?;
     let model = Model::new(config.clone(), config.rope.max_positions);
     let execution = Execution::default();
-    let section = &recipe.sample;
     let sampling = match section.temperature {
         0.0 => Sampling::Greedy,
         temperature => Sampling::Random { temperature: temperature as f32, top_p: 1.0, seed: recipe.run.seed },
@@ -52,9 +68,9 @@ pub(super) fn sample(session: &mut Session, recipe: &Recipe, tokenizer: &Tokeniz
         let forward = count::forward_flops(config, count::Context::Causal { tokens: ids.len() + new.len() });
         tokens += (ids.len() + new.len()) as u64;
         flops += forward.total().0 as f64 * (ids.len() + new.len()) as f64;
-        samples.push(serde_json::json!({"prompt": prompt, "text": text}));
+        let temperature = section.temperature;
+        samples.push(Sample { prompt: prompt.clone(), text, tokens: section.tokens, temperature });
     }
-    let file = session.run.stage("sample")?.join("samples.json");
     write_json(&file, &samples)?;
     session.record(Entry {
         event: "stage-done".into(),
@@ -66,6 +82,22 @@ pub(super) fn sample(session: &mut Session, recipe: &Recipe, tokenizer: &Tokeniz
         ..Entry::default()
     })?;
     tell(session)
+}
+
+/// Whether the ledger knows the file, and the file is what the recipe asks for now: its keys may change under a run.
+fn is_written(session: &Session, section: &SampleSection, file: &Path) -> bool {
+    let done = session.ledger.entries().iter().rfind(|entry| entry.stage == "sample");
+    let known = done.and_then(|done| done.files.get("samples.json"));
+    if known.is_none() || corpus::record_of(file).ok().as_ref() != known {
+        return false;
+    }
+    let samples: Option<Vec<Sample>> =
+        std::fs::read_to_string(file).ok().and_then(|text| serde_json::from_str(&text).ok());
+    let as_asked = |it: &Sample| (it.tokens, it.temperature) == (section.tokens, section.temperature);
+    let same = |samples: Vec<Sample>| {
+        samples.iter().all(as_asked) && samples.iter().map(|it| &it.prompt).eq(section.prompts.iter())
+    };
+    samples.is_some_and(same)
 }
 
 /// Says where the last model is.

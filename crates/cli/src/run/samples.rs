@@ -2,7 +2,7 @@
 //! held-out items. Both write what they have in parts, `part-0007.jsonl`, each whole or not at all, so a kill loses
 //! one part.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::Path;
 use std::sync::Arc;
@@ -24,7 +24,7 @@ use wels_train::rl::{Answered, Prompter, answer, training_item};
 use wels_train::rollout::RolloutOptions;
 
 use super::stage::{check_tokenizer, config_of, model_of, rollout_options};
-use super::{GENERATE, Session, task};
+use super::{GENERATE, Session, corpus, task};
 use crate::failure::refuse;
 use crate::model::load_params;
 use crate::output;
@@ -94,7 +94,7 @@ fn answerer<'a>(
     from: &str,
     of: &Sampling,
 ) -> Result<Answerer<'a>> {
-    let model = model_of(session, from)?;
+    let model = model_of(&session.run, from)?;
     check_tokenizer(&model, tokenizer)?;
     let config = config_of(&model)?;
     let params = Arc::new(load_params(&model, &config)?);
@@ -194,7 +194,7 @@ pub(super) fn sample_and_filter(
         .map(|line| serde_json::to_string(line).expect("plain data") + "\n")
         .collect();
     files::write_atomically(&path, kept.as_bytes()).map_err(RunError::io("write", &path))?;
-    done(session, &stage.name, tokens)
+    done(session, &stage.name, tokens, &path)
 }
 
 /// The first `keep` right answers of each group of `samples` lines, equal ones once.
@@ -208,9 +208,12 @@ fn right_once(lines: &[Line], samples: usize, keep: usize) -> Vec<&Line> {
     kept
 }
 
-fn done(session: &mut Session, stage: &str, tokens: u64) -> Result<()> {
+/// The ledger's line of a stage that ended with `file`.
+fn done(session: &mut Session, stage: &str, tokens: u64, file: &Path) -> Result<()> {
+    let name = file.file_name().unwrap_or_default().to_string_lossy().into_owned();
+    let files = BTreeMap::from([(name, corpus::record_of(file)?)]);
     let kind = GENERATE.into();
-    session.record(Entry { event: "stage-done".into(), stage: stage.into(), kind, tokens, ..Entry::default() })
+    session.record(Entry { event: "stage-done".into(), stage: stage.into(), kind, tokens, files, ..Entry::default() })
 }
 
 /// A model's result.
@@ -240,7 +243,7 @@ pub(super) fn score(session: &mut Session, tokenizer: &Tokenizer, stage: &StageS
             let results = of.models.iter().enumerate().map(graded).collect::<Result<Vec<_>>>()?;
             write_json(&path, &results)?;
             let tokens = results.iter().map(|result| (result.length * result.answers as f64).round() as u64).sum();
-            done(session, &stage.name, tokens)?;
+            done(session, &stage.name, tokens, &path)?;
             results
         }
     };

@@ -1,4 +1,5 @@
-//! What all stages that train share: where the weights come from, metrics, checkpoints, the ledger's lines.
+//! What all stages that train share: where the weights come from, the loop over steps, metrics, checkpoints, the
+//! ledger's lines; and doing a stretch of steps again.
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
@@ -19,15 +20,17 @@ use wels_runs::ledger::Entry;
 use wels_runs::metrics::{self, Metrics};
 use wels_runs::receipt::{CHECKPOINT, METRICS};
 use wels_runs::recipe::{self, Answering, Optimization, Start};
-use wels_runs::rundir::{RunError, write_json};
+use wels_runs::rundir::{RunDir, RunError, write_json};
 use wels_runs::tensors;
 use wels_train::rollout::RolloutOptions;
 use wels_train::schedule::{LearningRate, Switch};
 use wels_train::trainer::{Hyperparameters, State, Trainer};
 
-use super::{Session, TRAIN, pretrain};
+use super::{Outcome, Session, TRAIN, pretrain};
 use crate::failure::refuse;
 use crate::model::{Location, load_params, locate, read_tokenizer};
+use crate::progress::Progress;
+use crate::verify::Replay;
 
 /// The largest file of weights that is written.
 const WEIGHTS_FILE_BYTES: u64 = 4 << 30;
@@ -59,21 +62,33 @@ pub(super) struct Stage<'a> {
     flops_per_token: u64,
 }
 
-/// What goes on after a step.
-#[derive(Clone, Copy, PartialEq, Eq)]
-pub(super) enum Next {
-    Step,
-    Interrupted,
-    Done,
+/// What a stage does in a step.
+pub(super) trait Training {
+    /// A line of `metrics.jsonl`.
+    type Line: Serialize;
+    /// Does the step behind `at`: where it ends, and its line.
+    fn step(&mut self, at: Position) -> Result<(Position, Self::Line)>;
+    /// What is trained.
+    fn trainer(&self) -> &Trainer;
+    /// Writes into a checkpoint what is needed to go on besides weights and optimizer.
+    fn save(&self, _folder: &Path) -> Result<()> {
+        Ok(())
+    }
+    /// A line, for people.
+    fn in_words(&self, line: &Self::Line) -> String;
+    /// What people should hear at once.
+    fn warnings<'l>(&self, _line: &'l Self::Line) -> &'l [String] {
+        &[]
+    }
 }
 
 /// A stage's newest checkpoint, or a model elsewhere.
-pub(super) fn model_of(session: &Session, from: &str) -> Result<Location> {
+pub(super) fn model_of(run: &RunDir, from: &str) -> Result<Location> {
     let names = |stage: &recipe::StageSection| stage.name == from;
-    if from != recipe::PRETRAIN && !session.run.recipe().stages.iter().any(names) {
+    if from != recipe::PRETRAIN && !run.recipe().stages.iter().any(names) {
         return locate(Path::new(from));
     }
-    let stage = session.run.path().join(from);
+    let stage = run.path().join(from);
     let latest = if stage.is_dir() { checkpoint::latest(&stage)? } else { None };
     let none = || refuse(format!("the stage {from} has no checkpoint"), "name a stage that trains, before this one");
     Ok(Location::Directory(latest.ok_or_else(none)?.path))
@@ -89,16 +104,16 @@ pub(super) fn check_tokenizer(model: &Location, tokenizer: &Tokenizer) -> Result
 }
 
 /// The configuration and weights that a stage begins with.
-pub(super) fn initial(session: &Session, start: &Start, tokenizer: &Tokenizer) -> Result<Params> {
+pub(super) fn initial(run: &RunDir, start: &Start, tokenizer: &Tokenizer) -> Result<Params> {
     let params = match start {
-        Start::New { model } => Params::init(model.config(), session.run.recipe().run.seed),
+        Start::New { model } => Params::init(model.config(), run.recipe().run.seed),
         Start::From { from } => {
-            let model = model_of(session, from)?;
+            let model = model_of(run, from)?;
             check_tokenizer(&model, tokenizer)?;
             load_params(&model, &config_of(&model)?)?
         }
     };
-    let (ids, vocab_size) = (tokenizer.vocab_size(), config_for(session, start)?.vocab_size);
+    let (ids, vocab_size) = (tokenizer.vocab_size(), config_for(run, start)?.vocab_size);
     if ids > vocab_size {
         let message = format!("the tokenizer has {ids} tokens, and the model's vocab_size is {vocab_size}");
         return Err(refuse(message, "name the tokenizer that belongs to the model with tokenizer.path"));
@@ -107,10 +122,10 @@ pub(super) fn initial(session: &Session, start: &Start, tokenizer: &Tokenizer) -
 }
 
 /// The configuration that a stage begins with.
-pub(super) fn config_for(session: &Session, start: &Start) -> Result<ModelConfig> {
+pub(super) fn config_for(run: &RunDir, start: &Start) -> Result<ModelConfig> {
     match start {
         Start::New { model } => Ok(model.config().clone()),
-        Start::From { from } => config_of(&model_of(session, from)?),
+        Start::From { from } => config_of(&model_of(run, from)?),
     }
 }
 
@@ -169,14 +184,10 @@ impl<'a> Stage<'a> {
     ) -> Result<Option<(Stage<'a>, Option<Checkpoint>)>> {
         let folder = session.run.stage(name)?;
         let latest = checkpoint::latest(&folder)?;
-        let position = match &latest {
-            None => Position::default(),
-            Some(latest) => {
-                let position = read_position(&latest.path)?;
-                enter_late(session, name, latest, (position.step, position.tokens), flops_per_token)?;
-                position
-            }
-        };
+        let position = position_of(latest.as_ref())?;
+        if let Some(latest) = &latest {
+            enter_late(session, name, latest, (position.step, position.tokens), flops_per_token)?;
+        }
         if position.step == steps {
             return Ok(None);
         }
@@ -187,51 +198,38 @@ impl<'a> Stage<'a> {
         Ok(Some((stage, latest)))
     }
 
-    /// The lines of the steps so far.
-    pub fn lines(&self) -> Result<Vec<Value>> {
-        let path = self.folder.join("metrics.jsonl");
-        let text = std::fs::read_to_string(&path).map_err(RunError::io("read", &path))?;
-        let line = |line: &str| serde_json::from_str(line).with_context(|| format!("{} is damaged", path.display()));
-        text.lines().map(line).collect()
-    }
-
-    /// Writes a step's line and, when it is time or the user has asked to stop, a checkpoint with what `extra` adds.
-    pub fn after_step(
-        &mut self,
-        session: &mut Session,
-        trainer: &Trainer,
-        line: &impl Serialize,
-        extra: impl FnOnce(&Path) -> Result<()>,
-    ) -> Result<Next> {
-        self.metrics.append(line)?;
-        let asked = session.interrupt.asked();
-        let last = self.position.step == self.steps;
-        let due = last
-            || self.position.step.is_multiple_of(self.optimization.checkpoint_every)
-            || self.saved_at.elapsed().as_secs() >= self.optimization.checkpoint_seconds;
-        if asked || due {
-            self.save(session, trainer, extra).context("cannot save a checkpoint")?;
+    /// Does the steps that are left.
+    pub fn run(mut self, session: &mut Session, mut training: impl Training, label: &'static str) -> Result<Outcome> {
+        let mut progress = Progress::new(label, "steps", self.position.step, Some(self.steps));
+        loop {
+            let (position, line) = training.step(self.position)?;
+            self.position = position;
+            self.metrics.append(&line)?;
+            let asked = session.interrupt.asked();
+            let last = position.step == self.steps;
+            let due = last
+                || position.step.is_multiple_of(self.optimization.checkpoint_every)
+                || self.saved_at.elapsed().as_secs() >= self.optimization.checkpoint_seconds;
+            if asked || due {
+                self.save(session, &training).context("cannot save a checkpoint")?;
+            }
+            training.warnings(&line).iter().for_each(|warning| progress.line(&format!("warning: {warning}")));
+            progress.at(position.step, || training.in_words(&line));
+            if last {
+                let (words, spent) = (training.in_words(&line), session.spent_in_words());
+                progress.finish(&format!("{}: {} steps done; {words}, {spent}", self.name, self.steps));
+                return Ok(Outcome::Done);
+            }
+            if asked {
+                progress.finish(&format!("{}: stopped after step {}", self.name, position.step));
+                return Ok(Outcome::Interrupted);
+            }
         }
-        Ok(match (last, asked) {
-            (true, _) => Next::Done,
-            (false, true) => Next::Interrupted,
-            (false, false) => Next::Step,
-        })
     }
 
-    fn save(
-        &mut self,
-        session: &mut Session,
-        trainer: &Trainer,
-        extra: impl FnOnce(&Path) -> Result<()>,
-    ) -> Result<()> {
+    fn save(&mut self, session: &mut Session, training: &impl Training) -> Result<()> {
         self.metrics.sync()?;
-        let (state, config) = (&trainer.state, trainer.model().config());
-        let written = checkpoint::write(&self.folder, self.position.step, |folder| -> Result<()> {
-            save_state(folder, config, state, self.tokenizer)?;
-            extra(folder)?;
-            Ok(write_json(&folder.join("state.json"), &self.position)?)
-        })?;
+        let written = write_checkpoint(&self.folder, self.position, training, self.tokenizer)?;
         checkpoint::prune(&self.folder, self.optimization.keep_checkpoints)?;
         let tokens = self.position.tokens - self.saved.tokens;
         session.record(checkpoint_entry(&self.name, &written, tokens, self.flops_per_token)?)?;
@@ -240,13 +238,62 @@ impl<'a> Stage<'a> {
     }
 }
 
+/// Writes all that is needed to go on behind `position`.
+fn write_checkpoint(
+    folder: &Path,
+    position: Position,
+    training: &impl Training,
+    tokenizer: &Tokenizer,
+) -> Result<Checkpoint> {
+    let trainer = training.trainer();
+    checkpoint::write(folder, position.step, |folder| {
+        save_state(folder, trainer.model().config(), &trainer.state, tokenizer)?;
+        training.save(folder)?;
+        Ok(write_json(&folder.join("state.json"), &position)?)
+    })
+}
+
+/// A stage once more, from one of its checkpoints or from its beginning, in a folder of its own.
+pub(super) struct Again<'a, T> {
+    pub training: T,
+    pub position: Position,
+    pub tokenizer: &'a Tokenizer,
+    pub scratch: PathBuf,
+}
+
+impl<T: Training> Replay for Again<'_, T> {
+    fn step(&mut self) -> Result<(u64, Value)> {
+        let (position, line) = self.training.step(self.position)?;
+        self.position = position;
+        // By way of text, as in the file: an f32 is written with as many digits as tell it from its neighbours.
+        Ok((position.step, serde_json::from_str(&serde_json::to_string(&line)?)?))
+    }
+
+    fn save(&mut self) -> Result<Checkpoint> {
+        write_checkpoint(&self.scratch, self.position, &self.training, self.tokenizer)
+    }
+}
+
+/// The first `steps` lines of a stage's metrics.
+pub(super) fn lines_of(run: &RunDir, stage: &str, steps: u64) -> Result<Vec<Value>> {
+    let path = run.path().join(stage).join("metrics.jsonl");
+    if steps == 0 {
+        return Ok(Vec::new());
+    }
+    let text = std::fs::read_to_string(&path).map_err(RunError::io("read", &path))?;
+    let line = |line: &str| serde_json::from_str(line).with_context(|| format!("{} is damaged", path.display()));
+    text.lines().take(steps as usize).map(line).collect()
+}
+
 /// Forward and backward of one token in a sequence of `tokens`.
 pub(super) fn training_flops(config: &ModelConfig, tokens: usize) -> u64 {
     count::forward_flops(config, count::Context::Causal { tokens }).training().0
 }
 
-fn read_position(folder: &Path) -> Result<Position> {
-    let file = folder.join("state.json");
+/// Where a checkpoint stands; without one at the beginning.
+pub(super) fn position_of(checkpoint: Option<&Checkpoint>) -> Result<Position> {
+    let Some(checkpoint) = checkpoint else { return Ok(Position::default()) };
+    let file = checkpoint.path.join("state.json");
     let text = std::fs::read_to_string(&file).map_err(RunError::io("read", &file))?;
     serde_json::from_str(&text).with_context(|| format!("{} is damaged", file.display()))
 }
@@ -323,7 +370,7 @@ fn moments(state: &State) -> impl Iterator<Item = (String, &[f32])> {
 
 /// The state that a stage goes on with.
 pub(super) fn state_of(
-    session: &Session,
+    run: &RunDir,
     start: &Start,
     tokenizer: &Tokenizer,
     latest: Option<&Checkpoint>,
@@ -331,8 +378,8 @@ pub(super) fn state_of(
 ) -> Result<(ModelConfig, State)> {
     match latest {
         None => {
-            let params = initial(session, start, tokenizer)?;
-            Ok((config_for(session, start)?, State::new(params)))
+            let params = initial(run, start, tokenizer)?;
+            Ok((config_for(run, start)?, State::new(params)))
         }
         Some(checkpoint) => {
             let config = config_of(&Location::Directory(checkpoint.path.clone()))?;

@@ -73,6 +73,26 @@ fn the_ledger_says_what_every_stage_took() {
 }
 
 #[test]
+fn a_run_that_is_done_stays_as_it_is() {
+    let lab = Lab::new();
+    let recipe = lab.recipe("r", &[]);
+    lab.done(&["run", &recipe]);
+    let files = ["ledger.jsonl", "receipt.json", "plan.json", "sample/samples.json", "report.html"];
+    let read = || files.map(|file| fs::read(lab.at(&format!("runs/r/{file}"))).unwrap());
+    let before = read();
+    lab.done(&["run", &recipe]);
+    lab.done(&["run", "runs/r"]);
+    assert!(read() == before, "a file has changed");
+    // Other samples are asked for, and only they are made.
+    lab.done(&["run", &lab.recipe("r", &[("tokens = 8", "tokens = 4")])]);
+    let events: Vec<String> =
+        entries(&lab, "r").iter().map(|entry| format!("{} {}", entry.event, entry.stage)).collect();
+    let last: Vec<&str> = events.iter().rev().take(3).map(String::as_str).collect();
+    assert_eq!(last, ["stage-done sample", "resume ", "stage-done sample"], "{events:?}");
+    lab.done(&["verify", "runs/r", "--segments", "0"]);
+}
+
+#[test]
 fn the_report_needs_nothing_but_itself() {
     let lab = Lab::new();
     lab.done(&["run", &lab.recipe("a", &[])]);

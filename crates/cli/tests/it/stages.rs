@@ -109,7 +109,8 @@ items = 40
 max_tokens = 24
 "#;
 
-fn recipe(lab: &Lab, name: &str) -> String {
+/// The lab's recipe with all kinds of stages.
+pub fn recipe(lab: &Lab, name: &str) -> String {
     let changes = [("training_bytes", "chat_template = \"deepseek_v3\"\ntraining_bytes")];
     let file = lab.recipe(name, &changes);
     let path = lab.at(&file);
@@ -177,6 +178,8 @@ fn killed_stages_end_like_the_uninterrupted_ones() {
         );
     }
     assert!(metrics(&lab, "whole", "corrected").iter().all(|line| line["logprob_difference_max"] == 0.0));
+    let html = fs::read_to_string(lab.at("runs/whole/report.html")).unwrap();
+    assert!(html.contains("right, held out: corrected") && html.contains("Held-out items"), "no scores in the report");
     let mut numbers = Numbers(77);
     let (mut kills, mut run) = (0, 0);
     while kills < KILLS {

@@ -101,8 +101,8 @@ fn forge_receipt(run: &Path) {
 }
 
 /// Changes a file of a checkpoint and everything that knows its hash.
-fn forge_checkpoint(run: &Path, step: &str, file: &str, change: impl Fn(&mut Vec<u8>)) {
-    let folder = run.join("pretrain").join(step);
+fn forge_checkpoint(run: &Path, checkpoint: &str, file: &str, change: impl Fn(&mut Vec<u8>)) {
+    let folder = run.join(checkpoint);
     let mut bytes = fs::read(folder.join(file)).unwrap();
     let old = sha256(&bytes);
     change(&mut bytes);
@@ -236,7 +236,7 @@ const CHANGES: &[(&str, &str, Change)] = &[
         "one bit of one weight, consistently",
         "pretrain/step-000010/model.safetensors: is not what the steps from the checkpoint before it give",
         |run| {
-            forge_checkpoint(run, "step-000010", "model.safetensors", |bytes| {
+            forge_checkpoint(run, "pretrain/step-000010", "model.safetensors", |bytes| {
                 let at = bytes.len() - 100;
                 bytes[at] ^= 1;
             });
@@ -278,6 +278,72 @@ fn every_kind_of_tampering_is_found_and_named() {
         assert!(said.stdout.ends_with("NOT verified\n") && said.stderr.contains("hint: "), "{what}: {said:?}");
     }
     assert!(CHANGES.len() >= 15);
+}
+
+#[test]
+fn steps_of_every_stage_are_done_again() {
+    let lab = Lab::new();
+    let file = crate::stages::recipe(&lab, "r");
+    let text = fs::read_to_string(lab.at(&file)).unwrap();
+    fs::write(lab.at(&file), text.replace("\ncheckpoint_every", "\nkeep_checkpoints = 99\ncheckpoint_every")).unwrap();
+    lab.done(&["run", &file]);
+    // As often as it takes: a stretch is chosen at most once.
+    let said = lab.done(&["verify", "runs/r", "--segments", "999"]);
+    for line in [
+        "pretrain: done again from step 5 to step 10\n",
+        "base: done again from the beginning to step 7\n",
+        "reinforced: done again from step 3 to step 6\n",
+        "reinforced: done again from step 9 to step 10\n",
+        "student: done again from step 2 to step 4\n",
+        "drawn: done again from step 2 to step 4\n",
+        "corrected: done again from step 4 to step 6\n",
+    ] {
+        assert!(said.stdout.contains(line), "{line}: {said:?}");
+    }
+    assert!(said.stdout.ends_with("\nverified\n"), "{said:?}");
+    let said = lab.done(&["verify", "runs/r", "--stage", "corrected", "--segments", "2"]);
+    assert_eq!(said.stdout.matches("corrected: done again").count(), 2, "{said:?}");
+    let said = lab.wels(&["verify", "runs/r", "--stage", "corected"]);
+    assert!(
+        said.failure().contains("the run has no stage corected\nhint: its stages are pretrain, base, "),
+        "{said:?}"
+    );
+
+    let one_bit = |bytes: &mut Vec<u8>| {
+        let at = bytes.len() - 100;
+        bytes[at] ^= 1;
+    };
+    for (stage, step, file) in [
+        ("reinforced", "step-000006", "model.safetensors"),
+        ("reinforced", "step-000006", "reference.safetensors"),
+        ("student", "step-000004", "optimizer.safetensors"),
+        ("drawn", "step-000004", "model.safetensors"),
+        ("corrected", "step-000004", "model.safetensors"),
+    ] {
+        lab.shell("rm -rf runs/t && cp -a runs/r runs/t");
+        forge_checkpoint(&lab.at("runs/t"), &format!("{stage}/{step}"), file, one_bit);
+        let said = lab.wels(&["verify", "runs/t", "--segments", "99", "--stage", stage]);
+        let found = format!("{stage}/{step}/{file}: is not what the steps from the checkpoint before it give");
+        assert!(said.code == Some(1) && said.stdout.contains(&found), "{found}: {said:?}");
+    }
+    let changes: [(&str, Change); 3] = [
+        ("samples/kept.jsonl: ", |run| fs::write(run.join("samples/kept.jsonl"), "{}\n").unwrap()),
+        ("scores/scores.json: has hash", |run| flip(run.join("scores/scores.json"), |len| len / 2)),
+        ("ledger.jsonl: says 7 tokens up to step 3 of reinforced; the metrics say ", |run| {
+            forge_ledger(run, |line| {
+                if line["stage"] == "reinforced" && line["step"] == 3 {
+                    line["tokens"] = 7.into();
+                }
+            });
+            forge_receipt(run);
+        }),
+    ];
+    for (message, change) in changes {
+        lab.shell("rm -rf runs/t && cp -a runs/r runs/t");
+        change(&lab.at("runs/t"));
+        let said = lab.wels(&["verify", "runs/t", "--segments", "0"]);
+        assert!(said.code == Some(1) && said.stdout.contains(message), "{message}: {said:?}");
+    }
 }
 
 #[test]

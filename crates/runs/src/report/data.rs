@@ -12,7 +12,7 @@ use crate::account::{self, Comparison};
 use crate::ledger::{Entry, Ledger, Totals};
 use crate::plan::{self, RunPlan, StagePlan};
 use crate::receipt::{RECEIPT, Receipt};
-use crate::recipe::Recipe;
+use crate::recipe::{Recipe, Work};
 use crate::rundir::{self, RunError};
 
 /// Lines of metrics that are looked at, spread evenly.
@@ -40,6 +40,8 @@ pub struct RunData {
     pub samples: Vec<(String, Vec<Sample>)>,
     /// Scores on benchmarks.
     pub scores: Vec<Score>,
+    /// What stages of kind `score` found, in the order of the recipe.
+    pub held_out: Vec<HeldOut>,
 }
 
 /// The metrics of a stage.
@@ -81,6 +83,22 @@ pub struct Score {
     pub items: Option<u64>,
 }
 
+/// A model's answers to held-out items.
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+pub struct HeldOut {
+    /// A stage, or a model elsewhere.
+    pub model: String,
+    /// Share of right answers.
+    pub accuracy: f64,
+    /// Of `accuracy`.
+    pub standard_error: f64,
+    /// How many.
+    pub answers: u64,
+    /// The task, by the recipe.
+    #[serde(skip)]
+    pub task: String,
+}
+
 impl RunData {
     /// Reads the run at `path` without changing it.
     ///
@@ -110,7 +128,14 @@ impl RunData {
         stages.sort_by_key(|stage| order(&stage.name));
         samples.sort_by_key(|(stage, _)| order(stage));
         let scores = read_list(&path.join("scores.json")).unwrap_or_default();
-        Ok(RunData { recipe, plan, entries, comparisons, receipt, stages, samples, scores })
+        let mut held_out = Vec::new();
+        for stage in &recipe.stages {
+            let Work::Score(section) = &stage.work else { continue };
+            let found: Vec<HeldOut> = read_list(&path.join(&stage.name).join("scores.json")).unwrap_or_default();
+            let task = section.answering.task.to_string();
+            held_out.extend(found.into_iter().map(|score| HeldOut { task: task.clone(), ..score }));
+        }
+        Ok(RunData { recipe, plan, entries, comparisons, receipt, stages, samples, scores, held_out })
     }
 
     /// Sums over the whole run.

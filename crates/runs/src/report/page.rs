@@ -38,6 +38,7 @@ pub(super) fn of_run(data: &RunData, prices: &Prices) -> String {
         html += &loads(stage);
     }
     html += &samples(data);
+    html += &held_out(data);
     html += &scores(data);
     html += &costs(data);
     html += &plan_and_account(&data.comparisons);
@@ -85,14 +86,20 @@ fn summary(data: &RunData) -> String {
     } else if let Some(loss) = data.last("loss") {
         tile(&mut html, "loss", &format!("{loss:.3}"));
     }
-    if let Some(accuracy) = data.last("accuracy") {
-        tile(&mut html, "accuracy", &format!("{:.1}%", 100.0 * accuracy));
+    match (data.held_out.last(), data.last("accuracy")) {
+        (Some(score), _) => tile(&mut html, &format!("right, held out: {}", score.model), &percent(score.accuracy)),
+        (None, Some(accuracy)) => tile(&mut html, "right in the last step", &percent(accuracy)),
+        (None, None) => {}
     }
     tile(&mut html, "time", &duration(totals.seconds));
     if totals.cost_micro_usd > 0 {
         tile(&mut html, "money", &format!("${:.4}", totals.cost_micro_usd as f64 / 1e6));
     }
     html + "</dl>\n"
+}
+
+fn percent(share: f64) -> String {
+    format!("{:.1}%", 100.0 * share)
 }
 
 fn sources(data: &RunData) -> String {
@@ -205,6 +212,30 @@ fn samples(data: &RunData) -> String {
         html += "</div>\n";
     }
     html
+}
+
+/// What stages of kind `score` found, with the interval that 1.96 standard errors give.
+fn held_out(data: &RunData) -> String {
+    if data.held_out.is_empty() {
+        return String::new();
+    }
+    let mut html = "<h2>Held-out items</h2>\n<div class=\"wide\"><table><tr><th>model</th><th>task</th>\
+                    <th class=\"n\">right</th><th class=\"n\">95% interval</th><th class=\"n\">answers</th></tr>\n"
+        .to_string();
+    for score in &data.held_out {
+        let end = |sign: f64| percent((score.accuracy + sign * 1.96 * score.standard_error).clamp(0.0, 1.0));
+        let _ = writeln!(
+            html,
+            "<tr><td>{}</td><td>{}</td><td class=\"n\">{}</td><td class=\"n\">{} to {}</td><td class=\"n\">{}</td></tr>",
+            escape(&score.model),
+            escape(&score.task),
+            percent(score.accuracy),
+            end(-1.0),
+            end(1.0),
+            score.answers
+        );
+    }
+    html + "</table></div>\n"
 }
 
 fn scores(data: &RunData) -> String {
@@ -404,7 +435,8 @@ pub fn rows_of_several(runs: &[RunData]) -> Vec<(&'static str, Vec<String>)> {
         ("loss, held out", each(&last("validation.nll"))),
         ("bits a byte, held out", each(&last("validation.bits_per_byte"))),
         ("reward", each(&last("reward"))),
-        ("accuracy", each(&last("accuracy"))),
+        ("right in the last step", each(&last("accuracy"))),
+        ("right, held out", each(&|run| run.held_out.last().map(|score| percent(score.accuracy)))),
         ("time", each(&|run| Some(duration(run.totals().seconds)))),
         ("memory", each(&|run| Some(format!("{}B", number(run.totals().peak_rss_bytes as f64))))),
         ("money", each(&|run| Some(format!("${:.4}", run.totals().cost_micro_usd as f64 / 1e6)))),
