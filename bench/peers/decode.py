@@ -3,8 +3,8 @@
     python bench/peers/decode.py FILE.gguf … --llama-bench PATH [--prompt 512] [--tokens 128] [--rounds 3] [--threads 2]
 
 `llama-bench` is built natively from the source distribution of PyPI's llama-cpp-python 0.3.36 (cmake, GGML_NATIVE=ON).
-Prints a table of medians over the rounds with the ratio of the medians, and Wels' share of the read bandwidth that it
-measured beside its steps.
+Both answer behind the prompt, with its keys and values in their caches. Prints a table of medians over the rounds with
+the ratio of the medians, and Wels' share of the read bandwidth that it measured beside its steps.
 """
 
 from __future__ import annotations
@@ -21,14 +21,15 @@ import wels  # noqa: E402
 
 
 def llama(arguments: argparse.Namespace, file: Path) -> tuple[float, float]:
-    """Tokens a second of prompt and answer."""
-    command = [arguments.llama_bench, "-m", file, "-p", arguments.prompt, "-n", arguments.tokens]
-    command += ["-t", arguments.threads, "-r", 1, "-o", "json"]
-    printed = subprocess.run([str(part) for part in command], check=True, capture_output=True, text=True).stdout
-    rows = json.loads(printed)
-    prompt = next(row["avg_ts"] for row in rows if row["n_prompt"] > 0)
-    answer = next(row["avg_ts"] for row in rows if row["n_gen"] > 0)
-    return prompt, answer
+    """Tokens a second of the prompt, and of the answer behind it."""
+
+    def rate(*tests: object) -> float:
+        command = [arguments.llama_bench, "-m", file, "-t", arguments.threads, "-r", 1, "-o", "json", *tests]
+        printed = subprocess.run([str(part) for part in command], check=True, capture_output=True, text=True).stdout
+        return json.loads(printed)[0]["avg_ts"]
+
+    prompt = rate("-p", arguments.prompt, "-n", 0)
+    return prompt, rate("-p", 0, "-n", arguments.tokens, "-d", arguments.prompt)
 
 
 def ours(arguments: argparse.Namespace, binary: Path, file: Path) -> dict[str, float]:

@@ -106,7 +106,7 @@ impl HoldArgs {
     }
 }
 
-/// Experts of more bytes stay in their file: reading all of them takes longer than a second.
+/// Experts of more bytes stay in their file until they are used: reading all of them takes longer than a second.
 const PACK_EXPERT_BYTES: u64 = 1 << 30;
 
 /// Finds the model that the command line means.
@@ -184,8 +184,8 @@ impl OpenModel {
         }
     }
 
-    /// The weights for answering, quantised if so asked: packed, but for large experts, and what would take more than
-    /// half of the memory that is left.
+    /// The weights for answering, quantised if so asked: packed, large experts when they are first used, up to half of
+    /// the memory that is left; the others stay in the file.
     pub fn inference_params(&self, quantise: Quantise) -> Result<Params> {
         let pack_bytes = machine::available_memory_bytes().map_or(u64::MAX, |bytes| bytes / 2);
         let hold = Hold { quantise, pack_bytes, pack_expert_bytes: PACK_EXPERT_BYTES };

@@ -430,20 +430,23 @@ unsafe fn attend<L: Lanes, E: Element>(job: &Job, task: &Task) {
     }
 }
 
-/// Takes `rows` in tiles of as many as there are and registers hold, `$wide` vectors across on AVX-512 and `$narrow` on
-/// the others.
+/// Takes `rows` in tiles of as many as there are and registers hold, `$wide` vectors across on AVX-512, or half of 8
+/// where `$vectors` are no more, and `$narrow` on the others.
 macro_rules! in_tiles {
-    ($lanes:ident, $rows:expr, |$at:ident, $m:ident, $v:ident| $body:expr) => {{
-        let rows: usize = $rows;
+    ($lanes:ident, $rows:expr, $vectors:expr, |$at:ident, $m:ident, $v:ident| $body:expr) => {{
+        let (rows, vectors): (usize, usize) = ($rows, $vectors);
         let mut $at = 0;
         macro_rules! tile {
             ($height:literal, $wide:literal, $narrow:literal) => {{
                 const $m: usize = $height;
-                if $lanes::TILE.1 == 2 {
-                    const $v: usize = $wide;
+                if $lanes::TILE.1 != 2 {
+                    const $v: usize = $narrow;
+                    $body
+                } else if $wide == 8 && vectors <= 4 {
+                    const $v: usize = 4;
                     $body
                 } else {
-                    const $v: usize = $narrow;
+                    const $v: usize = $wide;
                     $body
                 }
                 $at += $m;
@@ -486,7 +489,7 @@ unsafe fn scores_of_rows<L: Lanes, E: Element>(
             }
         }
     }
-    in_tiles!(L, queries.len(), |at, M, V| {
+    in_tiles!(L, queries.len(), pages.len(), |at, M, V| {
         for first in (0..pages.len()).step_by(V) {
             let count = V.min(pages.len() - first);
             // SAFETY: the caller's promise. What has no page of its own does the last one again.
@@ -588,7 +591,7 @@ unsafe fn sums_of_rows<L: Lanes, E: Element>(job: &Job, kv: usize, keys: usize, 
     let Job { place, layout, sequence, .. } = job;
     let stride = layout.v_stride();
     let values = kv * layout.head_len() + PAGE * layout.own;
-    in_tiles!(L, sums.outs.len(), |at, M, V| {
+    in_tiles!(L, sums.outs.len(), stride / LANES, |at, M, V| {
         for first in (0..stride / LANES).step_by(V) {
             let count = V.min(stride / LANES - first);
             // SAFETY: the caller's promise. What has no vector of its own does the last one again.

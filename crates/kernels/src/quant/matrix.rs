@@ -1,7 +1,8 @@
 //! A matrix of weights for inference, quantised or wide, packed or in the file's blocks.
 
 use std::ops::Range;
-use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 
 use super::blocks::{self, BlockType};
 use super::pack::{self, Form, Kind, Panel, ROWS};
@@ -19,10 +20,38 @@ pub struct QuantMatrix {
 }
 
 enum Storage {
-    /// Panels: see [`pack`].
-    Packed { terms: Buffer, scales: Buffer },
-    /// Rows of blocks, in the file's order.
-    Blocks { owner: Arc<dyn AsRef<[u8]> + Send + Sync>, range: Range<usize> },
+    Packed(Panels),
+    /// Rows of blocks, in the file's order, and their panels if there has been room for them at a product.
+    Blocks {
+        owner: Arc<dyn AsRef<[u8]> + Send + Sync>,
+        range: Range<usize>,
+        room: Arc<Room>,
+        packed: OnceLock<Panels>,
+    },
+}
+
+/// All panels of a matrix: see [`pack`].
+struct Panels {
+    terms: Buffer,
+    scales: Buffer,
+}
+
+/// Memory for the panels of matrices that lie in a file: who comes first has it.
+#[derive(Debug, Default)]
+pub struct Room {
+    bytes: AtomicU64,
+}
+
+impl Room {
+    /// So many bytes.
+    pub fn new(bytes: u64) -> Self {
+        Room { bytes: AtomicU64::new(bytes) }
+    }
+
+    fn take(&self, bytes: u64) -> bool {
+        let less = |left: u64| left.checked_sub(bytes);
+        self.bytes.fetch_update(Ordering::Relaxed, Ordering::Relaxed, less).is_ok()
+    }
 }
 
 impl QuantMatrix {
@@ -31,30 +60,16 @@ impl QuantMatrix {
     /// # Panics
     /// If `bytes` are not the blocks of `rows` rows of `columns` numbers.
     pub fn from_blocks(block_type: BlockType, bytes: &[u8], rows: usize, columns: usize) -> Self {
-        let row_bytes = check(block_type, bytes.len(), rows, columns);
-        let packed = |storage| QuantMatrix { block_type, rows, columns, storage };
-        let matrix = packed(Storage::Packed { terms: Buffer::zeros(0), scales: Buffer::zeros(0) });
-        let (term_words, scale_bytes) = (matrix.panel_terms(), matrix.panel_scales());
-        let panels = rows.div_ceil(ROWS);
-        let mut terms = Buffer::beside_others(panels * term_words);
-        let mut scales = Buffer::beside_others(panels * scale_bytes / 4);
-        let (all_terms, all_scales) = (SharedMut::new(&mut terms), SharedMut::new(&mut scales));
-        par::run(panels, |panel| {
-            // SAFETY: each panel's part is written by one task.
-            let (terms, scales) = unsafe {
-                (
-                    all_terms.slice(panel * term_words, term_words),
-                    all_scales.slice(panel * scale_bytes / 4, scale_bytes / 4),
-                )
-            };
-            let rows = &bytes[panel * ROWS * row_bytes..bytes.len().min((panel + 1) * ROWS * row_bytes)];
-            pack_panel(block_type, rows, row_bytes, terms, scratch::bytes_mut(scales));
-        });
-        packed(Storage::Packed { terms, scales })
+        check(block_type, bytes.len(), rows, columns);
+        let nothing = Panels { terms: Buffer::zeros(0), scales: Buffer::zeros(0) };
+        let mut matrix = QuantMatrix { block_type, rows, columns, storage: Storage::Packed(nothing) };
+        let packed = pack_all(&[(&matrix, bytes)]).pop().expect("one matrix");
+        matrix.storage = Storage::Packed(packed);
+        matrix
     }
 
-    /// Leaves the blocks where they are, as in a mapped file: each product unpacks what it reads. The same bits as
-    /// packed, in more time.
+    /// Leaves the blocks where they are, as in a mapped file. The first product packs them if there is `room`; without
+    /// it each product packs what it reads. The same bits in all cases.
     ///
     /// # Panics
     /// As [`QuantMatrix::from_blocks`] for the bytes in `range` of `owner`.
@@ -64,9 +79,11 @@ impl QuantMatrix {
         range: Range<usize>,
         rows: usize,
         columns: usize,
+        room: &Arc<Room>,
     ) -> Self {
         check(block_type, (*owner).as_ref()[range.clone()].len(), rows, columns);
-        QuantMatrix { block_type, rows, columns, storage: Storage::Blocks { owner, range } }
+        let storage = Storage::Blocks { owner, range, room: room.clone(), packed: OnceLock::new() };
+        QuantMatrix { block_type, rows, columns, storage }
     }
 
     /// Quantises values [rows, columns] to a type that [`BlockType::can_encode`]; a row is filled up with zeros to
@@ -104,10 +121,7 @@ impl QuantMatrix {
 
     /// Bytes that a product reads.
     pub fn bytes(&self) -> usize {
-        match &self.storage {
-            Storage::Packed { terms, scales } => 4 * (terms.len() + scales.len()),
-            Storage::Blocks { range, .. } => range.len(),
-        }
+        self.packed().map_or_else(|| self.blocks().len(), |Panels { terms, scales }| 4 * (terms.len() + scales.len()))
     }
 
     /// Row i, exactly as [`blocks::decode`] has it.
@@ -117,18 +131,14 @@ impl QuantMatrix {
     pub fn row(&self, i: usize, out: &mut [f32]) {
         assert!(i < self.rows, "row {i} of {}", self.rows);
         assert_eq!(out.len(), self.columns, "a row is [K] with K = {}", self.columns);
-        match &self.storage {
-            Storage::Packed { terms, scales } => {
-                let terms = &terms[i / ROWS * self.panel_terms()..][..self.panel_terms()];
-                let scales = &scratch::bytes(scales)[i / ROWS * self.panel_scales()..][..self.panel_scales()];
-                match self.kind() {
-                    Kind::Quantised(_) => {
-                        pack::unpack_row(self.block_type, scratch::words(terms), scales, i % ROWS, out)
-                    }
-                    Kind::Wide => wide::unpack_row(self.block_type, scratch::bytes(terms), i % ROWS, out),
-                }
-            }
-            Storage::Blocks { .. } => blocks::decode(self.block_type, self.block_rows(i..i + 1), out),
+        let Some(Panels { terms, scales }) = self.packed() else {
+            return blocks::decode(self.block_type, self.block_rows(i..i + 1), out);
+        };
+        let terms = &terms[i / ROWS * self.panel_terms()..][..self.panel_terms()];
+        let scales = &scratch::bytes(scales)[i / ROWS * self.panel_scales()..][..self.panel_scales()];
+        match self.kind() {
+            Kind::Quantised(_) => pack::unpack_row(self.block_type, scratch::words(terms), scales, i % ROWS, out),
+            Kind::Wide => wide::unpack_row(self.block_type, scratch::bytes(terms), i % ROWS, out),
         }
     }
 
@@ -177,7 +187,7 @@ impl QuantMatrix {
     pub(super) fn panel(&self, panels: Range<usize>, terms: &mut [f32], scales: &mut [f32]) -> Panel {
         assert!(panels.start < panels.end && panels.end <= self.panels(), "{panels:?} of {}", self.panels());
         let (term_words, scale_bytes) = (self.panel_terms(), self.panel_scales());
-        if let Storage::Packed { terms, scales } = &self.storage {
+        if let Some(Panels { terms, scales }) = self.packed() {
             let terms = scratch::bytes(&terms[panels.start * term_words..]);
             return Panel {
                 terms: terms.as_ptr(),
@@ -200,17 +210,81 @@ impl QuantMatrix {
         Panel { terms: terms.as_ptr().cast(), scales: scales.as_ptr() }
     }
 
-    /// Whether panels have to be packed when they are read.
+    /// Whether no panel has to be packed when it is read.
     pub(super) fn is_packed(&self) -> bool {
-        matches!(self.storage, Storage::Packed { .. })
+        self.packed().is_some()
     }
 
-    /// The blocks of rows, where they are kept as blocks.
-    fn block_rows(&self, rows: Range<usize>) -> &[u8] {
-        let Storage::Blocks { owner, range } = &self.storage else { return &[] };
-        let row_bytes = self.records() * self.block_type.bytes();
-        &(**owner).as_ref()[range.clone()][rows.start * row_bytes..rows.end * row_bytes]
+    fn packed(&self) -> Option<&Panels> {
+        match &self.storage {
+            Storage::Packed(panels) => Some(panels),
+            Storage::Blocks { packed, .. } => packed.get(),
+        }
     }
+
+    /// The blocks where they are kept; none of a matrix that never was in a file.
+    fn blocks(&self) -> &[u8] {
+        let Storage::Blocks { owner, range, .. } = &self.storage else { return &[] };
+        &(**owner).as_ref()[range.clone()]
+    }
+
+    /// The blocks of rows.
+    fn block_rows(&self, rows: Range<usize>) -> &[u8] {
+        let row_bytes = self.records() * self.block_type.bytes();
+        &self.blocks()[rows.start * row_bytes..rows.end * row_bytes]
+    }
+
+    fn packed_bytes(&self) -> u64 {
+        (self.panels() * (4 * self.panel_terms() + self.panel_scales())) as u64
+    }
+}
+
+/// Packs those of the matrices that are not and have room, to stay so.
+pub(super) fn pack_where_room_is<'a>(matrices: impl Iterator<Item = &'a QuantMatrix>) {
+    let mut chosen: Vec<(&QuantMatrix, &[u8])> = Vec::new();
+    for matrix in matrices {
+        if let Storage::Blocks { room, packed, .. } = &matrix.storage
+            && packed.get().is_none()
+            && !chosen.iter().any(|(other, _)| std::ptr::eq(*other, matrix))
+            && room.take(matrix.packed_bytes())
+        {
+            chosen.push((matrix, matrix.blocks()));
+        }
+    }
+    for ((matrix, _), panels) in chosen.iter().zip(pack_all(&chosen)) {
+        // Somebody else may have packed it meanwhile; then this copy goes.
+        if let Storage::Blocks { room, packed, .. } = &matrix.storage
+            && packed.set(panels).is_err()
+        {
+            room.bytes.fetch_add(matrix.packed_bytes(), Ordering::Relaxed);
+        }
+    }
+}
+
+/// The panels of matrices whose blocks are given.
+fn pack_all(matrices: &[(&QuantMatrix, &[u8])]) -> Vec<Panels> {
+    let mut all: Vec<Panels> = Vec::with_capacity(matrices.len());
+    let mut tasks = Vec::new();
+    for (i, (matrix, _)) in matrices.iter().enumerate() {
+        let count = matrix.panels();
+        let terms = Buffer::beside_others(count * matrix.panel_terms());
+        all.push(Panels { terms, scales: Buffer::beside_others(count * matrix.panel_scales() / 4) });
+        tasks.extend((0..count).map(|panel| (i, panel)));
+    }
+    let places: Vec<_> =
+        all.iter_mut().map(|p| (SharedMut::new(&mut p.terms), SharedMut::new(&mut p.scales))).collect();
+    par::run(tasks.len(), |task| {
+        let (i, panel) = tasks[task];
+        let ((matrix, bytes), (terms, scales)) = (matrices[i], places[i]);
+        let (term_words, scale_words) = (matrix.panel_terms(), matrix.panel_scales() / 4);
+        // SAFETY: each panel's part is written by one task.
+        let (terms, scales) =
+            unsafe { (terms.slice(panel * term_words, term_words), scales.slice(panel * scale_words, scale_words)) };
+        let row_bytes = matrix.records() * matrix.block_type.bytes();
+        let rows = &bytes[panel * ROWS * row_bytes..bytes.len().min((panel + 1) * ROWS * row_bytes)];
+        pack_panel(matrix.block_type, rows, row_bytes, terms, scratch::bytes_mut(scales));
+    });
+    all
 }
 
 fn pack_panel(block_type: BlockType, rows: &[u8], row_bytes: usize, terms: &mut [f32], scales: &mut [u8]) {
@@ -221,11 +295,8 @@ fn pack_panel(block_type: BlockType, rows: &[u8], row_bytes: usize, terms: &mut 
     }
 }
 
-/// The bytes of a row.
-fn check(block_type: BlockType, bytes: usize, rows: usize, columns: usize) -> usize {
+fn check(block_type: BlockType, bytes: usize, rows: usize, columns: usize) {
     assert!(columns > 0, "rows without numbers");
-    let row_bytes = block_type.row_bytes(columns);
-    let expected = row_bytes.and_then(|row_bytes| row_bytes.checked_mul(rows));
+    let expected = block_type.row_bytes(columns).and_then(|row_bytes| row_bytes.checked_mul(rows));
     assert!(expected == Some(bytes), "{bytes} bytes of {} for [{rows}, {columns}]", block_type.name());
-    bytes.checked_div(rows).unwrap_or(0)
 }

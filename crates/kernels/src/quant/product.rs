@@ -7,7 +7,7 @@ use super::activations::Activations;
 use super::blocks::BlockType;
 use super::dots::{Dots, Set, dispatch_dots};
 use super::kernel::{self, Out};
-use super::matrix::QuantMatrix;
+use super::matrix::{self, QuantMatrix};
 use super::pack::{Form, Kind, Panel, ROWS};
 use super::wide::{self, Width};
 use crate::gemm::check_groups;
@@ -108,6 +108,7 @@ struct Task<'a> {
 }
 
 fn run(x: &Activations, products: &[Product]) {
+    matrix::pack_where_room_is(products.iter().map(|product| product.w));
     let (most_rows, wide_zero) = Set::active().tile_and_wide_zero();
     let (places, words) = places(products);
     let mut tiles = scratch::buffer(words);

@@ -27,8 +27,8 @@ const CASES: [Case; 6] = [
 ];
 
 /// Lengths after each call, one list a sequence: whole prompts, chunks, single tokens, a few drafted tokens; a call
-/// that adds nothing to a sequence; and one that goes back to a shorter past, as after a refused draft.
-const CALLS: [[(usize, usize); 3]; 7] = [
+/// that adds nothing to a sequence; one that goes back to a shorter past, as after a refused draft; sequences alone.
+const CALLS: [[(usize, usize); 3]; 10] = [
     [(0, 1), (0, 40), (0, 0)],
     [(1, 2), (40, 41), (0, 17)],
     [(2, 3), (41, 46), (17, 17)],
@@ -36,6 +36,9 @@ const CALLS: [[(usize, usize); 3]; 7] = [
     [(19, 100), (43, 44), (33, 48)],
     [(90, 91), (30, 47), (48, 49)],
     [(91, 92), (47, 48), (49, 64)],
+    [(92, 93), (48, 48), (64, 64)],
+    [(93, 97), (48, 48), (64, 64)],
+    [(97, 97), (48, 49), (64, 64)],
 ];
 const LEN: usize = 100;
 

@@ -4,7 +4,7 @@ use crate::{assert_same, everywhere, numbers};
 use std::sync::Arc;
 use wels_kernels::gemm::{self, Precision};
 use wels_kernels::quant::blocks::{self, BlockType};
-use wels_kernels::quant::{self, QuantMatrix};
+use wels_kernels::quant::{self, QuantMatrix, Room};
 use wels_kernels::random;
 use wels_kernels::reference::quant as reference;
 
@@ -165,8 +165,12 @@ fn products_equal_the_reference() {
                 let owner: Arc<dyn AsRef<[u8]> + Send + Sync> = Arc::new([&[7; 5], &bytes[..]].concat());
                 everywhere(|isa| {
                     let packed = QuantMatrix::from_blocks(block_type, &bytes, n, k);
-                    let mapped = QuantMatrix::mapped(block_type, owner.clone(), 5..5 + bytes.len(), n, k);
-                    for (what, w) in [("packed", packed), ("mapped", mapped)] {
+                    let mapped = |room: u64| {
+                        let (owner, room) = (owner.clone(), Arc::new(Room::new(room)));
+                        QuantMatrix::mapped(block_type, owner, 5..5 + bytes.len(), n, k, &room)
+                    };
+                    for (what, w) in [("packed", packed), ("mapped", mapped(0)), ("mapped with room", mapped(1 << 30))]
+                    {
                         let mut y = vec![f32::NAN; t * n];
                         quant::linear(&quant::quantise_rows(&x, k), &w, &mut y);
                         assert_same(&format!("{} {what} {t}×{k}×{n} {isa}", block_type.name()), &y, &expected);
@@ -195,8 +199,13 @@ fn products_with_wide_weights_are_those_of_the_widened_weights() {
                     let owner: Arc<dyn AsRef<[u8]> + Send + Sync> = Arc::new(bytes.clone());
                     everywhere(|isa| {
                         let packed = QuantMatrix::from_blocks(block_type, &bytes, n, k);
-                        let mapped = QuantMatrix::mapped(block_type, owner.clone(), 0..bytes.len(), n, k);
-                        for (what, w) in [("packed", packed), ("mapped", mapped)] {
+                        let mapped = |room: u64| {
+                            let (owner, room) = (owner.clone(), Arc::new(Room::new(room)));
+                            QuantMatrix::mapped(block_type, owner, 0..bytes.len(), n, k, &room)
+                        };
+                        for (what, w) in
+                            [("packed", packed), ("mapped", mapped(0)), ("mapped with room", mapped(1 << 30))]
+                        {
                             let mut y = vec![f32::NAN; t * n];
                             quant::linear(&quant::quantise_rows(&x, k), &w, &mut y);
                             assert_same(&format!("{} {what} {t}×{k}×{n} {isa}", block_type.name()), &y, &expected);
@@ -290,7 +299,8 @@ fn rows_are_what_blocks_decode_to() {
         let mut expected = vec![0.0; n * k];
         blocks::decode(block_type, &bytes, &mut expected);
         let packed = QuantMatrix::from_blocks(block_type, &bytes, n, k);
-        let mapped = QuantMatrix::mapped(block_type, Arc::new(bytes.clone()), 0..bytes.len(), n, k);
+        let room = Arc::new(Room::new(1 << 30));
+        let mapped = QuantMatrix::mapped(block_type, Arc::new(bytes.clone()), 0..bytes.len(), n, k, &room);
         let ids: Vec<u32> = (0..n as u32).rev().collect();
         for w in [packed, mapped] {
             let mut rows = vec![f32::NAN; n * k];
@@ -303,6 +313,32 @@ fn rows_are_what_blocks_decode_to() {
             assert!(w.bytes() <= row * 103 / 100 || matches!(block_type, BlockType::Q2K | BlockType::Q3K));
         }
     }
+}
+
+#[test]
+fn matrices_are_packed_where_there_is_room() {
+    let (block_type, n, k) = (BlockType::Q4_0, 40, 64);
+    let bytes: Arc<dyn AsRef<[u8]> + Send + Sync> = Arc::new(any_blocks(block_type, n, k));
+    let len = (*bytes).as_ref().len();
+    let packed = QuantMatrix::from_blocks(block_type, (*bytes).as_ref(), n, k).bytes();
+    // For two of them, and nearly a third.
+    let room = Arc::new(Room::new(3 * packed as u64 - 1));
+    let experts: Vec<_> = (0..4).map(|_| QuantMatrix::mapped(block_type, bytes.clone(), 0..len, n, k, &room)).collect();
+    let rows = any_rows(3, k);
+    let x = quant::quantise_rows(&rows, k);
+    let product = |offsets: &[u32]| {
+        let mut y = vec![f32::NAN; 3 * n];
+        quant::grouped_linear(&x, None, offsets, &experts, &mut y);
+        y
+    };
+    let sizes = || experts.iter().map(QuantMatrix::bytes).collect::<Vec<_>>();
+    assert_eq!(sizes(), [len; 4]);
+    let before = product(&[0, 0, 3, 3, 3]);
+    assert_eq!(sizes(), [len, packed, len, len], "only what was used");
+    assert_same("all", &product(&[0, 1, 2, 3, 3]), &before);
+    assert_eq!(sizes(), [packed, packed, len, len], "the third has no room");
+    assert_same("again", &product(&[0, 0, 1, 1, 3]), &before);
+    assert_eq!(sizes(), [packed, packed, len, len]);
 }
 
 #[test]

@@ -1,6 +1,9 @@
 //! Weights for inference: matrices in their file's number format or quantised while they are read; packed for products,
-//! or left in the mapped file, of which then only those rows and experts come into memory that a product reads. Both
-//! have the same bits; packed ones are the faster, the more so on small models, and take their own memory.
+//! or left in the mapped file, of which then only those rows and experts come into memory that a product reads, and are
+//! packed when they first do while memory for it lasts. Both have the same bits; packed ones are the faster, and take
+//! their own memory.
+
+use std::sync::Arc;
 
 use super::{Files, WeightsError};
 use crate::config::{Attention, ModelConfig, Note};
@@ -8,8 +11,8 @@ use crate::gguf::{Blocks, GgufError, GgufFile, Stored};
 use crate::names::{HfTensor, ParamKind, ParamSpec};
 use crate::params::{Packed, Params};
 use wels_kernels::convert;
-use wels_kernels::quant::QuantMatrix;
 use wels_kernels::quant::blocks::{self, BlockType};
+use wels_kernels::quant::{QuantMatrix, Room};
 
 /// Number formats of matrices while a model answers. Norms, biases and routers are f32.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -29,9 +32,9 @@ pub struct Hold {
     /// Their number format.
     pub quantise: Quantise,
     /// Bytes up to which matrices that need not be quantised are packed; the others stay in the file. Experts are the
-    /// last, and packed all or none.
+    /// last: packed at once all or none, and otherwise each as it is used, while these bytes last.
     pub pack_bytes: u64,
-    /// Bytes up to which experts are packed.
+    /// Bytes up to which experts are packed at once.
     pub pack_expert_bytes: u64,
 }
 
@@ -41,13 +44,14 @@ impl Hold {
         Hold { quantise, pack_bytes: u64::MAX, pack_expert_bytes: u64::MAX }
     }
 
-    /// Leaves all matrices in the file that need not be quantised.
+    /// Leaves all matrices in the file that need not be quantised, and packs none for longer than a product.
     pub fn mapped(quantise: Quantise) -> Self {
         Hold { quantise, pack_bytes: 0, pack_expert_bytes: 0 }
     }
 
-    /// Which parameters stay in the file, of those that a file has in so many bytes where they may stay.
-    fn stay(self, config: &ModelConfig, specs: &[ParamSpec], bytes: &[Option<u64>]) -> Vec<bool> {
+    /// Which parameters stay in the file, of those that a file has in so many bytes where they may stay; and the room
+    /// that is left for packing them.
+    fn stay(self, config: &ModelConfig, specs: &[ParamSpec], bytes: &[Option<u64>]) -> (Vec<bool>, Arc<Room>) {
         let is_expert = |spec: &ParamSpec| matches!(spec.kind, ParamKind::Experts(_));
         let experts = specs.iter().zip(bytes).filter(|(spec, _)| is_expert(spec));
         let experts: u64 = experts.filter_map(|(_, bytes)| *bytes).sum();
@@ -68,7 +72,7 @@ impl Hold {
             let all = stay.iter_mut().zip(specs.iter().zip(bytes));
             all.for_each(|(stay, (spec, bytes))| *stay |= is_expert(spec) && bytes.is_some());
         }
-        stay
+        (stay, Arc::new(Room::new(left)))
     }
 }
 
@@ -125,7 +129,7 @@ impl Params {
             let found = files.mapped(tensor).filter(as_stored).map(|(.., range)| range.len() as u64);
             bytes[tensor.param] = bytes[tensor.param].zip(found).map(|(sum, bytes)| sum + bytes);
         }
-        let stay = hold.stay(config, &specs, &bytes);
+        let (stay, room) = hold.stay(config, &specs, &bytes);
         let mut matrices: Vec<Vec<(usize, QuantMatrix)>> = specs.iter().map(|_| Vec::new()).collect();
         let mut values = Vec::new();
         for tensor in &tensors {
@@ -134,7 +138,7 @@ impl Params {
             if stay[param]
                 && let Some((kind, map, range)) = files.mapped(tensor)
             {
-                let matrix = QuantMatrix::mapped(kind, map.clone(), range, rows, spec.cols);
+                let matrix = QuantMatrix::mapped(kind, map.clone(), range, rows, spec.cols, &room);
                 matrices[param].push((first_row, matrix));
                 continue;
             }
@@ -176,11 +180,11 @@ impl Params {
                 _ => None,
             })
             .collect();
-        let stay = hold.stay(config, &specs, &bytes);
+        let (stay, room) = hold.stay(config, &specs, &bytes);
         for (param, spec) in specs.iter().enumerate() {
             match file.tensor(config, spec) {
                 Stored::Whole(blocks) if stay[param] => {
-                    params.set_packed(param, mapped(spec, blocks));
+                    params.set_packed(param, mapped(spec, blocks, &room));
                     continue;
                 }
                 Stored::Whole(blocks) => match quantise.target(spec.kind, blocks.kind) {
@@ -205,12 +209,12 @@ impl Params {
 }
 
 /// The matrices of a parameter where they are.
-fn mapped(spec: &ParamSpec, blocks: Blocks) -> Packed {
+fn mapped(spec: &ParamSpec, blocks: Blocks, room: &Arc<Room>) -> Packed {
     let count = matrices(spec);
     let (rows, len, (map, start)) = (spec.rows / count, blocks.bytes.len() / count, blocks.place);
     let matrix = |i: usize| {
         let range = start + i * len..start + (i + 1) * len;
-        QuantMatrix::mapped(blocks.kind, map.clone(), range, rows, spec.cols)
+        QuantMatrix::mapped(blocks.kind, map.clone(), range, rows, spec.cols, room)
     };
     Packed::new((0..count).map(matrix).collect())
 }
