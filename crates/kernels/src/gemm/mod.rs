@@ -290,6 +290,8 @@ struct Task<'a> {
 const BLOCK_WORDS: usize = 128 * 1024;
 /// Words along k in a block; even, so that pairs of bf16 terms stay together.
 const BLOCK_K_WORDS: usize = 512;
+/// Tasks have a multiple of so many columns, but at the end.
+const COLUMNS: usize = 32;
 
 fn run(p: Precision, products: &[Product], out: SharedMut<f32>, start: Start) {
     let tasks = tasks(products, par::threads());
@@ -326,12 +328,12 @@ fn tasks<'a>(products: &'a [Product<'a>], threads: usize) -> Vec<Task<'a>> {
 /// cut by rows that the right one is packed once more, which costs half as much again for each element: the cheapest
 /// grid whose columns fit a packed block.
 fn cut(Size { m, n, k }: Size, share: usize) -> (usize, usize) {
-    let block_columns = BLOCK_WORDS / k.clamp(64, BLOCK_K_WORDS);
+    let block_columns = BLOCK_WORDS / k.clamp(64, BLOCK_K_WORDS) / COLUMNS * COLUMNS;
     let fewest = n.div_ceil(block_columns);
     let grids = (fewest..=fewest.max(share)).map(|columns| (share.div_ceil(columns).min(m.div_ceil(24)), columns));
     let cheapest = grids.min_by_key(|(rows, columns)| 2 * columns * m + 3 * rows * n);
     let (rows, columns) = cheapest.unwrap_or((1, 1));
-    (m.div_ceil(rows.max(1)).next_multiple_of(12).max(1), n.div_ceil(columns.max(1)).next_multiple_of(32))
+    (m.div_ceil(rows.max(1)).next_multiple_of(12).max(1), n.div_ceil(columns.max(1)).next_multiple_of(COLUMNS))
 }
 
 fn compute(p: Precision, task: &Task, out: SharedMut<f32>, start: Start, panels: &mut [u32]) {
@@ -462,3 +464,20 @@ unsafe fn extend<L: Lanes, S: micro::Step<L>>(
 const TILE: usize = 12;
 /// From one copied row to the next; a cache line more than the words, so that rows begin in different sets.
 const COPY_STRIDE: usize = BLOCK_K_WORDS + 16;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_task_s_part_of_the_right_operand_fits_its_block() {
+        for n in [1, 31, 80, 192, 256, 576, 768, 1000, 1536, 1600, 4096, 49_152] {
+            for k in 1..=2 * BLOCK_K_WORDS {
+                for (m, share) in [(1, 1), (24, 4), (576, 8), (8192, 8), (100, 16)] {
+                    let columns = cut(Size { m, n, k }, share).1.min(n).next_multiple_of(16);
+                    assert!(columns * k.min(BLOCK_K_WORDS) <= BLOCK_WORDS, "{columns} columns of [{k}, {n}]");
+                }
+            }
+        }
+    }
+}
