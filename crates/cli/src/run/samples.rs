@@ -19,7 +19,7 @@ use wels_runs::files;
 use wels_runs::ledger::Entry;
 use wels_runs::recipe::{Answering, SampleAndFilter, Score, StageSection};
 use wels_runs::rundir::{RunError, write_json};
-use wels_tasks::{Item, Prompt, Split, Task};
+use wels_tasks::{Item, Prompt, Split, Task, statistics};
 use wels_train::rl::{Answered, Prompter, answer, training_item};
 use wels_train::rollout::RolloutOptions;
 
@@ -227,6 +227,10 @@ struct Graded {
     standard_error: f64,
     length: f64,
     truncated: f64,
+    /// How likely chance alone is to part this model's verdicts from the first model's as far, item by item; none for
+    /// the first.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    p: Option<f64>,
 }
 
 /// Does what is left of a stage of kind `score`, and writes the table to stdout.
@@ -239,8 +243,16 @@ pub(super) fn score(session: &mut Session, tokenizer: &Tokenizer, stage: &StageS
             serde_json::from_str(&text).with_context(|| format!("{} is damaged", path.display()))?
         }
         false => {
-            let graded = |(n, model): (usize, &String)| grade(session, tokenizer, &folder, of, n, model);
-            let results = of.models.iter().enumerate().map(graded).collect::<Result<Vec<_>>>()?;
+            let mut results: Vec<Graded> = Vec::new();
+            let mut first: Vec<f64> = Vec::new();
+            for (n, model) in of.models.iter().enumerate() {
+                let (mut result, verdicts) = grade(session, tokenizer, &folder, of, n, model)?;
+                match n {
+                    0 => first = verdicts,
+                    _ => result.p = statistics::difference(&first, &verdicts).map(|difference| difference.p),
+                }
+                results.push(result);
+            }
             write_json(&path, &results)?;
             let tokens = results.iter().map(|result| (result.length * result.answers as f64).round() as u64).sum();
             done(session, &stage.name, tokens, &path)?;
@@ -250,8 +262,15 @@ pub(super) fn score(session: &mut Session, tokenizer: &Tokenizer, stage: &StageS
     print_table(session, &results, of)
 }
 
-/// Grades the model number `n` of the stage.
-fn grade(session: &Session, tokenizer: &Tokenizer, folder: &Path, of: &Score, n: usize, model: &str) -> Result<Graded> {
+/// Grades the model number `n` of the stage; with 1 or 0 for each item.
+fn grade(
+    session: &Session,
+    tokenizer: &Tokenizer,
+    folder: &Path,
+    of: &Score,
+    n: usize,
+    model: &str,
+) -> Result<(Graded, Vec<f64>)> {
     let template = ChatTemplate::of(tokenizer)?;
     let Score { answering, temperature, .. } = of;
     let sampling = Sampling { answering, temperature: *temperature, split: Split::HeldOut, stream: STREAM_SCORE };
@@ -264,9 +283,10 @@ fn grade(session: &Session, tokenizer: &Tokenizer, folder: &Path, of: &Score, n:
     let lines = parts(session, &parts_folder, model, items, &answerer, item)?;
     let n = lines.len() as f64;
     let mean = |value: &dyn Fn(&Line) -> f64| lines.iter().map(value).sum::<f64>() / n;
-    let accuracy = mean(&|line| f64::from(u8::from(line.correct)));
+    let verdict = |line: &Line| f64::from(u8::from(line.correct));
+    let accuracy = mean(&verdict);
     let params = count::params(answerer.model.config());
-    Ok(Graded {
+    let graded = Graded {
         model: model.into(),
         parameters: params.total.0,
         parameters_activated: params.activated.0,
@@ -275,18 +295,27 @@ fn grade(session: &Session, tokenizer: &Tokenizer, folder: &Path, of: &Score, n:
         standard_error: (accuracy * (1.0 - accuracy) / n).sqrt(),
         length: mean(&|line| line.tokens as f64),
         truncated: mean(&|line| f64::from(u8::from(line.truncated))),
-    })
+        p: None,
+    };
+    Ok((graded, lines.iter().map(verdict).collect()))
 }
 
 fn print_table(session: &Session, results: &[Graded], of: &Score) -> Result<()> {
     let head = format!("{} held out, temperature {}", of.answering.task, of.temperature);
-    output::line(&format!("{head:<36} {:>10} {:>10} {:>16} {:>8}", "parameters", "activated", "right", "tokens"))?;
+    output::line(&format!(
+        "{head:<36} {:>10} {:>10} {:>16} {:>8} {:>8}",
+        "parameters", "activated", "right", "tokens", "p"
+    ))?;
     for it in results {
         let right = format!("{:.1}% ± {:.1}", 100.0 * it.accuracy, 100.0 * it.standard_error);
+        let p = it.p.map_or(String::new(), |p| format!("{p:.2}").replace("0.00", "<0.01"));
         output::line(&format!(
-            "{:<36} {:>10} {:>10} {right:>16} {:>8.1}",
+            "{:<36} {:>10} {:>10} {right:>16} {:>8.1} {p:>8}",
             it.model, it.parameters, it.parameters_activated, it.length
         ))?;
+    }
+    if results.len() > 1 {
+        output::line("p: of so great a difference from the first by chance (McNemar's test, exact)")?;
     }
     output::line("")?;
     print_cost(session)

@@ -1,7 +1,7 @@
 //! The tasks that recipes name, `[STYLE:]NAME[=FILE]`:
 //!
 //! ```text
-//! countdown  arithmetic  multiplication              made without end or listed whole
+//! countdown  addition  arithmetic  multiplication    made without end or listed whole
 //! gsm8k=FILE  math=FILE  mmlu=FILE  …                 a benchmark's file
 //! number=FILE  maths=FILE  exact=FILE  choice=FILE    lines of question and answer, by how answers are compared
 //! ./PROGRAM=FILE                                      lines with a question, and a program that judges the answers
@@ -67,10 +67,11 @@ fn made(name: &str, style: Style, split: Split) -> Result<Box<dyn Task>> {
     };
     match name {
         "countdown" => Ok(Box::new(countdown(style, split)?)),
+        "addition" => arithmetic(Kind::Chain { terms: 2..=2, digits: 1..=2, operations: vec!['+'] }),
         "arithmetic" => arithmetic(Kind::Chain { terms: 2..=3, digits: 1..=2, operations: vec!['+', '-', '*'] }),
         "multiplication" => arithmetic(Kind::Product { first: 1..=2, second: 1..=2 }),
         _ => {
-            let known = "known are: countdown, arithmetic, multiplication, NAME=FILE and ./PROGRAM=FILE, see \
+            let known = "known are: countdown, addition, arithmetic, multiplication, NAME=FILE and ./PROGRAM=FILE, see \
                          docs/tasks.md";
             Err(refuse(format!("there is no task '{name}'"), known))
         }
