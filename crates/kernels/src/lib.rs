@@ -32,6 +32,7 @@ pub mod router;
 pub mod sample;
 pub mod swiglu;
 
+mod ahead;
 mod micro;
 mod pack;
 mod scratch;

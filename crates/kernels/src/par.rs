@@ -2,9 +2,12 @@
 //! contract's order, so neither the number of threads nor who takes which task changes a bit.
 
 use std::cell::{RefCell, UnsafeCell};
+use std::ops::Range;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::thread::JoinHandle;
+
+use crate::ahead::{self, Share, Spans};
 
 /// Elements in a task of an elementwise kernel: 64 KiB of f32, a few microseconds of work.
 pub const TASK: usize = 16 * 1024;
@@ -12,6 +15,15 @@ pub const TASK: usize = 16 * 1024;
 /// Rows of `d` elements in a task of a kernel that goes row by row.
 pub fn rows_per_task(d: usize) -> usize {
     (TASK / d.max(1)).max(1)
+}
+
+/// Tells the threads which weights this one goes through now, so that they fetch [ahead] while they wait.
+pub(crate) fn begin_product(weights: impl Iterator<Item = Range<usize>>) {
+    with_pool(|pool| {
+        if !pool.workers.is_empty() {
+            ahead::begin(weights, &pool.shared.next.0);
+        }
+    });
 }
 
 /// How many threads the kernels use: of the machine, or what [`set_threads`] chose.
@@ -80,6 +92,8 @@ struct Shared {
     state: Line<State>,
     /// Whether a caller has the workers.
     busy: Line<AtomicBool>,
+    /// What waiting threads fetch.
+    next: Line<Spans>,
 }
 
 /// Memory that is moved alone; processors fetch lines by pairs.
@@ -155,17 +169,20 @@ impl Pool {
                 panicked: AtomicBool::new(false),
             }),
             busy: Line(AtomicBool::new(false)),
+            next: Line(Spans::none()),
         });
+        let threads = threads.max(1);
         let worker = |i: usize| {
             let shared = shared.clone();
             let name = format!("kernels-{i}");
-            std::thread::Builder::new().name(name).spawn(move || shared.serve()).expect("a thread for the kernels")
+            let serve = move || shared.serve(i, threads);
+            std::thread::Builder::new().name(name).spawn(serve).expect("a thread for the kernels")
         };
-        Pool { workers: (1..threads.max(1)).map(worker).collect(), shared: shared.clone() }
+        Pool { workers: (1..threads).map(worker).collect(), shared: shared.clone() }
     }
 
     fn run(&self, tasks: usize, task: &(dyn Fn(usize) + Sync)) {
-        let Shared { posted: Line(posted), done: Line(done), state: Line(state), busy: Line(busy) } = &*self.shared;
+        let Shared { posted: Line(posted), done: Line(done), state: Line(state), busy: Line(busy), .. } = &*self.shared;
         let Ok(end) = u32::try_from(tasks) else { return (0..tasks).for_each(task) };
         if self.workers.is_empty() || busy.swap(true, Ordering::Acquire) {
             return (0..tasks).for_each(task);
@@ -176,7 +193,7 @@ impl Pool {
         let posted_task: *const (dyn Fn(usize) + Sync) = unsafe { std::mem::transmute(std::ptr::from_ref(task)) };
         // SAFETY: `busy` is ours, and no worker has a task.
         unsafe { *posted.task.get() = Some(posted_task) };
-        let closing = Closing { shared: &self.shared, tasks };
+        let closing = Closing { shared: &self.shared, tasks, threads: self.workers.len() + 1 };
         // The first task is this thread's; the others are seen together with what they are.
         posted.left.store(pair(1, end), Ordering::Release);
         let mut mine = Some(0);
@@ -197,14 +214,17 @@ impl Pool {
 struct Closing<'a> {
     shared: &'a Shared,
     tasks: usize,
+    threads: usize,
 }
 
 impl Drop for Closing<'_> {
     fn drop(&mut self) {
-        let Shared { posted: Line(posted), done: Line(done), busy: Line(busy), .. } = self.shared;
+        let Shared { posted: Line(posted), done: Line(done), busy: Line(busy), next: Line(next), .. } = self.shared;
         while posted.take_first().is_some() {}
         let taken = self.tasks - posted.left().1 as usize;
+        let mut share = None;
         while done.load(Ordering::Acquire) != taken {
+            share.get_or_insert_with(|| next.share(0, self.threads)).fetch();
             std::hint::spin_loop();
         }
         busy.store(false, Ordering::Release);
@@ -222,9 +242,9 @@ impl Drop for Pool {
 }
 
 impl Shared {
-    /// A worker's life.
-    fn serve(&self) {
-        while let Some(first) = self.wait_for_task() {
+    /// The life of worker `i` of `threads`.
+    fn serve(&self, i: usize, threads: usize) {
+        while let Some(first) = self.wait_for_task(|| self.next.0.share(i, threads)) {
             // SAFETY: the task's taker reads the job, which stays until that is done.
             let task = unsafe { &*(*self.posted.0.task.get()).expect("what was posted") };
             let mut taken = 0;
@@ -241,9 +261,10 @@ impl Shared {
     }
 
     /// A task that was taken; none when the pool ends.
-    fn wait_for_task(&self) -> Option<usize> {
+    fn wait_for_task(&self, share: impl Fn() -> Share) -> Option<usize> {
         let Line(State { sleeping, stop, .. }) = &self.state;
-        let taken = |looks: usize| {
+        let mut share = share();
+        let mut taken = |looks: usize| {
             for _ in 0..looks {
                 if let Some(task) = self.posted.0.take_last() {
                     return Some(Some(task));
@@ -251,6 +272,7 @@ impl Shared {
                 if stop.load(Ordering::Relaxed) {
                     return Some(None);
                 }
+                share.fetch();
                 std::hint::spin_loop();
             }
             None

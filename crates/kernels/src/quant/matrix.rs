@@ -215,6 +215,12 @@ impl QuantMatrix {
         self.packed().is_some()
     }
 
+    /// The addresses of the terms, as a product reads them.
+    pub(super) fn terms(&self) -> Range<usize> {
+        let bytes = self.packed().map_or_else(|| self.blocks(), |panels| scratch::bytes(&panels.terms));
+        bytes.as_ptr().addr()..bytes.as_ptr().addr() + bytes.len()
+    }
+
     fn packed(&self) -> Option<&Panels> {
         match &self.storage {
             Storage::Packed(panels) => Some(panels),

@@ -36,6 +36,9 @@ pub fn linear_many(x: &Activations, products: &mut [(&QuantMatrix, &mut [f32])])
         let (expected, len) = (x.rows() * product.w.rows(), product.y.len());
         assert!(len == expected, "y has {len} elements instead of {expected}");
     }
+    if x.rows() <= AT_THE_PACE_OF_MEMORY {
+        par::begin_product(all.iter().map(|product| product.w.terms()));
+    }
     run(x, &all);
 }
 
@@ -74,6 +77,9 @@ pub fn grouped_linear<W: Borrow<QuantMatrix>>(
     }
     run(x, &products);
 }
+
+/// Rows up to which a product takes as long as reading its weights.
+const AT_THE_PACE_OF_MEMORY: usize = 4;
 
 /// The product of some rows of x with a matrix, to rows `slots` of y.
 struct Product<'a> {
