@@ -504,9 +504,9 @@ unsafe fn scores_of_rows<L: Lanes, E: Element>(
                     let starts = std::array::from_fn(|v| head_of::<E>(job, kv, next[v.min(next.len() - 1)]));
                     Ahead { starts, bytes: layout.head_len() * size_of::<E>() }
                 });
-                let mut acc = [[L::splat(0.0); V]; M];
-                extend::<L, E, M, V>(&mut acc, layout.own, rows, own, ahead);
-                extend::<L, E, M, V>(&mut acc, layout.shared, rows.map(|row| row.add(layout.own)), shared, None);
+                let acc = [[L::splat(0.0); V]; M];
+                let acc = extend::<L, E, M, V>(acc, layout.own, rows, own, ahead);
+                let acc = extend::<L, E, M, V>(acc, layout.shared, rows.map(|row| row.add(layout.own)), shared, None);
                 for (i, row) in acc.iter().enumerate() {
                     for (v, acc) in row.iter().take(count).enumerate() {
                         acc.store(scores.add((at + i) * width + PAGE * (first + v)));
@@ -541,18 +541,20 @@ struct Ahead<E, const V: usize> {
     bytes: usize,
 }
 
-/// Extends chains over `dims` dimensions: rows by panels `[dim][PAGE]`; meanwhile fetches what is `ahead`.
+/// Extends chains over `dims` dimensions: rows by panels `[dim][PAGE]`; meanwhile fetches what is `ahead`. Chains come
+/// and go by value, and tiles are indexed as the formula is written: borrowed, they would be stored at every step.
 ///
 /// # Safety
 /// Rows and panels have as many dimensions; the machine has the instruction set of `L`.
 #[inline(always)]
+#[allow(clippy::needless_range_loop)]
 unsafe fn extend<L: Lanes, E: Element, const M: usize, const V: usize>(
-    acc: &mut [[L; V]; M],
+    mut acc: [[L; V]; M],
     dims: usize,
     rows: [*const f32; M],
     panels: [*const E; V],
     ahead: Option<Ahead<E, V>>,
-) {
+) -> [[L; V]; M] {
     let lines = ahead.as_ref().map_or(0, |ahead| ahead.bytes.div_ceil(CACHE_LINE * dims.max(1)));
     for d in 0..dims {
         if let Some(Ahead { starts, .. }) = &ahead {
@@ -565,14 +567,15 @@ unsafe fn extend<L: Lanes, E: Element, const M: usize, const V: usize>(
         // SAFETY: the caller's promise.
         unsafe {
             let keys: [L; V] = std::array::from_fn(|v| E::load::<L>(panels[v].add(PAGE * d)));
-            for (acc, row) in acc.iter_mut().zip(rows) {
-                let q = L::splat(row.add(d).read());
-                for (acc, k) in acc.iter_mut().zip(keys) {
-                    *acc = q.fma(k, *acc);
+            for i in 0..M {
+                let q = L::splat(rows[i].add(d).read());
+                for v in 0..V {
+                    acc[i][v] = q.fma(keys[v], acc[i][v]);
                 }
             }
         }
     }
+    acc
 }
 
 /// Rows of weights, one over their sums, and where the sums of values go.
@@ -587,6 +590,7 @@ struct Sums<'a> {
 /// # Safety
 /// As for [`attend`].
 #[inline(always)]
+#[allow(clippy::needless_range_loop)] // as in `extend`
 unsafe fn sums_of_rows<L: Lanes, E: Element>(job: &Job, kv: usize, keys: usize, sums: Sums) {
     let Job { place, layout, sequence, .. } = job;
     let stride = layout.v_stride();
@@ -603,10 +607,10 @@ unsafe fn sums_of_rows<L: Lanes, E: Element>(job: &Job, kv: usize, keys: usize, 
                     let rows = place.page::<E>(*page).cast_const().add(values);
                     for slot in 0..PAGE.min(keys - PAGE * p) {
                         let row: [L; V] = std::array::from_fn(|v| E::load::<L>(rows.add(slot * stride + columns[v])));
-                        for (acc, weights) in acc.iter_mut().zip(weights) {
-                            let weight = L::splat(weights.add(PAGE * p + slot).read());
-                            for (acc, v) in acc.iter_mut().zip(row) {
-                                *acc = weight.fma(v, *acc);
+                        for i in 0..M {
+                            let weight = L::splat(weights[i].add(PAGE * p + slot).read());
+                            for v in 0..V {
+                                acc[i][v] = weight.fma(row[v], acc[i][v]);
                             }
                         }
                     }
