@@ -190,7 +190,7 @@ impl TrainBench {
 }
 
 /// Tokens without any pattern.
-fn random_batch(step: u64, tokens: usize, context: usize, vocab_size: usize) -> Batch {
+pub fn random_batch(step: u64, tokens: usize, context: usize, vocab_size: usize) -> Batch {
     let key = Key { seed: 0, stream: step };
     let drawn: Vec<u32> = (0..=tokens as u64).map(|i| key.below_at(i, vocab_size as u64) as u32).collect();
     Batch {

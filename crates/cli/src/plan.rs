@@ -14,13 +14,14 @@ use serde::Serialize;
 use wels_model::config::{Dtype, ModelConfig};
 use wels_model::count::{self, CacheLayout};
 use wels_model::presets;
-use wels_runs::machine::Measurements;
-use wels_runs::plan::{RunPlan, of_recipe};
+use wels_runs::machine;
+use wels_runs::plan::RunPlan;
 use wels_runs::recipe::Recipe;
 
 use crate::failure::refuse;
 use crate::model;
 use crate::output::{self, short};
+use crate::run::forecast::{Rates, forecast};
 
 /// What the command line says.
 #[derive(clap::Args)]
@@ -42,6 +43,9 @@ pub struct Args {
     /// Tokens of the sequences for which operations are counted
     #[arg(long, value_name = "TOKENS", default_value_t = 4096, value_parser = clap::value_parser!(u32).range(1..))]
     context: u32,
+    /// Of a recipe: do a few steps of each stage, as `wels run` does, where this machine's rates are not known
+    #[arg(long)]
+    measure: bool,
     /// Write JSON
     #[arg(long)]
     json: bool,
@@ -131,11 +135,8 @@ pub fn plan(args: &Args) -> Result<()> {
     let what = args.what.as_deref().expect("required without --claim and --prices");
     if what.extension().is_some_and(|extension| extension == "toml") {
         let recipe = Recipe::load(what)?;
-        let mut plan = of_recipe(&recipe);
-        let work = Measurements::work(&recipe, wels_kernels::par::threads());
-        if let Some(rate) = Measurements::load().tokens_per_second.get(&work) {
-            plan = plan.at_rate(&recipe, *rate);
-        }
+        let rates = if args.measure { Rates::Measured } else { Rates::Known };
+        let plan = forecast(&recipe, None, rates);
         return if args.json { Ok(output::json(&plan)?) } else { Ok(print_recipe(&plan)?) };
     }
     let (name, config) = find(what)?;
@@ -242,41 +243,82 @@ impl ModelPlan {
 }
 
 fn print_recipe(plan: &RunPlan) -> std::io::Result<()> {
-    let memory = plan.memory;
     let bytes = |n: u64| format!("{}B", short(n as f64));
-    let rows = [
-        ("parameters", count::Params(plan.parameters).to_string()),
-        ("  activated by a token, with the head", count::Params(plan.parameters_activated).to_string()),
-        ("tokens", format!("{} in {} steps", short(plan.tokens as f64), plan.steps)),
-        ("operations", format!("{}FLOP", short(plan.flops))),
-        ("memory", bytes(memory.total)),
-        ("  weights", bytes(memory.weights)),
-        ("  gradients", bytes(memory.gradients)),
-        ("  optimizer", bytes(memory.optimizer)),
-        ("  activations", bytes(memory.activations)),
-        ("a checkpoint on disk", bytes(plan.checkpoint_bytes)),
-    ];
-    let stages = plan.stages.iter().flat_map(|stage| {
-        let seconds = stage.seconds.map_or("unknown: wels bench train".into(), output::duration);
-        let money = stage.usd.map(|usd| ("  money".to_string(), format!("${usd:.4}")));
-        std::iter::once((format!("time of {} on this machine", stage.stage), seconds)).chain(money)
-    });
-    let rows = rows.into_iter().map(|(name, value)| (name.to_string(), value)).chain(stages);
-    rows.collect::<Vec<_>>().iter().try_for_each(|(name, value)| output::line(&format!("{name:<38} {value:>20}")))
+    if let Some(pretraining) = &plan.pretraining {
+        let memory = pretraining.memory;
+        let rows = [
+            ("parameters", count::Params(pretraining.parameters).to_string()),
+            ("  activated by a token, with the head", count::Params(pretraining.parameters_activated).to_string()),
+            ("steps of pretraining", pretraining.steps.to_string()),
+            ("memory of pretraining", bytes(memory.total)),
+            ("  weights", bytes(memory.weights)),
+            ("  gradients", bytes(memory.gradients)),
+            ("  optimizer", bytes(memory.optimizer)),
+            ("  activations", bytes(memory.activations)),
+            ("a checkpoint on disk", bytes(pretraining.checkpoint_bytes)),
+        ];
+        rows.iter().try_for_each(|(name, value)| output::line(&format!("{name:<38} {value:>20}")))?;
+        output::line("")?;
+    }
+    plan_in_lines(plan).iter().try_for_each(|line| output::line(line))
 }
 
-/// The plan of a run on one line.
-pub fn plan_in_one_line(plan: &RunPlan) -> String {
-    format!(
-        "{} parameters, {} of them active; {} tokens in {} steps, {}FLOP; {}B of memory{}",
-        short(plan.parameters as f64),
-        short(plan.parameters_activated as f64),
-        short(plan.tokens as f64),
-        plan.steps,
-        short(plan.flops),
-        short(plan.memory.total as f64),
-        plan.stage("pretrain")
-            .and_then(|stage| stage.seconds)
-            .map_or(String::new(), |seconds| { format!("; {} to train", output::duration(seconds)) }),
-    )
+/// Pretraining on one line.
+pub fn pretraining_in_one_line(plan: &RunPlan) -> Option<String> {
+    let it = plan.pretraining.as_ref()?;
+    Some(format!(
+        "{} parameters, {} of them active; {} tokens in {} steps, {}FLOP; {}B of memory",
+        short(it.parameters as f64),
+        short(it.parameters_activated as f64),
+        short(it.tokens as f64),
+        it.steps,
+        short(it.flops),
+        short(it.memory.total as f64),
+    ))
+}
+
+/// The stages as a table, what is assumed of them, and whether they fit.
+pub fn plan_in_lines(plan: &RunPlan) -> Vec<String> {
+    let bytes = |n: u64| format!("{}B", short(n as f64));
+    let row = |name: &str, kind: &str, cells: [String; 5]| {
+        let [tokens, flops, memory, time, money] = cells;
+        let line = format!("{name:<20} {kind:<18} {tokens:>8} {flops:>10} {memory:>8} {time:>14} {money:>10}");
+        line.trim_end().to_string()
+    };
+    let time = |seconds: Option<f64>| seconds.map_or("unknown".into(), output::duration);
+    let money = |usd: Option<f64>| usd.map_or(String::new(), |usd| format!("${usd:.4}"));
+    let about = |sign: &str, tokens: u64| format!("{sign}{}", short(tokens as f64));
+    let head = ["tokens", "operations", "memory", "time", "money"].map(str::to_string);
+    let mut lines = vec![row("stage", "kind", head)];
+    for it in &plan.stages {
+        lines.push(match &it.unknown {
+            Some(_) => row(&it.stage, &it.kind, ["unknown"; 5].map(str::to_string)),
+            None => {
+                let tokens = about(if it.estimated { "~" } else { "" }, it.tokens);
+                let cells = [tokens, short(it.flops), bytes(it.memory_bytes), time(it.seconds), money(it.usd)];
+                row(&it.stage, &it.kind, cells)
+            }
+        });
+    }
+    let total = &plan.total;
+    let unknown = plan.stages.iter().any(|stage| stage.unknown.is_some());
+    let sign = match (unknown, total.estimated) {
+        (true, _) => "≥",
+        (false, true) => "~",
+        (false, false) => "",
+    };
+    let tokens = about(sign, total.tokens);
+    let cells = [tokens, short(total.flops), bytes(total.memory_bytes), time(total.seconds), money(total.usd)];
+    lines.push(row("all", "", cells));
+    for it in &plan.stages {
+        lines.extend(it.assumptions.iter().map(|assumption| format!("{}: assumes {assumption}", it.stage)));
+        lines.extend(it.unknown.iter().map(|unknown| format!("{}: {unknown}", it.stage)));
+    }
+    if plan.stages.iter().any(|stage| stage.unknown.is_none() && stage.seconds.is_none()) {
+        lines.push("time: not measured on this machine; wels plan RECIPE --measure does, and so does wels run".into());
+    }
+    if let Some(left) = machine::available_memory_bytes().filter(|left| *left < total.memory_bytes) {
+        lines.push(format!("{} of memory are left: it does not fit", bytes(left)));
+    }
+    lines
 }

@@ -16,6 +16,8 @@ pub(crate) mod corpus;
 
 pub(crate) mod pretrain;
 
+pub(crate) mod forecast;
+
 mod stage;
 
 mod task;
@@ -38,23 +40,25 @@ use anyhow::{Context, Result, bail};
 use wels_data::chat::ChatTemplate;
 use wels_data::tokenizer::Tokenizer;
 use wels_runs::account;
-use wels_runs::checkpoint::Checkpoint;
+use wels_runs::checkpoint::{Checkpoint, FileRecord};
 use wels_runs::ledger::{Entry, Ledger, Totals};
-use wels_runs::machine::{self, EnergyMeter, Measurements};
+use wels_runs::machine::{self, EnergyMeter};
+use wels_runs::plan::RunPlan;
 use wels_runs::plan::prices::Prices;
-use wels_runs::plan::{self, RunPlan};
 use wels_runs::receipt::{RECEIPT, Receipt};
 use wels_runs::recipe::{Answers, Recipe, StageSection, Supervised, Work};
 use wels_runs::report::{self, REPORT};
 use wels_runs::rundir::{RunDir, write_json};
+use wels_runs::verify;
 use wels_train::rl::Prompter;
 
 use crate::failure::refuse;
 use crate::interrupt::Interrupt;
 use crate::output::duration;
-use crate::plan::plan_in_one_line;
+use crate::plan::{plan_in_lines, pretraining_in_one_line};
 use crate::verify::Replay;
 
+use forecast::{Rates, forecast};
 pub(crate) use pretrain::{execution, hyperparameters};
 use stage::Again;
 
@@ -110,14 +114,16 @@ pub fn run(args: &Args) -> Result<()> {
     let path = run.path().to_path_buf();
     let mut session = Session::open(run, interrupt)?;
     let recipe = session.run.recipe().clone();
-    let expected = planned(&recipe, &path)?;
+    let expected = forecast(&recipe, Some(&path), Rates::Measured);
     session.begin(&expected)?;
     eprintln!("{:>9} {}", "run", path.display());
-    if recipe.pretrains() {
-        eprintln!("{:>9} {}", "plan", plan_in_one_line(&expected));
-    }
-
     let tokenizer = corpus::tokenizer(&mut session, &recipe)?;
+    // Now that there is a tokenizer, it is known how long texts are.
+    let expected = forecast(&recipe, Some(&path), Rates::Known);
+    session.plan_anew(&expected)?;
+    let lines = pretraining_in_one_line(&expected).into_iter().chain(plan_in_lines(&expected));
+    lines.for_each(|line| eprintln!("{:>9} {line}", "plan"));
+
     let again = format!("go on with: wels run {}", path.display());
     let go_on = |outcome| match outcome {
         Outcome::Done => Ok(()),
@@ -134,6 +140,7 @@ pub fn run(args: &Args) -> Result<()> {
         go_on(outcome)?;
     }
     for stage in &recipe.stages {
+        machine::forget_peak_rss();
         let outcome = work(&mut session, &tokenizer, stage)?;
         session.close_stage(&stage.name, &expected)?;
         go_on(outcome)?;
@@ -193,32 +200,6 @@ pub(crate) fn again<'a>(
     }
 }
 
-/// The plan: of a run that goes on with the rate of its beginning, of a new one with what `wels bench` measured or,
-/// failing that, a few steps measured now.
-fn planned(recipe: &Recipe, run: &Path) -> Result<RunPlan> {
-    let expected = plan::of_recipe(recipe);
-    // The plan is about pretraining; other stages' work is not known before.
-    if !recipe.pretrains() {
-        return Ok(RunPlan { stages: Vec::new(), ..expected });
-    }
-    if run.join("plan.json").exists() {
-        return Ok(match plan::rate_in(&run.join("plan.json")) {
-            Some(rate) => expected.at_rate(recipe, rate),
-            None => expected,
-        });
-    }
-    let known = Measurements::load().tokens_per_second;
-    let rate = match known.get(&Measurements::work(recipe, wels_kernels::par::threads())) {
-        Some(rate) => Some(*rate),
-        // A recipe whose very first steps fail will say so when it trains.
-        None => crate::bench::training_rate(recipe).ok(),
-    };
-    Ok(match rate {
-        Some(rate) => expected.at_rate(recipe, rate),
-        None => expected,
-    })
-}
-
 /// The run that the command line means.
 fn open(args: &Args) -> Result<RunDir> {
     let recipe = match &args.recipe_or_run {
@@ -248,11 +229,11 @@ impl Session {
     /// changed, else with the next line. So a run that is done stays as it is.
     fn begin(&mut self, expected: &RunPlan) -> Result<()> {
         self.run.write_plan(expected)?;
-        let before = self.ledger.entries().iter().rfind(|entry| ["start", "resume"].contains(&entry.event.as_str()));
-        let event = if before.is_some() { "resume" } else { "start" };
-        let record = |name: &str| Ok((name.to_string(), corpus::record_of(&self.run.path().join(name))?));
-        let files = ["recipe.toml", "plan.json"].into_iter().map(record).collect::<Result<BTreeMap<_, _>>>()?;
-        let unchanged = before.is_some_and(|before| before.files == files);
+        let before = verify::run_files(self.ledger.entries());
+        let event = if before.is_empty() { "start" } else { "resume" };
+        let files = ["recipe.toml", "plan.json"].map(|name| Ok((name.to_string(), self.record_of(name)?)));
+        let files = files.into_iter().collect::<Result<BTreeMap<_, _>>>()?;
+        let unchanged = before == files;
         let entry = self.measured(Entry { event: event.into(), files, ..Entry::default() });
         if unchanged {
             self.pending = Some(entry);
@@ -260,6 +241,21 @@ impl Session {
             self.ledger.append(entry)?;
         }
         self.write_receipt()
+    }
+
+    /// The plan, once more is known; a line in the ledger if it differs.
+    fn plan_anew(&mut self, expected: &RunPlan) -> Result<()> {
+        self.run.write_plan(expected)?;
+        let plan = self.record_of("plan.json")?;
+        if verify::run_files(self.ledger.entries()).get("plan.json") != Some(&plan) {
+            let files = BTreeMap::from([("plan.json".to_string(), plan)]);
+            self.record(Entry { event: "plan".into(), files, ..Entry::default() })?;
+        }
+        self.write_receipt()
+    }
+
+    fn record_of(&self, name: &str) -> Result<FileRecord> {
+        corpus::record_of(&self.run.path().join(name))
     }
 
     fn write_receipt(&self) -> Result<()> {

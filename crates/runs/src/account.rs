@@ -10,6 +10,8 @@ use crate::plan::StagePlan;
 pub struct Comparison {
     /// As it was planned.
     pub planned: StagePlan,
+    /// The plan for as many tokens as came, where their number was not known before; else the plan.
+    pub expected: StagePlan,
     /// As the ledger has it.
     pub actual: Totals,
     /// Why they differ, in words.
@@ -24,8 +26,9 @@ pub fn compare(planned: &StagePlan, entries: &[Entry]) -> Comparison {
     let of_stage = || entries.iter().filter(|entry| entry.stage == planned.stage);
     let actual = Totals::of(of_stage());
     let threads = of_stage().map(|entry| entry.threads).max().unwrap_or(1) as f64;
+    let expected = if planned.estimated { planned.for_tokens(actual.tokens) } else { planned.clone() };
     let mut reasons = Vec::new();
-    let more = planned.seconds.map(|seconds| actual.seconds / seconds - 1.0);
+    let more = expected.seconds.map(|seconds| actual.seconds / seconds - 1.0);
     match more {
         None => reasons.push("no time was planned: this machine had not been measured".to_string()),
         Some(more) if more.abs() > NOTEWORTHY => {
@@ -48,26 +51,34 @@ pub fn compare(planned: &StagePlan, entries: &[Entry]) -> Comparison {
             "begun again {resumed} times: work after the last checkpoint was done twice, and is not in these figures"
         ));
     }
-    if actual.tokens != planned.tokens {
-        reasons.push(format!("{} of {} planned tokens so far", actual.tokens, planned.tokens));
+    match actual.tokens == planned.tokens {
+        true => {}
+        false if planned.estimated => {
+            let assumed = planned.assumptions.join(", ");
+            reasons.push(format!(
+                "{} tokens were planned, assuming {assumed}; time and operations are compared for the {} that came",
+                planned.tokens, actual.tokens
+            ));
+        }
+        false => reasons.push(format!("{} of {} planned tokens so far", actual.tokens, planned.tokens)),
     }
     let clock_back: u64 = of_stage().map(|entry| entry.clock_back).sum();
     if clock_back > 0 {
         reasons.push(format!("the system's clock went back by {clock_back} s; durations are not touched by that"));
     }
-    Comparison { planned: planned.clone(), actual, reasons }
+    Comparison { planned: planned.clone(), expected, actual, reasons }
 }
 
 impl Comparison {
     /// `(what, planned, actual)` in words, for those amounts that both know.
     pub fn rows(&self) -> Vec<(&'static str, String, String)> {
-        let (planned, actual) = (&self.planned, &self.actual);
+        let (planned, actual) = (&self.expected, &self.actual);
         let seconds = |seconds: f64| format!("{seconds:.1} s");
         let megabytes = |bytes: u64| format!("{:.0} MB", bytes as f64 / 1e6);
         let usd = |usd: f64| format!("${usd:.4}");
         let known = |words: Option<String>| words.unwrap_or_else(|| "–".into());
         let mut rows = vec![
-            ("tokens", planned.tokens.to_string(), actual.tokens.to_string()),
+            ("tokens", self.planned.tokens.to_string(), actual.tokens.to_string()),
             ("operations", format!("{:.3e}", planned.flops), format!("{:.3e}", actual.flops)),
             ("time", known(planned.seconds.map(seconds)), seconds(actual.seconds)),
             ("memory", megabytes(planned.memory_bytes), megabytes(actual.peak_rss_bytes)),
@@ -93,8 +104,8 @@ mod tests {
             flops: 1e9,
             tokens_per_second: seconds.map(|seconds| 1000.0 / seconds),
             seconds,
-            usd: None,
             memory_bytes: 1 << 20,
+            ..StagePlan::default()
         }
     }
 
@@ -112,6 +123,10 @@ mod tests {
         assert!(
             slow.reasons[0].starts_with("1.1 of 2 processors' time") && slow.reasons[2].starts_with("begun again 1")
         );
+        let estimated = StagePlan { estimated: true, assumptions: vec!["a guess".into()], ..planned(Some(10.0)) };
+        let longer = compare(&estimated, &[entry(2000, 20.0, 40.0)]);
+        assert_eq!((longer.expected.seconds, longer.expected.flops, longer.reasons.len()), (Some(20.0), 2e9, 1));
+        assert_eq!(longer.rows()[0], ("tokens", "1000".into(), "2000".into()));
         let unknown = compare(&planned(None), &[entry(400, 1.0, 2.0)]);
         assert_eq!(unknown.reasons.len(), 2, "{unknown:?}");
         assert_eq!(unknown.rows()[2], ("time", "–".into(), "1.0 s".into()));

@@ -11,6 +11,11 @@ pub fn peak_rss_bytes() -> Option<u64> {
     line.trim().strip_suffix(" kB")?.trim().parse::<u64>().ok().map(|kib| kib * 1024)
 }
 
+/// Lets [`peak_rss_bytes`] begin anew, from what is held now; does nothing where the system has no such thing.
+pub fn forget_peak_rss() {
+    let _ = fs::write("/proc/self/clear_refs", "5");
+}
+
 /// Memory that this process can take without others being swapped out or ended, in bytes: what the machine has left, or
 /// its group of processes may still take; `None` where the system does not tell.
 pub fn available_memory_bytes() -> Option<u64> {
@@ -79,8 +84,6 @@ impl Measurements {
     pub fn work(recipe: &crate::recipe::Recipe, threads: usize) -> String {
         let section = &recipe.pretrain;
         let what = serde_json::json!({
-            "cpu": cpu_name(),
-            "threads": threads,
             "model": recipe.model,
             "sequence_length": recipe.data.sequence_length,
             "batch_tokens": section.batch_tokens,
@@ -88,7 +91,13 @@ impl Measurements {
             "precision": section.precision,
             "recompute_layers": section.recompute_layers,
         });
-        format!("train {}", &crate::hash::sha256(what.to_string().as_bytes())[..16])
+        Measurements::name("training", &what, threads)
+    }
+
+    /// Names work of a kind, of which `what` says all that decides about its speed, on this machine.
+    pub fn name(kind: &str, what: &serde_json::Value, threads: usize) -> String {
+        let all = serde_json::json!({ "cpu": cpu_name(), "threads": threads, "what": what });
+        format!("{kind} {}", &crate::hash::sha256(all.to_string().as_bytes())[..16])
     }
 }
 

@@ -1,9 +1,12 @@
-//! What a recipe will take: parameters, tokens, operations, memory. Counted, without allocating anything of that size.
+//! What a recipe will take, stage by stage: tokens, operations, memory; with measured rates, time and money. Counted,
+//! without allocating anything of that size.
 //!
-//! Memory is that of the stage `pretrain`, the largest. Weights, gradients and AdamW's two means are four numbers a
+//! Memory while training: weights, gradients and AdamW's two means are four numbers a
 //! parameter. Activations are what the tape keeps for the backward pass of one micro-batch (the list is in
 //! `kept_per_token`, read off the operations' headers in `wels-model`) and what the backward pass of one layer needs
 //! besides.
+
+pub mod stages;
 
 pub mod devices;
 
@@ -15,6 +18,7 @@ pub mod prices;
 
 pub mod claims;
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use serde::de::DeserializeOwned;
@@ -23,7 +27,8 @@ use thiserror::Error;
 use wels_model::config::{Attention, ModelConfig};
 use wels_model::count;
 
-use crate::recipe::Recipe;
+use crate::recipe::{PRETRAIN, Recipe};
+use stages::{Stages, Surroundings};
 
 /// What can be wrong with the data that a plan rests on.
 #[derive(Debug, Error)]
@@ -74,6 +79,18 @@ impl PlanError {
 /// What a run is expected to take; saved as `plan.json`.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct RunPlan {
+    /// What `[model]` and `[pretrain]` give, where the run pretrains.
+    #[serde(flatten)]
+    pub pretraining: Option<Pretraining>,
+    /// In the order in which they are done.
+    pub stages: Vec<StagePlan>,
+    /// All stages together.
+    pub total: Total,
+}
+
+/// What pretraining is expected to take.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Pretraining {
     /// Parameters of the model proper.
     pub parameters: u64,
     /// Parameters that one token uses, with the head.
@@ -90,15 +107,33 @@ pub struct RunPlan {
     pub memory: MemoryPlan,
     /// Size of one checkpoint on disk.
     pub checkpoint_bytes: u64,
-    /// Stage by stage, those whose work is known before.
-    pub stages: Vec<StagePlan>,
+}
+
+/// Sums over the stages.
+#[derive(Clone, Debug, Default, PartialEq, Serialize)]
+pub struct Total {
+    /// Tokens that are worked on.
+    pub tokens: u64,
+    /// Operations.
+    pub flops: f64,
+    /// Seconds by the clock; `None` unless all stages' are known.
+    pub seconds: Option<f64>,
+    /// Money for them; `None` without time or price.
+    pub usd: Option<f64>,
+    /// Greatest memory of any stage.
+    pub memory_bytes: u64,
+    /// Whether a stage's tokens are not known before, or nothing is.
+    pub estimated: bool,
 }
 
 /// What one stage is expected to take.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct StagePlan {
     /// Its name.
     pub stage: String,
+    /// Its kind.
+    pub kind: String,
     /// Tokens that it works on.
     pub tokens: u64,
     /// Operations.
@@ -111,6 +146,14 @@ pub struct StagePlan {
     pub usd: Option<f64>,
     /// Greatest memory of the process.
     pub memory_bytes: u64,
+    /// Of it, what is kept for the backward pass.
+    pub activation_bytes: u64,
+    /// Whether the tokens rest on the assumptions; then the account is compared for as many tokens as came.
+    pub estimated: bool,
+    /// What is assumed, in words.
+    pub assumptions: Vec<String>,
+    /// Why nothing can be said.
+    pub unknown: Option<String>,
 }
 
 /// Bytes of memory while training, by use.
@@ -130,46 +173,78 @@ pub struct MemoryPlan {
     pub total: u64,
 }
 
+impl StagePlan {
+    /// The same work on another number of tokens.
+    pub fn for_tokens(&self, tokens: u64) -> StagePlan {
+        let ratio = tokens as f64 / self.tokens.max(1) as f64;
+        StagePlan {
+            tokens,
+            flops: self.flops * ratio,
+            seconds: self.seconds.map(|seconds| seconds * ratio),
+            usd: self.usd.map(|usd| usd * ratio),
+            ..self.clone()
+        }
+    }
+}
+
 /// Measured: the program with its tokenizer and thread pool before a model is there.
 const PROGRAM_BYTES: u64 = 48 << 20;
 
 const F32: u64 = 4;
 
-/// The plan of a recipe.
-pub fn of_recipe(recipe: &Recipe) -> RunPlan {
+/// What pretraining takes.
+pub fn pretraining(recipe: &Recipe) -> Pretraining {
     let config = recipe.model.config();
     let sequence_length = recipe.data.sequence_length;
     let params = count::params(config);
     let flops = count::forward_flops(config, count::Context::Causal { tokens: sequence_length });
     let flops_per_token = flops.training().0;
     let tokens = recipe.pretrain.total_tokens(sequence_length);
-    let training = count::training_bytes(config);
-    let memory = memory(recipe);
-    let pretrain = StagePlan {
-        stage: "pretrain".into(),
-        tokens,
-        flops: flops_per_token as f64 * tokens as f64,
-        memory_bytes: memory.total,
-        ..StagePlan::default()
-    };
-    RunPlan {
+    let rows = recipe.pretrain.micro_batch * sequence_length;
+    let checkpoint = count::checkpoint(config, wels_model::config::Dtype::F32).bytes().0;
+    Pretraining {
         parameters: params.total.0,
         parameters_activated: params.activated.0,
         steps: recipe.pretrain.steps,
         tokens,
         flops_per_token,
         flops: flops_per_token as f64 * tokens as f64,
-        memory,
-        checkpoint_bytes: count::checkpoint(config, wels_model::config::Dtype::F32).bytes().0 + training.optimizer.0,
-        stages: vec![pretrain],
+        memory: training_memory(config, rows, &recipe.pretrain.recompute_layers),
+        checkpoint_bytes: checkpoint + count::training_bytes(config).optimizer.0,
     }
 }
 
-/// The rate of training that the `plan.json` at `path` rests on.
-pub fn rate_in(path: &Path) -> Option<f64> {
-    let plan: serde_json::Value = serde_json::from_str(&std::fs::read_to_string(path).ok()?).ok()?;
-    let stages: Vec<StagePlan> = serde_json::from_value(plan["stages"].clone()).ok()?;
-    stages.iter().find(|stage| stage.stage == "pretrain")?.tokens_per_second
+/// The plan of a recipe, without time and money.
+pub fn of_recipe(recipe: &Recipe, around: &dyn Surroundings) -> RunPlan {
+    let pretraining = recipe.pretrains().then(|| pretraining(recipe));
+    let first = pretraining.iter().map(|it| StagePlan {
+        stage: PRETRAIN.into(),
+        kind: PRETRAIN.into(),
+        tokens: it.tokens,
+        flops: it.flops,
+        memory_bytes: it.memory.total,
+        activation_bytes: it.memory.activations,
+        ..StagePlan::default()
+    });
+    let pretrained = recipe.pretrains().then(|| recipe.model.config());
+    let stages = Stages { pretrained, sections: &recipe.stages, around };
+    let mut stages: Vec<StagePlan> = first.chain(recipe.stages.iter().map(|stage| stages.plan(stage))).collect();
+    // The allocator keeps what a stage gave back: the process holds the buffers of the largest stage so far.
+    let mut largest = 0;
+    for stage in stages.iter_mut().filter(|stage| stage.unknown.is_none()) {
+        largest = largest.max(stage.activation_bytes);
+        stage.memory_bytes += largest - stage.activation_bytes;
+    }
+    RunPlan { pretraining, stages, total: Total::default() }.summed()
+}
+
+/// The rates of stages, by name, that the `plan.json` at `path` rests on.
+pub fn rates_in(path: &Path) -> BTreeMap<String, f64> {
+    let plan: Option<serde_json::Value> =
+        std::fs::read_to_string(path).ok().and_then(|text| serde_json::from_str(&text).ok());
+    let stages: Option<Vec<StagePlan>> = plan.and_then(|plan| serde_json::from_value(plan["stages"].clone()).ok());
+    let rate = |stage: StagePlan| Some((stage.stage, stage.tokens_per_second?));
+    stages.into_iter().flatten().filter_map(rate).collect()
 }
 
 impl RunPlan {
@@ -178,31 +253,44 @@ impl RunPlan {
         self.stages.iter().find(|stage| stage.stage == name)
     }
 
-    /// The same plan with time and money, for a machine that trains `tokens_per_second`. Validation runs forward only,
-    /// a third of the work of a token that is trained on.
-    pub fn at_rate(mut self, recipe: &Recipe, tokens_per_second: f64) -> RunPlan {
+    /// The same plan with time and money, for a machine that does a stage's work at the rate that `rates` has for it,
+    /// in tokens a second. Validation runs forward only, a third of the work of a token that is trained on.
+    pub fn at_rates(mut self, recipe: &Recipe, rates: &BTreeMap<String, f64>) -> RunPlan {
         let section = &recipe.pretrain;
-        let validated = (section.validate_sequences * recipe.data.sequence_length) as u64;
         let validations = section.steps.div_ceil(section.validate_every);
-        for stage in self.stages.iter_mut().filter(|stage| stage.stage == "pretrain") {
-            let work = stage.tokens as f64 + (validations * validated) as f64 / 3.0;
-            let seconds = work / tokens_per_second;
-            stage.tokens_per_second = Some(tokens_per_second);
+        let validated = (validations * (section.validate_sequences * recipe.data.sequence_length) as u64) as f64 / 3.0;
+        for stage in self.stages.iter_mut().filter(|stage| stage.unknown.is_none()) {
+            let Some(rate) = rates.get(&stage.stage) else { continue };
+            let besides = if stage.stage == PRETRAIN { validated } else { 0.0 };
+            let seconds = (stage.tokens as f64 + besides) / rate;
+            stage.tokens_per_second = Some(*rate);
             stage.seconds = Some(seconds);
             let usd_per_hour = recipe.run.usd_per_hour;
             stage.usd = (usd_per_hour > 0.0).then_some(seconds / 3600.0 * usd_per_hour);
         }
-        self
+        self.summed()
+    }
+
+    fn summed(self) -> RunPlan {
+        let stages = &self.stages;
+        let total = Total {
+            tokens: stages.iter().map(|stage| stage.tokens).sum(),
+            flops: stages.iter().map(|stage| stage.flops).sum(),
+            seconds: stages.iter().map(|stage| stage.seconds).sum(),
+            usd: stages.iter().map(|stage| stage.usd).sum(),
+            memory_bytes: stages.iter().map(|stage| stage.memory_bytes).max().unwrap_or(0),
+            estimated: stages.iter().any(|stage| stage.estimated || stage.unknown.is_some()),
+        };
+        RunPlan { total, ..self }
     }
 }
 
-fn memory(recipe: &Recipe) -> MemoryPlan {
-    let config = recipe.model.config();
+/// Memory of a training of which `rows` tokens go through the model at once; `recomputed` layers keep their input.
+pub(crate) fn training_memory(config: &ModelConfig, rows: usize, recomputed: &[usize]) -> MemoryPlan {
     let training = count::training_bytes(config);
     let table = (config.vocab_size * config.hidden_size) as u64 * F32;
     let further_uses = u64::from(config.tied_head) + 2 * config.mtp_depth as u64;
-    let tokens = (recipe.pretrain.micro_batch * recipe.data.sequence_length) as u64;
-    let recomputed = &recipe.pretrain.recompute_layers;
+    let tokens = rows as u64;
     let d = config.hidden_size;
     let layers = 0..config.layers + config.mtp_depth;
     let kept: usize =
@@ -266,16 +354,63 @@ mod tests {
     #[test]
     fn recomputation_and_smaller_micro_batches_take_less() {
         let recipe = Recipe::quickstart();
-        let plan = of_recipe(&recipe);
+        let plan = pretraining(&recipe);
         assert_eq!(plan.tokens, recipe.pretrain.steps * recipe.pretrain.batch_tokens);
         let mut small = recipe.clone();
         small.pretrain.micro_batch = 1;
         let mut again = recipe.clone();
         again.pretrain.recompute_layers = (0..recipe.model.config().layers).collect();
         for other in [small, again] {
-            let other = of_recipe(&other);
+            let other = pretraining(&other);
             assert!(other.memory.activations < plan.memory.activations);
             assert_eq!(other.memory.total - other.memory.activations, plan.memory.total - plan.memory.activations);
         }
+    }
+
+    /// Every stage learns from ten examples of five tokens.
+    struct Tens;
+
+    impl Surroundings for Tens {
+        fn model(&self, name: &str) -> Result<ModelConfig, String> {
+            Err(format!("no {name}"))
+        }
+
+        fn examples(&self, _: &crate::recipe::Supervised) -> Result<stages::Examples, String> {
+            Ok(stages::Examples { count: 10, tokens: 5.0, assumption: None })
+        }
+    }
+
+    #[test]
+    fn every_stage_of_the_quickstart_is_planned() {
+        let recipe = Recipe::quickstart();
+        let plan = of_recipe(&recipe, &Tens);
+        let names: Vec<&str> = plan.stages.iter().map(|stage| stage.stage.as_str()).collect();
+        assert_eq!(names, ["pretrain", "base", "r1-zero", "samples", "distilled", "scores"]);
+        assert!(plan.stages.iter().all(|stage| stage.unknown.is_none() && stage.tokens > 0 && stage.flops > 0.0));
+        let stage = |name: &str| plan.stage(name).unwrap();
+        assert!(!stage("base").estimated && stage("base").tokens == 50);
+        // 100 steps of 16 × 16 answers of half of 240 tokens, and as many operations as the ledger will count.
+        let rl = stage("r1-zero");
+        assert!(rl.estimated && rl.tokens == 100 * 256 * 120, "{rl:?}");
+        let config = recipe.model.config();
+        assert_eq!(rl.flops, (rl.tokens * stages::rollout_flops(config, None, 240)) as f64);
+        assert_eq!(stage("scores").tokens, 3 * 1000 * 120);
+        assert!(stage("samples").memory_bytes < rl.memory_bytes);
+        assert!(stage("distilled").memory_bytes > stage("pretrain").activation_bytes);
+        assert_eq!(plan.total.seconds, None);
+        let rates = names.iter().map(|name| (name.to_string(), 1000.0)).collect();
+        let timed = plan.clone().at_rates(&recipe, &rates);
+        assert!(timed.total.seconds.unwrap() > plan.total.tokens as f64 / 1000.0, "validations take time too");
+        assert_eq!(timed.stage("scores").unwrap().seconds, Some(360.0));
+    }
+
+    #[test]
+    fn what_is_not_there_is_named() {
+        let text = "[model]\npreset = \"smollm2-135m\"\n[[stage]]\nname = \"a\"\nkind = \"rl\"\nfrom = \"elsewhere\"\n";
+        let recipe = Recipe::parse("r.toml", text, Path::new("/data")).unwrap();
+        let plan = of_recipe(&recipe, &Tens);
+        assert_eq!((plan.pretraining.clone(), plan.stages.len(), plan.stages[0].tokens), (None, 1, 0));
+        assert_eq!(plan.stages[0].unknown.as_deref(), Some("no /data/elsewhere"));
+        assert!(plan.total.estimated);
     }
 }

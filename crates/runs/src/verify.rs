@@ -112,14 +112,22 @@ fn checkpoints(entries: &[Entry]) -> impl Iterator<Item = &Entry> {
     entries.iter().filter(|entry| entry.event == CHECKPOINT)
 }
 
-/// Recipe and plan are those of the last start.
+/// Recipe and plan are those of the last lines that have them.
 fn check_run_files(found: &mut Findings, run: &Path, entries: &[Entry]) {
-    match entries.iter().rfind(|entry| entry.event == "start" || entry.event == "resume") {
-        Some(start) => start.files.iter().for_each(|(name, record)| {
-            found.file(run, name, record);
-        }),
-        None => found.problem("ledger.jsonl", "has no line of a start"),
+    let files = run_files(entries);
+    if files.is_empty() {
+        found.problem("ledger.jsonl", "has no line of a start");
     }
+    files.iter().for_each(|(name, record)| {
+        found.file(run, name, record);
+    });
+}
+
+/// Recipe and plan as the ledger has them: of a start or a resumption, or of a plan that knew more.
+pub fn run_files(entries: &[Entry]) -> BTreeMap<String, FileRecord> {
+    let of_run = |entry: &&Entry| ["start", "resume", "plan"].contains(&entry.event.as_str());
+    let files = entries.iter().filter(of_run).flat_map(|entry| &entry.files);
+    files.map(|(name, record)| (name.clone(), record.clone())).collect()
 }
 
 /// What stages without steps left behind.

@@ -75,7 +75,7 @@ pub(crate) fn tokenizer(session: &mut Session, recipe: &Recipe) -> Result<Tokeni
 }
 
 /// A `tokenizer.json`, the folder it is in, or the tokenizer of a GGUF file.
-fn named_tokenizer(path: &Path) -> Result<Tokenizer> {
+pub(super) fn named_tokenizer(path: &Path) -> Result<Tokenizer> {
     if !is_gguf(path) {
         return Ok(Tokenizer::load(path)?);
     }

@@ -10,11 +10,11 @@ use wels_data::tokenizer::Tokenizer;
 use wels_kernels::distil::Divergence;
 use wels_kernels::random::Key;
 use wels_model::config::ModelConfig;
-use wels_model::count;
 use wels_model::model::{Model, Teacher};
 use wels_model::params::Params;
 use wels_model::tape::Execution;
 use wels_runs::checkpoint::Checkpoint;
+use wels_runs::plan::stages::rollout_flops;
 use wels_runs::recipe::{Answers, Distil, DivergenceWay, OwnAnswers, Rollouts, StageSection};
 use wels_runs::rundir::RunDir;
 use wels_tasks::{Split, Task};
@@ -24,7 +24,7 @@ use wels_train::trainer::Trainer;
 
 use super::stage::{
     Position, Stage, Training, check_tokenizer, config_for, config_of, hyperparameters, model_of, position_of,
-    rollout_options, state_of, training_flops,
+    rollout_options, state_of,
 };
 use super::{Outcome, Session, learn, task};
 use crate::failure::refuse;
@@ -81,9 +81,9 @@ impl TeacherModel {
         self.model.context_len()
     }
 
-    /// Its forward pass for one token in a sequence of `tokens`.
-    pub fn flops(&self, tokens: usize) -> u64 {
-        count::forward_flops(self.model.config(), count::Context::Causal { tokens }).total().0
+    /// Its configuration.
+    pub fn config(&self) -> &ModelConfig {
+        self.model.config()
     }
 }
 
@@ -128,8 +128,7 @@ fn on_policy(
 ) -> Result<Outcome> {
     let config = config_for(&session.run, &section.start)?;
     let Rollouts { steps, answering, .. } = &section.rollouts;
-    // A sampled token is computed forward once, learnt from once, and put to the teacher once.
-    let flops = training_flops(&config, answering.max_tokens) * 4 / 3 + teacher.flops(answering.max_tokens);
+    let flops = rollout_flops(&config, Some(teacher.config()), answering.max_tokens);
     let opened = Stage::open(session, &stage.name, tokenizer, &section.optimization, *steps, flops)?;
     let Some((at, latest)) = opened else { return Ok(Outcome::Done) };
     let template = ChatTemplate::of(tokenizer)?;

@@ -13,6 +13,7 @@ use wels_data::tokenizer::Tokenizer;
 use wels_kernels::random::Key;
 use wels_model::tape::Execution;
 use wels_runs::checkpoint::Checkpoint;
+use wels_runs::plan::stages::learning_flops;
 use wels_runs::recipe::{Recipe, StageSection, Supervised, Work};
 use wels_runs::rundir::RunDir;
 use wels_train::example::{Example, batches, pack};
@@ -20,9 +21,7 @@ use wels_train::trainer::{StepReport, Trainer};
 use wels_train::{distil, sft};
 
 use super::distil::TeacherModel;
-use super::stage::{
-    Position, Stage, Training, config_for, hyperparameters, position_of, state_of, traces_of, training_flops,
-};
+use super::stage::{Position, Stage, Training, config_for, hyperparameters, position_of, state_of, traces_of};
 use super::{Outcome, Session, samples, task};
 use crate::failure::refuse;
 use crate::output::short;
@@ -105,8 +104,7 @@ impl Lessons {
         let mean_rows = (rows.iter().sum::<usize>() / rows.len()).max(1);
         let key = Key { seed: run.recipe().run.seed, stream: STREAM_ORDER };
         let plan = batches(&rows, section.batch_tokens, section.epochs, key);
-        let teaching = teacher.as_ref().map_or(0, |teacher| teacher.flops(mean_rows));
-        let flops_per_token = training_flops(&config, mean_rows) + teaching;
+        let flops_per_token = learning_flops(&config, teacher.as_ref().map(TeacherModel::config), mean_rows);
         Ok(Lessons { examples, plan, context, flops_per_token, teacher })
     }
 
@@ -223,7 +221,7 @@ fn examples(
 }
 
 /// Conversations from a JSONL file: `{"messages": [{"role": …, "content": …}, …]}`, or `{"question": …, "answer": …}`.
-fn conversations(path: &Path, tokenizer: &Tokenizer, template: &ChatTemplate) -> Result<Vec<Example>> {
+pub(super) fn conversations(path: &Path, tokenizer: &Tokenizer, template: &ChatTemplate) -> Result<Vec<Example>> {
     let text = fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?;
     let mut examples = Vec::new();
     for (number, line) in (1..).zip(text.lines()).filter(|(_, line)| !line.trim().is_empty()) {

@@ -14,6 +14,7 @@ use wels_model::config::ModelConfig;
 use wels_model::params::Params;
 use wels_model::tape::Execution;
 use wels_runs::checkpoint::Checkpoint;
+use wels_runs::plan::stages::rollout_flops;
 use wels_runs::recipe::{AdvantageScale, LossMean, OverlongRule, Rl, Rollouts, StageSection};
 use wels_runs::rundir::RunDir;
 use wels_runs::tensors;
@@ -25,7 +26,6 @@ use wels_train::trainer::Trainer;
 
 use super::stage::{
     Position, Stage, Training, config_for, hyperparameters, initial, lines_of, position_of, rollout_options, state_of,
-    training_flops,
 };
 use super::{Outcome, Session, task};
 use crate::output::short;
@@ -81,8 +81,7 @@ pub(super) fn reinforce(
 ) -> Result<Outcome> {
     let config = config_for(&session.run, &section.start)?;
     let Rollouts { steps, answering, .. } = &section.rollouts;
-    // A sampled token is computed forward once, and learnt from once.
-    let flops = training_flops(&config, answering.max_tokens) * 4 / 3;
+    let flops = rollout_flops(&config, None, answering.max_tokens);
     let opened = Stage::open(session, &stage.name, tokenizer, &section.optimization, *steps, flops)?;
     let Some((at, latest)) = opened else { return Ok(Outcome::Done) };
     let template = ChatTemplate::of(tokenizer)?;

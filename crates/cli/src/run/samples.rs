@@ -17,6 +17,7 @@ use wels_model::model::Model;
 use wels_model::params::Params;
 use wels_runs::files;
 use wels_runs::ledger::Entry;
+use wels_runs::plan::stages::{PART, answer_flops};
 use wels_runs::recipe::{Answering, SampleAndFilter, Score, StageSection};
 use wels_runs::rundir::{RunError, write_json};
 use wels_tasks::{Item, Prompt, Split, Task, statistics};
@@ -29,9 +30,6 @@ use crate::failure::refuse;
 use crate::model::load_params;
 use crate::output;
 use crate::progress::Progress;
-
-/// Items of one part.
-const PART: u64 = 128;
 
 const STREAM_SAMPLES: u64 = 0x7361_6d70;
 const STREAM_SCORE: u64 = 0x7363_6f72;
@@ -189,12 +187,14 @@ pub(super) fn sample_and_filter(
     let item = |n| Ok(training_item(&*answerer.task, seed, n)?);
     let lines = parts(session, &folder, &stage.name, section.prompts, &answerer, item)?;
     let tokens = lines.iter().map(|line| line.tokens as u64).sum();
+    let length = tokens as f64 / lines.len().max(1) as f64;
+    let flops = tokens as f64 * answer_flops(answerer.model.config(), length) as f64;
     let kept: String = right_once(&lines, section.answering.samples, section.keep)
         .into_iter()
         .map(|line| serde_json::to_string(line).expect("plain data") + "\n")
         .collect();
     files::write_atomically(&path, kept.as_bytes()).map_err(RunError::io("write", &path))?;
-    done(session, &stage.name, tokens, &path)
+    done(session, &stage.name, (tokens, flops), &path)
 }
 
 /// The first `keep` right answers of each group of `samples` lines, equal ones once.
@@ -208,12 +208,12 @@ fn right_once(lines: &[Line], samples: usize, keep: usize) -> Vec<&Line> {
     kept
 }
 
-/// The ledger's line of a stage that ended with `file`.
-fn done(session: &mut Session, stage: &str, tokens: u64, file: &Path) -> Result<()> {
+/// The ledger's line of a stage of so many tokens and operations that ended with `file`.
+fn done(session: &mut Session, stage: &str, (tokens, flops): (u64, f64), file: &Path) -> Result<()> {
     let name = file.file_name().unwrap_or_default().to_string_lossy().into_owned();
     let files = BTreeMap::from([(name, corpus::record_of(file)?)]);
-    let kind = GENERATE.into();
-    session.record(Entry { event: "stage-done".into(), stage: stage.into(), kind, tokens, files, ..Entry::default() })
+    let (event, stage, kind) = ("stage-done".into(), stage.into(), GENERATE.into());
+    session.record(Entry { event, stage, kind, tokens, flops, files, ..Entry::default() })
 }
 
 /// A model's result.
@@ -231,6 +231,8 @@ struct Graded {
     /// the first.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     p: Option<f64>,
+    #[serde(default)]
+    flops_per_token: u64,
 }
 
 /// Does what is left of a stage of kind `score`, and writes the table to stdout.
@@ -254,8 +256,10 @@ pub(super) fn score(session: &mut Session, tokenizer: &Tokenizer, stage: &StageS
                 results.push(result);
             }
             write_json(&path, &results)?;
-            let tokens = results.iter().map(|result| (result.length * result.answers as f64).round() as u64).sum();
-            done(session, &stage.name, tokens, &path)?;
+            let tokens_of = |it: &Graded| it.length * it.answers as f64;
+            let tokens = results.iter().map(|it| tokens_of(it).round() as u64).sum();
+            let flops = results.iter().map(|it| tokens_of(it) * it.flops_per_token as f64).sum();
+            done(session, &stage.name, (tokens, flops), &path)?;
             results
         }
     };
@@ -286,6 +290,7 @@ fn grade(
     let verdict = |line: &Line| f64::from(u8::from(line.correct));
     let accuracy = mean(&verdict);
     let params = count::params(answerer.model.config());
+    let length = mean(&|line| line.tokens as f64);
     let graded = Graded {
         model: model.into(),
         parameters: params.total.0,
@@ -293,9 +298,10 @@ fn grade(
         answers: lines.len(),
         accuracy,
         standard_error: (accuracy * (1.0 - accuracy) / n).sqrt(),
-        length: mean(&|line| line.tokens as f64),
+        length,
         truncated: mean(&|line| f64::from(u8::from(line.truncated))),
         p: None,
+        flops_per_token: answer_flops(answerer.model.config(), length),
     };
     Ok((graded, lines.iter().map(verdict).collect()))
 }

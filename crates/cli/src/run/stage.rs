@@ -11,7 +11,6 @@ use serde_json::Value;
 use wels_data::tokenizer::Tokenizer;
 use wels_kernels::gemm::Precision;
 use wels_model::config::{Dtype, ModelConfig};
-use wels_model::count;
 use wels_model::gguf::GgufFile;
 use wels_model::params::Params;
 use wels_model::weights;
@@ -283,11 +282,6 @@ pub(super) fn lines_of(run: &RunDir, stage: &str, steps: u64) -> Result<Vec<Valu
     let text = std::fs::read_to_string(&path).map_err(RunError::io("read", &path))?;
     let line = |line: &str| serde_json::from_str(line).with_context(|| format!("{} is damaged", path.display()));
     text.lines().take(steps as usize).map(line).collect()
-}
-
-/// Forward and backward of one token in a sequence of `tokens`.
-pub(super) fn training_flops(config: &ModelConfig, tokens: usize) -> u64 {
-    count::forward_flops(config, count::Context::Causal { tokens }).training().0
 }
 
 /// Where a checkpoint stands; without one at the beginning.

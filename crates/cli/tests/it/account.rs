@@ -136,6 +136,38 @@ fn bench_tells_the_plan_how_fast_this_machine_is() {
 }
 
 #[test]
+fn every_stage_is_planned_with_time() {
+    let lab = Lab::new();
+    let recipe = crate::stages::recipe(&lab, "r");
+    let plan = |more: &[&str]| -> serde_json::Value {
+        serde_json::from_str(&lab.done(&[&["plan", &recipe, "--json"], more].concat()).stdout).unwrap()
+    };
+    let unmeasured = plan(&[]);
+    assert!(unmeasured["total"]["seconds"].is_null());
+    let names: Vec<&str> =
+        unmeasured["stages"].as_array().unwrap().iter().map(|it| it["stage"].as_str().unwrap()).collect();
+    assert_eq!(names, ["pretrain", "base", "reinforced", "samples", "student", "drawn", "corrected", "scores"]);
+    let measured = plan(&["--measure"]);
+    for stage in measured["stages"].as_array().unwrap() {
+        assert!(stage["seconds"].as_f64() > Some(0.0) && stage["unknown"].is_null(), "{stage}");
+        assert!(stage["flops"].as_f64() > Some(0.0) && stage["memory_bytes"].as_u64() > Some(0), "{stage}");
+    }
+    assert_eq!(measured, plan(&[]), "what was measured is known from then on");
+    let said = lab.done(&["plan", &recipe]);
+    for line in ["reinforced: assumes answers of 12 tokens, where 24 is the most", "\nall "] {
+        assert!(said.stdout.contains(line), "{line}: {said:?}");
+    }
+
+    // A recipe that does not pretrain is not charged for `[model]`.
+    let text = fs::read_to_string(lab.at(&recipe)).unwrap();
+    let (head, _) = text.split_once("[[stage]]").unwrap();
+    let stage = "[[stage]]\nname = \"only\"\nkind = \"rl\"\nfrom = \"elsewhere\"\n";
+    fs::write(lab.at("only.toml"), format!("{head}{stage}")).unwrap();
+    let said = lab.done(&["plan", "only.toml"]);
+    assert!(!said.stdout.contains("parameters") && said.stdout.contains("only: LAB/elsewhere is no model"), "{said:?}");
+}
+
+#[test]
 fn prices_are_drawn() {
     let lab = Lab::new();
     fs::write(

@@ -178,6 +178,16 @@ fn killed_stages_end_like_the_uninterrupted_ones() {
         );
     }
     assert!(metrics(&lab, "whole", "corrected").iter().all(|line| line["logprob_difference_max"] == 0.0));
+    // Answers may be shorter than assumed; a token takes what was planned.
+    for stage in ["reinforced", "corrected"] {
+        let line = format!("account {stage}: operations ");
+        let (_, account) = whole.stderr.split_once(&line).unwrap_or_else(|| panic!("{line}: {whole:?}"));
+        let (actual, planned) = account.lines().next().unwrap().split_once(", planned ").unwrap();
+        assert_eq!(actual, planned, "{stage}");
+    }
+    for stage in ["base", "samples", "student", "drawn", "scores"] {
+        assert!(whole.stderr.contains(&format!("account {stage}: time ")), "{stage}: {whole:?}");
+    }
     let html = fs::read_to_string(lab.at("runs/whole/report.html")).unwrap();
     assert!(html.contains("right, held out: corrected") && html.contains("Held-out items"), "no scores in the report");
     let mut numbers = Numbers(77);

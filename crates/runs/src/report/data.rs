@@ -10,7 +10,7 @@ use serde_json::Value;
 
 use crate::account::{self, Comparison};
 use crate::ledger::{Entry, Ledger, Totals};
-use crate::plan::{self, RunPlan, StagePlan};
+use crate::plan::{self, Pretraining, StagePlan};
 use crate::receipt::{RECEIPT, Receipt};
 use crate::recipe::{Recipe, Work};
 use crate::rundir::{self, RunError};
@@ -26,8 +26,8 @@ const COLUMNS: usize = 60;
 pub struct RunData {
     /// The recipe.
     pub recipe: Recipe,
-    /// The plan that follows from it.
-    pub plan: RunPlan,
+    /// What `[model]` and `[pretrain]` give, where the run pretrains.
+    pub pretraining: Option<Pretraining>,
     /// All lines of the ledger.
     pub entries: Vec<Entry>,
     /// Plan and account of each stage that was planned.
@@ -109,7 +109,7 @@ impl RunData {
         let recipe = Recipe::load(&path.join("recipe.toml"))?;
         let (entries, _) = Ledger::read(&path.join("ledger.jsonl"))?;
         let planned = planned_stages(path);
-        let plan = plan::of_recipe(&recipe);
+        let pretraining = recipe.pretrains().then(|| plan::pretraining(&recipe));
         let began = |stage: &&StagePlan| entries.iter().any(|entry| entry.stage == stage.stage);
         let comparisons = planned.iter().filter(began).map(|stage| account::compare(stage, &entries)).collect();
         let receipt = path.join(RECEIPT).exists().then(|| Receipt::read(&path.join(RECEIPT))).transpose()?;
@@ -135,7 +135,7 @@ impl RunData {
             let task = section.answering.task.to_string();
             held_out.extend(found.into_iter().map(|score| HeldOut { task: task.clone(), ..score }));
         }
-        Ok(RunData { recipe, plan, entries, comparisons, receipt, stages, samples, scores, held_out })
+        Ok(RunData { recipe, pretraining, entries, comparisons, receipt, stages, samples, scores, held_out })
     }
 
     /// Sums over the whole run.

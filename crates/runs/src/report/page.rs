@@ -61,24 +61,13 @@ fn tile(html: &mut String, name: &str, value: &str) {
 }
 
 fn summary(data: &RunData) -> String {
-    let (recipe, plan, totals) = (&data.recipe, &data.plan, data.totals());
-    let config = recipe.model.config();
-    let experts = config.moe.as_ref().map_or("dense".to_string(), |moe| {
-        format!("{} experts of which {} act, {} shared", moe.experts, moe.top_k, moe.shared_experts)
-    });
-    let mut html = format!(
-        "<h1>{}</h1>\n<p class=\"lead\">A {} model of {} layers, {} wide, {experts}; trained on {} in sequences of {} \
-         tokens, seed {}.</p>\n<dl class=\"tiles\">",
-        escape(&recipe.run.name),
-        config.family.model_type(),
-        config.layers,
-        config.hidden_size,
-        escape(&sources(data)),
-        recipe.data.sequence_length,
-        recipe.run.seed,
-    );
-    tile(&mut html, "parameters", &number(plan.parameters as f64));
-    tile(&mut html, "active a token", &number(plan.parameters_activated as f64));
+    let (recipe, totals) = (&data.recipe, data.totals());
+    let mut html = format!("<h1>{}</h1>\n<p class=\"lead\">{}</p>\n", escape(&recipe.run.name), lead(data));
+    html += "<dl class=\"tiles\">";
+    if let Some(plan) = &data.pretraining {
+        tile(&mut html, "parameters", &number(plan.parameters as f64));
+        tile(&mut html, "active a token", &number(plan.parameters_activated as f64));
+    }
     let trained = Totals::of(data.entries.iter().filter(|entry| entry.kind == "train"));
     tile(&mut html, "tokens trained on", &number(trained.tokens as f64));
     if let Some(bits) = data.last("validation.bits_per_byte") {
@@ -96,6 +85,28 @@ fn summary(data: &RunData) -> String {
         tile(&mut html, "money", &format!("${:.4}", totals.cost_micro_usd as f64 / 1e6));
     }
     html + "</dl>\n"
+}
+
+/// What was trained, on what.
+fn lead(data: &RunData) -> String {
+    let recipe = &data.recipe;
+    if data.pretraining.is_none() {
+        let stages: Vec<String> = recipe.stages.iter().map(|stage| escape(&stage.name)).collect();
+        return format!("Stages {}; seed {}.", stages.join(", "), recipe.run.seed);
+    }
+    let config = recipe.model.config();
+    let experts = config.moe.as_ref().map_or("dense".to_string(), |moe| {
+        format!("{} experts of which {} act, {} shared", moe.experts, moe.top_k, moe.shared_experts)
+    });
+    format!(
+        "A {} model of {} layers, {} wide, {experts}; trained on {} in sequences of {} tokens, seed {}.",
+        config.family.model_type(),
+        config.layers,
+        config.hidden_size,
+        escape(&sources(data)),
+        recipe.data.sequence_length,
+        recipe.run.seed,
+    )
 }
 
 fn percent(share: f64) -> String {
@@ -427,8 +438,8 @@ pub fn rows_of_several(runs: &[RunData]) -> Vec<(&'static str, Vec<String>)> {
     };
     let last = |key: &'static str| move |run: &RunData| run.last(key).map(|value| format!("{value:.4}"));
     vec![
-        ("parameters", each(&|run| Some(number(run.plan.parameters as f64)))),
-        ("active a token", each(&|run| Some(number(run.plan.parameters_activated as f64)))),
+        ("parameters", each(&|run| Some(number(run.pretraining.as_ref()?.parameters as f64)))),
+        ("active a token", each(&|run| Some(number(run.pretraining.as_ref()?.parameters_activated as f64)))),
         ("tokens", each(&|run| Some(number(run.totals().tokens as f64)))),
         ("operations", each(&|run| Some(format!("{:.3e}", run.totals().flops)))),
         ("loss", each(&last("loss"))),

@@ -1,0 +1,331 @@
+//! What a recipe will take on this machine: counts by `wels_runs::plan`, with lengths from the data and rates that are
+//! known or measured here: a few steps of a stage's kind with random weights and tokens.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Instant;
+
+use anyhow::Result;
+use serde_json::{Value, json};
+use wels_data::chat::ChatTemplate;
+use wels_data::tokenizer::Tokenizer;
+use wels_kernels::par;
+use wels_kernels::random::Key;
+use wels_model::config::{Dtype, ModelConfig};
+use wels_model::count;
+use wels_model::model::{Model, Teacher};
+use wels_model::params::Params;
+use wels_model::tape::Execution;
+use wels_runs::machine::{self, Measurements};
+use wels_runs::plan::stages::{Examples, PART, Stages, Surroundings, answer_tokens};
+use wels_runs::plan::{self, RunPlan};
+use wels_runs::recipe::{
+    Answering, Answers, Optimization, PRETRAIN, Recipe, Rollouts, StageSection, Supervised, TokenizerSection, Work,
+};
+use wels_train::rollout::{Question, RolloutOptions, rollout};
+use wels_train::trainer::{State, Trainer};
+use wels_train::{distil, sft};
+
+use super::stage::{hyperparameters, rollout_options};
+use super::{corpus, learn, task};
+use crate::bench;
+use crate::model::{locate, read_config};
+
+/// Worked puzzles whose lengths are looked at.
+const TRACES: u64 = 1000;
+/// Characters of a token, while there is no tokenizer to ask. A guess.
+const CHARACTERS: f64 = 2.0;
+/// Operations of a step that is measured, at most: a second or a few.
+const STEP_FLOPS: f64 = 5e11;
+/// Steps of learning that are timed, behind one that is not.
+const STEPS: usize = 3;
+
+/// What of a machine's rates may be found out.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Rates {
+    /// What was measured before.
+    Known,
+    /// What was not, too.
+    Measured,
+}
+
+/// The plan of `recipe`, whose run is at `run` if it has begun.
+pub(crate) fn forecast(recipe: &Recipe, run: Option<&Path>, rates: Rates) -> RunPlan {
+    let around = Around::of(recipe, run);
+    let expected = plan::of_recipe(recipe, &around);
+    let begun = run.map(|run| run.join("plan.json")).filter(|plan| plan.exists());
+    let found = match begun {
+        // A run that goes on keeps the rates of its beginning.
+        Some(plan) => plan::rates_in(&plan),
+        None => rates_of(recipe, &around, &expected, rates),
+    };
+    expected.at_rates(recipe, &found)
+}
+
+/// What a recipe's stages find around them.
+struct Around<'a> {
+    recipe: &'a Recipe,
+    tokenizer: Option<(Tokenizer, ChatTemplate)>,
+}
+
+impl<'a> Around<'a> {
+    fn of(recipe: &'a Recipe, run: Option<&Path>) -> Around<'a> {
+        let own = run.map(|run| run.join("tokenizer")).filter(|folder| folder.exists());
+        let place: Option<PathBuf> = own.or_else(|| match &recipe.tokenizer {
+            TokenizerSection::Load { path } => Some(path.clone()),
+            TokenizerSection::Train { .. } => None,
+        });
+        // A tokenizer that cannot be loaded is named when the run begins.
+        let tokenizer = place.and_then(|path| corpus::named_tokenizer(&path).ok());
+        let tokenizer = tokenizer.and_then(|it| ChatTemplate::of(&it).ok().flatten().map(|template| (it, template)));
+        Around { recipe, tokenizer }
+    }
+
+    fn traces(&self, section: &Supervised) -> Result<Examples> {
+        let pairs = task::traces(section, self.recipe.run.seed, TRACES.min(section.traces))?;
+        let mut tokens = 0.0;
+        for (question, answer) in &pairs {
+            tokens += match &self.tokenizer {
+                Some((tokenizer, template)) => sft::answer(tokenizer, template, question, answer)?.rows() as f64,
+                None => (question.len() + answer.len()) as f64 / CHARACTERS,
+            };
+        }
+        let (count, tokens) = (section.traces, tokens / pairs.len().max(1) as f64);
+        let assumption = match (&self.tokenizer, count > TRACES) {
+            (None, _) => Some(format!("{CHARACTERS} characters of a worked puzzle a token")),
+            (Some(_), true) => Some(format!("{tokens:.1} tokens a worked puzzle, as the first {TRACES} have")),
+            (Some(_), false) => None,
+        };
+        Ok(Examples { count, tokens, assumption })
+    }
+
+    fn conversations(&self, path: &Path) -> Result<Examples> {
+        let Some((tokenizer, template)) = &self.tokenizer else {
+            let text = std::fs::read_to_string(path)?;
+            let count = text.lines().filter(|line| !line.trim().is_empty()).count().max(1);
+            let tokens = text.len() as f64 / count as f64 / CHARACTERS;
+            let assumption = Some(format!("{CHARACTERS} characters of {} a token", path.display()));
+            return Ok(Examples { count: count as u64, tokens, assumption });
+        };
+        let rows: Vec<usize> = learn::conversations(path, tokenizer, template)?.iter().map(|it| it.rows()).collect();
+        let tokens = rows.iter().sum::<usize>() as f64 / rows.len().max(1) as f64;
+        Ok(Examples { count: rows.len() as u64, tokens, assumption: None })
+    }
+}
+
+impl Surroundings for Around<'_> {
+    fn model(&self, name: &str) -> Result<ModelConfig, String> {
+        locate(Path::new(name)).and_then(|model| read_config(&model)).map_err(|error| format!("{error:#}"))
+    }
+
+    fn examples(&self, section: &Supervised) -> Result<Examples, String> {
+        let found = match section.data.as_str() {
+            "traces" => self.traces(section),
+            path => self.conversations(Path::new(path)),
+        };
+        found.map_err(|error| format!("{error:#}"))
+    }
+}
+
+/// Rates by stage, as far as they are known or may be measured.
+fn rates_of(recipe: &Recipe, around: &Around, expected: &RunPlan, rates: Rates) -> BTreeMap<String, f64> {
+    let mut machine = Machine { known: Measurements::load().tokens_per_second, rates };
+    let mut found = BTreeMap::new();
+    if recipe.pretrains() {
+        let name = Measurements::work(recipe, par::threads());
+        let rate = machine.rate(name, || bench::training_rate(recipe));
+        found.extend(rate.map(|rate| (PRETRAIN.to_string(), rate)));
+    }
+    let pretrained = recipe.pretrains().then(|| recipe.model.config());
+    let stages = Stages { pretrained, sections: &recipe.stages, around };
+    for stage in &recipe.stages {
+        let known = expected.stage(&stage.name).is_some_and(|planned| planned.unknown.is_none());
+        let rate = if known { machine.rate_of(stage, &stages) } else { None };
+        found.extend(rate.map(|rate| (stage.name.clone(), rate)));
+    }
+    found
+}
+
+/// Steps of learning, as they are measured.
+struct Learning<'a> {
+    config: &'a ModelConfig,
+    teacher: Option<&'a ModelConfig>,
+    /// Tokens of an example.
+    tokens: usize,
+    batch_tokens: usize,
+    optimization: &'a Optimization,
+}
+
+/// This machine's rates, in tokens a second.
+struct Machine {
+    known: BTreeMap<String, f64>,
+    rates: Rates,
+}
+
+impl Machine {
+    /// The rate at which a stage's tokens are worked on.
+    fn rate_of(&mut self, stage: &StageSection, stages: &Stages) -> Option<f64> {
+        let config = |name: &str| stages.config(name).ok();
+        match &stage.work {
+            Work::Pretrain(it) | Work::Sft(it) => self.supervised(it, None, stages),
+            Work::Rl(it) => {
+                let config = stages.start(&it.start).ok()?;
+                // The reference, and all mini-batches but the first, are computed forward once more.
+                let parts = it.rollouts.mini_batches as f64;
+                let forward = f64::from(u8::from(it.kl > 0.0)) + (parts - 1.0) / parts;
+                self.rollouts(&config, None, &it.rollouts, &it.optimization, 1.0 + forward / 3.0)
+            }
+            Work::Distil(it) => {
+                let teacher = config(&it.teacher)?;
+                match &it.answers {
+                    Answers::Given(given) => self.supervised(given, Some(&teacher), stages),
+                    Answers::Own(own) => {
+                        let config = stages.start(&own.start).ok()?;
+                        self.rollouts(&config, Some(&teacher), &own.rollouts, &own.optimization, 1.0)
+                    }
+                }
+            }
+            Work::SampleAndFilter(it) => self.sampling(&config(&it.from)?, &it.answering, it.prompts.min(PART)),
+            Work::Score(it) => {
+                // Each model has as many tokens to sample.
+                let mut seconds = 0.0;
+                for model in &it.models {
+                    seconds += 1.0 / self.sampling(&config(model)?, &it.answering, it.items.min(PART))?;
+                }
+                Some(it.models.len() as f64 / seconds)
+            }
+        }
+    }
+
+    fn supervised(&mut self, it: &Supervised, teacher: Option<&ModelConfig>, stages: &Stages) -> Option<f64> {
+        let config = stages.start(&it.start).ok()?;
+        let tokens = (stages.examples(it).ok()?.tokens.round() as usize).max(2);
+        let (batch_tokens, optimization) = (it.batch_tokens, &it.optimization);
+        self.learning(&Learning { config: &config, teacher, tokens, batch_tokens, optimization })
+    }
+
+    fn rollouts(
+        &mut self,
+        config: &ModelConfig,
+        teacher: Option<&ModelConfig>,
+        of: &Rollouts,
+        optimization: &Optimization,
+        passes: f64,
+    ) -> Option<f64> {
+        let sampled = self.sampling(config, &of.answering, of.prompts as u64)?;
+        let tokens = (answer_tokens(&of.answering) as usize).max(2);
+        let batch_tokens = of.prompts * of.answering.samples * tokens / of.mini_batches;
+        let learnt = self.learning(&Learning { config, teacher, tokens, batch_tokens, optimization })?;
+        Some(1.0 / (1.0 / sampled + passes / learnt))
+    }
+
+    fn learning(&mut self, of: &Learning) -> Option<f64> {
+        let Learning { config, teacher, tokens, batch_tokens, optimization } = of;
+        let context = |config: &ModelConfig| config.rope.max_positions;
+        let context = teacher.map_or(usize::MAX, context).min(context(config));
+        let (tokens, batch_tokens) = ((*tokens).min(context), (*batch_tokens).max(*tokens));
+        let flops = plan::stages::learning_flops(config, *teacher, tokens);
+        let most = (STEP_FLOPS / flops as f64) as usize;
+        let rows = batch_tokens.min(4 * optimization.micro_rows.max(tokens)).min(most) / tokens * tokens;
+        let weights = |config: &ModelConfig| 4 * count::training_bytes(config).weights.0;
+        // A teacher of another vocabulary is refused when the stage begins.
+        let understood = teacher.is_none_or(|teacher| teacher.vocab_size == config.vocab_size);
+        if rows == 0 || !understood || !fits(weights(config) + teacher.map_or(0, weights)) {
+            return None;
+        }
+        let of = Learning { tokens, batch_tokens, ..*of };
+        let what = json!({
+            "model": json_of(config), "teacher": teacher.map(json_of), "tokens": tokens, "rows": rows,
+            "micro_rows": optimization.micro_rows, "mtp": optimization.mtp_lambda > 0.0,
+        });
+        let name = Measurements::name("learning", &what, par::threads());
+        self.rate(name, || measure_learning(&of, rows))
+    }
+
+    fn sampling(&mut self, config: &ModelConfig, answering: &Answering, prompts: u64) -> Option<f64> {
+        let tokens = answer_tokens(answering);
+        let most = STEP_FLOPS / plan::stages::answer_flops(config, tokens) as f64 / tokens;
+        let answers = ((prompts * answering.samples as u64) as f64).min(most) as usize;
+        if answers == 0 || !fits(count::training_bytes(config).weights.0) {
+            return None;
+        }
+        let what = json!({
+            "model": json_of(config), "answers": answers, "samples": answering.samples, "max_tokens":
+            answering.max_tokens, "running": answering.running,
+        });
+        let name = Measurements::name("sampling", &what, par::threads());
+        self.rate(name, || measure_sampling(config, answering, answers))
+    }
+
+    /// The rate that is known by this name, or what `measure` says if it may be asked.
+    fn rate(&mut self, name: String, measure: impl FnOnce() -> Result<f64>) -> Option<f64> {
+        if self.known.contains_key(&name) || self.rates == Rates::Known {
+            return self.known.get(&name).copied();
+        }
+        eprintln!("{:>9} a few steps are measured, {}", "plan", name.split(' ').next().unwrap_or_default());
+        // Work whose very first steps fail will say so when it is done.
+        let rate = measure().ok().filter(|rate| rate.is_finite() && *rate > 0.0)?;
+        self.known.insert(name.clone(), rate);
+        let _ = Measurements::keep(name, rate); // without it the next plan measures again
+        Some(rate)
+    }
+}
+
+fn json_of(config: &ModelConfig) -> Value {
+    serde_json::from_str(&config.to_hf_json(Dtype::F32)).unwrap_or_default()
+}
+
+/// Whether so much can be taken for a measurement without anybody noticing.
+fn fits(bytes: u64) -> bool {
+    machine::available_memory_bytes().is_none_or(|left| bytes <= left / 2)
+}
+
+/// Tokens a second of steps on examples of random tokens: the median of [`STEPS`].
+fn measure_learning(of: &Learning, rows: usize) -> Result<f64> {
+    let Learning { config, teacher, tokens, optimization, .. } = of;
+    let state = State::new(Params::init(config, 0));
+    let hyper = hyperparameters(optimization, 1_000_000);
+    let mut trainer = Trainer::new((*config).clone(), *tokens, state, hyper, Execution::default());
+    if optimization.mtp_lambda == 0.0 {
+        trainer.freeze_mtp();
+    }
+    let teacher = teacher.map(|config| (Model::new(config.clone(), *tokens), Params::init(config, 1)));
+    let divergence = wels_kernels::distil::Divergence::Forward;
+    let mut seconds = Vec::new();
+    for step in 0..=STEPS as u64 {
+        let batch = bench::random_batch(step, rows, *tokens, config.vocab_size);
+        let begin = Instant::now();
+        match &teacher {
+            None => trainer.step(&batch, optimization.micro_rows)?,
+            Some((model, params)) => {
+                let teacher = Teacher { model, params, divergence, temperature: 1.0, cross_entropy: 0.0 };
+                distil::step(&mut trainer, &teacher, &batch, optimization.micro_rows)?
+            }
+        };
+        seconds.push(begin.elapsed().as_secs_f64());
+    }
+    let mut timed = seconds.split_off(1); // the first step also takes memory from the system
+    timed.sort_by(f64::total_cmp);
+    Ok(rows as f64 / timed[STEPS / 2])
+}
+
+/// Tokens a second of answers to random prompts. So many tokens end an answer that it is as long as assumed on average:
+/// random weights choose all of them about equally often.
+fn measure_sampling(config: &ModelConfig, answering: &Answering, answers: usize) -> Result<f64> {
+    let vocabulary = config.vocab_size as u64;
+    let ends = (vocabulary as f64 / answer_tokens(answering)).round().max(1.0) as u32;
+    let options = rollout_options(answering, 1.0, config);
+    let options = RolloutOptions { stop_tokens: (0..ends).collect(), ..options };
+    let question = |n: u64| {
+        let key = Key { seed: n, stream: 0 };
+        Question { prompt: (0..8).map(|i| key.below_at(i, vocabulary) as u32).collect(), seed: key.u64_at(8) }
+    };
+    let questions: Vec<Question> = (0..answers.div_ceil(answering.samples) as u64).map(question).collect();
+    let model = Arc::new(Model::new(config.clone(), config.rope.max_positions));
+    let params = Arc::new(Params::init(config, 0));
+    let begin = Instant::now();
+    let answers = rollout(&model, &params, &questions, &options, &mut |_, _| {})?;
+    let tokens: usize = answers.iter().flatten().map(|answer| answer.tokens.len()).sum();
+    Ok(tokens as f64 / begin.elapsed().as_secs_f64())
+}

@@ -1,0 +1,260 @@
+//! What the stages of a recipe will take.
+//!
+//! | work | tokens | operations a token |
+//! |---|---|---|
+//! | examples | those of the examples, each epoch | forward and backward, and the teacher's forward pass |
+//! | own answers | those sampled | forward, forward and backward, and the teacher's forward pass |
+//! | answers to grade | those sampled | forward |
+//!
+//! How long answers will be is not known before: [`ANSWER_SHARE`] of the most that they may be is assumed, and half of
+//! them to be right. A plan that rests on such assumptions says so, and its account is compared for as many tokens as
+//! came. Prompts are not counted. For memory, answers are as long as they may be.
+
+use wels_model::config::ModelConfig;
+use wels_model::count::{self, CacheLayout, Context};
+
+use super::{F32, PROGRAM_BYTES, StagePlan, training_memory};
+use crate::recipe::{
+    Answering, Answers, Distil, OwnAnswers, Rollouts, SampleAndFilter, Score, StageSection, Start, Supervised, Work,
+};
+
+/// The assumed length of an answer, as a share of `max_tokens`.
+pub const ANSWER_SHARE: f64 = 0.5;
+
+/// The assumed share of right answers.
+pub const RIGHT_SHARE: f64 = 0.5;
+
+/// Items whose answers are sampled between two writes of a sampling stage.
+pub const PART: u64 = 128;
+
+/// Tokens of a page of the engine's cache.
+const PAGE_TOKENS: u64 = 16;
+
+/// Operations of one token in an example of `tokens`, with what a teacher makes of it.
+pub fn learning_flops(config: &ModelConfig, teacher: Option<&ModelConfig>, tokens: usize) -> u64 {
+    let forward = |config| count::forward_flops(config, Context::Causal { tokens: tokens.max(1) });
+    forward(config).training().0 + teacher.map_or(0, |teacher| forward(teacher).total().0)
+}
+
+/// Operations of one token that is sampled, learnt from, and put to a teacher, in answers of at most `max_tokens`.
+pub fn rollout_flops(config: &ModelConfig, teacher: Option<&ModelConfig>, max_tokens: usize) -> u64 {
+    let forward = |config| count::forward_flops(config, Context::Causal { tokens: max_tokens.max(1) });
+    forward(config).training().0 * 4 / 3 + teacher.map_or(0, |teacher| forward(teacher).total().0)
+}
+
+/// Operations of one token that is sampled, in answers of `tokens`.
+pub fn answer_flops(config: &ModelConfig, tokens: f64) -> u64 {
+    count::forward_flops(config, Context::Causal { tokens: (tokens.round() as usize).max(1) }).total().0
+}
+
+/// Tokens of an answer, as they are assumed.
+pub fn answer_tokens(answering: &Answering) -> f64 {
+    (ANSWER_SHARE * answering.max_tokens as f64).max(1.0)
+}
+
+/// What a stage of given examples learns from.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Examples {
+    /// How many.
+    pub count: u64,
+    /// Tokens of one, on average.
+    pub tokens: f64,
+    /// What was assumed, in words; `None` if nothing was.
+    pub assumption: Option<String>,
+}
+
+impl Examples {
+    /// Those that a stage of kind `sample_and_filter` will have kept.
+    pub fn kept_by(section: &SampleAndFilter) -> Examples {
+        let right = (RIGHT_SHARE * section.answering.samples as f64).max(1.0);
+        let each = right.min(section.keep as f64);
+        let tokens = answer_tokens(&section.answering);
+        let assumption = format!("{each} right answers of {tokens} tokens to each prompt");
+        Examples { count: (section.prompts as f64 * each) as u64, tokens, assumption: Some(assumption) }
+    }
+}
+
+/// Where models and examples come from, which is not in the recipe alone.
+pub trait Surroundings {
+    /// The configuration of a model that is no stage of the recipe.
+    ///
+    /// # Errors
+    /// Why there is none, in words.
+    fn model(&self, name: &str) -> Result<ModelConfig, String>;
+    /// What the stage learns from, where that is no other stage's work.
+    ///
+    /// # Errors
+    /// Why it cannot be said, in words.
+    fn examples(&self, section: &Supervised) -> Result<Examples, String>;
+}
+
+/// The stages of a recipe, to look models up in.
+pub struct Stages<'a> {
+    /// The configuration of `[model]`, if it is trained.
+    pub pretrained: Option<&'a ModelConfig>,
+    /// In their order.
+    pub sections: &'a [StageSection],
+    /// All else.
+    pub around: &'a dyn Surroundings,
+}
+
+impl Stages<'_> {
+    /// The configuration of a stage's model, or of one elsewhere.
+    ///
+    /// # Errors
+    /// Why there is none, in words.
+    pub fn config(&self, name: &str) -> Result<ModelConfig, String> {
+        if let (crate::recipe::PRETRAIN, Some(config)) = (name, self.pretrained) {
+            return Ok(config.clone());
+        }
+        match self.sections.iter().find(|stage| stage.name == name).map(|stage| &stage.work) {
+            None => self.around.model(name),
+            Some(Work::Pretrain(it) | Work::Sft(it)) => self.start(&it.start),
+            Some(Work::Rl(it)) => self.start(&it.start),
+            Some(Work::Distil(it)) => self.start(it.start()),
+            Some(Work::SampleAndFilter(_) | Work::Score(_)) => Err(format!("the stage {name} trains no model")),
+        }
+    }
+
+    /// The configuration that a stage begins with.
+    ///
+    /// # Errors
+    /// As [`config`](Self::config).
+    pub fn start(&self, start: &Start) -> Result<ModelConfig, String> {
+        match start {
+            Start::New { model } => Ok(model.config().clone()),
+            Start::From { from } => self.config(from),
+        }
+    }
+
+    /// What the stage learns from.
+    ///
+    /// # Errors
+    /// Why it cannot be said, in words.
+    pub fn examples(&self, section: &Supervised) -> Result<Examples, String> {
+        let of_stage = self.sections.iter().find(|stage| stage.name == section.data);
+        match of_stage.map(|stage| &stage.work) {
+            Some(Work::SampleAndFilter(sampling)) => Ok(Examples::kept_by(sampling)),
+            _ => self.around.examples(section),
+        }
+    }
+
+    /// The plan of a stage, without time and money; with what is missing, if something is.
+    pub fn plan(&self, stage: &StageSection) -> StagePlan {
+        let planned = match &stage.work {
+            Work::Pretrain(section) | Work::Sft(section) => self.supervised(section, None),
+            Work::Rl(section) => self.reinforced(section),
+            Work::Distil(section) => self.distilled(section),
+            Work::SampleAndFilter(section) => self.sampled(section),
+            Work::Score(section) => self.scored(section),
+        };
+        let plan = planned.unwrap_or_else(|unknown| StagePlan { unknown: Some(unknown), ..StagePlan::default() });
+        StagePlan { stage: stage.name.clone(), kind: stage.work.kind().into(), ..plan }
+    }
+
+    fn supervised(&self, section: &Supervised, teacher: Option<&ModelConfig>) -> Result<StagePlan, String> {
+        let (config, examples) = (self.start(&section.start)?, self.examples(section)?);
+        let tokens = section.epochs as f64 * examples.count as f64 * examples.tokens;
+        let rows = section.optimization.micro_rows.min(section.batch_tokens);
+        let memory = training_memory(&config, rows, &[]);
+        let flops = learning_flops(&config, teacher, examples.tokens.round() as usize);
+        Ok(StagePlan {
+            tokens: tokens.round() as u64,
+            flops: flops as f64 * tokens,
+            memory_bytes: memory.total + teacher.map_or(0, weight_bytes),
+            activation_bytes: memory.activations,
+            estimated: examples.assumption.is_some(),
+            assumptions: examples.assumption.into_iter().collect(),
+            ..StagePlan::default()
+        })
+    }
+
+    fn reinforced(&self, section: &crate::recipe::Rl) -> Result<StagePlan, String> {
+        let config = self.start(&section.start)?;
+        let reference = if section.kl > 0.0 { weight_bytes(&config) } else { 0 };
+        let mut plan = rollouts(&config, None, &section.rollouts, section.optimization.micro_rows);
+        plan.memory_bytes += reference;
+        if section.sampling_rounds > 1 {
+            plan.assumptions.push("one round of sampling a step".into());
+        }
+        Ok(plan)
+    }
+
+    fn distilled(&self, section: &Distil) -> Result<StagePlan, String> {
+        let teacher = self.config(&section.teacher)?;
+        match &section.answers {
+            Answers::Given(given) => self.supervised(given, Some(&teacher)),
+            Answers::Own(OwnAnswers { rollouts: own, optimization, start }) => {
+                let mut plan = rollouts(&self.start(start)?, Some(&teacher), own, optimization.micro_rows);
+                plan.memory_bytes += weight_bytes(&teacher);
+                Ok(plan)
+            }
+        }
+    }
+
+    fn sampled(&self, section: &SampleAndFilter) -> Result<StagePlan, String> {
+        let config = self.config(&section.from)?;
+        Ok(answers(&[config], &section.answering, section.prompts))
+    }
+
+    fn scored(&self, section: &Score) -> Result<StagePlan, String> {
+        let configs = section.models.iter().map(|model| self.config(model)).collect::<Result<Vec<_>, _>>()?;
+        let mut plan = answers(&configs, &section.answering, section.items);
+        if configs.len() > 1 {
+            plan.assumptions.push("as many tokens of each model".into());
+        }
+        Ok(plan)
+    }
+}
+
+fn rollouts(config: &ModelConfig, teacher: Option<&ModelConfig>, of: &Rollouts, micro_rows: usize) -> StagePlan {
+    let answering = &of.answering;
+    let answers = (of.prompts * answering.samples) as u64;
+    let tokens = (of.steps * answers) as f64 * answer_tokens(answering);
+    let rows = micro_rows.min(answers as usize * answering.max_tokens);
+    let training = training_memory(config, rows, &[]);
+    // The answers are sampled with a copy of the weights; the buffers of learning are kept meanwhile.
+    let sampling = weight_bytes(config) + cache_bytes(config, answering, answers);
+    StagePlan {
+        tokens: tokens.round() as u64,
+        flops: rollout_flops(config, teacher, answering.max_tokens) as f64 * tokens,
+        memory_bytes: training.total + sampling,
+        activation_bytes: training.activations,
+        ..assumed(answering)
+    }
+}
+
+/// `items` put to each of the models in turn.
+fn answers(configs: &[ModelConfig], answering: &Answering, items: u64) -> StagePlan {
+    let length = answer_tokens(answering);
+    let each = (items * answering.samples as u64) as f64 * length;
+    let at_once = PART.min(items) * answering.samples as u64;
+    let memory = |config| PROGRAM_BYTES + weight_bytes(config) + cache_bytes(config, answering, at_once);
+    StagePlan {
+        tokens: (each * configs.len() as f64).round() as u64,
+        flops: configs.iter().map(|config| answer_flops(config, length) as f64 * each).sum(),
+        memory_bytes: configs.iter().map(memory).max().unwrap_or(PROGRAM_BYTES),
+        ..assumed(answering)
+    }
+}
+
+fn assumed(answering: &Answering) -> StagePlan {
+    let (length, most) = (answer_tokens(answering), answering.max_tokens);
+    let assumption = format!("answers of {length} tokens, where {most} is the most");
+    StagePlan { estimated: true, assumptions: vec![assumption], ..StagePlan::default() }
+}
+
+fn weight_bytes(config: &ModelConfig) -> u64 {
+    count::training_bytes(config).weights.0
+}
+
+/// Pages of answers of full length, of which later ones take the pages of those that have ended only when no other page
+/// is left, and logits of those that run.
+fn cache_bytes(config: &ModelConfig, answering: &Answering, answers: u64) -> u64 {
+    let token = F32 * count::cache_elements_per_token(config, CacheLayout::Expanded);
+    let running = (answering.running as u64).min(answers);
+    let pages_most = (running + 1) * (config.rope.max_positions as u64).div_ceil(PAGE_TOKENS);
+    let pages_each = (answering.max_tokens as u64).div_ceil(PAGE_TOKENS);
+    let logits = running * config.vocab_size as u64 * F32;
+    pages_most.min(answers * pages_each) * PAGE_TOKENS * token + logits
+}
