@@ -135,6 +135,7 @@ pub fn run(args: &Args) -> Result<()> {
     };
     if recipe.pretrains() {
         let dataset = corpus::shards(&mut session, &recipe, &tokenizer)?;
+        machine::forget_peak_rss();
         let outcome = pretrain::pretrain(&mut session, &recipe, &tokenizer, dataset)?;
         session.close_stage("pretrain", &expected)?;
         go_on(outcome)?;

@@ -162,7 +162,6 @@ impl Stages<'_> {
             tokens: tokens.round() as u64,
             flops: flops as f64 * tokens,
             memory_bytes: memory.total + teacher.map_or(0, weight_bytes),
-            activation_bytes: memory.activations,
             estimated: examples.assumption.is_some(),
             assumptions: examples.assumption.into_iter().collect(),
             ..StagePlan::default()
@@ -174,6 +173,8 @@ impl Stages<'_> {
         let reference = if section.kl > 0.0 { weight_bytes(&config) } else { 0 };
         let mut plan = rollouts(&config, None, &section.rollouts, section.optimization.micro_rows);
         plan.memory_bytes += reference;
+        plan.assumptions
+            .push("no group whose answers are all right or all wrong, which would not be learnt from".into());
         if section.sampling_rounds > 1 {
             plan.assumptions.push("one round of sampling a step".into());
         }
@@ -219,7 +220,7 @@ fn rollouts(config: &ModelConfig, teacher: Option<&ModelConfig>, of: &Rollouts, 
         tokens: tokens.round() as u64,
         flops: rollout_flops(config, teacher, answering.max_tokens) as f64 * tokens,
         memory_bytes: training.total + sampling,
-        activation_bytes: training.activations,
+        retained_bytes: training.total - PROGRAM_BYTES + weight_bytes(config),
         ..assumed(answering)
     }
 }
