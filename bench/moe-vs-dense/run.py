@@ -27,18 +27,21 @@ COLOURS = {"MoE": "#c2410c", "dense": "#1d4ed8"}
 VALIDATIONS = 20
 
 
-def plan(binary: Path, runs: Path, seconds: float, rates: dict[str, float]) -> dict[str, dict[str, Any]]:
+def plan(
+    binary: Path, runs: Path, seconds: float, rates: dict[str, float], precision: str
+) -> dict[str, dict[str, Any]]:
     """What each model's recipe is changed to. Kept in a file: a continued comparison must not measure anew."""
     kept = runs / "plan.json"
     if kept.exists():
         return json.loads(kept.read_text())
     changes: dict[str, dict[str, Any]] = {}
     for label, recipe in RECIPES.items():
-        report = wels.bench_train(binary, recipe, {}, 20)
+        report = wels.bench_train(binary, recipe, {"pretrain.precision": precision}, 20)
         steps = int(seconds / report["seconds_per_step"])
         print(f"{label}: {report['parameters']:,} parameters, {report['seconds_per_step']:.3f} s a step, {steps} steps")
         changes[label] = {
             "pretrain.steps": steps,
+            "pretrain.precision": precision,
             "pretrain.learning_rate": rates[label],
             "pretrain.validate_every": max(1, steps // VALIDATIONS),
             "pretrain.validate_sequences": 256,
@@ -81,13 +84,14 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3])
     parser.add_argument("--learning-rate-moe", type=float, default=2e-3)
     parser.add_argument("--learning-rate-dense", type=float, default=2e-3)
+    parser.add_argument("--precision", choices=["f32", "bf16", "f16"], default="f32", help="of both")
     parser.add_argument("--runs", type=Path, default=wels.ROOT / "runs" / "moe-vs-dense")
     parser.add_argument("--wels", type=Path, help="a built binary, instead of building one")
     arguments = parser.parse_args()
     binary = arguments.wels or wels.build()
     print(wels.machine())
     rates = {"MoE": arguments.learning_rate_moe, "dense": arguments.learning_rate_dense}
-    changes = plan(binary, arguments.runs, arguments.minutes * 60, rates)
+    changes = plan(binary, arguments.runs, arguments.minutes * 60, rates, arguments.precision)
     curves = [
         wels.train(binary, recipe, changes[label], arguments.runs, label, seed)
         for seed in arguments.seeds

@@ -8,8 +8,8 @@ whether or not earlier ones are done, and waits for the last answer. Checks that
 * the server's memory grows by no more than 10% over what it was when it was full,
 * each request is finished, or refused with 429 or 503 and a Retry-After within a second,
 * none is lost: no connection is dropped, no answer ends without its usage,
-* none is billed twice: tokens of `wels usage` are those that clients were told, and its requests those that were
-  finished and, without tokens, those that were refused.
+* none is billed twice: `wels usage` has the requests that were finished, with the tokens that clients were told, and
+  apart from them those that were refused.
 
 The cache of keys and values is small enough to be full before the load begins: prompts that differ fill one of any
 size.
@@ -191,7 +191,7 @@ def main() -> None:
         print(f"clients were told of {len(told)} answers, {sums}; the ledger says {bill}")
         in_ledger = bill["hit_tokens"] + bill["miss_tokens"], bill["output_tokens"]
         refused = sum(outcome.status in (429, 503) for outcome in outcomes)
-        passed &= bill["requests"] == len(told) + refused and in_ledger == tuple(sums.values())
+        passed &= (bill["requests"], bill["refused"]) == (len(told), refused) and in_ledger == tuple(sums.values())
     print("passed" if passed else "FAILED")
     sys.exit(0 if passed else 1)
 

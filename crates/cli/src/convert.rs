@@ -6,14 +6,14 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result};
 use wels_data::tokenizer::Tokenizer;
 use wels_kernels::quant::blocks::BlockType;
-use wels_model::config::{Attention, Dtype, Family, ModelConfig, RopeLayout};
+use wels_model::config::{Dtype, ModelConfig};
 use wels_model::gguf::{self, GgufFile, Item};
 use wels_model::params::Params;
 use wels_model::weights::{DEFAULT_SHARD_BYTES, save_dir};
 use wels_runs::files::write_folder_atomically;
 
 use crate::failure::refuse;
-use crate::model::{Location, OpenModel, Weights, locate};
+use crate::model::{Location, OpenModel, Weights, in_directory, locate, split_rows};
 use crate::output::short;
 use crate::progress::Progress;
 
@@ -92,7 +92,10 @@ pub fn convert(args: &Args) -> Result<()> {
     let mut params = load(&model)?;
     match target {
         Target::Directory(dtype) => {
-            split_rows(&mut model.config, &mut params);
+            if matches!(model.weights, Weights::Gguf(_)) {
+                split_rows(&model.config, &mut params);
+                model.config = in_directory(model.config);
+            }
             write_directory(&args.output, &model, dtype, &params)
         }
         Target::Gguf(kind) => write_gguf(&args.output, &name_of(&location, &model), &model, kind, &params),
@@ -125,22 +128,6 @@ fn load(model: &OpenModel) -> Result<Params> {
     })?;
     progress.finish(&format!("{} parameters", short(total as f64)));
     Ok(params)
-}
-
-/// Query and key rows of a Llama from GGUF's order back to that of Hugging Face.
-fn split_rows(config: &mut ModelConfig, params: &mut Params) {
-    let Attention::Gqa { head_dim, .. } = config.attention else { return };
-    if config.family != Family::Llama || config.rope.layout != RopeLayout::Interleaved {
-        return;
-    }
-    config.rope.layout = RopeLayout::HalfSplit;
-    for param in 0..params.specs().len() {
-        let spec = &params.specs()[param];
-        let cols = if spec.rows == 1 { 1 } else { spec.cols };
-        if spec.name.contains(".q_proj.") || spec.name.contains(".k_proj.") {
-            params.values[param] = gguf::split_rows(&params.values[param], head_dim, cols);
-        }
-    }
 }
 
 fn write_directory(folder: &Path, model: &OpenModel, dtype: Dtype, params: &Params) -> Result<()> {

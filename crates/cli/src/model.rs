@@ -4,8 +4,8 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 use wels_data::tokenizer::{GgufVocabulary, TokenKind, Tokenizer};
-use wels_model::config::{ModelConfig, Note};
-use wels_model::gguf::{GgufFile, Metadata, Value};
+use wels_model::config::{Attention, Family, ModelConfig, Note, RopeLayout};
+use wels_model::gguf::{self, GgufFile, Metadata, Value};
 use wels_model::model::Model;
 use wels_model::paged::{CacheLayout, Numbers};
 use wels_model::params::Params;
@@ -224,13 +224,39 @@ pub fn read_config_file(file: &Path) -> Result<(ModelConfig, Vec<Note>)> {
     ModelConfig::from_hf_json(&text).with_context(|| format!("cannot use {}", file.display()))
 }
 
-/// All weights of a model as f32, for a configuration that is known.
+/// A GGUF file's model as a directory would have it: ggml's converter reorders the rows of a Llama's queries and keys.
+pub fn in_directory(mut config: ModelConfig) -> ModelConfig {
+    if config.family == Family::Llama {
+        config.rope.layout = RopeLayout::HalfSplit;
+    }
+    config
+}
+
+/// Query and key rows of a Llama from GGUF's order to that of [`in_directory`].
+pub fn split_rows(config: &ModelConfig, params: &mut Params) {
+    let Attention::Gqa { head_dim, .. } = config.attention else { return };
+    if config.family != Family::Llama {
+        return;
+    }
+    for param in 0..params.specs().len() {
+        let spec = &params.specs()[param];
+        let cols = if spec.rows == 1 { 1 } else { spec.cols };
+        if spec.name.contains(".q_proj.") || spec.name.contains(".k_proj.") {
+            params.values[param] = gguf::split_rows(&params.values[param], head_dim, cols);
+        }
+    }
+}
+
+/// All weights of a model as f32, for a configuration that is known and, of a GGUF file, [`in_directory`].
 pub fn load_params(location: &Location, config: &ModelConfig) -> Result<Params> {
     let mut params = Params::zeros(config);
     let sink: &mut Sink<'_> = &mut |param, first_row, _, values| params.set_rows(param, first_row, values);
     match location {
         Location::Directory(folder) => _ = Files::open(folder)?.load(config, sink)?,
-        Location::Gguf(path) => _ = GgufFile::open(path)?.load(config, sink)?,
+        Location::Gguf(path) => {
+            GgufFile::open(path)?.load(config, sink)?;
+            split_rows(config, &mut params);
+        }
     }
     Ok(params)
 }

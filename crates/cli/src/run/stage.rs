@@ -27,7 +27,7 @@ use wels_train::trainer::{Hyperparameters, State, Trainer};
 
 use super::{Outcome, Session, TRAIN, pretrain};
 use crate::failure::refuse;
-use crate::model::{Location, load_params, locate, read_tokenizer};
+use crate::model::{Location, in_directory, load_params, locate, read_tokenizer};
 use crate::progress::Progress;
 use crate::verify::Replay;
 
@@ -132,7 +132,7 @@ pub(super) fn config_for(run: &RunDir, start: &Start) -> Result<ModelConfig> {
 pub(super) fn config_of(model: &Location) -> Result<ModelConfig> {
     Ok(match model {
         Location::Directory(folder) => weights::open_dir(folder)?.0,
-        Location::Gguf(path) => GgufFile::open_model(path)?.0,
+        Location::Gguf(path) => in_directory(GgufFile::open_model(path)?.0),
     })
 }
 

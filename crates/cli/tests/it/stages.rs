@@ -308,3 +308,36 @@ fn answers_are_judged_by_a_program_of_ones_own() {
     let said = lab.wels(&["run", &recipe("gone")]);
     assert!(said.failure().contains("judge cannot be started: No such file"), "{said:?}");
 }
+
+#[test]
+fn what_begins_with_a_gguf_file_is_saved_as_a_directory_has_it() {
+    let lab = Lab::new();
+    let begin = STAGES.find("[[stage]]\nname = \"student\"").unwrap();
+    let student = &STAGES[begin..STAGES.find("[[stage]]\nname = \"drawn\"").unwrap()];
+    let file = recipe(&lab, "made");
+    let text = fs::read_to_string(lab.at(&file)).unwrap();
+    fs::write(lab.at(&file), text.replace(STAGES, student)).unwrap();
+    lab.done(&["run", &file]);
+    lab.done(&["convert", "runs/made/student", "student.gguf", "--dtype", "f32"]);
+
+    // Learning so little that no weight changes.
+    let again = "[[stage]]\nname = \"again\"\nkind = \"sft\"\nfrom = \"student.gguf\"\ndata = \"traces\"\ntraces = 20\n\
+                 batch_tokens = 256\nlearning_rate = 1e-12\n";
+    let own = "vocab_size = 400\nchat_template = \"deepseek_v3\"\ntraining_bytes = 100_000";
+    let file = recipe(&lab, "again");
+    let text = fs::read_to_string(lab.at(&file)).unwrap();
+    assert!(text.contains(own), "{text}");
+    let text = text.replace(STAGES, again).replace(own, "path = \"student.gguf\"");
+    fs::write(lab.at(&file), text).unwrap();
+    lab.done(&["run", &file]);
+    let logprobs = |model: &str| -> Vec<f64> {
+        let said = lab.wels(&["score", model, "--ids", "40,41,60,42,50,61,44", "--json"]);
+        let scores: Value = serde_json::from_str(&said.stdout).unwrap_or_else(|_| panic!("{said:?}"));
+        scores["logprobs"].as_array().unwrap().iter().filter_map(Value::as_f64).collect()
+    };
+    let (made, again) = (logprobs("runs/made/student"), logprobs("runs/again/again"));
+    assert_eq!(made.len(), 6);
+    assert!(made.iter().zip(&again).all(|(a, b)| (a - b).abs() < 1e-4), "{made:?} and {again:?}");
+    let gguf = logprobs("student.gguf");
+    assert!(made.iter().zip(&gguf).all(|(a, b)| (a - b).abs() < 1e-4), "{made:?} and {gguf:?}");
+}

@@ -8,7 +8,7 @@ use serde_json::{Map, Value, json};
 use wels_kernels::convert;
 
 use super::{INDEX, SCALE_SUFFIX, SINGLE, Stored, WeightsError, fp8, stored_as};
-use crate::config::{Dtype, ModelConfig};
+use crate::config::{Dtype, Family, ModelConfig, RopeLayout};
 use crate::names::{self, HfTensor};
 
 /// Size at which files are split when the caller has no wish: 5 GB, as the hub does.
@@ -52,7 +52,8 @@ impl Entry<'_> {
 /// under its final name is complete.
 ///
 /// # Panics
-/// If `values(param)` has not the length that the configuration gives it.
+/// If `values(param)` has not the length that the configuration gives it; if a `config.json` cannot say how the
+/// configuration rotates.
 pub fn save_dir<'a>(
     dir: &Path,
     config: &ModelConfig,
@@ -60,6 +61,9 @@ pub fn save_dir<'a>(
     shard_bytes: u64,
     values: &dyn Fn(usize) -> &'a [f32],
 ) -> Result<(), WeightsError> {
+    let rotated =
+        matches!(config.family, Family::Llama | Family::Qwen2) && config.rope.layout == RopeLayout::Interleaved;
+    assert!(!rotated, "rows of queries and keys in GGUF's order cannot be written to a directory");
     std::fs::create_dir_all(dir).map_err(WeightsError::io("create", dir))?;
     refuse_occupied(dir)?;
     let shards = into_shards(entries(config, dtype, values), shard_bytes);
