@@ -102,6 +102,10 @@ fn is_written(session: &Session, section: &SampleSection, file: &Path) -> bool {
 
 /// Says where the last model is.
 fn tell(session: &Session) -> Result<()> {
+    let recipe = session.run.recipe();
+    if !recipe.pretrains() && !recipe.stages.iter().any(|stage| stage.work.trains()) {
+        return Ok(());
+    }
     let folder = model_folder(session.run.path())?;
     eprintln!("{:>9} {} (a Hugging Face directory)", "model", folder.display());
     Ok(())

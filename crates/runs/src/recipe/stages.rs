@@ -41,6 +41,11 @@ pub enum Work {
 }
 
 impl Work {
+    /// Whether a model comes of it.
+    pub fn trains(&self) -> bool {
+        !matches!(self, Work::SampleAndFilter(_) | Work::Score(_))
+    }
+
     /// As `kind` says it.
     pub fn kind(&self) -> &'static str {
         match self {
