@@ -389,9 +389,9 @@ mod tests {
         assert!(plan.stages.iter().all(|stage| stage.unknown.is_none() && stage.tokens > 0 && stage.flops > 0.0));
         let stage = |name: &str| plan.stage(name).unwrap();
         assert!(!stage("base").estimated && stage("base").tokens == 50);
-        // 100 steps of 16 × 16 answers of half of 240 tokens, and as many operations as the ledger will count.
+        // 150 steps of 16 × 16 answers of half of 240 tokens, and as many operations as the ledger will count.
         let rl = stage("r1-zero");
-        assert!(rl.estimated && rl.tokens == 100 * 256 * 120, "{rl:?}");
+        assert!(rl.estimated && rl.tokens == 150 * 256 * 120, "{rl:?}");
         let config = recipe.model.config();
         assert_eq!(rl.flops, (rl.tokens * stages::rollout_flops(config, None, 240)) as f64);
         assert_eq!(stage("scores").tokens, 3 * 1000 * 120);
