@@ -425,10 +425,14 @@ fn build(value: &Value) -> Result<tokenizers::Tokenizer, TokenizerError> {
         *dropout = Value::Null;
     }
     let json = value.to_string();
-    // The crate indexes by ids that the file names: a file that lies about them can make it panic.
-    crate::guard::catch(|| json.parse::<tokenizers::Tokenizer>())
-        .ok_or_else(|| invalid(&"its parts contradict each other"))?
-        .map_err(|e| invalid(&e))
+    // The crate indexes by ids that the file names: a file that lies about them can make it panic, some only when a
+    // text is encoded.
+    let parse = || {
+        let tokenizer = json.parse::<tokenizers::Tokenizer>()?;
+        let _ = tokenizer.encode("", true);
+        Ok::<_, tokenizers::Error>(tokenizer)
+    };
+    crate::guard::catch(parse).ok_or_else(|| invalid(&"its parts contradict each other"))?.map_err(|e| invalid(&e))
 }
 
 /// Refuses ids beyond [`TOKEN_ID_MAX`] before any table is sized by them.

@@ -160,6 +160,13 @@ fn unknown_ids_and_lying_files_are_errors() {
     json["model"]["vocab"]["!"] = serde_json::json!(4_000_000_000u64);
     let error = Tokenizer::from_json(json.to_string().as_bytes(), None).unwrap_err();
     assert!(error.to_string().contains("token id 4000000000"), "{error}");
+    let mut json: serde_json::Value = serde_json::from_str(&SMALL.to_json()).unwrap();
+    let template = json["post_processor"].to_string();
+    let other = template.replacen("\"special_tokens\":{\"", "\"special_tokens\":{\"#", 1);
+    assert_ne!(other, template);
+    json["post_processor"] = serde_json::from_str(&other).unwrap();
+    let error = Tokenizer::from_json(json.to_string().as_bytes(), None).unwrap_err();
+    assert!(error.to_string().contains("contradict each other"), "{error}");
     assert!(Tokenizer::from_json(b"[]", None).is_err());
     assert!(Tokenizer::from_json(b"\xff", None).is_err());
     assert!(Tokenizer::from_json(SMALL.to_json().as_bytes(), Some(b"{\"bos_token\": 3}")).is_err());
