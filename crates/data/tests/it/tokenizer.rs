@@ -160,7 +160,7 @@ fn unknown_ids_and_lying_files_are_errors() {
     json["model"]["vocab"]["!"] = serde_json::json!(4_000_000_000u64);
     let error = Tokenizer::from_json(json.to_string().as_bytes(), None).unwrap_err();
     assert!(error.to_string().contains("token id 4000000000"), "{error}");
-    let mut json: serde_json::Value = serde_json::from_str(&SMALL.to_json()).unwrap();
+    let mut json: serde_json::Value = serde_json::from_str(SMALL.to_json()).unwrap();
     let template = json["post_processor"].to_string();
     let other = template.replacen("\"special_tokens\":{\"", "\"special_tokens\":{\"#", 1);
     assert_ne!(other, template);
