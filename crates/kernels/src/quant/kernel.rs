@@ -136,7 +136,7 @@ unsafe fn rows<
                 }
                 let w = unpack::<D, BITS>(terms);
                 for h in 0..HALVES {
-                    y = half::<D, BITS, HALVES, MINIMA, M>(y, w, scale(h), minimum(h), tile, h);
+                    half::<D, BITS, HALVES, MINIMA, M>(&mut y, &w, scale(h), minimum(h), tile, h);
                 }
                 terms = terms.add(form.term_bytes());
                 tile = tile.add(M * block_words(form));
@@ -157,13 +157,13 @@ const TURNS: usize = 4;
 #[inline(always)]
 #[allow(clippy::needless_range_loop)] // tiles are indexed as the formula is written
 unsafe fn half<D: Dots, const BITS: usize, const HALVES: usize, const MINIMA: bool, const M: usize>(
-    mut y: [D::Lanes; M],
-    w: [D::Bytes; 8],
+    y: &mut [D::Lanes; M],
+    w: &[D::Bytes; 8],
     scale: D::Lanes,
     minimum: D::Lanes,
     tile: *const u32,
     h: usize,
-) -> [D::Lanes; M] {
+) {
     // SAFETY: the caller's promise.
     unsafe {
         let starts = tile.cast::<i32>().add(h * M);
@@ -189,16 +189,16 @@ unsafe fn half<D: Dots, const BITS: usize, const HALVES: usize, const MINIMA: bo
             for i in 0..TURNS {
                 if turn + i < M {
                     let scale = scale.mul(D::Lanes::splat(scales.add(turn + i).read()));
-                    y[turn + i] = D::floats(sums[i]).fma(scale, y[turn + i]);
+                    let chain = &mut y[turn + i];
+                    *chain = D::floats(sums[i]).fma(scale, *chain);
                     if MINIMA {
                         let sum = D::Lanes::splat(minimum_sums.add(turn + i).read());
-                        y[turn + i] = minimum.fma(sum, y[turn + i]);
+                        *chain = minimum.fma(sum, *chain);
                     }
                 }
             }
         }
     }
-    y
 }
 
 /// The eight words of a block, a byte for each term.
