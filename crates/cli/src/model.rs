@@ -208,11 +208,14 @@ impl Weights {
     }
 }
 
-/// The configuration of the model at `location`, without a look at its weights.
+/// The configuration of the model at `location`, without a look at its weights; of a GGUF file, [`in_directory`].
 pub fn read_config(location: &Location) -> Result<ModelConfig> {
     let (config, notes) = match location {
         Location::Directory(folder) => read_config_file(&folder.join("config.json"))?,
-        Location::Gguf(path) => GgufFile::open(path)?.config()?,
+        Location::Gguf(path) => {
+            let (config, notes) = GgufFile::open(path)?.config()?;
+            (in_directory(config), notes)
+        }
     };
     report(&notes);
     Ok(config)

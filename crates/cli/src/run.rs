@@ -39,6 +39,7 @@ use std::time::Instant;
 use anyhow::{Context, Result, bail};
 use wels_data::chat::ChatTemplate;
 use wels_data::tokenizer::Tokenizer;
+use wels_kernels::memory;
 use wels_runs::account;
 use wels_runs::checkpoint::{Checkpoint, FileRecord};
 use wels_runs::ledger::{Entry, Ledger, Totals};
@@ -135,13 +136,13 @@ pub fn run(args: &Args) -> Result<()> {
     };
     if recipe.pretrains() {
         let dataset = corpus::shards(&mut session, &recipe, &tokenizer)?;
-        machine::forget_peak_rss();
+        begin_stage();
         let outcome = pretrain::pretrain(&mut session, &recipe, &tokenizer, dataset)?;
         session.close_stage("pretrain", &expected)?;
         go_on(outcome)?;
     }
     for stage in &recipe.stages {
-        machine::forget_peak_rss();
+        begin_stage();
         let outcome = work(&mut session, &tokenizer, stage)?;
         session.close_stage(&stage.name, &expected)?;
         go_on(outcome)?;
@@ -150,6 +151,12 @@ pub fn run(args: &Args) -> Result<()> {
     session.close_stage("sample", &expected)?;
     eprintln!("{:>9} {}", "report", path.join(REPORT).display());
     Ok(())
+}
+
+/// A stage's memory is its own: what the one before it has freed goes back to the system.
+fn begin_stage() {
+    memory::give_free_back();
+    machine::forget_peak_rss();
 }
 
 /// Does what is left of a stage.

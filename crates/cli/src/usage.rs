@@ -50,8 +50,8 @@ pub fn usage(args: &Args) -> Result<()> {
         };
         if args.json {
             output::json(&serde_json::json!({
-                "group": group, "requests": requests, "refused": refused, "hit_tokens": tokens.hit, "miss_tokens": tokens.miss,
-                "output_tokens": tokens.output, "cost": cost, "currency": currency,
+                "group": group, "requests": requests, "refused": refused, "hit_tokens": tokens.hit,
+                "miss_tokens": tokens.miss, "output_tokens": tokens.output, "cost": cost, "currency": currency,
             }))?;
         } else {
             let (hit, miss, out) = (tokens.hit, tokens.miss, tokens.output);

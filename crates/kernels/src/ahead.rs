@@ -98,3 +98,37 @@ pub(crate) fn begin(weights: impl Iterator<Item = Range<usize>>, next: &Spans) {
     follower(LAST.replace(first)).set(&spans);
     next.set(&follower(first).get());
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_followed_is_fetched_next_time() {
+        let next = Spans::none();
+        // Addresses that nothing else has; a fetch of them does nothing.
+        let products: [&[Range<usize>]; 2] = [&[64..6400], &[1 << 40..(1 << 40) + 128, 1 << 41..(1 << 41) + 100]];
+        for _ in 0..2 {
+            products.iter().for_each(|product| begin(product.iter().cloned(), &next));
+        }
+        begin(products[0].iter().cloned(), &next);
+        assert_eq!(next.get()[..2], products[1][..]);
+    }
+
+    #[test]
+    fn shares_cover_all_once() {
+        let spans = Spans::none();
+        spans.set(&[0..1000, 5000..5300, 0..0, 0..0]);
+        for threads in [1, 2, 3, 7] {
+            let mut end = 0;
+            for i in 0..threads {
+                let mut share = spans.share(i, threads);
+                assert_eq!(share.left.start, end);
+                end = share.left.end;
+                (0..100).for_each(|_| share.fetch());
+                assert!(share.left.is_empty());
+            }
+            assert_eq!(end, 1300);
+        }
+    }
+}

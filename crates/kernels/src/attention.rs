@@ -292,7 +292,7 @@ impl Panels {
         let matrix = Matrix { data: rows, stride: columns, rows: None };
         let block = pack::Block { k0: 0, k: terms, j0: 0, columns };
         // SAFETY: the caller's promise.
-        unsafe { pack::panels_of_rows::<L>(matrix, block, scratch::words_mut(&mut data)) };
+        unsafe { pack::panels_of_rows::<L>(matrix, block, false, scratch::words_mut(&mut data)) };
         Panels { data, terms }
     }
 

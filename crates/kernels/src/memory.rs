@@ -5,7 +5,7 @@ use std::alloc::{self, Layout};
 use std::ops::{Deref, DerefMut};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 
-const HUGE_PAGE: usize = 2 * 1024 * 1024;
+pub(crate) const HUGE_PAGE: usize = 2 * 1024 * 1024;
 const CACHE_LINE: usize = 64;
 /// Numbers in a chunk that small buffers share.
 const CHUNK_LEN: usize = 4 * HUGE_PAGE / size_of::<f32>();
@@ -118,6 +118,16 @@ impl DerefMut for Buffer {
     fn deref_mut(&mut self) -> &mut [f32] {
         // SAFETY: as above, and borrowed alone.
         unsafe { std::slice::from_raw_parts_mut(self.start, self.len) }
+    }
+}
+
+/// Gives what the allocator keeps of freed memory back to the system: between parts of a program that need memory of
+/// different shapes. Does nothing where the allocator is not glibc's.
+pub fn give_free_back() {
+    #[cfg(all(target_os = "linux", target_env = "gnu"))]
+    // SAFETY: touches only memory that nobody owns.
+    unsafe {
+        libc::malloc_trim(0);
     }
 }
 

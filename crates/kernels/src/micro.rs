@@ -7,6 +7,9 @@ use crate::lanes::Lanes;
 
 /// How a word of the left operand and a vector of words of the right one extend the chains.
 pub(crate) trait Step<L: Lanes> {
+    /// Terms of a word.
+    const TERMS: usize;
+
     /// # Safety
     /// `a` is one readable word; the machine has L's instructions.
     unsafe fn step(acc: L, a: *const u32, b: L) -> L;
@@ -16,6 +19,8 @@ pub(crate) trait Step<L: Lanes> {
 pub(crate) struct F32;
 
 impl<L: Lanes> Step<L> for F32 {
+    const TERMS: usize = 1;
+
     #[inline(always)]
     unsafe fn step(acc: L, a: *const u32, b: L) -> L {
         // SAFETY: the caller's promise.
@@ -27,6 +32,8 @@ impl<L: Lanes> Step<L> for F32 {
 pub(crate) struct Bf16;
 
 impl<L: Lanes> Step<L> for Bf16 {
+    const TERMS: usize = 2;
+
     #[inline(always)]
     unsafe fn step(acc: L, a: *const u32, b: L) -> L {
         // SAFETY: the caller's promise.
@@ -45,6 +52,8 @@ pub(crate) struct Bf16Dot;
 
 #[cfg(target_arch = "x86_64")]
 impl Step<crate::lanes::Avx512> for Bf16Dot {
+    const TERMS: usize = 2;
+
     #[inline(always)]
     unsafe fn step(acc: crate::lanes::Avx512, a: *const u32, b: crate::lanes::Avx512) -> crate::lanes::Avx512 {
         use std::arch::x86_64::*;

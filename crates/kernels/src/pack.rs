@@ -1,8 +1,16 @@
 //! Operands as the innermost loops read them. The right one becomes panels of 16 columns, `[k][16]` words each; the
 //! left one is read where it is in f32, and turned into words of two terms in bf16.
 
+use crate::gemm::{COLUMNS_STRIDE, TILE};
 use crate::lanes::{Lanes, pair_bf16};
-use crate::par;
+use crate::micro;
+use std::ops::Range;
+
+/// How many rows ahead of those that are copied the next ones are fetched, where little of each is copied.
+const ROWS_AHEAD: usize = 24;
+/// Words along k that are packed together: each of a row's panels gets so many at a time, because the same place of many
+/// panels is in few sets of a cache.
+const STRIP: usize = 8;
 
 /// A matrix by its elements: `(i, j)` or transposed, with its rows picked by an index or not.
 #[derive(Clone, Copy)]
@@ -22,65 +30,56 @@ impl<'a> Matrix<'a> {
     }
 }
 
-/// Words of two terms along each row: `out[i][q]` from columns 2q and 2q+1, a missing last term as zero.
-pub(crate) fn pairs_along_rows(data: &[f32], columns: usize, out: &mut [u32]) {
-    let words = columns.div_ceil(2);
-    let block = (16384 / columns).max(1);
-    par::chunks_mut(out, block * words, |b, out| {
-        let data = &data[b * block * columns..];
-        crate::dispatch!(pairs_of_rows(data: &[f32], columns: usize, out: &mut [u32]))
-    });
-}
-
+/// Words of two terms of a row: `out[q]` from terms 2q and 2q+1, a missing last one as zero.
+///
+/// # Safety
+/// The machine has the instruction set of `L`.
 #[inline(always)]
-unsafe fn pairs_of_rows<L: Lanes>(data: &[f32], columns: usize, out: &mut [u32]) {
-    for (row, out) in data.chunks_exact(columns).zip(out.chunks_exact_mut(columns.div_ceil(2))) {
-        let whole = columns / 32 * 16;
-        for q in (0..whole).step_by(16) {
-            // SAFETY: 32 terms make 16 words; instructions as promised.
-            unsafe { L::load_pairs(row[2 * q..][..32].as_ptr()).store(out[q..][..16].as_mut_ptr().cast()) };
-        }
-        for (out, terms) in out[whole..].iter_mut().zip(row[2 * whole..].chunks(2)) {
-            *out = pair_bf16(terms[0], *terms.get(1).unwrap_or(&0.0));
-        }
+pub(crate) unsafe fn pairs_of_row<L: Lanes>(row: &[f32], out: &mut [u32]) {
+    let (whole, rest) = row.as_chunks::<32>();
+    let (whole_words, rest_words) = out.split_at_mut(16 * whole.len());
+    for (terms, out) in whole.iter().zip(whole_words.as_chunks_mut::<16>().0) {
+        // SAFETY: 32 terms make 16 words; instructions as promised.
+        unsafe { L::load_pairs(terms.as_ptr()).store(out.as_mut_ptr().cast()) };
+    }
+    for (out, terms) in rest_words.iter_mut().zip(rest.chunks(2)) {
+        *out = pair_bf16(terms[0], *terms.get(1).unwrap_or(&0.0));
     }
 }
 
-/// Words of two terms down the columns: `out[q][j]` from rows 2q and 2q+1 of `data[rows, columns]`.
-pub(crate) fn pairs_down_columns(data: &[f32], columns: usize, out: &mut [u32]) {
-    let block = (16384 / columns).max(1);
-    par::chunks_mut(out, block * columns, |b, out| {
-        let data = &data[2 * b * block * columns..];
-        crate::dispatch!(pairs_of_columns(data: &[f32], columns: usize, out: &mut [u32]))
-    });
-}
-
+/// Columns of a left operand whose rows, `stride` numbers each, are the terms, in tiles: `out[tile][word][12]`, from one
+/// tile to the next [`gemm::COLUMNS_STRIDE`] words.
+///
+/// # Safety
+/// The machine has the instruction set of `L`.
 #[inline(always)]
-unsafe fn pairs_of_columns<L: Lanes>(data: &[f32], columns: usize, out: &mut [u32]) {
-    for (rows, out) in data.chunks(2 * columns).zip(out.chunks_exact_mut(columns)) {
-        let (earlier, later) = rows.split_at(columns);
-        // SAFETY: instructions as promised.
-        unsafe { pair_rows::<L>(earlier, (!later.is_empty()).then_some(later), out) };
-    }
-}
-
-/// Words of two terms from two rows of the same length, the second of which may be missing.
-#[inline(always)]
-unsafe fn pair_rows<L: Lanes>(earlier: &[f32], later: Option<&[f32]>, out: &mut [u32]) {
-    let whole = earlier.len() / 16 * 16;
-    for j in (0..whole).step_by(16) {
-        // SAFETY: 16 columns; instructions as promised.
-        unsafe {
-            let load = |row: &[f32]| L::load(row[j..][..16].as_ptr());
-            let lower = match later {
-                Some(later) => load(later),
-                None => L::splat(0.0),
-            };
-            load(earlier).pair_with(lower).store(out[j..][..16].as_mut_ptr().cast());
+pub(crate) unsafe fn tiles_of_columns<L: Lanes>(
+    terms: &[f32],
+    stride: usize,
+    columns: Range<usize>,
+    paired: bool,
+    out: &mut [u32],
+) {
+    for (q, rows) in terms.chunks(if paired { 2 * stride } else { stride }).enumerate() {
+        let (earlier, later) = rows.split_at(stride);
+        for term in rows.chunks(stride) {
+            for j in columns.clone().step_by(16) {
+                L::prefetch_read(term.as_ptr().wrapping_add(ROWS_AHEAD * stride + j));
+            }
         }
-    }
-    for j in whole..earlier.len() {
-        out[j] = pair_bf16(earlier[j], later.map_or(0.0, |later| later[j]));
+        for (tile, j) in columns.clone().step_by(TILE).enumerate() {
+            let out = &mut out[tile * COLUMNS_STRIDE + q * TILE..][..16];
+            // SAFETY: up to sixteen of the row's numbers, sixteen words; instructions as promised. What is written
+            // beyond the tile's twelve is written over by its next word.
+            unsafe {
+                let load = |row: &[f32]| micro::load::<L>(row[j..].as_ptr(), stride - j);
+                let mut words = load(earlier);
+                if paired {
+                    words = words.pair_with(if later.is_empty() { L::splat(0.0) } else { load(later) });
+                }
+                words.store(out.as_mut_ptr().cast());
+            }
+        }
     }
 }
 
@@ -93,44 +92,41 @@ pub(crate) struct Block {
     pub columns: usize,
 }
 
-/// f32 panels of a matrix whose rows are the terms.
+/// Panels of a matrix whose rows are the terms.
 ///
 /// # Safety
 /// The machine has the instruction set of `L`.
 #[inline(always)]
-pub(crate) unsafe fn panels_of_rows<L: Lanes>(b: Matrix, block: Block, out: &mut [u32]) {
-    for k in 0..block.k {
-        let row = &b.row(block.k0 + k, block.j0)[..block.columns];
-        for (j, columns) in row.chunks(16).enumerate() {
-            let out = out[16 * (j * block.k + k)..][..16].as_mut_ptr().cast();
-            // SAFETY: as many columns as the chunk has, sixteen words of output.
-            unsafe {
-                if columns.len() == 16 {
-                    L::load(columns.as_ptr()).store(out);
-                } else {
-                    L::load_first(columns.as_ptr(), columns.len()).store(out);
+pub(crate) unsafe fn panels_of_rows<L: Lanes>(b: Matrix, block: Block, paired: bool, out: &mut [u32]) {
+    let (terms, words) = if paired { (2, block.k.div_ceil(2)) } else { (1, block.k) };
+    let row = |k: usize| &b.row(block.k0 + k, block.j0)[..block.columns];
+    for first in (0..words).step_by(STRIP) {
+        let (k, words_here) = (first * terms, STRIP.min(words - first));
+        let mut rows = [[0.0; 0].as_slice(); 2 * STRIP];
+        let mut ahead = [std::ptr::null(); 2 * STRIP];
+        for (r, (rows, ahead)) in rows.iter_mut().zip(&mut ahead).enumerate().take(terms * STRIP) {
+            *rows = if k + r < block.k { row(k + r) } else { &[] };
+            *ahead = row((k + r + terms * STRIP).min(block.k - 1)).as_ptr();
+        }
+        for j in (0..block.columns).step_by(16) {
+            // Rows that end beyond the block's terms are zeros.
+            let load = |r: usize| match rows[r].get(j..) {
+                // SAFETY: what the row has of sixteen columns; instructions as promised.
+                Some(columns) => unsafe { micro::load::<L>(columns.as_ptr(), columns.len()) },
+                // SAFETY: as above.
+                None => unsafe { L::splat(0.0) },
+            };
+            let out = out[j * words + 16 * first..][..16 * words_here].as_chunks_mut::<16>().0;
+            for (w, out) in out.iter_mut().enumerate() {
+                for ahead in &ahead[terms * w..terms * (w + 1)] {
+                    L::prefetch_read(ahead.wrapping_add(j));
+                }
+                // SAFETY: sixteen words; instructions as promised.
+                unsafe {
+                    let words = if paired { load(2 * w).pair_with(load(2 * w + 1)) } else { load(w) };
+                    words.store(out.as_mut_ptr().cast());
                 }
             }
-        }
-    }
-}
-
-/// bf16 panels of a matrix whose rows are the terms.
-///
-/// # Safety
-/// The machine has the instruction set of `L`.
-#[inline(always)]
-pub(crate) unsafe fn paired_panels_of_rows<L: Lanes>(b: Matrix, block: Block, out: &mut [u32]) {
-    let words = block.k.div_ceil(2);
-    for q in 0..words {
-        let row = |k: usize| &b.row(block.k0 + k, block.j0)[..block.columns];
-        let (earlier, later) = (row(2 * q), (2 * q + 1 < block.k).then(|| row(2 * q + 1)));
-        for j in (0..block.columns).step_by(16) {
-            let end = (j + 16).min(block.columns);
-            let out = &mut out[j * words + 16 * q..][..16];
-            out[end - j..].fill(0);
-            // SAFETY: the caller's promise.
-            unsafe { pair_rows::<L>(&earlier[j..end], later.map(|later| &later[j..end]), &mut out[..end - j]) };
         }
     }
 }
@@ -152,6 +148,9 @@ pub(crate) unsafe fn panels_of_columns<L: Lanes>(b: Matrix, block: Block, paired
             unsafe {
                 let mut rows = [L::splat(0.0); 16];
                 for (i, lanes) in rows.iter_mut().enumerate() {
+                    for half in 0..terms {
+                        L::prefetch_read(row(i).as_ptr().wrapping_add(16 * b.stride + 16 * half));
+                    }
                     *lanes = if paired { L::load_pairs(row(i).as_ptr()) } else { L::load(row(i).as_ptr()) };
                 }
                 for (q, column) in L::transpose(rows).into_iter().enumerate() {

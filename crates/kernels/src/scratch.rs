@@ -3,20 +3,27 @@
 use std::cell::RefCell;
 use std::ops::{Deref, DerefMut};
 
-thread_local!(static FREE: RefCell<Vec<Vec<f32>>> = const { RefCell::new(Vec::new()) });
+use crate::memory;
+
+thread_local!(static FREE: RefCell<Vec<memory::Buffer>> = const { RefCell::new(Vec::new()) });
+
+/// From this length on a buffer has huge pages of its own: a packed operand that is to stay in a second-level cache does
+/// not if its small pages happen to share the cache's sets.
+const LARGE: usize = memory::HUGE_PAGE / 8 / size_of::<f32>();
 
 /// Numbers with any contents; given back when dropped.
 pub(crate) struct Buffer {
-    data: Vec<f32>,
+    data: memory::Buffer,
     len: usize,
 }
 
 /// `len` numbers with any contents.
 pub(crate) fn buffer(len: usize) -> Buffer {
-    let mut data = FREE.with_borrow_mut(|free| free.pop()).unwrap_or_default();
-    if data.len() < len {
-        data.resize(len, 0.0);
-    }
+    let data = match FREE.with_borrow_mut(|free| free.pop()) {
+        Some(data) if data.len() >= len => data,
+        _ if len < LARGE => memory::Buffer::zeros(len),
+        _ => memory::Buffer::zeros(len.next_multiple_of(memory::HUGE_PAGE / size_of::<f32>())),
+    };
     Buffer { data, len }
 }
 
@@ -42,7 +49,7 @@ impl DerefMut for Buffer {
 
 impl Drop for Buffer {
     fn drop(&mut self) {
-        let data = std::mem::take(&mut self.data);
+        let data = std::mem::replace(&mut self.data, memory::Buffer::zeros(0));
         // A thread that is ending has no use for it.
         let _ = FREE.try_with(|free| free.borrow_mut().push(data));
     }

@@ -2,10 +2,11 @@
 //!
 //! A training step needs the same buffers every time. A [`Pool`] keeps those that were given back, by size, and hands
 //! out the one given back last, which is likeliest to be in a cache still; so in a steady state no memory is taken from
-//! the system and no page is touched for the first time. A new tensor's contents are whatever its buffer held: whoever
+//! the system and no page is touched for the first time. Where lengths vary, as those of answers do, a buffer up to
+//! twice as large as asked for is used again before a new one is taken. A new tensor's contents are whatever its buffer held: whoever
 //! asks for one writes all of it. Only operations look into tensors; layers pass them on.
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::fmt;
 use std::ops::{Deref, DerefMut};
 use std::sync::{Arc, Mutex, MutexGuard};
@@ -17,7 +18,7 @@ pub struct Pool(Arc<Mutex<Buffers>>);
 
 #[derive(Default)]
 struct Buffers {
-    free: HashMap<usize, Vec<memory::Buffer>>,
+    free: BTreeMap<usize, Vec<memory::Buffer>>,
     usage: Usage,
 }
 
@@ -65,16 +66,16 @@ impl Pool {
 
     fn take(&self, len: usize) -> memory::Buffer {
         let size = buffer_size(len);
-        let bytes = size * size_of::<f32>();
         let mut buffers = self.lock();
+        let free = buffers.free.range_mut(size..=2 * size).find_map(|(_, free)| free.pop());
+        let taken = free.as_ref().map_or(size, |buffer| buffer.len()) * size_of::<f32>();
         let usage = &mut buffers.usage;
-        usage.live_bytes += bytes;
+        usage.live_bytes += taken;
         usage.live_bytes_max = usage.live_bytes_max.max(usage.live_bytes);
-        if let Some(buffer) = buffers.free.get_mut(&size).and_then(Vec::pop) {
-            return buffer;
-        }
-        buffers.usage.held_bytes += bytes;
-        memory::Buffer::zeros(size)
+        free.unwrap_or_else(|| {
+            usage.held_bytes += taken;
+            memory::Buffer::zeros(size)
+        })
     }
 
     fn give_back(&self, buffer: memory::Buffer) {
@@ -182,6 +183,18 @@ mod tests {
         assert_eq!((usage.live_bytes, usage.live_bytes_max, usage.held_bytes), (0, 2 * 4 * 1024, 2 * 4 * 1024));
         pool.trim();
         assert_eq!(pool.usage().held_bytes, 0);
+    }
+
+    #[test]
+    fn lengths_that_vary_share_buffers() {
+        let pool = Pool::new();
+        for rows in [1000, 600, 900, 777, 501, 1000] {
+            let tensors = [pool.tensor(rows, 64), pool.tensor(rows, 64)];
+            assert!(tensors.iter().all(|tensor| tensor.len() == rows * 64));
+        }
+        assert_eq!(pool.usage().held_bytes, 2 * 4 * 65536);
+        drop(pool.tensor(100, 64)); // a tenth: one of its own
+        assert!(pool.usage().held_bytes > 2 * 4 * 65536);
     }
 
     #[test]

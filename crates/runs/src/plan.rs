@@ -146,8 +146,6 @@ pub struct StagePlan {
     pub usd: Option<f64>,
     /// Greatest memory of the process.
     pub memory_bytes: u64,
-    /// Of it, what the process keeps when the stage is done.
-    pub retained_bytes: u64,
     /// Whether the tokens rest on the assumptions; then the account is compared for as many tokens as came.
     pub estimated: bool,
     /// What is assumed, in words.
@@ -227,14 +225,7 @@ pub fn of_recipe(recipe: &Recipe, around: &dyn Surroundings) -> RunPlan {
     });
     let pretrained = recipe.pretrains().then(|| recipe.model.config());
     let stages = Stages { pretrained, sections: &recipe.stages, around };
-    let mut stages: Vec<StagePlan> = first.chain(recipe.stages.iter().map(|stage| stages.plan(stage))).collect();
-    // Measured: a stage that samples and learns by turns leaves the heap so that the allocator keeps what it gives
-    // back.
-    let mut retained = 0;
-    for stage in stages.iter_mut().filter(|stage| stage.unknown.is_none()) {
-        stage.memory_bytes += u64::saturating_sub(retained, stage.retained_bytes);
-        retained = retained.max(stage.retained_bytes);
-    }
+    let stages = first.chain(recipe.stages.iter().map(|stage| stages.plan(stage))).collect();
     RunPlan { pretraining, stages, total: Total::default() }.summed()
 }
 
@@ -395,8 +386,6 @@ mod tests {
         let config = recipe.model.config();
         assert_eq!(rl.flops, (rl.tokens * stages::rollout_flops(config, None, 240)) as f64);
         assert_eq!(stage("scores").tokens, 3 * 1000 * 120);
-        // What the reinforcement leaves is there while the small model learns.
-        assert!(rl.retained_bytes > 0 && stage("distilled").memory_bytes > rl.retained_bytes);
         assert_eq!(plan.total.seconds, None);
         let rates = names.iter().map(|name| (name.to_string(), 1000.0)).collect();
         let timed = plan.clone().at_rates(&recipe, &rates);

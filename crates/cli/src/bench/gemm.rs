@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 use anyhow::Result;
 use serde::Serialize;
 use wels_kernels::gemm::{self, Precision, Start};
+use wels_kernels::memory::Buffer;
 use wels_kernels::random::Key;
 use wels_kernels::{isa, par, peak};
 
@@ -57,13 +58,15 @@ pub fn gemm(args: &GemmArgs) -> Result<()> {
 
 /// Forward, input gradient and weight gradient of a shape, and the peak, in turns.
 fn measure(precision: Precision, (tokens, inputs, outputs): (usize, usize, usize), rounds: u64) -> [GemmBench; 3] {
-    let numbers = |stream, len: usize| -> Vec<f32> {
+    let numbers = |stream, len: usize| {
         let key = Key { seed: 0, stream };
-        (0..len as u64).map(|i| key.uniform_at(i) as f32 - 0.5).collect()
+        let mut numbers = Buffer::zeros(len);
+        numbers.iter_mut().zip(0..).for_each(|(x, i)| *x = key.uniform_at(i) as f32 - 0.5);
+        numbers
     };
     let (x, w) = (numbers(0, tokens * inputs), numbers(1, outputs * inputs));
     let dy = numbers(2, tokens * outputs);
-    let (mut y, mut dx, mut dw) = (dy.clone(), x.clone(), w.clone());
+    let (mut y, mut dx, mut dw) = (Buffer::zeros(dy.len()), Buffer::zeros(x.len()), Buffer::zeros(w.len()));
     let mut rates = [const { Vec::new() }; 3];
     let mut shares = [const { Vec::new() }; 3];
     let mut peaks = Vec::new();

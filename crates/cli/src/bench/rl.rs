@@ -21,7 +21,7 @@ use wels_train::schedule::{Decay, LearningRate, Switch};
 use wels_train::trainer::{Hyperparameters, State, Trainer};
 
 use crate::failure::refuse;
-use crate::model::{in_directory, load_params, locate, read_config};
+use crate::model::{load_params, locate, read_config};
 use crate::output::{self, short};
 
 /// The objective: DAPO's, without KL.
@@ -90,7 +90,7 @@ struct RlBench {
 /// Measures.
 pub fn rl(args: &RlArgs) -> Result<()> {
     let location = locate(&args.model)?;
-    let config = in_directory(read_config(&location)?);
+    let config = read_config(&location)?;
     let context = (args.prompt + args.tokens) as usize;
     if context > config.rope.max_positions {
         let message = format!("{context} tokens do not fit the model's context of {}", config.rope.max_positions);

@@ -130,7 +130,7 @@ impl Surroundings for Around<'_> {
 
 /// Rates by stage, as far as they are known or may be measured.
 fn rates_of(recipe: &Recipe, around: &Around, expected: &RunPlan, rates: Rates) -> BTreeMap<String, f64> {
-    let mut machine = Machine { known: Measurements::load().tokens_per_second, rates };
+    let mut machine = Machine { known: Measurements::load().tokens_per_second, rates, said: false };
     let mut found = BTreeMap::new();
     if recipe.pretrains() {
         let name = Measurements::work(recipe, par::threads());
@@ -161,6 +161,8 @@ struct Learning<'a> {
 struct Machine {
     known: BTreeMap<String, f64>,
     rates: Rates,
+    /// Whether people know why they wait.
+    said: bool,
 }
 
 impl Machine {
@@ -263,7 +265,9 @@ impl Machine {
         if self.known.contains_key(&name) || self.rates == Rates::Known {
             return self.known.get(&name).copied();
         }
-        eprintln!("{:>9} a few steps are measured, {}", "plan", name.split(' ').next().unwrap_or_default());
+        if !std::mem::replace(&mut self.said, true) {
+            eprintln!("{:>9} a few steps of each stage are measured", "plan");
+        }
         // Work whose very first steps fail will say so when it is done.
         let rate = measure().ok().filter(|rate| rate.is_finite() && *rate > 0.0)?;
         self.known.insert(name.clone(), rate);

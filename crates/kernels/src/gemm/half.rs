@@ -438,7 +438,8 @@ impl LeftRow {
     #[inline(always)]
     fn new(left: &Left, i: usize, k0: usize, k: usize) -> Self {
         let Order::Rows(index) = left.order else { unreachable!("f16 products read rows") };
-        let row = &left.words[index.map_or(i, |index| index[i] as usize) * left.stride..][..words(k)];
+        let row =
+            &crate::scratch::words(left.data)[index.map_or(i, |index| index[i] as usize) * left.stride..][..words(k)];
         let (inverses, pairs) = row.split_at(k.div_ceil(BLOCK));
         LeftRow { inverses: inverses[k0 / BLOCK..].as_ptr().cast(), halves: pairs[k0 / 2..].as_ptr().cast() }
     }

@@ -15,7 +15,7 @@ use std::ops::Range;
 
 use crate::isa::{self, Isa};
 use crate::lanes::Lanes;
-use crate::micro::{self, LeftWords, Out};
+use crate::micro::{self, LeftWords, Out, Step};
 use crate::pack::{self, Block, Matrix};
 use crate::par::{self, SharedMut};
 use crate::scratch::{self, Buffer};
@@ -30,17 +30,6 @@ pub enum Precision {
     Bf16,
     /// Scaled f16 factors, f16 chains of a few terms, added up in f32; weight gradients as in [`Precision::F32`].
     F16,
-}
-
-impl Precision {
-    /// Words that hold `terms` terms of a chain.
-    fn words(self, terms: usize) -> usize {
-        match self {
-            Precision::F32 => terms,
-            Precision::Bf16 => terms.div_ceil(2),
-            Precision::F16 => half::words(terms),
-        }
-    }
 }
 
 /// What the chains of an output begin with.
@@ -87,13 +76,13 @@ pub fn grouped_linear(
     let slots = check_groups(offsets, rows, rows_of("x", x, k));
     check("w", w, (offsets.len() - 1) * n * k);
     check("y", y, slots * n);
-    let words = Words::along_rows(p, x, k);
-    let stride = p.words(k);
+    let prepared = Prepared::rows(p, x, k);
+    let (data, stride) = prepared.data_and_stride();
     let products = groups(offsets).map(|(e, group)| Product {
         size: Size { m: group.len(), n, k },
         left: match rows {
-            Some(rows) => Left { words: words.all(), stride, order: Order::Rows(Some(&rows[group.clone()])) },
-            None => Left { words: &words.all()[group.start * stride..], stride, order: Order::Rows(None) },
+            Some(rows) => Left { data, stride, order: Order::Rows(Some(&rows[group.clone()])) },
+            None => Left { data: &data[group.start * stride..], stride, order: Order::Rows(None) },
         },
         right: Right::Columns(Matrix { data: &w[e * n * k..(e + 1) * n * k], stride: k, rows: None }),
         out: group.start * n,
@@ -115,11 +104,11 @@ pub fn grouped_linear_dx(
     let slots = check_groups(offsets, None, rows_of("dy", dy, n));
     check("w", w, (offsets.len() - 1) * n * k);
     check("dx", dx, slots * k);
-    let words = Words::along_rows(p, dy, n);
-    let stride = p.words(n);
+    let prepared = Prepared::rows(p, dy, n);
+    let (data, stride) = prepared.data_and_stride();
     let products = groups(offsets).map(|(e, group)| Product {
         size: Size { m: group.len(), n: k, k: n },
-        left: Left { words: &words.all()[group.start * stride..], stride, order: Order::Rows(None) },
+        left: Left { data: &data[group.start * stride..], stride, order: Order::Rows(None) },
         right: Right::Rows(Matrix { data: &w[e * n * k..(e + 1) * n * k], stride: k, rows: None }),
         out: group.start * k,
     });
@@ -142,11 +131,8 @@ pub fn grouped_linear_dw(
     check("dy", dy, slots * n);
     check("dw", dw, (offsets.len() - 1) * n * k);
     let p = if p == Precision::F16 { Precision::F32 } else { p };
-    let words = Words::down_columns(p, dy, n, offsets);
-    let mut first_word = 0;
     let products = groups(offsets).map(|(e, group)| {
-        let left = Left { words: &words.all()[first_word..], stride: n, order: Order::Columns };
-        first_word += p.words(group.len()) * n;
+        let left = Left { data: &dy[group.start * n..group.end * n], stride: n, order: Order::Columns };
         let right = match rows {
             Some(rows) => Matrix { data: x, stride: k, rows: Some(&rows[group.clone()]) },
             None => Matrix { data: &x[group.start * k..group.end * k], stride: k, rows: None },
@@ -184,51 +170,28 @@ pub(crate) fn check_groups(offsets: &[u32], rows: Option<&[u32]>, available: usi
     slots
 }
 
-/// A left operand as words: f32 where they are, or made of two bf16 terms each.
-enum Words<'a> {
-    Given(&'a [f32]),
-    Made(Buffer),
+/// Rows of a left operand: as they are, or in f16 the words that [`half`] makes of each.
+enum Prepared<'a> {
+    Given(&'a [f32], usize),
+    Halves(Buffer, usize),
 }
 
-impl<'a> Words<'a> {
-    fn along_rows(p: Precision, data: &'a [f32], columns: usize) -> Self {
-        match p {
-            Precision::F32 => Words::Given(data),
-            Precision::Bf16 => {
-                let len = data.len() / columns * p.words(columns);
-                let mut words = scratch::buffer(len);
-                pack::pairs_along_rows(data, columns, scratch::words_mut(&mut words));
-                Words::Made(words)
-            }
-            Precision::F16 => {
-                let mut words = scratch::buffer(data.len() / columns * p.words(columns));
-                half::prepare_rows(data, columns, scratch::words_mut(&mut words));
-                Words::Made(words)
-            }
+impl<'a> Prepared<'a> {
+    fn rows(p: Precision, data: &'a [f32], columns: usize) -> Self {
+        if p != Precision::F16 {
+            return Prepared::Given(data, columns);
         }
+        let stride = half::words(columns);
+        let mut words = scratch::buffer(data.len() / columns * stride);
+        half::prepare_rows(data, columns, scratch::words_mut(&mut words));
+        Prepared::Halves(words, stride)
     }
 
-    fn down_columns(p: Precision, data: &'a [f32], columns: usize, offsets: &[u32]) -> Self {
-        match p {
-            Precision::F32 | Precision::F16 => Words::Given(data),
-            Precision::Bf16 => {
-                let len = |group: &Range<usize>| p.words(group.len()) * columns;
-                let mut words = scratch::buffer(groups(offsets).map(|(_, group)| len(&group)).sum());
-                let mut rest = scratch::words_mut(&mut words);
-                for (_, group) in groups(offsets) {
-                    let (mine, others) = rest.split_at_mut(len(&group));
-                    pack::pairs_down_columns(&data[group.start * columns..group.end * columns], columns, mine);
-                    rest = others;
-                }
-                Words::Made(words)
-            }
-        }
-    }
-
-    fn all(&self) -> &[u32] {
+    /// The rows and how far apart they begin.
+    fn data_and_stride(&self) -> (&[f32], usize) {
         match self {
-            Words::Given(data) => scratch::words(data),
-            Words::Made(words) => scratch::words(words),
+            Prepared::Given(data, stride) => (data, *stride),
+            Prepared::Halves(words, stride) => (words, *stride),
         }
     }
 }
@@ -236,16 +199,17 @@ impl<'a> Words<'a> {
 /// The left operand of one product.
 #[derive(Clone, Copy)]
 struct Left<'a> {
-    words: &'a [u32],
+    /// Terms, or in f16 words.
+    data: &'a [f32],
     stride: usize,
     order: Order<'a>,
 }
 
 #[derive(Clone, Copy)]
 enum Order<'a> {
-    /// The words of an output row side by side; output row i from row i, or from the row that an index names.
+    /// The terms of an output row side by side; output row i from row i, or from the row that an index names.
     Rows(Option<&'a [u32]>),
-    /// The words of a term side by side.
+    /// What all output rows have of a term side by side.
     Columns,
 }
 
@@ -339,39 +303,35 @@ fn cut(Size { m, n, k }: Size, share: usize) -> (usize, usize) {
 fn compute(p: Precision, task: &Task, out: SharedMut<f32>, start: Start, panels: &mut [u32]) {
     match p {
         Precision::F32 => {
-            crate::dispatch!(compute_f32(
-                p: Precision, task: &Task, out: SharedMut<f32>, start: Start, panels: &mut [u32]
-            ))
+            crate::dispatch!(compute_f32(task: &Task, out: SharedMut<f32>, start: Start, panels: &mut [u32]))
         }
         #[cfg(target_arch = "x86_64")]
         Precision::Bf16 if isa::active() == Isa::Avx512 && std::arch::is_x86_feature_detected!("avx512bf16") => {
             #[target_feature(enable = "avx512bf16,avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,f16c")]
-            unsafe fn dot(p: Precision, task: &Task, out: SharedMut<f32>, start: Start, panels: &mut [u32]) {
+            unsafe fn dot(task: &Task, out: SharedMut<f32>, start: Start, panels: &mut [u32]) {
                 // SAFETY: the machine has the instructions.
-                unsafe { blocks::<crate::lanes::Avx512, micro::Bf16Dot>(p, task, out, start, panels) }
+                unsafe { blocks::<crate::lanes::Avx512, micro::Bf16Dot>(task, out, start, panels) }
             }
             // SAFETY: just detected.
-            unsafe { dot(p, task, out, start, panels) }
+            unsafe { dot(task, out, start, panels) }
         }
         Precision::Bf16 => {
-            crate::dispatch!(compute_bf16(
-                p: Precision, task: &Task, out: SharedMut<f32>, start: Start, panels: &mut [u32]
-            ))
+            crate::dispatch!(compute_bf16(task: &Task, out: SharedMut<f32>, start: Start, panels: &mut [u32]))
         }
         Precision::F16 => half::compute(task, out, start, panels),
     }
 }
 
 #[inline(always)]
-unsafe fn compute_f32<L: Lanes>(p: Precision, task: &Task, out: SharedMut<f32>, start: Start, panels: &mut [u32]) {
+unsafe fn compute_f32<L: Lanes>(task: &Task, out: SharedMut<f32>, start: Start, panels: &mut [u32]) {
     // SAFETY: called through `dispatch!`.
-    unsafe { blocks::<L, micro::F32>(p, task, out, start, panels) }
+    unsafe { blocks::<L, micro::F32>(task, out, start, panels) }
 }
 
 #[inline(always)]
-unsafe fn compute_bf16<L: Lanes>(p: Precision, task: &Task, out: SharedMut<f32>, start: Start, panels: &mut [u32]) {
+unsafe fn compute_bf16<L: Lanes>(task: &Task, out: SharedMut<f32>, start: Start, panels: &mut [u32]) {
     // SAFETY: called through `dispatch!`.
-    unsafe { blocks::<L, micro::Bf16>(p, task, out, start, panels) }
+    unsafe { blocks::<L, micro::Bf16>(task, out, start, panels) }
 }
 
 /// Block after block along k: packs the right operand's part, then extends the chains of all the task's rows.
@@ -379,13 +339,7 @@ unsafe fn compute_bf16<L: Lanes>(p: Precision, task: &Task, out: SharedMut<f32>,
 /// # Safety
 /// The machine has the instructions of L and S. The product's operands have the sizes that it states.
 #[inline(always)]
-unsafe fn blocks<L: Lanes, S: micro::Step<L>>(
-    p: Precision,
-    task: &Task,
-    out: SharedMut<f32>,
-    start: Start,
-    panels: &mut [u32],
-) {
+unsafe fn blocks<L: Lanes, S: Step<L>>(task: &Task, out: SharedMut<f32>, start: Start, panels: &mut [u32]) {
     let Size { n, k, .. } = task.product.size;
     let mut place = Out {
         at: out.at(task.product.out + task.rows.start * n + task.columns.start),
@@ -399,71 +353,113 @@ unsafe fn blocks<L: Lanes, S: micro::Step<L>>(
             unsafe { std::slice::from_raw_parts_mut(place.at.add(i * n), place.columns).fill(0.0) };
         }
     }
-    let step = 2 * BLOCK_K_WORDS / p.words(2);
+    let mut copies = scratch::buffer(COPIES);
+    let step = S::TERMS * BLOCK_K_WORDS;
     for k0 in (0..k).step_by(step) {
         let block = Block { k0, k: step.min(k - k0), j0: task.columns.start, columns: task.columns.len() };
-        let words = p.words(block.k);
-        match (task.product.right, p) {
-            // SAFETY: the caller's promise.
-            (Right::Rows(b), Precision::F32) => unsafe { pack::panels_of_rows::<L>(b, block, panels) },
-            // SAFETY: as above.
-            (Right::Rows(b), _) => unsafe { pack::paired_panels_of_rows::<L>(b, block, panels) },
-            // SAFETY: as above.
-            (Right::Columns(b), _) => unsafe { pack::panels_of_columns::<L>(b, block, p != Precision::F32, panels) },
+        // SAFETY: the caller's promise; the panels were just packed when they are read.
+        unsafe {
+            match task.product.right {
+                Right::Rows(b) => pack::panels_of_rows::<L>(b, block, S::TERMS == 2, panels),
+                Right::Columns(b) => pack::panels_of_columns::<L>(b, block, S::TERMS == 2, panels),
+            }
+            let left = &task.product.left;
+            let copies = scratch::words_mut(&mut copies);
+            match left.order {
+                Order::Rows(index) => extend_rows::<L, S>(left, index, &task.rows, block, panels, copies, place),
+                Order::Columns => extend_columns::<L, S>(left, &task.rows, block, panels, copies, place),
+            }
         }
-        // SAFETY: the panels were just packed; the operands' sizes are the caller's promise.
-        unsafe { extend::<L, S>(&task.product.left, &task.rows, p.words(k0), words, panels, place) };
         place.continues = true;
     }
 }
 
-/// Extends the chains of `rows` by `words` words from `first` on.
+/// Extends the chains of `rows` by the block's terms, which lie side by side in each row of the left operand. f32 is
+/// read where it is, unless that crowds a tile's rows into few sets of the first cache; bf16 is made of it by tiles.
 ///
 /// # Safety
 /// As for [`blocks`].
 #[inline(always)]
-unsafe fn extend<L: Lanes, S: micro::Step<L>>(
+unsafe fn extend_rows<L: Lanes, S: Step<L>>(
     left: &Left,
+    index: Option<&[u32]>,
     rows: &Range<usize>,
-    first: usize,
-    words: usize,
+    block: Block,
     panels: &[u32],
+    copies: &mut [u32],
     mut out: Out,
 ) {
-    let mut copy = [0; 16 * COPY_STRIDE];
+    let words = block.k.div_ceil(S::TERMS);
+    let crowded = left.stride.is_multiple_of(CROWDED) && left.stride > block.k;
     for i in rows.clone().step_by(TILE) {
         let tile = (rows.end - i).min(TILE);
         let mut pointers = [std::ptr::null(); TILE];
-        let words_of_tile = match left.order {
-            Order::Columns => {
-                for (k, copy) in copy.as_chunks_mut::<16>().0.iter_mut().take(words).enumerate() {
-                    let term = &left.words[(first + k) * left.stride + i..][..tile];
-                    // SAFETY: `tile` < 16 words; instructions as promised.
-                    unsafe { L::load_first(term.as_ptr().cast(), tile).store(copy.as_mut_ptr().cast()) };
-                }
-                LeftWords::Columns { first: copy.as_ptr(), stride: 16 }
-            }
-            Order::Rows(index) => {
-                for (r, copy) in copy.chunks_exact_mut(COPY_STRIDE).take(tile).enumerate() {
-                    let row = index.map_or(i + r, |index| index[i + r] as usize);
-                    copy[..words].copy_from_slice(&left.words[row * left.stride + first..][..words]);
-                    pointers[r] = copy.as_ptr();
-                }
-                LeftWords::Rows(&pointers[..tile])
-            }
-        };
+        for (r, (pointer, copy)) in pointers.iter_mut().zip(copies.chunks_exact_mut(ROW_STRIDE)).take(tile).enumerate()
+        {
+            let row = index.map_or(i + r, |index| index[i + r] as usize);
+            let terms = &left.data[row * left.stride + block.k0..][..block.k];
+            *pointer = if S::TERMS == 2 {
+                // SAFETY: instructions as promised.
+                unsafe { pack::pairs_of_row::<L>(terms, &mut copy[..words]) };
+                copy.as_ptr()
+            } else if crowded {
+                copy[..words].copy_from_slice(scratch::words(terms));
+                copy.as_ptr()
+            } else {
+                terms.as_ptr().cast()
+            };
+        }
         // SAFETY: as promised; the output's row i begins at out.at.
         unsafe {
-            micro::product::<L, S>(tile, words, words_of_tile, panels.as_ptr(), 16 * words, out);
+            micro::product::<L, S>(tile, words, LeftWords::Rows(&pointers[..tile]), panels.as_ptr(), 16 * words, out);
             out.at = out.at.add(tile * out.stride);
         }
     }
 }
 
-/// Rows of the left operand that are copied together: their addresses as they are can crowd into a few sets of a cache.
-const TILE: usize = 12;
+/// As [`extend_rows`], where a term's row of the left operand has all output rows side by side. Several tiles are
+/// copied at a time, so that each cache line is fetched once.
+///
+/// # Safety
+/// As for [`blocks`].
+#[inline(always)]
+unsafe fn extend_columns<L: Lanes, S: Step<L>>(
+    left: &Left,
+    rows: &Range<usize>,
+    block: Block,
+    panels: &[u32],
+    copies: &mut [u32],
+    mut out: Out,
+) {
+    let words = block.k.div_ceil(S::TERMS);
+    let terms = &left.data[block.k0 * left.stride..(block.k0 + block.k) * left.stride];
+    for first in rows.clone().step_by(TILES * TILE) {
+        let group = first..rows.end.min(first + TILES * TILE);
+        // SAFETY: as promised; the output's row i begins at out.at.
+        unsafe {
+            pack::tiles_of_columns::<L>(terms, left.stride, group.clone(), S::TERMS == 2, copies);
+            for (i, copy) in group.clone().step_by(TILE).zip(copies.chunks_exact(COLUMNS_STRIDE)) {
+                let tile = (group.end - i).min(TILE);
+                let left = LeftWords::Columns { first: copy.as_ptr(), stride: TILE };
+                micro::product::<L, S>(tile, words, left, panels.as_ptr(), 16 * words, out);
+                out.at = out.at.add(tile * out.stride);
+            }
+        }
+    }
+}
+
+/// Rows of the left operand that are read together.
+pub(crate) const TILE: usize = 12;
+/// Tiles whose columns are copied together.
+const TILES: usize = 4;
+/// Rows that begin a multiple of so many numbers apart are copied before they are read together.
+const CROWDED: usize = 512;
 /// From one copied row to the next; a cache line more than the words, so that rows begin in different sets.
-const COPY_STRIDE: usize = BLOCK_K_WORDS + 16;
+const ROW_STRIDE: usize = BLOCK_K_WORDS + 16;
+/// From one copied tile of columns to the next; the copy of a tile's last words writes a whole vector.
+pub(crate) const COLUMNS_STRIDE: usize = TILE * BLOCK_K_WORDS + 16;
+/// Words of the copies of either kind.
+const COPIES: usize = TILES * COLUMNS_STRIDE;
 
 #[cfg(test)]
 mod tests {

@@ -220,7 +220,6 @@ fn rollouts(config: &ModelConfig, teacher: Option<&ModelConfig>, of: &Rollouts, 
         tokens: tokens.round() as u64,
         flops: rollout_flops(config, teacher, answering.max_tokens) as f64 * tokens,
         memory_bytes: training.total + sampling,
-        retained_bytes: training.total - PROGRAM_BYTES + weight_bytes(config),
         ..assumed(answering)
     }
 }
