@@ -2,10 +2,12 @@
 
     python bench/moe-vs-dense/run.py [--minutes 8] [--seeds 1 2 3] [--runs DIR]
 
-Measures the step of both (recipes/moe-28m.toml and dense.toml beside this), gives each as many steps as fit into the
-time, and trains them in turns, each with its own complete schedule of learning rates. The time of a run is the sum of
-its steps' seconds as they were, so a disturbed run shows. Both see the same documents, tokenizer and validation text
-(seeds change weights and order) and, unless told otherwise, the same learning rate. Killed, the same command goes on.
+Measures the step of both (recipes/moe-28m.toml and dense.toml beside this) with the machine to itself, gives each as
+many steps as fit into the time, and trains them in turns, each with its own complete schedule of learning rates. A
+step's place on the axis of time is that of the measured steps, so that the machine may have other work while they
+train; the sum of the seconds as they were is printed beside it. Both see the same documents, tokenizer and validation
+text (seeds change weights and order) and, unless told otherwise, the same learning rate. Killed, the same command goes
+on.
 Writes docs/moe-vs-dense.csv and docs/moe-vs-dense.svg and prints a table.
 """
 
@@ -30,16 +32,17 @@ VALIDATIONS = 20
 def plan(
     binary: Path, runs: Path, seconds: float, rates: dict[str, float], precision: str
 ) -> dict[str, dict[str, Any]]:
-    """What each model's recipe is changed to. Kept in a file: a continued comparison must not measure anew."""
+    """The seconds of a step of each model and what its recipe is changed to. Kept in a file: a continued comparison must
+    not measure anew."""
     kept = runs / "plan.json"
     if kept.exists():
         return json.loads(kept.read_text())
-    changes: dict[str, dict[str, Any]] = {}
+    plans: dict[str, dict[str, Any]] = {}
     for label, recipe in RECIPES.items():
         report = wels.bench_train(binary, recipe, {"pretrain.precision": precision}, 20)
         steps = int(seconds / report["seconds_per_step"])
         print(f"{label}: {report['parameters']:,} parameters, {report['seconds_per_step']:.3f} s a step, {steps} steps")
-        changes[label] = {
+        changes = {
             "pretrain.steps": steps,
             "pretrain.precision": precision,
             "pretrain.learning_rate": rates[label],
@@ -47,30 +50,35 @@ def plan(
             "pretrain.validate_sequences": 256,
             "pretrain.keep_checkpoints": 1,
         }
+        plans[label] = {"seconds_per_step": report["seconds_per_step"], "changes": changes}
     runs.mkdir(parents=True, exist_ok=True)
-    kept.write_text(json.dumps(changes, indent=2))
-    return changes
+    kept.write_text(json.dumps(plans, indent=2))
+    return plans
 
 
-def report(curves: list[wels.Curve], minutes: float) -> bool:
-    """Writes the files and the table; whether every seed's MoE has the lower loss."""
+def report(curves: list[wels.Curve], pace: dict[str, float], minutes: float) -> bool:
+    """Writes the files and the table; whether every seed's MoE has the lower loss. `pace`: seconds a step, measured."""
     docs = wels.ROOT / "docs"
     with (docs / "moe-vs-dense.csv").open("w", newline="") as file:
         rows = csv.writer(file)
         rows.writerow(["model", "seed", "step", "train_seconds", "validation_nll"])
         for curve in curves:
-            for step, seconds, loss in zip(curve.steps, curve.seconds, curve.losses, strict=True):
-                rows.writerow([curve.label, curve.seed, step, f"{seconds:.2f}", f"{loss:.5f}"])
+            for step, loss in zip(curve.steps, curve.losses, strict=True):
+                rows.writerow([curve.label, curve.seed, step, f"{step * pace[curve.label]:.2f}", f"{loss:.5f}"])
     title = f"MoE and dense at equal active parameters, {minutes:g} minutes each"
     plot = wels.Plot(title, "seconds of training")
-    plot.curves = [(curve.label, COLOURS[curve.label], curve.seconds, curve.losses) for curve in curves]
+    plot.curves = [
+        (curve.label, COLOURS[curve.label], [step * pace[curve.label] for step in curve.steps], curve.losses)
+        for curve in curves
+    ]
     (docs / "moe-vs-dense.svg").write_text(plot.svg())
-    print("\n| seed | MoE | seconds | steps | dense | seconds | steps | difference |\n|---|---|---|---|---|---|---|---|")
+    print("\n| seed | MoE | steps | seconds as they were | dense | steps | seconds | difference |")
+    print("|---|---|---|---|---|---|---|---|")
     wins = []
     for seed in sorted({curve.seed for curve in curves}):
         pair = {curve.label: curve for curve in curves if curve.seed == seed}
         cells = [
-            f"{pair[label].last:.4f} | {pair[label].seconds[-1]:.0f} | {pair[label].steps[-1]}" for label in ("MoE", "dense")
+            f"{pair[label].last:.4f} | {pair[label].steps[-1]} | {pair[label].seconds[-1]:.0f}" for label in ("MoE", "dense")
         ]
         difference = pair["MoE"].last - pair["dense"].last
         wins.append(difference < 0)
@@ -91,13 +99,14 @@ def main() -> None:
     binary = arguments.wels or wels.build()
     print(wels.machine())
     rates = {"MoE": arguments.learning_rate_moe, "dense": arguments.learning_rate_dense}
-    changes = plan(binary, arguments.runs, arguments.minutes * 60, rates, arguments.precision)
+    plans = plan(binary, arguments.runs, arguments.minutes * 60, rates, arguments.precision)
     curves = [
-        wels.train(binary, recipe, changes[label], arguments.runs, label, seed)
+        wels.train(binary, recipe, plans[label]["changes"], arguments.runs, label, seed)
         for seed in arguments.seeds
         for label, recipe in RECIPES.items()
     ]
-    sys.exit(0 if report(curves, arguments.minutes) else "the dense model won at least once")
+    pace = {label: plan["seconds_per_step"] for label, plan in plans.items()}
+    sys.exit(0 if report(curves, pace, arguments.minutes) else "the dense model won at least once")
 
 
 if __name__ == "__main__":

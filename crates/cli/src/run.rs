@@ -79,6 +79,11 @@ impl Args {
     pub fn quickstart() -> Args {
         Args { recipe_or_run: None, runs: crate::default_runs() }
     }
+
+    /// What `wels run RUN` means.
+    pub fn going_on_with(run: &Path) -> Args {
+        Args { recipe_or_run: Some(run.to_path_buf()), ..Args::quickstart() }
+    }
 }
 
 /// A run under way.

@@ -1,6 +1,7 @@
 //! `wels verify RUN`: whether a run's files are what was written, and whether its steps give what it says: random
 //! stretches between checkpoints, of any stage that trains, are done again and compared bit by bit.
-//! `wels verify --receipt FILE`: the same from a published receipt and the data alone.
+//! `wels verify --receipt FILE`: the same from a published receipt and the data alone: the first checkpoints of
+//! pretraining, or with `--whole` all that the recipe does.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -15,8 +16,8 @@ use wels_data::tokenizer::Tokenizer;
 use wels_kernels::random::Key;
 use wels_runs::checkpoint::{self, Checkpoint, FileRecord};
 use wels_runs::machine;
-use wels_runs::receipt::Receipt;
-use wels_runs::recipe::{PRETRAIN, Recipe};
+use wels_runs::receipt::{CheckpointReceipt, RECEIPT, Receipt};
+use wels_runs::recipe::{BudgetSection, PRETRAIN, Recipe};
 use wels_runs::rundir::RunDir;
 use wels_runs::verify::{Expected, Findings, Problem, examine};
 
@@ -38,8 +39,11 @@ pub struct Args {
     /// Files and folders with the data, in place of those that the receipt's recipe names
     #[arg(long, value_name = "PATH", requires = "receipt")]
     data: Vec<PathBuf>,
+    /// Do all of the receipt's recipe again, every stage, and compare every checkpoint
+    #[arg(long, requires = "receipt")]
+    whole: bool,
     /// Stretches that are done again; 0 looks at the files alone
-    #[arg(long, value_name = "N", default_value_t = 1)]
+    #[arg(long, value_name = "N", default_value_t = 1, conflicts_with = "whole")]
     segments: usize,
     /// Stretches of this stage alone
     #[arg(long, value_name = "NAME", conflicts_with = "receipt")]
@@ -81,6 +85,8 @@ struct Verdict {
     findings: Findings,
     replayed: Vec<Segment>,
 }
+
+const NOT_WHAT_STEPS_GIVE: &str = "is not what the steps from the checkpoint before it give";
 
 /// A folder that is removed when it is no longer needed.
 struct Scratch(PathBuf);
@@ -238,7 +244,7 @@ fn replay_segment(run: &Path, segment: &Segment, replay: &mut dyn Replay) -> Res
     if problems.is_empty() {
         let written = checkpoint::at(&stage, segment.to)?;
         let place = format!("{}/step-{:06}", segment.stage, segment.to);
-        problems.extend(compare_files(&place, &written.files, &replay.save()?.files));
+        problems.extend(compare_files(&place, &written.files, &replay.save()?.files, NOT_WHAT_STEPS_GIVE));
     }
     Ok(problems)
 }
@@ -261,15 +267,11 @@ fn compare_files(
     place: &str,
     written: &BTreeMap<String, FileRecord>,
     given: &BTreeMap<String, FileRecord>,
+    message: &str,
 ) -> Vec<Problem> {
     let names = written.keys().chain(given.keys().filter(|name| !written.contains_key(*name)));
     let differ = names.filter(|name| written.get(*name) != given.get(*name));
-    differ
-        .map(|name| Problem {
-            path: format!("{place}/{name}"),
-            message: "is not what the steps from the checkpoint before it give".into(),
-        })
-        .collect()
+    differ.map(|name| Problem { path: format!("{place}/{name}"), message: message.into() }).collect()
 }
 
 /// Prepares the data and trains up to the receipt's first checkpoints.
@@ -287,8 +289,14 @@ fn verify_receipt(file: &Path, args: &Args) -> Result<Verdict> {
         );
     }
     let scratch = Scratch::new(&args.scratch)?;
+    recipe.budget = BudgetSection::default();
     let run = RunDir::open_or_create(&scratch.0, &recipe)?;
     let folder = run.path().to_path_buf();
+    if args.whole {
+        drop(run);
+        run::run(&run::Args::going_on_with(&folder))?;
+        return Ok(compare_receipts(&receipt, &Receipt::read(&folder.join(RECEIPT))?));
+    }
     let mut session = Session::open(run, Interrupt::listen().context("cannot listen for Ctrl-C")?)?;
     let tokenizer = corpus::tokenizer(&mut session, &recipe)?;
     let dataset = corpus::shards(&mut session, &recipe, &tokenizer)?;
@@ -308,6 +316,37 @@ fn verify_receipt(file: &Path, args: &Args) -> Result<Verdict> {
         train_and_compare(&receipt, &recipe, &tokenizer, dataset, &scratch.0, args.segments, &mut verdict)?;
     }
     Ok(verdict)
+}
+
+/// What a run wrote, beside what the run that has repeated it wrote.
+fn compare_receipts(receipt: &Receipt, again: &Receipt) -> Verdict {
+    let mut verdict = Verdict { findings: Findings::default(), replayed: Vec::new() };
+    let findings = &mut verdict.findings;
+    let nothing = BTreeMap::new();
+    for (stage, files) in &receipt.inputs {
+        findings.files += files.len() as u64;
+        let given = again.inputs.get(stage).unwrap_or(&nothing);
+        findings.problems.extend(compare_files(stage, files, given, "is not what the recipe gives"));
+    }
+    let given: BTreeMap<_, _> = again.checkpoints.iter().map(|it| ((&it.stage, it.step), &it.files)).collect();
+    let last: BTreeMap<_, _> = receipt.checkpoints.iter().map(|it| (&it.stage, it.step)).collect();
+    for CheckpointReceipt { stage, step, files } in &receipt.checkpoints {
+        let place = format!("{stage}/step-{step:06}");
+        match given.get(&(stage, *step)) {
+            Some(given) => {
+                findings.files += files.len() as u64;
+                findings.checkpoints.push((stage.clone(), *step));
+                findings.problems.extend(compare_files(&place, files, given, "is not what the recipe gives"));
+            }
+            None if last[stage] == *step => findings.problems.push(Problem {
+                path: place,
+                message: "is where the stage ends, and the recipe ends it elsewhere".into(),
+            }),
+            None => eprintln!("note: {place} is not compared: it was written where the run was interrupted"),
+        }
+    }
+    verdict.replayed = last.into_iter().map(|(stage, to)| Segment { stage: stage.clone(), from: None, to }).collect();
+    verdict
 }
 
 fn train_and_compare(
@@ -338,7 +377,7 @@ fn train_and_compare(
             progress.at(to, String::new);
         }
         let place = format!("pretrain/step-{to:06}");
-        let problems = compare_files(&place, &checkpoint.files, &replay.save()?.files);
+        let problems = compare_files(&place, &checkpoint.files, &replay.save()?.files, NOT_WHAT_STEPS_GIVE);
         let differs = !problems.is_empty();
         verdict.findings.problems.extend(problems);
         verdict.replayed.push(Segment { stage: "pretrain".into(), from, to });

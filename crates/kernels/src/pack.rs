@@ -8,8 +8,8 @@ use std::ops::Range;
 
 /// How many rows ahead of those that are copied the next ones are fetched, where little of each is copied.
 const ROWS_AHEAD: usize = 24;
-/// Words along k that are packed together: each of a row's panels gets so many at a time, because the same place of many
-/// panels is in few sets of a cache.
+/// Words along k that are packed together: each of a row's panels gets so many at a time, because the same place of
+/// many panels is in few sets of a cache.
 const STRIP: usize = 8;
 
 /// A matrix by its elements: `(i, j)` or transposed, with its rows picked by an index or not.
@@ -47,8 +47,8 @@ pub(crate) unsafe fn pairs_of_row<L: Lanes>(row: &[f32], out: &mut [u32]) {
     }
 }
 
-/// Columns of a left operand whose rows, `stride` numbers each, are the terms, in tiles: `out[tile][word][12]`, from one
-/// tile to the next [`gemm::COLUMNS_STRIDE`] words.
+/// Columns of a left operand whose rows, `stride` numbers each, are the terms, in tiles: `out[tile][word][12]`, from
+/// one tile to the next [`COLUMNS_STRIDE`] words.
 ///
 /// # Safety
 /// The machine has the instruction set of `L`.

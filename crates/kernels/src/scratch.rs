@@ -7,8 +7,8 @@ use crate::memory;
 
 thread_local!(static FREE: RefCell<Vec<memory::Buffer>> = const { RefCell::new(Vec::new()) });
 
-/// From this length on a buffer has huge pages of its own: a packed operand that is to stay in a second-level cache does
-/// not if its small pages happen to share the cache's sets.
+/// From this length on a buffer has huge pages of its own: a packed operand that is to stay in a second-level cache
+/// does not if its small pages happen to share the cache's sets.
 const LARGE: usize = memory::HUGE_PAGE / 8 / size_of::<f32>();
 
 /// Numbers with any contents; given back when dropped.

@@ -3,8 +3,8 @@
 //! A training step needs the same buffers every time. A [`Pool`] keeps those that were given back, by size, and hands
 //! out the one given back last, which is likeliest to be in a cache still; so in a steady state no memory is taken from
 //! the system and no page is touched for the first time. Where lengths vary, as those of answers do, a buffer up to
-//! twice as large as asked for is used again before a new one is taken. A new tensor's contents are whatever its buffer held: whoever
-//! asks for one writes all of it. Only operations look into tensors; layers pass them on.
+//! twice as large as asked for is used again before a new one is taken. A new tensor's contents are whatever its buffer
+//! held: whoever asks for one writes all of it. Only operations look into tensors; layers pass them on.
 
 use std::collections::BTreeMap;
 use std::fmt;

@@ -396,6 +396,37 @@ fn a_receipt_and_the_data_are_enough() {
 }
 
 #[test]
+fn a_whole_recipe_is_repeated_from_its_receipt() {
+    let lab = Lab::new();
+    lab.done(&["run", &crate::stages::recipe(&lab, "r")]);
+    assert_eq!(lab.shell("cp runs/r/receipt.json . && rm -r runs").code, Some(0));
+    let verify = || lab.wels(&["verify", "--receipt", "receipt.json", "--whole", "--scratch", "."]);
+    let said = verify();
+    assert_eq!(said.code, Some(0), "{said:?}");
+    for line in ["pretrain", "reinforced", "corrected"].map(|stage| format!("{stage}: done again from the beginning")) {
+        assert!(said.stdout.contains(&line), "{line}: {said:?}");
+    }
+    assert!(!lab.shell("ls").stdout.contains("wels-verify"), "the scratch folder is left");
+    let original = fs::read_to_string(lab.at("receipt.json")).unwrap();
+    let receipt: Value = serde_json::from_str(&original).unwrap();
+    let last = receipt["checkpoints"].as_array().unwrap().last().unwrap();
+    let place = format!("{}/step-{:06}", last["stage"].as_str().unwrap(), last["step"].as_u64().unwrap());
+    let scores = receipt["inputs"]["scores"].as_object().unwrap().iter().next().unwrap();
+    for (hash, message) in [
+        (
+            &last["files"]["model.safetensors"]["sha256"],
+            format!("{place}/model.safetensors: is not what the recipe gives"),
+        ),
+        (&scores.1["sha256"], format!("scores/{}: is not what the recipe gives", scores.0)),
+    ] {
+        let changed = original.replace(hash.as_str().unwrap(), &"0".repeat(64));
+        fs::write(lab.at("receipt.json"), changed).unwrap();
+        let said = verify();
+        assert!(said.code == Some(1) && said.stdout.contains(&message), "{message}: {said:?}");
+    }
+}
+
+#[test]
 fn runs_that_cannot_be_read_are_refused() {
     let lab = Lab::new();
     lab.done(&["run", &recipe(&lab, "r", &[])]);
