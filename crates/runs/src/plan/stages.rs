@@ -248,13 +248,13 @@ fn weight_bytes(config: &ModelConfig) -> u64 {
     count::training_bytes(config).weights.0
 }
 
-/// Pages of answers of full length, of which later ones take the pages of those that have ended only when no other page
-/// is left, and logits of those that run.
+/// Pages of answers of the assumed length, of which later ones take the pages of those that have ended only when no
+/// other page is left, and logits of those that run.
 fn cache_bytes(config: &ModelConfig, answering: &Answering, answers: u64) -> u64 {
     let token = F32 * count::cache_elements_per_token(config, CacheLayout::Expanded);
     let running = (answering.running as u64).min(answers);
     let pages_most = (running + 1) * (config.rope.max_positions as u64).div_ceil(PAGE_TOKENS);
-    let pages_each = (answering.max_tokens as u64).div_ceil(PAGE_TOKENS);
+    let pages_each = (answer_tokens(answering).ceil() as u64).div_ceil(PAGE_TOKENS);
     let logits = running * config.vocab_size as u64 * F32;
     pages_most.min(answers * pages_each) * PAGE_TOKENS * token + logits
 }
