@@ -36,6 +36,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import torch  # noqa: E402
 import transformers  # noqa: E402
+from tokenizers.pre_tokenizers import Digits, Sequence  # noqa: E402
 from transformers import AutoModelForCausalLM, AutoTokenizer, DynamicCache  # noqa: E402
 
 import wels  # noqa: E402
@@ -53,6 +54,16 @@ class Item:
     receipt: dict
     header_ids: list[int]
     ids: list[int]
+
+
+def tokenizer_of(file: Path):
+    """The file's tokenizer. What `transformers` makes of a GGUF file does not set digits apart before it splits the
+    rest, as SmolLM2's own tokenizer and llama.cpp do: two line ends before a digit are one token, not two."""
+    tokenizer = AutoTokenizer.from_pretrained(file.parent, gguf_file=file.name)
+    rest = tokenizer.backend_tokenizer.pre_tokenizer
+    if b"smollm" in file.open("rb").read(1 << 20):
+        tokenizer.backend_tokenizer.pre_tokenizer = Sequence([Digits(individual_digits=True), rest])
+    return tokenizer
 
 
 def parts(file: Path) -> list[list[list[str]]]:
@@ -239,7 +250,7 @@ def main() -> None:
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     print(f"{wels.machine()}; torch {torch.__version__}, transformers {transformers.__version__}", flush=True)
-    tokenizer = AutoTokenizer.from_pretrained(arguments.model.parent, gguf_file=arguments.model.name)
+    tokenizer = tokenizer_of(arguments.model)
     with tempfile.TemporaryDirectory() as folder:
         if arguments.receipts:
             receipts = [json.loads(line) for line in arguments.receipts.read_text().splitlines()]
