@@ -107,7 +107,8 @@ mod tests {
     fn what_followed_is_fetched_next_time() {
         let next = Spans::none();
         // Addresses that nothing else has; a fetch of them does nothing.
-        let products: [&[Range<usize>]; 2] = [&[64..6400], &[1 << 40..(1 << 40) + 128, 1 << 41..(1 << 41) + 100]];
+        let products: [&[Range<usize>]; 2] =
+            [&[64..6400, 1 << 39..(1 << 39) + 64], &[1 << 40..(1 << 40) + 128, 1 << 41..(1 << 41) + 100]];
         for _ in 0..2 {
             products.iter().for_each(|product| begin(product.iter().cloned(), &next));
         }
