@@ -7,8 +7,8 @@ use wels_kernels::reference::gemm as reference;
 
 const PRECISIONS: [Precision; 3] = [Precision::F32, Precision::Bf16, Precision::F16];
 
-/// Tokens, terms and columns: edges of tiles, panels and blocks, odd chains, empty ones.
-const SIZES: [(usize, usize, usize); 9] = [
+/// Tokens, terms and columns: edges of tiles, panels and blocks, odd chains, rows that begin 4 KiB apart.
+const SIZES: [(usize, usize, usize); 12] = [
     (1, 1, 1),
     (1, 7, 40),
     (3, 16, 16),
@@ -18,6 +18,9 @@ const SIZES: [(usize, usize, usize); 9] = [
     (50, 64, 80),
     (25, 1100, 20),
     (300, 9, 70),
+    (14, 1024, 40),
+    (530, 20, 1024),
+    (1031, 12, 61),
 ];
 
 #[test]
