@@ -7,8 +7,7 @@ many steps as fit into the time, and trains them in turns, each with its own com
 step's place on the axis of time is that of the measured steps, so that the machine may have other work while they
 train; the sum of the seconds as they were is printed beside it. Both see the same documents, tokenizer and validation
 text (seeds change weights and order) and, unless told otherwise, the same learning rate. Killed, the same command goes
-on.
-Writes docs/moe-vs-dense.csv and docs/moe-vs-dense.svg and prints a table.
+on. Writes docs/moe-vs-dense.csv and docs/moe-vs-dense.svg and prints a table.
 """
 
 from __future__ import annotations

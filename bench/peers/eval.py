@@ -61,8 +61,9 @@ def tokenizer_of(file: Path):
     rest, as SmolLM2's own tokenizer and llama.cpp do: two line ends before a digit are one token, not two."""
     tokenizer = AutoTokenizer.from_pretrained(file.parent, gguf_file=file.name)
     rest = tokenizer.backend_tokenizer.pre_tokenizer
-    if b"smollm" in file.open("rb").read(1 << 20):
-        tokenizer.backend_tokenizer.pre_tokenizer = Sequence([Digits(individual_digits=True), rest])
+    with file.open("rb") as header:
+        if b"smollm" in header.read(1 << 20):
+            tokenizer.backend_tokenizer.pre_tokenizer = Sequence([Digits(individual_digits=True), rest])
     return tokenizer
 
 
