@@ -155,16 +155,25 @@ pub fn training_rate(recipe: &Recipe) -> Result<f64> {
     let state = State::new(Params::init(config, recipe.run.seed));
     let mut trainer = Trainer::new(config.clone(), context, state, hyperparameters(section), execution(section));
     let tokens = section.batch_tokens.min((4 * section.micro_batch * context) as u64);
-    let mut seconds = Vec::new();
-    for step in 0..4 {
+    steady_rate(3, |step| {
         let batch = random_batch(step, tokens as usize, context, config.vocab_size);
-        let begin = Instant::now();
         trainer.step(&batch, section.micro_batch * context)?;
-        seconds.push(begin.elapsed().as_secs_f64());
+        Ok(tokens)
+    })
+}
+
+/// Tokens a second of `work`, which says how many it did: the median of so many repetitions at least, and of as many as
+/// a second has. The first is not counted, since it also takes memory from the system.
+pub fn steady_rate(repetitions: usize, mut work: impl FnMut(u64) -> Result<u64>) -> Result<f64> {
+    work(0)?;
+    let (mut rates, begin) = (Vec::new(), Instant::now());
+    while rates.len() < repetitions || begin.elapsed() < Duration::from_secs(1) {
+        let one = Instant::now();
+        let tokens = work(1 + rates.len() as u64)?;
+        rates.push(tokens as f64 / one.elapsed().as_secs_f64());
     }
-    let mut timed = seconds.split_off(1);
-    timed.sort_by(f64::total_cmp);
-    Ok(tokens as f64 / timed[1])
+    rates.sort_by(f64::total_cmp);
+    Ok(rates[rates.len() / 2])
 }
 
 impl TrainBench {

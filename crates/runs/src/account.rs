@@ -4,6 +4,7 @@ use serde::Serialize;
 
 use crate::ledger::{Entry, Totals};
 use crate::plan::StagePlan;
+use crate::plan::stages::Tokens;
 
 /// One stage, planned and done.
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -26,7 +27,8 @@ pub fn compare(planned: &StagePlan, entries: &[Entry]) -> Comparison {
     let of_stage = || entries.iter().filter(|entry| entry.stage == planned.stage);
     let actual = Totals::of(of_stage());
     let threads = of_stage().map(|entry| entry.threads).max().unwrap_or(1) as f64;
-    let expected = if planned.estimated { planned.for_tokens(actual.tokens) } else { planned.clone() };
+    let came = Tokens { counted: actual.tokens, learned: actual.learned_tokens };
+    let expected = if planned.estimated { planned.for_tokens(came) } else { planned.clone() };
     let mut reasons = Vec::new();
     let more = expected.seconds.map(|seconds| actual.seconds / seconds - 1.0);
     match more {
@@ -38,10 +40,9 @@ pub fn compare(planned: &StagePlan, entries: &[Entry]) -> Comparison {
                     "{cores:.1} of {threads} processors' time was ours, other programs or disks had the rest"
                 ));
             }
-            if let Some(rate) = planned.tokens_per_second {
-                let rate_then = actual.tokens as f64 / actual.seconds;
-                reasons.push(format!("{rate_then:.0} tokens a second in all, {rate:.0} when measured before"));
-            }
+            let rate = |seconds: f64| actual.tokens as f64 / seconds;
+            let (now, before) = (rate(actual.seconds), rate(actual.seconds / (1.0 + more)));
+            reasons.push(format!("{now:.0} tokens a second in all, {before:.0} when measured before"));
         }
         Some(_) => {}
     }
@@ -83,6 +84,9 @@ impl Comparison {
             ("time", known(planned.seconds.map(seconds)), seconds(actual.seconds)),
             ("memory", megabytes(planned.memory_bytes), megabytes(actual.peak_rss_bytes)),
         ];
+        if let Some(learning) = &self.planned.learning {
+            rows.insert(1, ("tokens learnt from", learning.tokens.to_string(), actual.learned_tokens.to_string()));
+        }
         if actual.cost_micro_usd > 0 || planned.usd.is_some() {
             rows.push(("money", known(planned.usd.map(usd)), usd(actual.cost_micro_usd as f64 / 1e6)));
         }

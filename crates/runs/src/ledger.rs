@@ -33,8 +33,10 @@ pub struct Entry {
     pub time: u64,
     /// Seconds by which the system's clock stood behind the line before. Durations come from a clock that nobody sets.
     pub clock_back: u64,
-    /// Tokens consumed since the line before.
+    /// Tokens consumed since the line before: learnt from, or sampled.
     pub tokens: u64,
+    /// Where what was sampled is learnt from, the tokens of that, prompts included; else 0.
+    pub learned_tokens: u64,
     /// Floating-point operations since the line before, as the plan counts them.
     pub flops: f64,
     /// Seconds of wall-clock since the line before in this process.
@@ -154,9 +156,12 @@ impl Ledger {
 
 /// Sums over lines of a ledger.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct Totals {
-    /// Tokens.
+    /// Tokens, learnt from or sampled.
     pub tokens: u64,
+    /// Tokens of samples, and of their prompts, that were learnt from.
+    pub learned_tokens: u64,
     /// Operations.
     pub flops: f64,
     /// Seconds by the clock.
@@ -178,6 +183,7 @@ impl Totals {
     pub fn of<'a>(entries: impl Iterator<Item = &'a Entry>) -> Totals {
         entries.fold(Totals::default(), |sum, entry| Totals {
             tokens: sum.tokens.saturating_add(entry.tokens),
+            learned_tokens: sum.learned_tokens.saturating_add(entry.learned_tokens),
             flops: sum.flops + entry.flops,
             seconds: sum.seconds + entry.seconds,
             device_seconds: sum.device_seconds + entry.device_seconds,

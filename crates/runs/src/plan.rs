@@ -28,7 +28,7 @@ use wels_model::config::{Attention, ModelConfig};
 use wels_model::count;
 
 use crate::recipe::{PRETRAIN, Recipe};
-use stages::{Stages, Surroundings};
+use stages::{Stages, Surroundings, Tokens};
 
 /// What can be wrong with the data that a plan rests on.
 #[derive(Debug, Error)]
@@ -134,8 +134,10 @@ pub struct StagePlan {
     pub stage: String,
     /// Its kind.
     pub kind: String,
-    /// Tokens that it works on.
+    /// Tokens that it works on: learns from, or samples.
     pub tokens: u64,
+    /// Learning from what was sampled, where that is done; operations, time and money below have it in them.
+    pub learning: Option<LearningPlan>,
     /// Operations.
     pub flops: f64,
     /// Rate at which this machine was measured doing such work; `None` if it was not.
@@ -152,6 +154,29 @@ pub struct StagePlan {
     pub assumptions: Vec<String>,
     /// Why nothing can be said.
     pub unknown: Option<String>,
+}
+
+/// Learning from what was sampled.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct LearningPlan {
+    /// Tokens that are learnt from, prompts included.
+    pub tokens: u64,
+    /// Operations.
+    pub flops: f64,
+    /// Rate at which this machine was measured doing such work; `None` if it was not.
+    pub tokens_per_second: Option<f64>,
+    /// Seconds by the clock at that rate.
+    pub seconds: Option<f64>,
+}
+
+/// Rates at which a machine does a stage's work, in tokens a second.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct StageRates {
+    /// Of the tokens that the stage counts.
+    pub counted: f64,
+    /// Of learning from those that were sampled, where that is done.
+    pub learned: Option<f64>,
 }
 
 /// Bytes of memory while training, by use.
@@ -172,14 +197,28 @@ pub struct MemoryPlan {
 }
 
 impl StagePlan {
-    /// The same work on another number of tokens.
-    pub fn for_tokens(&self, tokens: u64) -> StagePlan {
-        let ratio = tokens as f64 / self.tokens.max(1) as f64;
+    /// The same work on other numbers of tokens.
+    pub fn for_tokens(&self, tokens: Tokens) -> StagePlan {
+        let ratio = |now: u64, then: u64| now as f64 / then.max(1) as f64;
+        let counted = ratio(tokens.counted, self.tokens);
+        let learned = self.learning.as_ref().map_or(0.0, |learning| ratio(tokens.learned, learning.tokens));
+        let learning = self.learning.as_ref().map(|learning| LearningPlan {
+            tokens: tokens.learned,
+            flops: learning.flops * learned,
+            seconds: learning.seconds.map(|seconds| seconds * learned),
+            ..learning.clone()
+        });
+        let of_learning = |value: &dyn Fn(&LearningPlan) -> f64| self.learning.as_ref().map_or(0.0, value);
+        let other = |all: f64, learning: f64| (all - learning) * counted + learning * learned;
+        let seconds_learning = of_learning(&|learning| learning.seconds.unwrap_or(0.0));
+        let seconds = self.seconds.map(|seconds| other(seconds, seconds_learning));
+        let slower = seconds.zip(self.seconds).map(|(now, then)| now / then);
         StagePlan {
-            tokens,
-            flops: self.flops * ratio,
-            seconds: self.seconds.map(|seconds| seconds * ratio),
-            usd: self.usd.map(|usd| usd * ratio),
+            tokens: tokens.counted,
+            flops: other(self.flops, of_learning(&|learning| learning.flops)),
+            seconds,
+            usd: self.usd.zip(slower).map(|(usd, slower)| usd * slower),
+            learning,
             ..self.clone()
         }
     }
@@ -230,12 +269,15 @@ pub fn of_recipe(recipe: &Recipe, around: &dyn Surroundings) -> RunPlan {
 }
 
 /// The rates of stages, by name, that the `plan.json` at `path` rests on.
-pub fn rates_in(path: &Path) -> BTreeMap<String, f64> {
+pub fn rates_in(path: &Path) -> BTreeMap<String, StageRates> {
     let plan: Option<serde_json::Value> =
         std::fs::read_to_string(path).ok().and_then(|text| serde_json::from_str(&text).ok());
     let stages: Option<Vec<StagePlan>> = plan.and_then(|plan| serde_json::from_value(plan["stages"].clone()).ok());
-    let rate = |stage: StagePlan| Some((stage.stage, stage.tokens_per_second?));
-    stages.into_iter().flatten().filter_map(rate).collect()
+    let rates = |stage: StagePlan| {
+        let learned = stage.learning.and_then(|learning| learning.tokens_per_second);
+        Some((stage.stage, StageRates { counted: stage.tokens_per_second?, learned }))
+    };
+    stages.into_iter().flatten().filter_map(rates).collect()
 }
 
 impl RunPlan {
@@ -244,17 +286,22 @@ impl RunPlan {
         self.stages.iter().find(|stage| stage.stage == name)
     }
 
-    /// The same plan with time and money, for a machine that does a stage's work at the rate that `rates` has for it,
-    /// in tokens a second. Validation runs forward only, a third of the work of a token that is trained on.
-    pub fn at_rates(mut self, recipe: &Recipe, rates: &BTreeMap<String, f64>) -> RunPlan {
+    /// The same plan with time and money, for a machine that does a stage's work at the rates that `rates` has for it.
+    /// Validation runs forward only, a third of the work of a token that is trained on.
+    pub fn at_rates(mut self, recipe: &Recipe, rates: &BTreeMap<String, StageRates>) -> RunPlan {
         let section = &recipe.pretrain;
         let validations = section.steps.div_ceil(section.validate_every);
         let validated = (validations * (section.validate_sequences * recipe.data.sequence_length) as u64) as f64 / 3.0;
         for stage in self.stages.iter_mut().filter(|stage| stage.unknown.is_none()) {
-            let Some(rate) = rates.get(&stage.stage) else { continue };
+            let Some(StageRates { counted, learned }) = rates.get(&stage.stage) else { continue };
             let besides = if stage.stage == PRETRAIN { validated } else { 0.0 };
-            let seconds = (stage.tokens as f64 + besides) / rate;
-            stage.tokens_per_second = Some(*rate);
+            let mut seconds = (stage.tokens as f64 + besides) / counted;
+            if let (Some(learning), Some(rate)) = (&mut stage.learning, learned) {
+                let more = learning.tokens as f64 / rate;
+                (learning.tokens_per_second, learning.seconds) = (Some(*rate), Some(more));
+                seconds += more;
+            }
+            stage.tokens_per_second = Some(*counted);
             stage.seconds = Some(seconds);
             let usd_per_hour = recipe.run.usd_per_hour;
             stage.usd = (usd_per_hour > 0.0).then_some(seconds / 3600.0 * usd_per_hour);
@@ -369,6 +416,10 @@ mod tests {
         fn examples(&self, _: &crate::recipe::Supervised) -> Result<stages::Examples, String> {
             Ok(stages::Examples { count: 10, tokens: 5.0, assumption: None })
         }
+
+        fn prompt_tokens(&self, _: &crate::recipe::Answering) -> Result<f64, String> {
+            Ok(20.0)
+        }
     }
 
     #[test]
@@ -380,17 +431,31 @@ mod tests {
         assert!(plan.stages.iter().all(|stage| stage.unknown.is_none() && stage.tokens > 0 && stage.flops > 0.0));
         let stage = |name: &str| plan.stage(name).unwrap();
         assert!(!stage("base").estimated && stage("base").tokens == 50);
-        // 150 steps of 16 × 16 answers of half of 240 tokens, and as many operations as the ledger will count.
+        // 150 steps of 16 × 16 answers of half of 240 tokens, of which three quarters are learnt from behind their
+        // prompts, and as many operations as the ledger will count.
         let rl = stage("r1-zero");
-        assert!(rl.estimated && rl.tokens == 150 * 256 * 120, "{rl:?}");
-        let config = recipe.model.config();
-        assert_eq!(rl.flops, (rl.tokens * stages::rollout_flops(config, None, 240)) as f64);
+        let learning = rl.learning.as_ref().unwrap();
+        assert!(rl.estimated && rl.tokens == 150 * 256 * 120 && learning.tokens == 150 * 192 * 140, "{rl:?}");
+        let crate::recipe::Work::Rl(section) = &recipe.stages[1].work else { panic!("{:?}", recipe.stages[1]) };
+        let flops = stages::TokenFlops::of_reinforcement(recipe.model.config(), section);
+        let forward = stages::answer_flops(recipe.model.config(), 120.0);
+        assert_eq!((flops.counted, flops.learned), (forward, 3 * forward));
+        let tokens = Tokens { counted: rl.tokens, learned: learning.tokens };
+        assert_eq!(rl.flops, flops.of(tokens));
         assert_eq!(stage("scores").tokens, 3 * 1000 * 120);
         assert_eq!(plan.total.seconds, None);
-        let rates = names.iter().map(|name| (name.to_string(), 1000.0)).collect();
+        let rates = StageRates { counted: 1000.0, learned: Some(100.0) };
+        let rates = names.iter().map(|name| (name.to_string(), rates)).collect();
         let timed = plan.clone().at_rates(&recipe, &rates);
         assert!(timed.total.seconds.unwrap() > plan.total.tokens as f64 / 1000.0, "validations take time too");
         assert_eq!(timed.stage("scores").unwrap().seconds, Some(360.0));
+        // Without anything to learn from, sampling is left, and the other way round.
+        let rl = timed.stage("r1-zero").unwrap();
+        let seconds = |tokens| rl.for_tokens(tokens).seconds.unwrap();
+        assert_eq!(rl.for_tokens(tokens), *rl);
+        assert_eq!(seconds(Tokens { counted: 5000, learned: 0 }), 5.0);
+        assert_eq!(rl.for_tokens(Tokens { learned: 0, ..tokens }).flops, flops.of(Tokens { learned: 0, ..tokens }));
+        assert!((seconds(Tokens { counted: 0, learned: 500 }) - 5.0).abs() < 1e-9);
     }
 
     #[test]

@@ -216,7 +216,7 @@ fn check_amounts(found: &mut Findings, entries: &[Entry], expected: &Expected) {
             let step = entry.step;
             found.problem("ledger.jsonl", format!("says {tokens} tokens up to step {step}; the recipe gives {should}"));
         }
-        let flops = (entry.tokens * expected.flops_per_token) as f64;
+        let flops = entry.tokens as f64 * expected.flops_per_token as f64;
         if entry.flops != flops {
             let message = format!("says {} operations for step {}; its tokens give {flops}", entry.flops, entry.step);
             found.problem("ledger.jsonl", message);
@@ -269,28 +269,53 @@ fn check_checkpoint(found: &mut Findings, run: &Path, name: &str, path: &PathBuf
 }
 
 /// The ledger's tokens up to each checkpoint are those of the metrics, and every token of a stage took as many
-/// operations.
+/// operations as others of its kind.
 fn check_tokens(found: &mut Findings, folder: &Path, stage: &str, of_stage: &[&Entry]) {
     let Ok(text) = fs::read_to_string(folder.join("metrics.jsonl")) else { return };
     let lines: Vec<&str> = text.lines().collect();
-    let mut tokens = 0;
+    let (mut tokens, mut learned) = (0, 0);
+    let flops_of = flops_by_tokens(of_stage);
     for entry in of_stage {
         tokens += entry.tokens;
+        learned += entry.learned_tokens;
         let line = entry.step.checked_sub(1).and_then(|at| lines.get(at as usize));
-        let line = line.and_then(|line| serde_json::from_str::<serde_json::Value>(line).ok());
-        let should = line.and_then(|line| line["tokens"].as_u64());
-        if should.is_some_and(|should| tokens != should) {
-            let (step, should) = (entry.step, should.unwrap_or_default());
-            let message = format!("says {tokens} tokens up to step {step} of {stage}; the metrics say {should}");
-            found.problem("ledger.jsonl", message);
+        let line = line.and_then(|line| serde_json::from_str::<serde_json::Value>(line).ok()).unwrap_or_default();
+        let step = entry.step;
+        for (what, says, key) in [("tokens", tokens, "tokens"), ("tokens learnt from", learned, "learned_tokens")] {
+            if let Some(should) = line[key].as_u64().filter(|should| *should != says) {
+                let message = format!("says {says} {what} up to step {step} of {stage}; the metrics say {should}");
+                found.problem("ledger.jsonl", message);
+            }
         }
-        let (this, first) = (entry.flops * of_stage[0].tokens as f64, of_stage[0].flops * entry.tokens as f64);
-        if (this - first).abs() > 1e-9 * first {
-            let (step, flops) = (entry.step, entry.flops);
-            let message = format!("says {flops} operations for step {step} of {stage}; its tokens give others");
+        let should = flops_of.as_ref().map_or(entry.flops, |flops_of| flops_of(entry));
+        if (entry.flops - should).abs() > 1e-9 * should.abs() {
+            let message = format!("says {} operations for step {step} of {stage}; its tokens give others", entry.flops);
             found.problem("ledger.jsonl", message);
         }
     }
+}
+
+/// What a line's operations must be, from those lines of its stage that tell what a token of either kind takes; `None`
+/// if no two lines do.
+fn flops_by_tokens(of_stage: &[&Entry]) -> Option<impl Fn(&Entry) -> f64 + use<>> {
+    let amounts = |entry: &Entry| (entry.tokens as f64, entry.learned_tokens as f64);
+    let first = of_stage.first()?;
+    let (t0, l0) = amounts(first);
+    let (counted, learned) = if of_stage.iter().all(|entry| entry.learned_tokens == 0) {
+        (first.flops / t0, 0.0)
+    } else {
+        let apart = |entry: &Entry| {
+            let (t, l) = amounts(entry);
+            t0 * l - t * l0
+        };
+        let other = of_stage.iter().max_by(|a, b| apart(a).abs().total_cmp(&apart(b).abs()))?;
+        let (t, l) = amounts(other);
+        let told = apart(other).abs() > 1e-4 * t0 * l.max(1.0);
+        told.then(|| {
+            ((first.flops * l - other.flops * l0) / apart(other), (t0 * other.flops - t * first.flops) / apart(other))
+        })?
+    };
+    Some(move |entry: &Entry| counted * entry.tokens as f64 + learned * entry.learned_tokens as f64)
 }
 
 /// The beginning of the metrics up to each checkpoint is what it was when the checkpoint was written.

@@ -85,6 +85,8 @@ pub struct OwnReport {
     pub truncated: f64,
     /// Tokens that were sampled.
     pub sampled_tokens: u64,
+    /// Tokens that were learnt from: the answers, each behind its prompt.
+    pub learned_tokens: u64,
     /// Greatest |logp sampled − logp recomputed| of the first part: 0, or the step fails.
     pub logprob_difference_max: f64,
     /// One a part.
@@ -123,6 +125,7 @@ pub fn learn(
         let chosen = || chosen.iter().map(|at| all[*at]);
         let examples: Vec<Example> = chosen().map(|(prompt, it)| Example::answer(prompt, &it.tokens)).collect();
         let batch = pack(&examples);
+        report.learned_tokens += batch.tokens.len() as u64;
         let pass = trainer.gradients_towards(teacher, &batch, options.micro_rows)?;
         if part == 0 {
             let sampled = chosen().flat_map(|(_, it)| it.logprobs.iter().copied());

@@ -189,6 +189,8 @@ pub struct Rollout {
     pub answered: Vec<Answered>,
     /// Items that were asked for them.
     pub items: u64,
+    /// Tokens that were sampled, those of groups that do not count among them.
+    pub tokens: u64,
 }
 
 /// The first half of a step: samples the answers of step `step`, beginning with the training's item `first`.
@@ -206,7 +208,7 @@ pub fn sample(
 ) -> Result<Rollout, RlError> {
     let params = Arc::new(trainer.state.params.clone());
     let key = Key { seed, stream: STREAM_ANSWERS };
-    let mut rollout = Rollout { answered: Vec::new(), items: 0 };
+    let mut rollout = Rollout { answered: Vec::new(), items: 0, tokens: 0 };
     for round in 0..options.rounds.max(1) {
         let next = first + rollout.items;
         let items =
@@ -214,6 +216,8 @@ pub fn sample(
         let seed_of = |n: usize| key.u64_at(next + n as u64);
         let answered = answer(trainer.model(), &params, task, prompter, items, seed_of, &options.rollout, watch)?;
         rollout.items += options.prompts as u64;
+        rollout.tokens +=
+            answered.iter().flat_map(|group| &group.answers).map(|it| it.answer.tokens.len() as u64).sum::<u64>();
         let dynamic = options.rounds > 1;
         let lives = |group: &Answered| advantages(&totals(group, options), options.grpo.scale).is_some();
         rollout.answered.extend(answered.into_iter().filter(|group| !dynamic || lives(group)));
@@ -253,6 +257,8 @@ pub struct RlReport {
     pub dead_groups: f64,
     /// Tokens that were sampled.
     pub sampled_tokens: u64,
+    /// Tokens that were learnt from: answers of live groups, each behind its prompt.
+    pub learned_tokens: u64,
     /// Greatest |logp sampled − logp recomputed|: 0, or the step fails.
     pub logprob_difference_max: f64,
     /// The objective, mean over mini-batches.
@@ -277,6 +283,7 @@ pub fn learn(
     let (mut parts, dead) = PolicyBatch::of(&groups, &options.grpo, options.mini_batches, parts_key)?;
     let mut report = summary(rollout, options);
     report.dead_groups = dead as f64 / groups.len().max(1) as f64;
+    report.learned_tokens = parts.iter().map(|part| part.batch.tokens.len() as u64).sum();
     for part in &mut parts {
         if let (Some(reference), true) = (reference, options.grpo.kl > 0.0) {
             let logprobs = trainer.logprobs_of(reference, &part.batch, options.micro_rows);
@@ -359,7 +366,7 @@ fn summary(rollout: &Rollout, options: &RlOptions) -> RlReport {
         truncated: mean(&|it| f64::from(u8::from(it.answer.truncated))),
         length: tokens as f64 / n,
         entropy: surprise / tokens.max(1) as f64,
-        sampled_tokens: tokens as u64,
+        sampled_tokens: rollout.tokens,
         ..RlReport::default()
     }
 }

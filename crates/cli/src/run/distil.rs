@@ -14,7 +14,7 @@ use wels_model::model::{Model, Teacher};
 use wels_model::params::Params;
 use wels_model::tape::Execution;
 use wels_runs::checkpoint::Checkpoint;
-use wels_runs::plan::stages::rollout_flops;
+use wels_runs::plan::stages::TokenFlops;
 use wels_runs::recipe::{Answers, Distil, DivergenceWay, OwnAnswers, Rollouts, StageSection};
 use wels_runs::rundir::RunDir;
 use wels_tasks::{Split, Task};
@@ -127,9 +127,8 @@ fn on_policy(
     teacher: TeacherModel,
 ) -> Result<Outcome> {
     let config = config_for(&session.run, &section.start)?;
-    let Rollouts { steps, answering, .. } = &section.rollouts;
-    let flops = rollout_flops(&config, Some(teacher.config()), answering.max_tokens);
-    let opened = Stage::open(session, &stage.name, tokenizer, &section.optimization, *steps, flops)?;
+    let (steps, flops) = (section.rollouts.steps, TokenFlops::of_own_answers(&config, teacher.config(), section));
+    let opened = Stage::open(session, &stage.name, tokenizer, &section.optimization, steps, flops)?;
     let Some((at, latest)) = opened else { return Ok(Outcome::Done) };
     let template = ChatTemplate::of(tokenizer)?;
     let prompter = Prompter { tokenizer, template: template.as_ref() };
@@ -185,6 +184,7 @@ impl Training for Correction<'_> {
             step: at.step + 1,
             updates: at.updates + report.updates.len() as u64,
             tokens: at.tokens + report.sampled_tokens,
+            learned_tokens: at.learned_tokens + report.learned_tokens,
             items: at.items + options.prompts as u64,
         };
         Ok((position, Line::new(&report, position, started.elapsed().as_secs_f64(), rollout_seconds)))

@@ -4,7 +4,6 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Instant;
 
 use anyhow::Result;
 use serde_json::{Value, json};
@@ -18,11 +17,15 @@ use wels_model::model::{Model, Teacher};
 use wels_model::params::Params;
 use wels_model::tape::Execution;
 use wels_runs::machine::{self, Measurements};
-use wels_runs::plan::stages::{Examples, PART, Stages, Surroundings, answer_tokens};
-use wels_runs::plan::{self, RunPlan};
+use wels_runs::plan::stages::{
+    Examples, PART, Stages, Surroundings, answer_flops, answer_tokens, forward_passes, learning_flops,
+};
+use wels_runs::plan::{self, RunPlan, StageRates};
 use wels_runs::recipe::{
     Answering, Answers, Optimization, PRETRAIN, Recipe, Rollouts, StageSection, Supervised, TokenizerSection, Work,
 };
+use wels_tasks::{Prompt, Split};
+use wels_train::rl::Prompter;
 use wels_train::rollout::{Question, RolloutOptions, rollout};
 use wels_train::trainer::{State, Trainer};
 use wels_train::{distil, sft};
@@ -34,12 +37,12 @@ use crate::model::{locate, read_config};
 
 /// Worked puzzles whose lengths are looked at.
 const TRACES: u64 = 1000;
+/// Questions whose lengths are looked at.
+const QUESTIONS: u64 = 100;
 /// Characters of a token, while there is no tokenizer to ask. A guess.
 const CHARACTERS: f64 = 2.0;
 /// Operations of a step that is measured, at most: a second or a few.
 const STEP_FLOPS: f64 = 5e11;
-/// Steps of learning that are timed, behind one that is not.
-const STEPS: usize = 3;
 
 /// What of a machine's rates may be found out.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -112,6 +115,30 @@ impl<'a> Around<'a> {
         let tokens = rows.iter().sum::<usize>() as f64 / rows.len().max(1) as f64;
         Ok(Examples { count: rows.len() as u64, tokens, assumption: None })
     }
+
+    /// Of the first questions.
+    fn question_tokens(&self, answering: &Answering) -> Result<f64> {
+        let questions = task::questions(answering, Split::Train)?;
+        let count = questions.len().map_or(QUESTIONS, |len| len.min(QUESTIONS));
+        let mut tokens = 0.0;
+        for n in 0..count {
+            let prompt = questions.item(n)?.prompt;
+            tokens += match &self.tokenizer {
+                Some((tokenizer, template)) => {
+                    Prompter { tokenizer, template: Some(template) }.tokens(&prompt)?.len() as f64
+                }
+                None => characters(&prompt) as f64 / CHARACTERS,
+            };
+        }
+        Ok(tokens / count.max(1) as f64)
+    }
+}
+
+fn characters(prompt: &Prompt) -> usize {
+    match prompt {
+        Prompt::Text(text) => text.len(),
+        Prompt::Messages(messages) => messages.iter().map(|it| it.content.as_str().map_or(0, str::len)).sum(),
+    }
 }
 
 impl Surroundings for Around<'_> {
@@ -126,23 +153,27 @@ impl Surroundings for Around<'_> {
         };
         found.map_err(|error| format!("{error:#}"))
     }
+
+    fn prompt_tokens(&self, answering: &Answering) -> Result<f64, String> {
+        self.question_tokens(answering).map_err(|error| format!("{error:#}"))
+    }
 }
 
 /// Rates by stage, as far as they are known or may be measured.
-fn rates_of(recipe: &Recipe, around: &Around, expected: &RunPlan, rates: Rates) -> BTreeMap<String, f64> {
+fn rates_of(recipe: &Recipe, around: &Around, expected: &RunPlan, rates: Rates) -> BTreeMap<String, StageRates> {
     let mut machine = Machine { known: Measurements::load().tokens_per_second, rates, said: false };
     let mut found = BTreeMap::new();
     if recipe.pretrains() {
         let name = Measurements::work(recipe, par::threads());
         let rate = machine.rate(name, || bench::training_rate(recipe));
-        found.extend(rate.map(|rate| (PRETRAIN.to_string(), rate)));
+        found.extend(rate.map(|rate| (PRETRAIN.to_string(), StageRates { counted: rate, learned: None })));
     }
     let pretrained = recipe.pretrains().then(|| recipe.model.config());
     let stages = Stages { pretrained, sections: &recipe.stages, around };
     for stage in &recipe.stages {
         let known = expected.stage(&stage.name).is_some_and(|planned| planned.unknown.is_none());
-        let rate = if known { machine.rate_of(stage, &stages) } else { None };
-        found.extend(rate.map(|rate| (stage.name.clone(), rate)));
+        let rates = if known { machine.rates_of(stage, &stages) } else { None };
+        found.extend(rates.map(|rates| (stage.name.clone(), rates)));
     }
     found
 }
@@ -166,38 +197,39 @@ struct Machine {
 }
 
 impl Machine {
-    /// The rate at which a stage's tokens are worked on.
-    fn rate_of(&mut self, stage: &StageSection, stages: &Stages) -> Option<f64> {
+    /// The rates at which a stage's tokens are worked on.
+    fn rates_of(&mut self, stage: &StageSection, stages: &Stages) -> Option<StageRates> {
         let config = |name: &str| stages.config(name).ok();
-        match &stage.work {
-            Work::Pretrain(it) | Work::Sft(it) => self.supervised(it, None, stages),
+        let counted = match &stage.work {
+            Work::Pretrain(it) | Work::Sft(it) => self.supervised(it, None, stages)?,
             Work::Rl(it) => {
                 let config = stages.start(&it.start).ok()?;
-                // The reference, and all mini-batches but the first, are computed forward once more.
-                let parts = it.rollouts.mini_batches as f64;
-                let forward = f64::from(u8::from(it.kl > 0.0)) + (parts - 1.0) / parts;
-                self.rollouts(&config, None, &it.rollouts, &it.optimization, 1.0 + forward / 3.0)
+                let passes = 1.0 + forward_passes(it) / 3.0;
+                return self.rollouts(&config, None, &it.rollouts, &it.optimization, passes, stages);
             }
             Work::Distil(it) => {
                 let teacher = config(&it.teacher)?;
                 match &it.answers {
-                    Answers::Given(given) => self.supervised(given, Some(&teacher), stages),
+                    Answers::Given(given) => self.supervised(given, Some(&teacher), stages)?,
                     Answers::Own(own) => {
                         let config = stages.start(&own.start).ok()?;
-                        self.rollouts(&config, Some(&teacher), &own.rollouts, &own.optimization, 1.0)
+                        return self.rollouts(&config, Some(&teacher), &own.rollouts, &own.optimization, 1.0, stages);
                     }
                 }
             }
-            Work::SampleAndFilter(it) => self.sampling(&config(&it.from)?, &it.answering, it.prompts.min(PART)),
+            Work::SampleAndFilter(it) => {
+                self.sampling(&config(&it.from)?, &it.answering, it.prompts.min(PART), stages)?
+            }
             Work::Score(it) => {
                 // Each model has as many tokens to sample.
                 let mut seconds = 0.0;
                 for model in &it.models {
-                    seconds += 1.0 / self.sampling(&config(model)?, &it.answering, it.items.min(PART))?;
+                    seconds += 1.0 / self.sampling(&config(model)?, &it.answering, it.items.min(PART), stages)?;
                 }
-                Some(it.models.len() as f64 / seconds)
+                it.models.len() as f64 / seconds
             }
-        }
+        };
+        Some(StageRates { counted, learned: None })
     }
 
     fn supervised(&mut self, it: &Supervised, teacher: Option<&ModelConfig>, stages: &Stages) -> Option<f64> {
@@ -214,12 +246,14 @@ impl Machine {
         of: &Rollouts,
         optimization: &Optimization,
         passes: f64,
-    ) -> Option<f64> {
-        let sampled = self.sampling(config, &of.answering, of.prompts as u64)?;
-        let tokens = (answer_tokens(&of.answering) as usize).max(2);
+        stages: &Stages,
+    ) -> Option<StageRates> {
+        let counted = self.sampling(config, &of.answering, of.prompts as u64, stages)?;
+        let length = answer_tokens(&of.answering) + stages.around.prompt_tokens(&of.answering).ok()?;
+        let tokens = (length as usize).max(2);
         let batch_tokens = of.prompts * of.answering.samples * tokens / of.mini_batches;
-        let learnt = self.learning(&Learning { config, teacher, tokens, batch_tokens, optimization })?;
-        Some(1.0 / (1.0 / sampled + passes / learnt))
+        let learned = self.learning(&Learning { config, teacher, tokens, batch_tokens, optimization })?;
+        Some(StageRates { counted, learned: Some(learned / passes) })
     }
 
     fn learning(&mut self, of: &Learning) -> Option<f64> {
@@ -227,7 +261,7 @@ impl Machine {
         let context = |config: &ModelConfig| config.rope.max_positions;
         let context = teacher.map_or(usize::MAX, context).min(context(config));
         let (tokens, batch_tokens) = ((*tokens).min(context), (*batch_tokens).max(*tokens));
-        let flops = plan::stages::learning_flops(config, *teacher, tokens);
+        let flops = learning_flops(config, optimization, *teacher, tokens);
         let most = (STEP_FLOPS / flops as f64) as usize;
         let rows = batch_tokens.min(4 * optimization.micro_rows.max(tokens)).min(most) / tokens * tokens;
         let weights = |config: &ModelConfig| 4 * count::training_bytes(config).weights.0;
@@ -245,19 +279,20 @@ impl Machine {
         self.rate(name, || measure_learning(&of, rows))
     }
 
-    fn sampling(&mut self, config: &ModelConfig, answering: &Answering, prompts: u64) -> Option<f64> {
+    fn sampling(&mut self, config: &ModelConfig, answering: &Answering, prompts: u64, stages: &Stages) -> Option<f64> {
         let tokens = answer_tokens(answering);
-        let most = STEP_FLOPS / plan::stages::answer_flops(config, tokens) as f64 / tokens;
+        let prompt_tokens = (stages.around.prompt_tokens(answering).ok()? as usize).max(1);
+        let most = STEP_FLOPS / answer_flops(config, tokens) as f64 / tokens;
         let answers = ((prompts * answering.samples as u64) as f64).min(most) as usize;
         if answers == 0 || !fits(count::training_bytes(config).weights.0) {
             return None;
         }
         let what = json!({
             "model": json_of(config), "answers": answers, "samples": answering.samples, "max_tokens":
-            answering.max_tokens, "running": answering.running,
+            answering.max_tokens, "running": answering.running, "prompt_tokens": prompt_tokens,
         });
         let name = Measurements::name("sampling", &what, par::threads());
-        self.rate(name, || measure_sampling(config, answering, answers))
+        self.rate(name, || measure_sampling(config, answering, answers, prompt_tokens))
     }
 
     /// The rate that is known by this name, or what `measure` says if it may be asked.
@@ -285,7 +320,7 @@ fn fits(bytes: u64) -> bool {
     machine::available_memory_bytes().is_none_or(|left| bytes <= left / 2)
 }
 
-/// Tokens a second of steps on examples of random tokens: the median of [`STEPS`].
+/// Tokens a second of steps on examples of random tokens.
 fn measure_learning(of: &Learning, rows: usize) -> Result<f64> {
     let Learning { config, teacher, tokens, optimization, .. } = of;
     let state = State::new(Params::init(config, 0));
@@ -296,10 +331,8 @@ fn measure_learning(of: &Learning, rows: usize) -> Result<f64> {
     }
     let teacher = teacher.map(|config| (Model::new(config.clone(), *tokens), Params::init(config, 1)));
     let divergence = wels_kernels::distil::Divergence::Forward;
-    let mut seconds = Vec::new();
-    for step in 0..=STEPS as u64 {
+    bench::steady_rate(3, |step| {
         let batch = bench::random_batch(step, rows, *tokens, config.vocab_size);
-        let begin = Instant::now();
         match &teacher {
             None => trainer.step(&batch, optimization.micro_rows)?,
             Some((model, params)) => {
@@ -307,29 +340,27 @@ fn measure_learning(of: &Learning, rows: usize) -> Result<f64> {
                 distil::step(&mut trainer, &teacher, &batch, optimization.micro_rows)?
             }
         };
-        seconds.push(begin.elapsed().as_secs_f64());
-    }
-    let mut timed = seconds.split_off(1); // the first step also takes memory from the system
-    timed.sort_by(f64::total_cmp);
-    Ok(rows as f64 / timed[STEPS / 2])
+        Ok(rows as u64)
+    })
 }
 
 /// Tokens a second of answers to random prompts. So many tokens end an answer that it is as long as assumed on average:
 /// random weights choose all of them about equally often.
-fn measure_sampling(config: &ModelConfig, answering: &Answering, answers: usize) -> Result<f64> {
+fn measure_sampling(config: &ModelConfig, answering: &Answering, answers: usize, prompt_tokens: usize) -> Result<f64> {
     let vocabulary = config.vocab_size as u64;
     let ends = (vocabulary as f64 / answer_tokens(answering)).round().max(1.0) as u32;
     let options = rollout_options(answering, 1.0, config);
     let options = RolloutOptions { stop_tokens: (0..ends).collect(), ..options };
     let question = |n: u64| {
         let key = Key { seed: n, stream: 0 };
-        Question { prompt: (0..8).map(|i| key.below_at(i, vocabulary) as u32).collect(), seed: key.u64_at(8) }
+        let length = prompt_tokens as u64;
+        Question { prompt: (0..length).map(|i| key.below_at(i, vocabulary) as u32).collect(), seed: key.u64_at(length) }
     };
     let questions: Vec<Question> = (0..answers.div_ceil(answering.samples) as u64).map(question).collect();
     let model = Arc::new(Model::new(config.clone(), config.rope.max_positions));
     let params = Arc::new(Params::init(config, 0));
-    let begin = Instant::now();
-    let answers = rollout(&model, &params, &questions, &options, &mut |_, _| {})?;
-    let tokens: usize = answers.iter().flatten().map(|answer| answer.tokens.len()).sum();
-    Ok(tokens as f64 / begin.elapsed().as_secs_f64())
+    bench::steady_rate(1, |_| {
+        let answers = rollout(&model, &params, &questions, &options, &mut |_, _| {})?;
+        Ok(answers.iter().flatten().map(|answer| answer.tokens.len() as u64).sum())
+    })
 }

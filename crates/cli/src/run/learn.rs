@@ -13,7 +13,7 @@ use wels_data::tokenizer::Tokenizer;
 use wels_kernels::random::Key;
 use wels_model::tape::Execution;
 use wels_runs::checkpoint::Checkpoint;
-use wels_runs::plan::stages::learning_flops;
+use wels_runs::plan::stages::{TokenFlops, learning_flops};
 use wels_runs::recipe::{Recipe, StageSection, Supervised, Work};
 use wels_runs::rundir::RunDir;
 use wels_train::example::{Example, batches, pack};
@@ -71,7 +71,7 @@ pub(super) fn learn(
 ) -> Result<Outcome> {
     let lessons = Lessons::prepare(&session.run, tokenizer, stage, section, teacher)?;
     let (steps, optimization) = (lessons.plan.len() as u64, &section.optimization);
-    let opened = Stage::open(session, &stage.name, tokenizer, optimization, steps, lessons.flops_per_token)?;
+    let opened = Stage::open(session, &stage.name, tokenizer, optimization, steps, lessons.flops)?;
     let Some((at, latest)) = opened else { return Ok(Outcome::Done) };
     eprintln!("{:>9} {}: {} examples", "learn", stage.name, lessons.examples.len());
     let learning = lessons.begin(&session.run, tokenizer, section, latest.as_ref())?;
@@ -84,7 +84,7 @@ pub(super) struct Lessons {
     /// The examples of each step.
     plan: Vec<Vec<usize>>,
     context: usize,
-    flops_per_token: u64,
+    flops: TokenFlops,
     teacher: Option<TeacherModel>,
 }
 
@@ -104,8 +104,9 @@ impl Lessons {
         let mean_rows = (rows.iter().sum::<usize>() / rows.len()).max(1);
         let key = Key { seed: run.recipe().run.seed, stream: STREAM_ORDER };
         let plan = batches(&rows, section.batch_tokens, section.epochs, key);
-        let flops_per_token = learning_flops(&config, teacher.as_ref().map(TeacherModel::config), mean_rows);
-        Ok(Lessons { examples, plan, context, flops_per_token, teacher })
+        let theirs = teacher.as_ref().map(TeacherModel::config);
+        let flops = TokenFlops::counted(learning_flops(&config, &section.optimization, theirs, mean_rows));
+        Ok(Lessons { examples, plan, context, flops, teacher })
     }
 
     /// Ready to go on behind a checkpoint, or from the stage's beginning.
@@ -149,8 +150,7 @@ impl Training for Learning {
             Some(teacher) => distil::step(&mut self.trainer, &teacher.teacher(), &batch, self.micro_rows)?,
         };
         let tokens = batch.tokens.len() as u64;
-        let position =
-            Position { step: at.step + 1, updates: at.updates + 1, tokens: at.tokens + tokens, items: at.items };
+        let position = Position { step: at.step + 1, updates: at.updates + 1, tokens: at.tokens + tokens, ..at };
         let divergence = teacher.as_ref().map(|_| report.divergence);
         let line = Line::new(report, position, tokens, started.elapsed().as_secs_f64());
         Ok((position, Line { divergence, ..line }))

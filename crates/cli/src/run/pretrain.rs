@@ -21,6 +21,7 @@ use wels_model::tape::{Execution, Recompute};
 use wels_model::tensor::Pool;
 use wels_runs::checkpoint::{self, Checkpoint};
 use wels_runs::metrics::{self, Metrics};
+use wels_runs::plan::stages::{TokenFlops, Tokens};
 use wels_runs::receipt::METRICS;
 use wels_runs::recipe::{Decay, Precision, PretrainSection, Recipe};
 use wels_runs::rundir::{RunError, write_json};
@@ -103,7 +104,8 @@ pub(super) fn pretrain(
     let latest = checkpoint::latest(&stage)?;
     if let Some(latest) = &latest {
         let Position { step, tokens } = Position::read(&latest.path)?;
-        enter_late(session, STAGE, latest, (step, tokens), flops_per_token(recipe))?;
+        let tokens = Tokens { counted: tokens, learned: 0 };
+        enter_late(session, STAGE, latest, step, tokens, TokenFlops::counted(flops_per_token(recipe)))?;
     }
     if latest.as_ref().is_some_and(|latest| latest.step == recipe.pretrain.steps) {
         return Ok(Outcome::Done);
@@ -134,7 +136,9 @@ pub(super) fn pretrain(
         if asked || due {
             let written = it.save().context("cannot save a checkpoint")?;
             checkpoint::prune(&it.stage, section.keep_checkpoints)?;
-            session.record(checkpoint_entry(STAGE, &written, since_saved, it.flops_per_token)?)?;
+            let tokens = Tokens { counted: since_saved, learned: 0 };
+            let flops = TokenFlops::counted(it.flops_per_token);
+            session.record(checkpoint_entry(STAGE, &written, tokens, flops)?)?;
             (saved, saved_at) = (it.position, Instant::now());
         }
         if asked && it.position.step < section.steps {

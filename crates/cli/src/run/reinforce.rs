@@ -14,7 +14,7 @@ use wels_model::config::ModelConfig;
 use wels_model::params::Params;
 use wels_model::tape::Execution;
 use wels_runs::checkpoint::Checkpoint;
-use wels_runs::plan::stages::rollout_flops;
+use wels_runs::plan::stages::TokenFlops;
 use wels_runs::recipe::{AdvantageScale, LossMean, OverlongRule, Rl, Rollouts, StageSection};
 use wels_runs::rundir::RunDir;
 use wels_runs::tensors;
@@ -80,9 +80,8 @@ pub(super) fn reinforce(
     section: &Rl,
 ) -> Result<Outcome> {
     let config = config_for(&session.run, &section.start)?;
-    let Rollouts { steps, answering, .. } = &section.rollouts;
-    let flops = rollout_flops(&config, None, answering.max_tokens);
-    let opened = Stage::open(session, &stage.name, tokenizer, &section.optimization, *steps, flops)?;
+    let (steps, flops) = (section.rollouts.steps, TokenFlops::of_reinforcement(&config, section));
+    let opened = Stage::open(session, &stage.name, tokenizer, &section.optimization, steps, flops)?;
     let Some((at, latest)) = opened else { return Ok(Outcome::Done) };
     let template = ChatTemplate::of(tokenizer)?;
     let prompter = Prompter { tokenizer, template: template.as_ref() };
@@ -153,6 +152,7 @@ impl Training for Reinforcement<'_> {
             step: at.step + 1,
             updates: at.updates + report.updates.len() as u64,
             tokens: at.tokens + report.sampled_tokens,
+            learned_tokens: at.learned_tokens + report.learned_tokens,
             items: at.items + rollout.items,
         };
         let line = Line::new(&report, &rollout, position, started.elapsed().as_secs_f64(), rollout_seconds);

@@ -15,8 +15,9 @@ use wels_model::gguf::GgufFile;
 use wels_model::params::Params;
 use wels_model::weights;
 use wels_runs::checkpoint::{self, Checkpoint};
-use wels_runs::ledger::Entry;
+use wels_runs::ledger::{Entry, Totals};
 use wels_runs::metrics::{self, Metrics};
+use wels_runs::plan::stages::{TokenFlops, Tokens};
 use wels_runs::receipt::{CHECKPOINT, METRICS};
 use wels_runs::recipe::{self, Answering, Optimization, Start};
 use wels_runs::rundir::{RunDir, RunError, write_json};
@@ -43,8 +44,18 @@ pub(super) struct Position {
     pub updates: u64,
     /// Tokens learnt from or sampled.
     pub tokens: u64,
+    /// Where what was sampled is learnt from, the tokens of that, prompts included.
+    #[serde(default)]
+    pub learned_tokens: u64,
     /// Items of the task that were asked for.
     pub items: u64,
+}
+
+impl Position {
+    /// Of either kind.
+    fn all_tokens(self) -> Tokens {
+        Tokens { counted: self.tokens, learned: self.learned_tokens }
+    }
 }
 
 /// A stage under way.
@@ -58,7 +69,7 @@ pub(super) struct Stage<'a> {
     pub position: Position,
     saved: Position,
     saved_at: Instant,
-    flops_per_token: u64,
+    flops: TokenFlops,
 }
 
 /// What a stage does in a step.
@@ -179,21 +190,20 @@ impl<'a> Stage<'a> {
         tokenizer: &'a Tokenizer,
         optimization: &'a Optimization,
         steps: u64,
-        flops_per_token: u64,
+        flops: TokenFlops,
     ) -> Result<Option<(Stage<'a>, Option<Checkpoint>)>> {
         let folder = session.run.stage(name)?;
         let latest = checkpoint::latest(&folder)?;
         let position = position_of(latest.as_ref())?;
         if let Some(latest) = &latest {
-            enter_late(session, name, latest, (position.step, position.tokens), flops_per_token)?;
+            enter_late(session, name, latest, position.step, position.all_tokens(), flops)?;
         }
         if position.step == steps {
             return Ok(None);
         }
         let metrics = Metrics::open(&folder.join("metrics.jsonl"), position.step)?;
         let (name, saved, saved_at) = (name.to_string(), position, Instant::now());
-        let stage =
-            Stage { name, folder, tokenizer, optimization, steps, metrics, position, saved, saved_at, flops_per_token };
+        let stage = Stage { name, folder, tokenizer, optimization, steps, metrics, position, saved, saved_at, flops };
         Ok(Some((stage, latest)))
     }
 
@@ -230,8 +240,8 @@ impl<'a> Stage<'a> {
         self.metrics.sync()?;
         let written = write_checkpoint(&self.folder, self.position, training, self.tokenizer)?;
         checkpoint::prune(&self.folder, self.optimization.keep_checkpoints)?;
-        let tokens = self.position.tokens - self.saved.tokens;
-        session.record(checkpoint_entry(&self.name, &written, tokens, self.flops_per_token)?)?;
+        let since = since(self.position.all_tokens(), self.saved.all_tokens());
+        session.record(checkpoint_entry(&self.name, &written, since, self.flops)?)?;
         (self.saved, self.saved_at) = (self.position, Instant::now());
         Ok(())
     }
@@ -298,23 +308,30 @@ pub(super) fn enter_late(
     session: &mut Session,
     stage: &str,
     latest: &Checkpoint,
-    (step, tokens): (u64, u64),
-    flops_per_token: u64,
+    step: u64,
+    tokens: Tokens,
+    flops: TokenFlops,
 ) -> Result<()> {
-    let lines = session.ledger.entries().iter().filter(|entry| entry.event == CHECKPOINT && entry.stage == stage);
-    let (steps, entered) = lines.fold((0, 0), |(steps, sum), entry| (entry.step.max(steps), sum + entry.tokens));
-    if step > steps {
-        session.record(checkpoint_entry(stage, latest, tokens.saturating_sub(entered), flops_per_token)?)?;
+    let lines = || session.ledger.entries().iter().filter(|entry| entry.event == CHECKPOINT && entry.stage == stage);
+    let entered = Totals::of(lines());
+    if lines().all(|entry| entry.step < step) {
+        let since = since(tokens, Tokens { counted: entered.tokens, learned: entered.learned_tokens });
+        session.record(checkpoint_entry(stage, latest, since, flops)?)?;
     }
     Ok(())
+}
+
+/// What came to `before` until `now`.
+fn since(now: Tokens, before: Tokens) -> Tokens {
+    Tokens { counted: now.counted.saturating_sub(before.counted), learned: now.learned.saturating_sub(before.learned) }
 }
 
 /// The ledger's line of a checkpoint, with the metrics that lead to it.
 pub(super) fn checkpoint_entry(
     stage: &str,
     checkpoint: &Checkpoint,
-    tokens: u64,
-    flops_per_token: u64,
+    tokens: Tokens,
+    flops: TokenFlops,
 ) -> Result<Entry> {
     let mut files = checkpoint.files.clone();
     files.insert(METRICS.into(), metrics::beginning(&checkpoint.path.join(METRICS), checkpoint.step)?);
@@ -323,8 +340,9 @@ pub(super) fn checkpoint_entry(
         stage: stage.into(),
         kind: TRAIN.into(),
         step: checkpoint.step,
-        tokens,
-        flops: (tokens * flops_per_token) as f64,
+        tokens: tokens.counted,
+        learned_tokens: tokens.learned,
+        flops: flops.of(tokens),
         files,
         ..Entry::default()
     })

@@ -31,17 +31,8 @@ const HELD_OUT: f64 = 0.1;
 
 /// The task that a stage asks.
 pub(super) fn task(of: &Answering, split: Split) -> Result<Box<dyn Task>> {
-    let TaskName { style, name, file } = &of.task;
-    let style = match style.as_deref() {
-        None => None,
-        Some("terse") => Some(Style::Terse),
-        Some("r1-zero") => Some(Style::R1Zero),
-        Some("chat") => Some(Style::Chat),
-        Some("short") => Some(Style::Short),
-        Some(style) => {
-            return Err(refuse(format!("there is no style '{style}'"), "known are: terse, r1-zero, chat, short"));
-        }
-    };
+    let TaskName { name, file, .. } = &of.task;
+    let style = style_of(&of.task)?;
     let cannot = || format!("cannot take the task {}", of.task);
     match (of.task.program(), file) {
         (None, None) => made(name, style.unwrap_or(Style::Terse), split),
@@ -57,6 +48,29 @@ pub(super) fn task(of: &Answering, split: Split) -> Result<Box<dyn Task>> {
             let message = format!("the program {name} judges answers, and there are no questions");
             Err(refuse(message, "name their file: task = \"PROGRAM=FILE\""))
         }
+    }
+}
+
+/// How the questions are put, if the name says it.
+fn style_of(task: &TaskName) -> Result<Option<Style>> {
+    Ok(Some(match task.style.as_deref() {
+        None => return Ok(None),
+        Some("terse") => Style::Terse,
+        Some("r1-zero") => Style::R1Zero,
+        Some("chat") => Style::Chat,
+        Some("short") => Style::Short,
+        Some(style) => {
+            return Err(refuse(format!("there is no style '{style}'"), "known are: terse, r1-zero, chat, short"));
+        }
+    }))
+}
+
+/// The task's questions alone; a program that judges answers is not started.
+pub(super) fn questions(of: &Answering, split: Split) -> Result<Box<dyn Task>> {
+    let TaskName { name, file, .. } = &of.task;
+    match (of.task.program(), file) {
+        (Some(_), Some(file)) => Ok(Box::new(judged(name, file, style_of(&of.task)?.unwrap_or(Style::Chat), split)?)),
+        _ => task(of, split),
     }
 }
 

@@ -3,19 +3,23 @@
 //! | work | tokens | operations a token |
 //! |---|---|---|
 //! | examples | those of the examples, each epoch | forward and backward, and the teacher's forward pass |
-//! | own answers | those sampled | forward, forward and backward, and the teacher's forward pass |
 //! | answers to grade | those sampled | forward |
+//! | own answers | those sampled | forward |
+//! | … learnt from | those of live groups, each answer behind its prompt | forward and backward, and forward passes of reference or teacher and of mini-batches that are compared before the first update |
 //!
-//! How long answers will be is not known before: [`ANSWER_SHARE`] of the most that they may be is assumed, and half of
-//! them to be right. A plan that rests on such assumptions says so, and its account is compared for as many tokens as
-//! came. Prompts are not counted. For memory, answers are as long as they may be.
+//! How long answers will be is not known before: [`ANSWER_SHARE`] of the most that they may be is assumed, half of
+//! them to be right, and [`LIVE_SHARE`] of groups to have right and wrong ones. A plan that rests on such assumptions
+//! says so, and its account is compared for as many tokens as came. Sampling computes a group's prompt once, which is
+//! not counted. For memory, answers are as long as they may be.
 
 use wels_model::config::ModelConfig;
 use wels_model::count::{self, CacheLayout, Context};
 
+use super::LearningPlan;
 use super::{F32, PROGRAM_BYTES, StagePlan, training_memory};
 use crate::recipe::{
-    Answering, Answers, Distil, OwnAnswers, Rollouts, SampleAndFilter, Score, StageSection, Start, Supervised, Work,
+    Answering, Answers, Distil, Optimization, OwnAnswers, Rl, Rollouts, SampleAndFilter, Score, StageSection, Start,
+    Supervised, Work,
 };
 
 /// The assumed length of an answer, as a share of `max_tokens`.
@@ -24,22 +28,84 @@ pub const ANSWER_SHARE: f64 = 0.5;
 /// The assumed share of right answers.
 pub const RIGHT_SHARE: f64 = 0.5;
 
+/// The assumed share of groups with right and wrong answers: of the others there is nothing to learn.
+pub const LIVE_SHARE: f64 = 0.75;
+
 /// Items whose answers are sampled between two writes of a sampling stage.
 pub const PART: u64 = 128;
 
 /// Tokens of a page of the engine's cache.
 const PAGE_TOKENS: u64 = 16;
 
-/// Operations of one token in an example of `tokens`, with what a teacher makes of it.
-pub fn learning_flops(config: &ModelConfig, teacher: Option<&ModelConfig>, tokens: usize) -> u64 {
-    let forward = |config| count::forward_flops(config, Context::Causal { tokens: tokens.max(1) });
-    forward(config).training().0 + teacher.map_or(0, |teacher| forward(teacher).total().0)
+/// Tokens of a stage.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Tokens {
+    /// Learnt from, or sampled.
+    pub counted: u64,
+    /// Where what was sampled is learnt from, the tokens of that, prompts included; else 0.
+    pub learned: u64,
 }
 
-/// Operations of one token that is sampled, learnt from, and put to a teacher, in answers of at most `max_tokens`.
-pub fn rollout_flops(config: &ModelConfig, teacher: Option<&ModelConfig>, max_tokens: usize) -> u64 {
-    let forward = |config| count::forward_flops(config, Context::Causal { tokens: max_tokens.max(1) });
-    forward(config).training().0 * 4 / 3 + teacher.map_or(0, |teacher| forward(teacher).total().0)
+/// Operations of one token of either kind.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TokenFlops {
+    /// See [`Tokens::counted`].
+    pub counted: u64,
+    /// See [`Tokens::learned`].
+    pub learned: u64,
+}
+
+impl TokenFlops {
+    /// Where all tokens are of one kind.
+    pub fn counted(flops: u64) -> TokenFlops {
+        TokenFlops { counted: flops, learned: 0 }
+    }
+
+    /// Operations of so many tokens.
+    pub fn of(self, tokens: Tokens) -> f64 {
+        self.counted as f64 * tokens.counted as f64 + self.learned as f64 * tokens.learned as f64
+    }
+
+    /// Of answers of the assumed length that are sampled and learnt from; `passes` more go forward for each of these.
+    fn of_rollouts(config: &ModelConfig, of: &Rollouts, optimization: &Optimization, passes: f64) -> TokenFlops {
+        let tokens = answer_tokens(&of.answering);
+        let forward = answer_flops(config, tokens);
+        let learning = learning_flops(config, optimization, None, tokens.round() as usize);
+        TokenFlops { counted: forward, learned: learning + (forward as f64 * passes).round() as u64 }
+    }
+
+    /// Of a stage of reinforcement.
+    pub fn of_reinforcement(config: &ModelConfig, section: &Rl) -> TokenFlops {
+        TokenFlops::of_rollouts(config, &section.rollouts, &section.optimization, forward_passes(section))
+    }
+
+    /// Of a stage that learns a teacher's distributions on its own answers.
+    pub fn of_own_answers(config: &ModelConfig, teacher: &ModelConfig, section: &OwnAnswers) -> TokenFlops {
+        let own = TokenFlops::of_rollouts(config, &section.rollouts, &section.optimization, 0.0);
+        TokenFlops { learned: own.learned + answer_flops(teacher, answer_tokens(&section.rollouts.answering)), ..own }
+    }
+}
+
+/// Forward passes of what reinforcement learns from, besides those of learning: the reference's, and one of all
+/// mini-batches but the first.
+pub fn forward_passes(section: &Rl) -> f64 {
+    let parts = section.rollouts.mini_batches as f64;
+    f64::from(u8::from(section.kl > 0.0)) + (parts - 1.0) / parts
+}
+
+/// Operations of one token in an example of `tokens`, with what a teacher makes of it.
+pub fn learning_flops(
+    config: &ModelConfig,
+    optimization: &Optimization,
+    teacher: Option<&ModelConfig>,
+    tokens: usize,
+) -> u64 {
+    let forward = |config| count::forward_flops(config, Context::Causal { tokens: tokens.max(1) });
+    let own = match optimization.mtp_lambda {
+        0.0 => forward(config).total() * 3,
+        _ => forward(config).training(),
+    };
+    own.0 + teacher.map_or(0, |teacher| forward(teacher).total().0)
 }
 
 /// Operations of one token that is sampled, in answers of `tokens`.
@@ -86,6 +152,11 @@ pub trait Surroundings {
     /// # Errors
     /// Why it cannot be said, in words.
     fn examples(&self, section: &Supervised) -> Result<Examples, String>;
+    /// Tokens of a question, on average.
+    ///
+    /// # Errors
+    /// Why it cannot be said, in words.
+    fn prompt_tokens(&self, answering: &Answering) -> Result<f64, String>;
 }
 
 /// The stages of a recipe, to look models up in.
@@ -157,7 +228,7 @@ impl Stages<'_> {
         let tokens = section.epochs as f64 * examples.count as f64 * examples.tokens;
         let rows = section.optimization.micro_rows.min(section.batch_tokens);
         let memory = training_memory(&config, rows, &[]);
-        let flops = learning_flops(&config, teacher, examples.tokens.round() as usize);
+        let flops = learning_flops(&config, &section.optimization, teacher, examples.tokens.round() as usize);
         Ok(StagePlan {
             tokens: tokens.round() as u64,
             flops: flops as f64 * tokens,
@@ -168,13 +239,15 @@ impl Stages<'_> {
         })
     }
 
-    fn reinforced(&self, section: &crate::recipe::Rl) -> Result<StagePlan, String> {
+    fn reinforced(&self, section: &Rl) -> Result<StagePlan, String> {
         let config = self.start(&section.start)?;
         let reference = if section.kl > 0.0 { weight_bytes(&config) } else { 0 };
-        let mut plan = rollouts(&config, None, &section.rollouts, section.optimization.micro_rows);
+        let flops = TokenFlops::of_reinforcement(&config, section);
+        let micro_rows = section.optimization.micro_rows;
+        let mut plan = self.rollouts(&config, flops, LIVE_SHARE, &section.rollouts, micro_rows)?;
         plan.memory_bytes += reference;
-        plan.assumptions
-            .push("no group whose answers are all right or all wrong, which would not be learnt from".into());
+        let dead = 100.0 * (1.0 - LIVE_SHARE);
+        plan.assumptions.push(format!("{dead:.0}% of groups all right or all wrong, of which nothing can be learnt"));
         if section.sampling_rounds > 1 {
             plan.assumptions.push("one round of sampling a step".into());
         }
@@ -185,8 +258,10 @@ impl Stages<'_> {
         let teacher = self.config(&section.teacher)?;
         match &section.answers {
             Answers::Given(given) => self.supervised(given, Some(&teacher)),
-            Answers::Own(OwnAnswers { rollouts: own, optimization, start }) => {
-                let mut plan = rollouts(&self.start(start)?, Some(&teacher), own, optimization.micro_rows);
+            Answers::Own(own) => {
+                let config = self.start(&own.start)?;
+                let flops = TokenFlops::of_own_answers(&config, &teacher, own);
+                let mut plan = self.rollouts(&config, flops, 1.0, &own.rollouts, own.optimization.micro_rows)?;
                 plan.memory_bytes += weight_bytes(&teacher);
                 Ok(plan)
             }
@@ -206,21 +281,36 @@ impl Stages<'_> {
         }
         Ok(plan)
     }
-}
 
-fn rollouts(config: &ModelConfig, teacher: Option<&ModelConfig>, of: &Rollouts, micro_rows: usize) -> StagePlan {
-    let answering = &of.answering;
-    let answers = (of.prompts * answering.samples) as u64;
-    let tokens = (of.steps * answers) as f64 * answer_tokens(answering);
-    let rows = micro_rows.min(answers as usize * answering.max_tokens);
-    let training = training_memory(config, rows, &[]);
-    // The answers are sampled with a copy of the weights; the buffers of learning are kept meanwhile.
-    let sampling = weight_bytes(config) + cache_bytes(config, answering, answers);
-    StagePlan {
-        tokens: tokens.round() as u64,
-        flops: rollout_flops(config, teacher, answering.max_tokens) as f64 * tokens,
-        memory_bytes: training.total + sampling,
-        ..assumed(answering)
+    /// Answers that are sampled, and of which the share `live` is learnt from.
+    fn rollouts(
+        &self,
+        config: &ModelConfig,
+        flops: TokenFlops,
+        live: f64,
+        of: &Rollouts,
+        micro_rows: usize,
+    ) -> Result<StagePlan, String> {
+        let answering = &of.answering;
+        let each_step = (of.prompts * answering.samples) as u64;
+        let (answers, length) = ((of.steps * each_step) as f64, answer_tokens(answering));
+        let learned = live * answers * (length + self.around.prompt_tokens(answering)?);
+        let tokens = Tokens { counted: (answers * length).round() as u64, learned: learned.round() as u64 };
+        let rows = micro_rows.min(each_step as usize * answering.max_tokens);
+        let training = training_memory(config, rows, &[]);
+        // The answers are sampled with a copy of the weights; the buffers of learning are kept meanwhile.
+        let sampling = weight_bytes(config) + cache_bytes(config, answering, each_step);
+        Ok(StagePlan {
+            tokens: tokens.counted,
+            learning: Some(LearningPlan {
+                tokens: tokens.learned,
+                flops: flops.of(Tokens { counted: 0, ..tokens }),
+                ..LearningPlan::default()
+            }),
+            flops: flops.of(tokens),
+            memory_bytes: training.total + sampling,
+            ..assumed(answering)
+        })
     }
 }
 
