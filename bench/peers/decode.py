@@ -3,7 +3,8 @@
     python bench/peers/decode.py FILE.gguf … --llama-bench PATH [--prompt 512] [--tokens 128] [--rounds 3] [--threads 2]
 
 `llama-bench` is built natively from the source distribution of PyPI's llama-cpp-python 0.3.36 (cmake, GGML_NATIVE=ON).
-Both answer behind the prompt, with its keys and values in their caches. Prints a table of medians over the rounds with
+Both read a prompt five times behind one that is not counted (the mean and the median of them), and answer behind the
+prompt, with its keys and values in their caches. Prints a table of medians over the rounds with
 the ratio of the medians, and Wels' share of the read bandwidth that it measured beside its steps.
 """
 
@@ -24,12 +25,12 @@ def llama(arguments: argparse.Namespace, file: Path) -> tuple[float, float]:
     """Tokens a second of the prompt, and of the answer behind it."""
 
     def rate(*tests: object) -> float:
-        command = [arguments.llama_bench, "-m", file, "-t", arguments.threads, "-r", 1, "-o", "json", *tests]
+        command = [arguments.llama_bench, "-m", file, "-t", arguments.threads, "-o", "json", *tests]
         printed = subprocess.run([str(part) for part in command], check=True, capture_output=True, text=True).stdout
         return json.loads(printed)[0]["avg_ts"]
 
-    prompt = rate("-p", arguments.prompt, "-n", 0)
-    return prompt, rate("-p", 0, "-n", arguments.tokens, "-d", arguments.prompt)
+    prompt = rate("-r", 5, "-p", arguments.prompt, "-n", 0)
+    return prompt, rate("-r", 1, "-p", 0, "-n", arguments.tokens, "-d", arguments.prompt)
 
 
 def ours(arguments: argparse.Namespace, binary: Path, file: Path) -> dict[str, float]:

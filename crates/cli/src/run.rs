@@ -55,7 +55,7 @@ use wels_train::rl::Prompter;
 
 use crate::failure::refuse;
 use crate::interrupt::Interrupt;
-use crate::output::duration;
+use crate::output::{self, duration};
 use crate::plan::{plan_in_lines, pretraining_in_one_line};
 use crate::verify::Replay;
 
@@ -79,11 +79,6 @@ impl Args {
     pub fn quickstart() -> Args {
         Args { recipe_or_run: None, runs: crate::default_runs() }
     }
-
-    /// What `wels run RUN` means.
-    pub fn going_on_with(run: &Path) -> Args {
-        Args { recipe_or_run: Some(run.to_path_buf()), ..Args::quickstart() }
-    }
 }
 
 /// A run under way.
@@ -97,6 +92,8 @@ pub(crate) struct Session {
     /// When the last line of the ledger was written, and the processor time until then.
     last_entry: Instant,
     last_cpu_seconds: f64,
+    /// Whether results go to stdout.
+    shows: bool,
 }
 
 /// Kinds of work in the ledger.
@@ -116,9 +113,17 @@ enum Outcome {
 /// Does what is left of a run.
 pub fn run(args: &Args) -> Result<()> {
     let interrupt = Interrupt::listen().context("cannot listen for Ctrl-C")?;
-    let run = open(args)?;
-    let path = run.path().to_path_buf();
-    let mut session = Session::open(run, interrupt)?;
+    carry_out(Session::open(open(args)?, interrupt)?)
+}
+
+/// Does what is left of `run`, whose results nobody waits for.
+pub(crate) fn repeat(run: RunDir) -> Result<()> {
+    let interrupt = Interrupt::listen().context("cannot listen for Ctrl-C")?;
+    carry_out(Session { shows: false, ..Session::open(run, interrupt)? })
+}
+
+fn carry_out(mut session: Session) -> Result<()> {
+    let path = session.run.path().to_path_buf();
     let recipe = session.run.recipe().clone();
     let expected = forecast(&recipe, Some(&path), Rates::Measured);
     session.begin(&expected)?;
@@ -235,7 +240,16 @@ impl Session {
             pending: None,
             last_entry: Instant::now(),
             last_cpu_seconds: machine::cpu_seconds().unwrap_or(0.0),
+            shows: true,
         })
+    }
+
+    /// A line of results.
+    fn show(&self, line: &str) -> Result<()> {
+        if self.shows {
+            output::line(line)?;
+        }
+        Ok(())
     }
 
     /// The plan, and the first line of this process in the ledger: written at once if the run begins or its files have

@@ -293,8 +293,7 @@ fn verify_receipt(file: &Path, args: &Args) -> Result<Verdict> {
     let run = RunDir::open_or_create(&scratch.0, &recipe)?;
     let folder = run.path().to_path_buf();
     if args.whole {
-        drop(run);
-        run::run(&run::Args::going_on_with(&folder))?;
+        run::repeat(run)?;
         return Ok(compare_receipts(&receipt, &Receipt::read(&folder.join(RECEIPT))?));
     }
     let mut session = Session::open(run, Interrupt::listen().context("cannot listen for Ctrl-C")?)?;

@@ -18,7 +18,6 @@ use wels_runs::rundir::write_json;
 
 use super::{GENERATE, Session, corpus};
 use crate::model::{Location, load_params, model_folder};
-use crate::output;
 
 /// A prompt, and how it was continued.
 #[derive(Serialize, Deserialize)]
@@ -63,8 +62,8 @@ pub(super) fn sample(session: &mut Session, recipe: &Recipe, tokenizer: &Tokeniz
         let request = Request { prompt: &ids, max_new_tokens: section.tokens, stop: &stop, sampling };
         let new = generate(&model, &params, &execution, request, |_| ControlFlow::Continue(()));
         let text = tokenizer.decode(&new)?;
-        output::line(&format!("{prompt}{text}"))?;
-        output::line("---")?;
+        session.show(&format!("{prompt}{text}"))?;
+        session.show("---")?;
         let forward = count::forward_flops(config, count::Context::Causal { tokens: ids.len() + new.len() });
         tokens += (ids.len() + new.len()) as u64;
         flops += forward.total().0 as f64 * (ids.len() + new.len()) as f64;

@@ -308,29 +308,29 @@ fn grade(
 
 fn print_table(session: &Session, results: &[Graded], of: &Score) -> Result<()> {
     let head = format!("{} held out, temperature {}", of.answering.task, of.temperature);
-    output::line(&format!(
+    session.show(&format!(
         "{head:<36} {:>10} {:>10} {:>16} {:>8} {:>8}",
         "parameters", "activated", "right", "tokens", "p"
     ))?;
     for it in results {
         let right = format!("{:.1}% ± {:.1}", 100.0 * it.accuracy, 100.0 * it.standard_error);
         let p = it.p.map_or(String::new(), |p| format!("{p:.2}").replace("0.00", "<0.01"));
-        output::line(&format!(
+        session.show(&format!(
             "{:<36} {:>10} {:>10} {right:>16} {:>8.1} {p:>8}",
             it.model, it.parameters, it.parameters_activated, it.length
         ))?;
     }
     if results.len() > 1 {
-        output::line("p: of so great a difference from the first by chance (McNemar's test, exact)")?;
+        session.show("p: of so great a difference from the first by chance (McNemar's test, exact)")?;
     }
-    output::line("")?;
+    session.show("")?;
     print_cost(session)
 }
 
 /// Time and money by stage, from the ledger.
 fn print_cost(session: &Session) -> Result<()> {
     let usd_per_hour = session.run.recipe().run.usd_per_hour;
-    output::line(&format!("{:<36} {:>10} {:>10} {:>16}", "cost", "seconds", "tokens", "dollars"))?;
+    session.show(&format!("{:<36} {:>10} {:>10} {:>16}", "cost", "seconds", "tokens", "dollars"))?;
     let mut stages: Vec<(String, f64, u64)> = Vec::new();
     for entry in session.ledger.entries().iter().filter(|entry| !entry.stage.is_empty()) {
         match stages.iter_mut().find(|(stage, ..)| *stage == entry.stage) {
@@ -340,7 +340,7 @@ fn print_cost(session: &Session) -> Result<()> {
     }
     for (stage, seconds, tokens) in stages {
         let usd = seconds / 3600.0 * usd_per_hour;
-        output::line(&format!("{stage:<36} {seconds:>10.1} {:>10} {usd:>16.4}", output::short(tokens as f64)))?;
+        session.show(&format!("{stage:<36} {seconds:>10.1} {:>10} {usd:>16.4}", output::short(tokens as f64)))?;
     }
     Ok(())
 }

@@ -419,6 +419,8 @@ fn a_whole_recipe_is_repeated_from_its_receipt() {
     let verify = || lab.wels(&["verify", "--receipt", "receipt.json", "--whole", "--scratch", "."]);
     let said = verify();
     assert_eq!(said.code, Some(0), "{said:?}");
+    // The verdict alone is on stdout, and not what the repeated run found.
+    assert!(said.stdout.split_once(' ').unwrap().0.parse::<u64>().is_ok(), "{said:?}");
     for line in ["pretrain", "reinforced", "corrected"].map(|stage| format!("{stage}: done again from the beginning")) {
         assert!(said.stdout.contains(&line), "{line}: {said:?}");
     }
