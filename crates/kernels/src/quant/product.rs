@@ -222,27 +222,32 @@ fn lay_tiles(
 }
 
 /// Bytes of the weights that a task holds in the second-level cache while rows of x pass by.
-const CHUNK: usize = 256 * 1024;
+const CHUNK: usize = 128 * 1024;
+
+/// Panels of a task's chunks.
+fn chunk_panels(task: &Task, most_rows: usize) -> usize {
+    let (w, rows) = (task.product.w, task.rows.len());
+    match w.is_packed() {
+        true if rows <= most_rows => task.panels.len(),
+        false if rows <= most_rows && w.kind() != Kind::Wide => 1, // packed, it is read from the first-level cache
+        _ => (CHUNK / (4 * w.panel_terms() + w.panel_scales())).max(1),
+    }
+}
 
 /// For each chunk of a task's panels, and each tile of its rows of x: `panels!(rows of the tile, begin of the chunk,
-/// panels of the chunk, tile, place of the output)`.
+/// panels of the chunk, tile, place of the output)`, where `begin!(panels as they are, their number)` is what all tiles
+/// read.
 macro_rules! chunks {
-    ($D:ident, $task:expr, $panels:ident) => {{
+    ($D:ident, $task:expr, $begin:ident, $panels:ident) => {{
         let Task { product, tiles, panels, rows } = $task;
         let Product { w, y, slots, .. } = product;
-        let (panel_bytes, row_words) = (4 * w.panel_terms() + w.panel_scales(), product.row_words());
-        let few = rows.len() <= $D::TILE && w.kind() != Kind::Wide;
-        let chunk = match w.is_packed() {
-            true if rows.len() <= $D::TILE => panels.len(),
-            false if few => 1, // packed, it is read from the first-level cache
-            _ => (CHUNK / panel_bytes).max(1),
-        };
+        let (chunk, row_words) = (chunk_panels($task, $D::TILE), product.row_words());
         let room = if w.is_packed() { 0 } else { chunk };
         let mut terms = scratch::buffer(room * w.panel_terms());
         let mut scales = scratch::buffer(room * w.panel_scales() / 4);
         for first in panels.clone().step_by(chunk) {
             let chunk = first..panels.end.min(first + chunk);
-            let begin = w.panel(chunk.clone(), &mut terms, &mut scales);
+            let begin = $begin!(w.panel(chunk.clone(), &mut terms, &mut scales), chunk.len());
             let mut row = rows.start;
             while row < rows.end {
                 let m = kernel::tile_rows(rows.end - row, $D::TILE);
@@ -309,18 +314,43 @@ unsafe fn of_form<D: Dots, const BITS: usize, const HALVES: usize, const MINIMA:
             }
         }};
     }
+    macro_rules! as_it_is {
+        ($begin:expr, $panels:expr) => {
+            $begin
+        };
+    }
     // SAFETY: the panels of a chunk lie one after the other; the output has a row for each slot.
-    unsafe { chunks!(D, task, panels) }
+    unsafe { chunks!(D, task, as_it_is, panels) }
 }
+
+/// Tiles from which on a chunk of 16-bit numbers is widened once for all, and not by each.
+const MANY_TILES: usize = 4;
 
 #[inline(always)]
 unsafe fn of_width<D: Dots, W: Width>(task: &Task) {
     let columns = task.product.w.columns();
+    let many = W::BYTES < size_of::<f32>() && task.rows.len() >= MANY_TILES * D::TILE;
+    let room = if many { chunk_panels(task, D::TILE).min(task.panels.len()) } else { 0 };
+    let mut widened = scratch::buffer(room * columns * ROWS);
+    macro_rules! begin {
+        ($begin:expr, $panels:expr) => {{
+            let begin: Panel = $begin;
+            match many {
+                true => {
+                    Panel { terms: wide::widen::<D, W>(begin.terms, &mut widened[..$panels * columns * ROWS]), ..begin }
+                }
+                false => begin,
+            }
+        }};
+    }
     macro_rules! panels {
         ($m:expr, $begin:expr, $panels:expr, $tile:expr, $out:expr) => {
-            wide::panels::<D, W>($m, columns, $begin.terms, $panels, $tile.cast(), $out)
+            match many {
+                true => wide::panels::<D, wide::F32>($m, columns, $begin.terms, $panels, $tile.cast(), $out),
+                false => wide::panels::<D, W>($m, columns, $begin.terms, $panels, $tile.cast(), $out),
+            }
         };
     }
     // SAFETY: as in `of_form`.
-    unsafe { chunks!(D, task, panels) }
+    unsafe { chunks!(D, task, begin, panels) }
 }

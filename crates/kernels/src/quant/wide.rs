@@ -120,6 +120,19 @@ impl Width for Bf16 {
     }
 }
 
+/// Panels as f32, in `to`; where they begin.
+///
+/// # Safety
+/// There are as many numbers at `from`, in whole panels, and the machine has D's instructions.
+#[inline(always)]
+pub(super) unsafe fn widen<D: Dots, W: Width>(from: *const u8, to: &mut [f32]) -> *const u8 {
+    for (i, sixteen) in to.as_chunks_mut::<ROWS>().0.iter_mut().enumerate() {
+        // SAFETY: the caller's promise.
+        unsafe { W::load::<D>(from.add(i * ROWS * W::BYTES)).store(sixteen.as_mut_ptr()) };
+    }
+    to.as_ptr().cast()
+}
+
 /// How far ahead of the terms in use few rows of x fetch them.
 const AHEAD: usize = 2048;
 

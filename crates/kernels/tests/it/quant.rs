@@ -188,7 +188,7 @@ fn products_with_wide_weights_are_those_of_the_widened_weights() {
         blocks::decode(*block_type, bytes, &mut numbers);
         numbers.iter_mut().for_each(|x| *x = x.clamp(-4.0, 4.0));
         for block_type in [*block_type, BlockType::F32] {
-            for (t, n) in SIZES.into_iter().chain([(2, 49), (4, 80), (8, 33)]) {
+            for (t, n) in SIZES.into_iter().chain([(2, 49), (4, 80), (8, 33), (100, 49)]) {
                 for k in [1, 7, 80] {
                     let w: Vec<f32> = numbers.iter().copied().cycle().take(n * k).collect();
                     let mut bytes = vec![0; n * k * block_type.bytes()];
