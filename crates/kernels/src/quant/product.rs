@@ -222,7 +222,7 @@ fn lay_tiles(
 }
 
 /// Bytes of the weights that a task holds in the second-level cache while rows of x pass by.
-const CHUNK: usize = 128 * 1024;
+const CHUNK: usize = 256 * 1024;
 
 /// Panels of a task's chunks.
 fn chunk_panels(task: &Task, most_rows: usize) -> usize {
@@ -230,7 +230,13 @@ fn chunk_panels(task: &Task, most_rows: usize) -> usize {
     match w.is_packed() {
         true if rows <= most_rows => task.panels.len(),
         false if rows <= most_rows && w.kind() != Kind::Wide => 1, // packed, it is read from the first-level cache
-        _ => (CHUNK / (4 * w.panel_terms() + w.panel_scales())).max(1),
+        _ => {
+            let bytes = match w.kind() {
+                Kind::Wide => 4 * ROWS * w.columns(), // as tiles read them
+                Kind::Quantised(_) => 4 * w.panel_terms() + w.panel_scales(),
+            };
+            (CHUNK / bytes).max(1)
+        }
     }
 }
 
