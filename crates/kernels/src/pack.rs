@@ -1,11 +1,12 @@
 //! Operands as the innermost loops read them. The right one becomes panels of 16 columns, `[k][16]` words each; the
 //! left one is read where it is in f32, and turned into words of two terms in bf16.
 
-use crate::gemm::{COLUMNS_STRIDE, TILE};
 use crate::lanes::{Lanes, pair_bf16};
 use crate::micro;
 use std::ops::Range;
 
+/// Rows of the left operand that are read together.
+pub(crate) const TILE: usize = 12;
 /// How many rows ahead of those that are copied the next ones are fetched, where little of each is copied.
 const ROWS_AHEAD: usize = 24;
 /// Words along k that are packed together: each of a row's panels gets so many at a time, because the same place of
@@ -48,7 +49,7 @@ pub(crate) unsafe fn pairs_of_row<L: Lanes>(row: &[f32], out: &mut [u32]) {
 }
 
 /// Columns of a left operand whose rows, `stride` numbers each, are the terms, in tiles: `out[tile][word][12]`, from
-/// one tile to the next [`COLUMNS_STRIDE`] words.
+/// one tile to the next `tile_words`: at least 12 a word and 4 more.
 ///
 /// # Safety
 /// The machine has the instruction set of `L`.
@@ -59,6 +60,7 @@ pub(crate) unsafe fn tiles_of_columns<L: Lanes>(
     columns: Range<usize>,
     paired: bool,
     out: &mut [u32],
+    tile_words: usize,
 ) {
     for (q, rows) in terms.chunks(if paired { 2 * stride } else { stride }).enumerate() {
         let (earlier, later) = rows.split_at(stride);
@@ -68,7 +70,7 @@ pub(crate) unsafe fn tiles_of_columns<L: Lanes>(
             }
         }
         for (tile, j) in columns.clone().step_by(TILE).enumerate() {
-            let out = &mut out[tile * COLUMNS_STRIDE + q * TILE..][..16];
+            let out = &mut out[tile * tile_words + q * TILE..][..16];
             // SAFETY: up to sixteen of the row's numbers, sixteen words; instructions as promised. What is written
             // beyond the tile's twelve is written over by its next word.
             unsafe {

@@ -16,7 +16,7 @@ use std::ops::Range;
 use crate::isa::{self, Isa};
 use crate::lanes::Lanes;
 use crate::micro::{self, LeftWords, Out, Step};
-use crate::pack::{self, Block, Matrix};
+use crate::pack::{self, Block, Matrix, TILE};
 use crate::par::{self, SharedMut};
 use crate::scratch::{self, Buffer};
 
@@ -437,7 +437,8 @@ unsafe fn extend_columns<L: Lanes, S: Step<L>>(
         let group = first..rows.end.min(first + TILES * TILE);
         // SAFETY: as promised; the output's row i begins at out.at.
         unsafe {
-            pack::tiles_of_columns::<L>(terms, left.stride, group.clone(), S::TERMS == 2, copies);
+            let (columns, paired) = (group.clone(), S::TERMS == 2);
+            pack::tiles_of_columns::<L>(terms, left.stride, columns, paired, copies, COLUMNS_STRIDE);
             for (i, copy) in group.clone().step_by(TILE).zip(copies.chunks_exact(COLUMNS_STRIDE)) {
                 let tile = (group.end - i).min(TILE);
                 let left = LeftWords::Columns { first: copy.as_ptr(), stride: TILE };
@@ -448,8 +449,6 @@ unsafe fn extend_columns<L: Lanes, S: Step<L>>(
     }
 }
 
-/// Rows of the left operand that are read together.
-pub(crate) const TILE: usize = 12;
 /// Tiles whose columns are copied together.
 const TILES: usize = 4;
 /// Rows that begin a multiple of so many numbers apart are copied before they are read together.
@@ -457,7 +456,7 @@ const CROWDED: usize = 512;
 /// From one copied row to the next; a cache line more than the words, so that rows begin in different sets.
 const ROW_STRIDE: usize = BLOCK_K_WORDS + 16;
 /// From one copied tile of columns to the next; the copy of a tile's last words writes a whole vector.
-pub(crate) const COLUMNS_STRIDE: usize = TILE * BLOCK_K_WORDS + 16;
+const COLUMNS_STRIDE: usize = TILE * BLOCK_K_WORDS + 16;
 /// Words of the copies of either kind.
 const COPIES: usize = TILES * COLUMNS_STRIDE;
 

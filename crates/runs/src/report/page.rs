@@ -27,7 +27,8 @@ const PICTURES: [Picture; 5] = [
     ("Learning rate", "", &[("learning_rate", "learning rate")]),
 ];
 
-const NOT_SHOWN: [&str; 5] = ["step", "tokens", "seconds", "mfu", "validation.bits_per_byte"];
+const NOT_SHOWN: [&str; 8] =
+    ["step", "tokens", "learned_tokens", "updates", "items", "seconds", "mfu", "validation.bits_per_byte"];
 
 /// The page about one run.
 pub(super) fn of_run(data: &RunData, prices: &Prices) -> String {
