@@ -280,6 +280,36 @@ fn every_kind_of_tampering_is_found_and_named() {
     assert!(CHANGES.len() >= 15);
 }
 
+/// What is found, and what was done to a run of many stages.
+const CHANGES_TO_STAGES: [(&str, Change); 5] = [
+    ("samples/kept.jsonl: ", |run| fs::write(run.join("samples/kept.jsonl"), "{}\n").unwrap()),
+    ("scores/scores.json: has hash", |run| flip(run.join("scores/scores.json"), |len| len / 2)),
+    ("ledger.jsonl: says 7 tokens up to step 3 of reinforced; the metrics say ", |run| {
+        forge_ledger(run, |line| {
+            if line["stage"] == "reinforced" && line["step"] == 3 {
+                line["tokens"] = 7.into();
+            }
+        });
+        forge_receipt(run);
+    }),
+    ("ledger.jsonl: says 7 tokens learnt from up to step 3 of reinforced; the metrics say ", |run| {
+        forge_ledger(run, |line| {
+            if line["stage"] == "reinforced" && line["step"] == 3 {
+                line["learned_tokens"] = 7.into();
+            }
+        });
+        forge_receipt(run);
+    }),
+    ("operations for step 6 of reinforced; its tokens give others", |run| {
+        forge_ledger(run, |line| {
+            if line["stage"] == "reinforced" && line["step"] == 6 {
+                line["flops"] = 1.0.into();
+            }
+        });
+        forge_receipt(run);
+    }),
+];
+
 #[test]
 fn steps_of_every_stage_are_done_again() {
     let lab = Lab::new();
@@ -326,35 +356,7 @@ fn steps_of_every_stage_are_done_again() {
         let found = format!("{stage}/{step}/{file}: is not what the steps from the checkpoint before it give");
         assert!(said.code == Some(1) && said.stdout.contains(&found), "{found}: {said:?}");
     }
-    let changes: [(&str, Change); 5] = [
-        ("samples/kept.jsonl: ", |run| fs::write(run.join("samples/kept.jsonl"), "{}\n").unwrap()),
-        ("scores/scores.json: has hash", |run| flip(run.join("scores/scores.json"), |len| len / 2)),
-        ("ledger.jsonl: says 7 tokens up to step 3 of reinforced; the metrics say ", |run| {
-            forge_ledger(run, |line| {
-                if line["stage"] == "reinforced" && line["step"] == 3 {
-                    line["tokens"] = 7.into();
-                }
-            });
-            forge_receipt(run);
-        }),
-        ("ledger.jsonl: says 7 tokens learnt from up to step 3 of reinforced; the metrics say ", |run| {
-            forge_ledger(run, |line| {
-                if line["stage"] == "reinforced" && line["step"] == 3 {
-                    line["learned_tokens"] = 7.into();
-                }
-            });
-            forge_receipt(run);
-        }),
-        ("operations for step 6 of reinforced; its tokens give others", |run| {
-            forge_ledger(run, |line| {
-                if line["stage"] == "reinforced" && line["step"] == 6 {
-                    line["flops"] = 1.0.into();
-                }
-            });
-            forge_receipt(run);
-        }),
-    ];
-    for (message, change) in changes {
+    for (message, change) in CHANGES_TO_STAGES {
         lab.shell("rm -rf runs/t && cp -a runs/r runs/t");
         change(&lab.at("runs/t"));
         let said = lab.wels(&["verify", "runs/t", "--segments", "0"]);
