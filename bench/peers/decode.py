@@ -4,8 +4,8 @@
 
 `llama-bench` is built natively from the source distribution of PyPI's llama-cpp-python 0.3.36 (cmake, GGML_NATIVE=ON).
 Both read a prompt five times behind one that is not counted (the mean and the median of them), and answer behind the
-prompt, with its keys and values in their caches. Prints a table of medians over the rounds with
-the ratio of the medians, and Wels' share of the read bandwidth that it measured beside its steps.
+prompt, with its keys and values in their caches. Prints a table of medians over the rounds with the ratio of the
+medians, and Wels' share of the read bandwidth that it measured beside its steps.
 """
 
 from __future__ import annotations

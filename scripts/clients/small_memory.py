@@ -3,8 +3,8 @@
     python small_memory.py FILE.gguf [--gigabytes 4] [--tokens 16] [--wels ../../target/release/wels]
 
 Drops the file from the system's cache, starts `wels chat FILE.gguf` in a control group (v1 or v2) that may take so much
-memory, cache of files included, and asks one question. Prints the seconds to the first token, the tokens a second
-behind it, and the most that the group has taken. Needs the right to make control groups, as root has.
+memory, cache of files included, and asks one question. Prints the seconds to the first token and to the last, and
+the most that the group has taken. Needs the right to make control groups, as root has.
 
 Python's standard library alone.
 """
@@ -52,7 +52,7 @@ def main() -> None:
     with arguments.file.open("rb") as file:
         os.fsync(file.fileno())
         os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
-    group = Group(limit)
+    group, chat = Group(limit), None
     try:
         begin = time.monotonic()
         chat = subprocess.Popen(
@@ -71,6 +71,9 @@ def main() -> None:
         print(f"{size / 1e9:.2f} GB in {arguments.gigabytes} GB: first token after {to_first:.1f} s, all {arguments.tokens} "
               f"after {to_first + behind:.1f} s; the group took {group.peak() / 1e9:.2f} GB at most; {len(rest) + 1} bytes")
     finally:
+        if chat:
+            chat.kill()
+            chat.wait()
         group.path.rmdir()
 
 

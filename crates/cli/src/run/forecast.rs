@@ -204,8 +204,7 @@ impl Machine {
             Work::Pretrain(it) | Work::Sft(it) => self.supervised(it, None, stages)?,
             Work::Rl(it) => {
                 let config = stages.start(&it.start).ok()?;
-                let passes = 1.0 + forward_passes(it) / 3.0;
-                return self.rollouts(&config, None, &it.rollouts, &it.optimization, passes, stages);
+                return self.rollouts(&config, None, &it.rollouts, &it.optimization, forward_passes(it), stages);
             }
             Work::Distil(it) => {
                 let teacher = config(&it.teacher)?;
@@ -213,7 +212,7 @@ impl Machine {
                     Answers::Given(given) => self.supervised(given, Some(&teacher), stages)?,
                     Answers::Own(own) => {
                         let config = stages.start(&own.start).ok()?;
-                        return self.rollouts(&config, Some(&teacher), &own.rollouts, &own.optimization, 1.0, stages);
+                        return self.rollouts(&config, Some(&teacher), &own.rollouts, &own.optimization, 0.0, stages);
                     }
                 }
             }
@@ -253,7 +252,8 @@ impl Machine {
         let tokens = (length as usize).max(2);
         let batch_tokens = of.prompts * of.answering.samples * tokens / of.mini_batches;
         let learned = self.learning(&Learning { config, teacher, tokens, batch_tokens, optimization })?;
-        Some(StageRates { counted, learned: Some(learned / passes) })
+        // Forward is a third of learning.
+        Some(StageRates { counted, learned: Some(learned / (1.0 + passes / 3.0)) })
     }
 
     fn learning(&mut self, of: &Learning) -> Option<f64> {

@@ -15,8 +15,7 @@
 use wels_model::config::ModelConfig;
 use wels_model::count::{self, CacheLayout, Context};
 
-use super::LearningPlan;
-use super::{F32, PROGRAM_BYTES, StagePlan, training_memory};
+use super::{F32, LearningPlan, PROGRAM_BYTES, StagePlan, training_memory};
 use crate::recipe::{
     Answering, Answers, Distil, Optimization, OwnAnswers, Rl, Rollouts, SampleAndFilter, Score, StageSection, Start,
     Supervised, Work,
