@@ -12,8 +12,9 @@ const COLUMNS: usize = 64;
 /// y += x.
 pub fn add(x: &[f32], y: &mut [f32]) {
     assert_eq!(x.len(), y.len(), "x and y");
-    par::chunks_mut(y, TASK, |task, y| {
-        let x = &x[task * TASK..task * TASK + y.len()];
+    let len = par::task_len(y.len());
+    par::chunks_mut(y, len, |task, y| {
+        let x = &x[task * len..task * len + y.len()];
         y.iter_mut().zip(x).for_each(|(y, x)| *y += x);
     });
 }
@@ -37,7 +38,7 @@ pub fn scale(y: &mut [f32], factor: f32) {
 pub fn add_bias(bias: &[f32], y: &mut [f32]) {
     let n = bias.len();
     assert_eq!(y.len() % n.max(1), 0, "y is [T, n] with n = {n}");
-    par::chunks_mut(y, par::rows_per_task(n) * n, |_, y| {
+    par::chunks_mut(y, par::rows_per_task(y.len() / n.max(1), n) * n, |_, y| {
         for y in y.chunks_exact_mut(n) {
             y.iter_mut().zip(bias).for_each(|(y, b)| *y += b);
         }
@@ -114,7 +115,7 @@ fn each_row(
     from.check(src.len(), rows, width, "source");
     to.check(dst.len(), rows, width, "destination");
     let dst = SharedMut::new(dst);
-    let rows_per_task = par::rows_per_task(width);
+    let rows_per_task = par::rows_per_task(rows, width);
     par::run(rows.div_ceil(rows_per_task), |task| {
         for t in task * rows_per_task..((task + 1) * rows_per_task).min(rows) {
             // SAFETY: each row is written by one task.

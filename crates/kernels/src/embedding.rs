@@ -6,7 +6,7 @@ use crate::par::{self, SharedMut, TASK};
 /// y [T, d]: row `ids[t]` of table [V, d] for each t.
 pub fn gather(table: &[f32], ids: &[u32], y: &mut [f32], d: usize) {
     check(table.len(), ids, y.len(), d);
-    let rows = par::rows_per_task(d);
+    let rows = par::rows_per_task(ids.len(), d);
     par::chunks_mut(y, rows * d, |task, y| {
         for (y, &id) in y.chunks_exact_mut(d).zip(&ids[task * rows..]) {
             y.copy_from_slice(&table[id as usize * d..(id as usize + 1) * d]);
@@ -26,7 +26,7 @@ pub fn gather_backward(dy: &[f32], ids: &[u32], dtable: &mut [f32], start: Start
     order.sort_unstable();
     let runs: Vec<&[u64]> = order.chunk_by(|a, b| a >> 32 == b >> 32).collect();
     let dtable = SharedMut::new(dtable);
-    let per_task = par::rows_per_task(d);
+    let per_task = par::rows_per_task(runs.len(), d);
     par::run(runs.len().div_ceil(per_task), |task| {
         for run in &runs[task * per_task..((task + 1) * per_task).min(runs.len())] {
             let id = (run[0] >> 32) as usize;

@@ -91,7 +91,7 @@ pub fn combine(h: &[f32], weights: &[f32], dispatch: &Dispatch, base: Option<&[f
     assert_eq!(weights.len(), tokens * top_k, "weights is [T, K] with T = {tokens}, K = {top_k}");
     assert_eq!(y.len(), tokens * d, "y is [T, d] with T = {tokens}, d = {d}");
     assert!(base.is_none_or(|base| base.len() == y.len()), "base has the shape of y");
-    let rows = par::rows_per_task(d * top_k);
+    let rows = par::rows_per_task(tokens, d * top_k);
     par::chunks_mut(y, rows * d, |task, y| {
         for (i, y) in y.chunks_exact_mut(d).enumerate() {
             let t = task * rows + i;
@@ -138,7 +138,7 @@ pub fn combine_backward(
     assert_eq!(dh.len(), h.len(), "dh has the shape of h");
     assert_eq!((weights.len(), dweights.len()), (tokens * top_k, tokens * top_k), "weights and dweights are [T, K]");
     // In the order of slots: h and dh, the greatest buffers, are read and written from front to back.
-    let slots_per_task = par::rows_per_task(d);
+    let slots_per_task = par::rows_per_task(tokens * top_k, d);
     let dweights = SharedMut::new(dweights);
     par::chunks_mut(dh, slots_per_task * d, |task, dh| {
         for (i, dh) in dh.chunks_exact_mut(d).enumerate() {
@@ -172,7 +172,7 @@ pub fn scatter_dx(dslots: &[f32], dispatch: &Dispatch, dx: &mut [f32], start: St
     let (tokens, top_k) = (dispatch.tokens(), dispatch.top_k);
     assert_eq!(dslots.len(), tokens * top_k * d, "dslots is [T·K, d] with T = {tokens}, K = {top_k}, d = {d}");
     assert_eq!(dx.len(), tokens * d, "dx is [T, d] with T = {tokens}, d = {d}");
-    let rows = par::rows_per_task(d * top_k);
+    let rows = par::rows_per_task(tokens, d * top_k);
     par::chunks_mut(dx, rows * d, |task, dx| {
         for (i, dx) in dx.chunks_exact_mut(d).enumerate() {
             let t = task * rows + i;

@@ -21,7 +21,7 @@ pub fn rms_norm(x: &[f32], w: &[f32], eps: f32, y: &mut [f32], rstd: &mut [f32],
     assert_eq!(x.len(), tokens * d, "x is [T, d] with T = {tokens}, d = {d}");
     assert_eq!(y.len(), tokens * d, "y is [T, d] with T = {tokens}, d = {d}");
     assert_eq!(w.len(), d, "w is [d]");
-    let rows = par::rows_per_task(d);
+    let rows = par::rows_per_task(tokens, d);
     let y = SharedMut::new(y);
     par::chunks_mut(rstd, rows, |task, rstd| {
         for (i, rstd) in rstd.iter_mut().enumerate() {
@@ -69,7 +69,7 @@ pub fn rms_norm_backward(
     assert_eq!(x.len(), tokens * d, "x is [T, d] with T = {tokens}, d = {d}");
     assert_eq!(dx.len(), tokens * d, "dx is [T, d] with T = {tokens}, d = {d}");
     assert_eq!((w.len(), dw.len()), (d, d), "w and dw are [d]");
-    let rows = par::rows_per_task(d);
+    let rows = par::rows_per_task(tokens, d);
     par::chunks_mut(dx, rows * d, |task, dx| {
         for (i, dx) in dx.chunks_exact_mut(d).enumerate() {
             let t = task * rows + i;

@@ -8,13 +8,23 @@ use std::sync::{Arc, OnceLock};
 use std::thread::JoinHandle;
 
 use crate::ahead::{self, Share, Spans};
+use crate::lanes::LANES;
 
 /// Elements in a task of an elementwise kernel: 64 KiB of f32, a few microseconds of work.
 pub const TASK: usize = 16 * 1024;
 
-/// Rows of `d` elements in a task of a kernel that goes row by row.
-pub fn rows_per_task(d: usize) -> usize {
-    (TASK / d.max(1)).max(1)
+/// Fewest elements for which another thread is called: to call it takes as long.
+const TASK_MIN: usize = TASK / 4;
+
+/// Elements in a task of an elementwise kernel over `len`: no more than each thread's share, so that from kernel to
+/// kernel it goes on with what is in its cache.
+pub fn task_len(len: usize) -> usize {
+    len.div_ceil(threads()).next_multiple_of(LANES).clamp(TASK_MIN, TASK)
+}
+
+/// Rows in a task of a kernel that goes row by row over `rows` rows of `d` elements.
+pub fn rows_per_task(rows: usize, d: usize) -> usize {
+    (task_len(rows * d) / d.max(1)).max(1)
 }
 
 /// Tells the threads which weights this one goes through now, so that they fetch [ahead] while they wait.

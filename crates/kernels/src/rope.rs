@@ -180,7 +180,7 @@ pub fn apply(
     if let Some(position) = positions.iter().find(|&&p| p as usize >= table.max_positions()) {
         panic!("position {position} of a table of {}", table.max_positions());
     }
-    let rows = par::rows_per_task(heads * dim);
+    let rows = par::rows_per_task(positions.len(), heads * dim);
     par::chunks_mut(x, rows * row_stride, |task, x| {
         for (x, &position) in x.chunks_exact_mut(row_stride).zip(&positions[task * rows..]) {
             let (cos, sin) = table.at(position);

@@ -75,7 +75,7 @@ pub fn forward(
         "choices are [T, K] with T = {tokens}, K = {k}"
     );
     assert!(bias.is_none_or(|bias| bias.len() == e), "bias is [E] with E = {e}");
-    let rows = par::rows_per_task(e * 4);
+    let rows = par::rows_per_task(tokens, e * 4);
     let (experts, weights) = (SharedMut::new(experts), SharedMut::new(weights));
     par::chunks_mut(scores, rows * e, |task, scores| {
         let mut choice = Choice::new(router);
@@ -113,7 +113,7 @@ pub fn backward(
     assert_eq!(dlogits.len(), tokens * e, "dlogits is [T, E] with T = {tokens}, E = {e}");
     assert_eq!((experts.len(), dweights.len()), (tokens * k, tokens * k), "choices are [T, K], T = {tokens}, K = {k}");
     assert!(dscores.is_none_or(|d| d.len() == scores.len()), "dscores has the shape of scores");
-    let rows = par::rows_per_task(e * 2);
+    let rows = par::rows_per_task(tokens, e * 2);
     par::chunks_mut(dlogits, rows * e, |task, dlogits| {
         for (i, dlogits) in dlogits.chunks_exact_mut(e).enumerate() {
             let t = task * rows + i;
@@ -394,7 +394,7 @@ pub fn balance_backward(
     let sequences = starts.len() - 1;
     assert_eq!(coefficients.len(), sequences, "a coefficient for each sequence");
     assert_eq!(balance.shares.len(), sequences * e, "shares are [S, E] with S = {sequences}, E = {e}");
-    let rows = par::rows_per_task(e * 2);
+    let rows = par::rows_per_task(tokens, e * 2);
     par::chunks_mut(dscores, rows * e, |task, dscores| {
         for (i, out) in dscores.chunks_exact_mut(e).enumerate() {
             let t = task * rows + i;

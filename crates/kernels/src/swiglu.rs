@@ -11,8 +11,9 @@ use crate::{dispatch, math};
 pub fn forward(gate: &[f32], up: &[f32], y: &mut [f32]) {
     assert_eq!(gate.len(), y.len(), "gate and y");
     assert_eq!(up.len(), y.len(), "up and y");
-    par::chunks_mut(y, TASK, |task, y| {
-        let at = task * TASK;
+    let len = par::task_len(y.len());
+    par::chunks_mut(y, len, |task, y| {
+        let at = task * len;
         let (gate, up) = (&gate[at..at + y.len()], &up[at..at + y.len()]);
         dispatch!(forward_piece(gate: &[f32], up: &[f32], y: &mut [f32]));
     });

@@ -182,8 +182,7 @@ impl Pages {
         let mut tasks = Vec::new();
         let mut first = 0;
         for (sequence, Sequence { new, .. }) in sequences.iter().enumerate() {
-            // The last rows see the most keys: they go first.
-            for from in (0..new * group).step_by(TASK_ROWS).rev() {
+            for from in (0..new * group).step_by(TASK_ROWS) {
                 let rows = TASK_ROWS.min(new * group - from);
                 tasks.extend((0..kv_heads).map(|kv| Task { sequence, first, from, rows, kv }));
             }

@@ -3,7 +3,7 @@
 use std::sync::OnceLock;
 
 use super::dots::{Dots, dispatch_dots};
-use crate::par;
+use crate::par::{self, SharedMut};
 use crate::scratch::{self, Buffer};
 
 /// Numbers that share a scale.
@@ -37,36 +37,6 @@ pub(super) struct Quantised {
 pub fn quantise_rows(x: &[f32], columns: usize) -> Activations<'_> {
     assert!(columns > 0 && x.len().is_multiple_of(columns), "x has {} elements, rows have {columns}", x.len());
     Activations { x, columns, quantised: OnceLock::new() }
-}
-
-fn quantise(x: &[f32], columns: usize) -> Quantised {
-    let (rows, blocks) = (x.len() / columns, columns.div_ceil(BLOCK));
-    let mut quantised = Quantised {
-        blocks,
-        values: scratch::buffer(rows * blocks * BLOCK / 4),
-        scales: scratch::buffer(rows * blocks),
-        sums: scratch::buffer(rows * blocks * 2),
-    };
-    let values = par::SharedMut::new(&mut quantised.values);
-    let scales = par::SharedMut::new(&mut quantised.scales);
-    let sums = par::SharedMut::new(&mut quantised.sums);
-    let rows_per_task = par::rows_per_task(columns);
-    par::run(rows.div_ceil(rows_per_task), |task| {
-        for row in task * rows_per_task..rows.min((task + 1) * rows_per_task) {
-            // SAFETY: each row's part is written by one task.
-            let (values, scales, sums) = unsafe {
-                (
-                    values.slice(row * blocks * BLOCK / 4, blocks * BLOCK / 4),
-                    scales.slice(row * blocks, blocks),
-                    sums.slice(row * blocks * 2, blocks * 2),
-                )
-            };
-            let (x, values, sums) =
-                (&x[row * columns..][..columns], scratch::bytes_mut(values), scratch::words_mut(sums));
-            dispatch_dots!(quantise_row(x: &[f32], values: &mut [u8], scales: &mut [f32], sums: &mut [u32]));
-        }
-    });
-    quantised
 }
 
 /// Blocks whose scales are computed together: divisions side by side.
@@ -126,12 +96,58 @@ impl Activations<'_> {
         self.x
     }
 
+    /// All rows, quantised on all threads at the first call.
     pub(super) fn quantised(&self) -> &Quantised {
-        self.quantised.get_or_init(|| quantise(self.x, self.columns))
+        self.quantised.get_or_init(|| {
+            let mut quantised = Quantised::of_room(self.rows(), self.columns);
+            let rows = quantised.rows_mut();
+            let per_task = par::rows_per_task(self.rows(), self.columns);
+            par::run(self.rows().div_ceil(per_task), |task| {
+                for row in task * per_task..self.rows().min((task + 1) * per_task) {
+                    // SAFETY: each row is written by one task.
+                    unsafe { rows.quantise(row, self.row(row)) };
+                }
+            });
+            quantised
+        })
+    }
+
+    /// Some of the rows, quantised on this thread.
+    pub(super) fn quantised_rows(&self, rows: &[u32]) -> Quantised {
+        let mut quantised = Quantised::of_room(rows.len(), self.columns);
+        let to = quantised.rows_mut();
+        for (i, &row) in rows.iter().enumerate() {
+            // SAFETY: nobody else writes.
+            unsafe { to.quantise(i, self.row(row as usize)) };
+        }
+        quantised
+    }
+
+    fn row(&self, row: usize) -> &[f32] {
+        &self.x[row * self.columns..][..self.columns]
     }
 }
 
 impl Quantised {
+    fn of_room(rows: usize, columns: usize) -> Self {
+        let blocks = columns.div_ceil(BLOCK);
+        Quantised {
+            blocks,
+            values: scratch::buffer(rows * blocks * BLOCK / 4),
+            scales: scratch::buffer(rows * blocks),
+            sums: scratch::buffer(rows * blocks * 2),
+        }
+    }
+
+    fn rows_mut(&mut self) -> RowsMut {
+        RowsMut {
+            blocks: self.blocks,
+            values: SharedMut::new(&mut self.values),
+            scales: SharedMut::new(&mut self.scales),
+            sums: SharedMut::new(&mut self.sums),
+        }
+    }
+
     pub fn blocks(&self) -> usize {
         self.blocks
     }
@@ -139,5 +155,32 @@ impl Quantised {
     /// Of each row's blocks: terms, scales, sums of the first and the second half as bits of i32.
     pub fn parts(&self) -> (&[[u32; BLOCK / 4]], &[f32], &[[u32; 2]]) {
         (scratch::words(&self.values).as_chunks().0, &self.scales, scratch::words(&self.sums).as_chunks().0)
+    }
+}
+
+/// Rows to be written, each by one task.
+#[derive(Clone, Copy)]
+struct RowsMut {
+    blocks: usize,
+    values: SharedMut<f32>,
+    scales: SharedMut<f32>,
+    sums: SharedMut<f32>,
+}
+
+impl RowsMut {
+    /// # Safety
+    /// Nobody else writes or reads row `row`.
+    unsafe fn quantise(&self, row: usize, x: &[f32]) {
+        let RowsMut { blocks, values, scales, sums } = self;
+        // SAFETY: the caller's promise.
+        let (values, scales, sums) = unsafe {
+            (
+                values.slice(row * blocks * BLOCK / 4, blocks * BLOCK / 4),
+                scales.slice(row * blocks, *blocks),
+                sums.slice(row * blocks * 2, blocks * 2),
+            )
+        };
+        let (values, sums) = (scratch::bytes_mut(values), scratch::words_mut(sums));
+        dispatch_dots!(quantise_row(x: &[f32], values: &mut [u8], scales: &mut [f32], sums: &mut [u32]));
     }
 }

@@ -39,7 +39,7 @@ pub fn linear_many(x: &Activations, products: &mut [(&QuantMatrix, &mut [f32])])
     if x.rows() <= AT_THE_PACE_OF_MEMORY {
         par::begin_product(all.iter().map(|product| product.w.terms()));
     }
-    run(x, &all);
+    run(x, &all, Division::ByRows);
 }
 
 /// [`linear`] for each expert: slots `offsets[e]..offsets[e+1]` are rows for expert e with weights `experts[e]`;
@@ -75,7 +75,7 @@ pub fn grouped_linear<W: Borrow<QuantMatrix>>(
             products.push(Product::new(x, w, &rows[slots.clone()], y, slots));
         }
     }
-    run(x, &products);
+    run(x, &products, Division::ByWeights);
 }
 
 /// Rows up to which a product takes as long as reading its weights.
@@ -113,31 +113,63 @@ struct Task<'a> {
     rows: Range<usize>,
 }
 
-fn run(x: &Activations, products: &[Product]) {
+/// How the rows of x are divided among threads.
+#[derive(Clone, Copy)]
+enum Division {
+    /// Each thread has rows of its own as far as they go, in this kernel and in those before and after: what one core
+    /// has written is slow to read for another, if the two do not share a cache all the more.
+    ByRows,
+    /// Each thread has weights of its own.
+    ByWeights,
+}
+
+/// Rows of x in a task of a product of many.
+const TASK_ROWS: usize = 48;
+/// Fewest rows of x for which a thread reads weights that another one reads too.
+const OWN_ROWS: usize = 8;
+
+impl Division {
+    /// Rows of x in a task, of `rows` that there are, where tiles are of up to `most` rows.
+    fn height(self, rows: usize, most: usize) -> usize {
+        let threads = par::threads();
+        match self {
+            Division::ByRows if threads > 1 && rows >= threads * OWN_ROWS => {
+                let pieces = (rows / TASK_ROWS).max(threads);
+                let whole_tiles = if rows >= threads * TASK_ROWS { most } else { 4 };
+                rows.div_ceil(pieces).next_multiple_of(whole_tiles)
+            }
+            _ => rows.max(1),
+        }
+    }
+}
+
+fn run(x: &Activations, products: &[Product], division: Division) {
     matrix::pack_where_room_is(products.iter().map(|product| product.w));
     let (most_rows, wide_zero) = Set::active().tile_and_wide_zero();
-    let (places, words) = places(products);
+    let (places, layouts, words) = layouts(products);
     let mut tiles = scratch::buffer(words);
     let tiles = scratch::words_mut(&mut tiles);
-    lay_tiles(x, products, &places, (most_rows, wide_zero), tiles);
+    lay_tiles(x, &layouts, division, (most_rows, wide_zero), tiles);
     let mut tasks = Vec::new();
     let total: usize = products.iter().map(cost).sum();
     let wanted = wanted_tasks(total, par::threads());
     for (product, &place) in products.iter().zip(&places) {
         let pieces = (cost(product) * wanted).div_ceil(total.max(1)).max(1);
-        let panels = product.w.panels();
+        let (rows, panels) = (product.rows.len(), product.w.panels());
+        let height = division.height(rows, most_rows);
         let side_by_side = if product.w.kind() == Kind::Wide { 2 } else { 1 };
-        let width = panels.div_ceil(pieces).next_multiple_of(side_by_side).max(1);
-        let row_pieces = pieces.div_ceil(panels.max(1));
-        let height = product.rows.len().div_ceil(row_pieces).next_multiple_of(most_rows).max(1);
-        let tiles = &tiles[place..][..product.rows.len() * product.row_words()];
-        for first in (0..panels).step_by(width) {
-            for row in (0..product.rows.len()).step_by(height) {
-                let rows = row..product.rows.len().min(row + height);
+        let panel_pieces = pieces.div_ceil(rows.div_ceil(height).max(1));
+        let width = panels.div_ceil(panel_pieces).next_multiple_of(side_by_side).max(1);
+        let tiles = &tiles[place..][..rows * product.row_words()];
+        for row in (0..rows).step_by(height) {
+            for first in (0..panels).step_by(width) {
+                let rows = row..rows.min(row + height);
                 tasks.push(Task { product, tiles, panels: first..panels.min(first + width), rows });
             }
         }
     }
+    // In the order of the rows, since threads take tasks from either end.
+    tasks.sort_by_key(|task| task.product.slots.start + task.rows.start);
     par::run(tasks.len(), |i| {
         let task = &tasks[i];
         dispatch_dots!(compute(task: &Task));
@@ -158,20 +190,29 @@ fn wanted_tasks(total: usize, threads: usize) -> usize {
     (total >> 22).max((total >> 18).min(2 * threads)).clamp(1, 16 * threads)
 }
 
-/// Where the tiles of each product begin, and the words of all. Products of the same rows and kind share them.
-fn places(products: &[Product]) -> (Vec<usize>, usize) {
-    let (mut places, mut words) = (Vec::with_capacity(products.len()), 0);
-    for (i, product) in products.iter().enumerate() {
-        let same = |other: &Product| std::ptr::eq(other.rows, product.rows) && other.w.kind() == product.w.kind();
-        match products[..i].iter().position(same) {
-            Some(other) => places.push(places[other]),
-            None => {
-                places.push(words);
-                words += product.rows.len() * product.row_words();
-            }
-        }
+/// Rows of x as tiles of one kind, and where these begin.
+struct Layout<'a> {
+    rows: &'a [u32],
+    kind: Kind,
+    row_words: usize,
+    place: usize,
+}
+
+/// Where the tiles of each product begin, what to lay there, and the words of all. Products of the same rows and kind
+/// share them.
+fn layouts<'a>(products: &[Product<'a>]) -> (Vec<usize>, Vec<Layout<'a>>, usize) {
+    let (mut places, mut layouts, mut words) = (Vec::with_capacity(products.len()), Vec::<Layout>::new(), 0);
+    for product in products {
+        let same = |of: &&Layout| std::ptr::eq(of.rows, product.rows) && of.kind == product.w.kind();
+        let place = layouts.iter().find(same).map(|layout| layout.place).unwrap_or_else(|| {
+            let (row_words, place) = (product.row_words(), words);
+            words += product.rows.len() * row_words;
+            layouts.push(Layout { rows: product.rows, kind: product.w.kind(), row_words, place });
+            place
+        });
+        places.push(place);
     }
-    (places, words)
+    (places, layouts, words)
 }
 
 /// Tiles that are laid in one task, in words.
@@ -179,42 +220,49 @@ const LAY_TASK: usize = 16 * 1024;
 
 fn lay_tiles(
     x: &Activations,
-    products: &[Product],
-    places: &[usize],
+    layouts: &[Layout],
+    division: Division,
     (most_rows, wide_zero): (usize, u8),
     tiles: &mut [u32],
 ) {
-    let mut end = 0;
+    let by_rows = || layouts.chunk_by(|a, b| std::ptr::eq(a.rows, b.rows));
+    let quantises = layouts.iter().any(|layout| layout.kind != Kind::Wide);
+    // Rows that several experts take are quantised once for all, others where they are laid.
+    let gathered = quantises && by_rows().map(|same| same[0].rows.len()).sum::<usize>() > x.rows();
+    let all = gathered.then(|| x.quantised());
     let mut todo = Vec::new();
-    for (product, &place) in products.iter().zip(places) {
-        if place < end || product.rows.is_empty() {
-            continue; // shared
-        }
-        end = place + product.rows.len() * product.row_words();
-        let height = (LAY_TASK / product.row_words()).next_multiple_of(most_rows).max(most_rows);
-        for row in (0..product.rows.len()).step_by(height) {
-            todo.push((product, place, row..product.rows.len().min(row + height)));
-        }
-    }
-    if products.iter().any(|product| product.w.kind() != Kind::Wide) {
-        x.quantised(); // on all threads
+    for same in by_rows() {
+        let count = same[0].rows.len();
+        let few = (LAY_TASK / same[0].row_words).next_multiple_of(most_rows).max(most_rows);
+        let height = match division {
+            Division::ByRows => division.height(count, most_rows),
+            Division::ByWeights => few,
+        };
+        todo.extend((0..count).step_by(height).map(|row| (same, row..count.min(row + height))));
     }
     let tiles = SharedMut::new(tiles);
+    let first: Vec<u32> = (0..most_rows as u32).collect();
     par::run(todo.len(), |i| {
-        let (product, place, rows) = &todo[i];
-        let words = product.row_words();
-        let mut row = rows.start;
-        while row < rows.end {
-            let m = kernel::tile_rows(rows.end - row, most_rows);
-            // SAFETY: each tile is written by one task.
-            let tile = unsafe { tiles.slice(place + row * words, m * words) };
-            let rows = &product.rows[row..row + m];
-            match product.w.kind() {
-                Kind::Quantised(form) => {
-                    let zero = if form.bits == 8 { wide_zero } else { form.zero };
-                    kernel::lay_tile(x.quantised(), rows, form, zero, tile);
+        let (same, all_rows) = &todo[i];
+        let mut row = all_rows.start;
+        while row < all_rows.end {
+            let m = kernel::tile_rows(all_rows.end - row, most_rows);
+            let rows = &same[0].rows[row..row + m];
+            let own = (quantises && !gathered).then(|| x.quantised_rows(rows));
+            for &Layout { kind, row_words, place, .. } in *same {
+                // SAFETY: each tile is written by one task.
+                let tile = unsafe { tiles.slice(place + row * row_words, m * row_words) };
+                match kind {
+                    Kind::Quantised(form) => {
+                        let zero = if form.bits == 8 { wide_zero } else { form.zero };
+                        match (all, &own) {
+                            (Some(all), _) => kernel::lay_tile(all, rows, form, zero, tile),
+                            (None, Some(own)) => kernel::lay_tile(own, &first[..m], form, zero, tile),
+                            (None, None) => unreachable!("rows are quantised for a quantised layout"),
+                        }
+                    }
+                    Kind::Wide => wide::lay_tile(x.x(), x.columns(), rows, tile),
                 }
-                Kind::Wide => wide::lay_tile(x.x(), x.columns(), rows, tile),
             }
             row += m;
         }
