@@ -49,6 +49,9 @@ pub unsafe trait Lanes: Copy {
     /// Fetches a cache line that is about to be read; any address will do.
     #[inline(always)]
     fn prefetch_read(_p: *const f32) {}
+    /// The same to the second-level cache.
+    #[inline(always)]
+    fn prefetch_far(_p: *const f32) {}
     /// The bf16 in the upper half of each lane's bits.
     unsafe fn upper_bf16(self) -> Self;
     /// The bf16 in the lower half of each lane's bits.
@@ -584,6 +587,11 @@ mod x86 {
         fn prefetch_read(p: *const f32) {
             // As above.
             unsafe { _mm_prefetch::<_MM_HINT_T0>(p.cast()) }
+        }
+        #[inline(always)]
+        fn prefetch_far(p: *const f32) {
+            // As above.
+            unsafe { _mm_prefetch::<_MM_HINT_T1>(p.cast()) }
         }
         #[inline(always)]
         unsafe fn flush(self) -> Self {

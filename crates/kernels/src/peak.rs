@@ -56,7 +56,7 @@ unsafe fn read<L: Lanes>(piece: &[f32]) -> f32 {
         for lines in piece.as_chunks::<{ 4 * LANES }>().0 {
             for (i, sum) in sums.iter_mut().enumerate() {
                 let line = lines.as_ptr().add(LANES * i);
-                L::prefetch_read(line.wrapping_byte_add(AHEAD));
+                L::prefetch_far(line.wrapping_byte_add(AHEAD));
                 *sum = sum.add(L::load(line));
             }
         }

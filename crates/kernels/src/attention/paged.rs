@@ -8,6 +8,8 @@
 //! `[PAGE][v rounded up to 16]`, then the keys' shared part as `[dim][PAGE]`: what the innermost loops read, so nothing
 //! is packed anew. Latent rows are in [`latent`](super::latent).
 
+use std::ops::Range;
+
 use super::{Heads, Keys, Shape, softmax};
 use crate::lanes::{LANES, Lanes};
 use crate::memory::Buffer;
@@ -190,14 +192,15 @@ impl Pages {
         }
         let place = self.place(offset);
         let out = SharedMut::new(out);
-        let numbers = self.numbers;
-        par::run(tasks.len(), |i| {
-            let task = &tasks[i];
-            let job = Job { place, layout, shape, sequence: &sequences[task.sequence], q, out };
-            let job = &job;
-            match numbers {
-                Numbers::F32 => crate::dispatch!(attend_f32(job: &Job, task: &Task)),
-                Numbers::F16 => crate::dispatch!(attend_f16(job: &Job, task: &Task)),
+        let job = &Job { place, layout, shape, sequences, q, out };
+        // In a row a task can fetch for the one after it.
+        let waits_for_pages = tasks.iter().all(|task| task.rows <= FEW);
+        let in_a_row = if waits_for_pages { tasks.len().div_ceil(4 * par::threads()).min(8) } else { 1 };
+        par::run(tasks.len().div_ceil(in_a_row), |i| {
+            let tasks = &tasks[i * in_a_row..tasks.len().min((i + 1) * in_a_row)];
+            match self.numbers {
+                Numbers::F32 => crate::dispatch!(attend_f32(job: &Job, tasks: &[Task])),
+                Numbers::F16 => crate::dispatch!(attend_f16(job: &Job, tasks: &[Task])),
             }
         });
     }
@@ -375,28 +378,72 @@ struct Job<'a> {
     place: Place,
     layout: Layout,
     shape: Shape,
-    sequence: &'a Sequence<'a>,
+    sequences: &'a [Sequence<'a>],
     q: Heads<'a>,
     out: SharedMut<f32>,
 }
 
 #[inline(always)]
-unsafe fn attend_f32<L: Lanes>(job: &Job, task: &Task) {
+unsafe fn attend_f32<L: Lanes>(job: &Job, tasks: &[Task]) {
     // SAFETY: called through `dispatch!` for pages of f32.
-    unsafe { attend::<L, f32>(job, task) }
+    unsafe { attend_all::<L, f32>(job, tasks) }
 }
 
 #[inline(always)]
-unsafe fn attend_f16<L: Lanes>(job: &Job, task: &Task) {
+unsafe fn attend_f16<L: Lanes>(job: &Job, tasks: &[Task]) {
     // SAFETY: called through `dispatch!` for pages of f16.
-    unsafe { attend::<L, Half>(job, task) }
+    unsafe { attend_all::<L, Half>(job, tasks) }
+}
+
+#[inline(always)]
+unsafe fn attend_all<L: Lanes, E: Element>(job: &Job, tasks: &[Task]) {
+    for (i, task) in tasks.iter().enumerate() {
+        // SAFETY: the caller's promise.
+        unsafe { attend::<L, E>(job, task, FirstKeys::of(job, tasks.get(i + 1))) }
+    }
+}
+
+/// The first keys that a task will read, to be fetched during the one before it.
+struct FirstKeys<E> {
+    pages: [*const E; FIRST_PAGES],
+    lines_of_page: usize,
+    /// Those not yet fetched.
+    left: Range<usize>,
+}
+
+impl<E> FirstKeys<E> {
+    /// # Safety
+    /// As for [`attend`].
+    unsafe fn of(job: &Job, task: Option<&Task>) -> Self {
+        let mut pages = [std::ptr::null(); FIRST_PAGES];
+        let mut count = 0;
+        if let Some(task) = task {
+            let Sequence { past, pages: all, .. } = job.sequences[task.sequence];
+            for (start, page) in pages.iter_mut().zip(&all[..(past + 1).div_ceil(PAGE)]) {
+                // SAFETY: the caller's promise.
+                *start = unsafe { head_of::<E>(job, task.kv, *page) };
+                count += 1;
+            }
+        }
+        let lines_of_page = PAGE * job.layout.own * size_of::<E>() / CACHE_LINE;
+        FirstKeys { pages, lines_of_page, left: 0..count * lines_of_page }
+    }
+
+    #[inline(always)]
+    fn fetch_line<L: Lanes>(&mut self) {
+        if let Some(line) = self.left.next() {
+            let page = self.pages[line / self.lines_of_page].cast::<f32>();
+            L::prefetch_far(page.wrapping_byte_add(line % self.lines_of_page * CACHE_LINE));
+        }
+    }
 }
 
 /// # Safety
 /// The machine has the instruction set of `L`, and the pages hold numbers of type E.
 #[inline(always)]
-unsafe fn attend<L: Lanes, E: Element>(job: &Job, task: &Task) {
-    let Job { layout, shape, sequence, q, out, .. } = job;
+unsafe fn attend<L: Lanes, E: Element>(job: &Job, task: &Task, mut next: FirstKeys<E>) {
+    let Job { layout, shape, sequences, q, out, .. } = job;
+    let sequence = &sequences[task.sequence];
     let group = shape.heads / shape.kv_heads;
     let seen = |row: usize| sequence.past + row / group + 1;
     let width_max = seen(task.from + task.rows - 1).next_multiple_of(PAGE);
@@ -415,7 +462,7 @@ unsafe fn attend<L: Lanes, E: Element>(job: &Job, task: &Task) {
         }
         // SAFETY: the operands were checked; tasks write to rows of their own.
         unsafe {
-            scores_of_rows::<L, E>(job, task.kv, keys, &queries[..rows], scores.as_mut_ptr(), width);
+            scores_of_rows::<L, E>(job, (sequence, task.kv, keys), &queries[..rows], scores.as_mut_ptr(), width);
             let mut inverses = [0.0; TILE];
             let mut weights = [std::ptr::null(); TILE];
             for r in 0..rows {
@@ -424,7 +471,7 @@ unsafe fn attend<L: Lanes, E: Element>(job: &Job, task: &Task) {
                 weights[r] = row.as_ptr();
             }
             let sums = Sums { weights: &weights[..rows], inverses: &inverses[..rows], outs: &outs[..rows] };
-            sums_of_rows::<L, E>(job, task.kv, keys, sums);
+            sums_of_rows::<L, E>(job, (sequence, task.kv, keys), sums, &mut next);
         }
     }
 }
@@ -471,20 +518,19 @@ macro_rules! in_tiles {
 #[inline(always)]
 unsafe fn scores_of_rows<L: Lanes, E: Element>(
     job: &Job,
-    kv: usize,
-    keys: usize,
+    (sequence, kv, keys): (&Sequence, usize, usize),
     queries: &[*const f32],
     scores: *mut f32,
     width: usize,
 ) {
-    let Job { place, layout, sequence, .. } = job;
+    let Job { place, layout, .. } = job;
     let pages = &sequence.pages[..keys.div_ceil(PAGE)];
     if queries.len() <= FEW {
         for page in pages.iter().take(FIRST_PAGES) {
             // SAFETY: the caller's promise.
             let keys = unsafe { head_of::<E>(job, kv, *page) };
             for byte in (0..PAGE * layout.own * size_of::<E>()).step_by(CACHE_LINE) {
-                L::prefetch_read(keys.cast::<f32>().wrapping_byte_add(byte));
+                L::prefetch_far(keys.cast::<f32>().wrapping_byte_add(byte));
             }
         }
     }
@@ -498,11 +544,13 @@ unsafe fn scores_of_rows<L: Lanes, E: Element>(
                 let own = parts.map(|part| part.add(kv * layout.head_len()));
                 let shared = parts.map(|part| part.add(layout.kv_heads * layout.head_len()));
                 let rows: [*const f32; M] = std::array::from_fn(|i| queries[at + i]);
-                let next = if M <= FEW { pages.get(first + V..).filter(|next| !next.is_empty()) } else { None };
-                let ahead = next.map(|next| {
-                    let starts = std::array::from_fn(|v| head_of::<E>(job, kv, next[v.min(next.len() - 1)]));
-                    Ahead { starts, bytes: layout.head_len() * size_of::<E>() }
-                });
+                // The next keys, and behind the last ones the first values.
+                let (next, part) = match pages.get(first + V..).filter(|next| !next.is_empty()) {
+                    Some(next) => (next, 0),
+                    None => (pages, PAGE * layout.own),
+                };
+                let ahead = |v: usize| head_of::<E>(job, kv, next[v.min(next.len() - 1)]).wrapping_add(part);
+                let ahead = (M <= FEW).then(|| std::array::from_fn(ahead));
                 let acc = [[L::splat(0.0); V]; M];
                 let acc = extend::<L, E, M, V>(acc, layout.own, rows, own, ahead);
                 let acc = extend::<L, E, M, V>(acc, layout.shared, rows.map(|row| row.add(layout.own)), shared, None);
@@ -526,19 +574,14 @@ unsafe fn head_of<E>(job: &Job, kv: usize, page: u32) -> *const E {
     unsafe { job.place.page::<E>(page).cast_const().add(kv * job.layout.head_len()) }
 }
 
-/// Rows up to which a tile waits for pages longer than it computes.
+/// Rows up to which a tile waits for pages longer than it computes. What it will read is fetched evenly while it
+/// computes, to the second-level cache, which can wait for more lines at a time than the first.
 const FEW: usize = 4;
-/// Pages whose keys such a tile fetches before it begins: as many as it reads side by side.
+/// Pages whose keys such a tile reads side by side.
 const FIRST_PAGES: usize = 8;
+/// How many pages ahead it fetches values.
+const VALUES_AHEAD: usize = 4;
 const CACHE_LINE: usize = 64;
-
-/// What the next step reads: keys and values of its pages.
-#[derive(Clone, Copy)]
-struct Ahead<E, const V: usize> {
-    starts: [*const E; V],
-    /// From each start.
-    bytes: usize,
-}
 
 /// Extends chains over `dims` dimensions: rows by panels `[dim][PAGE]`; meanwhile fetches what is `ahead`. Chains come
 /// and go by value, and tiles are indexed as the formula is written: borrowed, they would be stored at every step.
@@ -552,15 +595,14 @@ unsafe fn extend<L: Lanes, E: Element, const M: usize, const V: usize>(
     dims: usize,
     rows: [*const f32; M],
     panels: [*const E; V],
-    ahead: Option<Ahead<E, V>>,
+    ahead: Option<[*const E; V]>,
 ) -> [[L; V]; M] {
-    let lines = ahead.as_ref().map_or(0, |ahead| ahead.bytes.div_ceil(CACHE_LINE * dims.max(1)));
     for d in 0..dims {
-        if let Some(Ahead { starts, .. }) = &ahead {
-            for line in d * lines..(d + 1) * lines {
-                for start in starts {
-                    L::prefetch_read(start.cast::<f32>().wrapping_byte_add(CACHE_LINE * line));
-                }
+        if let Some(starts) = &ahead
+            && (d * PAGE * size_of::<E>()).is_multiple_of(CACHE_LINE)
+        {
+            for start in starts {
+                L::prefetch_far(start.wrapping_add(d * PAGE).cast());
             }
         }
         // SAFETY: the caller's promise.
@@ -590,8 +632,14 @@ struct Sums<'a> {
 /// As for [`attend`].
 #[inline(always)]
 #[allow(clippy::needless_range_loop)] // as in `extend`
-unsafe fn sums_of_rows<L: Lanes, E: Element>(job: &Job, kv: usize, keys: usize, sums: Sums) {
-    let Job { place, layout, sequence, .. } = job;
+unsafe fn sums_of_rows<L: Lanes, E: Element>(
+    job: &Job,
+    (sequence, kv, keys): (&Sequence, usize, usize),
+    sums: Sums,
+    next: &mut FirstKeys<E>,
+) {
+    let Job { place, layout, .. } = job;
+    let pages = &sequence.pages[..keys.div_ceil(PAGE)];
     let stride = layout.v_stride();
     let values = kv * layout.head_len() + PAGE * layout.own;
     in_tiles!(L, sums.outs.len(), stride / LANES, |at, M, V| {
@@ -602,9 +650,19 @@ unsafe fn sums_of_rows<L: Lanes, E: Element>(job: &Job, kv: usize, keys: usize, 
                 let weights: [*const f32; M] = std::array::from_fn(|i| sums.weights[at + i]);
                 let columns: [usize; V] = std::array::from_fn(|v| LANES * (first + v.min(count - 1)));
                 let mut acc = [[L::splat(0.0); V]; M];
-                for (p, page) in sequence.pages[..keys.div_ceil(PAGE)].iter().enumerate() {
+                for (p, page) in pages.iter().enumerate() {
                     let rows = place.page::<E>(*page).cast_const().add(values);
+                    let ahead = pages.get(p + VALUES_AHEAD).filter(|_| M <= FEW);
+                    let ahead = ahead.map(|page| place.page::<E>(*page).cast_const().add(values));
                     for slot in 0..PAGE.min(keys - PAGE * p) {
+                        if M <= FEW {
+                            next.fetch_line::<L>();
+                        }
+                        if let Some(ahead) = ahead {
+                            for byte in (0..stride * size_of::<E>()).step_by(CACHE_LINE) {
+                                L::prefetch_far(ahead.add(slot * stride).cast::<f32>().wrapping_byte_add(byte));
+                            }
+                        }
                         let row: [L; V] = std::array::from_fn(|v| E::load::<L>(rows.add(slot * stride + columns[v])));
                         for i in 0..M {
                             let weight = L::splat(weights[i].add(PAGE * p + slot).read());
