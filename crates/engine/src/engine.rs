@@ -103,6 +103,11 @@ pub enum EngineError {
     },
 }
 
+/// Bytes of pages not yet in use for which there is memory when an engine has been idle.
+const POPULATED_AHEAD: usize = 256 << 20;
+/// Bytes for which [`Engine::populate`] asks at a time.
+const POPULATED_AT_ONCE: usize = 4 << 20;
+
 /// A model and the requests that it works on.
 pub struct Engine {
     pub(crate) loaded: LoadedModel,
@@ -118,6 +123,8 @@ pub struct Engine {
     pub(crate) counters: Counters,
     pub(crate) scratch: Scratch,
     preparer: Preparer,
+    /// Pages whose memory has been taken from the system.
+    populated: usize,
     next_id: u64,
 }
 
@@ -157,6 +164,7 @@ impl Engine {
             counters: Counters::default(),
             scratch: Scratch::default(),
             preparer,
+            populated: 0,
             next_id: 0,
         })
     }
@@ -194,6 +202,20 @@ impl Engine {
             request,
         });
         Ok(id)
+    }
+
+    /// For times without requests: takes memory for the next pages from the system, some milliseconds' worth; whether
+    /// there is more to take. Otherwise the steps that first touch it wait for it.
+    pub fn populate(&mut self) -> bool {
+        let page_bytes = PagedCache::bytes_per_page(self.loaded.model.config(), self.options.layout, self.options.numbers);
+        let wanted = (self.table.used() + POPULATED_AHEAD / page_bytes).min(self.table.count());
+        let begin = self.populated.max(self.table.used());
+        let end = wanted.min(begin + (POPULATED_AT_ONCE / page_bytes).max(1));
+        if begin < end {
+            self.cache.populate(begin..end);
+            self.populated = end;
+        }
+        end < wanted
     }
 
     /// Ends a request; the next step reports it. `false` if there is no such request any more.

@@ -19,6 +19,8 @@ type Node = u32;
 pub(crate) struct PageTable {
     free: Vec<u32>,
     count: usize,
+    /// Pages up to the last that was ever in use.
+    used: usize,
     nodes: Vec<Entry>,
     unused_nodes: Vec<Node>,
     /// By the node above (`None` is the root) and the page's tokens.
@@ -67,6 +69,7 @@ impl PageTable {
         PageTable {
             free: (0..count as u32).rev().collect(),
             count,
+            used: 0,
             nodes: Vec::new(),
             unused_nodes: Vec::new(),
             children: HashMap::new(),
@@ -79,6 +82,11 @@ impl PageTable {
     /// All pages there are.
     pub fn count(&self) -> usize {
         self.count
+    }
+
+    /// Pages up to the last that was ever in use; those behind it have never been touched.
+    pub fn used(&self) -> usize {
+        self.used
     }
 
     /// Pages that hold nothing.
@@ -122,6 +130,7 @@ impl PageTable {
     pub fn grow(&mut self, lease: &mut Lease, tokens: usize) -> bool {
         while lease.room() < tokens {
             let Some(page) = self.free.pop().or_else(|| self.evict()) else { return false };
+            self.used = self.used.max(page as usize + 1);
             lease.pages.push(page);
         }
         true

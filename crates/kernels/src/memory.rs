@@ -131,6 +131,23 @@ pub fn give_free_back() {
     }
 }
 
+/// Has the system give memory now that it would give as it is touched. A hint; what is in it stays.
+pub fn populate(part: &[f32]) {
+    #[cfg(target_os = "linux")]
+    {
+        const SMALL_PAGE: usize = 4096;
+        let start = part.as_ptr().cast::<u8>();
+        let begin = start.align_offset(SMALL_PAGE);
+        let whole = size_of_val(part).saturating_sub(begin) / SMALL_PAGE * SMALL_PAGE;
+        if whole > 0 {
+            // SAFETY: the range is inside the part, and the call changes nothing of what is in it.
+            unsafe { libc::madvise(start.wrapping_add(begin).cast_mut().cast(), whole, libc::MADV_POPULATE_WRITE) };
+        }
+    }
+    #[cfg(not(target_os = "linux"))]
+    let _ = part;
+}
+
 /// A hint; a system that does not know it goes on with small pages.
 #[cfg(target_os = "linux")]
 fn ask_for_huge_pages(start: *mut u8, len: usize) {
@@ -183,6 +200,10 @@ mod tests {
             assert!(buffer.as_ptr().addr().is_multiple_of(align));
             buffer.fill(1.0);
         }
+        let mut buffer = Buffer::reserved(HUGE_PAGE);
+        buffer[5000] = 1.0;
+        populate(&buffer[3..]);
+        assert!(buffer.iter().enumerate().all(|(i, x)| *x == f32::from(i == 5000)));
         // Two gigabytes, of which one page is touched.
         assert!(Buffer::reserved(1 << 29)[..10].iter().all(|x| *x == 0.0));
     }

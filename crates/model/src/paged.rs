@@ -14,6 +14,7 @@ use crate::ops;
 use crate::params::{Params, Weight};
 use crate::tape::{Execution, Graph, Var};
 use crate::tensor::Tensor;
+use std::ops::Range;
 use wels_kernels::attention::latent::LatentLayout;
 use wels_kernels::attention::paged::{Layout, PAGE, Pages, Sequence};
 use wels_kernels::embedding;
@@ -98,6 +99,14 @@ impl PagedCache {
     /// How many pages there are.
     pub fn pages(&self) -> usize {
         self.pages.count()
+    }
+
+    /// Takes the memory of some pages from the system before it is touched.
+    ///
+    /// # Panics
+    /// If there are no such pages.
+    pub fn populate(&self, pages: Range<usize>) {
+        self.pages.populate(pages);
     }
 
     /// Copies page `from` over page `to`, for a sequence that goes on from a page that another one goes on from too.

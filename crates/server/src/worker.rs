@@ -29,6 +29,10 @@ pub trait Backend: Send + 'static {
     fn step(&mut self) -> Vec<Event>;
     /// Whether there is nothing to do and nothing to report.
     fn is_idle(&self) -> bool;
+    /// Does a little, when idle, of what will save time later; whether there is more of it.
+    fn prepare(&mut self) -> bool {
+        false
+    }
     /// What it is at.
     fn status(&self) -> Status;
 }
@@ -53,6 +57,10 @@ impl Backend for Engine {
 
     fn is_idle(&self) -> bool {
         Engine::is_idle(self)
+    }
+
+    fn prepare(&mut self) -> bool {
+        Engine::populate(self)
     }
 
     fn status(&self) -> Status {
@@ -243,7 +251,12 @@ impl<B: Backend> Loop<B> {
     fn run(&mut self, receiver: &commands::Receiver<Command>, sender: &commands::Sender<Command>) {
         loop {
             if self.backend.is_idle() {
-                let Ok(command) = receiver.recv() else { return };
+                let command = match receiver.try_recv() {
+                    Err(commands::TryRecvError::Empty) if self.backend.prepare() => continue,
+                    Err(commands::TryRecvError::Empty) => receiver.recv().ok(),
+                    command => command.ok(),
+                };
+                let Some(command) = command else { return };
                 self.perform(command, sender);
             }
             for command in receiver.try_iter() {

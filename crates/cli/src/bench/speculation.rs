@@ -6,6 +6,8 @@ use std::time::Instant;
 
 use anyhow::{Result, ensure};
 use serde::Serialize;
+use wels_data::chat::{ChatTemplate, Message, RenderOptions};
+use wels_data::tokenizer::Tokenizer;
 use wels_engine::{Engine, Event, LoadedModel, Options, Request, Sampling, Speculation, Usage};
 use wels_kernels::{isa, par};
 
@@ -21,6 +23,9 @@ pub struct SpeculationArgs {
     /// A text to continue; may be given several times
     #[arg(long = "prompt", value_name = "TEXT", default_values = ["use std::", "fn main() {", "/// Returns the"])]
     prompts: Vec<String>,
+    /// Take the texts for a user's messages, to be answered
+    #[arg(long)]
+    chat: bool,
     /// Tokens of each answer
     #[arg(long, default_value_t = 256, value_name = "N")]
     tokens: usize,
@@ -76,11 +81,7 @@ pub fn speculation(args: &SpeculationArgs) -> Result<()> {
     let no_tokenizer = || refuse("the model has no tokenizer", "put its tokenizer.json beside it");
     let tokenizer = open.tokenizer.as_ref().ok_or_else(no_tokenizer)?;
     let config = &open.config;
-    let mut prompts = Vec::new();
-    for prompt in &args.prompts {
-        let ids = tokenizer.encode_ordinary(prompt)?;
-        prompts.push(tokenizer.special().bos.into_iter().chain(ids).collect::<Vec<u32>>());
-    }
+    let prompts = prompts(args, tokenizer)?;
     let guesses_by = if config.mtp_depth > 0 { "MTP" } else { "lookup" };
     let context = config.rope.max_positions.min(4096);
     let (model, params) = args.hold.take(&open, context)?;
@@ -128,6 +129,22 @@ pub fn speculation(args: &SpeculationArgs) -> Result<()> {
         result.print()?
     }
     Ok(())
+}
+
+fn prompts(args: &SpeculationArgs, tokenizer: &Tokenizer) -> Result<Vec<Vec<u32>>> {
+    let template = if args.chat { ChatTemplate::of(tokenizer)? } else { None };
+    if args.chat && template.is_none() {
+        return Err(refuse("the model has no chat template", "leave out --chat"));
+    }
+    let options = RenderOptions { add_generation_prompt: true, ..RenderOptions::default() };
+    let ids = |prompt: &String| match &template {
+        Some(template) => Ok(tokenizer.encode(&template.render(&[Message::new("user", prompt)], &options)?)?),
+        None => {
+            let ids = tokenizer.encode_ordinary(prompt)?;
+            Ok(tokenizer.special().bos.into_iter().chain(ids).collect())
+        }
+    };
+    args.prompts.iter().map(ids).collect()
 }
 
 fn turn(engine: &mut Engine, args: &SpeculationArgs, prompts: &[Vec<u32>]) -> Result<Turn> {

@@ -12,7 +12,7 @@ use std::ops::Range;
 
 use super::{Heads, Keys, Shape, softmax};
 use crate::lanes::{LANES, Lanes};
-use crate::memory::Buffer;
+use crate::memory::{self, Buffer};
 use crate::micro;
 use crate::par::{self, SharedMut};
 use crate::scratch;
@@ -100,6 +100,16 @@ impl Pages {
     /// How many pages.
     pub fn count(&self) -> usize {
         self.count
+    }
+
+    /// Takes the memory of some pages from the system before it is touched.
+    ///
+    /// # Panics
+    /// If there are no such pages.
+    pub fn populate(&self, pages: Range<usize>) {
+        assert!(pages.end <= self.count, "pages {pages:?} of {}", self.count);
+        let words = |page: usize| page * self.page_len * self.numbers.bytes() / size_of::<f32>();
+        memory::populate(&self.words[words(pages.start)..words(pages.end)]);
     }
 
     /// Copies page `from` over page `to`.
