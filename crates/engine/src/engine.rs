@@ -207,7 +207,8 @@ impl Engine {
     /// For times without requests: takes memory for the next pages from the system, some milliseconds' worth; whether
     /// there is more to take. Otherwise the steps that first touch it wait for it.
     pub fn populate(&mut self) -> bool {
-        let page_bytes = PagedCache::bytes_per_page(self.loaded.model.config(), self.options.layout, self.options.numbers);
+        let page_bytes =
+            PagedCache::bytes_per_page(self.loaded.model.config(), self.options.layout, self.options.numbers);
         let wanted = (self.table.used() + POPULATED_AHEAD / page_bytes).min(self.table.count());
         let begin = self.populated.max(self.table.used());
         let end = wanted.min(begin + (POPULATED_AT_ONCE / page_bytes).max(1));

@@ -82,6 +82,10 @@ pub fn speculation(args: &SpeculationArgs) -> Result<()> {
     let tokenizer = open.tokenizer.as_ref().ok_or_else(no_tokenizer)?;
     let config = &open.config;
     let prompts = prompts(args, tokenizer)?;
+    // A text goes on to its full length, an answer ends.
+    let ends = config.eos_ids.iter().copied().chain(tokenizer.special().eos).filter(|_| args.chat).collect();
+    let sampling = Sampling { temperature: args.temperature, ..Sampling::default() };
+    let request = Request { stop_tokens: ends, sampling, ..Request::new(Vec::new(), args.tokens) };
     let guesses_by = if config.mtp_depth > 0 { "MTP" } else { "lookup" };
     let context = config.rope.max_positions.min(4096);
     let (model, params) = args.hold.take(&open, context)?;
@@ -95,7 +99,7 @@ pub fn speculation(args: &SpeculationArgs) -> Result<()> {
     let mut guessing = engine(Speculation::Auto { max_draft: args.max_draft })?;
     let (mut without, mut with) = (Vec::new(), Vec::new());
     for round in 0..=args.rounds {
-        let pair = (turn(&mut plain, args, &prompts)?, turn(&mut guessing, args, &prompts)?);
+        let pair = (turn(&mut plain, &request, &prompts)?, turn(&mut guessing, &request, &prompts)?);
         ensure!(pair.0.answers == pair.1.answers, "guessing changed an answer");
         // The first round also takes memory from the system.
         if round > 0 {
@@ -147,11 +151,10 @@ fn prompts(args: &SpeculationArgs, tokenizer: &Tokenizer) -> Result<Vec<Vec<u32>
     args.prompts.iter().map(ids).collect()
 }
 
-fn turn(engine: &mut Engine, args: &SpeculationArgs, prompts: &[Vec<u32>]) -> Result<Turn> {
+fn turn(engine: &mut Engine, request: &Request, prompts: &[Vec<u32>]) -> Result<Turn> {
     let mut turn = Turn { answers: vec![], tokens: 0, passes: 0, seconds: 0.0, drafted: 0, accepted: 0 };
     for prompt in prompts {
-        let sampling = Sampling { temperature: args.temperature, ..Sampling::default() };
-        engine.enqueue(Request { sampling, ..Request::new(prompt.clone(), args.tokens) })?;
+        engine.enqueue(Request { prompt: prompt.clone(), ..request.clone() })?;
         let mut answer = Vec::new();
         let mut begun: Option<(Instant, u64)> = None;
         let mut first = 0;

@@ -39,4 +39,7 @@ fn guessing_is_measured_at_equal_answers() {
     assert_eq!(bench["guesses_by"], "MTP");
     assert_eq!(bench["tokens"].as_u64(), Some(3 * 19), "all but the first token of three answers: {bench}");
     assert!(bench["drafted"].as_u64() >= bench["accepted"].as_u64() && bench["ratio"].as_f64() > Some(0.0), "{bench}");
+    let chat = lab.wels(&["bench", "speculation", "runs/r", "--chat"]);
+    assert_eq!(chat.code, Some(1));
+    assert_eq!(chat.failure(), "error: the model has no chat template\nhint: leave out --chat\n");
 }

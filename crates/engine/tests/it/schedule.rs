@@ -66,6 +66,22 @@ fn a_cache_for_one_serves_all_one_after_the_other() {
     assert_eq!((status.pages, status.pages_free + status.pages_cached), (3, 3));
 }
 
+#[test]
+fn memory_taken_while_idle_changes_nothing() {
+    let answers = |idle: bool| {
+        let mut engine = engine(&loaded(), Options { cache_bytes: 16 << 20, ..Options::default() });
+        let mut answers = Vec::new();
+        for prompt in 0..3 {
+            while idle && engine.populate() {}
+            enqueue(&mut engine, vec![prompt; 40], 10, 0);
+            answers.push(finish(&mut engine).remove(0).0);
+        }
+        assert!(!idle || !engine.populate(), "all of so small a cache is there");
+        answers
+    };
+    assert_eq!(answers(true), answers(false));
+}
+
 /// When pages are short, too.
 #[test]
 fn the_more_important_takes_the_pages_of_the_less_important() {

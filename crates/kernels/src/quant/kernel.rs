@@ -6,7 +6,7 @@ use super::pack::{Form, Panel, ROWS};
 use crate::lanes::Lanes;
 
 /// Rows of x that tiles have, the most first; an instruction set uses those up to its [`Dots::TILE`].
-const TILES: [usize; 5] = [12, 8, 4, 2, 1];
+const TILES: [usize; 6] = [12, 8, 4, 3, 2, 1];
 
 /// Rows of the next tile, of `left` that are left.
 pub(super) fn tile_rows(left: usize, most: usize) -> usize {
@@ -92,6 +92,7 @@ pub(super) unsafe fn panel<D: Dots, const BITS: usize, const HALVES: usize, cons
             12 => rows::<D, BITS, HALVES, MINIMA, FACTORS, 12>(records, panel, tile, out),
             8 => rows::<D, BITS, HALVES, MINIMA, FACTORS, 8>(records, panel, tile, out),
             4 => rows::<D, BITS, HALVES, MINIMA, FACTORS, 4>(records, panel, tile, out),
+            3 => rows::<D, BITS, HALVES, MINIMA, FACTORS, 3>(records, panel, tile, out),
             2 => rows::<D, BITS, HALVES, MINIMA, FACTORS, 2>(records, panel, tile, out),
             _ => rows::<D, BITS, HALVES, MINIMA, FACTORS, 1>(records, panel, tile, out),
         }

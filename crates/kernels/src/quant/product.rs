@@ -275,8 +275,9 @@ const CHUNK: usize = 256 * 1024;
 /// Panels of a task's chunks.
 fn chunk_panels(task: &Task, most_rows: usize) -> usize {
     let (w, rows) = (task.product.w, task.rows.len());
+    let one_tile = kernel::tile_rows(rows, most_rows) == rows;
     match w.is_packed() {
-        true if rows <= most_rows => task.panels.len(),
+        true if one_tile => task.panels.len(),
         false if rows <= most_rows && w.kind() != Kind::Wide => 1, // packed, it is read from the first-level cache
         _ => {
             let bytes = match w.kind() {

@@ -159,6 +159,8 @@ pub(super) unsafe fn panels<D: Dots, W: Width>(
                 8 => side_by_side::<D, W, 8, 2>(k, panel, left, tile, out),
                 4 if D::TILE > 4 => side_by_side::<D, W, 4, 4>(k, panel, left, tile, out),
                 4 => side_by_side::<D, W, 4, 1>(k, panel, left, tile, out),
+                3 if D::TILE > 4 => side_by_side::<D, W, 3, 4>(k, panel, left, tile, out),
+                3 => side_by_side::<D, W, 3, 1>(k, panel, left, tile, out),
                 2 => side_by_side::<D, W, 2, 2>(k, panel, left, tile, out),
                 _ => side_by_side::<D, W, 1, 4>(k, panel, left, tile, out),
             };
