@@ -197,6 +197,7 @@ impl Engine {
             guide,
             pace: Pace::new(),
             guesses: Vec::new(),
+            behind: Vec::new(),
             begun: false,
             usage: Usage { prompt: request.prompt.len(), ..Usage::default() },
             request,
@@ -274,6 +275,7 @@ impl Engine {
             self.table.release(std::mem::take(&mut sequence.lease));
             sequence.computed = 0;
             sequence.guesses.clear();
+            sequence.behind.clear();
         }
         self.table.clear();
     }

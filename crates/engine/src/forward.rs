@@ -5,7 +5,6 @@ use wels_model::tensor::Tensor;
 
 use crate::engine::{Engine, Speculation};
 use crate::event::{Event, FinishReason};
-use crate::mtp::States;
 use crate::schedule::Work;
 
 impl Engine {
@@ -31,25 +30,28 @@ impl Engine {
 
         let (mut logits_row, mut state_row) = (0, 0);
         let mut ended = Vec::new();
-        let mut states = Vec::new();
         for ((work, tokens), logits) in work.iter().zip(&inputs).zip(wanted) {
             let first = self.running[work.sequence].computed;
             if let Some(reason) = self.take(work, logits, logits_row, &output.logits) {
                 ended.push((work.sequence, reason));
             }
-            let sequence = &self.running[work.sequence];
-            states.push(States { sequence: work.sequence, first, count: sequence.computed - first, row: state_row });
+            let sequence = &mut self.running[work.sequence];
+            if mtp {
+                let rows = state_row..state_row + sequence.computed - first;
+                rows.for_each(|row| sequence.behind.extend_from_slice(output.hidden.row(row)));
+            }
             logits_row += logits;
             state_row += tokens.len();
         }
         if mtp {
-            states.retain(|of| ended.iter().all(|(sequence, _)| *sequence != of.sequence));
-            self.guess_by_mtp(&states, &output.hidden);
+            let goes_on = |sequence: &usize| ended.iter().all(|(ended, _)| ended != sequence);
+            self.guess_by_mtp(work.iter().map(|work| work.sequence).filter(goes_on).collect());
         }
         // Not before: MTP has written to the new pages, and only the owner of a page may.
         for work in work.iter().filter(|_| self.options.prefix_cache) {
+            let complete = self.running[work.sequence].computed - self.behind(work.sequence);
             let sequence = &mut self.running[work.sequence];
-            self.table.publish(&mut sequence.lease, &sequence.tokens, sequence.computed);
+            self.table.publish(&mut sequence.lease, &sequence.tokens, complete);
         }
         for (sequence, reason) in ended.into_iter().rev() {
             let sequence = self.running.remove(sequence);

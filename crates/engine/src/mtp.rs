@@ -2,76 +2,88 @@
 //!
 //! The layer at position i reads the main model's state there and the token after it, and expects the one after that.
 //! It has keys and values of its own in the pages, so every position whose next token is known goes through it once,
-//! prompts too. To guess further ahead it is applied to its own state and guess; what that leaves in the pages is
-//! written over when the real tokens come.
+//! prompts too: before the next guess, or when a page of them has come together, which costs little more than one. To
+//! guess further ahead it is applied to its own state and guess; what that leaves in the pages is written over when the
+//! real tokens come.
 
 use wels_model::paged::Piece;
 use wels_model::tensor::Tensor;
 
 use crate::engine::Engine;
+use crate::pages::PAGE;
 
-/// Positions of a sequence whose states the pass has given and whose next tokens are known.
-pub(crate) struct States {
+/// A sequence that goes through the layer.
+struct Due {
     /// Its place among the running.
-    pub sequence: usize,
-    /// The first position.
-    pub first: usize,
-    /// How many.
-    pub count: usize,
-    /// Row of the first among the pass's states.
-    pub row: usize,
+    sequence: usize,
+    /// How many tokens to guess.
+    wanted: usize,
 }
 
 impl Engine {
-    /// Takes the positions through the layer, and lets the sequences that answer guess. `hidden[rows, D]` are the
-    /// states of the pass.
-    pub(crate) fn guess_by_mtp(&mut self, states: &[States], hidden: &Tensor) {
-        if states.is_empty() {
+    /// Takes the positions of some of the running through the layer, where that is due, and lets those guess that are
+    /// to.
+    pub(crate) fn guess_by_mtp(&mut self, sequences: Vec<usize>) {
+        let answering = sequences.iter().filter(|&&sequence| self.running[sequence].answers()).count();
+        let guessing =
+            sequences.into_iter().map(|sequence| Due { sequence, wanted: self.prepare_guesses(sequence, answering) });
+        let mut due: Vec<Due> = guessing.collect();
+        due.retain(|due| due.wanted > 0 || self.is_due(due.sequence));
+        if due.is_empty() {
             return;
         }
-        let answering = states.iter().filter(|of| self.running[of.sequence].answers()).count();
-        let wanted: Vec<usize> = states.iter().map(|of| self.prepare_guesses(of, answering)).collect();
-        let rows = states.iter().flat_map(|of| of.row..of.row + of.count);
-        let mut hidden = self.rows(hidden, rows);
-        // Places in `states` of those that guess on.
-        let mut guessing: Vec<usize> = (0..states.len()).collect();
+        let d = self.loaded.model.config().hidden_size;
+        let states: Vec<f32> = due.iter().flat_map(|due| &self.running[due.sequence].behind).copied().collect();
+        let mut hidden = self.execution.pool.copy_of(states.len() / d, d, &states);
         for ahead in 0.. {
-            let inputs: Vec<Vec<u32>> = guessing.iter().map(|&at| self.mtp_inputs(&states[at], ahead)).collect();
-            let pieces: Vec<Piece> = guessing
+            let inputs: Vec<Vec<u32>> = due.iter().map(|due| self.mtp_inputs(due.sequence, ahead)).collect();
+            let pieces: Vec<Piece> = due
                 .iter()
                 .zip(&inputs)
-                .map(|(&at, tokens)| {
-                    let sequence = &self.running[states[at].sequence];
-                    let past = if ahead == 0 { states[at].first } else { sequence.computed + ahead - 1 };
-                    let rows = usize::from(wanted[at] > ahead);
+                .map(|(due, tokens)| {
+                    let sequence = &self.running[due.sequence];
+                    let past =
+                        if ahead == 0 { sequence.computed - tokens.len() } else { sequence.computed + ahead - 1 };
+                    let rows = usize::from(due.wanted > ahead);
                     Piece { tokens, past, pages: sequence.lease.pages(), logits: rows, states: rows }
                 })
                 .collect();
             let output =
                 self.loaded.model.draft(&self.loaded.params, &self.execution, &mut self.cache, 1, &pieces, hidden);
-            guessing.retain(|&at| wanted[at] > ahead);
-            for (row, &at) in guessing.iter().enumerate() {
-                let sequence = &mut self.running[states[at].sequence];
+            due.iter().for_each(|due| self.running[due.sequence].behind.clear());
+            due.retain(|due| due.wanted > ahead);
+            for (row, due) in due.iter().enumerate() {
+                let sequence = &mut self.running[due.sequence];
                 let position = sequence.tokens.len() + ahead;
                 let guess = sequence.sampler.choose(output.logits.row(row), position, None, None, &mut self.scratch);
                 sequence.guesses.extend(guess.map(|choice| choice.token));
             }
             // One that found no finite logits guesses no more.
-            let goes_on = |at: usize| wanted[at] > ahead + 1 && self.running[states[at].sequence].guesses.len() > ahead;
-            let rows = (0..guessing.len()).filter(|&row| goes_on(guessing[row]));
+            let goes_on = |due: &Due| due.wanted > ahead + 1 && self.running[due.sequence].guesses.len() > ahead;
+            let rows = (0..due.len()).filter(|&row| goes_on(&due[row]));
             hidden = self.rows(&output.hidden, rows);
-            guessing.retain(|&at| goes_on(at));
-            if guessing.is_empty() {
+            due.retain(goes_on);
+            if due.is_empty() {
                 break;
             }
         }
     }
 
+    /// Whether a sequence that does not guess goes through the layer.
+    fn is_due(&self, sequence: usize) -> bool {
+        !self.running[sequence].answers() || self.behind(sequence) >= PAGE
+    }
+
+    /// Computed tokens of a sequence that have not gone through the layer.
+    pub(crate) fn behind(&self, sequence: usize) -> usize {
+        self.running[sequence].behind.len() / self.loaded.model.config().hidden_size
+    }
+
     /// How many tokens to guess for a sequence; its pages have room for what that writes.
-    fn prepare_guesses(&mut self, of: &States, answering: usize) -> usize {
-        let sequence = &self.running[of.sequence];
+    fn prepare_guesses(&mut self, place: usize, answering: usize) -> usize {
+        let sequence = &self.running[place];
         let wanted = if sequence.answers() { self.guesses_wanted(sequence, answering) } else { 0 };
-        let sequence = &mut self.running[of.sequence];
+        let sequence = &mut self.running[place];
         sequence.guesses.clear();
         // One page more at most: a guess is not worth somebody's prefix.
         let end = (sequence.computed + wanted).min(sequence.lease.room() + 1);
@@ -82,11 +94,14 @@ impl Engine {
     }
 
     /// The tokens after the positions that go through the layer.
-    fn mtp_inputs(&self, of: &States, ahead: usize) -> Vec<u32> {
-        let sequence = &self.running[of.sequence];
+    fn mtp_inputs(&self, sequence: usize, ahead: usize) -> Vec<u32> {
+        let running = &self.running[sequence];
         match ahead {
-            0 => sequence.tokens[of.first + 1..][..of.count].to_vec(),
-            _ => vec![sequence.guesses[ahead - 1]],
+            0 => {
+                let first = running.computed - self.behind(sequence);
+                running.tokens[first + 1..=running.computed].to_vec()
+            }
+            _ => vec![running.guesses[ahead - 1]],
         }
     }
 

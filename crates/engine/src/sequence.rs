@@ -24,6 +24,8 @@ pub(crate) struct Sequence {
     pub pace: Pace,
     /// Guesses of MTP for what follows `tokens`.
     pub guesses: Vec<u32>,
+    /// States `[n, D]` of the last `n` of the computed tokens, which have not gone through MTP's layer.
+    pub behind: Vec<f32>,
     /// Whether it has run before, so that its prompt is accounted for.
     pub begun: bool,
     pub usage: Usage,
