@@ -205,7 +205,7 @@ impl Pages {
         let job = &Job { place, layout, shape, sequences, q, out };
         // In a row a task can fetch for the one after it.
         let waits_for_pages = tasks.iter().all(|task| task.rows <= FEW);
-        let in_a_row = if waits_for_pages { tasks.len().div_ceil(4 * par::threads()).min(8) } else { 1 };
+        let in_a_row = if waits_for_pages { tasks.len().div_ceil(4 * par::threads()).clamp(1, 8) } else { 1 };
         par::run(tasks.len().div_ceil(in_a_row), |i| {
             let tasks = &tasks[i * in_a_row..tasks.len().min((i + 1) * in_a_row)];
             match self.numbers {
