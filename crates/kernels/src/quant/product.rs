@@ -117,7 +117,7 @@ struct Task<'a> {
 #[derive(Clone, Copy)]
 enum Division {
     /// Each thread has rows of its own as far as they go, in this kernel and in those before and after: what one core
-    /// has written is slow to read for another, if the two do not share a cache all the more.
+    /// has written is slow for another to read, all the more where the two share no cache.
     ByRows,
     /// Each thread has weights of its own.
     ByWeights,
