@@ -47,7 +47,7 @@ impl Engine {
             let goes_on = |sequence: &usize| ended.iter().all(|(ended, _)| ended != sequence);
             self.guess_by_mtp(work.iter().map(|work| work.sequence).filter(goes_on).collect());
         }
-        // Not before: MTP has written to the new pages, and only the owner of a page may.
+        // Not before MTP has written to the pages, which only the owner of a page may.
         for work in work.iter().filter(|_| self.options.prefix_cache) {
             let complete = self.running[work.sequence].computed - self.behind(work.sequence);
             let sequence = &mut self.running[work.sequence];

@@ -233,10 +233,9 @@ fn lay_tiles(
     let mut todo = Vec::new();
     for same in by_rows() {
         let count = same[0].rows.len();
-        let few = (LAY_TASK / same[0].row_words).next_multiple_of(most_rows).max(most_rows);
         let height = match division {
             Division::ByRows => division.height(count, most_rows),
-            Division::ByWeights => few,
+            Division::ByWeights => (LAY_TASK / same[0].row_words).next_multiple_of(most_rows).max(most_rows),
         };
         todo.extend((0..count).step_by(height).map(|row| (same, row..count.min(row + height))));
     }
@@ -248,18 +247,18 @@ fn lay_tiles(
         while row < all_rows.end {
             let m = kernel::tile_rows(all_rows.end - row, most_rows);
             let rows = &same[0].rows[row..row + m];
-            let own = (quantises && !gathered).then(|| x.quantised_rows(rows));
+            let mut own = None;
             for &Layout { kind, row_words, place, .. } in *same {
                 // SAFETY: each tile is written by one task.
                 let tile = unsafe { tiles.slice(place + row * row_words, m * row_words) };
                 match kind {
                     Kind::Quantised(form) => {
                         let zero = if form.bits == 8 { wide_zero } else { form.zero };
-                        match (all, &own) {
-                            (Some(all), _) => kernel::lay_tile(all, rows, form, zero, tile),
-                            (None, Some(own)) => kernel::lay_tile(own, &first[..m], form, zero, tile),
-                            (None, None) => unreachable!("rows are quantised for a quantised layout"),
-                        }
+                        let (quantised, rows) = match all {
+                            Some(all) => (all, rows),
+                            None => (&*own.get_or_insert_with(|| x.quantised_rows(rows)), &first[..m]),
+                        };
+                        kernel::lay_tile(quantised, rows, form, zero, tile);
                     }
                     Kind::Wide => wide::lay_tile(x.x(), x.columns(), rows, tile),
                 }
