@@ -101,7 +101,7 @@ fn train(args: &TrainArgs) -> Result<()> {
     let recipe = Recipe::load(&args.recipe)?;
     let config = recipe.model.config();
     let (section, context) = (&recipe.pretrain, recipe.data.sequence_length);
-    let state = State::new(Params::init(config, recipe.run.seed));
+    let state = State::new(Params::init(&wels_cpu::device(), config, recipe.run.seed));
     let mut trainer = Trainer::new(config.clone(), context, state, hyperparameters(section), execution(section));
     let tokens = section.batch_tokens;
     let peak_before = fma_peak_flops();
@@ -152,7 +152,7 @@ fn train(args: &TrainArgs) -> Result<()> {
 /// than four micro-batches is cut to four, which tells the same in less time.
 pub fn training_rate(recipe: &Recipe) -> Result<f64> {
     let (section, config, context) = (&recipe.pretrain, recipe.model.config(), recipe.data.sequence_length);
-    let state = State::new(Params::init(config, recipe.run.seed));
+    let state = State::new(Params::init(&wels_cpu::device(), config, recipe.run.seed));
     let mut trainer = Trainer::new(config.clone(), context, state, hyperparameters(section), execution(section));
     let tokens = section.batch_tokens.min((4 * section.micro_batch * context) as u64);
     steady_rate(3, |step| {

@@ -190,8 +190,8 @@ impl OpenModel {
         let pack_bytes = machine::available_memory_bytes().map_or(u64::MAX, |bytes| bytes / 2);
         let hold = Hold { quantise, pack_bytes, pack_expert_bytes: PACK_EXPERT_BYTES };
         let (params, _) = match &self.weights {
-            Weights::Files(files) => Params::from_files(files, &self.config, hold)?,
-            Weights::Gguf(file) => Params::from_gguf(file, &self.config, hold)?,
+            Weights::Files(files) => Params::from_files(&wels_cpu::device(), files, &self.config, hold)?,
+            Weights::Gguf(file) => Params::from_gguf(&wels_cpu::device(), file, &self.config, hold)?,
         };
         Ok(params)
     }
@@ -245,14 +245,15 @@ pub fn split_rows(config: &ModelConfig, params: &mut Params) {
         let spec = &params.specs()[param];
         let cols = if spec.rows == 1 { 1 } else { spec.cols };
         if spec.name.contains(".q_proj.") || spec.name.contains(".k_proj.") {
-            params.values[param] = gguf::split_rows(&params.values[param], head_dim, cols);
+            let rows = gguf::split_rows(&params.tensors()[param].to_host(), head_dim, cols);
+            params.set_values(param, &rows);
         }
     }
 }
 
 /// All weights of a model as f32, for a configuration that is known and, of a GGUF file, [`in_directory`].
 pub fn load_params(location: &Location, config: &ModelConfig) -> Result<Params> {
-    let mut params = Params::zeros(config);
+    let mut params = Params::zeros(&wels_cpu::device(), config);
     let sink: &mut Sink<'_> = &mut |param, first_row, _, values| params.set_rows(param, first_row, values);
     match location {
         Location::Directory(folder) => _ = Files::open(folder)?.load(config, sink)?,

@@ -9,12 +9,10 @@
 //! continues the kernel's chains. Values live as long as a layer or a closure holds them.
 
 use crate::paged::{CacheLayout, Paging};
-use crate::params::{Grads, Params, Stored, Weight};
-use crate::tensor::{Pool, Tensor};
+use crate::params::{Grads, Params, Weight};
 use std::ops::Deref;
 use std::sync::Arc;
-use wels_kernels::gemm::{Precision, Start};
-use wels_kernels::{elementwise, optim};
+use wels_device::{Balance, Device, Dispatch, Ids, Pool, Precision, Start, Tensor, WeightRef};
 
 /// How to compute, whatever is computed.
 #[derive(Clone)]
@@ -51,9 +49,15 @@ impl Recompute {
     }
 }
 
-impl Default for Execution {
-    fn default() -> Self {
-        Execution { pool: Pool::new(), precision: Precision::F32, recompute: Recompute::None }
+impl Execution {
+    /// On `device`, in f32, keeping everything that a backward pass needs.
+    pub fn new(device: Arc<dyn Device>) -> Self {
+        Execution { pool: Pool::new(device), precision: Precision::F32, recompute: Recompute::None }
+    }
+
+    /// What computes.
+    pub fn device(&self) -> &Arc<dyn Device> {
+        self.pool.device()
     }
 }
 
@@ -61,9 +65,9 @@ impl Default for Execution {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Sequences {
     /// Where each sequence begins; the number of rows, T, at the end.
-    pub starts: Vec<u32>,
+    pub starts: Ids,
     /// `[T]`: place in the sequence, for the rotary embedding.
-    pub positions: Vec<u32>,
+    pub positions: Ids,
 }
 
 impl Sequences {
@@ -74,8 +78,8 @@ impl Sequences {
     pub fn packed(starts: &[u32]) -> Self {
         assert_eq!(starts.first(), Some(&0), "the first sequence begins at row 0");
         assert!(starts.is_sorted(), "sequence starts descend: {starts:?}");
-        let positions = starts.windows(2).flat_map(|pair| 0..pair[1] - pair[0]).collect();
-        Sequences { starts: starts.to_vec(), positions }
+        let positions: Vec<u32> = starts.windows(2).flat_map(|pair| 0..pair[1] - pair[0]).collect();
+        Sequences { starts: starts.into(), positions: positions.into() }
     }
 
     /// The number of rows.
@@ -135,15 +139,14 @@ pub struct Context<'a> {
     pub balance_coefficient: f32,
 }
 
-/// What one layer's router did with a batch.
-#[derive(Clone, Debug, PartialEq)]
+/// What one layer's router did with a batch, still on the device.
 pub struct Routing {
     /// The layer, MTP layers counting on from the last.
     pub layer: usize,
-    /// Tokens that went to each expert.
-    pub load: Vec<u32>,
-    /// Balance loss of each sequence, without coefficient.
-    pub balance: Vec<f32>,
+    /// Where the tokens went.
+    pub dispatch: Arc<Dispatch>,
+    /// The balance loss of each sequence, if the objective has one.
+    pub balance: Option<Arc<Balance>>,
 }
 
 /// A forward pass under way.
@@ -208,13 +211,18 @@ impl<'a> Graph<'a> {
         self.context.execution.precision
     }
 
+    /// What computes.
+    pub fn device(&self) -> &'a dyn Device {
+        &**self.context.execution.device()
+    }
+
     /// The values of a parameter.
-    pub fn weight(&self, weight: Weight) -> &'a [f32] {
+    pub fn weight(&self, weight: Weight) -> &'a Tensor {
         self.context.params.of(weight)
     }
 
     /// A parameter, however it is stored.
-    pub fn stored(&self, weight: Weight) -> Stored<'a> {
+    pub fn stored(&self, weight: Weight) -> WeightRef<'a> {
         self.context.params.stored(weight)
     }
 
@@ -308,10 +316,10 @@ impl<'a> Graph<'a> {
     }
 
     /// Looks at what the operation `name` gave, if this pass looks for values that are not finite.
-    pub fn inspect(&mut self, name: &str, value: &[f32]) {
+    pub fn inspect(&mut self, name: &str, value: &Tensor) {
         if let Some(watch) = &mut self.watch
             && watch.found.is_none()
-            && optim::first_non_finite(value).is_some()
+            && !value.device().is_finite(value)
         {
             watch.found = Some(format!("{} ({name})", watch.place));
         }
@@ -329,13 +337,18 @@ impl<'a> Backward<'a> {
         self.context.execution.pool.tensor(rows, cols)
     }
 
+    /// What computes.
+    pub fn device(&self) -> &'a dyn Device {
+        &**self.context.execution.device()
+    }
+
     /// The values of a parameter.
-    pub fn weight(&self, weight: Weight) -> &'a [f32] {
+    pub fn weight(&self, weight: Weight) -> &'a Tensor {
         self.context.params.of(weight)
     }
 
     /// Lets `write` add to a variable's gradient: `write` is told whether it comes first.
-    pub fn accumulate(&mut self, of: GradientOf, write: impl FnOnce(&mut [f32], Start)) {
+    pub fn accumulate(&mut self, of: GradientOf, write: impl FnOnce(&mut Tensor, Start)) {
         if of.slot.is_some() {
             let (mut gradient, start) = self.begin(of);
             write(&mut gradient, start);
@@ -364,7 +377,7 @@ impl<'a> Backward<'a> {
             None => contribution,
             Some(gradient) => {
                 let mut gradient = gradient.into_unshared();
-                elementwise::add(&contribution, &mut gradient);
+                self.device().add(&contribution, &mut gradient);
                 gradient
             }
         };
@@ -377,11 +390,10 @@ impl<'a> Backward<'a> {
     }
 
     /// Lets `write` add to a parameter's gradient, continuing its chains over the tokens.
-    pub fn parameter(&mut self, weight: Weight, write: impl FnOnce(&mut [f32], Start)) {
+    pub fn parameter(&mut self, weight: Weight, write: impl FnOnce(&mut Tensor, Start)) {
         self.grads.accumulate(weight, write);
     }
 }
-
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -10,7 +10,7 @@
 
 use std::sync::Arc;
 
-use wels_kernels::random::Key;
+use wels_device::host::random::Key;
 use wels_model::model::{Batch, Teacher};
 use wels_tasks::{Task, TaskError};
 

@@ -11,7 +11,7 @@ use std::sync::Arc;
 use thiserror::Error;
 use wels_data::chat::{ChatError, ChatTemplate, Message, RenderOptions};
 use wels_data::tokenizer::{Tokenizer, TokenizerError};
-use wels_kernels::random::Key;
+use wels_device::host::random::Key;
 use wels_model::model::{Batch, Model};
 use wels_model::params::Params;
 use wels_tasks::{Item, Prompt, Reward, RewardWeights, Task, TaskError};
@@ -296,8 +296,7 @@ pub fn learn(
     }
     let count = parts.len() as f64;
     for (i, part) in parts.iter().enumerate() {
-        let coefficient = |row: usize, logp: f32| part.coefficient(row, logp);
-        let pass = trainer.gradients(&part.batch, options.micro_rows, &coefficient)?;
+        let pass = trainer.gradients(&part.batch, options.micro_rows, part.coefficient())?;
         if i == 0 {
             compare(part, &pass.logprobs, &mut report)?;
         }
@@ -314,7 +313,7 @@ pub fn learn(
 }
 
 fn compare(part: &PolicyBatch, recomputed: &[f32], report: &mut RlReport) -> Result<(), RlError> {
-    let answers = part.batch.targets.iter().map(|target| *target != wels_kernels::head::IGNORE);
+    let answers = part.batch.targets.iter().map(|target| *target != wels_device::IGNORE);
     let sampled = part.sampled_logprobs().zip(answers).filter(|(_, answer)| *answer).map(|(logp, _)| logp);
     let difference = difference(sampled, recomputed, &part.batch)?;
     report.logprob_difference_max = report.logprob_difference_max.max(difference);
@@ -329,7 +328,7 @@ pub(crate) fn difference(
     batch: &Batch,
 ) -> Result<f64, RlError> {
     let rows = recomputed.iter().zip(&batch.targets);
-    let recomputed = rows.filter(|(_, target)| **target != wels_kernels::head::IGNORE).map(|(logp, _)| *logp);
+    let recomputed = rows.filter(|(_, target)| **target != wels_device::IGNORE).map(|(logp, _)| *logp);
     // NaN is a difference too.
     let differs = |(sampled, recomputed): (f32, f32)| match (f64::from(sampled) - f64::from(recomputed)).abs() {
         difference if difference.is_nan() => f64::INFINITY,

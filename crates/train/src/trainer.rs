@@ -18,12 +18,10 @@
 use std::sync::Arc;
 
 use thiserror::Error;
-use wels_kernels::head::IGNORE;
-use wels_kernels::optim::{AdamW, adamw, sum_of_squares};
+use wels_device::{AdamW, Coefficient, IGNORE, Tensor};
 use wels_model::config::ModelConfig;
 use wels_model::model::{Batch, ExpertLoad, Losses, Model, Nll, Objective, Teacher};
-use wels_model::names::ParamKind;
-use wels_model::ops::Coefficient;
+use wels_model::names::{ParamKind, ParamSpec};
 use wels_model::params::{Grads, Params};
 use wels_model::tape::Execution;
 
@@ -140,18 +138,18 @@ pub struct State {
     pub step: u64,
     /// The weights.
     pub params: Params,
-    /// AdamW's mean of gradients, one vector a parameter; empty for router biases.
-    pub m: Vec<Vec<f32>>,
+    /// AdamW's mean of gradients, one a parameter; `[0, cols]` for router biases.
+    pub m: Vec<Tensor>,
     /// AdamW's mean of squared gradients, likewise.
-    pub v: Vec<Vec<f32>>,
+    pub v: Vec<Tensor>,
 }
 
 impl State {
     /// Before the first step.
     pub fn new(params: Params) -> State {
-        let learnt = |kind| kind != ParamKind::RouterBias;
-        let zeros = |params: &Params| -> Vec<Vec<f32>> {
-            params.specs().iter().map(|spec| vec![0.0; if learnt(spec.kind) { spec.len() } else { 0 }]).collect()
+        let rows = |spec: &ParamSpec| if spec.kind == ParamKind::RouterBias { 0 } else { spec.rows };
+        let zeros = |params: &Params| -> Vec<Tensor> {
+            params.specs().iter().map(|spec| Tensor::zeros(params.device(), rows(spec), spec.cols)).collect()
         };
         State { step: 0, m: zeros(&params), v: zeros(&params), params }
     }
@@ -168,7 +166,7 @@ impl Trainer {
     ) -> Trainer {
         let model = Arc::new(Model::new(config, context));
         let frozen = vec![false; state.params.specs().len()];
-        Trainer { grads: model.grads(), model, execution, hyper, frozen, state }
+        Trainer { grads: model.grads(execution.device()), model, execution, hyper, frozen, state }
     }
 
     /// Leaves the layers of multi-token prediction as they are: no update, no weight decay, no bias moves. Their loss
@@ -210,7 +208,7 @@ impl Trainer {
     pub fn step(&mut self, batch: &Batch, micro_rows: usize) -> Result<StepReport, NonFinite> {
         let targets = batch.targets.iter().filter(|target| **target != IGNORE).count();
         let coefficient = 1.0 / targets as f32;
-        let pass = self.gradients(batch, micro_rows, &|_, _| coefficient)?;
+        let pass = self.gradients(batch, micro_rows, Coefficient::Uniform(coefficient))?;
         self.update(pass)
     }
 
@@ -243,7 +241,7 @@ impl Trainer {
     ) -> Result<Pass, NonFinite> {
         let targets = batch.targets.iter().filter(|target| **target != IGNORE).count();
         let coefficient = 1.0 / targets as f32;
-        self.pass(batch, micro_rows, &|_, _| coefficient, Some(*teacher))
+        self.pass(batch, micro_rows, Coefficient::Uniform(coefficient), Some(*teacher))
     }
 
     fn pass(
@@ -265,7 +263,7 @@ impl Trainer {
         for micro in micro_batches(batch, micro_rows) {
             let first = logprobs.len();
             let objective = Objective {
-                coefficient: &move |row, logp| coefficient(first + row, logp),
+                coefficient: coefficient.rows(first..first + micro.tokens.len()),
                 mtp_coefficient: (lambda / (mtp_depth * targets) as f64) as f32,
                 balance_coefficient: (self.hyper.balance_alpha / sequences as f64) as f32,
                 teacher,
@@ -292,7 +290,8 @@ impl Trainer {
     pub fn update(&mut self, pass: Pass) -> Result<StepReport, NonFinite> {
         let Pass { losses, sequences, .. } = pass;
         let step = self.state.step + 1;
-        let grad_norm = self.grads.values().iter().map(|grad| sum_of_squares(grad)).sum::<f64>().sqrt();
+        let device = self.execution.device();
+        let grad_norm = self.grads.values().iter().map(|grad| device.sum_of_squares(grad)).sum::<f64>().sqrt();
         if !grad_norm.is_finite() {
             let place =
                 self.grads.first_non_finite().map_or("the norm of all".into(), |name| format!("that of {name}"));
@@ -321,13 +320,14 @@ impl Trainer {
         let scale = if grad_norm > clip_norm { (clip_norm / grad_norm) as f32 } else { 1.0 };
         let State { params, m, v, .. } = &mut self.state;
         let decay: Vec<bool> = params.specs().iter().map(|spec| decays(spec.kind)).collect();
+        let device = self.execution.device();
         for (i, grad) in self.grads.values().iter().enumerate() {
             if grad.is_empty() || self.frozen[i] {
                 continue;
             }
             let weight_decay = if decay[i] { weight_decay } else { 0.0 };
             let rule = AdamW { lr: learning_rate, beta1, beta2, eps: epsilon, weight_decay, step };
-            adamw(&mut params.values[i], grad, &mut m[i], &mut v[i], &rule, scale);
+            device.adamw(params.tensor_mut(i), grad, &mut m[i], &mut v[i], &rule, scale);
         }
     }
 
@@ -343,7 +343,9 @@ impl Trainer {
                 continue;
             }
             let total: u64 = layer.tokens.iter().sum();
-            for (bias, load) in self.state.params.values[param].iter_mut().zip(&layer.tokens) {
+            let tensor = self.state.params.tensor_mut(param);
+            let mut biases = tensor.to_host().into_owned();
+            for (bias, load) in biases.iter_mut().zip(&layer.tokens) {
                 // c̄ − c_i times the number of experts: whole numbers, so its sign is exact.
                 match (load * layer.tokens.len() as u64).cmp(&total) {
                     std::cmp::Ordering::Less => *bias += speed,
@@ -351,6 +353,7 @@ impl Trainer {
                     std::cmp::Ordering::Equal => {}
                 }
             }
+            tensor.set(0, &biases);
         }
     }
 
@@ -358,7 +361,7 @@ impl Trainer {
         let mean = load.tokens.iter().sum::<u64>() as f64 / load.tokens.len() as f64;
         let max = load.tokens.iter().copied().max().unwrap_or(0) as f64;
         let bias_range = self.state.params.position(&bias_name(load.layer)).map(|param| {
-            let bias = &self.state.params.values[param];
+            let bias = self.state.params.tensors()[param].to_host();
             bias.iter().fold((f32::MAX, f32::MIN), |(low, high), b| (low.min(*b), high.max(*b)))
         });
         ExpertReport { layer: load.layer, load: load.tokens, max_violation: (max - mean) / mean, bias_range }

@@ -98,7 +98,7 @@ pub fn rl(args: &RlArgs) -> Result<()> {
     }
     let state = State::new(load_params(&location, &config)?);
     let parameters = count::params(&config).total.0;
-    let mut trainer = Trainer::new(config, context, state, hyperparameters(), Execution::default());
+    let mut trainer = Trainer::new(config, context, state, hyperparameters(), Execution::new(wels_cpu::device()));
     trainer.freeze_mtp();
     let mut timed = Vec::new();
     let mut difference: f64 = 0.0;
@@ -158,8 +158,7 @@ fn step(args: &RlArgs, trainer: &mut Trainer, number: u32) -> Result<Step> {
     let groups: Vec<Group> = questions.into_iter().zip(answers).map(group).collect();
     let (mut parts, _) = PolicyBatch::of(&groups, &GRPO, 1, Key { seed: 0, stream: 0 })?;
     let part = parts.remove(0);
-    let coefficient = |row: usize, logp: f32| part.coefficient(row, logp);
-    let pass = trainer.gradients(&part.batch, args.micro_rows as usize, &coefficient)?;
+    let pass = trainer.gradients(&part.batch, args.micro_rows as usize, part.coefficient())?;
     let rows = part.sampled_logprobs().zip(&pass.logprobs).zip(&part.batch.targets);
     let differs = rows.filter(|(_, target)| **target != IGNORE).map(|((a, b), _)| f64::from((a - b).abs()));
     let difference = differs.fold(0.0, f64::max);

@@ -160,7 +160,7 @@ impl<'a> Correction<'a> {
         let context = teacher.context().min(config.rope.max_positions);
         let Rollouts { steps, mini_batches, answering, .. } = &section.rollouts;
         let hyper = hyperparameters(&section.optimization, steps * *mini_batches as u64);
-        let mut trainer = Trainer::new(config, context, state, hyper, Execution::default());
+        let mut trainer = Trainer::new(config, context, state, hyper, Execution::new(wels_cpu::device()));
         if section.optimization.mtp_lambda == 0.0 {
             trainer.freeze_mtp();
         }

@@ -323,13 +323,14 @@ fn fits(bytes: u64) -> bool {
 /// Tokens a second of steps on examples of random tokens.
 fn measure_learning(of: &Learning, rows: usize) -> Result<f64> {
     let Learning { config, teacher, tokens, optimization, .. } = of;
-    let state = State::new(Params::init(config, 0));
+    let state = State::new(Params::init(&wels_cpu::device(), config, 0));
     let hyper = hyperparameters(optimization, 1_000_000);
-    let mut trainer = Trainer::new((*config).clone(), *tokens, state, hyper, Execution::default());
+    let mut trainer = Trainer::new((*config).clone(), *tokens, state, hyper, Execution::new(wels_cpu::device()));
     if optimization.mtp_lambda == 0.0 {
         trainer.freeze_mtp();
     }
-    let teacher = teacher.map(|config| (Model::new(config.clone(), *tokens), Params::init(config, 1)));
+    let teacher =
+        teacher.map(|config| (Model::new(config.clone(), *tokens), Params::init(&wels_cpu::device(), config, 1)));
     let divergence = wels_kernels::distil::Divergence::Forward;
     bench::steady_rate(3, |step| {
         let batch = bench::random_batch(step, rows, *tokens, config.vocab_size);
@@ -358,7 +359,7 @@ fn measure_sampling(config: &ModelConfig, answering: &Answering, answers: usize,
     };
     let questions: Vec<Question> = (0..answers.div_ceil(answering.samples) as u64).map(question).collect();
     let model = Arc::new(Model::new(config.clone(), config.rope.max_positions));
-    let params = Arc::new(Params::init(config, 0));
+    let params = Arc::new(Params::init(&wels_cpu::device(), config, 0));
     bench::steady_rate(1, |_| {
         let answers = rollout(&model, &params, &questions, &options, &mut |_, _| {})?;
         Ok(answers.iter().flatten().map(|answer| answer.tokens.len() as u64).sum())

@@ -119,7 +119,7 @@ impl Lessons {
     ) -> Result<Learning> {
         let (config, state) = state_of(run, &section.start, tokenizer, latest, position_of(latest)?)?;
         let hyper = hyperparameters(&section.optimization, self.plan.len() as u64);
-        let mut trainer = Trainer::new(config, self.context, state, hyper, Execution::default());
+        let mut trainer = Trainer::new(config, self.context, state, hyper, Execution::new(wels_cpu::device()));
         if section.optimization.mtp_lambda == 0.0 {
             trainer.freeze_mtp();
         }

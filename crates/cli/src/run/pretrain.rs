@@ -13,12 +13,12 @@ use serde::{Deserialize, Serialize};
 use wels_data::loader::{self, Fim, FimRate, Loader, LoaderConfig};
 use wels_data::shards::Dataset;
 use wels_data::tokenizer::Tokenizer;
+use wels_device::Pool;
 use wels_kernels::gemm;
 use wels_model::count;
 use wels_model::model::Batch;
 use wels_model::params::Params;
 use wels_model::tape::{Execution, Recompute};
-use wels_model::tensor::Pool;
 use wels_runs::checkpoint::{self, Checkpoint};
 use wels_runs::metrics::{self, Metrics};
 use wels_runs::plan::stages::{TokenFlops, Tokens};
@@ -175,7 +175,10 @@ impl<'a> Pretraining<'a> {
     ) -> Result<Pretraining<'a>> {
         let config = recipe.model.config();
         let (state, position) = match &latest {
-            None => (State::new(Params::init(config, recipe.run.seed)), Position { step: 0, tokens: 0 }),
+            None => (
+                State::new(Params::init(&wels_cpu::device(), config, recipe.run.seed)),
+                Position { step: 0, tokens: 0 },
+            ),
             Some(checkpoint) => {
                 let position = Position::read(&checkpoint.path)?;
                 let state = load_state(config, &checkpoint.path, position.step)
@@ -341,7 +344,7 @@ pub(crate) fn execution(section: &PretrainSection) -> Execution {
         eprintln!("note: this machine has no AVX512-FP16: f16 products are emulated, ten times slower than f32");
     }
     Execution {
-        pool: Pool::new(),
+        pool: Pool::new(wels_cpu::device()),
         precision: match section.precision {
             Precision::F32 => gemm::Precision::F32,
             Precision::Bf16 => gemm::Precision::Bf16,

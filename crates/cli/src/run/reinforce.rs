@@ -118,7 +118,7 @@ impl<'a> Reinforcement<'a> {
         let Rollouts { steps, mini_batches, answering, .. } = &section.rollouts;
         let hyper = hyperparameters(&section.optimization, steps * *mini_batches as u64);
         let context = config.rope.max_positions;
-        let mut trainer = Trainer::new(config, context, state, hyper, Execution::default());
+        let mut trainer = Trainer::new(config, context, state, hyper, Execution::new(wels_cpu::device()));
         if section.optimization.mtp_lambda == 0.0 {
             trainer.freeze_mtp();
         }
@@ -242,17 +242,16 @@ fn reference(
         return Ok(None);
     }
     let Some(latest) = latest else { return Ok(Some(initial(run, &section.start, tokenizer)?)) };
-    let mut params = Params::zeros(config);
-    let names: Vec<String> = params.specs().iter().map(|spec| spec.name.clone()).collect();
-    let buffers = names.into_iter().zip(params.values.iter_mut().map(|values| &mut values[..]));
-    tensors::load(&latest.path.join(REFERENCE), buffers)?;
+    let mut params = Params::zeros(&wels_cpu::device(), config);
+    let names: Vec<_> = params.specs().iter().map(|spec| (spec.name.clone(), spec.len())).collect();
+    tensors::load(&latest.path.join(REFERENCE), names, &mut |param, values| params.set_values(param, values))?;
     Ok(Some(params))
 }
 
 fn save_reference(folder: &Path, reference: Option<&Params>) -> Result<()> {
     let Some(reference) = reference else { return Ok(()) };
-    let values = reference.specs().iter().zip(&reference.values);
-    let named = values.map(|(spec, values)| (spec.name.clone(), &values[..]));
+    let values = reference.specs().iter().zip(reference.tensors());
+    let named = values.map(|(spec, tensor)| (spec.name.clone(), tensor.to_host()));
     Ok(tensors::save(&folder.join(REFERENCE), named, HashMap::new())?)
 }
 

@@ -44,7 +44,7 @@ pub(super) fn sample(session: &mut Session, recipe: &Recipe, tokenizer: &Tokeniz
     let config = recipe.model.config();
     let params = load_params(&Location::Directory(checkpoint.path.clone()), config)?;
     let model = Model::new(config.clone(), config.rope.max_positions);
-    let execution = Execution::default();
+    let execution = Execution::new(wels_cpu::device());
     let sampling = match section.temperature {
         0.0 => Sampling::Greedy,
         temperature => Sampling::Random { temperature: temperature as f32, top_p: 1.0, seed: recipe.run.seed },

@@ -1,6 +1,7 @@
 //! What all stages that train share: where the weights come from, the loop over steps, metrics, checkpoints, the
 //! ledger's lines; and doing a stretch of steps again.
 
+use std::borrow::Cow;
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
@@ -116,7 +117,7 @@ pub(super) fn check_tokenizer(model: &Location, tokenizer: &Tokenizer) -> Result
 /// The configuration and weights that a stage begins with.
 pub(super) fn initial(run: &RunDir, start: &Start, tokenizer: &Tokenizer) -> Result<Params> {
     let params = match start {
-        Start::New { model } => Params::init(model.config(), run.recipe().run.seed),
+        Start::New { model } => Params::init(&wels_cpu::device(), model.config(), run.recipe().run.seed),
         Start::From { from } => {
             let model = model_of(run, from)?;
             check_tokenizer(&model, tokenizer)?;
@@ -350,7 +351,7 @@ pub(super) fn checkpoint_entry(
 
 /// Writes weights, configuration, tokenizer and the optimizer's state.
 pub(super) fn save_state(folder: &Path, config: &ModelConfig, state: &State, tokenizer: &Tokenizer) -> Result<()> {
-    let values = |param: usize| &state.params.values[param][..];
+    let values = |param: usize| state.params.tensors()[param].to_host();
     weights::save_dir(folder, config, Dtype::F32, WEIGHTS_FILE_BYTES, &values)?;
     tokenizer.save(folder, config.rope.max_positions)?;
     Ok(tensors::save(&folder.join("optimizer.safetensors"), moments(state), HashMap::new())?)
@@ -358,26 +359,26 @@ pub(super) fn save_state(folder: &Path, config: &ModelConfig, state: &State, tok
 
 /// Reads back what [`save_state`] wrote, after `updates` updates.
 pub(super) fn load_state(config: &ModelConfig, folder: &Path, updates: u64) -> Result<State> {
-    let mut params = Params::zeros(config);
+    let mut params = Params::zeros(&wels_cpu::device(), config);
     weights::load_dir(folder, config, &mut |param, first_row, _, values| params.set_rows(param, first_row, values))?;
     let mut state = State::new(params);
-    let State { params, m, v, .. } = &mut state;
-    let buffers = params.specs().iter().zip(m.iter_mut().zip(v)).flat_map(|(spec, (m, v))| {
-        [(format!("m.{}", spec.name), &mut m[..]), (format!("v.{}", spec.name), &mut v[..])]
-    });
-    tensors::load(&folder.join("optimizer.safetensors"), buffers)?;
+    let both = state.params.specs().iter().zip(state.m.iter().zip(&state.v));
+    let names: Vec<(String, usize)> = both
+        .flat_map(|(spec, (m, v))| [(format!("m.{}", spec.name), m.len()), (format!("v.{}", spec.name), v.len())])
+        .collect();
+    tensors::load(&folder.join("optimizer.safetensors"), names, &mut |place, values| {
+        let moments = if place % 2 == 0 { &mut state.m } else { &mut state.v };
+        moments[place / 2].set(0, values);
+    })?;
     state.step = updates;
     Ok(state)
 }
 
 /// AdamW's state under names: `m.` and `v.` before the parameter's.
-fn moments(state: &State) -> impl Iterator<Item = (String, &[f32])> {
-    state
-        .params
-        .specs()
-        .iter()
-        .zip(state.m.iter().zip(&state.v))
-        .flat_map(|(spec, (m, v))| [(format!("m.{}", spec.name), &m[..]), (format!("v.{}", spec.name), &v[..])])
+fn moments(state: &State) -> impl Iterator<Item = (String, Cow<'_, [f32]>)> {
+    state.params.specs().iter().zip(state.m.iter().zip(&state.v)).flat_map(|(spec, (m, v))| {
+        [(format!("m.{}", spec.name), m.to_host()), (format!("v.{}", spec.name), v.to_host())]
+    })
 }
 
 /// The state that a stage goes on with.
