@@ -1,4 +1,4 @@
-//! The processor as a device: the kernels of `wels-kernels` behind the trait of `wels-device`.
+//! The processor as a device: the kernels of `wels-kernels` behind the traits of `wels-device`.
 //!
 //! Each operation takes the slices out of its tensors and calls one kernel, whose header has the formula and the order
 //! of its sums. [`naive`] is a second device, of plain loops and with memory that nobody else can look into, for tests.
@@ -9,6 +9,7 @@ mod attention;
 mod experts;
 mod head;
 mod memory;
+pub mod naive;
 mod products;
 mod rows;
 pub mod testing;

@@ -16,6 +16,7 @@ pub fn device() -> Arc<dyn Device> {
     static DEVICE: OnceLock<Arc<dyn Device>> = OnceLock::new();
     let make = || match std::env::var(VARIABLE).as_deref() {
         Err(_) | Ok("cpu") => crate::device(),
+        Ok("naive") => crate::naive::Naive::new(),
         Ok(other) => panic!("{VARIABLE}={other}: there are cpu and naive"),
     };
     DEVICE.get_or_init(make).clone()

@@ -33,6 +33,9 @@ pub trait Buffers: Send + Sync {
     /// Memory for `len` numbers with arbitrary contents.
     fn alloc(&self, dtype: Dtype, len: usize) -> Memory;
 
+    /// Is told that memory is handed out again, to whoever must not see what it holds.
+    fn reused(&self, _memory: &mut Memory) {}
+
     /// The values, as f32, when everything before is computed.
     fn read<'a>(&self, from: &'a Tensor) -> Cow<'a, [f32]>;
 

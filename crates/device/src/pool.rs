@@ -77,7 +77,13 @@ impl Pool {
             usage.held_bytes += bytes;
         }
         drop(buffers);
-        let memory = free.map_or_else(|| self.device.alloc(dtype, len), |(_, memory)| memory);
+        let memory = match free {
+            None => self.device.alloc(dtype, len),
+            Some((_, mut memory)) => {
+                self.device.reused(&mut memory);
+                memory
+            }
+        };
         Storage { memory: Some(memory), dtype, len, device: self.device.clone(), pool: Some(self.clone()) }
     }
 
