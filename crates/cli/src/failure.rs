@@ -14,7 +14,7 @@ use wels_runs::rundir::{RunError, io_hint};
 use wels_server::ledger::LedgerError;
 use wels_tasks::TaskError;
 use wels_train::rl::RlError;
-use wels_train::trainer::NonFinite;
+use wels_train::trainer::StepError;
 
 /// A failure that the command line itself finds.
 #[derive(Debug, Error)]
@@ -72,7 +72,7 @@ fn hint(cause: &(dyn std::error::Error + 'static)) -> Option<String> {
         WeightsError: |e: &WeightsError| Some(weights_hint(e).to_string()),
         GgufError: |e: &GgufError| Some(gguf_hint(e).to_string()),
         LedgerError: |e: &LedgerError| e.hint().map(str::to_string),
-        NonFinite: |e: &NonFinite| Some(e.hint()),
+        StepError: |e: &StepError| Some(e.hint()),
         RlError: rl_hint,
         TaskError: task_hint,
         io::Error: |e: &io::Error| io_hint(e).map(str::to_string),
@@ -83,7 +83,7 @@ fn hint(cause: &(dyn std::error::Error + 'static)) -> Option<String> {
 fn rl_hint(error: &RlError) -> Option<String> {
     match error {
         RlError::Task(error) => task_hint(error),
-        RlError::NonFinite(error) => Some(error.hint()),
+        RlError::Step(error) => Some(error.hint()),
         _ => None,
     }
 }

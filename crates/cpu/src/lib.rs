@@ -38,11 +38,19 @@ impl Device for Cpu {
 }
 
 impl Optimizer for Cpu {
-    fn adamw(&self, params: &mut Tensor, grads: &Tensor, m: &mut Tensor, v: &mut Tensor, rule: &AdamW, scale: f32) {
-        optim::adamw(slice_mut(params), slice(grads), slice_mut(m), slice_mut(v), rule, scale);
+    fn adamw(
+        &self,
+        (params, first): (&mut Tensor, usize),
+        grads: &Tensor,
+        (m, v): (&mut Tensor, &mut Tensor),
+        rule: &AdamW,
+        scale: f32,
+    ) {
+        let params = &mut slice_mut(params)[first..first + grads.len()];
+        optim::adamw(params, slice(grads), slice_mut(m), slice_mut(v), rule, scale);
     }
 
-    fn sum_of_squares(&self, x: &Tensor) -> f64 {
-        optim::sum_of_squares(slice(x))
+    fn squares(&self, x: &Tensor) -> Vec<f32> {
+        optim::squares_of_chunks(slice(x))
     }
 }

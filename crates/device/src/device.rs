@@ -148,9 +148,17 @@ pub trait Products {
 
 /// What changes the weights.
 pub trait Optimizer {
-    /// One step of AdamW on parameters with gradients `scale · grads` and the moments `m` and `v`.
-    fn adamw(&self, params: &mut Tensor, grads: &Tensor, m: &mut Tensor, v: &mut Tensor, rule: &AdamW, scale: f32);
+    /// One step of AdamW on the elements of `params` from `first` on, as many as the moments `m` and `v` and the
+    /// gradients have, of which `scale · grads` are followed.
+    fn adamw(
+        &self,
+        params: (&mut Tensor, usize),
+        grads: &Tensor,
+        moments: (&mut Tensor, &mut Tensor),
+        rule: &AdamW,
+        scale: f32,
+    );
 
-    /// Σ x², in f64 over fixed chunks in order.
-    fn sum_of_squares(&self, x: &Tensor) -> f64;
+    /// Σ x² of each [`SQUARES_CHUNK`](crate::SQUARES_CHUNK) elements, the last being fewer; on the host.
+    fn squares(&self, x: &Tensor) -> Vec<f32>;
 }

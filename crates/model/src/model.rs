@@ -100,6 +100,65 @@ pub struct ExpertLoad {
 }
 
 impl Losses {
+    /// Of no tokens, with a place for whatever a pass of a model of this configuration gives, with or without MTP.
+    pub fn none(config: &ModelConfig, mtp: bool) -> Self {
+        let depth = if mtp { config.mtp_depth } else { 0 };
+        let layers = (0..config.layers + depth).filter(|&layer| config.is_moe_layer(layer));
+        let experts = config.moe.as_ref().map_or(0, |moe| moe.experts);
+        Losses {
+            mtp: vec![Nll::default(); depth],
+            experts: layers.map(|layer| ExpertLoad { layer, tokens: vec![0; experts], balance: 0.0 }).collect(),
+            ..Losses::default()
+        }
+    }
+
+    /// Adds those of other tokens.
+    ///
+    /// # Panics
+    /// If they are of another model.
+    pub fn add(&mut self, other: &Losses) {
+        assert_eq!((self.mtp.len(), self.experts.len()), (other.mtp.len(), other.experts.len()), "losses of one model");
+        let add =
+            |sum: &mut Nll, other: &Nll| *sum = Nll { sum: sum.sum + other.sum, tokens: sum.tokens + other.tokens };
+        add(&mut self.main, &other.main);
+        self.divergence += other.divergence;
+        self.mtp.iter_mut().zip(&other.mtp).for_each(|(sum, other)| add(sum, other));
+        for (sum, other) in self.experts.iter_mut().zip(&other.experts) {
+            sum.tokens.iter_mut().zip(&other.tokens).for_each(|(sum, tokens)| *sum += tokens);
+            sum.balance += other.balance;
+        }
+    }
+
+    /// All of it as words, for another rank: see [`Losses::set_numbers`].
+    pub fn numbers(&self) -> Vec<u64> {
+        let mut numbers = vec![self.divergence.to_bits()];
+        for nll in std::iter::once(&self.main).chain(&self.mtp) {
+            numbers.extend([nll.sum.to_bits(), nll.tokens]);
+        }
+        for experts in &self.experts {
+            numbers.push(experts.balance.to_bits());
+            numbers.extend(&experts.tokens);
+        }
+        numbers
+    }
+
+    /// Takes over what [`Losses::numbers`] gave of a rank of the same model.
+    ///
+    /// # Panics
+    /// If they are too few.
+    pub fn set_numbers(&mut self, numbers: impl IntoIterator<Item = u64>) {
+        let mut numbers = numbers.into_iter();
+        let mut next = || numbers.next().expect("numbers of the same model's losses");
+        self.divergence = f64::from_bits(next());
+        for nll in std::iter::once(&mut self.main).chain(&mut self.mtp) {
+            *nll = Nll { sum: f64::from_bits(next()), tokens: next() };
+        }
+        for experts in &mut self.experts {
+            experts.balance = f64::from_bits(next());
+            experts.tokens.iter_mut().for_each(|tokens| *tokens = next());
+        }
+    }
+
     fn add_routings(&mut self, device: &dyn Device, routings: Vec<Routing>) {
         for Routing { layer, dispatch, balance } in routings {
             let load = device.loads(&dispatch);

@@ -330,7 +330,7 @@ impl Wiring {
 
 /// Gradients of all parameters, summed over the micro-batches of a step.
 ///
-/// Made by [`Model::grads`](crate::model::Model::grads). A step: [`Grads::begin`], any number of micro-batches,
+/// Made by [`Model::grads`](crate::model::Model::grads). A shard: [`Grads::begin`], any number of micro-batches,
 /// [`Grads::finish`], then [`Grads::values`].
 pub struct Grads {
     specs: Vec<ParamSpec>,
@@ -377,6 +377,22 @@ impl Grads {
     /// One a parameter, `[rows, cols]`; `[0, cols]` for a parameter without gradient (a router's selection bias).
     pub fn values(&self) -> &[Tensor] {
         &self.values[..self.specs.len()]
+    }
+
+    /// Exchanges the sums, those of a finished step, for other tensors of the same shapes, of which the next step begins.
+    ///
+    /// # Panics
+    /// If the shapes differ.
+    pub fn exchange(&mut self, other: Vec<Tensor>) -> Vec<Tensor> {
+        let own = &mut self.values[..self.specs.len()];
+        assert!(own.iter().map(Tensor::len).eq(other.iter().map(Tensor::len)), "gradients of another model");
+        own.iter_mut().zip(other).map(|(own, other)| std::mem::replace(own, other)).collect()
+    }
+
+    /// Tensors of the shapes of [`Grads::values`], for [`Grads::exchange`].
+    pub fn spare(&self) -> Vec<Tensor> {
+        let like = |tensor: &Tensor| Tensor::zeros(tensor.device(), tensor.rows(), tensor.cols());
+        self.values().iter().map(like).collect()
     }
 
     /// The first parameter whose gradient holds an infinity or a NaN.

@@ -394,22 +394,26 @@ impl<'a> Backward<'a> {
         self.grads.accumulate(weight, write);
     }
 }
+
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::config::ModelConfig;
     use crate::presets;
+    use wels_cpu::testing::{device, edit};
 
     /// y = factor · x, with the backward part that a kernel with [`Start`] would have.
     fn times(g: &mut Graph, x: &Var, factor: f32) -> Var {
         let mut y = g.tensor(x.rows(), x.cols());
-        y.iter_mut().zip(x.iter()).for_each(|(y, x)| *y = factor * x);
+        edit(&mut y, |y| y.iter_mut().zip(&*x.to_host()).for_each(|(y, x)| *y = factor * x));
         let dx = x.gradient();
         g.record("times", y, move |back, dy| {
             back.accumulate(dx, |dx, start| {
-                for (dx, dy) in dx.iter_mut().zip(dy.iter()) {
-                    *dx = factor * dy + if start == Start::Zero { 0.0 } else { *dx };
-                }
+                edit(dx, |dx| {
+                    for (dx, dy) in dx.iter_mut().zip(&*dy.to_host()) {
+                        *dx = factor * dy + if start == Start::Zero { 0.0 } else { *dx };
+                    }
+                });
             });
         })
     }
@@ -417,7 +421,16 @@ mod tests {
     fn parts() -> (Params, Grads, Execution) {
         let config = presets::preset("smollm2-135m").expect("a preset");
         let config = ModelConfig { layers: 0, vocab_size: 1, ..config };
-        (Params::zeros(&config), Grads::new(&config, &[0, 1]), Execution::default())
+        let device = device();
+        let (params, grads) = (Params::zeros(&device, &config), Grads::new(&device, &config, &[0, 1]));
+        (params, grads, Execution::new(device))
+    }
+
+    /// A tensor of the pool, `[2, 1]`.
+    fn column(execution: &Execution, values: [f32; 2]) -> Tensor {
+        let mut tensor = execution.pool.tensor(2, 1);
+        tensor.set(0, &values);
+        tensor
     }
 
     fn context<'a>(params: &'a Params, execution: &'a Execution) -> Context<'a> {
@@ -429,7 +442,7 @@ mod tests {
     fn contributions_add_up_and_unused_results_are_skipped() {
         let (params, mut grads, execution) = parts();
         let mut g = Graph::training(context(&params, &execution), &mut grads);
-        let x = g.variable(execution.pool.copy_of(2, 1, &[1.0, 2.0]));
+        let x = g.variable(column(&execution, [1.0, 2.0]));
         let y = times(&mut g, &x, 3.0);
         let _unused = times(&mut g, &y, 100.0);
         let z = times(&mut g, &y, 5.0);
@@ -438,35 +451,35 @@ mod tests {
         back.give(z.gradient(), dz);
         back.accumulate(z.gradient(), |dz, start| {
             assert_eq!(start, Start::Continue);
-            dz.copy_from_slice(&[1.0, 1.0]);
+            dz.set(0, &[1.0, 1.0]);
         });
-        let one = execution.pool.copy_of(2, 1, &[1.0, 0.5]);
+        let one = column(&execution, [1.0, 0.5]);
         back.give(y.gradient(), one);
         let gradients = g.backward();
         let dx = gradients[0].as_ref().expect("a gradient of x");
-        assert_eq!(dx[..], [3.0 * (5.0 + 1.0), 3.0 * (5.0 + 0.5)]);
+        assert_eq!(dx.to_host()[..], [3.0 * (5.0 + 1.0), 3.0 * (5.0 + 0.5)]);
     }
 
     #[test]
     fn a_shared_gradient_is_not_changed_by_its_other_owner() {
         let (params, mut grads, execution) = parts();
         let mut g = Graph::training(context(&params, &execution), &mut grads);
-        let x = g.variable(execution.pool.copy_of(2, 1, &[1.0, 2.0]));
-        let w = g.variable(execution.pool.copy_of(2, 1, &[1.0, 2.0]));
+        let x = g.variable(column(&execution, [1.0, 2.0]));
+        let w = g.variable(column(&execution, [1.0, 2.0]));
         let back = g.recording().expect("it records");
-        let shared = execution.pool.copy_of(2, 1, &[1.0, 2.0]);
+        let shared = column(&execution, [1.0, 2.0]);
         back.give(x.gradient(), shared.clone());
         back.give(w.gradient(), shared);
         back.accumulate(x.gradient(), |dx, _| dx.fill(7.0));
         let gradients = g.backward();
-        assert_eq!(gradients[1].as_ref().map(|dw| dw.to_vec()), Some(vec![1.0, 2.0]));
+        assert_eq!(gradients[1].as_ref().map(|dw| dw.to_host().into_owned()), Some(vec![1.0, 2.0]));
     }
 
     #[test]
     fn inference_keeps_nothing() {
         let (params, _, execution) = parts();
         let mut g = Graph::inference(context(&params, &execution), None);
-        let x = g.variable(execution.pool.copy_of(2, 1, &[1.0, 2.0]));
+        let x = g.variable(column(&execution, [1.0, 2.0]));
         let y = times(&mut g, &x, 3.0);
         drop((x, y));
         assert_eq!(execution.pool.usage().live_bytes, 0);

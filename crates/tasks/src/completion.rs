@@ -46,7 +46,7 @@ pub struct Format {
 }
 
 /// A fault of form.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize, thiserror::Error)]
 pub enum Fault {
     /// White space at most.
     #[error("the completion is empty")]

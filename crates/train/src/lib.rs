@@ -7,6 +7,9 @@ pub mod schedule;
 
 pub mod trainer;
 
+mod sharded;
+mod shards;
+
 pub mod example;
 
 pub mod sft;

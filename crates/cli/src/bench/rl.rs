@@ -215,6 +215,7 @@ fn hyperparameters() -> Hyperparameters {
     let rate = 1e-6;
     let (steps, warmup_steps, decay_steps) = (1_000_000, 0, 0);
     Hyperparameters {
+        gradient_shards: 1,
         learning_rate: LearningRate { peak: rate, min: rate, steps, warmup_steps, decay_steps, decay: Decay::Linear },
         beta1: 0.9,
         beta2: 0.95,

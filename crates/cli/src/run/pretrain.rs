@@ -26,7 +26,7 @@ use wels_runs::receipt::METRICS;
 use wels_runs::recipe::{Decay, Precision, PretrainSection, Recipe};
 use wels_runs::rundir::{RunError, write_json};
 use wels_train::schedule::{self, LearningRate, Switch};
-use wels_train::trainer::{Hyperparameters, NonFinite, State, StepReport, Trainer};
+use wels_train::trainer::{Hyperparameters, State, StepError, StepReport, Trainer};
 
 use super::stage::{checkpoint_entry, enter_late, load_state, save_state};
 use super::{Outcome, Session};
@@ -207,7 +207,7 @@ impl<'a> Pretraining<'a> {
     }
 
     /// One step, and a validation if it is time for one.
-    fn step(&mut self) -> Result<Line, NonFinite> {
+    fn step(&mut self) -> Result<Line, StepError> {
         let (section, sequence_length) = (&self.recipe.pretrain, self.recipe.data.sequence_length);
         let started = Instant::now();
         let tokens = section.batch_tokens_after(self.position.tokens, sequence_length);
@@ -217,7 +217,8 @@ impl<'a> Pretraining<'a> {
         self.position = Position { step: report.step, tokens: self.position.tokens + tokens };
         let seconds = started.elapsed().as_secs_f64();
         let last = report.step == section.steps;
-        let validation = (last || report.step.is_multiple_of(section.validate_every)).then(|| self.validate());
+        let validation =
+            (last || report.step.is_multiple_of(section.validate_every)).then(|| self.validate()).transpose()?;
         if validation.is_some() {
             // What else the machine does may have stopped since the last look.
             self.peak_flops = self.peak_flops.max(fma_peak_flops());
@@ -232,7 +233,7 @@ impl<'a> Pretraining<'a> {
     }
 
     /// Sequences spread evenly over the held-out documents, always the same ones.
-    fn validate(&self) -> Validation {
+    fn validate(&self) -> Result<Validation, StepError> {
         let held_out = self.validation.sequences();
         let sequences = (self.recipe.pretrain.validate_sequences as u64).min(held_out);
         let (mut nll, mut targets, mut bytes) = (0.0, 0, 0);
@@ -240,14 +241,14 @@ impl<'a> Pretraining<'a> {
             let batch = self.validation.batch(i * held_out / sequences, 1);
             targets += batch.target_count();
             bytes += batch.target_bytes(&self.byte_lengths);
-            let logprobs = self.trainer.logprobs(&model_batch(batch), self.micro_rows());
+            let logprobs = self.trainer.logprobs(&model_batch(batch), self.micro_rows())?;
             nll = logprobs.iter().fold(nll, |nll, logp| nll - f64::from(*logp));
         }
-        Validation { nll: nll / targets as f64, bits_per_byte: nll / LN_2 / bytes as f64 }
+        Ok(Validation { nll: nll / targets as f64, bits_per_byte: nll / LN_2 / bytes as f64 })
     }
 
     /// Saves what was reached before a step failed, and passes the failure on.
-    fn keep_after(&mut self, failure: NonFinite, saved: Position) -> anyhow::Error {
+    fn keep_after(&mut self, failure: StepError, saved: Position) -> anyhow::Error {
         let kept = if self.position.step > saved.step { self.save().map(|_| ()) } else { Ok(()) };
         match kept {
             Ok(()) => failure.into(),
@@ -306,6 +307,7 @@ impl crate::verify::Replay for Replay<'_> {
 /// The recipe's mathematics, as the trainer takes it.
 pub(crate) fn hyperparameters(section: &PretrainSection) -> Hyperparameters {
     Hyperparameters {
+        gradient_shards: 1,
         learning_rate: LearningRate {
             peak: section.learning_rate,
             min: section.learning_rate_min,

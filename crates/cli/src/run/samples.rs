@@ -9,6 +9,7 @@ use std::sync::Arc;
 
 use anyhow::{Context, Result};
 use serde::{Deserialize, Serialize};
+use wels_comm::Single;
 use wels_data::chat::ChatTemplate;
 use wels_data::tokenizer::Tokenizer;
 use wels_kernels::random::Key;
@@ -61,7 +62,7 @@ impl Answerer<'_> {
     fn lines(&self, items: Vec<Item>, first: u64) -> Result<Vec<Line>> {
         let seed_of = |n: usize| self.key.u64_at(first + n as u64);
         let Answerer { model, params, prompter, options, task, .. } = self;
-        let answered = answer(model, params, &**task, prompter, items, seed_of, options, &mut |_, _| {})?;
+        let answered = answer(&Single, model, params, &**task, prompter, items, seed_of, options, &mut |_, _| {})?;
         Ok(answered.iter().flat_map(lines_of).collect())
     }
 }

@@ -151,6 +151,7 @@ pub(super) fn config_of(model: &Location) -> Result<ModelConfig> {
 /// The recipe's mathematics for `updates` updates, as the trainer takes it.
 pub(super) fn hyperparameters(of: &Optimization, updates: u64) -> Hyperparameters {
     Hyperparameters {
+        gradient_shards: 1,
         learning_rate: LearningRate {
             peak: of.learning_rate,
             min: of.learning_rate_min,

@@ -4,7 +4,7 @@ use std::ops::Range;
 
 use wels_device::{
     AdamW, Balance, Direction, Dispatch, Experts, Head, HeadGradients, Ids, Optimizer, Precision, Rotary,
-    RotaryColumns, Router, Rows, Start, Taught, Tensor, WeightRef,
+    RotaryColumns, Router, Rows, SQUARES_CHUNK, Start, Taught, Tensor, WeightRef,
 };
 use wels_kernels::distil::{Seen, Teacher};
 use wels_kernels::elementwise::Columns;
@@ -258,11 +258,19 @@ impl Head for Naive {
 }
 
 impl Optimizer for Naive {
-    fn adamw(&self, params: &mut Tensor, grads: &Tensor, m: &mut Tensor, v: &mut Tensor, rule: &AdamW, scale: f32) {
-        optim::adamw(values_mut(params), values(grads), values_mut(m), values_mut(v), rule, scale);
+    fn adamw(
+        &self,
+        (params, first): (&mut Tensor, usize),
+        grads: &Tensor,
+        (m, v): (&mut Tensor, &mut Tensor),
+        rule: &AdamW,
+        scale: f32,
+    ) {
+        let params = &mut values_mut(params)[first..first + grads.len()];
+        optim::adamw(params, values(grads), values_mut(m), values_mut(v), rule, scale);
     }
 
-    fn sum_of_squares(&self, x: &Tensor) -> f64 {
-        optim::sum_of_squares(values(x))
+    fn squares(&self, x: &Tensor) -> Vec<f32> {
+        values(x).chunks(SQUARES_CHUNK).map(|chunk| optim::sum_of_squares(chunk) as f32).collect()
     }
 }

@@ -4,6 +4,8 @@ mod grpo;
 
 mod distil;
 
+mod ranks;
+
 mod rl;
 
 mod sft;
