@@ -15,9 +15,10 @@ use wels_model::params::Params;
 use wels_model::tape::Execution;
 use wels_runs::machine;
 
-use crate::failure::refuse;
 use crate::model::{HoldArgs, OpenModel, locate};
-use crate::output::{self, short};
+use crate::output;
+use wels_pipeline::refusal::refuse;
+use wels_pipeline::words::short;
 
 #[derive(clap::Args)]
 pub struct DecodeArgs {

@@ -20,9 +20,10 @@ use wels_train::rollout::{Answer, Question, RolloutOptions, rollout};
 use wels_train::schedule::{Decay, LearningRate, Switch};
 use wels_train::trainer::{Hyperparameters, State, Trainer};
 
-use crate::failure::refuse;
-use crate::model::{load_params, locate, read_config};
-use crate::output::{self, short};
+use crate::model::{load_params, locate, read_config, report};
+use crate::output;
+use wels_pipeline::refusal::refuse;
+use wels_pipeline::words::short;
 
 /// The objective: DAPO's, without KL.
 const GRPO: Grpo = Grpo {
@@ -90,7 +91,8 @@ struct RlBench {
 /// Measures.
 pub fn rl(args: &RlArgs) -> Result<()> {
     let location = locate(&args.model)?;
-    let config = read_config(&location)?;
+    let (config, notes) = read_config(&location)?;
+    report(&notes);
     let context = (args.prompt + args.tokens) as usize;
     if context > config.rope.max_positions {
         let message = format!("{context} tokens do not fit the model's context of {}", config.rope.max_positions);

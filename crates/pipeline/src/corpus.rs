@@ -1,25 +1,25 @@
 //! The first two stages: the tokenizer, and the corpus as shards of tokens.
 
 use std::collections::BTreeMap;
+use std::ops::ControlFlow;
 use std::path::Path;
 use std::sync::Arc;
 
 use anyhow::{Context, Result};
 use wels_data::chat::{DEEPSEEK_R1, DEEPSEEK_V3};
 use wels_data::corpus::{Corpus, ReadOptions};
-use wels_data::shards::{Dataset, Manifest, Phase, ShardOptions, build};
+use wels_data::shards::{Dataset, Manifest, Phase, ShardError, ShardOptions, build};
 use wels_data::tokenizer::{BpeTrainer, SpecialTokens, Tokenizer};
-use wels_runs::checkpoint::FileRecord;
 use wels_runs::files;
-use wels_runs::hash::sha256_file;
 use wels_runs::ledger::Entry;
 use wels_runs::recipe::{CARGO_SOURCES, DataSection, Recipe, TokenizerSection};
 
-use super::{PREPARE, Session, learn};
-use crate::failure::refuse;
-use crate::model::{Location, is_gguf, read_tokenizer};
-use crate::output::short;
-use crate::progress::Progress;
+use crate::host::Event;
+use crate::model::named_tokenizer;
+use crate::refusal::refuse;
+use crate::session::{PREPARE, STAGE_DONE, Session, Spending, record_of};
+use crate::task;
+use crate::words::short;
 
 /// Text that is counted at a time while a tokenizer is trained.
 const TRAINING_BATCH_BYTES: usize = 4 << 20;
@@ -50,7 +50,7 @@ pub(crate) fn tokenizer(session: &mut Session, recipe: &Recipe) -> Result<Tokeni
         .with_context(|| format!("cannot write {}", folder.display()))?;
         let files = BTreeMap::from([("tokenizer.json".to_string(), record_of(&folder.join("tokenizer.json"))?)]);
         session.record(Entry {
-            event: "stage-done".into(),
+            event: STAGE_DONE.into(),
             stage: "tokenizer".into(),
             kind: PREPARE.into(),
             files,
@@ -74,19 +74,11 @@ pub(crate) fn tokenizer(session: &mut Session, recipe: &Recipe) -> Result<Tokeni
     Ok(tokenizer)
 }
 
-/// A `tokenizer.json`, the folder it is in, or the tokenizer of a GGUF file.
-pub(super) fn named_tokenizer(path: &Path) -> Result<Tokenizer> {
-    if !is_gguf(path) {
-        return Ok(Tokenizer::load(path)?);
-    }
-    read_tokenizer(&Location::Gguf(path.to_path_buf()))?
-        .ok_or_else(|| refuse("the file holds no tokenizer", "name a tokenizer.json"))
-}
-
-fn train(session: &Session, recipe: &Recipe, mut trainer: BpeTrainer, training_bytes: u64) -> Result<Tokenizer> {
+fn train(session: &mut Session, recipe: &Recipe, mut trainer: BpeTrainer, training_bytes: u64) -> Result<Tokenizer> {
     let corpus = open_corpus(&recipe.data)?;
-    let mut progress = Progress::new("tokenizer", "bytes", 0, Some(training_bytes));
-    let (mut texts, mut texts_bytes, mut bytes) = (learn::trace_texts(recipe)?, 0, 0);
+    let (label, unit, total) = ("tokenizer", "bytes", Some(training_bytes));
+    session.host.event(Event::Began { label, unit, done: 0, total });
+    let (mut texts, mut texts_bytes, mut bytes) = (task::trace_texts(recipe)?, 0, 0);
     for document in corpus.documents() {
         let document = document?;
         texts_bytes += document.len();
@@ -96,8 +88,10 @@ fn train(session: &Session, recipe: &Recipe, mut trainer: BpeTrainer, training_b
             trainer.feed(&texts);
             texts.clear();
             texts_bytes = 0;
-            progress.at(bytes.min(training_bytes), String::new);
-            Session::leave_if_asked(&session.interrupt, session.run.path());
+            session.host.event(Event::Reached { done: bytes.min(training_bytes), words: &String::new });
+            if let Some(why) = session.why_stop(Spending::default(), Spending::default()) {
+                return Err(session.stop(why, preparing("tokenizer")));
+            }
         }
         if bytes >= training_bytes {
             break;
@@ -105,7 +99,8 @@ fn train(session: &Session, recipe: &Recipe, mut trainer: BpeTrainer, training_b
     }
     trainer.feed(&texts);
     let tokenizer = trainer.train()?;
-    progress.finish(&format!("{} tokens, learnt from {}B of text", tokenizer.vocab_size(), short(bytes as f64)));
+    let words = format!("{} tokens, learnt from {}B of text", tokenizer.vocab_size(), short(bytes as f64));
+    session.host.event(Event::Ended(&words));
     Ok(tokenizer)
 }
 
@@ -115,38 +110,59 @@ pub(crate) fn shards(session: &mut Session, recipe: &Recipe, tokenizer: &Tokeniz
     if Manifest::load(&folder)?.is_none() {
         let corpus = open_corpus(&recipe.data)?;
         let options = ShardOptions { validation_fraction: recipe.data.validation_fraction, ..ShardOptions::default() };
-        let mut progress = Progress::new("data", "bytes", 0, None);
-        let run = session.run.path().to_path_buf();
-        let interrupt = session.interrupt.clone();
-        let manifest = build(&corpus, tokenizer, &folder, &options, &mut |at| {
-            let doing = match at.phase {
-                Phase::Hash => "hashed",
-                Phase::Scan => "read",
-                Phase::Tokenize => "tokenised",
-            };
-            progress.at(at.bytes, || format!("{doing}, {} tokens", short(at.tokens as f64)));
-            Session::leave_if_asked(&interrupt, &run);
-        })?;
-        let (train, validation) = (&manifest.train, &manifest.validation);
-        progress.finish(&format!(
-            "{}B of text from {} files, {} documents; {} tokens to train on, {} to validate on",
-            short((train.bytes + validation.bytes) as f64),
-            manifest.sources,
-            train.documents + validation.documents,
-            short(train.tokens as f64),
-            short(validation.tokens as f64),
-        ));
+        let manifest = tokenized(session, &corpus, tokenizer, &folder, &options)?;
         let files = BTreeMap::from([("manifest.json".to_string(), record_of(&folder.join("manifest.json"))?)]);
         session.record(Entry {
-            event: "stage-done".into(),
+            event: STAGE_DONE.into(),
             stage: "data".into(),
             kind: PREPARE.into(),
-            tokens: train.tokens + validation.tokens,
+            tokens: manifest.train.tokens + manifest.validation.tokens,
             files,
             ..Entry::default()
         })?;
     }
     Ok(Arc::new(Dataset::open(&folder)?))
+}
+
+/// The corpus as shards, unless the run stops.
+fn tokenized(
+    session: &mut Session,
+    corpus: &Corpus,
+    tokenizer: &Tokenizer,
+    folder: &Path,
+    options: &ShardOptions,
+) -> Result<Manifest> {
+    session.host.event(Event::Began { label: "data", unit: "bytes", done: 0, total: None });
+    let mut stop = None;
+    let built = build(corpus, tokenizer, folder, options, &mut |at| {
+        let doing = match at.phase {
+            Phase::Hash => "hashed",
+            Phase::Scan => "read",
+            Phase::Tokenize => "tokenised",
+        };
+        let words = || format!("{doing}, {} tokens", short(at.tokens as f64));
+        session.host.event(Event::Reached { done: at.bytes, words: &words });
+        stop = session.why_stop(Spending::default(), Spending::default());
+        if stop.is_some() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+    });
+    let manifest = match (built, stop) {
+        (Err(ShardError::Stopped), Some(why)) => return Err(session.stop(why, preparing("data"))),
+        (built, _) => built?,
+    };
+    let (train, validation) = (&manifest.train, &manifest.validation);
+    session.host.event(Event::Ended(&format!(
+        "{}B of text from {} files, {} documents; {} tokens to train on, {} to validate on",
+        short((train.bytes + validation.bytes) as f64),
+        manifest.sources,
+        train.documents + validation.documents,
+        short(train.tokens as f64),
+        short(validation.tokens as f64),
+    )));
+    Ok(manifest)
+}
+
+fn preparing(stage: &str) -> Entry {
+    Entry { stage: stage.into(), kind: PREPARE.into(), ..Entry::default() }
 }
 
 fn open_corpus(data: &DataSection) -> Result<Corpus> {
@@ -156,10 +172,4 @@ fn open_corpus(data: &DataSection) -> Result<Corpus> {
     }
     let options = ReadOptions { field: data.field.clone(), skip_bad: data.skip_bad, ..ReadOptions::default() };
     Ok(Corpus::open_all(&data.sources, options)?)
-}
-
-/// Length and hash of a file.
-pub(crate) fn record_of(path: &Path) -> Result<FileRecord> {
-    let (sha256, bytes) = sha256_file(path).with_context(|| format!("cannot read {}", path.display()))?;
-    Ok(FileRecord { bytes, sha256 })
 }

@@ -13,11 +13,12 @@ use wels_comm::Single;
 use wels_data::chat::ChatTemplate;
 use wels_data::tokenizer::Tokenizer;
 use wels_kernels::random::Key;
+use wels_model::config::ModelConfig;
 use wels_model::count;
 use wels_model::model::Model;
 use wels_model::params::Params;
 use wels_runs::files;
-use wels_runs::ledger::Entry;
+use wels_runs::ledger::{Entry, Totals};
 use wels_runs::plan::stages::{PART, answer_flops};
 use wels_runs::recipe::{Answering, SampleAndFilter, Score, StageSection};
 use wels_runs::rundir::{RunError, write_json};
@@ -25,12 +26,13 @@ use wels_tasks::{Item, Prompt, Split, Task, statistics};
 use wels_train::rl::{Answered, Prompter, answer, training_item};
 use wels_train::rollout::RolloutOptions;
 
-use super::stage::{check_tokenizer, config_of, model_of, rollout_options};
-use super::{GENERATE, Session, corpus, task};
-use crate::failure::refuse;
-use crate::model::load_params;
-use crate::output;
-use crate::progress::Progress;
+use crate::host::{Event, Graded, Outcome};
+use crate::hyper::rollout_options;
+use crate::model::{config_of, load_params};
+use crate::refusal::refuse;
+use crate::session::{GENERATE, STAGE_DONE, Session, Spending, record_of};
+use crate::start::{check_tokenizer, model_of};
+use crate::task;
 
 const STREAM_SAMPLES: u64 = 0x7361_6d70;
 const STREAM_SCORE: u64 = 0x7363_6f72;
@@ -104,7 +106,7 @@ fn answerer<'a>(
         params,
         prompter: Prompter { tokenizer, template },
         options,
-        task: task::task(of.answering, of.split)?,
+        task: task::task(of.answering, of.split, session.programs)?,
         key: Key { seed: session.run.recipe().run.seed, stream: of.stream },
     })
 }
@@ -117,39 +119,107 @@ struct Sampling<'a> {
     stream: u64,
 }
 
-/// Writes the parts that are not there yet; all lines of all parts.
-fn parts(
-    session: &Session,
-    folder: &Path,
-    label: &str,
-    total: u64,
-    answerer: &Answerer,
-    item: impl Fn(u64) -> Result<Item>,
-) -> Result<Vec<Line>> {
-    let mut progress = Progress::new("answers", "items", 0, Some(total));
-    let mut all = Vec::new();
-    for first in (0..total).step_by(PART as usize) {
-        let path = folder.join(format!("part-{:04}.jsonl", first / PART));
-        let lines = match path.exists() {
-            true => read_lines(&path)?,
-            false => {
-                Session::leave_if_asked(&session.interrupt, session.run.path());
-                let items = (first..(first + PART).min(total)).map(&item).collect::<Result<Vec<_>>>()?;
-                let lines = answerer.lines(items, first)?;
-                let text: Vec<String> =
-                    lines.iter().map(|line| serde_json::to_string(line).expect("plain data") + "\n").collect();
-                files::write_atomically(&path, text.concat().as_bytes()).map_err(RunError::io("write", &path))?;
-                lines
-            }
-        };
-        all.extend(lines);
-        let right = all.iter().filter(|line| line.correct).count();
-        let share = 100.0 * right as f64 / all.len() as f64;
-        progress.at((first + PART).min(total), || format!("{label}: {share:.1}% right"));
+/// Answers of a stage so far, of all its models.
+struct Sampled<'a> {
+    stage: &'a str,
+    tokens: u64,
+    flops: f64,
+    /// What the ledger has of them already, where the stage was stopped before.
+    entered: Totals,
+}
+
+impl<'a> Sampled<'a> {
+    fn new(session: &Session, stage: &'a str) -> Sampled<'a> {
+        Sampled { stage, tokens: 0, flops: 0.0, entered: session.entered_of_undone(stage) }
     }
-    let right = all.iter().filter(|line| line.correct).count();
-    progress.finish(&format!("{label}: {right} of {} answers are right", all.len()));
-    Ok(all)
+
+    /// Tokens and operations with the answers of one more model.
+    fn with(&self, lines: &[Line], config: &ModelConfig) -> (u64, f64) {
+        let tokens: u64 = lines.iter().map(|line| line.tokens as u64).sum();
+        let length = tokens as f64 / lines.len().max(1) as f64;
+        (self.tokens + tokens, self.flops + tokens as f64 * answer_flops(config, length) as f64)
+    }
+
+    /// The ledger's line of what is not entered yet.
+    fn entry(&self, (tokens, flops): (u64, f64)) -> Entry {
+        Entry {
+            stage: self.stage.into(),
+            kind: GENERATE.into(),
+            tokens: tokens.saturating_sub(self.entered.tokens),
+            flops: (flops - self.entered.flops).max(0.0),
+            ..Entry::default()
+        }
+    }
+
+    /// Writes the ledger's line of the stage's end, with `file`.
+    fn done(self, session: &mut Session, file: &Path) -> Result<()> {
+        let name = file.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        let files = BTreeMap::from([(name, record_of(file)?)]);
+        let entry = self.entry((self.tokens, self.flops));
+        session.record(Entry { event: STAGE_DONE.into(), files, ..entry })
+    }
+}
+
+/// The parts of one model's answers.
+struct Parts<'a> {
+    folder: &'a Path,
+    /// Whose answers they are, for people.
+    label: &'a str,
+    /// Items.
+    total: u64,
+    answerer: &'a Answerer<'a>,
+}
+
+impl Parts<'_> {
+    /// Writes the parts that are not there yet; all lines of all parts.
+    fn write(
+        &self,
+        session: &mut Session,
+        sampled: &mut Sampled,
+        item: impl Fn(u64) -> Result<Item>,
+    ) -> Result<Vec<Line>> {
+        let Parts { folder, label, total, answerer } = *self;
+        session.host.event(Event::Began { label: "answers", unit: "items", done: 0, total: Some(total) });
+        let config = answerer.model.config();
+        let (mut all, mut last) = (Vec::new(), Spending::default());
+        for first in (0..total).step_by(PART as usize) {
+            let path = folder.join(format!("part-{:04}.jsonl", first / PART));
+            let lines = match path.exists() {
+                true => read_lines(&path)?,
+                false => {
+                    let entry = sampled.entry(sampled.with(&all, config));
+                    let unentered = Spending { sampled: entry.tokens, ..Spending::default() };
+                    if let Some(why) = session.why_stop(unentered, last) {
+                        session.host.event(Event::Ended(&format!("{label}: stopped after {first} of {total} items")));
+                        return Err(session.stop(why, entry));
+                    }
+                    let begun = session.host.clock();
+                    let items = (first..(first + PART).min(total)).map(&item).collect::<Result<Vec<_>>>()?;
+                    let lines = answerer.lines(items, first)?;
+                    write_lines(&path, &lines)?;
+                    let seconds = session.host.clock().saturating_sub(begun).as_secs_f64();
+                    last = Spending { seconds, sampled: lines.iter().map(|line| line.tokens as u64).sum(), trained: 0 };
+                    lines
+                }
+            };
+            all.extend(lines);
+            let words = || format!("{label}: {:.1}% right", 100.0 * right(&all) as f64 / all.len() as f64);
+            session.host.event(Event::Reached { done: (first + PART).min(total), words: &words });
+        }
+        session.host.event(Event::Ended(&format!("{label}: {} of {} answers are right", right(&all), all.len())));
+        (sampled.tokens, sampled.flops) = sampled.with(&all, config);
+        Ok(all)
+    }
+}
+
+fn right(lines: &[Line]) -> usize {
+    lines.iter().filter(|line| line.correct).count()
+}
+
+/// Writes lines, all or none.
+fn write_lines<'a>(path: &Path, lines: impl IntoIterator<Item = &'a Line>) -> Result<()> {
+    let text = lines.into_iter().map(|line| serde_json::to_string(line).expect("plain data") + "\n");
+    Ok(files::write_atomically(path, text.collect::<String>().as_bytes()).map_err(RunError::io("write", path))?)
 }
 
 fn read_lines(path: &Path) -> Result<Vec<Line>> {
@@ -159,7 +229,7 @@ fn read_lines(path: &Path) -> Result<Vec<Line>> {
 }
 
 /// Questions and right answers that the stage in `folder` has kept.
-pub(super) fn kept(folder: &Path) -> Result<Vec<(String, String)>> {
+pub(crate) fn kept(folder: &Path) -> Result<Vec<(String, String)>> {
     let path = folder.join("kept.jsonl");
     if !path.is_file() {
         let hint = "name a stage of kind sample_and_filter that comes before this one";
@@ -169,7 +239,7 @@ pub(super) fn kept(folder: &Path) -> Result<Vec<(String, String)>> {
 }
 
 /// Does what is left of a stage of kind `sample_and_filter`.
-pub(super) fn sample_and_filter(
+pub(crate) fn sample_and_filter(
     session: &mut Session,
     tokenizer: &Tokenizer,
     stage: &StageSection,
@@ -186,16 +256,11 @@ pub(super) fn sample_and_filter(
     let answerer = answerer(session, tokenizer, template.as_ref(), from, &sampling)?;
     let seed = session.run.recipe().run.seed;
     let item = |n| Ok(training_item(&*answerer.task, seed, n)?);
-    let lines = parts(session, &folder, &stage.name, section.prompts, &answerer, item)?;
-    let tokens = lines.iter().map(|line| line.tokens as u64).sum();
-    let length = tokens as f64 / lines.len().max(1) as f64;
-    let flops = tokens as f64 * answer_flops(answerer.model.config(), length) as f64;
-    let kept: String = right_once(&lines, section.answering.samples, section.keep)
-        .into_iter()
-        .map(|line| serde_json::to_string(line).expect("plain data") + "\n")
-        .collect();
-    files::write_atomically(&path, kept.as_bytes()).map_err(RunError::io("write", &path))?;
-    done(session, &stage.name, (tokens, flops), &path)
+    let mut sampled = Sampled::new(session, &stage.name);
+    let parts = Parts { folder: &folder, label: &stage.name, total: section.prompts, answerer: &answerer };
+    let lines = parts.write(session, &mut sampled, item)?;
+    write_lines(&path, right_once(&lines, section.answering.samples, section.keep))?;
+    sampled.done(session, &path)
 }
 
 /// The first `keep` right answers of each group of `samples` lines, equal ones once.
@@ -209,35 +274,8 @@ fn right_once(lines: &[Line], samples: usize, keep: usize) -> Vec<&Line> {
     kept
 }
 
-/// The ledger's line of a stage of so many tokens and operations that ended with `file`.
-fn done(session: &mut Session, stage: &str, (tokens, flops): (u64, f64), file: &Path) -> Result<()> {
-    let name = file.file_name().unwrap_or_default().to_string_lossy().into_owned();
-    let files = BTreeMap::from([(name, corpus::record_of(file)?)]);
-    let (event, stage, kind) = ("stage-done".into(), stage.into(), GENERATE.into());
-    session.record(Entry { event, stage, kind, tokens, flops, files, ..Entry::default() })
-}
-
-/// A model's result.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-struct Graded {
-    model: String,
-    parameters: u64,
-    parameters_activated: u64,
-    answers: usize,
-    accuracy: f64,
-    standard_error: f64,
-    length: f64,
-    truncated: f64,
-    /// How likely chance alone is to part this model's verdicts from the first model's as far, item by item; none for
-    /// the first.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    p: Option<f64>,
-    #[serde(default)]
-    flops_per_token: u64,
-}
-
-/// Does what is left of a stage of kind `score`, and writes the table to stdout.
-pub(super) fn score(session: &mut Session, tokenizer: &Tokenizer, stage: &StageSection, of: &Score) -> Result<()> {
+/// Does what is left of a stage of kind `score`, and shows the results.
+pub(crate) fn score(session: &mut Session, tokenizer: &Tokenizer, stage: &StageSection, of: &Score) -> Result<()> {
     let folder = session.run.stage(&stage.name)?;
     let path = folder.join("scores.json");
     let results: Vec<Graded> = match path.exists() {
@@ -248,8 +286,9 @@ pub(super) fn score(session: &mut Session, tokenizer: &Tokenizer, stage: &StageS
         false => {
             let mut results: Vec<Graded> = Vec::new();
             let mut first: Vec<f64> = Vec::new();
+            let mut sampled = Sampled::new(session, &stage.name);
             for (n, model) in of.models.iter().enumerate() {
-                let (mut result, verdicts) = grade(session, tokenizer, &folder, of, n, model)?;
+                let (mut result, verdicts) = grade(session, tokenizer, &folder, of, (n, model), &mut sampled)?;
                 match n {
                     0 => first = verdicts,
                     _ => result.p = statistics::difference(&first, &verdicts).map(|difference| difference.p),
@@ -257,24 +296,24 @@ pub(super) fn score(session: &mut Session, tokenizer: &Tokenizer, stage: &StageS
                 results.push(result);
             }
             write_json(&path, &results)?;
-            let tokens_of = |it: &Graded| it.length * it.answers as f64;
-            let tokens = results.iter().map(|it| tokens_of(it).round() as u64).sum();
-            let flops = results.iter().map(|it| tokens_of(it) * it.flops_per_token as f64).sum();
-            done(session, &stage.name, (tokens, flops), &path)?;
+            sampled.done(session, &path)?;
             results
         }
     };
-    print_table(session, &results, of)
+    let usd_per_hour = session.run.recipe().run.usd_per_hour;
+    let took = Totals::by(session.ledger.entries(), |entry| &entry.stage);
+    let took = took.into_iter().filter(|(stage, _)| !stage.is_empty()).collect();
+    Ok(session.host.result(Outcome::Scores { of, models: &results, took, usd_per_hour })?)
 }
 
 /// Grades the model number `n` of the stage; with 1 or 0 for each item.
 fn grade(
-    session: &Session,
+    session: &mut Session,
     tokenizer: &Tokenizer,
     folder: &Path,
     of: &Score,
-    n: usize,
-    model: &str,
+    (n, model): (usize, &str),
+    sampled: &mut Sampled,
 ) -> Result<(Graded, Vec<f64>)> {
     let template = ChatTemplate::of(tokenizer)?;
     let Score { answering, temperature, .. } = of;
@@ -285,7 +324,8 @@ fn grade(
     files::remove_unfinished(&parts_folder).map_err(RunError::io("clean up", &parts_folder))?;
     let items = answerer.task.len().map_or(of.items, |len| len.min(of.items));
     let item = |n| Ok(answerer.task.item(n)?);
-    let lines = parts(session, &parts_folder, model, items, &answerer, item)?;
+    let parts = Parts { folder: &parts_folder, label: model, total: items, answerer: &answerer };
+    let lines = parts.write(session, sampled, item)?;
     let n = lines.len() as f64;
     let mean = |value: &dyn Fn(&Line) -> f64| lines.iter().map(value).sum::<f64>() / n;
     let verdict = |line: &Line| f64::from(u8::from(line.correct));
@@ -305,45 +345,6 @@ fn grade(
         flops_per_token: answer_flops(answerer.model.config(), length),
     };
     Ok((graded, lines.iter().map(verdict).collect()))
-}
-
-fn print_table(session: &Session, results: &[Graded], of: &Score) -> Result<()> {
-    let head = format!("{} held out, temperature {}", of.answering.task, of.temperature);
-    session.show(&format!(
-        "{head:<36} {:>10} {:>10} {:>16} {:>8} {:>8}",
-        "parameters", "activated", "right", "tokens", "p"
-    ))?;
-    for it in results {
-        let right = format!("{:.1}% ± {:.1}", 100.0 * it.accuracy, 100.0 * it.standard_error);
-        let p = it.p.map_or(String::new(), |p| format!("{p:.2}").replace("0.00", "<0.01"));
-        session.show(&format!(
-            "{:<36} {:>10} {:>10} {right:>16} {:>8.1} {p:>8}",
-            it.model, it.parameters, it.parameters_activated, it.length
-        ))?;
-    }
-    if results.len() > 1 {
-        session.show("p: of so great a difference from the first by chance (McNemar's test, exact)")?;
-    }
-    session.show("")?;
-    print_cost(session)
-}
-
-/// Time and money by stage, from the ledger.
-fn print_cost(session: &Session) -> Result<()> {
-    let usd_per_hour = session.run.recipe().run.usd_per_hour;
-    session.show(&format!("{:<36} {:>10} {:>10} {:>16}", "cost", "seconds", "tokens", "dollars"))?;
-    let mut stages: Vec<(String, f64, u64)> = Vec::new();
-    for entry in session.ledger.entries().iter().filter(|entry| !entry.stage.is_empty()) {
-        match stages.iter_mut().find(|(stage, ..)| *stage == entry.stage) {
-            Some((_, seconds, tokens)) => (*seconds, *tokens) = (*seconds + entry.seconds, *tokens + entry.tokens),
-            None => stages.push((entry.stage.clone(), entry.seconds, entry.tokens)),
-        }
-    }
-    for (stage, seconds, tokens) in stages {
-        let usd = seconds / 3600.0 * usd_per_hour;
-        session.show(&format!("{stage:<36} {seconds:>10.1} {:>10} {usd:>16.4}", output::short(tokens as f64)))?;
-    }
-    Ok(())
 }
 
 #[cfg(test)]

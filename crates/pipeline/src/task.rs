@@ -16,7 +16,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 use wels_runs::hash::sha256;
-use wels_runs::recipe::{Answering, Supervised, TaskName};
+use wels_runs::recipe::{Answering, Answers, Recipe, Supervised, TaskName, Work};
 use wels_tasks::arithmetic::{Arithmetic, Kind};
 use wels_tasks::benchmarks::{self, Benchmark};
 use wels_tasks::countdown::{Countdown, Options, TraceOptions, Traces};
@@ -24,13 +24,17 @@ use wels_tasks::external::{External, Judged};
 use wels_tasks::file::{self, Checker};
 use wels_tasks::{Item, Jail, Listed, Presentation, Split, Style, Task};
 
-use crate::failure::refuse;
+use crate::refusal::refuse;
+use crate::session::Programs;
+
+/// Traces that a tokenizer learns from besides the text.
+const TOKENIZER_TRACES: u64 = 100_000;
 
 /// The share of arithmetic questions that is held out.
 const HELD_OUT: f64 = 0.1;
 
-/// The task that a stage asks.
-pub(super) fn task(of: &Answering, split: Split) -> Result<Box<dyn Task>> {
+/// The task that a stage asks. A program of one's own is started if `programs` allows it.
+pub(crate) fn task(of: &Answering, split: Split, programs: Programs) -> Result<Box<dyn Task>> {
     let TaskName { name, file, .. } = &of.task;
     let style = style_of(&of.task)?;
     let cannot = || format!("cannot take the task {}", of.task);
@@ -39,6 +43,7 @@ pub(super) fn task(of: &Answering, split: Split) -> Result<Box<dyn Task>> {
         (None, Some(file)) => {
             Ok(Box::new(listed(name, file, style.unwrap_or(Style::Chat), split).with_context(cannot)?))
         }
+        (Some(program), Some(_)) if programs == Programs::Refuse => Err(refuse_program(program)),
         (Some(program), Some(file)) => {
             let listed = judged(name, file, style.unwrap_or(Style::Chat), split).with_context(cannot)?;
             let timeout = Duration::from_secs_f64(of.checker_seconds);
@@ -49,6 +54,13 @@ pub(super) fn task(of: &Answering, split: Split) -> Result<Box<dyn Task>> {
             Err(refuse(message, "name their file: task = \"PROGRAM=FILE\""))
         }
     }
+}
+
+/// Why a program that a recipe names is not started.
+pub(crate) fn refuse_program(program: &Path) -> anyhow::Error {
+    let message =
+        format!("the recipe names a program that judges answers, {}, and it is not started", program.display());
+    refuse(message, "it would run as you do, outside any jail: read it, and if you trust it give --run-programs")
 }
 
 /// How the questions are put, if the name says it.
@@ -66,11 +78,11 @@ fn style_of(task: &TaskName) -> Result<Option<Style>> {
 }
 
 /// The task's questions alone; a program that judges answers is not started.
-pub(super) fn questions(of: &Answering, split: Split) -> Result<Box<dyn Task>> {
+pub(crate) fn questions(of: &Answering, split: Split) -> Result<Box<dyn Task>> {
     let TaskName { name, file, .. } = &of.task;
     match (of.task.program(), file) {
         (Some(_), Some(file)) => Ok(Box::new(judged(name, file, style_of(&of.task)?.unwrap_or(Style::Chat), split)?)),
-        _ => task(of, split),
+        _ => task(of, split, Programs::Refuse),
     }
 }
 
@@ -152,7 +164,7 @@ fn countdown(style: Style, split: Split) -> Result<Countdown> {
 }
 
 /// Prompt and response of the first `count` worked puzzles of a stage; no held-out puzzle is among them.
-pub(super) fn traces(section: &Supervised, seed: u64, count: u64) -> Result<Vec<(String, String)>> {
+pub(crate) fn traces(section: &Supervised, seed: u64, count: u64) -> Result<Vec<(String, String)>> {
     let puzzles = countdown(Style::Terse, Split::Train)?;
     let options = TraceOptions {
         tries: section.trace_tries,
@@ -169,6 +181,30 @@ pub(super) fn traces(section: &Supervised, seed: u64, count: u64) -> Result<Vec<
     Ok((0..count).map(pair).collect::<Result<_, _>>()?)
 }
 
+/// What worked puzzles look like, for a tokenizer that is to know them.
+pub(crate) fn trace_texts(recipe: &Recipe) -> Result<Vec<String>> {
+    let Some(section) = recipe.stages.iter().find_map(|stage| traces_of(&stage.work)) else { return Ok(Vec::new()) };
+    let pairs = traces(section, recipe.run.seed, TOKENIZER_TRACES.min(section.traces))?;
+    // Thinking tags are tokens of their own, and no text.
+    let text = |(prompt, response): (String, String)| {
+        format!("{prompt}\n{}", response.replace("<think>", "").replace("</think>", ""))
+    };
+    Ok(pairs.into_iter().map(text).collect())
+}
+
+/// What a stage says about the worked puzzles that it learns from, if it does.
+fn traces_of(work: &Work) -> Option<&Supervised> {
+    let section = match work {
+        Work::Pretrain(it) | Work::Sft(it) => Some(&**it),
+        Work::Distil(it) => match &it.answers {
+            Answers::Given(given) => Some(given),
+            Answers::Own(_) => None,
+        },
+        _ => None,
+    };
+    section.filter(|section| section.data == "traces")
+}
+
 #[cfg(test)]
 mod tests {
     use std::collections::BTreeSet;
@@ -177,7 +213,8 @@ mod tests {
 
     fn task(text: &str, split: Split) -> Result<Box<dyn Task>> {
         let task = TaskName::parse(text, Path::new(""));
-        super::task(&Answering { task, checker_seconds: 60.0, samples: 1, max_tokens: 1, running: 1 }, split)
+        let answering = Answering { task, checker_seconds: 60.0, samples: 1, max_tokens: 1, running: 1 };
+        super::task(&answering, split, Programs::Run)
     }
 
     fn ids(task: &dyn Task) -> BTreeSet<String> {

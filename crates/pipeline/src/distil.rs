@@ -7,89 +7,30 @@ use anyhow::Result;
 use serde::Serialize;
 use wels_data::chat::ChatTemplate;
 use wels_data::tokenizer::Tokenizer;
-use wels_kernels::distil::Divergence;
 use wels_kernels::random::Key;
 use wels_model::config::ModelConfig;
-use wels_model::model::{Model, Teacher};
-use wels_model::params::Params;
 use wels_model::tape::Execution;
 use wels_runs::checkpoint::Checkpoint;
 use wels_runs::plan::stages::TokenFlops;
-use wels_runs::recipe::{Answers, Distil, DivergenceWay, OwnAnswers, Rollouts, StageSection};
+use wels_runs::recipe::{Answers, Distil, OwnAnswers, Rollouts, StageSection};
 use wels_runs::rundir::RunDir;
 use wels_tasks::{Split, Task};
 use wels_train::distil::{self, OwnOptions, OwnReport};
 use wels_train::rl::Prompter;
 use wels_train::trainer::Trainer;
 
-use super::stage::{
-    Position, Stage, Training, check_tokenizer, config_for, config_of, hyperparameters, model_of, position_of,
-    rollout_options, state_of,
-};
-use super::{Outcome, Session, learn, task};
-use crate::failure::refuse;
-use crate::model::load_params;
-use crate::output::short;
-
-/// A teacher, and how it is learnt from.
-pub(super) struct TeacherModel {
-    model: Model,
-    params: Params,
-    divergence: Divergence,
-    temperature: f32,
-    cross_entropy: f32,
-}
-
-impl TeacherModel {
-    /// The section's teacher, for a student of this vocabulary.
-    pub fn open(run: &RunDir, tokenizer: &Tokenizer, section: &Distil) -> Result<TeacherModel> {
-        let student = config_for(run, section.start())?;
-        let location = model_of(run, &section.teacher)?;
-        check_tokenizer(&location, tokenizer)?;
-        let config = config_of(&location)?;
-        if config.vocab_size != student.vocab_size {
-            let (teacher, theirs, own) = (&section.teacher, config.vocab_size, student.vocab_size);
-            let message =
-                format!("the teacher {teacher} has a vocabulary of {theirs} tokens, and the student of {own}");
-            let hint = "their distributions are compared token by token: give the student the teacher's vocab_size and \
-                        tokenizer, or learn from the teacher's answers (sample_and_filter, then sft)";
-            return Err(refuse(message, hint));
-        }
-        let params = load_params(&location, &config)?;
-        let context = config.rope.max_positions;
-        Ok(TeacherModel {
-            model: Model::new(config, context),
-            params,
-            divergence: match section.divergence {
-                DivergenceWay::ForwardKl => Divergence::Forward,
-                DivergenceWay::ReverseKl => Divergence::Reverse,
-            },
-            temperature: section.temperature as f32,
-            cross_entropy: section.cross_entropy as f32,
-        })
-    }
-
-    /// As a step takes it.
-    pub fn teacher(&self) -> Teacher<'_> {
-        let TeacherModel { model, params, divergence, temperature, cross_entropy } = self;
-        let (divergence, temperature, cross_entropy) = (*divergence, *temperature, *cross_entropy);
-        Teacher { model, params, divergence, temperature, cross_entropy }
-    }
-
-    /// The longest sequence that it can be asked about.
-    pub fn context(&self) -> usize {
-        self.model.context_len()
-    }
-
-    /// Its configuration.
-    pub fn config(&self) -> &ModelConfig {
-        self.model.config()
-    }
-}
+use crate::hyper::{of_stage, rollout_options};
+use crate::learn;
+use crate::session::{Programs, Session};
+use crate::start::{config_for, state_of};
+use crate::task;
+use crate::teacher::TeacherModel;
+use crate::training::{Position, Stage, Training};
+use crate::words::short;
 
 /// One line of `metrics.jsonl` of a student that learns on its own answers; the last three depend on the machine.
 #[derive(Serialize)]
-pub(super) struct Line {
+pub(crate) struct Line {
     #[serde(flatten)]
     position: Position,
     divergence: f64,
@@ -106,12 +47,12 @@ pub(super) struct Line {
 }
 
 /// Does what is left of the stage.
-pub(super) fn distil(
+pub(crate) fn distil(
     session: &mut Session,
     tokenizer: &Tokenizer,
     stage: &StageSection,
     section: &Distil,
-) -> Result<Outcome> {
+) -> Result<()> {
     let teacher = TeacherModel::open(&session.run, tokenizer, section)?;
     match &section.answers {
         Answers::Given(given) => learn::learn(session, tokenizer, stage, given, Some(teacher)),
@@ -125,19 +66,20 @@ fn on_policy(
     stage: &StageSection,
     section: &OwnAnswers,
     teacher: TeacherModel,
-) -> Result<Outcome> {
+) -> Result<()> {
     let config = config_for(&session.run, &section.start)?;
     let (steps, flops) = (section.rollouts.steps, TokenFlops::of_own_answers(&config, teacher.config(), section));
-    let opened = Stage::open(session, &stage.name, tokenizer, &section.optimization, steps, flops)?;
-    let Some((at, latest)) = opened else { return Ok(Outcome::Done) };
+    let checkpoints = &section.optimization.checkpoints;
+    let stage = Stage { name: &stage.name, label: "distil", tokenizer, checkpoints, steps, samples: true, flops };
+    let Some((running, latest)) = stage.open(session)? else { return Ok(()) };
     let template = ChatTemplate::of(tokenizer)?;
     let prompter = Prompter { tokenizer, template: template.as_ref() };
-    let correction = Correction::begin(&session.run, prompter, section, teacher, latest.as_ref())?;
-    at.run(session, correction, "distil")
+    let correction = Correction::begin(&session.run, prompter, section, teacher, latest.as_ref(), session.programs)?;
+    running.run(session, correction)
 }
 
 /// A stage in which a student learns on its own answers.
-pub(super) struct Correction<'a> {
+pub(crate) struct Correction<'a> {
     trainer: Trainer,
     teacher: TeacherModel,
     task: Box<dyn Task>,
@@ -154,17 +96,18 @@ impl<'a> Correction<'a> {
         section: &OwnAnswers,
         teacher: TeacherModel,
         latest: Option<&Checkpoint>,
+        programs: Programs,
     ) -> Result<Correction<'a>> {
-        let (config, state) = state_of(run, &section.start, prompter.tokenizer, latest, position_of(latest)?)?;
+        let (config, state) = state_of(run, &section.start, prompter.tokenizer, latest)?;
         let options = options(section, &config);
         let context = teacher.context().min(config.rope.max_positions);
         let Rollouts { steps, mini_batches, answering, .. } = &section.rollouts;
-        let hyper = hyperparameters(&section.optimization, steps * *mini_batches as u64);
+        let hyper = of_stage(&section.optimization, steps * *mini_batches as u64);
         let mut trainer = Trainer::new(config, context, state, hyper, Execution::new(wels_cpu::device()));
-        if section.optimization.mtp_lambda == 0.0 {
+        if section.optimization.optimizer.mtp_lambda == 0.0 {
             trainer.freeze_mtp();
         }
-        let task = task::task(answering, Split::Train)?;
+        let task = task::task(answering, Split::Train, programs)?;
         Ok(Correction { trainer, teacher, task, prompter, options, seed: run.recipe().run.seed })
     }
 }

@@ -1,7 +1,8 @@
 //! What a recipe will take on this machine: counts by `wels_runs::plan`, with lengths from the data and rates that are
 //! known or measured here: a few steps of a stage's kind with random weights and tokens.
 
-use std::collections::BTreeMap;
+use std::cell::RefCell;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -30,10 +31,10 @@ use wels_train::rollout::{Question, RolloutOptions, rollout};
 use wels_train::trainer::{State, Trainer};
 use wels_train::{distil, sft};
 
-use super::stage::{hyperparameters, rollout_options};
-use super::{corpus, learn, task};
-use crate::bench;
-use crate::model::{locate, read_config};
+use crate::host::{Event, Host};
+use crate::hyper::{of_stage, rollout_options};
+use crate::model::{locate, named_tokenizer, read_config};
+use crate::{learn, measure, task};
 
 /// Worked puzzles whose lengths are looked at.
 const TRACES: u64 = 1000;
@@ -46,7 +47,7 @@ const STEP_FLOPS: f64 = 5e11;
 
 /// What of a machine's rates may be found out.
 #[derive(Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Rates {
+pub enum Rates {
     /// What was measured before.
     Known,
     /// What was not, too.
@@ -54,15 +55,16 @@ pub(crate) enum Rates {
 }
 
 /// The plan of `recipe`, whose run is at `run` if it has begun.
-pub(crate) fn forecast(recipe: &Recipe, run: Option<&Path>, rates: Rates) -> RunPlan {
+pub fn forecast(recipe: &Recipe, run: Option<&Path>, rates: Rates, host: &mut dyn Host) -> RunPlan {
     let around = Around::of(recipe, run);
     let expected = plan::of_recipe(recipe, &around);
     let begun = run.map(|run| run.join("plan.json")).filter(|plan| plan.exists());
     let found = match begun {
         // A run that goes on keeps the rates of its beginning.
         Some(plan) => plan::rates_in(&plan),
-        None => rates_of(recipe, &around, &expected, rates),
+        None => rates_of(recipe, &around, &expected, rates, host),
     };
+    around.notes.into_inner().iter().for_each(|note| host.event(Event::Note(note)));
     expected.at_rates(recipe, &found)
 }
 
@@ -70,6 +72,8 @@ pub(crate) fn forecast(recipe: &Recipe, run: Option<&Path>, rates: Rates) -> Run
 struct Around<'a> {
     recipe: &'a Recipe,
     tokenizer: Option<(Tokenizer, ChatTemplate)>,
+    /// What of the models' files is ignored.
+    notes: RefCell<BTreeSet<String>>,
 }
 
 impl<'a> Around<'a> {
@@ -80,9 +84,9 @@ impl<'a> Around<'a> {
             TokenizerSection::Train { .. } => None,
         });
         // A tokenizer that cannot be loaded is named when the run begins.
-        let tokenizer = place.and_then(|path| corpus::named_tokenizer(&path).ok());
+        let tokenizer = place.and_then(|path| named_tokenizer(&path).ok());
         let tokenizer = tokenizer.and_then(|it| ChatTemplate::of(&it).ok().flatten().map(|template| (it, template)));
-        Around { recipe, tokenizer }
+        Around { recipe, tokenizer, notes: RefCell::default() }
     }
 
     fn traces(&self, section: &Supervised) -> Result<Examples> {
@@ -143,7 +147,10 @@ fn characters(prompt: &Prompt) -> usize {
 
 impl Surroundings for Around<'_> {
     fn model(&self, name: &str) -> Result<ModelConfig, String> {
-        locate(Path::new(name)).and_then(|model| read_config(&model)).map_err(|error| format!("{error:#}"))
+        let read = locate(Path::new(name)).and_then(|model| read_config(&model));
+        let (config, notes) = read.map_err(|error| format!("{error:#}"))?;
+        self.notes.borrow_mut().extend(notes.iter().map(ToString::to_string));
+        Ok(config)
     }
 
     fn examples(&self, section: &Supervised) -> Result<Examples, String> {
@@ -160,12 +167,18 @@ impl Surroundings for Around<'_> {
 }
 
 /// Rates by stage, as far as they are known or may be measured.
-fn rates_of(recipe: &Recipe, around: &Around, expected: &RunPlan, rates: Rates) -> BTreeMap<String, StageRates> {
-    let mut machine = Machine { known: Measurements::load().tokens_per_second, rates, said: false };
+fn rates_of(
+    recipe: &Recipe,
+    around: &Around,
+    expected: &RunPlan,
+    rates: Rates,
+    host: &mut dyn Host,
+) -> BTreeMap<String, StageRates> {
+    let mut machine = Machine { known: Measurements::load().tokens_per_second, rates, said: false, host };
     let mut found = BTreeMap::new();
     if recipe.pretrains() {
         let name = Measurements::work(recipe, par::threads());
-        let rate = machine.rate(name, || bench::training_rate(recipe));
+        let rate = machine.rate(name, || measure::training_rate(recipe));
         found.extend(rate.map(|rate| (PRETRAIN.to_string(), StageRates { counted: rate, learned: None })));
     }
     let pretrained = recipe.pretrains().then(|| recipe.model.config());
@@ -189,14 +202,15 @@ struct Learning<'a> {
 }
 
 /// This machine's rates, in tokens a second.
-struct Machine {
+struct Machine<'h> {
     known: BTreeMap<String, f64>,
     rates: Rates,
     /// Whether people know why they wait.
     said: bool,
+    host: &'h mut dyn Host,
 }
 
-impl Machine {
+impl Machine<'_> {
     /// The rates at which a stage's tokens are worked on.
     fn rates_of(&mut self, stage: &StageSection, stages: &Stages) -> Option<StageRates> {
         let config = |name: &str| stages.config(name).ok();
@@ -273,7 +287,7 @@ impl Machine {
         let of = Learning { tokens, batch_tokens, ..*of };
         let what = json!({
             "model": json_of(config), "teacher": teacher.map(json_of), "tokens": tokens, "rows": rows,
-            "micro_rows": optimization.micro_rows, "mtp": optimization.mtp_lambda > 0.0,
+            "micro_rows": optimization.micro_rows, "mtp": optimization.optimizer.mtp_lambda > 0.0,
         });
         let name = Measurements::name("learning", &what, par::threads());
         self.rate(name, || measure_learning(&of, rows))
@@ -301,7 +315,7 @@ impl Machine {
             return self.known.get(&name).copied();
         }
         if !std::mem::replace(&mut self.said, true) {
-            eprintln!("{:>9} a few steps of each stage are measured", "plan");
+            self.host.event(Event::Measuring);
         }
         // Work whose very first steps fail will say so when it is done.
         let rate = measure().ok().filter(|rate| rate.is_finite() && *rate > 0.0)?;
@@ -324,16 +338,16 @@ fn fits(bytes: u64) -> bool {
 fn measure_learning(of: &Learning, rows: usize) -> Result<f64> {
     let Learning { config, teacher, tokens, optimization, .. } = of;
     let state = State::new(Params::init(&wels_cpu::device(), config, 0));
-    let hyper = hyperparameters(optimization, 1_000_000);
+    let hyper = of_stage(optimization, 1_000_000);
     let mut trainer = Trainer::new((*config).clone(), *tokens, state, hyper, Execution::new(wels_cpu::device()));
-    if optimization.mtp_lambda == 0.0 {
+    if optimization.optimizer.mtp_lambda == 0.0 {
         trainer.freeze_mtp();
     }
     let teacher =
         teacher.map(|config| (Model::new(config.clone(), *tokens), Params::init(&wels_cpu::device(), config, 1)));
     let divergence = wels_kernels::distil::Divergence::Forward;
-    bench::steady_rate(3, |step| {
-        let batch = bench::random_batch(step, rows, *tokens, config.vocab_size);
+    measure::steady_rate(3, |step| {
+        let batch = measure::random_batch(step, rows, *tokens, config.vocab_size);
         match &teacher {
             None => trainer.step(&batch, optimization.micro_rows)?,
             Some((model, params)) => {
@@ -360,7 +374,7 @@ fn measure_sampling(config: &ModelConfig, answering: &Answering, answers: usize,
     let questions: Vec<Question> = (0..answers.div_ceil(answering.samples) as u64).map(question).collect();
     let model = Arc::new(Model::new(config.clone(), config.rope.max_positions));
     let params = Arc::new(Params::init(&wels_cpu::device(), config, 0));
-    bench::steady_rate(1, |_| {
+    measure::steady_rate(1, |_| {
         let answers = rollout(&model, &params, &questions, &options, &mut |_, _| {})?;
         Ok(answers.iter().flatten().map(|answer| answer.tokens.len() as u64).sum())
     })

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::path::Path;
 use std::time::Instant;
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 use serde::Serialize;
 use serde_json::Value;
 use wels_data::chat::ChatTemplate;
@@ -16,7 +16,7 @@ use wels_model::tape::Execution;
 use wels_runs::checkpoint::Checkpoint;
 use wels_runs::plan::stages::TokenFlops;
 use wels_runs::recipe::{AdvantageScale, LossMean, OverlongRule, Rl, Rollouts, StageSection};
-use wels_runs::rundir::RunDir;
+use wels_runs::rundir::{RunDir, RunError};
 use wels_runs::tensors;
 use wels_tasks::{RewardWeights, Split, Task};
 use wels_train::doctor::Doctor;
@@ -24,11 +24,12 @@ use wels_train::grpo::{Aggregation, Grpo, Overlong, Scale};
 use wels_train::rl::{Answered, Prompter, RlOptions, RlReport, Rollout, learn, sample};
 use wels_train::trainer::Trainer;
 
-use super::stage::{
-    Position, Stage, Training, config_for, hyperparameters, initial, lines_of, position_of, rollout_options, state_of,
-};
-use super::{Outcome, Session, task};
-use crate::output::short;
+use crate::hyper::{of_stage, rollout_options};
+use crate::session::{Programs, Session};
+use crate::start::{config_for, initial, state_of};
+use crate::task;
+use crate::training::{Position, Stage, Training};
+use crate::words::short;
 
 /// The weights that KL is measured from, in a checkpoint.
 const REFERENCE: &str = "reference.safetensors";
@@ -38,7 +39,7 @@ const SHOWN: usize = 2;
 
 /// One line of `metrics.jsonl`; what comes after `samples` depends on the machine.
 #[derive(Serialize)]
-pub(super) struct Line {
+pub(crate) struct Line {
     #[serde(flatten)]
     position: Position,
     reward: f64,
@@ -73,24 +74,26 @@ struct Shown {
 }
 
 /// Does what is left of the stage.
-pub(super) fn reinforce(
+pub(crate) fn reinforce(
     session: &mut Session,
     tokenizer: &Tokenizer,
     stage: &StageSection,
     section: &Rl,
-) -> Result<Outcome> {
+) -> Result<()> {
     let config = config_for(&session.run, &section.start)?;
     let (steps, flops) = (section.rollouts.steps, TokenFlops::of_reinforcement(&config, section));
-    let opened = Stage::open(session, &stage.name, tokenizer, &section.optimization, steps, flops)?;
-    let Some((at, latest)) = opened else { return Ok(Outcome::Done) };
+    let checkpoints = &section.optimization.checkpoints;
+    let at = Stage { name: &stage.name, label: "rl", tokenizer, checkpoints, steps, samples: true, flops };
+    let Some((running, latest)) = at.open(session)? else { return Ok(()) };
     let template = ChatTemplate::of(tokenizer)?;
     let prompter = Prompter { tokenizer, template: template.as_ref() };
-    let reinforcement = Reinforcement::begin(&session.run, prompter, stage, section, latest.as_ref())?;
-    at.run(session, reinforcement, "rl")
+    let reinforcement =
+        Reinforcement::begin(&session.run, prompter, stage, section, latest.as_ref(), session.programs)?;
+    running.run(session, reinforcement)
 }
 
 /// A stage of reinforcement.
-pub(super) struct Reinforcement<'a> {
+pub(crate) struct Reinforcement<'a> {
     trainer: Trainer,
     task: Box<dyn Task>,
     prompter: Prompter<'a>,
@@ -110,23 +113,25 @@ impl<'a> Reinforcement<'a> {
         stage: &StageSection,
         section: &Rl,
         latest: Option<&Checkpoint>,
+        programs: Programs,
     ) -> Result<Reinforcement<'a>> {
-        let position = position_of(latest)?;
-        let (config, state) = state_of(run, &section.start, prompter.tokenizer, latest, position)?;
+        let (config, state) = state_of(run, &section.start, prompter.tokenizer, latest)?;
         let reference = reference(run, prompter.tokenizer, section, &config, latest)?;
         let options = options(section, &config);
         let Rollouts { steps, mini_batches, answering, .. } = &section.rollouts;
-        let hyper = hyperparameters(&section.optimization, steps * *mini_batches as u64);
+        let hyper = of_stage(&section.optimization, steps * *mini_batches as u64);
         let context = config.rope.max_positions;
         let mut trainer = Trainer::new(config, context, state, hyper, Execution::new(wels_cpu::device()));
-        if section.optimization.mtp_lambda == 0.0 {
+        if section.optimization.optimizer.mtp_lambda == 0.0 {
             trainer.freeze_mtp();
         }
         let mut doctor = Doctor::default();
-        lines_of(run, &stage.name, position.step)?.iter().for_each(|line| _ = doctor.look(&recalled(line)));
+        lines_of(run, &stage.name, Position::of(latest)?.step)?
+            .iter()
+            .for_each(|line| _ = doctor.look(&recalled(line)));
         Ok(Reinforcement {
             trainer,
-            task: task::task(answering, Split::Train)?,
+            task: task::task(answering, Split::Train, programs)?,
             prompter,
             options,
             reference,
@@ -174,9 +179,20 @@ impl Training for Reinforcement<'_> {
         line.in_words()
     }
 
-    fn warnings<'l>(&self, line: &'l Line) -> &'l [String] {
-        &line.warnings
+    fn remarks(&self, line: &Line) -> Vec<String> {
+        line.warnings.iter().map(|warning| format!("warning: {warning}")).collect()
     }
+}
+
+/// The first `steps` lines of a stage's metrics.
+fn lines_of(run: &RunDir, stage: &str, steps: u64) -> Result<Vec<Value>> {
+    let path = run.path().join(stage).join("metrics.jsonl");
+    if steps == 0 {
+        return Ok(Vec::new());
+    }
+    let text = std::fs::read_to_string(&path).map_err(RunError::io("read", &path))?;
+    let line = |line: &str| serde_json::from_str(line).with_context(|| format!("{} is damaged", path.display()));
+    text.lines().take(steps as usize).map(line).collect()
 }
 
 /// What the doctor saw of an earlier step, so that it says the same behind a kill.

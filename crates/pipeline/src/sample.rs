@@ -1,4 +1,4 @@
-//! The last stage: the trained model continues the recipe's prompts, on stdout and in `sample/samples.json`.
+//! The last stage: the trained model continues the recipe's prompts, for the host and in `sample/samples.json`.
 
 use std::collections::BTreeMap;
 use std::ops::ControlFlow;
@@ -16,8 +16,9 @@ use wels_runs::ledger::Entry;
 use wels_runs::recipe::{Recipe, SampleSection};
 use wels_runs::rundir::write_json;
 
-use super::{GENERATE, Session, corpus};
+use crate::host::{Event, Outcome};
 use crate::model::{Location, load_params, model_folder};
+use crate::session::{GENERATE, STAGE_DONE, Session, Spending, record_of};
 
 /// A prompt, and how it was continued.
 #[derive(Serialize, Deserialize)]
@@ -29,8 +30,8 @@ struct Sample {
     temperature: f64,
 }
 
-/// Writes the samples, and says on stderr where the model is.
-pub(super) fn sample(session: &mut Session, recipe: &Recipe, tokenizer: &Tokenizer) -> Result<()> {
+/// Writes the samples, and says where the model is.
+pub(crate) fn sample(session: &mut Session, recipe: &Recipe, tokenizer: &Tokenizer) -> Result<()> {
     if !recipe.pretrains() {
         return tell(session);
     }
@@ -59,11 +60,15 @@ pub(super) fn sample(session: &mut Session, recipe: &Recipe, tokenizer: &Tokeniz
         if ids.is_empty() {
             continue; // no text and no BOS: there is nothing to continue
         }
+        let next = Spending { sampled: (ids.len() + section.tokens) as u64, ..Spending::default() };
+        if let Some(why) = session.why_stop(Spending { sampled: tokens, ..Spending::default() }, next) {
+            let (stage, kind) = ("sample".into(), GENERATE.into());
+            return Err(session.stop(why, Entry { stage, kind, tokens, flops, ..Entry::default() }));
+        }
         let request = Request { prompt: &ids, max_new_tokens: section.tokens, stop: &stop, sampling };
         let new = generate(&model, &params, &execution, request, |_| ControlFlow::Continue(()));
         let text = tokenizer.decode(&new)?;
-        session.show(&format!("{prompt}{text}"))?;
-        session.show("---")?;
+        session.host.result(Outcome::Sample { prompt, text: &text })?;
         let forward = count::forward_flops(config, count::Context::Causal { tokens: ids.len() + new.len() });
         tokens += (ids.len() + new.len()) as u64;
         flops += forward.total().0 as f64 * (ids.len() + new.len()) as f64;
@@ -72,12 +77,12 @@ pub(super) fn sample(session: &mut Session, recipe: &Recipe, tokenizer: &Tokeniz
     }
     write_json(&file, &samples)?;
     session.record(Entry {
-        event: "stage-done".into(),
+        event: STAGE_DONE.into(),
         stage: "sample".into(),
         kind: GENERATE.into(),
         tokens,
         flops,
-        files: BTreeMap::from([("samples.json".to_string(), corpus::record_of(&file)?)]),
+        files: BTreeMap::from([("samples.json".to_string(), record_of(&file)?)]),
         ..Entry::default()
     })?;
     tell(session)
@@ -87,7 +92,7 @@ pub(super) fn sample(session: &mut Session, recipe: &Recipe, tokenizer: &Tokeniz
 fn is_written(session: &Session, section: &SampleSection, file: &Path) -> bool {
     let done = session.ledger.entries().iter().rfind(|entry| entry.stage == "sample");
     let known = done.and_then(|done| done.files.get("samples.json"));
-    if known.is_none() || corpus::record_of(file).ok().as_ref() != known {
+    if known.is_none() || record_of(file).ok().as_ref() != known {
         return false;
     }
     let samples: Option<Vec<Sample>> =
@@ -100,12 +105,12 @@ fn is_written(session: &Session, section: &SampleSection, file: &Path) -> bool {
 }
 
 /// Says where the last model is.
-fn tell(session: &Session) -> Result<()> {
+fn tell(session: &mut Session) -> Result<()> {
     let recipe = session.run.recipe();
     if !recipe.pretrains() && !recipe.stages.iter().any(|stage| stage.work.trains()) {
         return Ok(());
     }
     let folder = model_folder(session.run.path())?;
-    eprintln!("{:>9} {} (a Hugging Face directory)", "model", folder.display());
+    session.host.event(Event::Model(&folder));
     Ok(())
 }

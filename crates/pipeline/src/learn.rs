@@ -14,27 +14,28 @@ use wels_kernels::random::Key;
 use wels_model::tape::Execution;
 use wels_runs::checkpoint::Checkpoint;
 use wels_runs::plan::stages::{TokenFlops, learning_flops};
-use wels_runs::recipe::{Recipe, StageSection, Supervised, Work};
+use wels_runs::recipe::{StageSection, Supervised, Work};
 use wels_runs::rundir::RunDir;
 use wels_train::example::{Example, batches, pack};
 use wels_train::trainer::{StepReport, Trainer};
 use wels_train::{distil, sft};
 
-use super::distil::TeacherModel;
-use super::stage::{Position, Stage, Training, config_for, hyperparameters, position_of, state_of, traces_of};
-use super::{Outcome, Session, samples, task};
-use crate::failure::refuse;
-use crate::output::short;
+use crate::host::{Event, Host};
+use crate::hyper::of_stage;
+use crate::refusal::refuse;
+use crate::session::Session;
+use crate::start::{config_for, state_of};
+use crate::teacher::TeacherModel;
+use crate::training::{Position, Stage, Training};
+use crate::words::short;
+use crate::{samples, task};
 
 /// Stream of the run's seed that orders examples.
 const STREAM_ORDER: u64 = 0x6c65_6172;
 
-/// Traces that a tokenizer learns from besides the text.
-const TOKENIZER_TRACES: u64 = 100_000;
-
 /// One line of `metrics.jsonl`; the last two depend on the machine.
 #[derive(Serialize)]
-pub(super) struct Line {
+pub(crate) struct Line {
     #[serde(flatten)]
     position: Position,
     loss: f64,
@@ -50,36 +51,32 @@ pub(super) struct Line {
     tokens_per_second: f64,
 }
 
-/// What worked puzzles look like, for a tokenizer that is to know them.
-pub(super) fn trace_texts(recipe: &Recipe) -> Result<Vec<String>> {
-    let Some(section) = recipe.stages.iter().find_map(|stage| traces_of(&stage.work)) else { return Ok(Vec::new()) };
-    let pairs = task::traces(section, recipe.run.seed, TOKENIZER_TRACES.min(section.traces))?;
-    // Thinking tags are tokens of their own, and no text.
-    let text = |(prompt, response): (String, String)| {
-        format!("{prompt}\n{}", response.replace("<think>", "").replace("</think>", ""))
-    };
-    Ok(pairs.into_iter().map(text).collect())
-}
-
 /// Does what is left of the stage; with a teacher, learns from what it makes of the same examples.
-pub(super) fn learn(
+pub(crate) fn learn(
     session: &mut Session,
     tokenizer: &Tokenizer,
     stage: &StageSection,
     section: &Supervised,
     teacher: Option<TeacherModel>,
-) -> Result<Outcome> {
-    let lessons = Lessons::prepare(&session.run, tokenizer, stage, section, teacher)?;
-    let (steps, optimization) = (lessons.plan.len() as u64, &section.optimization);
-    let opened = Stage::open(session, &stage.name, tokenizer, optimization, steps, lessons.flops)?;
-    let Some((at, latest)) = opened else { return Ok(Outcome::Done) };
-    eprintln!("{:>9} {}: {} examples", "learn", stage.name, lessons.examples.len());
+) -> Result<()> {
+    let lessons = Lessons::prepare(&session.run, tokenizer, stage, section, teacher, session.host)?;
+    let at = Stage {
+        name: &stage.name,
+        label: "learn",
+        tokenizer,
+        checkpoints: &section.optimization.checkpoints,
+        steps: lessons.plan.len() as u64,
+        samples: false,
+        flops: lessons.flops,
+    };
+    let Some((running, latest)) = at.open(session)? else { return Ok(()) };
+    session.host.event(Event::Examples { stage: &stage.name, count: lessons.examples.len() });
     let learning = lessons.begin(&session.run, tokenizer, section, latest.as_ref())?;
-    at.run(session, learning, "learn")
+    running.run(session, learning)
 }
 
 /// What a stage learns from, and in which order.
-pub(super) struct Lessons {
+pub(crate) struct Lessons {
     examples: Vec<Example>,
     /// The examples of each step.
     plan: Vec<Vec<usize>>,
@@ -96,10 +93,11 @@ impl Lessons {
         stage: &StageSection,
         section: &Supervised,
         teacher: Option<TeacherModel>,
+        host: &mut dyn Host,
     ) -> Result<Lessons> {
         let config = config_for(run, &section.start)?;
         let context = teacher.as_ref().map_or(usize::MAX, TeacherModel::context).min(config.rope.max_positions);
-        let examples = examples(run, tokenizer, section, matches!(stage.work, Work::Pretrain(_)), context)?;
+        let examples = examples(run, tokenizer, section, matches!(stage.work, Work::Pretrain(_)), context, host)?;
         let rows: Vec<usize> = examples.iter().map(Example::rows).collect();
         let mean_rows = (rows.iter().sum::<usize>() / rows.len()).max(1);
         let key = Key { seed: run.recipe().run.seed, stream: STREAM_ORDER };
@@ -117,10 +115,10 @@ impl Lessons {
         section: &Supervised,
         latest: Option<&Checkpoint>,
     ) -> Result<Learning> {
-        let (config, state) = state_of(run, &section.start, tokenizer, latest, position_of(latest)?)?;
-        let hyper = hyperparameters(&section.optimization, self.plan.len() as u64);
+        let (config, state) = state_of(run, &section.start, tokenizer, latest)?;
+        let hyper = of_stage(&section.optimization, self.plan.len() as u64);
         let mut trainer = Trainer::new(config, self.context, state, hyper, Execution::new(wels_cpu::device()));
-        if section.optimization.mtp_lambda == 0.0 {
+        if section.optimization.optimizer.mtp_lambda == 0.0 {
             trainer.freeze_mtp();
         }
         Ok(Learning { lessons: self, trainer, micro_rows: section.optimization.micro_rows })
@@ -128,7 +126,7 @@ impl Lessons {
 }
 
 /// A stage that learns from examples.
-pub(super) struct Learning {
+pub(crate) struct Learning {
     lessons: Lessons,
     trainer: Trainer,
     micro_rows: usize,
@@ -160,6 +158,11 @@ impl Training for Learning {
         &self.trainer
     }
 
+    fn next_tokens(&self, at: Position) -> Option<u64> {
+        let chosen = self.lessons.plan.get(at.step as usize)?;
+        Some(chosen.iter().map(|index| self.lessons.examples[*index].rows() as u64).sum())
+    }
+
     fn in_words(&self, line: &Line) -> String {
         let divergence = line.divergence.map_or(String::new(), |nats| format!("divergence {nats:.3}, "));
         format!("{divergence}loss {:.3}, {} tok/s", line.loss, short(line.tokens_per_second))
@@ -184,13 +187,14 @@ impl Line {
     }
 }
 
-/// What the stage learns from. Examples that the context does not hold are left out, and counted on stderr.
+/// What the stage learns from. Examples that the context does not hold are left out, and their number is noted.
 fn examples(
     run: &RunDir,
     tokenizer: &Tokenizer,
     section: &Supervised,
     learn_prompts: bool,
     context: usize,
+    host: &mut dyn Host,
 ) -> Result<Vec<Example>> {
     let template = ChatTemplate::of(tokenizer)?
         .ok_or_else(|| refuse("the tokenizer has no chat template", "set tokenizer.chat_template"))?;
@@ -209,7 +213,8 @@ fn examples(
     let all = examples.len();
     examples.retain(|example| example.rows() <= context && example.has_target());
     if examples.len() < all {
-        eprintln!("note: {} of {all} examples are longer than the context of {context} tokens", all - examples.len());
+        let longer = all - examples.len();
+        host.event(Event::Note(&format!("{longer} of {all} examples are longer than the context of {context} tokens")));
     }
     if examples.is_empty() {
         return Err(refuse(format!("{} holds no example", section.data), "give it examples that fit the context"));
@@ -221,7 +226,7 @@ fn examples(
 }
 
 /// Conversations from a JSONL file: `{"messages": [{"role": …, "content": …}, …]}`, or `{"question": …, "answer": …}`.
-pub(super) fn conversations(path: &Path, tokenizer: &Tokenizer, template: &ChatTemplate) -> Result<Vec<Example>> {
+pub(crate) fn conversations(path: &Path, tokenizer: &Tokenizer, template: &ChatTemplate) -> Result<Vec<Example>> {
     let text = fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?;
     let mut examples = Vec::new();
     for (number, line) in (1..).zip(text.lines()).filter(|(_, line)| !line.trim().is_empty()) {
