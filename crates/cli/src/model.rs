@@ -11,6 +11,7 @@ use wels_model::paged::{CacheLayout, Numbers};
 use wels_model::params::Params;
 use wels_model::weights::{Files, Hold, Quantise, Sink, open_dir};
 use wels_runs::checkpoint;
+use wels_runs::files;
 use wels_runs::machine;
 use wels_runs::recipe::{PRETRAIN, Recipe};
 
@@ -223,7 +224,8 @@ pub fn read_config(location: &Location) -> Result<ModelConfig> {
 
 /// A `config.json`.
 pub fn read_config_file(file: &Path) -> Result<(ModelConfig, Vec<Note>)> {
-    let text = std::fs::read_to_string(file).with_context(|| format!("cannot read {}", file.display()))?;
+    let text =
+        files::read_text(file, files::SMALL_BYTES_MAX).with_context(|| format!("cannot read {}", file.display()))?;
     ModelConfig::from_hf_json(&text).with_context(|| format!("cannot use {}", file.display()))
 }
 

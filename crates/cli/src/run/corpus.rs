@@ -9,10 +9,9 @@ use wels_data::chat::{DEEPSEEK_R1, DEEPSEEK_V3};
 use wels_data::corpus::{Corpus, ReadOptions};
 use wels_data::shards::{Dataset, Manifest, Phase, ShardOptions, build};
 use wels_data::tokenizer::{BpeTrainer, SpecialTokens, Tokenizer};
-use wels_runs::checkpoint::FileRecord;
+use wels_runs::checkpoint::{self, FileRecord};
 use wels_runs::files;
-use wels_runs::hash::sha256_file;
-use wels_runs::ledger::Entry;
+use wels_runs::ledger::{Entry, STAGE_DONE};
 use wels_runs::recipe::{CARGO_SOURCES, DataSection, Recipe, TokenizerSection};
 
 use super::{PREPARE, Session, learn};
@@ -48,12 +47,14 @@ pub(crate) fn tokenizer(session: &mut Session, recipe: &Recipe) -> Result<Tokeni
             Ok(tokenizer.save(temporary, context_length)?)
         })
         .with_context(|| format!("cannot write {}", folder.display()))?;
-        let files = BTreeMap::from([("tokenizer.json".to_string(), record_of(&folder.join("tokenizer.json"))?)]);
+    }
+    // Also behind a kill that came before the line was written.
+    if session.ledger.stage_done("tokenizer").is_none() {
         session.record(Entry {
-            event: "stage-done".into(),
+            event: STAGE_DONE.into(),
             stage: "tokenizer".into(),
             kind: PREPARE.into(),
-            files,
+            files: checkpoint::records_within(&folder)?,
             ..Entry::default()
         })?;
     }
@@ -136,13 +137,16 @@ pub(crate) fn shards(session: &mut Session, recipe: &Recipe, tokenizer: &Tokeniz
             short(train.tokens as f64),
             short(validation.tokens as f64),
         ));
-        let files = BTreeMap::from([("manifest.json".to_string(), record_of(&folder.join("manifest.json"))?)]);
+    }
+    if session.ledger.stage_done("data").is_none()
+        && let Some(manifest) = Manifest::load(&folder)?
+    {
         session.record(Entry {
-            event: "stage-done".into(),
+            event: STAGE_DONE.into(),
             stage: "data".into(),
             kind: PREPARE.into(),
-            tokens: train.tokens + validation.tokens,
-            files,
+            tokens: manifest.train.tokens + manifest.validation.tokens,
+            files: BTreeMap::from([("manifest.json".to_string(), record_of(&folder.join("manifest.json"))?)]),
             ..Entry::default()
         })?;
     }
@@ -160,6 +164,5 @@ fn open_corpus(data: &DataSection) -> Result<Corpus> {
 
 /// Length and hash of a file.
 pub(crate) fn record_of(path: &Path) -> Result<FileRecord> {
-    let (sha256, bytes) = sha256_file(path).with_context(|| format!("cannot read {}", path.display()))?;
-    Ok(FileRecord { bytes, sha256 })
+    FileRecord::of(path).with_context(|| format!("cannot read {}", path.display()))
 }

@@ -2,7 +2,7 @@
 //! held-out items. Both write what they have in parts, `part-0007.jsonl`, each whole or not at all, so a kill loses
 //! one part.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::fs;
 use std::path::Path;
 use std::sync::Arc;
@@ -15,8 +15,9 @@ use wels_kernels::random::Key;
 use wels_model::count;
 use wels_model::model::Model;
 use wels_model::params::Params;
+use wels_runs::checkpoint;
 use wels_runs::files;
-use wels_runs::ledger::Entry;
+use wels_runs::ledger::{Entry, STAGE_DONE};
 use wels_runs::plan::stages::{PART, answer_flops};
 use wels_runs::recipe::{Answering, SampleAndFilter, Score, StageSection};
 use wels_runs::rundir::{RunError, write_json};
@@ -25,7 +26,7 @@ use wels_train::rl::{Answered, Prompter, answer, training_item};
 use wels_train::rollout::RolloutOptions;
 
 use super::stage::{check_tokenizer, config_of, model_of, rollout_options};
-use super::{GENERATE, Session, corpus, task};
+use super::{GENERATE, Session, task};
 use crate::failure::refuse;
 use crate::model::load_params;
 use crate::output;
@@ -176,7 +177,8 @@ pub(super) fn sample_and_filter(
 ) -> Result<()> {
     let folder = session.run.stage(&stage.name)?;
     let path = folder.join("kept.jsonl");
-    if path.exists() {
+    // Without its line a kill came before it was written: the parts are there, and the rest follows from them.
+    if path.exists() && session.ledger.stage_done(&stage.name).is_some() {
         return Ok(());
     }
     let template = ChatTemplate::of(tokenizer)?;
@@ -194,7 +196,7 @@ pub(super) fn sample_and_filter(
         .map(|line| serde_json::to_string(line).expect("plain data") + "\n")
         .collect();
     files::write_atomically(&path, kept.as_bytes()).map_err(RunError::io("write", &path))?;
-    done(session, &stage.name, (tokens, flops), &path)
+    done(session, &stage.name, (tokens, flops), &folder)
 }
 
 /// The first `keep` right answers of each group of `samples` lines, equal ones once.
@@ -208,11 +210,10 @@ fn right_once(lines: &[Line], samples: usize, keep: usize) -> Vec<&Line> {
     kept
 }
 
-/// The ledger's line of a stage of so many tokens and operations that ended with `file`.
-fn done(session: &mut Session, stage: &str, (tokens, flops): (u64, f64), file: &Path) -> Result<()> {
-    let name = file.file_name().unwrap_or_default().to_string_lossy().into_owned();
-    let files = BTreeMap::from([(name, corpus::record_of(file)?)]);
-    let (event, stage, kind) = ("stage-done".into(), stage.into(), GENERATE.into());
+/// The ledger's line of a stage of so many tokens and operations, with all that it has left in `folder`.
+fn done(session: &mut Session, stage: &str, (tokens, flops): (u64, f64), folder: &Path) -> Result<()> {
+    let files = checkpoint::records_within(folder)?;
+    let (event, stage, kind) = (STAGE_DONE.into(), stage.into(), GENERATE.into());
     session.record(Entry { event, stage, kind, tokens, flops, files, ..Entry::default() })
 }
 
@@ -239,7 +240,7 @@ struct Graded {
 pub(super) fn score(session: &mut Session, tokenizer: &Tokenizer, stage: &StageSection, of: &Score) -> Result<()> {
     let folder = session.run.stage(&stage.name)?;
     let path = folder.join("scores.json");
-    let results: Vec<Graded> = match path.exists() {
+    let results: Vec<Graded> = match path.exists() && session.ledger.stage_done(&stage.name).is_some() {
         true => {
             let text = fs::read_to_string(&path).map_err(RunError::io("read", &path))?;
             serde_json::from_str(&text).with_context(|| format!("{} is damaged", path.display()))?
@@ -259,7 +260,7 @@ pub(super) fn score(session: &mut Session, tokenizer: &Tokenizer, stage: &StageS
             let tokens_of = |it: &Graded| it.length * it.answers as f64;
             let tokens = results.iter().map(|it| tokens_of(it).round() as u64).sum();
             let flops = results.iter().map(|it| tokens_of(it) * it.flops_per_token as f64).sum();
-            done(session, &stage.name, (tokens, flops), &path)?;
+            done(session, &stage.name, (tokens, flops), &folder)?;
             results
         }
     };
