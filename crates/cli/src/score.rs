@@ -56,9 +56,9 @@ struct Score {
     /// Natural logarithms; `null` for tokens that do not count: the first, which nothing predicts, and with windows
     /// those of first halves.
     logprobs: Vec<Option<f32>>,
-    /// Mean over the tokens that count.
-    nll: f64,
-    ppl: f64,
+    /// Mean over the tokens that count; `null` if none does, as of a single token.
+    nll: Option<f64>,
+    ppl: Option<f64>,
     /// Over the bytes of the tokens that count; `null` without a tokenizer, or if they stand for no byte.
     bits_per_byte: Option<f64>,
 }
@@ -86,8 +86,7 @@ pub fn score(args: &Args) -> Result<()> {
             let logprob = logprob.map_or("-".to_string(), |logprob| format!("{logprob:.4}"));
             output::line(&format!("{id:>8} {logprob:>10} {token:?}"))?;
         }
-        let bits = score.bits_per_byte.map_or(String::new(), |bits| format!(", {bits:.4} bits per byte"));
-        output::line(&format!("nll {:.4}, perplexity {:.3}{bits}", score.nll, score.ppl))?;
+        output::line(&score.in_words())?;
     }
     Ok(())
 }
@@ -114,9 +113,8 @@ fn check(ids: &[u32], window: Option<u32>, config: &ModelConfig) -> Result<()> {
     if let Some(id) = ids.iter().find(|id| **id as usize >= vocab_size) {
         return Err(refuse(format!("token id {id} is not below the model's vocab_size {vocab_size}"), "check the ids"));
     }
-    if ids.len() < 2 {
-        let message = format!("there are {} tokens, and a score takes two at least", ids.len());
-        return Err(refuse(message, "give a longer text"));
+    if ids.is_empty() {
+        return Err(refuse("there are no tokens", "give a text, or ids"));
     }
     let at_once = window.map_or(ids.len(), |window| window as usize);
     if at_once > positions {
@@ -130,8 +128,11 @@ fn check(ids: &[u32], window: Option<u32>, config: &ModelConfig) -> Result<()> {
     Ok(())
 }
 
-/// The log-probability of each token but the first.
+/// The log-probability of each token but the first, which nothing predicts.
 fn whole(config: &ModelConfig, params: &Params, ids: &[u32]) -> Vec<Option<f32>> {
+    if ids.len() == 1 {
+        return vec![None];
+    }
     let model = Model::new(config.clone(), ids.len() - 1);
     std::iter::once(None).chain(logprobs(&model, params, ids).into_iter().map(Some)).collect()
 }
@@ -160,7 +161,8 @@ fn logprobs(model: &Model, params: &Params, ids: &[u32]) -> Vec<f32> {
 impl Score {
     fn new(ids: Vec<u32>, logprobs: Vec<Option<f32>>, tokenizer: Option<&Tokenizer>) -> Score {
         let sum = logprobs.iter().flatten().fold(0.0, |sum, logprob| sum - f64::from(*logprob));
-        let nll = sum / logprobs.iter().flatten().count() as f64;
+        let counted = logprobs.iter().flatten().count();
+        let nll = (counted > 0).then(|| sum / counted as f64);
         let bits_per_byte = tokenizer.and_then(|tokenizer| {
             let lengths = tokenizer.byte_lengths();
             let length = |id: &u32| lengths.get(*id as usize).copied().map_or(0, u64::from);
@@ -168,6 +170,14 @@ impl Score {
                 ids.iter().zip(&logprobs).filter(|(_, logprob)| logprob.is_some()).map(|(id, _)| length(id)).sum();
             (bytes > 0).then(|| sum / std::f64::consts::LN_2 / bytes as f64)
         });
-        Score { ids, logprobs, nll, ppl: nll.exp(), bits_per_byte }
+        Score { ids, logprobs, nll, ppl: nll.map(f64::exp), bits_per_byte }
+    }
+
+    fn in_words(&self) -> String {
+        let (Some(nll), Some(ppl)) = (self.nll, self.ppl) else {
+            return "one token, which nothing predicts: there is nothing to score".into();
+        };
+        let bits = self.bits_per_byte.map_or(String::new(), |bits| format!(", {bits:.4} bits per byte"));
+        format!("nll {nll:.4}, perplexity {ppl:.3}{bits}")
     }
 }

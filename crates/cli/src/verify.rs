@@ -79,12 +79,22 @@ pub fn verify(args: &Args) -> Result<()> {
 }
 
 fn print(verdict: &Verdict) -> std::io::Result<()> {
-    let Findings { files, ledger_lines, checkpoints, problems } = &verdict.findings;
+    let Findings { files, ledger_lines, checkpoints, not_covered, problems } = &verdict.findings;
     output::line(&format!("{files} files, {ledger_lines} lines of the ledger, {} checkpoints", checkpoints.len()))?;
     for Segment { stage, from, to } in &verdict.replayed {
         let from = from.map_or("the beginning".to_string(), |from| format!("step {from}"));
         output::line(&format!("{stage}: done again from {from} to step {to}"))?;
     }
-    problems.iter().try_for_each(|problem| output::line(&format!("{}: {}", problem.path, problem.message)))?;
+    if !not_covered.is_empty() {
+        output::line(&printable(&format!("not covered: {}", not_covered.join(", "))))?;
+    }
+    let problems_in_words = problems.iter().map(|problem| printable(&format!("{}: {}", problem.path, problem.message)));
+    problems_in_words.into_iter().try_for_each(|line| output::line(&line))?;
     output::line(if problems.is_empty() { "verified" } else { "NOT verified" })
+}
+
+/// A line about a run of somebody else's, in which no name of theirs moves the cursor.
+fn printable(line: &str) -> String {
+    let escaped = |c: char| if c.is_control() { c.escape_default().to_string() } else { c.to_string() };
+    line.chars().map(escaped).collect()
 }

@@ -11,6 +11,10 @@ pub(crate) struct Mapped(memmap2::Mmap);
 impl Mapped {
     /// Maps all of `path`.
     pub(crate) fn open(path: &Path) -> io::Result<Mapped> {
+        // A pipe would wait for a writer.
+        if !std::fs::metadata(path)?.is_file() {
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, "not a regular file"));
+        }
         let file = File::open(path)?;
         // SAFETY: the bytes change under us only if another process writes into a finished shard. Wels never does: it
         // replaces files by renaming. A shard cut short from outside ends the process with SIGBUS.

@@ -159,7 +159,11 @@ impl Manifest {
     /// Reads `DIR/manifest.json`; `None` where there is none, so the shards are not complete.
     pub fn load(dir: &Path) -> Result<Option<Manifest>, ShardError> {
         let path = dir.join(MANIFEST);
-        match std::fs::read(&path) {
+        let read = || match std::fs::metadata(&path)?.is_file() {
+            true => std::fs::read(&path),
+            false => Err(std::io::Error::new(std::io::ErrorKind::InvalidInput, "not a regular file")),
+        };
+        match read() {
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
             Err(source) => Err(ShardError::Io { action: "read", path, source }),
             Ok(bytes) => match serde_json::from_slice(&bytes) {

@@ -10,14 +10,15 @@ use wels_data::chat::{DEEPSEEK_R1, DEEPSEEK_V3};
 use wels_data::corpus::{Corpus, ReadOptions};
 use wels_data::shards::{Dataset, Manifest, Phase, ShardError, ShardOptions, build};
 use wels_data::tokenizer::{BpeTrainer, SpecialTokens, Tokenizer};
+use wels_runs::checkpoint;
 use wels_runs::files;
-use wels_runs::ledger::Entry;
+use wels_runs::ledger::{Entry, STAGE_DONE};
 use wels_runs::recipe::{CARGO_SOURCES, DataSection, Recipe, TokenizerSection};
 
 use crate::host::Event;
 use crate::model::named_tokenizer;
 use crate::refusal::refuse;
-use crate::session::{PREPARE, STAGE_DONE, Session, Spending, record_of};
+use crate::session::{PREPARE, Session, Spending, record_of};
 use crate::task;
 use crate::words::short;
 
@@ -48,12 +49,14 @@ pub(crate) fn tokenizer(session: &mut Session, recipe: &Recipe) -> Result<Tokeni
             Ok(tokenizer.save(temporary, context_length)?)
         })
         .with_context(|| format!("cannot write {}", folder.display()))?;
-        let files = BTreeMap::from([("tokenizer.json".to_string(), record_of(&folder.join("tokenizer.json"))?)]);
+    }
+    // Also behind a kill that came before the line was written.
+    if session.ledger.stage_done("tokenizer").is_none() {
         session.record(Entry {
             event: STAGE_DONE.into(),
             stage: "tokenizer".into(),
             kind: PREPARE.into(),
-            files,
+            files: checkpoint::records_within(&folder)?,
             ..Entry::default()
         })?;
     }
@@ -110,14 +113,17 @@ pub(crate) fn shards(session: &mut Session, recipe: &Recipe, tokenizer: &Tokeniz
     if Manifest::load(&folder)?.is_none() {
         let corpus = open_corpus(&recipe.data)?;
         let options = ShardOptions { validation_fraction: recipe.data.validation_fraction, ..ShardOptions::default() };
-        let manifest = tokenized(session, &corpus, tokenizer, &folder, &options)?;
-        let files = BTreeMap::from([("manifest.json".to_string(), record_of(&folder.join("manifest.json"))?)]);
+        tokenized(session, &corpus, tokenizer, &folder, &options)?;
+    }
+    if session.ledger.stage_done("data").is_none()
+        && let Some(manifest) = Manifest::load(&folder)?
+    {
         session.record(Entry {
             event: STAGE_DONE.into(),
             stage: "data".into(),
             kind: PREPARE.into(),
             tokens: manifest.train.tokens + manifest.validation.tokens,
-            files,
+            files: BTreeMap::from([("manifest.json".to_string(), record_of(&folder.join("manifest.json"))?)]),
             ..Entry::default()
         })?;
     }

@@ -9,6 +9,7 @@ use wels_model::gguf::{self, GgufFile, Metadata, Value};
 use wels_model::params::Params;
 use wels_model::weights::{self, Files, Sink};
 use wels_runs::checkpoint;
+use wels_runs::files;
 use wels_runs::recipe::{PRETRAIN, Recipe};
 
 use crate::refusal::refuse;
@@ -83,7 +84,8 @@ pub fn read_config(location: &Location) -> Result<(ModelConfig, Vec<Note>)> {
 
 /// A `config.json`.
 pub fn read_config_file(file: &Path) -> Result<(ModelConfig, Vec<Note>)> {
-    let text = std::fs::read_to_string(file).with_context(|| format!("cannot read {}", file.display()))?;
+    let text =
+        files::read_text(file, files::SMALL_BYTES_MAX).with_context(|| format!("cannot read {}", file.display()))?;
     ModelConfig::from_hf_json(&text).with_context(|| format!("cannot use {}", file.display()))
 }
 

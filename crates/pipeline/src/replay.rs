@@ -12,6 +12,7 @@ use wels_data::chat::ChatTemplate;
 use wels_data::shards::Dataset;
 use wels_data::tokenizer::Tokenizer;
 use wels_runs::checkpoint::{self, Checkpoint, FileRecord};
+use wels_runs::metrics;
 use wels_runs::recipe::{Answers, StageSection, Supervised, Work};
 use wels_runs::rundir::RunDir;
 use wels_runs::verify::Problem;
@@ -103,15 +104,14 @@ pub(crate) fn replay_segment(
     host: &mut dyn Host,
 ) -> Result<Vec<Problem>> {
     let stage = run.join(&segment.stage);
-    let lines = std::fs::read_to_string(stage.join("metrics.jsonl"))?;
-    let lines: Vec<&str> = lines.lines().collect();
+    let lines = metrics::lines(&stage.join("metrics.jsonl"), segment.from.unwrap_or(0) + 1..=segment.to)?;
     let name = format!("{}/metrics.jsonl", segment.stage);
     let (done, total) = (segment.from.unwrap_or(0), Some(segment.to));
     host.event(Event::Began { label: "verify", unit: "steps", done, total });
     let mut problems = Vec::new();
     loop {
         let (step, line) = step(replay, host)?;
-        let written = lines.get(step as usize - 1).and_then(|line| serde_json::from_str(line).ok());
+        let written = lines.get(&step).and_then(|line| serde_json::from_str(line).ok());
         if let Some(message) = differs(step, &line, written) {
             problems.push(Problem { path: name.clone(), message });
             break; // from here on everything differs

@@ -12,13 +12,13 @@ use wels_model::generate::{Request, Sampling, generate};
 use wels_model::model::Model;
 use wels_model::tape::Execution;
 use wels_runs::checkpoint;
-use wels_runs::ledger::Entry;
+use wels_runs::ledger::{Entry, STAGE_DONE};
 use wels_runs::recipe::{Recipe, SampleSection};
 use wels_runs::rundir::write_json;
 
 use crate::host::{Event, Outcome};
 use crate::model::{Location, load_params, model_folder};
-use crate::session::{GENERATE, STAGE_DONE, Session, Spending, record_of};
+use crate::session::{GENERATE, Session, Spending, record_of};
 
 /// A prompt, and how it was continued.
 #[derive(Serialize, Deserialize)]

@@ -2,7 +2,7 @@
 //! held-out items. Both write what they have in parts, `part-0007.jsonl`, each whole or not at all, so a kill loses
 //! one part.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::fs;
 use std::path::Path;
 use std::sync::Arc;
@@ -17,8 +17,9 @@ use wels_model::config::ModelConfig;
 use wels_model::count;
 use wels_model::model::Model;
 use wels_model::params::Params;
+use wels_runs::checkpoint;
 use wels_runs::files;
-use wels_runs::ledger::{Entry, Totals};
+use wels_runs::ledger::{Entry, STAGE_DONE, Totals};
 use wels_runs::plan::stages::{PART, answer_flops};
 use wels_runs::recipe::{Answering, SampleAndFilter, Score, StageSection};
 use wels_runs::rundir::{RunError, write_json};
@@ -30,7 +31,7 @@ use crate::host::{Event, Graded, Outcome};
 use crate::hyper::rollout_options;
 use crate::model::{config_of, load_params};
 use crate::refusal::refuse;
-use crate::session::{GENERATE, STAGE_DONE, Session, Spending, record_of};
+use crate::session::{GENERATE, Session, Spending};
 use crate::start::{check_tokenizer, model_of};
 use crate::task;
 
@@ -151,10 +152,9 @@ impl<'a> Sampled<'a> {
         }
     }
 
-    /// Writes the ledger's line of the stage's end, with `file`.
-    fn done(self, session: &mut Session, file: &Path) -> Result<()> {
-        let name = file.file_name().unwrap_or_default().to_string_lossy().into_owned();
-        let files = BTreeMap::from([(name, record_of(file)?)]);
+    /// Writes the ledger's line of the stage's end, with all that it has left in `folder`.
+    fn done(self, session: &mut Session, folder: &Path) -> Result<()> {
+        let files = checkpoint::records_within(folder)?;
         let entry = self.entry((self.tokens, self.flops));
         session.record(Entry { event: STAGE_DONE.into(), files, ..entry })
     }
@@ -247,7 +247,8 @@ pub(crate) fn sample_and_filter(
 ) -> Result<()> {
     let folder = session.run.stage(&stage.name)?;
     let path = folder.join("kept.jsonl");
-    if path.exists() {
+    // Without its line a kill came before it was written: the parts are there, and the rest follows from them.
+    if path.exists() && session.ledger.stage_done(&stage.name).is_some() {
         return Ok(());
     }
     let template = ChatTemplate::of(tokenizer)?;
@@ -260,7 +261,7 @@ pub(crate) fn sample_and_filter(
     let parts = Parts { folder: &folder, label: &stage.name, total: section.prompts, answerer: &answerer };
     let lines = parts.write(session, &mut sampled, item)?;
     write_lines(&path, right_once(&lines, section.answering.samples, section.keep))?;
-    sampled.done(session, &path)
+    sampled.done(session, &folder)
 }
 
 /// The first `keep` right answers of each group of `samples` lines, equal ones once.
@@ -278,7 +279,7 @@ fn right_once(lines: &[Line], samples: usize, keep: usize) -> Vec<&Line> {
 pub(crate) fn score(session: &mut Session, tokenizer: &Tokenizer, stage: &StageSection, of: &Score) -> Result<()> {
     let folder = session.run.stage(&stage.name)?;
     let path = folder.join("scores.json");
-    let results: Vec<Graded> = match path.exists() {
+    let results: Vec<Graded> = match path.exists() && session.ledger.stage_done(&stage.name).is_some() {
         true => {
             let text = fs::read_to_string(&path).map_err(RunError::io("read", &path))?;
             serde_json::from_str(&text).with_context(|| format!("{} is damaged", path.display()))?
@@ -296,7 +297,7 @@ pub(crate) fn score(session: &mut Session, tokenizer: &Tokenizer, stage: &StageS
                 results.push(result);
             }
             write_json(&path, &results)?;
-            sampled.done(session, &path)?;
+            sampled.done(session, &folder)?;
             results
         }
     };

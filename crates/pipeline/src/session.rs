@@ -28,7 +28,6 @@ pub(crate) const TRAIN: &str = "train";
 pub(crate) const GENERATE: &str = "generate";
 
 /// The ledger's event of a stage that is over.
-pub(crate) const STAGE_DONE: &str = "stage-done";
 /// The ledger's event of a stage that stopped where it writes no checkpoint.
 const STOPPED: &str = "stopped";
 

@@ -95,8 +95,8 @@ impl Host for Quiet<'_> {
 /// # Errors
 /// If it is no run, is in use, or names a program that may not be started; whatever a stage meets.
 pub fn verify_run(path: &Path, options: &Options, host: &mut dyn Host) -> Result<Verdict> {
-    // Holding the lock, so that nothing is written meanwhile; a run with a broken recipe is examined without.
-    let run = match RunDir::open(path) {
+    // Nothing is written in it, by anybody; a run with a broken recipe is examined without that being sure.
+    let run = match RunDir::open_read_only(path) {
         Err(RunError::Recipe(_)) => None,
         opened => Some(opened?),
     };

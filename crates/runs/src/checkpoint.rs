@@ -5,13 +5,14 @@
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::io;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
 use crate::files;
 use crate::hash::sha256_file;
-use crate::rundir::{RunError, write_json};
+use crate::rundir::{RunError, json_text, write_json};
 
 /// A finished checkpoint.
 #[derive(Clone, Debug)]
@@ -24,13 +25,47 @@ pub struct Checkpoint {
     pub files: BTreeMap<String, FileRecord>,
 }
 
-/// What `DONE` says about a file.
+/// Length and hash of a file: what `DONE` and the ledger say about it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct FileRecord {
     /// Length.
     pub bytes: u64,
     /// Hash of the contents.
     pub sha256: String,
+}
+
+impl FileRecord {
+    /// Of a regular file.
+    ///
+    /// # Errors
+    /// As [`sha256_file`].
+    pub fn of(path: &Path) -> io::Result<FileRecord> {
+        let (sha256, bytes) = sha256_file(path)?;
+        Ok(FileRecord { bytes, sha256 })
+    }
+}
+
+/// All files in `folder` and in the folders within, by their path from there with `/` between the names. What is being
+/// written is left out.
+///
+/// # Errors
+/// Those of listing and reading; anything but folders and regular files is one.
+pub fn records_within(folder: &Path) -> Result<BTreeMap<String, FileRecord>, RunError> {
+    let mut records = BTreeMap::new();
+    for entry in fs::read_dir(folder).map_err(RunError::io("list", folder))? {
+        let entry = entry.map_err(RunError::io("list", folder))?;
+        let (path, name) = (entry.path(), entry.file_name().to_string_lossy().into_owned());
+        if name.ends_with(files::UNFINISHED) {
+            continue;
+        }
+        if entry.file_type().map_err(RunError::io("look at", &path))?.is_dir() {
+            let within = records_within(&path)?;
+            records.extend(within.into_iter().map(|(inner, record)| (format!("{name}/{inner}"), record)));
+        } else {
+            records.insert(name, FileRecord::of(&path).map_err(RunError::io("read", &path))?);
+        }
+    }
+    Ok(records)
 }
 
 #[derive(Serialize, Deserialize)]
@@ -61,8 +96,8 @@ fn finish(step: u64, temporary: &Path, path: &Path) -> Result<Checkpoint, RunErr
     let mut records = BTreeMap::new();
     for entry in fs::read_dir(temporary).map_err(RunError::io("list", temporary))? {
         let entry = entry.map_err(RunError::io("list", temporary))?;
-        let (sha256, bytes) = sha256_file(&entry.path()).map_err(RunError::io("read", &entry.path()))?;
-        records.insert(entry.file_name().to_string_lossy().into_owned(), FileRecord { bytes, sha256 });
+        let record = FileRecord::of(&entry.path()).map_err(RunError::io("read", &entry.path()))?;
+        records.insert(entry.file_name().to_string_lossy().into_owned(), record);
     }
     files::sync_all(temporary).map_err(RunError::io("write", temporary))?;
     write_json(&temporary.join("DONE"), &Done { step, files: records.clone() })?;
@@ -79,37 +114,53 @@ fn finish(step: u64, temporary: &Path, path: &Path) -> Result<Checkpoint, RunErr
 /// [`RunError::Damaged`] if a file of the newest checkpoint is not what was written.
 pub fn latest(stage: &Path) -> Result<Option<Checkpoint>, RunError> {
     let Some((step, path)) = list(stage)?.pop() else { return Ok(None) };
-    let done = path.join("DONE");
-    let damaged = |file: &Path, message: String| RunError::Damaged {
-        path: file.to_path_buf(),
-        message,
-        hint: format!("remove {} to go on from the checkpoint before it", path.display()),
-    };
-    let text = fs::read_to_string(&done).map_err(RunError::io("read", &done))?;
-    let read: Done = serde_json::from_str(&text).map_err(|error| damaged(&done, error.to_string()))?;
-    for (name, record) in &read.files {
+    let files = done_files(&path)?;
+    for (name, record) in &files {
         let file = path.join(name);
-        let (sha256, bytes) = sha256_file(&file).map_err(RunError::io("read", &file))?;
-        if bytes != record.bytes || sha256 != record.sha256 {
+        let found = FileRecord::of(&file).map_err(RunError::io("read", &file))?;
+        if found != *record {
+            let (is, was) = (found, record);
             return Err(damaged(
+                &path,
                 &file,
-                format!("{bytes} bytes, hash {sha256}; written were {} bytes, hash {}", record.bytes, record.sha256),
+                format!(
+                    "{} bytes, hash {}; written were {} bytes, hash {}",
+                    is.bytes, is.sha256, was.bytes, was.sha256
+                ),
             ));
         }
     }
-    Ok(Some(Checkpoint { step, path, files: read.files }))
+    Ok(Some(Checkpoint { step, path, files }))
+}
+
+fn damaged(checkpoint: &Path, file: &Path, message: String) -> RunError {
+    RunError::Damaged {
+        path: file.to_path_buf(),
+        message,
+        hint: format!("remove {} to go on from the checkpoint before it", checkpoint.display()),
+    }
 }
 
 /// What the `DONE` of the checkpoint at `path` says about its files.
 pub fn done_files(path: &Path) -> Result<BTreeMap<String, FileRecord>, RunError> {
     let done = path.join("DONE");
-    let text = fs::read_to_string(&done).map_err(RunError::io("read", &done))?;
-    let read: Done = serde_json::from_str(&text).map_err(|error| RunError::Damaged {
-        path: done,
-        message: error.to_string(),
-        hint: format!("remove {} to go on from the checkpoint before it", path.display()),
-    })?;
-    Ok(read.files)
+    let text = files::read_text(&done, files::SMALL_BYTES_MAX).map_err(RunError::io("read", &done))?;
+    let read: Done = serde_json::from_str(&text).map_err(|error| damaged(path, &done, error.to_string()))?;
+    // A name that leads elsewhere is none that was written.
+    match read.files.keys().find(|name| !is_plain(name)) {
+        Some(name) => Err(damaged(path, &done, format!("it lists {name:?}, which is no name of a file"))),
+        None => Ok(read.files),
+    }
+}
+
+fn is_plain(name: &str) -> bool {
+    let mut parts = Path::new(name).components();
+    matches!(parts.next(), Some(std::path::Component::Normal(_))) && parts.next().is_none()
+}
+
+/// The `DONE` of a checkpoint of these files, byte for byte.
+pub(crate) fn done_text(step: u64, files: &BTreeMap<String, FileRecord>) -> String {
+    json_text(&Done { step, files: files.clone() })
 }
 
 /// The checkpoint of a step, as its `DONE` lists it; its files are not hashed.
@@ -136,8 +187,7 @@ pub fn list(stage: &Path) -> Result<Vec<(u64, PathBuf)>, RunError> {
     for entry in fs::read_dir(stage).map_err(RunError::io("list", stage))? {
         let path = entry.map_err(RunError::io("list", stage))?.path();
         let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
-        let step = name.strip_prefix("step-").and_then(|step| step.parse().ok());
-        if let (Some(step), true) = (step, path.join("DONE").is_file()) {
+        if let (Some(step), true) = (step_of(name), path.join("DONE").is_file()) {
             found.push((step, path));
         }
     }
@@ -145,7 +195,13 @@ pub fn list(stage: &Path) -> Result<Vec<(u64, PathBuf)>, RunError> {
     Ok(found)
 }
 
-fn directory_name(step: u64) -> String {
+/// The step of a checkpoint's directory; none for other spellings of the number, which would be second names of it.
+pub(crate) fn step_of(name: &str) -> Option<u64> {
+    let step = name.strip_prefix("step-")?.parse().ok()?;
+    (directory_name(step) == name).then_some(step)
+}
+
+pub(crate) fn directory_name(step: u64) -> String {
     format!("step-{step:06}")
 }
 
@@ -169,6 +225,10 @@ mod tests {
         put(stage.path(), 10, "ten");
         fs::create_dir(stage.path().join("step-000015")).unwrap();
         fs::create_dir(stage.path().join("step-000020.unfinished")).unwrap();
+        for other in ["step-11", "step-+00011", "step-0000011"] {
+            fs::create_dir(stage.path().join(other)).unwrap();
+            fs::write(stage.path().join(other).join("DONE"), "{}").unwrap();
+        }
         let newest = latest(stage.path()).unwrap().unwrap();
         assert_eq!((newest.step, newest.files["state.json"].bytes), (10, 3));
         prune(stage.path(), 1).unwrap();
@@ -197,5 +257,29 @@ mod tests {
         let error = latest(stage.path()).unwrap_err();
         assert!(error.to_string().contains("state.json is damaged: 4 bytes"), "{error}");
         assert!(error.hint().unwrap().contains("step-000005"));
+    }
+
+    #[test]
+    fn files_of_a_stage_are_recorded_by_their_paths() {
+        let stage = tempfile::tempdir().unwrap();
+        fs::create_dir(stage.path().join("model-0")).unwrap();
+        for name in ["scores.json", "model-0/part-0000.jsonl", "scores.json.unfinished"] {
+            fs::write(stage.path().join(name), name).unwrap();
+        }
+        let records = records_within(stage.path()).unwrap();
+        assert_eq!(records.keys().collect::<Vec<_>>(), ["model-0/part-0000.jsonl", "scores.json"]);
+        assert_eq!(records["scores.json"], FileRecord::of(&stage.path().join("scores.json")).unwrap());
+    }
+
+    #[test]
+    fn a_list_of_files_elsewhere_is_none() {
+        let stage = tempfile::tempdir().unwrap();
+        let checkpoint = put(stage.path(), 5, "five");
+        for name in ["../outside", "/etc/passwd", "a/b", ""] {
+            let files = BTreeMap::from([(name.to_string(), FileRecord { bytes: 0, sha256: String::new() })]);
+            fs::write(checkpoint.path.join("DONE"), done_text(5, &files)).unwrap();
+            let error = latest(stage.path()).unwrap_err().to_string();
+            assert!(error.contains("which is no name of a file"), "{error}");
+        }
     }
 }

@@ -1,8 +1,9 @@
 //! Writing files so that a crash at any moment leaves the old state or the new one: a temporary name, written, synced,
-//! renamed, and the folder synced.
+//! renamed, and the folder synced. And reading files that a stranger may have put there: regular ones alone, since a
+//! pipe waits for a writer and a device has no end, and no more of them than their kind ever has.
 
 use std::fs::{self, File};
-use std::io::{self, Write};
+use std::io::{self, BufRead, Read, Write};
 use std::path::{Path, PathBuf};
 
 /// Marks names of things that are being written. Whatever bears it when a run is opened was left by a crash.
@@ -15,10 +16,103 @@ pub fn unfinished(path: &Path) -> PathBuf {
     path.with_file_name(name)
 }
 
+/// The most bytes that are read of a file of a run that is held in memory: a ledger, receipt or manifest. A line of a
+/// ledger has about two thousand.
+pub const RECORDS_BYTES_MAX: u64 = 1 << 28;
+
+/// The most bytes of a recipe, of `run.json`, or of a list of samples.
+pub const SMALL_BYTES_MAX: u64 = 1 << 24;
+
+/// The most bytes of a line of metrics, answers of reinforcement included.
+pub const LINE_BYTES_MAX: u64 = 1 << 26;
+
+/// Opens a regular file for reading.
+///
+/// # Errors
+/// [`io::ErrorKind::InvalidInput`] for a pipe, a device, a socket or a folder, which are not opened, and for links to
+/// them; a link to a regular file is followed.
+pub fn open_regular(path: &Path) -> io::Result<File> {
+    let not_regular = || io::Error::new(io::ErrorKind::InvalidInput, "it is not a regular file");
+    if !fs::metadata(path)?.is_file() {
+        return Err(not_regular());
+    }
+    let file = File::open(path)?;
+    match file.metadata()?.is_file() {
+        true => Ok(file),
+        false => Err(not_regular()),
+    }
+}
+
+/// The contents of a regular file.
+///
+/// # Errors
+/// As [`open_regular`], and [`io::ErrorKind::FileTooLarge`] if it has more than `max` bytes.
+pub fn read(path: &Path, max: u64) -> io::Result<Vec<u8>> {
+    let refused = || too_large(&format!("it has more than the {max} bytes that are read of such a file"));
+    let file = open_regular(path)?;
+    if file.metadata()?.len() > max {
+        return Err(refused());
+    }
+    let mut bytes = Vec::new();
+    // One more than allowed, since a file may grow after its length was looked at.
+    file.take(max + 1).read_to_end(&mut bytes)?;
+    if bytes.len() as u64 > max { Err(refused()) } else { Ok(bytes) }
+}
+
+/// The contents of a regular file of text.
+///
+/// # Errors
+/// As [`read`], and [`io::ErrorKind::InvalidData`] if it is not UTF-8.
+pub fn read_text(path: &Path, max: u64) -> io::Result<String> {
+    String::from_utf8(read(path, max)?).map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))
+}
+
+/// Reads a line with its end into `line`, which is emptied before; `false` at the end of the file.
+///
+/// # Errors
+/// Those of reading, and [`io::ErrorKind::FileTooLarge`] for a line of more than [`LINE_BYTES_MAX`].
+pub fn read_line(from: &mut impl BufRead, line: &mut Vec<u8>) -> io::Result<bool> {
+    line.clear();
+    from.take(LINE_BYTES_MAX + 1).read_until(b'\n', line)?;
+    match line.len() as u64 > LINE_BYTES_MAX {
+        true => Err(too_large(&format!("it has a line of more than {LINE_BYTES_MAX} bytes"))),
+        false => Ok(!line.is_empty()),
+    }
+}
+
+fn too_large(message: &str) -> io::Error {
+    io::Error::new(io::ErrorKind::FileTooLarge, message)
+}
+
+/// Opens a file to add to, or starts it.
+///
+/// # Errors
+/// [`io::ErrorKind::InvalidInput`] if something else than a regular file bears the name: who writes through a link
+/// changes a file elsewhere.
+pub fn open_append(path: &Path) -> io::Result<File> {
+    refuse_irregular(path)?;
+    File::options().create(true).append(true).open(path)
+}
+
+/// Fails if `path` is there and is a link, or no regular file.
+pub fn refuse_irregular(path: &Path) -> io::Result<()> {
+    match fs::symlink_metadata(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        Err(error) => Err(error),
+        Ok(metadata) if metadata.is_file() => Ok(()),
+        Ok(_) => Err(io::Error::new(io::ErrorKind::InvalidInput, "it is not a regular file")),
+    }
+}
+
 /// Replaces the file at `path` with `bytes`, whole or not at all.
 pub fn write_atomically(path: &Path, bytes: &[u8]) -> io::Result<()> {
     let temporary = unfinished(path);
-    let mut file = File::create(&temporary)?;
+    // What a crash left under this name goes; a new file is made, so that a link there is not written through.
+    match fs::remove_file(&temporary) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        _ => {}
+    }
+    let mut file = File::options().write(true).create_new(true).open(&temporary)?;
     file.write_all(bytes)?;
     file.sync_all()?;
     rename_synced(&temporary, path)
@@ -91,5 +185,39 @@ mod tests {
         remove_unfinished(folder.path()).unwrap();
         assert_eq!(fs::read(&path).unwrap(), b"old");
         assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn no_more_is_read_than_allowed() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("a");
+        fs::write(&path, "12345").unwrap();
+        assert_eq!(read_text(&path, 5).unwrap(), "12345");
+        assert_eq!(read(&path, 4).unwrap_err().kind(), io::ErrorKind::FileTooLarge);
+        let mut line = Vec::new();
+        let endless = io::repeat(b'x');
+        let error = read_line(&mut io::BufReader::new(endless), &mut line).unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::FileTooLarge);
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn pipes_devices_and_links_are_not_opened() {
+        let folder = tempfile::tempdir().unwrap();
+        let at = |name: &str| folder.path().join(name);
+        // A pipe that nobody writes to: opening it would wait for ever.
+        assert!(std::process::Command::new("mkfifo").arg(at("pipe")).status().unwrap().success());
+        std::os::unix::fs::symlink("/dev/zero", at("zero")).unwrap();
+        std::os::unix::fs::symlink(at("elsewhere"), at("link")).unwrap();
+        for name in ["pipe", "zero", "."] {
+            assert_eq!(read(&at(name), 9).unwrap_err().kind(), io::ErrorKind::InvalidInput, "{name}");
+            assert_eq!(open_append(&at(name)).unwrap_err().kind(), io::ErrorKind::InvalidInput, "{name}");
+        }
+        fs::write(at("elsewhere"), "precious").unwrap();
+        assert_eq!(open_append(&at("link")).unwrap_err().kind(), io::ErrorKind::InvalidInput);
+        std::os::unix::fs::symlink(at("elsewhere"), unfinished(&at("new"))).unwrap();
+        write_atomically(&at("new"), b"new").unwrap();
+        assert_eq!(fs::read(at("new")).unwrap(), b"new");
+        assert_eq!(fs::read(at("elsewhere")).unwrap(), b"precious");
     }
 }

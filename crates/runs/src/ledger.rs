@@ -2,7 +2,7 @@
 //! and of itself, so a line cannot be changed, dropped or inserted without the chain breaking there.
 
 use std::collections::BTreeMap;
-use std::fs::{self, File};
+use std::fs::File;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 
@@ -10,18 +10,25 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use crate::checkpoint::FileRecord;
+use crate::files;
 use crate::hash::sha256;
 use crate::rundir::RunError;
 
+/// What to do about a ledger that is not as it was written.
+pub(crate) const HINT: &str = "the file was changed by something other than this program; restore it from a copy";
+
 /// The hash before the first line.
 const GENESIS: &str = "0000000000000000000000000000000000000000000000000000000000000000";
+
+/// The event of a stage without checkpoints that is done.
+pub const STAGE_DONE: &str = "stage-done";
 
 /// What one line says: the work since the line before, and what came out. Work that a kill destroyed is not in any
 /// line. Lines of older programs lack some of these; what they lack is 0.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Entry {
-    /// `start`, `resume`, `checkpoint`, `stage-done`.
+    /// `start`, `resume`, `plan`, `checkpoint`, `stage-done`.
     pub event: String,
     /// `tokenizer`, `data`, `pretrain`, `sample`.
     pub stage: String,
@@ -64,69 +71,63 @@ pub struct Entry {
 pub struct Ledger {
     path: PathBuf,
     file: File,
-    last_hash: String,
     entries: Vec<Entry>,
+    /// Of each line.
+    hashes: Vec<String>,
 }
 
 impl Ledger {
-    /// Opens `path` or starts it. A last line without its end, left by a kill, is cut off.
+    /// Starts a ledger without lines at `path`, if there is none.
     ///
     /// # Errors
-    /// [`RunError::Damaged`] if a line does not follow from the one before it.
+    /// [`RunError::Io`].
+    pub fn create(path: &Path) -> Result<(), RunError> {
+        let make = || {
+            files::open_append(path)?.sync_all()?;
+            files::sync_folder(path.parent().expect("a file in a folder"))
+        };
+        make().map_err(RunError::io("create", path))
+    }
+
+    /// Opens the ledger at `path`. A last line without its end, left by a kill, is cut off.
+    ///
+    /// # Errors
+    /// [`RunError::Damaged`] if there is none, or if a line does not follow from the one before it.
     pub fn open(path: &Path) -> Result<Ledger, RunError> {
-        let text = match fs::read(path) {
-            Ok(bytes) => bytes,
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Vec::new(),
-            Err(error) => return Err(RunError::io("read", path)(error)),
-        };
+        let text = read(path)?;
         let whole = text.iter().rposition(|byte| *byte == b'\n').map_or(0, |newline| newline + 1);
-        let mut ledger = Ledger {
-            path: path.to_path_buf(),
-            file: File::options().create(true).append(true).open(path).map_err(RunError::io("open", path))?,
-            last_hash: GENESIS.to_string(),
-            entries: Vec::new(),
-        };
-        for (index, line) in text[..whole].split(|byte| *byte == b'\n').filter(|line| !line.is_empty()).enumerate() {
-            let (entry, hash) = check_line(line, &ledger.last_hash).map_err(|message| RunError::Damaged {
-                path: path.to_path_buf(),
-                message: format!("line {}: {message}", index + 1),
-                hint: "the file was changed by something other than this program; restore it from a copy".into(),
-            })?;
-            ledger.entries.push(entry);
-            ledger.last_hash = hash;
-        }
+        let (entries, hashes) = parse(path, &text[..whole])?;
+        let file = files::open_append(path).map_err(RunError::io("open", path))?;
         if whole < text.len() {
-            ledger.file.set_len(whole as u64).map_err(RunError::io("repair", path))?;
+            file.set_len(whole as u64).map_err(RunError::io("repair", path))?;
         }
-        Ok(ledger)
+        Ok(Ledger { path: path.to_path_buf(), file, entries, hashes })
     }
 
     /// The hash of the last line: whoever publishes it fixes all lines up to it.
     pub fn head(&self) -> &str {
-        &self.last_hash
+        self.hashes.last().map_or(GENESIS, String::as_str)
     }
 
-    /// Reads `path` without changing it.
+    /// The hash of a line, counted from 1; that of 0 is before the first.
+    pub fn hash_of_line(&self, line: usize) -> Option<&str> {
+        match line.checked_sub(1) {
+            None => Some(GENESIS),
+            Some(index) => self.hashes.get(index).map(String::as_str),
+        }
+    }
+
+    /// Reads `path` without changing it: the lines, and the hash of each.
     ///
     /// # Errors
-    /// As [`open`](Ledger::open), and if there is no ledger or its last line has no end.
+    /// As [`open`](Ledger::open), and if its last line has no end.
     pub fn read(path: &Path) -> Result<(Vec<Entry>, Vec<String>), RunError> {
-        let text = fs::read(path).map_err(RunError::io("read", path))?;
-        let (mut entries, mut hashes) = (Vec::new(), Vec::new());
-        let mut head = GENESIS.to_string();
-        for (index, line) in text.split_inclusive(|byte| *byte == b'\n').enumerate() {
-            let ended = line.strip_suffix(b"\n").ok_or_else(|| "has no end".to_string());
-            let (entry, hash) =
-                ended.and_then(|line| check_line(line, &head)).map_err(|message| RunError::Damaged {
-                    path: path.to_path_buf(),
-                    message: format!("line {}: {message}", index + 1),
-                    hint: "the file was changed by something other than this program; restore it from a copy".into(),
-                })?;
-            entries.push(entry);
-            hashes.push(hash.clone());
-            head = hash;
-        }
-        Ok((entries, hashes))
+        parse(path, &read(path)?)
+    }
+
+    /// The line that says that a stage without checkpoints is done, and with which files.
+    pub fn stage_done(&self, stage: &str) -> Option<&Entry> {
+        self.entries.iter().rfind(|entry| entry.event == STAGE_DONE && entry.stage == stage)
     }
 
     /// All lines so far.
@@ -142,13 +143,13 @@ impl Ledger {
             entry.time = last;
         }
         let Ok(Value::Object(mut object)) = serde_json::to_value(&entry) else { panic!("an entry is plain data") };
-        object.insert("prev_hash".into(), self.last_hash.clone().into());
+        object.insert("prev_hash".into(), self.head().into());
         let hash = hash_of(&object);
         object.insert("hash".into(), hash.clone().into());
         let line = format!("{}\n", Value::Object(object));
         let write = |file: &mut File| file.write_all(line.as_bytes()).and_then(|()| file.sync_data());
         write(&mut self.file).map_err(RunError::io("append to", &self.path))?;
-        self.last_hash = hash;
+        self.hashes.push(hash);
         self.entries.push(entry);
         Ok(())
     }
@@ -213,8 +214,42 @@ fn hash_of(object: &Map<String, Value>) -> String {
     sha256(serde_json::to_string(object).expect("plain data").as_bytes())
 }
 
+fn read(path: &Path) -> Result<Vec<u8>, RunError> {
+    files::read(path, files::RECORDS_BYTES_MAX).map_err(|error| match error.kind() {
+        std::io::ErrorKind::NotFound => RunError::Damaged {
+            path: path.to_path_buf(),
+            message: "it is missing".into(),
+            hint: "restore it from a copy: without it nothing says what the run consumed, and none is begun anew"
+                .into(),
+        },
+        _ => RunError::io("read", path)(error),
+    })
+}
+
+/// The lines of a ledger, and the hash of each.
+fn parse(path: &Path, text: &[u8]) -> Result<(Vec<Entry>, Vec<String>), RunError> {
+    let (mut entries, mut hashes) = (Vec::new(), Vec::<String>::new());
+    for (index, line) in text.split_inclusive(|byte| *byte == b'\n').enumerate() {
+        let ended = line.strip_suffix(b"\n").ok_or_else(|| "has no end".to_string());
+        let head = hashes.last().map_or(GENESIS, String::as_str);
+        let (entry, hash) = ended.and_then(|line| check_line(line, head)).map_err(|message| RunError::Damaged {
+            path: path.to_path_buf(),
+            message: format!("line {}: {message}", index + 1),
+            hint: HINT.into(),
+        })?;
+        entries.push(entry);
+        hashes.push(hash);
+    }
+    Ok((entries, hashes))
+}
+
+/// A line is the one text that says what it says: a key that comes twice, of which readers may take either, or spaces
+/// and numbers in another spelling are changes that the hash of its contents would not show.
 fn check_line(line: &[u8], prev_hash: &str) -> Result<(Entry, String), String> {
     let mut object: Map<String, Value> = serde_json::from_slice(line).map_err(|error| error.to_string())?;
+    if serde_json::to_string(&object).expect("plain data").as_bytes() != line {
+        return Err("is not spelled as a ledger's lines are, or has a key twice".into());
+    }
     let hash = object.shift_remove("hash").and_then(|hash| hash.as_str().map(str::to_string)).unwrap_or_default();
     if object.get("prev_hash").and_then(Value::as_str) != Some(prev_hash) {
         return Err("does not follow from the line before it".into());
@@ -229,6 +264,12 @@ fn check_line(line: &[u8], prev_hash: &str) -> Result<(Entry, String), String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::fs;
+
+    fn new(path: &Path) -> Ledger {
+        Ledger::create(path).unwrap();
+        Ledger::open(path).unwrap()
+    }
 
     fn entry(step: u64) -> Entry {
         Entry { event: "checkpoint".into(), step, flops: 1e15 / 3.0, seconds: 0.1 + step as f64, ..Entry::default() }
@@ -238,7 +279,7 @@ mod tests {
     fn a_torn_line_is_cut_off_at_every_length() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("ledger.jsonl");
-        let mut ledger = Ledger::open(&path).unwrap();
+        let mut ledger = new(&path);
         for step in 0..3 {
             ledger.append(entry(step)).unwrap();
         }
@@ -257,7 +298,7 @@ mod tests {
     fn a_clock_that_goes_back_is_said() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("ledger.jsonl");
-        let mut ledger = Ledger::open(&path).unwrap();
+        let mut ledger = new(&path);
         for time in [1000, 400, 1200] {
             ledger.append(Entry { time, ..entry(1) }).unwrap();
         }
@@ -287,10 +328,40 @@ mod tests {
     }
 
     #[test]
+    fn a_lost_ledger_is_not_begun_anew() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("ledger.jsonl");
+        let error = Ledger::open(&path).unwrap_err();
+        assert!(error.to_string().contains("is damaged: it is missing"), "{error}");
+        assert!(!path.exists());
+    }
+
+    #[test]
+    fn a_line_has_one_spelling() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("ledger.jsonl");
+        new(&path).append(entry(1)).unwrap();
+        let line = fs::read_to_string(&path).unwrap();
+        for (from, to) in [
+            ("\"step\":1", "\"step\":9,\"step\":1"),
+            ("\"step\":1", "\"step\": 1"),
+            ("\"step\":1", "\"st\\u0065p\":1"),
+            ("\"hash\":", "\"hash\":\"\",\"hash\":"),
+            ("\"seconds\":1.1", "\"seconds\":1.10"),
+        ] {
+            assert!(line.contains(from));
+            fs::write(&path, line.replacen(from, to, 1)).unwrap();
+            let error = Ledger::read(&path).unwrap_err();
+            assert!(error.to_string().contains("line 1: is not spelled as"), "{to}: {error}");
+            assert!(Ledger::open(&path).is_err());
+        }
+    }
+
+    #[test]
     fn every_changed_byte_is_found() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("ledger.jsonl");
-        let mut ledger = Ledger::open(&path).unwrap();
+        let mut ledger = new(&path);
         ledger.append(entry(1)).unwrap();
         ledger.append(entry(2)).unwrap();
         let whole = fs::read(&path).unwrap();

@@ -1,15 +1,18 @@
 //! `metrics.jsonl`: one JSON object a step. After a resume the lines behind the checkpoint are cut off, so the file is
 //! that of an uninterrupted run, apart from times.
 
-use std::fs::{self, File};
-use std::io::Write;
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::io::{BufReader, Write};
+use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 
 use serde::Serialize;
 use serde_json::Value;
 
 use crate::checkpoint::FileRecord;
-use crate::hash::sha256;
+use crate::files;
+use crate::hash::Hasher;
 use crate::rundir::RunError;
 
 /// The open metrics file of a stage.
@@ -25,18 +28,13 @@ impl Metrics {
     /// # Errors
     /// [`RunError::Damaged`] if a line of these steps is missing or not JSON.
     pub fn open(path: &Path, step: u64) -> Result<Metrics, RunError> {
-        let file = File::options().create(true).append(true).open(path).map_err(RunError::io("open", path))?;
-        let text = fs::read(path).map_err(RunError::io("read", path))?;
-        let mut end = 0;
+        let file = files::open_append(path).map_err(RunError::io("open", path))?;
+        let (mut lines, mut line, mut end) = (open(path)?, Vec::new(), 0);
         for expected in 1..=step {
-            let damaged = |message: String| RunError::Damaged {
-                path: path.to_path_buf(),
-                message: format!("the line of step {expected} {message}"),
-                hint: "the file was changed by something other than this program; restore it from a copy".into(),
-            };
-            let line = text[end..].split_inclusive(|byte| *byte == b'\n').next().unwrap_or_default();
+            let damaged = |message: String| damaged(path, format!("the line of step {expected} {message}"));
+            files::read_line(&mut lines, &mut line).map_err(RunError::io("read", path))?;
             let value: Value =
-                serde_json::from_slice(line).map_err(|error| damaged(format!("is not valid: {error}")))?;
+                serde_json::from_slice(&line).map_err(|error| damaged(format!("is not valid: {error}")))?;
             if value["step"].as_u64() != Some(expected) {
                 return Err(damaged("is missing".into()));
             }
@@ -59,29 +57,68 @@ impl Metrics {
     }
 }
 
+fn open(path: &Path) -> Result<BufReader<File>, RunError> {
+    Ok(BufReader::new(files::open_regular(path).map_err(RunError::io("read", path))?))
+}
+
+fn damaged(path: &Path, message: String) -> RunError {
+    RunError::Damaged {
+        path: path.to_path_buf(),
+        message,
+        hint: "the file was changed by something other than this program; restore it from a copy".into(),
+    }
+}
+
 /// Length and hash of the lines of the first `step` steps.
 ///
 /// # Errors
 /// [`RunError::Damaged`] if there are fewer.
 pub fn beginning(path: &Path, step: u64) -> Result<FileRecord, RunError> {
-    let text = fs::read(path).map_err(RunError::io("read", path))?;
-    let mut ends = text.iter().enumerate().filter(|(_, byte)| **byte == b'\n').map(|(at, _)| at + 1);
-    let end = match step {
-        0 => Some(0),
-        _ => ends.nth(step as usize - 1),
-    };
-    let end = end.ok_or_else(|| RunError::Damaged {
-        path: path.to_path_buf(),
-        message: format!("it has no line of step {step}"),
-        hint: "the file was changed by something other than this program; restore it from a copy".into(),
-    })?;
-    Ok(FileRecord { bytes: end as u64, sha256: sha256(&text[..end]) })
+    let (mut lines, mut line, mut hasher, mut bytes) = (open(path)?, Vec::new(), Hasher::default(), 0);
+    for _ in 0..step {
+        files::read_line(&mut lines, &mut line).map_err(RunError::io("read", path))?;
+        if !line.ends_with(b"\n") {
+            return Err(damaged(path, format!("it has no line of step {step}")));
+        }
+        hasher.update(&line);
+        bytes += line.len() as u64;
+    }
+    Ok(FileRecord { bytes, sha256: hasher.so_far() })
+}
+
+/// The lines of some steps, counted from 1, without their ends; fewer if the file has fewer.
+///
+/// # Errors
+/// [`RunError::Io`] if it cannot be read, [`RunError::Damaged`] if it is no text.
+pub fn lines(path: &Path, steps: RangeInclusive<u64>) -> Result<BTreeMap<u64, String>, RunError> {
+    lines_where(path, *steps.end(), |step| steps.contains(&step))
+}
+
+/// The lines of those steps up to `last` that are `wanted`.
+pub(crate) fn lines_where(
+    path: &Path,
+    last: u64,
+    wanted: impl Fn(u64) -> bool,
+) -> Result<BTreeMap<u64, String>, RunError> {
+    let (mut file, mut line, mut lines) = (open(path)?, Vec::new(), BTreeMap::new());
+    for step in 1..=last {
+        if !files::read_line(&mut file, &mut line).map_err(RunError::io("read", path))? {
+            break;
+        }
+        if wanted(step) {
+            let text = std::str::from_utf8(&line).map_err(|error| damaged(path, error.to_string()))?;
+            lines.insert(step, text.trim_end_matches('\n').to_string());
+        }
+    }
+    Ok(lines)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::hash::sha256;
     use serde_json::json;
+    use std::fs;
 
     #[test]
     fn lines_behind_the_checkpoint_go() {
@@ -96,5 +133,18 @@ mod tests {
         assert_eq!(fs::read_to_string(&path).unwrap(), "{\"step\":1,\"loss\":1.5}\n{\"step\":2,\"loss\":1.5}\n");
         let error = Metrics::open(&path, 3).unwrap_err();
         assert!(error.to_string().contains("step 3"), "{error}");
+    }
+
+    #[test]
+    fn beginnings_and_lines_are_those_of_the_file() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("metrics.jsonl");
+        fs::write(&path, "a\nbc\ndef\ntorn").unwrap();
+        assert_eq!(beginning(&path, 2).unwrap(), FileRecord { bytes: 5, sha256: sha256(b"a\nbc\n") });
+        assert_eq!(beginning(&path, 0).unwrap(), FileRecord { bytes: 0, sha256: sha256(b"") });
+        assert!(beginning(&path, 4).unwrap_err().to_string().contains("no line of step 4"));
+        let text = |(step, line): (u64, &str)| (step, line.to_string());
+        assert_eq!(lines(&path, 2..=3).unwrap(), [(2, "bc"), (3, "def")].map(text).into());
+        assert_eq!(lines(&path, 4..=9).unwrap(), [(4, "torn")].map(text).into());
     }
 }

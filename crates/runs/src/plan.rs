@@ -27,6 +27,7 @@ use thiserror::Error;
 use wels_model::config::{Attention, ModelConfig};
 use wels_model::count;
 
+use crate::files;
 use crate::recipe::{PRETRAIN, Recipe};
 use stages::{Stages, Surroundings, Tokens};
 
@@ -271,7 +272,7 @@ pub fn of_recipe(recipe: &Recipe, around: &dyn Surroundings) -> RunPlan {
 /// The rates of stages, by name, that the `plan.json` at `path` rests on.
 pub fn rates_in(path: &Path) -> BTreeMap<String, StageRates> {
     let plan: Option<serde_json::Value> =
-        std::fs::read_to_string(path).ok().and_then(|text| serde_json::from_str(&text).ok());
+        files::read_text(path, files::SMALL_BYTES_MAX).ok().and_then(|text| serde_json::from_str(&text).ok());
     let stages: Option<Vec<StagePlan>> = plan.and_then(|plan| serde_json::from_value(plan["stages"].clone()).ok());
     let rates = |stage: StagePlan| {
         let learned = stage.learning.and_then(|learning| learning.tokens_per_second);

@@ -8,7 +8,8 @@ use std::path::Path;
 use serde::{Deserialize, Serialize};
 
 use crate::checkpoint::FileRecord;
-use crate::ledger::{Entry, Totals};
+use crate::files;
+use crate::ledger::{Entry, STAGE_DONE, Totals};
 use crate::recipe::Recipe;
 use crate::rundir::{FORMAT, RunError};
 
@@ -63,7 +64,7 @@ impl Receipt {
     /// The receipt of `recipe` and the ledger's lines.
     pub fn of(recipe: &Recipe, entries: &[Entry], head: &str) -> Receipt {
         let mut inputs: BTreeMap<String, BTreeMap<String, FileRecord>> = BTreeMap::new();
-        for entry in entries.iter().filter(|entry| entry.event == "stage-done") {
+        for entry in entries.iter().filter(|entry| entry.event == STAGE_DONE) {
             inputs.entry(entry.stage.clone()).or_default().extend(entry.files.clone());
         }
         let checkpoints = entries.iter().filter(|entry| entry.event == CHECKPOINT).map(|entry| CheckpointReceipt {
@@ -105,7 +106,7 @@ impl Receipt {
         struct Head {
             format: u32,
         }
-        let text = std::fs::read_to_string(path).map_err(RunError::io("read", path))?;
+        let text = files::read_text(path, files::RECORDS_BYTES_MAX).map_err(RunError::io("read", path))?;
         let damaged = |message: String| RunError::Damaged {
             path: path.to_path_buf(),
             message,

@@ -13,6 +13,8 @@ use std::path::{Path, PathBuf};
 
 use serde::Serialize;
 
+use crate::files;
+
 pub use model::ModelSection;
 use optimizer::Defaults;
 pub use optimizer::{Checkpoints, Optimizer};
@@ -211,8 +213,8 @@ impl Recipe {
     /// Reads and resolves the recipe at `path`. Paths in it are relative to its folder.
     pub fn load(path: &Path) -> Result<Recipe, RecipeError> {
         let origin = path.display().to_string();
-        let text =
-            std::fs::read_to_string(path).map_err(|source| RecipeError::Read { path: origin.clone(), source })?;
+        let text = files::read_text(path, files::SMALL_BYTES_MAX)
+            .map_err(|source| RecipeError::Read { path: origin.clone(), source })?;
         let absolute =
             std::path::absolute(path).map_err(|source| RecipeError::Read { path: origin.clone(), source })?;
         let folder = absolute.parent().unwrap_or(&absolute);

@@ -18,6 +18,8 @@ use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
 use crate::files;
+use crate::ledger::{self, Ledger};
+use crate::receipt::{RECEIPT, Receipt};
 use crate::recipe::{Recipe, RecipeError};
 
 /// The format of run directories that this program writes, and the newest that it reads.
@@ -97,23 +99,47 @@ struct RunFile {
 pub struct RunDir {
     path: PathBuf,
     recipe: Recipe,
-    _lock: File,
+    /// None of a copy without a lock file, which nobody works on.
+    _lock: Option<File>,
+    read_only: bool,
 }
+
+/// What may be in the directory of a run whose ledger has no line yet, in the order in which it comes.
+const BEFORE_THE_FIRST_LINE: [&str; 5] = ["lock", "ledger.jsonl", "run.json", "recipe.toml", "plan.json"];
 
 impl RunDir {
     /// Goes on with the run at `path`.
+    ///
+    /// # Errors
+    /// [`RunError::Locked`] while another process uses it; [`RunError::Damaged`] if its ledger is gone, or shorter than
+    /// the receipt says.
     pub fn open(path: &Path) -> Result<RunDir, RunError> {
-        if !path.join("run.json").is_file() || !path.join("recipe.toml").is_file() {
-            return Err(RunError::NotARun { path: path.to_path_buf() });
-        }
+        refuse_what_is_no_run(path)?;
         let lock = lock(path)?;
         check_format(path)?;
         let recipe = Recipe::load(&path.join("recipe.toml"))?;
         RunDir::opened(path, recipe, lock)
     }
 
+    /// Looks at the run at `path` and changes nothing there, not even a lock file: it may be a copy on a disk that
+    /// cannot be written. Where there is a lock file, no process works on the run meanwhile.
+    ///
+    /// # Errors
+    /// [`RunError::Locked`] while a process works on it.
+    pub fn open_read_only(path: &Path) -> Result<RunDir, RunError> {
+        refuse_what_is_no_run(path)?;
+        let lock = lock_shared(path)?;
+        check_format(path)?;
+        let recipe = Recipe::load(&path.join("recipe.toml"))?;
+        Ok(RunDir { path: path.to_path_buf(), recipe, _lock: lock, read_only: true })
+    }
+
     /// Starts `runs/NAME` for `recipe`, or goes on with it if it is there and its recipe is the same but for keys that
     /// change no result.
+    ///
+    /// # Errors
+    /// As [`open`](RunDir::open); [`RunError::Changed`]; [`RunError::Damaged`] for a folder with something in it that is
+    /// no run: a run is not begun on top of another's files.
     pub fn open_or_create(runs: &Path, recipe: &Recipe) -> Result<RunDir, RunError> {
         let path = runs.join(&recipe.run.name);
         fs::create_dir_all(&path).map_err(RunError::io("create the run's directory", &path))?;
@@ -122,8 +148,7 @@ impl RunDir {
         if path.join("run.json").exists() {
             check_format(&path)?;
         } else {
-            let file = RunFile { format: FORMAT, wels_version: env!("CARGO_PKG_VERSION").into() };
-            write_json(&path.join("run.json"), &file)?;
+            create(&path)?;
         }
         if saved.exists() {
             let changes = recipe.changes_since(&Recipe::load(&saved)?);
@@ -137,7 +162,8 @@ impl RunDir {
 
     fn opened(path: &Path, recipe: Recipe, lock: File) -> Result<RunDir, RunError> {
         files::remove_unfinished(path).map_err(RunError::io("clean up", path))?;
-        Ok(RunDir { path: path.to_path_buf(), recipe, _lock: lock })
+        check_ledger(path)?;
+        Ok(RunDir { path: path.to_path_buf(), recipe, _lock: Some(lock), read_only: false })
     }
 
     /// The directory.
@@ -151,7 +177,11 @@ impl RunDir {
     }
 
     /// The directory of a stage, created if need be and cleaned of what a crash left half-written.
+    ///
+    /// # Panics
+    /// If the run was opened [read-only](RunDir::open_read_only).
     pub fn stage(&self, name: &str) -> Result<PathBuf, RunError> {
+        assert!(!self.read_only, "the run {} is only looked at", self.path.display());
         let path = self.path.join(name);
         fs::create_dir_all(&path).map_err(RunError::io("create", &path))?;
         files::remove_unfinished(&path).map_err(RunError::io("clean up", &path))?;
@@ -159,16 +189,99 @@ impl RunDir {
     }
 
     /// Writes `plan.json`.
+    ///
+    /// # Panics
+    /// If the run was opened [read-only](RunDir::open_read_only).
     pub fn write_plan(&self, plan: &impl Serialize) -> Result<(), RunError> {
+        assert!(!self.read_only, "the run {} is only looked at", self.path.display());
         write_json(&self.path.join("plan.json"), plan)
+    }
+}
+
+fn refuse_what_is_no_run(path: &Path) -> Result<(), RunError> {
+    match path.join("run.json").is_file() && path.join("recipe.toml").is_file() {
+        true => Ok(()),
+        false => Err(RunError::NotARun { path: path.to_path_buf() }),
+    }
+}
+
+/// Makes the files that a run begins with: the ledger first, so that a run without one has lost it.
+fn create(path: &Path) -> Result<(), RunError> {
+    let file = path.join("run.json");
+    if let Some(name) = other_than(path, &BEFORE_THE_FIRST_LINE[..2])? {
+        return Err(RunError::Damaged {
+            path: file,
+            message: format!("it is missing, and there is {name}"),
+            hint: "restore it from a copy, or give the recipe another run.name: no run is begun on top of other files"
+                .into(),
+        });
+    }
+    Ledger::create(&path.join("ledger.jsonl"))?;
+    files::write_atomically(&file, run_json(env!("CARGO_PKG_VERSION")).as_bytes()).map_err(RunError::io("write", &file))
+}
+
+/// The first name in a run's directory that is none of `names`, in the order of the alphabet.
+fn other_than(path: &Path, names: &[&str]) -> Result<Option<String>, RunError> {
+    let mut others = Vec::new();
+    for entry in fs::read_dir(path).map_err(RunError::io("list", path))? {
+        let name = entry.map_err(RunError::io("list", path))?.file_name().to_string_lossy().into_owned();
+        if !names.contains(&&*name) && !name.ends_with(files::UNFINISHED) {
+            others.push(name);
+        }
+    }
+    Ok(others.into_iter().min())
+}
+
+/// Refuses to go on with a run whose ledger is gone, emptied or cut short: going on would write a receipt that hides it.
+fn check_ledger(run: &Path) -> Result<(), RunError> {
+    let path = run.join("ledger.jsonl");
+    let damaged = |message: String| RunError::Damaged { path: path.clone(), message, hint: ledger::HINT.into() };
+    let ledger = Ledger::open(&path)?;
+    if ledger.entries().is_empty() {
+        if let Some(name) = other_than(run, &BEFORE_THE_FIRST_LINE)? {
+            return Err(damaged(format!("it is empty, and the run has {name}")));
+        }
+        // As the first line will say: the program may have been replaced since the run was made.
+        let file = run.join("run.json");
+        let written = files::write_atomically(&file, run_json(env!("CARGO_PKG_VERSION")).as_bytes());
+        return written.map_err(RunError::io("write", &file));
+    }
+    let receipt = run.join(RECEIPT);
+    if !receipt.exists() {
+        // It is written behind the first line and before any work.
+        return match ledger.entries().iter().all(|entry| entry.stage.is_empty()) {
+            true => Ok(()),
+            false => Err(RunError::Damaged {
+                path: receipt,
+                message: "it is missing".into(),
+                hint: "restore it from a copy: it says how far the ledger went".into(),
+            }),
+        };
+    }
+    let receipt = Receipt::read(&receipt)?;
+    match ledger.hash_of_line(receipt.ledger_lines) {
+        Some(hash) if hash == receipt.ledger_head => Ok(()),
+        Some(_) => Err(damaged(format!("line {} is not the one that {RECEIPT} names", receipt.ledger_lines))),
+        None => {
+            let lines = ledger.entries().len();
+            Err(damaged(format!("it has {lines} lines, and {RECEIPT} knows of {}", receipt.ledger_lines)))
+        }
     }
 }
 
 /// Replaces a file by a value as indented JSON.
 pub fn write_json(path: &Path, value: &impl Serialize) -> Result<(), RunError> {
-    let mut text = serde_json::to_string_pretty(value).expect("plain data");
-    text.push('\n');
-    files::write_atomically(path, text.as_bytes()).map_err(RunError::io("write", path))
+    files::write_atomically(path, json_text(value).as_bytes()).map_err(RunError::io("write", path))
+}
+
+/// A value as indented JSON, with a line's end.
+pub(crate) fn json_text(value: &impl Serialize) -> String {
+    serde_json::to_string_pretty(value).expect("plain data") + "\n"
+}
+
+/// `run.json` as the program of this version writes it.
+pub(crate) fn run_json(wels_version: &str) -> String {
+    json_text(&RunFile { format: FORMAT, wels_version: wels_version.into() })
 }
 
 /// Refuses the directory of a newer program, and what is no run.
@@ -177,7 +290,7 @@ pub(crate) fn check_format(path: &Path) -> Result<(), RunError> {
     if !file.is_file() {
         return Err(RunError::NotARun { path: path.to_path_buf() });
     }
-    let text = fs::read_to_string(&file).map_err(RunError::io("read", &file))?;
+    let text = files::read_text(&file, files::SMALL_BYTES_MAX).map_err(RunError::io("read", &file))?;
     let run: RunFile = serde_json::from_str(&text).map_err(|error| RunError::Damaged {
         path: file,
         message: error.to_string(),
@@ -192,6 +305,7 @@ pub(crate) fn check_format(path: &Path) -> Result<(), RunError> {
 /// Locks the run. The system lets go of the lock when the process ends, however it ends.
 fn lock(path: &Path) -> Result<File, RunError> {
     let file = path.join("lock");
+    files::refuse_irregular(&file).map_err(RunError::io("lock", &file))?;
     let mut lock = File::options()
         .create(true)
         .truncate(false)
@@ -205,11 +319,35 @@ fn lock(path: &Path) -> Result<File, RunError> {
             write(&mut lock).map_err(RunError::io("write", &file))?;
             Ok(lock)
         }
-        Err(TryLockError::WouldBlock) => {
+        Err(error) => Err(not_locked(path, &mut lock, error)),
+    }
+}
+
+/// Locks the run against processes that work on it, as others that only look do too. None where there is no lock file,
+/// or the file system has no locks: nobody works on such a run.
+fn lock_shared(path: &Path) -> Result<Option<File>, RunError> {
+    let file = path.join("lock");
+    files::refuse_irregular(&file).map_err(RunError::io("lock", &file))?;
+    let mut lock = match File::open(&file) {
+        Ok(lock) => lock,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(RunError::io("open", &file)(error)),
+    };
+    match lock.try_lock_shared() {
+        Ok(()) => Ok(Some(lock)),
+        Err(TryLockError::Error(error)) if error.kind() == io::ErrorKind::Unsupported => Ok(None),
+        Err(error) => Err(not_locked(path, &mut lock, error)),
+    }
+}
+
+fn not_locked(path: &Path, lock: &mut File, error: TryLockError) -> RunError {
+    match error {
+        TryLockError::WouldBlock => {
             let mut pid = String::new();
-            let _ = lock.read_to_string(&mut pid); // the id is a courtesy: without it the message is still true
-            Err(RunError::Locked { path: path.to_path_buf(), pid: pid.trim().parse().ok() })
+            // The id is a courtesy: without it the message is still true.
+            let _ = lock.take(20).read_to_string(&mut pid);
+            RunError::Locked { path: path.to_path_buf(), pid: pid.trim().parse().ok() }
         }
-        Err(TryLockError::Error(source)) => Err(RunError::io("lock", &file)(source)),
+        TryLockError::Error(source) => RunError::io("lock", &path.join("lock"))(source),
     }
 }

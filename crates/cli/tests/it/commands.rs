@@ -127,6 +127,12 @@ fn a_run_is_a_model_to_score() {
     assert!((windows["nll"].as_f64().unwrap() + logprob.as_f64().unwrap()).abs() < 1e-6);
     let said = lab.wels(&["score", "runs/r", "--ids", "1,2,3", "--window", "4"]);
     assert!(said.failure().starts_with("error: there are 3 tokens, less than a window of 4\n"), "{said:?}");
+    // Nothing predicts a token alone.
+    let alone = score(&["--ids", "7"]);
+    let nothing = serde_json::json!({"ids": [7], "logprobs": [null], "nll": null, "ppl": null, "bits_per_byte": null});
+    assert_eq!(alone, nothing);
+    let said = lab.done(&["score", "runs/r", "--ids", "7"]);
+    assert!(said.stdout.ends_with("\none token, which nothing predicts: there is nothing to score\n"), "{said:?}");
     let said = lab.wels(&["score", "runs/r", "--ids", "1,99999"]);
     assert_eq!(said.failure(), "error: token id 99999 is not below the model's vocab_size 400\nhint: check the ids\n");
 }

@@ -66,6 +66,11 @@ fn replace(path: PathBuf, from: &str, to: &str) {
     fs::write(path, text.replacen(from, to, 1)).unwrap();
 }
 
+/// A pipe that nobody writes to.
+fn pipe(path: PathBuf) {
+    assert!(std::process::Command::new("mkfifo").arg(path).status().unwrap().success());
+}
+
 fn lines(path: &Path) -> Vec<String> {
     fs::read_to_string(path).unwrap().lines().map(str::to_string).collect()
 }
@@ -228,6 +233,50 @@ const CHANGES: &[(&str, &str, Change)] = &[
     ("the tokenizer", "tokenizer/tokenizer.json: has hash", |run| {
         flip(run.join("tokenizer/tokenizer.json"), |len| len / 2);
     }),
+    ("the tokenizer's configuration", "tokenizer/tokenizer_config.json: has ", |run| {
+        flip(run.join("tokenizer/tokenizer_config.json"), |len| len / 2);
+    }),
+    ("a chat template added", "tokenizer/chat_template.jinja: was not written by the run", |run| {
+        fs::write(run.join("tokenizer/chat_template.jinja"), "{{ messages }}").unwrap();
+    }),
+    ("the format's file", "run.json: is not what the program of the ledger's first line writes", |run| {
+        replace(run.join("run.json"), "\n}", ",\n  \"by\": \"me\"\n}");
+    }),
+    ("a line of metrics behind the last", "pretrain/metrics.jsonl: goes on for ", |run| {
+        let path = run.join("pretrain/metrics.jsonl");
+        let all = lines(&path);
+        put_lines(&path, &[&all[..], &[all[19].replacen("\"step\":20", "\"step\":21", 1)]].concat());
+    }),
+    ("a file of somebody else's", "\\u{1b}[2J.txt: was not written by the run", |run| {
+        fs::write(run.join("\u{1b}[2J.txt"), "hello").unwrap();
+    }),
+    ("a stage of somebody else's", "student: was not written by the run", |run| {
+        fs::create_dir(run.join("student")).unwrap();
+    }),
+    ("a key twice in the ledger", "ledger.jsonl: line 4: is not spelled as a ledger's lines are", |run| {
+        let path = run.join("ledger.jsonl");
+        let mut all = lines(&path);
+        all[3] = all[3].replacen("\"seconds\":", "\"seconds\":1.5,\"seconds\":", 1);
+        put_lines(&path, &all);
+    }),
+    ("times that go back", "seconds before that of the line before it", |run| {
+        forge_ledger(run, |line| {
+            if line["event"] == "checkpoint" && line["step"] == 10 {
+                line["time"] = 1000.into();
+            }
+        });
+        forge_receipt(run);
+    }),
+    ("the ledger removed", "ledger.jsonl: it is missing", |run| fs::remove_file(run.join("ledger.jsonl")).unwrap()),
+    ("a pipe in place of the metrics", "pretrain/metrics.jsonl: is neither a file nor a folder", |run| {
+        fs::remove_file(run.join("pretrain/metrics.jsonl")).unwrap();
+        pipe(run.join("pretrain/metrics.jsonl"));
+    }),
+    ("a link to a device in place of a weight", "model.safetensors: is neither a file nor a folder", |run| {
+        let path = run.join("pretrain/step-000010/model.safetensors");
+        fs::remove_file(&path).unwrap();
+        std::os::unix::fs::symlink("/dev/zero", path).unwrap();
+    }),
     ("a sample", "sample/samples.json: has", |run| {
         replace(run.join("sample/samples.json"), "The river", "The ocean");
     }),
@@ -281,7 +330,19 @@ fn every_kind_of_tampering_is_found_and_named() {
 }
 
 /// What is found, and what was done to a run of many stages.
-const CHANGES_TO_STAGES: [(&str, Change); 5] = [
+const CHANGES_TO_STAGES: [(&str, Change); 8] = [
+    ("scores/model-1/part-0000.jsonl: has hash", |run| {
+        let path = run.join("scores/model-1/part-0000.jsonl");
+        let text = fs::read_to_string(&path).unwrap();
+        // As long as before: one digit of an answer.
+        let at = text.find("\"tokens\":").unwrap() + 9;
+        flip(path, |_| at);
+    }),
+    ("samples/part-0000.jsonl: has ", |run| fs::write(run.join("samples/part-0000.jsonl"), "{}\n").unwrap()),
+    ("tokenizer/chat_template.jinja: has ", |run| {
+        let path = run.join("tokenizer/chat_template.jinja");
+        fs::write(&path, fs::read_to_string(&path).unwrap() + "{# #}").unwrap();
+    }),
     ("samples/kept.jsonl: ", |run| fs::write(run.join("samples/kept.jsonl"), "{}\n").unwrap()),
     ("scores/scores.json: has hash", |run| flip(run.join("scores/scores.json"), |len| len / 2)),
     ("ledger.jsonl: says 7 tokens up to step 3 of reinforced; the metrics say ", |run| {
@@ -361,6 +422,66 @@ fn steps_of_every_stage_are_done_again() {
         change(&lab.at("runs/t"));
         let said = lab.wels(&["verify", "runs/t", "--segments", "0"]);
         assert!(said.code == Some(1) && said.stdout.contains(message), "{message}: {said:?}");
+    }
+}
+
+#[test]
+fn a_run_that_cannot_be_written_is_verified() {
+    let lab = Lab::new();
+    lab.done(&["run", &recipe(&lab, "r", &[])]);
+    // Permissions stop no superuser, so what counts is that nothing in the tree is another afterwards.
+    let look = || lab.shell("rm -f runs/r/lock && find runs/r -printf '%p %i %T@ %C@ %s\\n' | sort").stdout;
+    let before = look();
+    assert!(before.lines().count() > 20, "{before}");
+    lab.shell("chmod -R a-w runs/r");
+    let changed = look();
+    let said = lab.done(&["verify", "runs/r", "--segments", "9"]);
+    assert!(said.stdout.contains("\nnot covered: report.html\n") && said.stdout.ends_with("verified\n"), "{said:?}");
+    let after = look();
+    lab.shell("chmod -R u+w runs/r");
+    assert_eq!(after, changed);
+}
+
+/// A kill behind a stage's files and before its line: the line comes when the run goes on.
+#[test]
+fn a_stage_whose_line_is_not_written_gets_it() {
+    let lab = Lab::new();
+    lab.done(&["run", &crate::stages::recipe(&lab, "r")]);
+    let whole = lines(&lab.at("runs/r/ledger.jsonl"));
+    for stage in ["scores", "samples", "data", "tokenizer"] {
+        let of_stage = |line: &String| line.contains(&format!("\"stage-done\",\"stage\":\"{stage}\""));
+        let at = whole.iter().position(of_stage).unwrap();
+        lab.shell("rm -rf runs/t && cp -a runs/r runs/t");
+        let run = lab.at("runs/t");
+        put_lines(&run.join("ledger.jsonl"), &whole[..at]);
+        forge_receipt(&run);
+        let later = whole[at + 1..].iter().map(|line| serde_json::from_str::<Value>(line).unwrap());
+        for later in later.map(|line| line["stage"].as_str().unwrap().to_string()).filter(|later| !later.is_empty()) {
+            let _ = fs::remove_dir_all(run.join(later));
+        }
+        lab.done(&["run", "runs/t"]);
+        let again = lines(&run.join("ledger.jsonl"));
+        let files = |line: &String| serde_json::from_str::<Value>(line).unwrap()["files"].clone();
+        let found = again.iter().filter(|line| of_stage(line)).map(files).collect::<Vec<_>>();
+        assert_eq!(found, [files(&whole[at])], "{stage}");
+        lab.done(&["verify", "runs/t", "--segments", "0"]);
+    }
+}
+
+#[test]
+fn a_ledger_that_is_lost_is_not_begun_anew() {
+    let lab = Lab::new();
+    let recipe = recipe(&lab, "r", &[]);
+    lab.done(&["run", &recipe]);
+    fs::remove_file(lab.at("runs/r/ledger.jsonl")).unwrap();
+    for run in [&*recipe, "runs/r"] {
+        let said = lab.wels(&["run", run]);
+        let failure = said.failure();
+        assert!(
+            failure.starts_with("error: runs/r/ledger.jsonl is damaged: it is missing\nhint: restore it"),
+            "{said:?}"
+        );
+        assert!(said.code == Some(1) && !lab.at("runs/r/ledger.jsonl").exists(), "{said:?}");
     }
 }
 

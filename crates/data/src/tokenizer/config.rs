@@ -63,11 +63,17 @@ pub(super) fn read_optional(path: &Path) -> Result<Option<Vec<u8>>, TokenizerErr
     match fs::metadata(path) {
         Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
         Err(error) => Err(io(error)),
+        Ok(metadata) if !metadata.is_file() => Err(io(not_regular())),
         Ok(metadata) if metadata.len() > CONFIG_BYTES_MAX => Err(TokenizerError::InvalidConfig {
             reason: format!("{} has {} bytes, more than {CONFIG_BYTES_MAX}", path.display(), metadata.len()),
         }),
         Ok(_) => fs::read(path).map(Some).map_err(io),
     }
+}
+
+/// Of a pipe, which would wait for a writer, or a device, which has no end: neither is opened.
+pub(super) fn not_regular() -> std::io::Error {
+    std::io::Error::new(ErrorKind::InvalidInput, "not a regular file")
 }
 
 pub(super) fn utf8(bytes: Vec<u8>) -> Result<String, TokenizerError> {

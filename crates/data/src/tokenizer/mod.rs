@@ -400,7 +400,11 @@ impl Tokenizer {
 
 fn read_limited(path: &Path) -> Result<Vec<u8>, TokenizerError> {
     let io = |source| TokenizerError::Io { path: path.to_owned(), source };
-    let bytes = fs::metadata(path).map_err(io)?.len();
+    let metadata = fs::metadata(path).map_err(io)?;
+    if !metadata.is_file() {
+        return Err(io(config::not_regular()));
+    }
+    let bytes = metadata.len();
     if bytes > TOKENIZER_BYTES_MAX {
         return Err(TokenizerError::TooLarge { bytes });
     }

@@ -126,6 +126,29 @@ fn the_short_way_gives_the_ids_of_the_long_way() {
     }
 }
 
+#[cfg(unix)]
+#[test]
+fn pipes_and_devices_are_not_opened() {
+    let dir = tempfile::tempdir().unwrap();
+    let whole = BpeTrainer::new(300, SpecialTokens::default()).unwrap().train().unwrap();
+    whole.save(dir.path(), 64).unwrap();
+    for name in ["tokenizer.json", "tokenizer_config.json", "chat_template.jinja"] {
+        let path = dir.path().join(name);
+        let kept = std::fs::read(&path).ok();
+        let _ = std::fs::remove_file(&path);
+        std::os::unix::fs::symlink("/dev/zero", &path).unwrap();
+        let error = Tokenizer::load(dir.path()).map(|_| ()).unwrap_err();
+        assert!(format!("{error:?}").contains("not a regular file"), "{name}: {error:?}");
+        std::fs::remove_file(&path).unwrap();
+        // Nobody writes to it: opening it would wait for ever.
+        assert!(std::process::Command::new("mkfifo").arg(&path).status().unwrap().success());
+        let error = Tokenizer::load(dir.path()).map(|_| ()).unwrap_err();
+        assert!(format!("{error:?}").contains("not a regular file"), "{name}: {error:?}");
+        std::fs::remove_file(&path).unwrap();
+        kept.iter().for_each(|bytes| std::fs::write(&path, bytes).unwrap());
+    }
+}
+
 #[test]
 fn saved_tokenizers_load_equal() {
     let dir = tempfile::tempdir().unwrap();

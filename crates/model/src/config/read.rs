@@ -2,6 +2,7 @@
 
 use serde_json::Value;
 
+use super::foreign::{self, covers};
 use super::keys::Keys;
 use super::rope;
 use super::{
@@ -54,54 +55,6 @@ const IRRELEVANT: &[&str] = &[
     "use_cache",
 ];
 
-/// Keys of other architectures that change the arithmetic, accepted only where they change nothing.
-const FOREIGN: &[(&str, Neutral)] = &[
-    ("add_cross_attention", Neutral::Off),
-    ("alibi", Neutral::Off),
-    ("attention_multiplier", Neutral::Off),
-    ("attn_logit_softcapping", Neutral::Off),
-    ("clip_qkv", Neutral::Off),
-    ("compression_config", Neutral::Off),
-    ("embedding_multiplier", Neutral::One),
-    ("final_logit_softcapping", Neutral::Off),
-    ("index_topk", Neutral::Off),
-    ("is_encoder_decoder", Neutral::Off),
-    ("layernorm_zero_centered", Neutral::Off),
-    ("logit_scale", Neutral::One),
-    ("logits_scaling", Neutral::One),
-    ("mlp_bias", Neutral::Off),
-    ("no_rope_layers", Neutral::Off),
-    ("partial_rotary_factor", Neutral::One),
-    ("qk_layernorm", Neutral::Off),
-    ("query_pre_attn_scalar", Neutral::Off),
-    ("residual_multiplier", Neutral::One),
-    ("rope_interleaved", Neutral::Off),
-    ("rope_local_base_freq", Neutral::Off),
-    ("rotary_pct", Neutral::One),
-    ("scale_emb", Neutral::One),
-    ("use_mrope", Neutral::Off),
-    ("use_qk_norm", Neutral::Off),
-];
-
-/// The value at which a foreign key changes nothing.
-enum Neutral {
-    /// `null`, `false` or `[]`.
-    Off,
-    /// `null` or 1.
-    One,
-}
-
-impl Neutral {
-    fn holds(&self, value: &Value) -> bool {
-        match self {
-            Neutral::Off => {
-                matches!(value, Value::Null | Value::Bool(false)) || value.as_array().is_some_and(Vec::is_empty)
-            }
-            Neutral::One => value.is_null() || value.as_f64() == Some(1.0),
-        }
-    }
-}
-
 pub fn read(text: &str) -> Result<(ModelConfig, Vec<Note>), ConfigError> {
     let json: Value = serde_json::from_str(text)?;
     let Value::Object(map) = &json else {
@@ -109,7 +62,7 @@ pub fn read(text: &str) -> Result<(ModelConfig, Vec<Note>), ConfigError> {
     };
     let mut keys = Keys::new(map, "");
     let config = read_model(&mut keys)?;
-    foreign_keys(&mut keys)?;
+    foreign::check(&mut keys, &config)?;
     let params = names::param_specs(&config).iter().fold(0u64, |sum, spec| sum.saturating_add(spec.len() as u64));
     if params > limit::PARAMS {
         return Err(ConfigError::TooLarge { params, max: limit::PARAMS });
@@ -135,8 +88,12 @@ fn read_model(keys: &mut Keys) -> Result<ModelConfig, ConfigError> {
     let max_positions = keys.size("max_position_embeddings", Some(defaults.max_positions), limit::POSITIONS)?;
     let rope = rope::read(keys, max_positions, layout)?;
     let moe = if family.is_deepseek() { Some(read_moe(keys, family, layers)?) } else { None };
-    keys.check_word("hidden_act", &["silu", "swish"], "only SwiGLU with silu is implemented")?;
-    check_windows(keys, family, layers)?;
+    for key in ["hidden_act", "hidden_activation", "activation_function", "mlp_hidden_act"] {
+        keys.check_word(key, &["silu", "swish", "swiglu"], "only SwiGLU with silu is implemented")?;
+    }
+    keys.check_word("position_embedding_type", &["rope", "rotary"], "only rotary positions are implemented")?;
+    keys.check_word("norm_type", &["rms_norm", "rmsnorm", "RMSNorm"], "only RMS norms are implemented")?;
+    check_windows(keys, family, layers, max_positions)?;
     check_quantization(keys)?;
     Ok(ModelConfig {
         family,
@@ -368,22 +325,33 @@ fn read_mtp_depth(keys: &mut Keys, family: Family) -> Result<usize, ConfigError>
     Ok(alias)
 }
 
-/// Sliding windows are accepted only where no layer uses one.
-fn check_windows(keys: &mut Keys, family: Family, layers: usize) -> Result<(), ConfigError> {
+/// Sliding windows are accepted where no layer uses one, and where they reach over the whole context.
+fn check_windows(keys: &mut Keys, family: Family, layers: usize, max_positions: usize) -> Result<(), ConfigError> {
     const WHY: &str = "attention over a sliding window is not implemented";
+    let reaches = |width: Option<&Value>| width.and_then(Value::as_u64).is_some_and(|it| it >= max_positions as u64);
+    let window = keys.get("sliding_window");
+    let chunk = keys.get("attention_chunk_size");
+    let used = keys.flag("use_sliding_window", false)?;
+    let first = keys.integer("max_window_layers", Some(28), 0, usize::MAX >> 1)?;
     if let Some(types) = keys.get("layer_types").filter(|types| !types.is_null()) {
-        let full = |list: &Vec<Value>| list.iter().all(|word| word == "full_attention");
-        if !types.as_array().is_some_and(full) {
+        // A type without its width is none that can be judged.
+        let full = |word: &Value| match word.as_str() {
+            Some("full_attention") => true,
+            Some("sliding_attention") => reaches(window),
+            Some("chunked_attention") => reaches(chunk),
+            _ => false,
+        };
+        if !types.as_array().is_some_and(|list| list.iter().all(full)) {
             return Err(keys.unsupported("layer_types", "every layer has to have `full_attention`"));
         }
     }
-    let window = keys.get("sliding_window").is_some_and(|window| !window.is_null());
-    let used = keys.flag("use_sliding_window", false)?;
-    let first = keys.integer("max_window_layers", Some(28), 0, usize::MAX >> 1)?;
-    if family == Family::Qwen2 && used && window && first < layers {
+    if window.is_none_or(|window| covers(window, max_positions)) {
+        return Ok(());
+    }
+    if family == Family::Qwen2 && used && first < layers {
         return Err(keys.unsupported("use_sliding_window", WHY));
     }
-    if family != Family::Qwen2 && window && (used || !keys.has("use_sliding_window")) {
+    if family != Family::Qwen2 && (used || !keys.has("use_sliding_window")) {
         return Err(keys.unsupported("sliding_window", WHY));
     }
     Ok(())
@@ -428,15 +396,6 @@ fn check_quantization(keys: &mut Keys) -> Result<(), ConfigError> {
     }
     keys.notes
         .push(Note("config.json: fp8 weights are converted when loaded; activations are not quantised".to_owned()));
-    Ok(())
-}
-
-fn foreign_keys(keys: &mut Keys) -> Result<(), ConfigError> {
-    for (key, neutral) in FOREIGN {
-        if keys.get(key).is_some_and(|value| !neutral.holds(value)) {
-            return Err(keys.unsupported(key, "it belongs to an architecture that is not implemented"));
-        }
-    }
     Ok(())
 }
 

@@ -88,6 +88,10 @@ fn read_object(
         return Err(inner.contradiction("rope_theta", base, "rope_theta", outer, "they are the same number"));
     }
     let scaling = read_scaling(&mut inner, map, max_positions)?;
+    // `transformers` 5 may write that all of a head rotates.
+    if map.get("partial_rotary_factor").is_some_and(|part| part.is_null() || part.as_f64() == Some(1.0)) {
+        inner.mark(&["partial_rotary_factor"]);
+    }
     for key in inner.unread() {
         if !KNOWN.contains(&key) {
             return Err(inner.unsupported(key, "a key that is not known here may change the frequencies"));

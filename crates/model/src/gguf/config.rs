@@ -67,8 +67,9 @@ const FOREIGN: &[(&str, f64)] = &[
     ("attention.clamp_kqv", 0.0),
     ("attention.max_alibi_bias", 0.0),
     ("attention.output_scale", 1.0),
+    ("attention.indexer.top_k", 0.0),
     ("attention.scale", 0.0),
-    ("attention.sliding_window", 0.0),
+    ("attention.shared_kv_layers", 0.0),
     ("attention.temperature_length", 0.0),
     ("attention.temperature_scale", 0.0),
     ("attention.value_scale", 1.0),
@@ -86,12 +87,17 @@ const FOREIGN: &[(&str, f64)] = &[
     ("rope.scaling.yarn_attn_factor", 1.0),
     ("rope.scaling.yarn_ext_factor", 1.0),
     ("router_logit_softcapping", 0.0),
+    ("swiglu_clamp_exp", 0.0),
+    ("swiglu_clamp_shexp", 0.0),
     ("swin_norm", 0.0),
+    ("use_parallel_residual", 0.0),
 ];
 
+/// Windows of attention, which change nothing where they hold the whole context.
+const WINDOWS: &[&str] = &["attention.chunk_size", "attention.sliding_window"];
+
 /// Keys that say nothing about the arithmetic, or what the tensors say as well.
-const IRRELEVANT: &[&str] =
-    &["attention.causal", "attention.head_count_kv", "rope.scaling.finetuned", "tensor_data_layout", "vocab_size"];
+const IRRELEVANT: &[&str] = &["attention.head_count_kv", "rope.scaling.finetuned", "tensor_data_layout", "vocab_size"];
 
 pub fn read(file: &GgufFile) -> Result<(ModelConfig, Vec<Note>), GgufError> {
     let architecture = file.metadata().get("general.architecture");
@@ -401,6 +407,19 @@ impl Reader<'_> {
     }
 
     fn foreign(&mut self) -> Result<(), ConfigError> {
+        const CAUSAL: &str = "attention.causal";
+        let causal = self.full(CAUSAL);
+        if let Some(value) = self.get(CAUSAL).filter(|value| value.as_bool() != Some(true)) {
+            return Err(unsupported(causal, &value, "a token attends to itself and to those before it alone"));
+        }
+        let context = self.json.get("max_position_embeddings").and_then(Json::as_u64).unwrap_or(0);
+        for key in WINDOWS {
+            let name = self.full(key);
+            let Some(value) = self.get(key) else { continue };
+            if !value.as_u64().is_some_and(|window| window == 0 || window >= context) {
+                return Err(unsupported(name, &value, "attention over a sliding window is not implemented"));
+            }
+        }
         for (key, neutral) in FOREIGN {
             let name = self.full(key);
             let Some(value) = self.get(key) else { continue };

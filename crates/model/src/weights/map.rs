@@ -14,11 +14,18 @@ pub struct MappedFile(Option<memmap2::Mmap>);
 
 impl MappedFile {
     /// Maps a whole file.
+    ///
+    /// # Errors
+    /// [`io::ErrorKind::InvalidInput`] for what is no regular file, which is not opened: a pipe would wait for a writer.
     pub fn open(path: &Path) -> io::Result<MappedFile> {
+        let not_regular = || io::Error::new(io::ErrorKind::InvalidInput, "not a regular file");
+        if !std::fs::metadata(path)?.is_file() {
+            return Err(not_regular());
+        }
         let file = File::open(path)?;
         let metadata = file.metadata()?;
         if !metadata.is_file() {
-            return Err(io::Error::new(io::ErrorKind::InvalidInput, "not a regular file"));
+            return Err(not_regular());
         }
         if metadata.len() == 0 {
             return Ok(MappedFile(None));

@@ -19,6 +19,9 @@ use crate::names::{self, HfTensor, Role};
 const MAX_CONFIG_BYTES: u64 = 1 << 20;
 const MAX_INDEX_BYTES: u64 = 1 << 28;
 
+const HEAD: &str = "lm_head.weight";
+const TIED: &str = "tie_word_embeddings";
+
 /// The mapped safetensors files of a directory, their headers read and checked against their sizes.
 pub struct Files {
     dir: PathBuf,
@@ -43,7 +46,7 @@ pub type Sink<'a> = dyn FnMut(usize, usize, usize, &[f32]) + 'a;
 /// Reads `config.json`, maps the weights and checks that they fit each other.
 ///
 /// A configuration that announces MTP layers of which the files hold nothing (`transformers` drops them when it saves)
-/// is taken without them.
+/// is taken without them. One that does not say whether the head is tied is taken as tied if the files hold no head.
 ///
 /// # Errors
 /// Whatever is wrong with the configuration or the files; all missing, surplus and misshapen tensors in one message.
@@ -60,8 +63,17 @@ pub fn open_dir(dir: &Path) -> Result<(ModelConfig, Files, Vec<Note>), WeightsEr
         )));
         config.mtp_depth = 0;
     }
+    if !files.tensors.contains_key(HEAD) && !says_tied(&text) {
+        notes.push(Note(format!("the files hold no {HEAD}, and config.json no `{TIED}`: the embedding is the head")));
+        config.tied_head = true;
+    }
     notes.extend(files.check(&config)?);
     Ok((config, files, notes))
+}
+
+/// Whether a valid `config.json` says if the head is tied; the default of every family is that it is not.
+fn says_tied(config: &str) -> bool {
+    serde_json::from_str::<Value>(config).is_ok_and(|json| !json[TIED].is_null())
 }
 
 /// Loads the weights in `dir` into wherever `sink` puts them.
@@ -170,7 +182,7 @@ impl Files {
             mismatch.misshapen.push(format!("{name} {:?} instead of {:?}", found.shape, expected.shape));
         }
         match found.dtype {
-            safetensors::Dtype::F32 | safetensors::Dtype::F16 | safetensors::Dtype::BF16 => {}
+            safetensors::Dtype::F64 | safetensors::Dtype::F32 | safetensors::Dtype::F16 | safetensors::Dtype::BF16 => {}
             safetensors::Dtype::F8_E4M3 if expected.shape.len() == 2 => {
                 self.check_scales(expected, surplus, mismatch);
             }
@@ -210,13 +222,13 @@ impl Files {
             let count = before - surplus.len();
             notes.push(Note(format!("{count} tensors of MTP layers from layer {beyond} on are ignored")));
         }
-        let (head, embedding) = ("lm_head.weight", "model.embed_tokens.weight");
+        let (head, embedding) = (HEAD, "model.embed_tokens.weight");
         if config.tied_head && surplus.remove(head) {
             let [a, b] = [head, embedding].map(|name| self.tensors.get(name));
             if let (Some(a), Some(b)) = (a, b)
                 && (a.dtype != b.dtype || self.bytes(a) != self.bytes(b))
             {
-                let problem = format!("{head} differs from {embedding}, although tie_word_embeddings is true");
+                let problem = format!("{head} differs from {embedding}, although {TIED} is true");
                 mismatch.contradicting.push(problem);
             }
         }
@@ -261,7 +273,8 @@ impl Files {
         self.files[found.file].1.release(found.bytes.clone());
     }
 
-    /// A tensor as it lies in its mapped file; none for 8-bit floating point, whose scales lie elsewhere.
+    /// A tensor as it lies in its mapped file; none for 8-bit floating point, whose scales lie elsewhere, and for f64,
+    /// in which nothing is computed.
     pub(super) fn mapped(&self, tensor: &HfTensor) -> Option<(BlockType, &Arc<MappedFile>, Range<usize>)> {
         let found = &self.tensors[&tensor.name];
         let kind = match found.dtype {
@@ -288,6 +301,11 @@ impl Files {
                 safetensors::Dtype::F32 => {
                     let words = bytes.as_chunks::<4>().0;
                     values.iter_mut().zip(words).for_each(|(value, word)| *value = f32::from_le_bytes(*word));
+                }
+                // To the nearest f32, ties to even.
+                safetensors::Dtype::F64 => {
+                    let words = bytes.as_chunks::<8>().0;
+                    values.iter_mut().zip(words).for_each(|(value, word)| *value = f64::from_le_bytes(*word) as f32);
                 }
                 safetensors::Dtype::BF16 => convert::from_bf16s(stage(bytes, &mut staged), values),
                 safetensors::Dtype::F16 => convert::from_f16s(stage(bytes, &mut staged), values),
@@ -325,6 +343,11 @@ fn no_weights(dir: &Path) -> WeightsError {
 
 fn read_text(path: &Path, max: u64) -> Result<String, WeightsError> {
     let metadata = std::fs::metadata(path).map_err(WeightsError::io("read", path))?;
+    if !metadata.is_file() {
+        // A pipe would wait for a writer, and a device has no end.
+        let source = std::io::Error::new(std::io::ErrorKind::InvalidInput, "not a regular file");
+        return Err(WeightsError::Io { action: "read", path: path.to_owned(), source });
+    }
     if metadata.len() > max {
         return Err(WeightsError::TooLarge { path: path.to_owned(), bytes: metadata.len(), max });
     }

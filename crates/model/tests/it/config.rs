@@ -270,6 +270,104 @@ fn unsupported_arithmetic_is_refused() {
     ]);
 }
 
+/// Keys of other architectures, values that change nothing, and values that change the arithmetic.
+fn foreign_keys() -> Vec<(&'static str, Vec<Value>, Vec<Value>)> {
+    let off = || vec![json!(null), json!(false), json!(0), json!([])];
+    let one = || vec![json!(null), json!(1), json!(1.0)];
+    let on = || vec![json!(null), json!(true)];
+    vec![
+        ("is_causal", on(), vec![json!(false), json!(0), json!("no")]),
+        ("use_rope", on(), vec![json!(false)]),
+        ("use_bidirectional_attention", off(), vec![json!(true), json!("all")]),
+        ("attn_logit_softcapping", off(), vec![json!(50.0)]),
+        ("final_logit_softcapping", off(), vec![json!(30.0)]),
+        ("logit_softcap", off(), vec![json!(15)]),
+        ("swiglu_limit", off(), vec![json!(7.0)]),
+        ("clip_qkv", off(), vec![json!(8)]),
+        ("use_qk_norm", off(), vec![json!(true)]),
+        ("use_parallel_residual", off(), vec![json!(true)]),
+        ("num_experts", off(), vec![json!(8)]),
+        ("no_rope_layers", off(), vec![json!([1, 1, 0])]),
+        ("embedding_scale", one(), vec![json!(12.0), json!(0), json!(true)]),
+        ("embedding_multiplier", one(), vec![json!(12.0)]),
+        ("scale_emb", one(), vec![json!(12)]),
+        ("logit_scale", one(), vec![json!(0.0625)]),
+        ("logits_scaling", one(), vec![json!(8.0)]),
+        ("residual_multiplier", one(), vec![json!(0.22)]),
+        ("partial_rotary_factor", one(), vec![json!(0.5)]),
+        ("mlp_multipliers", vec![json!([1.0, 1.0])], vec![json!([1.0, 0.5])]),
+        // The two of MiniCPM are neutral where their formulas give 1, which they do not at 1.
+        ("scale_depth", vec![json!(null)], vec![json!(1.4), json!(1)]),
+        ("dim_model_base", vec![json!(null)], vec![json!(256), json!(1)]),
+        ("attention_multiplier", vec![json!(null)], vec![json!(0.015625), json!(1.0), json!(0)]),
+        ("query_pre_attn_scalar", vec![json!(null)], vec![json!(224), json!(1)]),
+        ("attention_chunk_size", vec![json!(null), json!(1 << 28)], vec![json!(1024), json!("all")]),
+        ("window_size", vec![json!(false), json!(1 << 28)], vec![json!(512), json!(-1)]),
+        ("norm_type", vec![json!(null), json!("rms_norm")], vec![json!("layer_norm")]),
+        ("hidden_activation", vec![json!(null), json!("silu")], vec![json!("gelu_pytorch_tanh")]),
+        ("position_embedding_type", vec![json!("rope")], vec![json!("alibi")]),
+    ]
+}
+
+#[test]
+fn keys_that_change_the_arithmetic_are_refused_in_every_family() {
+    for preset in ["deepseek-v3", "deepseek-v2-lite", "r1-distill-qwen-7b", "r1-distill-llama-8b", "smollm2-135m"] {
+        let plain = presets::preset(preset).unwrap();
+        let head_dim = json!(plain.attention.qk_dim());
+        let derived = [
+            ("query_pre_attn_scalar", vec![head_dim], vec![]),
+            ("attention_multiplier", vec![json!(plain.softmax_scale)], vec![]),
+            ("rotary_dim", vec![json!(plain.attention.rope_dim())], vec![json!(plain.attention.rope_dim() - 2)]),
+            ("dim_model_base", vec![json!(plain.hidden_size)], vec![]),
+            ("scale_depth", vec![json!((plain.layers as f64).sqrt())], vec![]),
+            ("attention_chunk_size", vec![json!(plain.rope.max_positions)], vec![json!(plain.rope.max_positions - 1)]),
+        ];
+        for (key, neutral, changing) in foreign_keys().into_iter().chain(derived) {
+            for value in neutral {
+                let (config, notes) = ModelConfig::from_hf_json(&edited(preset, &[(key, value.clone())])).unwrap();
+                assert_eq!(config, plain, "{preset}: {key} = {value}");
+                assert!(!notes.iter().any(|note| note.0.contains(key)), "{preset}: {key} = {value}: {notes:?}");
+            }
+            for value in changing {
+                let said = error(&edited(preset, &[(key, value.clone())]));
+                assert!(said.starts_with(&format!("`{key}` is ")), "{preset}: {key} = {value}: {said}");
+            }
+        }
+    }
+}
+
+#[test]
+fn windows_that_hold_the_whole_context_are_no_windows() {
+    for preset in ["r1-distill-qwen-7b", "smollm2-135m", "deepseek-v3"] {
+        let plain = presets::preset(preset).unwrap();
+        let context = plain.rope.max_positions;
+        let types = json!(vec!["sliding_attention"; plain.layers]);
+        let with = |window: Value, types: Value| {
+            let switch = ("use_sliding_window", json!(true));
+            edited(
+                preset,
+                &[switch, ("max_window_layers", json!(0)), ("sliding_window", window), ("layer_types", types)],
+            )
+        };
+        for window in [context, context + 1, 1 << 40] {
+            assert_eq!(read(&with(json!(window), json!(null))), plain, "{preset} {window}");
+            assert_eq!(read(&with(json!(window), types.clone())), plain, "{preset} {window}");
+        }
+        assert_eq!(read(&with(json!(null), json!(null))), plain, "{preset}");
+        for (window, types, key) in [
+            (json!(context - 1), json!(null), "sliding_window` is "),
+            (json!(context - 1), types.clone(), "layer_types` is "),
+            (json!(null), types.clone(), "layer_types` is "),
+            (json!(0), types, "layer_types` is "),
+            (json!(context), json!(["linear_attention"]), "layer_types` is "),
+            (json!("wide"), json!(null), "sliding_window` is "),
+        ] {
+            let said = error(&with(window.clone(), types));
+            assert!(said.contains(key), "{preset} {window}: {said}");
+        }
+    }
+}
+
 #[test]
 fn unsupported_arithmetic_of_deepseek_is_refused() {
     refused(&[

@@ -407,7 +407,18 @@ fn keys_that_would_change_the_arithmetic_are_refused_by_name() {
     };
     let llama = llama();
     refused(llama.with_u32("llama.expert_count", 8), "`llama.expert_count` is 8");
-    refused(llama.with_u32("llama.attention.sliding_window", 512), "`llama.attention.sliding_window` is 512");
+    refused(llama.with_u32("llama.attention.sliding_window", 63), "`llama.attention.sliding_window` is ");
+    refused(llama.with_u32("llama.attention.chunk_size", 8), "`llama.attention.chunk_size` is 8");
+    refused(llama.with_u32("llama.attention.indexer.top_k", 8), "`llama.attention.indexer.top_k` is 8");
+    let mut other = llama.clone();
+    other.put("llama.attention.causal", 7, &[0]);
+    refused(other, "`llama.attention.causal` is false");
+    let mut other = llama.clone();
+    other.put("llama.attention.causal", 7, &[1]);
+    for (key, value) in [("sliding_window", 0), ("sliding_window", 64), ("chunk_size", 64)] {
+        let (config, ..) = other.with_u32(&format!("llama.attention.{key}"), value).open().unwrap();
+        assert_eq!(config, llama.open().unwrap().0, "{key} {value}");
+    }
     refused(llama.with_u32("llama.rope.dimension_count", 2), "`llama.rope.dimension_count` is 2");
     refused(llama.with_u32("llama.attention.head_count", 0), "`llama.attention.head_count` is 0, expected 1 to");
     refused(llama.with_u32("llama.block_count", 1 << 30), "`llama.block_count` is 1073741824");

@@ -11,8 +11,11 @@ use safetensors::tensor::{Dtype as FileDtype, TensorView, serialize};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 use wels_model::config::{Dtype, ModelConfig};
+use wels_model::model::{Batch, Model};
 use wels_model::names::{self, ParamKind};
-use wels_model::weights::{self, WeightsError};
+use wels_model::params::Params;
+use wels_model::tape::Execution;
+use wels_model::weights::{self, Hold, Quantise, WeightsError};
 
 const ALL_BYTES: u64 = u64::MAX;
 
@@ -267,6 +270,95 @@ fn what_may_be_ignored_is_noted() {
     let (read, _, notes) = weights::open_dir(dir.path()).unwrap();
     assert_eq!(read, ModelConfig { mtp_depth: 0, ..config.clone() });
     assert_eq!(notes[0].to_string(), "the files hold no MTP layer; 1 announced in config.json is left out");
+}
+
+/// Saves in f32 and lets `change` edit the configuration and the tensors.
+fn changed_dir(config: &ModelConfig, change: impl FnOnce(&mut Value, &mut Tensors)) -> TempDir {
+    let dir = tempfile::tempdir().unwrap();
+    save(dir.path(), config, Dtype::F32, ALL_BYTES, &made_up(config));
+    let paths = ["config.json", "model.safetensors"].map(|name| dir.path().join(name));
+    let mut json = serde_json::from_str(&fs::read_to_string(&paths[0]).unwrap()).unwrap();
+    let mut tensors = safetensors_of(&paths[1]);
+    change(&mut json, &mut tensors);
+    fs::write(&paths[0], json.to_string()).unwrap();
+    fs::write(&paths[1], to_bytes(&tensors)).unwrap();
+    dir
+}
+
+#[test]
+fn a_head_that_is_nowhere_is_the_embedding_unless_the_configuration_says_otherwise() {
+    for tied in tiny_configs().into_iter().filter(|config| config.tied_head) {
+        for silence in [None, Some(Value::Null)] {
+            let dir = changed_dir(&tied, |json, _| {
+                json.as_object_mut().unwrap().shift_remove("tie_word_embeddings").unwrap();
+                silence.iter().for_each(|null| json["tie_word_embeddings"] = null.clone());
+            });
+            let (read, _, notes) = weights::open_dir(dir.path()).unwrap();
+            assert_eq!(read, tied);
+            let said =
+                "the files hold no lm_head.weight, and config.json no `tie_word_embeddings`: the embedding is the head";
+            assert!(notes.iter().any(|note| note.0 == said), "{notes:?}");
+            assert_eq!(load(dir.path(), &read).unwrap().0, made_up(&tied));
+        }
+        // Said to be untied, it is missing.
+        let dir = changed_dir(&tied, |json, _| json["tie_word_embeddings"] = false.into());
+        let error = weights::open_dir(dir.path()).map(|_| ()).unwrap_err().to_string();
+        assert!(error.ends_with("missing: lm_head.weight"), "{error}");
+    }
+    // A head that is there is a head: no family ties by default.
+    let untied = &tiny_configs()[5];
+    let dir = changed_dir(untied, |json, _| {
+        json.as_object_mut().unwrap().shift_remove("tie_word_embeddings");
+    });
+    assert_eq!(&weights::open_dir(dir.path()).unwrap().0, untied);
+}
+
+#[test]
+fn f64_tensors_are_rounded_to_f32() {
+    for config in tiny_configs() {
+        let expected = made_up(&config);
+        // Less than half a step of f32 away: the nearest f32 is the one it was.
+        let to_f64 = |bytes: &[u8]| -> Vec<u8> {
+            let values = bytes.as_chunks::<4>().0.iter().map(|word| f64::from(f32::from_le_bytes(*word)));
+            values.flat_map(|value| (value * (1.0 + 1e-9)).to_le_bytes()).collect()
+        };
+        let dir = changed_dir(&config, |_, tensors| {
+            for (dtype, _, data) in tensors.values_mut() {
+                (*dtype, *data) = (FileDtype::F64, to_f64(data));
+            }
+        });
+        let (read, files, _) = weights::open_dir(dir.path()).unwrap();
+        assert_eq!((&read, load(dir.path(), &config).unwrap().0), (&config, expected.clone()));
+        let plain = changed_dir(&config, |_, _| {});
+        let (_, plain_files, _) = weights::open_dir(plain.path()).unwrap();
+        for hold in [Hold::packed(Quantise::AsStored), Hold::mapped(Quantise::AsStored)] {
+            let logprobs = [&files, &plain_files].map(|files| {
+                let (params, _) = Params::from_files(files, &config, hold).unwrap();
+                let batch = Batch { tokens: vec![1, 5, 2], targets: vec![5, 2, 9], starts: vec![0, 3] };
+                Model::new(config.clone(), 3).logprobs(&params, &Execution::default(), &batch)
+            });
+            assert_eq!(logprobs[0], logprobs[1]);
+        }
+    }
+}
+
+#[cfg(unix)]
+#[test]
+fn pipes_and_devices_are_not_opened() {
+    let config = &tiny_configs()[4];
+    for name in ["config.json", "model.safetensors"] {
+        let dir = changed_dir(config, |_, _| {});
+        let path = dir.path().join(name);
+        fs::remove_file(&path).unwrap();
+        std::os::unix::fs::symlink("/dev/zero", &path).unwrap();
+        let error = weights::open_dir(dir.path()).map(|_| ()).unwrap_err().to_string();
+        assert!(error.ends_with("not a regular file"), "{name}: {error}");
+        fs::remove_file(&path).unwrap();
+        // Nobody writes to it: opening it would wait for ever.
+        assert!(std::process::Command::new("mkfifo").arg(&path).status().unwrap().success());
+        let error = weights::open_dir(dir.path()).map(|_| ()).unwrap_err().to_string();
+        assert!(error.ends_with("not a regular file"), "{name}: {error}");
+    }
 }
 
 #[test]

@@ -1,14 +1,15 @@
 //! What a report is made from, read from a run's directory. What a stage has not written is left out.
 
 use std::collections::BTreeMap;
-use std::fs::{self, File};
-use std::io::{BufRead, BufReader};
+use std::fs;
+use std::io::BufReader;
 use std::path::Path;
 
 use serde::Deserialize;
 use serde_json::Value;
 
 use crate::account::{self, Comparison};
+use crate::files;
 use crate::ledger::{Entry, Ledger, Totals};
 use crate::plan::{self, Pretraining, StagePlan};
 use crate::receipt::{RECEIPT, Receipt};
@@ -17,6 +18,9 @@ use crate::rundir::{self, RunError};
 
 /// Lines of metrics that are looked at, spread evenly.
 const LINES: usize = 1500;
+
+/// How a line of metrics with a validation is told.
+const VALIDATION: &[u8] = b"\"validation\":{";
 
 /// Columns of the map of loads.
 const COLUMNS: usize = 60;
@@ -151,14 +155,15 @@ impl RunData {
 
 /// The stages as `plan.json` has them: with the rate that was measured when the run began.
 fn planned_stages(run: &Path) -> Vec<StagePlan> {
-    let plan: Option<Value> =
-        fs::read_to_string(run.join("plan.json")).ok().and_then(|text| serde_json::from_str(&text).ok());
+    let plan: Option<Value> = files::read_text(&run.join("plan.json"), files::SMALL_BYTES_MAX)
+        .ok()
+        .and_then(|text| serde_json::from_str(&text).ok());
     plan.and_then(|plan| serde_json::from_value(plan["stages"].clone()).ok()).unwrap_or_default()
 }
 
 /// A list of a kind; `None` if the file is not there or holds something else.
 fn read_list<T: for<'a> Deserialize<'a>>(path: &Path) -> Option<Vec<T>> {
-    serde_json::from_str(&fs::read_to_string(path).ok()?).ok()
+    serde_json::from_str(&files::read_text(path, files::SMALL_BYTES_MAX).ok()?).ok()
 }
 
 fn folders(run: &Path) -> Result<Vec<String>, RunError> {
@@ -171,21 +176,24 @@ fn folders(run: &Path) -> Result<Vec<String>, RunError> {
 
 impl StageData {
     fn read(name: &str, path: &Path) -> Result<StageData, RunError> {
-        let lines = || -> Result<_, RunError> {
-            Ok(BufReader::new(File::open(path).map_err(RunError::io("read", path))?).lines())
-        };
-        let count = lines()?.count();
+        let open = || files::open_regular(path).map(BufReader::new).map_err(RunError::io("read", path));
+        let (mut lines, mut line, mut count) = (open()?, Vec::new(), 0usize);
+        while files::read_line(&mut lines, &mut line).map_err(RunError::io("read", path))? {
+            count += 1;
+        }
         let stride = count.div_ceil(LINES).max(1);
         let column_lines = count.div_ceil(COLUMNS).max(1);
         let mut data = StageData { name: name.to_string(), ..StageData::default() };
         let mut sums: BTreeMap<u64, Vec<Vec<f64>>> = BTreeMap::new();
-        for (index, line) in lines()?.enumerate() {
-            let line = line.map_err(RunError::io("read", path))?;
+        lines = open()?;
+        for index in 0..count {
+            files::read_line(&mut lines, &mut line).map_err(RunError::io("read", path))?;
             // Validations are rare, so none of them is passed over.
-            if index % stride != 0 && index + 1 != count && !line.contains("\"validation\":{") {
+            let validates = || line.windows(VALIDATION.len()).any(|part| part == VALIDATION);
+            if index % stride != 0 && index + 1 != count && !validates() {
                 continue;
             }
-            let Ok(Value::Object(line)) = serde_json::from_str(&line) else { continue };
+            let Ok(Value::Object(line)) = serde_json::from_slice(&line) else { continue };
             let step = line.get("step").and_then(Value::as_f64).unwrap_or(index as f64 + 1.0);
             data.last_step = step;
             for (key, value) in &line {

@@ -6,6 +6,8 @@ mod distil;
 
 mod ranks;
 
+mod naive;
+
 mod rl;
 
 mod sft;
