@@ -5,6 +5,7 @@
 use std::path::PathBuf;
 
 use anyhow::Result;
+use wels_pipeline::forecast::Rates;
 use wels_pipeline::run;
 use wels_pipeline::session::Programs;
 use wels_runs::recipe::Recipe;
@@ -38,7 +39,7 @@ fn default_runs() -> PathBuf {
 /// Does what is left of a run. Its recipe is the user's own, so the programs that it names are started.
 pub fn run(args: &Args) -> Result<()> {
     let mut terminal = Terminal::listening()?;
-    run::run(open(args)?, Programs::Run, &mut terminal)
+    run::run(open(args)?, Programs::Run, Rates::Measured, &mut terminal)
 }
 
 /// The run that the command line means.

@@ -26,15 +26,16 @@ use crate::host::{Event, Host};
 use crate::session::{Programs, Session, Stopped};
 use crate::{corpus, distil, learn, pretrain, reinforce, sample, samples};
 
-/// Does what is left of `run`, and tells `host`.
+/// Does what is left of `run`, and tells `host`. Where `rates` says so, steps of a run that begins are measured first, for
+/// its plan.
 ///
 /// # Errors
 /// [`Stopped`] if the host asked for it or the budget is spent; whatever a stage meets.
-pub fn run(run: RunDir, programs: Programs, host: &mut dyn Host) -> Result<()> {
+pub fn run(run: RunDir, programs: Programs, rates: Rates, host: &mut dyn Host) -> Result<()> {
     let mut session = Session::open(run, programs, host)?;
     let path = session.path().to_path_buf();
     let recipe = session.run.recipe().clone();
-    let expected = forecast(&recipe, Some(&path), Rates::Measured, session.host);
+    let expected = forecast(&recipe, Some(&path), rates, session.host);
     session.begin(&expected)?;
     session.host.event(Event::Run(&path));
     let tokenizer = corpus::tokenizer(&mut session, &recipe)?;

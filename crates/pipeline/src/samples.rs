@@ -136,9 +136,15 @@ impl<'a> Sampled<'a> {
 
     /// Tokens and operations with the answers of one more model.
     fn with(&self, lines: &[Line], config: &ModelConfig) -> (u64, f64) {
-        let tokens: u64 = lines.iter().map(|line| line.tokens as u64).sum();
+        let tokens = tokens_of(lines);
         let length = tokens as f64 / lines.len().max(1) as f64;
         (self.tokens + tokens, self.flops + tokens as f64 * answer_flops(config, length) as f64)
+    }
+
+    /// What a part of these lines took, as far as the ledger knows.
+    fn as_entered(&self, lines: &[Line]) -> Spending {
+        let (sampled, Totals { seconds, tokens, .. }) = (tokens_of(lines), &self.entered);
+        Spending { seconds: seconds * sampled as f64 / (*tokens).max(1) as f64, sampled, trained: 0 }
     }
 
     /// The ledger's line of what is not entered yet.
@@ -181,15 +187,19 @@ impl Parts<'_> {
         let Parts { folder, label, total, answerer } = *self;
         session.host.event(Event::Began { label: "answers", unit: "items", done: 0, total: Some(total) });
         let config = answerer.model.config();
-        let (mut all, mut last) = (Vec::new(), Spending::default());
+        let (mut all, mut last) = (Vec::new(), Spending::default()); // of a whole part
         for first in (0..total).step_by(PART as usize) {
             let path = folder.join(format!("part-{:04}.jsonl", first / PART));
             let lines = match path.exists() {
-                true => read_lines(&path)?,
+                true => {
+                    let lines = read_lines(&path)?;
+                    last = sampled.as_entered(&lines);
+                    lines
+                }
                 false => {
                     let entry = sampled.entry(sampled.with(&all, config));
                     let unentered = Spending { sampled: entry.tokens, ..Spending::default() };
-                    if let Some(why) = session.why_stop(unentered, last) {
+                    if let Some(why) = session.why_stop(unentered, last.share(PART.min(total - first), PART)) {
                         session.host.event(Event::Ended(&format!("{label}: stopped after {first} of {total} items")));
                         return Err(session.stop(why, entry));
                     }
@@ -198,7 +208,7 @@ impl Parts<'_> {
                     let lines = answerer.lines(items, first)?;
                     write_lines(&path, &lines)?;
                     let seconds = session.host.clock().saturating_sub(begun).as_secs_f64();
-                    last = Spending { seconds, sampled: lines.iter().map(|line| line.tokens as u64).sum(), trained: 0 };
+                    last = Spending { seconds, sampled: tokens_of(&lines), trained: 0 };
                     lines
                 }
             };
@@ -210,6 +220,10 @@ impl Parts<'_> {
         (sampled.tokens, sampled.flops) = sampled.with(&all, config);
         Ok(all)
     }
+}
+
+fn tokens_of(lines: &[Line]) -> u64 {
+    lines.iter().map(|line| line.tokens as u64).sum()
 }
 
 fn right(lines: &[Line]) -> usize {

@@ -96,10 +96,11 @@ impl std::ops::Add for Spending {
 }
 
 impl Spending {
-    /// A share of it.
-    fn over(self, steps: u64) -> Spending {
-        let steps = steps.max(1);
-        Spending { seconds: self.seconds / steps as f64, trained: self.trained / steps, sampled: self.sampled / steps }
+    /// What `part` of `all` would take, where all took this.
+    pub(crate) fn share(self, part: u64, all: u64) -> Spending {
+        let share = part as f64 / all.max(1) as f64;
+        let tokens = |tokens: u64| (tokens as f64 * share).ceil() as u64;
+        Spending { seconds: self.seconds * share, trained: tokens(self.trained), sampled: tokens(self.sampled) }
     }
 }
 
@@ -227,7 +228,7 @@ impl<'h> Session<'h> {
     /// What the run has spent, in all processes that worked on it; since its last line in the ledger, time alone.
     pub fn spent(&self) -> Spending {
         let recipe = self.run.recipe();
-        let entered = self.ledger.entries().iter().map(|entry| spending_of(recipe, entry));
+        let entered = self.ledger.entries().iter().chain(&self.pending).map(|entry| spending_of(recipe, entry));
         let now = Spending { seconds: self.seconds_since_entry(), ..Spending::default() };
         entered.fold(now, |sum, entry| sum + entry)
     }
@@ -263,7 +264,7 @@ impl<'h> Session<'h> {
         let mut checkpoints = self.ledger.entries().iter().rev().filter(of_stage);
         let Some(last) = checkpoints.next() else { return Spending::default() };
         let steps = last.step.saturating_sub(checkpoints.next().map_or(0, |before| before.step));
-        spending_of(self.run.recipe(), last).over(steps)
+        spending_of(self.run.recipe(), last).share(1, steps)
     }
 
     /// What the ledger has of a stage that was stopped, since it was last done.

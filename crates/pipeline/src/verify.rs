@@ -21,6 +21,7 @@ use wels_runs::recipe::{BudgetSection, PRETRAIN, Recipe};
 use wels_runs::rundir::{RunDir, RunError};
 use wels_runs::verify::{Expected, Findings, Problem, examine};
 
+use crate::forecast::Rates;
 use crate::host::{Event, Host, Outcome};
 use crate::refusal::refuse;
 pub use crate::replay::Segment;
@@ -224,7 +225,7 @@ pub fn verify_receipt(
     let run = RunDir::open_or_create(&scratch.0, &recipe)?;
     let folder = run.path().to_path_buf();
     if whole {
-        run::run(run, options.programs, &mut Quiet(host))?;
+        run::run(run, options.programs, Rates::Measured, &mut Quiet(host))?;
         return Ok(compare_receipts(&receipt, &Receipt::read(&folder.join(RECEIPT))?, host));
     }
     let mut session = Session::open(run, options.programs, host)?;
