@@ -10,22 +10,31 @@ const PAGE: &str = "ARCHITECTURE.md";
 /// The crates that a crate may name in its `Cargo.toml`; `None` for a crate that the architecture does not know.
 fn allowed(krate: &str) -> Option<&'static [&'static str]> {
     Some(match krate {
-        "kernels" => &[],
-        "model" => &["kernels"],
-        "data" => &[],
-        "engine" => &["model", "data", "kernels"],
+        "kernels" | "data" | "comm" => &[],
+        "device" => &["kernels"],
+        "cpu" => &["device", "kernels"],
+        "model" => &["device"],
+        "engine" => &["model", "data", "device", "kernels"],
         "tasks" => &["engine", "data"],
-        "train" => &["model", "engine", "tasks", "data", "kernels"],
+        "train" => &["model", "engine", "tasks", "data", "device", "comm"],
         "runs" => &["data", "model"],
+        "pipeline" => &["model", "data", "tasks", "train", "runs", "device", "cpu", "comm", "kernels"],
         "server" => &["engine", "data"],
-        "cli" => &["kernels", "model", "data", "engine", "tasks", "train", "runs", "server"],
+        "cli" => &[
+            "kernels", "device", "cpu", "comm", "model", "data", "engine", "tasks", "train", "runs", "pipeline", "server",
+        ],
         _ => return None,
     })
 }
 
-/// What a crate's tests may name beside that: the server's build the tiny models that they serve.
+/// What a crate's tests may name beside that: a device to compute with, threads and instruction sets to compare, and the
+/// server's the tiny models that they serve.
 fn allowed_in_tests(krate: &str) -> &'static [&'static str] {
-    if krate == "server" { &["model"] } else { &[] }
+    match krate {
+        "model" | "engine" | "train" => &["cpu", "kernels"],
+        "server" => &["model", "cpu"],
+        _ => &[],
+    }
 }
 
 /// Checks every `crates/NAME/Cargo.toml`.

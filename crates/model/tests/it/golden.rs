@@ -45,7 +45,7 @@ fn first_losses_of_a_tiny_mixture_of_experts() {
             let adamw = AdamW { lr: 1e-2, beta1: 0.9, beta2: 0.95, eps: 1e-8, weight_decay: 0.1, step };
             for (i, (grads, [m, v])) in grads.values().iter().zip(&mut state).enumerate() {
                 if !grads.is_empty() {
-                    device().adamw(params.tensor_mut(i), grads, m, v, &adamw, 1.0);
+                    device().adamw((params.tensor_mut(i), 0), grads, (m, v), &adamw, 1.0);
                 }
             }
             balance(&mut params, &losses);

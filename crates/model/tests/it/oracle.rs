@@ -219,7 +219,7 @@ fn ten_adamw_steps_equal_those_of_pytorch() {
                 AdamW { lr: 1e-3, beta1: 0.9, beta2: 0.95, eps: 1e-8, weight_decay: 0.1, step: step as u64 + 1 };
             for (i, (gradient, [m, v])) in grads.values().iter().zip(&mut means).enumerate() {
                 if !gradient.is_empty() {
-                    device().adamw(params.tensor_mut(i), gradient, m, v, &adamw, 1.0);
+                    device().adamw((params.tensor_mut(i), 0), gradient, (m, v), &adamw, 1.0);
                 }
             }
         }
