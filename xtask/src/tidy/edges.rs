@@ -21,7 +21,8 @@ fn allowed(krate: &str) -> Option<&'static [&'static str]> {
         "pipeline" => &["model", "data", "tasks", "train", "runs", "device", "cpu", "comm", "kernels"],
         "server" => &["engine", "data"],
         "cli" => &[
-            "kernels", "device", "cpu", "comm", "model", "data", "engine", "tasks", "train", "runs", "pipeline", "server",
+            "kernels", "device", "cpu", "comm", "model", "data", "engine", "tasks", "train", "runs", "pipeline",
+            "server",
         ],
         _ => return None,
     })
