@@ -12,8 +12,9 @@ fn allowed(krate: &str) -> Option<&'static [&'static str]> {
         "tasks" => &["engine", "data"],
         "train" => &["model", "engine", "tasks", "data", "kernels"],
         "runs" => &["data", "model"],
+        "pipeline" => &["kernels", "model", "data", "tasks", "train", "runs"],
         "server" => &["engine", "data"],
-        "cli" => &["kernels", "model", "data", "engine", "tasks", "train", "runs", "server"],
+        "cli" => &["kernels", "model", "data", "engine", "tasks", "train", "runs", "pipeline", "server"],
         _ => return None,
     })
 }
