@@ -180,7 +180,8 @@ pub struct SampleSection {
 /// `[budget]`
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]
 pub struct BudgetSection {
-    /// Money, at `run.usd_per_hour`: a run that would spend more saves and stops; 0 sets no limit.
+    /// Money, at `run.usd_per_hour`: in every kind of stage, a run whose next step would spend more, taken to be as the
+    /// last, saves and stops; 0 sets no limit.
     pub usd: f64,
     /// Hours by the clock, of all processes that worked on the run; likewise.
     pub hours: f64,
