@@ -171,8 +171,23 @@ pub fn remove_unfinished(folder: &Path) -> io::Result<()> {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use super::*;
+    use std::sync::{PoisonError, RwLock, RwLockReadGuard};
+
+    /// A process that is being started holds copies of all open files, locks among them, until it is another program.
+    static STARTS: RwLock<()> = RwLock::new(());
+
+    /// While this is held no test starts a process, so that a lock that is given back is free.
+    pub fn no_starts() -> RwLockReadGuard<'static, ()> {
+        STARTS.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Makes a pipe that nobody writes to.
+    pub fn pipe(path: &Path) {
+        let _only = STARTS.write().unwrap_or_else(PoisonError::into_inner);
+        assert!(std::process::Command::new("mkfifo").arg(path).status().unwrap().success());
+    }
 
     #[test]
     fn leftovers_go_and_files_stay() {
@@ -205,8 +220,7 @@ mod tests {
     fn pipes_devices_and_links_are_not_opened() {
         let folder = tempfile::tempdir().unwrap();
         let at = |name: &str| folder.path().join(name);
-        // A pipe that nobody writes to: opening it would wait for ever.
-        assert!(std::process::Command::new("mkfifo").arg(at("pipe")).status().unwrap().success());
+        pipe(&at("pipe")); // opening it would wait for ever
         std::os::unix::fs::symlink("/dev/zero", at("zero")).unwrap();
         std::os::unix::fs::symlink(at("elsewhere"), at("link")).unwrap();
         for name in ["pipe", "zero", "."] {

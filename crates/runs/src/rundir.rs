@@ -138,8 +138,8 @@ impl RunDir {
     /// change no result.
     ///
     /// # Errors
-    /// As [`open`](RunDir::open); [`RunError::Changed`]; [`RunError::Damaged`] for a folder with something in it that is
-    /// no run: a run is not begun on top of another's files.
+    /// As [`open`](RunDir::open); [`RunError::Changed`]; [`RunError::Damaged`] for a folder with something in it that
+    /// is no run: a run is not begun on top of another's files.
     pub fn open_or_create(runs: &Path, recipe: &Recipe) -> Result<RunDir, RunError> {
         let path = runs.join(&recipe.run.name);
         fs::create_dir_all(&path).map_err(RunError::io("create the run's directory", &path))?;
@@ -232,7 +232,8 @@ fn other_than(path: &Path, names: &[&str]) -> Result<Option<String>, RunError> {
     Ok(others.into_iter().min())
 }
 
-/// Refuses to go on with a run whose ledger is gone, emptied or cut short: going on would write a receipt that hides it.
+/// Refuses to go on with a run whose ledger is gone, emptied or cut short: going on would write a receipt that hides
+/// it.
 fn check_ledger(run: &Path) -> Result<(), RunError> {
     let path = run.join("ledger.jsonl");
     let damaged = |message: String| RunError::Damaged { path: path.clone(), message, hint: ledger::HINT.into() };

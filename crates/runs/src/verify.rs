@@ -1,6 +1,6 @@
 //! Looks for what is not as it was written, in a run's directory: every file against the ledger, the ledger against
-//! itself and against the recipe, the receipt against both. Nothing is changed, and nothing but regular files is opened.
-//! Whether the numbers in a checkpoint are what training gives can only be seen by training again, which is not done
+//! itself and against the recipe, the receipt against both. Nothing is changed; regular files alone are opened. Whether
+//! the numbers in a checkpoint are what training gives can only be seen by training again, which is not done
 //! here.
 //!
 //! Every name in the directory is accounted for: covered by a hash or by what it follows from, named in

@@ -16,7 +16,7 @@ impl MappedFile {
     /// Maps a whole file.
     ///
     /// # Errors
-    /// [`io::ErrorKind::InvalidInput`] for what is no regular file, which is not opened: a pipe would wait for a writer.
+    /// [`io::ErrorKind::InvalidInput`] for what is no regular file and not opened: a pipe would wait for a writer.
     pub fn open(path: &Path) -> io::Result<MappedFile> {
         let not_regular = || io::Error::new(io::ErrorKind::InvalidInput, "not a regular file");
         if !std::fs::metadata(path)?.is_file() {

@@ -153,14 +153,15 @@ impl Examination<'_> {
                 })
             };
             // Without a checkpoint no line of the ledger knows of metrics.
-            return match inner == "metrics.jsonl" || half_removed() {
+            let under_way = inner == "metrics.jsonl" && !self.is_left_behind(stage);
+            return match under_way || half_removed() {
                 true => Standing::NotCovered,
                 false => Standing::Problem(FOREIGN),
             };
         }
-        let done = self.entries.iter().any(|entry| entry.stage == stage);
-        match done {
-            true => Standing::Problem("was not written by the run, as the stage's line in the ledger has it"),
+        let has_line = self.entries.iter().any(|entry| entry.stage == stage);
+        match has_line || self.is_left_behind(stage) {
+            true => Standing::Problem("was not written by the run, as the ledger has it"),
             false => Standing::NotCovered,
         }
     }

@@ -169,6 +169,11 @@ impl Examination<'_> {
         if stage == PRETRAIN && last >= recipe.pretrain.steps {
             return true;
         }
+        self.is_left_behind(stage)
+    }
+
+    /// Whether the ledger has lines of a stage that comes behind this one.
+    pub(super) fn is_left_behind(&self, stage: &str) -> bool {
         let behind = self.stages().unwrap_or_default().into_iter().skip_while(|name| name != stage).skip(1);
         let behind: BTreeSet<String> = behind.collect();
         self.entries.iter().any(|entry| behind.contains(&entry.stage))

@@ -8,6 +8,7 @@ use tempfile::TempDir;
 
 use super::*;
 use crate::checkpoint;
+use crate::files::tests::{no_starts, pipe};
 use crate::hash::sha256;
 use crate::metrics;
 use crate::report::REPORT;
@@ -209,7 +210,7 @@ impl Lab {
 
     fn pipe(&self, name: &str) {
         let _ = fs::remove_file(self.at(name));
-        assert!(std::process::Command::new("mkfifo").arg(self.at(name)).status().unwrap().success());
+        pipe(&self.at(name));
     }
 
     fn record(&self, name: &str) -> FileRecord {
@@ -385,8 +386,23 @@ const CHANGES: &[Change] = &[
     // Samples and scores.
     ("samples/part-0000.jsonl: has ", |lab| lab.replace("samples/part-0000.jsonl", "4", "5")),
     ("samples/kept.jsonl: has ", |lab| lab.replace("samples/kept.jsonl", "4", "5")),
-    ("samples/part-0001.jsonl: was not written by the run, as the stage's line in the ledger has it", |lab| {
+    ("samples/part-0001.jsonl: was not written by the run, as the ledger has it", |lab| {
         lab.put("samples/part-0001.jsonl", "{}\n");
+    }),
+    // A stage without a line, before others that have one.
+    ("samples/kept.jsonl: was not written by the run, as the ledger has it", |lab| {
+        lab.forge(|_, line| {
+            if line["stage"] == "samples" {
+                (line["stage"], line["event"], line["files"]) = ("".into(), "plan".into(), json!({}));
+            }
+        });
+    }),
+    ("tuned/metrics.jsonl: was not written by the run", |lab| {
+        lab.forge(|_, line| {
+            if line["stage"] == "tuned" {
+                (line["stage"], line["event"], line["files"]) = ("".into(), "plan".into(), json!({}));
+            }
+        });
     }),
     ("scores/scores.json: has ", |lab| lab.put("scores/scores.json", "[{}]\n")),
     ("scores/model-0/part-0000.jsonl: has ", |lab| lab.replace("scores/model-0/part-0000.jsonl", "true", "false")),
@@ -500,6 +516,7 @@ fn what_is_not_covered_is_named() {
 
 #[test]
 fn nothing_in_the_run_changes() {
+    let _locks_are_free = no_starts();
     use std::os::unix::fs::MetadataExt;
     let lab = Lab::new(5);
     let look = || {
@@ -533,6 +550,7 @@ fn nothing_in_the_run_changes() {
 
 #[test]
 fn a_run_that_is_worked_on_is_not_looked_at() {
+    let _locks_are_free = no_starts();
     let lab = Lab::new(1);
     let working = RunDir::open(&lab.at("")).unwrap();
     let error = RunDir::open_read_only(&lab.at("")).unwrap_err();
@@ -548,6 +566,7 @@ fn a_run_that_is_worked_on_is_not_looked_at() {
 /// Going on with a run whose ledger is not what it was would write a receipt that hides it.
 #[test]
 fn a_run_without_its_whole_ledger_does_not_go_on() {
+    let _locks_are_free = no_starts();
     let refused = |lab: &Lab| {
         let again = [RunDir::open(&lab.at("")), RunDir::open_or_create(lab.folder.path(), &lab.recipe)];
         let errors = again.map(|result| result.map(|_| ()).unwrap_err().to_string());
@@ -583,6 +602,7 @@ fn a_run_without_its_whole_ledger_does_not_go_on() {
 /// Kills between the files that a run begins with.
 #[test]
 fn a_run_that_was_hardly_begun_goes_on() {
+    let _locks_are_free = no_starts();
     for kept in 0..=4 {
         let recipe = Recipe::parse("r.toml", RECIPE, Path::new("/data")).unwrap();
         let folder = tempfile::tempdir().unwrap();
