@@ -25,7 +25,7 @@ static DATASET: LazyLock<Arc<Dataset>> = LazyLock::new(|| {
 fn open(source: &Path, out: &Path) -> Dataset {
     let corpus = Corpus::open(source, ReadOptions { document_bytes_max: 4000, ..ReadOptions::default() }).unwrap();
     let options = ShardOptions { validation_fraction: 0.2, shard_tokens: 1000 };
-    build(&corpus, &TOKENIZER, out, &options, &mut |_| {}).unwrap();
+    build(&corpus, &TOKENIZER, out, &options, &mut |_| std::ops::ControlFlow::Continue(())).unwrap();
     Dataset::open(out).unwrap()
 }
 
