@@ -6,6 +6,10 @@
 REPLY_MAX = 16 << 20
 
 
+# Before Python 3.10 there is no list of the standard library's modules.
+USUAL = "cmath collections copy datetime functools heapq itertools math operator random re statistics string sys".split()
+
+
 class Lost(BaseException):
     """The answer's process is gone."""
 
@@ -67,8 +71,8 @@ class Line:
         except Unreadable as unreadable:
             self.broken = unreadable
             raise
-        except Exception as error:
-            self.broken = Unreadable("the reply cannot be read: %s" % type(error).__name__)
+        except Exception:
+            self.broken = Unreadable("the reply cannot be read")
             raise self.broken from None
         raise error
 
@@ -156,7 +160,7 @@ class Scope(dict):
             value = self.own[name]
         elif hasattr(builtins, name):
             raise KeyError(name)
-        elif name in getattr(sys, "stdlib_module_names", ()) and name + "." in self.tests:
+        elif name in getattr(sys, "stdlib_module_names", USUAL) and name + "." in self.tests:
             value = __import__(name)
         else:
             value = self.line.ask("find", name)

@@ -7,7 +7,8 @@
 
 
 def _json():
-    # The C functions alone start in no time; importing `json` takes as long as starting Python.
+    # The C functions alone start in no time; importing `json` takes as long as starting Python. What is no JSON ends in
+    # another exception than there (StopIteration, SystemError): any exception means that.
     try:
         import _json
 
@@ -177,7 +178,11 @@ class Decoder:
     def view(self, name, items):
         if name == "keys":
             return dict.fromkeys(items).keys()
-        return dict(enumerate(items)).values() if name == "values" else dict(items).items()
+        if name == "values":
+            return dict(enumerate(items)).values()
+        if not all(type(item) is tuple for item in items):  # `dict` would iterate over what stands for an object
+            raise TypeError("items are pairs")
+        return dict(items).items()
 
     def record(self, name, *parts):
         if name == "decimal.Decimal":
