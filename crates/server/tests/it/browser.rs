@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 use serde_json::{Value, json};
 use wels_data::Tokenizer;
 use wels_engine::{Event, FinishReason, Finished, Prepared, Refusal, Request, RequestId, Status, Token, Usage};
-use wels_server::worker::Backend;
+use wels_server::worker::{Backend, Prepare};
 
 use crate::lab::{Lab, Setup, tiny};
 
@@ -39,9 +39,9 @@ struct Scripted {
 }
 
 impl Backend for Scripted {
-    fn preparer(&self) -> Box<dyn Fn(Request) -> Result<Prepared, Refusal> + Send> {
+    fn preparer(&self) -> Prepare {
         let refusal = || Refusal::Constraint { reason: "not by this engine".to_owned() };
-        Box::new(move |request| Prepared::plain(request).ok_or_else(refusal))
+        Arc::new(move |request: Request| Prepared::plain(request).ok_or_else(refusal))
     }
 
     fn enqueue(&mut self, prepared: Prepared) -> Result<RequestId, Refusal> {
