@@ -2,7 +2,8 @@
 //!
 //! Templates are the Jinja of `transformers`: `trim_blocks` and `lstrip_blocks` on, no HTML escaping, `tojson` as
 //! Python's `json.dumps`, `raise_exception`, `strftime_now`, loop controls, Python's string and dictionary methods.
-//! A template comes from a stranger's checkpoint, so its steps, its memory and its depth are bounded ([`ChatError::Endless`]).
+//! A template comes from a stranger's checkpoint, so its steps, its memory and its depth are bounded
+//! ([`ChatError::Endless`]).
 
 mod bounds;
 mod charges;

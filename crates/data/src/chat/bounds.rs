@@ -236,7 +236,7 @@ fn add_function(environment: &mut Environment<'static>, name: &'static str) {
 /// The functions that every template's instructions may call.
 pub(super) fn add_functions(environment: &mut Environment<'static>) {
     environment.add_function(NOW, |value: ValueOrKwargs| now(value.into_value()));
-    environment.add_function(NEST, || nest());
+    environment.add_function(NEST, nest);
 }
 
 /// The value, with everything in it computed: what a list is made of may otherwise be a recipe that is followed each
