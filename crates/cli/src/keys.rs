@@ -17,13 +17,28 @@ pub struct Db {
     /// The ledger: an SQLite file, or postgres://USER@HOST/NAME. In the user's data directory if left out
     #[arg(long, value_name = "URL")]
     db: Option<String>,
+    /// A file whose first line is the ledger's URL: arguments, and so a password in them, are seen by everybody on the
+    /// machine. The environment's WELS_DB does the same
+    #[arg(long, value_name = "FILE", conflicts_with = "db")]
+    db_file: Option<PathBuf>,
 }
+
+/// Names the ledger where no argument does.
+const DB_VARIABLE: &str = "WELS_DB";
 
 impl Db {
     /// The ledger's URL or path; makes the default's directory.
     pub fn url(&self) -> Result<String> {
         if let Some(url) = &self.db {
             return Ok(url.clone());
+        }
+        if let Some(file) = &self.db_file {
+            let text = std::fs::read_to_string(file).with_context(|| format!("cannot read {}", file.display()))?;
+            let url = text.lines().next().map(str::trim).filter(|line| !line.is_empty());
+            return url.map(str::to_owned).with_context(|| format!("{} has no URL in its first line", file.display()));
+        }
+        if let Some(url) = std::env::var_os(DB_VARIABLE).filter(|url| !url.is_empty()) {
+            return url.into_string().ok().with_context(|| format!("{DB_VARIABLE} is not UTF-8"));
         }
         let home = std::env::var_os("HOME").map(|home| PathBuf::from(home).join(".local/share"));
         let data = std::env::var_os("XDG_DATA_HOME").map(PathBuf::from).filter(|path| path.is_absolute()).or(home);
@@ -86,7 +101,7 @@ struct LimitArgs {
     /// Tokens within any minute
     #[arg(long, value_name = "N")]
     tokens_per_minute: Option<u32>,
-    /// Requests under way at once
+    /// Answers under way at once: a request has one for each of its prompts and of its `n`
     #[arg(long, value_name = "N")]
     concurrent: Option<u32>,
     /// Money in all, such as 12.50

@@ -2,13 +2,17 @@
 //!
 //! Templates are the Jinja of `transformers`: `trim_blocks` and `lstrip_blocks` on, no HTML escaping, `tojson` as
 //! Python's `json.dumps`, `raise_exception`, `strftime_now`, loop controls, Python's string and dictionary methods.
-//! A template comes from a stranger's checkpoint, so its steps and its output are bounded.
+//! A template comes from a stranger's checkpoint, so its steps, its memory and its depth are bounded
+//! ([`ChatError::Endless`]).
 
+mod bounds;
+mod charges;
 mod python;
 mod train;
 
 pub use train::{Segment, completion, encode_segments};
 
+use bounds::{Bounded, NESTS_ANYWHERE, NESTS_MAX, SOURCE_BYTES_MAX, STACK_BYTES, WORK_MAX};
 use minijinja::syntax::SyntaxConfig;
 use minijinja::value::{Kwargs, Rest, Serde, Value as Jinja};
 use minijinja::{AutoEscape, Environment, Error, ErrorKind, State};
@@ -25,9 +29,6 @@ pub const DEEPSEEK_R1: &str = include_str!("chat/templates/deepseek_r1.jinja");
 
 /// Steps of the template engine that one rendering may take. The longest known template takes about 300 a message.
 const STEPS_MAX: u64 = 20_000_000;
-
-/// Bytes that one rendering may put out.
-const OUTPUT_BYTES_MAX: usize = 64 << 20;
 
 /// What can go wrong with a chat template.
 #[derive(Debug, thiserror::Error)]
@@ -50,8 +51,8 @@ pub enum ChatError {
         /// What and where.
         reason: String,
     },
-    /// It loops, or writes without end.
-    #[error("the chat template does not end: stopped after {STEPS_MAX} steps or {OUTPUT_BYTES_MAX} bytes of output")]
+    /// It loops, writes or grows without end.
+    #[error("the chat template does not end: stopped after {STEPS_MAX} steps, {WORK_MAX} bytes or {NESTS_MAX} lists")]
     Endless,
     /// Earlier turns look different once later ones follow, so they cannot be trained on in one text.
     #[error("the chat template rewrites the conversation before message {message} when later messages follow")]
@@ -101,6 +102,7 @@ pub struct RenderOptions {
 /// A compiled chat template, with the strings of its tokenizer's special tokens.
 pub struct ChatTemplate {
     environment: Environment<'static>,
+    compiled: Bounded,
     eos: String,
 }
 
@@ -112,7 +114,7 @@ impl ChatTemplate {
     pub fn new(source: &str, bos: &str, eos: &str) -> Result<ChatTemplate, ChatError> {
         let mut environment = Environment::new();
         let syntax = SyntaxConfig::builder().trim_blocks(true).lstrip_blocks(true).build();
-        environment.set_syntax(syntax.expect("the delimiters are Jinja's own"));
+        let syntax = syntax.expect("the delimiters are Jinja's own");
         environment.set_auto_escape_callback(|_| AutoEscape::None);
         environment.set_fuel(Some(STEPS_MAX));
         environment.set_formatter(python::write);
@@ -122,10 +124,19 @@ impl ChatTemplate {
         environment.add_function("strftime_now", strftime_now);
         environment.add_global("bos_token", bos);
         environment.add_global("eos_token", eos);
-        environment
-            .add_template_owned(NAME, without_generation_tags(source))
+        // They show what no template needs, and format with widths of their own.
+        environment.remove_global("debug");
+        environment.remove_filter("pprint");
+        bounds::add_functions(&mut environment);
+        if source.len() > SOURCE_BYTES_MAX {
+            let reason = format!("it has {} bytes, more than {SOURCE_BYTES_MAX}", source.len());
+            return Err(ChatError::Syntax { reason });
+        }
+        // A long expression is a deep tree.
+        let source = without_generation_tags(source);
+        let compiled = on_a_large_stack(|| Bounded::compile(&source, syntax, &mut environment))?
             .map_err(|e| ChatError::Syntax { reason: describe(&e) })?;
-        Ok(ChatTemplate { environment, eos: eos.to_owned() })
+        Ok(ChatTemplate { environment, compiled, eos: eos.to_owned() })
     }
 
     /// The template that came with `tokenizer`; `None` if it has none.
@@ -144,12 +155,19 @@ impl ChatTemplate {
         let tools = if options.tools.is_empty() { Value::Null } else { json!(options.tools) };
         variables.insert("tools".to_owned(), tools);
         variables.insert(NOW.to_owned(), json!(options.now_unix_s));
-        let template = self.environment.get_template(NAME).expect("added by the constructor");
-        let mut output = Bounded(Vec::new());
-        match template.render_captured_to(Jinja::from(Serde(&variables)), &mut output) {
-            Ok(_) => Ok(String::from_utf8(output.0).expect("templates write UTF-8")),
-            Err(error) => Err(classify(&error)),
+        // Few conversations make values that are deep enough to need more stack than a thread has anyway.
+        match self.attempt(&variables, NESTS_ANYWHERE) {
+            Err(ChatError::Endless) if bounds::is_out_of_nests() => {
+                on_a_large_stack(|| self.attempt(&variables, NESTS_MAX))?
+            }
+            rendered => rendered,
         }
+    }
+
+    fn attempt(&self, variables: &Map<String, Value>, nests: u64) -> Result<String, ChatError> {
+        bounds::begin(nests);
+        let rendered = self.compiled.render(&self.environment, Jinja::from(Serde(variables)));
+        rendered.map_err(|error| classify(&error))
     }
 
     /// What ends an assistant's turn.
@@ -158,21 +176,13 @@ impl ChatTemplate {
     }
 }
 
-/// Output that ends in an error when it grows beyond [`OUTPUT_BYTES_MAX`].
-struct Bounded(Vec<u8>);
-
-impl std::io::Write for Bounded {
-    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
-        if self.0.len() + bytes.len() > OUTPUT_BYTES_MAX {
-            return Err(std::io::Error::from(std::io::ErrorKind::FileTooLarge));
-        }
-        self.0.extend_from_slice(bytes);
-        Ok(bytes.len())
-    }
-
-    fn flush(&mut self) -> std::io::Result<()> {
-        Ok(())
-    }
+/// Does `work` on a thread with a stack for the deepest expressions and values.
+fn on_a_large_stack<T: Send>(work: impl FnOnce() -> T + Send) -> Result<T, ChatError> {
+    let failed = || ChatError::Failed { reason: "it could not be rendered on a thread of its own".to_owned() };
+    std::thread::scope(|scope| {
+        let thread = std::thread::Builder::new().name("chat template".to_owned()).stack_size(STACK_BYTES);
+        thread.spawn_scoped(scope, work).map_err(|_| failed())?.join().map_err(|_| failed())
+    })
 }
 
 /// Marks an error as the template's own, made by `raise_exception`.

@@ -54,7 +54,9 @@ pub enum FinishReason {
     Constraint,
     /// By [`crate::Engine::cancel`].
     Cancelled,
-    /// The model's logits were not finite, or the constraint failed.
+    /// The constraint could not be followed further: a token took more work than it may.
+    ConstraintTooHard,
+    /// The model's logits were not finite.
     Error,
 }
 

@@ -58,17 +58,16 @@ impl Sequence {
         room: usize,
         scratch: &mut Scratch,
     ) -> (Option<Token>, Option<FinishReason>) {
-        let error = (None, Some(FinishReason::Error));
         let allowed = match &mut self.guide {
             None => None,
             Some(guide) => match guide.allowed(&self.request.stop_tokens) {
                 Ok(mask) => Some(mask),
-                Err(_) => return error,
+                Err(_) => return (None, Some(FinishReason::ConstraintTooHard)),
             },
         };
         let position = self.tokens.len();
         let Some(choice) = self.sampler.choose(logits, position, allowed, self.request.logprobs, scratch) else {
-            return error;
+            return (None, Some(FinishReason::Error));
         };
         let token = choice.token;
         let scored = logprobs_of(logits, &self.request.scored, scratch);
@@ -92,7 +91,7 @@ impl Sequence {
             }
             match guide.push(token) {
                 Ok(complete) => reason = complete.then_some(FinishReason::Constraint),
-                Err(_) => reason = Some(FinishReason::Error),
+                Err(_) => reason = Some(FinishReason::ConstraintTooHard),
             }
         }
         if reason.is_none() && (self.usage.generated == self.request.max_tokens || self.tokens.len() == room) {

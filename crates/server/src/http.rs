@@ -10,9 +10,13 @@ mod metrics;
 
 mod pages;
 
+mod patient;
+
 mod serve;
 
 mod sse;
+
+mod turns;
 
 pub use app::{App, Settings};
 pub use serve::{Hangup, Shutdown, serve};

@@ -10,6 +10,10 @@
 
 mod clerk;
 
+mod postgres;
+
+mod report;
+
 mod sql;
 
 use std::path::{Path, PathBuf};
@@ -20,12 +24,18 @@ use crate::keys::{self, Secret};
 use crate::money::{Nanos, Prices, Tokens};
 pub(crate) use clerk::now_unix_ms;
 pub use clerk::{Clerk, ClerkError};
+pub use report::{By, Entry, Usage};
 use sql::{Database, Durability, Row, Value};
 
-/// The form of the tables.
-const SCHEMA: i64 = 1;
+/// The form of the tables. Form 1 had no `sequences`.
+const SCHEMA: i64 = 2;
 /// The span that requests and tokens a minute are counted over.
 const MINUTE_MS: i64 = 60_000;
+/// By which the clocks of servers that share a database may differ. A row from further ahead was written before the
+/// clock was set back, and says nothing of the last minute.
+const CLOCK_SKEW_MS: i64 = 5_000;
+/// Characters of a key's name.
+const NAME_CHARS_MAX: usize = 100;
 /// PostgreSQL's advisory lock for the making of tables. Living servers hold one with their number, which is positive.
 const LOCK_TABLES: i64 = -0x5745_4c53;
 
@@ -37,7 +47,13 @@ pub enum LedgerError {
     Sqlite(#[from] rusqlite::Error),
     /// PostgreSQL's.
     #[error("the ledger failed: {0}")]
-    Postgres(#[from] postgres::Error),
+    Postgres(#[from] tokio_postgres::Error),
+    /// PostgreSQL accepts connections or statements, and says nothing.
+    #[error("the ledger failed: PostgreSQL does not answer")]
+    Silent,
+    /// The system has no more descriptors or threads.
+    #[error("cannot connect to the ledger: {0}")]
+    Runtime(std::io::Error),
     /// A file beside the database.
     #[error("cannot use {path}: {source}")]
     Io {
@@ -64,6 +80,15 @@ pub enum LedgerError {
         /// From 0.
         column: usize,
     },
+    /// A name that lists and logs could not show.
+    #[error(
+        "a key cannot be named {name:?}: a name has 1 to {NAME_CHARS_MAX} characters, no control characters, and \
+             no space at its ends"
+    )]
+    KeyName {
+        /// As given.
+        name: String,
+    },
     /// A name that is in use.
     #[error("there is a key named `{name}` already")]
     NameTaken {
@@ -89,7 +114,9 @@ impl LedgerError {
             LedgerError::Schema { .. } => "use the version of wels that made it, or give another file with --db",
             LedgerError::NameTaken { .. } => "choose another name; a revoked key keeps its name",
             LedgerError::NoKey { .. } => "`wels keys list` shows the names",
-            LedgerError::Postgres(_) => "check that the server runs and that the URL's user may create tables",
+            LedgerError::Postgres(_) | LedgerError::Silent => {
+                "check that the server runs and that the URL's user may create tables"
+            }
             _ => return None,
         })
     }
@@ -102,7 +129,7 @@ pub struct Limits {
     pub requests_per_minute: Option<u32>,
     /// Tokens within any minute: of requests under way the most they can become, of ended ones what they were.
     pub tokens_per_minute: Option<u32>,
-    /// Requests under way at once.
+    /// Sequences under way at once: a request has one for each answer to each of its prompts.
     pub concurrent: Option<u32>,
     /// Money in all, since the key was made.
     pub budget: Option<Nanos>,
@@ -151,6 +178,8 @@ pub struct Admission {
     pub prompt_tokens: u64,
     /// The most tokens that may be put out.
     pub output_tokens_max: u64,
+    /// Answers, over all prompts: what the engine runs at once for it.
+    pub sequences: u64,
     /// Of the moment.
     pub prices: Prices,
     /// Of the prices.
@@ -178,10 +207,12 @@ pub enum Refusal {
         /// Until there is room; `None` if the request alone exceeds the limit.
         retry_after_ms: Option<i64>,
     },
-    /// Too many requests under way.
+    /// Too many sequences under way.
     Concurrent {
         /// At once.
         limit: u32,
+        /// By this request.
+        needed: u64,
     },
     /// Not enough money for the worst case.
     Budget {
@@ -192,53 +223,14 @@ pub enum Refusal {
     },
 }
 
-/// How usage is summed up.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum By {
-    /// One line a key.
-    Key,
-    /// One line a day, UTC.
-    Day,
-    /// One line a model.
-    Model,
-}
-
-/// A line of the usage report.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Usage {
-    /// The key's name, the day's number since 1970, or the model's name.
-    pub group: String,
-    /// Of the costs: sums are kept apart by it.
-    pub currency: String,
-    /// Ended and under way, without those that were refused.
-    pub requests: u64,
-    /// Refused by the engine: its queue was full, or the request could not be answered.
-    pub refused: u64,
-    /// Sent so far.
-    pub tokens: Tokens,
-    /// Of ended requests.
-    pub cost: Nanos,
-}
-
-/// A request's row.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Entry {
-    /// Its unique name.
-    pub request: String,
-    /// Sent to the client.
-    pub tokens: Tokens,
-    /// Charged.
-    pub cost: Nanos,
-    /// How it ended; `None` while it is under way.
-    pub outcome: Option<String>,
-}
-
 /// A connection to the database of keys and requests.
 pub struct Ledger {
     database: Database,
     url: String,
     /// Tells this server's open rows from others'.
     server: i64,
+    /// The server process of PostgreSQL's that holds this server's lock.
+    session: i64,
 }
 
 impl Ledger {
@@ -251,6 +243,7 @@ impl Ledger {
     /// how many requests that were.
     pub fn serve(url: &str, now_unix_ms: i64) -> Result<(Ledger, usize), LedgerError> {
         let mut ledger = Ledger::connect(url, true, random_id()?)?;
+        ledger.show_life()?;
         let recovered = ledger.in_transaction(Durability::Machine, |ledger| ledger.recover(now_unix_ms))?;
         Ok((ledger, recovered))
     }
@@ -260,13 +253,20 @@ impl Ledger {
             true => Database::postgres(url)?,
             false => Database::sqlite(Path::new(url), alone)?,
         };
-        let mut ledger = Ledger { database, url: url.to_owned(), server };
+        let mut ledger = Ledger { database, url: url.to_owned(), server, session: 0 };
         ledger.in_transaction(Durability::Machine, Ledger::make_tables)?;
         if is_postgres(url) {
-            // Held as long as the connection lives: other servers see by it that this one is alive.
-            ledger.database.query("SELECT CAST(1 AS BIGINT) FROM pg_advisory_lock($1)", &[server.into()])?;
+            ledger.session = ledger.database.query("SELECT CAST(pg_backend_pid() AS BIGINT)", &[])?[0].int(0)?;
         }
         Ok(ledger)
+    }
+
+    /// Held as long as the connection lives: other servers see by it that this one is alive.
+    fn show_life(&mut self) -> Result<(), LedgerError> {
+        if is_postgres(&self.url) {
+            self.database.query("SELECT CAST(1 AS BIGINT) FROM pg_advisory_lock($1)", &[self.server.into()])?;
+        }
+        Ok(())
     }
 
     fn make_tables(&mut self) -> Result<(), LedgerError> {
@@ -283,16 +283,35 @@ impl Ledger {
         let rows = self.database.query("SELECT value FROM meta WHERE name = 'schema'", &[])?;
         match rows.first().map(|row| row.text(0)).transpose()?.unwrap_or_default() {
             found if found == SCHEMA.to_string() => Ok(()),
+            found if found == "1" => self.database.script(
+                "ALTER TABLE requests ADD COLUMN sequences BIGINT NOT NULL DEFAULT 1; \
+                 UPDATE meta SET value = '2' WHERE name = 'schema'",
+            ),
             found => Err(LedgerError::Schema { found }),
         }
     }
 
     /// Connects again if the connection is gone for good.
     fn reconnect(&mut self) -> Result<(), LedgerError> {
-        if self.database.is_closed() {
-            *self = Ledger::connect(&self.url, false, self.server)?;
+        if !self.database.is_closed() {
+            return Ok(());
         }
+        let mut ledger = Ledger::connect(&self.url, false, self.server)?;
+        // PostgreSQL may not have noticed that the connection before is gone, and keeps its lock.
+        let sql = "SELECT CASE WHEN pg_terminate_backend(pid) THEN CAST(1 AS BIGINT) END FROM pg_locks \
+                   WHERE locktype = 'advisory' AND CAST(pid AS BIGINT) = $1 \
+                   AND ((CAST(classid AS BIGINT) << 32) | CAST(objid AS BIGINT)) = $2";
+        ledger.database.query(sql, &[self.session.into(), self.server.into()])?;
+        ledger.show_life()?;
+        *self = ledger;
         Ok(())
+    }
+
+    /// Whether the database can be written.
+    fn ping(&mut self) -> Result<(), LedgerError> {
+        self.in_transaction(Durability::Process, |ledger| {
+            ledger.database.query("SELECT value FROM meta WHERE name = 'schema'", &[]).map(|_| ())
+        })
     }
 
     fn in_transaction<T>(
@@ -312,7 +331,14 @@ impl Ledger {
 /// Keys.
 impl Ledger {
     /// Makes a key. Its secret is not kept and cannot be shown again.
+    ///
+    /// # Errors
+    /// [`LedgerError::KeyName`] and [`LedgerError::NameTaken`], beside those of the database.
     pub fn add_key(&mut self, name: &str, limits: &Limits, now_unix_ms: i64) -> Result<Secret, LedgerError> {
+        let fits = (1..=NAME_CHARS_MAX).contains(&name.chars().count()) && name.trim() == name;
+        if !fits || name.chars().any(char::is_control) {
+            return Err(LedgerError::KeyName { name: name.to_owned() });
+        }
         let secret = Secret::generate().map_err(LedgerError::Random)?;
         let mut values: Vec<Value> = vec![
             random_id()?.into(),
@@ -406,6 +432,24 @@ impl Key {
 
 /// Requests. These run within a transaction of their caller's, so that several share one.
 impl Ledger {
+    /// The key with this secret, and why its next request would be refused whatever it asks for.
+    fn look(&mut self, secret: &str, now_unix_ms: i64) -> Result<Option<(Key, Option<Refusal>)>, LedgerError> {
+        let Some(key) = self.find_key(secret)? else { return Ok(None) };
+        // A prompt and an answer of one token each.
+        let mut refusal = self.beyond_rates(&key, 2, 1, now_unix_ms)?;
+        if refusal.is_none() {
+            let broke = key.balance().filter(|left| left.0 <= 0);
+            refusal = broke.map(|left| Refusal::Budget { needed: Nanos(1), left });
+        }
+        Ok(Some((key, refusal)))
+    }
+
+    /// Whether this server has a row of this name.
+    fn is_admitted(&mut self, request: &str) -> Result<bool, LedgerError> {
+        let sql = "SELECT server FROM requests WHERE id = $1 AND server = $2";
+        Ok(!self.database.query(sql, &[request.into(), self.server.into()])?.is_empty())
+    }
+
     /// Checks the key's limits, reserves the worst case, and opens the request's row.
     fn admit(&mut self, admission: &Admission, now_unix_ms: i64) -> Result<Result<(), Refusal>, LedgerError> {
         let sql = format!("SELECT {KEY_COLUMNS} FROM keys WHERE id = $1{}", self.database.for_update());
@@ -414,7 +458,7 @@ impl Ledger {
             return Ok(Err(Refusal::Revoked));
         };
         let tokens = admission.prompt_tokens.saturating_add(admission.output_tokens_max);
-        if let Some(refusal) = self.beyond_rates(&key, tokens, now_unix_ms)? {
+        if let Some(refusal) = self.beyond_rates(&key, tokens, admission.sequences, now_unix_ms)? {
             return Ok(Err(refusal));
         }
         let needed = admission.prices.worst_case(admission.prompt_tokens, admission.output_tokens_max);
@@ -423,7 +467,8 @@ impl Ledger {
         }
         let Prices { hit, miss, output } = admission.prices;
         self.database.execute(
-            "INSERT INTO requests VALUES ($1, $2, $3, $4, $5, $6, NULL, NULL, $7, $8, $9, $10, $11, $12, 0, 0, 0, 0)",
+            "INSERT INTO requests VALUES ($1, $2, $3, $4, $5, $6, NULL, NULL, $7, $8, $9, $10, $11, $12, 0, 0, 0, 0, \
+             $13)",
             &[
                 admission.request.as_str().into(),
                 admission.key_id.into(),
@@ -437,6 +482,7 @@ impl Ledger {
                 hit.0.into(),
                 miss.0.into(),
                 output.0.into(),
+                column(admission.sequences),
             ],
         )?;
         self.database.execute(
@@ -446,11 +492,19 @@ impl Ledger {
         Ok(Ok(()))
     }
 
-    fn beyond_rates(&mut self, key: &Key, tokens: u64, now_unix_ms: i64) -> Result<Option<Refusal>, LedgerError> {
+    fn beyond_rates(
+        &mut self,
+        key: &Key,
+        tokens: u64,
+        sequences: u64,
+        now_unix_ms: i64,
+    ) -> Result<Option<Refusal>, LedgerError> {
         if let Some(limit) = key.limits.concurrent {
-            let sql = "SELECT COUNT(*) FROM requests WHERE key_id = $1 AND ended_unix_ms IS NULL";
-            if self.database.query(sql, &[key.id.into()])?[0].int(0)? >= i64::from(limit) {
-                return Ok(Some(Refusal::Concurrent { limit }));
+            let sql = "SELECT CAST(COALESCE(SUM(sequences), 0) AS BIGINT) FROM requests \
+                       WHERE key_id = $1 AND ended_unix_ms IS NULL";
+            let running = self.database.query(sql, &[key.id.into()])?[0].int(0)?.unsigned_abs();
+            if running.saturating_add(sequences) > u64::from(limit) {
+                return Ok(Some(Refusal::Concurrent { limit, needed: sequences }));
             }
         }
         if key.limits.requests_per_minute.is_none() && key.limits.tokens_per_minute.is_none() {
@@ -458,8 +512,10 @@ impl Ledger {
         }
         let sql = "SELECT started_unix_ms, CASE WHEN ended_unix_ms IS NULL THEN reserved_tokens \
                    ELSE hit_tokens + miss_tokens + output_tokens END \
-                   FROM requests WHERE key_id = $1 AND started_unix_ms > $2 ORDER BY started_unix_ms DESC";
-        let rows = self.database.query(sql, &[key.id.into(), (now_unix_ms - MINUTE_MS).into()])?;
+                   FROM requests WHERE key_id = $1 AND started_unix_ms > $2 AND started_unix_ms <= $3 \
+                   ORDER BY started_unix_ms DESC";
+        let minute = [key.id.into(), (now_unix_ms - MINUTE_MS).into(), (now_unix_ms + CLOCK_SKEW_MS).into()];
+        let rows = self.database.query(sql, &minute)?;
         let room_at = |started: i64| (started + MINUTE_MS - now_unix_ms).clamp(1, MINUTE_MS);
         if let Some(limit) = key.limits.requests_per_minute {
             // With the newest `limit` requests within the minute there is room when the oldest of them leaves it.
@@ -486,12 +542,19 @@ impl Ledger {
         Ok(None)
     }
 
-    /// Writes what an open request has been sent, the chunk that is about to be sent among it.
-    fn progress(&mut self, request: &str, tokens: Tokens) -> Result<(), LedgerError> {
+    /// Writes what an open request has been sent, the chunk that is about to be sent among it. `false` if the row is
+    /// closed and does not hold these tokens: nobody would pay for the chunk, so it must not be sent.
+    fn progress(&mut self, request: &str, tokens: Tokens) -> Result<bool, LedgerError> {
+        let values = [column(tokens.hit), column(tokens.miss), column(tokens.output), request.into()];
         let sql = "UPDATE requests SET hit_tokens = $1, miss_tokens = $2, output_tokens = $3 \
                    WHERE id = $4 AND ended_unix_ms IS NULL";
-        let values = [column(tokens.hit), column(tokens.miss), column(tokens.output), request.into()];
-        self.database.execute(sql, &values).map(|_| ())
+        if self.database.execute(sql, &values)? > 0 {
+            return Ok(true);
+        }
+        // Written and closed by a transaction whose answer was lost with the connection.
+        let sql = "SELECT key_id FROM requests WHERE hit_tokens = $1 AND miss_tokens = $2 AND output_tokens = $3 \
+                   AND id = $4";
+        Ok(!self.database.query(sql, &values)?.is_empty())
     }
 
     /// Closes a request's row and charges its key for the tokens that the row holds. A closed row stays as it is.
@@ -536,57 +599,6 @@ impl Ledger {
         }
         let sql = "SELECT CASE WHEN pg_try_advisory_xact_lock($1) THEN CAST(1 AS BIGINT) ELSE CAST(0 AS BIGINT) END";
         Ok(self.database.query(sql, &[server.into()])?[0].int(0)? == 1)
-    }
-
-    /// What was used from one time up to another, in milliseconds since 1970.
-    pub fn usage(&mut self, by: By, from_unix_ms: i64, to_unix_ms: i64) -> Result<Vec<Usage>, LedgerError> {
-        let group = match by {
-            By::Key => "keys.name",
-            By::Day => "CAST(started_unix_ms / 86400000 AS TEXT)",
-            By::Model => "model",
-        };
-        let sum = |column: &str| format!("CAST(SUM({column}) AS BIGINT)");
-        let sql = format!(
-            "SELECT {group}, currency, COUNT(*), {}, {}, {}, {}, {} FROM requests JOIN keys ON keys.id = key_id \
-             WHERE started_unix_ms >= $1 AND started_unix_ms < $2 GROUP BY {group}, currency ORDER BY {group}, currency",
-            sum("hit_tokens"),
-            sum("miss_tokens"),
-            sum("output_tokens"),
-            sum("cost_nano"),
-            sum("CASE WHEN outcome = 'refused' THEN 1 ELSE 0 END"),
-        );
-        let rows = self.database.query(&sql, &[from_unix_ms.into(), to_unix_ms.into()])?;
-        rows.iter()
-            .map(|row| {
-                let count = |at: usize| row.int(at).map(i64::unsigned_abs);
-                Ok(Usage {
-                    group: row.text(0)?,
-                    currency: row.text(1)?,
-                    requests: count(2)? - count(7)?,
-                    refused: count(7)?,
-                    tokens: Tokens { hit: count(3)?, miss: count(4)?, output: count(5)? },
-                    cost: Nanos(row.int(6)?),
-                })
-            })
-            .collect()
-    }
-
-    /// The rows of all requests, by name.
-    pub fn entries(&mut self) -> Result<Vec<Entry>, LedgerError> {
-        let sql = "SELECT id, hit_tokens, miss_tokens, output_tokens, cost_nano, COALESCE(outcome, '') \
-                   FROM requests ORDER BY id";
-        let rows = self.database.query(sql, &[])?;
-        rows.iter()
-            .map(|row| {
-                let count = |at: usize| row.int(at).map(i64::unsigned_abs);
-                Ok(Entry {
-                    request: row.text(0)?,
-                    tokens: Tokens { hit: count(1)?, miss: count(2)?, output: count(3)? },
-                    cost: Nanos(row.int(4)?),
-                    outcome: Some(row.text(5)?).filter(|outcome| !outcome.is_empty()),
-                })
-            })
-            .collect()
     }
 }
 

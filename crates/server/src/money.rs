@@ -108,6 +108,14 @@ impl Prices {
         let dearest = if self.hit > self.miss { (prompt, 0) } else { (0, prompt) };
         self.cost(Tokens { hit: dearest.0, miss: dearest.1, output })
     }
+
+    /// Tokens of a prompt that an amount pays for, however few of them are cached; `None` where prompts are free.
+    pub fn prompt_tokens_for(&self, amount: Nanos) -> Option<u64> {
+        let dearest = i128::from(self.hit.max(self.miss).0);
+        // One below the next billionth: costs are rounded down.
+        let most = ((i128::from(amount.0) + 1) * 1_000_000 - 1).checked_div(dearest)?;
+        Some(u64::try_from(most.max(0)).unwrap_or(u64::MAX))
+    }
 }
 
 /// The prices of the day, read from a TOML file:

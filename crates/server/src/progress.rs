@@ -125,7 +125,15 @@ impl Progress {
         track.output += std::mem::take(&mut track.held);
         match reason {
             FinishReason::Error => return Err(ApiError::internal("The model failed on this request.")),
-            FinishReason::Cancelled if !track.closed => return Err(ApiError::internal("The request was cancelled.")),
+            FinishReason::ConstraintTooHard => {
+                let message =
+                    "The answer's schema or grammar takes more work for a token than is allowed: simplify it.";
+                return Err(ApiError::invalid(message));
+            }
+            // More was generated than could be written to the ledger meanwhile.
+            FinishReason::Cancelled if !track.closed => {
+                return Err(ApiError::overloaded("The answer could not be passed on in time.", 5));
+            }
             _ => {}
         }
         let mut deltas = track.answer.finish();

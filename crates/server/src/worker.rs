@@ -1,6 +1,8 @@
 //! The thread that owns the engine: requests go in through a channel, each request's events come out through one of its
-//! own. Requests with a constraint go first to a second thread, which compiles it: what that takes is waited for by
-//! those who asked for it, and by nobody's stream.
+//! own. Requests with a constraint go first to other threads, which compile it: what that takes is waited for by those
+//! who asked for it, and by nobody's stream.
+
+mod compile;
 
 use std::collections::HashMap;
 use std::sync::mpsc as commands;
@@ -10,6 +12,9 @@ use std::time::{Duration, Instant};
 use tokio::sync::{mpsc, oneshot};
 use wels_engine::{Engine, Event, Prepared, Refusal, Request, RequestId, Status};
 
+pub use compile::Full;
+use compile::{Compiler, Constrained};
+
 /// Events of one request that may wait for it; a request that lets more wait is cancelled.
 const EVENTS_MAX: usize = 4096;
 /// Weight of the newest request in the mean of how long requests run.
@@ -17,10 +22,13 @@ const NEWEST: f64 = 0.1;
 /// How long a request runs, as long as none has ended. A guess.
 const RUN_GUESS_S: f64 = 5.0;
 
+/// Makes a request ready for the engine.
+pub type Prepare = Arc<dyn Fn(Request) -> Result<Prepared, Refusal> + Send + Sync>;
+
 /// What the worker needs of an engine. Tests put another one in its place.
 pub trait Backend: Send + 'static {
-    /// What makes requests ready, on a thread of its own.
-    fn preparer(&self) -> Box<dyn Fn(Request) -> Result<Prepared, Refusal> + Send>;
+    /// What makes requests ready, on threads of its own.
+    fn preparer(&self) -> Prepare;
     /// Takes a request.
     fn enqueue(&mut self, prepared: Prepared) -> Result<RequestId, Refusal>;
     /// Ends a request with the next step.
@@ -38,9 +46,9 @@ pub trait Backend: Send + 'static {
 }
 
 impl Backend for Engine {
-    fn preparer(&self) -> Box<dyn Fn(Request) -> Result<Prepared, Refusal> + Send> {
+    fn preparer(&self) -> Prepare {
         let preparer = Engine::preparer(self);
-        Box::new(move |request| preparer.prepare(request))
+        Arc::new(move |request| preparer.prepare(request))
     }
 
     fn enqueue(&mut self, prepared: Prepared) -> Result<RequestId, Refusal> {
@@ -80,6 +88,8 @@ pub struct Signal {
 pub enum Denied {
     /// By the engine.
     Refused(Refusal),
+    /// Too many constraints wait to be compiled.
+    Compiling(Full),
     /// The engine's thread has ended.
     Gone,
 }
@@ -89,12 +99,6 @@ type Reply = oneshot::Sender<Result<Ticket, Refusal>>;
 enum Command {
     Enqueue { requests: Vec<Prepared>, reply: Reply },
     Cancel(Vec<RequestId>),
-}
-
-/// Requests of which some have a constraint.
-struct Constrained {
-    requests: Vec<Request>,
-    reply: Reply,
 }
 
 /// A place in the engine for some requests that belong together. Dropping it cancels them.
@@ -163,31 +167,17 @@ impl Snapshot {
 #[derive(Clone)]
 pub struct Worker {
     commands: commands::Sender<Command>,
-    /// To the thread that compiles constraints.
-    constrained: commands::Sender<Constrained>,
+    compiler: Arc<Compiler>,
     snapshot: Arc<Mutex<Snapshot>>,
 }
 
 impl Worker {
-    /// Starts the thread.
+    /// Starts the threads.
     pub fn start(backend: impl Backend) -> std::io::Result<Worker> {
         let (sender, receiver) = commands::channel();
-        let (constrained, uncompiled) = commands::channel::<Constrained>();
-        let prepare = backend.preparer();
+        let compiler = Arc::new(Compiler::start(&backend.preparer(), &sender)?);
         let snapshot = Arc::new(Mutex::new(Snapshot { status: backend.status(), ..Snapshot::default() }));
-        let worker = Worker { commands: sender, constrained, snapshot: Arc::clone(&snapshot) };
-        let sender = worker.commands.clone();
-        std::thread::Builder::new().name("constraints".to_owned()).spawn(move || {
-            for Constrained { requests, reply } in uncompiled {
-                if reply.is_closed() {
-                    continue; // whoever asked is gone
-                }
-                let _ = match requests.into_iter().map(&prepare).collect() {
-                    Ok(requests) => sender.send(Command::Enqueue { requests, reply }).is_ok(),
-                    Err(refusal) => reply.send(Err(refusal)).is_ok(),
-                };
-            }
-        })?;
+        let worker = Worker { commands: sender, compiler, snapshot: Arc::clone(&snapshot) };
         let sender = worker.commands.clone();
         std::thread::Builder::new().name("engine".to_owned()).spawn(move || {
             let _gone = Gone(Arc::clone(&snapshot));
@@ -196,19 +186,15 @@ impl Worker {
         Ok(worker)
     }
 
-    /// Hands in requests, all or none.
-    pub async fn submit(&self, requests: Vec<Request>) -> Result<Ticket, Denied> {
+    /// Hands in requests, all or none. `key`: whose they are; constraints of different keys take turns.
+    pub async fn submit(&self, key: i64, requests: Vec<Request>) -> Result<Ticket, Denied> {
         let (reply, answer) = oneshot::channel();
-        let sent = match requests.iter().any(|request| request.constraint.is_some()) {
-            true => self.constrained.send(Constrained { requests, reply }).is_ok(),
-            false => {
-                let plain = |request| Prepared::plain(request).expect("it has no constraint");
-                let requests = requests.into_iter().map(plain).collect();
-                self.commands.send(Command::Enqueue { requests, reply }).is_ok()
-            }
-        };
-        if !sent {
-            return Err(Denied::Gone);
+        if requests.iter().any(|request| request.constraint.is_some()) {
+            self.compiler.push(key, Constrained { requests, reply }).map_err(Denied::Compiling)?;
+        } else {
+            let plain = |request| Prepared::plain(request).expect("it has no constraint");
+            let requests = requests.into_iter().map(plain).collect();
+            self.commands.send(Command::Enqueue { requests, reply }).map_err(|_| Denied::Gone)?;
         }
         answer.await.map_err(|_| Denied::Gone)?.map_err(Denied::Refused)
     }

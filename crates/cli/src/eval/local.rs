@@ -282,6 +282,7 @@ fn reason(reason: FinishReason) -> &'static str {
         FinishReason::StopString => "stop string",
         FinishReason::Length => "length",
         FinishReason::Constraint => "constraint",
+        FinishReason::ConstraintTooHard => "constraint too hard",
         FinishReason::Cancelled => "cancelled",
         FinishReason::Error => "error",
     }

@@ -267,3 +267,27 @@ fn a_cache_that_memory_does_not_hold_is_refused() {
         assert!(said.contains("hint: give a smaller --cache-mib") && output.status.code() == Some(1), "{said}");
     }
 }
+
+/// A URL with a password is nobody else's business: it need not stand in the arguments.
+#[test]
+fn the_ledger_is_named_by_a_file_or_the_environment() {
+    let folder = tempfile::tempdir().unwrap();
+    let (db, file) = (folder.path().join("ledger.db"), folder.path().join("url"));
+    fs::write(&file, format!("{}\nwhat follows is not read\n", db.display())).unwrap();
+    let wels = |args: &[&str], variable: &str| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_wels"));
+        command.args(args).env("WELS_DB", variable).env("HOME", folder.path()).env_remove("XDG_DATA_HOME");
+        command.output().unwrap()
+    };
+    let file = file.to_str().unwrap();
+    assert!(wels(&["keys", "add", "ann", "--db-file", file], "").status.success());
+    let listed = wels(&["keys", "list"], db.to_str().unwrap());
+    assert!(String::from_utf8_lossy(&listed.stdout).contains("ann"), "{listed:?}");
+    // Neither of them names the ledger of the user's data directory.
+    let other = wels(&["keys", "list"], "");
+    assert!(other.status.success() && !String::from_utf8_lossy(&other.stdout).contains("ann"), "{other:?}");
+    fs::write(folder.path().join("empty"), "\n").unwrap();
+    let empty = folder.path().join("empty");
+    let empty = wels(&["keys", "list", "--db-file", empty.to_str().unwrap()], "");
+    assert!(String::from_utf8_lossy(&empty.stderr).contains("has no URL in its first line"), "{empty:?}");
+}

@@ -6,9 +6,17 @@ use minijinja::value::{Value as Jinja, ValueKind};
 use minijinja::{Error, Output, State};
 use serde_json::Value;
 
+use super::bounds::charge;
+use super::charges;
+
 /// Prints a value as Python's `str` does: `True`, `None`, `['a']`. The pairs of
 /// `dictsort` print as lists, which they are here.
 pub(super) fn write(output: &mut Output, state: &mut State, value: &Jinja) -> Result<(), Error> {
+    match value.as_str() {
+        // Four times: 64 MiB are the most that can be put out.
+        Some(text) => charge(4 * text.len() as u64)?,
+        None => charges::deep(value)?,
+    }
     match value.kind() {
         ValueKind::Bool | ValueKind::None | ValueKind::Number | ValueKind::Seq | ValueKind::Map => {
             let mut text = String::new();

@@ -329,6 +329,18 @@ impl Tokenizer {
         self.adds_bos
     }
 
+    /// The most bytes of a text that one token can stand for, so that a text of `n` times as many has at least `n`
+    /// tokens. `None` where no such number is known: for vocabularies that are not byte-level, change the text first,
+    /// swallow spaces around a token, or lack a byte.
+    pub fn bytes_per_token_max(&self) -> Option<usize> {
+        let Pieces::Bytes(pieces) = &self.pieces else { return None };
+        let swallows = self.inner.get_added_tokens_decoder().values().any(|token| token.lstrip || token.rstrip);
+        let bytes: std::collections::HashSet<u8> =
+            pieces.iter().filter(|piece| piece.len() == 1).map(|piece| piece[0]).collect();
+        let exact = self.inner.get_normalizer().is_none() && !swallows && bytes.len() == 256;
+        exact.then(|| pieces.iter().map(|piece| piece.len()).max().unwrap_or(1))
+    }
+
     /// The id of `token`, spelled as in the vocabulary.
     pub fn id(&self, token: &str) -> Option<u32> {
         self.inner.token_to_id(token)

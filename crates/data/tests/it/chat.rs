@@ -139,3 +139,114 @@ fn templates_that_rewrite_history_are_trained_on_one_answer_at_a_time() {
     assert!(asked.text.ends_with("<think>\n") && !asked.train);
     assert_eq!(answered, Segment { text: format!("easy\n</think>\n\n2{EOS}"), train: true });
 }
+
+/// Templates of which each instruction makes more of what there was.
+#[test]
+fn templates_that_grow_are_stopped() {
+    let doubling =
+        |body: &str| format!("{{% set ns = namespace(x='ab') %}}{{% for i in range(64) %}}{body}{{% endfor %}}");
+    let cases = [
+        "{{ 'a'|indent(10 ** 10) }}".to_owned(),
+        "{{ 'a\nb'|indent(width=10 ** 10, first=true) }}".to_owned(),
+        "{{ [[1]]|tojson(indent=10 ** 10) }}".to_owned(),
+        "{{ [1]|slice(10 ** 10)|list }}".to_owned(),
+        "{{ [1]|batch(10 ** 10, 0)|list }}".to_owned(),
+        "{{ '%010000000000d'|format(1) }}".to_owned(),
+        "{{ '%*d'|format(10 ** 10, 1) }}".to_owned(),
+        "{{ '{:10000000000}'.format(1) }}".to_owned(),
+        doubling("{% set ns.x = ns.x ~ ns.x %}"),
+        doubling("{% set ns.x = ns.x + ns.x %}"),
+        doubling("{% set ns.x = ns.x * 2 %}"),
+        doubling("{% set ns.x = ns.x|replace('a', 'aa') %}"),
+        doubling("{% set ns.x = ns.x.replace('a', 'aaaa') %}"),
+        doubling("{% set ns.x = ns.x|replace('', ns.x) %}"),
+        doubling("{% set ns.x = ns.x|join(ns.x) %}"),
+        doubling("{% set ns.x = ns.x.join([ns.x, ns.x, ns.x]) %}"),
+        doubling("{% set ns.x = [ns.x, ns.x]|join %}"),
+        doubling("{% set ns.x = '%s%s'|format(ns.x, ns.x) %}"),
+        doubling("{% set ns.x = '{0}{0}'.format(ns.x) %}"),
+        doubling("{% set y %}{{ ns.x }}{{ ns.x }}{% endset %}{% set ns.x = y %}"),
+        doubling("{% set ns.x = [ns.x, ns.x]|string %}"),
+        format!("{}{{{{ ns.x }}}}", doubling("{% set ns.x = [ns.x, ns.x] %}")),
+        format!("{}{{{{ ns.x|tojson }}}}", doubling("{% set ns.x = [ns.x, ns.x] %}")),
+        format!("{}{{{{ ns.x == [ns.x] }}}}", doubling("{% set ns.x = {'a': ns.x, 'b': ns.x} %}")),
+        format!("{}{{{{ {{ns.x: 1}} }}}}", doubling("{% set ns.x = [ns.x, ns.x] %}")),
+        "{% set ns = namespace(x=[1, 2]) %}{% for i in range(64) %}{% set ns.x = ns.x + ns.x %}{% endfor %}".to_owned(),
+        "{% set ns = namespace(x=[1, 2]) %}{% for i in range(64) %}{% set ns.x = ns.x|chain(ns.x) %}{% endfor %}"
+            .to_owned(),
+        "{% for i in range(100000) %}{% for j in range(100000) %}ab{% endfor %}{% endfor %}".to_owned(),
+        format!("{{% set x %}}{{% for i in range(90000) %}}{}{{% endfor %}}{{% endset %}}", "a".repeat(100_000)),
+    ];
+    for source in cases {
+        let begin = std::time::Instant::now();
+        let result = eval(&source);
+        let shown = &source[..source.len().min(120)];
+        assert!(
+            matches!(result, Err(ChatError::Endless | ChatError::Failed { .. })),
+            "{shown}: {:?}",
+            result.map(|t| t.len())
+        );
+        assert!(begin.elapsed().as_secs() < 60, "{shown}: {:?}", begin.elapsed());
+    }
+}
+
+/// Values and expressions so deep that to free or to compile them takes more stack than a thread usually has.
+#[test]
+fn deep_values_and_expressions_do_not_overflow_the_stack() {
+    let nested = |times: u32| {
+        format!(
+            "{{% set ns = namespace(x=1) %}}{{% for i in range({times}) %}}{{% set ns.x = [ns.x] %}}{{% endfor %}}ok"
+        )
+    };
+    assert_eq!(eval(&nested(90_000)).unwrap(), "ok");
+    let twice = format!("{}{}", nested(90_000), nested(90_000).replace("(x=1)", "(x=[1])"));
+    assert_eq!(eval(&twice).unwrap(), "okok");
+    let thrice = "{% set ns = namespace(x=1) %}{% for j in range(9) %}{% for i in range(90000) %}{% set ns.x = {1: ns.x} \
+                  %}{% endfor %}{% endfor %}";
+    assert!(matches!(eval(thrice), Err(ChatError::Endless)));
+    let shown = nested(90_000).replace("ok", "{{ ns.x }}");
+    assert!(matches!(eval(&shown), Err(ChatError::Endless)));
+    for (more, most) in [("+1", "120001"), (".a", ""), ("|int", "1"), (" and 1", "1")] {
+        let source = format!("{{{{ 1{} }}}}", more.repeat(240_000 / more.len()));
+        match eval(&source) {
+            Ok(text) => assert_eq!(text, most, "{more}"),
+            Err(ChatError::Failed { .. } | ChatError::Endless) => {}
+            Err(error) => panic!("{more}: {error}"),
+        }
+    }
+    let long = format!("{{{{ 1{} }}}}", "+1".repeat(200_000));
+    assert!(matches!(ChatTemplate::new(&long, BOS, EOS), Err(ChatError::Syntax { .. })));
+}
+
+/// What is charged for is what was computed before: operators, chained comparisons, recursion, macros, captures.
+#[test]
+fn charged_templates_compute_what_they_say() {
+    for (source, expected) in [
+        ("{{ [1, 2] + [3] }}{{ (1, 2) + (3,) }}", "[1, 2, 3](1, 2, 3)"),
+        ("{{ 'ab' * 3 ~ 1 ~ 'c' }}", "ababab1c"),
+        ("{{ [1, 2, 3, 4][1:3] }}{{ 'abcd'[::-1] }}{{ 'abc'[-1] }}{{ [1, 2][-1] }}", "[2, 3]dcbac2"),
+        ("{{ 1 < 2 < 3 }}{{ 1 < 3 < 2 }}{{ 2 in [1, 2] }}{{ 'b' not in 'abc' }}", "TrueFalseTrueFalse"),
+        ("{% for x in [1, [2, [3]]] recursive %}{{ loop(x) if x is iterable else x }};{% endfor %}", "1;2;3;;;"),
+        (
+            "{% macro m(a, b=2) %}<{{ a }}{{ b }}{{ caller() if caller }}>{% endmacro %}{{ m(1) }}{{ m(1, b=3) }}",
+            "<12><13>",
+        ),
+        ("{% macro m() %}[{{ caller() }}]{% endmacro %}{% call m() %}x{% endcall %}", "[x]"),
+        ("{% set args = [1, 4] %}{{ range(*args)|list }}{{ dict(a=1, **{'b': 2}) }}", "[1, 2, 3]{'a': 1, 'b': 2}"),
+        (
+            "{% for x in range(9) if x % 2 %}{% if x > 6 %}{% break %}{% endif %}{{ loop.index }}{% else %}none{% endfor %}",
+            "123",
+        ),
+        (
+            "{{ ['b', 'a']|sort|join('-') }}{{ {'x': [1, 2]}|tojson }}{{ 'a b'.split() }}",
+            "a-b{\"x\": [1, 2]}['a', 'b']",
+        ),
+        ("{{ messages|selectattr('role', 'equalto', 'user')|map(attribute='content')|list }}", "['hi']"),
+        (
+            "{% filter upper %}a{% endfilter %}{% with x = 2 %}{{ x }}{% endwith %}{% set y %}q{% endset %}{{ y|length }}",
+            "A21",
+        ),
+    ] {
+        assert_eq!(eval(source).unwrap(), expected, "{source}");
+    }
+}

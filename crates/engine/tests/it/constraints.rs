@@ -102,6 +102,10 @@ fn what_cannot_be_followed_is_refused() {
     refused(schema("{\"allOf\": [{\"type\": \"string\"}, {\"type\": \"integer\"}]}"));
     refused(schema(&format!("{}{}", "{\"not\":".repeat(50_000), "}".repeat(50_000))));
     refused(schema(&format!("{{\"enum\": [\"{}\"]}}", "x".repeat(300 << 10))));
+    let properties: Vec<String> = (0..2001).map(|i| format!("\"{i}\":{{}}")).collect();
+    let many = format!("{{\"type\":\"object\",\"properties\":{{{}}}}}", properties.join(","));
+    assert!(refused(schema(&many)).contains("2001 properties"));
+    assert!(refused(Constraint::Lark(format!("start: \"a\" %json {many}"))).contains("2001 properties"));
     refused(Constraint::Regex("(".into()));
     refused(Constraint::Regex("(".repeat(20_000)));
     refused(Constraint::Lark("start: missing".into()));

@@ -5,24 +5,22 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use axum::Router;
+use axum::extract::rejection::PathRejection;
 use axum::extract::{Path, Request, State};
 use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use serde_json::{Value, json};
-use tokio::sync::Semaphore;
 
 use super::generate;
 use super::metrics::Metrics;
 use super::pages;
-use crate::ledger::{Clerk, ClerkError, Key};
+use super::turns::Turns;
+use crate::ledger::{Clerk, ClerkError, Key, Refusal};
 use crate::money::{Nanos, Tariff};
 use crate::prompt::Served;
 use crate::wire::ApiError;
 use crate::worker::Worker;
-
-/// Requests whose bodies may be read at once.
-const READING_MAX: usize = 32;
 
 /// What may be set about the server.
 #[derive(Clone, Copy, Debug)]
@@ -35,8 +33,10 @@ pub struct Settings {
     pub header_patience: Duration,
     /// Connections at once; one more gets a 503.
     pub connections_max: usize,
-    /// For a client to take the next piece of a stream.
+    /// For a client to take the next piece of a stream, or of any other response.
     pub reader_patience: Duration,
+    /// For the ledger to be there again, while an answer is ready to be sent.
+    pub ledger_patience: Duration,
     /// Between signs of life on a stream that has nothing to say.
     pub keep_alive: Duration,
     /// A step of the engine that takes longer makes `/health` fail.
@@ -53,6 +53,7 @@ impl Default for Settings {
             header_patience: Duration::from_secs(15),
             connections_max: 1024,
             reader_patience: Duration::from_secs(30),
+            ledger_patience: Duration::from_secs(30),
             keep_alive: Duration::from_secs(5),
             stuck_after: Duration::from_secs(60),
             drain: Duration::from_secs(60),
@@ -74,16 +75,16 @@ pub struct App {
     pub settings: Settings,
     pub(super) metrics: Metrics,
     pub(super) draining: AtomicBool,
-    /// Requests whose bodies are read and planned at once: bodies are large, and templates are work.
-    pub(super) reading: Semaphore,
+    /// Whose bodies are read and planned: bodies are large, and templates are work.
+    pub(super) turns: Turns,
 }
 
 impl App {
     /// Puts the parts together.
     pub fn new(served: Served, worker: Worker, clerk: Clerk, tariff: Tariff, settings: Settings) -> Arc<App> {
         let (metrics, draining) = (Metrics::default(), AtomicBool::new(false));
-        let reading = Semaphore::new(READING_MAX);
-        Arc::new(App { served, worker, clerk, tariff, settings, metrics, draining, reading })
+        let turns = Turns::new(settings.body_bytes_max);
+        Arc::new(App { served, worker, clerk, tariff, settings, metrics, draining, turns })
     }
 
     /// The routes.
@@ -118,6 +119,14 @@ impl App {
         key.filter(|key| key.revoked_unix_ms.is_none()).ok_or_else(ApiError::unauthorized)
     }
 
+    /// The key that a request for answers shows, and why it would be refused whatever it asks for: so that nothing is
+    /// read of requests that cannot be admitted.
+    pub(super) async fn look(&self, headers: &HeaderMap) -> Result<(Key, Option<Refusal>), ApiError> {
+        let secret = bearer(headers).ok_or_else(ApiError::unauthorized)?;
+        let found = self.clerk.look(secret.to_owned()).await.map_err(ledger_failed)?;
+        found.filter(|(key, _)| key.revoked_unix_ms.is_none()).ok_or_else(ApiError::unauthorized)
+    }
+
     pub(super) fn is_draining(&self) -> bool {
         self.draining.load(Ordering::Relaxed)
     }
@@ -130,8 +139,14 @@ fn bearer(headers: &HeaderMap) -> Option<&str> {
 }
 
 /// The ledger is there again once it can be written; why it cannot is in the log.
-pub(super) fn ledger_failed(_: ClerkError) -> ApiError {
-    ApiError::overloaded("The account of requests cannot be written now, so none is taken.", 5)
+pub(super) fn ledger_failed(error: ClerkError) -> ApiError {
+    ApiError::overloaded(
+        match error {
+            ClerkError::Down => "The account of requests cannot be written now, so none is taken.",
+            ClerkError::Closed => "Another server has closed the account of this request, so it is not answered.",
+        },
+        5,
+    )
 }
 
 /// What every response has.
@@ -162,13 +177,17 @@ pub(super) fn json_response(status: u16, value: &Value) -> Response {
     (status, [(header::CONTENT_TYPE, "application/json")], value.to_string()).into_response()
 }
 
-/// For load balancers: 200 while requests are taken and the engine moves.
+/// For load balancers: 200 while requests are taken, the engine moves and the ledger can be written.
 async fn health(State(app): State<Arc<App>>) -> Response {
     let snapshot = app.worker.snapshot();
-    let (status, word) = match (snapshot.is_healthy(app.settings.stuck_after), app.is_draining()) {
-        (false, _) => (503, "the engine does not move"),
-        (true, true) => (503, "draining"),
-        (true, false) => (200, "ok"),
+    let (status, word) = if !snapshot.is_healthy(app.settings.stuck_after) {
+        (503, "the engine does not move")
+    } else if !app.clerk.is_healthy() {
+        (503, "the ledger cannot be written")
+    } else if app.is_draining() {
+        (503, "draining")
+    } else {
+        (200, "ok")
     };
     let (running, waiting) = (snapshot.status.running, snapshot.status.waiting.len());
     json_response(status, &json!({"status": word, "running": running, "waiting": waiting}))
@@ -198,10 +217,12 @@ async fn models(State(app): State<Arc<App>>, headers: HeaderMap) -> Result<Respo
 
 async fn model(
     State(app): State<Arc<App>>,
-    Path(name): Path<String>,
+    name: Result<Path<String>, PathRejection>,
     headers: HeaderMap,
 ) -> Result<Response, ApiError> {
     app.authenticate(&headers).await?;
+    // A name that is not UTF-8 is no model's.
+    let Path(name) = name.map_err(|_| ApiError::no_path())?;
     match app.served.is_named(&name) {
         true => Ok(json_response(200, &describe(&app, &name))),
         false => Err(ApiError::no_model(&name)),

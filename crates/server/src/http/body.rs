@@ -11,21 +11,38 @@ use hyper::body::Frame;
 use tokio::sync::mpsc;
 
 use super::app::Settings;
+use super::turns::Buffered;
 use crate::wire::ApiError;
 
 /// Pieces of a stream that may wait to be written to the connection: the ledger has them, the client has not.
 const PIECES_MAX: usize = 1;
 
+/// A request's body, which counts as buffered as long as it is there.
+pub(super) struct Whole {
+    pub bytes: Vec<u8>,
+    _buffered: Buffered,
+}
+
 /// Reads a request's body, all of it.
-pub(super) async fn read(request: Request, settings: &Settings) -> Result<Bytes, ApiError> {
+pub(super) async fn read(request: Request, settings: &Settings, mut buffered: Buffered) -> Result<Whole, ApiError> {
     let limit = settings.body_bytes_max;
-    let body = Limited::new(request.into_body(), limit);
-    match tokio::time::timeout(settings.body_patience, body.collect()).await {
-        Err(_) => Err(ApiError::slow_body()),
-        Ok(Ok(body)) => Ok(body.to_bytes()),
-        Ok(Err(error)) if error.is::<LengthLimitError>() => Err(ApiError::too_large(limit)),
-        Ok(Err(_)) => Err(ApiError::invalid("The body broke off.")),
-    }
+    let mut body = Limited::new(request.into_body(), limit);
+    let mut bytes = Vec::new();
+    let collect = async {
+        while let Some(frame) = body.frame().await {
+            let frame = frame.map_err(|error| match error.is::<LengthLimitError>() {
+                true => ApiError::too_large(limit),
+                false => ApiError::invalid("The body broke off."),
+            })?;
+            if let Ok(data) = frame.into_data() {
+                buffered.add(data.len())?;
+                bytes.extend_from_slice(&data);
+            }
+        }
+        Ok(())
+    };
+    tokio::time::timeout(settings.body_patience, collect).await.map_err(|_| ApiError::slow_body())??;
+    Ok(Whole { bytes, _buffered: buffered })
 }
 
 /// The body of a stream, and what feeds it.

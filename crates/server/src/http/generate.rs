@@ -1,7 +1,7 @@
 //! `chat/completions` and `completions`: from a request to its reply, whole or as a stream, and its account.
 
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use axum::body::Bytes;
 use axum::extract::{Request, State};
@@ -15,16 +15,18 @@ use super::body;
 use super::serve::Hangup;
 use super::sse::Events;
 use crate::keys::random_hex;
-use crate::ledger::{Admission, Clerk, Key, Refusal, now_unix_ms};
+use crate::ledger::{Admission, Clerk, ClerkError, Key, Refusal, now_unix_ms};
 use crate::money::Prices;
 use crate::progress::{Progress, Update};
-use crate::prompt::Plan;
+use crate::prompt::{Ceiling, Plan};
 use crate::wire::{ApiError, ChatRequest, Choice, CompletionRequest, Format, Head, Reply, StreamMode};
-use crate::worker::{Denied, Signal, Ticket};
+use crate::worker::{Denied, Full, Signal, Ticket};
 
 /// Tokens that one piece of a stream may carry. More than one comes together when the client or the ledger is slower
 /// than the engine. A kill costs at most one piece.
 const PIECE_TOKENS: usize = 16;
+/// Between attempts to write to a ledger that is down.
+const LEDGER_PAUSE: Duration = Duration::from_millis(250);
 
 pub(super) async fn chat(state: State<Arc<App>>, request: Request, beta: bool) -> Result<Response, ApiError> {
     answer(state.0, request, Reply::Chat, beta).await
@@ -44,17 +46,28 @@ struct Asked {
 }
 
 async fn answer(app: Arc<App>, request: Request, kind: Reply, beta: bool) -> Result<Response, ApiError> {
-    let key = app.authenticate(request.headers()).await?;
+    let (key, refusal) = app.look(request.headers()).await?;
+    if let Some(refusal) = refusal {
+        return Err(not_admitted(refusal, &app));
+    }
     if app.is_draining() {
         return Err(ApiError::overloaded("The server is being stopped.", 10));
     }
     let endpoint = request.uri().path().to_owned();
     let hangup = request.extensions().get::<Hangup>().cloned().unwrap_or_default();
+    let place = app.turns.of(key.id);
+    let body = {
+        let _turn = place.read(app.settings.body_patience).await?;
+        body::read(request, &app.settings, app.turns.buffered()).await?
+    };
+    let turn = app.turns.plan(&place, body.bytes.len()).await?;
     let asked = {
-        let _turn = app.reading.acquire().await.map_err(|_| ApiError::internal("The server has ended."))?;
-        let bytes = body::read(request, &app.settings).await?;
-        let app = Arc::clone(&app);
-        let read = tokio::task::spawn_blocking(move || read(&app, &bytes, kind, beta));
+        let (app, ceiling) = (Arc::clone(&app), ceiling(&app, &key));
+        // The turn ends with the work, which a client that leaves does not end.
+        let read = tokio::task::spawn_blocking(move || {
+            let _turn = turn;
+            read(&app, &body.bytes, kind, beta, &ceiling)
+        });
         read.await.map_err(|_| ApiError::internal("The request could not be read."))??
     };
     let stream = asked.stream;
@@ -65,7 +78,26 @@ async fn answer(app: Arc<App>, request: Request, kind: Reply, beta: bool) -> Res
     }
 }
 
-fn read(app: &App, bytes: &Bytes, kind: Reply, beta: bool) -> Result<Asked, ApiError> {
+/// The most tokens that a prompt of this key's may have, by the model and by what the key may still use: a text is
+/// encoded no further than that.
+fn ceiling(app: &App, key: &Key) -> Ceiling {
+    let mut ceiling = app.served.ceiling();
+    if let Some(limit) = key.limits.tokens_per_minute {
+        let beyond = format!("This key may use {limit} tokens a minute, and the prompt alone takes more.");
+        ceiling.lower(limit as usize, ApiError::rate_limit(beyond, None));
+    }
+    let prices = app.tariff.at(now_unix_ms());
+    if let Some((left, tokens)) = key.balance().and_then(|left| Some((left, prices.prompt_tokens_for(left)?))) {
+        let beyond = ApiError::insufficient_balance(format!(
+            "{left} {} are left, and the prompt alone may cost more.",
+            app.tariff.currency
+        ));
+        ceiling.lower(usize::try_from(tokens).unwrap_or(usize::MAX), beyond);
+    }
+    ceiling
+}
+
+fn read(app: &App, bytes: &[u8], kind: Reply, beta: bool, ceiling: &Ceiling) -> Result<Asked, ApiError> {
     let known = |model: String| match app.served.is_named(&model) {
         true => Ok(model),
         false => Err(ApiError::no_model(&model)),
@@ -75,13 +107,13 @@ fn read(app: &App, bytes: &Bytes, kind: Reply, beta: bool) -> Result<Asked, ApiE
             let request = ChatRequest::parse(bytes, beta)?;
             let model = known(request.model.clone())?;
             let constraint_param = if request.format == Format::Text { "tools" } else { "response_format" };
-            let plan = app.served.plan_chat(&request, now_unix_ms() / 1000)?;
+            let plan = app.served.plan_chat(&request, now_unix_ms() / 1000, ceiling)?;
             Ok(Asked { model, stream: request.stream, plan, constraint_param })
         }
         Reply::Completion => {
             let request = CompletionRequest::parse(bytes)?;
             let model = known(request.model.clone())?;
-            let plan = app.served.plan_completion(&request)?;
+            let plan = app.served.plan_completion(&request, ceiling)?;
             Ok(Asked { model, stream: request.stream, plan, constraint_param: "prompt" })
         }
     }
@@ -156,6 +188,7 @@ impl Job {
             model: app.served.names[0].clone(),
             prompt_tokens: asked.plan.prompt_tokens() as u64,
             output_tokens_max: asked.plan.output_tokens_max() as u64,
+            sequences: asked.plan.requests.len() as u64,
             prices,
             currency: app.tariff.currency.clone(),
         };
@@ -166,7 +199,7 @@ impl Job {
             account.settle("refused");
             return Err(not_admitted(refusal, &app));
         }
-        let ticket = match app.worker.submit(asked.plan.requests.clone()).await {
+        let ticket = match app.worker.submit(key.id, asked.plan.requests.clone()).await {
             Ok(ticket) => ticket,
             Err(denied) => {
                 account.settle("refused");
@@ -200,10 +233,20 @@ impl Job {
         Ok((choice, updates))
     }
 
-    /// Writes to the ledger what the client will have been sent with the next piece.
+    /// Writes to the ledger what the client will have been sent with the next piece. While the ledger is down the piece
+    /// waits: what was computed is not thrown away for a connection that is back in a moment.
     async fn record(&mut self) -> Result<(), ApiError> {
         let tokens = self.progress.tokens();
-        self.account.clerk().progress(&self.account.request, tokens).await.map_err(ledger_failed)
+        let begun = Instant::now();
+        loop {
+            match self.account.clerk().progress(&self.account.request, tokens).await {
+                Ok(()) => return Ok(()),
+                Err(ClerkError::Down) if begun.elapsed() < self.app().settings.ledger_patience => {
+                    tokio::time::sleep(LEDGER_PAUSE).await;
+                }
+                Err(error) => return Err(ledger_failed(error)),
+            }
+        }
     }
 
     /// Everything was sent, or is about to be.
@@ -376,9 +419,9 @@ fn not_admitted(refusal: Refusal, app: &App) -> ApiError {
             format!("This key may use {limit} tokens a minute, and the request may take {needed}."),
             retry_after_ms.map(seconds),
         ),
-        Refusal::Concurrent { limit } => ApiError::rate_limit(
-            format!("This key may have {limit} requests under way at once."),
-            Some(app.worker.snapshot().retry_after_s(0)),
+        Refusal::Concurrent { limit, needed } => ApiError::rate_limit(
+            format!("This key may have {limit} answers under way at once, and the request asks for {needed}."),
+            (needed <= u64::from(limit)).then(|| app.worker.snapshot().retry_after_s(0)),
         ),
         Refusal::Budget { needed, left } => ApiError::insufficient_balance(format!(
             "The request may cost {needed} {currency}, and {left} {currency} are left: ask for fewer tokens, or have the \
@@ -391,6 +434,14 @@ fn not_admitted(refusal: Refusal, app: &App) -> ApiError {
 fn denied_by_engine(denied: Denied, app: &App, constraint_param: &str) -> ApiError {
     let refusal = match denied {
         Denied::Gone => return ApiError::overloaded("The engine has stopped.", 30),
+        Denied::Compiling(Full { by_key: true, waiting, retry_after_s }) => {
+            let message = format!("{waiting} schemas or grammars of this key wait to be compiled.");
+            return ApiError::rate_limit(message, Some(retry_after_s));
+        }
+        Denied::Compiling(Full { by_key: false, waiting, retry_after_s }) => {
+            let message = format!("{waiting} schemas or grammars wait to be compiled.");
+            return ApiError::overloaded(message, retry_after_s);
+        }
         Denied::Refused(refusal) => refusal,
     };
     let message = refusal.to_string();

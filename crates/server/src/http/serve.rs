@@ -15,6 +15,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{Notify, Semaphore, watch};
 
 use super::app::App;
+use super::patient::Patient;
 
 /// Bytes of a request's line and headers.
 const HEAD_BYTES_MAX: usize = 64 << 10;
@@ -143,7 +144,7 @@ fn connect(
         .timer(TokioTimer::new())
         .header_read_timeout(app.settings.header_patience)
         .max_buf_size(HEAD_BYTES_MAX)
-        .serve_connection(TokioIo::new(stream), service);
+        .serve_connection(TokioIo::new(Patient::new(stream, app.settings.reader_patience)), service);
     let connection = graceful.watch(connection);
     async move {
         tokio::select! {

@@ -1,8 +1,9 @@
 //! The thread that owns the ledger. What has been waiting while a transaction was written goes into the next one
 //! together, so that many requests share a commit.
 
-use std::sync::mpsc;
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::sync::{Arc, Mutex, PoisonError, mpsc};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use thiserror::Error;
 use tokio::sync::oneshot;
@@ -10,20 +11,35 @@ use tokio::sync::oneshot;
 use super::{Admission, Durability, Key, Ledger, LedgerError, Refusal};
 use crate::money::Tokens;
 
-/// Commands that may wait for the thread; more make their senders wait.
+/// Commands that may wait for the thread; more are refused.
 const WAITING_MAX: usize = 4096;
 /// Commands of one transaction.
 const BATCH_MAX: usize = 256;
+/// Without commands, the database is asked for a sign of life this often.
+const PING_PERIOD: Duration = Duration::from_secs(2);
+/// After a connection could not be made, commands fail at once for so long.
+const CONNECT_PAUSE: Duration = Duration::from_secs(1);
+/// A step that takes longer makes the ledger count as down. SQLite waits up to 10 s for another program's lock.
+const STEP_PATIENCE: Duration = Duration::from_secs(4);
+/// Whoever asks is told that the ledger cannot be written after this; the command itself may still be done.
+const ANSWER_PATIENCE: Duration = Duration::from_secs(15);
 
-/// The ledger did not do what it was asked; why is in the log.
-#[derive(Clone, Copy, Debug, Error)]
-#[error("the ledger cannot be written")]
-pub struct ClerkError;
+/// The ledger did not do what it was asked.
+#[derive(Clone, Copy, Debug, Error, PartialEq, Eq)]
+pub enum ClerkError {
+    /// It cannot be written now; why is in the log.
+    #[error("the ledger cannot be written")]
+    Down,
+    /// The request's row was closed by another server, which took this one for dead.
+    #[error("the request's account is closed")]
+    Closed,
+}
 
 type Reply<T> = oneshot::Sender<Result<T, ClerkError>>;
 
 enum Command {
     Find { secret: String, reply: Reply<Option<Key>> },
+    Look { secret: String, reply: Reply<Option<(Key, Option<Refusal>)>> },
     Admit { admission: Box<Admission>, reply: Reply<Result<(), Refusal>> },
     Progress { request: String, tokens: Tokens, reply: Reply<()> },
     Settle { request: String, outcome: &'static str },
@@ -34,19 +50,48 @@ enum Command {
 #[derive(Clone)]
 pub struct Clerk {
     commands: mpsc::SyncSender<Command>,
+    pulse: Arc<Pulse>,
+}
+
+/// Whether the ledger works, as its thread sees it.
+#[derive(Default)]
+struct Pulse {
+    /// The last step failed.
+    down: AtomicBool,
+    /// Since when a step has been under way.
+    busy_since: Mutex<Option<Instant>>,
+}
+
+impl Pulse {
+    fn set_busy(&self, since: Option<Instant>) {
+        *self.busy_since.lock().unwrap_or_else(PoisonError::into_inner) = since;
+    }
 }
 
 impl Clerk {
     /// Starts the thread.
     pub fn start(ledger: Ledger) -> std::io::Result<(Clerk, std::thread::JoinHandle<()>)> {
         let (commands, waiting) = mpsc::sync_channel(WAITING_MAX);
-        let thread = std::thread::Builder::new().name("ledger".to_owned()).spawn(move || work(ledger, &waiting))?;
-        Ok((Clerk { commands }, thread))
+        let pulse = Arc::new(Pulse::default());
+        let desk = Desk { ledger, pulse: Arc::clone(&pulse), unsettled: Vec::new(), failed_to_connect: None };
+        let thread = std::thread::Builder::new().name("ledger".to_owned()).spawn(move || desk.work(&waiting))?;
+        Ok((Clerk { commands, pulse }, thread))
+    }
+
+    /// Whether the ledger can be written, as far as the last seconds show.
+    pub fn is_healthy(&self) -> bool {
+        let busy = *self.pulse.busy_since.lock().unwrap_or_else(PoisonError::into_inner);
+        !self.pulse.down.load(Relaxed) && busy.is_none_or(|since| since.elapsed() < STEP_PATIENCE)
     }
 
     /// The key with this secret.
     pub async fn find_key(&self, secret: String) -> Result<Option<Key>, ClerkError> {
         self.ask(|reply| Command::Find { secret, reply }).await
+    }
+
+    /// The key with this secret, and why its next request would be refused whatever it asks for.
+    pub async fn look(&self, secret: String) -> Result<Option<(Key, Option<Refusal>)>, ClerkError> {
+        self.ask(|reply| Command::Look { secret, reply }).await
     }
 
     /// Admits a request, or says why not.
@@ -69,74 +114,133 @@ impl Clerk {
         }
     }
 
-    /// Waits until everything that was asked before is written.
+    /// Waits until everything that was asked before is written, or cannot be.
     pub async fn flush(&self) {
         let _ = self.ask(|reply| Command::Flush { reply }).await;
     }
 
     async fn ask<T>(&self, command: impl FnOnce(Reply<T>) -> Command) -> Result<T, ClerkError> {
         let (reply, answer) = oneshot::channel();
-        self.commands.try_send(command(reply)).map_err(|_| ClerkError)?;
-        answer.await.map_err(|_| ClerkError)?
+        self.commands.try_send(command(reply)).map_err(|_| ClerkError::Down)?;
+        let answer = tokio::time::timeout(ANSWER_PATIENCE, answer).await.map_err(|_| ClerkError::Down)?;
+        answer.map_err(|_| ClerkError::Down)?
     }
 }
 
-fn work(mut ledger: Ledger, waiting: &mpsc::Receiver<Command>) {
-    let mut unsettled: Vec<(String, &'static str)> = Vec::new();
-    while let Ok(first) = waiting.recv() {
-        let mut batch = vec![first];
-        batch.extend(waiting.try_iter().take(BATCH_MAX - 1));
-        if let Err(error) = ledger.reconnect() {
-            tracing::error!(%error, "cannot connect to the ledger again");
+/// What the thread has.
+struct Desk {
+    ledger: Ledger,
+    pulse: Arc<Pulse>,
+    /// Settlements that failed. They are tried again with the next batch; the process's end does not lose them either.
+    unsettled: Vec<(String, &'static str)>,
+    failed_to_connect: Option<Instant>,
+}
+
+impl Desk {
+    fn work(mut self, waiting: &mpsc::Receiver<Command>) {
+        loop {
+            let mut batch = match waiting.recv_timeout(PING_PERIOD) {
+                Ok(first) => vec![first],
+                Err(mpsc::RecvTimeoutError::Timeout) => Vec::new(),
+                Err(mpsc::RecvTimeoutError::Disconnected) => break,
+            };
+            batch.extend(waiting.try_iter().take(BATCH_MAX.saturating_sub(batch.len())));
+            self.step(batch);
         }
-        // Settlements that failed are tried again with the next batch; the process's end does not lose them either.
-        let retried = std::mem::take(&mut unsettled);
+        if !self.unsettled.is_empty() {
+            self.step(Vec::new());
+        }
+    }
+
+    /// Does commands, or without any looks whether the database is there.
+    fn step(&mut self, mut batch: Vec<Command>) {
+        let retried = std::mem::take(&mut self.unsettled);
         batch.extend(retried.into_iter().map(|(request, outcome)| Command::Settle { request, outcome }));
-        unsettled = write(&mut ledger, batch);
+        self.pulse.set_busy(Some(Instant::now()));
+        let done = match batch.is_empty() {
+            true => self.attempt(&[], Ledger::ping),
+            false => self.write(batch),
+        };
+        self.pulse.set_busy(None);
+        let was_down = self.pulse.down.swap(done.is_err(), Relaxed);
+        match done {
+            Err(error) => tracing::error!(%error, "the ledger failed"),
+            Ok(()) if was_down => tracing::info!("the ledger works again"),
+            Ok(()) => {}
+        }
     }
-}
 
-/// Does the commands in one transaction and answers them once it is written. Gives back the settlements that failed.
-fn write(ledger: &mut Ledger, batch: Vec<Command>) -> Vec<(String, &'static str)> {
-    let money = batch.iter().any(|command| matches!(command, Command::Admit { .. } | Command::Settle { .. }));
-    let durability = if money { Durability::Machine } else { Durability::Process };
-    let done =
-        ledger.in_transaction(durability, |ledger| batch.iter().map(|command| perform(ledger, command)).collect());
-    let answers: Vec<Answer> = match done {
-        Ok(answers) => answers,
-        Err(error) => {
-            tracing::error!(%error, "the ledger failed");
-            return batch.into_iter().filter_map(fail).collect();
+    /// Does `work`. A connection that is lost on the way is made again, and the work done once more: its transaction
+    /// was either not written at all, or written whole, which [`perform`] recognises.
+    fn attempt<T>(
+        &mut self,
+        batch: &[Command],
+        mut work: impl FnMut(&mut Ledger) -> Result<T, LedgerError>,
+    ) -> Result<T, LedgerError> {
+        self.connect()?;
+        let first = work(&mut self.ledger);
+        if first.is_ok() || !self.ledger.database.is_closed() {
+            return first;
         }
-    };
-    for (command, answer) in batch.into_iter().zip(answers) {
-        // A client that has gone away takes no answer; what was written stays, and its request is settled.
-        match (command, answer) {
-            (Command::Find { reply, .. }, Answer::Found(key)) => drop(reply.send(Ok(key))),
-            (Command::Admit { reply, .. }, Answer::Admitted(admitted)) => drop(reply.send(Ok(admitted))),
-            (Command::Progress { reply, .. }, Answer::Written) => drop(reply.send(Ok(()))),
-            (Command::Flush { reply }, Answer::Written) => drop(reply.send(Ok(()))),
-            (Command::Settle { .. }, Answer::Written) => {}
-            _ => unreachable!("answers stand in the order of their commands"),
+        tracing::warn!(commands = batch.len(), "the connection to the ledger was lost; trying once more");
+        self.connect()?;
+        work(&mut self.ledger)
+    }
+
+    fn connect(&mut self) -> Result<(), LedgerError> {
+        if self.failed_to_connect.is_some_and(|at| at.elapsed() < CONNECT_PAUSE) {
+            return Err(LedgerError::Silent);
+        }
+        let connected = self.ledger.reconnect();
+        self.failed_to_connect = connected.is_err().then(Instant::now);
+        connected
+    }
+
+    /// Does the commands in one transaction and answers them once it is written.
+    fn write(&mut self, batch: Vec<Command>) -> Result<(), LedgerError> {
+        let money = batch.iter().any(|command| matches!(command, Command::Admit { .. } | Command::Settle { .. }));
+        let durability = if money { Durability::Machine } else { Durability::Process };
+        let mut again = false;
+        let done = self.attempt(&batch, |ledger| {
+            let again = std::mem::replace(&mut again, true);
+            ledger.in_transaction(durability, |ledger| {
+                batch.iter().map(|command| perform(ledger, command, again)).collect::<Result<Vec<Answer>, _>>()
+            })
+        });
+        match done {
+            Ok(answers) => {
+                batch.into_iter().zip(answers).for_each(|(command, answer)| give(command, answer));
+                Ok(())
+            }
+            Err(error) => {
+                self.unsettled = batch.into_iter().filter_map(fail).collect();
+                Err(error)
+            }
         }
     }
-    Vec::new()
 }
 
 enum Answer {
     Found(Option<Key>),
+    Looked(Option<(Key, Option<Refusal>)>),
     Admitted(Result<(), Refusal>),
     Written,
+    Closed,
 }
 
-fn perform(ledger: &mut Ledger, command: &Command) -> Result<Answer, LedgerError> {
+/// Does one command. `again`: the transaction may have been written before, and its answer lost.
+fn perform(ledger: &mut Ledger, command: &Command, again: bool) -> Result<Answer, LedgerError> {
     Ok(match command {
         Command::Find { secret, .. } => Answer::Found(ledger.find_key(secret)?),
-        Command::Admit { admission, .. } => Answer::Admitted(ledger.admit(admission, now_unix_ms())?),
-        Command::Progress { request, tokens, .. } => {
-            ledger.progress(request, *tokens)?;
-            Answer::Written
+        Command::Look { secret, .. } => Answer::Looked(ledger.look(secret, now_unix_ms())?),
+        Command::Admit { admission, .. } if again && ledger.is_admitted(&admission.request)? => {
+            Answer::Admitted(Ok(()))
         }
+        Command::Admit { admission, .. } => Answer::Admitted(ledger.admit(admission, now_unix_ms())?),
+        Command::Progress { request, tokens, .. } => match ledger.progress(request, *tokens)? {
+            true => Answer::Written,
+            false => Answer::Closed,
+        },
         Command::Settle { request, outcome } => {
             ledger.settle(request, outcome, now_unix_ms())?;
             Answer::Written
@@ -145,11 +249,28 @@ fn perform(ledger: &mut Ledger, command: &Command) -> Result<Answer, LedgerError
     })
 }
 
+/// Answers a command that was done. A client that has gone away takes no answer; what was written stays, and its
+/// request is settled.
+fn give(command: Command, answer: Answer) {
+    match (command, answer) {
+        (Command::Find { reply, .. }, Answer::Found(key)) => drop(reply.send(Ok(key))),
+        (Command::Look { reply, .. }, Answer::Looked(found)) => drop(reply.send(Ok(found))),
+        (Command::Admit { reply, .. }, Answer::Admitted(admitted)) => drop(reply.send(Ok(admitted))),
+        (Command::Progress { reply, .. }, Answer::Written) => drop(reply.send(Ok(()))),
+        (Command::Progress { reply, .. }, Answer::Closed) => drop(reply.send(Err(ClerkError::Closed))),
+        (Command::Flush { reply }, Answer::Written) => drop(reply.send(Ok(()))),
+        (Command::Settle { .. }, Answer::Written) => {}
+        _ => unreachable!("answers stand in the order of their commands"),
+    }
+}
+
+/// Answers a command that failed; a settlement is given back.
 fn fail(command: Command) -> Option<(String, &'static str)> {
     match command {
-        Command::Find { reply, .. } => drop(reply.send(Err(ClerkError))),
-        Command::Admit { reply, .. } => drop(reply.send(Err(ClerkError))),
-        Command::Progress { reply, .. } | Command::Flush { reply } => drop(reply.send(Err(ClerkError))),
+        Command::Find { reply, .. } => drop(reply.send(Err(ClerkError::Down))),
+        Command::Look { reply, .. } => drop(reply.send(Err(ClerkError::Down))),
+        Command::Admit { reply, .. } => drop(reply.send(Err(ClerkError::Down))),
+        Command::Progress { reply, .. } | Command::Flush { reply } => drop(reply.send(Err(ClerkError::Down))),
         Command::Settle { request, outcome } => return Some((request, outcome)),
     }
     None

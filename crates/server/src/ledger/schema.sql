@@ -36,7 +36,8 @@ CREATE TABLE IF NOT EXISTS requests (
     hit_tokens BIGINT NOT NULL,
     miss_tokens BIGINT NOT NULL,
     output_tokens BIGINT NOT NULL,
-    cost_nano BIGINT NOT NULL
+    cost_nano BIGINT NOT NULL,
+    sequences BIGINT NOT NULL DEFAULT 1
 );
 CREATE INDEX IF NOT EXISTS requests_of_key ON requests (key_id, started_unix_ms);
 CREATE INDEX IF NOT EXISTS requests_open ON requests (key_id) WHERE ended_unix_ms IS NULL;

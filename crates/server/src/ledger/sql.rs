@@ -1,10 +1,11 @@
 //! The two databases behind the ledger, as one: statements with `$1`-style parameters, integers and text, transactions.
 
-use std::collections::HashMap;
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 use std::time::Duration;
 
 use super::LedgerError;
+use super::postgres::Postgres;
 
 /// A parameter or a column.
 #[derive(Clone, Debug, PartialEq)]
@@ -44,13 +45,15 @@ pub(super) enum Durability {
 /// A connection to a database.
 pub(super) enum Database {
     Sqlite { connection: rusqlite::Connection, _lock: Option<std::fs::File> },
-    Postgres { client: Box<postgres::Client>, prepared: HashMap<String, postgres::Statement> },
+    Postgres(Box<Postgres>),
 }
 
 impl Database {
     /// Opens or makes the file. `alone`: no other process may serve from it meanwhile.
     pub fn sqlite(path: &Path, alone: bool) -> Result<Database, LedgerError> {
         let lock = if alone { Some(lock_file(path)?) } else { None };
+        // SQLite gives its journals the file's permissions. A file that cannot be made is SQLite's to report.
+        let _ = for_owner().open(path);
         let connection = rusqlite::Connection::open(path)?;
         connection.busy_timeout(Duration::from_secs(10))?;
         connection.pragma_update(None, "journal_mode", "WAL")?;
@@ -61,8 +64,7 @@ impl Database {
     /// Connects to `postgres://…`. The connection is not encrypted: put the database on the same machine or network, or
     /// behind a tunnel.
     pub fn postgres(url: &str) -> Result<Database, LedgerError> {
-        let client = Box::new(postgres::Client::connect(url, postgres::NoTls)?);
-        Ok(Database::Postgres { client, prepared: HashMap::new() })
+        Ok(Database::Postgres(Box::new(Postgres::connect(url)?)))
     }
 
     /// What a `SELECT` ends with to keep others from the row until the transaction ends. SQLite's transactions keep
@@ -70,7 +72,7 @@ impl Database {
     pub fn for_update(&self) -> &'static str {
         match self {
             Database::Sqlite { .. } => "",
-            Database::Postgres { .. } => " FOR UPDATE",
+            Database::Postgres(_) => " FOR UPDATE",
         }
     }
 
@@ -78,7 +80,7 @@ impl Database {
     pub fn script(&mut self, sql: &str) -> Result<(), LedgerError> {
         match self {
             Database::Sqlite { connection, .. } => Ok(connection.execute_batch(sql)?),
-            Database::Postgres { client, .. } => Ok(client.batch_execute(sql)?),
+            Database::Postgres(connection) => connection.script(sql),
         }
     }
 
@@ -89,10 +91,7 @@ impl Database {
                 let mut statement = connection.prepare(sql)?;
                 Ok(statement.execute(rusqlite::params_from_iter(values.iter().map(to_sqlite)))? as u64)
             }
-            Database::Postgres { client, prepared } => {
-                let statement = prepare(client, prepared, sql)?;
-                Ok(client.execute(&statement, &to_postgres(values))?)
-            }
+            Database::Postgres(connection) => connection.execute(sql, values),
         }
     }
 
@@ -111,10 +110,7 @@ impl Database {
                 }
                 Ok(found)
             }
-            Database::Postgres { client, prepared } => {
-                let statement = prepare(client, prepared, sql)?;
-                client.query(&statement, &to_postgres(values))?.iter().map(from_postgres).collect()
-            }
+            Database::Postgres(connection) => connection.query(sql, values),
         }
     }
 
@@ -123,8 +119,8 @@ impl Database {
         let sql = match (&self, durability) {
             (Database::Sqlite { .. }, Durability::Process) => "PRAGMA synchronous = NORMAL; BEGIN IMMEDIATE",
             (Database::Sqlite { .. }, Durability::Machine) => "PRAGMA synchronous = FULL; BEGIN IMMEDIATE",
-            (Database::Postgres { .. }, Durability::Process) => "BEGIN; SET LOCAL synchronous_commit = off",
-            (Database::Postgres { .. }, Durability::Machine) => "BEGIN",
+            (Database::Postgres(_), Durability::Process) => "BEGIN; SET LOCAL synchronous_commit = off",
+            (Database::Postgres(_), Durability::Machine) => "BEGIN",
         };
         self.script(sql)
     }
@@ -143,29 +139,24 @@ impl Database {
     pub fn is_closed(&self) -> bool {
         match self {
             Database::Sqlite { .. } => false,
-            Database::Postgres { client, .. } => client.is_closed(),
+            Database::Postgres(connection) => connection.is_closed(),
         }
     }
 }
 
-fn prepare(
-    client: &mut postgres::Client,
-    prepared: &mut HashMap<String, postgres::Statement>,
-    sql: &str,
-) -> Result<postgres::Statement, LedgerError> {
-    if let Some(statement) = prepared.get(sql) {
-        return Ok(statement.clone());
-    }
-    let statement = client.prepare(sql)?;
-    prepared.insert(sql.to_owned(), statement.clone());
-    Ok(statement)
+/// Makes files that only their owner may read: names of keys and what they spend are nobody else's business.
+fn for_owner() -> std::fs::OpenOptions {
+    let mut options = std::fs::OpenOptions::new();
+    options.write(true).create(true).truncate(false).mode(0o600);
+    options
 }
 
 /// Takes `PATH.lock` for this process; the system gives it back when the process ends, however that happens.
 fn lock_file(path: &Path) -> Result<std::fs::File, LedgerError> {
     let mut name = path.as_os_str().to_owned();
     name.push(".lock");
-    let file = std::fs::File::create(Path::new(&name))
+    let file = for_owner()
+        .open(Path::new(&name))
         .map_err(|source| LedgerError::Io { path: Path::new(&name).to_path_buf(), source })?;
     match file.try_lock() {
         Ok(()) => Ok(file),
@@ -175,7 +166,7 @@ fn lock_file(path: &Path) -> Result<std::fs::File, LedgerError> {
 }
 
 /// A row of a result.
-pub(super) struct Row(Vec<Value>);
+pub(super) struct Row(pub(super) Vec<Value>);
 
 impl Row {
     /// A column that is an integer. The schema is ours, so another type is a damaged database.
@@ -215,25 +206,4 @@ fn from_sqlite(value: rusqlite::types::Value) -> Value {
         rusqlite::types::Value::Text(value) => Value::Text(value),
         _ => Value::Null,
     }
-}
-
-fn to_postgres(values: &[Value]) -> Vec<&(dyn postgres::types::ToSql + Sync)> {
-    values
-        .iter()
-        .map(|value| match value {
-            Value::Int(value) => value as &(dyn postgres::types::ToSql + Sync),
-            Value::Text(value) => value,
-            Value::Null => &None::<i64>,
-        })
-        .collect()
-}
-
-fn from_postgres(row: &postgres::Row) -> Result<Row, LedgerError> {
-    let column = |at: usize| -> Result<Value, LedgerError> {
-        Ok(match *row.columns()[at].type_() {
-            postgres::types::Type::INT8 => row.try_get::<_, Option<i64>>(at)?.map_or(Value::Null, Value::Int),
-            _ => row.try_get::<_, Option<String>>(at)?.map_or(Value::Null, Value::Text),
-        })
-    };
-    Ok(Row((0..row.len()).map(column).collect::<Result<_, _>>()?))
 }

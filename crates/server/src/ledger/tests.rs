@@ -40,6 +40,7 @@ fn admission(request: &str, key: &Key) -> Admission {
         model: "tiny".to_owned(),
         prompt_tokens: 10,
         output_tokens_max: 20,
+        sequences: 1,
         prices: Prices { hit: Nanos(500_000), miss: Nanos(1_000_000), output: Nanos(2_000_000) },
         currency: "USD".to_owned(),
     }
@@ -78,7 +79,8 @@ fn a_request_is_charged_once_for_what_its_row_holds() {
         ledger.progress("a", Tokens { hit: 4, miss: 6, output: 3 }).unwrap();
         for _ in 0..2 {
             ledger.settle("a", "stop", 1).unwrap();
-            ledger.progress("a", Tokens { hit: 4, miss: 6, output: 9 }).unwrap();
+            assert!(!ledger.progress("a", Tokens { hit: 4, miss: 6, output: 9 }).unwrap(), "nobody pays for these");
+            assert!(ledger.progress("a", Tokens { hit: 4, miss: 6, output: 3 }).unwrap(), "these are paid for");
         }
         let key = again(&mut ledger, &key);
         assert_eq!((key.spent, key.reserved), (Nanos(14), Nanos(0)), "4·0.5 + 6·1 + 3·2");
@@ -135,9 +137,79 @@ fn requests_at_once_are_counted_until_they_are_settled() {
         let mut ledger = Ledger::open(url).unwrap();
         let key = key(&mut ledger, Limits { concurrent: Some(1), ..Limits::default() });
         ledger.admit(&admission("a", &key), 0).unwrap().unwrap();
-        assert_eq!(ledger.admit(&admission("b", &key), 0).unwrap(), Err(Refusal::Concurrent { limit: 1 }));
+        assert_eq!(ledger.admit(&admission("b", &key), 0).unwrap(), Err(Refusal::Concurrent { limit: 1, needed: 1 }));
         ledger.settle("a", "cancelled", 0).unwrap();
         ledger.admit(&admission("b", &key), 0).unwrap().unwrap();
+    });
+}
+
+#[test]
+fn each_answer_of_a_request_counts_as_one_at_once() {
+    on_each(|url| {
+        let mut ledger = Ledger::open(url).unwrap();
+        let key = key(&mut ledger, Limits { concurrent: Some(4), ..Limits::default() });
+        let of = |request: &str, sequences: u64| Admission { sequences, ..admission(request, &key) };
+        let refused = |needed: u64| Err(Refusal::Concurrent { limit: 4, needed });
+        assert_eq!(ledger.admit(&of("a", 16), 0).unwrap(), refused(16));
+        ledger.admit(&of("a", 3), 0).unwrap().unwrap();
+        assert_eq!(ledger.admit(&of("b", 2), 0).unwrap(), refused(2));
+        ledger.admit(&of("b", 1), 0).unwrap().unwrap();
+        assert_eq!(ledger.admit(&of("c", 1), 0).unwrap(), refused(1));
+    });
+}
+
+#[test]
+fn a_clock_that_was_set_back_does_not_lock_a_key_out() {
+    on_each(|url| {
+        let mut ledger = Ledger::open(url).unwrap();
+        let key = key(&mut ledger, Limits { requests_per_minute: Some(1), ..Limits::default() });
+        let hour = 3600 * SECOND;
+        ledger.admit(&admission("a", &key), hour).unwrap().unwrap();
+        // Another server's clock may be a little ahead; then the row counts.
+        let ahead = ledger.admit(&admission("b", &key), hour - 2 * SECOND).unwrap();
+        assert!(matches!(ahead, Err(Refusal::Requests { limit: 1, .. })), "{ahead:?}");
+        ledger.admit(&admission("b", &key), hour / 2).unwrap().unwrap();
+    });
+}
+
+#[test]
+fn names_that_no_list_could_show_are_refused() {
+    on_each(|url| {
+        let mut ledger = Ledger::open(url).unwrap();
+        for name in ["", " ", "a ", "a\nb", "\u{1b}[2J", "\u{7f}", &"x".repeat(101)] {
+            let made = ledger.add_key(name, &Limits::default(), 0);
+            assert!(matches!(made, Err(LedgerError::KeyName { .. })), "{name:?}");
+        }
+        ledger.add_key("Zoë's key", &Limits::default(), 0).unwrap();
+    });
+}
+
+#[test]
+fn the_files_are_their_owners_alone() {
+    use std::os::unix::fs::PermissionsExt;
+    let folder = tempfile::tempdir().unwrap();
+    let (mut ledger, _) = Ledger::serve(folder.path().join("ledger.db").to_str().unwrap(), 0).unwrap();
+    key(&mut ledger, Limits::default());
+    let mut seen = 0;
+    for entry in std::fs::read_dir(folder.path()).unwrap() {
+        let entry = entry.unwrap();
+        assert_eq!(entry.metadata().unwrap().permissions().mode() & 0o077, 0, "{:?}", entry.path());
+        seen += 1;
+    }
+    assert!(seen >= 3, "database, lock and journal");
+}
+
+#[test]
+fn tables_without_sequences_get_them() {
+    on_each(|url| {
+        let mut ledger = Ledger::open(url).unwrap();
+        let key = key(&mut ledger, Limits { concurrent: Some(1), ..Limits::default() });
+        ledger.admit(&admission("a", &key), 0).unwrap().unwrap();
+        let before = "ALTER TABLE requests DROP COLUMN sequences; UPDATE meta SET value = '1' WHERE name = 'schema'";
+        ledger.database.script(before).unwrap();
+        let mut ledger = Ledger::open(url).unwrap();
+        let refused = ledger.admit(&admission("b", &key), 0).unwrap();
+        assert_eq!(refused, Err(Refusal::Concurrent { limit: 1, needed: 1 }), "the open row counts as one");
     });
 }
 
@@ -165,13 +237,149 @@ fn the_next_server_settles_what_a_dead_one_left_open() {
     });
 }
 
+/// A server whose connection is lost for a moment is taken for dead by one that starts meanwhile. What it then has to
+/// say of its requests must not be sent: they are closed.
+#[test]
+fn a_server_that_was_taken_for_dead_notices() {
+    on_each(|url| {
+        if !is_postgres(url) {
+            return; // a file has one server
+        }
+        let (mut first, _) = Ledger::serve(url, 0).unwrap();
+        let key = key(&mut first, Limits::default());
+        for request in ["a", "b"] {
+            first.in_transaction(Durability::Machine, |l| l.admit(&admission(request, &key), 0)).unwrap().unwrap();
+        }
+        cut_off(url, first.session);
+        let (_second, recovered) = Ledger::serve(url, 1).unwrap();
+        assert_eq!(recovered, 2);
+        let sent = Tokens { hit: 0, miss: 10, output: 2000 };
+        assert!(first.progress("a", sent).is_err(), "the connection is lost");
+        first.reconnect().unwrap();
+        assert!(!first.progress("a", sent).unwrap(), "the row is closed");
+        let (clerk, _) = Clerk::start(first).unwrap();
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        assert_eq!(runtime.block_on(clerk.progress("b", sent)), Err(ClerkError::Closed));
+    });
+}
+
+/// Ends the connection as an administrator does.
+fn cut_off(url: &str, session: i64) {
+    let sql = format!("SELECT CASE WHEN pg_terminate_backend({session}) THEN CAST(1 AS BIGINT) END");
+    assert_eq!(Ledger::open(url).unwrap().database.query(&sql, &[]).unwrap()[0].int(0).unwrap(), 1);
+}
+
+#[test]
+fn what_is_written_after_a_lost_connection_is_not_lost() {
+    on_each(|url| {
+        if !is_postgres(url) {
+            return;
+        }
+        let (mut ledger, _) = Ledger::serve(url, 0).unwrap();
+        let key = key(&mut ledger, Limits { concurrent: Some(1), ..Limits::default() });
+        let session = ledger.session;
+        let (clerk, _) = Clerk::start(ledger).unwrap();
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        cut_off(url, session);
+        runtime.block_on(clerk.admit(admission("a", &key))).unwrap().unwrap();
+        runtime.block_on(clerk.progress("a", Tokens { hit: 0, miss: 10, output: 2 })).unwrap();
+        clerk.settle("a".to_owned(), "done");
+        runtime.block_on(clerk.flush());
+        assert!(clerk.is_healthy());
+        let mut other = Ledger::open(url).unwrap();
+        assert_eq!(again(&mut other, &key).spent, Nanos(14));
+        assert_eq!(Ledger::serve(url, 1).unwrap().1, 0, "it is alive again for others");
+    });
+}
+
 #[test]
 fn tables_of_another_form_are_refused() {
     on_each(|url| {
         let mut ledger = Ledger::open(url).unwrap();
-        ledger.database.script("UPDATE meta SET value = '2' WHERE name = 'schema'").unwrap();
+        ledger.database.script("UPDATE meta SET value = '99' WHERE name = 'schema'").unwrap();
         assert!(matches!(Ledger::open(url), Err(LedgerError::Schema { .. })));
     });
+}
+
+/// Passes bytes between clients and a database until it is told to hold them back, as a stopped server does: what is
+/// sent is acknowledged, and nothing comes.
+struct Proxy {
+    address: std::net::SocketAddr,
+    stopped: std::sync::Arc<std::sync::atomic::AtomicBool>,
+}
+
+impl Proxy {
+    fn to(target: String) -> Proxy {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let (address, stopped) = (listener.local_addr().unwrap(), std::sync::Arc::default());
+        let flag = std::sync::Arc::clone(&stopped);
+        std::thread::spawn(move || {
+            for client in listener.incoming().flatten() {
+                let Ok(server) = std::net::TcpStream::connect(&target) else { continue };
+                for (from, to) in [(&client, &server), (&server, &client)] {
+                    let (from, to) = (from.try_clone().unwrap(), to.try_clone().unwrap());
+                    let flag = std::sync::Arc::clone(&flag);
+                    std::thread::spawn(move || pass(from, to, &flag));
+                }
+            }
+        });
+        Proxy { address, stopped }
+    }
+
+    fn stop(&self, stopped: bool) {
+        self.stopped.store(stopped, std::sync::atomic::Ordering::SeqCst);
+    }
+}
+
+fn pass(mut from: std::net::TcpStream, mut to: std::net::TcpStream, stopped: &std::sync::atomic::AtomicBool) {
+    use std::io::{Read, Write};
+    let mut bytes = [0; 4096];
+    while let Ok(count @ 1..) = from.read(&mut bytes) {
+        while stopped.load(std::sync::atomic::Ordering::SeqCst) {
+            std::thread::sleep(std::time::Duration::from_millis(10));
+        }
+        if to.write_all(&bytes[..count]).is_err() {
+            break;
+        }
+    }
+    let _ = to.shutdown(std::net::Shutdown::Both);
+}
+
+#[test]
+fn a_database_that_hangs_is_noticed_and_found_again() {
+    on_each(|url| {
+        let Some(rest) = url.strip_prefix("postgres://") else { return };
+        let (user, rest) = rest.split_once('@').unwrap();
+        let (target, rest) = rest.split_once('/').unwrap();
+        let proxy = Proxy::to(target.to_owned());
+        let (mut ledger, _) = Ledger::serve(&format!("postgres://{user}@{}/{rest}", proxy.address), 0).unwrap();
+        let key = key(&mut ledger, Limits::default());
+        let (clerk, _) = Clerk::start(ledger).unwrap();
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        runtime.block_on(clerk.admit(admission("a", &key))).unwrap().unwrap();
+        assert!(clerk.is_healthy());
+        proxy.stop(true);
+        let begin = std::time::Instant::now();
+        let sent = Tokens { hit: 0, miss: 10, output: 2 };
+        assert_eq!(runtime.block_on(clerk.progress("a", sent)), Err(ClerkError::Down));
+        assert!(begin.elapsed().as_secs() < 20, "{:?}", begin.elapsed());
+        assert!(!clerk.is_healthy());
+        proxy.stop(false);
+        while !clerk.is_healthy() {
+            assert!(begin.elapsed().as_secs() < 60, "never found again");
+            std::thread::sleep(std::time::Duration::from_millis(50));
+        }
+        runtime.block_on(clerk.progress("a", sent)).unwrap();
+    });
+}
+
+#[test]
+fn a_server_that_says_nothing_is_no_database() {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let begin = std::time::Instant::now();
+    let url = format!("postgres://wels@{}/wels", listener.local_addr().unwrap());
+    assert!(matches!(Ledger::open(&url), Err(LedgerError::Silent | LedgerError::Postgres(_))));
+    assert!(begin.elapsed().as_secs() < 20, "{:?}", begin.elapsed());
 }
 
 #[test]

@@ -29,9 +29,22 @@ let running = null;
 
 // The key comes in the part of the address that browsers do not send.
 if (location.hash.startsWith("#key=")) {
-  settings.key = decodeURIComponent(location.hash.slice(5));
-  store(KEYS.settings, settings);
+  const key = decoded(location.hash.slice(5)).trim();
   history.replaceState(null, "", location.pathname);
+  // A link from somebody else must not make this browser talk with that one's key.
+  const asks = settings.key && settings.key !== key;
+  if (key && (!asks || confirm("This address brings another API key. Replace the one that is stored here?"))) {
+    settings.key = key;
+    store(KEYS.settings, settings);
+  }
+}
+
+function decoded(text) {
+  try {
+    return decodeURIComponent(text);
+  } catch {
+    return ""; // "%" alone is no key
+  }
 }
 
 function node(name, className, ...children) {

@@ -18,13 +18,16 @@ const FAMILY = {
 const HASH_COMMENTS = new Set(["python", "sh", "yaml", "yml", "toml", "ruby", "rb", "r", "make", "dockerfile"]);
 const PLAIN = new Set(["", "text", "txt", "plain", "markdown", "md", "diff", "output"]);
 
+// An entry of a table; what all objects have, such as `constructor`, is none.
+const entry = (table, name) => (Object.hasOwn(table, name) ? table[name] : undefined);
+
 export function nodes(code, language) {
   language = language.toLowerCase();
   if (PLAIN.has(language) || code.length > 60000) return [document.createTextNode(code)];
-  const family = FAMILY[language] ?? language;
-  const keywords = new Set((WORDS[family] ?? "true false null").split(" "));
+  const family = entry(FAMILY, language) ?? language;
+  const keywords = new Set((entry(WORDS, family) ?? "true false null").split(" "));
   const line = HASH_COMMENTS.has(family) ? "#[^\\n]*" : family === "sql" || family === "lua" ? "--[^\\n]*" : "//[^\\n]*|/\\*[\\s\\S]*?(?:\\*/|$)";
-  const strings = `"(?:[^"\\\\\\n]|\\\\.)*"?|'(?:[^'\\\\\\n]|\\\\.)*'` + (family === "js" || family === "go" ? "|`(?:[^`\\\\]|\\\\.)*`?" : "");
+  const strings = `"(?:[^"\\\\\\n]|\\\\.)*"?|'(?:[^'\\\\\\n]|\\\\.){0,500}'` + (family === "js" || family === "go" ? "|`(?:[^`\\\\]|\\\\.)*`?" : "");
   const triple = family === "python" ? `"""[\\s\\S]*?(?:"""|$)|'''[\\s\\S]*?(?:'''|$)|` : "";
   const pattern = new RegExp(`(${line})|(${triple}${strings})|(\\b\\d[\\w.]*)|([A-Za-z_]\\w*)(?=(\\s*\\()?)`, "g");
   const out = [];

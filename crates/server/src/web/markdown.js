@@ -1,10 +1,21 @@
 // Markdown, as models write it, to DOM nodes. Text only ever becomes text nodes and attributes that are set here, so
 // nothing in an answer can become markup or script. `render(text)` gives a fragment.
+//
+// The text is a model's, or whoever wrote it into a prompt, so no pattern may take more than linear time: each looks at
+// a place once, or at a bounded number of characters, and what is known not to come any more is not looked for again.
 
 import { nodes as highlight } from "./highlight.js";
 import { render as math } from "./math.js";
 
 const DEPTH_MAX = 12;
+// Characters of all formulas of a text; what is beyond is shown as it is written.
+const TEX_MAX = 40000;
+let texLeft = 0;
+
+function formula(tex, display) {
+  texLeft -= tex.length;
+  return texLeft < 0 ? document.createTextNode(tex) : math(tex, display);
+}
 
 function element(name, className, ...children) {
   const node = document.createElement(name);
@@ -14,16 +25,16 @@ function element(name, className, ...children) {
 }
 
 export function render(text) {
+  texLeft = TEX_MAX;
   const fragment = document.createDocumentFragment();
   fragment.append(...blocks(text.replace(/\r\n?/g, "\n").split("\n"), 0));
   return fragment;
 }
 
 const FENCE = /^\s{0,3}(`{3,}|~{3,})\s*([\w+#.-]*)/;
-const HEADING = /^\s{0,3}(#{1,6})\s+(.*?)\s*#*\s*$/;
+const HEADING = /^\s{0,3}(#{1,6})(?=\s|$)/;
 const RULE = /^\s{0,3}([-*_])(\s*\1){2,}\s*$/;
 const ITEM = /^(\s*)([-*+]|\d{1,9}[.)])(\s+|$)/;
-const TABLE_LINE = /^\s*\|?\s*:?-+:?\s*(\|\s*:?-+:?\s*)*\|?\s*$/;
 const DISPLAY = [[/^\s*\$\$/, "$$"], [/^\s*\\\[/, "\\]"]];
 
 function blocks(lines, depth) {
@@ -56,7 +67,7 @@ function block(lines, at, depth, out) {
   for (const [begin, end] of DISPLAY) if (begin.test(line)) return display(lines, at, begin, end, out);
   if ((match = HEADING.exec(line))) {
     const heading = element(`h${match[1].length}`);
-    inline(match[2], heading, 0);
+    inline(headingText(line.slice(match[0].length)), heading, 0);
     out.push(heading);
     return at + 1;
   }
@@ -68,8 +79,21 @@ function block(lines, at, depth, out) {
     return end;
   }
   if (ITEM.test(line)) return list(lines, at, depth, out);
-  if (line.includes("|") && TABLE_LINE.test(lines[at + 1] ?? "") && lines[at + 1].includes("-")) return table(lines, at, out);
+  if (line.includes("|") && isTableLine(lines[at + 1] ?? "")) return table(lines, at, out);
   return 0;
+}
+
+// Without the marks that may close it.
+function headingText(text) {
+  text = text.trim();
+  let end = text.length;
+  while (text[end - 1] === "#") end--;
+  return end === 0 || /\s/.test(text[end - 1]) ? text.slice(0, end).trimEnd() : text;
+}
+
+// The line between a table's head and body.
+function isTableLine(line) {
+  return line.includes("-") && cells(line).every((cell) => /^:?-+:?$/.test(cell));
 }
 
 function fence(lines, at, [, mark, language], out) {
@@ -96,7 +120,7 @@ function display(lines, at, begin, end, out) {
     rest = lines[++last];
   }
   const close = rest.indexOf(end);
-  out.push(element("div", "display", math(tex + (close < 0 ? rest : rest.slice(0, close)), true)));
+  out.push(element("div", "display", formula(tex + (close < 0 ? rest : rest.slice(0, close)), true)));
   const after = close < 0 ? "" : rest.slice(close + end.length).trim();
   if (after && after !== "." && after !== ",") {
     const paragraph = element("p");
@@ -164,41 +188,139 @@ function table(lines, at, out) {
   return end;
 }
 
-// In the order in which they are tried at each place.
+// What stands between two marks. `open` is tried at a place; the text goes up to the first `close` after it, which is
+// looked for with the marks' own conditions. Where none comes, none comes after any later place either.
 const SPANS = [
-  [/\\\(([\s\S]+?)\\\)/y, (m) => math(m[1], false)],
-  [/\\\[([\s\S]+?)\\\]/y, (m) => math(m[1], true)],
-  [/\$\$([\s\S]+?)\$\$/y, (m) => math(m[1], true)],
-  [/\$(?![\s\d.,]*\s)([^$\n]*?[^$\s\\])\$(?!\d)/y, (m) => math(m[1], false)],
-  [/\\([\\`*_{}[\]()#+\-.!|~<>$])/y, (m) => document.createTextNode(m[1])],
-  [/(`+)([\s\S]*?[^`])\1(?!`)/y, (m) => element("code", "", m[2].replace(/^ (.*[^ ].*) $/s, "$1"))],
-  [/\*\*(?=\S)([\s\S]*?\S)\*\*/y, (m, depth) => styled("strong", m[1], depth)],
-  [/__(?=\S)([\s\S]*?\S)__(?!\w)/y, (m, depth) => styled("strong", m[1], depth)],
-  [/~~(?=\S)([\s\S]*?\S)~~/y, (m, depth) => styled("del", m[1], depth)],
-  [/\*(?=[^\s*])([\s\S]*?[^\s*])\*(?!\*)/y, (m, depth) => styled("em", m[1], depth)],
-  [/_(?=[^\s_])([\s\S]*?[^\s_])_(?!\w)/y, (m, depth) => styled("em", m[1], depth)],
-  [/!?\[([^\]\n]*)\]\(\s*<?([^\s)>]+)>?(?:\s+"[^"]*")?\s*\)/y, (m, depth) => link(m[1], m[2], depth)],
-  [/https?:\/\/[^\s<>()]*[^\s<>().,;:!?'"]/y, (m, depth) => link(m[0], m[0], DEPTH_MAX)],
-  [/ {2,}\n|\\\n/y, () => element("br")],
+  { open: /\\\(/y, close: /\\\)/g, make: (tex) => formula(tex, false) },
+  { open: /\\\[/y, close: /\\\]/g, make: (tex) => formula(tex, true) },
+  { open: /\$\$/y, close: /\$\$/g, make: (tex) => formula(tex, true) },
+  { open: /\*\*(?=\S)/y, close: /(?<=\S)\*\*/g, make: (text, depth) => styled("strong", text, depth) },
+  { open: /__(?=\S)/y, close: /(?<=\S)__(?!\w)/g, make: (text, depth) => styled("strong", text, depth) },
+  { open: /~~(?=\S)/y, close: /(?<=\S)~~/g, make: (text, depth) => styled("del", text, depth) },
+  { open: /\*(?=[^\s*])/y, close: /(?<=[^\s*])\*(?!\*)/g, make: (text, depth) => styled("em", text, depth) },
+  { open: /_(?=[^\s_])/y, close: /(?<=[^\s_])_(?!\w)/g, make: (text, depth) => styled("em", text, depth) },
 ];
+
+// Patterns that match at a place, or fail after a bounded number of characters.
+const PLACES = [
+  [/\\([\\`*_{}[\]()#+\-.!|~<>$])/y, (m) => document.createTextNode(m[1])],
+  [/\\\n/y, () => element("br")],
+  [/https?:\/\/[^\s<>()]{0,4000}[^\s<>().,;:!?'"]/y, (m) => link(m[0], m[0], DEPTH_MAX)],
+];
+const DOLLARS = /\$(?![\s\d.,]{0,100}\s)([^$\n]{0,1000}?[^$\s\\])\$(?!\d)/y;
+const ADDRESS = /\(\s{0,100}<?([^\s)>]{1,1000})>?(?:\s{1,100}"[^"]{0,1000}")?\s{0,100}\)/y;
+
+// Where something comes next, at or after a place. Asked with places that only grow, it passes over a text once.
+function finder(text, pattern) {
+  let known = -1, begin = 0;
+  return (at) => {
+    if (known === Infinity || (known >= at && begin <= at)) return known;
+    begin = pattern.lastIndex = at;
+    const found = pattern.exec(text);
+    return (known = found ? found.index : Infinity);
+  };
+}
+
+// The spans of one text.
+class Spans {
+  constructor(text) {
+    this.text = text;
+    this.closers = SPANS.map(({ close }) => finder(text, new RegExp(close.source, "g")));
+    this.bracket = finder(text, /\]/g);
+    this.newline = finder(text, /\n/g);
+    this.backticks = null;
+    this.addresses = new Map();
+  }
+  // What begins at a place: its length, and what makes its node, or null for text; null if nothing does.
+  at(at, depth) {
+    const character = this.text[at];
+    if (character === "`") return this.code(at);
+    if (character === " ") return this.spaces(at);
+    if (character === "[" || character === "!") return this.link(at, depth);
+    for (const [index, { open, close, make }] of SPANS.entries()) {
+      const length = matches(open, this.text, at)?.[0].length;
+      if (!length) continue;
+      const end = this.closers[index](at + length + 1);
+      if (end === Infinity) continue;
+      const inside = this.text.slice(at + length, end);
+      return { length: end - at + closing(close, this.text, end), make: () => make(inside, depth) };
+    }
+    for (const [pattern, make] of PLACES) {
+      const match = matches(pattern, this.text, at);
+      if (match) return { length: match[0].length, make: () => make(match) };
+    }
+    const tex = character === "$" && matches(DOLLARS, this.text, at);
+    return tex ? { length: tex[0].length, make: () => formula(tex[1], false) } : null;
+  }
+  // Code ends with as many backticks as it began with. Runs that close nothing are text.
+  code(at) {
+    this.backticks ??= runs(this.text);
+    const length = this.backticks.lengths.get(at);
+    if (!length) return null;
+    const places = this.backticks.places.get(length);
+    while (places.length && places.at(-1) <= at) places.pop();
+    if (!places.length) return { length, make: null };
+    const inside = this.text.slice(at + length, places.at(-1));
+    const padded = inside.length > 2 && inside.startsWith(" ") && inside.endsWith(" ") && inside.trim();
+    return { length: places.at(-1) + length - at, make: () => element("code", "", padded ? inside.slice(1, -1) : inside) };
+  }
+  // Two spaces at the end of a line break it.
+  spaces(at) {
+    let end = at;
+    while (this.text[end] === " ") end++;
+    return this.text[end] === "\n" ? { length: end + 1 - at, make: () => element("br") } : { length: end - at, make: null };
+  }
+  link(at, depth) {
+    const open = this.text[at] === "!" ? at + 1 : at;
+    if (this.text[open] !== "[") return null;
+    const close = this.bracket(open);
+    if (close > this.newline(open) || this.text[close + 1] !== "(") return null;
+    if (!this.addresses.has(close)) this.addresses.set(close, matches(ADDRESS, this.text, close + 1));
+    const address = this.addresses.get(close);
+    if (!address) return null;
+    const label = this.text.slice(open + 1, close);
+    return { length: close + 1 + address[0].length - at, make: () => link(label, address[1], depth) };
+  }
+}
+
+function matches(pattern, text, at) {
+  pattern.lastIndex = at;
+  return pattern.exec(text);
+}
+
+function closing(close, text, at) {
+  close.lastIndex = at;
+  return close.exec(text)[0].length;
+}
+
+// Runs of backticks: their lengths by place, and by length their places, the last one first.
+function runs(text) {
+  const lengths = new Map(), places = new Map();
+  for (const { 0: { length }, index } of text.matchAll(/`+/g)) {
+    lengths.set(index, length);
+    if (!places.has(length)) places.set(length, []);
+    places.get(length).push(index);
+  }
+  places.forEach((list) => list.reverse());
+  return { lengths, places };
+}
 
 function inline(text, parent, depth) {
   if (depth >= DEPTH_MAX || text.length > 200000) { parent.append(text); return; }
+  const spans = new Spans(text);
+  const special = /[\\$`*_~![h]| {2,}/g;
   let plain = 0;
-  const special = /[\\$`*_~![h \n]/g;
   while (special.lastIndex < text.length) {
     const found = special.exec(text);
     if (!found) break;
     const at = found.index;
     if (found[0] === "_" && /\w/.test(text[at - 1] ?? "")) continue;
-    for (const [pattern, make] of SPANS) {
-      pattern.lastIndex = at;
-      const match = pattern.exec(text);
-      if (!match) continue;
-      parent.append(text.slice(plain, at), make(match, depth + 1));
-      plain = special.lastIndex = at + match[0].length;
-      break;
-    }
+    const span = spans.at(at, depth + 1);
+    if (!span) continue;
+    special.lastIndex = at + span.length;
+    if (!span.make) continue;
+    parent.append(text.slice(plain, at), span.make());
+    plain = special.lastIndex;
   }
   parent.append(text.slice(plain));
 }

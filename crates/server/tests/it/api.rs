@@ -97,7 +97,8 @@ fn log_probabilities_are_those_of_the_text() {
         .cloned()
         .collect();
     assert_eq!(streamed, tokens);
-    let plain = lab.post("/v1/completions", &json!({"model": "tiny", "prompt": "a", "max_tokens": 5, "logprobs": 2}));
+    let plain = lab
+        .post("/v1/completions", &json!({"model": "tiny", "prompt": "a", "max_tokens": 5, "logprobs": 2, "seed": 1}));
     assert_eq!(plain.json()["choices"][0]["logprobs"]["tokens"].as_array().unwrap().len(), 5);
 }
 
@@ -201,6 +202,11 @@ fn what_is_not_there_is_an_error_of_the_same_shape() {
     let models = lab.get("/models").json();
     assert_eq!(models["data"][0]["id"], "tiny");
     assert_eq!(lab.get("/v1/models/tiny").json()["id"], "tiny");
+    for name in ["%ff", "a%ff%fe", "other", "%00"] {
+        let missing = lab.get(&format!("/v1/models/{name}"));
+        assert_eq!(missing.status, 404, "{name}");
+        assert!(missing.json()["error"]["code"].is_string(), "{name}");
+    }
     assert_eq!(lab.get("/health").json()["status"], "ok");
     assert!(lab.get("/metrics").body.contains("wels_engine_steps_total"));
     assert!(lab.get("/health").header("access-control-allow-origin").is_none());

@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 use serde_json::{Value, json};
 use wels_data::Tokenizer;
 use wels_engine::{Event, FinishReason, Finished, Prepared, Refusal, Request, RequestId, Status, Token, Usage};
-use wels_server::worker::Backend;
+use wels_server::worker::{Backend, Prepare};
 
 use crate::lab::{Lab, Setup, tiny};
 
@@ -39,9 +39,9 @@ struct Scripted {
 }
 
 impl Backend for Scripted {
-    fn preparer(&self) -> Box<dyn Fn(Request) -> Result<Prepared, Refusal> + Send> {
+    fn preparer(&self) -> Prepare {
         let refusal = || Refusal::Constraint { reason: "not by this engine".to_owned() };
-        Box::new(move |request| Prepared::plain(request).ok_or_else(refusal))
+        Arc::new(move |request: Request| Prepared::plain(request).ok_or_else(refusal))
     }
 
     fn enqueue(&mut self, prepared: Prepared) -> Result<RequestId, Refusal> {
@@ -356,4 +356,87 @@ fn stop_retry_and_edit(browser: &mut Browser) {
     browser.wait("document.getElementById('send').getAttribute('aria-label') === 'Stop'");
     browser.wait(done);
     assert_eq!(browser.eval("document.querySelectorAll('.message').length"), 4);
+}
+
+/// Texts on which patterns that look again and again take quadratic or cubic time: 60,000 characters or so of each.
+const PATHOLOGICAL: &str = r###"
+    ["x" + "`".repeat(60000), "`x".repeat(30000), "``x`".repeat(15000),
+     Array.from({length: 340}, (_, i) => "`".repeat(i + 1)).join(" "),
+     "*".repeat(60000), "**a ".repeat(15000), "* a".repeat(20000), "*a **b ".repeat(8000), "_a __b ".repeat(8000),
+     "~~a ".repeat(15000), "[".repeat(60000), "[](".repeat(20000), "[a](b \"".repeat(8000), "![".repeat(30000),
+     "[](" + "a".repeat(60000), "\\(".repeat(30000), "\\[ x".repeat(15000), "$".repeat(59999), "$a ".repeat(20000),
+     "$$a ".repeat(15000), " ".repeat(60000) + "x", "a" + "  ".repeat(30000) + "b", "# a" + " ".repeat(60000) + "b",
+     "# " + "# ".repeat(30000) + "x", "- ".repeat(30000) + "x", "> ".repeat(30000), "1. ".repeat(20000),
+     "a|b\n" + " ".repeat(60000) + "x", "a|b\n" + "-|".repeat(30000) + "x", "|".repeat(60000), "http://".repeat(8000),
+     "https://" + ".".repeat(60000), "\\".repeat(60000), "a\\\n".repeat(20000), "```".repeat(20000),
+     "```c\n" + "'\\".repeat(29000), "```js\n" + "a ".repeat(29000), "$$" + "{".repeat(60000), "$" + "\\hat".repeat(240) + "$",
+     "$$" + "\\hat".repeat(15000) + "$$", "$$" + "x^".repeat(30000) + "$$", ("$" + "x^".repeat(1900) + "$ ").repeat(15), "$$\\begin{matrix}" + "&".repeat(20000) + "$$",
+     "-\n".repeat(20000), "- a\n\n".repeat(10000), (" ".repeat(4) + "- a\n").repeat(8000), "*_".repeat(30000),
+     "**_~~".repeat(12000), "*a_b`c[d".repeat(7000)]
+"###;
+
+#[test]
+fn no_text_of_a_model_keeps_the_page_busy() {
+    let Some(mut browser) = Browser::start() else {
+        eprintln!("SKIPPED: there is no Chromium to look at the web chat with");
+        return;
+    };
+    let lab = scripted();
+    browser.open(&format!("http://{}/", lab.address));
+    let slow = browser.eval(&format!(
+        "import('/markdown.js').then(({{ render }}) => {PATHOLOGICAL}.flatMap((text) => {{
+             const begin = performance.now();
+             const shown = render(text);
+             const time = performance.now() - begin;
+             return time > 4000 || !shown.hasChildNodes() && text.trim() ? [`${{text.slice(0, 20)}}: ${{time}} ms`] : [];
+         }}))"
+    ));
+    assert_eq!(slow, json!([]));
+    assert!(browser.violations.is_empty(), "{:?}", browser.violations);
+}
+
+#[test]
+fn names_that_every_object_has_are_no_commands_or_languages() {
+    let Some(mut browser) = Browser::start() else {
+        eprintln!("SKIPPED: there is no Chromium to look at the web chat with");
+        return;
+    };
+    let lab = scripted();
+    browser.open(&format!("http://{}/", lab.address));
+    let mut shown = |text: &str| {
+        let expression = format!("import('/markdown.js').then(({{ render }}) => render({}).textContent)", json!(text));
+        browser.eval(&expression)
+    };
+    assert_eq!(shown("$\\constructor$"), "\\constructor");
+    assert_eq!(shown("$\\left\\constructor x \\right\\toString$"), "x");
+    assert_eq!(shown("$\\begin{constructor} x \\end{constructor}$"), "x");
+    assert_eq!(shown("```constructor\nx\n```"), "constructorCopyx");
+    assert_eq!(shown("a ``b ` c`` and `` d"), "a b ` c and `` d");
+    assert_eq!(shown("**a *b* c** [d](https://e.org/f) \\*g\\*  \nh"), "a b c d *g*h");
+}
+
+#[test]
+fn a_key_in_the_address_replaces_no_other_unasked() {
+    let Some(mut browser) = Browser::start() else {
+        eprintln!("SKIPPED: there is no Chromium to look at the web chat with");
+        return;
+    };
+    let lab = scripted();
+    let script = "window.asked = 0; window.confirm = () => { window.asked++; return false; };";
+    browser.call("Page.addScriptToEvaluateOnNewDocument", json!({"source": script}));
+    let open = |browser: &mut Browser, hash: &str| {
+        browser.open("about:blank");
+        browser.open(&format!("http://{}/{hash}", lab.address));
+        browser.wait("document.getElementById('list') !== null && location.hash === ''");
+    };
+    open(&mut browser, "#key=%");
+    browser.wait("document.getElementById('settings').open");
+    assert!(browser.violations.is_empty(), "{:?}", browser.violations);
+    open(&mut browser, &format!("#key={}", lab.key));
+    browser.wait("document.getElementById('model').textContent === 'tiny'");
+    open(&mut browser, "#key=stolen");
+    browser.wait("document.getElementById('model').textContent === 'tiny'");
+    assert_eq!(browser.eval("window.asked"), 1);
+    let stored = browser.eval("JSON.parse(localStorage.getItem('wels.settings')).key");
+    assert_eq!(stored, lab.key.as_str());
 }

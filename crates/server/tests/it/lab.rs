@@ -95,6 +95,11 @@ pub struct Lab {
 }
 
 impl Lab {
+    /// The ledger's file.
+    pub fn database(&self) -> &str {
+        &self.url
+    }
+
     pub fn ledger(&self) -> Ledger {
         Ledger::open(&self.url).unwrap()
     }

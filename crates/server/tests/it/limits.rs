@@ -1,13 +1,13 @@
 //! Limits of keys, money, sizes and times.
 
 use std::io::{Read, Write};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use serde_json::json;
 use wels_server::http::Settings;
 use wels_server::ledger::Limits;
 
-use crate::lab::{CONTEXT, Response, Setup, chat_body};
+use crate::lab::{CONTEXT, Lab, Response, Setup, chat_body};
 
 #[test]
 fn too_many_requests_are_told_when_to_come_again() {
@@ -98,4 +98,108 @@ fn a_client_that_leaves_pays_for_what_it_was_sent() {
     let entries = lab.settled();
     assert_eq!(entries.len(), 1);
     assert!(entries[0].tokens.output > 0 && entries[0].tokens.output <= 256);
+}
+
+#[test]
+fn answers_under_way_are_counted_not_requests() {
+    let lab = Setup { limits: Limits { concurrent: Some(4), ..Limits::default() }, ..Setup::default() }.start();
+    let refused = lab.chat(json!({"n": 5, "max_tokens": 2}));
+    assert_eq!((refused.status, refused.header("retry-after")), (429, None), "it never fits");
+    let prompts = json!({"model": "tiny", "prompt": ["a", "b", "c"], "n": 2, "max_tokens": 2});
+    assert_eq!(lab.post("/v1/completions", &prompts).status, 429);
+    assert_eq!(lab.chat(json!({"n": 4, "max_tokens": 2})).status, 200);
+}
+
+#[test]
+fn a_prompt_beyond_a_keys_limits_is_not_encoded() {
+    let limits = Limits { tokens_per_minute: Some(100), ..Limits::default() };
+    let lab = Setup { limits, ..Setup::default() }.start();
+    let begin = Instant::now();
+    let long = "fish ".repeat(700_000);
+    for _ in 0..4 {
+        let refused = lab.post("/v1/completions", &json!({"model": "tiny", "prompt": long, "max_tokens": 1}));
+        assert_eq!((refused.status, refused.header("retry-after")), (429, None), "{}", refused.body);
+        assert!(refused.body.contains("100 tokens a minute"), "{}", refused.body);
+    }
+    assert!(begin.elapsed() < Duration::from_secs(20), "{:?}", begin.elapsed());
+    assert_eq!(lab.chat(json!({"max_tokens": 1})).status, 200);
+
+    let budget = Some("0.0001".parse().unwrap());
+    let lab = Setup { limits: Limits { budget, ..Limits::default() }, ..Setup::default() }.start();
+    let refused = lab.chat(json!({"messages": [{"role": "user", "content": "fish ".repeat(1000)}], "max_tokens": 1}));
+    assert_eq!((refused.status, refused.json()["error"]["code"].as_str()), (402, Some("insufficient_balance")));
+}
+
+#[test]
+fn a_key_beyond_its_limits_is_told_so_before_its_body_is_read() {
+    let limits = Limits { requests_per_minute: Some(1), ..Limits::default() };
+    let lab = Setup { limits, ..Setup::default() }.start();
+    assert_eq!(lab.chat(json!({"max_tokens": 1})).status, 200);
+    let begin = Instant::now();
+    assert_eq!(Response::read(half_a_body(&lab, &lab.key)).status, 429);
+    assert!(begin.elapsed() < Duration::from_secs(10), "{:?}", begin.elapsed());
+}
+
+/// A request whose body does not arrive.
+fn half_a_body(lab: &Lab, key: &str) -> std::net::TcpStream {
+    let mut stream = lab.connect();
+    let text = format!(
+        "POST /v1/chat/completions HTTP/1.1\r\nHost: t\r\nConnection: close\r\nAuthorization: Bearer {key}\r\n\
+         Content-Length: 100\r\n\r\n{{"
+    );
+    stream.write_all(text.as_bytes()).unwrap();
+    stream
+}
+
+#[test]
+fn slow_bodies_of_one_key_do_not_delay_another() {
+    let lab = Setup::default().start();
+    let slow: Vec<_> = (0..64).map(|_| half_a_body(&lab, &lab.key)).collect();
+    std::thread::sleep(Duration::from_millis(500));
+    let other = lab.ledger().add_key("other", &Limits::default(), 0).unwrap();
+    let begin = Instant::now();
+    let body = chat_body(json!({"max_tokens": 2})).to_string();
+    assert_eq!(lab.request("POST", "/v1/chat/completions", other.reveal(), body.as_bytes()).status, 200);
+    assert!(begin.elapsed() < Duration::from_secs(15), "{:?}", begin.elapsed());
+    drop(slow);
+}
+
+#[test]
+fn clients_that_never_read_do_not_keep_their_connections() {
+    let patience = Duration::from_millis(500);
+    let settings = Settings { connections_max: 4, reader_patience: patience, ..Settings::default() };
+    let lab = Setup { settings, ..Setup::default() }.start();
+    let deaf: Vec<_> = (0..4)
+        .map(|_| {
+            let mut stream = lab.connect();
+            stream.set_write_timeout(Some(Duration::from_millis(200))).unwrap();
+            let requests = "GET /chat.js HTTP/1.1\r\nHost: t\r\n\r\n".repeat(4000);
+            let _ = stream.write_all(requests.as_bytes()); // the server stops reading at some point
+            stream
+        })
+        .collect();
+    let begin = Instant::now();
+    while lab.get("/health").status != 200 {
+        assert!(begin.elapsed() < Duration::from_secs(30), "the connections are held for good");
+        std::thread::sleep(Duration::from_millis(100));
+    }
+    drop(deaf);
+}
+
+#[test]
+fn health_fails_while_the_ledger_cannot_be_written() {
+    let lab = Setup::default().start();
+    let other = rusqlite::Connection::open(lab.database()).unwrap();
+    let wait = |status: u16| {
+        let begin = Instant::now();
+        while lab.get("/health").status != status {
+            assert!(begin.elapsed() < Duration::from_secs(40), "never {status}");
+            std::thread::sleep(Duration::from_millis(100));
+        }
+    };
+    other.execute_batch("BEGIN IMMEDIATE").unwrap();
+    wait(503);
+    assert_eq!(lab.get("/health").json()["status"], "the ledger cannot be written");
+    other.execute_batch("ROLLBACK").unwrap();
+    wait(200);
 }

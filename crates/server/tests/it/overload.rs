@@ -6,9 +6,11 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use serde_json::json;
-use wels_engine::{Engine, Event, Options, Prepared, Refusal, Request, RequestId, Status};
+use wels_engine::{
+    Engine, Event, FinishReason, Finished, Options, Prepared, Refusal, Request, RequestId, Status, Usage,
+};
 use wels_server::http::Settings;
-use wels_server::worker::Backend;
+use wels_server::worker::{Backend, Prepare};
 
 use crate::lab::{Response, Setup, chat_body, tiny};
 
@@ -20,9 +22,9 @@ struct Gated {
 }
 
 impl Backend for Gated {
-    fn preparer(&self) -> Box<dyn Fn(Request) -> Result<Prepared, Refusal> + Send> {
+    fn preparer(&self) -> Prepare {
         let (preparer, gate) = (self.engine.preparer(), Arc::clone(&self.constraint_gate));
-        Box::new(move |request| {
+        Arc::new(move |request: Request| {
             drop(gate.lock());
             preparer.prepare(request)
         })
@@ -176,4 +178,69 @@ fn a_schema_that_takes_long_holds_up_nobody_else() {
     let text = answered.json()["choices"][0]["message"]["content"].as_str().unwrap().to_owned();
     assert!(text.starts_with('{'), "{text}");
     assert_eq!(lab.settled().len(), 4);
+}
+
+#[test]
+fn schemas_of_one_key_wait_in_a_line_that_ends() {
+    let (lab, [_, compiling]) = gated(Setup::default());
+    let closed = compiling.lock().unwrap();
+    let body = chat_body(json!({"max_tokens": 4, "response_format": {"type": "json_object"}})).to_string();
+    let streams: Vec<_> =
+        (0..14).map(|_| lab.send("POST", "/v1/chat/completions", &lab.key, body.as_bytes())).collect();
+    // One is compiled, eight wait; the others are refused while the line stands still.
+    let begin = Instant::now();
+    let outcomes = |outcome: Option<&str>| {
+        let entries = lab.ledger().entries().unwrap();
+        entries.iter().filter(|entry| entry.outcome.as_deref() == outcome).count()
+    };
+    while outcomes(Some("refused")) < 5 || outcomes(None) > 9 {
+        assert!(begin.elapsed() < Duration::from_secs(20), "{:?}", lab.ledger().entries());
+        thread::sleep(Duration::from_millis(10));
+    }
+    drop(closed);
+    let responses: Vec<Response> = streams.into_iter().map(Response::read).collect();
+    let refused: Vec<_> = responses.iter().filter(|response| response.status == 429).collect();
+    assert_eq!((refused.len(), responses.iter().filter(|response| response.status == 200).count()), (5, 9));
+    assert!(refused.iter().all(|response| response.header("retry-after").is_some()), "{refused:?}");
+}
+
+/// An engine that ends every answer for one reason.
+struct Ending(Vec<RequestId>, FinishReason);
+
+impl Backend for Ending {
+    fn preparer(&self) -> Prepare {
+        Arc::new(|request: Request| Prepared::plain(request).ok_or(Refusal::EmptyPrompt))
+    }
+
+    fn enqueue(&mut self, _: Prepared) -> Result<RequestId, Refusal> {
+        self.0.push(RequestId(self.0.len() as u64));
+        Ok(RequestId(self.0.len() as u64 - 1))
+    }
+
+    fn cancel(&mut self, _: RequestId) -> bool {
+        false
+    }
+
+    fn step(&mut self) -> Vec<Event> {
+        let end = |id| Event::Finished(Finished { id, reason: self.1, usage: Usage::default() });
+        std::mem::take(&mut self.0).into_iter().map(end).collect()
+    }
+
+    fn is_idle(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    fn status(&self) -> Status {
+        Status::default()
+    }
+}
+
+#[test]
+fn an_answer_that_cannot_go_on_says_whose_fault_it_is() {
+    let cases = [(FinishReason::ConstraintTooHard, 400), (FinishReason::Cancelled, 503), (FinishReason::Error, 500)];
+    for (reason, status) in cases {
+        let lab = Setup::default().start_with(Ending(Vec::new(), reason), tiny().tokenizer.unwrap());
+        let response = lab.chat(json!({"max_tokens": 4}));
+        assert_eq!((response.status, response.header("retry-after").is_some()), (status, status == 503), "{reason:?}");
+    }
 }
