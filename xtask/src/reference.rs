@@ -128,7 +128,7 @@ fn by_kind(source: &str, key: &str) -> String {
     let mut kinds: Vec<(&str, Vec<&str>)> = Vec::new();
     let mut kind = "";
     for line in source.lines().map(str::trim) {
-        kind = line.strip_prefix("/// In ").unwrap_or(kind);
+        kind = line.strip_prefix("/// In ").unwrap_or(if line.starts_with('}') { "" } else { kind });
         let value = line.strip_prefix(key).and_then(|rest| rest.strip_prefix(": ")?.strip_suffix(','));
         let Some(value) = value.filter(|_| !kind.is_empty()) else { continue };
         match kinds.iter_mut().find(|(known, _)| *known == value) {
