@@ -19,20 +19,11 @@ use wels_kernels::attention::latent::LatentLayout;
 use wels_kernels::attention::paged::{Layout, PAGE, Pages, Sequence};
 use wels_kernels::embedding;
 
+pub use crate::config::CacheLayout;
 pub use wels_kernels::attention::paged::Numbers;
 
 /// Tokens in a page.
 pub const PAGE_TOKENS: usize = PAGE;
-
-/// What attention keeps of a token.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum CacheLayout {
-    /// Keys and values of all heads, as in training.
-    Expanded,
-    /// In MLA: the latent and the rotary key. Up-projections are absorbed into queries and outputs (DeepSeek-V2 report,
-    /// appendix C), so results differ from the expanded form's by rounding.
-    Latent,
-}
 
 /// Memory for pages.
 pub struct PagedCache {

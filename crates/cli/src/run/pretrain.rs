@@ -23,9 +23,9 @@ use wels_runs::checkpoint::{self, Checkpoint};
 use wels_runs::metrics::{self, Metrics};
 use wels_runs::plan::stages::{TokenFlops, Tokens};
 use wels_runs::receipt::METRICS;
-use wels_runs::recipe::{Decay, Precision, PretrainSection, Recipe};
+use wels_runs::recipe::{Precision, PretrainSection, Recipe};
 use wels_runs::rundir::{RunError, write_json};
-use wels_train::schedule::{self, LearningRate, Switch};
+use wels_train::schedule::{LearningRate, Switch};
 use wels_train::trainer::{Hyperparameters, NonFinite, State, StepReport, Trainer};
 
 use super::stage::{checkpoint_entry, enter_late, load_state, save_state};
@@ -309,7 +309,7 @@ pub(crate) fn hyperparameters(section: &PretrainSection) -> Hyperparameters {
             steps: section.steps,
             warmup_steps: section.warmup_steps,
             decay_steps: section.decay_steps,
-            decay: decay(section.decay),
+            decay: section.decay,
         },
         beta1: section.beta1,
         beta2: section.beta2,
@@ -327,14 +327,6 @@ pub(crate) fn hyperparameters(section: &PretrainSection) -> Hyperparameters {
     }
 }
 
-/// The recipe's word, as the schedule takes it.
-pub(super) fn decay(word: Decay) -> schedule::Decay {
-    match word {
-        Decay::Linear => schedule::Decay::Linear,
-        Decay::Cosine => schedule::Decay::Cosine,
-    }
-}
-
 /// The recipe's way to compute, as the model takes it.
 pub(crate) fn execution(section: &PretrainSection) -> Execution {
     if section.precision == Precision::F16 && !gemm::half::is_native() {
@@ -342,11 +334,7 @@ pub(crate) fn execution(section: &PretrainSection) -> Execution {
     }
     Execution {
         pool: Pool::new(),
-        precision: match section.precision {
-            Precision::F32 => gemm::Precision::F32,
-            Precision::Bf16 => gemm::Precision::Bf16,
-            Precision::F16 => gemm::Precision::F16,
-        },
+        precision: section.precision,
         recompute: Recompute::Layers(section.recompute_layers.clone()),
     }
 }

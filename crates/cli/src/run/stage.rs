@@ -26,7 +26,7 @@ use wels_train::rollout::RolloutOptions;
 use wels_train::schedule::{LearningRate, Switch};
 use wels_train::trainer::{Hyperparameters, State, Trainer};
 
-use super::{Outcome, Session, TRAIN, pretrain};
+use super::{Outcome, Session, TRAIN};
 use crate::failure::refuse;
 use crate::model::{Location, in_directory, load_params, locate, read_tokenizer};
 use crate::progress::Progress;
@@ -156,7 +156,7 @@ pub(super) fn hyperparameters(of: &Optimization, updates: u64) -> Hyperparameter
             steps: updates,
             warmup_steps: of.warmup_steps,
             decay_steps: (updates as f64 * of.decay_fraction).round() as u64,
-            decay: pretrain::decay(of.decay),
+            decay: of.decay,
         },
         beta1: of.beta1,
         beta2: of.beta2,

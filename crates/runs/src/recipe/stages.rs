@@ -73,6 +73,7 @@ pub struct Optimization {
     /// Share of the updates, at the end, in which the learning rate falls.
     pub decay_fraction: f64,
     /// How it falls.
+    #[serde(serialize_with = "super::decay_word")]
     pub decay: Decay,
     /// AdamW's β₁.
     pub beta1: f64,
