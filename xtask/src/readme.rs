@@ -1,11 +1,15 @@
-//! Runs the README's code: blocks that open with `sh check` are executed, blocks that open with `toml file=NAME` are
-//! files for them. They run in their order, in one empty directory, with the release build of `wels` first in `PATH`.
+//! Runs the code of README and guide: blocks that open with `sh check` are executed, blocks that open with
+//! `toml file=NAME` are files for them. A page's blocks run in their order, in one empty directory, with the release
+//! build of `wels` first in `PATH`.
 
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::{Context, Result, ensure};
+
+/// The pages whose blocks are run. Each has some: a page whose fences are mistyped would pass otherwise.
+const PAGES: [&str; 2] = ["README.md", "docs/guide.md"];
 
 /// What a code block is for.
 #[derive(Debug, PartialEq, Eq)]
@@ -14,21 +18,28 @@ enum Block {
     Script { line: usize, text: String },
 }
 
-/// Runs the blocks of `README.md`.
+/// Runs the blocks of [`PAGES`].
 pub fn run(root: &Path) -> Result<()> {
-    let text = fs::read_to_string(root.join("README.md")).context("cannot read README.md")?;
+    PAGES.iter().try_for_each(|page| run_page(root, page))
+}
+
+fn run_page(root: &Path, page: &str) -> Result<()> {
+    let text = fs::read_to_string(root.join(page)).with_context(|| format!("cannot read {page}"))?;
     let directory = Scratch::new(root)?;
-    for block in blocks(&text) {
+    let blocks = blocks(&text);
+    ensure!(blocks.iter().any(|block| matches!(block, Block::Script { .. })), "{page} has no block `sh check`");
+    for block in blocks {
         match block {
             Block::File { name, text } => fs::write(directory.0.join(&name), text)
-                .with_context(|| format!("cannot write the README's file {name}"))?,
-            Block::Script { line, text } => script(root, &directory.0, line, &text)?,
+                .with_context(|| format!("cannot write the file {name} of {page}"))?,
+            Block::Script { line, text } => script(root, &directory.0, &format!("{page}:{line}"), &text)?,
         }
     }
     Ok(())
 }
 
-fn script(root: &Path, directory: &Path, line: usize, text: &str) -> Result<()> {
+/// `place`: page and line, for messages.
+fn script(root: &Path, directory: &Path, place: &str, text: &str) -> Result<()> {
     let path = std::env::var("PATH").unwrap_or_default();
     let output = Command::new("bash")
         .args(["-euo", "pipefail", "-c", text])
@@ -37,8 +48,8 @@ fn script(root: &Path, directory: &Path, line: usize, text: &str) -> Result<()> 
         .output()
         .context("cannot start bash")?;
     let stderr = String::from_utf8_lossy(&output.stderr);
-    ensure!(output.status.success(), "README.md:{line}: the block ended with {}:\n{text}{stderr}", output.status);
-    eprintln!("README.md:{line}: runs");
+    ensure!(output.status.success(), "{place}: the block ended with {}:\n{text}{stderr}", output.status);
+    eprintln!("{place}: runs");
     Ok(())
 }
 

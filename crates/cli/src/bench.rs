@@ -7,21 +7,21 @@ mod rl;
 mod speculation;
 
 use std::path::PathBuf;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use anyhow::Result;
 use serde::Serialize;
-use wels_kernels::random::Key;
-use wels_kernels::{isa, par, peak};
+use wels_kernels::{isa, par};
 use wels_model::count;
-use wels_model::model::Batch;
 use wels_model::params::Params;
 use wels_runs::machine::{self, Measurements};
 use wels_runs::recipe::Recipe;
 use wels_train::trainer::{State, Trainer};
 
-use crate::output::{self, short};
-use crate::run::{execution, hyperparameters};
+use crate::output;
+use wels_pipeline::hyper::{execution, of_pretraining, slow_precision};
+use wels_pipeline::measure::{fma_peak_flops, random_batch};
+use wels_pipeline::words::short;
 
 /// What the command line says.
 #[derive(clap::Args)]
@@ -92,17 +92,15 @@ pub fn bench(args: &Args) -> Result<()> {
     }
 }
 
-/// The machine's limit with all threads.
-pub fn fma_peak_flops() -> f64 {
-    peak::fma_flops_per_second(Duration::from_millis(100))
-}
-
 fn train(args: &TrainArgs) -> Result<()> {
     let recipe = Recipe::load(&args.recipe)?;
     let config = recipe.model.config();
     let (section, context) = (&recipe.pretrain, recipe.data.sequence_length);
-    let state = State::new(Params::init(config, recipe.run.seed));
-    let mut trainer = Trainer::new(config.clone(), context, state, hyperparameters(section), execution(section));
+    if let Some(note) = slow_precision(section) {
+        eprintln!("note: {note}");
+    }
+    let state = State::new(Params::init(&wels_cpu::device(), config, recipe.run.seed));
+    let mut trainer = Trainer::new(config.clone(), context, state, of_pretraining(section), execution(section));
     let tokens = section.batch_tokens;
     let peak_before = fma_peak_flops();
     let mut seconds = Vec::new();
@@ -148,34 +146,6 @@ fn train(args: &TrainArgs) -> Result<()> {
     Ok(())
 }
 
-/// Tokens a second of training steps of a recipe: the median of three, after one that is not timed. A batch of more
-/// than four micro-batches is cut to four, which tells the same in less time.
-pub fn training_rate(recipe: &Recipe) -> Result<f64> {
-    let (section, config, context) = (&recipe.pretrain, recipe.model.config(), recipe.data.sequence_length);
-    let state = State::new(Params::init(config, recipe.run.seed));
-    let mut trainer = Trainer::new(config.clone(), context, state, hyperparameters(section), execution(section));
-    let tokens = section.batch_tokens.min((4 * section.micro_batch * context) as u64);
-    steady_rate(3, |step| {
-        let batch = random_batch(step, tokens as usize, context, config.vocab_size);
-        trainer.step(&batch, section.micro_batch * context)?;
-        Ok(tokens)
-    })
-}
-
-/// Tokens a second of `work`, which says how many it did: the median of so many repetitions at least, and of as many as
-/// a second has. The first is not counted, since it also takes memory from the system.
-pub fn steady_rate(repetitions: usize, mut work: impl FnMut(u64) -> Result<u64>) -> Result<f64> {
-    work(0)?;
-    let (mut rates, begin) = (Vec::new(), Instant::now());
-    while rates.len() < repetitions || begin.elapsed() < Duration::from_secs(1) {
-        let one = Instant::now();
-        let tokens = work(1 + rates.len() as u64)?;
-        rates.push(tokens as f64 / one.elapsed().as_secs_f64());
-    }
-    rates.sort_by(f64::total_cmp);
-    Ok(rates[rates.len() / 2])
-}
-
 impl TrainBench {
     fn print(&self) -> std::io::Result<()> {
         output::line(&format!(
@@ -195,16 +165,5 @@ impl TrainBench {
             self.threads,
             100.0 * self.mfu,
         ))
-    }
-}
-
-/// Tokens without any pattern.
-pub fn random_batch(step: u64, tokens: usize, context: usize, vocab_size: usize) -> Batch {
-    let key = Key { seed: 0, stream: step };
-    let drawn: Vec<u32> = (0..=tokens as u64).map(|i| key.below_at(i, vocab_size as u64) as u32).collect();
-    Batch {
-        tokens: drawn[..tokens].to_vec(),
-        targets: drawn[1..].to_vec(),
-        starts: (0..=tokens).step_by(context).map(|start| start as u32).collect(),
     }
 }

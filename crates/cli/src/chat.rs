@@ -13,9 +13,9 @@ use std::path::PathBuf;
 use anyhow::{Context, Result};
 use wels_engine::{Options, Sampling, Speculation};
 
-use crate::failure::refuse;
 use crate::model::{HoldArgs, OpenModel, locate};
 use session::{Part, Session, Settings};
+use wels_pipeline::refusal::refuse;
 
 /// What the command line says.
 #[derive(clap::Args)]

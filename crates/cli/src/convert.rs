@@ -12,10 +12,10 @@ use wels_model::params::Params;
 use wels_model::weights::{DEFAULT_SHARD_BYTES, save_dir};
 use wels_runs::files::write_folder_atomically;
 
-use crate::failure::refuse;
 use crate::model::{Location, OpenModel, Weights, in_directory, locate, split_rows};
-use crate::output::short;
 use crate::progress::Progress;
+use wels_pipeline::refusal::refuse;
+use wels_pipeline::words::short;
 
 /// What the command line says.
 #[derive(clap::Args)]
@@ -117,7 +117,7 @@ fn target(args: &Args) -> Result<Target> {
 
 /// All weights as f32, with progress.
 fn load(model: &OpenModel) -> Result<Params> {
-    let mut params = Params::zeros(&model.config);
+    let mut params = Params::zeros(&wels_cpu::device(), &model.config);
     let total: u64 = params.specs().iter().map(|spec| spec.len() as u64).sum();
     let mut progress = Progress::new("read", "numbers", 0, Some(total));
     let mut done = 0;
@@ -139,7 +139,7 @@ fn write_directory(folder: &Path, model: &OpenModel, dtype: Dtype, params: &Para
     // A path of one part has no parent to sync.
     let folder = &std::path::absolute(folder).with_context(|| format!("cannot find {}", folder.display()))?;
     write_folder_atomically::<anyhow::Error>(folder, |temporary| {
-        save_dir(temporary, &model.config, dtype, DEFAULT_SHARD_BYTES, &|param| &params.values[param])?;
+        save_dir(temporary, &model.config, dtype, DEFAULT_SHARD_BYTES, &|param| params.tensors()[param].to_host())?;
         if let Some(tokenizer) = &model.tokenizer {
             tokenizer.save(temporary, model.config.rope.max_positions)?;
         }
@@ -157,7 +157,7 @@ fn write_gguf(path: &Path, name: &str, model: &OpenModel, kind: BlockType, param
         keys.extend(tokenizer_keys(tokenizer, &model.config)?);
     }
     let mut progress: Option<Progress> = None;
-    gguf::save(path, &model.config, kind, &keys, &|param| &params.values[param], &mut |done, total| {
+    gguf::save(path, &model.config, kind, &keys, &|param| params.tensors()[param].to_host(), &mut |done, total| {
         progress.get_or_insert_with(|| Progress::new("write", "bytes", 0, Some(total))).at(done, String::new);
     })?;
     if let Some(progress) = progress {

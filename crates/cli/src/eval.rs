@@ -41,12 +41,12 @@ use self::local::Local;
 use self::receipts::Folder;
 use self::scores::Scores;
 use self::suite::{PromptStyle, Suite, chosen};
-use crate::failure::refuse;
 use crate::interrupt::Interrupt;
 use crate::model::HoldArgs;
 use crate::output;
 use crate::progress::Progress;
 use crate::serve::default_name;
+use wels_pipeline::refusal::refuse;
 
 /// What the command line says.
 #[derive(clap::Args)]

@@ -3,31 +3,19 @@
 use std::io;
 use std::process::ExitCode;
 
-use thiserror::Error;
 use wels_data::corpus::CorpusError;
 use wels_data::shards::ShardError;
 use wels_model::gguf::GgufError;
 use wels_model::weights::WeightsError;
+use wels_pipeline::refusal::Refusal;
+use wels_pipeline::session::Stopped;
 use wels_runs::plan::PlanError;
 use wels_runs::recipe::RecipeError;
 use wels_runs::rundir::{RunError, io_hint};
 use wels_server::ledger::LedgerError;
 use wels_tasks::TaskError;
 use wels_train::rl::RlError;
-use wels_train::trainer::NonFinite;
-
-/// A failure that the command line itself finds.
-#[derive(Debug, Error)]
-#[error("{message}")]
-pub struct Refusal {
-    message: String,
-    hint: String,
-}
-
-/// A [`Refusal`] as an error.
-pub fn refuse(message: impl Into<String>, hint: impl Into<String>) -> anyhow::Error {
-    Refusal { message: message.into(), hint: hint.into() }.into()
-}
+use wels_train::trainer::StepError;
 
 /// Writes the error and its hint to stderr, and gives the exit code.
 pub fn report(error: &anyhow::Error) -> ExitCode {
@@ -63,7 +51,8 @@ fn hint(cause: &(dyn std::error::Error + 'static)) -> Option<String> {
         };
     }
     hints! {
-        Refusal: |e: &Refusal| Some(e.hint.clone()),
+        Refusal: |e: &Refusal| Some(e.hint().to_string()),
+        Stopped: |e: &Stopped| Some(e.hint()),
         RecipeError: RecipeError::hint,
         RunError: RunError::hint,
         PlanError: PlanError::hint,
@@ -72,7 +61,7 @@ fn hint(cause: &(dyn std::error::Error + 'static)) -> Option<String> {
         WeightsError: |e: &WeightsError| Some(weights_hint(e).to_string()),
         GgufError: |e: &GgufError| Some(gguf_hint(e).to_string()),
         LedgerError: |e: &LedgerError| e.hint().map(str::to_string),
-        NonFinite: |e: &NonFinite| Some(e.hint()),
+        StepError: |e: &StepError| Some(e.hint()),
         RlError: rl_hint,
         TaskError: task_hint,
         io::Error: |e: &io::Error| io_hint(e).map(str::to_string),
@@ -83,7 +72,7 @@ fn hint(cause: &(dyn std::error::Error + 'static)) -> Option<String> {
 fn rl_hint(error: &RlError) -> Option<String> {
     match error {
         RlError::Task(error) => task_hint(error),
-        RlError::NonFinite(error) => Some(error.hint()),
+        RlError::Step(error) => Some(error.hint()),
         _ => None,
     }
 }

@@ -38,7 +38,8 @@ mod progress;
 
 mod interrupt;
 
-use std::path::PathBuf;
+mod terminal;
+
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
@@ -126,9 +127,4 @@ fn dispatch(cli: Cli) -> anyhow::Result<()> {
         Verb::Report(args) => report::report(&args),
         Verb::Bench(args) => bench::bench(&args),
     }
-}
-
-/// The directory of runs when the command line names none.
-fn default_runs() -> PathBuf {
-    PathBuf::from("runs")
 }

@@ -18,10 +18,12 @@ use wels_runs::machine;
 use wels_runs::plan::RunPlan;
 use wels_runs::recipe::Recipe;
 
-use crate::failure::refuse;
 use crate::model;
-use crate::output::{self, short};
-use crate::run::forecast::{Rates, forecast};
+use crate::output;
+use crate::terminal::Terminal;
+use wels_pipeline::forecast::{Rates, forecast};
+use wels_pipeline::refusal::refuse;
+use wels_pipeline::words::short;
 
 /// What the command line says.
 #[derive(clap::Args)]
@@ -136,7 +138,7 @@ pub fn plan(args: &Args) -> Result<()> {
     if what.extension().is_some_and(|extension| extension == "toml") {
         let recipe = Recipe::load(what)?;
         let rates = if args.measure { Rates::Measured } else { Rates::Known };
-        let plan = forecast(&recipe, None, rates);
+        let plan = forecast(&recipe, None, rates, &mut Terminal::new());
         return if args.json { Ok(output::json(&plan)?) } else { Ok(print_recipe(&plan)?) };
     }
     let (name, config) = find(what)?;
@@ -160,7 +162,11 @@ fn find(what: &Path) -> Result<(String, ModelConfig)> {
             model::report(&notes);
             config
         }
-        _ if what.exists() => model::read_config(&model::locate(what)?)?,
+        _ if what.exists() => {
+            let (config, notes) = model::read_config(&model::locate(what)?)?;
+            model::report(&notes);
+            config
+        }
         _ => presets::preset(&name).map_err(|error| {
             let known: Vec<_> = presets::names().collect();
             let message = format!("{name} is neither a file nor a preset: {error}");
@@ -285,7 +291,7 @@ pub fn plan_in_lines(plan: &RunPlan) -> Vec<String> {
         let line = format!("{name:<20} {kind:<18} {tokens:>8} {flops:>10} {memory:>8} {time:>14} {money:>10}");
         line.trim_end().to_string()
     };
-    let time = |seconds: Option<f64>| seconds.map_or("unknown".into(), output::duration);
+    let time = |seconds: Option<f64>| seconds.map_or("unknown".into(), wels_pipeline::words::duration);
     let money = |usd: Option<f64>| usd.map_or(String::new(), |usd| format!("${usd:.4}"));
     let about = |sign: &str, tokens: u64| format!("{sign}{}", short(tokens as f64));
     let head = ["tokens", "operations", "memory", "time", "money"].map(str::to_string);

@@ -10,9 +10,9 @@ use wels_model::model::{Batch, Model};
 use wels_model::params::Params;
 use wels_model::tape::Execution;
 
-use crate::failure::refuse;
 use crate::model::{OpenModel, Quant, locate};
 use crate::output;
+use wels_pipeline::refusal::refuse;
 
 /// What the command line says.
 #[derive(clap::Args)]
@@ -155,7 +155,7 @@ fn windows(config: &ModelConfig, params: &Params, ids: &[u32], window: usize, bo
 fn logprobs(model: &Model, params: &Params, ids: &[u32]) -> Vec<f32> {
     let inputs = &ids[..ids.len() - 1];
     let batch = Batch { tokens: inputs.to_vec(), targets: ids[1..].to_vec(), starts: vec![0, inputs.len() as u32] };
-    model.logprobs(params, &Execution::default(), &batch)
+    model.logprobs(params, &Execution::new(wels_cpu::device()), &batch)
 }
 
 impl Score {

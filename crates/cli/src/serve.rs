@@ -16,9 +16,9 @@ use wels_server::money::Tariff;
 use wels_server::prompt::Served;
 use wels_server::worker::Worker;
 
-use crate::failure::refuse;
 use crate::model::{HoldArgs, OpenModel, locate};
 use crate::{keys, output};
+use wels_pipeline::refusal::refuse;
 
 /// What the command line says.
 #[derive(clap::Args)]

@@ -52,6 +52,9 @@ pub enum ShardError {
     /// A file is not what its name, header or manifest says.
     #[error("{path} is damaged: {reason}")]
     Damaged { path: PathBuf, reason: String },
+    /// Whoever is told of the progress has broken it off.
+    #[error("building the shards was broken off")]
+    Stopped,
 }
 
 impl ShardError {
@@ -68,6 +71,7 @@ impl ShardError {
             ShardError::CorpusChanged => "leave the corpus alone while it is read, and run the same command again",
             ShardError::OtherContents { .. } => "choose another directory, or delete this one",
             ShardError::Damaged { .. } => "delete the directory of shards and build it again",
+            ShardError::Stopped => "run the same command again: finished shards are kept",
         }
     }
 }

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use wels_data::tokenizer::Tokenizer;
-use wels_kernels::gemm::Precision;
+use wels_device::Precision;
 use wels_model::model::Model;
 use wels_model::paged::{CacheLayout, Numbers, PAGE_TOKENS, PagedCache};
 use wels_model::params::Params;
@@ -152,9 +152,10 @@ impl Engine {
             return Err(EngineError::Vocabulary { tokenizer: tokenizer.vocab_size(), model: config.vocab_size });
         }
         let preparer = Preparer::new(loaded.tokenizer.clone(), config.vocab_size);
+        let device = loaded.params.device().clone();
         Ok(Engine {
-            execution: Execution { precision: options.precision, ..Execution::default() },
-            cache: PagedCache::new(&loaded.model, options.layout, options.numbers, pages),
+            execution: Execution { precision: options.precision, ..Execution::new(device.clone()) },
+            cache: PagedCache::new(&device, &loaded.model, options.layout, options.numbers, pages),
             table: PageTable::new(pages),
             loaded,
             options,
@@ -197,7 +198,7 @@ impl Engine {
             guide,
             pace: Pace::new(),
             guesses: Vec::new(),
-            behind: Vec::new(),
+            mtp_pending: Vec::new(),
             begun: false,
             usage: Usage { prompt: request.prompt.len(), ..Usage::default() },
             request,
@@ -275,7 +276,7 @@ impl Engine {
             self.table.release(std::mem::take(&mut sequence.lease));
             sequence.computed = 0;
             sequence.guesses.clear();
-            sequence.behind.clear();
+            sequence.mtp_pending.clear();
         }
         self.table.clear();
     }

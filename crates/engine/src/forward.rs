@@ -1,7 +1,6 @@
 //! One pass through the model, and the tokens that come of it.
 
 use wels_model::paged::Piece;
-use wels_model::tensor::Tensor;
 
 use crate::engine::{Engine, Speculation};
 use crate::event::{Event, FinishReason};
@@ -28,19 +27,21 @@ impl Engine {
         self.counters.steps += 1;
         self.counters.computed_tokens += inputs.iter().map(|tokens| tokens.len() as u64).sum::<u64>();
 
-        let (mut logits_row, mut state_row) = (0, 0);
+        // What sampling needs; states for MTP stay where they are.
+        let (logits, vocabulary) = (output.logits.to_host(), output.logits.cols());
+        let (mut row, mut state_row) = (0, 0);
         let mut ended = Vec::new();
-        for ((work, tokens), logits) in work.iter().zip(&inputs).zip(wanted) {
+        for ((work, tokens), wanted) in work.iter().zip(&inputs).zip(wanted) {
             let first = self.running[work.sequence].computed;
-            if let Some(reason) = self.take(work, logits, logits_row, &output.logits) {
+            if let Some(reason) = self.take(work, &logits[row * vocabulary..][..wanted * vocabulary]) {
                 ended.push((work.sequence, reason));
             }
             let sequence = &mut self.running[work.sequence];
             if mtp {
                 let rows = state_row..state_row + sequence.computed - first;
-                rows.for_each(|row| sequence.behind.extend_from_slice(output.hidden.row(row)));
+                sequence.mtp_pending.push((output.hidden.clone(), rows));
             }
-            logits_row += logits;
+            row += wanted;
             state_row += tokens.len();
         }
         if mtp {
@@ -49,7 +50,7 @@ impl Engine {
         }
         // Not before MTP has written to the pages, which only the owner of a page may.
         for work in work.iter().filter(|_| self.options.prefix_cache) {
-            let complete = self.running[work.sequence].computed - self.behind(work.sequence);
+            let complete = self.running[work.sequence].computed - self.mtp_pending(work.sequence);
             let sequence = &mut self.running[work.sequence];
             self.table.publish(&mut sequence.lease, &sequence.tokens, complete);
         }
@@ -70,16 +71,18 @@ impl Engine {
         if self.running[work.sequence].pending() == work.known { 1 + work.guesses.len() } else { 0 }
     }
 
-    /// Chooses tokens from the rows `first..first + rows` of the logits, as long as the guesses are right; why the
-    /// answer ends, if it does.
-    fn take(&mut self, work: &Work, rows: usize, first: usize, logits: &Tensor) -> Option<FinishReason> {
+    /// Chooses tokens from the rows of `logits[rows, V]`, as long as the guesses are right; why the answer ends, if it
+    /// does.
+    fn take(&mut self, work: &Work, logits: &[f32]) -> Option<FinishReason> {
+        let vocabulary = self.loaded.model.config().vocab_size;
+        let rows = logits.len() / vocabulary;
         let room = self.room();
         let sequence = &mut self.running[work.sequence];
         sequence.computed += work.known;
         let mut end = None;
         let mut right = 0;
-        for row in 0..rows {
-            let (event, reason) = sequence.choose(logits.row(first + row), room, &mut self.scratch);
+        for (row, logits) in logits.chunks_exact(vocabulary).enumerate() {
+            let (event, reason) = sequence.choose(logits, room, &mut self.scratch);
             let Some(event) = event else {
                 end = reason;
                 break;

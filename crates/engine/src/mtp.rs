@@ -6,8 +6,7 @@
 //! guess further ahead it is applied to its own state and guess; what that leaves in the pages is written over when the
 //! real tokens come.
 
-use wels_model::paged::Piece;
-use wels_model::tensor::Tensor;
+use wels_model::paged::{Piece, concatenate};
 
 use crate::engine::Engine;
 use crate::pages::PAGE;
@@ -32,9 +31,9 @@ impl Engine {
         if due.is_empty() {
             return;
         }
-        let d = self.loaded.model.config().hidden_size;
-        let states: Vec<f32> = due.iter().flat_map(|due| &self.running[due.sequence].behind).copied().collect();
-        let mut hidden = self.execution.pool.copy_of(states.len() / d, d, &states);
+        let pending = due.iter().flat_map(|due| &self.running[due.sequence].mtp_pending);
+        let pending: Vec<_> = pending.map(|(states, rows)| (states, rows.clone())).collect();
+        let mut hidden = concatenate(&self.execution, &pending);
         for ahead in 0.. {
             let inputs: Vec<Vec<u32>> = due.iter().map(|due| self.mtp_inputs(due.sequence, ahead)).collect();
             let pieces: Vec<Piece> = due
@@ -50,33 +49,36 @@ impl Engine {
                 .collect();
             let output =
                 self.loaded.model.draft(&self.loaded.params, &self.execution, &mut self.cache, 1, &pieces, hidden);
-            due.iter().for_each(|due| self.running[due.sequence].behind.clear());
+            due.iter().for_each(|due| self.running[due.sequence].mtp_pending.clear());
             due.retain(|due| due.wanted > ahead);
+            let (logits, vocabulary) = (output.logits.to_host(), output.logits.cols());
             for (row, due) in due.iter().enumerate() {
                 let sequence = &mut self.running[due.sequence];
                 let position = sequence.tokens.len() + ahead;
-                let guess = sequence.sampler.choose(output.logits.row(row), position, None, None, &mut self.scratch);
+                let logits = &logits[row * vocabulary..][..vocabulary];
+                let guess = sequence.sampler.choose(logits, position, None, None, &mut self.scratch);
                 sequence.guesses.extend(guess.map(|choice| choice.token));
             }
             // One that found no finite logits guesses no more.
             let goes_on = |due: &Due| due.wanted > ahead + 1 && self.running[due.sequence].guesses.len() > ahead;
             let rows = (0..due.len()).filter(|&row| goes_on(&due[row]));
-            hidden = self.rows(&output.hidden, rows);
-            due.retain(goes_on);
-            if due.is_empty() {
+            let rows: Vec<_> = rows.map(|row| (&output.hidden, row..row + 1)).collect();
+            if rows.is_empty() {
                 break;
             }
+            hidden = concatenate(&self.execution, &rows);
+            due.retain(goes_on);
         }
     }
 
     /// Whether a sequence that does not guess goes through the layer.
     fn is_due(&self, sequence: usize) -> bool {
-        !self.running[sequence].answers() || self.behind(sequence) >= PAGE
+        !self.running[sequence].answers() || self.mtp_pending(sequence) >= PAGE
     }
 
     /// Computed tokens of a sequence that have not gone through the layer.
-    pub(crate) fn behind(&self, sequence: usize) -> usize {
-        self.running[sequence].behind.len() / self.loaded.model.config().hidden_size
+    pub(crate) fn mtp_pending(&self, sequence: usize) -> usize {
+        self.running[sequence].mtp_pending.iter().map(|(_, rows)| rows.len()).sum()
     }
 
     /// How many tokens to guess for a sequence; its pages have room for what that writes.
@@ -98,19 +100,10 @@ impl Engine {
         let running = &self.running[sequence];
         match ahead {
             0 => {
-                let first = running.computed - self.behind(sequence);
+                let first = running.computed - self.mtp_pending(sequence);
                 running.tokens[first + 1..=running.computed].to_vec()
             }
             _ => vec![running.guesses[ahead - 1]],
         }
-    }
-
-    fn rows(&self, of: &Tensor, rows: impl Iterator<Item = usize>) -> Tensor {
-        let rows: Vec<usize> = rows.collect();
-        let mut picked = self.execution.pool.tensor(rows.len(), of.cols());
-        for (to, from) in picked.chunks_exact_mut(of.cols()).zip(rows) {
-            to.copy_from_slice(of.row(from));
-        }
-        picked
     }
 }

@@ -146,7 +146,7 @@ impl Engine {
         self.table.release(std::mem::take(&mut sequence.lease));
         sequence.computed = 0;
         sequence.guesses.clear();
-        sequence.behind.clear();
+        sequence.mtp_pending.clear();
         self.counters.preemptions += 1;
         self.wait(sequence);
     }

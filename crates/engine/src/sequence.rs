@@ -1,6 +1,9 @@
 //! A request that is in the engine: its tokens so far, its pages, how its next token is chosen.
 
 use std::cmp::Reverse;
+use std::ops::Range;
+
+use wels_device::Tensor;
 
 use crate::constraint::Guide;
 use crate::event::{FinishReason, Token, Usage};
@@ -24,8 +27,8 @@ pub(crate) struct Sequence {
     pub pace: Pace,
     /// Guesses of MTP for what follows `tokens`.
     pub guesses: Vec<u32>,
-    /// States `[n, D]` of the last `n` of the computed tokens, which have not gone through MTP's layer.
-    pub behind: Vec<f32>,
+    /// States of the last of the computed tokens, which have not gone through MTP's layer: rows of what passes gave.
+    pub mtp_pending: Vec<(Tensor, Range<usize>)>,
     /// Whether it has run before, so that its prompt is accounted for.
     pub begun: bool,
     pub usage: Usage,

@@ -103,13 +103,18 @@ pub const SQUARES_CHUNK: usize = 4096;
 /// Σ x²: each chunk of 4096 elements in f32 (16 partial sums of fused multiply-adds and the fixed tree), the chunks'
 /// sums added in f64 in order.
 pub fn sum_of_squares(x: &[f32]) -> f64 {
+    squares_of_chunks(x).iter().map(|&sum| f64::from(sum)).sum()
+}
+
+/// The f32 sums of [`sum_of_squares`], one for each chunk.
+pub fn squares_of_chunks(x: &[f32]) -> Vec<f32> {
     let mut sums = vec![0.0f32; x.len().div_ceil(SQUARES_CHUNK)];
     par::chunks_mut(&mut sums, TASK / SQUARES_CHUNK, |task, sums| {
         for (sum, x) in sums.iter_mut().zip(x[task * TASK..].chunks(SQUARES_CHUNK)) {
             *sum = dispatch!(squares(x: &[f32]) -> f32);
         }
     });
-    sums.iter().map(|&sum| f64::from(sum)).sum()
+    sums
 }
 
 #[inline(always)]

@@ -14,7 +14,7 @@ mod rope;
 mod write;
 
 pub(crate) use rope::yarn_table_scale;
-pub use wels_kernels::gemm::Precision;
+pub use wels_device::Precision;
 
 use serde_json::Value;
 

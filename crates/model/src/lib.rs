@@ -1,4 +1,6 @@
-//! Models: configurations and exact counts, weights in and out, tensors, the tape, layers.
+//! Models: configurations and exact counts, weights in and out, the tape, layers.
+//!
+//! What computes is a [`wels_device::Device`]: nothing here looks into a tensor.
 //!
 //! **Invariants.** No training loop, no tokenizer, no terminal, no scheduling of requests. Whatever is read from a file
 //! is checked before memory is taken for it, and every failure is an error value; panics mean bugs in the caller.
@@ -14,8 +16,6 @@ pub mod count;
 pub mod weights;
 
 pub mod gguf;
-
-pub mod tensor;
 
 pub mod params;
 pub mod tape;

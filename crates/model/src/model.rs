@@ -5,14 +5,12 @@
 
 use crate::config::{ModelConfig, RopeConfig, RopeLayout, RopeScaling};
 use crate::layers::{Block, Mtp};
-use crate::ops::{self, Coefficient, Rotary, Taught};
+use crate::ops;
 use crate::params::{Grads, Params, Weight, Wiring};
 use crate::tape::{Context, Execution, Graph, Routing, Sequences, Var};
-use crate::tensor::Tensor;
 use std::sync::Arc;
-use wels_kernels::distil::Divergence;
-use wels_kernels::head::IGNORE;
-use wels_kernels::rope::{Layout, Scaling, Table};
+use wels_device::host::{Layout, Scaling, Table};
+use wels_device::{Coefficient, Device, Divergence, IGNORE, Ids, Rotary, Taught, Tensor};
 
 /// Tokens to learn from: sequences one after the other.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -102,8 +100,69 @@ pub struct ExpertLoad {
 }
 
 impl Losses {
-    fn add_routings(&mut self, routings: Vec<Routing>) {
-        for Routing { layer, load, balance } in routings {
+    /// Of no tokens, with a place for whatever a pass of a model of this configuration gives, with or without MTP.
+    pub fn none(config: &ModelConfig, mtp: bool) -> Self {
+        let depth = if mtp { config.mtp_depth } else { 0 };
+        let layers = (0..config.layers + depth).filter(|&layer| config.is_moe_layer(layer));
+        let experts = config.moe.as_ref().map_or(0, |moe| moe.experts);
+        Losses {
+            mtp: vec![Nll::default(); depth],
+            experts: layers.map(|layer| ExpertLoad { layer, tokens: vec![0; experts], balance: 0.0 }).collect(),
+            ..Losses::default()
+        }
+    }
+
+    /// Adds those of other tokens.
+    ///
+    /// # Panics
+    /// If they are of another model.
+    pub fn add(&mut self, other: &Losses) {
+        assert_eq!((self.mtp.len(), self.experts.len()), (other.mtp.len(), other.experts.len()), "losses of one model");
+        let add =
+            |sum: &mut Nll, other: &Nll| *sum = Nll { sum: sum.sum + other.sum, tokens: sum.tokens + other.tokens };
+        add(&mut self.main, &other.main);
+        self.divergence += other.divergence;
+        self.mtp.iter_mut().zip(&other.mtp).for_each(|(sum, other)| add(sum, other));
+        for (sum, other) in self.experts.iter_mut().zip(&other.experts) {
+            sum.tokens.iter_mut().zip(&other.tokens).for_each(|(sum, tokens)| *sum += tokens);
+            sum.balance += other.balance;
+        }
+    }
+
+    /// All of it as words, for another rank: see [`Losses::set_numbers`].
+    pub fn numbers(&self) -> Vec<u64> {
+        let mut numbers = vec![self.divergence.to_bits()];
+        for nll in std::iter::once(&self.main).chain(&self.mtp) {
+            numbers.extend([nll.sum.to_bits(), nll.tokens]);
+        }
+        for experts in &self.experts {
+            numbers.push(experts.balance.to_bits());
+            numbers.extend(&experts.tokens);
+        }
+        numbers
+    }
+
+    /// Takes over what [`Losses::numbers`] gave of a rank of the same model.
+    ///
+    /// # Panics
+    /// If they are too few.
+    pub fn set_numbers(&mut self, numbers: impl IntoIterator<Item = u64>) {
+        let mut numbers = numbers.into_iter();
+        let mut next = || numbers.next().expect("numbers of the same model's losses");
+        self.divergence = f64::from_bits(next());
+        for nll in std::iter::once(&mut self.main).chain(&mut self.mtp) {
+            *nll = Nll { sum: f64::from_bits(next()), tokens: next() };
+        }
+        for experts in &mut self.experts {
+            experts.balance = f64::from_bits(next());
+            experts.tokens.iter_mut().for_each(|tokens| *tokens = next());
+        }
+    }
+
+    fn add_routings(&mut self, device: &dyn Device, routings: Vec<Routing>) {
+        for Routing { layer, dispatch, balance } in routings {
+            let load = device.loads(&dispatch);
+            let balance = balance.map_or_else(Vec::new, |balance| device.balance_losses(&balance));
             let place = self.experts.iter().position(|experts| experts.layer == layer);
             let place = place.unwrap_or_else(|| {
                 self.experts.push(ExpertLoad { layer, tokens: vec![0; load.len()], balance: 0.0 });
@@ -163,8 +222,8 @@ impl Model {
     }
 
     /// Room for gradients.
-    pub fn grads(&self) -> Grads {
-        Grads::new(&self.config, &self.slots)
+    pub fn grads(&self, device: &Arc<dyn Device>) -> Grads {
+        Grads::new(device, &self.config, &self.slots)
     }
 
     /// Adds a micro-batch's gradients of the objective to `grads` and its losses to `losses`; returns the
@@ -187,32 +246,42 @@ impl Model {
         let context = self.packed(params, execution, starts, tokens.len(), objective.balance_coefficient);
         let mut g = Graph::training(context, grads);
 
-        let mut h = self.hidden(&mut g, tokens);
+        let ids = Ids::from(&tokens[..]);
+        let mut h = self.hidden(&mut g, &ids);
+        let mut divergence = None;
         let logp = match objective.teacher {
             None => ops::head_loss(&mut g, &h, self.head, targets, objective.coefficient),
             Some(teacher) => {
-                let states = teacher.states(execution, tokens, starts);
+                let states = teacher.states(execution, &ids, starts);
                 let taught = teacher.taught(&states, self.config.vocab_size);
                 let coefficient = objective.coefficient;
-                let (logp, divergence) = ops::distil_loss(&mut g, &h, self.head, targets, &taught, coefficient);
-                losses.divergence = divergence.iter().fold(losses.divergence, |sum, d| sum + f64::from(*d));
+                let [logp, diverged] = ops::distil_loss(&mut g, &h, self.head, targets, &taught, coefficient);
+                divergence = Some(diverged);
                 logp
             }
         };
-        losses.main.add(&logp, targets);
 
         let mtp = if objective.mtp_coefficient == 0.0 { &[] } else { &self.mtp[..] };
-        losses.mtp.resize(mtp.len(), Nll::default());
-        for (mtp, nll) in mtp.iter().zip(&mut losses.mtp) {
+        let mut ahead = Vec::with_capacity(mtp.len());
+        for mtp in mtp {
             h = mtp.forward(&mut g, &h, tokens);
             let targets = mtp.targets(targets, starts);
-            let logp = ops::head_loss(&mut g, &h, mtp.head, &targets, &|_, _| objective.mtp_coefficient);
-            nll.add(&logp, &targets);
+            let coefficient = Coefficient::Uniform(objective.mtp_coefficient);
+            ahead.push((ops::head_loss(&mut g, &h, mtp.head, &targets, coefficient), targets));
         }
-
-        losses.add_routings(std::mem::take(&mut g.routings));
+        let routings = std::mem::take(&mut g.routings);
         drop(h);
         g.backward();
+
+        // Only now does the host look at what the device has computed.
+        let logp = logp.to_host().into_owned();
+        losses.main.add(&logp, targets);
+        if let Some(divergence) = divergence {
+            losses.divergence = divergence.to_host().iter().fold(losses.divergence, |sum, d| sum + f64::from(*d));
+        }
+        losses.mtp.resize(mtp.len(), Nll::default());
+        losses.mtp.iter_mut().zip(&ahead).for_each(|(nll, (logp, targets))| nll.add(&logp.to_host(), targets));
+        losses.add_routings(&**execution.device(), routings);
         logp
     }
 
@@ -222,15 +291,15 @@ impl Model {
         assert_eq!(tokens.len(), targets.len(), "tokens and targets");
         let context = self.packed(params, execution, starts, tokens.len(), 0.0);
         let mut g = Graph::inference(context, None);
-        let x = self.hidden(&mut g, tokens);
-        ops::head_loss(&mut g, &x, self.head, targets, &|_, _| 0.0)
+        let x = self.hidden(&mut g, &Ids::from(&tokens[..]));
+        ops::head_loss(&mut g, &x, self.head, targets, Coefficient::Uniform(0.0)).to_host().into_owned()
     }
 
     /// The logits `[T, V]` of packed sequences.
     pub fn logits(&self, params: &Params, execution: &Execution, tokens: &[u32], starts: &[u32]) -> Tensor {
         let context = self.packed(params, execution, starts, tokens.len(), 0.0);
         let mut g = Graph::inference(context, None);
-        let x = self.hidden(&mut g, tokens);
+        let x = self.hidden(&mut g, &tokens.into());
         ops::logits(&mut g, &x, self.head)
     }
 
@@ -239,7 +308,7 @@ impl Model {
     pub fn mtp_logits(&self, params: &Params, execution: &Execution, tokens: &[u32], starts: &[u32]) -> Vec<Tensor> {
         let context = self.packed(params, execution, starts, tokens.len(), 0.0);
         let mut g = Graph::inference(context, None);
-        let mut h = self.hidden(&mut g, tokens);
+        let mut h = self.hidden(&mut g, &tokens.into());
         let depth = |mtp: &Mtp| {
             h = mtp.forward(&mut g, &h, tokens);
             ops::logits(&mut g, &h, mtp.head)
@@ -256,8 +325,8 @@ impl Model {
         let context = self.packed(params, execution, &batch.starts, batch.tokens.len(), 0.0);
         let mut g = Graph::inference(context, None);
         g.watch();
-        let mut h = self.hidden(&mut g, &batch.tokens);
-        ops::head_loss(&mut g, &h, self.head, &batch.targets, &|_, _| 0.0);
+        let mut h = self.hidden(&mut g, &Ids::from(&batch.tokens[..]));
+        ops::head_loss(&mut g, &h, self.head, &batch.targets, Coefficient::Uniform(0.0));
         for mtp in &self.mtp {
             h = mtp.forward(&mut g, &h, &batch.tokens);
         }
@@ -265,13 +334,13 @@ impl Model {
     }
 
     /// What the head reads, `[T, D]`: the state after the final norm.
-    fn hidden(&self, g: &mut Graph, tokens: &[u32]) -> Var {
+    fn hidden(&self, g: &mut Graph, tokens: &Ids) -> Var {
         let h = self.last_layer(g, tokens);
         self.final_norm(g, &h)
     }
 
     /// `[T, D]`: the state after the last layer.
-    pub(crate) fn last_layer(&self, g: &mut Graph, tokens: &[u32]) -> Var {
+    pub(crate) fn last_layer(&self, g: &mut Graph, tokens: &Ids) -> Var {
         g.enter("model.embed_tokens");
         let h = ops::embedding(g, self.embed, tokens);
         self.layers.iter().fold(h, |h, layer| layer.run(g, h))
@@ -318,8 +387,8 @@ impl Model {
         &self,
         params: &'a Params,
         execution: &'a Execution,
-        starts: Vec<u32>,
-        positions: Vec<u32>,
+        starts: Ids,
+        positions: Ids,
     ) -> Context<'a> {
         let (last, room) = (positions.iter().max(), self.context_len);
         assert!(last.is_none_or(|&last| (last as usize) < room), "position {last:?} in a context of {room} tokens");
@@ -330,7 +399,7 @@ impl Model {
 
 impl Teacher<'_> {
     /// What its head reads, `[T, D]`.
-    fn states(&self, execution: &Execution, tokens: &[u32], starts: &[u32]) -> Var {
+    fn states(&self, execution: &Execution, tokens: &Ids, starts: &[u32]) -> Var {
         let context = self.model.packed(self.params, execution, starts, tokens.len(), 0.0);
         self.model.hidden(&mut Graph::inference(context, None), tokens)
     }
@@ -357,5 +426,5 @@ fn rotary(config: &RopeConfig, dim: usize, positions: usize) -> Rotary {
         RopeLayout::Interleaved => Layout::Interleaved,
         RopeLayout::HalfSplit => Layout::HalfSplit,
     };
-    Rotary { table: Arc::new(Table::new(dim, config.base, &scaling, positions)), layout }
+    Rotary::new(Table::new(dim, config.base, &scaling, positions), layout)
 }

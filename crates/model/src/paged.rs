@@ -13,14 +13,12 @@ use crate::model::Model;
 use crate::ops;
 use crate::params::{Params, Weight};
 use crate::tape::{Execution, Graph, Var};
-use crate::tensor::Tensor;
 use std::ops::Range;
-use wels_kernels::attention::latent::LatentLayout;
-use wels_kernels::attention::paged::{Layout, PAGE, Pages, Sequence};
-use wels_kernels::embedding;
+use std::sync::Arc;
+use wels_device::{CachePages, Device, Ids, KvLayout, LatentLayout, PAGE, PagedSequences, Sequence, Tensor, WeightRef};
 
 pub use crate::config::CacheLayout;
-pub use wels_kernels::attention::paged::Numbers;
+pub use wels_device::Numbers;
 
 /// Tokens in a page.
 pub const PAGE_TOKENS: usize = PAGE;
@@ -28,13 +26,14 @@ pub const PAGE_TOKENS: usize = PAGE;
 /// Memory for pages.
 pub struct PagedCache {
     layout: LayerLayout,
-    pages: Pages,
+    device: Arc<dyn Device>,
+    pages: CachePages,
     layers: usize,
 }
 
 #[derive(Clone, Copy)]
 enum LayerLayout {
-    Expanded(Layout),
+    Expanded(KvLayout),
     Latent(LatentLayout),
 }
 
@@ -44,10 +43,10 @@ impl LayerLayout {
     fn new(config: &ModelConfig, layout: CacheLayout) -> Self {
         match (&config.attention, layout) {
             (&Attention::Mla { heads, nope_dim, rope_dim, v_dim, .. }, CacheLayout::Expanded) => {
-                LayerLayout::Expanded(Layout { kv_heads: heads, own: nope_dim, shared: rope_dim, v: v_dim })
+                LayerLayout::Expanded(KvLayout { kv_heads: heads, own: nope_dim, shared: rope_dim, v: v_dim })
             }
             (&Attention::Gqa { kv_heads, head_dim, .. }, CacheLayout::Expanded) => {
-                LayerLayout::Expanded(Layout { kv_heads, own: head_dim, shared: 0, v: head_dim })
+                LayerLayout::Expanded(KvLayout { kv_heads, own: head_dim, shared: 0, v: head_dim })
             }
             (&Attention::Mla { kv_lora_rank: latent, rope_dim: rotary, .. }, CacheLayout::Latent) => {
                 LayerLayout::Latent(LatentLayout { latent, rotary })
@@ -74,9 +73,10 @@ impl PagedCache {
     ///
     /// # Panics
     /// If the layout is latent and the model's attention is not MLA.
-    pub fn new(model: &Model, layout: CacheLayout, numbers: Numbers, pages: usize) -> Self {
+    pub fn new(device: &Arc<dyn Device>, model: &Model, layout: CacheLayout, numbers: Numbers, pages: usize) -> Self {
         let (layout, layers) = (LayerLayout::new(model.config(), layout), layers(model.config()));
-        PagedCache { layout, pages: Pages::new(numbers, pages, layers * layout.page_len()), layers }
+        let pages = device.pages(numbers, pages, layers * layout.page_len());
+        PagedCache { layout, device: device.clone(), pages, layers }
     }
 
     /// Bytes that a page takes.
@@ -89,7 +89,7 @@ impl PagedCache {
 
     /// How many pages there are.
     pub fn pages(&self) -> usize {
-        self.pages.count()
+        self.pages.count
     }
 
     /// Takes the memory of some pages from the system before it is touched.
@@ -97,7 +97,7 @@ impl PagedCache {
     /// # Panics
     /// If there are no such pages.
     pub fn populate(&self, pages: Range<usize>) {
-        self.pages.populate(pages);
+        self.device.populate(&self.pages, pages);
     }
 
     /// Copies page `from` over page `to`, for a sequence that goes on from a page that another one goes on from too.
@@ -105,7 +105,7 @@ impl PagedCache {
     /// # Panics
     /// If there is no such page.
     pub fn copy_page(&mut self, from: u32, to: u32) {
-        self.pages.copy(from, to);
+        self.device.copy_page(&mut self.pages, from, to);
     }
 }
 
@@ -161,16 +161,18 @@ impl<'a> Paging<'a> {
         }
     }
 
-    /// The pages, where the layer's part of a page begins, how it is laid out, and the sequences.
-    pub fn expanded(&mut self, layer: usize) -> (&mut Pages, usize, Layout, &[Sequence<'a>]) {
+    /// The pages, the sequences with where the layer's part of a page begins, and how it is laid out.
+    pub fn expanded(&mut self, layer: usize) -> (&mut CachePages, PagedSequences<'_>, KvLayout) {
         let LayerLayout::Expanded(layout) = self.cache.layout else { panic!("the cache holds latents") };
-        (&mut self.cache.pages, layer * layout.page_len(), layout, &self.sequences)
+        let at = PagedSequences { offset: layer * layout.page_len(), sequences: &self.sequences };
+        (&mut self.cache.pages, at, layout)
     }
 
     /// As [`Paging::expanded`], of a cache of latents.
-    pub fn latent(&mut self, layer: usize) -> (&mut Pages, usize, LatentLayout, &[Sequence<'a>]) {
+    pub fn latent(&mut self, layer: usize) -> (&mut CachePages, PagedSequences<'_>, LatentLayout) {
         let LayerLayout::Latent(layout) = self.cache.layout else { panic!("the cache holds no latents") };
-        (&mut self.cache.pages, layer * layout.page_len(), layout, &self.sequences)
+        let at = PagedSequences { offset: layer * layout.page_len(), sequences: &self.sequences };
+        (&mut self.cache.pages, at, layout)
     }
 }
 
@@ -183,7 +185,7 @@ impl Model {
     pub fn step(&self, params: &Params, execution: &Execution, cache: &mut PagedCache, pieces: &[Piece]) -> StepOutput {
         let mut g = self.paged(params, execution, cache, pieces);
         let tokens: Vec<u32> = pieces.iter().flat_map(|piece| piece.tokens).copied().collect();
-        let h = self.last_layer(&mut g, &tokens);
+        let h = self.last_layer(&mut g, &tokens.into());
         let h = last(&mut g, &h, pieces, |piece| piece.tokens.len(), |piece| piece.results());
         let h = self.final_norm(&mut g, &h);
         self.output(&mut g, h, pieces, self.head())
@@ -212,7 +214,7 @@ impl Model {
         assert_eq!((hidden.rows(), hidden.cols()), (tokens.len(), self.config().hidden_size), "hidden states");
         let hidden = g.variable(hidden);
         let mtp = self.mtp(depth);
-        let h = mtp.run(&mut g, &hidden, &tokens);
+        let h = mtp.run(&mut g, &hidden, &tokens.into());
         let h = last(&mut g, &h, pieces, |piece| piece.tokens.len(), |piece| piece.results());
         self.output(&mut g, h, pieces, mtp.head)
     }
@@ -243,7 +245,7 @@ impl Model {
             positions.extend((*past..end).map(|position| position as u32));
         }
         let paging = Paging::new(cache, pieces, self);
-        Graph::inference(self.context(params, execution, starts, positions), Some(paging))
+        Graph::inference(self.context(params, execution, starts.into(), positions.into()), Some(paging))
     }
 }
 
@@ -252,6 +254,21 @@ impl Piece<'_> {
     fn results(&self) -> usize {
         self.logits.max(self.states)
     }
+}
+
+/// Rows of several tensors of equal width, one after the other: how states that wait for MTP come together.
+///
+/// # Panics
+/// If there are none, or they differ in width.
+pub fn concatenate(execution: &Execution, parts: &[(&Tensor, Range<usize>)]) -> Tensor {
+    let rows = parts.iter().map(|(_, rows)| rows.len()).sum();
+    let mut all = execution.pool.tensor(rows, parts.first().expect("rows to put together").0.cols());
+    let mut to = 0;
+    for (tensor, rows) in parts {
+        execution.device().copy_rows(tensor, rows.start, &mut all, to, rows.len());
+        to += rows.len();
+    }
+    all
 }
 
 /// The last `count` rows of each piece, which has `rows` of `h`.
@@ -272,6 +289,6 @@ fn last(
         return h.clone();
     }
     let mut out = g.tensor(picked.len(), h.cols());
-    embedding::gather(h, &picked, &mut out, h.cols());
+    g.device().gather(WeightRef::Plain(h), &Ids::from(picked), &mut out);
     g.variable(out)
 }

@@ -11,54 +11,21 @@ use crate::model::Model;
 use crate::names::{ParamKind, ParamSpec, param_specs};
 use crate::paged::CacheLayout;
 use std::borrow::Cow;
-use std::fmt;
 use std::sync::Arc;
-use wels_kernels::gemm::Start;
-use wels_kernels::quant::{BlockType, QuantMatrix};
-use wels_kernels::{elementwise, optim, random};
+use wels_device::host::random;
+use wels_device::{BlockType, Device, Dtype, Packed, Source, Start, Tensor, WeightRef};
 
-/// The values of all parameters, as the kernels use them.
+/// The values of all parameters, on a device. Clones share them until one is changed.
 #[derive(Clone, Debug)]
 pub struct Params {
+    device: Arc<dyn Device>,
     specs: Vec<ParamSpec>,
-    /// One a parameter, `[rows, cols]` row-major, in the order of [`param_specs`]; empty for one that is packed.
-    pub values: Vec<Vec<f32>>,
+    /// One a parameter, `[rows, cols]`, in the order of [`param_specs`]; `[0, cols]` for one that is packed.
+    tensors: Vec<Tensor>,
     /// For inference alone: one a parameter that is packed.
     packed: Vec<Option<Packed>>,
     /// One a parameter that has them.
     absorbed: Vec<Option<Absorbed>>,
-}
-
-/// A parameter packed for products, in any number format: one matrix, or one for each expert or head.
-#[derive(Clone)]
-pub struct Packed(Arc<[QuantMatrix]>);
-
-impl Packed {
-    /// Of matrices that are stacked by rows.
-    pub fn new(matrices: Vec<QuantMatrix>) -> Self {
-        Packed(matrices.into())
-    }
-
-    /// Bytes that a product with all of them reads.
-    fn bytes(&self) -> usize {
-        self.0.iter().map(QuantMatrix::bytes).sum()
-    }
-}
-
-impl fmt::Debug for Packed {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let matrix = |m: &QuantMatrix| format!("{}[{}, {}]", m.block_type().name(), m.rows(), m.columns());
-        f.debug_list().entries(self.0.iter().map(matrix)).finish()
-    }
-}
-
-/// A parameter as operations of inference read it.
-#[derive(Clone, Copy)]
-pub enum Stored<'a> {
-    /// `[rows, cols]`.
-    F32(&'a [f32]),
-    /// One matrix, or one for each expert or head, stacked by rows.
-    Packed(&'a [QuantMatrix]),
 }
 
 /// The halves of MLA's up-projection `[H·(nope + v), latent]` as its absorbed form multiplies with them.
@@ -72,78 +39,84 @@ pub(crate) struct Absorbed {
 
 #[derive(Clone, Debug)]
 enum Half {
-    F32(Vec<f32>),
+    Plain(Tensor),
     Packed(Packed),
 }
 
 impl Half {
     /// Of `[heads·rows, cols]`; packed, each head for itself, where the up-projection is packed as `like`: in 8 bits if
     /// that is quantised.
-    fn new(values: Vec<f32>, rows: usize, cols: usize, like: Option<BlockType>) -> Self {
-        let Some(like) = like else { return Half::F32(values) };
-        let kind = if like.is_quantised() { BlockType::Q8_0 } else { like };
+    fn new(device: &Arc<dyn Device>, values: &[f32], rows: usize, cols: usize, like: Option<BlockType>) -> Self {
+        let Some(like) = like else { return Half::Plain(Tensor::of(device, values.len() / cols, cols, values)) };
+        let to = if like.is_quantised() { BlockType::Q8_0 } else { like };
         let heads = values.chunks_exact(rows * cols);
-        Half::Packed(Packed::new(heads.map(|head| QuantMatrix::quantise(head, rows, cols, kind)).collect()))
+        Half::Packed(device.stack(heads.map(|values| device.pack(Source::Values { values, to }, rows, cols)).collect()))
     }
 
-    fn stored(&self) -> Stored<'_> {
+    fn stored(&self) -> WeightRef<'_> {
         match self {
-            Half::F32(values) => Stored::F32(values),
-            Half::Packed(Packed(matrices)) => Stored::Packed(matrices),
+            Half::Plain(values) => WeightRef::Plain(values),
+            Half::Packed(matrices) => WeightRef::Packed(matrices),
         }
     }
 
-    fn bytes(&self) -> usize {
+    fn bytes(&self, device: &dyn Device) -> usize {
         match self {
-            Half::F32(values) => size_of_val(&values[..]),
-            Half::Packed(matrices) => matrices.bytes(),
+            Half::Plain(values) => values.bytes(),
+            Half::Packed(matrices) => device.packed_bytes(matrices),
         }
     }
 }
 
 impl Absorbed {
-    pub fn keys(&self) -> Stored<'_> {
+    pub fn keys(&self) -> WeightRef<'_> {
         self.keys.stored()
     }
 
-    pub fn values(&self) -> Stored<'_> {
+    pub fn values(&self) -> WeightRef<'_> {
         self.values.stored()
     }
 }
 
 impl Params {
     /// All zeros, to be filled by a reader of weights.
-    pub fn zeros(config: &ModelConfig) -> Self {
-        let specs = param_specs(config);
-        let values = specs.iter().map(|spec| vec![0.0; spec.len()]).collect();
-        Params { values, ..Self::empty(specs) }
+    pub fn zeros(device: &Arc<dyn Device>, config: &ModelConfig) -> Self {
+        let mut params = Self::unset(device, config);
+        let zeros = params.specs.iter().map(|spec| Tensor::zeros(device, spec.rows, spec.cols));
+        params.tensors = zeros.collect();
+        params
     }
 
     /// Without values, for a reader that gives each parameter [`Params::set_values`] or [`Params::set_packed`].
-    pub fn unset(config: &ModelConfig) -> Self {
-        Self::empty(param_specs(config))
-    }
-
-    fn empty(specs: Vec<ParamSpec>) -> Self {
+    pub fn unset(device: &Arc<dyn Device>, config: &ModelConfig) -> Self {
+        let specs = param_specs(config);
         let count = specs.len();
-        Params { specs, values: vec![Vec::new(); count], packed: vec![None; count], absorbed: vec![None; count] }
+        let tensors = specs.iter().map(|spec| nothing(device, spec)).collect();
+        Params { device: device.clone(), specs, tensors, packed: vec![None; count], absorbed: vec![None; count] }
     }
 
     /// Before training: matrices and embeddings normal with the configuration's standard deviation, norms 1, biases 0.
     /// An element depends on the seed, its parameter's name and its index alone.
-    pub fn init(config: &ModelConfig, seed: u64) -> Self {
-        let mut params = Self::zeros(config);
-        for (spec, values) in params.specs.iter().zip(&mut params.values) {
+    pub fn init(device: &Arc<dyn Device>, config: &ModelConfig, seed: u64) -> Self {
+        let mut params = Self::zeros(device, config);
+        for (spec, tensor) in params.specs.iter().zip(&mut params.tensors) {
             match spec.kind {
-                ParamKind::Norm => values.fill(1.0),
-                ParamKind::Bias | ParamKind::RouterBias => values.fill(0.0),
+                ParamKind::Norm => tensor.fill(1.0),
+                ParamKind::Bias | ParamKind::RouterBias => {}
                 _ => {
                     let key = random::Key { seed, stream: fnv1a64(&spec.name) };
-                    random::fill_normal(values, f64::from(config.init_std), key, 0);
+                    let mut values = vec![0.0; spec.len()];
+                    random::fill_normal(&mut values, f64::from(config.init_std), key, 0);
+                    tensor.set(0, &values);
                 }
             }
         }
         params
+    }
+
+    /// Where they lie.
+    pub fn device(&self) -> &Arc<dyn Device> {
+        &self.device
     }
 
     /// Names and shapes, one a parameter.
@@ -151,21 +124,37 @@ impl Params {
         &self.specs
     }
 
+    /// One a parameter, `[rows, cols]`; `[0, cols]` for one that is packed.
+    pub fn tensors(&self) -> &[Tensor] {
+        &self.tensors
+    }
+
+    /// A parameter's values, to be changed: from now on they are not shared with a clone.
+    ///
+    /// # Panics
+    /// If the parameter is packed.
+    pub fn tensor_mut(&mut self, param: usize) -> &mut Tensor {
+        assert!(self.packed[param].is_none(), "{} is packed where it is changed", self.specs[param].name);
+        let tensor = &mut self.tensors[param];
+        tensor.make_unshared();
+        tensor
+    }
+
     /// The values of the parameter a layer knows as `weight`.
     ///
     /// # Panics
     /// If it is packed: only matrices may be, and only for inference.
-    pub fn of(&self, weight: Weight) -> &[f32] {
+    pub fn of(&self, weight: Weight) -> &Tensor {
         let packed = self.packed[weight.param].is_some();
         assert!(!packed, "{} is packed where its values are needed", self.specs[weight.param].name);
-        &self.values[weight.param]
+        &self.tensors[weight.param]
     }
 
     /// The parameter a layer knows as `weight`, however it is stored.
-    pub fn stored(&self, weight: Weight) -> Stored<'_> {
+    pub fn stored(&self, weight: Weight) -> WeightRef<'_> {
         match &self.packed[weight.param] {
-            Some(Packed(matrices)) => Stored::Packed(matrices),
-            None => Stored::F32(&self.values[weight.param]),
+            Some(packed) => WeightRef::Packed(packed),
+            None => WeightRef::Plain(&self.tensors[weight.param]),
         }
     }
 
@@ -173,10 +162,10 @@ impl Params {
     ///
     /// # Panics
     /// If they are not as many.
-    pub fn set_values(&mut self, param: usize, values: Vec<f32>) {
+    pub fn set_values(&mut self, param: usize, values: &[f32]) {
         let spec = &self.specs[param];
         assert_eq!(values.len(), spec.len(), "values of {}", spec.name);
-        self.values[param] = values;
+        self.tensors[param] = Tensor::of(&self.device, spec.rows, spec.cols, values);
         self.packed[param] = None;
     }
 
@@ -184,24 +173,25 @@ impl Params {
     ///
     /// # Panics
     /// If they have another shape, or the parameter is no matrix that products may have packed.
-    pub fn set_packed(&mut self, param: usize, matrices: Packed) {
+    pub fn set_packed(&mut self, param: usize, packed: Packed) {
         let spec = &self.specs[param];
         assert!(spec.kind.is_packable(), "{} is {:?}", spec.name, spec.kind);
-        let rows: usize = matrices.0.iter().map(QuantMatrix::rows).sum();
-        assert!(rows == spec.rows && matrices.0.iter().all(|m| m.columns() == spec.cols), "{matrices:?} for {spec:?}");
+        assert_eq!((packed.rows(), packed.cols()), (spec.rows, spec.cols), "{packed:?} for {spec:?}");
         let count = if let ParamKind::Experts(experts) = spec.kind { experts } else { 1 };
-        assert_eq!(matrices.0.len(), count, "matrices of {}", spec.name);
-        self.values[param] = Vec::new();
-        self.packed[param] = Some(matrices);
+        assert_eq!(packed.count(), count, "matrices of {}", spec.name);
+        self.tensors[param] = nothing(&self.device, spec);
+        self.packed[param] = Some(packed);
         self.absorbed[param] = None;
     }
 
     /// Bytes of a parameter that products read, with pages of this layout.
     pub fn bytes(&self, param: usize, layout: CacheLayout) -> usize {
         match (&self.absorbed[param], &self.packed[param]) {
-            (Some(halves), _) if layout == CacheLayout::Latent => halves.keys.bytes() + halves.values.bytes(),
-            (_, Some(matrices)) => matrices.bytes(),
-            (_, None) => size_of_val(&self.values[param][..]),
+            (Some(Absorbed { keys, values }), _) if layout == CacheLayout::Latent => {
+                keys.bytes(&*self.device) + values.bytes(&*self.device)
+            }
+            (_, Some(packed)) => self.device.packed_bytes(packed),
+            (_, None) => self.tensors[param].bytes(),
         }
     }
 
@@ -220,11 +210,10 @@ impl Params {
         for (weight, nope, v) in todo {
             let cols = weight.cols;
             let stored = self.stored(weight);
-            let like = match stored {
-                Stored::F32(_) => None,
-                Stored::Packed(matrices) => matrices.first().map(QuantMatrix::block_type),
+            let (like, up) = match stored {
+                WeightRef::Plain(tensor) => (None, tensor.to_host()),
+                WeightRef::Packed(packed) => (Some(packed.block_type()), Cow::Owned(self.device.unpack(packed))),
             };
-            let up = values_of(stored);
             let (mut keys, mut values) = (Vec::new(), Vec::new());
             for head in up.chunks_exact((nope + v) * cols) {
                 let (of_keys, of_values) = head.split_at(nope * cols);
@@ -233,8 +222,9 @@ impl Params {
                 }
                 values.extend_from_slice(of_values);
             }
-            let keys = Half::new(keys, cols, nope, like);
-            self.absorbed[weight.param] = Some(Absorbed { keys, values: Half::new(values, v, cols, like) });
+            let keys = Half::new(&self.device, &keys, cols, nope, like);
+            let values = Half::new(&self.device, &values, v, cols, like);
+            self.absorbed[weight.param] = Some(Absorbed { keys, values });
         }
     }
 
@@ -249,38 +239,32 @@ impl Params {
         self.specs.iter().position(|spec| spec.name == name)
     }
 
-    /// Copies rows into a parameter, from `first_row` on: what a reader of weights calls for each tensor.
+    /// Copies rows into a parameter, from `first_row` on: what a reader of weights calls for each tensor. Rows of one
+    /// that has no values yet are 0.
     ///
     /// # Panics
     /// If the rows reach beyond the parameter.
     pub fn set_rows(&mut self, param: usize, first_row: usize, values: &[f32]) {
-        let start = first_row * self.specs[param].cols;
-        self.values[param][start..start + values.len()].copy_from_slice(values);
+        let ParamSpec { rows, cols, .. } = self.specs[param];
+        if self.tensors[param].rows() != rows {
+            self.tensors[param] = Tensor::zeros(&self.device, rows, cols);
+        }
+        self.tensor_mut(param).set(first_row * cols, values);
     }
 
     /// The first parameter that holds an infinity or a NaN.
     pub fn first_non_finite(&self) -> Option<&str> {
-        first_non_finite(&self.specs, &self.values)
+        first_non_finite(&self.specs, &self.tensors)
     }
 }
 
-/// The values, as f32.
-fn values_of(stored: Stored<'_>) -> Cow<'_, [f32]> {
-    match stored {
-        Stored::F32(values) => Cow::Borrowed(values),
-        Stored::Packed(matrices) => Cow::Owned(matrices.iter().flat_map(decoded).collect()),
-    }
+/// What stands for the values of a parameter that has none here.
+fn nothing(device: &Arc<dyn Device>, spec: &ParamSpec) -> Tensor {
+    Tensor::new(device, Dtype::F32, 0, spec.cols)
 }
 
-fn decoded(matrix: &QuantMatrix) -> Vec<f32> {
-    let mut values = vec![0.0; matrix.rows() * matrix.columns()];
-    let rows: Vec<u32> = (0..matrix.rows() as u32).collect();
-    matrix.rows_of(&rows, &mut values);
-    values
-}
-
-fn first_non_finite<'a>(specs: &'a [ParamSpec], values: &[Vec<f32>]) -> Option<&'a str> {
-    let bad = values.iter().position(|values| optim::first_non_finite(values).is_some())?;
+fn first_non_finite<'a>(specs: &'a [ParamSpec], tensors: &[Tensor]) -> Option<&'a str> {
+    let bad = tensors.iter().position(|tensor| !tensor.device().is_finite(tensor))?;
     Some(&specs[bad].name)
 }
 
@@ -346,22 +330,24 @@ impl Wiring {
 
 /// Gradients of all parameters, summed over the micro-batches of a step.
 ///
-/// Made by [`Model::grads`](crate::model::Model::grads). A step: [`Grads::begin`], any number of micro-batches,
+/// Made by [`Model::grads`](crate::model::Model::grads). A shard: [`Grads::begin`], any number of micro-batches,
 /// [`Grads::finish`], then [`Grads::values`].
 pub struct Grads {
     specs: Vec<ParamSpec>,
     slots: Vec<usize>,
-    /// One a slot; empty for parameters without a gradient.
-    values: Vec<Vec<f32>>,
+    /// One a slot; `[0, cols]` for parameters without a gradient.
+    values: Vec<Tensor>,
     touched: Vec<bool>,
 }
 
 impl Grads {
-    pub(crate) fn new(config: &ModelConfig, slots: &[usize]) -> Self {
+    pub(crate) fn new(device: &Arc<dyn Device>, config: &ModelConfig, slots: &[usize]) -> Self {
         let specs = param_specs(config);
-        let len = |param: usize| if specs[param].kind == ParamKind::RouterBias { 0 } else { specs[param].len() };
-        let values = slots.iter().map(|&param| vec![0.0; len(param)]).collect();
-        Grads { slots: slots.to_vec(), values, touched: vec![false; slots.len()], specs }
+        let values = slots.iter().map(|&param| match &specs[param] {
+            spec if spec.kind == ParamKind::RouterBias => nothing(device, spec),
+            spec => Tensor::zeros(device, spec.rows, spec.cols),
+        });
+        Grads { slots: slots.to_vec(), values: values.collect(), touched: vec![false; slots.len()], specs }
     }
 
     /// Begins a step. Nothing is cleared: the first micro-batch overwrites.
@@ -370,7 +356,7 @@ impl Grads {
     }
 
     /// Gives the gradient of `weight` to `write`, with what its chains begin with.
-    pub(crate) fn accumulate(&mut self, weight: Weight, write: impl FnOnce(&mut [f32], Start)) {
+    pub(crate) fn accumulate(&mut self, weight: Weight, write: impl FnOnce(&mut Tensor, Start)) {
         let touched = std::mem::replace(&mut self.touched[weight.slot], true);
         write(&mut self.values[weight.slot], if touched { Start::Continue } else { Start::Zero });
     }
@@ -384,13 +370,29 @@ impl Grads {
         }
         let (first, further) = self.values.split_at_mut(self.specs.len());
         for (values, &param) in further.iter().zip(&self.slots[self.specs.len()..]) {
-            elementwise::add(values, &mut first[param]);
+            values.device().add(values, &mut first[param]);
         }
     }
 
-    /// One a parameter, `[rows, cols]`; empty for a parameter without gradient (a router's selection bias).
-    pub fn values(&self) -> &[Vec<f32>] {
+    /// One a parameter, `[rows, cols]`; `[0, cols]` for a parameter without gradient (a router's selection bias).
+    pub fn values(&self) -> &[Tensor] {
         &self.values[..self.specs.len()]
+    }
+
+    /// Exchanges the sums, those of a finished step, for other tensors of the same shapes, of which the next step begins.
+    ///
+    /// # Panics
+    /// If the shapes differ.
+    pub fn exchange(&mut self, other: Vec<Tensor>) -> Vec<Tensor> {
+        let own = &mut self.values[..self.specs.len()];
+        assert!(own.iter().map(Tensor::len).eq(other.iter().map(Tensor::len)), "gradients of another model");
+        own.iter_mut().zip(other).map(|(own, other)| std::mem::replace(own, other)).collect()
+    }
+
+    /// Tensors of the shapes of [`Grads::values`], for [`Grads::exchange`].
+    pub fn spare(&self) -> Vec<Tensor> {
+        let like = |tensor: &Tensor| Tensor::zeros(tensor.device(), tensor.rows(), tensor.cols());
+        self.values().iter().map(like).collect()
     }
 
     /// The first parameter whose gradient holds an infinity or a NaN.
@@ -400,6 +402,6 @@ impl Grads {
 
     /// Bytes that the gradients take, those of second uses included.
     pub fn bytes(&self) -> usize {
-        self.values.iter().map(|values| size_of_val(&values[..])).sum()
+        self.values.iter().map(Tensor::bytes).sum()
     }
 }

@@ -9,12 +9,10 @@
 //! continues the kernel's chains. Values live as long as a layer or a closure holds them.
 
 use crate::paged::{CacheLayout, Paging};
-use crate::params::{Grads, Params, Stored, Weight};
-use crate::tensor::{Pool, Tensor};
+use crate::params::{Grads, Params, Weight};
 use std::ops::Deref;
 use std::sync::Arc;
-use wels_kernels::gemm::{Precision, Start};
-use wels_kernels::{elementwise, optim};
+use wels_device::{Balance, Device, Dispatch, Ids, Pool, Precision, Start, Tensor, WeightRef};
 
 /// How to compute, whatever is computed.
 #[derive(Clone)]
@@ -51,9 +49,15 @@ impl Recompute {
     }
 }
 
-impl Default for Execution {
-    fn default() -> Self {
-        Execution { pool: Pool::new(), precision: Precision::F32, recompute: Recompute::None }
+impl Execution {
+    /// On `device`, in f32, keeping everything that a backward pass needs.
+    pub fn new(device: Arc<dyn Device>) -> Self {
+        Execution { pool: Pool::new(device), precision: Precision::F32, recompute: Recompute::None }
+    }
+
+    /// What computes.
+    pub fn device(&self) -> &Arc<dyn Device> {
+        self.pool.device()
     }
 }
 
@@ -61,9 +65,9 @@ impl Default for Execution {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Sequences {
     /// Where each sequence begins; the number of rows, T, at the end.
-    pub starts: Vec<u32>,
+    pub starts: Ids,
     /// `[T]`: place in the sequence, for the rotary embedding.
-    pub positions: Vec<u32>,
+    pub positions: Ids,
 }
 
 impl Sequences {
@@ -74,8 +78,8 @@ impl Sequences {
     pub fn packed(starts: &[u32]) -> Self {
         assert_eq!(starts.first(), Some(&0), "the first sequence begins at row 0");
         assert!(starts.is_sorted(), "sequence starts descend: {starts:?}");
-        let positions = starts.windows(2).flat_map(|pair| 0..pair[1] - pair[0]).collect();
-        Sequences { starts: starts.to_vec(), positions }
+        let positions: Vec<u32> = starts.windows(2).flat_map(|pair| 0..pair[1] - pair[0]).collect();
+        Sequences { starts: starts.into(), positions: positions.into() }
     }
 
     /// The number of rows.
@@ -135,15 +139,14 @@ pub struct Context<'a> {
     pub balance_coefficient: f32,
 }
 
-/// What one layer's router did with a batch.
-#[derive(Clone, Debug, PartialEq)]
+/// What one layer's router did with a batch, still on the device.
 pub struct Routing {
     /// The layer, MTP layers counting on from the last.
     pub layer: usize,
-    /// Tokens that went to each expert.
-    pub load: Vec<u32>,
-    /// Balance loss of each sequence, without coefficient.
-    pub balance: Vec<f32>,
+    /// Where the tokens went.
+    pub dispatch: Arc<Dispatch>,
+    /// The balance loss of each sequence, if the objective has one.
+    pub balance: Option<Arc<Balance>>,
 }
 
 /// A forward pass under way.
@@ -208,13 +211,18 @@ impl<'a> Graph<'a> {
         self.context.execution.precision
     }
 
+    /// What computes.
+    pub fn device(&self) -> &'a dyn Device {
+        &**self.context.execution.device()
+    }
+
     /// The values of a parameter.
-    pub fn weight(&self, weight: Weight) -> &'a [f32] {
+    pub fn weight(&self, weight: Weight) -> &'a Tensor {
         self.context.params.of(weight)
     }
 
     /// A parameter, however it is stored.
-    pub fn stored(&self, weight: Weight) -> Stored<'a> {
+    pub fn stored(&self, weight: Weight) -> WeightRef<'a> {
         self.context.params.stored(weight)
     }
 
@@ -308,10 +316,10 @@ impl<'a> Graph<'a> {
     }
 
     /// Looks at what the operation `name` gave, if this pass looks for values that are not finite.
-    pub fn inspect(&mut self, name: &str, value: &[f32]) {
+    pub fn inspect(&mut self, name: &str, value: &Tensor) {
         if let Some(watch) = &mut self.watch
             && watch.found.is_none()
-            && optim::first_non_finite(value).is_some()
+            && !value.device().is_finite(value)
         {
             watch.found = Some(format!("{} ({name})", watch.place));
         }
@@ -329,13 +337,18 @@ impl<'a> Backward<'a> {
         self.context.execution.pool.tensor(rows, cols)
     }
 
+    /// What computes.
+    pub fn device(&self) -> &'a dyn Device {
+        &**self.context.execution.device()
+    }
+
     /// The values of a parameter.
-    pub fn weight(&self, weight: Weight) -> &'a [f32] {
+    pub fn weight(&self, weight: Weight) -> &'a Tensor {
         self.context.params.of(weight)
     }
 
     /// Lets `write` add to a variable's gradient: `write` is told whether it comes first.
-    pub fn accumulate(&mut self, of: GradientOf, write: impl FnOnce(&mut [f32], Start)) {
+    pub fn accumulate(&mut self, of: GradientOf, write: impl FnOnce(&mut Tensor, Start)) {
         if of.slot.is_some() {
             let (mut gradient, start) = self.begin(of);
             write(&mut gradient, start);
@@ -364,7 +377,7 @@ impl<'a> Backward<'a> {
             None => contribution,
             Some(gradient) => {
                 let mut gradient = gradient.into_unshared();
-                elementwise::add(&contribution, &mut gradient);
+                self.device().add(&contribution, &mut gradient);
                 gradient
             }
         };
@@ -377,7 +390,7 @@ impl<'a> Backward<'a> {
     }
 
     /// Lets `write` add to a parameter's gradient, continuing its chains over the tokens.
-    pub fn parameter(&mut self, weight: Weight, write: impl FnOnce(&mut [f32], Start)) {
+    pub fn parameter(&mut self, weight: Weight, write: impl FnOnce(&mut Tensor, Start)) {
         self.grads.accumulate(weight, write);
     }
 }
@@ -387,17 +400,20 @@ mod tests {
     use super::*;
     use crate::config::ModelConfig;
     use crate::presets;
+    use wels_cpu::testing::{device, edit};
 
     /// y = factor · x, with the backward part that a kernel with [`Start`] would have.
     fn times(g: &mut Graph, x: &Var, factor: f32) -> Var {
         let mut y = g.tensor(x.rows(), x.cols());
-        y.iter_mut().zip(x.iter()).for_each(|(y, x)| *y = factor * x);
+        edit(&mut y, |y| y.iter_mut().zip(&*x.to_host()).for_each(|(y, x)| *y = factor * x));
         let dx = x.gradient();
         g.record("times", y, move |back, dy| {
             back.accumulate(dx, |dx, start| {
-                for (dx, dy) in dx.iter_mut().zip(dy.iter()) {
-                    *dx = factor * dy + if start == Start::Zero { 0.0 } else { *dx };
-                }
+                edit(dx, |dx| {
+                    for (dx, dy) in dx.iter_mut().zip(&*dy.to_host()) {
+                        *dx = factor * dy + if start == Start::Zero { 0.0 } else { *dx };
+                    }
+                });
             });
         })
     }
@@ -405,7 +421,16 @@ mod tests {
     fn parts() -> (Params, Grads, Execution) {
         let config = presets::preset("smollm2-135m").expect("a preset");
         let config = ModelConfig { layers: 0, vocab_size: 1, ..config };
-        (Params::zeros(&config), Grads::new(&config, &[0, 1]), Execution::default())
+        let device = device();
+        let (params, grads) = (Params::zeros(&device, &config), Grads::new(&device, &config, &[0, 1]));
+        (params, grads, Execution::new(device))
+    }
+
+    /// A tensor of the pool, `[2, 1]`.
+    fn column(execution: &Execution, values: [f32; 2]) -> Tensor {
+        let mut tensor = execution.pool.tensor(2, 1);
+        tensor.set(0, &values);
+        tensor
     }
 
     fn context<'a>(params: &'a Params, execution: &'a Execution) -> Context<'a> {
@@ -417,7 +442,7 @@ mod tests {
     fn contributions_add_up_and_unused_results_are_skipped() {
         let (params, mut grads, execution) = parts();
         let mut g = Graph::training(context(&params, &execution), &mut grads);
-        let x = g.variable(execution.pool.copy_of(2, 1, &[1.0, 2.0]));
+        let x = g.variable(column(&execution, [1.0, 2.0]));
         let y = times(&mut g, &x, 3.0);
         let _unused = times(&mut g, &y, 100.0);
         let z = times(&mut g, &y, 5.0);
@@ -426,35 +451,35 @@ mod tests {
         back.give(z.gradient(), dz);
         back.accumulate(z.gradient(), |dz, start| {
             assert_eq!(start, Start::Continue);
-            dz.copy_from_slice(&[1.0, 1.0]);
+            dz.set(0, &[1.0, 1.0]);
         });
-        let one = execution.pool.copy_of(2, 1, &[1.0, 0.5]);
+        let one = column(&execution, [1.0, 0.5]);
         back.give(y.gradient(), one);
         let gradients = g.backward();
         let dx = gradients[0].as_ref().expect("a gradient of x");
-        assert_eq!(dx[..], [3.0 * (5.0 + 1.0), 3.0 * (5.0 + 0.5)]);
+        assert_eq!(dx.to_host()[..], [3.0 * (5.0 + 1.0), 3.0 * (5.0 + 0.5)]);
     }
 
     #[test]
     fn a_shared_gradient_is_not_changed_by_its_other_owner() {
         let (params, mut grads, execution) = parts();
         let mut g = Graph::training(context(&params, &execution), &mut grads);
-        let x = g.variable(execution.pool.copy_of(2, 1, &[1.0, 2.0]));
-        let w = g.variable(execution.pool.copy_of(2, 1, &[1.0, 2.0]));
+        let x = g.variable(column(&execution, [1.0, 2.0]));
+        let w = g.variable(column(&execution, [1.0, 2.0]));
         let back = g.recording().expect("it records");
-        let shared = execution.pool.copy_of(2, 1, &[1.0, 2.0]);
+        let shared = column(&execution, [1.0, 2.0]);
         back.give(x.gradient(), shared.clone());
         back.give(w.gradient(), shared);
         back.accumulate(x.gradient(), |dx, _| dx.fill(7.0));
         let gradients = g.backward();
-        assert_eq!(gradients[1].as_ref().map(|dw| dw.to_vec()), Some(vec![1.0, 2.0]));
+        assert_eq!(gradients[1].as_ref().map(|dw| dw.to_host().into_owned()), Some(vec![1.0, 2.0]));
     }
 
     #[test]
     fn inference_keeps_nothing() {
         let (params, _, execution) = parts();
         let mut g = Graph::inference(context(&params, &execution), None);
-        let x = g.variable(execution.pool.copy_of(2, 1, &[1.0, 2.0]));
+        let x = g.variable(column(&execution, [1.0, 2.0]));
         let y = times(&mut g, &x, 3.0);
         drop((x, y));
         assert_eq!(execution.pool.usage().live_bytes, 0);

@@ -5,6 +5,7 @@
 //! the same `Recipe` again.
 
 mod model;
+mod optimizer;
 mod reader;
 mod stages;
 
@@ -17,6 +18,8 @@ pub use wels_model::schedule::Decay;
 use crate::files;
 
 pub use model::ModelSection;
+use optimizer::Defaults;
+pub use optimizer::{Checkpoints, Optimizer};
 use reader::{Document, ListOrWord, Section, Source};
 pub use reader::{Place, RecipeError};
 pub use stages::{
@@ -119,13 +122,6 @@ fn precision_word<S: Serializer>(precision: &Precision, serializer: S) -> Result
     serializer.serialize_str(word_of_precision(*precision))
 }
 
-fn decay_word<S: Serializer>(decay: &Decay, serializer: S) -> Result<S::Ok, S::Error> {
-    serializer.serialize_str(match decay {
-        Decay::Linear => "linear",
-        Decay::Cosine => "cosine",
-    })
-}
-
 /// `[pretrain]`
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct PretrainSection {
@@ -139,36 +135,14 @@ pub struct PretrainSection {
     pub batch_ramp_tokens: u64,
     /// Sequences that go through the model at once: memory and speed, no bit of the result.
     pub micro_batch: usize,
-    /// Peak learning rate.
-    pub learning_rate: f64,
-    /// Learning rate of the last step.
-    pub learning_rate_min: f64,
-    /// Steps of linear warm-up.
-    pub warmup_steps: u64,
+    /// How it is optimized.
+    #[serde(flatten)]
+    pub optimizer: Optimizer,
     /// Steps at the end in which the learning rate falls.
     pub decay_steps: u64,
-    /// How it falls.
-    #[serde(serialize_with = "decay_word")]
-    pub decay: Decay,
-    /// AdamW's β₁.
-    pub beta1: f64,
-    /// AdamW's β₂.
-    pub beta2: f64,
-    /// AdamW's ε.
-    pub epsilon: f64,
-    /// AdamW's decoupled weight decay, on matrices.
-    pub weight_decay: f64,
-    /// Greatest global norm of the gradient.
-    pub clip_norm: f64,
-    /// γ: how far a router bias moves a step.
-    pub bias_update_speed: f64,
     /// Steps in which router biases move; 0 afterwards.
     pub bias_update_steps: u64,
-    /// α of the sequence-wise balance loss.
-    pub balance_alpha: f64,
-    /// λ of the multi-token-prediction loss …
-    pub mtp_lambda: f64,
-    /// … and its value from `mtp_lambda_late_step` on.
+    /// λ of the multi-token-prediction loss from `mtp_lambda_late_step` on.
     pub mtp_lambda_late: f64,
     /// See `mtp_lambda_late`.
     pub mtp_lambda_late_step: u64,
@@ -181,12 +155,9 @@ pub struct PretrainSection {
     pub validate_every: u64,
     /// Sequences of one validation.
     pub validate_sequences: usize,
-    /// Steps between checkpoints.
-    pub checkpoint_every: u64,
-    /// Seconds after which a checkpoint is written whatever the step.
-    pub checkpoint_seconds: u64,
-    /// Checkpoints that are kept, the newest ones.
-    pub keep_checkpoints: usize,
+    /// When checkpoints are written, and which are kept.
+    #[serde(flatten)]
+    pub checkpoints: Checkpoints,
 }
 
 /// `[sample]`
@@ -209,13 +180,16 @@ pub struct BudgetSection {
     pub hours: f64,
     /// Tokens trained on; likewise.
     pub train_tokens: u64,
+    /// Tokens sampled: answers of rollouts, samples and scores; likewise.
+    pub sample_tokens: u64,
 }
 
 /// Keys that change no bit of the weights and may be changed in the recipe of a run that has begun.
-const FREE_KEYS: [&str; 14] = [
+const FREE_KEYS: [&str; 15] = [
     "budget.usd",
     "budget.hours",
     "budget.train_tokens",
+    "budget.sample_tokens",
     "run.usd_per_hour",
     "pretrain.micro_batch",
     "pretrain.recompute_layers",
@@ -391,38 +365,20 @@ impl DataSection {
 
 impl PretrainSection {
     fn resolve(mut s: Section, sequence_length: usize, layers: usize) -> Result<Self, RecipeError> {
-        let positive = |x: f64| x > 0.0;
         let not_negative = |x: f64| x >= 0.0;
         let batch = Batches::resolve(&mut s, sequence_length as u64)?;
         let steps = batch.steps;
-        let learning_rate = s.get_where("learning_rate", 1e-3, positive, "greater than 0")?;
-        let unit = |x: f64| (0.0..1.0).contains(&x);
+        let defaults = Defaults::of_pretraining(steps);
         let pretrain = PretrainSection {
             steps,
             batch_tokens: batch.last,
             batch_tokens_start: batch.first,
             batch_ramp_tokens: batch.ramp,
             micro_batch: s.get_where("micro_batch", 1, |n| n > 0, "1 or more")?,
-            learning_rate,
-            learning_rate_min: s.get_where(
-                "learning_rate_min",
-                learning_rate / 10.0,
-                |x| (0.0..=learning_rate).contains(&x),
-                "between 0 and learning_rate",
-            )?,
-            warmup_steps: s.get_or("warmup_steps", (steps / 10).min(2000))?,
+            optimizer: Optimizer::resolve(&mut s, &defaults)?,
             decay_steps: s.get_where("decay_steps", steps * 3 / 10, |n| n <= steps, "at most steps")?,
-            decay: s.word("decay", &[("cosine", Decay::Cosine), ("linear", Decay::Linear)])?,
-            beta1: s.get_where("beta1", 0.9, unit, "at least 0 and below 1")?,
-            beta2: s.get_where("beta2", 0.95, unit, "at least 0 and below 1")?,
-            epsilon: s.get_where("epsilon", 1e-8, positive, "greater than 0")?,
-            weight_decay: s.get_where("weight_decay", 0.1, not_negative, "0 or more")?,
-            clip_norm: s.get_where("clip_norm", 1.0, positive, "greater than 0")?,
-            bias_update_speed: s.get_where("bias_update_speed", 1e-3, not_negative, "0 or more")?,
             // V3 stops for the last 500B of 14.8T tokens.
             bias_update_steps: s.get_or("bias_update_steps", steps - steps * 5 / 148)?,
-            balance_alpha: s.get_where("balance_alpha", 1e-4, not_negative, "0 or more")?,
-            mtp_lambda: s.get_where("mtp_lambda", 0.3, not_negative, "0 or more")?,
             mtp_lambda_late: s.get_where("mtp_lambda_late", 0.1, not_negative, "0 or more")?,
             // V3 changes λ after 10T of 14.8T tokens.
             mtp_lambda_late_step: s.get_or("mtp_lambda_late_step", steps * 100 / 148)?,
@@ -431,10 +387,9 @@ impl PretrainSection {
             recompute_layers: recompute_layers(&mut s, layers)?,
             validate_every: s.get_where("validate_every", (steps / 10).max(1), |n| n > 0, "1 or more")?,
             validate_sequences: s.get_where("validate_sequences", 64, |n| n > 0, "1 or more")?,
-            checkpoint_every: s.get_where("checkpoint_every", (steps / 5).max(1), |n| n > 0, "1 or more")?,
-            checkpoint_seconds: s.get_where("checkpoint_seconds", 600, |n| n > 0, "1 or more")?,
-            keep_checkpoints: s.get_where("keep_checkpoints", 2, |n| n > 0, "1 or more")?,
+            checkpoints: Checkpoints::resolve(&mut s, &defaults)?,
         };
+        pretrain.optimizer.check_shards(&s, pretrain.batch_tokens_start / sequence_length as u64)?;
         s.finish(&[])?;
         Ok(pretrain)
     }
@@ -531,22 +486,24 @@ impl BudgetSection {
         let usd = section.get_where("usd", 0.0, |x| x >= 0.0, "0 or more")?;
         let hours = section.get_where("hours", 0.0, |x| x >= 0.0, "0 or more")?;
         let train_tokens = section.get_or("train_tokens", 0)?;
+        let sample_tokens = section.get_or("sample_tokens", 0)?;
         if usd > 0.0 && run.usd_per_hour == 0.0 {
             return Err(section.wrong("usd", "limits money, and run.usd_per_hour sets no price of an hour"));
         }
         section.finish(&[])?;
-        Ok(BudgetSection { usd, hours, train_tokens })
+        Ok(BudgetSection { usd, hours, train_tokens, sample_tokens })
     }
 
     /// The limit that so much would go beyond, in words.
-    pub fn exceeded_by(&self, usd: f64, hours: f64, tokens: u64) -> Option<String> {
-        match self {
-            BudgetSection { usd: limit, .. } if *limit > 0.0 && usd > *limit => Some(format!("${limit}")),
-            BudgetSection { hours: limit, .. } if *limit > 0.0 && hours > *limit => Some(format!("{limit} hours")),
-            BudgetSection { train_tokens: limit, .. } if *limit > 0 && tokens > *limit => {
-                Some(format!("{limit} tokens"))
-            }
-            _ => None,
+    pub fn exceeded_by(&self, usd: f64, hours: f64, trained: u64, sampled: u64) -> Option<String> {
+        let BudgetSection { usd: most_usd, hours: most_hours, train_tokens, sample_tokens } = *self;
+        let beyond = |limit: u64, tokens: u64| limit > 0 && tokens > limit;
+        match () {
+            () if most_usd > 0.0 && usd > most_usd => Some(format!("${most_usd}")),
+            () if most_hours > 0.0 && hours > most_hours => Some(format!("{most_hours} hours")),
+            () if beyond(train_tokens, trained) => Some(format!("{train_tokens} tokens")),
+            () if beyond(sample_tokens, sampled) => Some(format!("{sample_tokens} sampled tokens")),
+            () => None,
         }
     }
 }

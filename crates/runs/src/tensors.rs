@@ -13,7 +13,7 @@ use crate::rundir::RunError;
 
 struct F32View<'a> {
     shape: [usize; 1],
-    values: &'a [f32],
+    values: Cow<'a, [f32]>,
 }
 
 impl View for F32View<'_> {
@@ -34,7 +34,7 @@ impl View for F32View<'_> {
 /// Writes named f32 vectors, and `metadata`, to `path`.
 pub fn save<'a>(
     path: &Path,
-    tensors: impl IntoIterator<Item = (String, &'a [f32])>,
+    tensors: impl IntoIterator<Item = (String, Cow<'a, [f32]>)>,
     metadata: HashMap<String, String>,
 ) -> Result<(), RunError> {
     let views = tensors.into_iter().map(|(name, values)| (name, F32View { shape: [values.len()], values }));
@@ -44,11 +44,15 @@ pub fn save<'a>(
     })
 }
 
-/// Reads vectors back into the buffers of the same names, bit for bit.
+/// Reads the vectors of these names and lengths back, bit for bit, one at a time: `set` is told the place of the name.
 ///
 /// # Errors
 /// [`RunError::Damaged`] if the file holds other names or lengths.
-pub fn load<'a>(path: &Path, tensors: impl IntoIterator<Item = (String, &'a mut [f32])>) -> Result<(), RunError> {
+pub fn load(
+    path: &Path,
+    tensors: impl IntoIterator<Item = (String, usize)>,
+    set: &mut dyn FnMut(usize, &[f32]),
+) -> Result<(), RunError> {
     let damaged = |message: String| RunError::Damaged {
         path: path.to_path_buf(),
         message,
@@ -67,19 +71,20 @@ pub fn load<'a>(path: &Path, tensors: impl IntoIterator<Item = (String, &'a mut 
     let metadata: Metadata = serde_json::from_slice(&header[8..]).map_err(|error| damaged(error.to_string()))?;
     let infos: HashMap<String, &TensorInfo> = metadata.tensors();
     let mut found = 0;
-    for (name, values) in tensors {
+    let mut values = Vec::new();
+    for (name, expected) in tensors {
         let info = infos.get(&name).ok_or_else(|| damaged(format!("tensor {name} is missing")))?;
         let (from, to) = info.data_offsets;
-        if info.dtype != Dtype::F32 || info.shape != [values.len()] || (header.len() + to) as u64 > len {
+        if info.dtype != Dtype::F32 || info.shape != [expected] || (header.len() + to) as u64 > len {
             return Err(damaged(format!(
-                "tensor {name} is {:?} {:?}, expected F32 [{}]",
-                info.dtype,
-                info.shape,
-                values.len()
+                "tensor {name} is {:?} {:?}, expected F32 [{expected}]",
+                info.dtype, info.shape,
             )));
         }
         file.seek(SeekFrom::Start((header.len() + from) as u64)).map_err(RunError::io("read", path))?;
-        read_f32(&mut file, values).map_err(RunError::io("read", path))?;
+        values.resize(expected, 0.0);
+        read_f32(&mut file, &mut values).map_err(RunError::io("read", path))?;
+        set(found, &values);
         found += 1;
     }
     match infos.len() == found {
@@ -110,13 +115,16 @@ mod tests {
         let path = folder.path().join("optimizer.safetensors");
         let a = [1.5, -0.0, f32::MIN_POSITIVE / 2.0, f32::MAX];
         let b = vec![0.1; 40_000];
-        save(&path, [("m.a".to_string(), &a[..]), ("v.a".to_string(), &b[..])], HashMap::new()).unwrap();
-        let (mut a2, mut b2) = ([0.0; 4], vec![0.0; 40_000]);
-        load(&path, [("m.a".to_string(), &mut a2[..]), ("v.a".to_string(), &mut b2[..])]).unwrap();
-        assert_eq!((a.map(f32::to_bits), b), (a2.map(f32::to_bits), b2));
-        let error = load(&path, [("m.a".to_string(), &mut a2[..3])]).unwrap_err();
+        let both = [("m.a".to_string(), Cow::Borrowed(&a[..])), ("v.a".to_string(), Cow::Borrowed(&b[..]))];
+        save(&path, both, HashMap::new()).unwrap();
+        let mut back = Vec::new();
+        let names = [("m.a".to_string(), 4), ("v.a".to_string(), 40_000)];
+        load(&path, names, &mut |place, values| back.push((place, values.to_vec()))).unwrap();
+        let bits = |values: &[f32]| values.iter().map(|x| x.to_bits()).collect::<Vec<_>>();
+        assert_eq!([(0, bits(&a)), (1, bits(&b))], [(back[0].0, bits(&back[0].1)), (back[1].0, bits(&back[1].1))]);
+        let error = load(&path, [("m.a".to_string(), 3)], &mut |_, _| {}).unwrap_err();
         assert!(error.to_string().contains("tensor m.a is F32 [4], expected F32 [3]"), "{error}");
-        let error = load(&path, [("m.a".to_string(), &mut a2[..])]).unwrap_err();
+        let error = load(&path, [("m.a".to_string(), 4)], &mut |_, _| {}).unwrap_err();
         assert!(error.to_string().contains("2 tensors, expected 1"), "{error}");
     }
 }

@@ -201,11 +201,24 @@ fn mbpp(path: &Path, record: &Record) -> Result<(String, Reference, String), Tas
         .ok_or_else(|| bad(path, record.line, 0, "`test_list` is no list of tests"))?;
     let setup = list("test_imports").or(list("test_setup_code")).unwrap_or_default().join("\n");
     let code = text(&["code"])?;
-    let entry = code.split("def ").nth(1).and_then(|rest| rest.split('(').next()).unwrap_or_default().trim().to_owned();
+    let entry = tested(&code, &tests);
     let question =
         format!("{}\nYour code should pass these tests:\n{}", text(&["text", "prompt"])?.trim(), tests.join("\n"));
     let tests = format!("{setup}\n{}", tests.join("\n"));
     Ok((question, Reference::Code { before: String::new(), entry, tests }, code))
+}
+
+/// The function of `code` that the tests call; it may stand behind its helpers.
+fn tested(code: &str, tests: &[String]) -> String {
+    let names = code.split("def ").skip(1).filter_map(|rest| Some(rest.split_once('(')?.0.trim()));
+    let is_called = |name: &&str| tests.iter().any(|test| calls(test, name));
+    names.clone().filter(is_called).last().or(names.clone().next()).unwrap_or_default().to_owned()
+}
+
+/// Whether `name(` stands in `text`, not as the end of a longer name.
+fn calls(text: &str, name: &str) -> bool {
+    let within = |before: &str| before.ends_with(|c: char| c.is_alphanumeric() || c == '_' || c == '.');
+    text.match_indices(&format!("{name}(")).any(|(at, _)| !within(&text[..at]))
 }
 
 /// GSM8K's `<<48/2=24>>` are notes for a calculator.

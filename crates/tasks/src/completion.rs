@@ -46,7 +46,7 @@ pub struct Format {
 }
 
 /// A fault of form.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize, thiserror::Error)]
 pub enum Fault {
     /// White space at most.
     #[error("the completion is empty")]
@@ -247,7 +247,7 @@ fn balanced(text: &str) -> Option<(&str, usize)> {
         return (!word.is_empty()).then_some((word, start + word.len()));
     }
     let (mut depth, mut escaped) = (0usize, false);
-    for (at, c) in text.char_indices().skip(start) {
+    for (at, c) in text[start..].char_indices().map(|(at, c)| (start + at, c)) {
         match c {
             '\\' => {
                 escaped = !escaped;
@@ -388,6 +388,8 @@ mod tests {
         assert_eq!(last_boxed("\\boxed{a \\boxed{b}}"), Ok("a \\boxed{b}"));
         assert_eq!(last_boxed("\\boxed{\\{1, 2\\}}"), Ok("\\{1, 2\\}"));
         assert_eq!(last_boxed("\\boxed 5$."), Ok("5"));
+        assert_eq!(last_boxed("\\boxed\u{a0}{2}"), Ok("2"));
+        assert_eq!(last_boxed("\\boxed {é}"), Ok("é"));
         assert_eq!(last_boxed("\\boxed{1"), Err(Fault::AnswerUnclosed));
         assert_eq!(last_boxed("1"), Err(Fault::NoAnswer));
     }

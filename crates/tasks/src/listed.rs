@@ -5,7 +5,7 @@ use std::sync::Arc;
 use crate::arithmetic::check_number;
 use crate::completion::Format;
 use crate::countdown::check_expression;
-use crate::jail::{Jail, Verdict};
+use crate::jail::{Jail, Trial, Verdict};
 use crate::language::Language;
 use crate::maths;
 use crate::task::{Item, Reason, Reference, Task, TaskError, foreign};
@@ -51,7 +51,8 @@ impl Task for Listed {
         match &item.reference {
             Reference::Code { before, entry, tests } => {
                 let jail = self.jail.as_ref().ok_or_else(|| TaskError::NoJail { task: self.name.clone() })?;
-                Ok(match jail.run(&program(before, entry, tests, answer))? {
+                let answer = &program(before, entry, answer);
+                Ok(match jail.judge(&Trial { answer, before, entry, tests })? {
                     Verdict::Passed => Reason::Right,
                     Verdict::Failed(how) => Reason::Wrong(how),
                     verdict => Reason::Wrong(format!("{verdict:?}")),
@@ -107,14 +108,17 @@ fn chosen(choices: &[String], answer: &str) -> Option<usize> {
 /// What follows a function in a completion that does not stop by itself.
 pub(crate) const STOPS: [&str; 6] = ["\nclass ", "\ndef ", "\n#", "\nif ", "\nprint", "\n@"];
 
-/// The whole program: what stands before, the answer, the tests. An answer that does not define the function continues
-/// the head of it, up to where the next thing begins.
-fn program(before: &str, entry: &str, tests: &str, answer: &str) -> String {
-    if answer.contains(&format!("def {entry}")) {
-        return format!("{before}\n{answer}\n\n{tests}\n");
+/// The answer as a program: what stands before, the answer. Where a head stands before, an answer that does not define
+/// the function continues it, up to where the next thing begins.
+fn program(before: &str, entry: &str, answer: &str) -> String {
+    let longer_name = |rest: &str| rest.starts_with(|c: char| c.is_alphanumeric() || c == '_');
+    let mut definitions = answer.match_indices("def ").map(|(at, def)| &answer[at + def.len()..]);
+    let defines = definitions.any(|rest| rest.strip_prefix(entry).is_some_and(|rest| !longer_name(rest)));
+    if before.is_empty() || defines {
+        return format!("{before}\n{answer}\n");
     }
     let end = STOPS.iter().filter_map(|stop| answer.find(stop)).min().unwrap_or(answer.len());
-    format!("{before}{}\n\n{tests}\n", &answer[..end])
+    format!("{before}{}\n", &answer[..end])
 }
 
 #[cfg(test)]
@@ -145,9 +149,13 @@ mod tests {
 
     #[test]
     fn programs_are_put_together() {
-        let body = program("def f(x):\n", "f", "assert f(1) == 2", "    return x + 1\n\nprint(f(3))");
-        assert_eq!(body, "def f(x):\n    return x + 1\n\n\nassert f(1) == 2\n");
-        let whole = program("import math\ndef f(x):\n    \"x\"\n", "f", "check(f)", "def f(x):\n    return 2");
-        assert!(whole.ends_with("def f(x):\n    return 2\n\ncheck(f)\n"));
+        let body = program("def f(x):\n", "f", "    return x + 1\n\nprint(f(3))");
+        assert_eq!(body, "def f(x):\n    return x + 1\n\n");
+        let whole = program("import math\ndef f(x):\n    \"x\"\n", "f", "def f(x):\n    return 2");
+        assert!(whole.ends_with("\n\ndef f(x):\n    return 2\n"));
+        let inner = program("def f(x):\n", "f", "    def fast(y):\n        return y\n    return fast(x)\nprint(f(3))");
+        assert!(inner.ends_with("return fast(x)\n"), "{inner}");
+        let other = "import math\n\ndef g(x):\n    return 2";
+        assert_eq!(program("", "f", other), format!("\n{other}\n"));
     }
 }

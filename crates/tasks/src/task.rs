@@ -144,7 +144,7 @@ pub enum Split {
 }
 
 /// Why an answer counts as it does.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, serde::Serialize, serde::Deserialize)]
 pub enum Reason {
     /// The answer is right.
     Right,
@@ -168,7 +168,7 @@ impl std::fmt::Display for Reason {
 }
 
 /// A verdict on one completion.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, serde::Serialize, serde::Deserialize)]
 pub struct Grade {
     /// Whether the answer is right. Form does not matter here beyond where the answer is looked for.
     pub correct: bool,
@@ -179,7 +179,7 @@ pub struct Grade {
 }
 
 /// A reward by component, each in 0..=1.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, serde::Serialize, serde::Deserialize)]
 pub struct Reward {
     /// 1 for a right answer, else 0.
     pub accuracy: f64,

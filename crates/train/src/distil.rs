@@ -10,14 +10,14 @@
 
 use std::sync::Arc;
 
-use wels_kernels::random::Key;
+use wels_device::host::random::Key;
 use wels_model::model::{Batch, Teacher};
 use wels_tasks::{Task, TaskError};
 
 use crate::example::{Example, pack, shuffled};
 use crate::rl::{Answered, Prompter, Rewarded, RlError, answer, difference, training_item};
 use crate::rollout::RolloutOptions;
-use crate::trainer::{NonFinite, StepReport, Trainer};
+use crate::trainer::{StepError, StepReport, Trainer};
 
 /// Streams of the run's seed.
 const STREAM_ANSWERS: u64 = 0x6473_616e;
@@ -26,7 +26,7 @@ const STREAM_PARTS: u64 = 0x6473_7061;
 /// One step on given answers, whose rows go through both models at most `micro_rows` at a time.
 ///
 /// # Errors
-/// [`NonFinite`]; the state is then what it was.
+/// [`StepError`]; the state is then what it was.
 ///
 /// # Panics
 /// If the batch has no target, or the teacher another vocabulary.
@@ -35,7 +35,7 @@ pub fn step(
     teacher: &Teacher,
     batch: &Batch,
     micro_rows: usize,
-) -> Result<StepReport, NonFinite> {
+) -> Result<StepReport, StepError> {
     let pass = trainer.gradients_towards(teacher, batch, micro_rows)?;
     trainer.update(pass)
 }
@@ -71,7 +71,7 @@ pub fn sample(
     let numbers = first..first + options.prompts as u64;
     let items = numbers.map(|n| training_item(task, seed, n)).collect::<Result<_, TaskError>>()?;
     let seed_of = |n: usize| key.u64_at(first + n as u64);
-    answer(trainer.model(), &params, task, prompter, items, seed_of, &options.rollout, watch)
+    answer(&**trainer.comm(), trainer.model(), &params, task, prompter, items, seed_of, &options.rollout, watch)
 }
 
 /// What a step on the student's own answers did.

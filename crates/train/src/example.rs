@@ -1,7 +1,7 @@
 //! Token sequences to learn from, and how they become batches: whole, one after the other, none seeing another.
 
-use wels_kernels::head::IGNORE;
-use wels_kernels::random::Key;
+use wels_device::IGNORE;
+use wels_device::host::random::Key;
 use wels_model::model::Batch;
 
 /// A sequence, and which of its tokens are to be learnt.

@@ -16,9 +16,9 @@
 //! Sources: DeepSeekMath eq. 3, 4 (k3); DAPO, arXiv 2503.14476, eq. 8 to 13; Dr.GRPO, arXiv 2503.20783.
 
 use thiserror::Error;
-use wels_kernels::head::IGNORE;
-use wels_kernels::math::scalar;
-use wels_kernels::random::Key;
+use wels_device::host::random::Key;
+use wels_device::host::scalar;
+use wels_device::{Coefficient, IGNORE, Policy, PolicyTerm};
 use wels_model::model::Batch;
 
 use crate::example::{Example, pack, shuffled};
@@ -144,22 +144,13 @@ pub fn advantages(rewards: &[f64], scale: Scale) -> Option<Vec<f64>> {
     Some(rewards.iter().map(|reward| (reward - mean) / divisor).collect())
 }
 
-/// A token's part of the objective besides its log-probability.
-#[derive(Clone, Copy, Debug, Default, PartialEq)]
-struct Term {
-    advantage: f32,
-    weight: f32,
-    old: f32,
-    reference: f32,
-}
-
 /// Samples ready to learn from.
 #[derive(Clone, Debug)]
 pub struct PolicyBatch {
     /// Prompt and answer of each sample, the targets being the answer's tokens.
     pub batch: Batch,
     /// One a row.
-    terms: Vec<Term>,
+    terms: Vec<PolicyTerm>,
     clip_low: f32,
     clip_high: f32,
     kl: f32,
@@ -244,9 +235,9 @@ impl PolicyBatch {
                 Aggregation::TokenMean => 1.0 / tokens as f64,
                 Aggregation::Constant(length) => 1.0 / (n * length),
             } as f32;
-            terms.resize(terms.len() + it.prompt.len() - 1, Term::default());
+            terms.resize(terms.len() + it.prompt.len() - 1, PolicyTerm::default());
             let advantage = it.advantage as f32;
-            terms.extend(it.sample.logprobs.iter().map(|&old| Term { advantage, weight, old, reference: 0.0 }));
+            terms.extend(it.sample.logprobs.iter().map(|&old| PolicyTerm { advantage, weight, old, reference: 0.0 }));
         }
         PolicyBatch {
             batch: pack(&examples),
@@ -272,21 +263,13 @@ impl PolicyBatch {
         self.terms.iter_mut().zip(logprobs).for_each(|(term, logp)| term.reference = *logp);
     }
 
-    /// −∂loss/∂logp of the target of a row.
-    pub fn coefficient(&self, row: usize, logp: f32) -> f32 {
-        let term = &self.terms[row];
-        let ratio = scalar::exp(logp - term.old);
-        let policy = if self.clips(term, ratio) { 0.0 } else { ratio * term.advantage };
-        let kl = if self.kl == 0.0 { 0.0 } else { self.kl * (1.0 - scalar::exp(term.reference - logp)) };
-        term.weight * (policy - kl)
+    /// The objective's −∂loss/∂logp of the targets.
+    pub fn coefficient(&self) -> Coefficient<'_> {
+        Coefficient::Policy(self.policy())
     }
 
-    /// Whether the clipped ratio gives the lesser term.
-    fn clips(&self, term: &Term, ratio: f32) -> bool {
-        match term.advantage > 0.0 {
-            true => ratio > self.clip_high,
-            false => ratio < self.clip_low,
-        }
+    fn policy(&self) -> Policy<'_> {
+        Policy { terms: &self.terms, clip_low: self.clip_low, clip_high: self.clip_high, kl: self.kl }
     }
 
     /// What the objective is at these log-probabilities of the targets, `[T]`.
@@ -302,7 +285,7 @@ impl PolicyBatch {
             let kl = if self.kl == 0.0 { 0.0 } else { libm::exp(reference - logp64) - (reference - logp64) - 1.0 };
             sum.loss -= f64::from(term.weight) * (policy - f64::from(self.kl) * kl);
             sum.kl += kl;
-            let clips = f64::from(u8::from(self.clips(term, scalar::exp(logp - term.old))));
+            let clips = f64::from(u8::from(self.policy().clips(term, scalar::exp(logp - term.old))));
             sum.clipped_high += if advantage > 0.0 { clips } else { 0.0 };
             sum.clipped_low += if advantage > 0.0 { 0.0 } else { clips };
             sum.logprob_difference_max = sum.logprob_difference_max.max((logp64 - old).abs());

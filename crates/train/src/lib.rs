@@ -7,6 +7,9 @@ pub use wels_model::schedule;
 
 pub mod trainer;
 
+mod sharded;
+mod shards;
+
 pub mod example;
 
 pub mod sft;

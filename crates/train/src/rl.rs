@@ -9,16 +9,17 @@
 use std::sync::Arc;
 
 use thiserror::Error;
+use wels_comm::{Comm, Lost, tree};
 use wels_data::chat::{ChatError, ChatTemplate, Message, RenderOptions};
 use wels_data::tokenizer::{Tokenizer, TokenizerError};
-use wels_kernels::random::Key;
+use wels_device::host::random::Key;
 use wels_model::model::{Batch, Model};
 use wels_model::params::Params;
 use wels_tasks::{Item, Prompt, Reward, RewardWeights, Task, TaskError};
 
 use crate::grpo::{BadReward, Group, Grpo, PolicyBatch, PolicyReport, Sample, advantages};
 use crate::rollout::{Answer, Question, RolloutError, RolloutOptions, rollout};
-use crate::trainer::{NonFinite, StepReport, Trainer};
+use crate::trainer::{StepError, StepReport, Trainer};
 
 /// Streams of the run's seed.
 const STREAM_ITEMS: u64 = 0x726c_6974;
@@ -62,9 +63,12 @@ pub enum RlError {
     /// A reward that is no number.
     #[error(transparent)]
     Reward(#[from] BadReward),
-    /// A loss or gradient that is no number.
+    /// No update.
     #[error(transparent)]
-    NonFinite(#[from] NonFinite),
+    Step(#[from] StepError),
+    /// Another rank is gone.
+    #[error(transparent)]
+    Lost(#[from] Lost),
     /// The sampler and the trainer disagree.
     #[error("a sampled log-probability differs from the recomputed one by {difference}: a bug, the step is not done")]
     Mismatch {
@@ -136,11 +140,13 @@ pub struct Answered {
     pub answers: Vec<Rewarded>,
 }
 
-/// Samples and rewards answers to `items`; `seed_of` gives the seed of the n-th.
+/// Samples and rewards answers to `items`; `seed_of` gives the seed of the n-th. Ranks share the items, and all of them
+/// have all answers in the end.
 ///
 /// # Errors
 /// [`RlError`] as described there.
 pub fn answer(
+    comm: &dyn Comm,
     model: &Arc<Model>,
     params: &Arc<Params>,
     task: &dyn Task,
@@ -154,18 +160,45 @@ pub fn answer(
     for (n, item) in items.iter().enumerate() {
         questions.push(Question { prompt: prompter.tokens(&item.prompt)?, seed: seed_of(n) });
     }
-    let answers = rollout(model, params, &questions, options, watch)?;
-    let mut result = Vec::new();
-    for ((item, question), answers) in items.into_iter().zip(questions).zip(answers) {
+    let mine = tree::sequences_of(comm.rank(), comm.world(), items.len());
+    let answers = rollout(model, params, &questions[mine.clone()], options, watch)?;
+    let mut groups = Vec::new();
+    for (item, answers) in items[mine].iter().zip(answers) {
         let mut rewarded = Vec::new();
         for answer in answers {
             let text = prompter.text(&answer, &options.stop_tokens)?;
-            let reward = task.reward(&item, &text)?;
+            let reward = task.reward(item, &text)?;
             rewarded.push(Rewarded { answer, text, reward });
         }
-        result.push(Answered { item, prompt: question.prompt, answers: rewarded });
+        groups.push(rewarded);
     }
-    Ok(result)
+    let groups = exchange(comm, groups)?;
+    let answered = items.into_iter().zip(questions).zip(groups);
+    Ok(answered.map(|((item, question), answers)| Answered { item, prompt: question.prompt, answers }).collect())
+}
+
+/// The ranks' groups of answers, one rank's after the other's.
+fn exchange(comm: &dyn Comm, mine: Vec<Vec<Rewarded>>) -> Result<Vec<Vec<Rewarded>>, Lost> {
+    if comm.world() == 1 {
+        return Ok(mine);
+    }
+    // Log-probabilities as bits: no number changes on its way.
+    type Wire = Vec<Vec<(Vec<u32>, Vec<u32>, bool, String, Reward)>>;
+    let wire = |it: Rewarded| {
+        let Answer { tokens, logprobs, truncated } = it.answer;
+        (tokens, logprobs.into_iter().map(f32::to_bits).collect(), truncated, it.text, it.reward)
+    };
+    let mine: Wire = mine.into_iter().map(|group| group.into_iter().map(wire).collect()).collect();
+    let mut all = Vec::new();
+    for bytes in comm.all_gather(serde_json::to_vec(&mine).expect("numbers and text have a form in JSON"))? {
+        let groups: Wire = serde_json::from_slice(&bytes).expect("what another rank wrote the same way");
+        let back = |(tokens, logprobs, truncated, text, reward): (_, Vec<u32>, _, _, _)| {
+            let logprobs = logprobs.into_iter().map(f32::from_bits).collect();
+            Rewarded { answer: Answer { tokens, logprobs, truncated }, text, reward }
+        };
+        all.extend(groups.into_iter().map(|group| group.into_iter().map(back).collect()));
+    }
+    Ok(all)
 }
 
 /// The item number `n` of a training: all items of a task in random order, then all again in another.
@@ -214,7 +247,17 @@ pub fn sample(
         let items =
             (next..next + options.prompts as u64).map(|n| training_item(task, seed, n)).collect::<Result<_, _>>()?;
         let seed_of = |n: usize| key.u64_at(next + n as u64);
-        let answered = answer(trainer.model(), &params, task, prompter, items, seed_of, &options.rollout, watch)?;
+        let answered = answer(
+            &**trainer.comm(),
+            trainer.model(),
+            &params,
+            task,
+            prompter,
+            items,
+            seed_of,
+            &options.rollout,
+            watch,
+        )?;
         rollout.items += options.prompts as u64;
         rollout.tokens +=
             answered.iter().flat_map(|group| &group.answers).map(|it| it.answer.tokens.len() as u64).sum::<u64>();
@@ -286,18 +329,17 @@ pub fn learn(
     report.learned_tokens = parts.iter().map(|part| part.batch.tokens.len() as u64).sum();
     for part in &mut parts {
         if let (Some(reference), true) = (reference, options.grpo.kl > 0.0) {
-            let logprobs = trainer.logprobs_of(reference, &part.batch, options.micro_rows);
+            let logprobs = trainer.logprobs_of(reference, &part.batch, options.micro_rows)?;
             part.set_reference(&logprobs);
         }
     }
     // The first part is compared in its training pass, the others before the first update changes the weights.
     for part in parts.iter().skip(1) {
-        compare(part, &trainer.logprobs(&part.batch, options.micro_rows), &mut report)?;
+        compare(part, &trainer.logprobs(&part.batch, options.micro_rows)?, &mut report)?;
     }
     let count = parts.len() as f64;
     for (i, part) in parts.iter().enumerate() {
-        let coefficient = |row: usize, logp: f32| part.coefficient(row, logp);
-        let pass = trainer.gradients(&part.batch, options.micro_rows, &coefficient)?;
+        let pass = trainer.gradients(&part.batch, options.micro_rows, part.coefficient())?;
         if i == 0 {
             compare(part, &pass.logprobs, &mut report)?;
         }
@@ -314,7 +356,7 @@ pub fn learn(
 }
 
 fn compare(part: &PolicyBatch, recomputed: &[f32], report: &mut RlReport) -> Result<(), RlError> {
-    let answers = part.batch.targets.iter().map(|target| *target != wels_kernels::head::IGNORE);
+    let answers = part.batch.targets.iter().map(|target| *target != wels_device::IGNORE);
     let sampled = part.sampled_logprobs().zip(answers).filter(|(_, answer)| *answer).map(|(logp, _)| logp);
     let difference = difference(sampled, recomputed, &part.batch)?;
     report.logprob_difference_max = report.logprob_difference_max.max(difference);
@@ -329,7 +371,7 @@ pub(crate) fn difference(
     batch: &Batch,
 ) -> Result<f64, RlError> {
     let rows = recomputed.iter().zip(&batch.targets);
-    let recomputed = rows.filter(|(_, target)| **target != wels_kernels::head::IGNORE).map(|(logp, _)| *logp);
+    let recomputed = rows.filter(|(_, target)| **target != wels_device::IGNORE).map(|(logp, _)| *logp);
     // NaN is a difference too.
     let differs = |(sampled, recomputed): (f32, f32)| match (f64::from(sampled) - f64::from(recomputed)).abs() {
         difference if difference.is_nan() => f64::INFINITY,

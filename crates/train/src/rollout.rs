@@ -8,9 +8,9 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use thiserror::Error;
+use wels_device::Precision;
 use wels_engine::{Engine, EngineError, Event, FinishReason, LoadedModel, Options, Refusal, Request, RequestId};
 use wels_engine::{Sampling, Speculation};
-use wels_kernels::gemm::Precision;
 use wels_model::model::Model;
 use wels_model::paged::{CacheLayout, Numbers, PAGE_TOKENS, PagedCache};
 use wels_model::params::Params;

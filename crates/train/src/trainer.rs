@@ -13,21 +13,29 @@
 //! micro-batch continues from the one before it, and every coefficient is the whole batch's, so the split changes no
 //! bit.
 //!
+//! With [`Hyperparameters::gradient_shards`] above 1 the chains are those of a shard of the batch, and the shards are
+//! added up by a fixed tree, over ranks where there are several: [`crate::shards`], [`crate::sharded`].
+//!
 //! Source: DeepSeek-V3 report §2.1.2 (balancing), §2.2 (MTP), §4.2 (optimizer).
 
+use std::borrow::Cow;
+use std::convert::Infallible;
+use std::ops::Range;
 use std::sync::Arc;
 
 use thiserror::Error;
-use wels_kernels::head::IGNORE;
-use wels_kernels::optim::{AdamW, adamw, sum_of_squares};
+use wels_comm::tree::Counter;
+use wels_comm::{Comm, Lost, Single, tree};
+use wels_device::{AdamW, Coefficient, IGNORE, Tensor};
 use wels_model::config::ModelConfig;
 use wels_model::model::{Batch, ExpertLoad, Losses, Model, Nll, Objective, Teacher};
-use wels_model::names::ParamKind;
-use wels_model::ops::Coefficient;
+use wels_model::names::{ParamKind, ParamSpec};
 use wels_model::params::{Grads, Params};
 use wels_model::tape::Execution;
 
 use crate::schedule::{LearningRate, Switch};
+use crate::sharded::Owned;
+use crate::shards::{self, Partials};
 
 /// The mathematics of a training: all that decides about the weights besides data and initial values.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -52,6 +60,8 @@ pub struct Hyperparameters {
     pub balance_alpha: f64,
     /// λ of multi-token prediction.
     pub mtp_lambda: Switch,
+    /// S, a power of two: a batch's sequences are dealt, in order, to so many shards, of which each is one chain of sums.
+    pub gradient_shards: usize,
 }
 
 /// What one step did.
@@ -102,23 +112,37 @@ pub struct Pass {
     sequences: usize,
 }
 
-/// A loss or gradient that is not a finite number. No weight was touched.
-#[derive(Debug, Error, PartialEq, Eq)]
-#[error("the {what} of step {step} is not a finite number, first in {place}; the weights are still those of step {}", step - 1)]
-pub struct NonFinite {
-    /// `loss` or `gradient`.
-    pub what: &'static str,
-    /// The step that failed.
-    pub step: u64,
-    /// Layer and operation, or parameter.
-    pub place: String,
+/// Why a step was not done. No weight was touched.
+#[derive(Clone, Debug, Error, PartialEq, Eq)]
+pub enum StepError {
+    /// A loss or gradient is not a finite number.
+    #[error("the {what} of step {step} is not a finite number, first in {place}; the weights are still those of step {}", step - 1)]
+    NonFinite {
+        /// `loss` or `gradient`.
+        what: &'static str,
+        /// The step that failed.
+        step: u64,
+        /// Layer and operation, or parameter.
+        place: String,
+    },
+    /// Another rank is gone.
+    #[error(transparent)]
+    Lost(#[from] Lost),
 }
 
-impl NonFinite {
+impl StepError {
     /// What to do about it.
     pub fn hint(&self) -> String {
-        "lower the stage's learning_rate or clip_norm, or lengthen its warmup_steps, in a recipe of another run.name"
-            .into()
+        match self {
+            StepError::NonFinite { .. } => {
+                "lower the stage's learning_rate or clip_norm, or lengthen its warmup_steps, in a recipe of another \
+                 run.name"
+            }
+            StepError::Lost(_) => {
+                "look for what that rank said last; the same command goes on from the last checkpoint"
+            }
+        }
+        .into()
     }
 }
 
@@ -128,30 +152,36 @@ pub struct Trainer {
     execution: Execution,
     hyper: Hyperparameters,
     grads: Grads,
+    /// Sums over shards that wait to be added up.
+    partials: Partials,
+    comm: Arc<dyn Comm>,
+    /// What this rank's optimizer has of each parameter.
+    owned: Owned,
     /// One a parameter: whether it stays as it is.
     frozen: Vec<bool>,
     /// What is learnt and what the optimizer remembers; public, to be saved and loaded.
     pub state: State,
 }
 
-/// Everything that a step changes: saved and loaded, training goes on with the same bits.
+/// Everything that a step changes: saved and loaded, training goes on with the same bits. A trainer among several ranks
+/// holds the optimizer's part of its own rank alone: see [`Trainer::whole_moments`].
 pub struct State {
     /// Steps done.
     pub step: u64,
     /// The weights.
     pub params: Params,
-    /// AdamW's mean of gradients, one vector a parameter; empty for router biases.
-    pub m: Vec<Vec<f32>>,
+    /// AdamW's mean of gradients, one a parameter; `[0, cols]` for router biases.
+    pub m: Vec<Tensor>,
     /// AdamW's mean of squared gradients, likewise.
-    pub v: Vec<Vec<f32>>,
+    pub v: Vec<Tensor>,
 }
 
 impl State {
     /// Before the first step.
     pub fn new(params: Params) -> State {
-        let learnt = |kind| kind != ParamKind::RouterBias;
-        let zeros = |params: &Params| -> Vec<Vec<f32>> {
-            params.specs().iter().map(|spec| vec![0.0; if learnt(spec.kind) { spec.len() } else { 0 }]).collect()
+        let rows = |spec: &ParamSpec| if spec.kind == ParamKind::RouterBias { 0 } else { spec.rows };
+        let zeros = |params: &Params| -> Vec<Tensor> {
+            params.specs().iter().map(|spec| Tensor::zeros(params.device(), rows(spec), spec.cols)).collect()
         };
         State { step: 0, m: zeros(&params), v: zeros(&params), params }
     }
@@ -168,7 +198,40 @@ impl Trainer {
     ) -> Trainer {
         let model = Arc::new(Model::new(config, context));
         let frozen = vec![false; state.params.specs().len()];
-        Trainer { grads: model.grads(), model, execution, hyper, frozen, state }
+        let (grads, owned) = (model.grads(execution.device()), Owned::new(&state.params, 0, 1));
+        let (partials, comm) = (Partials::default(), Arc::new(Single));
+        Trainer { model, execution, hyper, grads, partials, comm, owned, frozen, state }
+    }
+
+    /// As one of several ranks, which all have the same state and do the same steps. Each computes the gradients of its
+    /// shards, and from now on has only its own part of the optimizer's state.
+    ///
+    /// # Panics
+    /// If the ranks do not divide the shards.
+    pub fn with_comm(mut self, comm: Arc<dyn Comm>) -> Trainer {
+        let shards = self.hyper.gradient_shards;
+        assert!(shards.is_multiple_of(comm.world()), "{shards} gradient shards on {} ranks", comm.world());
+        self.owned = Owned::new(&self.state.params, comm.rank(), comm.world());
+        if comm.world() > 1 {
+            self.state.m = self.owned.parts_of(&self.state.m);
+            self.state.v = self.owned.parts_of(&self.state.v);
+        }
+        self.comm = comm;
+        self
+    }
+
+    /// The ranks that train together.
+    pub fn comm(&self) -> &Arc<dyn Comm> {
+        &self.comm
+    }
+
+    /// The optimizer's means of gradients and of squared gradients, one vector a parameter, from all ranks; all of them
+    /// have to ask.
+    ///
+    /// # Errors
+    /// [`Lost`].
+    pub fn whole_moments(&self) -> Result<[Vec<Cow<'_, [f32]>>; 2], Lost> {
+        Ok([self.owned.whole(&*self.comm, &self.state.m)?, self.owned.whole(&*self.comm, &self.state.v)?])
     }
 
     /// Leaves the layers of multi-token prediction as they are: no update, no weight decay, no bias moves. Their loss
@@ -194,23 +257,23 @@ impl Trainer {
         &self.execution
     }
 
-    /// Bytes that the gradients take.
+    /// Bytes that the gradients take, those of shards that wait to be added up included.
     pub fn grads_bytes(&self) -> usize {
-        self.grads.bytes()
+        self.grads.bytes() + self.partials.bytes()
     }
 
     /// One step on the mean loss over the targets of `batch`, whose rows go through the model at most `micro_rows` at a
     /// time.
     ///
     /// # Errors
-    /// [`NonFinite`]; the state is then what it was.
+    /// [`StepError`]; the state is then what it was.
     ///
     /// # Panics
     /// If the batch has no target.
-    pub fn step(&mut self, batch: &Batch, micro_rows: usize) -> Result<StepReport, NonFinite> {
+    pub fn step(&mut self, batch: &Batch, micro_rows: usize) -> Result<StepReport, StepError> {
         let targets = batch.targets.iter().filter(|target| **target != IGNORE).count();
         let coefficient = 1.0 / targets as f32;
-        let pass = self.gradients(batch, micro_rows, &|_, _| coefficient)?;
+        let pass = self.gradients(batch, micro_rows, Coefficient::Uniform(coefficient))?;
         self.update(pass)
     }
 
@@ -219,11 +282,11 @@ impl Trainer {
     /// MTP's divided by the number of targets.
     ///
     /// # Errors
-    /// [`NonFinite`] if a loss is not finite.
+    /// [`StepError`] if a loss is not finite, or a rank is gone.
     ///
     /// # Panics
     /// If the batch has no target.
-    pub fn gradients(&mut self, batch: &Batch, micro_rows: usize, coefficient: Coefficient) -> Result<Pass, NonFinite> {
+    pub fn gradients(&mut self, batch: &Batch, micro_rows: usize, coefficient: Coefficient) -> Result<Pass, StepError> {
         self.pass(batch, micro_rows, coefficient, None)
     }
 
@@ -231,7 +294,7 @@ impl Trainer {
     /// from `teacher` and of the cross-entropy, as the teacher weighs them.
     ///
     /// # Errors
-    /// [`NonFinite`] if a loss is not finite.
+    /// [`StepError`] if a loss is not finite, or a rank is gone.
     ///
     /// # Panics
     /// If the batch has no target, or the teacher another vocabulary.
@@ -240,10 +303,10 @@ impl Trainer {
         teacher: &Teacher,
         batch: &Batch,
         micro_rows: usize,
-    ) -> Result<Pass, NonFinite> {
+    ) -> Result<Pass, StepError> {
         let targets = batch.targets.iter().filter(|target| **target != IGNORE).count();
         let coefficient = 1.0 / targets as f32;
-        self.pass(batch, micro_rows, &|_, _| coefficient, Some(*teacher))
+        self.pass(batch, micro_rows, Coefficient::Uniform(coefficient), Some(*teacher))
     }
 
     fn pass(
@@ -252,54 +315,117 @@ impl Trainer {
         micro_rows: usize,
         coefficient: Coefficient,
         teacher: Option<Teacher>,
-    ) -> Result<Pass, NonFinite> {
-        let step = self.state.step + 1;
+    ) -> Result<Pass, StepError> {
+        let sequences = batch.starts.len() - 1;
+        let mut logprobs = Vec::with_capacity(batch.tokens.len());
+        let losses = self.shards(batch, micro_rows, self.objective(batch, coefficient, teacher), &mut logprobs);
+        let (losses, logprobs) = shards::agree(&*self.comm, self.state.step + 1, losses, logprobs)?;
+        Ok(Pass { losses, logprobs, sequences })
+    }
+
+    /// The gradients of this rank's shards, added up in the trainer's buffers, and their losses.
+    fn shards(
+        &mut self,
+        batch: &Batch,
+        micro_rows: usize,
+        objective: Objective,
+        logprobs: &mut Vec<f32>,
+    ) -> Result<Losses, StepError> {
+        let (shards, sequences) = (self.hyper.gradient_shards, batch.starts.len() - 1);
+        let mut losses = Counter::default();
+        self.partials.begin();
+        for shard in tree::shards_of(self.comm.rank(), self.comm.world(), shards) {
+            self.partials.make_room(&mut self.grads);
+            let of_shard = tree::sequences_of(shard, shards, sequences);
+            let of_shard = self.shard(batch, of_shard, micro_rows, &objective, logprobs)?;
+            self.partials.take(&**self.execution.device(), &mut self.grads);
+            let Ok(()) = losses.push(of_shard, |left: &mut Losses, right| {
+                left.add(&right);
+                Ok::<(), Infallible>(())
+            });
+        }
+        self.partials.finish();
+        Ok(losses.finish().expect("a rank has shards"))
+    }
+
+    /// What the whole batch is to minimise: coefficients for all its rows.
+    ///
+    /// # Panics
+    /// If the batch has no target.
+    fn objective<'a>(
+        &self,
+        batch: &Batch,
+        coefficient: Coefficient<'a>,
+        teacher: Option<Teacher<'a>>,
+    ) -> Objective<'a> {
         let targets = batch.targets.iter().filter(|target| **target != IGNORE).count();
         assert!(targets > 0, "a batch without targets");
-        let lambda = self.hyper.mtp_lambda.at(step);
+        let lambda = self.hyper.mtp_lambda.at(self.state.step + 1);
         let mtp_depth = self.model.config().mtp_depth.max(1);
         let sequences = batch.starts.len() - 1;
-        let mut losses = Losses::default();
-        let mut logprobs = Vec::with_capacity(batch.tokens.len());
+        Objective {
+            coefficient,
+            mtp_coefficient: (lambda / (mtp_depth * targets) as f64) as f32,
+            balance_coefficient: (self.hyper.balance_alpha / sequences as f64) as f32,
+            teacher,
+        }
+    }
+
+    /// The gradients of some sequences of a batch, in the trainer's buffers, and their losses.
+    fn shard(
+        &mut self,
+        batch: &Batch,
+        sequences: Range<usize>,
+        micro_rows: usize,
+        objective: &Objective,
+        logprobs: &mut Vec<f32>,
+    ) -> Result<Losses, StepError> {
+        let mut losses = self.losses();
         self.grads.begin();
-        for micro in micro_batches(batch, micro_rows) {
-            let first = logprobs.len();
-            let objective = Objective {
-                coefficient: &move |row, logp| coefficient(first + row, logp),
-                mtp_coefficient: (lambda / (mtp_depth * targets) as f64) as f32,
-                balance_coefficient: (self.hyper.balance_alpha / sequences as f64) as f32,
-                teacher,
-            };
+        for (micro, rows) in micro_batches(batch, sequences, micro_rows) {
+            let objective = Objective { coefficient: objective.coefficient.rows(rows), ..*objective };
             let (params, grads) = (&self.state.params, &mut self.grads);
             logprobs.extend(self.model.accumulate(params, grads, &self.execution, &micro, &objective, &mut losses));
             let sum = losses.mtp.iter().fold(losses.main.sum + losses.divergence, |sum, depth| sum + depth.sum);
             if !sum.is_finite() {
-                let of_teacher = |it: Teacher| it.model.first_non_finite(it.params, &self.execution, &micro);
-                let place = self.model.first_non_finite(params, &self.execution, &micro);
-                let place = place.or_else(|| Some(format!("the teacher's {}", teacher.and_then(of_teacher)?)));
-                let place = place.unwrap_or_else(|| "the output head".into());
-                return Err(NonFinite { what: "loss", step, place });
+                return Err(self.non_finite(&micro, objective.teacher));
             }
         }
         self.grads.finish();
-        Ok(Pass { losses, logprobs, sequences })
+        Ok(losses)
+    }
+
+    /// Losses of nothing, with a place for each depth of MTP and each layer with experts that a pass has.
+    fn losses(&self) -> Losses {
+        Losses::none(self.model.config(), self.hyper.mtp_lambda.at(self.state.step + 1) != 0.0)
+    }
+
+    /// Where the loss of a micro-batch stops being finite.
+    fn non_finite(&self, micro: &Batch, teacher: Option<Teacher>) -> StepError {
+        let of_teacher = |it: Teacher| it.model.first_non_finite(it.params, &self.execution, micro);
+        let place = self.model.first_non_finite(&self.state.params, &self.execution, micro);
+        let place = place.or_else(|| Some(format!("the teacher's {}", teacher.and_then(of_teacher)?)));
+        let place = place.unwrap_or_else(|| "the output head".into());
+        StepError::NonFinite { what: "loss", step: self.state.step + 1, place }
     }
 
     /// Changes the weights by the gradients of `pass`, the last one that [`Trainer::gradients`] gave.
     ///
     /// # Errors
-    /// [`NonFinite`] if the gradient is not; the state is then what it was.
-    pub fn update(&mut self, pass: Pass) -> Result<StepReport, NonFinite> {
+    /// [`StepError`] if the gradient is not finite, or a rank is gone; the state is then what it was.
+    pub fn update(&mut self, pass: Pass) -> Result<StepReport, StepError> {
         let Pass { losses, sequences, .. } = pass;
         let step = self.state.step + 1;
-        let grad_norm = self.grads.values().iter().map(|grad| sum_of_squares(grad)).sum::<f64>().sqrt();
+        let gradients = self.owned.reduce(&*self.comm, &self.grads)?;
+        let grad_norm = self.owned.norm(&*self.comm, &gradients)?;
         if !grad_norm.is_finite() {
-            let place =
-                self.grads.first_non_finite().map_or("the norm of all".into(), |name| format!("that of {name}"));
-            return Err(NonFinite { what: "gradient", step, place });
+            let place = self.owned.first_non_finite(&*self.comm, &gradients)?;
+            let place = place
+                .map_or("the norm of all".into(), |param| format!("that of {}", self.state.params.specs()[param].name));
+            return Err(StepError::NonFinite { what: "gradient", step, place });
         }
         let learning_rate = self.hyper.learning_rate.at(step);
-        self.update_weights(step, learning_rate, grad_norm);
+        self.update_weights(step, learning_rate, grad_norm, &gradients)?;
         self.update_biases(step, &losses.experts);
         self.state.step = step;
         let balance = losses.experts.iter().map(|layer| layer.balance / sequences as f64).sum::<f64>();
@@ -316,19 +442,25 @@ impl Trainer {
         })
     }
 
-    fn update_weights(&mut self, step: u64, learning_rate: f64, grad_norm: f64) {
+    fn update_weights(
+        &mut self,
+        step: u64,
+        learning_rate: f64,
+        grad_norm: f64,
+        gradients: &[Tensor],
+    ) -> Result<(), Lost> {
         let Hyperparameters { beta1, beta2, epsilon, weight_decay, clip_norm, .. } = self.hyper;
         let scale = if grad_norm > clip_norm { (clip_norm / grad_norm) as f32 } else { 1.0 };
         let State { params, m, v, .. } = &mut self.state;
-        let decay: Vec<bool> = params.specs().iter().map(|spec| decays(spec.kind)).collect();
-        for (i, grad) in self.grads.values().iter().enumerate() {
-            if grad.is_empty() || self.frozen[i] {
-                continue;
-            }
-            let weight_decay = if decay[i] { weight_decay } else { 0.0 };
+        let learnt = |i: usize| !self.frozen[i] && params.specs()[i].kind != ParamKind::RouterBias;
+        let learnt: Vec<bool> = (0..gradients.len()).map(learnt).collect();
+        for (i, gradient) in gradients.iter().enumerate().filter(|(i, _)| learnt[*i]) {
+            let weight_decay = if decays(params.specs()[i].kind) { weight_decay } else { 0.0 };
             let rule = AdamW { lr: learning_rate, beta1, beta2, eps: epsilon, weight_decay, step };
-            adamw(&mut params.values[i], grad, &mut m[i], &mut v[i], &rule, scale);
+            let to = (params.tensor_mut(i), self.owned.part(i).start);
+            self.execution.device().adamw(to, gradient, (&mut m[i], &mut v[i]), &rule, scale);
         }
+        self.owned.exchange(&*self.comm, params, &learnt)
     }
 
     /// b_i += γ·sign(c̄ − c_i), c the tokens of the whole batch.
@@ -343,7 +475,9 @@ impl Trainer {
                 continue;
             }
             let total: u64 = layer.tokens.iter().sum();
-            for (bias, load) in self.state.params.values[param].iter_mut().zip(&layer.tokens) {
+            let tensor = self.state.params.tensor_mut(param);
+            let mut biases = tensor.to_host().into_owned();
+            for (bias, load) in biases.iter_mut().zip(&layer.tokens) {
                 // c̄ − c_i times the number of experts: whole numbers, so its sign is exact.
                 match (load * layer.tokens.len() as u64).cmp(&total) {
                     std::cmp::Ordering::Less => *bias += speed,
@@ -351,6 +485,7 @@ impl Trainer {
                     std::cmp::Ordering::Equal => {}
                 }
             }
+            tensor.set(0, &biases);
         }
     }
 
@@ -358,21 +493,29 @@ impl Trainer {
         let mean = load.tokens.iter().sum::<u64>() as f64 / load.tokens.len() as f64;
         let max = load.tokens.iter().copied().max().unwrap_or(0) as f64;
         let bias_range = self.state.params.position(&bias_name(load.layer)).map(|param| {
-            let bias = &self.state.params.values[param];
+            let bias = self.state.params.tensors()[param].to_host();
             bias.iter().fold((f32::MAX, f32::MIN), |(low, high), b| (low.min(*b), high.max(*b)))
         });
         ExpertReport { layer: load.layer, load: load.tokens, max_violation: (max - mean) / mean, bias_range }
     }
 
     /// Log-probability of each target of `batch` under the weights as they are, at most `micro_rows` rows at a time.
-    pub fn logprobs(&self, batch: &Batch, micro_rows: usize) -> Vec<f32> {
+    /// Ranks share the sequences.
+    ///
+    /// # Errors
+    /// [`Lost`].
+    pub fn logprobs(&self, batch: &Batch, micro_rows: usize) -> Result<Vec<f32>, Lost> {
         self.logprobs_of(&self.state.params, batch, micro_rows)
     }
 
     /// The same under other weights of the same model, those of a reference.
-    pub fn logprobs_of(&self, params: &Params, batch: &Batch, micro_rows: usize) -> Vec<f32> {
-        let logprobs = |micro| self.model.logprobs(params, &self.execution, &micro);
-        micro_batches(batch, micro_rows).flat_map(logprobs).collect()
+    ///
+    /// # Errors
+    /// [`Lost`].
+    pub fn logprobs_of(&self, params: &Params, batch: &Batch, micro_rows: usize) -> Result<Vec<f32>, Lost> {
+        let logprobs = |(micro, _)| self.model.logprobs(params, &self.execution, &micro);
+        let mine = tree::sequences_of(self.comm.rank(), self.comm.world(), batch.starts.len() - 1);
+        shards::gather(&*self.comm, micro_batches(batch, mine, micro_rows).flat_map(logprobs).collect())
     }
 }
 
@@ -391,25 +534,26 @@ fn layer_of(name: &str) -> Option<usize> {
     name.strip_prefix("model.layers.")?.split('.').next()?.parse().ok()
 }
 
-/// Pieces of whole sequences, as many as fit into `rows` rows; a longer sequence is a piece by itself.
-fn micro_batches(batch: &Batch, rows: usize) -> impl Iterator<Item = Batch> {
+/// Some sequences of a batch in pieces of whole ones, as many as fit into `rows` rows, with the rows of the batch that
+/// they are; a longer sequence is a piece by itself.
+fn micro_batches(batch: &Batch, sequences: Range<usize>, rows: usize) -> impl Iterator<Item = (Batch, Range<usize>)> {
     let starts = &batch.starts;
-    let mut from = 0;
+    let mut from = sequences.start;
     std::iter::from_fn(move || {
-        let begin = *starts.get(from)? as usize;
-        let to = starts.partition_point(|start| *start as usize <= begin + rows) - 1;
-        let to = to.max(from + 1).min(starts.len() - 1);
-        if to == from {
+        if from == sequences.end {
             return None;
         }
-        let end = starts[to] as usize;
+        let begin = starts[from] as usize;
+        let to = starts.partition_point(|start| *start as usize <= begin + rows) - 1;
+        let to = to.max(from + 1).min(sequences.end);
+        let range = begin..starts[to] as usize;
         let piece = Batch {
-            tokens: batch.tokens[begin..end].to_vec(),
-            targets: batch.targets[begin..end].to_vec(),
+            tokens: batch.tokens[range.clone()].to_vec(),
+            targets: batch.targets[range.clone()].to_vec(),
             starts: starts[from..=to].iter().map(|start| start - begin as u32).collect(),
         };
         from = to;
-        Some(piece)
+        Some((piece, range))
     })
 }
 
@@ -421,7 +565,9 @@ mod tests {
     fn micro_batches_are_whole_sequences() {
         let starts = vec![0, 3, 4, 9, 10];
         let batch = Batch { tokens: (0..10).collect(), targets: (1..11).collect(), starts };
-        let cut = |rows| micro_batches(&batch, rows).map(|piece| (piece.tokens, piece.starts)).collect::<Vec<_>>();
+        let cut = |rows| micro_batches(&batch, 0..4, rows).map(|(it, _)| (it.tokens, it.starts)).collect::<Vec<_>>();
+        let middle: Vec<_> = micro_batches(&batch, 1..3, 100).map(|(it, rows)| (it.starts, rows)).collect();
+        assert_eq!(middle, [(vec![0, 1, 6], 3..9)]);
         let expected: [(Vec<u32>, Vec<u32>); 3] =
             [(vec![0, 1, 2, 3], vec![0, 3, 4]), (vec![4, 5, 6, 7, 8], vec![0, 5]), (vec![9], vec![0, 1])];
         assert_eq!(cut(4), expected);

@@ -1,34 +1,51 @@
 //! Which crate may use which.
 
+use std::collections::BTreeSet;
+
 use super::{Failures, File};
+
+/// The page with the table for people.
+const PAGE: &str = "ARCHITECTURE.md";
 
 /// The crates that a crate may name in its `Cargo.toml`; `None` for a crate that the architecture does not know.
 fn allowed(krate: &str) -> Option<&'static [&'static str]> {
     Some(match krate {
-        "kernels" => &[],
-        "model" => &["kernels"],
-        "data" => &[],
-        "engine" => &["model", "data", "kernels"],
+        "kernels" | "data" | "comm" => &[],
+        "device" => &["kernels"],
+        "cpu" => &["device", "kernels"],
+        "model" => &["device"],
+        "engine" => &["model", "data", "device", "kernels"],
         "tasks" => &["engine", "data"],
-        "train" => &["model", "engine", "tasks", "data", "kernels"],
+        "train" => &["model", "engine", "tasks", "data", "device", "comm"],
         "runs" => &["data", "model"],
+        "pipeline" => &["model", "data", "tasks", "train", "runs", "device", "cpu", "comm", "kernels"],
         "server" => &["engine", "data"],
-        "cli" => &["kernels", "model", "data", "engine", "tasks", "train", "runs", "server"],
+        "cli" => &[
+            "kernels", "device", "cpu", "comm", "model", "data", "engine", "tasks", "train", "runs", "pipeline",
+            "server",
+        ],
         _ => return None,
     })
 }
 
-/// What a crate's tests may name beside that: the server's build the tiny models that they serve.
+/// What a crate's tests may name beside that: a device to compute with, threads and instruction sets to compare, and the
+/// server's the tiny models that they serve.
 fn allowed_in_tests(krate: &str) -> &'static [&'static str] {
-    if krate == "server" { &["model"] } else { &[] }
+    match krate {
+        "model" | "engine" | "train" => &["cpu", "kernels"],
+        "server" => &["model", "cpu"],
+        _ => &[],
+    }
 }
 
 /// Checks every `crates/NAME/Cargo.toml`.
 pub fn check(files: &[File], failures: &mut Failures) {
+    let mut crates = Vec::new();
     for file in files {
         let Some(krate) = file.path.strip_prefix("crates/").and_then(|path| path.strip_suffix("/Cargo.toml")) else {
             continue;
         };
+        crates.push(krate);
         let Some(allowed) = allowed(krate) else {
             failures.add(&file.path, 1, format!("crate `{krate}` has no place in the architecture yet"));
             continue;
@@ -39,6 +56,33 @@ pub fn check(files: &[File], failures: &mut Failures) {
                 failures.add(&file.path, line, format!("`{krate}` may not depend on `{used}`"));
             }
         }
+    }
+    if let Some(page) = files.iter().find(|file| file.path == PAGE) {
+        check_table(page, &crates, failures);
+    }
+}
+
+/// The page's table has a row for each crate, and says there what [`allowed`] says.
+fn check_table(page: &File, crates: &[&str], failures: &mut Failures) {
+    let mut missing: BTreeSet<&str> = crates.iter().copied().collect();
+    for (number, line) in (1..).zip(page.text.lines()) {
+        let cells: Vec<&str> = line.trim_matches(['|', ' ']).split(" | ").collect();
+        let [names, uses] = cells[..] else { continue };
+        for name in names.split(", ") {
+            let Some(allowed) = allowed(name) else { continue };
+            missing.remove(name);
+            let said: BTreeSet<&str> = match uses {
+                "none" => BTreeSet::new(),
+                "all" => crates.iter().copied().filter(|other| *other != name).collect(),
+                _ => uses.split(", ").collect(),
+            };
+            if said != allowed.iter().copied().collect() {
+                failures.add(&page.path, number, format!("`{name}` may use other crates than the table says"));
+            }
+        }
+    }
+    for name in missing {
+        failures.add(&page.path, 1, format!("the table of crates has no row for `{name}`"));
     }
 }
 
@@ -81,6 +125,21 @@ mod tests {
         check(&[File { path: "crates/model/Cargo.toml".into(), text: text.into() }], &mut failures);
         let expected = ["6: `model` may not depend on `data`", "7: `model` may not depend on `runs`"];
         assert_eq!(failures.0, expected.map(|line| format!("crates/model/Cargo.toml:{line}")));
+    }
+
+    #[test]
+    fn the_table_says_the_same() {
+        let table = "| crate | may use |\n|---|---|\n| kernels, data | none |\n| model | kernels |\n| runs | data |\n| cli | all |\n";
+        let page = File { path: PAGE.into(), text: table.into() };
+        let mut failures = Failures::default();
+        let crates = ["kernels", "data", "model", "runs", "cli", "engine", "tasks", "train", "server"];
+        check_table(&page, &crates, &mut failures);
+        let mut expected = vec!["5: `runs` may use other crates than the table says".to_owned()];
+        expected.extend(
+            ["engine", "server", "tasks", "train"]
+                .map(|name| format!("1: the table of crates has no row for `{name}`")),
+        );
+        assert_eq!(failures.0, expected.iter().map(|line| format!("{PAGE}:{line}")).collect::<Vec<_>>());
     }
 
     #[test]

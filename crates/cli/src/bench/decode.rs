@@ -15,9 +15,10 @@ use wels_model::params::Params;
 use wels_model::tape::Execution;
 use wels_runs::machine;
 
-use crate::failure::refuse;
 use crate::model::{HoldArgs, OpenModel, locate};
-use crate::output::{self, short};
+use crate::output;
+use wels_pipeline::refusal::refuse;
+use wels_pipeline::words::short;
 
 #[derive(clap::Args)]
 pub struct DecodeArgs {
@@ -157,9 +158,9 @@ struct Run<'a> {
 impl<'a> Run<'a> {
     fn new(args: &'a DecodeArgs, model: &'a Model, params: &'a Params, layout: CacheLayout, numbers: Numbers) -> Self {
         let per_stream = (args.prompt + args.tokens).div_ceil(PAGE_TOKENS as u32);
-        let cache = PagedCache::new(model, layout, numbers, (per_stream * args.streams) as usize);
+        let cache = PagedCache::new(&wels_cpu::device(), model, layout, numbers, (per_stream * args.streams) as usize);
         let pages = (0..args.streams).map(|stream| (stream * per_stream..(stream + 1) * per_stream).collect());
-        let (execution, next) = (Execution::default(), vec![0; args.streams as usize]);
+        let (execution, next) = (Execution::new(wels_cpu::device()), vec![0; args.streams as usize]);
         Run { args, model, params, execution, cache, pages: pages.collect(), next }
     }
 
@@ -209,8 +210,8 @@ impl<'a> Run<'a> {
             .map(|(stream, tokens)| Piece { tokens, past, pages: &self.pages[*stream], logits, states: 0 })
             .collect();
         let output = self.model.step(self.params, &self.execution, &mut self.cache, &pieces);
-        for (stream, row) in streams.iter().zip(0..output.logits.rows()) {
-            let logits = output.logits.row(row);
+        let all = output.logits.to_host();
+        for (stream, logits) in streams.iter().zip(all.chunks_exact(output.logits.cols())) {
             let best = (0..logits.len()).fold(0, |best, i| if logits[i] > logits[best] { i } else { best });
             self.next[*stream] = best as u32;
         }

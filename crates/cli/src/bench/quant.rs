@@ -9,7 +9,8 @@ use wels_kernels::quant::{self, BlockType, QuantMatrix};
 use wels_kernels::random::Key;
 use wels_kernels::{isa, par, peak};
 
-use crate::output::{self, short};
+use crate::output;
+use wels_pipeline::words::short;
 
 #[derive(clap::Args)]
 pub struct QuantArgs {

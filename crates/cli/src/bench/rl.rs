@@ -20,9 +20,10 @@ use wels_train::rollout::{Answer, Question, RolloutOptions, rollout};
 use wels_train::schedule::{Decay, LearningRate, Switch};
 use wels_train::trainer::{Hyperparameters, State, Trainer};
 
-use crate::failure::refuse;
-use crate::model::{load_params, locate, read_config};
-use crate::output::{self, short};
+use crate::model::{load_params, locate, read_config, report};
+use crate::output;
+use wels_pipeline::refusal::refuse;
+use wels_pipeline::words::short;
 
 /// The objective: DAPO's, without KL.
 const GRPO: Grpo = Grpo {
@@ -90,7 +91,8 @@ struct RlBench {
 /// Measures.
 pub fn rl(args: &RlArgs) -> Result<()> {
     let location = locate(&args.model)?;
-    let config = read_config(&location)?;
+    let (config, notes) = read_config(&location)?;
+    report(&notes);
     let context = (args.prompt + args.tokens) as usize;
     if context > config.rope.max_positions {
         let message = format!("{context} tokens do not fit the model's context of {}", config.rope.max_positions);
@@ -98,7 +100,7 @@ pub fn rl(args: &RlArgs) -> Result<()> {
     }
     let state = State::new(load_params(&location, &config)?);
     let parameters = count::params(&config).total.0;
-    let mut trainer = Trainer::new(config, context, state, hyperparameters(), Execution::default());
+    let mut trainer = Trainer::new(config, context, state, hyperparameters(), Execution::new(wels_cpu::device()));
     trainer.freeze_mtp();
     let mut timed = Vec::new();
     let mut difference: f64 = 0.0;
@@ -158,8 +160,7 @@ fn step(args: &RlArgs, trainer: &mut Trainer, number: u32) -> Result<Step> {
     let groups: Vec<Group> = questions.into_iter().zip(answers).map(group).collect();
     let (mut parts, _) = PolicyBatch::of(&groups, &GRPO, 1, Key { seed: 0, stream: 0 })?;
     let part = parts.remove(0);
-    let coefficient = |row: usize, logp: f32| part.coefficient(row, logp);
-    let pass = trainer.gradients(&part.batch, args.micro_rows as usize, &coefficient)?;
+    let pass = trainer.gradients(&part.batch, args.micro_rows as usize, part.coefficient())?;
     let rows = part.sampled_logprobs().zip(&pass.logprobs).zip(&part.batch.targets);
     let differs = rows.filter(|(_, target)| **target != IGNORE).map(|((a, b), _)| f64::from((a - b).abs()));
     let difference = differs.fold(0.0, f64::max);
@@ -216,6 +217,7 @@ fn hyperparameters() -> Hyperparameters {
     let rate = 1e-6;
     let (steps, warmup_steps, decay_steps) = (1_000_000, 0, 0);
     Hyperparameters {
+        gradient_shards: 1,
         learning_rate: LearningRate { peak: rate, min: rate, steps, warmup_steps, decay_steps, decay: Decay::Linear },
         beta1: 0.9,
         beta2: 0.95,

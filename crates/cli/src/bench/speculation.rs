@@ -11,9 +11,9 @@ use wels_data::tokenizer::Tokenizer;
 use wels_engine::{Engine, Event, LoadedModel, Options, Request, Sampling, Speculation, Usage};
 use wels_kernels::{isa, par};
 
-use crate::failure::refuse;
 use crate::model::{HoldArgs, OpenModel, locate};
 use crate::output;
+use wels_pipeline::refusal::refuse;
 
 #[derive(clap::Args)]
 pub struct SpeculationArgs {

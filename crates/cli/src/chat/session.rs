@@ -16,7 +16,7 @@ use wels_runs::files;
 
 pub use super::thinking::Part;
 use super::thinking::Splitter;
-use crate::failure::refuse;
+use wels_pipeline::refusal::refuse;
 
 /// How answers are made.
 #[derive(Clone, Debug)]

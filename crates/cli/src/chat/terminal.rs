@@ -14,6 +14,8 @@ use reedline::{
 use signal_hook::consts::SIGINT;
 
 use super::session::{Answer, Part, Session};
+use wels_pipeline::refusal::refuse;
+
 use crate::failure;
 
 const HELP: &str = "\
@@ -68,7 +70,7 @@ fn obey(command: &str, session: &mut Session, screen: &mut Screen, interrupted: 
     let (name, rest) = command.split_once(char::is_whitespace).unwrap_or((command, ""));
     let rest = rest.trim();
     let file = || match rest {
-        "" => Err(failure::refuse(format!("{name} needs the name of a file"), format!("{name} talk.json"))),
+        "" => Err(refuse(format!("{name} needs the name of a file"), format!("{name} talk.json"))),
         file => Ok(Path::new(file)),
     };
     match name {
@@ -91,7 +93,7 @@ fn obey(command: &str, session: &mut Session, screen: &mut Screen, interrupted: 
             screen.note(&format!("{messages} messages loaded"));
         }
         "/clear" => session.clear(),
-        _ => return Err(failure::refuse(format!("there is no command {name}"), "/help lists them")),
+        _ => return Err(refuse(format!("there is no command {name}"), "/help lists them")),
     }
     Ok(())
 }
@@ -107,7 +109,7 @@ fn show_settings(session: &Session) {
 fn set(session: &mut Session, text: &str) -> Result<()> {
     let (name, value) = text.split_once(char::is_whitespace).unwrap_or((text, ""));
     let value = value.trim();
-    let wrong = || failure::refuse(format!("`{value}` is no value for {name}"), "/set temperature 0.6");
+    let wrong = || refuse(format!("`{value}` is no value for {name}"), "/set temperature 0.6");
     let settings = &mut session.settings;
     let number = || value.parse::<f32>().ok().filter(|number| number.is_finite()).ok_or_else(wrong);
     match name {
@@ -118,7 +120,7 @@ fn set(session: &mut Session, text: &str) -> Result<()> {
         "top_k" => settings.sampling.top_k = value.parse().map_err(|_| wrong())?,
         "seed" => settings.sampling.seed = value.parse().map_err(|_| wrong())?,
         "max_tokens" => settings.max_tokens = value.parse().map_err(|_| wrong())?,
-        _ => return Err(failure::refuse(format!("there is no setting {name}"), "/set shows those there are")),
+        _ => return Err(refuse(format!("there is no setting {name}"), "/set shows those there are")),
     }
     Ok(())
 }

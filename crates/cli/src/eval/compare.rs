@@ -9,8 +9,8 @@ use serde_json::Value;
 use wels_tasks::statistics::{Difference, difference};
 
 use super::receipts;
-use crate::failure::refuse;
 use crate::output;
+use wels_pipeline::refusal::refuse;
 
 /// Differences less probable than this by chance are called significant.
 const LEVEL: f64 = 0.05;

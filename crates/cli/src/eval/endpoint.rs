@@ -19,8 +19,8 @@ use wels_tasks::Prompt;
 
 use super::Args;
 use super::answer::{Answer, Answerer, HandOver, Questions, TOO_LONG, Work};
-use crate::failure::refuse;
 use crate::model::{OpenModel, locate};
+use wels_pipeline::refusal::refuse;
 
 /// Times that a request without an answer is made again.
 const RETRIES: u32 = 4;

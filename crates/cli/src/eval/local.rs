@@ -20,9 +20,9 @@ use wels_tasks::Prompt;
 
 use super::answer::{Answer, Answerer, HandOver, Questions, TOO_LONG, Work};
 use super::{Args, file_name};
-use crate::failure::refuse;
 use crate::model::{Location, OpenModel, locate};
 use crate::serve::cache_bytes;
+use wels_pipeline::refusal::refuse;
 
 /// Files up to this size are hashed whole; of larger ones a sixteenth of it from either end.
 const HASHED_WHOLE_BYTES: u64 = 1 << 30;

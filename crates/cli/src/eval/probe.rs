@@ -14,11 +14,11 @@ use wels_tasks::statistics::mcnemar;
 
 use super::Args;
 use super::answer::{Answerer, Questions};
-use crate::failure::refuse;
 use crate::interrupt::Interrupt;
 use crate::output;
 use crate::progress::Progress;
 use crate::serve::default_name;
+use wels_pipeline::refusal::refuse;
 
 /// Pairs that are shown.
 const SHOWN: usize = 5;

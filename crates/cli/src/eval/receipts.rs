@@ -22,7 +22,7 @@ use wels_runs::files::write_atomically;
 use super::answer::Answer;
 use super::scores::Scores;
 use super::suite::Suite;
-use crate::failure::refuse;
+use wels_pipeline::refusal::refuse;
 
 /// Of the files in the folder.
 pub const FORMAT: u32 = 1;

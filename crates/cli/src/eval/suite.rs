@@ -16,7 +16,7 @@ use wels_tasks::{Item, Jail, Listed, Prompt, Reason, Reference, Style, Task, Thi
 use super::answer::{Answer, Answerer, Questions, TOO_LONG};
 use super::receipts::Receipt;
 use super::{Args, ChoiceBy, Named, WhatArgs, file_name, no_doubles};
-use crate::failure::refuse;
+use wels_pipeline::refusal::refuse;
 
 /// How questions are put.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]

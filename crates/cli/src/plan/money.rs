@@ -11,8 +11,9 @@ use wels_runs::plan::prices::{Price, Prices};
 use wels_runs::plan::serving::{self, ServingPlan, serving};
 use wels_runs::plan::training::{self, TrainingPlan, training, usual_tokens};
 
-use crate::failure::refuse;
-use crate::output::{self, short};
+use crate::output;
+use wels_pipeline::refusal::refuse;
+use wels_pipeline::words::short;
 
 /// The assumptions, as the command line says them.
 #[derive(clap::Args)]

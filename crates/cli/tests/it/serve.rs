@@ -56,8 +56,8 @@ pub fn write_model(folder: &Path) {
         pad_id: None,
         init_std: 0.2,
     };
-    let params = Params::init(&config, 3);
-    weights::save_dir(folder, &config, Dtype::F32, 1 << 30, &|param| &params.values[param][..]).unwrap();
+    let params = Params::init(&wels_cpu::testing::device(), &config, 3);
+    weights::save_dir(folder, &config, Dtype::F32, 1 << 30, &|param| params.tensors()[param].to_host()).unwrap();
     tokenizer.save(folder, config.rope.max_positions).unwrap();
 }
 

@@ -3,6 +3,7 @@
 use std::collections::HashSet;
 use std::fs::{self, File};
 use std::io;
+use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 
 use rayon::prelude::*;
@@ -67,17 +68,17 @@ pub struct Progress {
 }
 
 /// Tokenises `corpus` into `dir`, or what is missing there, and returns the manifest. The bytes of all files depend on
-/// corpus, tokenizer and options alone. Calls `progress` every few megabytes.
+/// corpus, tokenizer and options alone. Calls `progress` every few megabytes, which may end it; finished shards are kept.
 ///
 /// # Errors
 /// Besides what reading and writing can meet: [`ShardError::OtherContents`] if `dir` is complete but from something
-/// else, [`ShardError::EmptyCorpus`] if there is too little text.
+/// else, [`ShardError::EmptyCorpus`] if there is too little text, [`ShardError::Stopped`] if `progress` breaks off.
 pub fn build(
     corpus: &Corpus,
     tokenizer: &Tokenizer,
     dir: &Path,
     options: &ShardOptions,
-    progress: &mut dyn FnMut(Progress),
+    progress: &mut dyn FnMut(Progress) -> ControlFlow<()>,
 ) -> Result<Manifest, ShardError> {
     let fraction = options.validation_fraction;
     assert!((0.0..1.0).contains(&fraction), "the validation fraction {fraction} is not in 0..1");
@@ -121,12 +122,16 @@ pub fn build(
     Ok(manifest)
 }
 
+fn go_on(flow: ControlFlow<()>) -> Result<(), ShardError> {
+    if flow.is_break() { Err(ShardError::Stopped) } else { Ok(()) }
+}
+
 fn write(path: &Path, bytes: &[u8]) -> Result<(), ShardError> {
     atomic::write(path, bytes).map_err(|source| ShardError::Io { action: "write", path: path.to_owned(), source })
 }
 
 /// The lines of `sources.jsonl`: name, size and hash of each file.
-fn hash_sources(corpus: &Corpus, progress: &mut dyn FnMut(Progress)) -> Result<String, ShardError> {
+fn hash_sources(corpus: &Corpus, progress: &mut dyn FnMut(Progress) -> ControlFlow<()>) -> Result<String, ShardError> {
     let mut lines = String::new();
     let mut done = 0;
     for batch in corpus.sources().chunks(256) {
@@ -146,7 +151,7 @@ fn hash_sources(corpus: &Corpus, progress: &mut dyn FnMut(Progress)) -> Result<S
             lines.push('\n');
             done += bytes;
         }
-        progress(Progress { phase: Phase::Hash, bytes: done, bytes_total: None, tokens: 0 });
+        go_on(progress(Progress { phase: Phase::Hash, bytes: done, bytes_total: None, tokens: 0 }))?;
     }
     Ok(lines)
 }
@@ -229,7 +234,7 @@ impl Seen {
 fn scan_fine_enough(
     corpus: &Corpus,
     fraction: f64,
-    progress: &mut dyn FnMut(Progress),
+    progress: &mut dyn FnMut(Progress) -> ControlFlow<()>,
 ) -> Result<(Corpus, Scan), ShardError> {
     let found = scan(corpus, fraction, progress)?;
     let finer = (found.bytes / DOCUMENTS_MIN) as usize;
@@ -249,7 +254,11 @@ fn scan_fine_enough(
     }
 }
 
-fn scan(corpus: &Corpus, fraction: f64, progress: &mut dyn FnMut(Progress)) -> Result<Scan, ShardError> {
+fn scan(
+    corpus: &Corpus,
+    fraction: f64,
+    progress: &mut dyn FnMut(Progress) -> ControlFlow<()>,
+) -> Result<Scan, ShardError> {
     // The split is by content, so it stays when documents are added. `as` saturates, and fraction < 1.
     let mut threshold = (fraction * 2f64.powi(64)) as u64;
     let (mut lowest, mut highest) = (u64::MAX, 0);
@@ -271,7 +280,7 @@ fn scan(corpus: &Corpus, fraction: f64, progress: &mut dyn FnMut(Progress)) -> R
         found.bytes_longest = found.bytes_longest.max(text.len());
         if found.bytes >= reported + BATCH_BYTES as u64 {
             reported = found.bytes;
-            progress(Progress { phase: Phase::Scan, bytes: found.bytes, bytes_total: None, tokens: 0 });
+            go_on(progress(Progress { phase: Phase::Scan, bytes: found.bytes, bytes_total: None, tokens: 0 }))?;
         }
     }
     // One document each at least: the lowest hash is held out, the highest is not.
@@ -285,7 +294,7 @@ fn tokenize(
     tokenizer: &Tokenizer,
     scan: &Scan,
     [train, validation]: &mut [SplitBuilder; 2],
-    progress: &mut dyn FnMut(Progress),
+    progress: &mut dyn FnMut(Progress) -> ControlFlow<()>,
 ) -> Result<(), ShardError> {
     let mut seen = Seen::default();
     let mut documents = corpus.documents();
@@ -317,7 +326,7 @@ fn tokenize(
             builder.push(tokens, text.len() as u64, hash)?;
         }
         let tokens = train.tokens() + validation.tokens();
-        progress(Progress { phase: Phase::Tokenize, bytes: done, bytes_total: Some(scan.bytes), tokens });
+        go_on(progress(Progress { phase: Phase::Tokenize, bytes: done, bytes_total: Some(scan.bytes), tokens }))?;
     }
 }
 

@@ -1,6 +1,7 @@
 //! The same bytes everywhere: hashes of what the three stages make of a fixed corpus. They change only when the text of
 //! a vocabulary, the layout of a shard or the order of sequences is meant to change; then every run starts anew.
 
+use std::ops::ControlFlow;
 use std::sync::Arc;
 
 use sha2::{Digest, Sha256};
@@ -18,7 +19,8 @@ fn tokenizer_shards_and_batches_have_known_hashes() {
     (0..100).for_each(|seed| write_files(&folder, &[(&format!("{seed}.txt"), babble(seed, 100).as_bytes())]));
     let tokenizer = small_tokenizer();
     let corpus = Corpus::open(&folder, ReadOptions::default()).unwrap();
-    let manifest = build(&corpus, &tokenizer, out.path(), &ShardOptions::default(), &mut |_| {}).unwrap();
+    let manifest =
+        build(&corpus, &tokenizer, out.path(), &ShardOptions::default(), &mut |_| ControlFlow::Continue(())).unwrap();
     let ids = tokenizer.special();
     let [begin, hole, end] = [ids.fim_begin, ids.fim_hole, ids.fim_end].map(Option::unwrap);
     let fim = Some(Fim { rate: FimRate::new(0.1), begin, hole, end });

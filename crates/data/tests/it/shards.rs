@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::ops::ControlFlow;
 use std::path::Path;
 use std::process::{Command, Stdio};
 
@@ -30,7 +31,7 @@ fn options() -> ShardOptions {
 }
 
 fn build_in(corpus: &Corpus, tokenizer: &Tokenizer, dir: &Path) -> Result<Manifest, ShardError> {
-    build(corpus, tokenizer, dir, &options(), &mut |_| {})
+    build(corpus, tokenizer, dir, &options(), &mut |_| ControlFlow::Continue(()))
 }
 
 /// Name → bytes of every file.
@@ -234,7 +235,7 @@ fn other_contents_damage_and_places_that_cannot_be_written_are_errors() {
     let (corpus, tokenizer) = (make_corpus(source.path()), small_tokenizer());
     build_in(&corpus, &tokenizer, out.path()).unwrap();
     let other = ShardOptions { validation_fraction: 0.2, ..options() };
-    let error = build(&corpus, &tokenizer, out.path(), &other, &mut |_| {}).unwrap_err();
+    let error = build(&corpus, &tokenizer, out.path(), &other, &mut |_| ControlFlow::Continue(())).unwrap_err();
     assert!(matches!(error, ShardError::OtherContents { .. }), "{error}");
 
     let file = out.path().join("manifest.json");

@@ -1,6 +1,7 @@
 //! What a request gets: the tokens and log-probabilities that the whole forward pass would give, and how it ends.
 
 use crate::models;
+use wels_cpu::testing::{device, host};
 use wels_engine::{
     Engine, Event, FinishReason, Finished, LoadedModel, Options, Refusal, Request, RequestId, Sampler, Sampling,
     Scratch, Token,
@@ -63,7 +64,7 @@ fn an_answer_is_what_the_whole_forward_pass_would_choose() {
             let mut text = prompt.clone();
             text.extend(tokens.iter().map(|token| token.token));
             let starts = [0, text.len() as u32];
-            let logits = loaded.model.logits(&loaded.params, &Execution::default(), &text, &starts);
+            let logits = host(&loaded.model.logits(&loaded.params, &Execution::new(device()), &text, &starts));
             let mut sampler = Sampler::new(sampling, 0, &prompt);
             for (i, token) in tokens.iter().enumerate() {
                 let at = prompt.len() + i;
@@ -90,7 +91,7 @@ fn log_probabilities_are_the_bits_of_the_trainer() {
         let inputs = text.len() - 1;
         let batch =
             Batch { tokens: text[..inputs].to_vec(), targets: text[1..].to_vec(), starts: vec![0, inputs as u32] };
-        let trained = loaded.model.logprobs(&loaded.params, &Execution::default(), &batch);
+        let trained = loaded.model.logprobs(&loaded.params, &Execution::new(device()), &batch);
         let sampled: Vec<u32> = tokens.iter().map(|token| token.logprob.expect("asked for").to_bits()).collect();
         let trained: Vec<u32> = trained[prompt.len() - 1..].iter().map(|logprob| logprob.to_bits()).collect();
         assert_eq!(sampled, trained, "{name}");

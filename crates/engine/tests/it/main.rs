@@ -4,6 +4,7 @@ mod models;
 
 mod answers;
 mod constraints;
+mod naive;
 mod same;
 mod schedule;
 mod text;

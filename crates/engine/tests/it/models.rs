@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use wels_cpu::testing::device;
 use wels_data::tokenizer::{BpeTrainer, SpecialTokens, Tokenizer};
 use wels_engine::LoadedModel;
 use wels_model::config::{Attention, Family, ModelConfig, MoeConfig, RopeConfig, RopeLayout, RopeScaling, Router};
@@ -57,7 +58,7 @@ pub fn all() -> [(&'static str, ModelConfig); 2] {
 pub fn loaded(config: &ModelConfig, seed: u64) -> LoadedModel {
     LoadedModel {
         model: Arc::new(Model::new(config.clone(), CONTEXT)),
-        params: Arc::new(Params::init(config, seed)),
+        params: Arc::new(Params::init(&device(), config, seed)),
         tokenizer: None,
     }
 }

@@ -3,9 +3,9 @@
 
 use crate::answers::{answer, engine, finish};
 use crate::models;
+use wels_device::host::random::Key;
 use wels_engine::{Engine, LoadedModel, Options, Request, RequestId, Sampling, Speculation, Token};
 use wels_kernels::par;
-use wels_kernels::random::Key;
 use wels_model::paged::{CacheLayout, Numbers};
 
 /// Random numbers one after the other, for what a test does.

@@ -6,7 +6,7 @@ use std::ops::Range;
 
 use super::metadata::{Kind, Raw};
 use super::types::{from_id, name_of};
-use wels_kernels::quant::blocks::BlockType;
+use wels_device::BlockType;
 
 const MAGIC: &[u8; 4] = b"GGUF";
 const DEFAULT_ALIGNMENT: usize = 32;

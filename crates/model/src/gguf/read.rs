@@ -3,7 +3,8 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use wels_kernels::quant::blocks::{self, BlockType};
+use wels_device::BlockType;
+use wels_device::host::blocks;
 
 use super::names::{self, Expected, Place, place};
 use super::{GgufError, GgufFile, Located};

@@ -7,7 +7,7 @@
 
 use std::f64::consts::TAU;
 
-use wels_kernels::rope::{Scaling, frequencies};
+use wels_device::host::{Scaling, frequencies};
 
 use crate::config::RopeScaling;
 

@@ -1,6 +1,6 @@
 //! The numbers by which files call block types.
 
-use wels_kernels::quant::blocks::BlockType;
+use wels_device::BlockType;
 
 /// ggml's types in the order of their numbers; messages name also those that are not read.
 const NAMES: [&str; 42] = [

@@ -1,11 +1,13 @@
 //! A model → a GGUF file, as llama.cpp's converter would write it.
 
+use std::borrow::Cow;
 use std::fs::File;
 use std::io::{self, BufWriter, Write};
 use std::path::{Path, PathBuf};
 
 use serde_json::Value as Json;
-use wels_kernels::quant::blocks::{self, BlockType};
+use wels_device::BlockType;
+use wels_device::host::blocks;
 
 use super::config::{COMMON, DEEPSEEK, GQA};
 use super::metadata::Kind;
@@ -81,7 +83,7 @@ pub fn save<'a>(
     config: &ModelConfig,
     kind: BlockType,
     more: &[(String, Item)],
-    values: &dyn Fn(usize) -> &'a [f32],
+    values: &dyn Fn(usize) -> Cow<'a, [f32]>,
     progress: &mut dyn FnMut(u64, u64),
 ) -> Result<(), GgufError> {
     assert!(kind.can_encode(), "{} is only decoded", kind.name());
@@ -359,7 +361,7 @@ fn write_entry<'a>(
     out: &mut dyn Write,
     entry: &Entry,
     config: &ModelConfig,
-    values: &dyn Fn(usize) -> &'a [f32],
+    values: &dyn Fn(usize) -> Cow<'a, [f32]>,
 ) -> io::Result<()> {
     let (kind, cols) = (entry.kind, entry.expected.dims[0] as usize);
     let whole = |param: usize| {
@@ -368,12 +370,12 @@ fn write_entry<'a>(
         numbers
     };
     match &entry.content {
-        Content::Param(param) => encode(out, kind, cols, whole(*param)),
+        Content::Param(param) => encode(out, kind, cols, &whole(*param)),
         Content::Numbers(numbers) => encode(out, kind, cols, numbers),
         Content::Interleaved { param, head_dim } => {
             let numbers = whole(*param);
             let cols = if entry.expected.dims.len() == 1 { 1 } else { cols };
-            encode(out, kind, cols, &interleave_rows(numbers, *head_dim, cols))
+            encode(out, kind, cols, &interleave_rows(&numbers, *head_dim, cols))
         }
         Content::Keys(param) | Content::Values(param) => {
             let Attention::Mla { kv_lora_rank: rank, nope_dim: nope, v_dim: v, .. } = config.attention else {

@@ -2,10 +2,11 @@
 
 use super::{gqa::Gqa, mla::Mla, mlp::Mlp, moe::Moe};
 use crate::config::{Attention, ModelConfig};
-use crate::ops::{Rotary, add, rms_norm};
+use crate::ops::{add, rms_norm};
 use crate::params::{Weight, Wiring};
 use crate::tape::{Graph, Var};
 use std::sync::Arc;
+use wels_device::Rotary;
 
 pub(crate) struct Block {
     layer: usize,

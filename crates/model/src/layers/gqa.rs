@@ -3,17 +3,17 @@
 //! 2023.
 
 use crate::config::{Attention, ModelConfig};
-use crate::ops::{Part, Parts, Rotary, RotaryColumns, attention, bias, linears, rope};
+use crate::ops::{Part, Parts, attention, bias, linears, rope};
 use crate::params::{Weight, Wiring};
 use crate::tape::{Graph, Var};
-use wels_kernels::attention::Shape;
+use wels_device::{AttentionShape, Rotary, RotaryColumns};
 
 pub(crate) struct Gqa {
     q: Projection,
     k: Projection,
     v: Projection,
     o: Projection,
-    shape: Shape,
+    shape: AttentionShape,
     head_dim: usize,
     rotary: Rotary,
 }
@@ -52,7 +52,7 @@ impl Gqa {
             k: projection("k"),
             v: projection("v"),
             o: projection("o"),
-            shape: Shape { heads, kv_heads, scale: config.softmax_scale },
+            shape: AttentionShape { heads, kv_heads, scale: config.softmax_scale },
             head_dim,
             rotary: rotary.clone(),
         }
@@ -60,7 +60,7 @@ impl Gqa {
 
     /// `[T, D]` to `[T, D]`.
     pub fn forward(&self, g: &mut Graph, h: &Var) -> Var {
-        let Shape { heads, kv_heads, .. } = self.shape;
+        let AttentionShape { heads, kv_heads, .. } = self.shape;
         let columns = |heads| RotaryColumns { offset: 0, head_stride: self.head_dim, heads };
         let [q, k, v] = Projection::forward([&self.q, &self.k, &self.v], g, h);
         let q = rope(g, q, &self.rotary, columns(heads));

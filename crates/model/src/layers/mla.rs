@@ -10,13 +10,10 @@
 //! Source: DeepSeek-V3 report, eq. 1–11, with the latent norms of the released code.
 
 use crate::config::{Attention, LATENT_NORM_EPS, ModelConfig};
-use crate::ops::{
-    LatentShape, Part, Parts, Rotary, RotaryColumns, attention, latent_attention, linear, linears, rms_norm, rope,
-    split,
-};
+use crate::ops::{LatentShape, Part, Parts, attention, latent_attention, linear, linears, rms_norm, rope, split};
 use crate::params::{Weight, Wiring};
 use crate::tape::{Graph, Var};
-use wels_kernels::attention::Shape;
+use wels_device::{AttentionShape, Rotary, RotaryColumns};
 
 pub(crate) struct Mla {
     query: Query,
@@ -24,7 +21,7 @@ pub(crate) struct Mla {
     kv_a_norm: Weight,
     kv_b: Weight,
     o: Weight,
-    shape: Shape,
+    shape: AttentionShape,
     rotary: Rotary,
     kv_rank: usize,
     nope_dim: usize,
@@ -54,7 +51,7 @@ impl Mla {
             kv_a_norm: weight("kv_a_layernorm"),
             kv_b: weight("kv_b_proj"),
             o: weight("o_proj"),
-            shape: Shape { heads, kv_heads: heads, scale: config.softmax_scale },
+            shape: AttentionShape { heads, kv_heads: heads, scale: config.softmax_scale },
             rotary: rotary.clone(),
             kv_rank,
             nope_dim,

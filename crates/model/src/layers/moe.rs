@@ -8,8 +8,7 @@ use crate::config::{MoeConfig, Router as RouterConfig, SoftmaxMethod};
 use crate::ops::{Route, combine, expert_gate_up, expert_swiglu_linear, linear, route};
 use crate::params::{Weight, Wiring};
 use crate::tape::{Graph, Var};
-use wels_kernels::gemm::Precision;
-use wels_kernels::router::{Router, Scoring};
+use wels_device::{Precision, Router, Scoring};
 
 pub(crate) struct Moe {
     router: Router,

@@ -14,11 +14,11 @@
 
 use super::Block;
 use crate::config::ModelConfig;
-use crate::ops::{Rotary, beside, embedding, linear, rms_norm};
+use crate::ops::{beside, embedding, linear, rms_norm};
 use crate::params::{Weight, Wiring};
 use crate::tape::{Graph, Var};
 use std::sync::Arc;
-use wels_kernels::head::IGNORE;
+use wels_device::{IGNORE, Ids, Rotary};
 
 pub(crate) struct Mtp {
     depth: usize,
@@ -54,11 +54,11 @@ impl Mtp {
     /// head reads.
     pub fn forward(&self, g: &mut Graph, h: &Var, tokens: &[u32]) -> Var {
         let ahead = tokens_ahead(tokens, &g.context.sequences.starts, self.depth, 0);
-        self.run(g, h, &ahead)
+        self.run(g, h, &ahead.into())
     }
 
     /// As [`Mtp::forward`], from the tokens `depth` places on.
-    pub fn run(&self, g: &mut Graph, h: &Var, ahead: &[u32]) -> Var {
+    pub fn run(&self, g: &mut Graph, h: &Var, ahead: &Ids) -> Var {
         let precision = g.precision();
         g.enter(&format!("MTP depth {}", self.depth));
         let e = embedding(g, self.embed, ahead);

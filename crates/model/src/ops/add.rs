@@ -4,13 +4,12 @@
 //! to dx, the operation that made f has used df and let go of it.
 
 use crate::tape::{Graph, Var};
-use wels_kernels::elementwise;
 
 /// `y[T, D] = x[T, D] + f[T, D]`.
 pub fn add(g: &mut Graph, x: &Var, f: Var) -> Var {
     let (dx, df) = (x.gradient(), f.gradient());
     let mut y = f.into_value().into_unshared();
-    elementwise::add(x, &mut y);
+    g.device().add(x, &mut y);
     g.record("add", y, move |back, dy| {
         back.give(dx, dy.clone());
         back.give(df, dy);

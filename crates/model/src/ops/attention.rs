@@ -9,9 +9,7 @@
 //! same bits.
 
 use crate::tape::{Graph, Var};
-use crate::tensor::Tensor;
-use wels_kernels::attention::{self, Heads, HeadsMut, Keys, Shape};
-use wels_kernels::par::SharedMut;
+use wels_device::{AttentionGradients, AttentionInputs, AttentionShape, ColumnHeads, ExpandedQuery, Tensor};
 
 /// The heads that lie in the columns `offset + h·head_stride ..+ dim` of a variable.
 #[derive(Clone)]
@@ -27,14 +25,9 @@ pub struct Part {
 }
 
 impl Part {
-    fn heads<'a>(&self, data: &'a [f32]) -> Heads<'a> {
-        let Part { offset, head_stride, dim, .. } = *self;
-        Heads { data, row_stride: self.of.cols(), offset, head_stride, dim }
-    }
-
-    fn heads_mut(&self, data: SharedMut<f32>) -> HeadsMut {
-        let Part { offset, head_stride, dim, .. } = *self;
-        HeadsMut { data, row_stride: self.of.cols(), offset, head_stride, dim }
+    fn heads(&self) -> ColumnHeads<'_> {
+        let Part { ref of, offset, head_stride, dim } = *self;
+        ColumnHeads { of, offset, head_stride, dim }
     }
 }
 
@@ -51,55 +44,40 @@ pub struct Parts {
 }
 
 impl Parts {
-    fn keys<'a>(&self, own: &'a [f32], shared: &'a [f32]) -> Keys<'a> {
-        Keys { own: self.k.heads(own), shared: self.k_shared.as_ref().map(|part| part.heads(shared)) }
+    fn inputs(&self) -> AttentionInputs<'_> {
+        let Parts { q, k, k_shared, v } = self;
+        AttentionInputs { q: q.heads(), k: k.heads(), k_shared: k_shared.as_ref().map(Part::heads), v: v.heads() }
     }
 
     /// Whether keys and values lie in one variable.
     fn joint(&self) -> bool {
-        self.k.of.as_ptr() == self.v.of.as_ptr()
+        self.k.of.shares_memory(&self.v.of)
     }
 }
 
 /// `out[T, H·v]`.
-pub fn attention(g: &mut Graph, shape: Shape, parts: Parts) -> Var {
-    let Parts { q, k, k_shared, v } = &parts;
-    let mut out = g.tensor(q.of.rows(), shape.heads * v.dim);
-    let layer = g.layer();
-    let keys = parts.keys(&k.of, k_shared.as_ref().map_or(&[], |part| &part.of));
+pub fn attention(g: &mut Graph, shape: AttentionShape, parts: Parts) -> Var {
+    let (tokens, layer, device) = (parts.q.of.rows(), g.layer(), g.device());
+    let mut out = g.tensor(tokens, shape.heads * parts.v.dim);
+    let inputs = parts.inputs();
     if let Some(paging) = g.paging() {
-        let (pages, offset, layout, sequences) = paging.expanded(layer);
-        pages.append(offset, layout, sequences, keys, v.heads(&v.of));
-        pages.attend(offset, layout, shape, sequences, q.heads(&q.of), &mut out);
+        let (pages, at, layout) = paging.expanded(layer);
+        device.append(pages, at, layout, inputs);
+        device.attend(pages, at, layout, ExpandedQuery { shape, q: inputs.q }, &mut out);
         g.inspect("attention", &out);
         return g.variable(out);
     }
-    let mut stats = g.tensor(q.of.rows(), shape.heads * 2);
-    let starts = &g.context.sequences.starts;
-    attention::forward(shape, starts, q.heads(&q.of), keys, v.heads(&v.of), &mut out, &mut stats);
+    let mut stats = g.tensor(tokens, shape.heads * 2);
+    device.attention(shape, &g.context.sequences.starts, inputs, &mut out, &mut stats);
     let kept_out = Tensor::clone(&out);
     g.record("attention", out, move |back, d_out| {
         let Parts { q, k, k_shared, v } = &parts;
         let like = |part: &Part| back.tensor(part.of.rows(), part.of.cols());
         let (mut dq, mut dk, mut d_shared) = (like(q), like(k), k_shared.as_ref().map(like));
         let mut dv = (!parts.joint()).then(|| like(v));
-        let dk_rows = SharedMut::new(&mut dk);
-        let dv_rows = dv.as_mut().map_or(dk_rows, |dv| SharedMut::new(dv));
-        let d_shared_heads = k_shared.as_ref().zip(d_shared.as_mut()).map(|(p, d)| p.heads_mut(SharedMut::new(d)));
-        attention::backward(
-            shape,
-            &back.context.sequences.starts,
-            q.heads(&q.of),
-            parts.keys(&k.of, k_shared.as_ref().map_or(&[], |part| &part.of)),
-            v.heads(&v.of),
-            &kept_out,
-            &stats,
-            &d_out,
-            q.heads_mut(SharedMut::new(&mut dq)),
-            k.heads_mut(dk_rows),
-            d_shared_heads,
-            v.heads_mut(dv_rows),
-        );
+        let into = AttentionGradients { q: &mut dq, k: &mut dk, k_shared: d_shared.as_mut(), v: dv.as_mut() };
+        let starts = &back.context.sequences.starts;
+        back.device().attention_backward(shape, starts, parts.inputs(), &kept_out, &stats, &d_out, into);
         let gradients = [(Some(q), Some(dq)), (Some(k), Some(dk)), (k_shared.as_ref(), d_shared), (Some(v), dv)];
         for (part, gradient) in gradients {
             if let (Some(part), Some(gradient)) = (part, gradient) {

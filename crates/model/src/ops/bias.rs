@@ -4,16 +4,16 @@
 
 use crate::params::Weight;
 use crate::tape::{Graph, Var};
-use wels_kernels::elementwise;
 
 /// `y[T, N] = x[T, N] + b[N]`.
 pub fn bias(g: &mut Graph, x: Var, b: Weight) -> Var {
     assert_eq!(x.cols(), b.cols, "bias: x is [{}, {}], b is [{}]", x.rows(), x.cols(), b.cols);
     let dx = x.gradient();
     let mut y = x.into_value().into_unshared();
-    elementwise::add_bias(g.weight(b), &mut y);
+    g.device().add_bias(g.weight(b), &mut y);
     g.record("bias", y, move |back, dy| {
-        back.parameter(b, |db, start| elementwise::bias_grad(&dy, db, start));
+        let device = back.device();
+        back.parameter(b, |db, start| device.bias_backward(&dy, db, start));
         back.give(dx, dy);
     })
 }

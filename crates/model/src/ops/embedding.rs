@@ -3,21 +3,17 @@
 //! table `[V, D]`, ids `[T]`, y `[T, D]`. Saved: ids. Backward: row i of the table's gradient is a chain of additions
 //! over the tokens with id i.
 
-use super::product::single;
-use crate::params::{Stored, Weight};
+use crate::params::Weight;
 use crate::tape::{Graph, Var};
-use wels_kernels::embedding;
+use wels_device::Ids;
 
 /// `y[T, D]`: the rows `ids[T]` of the table `[V, D]`.
-pub fn embedding(g: &mut Graph, table: Weight, ids: &[u32]) -> Var {
-    let d = table.cols;
-    let mut y = g.tensor(ids.len(), d);
-    match g.stored(table) {
-        Stored::F32(table) => embedding::gather(table, ids, &mut y, d),
-        Stored::Packed(table) => single(table).rows_of(ids, &mut y),
-    }
-    let ids: Box<[u32]> = if g.recording().is_some() { ids.into() } else { Box::default() };
+pub fn embedding(g: &mut Graph, table: Weight, ids: &Ids) -> Var {
+    let mut y = g.tensor(ids.len(), table.cols);
+    g.device().gather(g.stored(table), ids, &mut y);
+    let ids = ids.clone();
     g.record("embedding", y, move |back, dy| {
-        back.parameter(table, |dtable, start| embedding::gather_backward(&dy, &ids, dtable, start, d));
+        let device = back.device();
+        back.parameter(table, |dtable, start| device.gather_backward(&dy, &ids, dtable, start));
     })
 }

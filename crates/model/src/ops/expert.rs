@@ -7,13 +7,10 @@
 //! `expert_swiglu_linear`: `y[s] = (silu(gate[s]) ⊙ up[s]) · w[e(s)]ᵀ`. w `[E·D, M]`, y `[S, D]`. Saved: gate and up,
 //! see `swiglu_linear`. Source: DeepSeekMoE (Dai et al. 2024), eq. 9; no token is dropped.
 
-use super::product::grouped_products;
 use crate::params::Weight;
 use crate::tape::{Graph, Var};
 use std::sync::Arc;
-use wels_kernels::experts::{self, Dispatch};
-use wels_kernels::gemm::{self, Precision, Start};
-use wels_kernels::swiglu;
+use wels_device::{Dispatch, Groups, Precision, Start};
 
 /// Gate and up projections `[S, M]` of the tokens `x[T, D]` by the experts that they go to.
 pub fn expert_gate_up(
@@ -23,25 +20,23 @@ pub fn expert_gate_up(
     weights: [Weight; 2],
     dispatch: &Arc<Dispatch>,
 ) -> (Var, Var) {
-    let (rows, offsets) = (dispatch.rows(), dispatch.offsets());
-    let d = x.cols();
-    let m = weights[0].rows / (offsets.len() - 1);
-    let (mut gate, mut up) = (g.tensor(rows.len(), m), g.tensor(rows.len(), m));
+    let (slots, d, m) = (dispatch.slots(), x.cols(), weights[0].rows / dispatch.experts);
+    let (mut gate, mut up) = (g.tensor(slots, m), g.tensor(slots, m));
     let mut both = [(g.stored(weights[0]), &mut gate), (g.stored(weights[1]), &mut up)];
-    grouped_products(precision, x, Some(rows), offsets, &mut both);
+    g.device().grouped(precision, x, Groups::Tokens(dispatch), &mut both);
     let up = g.variable(up);
     let (x, dispatch, d_up) = (x.clone(), dispatch.clone(), up.gradient());
     let gate = g.record("expert_gate_up", gate, move |back, d_gate| {
-        let (rows, offsets) = (dispatch.rows(), dispatch.offsets());
+        let device = back.device();
         let d_up = back.take(d_up).expect("gate and up are used together");
-        let mut d_slots = back.tensor(rows.len(), d);
+        let mut d_slots = back.tensor(slots, d);
         for (w, dy, start) in [(weights[0], &d_gate, Start::Zero), (weights[1], &d_up, Start::Continue)] {
-            gemm::grouped_linear_dx(precision, dy, offsets, back.weight(w), &mut d_slots, d, m, start);
+            device.grouped_dx(precision, dy, &dispatch, back.weight(w), (&mut d_slots, start));
             back.parameter(w, |dw, start| {
-                gemm::grouped_linear_dw(precision, dy, &x, Some(rows), offsets, dw, d, m, start);
+                device.grouped_dw(precision, dy, &x, Groups::Tokens(&dispatch), (dw, start));
             });
         }
-        back.accumulate(x.gradient(), |dx, start| experts::scatter_dx(&d_slots, &dispatch, dx, start, d));
+        back.accumulate(x.gradient(), |dx, start| device.gather_slots(&d_slots, &dispatch, (dx, start)));
     });
     (gate, up)
 }
@@ -56,21 +51,21 @@ pub fn expert_swiglu_linear(
     dispatch: &Arc<Dispatch>,
 ) -> Var {
     let (slots, m) = (gate.rows(), w.cols);
-    let d = w.rows / (dispatch.offsets().len() - 1);
+    let d = w.rows / dispatch.experts;
     let mut a = g.tensor(slots, m);
-    swiglu::forward(&gate, &up, &mut a);
+    g.device().swiglu(&gate, &up, &mut a);
     let mut y = g.tensor(slots, d);
-    grouped_products(precision, &a, None, dispatch.offsets(), &mut [(g.stored(w), &mut y)]);
+    g.device().grouped(precision, &a, Groups::Slots(dispatch), &mut [(g.stored(w), &mut y)]);
     let dispatch = dispatch.clone();
     g.record("expert_swiglu_linear", y, move |back, dy| {
-        let offsets = dispatch.offsets();
+        let device = back.device();
         let mut a = back.tensor(slots, m);
-        swiglu::forward(&gate, &up, &mut a);
-        back.parameter(w, |dw, start| gemm::grouped_linear_dw(precision, &dy, &a, None, offsets, dw, m, d, start));
+        device.swiglu(&gate, &up, &mut a);
+        back.parameter(w, |dw, start| device.grouped_dw(precision, &dy, &a, Groups::Slots(&dispatch), (dw, start)));
         let mut da = a;
-        gemm::grouped_linear_dx(precision, &dy, offsets, back.weight(w), &mut da, m, d, Start::Zero);
+        device.grouped_dx(precision, &dy, &dispatch, back.weight(w), (&mut da, Start::Zero));
         let (mut dgate, mut dup) = (back.tensor(slots, m), back.tensor(slots, m));
-        swiglu::backward(&da, &gate, &up, &mut dgate, &mut dup);
+        device.swiglu_backward(&da, &gate, &up, &mut dgate, &mut dup);
         back.give(gate.gradient(), dgate);
         back.give(up.gradient(), dup);
     })

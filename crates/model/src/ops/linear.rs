@@ -3,10 +3,9 @@
 //! x `[T, K]`, w `[N, K]` as Hugging Face stores it, y `[T, N]`. Saved: x.
 //! Backward: `dx = dy · w`, a chain over N; `dw = dyᵀ · x`, a chain over the tokens.
 
-use super::product::products;
 use crate::params::Weight;
 use crate::tape::{Graph, Var};
-use wels_kernels::gemm::{self, Precision};
+use wels_device::Precision;
 
 /// `y[T, N] = x[T, K] · w[N, K]ᵀ`.
 ///
@@ -24,15 +23,15 @@ pub fn linears<const N: usize>(g: &mut Graph, precision: Precision, x: &Var, wei
         g.tensor(x.rows(), rows)
     });
     let mut all: Vec<_> = weights.iter().zip(&mut ys).map(|(w, y)| (g.stored(*w), y)).collect();
-    products(precision, x, &mut all);
+    g.device().linear(precision, x, &mut all);
     let mut weights = weights.into_iter();
     ys.map(|y| {
         let w = weights.next().expect("one a result");
         let x = x.clone();
         g.record("linear", y, move |back, dy| {
-            let (weight, k, n) = (back.weight(w), w.cols, w.rows);
-            back.accumulate(x.gradient(), |dx, start| gemm::linear_dx(precision, &dy, weight, dx, k, n, start));
-            back.parameter(w, |dw, start| gemm::linear_dw(precision, &dy, &x, dw, k, n, start));
+            let (device, weight) = (back.device(), back.weight(w));
+            back.accumulate(x.gradient(), |dx, start| device.linear_dx(precision, &dy, weight, (dx, start)));
+            back.parameter(w, |dw, start| device.linear_dw(precision, &dy, &x, (dw, start)));
         })
     })
 }

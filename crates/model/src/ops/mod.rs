@@ -1,4 +1,4 @@
-//! The operations: forward and backward part of each side by side, over `wels_kernels`.
+//! The operations: forward and backward part of each side by side, over the operations of a [`wels_device::Device`].
 //!
 //! Each file states the formula, the shapes, what is saved for the backward part, and the source. In the comments `dy`
 //! is the gradient of the loss with respect to `y`. An operation that takes a variable by value may go on with its
@@ -17,7 +17,6 @@ mod head;
 mod latent;
 mod linear;
 mod norm;
-mod product;
 mod rope;
 mod route;
 mod swiglu;
@@ -29,10 +28,10 @@ pub use columns::{beside, split};
 pub use combine::combine;
 pub use embedding::embedding;
 pub use expert::{expert_gate_up, expert_swiglu_linear};
-pub use head::{Coefficient, Taught, distil_loss, head_loss, logits};
+pub use head::{distil_loss, head_loss, logits};
 pub use latent::{LatentShape, latent_attention};
 pub use linear::{linear, linears};
 pub use norm::rms_norm;
-pub use rope::{Rotary, RotaryColumns, rope};
+pub use rope::rope;
 pub use route::{Route, route};
 pub use swiglu::swiglu_linear;

@@ -5,7 +5,6 @@
 
 use crate::params::Weight;
 use crate::tape::{Graph, Var};
-use wels_kernels::norm;
 
 /// `y[T, D] = rms_norm(x[T, D]) ⊙ w[D]`.
 pub fn rms_norm(g: &mut Graph, x: &Var, w: Weight, eps: f32) -> Var {
@@ -13,13 +12,13 @@ pub fn rms_norm(g: &mut Graph, x: &Var, w: Weight, eps: f32) -> Var {
     assert_eq!(x.cols(), d, "rms_norm: x is [{}, {}], w is [{d}]", x.rows(), x.cols());
     let mut y = g.tensor(x.rows(), d);
     let mut rstd = g.tensor(x.rows(), 1);
-    norm::rms_norm(x, g.weight(w), eps, &mut y, &mut rstd, d);
+    g.device().rms_norm(x, g.weight(w), eps, &mut y, &mut rstd);
     let x = x.clone();
     g.record("rms_norm", y, move |back, dy| {
-        let weight = back.weight(w);
+        let (device, weight) = (back.device(), back.weight(w));
         let (mut dx, dx_start) = back.begin(x.gradient());
         back.parameter(w, |dw, dw_start| {
-            norm::rms_norm_backward(&dy, &x, weight, &rstd, &mut dx, dx_start, dw, dw_start, d);
+            device.rms_norm_backward(&dy, &x, weight, &rstd, (&mut dx, dx_start), (dw, dw_start));
         });
         back.put(x.gradient(), dx);
     })

@@ -7,8 +7,7 @@
 use crate::params::Weight;
 use crate::tape::{Graph, Routing, Var};
 use std::sync::Arc;
-use wels_kernels::experts::Dispatch;
-use wels_kernels::router::{self, Router};
+use wels_device::{Dispatch, Router};
 
 /// Where the tokens of a layer go.
 pub struct Route {
@@ -24,30 +23,27 @@ pub fn route(g: &mut Graph, router: Router, logits: Var, bias: Option<Weight>) -
     assert_eq!(logits.cols(), e, "route: logits are [{tokens}, {}] for {e} experts", logits.cols());
     let mut scores = g.tensor(tokens, e);
     let mut weights = g.tensor(tokens, k);
-    let mut experts = vec![0; tokens * k];
-    router::forward(&router, &logits, bias.map(|bias| g.weight(bias)), &mut scores, &mut experts, &mut weights);
-    let dispatch = Arc::new(Dispatch::new(&experts, tokens, k, e));
+    let device = g.device();
+    let bias = bias.map(|bias| g.weight(bias));
+    let dispatch = Arc::new(device.route(&router, &logits, bias, &mut scores, &mut weights));
 
     let coefficient = g.context.balance_coefficient;
-    let balance =
-        (coefficient != 0.0).then(|| router::balance(&router, &scores, &experts, &g.context.sequences.starts));
-    g.routings.push(Routing {
-        layer: g.layer(),
-        load: dispatch.loads().collect(),
-        balance: balance.as_ref().map_or_else(Vec::new, |balance| balance.losses.clone()),
-    });
+    let balance = (coefficient != 0.0)
+        .then(|| Arc::new(device.balance(&router, &scores, &dispatch, &g.context.sequences.starts)));
+    g.routings.push(Routing { layer: g.layer(), dispatch: dispatch.clone(), balance: balance.clone() });
 
     let d_logits = logits.gradient();
+    let chosen = dispatch.clone();
     let weights = g.record("route", weights, move |back, d_weights| {
+        let device = back.device();
         let d_scores = balance.map(|balance| {
             let starts = &back.context.sequences.starts;
-            let coefficients = vec![coefficient; starts.len() - 1];
             let mut d_scores = back.tensor(tokens, e);
-            router::balance_backward(&router, &scores, starts, &balance, &coefficients, &mut d_scores);
+            device.balance_backward(&router, &scores, starts, &balance, coefficient, &mut d_scores);
             d_scores
         });
         let mut d = back.tensor(tokens, e);
-        router::backward(&router, &scores, &experts, &d_weights, d_scores.as_deref(), &mut d);
+        device.route_backward(&router, &scores, &chosen, &d_weights, d_scores.as_ref(), &mut d);
         back.give(d_logits, d);
     });
     Route { weights, dispatch }

@@ -4,27 +4,26 @@
 //! in the backward part, which is cheaper than keeping a third `[T, M]`.
 //! Backward: `da = dy · w`, `dw = dyᵀ · a`, then the gate's and up's parts of `da`. Source: Shazeer 2020, eq. 6.
 
-use super::product::product;
 use crate::params::Weight;
 use crate::tape::{Graph, Var};
-use wels_kernels::gemm::{self, Precision, Start};
-use wels_kernels::swiglu;
+use wels_device::{Precision, Start};
 
 /// `y[T, N] = (silu(gate) ⊙ up)[T, M] · w[N, M]ᵀ`.
 pub fn swiglu_linear(g: &mut Graph, precision: Precision, gate: Var, up: Var, w: Weight) -> Var {
-    let (n, m, rows) = (w.rows, w.cols, gate.rows());
+    let (m, rows) = (w.cols, gate.rows());
     let mut a = g.tensor(rows, m);
-    swiglu::forward(&gate, &up, &mut a);
-    let mut y = g.tensor(rows, n);
-    product(precision, &a, g.stored(w), &mut y);
+    g.device().swiglu(&gate, &up, &mut a);
+    let mut y = g.tensor(rows, w.rows);
+    g.device().linear(precision, &a, &mut [(g.stored(w), &mut y)]);
     g.record("swiglu_linear", y, move |back, dy| {
+        let device = back.device();
         let mut a = back.tensor(rows, m);
-        swiglu::forward(&gate, &up, &mut a);
-        back.parameter(w, |dw, start| gemm::linear_dw(precision, &dy, &a, dw, m, n, start));
+        device.swiglu(&gate, &up, &mut a);
+        back.parameter(w, |dw, start| device.linear_dw(precision, &dy, &a, (dw, start)));
         let mut da = a;
-        gemm::linear_dx(precision, &dy, back.weight(w), &mut da, m, n, Start::Zero);
+        device.linear_dx(precision, &dy, back.weight(w), (&mut da, Start::Zero));
         let (mut dgate, mut dup) = (back.tensor(rows, m), back.tensor(rows, m));
-        swiglu::backward(&da, &gate, &up, &mut dgate, &mut dup);
+        device.swiglu_backward(&da, &gate, &up, &mut dgate, &mut dup);
         back.give(gate.gradient(), dgate);
         back.give(up.gradient(), dup);
     })

@@ -3,7 +3,7 @@
 //! The scales are called `weight_scale_inv`; despite the name they multiply. Blocks at the right and lower edge are
 //! smaller. (DeepSeek-V3, README_WEIGHTS and `inference/kernel.py`.)
 
-use wels_kernels::convert;
+use wels_device::host::convert;
 
 /// Rows and columns of a block.
 pub const BLOCK: usize = 128;

@@ -9,10 +9,9 @@ use super::{Files, WeightsError};
 use crate::config::{Attention, ModelConfig, Note};
 use crate::gguf::{Blocks, GgufError, GgufFile, Stored};
 use crate::names::{HfTensor, ParamKind, ParamSpec};
-use crate::params::{Packed, Params};
-use wels_kernels::convert;
-use wels_kernels::quant::blocks::{self, BlockType};
-use wels_kernels::quant::{QuantMatrix, Room};
+use crate::params::Params;
+use wels_device::host::{blocks, convert};
+use wels_device::{BlockType, Device, Packed, PackedMatrix, Room, Source};
 
 /// Number formats of matrices while a model answers. Norms, biases and routers are f32.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -117,9 +116,14 @@ impl Params {
     ///
     /// # Errors
     /// As [`Files::check`].
-    pub fn from_files(files: &Files, config: &ModelConfig, hold: Hold) -> Result<(Params, Vec<Note>), WeightsError> {
+    pub fn from_files(
+        device: &Arc<dyn Device>,
+        files: &Files,
+        config: &ModelConfig,
+        hold: Hold,
+    ) -> Result<(Params, Vec<Note>), WeightsError> {
         let notes = files.check(config)?;
-        let mut params = Params::unset(config);
+        let mut params = Params::unset(device, config);
         let specs = params.specs().to_vec();
         let tensors = files.in_order(config);
         let mut bytes = vec![Some(0); specs.len()];
@@ -130,34 +134,30 @@ impl Params {
             bytes[tensor.param] = bytes[tensor.param].zip(found).map(|(sum, bytes)| sum + bytes);
         }
         let (stay, room) = hold.stay(config, &specs, &bytes);
-        let mut matrices: Vec<Vec<(usize, QuantMatrix)>> = specs.iter().map(|_| Vec::new()).collect();
+        let mut matrices: Vec<Vec<(usize, PackedMatrix)>> = specs.iter().map(|_| Vec::new()).collect();
         let mut values = Vec::new();
         for tensor in &tensors {
             let HfTensor { param, first_row, rows, .. } = *tensor;
             let spec = &specs[param];
             if stay[param]
-                && let Some((kind, map, range)) = files.mapped(tensor)
+                && let Some((block_type, map, range)) = files.mapped(tensor)
             {
-                let matrix = QuantMatrix::mapped(kind, map.clone(), range, rows, spec.cols, &room);
-                matrices[param].push((first_row, matrix));
+                let source = Source::Mapped { block_type, owner: map.clone(), range, room: &room };
+                matrices[param].push((first_row, device.pack(source, rows, spec.cols)));
                 continue;
             }
             files.read(tensor, &mut values);
             match hold.quantise.target(spec.kind, exact(&values)) {
-                Some(target) => {
-                    matrices[param].push((first_row, QuantMatrix::quantise(&values, rows, spec.cols, target)));
+                Some(to) => {
+                    let source = Source::Values { values: &values, to };
+                    matrices[param].push((first_row, device.pack(source, rows, spec.cols)));
                 }
-                None => {
-                    if params.values[param].is_empty() {
-                        params.set_values(param, vec![0.0; spec.len()]);
-                    }
-                    params.set_rows(param, first_row, &values);
-                }
+                None => params.set_rows(param, first_row, &values),
             }
         }
         for (param, mut matrices) in matrices.into_iter().enumerate().filter(|(_, matrices)| !matrices.is_empty()) {
             matrices.sort_by_key(|(first_row, _)| *first_row);
-            params.set_packed(param, Packed::new(matrices.into_iter().map(|(_, matrix)| matrix).collect()));
+            params.set_packed(param, device.stack(matrices.into_iter().map(|(_, matrix)| matrix).collect()));
         }
         Ok((params, notes))
     }
@@ -166,9 +166,14 @@ impl Params {
     ///
     /// # Errors
     /// As [`GgufFile::check`].
-    pub fn from_gguf(file: &GgufFile, config: &ModelConfig, hold: Hold) -> Result<(Params, Vec<Note>), GgufError> {
+    pub fn from_gguf(
+        device: &Arc<dyn Device>,
+        file: &GgufFile,
+        config: &ModelConfig,
+        hold: Hold,
+    ) -> Result<(Params, Vec<Note>), GgufError> {
         let notes = file.check(config)?;
-        let mut params = Params::unset(config);
+        let mut params = Params::unset(device, config);
         let specs = params.specs().to_vec();
         let quantise = hold.quantise;
         let bytes: Vec<Option<u64>> = specs
@@ -184,12 +189,12 @@ impl Params {
         for (param, spec) in specs.iter().enumerate() {
             match file.tensor(config, spec) {
                 Stored::Whole(blocks) if stay[param] => {
-                    params.set_packed(param, mapped(spec, blocks, &room));
+                    params.set_packed(param, mapped(device, spec, blocks, &room));
                     continue;
                 }
                 Stored::Whole(blocks) => match quantise.target(spec.kind, blocks.kind) {
-                    Some(target) => params.set_packed(param, packed(spec, blocks, target)),
-                    None => params.set_values(param, decoded(blocks.kind, blocks.bytes, spec.len())),
+                    Some(target) => params.set_packed(param, packed(device, spec, blocks, target)),
+                    None => params.set_values(param, &decoded(blocks.kind, blocks.bytes, spec.len())),
                 },
                 Stored::Split { k_b, v_b } => {
                     let mut values = Vec::with_capacity(spec.len());
@@ -197,9 +202,9 @@ impl Params {
                     // Transposed, blocks are no longer the same blocks.
                     let kind = if k_b.kind.is_quantised() { BlockType::Q8_0 } else { k_b.kind };
                     let kind = quantise.target(spec.kind, kind).unwrap_or(kind);
-                    let matrix = QuantMatrix::quantise(&values, spec.rows, spec.cols, kind);
-                    params.set_packed(param, Packed::new(vec![matrix]));
-                    params.set_absorbed(param, [k_b, v_b].map(|half| heads_of(config, spec, half, quantise)));
+                    let source = Source::Values { values: &values, to: kind };
+                    params.set_packed(param, device.stack(vec![device.pack(source, spec.rows, spec.cols)]));
+                    params.set_absorbed(param, [k_b, v_b].map(|half| heads_of(device, config, spec, half, quantise)));
                 }
             }
             file.release(config, spec);
@@ -209,14 +214,15 @@ impl Params {
 }
 
 /// The matrices of a parameter where they are.
-fn mapped(spec: &ParamSpec, blocks: Blocks, room: &Arc<Room>) -> Packed {
+fn mapped(device: &Arc<dyn Device>, spec: &ParamSpec, blocks: Blocks, room: &Arc<Room>) -> Packed {
     let count = matrices(spec);
     let (rows, len, (map, start)) = (spec.rows / count, blocks.bytes.len() / count, blocks.place);
     let matrix = |i: usize| {
         let range = start + i * len..start + (i + 1) * len;
-        QuantMatrix::mapped(blocks.kind, map.clone(), range, rows, spec.cols, room)
+        let source = Source::Mapped { block_type: blocks.kind, owner: map.clone(), range, room };
+        device.pack(source, rows, spec.cols)
     };
-    Packed::new((0..count).map(matrix).collect())
+    device.stack((0..count).map(matrix).collect())
 }
 
 /// Matrices that a parameter is held as.
@@ -225,29 +231,36 @@ fn matrices(spec: &ParamSpec) -> usize {
 }
 
 /// A half of the up-projection as absorbed latent attention multiplies with it, a matrix for each head.
-fn heads_of(config: &ModelConfig, spec: &ParamSpec, half: Blocks, quantise: Quantise) -> Packed {
+fn heads_of(
+    device: &Arc<dyn Device>,
+    config: &ModelConfig,
+    spec: &ParamSpec,
+    half: Blocks,
+    quantise: Quantise,
+) -> Packed {
     let Attention::Mla { heads, .. } = config.attention else {
         unreachable!("{} in two is of latent attention", spec.name)
     };
     let target = quantise.target(spec.kind, half.kind).unwrap_or(half.kind);
-    stacked(half, heads, target)
+    stacked(device, half, heads, target)
 }
 
 /// The matrices of a parameter, as type `target`.
-fn packed(spec: &ParamSpec, blocks: Blocks, target: BlockType) -> Packed {
-    stacked(blocks, matrices(spec), target)
+fn packed(device: &Arc<dyn Device>, spec: &ParamSpec, blocks: Blocks, target: BlockType) -> Packed {
+    stacked(device, blocks, matrices(spec), target)
 }
 
 /// Blocks as `count` matrices of type `target`.
-fn stacked(blocks: Blocks, count: usize, target: BlockType) -> Packed {
+fn stacked(device: &Arc<dyn Device>, blocks: Blocks, count: usize, target: BlockType) -> Packed {
     let (rows, cols) = (blocks.rows / count, blocks.cols);
     let matrix = |bytes: &[u8]| {
         if blocks.kind == target {
-            return QuantMatrix::from_blocks(target, bytes, rows, cols);
+            return device.pack(Source::Blocks { block_type: target, bytes }, rows, cols);
         }
-        QuantMatrix::quantise(&decoded(blocks.kind, bytes, rows * cols), rows, cols, target)
+        let values = decoded(blocks.kind, bytes, rows * cols);
+        device.pack(Source::Values { values: &values, to: target }, rows, cols)
     };
-    Packed::new(blocks.bytes.chunks_exact(blocks.bytes.len() / count).map(matrix).collect())
+    device.stack(blocks.bytes.chunks_exact(blocks.bytes.len() / count).map(matrix).collect())
 }
 
 fn decoded(kind: BlockType, bytes: &[u8], len: usize) -> Vec<f32> {

@@ -7,8 +7,8 @@ use std::sync::Arc;
 
 use safetensors::{SafeTensorError, SafeTensors};
 use serde_json::Value;
-use wels_kernels::convert;
-use wels_kernels::quant::BlockType;
+use wels_device::BlockType;
+use wels_device::host::convert;
 
 use super::map::MappedFile;
 use super::{INDEX, Mismatch, SCALE_SUFFIX, SINGLE, WeightsError, fp8};

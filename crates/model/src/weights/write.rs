@@ -1,11 +1,13 @@
 //! Tensors → files.
 
+use std::borrow::Cow;
 use std::fs::File;
 use std::io::{self, BufWriter, Write};
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use serde_json::{Map, Value, json};
-use wels_kernels::convert;
+use wels_device::host::convert;
 
 use super::{INDEX, SCALE_SUFFIX, SINGLE, Stored, WeightsError, fp8, stored_as};
 use crate::config::{Dtype, Family, ModelConfig, RopeLayout};
@@ -15,28 +17,29 @@ use crate::names::{self, HfTensor};
 pub const DEFAULT_SHARD_BYTES: u64 = 5_000_000_000;
 
 /// One entry of a file.
-struct Entry<'a> {
+struct Entry {
     name: String,
     stored: Stored,
     shape: Vec<usize>,
-    content: Content<'a>,
+    /// The parameter, and the elements of it.
+    param: usize,
+    range: Range<usize>,
+    content: Content,
 }
 
-enum Content<'a> {
-    Values(&'a [f32]),
+enum Content {
+    Values,
     /// The E4M3 bytes of a matrix with `cols` columns, computed when written.
     Fp8 {
-        values: &'a [f32],
         cols: usize,
     },
     /// Its scales.
     Fp8Scales {
-        values: &'a [f32],
         cols: usize,
     },
 }
 
-impl Entry<'_> {
+impl Entry {
     fn bytes(&self) -> u64 {
         self.shape.iter().product::<usize>() as u64 * self.stored.bytes() as u64
     }
@@ -44,7 +47,8 @@ impl Entry<'_> {
 
 /// Writes `config.json` and the weights into `dir`, which is made if need be.
 ///
-/// `values(param)` gives a whole parameter of [`names::param_specs`], row-major. Files hold at most `shard_bytes` each
+/// `values(param)` gives a whole parameter of [`names::param_specs`], row-major, and is asked for it when it is written.
+/// Files hold at most `shard_bytes` each
 /// unless a single tensor is larger. Peak memory is one tensor in its format on disk.
 ///
 /// # Errors
@@ -59,21 +63,21 @@ pub fn save_dir<'a>(
     config: &ModelConfig,
     dtype: Dtype,
     shard_bytes: u64,
-    values: &dyn Fn(usize) -> &'a [f32],
+    values: &dyn Fn(usize) -> Cow<'a, [f32]>,
 ) -> Result<(), WeightsError> {
     let rotated =
         matches!(config.family, Family::Llama | Family::Qwen2) && config.rope.layout == RopeLayout::Interleaved;
     assert!(!rotated, "rows of queries and keys in GGUF's order cannot be written to a directory");
     std::fs::create_dir_all(dir).map_err(WeightsError::io("create", dir))?;
     refuse_occupied(dir)?;
-    let shards = into_shards(entries(config, dtype, values), shard_bytes);
+    let shards = into_shards(entries(config, dtype), shard_bytes);
     let total_size: u64 = shards.iter().flatten().map(Entry::bytes).sum();
     let mut weight_map = Map::new();
     let count = shards.len();
     for (i, shard) in shards.into_iter().enumerate() {
         let file = if count == 1 { SINGLE.to_owned() } else { format!("model-{:05}-of-{count:05}.safetensors", i + 1) };
         weight_map.extend(shard.iter().map(|entry| (entry.name.clone(), json!(file))));
-        write_synced(&dir.join(file), |out| write_shard(out, shard))?;
+        write_synced(&dir.join(file), |out| write_shard(out, &shard, values))?;
     }
     if count > 1 {
         weight_map.sort_keys();
@@ -95,32 +99,32 @@ fn refuse_occupied(dir: &Path) -> Result<(), WeightsError> {
     Ok(())
 }
 
-fn entries<'a>(config: &ModelConfig, dtype: Dtype, values: &dyn Fn(usize) -> &'a [f32]) -> Vec<Entry<'a>> {
+fn entries(config: &ModelConfig, dtype: Dtype) -> Vec<Entry> {
     let specs = names::param_specs(config);
     let mut entries = Vec::new();
     for tensor in names::hf_tensors(config) {
         let spec = &specs[tensor.param];
-        let all = values(tensor.param);
-        assert_eq!(all.len(), spec.len(), "values of {}", spec.name);
-        let values = &all[tensor.first_row * spec.cols..][..tensor.rows * spec.cols];
-        let HfTensor { name, shape, .. } = tensor;
+        let first = tensor.first_row * spec.cols;
+        let range = first..first + tensor.rows * spec.cols;
+        let HfTensor { name, shape, param, .. } = tensor;
         let stored = stored_as(spec, dtype);
         if stored == Stored::E4m3 {
             let scale_name = format!("{name}{SCALE_SUFFIX}");
             let scale_shape = fp8::scale_shape(shape[0], shape[1]).to_vec();
             let cols = shape[1];
-            entries.push(Entry { name, stored, shape, content: Content::Fp8 { values, cols } });
-            let content = Content::Fp8Scales { values, cols };
-            entries.push(Entry { name: scale_name, stored: Stored::F32, shape: scale_shape, content });
+            let content = Content::Fp8 { cols };
+            entries.push(Entry { name, stored, shape, param, range: range.clone(), content });
+            let content = Content::Fp8Scales { cols };
+            entries.push(Entry { name: scale_name, stored: Stored::F32, shape: scale_shape, param, range, content });
         } else {
-            entries.push(Entry { name, stored, shape, content: Content::Values(values) });
+            entries.push(Entry { name, stored, shape, param, range, content: Content::Values });
         }
     }
     entries
 }
 
 /// Fills files up to `limit` bytes, in order. Within a file wide formats come first, so that every tensor is aligned.
-fn into_shards(entries: Vec<Entry<'_>>, limit: u64) -> Vec<Vec<Entry<'_>>> {
+fn into_shards(entries: Vec<Entry>, limit: u64) -> Vec<Vec<Entry>> {
     let mut shards: Vec<Vec<Entry>> = vec![Vec::new()];
     let mut filled = 0;
     for entry in entries {
@@ -137,11 +141,11 @@ fn into_shards(entries: Vec<Entry<'_>>, limit: u64) -> Vec<Vec<Entry<'_>>> {
     shards
 }
 
-fn write_shard(out: &mut dyn Write, entries: Vec<Entry<'_>>) -> io::Result<()> {
+fn write_shard<'a>(out: &mut dyn Write, entries: &[Entry], values: &dyn Fn(usize) -> Cow<'a, [f32]>) -> io::Result<()> {
     let mut header = Map::new();
     header.insert("__metadata__".into(), json!({ "format": "pt" }));
     let mut offset = 0;
-    for entry in &entries {
+    for entry in entries {
         let end = offset + entry.bytes();
         let info = json!({ "dtype": entry.stored.name(), "shape": entry.shape, "data_offsets": [offset, end] });
         header.insert(entry.name.clone(), info);
@@ -151,14 +155,23 @@ fn write_shard(out: &mut dyn Write, entries: Vec<Entry<'_>>) -> io::Result<()> {
     header.resize(header.len().next_multiple_of(8), b' ');
     out.write_all(&(header.len() as u64).to_le_bytes())?;
     out.write_all(&header)?;
-    entries.iter().try_for_each(|entry| write_entry(out, entry))
+    // Experts are entries of one parameter, which is fetched once for those that follow each other.
+    let mut fetched: Option<(usize, Cow<[f32]>)> = None;
+    for entry in entries {
+        let (_, all) = match fetched.take() {
+            Some(last) if last.0 == entry.param => fetched.insert(last),
+            _ => fetched.insert((entry.param, values(entry.param))),
+        };
+        write_entry(out, entry, &all[entry.range.clone()])?;
+    }
+    Ok(())
 }
 
-fn write_entry(out: &mut dyn Write, entry: &Entry<'_>) -> io::Result<()> {
+fn write_entry(out: &mut dyn Write, entry: &Entry, values: &[f32]) -> io::Result<()> {
     match entry.content {
-        Content::Values(values) => write_values(out, values, entry.stored),
-        Content::Fp8 { values, cols } => out.write_all(&fp8::quantize(values, &fp8::scales(values, cols), cols)),
-        Content::Fp8Scales { values, cols } => write_values(out, &fp8::scales(values, cols), Stored::F32),
+        Content::Values => write_values(out, values, entry.stored),
+        Content::Fp8 { cols } => out.write_all(&fp8::quantize(values, &fp8::scales(values, cols), cols)),
+        Content::Fp8Scales { cols } => write_values(out, &fp8::scales(values, cols), Stored::F32),
     }
 }
 

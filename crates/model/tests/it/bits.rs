@@ -1,7 +1,9 @@
 //! Micro-batches, recomputation, threads and instruction sets change no bit of gradients and losses.
 
 use crate::shapes;
-use wels_kernels::gemm::Precision;
+use wels_cpu::testing::device;
+use wels_device::Coefficient;
+use wels_device::Precision;
 use wels_kernels::isa::{self, Isa};
 use wels_kernels::par;
 use wels_model::config::ModelConfig;
@@ -12,12 +14,12 @@ use wels_model::tape::{Execution, Recompute};
 /// Gradients and losses of one step over `batch`, cut into pieces of these numbers of sequences.
 fn step(config: &ModelConfig, batch: &Batch, pieces: &[usize], execution: &Execution) -> (Vec<Vec<f32>>, Losses) {
     let model = Model::new(config.clone(), 64);
-    let params = Params::init(config, 7);
-    let mut grads = model.grads();
+    let params = Params::init(&device(), config, 7);
+    let mut grads = model.grads(&device());
     let mut losses = Losses::default();
     let n = batch.targets.len() as f32;
     let objective = Objective {
-        coefficient: &|_, _| 1.0 / n,
+        coefficient: Coefficient::Uniform(1.0 / n),
         mtp_coefficient: 0.3 / n,
         balance_coefficient: 0.01 / batch.starts.len() as f32,
         teacher: None,
@@ -33,7 +35,7 @@ fn step(config: &ModelConfig, batch: &Batch, pieces: &[usize], execution: &Execu
     }
     grads.finish();
     assert_eq!(first + 1, batch.starts.len(), "the pieces are the batch");
-    (grads.values().to_vec(), losses)
+    (shapes::values(grads.values()), losses)
 }
 
 fn assert_same(name: &str, config: &ModelConfig, a: &(Vec<Vec<f32>>, Losses), b: &(Vec<Vec<f32>>, Losses)) {
@@ -50,7 +52,7 @@ fn the_split_into_micro_batches() {
     let batch = shapes::batch(1, &[7, 12, 1, 20]);
     for (name, config) in shapes::all() {
         for precision in [Precision::F32, Precision::Bf16] {
-            let execution = Execution { precision, ..Execution::default() };
+            let execution = Execution { precision, ..Execution::new(device()) };
             let whole = step(&config, &batch, &[4], &execution);
             assert_same(name, &config, &whole, &step(&config, &batch, &[1, 1, 1, 1], &execution));
             assert_same(name, &config, &whole, &step(&config, &batch, &[3, 1], &execution));
@@ -62,9 +64,9 @@ fn the_split_into_micro_batches() {
 fn recomputation() {
     let batch = shapes::batch(2, &[9, 14]);
     for (name, config) in shapes::all() {
-        let keep = step(&config, &batch, &[2], &Execution::default());
+        let keep = step(&config, &batch, &[2], &Execution::new(device()));
         for recompute in [Recompute::All, Recompute::Layers(vec![1])] {
-            let execution = Execution { recompute, ..Execution::default() };
+            let execution = Execution { recompute, ..Execution::new(device()) };
             assert_same(name, &config, &keep, &step(&config, &batch, &[2], &execution));
         }
     }
@@ -75,7 +77,7 @@ fn threads_and_instruction_sets() {
     let batch = shapes::batch(3, &[9, 14, 5]);
     for (name, config) in shapes::all() {
         let run = |threads, isa| {
-            par::with_threads(threads, || isa::with(isa, || step(&config, &batch, &[3], &Execution::default())))
+            par::with_threads(threads, || isa::with(isa, || step(&config, &batch, &[3], &Execution::new(device()))))
         };
         let plain = run(1, Isa::Plain);
         for isa in Isa::all_available() {
@@ -91,7 +93,7 @@ fn recomputation_takes_less_memory() {
     let batch = shapes::batch(4, &[60, 60, 60, 60]);
     let config = ModelConfig { layers: 6, ..shapes::llama() };
     let peak = |recompute| {
-        let execution = Execution { recompute, ..Execution::default() };
+        let execution = Execution { recompute, ..Execution::new(device()) };
         step(&config, &batch, &[4], &execution);
         let usage = execution.pool.usage();
         assert_eq!(usage.live_bytes, 0, "all tensors have come back");

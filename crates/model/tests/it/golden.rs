@@ -1,7 +1,8 @@
 //! The first losses of a tiny mixture of experts with MTP, to the last bit, on every platform.
 
 use crate::shapes;
-use wels_kernels::optim::{self, AdamW};
+use wels_cpu::testing::{device, edit};
+use wels_device::{AdamW, Coefficient, Tensor};
 use wels_model::model::{Losses, Model, Objective};
 use wels_model::names::ParamKind;
 use wels_model::params::Params;
@@ -24,15 +25,16 @@ const LOSSES: [[f64; 3]; 8] = [
 fn first_losses_of_a_tiny_mixture_of_experts() {
     let config = shapes::deepseek_v3();
     let model = Model::new(config.clone(), 32);
-    let mut params = Params::init(&config, 42);
-    let (mut grads, execution) = (model.grads(), Execution::default());
-    let mut state: Vec<_> = params.values.iter().map(|v| [vec![0.0; v.len()], vec![0.0; v.len()]]).collect();
+    let mut params = Params::init(&device(), &config, 42);
+    let (mut grads, execution) = (model.grads(&device()), Execution::new(device()));
+    let zeros = |tensor: &Tensor| Tensor::zeros(&device(), tensor.rows(), tensor.cols());
+    let mut state: Vec<_> = params.tensors().iter().map(|tensor| [zeros(tensor), zeros(tensor)]).collect();
     let batch = shapes::batch(42, &[32, 32]);
     let losses: Vec<[f64; 3]> = (1..=LOSSES.len() as u64)
         .map(|step| {
             let mut losses = Losses::default();
             let objective = Objective {
-                coefficient: &|_, _| 1.0 / 64.0,
+                coefficient: Coefficient::Uniform(1.0 / 64.0),
                 mtp_coefficient: 0.3 / (2.0 * 64.0),
                 balance_coefficient: 1e-4 / 2.0,
                 teacher: None,
@@ -41,9 +43,9 @@ fn first_losses_of_a_tiny_mixture_of_experts() {
             model.accumulate(&params, &mut grads, &execution, &batch, &objective, &mut losses);
             grads.finish();
             let adamw = AdamW { lr: 1e-2, beta1: 0.9, beta2: 0.95, eps: 1e-8, weight_decay: 0.1, step };
-            for ((values, grads), [m, v]) in params.values.iter_mut().zip(grads.values()).zip(&mut state) {
+            for (i, (grads, [m, v])) in grads.values().iter().zip(&mut state).enumerate() {
                 if !grads.is_empty() {
-                    optim::adamw(values, grads, m, v, &adamw, 1.0);
+                    device().adamw((params.tensor_mut(i), 0), grads, (m, v), &adamw, 1.0);
                 }
             }
             balance(&mut params, &losses);
@@ -60,9 +62,11 @@ fn balance(params: &mut Params, losses: &Losses) {
         let bias = params.position(&name).expect("a selection bias");
         assert_eq!(params.specs()[bias].kind, ParamKind::RouterBias);
         let mean = experts.tokens.iter().sum::<u64>() as f64 / experts.tokens.len() as f64;
-        for (bias, tokens) in params.values[bias].iter_mut().zip(&experts.tokens) {
-            let below = mean - *tokens as f64;
-            *bias += if below == 0.0 { 0.0 } else { 0.001 * below.signum() as f32 };
-        }
+        edit(params.tensor_mut(bias), |biases| {
+            for (bias, tokens) in biases.iter_mut().zip(&experts.tokens) {
+                let below = mean - *tokens as f64;
+                *bias += if below == 0.0 { 0.0 } else { 0.001 * below.signum() as f32 };
+            }
+        });
     }
 }

@@ -1,7 +1,9 @@
 //! Gradients against finite differences of the loss, and special cases.
 
 use crate::shapes;
-use wels_kernels::random::Key;
+use wels_cpu::testing::{device, edit};
+use wels_device::Coefficient;
+use wels_device::host::random::Key;
 use wels_model::config::ModelConfig;
 use wels_model::model::{Batch, Losses, Model, Objective};
 use wels_model::names::ParamKind;
@@ -13,28 +15,36 @@ const BALANCE: f32 = 0.5;
 
 /// The objective's value and gradients, by parameter.
 fn run(model: &Model, params: &Params, batch: &Batch, execution: &Execution) -> (f64, Vec<Vec<f32>>) {
-    let mut grads = model.grads();
+    let mut grads = model.grads(&device());
     let mut losses = Losses::default();
-    let objective =
-        Objective { coefficient: &|_, _| 1.0, mtp_coefficient: MTP, balance_coefficient: BALANCE, teacher: None };
+    let objective = Objective {
+        coefficient: Coefficient::Uniform(1.0),
+        mtp_coefficient: MTP,
+        balance_coefficient: BALANCE,
+        teacher: None,
+    };
     grads.begin();
     model.accumulate(params, &mut grads, execution, batch, &objective, &mut losses);
     grads.finish();
     let mtp: f64 = losses.mtp.iter().map(|nll| nll.sum).sum();
     let balance: f64 = losses.experts.iter().map(|experts| experts.balance).sum();
-    (losses.main.sum + f64::from(MTP) * mtp + f64::from(BALANCE) * balance, grads.values().to_vec())
+    (losses.main.sum + f64::from(MTP) * mtp + f64::from(BALANCE) * balance, shapes::values(grads.values()))
 }
 
 /// A model whose router is far from indifferent, so that a small change of weights changes no choice.
 fn decided(config: &ModelConfig) -> Params {
-    let mut params = Params::init(config, 11);
-    for i in 0..params.values.len() {
+    let mut params = Params::init(&device(), config, 11);
+    for i in 0..params.specs().len() {
         match params.specs()[i].kind {
             ParamKind::Norm => {
                 let key = Key { seed: 3, stream: i as u64 };
-                params.values[i].iter_mut().zip(0..).for_each(|(x, j)| *x += 0.2 * key.normal_at(j) as f32);
+                edit(params.tensor_mut(i), |norm| {
+                    norm.iter_mut().zip(0..).for_each(|(x, j)| *x += 0.2 * key.normal_at(j) as f32);
+                });
             }
-            ParamKind::Bias => params.values[i].iter_mut().zip(0u16..).for_each(|(x, j)| *x = 0.01 * f32::from(j)),
+            ParamKind::Bias => edit(params.tensor_mut(i), |bias| {
+                bias.iter_mut().zip(0u16..).for_each(|(x, j)| *x = 0.01 * f32::from(j));
+            }),
             _ => {}
         }
     }
@@ -44,7 +54,7 @@ fn decided(config: &ModelConfig) -> Params {
 #[test]
 fn finite_differences() {
     let batch = shapes::batch(5, &[6, 9]);
-    let execution = Execution::default();
+    let execution = Execution::new(device());
     for (name, config) in shapes::all() {
         let model = Model::new(config.clone(), 64);
         let params = decided(&config);
@@ -61,8 +71,10 @@ fn finite_differences() {
             let step = 1e-3;
             let at = |sign: f64| {
                 let mut params = params.clone();
-                let values = params.values[i].iter_mut().zip(&gradients[i]);
-                values.for_each(|(w, g)| *w += (sign * step * f64::from(*g) / length) as f32);
+                edit(params.tensor_mut(i), |values| {
+                    let values = values.iter_mut().zip(&gradients[i]);
+                    values.for_each(|(w, g)| *w += (sign * step * f64::from(*g) / length) as f32);
+                });
                 run(&model, &params, &batch, &execution).0
             };
             let slope = (at(1.0) - at(-1.0)) / (2.0 * step);
@@ -75,28 +87,32 @@ fn finite_differences() {
 fn an_expert_without_tokens_has_no_gradient() {
     let config = shapes::deepseek_v3();
     let model = Model::new(config.clone(), 64);
-    let mut params = Params::init(&config, 1);
+    let mut params = Params::init(&device(), &config, 1);
     let bias = params.position("model.layers.1.mlp.gate.e_score_correction_bias").expect("a router bias");
     // Experts 4 to 7 are never chosen.
-    params.values[bias] = vec![0.0, 0.0, 0.0, 0.0, -9.0, -9.0, -9.0, -9.0];
+    params.set_values(bias, &[0.0, 0.0, 0.0, 0.0, -9.0, -9.0, -9.0, -9.0]);
     let batch = shapes::batch(6, &[8]);
-    let objective =
-        Objective { coefficient: &|_, _| 1.0, mtp_coefficient: 0.0, balance_coefficient: 0.0, teacher: None };
+    let objective = Objective {
+        coefficient: Coefficient::Uniform(1.0),
+        mtp_coefficient: 0.0,
+        balance_coefficient: 0.0,
+        teacher: None,
+    };
     let gate = params.position("model.layers.1.mlp.experts.gate_proj").expect("experts");
-    let mut grads = model.grads();
+    let mut grads = model.grads(&device());
     for _ in 0..2 {
         // First with the bias, then without it and with what was left in the buffers, then again.
         grads.begin();
-        model.accumulate(&params, &mut grads, &Execution::default(), &batch, &objective, &mut Losses::default());
+        model.accumulate(&params, &mut grads, &Execution::new(device()), &batch, &objective, &mut Losses::default());
         grads.finish();
-        let of_expert = |e: usize| grads.values()[gate][e * 240..(e + 1) * 240].iter().any(|g| *g != 0.0);
+        let of_gate = grads.values()[gate].to_host();
+        let of_expert = |e: usize| of_gate[e * 240..(e + 1) * 240].iter().any(|g| *g != 0.0);
         assert!((0..4).any(of_expert) && !(4..8).any(of_expert), "gradients of experts");
         // The next step begins with gradients of all experts in the buffers.
         let mut unbiased = params.clone();
-        unbiased.values[bias].fill(0.0);
-        unbiased.values[bias][5] = 9.0;
+        unbiased.set_values(bias, &[0.0, 0.0, 0.0, 0.0, 0.0, 9.0, 0.0, 0.0]);
         grads.begin();
-        model.accumulate(&unbiased, &mut grads, &Execution::default(), &batch, &objective, &mut Losses::default());
+        model.accumulate(&unbiased, &mut grads, &Execution::new(device()), &batch, &objective, &mut Losses::default());
         grads.finish();
     }
 }
@@ -105,24 +121,23 @@ fn an_expert_without_tokens_has_no_gradient() {
 fn a_non_finite_value_is_traced_to_its_layer() {
     let config = shapes::deepseek_v3();
     let model = Model::new(config.clone(), 64);
-    let mut params = Params::init(&config, 1);
+    let mut params = Params::init(&device(), &config, 1);
     let batch = shapes::batch(6, &[8]);
-    let execution = Execution::default();
+    let execution = Execution::new(device());
     assert_eq!(model.first_non_finite(&params, &execution, &batch), None);
     let weight = params.position("model.layers.1.self_attn.o_proj.weight").expect("a weight");
-    params.values[weight][3] = 1e38;
-    params.values[weight][4] = 1e38;
+    params.tensor_mut(weight).set(3, &[1e38, 1e38]);
     let norm = params.position("model.layers.1.self_attn.kv_a_layernorm.weight").expect("a norm");
-    params.values[norm].fill(1e3);
+    params.tensor_mut(norm).fill(1e3);
     let found = model.first_non_finite(&params, &execution, &batch);
     assert_eq!(found.as_deref(), Some("model.layers.1 (linear)"));
-    params.values[weight][3] = f32::NAN;
+    params.tensor_mut(weight).set(3, &[f32::NAN]);
     let found = model.first_non_finite(&params, &execution, &batch);
     assert_eq!(found.as_deref(), Some("weight model.layers.1.self_attn.o_proj.weight"));
 
-    let mut params = Params::init(&config, 1);
+    let mut params = Params::init(&device(), &config, 1);
     let head = params.position("lm_head.weight").expect("a head");
-    params.values[head].fill(3e38);
+    params.tensor_mut(head).fill(3e38);
     let found = model.first_non_finite(&params, &execution, &batch);
     assert_eq!(found.as_deref(), Some("model.norm and head (log-probabilities)"));
 }

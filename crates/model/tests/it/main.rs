@@ -6,6 +6,7 @@ mod count;
 mod gguf;
 mod golden;
 mod gradients;
+mod naive;
 mod oracle;
 mod packed;
 mod paged;

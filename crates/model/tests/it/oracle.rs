@@ -8,7 +8,8 @@ use safetensors::SafeTensors;
 use serde_json::Value;
 use std::fs;
 use std::path::{Path, PathBuf};
-use wels_kernels::optim::{self, AdamW};
+use wels_cpu::testing::{device, host};
+use wels_device::{AdamW, Coefficient, Tensor};
 use wels_model::config::ModelConfig;
 use wels_model::model::{Batch, Losses, Model, Objective};
 use wels_model::names::{HfTensor, ParamKind, Role, hf_tensors};
@@ -80,7 +81,7 @@ impl Oracle {
     }
 
     fn params(&self) -> Params {
-        let mut params = Params::zeros(&self.config);
+        let mut params = Params::zeros(&device(), &self.config);
         for tensor in self.hf_tensors() {
             params.set_rows(tensor.param, tensor.first_row, &weight(&tensor.name, &tensor.shape));
         }
@@ -101,14 +102,14 @@ impl Oracle {
     fn accumulate(&self, model: &Model, params: &Params, grads: &mut wels_model::params::Grads) -> Losses {
         let tokens = self.batch.tokens.len() as f64;
         let objective = Objective {
-            coefficient: &|_, _| (1.0 / tokens) as f32,
+            coefficient: Coefficient::Uniform((1.0 / tokens) as f32),
             mtp_coefficient: (self.number("mtp_lambda") / tokens) as f32,
             balance_coefficient: (self.number("balance_alpha") / self.number("sequences")) as f32,
             teacher: None,
         };
         let mut losses = Losses::default();
         grads.begin();
-        model.accumulate(params, grads, &Execution::default(), &self.batch, &objective, &mut losses);
+        model.accumulate(params, grads, &Execution::new(device()), &self.batch, &objective, &mut losses);
         grads.finish();
         losses
     }
@@ -146,7 +147,8 @@ fn norm(x: impl Iterator<Item = f64>) -> f64 {
 fn logits_equal_those_of_transformers() {
     for oracle in Oracle::all() {
         let model = Model::new(oracle.config.clone(), 64);
-        let logits = model.logits(&oracle.params(), &Execution::default(), &oracle.batch.tokens, &oracle.batch.starts);
+        let (params, execution) = (oracle.params(), Execution::new(device()));
+        let logits = host(&model.logits(&params, &execution, &oracle.batch.tokens, &oracle.batch.starts));
         let expected = oracle.tensor("logits");
         assert_eq!(logits.len(), expected.len(), "{}: logits", oracle.name);
         let largest = expected.iter().fold(0.0, |max: f64, x| max.max(x.abs()));
@@ -162,7 +164,7 @@ fn gradients_equal_those_of_autograd() {
     for oracle in Oracle::all() {
         let model = Model::new(oracle.config.clone(), 64);
         let params = oracle.params();
-        let mut grads = model.grads();
+        let mut grads = model.grads(&device());
         let losses = oracle.accumulate(&model, &params, &mut grads);
         let parts = &oracle.json["first_losses"];
         let close = |part: &str, value: f64| {
@@ -185,7 +187,8 @@ fn gradients_equal_those_of_autograd() {
                 continue;
             }
             let expected = oracle.tensor(&format!("gradients.{name}"));
-            let gradient = &grads.values()[param][first_row * spec.cols..(first_row + rows) * spec.cols];
+            let gradient = grads.values()[param].to_host();
+            let gradient = &gradient[first_row * spec.cols..(first_row + rows) * spec.cols];
             let difference = norm(gradient.iter().zip(&expected).map(|(x, y)| f64::from(*x) - y));
             let error = difference / norm(expected.iter().copied());
             assert!(error <= TOLERANCE, "{}: the gradient of {name} is off by {error:.1e}", oracle.name);
@@ -200,9 +203,10 @@ fn ten_adamw_steps_equal_those_of_pytorch() {
     for oracle in Oracle::all() {
         let model = Model::new(oracle.config.clone(), 64);
         let mut params = oracle.params();
-        let mut grads = model.grads();
-        let mut means: Vec<[Vec<f32>; 2]> =
-            params.values.iter().map(|values| [vec![0.0; values.len()], vec![0.0; values.len()]]).collect();
+        let mut grads = model.grads(&device());
+        let zeros = |tensor: &Tensor| Tensor::zeros(&device(), tensor.rows(), tensor.cols());
+        let mut means: Vec<[Tensor; 2]> =
+            params.tensors().iter().map(|tensor| [zeros(tensor), zeros(tensor)]).collect();
         let expected = oracle.json["adamw_losses"].as_array().expect("losses");
         let mut largest = 0.0_f64;
         for (step, expected) in expected.iter().enumerate() {
@@ -213,10 +217,9 @@ fn ten_adamw_steps_equal_those_of_pytorch() {
             largest = largest.max(error);
             let adamw =
                 AdamW { lr: 1e-3, beta1: 0.9, beta2: 0.95, eps: 1e-8, weight_decay: 0.1, step: step as u64 + 1 };
-            let gradients = grads.values().iter().zip(&mut means);
-            for (values, (gradient, [m, v])) in params.values.iter_mut().zip(gradients) {
+            for (i, (gradient, [m, v])) in grads.values().iter().zip(&mut means).enumerate() {
                 if !gradient.is_empty() {
-                    optim::adamw(values, gradient, m, v, &adamw, 1.0);
+                    device().adamw((params.tensor_mut(i), 0), gradient, (m, v), &adamw, 1.0);
                 }
             }
         }

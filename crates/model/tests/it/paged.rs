@@ -2,8 +2,9 @@
 
 use crate::shapes;
 use std::ops::ControlFlow;
-use wels_kernels::gemm::Precision;
-use wels_kernels::random::Key;
+use wels_cpu::testing::{device, host};
+use wels_device::host::random::Key;
+use wels_device::{Coefficient, Precision};
 use wels_model::config::ModelConfig;
 use wels_model::generate::{Request, Sampling, generate};
 use wels_model::model::{Losses, Model, Objective};
@@ -134,10 +135,11 @@ impl<'a> Play<'a> {
         }
         let output = self.model.step(self.params, self.execution, &mut self.cache, &borrowed);
         assert_eq!(output.hidden.rows(), output.logits.rows());
+        let all = host(&output.logits);
         let mut row = 0;
         for (tokens, _, _, logits) in &pieces {
             for i in tokens.len() - logits..tokens.len() {
-                check(&self.name, &tokens[..=i], i, output.logits.row(row));
+                check(&self.name, &tokens[..=i], i, all.row(row));
                 row += 1;
             }
         }
@@ -158,7 +160,7 @@ fn play<'a>(
         model,
         params,
         execution,
-        cache: PagedCache::new(model, layout, numbers, 24),
+        cache: PagedCache::new(&device(), model, layout, numbers, 24),
         users: vec![0; 24],
         sequences: vec![Sequence::default(); 3],
         key: Key { seed, stream: 1 },
@@ -169,13 +171,13 @@ fn play<'a>(
 #[test]
 fn any_history_gives_the_bits_of_the_whole() {
     for precision in [Precision::F32, Precision::Bf16] {
-        let execution = Execution { precision, ..Execution::default() };
+        let execution = Execution { precision, ..Execution::new(device()) };
         for (seed, (name, config)) in shapes::all().into_iter().enumerate() {
             let model = Model::new(config.clone(), CONTEXT);
-            let params = Params::init(&config, 5);
+            let params = Params::init(&device(), &config, 5);
             let parts = (&model, &params, &execution);
             play(name, parts, CacheLayout::Expanded, Numbers::F32, seed as u64).play(40, |name, tokens, i, logits| {
-                let whole = model.logits(&params, &execution, tokens, &[0, tokens.len() as u32]);
+                let whole = host(&model.logits(&params, &execution, tokens, &[0, tokens.len() as u32]));
                 assert_eq!(bits(logits), bits(whole.row(i)), "{name}: after {} tokens", tokens.len());
             });
         }
@@ -186,21 +188,21 @@ fn any_history_gives_the_bits_of_the_whole() {
 /// close.
 #[test]
 fn other_layouts_and_numbers_do_not_depend_on_the_history() {
-    let execution = Execution::default();
+    let execution = Execution::new(device());
     for (seed, (name, config)) in shapes::all().into_iter().enumerate() {
         let model = Model::new(config.clone(), CONTEXT);
-        let mut params = Params::init(&config, 5);
+        let mut params = Params::init(&device(), &config, 5);
         params.prepare_latent(&model);
         let parts = (&model, &params, &execution);
         for (layout, numbers, tolerance) in kinds(&config) {
             play(name, parts, layout, numbers, seed as u64).play(40, |name, tokens, i, logits| {
                 let len = tokens.len();
                 let pages: Vec<u32> = (0..len.div_ceil(PAGE_TOKENS) as u32).collect();
-                let mut cache = PagedCache::new(&model, layout, numbers, pages.len());
+                let mut cache = PagedCache::new(&device(), &model, layout, numbers, pages.len());
                 let piece = Piece { tokens, past: 0, pages: &pages, logits: 1, states: 0 };
                 let alone = model.step(&params, &execution, &mut cache, &[piece]).logits;
-                assert_eq!(bits(logits), bits(&alone), "{name}: after {len} tokens");
-                let whole = model.logits(&params, &execution, tokens, &[0, len as u32]);
+                assert_eq!(bits(logits), bits(&host(&alone)), "{name}: after {len} tokens");
+                let whole = host(&model.logits(&params, &execution, tokens, &[0, len as u32]));
                 let scale = whole.row(i).iter().fold(0f32, |scale, x| scale.max(x.abs()));
                 let far = logits.iter().zip(whole.row(i)).position(|(a, b)| (a - b).abs() > tolerance * scale);
                 assert!(far.is_none(), "{name}: {logits:?} and {:?}", whole.row(i));
@@ -223,13 +225,14 @@ fn kinds(config: &ModelConfig) -> Vec<(CacheLayout, Numbers, f32)> {
 #[test]
 fn drafts_have_the_bits_of_training() {
     let config = shapes::deepseek_v3();
-    let execution = Execution::default();
+    let execution = Execution::new(device());
     let model = Model::new(config.clone(), CONTEXT);
-    let params = Params::init(&config, 5);
+    let params = Params::init(&device(), &config, 5);
     let batch = shapes::batch(8, &[30]);
     let tokens = &batch.tokens;
     let expected = model.mtp_logits(&params, &execution, tokens, &[0, 30]);
-    let mut cache = PagedCache::new(&model, CacheLayout::Expanded, Numbers::F32, 5);
+    let expected: Vec<_> = expected.iter().map(host).collect();
+    let mut cache = PagedCache::new(&device(), &model, CacheLayout::Expanded, Numbers::F32, 5);
     let pages = [4, 0];
     let mut past = 0;
     for new in [1, 17, 1, 1, 6] {
@@ -240,7 +243,11 @@ fn drafts_have_the_bits_of_training() {
             let ahead = piece(&tokens[past + depth..past + depth + new], new);
             let draft = model.draft(&params, &execution, &mut cache, depth, &[ahead], hidden);
             let rows = past * shapes::VOCABULARY..(past + new) * shapes::VOCABULARY;
-            assert_eq!(bits(&draft.logits), bits(&expected[depth - 1][rows]), "depth {depth}, tokens {past}..+{new}");
+            assert_eq!(
+                bits(&host(&draft.logits)),
+                bits(&expected[depth - 1][rows]),
+                "depth {depth}, tokens {past}..+{new}"
+            );
             hidden = draft.hidden;
         }
         past += new;
@@ -250,37 +257,38 @@ fn drafts_have_the_bits_of_training() {
 #[test]
 fn states_and_logits_are_wanted_apart() {
     let config = shapes::deepseek_v3();
-    let execution = Execution::default();
+    let execution = Execution::new(device());
     let model = Model::new(config.clone(), CONTEXT);
-    let params = Params::init(&config, 5);
+    let params = Params::init(&device(), &config, 5);
     let tokens = shapes::batch(8, &[12]).tokens;
     let width = config.hidden_size;
     let step = |logits: [usize; 2], states: [usize; 2]| {
-        let mut cache = PagedCache::new(&model, CacheLayout::Expanded, Numbers::F32, 2);
+        let mut cache = PagedCache::new(&device(), &model, CacheLayout::Expanded, Numbers::F32, 2);
         let piece =
             |s: usize, tokens| Piece { tokens, past: 0, pages: &[[0], [1]][s], logits: logits[s], states: states[s] };
-        model.step(&params, &execution, &mut cache, &[piece(0, &tokens[..7]), piece(1, &tokens[7..])])
+        let output = model.step(&params, &execution, &mut cache, &[piece(0, &tokens[..7]), piece(1, &tokens[7..])]);
+        (host(&output.logits), host(&output.hidden))
     };
     let all = step([7, 5], [7, 5]);
     let some = step([1, 0], [0, 3]);
-    assert_eq!(bits(&some.logits), bits(all.logits.row(6)));
-    assert_eq!(bits(&some.hidden), bits(&all.hidden[9 * width..]));
+    assert_eq!(bits(&some.0), bits(all.0.row(6)));
+    assert_eq!(bits(&some.1), bits(&all.1[9 * width..]));
     let some = step([2, 1], [4, 0]);
-    assert_eq!(bits(&some.logits), bits(&[all.logits.row(5), all.logits.row(6), all.logits.row(11)].concat()));
-    assert_eq!(bits(&some.hidden), bits(&all.hidden[3 * width..7 * width]));
+    assert_eq!(bits(&some.0), bits(&[all.0.row(5), all.0.row(6), all.0.row(11)].concat()));
+    assert_eq!(bits(&some.1), bits(&all.1[3 * width..7 * width]));
 }
 
 #[test]
 fn a_sequence_does_not_depend_on_what_it_is_packed_with() {
     let batch = shapes::batch(12, &[13, 1, 9]);
-    let execution = Execution::default();
+    let execution = Execution::new(device());
     for (name, config) in shapes::all() {
         let model = Model::new(config.clone(), 64);
-        let params = Params::init(&config, 5);
-        let packed = model.logits(&params, &execution, &batch.tokens, &batch.starts);
+        let params = Params::init(&device(), &config, 5);
+        let packed = host(&model.logits(&params, &execution, &batch.tokens, &batch.starts));
         for sequence in 0..3 {
             let alone = shapes::part(&batch, sequence, sequence + 1);
-            let logits = model.logits(&params, &execution, &alone.tokens, &alone.starts);
+            let logits = host(&model.logits(&params, &execution, &alone.tokens, &alone.starts));
             let first = batch.starts[sequence] as usize * shapes::VOCABULARY;
             assert_eq!(bits(&logits), bits(&packed[first..first + logits.len()]), "{name}: sequence {sequence}");
         }
@@ -290,13 +298,17 @@ fn a_sequence_does_not_depend_on_what_it_is_packed_with() {
 #[test]
 fn log_probabilities_are_those_of_training() {
     let batch = shapes::batch(10, &[13, 9]);
-    let execution = Execution::default();
+    let execution = Execution::new(device());
     for (name, config) in shapes::all() {
         let model = Model::new(config.clone(), 64);
-        let params = Params::init(&config, 5);
-        let objective =
-            Objective { coefficient: &|_, _| 1.0, mtp_coefficient: 0.1, balance_coefficient: 0.1, teacher: None };
-        let mut grads = model.grads();
+        let params = Params::init(&device(), &config, 5);
+        let objective = Objective {
+            coefficient: Coefficient::Uniform(1.0),
+            mtp_coefficient: 0.1,
+            balance_coefficient: 0.1,
+            teacher: None,
+        };
+        let mut grads = model.grads(&device());
         let trained = model.accumulate(&params, &mut grads, &execution, &batch, &objective, &mut Losses::default());
         assert_eq!(bits(&trained), bits(&model.logprobs(&params, &execution, &batch)), "{name}");
     }
@@ -304,10 +316,10 @@ fn log_probabilities_are_those_of_training() {
 
 #[test]
 fn generated_text_is_what_the_whole_forward_pass_would_choose() {
-    let execution = Execution::default();
+    let execution = Execution::new(device());
     for (name, config) in shapes::all() {
         let model = Model::new(config.clone(), 16);
-        let params = Params::init(&config, 5);
+        let params = Params::init(&device(), &config, 5);
         for sampling in [Sampling::Greedy, Sampling::Random { temperature: 0.8, top_p: 0.9, seed: 3 }] {
             let request = Request { prompt: &[1, 2, 3], max_new_tokens: 40, stop: &[], sampling };
             let mut seen = vec![];
@@ -317,7 +329,7 @@ fn generated_text_is_what_the_whole_forward_pass_would_choose() {
             });
             assert_eq!((new.len(), &seen), (13, &new), "{name}: until the context is full");
             let text = [&[1, 2, 3], &new[..]].concat();
-            let logits = model.logits(&params, &execution, &text, &[0, text.len() as u32]);
+            let logits = host(&model.logits(&params, &execution, &text, &[0, text.len() as u32]));
             for (i, &token) in new.iter().enumerate() {
                 assert_eq!(sampling.choose(logits.row(2 + i), 3 + i), token, "{name}: token {i}");
             }

@@ -1,6 +1,7 @@
 //! Tiny models of every kind, and batches for them.
 
-use wels_kernels::random::Key;
+use wels_device::Tensor;
+use wels_device::host::random::Key;
 use wels_model::config::{
     Attention, Family, ModelConfig, MoeConfig, RopeConfig, RopeLayout, RopeScaling, Router, SoftmaxMethod,
 };
@@ -88,4 +89,9 @@ pub fn part(batch: &Batch, first: usize, last: usize) -> Batch {
         targets: batch.targets[begin..end].to_vec(),
         starts: batch.starts[first..=last].iter().map(|start| start - begin as u32).collect(),
     }
+}
+
+/// What some tensors hold.
+pub fn values(tensors: &[Tensor]) -> Vec<Vec<f32>> {
+    tensors.iter().map(|tensor| tensor.to_host().into_owned()).collect()
 }

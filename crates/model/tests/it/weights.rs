@@ -1,5 +1,6 @@
 //! Weights in and out.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
@@ -56,7 +57,7 @@ pub fn made_up(config: &ModelConfig) -> Vec<Vec<f32>> {
 }
 
 fn save(dir: &Path, config: &ModelConfig, dtype: Dtype, shard_bytes: u64, params: &[Vec<f32>]) {
-    weights::save_dir(dir, config, dtype, shard_bytes, &|param| &params[param]).unwrap();
+    weights::save_dir(dir, config, dtype, shard_bytes, &|param| Cow::Borrowed(&params[param][..])).unwrap();
 }
 
 /// Loads into NaN and checks that each row came once.
@@ -159,7 +160,9 @@ fn files_are_laid_out_as_on_the_hub() {
     assert_eq!(index["metadata"]["total_size"], json!(2 * elements));
     assert_eq!(index["weight_map"]["model.embed_tokens.weight"], json!("model-00001-of-00004.safetensors"));
 
-    let error = weights::save_dir(&dir.path().join("many"), config, Dtype::Bf16, 1500, &|i| &params[i]).unwrap_err();
+    let error =
+        weights::save_dir(&dir.path().join("many"), config, Dtype::Bf16, 1500, &|i| Cow::Borrowed(&params[i][..]))
+            .unwrap_err();
     assert!(matches!(&error, WeightsError::Occupied { .. }));
     assert!(error.to_string().contains("many already holds weights (model"), "{error}");
 }

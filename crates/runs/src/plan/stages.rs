@@ -100,7 +100,7 @@ pub fn learning_flops(
     tokens: usize,
 ) -> u64 {
     let forward = |config| count::forward_flops(config, Context::Causal { tokens: tokens.max(1) });
-    let own = match optimization.mtp_lambda {
+    let own = match optimization.optimizer.mtp_lambda {
         0.0 => forward(config).total() * 3,
         _ => forward(config).training(),
     };

@@ -6,8 +6,9 @@ use std::path::{Path, PathBuf};
 
 use serde::{Serialize, Serializer};
 
+use super::optimizer::{Checkpoints, Defaults, OF_EXAMPLES, OF_REINFORCEMENT, OF_TUNING, Optimizer};
 use super::reader::{RecipeError, Section};
-use super::{Decay, ModelSection, TokenizerSection};
+use super::{ModelSection, TokenizerSection};
 
 /// The stage that `[pretrain]` describes.
 pub const PRETRAIN: &str = "pretrain";
@@ -46,6 +47,25 @@ impl Work {
         !matches!(self, Work::SampleAndFilter(_) | Work::Score(_))
     }
 
+    /// Whether models write answers in it.
+    pub fn samples(&self) -> bool {
+        self.answering().is_some()
+    }
+
+    /// What is asked, where models write answers.
+    pub fn answering(&self) -> Option<&Answering> {
+        match self {
+            Work::Pretrain(_) | Work::Sft(_) => None,
+            Work::Distil(distil) => match &distil.answers {
+                Answers::Given(_) => None,
+                Answers::Own(own) => Some(&own.rollouts.answering),
+            },
+            Work::Rl(rl) => Some(&rl.rollouts.answering),
+            Work::SampleAndFilter(section) => Some(&section.answering),
+            Work::Score(section) => Some(&section.answering),
+        }
+    }
+
     /// As `kind` says it.
     pub fn kind(&self) -> &'static str {
         match self {
@@ -59,53 +79,19 @@ impl Work {
     }
 }
 
-/// `[[stage]]` of every kind that trains: optimization
+/// `[[stage]]` of every kind that trains
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Optimization {
     /// Rows (tokens) that go through the model at once: memory and speed, no bit of the result.
     pub micro_rows: usize,
-    /// Peak learning rate.
-    pub learning_rate: f64,
-    /// Learning rate of the last step.
-    pub learning_rate_min: f64,
-    /// Updates of linear warm-up.
-    pub warmup_steps: u64,
+    /// How it is optimized.
+    #[serde(flatten)]
+    pub optimizer: Optimizer,
     /// Share of the updates, at the end, in which the learning rate falls.
     pub decay_fraction: f64,
-    /// How it falls.
-    #[serde(serialize_with = "super::decay_word")]
-    pub decay: Decay,
-    /// AdamW's β₁.
-    pub beta1: f64,
-    /// AdamW's β₂.
-    pub beta2: f64,
-    /// AdamW's ε.
-    pub epsilon: f64,
-    /// AdamW's decoupled weight decay, on matrices.
-    pub weight_decay: f64,
-    /// Greatest global norm of the gradient.
-    pub clip_norm: f64,
-    /// γ: how far a router bias moves a step.
-    pub bias_update_speed: f64,
-    /// α of the sequence-wise balance loss.
-    pub balance_alpha: f64,
-    /// λ of the multi-token-prediction loss; 0 freezes its layers.
-    pub mtp_lambda: f64,
-    /// Steps between checkpoints.
-    pub checkpoint_every: u64,
-    /// Seconds after which a checkpoint is written whatever the step.
-    pub checkpoint_seconds: u64,
-    /// Checkpoints that are kept, the newest ones.
-    pub keep_checkpoints: usize,
-}
-
-/// Defaults that differ between kinds.
-struct Defaults {
-    learning_rate: f64,
-    weight_decay: f64,
-    bias_update_speed: f64,
-    balance_alpha: f64,
-    mtp_lambda: f64,
+    /// When checkpoints are written, and which are kept.
+    #[serde(flatten)]
+    pub checkpoints: Checkpoints,
 }
 
 /// Defaults of rollouts that differ between kinds.
@@ -412,7 +398,7 @@ impl StageSection {
         let kinds = ["pretrain", "sft", "rl", "distil", "sample_and_filter", "score"];
         let kind = s.word("kind", &kinds.map(|kind| (kind, kind)))?;
         let work = match kind {
-            "pretrain" => Work::Pretrain(Box::new(Supervised::resolve(&mut s, around, &OF_PRETRAINING)?)),
+            "pretrain" => Work::Pretrain(Box::new(Supervised::resolve(&mut s, around, &OF_EXAMPLES)?)),
             "sft" => Work::Sft(Box::new(Supervised::resolve(&mut s, around, &OF_TUNING)?)),
             "rl" => Work::Rl(Box::new(Rl::resolve(&mut s, around)?)),
             "distil" => Work::Distil(Box::new(Distil::resolve(&mut s, around)?)),
@@ -438,35 +424,15 @@ impl StageSection {
 }
 
 const NOT_NEGATIVE: fn(f64) -> bool = |x| x >= 0.0;
-const UNIT: fn(f64) -> bool = |x| (0.0..1.0).contains(&x);
 const PROBABILITY: fn(f64) -> bool = |x| (0.0..=1.0).contains(&x);
 
 impl Optimization {
     fn resolve(s: &mut Section, of: &Defaults) -> Result<Optimization, RecipeError> {
-        let learning_rate = s.get_where("learning_rate", of.learning_rate, |x| x > 0.0, "greater than 0")?;
         Ok(Optimization {
             micro_rows: s.get_where("micro_rows", 4096, |n| n > 0, "1 or more")?,
-            learning_rate,
-            learning_rate_min: s.get_where(
-                "learning_rate_min",
-                learning_rate / 10.0,
-                |x| (0.0..=learning_rate).contains(&x),
-                "between 0 and learning_rate",
-            )?,
-            warmup_steps: s.get_or("warmup_steps", 0)?,
+            optimizer: Optimizer::resolve(s, of)?,
             decay_fraction: s.get_where("decay_fraction", 0.4, PROBABILITY, "between 0 and 1")?,
-            decay: s.word("decay", &[("cosine", Decay::Cosine), ("linear", Decay::Linear)])?,
-            beta1: s.get_where("beta1", 0.9, UNIT, "at least 0 and below 1")?,
-            beta2: s.get_where("beta2", 0.95, UNIT, "at least 0 and below 1")?,
-            epsilon: s.get_where("epsilon", 1e-8, |x| x > 0.0, "greater than 0")?,
-            weight_decay: s.get_where("weight_decay", of.weight_decay, NOT_NEGATIVE, "0 or more")?,
-            clip_norm: s.get_where("clip_norm", 1.0, |x| x > 0.0, "greater than 0")?,
-            bias_update_speed: s.get_where("bias_update_speed", of.bias_update_speed, NOT_NEGATIVE, "0 or more")?,
-            balance_alpha: s.get_where("balance_alpha", of.balance_alpha, NOT_NEGATIVE, "0 or more")?,
-            mtp_lambda: s.get_where("mtp_lambda", of.mtp_lambda, NOT_NEGATIVE, "0 or more")?,
-            checkpoint_every: s.get_where("checkpoint_every", 100, |n| n > 0, "1 or more")?,
-            checkpoint_seconds: s.get_where("checkpoint_seconds", 120, |n| n > 0, "1 or more")?,
-            keep_checkpoints: s.get_where("keep_checkpoints", 2, |n| n > 0, "1 or more")?,
+            checkpoints: Checkpoints::resolve(s, of)?,
         })
     }
 }
@@ -493,11 +459,6 @@ fn place(name: String, around: &Surroundings) -> String {
         false => around.folder.join(name).display().to_string(),
     }
 }
-
-const OF_PRETRAINING: Defaults =
-    Defaults { learning_rate: 2e-3, weight_decay: 0.1, bias_update_speed: 1e-3, balance_alpha: 1e-4, mtp_lambda: 0.3 };
-const OF_TUNING: Defaults =
-    Defaults { learning_rate: 5e-5, weight_decay: 0.0, bias_update_speed: 0.0, balance_alpha: 1e-4, mtp_lambda: 0.1 };
 
 impl Supervised {
     fn resolve(s: &mut Section, around: &Surroundings, defaults: &Defaults) -> Result<Supervised, RecipeError> {
@@ -526,13 +487,6 @@ impl Supervised {
 
 impl Rl {
     fn resolve(s: &mut Section, around: &Surroundings) -> Result<Rl, RecipeError> {
-        let defaults = Defaults {
-            learning_rate: 1e-6,
-            weight_decay: 0.0,
-            bias_update_speed: 0.0,
-            balance_alpha: 0.0,
-            mtp_lambda: 0.0,
-        };
         let of = Sampling { prompts: 16, samples: 16 };
         let rollouts = Rollouts::resolve(s, around, &of)?;
         if rollouts.answering.samples < 2 {
@@ -566,7 +520,7 @@ impl Rl {
             reward_accuracy: s.get_where("reward_accuracy", 1.0, NOT_NEGATIVE, "0 or more")?,
             reward_format: s.get_where("reward_format", 0.0, NOT_NEGATIVE, "0 or more")?,
             reward_language: s.get_where("reward_language", 0.0, NOT_NEGATIVE, "0 or more")?,
-            optimization: Optimization::resolve(s, &defaults)?,
+            optimization: Optimization::resolve(s, &OF_REINFORCEMENT)?,
             start: Start::resolve(s, around)?,
         })
     }

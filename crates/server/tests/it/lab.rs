@@ -255,7 +255,7 @@ pub fn tiny() -> LoadedModel {
     };
     LoadedModel {
         model: Arc::new(Model::new(config.clone(), CONTEXT)),
-        params: Arc::new(Params::init(&config, 3)),
+        params: Arc::new(Params::init(&wels_cpu::testing::device(), &config, 3)),
         tokenizer: Some(tokenizer),
     }
 }

@@ -1,35 +1,45 @@
-//! Running Python that nobody has read: no network, no files but a scratch folder in memory, no other processes; limits
-//! on CPU and wall time, memory, disk and output.
+//! Judging Python that nobody has read: no network, no files but a scratch folder in memory, no other processes; limits
+//! on CPU and wall time, memory, disk, threads and output.
 //!
 //! ```text
-//! Jail::run   starts   PROGRAM jail-init outer …   new namespaces: mounts, processes, network, IPC, host name
-//!             starts   PROGRAM jail-init inner …   process 1 there; read-only binds, pivot_root, the wall clock
-//!             starts   PROGRAM jail-init exec …    limits, no user or capabilities, listed system calls; Python
+//! Jail::judge  starts, twice, PROGRAM jail-init outer …   no inherited descriptors; new namespaces
+//!              starts         PROGRAM jail-init inner …   process 1 there; read-only binds, pivot_root, the wall clock
+//!              starts         PROGRAM jail-init exec …    limits, no user or capabilities, listed system calls; Python
+//!
+//!   jail of the judge    ── calls, as data ──▶   jail of the answer
+//!   (tests, comparison)  ◀── values, as data ──  (the code)
 //! ```
 //! PROGRAM is this very binary (or a test's): each stage is a fresh process, so that nothing runs between a fork and an
-//! exec, and no `unsafe` is needed. As root the namespaces are made directly and the code runs as nobody; otherwise
-//! within a user namespace. Where the kernel refuses either, [`Jail::new`] says so and no code runs: there is no weaker
-//! mode.
+//! exec, and no `unsafe` is needed. As root the namespaces are made directly and the code runs as a user that no other
+//! process has; otherwise within a user namespace. Where the kernel refuses either, [`Jail::new`] says so and no code
+//! runs: there is no weaker mode.
 //!
-//! A program passes if its last statement is reached. It shows that by a number drawn for this run, which the harness
-//! writes when the program is done: leaving early, with whatever exit code, does not pass. Code that searches the
-//! interpreter's frames could find the number; it runs in the same process as its tests, and no jail can prevent that.
+//! **Who judges.** The tests run in another process than the answer, which they only reach over two pipes
+//! (`harness/wire.py` has the format): their own objects, names and expected values never get to the answer, and of the
+//! answer only values of listed built-in types get to them, rebuilt there. An object of another type stays where it is;
+//! what stands for it in the tests can be called and read, and equals nothing. When the tests have passed, the first
+//! call is made once more and compared with a number that the answer cannot know: this must fail.
+//!
+//! **Who says that a jail failed.** The harness writes `ready` to standard error before it has read any code. Without
+//! it no code has run and the jail is to blame; with it the exit code and all that is written later are the code's, and
+//! only ever make a verdict.
 
 #[cfg(target_os = "linux")]
 mod filter;
+mod running;
 #[cfg(target_os = "linux")]
 mod stages;
 
-use std::io::{self, Read, Write};
+use std::io::{self, PipeReader, PipeWriter, Write};
 use std::path::PathBuf;
-use std::process::{Child, Command, Stdio};
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, mpsc};
+use std::process::{Command, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
 use serde_json::json;
+
+use running::{Running, Said};
 
 #[cfg(target_os = "linux")]
 pub use stages::main;
@@ -43,14 +53,13 @@ pub fn main(_arguments: &[String]) -> ! {
 /// First argument of the hidden verb that [`main`] serves.
 pub const VERB: &str = "jail-init";
 
-/// The program that reads source and number, runs the one and writes the other.
-const HARNESS: &str = include_str!("harness.py");
-/// Bytes of standard error that are kept for messages.
-const STDERR_BYTES_MAX: usize = 16 * 1024;
 /// How much longer than the wall limit the parent waits for the jail to end itself.
 const GRACE: Duration = Duration::from_secs(5);
 
-/// Exit codes of the stages; the code's own are 0 and 1.
+/// Between two looks at the processes.
+const POLL: Duration = Duration::from_millis(1);
+
+/// Exit codes of the stages; whatever the code exits with, they make 0 or 1 of it.
 const SETUP_FAILED: i32 = 200;
 const TIME_LIMIT: i32 = 201;
 const SIGNAL_BASE: i32 = 100;
@@ -68,7 +77,8 @@ pub struct Limits {
     pub disk_bytes: u64,
     /// Standard output and error together, in bytes.
     pub output_bytes: u64,
-    /// Threads of the one process that there is.
+    /// Threads of the one process that there is. Well above what answers need: a thread counts until the kernel has
+    /// buried it, a moment after it was joined.
     pub threads: u64,
 }
 
@@ -80,17 +90,17 @@ impl Default for Limits {
             memory_bytes: 1 << 30,
             disk_bytes: 64 << 20,
             output_bytes: 1 << 20,
-            threads: 16,
+            threads: 64,
         }
     }
 }
 
-/// How a program ended.
+/// How an answer did.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Verdict {
-    /// It ran to its end.
+    /// It passed the tests.
     Passed,
-    /// It raised, or left early; the last line of its standard error.
+    /// It raised, was wrong, or left early: how.
     Failed(String),
     /// It took longer than allowed, by either clock: which one runs out first depends on how busy the machine is.
     TimeLimit,
@@ -129,6 +139,45 @@ struct Setup {
     /// An empty folder on which the jail's root is mounted, in its own namespace.
     root: PathBuf,
     limits: Limits,
+    part: Part,
+    /// Of no other process: the user that the code runs as where users can be chosen. The outer stage fills it in.
+    user: u32,
+    /// Whether the kernel counts the threads of a user namespace apart. The outer stage fills it in.
+    namespaces_count: bool,
+}
+
+/// What runs in a jail.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+enum Part {
+    /// The code that nobody has read.
+    Answer,
+    /// The tests, and the comparison of values.
+    Judge,
+}
+
+impl Part {
+    /// The Python program around it.
+    fn harness(self) -> &'static str {
+        match self {
+            Part::Answer => concat!(include_str!("harness/wire.py"), include_str!("harness/answer.py")),
+            Part::Judge => concat!(include_str!("harness/wire.py"), include_str!("harness/judge.py")),
+        }
+    }
+}
+
+/// An answer and its tests.
+#[derive(Clone, Copy, Debug)]
+pub struct Trial<'a> {
+    /// Python that defines what is asked for. It is run in a process that never sees the tests.
+    pub answer: &'a str,
+    /// Python that stands before the answer in the question, and which the tests may use: imports, helpers, the head of
+    /// a function. Where it defines classes, the tests use the answer's own.
+    pub before: &'a str,
+    /// The function that is asked for.
+    pub entry: &'a str,
+    /// Python that raises if the answer is wrong. Names that it does not define are `before`'s, Python's or, last, the
+    /// answer's. It has to call the answer once.
+    pub tests: &'a str,
 }
 
 /// A jail that works on this system.
@@ -151,112 +200,106 @@ impl Jail {
         }
         let root = tempfile::tempdir().map_err(|source| JailError::Io { action: "make an empty folder", source })?;
         let (python, folders) = interpreter(python)?;
-        let setup = Setup { folders, python, root: root.path().to_owned(), limits };
+        let (root_path, part) = (root.path().to_owned(), Part::Answer);
+        let setup = Setup { folders, python, root: root_path, limits, part, user: 0, namespaces_count: false };
         let jail = Jail { program, setup, _root: root };
-        match jail.run("pass")? {
+        let trial = Trial { answer: "def f(x): return [x]", before: "", entry: "f", tests: "assert f(1.5) == [1.5]" };
+        match jail.judge(&trial)? {
             Verdict::Passed => Ok(jail),
-            verdict => Err(JailError::Refused { reason: format!("a program that does nothing ends with {verdict:?}") }),
+            verdict => Err(JailError::Refused { reason: format!("a right answer ends with {verdict:?}") }),
         }
     }
 
-    /// Runs `source` as a Python module. `Passed` if its end is reached.
-    pub fn run(&self, source: &str) -> Result<Verdict, JailError> {
+    /// Runs the answer in one jail and the tests in another; see [`Trial`].
+    ///
+    /// # Errors
+    /// [`JailError::Refused`] where a jail cannot be made or does not start within its time; never for anything that
+    /// the answer does.
+    pub fn judge(&self, trial: &Trial) -> Result<Verdict, JailError> {
+        let io = |source| JailError::Io { action: "start the jail", source };
         let number = number();
-        let setup = serde_json::to_string(&self.setup).expect("paths and numbers");
-        let mut child = Command::new(&self.program)
-            .args([VERB, "outer", &setup])
-            .env_clear()
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .spawn()
-            .map_err(|source| JailError::Io { action: "start the jail", source })?;
-        let request = json!({ "source": source, "number": number }).to_string();
-        let ended = self.watch(&mut child, request);
-        // Whatever happened: with its first process the whole jail ends.
-        let _ = child.kill();
-        let _ = child.wait();
-        self.verdict(ended?, &number)
-    }
-
-    fn watch(&self, child: &mut Child, request: String) -> Result<Ended, JailError> {
-        let io = |source| JailError::Io { action: "watch the jail", source };
-        let mut stdin = child.stdin.take().expect("piped");
-        // A child that ends early does not read all of it.
-        let feeder = thread::spawn(move || drop(stdin.write_all(request.as_bytes())));
-        let left = Arc::new(AtomicU64::new(self.setup.limits.output_bytes + 64));
-        let over = Arc::new(AtomicBool::new(false));
-        let (sender, receiver) = mpsc::channel();
-        let streams: [Box<dyn Read + Send>; 2] =
-            [Box::new(child.stdout.take().expect("piped")), Box::new(child.stderr.take().expect("piped"))];
-        for (index, stream) in streams.into_iter().enumerate() {
-            let (left, over, sender) = (left.clone(), over.clone(), sender.clone());
-            thread::spawn(move || drop(sender.send((index, read_tail(stream, &left, &over)))));
-        }
-        let deadline = Instant::now() + Duration::from_secs(self.setup.limits.wall_s) + GRACE;
-        let status = loop {
-            if let Some(status) = child.try_wait().map_err(io)? {
-                break Some(status);
-            }
-            if over.load(Ordering::Relaxed) || Instant::now() > deadline {
-                child.kill().map_err(io)?;
-                child.wait().map_err(io)?;
-                break None;
-            }
-            thread::sleep(Duration::from_millis(2));
-        };
+        let (questions, asked) = io::pipe().map_err(io)?;
+        let (replies, mut replied) = io::pipe().map_err(io)?;
+        let output_bytes = self.setup.limits.output_bytes + 1024; // for the harness's own lines
+        let started = |part, stdin, stdout| Running::start(self.command(part, stdin, stdout), output_bytes).map_err(io);
+        let mut judge = started(Part::Judge, replies, asked)?;
+        let mut answer = started(Part::Answer, questions, replied.try_clone().map_err(io)?)?;
+        let request = json!({
+            "number": number,
+            "source": trial.answer,
+            "before": trial.before,
+            "entry": trial.entry,
+            "tests": trial.tests,
+        });
+        // The answer's process says nothing before the judge, which has then read this, asks it. A judge that ends
+        // early does not read all of it.
+        let feeder = thread::spawn(move || drop(replied.write_all(format!("{request}\n").as_bytes())));
+        let verdict = self.watch(&mut judge, &mut answer, &number);
+        drop((judge, answer));
         let _ = feeder.join();
-        let mut texts = [Vec::new(), Vec::new()];
-        for _ in 0..2 {
-            // The pipes close with the last process; that takes a moment after a kill.
-            let (index, text) = receiver.recv_timeout(GRACE).unwrap_or((0, Vec::new()));
-            texts[index] = text;
-        }
-        let [stdout, stderr] = texts;
-        Ok(Ended { status: status.map(|status| status.code()), over: over.load(Ordering::Relaxed), stdout, stderr })
+        verdict
     }
 
-    fn verdict(&self, ended: Ended, number: &str) -> Result<Verdict, JailError> {
-        let message = String::from_utf8_lossy(&ended.stderr).trim().to_owned();
-        let last = message.lines().next_back().unwrap_or("it left before its end").to_owned();
-        if ended.over {
+    /// What starts one of the two jails.
+    fn command(&self, part: Part, stdin: PipeReader, stdout: PipeWriter) -> Command {
+        let mut setup = Setup { part, ..self.setup.clone() };
+        if part == Part::Judge {
+            setup.limits.wall_s += GRACE.as_secs(); // it waits for the other
+        }
+        let mut command = Command::new(&self.program);
+        let setup = serde_json::to_string(&setup).expect("paths and numbers");
+        command.args([VERB, "outer", &setup]).env_clear().stdin(stdin).stdout(stdout).stderr(Stdio::piped());
+        command
+    }
+
+    fn watch(&self, judge: &mut Running, answer: &mut Running, number: &str) -> Result<Verdict, JailError> {
+        let io = |source| JailError::Io { action: "watch the jail", source };
+        let limits = &self.setup.limits;
+        let deadline = Instant::now() + Duration::from_secs(limits.wall_s) + 2 * GRACE;
+        let code = loop {
+            if judge.is_over() || answer.is_over() {
+                return Ok(Verdict::OutputLimit);
+            }
+            match judge.ended().map_err(io)? {
+                Some(code) => break code,
+                None if Instant::now() > deadline => return Ok(Verdict::TimeLimit),
+                None => thread::sleep(POLL),
+            }
+        };
+        let output = judge.output();
+        let said = output.said(number);
+        if !output.ready || code == SETUP_FAILED {
+            return Err(JailError::Refused { reason: output.last_line() });
+        }
+        // With the judge its questions end, and with them the answer's process. How that ended is the verdict only
+        // where the judge has lost it.
+        let lost = matches!(said, Some(Said::Lost) | None);
+        let until = if lost { deadline } else { Instant::now() + GRACE };
+        let answer_code = answer.wait(until).map_err(io)?;
+        let output = answer.output();
+        if answer.is_over() || judge.is_over() {
             return Ok(Verdict::OutputLimit);
         }
-        let Some(code) = ended.status else { return Ok(Verdict::TimeLimit) };
-        Ok(match code {
-            Some(0) if ended.stdout.ends_with(format!("\n{number}\n").as_bytes()) => Verdict::Passed,
-            Some(0) => Verdict::Failed("it left before its end".to_owned()),
-            Some(TIME_LIMIT) => Verdict::TimeLimit,
-            Some(SETUP_FAILED) => return Err(JailError::Refused { reason: last }),
-            Some(code) if code > SIGNAL_BASE => Verdict::Killed(code - SIGNAL_BASE),
-            Some(_) => Verdict::Failed(last),
-            None => Verdict::Killed(9),
+        // Tests that end without having asked anything do not wait for the other jail.
+        if lost && !output.ready {
+            return Err(JailError::Refused { reason: output.last_line() });
+        }
+        Ok(match said {
+            Some(Said::Passed) => Verdict::Passed,
+            Some(Said::Wrong(how)) => Verdict::Failed(how),
+            Some(Said::Lost) => verdict_of(answer_code),
+            None => verdict_of(Some(code)),
         })
     }
 }
 
-struct Ended {
-    /// `None`: killed by the parent. `Some(None)`: by a signal from elsewhere.
-    status: Option<Option<i32>>,
-    over: bool,
-    stdout: Vec<u8>,
-    stderr: Vec<u8>,
-}
-
-/// Reads to the end or until nothing is left of the limit; keeps the last bytes.
-fn read_tail(mut stream: impl Read, left: &AtomicU64, over: &AtomicBool) -> Vec<u8> {
-    let mut kept = Vec::new();
-    let mut buffer = [0; 8192];
-    while let Ok(read @ 1..) = stream.read(&mut buffer) {
-        kept.extend_from_slice(&buffer[..read]);
-        let excess = kept.len().saturating_sub(STDERR_BYTES_MAX);
-        kept.drain(..excess);
-        if left.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| left.checked_sub(read as u64)).is_err() {
-            over.store(true, Ordering::Relaxed);
-            break;
-        }
+/// Of a process whose end is the verdict; `None`: it did not end by itself.
+fn verdict_of(code: Option<i32>) -> Verdict {
+    match code {
+        None | Some(TIME_LIMIT) => Verdict::TimeLimit,
+        Some(code) if code > SIGNAL_BASE && code < SETUP_FAILED => Verdict::Killed(code - SIGNAL_BASE),
+        Some(_) => Verdict::Failed("it left before its end".to_owned()),
     }
-    kept
 }
 
 /// 128 bits that the code cannot guess: from the keys of a hash map, which the standard library draws from the system.

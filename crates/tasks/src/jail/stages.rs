@@ -2,6 +2,7 @@
 
 use std::ffi::CString;
 use std::fs::{self, File};
+use std::io;
 use std::os::unix::fs::{OpenOptionsExt, PermissionsExt, symlink};
 use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
@@ -12,20 +13,26 @@ use std::time::{Duration, Instant};
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::sched::{CloneFlags, unshare};
 use nix::sys::prctl;
-use nix::sys::resource::{Resource, UsageWho, getrusage, setrlimit};
+use nix::sys::resource::{Resource, UsageWho, getrlimit, getrusage, setrlimit};
 use nix::sys::signal::Signal;
 use nix::sys::statvfs::{FsFlags, statvfs};
 use nix::sys::time::TimeValLike;
-use nix::unistd::{Gid, Uid, chdir, execve, getegid, geteuid, pivot_root, setgroups, setresgid, setresuid};
+use nix::unistd::{Gid, Uid, chdir, close, execve, getegid, geteuid, pivot_root, setgroups, setresgid, setresuid};
 use rustix::thread::{CapabilitySet, CapabilitySets, remove_capability_from_bounding_set, set_capabilities};
 
-use super::{HARNESS, SETUP_FAILED, SIGNAL_BASE, Setup, TIME_LIMIT, VERB, filter};
+use super::{POLL, SETUP_FAILED, SIGNAL_BASE, Setup, TIME_LIMIT, VERB, filter};
 
 /// Where the stages' own binary is within the jail.
 const INIT: &str = "/init";
 const SCRATCH: &str = "/scratch";
 /// The user and group that own nothing.
 const NOBODY: u32 = 65534;
+/// Users that systemd's table of ranges, the widest in use, leaves unused: from here on by number of process.
+const USERS: u32 = 0x7000_0000;
+/// Of the outer stage and of process 1, which share the count in a user namespace.
+const STAGE_THREADS: u64 = 2;
+/// What Linux gives a program that nobody has configured.
+const STACK_BYTES: u64 = 8 << 20;
 /// Devices that a program may open.
 const DEVICES: [&str; 4] = ["/dev/null", "/dev/zero", "/dev/random", "/dev/urandom"];
 
@@ -34,7 +41,12 @@ type Staged<T> = Result<T, String>;
 /// The hidden verb: `arguments` are what follows [`VERB`]. Does not return.
 pub fn main(arguments: &[String]) -> ! {
     let ended = match arguments {
-        [stage, setup] => stage_of(stage, setup),
+        [stage, setup] => {
+            if stage == "outer" {
+                close_inherited(); // before anything else; the stages after it inherit three, and open none
+            }
+            stage_of(stage, setup)
+        }
         _ => Err(format!("{VERB} is not for people")),
     };
     match ended {
@@ -46,11 +58,26 @@ pub fn main(arguments: &[String]) -> ! {
     }
 }
 
+/// Closes every descriptor but the three standard ones. Whoever started the program may have left others open without
+/// meaning to: a folder's would lead out of the jail. Nothing of this process's own is open yet.
+fn close_inherited() {
+    let number = |entry: io::Result<fs::DirEntry>| entry.ok()?.file_name().to_str()?.parse().ok();
+    let open: Vec<i32> = match fs::read_dir("/proc/self/fd") {
+        Ok(entries) => entries.filter_map(number).collect(), // also the listing's own, which is closed by now
+        Err(_) => {
+            (0..getrlimit(Resource::RLIMIT_NOFILE).map_or(1 << 16, |(_, most)| most.min(1 << 20) as i32)).collect()
+        }
+    };
+    for descriptor in open.into_iter().filter(|descriptor| *descriptor > 2) {
+        let _ = close(descriptor);
+    }
+}
+
 fn stage_of(stage: &str, text: &str) -> Staged<i32> {
     let setup: Setup = serde_json::from_str(text).map_err(|error| error.to_string())?;
     prctl::set_pdeathsig(Signal::SIGKILL).map_err(|error| format!("cannot end with the parent: {error}"))?;
     match stage {
-        "outer" => outer(text),
+        "outer" => outer(setup),
         "inner" => inner(&setup, text),
         "exec" => Err(run_python(&setup)),
         stage => Err(format!("there is no stage {stage}")),
@@ -58,7 +85,9 @@ fn stage_of(stage: &str, text: &str) -> Staged<i32> {
 }
 
 /// New namespaces; then a child that is process 1 in them.
-fn outer(text: &str) -> Staged<i32> {
+fn outer(mut setup: Setup) -> Staged<i32> {
+    setup.user = USERS + std::process::id();
+    setup.namespaces_count = is_since_5_14(&fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default());
     let spaces = CloneFlags::CLONE_NEWNS
         | CloneFlags::CLONE_NEWPID
         | CloneFlags::CLONE_NEWNET
@@ -67,6 +96,7 @@ fn outer(text: &str) -> Staged<i32> {
         | CloneFlags::CLONE_NEWCGROUP;
     let (user, group) = (geteuid(), getegid());
     if !user.is_root() || unshare(spaces).is_err() {
+        own_count(&setup)?;
         unshare(spaces | CloneFlags::CLONE_NEWUSER).map_err(|error| {
             format!("the kernel gives no new namespaces ({error}); it needs unprivileged user namespaces, or root")
         })?;
@@ -78,8 +108,24 @@ fn outer(text: &str) -> Staged<i32> {
         map("/proc/self/gid_map", format!("0 {group} 1"))?;
     }
     let program = std::env::current_exe().map_err(|error| format!("cannot find this program: {error}"))?;
-    let status = Command::new(program).args([VERB, "inner", text]).status();
+    let text = serde_json::to_string(&setup).map_err(|error| error.to_string())?;
+    let status = Command::new(program).args([VERB, "inner", &text]).status();
     Ok(code_of(status.map_err(|error| format!("cannot start process 1: {error}"))?))
+}
+
+/// Fails where threads in a user namespace of the jail's own would be counted with all others of the user: whether an
+/// answer may have one more would depend on what else runs.
+fn own_count(setup: &Setup) -> Staged<()> {
+    let reason = "before Linux 5.14 the threads of a user's jails are one count, and verdicts would depend on what else runs; \
+                  run it as root, where each jail has a user of its own";
+    setup.namespaces_count.then_some(()).ok_or_else(|| reason.to_owned())
+}
+
+/// Whether `release` (`6.1.0-13-amd64`) is 5.14, which counts by namespace ("Count rlimits in each user namespace"), or
+/// newer.
+fn is_since_5_14(release: &str) -> bool {
+    let mut numbers = release.split(|c: char| !c.is_ascii_digit()).map(str::parse::<u32>);
+    matches!((numbers.next(), numbers.next()), (Some(Ok(major)), Some(Ok(minor))) if (major, minor) >= (5, 14))
 }
 
 /// An exit code as it is, a signal behind [`SIGNAL_BASE`].
@@ -96,25 +142,23 @@ fn inner(setup: &Setup, text: &str) -> Staged<i32> {
         .spawn()
         .map_err(|error| format!("cannot start the program: {error}"))?;
     let deadline = Instant::now() + Duration::from_secs(setup.limits.wall_s);
-    let mut pause = Duration::from_millis(1);
-    loop {
+    // No thread that waits: it would be one more process that the code can see.
+    let status = loop {
         match child.try_wait().map_err(|error| format!("cannot wait: {error}"))? {
-            Some(status) => {
-                return Ok(match code_of(status) {
-                    // By the kernel's ticks, which may run ahead of the time that it accounts for.
-                    _ if status.signal() == Some(Signal::SIGXCPU as i32) => TIME_LIMIT,
-                    // Where that is overlooked, SIGKILL follows one second later.
-                    _ if status.signal().is_some() && cpu_seconds()? >= setup.limits.cpu_s as i64 => TIME_LIMIT,
-                    // A program's own exit codes mean nothing here.
-                    code if status.code().is_some() && code != SETUP_FAILED => i32::from(code != 0),
-                    code => code,
-                });
-            }
+            Some(status) => break status,
             None if Instant::now() >= deadline => return Ok(TIME_LIMIT),
-            None => thread::sleep(pause),
+            None => thread::sleep(POLL),
         }
-        pause = (pause * 2).min(Duration::from_millis(20));
-    }
+    };
+    Ok(match code_of(status) {
+        // By the kernel's ticks, which may run ahead of the time that it accounts for.
+        _ if status.signal() == Some(Signal::SIGXCPU as i32) => TIME_LIMIT,
+        // Where that is overlooked, SIGKILL follows one second later.
+        _ if status.signal().is_some() && cpu_seconds()? >= setup.limits.cpu_s as i64 => TIME_LIMIT,
+        // A program's own exit codes mean nothing here.
+        code if status.code().is_some() => i32::from(code != 0),
+        code => code,
+    })
 }
 
 /// What the program has used.
@@ -222,8 +266,10 @@ fn run_python(setup: &Setup) -> String {
     let text = |text: &str| CString::new(text).expect("no zero");
     // -s, -S: no site packages; -B: no bytecode files. Not -I: it would pass over the seed of hashes, which decides the
     // order of sets. The environment and the folder are ours.
-    let arguments = [python.clone(), text("-s"), text("-S"), text("-B"), text("-c"), text(HARNESS)];
-    let environment = [text("PATH=/usr/bin"), text("HOME=/scratch"), text("LC_ALL=C.UTF-8"), text("PYTHONHASHSEED=0")];
+    let arguments = [python.clone(), text("-s"), text("-S"), text("-B"), text("-c"), text(setup.part.harness())];
+    // One arena: others reserve address space by the number of processors, and the limit on that would bite elsewhere.
+    let environment = ["PATH=/usr/bin", "HOME=/scratch", "LC_ALL=C.UTF-8", "PYTHONHASHSEED=0", "MALLOC_ARENA_MAX=1"];
+    let environment = environment.map(text);
     if let Err(reason) = give_up(setup) {
         return reason;
     }
@@ -236,32 +282,18 @@ fn run_python(setup: &Setup) -> String {
 /// Limits, user, capabilities, system calls, in this order: each needs what the next takes away.
 fn give_up(setup: &Setup) -> Staged<()> {
     let limits = &setup.limits;
-    let limit = |resource, soft, hard| {
-        setrlimit(resource, soft, hard).map_err(|error| format!("cannot limit {resource:?}: {error}"))
-    };
     limit(Resource::RLIMIT_CPU, limits.cpu_s, limits.cpu_s + 1)?;
     limit(Resource::RLIMIT_AS, limits.memory_bytes, limits.memory_bytes)?;
     limit(Resource::RLIMIT_FSIZE, limits.disk_bytes, limits.disk_bytes)?;
     limit(Resource::RLIMIT_NOFILE, 64, 64)?;
-    limit(Resource::RLIMIT_NPROC, limits.threads, limits.threads)?;
     limit(Resource::RLIMIT_CORE, 0, 0)?;
     limit(Resource::RLIMIT_MEMLOCK, 0, 0)?;
-    for number in 0..64 {
-        let capability = CapabilitySet::from_bits_retain(1 << number);
-        match remove_capability_from_bounding_set(capability) {
-            Ok(()) => {}
-            Err(_) if number > 0 => break, // beyond the kernel's last one
-            Err(error) => return Err(format!("cannot drop capabilities: {error}")),
-        }
-    }
-    let give = |result: nix::Result<()>| result.map_err(|error| format!("cannot become nobody: {error}"));
-    // In a user namespace there is no other user to become; its root is the caller outside.
-    if is_true_root() {
-        give(setgroups(&[]))?;
-        let (user, group) = (Uid::from_raw(NOBODY), Gid::from_raw(NOBODY));
-        give(setresgid(group, group, group))?;
-        give(setresuid(user, user, user))?;
-    }
+    // How deep a recursion and how many threads fit must not depend on the caller's.
+    limit(Resource::RLIMIT_STACK, STACK_BYTES, STACK_BYTES)?;
+    drop_bounding_set()?;
+    // Not before: in a new user namespace this limit would bind the one outside, too.
+    let others = leave_user(setup)?;
+    limit(Resource::RLIMIT_NPROC, limits.threads + others, limits.threads + others)?;
     let nothing = CapabilitySet::empty();
     set_capabilities(None, CapabilitySets { effective: nothing, permitted: nothing, inheritable: nothing })
         .map_err(|error| format!("cannot drop capabilities: {error}"))?;
@@ -269,7 +301,59 @@ fn give_up(setup: &Setup) -> Staged<()> {
     filter::apply()
 }
 
-/// Whether this user namespace can name nobody, which one of our making cannot.
-fn is_true_root() -> bool {
-    setgroups(&[]).is_ok()
+fn limit(resource: Resource, soft: u64, hard: u64) -> Staged<()> {
+    setrlimit(resource, soft, hard).map_err(|error| format!("cannot limit {resource:?}: {error}"))
+}
+
+fn drop_bounding_set() -> Staged<()> {
+    for number in 0..64 {
+        match remove_capability_from_bounding_set(CapabilitySet::from_bits_retain(1 << number)) {
+            Ok(()) => {}
+            Err(_) if number > 0 => break, // beyond the kernel's last one
+            Err(error) => return Err(format!("cannot drop capabilities: {error}")),
+        }
+    }
+    Ok(())
+}
+
+/// Becomes a user whose threads are counted for this jail alone; how many others than Python's are in that count.
+fn leave_user(setup: &Setup) -> Staged<u64> {
+    let fail = |error| format!("cannot become nobody: {error}");
+    // In a user namespace there is no other user to become; its root is the caller outside. Its count is its own.
+    if setgroups(&[]).is_err() {
+        return Ok(STAGE_THREADS);
+    }
+    let become_user = |id: u32| {
+        let (user, group) = (Uid::from_raw(id), Gid::from_raw(NOBODY));
+        setresgid(group, group, group).and_then(|()| setresuid(user, user, user))
+    };
+    if become_user(setup.user).is_ok() {
+        return Ok(0);
+    }
+    // A container that maps few users: nobody, who may be elsewhere too, in a namespace of its own.
+    become_user(NOBODY).map_err(fail)?;
+    own_count(setup)?;
+    unshare(CloneFlags::CLONE_NEWUSER).map_err(fail)?;
+    drop_bounding_set()?; // a new namespace begins with all
+    Ok(0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn kernels_that_count_by_namespace_are_known() {
+        for (release, counts) in [
+            ("6.18.44-fc-v595\n", true),
+            ("5.14.0-427.el9.x86_64", true),
+            ("5.13.19", false),
+            ("4.18.0-553", false),
+            ("10.0", true),
+            ("5", false),
+            ("", false),
+        ] {
+            assert_eq!(is_since_5_14(release), counts, "{release}");
+        }
+    }
 }

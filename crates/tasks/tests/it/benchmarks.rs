@@ -90,6 +90,10 @@ fn code_is_read_also_compressed() {
     let mbpp = self::questions(Benchmark::Mbpp, "x.jsonl", mbpp).unwrap();
     let Reference::Code { entry, tests, .. } = &mbpp[0].reference else { panic!() };
     assert_eq!((entry.as_str(), tests.as_str()), ("g", "\nassert g(1) == 1"));
+    let helper = "{\"text\": \"Do it.\", \"code\": \"def h(x):\\n  return x\\ndef max_of(x):\\n  return h(x)\\ndef of(x):\\n  return x\", \
+                  \"test_list\": [\"assert max_of(1) == 1\"]}\n";
+    let helper = self::questions(Benchmark::Mbpp, "x.jsonl", helper).unwrap();
+    assert!(matches!(&helper[0].reference, Reference::Code { entry, .. } if entry == "max_of"));
 }
 
 #[test]

@@ -1,8 +1,9 @@
 //! Distillation against PyTorch (`scripts/oracle/make_distil.py`), from a mixture of experts to a dense model of
 //! another width; micro-batches, answers at a time and a new process change no bit; a student becomes like its teacher.
 
-use wels_kernels::distil::Divergence;
-use wels_kernels::random::Key;
+use wels_cpu::testing::device;
+use wels_device::host::random::Key;
+use wels_device::{Coefficient, Divergence};
 use wels_model::config::ModelConfig;
 use wels_model::model::{Losses, Model, Objective, Teacher};
 use wels_model::params::Params;
@@ -11,7 +12,7 @@ use wels_train::distil::{OwnOptions, OwnReport, learn, sample, step};
 use wels_train::example::{Example, pack};
 use wels_train::rl::{Prompter, RlError};
 use wels_train::rollout::RolloutOptions;
-use wels_train::trainer::{NonFinite, StepReport, Trainer};
+use wels_train::trainer::{StepError, StepReport, Trainer};
 
 use crate::grpo::{compare_weights, ids, model, read};
 use crate::rl::{self, Even, bits, tokenizer, trainer};
@@ -41,17 +42,17 @@ fn divergence_loss_and_gradients_are_pytorchs() {
             temperature: number("temperature") as f32,
             cross_entropy: number("cross_entropy") as f32,
         };
-        let mut grads = student.grads();
+        let mut grads = student.grads(&device());
         grads.begin();
         let coefficient = 1.0 / targets as f32;
         let objective = Objective {
-            coefficient: &|_, _| coefficient,
+            coefficient: Coefficient::Uniform(coefficient),
             mtp_coefficient: 0.0,
             balance_coefficient: 0.0,
             teacher: Some(teacher),
         };
         let mut losses = Losses::default();
-        student.accumulate(&params, &mut grads, &Execution::default(), &batch, &objective, &mut losses);
+        student.accumulate(&params, &mut grads, &Execution::new(device()), &batch, &objective, &mut losses);
         grads.finish();
         assert_eq!(losses.main.tokens as usize, targets);
         for (what, got) in [("kl", losses.divergence / targets as f64), ("nll", losses.main.mean())] {
@@ -64,13 +65,13 @@ fn divergence_loss_and_gradients_are_pytorchs() {
 }
 
 /// A dense model with the vocabulary of the students of `rl.rs`.
-fn teacher_model() -> (Model, Params) {
+pub fn teacher_model() -> (Model, Params) {
     let json = r#"{"model_type": "llama", "hidden_size": 24, "num_hidden_layers": 1, "intermediate_size": 40,
         "num_attention_heads": 2, "num_key_value_heads": 2, "rms_norm_eps": 1e-6, "vocab_size": 300,
         "max_position_embeddings": 48, "rope_theta": 10000.0, "tie_word_embeddings": false, "bos_token_id": 0,
         "eos_token_id": 1, "initializer_range": 0.3}"#;
     let config = ModelConfig::from_hf_json(json).unwrap().0;
-    let params = Params::init(&config, 3);
+    let params = Params::init(&device(), &config, 3);
     (Model::new(config, 48), params)
 }
 
@@ -169,7 +170,7 @@ fn a_student_becomes_like_its_teacher_whatever_the_micro_batches() {
 #[test]
 fn a_teacher_that_is_not_finite_is_named() {
     let (model, mut params) = teacher_model();
-    params.values[2][5] = f32::NAN;
+    params.tensor_mut(2).set(5, &[f32::NAN]);
     let teacher = Teacher {
         model: &model,
         params: &params,
@@ -179,8 +180,8 @@ fn a_teacher_that_is_not_finite_is_named() {
     };
     let mut student = trainer();
     let before = bits(&student);
-    let NonFinite { what, place, .. } = step(&mut student, &teacher, &pack(&given()), 64).unwrap_err();
-    assert_eq!(what, "loss");
+    let failure = step(&mut student, &teacher, &pack(&given()), 64).unwrap_err();
+    let StepError::NonFinite { what: "loss", place, .. } = failure else { panic!("{failure}") };
     assert!(place.starts_with("the teacher's weight model."), "{place}");
     assert!(bits(&student) == before);
 }

@@ -3,8 +3,9 @@
 
 use serde_json::Value;
 use std::path::PathBuf;
-use wels_kernels::head::IGNORE;
-use wels_kernels::random::Key;
+use wels_cpu::testing::device;
+use wels_device::host::random::Key;
+use wels_device::{IGNORE, Tensor};
 use wels_model::config::ModelConfig;
 use wels_model::model::{Losses, Model, Objective};
 use wels_model::names::{ParamKind, Role, hf_tensors};
@@ -84,7 +85,7 @@ fn recorded(oracle: &Value) -> (Vec<Group>, Vec<Vec<Vec<f32>>>) {
 pub fn model(name: &str) -> (Model, Params) {
     let path = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join(format!("../model/tests/oracle/{name}/config.json"));
     let (config, _) = ModelConfig::from_hf_json(&std::fs::read_to_string(path).expect("config.json")).expect("valid");
-    let mut params = Params::zeros(&config);
+    let mut params = Params::zeros(&device(), &config);
     for tensor in hf_tensors(&config).iter().filter(|tensor| tensor.role == Role::Own) {
         params.set_rows(tensor.param, tensor.first_row, &weight(&tensor.name, &tensor.shape));
     }
@@ -121,13 +122,16 @@ fn advantages_kl_loss_and_gradients_are_pytorchs() {
         rows.iter().zip(live.into_iter().flatten()).for_each(|(row, logp)| reference[*row] = *logp);
         policy.set_reference(&reference);
 
-        let mut grads = model.grads();
+        let mut grads = model.grads(&device());
         grads.begin();
-        let coefficient = |row, logp| policy.coefficient(row, logp);
-        let objective =
-            Objective { coefficient: &coefficient, mtp_coefficient: 0.0, balance_coefficient: 0.0, teacher: None };
+        let objective = Objective {
+            coefficient: policy.coefficient(),
+            mtp_coefficient: 0.0,
+            balance_coefficient: 0.0,
+            teacher: None,
+        };
         let mut losses = Losses::default();
-        let execution = Execution::default();
+        let execution = Execution::new(device());
         let logprobs = model.accumulate(&params, &mut grads, &execution, &policy.batch, &objective, &mut losses);
         grads.finish();
 
@@ -140,13 +144,13 @@ fn advantages_kl_loss_and_gradients_are_pytorchs() {
         assert!(report.clipped_high + report.clipped_low <= number("outside") + TOLERANCE, "{name}: {report:?}");
         let token_gradients = variant["token_gradients"].as_array().expect("token_gradients").iter();
         let token_gradients: Vec<f64> = token_gradients.flat_map(numbers).collect();
-        let got: Vec<f64> = rows.iter().map(|&row| -f64::from(policy.coefficient(row, logprobs[row]))).collect();
+        let got: Vec<f64> = rows.iter().map(|&row| -f64::from(policy.coefficient().at(row, logprobs[row]))).collect();
         close(&format!("{name}: gradients of log-probabilities"), &got, &token_gradients);
         compare_weights(name, variant, model.config(), grads.values());
     }
 }
 
-pub fn compare_weights(name: &str, variant: &Value, config: &ModelConfig, grads: &[Vec<f32>]) {
+pub fn compare_weights(name: &str, variant: &Value, config: &ModelConfig, grads: &[Tensor]) {
     let specs = wels_model::names::param_specs(config);
     let mut whole = 0;
     for tensor in hf_tensors(config).iter().filter(|tensor| tensor.role == Role::Own) {
@@ -155,7 +159,7 @@ pub fn compare_weights(name: &str, variant: &Value, config: &ModelConfig, grads:
             continue;
         }
         let (from, to) = (tensor.first_row * spec.cols, (tensor.first_row + tensor.rows) * spec.cols);
-        let got: Vec<f64> = grads[tensor.param][from..to].iter().map(|x| f64::from(*x)).collect();
+        let got: Vec<f64> = grads[tensor.param].to_host()[from..to].iter().map(|x| f64::from(*x)).collect();
         let norm = got.iter().map(|x| x * x).sum::<f64>().sqrt();
         let product: f64 = (0..).zip(&got).map(|(i, x)| x * uniform(&tensor.name, i)).sum();
         let expected = numbers(&variant["gradients"][&tensor.name]);

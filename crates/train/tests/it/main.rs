@@ -4,6 +4,10 @@ mod grpo;
 
 mod distil;
 
+mod ranks;
+
+mod naive;
+
 mod rl;
 
 mod sft;

@@ -3,8 +3,9 @@
 
 use std::sync::Arc;
 
+use wels_cpu::testing::device;
 use wels_data::tokenizer::{BpeTrainer, SpecialTokens, Tokenizer};
-use wels_kernels::random::Key;
+use wels_device::host::random::Key;
 use wels_model::config::ModelConfig;
 use wels_model::params::Params;
 use wels_model::tape::Execution;
@@ -61,8 +62,13 @@ impl Task for Even {
 }
 
 pub fn trainer() -> Trainer {
+    trainer_with_shards(1)
+}
+
+pub fn trainer_with_shards(gradient_shards: usize) -> Trainer {
     let rate = 3e-3;
     let hyper = Hyperparameters {
+        gradient_shards,
         learning_rate: LearningRate {
             peak: rate,
             min: rate,
@@ -81,8 +87,8 @@ pub fn trainer() -> Trainer {
         balance_alpha: 0.0,
         mtp_lambda: Switch { early: 0.0, late: 0.0, late_step: 0 },
     };
-    let state = State::new(Params::init(&config(), 11));
-    let mut trainer = Trainer::new(config(), CONTEXT, state, hyper, Execution::default());
+    let state = State::new(Params::init(&device(), &config(), 11));
+    let mut trainer = Trainer::new(config(), CONTEXT, state, hyper, Execution::new(device()));
     trainer.freeze_mtp();
     trainer
 }
@@ -96,7 +102,7 @@ pub fn options(running: usize) -> RlOptions {
             temperature: 1.0,
             stop_tokens: vec![1, 60, 61, 62, 63, 64, 65, 66, 67],
             running,
-            precision: wels_kernels::gemm::Precision::F32,
+            precision: wels_device::Precision::F32,
         },
         grpo: Grpo {
             scale: Scale::Deviation,
@@ -115,14 +121,15 @@ pub fn options(running: usize) -> RlOptions {
 
 pub fn bits(trainer: &Trainer) -> Vec<Vec<u32>> {
     let State { params, m, v, .. } = &trainer.state;
-    params.values.iter().chain(m).chain(v).map(|values| values.iter().map(|x| x.to_bits()).collect()).collect()
+    let tensors = params.tensors().iter().chain(m).chain(v);
+    tensors.map(|tensor| tensor.to_host().iter().map(|x| x.to_bits()).collect()).collect()
 }
 
 /// So many steps from the beginning.
 fn run(trainer: &mut Trainer, options: &RlOptions, steps: std::ops::Range<u64>) -> Vec<RlReport> {
     let tokenizer = tokenizer();
     let prompter = Prompter { tokenizer: &tokenizer, template: None };
-    let reference = Params::init(&config(), 11);
+    let reference = Params::init(&device(), &config(), 11);
     let mut first = steps.start * options.prompts as u64;
     let step = |step| {
         let rollout = sample(trainer, &Even, &prompter, options, 5, first, &mut |_, _| {}).unwrap();
@@ -158,7 +165,7 @@ fn rollouts_are_the_trainers_log_probabilities_whatever_runs_beside_them() {
                 targets: tokens[1..].to_vec(),
                 starts: vec![0, rows as u32],
             };
-            let recomputed = trainer.logprobs(&batch, 64);
+            let recomputed = trainer.logprobs(&batch, 64).unwrap();
             assert!(recomputed[question.prompt.len() - 1..] == answer.logprobs);
             let ended = options(1).rollout.stop_tokens.contains(answer.tokens.last().unwrap());
             assert_eq!(answer.truncated, !ended);

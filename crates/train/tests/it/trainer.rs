@@ -1,19 +1,20 @@
 //! The trainer on a tiny mixture of experts with MTP: what a step changes, what it leaves alone, and what changes no
 //! bit.
 
-use wels_kernels::head::IGNORE;
-use wels_kernels::random::Key;
+use wels_cpu::testing::device;
+use wels_device::IGNORE;
+use wels_device::host::random::Key;
 use wels_model::config::ModelConfig;
 use wels_model::model::Batch;
 use wels_model::names::ParamKind;
 use wels_model::params::Params;
 use wels_model::tape::{Execution, Recompute};
 use wels_train::schedule::{Decay, LearningRate, Switch};
-use wels_train::trainer::{Hyperparameters, State, Trainer};
+use wels_train::trainer::{Hyperparameters, State, StepError, Trainer};
 
-const T: usize = 16;
+pub const T: usize = 16;
 
-fn config() -> ModelConfig {
+pub fn config() -> ModelConfig {
     let json = r#"{"model_type": "deepseek_v3", "hidden_size": 32, "num_hidden_layers": 2, "first_k_dense_replace": 1,
         "intermediate_size": 48, "n_routed_experts": 4, "num_experts_per_tok": 2, "n_shared_experts": 1,
         "moe_intermediate_size": 16, "n_group": 1, "topk_group": 1, "routed_scaling_factor": 1.0, "num_attention_heads": 2,
@@ -23,8 +24,9 @@ fn config() -> ModelConfig {
     ModelConfig::from_hf_json(json).unwrap().0
 }
 
-fn hyper() -> Hyperparameters {
+pub fn hyper() -> Hyperparameters {
     Hyperparameters {
+        gradient_shards: 1,
         learning_rate: LearningRate {
             peak: 1e-2,
             min: 1e-3,
@@ -47,8 +49,8 @@ fn hyper() -> Hyperparameters {
 
 fn trainer(hyper: Hyperparameters, recompute: Recompute) -> Trainer {
     let config = config();
-    let state = State::new(Params::init(&config, 5));
-    Trainer::new(config, T, state, hyper, Execution { recompute, ..Execution::default() })
+    let state = State::new(Params::init(&device(), &config, 5));
+    Trainer::new(config, T, state, hyper, Execution { recompute, ..Execution::new(device()) })
 }
 
 /// Four sequences of a pattern that can be learnt.
@@ -65,7 +67,8 @@ fn batch(step: u64) -> Batch {
 
 fn bits(trainer: &Trainer) -> Vec<Vec<u32>> {
     let State { params, m, v, .. } = &trainer.state;
-    params.values.iter().chain(m).chain(v).map(|values| values.iter().map(|x| x.to_bits()).collect()).collect()
+    let tensors = params.tensors().iter().chain(m).chain(v);
+    tensors.map(|tensor| tensor.to_host().iter().map(|x| x.to_bits()).collect()).collect()
 }
 
 #[test]
@@ -87,12 +90,13 @@ fn biases_move_against_the_load_and_then_stand_still() {
     let mut trainer = trainer(hyper(), Recompute::None);
     let param = trainer.state.params.position("model.layers.1.mlp.gate.e_score_correction_bias").unwrap();
     for step in 0..5 {
-        let before = trainer.state.params.values[param].clone();
+        let before = trainer.state.params.tensors()[param].to_host().into_owned();
         let report = trainer.step(&batch(step), 4 * T).unwrap();
         let experts = &report.experts[0];
         assert_eq!((experts.layer, experts.load.iter().sum::<u64>()), (1, 2 * 4 * T as u64));
         let mean = 2 * 4 * T as u64 / 4;
         assert_eq!(experts.max_violation, *experts.load.iter().max().unwrap() as f64 / mean as f64 - 1.0);
+        let after = trainer.state.params.tensors()[param].to_host();
         for (expert, load) in experts.load.iter().enumerate() {
             let moved = match load.cmp(&mean) {
                 _ if step >= 3 => 0.0,
@@ -100,7 +104,7 @@ fn biases_move_against_the_load_and_then_stand_still() {
                 std::cmp::Ordering::Greater => -0.01,
                 std::cmp::Ordering::Equal => 0.0,
             };
-            assert_eq!(trainer.state.params.values[param][expert], before[expert] + moved, "expert {expert}");
+            assert_eq!(after[expert], before[expert] + moved, "expert {expert}");
         }
     }
 }
@@ -110,11 +114,11 @@ fn a_gradient_that_is_not_finite_touches_nothing() {
     let mut trainer = trainer(hyper(), Recompute::None);
     trainer.step(&batch(0), 4 * T).unwrap();
     let norm = trainer.state.params.position("model.layers.1.input_layernorm.weight").unwrap();
-    trainer.state.params.values[norm][3] = f32::NAN;
+    trainer.state.params.tensor_mut(norm).set(3, &[f32::NAN]);
     let before = bits(&trainer);
     let failure = trainer.step(&batch(1), 4 * T).unwrap_err();
-    assert_eq!((failure.what, failure.step), ("loss", 2));
-    assert!(failure.place.contains("model.layers.1.input_layernorm.weight"), "{failure}");
+    let StepError::NonFinite { what: "loss", step: 2, place } = &failure else { panic!("{failure}") };
+    assert!(place.contains("model.layers.1.input_layernorm.weight"), "{failure}");
     assert!(bits(&trainer) == before);
     assert_eq!(trainer.state.step, 1);
 }
@@ -132,7 +136,8 @@ fn decay_acts_on_matrices_alone() {
     let embedding = trainer.state.params.position("model.embed_tokens.weight").unwrap();
     assert_eq!(before.specs()[embedding].kind, ParamKind::Embedding);
     let unused = (0..60).find(|token| !batch.tokens.contains(token)).expect("a token that the batch lacks") as usize;
-    let (was, is) = (before.values[embedding][unused * 32], trainer.state.params.values[embedding][unused * 32]);
+    let at = |params: &Params| params.tensors()[embedding].to_host()[unused * 32];
+    let (was, is) = (at(&before), at(&trainer.state.params));
     assert_eq!(is, was * (1.0 - rate * 0.5) as f32);
 }
 
@@ -154,9 +159,11 @@ fn frozen_mtp_stays_as_it_is_and_adds_no_gradient() {
     for (i, spec) in specs.iter().enumerate() {
         let is_mtp = spec.name.starts_with("model.layers.2.");
         mtp += usize::from(is_mtp);
-        let expected = if is_mtp { &before.values[i] } else { &without.state.params.values[i] };
-        assert!(frozen.state.params.values[i] == *expected, "{}", spec.name);
-        assert!(is_mtp || frozen.state.params.values[i] != before.values[i], "{} did not move", spec.name);
+        let values = |params: &Params| params.tensors()[i].to_host().into_owned();
+        let expected = values(if is_mtp { &before } else { &without.state.params });
+        let got = values(&frozen.state.params);
+        assert!(got == expected, "{}", spec.name);
+        assert!(is_mtp || got != values(&before), "{} did not move", spec.name);
     }
     assert!(mtp > 10, "{mtp} parameters of MTP");
 }

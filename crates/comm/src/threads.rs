@@ -1,0 +1,160 @@
+//! A world of threads of one process.
+
+use std::sync::{Arc, Condvar, Mutex, MutexGuard};
+
+use crate::{Comm, Lost};
+
+/// A rank among threads. When it is dropped before all ranks have come to the end of their work, the others' operations
+/// fail; so each thread owns its rank.
+pub struct Threads {
+    rank: usize,
+    meeting: Arc<Meeting>,
+}
+
+struct Meeting {
+    world: usize,
+    state: Mutex<State>,
+    changed: Condvar,
+}
+
+#[derive(Default)]
+struct State {
+    /// What each rank has brought to this meeting.
+    brought: Vec<Option<Vec<Vec<u8>>>>,
+    /// What each rank has not fetched yet.
+    waiting: Vec<Option<Vec<Vec<u8>>>>,
+    lost: Option<usize>,
+}
+
+/// A world of `count` ranks, one for each thread that is to have one.
+pub fn threads(count: usize) -> Vec<Threads> {
+    let state = State { brought: vec![None; count], waiting: vec![None; count], lost: None };
+    let meeting = Arc::new(Meeting { world: count, state: Mutex::new(state), changed: Condvar::new() });
+    (0..count).map(|rank| Threads { rank, meeting: meeting.clone() }).collect()
+}
+
+impl Meeting {
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+    }
+
+    /// Waits until `ready` finds what it waits for.
+    fn wait<T>(&self, mut ready: impl FnMut(&mut State) -> Option<T>) -> Result<T, Lost> {
+        let mut state = self.lock();
+        loop {
+            if let Some(found) = ready(&mut state) {
+                return Ok(found);
+            }
+            if let Some(rank) = state.lost {
+                return Err(Lost { rank, world: self.world });
+            }
+            state = self.changed.wait(state).unwrap_or_else(|poisoned| poisoned.into_inner());
+        }
+    }
+}
+
+impl Comm for Threads {
+    fn rank(&self) -> usize {
+        self.rank
+    }
+
+    fn world(&self) -> usize {
+        self.meeting.world
+    }
+
+    fn all_to_all(&self, send: Vec<Vec<u8>>) -> Result<Vec<Vec<u8>>, Lost> {
+        assert_eq!(send.len(), self.world(), "a message for each rank");
+        let mut send = Some(send);
+        // The place is free when everybody has come to the meeting before.
+        self.meeting.wait(|state| {
+            if state.brought[self.rank].is_some() {
+                return None;
+            }
+            state.brought[self.rank] = send.take();
+            if state.brought.iter().all(Option::is_some) {
+                hand_out(state);
+            }
+            Some(())
+        })?;
+        self.meeting.changed.notify_all();
+        let received = self.meeting.wait(|state| state.waiting[self.rank].take())?;
+        self.meeting.changed.notify_all();
+        Ok(received)
+    }
+}
+
+/// Turns what the ranks brought into what they fetch.
+fn hand_out(state: &mut State) {
+    let mut brought: Vec<_> =
+        state.brought.iter_mut().map(|of| of.take().expect("all have come").into_iter()).collect();
+    for waiting in &mut state.waiting {
+        *waiting = Some(brought.iter_mut().map(|of| of.next().expect("a message for each rank")).collect());
+    }
+}
+
+impl Drop for Threads {
+    fn drop(&mut self) {
+        let mut state = self.meeting.lock();
+        state.lost.get_or_insert(self.rank);
+        drop(state);
+        self.meeting.changed.notify_all();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn messages_arrive_in_order_of_the_ranks() {
+        std::thread::scope(|scope| {
+            for comm in threads(4) {
+                scope.spawn(move || {
+                    for round in 0..200u8 {
+                        let send = (0..4).map(|to| vec![round, comm.rank() as u8, to]).collect();
+                        let received = comm.all_to_all(send).unwrap();
+                        let expected: Vec<Vec<u8>> = (0..4).map(|from| vec![round, from, comm.rank() as u8]).collect();
+                        assert_eq!(received, expected);
+                    }
+                    comm.barrier().unwrap();
+                });
+            }
+        });
+    }
+
+    #[test]
+    fn a_rank_that_panics_ends_the_others() {
+        let mut ranks = threads(3);
+        let (third, second, first) = (ranks.pop().unwrap(), ranks.pop().unwrap(), ranks.pop().unwrap());
+        std::thread::scope(|scope| {
+            let waiting = [first, second].map(|comm| {
+                scope.spawn(move || {
+                    comm.barrier().unwrap();
+                    (comm.barrier(), comm.barrier())
+                })
+            });
+            let panics = scope.spawn(move || {
+                third.barrier().unwrap();
+                panic!("as planned");
+            });
+            assert!(panics.join().is_err());
+            for thread in waiting {
+                let (then, later) = thread.join().unwrap();
+                assert!(matches!(then, Err(Lost { world: 3, .. })), "{then:?}");
+                assert!(later.is_err());
+            }
+        });
+        assert_eq!(Lost { rank: 2, world: 3 }.to_string(), "rank 2 of 3 has ended before the others");
+    }
+
+    #[test]
+    fn what_was_sent_before_a_rank_left_still_arrives() {
+        let mut ranks = threads(2);
+        let (second, first) = (ranks.pop().unwrap(), ranks.pop().unwrap());
+        std::thread::scope(|scope| {
+            let other = scope.spawn(move || second.all_gather(vec![2]).unwrap());
+            assert_eq!(first.all_gather(vec![1]).unwrap(), [[1], [2]]);
+            assert_eq!(other.join().unwrap(), [[1], [2]]);
+        });
+    }
+}

@@ -1,0 +1,128 @@
+//! Causal attention over packed sequences and over the pages of a KV cache.
+
+use std::ops::Range;
+
+use wels_device::{
+    Attention, AttentionGradients, AttentionInputs, AttentionShape, CachePages, ColumnHeads, ExpandedQuery, Ids,
+    KvLayout, LatentLayout, LatentQuery, Numbers, PagedSequences, Tensor,
+};
+use wels_kernels::attention::paged::Pages;
+use wels_kernels::attention::{self, Heads, HeadsMut, Keys};
+use wels_kernels::par::SharedMut;
+
+use crate::Cpu;
+use crate::memory::{slice, slice_mut};
+
+fn heads(part: ColumnHeads<'_>) -> Heads<'_> {
+    let ColumnHeads { of, offset, head_stride, dim } = part;
+    Heads { data: slice(of), row_stride: of.cols(), offset, head_stride, dim }
+}
+
+fn heads_mut(like: &ColumnHeads, data: SharedMut<f32>) -> HeadsMut {
+    let ColumnHeads { of, offset, head_stride, dim } = *like;
+    HeadsMut { data, row_stride: of.cols(), offset, head_stride, dim }
+}
+
+fn keys<'a>(inputs: &AttentionInputs<'a>) -> Keys<'a> {
+    Keys { own: heads(inputs.k), shared: inputs.k_shared.map(heads) }
+}
+
+fn pages(pages: &CachePages) -> &Pages {
+    pages.memory.downcast_ref().expect("pages of the processor's")
+}
+
+fn pages_mut(pages: &mut CachePages) -> &mut Pages {
+    pages.memory.downcast_mut().expect("pages of the processor's")
+}
+
+impl Attention for Cpu {
+    fn attention(
+        &self,
+        shape: AttentionShape,
+        starts: &Ids,
+        inputs: AttentionInputs,
+        out: &mut Tensor,
+        stats: &mut Tensor,
+    ) {
+        let (q, v) = (heads(inputs.q), heads(inputs.v));
+        attention::forward(shape, starts, q, keys(&inputs), v, slice_mut(out), slice_mut(stats));
+    }
+
+    fn attention_backward(
+        &self,
+        shape: AttentionShape,
+        starts: &Ids,
+        inputs: AttentionInputs,
+        out: &Tensor,
+        stats: &Tensor,
+        d_out: &Tensor,
+        gradients: AttentionGradients,
+    ) {
+        let AttentionInputs { q, k, k_shared, v } = inputs;
+        let dk = SharedMut::new(slice_mut(gradients.k));
+        let dv = gradients.v.map_or(dk, |dv| SharedMut::new(slice_mut(dv)));
+        let d_shared = k_shared.zip(gradients.k_shared);
+        attention::backward(
+            shape,
+            starts,
+            heads(q),
+            keys(&inputs),
+            heads(v),
+            slice(out),
+            slice(stats),
+            slice(d_out),
+            heads_mut(&q, SharedMut::new(slice_mut(gradients.q))),
+            heads_mut(&k, dk),
+            d_shared.map(|(part, d)| heads_mut(&part, SharedMut::new(slice_mut(d)))),
+            heads_mut(&v, dv),
+        );
+    }
+
+    fn pages(&self, numbers: Numbers, count: usize, page_len: usize) -> CachePages {
+        CachePages { count, memory: Box::new(Pages::new(numbers, count, page_len)) }
+    }
+
+    fn populate(&self, of: &CachePages, which: Range<usize>) {
+        pages(of).populate(which);
+    }
+
+    fn copy_page(&self, of: &mut CachePages, from: u32, to: u32) {
+        pages_mut(of).copy(from, to);
+    }
+
+    fn append(&self, to: &mut CachePages, at: PagedSequences, layout: KvLayout, inputs: AttentionInputs) {
+        pages_mut(to).append(at.offset, layout, at.sequences, keys(&inputs), heads(inputs.v));
+    }
+
+    fn attend(&self, over: &CachePages, at: PagedSequences, layout: KvLayout, query: ExpandedQuery, out: &mut Tensor) {
+        let ExpandedQuery { shape, q } = query;
+        pages(over).attend(at.offset, layout, shape, at.sequences, heads(q), slice_mut(out));
+    }
+
+    fn append_latent(
+        &self,
+        to: &mut CachePages,
+        at: PagedSequences,
+        layout: LatentLayout,
+        latent: &Tensor,
+        rotary: &Tensor,
+    ) {
+        pages_mut(to).append_latent(at.offset, layout, at.sequences, slice(latent), slice(rotary));
+    }
+
+    fn attend_latent(
+        &self,
+        over: &CachePages,
+        at: PagedSequences,
+        layout: LatentLayout,
+        query: LatentQuery,
+        out: &mut Tensor,
+    ) {
+        let LatentQuery { heads: count, scale, absorbed, rotary } = query;
+        let (row_stride, head_stride) = (layout.latent, absorbed.rows() / count * layout.latent);
+        let own = Heads { data: slice(absorbed), row_stride, offset: 0, head_stride, dim: layout.latent };
+        let data = SharedMut::new(slice_mut(out));
+        let to = HeadsMut { data, row_stride, offset: 0, head_stride, dim: layout.latent };
+        pages(over).attend_latent(at.offset, layout, count, scale, at.sequences, own, heads(rotary), to);
+    }
+}

@@ -1,0 +1,103 @@
+//! Routing, and what joins the experts' results.
+
+use wels_device::{Balance, Dispatch, Experts, Ids, Router, Start, Tensor};
+use wels_kernels::{experts, router};
+
+use crate::Cpu;
+use crate::memory::{slice, slice_mut};
+
+struct Tables {
+    /// `[T, K]`.
+    chosen: Vec<u32>,
+    dispatch: experts::Dispatch,
+}
+
+fn all(dispatch: &Dispatch) -> &Tables {
+    dispatch.memory.downcast_ref().expect("a dispatch of the processor's")
+}
+
+pub(crate) fn tables(dispatch: &Dispatch) -> &experts::Dispatch {
+    &all(dispatch).dispatch
+}
+
+fn balance_of(balance: &Balance) -> &router::Balance {
+    balance.memory.downcast_ref().expect("a balance of the processor's")
+}
+
+impl Experts for Cpu {
+    fn route(
+        &self,
+        router: &Router,
+        logits: &Tensor,
+        bias: Option<&Tensor>,
+        scores: &mut Tensor,
+        weights: &mut Tensor,
+    ) -> Dispatch {
+        let (tokens, experts, top_k) = (logits.rows(), router.experts, router.top_k);
+        let mut chosen = vec![0; tokens * top_k];
+        let (scores, weights) = (slice_mut(scores), slice_mut(weights));
+        router::forward(router, slice(logits), bias.map(slice), scores, &mut chosen, weights);
+        let dispatch = experts::Dispatch::new(&chosen, tokens, top_k, experts);
+        Dispatch { tokens, experts, top_k, memory: Box::new(Tables { chosen, dispatch }) }
+    }
+
+    fn route_backward(
+        &self,
+        router: &Router,
+        scores: &Tensor,
+        dispatch: &Dispatch,
+        dweights: &Tensor,
+        dscores: Option<&Tensor>,
+        dlogits: &mut Tensor,
+    ) {
+        let chosen = &all(dispatch).chosen;
+        router::backward(router, slice(scores), chosen, slice(dweights), dscores.map(slice), slice_mut(dlogits));
+    }
+
+    fn balance(&self, router: &Router, scores: &Tensor, dispatch: &Dispatch, starts: &Ids) -> Balance {
+        Balance { memory: Box::new(router::balance(router, slice(scores), &all(dispatch).chosen, starts)) }
+    }
+
+    fn balance_backward(
+        &self,
+        router: &Router,
+        scores: &Tensor,
+        starts: &Ids,
+        balance: &Balance,
+        coefficient: f32,
+        dscores: &mut Tensor,
+    ) {
+        let coefficients = vec![coefficient; starts.len() - 1];
+        let balance = balance_of(balance);
+        router::balance_backward(router, slice(scores), starts, balance, &coefficients, slice_mut(dscores));
+    }
+
+    fn balance_losses(&self, balance: &Balance) -> Vec<f32> {
+        balance_of(balance).losses.clone()
+    }
+
+    fn loads(&self, dispatch: &Dispatch) -> Vec<u32> {
+        tables(dispatch).loads().collect()
+    }
+
+    fn combine(&self, h: &Tensor, weights: &Tensor, dispatch: &Dispatch, base: Option<&Tensor>, y: &mut Tensor) {
+        experts::combine(slice(h), slice(weights), tables(dispatch), base.map(slice), slice_mut(y), h.cols());
+    }
+
+    fn combine_backward(
+        &self,
+        dy: &Tensor,
+        h: &Tensor,
+        weights: &Tensor,
+        dispatch: &Dispatch,
+        dh: &mut Tensor,
+        dweights: &mut Tensor,
+    ) {
+        let (dh, dweights) = (slice_mut(dh), slice_mut(dweights));
+        experts::combine_backward(slice(dy), slice(h), slice(weights), tables(dispatch), dh, dweights, h.cols());
+    }
+
+    fn gather_slots(&self, dslots: &Tensor, dispatch: &Dispatch, (dx, start): (&mut Tensor, Start)) {
+        experts::scatter_dx(slice(dslots), tables(dispatch), slice_mut(dx), start, dslots.cols());
+    }
+}

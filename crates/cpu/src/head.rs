@@ -1,0 +1,87 @@
+//! The output head with its loss.
+
+use std::ops::Range;
+
+use wels_device::{Coefficient, Head, HeadGradients, Precision, Taught, Tensor, WeightRef};
+use wels_kernels::distil::{self, Seen};
+use wels_kernels::gemm;
+use wels_kernels::head::{self, Gradients};
+use wels_kernels::memory::Buffer;
+use wels_kernels::quant::{self, QuantMatrix};
+
+use crate::Cpu;
+use crate::memory::{slice, slice_mut};
+use crate::weights::single;
+
+impl Head for Cpu {
+    fn head_loss(
+        &self,
+        precision: Precision,
+        x: &Tensor,
+        w: WeightRef,
+        targets: &[u32],
+        logp: &mut Tensor,
+        gradients: Option<HeadGradients>,
+    ) {
+        let (d, logp) = (x.cols(), slice_mut(logp));
+        let w = match w {
+            WeightRef::Plain(w) => w,
+            WeightRef::Packed(w) => {
+                assert!(gradients.is_none(), "gradients of packed weights");
+                return packed_loss(slice(x), single(w), targets, logp);
+            }
+        };
+        let (w, v) = (slice(w), w.rows());
+        match gradients {
+            None => head::loss(precision, slice(x), w, targets, d, v, logp, None),
+            Some(HeadGradients { dx, dw: (dw, dw_start), coefficient }) => {
+                let gradients = Gradients { dx: slice_mut(dx), dw: slice_mut(dw), dw_start };
+                let coefficient = |row: usize, logp: f32| coefficient.at(row, logp);
+                head::loss(precision, slice(x), w, targets, d, v, logp, Some((gradients, &coefficient)));
+            }
+        }
+    }
+
+    fn distil_loss(
+        &self,
+        precision: Precision,
+        x: &Tensor,
+        w: &Tensor,
+        targets: &[u32],
+        taught: &Taught,
+        [logp, divergence]: [&mut Tensor; 2],
+        gradients: HeadGradients,
+    ) {
+        let (d, v) = (x.cols(), w.rows());
+        let (states, width) = (slice(taught.states), taught.states.cols());
+        let logits = |rows: Range<usize>, logits: &mut [f32]| {
+            let x = &states[rows.start * width..rows.end * width];
+            match taught.head {
+                WeightRef::Plain(head) => gemm::linear(precision, x, slice(head), logits, width, v),
+                WeightRef::Packed(head) => quant::linear(&quant::quantise_rows(x, width), single(head), logits),
+            }
+        };
+        let Taught { divergence: way, temperature, cross_entropy, .. } = *taught;
+        let rule = distil::Teacher { logits: &logits, divergence: way, temperature, cross_entropy };
+        let seen = Seen { logp: slice_mut(logp), divergence: slice_mut(divergence) };
+        let HeadGradients { dx, dw: (dw, dw_start), coefficient } = gradients;
+        let gradients = Gradients { dx: slice_mut(dx), dw: slice_mut(dw), dw_start };
+        let coefficient = |row: usize, logp: f32| Coefficient::at(&coefficient, row, logp);
+        distil::loss(precision, slice(x), slice(w), targets, &rule, d, v, seen, gradients, &coefficient);
+    }
+}
+
+/// Tokens whose logits are held at a time.
+const BLOCK: usize = 64;
+
+/// The log-probability of each target, from logits of a block of tokens at a time.
+fn packed_loss(x: &[f32], w: &QuantMatrix, targets: &[u32], logp: &mut [f32]) {
+    let (d, v) = (w.columns(), w.rows());
+    let mut logits = Buffer::zeros(BLOCK.min(targets.len()) * v);
+    let blocks = x.chunks(BLOCK * d).zip(targets.chunks(BLOCK)).zip(logp.chunks_mut(BLOCK));
+    for ((x, targets), logp) in blocks {
+        let logits = &mut logits[..targets.len() * v];
+        quant::linear(&quant::quantise_rows(x, d), w, logits);
+        head::log_probabilities(logits, targets, v, logp);
+    }
+}

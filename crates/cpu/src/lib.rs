@@ -1,0 +1,56 @@
+//! The processor as a device: the kernels of `wels-kernels` behind the traits of `wels-device`.
+//!
+//! Each operation takes the slices out of its tensors and calls one kernel, whose header has the formula and the order
+//! of its sums. [`naive`] is a second device, of plain loops and with memory that nobody else can look into, for tests.
+
+#![forbid(unsafe_code)]
+
+mod attention;
+mod experts;
+mod head;
+mod memory;
+pub mod naive;
+mod products;
+mod rows;
+pub mod testing;
+mod weights;
+
+use std::sync::{Arc, OnceLock};
+
+use wels_device::{AdamW, Device, Optimizer, Tensor};
+use wels_kernels::optim;
+
+use memory::{slice, slice_mut};
+
+/// The processor.
+pub struct Cpu;
+
+/// The processor. All callers share one.
+pub fn device() -> Arc<dyn Device> {
+    static DEVICE: OnceLock<Arc<dyn Device>> = OnceLock::new();
+    DEVICE.get_or_init(|| Arc::new(Cpu)).clone()
+}
+
+impl Device for Cpu {
+    fn name(&self) -> &str {
+        "cpu"
+    }
+}
+
+impl Optimizer for Cpu {
+    fn adamw(
+        &self,
+        (params, first): (&mut Tensor, usize),
+        grads: &Tensor,
+        (m, v): (&mut Tensor, &mut Tensor),
+        rule: &AdamW,
+        scale: f32,
+    ) {
+        let params = &mut slice_mut(params)[first..first + grads.len()];
+        optim::adamw(params, slice(grads), slice_mut(m), slice_mut(v), rule, scale);
+    }
+
+    fn squares(&self, x: &Tensor) -> Vec<f32> {
+        optim::squares_of_chunks(slice(x))
+    }
+}

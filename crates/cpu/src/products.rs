@@ -1,0 +1,94 @@
+//! Products with parameters, however these are stored.
+//!
+//! With quantised parameters x is quantised too, in blocks of 32 of a row (`wels_kernels::quant`), once for all
+//! matrices that it is multiplied with. The precision is that of products with parameters that are not packed.
+
+use std::borrow::Cow;
+
+use wels_device::{Dispatch, Groups, Precision, Products, Start, Tensor, WeightRef};
+use wels_kernels::{gemm, quant};
+
+use crate::Cpu;
+use crate::experts::tables;
+use crate::memory::{slice, slice_mut};
+use crate::weights::{matrices, single};
+
+impl Products for Cpu {
+    fn linear(&self, precision: Precision, x: &Tensor, products: &mut [(WeightRef, &mut Tensor)]) {
+        let (k, x) = (x.cols(), slice(x));
+        let mut packed = Vec::with_capacity(products.len());
+        for (w, y) in products {
+            let n = y.cols();
+            match w {
+                WeightRef::Plain(w) => gemm::linear(precision, x, slice(w), slice_mut(y), k, n),
+                WeightRef::Packed(w) => packed.push((single(w), slice_mut(y))),
+            }
+        }
+        if !packed.is_empty() {
+            quant::linear_many(&quant::quantise_rows(x, k), &mut packed);
+        }
+    }
+
+    fn linear_dx(&self, precision: Precision, dy: &Tensor, w: &Tensor, (dx, start): (&mut Tensor, Start)) {
+        let (k, n) = (dx.cols(), dy.cols());
+        gemm::linear_dx(precision, slice(dy), slice(w), slice_mut(dx), k, n, start);
+    }
+
+    fn linear_dw(&self, precision: Precision, dy: &Tensor, x: &Tensor, (dw, start): (&mut Tensor, Start)) {
+        gemm::linear_dw(precision, slice(dy), slice(x), slice_mut(dw), x.cols(), dy.cols(), start);
+    }
+
+    fn grouped(&self, precision: Precision, x: &Tensor, groups: Groups, products: &mut [(WeightRef, &mut Tensor)]) {
+        let (rows, offsets) = parts(groups, x.rows());
+        let (k, x) = (x.cols(), slice(x));
+        let mut words = None;
+        for (w, y) in products {
+            let n = y.cols();
+            match w {
+                WeightRef::Plain(w) => {
+                    gemm::grouped_linear(precision, x, rows, &offsets, slice(w), slice_mut(y), k, n);
+                }
+                WeightRef::Packed(w) => {
+                    let x = words.get_or_insert_with(|| quant::quantise_rows(x, k));
+                    quant::grouped_linear(x, rows, &offsets, matrices(w), slice_mut(y));
+                }
+            }
+        }
+    }
+
+    fn grouped_dx(
+        &self,
+        precision: Precision,
+        dy: &Tensor,
+        dispatch: &Dispatch,
+        w: &Tensor,
+        (dx, start): (&mut Tensor, Start),
+    ) {
+        let offsets = tables(dispatch).offsets();
+        let (k, n) = (dx.cols(), dy.cols());
+        gemm::grouped_linear_dx(precision, slice(dy), offsets, slice(w), slice_mut(dx), k, n, start);
+    }
+
+    fn grouped_dw(
+        &self,
+        precision: Precision,
+        dy: &Tensor,
+        x: &Tensor,
+        groups: Groups,
+        (dw, start): (&mut Tensor, Start),
+    ) {
+        let (rows, offsets) = parts(groups, dy.rows());
+        let (k, n) = (x.cols(), dy.cols());
+        gemm::grouped_linear_dw(precision, slice(dy), slice(x), rows, &offsets, slice_mut(dw), k, n, start);
+    }
+}
+
+/// Of an operand with `rows` rows: the row of each slot, where they are not the slots themselves, and where the parts
+/// begin.
+fn parts(groups: Groups<'_>, rows: usize) -> (Option<&[u32]>, Cow<'_, [u32]>) {
+    match groups {
+        Groups::Slots(dispatch) => (None, tables(dispatch).offsets().into()),
+        Groups::Tokens(dispatch) => (Some(tables(dispatch).rows()), tables(dispatch).offsets().into()),
+        Groups::Equal(parts) => (None, (0..=parts).map(|part| (part * (rows / parts)) as u32).collect()),
+    }
+}

@@ -1,0 +1,164 @@
+//! The trait, and its groups of operations that have no file of their own.
+//!
+//! Outputs are `&mut Tensor`: all of an output is written, but where an argument of type [`Start`] says that it goes on
+//! from what it holds. An operand of another device, or of a size that does not fit, is a bug, and panics.
+
+use std::any::Any;
+use std::borrow::Cow;
+use std::fmt;
+
+use crate::attention::Attention;
+use crate::experts::{Dispatch, Experts};
+use crate::head::Head;
+use crate::weights::{WeightRef, Weights};
+use crate::{AdamW, Direction, Dtype, Ids, Precision, Rotary, Start, Tensor};
+
+/// Memory of a device, which only it can look into.
+pub type Memory = Box<dyn Any + Send + Sync>;
+
+/// Something to compute with. One value serves all threads that use it.
+pub trait Device: Buffers + Rows + Products + Experts + Attention + Head + Optimizer + Weights {
+    /// What users know it by: `cpu`.
+    fn name(&self) -> &str;
+}
+
+impl fmt::Debug for dyn Device {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+/// Memory and what crosses to the host.
+pub trait Buffers: Send + Sync {
+    /// Memory for `len` numbers with arbitrary contents.
+    fn alloc(&self, dtype: Dtype, len: usize) -> Memory;
+
+    /// Is told that memory is handed out again, to whoever must not see what it holds.
+    fn reused(&self, _memory: &mut Memory) {}
+
+    /// The values, as f32, when everything before is computed.
+    fn read<'a>(&self, from: &'a Tensor) -> Cow<'a, [f32]>;
+
+    /// Sets the elements from `first` on.
+    fn write(&self, to: &mut Tensor, first: usize, values: &[f32]);
+
+    /// Copies `rows` rows; both have the same columns and number format.
+    fn copy_rows(&self, from: &Tensor, from_row: usize, to: &mut Tensor, to_row: usize, rows: usize);
+
+    /// Sets all elements.
+    fn fill(&self, to: &mut Tensor, value: f32);
+
+    /// Whether no element is an infinity or a NaN.
+    fn is_finite(&self, x: &Tensor) -> bool;
+}
+
+/// Where the rotary parts of the heads lie in a row.
+#[derive(Clone, Copy, Debug)]
+pub struct RotaryColumns {
+    /// First column of the first head's rotary part.
+    pub offset: usize,
+    /// From one head to the next.
+    pub head_stride: usize,
+    /// How many heads.
+    pub heads: usize,
+}
+
+/// What is computed row by row.
+pub trait Rows {
+    /// `y += x`.
+    fn add(&self, x: &Tensor, y: &mut Tensor);
+
+    /// `y[t] += bias`.
+    fn add_bias(&self, bias: &Tensor, y: &mut Tensor);
+
+    /// `dbias = Σ_t dy[t]`, a chain over the rows.
+    fn bias_backward(&self, dy: &Tensor, dbias: &mut Tensor, start: Start);
+
+    /// Copies `width` columns of all rows of `x`, from column `from` on, to those of `y` from column `to` on.
+    fn copy_columns(&self, x: &Tensor, from: usize, y: &mut Tensor, to: usize, width: usize);
+
+    /// `y[H·T, width]`: the heads of `x[T, …]`, which lie at its columns `offset + h·stride`, one below the other.
+    fn split_heads(&self, x: &Tensor, heads: usize, offset: usize, stride: usize, y: &mut Tensor);
+
+    /// `y[T, H·width]`: the heads of `x[H·T, width]`, which lie one below the other, side by side.
+    fn join_heads(&self, x: &Tensor, heads: usize, y: &mut Tensor);
+
+    /// `y = w ⊙ x · rstd`, `rstd[t] = 1/√(mean(x[t]²) + ε)`.
+    fn rms_norm(&self, x: &Tensor, w: &Tensor, eps: f32, y: &mut Tensor, rstd: &mut Tensor);
+
+    /// Backward of [`Rows::rms_norm`]; `dw` is a chain over the rows.
+    fn rms_norm_backward(
+        &self,
+        dy: &Tensor,
+        x: &Tensor,
+        w: &Tensor,
+        rstd: &Tensor,
+        dx: (&mut Tensor, Start),
+        dw: (&mut Tensor, Start),
+    );
+
+    /// Turns the rotary parts `at` of each row of `x` by the row's position.
+    fn rope(&self, x: &mut Tensor, positions: &Ids, rotary: &Rotary, at: RotaryColumns, direction: Direction);
+
+    /// `y = silu(gate) ⊙ up`.
+    fn swiglu(&self, gate: &Tensor, up: &Tensor, y: &mut Tensor);
+
+    /// Backward of [`Rows::swiglu`].
+    fn swiglu_backward(&self, dy: &Tensor, gate: &Tensor, up: &Tensor, dgate: &mut Tensor, dup: &mut Tensor);
+
+    /// `y[t] = table[ids[t]]`.
+    fn gather(&self, table: WeightRef, ids: &Ids, y: &mut Tensor);
+
+    /// Backward of [`Rows::gather`]: row i is a chain over the t with `ids[t] = i`.
+    fn gather_backward(&self, dy: &Tensor, ids: &Ids, dtable: &mut Tensor, start: Start);
+}
+
+/// Which rows a stacked matrix's parts are multiplied with.
+#[derive(Clone, Copy)]
+pub enum Groups<'a> {
+    /// Part e with expert e's slots; the other operand is `[S, …]`.
+    Slots(&'a Dispatch),
+    /// The same, the other operand being `[T, …]`: slot s stands for the row of its token.
+    Tokens(&'a Dispatch),
+    /// As many parts, each with as many rows, one after the other.
+    Equal(usize),
+}
+
+/// Products with matrices `w[N, K]`. An element of a result is one chain over k, or over the rows in `dw`, and does not
+/// depend on the other rows.
+pub trait Products {
+    /// `y[T, N] = x[T, K] · w[N, K]ᵀ`, for several w with one x.
+    fn linear(&self, precision: Precision, x: &Tensor, products: &mut [(WeightRef, &mut Tensor)]);
+
+    /// `dx = dy · w`.
+    fn linear_dx(&self, precision: Precision, dy: &Tensor, w: &Tensor, dx: (&mut Tensor, Start));
+
+    /// `dw = dyᵀ · x`.
+    fn linear_dw(&self, precision: Precision, dy: &Tensor, x: &Tensor, dw: (&mut Tensor, Start));
+
+    /// [`Products::linear`] of each part of stacked matrices `w[parts·N, K]` with its rows.
+    fn grouped(&self, precision: Precision, x: &Tensor, groups: Groups, products: &mut [(WeightRef, &mut Tensor)]);
+
+    /// `dx[S, K] = dy[S, N] · w[e]`.
+    fn grouped_dx(&self, precision: Precision, dy: &Tensor, dispatch: &Dispatch, w: &Tensor, dx: (&mut Tensor, Start));
+
+    /// `dw[e] = dy[S, N]ᵀ · x` over the slots of each expert.
+    fn grouped_dw(&self, precision: Precision, dy: &Tensor, x: &Tensor, groups: Groups, dw: (&mut Tensor, Start));
+}
+
+/// What changes the weights.
+pub trait Optimizer {
+    /// One step of AdamW on the elements of `params` from `first` on, as many as the moments `m` and `v` and the
+    /// gradients have, of which `scale · grads` are followed.
+    fn adamw(
+        &self,
+        params: (&mut Tensor, usize),
+        grads: &Tensor,
+        moments: (&mut Tensor, &mut Tensor),
+        rule: &AdamW,
+        scale: f32,
+    );
+
+    /// Σ x² of each [`SQUARES_CHUNK`](crate::SQUARES_CHUNK) elements, the last being fewer; on the host.
+    fn squares(&self, x: &Tensor) -> Vec<f32>;
+}

@@ -1,0 +1,97 @@
+//! Routing: which experts a token goes to.
+
+use std::fmt;
+
+use crate::{Ids, Memory, Router, Start, Tensor};
+
+/// Where each choice of each token goes; the device has the tables.
+pub struct Dispatch {
+    /// T.
+    pub tokens: usize,
+    /// E.
+    pub experts: usize,
+    /// K.
+    pub top_k: usize,
+    /// The device's tables.
+    pub memory: Memory,
+}
+
+impl Dispatch {
+    /// S = T·K.
+    pub fn slots(&self) -> usize {
+        self.tokens * self.top_k
+    }
+}
+
+impl fmt::Debug for Dispatch {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Dispatch[{} tokens, {} of {} experts]", self.tokens, self.top_k, self.experts)
+    }
+}
+
+/// What the sequence-wise balance loss keeps for its backward part; the device has the tables.
+pub struct Balance {
+    /// The device's tables.
+    pub memory: Memory,
+}
+
+/// Routing, and what joins the experts' results.
+pub trait Experts {
+    /// Scores `[T, E]` and weights `[T, K]` of `logits[T, E]`, and where the tokens go. `bias[E]` steers the choice alone.
+    fn route(
+        &self,
+        router: &Router,
+        logits: &Tensor,
+        bias: Option<&Tensor>,
+        scores: &mut Tensor,
+        weights: &mut Tensor,
+    ) -> Dispatch;
+
+    /// Backward of [`Experts::route`]: through the chosen scores, and through all of them by `dscores`.
+    fn route_backward(
+        &self,
+        router: &Router,
+        scores: &Tensor,
+        dispatch: &Dispatch,
+        dweights: &Tensor,
+        dscores: Option<&Tensor>,
+        dlogits: &mut Tensor,
+    );
+
+    /// The balance loss of each sequence.
+    fn balance(&self, router: &Router, scores: &Tensor, dispatch: &Dispatch, starts: &Ids) -> Balance;
+
+    /// `dscores` of the balance losses, each times `coefficient`.
+    fn balance_backward(
+        &self,
+        router: &Router,
+        scores: &Tensor,
+        starts: &Ids,
+        balance: &Balance,
+        coefficient: f32,
+        dscores: &mut Tensor,
+    );
+
+    /// The loss of each sequence without its coefficient, on the host; waits for the device.
+    fn balance_losses(&self, balance: &Balance) -> Vec<f32>;
+
+    /// Tokens of each expert, on the host; waits for the device.
+    fn loads(&self, dispatch: &Dispatch) -> Vec<u32>;
+
+    /// `y[t] = base[t] + Σ_k weights[t, k] · h[slot(t, k)]`, a chain in the order of the experts.
+    fn combine(&self, h: &Tensor, weights: &Tensor, dispatch: &Dispatch, base: Option<&Tensor>, y: &mut Tensor);
+
+    /// Backward of [`Experts::combine`] for `h[S, D]` and `weights[T, K]`.
+    fn combine_backward(
+        &self,
+        dy: &Tensor,
+        h: &Tensor,
+        weights: &Tensor,
+        dispatch: &Dispatch,
+        dh: &mut Tensor,
+        dweights: &mut Tensor,
+    );
+
+    /// `dx[t] = Σ_k dslots[slot(t, k)]`, a chain in the order of the experts.
+    fn gather_slots(&self, dslots: &Tensor, dispatch: &Dispatch, dx: (&mut Tensor, Start));
+}

@@ -1,0 +1,55 @@
+//! The output head with its loss: logits `[T, V]` never exist.
+
+use crate::{Coefficient, Divergence, Precision, Start, Tensor, WeightRef};
+
+/// Where the gradients of the loss go.
+pub struct HeadGradients<'a> {
+    /// `[T, D]`.
+    pub dx: &'a mut Tensor,
+    /// `[V, D]`.
+    pub dw: (&'a mut Tensor, Start),
+    /// The loss.
+    pub coefficient: Coefficient<'a>,
+}
+
+/// What a teacher makes of the same tokens.
+#[derive(Clone, Copy)]
+pub struct Taught<'a> {
+    /// `[T, D of the teacher]`: what its head reads.
+    pub states: &'a Tensor,
+    /// Its head `[V, D of the teacher]`.
+    pub head: WeightRef<'a>,
+    /// Which way the divergence is taken.
+    pub divergence: Divergence,
+    /// Of both softmaxes.
+    pub temperature: f32,
+    /// The share of the cross-entropy in the loss.
+    pub cross_entropy: f32,
+}
+
+/// Log-probabilities and losses.
+pub trait Head {
+    /// `logp[t] = log softmax(x[t] · wᵀ)[targets[t]]`, 0 for [`IGNORE`](crate::IGNORE); with gradients, which only an
+    /// unpacked w has, those of the loss that their coefficient stands for.
+    fn head_loss(
+        &self,
+        precision: Precision,
+        x: &Tensor,
+        w: WeightRef,
+        targets: &[u32],
+        logp: &mut Tensor,
+        gradients: Option<HeadGradients>,
+    );
+
+    /// [`Head::head_loss`] of a student; `divergence[T]` gets each token's divergence from its teacher.
+    fn distil_loss(
+        &self,
+        precision: Precision,
+        x: &Tensor,
+        w: &Tensor,
+        targets: &[u32],
+        taught: &Taught,
+        seen: [&mut Tensor; 2],
+        gradients: HeadGradients,
+    );
+}

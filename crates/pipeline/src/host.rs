@@ -1,0 +1,96 @@
+//! What a run needs of the program around it: somebody who hears what happens and is shown results, who says when to
+//! stop, and a clock.
+
+use std::io;
+use std::path::Path;
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+use wels_runs::account::Comparison;
+use wels_runs::ledger::Totals;
+use wels_runs::plan::RunPlan;
+use wels_runs::recipe::Score;
+
+/// The program around a run.
+pub trait Host {
+    /// Hears what happens.
+    fn event(&mut self, event: Event<'_>);
+
+    /// Is shown a result.
+    ///
+    /// # Errors
+    /// When results cannot be passed on; the run then ends with this error.
+    fn result(&mut self, result: Outcome<'_>) -> io::Result<()>;
+
+    /// Whether the run should save what it has and leave.
+    fn stop_asked(&self) -> bool;
+
+    /// The time since any moment in the past, from a clock that nobody sets.
+    fn clock(&self) -> Duration;
+}
+
+/// What happens in a run. Words are for people, and no interface.
+#[allow(missing_docs, reason = "each variant says what its fields are")]
+pub enum Event<'a> {
+    /// Work on a run begins, in this folder.
+    Run(&'a Path),
+    /// What is planned, all that can be known of it.
+    Plan(&'a RunPlan),
+    /// A few steps of each stage are measured, which takes a while.
+    Measuring,
+    /// Something that people should know, and that stops nothing.
+    Note(&'a str),
+    /// Work that has a length begins at `done` of `total` units; all up to [`Event::Ended`] is about it.
+    Began { label: &'static str, unit: &'static str, done: u64, total: Option<u64> },
+    /// How far it is. The words cost something, and need not be asked for.
+    Reached { done: u64, words: &'a dyn Fn() -> String },
+    /// Something that should be heard at once.
+    Remark(&'a str),
+    /// It is over; with a last word.
+    Ended(&'a str),
+    /// A stage learns from so many examples.
+    Examples { stage: &'a str, count: usize },
+    /// A stage is over for now: its plan beside what it took.
+    Account { stage: &'a str, comparison: &'a Comparison },
+    /// Where the last model is.
+    Model(&'a Path),
+    /// Where the page about the run is.
+    Report(&'a Path),
+}
+
+/// What a run was asked for.
+#[allow(missing_docs, reason = "each variant says what its fields are")]
+pub enum Outcome<'a> {
+    /// A prompt, and how the model went on.
+    Sample { prompt: &'a str, text: &'a str },
+    /// Models graded on held-out items, and what the run's stages took so far.
+    Scores { of: &'a Score, models: &'a [Graded], took: Vec<(&'a str, Totals)>, usd_per_hour: f64 },
+}
+
+/// How a model was graded.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Graded {
+    /// As the recipe names it.
+    pub model: String,
+    /// Without layers of multi-token prediction.
+    pub parameters: u64,
+    /// Those that a token uses.
+    pub parameters_activated: u64,
+    /// How many.
+    pub answers: usize,
+    /// Share of answers that are right.
+    pub accuracy: f64,
+    /// Of `accuracy`.
+    pub standard_error: f64,
+    /// Mean tokens of an answer.
+    pub length: f64,
+    /// Share of answers that ran into the limit.
+    pub truncated: f64,
+    /// How likely chance alone is to part this model's verdicts from the first model's as far, item by item; none for
+    /// the first.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub p: Option<f64>,
+    /// Operations of a sampled token.
+    #[serde(default)]
+    pub flops_per_token: u64,
+}

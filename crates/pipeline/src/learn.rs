@@ -1,0 +1,249 @@
+//! Stages of kind `pretrain` and `sft`: the mean loss over worked examples, over every token or the answers alone; and
+//! `distil` on given answers, with the divergence from a teacher as the loss.
+
+use std::fs;
+use std::path::Path;
+use std::time::Instant;
+
+use anyhow::{Context, Result};
+use serde::Serialize;
+use serde_json::Value;
+use wels_data::chat::{ChatTemplate, Message};
+use wels_data::tokenizer::Tokenizer;
+use wels_kernels::random::Key;
+use wels_model::tape::Execution;
+use wels_runs::checkpoint::Checkpoint;
+use wels_runs::plan::stages::{TokenFlops, learning_flops};
+use wels_runs::recipe::{StageSection, Supervised, Work};
+use wels_runs::rundir::RunDir;
+use wels_train::example::{Example, batches, pack};
+use wels_train::trainer::{StepReport, Trainer};
+use wels_train::{distil, sft};
+
+use crate::host::{Event, Host};
+use crate::hyper::of_stage;
+use crate::refusal::refuse;
+use crate::session::Session;
+use crate::start::{config_for, state_of};
+use crate::teacher::TeacherModel;
+use crate::training::{Position, Stage, Training};
+use crate::words::short;
+use crate::{samples, task};
+
+/// Stream of the run's seed that orders examples.
+const STREAM_ORDER: u64 = 0x6c65_6172;
+
+/// One line of `metrics.jsonl`; the last two depend on the machine.
+#[derive(Serialize)]
+pub(crate) struct Line {
+    #[serde(flatten)]
+    position: Position,
+    loss: f64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    divergence: Option<f64>,
+    mtp_losses: Vec<f64>,
+    targets: u64,
+    balance: f64,
+    max_violation: f64,
+    grad_norm: f64,
+    learning_rate: f64,
+    seconds: f64,
+    tokens_per_second: f64,
+}
+
+/// Does what is left of the stage; with a teacher, learns from what it makes of the same examples.
+pub(crate) fn learn(
+    session: &mut Session,
+    tokenizer: &Tokenizer,
+    stage: &StageSection,
+    section: &Supervised,
+    teacher: Option<TeacherModel>,
+) -> Result<()> {
+    let lessons = Lessons::prepare(&session.run, tokenizer, stage, section, teacher, session.host)?;
+    let at = Stage {
+        name: &stage.name,
+        label: "learn",
+        tokenizer,
+        checkpoints: &section.optimization.checkpoints,
+        steps: lessons.plan.len() as u64,
+        samples: false,
+        flops: lessons.flops,
+    };
+    let Some((running, latest)) = at.open(session)? else { return Ok(()) };
+    session.host.event(Event::Examples { stage: &stage.name, count: lessons.examples.len() });
+    let learning = lessons.begin(&session.run, tokenizer, section, latest.as_ref())?;
+    running.run(session, learning)
+}
+
+/// What a stage learns from, and in which order.
+pub(crate) struct Lessons {
+    examples: Vec<Example>,
+    /// The examples of each step.
+    plan: Vec<Vec<usize>>,
+    context: usize,
+    flops: TokenFlops,
+    teacher: Option<TeacherModel>,
+}
+
+impl Lessons {
+    /// Reads the examples and puts them in order.
+    pub fn prepare(
+        run: &RunDir,
+        tokenizer: &Tokenizer,
+        stage: &StageSection,
+        section: &Supervised,
+        teacher: Option<TeacherModel>,
+        host: &mut dyn Host,
+    ) -> Result<Lessons> {
+        let config = config_for(run, &section.start)?;
+        let context = teacher.as_ref().map_or(usize::MAX, TeacherModel::context).min(config.rope.max_positions);
+        let examples = examples(run, tokenizer, section, matches!(stage.work, Work::Pretrain(_)), context, host)?;
+        let rows: Vec<usize> = examples.iter().map(Example::rows).collect();
+        let mean_rows = (rows.iter().sum::<usize>() / rows.len()).max(1);
+        let key = Key { seed: run.recipe().run.seed, stream: STREAM_ORDER };
+        let plan = batches(&rows, section.batch_tokens, section.epochs, key);
+        let theirs = teacher.as_ref().map(TeacherModel::config);
+        let flops = TokenFlops::counted(learning_flops(&config, &section.optimization, theirs, mean_rows));
+        Ok(Lessons { examples, plan, context, flops, teacher })
+    }
+
+    /// Ready to go on behind a checkpoint, or from the stage's beginning.
+    pub fn begin(
+        self,
+        run: &RunDir,
+        tokenizer: &Tokenizer,
+        section: &Supervised,
+        latest: Option<&Checkpoint>,
+    ) -> Result<Learning> {
+        let (config, state) = state_of(run, &section.start, tokenizer, latest)?;
+        let hyper = of_stage(&section.optimization, self.plan.len() as u64);
+        let mut trainer = Trainer::new(config, self.context, state, hyper, Execution::new(wels_cpu::device()));
+        if section.optimization.optimizer.mtp_lambda == 0.0 {
+            trainer.freeze_mtp();
+        }
+        Ok(Learning { lessons: self, trainer, micro_rows: section.optimization.micro_rows })
+    }
+}
+
+/// A stage that learns from examples.
+pub(crate) struct Learning {
+    lessons: Lessons,
+    trainer: Trainer,
+    micro_rows: usize,
+}
+
+impl Training for Learning {
+    type Line = Line;
+
+    fn step(&mut self, at: Position) -> Result<(Position, Line)> {
+        let started = Instant::now();
+        let Lessons { examples, plan, teacher, .. } = &self.lessons;
+        let Some(chosen) = plan.get(at.step as usize) else {
+            let message = format!("the data has {} steps, and step {} is asked for", plan.len(), at.step + 1);
+            return Err(refuse(message, "it is not what the stage began with"));
+        };
+        let batch = pack(chosen.iter().map(|index| &examples[*index]));
+        let report = match teacher {
+            None => self.trainer.step(&batch, self.micro_rows)?,
+            Some(teacher) => distil::step(&mut self.trainer, &teacher.teacher(), &batch, self.micro_rows)?,
+        };
+        let tokens = batch.tokens.len() as u64;
+        let position = Position { step: at.step + 1, updates: at.updates + 1, tokens: at.tokens + tokens, ..at };
+        let divergence = teacher.as_ref().map(|_| report.divergence);
+        let line = Line::new(report, position, tokens, started.elapsed().as_secs_f64());
+        Ok((position, Line { divergence, ..line }))
+    }
+
+    fn trainer(&self) -> &Trainer {
+        &self.trainer
+    }
+
+    fn next_tokens(&self, at: Position) -> Option<u64> {
+        let chosen = self.lessons.plan.get(at.step as usize)?;
+        Some(chosen.iter().map(|index| self.lessons.examples[*index].rows() as u64).sum())
+    }
+
+    fn in_words(&self, line: &Line) -> String {
+        let divergence = line.divergence.map_or(String::new(), |nats| format!("divergence {nats:.3}, "));
+        format!("{divergence}loss {:.3}, {} tok/s", line.loss, short(line.tokens_per_second))
+    }
+}
+
+impl Line {
+    fn new(report: StepReport, position: Position, tokens: u64, seconds: f64) -> Line {
+        Line {
+            position,
+            loss: report.loss,
+            divergence: None,
+            mtp_losses: report.mtp_losses,
+            targets: report.targets,
+            balance: report.balance,
+            max_violation: report.experts.iter().map(|experts| experts.max_violation).fold(0.0, f64::max),
+            grad_norm: report.grad_norm,
+            learning_rate: report.learning_rate,
+            seconds,
+            tokens_per_second: tokens as f64 / seconds,
+        }
+    }
+}
+
+/// What the stage learns from. Examples that the context does not hold are left out, and their number is noted.
+fn examples(
+    run: &RunDir,
+    tokenizer: &Tokenizer,
+    section: &Supervised,
+    learn_prompts: bool,
+    context: usize,
+    host: &mut dyn Host,
+) -> Result<Vec<Example>> {
+    let template = ChatTemplate::of(tokenizer)?
+        .ok_or_else(|| refuse("the tokenizer has no chat template", "set tokenizer.chat_template"))?;
+    let answer = |(question, answer): &(String, String)| sft::answer(tokenizer, &template, question, answer);
+    let mut examples: Vec<Example> = match section.data.as_str() {
+        "traces" => {
+            let pairs = task::traces(section, run.recipe().run.seed, section.traces)?;
+            pairs.iter().map(answer).collect::<Result<_, _>>()?
+        }
+        data if run.path().join(data).is_dir() => {
+            let pairs = samples::kept(&run.path().join(data))?;
+            pairs.iter().map(answer).collect::<Result<_, _>>()?
+        }
+        path => conversations(Path::new(path), tokenizer, &template)?,
+    };
+    let all = examples.len();
+    examples.retain(|example| example.rows() <= context && example.has_target());
+    if examples.len() < all {
+        let longer = all - examples.len();
+        host.event(Event::Note(&format!("{longer} of {all} examples are longer than the context of {context} tokens")));
+    }
+    if examples.is_empty() {
+        return Err(refuse(format!("{} holds no example", section.data), "give it examples that fit the context"));
+    }
+    if learn_prompts {
+        examples.iter_mut().for_each(|example| example.learn.fill(true));
+    }
+    Ok(examples)
+}
+
+/// Conversations from a JSONL file: `{"messages": [{"role": …, "content": …}, …]}`, or `{"question": …, "answer": …}`.
+pub(crate) fn conversations(path: &Path, tokenizer: &Tokenizer, template: &ChatTemplate) -> Result<Vec<Example>> {
+    let text = fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?;
+    let mut examples = Vec::new();
+    for (number, line) in (1..).zip(text.lines()).filter(|(_, line)| !line.trim().is_empty()) {
+        let place = || format!("{}:{number}", path.display());
+        let value: Value =
+            serde_json::from_str(line).with_context(|| format!("{}:{number} is not JSON", path.display()))?;
+        if let (Some(question), Some(answer)) = (value["question"].as_str(), value["answer"].as_str()) {
+            examples.push(sft::answer(tokenizer, template, question, answer).with_context(place)?);
+            continue;
+        }
+        let Some(messages) = value.get("messages") else {
+            let hint =
+                "a line is {\"messages\": [{\"role\": …, \"content\": …}, …]} or {\"question\": …, \"answer\": …}";
+            return Err(refuse(format!("{} has neither messages nor question and answer", place()), hint));
+        };
+        let messages: Vec<Message> = serde_json::from_value(messages.clone()).with_context(place)?;
+        examples.extend(sft::conversation(tokenizer, template, &messages).with_context(place)?);
+    }
+    Ok(examples)
+}

@@ -1,0 +1,51 @@
+//! A whole run: its stages in order, checkpoints, ledger and budget, and doing a stretch of it again to verify it.
+//!
+//! **Invariants.** Prints nothing, reads no command line and never ends the process: what happens is told to the caller's
+//! [`Host`](host::Host), which also says when to stop and what time it is; a run that stops early ends with
+//! [`Stopped`](session::Stopped). Whatever is done is on disk before it is told.
+
+pub mod run;
+
+pub mod verify;
+
+mod replay;
+
+pub mod host;
+
+pub mod session;
+
+pub mod refusal;
+
+mod corpus;
+
+mod training;
+
+mod pretrain;
+
+mod learn;
+
+mod reinforce;
+
+mod distil;
+
+mod teacher;
+
+mod samples;
+
+mod sample;
+
+mod task;
+
+mod start;
+
+mod state;
+
+pub mod hyper;
+
+pub mod model;
+
+pub mod forecast;
+
+pub mod measure;
+
+pub mod words;

@@ -1,0 +1,397 @@
+//! Stages that sample from finished models: `sample_and_filter` keeps right answers to learn from, `score` grades
+//! held-out items. Both write what they have in parts, `part-0007.jsonl`, each whole or not at all, so a kill loses
+//! one part.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::Path;
+use std::sync::Arc;
+
+use anyhow::{Context, Result};
+use serde::{Deserialize, Serialize};
+use wels_comm::Single;
+use wels_data::chat::ChatTemplate;
+use wels_data::tokenizer::Tokenizer;
+use wels_kernels::random::Key;
+use wels_model::config::ModelConfig;
+use wels_model::count;
+use wels_model::model::Model;
+use wels_model::params::Params;
+use wels_runs::checkpoint;
+use wels_runs::files;
+use wels_runs::ledger::{Entry, STAGE_DONE, Totals};
+use wels_runs::plan::stages::{PART, answer_flops};
+use wels_runs::recipe::{Answering, SampleAndFilter, Score, StageSection};
+use wels_runs::rundir::{RunError, write_json};
+use wels_tasks::{Item, Prompt, Split, Task, statistics};
+use wels_train::rl::{Answered, Prompter, answer, training_item};
+use wels_train::rollout::RolloutOptions;
+
+use crate::host::{Event, Graded, Outcome};
+use crate::hyper::rollout_options;
+use crate::model::{config_of, load_params};
+use crate::refusal::refuse;
+use crate::session::{GENERATE, Session, Spending};
+use crate::start::{check_tokenizer, model_of};
+use crate::task;
+
+const STREAM_SAMPLES: u64 = 0x7361_6d70;
+const STREAM_SCORE: u64 = 0x7363_6f72;
+
+/// One answer, in a part.
+#[derive(Debug, Serialize, Deserialize)]
+struct Line {
+    item: String,
+    question: String,
+    answer: String,
+    correct: bool,
+    verdict: String,
+    tokens: usize,
+    truncated: bool,
+}
+
+/// A model that answers.
+struct Answerer<'a> {
+    model: Arc<Model>,
+    params: Arc<Params>,
+    prompter: Prompter<'a>,
+    options: RolloutOptions,
+    task: Box<dyn Task>,
+    key: Key,
+}
+
+impl Answerer<'_> {
+    /// The lines of the answers to `items`, of which the first is number `first` of the stage.
+    fn lines(&self, items: Vec<Item>, first: u64) -> Result<Vec<Line>> {
+        let seed_of = |n: usize| self.key.u64_at(first + n as u64);
+        let Answerer { model, params, prompter, options, task, .. } = self;
+        let answered = answer(&Single, model, params, &**task, prompter, items, seed_of, options, &mut |_, _| {})?;
+        Ok(answered.iter().flat_map(lines_of).collect())
+    }
+}
+
+fn lines_of(group: &Answered) -> Vec<Line> {
+    let question = match &group.item.prompt {
+        Prompt::Text(text) => text.clone(),
+        Prompt::Messages(messages) => {
+            messages.last().and_then(|message| message.content.as_str()).unwrap_or_default().to_string()
+        }
+    };
+    let line = |it: &wels_train::rl::Rewarded| Line {
+        item: group.item.id.clone(),
+        question: question.clone(),
+        answer: it.text.clone(),
+        correct: it.reward.grade.correct,
+        verdict: it.reward.grade.reason.to_string(),
+        tokens: it.answer.tokens.len(),
+        truncated: it.answer.truncated,
+    };
+    group.answers.iter().map(line).collect()
+}
+
+fn answerer<'a>(
+    session: &Session,
+    tokenizer: &'a Tokenizer,
+    template: Option<&'a ChatTemplate>,
+    from: &str,
+    of: &Sampling,
+) -> Result<Answerer<'a>> {
+    let model = model_of(&session.run, from)?;
+    check_tokenizer(&model, tokenizer)?;
+    let config = config_of(&model)?;
+    let params = Arc::new(load_params(&model, &config)?);
+    let options = rollout_options(of.answering, of.temperature, &config);
+    let context = config.rope.max_positions;
+    Ok(Answerer {
+        model: Arc::new(Model::new(config, context)),
+        params,
+        prompter: Prompter { tokenizer, template },
+        options,
+        task: task::task(of.answering, of.split, session.programs)?,
+        key: Key { seed: session.run.recipe().run.seed, stream: of.stream },
+    })
+}
+
+/// What both kinds say about sampling.
+struct Sampling<'a> {
+    answering: &'a Answering,
+    temperature: f64,
+    split: Split,
+    stream: u64,
+}
+
+/// Answers of a stage so far, of all its models.
+struct Sampled<'a> {
+    stage: &'a str,
+    tokens: u64,
+    flops: f64,
+    /// What the ledger has of them already, where the stage was stopped before.
+    entered: Totals,
+}
+
+impl<'a> Sampled<'a> {
+    fn new(session: &Session, stage: &'a str) -> Sampled<'a> {
+        Sampled { stage, tokens: 0, flops: 0.0, entered: session.entered_of_undone(stage) }
+    }
+
+    /// Tokens and operations with the answers of one more model.
+    fn with(&self, lines: &[Line], config: &ModelConfig) -> (u64, f64) {
+        let tokens = tokens_of(lines);
+        let length = tokens as f64 / lines.len().max(1) as f64;
+        (self.tokens + tokens, self.flops + tokens as f64 * answer_flops(config, length) as f64)
+    }
+
+    /// What a part of these lines took, as far as the ledger knows.
+    fn as_entered(&self, lines: &[Line]) -> Spending {
+        let (sampled, Totals { seconds, tokens, .. }) = (tokens_of(lines), &self.entered);
+        Spending { seconds: seconds * sampled as f64 / (*tokens).max(1) as f64, sampled, trained: 0 }
+    }
+
+    /// The ledger's line of what is not entered yet.
+    fn entry(&self, (tokens, flops): (u64, f64)) -> Entry {
+        Entry {
+            stage: self.stage.into(),
+            kind: GENERATE.into(),
+            tokens: tokens.saturating_sub(self.entered.tokens),
+            flops: (flops - self.entered.flops).max(0.0),
+            ..Entry::default()
+        }
+    }
+
+    /// Writes the ledger's line of the stage's end, with all that it has left in `folder`.
+    fn done(self, session: &mut Session, folder: &Path) -> Result<()> {
+        let files = checkpoint::records_within(folder)?;
+        let entry = self.entry((self.tokens, self.flops));
+        session.record(Entry { event: STAGE_DONE.into(), files, ..entry })
+    }
+}
+
+/// The parts of one model's answers.
+struct Parts<'a> {
+    folder: &'a Path,
+    /// Whose answers they are, for people.
+    label: &'a str,
+    /// Items.
+    total: u64,
+    answerer: &'a Answerer<'a>,
+}
+
+impl Parts<'_> {
+    /// Writes the parts that are not there yet; all lines of all parts.
+    fn write(
+        &self,
+        session: &mut Session,
+        sampled: &mut Sampled,
+        item: impl Fn(u64) -> Result<Item>,
+    ) -> Result<Vec<Line>> {
+        let Parts { folder, label, total, answerer } = *self;
+        session.host.event(Event::Began { label: "answers", unit: "items", done: 0, total: Some(total) });
+        let config = answerer.model.config();
+        let (mut all, mut last) = (Vec::new(), Spending::default()); // of a whole part
+        for first in (0..total).step_by(PART as usize) {
+            let path = folder.join(format!("part-{:04}.jsonl", first / PART));
+            let lines = match path.exists() {
+                true => {
+                    let lines = read_lines(&path)?;
+                    last = sampled.as_entered(&lines);
+                    lines
+                }
+                false => {
+                    let entry = sampled.entry(sampled.with(&all, config));
+                    let unentered = Spending { sampled: entry.tokens, ..Spending::default() };
+                    if let Some(why) = session.why_stop(unentered, last.share(PART.min(total - first), PART)) {
+                        session.host.event(Event::Ended(&format!("{label}: stopped after {first} of {total} items")));
+                        return Err(session.stop(why, entry));
+                    }
+                    let begun = session.host.clock();
+                    let items = (first..(first + PART).min(total)).map(&item).collect::<Result<Vec<_>>>()?;
+                    let lines = answerer.lines(items, first)?;
+                    write_lines(&path, &lines)?;
+                    let seconds = session.host.clock().saturating_sub(begun).as_secs_f64();
+                    last = Spending { seconds, sampled: tokens_of(&lines), trained: 0 };
+                    lines
+                }
+            };
+            all.extend(lines);
+            let words = || format!("{label}: {:.1}% right", 100.0 * right(&all) as f64 / all.len() as f64);
+            session.host.event(Event::Reached { done: (first + PART).min(total), words: &words });
+        }
+        session.host.event(Event::Ended(&format!("{label}: {} of {} answers are right", right(&all), all.len())));
+        (sampled.tokens, sampled.flops) = sampled.with(&all, config);
+        Ok(all)
+    }
+}
+
+fn tokens_of(lines: &[Line]) -> u64 {
+    lines.iter().map(|line| line.tokens as u64).sum()
+}
+
+fn right(lines: &[Line]) -> usize {
+    lines.iter().filter(|line| line.correct).count()
+}
+
+/// Writes lines, all or none.
+fn write_lines<'a>(path: &Path, lines: impl IntoIterator<Item = &'a Line>) -> Result<()> {
+    let text = lines.into_iter().map(|line| serde_json::to_string(line).expect("plain data") + "\n");
+    Ok(files::write_atomically(path, text.collect::<String>().as_bytes()).map_err(RunError::io("write", path))?)
+}
+
+fn read_lines(path: &Path) -> Result<Vec<Line>> {
+    let text = fs::read_to_string(path).map_err(RunError::io("read", path))?;
+    let line = |line: &str| serde_json::from_str(line).with_context(|| format!("{} is damaged", path.display()));
+    text.lines().map(line).collect()
+}
+
+/// Questions and right answers that the stage in `folder` has kept.
+pub(crate) fn kept(folder: &Path) -> Result<Vec<(String, String)>> {
+    let path = folder.join("kept.jsonl");
+    if !path.is_file() {
+        let hint = "name a stage of kind sample_and_filter that comes before this one";
+        return Err(refuse(format!("{} has no samples", folder.display()), hint));
+    }
+    Ok(read_lines(&path)?.into_iter().map(|line| (line.question, line.answer)).collect())
+}
+
+/// Does what is left of a stage of kind `sample_and_filter`.
+pub(crate) fn sample_and_filter(
+    session: &mut Session,
+    tokenizer: &Tokenizer,
+    stage: &StageSection,
+    section: &SampleAndFilter,
+) -> Result<()> {
+    let folder = session.run.stage(&stage.name)?;
+    let path = folder.join("kept.jsonl");
+    // Without its line a kill came before it was written: the parts are there, and the rest follows from them.
+    if path.exists() && session.ledger.stage_done(&stage.name).is_some() {
+        return Ok(());
+    }
+    let template = ChatTemplate::of(tokenizer)?;
+    let SampleAndFilter { from, answering, temperature, .. } = section;
+    let sampling = Sampling { answering, temperature: *temperature, split: Split::Train, stream: STREAM_SAMPLES };
+    let answerer = answerer(session, tokenizer, template.as_ref(), from, &sampling)?;
+    let seed = session.run.recipe().run.seed;
+    let item = |n| Ok(training_item(&*answerer.task, seed, n)?);
+    let mut sampled = Sampled::new(session, &stage.name);
+    let parts = Parts { folder: &folder, label: &stage.name, total: section.prompts, answerer: &answerer };
+    let lines = parts.write(session, &mut sampled, item)?;
+    write_lines(&path, right_once(&lines, section.answering.samples, section.keep))?;
+    sampled.done(session, &folder)
+}
+
+/// The first `keep` right answers of each group of `samples` lines, equal ones once.
+fn right_once(lines: &[Line], samples: usize, keep: usize) -> Vec<&Line> {
+    let mut seen = BTreeSet::new();
+    let mut kept = Vec::new();
+    for group in lines.chunks(samples) {
+        let right = group.iter().filter(|line| line.correct && seen.insert((&line.question, &line.answer)));
+        kept.extend(right.take(keep));
+    }
+    kept
+}
+
+/// Does what is left of a stage of kind `score`, and shows the results.
+pub(crate) fn score(session: &mut Session, tokenizer: &Tokenizer, stage: &StageSection, of: &Score) -> Result<()> {
+    let folder = session.run.stage(&stage.name)?;
+    let path = folder.join("scores.json");
+    let results: Vec<Graded> = match path.exists() && session.ledger.stage_done(&stage.name).is_some() {
+        true => {
+            let text = fs::read_to_string(&path).map_err(RunError::io("read", &path))?;
+            serde_json::from_str(&text).with_context(|| format!("{} is damaged", path.display()))?
+        }
+        false => {
+            let mut results: Vec<Graded> = Vec::new();
+            let mut first: Vec<f64> = Vec::new();
+            let mut sampled = Sampled::new(session, &stage.name);
+            for (n, model) in of.models.iter().enumerate() {
+                let (mut result, verdicts) = grade(session, tokenizer, &folder, of, (n, model), &mut sampled)?;
+                match n {
+                    0 => first = verdicts,
+                    _ => result.p = statistics::difference(&first, &verdicts).map(|difference| difference.p),
+                }
+                results.push(result);
+            }
+            write_json(&path, &results)?;
+            sampled.done(session, &folder)?;
+            results
+        }
+    };
+    let usd_per_hour = session.run.recipe().run.usd_per_hour;
+    let took = Totals::by(session.ledger.entries(), |entry| &entry.stage);
+    let took = took.into_iter().filter(|(stage, _)| !stage.is_empty()).collect();
+    Ok(session.host.result(Outcome::Scores { of, models: &results, took, usd_per_hour })?)
+}
+
+/// Grades the model number `n` of the stage; with 1 or 0 for each item.
+fn grade(
+    session: &mut Session,
+    tokenizer: &Tokenizer,
+    folder: &Path,
+    of: &Score,
+    (n, model): (usize, &str),
+    sampled: &mut Sampled,
+) -> Result<(Graded, Vec<f64>)> {
+    let template = ChatTemplate::of(tokenizer)?;
+    let Score { answering, temperature, .. } = of;
+    let sampling = Sampling { answering, temperature: *temperature, split: Split::HeldOut, stream: STREAM_SCORE };
+    let answerer = answerer(session, tokenizer, template.as_ref(), model, &sampling)?;
+    let parts_folder = folder.join(format!("model-{n}"));
+    fs::create_dir_all(&parts_folder).map_err(RunError::io("create", &parts_folder))?;
+    files::remove_unfinished(&parts_folder).map_err(RunError::io("clean up", &parts_folder))?;
+    let items = answerer.task.len().map_or(of.items, |len| len.min(of.items));
+    let item = |n| Ok(answerer.task.item(n)?);
+    let parts = Parts { folder: &parts_folder, label: model, total: items, answerer: &answerer };
+    let lines = parts.write(session, sampled, item)?;
+    let n = lines.len() as f64;
+    let mean = |value: &dyn Fn(&Line) -> f64| lines.iter().map(value).sum::<f64>() / n;
+    let verdict = |line: &Line| f64::from(u8::from(line.correct));
+    let accuracy = mean(&verdict);
+    let params = count::params(answerer.model.config());
+    let length = mean(&|line| line.tokens as f64);
+    let graded = Graded {
+        model: model.into(),
+        parameters: params.total.0,
+        parameters_activated: params.activated.0,
+        answers: lines.len(),
+        accuracy,
+        standard_error: (accuracy * (1.0 - accuracy) / n).sqrt(),
+        length,
+        truncated: mean(&|line| f64::from(u8::from(line.truncated))),
+        p: None,
+        flops_per_token: answer_flops(answerer.model.config(), length),
+    };
+    Ok((graded, lines.iter().map(verdict).collect()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn line(correct: bool, answer: &str) -> Line {
+        Line {
+            item: "1,6,7=13".into(),
+            question: "7 6 1 -> 13".into(),
+            answer: answer.into(),
+            correct,
+            verdict: String::new(),
+            tokens: 9,
+            truncated: false,
+        }
+    }
+
+    #[test]
+    fn right_answers_are_kept_once_and_no_more_than_asked() {
+        let group =
+            [line(true, "7*1+6"), line(false, "7"), line(true, "7*1+6"), line(true, "1*7+6"), line(true, "6+7*1")];
+        let kept = |keep| {
+            let lines = right_once(&group, 5, keep);
+            lines.into_iter().map(|line| line.answer.as_str()).collect::<Vec<_>>()
+        };
+        assert_eq!(kept(2), ["7*1+6", "1*7+6"]);
+        assert_eq!(kept(9).len(), 3);
+        let folder = tempfile::tempdir().unwrap();
+        assert!(super::kept(folder.path()).unwrap_err().to_string().contains("has no samples"));
+        let text = serde_json::to_string(&group[0]).unwrap() + "\n";
+        fs::write(folder.path().join("kept.jsonl"), text).unwrap();
+        assert_eq!(super::kept(folder.path()).unwrap(), [("7 6 1 -> 13".to_string(), "7*1+6".to_string())]);
+    }
+}

@@ -1,0 +1,85 @@
+//! Where the weights of a stage come from: an earlier stage, a model elsewhere, a new one, or its own checkpoint.
+
+use std::path::Path;
+
+use anyhow::{Context, Result};
+use wels_data::tokenizer::Tokenizer;
+use wels_model::config::ModelConfig;
+use wels_model::params::Params;
+use wels_runs::checkpoint::{self, Checkpoint};
+use wels_runs::recipe::{self, Start};
+use wels_runs::rundir::RunDir;
+use wels_train::trainer::State;
+
+use crate::model::{Location, config_of, load_params, locate, read_tokenizer};
+use crate::refusal::refuse;
+use crate::state::load_state;
+use crate::training::Position;
+
+/// A stage's newest checkpoint, or a model elsewhere.
+pub(crate) fn model_of(run: &RunDir, from: &str) -> Result<Location> {
+    let names = |stage: &recipe::StageSection| stage.name == from;
+    if from != recipe::PRETRAIN && !run.recipe().stages.iter().any(names) {
+        return locate(Path::new(from));
+    }
+    let stage = run.path().join(from);
+    let latest = if stage.is_dir() { checkpoint::latest(&stage)? } else { None };
+    let none = || refuse(format!("the stage {from} has no checkpoint"), "name a stage that trains, before this one");
+    Ok(Location::Directory(latest.ok_or_else(none)?.path))
+}
+
+/// Fails if a model comes with another tokenizer than the run's.
+pub(crate) fn check_tokenizer(model: &Location, tokenizer: &Tokenizer) -> Result<()> {
+    if read_tokenizer(model)?.is_some_and(|own| own.sha256() != tokenizer.sha256()) {
+        let message = format!("the model {} has another tokenizer than the run", model.path().display());
+        return Err(refuse(message, "name the model's tokenizer with tokenizer.path"));
+    }
+    Ok(())
+}
+
+/// The configuration and weights that a stage begins with.
+pub(crate) fn initial(run: &RunDir, start: &Start, tokenizer: &Tokenizer) -> Result<Params> {
+    let params = match start {
+        Start::New { model } => Params::init(&wels_cpu::device(), model.config(), run.recipe().run.seed),
+        Start::From { from } => {
+            let model = model_of(run, from)?;
+            check_tokenizer(&model, tokenizer)?;
+            load_params(&model, &config_of(&model)?)?
+        }
+    };
+    let (ids, vocab_size) = (tokenizer.vocab_size(), config_for(run, start)?.vocab_size);
+    if ids > vocab_size {
+        let message = format!("the tokenizer has {ids} tokens, and the model's vocab_size is {vocab_size}");
+        return Err(refuse(message, "name the tokenizer that belongs to the model with tokenizer.path"));
+    }
+    Ok(params)
+}
+
+/// The configuration that a stage begins with.
+pub(crate) fn config_for(run: &RunDir, start: &Start) -> Result<ModelConfig> {
+    match start {
+        Start::New { model } => Ok(model.config().clone()),
+        Start::From { from } => config_of(&model_of(run, from)?),
+    }
+}
+
+/// The state that a stage goes on with.
+pub(crate) fn state_of(
+    run: &RunDir,
+    start: &Start,
+    tokenizer: &Tokenizer,
+    latest: Option<&Checkpoint>,
+) -> Result<(ModelConfig, State)> {
+    match latest {
+        None => {
+            let params = initial(run, start, tokenizer)?;
+            Ok((config_for(run, start)?, State::new(params)))
+        }
+        Some(checkpoint) => {
+            let config = config_of(&Location::Directory(checkpoint.path.clone()))?;
+            let state = load_state(&config, &checkpoint.path, Position::of(latest)?.updates)
+                .with_context(|| format!("cannot go on from {}", checkpoint.path.display()))?;
+            Ok((config, state))
+        }
+    }
+}

@@ -1,0 +1,254 @@
+//! The tasks that recipes name, `[STYLE:]NAME[=FILE]`:
+//!
+//! ```text
+//! countdown  addition  arithmetic  multiplication    made without end or listed whole
+//! gsm8k=FILE  math=FILE  mmlu=FILE  …                 a benchmark's file
+//! number=FILE  maths=FILE  exact=FILE  choice=FILE    lines of question and answer, by how answers are compared
+//! ./PROGRAM=FILE                                      lines with a question, and a program that judges the answers
+//! ```
+//! The style is `terse`, `r1-zero`, `chat` or `short`: puzzles are terse and files are chats unless said otherwise. A
+//! tenth of a file is held out: `score` asks that, `rl`, `distil` and `sample_and_filter` ask
+//! the rest.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use wels_runs::hash::sha256;
+use wels_runs::recipe::{Answering, Answers, Recipe, Supervised, TaskName, Work};
+use wels_tasks::arithmetic::{Arithmetic, Kind};
+use wels_tasks::benchmarks::{self, Benchmark};
+use wels_tasks::countdown::{Countdown, Options, TraceOptions, Traces};
+use wels_tasks::external::{External, Judged};
+use wels_tasks::file::{self, Checker};
+use wels_tasks::{Item, Jail, Listed, Presentation, Split, Style, Task};
+
+use crate::refusal::refuse;
+use crate::session::Programs;
+
+/// Traces that a tokenizer learns from besides the text.
+const TOKENIZER_TRACES: u64 = 100_000;
+
+/// The share of arithmetic questions that is held out.
+const HELD_OUT: f64 = 0.1;
+
+/// The task that a stage asks. A program of one's own is started if `programs` allows it.
+pub(crate) fn task(of: &Answering, split: Split, programs: Programs) -> Result<Box<dyn Task>> {
+    let TaskName { name, file, .. } = &of.task;
+    let style = style_of(&of.task)?;
+    let cannot = || format!("cannot take the task {}", of.task);
+    match (of.task.program(), file) {
+        (None, None) => made(name, style.unwrap_or(Style::Terse), split),
+        (None, Some(file)) => {
+            Ok(Box::new(listed(name, file, style.unwrap_or(Style::Chat), split).with_context(cannot)?))
+        }
+        (Some(program), Some(_)) if programs == Programs::Refuse => Err(refuse_program(program)),
+        (Some(program), Some(file)) => {
+            let listed = judged(name, file, style.unwrap_or(Style::Chat), split).with_context(cannot)?;
+            let timeout = Duration::from_secs_f64(of.checker_seconds);
+            Ok(Box::new(Judged { listed, program: External::start(program, &[], timeout)? }))
+        }
+        (Some(_), None) => {
+            let message = format!("the program {name} judges answers, and there are no questions");
+            Err(refuse(message, "name their file: task = \"PROGRAM=FILE\""))
+        }
+    }
+}
+
+/// Why a program that a recipe names is not started.
+pub(crate) fn refuse_program(program: &Path) -> anyhow::Error {
+    let message =
+        format!("the recipe names a program that judges answers, {}, and it is not started", program.display());
+    refuse(message, "it would run as you do, outside any jail: read it, and if you trust it give --run-programs")
+}
+
+/// How the questions are put, if the name says it.
+fn style_of(task: &TaskName) -> Result<Option<Style>> {
+    Ok(Some(match task.style.as_deref() {
+        None => return Ok(None),
+        Some("terse") => Style::Terse,
+        Some("r1-zero") => Style::R1Zero,
+        Some("chat") => Style::Chat,
+        Some("short") => Style::Short,
+        Some(style) => {
+            return Err(refuse(format!("there is no style '{style}'"), "known are: terse, r1-zero, chat, short"));
+        }
+    }))
+}
+
+/// The task's questions alone; a program that judges answers is not started.
+pub(crate) fn questions(of: &Answering, split: Split) -> Result<Box<dyn Task>> {
+    let TaskName { name, file, .. } = &of.task;
+    match (of.task.program(), file) {
+        (Some(_), Some(file)) => Ok(Box::new(judged(name, file, style_of(&of.task)?.unwrap_or(Style::Chat), split)?)),
+        _ => task(of, split, Programs::Refuse),
+    }
+}
+
+/// A task that makes its items.
+fn made(name: &str, style: Style, split: Split) -> Result<Box<dyn Task>> {
+    let arithmetic = |kind| -> Result<Box<dyn Task>> {
+        Ok(Box::new(Arithmetic::new(kind, style.into(), split, HELD_OUT, Options::default().seed)?))
+    };
+    match name {
+        "countdown" => Ok(Box::new(countdown(style, split)?)),
+        "addition" => arithmetic(Kind::Chain { terms: 2..=2, digits: 1..=2, operations: vec!['+'] }),
+        "arithmetic" => arithmetic(Kind::Chain { terms: 2..=3, digits: 1..=2, operations: vec!['+', '-', '*'] }),
+        "multiplication" => arithmetic(Kind::Product { first: 1..=2, second: 1..=2 }),
+        _ => {
+            let known = "known are: countdown, addition, arithmetic, multiplication, NAME=FILE and ./PROGRAM=FILE, see \
+                         docs/tasks.md";
+            Err(refuse(format!("there is no task '{name}'"), known))
+        }
+    }
+}
+
+/// The questions in a file whose answers a program judges.
+fn judged(name: &str, path: &Path, style: Style, split: Split) -> Result<Listed> {
+    let presentation = Presentation::from(style);
+    let items = of_split(file::read(path, Checker::Program, &presentation, false)?.0, path, split)?;
+    Ok(Listed { name: name.to_owned(), items, format: presentation.format, language: None, jail: None })
+}
+
+/// The questions in a file.
+fn listed(name: &str, path: &Path, style: Style, split: Split) -> Result<Listed> {
+    let checker = match name {
+        "number" => Some(Checker::Number),
+        "maths" => Some(Checker::Maths),
+        "exact" => Some(Checker::Exact),
+        "choice" => Some(Checker::Choice),
+        _ => None,
+    };
+    let (items, format, code) = match (checker, Benchmark::named(name)) {
+        (Some(checker), _) => {
+            let presentation = Presentation::from(style);
+            (file::read(path, checker, &presentation, false)?.0, presentation.format, false)
+        }
+        (None, Some(benchmark)) => {
+            let questions = benchmarks::read(benchmark, path)?;
+            let items = questions.iter().map(|question| benchmark.item(question, &[], style)).collect();
+            (items, benchmark.format(style), benchmark.is_code())
+        }
+        (None, None) => {
+            let benchmarks = Benchmark::ALL.map(Benchmark::name).join(", ");
+            let known = format!("known are: {benchmarks}, number, maths, exact, choice");
+            return Err(refuse(format!("there is no task '{name}=…'"), known));
+        }
+    };
+    let items = of_split(items, path, split)?;
+    let jail = match code {
+        true => Some(Arc::new(Jail::new(std::env::current_exe()?, "python3", Default::default())?)),
+        false => None,
+    };
+    Ok(Listed { name: name.to_owned(), items, format, language: None, jail })
+}
+
+/// Those of a file's items that are learnt from, or those held out.
+fn of_split(mut items: Vec<Item>, path: &Path, split: Split) -> Result<Vec<Item>> {
+    items.retain(|item| is_held_out(item) == (split == Split::HeldOut));
+    match items.is_empty() {
+        true => Err(refuse(format!("{} has no question for this stage", path.display()), "give it more questions")),
+        false => Ok(items),
+    }
+}
+
+/// A tenth, by the item's id.
+fn is_held_out(item: &Item) -> bool {
+    let hash = sha256(item.id.as_bytes());
+    u8::from_str_radix(&hash[..2], 16).expect("hexadecimal digits") < 26
+}
+
+fn countdown(style: Style, split: Split) -> Result<Countdown> {
+    Ok(Countdown::new(Options::default(), style.into(), split)?)
+}
+
+/// Prompt and response of the first `count` worked puzzles of a stage; no held-out puzzle is among them.
+pub(crate) fn traces(section: &Supervised, seed: u64, count: u64) -> Result<Vec<(String, String)>> {
+    let puzzles = countdown(Style::Terse, Split::Train)?;
+    let options = TraceOptions {
+        tries: section.trace_tries,
+        nearest_of: section.trace_nearest_of,
+        slips: section.trace_slips,
+        luck: section.trace_luck,
+        direct: section.trace_direct,
+        quit: section.trace_quit.clone(),
+        seed,
+        ..TraceOptions::default()
+    };
+    let traces = Traces::new(&puzzles, options)?;
+    let pair = |index| traces.trace(index).map(|trace| (trace.prompt, trace.response));
+    Ok((0..count).map(pair).collect::<Result<_, _>>()?)
+}
+
+/// What worked puzzles look like, for a tokenizer that is to know them.
+pub(crate) fn trace_texts(recipe: &Recipe) -> Result<Vec<String>> {
+    let Some(section) = recipe.stages.iter().find_map(|stage| traces_of(&stage.work)) else { return Ok(Vec::new()) };
+    let pairs = traces(section, recipe.run.seed, TOKENIZER_TRACES.min(section.traces))?;
+    // Thinking tags are tokens of their own, and no text.
+    let text = |(prompt, response): (String, String)| {
+        format!("{prompt}\n{}", response.replace("<think>", "").replace("</think>", ""))
+    };
+    Ok(pairs.into_iter().map(text).collect())
+}
+
+/// What a stage says about the worked puzzles that it learns from, if it does.
+fn traces_of(work: &Work) -> Option<&Supervised> {
+    let section = match work {
+        Work::Pretrain(it) | Work::Sft(it) => Some(&**it),
+        Work::Distil(it) => match &it.answers {
+            Answers::Given(given) => Some(given),
+            Answers::Own(_) => None,
+        },
+        _ => None,
+    };
+    section.filter(|section| section.data == "traces")
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+
+    fn task(text: &str, split: Split) -> Result<Box<dyn Task>> {
+        let task = TaskName::parse(text, Path::new(""));
+        let answering = Answering { task, checker_seconds: 60.0, samples: 1, max_tokens: 1, running: 1 };
+        super::task(&answering, split, Programs::Run)
+    }
+
+    fn ids(task: &dyn Task) -> BTreeSet<String> {
+        (0..task.len().unwrap()).map(|index| task.item(index).unwrap().id).collect()
+    }
+
+    #[test]
+    fn of_a_file_a_tenth_is_held_out() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("sums.jsonl");
+        let line = |n: u32| format!("{{\"question\": \"{n}+{n}\", \"answer\": \"{}\"}}\n", 2 * n);
+        std::fs::write(&path, (0..500).map(line).collect::<String>()).unwrap();
+        let name = format!("number={}", path.display());
+        let (train, held_out) = (task(&name, Split::Train).unwrap(), task(&name, Split::HeldOut).unwrap());
+        let (train, held_out) = (ids(&*train), ids(&*held_out));
+        assert!(train.is_disjoint(&held_out));
+        assert_eq!(train.len() + held_out.len(), 500);
+        assert!((30..80).contains(&held_out.len()), "{}", held_out.len());
+    }
+
+    #[test]
+    fn tasks_are_known_by_style_and_name() {
+        for name in ["countdown", "r1-zero:countdown", "short:arithmetic", "multiplication"] {
+            assert!(task(name, Split::Train).is_ok(), "{name}");
+        }
+        for (name, expected) in [
+            ("nothing", "there is no task 'nothing'"),
+            ("loud:countdown", "there is no style 'loud'"),
+            ("nothing=a.jsonl", "there is no task 'nothing=…'"),
+            ("./judge.py", "the program ./judge.py judges answers, and there are no questions"),
+        ] {
+            let error = task(name, Split::Train).err().map(|error| format!("{error:#}")).unwrap_or_default();
+            assert!(error.contains(expected), "{name}: {error}");
+        }
+        assert!(task("gsm8k=/no/such/file", Split::Train).is_err());
+    }
+}

@@ -1,0 +1,5 @@
+//! Runs without a process around them: a host that a test holds, with a clock of its own.
+
+mod budget;
+
+mod lab;

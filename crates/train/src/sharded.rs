@@ -1,0 +1,154 @@
+//! The optimizer over ranks (ZeRO-1): each owns a part of every parameter, for which it has the optimizer's state, adds up
+//! the ranks' gradients and changes the weights.
+//!
+//! A part is whole chunks of [`SQUARES_CHUNK`] elements, so that the sums of squares behind the global norm are those of
+//! one rank, chunk by chunk. The ranks' gradients are added by the tree that adds up shards.
+//!
+//! Source: Rajbhandari et al. 2019, ZeRO, §5.1.
+
+use std::borrow::Cow;
+use std::convert::Infallible;
+use std::ops::Range;
+
+use wels_comm::tree::Counter;
+use wels_comm::{Comm, Lost, from_bytes, to_bytes};
+use wels_device::{SQUARES_CHUNK, Tensor};
+use wels_model::names::{ParamKind, ParamSpec};
+use wels_model::params::{Grads, Params};
+
+/// Which elements of each parameter a rank owns.
+pub(crate) struct Owned {
+    rank: usize,
+    world: usize,
+    /// Elements of each parameter; 0 of one that has no gradient.
+    lens: Vec<usize>,
+}
+
+/// The elements of a parameter of `len` that belong to `rank`.
+fn part(len: usize, rank: usize, world: usize) -> Range<usize> {
+    let chunks = len.div_ceil(SQUARES_CHUNK);
+    let end = |rank: usize| (rank * chunks / world * SQUARES_CHUNK).min(len);
+    end(rank)..end(rank + 1)
+}
+
+impl Owned {
+    pub fn new(params: &Params, rank: usize, world: usize) -> Self {
+        let len = |spec: &ParamSpec| if spec.kind == ParamKind::RouterBias { 0 } else { spec.len() };
+        Owned { rank, world, lens: params.specs().iter().map(len).collect() }
+    }
+
+    /// The elements of parameter `param` that this rank owns.
+    pub fn part(&self, param: usize) -> Range<usize> {
+        part(self.lens[param], self.rank, self.world)
+    }
+
+    /// This rank's parts of whole tensors, one a parameter.
+    pub fn parts_of(&self, whole: &[Tensor]) -> Vec<Tensor> {
+        let cut = |(param, tensor): (usize, &Tensor)| {
+            let range = self.part(param);
+            Tensor::of(tensor.device(), 1, range.len(), &tensor.to_host()[range])
+        };
+        whole.iter().enumerate().map(cut).collect()
+    }
+
+    /// Whole vectors from all ranks' parts, the inverse of [`Owned::parts_of`].
+    pub fn whole<'a>(&self, comm: &dyn Comm, parts: &'a [Tensor]) -> Result<Vec<Cow<'a, [f32]>>, Lost> {
+        if self.world == 1 {
+            return Ok(parts.iter().map(Tensor::to_host).collect());
+        }
+        let mine: Vec<f32> = parts.iter().flat_map(|part| part.to_host().into_owned()).collect();
+        let gathered: Vec<Vec<f32>> = comm.all_gather(to_bytes(&mine))?.iter().map(|of| from_bytes(of)).collect();
+        let mut taken = vec![0; self.world];
+        let join = |len: &usize| {
+            let mut all = Vec::with_capacity(*len);
+            for (rank, from) in gathered.iter().enumerate() {
+                let len = part(*len, rank, self.world).len();
+                all.extend_from_slice(&from[taken[rank]..taken[rank] + len]);
+                taken[rank] += len;
+            }
+            Cow::Owned(all)
+        };
+        Ok(self.lens.iter().map(join).collect())
+    }
+
+    /// The sum of all ranks' gradients, of this rank's part of each parameter. A single rank's are the gradients themselves.
+    pub fn reduce(&self, comm: &dyn Comm, grads: &Grads) -> Result<Vec<Tensor>, Lost> {
+        let own = grads.values();
+        if self.world == 1 {
+            return Ok(own.to_vec());
+        }
+        let host: Vec<Cow<[f32]>> = own.iter().map(Tensor::to_host).collect();
+        let for_rank = |rank: usize| -> Vec<u8> {
+            host.iter()
+                .zip(&self.lens)
+                .flat_map(|(values, len)| to_bytes(&values[part(*len, rank, self.world)]))
+                .collect()
+        };
+        let received = comm.all_to_all((0..self.world).map(for_rank).collect())?;
+        drop(host);
+        let mut sums = Counter::default();
+        for bytes in received {
+            let values = from_bytes(&bytes);
+            let mut rest = &values[..];
+            let mut take = |(param, tensor): (usize, &Tensor)| {
+                let len = self.part(param).len();
+                let (values, others) = rest.split_at(len);
+                rest = others;
+                Tensor::of(tensor.device(), 1, len, values)
+            };
+            let of_rank: Vec<Tensor> = own.iter().enumerate().map(&mut take).collect();
+            let Ok(()) = sums.push(of_rank, |left: &mut Vec<Tensor>, right: Vec<Tensor>| {
+                left.iter_mut().zip(&right).for_each(|(left, right)| right.device().add(right, left));
+                Ok::<(), Infallible>(())
+            });
+        }
+        Ok(sums.finish().expect("a world has ranks"))
+    }
+
+    /// The global norm: parameters in order, of each the chunks in order.
+    pub fn norm(&self, comm: &dyn Comm, gradients: &[Tensor]) -> Result<f64, Lost> {
+        let mine: Vec<Vec<f32>> = gradients.iter().map(|part| part.device().squares(part)).collect();
+        let sum = |chunks: &mut dyn Iterator<Item = f32>| chunks.map(f64::from).sum::<f64>();
+        if self.world == 1 {
+            return Ok(mine.iter().map(|chunks| sum(&mut chunks.iter().copied())).sum::<f64>().sqrt());
+        }
+        let gathered = comm.all_gather(to_bytes(&mine.concat()))?;
+        let mut of_ranks: Vec<_> = gathered.iter().map(|bytes| from_bytes(bytes).into_iter()).collect();
+        let of_param = |len: &usize| {
+            let mut chunks = of_ranks.iter_mut().enumerate().flat_map(|(rank, from)| {
+                let count = part(*len, rank, self.world).len().div_ceil(SQUARES_CHUNK);
+                from.by_ref().take(count).collect::<Vec<_>>()
+            });
+            sum(&mut chunks)
+        };
+        Ok(self.lens.iter().map(of_param).sum::<f64>().sqrt())
+    }
+
+    /// The first parameter of which any rank's gradient is not finite.
+    pub fn first_non_finite(&self, comm: &dyn Comm, gradients: &[Tensor]) -> Result<Option<usize>, Lost> {
+        let mine = gradients.iter().position(|part| !part.device().is_finite(part)).unwrap_or(usize::MAX);
+        let all = comm.all_gather(mine.to_le_bytes().to_vec())?;
+        let all = all.iter().map(|bytes| usize::from_le_bytes(bytes[..].try_into().expect("a number of a rank's")));
+        Ok(all.min().filter(|param| *param != usize::MAX))
+    }
+
+    /// Gives the others this rank's parts of the weights, of the parameters that are learnt, and takes theirs.
+    pub fn exchange(&self, comm: &dyn Comm, params: &mut Params, learnt: &[bool]) -> Result<(), Lost> {
+        if self.world == 1 {
+            return Ok(());
+        }
+        let learnt = || learnt.iter().enumerate().filter(|(_, learnt)| **learnt).map(|(param, _)| param);
+        let of_param = |param: usize| to_bytes(&params.tensors()[param].to_host()[self.part(param)]);
+        let gathered = comm.all_gather(learnt().flat_map(of_param).collect())?;
+        for (rank, bytes) in gathered.iter().enumerate().filter(|(rank, _)| *rank != self.rank) {
+            let values = from_bytes(bytes);
+            let mut taken = 0;
+            for param in learnt() {
+                let range = part(self.lens[param], rank, self.world);
+                params.tensor_mut(param).set(range.start, &values[taken..taken + range.len()]);
+                taken += range.len();
+            }
+        }
+        Ok(())
+    }
+}

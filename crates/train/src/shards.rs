@@ -1,0 +1,108 @@
+//! Gradients and losses of a batch's shards, added up by the fixed tree, on one rank and over all.
+
+use std::convert::Infallible;
+
+use wels_comm::tree::Counter;
+use wels_comm::{Comm, Lost, from_bytes, to_bytes};
+use wels_device::{Device, Tensor};
+use wels_model::model::Losses;
+use wels_model::params::Grads;
+
+use crate::trainer::StepError;
+
+/// The gradients of a rank's shards, added up in the order of the tree as they come. The newest sum is in the trainer's
+/// own buffers; those that wait for another of their size have buffers of this, which are kept from step to step: as
+/// many as the logarithm of the rank's shards to base 2, none for one shard.
+#[derive(Default)]
+pub(crate) struct Partials {
+    /// Sums that wait, with how many shards each is of, the largest first.
+    waiting: Vec<(usize, Vec<Tensor>)>,
+    /// How many shards the sum in the trainer's buffers is of.
+    newest: usize,
+    free: Vec<Vec<Tensor>>,
+}
+
+impl Partials {
+    /// Forgets a step that was not finished.
+    pub fn begin(&mut self) {
+        self.free.extend(self.waiting.drain(..).map(|(_, buffers)| buffers));
+        self.newest = 0;
+    }
+
+    /// Sets what `grads` holds aside, if it holds a sum, so that another shard can be computed there.
+    pub fn make_room(&mut self, grads: &mut Grads) {
+        if self.newest > 0 {
+            let free = self.free.pop().unwrap_or_else(|| grads.spare());
+            self.waiting.push((self.newest, grads.exchange(free)));
+            self.newest = 0;
+        }
+    }
+
+    /// Adds the shard that `grads` holds to the sums of its size.
+    pub fn take(&mut self, device: &dyn Device, grads: &mut Grads) {
+        self.newest = 1;
+        while self.waiting.last().is_some_and(|(of, _)| *of == self.newest) {
+            let (of, mut left) = self.waiting.pop().expect("looked at");
+            left.iter_mut().zip(grads.values()).for_each(|(left, right)| device.add(right, left));
+            self.free.push(grads.exchange(left));
+            self.newest += of;
+        }
+    }
+
+    /// # Panics
+    /// If the shards were no power of two, so that `grads` does not hold the sum of all.
+    pub fn finish(&self) {
+        assert!(self.waiting.is_empty() && self.newest > 0, "a power of two of shards");
+    }
+
+    /// Bytes of the buffers.
+    pub fn bytes(&self) -> usize {
+        let waiting = self.waiting.iter().map(|(_, buffers)| buffers);
+        waiting.chain(&self.free).flatten().map(Tensor::bytes).sum()
+    }
+}
+
+/// Joins the ranks' losses and log-probabilities, or has all ranks fail where one has.
+///
+/// # Errors
+/// That of the first rank which has one, and [`Lost`].
+pub(crate) fn agree(
+    comm: &dyn Comm,
+    step: u64,
+    losses: Result<Losses, StepError>,
+    logprobs: Vec<f32>,
+) -> Result<(Losses, Vec<f32>), StepError> {
+    if comm.world() == 1 {
+        return Ok((losses?, logprobs));
+    }
+    let failure = losses.as_ref().err().map_or_else(String::new, |error| match error {
+        StepError::NonFinite { place, .. } => place.clone(),
+        StepError::Lost(_) => String::new(),
+    });
+    let failures = comm.all_gather(failure.into_bytes())?;
+    if let Some(place) = failures.iter().find(|place| !place.is_empty()) {
+        let place = String::from_utf8_lossy(place).into_owned();
+        return Err(StepError::NonFinite { what: "loss", step, place });
+    }
+    let mut sum = losses?;
+    let mut counter = Counter::default();
+    for numbers in comm.all_gather(sum.numbers().iter().flat_map(|bits| bits.to_le_bytes()).collect())? {
+        let numbers = numbers.chunks_exact(8).map(|bytes| u64::from_le_bytes(bytes.try_into().expect("eight bytes")));
+        let mut of_rank = sum.clone();
+        of_rank.set_numbers(numbers);
+        let Ok(()) = counter.push(of_rank, |left, right| {
+            left.add(&right);
+            Ok::<(), Infallible>(())
+        });
+    }
+    sum = counter.finish().expect("a world has ranks");
+    Ok((sum, gather(comm, logprobs)?))
+}
+
+/// What the ranks have computed of neighbouring rows, in order.
+pub(crate) fn gather(comm: &dyn Comm, mine: Vec<f32>) -> Result<Vec<f32>, Lost> {
+    if comm.world() == 1 {
+        return Ok(mine);
+    }
+    Ok(comm.all_gather(to_bytes(&mine))?.iter().flat_map(|bytes| from_bytes(bytes)).collect())
+}
