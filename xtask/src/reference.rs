@@ -2,12 +2,14 @@
 //! `tidy` fails when the page is not what this would write.
 //!
 //! Keys are the fields of the types whose doc comment begins with `` `[section]` ``. A default is the second argument
-//! of the call that reads the key.
+//! of the call that reads the key; one that differs between kinds of stages is `of.KEY` there, and stands in a value of
+//! the type `Defaults` below a doc comment that says of which kind: ``In `sft` ``.
 
 use std::fmt::Write;
 
 /// What is read.
-pub const SOURCES: [&str; 2] = ["crates/runs/src/recipe.rs", "crates/runs/src/recipe/stages.rs"];
+pub const SOURCES: [&str; 3] =
+    ["crates/runs/src/recipe.rs", "crates/runs/src/recipe/optimizer.rs", "crates/runs/src/recipe/stages.rs"];
 /// What is written.
 pub const PAGE: &str = "docs/recipe.md";
 
@@ -30,17 +32,12 @@ tokens follow from a tokenizer that is trained in the run.
 ";
 
 /// Defaults that read differently in TOML.
-const SPELLED: [(&str, &str); 20] = [
+const SPELLED: [(&str, &str); 15] = [
     ("String::new()", "none"),
     ("\"countdown\".into()", "\"countdown\""),
     ("\"traces\".into()", "\"traces\""),
     ("PRETRAIN.into()", "\"pretrain\""),
     ("vec![PRETRAIN.into()]", "[\"pretrain\"]"),
-    ("of.learning_rate", "by kind"),
-    ("of.weight_decay", "by kind"),
-    ("of.bias_update_speed", "by kind"),
-    ("of.balance_alpha", "by kind"),
-    ("of.mtp_lambda", "by kind"),
     ("of.prompts", "by kind"),
     ("samples", "by kind"),
     ("answering.samples", "samples"),
@@ -80,7 +77,7 @@ fn sections(source: &str) -> String {
                 let _ = write!(page, "\n## {doc}\n\n| key | default | meaning |\n|---|---|---|\n");
             }
         } else if let Some(key) = field(line).filter(|_| in_section && !doc.is_empty()) {
-            let _ = match default_of(reader, key) {
+            let _ = match default_of(source, reader, key) {
                 Some(default) => writeln!(page, "| `{key}` | {default} | {doc} |"),
                 // Its keys have a table of their own.
                 None if flattened => writeln!(page, "| … | | {doc} |"),
@@ -105,21 +102,42 @@ fn field(line: &str) -> Option<&str> {
 }
 
 /// The default in `get_or("key", default)`, `get_where("key", default, …)` or `word("key", &[("default", …), …])`, as
-/// the page shows it.
-fn default_of(source: &str, key: &str) -> Option<String> {
+/// the page shows it; `reader` is the part of the source that reads the section.
+fn default_of(source: &str, reader: &str, key: &str) -> Option<String> {
     let quoted = format!("\"{key}\",");
-    let (call, after) = source.match_indices(&quoted).find_map(|(at, _)| {
-        let before = source[..at].trim_end().strip_suffix('(')?;
+    let (call, after) = reader.match_indices(&quoted).find_map(|(at, _)| {
+        let before = reader[..at].trim_end().strip_suffix('(')?;
         let call = ["get_or", "get_where", "word"].into_iter().find(|call| before.ends_with(call))?;
         Some((call, at + quoted.len()))
     })?;
-    let argument = first_argument(&source[after..]).trim();
+    let argument = first_argument(&reader[after..]).trim();
     if call == "word" {
         let words: Vec<String> = argument.split('"').skip(1).step_by(2).map(|word| format!("`\"{word}\"`")).collect();
         return Some(words.join(", or "));
     }
+    if let Some(kinds) = argument.strip_prefix("of.").map(|key| by_kind(source, key)).filter(|kinds| !kinds.is_empty())
+    {
+        return Some(kinds);
+    }
     let spelled = SPELLED.iter().find(|(rust, _)| *rust == argument);
     Some(format!("`{}`", spelled.map_or(argument, |(_, toml)| toml)))
+}
+
+/// The values of `key` in all `Defaults` of a source, each with the kinds of stages that have it.
+fn by_kind(source: &str, key: &str) -> String {
+    let mut kinds: Vec<(&str, Vec<&str>)> = Vec::new();
+    let mut kind = "";
+    for line in source.lines().map(str::trim) {
+        kind = line.strip_prefix("/// In ").unwrap_or(kind);
+        let value = line.strip_prefix(key).and_then(|rest| rest.strip_prefix(": ")?.strip_suffix(','));
+        let Some(value) = value.filter(|_| !kind.is_empty()) else { continue };
+        match kinds.iter_mut().find(|(known, _)| *known == value) {
+            Some((_, kinds)) => kinds.push(kind),
+            None => kinds.push((value, vec![kind])),
+        }
+    }
+    let cells = kinds.into_iter().map(|(value, kinds)| format!("`{value}` in {}", kinds.join(", ")));
+    cells.collect::<Vec<_>>().join("; ")
 }
 
 /// Up to the comma or bracket that ends it.
@@ -141,6 +159,14 @@ mod tests {
     use super::*;
 
     #[test]
+    fn defaults_that_differ_are_listed_by_kind() {
+        let source = "const A: Defaults =\n /// In `sft`\nDefaults {\n rate: 0.1,\n lambda: 0.3,\n};\n/// In `rl`\nDefaults {\n\
+            rate: (n / 5).max(1),\n lambda: 0.3,\n}\nfn f() { s.get_or(\"rate\", of.rate) s.get_or(\"lambda\", of.lambda) }";
+        assert_eq!(default_of(source, source, "rate").as_deref(), Some("`0.1` in `sft`; `(n / 5).max(1)` in `rl`"));
+        assert_eq!(default_of(source, source, "lambda").as_deref(), Some("`0.3` in `sft`, `rl`"));
+    }
+
+    #[test]
     fn keys_have_defaults_and_meanings() {
         let source = "/// `[run]`\n#[derive(Debug)]\npub struct Run {\n    /// A name\n    /// for it.\n    pub name: String,\n}\n\
             /// Else.\npub struct Else {\n    /// No key.\n    pub other: u64,\n}\n\
@@ -153,6 +179,6 @@ mod tests {
             "{page}"
         );
         assert!(!page.contains("`other`"), "{page}");
-        assert_eq!(default_of(source, "mode").as_deref(), Some("`\"a\"`, or `\"b\"`"));
+        assert_eq!(default_of(source, source, "mode").as_deref(), Some("`\"a\"`, or `\"b\"`"));
     }
 }

@@ -1,5 +1,7 @@
 //! `cargo xtask tidy`: checks of the repository's own rules, one line a failure, `path:line: message`.
 
+mod circles;
+
 mod edges;
 
 mod prose;
@@ -58,6 +60,7 @@ pub fn run(root: &Path) -> Result<()> {
         }
     }
     edges::check(&files, &mut failures);
+    circles::check(&files, &mut failures);
     rust::check(&files, &mut failures);
     prose::check(root, &files, &mut failures);
     for file in &files {

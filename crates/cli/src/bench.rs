@@ -14,14 +14,14 @@ use serde::Serialize;
 use wels_kernels::{isa, par};
 use wels_model::count;
 use wels_model::params::Params;
+use wels_pipeline::hyper::{execution, of_pretraining, slow_precision};
+use wels_pipeline::measure::{fma_peak_flops, random_batch};
+use wels_pipeline::words::short;
 use wels_runs::machine::{self, Measurements};
 use wels_runs::recipe::Recipe;
 use wels_train::trainer::{State, Trainer};
 
 use crate::output;
-use wels_pipeline::hyper::{execution, of_pretraining, slow_precision};
-use wels_pipeline::measure::{fma_peak_flops, random_batch};
-use wels_pipeline::words::short;
 
 /// What the command line says.
 #[derive(clap::Args)]

@@ -12,10 +12,10 @@ use std::path::PathBuf;
 
 use anyhow::{Context, Result};
 use wels_engine::{Options, Sampling, Speculation};
+use wels_pipeline::refusal::refuse;
 
 use crate::model::{HoldArgs, OpenModel, locate};
 use session::{Part, Session, Settings};
-use wels_pipeline::refusal::refuse;
 
 /// What the command line says.
 #[derive(clap::Args)]

@@ -10,12 +10,12 @@ use wels_model::config::{Dtype, ModelConfig};
 use wels_model::gguf::{self, GgufFile, Item};
 use wels_model::params::Params;
 use wels_model::weights::{DEFAULT_SHARD_BYTES, save_dir};
+use wels_pipeline::refusal::refuse;
+use wels_pipeline::words::short;
 use wels_runs::files::write_folder_atomically;
 
 use crate::model::{Location, OpenModel, Weights, in_directory, locate, split_rows};
 use crate::progress::Progress;
-use wels_pipeline::refusal::refuse;
-use wels_pipeline::words::short;
 
 /// What the command line says.
 #[derive(clap::Args)]

@@ -15,6 +15,8 @@ mod local;
 
 mod endpoint;
 
+mod receipt;
+
 mod receipts;
 
 mod scores;
@@ -34,6 +36,7 @@ use std::time::Instant;
 
 use anyhow::{Result, anyhow};
 use serde_json::{Value, json};
+use wels_pipeline::refusal::refuse;
 
 use self::answer::{Answer, Answerer};
 use self::endpoint::Endpoint;
@@ -46,7 +49,6 @@ use crate::model::HoldArgs;
 use crate::output;
 use crate::progress::Progress;
 use crate::serve::default_name;
-use wels_pipeline::refusal::refuse;
 
 /// What the command line says.
 #[derive(clap::Args)]
@@ -220,7 +222,7 @@ fn ask(
     answerer: &mut dyn Answerer,
     folder: &Folder,
     interrupt: &Interrupt,
-) -> Result<Vec<receipts::Receipt>> {
+) -> Result<Vec<receipt::Receipt>> {
     let (writer, begin) = folder.writer(suite)?;
     let writer = Mutex::new(writer);
     let progress =

@@ -14,6 +14,9 @@ use serde::Serialize;
 use wels_model::config::{Dtype, ModelConfig};
 use wels_model::count::{self, CacheLayout};
 use wels_model::presets;
+use wels_pipeline::forecast::{Rates, forecast};
+use wels_pipeline::refusal::refuse;
+use wels_pipeline::words::short;
 use wels_runs::machine;
 use wels_runs::plan::RunPlan;
 use wels_runs::recipe::Recipe;
@@ -21,9 +24,6 @@ use wels_runs::recipe::Recipe;
 use crate::model;
 use crate::output;
 use crate::terminal::Terminal;
-use wels_pipeline::forecast::{Rates, forecast};
-use wels_pipeline::refusal::refuse;
-use wels_pipeline::words::short;
 
 /// What the command line says.
 #[derive(clap::Args)]

@@ -9,10 +9,10 @@ use wels_model::config::ModelConfig;
 use wels_model::model::{Batch, Model};
 use wels_model::params::Params;
 use wels_model::tape::Execution;
+use wels_pipeline::refusal::refuse;
 
 use crate::model::{OpenModel, Quant, locate};
 use crate::output;
-use wels_pipeline::refusal::refuse;
 
 /// What the command line says.
 #[derive(clap::Args)]

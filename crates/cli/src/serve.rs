@@ -9,6 +9,7 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 use wels_data::ChatTemplate;
 use wels_engine::{Engine, LoadedModel, Options};
+use wels_pipeline::refusal::refuse;
 use wels_runs::machine;
 use wels_server::http::{App, Settings, Shutdown, serve as serve_http};
 use wels_server::ledger::{Clerk, Ledger, Limits};
@@ -18,7 +19,6 @@ use wels_server::worker::Worker;
 
 use crate::model::{HoldArgs, OpenModel, locate};
 use crate::{keys, output};
-use wels_pipeline::refusal::refuse;
 
 /// What the command line says.
 #[derive(clap::Args)]

@@ -1,8 +1,8 @@
 //! A whole run: its stages in order, checkpoints, ledger and budget, and doing a stretch of it again to verify it.
 //!
-//! **Invariants.** Prints nothing, reads no command line and never ends the process: what happens is told to the caller's
-//! [`Host`](host::Host), which also says when to stop and what time it is; a run that stops early ends with
-//! [`Stopped`](session::Stopped). Whatever is done is on disk before it is told.
+//! **Invariants.** Prints nothing, reads no command line and never ends the process: what happens is told to the
+//! caller's [`Host`](host::Host), which also says when to stop and what time it is; a run that stops early ends with
+//! [`Stopped`](session::Stopped).
 
 pub mod run;
 

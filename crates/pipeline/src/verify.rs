@@ -193,8 +193,8 @@ fn segments_of(stage: &str, mut steps: Vec<u64>) -> Vec<Segment> {
     segments
 }
 
-/// Verifies a receipt: prepares the data, from `data` if it names any, and trains up to the receipt's first checkpoints,
-/// or does all of its recipe if `whole`.
+/// Verifies a receipt: prepares the data, from `data` if it names any, and trains up to the receipt's first
+/// checkpoints, or does all of its recipe if `whole`.
 ///
 /// # Errors
 /// As [`verify_run`].

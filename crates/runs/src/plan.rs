@@ -28,7 +28,7 @@ use wels_model::config::{Attention, ModelConfig};
 use wels_model::count;
 
 use crate::files;
-use crate::recipe::{PRETRAIN, Recipe};
+use crate::recipe::{Optimizer, PRETRAIN, Recipe};
 use stages::{Stages, Surroundings, Tokens};
 
 /// What can be wrong with the data that a plan rests on.
@@ -247,7 +247,7 @@ pub fn pretraining(recipe: &Recipe) -> Pretraining {
         tokens,
         flops_per_token,
         flops: flops_per_token as f64 * tokens as f64,
-        memory: training_memory(config, rows, &recipe.pretrain.recompute_layers),
+        memory: training_memory(config, rows, &recipe.pretrain.recompute_layers, &recipe.pretrain.optimizer),
         checkpoint_bytes: checkpoint + count::training_bytes(config).optimizer.0,
     }
 }
@@ -324,8 +324,14 @@ impl RunPlan {
     }
 }
 
-/// Memory of a training of which `rows` tokens go through the model at once; `recomputed` layers keep their input.
-pub(crate) fn training_memory(config: &ModelConfig, rows: usize, recomputed: &[usize]) -> MemoryPlan {
+/// Memory of a training of which `rows` tokens go through the model at once; `recomputed` layers keep their input. Sums over
+/// gradient shards wait in buffers of their own, log2 of the shards.
+pub(crate) fn training_memory(
+    config: &ModelConfig,
+    rows: usize,
+    recomputed: &[usize],
+    optimizer: &Optimizer,
+) -> MemoryPlan {
     let training = count::training_bytes(config);
     let table = (config.vocab_size * config.hidden_size) as u64 * F32;
     let further_uses = u64::from(config.tied_head) + 2 * config.mtp_depth as u64;
@@ -340,8 +346,9 @@ pub(crate) fn training_memory(config: &ModelConfig, rows: usize, recomputed: &[u
     let ends = 4 * d + config.mtp_depth * 10 * d;
     let passing = widest_backward_per_token(config);
     let activations = tokens * (kept + again.unwrap_or(0) + ends + passing) as u64 * F32;
+    let waiting = u64::from(optimizer.gradient_shards.ilog2());
     let (weights, optimizer) = (training.weights.0, training.optimizer.0);
-    let gradients = training.gradients.0 + further_uses * table;
+    let gradients = training.gradients.0 * (1 + waiting) + further_uses * table;
     let program = PROGRAM_BYTES;
     MemoryPlan {
         weights,

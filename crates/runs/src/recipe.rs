@@ -174,7 +174,8 @@ pub struct SampleSection {
 /// `[budget]`
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]
 pub struct BudgetSection {
-    /// Money, at `run.usd_per_hour`: a run that would spend more saves and stops; 0 sets no limit.
+    /// Money, at `run.usd_per_hour`: in every kind of stage, a run whose next step would spend more, taken to be as the
+    /// last, saves and stops; 0 sets no limit.
     pub usd: f64,
     /// Hours by the clock, of all processes that worked on the run; likewise.
     pub hours: f64,
@@ -574,6 +575,22 @@ mod tests {
                 "r.toml:2:20: pretrain.recompute_layers names layer 2 of a model with 2\n",
             ),
             (
+                "[pretrain]\ngradient_shards = 6",
+                "r.toml:2:19: pretrain.gradient_shards must be a power of two, but is 6; 4 and 8 work\n",
+            ),
+            (
+                "[pretrain]\ngradient_shards = 0",
+                "r.toml:2:19: pretrain.gradient_shards must be a power of two, but is 0; 1 and 2 work\n",
+            ),
+            (
+                "[pretrain]\nbatch_tokens = 1536\nbatch_tokens_start = 768\ngradient_shards = 4",
+                "r.toml:4:19: pretrain.gradient_shards is 4, but a batch may have no more than 3 sequences; at most 2 works\n",
+            ),
+            (
+                "[[stage]]\nname = \"rl\"\nkind = \"rl\"\nprompts = 4\nsamples = 4\nmini_batches = 3\ngradient_shards = 8",
+                "r.toml:7:19: stage.rl.gradient_shards is 8, but a batch may have no more than 5 sequences; at most 4 works\n",
+            ),
+            (
                 "[budget]\nusd = 5",
                 "r.toml:2:7: budget.usd limits money, and run.usd_per_hour sets no price of an hour\n",
             ),
@@ -601,6 +618,9 @@ mod tests {
         let begun = parse(&format!("[run]\nseed = 1\n[pretrain]\nmicro_batch = 1\n{TINY}")).unwrap();
         let changed = parse(&format!("[run]\nseed = 2\n[pretrain]\nmicro_batch = 4\n{TINY}")).unwrap();
         assert_eq!(changed.changes_since(&begun), ["run.seed: 1 → 2"]);
+        let shards = parse(&format!("[run]\nseed = 1\n[pretrain]\nbatch_tokens = 512\ngradient_shards = 2\n{TINY}"));
+        let one = parse(&format!("[run]\nseed = 1\n[pretrain]\nbatch_tokens = 512\n{TINY}")).unwrap();
+        assert_eq!(shards.unwrap().changes_since(&one), ["pretrain.gradient_shards: 1 → 2"]);
     }
 
     #[test]

@@ -13,12 +13,12 @@ use wels_model::names::ParamKind;
 use wels_model::paged::{CacheLayout, Numbers, PAGE_TOKENS, PagedCache, Piece};
 use wels_model::params::Params;
 use wels_model::tape::Execution;
+use wels_pipeline::refusal::refuse;
+use wels_pipeline::words::short;
 use wels_runs::machine;
 
 use crate::model::{HoldArgs, OpenModel, locate};
 use crate::output;
-use wels_pipeline::refusal::refuse;
-use wels_pipeline::words::short;
 
 #[derive(clap::Args)]
 pub struct DecodeArgs {

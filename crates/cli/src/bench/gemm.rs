@@ -8,9 +8,9 @@ use wels_kernels::gemm::{self, Precision, Start};
 use wels_kernels::memory::Buffer;
 use wels_kernels::random::Key;
 use wels_kernels::{isa, par, peak};
+use wels_pipeline::words::short;
 
 use crate::output;
-use wels_pipeline::words::short;
 
 #[derive(clap::Args)]
 pub struct GemmArgs {

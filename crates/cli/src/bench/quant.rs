@@ -8,9 +8,9 @@ use serde::Serialize;
 use wels_kernels::quant::{self, BlockType, QuantMatrix};
 use wels_kernels::random::Key;
 use wels_kernels::{isa, par, peak};
+use wels_pipeline::words::short;
 
 use crate::output;
-use wels_pipeline::words::short;
 
 #[derive(clap::Args)]
 pub struct QuantArgs {

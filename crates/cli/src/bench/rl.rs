@@ -14,6 +14,8 @@ use wels_kernels::{isa, par};
 use wels_model::count;
 use wels_model::model::Model;
 use wels_model::tape::Execution;
+use wels_pipeline::refusal::refuse;
+use wels_pipeline::words::short;
 use wels_runs::machine;
 use wels_train::grpo::{Aggregation, Group, Grpo, Overlong, PolicyBatch, Sample, Scale};
 use wels_train::rollout::{Answer, Question, RolloutOptions, rollout};
@@ -22,8 +24,6 @@ use wels_train::trainer::{Hyperparameters, State, Trainer};
 
 use crate::model::{load_params, locate, read_config, report};
 use crate::output;
-use wels_pipeline::refusal::refuse;
-use wels_pipeline::words::short;
 
 /// The objective: DAPO's, without KL.
 const GRPO: Grpo = Grpo {

@@ -10,10 +10,10 @@ use wels_data::chat::{ChatTemplate, Message, RenderOptions};
 use wels_data::tokenizer::Tokenizer;
 use wels_engine::{Engine, Event, LoadedModel, Options, Request, Sampling, Speculation, Usage};
 use wels_kernels::{isa, par};
+use wels_pipeline::refusal::refuse;
 
 use crate::model::{HoldArgs, OpenModel, locate};
 use crate::output;
-use wels_pipeline::refusal::refuse;
 
 #[derive(clap::Args)]
 pub struct SpeculationArgs {

@@ -12,11 +12,11 @@ use wels_data::tokenizer::Tokenizer;
 use wels_engine::{Engine, Event, FinishReason, LoadedModel, Options, Refusal, Request, Sampling, Usage};
 use wels_model::model::Model;
 use wels_model::params::Params;
+use wels_pipeline::refusal::refuse;
 use wels_runs::files;
 
 pub use super::thinking::Part;
 use super::thinking::Splitter;
-use wels_pipeline::refusal::refuse;
 
 /// How answers are made.
 #[derive(Clone, Debug)]

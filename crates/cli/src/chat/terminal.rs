@@ -12,9 +12,9 @@ use reedline::{
     Reedline, ReedlineEvent, Signal, ValidationResult, Validator, default_emacs_keybindings,
 };
 use signal_hook::consts::SIGINT;
+use wels_pipeline::refusal::refuse;
 
 use super::session::{Answer, Part, Session};
-use wels_pipeline::refusal::refuse;
 
 use crate::failure;
 

@@ -6,11 +6,11 @@ use std::path::Path;
 use anyhow::{Context, Result};
 use serde::Serialize;
 use serde_json::Value;
+use wels_pipeline::refusal::refuse;
 use wels_tasks::statistics::{Difference, difference};
 
 use super::receipts;
 use crate::output;
-use wels_pipeline::refusal::refuse;
 
 /// Differences less probable than this by chance are called significant.
 const LEVEL: f64 = 0.05;

@@ -14,13 +14,13 @@ use anyhow::{Context, Result, anyhow};
 use serde_json::{Value, json};
 use ureq::Agent;
 use wels_data::tokenizer::Tokenizer;
+use wels_pipeline::refusal::refuse;
 use wels_runs::hash::sha256;
 use wels_tasks::Prompt;
 
 use super::Args;
 use super::answer::{Answer, Answerer, HandOver, Questions, TOO_LONG, Work};
 use crate::model::{OpenModel, locate};
-use wels_pipeline::refusal::refuse;
 
 /// Times that a request without an answer is made again.
 const RETRIES: u32 = 4;

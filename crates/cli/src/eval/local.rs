@@ -15,6 +15,7 @@ use wels_data::tokenizer::Tokenizer;
 use wels_engine::{
     Engine, Event, FinishReason, Finished, LoadedModel, Options, Refusal, Request, RequestId, Sampling, Token,
 };
+use wels_pipeline::refusal::refuse;
 use wels_runs::hash::{sha256, sha256_file};
 use wels_tasks::Prompt;
 
@@ -22,7 +23,6 @@ use super::answer::{Answer, Answerer, HandOver, Questions, TOO_LONG, Work};
 use super::{Args, file_name};
 use crate::model::{Location, OpenModel, locate};
 use crate::serve::cache_bytes;
-use wels_pipeline::refusal::refuse;
 
 /// Files up to this size are hashed whole; of larger ones a sixteenth of it from either end.
 const HASHED_WHOLE_BYTES: u64 = 1 << 30;

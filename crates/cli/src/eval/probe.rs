@@ -7,6 +7,7 @@ use anyhow::{Context, Result};
 use serde::Serialize;
 use wels_data::Message;
 use wels_engine::Sampling;
+use wels_pipeline::refusal::refuse;
 use wels_runs::files::write_atomically;
 use wels_tasks::Prompt;
 use wels_tasks::probe::{Pair, Treatment, read, treatment};
@@ -18,7 +19,6 @@ use crate::interrupt::Interrupt;
 use crate::output;
 use crate::progress::Progress;
 use crate::serve::default_name;
-use wels_pipeline::refusal::refuse;
 
 /// Pairs that are shown.
 const SHOWN: usize = 5;

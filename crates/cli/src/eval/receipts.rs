@@ -15,54 +15,18 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
 use serde_json::Value;
+use wels_pipeline::refusal::refuse;
 use wels_runs::files::write_atomically;
 
 use super::answer::Answer;
+use super::receipt::Receipt;
 use super::scores::Scores;
 use super::suite::Suite;
-use wels_pipeline::refusal::refuse;
 
 /// Of the files in the folder.
 pub const FORMAT: u32 = 1;
-
-/// What is kept of one answer. The same in every run.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Receipt {
-    /// Its id.
-    pub item: String,
-    /// Which of several answers to it, from 0.
-    pub sample: u32,
-    /// As in the file.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub subject: Option<String>,
-    /// Of the text that was asked.
-    pub prompt_sha256: String,
-    /// `None` where they are not known.
-    pub prompt_tokens: Option<u64>,
-    /// Examples in the prompt; fewer than asked for where they did not fit.
-    pub shots: usize,
-    /// Log-probabilities of the choices, natural logarithms.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub choices: Vec<Option<f32>>,
-    /// What was written, or the letter that is likeliest.
-    pub output: String,
-    /// The answer found in it.
-    pub answer: Option<String>,
-    /// The right one, where it can be told in a line.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub expected: Option<String>,
-    /// The verdict.
-    pub correct: bool,
-    /// In words.
-    pub verdict: String,
-    /// `None` where they are not known.
-    pub generated_tokens: Option<u64>,
-    /// Why the answer ended.
-    pub end: String,
-}
 
 /// What of an answer differs from run to run.
 #[derive(Serialize)]

@@ -7,7 +7,7 @@ use wels_tasks::benchmarks::Benchmark;
 use wels_tasks::statistics::{Share, majority, pass_at, share};
 
 use super::answer::{Questions, TOO_LONG};
-use super::receipts::Receipt;
+use super::receipt::Receipt;
 use super::suite::Suite;
 use crate::output;
 

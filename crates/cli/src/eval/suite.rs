@@ -7,6 +7,7 @@ use anyhow::{Context, Result};
 use serde_json::{Value, json};
 use wels_data::random::Permutation;
 use wels_engine::Sampling;
+use wels_pipeline::refusal::refuse;
 use wels_runs::hash::{sha256, sha256_file};
 use wels_tasks::benchmarks::{Benchmark, Question, continuations, read};
 use wels_tasks::listed::letter;
@@ -14,9 +15,8 @@ use wels_tasks::maths;
 use wels_tasks::{Item, Jail, Listed, Prompt, Reason, Reference, Style, Task, Thinking};
 
 use super::answer::{Answer, Answerer, Questions, TOO_LONG};
-use super::receipts::Receipt;
+use super::receipt::Receipt;
 use super::{Args, ChoiceBy, Named, WhatArgs, file_name, no_doubles};
-use wels_pipeline::refusal::refuse;
 
 /// How questions are put.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]

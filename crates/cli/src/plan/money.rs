@@ -6,14 +6,14 @@ use anyhow::Result;
 use serde::Serialize;
 use wels_model::config::ModelConfig;
 use wels_model::count;
+use wels_pipeline::refusal::refuse;
+use wels_pipeline::words::short;
 use wels_runs::plan::devices::{Devices, ProductFormat};
 use wels_runs::plan::prices::{Price, Prices};
 use wels_runs::plan::serving::{self, ServingPlan, serving};
 use wels_runs::plan::training::{self, TrainingPlan, training, usual_tokens};
 
 use crate::output;
-use wels_pipeline::refusal::refuse;
-use wels_pipeline::words::short;
 
 /// The assumptions, as the command line says them.
 #[derive(clap::Args)]

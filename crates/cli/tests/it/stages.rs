@@ -255,28 +255,34 @@ while read -r line; do
 done
 "#;
 
-#[test]
-fn answers_are_judged_by_a_program_of_ones_own() {
+/// Writes the program that judges, and questions for it.
+fn write_judge(lab: &Lab, body: &str) {
     use std::os::unix::fs::PermissionsExt;
-    let lab = Lab::new();
     let question = |n: u32| format!("{{\"question\": \"{n}\", \"words\": [\"catfish\", {n}]}}\n");
     fs::write(lab.at("questions.jsonl"), (0..100).map(question).collect::<String>()).unwrap();
-    let judge = |body: &str| {
-        fs::write(lab.at("judge"), JUDGE.replace("BODY", body)).unwrap();
-        fs::set_permissions(lab.at("judge"), fs::Permissions::from_mode(0o755)).unwrap();
-    };
+    fs::write(lab.at("judge"), JUDGE.replace("BODY", body)).unwrap();
+    fs::set_permissions(lab.at("judge"), fs::Permissions::from_mode(0o755)).unwrap();
+}
+
+/// The lab's recipe with stages that the program judges.
+fn judged_recipe(lab: &Lab, name: &str) -> String {
     let asked = "task = \"terse:./judge=questions.jsonl\"\nmax_tokens = 24\n";
     let stages = format!(
         "[[stage]]\nname = \"reinforced\"\nkind = \"rl\"\nsteps = 3\nprompts = 4\nsamples = 4\nchecker_seconds = 2\n\
          learning_rate = 1e-3\n{asked}\n[[stage]]\nname = \"samples\"\nkind = \"sample_and_filter\"\n\
          from = \"reinforced\"\nprompts = 8\n{asked}\n[[stage]]\nname = \"scores\"\nkind = \"score\"\n{asked}"
     );
-    let recipe = |name: &str| {
-        let file = recipe(&lab, name);
-        let text = fs::read_to_string(lab.at(&file)).unwrap().replace(STAGES, &stages);
-        fs::write(lab.at(&file), text).unwrap();
-        file
-    };
+    let file = recipe(lab, name);
+    let text = fs::read_to_string(lab.at(&file)).unwrap().replace(STAGES, &stages);
+    fs::write(lab.at(&file), text).unwrap();
+    file
+}
+
+#[test]
+fn answers_are_judged_by_a_program_of_ones_own() {
+    let lab = Lab::new();
+    let recipe = |name: &str| judged_recipe(&lab, name);
+    let judge = |body: &str| write_judge(&lab, body);
     judge("");
     lab.done(&["run", &recipe("honest")]);
     let accuracy: Vec<f64> =
@@ -307,6 +313,38 @@ fn answers_are_judged_by_a_program_of_ones_own() {
     fs::remove_file(lab.at("judge")).unwrap();
     let said = lab.wels(&["run", &recipe("gone")]);
     assert!(said.failure().contains("judge cannot be started: No such file"), "{said:?}");
+}
+
+#[test]
+fn a_strangers_program_is_not_started_unasked() {
+    let lab = Lab::new();
+    write_judge(&lab, "");
+    lab.done(&["run", &judged_recipe(&lab, "honest")]);
+
+    // Whoever verifies the run may be another than who wrote the recipe: the program is not started unasked.
+    write_judge(&lab, "touch started");
+    for verify in [&["verify", "runs/honest"][..], &["verify", "--receipt", "runs/honest/receipt.json", "--whole"]] {
+        let said = lab.wels(verify);
+        assert_eq!(said.code, Some(1), "{said:?}");
+        assert_eq!(
+            said.failure(),
+            "error: the recipe names a program that judges answers, LAB/./judge, and it is not started\n\
+             hint: it would run as you do, outside any jail: read it, and if you trust it give --run-programs\n"
+        );
+    }
+    for other in [
+        &["verify", "runs/honest", "--segments", "0"][..],
+        &["verify", "runs/honest", "--stage", "pretrain"],
+        &["report", "runs/honest"],
+        &["plan", "honest.toml"],
+        &["score", "runs/honest", "--ids", "1,2,3"],
+    ] {
+        lab.done(other);
+    }
+    assert!(!lab.at("started").exists(), "a stranger's program was started");
+    let verify = ["verify", "runs/honest", "--stage", "reinforced", "--run-programs"];
+    assert!(lab.done(&verify).stdout.contains("reinforced: done again from the beginning to step 3"));
+    assert!(lab.at("started").exists());
 }
 
 #[test]

@@ -68,7 +68,8 @@ pub struct Progress {
 }
 
 /// Tokenises `corpus` into `dir`, or what is missing there, and returns the manifest. The bytes of all files depend on
-/// corpus, tokenizer and options alone. Calls `progress` every few megabytes, which may end it; finished shards are kept.
+/// corpus, tokenizer and options alone. Calls `progress` every few megabytes, which may break it off; finished
+/// shards are kept.
 ///
 /// # Errors
 /// Besides what reading and writing can meet: [`ShardError::OtherContents`] if `dir` is complete but from something

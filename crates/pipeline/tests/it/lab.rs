@@ -1,4 +1,5 @@
-//! A folder with a small corpus and a recipe of every kind of stage, and a host whose clock counts how often it is asked.
+//! A folder with a small corpus and a recipe of every kind of stage, and a host whose clock counts how often it is
+//! asked.
 
 use std::cell::Cell;
 use std::fs;

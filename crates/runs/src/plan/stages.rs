@@ -226,7 +226,7 @@ impl Stages<'_> {
         let (config, examples) = (self.start(&section.start)?, self.examples(section)?);
         let tokens = section.epochs as f64 * examples.count as f64 * examples.tokens;
         let rows = section.optimization.micro_rows.min(section.batch_tokens);
-        let memory = training_memory(&config, rows, &[]);
+        let memory = training_memory(&config, rows, &[], &section.optimization.optimizer);
         let flops = learning_flops(&config, &section.optimization, teacher, examples.tokens.round() as usize);
         Ok(StagePlan {
             tokens: tokens.round() as u64,
@@ -242,8 +242,7 @@ impl Stages<'_> {
         let config = self.start(&section.start)?;
         let reference = if section.kl > 0.0 { weight_bytes(&config) } else { 0 };
         let flops = TokenFlops::of_reinforcement(&config, section);
-        let micro_rows = section.optimization.micro_rows;
-        let mut plan = self.rollouts(&config, flops, LIVE_SHARE, &section.rollouts, micro_rows)?;
+        let mut plan = self.rollouts(&config, flops, LIVE_SHARE, &section.rollouts, &section.optimization)?;
         plan.memory_bytes += reference;
         let dead = 100.0 * (1.0 - LIVE_SHARE);
         plan.assumptions.push(format!("{dead:.0}% of groups all right or all wrong, of which nothing can be learnt"));
@@ -260,7 +259,7 @@ impl Stages<'_> {
             Answers::Own(own) => {
                 let config = self.start(&own.start)?;
                 let flops = TokenFlops::of_own_answers(&config, &teacher, own);
-                let mut plan = self.rollouts(&config, flops, 1.0, &own.rollouts, own.optimization.micro_rows)?;
+                let mut plan = self.rollouts(&config, flops, 1.0, &own.rollouts, &own.optimization)?;
                 plan.memory_bytes += weight_bytes(&teacher);
                 Ok(plan)
             }
@@ -288,17 +287,17 @@ impl Stages<'_> {
         flops: TokenFlops,
         live: f64,
         of: &Rollouts,
-        micro_rows: usize,
+        learning: &Optimization,
     ) -> Result<StagePlan, String> {
         let answering = &of.answering;
         let each_step = (of.prompts * answering.samples) as u64;
         let (answers, length) = ((of.steps * each_step) as f64, answer_tokens(answering));
         let learned = live * answers * (length + self.around.prompt_tokens(answering)?);
         let tokens = Tokens { counted: (answers * length).round() as u64, learned: learned.round() as u64 };
-        let rows = micro_rows.min(each_step as usize * answering.max_tokens);
-        let training = training_memory(config, rows, &[]);
-        // The answers are sampled with a copy of the weights; the buffers of learning are kept meanwhile.
-        let sampling = weight_bytes(config) + cache_bytes(config, answering, each_step);
+        let rows = learning.micro_rows.min(each_step as usize * answering.max_tokens);
+        let training = training_memory(config, rows, &[], &learning.optimizer);
+        // The answers are sampled with the weights that are trained; the buffers of learning are kept meanwhile.
+        let sampling = cache_bytes(config, answering, each_step);
         Ok(StagePlan {
             tokens: tokens.counted,
             learning: Some(LearningPlan {

@@ -493,6 +493,8 @@ impl Rl {
             return Err(s.wrong("samples", "must be 2 or more: an answer is compared with others to its prompt"));
         }
         let clip_low = s.get_where("clip_low", 0.2, NOT_NEGATIVE, "0 or more")?;
+        let optimization = Optimization::resolve(s, &OF_REINFORCEMENT)?;
+        optimization.optimizer.check_shards(s, rollouts.answers_of_an_update())?;
         Ok(Rl {
             rollouts,
             sampling_rounds: s.get_where("sampling_rounds", 1, |n| n > 0, "1 or more")?,
@@ -520,7 +522,7 @@ impl Rl {
             reward_accuracy: s.get_where("reward_accuracy", 1.0, NOT_NEGATIVE, "0 or more")?,
             reward_format: s.get_where("reward_format", 0.0, NOT_NEGATIVE, "0 or more")?,
             reward_language: s.get_where("reward_language", 0.0, NOT_NEGATIVE, "0 or more")?,
-            optimization: Optimization::resolve(s, &OF_REINFORCEMENT)?,
+            optimization,
             start: Start::resolve(s, around)?,
         })
     }
@@ -554,11 +556,10 @@ impl Distil {
 
 impl OwnAnswers {
     fn resolve(s: &mut Section, around: &Surroundings) -> Result<OwnAnswers, RecipeError> {
-        Ok(OwnAnswers {
-            rollouts: Rollouts::resolve(s, around, &Sampling { prompts: 64, samples: 1 })?,
-            optimization: Optimization::resolve(s, &OF_TUNING)?,
-            start: Start::resolve(s, around)?,
-        })
+        let rollouts = Rollouts::resolve(s, around, &Sampling { prompts: 64, samples: 1 })?;
+        let optimization = Optimization::resolve(s, &OF_TUNING)?;
+        optimization.optimizer.check_shards(s, rollouts.answers_of_an_update())?;
+        Ok(OwnAnswers { rollouts, optimization, start: Start::resolve(s, around)? })
     }
 }
 
@@ -581,6 +582,11 @@ impl Answering {
 }
 
 impl Rollouts {
+    /// Sequences that an update learns from, at most.
+    fn answers_of_an_update(&self) -> u64 {
+        (self.prompts * self.answering.samples / self.mini_batches) as u64
+    }
+
     fn resolve(s: &mut Section, around: &Surroundings, of: &Sampling) -> Result<Rollouts, RecipeError> {
         Ok(Rollouts {
             steps: s.get_where("steps", 100, |n| n > 0, "1 or more")?,
