@@ -14,6 +14,7 @@ mod rope;
 mod write;
 
 pub(crate) use rope::yarn_table_scale;
+pub use wels_device::Precision;
 
 use serde_json::Value;
 
@@ -236,6 +237,17 @@ impl Attention {
             Attention::Gqa { head_dim, .. } => head_dim,
         }
     }
+}
+
+/// What a KV cache keeps of a token.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum CacheLayout {
+    /// Keys and values of every head, as in training. The shared rotary key of MLA is counted once a head.
+    Expanded,
+    /// In MLA the latent and the rotary key: up-projections are absorbed into queries and outputs (DeepSeek-V2 report,
+    /// appendix C), so results differ from the expanded form's by rounding. In grouped-query attention there is no
+    /// latent; counts are then those of the expanded form.
+    Latent,
 }
 
 /// Mixture of experts.

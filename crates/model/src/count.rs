@@ -12,6 +12,7 @@
 
 use std::fmt;
 
+pub use crate::config::CacheLayout;
 use crate::config::{Attention, Dtype, ModelConfig};
 use crate::names::{self, ParamKind, ParamSpec};
 use crate::weights::{Stored, scale_count, stored_as};
@@ -340,15 +341,6 @@ pub fn training_bytes(config: &ModelConfig) -> TrainingBytes {
     let all = sum(&specs, ParamSpec::len).0;
     let trained = sum(&specs, |spec| if spec.kind == ParamKind::RouterBias { 0 } else { spec.len() }).0;
     TrainingBytes { weights: Bytes(4 * all), gradients: Bytes(4 * trained), optimizer: Bytes(8 * trained) }
-}
-
-/// What a cache keeps of a token.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum CacheLayout {
-    /// Keys and values of every head. The shared rotary key of MLA is counted once a head.
-    Expanded,
-    /// In MLA the latent and the rotary key, otherwise the same as expanded.
-    Latent,
 }
 
 /// Cache elements of one token in all layers; times the size of an element gives bytes.

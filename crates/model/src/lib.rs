@@ -8,6 +8,8 @@
 pub mod config;
 pub mod presets;
 
+pub mod schedule;
+
 pub mod names;
 
 pub mod count;

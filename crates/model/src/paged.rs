@@ -17,20 +17,11 @@ use std::ops::Range;
 use std::sync::Arc;
 use wels_device::{CachePages, Device, Ids, KvLayout, LatentLayout, PAGE, PagedSequences, Sequence, Tensor, WeightRef};
 
+pub use crate::config::CacheLayout;
 pub use wels_device::Numbers;
 
 /// Tokens in a page.
 pub const PAGE_TOKENS: usize = PAGE;
-
-/// What attention keeps of a token.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum CacheLayout {
-    /// Keys and values of all heads, as in training.
-    Expanded,
-    /// In MLA: the latent and the rotary key. Up-projections are absorbed into queries and outputs (DeepSeek-V2 report,
-    /// appendix C), so results differ from the expanded form's by rounding.
-    Latent,
-}
 
 /// Memory for pages.
 pub struct PagedCache {

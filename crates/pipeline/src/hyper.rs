@@ -4,9 +4,9 @@ use wels_device::Pool;
 use wels_kernels::gemm;
 use wels_model::config::ModelConfig;
 use wels_model::tape::{Execution, Recompute};
-use wels_runs::recipe::{Answering, Decay, Optimization, Optimizer, Precision, PretrainSection};
+use wels_runs::recipe::{Answering, Optimization, Optimizer, Precision, PretrainSection};
 use wels_train::rollout::RolloutOptions;
-use wels_train::schedule::{self, LearningRate, Switch};
+use wels_train::schedule::{LearningRate, Switch};
 use wels_train::trainer::Hyperparameters;
 
 /// Parts of a training that begin or end at an update, counted from 1.
@@ -49,10 +49,7 @@ fn hyperparameters(of: &Optimizer, updates: Updates) -> Hyperparameters {
             steps: updates.all,
             warmup_steps: of.warmup_steps,
             decay_steps: updates.decay,
-            decay: match of.decay {
-                Decay::Linear => schedule::Decay::Linear,
-                Decay::Cosine => schedule::Decay::Cosine,
-            },
+            decay: of.decay,
         },
         beta1: of.beta1,
         beta2: of.beta2,
@@ -75,11 +72,7 @@ fn hyperparameters(of: &Optimizer, updates: Updates) -> Hyperparameters {
 pub fn execution(section: &PretrainSection) -> Execution {
     Execution {
         pool: Pool::new(wels_cpu::device()),
-        precision: match section.precision {
-            Precision::F32 => gemm::Precision::F32,
-            Precision::Bf16 => gemm::Precision::Bf16,
-            Precision::F16 => gemm::Precision::F16,
-        },
+        precision: section.precision,
         recompute: Recompute::Layers(section.recompute_layers.clone()),
     }
 }
@@ -98,6 +91,6 @@ pub(crate) fn rollout_options(of: &Answering, temperature: f64, config: &ModelCo
         temperature: temperature as f32,
         stop_tokens: config.eos_ids.clone(),
         running: of.running,
-        precision: gemm::Precision::F32,
+        precision: Precision::F32,
     }
 }

@@ -88,7 +88,7 @@ impl Measurements {
             "sequence_length": recipe.data.sequence_length,
             "batch_tokens": section.batch_tokens,
             "micro_batch": section.micro_batch,
-            "precision": section.precision,
+            "precision": crate::recipe::word_of_precision(section.precision),
             "recompute_layers": section.recompute_layers,
         });
         Measurements::name("training", &what, threads)

@@ -11,7 +11,9 @@ mod stages;
 
 use std::path::{Path, PathBuf};
 
-use serde::Serialize;
+use serde::{Serialize, Serializer};
+pub use wels_model::config::Precision;
+pub use wels_model::schedule::Decay;
 
 use crate::files;
 
@@ -107,26 +109,17 @@ pub struct DataSection {
     pub mask_documents: bool,
 }
 
-/// How the learning rate falls at the end.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Decay {
-    /// On a straight line.
-    Linear,
-    /// On half a cosine wave.
-    Cosine,
+/// The recipe's word for an arithmetic.
+pub(crate) fn word_of_precision(precision: Precision) -> &'static str {
+    match precision {
+        Precision::F32 => "f32",
+        Precision::Bf16 => "bf16",
+        Precision::F16 => "f16",
+    }
 }
 
-/// The number format in which products are computed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Precision {
-    /// f32 throughout.
-    F32,
-    /// Inputs rounded to bf16, sums in f32.
-    Bf16,
-    /// Inputs scaled and rounded to f16, short sums in f16, their sums and weight gradients in f32.
-    F16,
+fn precision_word<S: Serializer>(precision: &Precision, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.serialize_str(word_of_precision(*precision))
 }
 
 /// `[pretrain]`
@@ -154,6 +147,7 @@ pub struct PretrainSection {
     /// See `mtp_lambda_late`.
     pub mtp_lambda_late_step: u64,
     /// Number format of the products.
+    #[serde(serialize_with = "precision_word")]
     pub precision: Precision,
     /// Layers whose activations are computed again in the backward pass: memory against time, no bit of the result.
     pub recompute_layers: Vec<usize>,

@@ -3,7 +3,7 @@
 //! **Invariants.** Decides nothing about files, prints nothing, knows no clock. A knob for memory or speed
 //! (micro-batches, recomputation, threads) changes no bit of an update.
 
-pub mod schedule;
+pub use wels_model::schedule;
 
 pub mod trainer;
 

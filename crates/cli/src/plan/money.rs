@@ -8,7 +8,7 @@ use wels_model::config::ModelConfig;
 use wels_model::count;
 use wels_pipeline::refusal::refuse;
 use wels_pipeline::words::short;
-use wels_runs::plan::devices::{Devices, Precision};
+use wels_runs::plan::devices::{Devices, ProductFormat};
 use wels_runs::plan::prices::{Price, Prices};
 use wels_runs::plan::serving::{self, ServingPlan, serving};
 use wels_runs::plan::training::{self, TrainingPlan, training, usual_tokens};
@@ -242,8 +242,8 @@ impl Basis {
     }
 }
 
-fn precision(name: &str) -> Result<Precision> {
-    Precision::of(name)
+fn precision(name: &str) -> Result<ProductFormat> {
+    ProductFormat::of(name)
         .ok_or_else(|| refuse(format!("there is no precision '{name}'"), "the formats are f32, bf16, fp8"))
 }
 

@@ -116,8 +116,11 @@ const ONE: &[&str] = &[
 /// What a model here always does: neutral at `null` or `true`.
 const ON: &[&str] = &["causal", "causal_mask", "is_causal", "use_causal_mask", "use_rope"];
 
+/// The number of a formula that a configuration has.
+type Derived = fn(&ModelConfig) -> f64;
+
 /// Neutral at `null`, or where it is the number that the formula has anyway.
-const DERIVED: &[(&str, fn(&ModelConfig) -> f64)] = &[
+const DERIVED: &[(&str, Derived)] = &[
     // Granite's factor on query·key.
     ("attention_multiplier", |config| f64::from(config.softmax_scale)),
     // MiniCPM: logits are divided by hidden_size / dim_model_base.
@@ -140,16 +143,10 @@ const WHY: &str = "it belongs to an architecture that is not implemented";
 /// [`ConfigError::Unsupported`] for the first one, in the order of the tables above.
 pub fn check(keys: &mut Keys, config: &ModelConfig) -> Result<(), ConfigError> {
     let context = config.rope.max_positions;
-    let covered = |value: &Value| covers(value, context);
-    let tables: [(&[&'static str], &dyn Fn(&Value) -> bool); 4] =
-        [(OFF, &is_off), (ONE, &is_one), (ON, &is_on), (WINDOWS, &covered)];
-    for (names, is_neutral) in tables {
-        for name in names {
-            if keys.get(name).is_some_and(|value| !is_neutral(value)) {
-                return Err(keys.unsupported(name, WHY));
-            }
-        }
-    }
+    neutral_or_refused(keys, OFF, is_off)?;
+    neutral_or_refused(keys, ONE, is_one)?;
+    neutral_or_refused(keys, ON, is_on)?;
+    neutral_or_refused(keys, WINDOWS, |value| covers(value, context))?;
     for (name, derived) in DERIVED {
         let is_derived = |value: &Value| value.as_f64().is_some_and(|number| number as f32 == derived(config) as f32);
         if keys.get(name).is_some_and(|value| !value.is_null() && !is_derived(value)) {
@@ -157,6 +154,17 @@ pub fn check(keys: &mut Keys, config: &ModelConfig) -> Result<(), ConfigError> {
         }
     }
     Ok(())
+}
+
+fn neutral_or_refused(
+    keys: &mut Keys,
+    names: &[&'static str],
+    is_neutral: impl Fn(&Value) -> bool,
+) -> Result<(), ConfigError> {
+    match names.iter().find(|name| keys.get(name).is_some_and(|value| !is_neutral(value))) {
+        Some(name) => Err(keys.unsupported(name, WHY)),
+        None => Ok(()),
+    }
 }
 
 /// Whether a sliding window or a chunk of attention holds the whole context, or is none.

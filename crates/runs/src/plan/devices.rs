@@ -6,7 +6,7 @@ use std::path::Path;
 use serde::{Deserialize, Serialize};
 
 use super::PlanError;
-use crate::recipe::Precision as RecipePrecision;
+use crate::recipe::Precision;
 
 /// The rows that come with the program.
 const BUILT_IN: &str = include_str!("../../data/devices.toml");
@@ -40,7 +40,7 @@ pub struct Device {
 /// The number format of weights and products.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
-pub enum Precision {
+pub enum ProductFormat {
     /// f32 throughout: weights, gradients, AdamW's two means.
     F32,
     /// Products in bf16, master weights, gradients and means in f32.
@@ -49,10 +49,10 @@ pub enum Precision {
     Fp8,
 }
 
-impl Precision {
+impl ProductFormat {
     /// By its name in recipes and on the command line.
-    pub fn of(name: &str) -> Option<Precision> {
-        [("f32", Precision::F32), ("bf16", Precision::Bf16), ("fp8", Precision::Fp8)]
+    pub fn of(name: &str) -> Option<ProductFormat> {
+        [("f32", ProductFormat::F32), ("bf16", ProductFormat::Bf16), ("fp8", ProductFormat::Fp8)]
             .into_iter()
             .find_map(|(known, precision)| (known == name).then_some(precision))
     }
@@ -60,38 +60,38 @@ impl Precision {
     /// Its name.
     pub fn name(self) -> &'static str {
         match self {
-            Precision::F32 => "f32",
-            Precision::Bf16 => "bf16",
-            Precision::Fp8 => "fp8",
+            ProductFormat::F32 => "f32",
+            ProductFormat::Bf16 => "bf16",
+            ProductFormat::Fp8 => "fp8",
         }
     }
 
     /// Bytes of a number in a product.
     pub fn bytes(self) -> u64 {
         match self {
-            Precision::F32 => 4,
-            Precision::Bf16 => 2,
-            Precision::Fp8 => 1,
+            ProductFormat::F32 => 4,
+            ProductFormat::Bf16 => 2,
+            ProductFormat::Fp8 => 1,
         }
     }
 }
 
-impl From<RecipePrecision> for Precision {
-    fn from(precision: RecipePrecision) -> Precision {
+impl From<Precision> for ProductFormat {
+    fn from(precision: Precision) -> ProductFormat {
         match precision {
-            RecipePrecision::F32 => Precision::F32,
-            RecipePrecision::Bf16 | RecipePrecision::F16 => Precision::Bf16,
+            Precision::F32 => ProductFormat::F32,
+            Precision::Bf16 | Precision::F16 => ProductFormat::Bf16,
         }
     }
 }
 
 impl Device {
     /// Peak of products in a format, operations a second. Without FP8 units FP8 products run in bf16.
-    pub fn peak_flops(&self, precision: Precision) -> f64 {
+    pub fn peak_flops(&self, precision: ProductFormat) -> f64 {
         1e12 * match precision {
-            Precision::F32 => self.tflops_f32,
-            Precision::Bf16 => self.tflops_bf16,
-            Precision::Fp8 => self.tflops_fp8.unwrap_or(self.tflops_bf16),
+            ProductFormat::F32 => self.tflops_f32,
+            ProductFormat::Bf16 => self.tflops_bf16,
+            ProductFormat::Fp8 => self.tflops_fp8.unwrap_or(self.tflops_bf16),
         }
     }
 

@@ -9,7 +9,7 @@ use serde::Serialize;
 use wels_model::config::{Dtype, ModelConfig};
 use wels_model::count::{self, CacheLayout, Context};
 
-use super::devices::{Device, Precision};
+use super::devices::{Device, ProductFormat};
 use super::prices::{INPUT_PER_OUTPUT, Price};
 use super::training::FILLED;
 
@@ -21,7 +21,7 @@ pub struct Assumptions {
     /// How many hold one copy of the model; `None` for the fewest that hold weights and some caches.
     pub devices: Option<u64>,
     /// Format of the weights; caches are in bf16.
-    pub precision: Precision,
+    pub precision: ProductFormat,
     /// Tokens of a sequence in the cache, on average.
     pub context: usize,
     /// Tokens of a prompt.
@@ -155,12 +155,12 @@ struct Weights {
 }
 
 impl Weights {
-    fn of(config: &ModelConfig, precision: Precision) -> Weights {
+    fn of(config: &ModelConfig, precision: ProductFormat) -> Weights {
         let config = ModelConfig { mtp_depth: 0, ..config.clone() };
         let dtype = match precision {
-            Precision::F32 => Dtype::F32,
-            Precision::Bf16 => Dtype::Bf16,
-            Precision::Fp8 => Dtype::Fp8,
+            ProductFormat::F32 => Dtype::F32,
+            ProductFormat::Bf16 => Dtype::Bf16,
+            ProductFormat::Fp8 => Dtype::Fp8,
         };
         let params = count::params(&config);
         let all = count::checkpoint(&config, dtype).bytes().0 as f64;

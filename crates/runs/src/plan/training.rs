@@ -4,7 +4,7 @@ use serde::Serialize;
 use wels_model::config::ModelConfig;
 use wels_model::count::{self, Context, ForwardFlops};
 
-use super::devices::{Device, Precision};
+use super::devices::{Device, ProductFormat};
 use super::{kept_per_token, widest_backward_per_token};
 
 /// What a training plan rests on.
@@ -21,7 +21,7 @@ pub struct Assumptions {
     /// The fraction of the peak that is used, operations counted causally and with MTP.
     pub utilisation: f64,
     /// Number format.
-    pub precision: Precision,
+    pub precision: ProductFormat,
 }
 
 /// What a training takes.
@@ -150,9 +150,9 @@ fn memory(config: &ModelConfig, assumptions: &Assumptions) -> Memory {
     let Assumptions { sequence_length, device, devices, precision, .. } = assumptions;
     let parameters = count::training_bytes(config).weights.0 as f64 / 4.0;
     let (working, means) = match precision {
-        Precision::F32 => (0.0, 8.0),
-        Precision::Bf16 => (2.0, 8.0),
-        Precision::Fp8 => (1.0, 4.0),
+        ProductFormat::F32 => (0.0, 8.0),
+        ProductFormat::Bf16 => (2.0, 8.0),
+        ProductFormat::Fp8 => (1.0, 4.0),
     };
     // Norms, softmax and residuals stay in 16 bits also where products are in FP8.
     let number = precision.bytes().max(2) as f64;

@@ -1,6 +1,6 @@
 //! What every kind of training says about its optimizer and checkpoints: declared, read and checked here, once.
 
-use serde::Serialize;
+use serde::{Serialize, Serializer};
 
 use super::Decay;
 use super::reader::{RecipeError, Section};
@@ -15,6 +15,7 @@ pub struct Optimizer {
     /// Updates of linear warm-up.
     pub warmup_steps: u64,
     /// How the learning rate falls at the end.
+    #[serde(serialize_with = "decay_word")]
     pub decay: Decay,
     /// AdamW's β₁.
     pub beta1: f64,
@@ -35,6 +36,13 @@ pub struct Optimizer {
     /// S, a power of two: a batch's sequences are dealt to so many shards, whose gradients are added up by a fixed tree. Part
     /// of the result; ranks that divide it change no bit.
     pub gradient_shards: usize,
+}
+
+fn decay_word<S: Serializer>(decay: &Decay, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.serialize_str(match decay {
+        Decay::Linear => "linear",
+        Decay::Cosine => "cosine",
+    })
 }
 
 /// `[pretrain]`, and `[[stage]]` of every kind that trains: checkpoints

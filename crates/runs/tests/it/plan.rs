@@ -4,7 +4,7 @@ use wels_model::config::{Dtype, ModelConfig};
 use wels_model::count::{self, Context};
 use wels_model::presets;
 use wels_runs::plan::claims::{self, Finding, Verdict};
-use wels_runs::plan::devices::{Device, Devices, Precision};
+use wels_runs::plan::devices::{Device, Devices, ProductFormat};
 use wels_runs::plan::prices::Prices;
 use wels_runs::plan::{serving, training};
 
@@ -169,27 +169,27 @@ fn training_of_deepseek_v3() {
         )
     };
     // 40.65% of the bf16 peak with multi-token prediction counted is what the published hours imply.
-    let plan = plan(2048, 0.4065, Precision::Bf16);
+    let plan = plan(2048, 0.4065, ProductFormat::Bf16);
     assert_eq!(to(3, plan.flops_per_token.total / 1e9), "260.649");
     assert_eq!(format!("{:.2e}", plan.flops), "3.86e24");
     assert!((plan.device_hours / 2_664e3 - 1.0).abs() < 2e-4, "{}", plan.device_hours);
     assert!((plan.usd / 5.328e6 - 1.0).abs() < 2e-4, "{}", plan.usd);
     assert_eq!(to(1, plan.days), "54.2");
 
-    let fp8 = memory_of(&config, Precision::Fp8);
+    let fp8 = memory_of(&config, ProductFormat::Fp8);
     let trillions = |bytes: f64| to(3, bytes / 1e12);
     assert_eq!(trillions(fp8.master_weights), "2.731");
     assert_eq!(trillions(fp8.gradients), "2.731");
     assert_eq!(trillions(fp8.optimizer / 2.0), "1.365");
     assert_eq!(trillions(fp8.working_weights), "0.683");
-    assert_eq!(trillions(memory_of(&config, Precision::Bf16).working_weights), "1.365");
+    assert_eq!(trillions(memory_of(&config, ProductFormat::Bf16).working_weights), "1.365");
     assert_eq!(to(2, (fp8.master_weights + fp8.optimizer) / 2048.0 / 1e9), "2.67");
     let all = |memory: &training::Memory| {
         memory.working_weights + memory.master_weights + memory.gradients + memory.optimizer
     };
     let parameters = 682_636_487_424.0;
     assert_eq!(all(&fp8) / parameters, 13.0);
-    assert_eq!(all(&memory_of(&config, Precision::F32)) / parameters, 16.0);
+    assert_eq!(all(&memory_of(&config, ProductFormat::F32)) / parameters, 16.0);
     assert!(fp8.fits && fp8.fewest_devices.unwrap() < 2048);
     let few = training::training(
         &config,
@@ -198,7 +198,7 @@ fn training_of_deepseek_v3() {
     assert!(!few.memory.fits);
 }
 
-fn memory_of(config: &ModelConfig, precision: Precision) -> training::Memory {
+fn memory_of(config: &ModelConfig, precision: ProductFormat) -> training::Memory {
     let assumptions = training::Assumptions {
         tokens: 1e12,
         sequence_length: 4096,
@@ -241,7 +241,7 @@ fn serving_deepseek_v3() {
     let assumptions = serving::Assumptions {
         device: device("h800"),
         devices: None,
-        precision: Precision::Fp8,
+        precision: ProductFormat::Fp8,
         context: 4_989,
         prompt: 4_096,
         batch: None,
@@ -276,7 +276,7 @@ fn one_token_decoded_reads_the_activated_weights() {
         let assumptions = serving::Assumptions {
             device: device("h200"),
             devices: Some(16),
-            precision: Precision::Bf16,
+            precision: ProductFormat::Bf16,
             context: 0,
             prompt: 1,
             batch: Some(batch),

@@ -5,7 +5,7 @@ use wels_model::config::ModelConfig;
 use wels_model::count::{self, Context};
 
 use super::{Checks, whole};
-use crate::plan::devices::{Device, Precision};
+use crate::plan::devices::{Device, ProductFormat};
 
 /// `[post_training]` of a claim.
 #[derive(Clone, Debug, Deserialize)]
@@ -79,7 +79,7 @@ impl PostTraining {
         device: &Device,
         checks: &mut Checks,
     ) {
-        let peak = device.peak_flops(Precision::Bf16);
+        let peak = device.peak_flops(ProductFormat::Bf16);
         let (mut outputs, mut tokens, mut training_hours) = (0.0, 0.0, 0.0);
         for length in &rollouts.lengths {
             let new = (length.steps * rollouts.per_step) as f64;

@@ -5,7 +5,7 @@ use wels_model::config::ModelConfig;
 use wels_model::count::{self, Context};
 
 use super::{Checks, whole};
-use crate::plan::devices::{Device, Precision};
+use crate::plan::devices::{Device, ProductFormat};
 
 /// `[training]` of a claim.
 #[derive(Clone, Debug, Deserialize)]
@@ -98,7 +98,7 @@ impl Training {
     fn check_work(&self, config: &ModelConfig, device: &Device, hours: f64, checks: &mut Checks) {
         let work = Work::of(config, self.sequence_length);
         let rate = self.tokens / (hours * 3600.0);
-        let peak = device.peak_flops(Precision::Bf16);
+        let peak = device.peak_flops(ProductFormat::Bf16);
         let how = format!("{:.3e} tokens in {} h", self.tokens, whole(hours));
         checks.computed("tokens a second and device", rate, "", how);
         let billions = work.causal / 1e9;
@@ -145,7 +145,7 @@ impl Training {
         let by_step = measured.step_tokens / measured.step_seconds / devices;
         let how = format!("{:.2}e9 tokens a day / {} devices", measured.tokens_per_day / 1e9, whole(devices));
         checks.compare("measured step: tokens a second and device", by_day, by_step, PRINTED, "", how);
-        let peak = device.peak_flops(Precision::Bf16);
+        let peak = device.peak_flops(ProductFormat::Bf16);
         for (name, claimed, flops) in [
             ("measured utilisation, causal", measured.utilisation_causal, work.causal),
             ("measured utilisation, all keys counted", measured.utilisation_non_causal, work.non_causal),
@@ -160,7 +160,7 @@ impl Training {
     fn check_misquoted(&self, config: &ModelConfig, device: &Device, hours: f64, checks: &mut Checks) {
         let used = 100.0 * self.tokens * Work::of(config, self.sequence_length).causal
             / (hours * 3600.0)
-            / device.peak_flops(Precision::Bf16);
+            / device.peak_flops(ProductFormat::Bf16);
         let usd = hours * self.usd_per_hour;
         let how = match used > 100.0 {
             true => format!("impossible: {used:.0}% of the peak would be needed; a digit is missing"),

@@ -5,7 +5,7 @@ use wels_model::config::ModelConfig;
 use wels_model::count::{self, CacheLayout, Context};
 
 use super::{Checks, whole};
-use crate::plan::devices::{Device, Precision};
+use crate::plan::devices::{Device, ProductFormat};
 
 /// `[serving]` of a claim: one day.
 #[derive(Clone, Debug, Deserialize)]
@@ -69,7 +69,7 @@ impl Service {
         let output = self.node_output_tokens_per_second / self.devices_per_node;
         checks.computed("output tokens a second and device", output, "", "of a node's, an eighth".into());
         let decode = count::forward_flops(config, Context::DecodeAbsorbed { keys: self.context }).total().0 as f64;
-        let peak = device.peak_flops(Precision::Bf16) / 1e12;
+        let peak = device.peak_flops(ProductFormat::Bf16) / 1e12;
         let rate = output * decode / 1e12;
         let how =
             format!("{:.1} GFLOP a token, absorbed, {} keys; the bf16 peak is {peak}", decode / 1e9, self.context);
