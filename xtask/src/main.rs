@@ -1,14 +1,20 @@
-//! `cargo xtask (tidy | docs | readme | ci [--no-tests])`: what the repository checks about itself.
+//! `cargo xtask (tidy | docs | readme | inlined [BINARY] | sanitize [FILTER] | ci [--no-tests])`: what the repository
+//! checks about itself.
 //!
 //! `tidy` reads the files and takes a second. `docs` writes the pages that are made from sources. `readme` runs the
-//! README's code with the release build. `ci` is all of continuous integration, cheapest first; `--no-tests` leaves out
-//! the last step, the tests, for a caller that runs them itself.
+//! README's code with the release build. `inlined` looks in the release build for instructions of processors that have
+//! become calls. `sanitize` runs the kernels' tests with accesses to memory checked. `ci` is all of continuous
+//! integration, cheapest first; `--no-tests` leaves out the last step, the tests, for a caller that runs them itself.
 
 mod ci;
+
+mod inlined;
 
 mod readme;
 
 mod reference;
+
+mod sanitize;
 
 mod source;
 
@@ -35,9 +41,15 @@ fn dispatch(args: &[String]) -> Result<()> {
         ["tidy"] => tidy::run(&root()),
         ["docs"] => docs(&root()),
         ["readme"] => readme::run(&root()),
+        ["inlined"] => inlined::run(&root().join(inlined::RELEASE)),
+        ["inlined", binary] => inlined::run(Path::new(binary)),
+        ["sanitize"] => sanitize::run(&root(), ""),
+        ["sanitize", filter] => sanitize::run(&root(), filter),
         ["ci"] => ci::run(&root(), ci::Tests::Run),
         ["ci", "--no-tests"] => ci::run(&root(), ci::Tests::Skip),
-        _ => bail!("usage: cargo xtask (tidy | docs | readme | ci [--no-tests])"),
+        _ => {
+            bail!("usage: cargo xtask (tidy | docs | readme | inlined [BINARY] | sanitize [FILTER] | ci [--no-tests])")
+        }
     }
 }
 

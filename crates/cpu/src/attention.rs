@@ -8,7 +8,6 @@ use wels_device::{
 };
 use wels_kernels::attention::paged::Pages;
 use wels_kernels::attention::{self, Heads, HeadsMut, Keys};
-use wels_kernels::par::SharedMut;
 
 use crate::Cpu;
 use crate::memory::{slice, slice_mut};
@@ -18,9 +17,8 @@ fn heads(part: ColumnHeads<'_>) -> Heads<'_> {
     Heads { data: slice(of), row_stride: of.cols(), offset, head_stride, dim }
 }
 
-fn heads_mut(like: &ColumnHeads, data: SharedMut<f32>) -> HeadsMut {
-    let ColumnHeads { of, offset, head_stride, dim } = *like;
-    HeadsMut { data, row_stride: of.cols(), offset, head_stride, dim }
+fn heads_mut<'a>(like: ColumnHeads, data: &'a mut Tensor) -> HeadsMut<'a> {
+    HeadsMut::like(slice_mut(data), &heads(like))
 }
 
 fn keys<'a>(inputs: &AttentionInputs<'a>) -> Keys<'a> {
@@ -59,8 +57,10 @@ impl Attention for Cpu {
         gradients: AttentionGradients,
     ) {
         let AttentionInputs { q, k, k_shared, v } = inputs;
-        let dk = SharedMut::new(slice_mut(gradients.k));
-        let dv = gradients.v.map_or(dk, |dv| SharedMut::new(slice_mut(dv)));
+        let (dk, dv) = match gradients.v {
+            Some(dv) => (heads_mut(k, gradients.k), heads_mut(v, dv)),
+            None => HeadsMut::pair_like(slice_mut(gradients.k), &heads(k), &heads(v)),
+        };
         let d_shared = k_shared.zip(gradients.k_shared);
         attention::backward(
             shape,
@@ -71,10 +71,10 @@ impl Attention for Cpu {
             slice(out),
             slice(stats),
             slice(d_out),
-            heads_mut(&q, SharedMut::new(slice_mut(gradients.q))),
-            heads_mut(&k, dk),
-            d_shared.map(|(part, d)| heads_mut(&part, SharedMut::new(slice_mut(d)))),
-            heads_mut(&v, dv),
+            heads_mut(q, gradients.q),
+            dk,
+            d_shared.map(|(part, d)| heads_mut(part, d)),
+            dv,
         );
     }
 
@@ -121,8 +121,7 @@ impl Attention for Cpu {
         let LatentQuery { heads: count, scale, absorbed, rotary } = query;
         let (row_stride, head_stride) = (layout.latent, absorbed.rows() / count * layout.latent);
         let own = Heads { data: slice(absorbed), row_stride, offset: 0, head_stride, dim: layout.latent };
-        let data = SharedMut::new(slice_mut(out));
-        let to = HeadsMut { data, row_stride, offset: 0, head_stride, dim: layout.latent };
+        let to = HeadsMut::like(slice_mut(out), &own);
         pages(over).attend_latent(at.offset, layout, count, scale, at.sequences, own, heads(rotary), to);
     }
 }

@@ -75,35 +75,75 @@ impl<'a> Heads<'a> {
     }
 }
 
-/// As [`Heads`], to be written. Several may be interleaved parts of one buffer.
-#[derive(Clone, Copy)]
-pub struct HeadsMut {
-    /// The rows of all tokens.
-    pub data: SharedMut<f32>,
-    /// From one token to the next.
-    pub row_stride: usize,
-    /// Where the first head begins in a row.
-    pub offset: usize,
-    /// From one head to the next.
-    pub head_stride: usize,
-    /// Width of a head.
-    pub dim: usize,
+/// As [`Heads`], to be written. What it writes to is borrowed, and no other view has the same elements: it is made of a
+/// buffer alone, or with another one as [interleaved parts](HeadsMut::pair_like) of one buffer.
+pub struct HeadsMut<'a> {
+    data: SharedMut<'a, f32>,
+    row_stride: usize,
+    offset: usize,
+    head_stride: usize,
+    dim: usize,
+    /// What a head has to itself, from `offset` on or before: `dim`, or with another view of the buffer `head_stride`.
+    width: usize,
 }
 
-impl HeadsMut {
-    /// Head h of token t. Tasks of a kernel write to disjoint heads and sequences.
+impl<'a> HeadsMut<'a> {
+    /// Heads that lie in `data` as those of `like` do in theirs, such as gradients.
+    pub fn like(data: &'a mut [f32], like: &Heads) -> Self {
+        Self::of(SharedMut::new(data), like, like.dim)
+    }
+
+    /// Two parts of the heads in one buffer, such as the gradients of keys and values that one product made.
+    ///
+    /// # Panics
+    /// If rows or heads of the two have different strides, or their parts of a head overlap.
+    pub fn pair_like(data: &'a mut [f32], first: &Heads, second: &Heads) -> (Self, Self) {
+        let strides = |heads: &Heads| (heads.row_stride, heads.head_stride);
+        assert!(strides(first) == strides(second), "strides {:?} and {:?}", strides(first), strides(second));
+        let (low, high) = if first.offset <= second.offset { (first, second) } else { (second, first) };
+        let apart = low.offset + low.dim <= high.offset && high.offset + high.dim <= low.offset + low.head_stride;
+        assert!(apart, "{} numbers at {} and {} at {} overlap", low.dim, low.offset, high.dim, high.offset);
+        let data = SharedMut::new(data);
+        (Self::of(data, first, first.head_stride), Self::of(data, second, second.head_stride))
+    }
+
+    fn of(data: SharedMut<'a, f32>, like: &Heads, width: usize) -> Self {
+        let Heads { row_stride, offset, head_stride, dim, .. } = *like;
+        HeadsMut { data, row_stride, offset, head_stride, dim, width }
+    }
+
+    /// Checks that `rows` rows of `heads` heads are there and that no two share an element, with another view of the
+    /// buffer or without: what [`HeadsMut::row`] relies on.
+    pub(crate) fn check(&self, name: &str, heads: usize, rows: usize) {
+        let HeadsMut { row_stride, offset, head_stride, dim, width, .. } = *self;
+        let (last_head, last_row) = (heads.saturating_sub(1) * head_stride, rows.saturating_sub(1) * row_stride);
+        let needed = if rows == 0 || heads == 0 { 0 } else { last_row + offset + last_head + dim };
+        assert!(self.data.len() >= needed, "{name} has {} of {needed} elements", self.data.len());
+        let rows_apart = (heads <= 1 || head_stride >= width) && (rows <= 1 || row_stride >= last_head + width);
+        // Or all rows of the first head, then those of the second.
+        let alone = width == dim;
+        let heads_apart = alone && (rows <= 1 || row_stride >= dim) && (heads <= 1 || head_stride >= last_row + dim);
+        assert!(rows_apart || heads_apart, "heads of {name} overlap: {dim} wide, {head_stride} apart in {row_stride}");
+    }
+
+    /// Head h of token t.
+    ///
+    /// # Safety
+    /// The view was [checked](HeadsMut::check) for more rows than t and more heads than h, and nobody else uses this
+    /// head of this token at the same time.
     #[inline]
     #[allow(clippy::mut_from_ref)]
-    fn row(&self, t: usize, h: usize) -> &mut [f32] {
-        // SAFETY: one task has this head of this token.
+    unsafe fn row(&self, t: usize, h: usize) -> &mut [f32] {
+        // SAFETY: of the elements of one view, those of a head and token are no others' (checked), and of one buffer's
+        // views each has its own (`pair_like`); so this piece is used by nobody but who calls for this t and h.
         unsafe { self.data.slice(t * self.row_stride + self.offset + h * self.head_stride, self.dim) }
     }
 
-    /// Writes element i of head h of token t.
+    /// Writes element i of head h of token t, of a view that was [checked](HeadsMut::check) for them.
     #[inline]
-    pub fn set(&self, t: usize, h: usize, i: usize, value: f32) {
-        // SAFETY: one element; tasks of a kernel write to disjoint heads and sequences.
-        unsafe { self.data.slice(t * self.row_stride + self.offset + h * self.head_stride + i, 1)[0] = value }
+    pub(crate) fn set(&mut self, t: usize, h: usize, i: usize, value: f32) {
+        // SAFETY: the view is borrowed alone, and no other has its elements.
+        unsafe { self.row(t, h)[i] = value }
     }
 }
 
@@ -151,11 +191,14 @@ pub fn backward(
     }
     assert!(stats.len() == tokens * shape.heads * 2, "stats has {} elements", stats.len());
     for (name, h, heads) in [("dq", &dq, shape.heads), ("dk", &dk, shape.kv_heads), ("dv", &dv, shape.kv_heads)] {
-        let needed = tokens.saturating_sub(1) * h.row_stride + h.offset + (heads - 1) * h.head_stride + h.dim;
-        assert!(h.data.len() >= needed, "{name} has {} of {needed} elements", h.data.len());
+        h.check(name, heads, tokens);
     }
     assert!((dq.dim, dk.dim, dv.dim) == (q.dim, k.own.dim, v.dim), "gradients are as wide as what they are of");
     let shared_dim = k.shared.map_or(0, |shared| shared.dim);
+    if let Some(dk_shared) = &dk_shared {
+        dk_shared.check("dk_shared", 1, tokens);
+        assert!(dk_shared.dim == shared_dim, "dk_shared is {} wide, not {shared_dim}", dk_shared.dim);
+    }
     let mut shared_parts = vec![0.0; shape.kv_heads * tokens * shared_dim];
     let gradients = Gradients { dq, dk, dv, shared: SharedMut::new(&mut shared_parts), tokens };
     let forward = Forward { q, k, v, out, stats, d_out };
@@ -165,7 +208,8 @@ pub fn backward(
     if let Some(dk_shared) = dk_shared {
         par::run(tokens.div_ceil(64), |block| {
             for t in block * 64..(block * 64 + 64).min(tokens) {
-                let row = dk_shared.row(t, 0);
+                // SAFETY: checked above for one head of all tokens; this task alone has this block of them.
+                let row = unsafe { dk_shared.row(t, 0) };
                 row.fill(0.0);
                 for part in shared_parts.chunks_exact(tokens * shared_dim) {
                     row.iter_mut().zip(&part[t * shared_dim..]).for_each(|(sum, part)| *sum += part);
@@ -183,9 +227,9 @@ struct Span {
 }
 
 #[derive(Clone, Copy)]
-struct Results {
-    out: SharedMut<f32>,
-    stats: SharedMut<f32>,
+struct Results<'a> {
+    out: SharedMut<'a, f32>,
+    stats: SharedMut<'a, f32>,
 }
 
 /// What the backward pass reads.
@@ -199,11 +243,11 @@ struct Forward<'a> {
 }
 
 /// What the backward pass writes; the shared key's gradient by heads, `[KV, tokens, shared]`.
-struct Gradients {
-    dq: HeadsMut,
-    dk: HeadsMut,
-    dv: HeadsMut,
-    shared: SharedMut<f32>,
+struct Gradients<'a> {
+    dq: HeadsMut<'a>,
+    dk: HeadsMut<'a>,
+    dv: HeadsMut<'a>,
+    shared: SharedMut<'a, f32>,
     tokens: usize,
 }
 
@@ -238,15 +282,21 @@ fn for_each_head(shape: &Shape, starts: &[u32], task: impl Fn(usize, usize, usiz
 }
 
 fn forward_task(shape: &Shape, span: Span, kv: usize, q: &Heads, k: &Keys, v: &Heads, results: Results) {
-    crate::dispatch!(forward_head(
-        shape: &Shape, span: Span, kv: usize, q: &Heads, k: &Keys, v: &Heads, results: Results
-    ))
+    // SAFETY: the operands were checked; each task has a sequence and a key-value head of its own, and so rows of its own in the results.
+    unsafe {
+        crate::lanes::dispatch!(forward_head(
+            shape: &Shape, span: Span, kv: usize, q: &Heads, k: &Keys, v: &Heads, results: Results
+        ))
+    }
 }
 
 fn backward_task(shape: &Shape, span: Span, kv: usize, forward: &Forward, gradients: &Gradients) {
-    crate::dispatch!(backward_head(
-        shape: &Shape, span: Span, kv: usize, forward: &Forward, gradients: &Gradients
-    ))
+    // SAFETY: the operands were checked; each task has a sequence and a key-value head of its own, and so rows of its own in the gradients.
+    unsafe {
+        crate::lanes::dispatch!(backward_head(
+            shape: &Shape, span: Span, kv: usize, forward: &Forward, gradients: &Gradients
+        ))
+    }
 }
 
 /// Rows of a tile of scores.
@@ -291,7 +341,7 @@ impl Panels {
         let mut data = scratch::buffer(terms * columns.next_multiple_of(16));
         let matrix = Matrix { data: rows, stride: columns, rows: None };
         let block = pack::Block { k0: 0, k: terms, j0: 0, columns };
-        // SAFETY: the caller's promise.
+        // SAFETY: `data` has whole panels for the rows; instructions by this function's contract.
         unsafe { pack::panels_of_rows::<L>(matrix, block, false, scratch::words_mut(&mut data)) };
         Panels { data, terms }
     }
@@ -306,7 +356,7 @@ impl Panels {
         let mut data = scratch::buffer(terms * columns.next_multiple_of(16));
         let matrix = Matrix { data: rows, stride: terms, rows: None };
         let block = pack::Block { k0: 0, k: terms, j0: 0, columns };
-        // SAFETY: the caller's promise.
+        // SAFETY: `data` has whole panels for the columns; instructions by this function's contract.
         unsafe { pack::panels_of_columns::<L>(matrix, block, false, scratch::words_mut(&mut data)) };
         Panels { data, terms }
     }
@@ -318,7 +368,7 @@ impl Panels {
     #[inline(always)]
     unsafe fn multiply<L: Lanes>(&self, rows: usize, range: Range<usize>, left: LeftWords, out: Out) {
         let panels = scratch::words(&self.data)[16 * range.start..].as_ptr();
-        // SAFETY: the caller's promise.
+        // SAFETY: the panels have the terms of `range`, which the slice checks; the rest is this function's contract.
         unsafe { micro::product::<L, micro::F32>(rows, range.len(), left, panels, 16 * self.terms, out) }
     }
 }
@@ -334,14 +384,16 @@ fn fresh(at: *mut f32, stride: usize, columns: usize) -> Out {
 }
 
 /// # Safety
-/// The machine has the instruction set of `L`.
+/// The machine has the instruction set of `L`; the operands were checked; no other task has this head of this
+/// sequence.
 #[inline(always)]
 unsafe fn forward_head<L: Lanes>(shape: &Shape, span: Span, kv: usize, q: &Heads, k: &Keys, v: &Heads, to: Results) {
     let Span { first, len } = span;
     let width = len.next_multiple_of(16);
     let mut scores = scratch::buffer(TILE * width);
     let group = shape.heads / shape.kv_heads;
-    // SAFETY: the caller's promise; the operands were checked, and tasks write to heads of their own.
+    // SAFETY: buffers are cut for the sequence and whole tiles; operands and places in the results by this function's
+    // contract.
     unsafe {
         let keys = Panels::of_columns::<L>(&gather_keys(k, first, len, kv), q.dim);
         let values = Panels::of_rows::<L>(&gather(v, first, len, kv), v.dim);
@@ -374,10 +426,13 @@ unsafe fn forward_head<L: Lanes>(shape: &Shape, span: Span, kv: usize, q: &Heads
 
 /// Turns a row of products into weights that are not yet divided by their sum; those not seen become 0. Gives the
 /// maximum and one over the sum.
+///
+/// # Safety
+/// The machine has the instruction set of `L`; the row's length is a multiple of 16.
 #[inline(always)]
 unsafe fn softmax<L: Lanes>(row: &mut [f32], seen: usize, scale: f32) -> (f32, f32) {
     row[seen..].fill(f32::NEG_INFINITY);
-    // SAFETY: the row's length is a multiple of 16; instructions as promised.
+    // SAFETY: `as_chunks_mut` gives whole vectors; instructions by this function's contract.
     unsafe {
         let mut max = L::splat(f32::NEG_INFINITY);
         for s in row.as_chunks_mut::<16>().0 {
@@ -397,7 +452,8 @@ unsafe fn softmax<L: Lanes>(row: &mut [f32], seen: usize, scale: f32) -> (f32, f
 }
 
 /// # Safety
-/// The machine has the instruction set of `L`.
+/// The machine has the instruction set of `L`; the operands were checked; no other task has this head of this
+/// sequence.
 #[inline(always)]
 unsafe fn backward_head<L: Lanes>(shape: &Shape, span: Span, kv: usize, forward: &Forward, to: &Gradients) {
     let Span { first, len } = span;
@@ -405,7 +461,8 @@ unsafe fn backward_head<L: Lanes>(shape: &Shape, span: Span, kv: usize, forward:
     let group = shape.heads / shape.kv_heads;
     let mut dk = scratch::zeros(len * q.dim);
     let mut dv = scratch::zeros(len * v.dim);
-    // SAFETY: the caller's promise; the operands were checked, and tasks write to heads of their own.
+    // SAFETY: buffers are cut for the sequence and whole tiles; operands and places in the gradients by this
+    // function's contract.
     unsafe {
         let (key_rows, value_rows) = (gather_keys(k, first, len, kv), gather(v, first, len, kv));
         let right = BackwardPanels {
@@ -422,10 +479,12 @@ unsafe fn backward_head<L: Lanes>(shape: &Shape, span: Span, kv: usize, forward:
     }
     for t in 0..len {
         let (own, shared) = dk[t * q.dim..][..q.dim].split_at(k.own.dim);
-        to.dk.row(first + t, kv).copy_from_slice(own);
-        to.dv.row(first + t, kv).copy_from_slice(&dv[t * v.dim..][..v.dim]);
-        // SAFETY: this head's part of this token.
-        unsafe { to.shared.slice((kv * to.tokens + first + t) * shared.len(), shared.len()) }.copy_from_slice(shared);
+        // SAFETY: the views were checked; this task alone has this head of this sequence's tokens.
+        unsafe {
+            to.dk.row(first + t, kv).copy_from_slice(own);
+            to.dv.row(first + t, kv).copy_from_slice(&dv[t * v.dim..][..v.dim]);
+            to.shared.slice((kv * to.tokens + first + t) * shared.len(), shared.len()).copy_from_slice(shared);
+        }
     }
 }
 
@@ -459,7 +518,8 @@ unsafe fn backward_block<L: Lanes>(
     let mut ds = scratch::buffer(block.len() * width);
     let at = |i: usize| (first + i) * shape.heads + h;
     let d_out_row = |i: usize| &d_out[at(i) * v.dim..][..v.dim];
-    // SAFETY: the caller's promise.
+    // SAFETY: a block's rows of p and ds are as wide as whole tiles of keys; operands and places by the contract of
+    // `backward_head`.
     unsafe {
         for tile in block.clone().step_by(TILE).map(|i| i..(i + TILE).min(block.end)) {
             let (i, rows, padded) = (tile.start, tile.len(), tile.end.next_multiple_of(16));
@@ -477,8 +537,9 @@ unsafe fn backward_block<L: Lanes>(
                 weight_gradients::<L>(p, ds, i + r + 1, shape.scale, stats, delta);
             }
             let ds_rows = addresses(rows, |r| &ds[top + r * width..]);
-            let dq_first = to.dq.row(first + i, h).as_mut_ptr();
-            let dq = fresh(dq_first, to.dq.row_stride, q.dim);
+            // The address in the whole buffer, since a tile writes to more rows than the first.
+            let at = (first + i) * to.dq.row_stride + to.dq.offset + h * to.dq.head_stride;
+            let dq = fresh(to.dq.data.at(at), to.dq.row_stride, q.dim);
             right.keys.multiply::<L>(rows, 0..tile.end, LeftWords::Rows(&ds_rows), dq);
         }
         let q_panels = Panels::of_rows::<L>(&gather(&q, first + block.start, block.len(), h), q.dim);
@@ -499,6 +560,9 @@ unsafe fn backward_block<L: Lanes>(
 }
 
 /// From products q·k and g·v of a row to weights p and gradients ds of the products; those not seen become 0.
+///
+/// # Safety
+/// The machine has the instruction set of `L`.
 #[inline(always)]
 unsafe fn weight_gradients<L: Lanes>(
     p: &mut [f32],
@@ -509,7 +573,7 @@ unsafe fn weight_gradients<L: Lanes>(
     delta: f32,
 ) {
     let padded = seen.next_multiple_of(16);
-    // SAFETY: both rows have `padded` elements; instructions as promised.
+    // SAFETY: both rows are cut to `padded` elements, whole vectors; instructions by this function's contract.
     unsafe {
         for (p, ds) in p[..padded].as_chunks_mut::<16>().0.iter_mut().zip(ds[..padded].as_chunks_mut::<16>().0) {
             let scaled = L::load(p.as_ptr()).mul(L::splat(scale));
@@ -524,9 +588,12 @@ unsafe fn weight_gradients<L: Lanes>(
 }
 
 /// Σ a·b by 16 partial sums and the fixed tree.
+///
+/// # Safety
+/// The machine has the instruction set of `L`; a and b have one length.
 #[inline(always)]
 unsafe fn dot<L: Lanes>(a: &[f32], b: &[f32]) -> f32 {
-    // SAFETY: in bounds; instructions as promised.
+    // SAFETY: whole vectors of both, then what is left; instructions by this function's contract.
     unsafe {
         let mut sum = L::splat(0.0);
         let whole = a.len() / 16 * 16;
@@ -535,8 +602,8 @@ unsafe fn dot<L: Lanes>(a: &[f32], b: &[f32]) -> f32 {
         }
         let rest = a.len() - whole;
         if rest > 0 {
-            let load = |x: &[f32]| L::load_first(x[whole..].as_ptr(), rest);
-            sum = load(a).fma(load(b), sum);
+            let (a, b) = (&a[whole..], &b[whole..]);
+            sum = L::load_first(a.as_ptr(), rest).fma(L::load_first(b.as_ptr(), rest), sum);
         }
         sum.sum()
     }

@@ -1,7 +1,6 @@
 //! Between f32 and the narrow formats of weights on disk, as bits. To the narrow ones rounds to nearest, ties to even.
 
-use crate::dispatch;
-use crate::lanes::Lanes;
+use crate::lanes::{Lanes, dispatch};
 use crate::par::{self, TASK};
 use half::f16;
 use half::slice::{HalfBitsSliceExt, HalfFloatSliceExt};
@@ -22,12 +21,18 @@ pub fn from_bf16(bits: u16) -> f32 {
 
 /// [`to_bf16`] of each element.
 pub fn to_bf16s(x: &[f32], y: &mut [u16]) {
-    pieces(x, y, |x, y| dispatch!(to_bf16_piece(x: &[f32], y: &mut [u16])));
+    pieces(x, y, |x, y| {
+        // SAFETY: `pieces` gives both slices one length.
+        unsafe { dispatch!(to_bf16_piece(x: &[f32], y: &mut [u16])) }
+    });
 }
 
 /// [`from_bf16`] of each element.
 pub fn from_bf16s(x: &[u16], y: &mut [f32]) {
-    pieces(x, y, |x, y| dispatch!(from_bf16_piece(x: &[u16], y: &mut [f32])));
+    pieces(x, y, |x, y| {
+        // SAFETY: `pieces` gives both slices one length.
+        unsafe { dispatch!(from_bf16_piece(x: &[u16], y: &mut [f32])) }
+    });
 }
 
 /// The bits of the nearest f16 of each element; infinite from 65520 on.

@@ -135,11 +135,13 @@ fn rows(
                 teacher: statistics(t, inverse),
             };
             let (read, pair) = (&*s, &pair);
-            *d = crate::dispatch!(divergence(read: &[f32], t: &[f32], pair: &Pair) -> f32);
+            // SAFETY: student's and teacher's row have v elements.
+            *d = unsafe { crate::lanes::dispatch!(divergence(read: &[f32], t: &[f32], pair: &Pair) -> f32) };
             let c = coefficient(row, *logp);
             let pull = Pull { d: *d, kl: c * ((1.0 - share) * temperature), ce: c * share, at_one };
             let pull = &pull;
-            crate::dispatch!(gradient(s: &mut [f32], t: &[f32], pair: &Pair, pull: &Pull));
+            // SAFETY: student's and teacher's row have v elements.
+            unsafe { crate::lanes::dispatch!(gradient(s: &mut [f32], t: &[f32], pair: &Pair, pull: &Pull)) };
             if share > 0.0 {
                 s[target as usize] -= pull.ce;
             }
@@ -156,7 +158,8 @@ struct Softmax {
 }
 
 fn statistics(row: &[f32], inverse: f32) -> Softmax {
-    let (max, sum) = crate::dispatch!(max_and_sum(row: &[f32], inverse: f32) -> (f32, f32));
+    // SAFETY: whole vectors of the row, then what is left of it.
+    let (max, sum) = unsafe { crate::lanes::dispatch!(max_and_sum(row: &[f32], inverse: f32) -> (f32, f32)) };
     Softmax { max, inverse_sum: 1.0 / sum, log_sum: math::scalar::log(sum) }
 }
 
@@ -181,35 +184,41 @@ struct Pull {
 }
 
 /// `n` elements of a row from `i` on: sixteen, or at its end fewer.
+///
+/// # Safety
+/// The machine has the instruction set of `L`, and the row has `n` elements from `i` on.
 #[inline(always)]
 unsafe fn load<L: Lanes>(row: &[f32], i: usize, n: usize) -> L {
-    // SAFETY: the caller's promise.
+    // SAFETY: n elements from i on by this function's contract.
     unsafe { if n == LANES { L::load(row.as_ptr().add(i)) } else { L::load_first(row.as_ptr().add(i), n) } }
 }
 
-/// Σ over a row of what `term` gives for the elements from an index on, so many of them.
-#[inline(always)]
-unsafe fn total<L: Lanes>(len: usize, term: impl Fn(usize, usize) -> L) -> f32 {
-    let whole = len / LANES * LANES;
-    let rest = len - whole;
-    // SAFETY: instructions as promised; arrays of sixteen.
-    unsafe {
-        let mut sum = L::splat(0.0);
-        for i in (0..whole).step_by(LANES) {
-            sum = sum.add(term(i, LANES));
+/// Σ over a row of what `term` gives for the `n` elements from index `i` on, inside of `unsafe`. A macro and not a
+/// function that takes a closure: the term must be compiled inside of the function that has the instruction set.
+macro_rules! total {
+    ($L:ident, $len:expr, |$i:ident, $n:ident| $term:expr) => {{
+        let whole = $len / LANES * LANES;
+        let rest = $len - whole;
+        let mut sum = $L::splat(0.0);
+        for $i in (0..whole).step_by(LANES) {
+            let $n = LANES;
+            sum = sum.add($term);
         }
         if rest > 0 {
+            let ($i, $n) = (whole, rest);
             let mut last = [0.0; LANES];
-            term(whole, rest).store_first(last.as_mut_ptr(), rest);
-            sum = sum.add(L::load(last.as_ptr()));
+            $term.store_first(last.as_mut_ptr(), rest);
+            sum = sum.add($L::load(last.as_ptr()));
         }
         sum.sum()
-    }
+    }};
 }
 
+/// # Safety
+/// The machine has the instruction set of `L`.
 #[inline(always)]
 unsafe fn max_and_sum<L: Lanes>(row: &[f32], inverse: f32) -> (f32, f32) {
-    // SAFETY: in bounds; instructions as promised.
+    // SAFETY: whole vectors of the row, then what is left of it; instructions by this function's contract.
     unsafe {
         let mut max = L::splat(f32::NEG_INFINITY);
         let (whole, rest) = row.as_chunks::<LANES>();
@@ -218,31 +227,40 @@ unsafe fn max_and_sum<L: Lanes>(row: &[f32], inverse: f32) -> (f32, f32) {
         }
         let max = rest.iter().fold(max.max_lane(), |m, &l| if l > m { l } else { m });
         let (least, k) = (L::splat(max), L::splat(inverse));
-        (max, total::<L>(row.len(), |i, n| math::exp(load::<L>(row, i, n).sub(least).mul(k))))
+        (max, total!(L, row.len(), |i, n| math::exp(load::<L>(row, i, n).sub(least).mul(k))))
     }
 }
 
 /// log of a softmax without its last term: (l − max)/τ.
+///
+/// # Safety
+/// The machine has the instruction set of `L`.
 #[inline(always)]
 unsafe fn scaled<L: Lanes>(l: L, softmax: &Softmax, inverse: f32) -> L {
-    // SAFETY: instructions as promised.
+    // SAFETY: no memory is touched; instructions by this function's contract.
     unsafe { l.sub(L::splat(softmax.max)).mul(L::splat(inverse)) }
 }
 
 /// exp((l − max)/τ) / sum.
+///
+/// # Safety
+/// The machine has the instruction set of `L`.
 #[inline(always)]
 unsafe fn probability<L: Lanes>(scaled: L, softmax: &Softmax) -> L {
-    // SAFETY: instructions as promised.
+    // SAFETY: no memory is touched; instructions by this function's contract.
     unsafe { math::exp(scaled).mul(L::splat(softmax.inverse_sum)) }
 }
 
 /// D.
+///
+/// # Safety
+/// The machine has the instruction set of `L`; s and t have one length.
 #[inline(always)]
 unsafe fn divergence<L: Lanes>(s: &[f32], t: &[f32], pair: &Pair) -> f32 {
     let between = pair.student.log_sum - pair.teacher.log_sum;
-    // SAFETY: in bounds; instructions as promised.
+    // SAFETY: i and n are of the length that both rows have; instructions by this function's contract.
     unsafe {
-        let sum = total::<L>(s.len(), |i, n| {
+        let sum = total!(L, s.len(), |i, n| {
             let s = scaled(load::<L>(s, i, n), &pair.student, pair.inverse);
             let t = scaled(load::<L>(t, i, n), &pair.teacher, pair.inverse);
             let weight = match pair.way {
@@ -261,29 +279,39 @@ unsafe fn divergence<L: Lanes>(s: &[f32], t: &[f32], pair: &Pair) -> f32 {
 /// The gradient, but for the target's part of the cross-entropy.
 #[inline(always)]
 unsafe fn gradient<L: Lanes>(s: &mut [f32], t: &[f32], pair: &Pair, pull: &Pull) {
-    let between = pair.student.log_sum - pair.teacher.log_sum;
     let (whole, rest) = (s.len() / LANES * LANES, s.len() % LANES);
-    // SAFETY: in bounds; instructions as promised.
+    // SAFETY: both rows have one length, in which all loads and stores lie; instructions by `dispatch!`.
     unsafe {
-        let of = |logits: L, t: L| {
-            let s = scaled(logits, &pair.student, pair.inverse);
-            let t = scaled(t, &pair.teacher, pair.inverse);
-            let p = probability(s, &pair.student);
-            let kl = match pair.way {
-                Divergence::Forward => p.sub(probability(t, &pair.teacher)),
-                Divergence::Reverse => p.mul(s.sub(t).sub(L::splat(between)).sub(L::splat(pull.d))),
-            };
-            let kl = kl.mul(L::splat(pull.kl));
-            match pull.ce == 0.0 {
-                true => kl,
-                false => kl.add(probability(scaled(logits, &pull.at_one, 1.0), &pull.at_one).mul(L::splat(pull.ce))),
-            }
-        };
         for i in (0..whole).step_by(LANES) {
-            of(load(s, i, LANES), load(t, i, LANES)).store(s.as_mut_ptr().add(i));
+            gradient_of(load::<L>(s, i, LANES), load(t, i, LANES), pair, pull).store(s.as_mut_ptr().add(i));
         }
         if rest > 0 {
-            of(load(s, whole, rest), load(t, whole, rest)).store_first(s.as_mut_ptr().add(whole), rest);
+            let last = gradient_of(load::<L>(s, whole, rest), load(t, whole, rest), pair, pull);
+            last.store_first(s.as_mut_ptr().add(whole), rest);
         }
+    }
+}
+
+/// [`gradient`] of sixteen logits.
+///
+/// # Safety
+/// The machine has the instruction set of `L`.
+#[inline(always)]
+unsafe fn gradient_of<L: Lanes>(logits: L, t: L, pair: &Pair, pull: &Pull) -> L {
+    let between = pair.student.log_sum - pair.teacher.log_sum;
+    // SAFETY: no memory is touched; instructions by this function's contract.
+    unsafe {
+        let s = scaled(logits, &pair.student, pair.inverse);
+        let t = scaled(t, &pair.teacher, pair.inverse);
+        let p = probability(s, &pair.student);
+        let kl = match pair.way {
+            Divergence::Forward => p.sub(probability(t, &pair.teacher)),
+            Divergence::Reverse => p.mul(s.sub(t).sub(L::splat(between)).sub(L::splat(pull.d))),
+        };
+        let kl = kl.mul(L::splat(pull.kl));
+        if pull.ce == 0.0 {
+            return kl;
+        }
+        kl.add(probability(scaled(logits, &pull.at_one, 1.0), &pull.at_one).mul(L::splat(pull.ce)))
     }
 }

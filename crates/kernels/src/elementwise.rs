@@ -1,8 +1,7 @@
 //! Additions, products with a number, and copies of columns between matrices.
 
-use crate::dispatch;
 use crate::gemm::Start;
-use crate::lanes::Lanes;
+use crate::lanes::{Lanes, dispatch};
 use crate::par::{self, SharedMut, TASK};
 use crate::span::spans;
 
@@ -51,11 +50,15 @@ pub fn bias_grad(dy: &[f32], dbias: &mut [f32], start: Start) {
     assert_eq!(dy.len() % n.max(1), 0, "dy is [T, n] with n = {n}");
     par::chunks_mut(dbias, COLUMNS, |task, dbias| {
         let first = task * COLUMNS;
-        dispatch!(bias_columns(dy: &[f32], first: usize, n: usize, dbias: &mut [f32], start: Start));
+        // SAFETY: dy was checked to be whole rows of n, which have columns `first..first + dbias.len()`.
+        unsafe { dispatch!(bias_columns(dy: &[f32], first: usize, n: usize, dbias: &mut [f32], start: Start)) };
     });
 }
 
 /// Columns `first..first + dbias.len()`.
+///
+/// # Safety
+/// The machine has the instruction set of `L`.
 #[inline(always)]
 unsafe fn bias_columns<L: Lanes>(dy: &[f32], first: usize, n: usize, dbias: &mut [f32], start: Start) {
     if start == Start::Zero {
@@ -63,7 +66,7 @@ unsafe fn bias_columns<L: Lanes>(dy: &[f32], first: usize, n: usize, dbias: &mut
     }
     for row in dy.chunks_exact(n) {
         let row = &row[first..first + dbias.len()];
-        // SAFETY: the dispatcher has checked the set; the lengths are equal.
+        // SAFETY: the row was cut to the length of dbias; instructions by this function's contract.
         unsafe {
             spans!(row.len(), |s| {
                 s.store(s.load::<L>(dbias).add(s.load(row)), dbias);

@@ -4,9 +4,8 @@
 //! the order of the tokens (so that weight gradients are chains over tokens in order). A token's choices are sorted by
 //! expert, and all sums over a token's experts are chains in that order.
 
-use crate::dispatch;
 use crate::gemm::Start;
-use crate::lanes::Lanes;
+use crate::lanes::{Lanes, dispatch};
 use crate::par::{self, SharedMut};
 use crate::span::spans;
 
@@ -101,14 +100,17 @@ pub fn combine(h: &[f32], weights: &[f32], dispatch: &Dispatch, base: Option<&[f
             }
             let choices = t * top_k..(t + 1) * top_k;
             let (slots, weights) = (&dispatch.slots[choices.clone()], &weights[choices]);
-            dispatch!(combine_row(h: &[f32], weights: &[f32], slots: &[u32], y: &mut [f32]));
+            // SAFETY: slots are below T·K, and h was checked to have a row of y's length for each.
+            unsafe { dispatch!(combine_row(h: &[f32], weights: &[f32], slots: &[u32], y: &mut [f32])) };
         }
     });
 }
 
+/// # Safety
+/// The machine has the instruction set of `L`.
 #[inline(always)]
 unsafe fn combine_row<L: Lanes>(h: &[f32], weights: &[f32], slots: &[u32], y: &mut [f32]) {
-    // SAFETY: the dispatcher has checked the set; the lengths are equal.
+    // SAFETY: rows of h are cut to the length of y; instructions by this function's contract.
     unsafe {
         spans!(y.len(), |s| {
             let mut sum = s.load::<L>(y);
@@ -147,14 +149,18 @@ pub fn combine_backward(
             let (dy, h, weight) = (&dy[t * d..(t + 1) * d], &h[slot * d..(slot + 1) * d], weights[choice]);
             // SAFETY: each slot has its own choice.
             let dweight = unsafe { dweights.slice(choice, 1) };
-            dweight[0] = dispatch!(backward_choice(dy: &[f32], h: &[f32], weight: f32, dh: &mut [f32]) -> f32);
+            // SAFETY: dy, h and dh are rows of d elements.
+            dweight[0] =
+                unsafe { dispatch!(backward_choice(dy: &[f32], h: &[f32], weight: f32, dh: &mut [f32]) -> f32) };
         }
     });
 }
 
+/// # Safety
+/// The machine has the instruction set of `L`, and all slices have one length.
 #[inline(always)]
 unsafe fn backward_choice<L: Lanes>(dy: &[f32], h: &[f32], weight: f32, dh: &mut [f32]) -> f32 {
-    // SAFETY: the dispatcher has checked the set; the lengths are equal.
+    // SAFETY: spans of one length lie in all slices; instructions by this function's contract.
     unsafe {
         let mut sum = L::splat(0.0);
         spans!(dy.len(), |s| {
@@ -177,14 +183,17 @@ pub fn scatter_dx(dslots: &[f32], dispatch: &Dispatch, dx: &mut [f32], start: St
         for (i, dx) in dx.chunks_exact_mut(d).enumerate() {
             let t = task * rows + i;
             let slots = &dispatch.slots[t * top_k..(t + 1) * top_k];
-            dispatch!(scatter_row(dslots: &[f32], slots: &[u32], dx: &mut [f32], start: Start));
+            // SAFETY: slots are below T·K, and dslots was checked to have a row of dx's length for each.
+            unsafe { dispatch!(scatter_row(dslots: &[f32], slots: &[u32], dx: &mut [f32], start: Start)) };
         }
     });
 }
 
+/// # Safety
+/// The machine has the instruction set of `L`.
 #[inline(always)]
 unsafe fn scatter_row<L: Lanes>(dslots: &[f32], slots: &[u32], dx: &mut [f32], start: Start) {
-    // SAFETY: the dispatcher has checked the set; the lengths are equal.
+    // SAFETY: rows of dslots are cut to the length of dx; instructions by this function's contract.
     unsafe {
         spans!(dx.len(), |s| {
             let mut sum = if start == Start::Zero { L::splat(0.0) } else { s.load::<L>(dx) };

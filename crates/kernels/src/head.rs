@@ -100,7 +100,8 @@ fn softmax_rows(
             let target = targets[t];
             let counts = target != IGNORE;
             let before = if counts { row[target as usize] } else { 0.0 };
-            let (max, sum) = crate::dispatch!(exponentials(row: &mut [f32]) -> (f32, f32));
+            // SAFETY: whole vectors of the row, then what is left of it.
+            let (max, sum) = unsafe { crate::lanes::dispatch!(exponentials(row: &mut [f32]) -> (f32, f32)) };
             let result = if counts { before - max - math::scalar::log(sum) } else { 0.0 };
             // SAFETY: one element for each row.
             unsafe { logp.slice(t, 1)[0] = result };
@@ -108,7 +109,8 @@ fn softmax_rows(
             let c = if counts { c } else { 0.0 };
             let inverse = 1.0 / sum;
             let hit = counts.then(|| (row[target as usize] * inverse - 1.0) * c);
-            crate::dispatch!(scale(row: &mut [f32], inverse: f32, c: f32));
+            // SAFETY: whole vectors of the row, then what is left of it.
+            unsafe { crate::lanes::dispatch!(scale(row: &mut [f32], inverse: f32, c: f32)) };
             if let Some(hit) = hit {
                 row[target as usize] = hit;
             }
@@ -117,11 +119,15 @@ fn softmax_rows(
 }
 
 /// Replaces a row by exp(l − max); the maximum, and the sum by 16 partial sums and the fixed tree.
+///
+/// # Safety
+/// The machine has the instruction set of `L`.
 #[inline(always)]
 unsafe fn exponentials<L: Lanes>(row: &mut [f32]) -> (f32, f32) {
     let whole = row.len() / 16 * 16;
     let rest = row.len() - whole;
-    // SAFETY: in bounds; instructions as promised.
+    // SAFETY: whole vectors lie in the row, and what is left of it is read and written as such; instructions by this
+    // function's contract.
     unsafe {
         let mut max = L::splat(f32::NEG_INFINITY);
         for l in row.as_chunks::<16>().0 {
@@ -144,11 +150,15 @@ unsafe fn exponentials<L: Lanes>(row: &mut [f32]) -> (f32, f32) {
 }
 
 /// `row = (row · inverse) · c`.
+///
+/// # Safety
+/// The machine has the instruction set of `L`.
 #[inline(always)]
 unsafe fn scale<L: Lanes>(row: &mut [f32], inverse: f32, c: f32) {
     let whole = row.len() / 16 * 16;
     let rest = row.len() - whole;
-    // SAFETY: in bounds; instructions as promised.
+    // SAFETY: whole vectors lie in the row, and what is left of it is read and written as such; instructions by this
+    // function's contract.
     unsafe {
         let (inverse, c) = (L::splat(inverse), L::splat(c));
         for l in row.as_chunks_mut::<16>().0 {

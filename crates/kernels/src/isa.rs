@@ -52,10 +52,28 @@ impl Isa {
         }
     }
 
-    /// All sets that this machine can run, the plain one first.
+    /// All sets, of any machine, the plain one first.
+    pub const ALL: [Isa; 4] = [Isa::Plain, Isa::Avx2, Isa::Avx512, Isa::Neon];
+
+    /// All sets that this machine can run, the plain one first. What a test over these leaves out, [`missing`] says.
     pub fn all_available() -> impl Iterator<Item = Isa> {
-        [Isa::Plain, Isa::Avx2, Isa::Avx512, Isa::Neon].into_iter().filter(|isa| isa.available())
+        Isa::ALL.into_iter().filter(|isa| isa.available())
     }
+}
+
+/// What kernels are written for and this machine cannot run: whole sets, then instructions that some kernels use beside
+/// [`Isa::Avx512`] where they are there.
+pub fn missing() -> Vec<&'static str> {
+    let sets = Isa::ALL.into_iter().filter(|isa| !isa.available()).map(Isa::name);
+    #[cfg(target_arch = "x86_64")]
+    let beside = [
+        ("avx512vnni", is_x86_feature_detected!("avx512vnni")),
+        ("avx512bf16", is_x86_feature_detected!("avx512bf16")),
+        ("avx512fp16", is_x86_feature_detected!("avx512fp16")),
+    ];
+    #[cfg(not(target_arch = "x86_64"))]
+    let beside = ["avx512vnni", "avx512bf16", "avx512fp16"].map(|name| (name, false));
+    sets.chain(beside.into_iter().filter(|(_, there)| !there).map(|(name, _)| name)).collect()
 }
 
 /// The set in use: the forced one, or the best of this machine.
@@ -74,7 +92,7 @@ pub fn active() -> Isa {
 pub fn requested() -> Result<Isa, String> {
     let best = Isa::all_available().last().unwrap_or(Isa::Plain);
     let Ok(name) = std::env::var("WELS_ISA") else { return Ok(best) };
-    let isa = [Isa::Plain, Isa::Avx2, Isa::Avx512, Isa::Neon]
+    let isa = Isa::ALL
         .into_iter()
         .find(|isa| isa.name() == name)
         .ok_or_else(|| format!("WELS_ISA is '{name}', which is none of plain, avx2, avx512, neon"))?;

@@ -32,8 +32,8 @@ pub mod router;
 pub mod sample;
 pub mod swiglu;
 
-mod ahead;
 mod micro;
 mod pack;
+mod prefetch;
 mod scratch;
 mod span;

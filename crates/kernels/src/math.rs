@@ -30,7 +30,7 @@ const EXP: [f32; 6] = [1.987_569_1e-4, 1.398_2e-3, 8.333_452e-3, 4.166_579_6e-2,
 /// The machine has the instruction set of `L`.
 #[inline(always)]
 pub unsafe fn exp<L: Lanes>(x: L) -> L {
-    // SAFETY: the caller's promise.
+    // SAFETY: no memory is touched; instructions by this function's contract.
     unsafe {
         // In this order the limits let NaN pass.
         let x = L::splat(EXP_GREATEST).min(L::splat(EXP_LEAST).max(x));
@@ -52,7 +52,7 @@ pub unsafe fn exp<L: Lanes>(x: L) -> L {
 /// The machine has the instruction set of `L`.
 #[inline(always)]
 pub unsafe fn sigmoid<L: Lanes>(x: L) -> L {
-    // SAFETY: the caller's promise.
+    // SAFETY: no memory is touched; instructions by this function's contract.
     unsafe {
         let one = L::splat(1.0);
         one.div(one.add(exp(L::splat(0.0).sub(x))))
@@ -65,7 +65,7 @@ pub unsafe fn sigmoid<L: Lanes>(x: L) -> L {
 /// The machine has the instruction set of `L`.
 #[inline(always)]
 pub unsafe fn silu<L: Lanes>(x: L) -> L {
-    // SAFETY: the caller's promise.
+    // SAFETY: no memory is touched; instructions by this function's contract.
     unsafe { x.mul(sigmoid(x)) }
 }
 
@@ -135,13 +135,14 @@ pub mod scalar {
 #[cfg(test)]
 mod tests {
     use super::scalar;
-    use crate::dispatch;
     use crate::isa::{self, Isa};
-    use crate::lanes::{LANES, Lanes};
+    use crate::lanes::{LANES, Lanes, dispatch};
 
+    /// # Safety
+    /// The machine has the instruction set of `L`.
     #[inline(always)]
     unsafe fn lanes<L: Lanes>(x: &[f32; LANES], y: &mut [[f32; LANES]; 3]) {
-        // SAFETY: the dispatcher has checked the set; arrays of sixteen.
+        // SAFETY: arrays of sixteen; instructions by this function's contract.
         unsafe {
             let x = L::load(x.as_ptr());
             *y = [super::exp(x).to_array(), super::sigmoid(x).to_array(), super::silu(x).to_array()];
@@ -162,7 +163,10 @@ mod tests {
             for x in all.as_chunks::<LANES>().0.iter().chain(all.last_chunk()) {
                 let mut y = [[0.0; LANES]; 3];
                 let out = &mut y;
-                isa::with(isa, || dispatch!(lanes(x: &[f32; LANES], out: &mut [[f32; LANES]; 3])));
+                isa::with(isa, || {
+                    // SAFETY: arrays of sixteen.
+                    unsafe { dispatch!(lanes(x: &[f32; LANES], out: &mut [[f32; LANES]; 3])) }
+                });
                 for (f, name, y) in [
                     (scalar::exp as fn(f32) -> f32, "exp", y[0]),
                     (scalar::sigmoid, "sigmoid", y[1]),

@@ -30,7 +30,7 @@ enum Memory {
 
 // SAFETY: a buffer owns its memory as a boxed slice does.
 unsafe impl Send for Buffer {}
-// SAFETY: as above.
+// SAFETY: a shared reference gives no more than a shared slice.
 unsafe impl Sync for Buffer {}
 
 impl Buffer {
@@ -116,7 +116,7 @@ impl Deref for Buffer {
 
 impl DerefMut for Buffer {
     fn deref_mut(&mut self) -> &mut [f32] {
-        // SAFETY: as above, and borrowed alone.
+        // SAFETY: `len` numbers of its own, borrowed alone.
         unsafe { std::slice::from_raw_parts_mut(self.start, self.len) }
     }
 }

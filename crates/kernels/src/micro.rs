@@ -23,7 +23,7 @@ impl<L: Lanes> Step<L> for F32 {
 
     #[inline(always)]
     unsafe fn step(acc: L, a: *const u32, b: L) -> L {
-        // SAFETY: the caller's promise.
+        // SAFETY: one word at `a`, and the instructions, by the trait's contract.
         unsafe { L::splat(a.cast::<f32>().read()).fma(b, acc) }
     }
 }
@@ -36,7 +36,7 @@ impl<L: Lanes> Step<L> for Bf16 {
 
     #[inline(always)]
     unsafe fn step(acc: L, a: *const u32, b: L) -> L {
-        // SAFETY: the caller's promise.
+        // SAFETY: one word at `a`, and the instructions, by the trait's contract.
         unsafe {
             let a = L::splat(a.cast::<f32>().read());
             let acc = a.upper_bf16().fma(b.upper_bf16(), acc).flush();
@@ -57,7 +57,7 @@ impl Step<crate::lanes::Avx512> for Bf16Dot {
     #[inline(always)]
     unsafe fn step(acc: crate::lanes::Avx512, a: *const u32, b: crate::lanes::Avx512) -> crate::lanes::Avx512 {
         use std::arch::x86_64::*;
-        // SAFETY: the caller's promise; bf16 vectors are sixteen words like any other.
+        // SAFETY: one word at `a`, and the instructions, by the trait's contract.
         unsafe {
             let a = std::mem::transmute::<__m512i, __m512bh>(_mm512_set1_epi32(a.cast::<i32>().read()));
             let b = std::mem::transmute::<__m512, __m512bh>(b.0);
@@ -99,7 +99,7 @@ pub(crate) unsafe fn tile<L: Lanes, S: Step<L>, const M: usize, const V: usize>(
     panel_stride: usize,
     out: Out,
 ) {
-    // SAFETY: the caller's promise.
+    // SAFETY: words, panels and outputs of M rows by V vectors by k words exist by this function's contract.
     unsafe {
         let mut acc = [[L::splat(0.0); V]; M];
         if out.continues {
@@ -147,15 +147,20 @@ pub(crate) unsafe fn tile<L: Lanes, S: Step<L>, const M: usize, const V: usize>(
     }
 }
 
+/// # Safety
+/// The machine has the instruction set of `L`, and `columns` numbers, at most sixteen of them, are at `p`.
 #[inline(always)]
 pub(crate) unsafe fn load<L: Lanes>(p: *const f32, columns: usize) -> L {
-    // SAFETY: the caller's promise.
+    // SAFETY: numbers at `p` by this function's contract.
     unsafe { if columns >= 16 { L::load(p) } else { L::load_first(p, columns) } }
 }
 
+/// # Safety
+/// The machine has the instruction set of `L`, and there is room for `columns` numbers, at most sixteen of them, at
+/// `p`.
 #[inline(always)]
 pub(crate) unsafe fn store<L: Lanes>(x: L, p: *mut f32, columns: usize) {
-    // SAFETY: the caller's promise.
+    // SAFETY: room at `p` by this function's contract.
     unsafe { if columns >= 16 { x.store(p) } else { x.store_first(p, columns) } }
 }
 

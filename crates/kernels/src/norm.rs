@@ -6,9 +6,8 @@
 //! The means are sums of fused multiply-adds in 16 partial sums and the fixed tree, divided by d. dw is for each column
 //! one chain of fused multiply-adds over the tokens in order.
 
-use crate::dispatch;
 use crate::gemm::Start;
-use crate::lanes::Lanes;
+use crate::lanes::{Lanes, dispatch};
 use crate::par::{self, SharedMut};
 use crate::span::spans;
 
@@ -29,14 +28,17 @@ pub fn rms_norm(x: &[f32], w: &[f32], eps: f32, y: &mut [f32], rstd: &mut [f32],
             let x = &x[at..at + d];
             // SAFETY: each row is written by one task.
             let y = unsafe { y.slice(at, d) };
-            *rstd = dispatch!(forward_row(x: &[f32], w: &[f32], eps: f32, y: &mut [f32]) -> f32);
+            // SAFETY: x, w and y have d elements: w was checked, the rows were cut so.
+            *rstd = unsafe { dispatch!(forward_row(x: &[f32], w: &[f32], eps: f32, y: &mut [f32]) -> f32) };
         }
     });
 }
 
+/// # Safety
+/// The machine has the instruction set of `L`, and all slices have one length.
 #[inline(always)]
 unsafe fn forward_row<L: Lanes>(x: &[f32], w: &[f32], eps: f32, y: &mut [f32]) -> f32 {
-    // SAFETY: the dispatcher has checked the set; the lengths are equal.
+    // SAFETY: spans of one length lie in all slices; instructions by this function's contract.
     unsafe {
         let mut sum = L::splat(0.0);
         spans!(x.len(), |s| {
@@ -74,20 +76,26 @@ pub fn rms_norm_backward(
         for (i, dx) in dx.chunks_exact_mut(d).enumerate() {
             let t = task * rows + i;
             let (dy, x, rstd) = (&dy[t * d..(t + 1) * d], &x[t * d..(t + 1) * d], rstd[t]);
-            dispatch!(dx_row(dy: &[f32], x: &[f32], w: &[f32], rstd: f32, dx: &mut [f32], dx_start: Start));
+            // SAFETY: dy, x, w and dx have d elements: w was checked, the rows were cut so.
+            unsafe { dispatch!(dx_row(dy: &[f32], x: &[f32], w: &[f32], rstd: f32, dx: &mut [f32], dx_start: Start)) };
         }
     });
     par::chunks_mut(dw, COLUMNS, |task, dw| {
         let first = task * COLUMNS;
-        dispatch!(dw_columns(
-            dy: &[f32], x: &[f32], rstd: &[f32], first: usize, d: usize, dw: &mut [f32], dw_start: Start
-        ));
+        // SAFETY: dy and x were checked to have a row of d for each of rstd, and dw lies within d from `first` on.
+        unsafe {
+            dispatch!(dw_columns(
+                dy: &[f32], x: &[f32], rstd: &[f32], first: usize, d: usize, dw: &mut [f32], dw_start: Start
+            ))
+        };
     });
 }
 
+/// # Safety
+/// The machine has the instruction set of `L`, and all slices have one length.
 #[inline(always)]
 unsafe fn dx_row<L: Lanes>(dy: &[f32], x: &[f32], w: &[f32], rstd: f32, dx: &mut [f32], start: Start) {
-    // SAFETY: the dispatcher has checked the set; the lengths are equal.
+    // SAFETY: spans of one length lie in all slices; instructions by this function's contract.
     unsafe {
         let r = L::splat(rstd);
         let mut sum = L::splat(0.0);
@@ -108,6 +116,9 @@ unsafe fn dx_row<L: Lanes>(dy: &[f32], x: &[f32], w: &[f32], rstd: f32, dx: &mut
 }
 
 /// Columns `first..first + dw.len()`.
+///
+/// # Safety
+/// The machine has the instruction set of `L`.
 #[inline(always)]
 unsafe fn dw_columns<L: Lanes>(
     dy: &[f32],
@@ -124,7 +135,7 @@ unsafe fn dw_columns<L: Lanes>(
     for (t, &rstd) in rstd.iter().enumerate() {
         let at = t * d + first;
         let (dy, x) = (&dy[at..at + dw.len()], &x[at..at + dw.len()]);
-        // SAFETY: the dispatcher has checked the set; the lengths are equal.
+        // SAFETY: the rows were cut to the length of dw; instructions by this function's contract.
         unsafe {
             spans!(dy.len(), |s| {
                 let x = s.load::<L>(x).mul(L::splat(rstd));

@@ -1,8 +1,7 @@
 //! AdamW (I. Loshchilov and F. Hutter, 2017; the formula of PyTorch's `torch.optim.AdamW`) and what is asked of
 //! gradients before it: their norm, and whether they are finite.
 
-use crate::dispatch;
-use crate::lanes::{LANES, Lanes};
+use crate::lanes::{LANES, Lanes, dispatch};
 use crate::par::{self, SharedMut, TASK};
 use crate::span::spans;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -73,13 +72,16 @@ pub fn adamw(params: &mut [f32], grads: &[f32], m: &mut [f32], v: &mut [f32], ad
         let g = &grads[at..at + p.len()];
         // SAFETY: each piece is one task's.
         let (m, v) = unsafe { (m.slice(at, p.len()), v.slice(at, p.len())) };
-        dispatch!(adamw_piece(p: &mut [f32], g: &[f32], m: &mut [f32], v: &mut [f32], c: Coefficients));
+        // SAFETY: the pieces of g, m and v were cut to the length of p.
+        unsafe { dispatch!(adamw_piece(p: &mut [f32], g: &[f32], m: &mut [f32], v: &mut [f32], c: Coefficients)) };
     });
 }
 
+/// # Safety
+/// The machine has the instruction set of `L`, and all slices have one length.
 #[inline(always)]
 unsafe fn adamw_piece<L: Lanes>(p: &mut [f32], g: &[f32], m: &mut [f32], v: &mut [f32], c: Coefficients) {
-    // SAFETY: the dispatcher has checked the set; the lengths are equal.
+    // SAFETY: spans of one length lie in all slices; instructions by this function's contract.
     unsafe {
         spans!(p.len(), |s| {
             let g = s.load::<L>(g).mul(L::splat(c.grad_scale));
@@ -111,15 +113,18 @@ pub fn squares_of_chunks(x: &[f32]) -> Vec<f32> {
     let mut sums = vec![0.0f32; x.len().div_ceil(SQUARES_CHUNK)];
     par::chunks_mut(&mut sums, TASK / SQUARES_CHUNK, |task, sums| {
         for (sum, x) in sums.iter_mut().zip(x[task * TASK..].chunks(SQUARES_CHUNK)) {
-            *sum = dispatch!(squares(x: &[f32]) -> f32);
+            // SAFETY: spans are of x alone, which is all that is read.
+            *sum = unsafe { dispatch!(squares(x: &[f32]) -> f32) };
         }
     });
     sums
 }
 
+/// # Safety
+/// The machine has the instruction set of `L`.
 #[inline(always)]
 unsafe fn squares<L: Lanes>(x: &[f32]) -> f32 {
-    // SAFETY: the dispatcher has checked the set.
+    // SAFETY: spans lie in x; instructions by this function's contract.
     unsafe {
         let mut sum = L::splat(0.0);
         spans!(x.len(), |s| {

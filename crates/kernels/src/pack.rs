@@ -40,7 +40,7 @@ pub(crate) unsafe fn pairs_of_row<L: Lanes>(row: &[f32], out: &mut [u32]) {
     let (whole, rest) = row.as_chunks::<32>();
     let (whole_words, rest_words) = out.split_at_mut(16 * whole.len());
     for (terms, out) in whole.iter().zip(whole_words.as_chunks_mut::<16>().0) {
-        // SAFETY: 32 terms make 16 words; instructions as promised.
+        // SAFETY: 32 terms make 16 words; instructions by this function's contract.
         unsafe { L::load_pairs(terms.as_ptr()).store(out.as_mut_ptr().cast()) };
     }
     for (out, terms) in rest_words.iter_mut().zip(rest.chunks(2)) {
@@ -71,16 +71,31 @@ pub(crate) unsafe fn tiles_of_columns<L: Lanes>(
         }
         for (tile, j) in columns.clone().step_by(TILE).enumerate() {
             let out = &mut out[tile * tile_words + q * TILE..][..16];
-            // SAFETY: up to sixteen of the row's numbers, sixteen words; instructions as promised. What is written
+            // SAFETY: up to sixteen of the row's numbers, sixteen words; instructions by contract. What is written
             // beyond the tile's twelve is written over by its next word.
             unsafe {
-                let load = |row: &[f32]| micro::load::<L>(row[j..].as_ptr(), stride - j);
-                let mut words = load(earlier);
+                let mut words = vector_at::<L>(earlier, j);
                 if paired {
-                    words = words.pair_with(if later.is_empty() { L::splat(0.0) } else { load(later) });
+                    words = words.pair_with(vector_at::<L>(later, j));
                 }
                 words.store(out.as_mut_ptr().cast());
             }
+        }
+    }
+}
+
+/// Up to sixteen numbers of a row from column `j` on, zeros behind them; all zeros for a row that is empty, as those
+/// beyond a block's terms are.
+///
+/// # Safety
+/// The machine has the instruction set of `L`.
+#[inline(always)]
+unsafe fn vector_at<L: Lanes>(row: &[f32], j: usize) -> L {
+    // SAFETY: what the row has of sixteen columns; instructions by contract.
+    unsafe {
+        match row.get(j..) {
+            Some(columns) => micro::load::<L>(columns.as_ptr(), columns.len()),
+            None => L::splat(0.0),
         }
     }
 }
@@ -111,21 +126,17 @@ pub(crate) unsafe fn panels_of_rows<L: Lanes>(b: Matrix, block: Block, paired: b
             *ahead = row((k + r + terms * STRIP).min(block.k - 1)).as_ptr();
         }
         for j in (0..block.columns).step_by(16) {
-            // Rows that end beyond the block's terms are zeros.
-            let load = |r: usize| match rows[r].get(j..) {
-                // SAFETY: what the row has of sixteen columns; instructions as promised.
-                Some(columns) => unsafe { micro::load::<L>(columns.as_ptr(), columns.len()) },
-                // SAFETY: as above.
-                None => unsafe { L::splat(0.0) },
-            };
             let out = out[j * words + 16 * first..][..16 * words_here].as_chunks_mut::<16>().0;
             for (w, out) in out.iter_mut().enumerate() {
                 for ahead in &ahead[terms * w..terms * (w + 1)] {
                     L::prefetch_read(ahead.wrapping_add(j));
                 }
-                // SAFETY: sixteen words; instructions as promised.
+                // SAFETY: sixteen words; instructions by contract.
                 unsafe {
-                    let words = if paired { load(2 * w).pair_with(load(2 * w + 1)) } else { load(w) };
+                    let words = match paired {
+                        true => vector_at::<L>(rows[2 * w], j).pair_with(vector_at::<L>(rows[2 * w + 1], j)),
+                        false => vector_at::<L>(rows[w], j),
+                    };
                     words.store(out.as_mut_ptr().cast());
                 }
             }

@@ -2,13 +2,14 @@
 //! contract's order, so neither the number of threads nor who takes which task changes a bit.
 
 use std::cell::{RefCell, UnsafeCell};
+use std::marker::PhantomData;
 use std::ops::Range;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::thread::JoinHandle;
 
-use crate::ahead::{self, Share, Spans};
 use crate::lanes::LANES;
+use crate::prefetch::{self, Share, Spans};
 
 /// Elements in a task of an elementwise kernel: 64 KiB of f32, a few microseconds of work.
 pub const TASK: usize = 16 * 1024;
@@ -27,11 +28,11 @@ pub fn rows_per_task(rows: usize, d: usize) -> usize {
     (task_len(rows * d) / d.max(1)).max(1)
 }
 
-/// Tells the threads which weights this one goes through now, so that they fetch [ahead] while they wait.
+/// Tells the threads which weights this one goes through now, so that they [fetch the next](prefetch) while they wait.
 pub(crate) fn begin_product(weights: impl Iterator<Item = Range<usize>>) {
     with_pool(|pool| {
         if !pool.workers.is_empty() {
-            ahead::begin(weights, &pool.shared.next.0);
+            prefetch::begin(weights, &pool.shared.next.0);
         }
     });
 }
@@ -125,9 +126,10 @@ struct State {
     panicked: AtomicBool,
 }
 
-// SAFETY: `task` is guarded as described; the rest is atomic.
+// SAFETY: all is atomic but `task`: it is written by the caller who has set `busy`, while no worker has a task, and read
+// by those who have taken one, which the caller's release of `left` and their acquire put in this order.
 unsafe impl Sync for Shared {}
-// SAFETY: as above; the pointer is followed only while its caller waits in `Pool::run`.
+// SAFETY: nothing belongs to one thread; what `task` points to is followed only while its caller waits in `Pool::run`.
 unsafe impl Send for Shared {}
 
 /// Looks at what is posted before a worker goes to sleep: some 100 µs.
@@ -304,7 +306,7 @@ impl Shared {
 /// Cuts `data` into pieces of `len` elements (the last may be shorter) and calls `task(i, piece)` for each.
 pub fn chunks_mut<T: Send>(data: &mut [T], len: usize, task: impl Fn(usize, &mut [T]) + Sync) {
     let shared = SharedMut::new(data);
-    run(data.len().div_ceil(len), |i| {
+    run(shared.len().div_ceil(len), |i| {
         let start = i * len;
         let end = (start + len).min(shared.len());
         // SAFETY: pieces of different i do not overlap.
@@ -312,23 +314,32 @@ pub fn chunks_mut<T: Send>(data: &mut [T], len: usize, task: impl Fn(usize, &mut
     });
 }
 
-/// A slice that several tasks write to at disjoint places, when these are not contiguous pieces.
-#[derive(Clone, Copy)]
-pub struct SharedMut<T> {
+/// A slice that several tasks write to at disjoint places, when these are not contiguous pieces. It keeps the slice
+/// borrowed, so that nobody else can touch or free what is shared.
+pub struct SharedMut<'a, T> {
     start: *mut T,
     len: usize,
+    borrowed: PhantomData<&'a mut [T]>,
 }
 
-// SAFETY: access goes through `slice`, whose caller promises that pieces in use at the same time are disjoint.
-unsafe impl<T: Send> Send for SharedMut<T> {}
-// SAFETY: as above.
-unsafe impl<T: Send> Sync for SharedMut<T> {}
+// Not derived, which would ask for a `T` that can be copied.
+impl<T> Clone for SharedMut<'_, T> {
+    fn clone(&self) -> Self {
+        *self
+    }
+}
+impl<T> Copy for SharedMut<'_, T> {}
 
-impl<T> SharedMut<T> {
-    /// Shares `data`; the borrow ends with this call, so the caller keeps `data` alive and untouched while it is
-    /// shared.
-    pub fn new(data: &mut [T]) -> Self {
-        SharedMut { start: data.as_mut_ptr(), len: data.len() }
+// SAFETY: elements are reached through `slice` and raw pointers alone, both of which are unsafe to use: who does so
+// answers for pieces that are disjoint. Elements may then be used on any thread, which `T: Send` allows.
+unsafe impl<T: Send> Send for SharedMut<'_, T> {}
+// SAFETY: a shared reference gives the same as a copy, for which the same holds.
+unsafe impl<T: Send> Sync for SharedMut<'_, T> {}
+
+impl<'a, T> SharedMut<'a, T> {
+    /// Shares `data`, which stays borrowed.
+    pub fn new(data: &'a mut [T]) -> Self {
+        SharedMut { start: data.as_mut_ptr(), len: data.len(), borrowed: PhantomData }
     }
 
     /// The number of elements.
@@ -339,12 +350,16 @@ impl<T> SharedMut<T> {
 
     /// `len` elements from `start`.
     ///
+    /// # Panics
+    /// If the slice has no such elements.
+    ///
     /// # Safety
-    /// No other piece that overlaps this one may be in use at the same time, and the shared slice must still be alive.
+    /// No other piece that overlaps this one may be in use at the same time.
     #[allow(clippy::mut_from_ref)]
-    pub unsafe fn slice<'a>(&self, start: usize, len: usize) -> &'a mut [T] {
-        assert!(start + len <= self.len, "piece {start}+{len} of a slice of {}", self.len);
-        // SAFETY: in bounds by the assertion; exclusive by the caller's promise.
+    pub unsafe fn slice(&self, start: usize, len: usize) -> &'a mut [T] {
+        let inside = start.checked_add(len).is_some_and(|end| end <= self.len);
+        assert!(inside, "piece {start}+{len} of a slice of {}", self.len);
+        // SAFETY: in bounds of a slice that is borrowed for 'a; alone, as this function's contract asks.
         unsafe { std::slice::from_raw_parts_mut(self.start.add(start), len) }
     }
 

@@ -1,9 +1,9 @@
 //! The machine's limits, to hold results against: the greatest rates of f32 fused multiply-adds and of products of
 //! whole numbers on registers alone, and of reading from memory.
 
-use crate::lanes::{LANES, Lanes};
+use crate::lanes::{LANES, Lanes, dispatch};
 use crate::memory::Buffer;
-use crate::{dispatch, par, quant};
+use crate::{par, quant};
 use std::time::{Duration, Instant};
 
 /// Independent chains: more than latency times units of any machine here, fewer than registers.
@@ -17,7 +17,8 @@ pub fn fma_flops_per_second(duration: Duration) -> f64 {
     best_rate(duration, flops, || {
         par::run(par::threads(), |_| {
             let rounds = ROUNDS;
-            let sum = dispatch!(chains(rounds: usize) -> f32);
+            // SAFETY: it touches no memory.
+            let sum = unsafe { dispatch!(chains(rounds: usize) -> f32) };
             std::hint::black_box(sum);
         });
     })
@@ -37,7 +38,8 @@ pub fn read_bytes_per_second(duration: Duration) -> f64 {
     best_rate(duration, READ_BYTES as f64, || {
         par::run(pieces, |i| {
             let piece = &buffer[i * buffer.len() / pieces..(i + 1) * buffer.len() / pieces];
-            let sum = dispatch!(read(piece: &[f32]) -> f32);
+            // SAFETY: whole groups of vectors of the piece are read.
+            let sum = unsafe { dispatch!(read(piece: &[f32]) -> f32) };
             std::hint::black_box(sum);
         });
     })
@@ -48,9 +50,11 @@ const READ_BYTES: usize = 128 << 20;
 /// How far ahead lines are fetched.
 const AHEAD: usize = 4096;
 
+/// # Safety
+/// The machine has the instruction set of `L`.
 #[inline(always)]
 unsafe fn read<L: Lanes>(piece: &[f32]) -> f32 {
-    // SAFETY: the dispatcher has checked the set; whole vectors of the piece.
+    // SAFETY: whole vectors of the piece; instructions by this function's contract.
     unsafe {
         let mut sums = [L::splat(0.0); 4];
         for lines in piece.as_chunks::<{ 4 * LANES }>().0 {
@@ -76,9 +80,11 @@ fn best_rate(duration: Duration, amount: f64, work: impl Fn()) -> f64 {
     best
 }
 
+/// # Safety
+/// The machine has the instruction set of `L`.
 #[inline(always)]
 unsafe fn chains<L: Lanes>(rounds: usize) -> f32 {
-    // SAFETY: the dispatcher has checked the set.
+    // SAFETY: no memory is touched; instructions by this function's contract.
     unsafe {
         let factor = L::splat(std::hint::black_box(0.999));
         let mut sums = [L::splat(std::hint::black_box(1.0)); CHAINS];

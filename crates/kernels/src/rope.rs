@@ -4,8 +4,7 @@
 //! Angles, sines and cosines are computed in f64 and rounded to f32 once. Each output is fma(a, cos, −(b·sin)) or
 //! fma(a, sin, b·cos).
 
-use crate::dispatch;
-use crate::lanes::Lanes;
+use crate::lanes::{Lanes, dispatch};
 use crate::par::{self, SharedMut};
 use std::f64::consts::TAU;
 
@@ -186,7 +185,10 @@ pub fn apply(
             let (cos, sin) = table.at(position);
             for h in 0..heads {
                 let head = &mut x[offset + h * head_stride..offset + h * head_stride + dim];
-                dispatch!(turn(head: &mut [f32], cos: &[f32], sin: &[f32], layout: Layout, direction: Direction));
+                // SAFETY: the kernel indexes its slices with bounds checked.
+                unsafe {
+                    dispatch!(turn(head: &mut [f32], cos: &[f32], sin: &[f32], layout: Layout, direction: Direction))
+                };
             }
         }
     });

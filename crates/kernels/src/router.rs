@@ -10,10 +10,10 @@
 //! experts are listed in ascending order, and its K-term sums are chains in this order. Sums over E experts are 16
 //! partial sums and the fixed tree. Saved for backward: scores and choices.
 
-use crate::lanes::{LANES, Lanes};
+use crate::lanes::{LANES, Lanes, dispatch};
+use crate::math;
 use crate::par::{self, SharedMut};
 use crate::span::spans;
-use crate::{dispatch, math};
 
 /// What logits become.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -82,16 +82,22 @@ pub fn forward(
         for (i, scores) in scores.chunks_exact_mut(e).enumerate() {
             let t = task * rows + i;
             let logits = &logits[t * e..(t + 1) * e];
-            match router.scoring {
-                Scoring::Sigmoid => dispatch!(sigmoid_row(logits: &[f32], scores: &mut [f32])),
-                Scoring::Softmax => dispatch!(softmax_row(logits: &[f32], scores: &mut [f32])),
+            // SAFETY: logits and scores are rows of E elements.
+            unsafe {
+                match router.scoring {
+                    Scoring::Sigmoid => dispatch!(sigmoid_row(logits: &[f32], scores: &mut [f32])),
+                    Scoring::Softmax => dispatch!(softmax_row(logits: &[f32], scores: &mut [f32])),
+                }
             }
             // SAFETY: each token is one task's.
             let (experts, weights) = unsafe { (experts.slice(t * k, k), weights.slice(t * k, k)) };
             let (choice, scores) = (&mut choice, &*scores);
-            dispatch!(choose(
-                router: &Router, choice: &mut Choice, scores: &[f32], bias: Option<&[f32]>, experts: &mut [u32]
-            ));
+            // SAFETY: scores and bias have E elements, experts K.
+            unsafe {
+                dispatch!(choose(
+                    router: &Router, choice: &mut Choice, scores: &[f32], bias: Option<&[f32]>, experts: &mut [u32]
+                ))
+            };
             weigh(router, scores, experts, weights);
         }
     });
@@ -124,9 +130,12 @@ pub fn backward(
             }
             let choices = t * k..(t + 1) * k;
             weigh_backward(router, scores, &experts[choices.clone()], &dweights[choices], dlogits);
-            match router.scoring {
-                Scoring::Sigmoid => dispatch!(sigmoid_row_backward(scores: &[f32], dlogits: &mut [f32])),
-                Scoring::Softmax => dispatch!(softmax_row_backward(scores: &[f32], dlogits: &mut [f32])),
+            // SAFETY: scores and dlogits are rows of E elements.
+            unsafe {
+                match router.scoring {
+                    Scoring::Sigmoid => dispatch!(sigmoid_row_backward(scores: &[f32], dlogits: &mut [f32])),
+                    Scoring::Softmax => dispatch!(softmax_row_backward(scores: &[f32], dlogits: &mut [f32])),
+                }
             }
         }
     });
@@ -252,9 +261,11 @@ fn weigh_backward(router: &Router, scores: &[f32], experts: &[u32], dweights: &[
     }
 }
 
+/// # Safety
+/// The machine has the instruction set of `L`, and all slices have one length.
 #[inline(always)]
 unsafe fn sigmoid_row<L: Lanes>(logits: &[f32], scores: &mut [f32]) {
-    // SAFETY: the dispatcher has checked the set; the lengths are equal.
+    // SAFETY: spans of one length lie in all slices; instructions by this function's contract.
     unsafe {
         spans!(logits.len(), |s| {
             s.store(math::sigmoid(s.load::<L>(logits)), scores);
@@ -262,9 +273,11 @@ unsafe fn sigmoid_row<L: Lanes>(logits: &[f32], scores: &mut [f32]) {
     }
 }
 
+/// # Safety
+/// The machine has the instruction set of `L`, and all slices have one length.
 #[inline(always)]
 unsafe fn sigmoid_row_backward<L: Lanes>(scores: &[f32], d: &mut [f32]) {
-    // SAFETY: the dispatcher has checked the set; the lengths are equal.
+    // SAFETY: spans of one length lie in all slices; instructions by this function's contract.
     unsafe {
         spans!(scores.len(), |s| {
             let score = s.load::<L>(scores);
@@ -274,9 +287,11 @@ unsafe fn sigmoid_row_backward<L: Lanes>(scores: &[f32], d: &mut [f32]) {
     }
 }
 
+/// # Safety
+/// The machine has the instruction set of `L`, and all slices have one length.
 #[inline(always)]
 unsafe fn softmax_row<L: Lanes>(logits: &[f32], scores: &mut [f32]) {
-    // SAFETY: the dispatcher has checked the set; the lengths are equal.
+    // SAFETY: spans of one length lie in all slices; instructions by this function's contract.
     unsafe {
         let max = greatest::<L>(logits);
         let mut sum = L::splat(0.0);
@@ -293,10 +308,14 @@ unsafe fn softmax_row<L: Lanes>(logits: &[f32], scores: &mut [f32]) {
 }
 
 /// The greatest element that is no NaN, or −∞.
+///
+/// # Safety
+/// The machine has the instruction set of `L`.
 #[inline(always)]
 unsafe fn greatest<L: Lanes>(x: &[f32]) -> f32 {
     let (sixteens, rest) = x.as_chunks::<LANES>();
-    // SAFETY: the dispatcher has checked the set. In this order a NaN leaves the maximum as it is.
+    // SAFETY: spans lie in x; instructions by this function's contract. In this order a NaN leaves the maximum as it
+    // is.
     let lanes = unsafe {
         let mut max = L::splat(f32::NEG_INFINITY);
         for x in sixteens {
@@ -307,9 +326,11 @@ unsafe fn greatest<L: Lanes>(x: &[f32]) -> f32 {
     lanes.iter().chain(rest).fold(f32::NEG_INFINITY, |max, &x| if x > max { x } else { max })
 }
 
+/// # Safety
+/// The machine has the instruction set of `L`, and all slices have one length.
 #[inline(always)]
 unsafe fn softmax_row_backward<L: Lanes>(scores: &[f32], d: &mut [f32]) {
-    // SAFETY: the dispatcher has checked the set; the lengths are equal.
+    // SAFETY: spans of one length lie in all slices; instructions by this function's contract.
     unsafe {
         let mut dot = L::splat(0.0);
         spans!(scores.len(), |s| {
@@ -355,7 +376,8 @@ pub fn balance(router: &Router, scores: &[f32], experts: &[u32], starts: &[u32])
         match router.scoring {
             Scoring::Sigmoid => {
                 let counts = &mut shares[..];
-                dispatch!(count_greatest(scores: &[f32], e: usize, k: usize, counts: &mut [f32]))
+                // SAFETY: the kernel indexes its slices with bounds checked.
+                unsafe { dispatch!(count_greatest(scores: &[f32], e: usize, k: usize, counts: &mut [f32])) }
             }
             Scoring::Softmax => experts[first * k..end * k].iter().for_each(|&e| shares[e as usize] += 1.0),
         }
@@ -366,13 +388,15 @@ pub fn balance(router: &Router, scores: &[f32], experts: &[u32], starts: &[u32])
         for scores in scores.chunks_exact(e) {
             let normalize = router.scoring == Scoring::Sigmoid;
             let means = &mut means[..];
-            dispatch!(add_shares(scores: &[f32], normalize: bool, means: &mut [f32]));
+            // SAFETY: scores and means have E elements.
+            unsafe { dispatch!(add_shares(scores: &[f32], normalize: bool, means: &mut [f32])) };
         }
         means.iter_mut().for_each(|mean| *mean /= tokens);
         let (a, b) = (&shares[..], &means[..]);
         // SAFETY: each sequence is one task's.
         let loss = unsafe { losses.slice(sequence, 1) };
-        loss[0] = dispatch!(dot(a: &[f32], b: &[f32]) -> f32);
+        // SAFETY: shares and means have E elements.
+        loss[0] = unsafe { dispatch!(dot(a: &[f32], b: &[f32]) -> f32) };
     });
     balance
 }
@@ -403,7 +427,10 @@ pub fn balance_backward(
             let shares = &balance.shares[sequence * e..(sequence + 1) * e];
             let scores = &scores[t * e..(t + 1) * e];
             let normalize = router.scoring == Scoring::Sigmoid;
-            dispatch!(balance_row(scores: &[f32], shares: &[f32], factor: f32, normalize: bool, out: &mut [f32]));
+            // SAFETY: scores, shares and out have E elements.
+            unsafe {
+                dispatch!(balance_row(scores: &[f32], shares: &[f32], factor: f32, normalize: bool, out: &mut [f32]))
+            };
         }
     });
 }
@@ -426,9 +453,12 @@ unsafe fn count_greatest<L: Lanes>(scores: &[f32], e: usize, k: usize, counts: &
 }
 
 /// means += scores, or scores/Σscores.
+///
+/// # Safety
+/// The machine has the instruction set of `L`, and all slices have one length.
 #[inline(always)]
 unsafe fn add_shares<L: Lanes>(scores: &[f32], normalize: bool, means: &mut [f32]) {
-    // SAFETY: the dispatcher has checked the set; the lengths are equal.
+    // SAFETY: spans of one length lie in all slices; instructions by this function's contract.
     unsafe {
         let sum = L::splat(if normalize { total::<L>(scores) } else { 1.0 });
         spans!(scores.len(), |s| {
@@ -438,9 +468,12 @@ unsafe fn add_shares<L: Lanes>(scores: &[f32], normalize: bool, means: &mut [f32
 }
 
 /// out = factor·(shares − Σ shares·scores/Σscores)/Σscores, or factor·shares.
+///
+/// # Safety
+/// The machine has the instruction set of `L`, and all slices have one length.
 #[inline(always)]
 unsafe fn balance_row<L: Lanes>(scores: &[f32], shares: &[f32], factor: f32, normalize: bool, out: &mut [f32]) {
-    // SAFETY: the dispatcher has checked the set; the lengths are equal.
+    // SAFETY: spans of one length lie in all slices; instructions by this function's contract.
     unsafe {
         let (mut mean, mut factor) = (0.0, factor);
         if normalize {
@@ -454,9 +487,11 @@ unsafe fn balance_row<L: Lanes>(scores: &[f32], shares: &[f32], factor: f32, nor
     }
 }
 
+/// # Safety
+/// The machine has the instruction set of `L`.
 #[inline(always)]
 unsafe fn total<L: Lanes>(x: &[f32]) -> f32 {
-    // SAFETY: the dispatcher has checked the set.
+    // SAFETY: spans lie in x; instructions by this function's contract.
     unsafe {
         let mut sum = L::splat(0.0);
         spans!(x.len(), |s| {
@@ -466,9 +501,11 @@ unsafe fn total<L: Lanes>(x: &[f32]) -> f32 {
     }
 }
 
+/// # Safety
+/// The machine has the instruction set of `L`, and all slices have one length.
 #[inline(always)]
 unsafe fn dot<L: Lanes>(a: &[f32], b: &[f32]) -> f32 {
-    // SAFETY: the dispatcher has checked the set; the lengths are equal.
+    // SAFETY: spans of one length lie in all slices; instructions by this function's contract.
     unsafe {
         let mut sum = L::splat(0.0);
         spans!(a.len(), |s| {

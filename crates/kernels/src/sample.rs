@@ -12,7 +12,10 @@ use crate::math;
 /// If the two differ in length.
 pub fn weights(logits: &[f32], inverse_temperature: f32, out: &mut [f32]) -> (f32, f32) {
     assert_eq!(logits.len(), out.len(), "logits and weights");
-    crate::dispatch!(exponentials(logits: &[f32], inverse_temperature: f32, out: &mut [f32]) -> (f32, f32))
+    // SAFETY: both slices have one length, as was just checked.
+    unsafe {
+        crate::lanes::dispatch!(exponentials(logits: &[f32], inverse_temperature: f32, out: &mut [f32]) -> (f32, f32))
+    }
 }
 
 /// log p of a token by its logit, given what [`weights`] returned for an inverse temperature of 1: the bits of
@@ -21,11 +24,13 @@ pub fn logprob(logit: f32, (max, sum): (f32, f32)) -> f32 {
     logit - max - math::scalar::log(sum)
 }
 
+/// # Safety
+/// The machine has the instruction set of `L`, and all slices have one length.
 #[inline(always)]
 unsafe fn exponentials<L: Lanes>(logits: &[f32], inverse_temperature: f32, out: &mut [f32]) -> (f32, f32) {
     let whole = logits.len() / 16 * 16;
     let rest = logits.len() - whole;
-    // SAFETY: in bounds, both slices have the same length; instructions as promised.
+    // SAFETY: spans of one length lie in all slices; instructions by this function's contract.
     unsafe {
         let mut max = L::splat(f32::NEG_INFINITY);
         for l in logits.as_chunks::<16>().0 {
@@ -54,7 +59,7 @@ unsafe fn exponentials<L: Lanes>(logits: &[f32], inverse_temperature: f32, out: 
 /// The machine has the instruction set of `L`.
 #[inline(always)]
 unsafe fn weight<L: Lanes>(l: L, max: f32, inverse_temperature: f32) -> L {
-    // SAFETY: the caller's promise.
+    // SAFETY: no memory is touched; instructions by this function's contract.
     unsafe { math::exp(l.sub(L::splat(max)).mul(L::splat(inverse_temperature))) }
 }
 

@@ -63,7 +63,7 @@ pub(crate) fn words(data: &[f32]) -> &[u32] {
 
 /// The same memory as words of bits.
 pub(crate) fn words_mut(data: &mut [f32]) -> &mut [u32] {
-    // SAFETY: as above.
+    // SAFETY: f32 and u32 have the same size and alignment, any bits are valid, and the numbers are borrowed alone.
     unsafe { std::slice::from_raw_parts_mut(data.as_mut_ptr().cast(), data.len()) }
 }
 
@@ -75,6 +75,6 @@ pub(crate) fn bytes(data: &[f32]) -> &[u8] {
 
 /// The same memory as bytes.
 pub(crate) fn bytes_mut(data: &mut [f32]) -> &mut [u8] {
-    // SAFETY: as above.
+    // SAFETY: four bytes for each number, any bits are valid, and the numbers are borrowed alone.
     unsafe { std::slice::from_raw_parts_mut(data.as_mut_ptr().cast(), 4 * data.len()) }
 }

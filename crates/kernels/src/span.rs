@@ -32,7 +32,7 @@ impl Span {
     #[inline(always)]
     pub unsafe fn store<L: Lanes>(self, lanes: L, x: &mut [f32]) {
         debug_assert!(self.at + self.n <= x.len());
-        // SAFETY: as in `load`.
+        // SAFETY: the span lies inside the slice, as in `load`.
         unsafe {
             let p = x.as_mut_ptr().add(self.at);
             if self.n == LANES { lanes.store(p) } else { lanes.store_first(p, self.n) }

@@ -2,10 +2,10 @@
 //! Saved for backward: gate and up. Backward, with s = sigmoid(gate):
 //! dup = dy·(gate·s), dgate = (dy·up)·(s·(1 + gate·(1 − s))).
 
-use crate::lanes::Lanes;
+use crate::lanes::{Lanes, dispatch};
+use crate::math;
 use crate::par::{self, SharedMut, TASK};
 use crate::span::spans;
-use crate::{dispatch, math};
 
 /// y of gate and up.
 pub fn forward(gate: &[f32], up: &[f32], y: &mut [f32]) {
@@ -15,13 +15,16 @@ pub fn forward(gate: &[f32], up: &[f32], y: &mut [f32]) {
     par::chunks_mut(y, len, |task, y| {
         let at = task * len;
         let (gate, up) = (&gate[at..at + y.len()], &up[at..at + y.len()]);
-        dispatch!(forward_piece(gate: &[f32], up: &[f32], y: &mut [f32]));
+        // SAFETY: the pieces of gate and up were cut to the length of y.
+        unsafe { dispatch!(forward_piece(gate: &[f32], up: &[f32], y: &mut [f32])) };
     });
 }
 
+/// # Safety
+/// The machine has the instruction set of `L`, and all slices have one length.
 #[inline(always)]
 unsafe fn forward_piece<L: Lanes>(gate: &[f32], up: &[f32], y: &mut [f32]) {
-    // SAFETY: the dispatcher has checked the set; the lengths are equal.
+    // SAFETY: spans of one length lie in all slices; instructions by this function's contract.
     unsafe {
         spans!(y.len(), |s| {
             s.store(math::silu(s.load::<L>(gate)).mul(s.load(up)), y);
@@ -41,13 +44,16 @@ pub fn backward(dy: &[f32], gate: &[f32], up: &[f32], dgate: &mut [f32], dup: &m
         let (dy, gate, up) = (&dy[at..end], &gate[at..end], &up[at..end]);
         // SAFETY: each piece is written by one task.
         let dup = unsafe { dup.slice(at, dgate.len()) };
-        dispatch!(backward_piece(dy: &[f32], gate: &[f32], up: &[f32], dgate: &mut [f32], dup: &mut [f32]));
+        // SAFETY: all five pieces were cut to the length of dgate.
+        unsafe { dispatch!(backward_piece(dy: &[f32], gate: &[f32], up: &[f32], dgate: &mut [f32], dup: &mut [f32])) };
     });
 }
 
+/// # Safety
+/// The machine has the instruction set of `L`, and all slices have one length.
 #[inline(always)]
 unsafe fn backward_piece<L: Lanes>(dy: &[f32], gate: &[f32], up: &[f32], dgate: &mut [f32], dup: &mut [f32]) {
-    // SAFETY: the dispatcher has checked the set; the lengths are equal.
+    // SAFETY: spans of one length lie in all slices; instructions by this function's contract.
     unsafe {
         let one = L::splat(1.0);
         spans!(dy.len(), |s| {

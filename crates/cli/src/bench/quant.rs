@@ -1,13 +1,15 @@
-//! `wels bench quant`: products of inference with weights in each format, next to what memory and processor can do,
-//! measured in turns.
+//! `wels bench quant`: products of inference with weights in each format. First a table of all formats on all
+//! instruction sets of the machine, then the shapes of models next to what memory and processor can do, measured in
+//! turns.
 
 use std::time::{Duration, Instant};
 
 use anyhow::Result;
 use serde::Serialize;
+use wels_kernels::isa::{self, Isa};
 use wels_kernels::quant::{self, BlockType, QuantMatrix};
 use wels_kernels::random::Key;
-use wels_kernels::{isa, par, peak};
+use wels_kernels::{par, peak};
 use wels_pipeline::words::short;
 
 use crate::output;
@@ -20,6 +22,9 @@ pub struct QuantArgs {
     /// Only formats of this name, such as Q4_K
     #[arg(long, value_name = "NAME")]
     format: Option<String>,
+    /// Only the table of formats and instruction sets
+    #[arg(long)]
+    table: bool,
     /// Write a line of JSON for each product
     #[arg(long)]
     json: bool,
@@ -65,10 +70,13 @@ pub fn quant(args: &QuantArgs) -> Result<()> {
             known.join(", ")
         );
     }
-    for format in BlockType::ALL {
-        if args.format.as_ref().is_some_and(|name| name != format.name()) {
-            continue;
-        }
+    let formats =
+        || BlockType::ALL.into_iter().filter(|format| args.format.as_deref().is_none_or(|n| n == format.name()));
+    table(formats(), args)?;
+    if args.table {
+        return Ok(());
+    }
+    for format in formats() {
         for (model, shapes) in MODELS {
             for &(inputs, outputs) in shapes {
                 if inputs % format.len() != 0 {
@@ -85,15 +93,113 @@ pub fn quant(args: &QuantArgs) -> Result<()> {
     Ok(())
 }
 
+/// Input and output width of the table's products, whose rows are whole blocks in all formats.
+const TABLE_SHAPE: (usize, usize) = (1536, 576);
+/// Rows of x in the table: a token of an answer, a prompt.
+const TABLE_TOKENS: [usize; 2] = [1, 256];
+
+/// A format's products on one instruction set: bytes of weights a second for a token of an answer, operations a second
+/// for a prompt.
+#[derive(Serialize)]
+struct SetBench {
+    format: &'static str,
+    isa: &'static str,
+    threads: usize,
+    inputs: usize,
+    outputs: usize,
+    answer_weight_bytes_per_second: f64,
+    answer_ops_per_second: f64,
+    prompt_ops_per_second: f64,
+}
+
+/// All formats on all instruction sets, the sets in turns.
+fn table(formats: impl Iterator<Item = BlockType>, args: &QuantArgs) -> Result<()> {
+    let sets: Vec<Isa> = Isa::all_available().collect();
+    if !args.json {
+        let (inputs, outputs) = TABLE_SHAPE;
+        output::line(&format!(
+            "{inputs}×{outputs}, {} threads: for one token GB/s of weights and GOP/s, for {} tokens GOP/s",
+            par::threads(),
+            TABLE_TOKENS[1]
+        ))?;
+        let heads: Vec<String> = sets.iter().map(|set| format!("{:>26}", set.name())).collect();
+        output::line(&format!("{:6}{}", "", heads.concat()))?;
+    }
+    for format in formats {
+        let rows = sets_of(format, &sets, args.rounds);
+        if args.json {
+            rows.iter().try_for_each(output::json)?;
+            continue;
+        }
+        let cell = |row: &SetBench| {
+            let rates = [row.answer_weight_bytes_per_second, row.answer_ops_per_second, row.prompt_ops_per_second];
+            let [bytes, answer, prompt] = rates.map(|rate| rate / 1e9);
+            format!("{bytes:10.1}{answer:8.1}{prompt:8.1}")
+        };
+        output::line(&format!("{:6}{}", format.name(), rows.iter().map(cell).collect::<String>()))?;
+    }
+    Ok(())
+}
+
+fn sets_of(format: BlockType, sets: &[Isa], rounds: u64) -> Vec<SetBench> {
+    let (inputs, outputs) = TABLE_SHAPE;
+    let [answer, prompt] = TABLE_TOKENS.map(|tokens| numbers(tokens * inputs));
+    let weights = copies(format, TABLE_SHAPE, TABLE_COPIES);
+    let mut y = vec![0.0; TABLE_TOKENS[1] * outputs];
+    let mut seconds = vec![[const { Vec::new() }; 2]; sets.len()];
+    for _ in 0..rounds {
+        for (set, [of_answer, of_prompt]) in sets.iter().zip(&mut seconds) {
+            isa::with(*set, || {
+                of_answer.push(seconds_per_product(&answer, inputs, &weights, &mut y[..outputs]));
+                of_prompt.push(seconds_per_product(&prompt, inputs, &weights[..1], &mut y));
+            });
+        }
+    }
+    let ops = (2 * inputs * outputs) as f64;
+    let row = |(set, seconds): (&Isa, [Vec<f64>; 2])| {
+        let [answer, prompt] = seconds.map(|mut seconds| median(&mut seconds));
+        SetBench {
+            format: format.name(),
+            isa: set.name(),
+            threads: par::threads(),
+            inputs,
+            outputs,
+            answer_weight_bytes_per_second: weights[0].bytes() as f64 / answer,
+            answer_ops_per_second: ops / answer,
+            prompt_ops_per_second: ops * TABLE_TOKENS[1] as f64 / prompt,
+        }
+    };
+    sets.iter().zip(seconds).map(row).collect()
+}
+
+/// Weights that the table's turns go through: little enough that products and not memory are compared, which the lines
+/// below the table are for.
+const TABLE_COPIES: usize = 4;
+
+/// Numbers in −0.5..0.5.
+fn numbers(len: usize) -> Vec<f32> {
+    let key = Key { seed: 0, stream: 0 };
+    (0..len as u64).map(|i| key.uniform_at(i) as f32 - 0.5).collect()
+}
+
+/// Matrices of blocks of any bits, which have values of any size, and of a size that does not matter here.
+fn copies(format: BlockType, (inputs, outputs): (usize, usize), count: usize) -> Vec<QuantMatrix> {
+    let len = outputs * inputs / format.len() * format.bytes();
+    let bytes: Vec<u8> = (0..len as u64).map(|i| (i.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 56) as u8 & 0x3f).collect();
+    (0..count).map(|_| QuantMatrix::from_blocks(format, &bytes, outputs, inputs)).collect()
+}
+
+fn median(numbers: &mut [f64]) -> f64 {
+    numbers.sort_by(f64::total_cmp);
+    numbers[numbers.len() / 2]
+}
+
 /// A shape's product and the limit that it meets, in turns.
 fn measure(format: BlockType, (tokens, inputs, outputs): (usize, usize, usize), rounds: u64) -> QuantBench {
-    let key = Key { seed: 0, stream: 0 };
-    let x: Vec<f32> = (0..(tokens * inputs) as u64).map(|i| key.uniform_at(i) as f32 - 0.5).collect();
+    let x = numbers(tokens * inputs);
     let len = outputs * inputs / format.len() * format.bytes();
-    // Blocks of any bits have values of any size, and of a size that does not matter here.
-    let bytes: Vec<u8> = (0..len as u64).map(|i| (i.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 56) as u8 & 0x3f).collect();
-    let copies = if tokens == 1 { (COPIES_BYTES / len).clamp(1, 64) } else { 1 };
-    let weights: Vec<_> = (0..copies).map(|_| QuantMatrix::from_blocks(format, &bytes, outputs, inputs)).collect();
+    let count = if tokens == 1 { (COPIES_BYTES / len).clamp(1, 64) } else { 1 };
+    let weights = copies(format, (inputs, outputs), count);
     let mut y = vec![0.0; tokens * outputs];
     let (mut seconds, mut shares) = (Vec::new(), Vec::new());
     let (mut reads, mut peaks) = (Vec::new(), Vec::new());
@@ -107,10 +213,6 @@ fn measure(format: BlockType, (tokens, inputs, outputs): (usize, usize, usize), 
         reads.push(read);
         peaks.push(peak);
     }
-    let median = |numbers: &mut Vec<f64>| {
-        numbers.sort_by(f64::total_cmp);
-        numbers[numbers.len() / 2]
-    };
     let time = median(&mut seconds);
     QuantBench {
         model: "",

@@ -7,7 +7,6 @@ use wels_device::{
     KvLayout, LatentLayout, LatentQuery, Numbers, PAGE, PagedSequences, Sequence, Tensor,
 };
 use wels_kernels::attention::{Heads, HeadsMut, Keys};
-use wels_kernels::par::SharedMut;
 use wels_kernels::reference::{attention, convert};
 
 use super::{Naive, POISON, values, values_mut};
@@ -59,6 +58,10 @@ fn heads(part: ColumnHeads<'_>) -> Heads<'_> {
     Heads { data: values(of), row_stride: of.cols(), offset, head_stride, dim }
 }
 
+fn heads_mut<'a>(like: ColumnHeads, data: &'a mut Tensor) -> HeadsMut<'a> {
+    HeadsMut::like(values_mut(data), &heads(like))
+}
+
 fn keys<'a>(inputs: &AttentionInputs<'a>) -> Keys<'a> {
     Keys { own: heads(inputs.k), shared: inputs.k_shared.map(heads) }
 }
@@ -102,15 +105,10 @@ impl Attention for Naive {
         gradients: AttentionGradients,
     ) {
         let AttentionInputs { q, k, k_shared, v } = inputs;
-        let to = |like: &ColumnHeads, data| HeadsMut {
-            data,
-            row_stride: like.of.cols(),
-            offset: like.offset,
-            head_stride: like.head_stride,
-            dim: like.dim,
+        let (dk, dv) = match gradients.v {
+            Some(dv) => (heads_mut(k, gradients.k), heads_mut(v, dv)),
+            None => HeadsMut::pair_like(values_mut(gradients.k), &heads(k), &heads(v)),
         };
-        let dk = SharedMut::new(values_mut(gradients.k));
-        let dv = gradients.v.map_or(dk, |dv| SharedMut::new(values_mut(dv)));
         attention::backward(
             shape,
             starts,
@@ -120,10 +118,10 @@ impl Attention for Naive {
             values(out),
             values(stats),
             values(d_out),
-            to(&q, SharedMut::new(values_mut(gradients.q))),
-            to(&k, dk),
-            k_shared.zip(gradients.k_shared).map(|(part, d)| to(&part, SharedMut::new(values_mut(d)))),
-            to(&v, dv),
+            heads_mut(q, gradients.q),
+            dk,
+            k_shared.zip(gradients.k_shared).map(|(part, d)| heads_mut(part, d)),
+            dv,
         );
     }
 

@@ -61,9 +61,17 @@ impl Pages {
         for_each_token(sequences, |at| {
             let latent = &latent[at.token * layout.latent..][..layout.latent];
             let parts = (latent, &rotary[at.token * layout.rotary..][..layout.rotary]);
-            match numbers {
-                Numbers::F32 => crate::dispatch!(append_f32(place: Place, parts: (&[f32], &[f32]), at: Slot)),
-                Numbers::F16 => crate::dispatch!(append_f16(place: Place, parts: (&[f32], &[f32]), at: Slot)),
+            // SAFETY: `check` and `check_part` have seen that the slot's page and the layer's part exist and that no
+            // other token has the slot; the pages hold what `numbers` says.
+            unsafe {
+                match numbers {
+                    Numbers::F32 => {
+                        crate::lanes::dispatch!(append_f32(place: Place, parts: (&[f32], &[f32]), at: Slot))
+                    }
+                    Numbers::F16 => {
+                        crate::lanes::dispatch!(append_f16(place: Place, parts: (&[f32], &[f32]), at: Slot))
+                    }
+                }
             }
         });
     }
@@ -91,6 +99,7 @@ impl Pages {
         assert!(out.dim == layout.latent, "out is {} wide", out.dim);
         own.check("own", heads, tokens);
         rotary.check("rotary", heads, tokens);
+        out.check("out", heads, tokens);
         let blocks = heads.div_ceil(LANES);
         let mut tasks = Vec::with_capacity(tokens * blocks);
         let mut first = 0;
@@ -109,23 +118,31 @@ impl Pages {
         let job = &Job { place, layout, scale, own, rotary, out };
         par::run(tasks.len(), |i| {
             let task = &tasks[i];
-            match numbers {
-                Numbers::F32 => crate::dispatch!(attend_f32(job: &Job, task: &Task)),
-                Numbers::F16 => crate::dispatch!(attend_f16(job: &Job, task: &Task)),
+            // SAFETY: pages, part and operands were checked above; each task has heads of a token of its own in `out`;
+            // the pages hold what `numbers` says.
+            unsafe {
+                match numbers {
+                    Numbers::F32 => crate::lanes::dispatch!(attend_f32(job: &Job, task: &Task)),
+                    Numbers::F16 => crate::lanes::dispatch!(attend_f16(job: &Job, task: &Task)),
+                }
             }
         });
     }
 }
 
+/// # Safety
+/// As for [`append`], of pages of f32.
 #[inline(always)]
 unsafe fn append_f32<L: Lanes>(place: Place, parts: (&[f32], &[f32]), at: Slot) {
-    // SAFETY: called through `dispatch!` for pages of f32.
+    // SAFETY: the pages hold f32; the rest by this function's contract.
     unsafe { append::<L, f32>(place, parts, at) }
 }
 
+/// # Safety
+/// As for [`append`], of pages of f16.
 #[inline(always)]
 unsafe fn append_f16<L: Lanes>(place: Place, parts: (&[f32], &[f32]), at: Slot) {
-    // SAFETY: called through `dispatch!` for pages of f16.
+    // SAFETY: the pages hold f16; the rest by this function's contract.
     unsafe { append::<L, Half>(place, parts, at) }
 }
 
@@ -133,7 +150,8 @@ unsafe fn append_f16<L: Lanes>(place: Place, parts: (&[f32], &[f32]), at: Slot) 
 /// Page and slot exist, and no other task has this slot; the machine has the instruction set of `L`.
 #[inline(always)]
 unsafe fn append<L: Lanes, E: Element>(place: Place, (latent, rotary): (&[f32], &[f32]), at: Slot) {
-    // SAFETY: the caller's promise.
+    // SAFETY: the slot's row lies in the layer's part of its page, which both exist and are this task's by this
+    // function's contract.
     unsafe {
         let row = place.page::<E>(at.page).add(at.slot * (latent.len() + rotary.len()));
         write_row::<L, E>(latent, row, 1);
@@ -156,23 +174,28 @@ struct Job<'a> {
     scale: f32,
     own: Heads<'a>,
     rotary: Heads<'a>,
-    out: HeadsMut,
+    out: HeadsMut<'a>,
 }
 
+/// # Safety
+/// As for [`attend`], of pages of f32.
 #[inline(always)]
 unsafe fn attend_f32<L: Lanes>(job: &Job, task: &Task) {
-    // SAFETY: called through `dispatch!` for pages of f32.
+    // SAFETY: the pages hold f32; the rest by this function's contract.
     unsafe { attend::<L, f32>(job, task) }
 }
 
+/// # Safety
+/// As for [`attend`], of pages of f16.
 #[inline(always)]
 unsafe fn attend_f16<L: Lanes>(job: &Job, task: &Task) {
-    // SAFETY: called through `dispatch!` for pages of f16.
+    // SAFETY: the pages hold f16; the rest by this function's contract.
     unsafe { attend::<L, Half>(job, task) }
 }
 
 /// # Safety
-/// The machine has the instruction set of `L`, and the pages hold numbers of type E.
+/// The machine has the instruction set of `L`; the pages exist and hold numbers of type E; the operands were checked;
+/// no other task has these heads of this token.
 #[inline(always)]
 unsafe fn attend<L: Lanes, E: Element>(job: &Job, task: &Task) {
     let Job { place, layout, .. } = *job;
@@ -182,7 +205,8 @@ unsafe fn attend<L: Lanes, E: Element>(job: &Job, task: &Task) {
     let mut weights = scratch::buffer(LANES * task.keys);
     let mut sums = scratch::buffer(LANES * latent);
     let mut wide = scratch::buffer(PAGE * width);
-    // SAFETY: the caller's promise; the operands were checked, and tasks write to heads of their own.
+    // SAFETY: buffers are cut for sixteen heads by all keys and dimensions; pages, operands and outputs by this
+    // function's contract.
     unsafe {
         let (own_panel, rotary_panel) = queries.split_at_mut(LANES * latent);
         panel::<L>(&job.own, task, own_panel);
@@ -219,7 +243,8 @@ unsafe fn panel<L: Lanes>(q: &Heads, task: &Task, out: &mut [f32]) {
     let data = &q.data[task.token * q.row_stride + q.offset + task.head * q.head_stride..];
     let matrix = Matrix { data, stride: q.head_stride, rows: None };
     let block = pack::Block { k0: 0, k: q.dim, j0: 0, columns: task.count };
-    // SAFETY: the caller's promise.
+    // SAFETY: a query has `dim` numbers from `data` on, as the operands' check has seen; instructions by this
+    // function's contract.
     unsafe { pack::panels_of_columns::<L>(matrix, block, false, scratch::words_mut(out)) };
 }
 
@@ -247,7 +272,7 @@ unsafe fn widened<L: Lanes, E: Element>(page: *const E, len: usize, room: &mut [
 #[inline(always)]
 unsafe fn softmax<L: Lanes>(weights: &mut [f32], scale: f32) -> L {
     let rows = weights.as_chunks_mut::<LANES>().0;
-    // SAFETY: each row has sixteen elements; instructions as promised.
+    // SAFETY: `as_chunks_mut` gives whole vectors; instructions by this function's contract.
     unsafe {
         let mut max = L::splat(f32::NEG_INFINITY);
         for row in rows.iter_mut() {

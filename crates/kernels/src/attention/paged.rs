@@ -162,9 +162,19 @@ impl Pages {
         super::check_operands(&shape, (&q, 0), (&k, &v, tokens));
         assert!((k.own.dim, v.dim) == (own, v_dim), "key and value widths {} and {}", k.own.dim, v.dim);
         let (place, numbers, k, v) = (self.place_mut(offset), self.numbers, &k, &v);
-        for_each_token(sequences, |at| match numbers {
-            Numbers::F32 => crate::dispatch!(append_f32(place: Place, layout: Layout, k: &Keys, v: &Heads, at: Slot)),
-            Numbers::F16 => crate::dispatch!(append_f16(place: Place, layout: Layout, k: &Keys, v: &Heads, at: Slot)),
+        for_each_token(sequences, |at| {
+            // SAFETY: `check` and `check_part` have seen that the slot's page and the layer's part exist and that no
+            // other token has the slot; k and v were checked; the pages hold what `numbers` says.
+            unsafe {
+                match numbers {
+                    Numbers::F32 => {
+                        crate::lanes::dispatch!(append_f32(place: Place, layout: Layout, k: &Keys, v: &Heads, at: Slot))
+                    }
+                    Numbers::F16 => {
+                        crate::lanes::dispatch!(append_f16(place: Place, layout: Layout, k: &Keys, v: &Heads, at: Slot))
+                    }
+                }
+            }
         });
     }
 
@@ -208,9 +218,13 @@ impl Pages {
         let in_a_row = if waits_for_pages { tasks.len().div_ceil(4 * par::threads()).clamp(1, 8) } else { 1 };
         par::run(tasks.len().div_ceil(in_a_row), |i| {
             let tasks = &tasks[i * in_a_row..tasks.len().min((i + 1) * in_a_row)];
-            match self.numbers {
-                Numbers::F32 => crate::dispatch!(attend_f32(job: &Job, tasks: &[Task])),
-                Numbers::F16 => crate::dispatch!(attend_f16(job: &Job, tasks: &[Task])),
+            // SAFETY: pages, part and operands were checked above; each task has rows of its own in `out`; the pages
+            // hold what `numbers` says.
+            unsafe {
+                match self.numbers {
+                    Numbers::F32 => crate::lanes::dispatch!(attend_f32(job: &Job, tasks: &[Task])),
+                    Numbers::F16 => crate::lanes::dispatch!(attend_f16(job: &Job, tasks: &[Task])),
+                }
             }
         });
     }
@@ -263,9 +277,10 @@ pub(super) struct Place {
     offset: usize,
 }
 
-// SAFETY: tasks write to disjoint slots; nobody reads what another task of the same call writes.
+// SAFETY: an address, which only unsafe code follows: tasks write to disjoint slots, and nobody reads what another task
+// of the same call writes.
 unsafe impl Send for Place {}
-// SAFETY: as above.
+// SAFETY: a shared reference gives the same as a copy, for which the same holds.
 unsafe impl Sync for Place {}
 
 impl Place {
@@ -273,7 +288,7 @@ impl Place {
     /// The pages hold numbers of type E, and `page` exists.
     #[inline(always)]
     pub unsafe fn page<E>(self, page: u32) -> *mut E {
-        // SAFETY: the caller's promise.
+        // SAFETY: page and part lie in the memory, whose numbers are of type E, by this function's contract.
         unsafe { self.start.cast::<E>().add(page as usize * self.page_len + self.offset) }
     }
 }
@@ -291,12 +306,12 @@ pub(super) trait Element: Copy {
 impl Element for f32 {
     #[inline(always)]
     unsafe fn load<L: Lanes>(p: *const Self) -> L {
-        // SAFETY: the caller's promise.
+        // SAFETY: sixteen elements at `p` by the trait's contract.
         unsafe { L::load(p) }
     }
     #[inline(always)]
     unsafe fn of<L: Lanes>(x: L) -> [Self; LANES] {
-        // SAFETY: the caller's promise.
+        // SAFETY: no memory is touched; instructions by the trait's contract.
         unsafe { x.to_array() }
     }
 }
@@ -309,13 +324,14 @@ pub(super) struct Half(u16);
 impl Element for Half {
     #[inline(always)]
     unsafe fn load<L: Lanes>(p: *const Self) -> L {
-        // SAFETY: the caller's promise.
+        // SAFETY: sixteen elements at `p` by the trait's contract.
         unsafe { L::load_f16(p.cast()) }
     }
     #[inline(always)]
     unsafe fn of<L: Lanes>(x: L) -> [Self; LANES] {
         let mut bits = [Half(0); LANES];
-        // SAFETY: the caller's promise; sixteen elements. In this order the limits let NaN pass.
+        // SAFETY: sixteen elements to write to; instructions by the trait's contract. In this order the limits let NaN
+        // pass.
         unsafe {
             let limited = L::splat(65504.0).min(L::splat(-65504.0).max(x));
             limited.store_f16(bits.as_mut_ptr().cast());
@@ -331,7 +347,7 @@ impl Element for Half {
 #[inline(always)]
 pub(super) unsafe fn write_row<L: Lanes, E: Element>(row: &[f32], at: *mut E, stride: usize) {
     spans!(row.len(), |s| {
-        // SAFETY: the caller's promise; a span lies inside the row.
+        // SAFETY: a span lies inside the row, and as far from `at` there is room by this function's contract.
         unsafe {
             let elements = E::of(s.load::<L>(row));
             for (i, element) in elements.into_iter().take(s.n).enumerate() {
@@ -341,15 +357,19 @@ pub(super) unsafe fn write_row<L: Lanes, E: Element>(row: &[f32], at: *mut E, st
     });
 }
 
+/// # Safety
+/// As for [`append_token`], of pages of f32.
 #[inline(always)]
 unsafe fn append_f32<L: Lanes>(place: Place, layout: Layout, k: &Keys, v: &Heads, at: Slot) {
-    // SAFETY: called through `dispatch!` for pages of f32.
+    // SAFETY: the pages hold f32; the rest by this function's contract.
     unsafe { append_token::<L, f32>(place, layout, k, v, at) }
 }
 
+/// # Safety
+/// As for [`append_token`], of pages of f16.
 #[inline(always)]
 unsafe fn append_f16<L: Lanes>(place: Place, layout: Layout, k: &Keys, v: &Heads, at: Slot) {
-    // SAFETY: called through `dispatch!` for pages of f16.
+    // SAFETY: the pages hold f16; the rest by this function's contract.
     unsafe { append_token::<L, Half>(place, layout, k, v, at) }
 }
 
@@ -358,7 +378,8 @@ unsafe fn append_f16<L: Lanes>(place: Place, layout: Layout, k: &Keys, v: &Heads
 #[inline(always)]
 unsafe fn append_token<L: Lanes, E: Element>(place: Place, layout: Layout, k: &Keys, v: &Heads, at: Slot) {
     let Slot { token, page, slot } = at;
-    // SAFETY: the caller's promise.
+    // SAFETY: heads and shared part lie one after the other in the layer's part of the page, in which the slot is
+    // this task's by this function's contract.
     unsafe {
         let start = place.page::<E>(page);
         for h in 0..layout.kv_heads {
@@ -390,25 +411,31 @@ struct Job<'a> {
     shape: Shape,
     sequences: &'a [Sequence<'a>],
     q: Heads<'a>,
-    out: SharedMut<f32>,
+    out: SharedMut<'a, f32>,
 }
 
+/// # Safety
+/// As for [`attend`], of pages of f32.
 #[inline(always)]
 unsafe fn attend_f32<L: Lanes>(job: &Job, tasks: &[Task]) {
-    // SAFETY: called through `dispatch!` for pages of f32.
+    // SAFETY: the pages hold f32; the rest by this function's contract.
     unsafe { attend_all::<L, f32>(job, tasks) }
 }
 
+/// # Safety
+/// As for [`attend`], of pages of f16.
 #[inline(always)]
 unsafe fn attend_f16<L: Lanes>(job: &Job, tasks: &[Task]) {
-    // SAFETY: called through `dispatch!` for pages of f16.
+    // SAFETY: the pages hold f16; the rest by this function's contract.
     unsafe { attend_all::<L, Half>(job, tasks) }
 }
 
+/// # Safety
+/// As for [`attend`].
 #[inline(always)]
 unsafe fn attend_all<L: Lanes, E: Element>(job: &Job, tasks: &[Task]) {
     for (i, task) in tasks.iter().enumerate() {
-        // SAFETY: the caller's promise.
+        // SAFETY: each task is one of the job's, for which the contract of `attend` was answered.
         unsafe { attend::<L, E>(job, task, FirstKeys::of(job, tasks.get(i + 1))) }
     }
 }
@@ -430,7 +457,7 @@ impl<E> FirstKeys<E> {
         if let Some(task) = task {
             let Sequence { past, pages: all, .. } = job.sequences[task.sequence];
             for (start, page) in pages.iter_mut().zip(&all[..(past + 1).div_ceil(PAGE)]) {
-                // SAFETY: the caller's promise.
+                // SAFETY: the task's pages exist, as `check` has seen; their type by this function's contract.
                 *start = unsafe { head_of::<E>(job, task.kv, *page) };
                 count += 1;
             }
@@ -537,7 +564,7 @@ unsafe fn scores_of_rows<L: Lanes, E: Element>(
     let pages = &sequence.pages[..keys.div_ceil(PAGE)];
     if queries.len() <= FEW {
         for page in pages.iter().take(FIRST_PAGES) {
-            // SAFETY: the caller's promise.
+            // SAFETY: the sequence's pages exist, as `check` has seen; their type by the contract of `attend`.
             let keys = unsafe { head_of::<E>(job, kv, *page) };
             for byte in (0..PAGE * layout.own * size_of::<E>()).step_by(CACHE_LINE) {
                 L::prefetch_far(keys.cast::<f32>().wrapping_byte_add(byte));
@@ -547,7 +574,8 @@ unsafe fn scores_of_rows<L: Lanes, E: Element>(
     in_tiles!(L, queries.len(), pages.len(), |at, M, V| {
         for first in (0..pages.len()).step_by(V) {
             let count = V.min(pages.len() - first);
-            // SAFETY: the caller's promise. What has no page of its own does the last one again.
+            // SAFETY: pages and queries are those of the contract of `attend`, scores have whole pages of room. What has
+            // no page of its own does the last one again.
             unsafe {
                 let parts: [*const E; V] =
                     std::array::from_fn(|v| place.page::<E>(pages[first + v.min(count - 1)]).cast_const());
@@ -580,7 +608,8 @@ unsafe fn scores_of_rows<L: Lanes, E: Element>(
 /// As for [`Place::page`].
 #[inline(always)]
 unsafe fn head_of<E>(job: &Job, kv: usize, page: u32) -> *const E {
-    // SAFETY: the caller's promise.
+    // SAFETY: heads lie one after the other in the layer's part of the page, which exists by this function's
+    // contract.
     unsafe { job.place.page::<E>(page).cast_const().add(kv * job.layout.head_len()) }
 }
 
@@ -615,7 +644,7 @@ unsafe fn extend<L: Lanes, E: Element, const M: usize, const V: usize>(
                 L::prefetch_far(start.wrapping_add(d * PAGE).cast());
             }
         }
-        // SAFETY: the caller's promise.
+        // SAFETY: d is below the dimensions that rows and panels have by this function's contract.
         unsafe {
             let keys: [L; V] = std::array::from_fn(|v| E::load::<L>(panels[v].add(PAGE * d)));
             for i in 0..M {
@@ -655,7 +684,8 @@ unsafe fn sums_of_rows<L: Lanes, E: Element>(
     in_tiles!(L, sums.outs.len(), stride / LANES, |at, M, V| {
         for first in (0..stride / LANES).step_by(V) {
             let count = V.min(stride / LANES - first);
-            // SAFETY: the caller's promise. What has no vector of its own does the last one again.
+            // SAFETY: pages, weights and outputs are those of the contract of `attend`. What has no vector of its own
+            // does the last one again.
             unsafe {
                 let weights: [*const f32; M] = std::array::from_fn(|i| sums.weights[at + i]);
                 let columns: [usize; V] = std::array::from_fn(|v| LANES * (first + v.min(count - 1)));

@@ -97,7 +97,8 @@ pub(super) fn prepare_rows(data: &[f32], columns: usize, out: &mut [u32]) {
     let rows = (16384 / columns).max(1);
     par::chunks_mut(out, rows * words(columns), |chunk, out| {
         let data = &data[chunk * rows * columns..];
-        crate::dispatch!(prepare(data: &[f32], columns: usize, out: &mut [u32]))
+        // SAFETY: the kernel indexes its slices with bounds checked.
+        unsafe { crate::lanes::dispatch!(prepare(data: &[f32], columns: usize, out: &mut [u32])) }
     });
 }
 
@@ -151,7 +152,7 @@ unsafe fn pack<L: Lanes>(
         for j in (0..whole).step_by(LANES) {
             let size = (BLOCK.min(terms - first), LANES.min(columns.saturating_sub(j)));
             let at = (j / WIDTH * padded + first) * WIDTH + j % WIDTH;
-            // SAFETY: the caller's promise.
+            // SAFETY: rows and panels are cut with bounds checked; instructions by this function's contract.
             let inverse = unsafe { pack_block::<L>(right, (k0 + first, j0 + j), size, &mut halves[at..]) };
             for (out, inverse) in inverses[block * whole + j..][..LANES].iter_mut().zip(inverse) {
                 *out = inverse.to_bits();
@@ -292,12 +293,12 @@ unsafe impl<L: Lanes> Halves<L> for Emulated {
     }
     #[inline(always)]
     unsafe fn splat(p: *const u16) -> Self {
-        // SAFETY: the caller's promise.
+        // SAFETY: sixteen values, or one, at `p`, and the instructions, by the trait's contract.
         Emulated([f64::from(from_f16(unsafe { p.read() })); WIDTH])
     }
     #[inline(always)]
     unsafe fn load(p: *const u16) -> Self {
-        // SAFETY: the caller's promise.
+        // SAFETY: sixteen values, or one, at `p`, and the instructions, by the trait's contract.
         let bits = unsafe { p.cast::<[u16; WIDTH]>().read_unaligned() };
         Emulated(bits.map(|bits| f64::from(from_f16(bits))))
     }
@@ -312,7 +313,7 @@ unsafe impl<L: Lanes> Halves<L> for Emulated {
     #[inline(always)]
     unsafe fn widen(self) -> [L; 2] {
         let values = self.0.map(|x| x as f32);
-        // SAFETY: two times sixteen values; instructions as promised.
+        // SAFETY: two arrays of sixteen; instructions by the trait's contract.
         unsafe { [L::load(values.as_ptr()), L::load(values[LANES..].as_ptr())] }
     }
 }
@@ -344,12 +345,15 @@ pub(super) fn compute(task: &Task, out: SharedMut<f32>, start: Start, panels: &m
         // SAFETY: just detected.
         return unsafe { native(task, out, start, panels) };
     }
-    crate::dispatch!(emulated(task: &Task, out: SharedMut<f32>, start: Start, panels: &mut [u32]))
+    // SAFETY: the products were made with the sizes of their operands, and each task has rows and columns of its own.
+    unsafe { crate::lanes::dispatch!(emulated(task: &Task, out: SharedMut<f32>, start: Start, panels: &mut [u32])) }
 }
 
+/// # Safety
+/// As for [`blocks`].
 #[inline(always)]
 unsafe fn emulated<L: Lanes>(task: &Task, out: SharedMut<f32>, start: Start, panels: &mut [u32]) {
-    // SAFETY: called through `dispatch!`.
+    // SAFETY: emulation asks for the instructions of L alone; the rest by this function's contract.
     unsafe { blocks::<L, Emulated>(task, out, start, panels) }
 }
 
@@ -368,7 +372,7 @@ unsafe fn blocks<L: Lanes, H: Halves<L>>(task: &Task, out: SharedMut<f32>, start
     };
     for k0 in (0..k).step_by(PACKED_BLOCKS * BLOCK) {
         let terms = (k0, (PACKED_BLOCKS * BLOCK).min(k - k0));
-        // SAFETY: the caller's promise.
+        // SAFETY: the panels were just packed for these terms; operands and output by this function's contract.
         unsafe {
             let packed = pack::<L>(task.product.right, terms, (task.columns.start, task.columns.len()), panels);
             let (mut i, mut out) = (task.rows.start, place);
@@ -451,7 +455,7 @@ impl LeftRow {
 /// As for [`blocks`].
 #[inline(always)]
 unsafe fn tile<L: Lanes, H: Halves<L>, const M: usize, const V: usize>(left: &[LeftRow; M], packed: Packed, out: Out) {
-    // SAFETY: the caller's promise.
+    // SAFETY: words and outputs exist by this function's contract.
     unsafe {
         let mut sums = [[[L::splat(0.0); 2]; V]; M];
         if out.continues {
@@ -504,7 +508,7 @@ unsafe fn run<L: Lanes, H: Halves<L>, const M: usize, const V: usize>(
     packed: Packed,
     first: usize,
 ) -> [[H; V]; M] {
-    // SAFETY: the caller's promise.
+    // SAFETY: words exist for all of the run's terms by this function's contract.
     unsafe {
         let mut sums = [[H::zero(); V]; M];
         for k in first..first + RUN {

@@ -303,7 +303,10 @@ fn cut(Size { m, n, k }: Size, share: usize) -> (usize, usize) {
 fn compute(p: Precision, task: &Task, out: SharedMut<f32>, start: Start, panels: &mut [u32]) {
     match p {
         Precision::F32 => {
-            crate::dispatch!(compute_f32(task: &Task, out: SharedMut<f32>, start: Start, panels: &mut [u32]))
+            // SAFETY: the products were made with the sizes of their operands; each task has rows and columns of its own.
+            unsafe {
+                crate::lanes::dispatch!(compute_f32(task: &Task, out: SharedMut<f32>, start: Start, panels: &mut [u32]))
+            }
         }
         #[cfg(target_arch = "x86_64")]
         Precision::Bf16 if isa::active() == Isa::Avx512 && std::arch::is_x86_feature_detected!("avx512bf16") => {
@@ -316,21 +319,28 @@ fn compute(p: Precision, task: &Task, out: SharedMut<f32>, start: Start, panels:
             unsafe { dot(task, out, start, panels) }
         }
         Precision::Bf16 => {
-            crate::dispatch!(compute_bf16(task: &Task, out: SharedMut<f32>, start: Start, panels: &mut [u32]))
+            // SAFETY: as for f32: the sizes are those of the operands, the task's part of the output is its own.
+            unsafe {
+                crate::lanes::dispatch!(compute_bf16(task: &Task, out: SharedMut<f32>, start: Start, panels: &mut [u32]))
+            }
         }
         Precision::F16 => half::compute(task, out, start, panels),
     }
 }
 
+/// # Safety
+/// As for [`blocks`].
 #[inline(always)]
 unsafe fn compute_f32<L: Lanes>(task: &Task, out: SharedMut<f32>, start: Start, panels: &mut [u32]) {
-    // SAFETY: called through `dispatch!`.
+    // SAFETY: f32 asks for the instructions of L alone; the rest by this function's contract.
     unsafe { blocks::<L, micro::F32>(task, out, start, panels) }
 }
 
+/// # Safety
+/// As for [`blocks`].
 #[inline(always)]
 unsafe fn compute_bf16<L: Lanes>(task: &Task, out: SharedMut<f32>, start: Start, panels: &mut [u32]) {
-    // SAFETY: called through `dispatch!`.
+    // SAFETY: bf16 in plain operations asks for the instructions of L alone; the rest by this function's contract.
     unsafe { blocks::<L, micro::Bf16>(task, out, start, panels) }
 }
 
@@ -357,7 +367,7 @@ unsafe fn blocks<L: Lanes, S: Step<L>>(task: &Task, out: SharedMut<f32>, start: 
     let step = S::TERMS * BLOCK_K_WORDS;
     for k0 in (0..k).step_by(step) {
         let block = Block { k0, k: step.min(k - k0), j0: task.columns.start, columns: task.columns.len() };
-        // SAFETY: the caller's promise; the panels were just packed when they are read.
+        // SAFETY: the panels were just packed when they are read; operands and output by this function's contract.
         unsafe {
             match task.product.right {
                 Right::Rows(b) => pack::panels_of_rows::<L>(b, block, S::TERMS == 2, panels),
@@ -399,7 +409,7 @@ unsafe fn extend_rows<L: Lanes, S: Step<L>>(
             let row = index.map_or(i + r, |index| index[i + r] as usize);
             let terms = &left.data[row * left.stride + block.k0..][..block.k];
             *pointer = if S::TERMS == 2 {
-                // SAFETY: instructions as promised.
+                // SAFETY: a copy has room for a block's words; instructions by this function's contract.
                 unsafe { pack::pairs_of_row::<L>(terms, &mut copy[..words]) };
                 copy.as_ptr()
             } else if crowded {
@@ -409,7 +419,8 @@ unsafe fn extend_rows<L: Lanes, S: Step<L>>(
                 terms.as_ptr().cast()
             };
         }
-        // SAFETY: as promised; the output's row i begins at out.at.
+        // SAFETY: each pointer has `words` words, in the operand or its copy, and the tile's rows of the output follow
+        // from `out.at` on; the rest by this function's contract.
         unsafe {
             micro::product::<L, S>(tile, words, LeftWords::Rows(&pointers[..tile]), panels.as_ptr(), 16 * words, out);
             out.at = out.at.add(tile * out.stride);
@@ -435,7 +446,8 @@ unsafe fn extend_columns<L: Lanes, S: Step<L>>(
     let terms = &left.data[block.k0 * left.stride..(block.k0 + block.k) * left.stride];
     for first in rows.clone().step_by(TILES * TILE) {
         let group = first..rows.end.min(first + TILES * TILE);
-        // SAFETY: as promised; the output's row i begins at out.at.
+        // SAFETY: each tile's words were just copied, and its rows of the output follow from `out.at` on; the rest by
+        // this function's contract.
         unsafe {
             let (columns, paired) = (group.clone(), S::TERMS == 2);
             pack::tiles_of_columns::<L>(terms, left.stride, columns, paired, copies, COLUMNS_STRIDE);

@@ -42,6 +42,8 @@ pub fn quantise_rows(x: &[f32], columns: usize) -> Activations<'_> {
 /// Blocks whose scales are computed together: divisions side by side.
 const TOGETHER: usize = 16;
 
+/// # Safety
+/// The machine has D's instructions.
 #[inline(always)]
 unsafe fn quantise_row<D: Dots>(x: &[f32], values: &mut [u8], scales: &mut [f32], sums: &mut [u32]) {
     let parts = values.chunks_mut(TOGETHER * BLOCK).zip(scales.chunks_mut(TOGETHER)).zip(sums.chunks_mut(2 * TOGETHER));
@@ -52,7 +54,7 @@ unsafe fn quantise_row<D: Dots>(x: &[f32], values: &mut [u8], scales: &mut [f32]
         let blocks = || whole.iter().chain([&last]);
         let mut most = [0; TOGETHER];
         for (most, x) in most.iter_mut().zip(blocks()) {
-            // SAFETY: called through `dispatch_dots!`.
+            // SAFETY: a block's 32 numbers; instructions by this function's contract.
             *most = unsafe { D::greatest_size(x) };
         }
         let mut inverses = [0.0; TOGETHER];
@@ -73,7 +75,7 @@ unsafe fn quantise_row<D: Dots>(x: &[f32], values: &mut [u8], scales: &mut [f32]
             if inverse == 0.0 {
                 (*values, *sums) = ([0; BLOCK], [0; 2]);
             } else {
-                // SAFETY: as above.
+                // SAFETY: a block's 32 numbers and bytes; instructions by this function's contract.
                 *sums = unsafe { D::round_block(x, inverse, values) };
             }
         }
@@ -139,7 +141,7 @@ impl Quantised {
         }
     }
 
-    fn rows_mut(&mut self) -> RowsMut {
+    fn rows_mut(&mut self) -> RowsMut<'_> {
         RowsMut {
             blocks: self.blocks,
             values: SharedMut::new(&mut self.values),
@@ -160,19 +162,19 @@ impl Quantised {
 
 /// Rows to be written, each by one task.
 #[derive(Clone, Copy)]
-struct RowsMut {
+struct RowsMut<'a> {
     blocks: usize,
-    values: SharedMut<f32>,
-    scales: SharedMut<f32>,
-    sums: SharedMut<f32>,
+    values: SharedMut<'a, f32>,
+    scales: SharedMut<'a, f32>,
+    sums: SharedMut<'a, f32>,
 }
 
-impl RowsMut {
+impl RowsMut<'_> {
     /// # Safety
     /// Nobody else writes or reads row `row`.
     unsafe fn quantise(&self, row: usize, x: &[f32]) {
         let RowsMut { blocks, values, scales, sums } = self;
-        // SAFETY: the caller's promise.
+        // SAFETY: a row's parts are the row's alone, which nobody else has by this function's contract.
         let (values, scales, sums) = unsafe {
             (
                 values.slice(row * blocks * BLOCK / 4, blocks * BLOCK / 4),
@@ -181,6 +183,9 @@ impl RowsMut {
             )
         };
         let (values, sums) = (scratch::bytes_mut(values), scratch::words_mut(sums));
-        dispatch_dots!(quantise_row(x: &[f32], values: &mut [u8], scales: &mut [f32], sums: &mut [u32]));
+        // SAFETY: the kernel cuts its slices with bounds checked, into arrays of the sizes that are read and written.
+        unsafe {
+            dispatch_dots!(quantise_row(x: &[f32], values: &mut [u8], scales: &mut [f32], sums: &mut [u32]));
+        }
     }
 }

@@ -36,6 +36,22 @@ pub(super) unsafe trait Dots: Copy {
     unsafe fn dot(sums: Self::Sums, terms: Self::Bytes, a: *const i8) -> Self::Sums;
     /// Adds each row's four terms, less 128 plus [`Dots::WIDE_ZERO`], times the four i8 at `a`, of which none is −128.
     unsafe fn dot_wide(sums: Self::Sums, terms: Self::Bytes, a: *const i8) -> Self::Sums;
+    /// [`Dots::dot`] of all words of `w`, whose terms have `BITS` bits, with each of the first `rows` rows of x, the
+    /// words of which begin at `a`, a [`BLOCK`] from row to row. Terms of eight bits are those of [`Dots::dot_wide`].
+    #[inline(always)]
+    unsafe fn dots<const BITS: usize>(sums: &mut [Self::Sums; TURNS], rows: usize, w: &[Self::Bytes], a: *const i8) {
+        for (g, &w) in w.iter().enumerate() {
+            for (i, sums) in sums.iter_mut().enumerate() {
+                if i < rows {
+                    // SAFETY: the caller's rows have a word for each of `w`.
+                    unsafe {
+                        let a = a.add(i * BLOCK + 4 * g);
+                        *sums = if BITS == 8 { Self::dot_wide(*sums, w, a) } else { Self::dot(*sums, w, a) };
+                    }
+                }
+            }
+        }
+    }
     /// The sums, which are below 2²⁴ in size.
     unsafe fn floats(sums: Self::Sums) -> Self::Lanes;
     /// Sixteen f16.
@@ -52,7 +68,7 @@ pub(super) unsafe trait Dots: Copy {
     unsafe fn columns(p: *const u8, stride: usize) -> [[u32; 16]; 4] {
         let mut columns = [[0; 16]; 4];
         for lane in 0..16 {
-            // SAFETY: the caller's promise.
+            // SAFETY: sixteen rows have 16 bytes each, by the trait's contract.
             let words = unsafe { p.add(lane * stride).cast::<[u32; 4]>().read_unaligned() };
             for (column, word) in columns.iter_mut().zip(words) {
                 column[lane] = word;
@@ -88,6 +104,9 @@ pub(super) unsafe trait Dots: Copy {
         [a, b].map(|half| half.iter().fold(0, |sum: u32, bits| sum.wrapping_add(*bits)))
     }
 }
+
+/// Rows of x whose sums are extended in turns: enough to hide the latency of a product.
+pub(super) const TURNS: usize = 4;
 
 /// Added to a number of less than 2²², it leaves the nearest whole number in the lower bits: 1.5·2²³.
 const ROUNDER: f32 = 12_582_912.0;
@@ -132,41 +151,39 @@ impl Set {
 }
 
 /// Calls an `#[inline(always)] unsafe fn kernel<D: Dots>(…)` compiled for the active instructions, as
-/// [`dispatch!`](crate::dispatch) does over lanes.
+/// [`dispatch!`](crate::lanes::dispatch) does over lanes: itself `unsafe`, it chooses instructions that the machine has,
+/// and its user answers for whatever else the kernel asks.
 macro_rules! dispatch_dots {
     ($kernel:ident ( $($arg:ident : $ty:ty),* $(,)? )) => {{
         #[cfg(target_arch = "x86_64")]
         #[target_feature(enable = "avx512vnni,avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,f16c")]
         unsafe fn avx512_vnni($($arg: $ty),*) {
-            // SAFETY: the caller's promise.
+            // SAFETY: the macro calls this where the machine has the instructions; its user answers for the arguments.
             unsafe { $kernel::<$crate::quant::dots::Avx512Vnni>($($arg),*) }
         }
         #[cfg(target_arch = "x86_64")]
         #[target_feature(enable = "avx2,fma,f16c")]
         unsafe fn avx2($($arg: $ty),*) {
-            // SAFETY: the caller's promise.
+            // SAFETY: the macro calls this where the machine has the instructions; its user answers for the arguments.
             unsafe { $kernel::<$crate::quant::dots::Avx2>($($arg),*) }
         }
         // The hardware's fused multiply-add gives plain code the same bits as the software's, only sooner.
         #[cfg(target_arch = "x86_64")]
         #[target_feature(enable = "fma")]
         unsafe fn plain_fma($($arg: $ty),*) {
-            // SAFETY: the caller's promise.
+            // SAFETY: the macro calls this where the machine has the instructions; its user answers for the arguments.
             unsafe { $kernel::<$crate::quant::dots::Plain>($($arg),*) }
         }
-        // SAFETY: the machine has the set in use; the rest is the caller's promise.
-        unsafe {
-            match $crate::quant::dots::Set::active() {
-                #[cfg(target_arch = "x86_64")]
-                $crate::quant::dots::Set::Avx512Vnni => avx512_vnni($($arg),*),
-                #[cfg(target_arch = "x86_64")]
-                $crate::quant::dots::Set::Avx2 => avx2($($arg),*),
-                #[cfg(target_arch = "aarch64")]
-                $crate::quant::dots::Set::Neon => $kernel::<$crate::quant::dots::Neon>($($arg),*),
-                #[cfg(target_arch = "x86_64")]
-                $crate::quant::dots::Set::Plain if std::arch::is_x86_feature_detected!("fma") => plain_fma($($arg),*),
-                $crate::quant::dots::Set::Plain => $kernel::<$crate::quant::dots::Plain>($($arg),*),
-            }
+        match $crate::quant::dots::Set::active() {
+            #[cfg(target_arch = "x86_64")]
+            $crate::quant::dots::Set::Avx512Vnni => avx512_vnni($($arg),*),
+            #[cfg(target_arch = "x86_64")]
+            $crate::quant::dots::Set::Avx2 => avx2($($arg),*),
+            #[cfg(target_arch = "aarch64")]
+            $crate::quant::dots::Set::Neon => $kernel::<$crate::quant::dots::Neon>($($arg),*),
+            #[cfg(target_arch = "x86_64")]
+            $crate::quant::dots::Set::Plain if std::arch::is_x86_feature_detected!("fma") => plain_fma($($arg),*),
+            $crate::quant::dots::Set::Plain => $kernel::<$crate::quant::dots::Plain>($($arg),*),
         }
     }};
 }
@@ -185,7 +202,7 @@ unsafe impl Dots for Plain {
 
     #[inline(always)]
     unsafe fn bytes(p: *const u8) -> [u8; 64] {
-        // SAFETY: the caller's promise.
+        // SAFETY: 64 bytes at `p` by the trait's contract.
         unsafe { p.cast::<[u8; 64]>().read() }
     }
     #[inline(always)]
@@ -202,18 +219,18 @@ unsafe impl Dots for Plain {
     }
     #[inline(always)]
     unsafe fn sums(start: *const i32) -> [i32; 16] {
-        // SAFETY: the caller's promise.
+        // SAFETY: one number at `start` by the trait's contract.
         [unsafe { start.read() }; 16]
     }
     #[inline(always)]
     unsafe fn dot(sums: [i32; 16], terms: [u8; 64], a: *const i8) -> [i32; 16] {
-        // SAFETY: the caller's promise.
+        // SAFETY: four bytes at `a` by the trait's contract.
         let a = unsafe { a.cast::<[i8; 4]>().read() }.map(i32::from);
         std::array::from_fn(|i| (0..4).fold(sums[i], |sum, k| sum + i32::from(terms[4 * i + k]) * a[k]))
     }
     #[inline(always)]
     unsafe fn dot_wide(sums: [i32; 16], terms: [u8; 64], a: *const i8) -> [i32; 16] {
-        // SAFETY: the caller's promise.
+        // SAFETY: four bytes at `a` by the trait's contract.
         unsafe { Self::dot(sums, terms, a) }
     }
     #[inline(always)]
@@ -223,24 +240,24 @@ unsafe impl Dots for Plain {
     }
     #[inline(always)]
     unsafe fn halves(p: *const u16) -> lanes::Plain {
-        // SAFETY: the caller's promise.
+        // SAFETY: sixteen numbers at `p` by the trait's contract.
         unsafe { lanes::Plain::load(halves(p).as_ptr()) }
     }
     #[inline(always)]
     unsafe fn upper_halves(p: *const u16) -> lanes::Plain {
-        // SAFETY: the caller's promise.
+        // SAFETY: sixteen numbers at `p` by the trait's contract.
         unsafe { lanes::Plain::load(p.cast::<[u16; 16]>().read_unaligned().map(from_bf16).as_ptr()) }
     }
     #[inline(always)]
     unsafe fn factors(p: *const i8) -> lanes::Plain {
-        // SAFETY: the caller's promise.
+        // SAFETY: sixteen bytes at `p` by the trait's contract.
         unsafe { lanes::Plain::load(p.cast::<[i8; 16]>().read().map(f32::from).as_ptr()) }
     }
 }
 
 #[inline(always)]
 unsafe fn halves(p: *const u16) -> [f32; 16] {
-    // SAFETY: the caller's promise.
+    // SAFETY: sixteen numbers at `p` by the trait's contract.
     unsafe { p.cast::<[u16; 16]>().read_unaligned() }.map(|bits| half::f16::from_bits(bits).to_f32())
 }
 
@@ -249,7 +266,9 @@ pub(super) use x86::{Avx2, Avx512Vnni};
 
 #[cfg(target_arch = "x86_64")]
 mod x86 {
-    use super::{BLOCK, Dots, lanes};
+    // No closures in here: one that is not inlined is compiled without the instructions, and each of its intrinsics
+    // becomes a call, at a twentieth of the speed. `cargo xtask inlined` finds them.
+    use super::{BLOCK, Dots, TURNS, lanes};
     use std::arch::x86_64::*;
 
     /// AVX-512 with VNNI.
@@ -274,6 +293,22 @@ mod x86 {
                 _ => $right::<3>($x),
             }
         };
+    }
+
+    /// The first 16 bytes of row `i` of those that begin at `p`, `stride` bytes apart, then of rows `i + 4`, `i + 8`
+    /// and `i + 12`.
+    ///
+    /// # Safety
+    /// The machine has AVX-512, and the rows have 16 bytes.
+    #[inline(always)]
+    unsafe fn four_rows(p: *const u8, stride: usize, i: usize) -> __m512i {
+        // SAFETY: AVX-512 and the bytes by this function's contract.
+        unsafe {
+            let x = _mm512_castsi128_si512(_mm_loadu_si128(p.add(i * stride).cast()));
+            let x = _mm512_inserti32x4::<1>(x, _mm_loadu_si128(p.add((i + 4) * stride).cast()));
+            let x = _mm512_inserti32x4::<2>(x, _mm_loadu_si128(p.add((i + 8) * stride).cast()));
+            _mm512_inserti32x4::<3>(x, _mm_loadu_si128(p.add((i + 12) * stride).cast()))
+        }
     }
 
     // SAFETY: each body is AVX-512 with VNNI, which the trait's users have checked.
@@ -347,14 +382,8 @@ mod x86 {
         #[inline(always)]
         unsafe fn columns(p: *const u8, stride: usize) -> [[u32; 16]; 4] {
             unsafe {
-                // Row i, with i + 4, i + 8 and i + 12 in the lanes of 128 bits after it.
-                let rows = |i: usize| {
-                    let row = |i: usize| _mm_loadu_si128(p.add(i * stride).cast());
-                    let x = _mm512_castsi128_si512(row(i));
-                    let x = _mm512_inserti32x4::<1>(x, row(i + 4));
-                    _mm512_inserti32x4::<3>(_mm512_inserti32x4::<2>(x, row(i + 8)), row(i + 12))
-                };
-                let (a, b, c, d) = (rows(0), rows(1), rows(2), rows(3));
+                let (a, b) = (four_rows(p, stride, 0), four_rows(p, stride, 1));
+                let (c, d) = (four_rows(p, stride, 2), four_rows(p, stride, 3));
                 let (ab, cd) = (_mm512_unpacklo_epi32(a, b), _mm512_unpacklo_epi32(c, d));
                 let (ab_upper, cd_upper) = (_mm512_unpackhi_epi32(a, b), _mm512_unpackhi_epi32(c, d));
                 std::mem::transmute::<[__m512i; 4], [[u32; 16]; 4]>([
@@ -368,8 +397,9 @@ mod x86 {
         #[inline(always)]
         unsafe fn greatest_size(x: &[f32; BLOCK]) -> u32 {
             unsafe {
-                let size = |p| _mm512_castps_si512(_mm512_abs_ps(_mm512_loadu_ps(p)));
-                _mm512_reduce_max_epu32(_mm512_max_epu32(size(x.as_ptr()), size(x[16..].as_ptr())))
+                let (a, b) = (_mm512_loadu_ps(x.as_ptr()), _mm512_loadu_ps(x[16..].as_ptr()));
+                let (a, b) = (_mm512_castps_si512(_mm512_abs_ps(a)), _mm512_castps_si512(_mm512_abs_ps(b)));
+                _mm512_reduce_max_epu32(_mm512_max_epu32(a, b))
             }
         }
         #[inline(always)]
@@ -388,10 +418,144 @@ mod x86 {
     }
 
     /// The four i8 at `a`, eight times.
+    ///
+    /// # Safety
+    /// The machine has AVX2, and four bytes are at `a`.
     #[inline(always)]
     unsafe fn four(a: *const i8) -> __m256i {
-        // SAFETY: AVX2 by the trait's promise, four bytes by the caller's.
+        // SAFETY: AVX2 and the bytes by this function's contract.
         unsafe { _mm256_set1_epi32(a.cast::<i32>().read()) }
+    }
+
+    /// The low nibble of each byte.
+    ///
+    /// # Safety
+    /// The machine has AVX2.
+    #[inline(always)]
+    unsafe fn low(x: __m256i) -> __m256i {
+        // SAFETY: AVX2 by this function's contract.
+        unsafe { _mm256_and_si256(x, _mm256_set1_epi8(15)) }
+    }
+
+    /// `bytes` with those bits of `plane` that `MASK` selects once bit `from` of each byte is moved to bit 4.
+    ///
+    /// # Safety
+    /// The machine has AVX2.
+    #[inline(always)]
+    unsafe fn high_bits<const MASK: i8>(bytes: __m256i, plane: __m256i, from: usize) -> __m256i {
+        // SAFETY: AVX2 by this function's contract.
+        unsafe {
+            let plane = shift!(_mm256_slli_epi16, _mm256_srli_epi16, plane, 4 - from as i32);
+            _mm256_or_si256(bytes, _mm256_and_si256(plane, _mm256_set1_epi8(MASK)))
+        }
+    }
+
+    /// Adds each row's four terms times the four i8 at `a`, by pairs in 16 bits.
+    ///
+    /// # Safety
+    /// The machine has AVX2, and four bytes are at `a`.
+    #[inline(always)]
+    unsafe fn more_pairs(pairs: [__m256i; 2], terms: [__m256i; 2], a: *const i8) -> [__m256i; 2] {
+        // SAFETY: AVX2 and the bytes by this function's contract.
+        unsafe {
+            let a = four(a);
+            [
+                _mm256_add_epi16(pairs[0], _mm256_maddubs_epi16(terms[0], a)),
+                _mm256_add_epi16(pairs[1], _mm256_maddubs_epi16(terms[1], a)),
+            ]
+        }
+    }
+
+    /// Adds both of a row's pairs, times `FACTOR`.
+    ///
+    /// # Safety
+    /// The machine has AVX2.
+    #[inline(always)]
+    unsafe fn add_pairs<const FACTOR: i16>(sums: [__m256i; 2], pairs: [__m256i; 2]) -> [__m256i; 2] {
+        // SAFETY: AVX2 by this function's contract.
+        unsafe {
+            let factor = _mm256_set1_epi16(FACTOR);
+            [
+                _mm256_add_epi32(sums[0], _mm256_madd_epi16(pairs[0], factor)),
+                _mm256_add_epi32(sums[1], _mm256_madd_epi16(pairs[1], factor)),
+            ]
+        }
+    }
+
+    /// Extends sums as [`Dots::dots`] by words that stay within 16 bits together.
+    ///
+    /// # Safety
+    /// The machine has AVX2; `rows` rows have a word at `a` for each of `w`.
+    #[inline(always)]
+    unsafe fn dots_of_words(sums: &mut [[__m256i; 2]], rows: usize, w: &[[__m256i; 2]], a: *const i8) {
+        // SAFETY: AVX2 and the rows' words by this function's contract.
+        unsafe {
+            let mut pairs = [[_mm256_setzero_si256(); 2]; TURNS];
+            for (g, &w) in w.iter().enumerate() {
+                for (i, pairs) in pairs.iter_mut().enumerate() {
+                    if i < rows {
+                        *pairs = more_pairs(*pairs, w, a.add(i * BLOCK + 4 * g));
+                    }
+                }
+            }
+            for (i, (sums, pairs)) in sums.iter_mut().zip(pairs).enumerate() {
+                if i < rows {
+                    *sums = add_pairs::<1>(*sums, pairs);
+                }
+            }
+        }
+    }
+
+    /// As [`dots_of_words`] of terms of eight bits, by their nibbles: of two rows, whose pairs the registers hold.
+    ///
+    /// # Safety
+    /// As for [`dots_of_words`].
+    #[inline(always)]
+    unsafe fn dots_by_nibbles(sums: &mut [[__m256i; 2]], rows: usize, w: &[[__m256i; 2]], a: *const i8) {
+        // SAFETY: AVX2 and the rows' words by this function's contract.
+        unsafe {
+            let mut pairs = [[[_mm256_setzero_si256(); 2]; 2]; 2];
+            for (g, &w) in w.iter().enumerate() {
+                let (low, high) = Avx2::nibbles(w);
+                for (i, [of_low, of_high]) in pairs.iter_mut().enumerate() {
+                    if i < rows {
+                        let a = a.add(i * BLOCK + 4 * g);
+                        (*of_low, *of_high) = (more_pairs(*of_low, low, a), more_pairs(*of_high, high, a));
+                    }
+                }
+            }
+            for (i, (sums, [low, high])) in sums.iter_mut().zip(pairs).enumerate() {
+                if i < rows {
+                    *sums = add_pairs::<16>(add_pairs::<1>(*sums, low), high);
+                }
+            }
+        }
+    }
+
+    /// Eight bf16, widened.
+    ///
+    /// # Safety
+    /// The machine has AVX2, and eight numbers are at `p`.
+    #[inline(always)]
+    unsafe fn widen_bf16(p: *const u16) -> __m256 {
+        // SAFETY: AVX2 and the numbers by this function's contract.
+        unsafe {
+            let words = _mm256_cvtepu16_epi32(_mm_loadu_si128(p.cast()));
+            _mm256_castsi256_ps(_mm256_slli_epi32::<16>(words))
+        }
+    }
+
+    /// The first 16 bytes of row `i` of those that begin at `p`, `stride` bytes apart, and of row `i + 4`.
+    ///
+    /// # Safety
+    /// The machine has AVX2, and both rows have 16 bytes.
+    #[inline(always)]
+    unsafe fn two_rows(p: *const u8, stride: usize, i: usize) -> __m256i {
+        // SAFETY: AVX2 and the bytes by this function's contract.
+        unsafe {
+            let first = _mm256_castsi128_si256(_mm_loadu_si128(p.add(i * stride).cast()));
+            _mm256_inserti128_si256::<1>(first, _mm_loadu_si128(p.add((i + 4) * stride).cast()))
+        }
     }
 
     // SAFETY: each body is AVX2 and F16C, which the trait's users have checked.
@@ -407,29 +571,16 @@ mod x86 {
             unsafe { [_mm256_loadu_si256(p.cast()), _mm256_loadu_si256(p.add(32).cast())] }
         }
         #[inline(always)]
-        unsafe fn nibbles(bytes: [__m256i; 2]) -> ([__m256i; 2], [__m256i; 2]) {
-            let nibbles = |x| unsafe {
-                let mask = _mm256_set1_epi8(15);
-                (_mm256_and_si256(x, mask), _mm256_and_si256(_mm256_srli_epi16::<4>(x), mask))
-            };
-            let (a, b) = (nibbles(bytes[0]), nibbles(bytes[1]));
-            ([a.0, b.0], [a.1, b.1])
+        unsafe fn nibbles([a, b]: [__m256i; 2]) -> ([__m256i; 2], [__m256i; 2]) {
+            unsafe { ([low(a), low(b)], [low(_mm256_srli_epi16::<4>(a)), low(_mm256_srli_epi16::<4>(b))]) }
         }
         #[inline(always)]
         unsafe fn with_fifth(bytes: [__m256i; 2], plane: [__m256i; 2], g: usize) -> [__m256i; 2] {
-            let join = |bytes, plane| unsafe {
-                let plane = shift!(_mm256_slli_epi16, _mm256_srli_epi16, plane, 4 - g as i32);
-                _mm256_or_si256(bytes, _mm256_and_si256(plane, _mm256_set1_epi8(16)))
-            };
-            [join(bytes[0], plane[0]), join(bytes[1], plane[1])]
+            unsafe { [high_bits::<16>(bytes[0], plane[0], g), high_bits::<16>(bytes[1], plane[1], g)] }
         }
         #[inline(always)]
         unsafe fn with_sixth(bytes: [__m256i; 2], plane: [__m256i; 2], g: usize) -> [__m256i; 2] {
-            let join = |bytes, plane| unsafe {
-                let plane = shift!(_mm256_slli_epi16, _mm256_srli_epi16, plane, 4 - 2 * g as i32);
-                _mm256_or_si256(bytes, _mm256_and_si256(plane, _mm256_set1_epi8(48)))
-            };
-            [join(bytes[0], plane[0]), join(bytes[1], plane[1])]
+            unsafe { [high_bits::<48>(bytes[0], plane[0], 2 * g), high_bits::<48>(bytes[1], plane[1], 2 * g)] }
         }
         #[inline(always)]
         unsafe fn sums(start: *const i32) -> [__m256i; 2] {
@@ -437,22 +588,41 @@ mod x86 {
         }
         #[inline(always)]
         unsafe fn dot(sums: [__m256i; 2], terms: [__m256i; 2], a: *const i8) -> [__m256i; 2] {
-            let extend = |sums, terms| unsafe {
-                let pairs = _mm256_maddubs_epi16(terms, four(a));
-                _mm256_add_epi32(sums, _mm256_madd_epi16(pairs, _mm256_set1_epi16(1)))
-            };
-            [extend(sums[0], terms[0]), extend(sums[1], terms[1])]
+            unsafe { add_pairs::<1>(sums, more_pairs([_mm256_setzero_si256(); 2], terms, a)) }
         }
         #[inline(always)]
         unsafe fn dot_wide(sums: [__m256i; 2], terms: [__m256i; 2], a: *const i8) -> [__m256i; 2] {
-            let extend = |sums, low, high| unsafe {
-                let (low, high) = (_mm256_maddubs_epi16(low, four(a)), _mm256_maddubs_epi16(high, four(a)));
-                let low = _mm256_madd_epi16(low, _mm256_set1_epi16(1));
-                let high = _mm256_madd_epi16(high, _mm256_set1_epi16(16));
-                _mm256_add_epi32(sums, _mm256_add_epi32(low, high))
+            unsafe {
+                let (low, high) = Self::nibbles(terms);
+                let none = [_mm256_setzero_si256(); 2];
+                add_pairs::<16>(add_pairs::<1>(sums, more_pairs(none, low, a)), more_pairs(none, high, a))
+            }
+        }
+        #[inline(always)]
+        unsafe fn dots<const BITS: usize>(
+            sums: &mut [[__m256i; 2]; TURNS],
+            rows: usize,
+            w: &[[__m256i; 2]],
+            a: *const i8,
+        ) {
+            // A pair of products adds at most 2·(2^BITS − 1)·127, and so many words stay below 2¹⁵.
+            let together = match BITS {
+                6 => 2,
+                5 => 4,
+                _ => 8, // eight bits go by nibbles
             };
-            let (low, high) = unsafe { Self::nibbles(terms) };
-            [extend(sums[0], low[0], high[0]), extend(sums[1], low[1], high[1])]
+            for (i, w) in w.chunks(together).enumerate() {
+                unsafe {
+                    let a = a.add(4 * together * i);
+                    if BITS == 8 {
+                        let (two, others) = sums.split_at_mut(2);
+                        dots_by_nibbles(two, rows, w, a);
+                        dots_by_nibbles(others, rows.saturating_sub(2), w, a.add(2 * BLOCK));
+                    } else {
+                        dots_of_words(sums, rows, w, a);
+                    }
+                }
+            }
         }
         #[inline(always)]
         unsafe fn floats(sums: [__m256i; 2]) -> lanes::Avx2 {
@@ -467,11 +637,7 @@ mod x86 {
         }
         #[inline(always)]
         unsafe fn upper_halves(p: *const u16) -> lanes::Avx2 {
-            let widen = |p: *const u16| unsafe {
-                let words = _mm256_cvtepu16_epi32(_mm_loadu_si128(p.cast()));
-                _mm256_castsi256_ps(_mm256_slli_epi32::<16>(words))
-            };
-            lanes::Avx2(widen(p), widen(p.wrapping_add(8)))
+            unsafe { lanes::Avx2(widen_bf16(p), widen_bf16(p.add(8))) }
         }
         #[inline(always)]
         unsafe fn factors(p: *const i8) -> lanes::Avx2 {
@@ -490,9 +656,9 @@ mod x86 {
             let mut columns = [[0; 16]; 4];
             for half in 0..2 {
                 unsafe {
-                    let row = |i: usize| _mm_loadu_si128(p.add((8 * half + i) * stride).cast());
-                    let rows = |i: usize| _mm256_inserti128_si256::<1>(_mm256_castsi128_si256(row(i)), row(i + 4));
-                    let (a, b, c, d) = (rows(0), rows(1), rows(2), rows(3));
+                    let p = p.add(8 * half * stride);
+                    let (a, b) = (two_rows(p, stride, 0), two_rows(p, stride, 1));
+                    let (c, d) = (two_rows(p, stride, 2), two_rows(p, stride, 3));
                     let (ab, cd) = (_mm256_unpacklo_epi32(a, b), _mm256_unpacklo_epi32(c, d));
                     let (ab_upper, cd_upper) = (_mm256_unpackhi_epi32(a, b), _mm256_unpackhi_epi32(c, d));
                     let turned = [

@@ -1,7 +1,7 @@
 //! The innermost loops: a tile of a few rows of x by a panel of 16 rows of w, block after block.
 
 use super::activations::{BLOCK, Quantised};
-use super::dots::{Dots, dispatch_dots};
+use super::dots::{Dots, TURNS, dispatch_dots};
 use super::pack::{Form, Panel, ROWS};
 use crate::lanes::Lanes;
 
@@ -86,7 +86,7 @@ pub(super) unsafe fn panel<D: Dots, const BITS: usize, const HALVES: usize, cons
     tile: *const u32,
     out: Out,
 ) {
-    // SAFETY: the caller's promise.
+    // SAFETY: the match gives m as the constant; the rest is this function's contract.
     unsafe {
         match m {
             12 => rows::<D, BITS, HALVES, MINIMA, FACTORS, 12>(records, panel, tile, out),
@@ -99,6 +99,8 @@ pub(super) unsafe fn panel<D: Dots, const BITS: usize, const HALVES: usize, cons
     }
 }
 
+/// # Safety
+/// As for [`panel`], of a tile of M rows.
 #[inline(always)]
 unsafe fn rows<
     D: Dots,
@@ -118,7 +120,8 @@ unsafe fn rows<
     }
     let form = Form { bits: BITS, halves: HALVES, minima: MINIMA, factors: FACTORS, zero: 0 };
     let Panel { mut terms, mut scales } = panel;
-    // SAFETY: the caller's promise.
+    // SAFETY: records follow each other in terms, scales and tile, and there are `records` of them by the contract of
+    // `panel`.
     unsafe {
         let mut y = [D::Lanes::splat(0.0); M];
         for _ in 0..records {
@@ -151,10 +154,10 @@ unsafe fn rows<
     }
 }
 
-/// Rows of x whose sums are extended in turns: enough to hide the latency of a product.
-const TURNS: usize = 4;
-
 /// Extends the chains by half `h` of a block, or by all of it where it has one group.
+///
+/// # Safety
+/// As for [`panel`]; `tile` is the block's place in it.
 #[inline(always)]
 #[allow(clippy::needless_range_loop)] // tiles are indexed as the formula is written
 unsafe fn half<D: Dots, const BITS: usize, const HALVES: usize, const MINIMA: bool, const M: usize>(
@@ -165,7 +168,7 @@ unsafe fn half<D: Dots, const BITS: usize, const HALVES: usize, const MINIMA: bo
     tile: *const u32,
     h: usize,
 ) {
-    // SAFETY: the caller's promise.
+    // SAFETY: a block's words lie in the tile as `lay_tile` has laid them.
     unsafe {
         let starts = tile.cast::<i32>().add(h * M);
         let scales = tile.cast::<f32>().add(HALVES * M);
@@ -179,14 +182,8 @@ unsafe fn half<D: Dots, const BITS: usize, const HALVES: usize, const MINIMA: bo
                     sums[i] = D::sums(starts.add(turn + i));
                 }
             }
-            for g in h * words..(h + 1) * words {
-                for i in 0..TURNS {
-                    if turn + i < M {
-                        let a = a.add((turn + i) * BLOCK + 4 * g);
-                        sums[i] = if BITS == 8 { D::dot_wide(sums[i], w[g], a) } else { D::dot(sums[i], w[g], a) };
-                    }
-                }
-            }
+            let of_rows = a.add(turn * BLOCK + 4 * h * words);
+            D::dots::<BITS>(&mut sums, M - turn, &w[h * words..(h + 1) * words], of_rows);
             for i in 0..TURNS {
                 if turn + i < M {
                     let scale = scale.mul(D::Lanes::splat(scales.add(turn + i).read()));
@@ -203,9 +200,12 @@ unsafe fn half<D: Dots, const BITS: usize, const HALVES: usize, const MINIMA: bo
 }
 
 /// The eight words of a block, a byte for each term.
+///
+/// # Safety
+/// The machine has D's instructions, and a block's terms of BITS bits are at `terms`.
 #[inline(always)]
 unsafe fn unpack<D: Dots, const BITS: usize>(terms: *const u8) -> [D::Bytes; 8] {
-    // SAFETY: the caller's promise.
+    // SAFETY: as many vectors as the bits of a block fill.
     unsafe {
         if BITS == 8 {
             return std::array::from_fn(|g| D::bytes(terms.add(64 * g)));
@@ -237,12 +237,15 @@ pub(crate) const PEAK_OPS: usize = PEAK_ROUNDS * PEAK_SUMS * 64 * 2;
 /// As many products of whole numbers as there can be, on registers alone.
 pub(crate) fn peak() {
     let terms = &std::hint::black_box([3; 64]);
-    dispatch_dots!(peak_rounds(terms: &[u8; 64]));
+    // SAFETY: 64 bytes are one vector of terms, and four of them what each is multiplied with.
+    unsafe { dispatch_dots!(peak_rounds(terms: &[u8; 64])) };
 }
 
+/// # Safety
+/// The machine has D's instructions.
 #[inline(always)]
 unsafe fn peak_rounds<D: Dots>(terms: &[u8; 64]) {
-    // SAFETY: called through `dispatch_dots!`.
+    // SAFETY: 64 bytes are one vector of terms, and the first four of them what each is multiplied with.
     unsafe {
         let start = 0;
         let mut sums = [D::sums(&raw const start); PEAK_SUMS];

@@ -25,7 +25,7 @@ mod kernel;
 mod matrix;
 mod pack;
 mod product;
-mod turn;
+mod repack;
 mod wide;
 
 pub use activations::{Activations, quantise_rows};

@@ -10,7 +10,7 @@
 
 use super::activations::BLOCK;
 use super::blocks::{BlockType, Parts, SUPER};
-use super::turn;
+use super::repack;
 
 /// Rows of a panel.
 pub(super) const ROWS: usize = 16;
@@ -81,7 +81,7 @@ pub(super) struct Panel {
 /// Packs up to 16 rows, each `row_bytes` of whole blocks, into zeros of a panel.
 pub(super) fn pack(block_type: BlockType, rows: &[u8], row_bytes: usize, terms: &mut [u32], scales: &mut [u8]) {
     if rows.len() == ROWS * row_bytes {
-        return turn::pack(block_type, rows, row_bytes, terms, scales);
+        return repack::pack(block_type, rows, row_bytes, terms, scales);
     }
     if block_type.len() == SUPER {
         pack_records::<SUPER>(block_type, rows, row_bytes, terms, scales);

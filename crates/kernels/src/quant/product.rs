@@ -85,12 +85,12 @@ const AT_THE_PACE_OF_MEMORY: usize = 4;
 struct Product<'a> {
     w: &'a QuantMatrix,
     rows: &'a [u32],
-    y: SharedMut<f32>,
+    y: SharedMut<'a, f32>,
     slots: Range<usize>,
 }
 
 impl<'a> Product<'a> {
-    fn new(x: &Activations, w: &'a QuantMatrix, rows: &'a [u32], y: SharedMut<f32>, slots: Range<usize>) -> Self {
+    fn new(x: &Activations, w: &'a QuantMatrix, rows: &'a [u32], y: SharedMut<'a, f32>, slots: Range<usize>) -> Self {
         assert_eq!(x.columns(), w.columns(), "columns of x and of w");
         Product { w, rows, y, slots }
     }
@@ -172,7 +172,9 @@ fn run(x: &Activations, products: &[Product], division: Division) {
     tasks.sort_by_key(|task| task.product.slots.start + task.rows.start);
     par::run(tasks.len(), |i| {
         let task = &tasks[i];
-        dispatch_dots!(compute(task: &Task));
+        // SAFETY: the tiles were laid for the product's rows and form; y was checked to have its slots, and each task
+        // has rows and panels of its own.
+        unsafe { dispatch_dots!(compute(task: &Task)) };
     });
 }
 
@@ -316,17 +318,18 @@ macro_rules! chunks {
 }
 
 /// # Safety
-/// The machine has D's instructions.
+/// The machine has D's instructions; the task's tiles were laid for its product, whose output has its slots, and no
+/// other task has these rows and panels.
 #[inline(always)]
 unsafe fn compute<D: Dots>(task: &Task) {
     macro_rules! of_form {
         ($bits:literal, $halves:literal, $minima:literal, $factors:literal) => {
-            // SAFETY: the caller's promise; the constants are those of the form.
+            // SAFETY: the constants are those of the form; the rest is this function's contract.
             unsafe { of_form::<D, $bits, $halves, $minima, $factors>(task) }
         };
     }
     let Kind::Quantised(Form { bits, halves, minima, factors, .. }) = task.product.w.kind() else {
-        // SAFETY: the caller's promise; the widths are those of the types.
+        // SAFETY: the widths are those of the types; the rest is this function's contract.
         return unsafe {
             match task.product.w.block_type() {
                 BlockType::F16 => of_width::<D, wide::F16>(task),

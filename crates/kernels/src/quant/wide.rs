@@ -16,7 +16,8 @@ pub(super) fn pack(block_type: BlockType, rows: &[u8], row_bytes: usize, panel: 
     if rows.len() == ROWS * row_bytes {
         done = row_bytes / 16 * 16;
         let to = &mut panel[..ROWS * done];
-        dispatch_dots!(turn(rows: &[u8], row_bytes: usize, size: usize, to: &mut [u8]));
+        // SAFETY: the kernel checks that the rows are sixteen and not shorter than what they fill.
+        unsafe { dispatch_dots!(turn(rows: &[u8], row_bytes: usize, size: usize, to: &mut [u8])) };
     }
     match size {
         2 => pack_numbers::<2>(rows, row_bytes, done, panel),
@@ -25,11 +26,14 @@ pub(super) fn pack(block_type: BlockType, rows: &[u8], row_bytes: usize, panel: 
 }
 
 /// As many numbers of sixteen rows as there are 16 bytes.
+///
+/// # Safety
+/// The machine has D's instructions.
 #[inline(always)]
 unsafe fn turn<D: Dots>(rows: &[u8], row_bytes: usize, size: usize, panel: &mut [u8]) {
     assert!(rows.len() == ROWS * row_bytes && panel.len() <= rows.len(), "sixteen rows");
     for (i, panel) in panel.chunks_exact_mut(ROWS * 16).enumerate() {
-        // SAFETY: called through `dispatch_dots!`; each row has 16 bytes here.
+        // SAFETY: each row has 16 bytes here, since the panel is no longer than the rows (asserted).
         let words = unsafe { D::columns(rows.as_ptr().add(16 * i), row_bytes) };
         for (words, panel) in words.iter().zip(panel.chunks_exact_mut(ROWS * 4)) {
             if size == 2 {
@@ -95,7 +99,7 @@ impl Width for F32 {
 
     #[inline(always)]
     unsafe fn load<D: Dots>(p: *const u8) -> D::Lanes {
-        // SAFETY: the caller's promise.
+        // SAFETY: sixteen numbers at `p`, and the instructions, by the trait's contract.
         unsafe { D::Lanes::load(p.cast()) }
     }
 }
@@ -105,7 +109,7 @@ impl Width for F16 {
 
     #[inline(always)]
     unsafe fn load<D: Dots>(p: *const u8) -> D::Lanes {
-        // SAFETY: the caller's promise.
+        // SAFETY: sixteen numbers at `p`, and the instructions, by the trait's contract.
         unsafe { D::halves(p.cast()) }
     }
 }
@@ -115,7 +119,7 @@ impl Width for Bf16 {
 
     #[inline(always)]
     unsafe fn load<D: Dots>(p: *const u8) -> D::Lanes {
-        // SAFETY: the caller's promise.
+        // SAFETY: sixteen numbers at `p`, and the instructions, by the trait's contract.
         unsafe { D::upper_halves(p.cast()) }
     }
 }
@@ -127,7 +131,7 @@ impl Width for Bf16 {
 #[inline(always)]
 pub(super) unsafe fn widen<D: Dots, W: Width>(from: *const u8, to: &mut [f32]) -> *const u8 {
     for (i, sixteen) in to.as_chunks_mut::<ROWS>().0.iter_mut().enumerate() {
-        // SAFETY: the caller's promise.
+        // SAFETY: sixteen numbers for each of `to`, by this function's contract.
         unsafe { W::load::<D>(from.add(i * ROWS * W::BYTES)).store(sixteen.as_mut_ptr()) };
     }
     to.as_ptr().cast()
@@ -152,7 +156,7 @@ pub(super) unsafe fn panels<D: Dots, W: Width>(
 ) {
     let mut left = panels;
     while left > 0 {
-        // SAFETY: the caller's promise; each step goes on by the panels that it took.
+        // SAFETY: each step goes on by the panels that it took, of those that exist by this function's contract.
         unsafe {
             let taken = match m {
                 12 => side_by_side::<D, W, 12, 2>(k, panel, left, tile, out),
@@ -173,6 +177,9 @@ pub(super) unsafe fn panels<D: Dots, W: Width>(
 }
 
 /// `V` panels, or two or one where fewer are left; says how many.
+///
+/// # Safety
+/// As for [`panels`], with `left` panels left.
 #[inline(always)]
 unsafe fn side_by_side<D: Dots, W: Width, const M: usize, const V: usize>(
     k: usize,
@@ -184,7 +191,7 @@ unsafe fn side_by_side<D: Dots, W: Width, const M: usize, const V: usize>(
     if M > D::TILE {
         return left;
     }
-    // SAFETY: the caller's promise.
+    // SAFETY: no more panels are taken than are left.
     unsafe {
         if left >= V {
             chains::<D, W, M, V>(k, panel, tile, out);
@@ -199,6 +206,8 @@ unsafe fn side_by_side<D: Dots, W: Width, const M: usize, const V: usize>(
     }
 }
 
+/// # Safety
+/// As for [`panels`], with V panels left.
 #[inline(always)]
 #[allow(clippy::needless_range_loop)] // tiles are indexed as the formula is written
 unsafe fn chains<D: Dots, W: Width, const M: usize, const V: usize>(
@@ -208,7 +217,7 @@ unsafe fn chains<D: Dots, W: Width, const M: usize, const V: usize>(
     out: Out,
 ) {
     let step = ROWS * W::BYTES;
-    // SAFETY: the caller's promise.
+    // SAFETY: k terms of V panels and M rows exist by the contract of `panels`.
     unsafe {
         let mut y = [[D::Lanes::splat(0.0); V]; M];
         for k0 in 0..k {

@@ -86,12 +86,17 @@ pub fn backward(
     out: &[f32],
     stats: &[f32],
     d_out: &[f32],
-    dq: HeadsMut,
-    dk: HeadsMut,
-    dk_shared: Option<HeadsMut>,
-    dv: HeadsMut,
+    mut dq: HeadsMut,
+    mut dk: HeadsMut,
+    mut dk_shared: Option<HeadsMut>,
+    mut dv: HeadsMut,
 ) {
     let (group, qk) = (shape.heads / shape.kv_heads, q.dim);
+    let tokens = starts.last().map_or(0, |&end| end as usize);
+    dq.check("dq", shape.heads, tokens);
+    dk.check("dk", shape.kv_heads, tokens);
+    dv.check("dv", shape.kv_heads, tokens);
+    dk_shared.iter().for_each(|shared| shared.check("dk_shared", 1, tokens));
     for seq in starts.windows(2) {
         let (first, end) = (seq[0] as usize, seq[1] as usize);
         let len = end - first;
@@ -135,10 +140,11 @@ pub fn backward(
                 }
             }
         }
-        if let Some(shared) = &dk_shared {
+        if let Some(shared) = &mut dk_shared {
+            let dim = qk - k.own.dim;
             for j in 0..len {
-                for i in 0..shared.dim {
-                    shared.set(first + j, 0, i, dk_shared_sum[j * shared.dim + i]);
+                for i in 0..dim {
+                    shared.set(first + j, 0, i, dk_shared_sum[j * dim + i]);
                 }
             }
         }

@@ -2,7 +2,6 @@
 
 use crate::{assert_same, everywhere, numbers};
 use wels_kernels::attention::{self, Heads, HeadsMut, Keys, Shape};
-use wels_kernels::par::SharedMut;
 use wels_kernels::reference::attention as reference;
 
 struct Case {
@@ -73,23 +72,9 @@ impl Case {
         let mut dq = vec![f32::NAN; inputs.q.len()];
         let mut dkv = vec![f32::NAN; inputs.kv.len()];
         let mut dshared = vec![f32::NAN; inputs.shared.len()];
-        let (row_stride, head_stride) = (k.own.row_stride, k.own.head_stride);
-        let dq_heads = HeadsMut {
-            data: SharedMut::new(&mut dq),
-            row_stride: q.row_stride,
-            offset: 0,
-            head_stride: q.head_stride,
-            dim: q.dim,
-        };
-        let dk = HeadsMut { data: SharedMut::new(&mut dkv), row_stride, offset: 0, head_stride, dim: self.own };
-        let dv = HeadsMut { offset: self.own, dim: self.v, ..dk };
-        let dk_shared = (self.shared > 0).then(|| HeadsMut {
-            data: SharedMut::new(&mut dshared),
-            row_stride: self.shared,
-            offset: 0,
-            head_stride: 0,
-            dim: self.shared,
-        });
+        let dq_heads = HeadsMut::like(&mut dq, &q);
+        let (dk, dv) = HeadsMut::pair_like(&mut dkv, &k.own, &v);
+        let dk_shared = k.shared.as_ref().map(|shared| HeadsMut::like(&mut dshared, shared));
         let kernel = if plain { reference::backward } else { attention::backward };
         kernel(self.shape(), self.starts, q, k, v, out, stats, &inputs.d_out, dq_heads, dk, dk_shared, dv);
         [dq, dkv, dshared]
@@ -143,4 +128,36 @@ fn gradients_agree_with_finite_differences() {
             );
         }
     }
+}
+
+/// Heads that overlap, in one view or in the two of a buffer, would be written to by two threads at once.
+#[test]
+fn gradients_that_overlap_are_refused() {
+    let numbers = vec![0.0; 64];
+    let heads = |offset, head_stride, dim| Heads { data: &numbers, row_stride: 16, offset, head_stride, dim };
+    let refused = |of: &dyn Fn(&mut [f32])| {
+        let mut data = vec![0.0; 64];
+        std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| of(&mut data))).is_err()
+    };
+    let backward = |dq: HeadsMut, (dk, dv): (HeadsMut, HeadsMut)| {
+        let (q, k, v) = (heads(0, 4, 4), Keys { own: heads(0, 8, 4), shared: None }, heads(4, 8, 4));
+        let shape = Shape { heads: 2, kv_heads: 2, scale: 1.0 };
+        let (out, stats) = (vec![0.0; 32], vec![1.0; 16]);
+        attention::backward(shape, &[0, 4], q, k, v, &out, &stats, &out, dq, dk, None, dv);
+    };
+    let run = |dq: Heads, dk: Heads, dv: Heads| {
+        let mut data = vec![0.0; 64];
+        let mut of_q = vec![0.0; 64];
+        backward(HeadsMut::like(&mut of_q, &dq), HeadsMut::pair_like(&mut data, &dk, &dv));
+        data
+    };
+    let (q, k, v) = (heads(0, 4, 4), heads(0, 8, 4), heads(4, 8, 4));
+    assert!(!refused(&|_| _ = run(q, k, v)), "parts side by side");
+    assert!(refused(&|_| _ = run(heads(0, 2, 4), k, v)), "heads of one view");
+    assert!(refused(&|_| _ = run(Heads { row_stride: 6, ..q }, k, v)), "rows of one view");
+    assert!(refused(&|data| _ = HeadsMut::pair_like(data, &k, &heads(3, 8, 4))), "parts of a head");
+    assert!(refused(&|data| _ = HeadsMut::pair_like(data, &k, &heads(6, 8, 4))), "a part and the next head");
+    let narrow = |heads: Heads<'static>| Heads { row_stride: 12, ..heads };
+    let (k, v) = (Heads { data: &[], ..k }, Heads { data: &[], ..v });
+    assert!(refused(&|_| _ = run(q, narrow(k), narrow(v))), "a part and the next row");
 }

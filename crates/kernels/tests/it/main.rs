@@ -10,12 +10,25 @@ mod properties;
 mod quant;
 mod table;
 
+use std::io::Write;
+use std::sync::Once;
+
 use wels_kernels::isa::{self, Isa};
 use wels_kernels::par;
 use wels_kernels::random;
 
-/// Calls `check` on every instruction set with one thread, and on the best with two.
+/// Calls `check` on every instruction set of this machine with one thread, and on the best with two. What this leaves
+/// out is said once, also where all tests pass.
 pub fn everywhere(check: impl Fn(&str) + Sync + Send) {
+    static SAID: Once = Once::new();
+    SAID.call_once(|| {
+        let missing = isa::missing();
+        if !missing.is_empty() {
+            // Not `eprintln!`, which the harness keeps to itself where a test passes.
+            let line = format!("not tested here, since this machine has none of it: {}\n", missing.join(", "));
+            std::io::stderr().write_all(line.as_bytes()).expect("standard error");
+        }
+    });
     for isa in Isa::all_available() {
         isa::with(isa, || check(isa.name()));
     }
@@ -29,10 +42,25 @@ pub fn numbers(stream: u64, len: usize) -> Vec<f32> {
     (0..len as u64).map(|i| (2.0 * key.uniform_at(i) - 1.0) as f32).collect()
 }
 
-/// Fails at the first element that differs in any bit but the sign of zero.
+/// Fails at the first element that differs in any bit, the sign of zero included; a NaN is as good as another.
 pub fn assert_same(what: &str, got: &[f32], expected: &[f32]) {
     assert_eq!(got.len(), expected.len(), "{what}");
     for (i, (g, e)) in got.iter().zip(expected).enumerate() {
-        assert!(g == e || (g.is_nan() && e.is_nan()), "{what}: element {i} is {g:e} instead of {e:e}");
+        let same = g.to_bits() == e.to_bits() || (g.is_nan() && e.is_nan());
+        assert!(same, "{what}: element {i} is {g:e} instead of {e:e}");
+    }
+}
+
+#[test]
+#[should_panic(expected = "element 1 is -0e0 instead of 0e0")]
+fn a_zero_of_the_other_sign_is_not_the_same() {
+    assert_same("zeros", &[0.0, -0.0], &[0.0, 0.0]);
+}
+
+#[test]
+fn every_set_is_tested_or_said_to_be_missing() {
+    let missing = isa::missing();
+    for isa in Isa::ALL {
+        assert_ne!(Isa::all_available().any(|other| other == isa), missing.contains(&isa.name()), "{}", isa.name());
     }
 }

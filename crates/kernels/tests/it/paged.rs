@@ -4,7 +4,6 @@ use crate::{assert_same, everywhere, numbers};
 use wels_kernels::attention::latent::LatentLayout;
 use wels_kernels::attention::paged::{Layout, Numbers, PAGE, Pages, Sequence};
 use wels_kernels::attention::{Heads, HeadsMut, Keys, Shape};
-use wels_kernels::par::SharedMut;
 use wels_kernels::reference;
 
 struct Case {
@@ -154,11 +153,9 @@ fn check_latent(name: &str, heads: usize, layout: LatentLayout, kept: Numbers) {
         }
         let mut out = vec![f32::NAN; own.len()];
         let row_stride = heads * latent;
-        let places =
-            HeadsMut { data: SharedMut::new(&mut out), row_stride, offset: 0, head_stride: latent, dim: latent };
         pages.append_latent(32, layout, &sequences, &c, &k_r);
         let (own, turned) = (Heads::contiguous(&own, heads, latent), Heads::contiguous(&turned, heads, rotary));
-        pages.attend_latent(32, layout, heads, 0.3, &sequences, own, turned, places);
+        pages.attend_latent(32, layout, heads, 0.3, &sequences, own, turned, HeadsMut::like(&mut out, &own));
 
         let mut first = 0;
         for (s, (from, to)) in call.into_iter().enumerate() {

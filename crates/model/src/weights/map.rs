@@ -7,8 +7,10 @@ use std::path::Path;
 
 /// A file mapped for reading.
 ///
-/// Somebody who truncates the file while it is mapped ends the process with a bus error; this is the price of not
-/// copying files that are larger than memory.
+/// The file must stay as it is while it is mapped, which no program can enforce: somebody who truncates it ends the
+/// process with a bus error, and somebody who writes to it changes weights and parsed headers under their readers. Wels
+/// itself replaces files by renaming, and reads out of a map by copying or as plain numbers, of which any bits are
+/// valid. This is the price of not copying files that are larger than memory.
 #[derive(Debug)]
 pub struct MappedFile(Option<memmap2::Mmap>);
 
@@ -30,9 +32,9 @@ impl MappedFile {
         if metadata.len() == 0 {
             return Ok(MappedFile(None));
         }
-        // SAFETY: the map is private to this value and read-only. Undefined behaviour would need another process to
-        // change the file while it is read: checkpoints are written under a temporary name and never changed after the
-        // rename.
+        // SAFETY: the map is private to this value and read-only, so only a change of the file could break it. Wels
+        // changes none: checkpoints are written under a temporary name and left alone after the rename. For a file from
+        // elsewhere this is the user's to keep, as the type says.
         let map = unsafe { memmap2::Mmap::map(&file)? };
         Ok(MappedFile(Some(map)))
     }

@@ -24,7 +24,8 @@ pub(super) fn pack(block_type: BlockType, rows: &[u8], row_bytes: usize, terms: 
     assert_eq!(terms.len(), blocks * form.blocks() * form.term_bytes() / 4, "terms of a panel");
     assert_eq!(scales.len(), blocks * form.scale_bytes(), "scales of a panel");
     let panel = Source { block_type, form, rows, row_bytes };
-    dispatch_dots!(records(panel: Source, terms: &mut [u32], scales: &mut [u8]));
+    // SAFETY: rows, terms and scales have the sizes of the type, as was just checked.
+    unsafe { dispatch_dots!(records(panel: Source, terms: &mut [u32], scales: &mut [u8])) };
 }
 
 #[derive(Clone, Copy)]
@@ -35,9 +36,11 @@ struct Source<'a> {
     row_bytes: usize,
 }
 
+/// # Safety
+/// The machine has D's instructions; rows, terms and scales have the sizes of the type.
 #[inline(always)]
 unsafe fn records<D: Dots>(source: Source, terms: &mut [u32], scales: &mut [u8]) {
-    // SAFETY: called through `dispatch_dots!`; the sizes were checked.
+    // SAFETY: blocks follow each other in the rows, with the sizes of this function's contract.
     unsafe {
         match source.block_type {
             BlockType::Q8_0 => small::<D, 8, false>(source, terms, scales),
@@ -89,7 +92,7 @@ impl Rows {
     unsafe fn halves(self, at: usize, mask: u16, out: &mut [u8]) {
         let mut halves = [0; ROWS];
         for (lane, half) in halves.iter_mut().enumerate() {
-            // SAFETY: the caller's promise.
+            // SAFETY: the rows' blocks have these two bytes by this function's contract.
             let bytes = unsafe { self.first.add(lane * self.stride + at).cast::<[u8; 2]>().read() };
             *half = u16::from_le_bytes(bytes) ^ mask;
         }
@@ -102,7 +105,7 @@ impl Rows {
     /// The blocks have four words at `at`, and the machine D's instructions.
     #[inline(always)]
     unsafe fn four<D: Dots>(self, at: usize) -> [Words; 4] {
-        // SAFETY: the caller's promise.
+        // SAFETY: the rows' blocks have four words at `at` by this function's contract.
         unsafe { D::columns(self.first.add(at), self.stride) }
     }
 
@@ -110,7 +113,7 @@ impl Rows {
     /// As for [`Rows::four`], eight words.
     #[inline(always)]
     unsafe fn eight<D: Dots>(self, at: usize) -> [Words; 8] {
-        // SAFETY: the caller's promise.
+        // SAFETY: four words and four more, which the blocks have by this function's contract.
         let ([a, b, c, d], [e, f, g, h]) = unsafe { (self.four::<D>(at), self.four::<D>(at + 16)) };
         [a, b, c, d, e, f, g, h]
     }
@@ -126,7 +129,7 @@ unsafe fn small<D: Dots, const WIDTH: usize, const MINIMA: bool>(source: Source,
     let minimum = if MINIMA { 2 } else { 0 };
     let records =
         terms.chunks_exact_mut(8 * WIDTH * ROWS * BLOCK / 64 / 4).zip(scales.chunks_exact_mut(form.scale_bytes()));
-    // SAFETY: the caller's promise: reads stay inside of blocks.
+    // SAFETY: what is read lies inside of the blocks, whose sizes are this function's contract.
     unsafe {
         for (i, (terms, scales)) in records.enumerate() {
             let block = Rows { first: rows.as_ptr().add(i * block_type.bytes()), stride: row_bytes };
@@ -194,7 +197,7 @@ fn factors(words: &[Words], out: &mut [u8]) {
 unsafe fn q4k<D: Dots, const FIFTH: bool>(block: Rows, terms: &mut [u32], scales: &mut [u8]) {
     let vectors = terms.as_chunks_mut::<ROWS>().0;
     let per_block = if FIFTH { 5 } else { 4 };
-    // SAFETY: the caller's promise.
+    // SAFETY: all places read lie in the 144 or 176 bytes of a block.
     unsafe {
         let (halves, all) = scales.split_at_mut(4 * ROWS);
         block.halves(0, 0, &mut halves[..2 * ROWS]);
@@ -239,7 +242,7 @@ fn plane(words: &[Words; 8], bit: usize) -> Words {
 /// As for [`q4k`].
 #[inline(always)]
 unsafe fn q6k<D: Dots>(block: Rows, terms: &mut [u32], scales: &mut [u8]) {
-    // SAFETY: the caller's promise.
+    // SAFETY: all places read lie in the 210 bytes of a block.
     unsafe {
         let (halves, all) = scales.split_at_mut(2 * ROWS);
         block.halves(208, 0, halves);
@@ -266,7 +269,7 @@ unsafe fn q6k<D: Dots>(block: Rows, terms: &mut [u32], scales: &mut [u8]) {
 /// As for [`q4k`].
 #[inline(always)]
 unsafe fn q2k<D: Dots>(block: Rows, terms: &mut [u32], scales: &mut [u8]) {
-    // SAFETY: the caller's promise.
+    // SAFETY: all places read lie in the 84 bytes of a block.
     unsafe {
         let (halves, all) = scales.split_at_mut(4 * ROWS);
         block.halves(80, 0, &mut halves[..2 * ROWS]);
@@ -288,7 +291,7 @@ unsafe fn q2k<D: Dots>(block: Rows, terms: &mut [u32], scales: &mut [u8]) {
 /// As for [`q4k`].
 #[inline(always)]
 unsafe fn q3k<D: Dots>(block: Rows, terms: &mut [u32], scales: &mut [u8]) {
-    // SAFETY: the caller's promise.
+    // SAFETY: all places read lie in the 110 bytes of a block.
     unsafe {
         let (halves, all) = scales.split_at_mut(2 * ROWS);
         block.halves(108, 0, halves);

@@ -1,0 +1,109 @@
+//! Lanes of NEON.
+
+use super::Lanes;
+use std::arch::aarch64::*;
+
+/// Four registers of NEON.
+#[derive(Clone, Copy)]
+pub struct Neon(pub(crate) [float32x4_t; 4]);
+
+#[inline(always)]
+fn zip(a: Neon, b: Neon, f: impl Fn(float32x4_t, float32x4_t) -> float32x4_t) -> Neon {
+    Neon(std::array::from_fn(|i| f(a.0[i], b.0[i])))
+}
+
+// SAFETY: NEON is part of every 64-bit Arm.
+#[allow(clippy::undocumented_unsafe_blocks)]
+unsafe impl Lanes for Neon {
+    const TILE: (usize, usize) = (6, 1);
+
+    #[inline(always)]
+    unsafe fn splat(x: f32) -> Self {
+        unsafe { Neon([vdupq_n_f32(x); 4]) }
+    }
+    #[inline(always)]
+    unsafe fn load(p: *const f32) -> Self {
+        Neon(std::array::from_fn(|i| unsafe { vld1q_f32(p.add(4 * i)) }))
+    }
+    #[inline(always)]
+    unsafe fn store(self, p: *mut f32) {
+        for i in 0..4 {
+            unsafe { vst1q_f32(p.add(4 * i), self.0[i]) }
+        }
+    }
+    #[inline(always)]
+    unsafe fn load_first(p: *const f32, n: usize) -> Self {
+        let mut whole = [0.0; 16];
+        unsafe {
+            std::ptr::copy_nonoverlapping(p, whole.as_mut_ptr(), n);
+            Self::load(whole.as_ptr())
+        }
+    }
+    #[inline(always)]
+    unsafe fn store_first(self, p: *mut f32, n: usize) {
+        unsafe { std::ptr::copy_nonoverlapping(self.to_array().as_ptr(), p, n) }
+    }
+    #[inline(always)]
+    unsafe fn add(self, o: Self) -> Self {
+        zip(self, o, |a, b| unsafe { vaddq_f32(a, b) })
+    }
+    #[inline(always)]
+    unsafe fn sub(self, o: Self) -> Self {
+        zip(self, o, |a, b| unsafe { vsubq_f32(a, b) })
+    }
+    #[inline(always)]
+    unsafe fn mul(self, o: Self) -> Self {
+        zip(self, o, |a, b| unsafe { vmulq_f32(a, b) })
+    }
+    #[inline(always)]
+    unsafe fn div(self, o: Self) -> Self {
+        zip(self, o, |a, b| unsafe { vdivq_f32(a, b) })
+    }
+    #[inline(always)]
+    unsafe fn sqrt(self) -> Self {
+        Neon(self.0.map(|a| unsafe { vsqrtq_f32(a) }))
+    }
+    #[inline(always)]
+    unsafe fn fma(self, b: Self, c: Self) -> Self {
+        Neon(std::array::from_fn(|i| unsafe { vfmaq_f32(c.0[i], self.0[i], b.0[i]) }))
+    }
+    #[inline(always)]
+    unsafe fn max(self, o: Self) -> Self {
+        zip(self, o, |a, b| unsafe { vbslq_f32(vcgtq_f32(a, b), a, b) })
+    }
+    #[inline(always)]
+    unsafe fn min(self, o: Self) -> Self {
+        zip(self, o, |a, b| unsafe { vbslq_f32(vcltq_f32(a, b), a, b) })
+    }
+    #[inline(always)]
+    unsafe fn round(self) -> Self {
+        Neon(self.0.map(|a| unsafe { vrndnq_f32(a) }))
+    }
+    #[inline(always)]
+    unsafe fn exp2_whole(self) -> Self {
+        Neon(self.0.map(|a| unsafe {
+            let biased = vaddq_s32(vcvtnq_s32_f32(a), vdupq_n_s32(127));
+            vreinterpretq_f32_s32(vshlq_n_s32::<23>(biased))
+        }))
+    }
+    #[inline(always)]
+    unsafe fn flush(self) -> Self {
+        Neon(self.0.map(|a| unsafe {
+            let sign = vandq_u32(vreinterpretq_u32_f32(a), vdupq_n_u32(0x8000_0000));
+            let tiny = vcltq_f32(vabsq_f32(a), vdupq_n_f32(f32::MIN_POSITIVE));
+            vbslq_f32(tiny, vreinterpretq_f32_u32(sign), a)
+        }))
+    }
+    #[inline(always)]
+    unsafe fn upper_bf16(self) -> Self {
+        Neon(
+            self.0.map(|a| unsafe {
+                vreinterpretq_f32_u32(vandq_u32(vreinterpretq_u32_f32(a), vdupq_n_u32(0xffff_0000)))
+            }),
+        )
+    }
+    #[inline(always)]
+    unsafe fn lower_bf16(self) -> Self {
+        Neon(self.0.map(|a| unsafe { vreinterpretq_f32_u32(vshlq_n_u32::<16>(vreinterpretq_u32_f32(a))) }))
+    }
+}
