@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
 use std::sync::LazyLock;
+use wels_cpu::testing::device;
 
 use proptest::prelude::*;
 use safetensors::tensor::{Dtype as FileDtype, TensorView, serialize};
@@ -333,9 +334,9 @@ fn f64_tensors_are_rounded_to_f32() {
         let (_, plain_files, _) = weights::open_dir(plain.path()).unwrap();
         for hold in [Hold::packed(Quantise::AsStored), Hold::mapped(Quantise::AsStored)] {
             let logprobs = [&files, &plain_files].map(|files| {
-                let (params, _) = Params::from_files(files, &config, hold).unwrap();
+                let (params, _) = Params::from_files(&device(), files, &config, hold).unwrap();
                 let batch = Batch { tokens: vec![1, 5, 2], targets: vec![5, 2, 9], starts: vec![0, 3] };
-                Model::new(config.clone(), 3).logprobs(&params, &Execution::default(), &batch)
+                Model::new(config.clone(), 3).logprobs(&params, &Execution::new(device()), &batch)
             });
             assert_eq!(logprobs[0], logprobs[1]);
         }
