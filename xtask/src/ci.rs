@@ -35,7 +35,7 @@ pub fn run(root: &Path, tests: Tests) -> Result<()> {
         ("lint", command("cargo clippy --release --workspace --all-targets -- --deny warnings")),
         ("document", Box::new(|| document(root))),
         ("build", command("cargo build --release")),
-        ("inlined", Box::new(|| inlined::run(&root.join(inlined::RELEASE)))),
+        ("inlined", Box::new(|| inlined::run(root))),
         ("readme", Box::new(|| readme::run(root))),
     ];
     if tests == Tests::Run {

@@ -1,4 +1,4 @@
-//! `cargo xtask (tidy | docs | readme | inlined [BINARY] | sanitize [FILTER] | ci [--no-tests])`: what the repository
+//! `cargo xtask (tidy | docs | readme | inlined [FILE] | sanitize [FILTER] | ci [--no-tests])`: what the repository
 //! checks about itself.
 //!
 //! `tidy` reads the files and takes a second. `docs` writes the pages that are made from sources. `readme` runs the
@@ -41,14 +41,14 @@ fn dispatch(args: &[String]) -> Result<()> {
         ["tidy"] => tidy::run(&root()),
         ["docs"] => docs(&root()),
         ["readme"] => readme::run(&root()),
-        ["inlined"] => inlined::run(&root().join(inlined::RELEASE)),
-        ["inlined", binary] => inlined::run(Path::new(binary)),
+        ["inlined"] => inlined::run(&root()),
+        ["inlined", file] => inlined::check(Path::new(file)),
         ["sanitize"] => sanitize::run(&root(), ""),
         ["sanitize", filter] => sanitize::run(&root(), filter),
         ["ci"] => ci::run(&root(), ci::Tests::Run),
         ["ci", "--no-tests"] => ci::run(&root(), ci::Tests::Skip),
         _ => {
-            bail!("usage: cargo xtask (tidy | docs | readme | inlined [BINARY] | sanitize [FILTER] | ci [--no-tests])")
+            bail!("usage: cargo xtask (tidy | docs | readme | inlined [FILE] | sanitize [FILTER] | ci [--no-tests])")
         }
     }
 }
