@@ -1,14 +1,15 @@
 //! Several ranks that compute one result: what they tell each other, and the order of sums over them.
 //!
 //! A [`Comm`] joins the ranks of a world. All of them call the same operations in the same order, with the same
-//! arguments where these are not a rank's own; an operation returns when its result is there. [`Single`] is a world of one.
-//! [`threads`] makes a world of threads of this process, for tests and for machines whose memory has several nodes.
+//! arguments where these are not a rank's own; an operation returns when its result is there. [`Single`] is a world of
+//! one. [`threads`] makes a world of threads of this process, for tests and for machines whose memory has several
+//! nodes.
 //!
 //! **The order of sums.** Over the shards of a batch (and so over ranks, of which each has neighbouring shards) sums go
 //! by one fixed binary tree: see [`tree`]. So results do not depend on how many ranks there are.
 //!
-//! **A rank that is lost.** When a rank panics or leaves, every operation of the others fails with [`Lost`], at once and
-//! from then on. Whoever gets it ends; what is to be reported is the first rank's failure.
+//! **A rank that is lost.** When a rank panics or leaves, every operation of the others fails with [`Lost`], at once
+//! and from then on. Whoever gets it ends; what is to be reported is the first rank's failure.
 
 #![forbid(unsafe_code)]
 

@@ -1,10 +1,10 @@
 //! A device for tests: the plain loops of `wels_kernels::reference`, over memory that is poisoned and that nobody else
 //! can look into.
 //!
-//! Memory is an allocation of its own type, so whatever takes a tensor's slice without asking the device panics. It holds
-//! NaNs with a payload of their own ([`POISON`]) when it is taken and when a pool hands it out again, so whatever reads
-//! what nothing wrote gives NaN. What crosses between host and device is counted. By the contract of the kernels all
-//! results have the bits of the processor's; whole suites of tests run on both.
+//! Memory is an allocation of its own type, so whatever takes a tensor's slice without asking the device panics. It
+//! holds NaNs with a payload of their own ([`POISON`]) when it is taken and when a pool hands it out again, so whatever
+//! reads what nothing wrote gives NaN. What crosses between host and device is counted. By the contract of the kernels
+//! all results have the bits of the processor's; whole suites of tests run on both.
 
 mod attention;
 mod products;

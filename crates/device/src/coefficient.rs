@@ -16,7 +16,8 @@ pub enum Coefficient<'a> {
 }
 
 /// A clipped policy objective with a KL term (DeepSeekMath eq. 3, 4; PPO):
-/// `w · [ρ·A, 0 where the clipped ratio gives the lesser term − β·(1 − exp(logp_ref − logp))]`, ρ = exp(logp − logp_old).
+/// `w · [ρ·A, 0 where the clipped ratio gives the lesser term − β·(1 − exp(logp_ref − logp))]`, ρ = exp(logp −
+/// logp_old).
 #[derive(Clone, Copy, Debug)]
 pub struct Policy<'a> {
     /// `[T]`: one for each row.

@@ -37,7 +37,8 @@ pub struct Balance {
 
 /// Routing, and what joins the experts' results.
 pub trait Experts {
-    /// Scores `[T, E]` and weights `[T, K]` of `logits[T, E]`, and where the tokens go. `bias[E]` steers the choice alone.
+    /// Scores `[T, E]` and weights `[T, K]` of `logits[T, E]`, and where the tokens go. `bias[E]` steers the choice
+    /// alone.
     fn route(
         &self,
         router: &Router,

@@ -7,7 +7,8 @@ use std::sync::{Arc, OnceLock};
 use crate::Memory;
 use crate::host::{Layout, Table};
 
-/// What a device has made of a table of the host when it first met it; devices without memory of their own make nothing.
+/// What a device has made of a table of the host when it first met it; devices without memory of their own make
+/// nothing.
 #[derive(Default)]
 pub struct Uploaded(OnceLock<Memory>);
 

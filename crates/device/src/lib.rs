@@ -9,8 +9,8 @@
 //! `wels_kernels::reference`; another kind of device may round differently, but the same way every time.
 //!
 //! **Host and device.** Numbers cross in four places only: [`Tensor::to_host`], [`Tensor::set`], [`Ids`] (token ids and
-//! places, small and made on the host) and [`Weights::pack`]. What the host has to know of a pass, such as losses and loads of
-//! experts, it reads when the pass is over.
+//! places, small and made on the host) and [`Weights::pack`]. What the host has to know of a pass, such as losses and
+//! loads of experts, it reads when the pass is over.
 //!
 //! Shape letters: T tokens, D model width, H heads, E experts, K experts a token, S = T·K slots, V vocabulary.
 

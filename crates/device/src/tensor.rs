@@ -29,8 +29,8 @@ impl Dtype {
 
 /// A matrix `[rows, cols]`, row-major, without gaps.
 ///
-/// Clones share the memory; only a tensor that does not share it can be written to, see [`Tensor::make_unshared`]. A new
-/// one holds whatever its memory held: whoever asks for one writes all of it.
+/// Clones share the memory; only a tensor that does not share it can be written to, see [`Tensor::make_unshared`]. A
+/// new one holds whatever its memory held: whoever asks for one writes all of it.
 #[derive(Clone)]
 pub struct Tensor {
     rows: usize,

@@ -379,7 +379,8 @@ impl Grads {
         &self.values[..self.specs.len()]
     }
 
-    /// Exchanges the sums, those of a finished step, for other tensors of the same shapes, of which the next step begins.
+    /// Exchanges the sums, those of a finished step, for other tensors of the same shapes, of which the next step
+    /// begins.
     ///
     /// # Panics
     /// If the shapes differ.

@@ -324,8 +324,8 @@ impl RunPlan {
     }
 }
 
-/// Memory of a training of which `rows` tokens go through the model at once; `recomputed` layers keep their input. Sums over
-/// gradient shards wait in buffers of their own, log2 of the shards.
+/// Memory of a training of which `rows` tokens go through the model at once; `recomputed` layers keep their input. Sums
+/// over gradient shards wait in buffers of their own, log2 of the shards.
 pub(crate) fn training_memory(
     config: &ModelConfig,
     rows: usize,

@@ -363,8 +363,8 @@ fn compare(part: &PolicyBatch, recomputed: &[f32], report: &mut RlReport) -> Res
     Ok(())
 }
 
-/// The greatest |logp sampled − logp recomputed|: 0. `sampled` has one for each target of the batch, `recomputed` one for
-/// each row.
+/// The greatest |logp sampled − logp recomputed|: 0. `sampled` has one for each target of the batch, `recomputed` one
+/// for each row.
 pub(crate) fn difference(
     sampled: impl Iterator<Item = f32>,
     recomputed: &[f32],

@@ -1,8 +1,8 @@
-//! The optimizer over ranks (ZeRO-1): each owns a part of every parameter, for which it has the optimizer's state, adds up
-//! the ranks' gradients and changes the weights.
+//! The optimizer over ranks (ZeRO-1): each owns a part of every parameter, for which it has the optimizer's state, adds
+//! up the ranks' gradients and changes the weights.
 //!
-//! A part is whole chunks of [`SQUARES_CHUNK`] elements, so that the sums of squares behind the global norm are those of
-//! one rank, chunk by chunk. The ranks' gradients are added by the tree that adds up shards.
+//! A part is whole chunks of [`SQUARES_CHUNK`] elements, so that the sums of squares behind the global norm are those
+//! of one rank, chunk by chunk. The ranks' gradients are added by the tree that adds up shards.
 //!
 //! Source: Rajbhandari et al. 2019, ZeRO, §5.1.
 
@@ -71,7 +71,8 @@ impl Owned {
         Ok(self.lens.iter().map(join).collect())
     }
 
-    /// The sum of all ranks' gradients, of this rank's part of each parameter. A single rank's are the gradients themselves.
+    /// The sum of all ranks' gradients, of this rank's part of each parameter. A single rank's are the gradients
+    /// themselves.
     pub fn reduce(&self, comm: &dyn Comm, grads: &Grads) -> Result<Vec<Tensor>, Lost> {
         let own = grads.values();
         if self.world == 1 {

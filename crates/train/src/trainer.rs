@@ -60,7 +60,8 @@ pub struct Hyperparameters {
     pub balance_alpha: f64,
     /// λ of multi-token prediction.
     pub mtp_lambda: Switch,
-    /// S, a power of two: a batch's sequences are dealt, in order, to so many shards, of which each is one chain of sums.
+    /// S, a power of two: a batch's sequences are dealt, in order, to so many shards, of which each is one chain of
+    /// sums.
     pub gradient_shards: usize,
 }
 

@@ -574,8 +574,8 @@ unsafe fn scores_of_rows<L: Lanes, E: Element>(
     in_tiles!(L, queries.len(), pages.len(), |at, M, V| {
         for first in (0..pages.len()).step_by(V) {
             let count = V.min(pages.len() - first);
-            // SAFETY: pages and queries are those of the contract of `attend`, scores have whole pages of room. What has
-            // no page of its own does the last one again.
+            // SAFETY: pages and queries are those of the contract of `attend`, scores have whole pages of room. What
+            // has no page of its own does the last one again.
             unsafe {
                 let parts: [*const E; V] =
                     std::array::from_fn(|v| place.page::<E>(pages[first + v.min(count - 1)]).cast_const());

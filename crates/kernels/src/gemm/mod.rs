@@ -303,7 +303,8 @@ fn cut(Size { m, n, k }: Size, share: usize) -> (usize, usize) {
 fn compute(p: Precision, task: &Task, out: SharedMut<f32>, start: Start, panels: &mut [u32]) {
     match p {
         Precision::F32 => {
-            // SAFETY: the products were made with the sizes of their operands; each task has rows and columns of its own.
+            // SAFETY: the products were made with the sizes of their operands; each task has rows and columns of its
+            // own.
             unsafe {
                 crate::lanes::dispatch!(compute_f32(task: &Task, out: SharedMut<f32>, start: Start, panels: &mut [u32]))
             }

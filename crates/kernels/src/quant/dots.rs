@@ -151,8 +151,8 @@ impl Set {
 }
 
 /// Calls an `#[inline(always)] unsafe fn kernel<D: Dots>(…)` compiled for the active instructions, as
-/// [`dispatch!`](crate::lanes::dispatch) does over lanes: itself `unsafe`, it chooses instructions that the machine has,
-/// and its user answers for whatever else the kernel asks.
+/// [`dispatch!`](crate::lanes::dispatch) does over lanes: itself `unsafe`, it chooses instructions that the machine
+/// has, and its user answers for whatever else the kernel asks.
 macro_rules! dispatch_dots {
     ($kernel:ident ( $($arg:ident : $ty:ty),* $(,)? )) => {{
         #[cfg(target_arch = "x86_64")]

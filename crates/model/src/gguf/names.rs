@@ -4,7 +4,8 @@
 //! |---|---|
 //! | `model.layers.3.self_attn.q_proj.weight` | `blk.3.attn_q.weight` |
 //! | `model.layers.3.mlp.experts.up_proj`, rows stacked | `blk.3.ffn_up_exps.weight`, one dimension more |
-//! | `model.layers.3.self_attn.kv_b_proj.weight` | `blk.3.attn_k_b.weight` (transposed by heads) and `attn_v_b`; in older files `attn_kv_b` |
+//! | `model.layers.3.self_attn.kv_b_proj.weight` | `blk.3.attn_k_b.weight` (transposed by heads) and `attn_v_b`; in
+//! older files `attn_kv_b` |
 
 use crate::config::{Attention, ModelConfig};
 use crate::names::{ParamKind, ParamSpec};

@@ -33,8 +33,8 @@ pub fn head_loss(g: &mut Graph, x: &Var, w: Weight, targets: &[u32], coefficient
     logp
 }
 
-/// [`head_loss`] with the divergence from a teacher: `[T, 1]` each, the log-probability of each target, and each token's
-/// divergence. The loss is that of `wels_kernels::distil`.
+/// [`head_loss`] with the divergence from a teacher: `[T, 1]` each, the log-probability of each target, and each
+/// token's divergence. The loss is that of `wels_kernels::distil`.
 ///
 /// # Panics
 /// If nothing is recorded.

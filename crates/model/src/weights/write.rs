@@ -47,8 +47,8 @@ impl Entry {
 
 /// Writes `config.json` and the weights into `dir`, which is made if need be.
 ///
-/// `values(param)` gives a whole parameter of [`names::param_specs`], row-major, and is asked for it when it is written.
-/// Files hold at most `shard_bytes` each
+/// `values(param)` gives a whole parameter of [`names::param_specs`], row-major, and is asked for it when it is
+/// written. Files hold at most `shard_bytes` each
 /// unless a single tensor is larger. Peak memory is one tensor in its format on disk.
 ///
 /// # Errors

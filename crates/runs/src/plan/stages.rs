@@ -5,7 +5,8 @@
 //! | examples | those of the examples, each epoch | forward and backward, and the teacher's forward pass |
 //! | answers to grade | those sampled | forward |
 //! | own answers | those sampled | forward |
-//! | … learnt from | those of live groups, each answer behind its prompt | forward and backward, and forward passes of reference or teacher and of mini-batches that are compared before the first update |
+//! | … learnt from | those of live groups, each answer behind its prompt | forward and backward, and forward passes of
+//! reference or teacher and of mini-batches that are compared before the first update |
 //!
 //! How long answers will be is not known before: [`ANSWER_SHARE`] of the most that they may be is assumed, half of
 //! them to be right, and [`LIVE_SHARE`] of groups to have right and wrong ones. A plan that rests on such assumptions

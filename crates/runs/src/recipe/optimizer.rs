@@ -33,8 +33,8 @@ pub struct Optimizer {
     pub balance_alpha: f64,
     /// λ of the multi-token-prediction loss; 0 in a `[[stage]]` freezes its layers.
     pub mtp_lambda: f64,
-    /// S, a power of two: a batch's sequences are dealt to so many shards, whose gradients are added up by a fixed tree. Part
-    /// of the result; ranks that divide it change no bit.
+    /// S, a power of two: a batch's sequences are dealt to so many shards, whose gradients are added up by a fixed
+    /// tree. Part of the result; ranks that divide it change no bit.
     pub gradient_shards: usize,
 }
 

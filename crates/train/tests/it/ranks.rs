@@ -234,8 +234,8 @@ fn ranks_divide_the_shards() {
     pretrainer(6).with_comm(Arc::new(ranks.into_iter().next().unwrap()));
 }
 
-/// What the host reads of a step: each micro-batch's losses when it is over, one tensor for each head; sums of squares are
-/// not tensors; the router's bias twice a layer with experts, to move it and to report it.
+/// What the host reads of a step: each micro-batch's losses when it is over, one tensor for each head; sums of squares
+/// are not tensors; the router's bias twice a layer with experts, to move it and to report it.
 #[test]
 fn a_step_reads_nothing_but_its_results() {
     let naive = Naive::new();
