@@ -282,7 +282,8 @@ fn for_each_head(shape: &Shape, starts: &[u32], task: impl Fn(usize, usize, usiz
 }
 
 fn forward_task(shape: &Shape, span: Span, kv: usize, q: &Heads, k: &Keys, v: &Heads, results: Results) {
-    // SAFETY: the operands were checked; each task has a sequence and a key-value head of its own, and so rows of its own in the results.
+    // SAFETY: the operands were checked; each task has a sequence and a key-value head of its own, and so rows of its
+    // own in the results.
     unsafe {
         crate::lanes::dispatch!(forward_head(
             shape: &Shape, span: Span, kv: usize, q: &Heads, k: &Keys, v: &Heads, results: Results
@@ -291,7 +292,8 @@ fn forward_task(shape: &Shape, span: Span, kv: usize, q: &Heads, k: &Keys, v: &H
 }
 
 fn backward_task(shape: &Shape, span: Span, kv: usize, forward: &Forward, gradients: &Gradients) {
-    // SAFETY: the operands were checked; each task has a sequence and a key-value head of its own, and so rows of its own in the gradients.
+    // SAFETY: the operands were checked; each task has a sequence and a key-value head of its own, and so rows of its
+    // own in the gradients.
     unsafe {
         crate::lanes::dispatch!(backward_head(
             shape: &Shape, span: Span, kv: usize, forward: &Forward, gradients: &Gradients

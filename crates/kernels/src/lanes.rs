@@ -3,7 +3,8 @@
 //! [`Lanes`] has the same bits on all of them. Every operation is one IEEE 754 operation on each lane, rounded to
 //! nearest even.
 //!
-//! A kernel is an `#[inline(always)]` function over `L: Lanes`, called through [`dispatch!`](crate::lanes::dispatch), which
+//! A kernel is an `#[inline(always)]` function over `L: Lanes`, called through [`dispatch!`](crate::lanes::dispatch),
+//! which
 //! compiles it once for each set with the set's instructions switched on.
 
 /// Lanes in a vector, and partial sums in a reduction.
@@ -12,7 +13,8 @@ pub const LANES: usize = 16;
 /// Sixteen `f32` with the operations that kernels need.
 ///
 /// # Safety
-/// All methods assume that the machine has the instruction set; [`dispatch!`](crate::lanes::dispatch) makes sure of it. Loads
+/// All methods assume that the machine has the instruction set; [`dispatch!`](crate::lanes::dispatch) makes sure of
+/// it. Loads
 /// and stores go to raw addresses and assume that they are valid.
 #[allow(missing_docs, clippy::missing_safety_doc)]
 pub unsafe trait Lanes: Copy {
@@ -282,7 +284,8 @@ mod arm;
 
 /// Calls an `#[inline(always)] unsafe fn kernel<L: Lanes>(…)` compiled for the active instruction set.
 ///
-/// `dispatch!(kernel(a: TypeOfA, b: TypeOfB, …) -> Ret)`: each argument is a variable of that name, given with its type,
+/// `dispatch!(kernel(a: TypeOfA, b: TypeOfB, …) -> Ret)`: each argument is a variable of that name, given with its
+/// type,
 /// which may borrow; what is returned may not. The call is `unsafe`: the macro chooses a set that the machine has, and
 /// its user answers for whatever else the kernel asks, such as slices of one length.
 macro_rules! dispatch {
