@@ -4,7 +4,8 @@
 //! nearest even.
 //!
 //! A kernel is an `#[inline(always)]` function over `L: Lanes`, called through [`dispatch!`](crate::lanes::dispatch),
-//! which compiles it once for each set with the set's instructions switched on.
+//! which
+//! compiles it once for each set with the set's instructions switched on.
 
 /// Lanes in a vector, and partial sums in a reduction.
 pub const LANES: usize = 16;
@@ -12,8 +13,9 @@ pub const LANES: usize = 16;
 /// Sixteen `f32` with the operations that kernels need.
 ///
 /// # Safety
-/// All methods assume that the machine has the instruction set; [`dispatch!`](crate::lanes::dispatch) makes sure of it.
-/// Loads and stores go to raw addresses and assume that they are valid.
+/// All methods assume that the machine has the instruction set; [`dispatch!`](crate::lanes::dispatch) makes sure of
+/// it. Loads
+/// and stores go to raw addresses and assume that they are valid.
 #[allow(missing_docs, clippy::missing_safety_doc)]
 pub unsafe trait Lanes: Copy {
     /// Rows of a product's tile, and vectors across it: what the registers hold.
@@ -283,8 +285,9 @@ mod arm;
 /// Calls an `#[inline(always)] unsafe fn kernel<L: Lanes>(…)` compiled for the active instruction set.
 ///
 /// `dispatch!(kernel(a: TypeOfA, b: TypeOfB, …) -> Ret)`: each argument is a variable of that name, given with its
-/// type, which may borrow; what is returned may not. The call is `unsafe`: the macro chooses a set that the machine
-/// has, and its user answers for whatever else the kernel asks, such as slices of one length.
+/// type,
+/// which may borrow; what is returned may not. The call is `unsafe`: the macro chooses a set that the machine has, and
+/// its user answers for whatever else the kernel asks, such as slices of one length.
 macro_rules! dispatch {
     ($kernel:ident ( $($arg:ident : $ty:ty),* $(,)? ) $(-> $ret:ty)?) => {{
         #[cfg(target_arch = "x86_64")]

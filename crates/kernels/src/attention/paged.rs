@@ -8,6 +8,8 @@
 //! `[PAGE][v rounded up to 16]`, then the keys' shared part as `[dim][PAGE]`: what the innermost loops read, so nothing
 //! is packed anew. Latent rows are in [`latent`](super::latent).
 
+mod element;
+
 use std::ops::Range;
 
 use super::{Heads, Keys, Shape, softmax};
@@ -17,6 +19,8 @@ use crate::micro;
 use crate::par::{self, SharedMut};
 use crate::scratch;
 use crate::span::spans;
+
+pub(super) use element::{Element, Half};
 
 /// Tokens in a page.
 pub const PAGE: usize = 16;
@@ -293,53 +297,6 @@ impl Place {
     }
 }
 
-/// A number of a cache.
-pub(super) trait Element: Copy {
-    /// # Safety
-    /// Sixteen readable elements; the machine has the instruction set of `L`.
-    unsafe fn load<L: Lanes>(p: *const Self) -> L;
-    /// # Safety
-    /// The machine has the instruction set of `L`.
-    unsafe fn of<L: Lanes>(x: L) -> [Self; LANES];
-}
-
-impl Element for f32 {
-    #[inline(always)]
-    unsafe fn load<L: Lanes>(p: *const Self) -> L {
-        // SAFETY: sixteen elements at `p` by the trait's contract.
-        unsafe { L::load(p) }
-    }
-    #[inline(always)]
-    unsafe fn of<L: Lanes>(x: L) -> [Self; LANES] {
-        // SAFETY: no memory is touched; instructions by the trait's contract.
-        unsafe { x.to_array() }
-    }
-}
-
-/// The bits of an f16.
-#[derive(Clone, Copy)]
-#[repr(transparent)]
-pub(super) struct Half(u16);
-
-impl Element for Half {
-    #[inline(always)]
-    unsafe fn load<L: Lanes>(p: *const Self) -> L {
-        // SAFETY: sixteen elements at `p` by the trait's contract.
-        unsafe { L::load_f16(p.cast()) }
-    }
-    #[inline(always)]
-    unsafe fn of<L: Lanes>(x: L) -> [Self; LANES] {
-        let mut bits = [Half(0); LANES];
-        // SAFETY: sixteen elements to write to; instructions by the trait's contract. In this order the limits let NaN
-        // pass.
-        unsafe {
-            let limited = L::splat(65504.0).min(L::splat(-65504.0).max(x));
-            limited.store_f16(bits.as_mut_ptr().cast());
-        }
-        bits
-    }
-}
-
 /// Writes `row` with `stride` elements from one to the next.
 ///
 /// # Safety
@@ -575,7 +532,8 @@ unsafe fn scores_of_rows<L: Lanes, E: Element>(
         for first in (0..pages.len()).step_by(V) {
             let count = V.min(pages.len() - first);
             // SAFETY: pages and queries are those of the contract of `attend`, scores have whole pages of room. What
-            // has no page of its own does the last one again.
+            // has
+            // no page of its own does the last one again.
             unsafe {
                 let parts: [*const E; V] =
                     std::array::from_fn(|v| place.page::<E>(pages[first + v.min(count - 1)]).cast_const());

@@ -14,7 +14,7 @@ pub mod half;
 use std::ops::Range;
 
 use crate::isa::{self, Isa};
-use crate::lanes::Lanes;
+use crate::lanes::{Lanes, dispatch};
 use crate::micro::{self, LeftWords, Out, Step};
 use crate::pack::{self, Block, Matrix, TILE};
 use crate::par::{self, SharedMut};
@@ -305,9 +305,7 @@ fn compute(p: Precision, task: &Task, out: SharedMut<f32>, start: Start, panels:
         Precision::F32 => {
             // SAFETY: the products were made with the sizes of their operands; each task has rows and columns of its
             // own.
-            unsafe {
-                crate::lanes::dispatch!(compute_f32(task: &Task, out: SharedMut<f32>, start: Start, panels: &mut [u32]))
-            }
+            unsafe { dispatch!(compute_f32(task: &Task, out: SharedMut<f32>, start: Start, panels: &mut [u32])) }
         }
         #[cfg(target_arch = "x86_64")]
         Precision::Bf16 if isa::active() == Isa::Avx512 && std::arch::is_x86_feature_detected!("avx512bf16") => {
@@ -321,9 +319,7 @@ fn compute(p: Precision, task: &Task, out: SharedMut<f32>, start: Start, panels:
         }
         Precision::Bf16 => {
             // SAFETY: as for f32: the sizes are those of the operands, the task's part of the output is its own.
-            unsafe {
-                crate::lanes::dispatch!(compute_bf16(task: &Task, out: SharedMut<f32>, start: Start, panels: &mut [u32]))
-            }
+            unsafe { dispatch!(compute_bf16(task: &Task, out: SharedMut<f32>, start: Start, panels: &mut [u32])) }
         }
         Precision::F16 => half::compute(task, out, start, panels),
     }

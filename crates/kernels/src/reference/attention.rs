@@ -75,6 +75,13 @@ pub fn cached(shape: Shape, q: Heads, n: usize, k: Keys, v: Heads, len: usize, o
     }
 }
 
+fn check_gradients(shape: &Shape, tokens: usize, [dq, dk, dv]: [&HeadsMut; 3], dk_shared: Option<&HeadsMut>) {
+    for (gradient, heads) in [(dq, shape.heads), (dk, shape.kv_heads), (dv, shape.kv_heads)] {
+        gradient.check("a gradient", heads, tokens);
+    }
+    dk_shared.iter().for_each(|shared| shared.check("dk_shared", 1, tokens));
+}
+
 /// Reference of [`crate::attention::backward`].
 #[allow(clippy::needless_range_loop)]
 pub fn backward(
@@ -93,10 +100,7 @@ pub fn backward(
 ) {
     let (group, qk) = (shape.heads / shape.kv_heads, q.dim);
     let tokens = starts.last().map_or(0, |&end| end as usize);
-    dq.check("dq", shape.heads, tokens);
-    dk.check("dk", shape.kv_heads, tokens);
-    dv.check("dv", shape.kv_heads, tokens);
-    dk_shared.iter().for_each(|shared| shared.check("dk_shared", 1, tokens));
+    check_gradients(&shape, tokens, [&dq, &dk, &dv], dk_shared.as_ref());
     for seq in starts.windows(2) {
         let (first, end) = (seq[0] as usize, seq[1] as usize);
         let len = end - first;

@@ -1,0 +1,50 @@
+//! Numbers of a KV cache as they are stored.
+
+use crate::lanes::{LANES, Lanes};
+
+/// A number of a cache.
+pub(in crate::attention) trait Element: Copy {
+    /// # Safety
+    /// Sixteen readable elements; the machine has the instruction set of `L`.
+    unsafe fn load<L: Lanes>(p: *const Self) -> L;
+    /// # Safety
+    /// The machine has the instruction set of `L`.
+    unsafe fn of<L: Lanes>(x: L) -> [Self; LANES];
+}
+
+impl Element for f32 {
+    #[inline(always)]
+    unsafe fn load<L: Lanes>(p: *const Self) -> L {
+        // SAFETY: sixteen elements at `p` by the trait's contract.
+        unsafe { L::load(p) }
+    }
+    #[inline(always)]
+    unsafe fn of<L: Lanes>(x: L) -> [Self; LANES] {
+        // SAFETY: no memory is touched; instructions by the trait's contract.
+        unsafe { x.to_array() }
+    }
+}
+
+/// The bits of an f16.
+#[derive(Clone, Copy)]
+#[repr(transparent)]
+pub(in crate::attention) struct Half(u16);
+
+impl Element for Half {
+    #[inline(always)]
+    unsafe fn load<L: Lanes>(p: *const Self) -> L {
+        // SAFETY: sixteen elements at `p` by the trait's contract.
+        unsafe { L::load_f16(p.cast()) }
+    }
+    #[inline(always)]
+    unsafe fn of<L: Lanes>(x: L) -> [Self; LANES] {
+        let mut bits = [Half(0); LANES];
+        // SAFETY: sixteen elements to write to; instructions by the trait's contract. In this order the limits let NaN
+        // pass.
+        unsafe {
+            let limited = L::splat(65504.0).min(L::splat(-65504.0).max(x));
+            limited.store_f16(bits.as_mut_ptr().cast());
+        }
+        bits
+    }
+}
