@@ -10,9 +10,9 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
+use crate::error::{RunError, json_text, write_json};
 use crate::files;
 use crate::hash::sha256_file;
-use crate::rundir::{RunError, json_text, write_json};
 
 /// A finished checkpoint.
 #[derive(Clone, Debug)]

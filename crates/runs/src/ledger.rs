@@ -10,9 +10,9 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use crate::checkpoint::FileRecord;
+use crate::error::RunError;
 use crate::files;
 use crate::hash::sha256;
-use crate::rundir::RunError;
 
 /// What to do about a ledger that is not as it was written.
 pub(crate) const HINT: &str = "the file was changed by something other than this program; restore it from a copy";

@@ -8,6 +8,8 @@ pub mod recipe;
 
 pub mod plan;
 
+mod error;
+
 pub mod rundir;
 
 pub mod checkpoint;

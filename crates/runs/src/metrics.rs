@@ -11,9 +11,9 @@ use serde::Serialize;
 use serde_json::Value;
 
 use crate::checkpoint::FileRecord;
+use crate::error::RunError;
 use crate::files;
 use crate::hash::Hasher;
-use crate::rundir::RunError;
 
 /// The open metrics file of a stage.
 #[derive(Debug)]

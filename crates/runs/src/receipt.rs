@@ -8,10 +8,10 @@ use std::path::Path;
 use serde::{Deserialize, Serialize};
 
 use crate::checkpoint::FileRecord;
+use crate::error::{FORMAT, RunError};
 use crate::files;
 use crate::ledger::{Entry, STAGE_DONE, Totals};
 use crate::recipe::Recipe;
-use crate::rundir::{FORMAT, RunError};
 
 /// Its name in a run's directory.
 pub const RECEIPT: &str = "receipt.json";

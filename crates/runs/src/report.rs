@@ -18,9 +18,9 @@ use std::path::Path;
 pub use data::RunData;
 pub use page::{price_dots, rows_of_several};
 
+use crate::error::RunError;
 use crate::files;
 use crate::plan::prices::Prices;
-use crate::rundir::RunError;
 
 /// Its name in a run's directory.
 pub const REPORT: &str = "report.html";

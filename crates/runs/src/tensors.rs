@@ -9,7 +9,7 @@ use std::path::Path;
 
 use safetensors::tensor::{Dtype, Metadata, TensorInfo, View};
 
-use crate::rundir::RunError;
+use crate::error::RunError;
 
 struct F32View<'a> {
     shape: [usize; 1],
