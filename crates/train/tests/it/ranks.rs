@@ -43,6 +43,9 @@ fn bits(trainer: &Trainer) -> Vec<Vec<u32>> {
     all
 }
 
+/// What a checkpoint has: steps, weights, and the optimizer's two means of each parameter.
+type Saved = (u64, Params, [Vec<Vec<f32>>; 2]);
+
 /// The naive device takes some seconds a step.
 fn steps() -> u64 {
     if std::env::var_os(VARIABLE).is_some() { 2 } else { 20 }
@@ -162,7 +165,7 @@ fn a_training_goes_on_with_another_number_of_ranks() {
     let key = Key { seed: 21, stream: 0 };
     let mut cuts: Vec<u64> = (0..24).map(|i| key.below_at(i, total)).chain([0, total]).collect();
     cuts.sort_unstable();
-    let mut saved: Option<(u64, Params, [Vec<Vec<f32>>; 2])> = None;
+    let mut saved: Option<Saved> = None;
     for (i, piece) in cuts.windows(2).enumerate() {
         let ranks = [1, 2, 4, 8][key.below_at(100 + i as u64, 4) as usize];
         let mut all = world(ranks, |comm| {
