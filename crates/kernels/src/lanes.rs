@@ -3,7 +3,7 @@
 //! [`Lanes`] has the same bits on all of them. Every operation is one IEEE 754 operation on each lane, rounded to
 //! nearest even.
 //!
-//! A kernel is an `#[inline(always)]` function over `L: Lanes`, called through [`dispatch!`](crate::lanes::dispatch),
+//! A kernel is an `#[inline(always)]` function over `L: Lanes`, called through `dispatch!`,
 //! which
 //! compiles it once for each set with the set's instructions switched on.
 
@@ -13,7 +13,7 @@ pub const LANES: usize = 16;
 /// Sixteen `f32` with the operations that kernels need.
 ///
 /// # Safety
-/// All methods assume that the machine has the instruction set; [`dispatch!`](crate::lanes::dispatch) makes sure of
+/// All methods assume that the machine has the instruction set; `dispatch!` makes sure of
 /// it. Loads
 /// and stores go to raw addresses and assume that they are valid.
 #[allow(missing_docs, clippy::missing_safety_doc)]

@@ -6,7 +6,7 @@
 //! ```
 //! On its own answers a student learns what to do behind its own mistakes, which no given answer shows. The gradient is
 //! that of the divergence at given tokens; none flows through the sampling (GKD, Agarwal et al., arXiv 2306.13649,
-//! algorithm 1). Loss and temperature are those of [`wels_kernels::distil`].
+//! algorithm 1). Loss and temperature are those of `wels_kernels::distil`.
 
 use std::sync::Arc;
 

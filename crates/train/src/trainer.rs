@@ -14,7 +14,7 @@
 //! bit.
 //!
 //! With [`Hyperparameters::gradient_shards`] above 1 the chains are those of a shard of the batch, and the shards are
-//! added up by a fixed tree, over ranks where there are several: [`crate::shards`], [`crate::sharded`].
+//! added up by a fixed tree, over ranks where there are several: `shards.rs`, `sharded.rs`.
 //!
 //! Source: DeepSeek-V3 report §2.1.2 (balancing), §2.2 (MTP), §4.2 (optimizer).
 
