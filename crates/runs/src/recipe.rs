@@ -588,7 +588,7 @@ mod tests {
             ),
             (
                 "[[stage]]\nname = \"rl\"\nkind = \"rl\"\nprompts = 4\nsamples = 4\nmini_batches = 3\ngradient_shards = 8",
-                "r.toml:7:19: stage.rl.gradient_shards is 8, but a batch may have no more than 5 sequences; at most 4 works\n",
+                "r.toml:7:19: stage.gradient_shards is 8, but a batch may have no more than 5 sequences; at most 4 works\n",
             ),
             (
                 "[budget]\nusd = 5",
