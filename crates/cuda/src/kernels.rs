@@ -26,8 +26,12 @@ pub struct Kernel {
 }
 
 /// What the files include.
-pub const HEADERS: [(&str, &str); 2] =
-    [("prelude.cuh", include_str!("../kernels/prelude.cuh")), ("math.cuh", include_str!("../kernels/math.cuh"))];
+pub const HEADERS: &[(&str, &str)] = &[
+    ("prelude.cuh", include_str!("../kernels/prelude.cuh")),
+    ("math.cuh", include_str!("../kernels/math.cuh")),
+    ("sums.cuh", include_str!("../kernels/sums.cuh")),
+    ("attend.cuh", include_str!("../kernels/attend.cuh")),
+];
 
 macro_rules! sources {
     ($($path:literal since $since:literal),* $(,)?) => {
@@ -40,6 +44,12 @@ macro_rules! sources {
 
 sources! {
     "rows.cu" since 80,
+    "products/plain.cu" since 80,
+    "products/quantised.cu" since 80,
+    "experts.cu" since 80,
+    "head.cu" since 80,
+    "attention/plain.cu" since 80,
+    "attention/paged.cu" since 80,
 }
 
 /// The kernel of that name.

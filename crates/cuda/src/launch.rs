@@ -16,6 +16,7 @@ pub mod emulator;
 
 
 pub mod signature;
+pub mod words;
 
 use std::ffi::c_void;
 use std::marker::PhantomData;
