@@ -130,6 +130,7 @@ extern "C" __global__ void __launch_bounds__(128) attention_dkv(const float *q, 
         dvs[j * v_dim + i] = s;
       }
     }
+  __syncthreads();
   int64_t t = j0 + j;
   for (int i = lane; mine && i < own; i += KEYS) dk[t * k_row + (int64_t)kv * k_head + i] = dks[j * qk + i];
   for (int i = lane; mine && i < shared_dim; i += KEYS) shared_sums[(t * kv_heads + kv) * shared_dim + i] = dks[j * qk + own + i];
