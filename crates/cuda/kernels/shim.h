@@ -89,6 +89,21 @@ inline Block *new_block() {
   return b;
 }
 inline constinit thread_local Block *block = nullptr;
+// Gives the memory back when the OS thread ends.
+struct Owner {
+  ~Owner() {
+    if (!block) return;
+    munmap(block->stacks, THREADS * STACK);
+    munmap(block->smem - PAGE_BYTES, SHARED + 2 * PAGE_BYTES);
+    delete block;
+    block = nullptr;
+  }
+};
+inline void own_block() {
+  static thread_local Owner owner;
+  (void)owner;
+  block = new_block();
+}
 inline Thread &self() { return block->threads[block->current]; }
 inline Warp &warp() { return block->warps[self().linear / 32]; }
 inline uint32_t dice() {
@@ -196,7 +211,7 @@ inline bool run_block() {
 }
 // Runs a grid, its blocks in any order. Gives null, or what went wrong.
 template <class F> const char *launch(dim3 grid, dim3 dim, size_t smem, uint32_t seed, F f) {
-  if (!block) block = new_block();
+  if (!block) own_block();
   Block &b = *block;
   unsigned n = dim.x * dim.y * dim.z;
   uint64_t blocks = (uint64_t)grid.x * grid.y * grid.z;

@@ -9,13 +9,14 @@
 //! alone where not. [`Launch::run`] holds their number and types against the kernel's text. What is left to the callers
 //! is that sizes fit, and every operation asserts the shapes from which it computes them.
 
-
-
+pub mod cache;
+pub mod card;
 #[cfg(feature = "emulator")]
 pub mod emulator;
-
-
+pub mod libraries;
+pub mod nvrtc;
 pub mod signature;
+mod staging;
 pub mod words;
 
 use std::ffi::c_void;
