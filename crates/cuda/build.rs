@@ -40,12 +40,13 @@ mod emulator {
             let of_file: Vec<String> = signature::parse(&text).into_iter().map(|kernel| kernel.name).collect();
             let name = source.strip_prefix(&kernels).expect("inside").display().to_string().replace('/', "_");
             let wrapper = out.join(format!("{name}.cpp"));
-            fs::write(&wrapper, wrapped(&source, &of_file)).expect("OUT_DIR can be written to");
+            fs::write(&wrapper, signature::wrapper(&source.display().to_string(), &of_file))
+                .expect("OUT_DIR can be written to");
             build.file(wrapper);
             names.extend(of_file);
         }
         let table = out.join("table.cpp");
-        fs::write(&table, table_of(&names)).expect("OUT_DIR can be written to");
+        fs::write(&table, signature::table(&names)).expect("OUT_DIR can be written to");
         build.file(table).file(kernels.join("emulator.cpp"));
         match build.try_compile("wels_emulator") {
             Ok(()) => println!("cargo::rustc-cfg=emulator"),
@@ -85,34 +86,5 @@ mod emulator {
         }
         found.sort();
         found
-    }
-
-    /// A file's helpers are its own: two files may have helpers of one name.
-    fn wrapped(source: &Path, names: &[String]) -> String {
-        let mut text = format!(
-            "#define WELS_EMU\n#include \"prelude.cuh\"\nnamespace {{\n#include \"{}\"\n}}\n",
-            source.display()
-        );
-        for name in names {
-            text += &format!(
-                "extern \"C\" const char *wels_emu_{name}(const unsigned *dims, size_t smem, uint32_t seed, void **args) {{\n  \
-                 return emu::launch_kernel({name}, dims, smem, seed, args);\n}}\n"
-            );
-        }
-        text
-    }
-
-    fn table_of(names: &[String]) -> String {
-        let arguments = "(const unsigned *, size_t, uint32_t, void **)";
-        let mut text = String::from("#include <cstddef>\n#include <cstdint>\nextern \"C\" {\n");
-        for name in names {
-            text += &format!("const char *wels_emu_{name}{arguments};\n");
-        }
-        text += &format!("struct Named {{ const char *name; const char *(*kernel){arguments}; }};\n");
-        text += "extern const Named wels_emu_kernels[];\nconst Named wels_emu_kernels[] = {\n";
-        for name in names {
-            text += &format!("  {{\"{name}\", wels_emu_{name}}},\n");
-        }
-        text + "  {nullptr, nullptr},\n};\n}\n"
     }
 }

@@ -153,7 +153,9 @@ impl Cuda {
         let mut delta = self.temporary(heads);
         let launch = self.launch("attention_delta").over(heads * 16).read(f32s(out)).read(f32s(d_out));
         launch.write(&mut delta).int(widths.v).long(heads).run();
-        let saved = |launch| -> Launch<'_> { with_shape(launch, shape, widths).read(f32s(stats)).read(&delta).read(f32s(d_out)) };
+        let saved = |launch| -> Launch<'_> {
+            with_shape(launch, shape, widths).read(f32s(stats)).read(&delta).read(f32s(d_out))
+        };
 
         let launch = self.launch("attention_dq").threads(THREADS).blocks(tiles.count, shape.heads, 1);
         let launch = with_inputs(launch.shared(widths.dq_bytes()), &inputs).read(&tiles.tiles);

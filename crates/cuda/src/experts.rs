@@ -201,7 +201,11 @@ impl Experts for Cuda {
 
     fn gather_slots(&self, dslots: &Tensor, dispatch: &Dispatch, (dx, start): (&mut Tensor, Start)) {
         let (d, len) = (dslots.cols(), dx.len());
-        assert_eq!((dslots.rows(), dx.rows(), dx.cols()), (dispatch.slots(), dispatch.tokens, d), "{dslots:?} to {dx:?}");
+        assert_eq!(
+            (dslots.rows(), dx.rows(), dx.cols()),
+            (dispatch.slots(), dispatch.tokens, d),
+            "{dslots:?} to {dx:?}"
+        );
         let launch = self.launch("gather_slots").over(len).read(f32s(dslots)).read(&tables(dispatch).slots);
         launch.write(f32s_mut(dx)).int(dispatch.top_k).int(d).int(goes_on(start)).long(len).run();
     }

@@ -1,8 +1,6 @@
 //! The output head with its loss: logits of some tokens at a time, which become their gradients where they lie.
 
-use wels_device::{
-    Coefficient, Divergence, Head, HeadGradients, IGNORE, Precision, Start, Taught, Tensor, WeightRef,
-};
+use wels_device::{Coefficient, Divergence, Head, HeadGradients, IGNORE, Precision, Start, Taught, Tensor, WeightRef};
 
 use crate::Cuda;
 use crate::launch::{Buffer, Launch};

@@ -65,13 +65,18 @@ pub enum Unavailable {
         capability: (u32, u32),
     },
     /// The compiler is missing.
-    #[error("NVIDIA's compiler NVRTC (libnvrtc.so.12 or .13) is neither in {} nor where the system's loader looks", places(looked))]
+    #[error(
+        "NVIDIA's compiler NVRTC (libnvrtc.so.12 or .13) is neither in {} nor where the system's loader looks",
+        places(looked)
+    )]
     Nvrtc {
         /// Directories that were looked into.
         looked: Vec<PathBuf>,
     },
     /// The program was built without the emulator, or where it could not be built.
-    #[error("the emulator of CUDA kernels is not in this program: it takes x86-64 Linux and a C++20 compiler at build time")]
+    #[error(
+        "the emulator of CUDA kernels is not in this program: it takes x86-64 Linux and a C++20 compiler at build time"
+    )]
     Emulator,
     /// Something else went wrong while the card was opened.
     #[error("the card cannot be opened: {reason}")]

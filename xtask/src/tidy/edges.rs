@@ -23,8 +23,8 @@ fn allowed(krate: &str) -> Option<&'static [&'static str]> {
         "pipeline" => &["model", "data", "tasks", "train", "runs", "device", "cpu", "comm", "kernels"],
         "server" => &["engine", "data"],
         "cli" => &[
-            "kernels", "device", "cpu", "cuda", "comm", "model", "data", "engine", "tasks", "train", "runs", "pipeline",
-            "server",
+            "kernels", "device", "cpu", "cuda", "comm", "model", "data", "engine", "tasks", "train", "runs",
+            "pipeline", "server",
         ],
         _ => return None,
     })

@@ -93,7 +93,8 @@ impl Card {
             return Err(Unavailable::OldDriver { has, least });
         }
         // SAFETY: the driver's library is there.
-        check("cuInit", unsafe { sys::cuInit(0) }).map_err(|fault| Unavailable::NoCard { reason: fault.to_string() })?;
+        check("cuInit", unsafe { sys::cuInit(0) })
+            .map_err(|fault| Unavailable::NoCard { reason: fault.to_string() })?;
         let device = first_device()?;
         let (name, capability) = (name_of(device).map_err(failed)?, capability_of(device).map_err(failed)?);
         if capability < CAPABILITY_LEAST {
@@ -127,7 +128,8 @@ impl Card {
         let module = match kernels.modules.get(source.path) {
             Some(module) => *module,
             None => {
-                let module = self.load(source).map_err(|reason| Fault::Kernel { kernel: source.path.into(), reason })?;
+                let module =
+                    self.load(source).map_err(|reason| Fault::Kernel { kernel: source.path.into(), reason })?;
                 kernels.modules.insert(source.path, module);
                 module
             }

@@ -5,12 +5,26 @@
 
 use std::alloc::{Layout, alloc, dealloc};
 use std::ffi::{CStr, CString, c_char, c_int, c_void};
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+
+use libloading::Library;
 
 use super::{Address, Arguments, Driver, Fault, Grid, MapShape, TensorMap};
 use crate::Unavailable;
 use crate::kernels::Kernel;
+
+/// `wels_emu_launch` of `kernels/emulator.cpp`.
+type Call = unsafe extern "C" fn(
+    name: *const c_char,
+    dims: *const u32,
+    shared: usize,
+    seed: u32,
+    args: *mut *mut c_void,
+    message: *mut c_char,
+    len: usize,
+) -> c_int;
 
 #[cfg(emulator)]
 unsafe extern "C" {
@@ -25,6 +39,13 @@ unsafe extern "C" {
     ) -> c_int;
 }
 
+#[cfg(emulator)]
+const LINKED: Option<Call> = Some(wels_emu_launch);
+#[cfg(not(emulator))]
+const LINKED: Option<Call> = None;
+/// What a [`Call`] gives for a kernel that it does not have.
+const NO_SUCH_KERNEL: c_int = 2;
+
 /// Bytes before and behind memory that nobody may write to.
 const FENCE: usize = 256;
 const FENCED: u8 = 0xa5;
@@ -35,15 +56,30 @@ const POISON: u8 = 0xff;
 pub struct Emulator {
     seed: AtomicU32,
     launches: AtomicU64,
+    /// Kernels that are taken instead of the program's own.
+    other: Option<Call>,
 }
 
 impl Emulator {
     /// One that steps blocks, warps and lanes as `seed` says.
     pub fn open(seed: u32) -> Result<Arc<Emulator>, Unavailable> {
-        match cfg!(emulator) {
-            true => Ok(Arc::new(Emulator { seed: AtomicU32::new(seed), launches: AtomicU64::new(0) })),
-            false => Err(Unavailable::Emulator),
+        match LINKED {
+            Some(_) => Ok(Arc::new(Emulator { seed: AtomicU32::new(seed), launches: AtomicU64::new(0), other: None })),
+            None => Err(Unavailable::Emulator),
         }
+    }
+
+    /// One that takes kernels out of a shared library, and the program's own where it has none of a name: for tests of
+    /// the tests, which change kernels.
+    pub fn with_kernels_of(library: &Path, seed: u32) -> Result<Arc<Emulator>, Unavailable> {
+        let failed = |error: libloading::Error| Unavailable::Failed { reason: error.to_string() };
+        // SAFETY: the library is the emulator with other kernels, built by the caller for this call.
+        let library = unsafe { Library::new(library) }.map_err(failed)?;
+        // SAFETY: the symbol is that of `kernels/emulator.cpp`, which has this type.
+        let call = unsafe { library.get::<Call>(b"wels_emu_launch") }.map(|call| *call).map_err(failed)?;
+        let (seed, launches) = (AtomicU32::new(seed), AtomicU64::new(0));
+        std::mem::forget(library); // fibers and what ends with a thread may lie in it
+        Ok(Arc::new(Emulator { seed, launches, other: Some(call) }))
     }
 
     /// Another order from the next launch on.
@@ -143,7 +179,18 @@ impl Driver for Emulator {
     fn launch(&self, kernel: &'static Kernel, grid: Grid, args: &mut Arguments) -> Result<(), Fault> {
         let number = self.launches.fetch_add(1, Ordering::Relaxed) as u32;
         let seed = self.seed.load(Ordering::Relaxed).wrapping_mul(0x9e37_79b9) ^ number.wrapping_mul(0x85eb_ca6b);
-        run(kernel, grid, seed, &mut args.pointers())
+        let calls = self.other.into_iter().chain(LINKED);
+        let mut failure = (NO_SUCH_KERNEL, Unavailable::Emulator.to_string());
+        for call in calls {
+            match run(call, kernel, grid, seed, &mut args.pointers()) {
+                Ok(()) => return Ok(()),
+                Err(error) => failure = error,
+            }
+            if failure.0 != NO_SUCH_KERNEL {
+                break;
+            }
+        }
+        Err(Fault::Kernel { kernel: kernel.signature.name.clone(), reason: failure.1 })
     }
 
     fn synchronize(&self) -> Result<(), Fault> {
@@ -151,35 +198,19 @@ impl Driver for Emulator {
     }
 }
 
-#[cfg(emulator)]
-fn run(kernel: &'static Kernel, grid: Grid, seed: u32, args: &mut [*mut c_void]) -> Result<(), Fault> {
+/// Runs a kernel; the error is the emulator's number and its words.
+fn run(call: Call, kernel: &Kernel, grid: Grid, seed: u32, args: &mut [*mut c_void]) -> Result<(), (c_int, String)> {
     let name = CString::new(kernel.signature.name.as_str()).expect("a name without zeros");
     let ([bx, by, bz], [tx, ty, tz]) = (grid.blocks, grid.threads);
     let dims = [bx, by, bz, tx, ty, tz];
     let mut message = [0 as c_char; 1024];
+    let (dims, args, len) = (dims.as_ptr(), args.as_mut_ptr(), message.len());
     // SAFETY: `Launch::run` has held the arguments against the kernel's parameters; they and the message outlive the
     // call, and the kernel runs to its end inside of it.
-    let failed = unsafe {
-        wels_emu_launch(
-            name.as_ptr(),
-            dims.as_ptr(),
-            grid.shared,
-            seed,
-            args.as_mut_ptr(),
-            message.as_mut_ptr(),
-            message.len(),
-        )
-    };
+    let failed = unsafe { call(name.as_ptr(), dims, grid.shared, seed, args, message.as_mut_ptr(), len) };
     if failed == 0 {
         return Ok(());
     }
     // SAFETY: the emulator ends its message with a zero, and there is one anyway where it writes nothing.
-    let reason = unsafe { CStr::from_ptr(message.as_ptr()) }.to_string_lossy().into_owned();
-    Err(Fault::Kernel { kernel: kernel.signature.name.clone(), reason })
-}
-
-#[cfg(not(emulator))]
-fn run(kernel: &'static Kernel, _: Grid, _: u32, _: &mut [*mut c_void]) -> Result<(), Fault> {
-    let reason = Unavailable::Emulator.to_string();
-    Err(Fault::Kernel { kernel: kernel.signature.name.clone(), reason })
+    Err((failed, unsafe { CStr::from_ptr(message.as_ptr()) }.to_string_lossy().into_owned()))
 }

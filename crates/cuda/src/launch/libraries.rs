@@ -83,7 +83,8 @@ fn directories() -> Vec<PathBuf> {
     let mut all: Vec<PathBuf> = variable(VARIABLE).iter().flat_map(env::split_paths).collect();
     let toolkits = ["CUDA_HOME", "CUDA_PATH"].into_iter().filter_map(variable).map(PathBuf::from);
     all.extend(toolkits.flat_map(|root| of_toolkit(&root)));
-    let mut prefixes: Vec<PathBuf> = ["VIRTUAL_ENV", "CONDA_PREFIX"].into_iter().filter_map(variable).map(PathBuf::from).collect();
+    let mut prefixes: Vec<PathBuf> =
+        ["VIRTUAL_ENV", "CONDA_PREFIX"].into_iter().filter_map(variable).map(PathBuf::from).collect();
     prefixes.extend(python_of_path());
     prefixes.extend(variable("HOME").map(|home| Path::new(&home).join(".local")));
     prefixes.extend(["/usr/local", "/usr", "/opt/conda"].map(PathBuf::from));
@@ -106,14 +107,15 @@ fn python_of_path() -> Option<PathBuf> {
 /// `nvidia/*/lib` of all packages below a prefix.
 fn of_packages(prefix: &Path) -> Vec<PathBuf> {
     let children = |directory: PathBuf| -> Vec<PathBuf> {
-        let mut paths: Vec<PathBuf> = fs::read_dir(directory).into_iter().flatten().flatten().map(|e| e.path()).collect();
+        let mut paths: Vec<PathBuf> =
+            fs::read_dir(directory).into_iter().flatten().flatten().map(|e| e.path()).collect();
         paths.sort();
         paths.reverse();
         paths
     };
-    let pythons = children(prefix.join("lib")).into_iter().filter(|path| {
-        path.file_name().and_then(|name| name.to_str()).is_some_and(|name| name.starts_with("python3"))
-    });
+    let pythons = children(prefix.join("lib"))
+        .into_iter()
+        .filter(|path| path.file_name().and_then(|name| name.to_str()).is_some_and(|name| name.starts_with("python3")));
     let packages = pythons.flat_map(|python| [python.join("site-packages"), python.join("dist-packages")]);
     packages.flat_map(|packages| children(packages.join("nvidia"))).map(|package| package.join("lib")).collect()
 }

@@ -1,4 +1,5 @@
-//! Which kernels a file has, and what they take, read from its text.
+//! Which kernels a file has, and what they take, read from its text; and for the emulator the C++ that calls them by
+//! name. The build script has this file too.
 
 /// What a kernel takes.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -62,3 +63,29 @@ fn kind(kernel: &str, parameter: &str) -> Parameter {
         () => panic!("{kernel} takes `{}`", parameter.trim()),
     }
 }
+
+/// C++ around a file of kernels, whose helpers become its own: two files may have helpers of one name.
+pub fn wrapper(path: &str, kernels: &[String]) -> String {
+    let mut text = format!("#define WELS_EMU\n#include \"prelude.cuh\"\nnamespace {{\n#include \"{path}\"\n}}\n");
+    for name in kernels {
+        text += &format!("extern \"C\" const char *wels_emu_{name}{PARAMETERS} {{\n");
+        text += &format!("  return emu::launch_kernel({name}, dims, smem, seed, args);\n}}\n");
+    }
+    text
+}
+
+/// C++ of the table in which the emulator looks for names.
+pub fn table(kernels: &[String]) -> String {
+    let mut text = String::from("#include <cstddef>\n#include <cstdint>\nextern \"C\" {\n");
+    for name in kernels {
+        text += &format!("const char *wels_emu_{name}{PARAMETERS};\n");
+    }
+    text += &format!("struct Named {{ const char *name; const char *(*kernel){PARAMETERS}; }};\n");
+    text += "extern const Named wels_emu_kernels[];\nconst Named wels_emu_kernels[] = {\n";
+    for name in kernels {
+        text += &format!("  {{\"{name}\", wels_emu_{name}}},\n");
+    }
+    text + "  {nullptr, nullptr},\n};\n}\n"
+}
+
+const PARAMETERS: &str = "(const unsigned *dims, size_t smem, uint32_t seed, void **args)";

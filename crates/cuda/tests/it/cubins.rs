@@ -16,13 +16,17 @@ fn every_kernel_compiles_without_spills() {
     for capability in [(8, 0), (9, 0)] {
         let target = Target { capability };
         for source in SOURCES.iter().filter(|source| target.runs(source)) {
-            let compiled = nvrtc.compile(source, target, true).unwrap_or_else(|error| panic!("{}: {error}", source.path));
+            let compiled =
+                nvrtc.compile(source, target, true).unwrap_or_else(|error| panic!("{}: {error}", source.path));
             assert!(compiled.cubin.starts_with(b"\x7fELF"), "{} is no cubin", source.path);
             let usage = compiled.usage();
             assert!(!usage.is_empty(), "no report of {} in: {}", source.path, compiled.log);
             for it in usage {
                 let name = target.name();
-                println!("{name:7} {:24} {:24} {:4} registers {:5} stack", source.path, it.kernel, it.registers, it.stack_bytes);
+                println!(
+                    "{name:7} {:24} {:24} {:4} registers {:5} stack",
+                    source.path, it.kernel, it.registers, it.stack_bytes
+                );
                 if it.spill_bytes > 0 {
                     spilling.push(format!("{} on {name}: {} bytes", it.kernel, it.spill_bytes));
                 }

@@ -1,8 +1,10 @@
 //! Routing, and what joins the experts' results.
 
-use wels_device::{Ids, Router, Scoring, Start, Tensor};
+use wels_device::{Device, Ids, Router, Scoring, Start, Tensor};
 
-use crate::lab::{empty, numbers, same, tensor, values};
+use std::sync::Arc;
+
+use crate::lab::{Outputs, empty, numbers, same, tensor, values};
 
 fn routers() -> Vec<Router> {
     let router = |scoring, experts, top_k, groups, top_groups, normalize| Router {
@@ -87,4 +89,22 @@ fn combination() {
             out
         });
     }
+}
+
+/// For the planted bugs: more choices than a block has threads.
+pub fn many(device: &Arc<dyn Device>) -> Outputs {
+    let dispatch = crate::products::routed(device, 500, 6, 2);
+    let (h, weights) = (tensor(device, 1, dispatch.slots(), 4), tensor(device, 2, 500, 2));
+    let mut y = empty(device, 500, 4);
+    device.combine(&h, &weights, &dispatch, None, &mut y);
+    vec![("y", values(&y))]
+}
+
+/// For the planted bugs: experts of equal scores.
+pub fn ties(device: &Arc<dyn Device>) -> Outputs {
+    let router = routers()[0];
+    let logits = Tensor::zeros(device, 5, router.experts);
+    let (mut scores, mut weights) = (empty(device, 5, router.experts), empty(device, 5, router.top_k));
+    let dispatch = device.route(&router, &logits, None, &mut scores, &mut weights);
+    vec![("loads", device.loads(&dispatch).iter().map(|load| *load as f32).collect())]
 }

@@ -1,10 +1,12 @@
 //! The output head with its losses.
 
 use wels_device::{
-    Coefficient, Divergence, HeadGradients, IGNORE, Policy, PolicyTerm, Precision, Start, Taught, WeightRef,
+    Coefficient, Device, Divergence, HeadGradients, IGNORE, Policy, PolicyTerm, Precision, Start, Taught, WeightRef,
 };
 
-use crate::lab::{empty, numbers, same, tensor, values};
+use std::sync::Arc;
+
+use crate::lab::{Outputs, empty, numbers, same, tensor, values};
 
 fn targets(tokens: usize, v: usize) -> Vec<u32> {
     (0..tokens).map(|t| if t % 5 == 3 { IGNORE } else { (t * t * 13 % v) as u32 }).collect()
@@ -24,7 +26,8 @@ fn cross_entropy_and_policies() {
         for coefficient in [Coefficient::Uniform(0.125), Coefficient::PerToken(&each), policy(0.0), policy(0.04)] {
             same(&format!("head {tokens} {d} {v}"), |device| {
                 let (x, w, targets) = (tensor(device, 1, tokens, d), tensor(device, 2, v, d), targets(tokens, v));
-                let (mut alone, mut logp, mut dx) = (empty(device, tokens, 1), empty(device, tokens, 1), empty(device, tokens, d));
+                let (mut alone, mut logp, mut dx) =
+                    (empty(device, tokens, 1), empty(device, tokens, 1), empty(device, tokens, d));
                 device.head_loss(Precision::F32, &x, WeightRef::Plain(&w), &targets, &mut alone, None);
                 let mut out = vec![("logp alone", values(&alone))];
                 for start in [Start::Zero, Start::Continue] {
@@ -48,7 +51,8 @@ fn divergence_from_a_teacher() {
             let (tokens, d, v) = (13, 24, 301);
             let (x, w, targets) = (tensor(device, 1, tokens, d), tensor(device, 2, v, d), targets(tokens, v));
             let (states, head) = (tensor(device, 3, tokens, 2 * d), tensor(device, 4, v, 2 * d));
-            let taught = Taught { states: &states, head: WeightRef::Plain(&head), divergence, temperature, cross_entropy };
+            let taught =
+                Taught { states: &states, head: WeightRef::Plain(&head), divergence, temperature, cross_entropy };
             let (mut logp, mut seen) = (empty(device, tokens, 1), empty(device, tokens, 1));
             let (mut dx, mut dw) = (empty(device, tokens, d), tensor(device, 5, v, d));
             let coefficient = Coefficient::Uniform(1.0 / 16.0);
@@ -57,4 +61,12 @@ fn divergence_from_a_teacher() {
             vec![("logp", values(&logp)), ("divergence", values(&seen)), ("dx", values(&dx)), ("dw", values(&dw))]
         });
     }
+}
+
+/// For the planted bugs.
+pub fn some(device: &Arc<dyn Device>) -> Outputs {
+    let (x, w, targets) = (tensor(device, 1, 9, 8), tensor(device, 2, 700, 8), targets(9, 700));
+    let mut logp = empty(device, 9, 1);
+    device.head_loss(Precision::F32, &x, WeightRef::Plain(&w), &targets, &mut logp, None);
+    vec![("logp", values(&logp))]
 }

@@ -41,6 +41,15 @@ pub fn emulator() -> Option<Arc<Emulator>> {
     }
 }
 
+/// The first output that is not what it should be.
+pub fn difference(expected: &Outputs, got: &Outputs) -> Option<String> {
+    let differs = |a: f32, b: f32| a != b && !(a.is_nan() && b.is_nan());
+    expected.iter().zip(got).find_map(|((name, expected), (_, got))| {
+        let count = expected.iter().zip(got).filter(|(a, b)| differs(**a, **b)).count();
+        (count > 0).then(|| format!("{count} of {} elements of {name} differ", got.len()))
+    })
+}
+
 fn check(what: &str, expected: &[f32], got: &[f32], same: impl Fn(f32, f32) -> bool) {
     assert_eq!(expected.len(), got.len(), "elements of {what}");
     let wrong = expected.iter().zip(got).position(|(a, b)| !same(*a, *b));

@@ -16,6 +16,8 @@ mod open;
 #[cfg(feature = "emulator")]
 mod paged;
 #[cfg(feature = "emulator")]
+mod planted;
+#[cfg(feature = "emulator")]
 mod products;
 #[cfg(feature = "emulator")]
 mod rows;

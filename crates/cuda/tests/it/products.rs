@@ -4,10 +4,11 @@ use std::sync::Arc;
 
 use wels_device::{Device, Dispatch, Groups, Precision, Router, Scoring, Start, WeightRef};
 
-use crate::lab::{empty, same, tensor, values};
+use crate::lab::{Outputs, empty, same, tensor, values};
 
 /// T, K, N.
-const SHAPES: [(usize, usize, usize); 6] = [(1, 1, 1), (1, 70, 130), (5, 33, 64), (64, 16, 64), (65, 17, 66), (130, 80, 3)];
+const SHAPES: [(usize, usize, usize); 6] =
+    [(1, 1, 1), (1, 70, 130), (5, 33, 64), (64, 16, 64), (65, 17, 66), (130, 80, 3)];
 
 #[test]
 fn dense() {
@@ -102,4 +103,16 @@ fn micro_batches_continue_chains() {
         assert_eq!(values(&whole), values(&chained));
         vec![("dw", values(&whole))]
     });
+}
+
+/// For the planted bugs.
+pub fn some(device: &Arc<dyn Device>) -> Outputs {
+    let (parts, rows, k, n) = (3, 70, 40, 21);
+    let (x, w) = (tensor(device, 1, parts * rows, k), tensor(device, 2, parts * n, k));
+    let mut y = empty(device, parts * rows, n);
+    device.grouped(Precision::F32, &x, Groups::Equal(parts), &mut [(WeightRef::Plain(&w), &mut y)]);
+    let (dy, first) = (tensor(device, 3, parts * rows, n), tensor(device, 4, n, k));
+    let mut dx = tensor(device, 5, parts * rows, k);
+    device.linear_dx(Precision::F32, &dy, &first, (&mut dx, Start::Zero));
+    vec![("y", values(&y)), ("dx", values(&dx))]
 }

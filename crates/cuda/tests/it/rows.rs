@@ -1,9 +1,11 @@
 //! Row by row, and the optimizer.
 
 use wels_device::host::{Layout, Scaling, Table};
-use wels_device::{AdamW, Direction, Dtype, Ids, Rotary, RotaryColumns, Start, Tensor, WeightRef};
+use wels_device::{AdamW, Device, Direction, Dtype, Ids, Rotary, RotaryColumns, Start, Tensor, WeightRef};
 
-use crate::lab::{empty, numbers, same, tensor, values};
+use std::sync::Arc;
+
+use crate::lab::{Outputs, empty, numbers, same, tensor, values};
 
 const SIZES: [(usize, usize); 5] = [(1, 1), (1, 37), (3, 16), (70, 129), (9, 300)];
 
@@ -149,4 +151,14 @@ fn number_formats_and_what_is_not_finite() {
         found.push(finite(&x));
         vec![("copy", values(&copy)), ("finite", found)]
     });
+}
+
+/// For the planted bugs.
+pub fn some(device: &Arc<dyn Device>) -> Outputs {
+    let (x, w, mut y) = (tensor(device, 1, 3, 100), tensor(device, 2, 1, 100), tensor(device, 3, 3, 100));
+    let mut rstd = empty(device, 3, 1);
+    device.add(&x, &mut y);
+    let sums = values(&y);
+    device.rms_norm(&x, &w, 1e-6, &mut y, &mut rstd);
+    vec![("sums", sums), ("y", values(&y)), ("rstd", values(&rstd))]
 }

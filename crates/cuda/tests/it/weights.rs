@@ -1,9 +1,11 @@
 //! Packed weights in all number formats.
 
-use wels_device::host::blocks;
-use wels_device::{BlockType, Groups, Ids, Precision, Source, WeightRef};
+use std::sync::Arc;
 
-use crate::lab::{empty, numbers, same, tensor, values};
+use wels_device::host::blocks;
+use wels_device::{BlockType, Device, Groups, Ids, Precision, Source, WeightRef};
+
+use crate::lab::{Outputs, empty, numbers, same, tensor, values};
 
 /// Blocks of random bits, with scales that are finite.
 fn blocks_of(format: BlockType, rows: usize, cols: usize) -> Vec<u8> {
@@ -95,4 +97,13 @@ fn activations_that_are_not_finite() {
         device.linear(Precision::F32, &x, &mut [(WeightRef::Packed(&w), &mut y)]);
         vec![("y", values(&y))]
     });
+}
+
+/// For the planted bugs.
+pub fn fifth_bits(device: &Arc<dyn Device>) -> Outputs {
+    let bytes = blocks_of(BlockType::Q5K, 4, 256);
+    let w = device.stack(vec![device.pack(Source::Blocks { block_type: BlockType::Q5K, bytes: &bytes }, 4, 256)]);
+    let (x, mut y) = (tensor(device, 1, 3, 256), empty(device, 3, 4));
+    device.linear(Precision::F32, &x, &mut [(WeightRef::Packed(&w), &mut y)]);
+    vec![("y", values(&y))]
 }
