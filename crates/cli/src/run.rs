@@ -2,11 +2,12 @@
 //!
 //! The same command goes on after a kill, a Ctrl-C or a full disk.
 
+use std::num::NonZeroUsize;
 use std::path::PathBuf;
 
 use anyhow::Result;
 use wels_pipeline::forecast::Rates;
-use wels_pipeline::run;
+use wels_pipeline::ranks;
 use wels_pipeline::session::Programs;
 use wels_runs::recipe::Recipe;
 use wels_runs::rundir::RunDir;
@@ -22,12 +23,16 @@ pub struct Args {
     /// Where runs are kept
     #[arg(long, value_name = "DIR", default_value_os_t = default_runs())]
     runs: PathBuf,
+    /// Ranks that train together, as threads of this process; they divide the recipe's gradient_shards. Changes no bit
+    /// of a result
+    #[arg(long, value_name = "N", default_value_t = NonZeroUsize::MIN)]
+    ranks: NonZeroUsize,
 }
 
 impl Args {
     /// What `wels` alone means.
     pub fn quickstart() -> Args {
-        Args { recipe_or_run: None, runs: default_runs() }
+        Args { recipe_or_run: None, runs: default_runs(), ranks: NonZeroUsize::MIN }
     }
 }
 
@@ -39,7 +44,7 @@ fn default_runs() -> PathBuf {
 /// Does what is left of a run. Its recipe is the user's own, so the programs that it names are started.
 pub fn run(args: &Args) -> Result<()> {
     let mut terminal = Terminal::listening()?;
-    run::run(open(args)?, Programs::Run, Rates::Measured, &mut terminal)
+    ranks::run_on_threads(open(args)?, Programs::Run, Rates::Measured, args.ranks.get(), &mut terminal)
 }
 
 /// The run that the command line means.

@@ -116,6 +116,11 @@ mod tests {
                         let expected: Vec<Vec<u8>> = (0..4).map(|from| vec![round, from, comm.rank() as u8]).collect();
                         assert_eq!(received, expected);
                     }
+                    let mine = vec![comm.rank() as u8];
+                    let gathered =
+                        if comm.rank() == 0 { vec![vec![0], vec![1], vec![2], vec![3]] } else { vec![vec![]; 4] };
+                    assert_eq!(comm.gather(mine.clone()).unwrap(), gathered);
+                    assert_eq!(comm.broadcast(mine).unwrap(), [0]);
                     comm.barrier().unwrap();
                 });
             }

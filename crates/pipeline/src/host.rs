@@ -29,6 +29,26 @@ pub trait Host {
     fn clock(&self) -> Duration;
 }
 
+/// A host to whom nothing is told.
+#[derive(Default)]
+pub(crate) struct Silent;
+
+impl Host for Silent {
+    fn event(&mut self, _event: Event<'_>) {}
+
+    fn result(&mut self, _result: Outcome<'_>) -> io::Result<()> {
+        Ok(())
+    }
+
+    fn stop_asked(&self) -> bool {
+        false
+    }
+
+    fn clock(&self) -> Duration {
+        Duration::ZERO
+    }
+}
+
 /// What happens in a run. Words are for people, and no interface.
 #[allow(missing_docs, reason = "each variant says what its fields are")]
 pub enum Event<'a> {

@@ -3,6 +3,7 @@
 
 use std::fs;
 use std::path::Path;
+use std::sync::Arc;
 use std::time::Instant;
 
 use anyhow::{Context, Result};
@@ -22,6 +23,7 @@ use wels_train::{distil, sft};
 
 use crate::host::{Event, Host};
 use crate::hyper::of_stage;
+use crate::ranks::Rank;
 use crate::refusal::refuse;
 use crate::session::Session;
 use crate::start::{config_for, state_of};
@@ -59,7 +61,7 @@ pub(crate) fn learn(
     section: &Supervised,
     teacher: Option<TeacherModel>,
 ) -> Result<()> {
-    let lessons = Lessons::prepare(&session.run, tokenizer, stage, section, teacher, session.host)?;
+    let lessons = Lessons::prepare(&session.rank.run, tokenizer, stage, section, teacher, session.host)?;
     let at = Stage {
         name: &stage.name,
         label: "learn",
@@ -71,7 +73,7 @@ pub(crate) fn learn(
     };
     let Some((running, latest)) = at.open(session)? else { return Ok(()) };
     session.host.event(Event::Examples { stage: &stage.name, count: lessons.examples.len() });
-    let learning = lessons.begin(&session.run, tokenizer, section, latest.as_ref())?;
+    let learning = lessons.begin(&session.rank, tokenizer, section, latest.as_ref())?;
     running.run(session, learning)
 }
 
@@ -110,14 +112,15 @@ impl Lessons {
     /// Ready to go on behind a checkpoint, or from the stage's beginning.
     pub fn begin(
         self,
-        run: &RunDir,
+        rank: &Rank,
         tokenizer: &Tokenizer,
         section: &Supervised,
         latest: Option<&Checkpoint>,
     ) -> Result<Learning> {
-        let (config, state) = state_of(run, &section.start, tokenizer, latest)?;
+        let (config, state) = state_of(&rank.run, &section.start, tokenizer, latest)?;
         let hyper = of_stage(&section.optimization, self.plan.len() as u64);
-        let mut trainer = Trainer::new(config, self.context, state, hyper, Execution::new(wels_cpu::device()));
+        let mut trainer = Trainer::new(config, self.context, state, hyper, Execution::new(wels_cpu::device()))
+            .with_comm(Arc::clone(&rank.comm));
         if section.optimization.optimizer.mtp_lambda == 0.0 {
             trainer.freeze_mtp();
         }

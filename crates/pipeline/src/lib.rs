@@ -6,6 +6,8 @@
 
 pub mod run;
 
+pub mod ranks;
+
 pub mod verify;
 
 mod replay;

@@ -17,12 +17,12 @@ use wels_model::model::Batch;
 use wels_runs::checkpoint::Checkpoint;
 use wels_runs::plan::stages::TokenFlops;
 use wels_runs::recipe::{PRETRAIN, Recipe, Start};
-use wels_runs::rundir::RunDir;
 use wels_train::trainer::{StepReport, Trainer};
 
 use crate::host::Event;
 use crate::hyper::{execution, of_pretraining, slow_precision};
 use crate::measure::fma_peak_flops;
+use crate::ranks::Rank;
 use crate::session::Session;
 use crate::start::state_of;
 use crate::training::{Position, Stage, Training};
@@ -93,7 +93,7 @@ pub(crate) fn pretrain(
     if let Some(note) = slow_precision(section) {
         session.host.event(Event::Note(note));
     }
-    let pretraining = Pretraining::begin(&session.run, recipe, tokenizer, dataset, latest.as_ref())?;
+    let pretraining = Pretraining::begin(&session.rank, recipe, tokenizer, dataset, latest.as_ref())?;
     running.run(session, pretraining)
 }
 
@@ -106,17 +106,18 @@ pub(crate) fn flops_per_token(recipe: &Recipe) -> u64 {
 impl<'a> Pretraining<'a> {
     /// Ready to go on behind a checkpoint, or from the stage's beginning.
     pub fn begin(
-        run: &RunDir,
+        rank: &Rank,
         recipe: &'a Recipe,
         tokenizer: &Tokenizer,
         dataset: Arc<Dataset>,
         latest: Option<&Checkpoint>,
     ) -> Result<Pretraining<'a>> {
         let start = Start::New { model: Box::new(recipe.model.clone()) };
-        let (_, state) = state_of(run, &start, tokenizer, latest)?;
+        let (_, state) = state_of(&rank.run, &start, tokenizer, latest)?;
         let config = recipe.model.config().clone();
         let (context, section) = (recipe.data.sequence_length, &recipe.pretrain);
-        let trainer = Trainer::new(config, context, state, of_pretraining(section), execution(section));
+        let trainer = Trainer::new(config, context, state, of_pretraining(section), execution(section))
+            .with_comm(Arc::clone(&rank.comm));
         let loader_config = loader_config(recipe, tokenizer);
         Ok(Pretraining {
             recipe,
@@ -125,7 +126,7 @@ impl<'a> Pretraining<'a> {
             validation: Loader::validation(dataset, loader_config),
             byte_lengths: tokenizer.byte_lengths(),
             flops_per_token: flops_per_token(recipe),
-            peak_flops: fma_peak_flops(),
+            peak_flops: 0.0,
         })
     }
 
@@ -135,6 +136,11 @@ impl<'a> Pretraining<'a> {
 
     fn micro_rows(&self) -> usize {
         self.recipe.pretrain.micro_batch * self.recipe.data.sequence_length
+    }
+
+    /// The machine's limit, for rank 0, which has a line to write.
+    fn machine_limit(&self) -> f64 {
+        if self.trainer.comm().rank() == 0 { fma_peak_flops() } else { f64::INFINITY }
     }
 
     /// Sequences spread evenly over the held-out documents, always the same ones.
@@ -169,9 +175,9 @@ impl Training for Pretraining<'_> {
         let last = report.step == section.steps;
         let validation =
             (last || report.step.is_multiple_of(section.validate_every)).then(|| self.validate()).transpose()?;
-        if validation.is_some() {
+        if validation.is_some() || self.peak_flops == 0.0 {
             // What else the machine does may have stopped since the last look.
-            self.peak_flops = self.peak_flops.max(fma_peak_flops());
+            self.peak_flops = self.peak_flops.max(self.machine_limit());
         }
         let tokens_per_second = tokens as f64 / seconds;
         let mfu = tokens_per_second * self.flops_per_token as f64 / self.peak_flops;

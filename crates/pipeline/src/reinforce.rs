@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::path::Path;
+use std::sync::Arc;
 use std::time::Instant;
 
 use anyhow::{Context, Result};
@@ -25,7 +26,8 @@ use wels_train::rl::{Answered, Prompter, RlOptions, RlReport, Rollout, learn, sa
 use wels_train::trainer::Trainer;
 
 use crate::hyper::{of_stage, rollout_options};
-use crate::session::{Programs, Session};
+use crate::ranks::Rank;
+use crate::session::Session;
 use crate::start::{config_for, initial, state_of};
 use crate::task;
 use crate::training::{Position, Stage, Training};
@@ -80,15 +82,14 @@ pub(crate) fn reinforce(
     stage: &StageSection,
     section: &Rl,
 ) -> Result<()> {
-    let config = config_for(&session.run, &section.start)?;
+    let config = config_for(&session.rank.run, &section.start)?;
     let (steps, flops) = (section.rollouts.steps, TokenFlops::of_reinforcement(&config, section));
     let checkpoints = &section.optimization.checkpoints;
     let at = Stage { name: &stage.name, label: "rl", tokenizer, checkpoints, steps, samples: true, flops };
     let Some((running, latest)) = at.open(session)? else { return Ok(()) };
     let template = ChatTemplate::of(tokenizer)?;
     let prompter = Prompter { tokenizer, template: template.as_ref() };
-    let reinforcement =
-        Reinforcement::begin(&session.run, prompter, stage, section, latest.as_ref(), session.programs)?;
+    let reinforcement = Reinforcement::begin(&session.rank, prompter, stage, section, latest.as_ref())?;
     running.run(session, reinforcement)
 }
 
@@ -108,20 +109,21 @@ pub(crate) struct Reinforcement<'a> {
 impl<'a> Reinforcement<'a> {
     /// Ready to go on behind a checkpoint, or from the stage's beginning.
     pub fn begin(
-        run: &RunDir,
+        rank: &Rank,
         prompter: Prompter<'a>,
         stage: &StageSection,
         section: &Rl,
         latest: Option<&Checkpoint>,
-        programs: Programs,
     ) -> Result<Reinforcement<'a>> {
+        let run = &rank.run;
         let (config, state) = state_of(run, &section.start, prompter.tokenizer, latest)?;
         let reference = reference(run, prompter.tokenizer, section, &config, latest)?;
         let options = options(section, &config);
         let Rollouts { steps, mini_batches, answering, .. } = &section.rollouts;
         let hyper = of_stage(&section.optimization, steps * *mini_batches as u64);
         let context = config.rope.max_positions;
-        let mut trainer = Trainer::new(config, context, state, hyper, Execution::new(wels_cpu::device()));
+        let mut trainer = Trainer::new(config, context, state, hyper, Execution::new(wels_cpu::device()))
+            .with_comm(Arc::clone(&rank.comm));
         if section.optimization.optimizer.mtp_lambda == 0.0 {
             trainer.freeze_mtp();
         }
@@ -131,7 +133,7 @@ impl<'a> Reinforcement<'a> {
             .for_each(|line| _ = doctor.look(&recalled(line)));
         Ok(Reinforcement {
             trainer,
-            task: task::task(answering, Split::Train, programs)?,
+            task: task::task(answering, Split::Train, rank.programs)?,
             prompter,
             options,
             reference,

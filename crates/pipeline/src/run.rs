@@ -12,7 +12,10 @@
 //! ```
 //! Every stage is done once: what is there is kept, so a run goes on after a kill, an interruption or a full disk.
 
+use std::sync::Arc;
+
 use anyhow::Result;
+use wels_comm::Comm;
 use wels_data::tokenizer::Tokenizer;
 use wels_kernels::memory;
 use wels_runs::machine;
@@ -23,18 +26,22 @@ use wels_runs::rundir::RunDir;
 
 use crate::forecast::{Rates, forecast};
 use crate::host::{Event, Host};
+use crate::ranks::{self, Command, Rank};
 use crate::session::{Programs, Session, Stopped};
 use crate::{corpus, distil, learn, pretrain, reinforce, sample, samples};
 
 /// Does what is left of `run`, and tells `host`. Where `rates` says so, steps of a run that begins are measured first,
-/// for its plan.
+/// for its plan. With a `comm` of several ranks this is rank 0, and the others [`follow`](crate::ranks::follow).
 ///
 /// # Errors
-/// [`Stopped`] if the host asked for it or the budget is spent; whatever a stage meets.
-pub fn run(run: RunDir, programs: Programs, rates: Rates, host: &mut dyn Host) -> Result<()> {
-    let mut session = Session::open(run, programs, host)?;
+/// [`Stopped`] if the host asked for it or the budget is spent; whatever a stage meets. Before anything starts, if the
+/// ranks do not divide the recipe's gradient shards.
+pub fn run(run: RunDir, programs: Programs, rates: Rates, comm: Arc<dyn Comm>, host: &mut dyn Host) -> Result<()> {
+    ranks::check(run.recipe(), comm.world())?;
+    let mut session = Session::open(Rank { run, programs, comm }, host)?;
     let path = session.path().to_path_buf();
-    let recipe = session.run.recipe().clone();
+    session.rank.tell(&Command::Open { run: path.clone() })?;
+    let recipe = session.rank.run.recipe().clone();
     let expected = forecast(&recipe, Some(&path), rates, session.host);
     session.begin(&expected)?;
     session.host.event(Event::Run(&path));

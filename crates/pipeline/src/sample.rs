@@ -36,11 +36,11 @@ pub(crate) fn sample(session: &mut Session, recipe: &Recipe, tokenizer: &Tokeniz
         return tell(session);
     }
     let section = &recipe.sample;
-    let file = session.run.stage("sample")?.join("samples.json");
+    let file = session.rank.run.stage("sample")?.join("samples.json");
     if is_written(session, section, &file) {
         return tell(session);
     }
-    let stage = session.run.path().join("pretrain");
+    let stage = session.rank.run.path().join("pretrain");
     let checkpoint = checkpoint::latest(&stage)?.context("the stage pretrain has no checkpoint")?;
     let config = recipe.model.config();
     let params = load_params(&Location::Directory(checkpoint.path.clone()), config)?;
@@ -106,11 +106,11 @@ fn is_written(session: &Session, section: &SampleSection, file: &Path) -> bool {
 
 /// Says where the last model is.
 fn tell(session: &mut Session) -> Result<()> {
-    let recipe = session.run.recipe();
+    let recipe = session.rank.run.recipe();
     if !recipe.pretrains() && !recipe.stages.iter().any(|stage| stage.work.trains()) {
         return Ok(());
     }
-    let folder = model_folder(session.run.path())?;
+    let folder = model_folder(session.rank.run.path())?;
     session.host.event(Event::Model(&folder));
     Ok(())
 }

@@ -10,8 +10,8 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 use serde::Serialize;
+use wels_comm::Single;
 use wels_data::chat::ChatTemplate;
-use wels_data::shards::Dataset;
 use wels_data::tokenizer::Tokenizer;
 use wels_kernels::random::Key;
 use wels_runs::checkpoint;
@@ -23,9 +23,10 @@ use wels_runs::verify::{Expected, Findings, Problem, examine};
 
 use crate::forecast::Rates;
 use crate::host::{Event, Host, Outcome};
+use crate::ranks::Rank;
 use crate::refusal::refuse;
 pub use crate::replay::Segment;
-use crate::replay::{NOT_WHAT_STEPS_GIVE, again, compare_files, pretraining, replay_segment, step};
+use crate::replay::{NOT_WHAT_STEPS_GIVE, compare_files, replay_segment, step, training};
 use crate::session::{Programs, Session, record_of};
 use crate::{corpus, pretrain, run, task};
 
@@ -115,7 +116,10 @@ pub fn verify_run(path: &Path, options: &Options, host: &mut dyn Host) -> Result
     let segments =
         if verdict.findings.problems.is_empty() { segments_in(&verdict.findings, options) } else { Vec::new() };
     let (Some(run), false) = (run, segments.is_empty()) else { return Ok(verdict) };
-    refuse_programs(run.recipe(), options.programs, |stage| segments.iter().any(|segment| segment.stage == stage))?;
+    let rank = Rank { run, programs: options.programs, comm: Arc::new(Single) };
+    refuse_programs(rank.run.recipe(), options.programs, |stage| {
+        segments.iter().any(|segment| segment.stage == stage)
+    })?;
     let scratch = Scratch::new(options.scratch)?;
     let tokenizer = Tokenizer::load(&path.join("tokenizer"))?;
     let template = ChatTemplate::of(&tokenizer)?;
@@ -123,16 +127,8 @@ pub fn verify_run(path: &Path, options: &Options, host: &mut dyn Host) -> Result
         let folder = scratch.0.join(format!("{}-{}", segment.stage, segment.to));
         std::fs::create_dir_all(&folder).with_context(|| format!("cannot create {}", folder.display()))?;
         let from = segment.from.map(|step| checkpoint::at(&path.join(&segment.stage), step)).transpose()?;
-        let stage = run.recipe().stages.iter().find(|stage| stage.name == segment.stage);
-        let (template, programs) = (template.as_ref(), options.programs);
-        let mut replay = match stage {
-            Some(stage) => again(&run, &tokenizer, template, stage, &folder, from.as_ref(), programs, host)?,
-            None => {
-                let dataset = Arc::new(Dataset::open(&path.join("data"))?);
-                pretraining(&run, &tokenizer, dataset, &folder, from.as_ref())?
-            }
-        };
-        let found = replay_segment(path, &segment, &mut *replay, host)
+        let mut replay = training(&rank, &tokenizer, template.as_ref(), &segment.stage, from.as_ref(), host)?;
+        let found = replay_segment(path, &segment, &mut *replay, &folder, host)
             .with_context(|| format!("cannot do the stage {} again", segment.stage))?;
         verdict.findings.problems.extend(found);
         verdict.replayed.push(segment);
@@ -225,12 +221,12 @@ pub fn verify_receipt(
     let run = RunDir::open_or_create(&scratch.0, &recipe)?;
     let folder = run.path().to_path_buf();
     if whole {
-        run::run(run, options.programs, Rates::Measured, &mut Quiet(host))?;
+        run::run(run, options.programs, Rates::Measured, Arc::new(Single), &mut Quiet(host))?;
         return Ok(compare_receipts(&receipt, &Receipt::read(&folder.join(RECEIPT))?, host));
     }
-    let mut session = Session::open(run, options.programs, host)?;
+    let mut session = Session::open(Rank { run, programs: options.programs, comm: Arc::new(Single) }, host)?;
     let tokenizer = corpus::tokenizer(&mut session, &recipe)?;
-    let dataset = corpus::shards(&mut session, &recipe, &tokenizer)?;
+    corpus::shards(&mut session, &recipe, &tokenizer)?;
     let mut verdict = Verdict { findings: Findings::default(), replayed: Vec::new() };
     for (stage, files) in receipt.inputs.iter().filter(|(stage, _)| ["tokenizer", "data"].contains(&stage.as_str())) {
         for (name, record) in files {
@@ -244,16 +240,7 @@ pub fn verify_receipt(
         }
     }
     if verdict.findings.problems.is_empty() {
-        train_and_compare(
-            &receipt,
-            &session.run,
-            &tokenizer,
-            dataset,
-            &scratch.0,
-            options,
-            session.host,
-            &mut verdict,
-        )?;
+        train_and_compare(&receipt, &session.rank, &tokenizer, &scratch.0, options, session.host, &mut verdict)?;
     }
     Ok(verdict)
 }
@@ -295,9 +282,8 @@ fn compare_receipts(receipt: &Receipt, again: &Receipt, host: &mut dyn Host) -> 
 /// Trains up to the receipt's first checkpoints and compares them.
 fn train_and_compare(
     receipt: &Receipt,
-    run: &RunDir,
+    rank: &Rank,
     tokenizer: &Tokenizer,
-    dataset: Arc<Dataset>,
     scratch: &Path,
     options: &Options,
     host: &mut dyn Host,
@@ -307,20 +293,20 @@ fn train_and_compare(
     let checkpoints: BTreeMap<u64, _> = of_stage.map(|checkpoint| (checkpoint.step, checkpoint)).collect();
     let wanted: Vec<_> = checkpoints.into_iter().take(options.segments).collect();
     let Some(last) = wanted.last().map(|(step, _)| *step) else { return Ok(()) };
-    let steps = run.recipe().pretrain.steps;
+    let steps = rank.run.recipe().pretrain.steps;
     if last > steps {
         let message = format!("the receipt has a checkpoint of step {last}, and its recipe {steps} steps");
         return Err(refuse(message, "it is not the receipt of one run"));
     }
     let folder = scratch.join("replay");
     std::fs::create_dir_all(&folder).with_context(|| format!("cannot create {}", folder.display()))?;
-    let mut replay = pretraining(run, tokenizer, dataset, &folder, None)?;
+    let mut replay = training(rank, tokenizer, None, PRETRAIN, None, host)?;
     host.event(Event::Began { label: "verify", unit: "steps", done: 0, total: Some(last) });
     let mut from = None;
     for (to, checkpoint) in wanted {
         while step(&mut *replay, host)?.0 < to {}
         let place = format!("pretrain/step-{to:06}");
-        let problems = compare_files(&place, &checkpoint.files, &replay.save()?.files, NOT_WHAT_STEPS_GIVE);
+        let problems = compare_files(&place, &checkpoint.files, &replay.save(&folder)?.files, NOT_WHAT_STEPS_GIVE);
         let differs = !problems.is_empty();
         verdict.findings.problems.extend(problems);
         verdict.replayed.push(Segment { stage: "pretrain".into(), from, to });

@@ -66,6 +66,19 @@ impl Work {
         }
     }
 
+    /// How weights are learnt, where they are.
+    pub fn optimization(&self) -> Option<&Optimization> {
+        match self {
+            Work::Pretrain(section) | Work::Sft(section) => Some(&section.optimization),
+            Work::Rl(section) => Some(&section.optimization),
+            Work::Distil(distil) => match &distil.answers {
+                Answers::Given(section) => Some(&section.optimization),
+                Answers::Own(section) => Some(&section.optimization),
+            },
+            Work::SampleAndFilter(_) | Work::Score(_) => None,
+        }
+    }
+
     /// As `kind` says it.
     pub fn kind(&self) -> &'static str {
         match self {
