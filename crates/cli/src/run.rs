@@ -54,5 +54,6 @@ fn open(args: &Args) -> Result<RunDir> {
         Some(path) if path.is_dir() => return Ok(RunDir::open(path)?),
         Some(path) => Recipe::load(path)?,
     };
+    ranks::check(&recipe, args.ranks.get())?;
     Ok(RunDir::open_or_create(&args.runs, &recipe)?)
 }

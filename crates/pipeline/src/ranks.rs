@@ -172,7 +172,10 @@ pub(crate) fn section<'a>(run: &'a RunDir, name: &str) -> Result<&'a StageSectio
 }
 
 /// Fails if a stage's gradient shards cannot be dealt to so many ranks.
-pub(crate) fn check(recipe: &Recipe, ranks: usize) -> Result<()> {
+///
+/// # Errors
+/// With the nearest numbers of ranks that work.
+pub fn check(recipe: &Recipe, ranks: usize) -> Result<()> {
     let pretrain = recipe.pretrains().then_some((PRETRAIN, recipe.pretrain.optimizer.gradient_shards));
     let others = recipe.stages.iter().filter_map(|stage| {
         let shards = stage.work.optimization()?.optimizer.gradient_shards;
