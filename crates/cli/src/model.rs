@@ -4,10 +4,11 @@ use anyhow::Result;
 use wels_data::tokenizer::Tokenizer;
 use wels_model::config::{ModelConfig, Note};
 use wels_model::gguf::GgufFile;
+use wels_model::inference::{Hold, Quantise};
 use wels_model::model::Model;
 use wels_model::paged::{CacheLayout, Numbers};
 use wels_model::params::Params;
-use wels_model::weights::{Files, Hold, Quantise, Sink, open_dir};
+use wels_model::weights::{Files, Sink, open_dir};
 pub use wels_pipeline::model::{
     Location, in_directory, load_params, locate, read_config, read_config_file, split_rows,
 };

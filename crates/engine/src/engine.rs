@@ -155,7 +155,7 @@ impl Engine {
         let device = loaded.params.device().clone();
         Ok(Engine {
             execution: Execution { precision: options.precision, ..Execution::new(device.clone()) },
-            cache: PagedCache::new(&device, &loaded.model, options.layout, options.numbers, pages),
+            cache: PagedCache::new(&device, loaded.model.config(), options.layout, options.numbers, pages),
             table: PageTable::new(pages),
             loaded,
             options,

@@ -1,22 +1,7 @@
-//! Model configurations: read from and written to Hugging Face `config.json`, resolved and checked.
-//!
-//! Reading has two stages. The JSON is what somebody typed; [`ModelConfig`] is complete and consistent, and nothing
-//! after it looks at the JSON again. A key that would change the arithmetic and is not supported, or that contradicts
-//! another, is a [`ConfigError`] that names it. A key that is unknown and cannot be judged is returned as a [`Note`].
-//!
-//! Missing keys take the defaults of `transformers` 5, whose configuration and modelling files are the source for what
-//! each key means.
+//! Model configurations, complete and consistent: what a `config.json` (`crate::config_json`) or the metadata of a GGUF
+//! file (`crate::gguf`) is resolved to. Nothing after it looks at the file again.
 
-mod foreign;
-mod keys;
-mod read;
-mod rope;
-mod write;
-
-pub(crate) use rope::yarn_table_scale;
 pub use wels_device::Precision;
-
-use serde_json::Value;
 
 /// `eps` of the two RMS norms inside MLA (query and key-value latents).
 ///
@@ -319,22 +304,6 @@ pub enum Dtype {
 }
 
 impl ModelConfig {
-    /// Reads a Hugging Face `config.json`.
-    ///
-    /// # Errors
-    /// A [`ConfigError`] that names the key: malformed JSON, an unknown `model_type`, a key missing, out of range,
-    /// unsupported, or contradicting another.
-    pub fn from_hf_json(text: &str) -> Result<(ModelConfig, Vec<Note>), ConfigError> {
-        read::read(text)
-    }
-
-    /// Writes the configuration so that `transformers` 5 loads a directory of such weights unchanged.
-    ///
-    /// `from_hf_json(to_hf_json())` gives an equal configuration.
-    pub fn to_hf_json(&self, dtype: Dtype) -> String {
-        write::write(self, dtype)
-    }
-
     /// Whether decoder layer `layer` has experts. MTP layers count on from `layers`.
     pub fn is_moe_layer(&self, layer: usize) -> bool {
         self.moe.as_ref().is_some_and(|moe| layer >= moe.first_dense_layers)
@@ -437,13 +406,4 @@ pub enum ConfigError {
         /// The most similar name.
         nearest: &'static str,
     },
-}
-
-/// A JSON value for a message: at most 60 characters.
-fn abbreviate(value: &Value) -> String {
-    let text = value.to_string();
-    match text.char_indices().nth(60) {
-        Some((end, _)) => format!("{}…", &text[..end]),
-        None => text,
-    }
 }

@@ -353,7 +353,7 @@ impl Model {
     }
 
     /// MLA's up-projections, with the widths of a head's keys and values.
-    pub(crate) fn up_projections(&self) -> impl Iterator<Item = (Weight, usize, usize)> {
+    fn up_projections(&self) -> impl Iterator<Item = (Weight, usize, usize)> {
         self.layers.iter().chain(self.mtp.iter().map(|mtp| &mtp.block)).filter_map(|block| block.up_projection())
     }
 
@@ -394,6 +394,16 @@ impl Model {
         assert!(last.is_none_or(|&last| (last as usize) < room), "position {last:?} in a context of {room} tokens");
         let sequences = Arc::new(Sequences { starts, positions });
         Context { params, execution, sequences, balance_coefficient: 0.0 }
+    }
+}
+
+impl Params {
+    /// Makes ready for pages of latents: from the values as they are now, where the file did not have the halves. Does
+    /// nothing for a model without latents.
+    pub fn prepare_latent(&mut self, model: &Model) {
+        for (weight, nope, v) in model.up_projections() {
+            self.absorb(weight, nope, v);
+        }
     }
 }
 

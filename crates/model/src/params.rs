@@ -6,10 +6,8 @@
 //! place has a gradient buffer of its own, a *slot*, and [`Grads::finish`] adds them up in the order in which the model
 //! asks for them, once a step.
 
-use crate::config::ModelConfig;
-use crate::model::Model;
+use crate::config::{CacheLayout, ModelConfig};
 use crate::names::{ParamKind, ParamSpec, param_specs};
-use crate::paged::CacheLayout;
 use std::borrow::Cow;
 use std::sync::Arc;
 use wels_device::host::random;
@@ -201,31 +199,29 @@ impl Params {
         self.absorbed[param] = Some(Absorbed { keys: Half::Packed(keys), values: Half::Packed(values) });
     }
 
-    /// Makes ready for pages of latents: from the values as they are now, where the file did not have the halves. Does
-    /// nothing for a model without latents.
-    pub fn prepare_latent(&mut self, model: &Model) {
+    /// Sets the halves of an up-projection `[H·(nope + v), latent]` from its values as they are now, unless the file
+    /// had them.
+    pub(crate) fn absorb(&mut self, weight: Weight, nope: usize, v: usize) {
         // What is packed does not change.
-        let made = |weight: Weight| self.packed[weight.param].is_some() && self.absorbed[weight.param].is_some();
-        let todo: Vec<_> = model.up_projections().filter(|(weight, ..)| !made(*weight)).collect();
-        for (weight, nope, v) in todo {
-            let cols = weight.cols;
-            let stored = self.stored(weight);
-            let (like, up) = match stored {
-                WeightRef::Plain(tensor) => (None, tensor.to_host()),
-                WeightRef::Packed(packed) => (Some(packed.block_type()), Cow::Owned(self.device.unpack(packed))),
-            };
-            let (mut keys, mut values) = (Vec::new(), Vec::new());
-            for head in up.chunks_exact((nope + v) * cols) {
-                let (of_keys, of_values) = head.split_at(nope * cols);
-                for column in 0..cols {
-                    keys.extend(of_keys[column..].iter().step_by(cols));
-                }
-                values.extend_from_slice(of_values);
-            }
-            let keys = Half::new(&self.device, &keys, cols, nope, like);
-            let values = Half::new(&self.device, &values, v, cols, like);
-            self.absorbed[weight.param] = Some(Absorbed { keys, values });
+        if self.packed[weight.param].is_some() && self.absorbed[weight.param].is_some() {
+            return;
         }
+        let cols = weight.cols;
+        let (like, up) = match self.stored(weight) {
+            WeightRef::Plain(tensor) => (None, tensor.to_host()),
+            WeightRef::Packed(packed) => (Some(packed.block_type()), Cow::Owned(self.device.unpack(packed))),
+        };
+        let (mut keys, mut values) = (Vec::new(), Vec::new());
+        for head in up.chunks_exact((nope + v) * cols) {
+            let (of_keys, of_values) = head.split_at(nope * cols);
+            for column in 0..cols {
+                keys.extend(of_keys[column..].iter().step_by(cols));
+            }
+            values.extend_from_slice(of_values);
+        }
+        let keys = Half::new(&self.device, &keys, cols, nope, like);
+        let values = Half::new(&self.device, &values, v, cols, like);
+        self.absorbed[weight.param] = Some(Absorbed { keys, values });
     }
 
     /// # Panics

@@ -8,7 +8,6 @@
 //! Writing makes each file under a temporary name, syncs it and renames it; the index and `config.json` come last.
 
 mod fp8;
-mod inference;
 mod map;
 mod read;
 mod write;
@@ -16,7 +15,6 @@ mod write;
 use std::fmt;
 use std::path::{Path, PathBuf};
 
-pub use inference::{Hold, Quantise};
 pub use read::{Files, Sink, load_dir, open_dir};
 pub use write::{DEFAULT_SHARD_BYTES, save_dir};
 

@@ -6,11 +6,15 @@ mod body;
 
 mod generate;
 
+mod hangup;
+
 mod metrics;
 
 mod pages;
 
 mod patient;
+
+mod routes;
 
 mod serve;
 
@@ -19,4 +23,5 @@ mod sse;
 mod turns;
 
 pub use app::{App, Settings};
-pub use serve::{Hangup, Shutdown, serve};
+pub use hangup::Hangup;
+pub use serve::{Shutdown, serve};

@@ -219,7 +219,7 @@ fn scaling_keys(config: &ModelConfig, put: &mut dyn FnMut(&str, Item)) -> Result
             mscale_all_dim,
             table_scale,
         } => {
-            let usual = crate::config::yarn_table_scale(*factor, *mscale, *mscale_all_dim);
+            let usual = crate::config_json::yarn_table_scale(*factor, *mscale, *mscale_all_dim);
             let told = if deepseek { mscale.is_some() && mscale == mscale_all_dim } else { mscale_all_dim.is_none() };
             if !truncate || *table_scale != usual || !told {
                 let value = format!("{:?}", config.rope.scaling);

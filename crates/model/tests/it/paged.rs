@@ -160,7 +160,7 @@ fn play<'a>(
         model,
         params,
         execution,
-        cache: PagedCache::new(&device(), model, layout, numbers, 24),
+        cache: PagedCache::new(&device(), model.config(), layout, numbers, 24),
         users: vec![0; 24],
         sequences: vec![Sequence::default(); 3],
         key: Key { seed, stream: 1 },
@@ -198,7 +198,7 @@ fn other_layouts_and_numbers_do_not_depend_on_the_history() {
             play(name, parts, layout, numbers, seed as u64).play(40, |name, tokens, i, logits| {
                 let len = tokens.len();
                 let pages: Vec<u32> = (0..len.div_ceil(PAGE_TOKENS) as u32).collect();
-                let mut cache = PagedCache::new(&device(), &model, layout, numbers, pages.len());
+                let mut cache = PagedCache::new(&device(), model.config(), layout, numbers, pages.len());
                 let piece = Piece { tokens, past: 0, pages: &pages, logits: 1, states: 0 };
                 let alone = model.step(&params, &execution, &mut cache, &[piece]).logits;
                 assert_eq!(bits(logits), bits(&host(&alone)), "{name}: after {len} tokens");
@@ -232,7 +232,7 @@ fn drafts_have_the_bits_of_training() {
     let tokens = &batch.tokens;
     let expected = model.mtp_logits(&params, &execution, tokens, &[0, 30]);
     let expected: Vec<_> = expected.iter().map(host).collect();
-    let mut cache = PagedCache::new(&device(), &model, CacheLayout::Expanded, Numbers::F32, 5);
+    let mut cache = PagedCache::new(&device(), model.config(), CacheLayout::Expanded, Numbers::F32, 5);
     let pages = [4, 0];
     let mut past = 0;
     for new in [1, 17, 1, 1, 6] {
@@ -263,7 +263,7 @@ fn states_and_logits_are_wanted_apart() {
     let tokens = shapes::batch(8, &[12]).tokens;
     let width = config.hidden_size;
     let step = |logits: [usize; 2], states: [usize; 2]| {
-        let mut cache = PagedCache::new(&device(), &model, CacheLayout::Expanded, Numbers::F32, 2);
+        let mut cache = PagedCache::new(&device(), model.config(), CacheLayout::Expanded, Numbers::F32, 2);
         let piece =
             |s: usize, tokens| Piece { tokens, past: 0, pages: &[[0], [1]][s], logits: logits[s], states: states[s] };
         let output = model.step(&params, &execution, &mut cache, &[piece(0, &tokens[..7]), piece(1, &tokens[7..])]);

@@ -12,11 +12,12 @@ use safetensors::tensor::{Dtype as FileDtype, TensorView, serialize};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 use wels_model::config::{Dtype, ModelConfig};
+use wels_model::inference::{Hold, Quantise};
 use wels_model::model::{Batch, Model};
 use wels_model::names::{self, ParamKind};
 use wels_model::params::Params;
 use wels_model::tape::Execution;
-use wels_model::weights::{self, Hold, Quantise, WeightsError};
+use wels_model::weights::{self, WeightsError};
 
 const ALL_BYTES: u64 = u64::MAX;
 

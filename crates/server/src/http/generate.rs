@@ -12,7 +12,7 @@ use wels_engine::Refusal as EngineRefusal;
 
 use super::app::{App, json_response, ledger_failed};
 use super::body;
-use super::serve::Hangup;
+use super::hangup::Hangup;
 use super::sse::Events;
 use crate::keys::random_hex;
 use crate::ledger::{Admission, Clerk, ClerkError, Key, Refusal, now_unix_ms};

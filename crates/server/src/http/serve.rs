@@ -12,9 +12,10 @@ use hyper_util::service::TowerToHyperService;
 use tokio::io::AsyncWriteExt;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::signal::unix::{SignalKind, signal};
-use tokio::sync::{Notify, Semaphore, watch};
+use tokio::sync::{Semaphore, watch};
 
 use super::app::App;
+use super::hangup::Hangup;
 use super::patient::Patient;
 
 /// Bytes of a request's line and headers.
@@ -25,17 +26,6 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 const FULL: &[u8] = b"HTTP/1.1 503 Service Unavailable\r\nRetry-After: 1\r\nConnection: close\r\n\
     Content-Type: application/json\r\nContent-Length: 100\r\n\r\n\
     {\"error\":{\"message\":\"Too many connections.\",\"type\":\"server_error\",\"param\":null,\"code\":\"overloaded\"}}";
-
-/// Ends a connection from within one of its requests.
-#[derive(Clone, Default)]
-pub struct Hangup(Arc<Notify>);
-
-impl Hangup {
-    /// Closes the connection, whatever it is at.
-    pub fn hang_up(&self) {
-        self.0.notify_one();
-    }
-}
 
 /// How far the end of the server has come.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -153,7 +143,7 @@ fn connect(
                     tracing::debug!(%error, "a connection broke");
                 }
             }
-            () = hangup.0.notified() => {}
+            () = hangup.hung_up() => {}
         }
     }
 }

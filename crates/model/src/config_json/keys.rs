@@ -5,7 +5,7 @@ use std::fmt::Debug;
 
 use serde_json::{Map, Value};
 
-use super::{ConfigError, Note, abbreviate};
+use crate::config::{ConfigError, Note};
 
 /// An object of the file, and which of its keys have been looked at.
 pub struct Keys<'a> {
@@ -170,5 +170,14 @@ impl<'a> Keys<'a> {
             other_value: other_value.to_string(),
             why,
         }
+    }
+}
+
+/// A JSON value for a message: at most 60 characters.
+pub fn abbreviate(value: &Value) -> String {
+    let text = value.to_string();
+    match text.char_indices().nth(60) {
+        Some((end, _)) => format!("{}…", &text[..end]),
+        None => text,
     }
 }

@@ -6,7 +6,7 @@
 
 use serde_json::{Map, Value, json};
 
-use super::{
+use crate::config::{
     Attention, Dtype, Family, ModelConfig, MoeConfig, RopeConfig, RopeLayout, RopeScaling, Router, SoftmaxMethod,
 };
 

@@ -5,11 +5,11 @@
 
 use std::sync::Arc;
 
-use super::{Files, WeightsError};
 use crate::config::{Attention, ModelConfig, Note};
 use crate::gguf::{Blocks, GgufError, GgufFile, Stored};
 use crate::names::{HfTensor, ParamKind, ParamSpec};
 use crate::params::Params;
+use crate::weights::{Files, WeightsError};
 use wels_device::host::{blocks, convert};
 use wels_device::{BlockType, Device, Packed, PackedMatrix, Room, Source};
 
