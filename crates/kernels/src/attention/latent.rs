@@ -134,7 +134,7 @@ impl Pages {
 /// As for [`append`], of pages of f32.
 #[inline(always)]
 unsafe fn append_f32<L: Lanes>(place: Place, parts: (&[f32], &[f32]), at: Slot) {
-    // SAFETY: the pages hold f32; the rest by this function's contract.
+    // SAFETY: f32 is what these pages hold; place, parts and slot go on as they came.
     unsafe { append::<L, f32>(place, parts, at) }
 }
 
@@ -142,12 +142,13 @@ unsafe fn append_f32<L: Lanes>(place: Place, parts: (&[f32], &[f32]), at: Slot) 
 /// As for [`append`], of pages of f16.
 #[inline(always)]
 unsafe fn append_f16<L: Lanes>(place: Place, parts: (&[f32], &[f32]), at: Slot) {
-    // SAFETY: the pages hold f16; the rest by this function's contract.
+    // SAFETY: `Half` is a number of pages of f16; place, parts and slot go on as they came.
     unsafe { append::<L, Half>(place, parts, at) }
 }
 
 /// # Safety
-/// Page and slot exist, and no other task has this slot; the machine has the instruction set of `L`.
+/// Page and slot exist and hold numbers of type E, and no other task has this slot; the machine has the instruction set
+/// of `L`.
 #[inline(always)]
 unsafe fn append<L: Lanes, E: Element>(place: Place, (latent, rotary): (&[f32], &[f32]), at: Slot) {
     // SAFETY: the slot's row lies in the layer's part of its page, which both exist and are this task's by this
@@ -181,7 +182,7 @@ struct Job<'a> {
 /// As for [`attend`], of pages of f32.
 #[inline(always)]
 unsafe fn attend_f32<L: Lanes>(job: &Job, task: &Task) {
-    // SAFETY: the pages hold f32; the rest by this function's contract.
+    // SAFETY: f32 is what these pages hold; job and task go on as they came.
     unsafe { attend::<L, f32>(job, task) }
 }
 
@@ -189,7 +190,7 @@ unsafe fn attend_f32<L: Lanes>(job: &Job, task: &Task) {
 /// As for [`attend`], of pages of f16.
 #[inline(always)]
 unsafe fn attend_f16<L: Lanes>(job: &Job, task: &Task) {
-    // SAFETY: the pages hold f16; the rest by this function's contract.
+    // SAFETY: `Half` is a number of pages of f16; job and task go on as they came.
     unsafe { attend::<L, Half>(job, task) }
 }
 
@@ -205,8 +206,9 @@ unsafe fn attend<L: Lanes, E: Element>(job: &Job, task: &Task) {
     let mut weights = scratch::buffer(LANES * task.keys);
     let mut sums = scratch::buffer(LANES * latent);
     let mut wide = scratch::buffer(PAGE * width);
-    // SAFETY: buffers are cut for sixteen heads by all keys and dimensions; pages, operands and outputs by this
-    // function's contract.
+    // SAFETY: the buffers taken above have sixteen heads by all keys and dimensions, and a page by its width; the
+    // task's pages exist, its operands were checked, and its heads of the output are its own by this function's
+    // contract. A page and `wide` are sixteen rows, so `widened` may round up.
     unsafe {
         let (own_panel, rotary_panel) = queries.split_at_mut(LANES * latent);
         panel::<L>(&job.own, task, own_panel);
@@ -251,7 +253,8 @@ unsafe fn panel<L: Lanes>(q: &Heads, task: &Task, out: &mut [f32]) {
 /// A page's rows as f32: where they are, or widened into `room`.
 ///
 /// # Safety
-/// The page has `len` elements; the machine has the instruction set of `L`.
+/// The page has `len` elements, rounded up to a multiple of sixteen, and so has `room`; the machine has the instruction
+/// set of `L`.
 #[inline(always)]
 unsafe fn widened<L: Lanes, E: Element>(page: *const E, len: usize, room: &mut [f32]) -> *const f32 {
     if size_of::<E>() == size_of::<f32>() {
@@ -259,7 +262,7 @@ unsafe fn widened<L: Lanes, E: Element>(page: *const E, len: usize, room: &mut [
     }
     assert!(len <= room.len(), "{len} numbers into room for {}", room.len());
     for i in (0..len).step_by(LANES) {
-        // SAFETY: pages and room are whole multiples of sixteen elements.
+        // SAFETY: i is below `len`, and page and room have sixteen elements from each multiple of sixteen below it on.
         unsafe { E::load::<L>(page.add(i)).store(room.as_mut_ptr().add(i)) };
     }
     room.as_ptr()
@@ -303,11 +306,12 @@ unsafe fn softmax<L: Lanes>(weights: &mut [f32], scale: f32) -> L {
 /// Writes sums `[dim][LANES]` times `inverse` to the rows of the task's heads.
 ///
 /// # Safety
-/// The machine has the instruction set of `L`.
+/// The machine has the instruction set of `L`; there are `out.dim` rows of sums; `out` was checked for the task's token
+/// and heads, which no other task has.
 #[inline(always)]
 unsafe fn store<L: Lanes>(sums: &[f32], inverse: L, task: &Task, out: &HeadsMut) {
     spans!(out.dim, |s| {
-        // SAFETY: the sums have sixteen lanes for each of the span's dimensions; one task has these heads.
+        // SAFETY: row s.at + i of the sums is below `out.dim`; a row of `out` has `dim` elements and is this task's.
         unsafe {
             let mut rows = [L::splat(0.0); LANES];
             for (i, row) in rows.iter_mut().take(s.n).enumerate() {
