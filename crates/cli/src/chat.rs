@@ -76,8 +76,8 @@ fn open(args: &Args) -> Result<Session> {
         return Err(refuse(message, format!("give a number from 2 to {longest}")));
     }
     let speculation = if args.no_speculation { Speculation::Off } else { Speculation::Auto { max_draft: 6 } };
-    let (layout, numbers) = (args.hold.layout(&open.config), args.hold.numbers());
-    let options = Options { speculation, max_running: 1, layout, numbers, ..Options::default() };
+    let (layout, cache_dtype) = (args.hold.layout(&open.config), args.hold.cache_dtype());
+    let options = Options { speculation, max_running: 1, layout, cache_dtype, ..Options::default() };
     let sampling =
         Sampling { temperature: args.temperature, top_p: args.top_p, seed: args.seed, ..Sampling::default() };
     let settings = Settings { sampling, max_tokens: args.max_tokens };

@@ -6,7 +6,7 @@ use wels_model::config::{ModelConfig, Note};
 use wels_model::gguf::GgufFile;
 use wels_model::inference::{Hold, Quantise};
 use wels_model::model::Model;
-use wels_model::paged::{CacheLayout, Numbers};
+use wels_model::paged::{CacheDtype, CacheLayout};
 use wels_model::params::Params;
 use wels_model::weights::{Files, Sink, open_dir};
 pub use wels_pipeline::model::{
@@ -39,7 +39,7 @@ impl From<Quant> for Quantise {
 
 /// Number format of the keys and values that a model remembers while it answers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
-pub enum CacheNumbers {
+pub enum CacheDtypeArg {
     /// 32 bits, as in training
     F32,
     /// 16 bits
@@ -53,8 +53,8 @@ pub struct HoldArgs {
     #[arg(long, value_enum, default_value_t)]
     pub quant: Quant,
     /// Number format of the cache
-    #[arg(long, value_enum, default_value_t = CacheNumbers::F16)]
-    pub cache: CacheNumbers,
+    #[arg(long, value_enum, default_value_t = CacheDtypeArg::F16)]
+    pub cache: CacheDtypeArg,
     /// In latent attention: keep all heads' keys and values instead of the latents
     #[arg(long)]
     pub expanded: bool,
@@ -69,11 +69,11 @@ impl HoldArgs {
         }
     }
 
-    /// How the cache keeps its numbers.
-    pub fn numbers(&self) -> Numbers {
+    /// Number format of the KV cache.
+    pub fn cache_dtype(&self) -> CacheDtype {
         match self.cache {
-            CacheNumbers::F32 => Numbers::F32,
-            CacheNumbers::F16 => Numbers::F16,
+            CacheDtypeArg::F32 => CacheDtype::F32,
+            CacheDtypeArg::F16 => CacheDtype::F16,
         }
     }
 

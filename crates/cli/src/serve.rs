@@ -182,7 +182,7 @@ fn load(args: &Args) -> Result<(Served, Engine)> {
         max_waiting: args.max_waiting,
         cache_bytes,
         layout: args.hold.layout(config),
-        numbers: args.hold.numbers(),
+        cache_dtype: args.hold.cache_dtype(),
         ..Options::default()
     };
     Ok((served, Engine::new(loaded, options)?))

@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use crate::{AttentionShape, Ids, KvLayout, LatentLayout, Memory, Numbers, Sequence, Tensor};
+use crate::{AttentionShape, CacheDtype, Ids, KvLayout, LatentLayout, Memory, Sequence, Tensor};
 
 /// The heads that lie in the columns `offset + h·head_stride ..+ dim` of a tensor's rows.
 #[derive(Clone, Copy, Debug)]
@@ -106,7 +106,7 @@ pub trait Attention {
     );
 
     /// Memory for `count` pages of `page_len` numbers, given by the system as it is touched.
-    fn pages(&self, numbers: Numbers, count: usize, page_len: usize) -> CachePages;
+    fn pages(&self, dtype: CacheDtype, count: usize, page_len: usize) -> CachePages;
 
     /// Takes the memory of some pages from the system before it is touched.
     fn populate(&self, pages: &CachePages, which: Range<usize>);

@@ -41,7 +41,7 @@ pub use weights::{Packed, PackedMatrix, Source, WeightRef, Weights};
 
 pub use wels_kernels::attention::Shape as AttentionShape;
 pub use wels_kernels::attention::latent::LatentLayout;
-pub use wels_kernels::attention::paged::{Layout as KvLayout, Numbers, PAGE, Sequence};
+pub use wels_kernels::attention::paged::{CacheDtype, Layout as KvLayout, PAGE, Sequence};
 pub use wels_kernels::distil::Divergence;
 pub use wels_kernels::gemm::{Precision, Start};
 pub use wels_kernels::head::IGNORE;

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use wels_data::tokenizer::Tokenizer;
 use wels_device::Precision;
 use wels_model::model::Model;
-use wels_model::paged::{CacheLayout, Numbers, PAGE_TOKENS, PagedCache};
+use wels_model::paged::{CacheDtype, CacheLayout, PAGE_TOKENS, PagedCache};
 use wels_model::params::Params;
 use wels_model::tape::Execution;
 
@@ -29,7 +29,7 @@ pub struct LoadedModel {
     pub tokenizer: Option<Arc<Tokenizer>>,
 }
 
-/// How it runs. Only `precision`, `layout` and `numbers` change what is computed; nothing else changes a token.
+/// How it runs. Only `precision`, `layout` and `cache_dtype` change what is computed; nothing else changes a token.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Options {
     /// Tokens that a step takes, so the longest that a running answer waits for somebody's prompt; a page more where
@@ -47,11 +47,11 @@ pub struct Options {
     pub speculation: Speculation,
     /// Arithmetic of linear and expert products.
     pub precision: Precision,
-    /// What the cache keeps of a token. Rollouts need [`CacheLayout::Expanded`] and [`Numbers::F32`], which have the
+    /// What the cache keeps of a token. Rollouts need [`CacheLayout::Expanded`] and [`CacheDtype::F32`], which have the
     /// bits of training.
     pub layout: CacheLayout,
-    /// How the cache keeps its numbers.
-    pub numbers: Numbers,
+    /// Number format of the KV cache.
+    pub cache_dtype: CacheDtype,
 }
 
 impl Default for Options {
@@ -65,7 +65,7 @@ impl Default for Options {
             speculation: Speculation::Auto { max_draft: 4 },
             precision: Precision::F32,
             layout: CacheLayout::Expanded,
-            numbers: Numbers::F32,
+            cache_dtype: CacheDtype::F32,
         }
     }
 }
@@ -142,7 +142,7 @@ impl Engine {
         if options.layout == CacheLayout::Latent && !config.attention.is_mla() {
             return option("layout", "this model has no latents".into());
         }
-        let page_bytes = PagedCache::bytes_per_page(config, options.layout, options.numbers);
+        let page_bytes = PagedCache::bytes_per_page(config, options.layout, options.cache_dtype);
         // More pages than every running request could fill serve prefixes only up to what ids can name.
         let pages = (options.cache_bytes / page_bytes).min(u32::MAX as usize);
         if pages == 0 {
@@ -155,7 +155,7 @@ impl Engine {
         let device = loaded.params.device().clone();
         Ok(Engine {
             execution: Execution { precision: options.precision, ..Execution::new(device.clone()) },
-            cache: PagedCache::new(&device, loaded.model.config(), options.layout, options.numbers, pages),
+            cache: PagedCache::new(&device, loaded.model.config(), options.layout, options.cache_dtype, pages),
             table: PageTable::new(pages),
             loaded,
             options,
@@ -210,7 +210,7 @@ impl Engine {
     /// there is more to take. Otherwise the steps that first touch it wait for it.
     pub fn populate(&mut self) -> bool {
         let page_bytes =
-            PagedCache::bytes_per_page(self.loaded.model.config(), self.options.layout, self.options.numbers);
+            PagedCache::bytes_per_page(self.loaded.model.config(), self.options.layout, self.options.cache_dtype);
         let wanted = (self.table.used() + POPULATED_AHEAD / page_bytes).min(self.table.count());
         let begin = self.populated.max(self.table.used());
         let end = wanted.min(begin + (POPULATED_AT_ONCE / page_bytes).max(1));

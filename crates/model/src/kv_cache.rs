@@ -6,7 +6,7 @@
 use crate::config::{Attention, CacheLayout, ModelConfig};
 use std::ops::Range;
 use std::sync::Arc;
-use wels_device::{CachePages, Device, KvLayout, LatentLayout, Numbers, PAGE, PagedSequences, Sequence};
+use wels_device::{CacheDtype, CachePages, Device, KvLayout, LatentLayout, PAGE, PagedSequences, Sequence};
 
 /// Tokens in a page.
 pub const PAGE_TOKENS: usize = PAGE;
@@ -65,11 +65,11 @@ impl PagedCache {
         device: &Arc<dyn Device>,
         config: &ModelConfig,
         layout: CacheLayout,
-        numbers: Numbers,
+        dtype: CacheDtype,
         pages: usize,
     ) -> Self {
         let (layout, layers) = (LayerLayout::new(config, layout), layers(config));
-        let pages = device.pages(numbers, pages, layers * layout.page_len());
+        let pages = device.pages(dtype, pages, layers * layout.page_len());
         PagedCache { layout, device: device.clone(), pages, layers }
     }
 
@@ -77,8 +77,8 @@ impl PagedCache {
     ///
     /// # Panics
     /// As for [`PagedCache::new`].
-    pub fn bytes_per_page(config: &ModelConfig, layout: CacheLayout, numbers: Numbers) -> usize {
-        layers(config) * LayerLayout::new(config, layout).page_len() * numbers.bytes()
+    pub fn bytes_per_page(config: &ModelConfig, layout: CacheLayout, dtype: CacheDtype) -> usize {
+        layers(config) * LayerLayout::new(config, layout).page_len() * dtype.bytes()
     }
 
     /// How many pages there are.

@@ -3,9 +3,9 @@
 //! A [`Piece`] names a sequence's pages in the order of the tokens. Full pages may belong to several sequences.
 //! Positions are `past..`, so going back to a shorter past needs nothing but a smaller `past`.
 //!
-//! **Same bits.** With [`CacheLayout::Expanded`] and [`Numbers::F32`] the logits are those of
-//! [`Model::logits`] over the whole sequence, bit for bit. With any layout and numbers they do not depend on how a
-//! sequence was cut into pieces, on what else was in a step, or on the pages.
+//! **Same bits.** With [`CacheLayout::Expanded`] and [`CacheDtype::F32`] the logits are those of
+//! [`Model::logits`] over the whole sequence, bit for bit. With any layout and number format they do not depend on how
+//! a sequence was cut into pieces, on what else was in a step, or on the pages.
 
 use crate::kv_cache::Paging;
 use crate::model::Model;
@@ -17,7 +17,7 @@ use wels_device::{Ids, Sequence, Tensor, WeightRef};
 
 pub use crate::config::CacheLayout;
 pub use crate::kv_cache::{PAGE_TOKENS, PagedCache};
-pub use wels_device::Numbers;
+pub use wels_device::CacheDtype;
 
 /// New tokens of one sequence.
 #[derive(Clone, Copy, Debug)]

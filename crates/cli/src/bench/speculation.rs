@@ -90,7 +90,8 @@ pub fn speculation(args: &SpeculationArgs) -> Result<()> {
     let context = config.rope.max_positions.min(4096);
     let (model, params) = args.hold.take(&open, context)?;
     let loaded = LoadedModel { model: Arc::new(model), params: Arc::new(params), tokenizer: None };
-    let whole = Options { layout: args.hold.layout(config), numbers: args.hold.numbers(), ..Options::default() };
+    let whole =
+        Options { layout: args.hold.layout(config), cache_dtype: args.hold.cache_dtype(), ..Options::default() };
     let engine = |speculation| {
         // Without a prefix cache each turn does the same work.
         Engine::new(loaded.clone(), Options { speculation, prefix_cache: false, ..whole.clone() })

@@ -64,14 +64,14 @@ impl Local {
         let template = ChatTemplate::of(&tokenizer)?;
         let positions = open.config.rope.max_positions;
         let context = args.context.map_or(positions, |asked| asked.get().min(positions));
-        let (layout, numbers) = (args.hold.layout(&open.config), args.hold.numbers());
+        let (layout, cache_dtype) = (args.hold.layout(&open.config), args.hold.cache_dtype());
         let (model, params) = args.hold.take(&open, context)?;
         let special = tokenizer.special();
         let added = tokenizer.encode_with_added("")?;
         let identity = json!({
             "files": identity(&location)?,
             "quant": format!("{:?}", args.hold.quant).to_lowercase(),
-            "cache": format!("{numbers:?} {layout:?}").to_lowercase(),
+            "cache": format!("{cache_dtype:?} {layout:?}").to_lowercase(),
             "context": context,
         });
         let parallel = args.parallel.get();
@@ -80,7 +80,7 @@ impl Local {
             max_waiting: usize::MAX,
             cache_bytes: cache_bytes(args.cache_mib)?,
             layout,
-            numbers,
+            cache_dtype,
             ..Options::default()
         };
         let eos = open.config.eos_ids.iter().copied().chain(special.eos).collect();

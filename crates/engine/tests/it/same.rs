@@ -6,7 +6,7 @@ use crate::models;
 use wels_device::host::random::Key;
 use wels_engine::{Engine, LoadedModel, Options, Request, RequestId, Sampling, Speculation, Token};
 use wels_kernels::par;
-use wels_model::paged::{CacheLayout, Numbers};
+use wels_model::paged::{CacheDtype, CacheLayout};
 
 /// Random numbers one after the other, for what a test does.
 struct Dice {
@@ -49,7 +49,8 @@ impl Dice {
 
     fn options(&mut self, loaded: &LoadedModel, whole: &Options) -> Options {
         let whole = whole.clone();
-        let page = wels_model::paged::PagedCache::bytes_per_page(loaded.model.config(), whole.layout, whole.numbers);
+        let page =
+            wels_model::paged::PagedCache::bytes_per_page(loaded.model.config(), whole.layout, whole.cache_dtype);
         // From one sequence of full length, which forces the others out, to room for all.
         let pages = models::CONTEXT / 16 + [0, 2, 8, 60][self.below(4)];
         Options {
@@ -158,7 +159,7 @@ fn one_answer_in_64_settings_with_latents_experts_and_mtp() {
 
 #[test]
 fn one_answer_in_64_settings_with_a_cache_of_half_width() {
-    let whole = Options { numbers: Numbers::F16, ..Options::default() };
+    let whole = Options { cache_dtype: CacheDtype::F16, ..Options::default() };
     one_answer_in_64_settings("gqa, f16", &models::loaded(&models::gqa(), 5), &whole);
 }
 
@@ -168,7 +169,7 @@ fn one_answer_in_64_settings_with_a_cache_of_latents() {
     let mut params = (*loaded.params).clone();
     params.prepare_latent(&loaded.model);
     loaded.params = params.into();
-    let whole = Options { layout: CacheLayout::Latent, numbers: Numbers::F16, ..Options::default() };
+    let whole = Options { layout: CacheLayout::Latent, cache_dtype: CacheDtype::F16, ..Options::default() };
     one_answer_in_64_settings("deepseek, latent", &loaded, &whole);
 }
 

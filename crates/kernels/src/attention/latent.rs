@@ -9,7 +9,7 @@
 //! **Layout.** A page's part of a layer is `[PAGE][latent + rotary]`. Heads lie along the lanes, sixteen at a time, so
 //! that a row serves as key and as value just as it is.
 
-use super::paged::{Element, Half, Numbers, PAGE, Pages, Place, Sequence, Slot, for_each_token, write_row};
+use super::paged::{CacheDtype, Element, Half, PAGE, Pages, Place, Sequence, Slot, for_each_token, write_row};
 use super::{Heads, HeadsMut};
 use crate::lanes::{LANES, Lanes};
 use crate::math;
@@ -57,18 +57,18 @@ impl Pages {
         self.check_part(offset, layout.page_len());
         assert!(latent.len() == tokens * layout.latent, "latent has {} elements, {tokens} tokens", latent.len());
         assert!(rotary.len() == tokens * layout.rotary, "rotary has {} elements, {tokens} tokens", rotary.len());
-        let (place, numbers) = (self.place_mut(offset), self.numbers);
+        let (place, dtype) = (self.place_mut(offset), self.dtype);
         for_each_token(sequences, |at| {
             let latent = &latent[at.token * layout.latent..][..layout.latent];
             let parts = (latent, &rotary[at.token * layout.rotary..][..layout.rotary]);
             // SAFETY: `check` and `check_part` have seen that the slot's page and the layer's part exist and that no
-            // other token has the slot; the pages hold what `numbers` says.
+            // other token has the slot; the pages hold what `dtype` says.
             unsafe {
-                match numbers {
-                    Numbers::F32 => {
+                match dtype {
+                    CacheDtype::F32 => {
                         crate::lanes::dispatch!(append_f32(place: Place, parts: (&[f32], &[f32]), at: Slot))
                     }
-                    Numbers::F16 => {
+                    CacheDtype::F16 => {
                         crate::lanes::dispatch!(append_f16(place: Place, parts: (&[f32], &[f32]), at: Slot))
                     }
                 }
@@ -114,16 +114,16 @@ impl Pages {
             }
             first += sequence.new;
         }
-        let (place, numbers) = (self.place(offset), self.numbers);
+        let (place, dtype) = (self.place(offset), self.dtype);
         let job = &Job { place, layout, scale, own, rotary, out };
         par::run(tasks.len(), |i| {
             let task = &tasks[i];
             // SAFETY: pages, part and operands were checked above; each task has heads of a token of its own in `out`;
-            // the pages hold what `numbers` says.
+            // the pages hold what `dtype` says.
             unsafe {
-                match numbers {
-                    Numbers::F32 => crate::lanes::dispatch!(attend_f32(job: &Job, task: &Task)),
-                    Numbers::F16 => crate::lanes::dispatch!(attend_f16(job: &Job, task: &Task)),
+                match dtype {
+                    CacheDtype::F32 => crate::lanes::dispatch!(attend_f32(job: &Job, task: &Task)),
+                    CacheDtype::F16 => crate::lanes::dispatch!(attend_f16(job: &Job, task: &Task)),
                 }
             }
         });
