@@ -15,7 +15,7 @@ use crate::pages::{Lease, PageTable};
 use crate::request::{Refusal, Request, RequestId};
 use crate::sampler::{Sampler, Scratch};
 use crate::sequence::Sequence;
-use crate::speculate::Pace;
+use crate::speculate::DraftController;
 use crate::text::TextStream;
 
 /// What the engine runs.
@@ -196,7 +196,7 @@ impl Engine {
             sampler: Sampler::new(request.sampling.clone(), request.choice, &request.prompt),
             text: TextStream::new(self.loaded.tokenizer.as_ref(), request.stop.clone()),
             guide,
-            pace: Pace::new(),
+            drafting: DraftController::new(),
             guesses: Vec::new(),
             mtp_pending: Vec::new(),
             begun: false,

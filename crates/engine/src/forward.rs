@@ -102,7 +102,7 @@ impl Engine {
         }
         if rows > 0 {
             let drafted = work.guesses.len();
-            sequence.pace.learn(drafted, right);
+            sequence.drafting.learn(drafted, right);
             sequence.usage.drafted += drafted;
             sequence.usage.accepted += right;
             self.counters.drafted_tokens += drafted as u64;

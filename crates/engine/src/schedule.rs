@@ -128,7 +128,7 @@ impl Engine {
         let share = (SPECULATION_TOKENS / answering.max(1)).saturating_sub(1);
         // The last token of an answer is chosen, not guessed.
         let to_come = (sequence.request.max_tokens - sequence.usage.generated).min(self.room() - sequence.tokens.len());
-        sequence.pace.len(max_draft.min(share)).min(to_come.saturating_sub(1))
+        sequence.drafting.len(max_draft.min(share)).min(to_come.saturating_sub(1))
     }
 
     fn guesses(&self, sequence: &Sequence, answering: usize) -> Vec<u32> {

@@ -10,7 +10,7 @@ use crate::event::{FinishReason, Token, Usage};
 use crate::pages::Lease;
 use crate::request::{Request, RequestId};
 use crate::sampler::{Sampler, Scratch, logprobs_of};
-use crate::speculate::Pace;
+use crate::speculate::DraftController;
 use crate::text::{Piece, TextStream};
 
 pub(crate) struct Sequence {
@@ -24,7 +24,7 @@ pub(crate) struct Sequence {
     pub sampler: Sampler,
     pub text: TextStream,
     pub guide: Option<Guide>,
-    pub pace: Pace,
+    pub drafting: DraftController,
     /// Guesses of MTP for what follows `tokens`.
     pub guesses: Vec<u32>,
     /// States of the last of the computed tokens, which have not gone through MTP's layer: rows of what passes gave.

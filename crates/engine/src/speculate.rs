@@ -17,16 +17,16 @@ const RETRY: u32 = 16;
 
 /// How many tokens of one sequence to guess.
 #[derive(Clone, Debug)]
-pub(crate) struct Pace {
+pub(crate) struct DraftController {
     /// Estimated probability that a guess is right.
     right: f32,
     /// Tokens since the last guess.
     since: u32,
 }
 
-impl Pace {
+impl DraftController {
     pub fn new() -> Self {
-        Pace { right: 0.75, since: 0 }
+        DraftController { right: 0.75, since: 0 }
     }
 
     /// How many to guess now: as long as the last of them is right often enough.
@@ -88,15 +88,15 @@ mod tests {
     }
 
     #[test]
-    fn the_pace_follows_what_was_right() {
-        let mut pace = Pace::new();
-        (0..50).for_each(|_| pace.learn(4, 4));
-        assert_eq!(pace.len(8), 8);
-        (0..50).for_each(|_| pace.learn(4, 0));
-        assert_eq!(pace.len(8), 0);
-        (0..RETRY).for_each(|_| pace.learn(0, 0));
-        assert_eq!((pace.len(8), pace.len(0)), (1, 0));
-        (0..50).for_each(|_| pace.learn(2, 1));
-        assert_eq!(pace.len(8), 1, "half of them right");
+    fn drafts_are_as_long_as_pays() {
+        let mut drafting = DraftController::new();
+        (0..50).for_each(|_| drafting.learn(4, 4));
+        assert_eq!(drafting.len(8), 8);
+        (0..50).for_each(|_| drafting.learn(4, 0));
+        assert_eq!(drafting.len(8), 0);
+        (0..RETRY).for_each(|_| drafting.learn(0, 0));
+        assert_eq!((drafting.len(8), drafting.len(0)), (1, 0));
+        (0..50).for_each(|_| drafting.learn(2, 1));
+        assert_eq!(drafting.len(8), 1, "half of them right");
     }
 }
