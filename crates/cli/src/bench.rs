@@ -42,7 +42,7 @@ enum What {
     Decode(decode::DecodeArgs),
     /// Steps of reinforcement at given lengths: sampling and learning, beside answers one at a time
     Rl(rl::RlArgs),
-    /// Decoding with and without guessing tokens ahead, at equal answers
+    /// Decoding with and without speculation, at equal answers
     Speculation(speculation::SpeculationArgs),
 }
 

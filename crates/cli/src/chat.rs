@@ -46,7 +46,7 @@ pub struct Args {
     /// Show of the thinking only how long it is
     #[arg(long)]
     fold: bool,
-    /// Guess no tokens ahead. Changes no answer
+    /// No speculative decoding. Changes no answer
     #[arg(long)]
     no_speculation: bool,
     /// Without a terminal: each line is a question, all in one conversation

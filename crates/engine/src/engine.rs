@@ -43,7 +43,7 @@ pub struct Options {
     pub cache_bytes: usize,
     /// Whether prompts are looked up in what earlier requests left in the cache.
     pub prefix_cache: bool,
-    /// Whether tokens are guessed ahead.
+    /// Whether tokens are drafted.
     pub speculation: Speculation,
     /// Arithmetic of linear and expert products.
     pub precision: Precision,
@@ -70,14 +70,14 @@ impl Default for Options {
     }
 }
 
-/// Guessing tokens ahead. A guess counts only if it is what would have been chosen anyway.
+/// Speculative decoding. A drafted token counts only if it is what would have been chosen anyway.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Speculation {
     /// None.
     Off,
     /// By the model's MTP layers if it has them, else by what followed the last tokens earlier in the sequence.
     Auto {
-        /// The most tokens guessed at a time; how many pays is learnt from what was right.
+        /// The most tokens drafted at a time; how many pays is learnt from what was accepted.
         max_draft: usize,
     },
 }
@@ -197,7 +197,7 @@ impl Engine {
             text: TextStream::new(self.loaded.tokenizer.as_ref(), request.stop.clone()),
             guide,
             drafting: DraftController::new(),
-            guesses: Vec::new(),
+            draft: Vec::new(),
             mtp_pending: Vec::new(),
             begun: false,
             usage: Usage { prompt: request.prompt.len(), ..Usage::default() },
@@ -240,7 +240,7 @@ impl Engine {
         self.running.is_empty() && self.waiting.is_empty() && self.events.is_empty()
     }
 
-    /// One forward pass: a token, or several that were guessed right, for each running answer, and a piece of the
+    /// One forward pass: a token, or several that were drafted, for each running answer, and a piece of the
     /// prompts that are not yet computed. Returns what happened since the last step; without requests, at once.
     pub fn step(&mut self) -> Vec<Event> {
         self.admit();
@@ -275,7 +275,7 @@ impl Engine {
         for sequence in &mut self.running {
             self.table.release(std::mem::take(&mut sequence.lease));
             sequence.computed = 0;
-            sequence.guesses.clear();
+            sequence.draft.clear();
             sequence.mtp_pending.clear();
         }
         self.table.clear();

@@ -25,8 +25,8 @@ pub(crate) struct Sequence {
     pub text: TextStream,
     pub guide: Option<Guide>,
     pub drafting: DraftController,
-    /// Guesses of MTP for what follows `tokens`.
-    pub guesses: Vec<u32>,
+    /// Drafted by MTP for what follows `tokens`.
+    pub draft: Vec<u32>,
     /// States of the last of the computed tokens, which have not gone through MTP's layer: rows of what passes gave.
     pub mtp_pending: Vec<(Tensor, Range<usize>)>,
     /// Whether it has run before, so that its prompt is accounted for.

@@ -62,7 +62,7 @@ impl Model {
     /// before (for depth 1: [`Model::step`]) gave for that position. The logits are those of the token after it.
     ///
     /// Depth 1 may be applied again to its own states and the token it expects, to look further ahead than the model
-    /// was trained for; then its keys and values at those positions are only a guess, to be written over.
+    /// was trained for; then its keys and values at those positions are only a draft, to be written over.
     ///
     /// # Panics
     /// As for [`Model::step`], and if the model has no such depth or `hidden` another size.

@@ -1,4 +1,4 @@
-//! `wels bench speculation MODEL`: decoding with and without guessing ahead, in turns, at equal answers.
+//! `wels bench speculation MODEL`: decoding with and without speculation, in turns, at equal answers.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -32,7 +32,7 @@ pub struct SpeculationArgs {
     /// 0 for the likeliest token each time
     #[arg(long, default_value_t = 0.0, value_name = "T")]
     temperature: f32,
-    /// The most tokens guessed at a time
+    /// The most tokens drafted at a time
     #[arg(long, default_value_t = 4, value_name = "N")]
     max_draft: usize,
     /// Turns; the figures are medians over them
@@ -48,7 +48,7 @@ pub struct SpeculationArgs {
 /// What is written. Rates are of tokens after the first of each answer, all prompts together; medians over the rounds.
 #[derive(Serialize)]
 struct SpeculationBench {
-    guesses_by: &'static str,
+    drafts_by: &'static str,
     isa: &'static str,
     threads: usize,
     rounds: u64,
@@ -86,7 +86,7 @@ pub fn speculation(args: &SpeculationArgs) -> Result<()> {
     let ends = config.eos_ids.iter().copied().chain(tokenizer.special().eos).filter(|_| args.chat).collect();
     let sampling = Sampling { temperature: args.temperature, ..Sampling::default() };
     let request = Request { stop_tokens: ends, sampling, ..Request::new(Vec::new(), args.tokens) };
-    let guesses_by = if config.mtp_depth > 0 { "MTP" } else { "lookup" };
+    let drafts_by = if config.mtp_depth > 0 { "MTP" } else { "lookup" };
     let context = config.rope.max_positions.min(4096);
     let (model, params) = args.hold.take(&open, context)?;
     let loaded = LoadedModel { model: Arc::new(model), params: Arc::new(params), tokenizer: None };
@@ -97,11 +97,11 @@ pub fn speculation(args: &SpeculationArgs) -> Result<()> {
         Engine::new(loaded.clone(), Options { speculation, prefix_cache: false, ..whole.clone() })
     };
     let mut plain = engine(Speculation::Off)?;
-    let mut guessing = engine(Speculation::Auto { max_draft: args.max_draft })?;
+    let mut speculating = engine(Speculation::Auto { max_draft: args.max_draft })?;
     let (mut without, mut with) = (Vec::new(), Vec::new());
     for round in 0..=args.rounds {
-        let pair = (turn(&mut plain, &request, &prompts)?, turn(&mut guessing, &request, &prompts)?);
-        ensure!(pair.0.answers == pair.1.answers, "guessing changed an answer");
+        let pair = (turn(&mut plain, &request, &prompts)?, turn(&mut speculating, &request, &prompts)?);
+        ensure!(pair.0.answers == pair.1.answers, "speculation changed an answer");
         // The first round also takes memory from the system.
         if round > 0 {
             without.push(pair.0);
@@ -112,7 +112,7 @@ pub fn speculation(args: &SpeculationArgs) -> Result<()> {
     let ratios = sorted(without.iter().zip(&with).map(|(without, with)| rate(with) / rate(without)));
     let last = with.last().expect("a round at least");
     let result = SpeculationBench {
-        guesses_by,
+        drafts_by,
         isa: isa::active().name(),
         threads: par::threads(),
         rounds: args.rounds,
@@ -197,8 +197,8 @@ fn middle(sorted: &[f64]) -> f64 {
 impl SpeculationBench {
     fn print(&self) -> std::io::Result<()> {
         output::line(&format!(
-            "guesses by {}: {:.1} tokens/s, without {:.1}: {:.2} times ({:.2} to {:.2} in {} rounds; {}, {} threads)",
-            self.guesses_by,
+            "drafts by {}: {:.1} tokens/s, without {:.1}: {:.2} times ({:.2} to {:.2} in {} rounds; {}, {} threads)",
+            self.drafts_by,
             self.tokens_per_second,
             self.plain_tokens_per_second,
             self.ratio,
@@ -209,7 +209,7 @@ impl SpeculationBench {
             self.threads,
         ))?;
         output::line(&format!(
-            "{} tokens, the same with and without; {:.2} tokens a pass, {} of {} guesses right",
+            "{} tokens, the same with and without; {:.2} tokens a pass, {} of {} drafted tokens accepted",
             self.tokens, self.tokens_per_pass, self.accepted, self.drafted,
         ))
     }

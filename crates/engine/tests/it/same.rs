@@ -1,5 +1,5 @@
 //! An answer is a function of model, prompt, seed and settings: not of who else is there, of chunks, of what the cache
-//! held, of its size, of guesses, of threads.
+//! held, of its size, of drafts, of threads.
 
 use crate::answers::{answer, engine, finish};
 use crate::models;
@@ -173,9 +173,9 @@ fn one_answer_in_64_settings_with_a_cache_of_latents() {
     one_answer_in_64_settings("deepseek, latent", &loaded, &whole);
 }
 
-/// A model that repeats itself: guesses are right, and fewer passes give the same answer.
+/// A model that repeats itself: drafts are accepted, and fewer passes give the same answer.
 #[test]
-fn right_guesses_save_passes() {
+fn accepted_drafts_save_passes() {
     let loaded = models::loaded(&models::gqa(), 5);
     let request = Request { sampling: Sampling::greedy(), ..Request::new([1, 2, 3, 4, 5].repeat(4), 60) };
     let passes = |speculation| {
@@ -185,11 +185,11 @@ fn right_guesses_save_passes() {
         (tokens, end.usage, engine.status().counters)
     };
     let (plain, _, without) = passes(Speculation::Off);
-    let (guessed, usage, with) = passes(Speculation::Auto { max_draft: 5 });
-    assert_eq!(plain, guessed);
+    let (drafted, usage, with) = passes(Speculation::Auto { max_draft: 5 });
+    assert_eq!(plain, drafted);
     assert_eq!((usage.drafted as u64, usage.accepted as u64), (with.drafted_tokens, with.accepted_tokens));
     assert_eq!(without.steps, 60, "one for the prompt, which gives the first token");
-    assert_eq!(with.steps, 60 - with.accepted_tokens, "each right guess saves a pass");
+    assert_eq!(with.steps, 60 - with.accepted_tokens, "each accepted token saves a pass");
     assert!(with.accepted_tokens > 10, "{with:?}");
 }
 
