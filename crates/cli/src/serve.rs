@@ -12,7 +12,7 @@ use wels_engine::{Engine, LoadedModel, Options};
 use wels_pipeline::refusal::refuse;
 use wels_runs::machine;
 use wels_server::http::{App, Settings, Shutdown, serve as serve_http};
-use wels_server::ledger::{Clerk, Ledger, Limits};
+use wels_server::ledger::{Ledger, LedgerHandle, Limits};
 use wels_server::money::Tariff;
 use wels_server::prompt::Served;
 use wels_server::worker::Worker;
@@ -96,8 +96,8 @@ pub fn serve(args: &Args) -> Result<()> {
         .max_blocking_threads(4)
         .enable_all()
         .build()?;
-    let (clerk, ledger_thread) = Clerk::start(ledger)?;
-    let app = App::new(served, Worker::start(engine)?, clerk, tariff, settings(args));
+    let (ledger, ledger_thread) = LedgerHandle::start(ledger)?;
+    let app = App::new(served, Worker::start(engine)?, ledger, tariff, settings(args));
     runtime.block_on(async {
         let shutdown = Shutdown::default();
         shutdown.on_signals()?;

@@ -8,7 +8,7 @@
 //!
 //! Limits count rows of the last minute, so they hold across restarts, and across servers that share a database.
 
-mod clerk;
+mod thread;
 
 mod postgres;
 
@@ -22,10 +22,10 @@ use thiserror::Error;
 
 use crate::keys::{self, Secret};
 use crate::money::{Nanos, Prices, Tokens};
-pub(crate) use clerk::now_unix_ms;
-pub use clerk::{Clerk, ClerkError};
 pub use report::{By, Entry, Usage};
 use sql::{Database, Durability, Row, Value};
+pub(crate) use thread::now_unix_ms;
+pub use thread::{LedgerHandle, LedgerHandleError};
 
 /// The form of the tables. Form 1 had no `sequences`.
 const SCHEMA: i64 = 2;

@@ -10,7 +10,7 @@ use serde_json::Value;
 
 use super::metrics::Metrics;
 use super::turns::Turns;
-use crate::ledger::{Clerk, ClerkError, Key, Refusal};
+use crate::ledger::{Key, LedgerHandle, LedgerHandleError, Refusal};
 use crate::money::Tariff;
 use crate::prompt::Served;
 use crate::wire::ApiError;
@@ -62,7 +62,7 @@ pub struct App {
     /// The engine's thread.
     pub worker: Worker,
     /// The ledger's thread.
-    pub clerk: Clerk,
+    pub ledger: LedgerHandle,
     /// Prices.
     pub tariff: Tariff,
     /// Limits.
@@ -75,16 +75,16 @@ pub struct App {
 
 impl App {
     /// Puts the parts together.
-    pub fn new(served: Served, worker: Worker, clerk: Clerk, tariff: Tariff, settings: Settings) -> Arc<App> {
+    pub fn new(served: Served, worker: Worker, ledger: LedgerHandle, tariff: Tariff, settings: Settings) -> Arc<App> {
         let (metrics, draining) = (Metrics::default(), AtomicBool::new(false));
         let turns = Turns::new(settings.body_bytes_max);
-        Arc::new(App { served, worker, clerk, tariff, settings, metrics, draining, turns })
+        Arc::new(App { served, worker, ledger, tariff, settings, metrics, draining, turns })
     }
 
     /// The key that a request shows.
     pub(super) async fn authenticate(&self, headers: &HeaderMap) -> Result<Key, ApiError> {
         let secret = bearer(headers).ok_or_else(ApiError::unauthorized)?;
-        let key = self.clerk.find_key(secret.to_owned()).await.map_err(ledger_failed)?;
+        let key = self.ledger.find_key(secret.to_owned()).await.map_err(ledger_failed)?;
         key.filter(|key| key.revoked_unix_ms.is_none()).ok_or_else(ApiError::unauthorized)
     }
 
@@ -92,7 +92,7 @@ impl App {
     /// read of requests that cannot be admitted.
     pub(super) async fn look(&self, headers: &HeaderMap) -> Result<(Key, Option<Refusal>), ApiError> {
         let secret = bearer(headers).ok_or_else(ApiError::unauthorized)?;
-        let found = self.clerk.look(secret.to_owned()).await.map_err(ledger_failed)?;
+        let found = self.ledger.look(secret.to_owned()).await.map_err(ledger_failed)?;
         found.filter(|(key, _)| key.revoked_unix_ms.is_none()).ok_or_else(ApiError::unauthorized)
     }
 
@@ -108,11 +108,13 @@ fn bearer(headers: &HeaderMap) -> Option<&str> {
 }
 
 /// The ledger is there again once it can be written; why it cannot is in the log.
-pub(super) fn ledger_failed(error: ClerkError) -> ApiError {
+pub(super) fn ledger_failed(error: LedgerHandleError) -> ApiError {
     ApiError::overloaded(
         match error {
-            ClerkError::Down => "The account of requests cannot be written now, so none is taken.",
-            ClerkError::Closed => "Another server has closed the account of this request, so it is not answered.",
+            LedgerHandleError::Down => "The account of requests cannot be written now, so none is taken.",
+            LedgerHandleError::Closed => {
+                "Another server has closed the account of this request, so it is not answered."
+            }
         },
         5,
     )

@@ -15,7 +15,7 @@ use super::body;
 use super::hangup::Hangup;
 use super::sse::Events;
 use crate::keys::random_hex;
-use crate::ledger::{Admission, Clerk, ClerkError, Key, Refusal, now_unix_ms};
+use crate::ledger::{Admission, Key, LedgerHandle, LedgerHandleError, Refusal, now_unix_ms};
 use crate::money::Prices;
 use crate::progress::{Progress, Update};
 use crate::prompt::{Ceiling, Plan};
@@ -127,13 +127,13 @@ struct Account {
 }
 
 impl Account {
-    fn clerk(&self) -> &Clerk {
-        &self.app.clerk
+    fn ledger(&self) -> &LedgerHandle {
+        &self.app.ledger
     }
 
     fn settle(&mut self, outcome: &'static str) {
         if !std::mem::replace(&mut self.settled, true) {
-            self.clerk().settle(self.request.clone(), outcome);
+            self.ledger().settle(self.request.clone(), outcome);
             self.app.metrics.ended(outcome);
             tracing::info!(request = self.request, outcome, "a request has ended");
         }
@@ -194,7 +194,7 @@ impl Job {
         };
         // Made before the row is, so that a client that leaves meanwhile leaves no open row.
         let mut account = Account { app: Arc::clone(&app), request: id.clone(), settled: false };
-        let admitted = app.clerk.admit(admission).await.map_err(ledger_failed)?;
+        let admitted = app.ledger.admit(admission).await.map_err(ledger_failed)?;
         if let Err(refusal) = admitted {
             account.settle("refused");
             return Err(not_admitted(refusal, &app));
@@ -239,9 +239,9 @@ impl Job {
         let tokens = self.progress.tokens();
         let begun = Instant::now();
         loop {
-            match self.account.clerk().progress(&self.account.request, tokens).await {
+            match self.account.ledger().progress(&self.account.request, tokens).await {
                 Ok(()) => return Ok(()),
-                Err(ClerkError::Down) if begun.elapsed() < self.app().settings.ledger_patience => {
+                Err(LedgerHandleError::Down) if begun.elapsed() < self.app().settings.ledger_patience => {
                     tokio::time::sleep(LEDGER_PAUSE).await;
                 }
                 Err(error) => return Err(ledger_failed(error)),

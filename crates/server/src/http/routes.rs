@@ -57,7 +57,7 @@ async fn health(State(app): State<Arc<App>>) -> Response {
     let snapshot = app.worker.snapshot();
     let (status, word) = if !snapshot.is_healthy(app.settings.stuck_after) {
         (503, "the engine does not move")
-    } else if !app.clerk.is_healthy() {
+    } else if !app.ledger.is_healthy() {
         (503, "the ledger cannot be written")
     } else if app.is_draining() {
         (503, "draining")

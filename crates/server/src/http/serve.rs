@@ -117,7 +117,7 @@ pub async fn serve(listener: TcpListener, app: Arc<App>, shutdown: Shutdown) {
         () = tokio::time::sleep(app.settings.drain) => tracing::warn!("requests under way are cut off"),
         () = shutdown.reached(Stage::Stopped) => tracing::warn!("requests under way are cut off"),
     }
-    app.clerk.flush().await;
+    app.ledger.flush().await;
 }
 
 /// The life of a connection.
