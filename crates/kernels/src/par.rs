@@ -97,19 +97,19 @@ struct Pool {
 /// What threads tell each other, by how often it changes: a cache line takes some 0.1 µs from one core to another, and
 /// a small kernel a few microseconds.
 struct Shared {
-    posted: Line<Posted>,
+    posted: CacheLine<Posted>,
     /// Tasks that workers have done.
-    done: Line<AtomicUsize>,
-    state: Line<State>,
+    done: CacheLine<AtomicUsize>,
+    state: CacheLine<State>,
     /// Whether a caller has the workers.
-    busy: Line<AtomicBool>,
+    busy: CacheLine<AtomicBool>,
     /// What waiting threads fetch.
-    next: Line<Spans>,
+    next: CacheLine<Spans>,
 }
 
 /// Memory that is moved alone; processors fetch lines by pairs.
 #[repr(align(128))]
-struct Line<T>(T);
+struct CacheLine<T>(T);
 
 /// The tasks that nobody has taken yet, and what they are. A thread that has taken one may read the job, which stays
 /// until all that were taken are done.
@@ -174,15 +174,15 @@ fn pair(first: u32, end: u32) -> u64 {
 impl Pool {
     fn new(threads: usize) -> Self {
         let shared = Arc::new(Shared {
-            posted: Line(Posted { left: AtomicU64::new(0), task: UnsafeCell::new(None) }),
-            done: Line(AtomicUsize::new(0)),
-            state: Line(State {
+            posted: CacheLine(Posted { left: AtomicU64::new(0), task: UnsafeCell::new(None) }),
+            done: CacheLine(AtomicUsize::new(0)),
+            state: CacheLine(State {
                 sleeping: AtomicUsize::new(0),
                 stop: AtomicBool::new(false),
                 panicked: AtomicBool::new(false),
             }),
-            busy: Line(AtomicBool::new(false)),
-            next: Line(Spans::none()),
+            busy: CacheLine(AtomicBool::new(false)),
+            next: CacheLine(Spans::none()),
         });
         let threads = threads.max(1);
         let worker = |i: usize| {
@@ -195,7 +195,13 @@ impl Pool {
     }
 
     fn run(&self, tasks: usize, task: &(dyn Fn(usize) + Sync)) {
-        let Shared { posted: Line(posted), done: Line(done), state: Line(state), busy: Line(busy), .. } = &*self.shared;
+        let Shared {
+            posted: CacheLine(posted),
+            done: CacheLine(done),
+            state: CacheLine(state),
+            busy: CacheLine(busy),
+            ..
+        } = &*self.shared;
         let Ok(end) = u32::try_from(tasks) else { return (0..tasks).for_each(task) };
         if self.workers.is_empty() || busy.swap(true, Ordering::Acquire) {
             return (0..tasks).for_each(task);
@@ -232,7 +238,13 @@ struct Closing<'a> {
 
 impl Drop for Closing<'_> {
     fn drop(&mut self) {
-        let Shared { posted: Line(posted), done: Line(done), busy: Line(busy), next: Line(next), .. } = self.shared;
+        let Shared {
+            posted: CacheLine(posted),
+            done: CacheLine(done),
+            busy: CacheLine(busy),
+            next: CacheLine(next),
+            ..
+        } = self.shared;
         while posted.take_first().is_some() {}
         let taken = self.tasks - posted.left().1 as usize;
         let mut share = None;
@@ -275,7 +287,7 @@ impl Shared {
 
     /// A task that was taken; none when the pool ends.
     fn wait_for_task(&self, share: impl Fn() -> Share) -> Option<usize> {
-        let Line(State { sleeping, stop, .. }) = &self.state;
+        let CacheLine(State { sleeping, stop, .. }) = &self.state;
         let mut share = share();
         let mut taken = |looks: usize| {
             for _ in 0..looks {

@@ -35,7 +35,7 @@ const STREAM_ORDER: u64 = 0x6c65_6172;
 
 /// One line of `metrics.jsonl`; the last two depend on the machine.
 #[derive(Serialize)]
-pub(crate) struct Line {
+pub(crate) struct SupervisedMetrics {
     #[serde(flatten)]
     position: Position,
     loss: f64,
@@ -133,9 +133,9 @@ pub(crate) struct Learning {
 }
 
 impl Training for Learning {
-    type Line = Line;
+    type Metrics = SupervisedMetrics;
 
-    fn step(&mut self, at: Position) -> Result<(Position, Line)> {
+    fn step(&mut self, at: Position) -> Result<(Position, SupervisedMetrics)> {
         let started = Instant::now();
         let Lessons { examples, plan, teacher, .. } = &self.lessons;
         let Some(chosen) = plan.get(at.step as usize) else {
@@ -150,8 +150,8 @@ impl Training for Learning {
         let tokens = batch.tokens.len() as u64;
         let position = Position { step: at.step + 1, updates: at.updates + 1, tokens: at.tokens + tokens, ..at };
         let divergence = teacher.as_ref().map(|_| report.divergence);
-        let line = Line::new(report, position, tokens, started.elapsed().as_secs_f64());
-        Ok((position, Line { divergence, ..line }))
+        let line = SupervisedMetrics::new(report, position, tokens, started.elapsed().as_secs_f64());
+        Ok((position, SupervisedMetrics { divergence, ..line }))
     }
 
     fn trainer(&self) -> &Trainer {
@@ -163,15 +163,15 @@ impl Training for Learning {
         Some(chosen.iter().map(|index| self.lessons.examples[*index].rows() as u64).sum())
     }
 
-    fn in_words(&self, line: &Line) -> String {
+    fn in_words(&self, line: &SupervisedMetrics) -> String {
         let divergence = line.divergence.map_or(String::new(), |nats| format!("divergence {nats:.3}, "));
         format!("{divergence}loss {:.3}, {} tok/s", line.loss, short(line.tokens_per_second))
     }
 }
 
-impl Line {
-    fn new(report: StepReport, position: Position, tokens: u64, seconds: f64) -> Line {
-        Line {
+impl SupervisedMetrics {
+    fn new(report: StepReport, position: Position, tokens: u64, seconds: f64) -> SupervisedMetrics {
+        SupervisedMetrics {
             position,
             loss: report.loss,
             divergence: None,

@@ -59,10 +59,10 @@ impl Position {
 /// What a stage does in a step.
 pub(crate) trait Training {
     /// A line of `metrics.jsonl`.
-    type Line: Serialize;
+    type Metrics: Serialize;
 
     /// Does the step behind `at`: where it ends, and its line.
-    fn step(&mut self, at: Position) -> Result<(Position, Self::Line)>;
+    fn step(&mut self, at: Position) -> Result<(Position, Self::Metrics)>;
 
     /// What is trained.
     fn trainer(&self) -> &Trainer;
@@ -84,10 +84,10 @@ pub(crate) trait Training {
     }
 
     /// A line, for people.
-    fn in_words(&self, line: &Self::Line) -> String;
+    fn in_words(&self, line: &Self::Metrics) -> String;
 
     /// What people should hear at once.
-    fn remarks(&self, _line: &Self::Line) -> Vec<String> {
+    fn remarks(&self, _line: &Self::Metrics) -> Vec<String> {
         Vec::new()
     }
 }
@@ -168,7 +168,7 @@ impl Running<'_> {
         Ok(())
     }
 
-    fn step<T: Training>(&mut self, session: &Session, training: &mut T) -> Result<T::Line> {
+    fn step<T: Training>(&mut self, session: &Session, training: &mut T) -> Result<T::Metrics> {
         let (before, begun) = (self.position, seconds(session.host));
         let (position, line) = training.step(before)?;
         self.position = position;
