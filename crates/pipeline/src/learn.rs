@@ -59,24 +59,24 @@ pub(crate) fn learn(
     section: &Supervised,
     teacher: Option<TeacherModel>,
 ) -> Result<()> {
-    let lessons = Lessons::prepare(&session.run, tokenizer, stage, section, teacher, session.host)?;
+    let data = TrainingSet::prepare(&session.run, tokenizer, stage, section, teacher, session.host)?;
     let at = Stage {
         name: &stage.name,
         label: "learn",
         tokenizer,
         checkpoints: &section.optimization.checkpoints,
-        steps: lessons.plan.len() as u64,
+        steps: data.plan.len() as u64,
         samples: false,
-        flops: lessons.flops,
+        flops: data.flops,
     };
     let Some((running, latest)) = at.open(session)? else { return Ok(()) };
-    session.host.event(Event::Examples { stage: &stage.name, count: lessons.examples.len() });
-    let learning = lessons.begin(&session.run, tokenizer, section, latest.as_ref())?;
+    session.host.event(Event::Examples { stage: &stage.name, count: data.examples.len() });
+    let learning = data.begin(&session.run, tokenizer, section, latest.as_ref())?;
     running.run(session, learning)
 }
 
 /// What a stage learns from, and in which order.
-pub(crate) struct Lessons {
+pub(crate) struct TrainingSet {
     examples: Vec<Example>,
     /// The examples of each step.
     plan: Vec<Vec<usize>>,
@@ -85,7 +85,7 @@ pub(crate) struct Lessons {
     teacher: Option<TeacherModel>,
 }
 
-impl Lessons {
+impl TrainingSet {
     /// Reads the examples and puts them in order.
     pub fn prepare(
         run: &RunDir,
@@ -94,7 +94,7 @@ impl Lessons {
         section: &Supervised,
         teacher: Option<TeacherModel>,
         host: &mut dyn Host,
-    ) -> Result<Lessons> {
+    ) -> Result<TrainingSet> {
         let config = config_for(run, &section.start)?;
         let context = teacher.as_ref().map_or(usize::MAX, TeacherModel::context).min(config.rope.max_positions);
         let examples = examples(run, tokenizer, section, matches!(stage.work, Work::Pretrain(_)), context, host)?;
@@ -104,7 +104,7 @@ impl Lessons {
         let plan = batches(&rows, section.batch_tokens, section.epochs, key);
         let theirs = teacher.as_ref().map(TeacherModel::config);
         let flops = TokenFlops::counted(learning_flops(&config, &section.optimization, theirs, mean_rows));
-        Ok(Lessons { examples, plan, context, flops, teacher })
+        Ok(TrainingSet { examples, plan, context, flops, teacher })
     }
 
     /// Ready to go on behind a checkpoint, or from the stage's beginning.
@@ -121,13 +121,13 @@ impl Lessons {
         if section.optimization.optimizer.mtp_lambda == 0.0 {
             trainer.freeze_mtp();
         }
-        Ok(Learning { lessons: self, trainer, micro_rows: section.optimization.micro_rows })
+        Ok(Learning { data: self, trainer, micro_rows: section.optimization.micro_rows })
     }
 }
 
 /// A stage that learns from examples.
 pub(crate) struct Learning {
-    lessons: Lessons,
+    data: TrainingSet,
     trainer: Trainer,
     micro_rows: usize,
 }
@@ -137,7 +137,7 @@ impl Training for Learning {
 
     fn step(&mut self, at: Position) -> Result<(Position, SupervisedMetrics)> {
         let started = Instant::now();
-        let Lessons { examples, plan, teacher, .. } = &self.lessons;
+        let TrainingSet { examples, plan, teacher, .. } = &self.data;
         let Some(chosen) = plan.get(at.step as usize) else {
             let message = format!("the data has {} steps, and step {} is asked for", plan.len(), at.step + 1);
             return Err(refuse(message, "it is not what the stage began with"));
@@ -159,8 +159,8 @@ impl Training for Learning {
     }
 
     fn next_tokens(&self, at: Position) -> Option<u64> {
-        let chosen = self.lessons.plan.get(at.step as usize)?;
-        Some(chosen.iter().map(|index| self.lessons.examples[*index].rows() as u64).sum())
+        let chosen = self.data.plan.get(at.step as usize)?;
+        Some(chosen.iter().map(|index| self.data.examples[*index].rows() as u64).sum())
     }
 
     fn in_words(&self, line: &SupervisedMetrics) -> String {

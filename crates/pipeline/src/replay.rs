@@ -20,7 +20,7 @@ use wels_train::rl::Prompter;
 
 use crate::distil::Correction;
 use crate::host::{Event, Host};
-use crate::learn::Lessons;
+use crate::learn::TrainingSet;
 use crate::pretrain::Pretraining;
 use crate::refusal::refuse;
 use crate::reinforce::Reinforcement;
@@ -71,13 +71,13 @@ pub(crate) fn again<'a>(
 ) -> Result<Box<dyn Replay + 'a>> {
     let (position, scratch) = (Position::of(from)?, scratch.to_path_buf());
     let prompter = Prompter { tokenizer, template };
-    let mut lessons = |section: &Supervised, teacher| -> Result<Box<dyn Replay + 'a>> {
-        let lessons = Lessons::prepare(run, tokenizer, stage, section, teacher, host)?;
-        let training = lessons.begin(run, tokenizer, section, from)?;
+    let mut learning = |section: &Supervised, teacher| -> Result<Box<dyn Replay + 'a>> {
+        let data = TrainingSet::prepare(run, tokenizer, stage, section, teacher, host)?;
+        let training = data.begin(run, tokenizer, section, from)?;
         Ok(Box::new(Again { training, position, tokenizer, scratch: scratch.clone() }))
     };
     match &stage.work {
-        Work::Pretrain(section) | Work::Sft(section) => lessons(section, None),
+        Work::Pretrain(section) | Work::Sft(section) => learning(section, None),
         Work::Rl(section) => {
             let training = Reinforcement::begin(run, prompter, stage, section, from, programs)?;
             Ok(Box::new(Again { training, position, tokenizer, scratch }))
@@ -85,7 +85,7 @@ pub(crate) fn again<'a>(
         Work::Distil(section) => {
             let teacher = TeacherModel::open(run, tokenizer, section)?;
             match &section.answers {
-                Answers::Given(given) => lessons(given, Some(teacher)),
+                Answers::Given(given) => learning(given, Some(teacher)),
                 Answers::Own(own) => {
                     let training = Correction::begin(run, prompter, own, teacher, from, programs)?;
                     Ok(Box::new(Again { training, position, tokenizer, scratch }))
