@@ -29,7 +29,7 @@ use wels_model::count;
 
 use crate::files;
 use crate::recipe::{Optimizer, PRETRAIN, Recipe};
-use stages::{Stages, Surroundings, Tokens};
+use stages::{PlanInputs, Stages, Tokens};
 
 /// What can be wrong with the data that a plan rests on.
 #[derive(Debug, Error)]
@@ -253,7 +253,7 @@ pub fn pretraining(recipe: &Recipe) -> Pretraining {
 }
 
 /// The plan of a recipe, without time and money.
-pub fn of_recipe(recipe: &Recipe, around: &dyn Surroundings) -> RunPlan {
+pub fn of_recipe(recipe: &Recipe, inputs: &dyn PlanInputs) -> RunPlan {
     let pretraining = recipe.pretrains().then(|| pretraining(recipe));
     let first = pretraining.iter().map(|it| StagePlan {
         stage: PRETRAIN.into(),
@@ -264,7 +264,7 @@ pub fn of_recipe(recipe: &Recipe, around: &dyn Surroundings) -> RunPlan {
         ..StagePlan::default()
     });
     let pretrained = recipe.pretrains().then(|| recipe.model.config());
-    let stages = Stages { pretrained, sections: &recipe.stages, around };
+    let stages = Stages { pretrained, sections: &recipe.stages, inputs };
     let stages = first.chain(recipe.stages.iter().map(|stage| stages.plan(stage))).collect();
     RunPlan { pretraining, stages, total: Total::default() }.summed()
 }
@@ -416,7 +416,7 @@ mod tests {
     /// Every stage learns from ten examples of five tokens.
     struct Tens;
 
-    impl Surroundings for Tens {
+    impl PlanInputs for Tens {
         fn model(&self, name: &str) -> Result<ModelConfig, String> {
             Err(format!("no {name}"))
         }

@@ -141,7 +141,7 @@ impl Examples {
 }
 
 /// Where models and examples come from, which is not in the recipe alone.
-pub trait Surroundings {
+pub trait PlanInputs {
     /// The configuration of a model that is no stage of the recipe.
     ///
     /// # Errors
@@ -166,7 +166,7 @@ pub struct Stages<'a> {
     /// In their order.
     pub sections: &'a [StageSection],
     /// All else.
-    pub around: &'a dyn Surroundings,
+    pub inputs: &'a dyn PlanInputs,
 }
 
 impl Stages<'_> {
@@ -179,7 +179,7 @@ impl Stages<'_> {
             return Ok(config.clone());
         }
         match self.sections.iter().find(|stage| stage.name == name).map(|stage| &stage.work) {
-            None => self.around.model(name),
+            None => self.inputs.model(name),
             Some(Work::Pretrain(it) | Work::Sft(it)) => self.start(&it.start),
             Some(Work::Rl(it)) => self.start(&it.start),
             Some(Work::Distil(it)) => self.start(it.start()),
@@ -206,7 +206,7 @@ impl Stages<'_> {
         let of_stage = self.sections.iter().find(|stage| stage.name == section.data);
         match of_stage.map(|stage| &stage.work) {
             Some(Work::SampleAndFilter(sampling)) => Ok(Examples::kept_by(sampling)),
-            _ => self.around.examples(section),
+            _ => self.inputs.examples(section),
         }
     }
 
@@ -293,7 +293,7 @@ impl Stages<'_> {
         let answering = &of.answering;
         let each_step = (of.prompts * answering.samples) as u64;
         let (answers, length) = ((of.steps * each_step) as f64, answer_tokens(answering));
-        let learned = live * answers * (length + self.around.prompt_tokens(answering)?);
+        let learned = live * answers * (length + self.inputs.prompt_tokens(answering)?);
         let tokens = Tokens { counted: (answers * length).round() as u64, learned: learned.round() as u64 };
         let rows = learning.micro_rows.min(each_step as usize * answering.max_tokens);
         let training = training_memory(config, rows, &[], &learning.optimizer);
