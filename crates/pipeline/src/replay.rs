@@ -26,7 +26,7 @@ use crate::refusal::refuse;
 use crate::reinforce::Reinforcement;
 use crate::session::Programs;
 use crate::teacher::TeacherModel;
-use crate::training::{Again, Position, Replay};
+use crate::training::{Position, Replay, StageReplay};
 
 /// Keys of metrics that depend on the machine and its load.
 const OF_THE_MACHINE: [&str; 5] =
@@ -55,7 +55,7 @@ pub(crate) fn pretraining<'a>(
     from: Option<&Checkpoint>,
 ) -> Result<Box<dyn Replay + 'a>> {
     let training = Pretraining::begin(run, run.recipe(), tokenizer, dataset, from)?;
-    Ok(Box::new(Again { training, position: Position::of(from)?, tokenizer, scratch: scratch.to_path_buf() }))
+    Ok(Box::new(StageReplay { training, position: Position::of(from)?, tokenizer, scratch: scratch.to_path_buf() }))
 }
 
 /// A stage that trains once more, behind its checkpoint `from` or from its beginning; `scratch` is an empty folder.
@@ -74,13 +74,13 @@ pub(crate) fn again<'a>(
     let mut learning = |section: &Supervised, teacher| -> Result<Box<dyn Replay + 'a>> {
         let data = TrainingSet::prepare(run, tokenizer, stage, section, teacher, host)?;
         let training = data.begin(run, tokenizer, section, from)?;
-        Ok(Box::new(Again { training, position, tokenizer, scratch: scratch.clone() }))
+        Ok(Box::new(StageReplay { training, position, tokenizer, scratch: scratch.clone() }))
     };
     match &stage.work {
         Work::Pretrain(section) | Work::Sft(section) => learning(section, None),
         Work::Rl(section) => {
             let training = Reinforcement::begin(run, prompter, stage, section, from, programs)?;
-            Ok(Box::new(Again { training, position, tokenizer, scratch }))
+            Ok(Box::new(StageReplay { training, position, tokenizer, scratch }))
         }
         Work::Distil(section) => {
             let teacher = TeacherModel::open(run, tokenizer, section)?;
@@ -88,7 +88,7 @@ pub(crate) fn again<'a>(
                 Answers::Given(given) => learning(given, Some(teacher)),
                 Answers::Own(own) => {
                     let training = Correction::begin(run, prompter, own, teacher, from, programs)?;
-                    Ok(Box::new(Again { training, position, tokenizer, scratch }))
+                    Ok(Box::new(StageReplay { training, position, tokenizer, scratch }))
                 }
             }
         }

@@ -268,14 +268,14 @@ pub(crate) trait Replay {
 }
 
 /// A stage once more, from one of its checkpoints or from its beginning, in a folder of its own.
-pub(crate) struct Again<'a, T> {
+pub(crate) struct StageReplay<'a, T> {
     pub training: T,
     pub position: Position,
     pub tokenizer: &'a Tokenizer,
     pub scratch: PathBuf,
 }
 
-impl<T: Training> Replay for Again<'_, T> {
+impl<T: Training> Replay for StageReplay<'_, T> {
     fn step(&mut self) -> Result<(u64, Value)> {
         let (position, line) = self.training.step(self.position)?;
         self.position = position;
