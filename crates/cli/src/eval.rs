@@ -45,7 +45,7 @@ use self::receipts::Folder;
 use self::scores::Scores;
 use self::suite::{PromptStyle, Suite, chosen};
 use crate::interrupt::Interrupt;
-use crate::model::HoldArgs;
+use crate::model::LoadArgs;
 use crate::output;
 use crate::progress::Progress;
 use crate::serve::default_name;
@@ -76,7 +76,7 @@ pub struct Args {
     #[arg(long, value_name = "MIB", default_value = "1024")]
     cache_mib: NonZeroUsize,
     #[command(flatten)]
-    hold: HoldArgs,
+    load: LoadArgs,
     /// Compare two folders of receipts, item by item
     #[arg(long, num_args = 2, value_names = ["A", "B"], conflicts_with_all = ["model", "bench"])]
     compare: Option<Vec<PathBuf>>,

@@ -4,7 +4,7 @@ use anyhow::Result;
 use wels_data::tokenizer::Tokenizer;
 use wels_model::config::{ModelConfig, Note};
 use wels_model::gguf::GgufFile;
-use wels_model::inference::{Hold, Quantise};
+use wels_model::inference::{LoadOptions, Quantise};
 use wels_model::model::Model;
 use wels_model::paged::{CacheDtype, CacheLayout};
 use wels_model::params::Params;
@@ -48,7 +48,7 @@ pub enum CacheDtypeArg {
 
 /// How a model is held while it answers.
 #[derive(Clone, Copy, Debug, clap::Args)]
-pub struct HoldArgs {
+pub struct LoadArgs {
     /// Number format of the matrices
     #[arg(long, value_enum, default_value_t)]
     pub quant: Quant,
@@ -60,7 +60,7 @@ pub struct HoldArgs {
     pub expanded: bool,
 }
 
-impl HoldArgs {
+impl LoadArgs {
     /// What the cache keeps of a token.
     pub fn layout(&self, config: &ModelConfig) -> CacheLayout {
         match config.attention.is_mla() && !self.expanded {
@@ -131,10 +131,10 @@ impl OpenModel {
     /// the memory that is left; the others stay in the file.
     pub fn inference_params(&self, quantise: Quantise) -> Result<Params> {
         let pack_bytes = machine::available_memory_bytes().map_or(u64::MAX, |bytes| bytes / 2);
-        let hold = Hold { quantise, pack_bytes, pack_expert_bytes: PACK_EXPERT_BYTES };
+        let options = LoadOptions { quantise, pack_bytes, pack_expert_bytes: PACK_EXPERT_BYTES };
         let (params, _) = match &self.weights {
-            Weights::Files(files) => Params::from_files(&wels_cpu::device(), files, &self.config, hold)?,
-            Weights::Gguf(file) => Params::from_gguf(&wels_cpu::device(), file, &self.config, hold)?,
+            Weights::Files(files) => Params::from_files(&wels_cpu::device(), files, &self.config, options)?,
+            Weights::Gguf(file) => Params::from_gguf(&wels_cpu::device(), file, &self.config, options)?,
         };
         Ok(params)
     }

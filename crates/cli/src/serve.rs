@@ -17,7 +17,7 @@ use wels_server::money::Tariff;
 use wels_server::prompt::Served;
 use wels_server::worker::Worker;
 
-use crate::model::{HoldArgs, OpenModel, locate};
+use crate::model::{LoadArgs, OpenModel, locate};
 use crate::{keys, output};
 
 /// What the command line says.
@@ -53,7 +53,7 @@ pub struct Args {
     #[arg(long, value_name = "MIB", default_value = "1024")]
     cache_mib: NonZeroUsize,
     #[command(flatten)]
-    hold: HoldArgs,
+    load: LoadArgs,
     /// Connections at once
     #[arg(long, value_name = "N", default_value = "1024")]
     max_connections: NonZeroUsize,
@@ -174,15 +174,15 @@ fn load(args: &Args) -> Result<(Served, Engine)> {
         created_unix_s: keys::now_unix_ms() / 1000,
         tokenizer: Arc::clone(&tokenizer),
     };
-    let (model, params) = args.hold.take(&opened, context)?;
+    let (model, params) = args.load.take(&opened, context)?;
     let cache_bytes = cache_bytes(args.cache_mib)?;
     let loaded = LoadedModel { model: Arc::new(model), params: Arc::new(params), tokenizer: Some(tokenizer) };
     let options = Options {
         max_running: args.max_running.get(),
         max_waiting: args.max_waiting,
         cache_bytes,
-        layout: args.hold.layout(config),
-        cache_dtype: args.hold.cache_dtype(),
+        layout: args.load.layout(config),
+        cache_dtype: args.load.cache_dtype(),
         ..Options::default()
     };
     Ok((served, Engine::new(loaded, options)?))

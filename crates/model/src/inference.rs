@@ -25,9 +25,9 @@ pub enum Quantise {
     Q4,
 }
 
-/// How matrices are held.
+/// How weights are loaded for inference.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Hold {
+pub struct LoadOptions {
     /// Their number format.
     pub quantise: Quantise,
     /// Bytes up to which matrices that need not be quantised are packed; the others stay in the file. Experts are the
@@ -37,15 +37,15 @@ pub struct Hold {
     pub pack_expert_bytes: u64,
 }
 
-impl Hold {
+impl LoadOptions {
     /// Packs all matrices that products read.
     pub fn packed(quantise: Quantise) -> Self {
-        Hold { quantise, pack_bytes: u64::MAX, pack_expert_bytes: u64::MAX }
+        LoadOptions { quantise, pack_bytes: u64::MAX, pack_expert_bytes: u64::MAX }
     }
 
     /// Leaves all matrices in the file that need not be quantised, and packs none for longer than a product.
     pub fn mapped(quantise: Quantise) -> Self {
-        Hold { quantise, pack_bytes: 0, pack_expert_bytes: 0 }
+        LoadOptions { quantise, pack_bytes: 0, pack_expert_bytes: 0 }
     }
 
     /// Which parameters stay in the file, of those that a file has in so many bytes where they may stay; and the room
@@ -120,7 +120,7 @@ impl Params {
         device: &Arc<dyn Device>,
         files: &Files,
         config: &ModelConfig,
-        hold: Hold,
+        options: LoadOptions,
     ) -> Result<(Params, Vec<Note>), WeightsError> {
         let notes = files.check(config)?;
         let mut params = Params::unset(device, config);
@@ -129,11 +129,11 @@ impl Params {
         let mut bytes = vec![Some(0); specs.len()];
         for tensor in &tensors {
             let kind = specs[tensor.param].kind;
-            let as_stored = |&(stored, ..): &(BlockType, _, _)| hold.quantise.target(kind, stored) == Some(stored);
+            let as_stored = |&(stored, ..): &(BlockType, _, _)| options.quantise.target(kind, stored) == Some(stored);
             let found = files.mapped(tensor).filter(as_stored).map(|(.., range)| range.len() as u64);
             bytes[tensor.param] = bytes[tensor.param].zip(found).map(|(sum, bytes)| sum + bytes);
         }
-        let (stay, room) = hold.stay(config, &specs, &bytes);
+        let (stay, room) = options.stay(config, &specs, &bytes);
         let mut matrices: Vec<Vec<(usize, PackedMatrix)>> = specs.iter().map(|_| Vec::new()).collect();
         let mut values = Vec::new();
         for tensor in &tensors {
@@ -147,7 +147,7 @@ impl Params {
                 continue;
             }
             files.read(tensor, &mut values);
-            match hold.quantise.target(spec.kind, exact(&values)) {
+            match options.quantise.target(spec.kind, exact(&values)) {
                 Some(to) => {
                     let source = Source::Values { values: &values, to };
                     matrices[param].push((first_row, device.pack(source, rows, spec.cols)));
@@ -170,12 +170,12 @@ impl Params {
         device: &Arc<dyn Device>,
         file: &GgufFile,
         config: &ModelConfig,
-        hold: Hold,
+        options: LoadOptions,
     ) -> Result<(Params, Vec<Note>), GgufError> {
         let notes = file.check(config)?;
         let mut params = Params::unset(device, config);
         let specs = params.specs().to_vec();
-        let quantise = hold.quantise;
+        let quantise = options.quantise;
         let bytes: Vec<Option<u64>> = specs
             .iter()
             .map(|spec| match file.tensor(config, spec) {
@@ -185,7 +185,7 @@ impl Params {
                 _ => None,
             })
             .collect();
-        let (stay, room) = hold.stay(config, &specs, &bytes);
+        let (stay, room) = options.stay(config, &specs, &bytes);
         for (param, spec) in specs.iter().enumerate() {
             match file.tensor(config, spec) {
                 Stored::Whole(blocks) if stay[param] => {

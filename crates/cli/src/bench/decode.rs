@@ -17,7 +17,7 @@ use wels_pipeline::refusal::refuse;
 use wels_pipeline::words::short;
 use wels_runs::machine;
 
-use crate::model::{HoldArgs, OpenModel, locate};
+use crate::model::{LoadArgs, OpenModel, locate};
 use crate::output;
 
 #[derive(clap::Args)]
@@ -38,7 +38,7 @@ pub struct DecodeArgs {
     #[arg(long, default_value_t = 512, value_parser = clap::value_parser!(u32).range(1..))]
     chunk: u32,
     #[command(flatten)]
-    hold: HoldArgs,
+    load: LoadArgs,
     /// Write one line of JSON
     #[arg(long)]
     json: bool,
@@ -77,8 +77,8 @@ pub fn decode(args: &DecodeArgs) -> Result<()> {
         let message = format!("{context} tokens do not fit the model's context of {}", config.rope.max_positions);
         return Err(refuse(message, "give a smaller --prompt or --tokens"));
     }
-    let (model, params) = args.hold.take(&open, context)?;
-    let (layout, cache_dtype) = (args.hold.layout(config), args.hold.cache_dtype());
+    let (model, params) = args.load.take(&open, context)?;
+    let (layout, cache_dtype) = (args.load.layout(config), args.load.cache_dtype());
     let load_seconds = begin.elapsed().as_secs_f64();
 
     let per_token = PagedCache::bytes_per_page(config, layout, cache_dtype) as f64 / PAGE_TOKENS as f64;

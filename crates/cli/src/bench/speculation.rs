@@ -12,7 +12,7 @@ use wels_engine::{Engine, Event, LoadedModel, Options, Request, Sampling, Specul
 use wels_kernels::{isa, par};
 use wels_pipeline::refusal::refuse;
 
-use crate::model::{HoldArgs, OpenModel, locate};
+use crate::model::{LoadArgs, OpenModel, locate};
 use crate::output;
 
 #[derive(clap::Args)]
@@ -39,7 +39,7 @@ pub struct SpeculationArgs {
     #[arg(long, default_value_t = 7, value_parser = clap::value_parser!(u64).range(1..))]
     rounds: u64,
     #[command(flatten)]
-    hold: HoldArgs,
+    load: LoadArgs,
     /// Write one line of JSON
     #[arg(long)]
     json: bool,
@@ -88,10 +88,10 @@ pub fn speculation(args: &SpeculationArgs) -> Result<()> {
     let request = Request { stop_tokens: ends, sampling, ..Request::new(Vec::new(), args.tokens) };
     let drafts_by = if config.mtp_depth > 0 { "MTP" } else { "lookup" };
     let context = config.rope.max_positions.min(4096);
-    let (model, params) = args.hold.take(&open, context)?;
+    let (model, params) = args.load.take(&open, context)?;
     let loaded = LoadedModel { model: Arc::new(model), params: Arc::new(params), tokenizer: None };
     let whole =
-        Options { layout: args.hold.layout(config), cache_dtype: args.hold.cache_dtype(), ..Options::default() };
+        Options { layout: args.load.layout(config), cache_dtype: args.load.cache_dtype(), ..Options::default() };
     let engine = |speculation| {
         // Without a prefix cache each turn does the same work.
         Engine::new(loaded.clone(), Options { speculation, prefix_cache: false, ..whole.clone() })

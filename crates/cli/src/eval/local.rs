@@ -64,13 +64,13 @@ impl Local {
         let template = ChatTemplate::of(&tokenizer)?;
         let positions = open.config.rope.max_positions;
         let context = args.context.map_or(positions, |asked| asked.get().min(positions));
-        let (layout, cache_dtype) = (args.hold.layout(&open.config), args.hold.cache_dtype());
-        let (model, params) = args.hold.take(&open, context)?;
+        let (layout, cache_dtype) = (args.load.layout(&open.config), args.load.cache_dtype());
+        let (model, params) = args.load.take(&open, context)?;
         let special = tokenizer.special();
         let added = tokenizer.encode_with_added("")?;
         let identity = json!({
             "files": identity(&location)?,
-            "quant": format!("{:?}", args.hold.quant).to_lowercase(),
+            "quant": format!("{:?}", args.load.quant).to_lowercase(),
             "cache": format!("{cache_dtype:?} {layout:?}").to_lowercase(),
             "context": context,
         });

@@ -9,7 +9,7 @@ use wels_cpu::testing::{device, host};
 use wels_device::BlockType;
 use wels_model::config::{Family, ModelConfig, RopeLayout};
 use wels_model::gguf::{self, GgufError, GgufFile, Item, Stored};
-use wels_model::inference::{Hold, Quantise};
+use wels_model::inference::{LoadOptions, Quantise};
 use wels_model::model::Model;
 use wels_model::names::{self, ParamKind};
 use wels_model::params::Params;
@@ -122,14 +122,14 @@ fn weights_in_the_file_and_packed_ones_have_the_same_bits() {
         let (config, file, _) = GgufFile::open_model(&path).unwrap();
         let model = Model::new(config.clone(), 16);
         let tokens: Vec<u32> = (0..16).map(|i| i * 7 % config.vocab_size as u32).collect();
-        let bits = |hold| {
-            let (params, _) = Params::from_gguf(&device(), &file, &config, hold).unwrap();
+        let bits = |options| {
+            let (params, _) = Params::from_gguf(&device(), &file, &config, options).unwrap();
             let logits = model.logits(&params, &Execution::new(device()), &tokens, &[0, 16]);
             host(&logits).iter().map(|x| x.to_bits()).collect::<Vec<_>>()
         };
-        let packed = bits(Hold::packed(Quantise::AsStored));
-        assert_eq!(packed, bits(Hold::mapped(Quantise::AsStored)), "{i}");
-        let half = Hold { pack_bytes: 8 << 10, ..Hold::packed(Quantise::AsStored) };
+        let packed = bits(LoadOptions::packed(Quantise::AsStored));
+        assert_eq!(packed, bits(LoadOptions::mapped(Quantise::AsStored)), "{i}");
+        let half = LoadOptions { pack_bytes: 8 << 10, ..LoadOptions::packed(Quantise::AsStored) };
         assert_eq!(packed, bits(half), "{i}, some of both");
     }
 }
