@@ -46,7 +46,7 @@ pub use wels_kernels::distil::Divergence;
 pub use wels_kernels::gemm::{Precision, Start};
 pub use wels_kernels::head::IGNORE;
 pub use wels_kernels::optim::{AdamW, SQUARES_CHUNK};
-pub use wels_kernels::quant::{BlockType, Room};
+pub use wels_kernels::quant::{BlockType, MemoryBudget};
 pub use wels_kernels::rope::Direction;
 pub use wels_kernels::router::{Router, Scoring};
 

@@ -5,7 +5,7 @@ use std::fmt;
 use std::ops::Range;
 use std::sync::Arc;
 
-use crate::{BlockType, Memory, Room, Tensor};
+use crate::{BlockType, Memory, MemoryBudget, Tensor};
 
 /// A parameter as operations read it.
 #[derive(Clone, Copy)]
@@ -26,7 +26,7 @@ pub enum Source<'a> {
         bytes: &'a [u8],
     },
     /// Blocks that may stay where they are, as in a mapped file: a device packs them when a product first reads them,
-    /// while there is `room`.
+    /// while `budget` lasts.
     Mapped {
         /// The number format.
         block_type: BlockType,
@@ -35,7 +35,7 @@ pub enum Source<'a> {
         /// Which of them.
         range: Range<usize>,
         /// Memory that is left for packing.
-        room: &'a Arc<Room>,
+        budget: &'a Arc<MemoryBudget>,
     },
     /// Values to be brought to a number format.
     Values {

@@ -11,7 +11,7 @@ use crate::names::{HfTensor, ParamKind, ParamSpec};
 use crate::params::Params;
 use crate::weights::{Files, WeightsError};
 use wels_device::host::{blocks, convert};
-use wels_device::{BlockType, Device, Packed, PackedMatrix, Room, Source};
+use wels_device::{BlockType, Device, MemoryBudget, Packed, PackedMatrix, Source};
 
 /// Number formats of matrices while a model answers. Norms, biases and routers are f32.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -48,9 +48,9 @@ impl LoadOptions {
         LoadOptions { quantise, pack_bytes: 0, pack_expert_bytes: 0 }
     }
 
-    /// Which parameters stay in the file, of those that a file has in so many bytes where they may stay; and the room
+    /// Which parameters stay in the file, of those that a file has in so many bytes where they may stay; and the budget
     /// that is left for packing them.
-    fn stay(self, config: &ModelConfig, specs: &[ParamSpec], bytes: &[Option<u64>]) -> (Vec<bool>, Arc<Room>) {
+    fn stay(self, config: &ModelConfig, specs: &[ParamSpec], bytes: &[Option<u64>]) -> (Vec<bool>, Arc<MemoryBudget>) {
         let is_expert = |spec: &ParamSpec| matches!(spec.kind, ParamKind::Experts(_));
         let experts = specs.iter().zip(bytes).filter(|(spec, _)| is_expert(spec));
         let experts: u64 = experts.filter_map(|(_, bytes)| *bytes).sum();
@@ -71,7 +71,7 @@ impl LoadOptions {
             let all = stay.iter_mut().zip(specs.iter().zip(bytes));
             all.for_each(|(stay, (spec, bytes))| *stay |= is_expert(spec) && bytes.is_some());
         }
-        (stay, Arc::new(Room::new(left)))
+        (stay, Arc::new(MemoryBudget::new(left)))
     }
 }
 
@@ -133,7 +133,7 @@ impl Params {
             let found = files.mapped(tensor).filter(as_stored).map(|(.., range)| range.len() as u64);
             bytes[tensor.param] = bytes[tensor.param].zip(found).map(|(sum, bytes)| sum + bytes);
         }
-        let (stay, room) = options.stay(config, &specs, &bytes);
+        let (stay, budget) = options.stay(config, &specs, &bytes);
         let mut matrices: Vec<Vec<(usize, PackedMatrix)>> = specs.iter().map(|_| Vec::new()).collect();
         let mut values = Vec::new();
         for tensor in &tensors {
@@ -142,7 +142,7 @@ impl Params {
             if stay[param]
                 && let Some((block_type, map, range)) = files.mapped(tensor)
             {
-                let source = Source::Mapped { block_type, owner: map.clone(), range, room: &room };
+                let source = Source::Mapped { block_type, owner: map.clone(), range, budget: &budget };
                 matrices[param].push((first_row, device.pack(source, rows, spec.cols)));
                 continue;
             }
@@ -185,11 +185,11 @@ impl Params {
                 _ => None,
             })
             .collect();
-        let (stay, room) = options.stay(config, &specs, &bytes);
+        let (stay, budget) = options.stay(config, &specs, &bytes);
         for (param, spec) in specs.iter().enumerate() {
             match file.tensor(config, spec) {
                 Stored::Whole(blocks) if stay[param] => {
-                    params.set_packed(param, mapped(device, spec, blocks, &room));
+                    params.set_packed(param, mapped(device, spec, blocks, &budget));
                     continue;
                 }
                 Stored::Whole(blocks) => match quantise.target(spec.kind, blocks.kind) {
@@ -214,12 +214,12 @@ impl Params {
 }
 
 /// The matrices of a parameter where they are.
-fn mapped(device: &Arc<dyn Device>, spec: &ParamSpec, blocks: Blocks, room: &Arc<Room>) -> Packed {
+fn mapped(device: &Arc<dyn Device>, spec: &ParamSpec, blocks: Blocks, budget: &Arc<MemoryBudget>) -> Packed {
     let count = matrices(spec);
     let (rows, len, (map, start)) = (spec.rows / count, blocks.bytes.len() / count, blocks.place);
     let matrix = |i: usize| {
         let range = start + i * len..start + (i + 1) * len;
-        let source = Source::Mapped { block_type: blocks.kind, owner: map.clone(), range, room };
+        let source = Source::Mapped { block_type: blocks.kind, owner: map.clone(), range, budget };
         device.pack(source, rows, spec.cols)
     };
     device.stack((0..count).map(matrix).collect())
