@@ -12,7 +12,7 @@ mod metrics;
 
 mod pages;
 
-mod patient;
+mod write_timeout;
 
 mod routes;
 

@@ -22,15 +22,15 @@ pub struct Settings {
     /// Bytes of a request's body.
     pub body_bytes_max: usize,
     /// For the body to arrive.
-    pub body_patience: Duration,
+    pub body_timeout: Duration,
     /// For a connection's request line and headers to arrive, also while it is idle.
-    pub header_patience: Duration,
+    pub header_timeout: Duration,
     /// Connections at once; one more gets a 503.
     pub connections_max: usize,
     /// For a client to take the next piece of a stream, or of any other response.
-    pub reader_patience: Duration,
+    pub write_timeout: Duration,
     /// For the ledger to be there again, while an answer is ready to be sent.
-    pub ledger_patience: Duration,
+    pub ledger_timeout: Duration,
     /// Between signs of life on a stream that has nothing to say.
     pub keep_alive: Duration,
     /// A step of the engine that takes longer makes `/health` fail.
@@ -43,11 +43,11 @@ impl Default for Settings {
     fn default() -> Settings {
         Settings {
             body_bytes_max: 4 << 20,
-            body_patience: Duration::from_secs(30),
-            header_patience: Duration::from_secs(15),
+            body_timeout: Duration::from_secs(30),
+            header_timeout: Duration::from_secs(15),
             connections_max: 1024,
-            reader_patience: Duration::from_secs(30),
-            ledger_patience: Duration::from_secs(30),
+            write_timeout: Duration::from_secs(30),
+            ledger_timeout: Duration::from_secs(30),
             keep_alive: Duration::from_secs(5),
             stuck_after: Duration::from_secs(60),
             drain: Duration::from_secs(60),

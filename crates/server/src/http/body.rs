@@ -41,7 +41,7 @@ pub(super) async fn read(request: Request, settings: &Settings, mut buffered: Bu
         }
         Ok(())
     };
-    tokio::time::timeout(settings.body_patience, collect).await.map_err(|_| ApiError::slow_body())??;
+    tokio::time::timeout(settings.body_timeout, collect).await.map_err(|_| ApiError::slow_body())??;
     Ok(Whole { bytes, _buffered: buffered })
 }
 

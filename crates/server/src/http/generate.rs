@@ -57,7 +57,7 @@ async fn answer(app: Arc<App>, request: Request, kind: Reply, beta: bool) -> Res
     let hangup = request.extensions().get::<Hangup>().cloned().unwrap_or_default();
     let place = app.turns.of(key.id);
     let body = {
-        let _turn = place.read(app.settings.body_patience).await?;
+        let _turn = place.read(app.settings.body_timeout).await?;
         body::read(request, &app.settings, app.turns.buffered()).await?
     };
     let turn = app.turns.plan(&place, body.bytes.len()).await?;
@@ -241,7 +241,7 @@ impl Job {
         loop {
             match self.account.ledger().progress(&self.account.request, tokens).await {
                 Ok(()) => return Ok(()),
-                Err(LedgerHandleError::Down) if begun.elapsed() < self.app().settings.ledger_patience => {
+                Err(LedgerHandleError::Down) if begun.elapsed() < self.app().settings.ledger_timeout => {
                     tokio::time::sleep(LEDGER_PAUSE).await;
                 }
                 Err(error) => return Err(ledger_failed(error)),
@@ -378,7 +378,7 @@ impl Job {
 
     /// Waits until the client has taken what was sent before.
     async fn room<'a>(&self, pieces: &'a mpsc::Sender<Bytes>) -> Result<mpsc::Permit<'a, Bytes>, Broken> {
-        match tokio::time::timeout(self.app().settings.reader_patience, pieces.reserve()).await {
+        match tokio::time::timeout(self.app().settings.write_timeout, pieces.reserve()).await {
             Err(_) => Err(Broken::Slow),
             Ok(Err(_)) => Err(Broken::Away),
             Ok(Ok(room)) => Ok(room),

@@ -16,7 +16,7 @@ use tokio::sync::{Semaphore, watch};
 
 use super::app::App;
 use super::hangup::Hangup;
-use super::patient::Patient;
+use super::write_timeout::WriteTimeout;
 
 /// Bytes of a request's line and headers.
 const HEAD_BYTES_MAX: usize = 64 << 10;
@@ -132,9 +132,9 @@ fn connect(
     let service = TowerToHyperService::new(router.clone().layer(Extension(hangup.clone())));
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
-        .header_read_timeout(app.settings.header_patience)
+        .header_read_timeout(app.settings.header_timeout)
         .max_buf_size(HEAD_BYTES_MAX)
-        .serve_connection(TokioIo::new(Patient::new(stream, app.settings.reader_patience)), service);
+        .serve_connection(TokioIo::new(WriteTimeout::new(stream, app.settings.write_timeout)), service);
     let connection = graceful.watch(connection);
     async move {
         tokio::select! {

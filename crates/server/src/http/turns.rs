@@ -97,13 +97,13 @@ impl Place {
     /// A turn to have a body read.
     ///
     /// # Errors
-    /// 429 where other bodies of the key have not arrived within `patience`.
-    pub async fn read(self: &Arc<Place>, patience: Duration) -> Result<Turn, ApiError> {
+    /// 429 where other bodies of the key have not arrived within `timeout`.
+    pub async fn read(self: &Arc<Place>, timeout: Duration) -> Result<Turn, ApiError> {
         let busy = || {
             let message = format!("The bodies of {OF_KEY_MAX} other requests of this key have not arrived yet.");
             ApiError::rate_limit(message, Some(1))
         };
-        let permit = tokio::time::timeout(patience, take(&self.reading)).await.map_err(|_| busy())??;
+        let permit = tokio::time::timeout(timeout, take(&self.reading)).await.map_err(|_| busy())??;
         Ok(Turn { _place: Arc::clone(self), _permits: [Some(permit), None] })
     }
 }

@@ -20,9 +20,9 @@ const PING_PERIOD: Duration = Duration::from_secs(2);
 /// After a connection could not be made, commands fail at once for so long.
 const CONNECT_PAUSE: Duration = Duration::from_secs(1);
 /// A step that takes longer makes the ledger count as down. SQLite waits up to 10 s for another program's lock.
-const STEP_PATIENCE: Duration = Duration::from_secs(4);
+const STEP_TIMEOUT: Duration = Duration::from_secs(4);
 /// Whoever asks is told that the ledger cannot be written after this; the command itself may still be done.
-const ANSWER_PATIENCE: Duration = Duration::from_secs(15);
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(15);
 
 /// The ledger did not do what it was asked.
 #[derive(Clone, Copy, Debug, Error, PartialEq, Eq)]
@@ -82,7 +82,7 @@ impl LedgerHandle {
     /// Whether the ledger can be written, as far as the last seconds show.
     pub fn is_healthy(&self) -> bool {
         let busy = *self.health.busy_since.lock().unwrap_or_else(PoisonError::into_inner);
-        !self.health.down.load(Relaxed) && busy.is_none_or(|since| since.elapsed() < STEP_PATIENCE)
+        !self.health.down.load(Relaxed) && busy.is_none_or(|since| since.elapsed() < STEP_TIMEOUT)
     }
 
     /// The key with this secret.
@@ -123,7 +123,7 @@ impl LedgerHandle {
     async fn ask<T>(&self, command: impl FnOnce(Reply<T>) -> Command) -> Result<T, LedgerHandleError> {
         let (reply, answer) = oneshot::channel();
         self.commands.try_send(command(reply)).map_err(|_| LedgerHandleError::Down)?;
-        let answer = tokio::time::timeout(ANSWER_PATIENCE, answer).await.map_err(|_| LedgerHandleError::Down)?;
+        let answer = tokio::time::timeout(ANSWER_TIMEOUT, answer).await.map_err(|_| LedgerHandleError::Down)?;
         answer.map_err(|_| LedgerHandleError::Down)?
     }
 }
