@@ -20,7 +20,7 @@ mod serve;
 
 mod sse;
 
-mod turns;
+mod fair_queue;
 
 pub use app::{App, Settings};
 pub use hangup::Hangup;

@@ -8,8 +8,8 @@ use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use serde_json::Value;
 
+use super::fair_queue::FairQueue;
 use super::metrics::Metrics;
-use super::turns::Turns;
 use crate::ledger::{Key, LedgerHandle, LedgerHandleError, Refusal};
 use crate::money::Tariff;
 use crate::prompt::Served;
@@ -70,15 +70,15 @@ pub struct App {
     pub(super) metrics: Metrics,
     pub(super) draining: AtomicBool,
     /// Whose bodies are read and planned: bodies are large, and templates are work.
-    pub(super) turns: Turns,
+    pub(super) queue: FairQueue,
 }
 
 impl App {
     /// Puts the parts together.
     pub fn new(served: Served, worker: Worker, ledger: LedgerHandle, tariff: Tariff, settings: Settings) -> Arc<App> {
         let (metrics, draining) = (Metrics::default(), AtomicBool::new(false));
-        let turns = Turns::new(settings.body_bytes_max);
-        Arc::new(App { served, worker, ledger, tariff, settings, metrics, draining, turns })
+        let queue = FairQueue::new(settings.body_bytes_max);
+        Arc::new(App { served, worker, ledger, tariff, settings, metrics, draining, queue })
     }
 
     /// The key that a request shows.

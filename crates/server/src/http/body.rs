@@ -11,7 +11,7 @@ use hyper::body::Frame;
 use tokio::sync::mpsc;
 
 use super::app::Settings;
-use super::turns::Buffered;
+use super::fair_queue::Buffered;
 use crate::wire::ApiError;
 
 /// Pieces of a stream that may wait to be written to the connection: the ledger has them, the client has not.

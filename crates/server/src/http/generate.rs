@@ -55,17 +55,17 @@ async fn answer(app: Arc<App>, request: Request, kind: Reply, beta: bool) -> Res
     }
     let endpoint = request.uri().path().to_owned();
     let hangup = request.extensions().get::<Hangup>().cloned().unwrap_or_default();
-    let place = app.turns.of(key.id);
+    let key_queue = app.queue.of(key.id);
     let body = {
-        let _turn = place.read(app.settings.body_timeout).await?;
-        body::read(request, &app.settings, app.turns.buffered()).await?
+        let _permit = key_queue.read(app.settings.body_timeout).await?;
+        body::read(request, &app.settings, app.queue.buffered()).await?
     };
-    let turn = app.turns.plan(&place, body.bytes.len()).await?;
+    let permit = app.queue.plan(&key_queue, body.bytes.len()).await?;
     let asked = {
         let (app, ceiling) = (Arc::clone(&app), ceiling(&app, &key));
-        // The turn ends with the work, which a client that leaves does not end.
+        // The permit is held as long as the work lasts, which a client that leaves does not end.
         let read = tokio::task::spawn_blocking(move || {
-            let _turn = turn;
+            let _permit = permit;
             read(&app, &body.bytes, kind, beta, &ceiling)
         });
         read.await.map_err(|_| ApiError::internal("The request could not be read."))??
