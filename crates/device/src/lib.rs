@@ -33,7 +33,7 @@ pub use attention::{
 pub use coefficient::{Coefficient, Policy, PolicyTerm};
 pub use device::{Buffers, Device, Groups, Memory, Optimizer, Products, RotaryColumns, Rows};
 pub use experts::{Balance, Dispatch, Experts};
-pub use head::{Head, HeadGradients, Taught};
+pub use head::{Head, HeadGradients, TeacherHead};
 pub use ids::{Ids, Rotary};
 pub use pool::{Pool, Usage};
 pub use tensor::{Dtype, Tensor};

@@ -10,7 +10,7 @@ use crate::params::{Grads, Params, Weight, Wiring};
 use crate::tape::{Context, Execution, Graph, Routing, Sequences, Var};
 use std::sync::Arc;
 use wels_device::host::{Layout, Scaling, Table};
-use wels_device::{Coefficient, Device, Divergence, IGNORE, Ids, Rotary, Taught, Tensor};
+use wels_device::{Coefficient, Device, Divergence, IGNORE, Ids, Rotary, TeacherHead, Tensor};
 
 /// Tokens to learn from: sequences one after the other.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -253,9 +253,9 @@ impl Model {
             None => ops::head_loss(&mut g, &h, self.head, targets, objective.coefficient),
             Some(teacher) => {
                 let states = teacher.states(execution, &ids, starts);
-                let taught = teacher.taught(&states, self.config.vocab_size);
+                let teacher = teacher.head_on(&states, self.config.vocab_size);
                 let coefficient = objective.coefficient;
-                let [logp, diverged] = ops::distil_loss(&mut g, &h, self.head, targets, &taught, coefficient);
+                let [logp, diverged] = ops::distil_loss(&mut g, &h, self.head, targets, &teacher, coefficient);
                 divergence = Some(diverged);
                 logp
             }
@@ -414,10 +414,10 @@ impl Teacher<'_> {
         self.model.hidden(&mut Graph::inference(context, None), tokens)
     }
 
-    fn taught<'a>(&'a self, states: &'a Tensor, vocab_size: usize) -> Taught<'a> {
+    fn head_on<'a>(&'a self, states: &'a Tensor, vocab_size: usize) -> TeacherHead<'a> {
         let Teacher { model, params, divergence, temperature, cross_entropy } = *self;
         assert_eq!(model.config.vocab_size, vocab_size, "the vocabularies of teacher and student");
-        Taught { states, head: params.stored(model.head), divergence, temperature, cross_entropy }
+        TeacherHead { states, head: params.stored(model.head), divergence, temperature, cross_entropy }
     }
 }
 

@@ -1,7 +1,7 @@
 //! Output head and divergence from a teacher, as plain loops.
 
 use super::{dot, math};
-use crate::distil::{Divergence, Seen, Teacher};
+use crate::distil::{Divergence, Teacher, TokenLosses};
 use crate::gemm::{Precision, Start};
 use crate::head::{Coefficient, Gradients, IGNORE};
 use crate::reference::gemm;
@@ -15,7 +15,7 @@ pub fn loss(
     teacher: &Teacher,
     d: usize,
     v: usize,
-    seen: Seen,
+    losses: TokenLosses,
     gradients: Gradients,
     coefficient: Coefficient,
 ) {
