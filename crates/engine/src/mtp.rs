@@ -12,7 +12,7 @@ use crate::engine::Engine;
 use crate::pages::PAGE;
 
 /// A sequence that goes through the layer.
-struct Due {
+struct MtpWork {
     /// Its place among the running.
     sequence: usize,
     /// How many tokens to draft.
@@ -25,8 +25,8 @@ impl Engine {
     pub(crate) fn draft_by_mtp(&mut self, sequences: Vec<usize>) {
         let answering = sequences.iter().filter(|&&sequence| self.running[sequence].answers()).count();
         let drafting =
-            sequences.into_iter().map(|sequence| Due { sequence, wanted: self.prepare_draft(sequence, answering) });
-        let mut due: Vec<Due> = drafting.collect();
+            sequences.into_iter().map(|sequence| MtpWork { sequence, wanted: self.prepare_draft(sequence, answering) });
+        let mut due: Vec<MtpWork> = drafting.collect();
         due.retain(|due| due.wanted > 0 || self.is_due(due.sequence));
         if due.is_empty() {
             return;
@@ -60,7 +60,7 @@ impl Engine {
                 sequence.draft.extend(drafted.map(|choice| choice.token));
             }
             // One that found no finite logits drafts no more.
-            let goes_on = |due: &Due| due.wanted > ahead + 1 && self.running[due.sequence].draft.len() > ahead;
+            let goes_on = |due: &MtpWork| due.wanted > ahead + 1 && self.running[due.sequence].draft.len() > ahead;
             let rows = (0..due.len()).filter(|&row| goes_on(&due[row]));
             let rows: Vec<_> = rows.map(|row| (&output.hidden, row..row + 1)).collect();
             if rows.is_empty() {

@@ -176,14 +176,14 @@ pub struct PolicyReport {
 }
 
 /// A sample that counts, with its prompt and advantage.
-struct Live<'a> {
+struct LiveSample<'a> {
     prompt: &'a [u32],
     sample: &'a Sample,
     advantage: f64,
 }
 
 /// The samples of live groups, and how many groups are dead.
-fn live_samples<'a>(groups: &'a [Group], grpo: &Grpo) -> Result<(Vec<Live<'a>>, usize), BadReward> {
+fn live_samples<'a>(groups: &'a [Group], grpo: &Grpo) -> Result<(Vec<LiveSample<'a>>, usize), BadReward> {
     let mut live = Vec::new();
     let mut dead = 0;
     for (prompt, group) in groups.iter().enumerate() {
@@ -198,7 +198,7 @@ fn live_samples<'a>(groups: &'a [Group], grpo: &Grpo) -> Result<(Vec<Live<'a>>, 
         let filtered = |sample: &Sample| grpo.overlong == Overlong::Filter && sample.truncated;
         let counts = |sample: &Sample| !sample.tokens.is_empty() && !filtered(sample);
         let counted = group.samples.iter().zip(advantages).filter(|(sample, _)| counts(sample));
-        live.extend(counted.map(|(sample, advantage)| Live { prompt: &group.prompt, sample, advantage }));
+        live.extend(counted.map(|(sample, advantage)| LiveSample { prompt: &group.prompt, sample, advantage }));
     }
     Ok((live, dead))
 }
@@ -223,7 +223,7 @@ impl PolicyBatch {
         Ok((batches.collect(), dead))
     }
 
-    fn pack(live: Vec<&Live>, grpo: &Grpo) -> PolicyBatch {
+    fn pack(live: Vec<&LiveSample>, grpo: &Grpo) -> PolicyBatch {
         let examples: Vec<Example> = live.iter().map(|it| Example::answer(it.prompt, &it.sample.tokens)).collect();
         let n = live.len() as f64;
         let tokens: usize = live.iter().map(|it| it.sample.tokens.len()).sum();
