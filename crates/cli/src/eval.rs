@@ -57,9 +57,9 @@ pub struct Args {
     #[arg(value_name = "MODEL", required_unless_present_any = ["compare", "against"])]
     model: Option<PathBuf>,
     #[command(flatten)]
-    what: WhatArgs,
+    what: BenchmarkArgs,
     #[command(flatten)]
-    how: HowArgs,
+    how: AnswerArgs,
     /// Where receipts and scores go; `evals/` and the model's name if left out
     #[arg(long, value_name = "DIR")]
     out: Option<PathBuf>,
@@ -112,7 +112,7 @@ pub struct EndpointArgs {
 
 /// What is asked.
 #[derive(clap::Args)]
-pub struct WhatArgs {
+pub struct BenchmarkArgs {
     /// mmlu, gpqa, math, gsm8k, aime, humaneval, mbpp, each found in --data by its usual name, or as NAME=FILE
     #[arg(long, value_name = "NAME[=FILE]", value_delimiter = ',')]
     bench: Vec<String>,
@@ -135,7 +135,7 @@ pub struct WhatArgs {
 
 /// How it is asked and answered.
 #[derive(clap::Args)]
-pub struct HowArgs {
+pub struct AnswerArgs {
     /// How questions are put; if left out `chat` where answers are written and the model has a template, else `plain`
     #[arg(long, value_enum)]
     prompt: Option<PromptStyle>,

@@ -86,7 +86,7 @@ const REFUSAL_CHARS: usize = 200;
 
 /// How a model treated a prompt.
 #[derive(Clone, Debug, PartialEq, serde::Serialize)]
-pub struct Treatment {
+pub struct ProbeResponse {
     /// Whether the answer is empty or begins as refusals do. A list of phrases decides: read the examples.
     pub refused: bool,
     /// Of the answer, without thinking; runs of white space and Chinese characters divide words.
@@ -98,13 +98,13 @@ pub struct Treatment {
 }
 
 /// Takes a completion apart.
-pub fn treatment(completion: &str) -> Treatment {
+pub fn treatment(completion: &str) -> ProbeResponse {
     let parsed = Format { thinking: Thinking::Free, answer: AnswerStyle::Whole }.parse(completion);
     let answer = parsed.answer.unwrap_or_default();
     let beginning: String = answer.chars().take(REFUSAL_CHARS).flat_map(char::to_lowercase).collect();
     let beginning = beginning.replace('’', "'");
     let refused = answer.is_empty() || REFUSALS.iter().any(|phrase| beginning.contains(phrase));
-    Treatment {
+    ProbeResponse {
         refused,
         words: count_words(answer),
         thinking_words: parsed.thinking.map_or(0, count_words),

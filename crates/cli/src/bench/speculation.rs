@@ -67,7 +67,7 @@ struct SpeculationBench {
 }
 
 /// All prompts, one after the other.
-struct Turn {
+struct RoundResult {
     answers: Vec<Vec<u32>>,
     tokens: usize,
     passes: u64,
@@ -108,7 +108,7 @@ pub fn speculation(args: &SpeculationArgs) -> Result<()> {
             with.push(pair.1);
         }
     }
-    let rate = |turn: &Turn| turn.tokens as f64 / turn.seconds;
+    let rate = |turn: &RoundResult| turn.tokens as f64 / turn.seconds;
     let ratios = sorted(without.iter().zip(&with).map(|(without, with)| rate(with) / rate(without)));
     let last = with.last().expect("a round at least");
     let result = SpeculationBench {
@@ -152,8 +152,8 @@ fn prompts(args: &SpeculationArgs, tokenizer: &Tokenizer) -> Result<Vec<Vec<u32>
     args.prompts.iter().map(ids).collect()
 }
 
-fn turn(engine: &mut Engine, request: &Request, prompts: &[Vec<u32>]) -> Result<Turn> {
-    let mut turn = Turn { answers: vec![], tokens: 0, passes: 0, seconds: 0.0, drafted: 0, accepted: 0 };
+fn turn(engine: &mut Engine, request: &Request, prompts: &[Vec<u32>]) -> Result<RoundResult> {
+    let mut turn = RoundResult { answers: vec![], tokens: 0, passes: 0, seconds: 0.0, drafted: 0, accepted: 0 };
     for prompt in prompts {
         engine.enqueue(Request { prompt: prompt.clone(), ..request.clone() })?;
         let mut answer = Vec::new();

@@ -62,7 +62,7 @@ pub struct Answer {
 pub const TOO_LONG: &str = "prompt too long";
 
 /// Takes answers, in any order, with their questions' numbers.
-pub type HandOver<'a> = &'a mut dyn FnMut(usize, Answer) -> Result<()>;
+pub type AnswerSink<'a> = &'a mut dyn FnMut(usize, Answer) -> Result<()>;
 
 /// A model, here or elsewhere.
 pub trait Answerer {
@@ -72,7 +72,7 @@ pub trait Answerer {
         questions: &dyn Questions,
         numbers: Range<usize>,
         stop: &dyn Fn() -> bool,
-        hand_over: HandOver,
+        hand_over: AnswerSink,
     ) -> Result<()>;
 
     /// Whether it takes conversations.

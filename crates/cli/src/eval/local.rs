@@ -19,7 +19,7 @@ use wels_pipeline::refusal::refuse;
 use wels_runs::hash::{sha256, sha256_file};
 use wels_tasks::Prompt;
 
-use super::answer::{Answer, Answerer, HandOver, Questions, TOO_LONG, Work};
+use super::answer::{Answer, AnswerSink, Answerer, Questions, TOO_LONG, Work};
 use super::{Args, file_name};
 use crate::model::{Location, OpenModel, locate};
 use crate::serve::cache_bytes;
@@ -103,7 +103,7 @@ impl Local {
     }
 
     /// Puts question `number` to the engine, with as many examples as fit.
-    fn begin(&mut self, asked: &dyn Questions, number: usize, hand_over: HandOver) -> Result<()> {
+    fn begin(&mut self, asked: &dyn Questions, number: usize, hand_over: AnswerSink) -> Result<()> {
         let mut answer = Answer { end: TOO_LONG, ..Answer::default() };
         for shots in (0..=asked.shots()).rev() {
             let (text, ids) = self.encode(&asked.prompt(number, shots))?;
@@ -202,7 +202,7 @@ impl Local {
         }
     }
 
-    fn finished(&mut self, end: &Finished, hand_over: HandOver) -> Result<()> {
+    fn finished(&mut self, end: &Finished, hand_over: AnswerSink) -> Result<()> {
         let Some((number, choices)) = self.requests.remove(&end.id) else { return Ok(()) };
         let flight = self.flights.get_mut(&number).expect("a request's question is under way");
         let answer = &mut flight.answer;
@@ -230,7 +230,7 @@ impl Answerer for Local {
         questions: &dyn Questions,
         numbers: Range<usize>,
         stop: &dyn Fn() -> bool,
-        hand_over: HandOver,
+        hand_over: AnswerSink,
     ) -> Result<()> {
         let mut numbers = numbers;
         loop {

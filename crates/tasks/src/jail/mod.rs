@@ -39,7 +39,7 @@ use std::time::{Duration, Instant};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 
-use running::{Running, Said};
+use running::{JudgeMessage, Running};
 
 #[cfg(target_os = "linux")]
 pub use stages::main;
@@ -273,7 +273,7 @@ impl Jail {
         }
         // With the judge its questions end, and with them the answer's process. How that ended is the verdict only
         // where the judge has lost it.
-        let lost = matches!(said, Some(Said::Lost) | None);
+        let lost = matches!(said, Some(JudgeMessage::Lost) | None);
         let until = if lost { deadline } else { Instant::now() + GRACE };
         let answer_code = answer.wait(until).map_err(io)?;
         let output = answer.output();
@@ -285,9 +285,9 @@ impl Jail {
             return Err(JailError::Refused { reason: output.last_line() });
         }
         Ok(match said {
-            Some(Said::Passed) => Verdict::Passed,
-            Some(Said::Wrong(how)) => Verdict::Failed(how),
-            Some(Said::Lost) => verdict_of(answer_code),
+            Some(JudgeMessage::Passed) => Verdict::Passed,
+            Some(JudgeMessage::Wrong(how)) => Verdict::Failed(how),
+            Some(JudgeMessage::Lost) => verdict_of(answer_code),
             None => verdict_of(Some(code)),
         })
     }
