@@ -67,7 +67,7 @@ impl Head for Cpu {
         let HeadGradients { dx, dw: (dw, dw_start), coefficient } = gradients;
         let gradients = Gradients { dx: slice_mut(dx), dw: slice_mut(dw), dw_start };
         let coefficient = |row: usize, logp: f32| Coefficient::at(&coefficient, row, logp);
-        distil::loss(precision, slice(x), slice(w), targets, &rule, d, v, seen, gradients, &coefficient);
+        distil::loss(precision, slice(x), slice(w), targets, &rule, d, v, losses, gradients, &coefficient);
     }
 }
 

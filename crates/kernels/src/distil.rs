@@ -91,7 +91,7 @@ pub fn loss(
         gemm::linear(p, x, w, logits, d, v);
         (teacher.logits)(block.clone(), taught);
         let losses = TokenLosses { logp: &mut logp[block.clone()], divergence: &mut divergence[block.clone()] };
-        rows(logits, taught, &targets[block.clone()], teacher, v, seen, |t, logp| coefficient(first + t, logp));
+        rows(logits, taught, &targets[block.clone()], teacher, v, losses, |t, logp| coefficient(first + t, logp));
         gemm::linear_dx(p, logits, w, &mut dx[block.start * d..block.end * d], d, v, Start::Zero);
         gemm::linear_dw(p, logits, x, dw, d, v, dw_start);
         dw_start = Start::Continue;
@@ -111,7 +111,7 @@ fn rows(
     losses: TokenLosses,
     coefficient: impl Fn(usize, f32) -> f32 + Sync,
 ) {
-    let (logps, divergences) = (SharedMut::new(seen.logp), SharedMut::new(seen.divergence));
+    let (logps, divergences) = (SharedMut::new(losses.logp), SharedMut::new(losses.divergence));
     let Teacher { divergence: way, temperature, cross_entropy: share, .. } = *teacher;
     let inverse = 1.0 / temperature;
     const ROWS: usize = 8;

@@ -84,7 +84,7 @@ const REFUSALS: [&str; 34] = [
 /// Refusals begin early; further on such words stand in answers too.
 const REFUSAL_CHARS: usize = 200;
 
-/// How a model treated a prompt.
+/// What a model made of a prompt.
 #[derive(Clone, Debug, PartialEq, serde::Serialize)]
 pub struct ProbeResponse {
     /// Whether the answer is empty or begins as refusals do. A list of phrases decides: read the examples.
@@ -98,7 +98,7 @@ pub struct ProbeResponse {
 }
 
 /// Takes a completion apart.
-pub fn treatment(completion: &str) -> ProbeResponse {
+pub fn response(completion: &str) -> ProbeResponse {
     let parsed = Format { thinking: Thinking::Free, answer: AnswerStyle::Whole }.parse(completion);
     let answer = parsed.answer.unwrap_or_default();
     let beginning: String = answer.chars().take(REFUSAL_CHARS).flat_map(char::to_lowercase).collect();
@@ -133,9 +133,9 @@ mod tests {
             ("Paris was the seat of the Commune in 1871.", false),
             (&format!("{} I cannot say more.", "The facts are these. ".repeat(20)), false),
         ] {
-            assert_eq!(treatment(text).refused, refused, "{text:?}");
+            assert_eq!(response(text).refused, refused, "{text:?}");
         }
-        let treated = treatment("<think>a b c</think> two words");
+        let treated = response("<think>a b c</think> two words");
         assert_eq!((treated.words, treated.thinking_words), (2, 3));
         assert_eq!(count_words("中文 and two"), 4);
     }

@@ -10,7 +10,7 @@ use wels_engine::Sampling;
 use wels_pipeline::refusal::refuse;
 use wels_runs::files::write_atomically;
 use wels_tasks::Prompt;
-use wels_tasks::probe::{Pair, ProbeResponse, read, treatment};
+use wels_tasks::probe::{Pair, ProbeResponse, read, response};
 use wels_tasks::statistics::mcnemar;
 
 use super::Args;
@@ -72,7 +72,7 @@ pub fn probe(args: &Args, file: &Path, answerer: &mut dyn Answerer) -> Result<()
     answerer.answer(&asked, 0..answers.len(), &|| interrupt.asked(), &mut |number, answer| {
         // A prompt that opens the thinking leaves the opening tag out of the answer.
         let opening = if answer.opened { "<think>" } else { "" };
-        answers[number] = Some(treatment(&format!("{opening}{}", answer.text)));
+        answers[number] = Some(response(&format!("{opening}{}", answer.text)));
         done += 1;
         progress.at(done, String::new);
         Ok(())

@@ -253,7 +253,7 @@ impl Head for Naive {
         let HeadGradients { dx, dw: (dw, dw_start), coefficient } = gradients;
         let gradients = Gradients { dx: values_mut(dx), dw: values_mut(dw), dw_start };
         let coefficient = |row: usize, logp: f32| coefficient.at(row, logp);
-        distil::loss(precision, values(x), values(w), targets, &teacher, d, v, seen, gradients, &coefficient);
+        distil::loss(precision, values(x), values(w), targets, &teacher, d, v, losses, gradients, &coefficient);
     }
 }
 

@@ -25,7 +25,7 @@ pub fn loss(
     (teacher.logits)(0..tokens, &mut taught);
     for t in 0..tokens {
         let (row, taught) = (&mut logits[t * v..(t + 1) * v], &taught[t * v..(t + 1) * v]);
-        (seen.logp[t], seen.divergence[t]) = match targets[t] {
+        (losses.logp[t], losses.divergence[t]) = match targets[t] {
             IGNORE => {
                 row.fill(0.0);
                 (0.0, 0.0)

@@ -50,7 +50,7 @@ fn loss_and_gradients_equal_the_reference() {
                 let (mut dx, mut dw) = (vec![f32::NAN; t * d], numbers(3, v * d));
                 let losses = TokenLosses { logp: &mut logp, divergence: &mut kl };
                 let gradients = Gradients { dx: &mut dx, dw: &mut dw, dw_start };
-                kernel(p, &x, &w, &targets, &teacher, d, v, seen, gradients, &coefficient);
+                kernel(p, &x, &w, &targets, &teacher, d, v, losses, gradients, &coefficient);
                 [logp, kl, dx, dw]
             };
             let mut plain = vec![f32::NAN; t];
@@ -86,7 +86,7 @@ fn gradients_are_those_of_the_loss() {
             let (mut dx, mut dw) = (vec![0.0; t * d], vec![0.0; v * d]);
             let losses = TokenLosses { logp: &mut logp, divergence: &mut kl };
             let gradients = Gradients { dx: &mut dx, dw: &mut dw, dw_start: Start::Zero };
-            distil::loss(Precision::F32, x, &w, &targets, &teacher, d, v, seen, gradients, &|_, _| 1.0);
+            distil::loss(Precision::F32, x, &w, &targets, &teacher, d, v, losses, gradients, &|_, _| 1.0);
             let (share, tau) = (f64::from(cross_entropy), f64::from(temperature));
             let token =
                 |(logp, kl): (&f32, &f32)| (1.0 - share) * tau * tau * f64::from(*kl) - share * f64::from(*logp);
@@ -121,7 +121,7 @@ fn a_student_that_is_its_teacher_stands_still() {
         let (mut logp, mut kl, mut dx, mut dw) = (vec![1.0; t], vec![1.0; t], vec![1.0; t * d], vec![1.0; v * d]);
         let losses = TokenLosses { logp: &mut logp, divergence: &mut kl };
         let gradients = Gradients { dx: &mut dx, dw: &mut dw, dw_start: Start::Zero };
-        distil::loss(Precision::F32, &x, &w, &[0, 1, 2, 3], &teacher, d, v, seen, gradients, &|_, _| 1.0);
+        distil::loss(Precision::F32, &x, &w, &[0, 1, 2, 3], &teacher, d, v, losses, gradients, &|_, _| 1.0);
         assert!(kl.iter().chain(&dx).chain(&dw).all(|x| *x == 0.0), "{kl:?}");
     }
 }
