@@ -93,7 +93,6 @@ const PACK_EXPERT_BYTES: u64 = 1 << 30;
 
 /// A model whose files have been opened and fit each other.
 pub struct OpenModel {
-    /// What it is.
     pub config: ModelConfig,
     /// Where its numbers are.
     pub weights: Weights,
@@ -105,7 +104,6 @@ pub struct OpenModel {
 pub enum Weights {
     /// Safetensors files.
     Files(Files),
-    /// A GGUF file.
     Gguf(GgufFile),
 }
 

@@ -44,7 +44,6 @@ pub struct AttentionGradients<'a> {
 
 /// Memory for the pages of a KV cache.
 pub struct CachePages {
-    /// How many.
     pub count: usize,
     /// The device's.
     pub memory: Memory,
@@ -55,7 +54,6 @@ pub struct CachePages {
 pub struct PagedSequences<'a> {
     /// Where the layer's part of a page begins.
     pub offset: usize,
-    /// The sequences.
     pub sequences: &'a [Sequence<'a>],
 }
 

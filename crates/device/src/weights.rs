@@ -19,16 +19,10 @@ pub enum WeightRef<'a> {
 /// Where a matrix `[rows, cols]` to be packed comes from.
 pub enum Source<'a> {
     /// Blocks of a file's number format, row by row.
-    Blocks {
-        /// The number format.
-        block_type: BlockType,
-        /// The blocks.
-        bytes: &'a [u8],
-    },
+    Blocks { block_type: BlockType, bytes: &'a [u8] },
     /// Blocks that may stay where they are, as in a mapped file: a device packs them when a product first reads them,
     /// while `budget` lasts.
     Mapped {
-        /// The number format.
         block_type: BlockType,
         /// Who has the bytes.
         owner: Arc<dyn AsRef<[u8]> + Send + Sync>,
@@ -41,7 +35,6 @@ pub enum Source<'a> {
     Values {
         /// `[rows, cols]`.
         values: &'a [f32],
-        /// The number format.
         to: BlockType,
     },
 }

@@ -21,7 +21,6 @@ use crate::text::TextStream;
 /// What the engine runs.
 #[derive(Clone)]
 pub struct LoadedModel {
-    /// The model.
     pub model: Arc<Model>,
     /// Its weights; for [`CacheLayout::Latent`] prepared by [`Params::prepare_latent`].
     pub params: Arc<Params>,
@@ -73,7 +72,6 @@ impl Default for Options {
 /// Speculative decoding. A drafted token counts only if it is what would have been chosen anyway.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Speculation {
-    /// None.
     Off,
     /// By the model's MTP layers if it has them, else by what followed the last tokens earlier in the sequence.
     Auto {
@@ -90,17 +88,11 @@ pub enum EngineError {
     Option {
         /// Of [`Options`].
         name: &'static str,
-        /// What is wrong with it.
         reason: String,
     },
     /// The tokenizer has tokens that the model does not know.
     #[error("the tokenizer has {tokenizer} tokens and the model {model}")]
-    Vocabulary {
-        /// Of the tokenizer.
-        tokenizer: usize,
-        /// Of the model.
-        model: usize,
-    },
+    Vocabulary { tokenizer: usize, model: usize },
 }
 
 /// Bytes of pages not yet in use for which there is memory when an engine has been idle.

@@ -376,7 +376,6 @@ impl Panels {
     }
 }
 
-/// The addresses of a tile's rows.
 fn addresses<'a>(rows: usize, row: impl Fn(usize) -> &'a [f32]) -> [*const u32; TILE] {
     std::array::from_fn(|r| if r < rows { row(r).as_ptr().cast() } else { std::ptr::null() })
 }

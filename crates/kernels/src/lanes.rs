@@ -16,7 +16,7 @@ pub const LANES: usize = 16;
 /// All methods assume that the machine has the instruction set; `dispatch!` makes sure of
 /// it. Loads
 /// and stores go to raw addresses and assume that they are valid.
-#[allow(missing_docs, clippy::missing_safety_doc)]
+#[allow(clippy::missing_safety_doc)]
 pub unsafe trait Lanes: Copy {
     /// Rows of a product's tile, and vectors across it: what the registers hold.
     const TILE: (usize, usize);
@@ -123,7 +123,6 @@ pub unsafe trait Lanes: Copy {
         }
     }
 
-    /// The lanes as an array.
     #[inline(always)]
     unsafe fn to_array(self) -> [f32; LANES] {
         let mut out = [0.0; LANES];

@@ -328,10 +328,7 @@ pub enum ConfigError {
     Json(#[from] serde_json::Error),
     /// JSON, but not `{…}`.
     #[error("config.json holds {found} where an object was expected")]
-    NotAnObject {
-        /// What it holds.
-        found: &'static str,
-    },
+    NotAnObject { found: &'static str },
     /// `model_type` is none of [`Family::ALL`].
     #[error("model_type `{found}` is not supported (supported: deepseek_v3, deepseek_v2, qwen2, llama)")]
     ModelType {
@@ -340,10 +337,7 @@ pub enum ConfigError {
     },
     /// A key without a default is absent.
     #[error("the key `{key}` is missing")]
-    Missing {
-        /// The key.
-        key: String,
-    },
+    Missing { key: String },
     /// A value has the wrong JSON type.
     #[error("`{key}` is {value}, expected {expected}")]
     Type {
@@ -359,7 +353,6 @@ pub enum ConfigError {
     Range {
         /// The key, with its parents.
         key: String,
-        /// The value.
         value: String,
         /// Smallest accepted.
         min: String,
@@ -379,13 +372,9 @@ pub enum ConfigError {
     /// Two keys that cannot both hold.
     #[error("`{key}` is {value}, which contradicts `{other}` = {other_value}: {why}")]
     Contradiction {
-        /// The first key.
         key: String,
-        /// Its value.
         value: String,
-        /// The second key.
         other: String,
-        /// Its value.
         other_value: String,
         /// The rule that is broken.
         why: &'static str,
@@ -395,7 +384,6 @@ pub enum ConfigError {
     TooLarge {
         /// Parameters in total.
         params: u64,
-        /// The limit.
         max: u64,
     },
     /// No preset has this name.

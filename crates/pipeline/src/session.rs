@@ -44,9 +44,7 @@ pub enum Programs {
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 #[error("{why}; the run is saved")]
 pub struct Stopped {
-    /// Why.
     pub why: StopReason,
-    /// The run's directory.
     pub run: PathBuf,
 }
 

@@ -33,7 +33,6 @@ use stages::{PlanInputs, Stages, Tokens};
 
 /// What can be wrong with the data that a plan rests on.
 #[derive(Debug, Error)]
-#[allow(missing_docs)] // the messages say what the fields are
 pub enum PlanError {
     #[error("cannot read {}", path.display())]
     Read { path: PathBuf, source: std::io::Error },
@@ -85,7 +84,6 @@ pub struct RunPlan {
     pub pretraining: Option<Pretraining>,
     /// In the order in which they are done.
     pub stages: Vec<StagePlan>,
-    /// All stages together.
     pub total: Total,
 }
 
@@ -131,9 +129,7 @@ pub struct Total {
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct StagePlan {
-    /// Its name.
     pub stage: String,
-    /// Its kind.
     pub kind: String,
     /// Tokens that it works on: learns from, or samples.
     pub tokens: u64,

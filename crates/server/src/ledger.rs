@@ -42,7 +42,6 @@ const LOCK_TABLES: i64 = -0x5745_4c53;
 /// What can go wrong with the database. What a client may not do is a [`Refusal`].
 #[derive(Debug, Error)]
 pub enum LedgerError {
-    /// SQLite's.
     #[error("the ledger failed: {0}")]
     Sqlite(#[from] rusqlite::Error),
     /// PostgreSQL's.
@@ -56,12 +55,7 @@ pub enum LedgerError {
     Runtime(std::io::Error),
     /// A file beside the database.
     #[error("cannot use {path}: {source}")]
-    Io {
-        /// The file.
-        path: PathBuf,
-        /// Why.
-        source: std::io::Error,
-    },
+    Io { path: PathBuf, source: std::io::Error },
     /// Another server holds the file.
     #[error("another server uses {path}")]
     InUse {
@@ -168,13 +162,11 @@ impl Key {
 pub struct Admission {
     /// Unique over all servers and times.
     pub request: String,
-    /// Of the key.
     pub key_id: i64,
     /// The path, such as `/v1/chat/completions`.
     pub endpoint: String,
     /// The model's name.
     pub model: String,
-    /// Tokens of the prompt.
     pub prompt_tokens: u64,
     /// The most tokens that may be put out.
     pub output_tokens_max: u64,
@@ -606,7 +598,6 @@ fn is_postgres(url: &str) -> bool {
     ["postgres://", "postgresql://"].iter().any(|scheme| url.starts_with(scheme))
 }
 
-/// A count as a column.
 fn column(count: u64) -> Value {
     Value::Int(i64::try_from(count).unwrap_or(i64::MAX))
 }

@@ -80,7 +80,6 @@ impl Backend for Engine {
 pub struct Signal {
     /// Which one, from 0.
     pub choice: usize,
-    /// What.
     pub event: Event,
 }
 
@@ -127,7 +126,6 @@ impl Drop for Ticket {
 /// What the engine was at after its last step.
 #[derive(Clone, Debug, Default)]
 pub struct Snapshot {
-    /// Its own account.
     pub status: Status,
     /// Since when the step under way has been running.
     pub stepping_since: Option<Instant>,

@@ -15,7 +15,6 @@ use crate::task::TaskError;
 pub struct Pair {
     /// The file's, or the number of its record.
     pub id: String,
-    /// The prompts.
     pub prompts: [String; 2],
 }
 
@@ -91,7 +90,6 @@ pub struct ProbeResponse {
     pub refused: bool,
     /// Of the answer, without thinking; runs of white space and Chinese characters divide words.
     pub words: usize,
-    /// Of the thinking.
     pub thinking_words: usize,
     /// Without thinking.
     pub answer: String,

@@ -120,7 +120,6 @@ pub struct BadReward {
     pub prompt: usize,
     /// From 0, in the group.
     pub sample: usize,
-    /// The reward.
     pub reward: f64,
 }
 
@@ -154,14 +153,12 @@ pub struct PolicyBatch {
     clip_low: f32,
     clip_high: f32,
     kl: f32,
-    /// Samples.
     pub samples: usize,
 }
 
 /// What the objective was, means over the tokens of the batch.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct PolicyReport {
-    /// The loss.
     pub loss: f64,
     /// Of k3; 0 without a reference.
     pub kl: f64,
@@ -171,7 +168,6 @@ pub struct PolicyReport {
     pub clipped_low: f64,
     /// Greatest |logp − logp_old|: 0 while the weights are those that sampled.
     pub logprob_difference_max: f64,
-    /// Tokens.
     pub tokens: u64,
 }
 

@@ -123,7 +123,6 @@ impl Prompter<'_> {
 pub struct Rewarded {
     /// As sampled.
     pub answer: Answer,
-    /// Its text.
     pub text: String,
     /// By component.
     pub reward: Reward,
@@ -132,11 +131,9 @@ pub struct Rewarded {
 /// The answers to an item.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Answered {
-    /// The item.
     pub item: Item,
     /// The prompt's tokens.
     pub prompt: Vec<u32>,
-    /// Its answers.
     pub answers: Vec<Rewarded>,
 }
 

@@ -63,7 +63,6 @@ pub enum RolloutError {
     Refused {
         /// From 0.
         prompt: usize,
-        /// Why.
         source: Refusal,
     },
     /// The model's logits are not finite.

@@ -91,7 +91,6 @@ pub trait Answerer {
 /// Sums over all that was asked this time.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Work {
-    /// Of prompts.
     pub prompt_tokens: u64,
     /// Of these, those that earlier prompts shared.
     pub cached_tokens: u64,

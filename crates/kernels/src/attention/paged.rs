@@ -36,7 +36,7 @@ pub enum CacheDtype {
 }
 
 impl CacheDtype {
-    /// Bytes of one.
+    /// Bytes of one element.
     pub fn bytes(self) -> usize {
         match self {
             CacheDtype::F32 => 4,
@@ -101,7 +101,6 @@ impl Pages {
         Pages { words: Buffer::reserved(bytes.div_ceil(size_of::<f32>())), dtype, count, page_len }
     }
 
-    /// How many pages.
     pub fn count(&self) -> usize {
         self.count
     }

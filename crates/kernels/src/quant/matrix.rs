@@ -234,7 +234,6 @@ impl QuantMatrix {
         &(**owner).as_ref()[range.clone()]
     }
 
-    /// The blocks of rows.
     fn block_rows(&self, rows: Range<usize>) -> &[u8] {
         let row_bytes = self.records() * self.block_type.bytes();
         &self.blocks()[rows.start * row_bytes..rows.end * row_bytes]

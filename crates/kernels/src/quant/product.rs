@@ -273,7 +273,6 @@ fn lay_tiles(
 /// Bytes of the weights that a task holds in the second-level cache while rows of x pass by.
 const CHUNK: usize = 256 * 1024;
 
-/// Panels of a task's chunks.
 fn chunk_panels(task: &Task, most_rows: usize) -> usize {
     let (w, rows) = (task.product.w, task.rows.len());
     let one_tile = kernel::tile_rows(rows, most_rows) == rows;

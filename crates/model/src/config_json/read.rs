@@ -53,6 +53,7 @@ const IRRELEVANT: &[&str] = &[
     "use_cache",
 ];
 
+/// The configuration, and what was passed over in the file.
 pub fn read(text: &str) -> Result<(ModelConfig, Vec<Note>), ConfigError> {
     let json: Value = serde_json::from_str(text)?;
     let Value::Object(map) = &json else {

@@ -23,7 +23,6 @@ const PIECE: usize = 1 << 20;
 
 /// A value of the metadata to be written.
 #[derive(Clone, Debug, PartialEq)]
-#[allow(missing_docs)]
 pub enum Item {
     Unsigned(u32),
     Single(f32),

@@ -121,7 +121,6 @@ pub fn answer_tokens(answering: &Answering) -> f64 {
 /// What a stage of given examples learns from.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Examples {
-    /// How many.
     pub count: u64,
     /// Tokens of one, on average.
     pub tokens: f64,
@@ -163,7 +162,6 @@ pub trait PlanInputs {
 pub struct Stages<'a> {
     /// The configuration of `[model]`, if it is trained.
     pub pretrained: Option<&'a ModelConfig>,
-    /// In their order.
     pub sections: &'a [StageSection],
     /// All else.
     pub inputs: &'a dyn PlanInputs,

@@ -24,7 +24,6 @@ const DEPTH_MAX: usize = 2;
 pub struct Folder {
     /// Regular files, with their lengths.
     pub files: BTreeMap<String, u64>,
-    /// Folders.
     pub folders: BTreeSet<String>,
     /// Links, pipes, devices, sockets.
     irregular: BTreeSet<String>,

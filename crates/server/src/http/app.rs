@@ -133,7 +133,6 @@ impl IntoResponse for ApiError {
     }
 }
 
-/// A response of JSON.
 pub(super) fn json_response(status: u16, value: &Value) -> Response {
     let status = StatusCode::from_u16(status).expect("the statuses of this program are valid");
     (status, [(header::CONTENT_TYPE, "application/json")], value.to_string()).into_response()

@@ -354,7 +354,6 @@ impl Job {
         }
     }
 
-    /// The events of a signal.
     fn write(&mut self, signal: Option<Signal>, include_usage: bool, events: &mut Events) -> Result<(), ApiError> {
         let first = !self.progress.has_begun();
         let (at, updates) = self.take(signal)?;

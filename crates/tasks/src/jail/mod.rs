@@ -115,16 +115,12 @@ pub enum Verdict {
 pub enum JailError {
     /// The system lacks a means; code is not run without it.
     #[error("code is not run on this system: {reason}")]
-    Refused {
-        /// What is missing.
-        reason: String,
-    },
+    Refused { reason: String },
     /// A process cannot be started or watched.
     #[error("cannot {action}: {source}")]
     Io {
         /// What was tried.
         action: &'static str,
-        /// The system's reason.
         source: io::Error,
     },
 }
@@ -134,7 +130,6 @@ pub enum JailError {
 struct Setup {
     /// Folders that are visible within, read-only, at their own places.
     folders: Vec<PathBuf>,
-    /// Python's executable.
     python: PathBuf,
     /// An empty folder on which the jail's root is mounted, in its own namespace.
     root: PathBuf,
