@@ -27,11 +27,11 @@ use crate::output;
 #[derive(clap::Args)]
 pub struct Args {
     #[command(subcommand)]
-    what: What,
+    what: BenchCommand,
 }
 
 #[derive(clap::Subcommand)]
-enum What {
+enum BenchCommand {
     /// Training steps of a recipe on random tokens: forward, backward, optimizer
     Train(TrainArgs),
     /// Matrix products at training shapes, forward and backward, beside the FMA peak
@@ -42,7 +42,7 @@ enum What {
     Decode(decode::DecodeArgs),
     /// Steps of reinforcement at given lengths: sampling and learning, beside answers one at a time
     Rl(rl::RlArgs),
-    /// Decoding with and without guessing tokens ahead, at equal answers
+    /// Decoding with and without speculation, at equal answers
     Speculation(speculation::SpeculationArgs),
 }
 
@@ -83,12 +83,12 @@ struct TrainBench {
 /// Measures.
 pub fn bench(args: &Args) -> Result<()> {
     match &args.what {
-        What::Train(args) => train(args),
-        What::Gemm(args) => gemm::gemm(args),
-        What::Quant(args) => quant::quant(args),
-        What::Decode(args) => decode::decode(args),
-        What::Rl(args) => rl::rl(args),
-        What::Speculation(args) => speculation::speculation(args),
+        BenchCommand::Train(args) => train(args),
+        BenchCommand::Gemm(args) => gemm::gemm(args),
+        BenchCommand::Quant(args) => quant::quant(args),
+        BenchCommand::Decode(args) => decode::decode(args),
+        BenchCommand::Rl(args) => rl::rl(args),
+        BenchCommand::Speculation(args) => speculation::speculation(args),
     }
 }
 

@@ -59,7 +59,6 @@ pub struct RotaryColumns {
     pub offset: usize,
     /// From one head to the next.
     pub head_stride: usize,
-    /// How many heads.
     pub heads: usize,
 }
 

@@ -18,7 +18,7 @@ pub enum Dtype {
 }
 
 impl Dtype {
-    /// Of one number.
+    /// Bytes of one element.
     pub fn bytes(self) -> usize {
         match self {
             Dtype::F32 => 4,
@@ -66,7 +66,6 @@ impl Tensor {
         Tensor { rows, cols, storage: Arc::new(storage) }
     }
 
-    /// The number of rows.
     pub fn rows(&self) -> usize {
         self.rows
     }

@@ -44,7 +44,6 @@ impl Prepared {
         request.constraint.is_none().then_some(Prepared { request, guide: None })
     }
 
-    /// What was asked.
     pub fn request(&self) -> &Request {
         &self.request
     }

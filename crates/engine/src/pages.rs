@@ -15,7 +15,6 @@ pub(crate) const PAGE: usize = 16;
 
 type Node = u32;
 
-/// The table of pages.
 pub(crate) struct PageTable {
     free: Vec<u32>,
     count: usize,
@@ -52,7 +51,6 @@ pub(crate) struct Lease {
 }
 
 impl Lease {
-    /// All pages.
     pub fn pages(&self) -> &[u32] {
         &self.pages
     }

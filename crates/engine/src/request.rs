@@ -165,7 +165,6 @@ impl Sampling {
 /// What an answer must be. Tokens that cannot lead there are never chosen; the answer ends when it is complete.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Constraint {
-    /// Some JSON object.
     JsonObject,
     /// JSON that this schema (itself JSON) accepts.
     JsonSchema(String),
@@ -184,7 +183,6 @@ pub enum Refusal {
     /// No room for a prompt and one token more.
     #[error("the prompt has {tokens} tokens, and at most {limit} fit")]
     PromptTooLong {
-        /// Of the prompt.
         tokens: usize,
         /// By the model's context and the cache's size.
         limit: usize,
@@ -202,15 +200,11 @@ pub enum Refusal {
     Parameter {
         /// The field, as APIs call it.
         name: &'static str,
-        /// What is wrong with it.
         reason: String,
     },
     /// A schema or grammar that is wrong, or too large to be followed.
     #[error("the constraint cannot be used: {reason}")]
-    Constraint {
-        /// What is wrong with it.
-        reason: String,
-    },
+    Constraint { reason: String },
     /// Too many requests wait already.
     #[error("{waiting} requests wait, which is the limit")]
     QueueFull {

@@ -28,7 +28,6 @@ pub struct Sampler {
 /// A chosen token.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Choice {
-    /// The token.
     pub token: u32,
     /// Its log-probability and the likeliest tokens', of the logits as they came; where they were asked for.
     pub logprobs: Option<(f32, Vec<(u32, f32)>)>,

@@ -66,7 +66,7 @@ impl Dispatch {
         &self.slots
     }
 
-    /// K.
+    /// Experts of each token, K.
     pub fn top_k(&self) -> usize {
         self.top_k
     }

@@ -31,7 +31,7 @@ pub struct Router {
     pub scoring: Scoring,
     /// E.
     pub experts: usize,
-    /// K.
+    /// Experts of each token, K.
     pub top_k: usize,
     /// Groups of E/groups neighbouring experts; 1 for none.
     pub groups: usize,

@@ -31,7 +31,7 @@ use crate::words::short;
 
 /// One line of `metrics.jsonl` of a student that learns on its own answers; the last three depend on the machine.
 #[derive(Serialize)]
-pub(crate) struct Line {
+pub(crate) struct DistilMetrics {
     #[serde(flatten)]
     position: Position,
     divergence: f64,
@@ -114,10 +114,10 @@ impl<'a> Correction<'a> {
 }
 
 impl Training for Correction<'_> {
-    type Line = Line;
+    type Metrics = DistilMetrics;
 
     /// Both halves, timed.
-    fn step(&mut self, at: Position) -> Result<(Position, Line)> {
+    fn step(&mut self, at: Position) -> Result<(Position, DistilMetrics)> {
         let started = Instant::now();
         let Correction { trainer, teacher, task, prompter, options, seed } = self;
         let answered = distil::sample(trainer, &**task, prompter, options, *seed, at.items, &mut |_, _| {})?;
@@ -131,14 +131,14 @@ impl Training for Correction<'_> {
             learned_tokens: at.learned_tokens + report.learned_tokens,
             items: at.items + options.prompts as u64,
         };
-        Ok((position, Line::new(&report, position, started.elapsed().as_secs_f64(), rollout_seconds)))
+        Ok((position, DistilMetrics::new(&report, position, started.elapsed().as_secs_f64(), rollout_seconds)))
     }
 
     fn trainer(&self) -> &Trainer {
         &self.trainer
     }
 
-    fn in_words(&self, line: &Line) -> String {
+    fn in_words(&self, line: &DistilMetrics) -> String {
         line.in_words()
     }
 }
@@ -153,10 +153,10 @@ fn options(section: &OwnAnswers, config: &ModelConfig) -> OwnOptions {
     }
 }
 
-impl Line {
-    fn new(report: &OwnReport, position: Position, seconds: f64, rollout_seconds: f64) -> Line {
+impl DistilMetrics {
+    fn new(report: &OwnReport, position: Position, seconds: f64, rollout_seconds: f64) -> DistilMetrics {
         let last = report.updates.last();
-        Line {
+        DistilMetrics {
             position,
             divergence: report.mean(|update| update.divergence),
             loss: report.mean(|update| update.loss),

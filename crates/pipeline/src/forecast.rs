@@ -19,7 +19,7 @@ use wels_model::params::Params;
 use wels_model::tape::Execution;
 use wels_runs::machine::{self, Measurements};
 use wels_runs::plan::stages::{
-    Examples, PART, Stages, Surroundings, answer_flops, answer_tokens, forward_passes, learning_flops,
+    Examples, PART, PlanInputs, Stages, answer_flops, answer_tokens, forward_passes, learning_flops,
 };
 use wels_runs::plan::{self, RunPlan, StageRates};
 use wels_runs::recipe::{
@@ -56,28 +56,28 @@ pub enum Rates {
 
 /// The plan of `recipe`, whose run is at `run` if it has begun.
 pub fn forecast(recipe: &Recipe, run: Option<&Path>, rates: Rates, host: &mut dyn Host) -> RunPlan {
-    let around = Around::of(recipe, run);
-    let expected = plan::of_recipe(recipe, &around);
+    let inputs = RecipeInputs::of(recipe, run);
+    let expected = plan::of_recipe(recipe, &inputs);
     let begun = run.map(|run| run.join("plan.json")).filter(|plan| plan.exists());
     let found = match begun {
         // A run that goes on keeps the rates of its beginning.
         Some(plan) => plan::rates_in(&plan),
-        None => rates_of(recipe, &around, &expected, rates, host),
+        None => rates_of(recipe, &inputs, &expected, rates, host),
     };
-    around.notes.into_inner().iter().for_each(|note| host.event(Event::Note(note)));
+    inputs.notes.into_inner().iter().for_each(|note| host.event(Event::Note(note)));
     expected.at_rates(recipe, &found)
 }
 
-/// What a recipe's stages find around them.
-struct Around<'a> {
+/// What a forecast needs besides the recipe.
+struct RecipeInputs<'a> {
     recipe: &'a Recipe,
     tokenizer: Option<(Tokenizer, ChatTemplate)>,
     /// What of the models' files is ignored.
     notes: RefCell<BTreeSet<String>>,
 }
 
-impl<'a> Around<'a> {
-    fn of(recipe: &'a Recipe, run: Option<&Path>) -> Around<'a> {
+impl<'a> RecipeInputs<'a> {
+    fn of(recipe: &'a Recipe, run: Option<&Path>) -> RecipeInputs<'a> {
         let own = run.map(|run| run.join("tokenizer")).filter(|folder| folder.exists());
         let place: Option<PathBuf> = own.or_else(|| match &recipe.tokenizer {
             TokenizerSection::Load { path } => Some(path.clone()),
@@ -86,7 +86,7 @@ impl<'a> Around<'a> {
         // A tokenizer that cannot be loaded is named when the run begins.
         let tokenizer = place.and_then(|path| named_tokenizer(&path).ok());
         let tokenizer = tokenizer.and_then(|it| ChatTemplate::of(&it).ok().flatten().map(|template| (it, template)));
-        Around { recipe, tokenizer, notes: RefCell::default() }
+        RecipeInputs { recipe, tokenizer, notes: RefCell::default() }
     }
 
     fn traces(&self, section: &Supervised) -> Result<Examples> {
@@ -145,7 +145,7 @@ fn characters(prompt: &Prompt) -> usize {
     }
 }
 
-impl Surroundings for Around<'_> {
+impl PlanInputs for RecipeInputs<'_> {
     fn model(&self, name: &str) -> Result<ModelConfig, String> {
         let read = locate(Path::new(name)).and_then(|model| read_config(&model));
         let (config, notes) = read.map_err(|error| format!("{error:#}"))?;
@@ -169,7 +169,7 @@ impl Surroundings for Around<'_> {
 /// Rates by stage, as far as they are known or may be measured.
 fn rates_of(
     recipe: &Recipe,
-    around: &Around,
+    inputs: &RecipeInputs,
     expected: &RunPlan,
     rates: Rates,
     host: &mut dyn Host,
@@ -182,7 +182,7 @@ fn rates_of(
         found.extend(rate.map(|rate| (PRETRAIN.to_string(), StageRates { counted: rate, learned: None })));
     }
     let pretrained = recipe.pretrains().then(|| recipe.model.config());
-    let stages = Stages { pretrained, sections: &recipe.stages, around };
+    let stages = Stages { pretrained, sections: &recipe.stages, inputs };
     for stage in &recipe.stages {
         let known = expected.stage(&stage.name).is_some_and(|planned| planned.unknown.is_none());
         let rates = if known { machine.rates_of(stage, &stages) } else { None };
@@ -262,7 +262,7 @@ impl Machine<'_> {
         stages: &Stages,
     ) -> Option<StageRates> {
         let counted = self.sampling(config, &of.answering, of.prompts as u64, stages)?;
-        let length = answer_tokens(&of.answering) + stages.around.prompt_tokens(&of.answering).ok()?;
+        let length = answer_tokens(&of.answering) + stages.inputs.prompt_tokens(&of.answering).ok()?;
         let tokens = (length as usize).max(2);
         let batch_tokens = of.prompts * of.answering.samples * tokens / of.mini_batches;
         let learned = self.learning(&Learning { config, teacher, tokens, batch_tokens, optimization })?;
@@ -295,7 +295,7 @@ impl Machine<'_> {
 
     fn sampling(&mut self, config: &ModelConfig, answering: &Answering, prompts: u64, stages: &Stages) -> Option<f64> {
         let tokens = answer_tokens(answering);
-        let prompt_tokens = (stages.around.prompt_tokens(answering).ok()? as usize).max(1);
+        let prompt_tokens = (stages.inputs.prompt_tokens(answering).ok()? as usize).max(1);
         let most = STEP_FLOPS / answer_flops(config, tokens) as f64 / tokens;
         let answers = ((prompts * answering.samples as u64) as f64).min(most) as usize;
         if answers == 0 || !fits(count::training_bytes(config).weights.0) {

@@ -50,7 +50,6 @@ impl Host for Silent {
 }
 
 /// What happens in a run. Words are for people, and no interface.
-#[allow(missing_docs, reason = "each variant says what its fields are")]
 pub enum Event<'a> {
     /// Work on a run begins, in this folder.
     Run(&'a Path),
@@ -79,7 +78,6 @@ pub enum Event<'a> {
 }
 
 /// What a run was asked for.
-#[allow(missing_docs, reason = "each variant says what its fields are")]
 pub enum Outcome<'a> {
     /// A prompt, and how the model went on.
     Sample { prompt: &'a str, text: &'a str },
@@ -96,7 +94,6 @@ pub struct Graded {
     pub parameters: u64,
     /// Those that a token uses.
     pub parameters_activated: u64,
-    /// How many.
     pub answers: usize,
     /// Share of answers that are right.
     pub accuracy: f64,

@@ -31,7 +31,7 @@ use crate::words::short;
 /// One line of `metrics.jsonl`. What comes after `validation` depends on the machine, all before it on the recipe
 /// alone.
 #[derive(Serialize)]
-pub(crate) struct Line {
+pub(crate) struct PretrainMetrics {
     step: u64,
     tokens: u64,
     loss: f64,
@@ -160,10 +160,10 @@ impl<'a> Pretraining<'a> {
 }
 
 impl Training for Pretraining<'_> {
-    type Line = Line;
+    type Metrics = PretrainMetrics;
 
     /// One step, and a validation if it is time for one.
-    fn step(&mut self, at: Position) -> Result<(Position, Line)> {
+    fn step(&mut self, at: Position) -> Result<(Position, PretrainMetrics)> {
         let section = &self.recipe.pretrain;
         let started = Instant::now();
         let tokens = self.tokens_after(at);
@@ -181,7 +181,7 @@ impl Training for Pretraining<'_> {
         }
         let tokens_per_second = tokens as f64 / seconds;
         let mfu = tokens_per_second * self.flops_per_token as f64 / self.peak_flops;
-        Ok((position, Line::new(report, position, validation, seconds, tokens_per_second, mfu)))
+        Ok((position, PretrainMetrics::new(report, position, validation, seconds, tokens_per_second, mfu)))
     }
 
     fn trainer(&self) -> &Trainer {
@@ -196,11 +196,11 @@ impl Training for Pretraining<'_> {
         json!({"step": position.step, "tokens": position.tokens})
     }
 
-    fn in_words(&self, line: &Line) -> String {
+    fn in_words(&self, line: &PretrainMetrics) -> String {
         line.in_words()
     }
 
-    fn remarks(&self, line: &Line) -> Vec<String> {
+    fn remarks(&self, line: &PretrainMetrics) -> Vec<String> {
         line.validation_in_words().into_iter().collect()
     }
 }
@@ -229,7 +229,7 @@ fn model_batch(batch: loader::Batch) -> Batch {
     Batch { tokens: batch.tokens, targets: batch.targets, starts: batch.starts }
 }
 
-impl Line {
+impl PretrainMetrics {
     fn new(
         report: StepReport,
         position: Position,
@@ -237,14 +237,14 @@ impl Line {
         seconds: f64,
         tokens_per_second: f64,
         mfu: f64,
-    ) -> Line {
+    ) -> PretrainMetrics {
         let experts = report.experts.into_iter().map(|experts| ExpertLine {
             layer: experts.layer,
             max_violation: experts.max_violation,
             bias_range: experts.bias_range,
             load: experts.load,
         });
-        Line {
+        PretrainMetrics {
             step: position.step,
             tokens: position.tokens,
             loss: report.loss,

@@ -41,7 +41,7 @@ const SHOWN: usize = 2;
 
 /// One line of `metrics.jsonl`; what comes after `samples` depends on the machine.
 #[derive(Serialize)]
-pub(crate) struct Line {
+pub(crate) struct GrpoMetrics {
     #[serde(flatten)]
     position: Position,
     reward: f64,
@@ -145,10 +145,10 @@ impl<'a> Reinforcement<'a> {
 }
 
 impl Training for Reinforcement<'_> {
-    type Line = Line;
+    type Metrics = GrpoMetrics;
 
     /// Both halves, timed.
-    fn step(&mut self, at: Position) -> Result<(Position, Line)> {
+    fn step(&mut self, at: Position) -> Result<(Position, GrpoMetrics)> {
         let started = Instant::now();
         let Reinforcement { trainer, task, prompter, options, seed, .. } = self;
         let rollout = sample(trainer, &**task, prompter, options, *seed, at.items, &mut |_, _| {})?;
@@ -162,11 +162,11 @@ impl Training for Reinforcement<'_> {
             learned_tokens: at.learned_tokens + report.learned_tokens,
             items: at.items + rollout.items,
         };
-        let line = Line::new(&report, &rollout, position, started.elapsed().as_secs_f64(), rollout_seconds);
+        let line = GrpoMetrics::new(&report, &rollout, position, started.elapsed().as_secs_f64(), rollout_seconds);
         if self.reference_every > 0 && position.step.is_multiple_of(self.reference_every) {
             self.reference = self.reference.take().map(|_| self.trainer.state.params.clone());
         }
-        Ok((position, Line { warnings: self.doctor.look(&report), ..line }))
+        Ok((position, GrpoMetrics { warnings: self.doctor.look(&report), ..line }))
     }
 
     fn trainer(&self) -> &Trainer {
@@ -177,11 +177,11 @@ impl Training for Reinforcement<'_> {
         save_reference(folder, self.reference.as_ref())
     }
 
-    fn in_words(&self, line: &Line) -> String {
+    fn in_words(&self, line: &GrpoMetrics) -> String {
         line.in_words()
     }
 
-    fn remarks(&self, line: &Line) -> Vec<String> {
+    fn remarks(&self, line: &GrpoMetrics) -> Vec<String> {
         line.warnings.iter().map(|warning| format!("warning: {warning}")).collect()
     }
 }
@@ -273,8 +273,14 @@ fn save_reference(folder: &Path, reference: Option<&Params>) -> Result<()> {
     Ok(tensors::save(&folder.join(REFERENCE), named, HashMap::new())?)
 }
 
-impl Line {
-    fn new(report: &RlReport, rollout: &Rollout, position: Position, seconds: f64, rollout_seconds: f64) -> Line {
+impl GrpoMetrics {
+    fn new(
+        report: &RlReport,
+        rollout: &Rollout,
+        position: Position,
+        seconds: f64,
+        rollout_seconds: f64,
+    ) -> GrpoMetrics {
         let last = report.updates.last();
         let violations = last.iter().flat_map(|update| &update.experts).map(|experts| experts.max_violation);
         let first = |group: &Answered| {
@@ -285,7 +291,7 @@ impl Line {
                 verdict: it.reward.grade.reason.to_string(),
             })
         };
-        Line {
+        GrpoMetrics {
             position,
             reward: report.reward,
             accuracy: report.accuracy,

@@ -19,13 +19,13 @@ use wels_train::rl::Prompter;
 
 use crate::distil::Correction;
 use crate::host::{Event, Host};
-use crate::learn::Lessons;
+use crate::learn::TrainingSet;
 use crate::pretrain::Pretraining;
 use crate::ranks::{Rank, section};
 use crate::refusal::refuse;
 use crate::reinforce::Reinforcement;
 use crate::teacher::TeacherModel;
-use crate::training::{Again, Position, Replay};
+use crate::training::{Position, Replay, StageReplay};
 
 /// Keys of metrics that depend on the machine and its load.
 const OF_THE_MACHINE: [&str; 5] =
@@ -58,28 +58,28 @@ pub(crate) fn training<'a>(
     if stage == PRETRAIN {
         let dataset = Arc::new(Dataset::open(&rank.run.path().join("data"))?);
         let training = Pretraining::begin(rank, rank.run.recipe(), tokenizer, dataset, from)?;
-        return Ok(Box::new(Again { training, position, tokenizer }));
+        return Ok(Box::new(StageReplay { training, position, tokenizer }));
     }
     let stage = section(&rank.run, stage)?;
     let prompter = Prompter { tokenizer, template };
-    let mut lessons = |section: &Supervised, teacher| -> Result<Box<dyn Replay + 'a>> {
-        let lessons = Lessons::prepare(&rank.run, tokenizer, stage, section, teacher, host)?;
-        let training = lessons.begin(rank, tokenizer, section, from)?;
-        Ok(Box::new(Again { training, position, tokenizer }))
+    let mut learning = |section: &Supervised, teacher| -> Result<Box<dyn Replay + 'a>> {
+        let data = TrainingSet::prepare(&rank.run, tokenizer, stage, section, teacher, host)?;
+        let training = data.begin(rank, tokenizer, section, from)?;
+        Ok(Box::new(StageReplay { training, position, tokenizer }))
     };
     match &stage.work {
-        Work::Pretrain(section) | Work::Sft(section) => lessons(section, None),
+        Work::Pretrain(section) | Work::Sft(section) => learning(section, None),
         Work::Rl(section) => {
             let training = Reinforcement::begin(rank, prompter, stage, section, from)?;
-            Ok(Box::new(Again { training, position, tokenizer }))
+            Ok(Box::new(StageReplay { training, position, tokenizer }))
         }
         Work::Distil(section) => {
             let teacher = TeacherModel::open(&rank.run, tokenizer, section)?;
             match &section.answers {
-                Answers::Given(given) => lessons(given, Some(teacher)),
+                Answers::Given(given) => learning(given, Some(teacher)),
                 Answers::Own(own) => {
                     let training = Correction::begin(rank, prompter, own, teacher, from)?;
-                    Ok(Box::new(Again { training, position, tokenizer }))
+                    Ok(Box::new(StageReplay { training, position, tokenizer }))
                 }
             }
         }

@@ -42,7 +42,7 @@ const STREAM_SCORE: u64 = 0x7363_6f72;
 
 /// One answer, in a part.
 #[derive(Debug, Serialize, Deserialize)]
-pub(crate) struct Line {
+pub(crate) struct SampledAnswer {
     item: String,
     question: String,
     answer: String,
@@ -102,7 +102,7 @@ impl<'a> Answerer<'a> {
     }
 
     /// The lines of the answers to items of the stage; all ranks have to ask.
-    pub fn answer(&self, items: Range<u64>) -> Result<Vec<Line>> {
+    pub fn answer(&self, items: Range<u64>) -> Result<Vec<SampledAnswer>> {
         let first = items.start;
         let item = |n: u64| match self.split {
             Split::Train => training_item(&*self.task, self.seed, n),
@@ -116,14 +116,14 @@ impl<'a> Answerer<'a> {
     }
 }
 
-fn lines_of(group: &Answered) -> Vec<Line> {
+fn lines_of(group: &Answered) -> Vec<SampledAnswer> {
     let question = match &group.item.prompt {
         Prompt::Text(text) => text.clone(),
         Prompt::Messages(messages) => {
             messages.last().and_then(|message| message.content.as_str()).unwrap_or_default().to_string()
         }
     };
-    let line = |it: &wels_train::rl::Rewarded| Line {
+    let line = |it: &wels_train::rl::Rewarded| SampledAnswer {
         item: group.item.id.clone(),
         question: question.clone(),
         answer: it.text.clone(),
@@ -162,14 +162,14 @@ impl<'a> Sampled<'a> {
     }
 
     /// Tokens and operations with the answers of one more model.
-    fn with(&self, lines: &[Line], config: &ModelConfig) -> (u64, f64) {
+    fn with(&self, lines: &[SampledAnswer], config: &ModelConfig) -> (u64, f64) {
         let tokens = tokens_of(lines);
         let length = tokens as f64 / lines.len().max(1) as f64;
         (self.tokens + tokens, self.flops + tokens as f64 * answer_flops(config, length) as f64)
     }
 
     /// What a part of these lines took, as far as the ledger knows.
-    fn as_entered(&self, lines: &[Line]) -> Spending {
+    fn as_entered(&self, lines: &[SampledAnswer]) -> Spending {
         let (sampled, Totals { seconds, tokens, .. }) = (tokens_of(lines), &self.entered);
         Spending { seconds: seconds * sampled as f64 / (*tokens).max(1) as f64, sampled, trained: 0 }
     }
@@ -205,7 +205,7 @@ struct Parts<'a> {
 
 impl Parts<'_> {
     /// Writes the parts that are not there yet; all lines of all parts.
-    fn write(&self, session: &mut Session, sampled: &mut Sampled) -> Result<Vec<Line>> {
+    fn write(&self, session: &mut Session, sampled: &mut Sampled) -> Result<Vec<SampledAnswer>> {
         let Parts { folder, label, total, answerer } = *self;
         session.host.event(Event::Began { label: "answers", unit: "items", done: 0, total: Some(total) });
         let config = answerer.model.config();
@@ -247,21 +247,21 @@ impl Parts<'_> {
     }
 }
 
-fn tokens_of(lines: &[Line]) -> u64 {
+fn tokens_of(lines: &[SampledAnswer]) -> u64 {
     lines.iter().map(|line| line.tokens as u64).sum()
 }
 
-fn right(lines: &[Line]) -> usize {
+fn right(lines: &[SampledAnswer]) -> usize {
     lines.iter().filter(|line| line.correct).count()
 }
 
 /// Writes lines, all or none.
-fn write_lines<'a>(path: &Path, lines: impl IntoIterator<Item = &'a Line>) -> Result<()> {
+fn write_lines<'a>(path: &Path, lines: impl IntoIterator<Item = &'a SampledAnswer>) -> Result<()> {
     let text = lines.into_iter().map(|line| serde_json::to_string(line).expect("plain data") + "\n");
     Ok(files::write_atomically(path, text.collect::<String>().as_bytes()).map_err(RunError::io("write", path))?)
 }
 
-fn read_lines(path: &Path) -> Result<Vec<Line>> {
+fn read_lines(path: &Path) -> Result<Vec<SampledAnswer>> {
     let text = fs::read_to_string(path).map_err(RunError::io("read", path))?;
     let line = |line: &str| serde_json::from_str(line).with_context(|| format!("{} is damaged", path.display()));
     text.lines().map(line).collect()
@@ -300,7 +300,7 @@ pub(crate) fn sample_and_filter(
 }
 
 /// The first `keep` right answers of each group of `samples` lines, equal ones once.
-fn right_once(lines: &[Line], samples: usize, keep: usize) -> Vec<&Line> {
+fn right_once(lines: &[SampledAnswer], samples: usize, keep: usize) -> Vec<&SampledAnswer> {
     let mut seen = BTreeSet::new();
     let mut kept = Vec::new();
     for group in lines.chunks(samples) {
@@ -361,8 +361,8 @@ fn grade(
     let parts = Parts { folder: &parts_folder, label: model, total: items, answerer: &answerer };
     let lines = parts.write(session, sampled)?;
     let n = lines.len() as f64;
-    let mean = |value: &dyn Fn(&Line) -> f64| lines.iter().map(value).sum::<f64>() / n;
-    let verdict = |line: &Line| f64::from(u8::from(line.correct));
+    let mean = |value: &dyn Fn(&SampledAnswer) -> f64| lines.iter().map(value).sum::<f64>() / n;
+    let verdict = |line: &SampledAnswer| f64::from(u8::from(line.correct));
     let accuracy = mean(&verdict);
     let params = count::params(answerer.model.config());
     let length = mean(&|line| line.tokens as f64);
@@ -385,8 +385,8 @@ fn grade(
 mod tests {
     use super::*;
 
-    fn line(correct: bool, answer: &str) -> Line {
-        Line {
+    fn line(correct: bool, answer: &str) -> SampledAnswer {
+        SampledAnswer {
             item: "1,6,7=13".into(),
             question: "7 6 1 -> 13".into(),
             answer: answer.into(),

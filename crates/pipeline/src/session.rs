@@ -44,15 +44,13 @@ pub enum Programs {
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 #[error("{why}; the run is saved")]
 pub struct Stopped {
-    /// Why.
-    pub why: Why,
-    /// The run's directory.
+    pub why: StopReason,
     pub run: PathBuf,
 }
 
-/// Why a run stopped before its end.
+/// StopReason a run stopped before its end.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
-pub enum Why {
+pub enum StopReason {
     /// [`Host::stop_asked`].
     #[error("interrupted")]
     Asked,
@@ -66,8 +64,8 @@ impl Stopped {
     pub fn hint(&self) -> String {
         let again = format!("go on with: wels run {}", self.run.display());
         match self.why {
-            Why::Asked => again,
-            Why::OverBudget(_) => format!("raise it under [budget] in the run's recipe.toml, and {again}"),
+            StopReason::Asked => again,
+            StopReason::OverBudget(_) => format!("raise it under [budget] in the run's recipe.toml, and {again}"),
         }
     }
 }
@@ -232,25 +230,25 @@ impl<'h> Session<'h> {
         entered.fold(now, |sum, entry| sum + entry)
     }
 
-    /// Why the run should stop before it spends `next`, having spent `unentered` since its last line in the ledger,
+    /// StopReason the run should stop before it spends `next`, having spent `unentered` since its last line in the ledger,
     /// whose seconds are known.
-    pub(crate) fn why_stop(&self, unentered: Spending, next: Spending) -> Option<Why> {
+    pub(crate) fn why_stop(&self, unentered: Spending, next: Spending) -> Option<StopReason> {
         if self.host.stop_asked() {
-            return Some(Why::Asked);
+            return Some(StopReason::Asked);
         }
         let Spending { seconds, trained, sampled } = self.spent() + Spending { seconds: 0.0, ..unentered } + next;
         let (recipe, hours) = (self.rank.run.recipe(), seconds / 3600.0);
         let usd = hours * recipe.run.usd_per_hour;
-        recipe.budget.exceeded_by(usd, hours, trained, sampled).map(Why::OverBudget)
+        recipe.budget.exceeded_by(usd, hours, trained, sampled).map(StopReason::OverBudget)
     }
 
     /// The error that ends a run early.
-    pub(crate) fn stopped(&self, why: Why) -> anyhow::Error {
+    pub(crate) fn stopped(&self, why: StopReason) -> anyhow::Error {
         Stopped { why, run: self.rank.run.path().to_path_buf() }.into()
     }
 
     /// Ends the run early where a stage writes no checkpoint, with a line in the ledger that has what it took.
-    pub(crate) fn stop(&mut self, why: Why, entry: Entry) -> anyhow::Error {
+    pub(crate) fn stop(&mut self, why: StopReason, entry: Entry) -> anyhow::Error {
         match self.record(Entry { event: STOPPED.into(), ..entry }) {
             Ok(()) => self.stopped(why),
             Err(error) => error,

@@ -61,10 +61,10 @@ impl Position {
 /// What a stage does in a step.
 pub(crate) trait Training {
     /// A line of `metrics.jsonl`.
-    type Line: Serialize;
+    type Metrics: Serialize;
 
     /// Does the step behind `at`: where it ends, and its line.
-    fn step(&mut self, at: Position) -> Result<(Position, Self::Line)>;
+    fn step(&mut self, at: Position) -> Result<(Position, Self::Metrics)>;
 
     /// What is trained.
     fn trainer(&self) -> &Trainer;
@@ -86,10 +86,10 @@ pub(crate) trait Training {
     }
 
     /// A line, for people.
-    fn in_words(&self, line: &Self::Line) -> String;
+    fn in_words(&self, line: &Self::Metrics) -> String;
 
     /// What people should hear at once.
-    fn remarks(&self, _line: &Self::Line) -> Vec<String> {
+    fn remarks(&self, _line: &Self::Metrics) -> Vec<String> {
         Vec::new()
     }
 }
@@ -173,7 +173,7 @@ impl Running<'_> {
         Ok(session.rank.tell(&Command::Done)?)
     }
 
-    fn step<T: Training>(&mut self, session: &Session, training: &mut T) -> Result<T::Line> {
+    fn step<T: Training>(&mut self, session: &Session, training: &mut T) -> Result<T::Metrics> {
         let (before, begun) = (self.position, seconds(session.host));
         session.rank.tell(&Command::Step)?;
         let (position, line) = training.step(before)?;
@@ -277,13 +277,13 @@ pub(crate) trait Replay {
 }
 
 /// A stage once more, from one of its checkpoints or from its beginning.
-pub(crate) struct Again<'a, T> {
+pub(crate) struct StageReplay<'a, T> {
     pub training: T,
     pub position: Position,
     pub tokenizer: &'a Tokenizer,
 }
 
-impl<T: Training> Replay for Again<'_, T> {
+impl<T: Training> Replay for StageReplay<'_, T> {
     fn step(&mut self) -> Result<(u64, Value)> {
         let (position, line) = self.training.step(self.position)?;
         self.position = position;

@@ -113,7 +113,6 @@ impl RunDir {
         Ok(RunDir { path: path.to_path_buf(), recipe, _lock: Some(lock), read_only: false })
     }
 
-    /// The directory.
     pub fn path(&self) -> &Path {
         &self.path
     }

@@ -16,7 +16,6 @@ use crate::worker::Signal;
 pub enum Update {
     /// Text, or a part of a call, with the log-probabilities of what came since the last one.
     Delta {
-        /// What.
         delta: ChatDelta,
         /// Where they were asked for.
         logprobs: Option<ChoiceLogprobs>,

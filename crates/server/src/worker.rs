@@ -80,7 +80,6 @@ impl Backend for Engine {
 pub struct Signal {
     /// Which one, from 0.
     pub choice: usize,
-    /// What.
     pub event: Event,
 }
 
@@ -127,7 +126,6 @@ impl Drop for Ticket {
 /// What the engine was at after its last step.
 #[derive(Clone, Debug, Default)]
 pub struct Snapshot {
-    /// Its own account.
     pub status: Status,
     /// Since when the step under way has been running.
     pub stepping_since: Option<Instant>,
@@ -180,7 +178,7 @@ impl Worker {
         let worker = Worker { commands: sender, compiler, snapshot: Arc::clone(&snapshot) };
         let sender = worker.commands.clone();
         std::thread::Builder::new().name("engine".to_owned()).spawn(move || {
-            let _gone = Gone(Arc::clone(&snapshot));
+            let _guard = EndGuard(Arc::clone(&snapshot));
             Loop { backend, routes: HashMap::new(), snapshot, run_s: None }.run(&receiver, &sender);
         })?;
         Ok(worker)
@@ -206,9 +204,9 @@ impl Worker {
 }
 
 /// Says that the thread has ended, however it did.
-struct Gone(Arc<Mutex<Snapshot>>);
+struct EndGuard(Arc<Mutex<Snapshot>>);
 
-impl Drop for Gone {
+impl Drop for EndGuard {
     fn drop(&mut self) {
         lock(&self.0).gone = true;
     }

@@ -14,7 +14,6 @@ use crate::task::{Item, Reason, Reference, Task, TaskError, foreign};
 pub struct Listed {
     /// For metrics and receipts.
     pub name: String,
-    /// In their order.
     pub items: Vec<Item>,
     /// Where answers stand.
     pub format: Format,

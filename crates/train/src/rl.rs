@@ -131,7 +131,6 @@ impl Prompter<'_> {
 pub struct Rewarded {
     /// As sampled.
     pub answer: Answer,
-    /// Its text.
     pub text: String,
     /// By component.
     pub reward: Reward,
@@ -140,11 +139,9 @@ pub struct Rewarded {
 /// The answers to an item.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Answered {
-    /// The item.
     pub item: Item,
     /// The prompt's tokens.
     pub prompt: Vec<u32>,
-    /// Its answers.
     pub answers: Vec<Rewarded>,
 }
 

@@ -81,7 +81,6 @@ pub struct StepReport {
     pub balance: f64,
     /// Global norm of the gradient before clipping.
     pub grad_norm: f64,
-    /// Learning rate.
     pub learning_rate: f64,
     /// Layers with experts.
     pub experts: Vec<ExpertReport>,
@@ -247,7 +246,6 @@ impl Trainer {
         &self.hyper
     }
 
-    /// The model.
     pub fn model(&self) -> &Arc<Model> {
         &self.model
     }

@@ -242,7 +242,7 @@ impl fmt::Display for Answer {
         write!(f, "{generated} tokens, {:.1} tokens/s", generated.saturating_sub(1) as f64 / rest.max(1e-9))?;
         write!(f, "; first after {:.2} s, {cached} of {prompt} before it from the cache", self.first_token_seconds)?;
         if drafted > 0 {
-            write!(f, "; {accepted} of {drafted} guesses right")?;
+            write!(f, "; {accepted} of {drafted} drafted tokens accepted")?;
         }
         match self.reason {
             FinishReason::Length => write!(f, "; cut at the limit"),

@@ -19,7 +19,7 @@ use wels_pipeline::refusal::refuse;
 use wels_runs::hash::{sha256, sha256_file};
 use wels_tasks::Prompt;
 
-use super::answer::{Answer, Answerer, HandOver, Questions, TOO_LONG, Work};
+use super::answer::{Answer, AnswerSink, Answerer, Questions, TOO_LONG, Work};
 use super::{Args, file_name};
 use crate::model::{Location, OpenModel, locate};
 use crate::serve::cache_bytes;
@@ -64,14 +64,14 @@ impl Local {
         let template = ChatTemplate::of(&tokenizer)?;
         let positions = open.config.rope.max_positions;
         let context = args.context.map_or(positions, |asked| asked.get().min(positions));
-        let (layout, numbers) = (args.hold.layout(&open.config), args.hold.numbers());
-        let (model, params) = args.hold.take(&open, context)?;
+        let (layout, cache_dtype) = (args.load.layout(&open.config), args.load.cache_dtype());
+        let (model, params) = args.load.take(&open, context)?;
         let special = tokenizer.special();
         let added = tokenizer.encode_with_added("")?;
         let identity = json!({
             "files": identity(&location)?,
-            "quant": format!("{:?}", args.hold.quant).to_lowercase(),
-            "cache": format!("{numbers:?} {layout:?}").to_lowercase(),
+            "quant": format!("{:?}", args.load.quant).to_lowercase(),
+            "cache": format!("{cache_dtype:?} {layout:?}").to_lowercase(),
             "context": context,
         });
         let parallel = args.parallel.get();
@@ -80,7 +80,7 @@ impl Local {
             max_waiting: usize::MAX,
             cache_bytes: cache_bytes(args.cache_mib)?,
             layout,
-            numbers,
+            cache_dtype,
             ..Options::default()
         };
         let eos = open.config.eos_ids.iter().copied().chain(special.eos).collect();
@@ -103,7 +103,7 @@ impl Local {
     }
 
     /// Puts question `number` to the engine, with as many examples as fit.
-    fn begin(&mut self, asked: &dyn Questions, number: usize, hand_over: HandOver) -> Result<()> {
+    fn begin(&mut self, asked: &dyn Questions, number: usize, hand_over: AnswerSink) -> Result<()> {
         let mut answer = Answer { end: TOO_LONG, ..Answer::default() };
         for shots in (0..=asked.shots()).rev() {
             let (text, ids) = self.encode(&asked.prompt(number, shots))?;
@@ -202,7 +202,7 @@ impl Local {
         }
     }
 
-    fn finished(&mut self, end: &Finished, hand_over: HandOver) -> Result<()> {
+    fn finished(&mut self, end: &Finished, hand_over: AnswerSink) -> Result<()> {
         let Some((number, choices)) = self.requests.remove(&end.id) else { return Ok(()) };
         let flight = self.flights.get_mut(&number).expect("a request's question is under way");
         let answer = &mut flight.answer;
@@ -230,7 +230,7 @@ impl Answerer for Local {
         questions: &dyn Questions,
         numbers: Range<usize>,
         stop: &dyn Fn() -> bool,
-        hand_over: HandOver,
+        hand_over: AnswerSink,
     ) -> Result<()> {
         let mut numbers = numbers;
         loop {

@@ -86,7 +86,7 @@ pub(super) unsafe fn panel<D: Dots, const BITS: usize, const HALVES: usize, cons
     tile: *const u32,
     out: Out,
 ) {
-    // SAFETY: the match gives m as the constant; the rest is this function's contract.
+    // SAFETY: each arm has the m that it matches as its constant; panel, tile and outputs go on as they came.
     unsafe {
         match m {
             12 => rows::<D, BITS, HALVES, MINIMA, FACTORS, 12>(records, panel, tile, out),

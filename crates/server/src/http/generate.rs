@@ -12,10 +12,10 @@ use wels_engine::Refusal as EngineRefusal;
 
 use super::app::{App, json_response, ledger_failed};
 use super::body;
-use super::serve::Hangup;
+use super::hangup::Hangup;
 use super::sse::Events;
 use crate::keys::random_hex;
-use crate::ledger::{Admission, Clerk, ClerkError, Key, Refusal, now_unix_ms};
+use crate::ledger::{Admission, Key, LedgerHandle, LedgerHandleError, Refusal, now_unix_ms};
 use crate::money::Prices;
 use crate::progress::{Progress, Update};
 use crate::prompt::{Ceiling, Plan};
@@ -37,7 +37,7 @@ pub(super) async fn completions(state: State<Arc<App>>, request: Request) -> Res
 }
 
 /// What is known of a request once it is read.
-struct Asked {
+struct ParsedRequest {
     model: String,
     stream: StreamMode,
     plan: Plan,
@@ -55,23 +55,23 @@ async fn answer(app: Arc<App>, request: Request, kind: Reply, beta: bool) -> Res
     }
     let endpoint = request.uri().path().to_owned();
     let hangup = request.extensions().get::<Hangup>().cloned().unwrap_or_default();
-    let place = app.turns.of(key.id);
+    let key_queue = app.queue.of(key.id);
     let body = {
-        let _turn = place.read(app.settings.body_patience).await?;
-        body::read(request, &app.settings, app.turns.buffered()).await?
+        let _permit = key_queue.read(app.settings.body_timeout).await?;
+        body::read(request, &app.settings, app.queue.buffered()).await?
     };
-    let turn = app.turns.plan(&place, body.bytes.len()).await?;
-    let asked = {
+    let permit = app.queue.plan(&key_queue, body.bytes.len()).await?;
+    let parsed = {
         let (app, ceiling) = (Arc::clone(&app), ceiling(&app, &key));
-        // The turn ends with the work, which a client that leaves does not end.
+        // The permit is held as long as the work lasts, which a client that leaves does not end.
         let read = tokio::task::spawn_blocking(move || {
-            let _turn = turn;
+            let _permit = permit;
             read(&app, &body.bytes, kind, beta, &ceiling)
         });
         read.await.map_err(|_| ApiError::internal("The request could not be read."))??
     };
-    let stream = asked.stream;
-    let job = Job::begin(app, &key, endpoint, kind, asked).await?;
+    let stream = parsed.stream;
+    let job = Job::begin(app, &key, endpoint, kind, parsed).await?;
     match stream {
         StreamMode::Whole => job.whole().await,
         StreamMode::Events { include_usage } => Ok(job.stream(include_usage, hangup)),
@@ -97,7 +97,7 @@ fn ceiling(app: &App, key: &Key) -> Ceiling {
     ceiling
 }
 
-fn read(app: &App, bytes: &[u8], kind: Reply, beta: bool, ceiling: &Ceiling) -> Result<Asked, ApiError> {
+fn read(app: &App, bytes: &[u8], kind: Reply, beta: bool, ceiling: &Ceiling) -> Result<ParsedRequest, ApiError> {
     let known = |model: String| match app.served.is_named(&model) {
         true => Ok(model),
         false => Err(ApiError::no_model(&model)),
@@ -108,13 +108,13 @@ fn read(app: &App, bytes: &[u8], kind: Reply, beta: bool, ceiling: &Ceiling) -> 
             let model = known(request.model.clone())?;
             let constraint_param = if request.format == Format::Text { "tools" } else { "response_format" };
             let plan = app.served.plan_chat(&request, now_unix_ms() / 1000, ceiling)?;
-            Ok(Asked { model, stream: request.stream, plan, constraint_param })
+            Ok(ParsedRequest { model, stream: request.stream, plan, constraint_param })
         }
         Reply::Completion => {
             let request = CompletionRequest::parse(bytes)?;
             let model = known(request.model.clone())?;
             let plan = app.served.plan_completion(&request, ceiling)?;
-            Ok(Asked { model, stream: request.stream, plan, constraint_param: "prompt" })
+            Ok(ParsedRequest { model, stream: request.stream, plan, constraint_param: "prompt" })
         }
     }
 }
@@ -127,13 +127,13 @@ struct Account {
 }
 
 impl Account {
-    fn clerk(&self) -> &Clerk {
-        &self.app.clerk
+    fn ledger(&self) -> &LedgerHandle {
+        &self.app.ledger
     }
 
     fn settle(&mut self, outcome: &'static str) {
         if !std::mem::replace(&mut self.settled, true) {
-            self.clerk().settle(self.request.clone(), outcome);
+            self.ledger().settle(self.request.clone(), outcome);
             self.app.metrics.ended(outcome);
             tracing::info!(request = self.request, outcome, "a request has ended");
         }
@@ -159,7 +159,7 @@ struct Job {
 }
 
 /// Why a stream ends before its end.
-enum Broken {
+enum StreamError {
     /// The client has closed the connection.
     Away,
     /// The client has not read for too long.
@@ -168,15 +168,21 @@ enum Broken {
     Failed(ApiError),
 }
 
-impl From<ApiError> for Broken {
-    fn from(error: ApiError) -> Broken {
-        Broken::Failed(error)
+impl From<ApiError> for StreamError {
+    fn from(error: ApiError) -> StreamError {
+        StreamError::Failed(error)
     }
 }
 
 impl Job {
     /// Admits the request to the ledger, then to the engine.
-    async fn begin(app: Arc<App>, key: &Key, endpoint: String, kind: Reply, asked: Asked) -> Result<Job, ApiError> {
+    async fn begin(
+        app: Arc<App>,
+        key: &Key,
+        endpoint: String,
+        kind: Reply,
+        parsed: ParsedRequest,
+    ) -> Result<Job, ApiError> {
         let now = now_unix_ms();
         let random = random_hex::<16>().map_err(|_| ApiError::internal("The system has no random numbers."))?;
         let id = format!("{}{random}", kind.id_prefix());
@@ -186,29 +192,29 @@ impl Job {
             key_id: key.id,
             endpoint,
             model: app.served.names[0].clone(),
-            prompt_tokens: asked.plan.prompt_tokens() as u64,
-            output_tokens_max: asked.plan.output_tokens_max() as u64,
-            sequences: asked.plan.requests.len() as u64,
+            prompt_tokens: parsed.plan.prompt_tokens() as u64,
+            output_tokens_max: parsed.plan.output_tokens_max() as u64,
+            sequences: parsed.plan.requests.len() as u64,
             prices,
             currency: app.tariff.currency.clone(),
         };
         // Made before the row is, so that a client that leaves meanwhile leaves no open row.
         let mut account = Account { app: Arc::clone(&app), request: id.clone(), settled: false };
-        let admitted = app.clerk.admit(admission).await.map_err(ledger_failed)?;
+        let admitted = app.ledger.admit(admission).await.map_err(ledger_failed)?;
         if let Err(refusal) = admitted {
             account.settle("refused");
             return Err(not_admitted(refusal, &app));
         }
-        let ticket = match app.worker.submit(key.id, asked.plan.requests.clone()).await {
+        let ticket = match app.worker.submit(key.id, parsed.plan.requests.clone()).await {
             Ok(ticket) => ticket,
             Err(denied) => {
                 account.settle("refused");
-                return Err(denied_by_engine(denied, &app, asked.constraint_param));
+                return Err(denied_by_engine(denied, &app, parsed.constraint_param));
             }
         };
         let headers = queue_headers(&app, &ticket, &id);
-        let head = Head { id, created: now / 1000, model: asked.model, fingerprint: app.served.fingerprint.clone() };
-        let progress = Progress::new(asked.plan, Arc::clone(&app.served.tokenizer));
+        let head = Head { id, created: now / 1000, model: parsed.model, fingerprint: app.served.fingerprint.clone() };
+        let progress = Progress::new(parsed.plan, Arc::clone(&app.served.tokenizer));
         Ok(Job { account, ticket, progress, kind, head, prices, begun: Instant::now(), headers })
     }
 
@@ -239,9 +245,9 @@ impl Job {
         let tokens = self.progress.tokens();
         let begun = Instant::now();
         loop {
-            match self.account.clerk().progress(&self.account.request, tokens).await {
+            match self.account.ledger().progress(&self.account.request, tokens).await {
                 Ok(()) => return Ok(()),
-                Err(ClerkError::Down) if begun.elapsed() < self.app().settings.ledger_patience => {
+                Err(LedgerHandleError::Down) if begun.elapsed() < self.app().settings.ledger_timeout => {
                     tokio::time::sleep(LEDGER_PAUSE).await;
                 }
                 Err(error) => return Err(ledger_failed(error)),
@@ -293,12 +299,12 @@ impl Job {
     async fn feed(mut self, pieces: mpsc::Sender<Bytes>, include_usage: bool, hangup: Hangup) {
         match self.pump(&pieces, include_usage).await {
             Ok(()) => {}
-            Err(Broken::Away) => self.close("cancelled"),
-            Err(Broken::Slow) => {
+            Err(StreamError::Away) => self.close("cancelled"),
+            Err(StreamError::Slow) => {
                 self.close("slow_reader");
                 hangup.hang_up();
             }
-            Err(Broken::Failed(error)) => {
+            Err(StreamError::Failed(error)) => {
                 self.close("error");
                 let mut events = Events::default();
                 events.data(&error.to_json());
@@ -310,13 +316,13 @@ impl Job {
         }
     }
 
-    async fn pump(&mut self, pieces: &mpsc::Sender<Bytes>, include_usage: bool) -> Result<(), Broken> {
+    async fn pump(&mut self, pieces: &mpsc::Sender<Bytes>, include_usage: bool) -> Result<(), StreamError> {
         let mut events = Events::default();
         let keep_alive = self.app().settings.keep_alive;
         loop {
             let signal = tokio::select! {
                 biased;
-                () = pieces.closed() => return Err(Broken::Away),
+                () = pieces.closed() => return Err(StreamError::Away),
                 signal = self.ticket.events.recv() => signal,
                 () = tokio::time::sleep(keep_alive) => {
                     events.comment(&self.waiting_text());
@@ -348,7 +354,6 @@ impl Job {
         }
     }
 
-    /// The events of a signal.
     fn write(&mut self, signal: Option<Signal>, include_usage: bool, events: &mut Events) -> Result<(), ApiError> {
         let first = !self.progress.has_begun();
         let (at, updates) = self.take(signal)?;
@@ -377,10 +382,10 @@ impl Job {
     }
 
     /// Waits until the client has taken what was sent before.
-    async fn room<'a>(&self, pieces: &'a mpsc::Sender<Bytes>) -> Result<mpsc::Permit<'a, Bytes>, Broken> {
-        match tokio::time::timeout(self.app().settings.reader_patience, pieces.reserve()).await {
-            Err(_) => Err(Broken::Slow),
-            Ok(Err(_)) => Err(Broken::Away),
+    async fn room<'a>(&self, pieces: &'a mpsc::Sender<Bytes>) -> Result<mpsc::Permit<'a, Bytes>, StreamError> {
+        match tokio::time::timeout(self.app().settings.write_timeout, pieces.reserve()).await {
+            Err(_) => Err(StreamError::Slow),
+            Ok(Err(_)) => Err(StreamError::Away),
             Ok(Ok(room)) => Ok(room),
         }
     }

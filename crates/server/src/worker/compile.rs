@@ -32,7 +32,6 @@ pub(super) struct Constrained {
 pub struct Full {
     /// Its own key has too many waiting; else all keys together.
     pub by_key: bool,
-    /// How many.
     pub waiting: usize,
     /// When it makes sense to try again.
     pub retry_after_s: u64,

@@ -122,7 +122,7 @@ fn an_engine_that_stands_still_shows() {
 
 #[test]
 fn a_reader_that_stays_away_is_given_up() {
-    let settings = Settings { reader_patience: Duration::from_millis(200), ..Settings::default() };
+    let settings = Settings { write_timeout: Duration::from_millis(200), ..Settings::default() };
     let lab = Setup { settings, ..Setup::default() }.start();
     // Much more than the sockets' buffers hold: log-probabilities of 20 tokens with each of 16 · 256.
     let body = chat_body(json!({"max_tokens": 256, "n": 16, "stream": true, "logprobs": true, "top_logprobs": 20}));

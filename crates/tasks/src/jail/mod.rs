@@ -39,7 +39,7 @@ use std::time::{Duration, Instant};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 
-use running::{Running, Said};
+use running::{JudgeMessage, Running};
 
 #[cfg(target_os = "linux")]
 pub use stages::main;
@@ -115,16 +115,12 @@ pub enum Verdict {
 pub enum JailError {
     /// The system lacks a means; code is not run without it.
     #[error("code is not run on this system: {reason}")]
-    Refused {
-        /// What is missing.
-        reason: String,
-    },
+    Refused { reason: String },
     /// A process cannot be started or watched.
     #[error("cannot {action}: {source}")]
     Io {
         /// What was tried.
         action: &'static str,
-        /// The system's reason.
         source: io::Error,
     },
 }
@@ -134,7 +130,6 @@ pub enum JailError {
 struct Setup {
     /// Folders that are visible within, read-only, at their own places.
     folders: Vec<PathBuf>,
-    /// Python's executable.
     python: PathBuf,
     /// An empty folder on which the jail's root is mounted, in its own namespace.
     root: PathBuf,
@@ -273,7 +268,7 @@ impl Jail {
         }
         // With the judge its questions end, and with them the answer's process. How that ended is the verdict only
         // where the judge has lost it.
-        let lost = matches!(said, Some(Said::Lost) | None);
+        let lost = matches!(said, Some(JudgeMessage::Lost) | None);
         let until = if lost { deadline } else { Instant::now() + GRACE };
         let answer_code = answer.wait(until).map_err(io)?;
         let output = answer.output();
@@ -285,9 +280,9 @@ impl Jail {
             return Err(JailError::Refused { reason: output.last_line() });
         }
         Ok(match said {
-            Some(Said::Passed) => Verdict::Passed,
-            Some(Said::Wrong(how)) => Verdict::Failed(how),
-            Some(Said::Lost) => verdict_of(answer_code),
+            Some(JudgeMessage::Passed) => Verdict::Passed,
+            Some(JudgeMessage::Wrong(how)) => Verdict::Failed(how),
+            Some(JudgeMessage::Lost) => verdict_of(answer_code),
             None => verdict_of(Some(code)),
         })
     }

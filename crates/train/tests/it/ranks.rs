@@ -4,7 +4,7 @@
 use std::sync::Arc;
 
 use wels_comm::{Comm, Single, threads};
-use wels_cpu::naive::{Crossings, Naive};
+use wels_cpu::naive::{HostTransfers, Naive};
 use wels_cpu::testing::{VARIABLE, device, edit};
 use wels_device::host::random::Key;
 use wels_device::{Device, Divergence, Tensor};
@@ -249,11 +249,11 @@ fn a_step_reads_nothing_but_its_results() {
     let device: Arc<dyn Device> = naive.clone();
     let state = State::new(Params::init(&device, &config(), 5));
     let mut trainer = Trainer::new(config(), T, state, hyper(), Execution::new(device));
-    let before = naive.crossings();
+    let before = naive.host_transfers();
     trainer.step(&batch(0), 8 * T).unwrap();
-    let after = naive.crossings();
+    let after = naive.host_transfers();
     let (micro_batches, heads, routers) = (2, 2, 2);
     let expected =
-        Crossings { reads: before.reads + micro_batches * heads + 2 * routers, writes: before.writes + routers };
+        HostTransfers { reads: before.reads + micro_batches * heads + 2 * routers, writes: before.writes + routers };
     assert_eq!(after, expected);
 }
