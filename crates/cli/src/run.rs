@@ -8,7 +8,7 @@ use std::path::PathBuf;
 use anyhow::Result;
 use wels_pipeline::forecast::Rates;
 use wels_pipeline::ranks;
-use wels_pipeline::session::Programs;
+use wels_pipeline::task::Programs;
 use wels_runs::recipe::Recipe;
 use wels_runs::rundir::RunDir;
 

@@ -9,7 +9,7 @@ use std::path::PathBuf;
 
 use anyhow::Result;
 use wels_pipeline::refusal::refuse;
-use wels_pipeline::session::Programs;
+use wels_pipeline::task::Programs;
 use wels_pipeline::verify::{Options, Segment, Verdict, verify_receipt, verify_run};
 use wels_runs::verify::Findings;
 

@@ -21,7 +21,7 @@ use wels_train::trainer::Trainer;
 
 use crate::hyper::{of_stage, rollout_options};
 use crate::learn;
-use crate::ranks::Rank;
+use crate::rank::Rank;
 use crate::session::Session;
 use crate::start::{config_for, state_of};
 use crate::task;

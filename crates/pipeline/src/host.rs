@@ -30,7 +30,6 @@ pub trait Host {
 }
 
 /// A host to whom nothing is told.
-#[derive(Default)]
 pub(crate) struct Silent;
 
 impl Host for Silent {

@@ -23,7 +23,7 @@ use wels_train::{distil, sft};
 
 use crate::host::{Event, Host};
 use crate::hyper::of_stage;
-use crate::ranks::Rank;
+use crate::rank::Rank;
 use crate::refusal::refuse;
 use crate::session::Session;
 use crate::start::{config_for, state_of};

@@ -22,7 +22,7 @@ use wels_train::trainer::{StepReport, Trainer};
 use crate::host::Event;
 use crate::hyper::{execution, of_pretraining, slow_precision};
 use crate::measure::fma_peak_flops;
-use crate::ranks::Rank;
+use crate::rank::Rank;
 use crate::session::Session;
 use crate::start::state_of;
 use crate::training::{Position, Stage, Training};

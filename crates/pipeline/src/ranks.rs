@@ -16,79 +16,39 @@
 //! otherwise is lost to the others, whose next operation fails.
 
 use std::panic::resume_unwind;
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::thread::{self, ScopedJoinHandle};
 
 use anyhow::{Context, Result, bail};
-use serde::{Deserialize, Serialize};
-use wels_comm::{Comm, Lost, threads};
+use wels_comm::{Comm, threads};
 use wels_data::chat::ChatTemplate;
 use wels_data::tokenizer::Tokenizer;
 use wels_runs::checkpoint;
-use wels_runs::recipe::{PRETRAIN, Recipe, StageSection};
+use wels_runs::recipe::{PRETRAIN, Recipe};
 use wels_runs::rundir::RunDir;
 
 use crate::forecast::Rates;
 use crate::host::{Host, Silent};
+use crate::rank::{Command, Rank};
 use crate::refusal::refuse;
 use crate::samples::Answerer;
-use crate::session::Programs;
+use crate::task::Programs;
 use crate::{replay, run};
 
 /// The stack of a rank's thread: that of a process' first one.
 const STACK_BYTES: usize = 8 << 20;
 
-/// A rank of a run: where it works, and with whom.
-pub(crate) struct Rank {
-    pub run: RunDir,
-    pub programs: Programs,
-    pub comm: Arc<dyn Comm>,
-}
-
-/// What rank 0 has the others do.
-#[derive(Debug, Serialize, Deserialize)]
-pub(crate) enum Command {
-    /// Work on the run in this directory.
-    Open { run: PathBuf },
-    /// Begin a stage that trains, behind its checkpoint of this step.
-    Train { stage: String, behind: Option<u64> },
-    /// Do the next step.
-    Step,
-    /// Take part in a checkpoint.
-    Save,
-    /// Begin the answers of one of a stage's models.
-    Sample { stage: String, model: String },
-    /// Answer these items.
-    Answer { first: u64, end: u64 },
-    /// The stage, or this model's part in it, is over for now.
-    Done,
-}
-
-impl Rank {
-    /// On rank 0: has the others do what it does next.
-    pub fn tell(&self, command: &Command) -> Result<(), Lost> {
-        match self.comm.world() {
-            1 => Ok(()),
-            _ => self.comm.broadcast(serde_json::to_vec(command).expect("plain data")).map(drop),
-        }
-    }
-
-    /// On the others: what to do next; nothing once rank 0 is gone, or any other.
-    fn hear(comm: &dyn Comm) -> Option<Command> {
-        let command = comm.broadcast(Vec::new()).ok()?;
-        Some(serde_json::from_slice(&command).expect("what rank 0 wrote"))
-    }
-}
-
-/// Does what is left of `run` as [`run::run`] does, on so many ranks, each a thread of this process.
+/// Does what is left of `run` on so many ranks, each a thread of this process, and tells `host`. Where `rates` says so,
+/// steps of a run that begins are measured first, for its plan.
 ///
 /// # Errors
-/// As there. If a rank other than the first fails, its failure.
+/// [`Stopped`](crate::session::Stopped) if the host asked for it or the budget is spent; whatever a stage meets, on
+/// whichever rank; before anything starts, if the ranks do not divide the recipe's gradient shards.
 ///
 /// # Panics
 /// If a rank panics, when all others have ended.
 pub fn run_on_threads(run: RunDir, programs: Programs, rates: Rates, ranks: usize, host: &mut dyn Host) -> Result<()> {
+    check(run.recipe(), ranks)?;
     let first = |comm| run::run(run, programs, rates, comm, host);
     on_threads(ranks, first, |comm| follow(comm, programs))
 }
@@ -142,8 +102,7 @@ fn train(rank: &Rank, stage: &str, behind: Option<u64>) -> Result<()> {
     let behind = behind.map(|step| checkpoint::at(&folder.join(stage), step)).transpose()?;
     let tokenizer = Tokenizer::load(&folder.join("tokenizer"))?;
     let template = ChatTemplate::of(&tokenizer)?;
-    let mut training =
-        replay::training(rank, &tokenizer, template.as_ref(), stage, behind.as_ref(), &mut Silent::default())?;
+    let mut training = replay::training(rank, &tokenizer, template.as_ref(), stage, behind.as_ref(), &mut Silent)?;
     loop {
         match Rank::hear(&*rank.comm) {
             // The first rank fails with it and says why, or is lost.
@@ -157,18 +116,12 @@ fn train(rank: &Rank, stage: &str, behind: Option<u64>) -> Result<()> {
 fn sample(rank: &Rank, stage: &str, model: &str) -> Result<()> {
     let tokenizer = Tokenizer::load(&rank.run.path().join("tokenizer"))?;
     let template = ChatTemplate::of(&tokenizer)?;
-    let section = section(&rank.run, stage)?;
+    let section = rank.section(stage)?;
     let answerer = Answerer::load(rank, &tokenizer, template.as_ref(), section, model)?;
     while let Some(Command::Answer { first, end }) = Rank::hear(&*rank.comm) {
         drop(answerer.answer(first..end));
     }
     Ok(())
-}
-
-/// The section of a `[[stage]]`.
-pub(crate) fn section<'a>(run: &'a RunDir, name: &str) -> Result<&'a StageSection> {
-    let stages = &run.recipe().stages;
-    stages.iter().find(|stage| stage.name == name).with_context(|| format!("the recipe has no stage {name}"))
 }
 
 /// Fails if a stage's gradient shards cannot be dealt to so many ranks.

@@ -26,7 +26,7 @@ use wels_train::rl::{Answered, Prompter, RlOptions, RlReport, Rollout, learn, sa
 use wels_train::trainer::Trainer;
 
 use crate::hyper::{of_stage, rollout_options};
-use crate::ranks::Rank;
+use crate::rank::Rank;
 use crate::session::Session;
 use crate::start::{config_for, initial, state_of};
 use crate::task;

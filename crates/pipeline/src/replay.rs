@@ -21,7 +21,7 @@ use crate::distil::Correction;
 use crate::host::{Event, Host};
 use crate::learn::TrainingSet;
 use crate::pretrain::Pretraining;
-use crate::ranks::{Rank, section};
+use crate::rank::Rank;
 use crate::refusal::refuse;
 use crate::reinforce::Reinforcement;
 use crate::teacher::TeacherModel;
@@ -60,7 +60,7 @@ pub(crate) fn training<'a>(
         let training = Pretraining::begin(rank, rank.run.recipe(), tokenizer, dataset, from)?;
         return Ok(Box::new(StageReplay { training, position, tokenizer }));
     }
-    let stage = section(&rank.run, stage)?;
+    let stage = rank.section(stage)?;
     let prompter = Prompter { tokenizer, template };
     let mut learning = |section: &Supervised, teacher| -> Result<Box<dyn Replay + 'a>> {
         let data = TrainingSet::prepare(&rank.run, tokenizer, stage, section, teacher, host)?;

@@ -26,18 +26,23 @@ use wels_runs::rundir::RunDir;
 
 use crate::forecast::{Rates, forecast};
 use crate::host::{Event, Host};
-use crate::ranks::{self, Command, Rank};
-use crate::session::{Programs, Session, Stopped};
+use crate::rank::{Command, Rank};
+use crate::session::{Session, Stopped};
+use crate::task::Programs;
 use crate::{corpus, distil, learn, pretrain, reinforce, sample, samples};
 
 /// Does what is left of `run`, and tells `host`. Where `rates` says so, steps of a run that begins are measured first,
 /// for its plan. With a `comm` of several ranks this is rank 0, and the others [`follow`](crate::ranks::follow).
 ///
 /// # Errors
-/// [`Stopped`] if the host asked for it or the budget is spent; whatever a stage meets. Before anything starts, if the
-/// ranks do not divide the recipe's gradient shards.
-pub fn run(run: RunDir, programs: Programs, rates: Rates, comm: Arc<dyn Comm>, host: &mut dyn Host) -> Result<()> {
-    ranks::check(run.recipe(), comm.world())?;
+/// [`Stopped`] if the host asked for it or the budget is spent; whatever a stage meets.
+pub(crate) fn run(
+    run: RunDir,
+    programs: Programs,
+    rates: Rates,
+    comm: Arc<dyn Comm>,
+    host: &mut dyn Host,
+) -> Result<()> {
     let mut session = Session::open(Rank { run, programs, comm }, host)?;
     let path = session.path().to_path_buf();
     session.rank.tell(&Command::Open { run: path.clone() })?;

@@ -31,7 +31,7 @@ use wels_train::rollout::RolloutOptions;
 use crate::host::{Event, Graded, Outcome};
 use crate::hyper::rollout_options;
 use crate::model::{config_of, load_params};
-use crate::ranks::{Command, Rank};
+use crate::rank::{Command, Rank};
 use crate::refusal::refuse;
 use crate::session::{GENERATE, Session, Spending};
 use crate::start::{check_tokenizer, model_of};

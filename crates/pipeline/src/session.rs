@@ -20,7 +20,7 @@ use wels_runs::rundir::write_json;
 use wels_runs::verify;
 
 use crate::host::{Event, Host};
-use crate::ranks::Rank;
+use crate::rank::Rank;
 use crate::words::duration;
 
 /// Kinds of work in the ledger.
@@ -31,15 +31,6 @@ pub(crate) const GENERATE: &str = "generate";
 /// The ledger's event of a stage that stopped where it writes no checkpoint.
 const STOPPED: &str = "stopped";
 
-/// Whether the programs that a recipe names as judges are started. They run as the user, outside any jail.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Programs {
-    /// The recipe is the user's own, or the user has said so.
-    Run,
-    /// The recipe may be a stranger's.
-    Refuse,
-}
-
 /// A run that stopped before its end. All that was done is saved.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 #[error("{why}; the run is saved")]
@@ -48,7 +39,7 @@ pub struct Stopped {
     pub run: PathBuf,
 }
 
-/// StopReason a run stopped before its end.
+/// Why a run stopped before its end.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 pub enum StopReason {
     /// [`Host::stop_asked`].
@@ -230,7 +221,7 @@ impl<'h> Session<'h> {
         entered.fold(now, |sum, entry| sum + entry)
     }
 
-    /// StopReason the run should stop before it spends `next`, having spent `unentered` since its last line in the ledger,
+    /// Why the run should stop before it spends `next`, having spent `unentered` since its last line in the ledger,
     /// whose seconds are known.
     pub(crate) fn why_stop(&self, unentered: Spending, next: Spending) -> Option<StopReason> {
         if self.host.stop_asked() {

@@ -18,7 +18,7 @@ use wels_runs::rundir::{RunError, write_json};
 use wels_train::trainer::Trainer;
 
 use crate::host::{Event, Host};
-use crate::ranks::Command;
+use crate::rank::Command;
 use crate::session::{Session, Spending, TRAIN};
 use crate::state::save_state;
 

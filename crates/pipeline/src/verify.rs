@@ -23,11 +23,12 @@ use wels_runs::verify::{Expected, Findings, Problem, examine};
 
 use crate::forecast::Rates;
 use crate::host::{Event, Host, Outcome};
-use crate::ranks::Rank;
+use crate::rank::Rank;
 use crate::refusal::refuse;
 pub use crate::replay::Segment;
 use crate::replay::{NOT_WHAT_STEPS_GIVE, compare_files, replay_segment, step, training};
-use crate::session::{Programs, Session, record_of};
+use crate::session::{Session, record_of};
+use crate::task::Programs;
 use crate::{corpus, pretrain, run, task};
 
 /// What is done again, where, and what may be started for it.

@@ -74,7 +74,7 @@ pub enum RlError {
     OnRank {
         /// Which; the first that fails.
         rank: usize,
-        /// Its error.
+        /// What it says.
         message: String,
     },
     /// The sampler and the trainer disagree.

@@ -12,7 +12,7 @@ use tempfile::TempDir;
 use wels_pipeline::forecast::Rates;
 use wels_pipeline::host::{Event, Host, Outcome};
 use wels_pipeline::ranks::run_on_threads;
-use wels_pipeline::session::Programs;
+use wels_pipeline::task::Programs;
 use wels_runs::hash::sha256_file;
 use wels_runs::ledger::{Entry, Ledger};
 use wels_runs::recipe::Recipe;
