@@ -21,6 +21,7 @@ use wels_runs::machine::{self, Measurements};
 use wels_runs::recipe::Recipe;
 use wels_train::trainer::{State, Trainer};
 
+use crate::device::device;
 use crate::output;
 
 /// What the command line says.
@@ -99,8 +100,10 @@ fn train(args: &TrainArgs) -> Result<()> {
     if let Some(note) = slow_precision(section) {
         eprintln!("note: {note}");
     }
-    let state = State::new(Params::init(&wels_cpu::device(), config, recipe.run.seed));
-    let mut trainer = Trainer::new(config.clone(), context, state, of_pretraining(section), execution(section));
+    let device = device();
+    let state = State::new(Params::init(&device, config, recipe.run.seed));
+    let execution = execution(section, &device);
+    let mut trainer = Trainer::new(config.clone(), context, state, of_pretraining(section), execution);
     let tokens = section.batch_tokens;
     let peak_before = fma_peak_flops();
     let mut seconds = Vec::new();

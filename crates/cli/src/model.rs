@@ -15,6 +15,8 @@ pub use wels_pipeline::model::{
 use wels_pipeline::model::{gguf_tokenizer, read_tokenizer};
 use wels_runs::machine;
 
+use crate::device::device;
+
 /// Number format of matrices while a model answers.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
 pub enum Quant {
@@ -131,8 +133,8 @@ impl OpenModel {
         let pack_bytes = machine::available_memory_bytes().map_or(u64::MAX, |bytes| bytes / 2);
         let options = LoadOptions { quantise, pack_bytes, pack_expert_bytes: PACK_EXPERT_BYTES };
         let (params, _) = match &self.weights {
-            Weights::Files(files) => Params::from_files(&wels_cpu::device(), files, &self.config, options)?,
-            Weights::Gguf(file) => Params::from_gguf(&wels_cpu::device(), file, &self.config, options)?,
+            Weights::Files(files) => Params::from_files(&device(), files, &self.config, options)?,
+            Weights::Gguf(file) => Params::from_gguf(&device(), file, &self.config, options)?,
         };
         Ok(params)
     }

@@ -7,11 +7,12 @@ use std::path::PathBuf;
 
 use anyhow::Result;
 use wels_pipeline::forecast::Rates;
-use wels_pipeline::ranks;
+use wels_pipeline::ranks::{self, Options};
 use wels_pipeline::task::Programs;
 use wels_runs::recipe::Recipe;
 use wels_runs::rundir::RunDir;
 
+use crate::device::device;
 use crate::terminal::Terminal;
 
 /// What the command line says.
@@ -44,7 +45,9 @@ fn default_runs() -> PathBuf {
 /// Does what is left of a run. Its recipe is the user's own, so the programs that it names are started.
 pub fn run(args: &Args) -> Result<()> {
     let mut terminal = Terminal::listening()?;
-    ranks::run_on_threads(open(args)?, Programs::Run, Rates::Measured, args.ranks.get(), &mut terminal)
+    let (programs, rates, ranks) = (Programs::Run, Rates::Measured, args.ranks.get());
+    let options = Options { programs, rates, device: device(), ranks };
+    ranks::run_on_threads(open(args)?, &options, &mut terminal)
 }
 
 /// The run that the command line means.

@@ -155,7 +155,7 @@ fn windows(config: &ModelConfig, params: &Params, ids: &[u32], window: usize, bo
 fn logprobs(model: &Model, params: &Params, ids: &[u32]) -> Vec<f32> {
     let inputs = &ids[..ids.len() - 1];
     let batch = Batch { tokens: inputs.to_vec(), targets: ids[1..].to_vec(), starts: vec![0, inputs.len() as u32] };
-    model.logprobs(params, &Execution::new(wels_cpu::device()), &batch)
+    model.logprobs(params, &Execution::new(params.device().clone()), &batch)
 }
 
 impl Score {

@@ -13,6 +13,7 @@ use wels_pipeline::task::Programs;
 use wels_pipeline::verify::{Options, Segment, Verdict, verify_receipt, verify_run};
 use wels_runs::verify::Findings;
 
+use crate::device::device;
 use crate::output;
 use crate::terminal::Terminal;
 
@@ -54,12 +55,14 @@ pub struct Args {
 /// Verifies.
 pub fn verify(args: &Args) -> Result<()> {
     let mut terminal = Terminal::listening()?;
+    let device = device();
     let options = Options {
         segments: args.segments,
         stage: args.stage.as_deref(),
         seed: args.seed,
         scratch: &args.scratch,
         programs: if args.run_programs { Programs::Run } else { Programs::Refuse },
+        device: &device,
     };
     let verdict = match (&args.receipt, &args.run) {
         (Some(receipt), _) => verify_receipt(receipt, &args.data, args.whole, &options, &mut terminal)?,

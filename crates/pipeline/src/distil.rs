@@ -54,7 +54,7 @@ pub(crate) fn distil(
     stage: &StageSection,
     section: &Distil,
 ) -> Result<()> {
-    let teacher = TeacherModel::open(&session.rank.run, tokenizer, section)?;
+    let teacher = TeacherModel::open(&session.rank, tokenizer, section)?;
     match &section.answers {
         Answers::Given(given) => learn::learn(session, tokenizer, stage, given, Some(teacher)),
         Answers::Own(own) => on_policy(session, tokenizer, stage, own, teacher),
@@ -98,12 +98,12 @@ impl<'a> Correction<'a> {
         teacher: TeacherModel,
         latest: Option<&Checkpoint>,
     ) -> Result<Correction<'a>> {
-        let (config, state) = state_of(&rank.run, &section.start, prompter.tokenizer, latest)?;
+        let (config, state) = state_of(rank, &section.start, prompter.tokenizer, latest)?;
         let options = options(section, &config);
         let context = teacher.context().min(config.rope.max_positions);
         let Rollouts { steps, mini_batches, answering, .. } = &section.rollouts;
         let hyper = of_stage(&section.optimization, steps * *mini_batches as u64);
-        let mut trainer = Trainer::new(config, context, state, hyper, Execution::new(wels_cpu::device()))
+        let mut trainer = Trainer::new(config, context, state, hyper, Execution::new(Arc::clone(&rank.device)))
             .with_comm(Arc::clone(&rank.comm));
         if section.optimization.optimizer.mtp_lambda == 0.0 {
             trainer.freeze_mtp();

@@ -10,6 +10,7 @@ use anyhow::Result;
 use serde_json::{Value, json};
 use wels_data::chat::ChatTemplate;
 use wels_data::tokenizer::Tokenizer;
+use wels_device::Device;
 use wels_kernels::par;
 use wels_kernels::random::Key;
 use wels_model::config::{Dtype, ModelConfig};
@@ -55,14 +56,20 @@ pub enum Rates {
 }
 
 /// The plan of `recipe`, whose run is at `run` if it has begun.
-pub fn forecast(recipe: &Recipe, run: Option<&Path>, rates: Rates, host: &mut dyn Host) -> RunPlan {
+pub fn forecast(
+    recipe: &Recipe,
+    run: Option<&Path>,
+    device: &Arc<dyn Device>,
+    rates: Rates,
+    host: &mut dyn Host,
+) -> RunPlan {
     let inputs = RecipeInputs::of(recipe, run);
     let expected = plan::of_recipe(recipe, &inputs);
     let begun = run.map(|run| run.join("plan.json")).filter(|plan| plan.exists());
     let found = match begun {
         // A run that goes on keeps the rates of its beginning.
         Some(plan) => plan::rates_in(&plan),
-        None => rates_of(recipe, &inputs, &expected, rates, host),
+        None => rates_of(recipe, &inputs, &expected, device, rates, host),
     };
     inputs.notes.into_inner().iter().for_each(|note| host.event(Event::Note(note)));
     expected.at_rates(recipe, &found)
@@ -171,14 +178,15 @@ fn rates_of(
     recipe: &Recipe,
     inputs: &RecipeInputs,
     expected: &RunPlan,
+    device: &Arc<dyn Device>,
     rates: Rates,
     host: &mut dyn Host,
 ) -> BTreeMap<String, StageRates> {
-    let mut machine = Machine { known: Measurements::load().tokens_per_second, rates, said: false, host };
+    let mut machine = Machine { known: Measurements::load().tokens_per_second, device, rates, said: false, host };
     let mut found = BTreeMap::new();
     if recipe.pretrains() {
         let name = Measurements::work(recipe, par::threads());
-        let rate = machine.rate(name, || measure::training_rate(recipe));
+        let rate = machine.rate(name, || measure::training_rate(recipe, device));
         found.extend(rate.map(|rate| (PRETRAIN.to_string(), StageRates { counted: rate, learned: None })));
     }
     let pretrained = recipe.pretrains().then(|| recipe.model.config());
@@ -204,6 +212,7 @@ struct Learning<'a> {
 /// This machine's rates, in tokens a second.
 struct Machine<'h> {
     known: BTreeMap<String, f64>,
+    device: &'h Arc<dyn Device>,
     rates: Rates,
     /// Whether people know why they wait.
     said: bool,
@@ -289,8 +298,9 @@ impl Machine<'_> {
             "model": json_of(config), "teacher": teacher.map(json_of), "tokens": tokens, "rows": rows,
             "micro_rows": optimization.micro_rows, "mtp": optimization.optimizer.mtp_lambda > 0.0,
         });
+        let device = self.device;
         let name = Measurements::name("learning", &what, par::threads());
-        self.rate(name, || measure_learning(&of, rows))
+        self.rate(name, || measure_learning(device, &of, rows))
     }
 
     fn sampling(&mut self, config: &ModelConfig, answering: &Answering, prompts: u64, stages: &Stages) -> Option<f64> {
@@ -305,8 +315,9 @@ impl Machine<'_> {
             "model": json_of(config), "answers": answers, "samples": answering.samples, "max_tokens":
             answering.max_tokens, "running": answering.running, "prompt_tokens": prompt_tokens,
         });
+        let device = self.device;
         let name = Measurements::name("sampling", &what, par::threads());
-        self.rate(name, || measure_sampling(config, answering, answers, prompt_tokens))
+        self.rate(name, || measure_sampling(device, config, answering, answers, prompt_tokens))
     }
 
     /// The rate that is known by this name, or what `measure` says if it may be asked.
@@ -335,16 +346,15 @@ fn fits(bytes: u64) -> bool {
 }
 
 /// Tokens a second of steps on examples of random tokens.
-fn measure_learning(of: &Learning, rows: usize) -> Result<f64> {
+fn measure_learning(device: &Arc<dyn Device>, of: &Learning, rows: usize) -> Result<f64> {
     let Learning { config, teacher, tokens, optimization, .. } = of;
-    let state = State::new(Params::init(&wels_cpu::device(), config, 0));
+    let state = State::new(Params::init(device, config, 0));
     let hyper = of_stage(optimization, 1_000_000);
-    let mut trainer = Trainer::new((*config).clone(), *tokens, state, hyper, Execution::new(wels_cpu::device()));
+    let mut trainer = Trainer::new((*config).clone(), *tokens, state, hyper, Execution::new(Arc::clone(device)));
     if optimization.optimizer.mtp_lambda == 0.0 {
         trainer.freeze_mtp();
     }
-    let teacher =
-        teacher.map(|config| (Model::new(config.clone(), *tokens), Params::init(&wels_cpu::device(), config, 1)));
+    let teacher = teacher.map(|config| (Model::new(config.clone(), *tokens), Params::init(device, config, 1)));
     let divergence = wels_kernels::distil::Divergence::Forward;
     measure::steady_rate(3, |step| {
         let batch = measure::random_batch(step, rows, *tokens, config.vocab_size);
@@ -361,7 +371,13 @@ fn measure_learning(of: &Learning, rows: usize) -> Result<f64> {
 
 /// Tokens a second of answers to random prompts. So many tokens end an answer that it is as long as assumed on average:
 /// random weights choose all of them about equally often.
-fn measure_sampling(config: &ModelConfig, answering: &Answering, answers: usize, prompt_tokens: usize) -> Result<f64> {
+fn measure_sampling(
+    device: &Arc<dyn Device>,
+    config: &ModelConfig,
+    answering: &Answering,
+    answers: usize,
+    prompt_tokens: usize,
+) -> Result<f64> {
     let vocabulary = config.vocab_size as u64;
     let ends = (vocabulary as f64 / answer_tokens(answering)).round().max(1.0) as u32;
     let options = rollout_options(answering, 1.0, config);
@@ -373,7 +389,7 @@ fn measure_sampling(config: &ModelConfig, answering: &Answering, answers: usize,
     };
     let questions: Vec<Question> = (0..answers.div_ceil(answering.samples) as u64).map(question).collect();
     let model = Arc::new(Model::new(config.clone(), config.rope.max_positions));
-    let params = Arc::new(Params::init(&wels_cpu::device(), config, 0));
+    let params = Arc::new(Params::init(device, config, 0));
     measure::steady_rate(1, |_| {
         let answers = rollout(&model, &params, &questions, &options, &mut |_, _| {})?;
         Ok(answers.iter().flatten().map(|answer| answer.tokens.len() as u64).sum())

@@ -117,9 +117,9 @@ impl TrainingSet {
         section: &Supervised,
         latest: Option<&Checkpoint>,
     ) -> Result<Learning> {
-        let (config, state) = state_of(&rank.run, &section.start, tokenizer, latest)?;
+        let (config, state) = state_of(rank, &section.start, tokenizer, latest)?;
         let hyper = of_stage(&section.optimization, self.plan.len() as u64);
-        let mut trainer = Trainer::new(config, self.context, state, hyper, Execution::new(wels_cpu::device()))
+        let mut trainer = Trainer::new(config, self.context, state, hyper, Execution::new(Arc::clone(&rank.device)))
             .with_comm(Arc::clone(&rank.comm));
         if section.optimization.optimizer.mtp_lambda == 0.0 {
             trainer.freeze_mtp();

@@ -113,10 +113,10 @@ impl<'a> Pretraining<'a> {
         latest: Option<&Checkpoint>,
     ) -> Result<Pretraining<'a>> {
         let start = Start::New { model: Box::new(recipe.model.clone()) };
-        let (_, state) = state_of(&rank.run, &start, tokenizer, latest)?;
+        let (_, state) = state_of(rank, &start, tokenizer, latest)?;
         let config = recipe.model.config().clone();
         let (context, section) = (recipe.data.sequence_length, &recipe.pretrain);
-        let trainer = Trainer::new(config, context, state, of_pretraining(section), execution(section))
+        let trainer = Trainer::new(config, context, state, of_pretraining(section), execution(section, &rank.device))
             .with_comm(Arc::clone(&rank.comm));
         let loader_config = loader_config(recipe, tokenizer);
         Ok(Pretraining {

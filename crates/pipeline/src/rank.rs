@@ -6,15 +6,17 @@ use std::sync::Arc;
 use anyhow::{Context, Result};
 use serde::{Deserialize, Serialize};
 use wels_comm::{Comm, Lost};
+use wels_device::Device;
 use wels_runs::recipe::StageSection;
 use wels_runs::rundir::RunDir;
 
 use crate::task::Programs;
 
-/// A rank of a run: where it works, and with whom.
+/// A rank of a run: where it works, with what, and with whom.
 pub(crate) struct Rank {
     pub run: RunDir,
     pub programs: Programs,
+    pub device: Arc<dyn Device>,
     pub comm: Arc<dyn Comm>,
 }
 

@@ -23,6 +23,7 @@ use anyhow::{Context, Result, bail};
 use wels_comm::{Comm, threads};
 use wels_data::chat::ChatTemplate;
 use wels_data::tokenizer::Tokenizer;
+use wels_device::Device;
 use wels_runs::checkpoint;
 use wels_runs::recipe::{PRETRAIN, Recipe};
 use wels_runs::rundir::RunDir;
@@ -38,8 +39,19 @@ use crate::{replay, run};
 /// The stack of a rank's thread: that of a process' first one.
 const STACK_BYTES: usize = 8 << 20;
 
-/// Does what is left of `run` on so many ranks, each a thread of this process, and tells `host`. Where `rates` says so,
-/// steps of a run that begins are measured first, for its plan.
+/// How a run is done.
+pub struct Options {
+    /// Whether programs that its recipe names as judges are started.
+    pub programs: Programs,
+    /// Whether steps of a run that begins are measured first, for its plan.
+    pub rates: Rates,
+    /// What it computes with.
+    pub device: Arc<dyn Device>,
+    /// How many ranks, each a thread of this process.
+    pub ranks: usize,
+}
+
+/// Does what is left of `run`, and tells `host`.
 ///
 /// # Errors
 /// [`Stopped`](crate::session::Stopped) if the host asked for it or the budget is spent; whatever a stage meets, on
@@ -47,10 +59,14 @@ const STACK_BYTES: usize = 8 << 20;
 ///
 /// # Panics
 /// If a rank panics, when all others have ended.
-pub fn run_on_threads(run: RunDir, programs: Programs, rates: Rates, ranks: usize, host: &mut dyn Host) -> Result<()> {
-    check(run.recipe(), ranks)?;
-    let first = |comm| run::run(run, programs, rates, comm, host);
-    on_threads(ranks, first, |comm| follow(comm, programs))
+pub fn run_on_threads(run: RunDir, options: &Options, host: &mut dyn Host) -> Result<()> {
+    let Options { programs, rates, device, ranks } = options;
+    check(run.recipe(), *ranks)?;
+    let first = |comm| {
+        let rank = Rank { run, programs: *programs, device: Arc::clone(device), comm };
+        run::run(rank, *rates, host)
+    };
+    on_threads(*ranks, first, |comm| follow(comm, Arc::clone(device), *programs))
 }
 
 /// Rank 0 on this thread and the others on threads of their own, until all have ended. Where another rank failed, its
@@ -83,9 +99,9 @@ fn on_threads(
 ///
 /// # Errors
 /// What keeps this rank from beginning what it is told to; the others then lose it.
-pub fn follow(comm: Arc<dyn Comm>, programs: Programs) -> Result<()> {
+pub fn follow(comm: Arc<dyn Comm>, device: Arc<dyn Device>, programs: Programs) -> Result<()> {
     let Some(Command::Open { run }) = Rank::hear(&*comm) else { return Ok(()) };
-    let rank = Rank { run: RunDir::open_beside(&run)?, programs, comm };
+    let rank = Rank { run: RunDir::open_beside(&run)?, programs, device, comm };
     while let Some(command) = Rank::hear(&*rank.comm) {
         let done = match &command {
             Command::Train { stage, behind } => train(&rank, stage, *behind),

@@ -116,13 +116,13 @@ impl<'a> Reinforcement<'a> {
         latest: Option<&Checkpoint>,
     ) -> Result<Reinforcement<'a>> {
         let run = &rank.run;
-        let (config, state) = state_of(run, &section.start, prompter.tokenizer, latest)?;
-        let reference = reference(run, prompter.tokenizer, section, &config, latest)?;
+        let (config, state) = state_of(rank, &section.start, prompter.tokenizer, latest)?;
+        let reference = reference(rank, prompter.tokenizer, section, &config, latest)?;
         let options = options(section, &config);
         let Rollouts { steps, mini_batches, answering, .. } = &section.rollouts;
         let hyper = of_stage(&section.optimization, steps * *mini_batches as u64);
         let context = config.rope.max_positions;
-        let mut trainer = Trainer::new(config, context, state, hyper, Execution::new(wels_cpu::device()))
+        let mut trainer = Trainer::new(config, context, state, hyper, Execution::new(Arc::clone(&rank.device)))
             .with_comm(Arc::clone(&rank.comm));
         if section.optimization.optimizer.mtp_lambda == 0.0 {
             trainer.freeze_mtp();
@@ -250,7 +250,7 @@ fn options(section: &Rl, config: &ModelConfig) -> RlOptions {
 
 /// The weights that KL is measured from: those of the checkpoint, or those that the stage began with.
 fn reference(
-    run: &RunDir,
+    rank: &Rank,
     tokenizer: &Tokenizer,
     section: &Rl,
     config: &ModelConfig,
@@ -259,8 +259,8 @@ fn reference(
     if section.kl == 0.0 {
         return Ok(None);
     }
-    let Some(latest) = latest else { return Ok(Some(initial(run, &section.start, tokenizer)?)) };
-    let mut params = Params::zeros(&wels_cpu::device(), config);
+    let Some(latest) = latest else { return Ok(Some(initial(rank, &section.start, tokenizer)?)) };
+    let mut params = Params::zeros(&rank.device, config);
     let names: Vec<_> = params.specs().iter().map(|spec| (spec.name.clone(), spec.len())).collect();
     tensors::load(&latest.path.join(REFERENCE), names, &mut |param, values| params.set_values(param, values))?;
     Ok(Some(params))

@@ -74,7 +74,7 @@ pub(crate) fn training<'a>(
             Ok(Box::new(StageReplay { training, position, tokenizer }))
         }
         Work::Distil(section) => {
-            let teacher = TeacherModel::open(&rank.run, tokenizer, section)?;
+            let teacher = TeacherModel::open(rank, tokenizer, section)?;
             match &section.answers {
                 Answers::Given(given) => learning(given, Some(teacher)),
                 Answers::Own(own) => {

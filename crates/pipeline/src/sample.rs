@@ -4,6 +4,8 @@ use std::collections::BTreeMap;
 use std::ops::ControlFlow;
 use std::path::Path;
 
+use std::sync::Arc;
+
 use anyhow::{Context, Result};
 use serde::{Deserialize, Serialize};
 use wels_data::tokenizer::Tokenizer;
@@ -43,9 +45,9 @@ pub(crate) fn sample(session: &mut Session, recipe: &Recipe, tokenizer: &Tokeniz
     let stage = session.rank.run.path().join("pretrain");
     let checkpoint = checkpoint::latest(&stage)?.context("the stage pretrain has no checkpoint")?;
     let config = recipe.model.config();
-    let params = load_params(&Location::Directory(checkpoint.path.clone()), config)?;
+    let params = load_params(&session.rank.device, &Location::Directory(checkpoint.path.clone()), config)?;
     let model = Model::new(config.clone(), config.rope.max_positions);
-    let execution = Execution::new(wels_cpu::device());
+    let execution = Execution::new(Arc::clone(&session.rank.device));
     let sampling = match section.temperature {
         0.0 => Sampling::Greedy,
         temperature => Sampling::Random { temperature: temperature as f32, top_p: 1.0, seed: recipe.run.seed },

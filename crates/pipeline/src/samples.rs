@@ -86,7 +86,7 @@ impl<'a> Answerer<'a> {
         let location = model_of(&rank.run, model)?;
         check_tokenizer(&location, tokenizer)?;
         let config = config_of(&location)?;
-        let params = Arc::new(load_params(&location, &config)?);
+        let params = Arc::new(load_params(&rank.device, &location, &config)?);
         let (context, seed) = (config.rope.max_positions, rank.run.recipe().run.seed);
         Ok(Answerer {
             options: rollout_options(answering, temperature, &config),

@@ -2,9 +2,11 @@
 
 use std::collections::HashMap;
 use std::path::Path;
+use std::sync::Arc;
 
 use anyhow::Result;
 use wels_data::tokenizer::Tokenizer;
+use wels_device::Device;
 use wels_model::config::{Dtype, ModelConfig};
 use wels_model::params::Params;
 use wels_model::weights;
@@ -28,8 +30,8 @@ pub(crate) fn save_state(folder: &Path, trainer: &Trainer, tokenizer: &Tokenizer
 }
 
 /// Reads back what [`save_state`] wrote, after `updates` updates.
-pub(crate) fn load_state(config: &ModelConfig, folder: &Path, updates: u64) -> Result<State> {
-    let mut params = Params::zeros(&wels_cpu::device(), config);
+pub(crate) fn load_state(device: &Arc<dyn Device>, config: &ModelConfig, folder: &Path, updates: u64) -> Result<State> {
+    let mut params = Params::zeros(device, config);
     weights::load_dir(folder, config, &mut |param, first_row, _, values| params.set_rows(param, first_row, values))?;
     let mut state = State::new(params);
     let both = state.params.specs().iter().zip(state.m.iter().zip(&state.v));

@@ -13,6 +13,7 @@ use serde::Serialize;
 use wels_comm::Single;
 use wels_data::chat::ChatTemplate;
 use wels_data::tokenizer::Tokenizer;
+use wels_device::Device;
 use wels_kernels::random::Key;
 use wels_runs::checkpoint;
 use wels_runs::machine;
@@ -43,6 +44,8 @@ pub struct Options<'a> {
     pub scratch: &'a Path,
     /// Whether programs that the run's recipe names as judges are started.
     pub programs: Programs,
+    /// What is computed with.
+    pub device: &'a Arc<dyn Device>,
 }
 
 /// What was found, and what was done again.
@@ -117,7 +120,7 @@ pub fn verify_run(path: &Path, options: &Options, host: &mut dyn Host) -> Result
     let segments =
         if verdict.findings.problems.is_empty() { segments_in(&verdict.findings, options) } else { Vec::new() };
     let (Some(run), false) = (run, segments.is_empty()) else { return Ok(verdict) };
-    let rank = Rank { run, programs: options.programs, comm: Arc::new(Single) };
+    let rank = alone(run, options);
     refuse_programs(rank.run.recipe(), options.programs, |stage| {
         segments.iter().any(|segment| segment.stage == stage)
     })?;
@@ -136,6 +139,11 @@ pub fn verify_run(path: &Path, options: &Options, host: &mut dyn Host) -> Result
         let _ = std::fs::remove_dir_all(&folder); // the next may need its room
     }
     Ok(verdict)
+}
+
+/// The only rank of a run.
+fn alone(run: RunDir, options: &Options) -> Rank {
+    Rank { run, programs: options.programs, device: Arc::clone(options.device), comm: Arc::new(Single) }
 }
 
 /// Fails if one of the stages that `matter` has its answers judged by a program that may not be started, whichever
@@ -222,10 +230,10 @@ pub fn verify_receipt(
     let run = RunDir::open_or_create(&scratch.0, &recipe)?;
     let folder = run.path().to_path_buf();
     if whole {
-        run::run(run, options.programs, Rates::Measured, Arc::new(Single), &mut Quiet(host))?;
+        run::run(alone(run, options), Rates::Measured, &mut Quiet(host))?;
         return Ok(compare_receipts(&receipt, &Receipt::read(&folder.join(RECEIPT))?, host));
     }
-    let mut session = Session::open(Rank { run, programs: options.programs, comm: Arc::new(Single) }, host)?;
+    let mut session = Session::open(alone(run, options), host)?;
     let tokenizer = corpus::tokenizer(&mut session, &recipe)?;
     corpus::shards(&mut session, &recipe, &tokenizer)?;
     let mut verdict = Verdict { findings: Findings::default(), replayed: Vec::new() };

@@ -159,9 +159,9 @@ impl<'a> Run<'a> {
     fn new(args: &'a DecodeArgs, model: &'a Model, params: &'a Params, layout: CacheLayout, dtype: CacheDtype) -> Self {
         let per_stream = (args.prompt + args.tokens).div_ceil(PAGE_TOKENS as u32);
         let cache =
-            PagedCache::new(&wels_cpu::device(), model.config(), layout, dtype, (per_stream * args.streams) as usize);
+            PagedCache::new(params.device(), model.config(), layout, dtype, (per_stream * args.streams) as usize);
         let pages = (0..args.streams).map(|stream| (stream * per_stream..(stream + 1) * per_stream).collect());
-        let (execution, next) = (Execution::new(wels_cpu::device()), vec![0; args.streams as usize]);
+        let (execution, next) = (Execution::new(params.device().clone()), vec![0; args.streams as usize]);
         Run { args, model, params, execution, cache, pages: pages.collect(), next }
     }
 

@@ -11,7 +11,7 @@ use anyhow::Result;
 use tempfile::TempDir;
 use wels_pipeline::forecast::Rates;
 use wels_pipeline::host::{Event, Host, Outcome};
-use wels_pipeline::ranks::run_on_threads;
+use wels_pipeline::ranks::{Options, run_on_threads};
 use wels_pipeline::task::Programs;
 use wels_runs::hash::sha256_file;
 use wels_runs::ledger::{Entry, Ledger};
@@ -80,7 +80,9 @@ impl Lab {
         let recipe = Recipe::parse(name, &text, self.at("").as_path()).expect("a valid recipe");
         let run = RunDir::open_or_create(&self.at("runs"), &recipe).expect("a run");
         let mut host = Keeping::default();
-        let done = run_on_threads(run, Programs::Refuse, Rates::Known, ranks, &mut host);
+        let (programs, rates, device) = (Programs::Refuse, Rates::Known, wels_cpu::testing::device());
+        let options = Options { programs, rates, device, ranks };
+        let done = run_on_threads(run, &options, &mut host);
         (done, host)
     }
 
