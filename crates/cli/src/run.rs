@@ -1,4 +1,4 @@
-//! `wels run [RECIPE.toml | RUN]`: a whole recipe, or what is left of a run; `wels_pipeline::run` does it.
+//! `wels run [RECIPE.toml | RUN]`: a whole recipe, or what is left of a run; `wels_pipeline::ranks` does it.
 //!
 //! The same command goes on after a kill, a Ctrl-C or a full disk.
 

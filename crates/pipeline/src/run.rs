@@ -26,8 +26,8 @@ use crate::rank::{Command, Rank};
 use crate::session::{Session, Stopped};
 use crate::{corpus, distil, learn, pretrain, reinforce, sample, samples};
 
-/// Does what is left of a run as its rank 0, and tells `host`; the others [`follow`](crate::ranks::follow). Where `rates`
-/// says so, steps of a run that begins are measured first, for its plan.
+/// Does what is left of a run as its rank 0, and tells `host`; the others [`follow`](crate::ranks::follow). Where
+/// `rates` says so, steps of a run that begins are measured first, for its plan.
 ///
 /// # Errors
 /// [`Stopped`] if the host asked for it or the budget is spent; whatever a stage meets.
