@@ -97,7 +97,7 @@ impl Tensor {
 
     /// Where it lies.
     pub fn device(&self) -> &Arc<dyn Device> {
-        &self.storage.device
+        self.storage.device()
     }
 
     /// Whether the two share memory.
@@ -143,6 +143,7 @@ impl Tensor {
     }
 
     /// The memory, for the device.
+    #[inline]
     pub fn memory(&self) -> &Memory {
         self.storage.memory()
     }
@@ -151,6 +152,7 @@ impl Tensor {
     ///
     /// # Panics
     /// If another tensor shares it.
+    #[inline]
     pub fn memory_mut(&mut self) -> &mut Memory {
         let (rows, cols) = (self.rows, self.cols);
         let storage = Arc::get_mut(&mut self.storage);

@@ -603,7 +603,10 @@ unsafe fn extend<L: Lanes, E: Element, const M: usize, const V: usize>(
         }
         // SAFETY: d is below the dimensions that rows and panels have by this function's contract.
         unsafe {
-            let keys: [L; V] = std::array::from_fn(|v| E::load::<L>(panels[v].add(PAGE * d)));
+            let mut keys = [L::splat(0.0); V];
+            for v in 0..V {
+                keys[v] = E::load::<L>(panels[v].add(PAGE * d));
+            }
             for i in 0..M {
                 let q = L::splat(rows[i].add(d).read());
                 for v in 0..V {
@@ -660,7 +663,10 @@ unsafe fn sums_of_rows<L: Lanes, E: Element>(
                                 L::prefetch_far(ahead.add(slot * stride).cast::<f32>().wrapping_byte_add(byte));
                             }
                         }
-                        let row: [L; V] = std::array::from_fn(|v| E::load::<L>(rows.add(slot * stride + columns[v])));
+                        let mut row = [L::splat(0.0); V];
+                        for v in 0..V {
+                            row[v] = E::load::<L>(rows.add(slot * stride + columns[v]));
+                        }
                         for i in 0..M {
                             let weight = L::splat(weights[i].add(PAGE * p + slot).read());
                             for v in 0..V {
