@@ -22,7 +22,7 @@ use thiserror::Error;
 
 use crate::keys::{self, Secret};
 use crate::money::{Nanos, Prices, Tokens};
-pub use report::{By, Entry, Usage};
+pub use report::{Entry, GroupBy, Usage};
 use sql::{Database, Durability, Row, Value};
 pub(crate) use thread::now_unix_ms;
 pub use thread::{LedgerHandle, LedgerHandleError};

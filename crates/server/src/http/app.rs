@@ -12,7 +12,7 @@ use super::fair_queue::FairQueue;
 use super::metrics::Metrics;
 use crate::ledger::{Key, LedgerHandle, LedgerHandleError, Refusal};
 use crate::money::Tariff;
-use crate::prompt::Served;
+use crate::prompt::ServedModel;
 use crate::wire::ApiError;
 use crate::worker::Worker;
 
@@ -58,7 +58,7 @@ impl Default for Settings {
 /// What every handler sees.
 pub struct App {
     /// The model.
-    pub served: Served,
+    pub served: ServedModel,
     /// The engine's thread.
     pub worker: Worker,
     /// The ledger's thread.
@@ -75,7 +75,13 @@ pub struct App {
 
 impl App {
     /// Puts the parts together.
-    pub fn new(served: Served, worker: Worker, ledger: LedgerHandle, tariff: Tariff, settings: Settings) -> Arc<App> {
+    pub fn new(
+        served: ServedModel,
+        worker: Worker,
+        ledger: LedgerHandle,
+        tariff: Tariff,
+        settings: Settings,
+    ) -> Arc<App> {
         let (metrics, draining) = (Metrics::default(), AtomicBool::new(false));
         let queue = FairQueue::new(settings.body_bytes_max);
         Arc::new(App { served, worker, ledger, tariff, settings, metrics, draining, queue })

@@ -29,7 +29,7 @@ pub(super) struct Constrained {
 
 /// Why a request may not wait for its constraint to be compiled.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Full {
+pub struct QueueFull {
     /// Its own key has too many waiting; else all keys together.
     pub by_key: bool,
     pub waiting: usize,
@@ -69,7 +69,7 @@ impl Compiler {
     }
 
     /// Lets requests of a key wait for their turn, if there is room.
-    pub fn push(&self, key: i64, constrained: Constrained) -> Result<(), Full> {
+    pub fn push(&self, key: i64, constrained: Constrained) -> Result<(), QueueFull> {
         let mut queues = self.0.lock();
         // Those whose clients have left wait for nothing.
         queues.waiting.values_mut().for_each(|queue| queue.retain(|waiting| !waiting.reply.is_closed()));
@@ -79,7 +79,7 @@ impl Compiler {
             let by_key = of_key >= OF_KEY_MAX;
             let (waiting, threads) = if by_key { (of_key, 1) } else { (all, THREADS) };
             let wait_s = queues.mean_s * (waiting + 1) as f64 / threads as f64;
-            return Err(Full { by_key, waiting, retry_after_s: (wait_s.ceil() as u64).max(1) });
+            return Err(QueueFull { by_key, waiting, retry_after_s: (wait_s.ceil() as u64).max(1) });
         }
         queues.waiting.entry(key).or_default().push_back(constrained);
         if !queues.compiling.contains(&key) && !queues.turns.contains(&key) {
