@@ -232,7 +232,7 @@ impl Engine {
         self.running.is_empty() && self.waiting.is_empty() && self.events.is_empty()
     }
 
-    /// One forward pass: a token, or several that were drafted, for each running answer, and a piece of the
+    /// One forward pass: a token, or several that were drafted, for each running answer, and a chunk of the
     /// prompts that are not yet computed. Returns what happened since the last step; without requests, at once.
     pub fn step(&mut self) -> Vec<Event> {
         self.admit();
