@@ -57,7 +57,6 @@ impl Default for Settings {
 
 /// What every handler sees.
 pub struct App {
-    /// The model.
     pub served: ServedModel,
     /// The engine's thread.
     pub worker: Worker,
