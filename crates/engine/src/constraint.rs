@@ -1,4 +1,4 @@
-//! Answers of a given form: which tokens may come next.
+//! Constrained decoding: which tokens may come next in an answer of a given form.
 //!
 //! The `llguidance` crate follows the grammar over the bytes of the vocabulary; its own limits bound the work for a
 //! grammar and for a token. Grammars are limited in size and nesting before it sees them, so that nothing can overflow
