@@ -10,7 +10,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use tokio::sync::{mpsc, oneshot};
-use wels_engine::{Engine, Event, Prepared, Refusal, Request, RequestId, Status};
+use wels_engine::{Engine, Event, Prepared, Request, RequestError, RequestId, Status};
 
 pub use compile::QueueFull;
 use compile::{Compiler, Constrained};
@@ -23,14 +23,14 @@ const NEWEST: f64 = 0.1;
 const RUN_GUESS_S: f64 = 5.0;
 
 /// Makes a request ready for the engine.
-pub type Prepare = Arc<dyn Fn(Request) -> Result<Prepared, Refusal> + Send + Sync>;
+pub type Prepare = Arc<dyn Fn(Request) -> Result<Prepared, RequestError> + Send + Sync>;
 
 /// What the worker needs of an engine. Tests put another one in its place.
 pub trait Backend: Send + 'static {
     /// What makes requests ready, on threads of its own.
     fn preparer(&self) -> Prepare;
     /// Takes a request.
-    fn enqueue(&mut self, prepared: Prepared) -> Result<RequestId, Refusal>;
+    fn enqueue(&mut self, prepared: Prepared) -> Result<RequestId, RequestError>;
     /// Ends a request with the next step.
     fn cancel(&mut self, id: RequestId) -> bool;
     /// Does some work.
@@ -51,7 +51,7 @@ impl Backend for Engine {
         Arc::new(move |request| preparer.prepare(request))
     }
 
-    fn enqueue(&mut self, prepared: Prepared) -> Result<RequestId, Refusal> {
+    fn enqueue(&mut self, prepared: Prepared) -> Result<RequestId, RequestError> {
         Engine::enqueue_prepared(self, prepared)
     }
 
@@ -86,14 +86,14 @@ pub struct ChoiceEvent {
 /// Why a ticket was not given.
 pub enum Denied {
     /// By the engine.
-    Refused(Refusal),
+    Refused(RequestError),
     /// Too many constraints wait to be compiled.
     Compiling(QueueFull),
     /// The engine's thread has ended.
     Gone,
 }
 
-type Reply = oneshot::Sender<Result<Ticket, Refusal>>;
+type Reply = oneshot::Sender<Result<Ticket, RequestError>>;
 
 enum Command {
     Enqueue { requests: Vec<Prepared>, reply: Reply },
@@ -268,7 +268,7 @@ impl<B: Backend> EngineLoop<B> {
         }
     }
 
-    fn enqueue(&mut self, requests: Vec<Prepared>, sender: &commands::Sender<Command>) -> Result<Ticket, Refusal> {
+    fn enqueue(&mut self, requests: Vec<Prepared>, sender: &commands::Sender<Command>) -> Result<Ticket, RequestError> {
         let (events, receiver) = mpsc::channel(EVENTS_MAX);
         let mut ticket = Ticket { ids: Vec::new(), events: receiver, commands: sender.clone() };
         for (choice, prepared) in requests.into_iter().enumerate() {

@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 use wels_data::chat::{ChatTemplate, RenderOptions};
 use wels_data::tokenizer::Tokenizer;
 use wels_engine::{
-    Engine, Event, FinishReason, Finished, LoadedModel, Options, Refusal, Request, RequestId, Sampling, Token,
+    Engine, Event, FinishReason, Finished, LoadedModel, Options, Request, RequestError, RequestId, Sampling, Token,
 };
 use wels_pipeline::refusal::refuse;
 use wels_runs::hash::{sha256, sha256_file};
@@ -116,7 +116,7 @@ impl Local {
             for (request, choices) in requests {
                 match self.engine.enqueue(request) {
                     Ok(id) => taken.push((id, choices)),
-                    Err(Refusal::PromptTooLong { .. }) => {
+                    Err(RequestError::PromptTooLong { .. }) => {
                         // One of several beginnings may be a token longer than the others: all or none.
                         taken.drain(..).for_each(|(id, _)| _ = self.engine.cancel(id));
                         break;

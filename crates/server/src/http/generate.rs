@@ -8,7 +8,7 @@ use axum::extract::{Request, State};
 use axum::http::{HeaderMap, HeaderValue, header};
 use axum::response::{IntoResponse, Response};
 use tokio::sync::mpsc;
-use wels_engine::Refusal as EngineRefusal;
+use wels_engine::RequestError;
 
 use super::app::{App, json_response, ledger_failed};
 use super::body;
@@ -457,12 +457,12 @@ fn denied_by_engine(denied: Denied, app: &App, constraint_param: &str) -> ApiErr
     };
     let message = refusal.to_string();
     match refusal {
-        EngineRefusal::QueueFull { waiting } => {
+        RequestError::QueueFull { waiting } => {
             ApiError::overloaded(message, app.worker.snapshot().retry_after_s(waiting))
         }
-        EngineRefusal::PromptTooLong { .. } => ApiError::context_length(message),
-        EngineRefusal::Parameter { name, .. } => ApiError::param(name, message),
-        EngineRefusal::Constraint { .. } => ApiError::param(constraint_param, message),
-        EngineRefusal::EmptyPrompt | EngineRefusal::UnknownToken { .. } => ApiError::param("prompt", message),
+        RequestError::PromptTooLong { .. } => ApiError::context_length(message),
+        RequestError::Parameter { name, .. } => ApiError::param(name, message),
+        RequestError::Constraint { .. } => ApiError::param(constraint_param, message),
+        RequestError::EmptyPrompt | RequestError::UnknownToken { .. } => ApiError::param("prompt", message),
     }
 }

@@ -8,7 +8,7 @@ use std::sync::mpsc as commands;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
-use wels_engine::{Prepared, Refusal, Request};
+use wels_engine::{Prepared, Request, RequestError};
 
 use super::{Command, Prepare, Reply};
 
@@ -160,7 +160,7 @@ fn work(shared: &Shared, prepare: &Prepare, sender: &commands::Sender<Command>) 
 }
 
 /// A constraint that several requests share is compiled once.
-fn prepare_all(requests: Vec<Request>, prepare: &Prepare) -> Result<Vec<Prepared>, Refusal> {
+fn prepare_all(requests: Vec<Request>, prepare: &Prepare) -> Result<Vec<Prepared>, RequestError> {
     let mut prepared: Vec<Prepared> = Vec::with_capacity(requests.len());
     for request in requests {
         let twin = prepared.last().and_then(|last| last.twin(&request));
@@ -178,7 +178,7 @@ mod tests {
     use tokio::sync::oneshot;
     use wels_engine::Constraint;
 
-    type Answer = oneshot::Receiver<Result<super::super::Ticket, Refusal>>;
+    type Answer = oneshot::Receiver<Result<super::super::Ticket, RequestError>>;
 
     fn constrained(name: u64) -> (Constrained, Answer) {
         let (reply, answer) = oneshot::channel();
@@ -197,7 +197,7 @@ mod tests {
             // The test may have ended, and with it the other ends.
             let _ = begun.send(request.sampling.seed);
             let _ = gate.lock().unwrap().recv();
-            Err(Refusal::EmptyPrompt)
+            Err(RequestError::EmptyPrompt)
         });
         let (sender, _) = commands::channel();
         (Compiler::start(&prepare, &sender).unwrap(), begins, go)
@@ -248,6 +248,6 @@ mod tests {
         go.send(()).unwrap();
         assert_eq!(begins.recv().unwrap(), 1000);
         go.send(()).unwrap();
-        assert!(matches!(answer.blocking_recv(), Ok(Err(Refusal::EmptyPrompt))));
+        assert!(matches!(answer.blocking_recv(), Ok(Err(RequestError::EmptyPrompt))));
     }
 }
