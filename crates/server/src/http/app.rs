@@ -95,9 +95,9 @@ impl App {
 
     /// The key that a request for answers shows, and why it would be refused whatever it asks for: so that nothing is
     /// read of requests that cannot be admitted.
-    pub(super) async fn look(&self, headers: &HeaderMap) -> Result<(Key, Option<Refusal>), ApiError> {
+    pub(super) async fn precheck(&self, headers: &HeaderMap) -> Result<(Key, Option<Refusal>), ApiError> {
         let secret = bearer(headers).ok_or_else(ApiError::unauthorized)?;
-        let found = self.ledger.look(secret.to_owned()).await.map_err(ledger_failed)?;
+        let found = self.ledger.precheck(secret.to_owned()).await.map_err(ledger_failed)?;
         found.filter(|(key, _)| key.revoked_unix_ms.is_none()).ok_or_else(ApiError::unauthorized)
     }
 

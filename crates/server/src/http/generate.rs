@@ -46,7 +46,7 @@ struct ParsedRequest {
 }
 
 async fn answer(app: Arc<App>, request: Request, kind: Reply, beta: bool) -> Result<Response, ApiError> {
-    let (key, refusal) = app.look(request.headers()).await?;
+    let (key, refusal) = app.precheck(request.headers()).await?;
     if let Some(refusal) = refusal {
         return Err(not_admitted(refusal, &app));
     }
