@@ -14,7 +14,7 @@ use wels_runs::machine;
 use wels_server::http::{App, Settings, Shutdown, serve as serve_http};
 use wels_server::ledger::{Ledger, LedgerHandle, Limits};
 use wels_server::money::Tariff;
-use wels_server::prompt::Served;
+use wels_server::prompt::ServedModel;
 use wels_server::worker::Worker;
 
 use crate::model::{LoadArgs, OpenModel, locate};
@@ -146,7 +146,7 @@ fn tariff(file: Option<&Path>) -> Result<Tariff> {
     Tariff::from_toml(&text).map_err(|message| refuse(format!("{}: {message}", file.display()), hint))
 }
 
-fn load(args: &Args) -> Result<(Served, Engine)> {
+fn load(args: &Args) -> Result<(ServedModel, Engine)> {
     let mut opened = OpenModel::open(&locate(&args.model)?)?;
     let no_tokenizer = || refuse("the model has no tokenizer", "a server needs tokenizer.json beside the weights");
     let tokenizer = Arc::new(opened.tokenizer.take().ok_or_else(no_tokenizer)?);
@@ -163,7 +163,7 @@ fn load(args: &Args) -> Result<(Served, Engine)> {
         true => vec![default_name(&args.model)],
     };
     let fingerprint = format!("wels-{}-{}", env!("CARGO_PKG_VERSION"), &tokenizer.sha256()[..8]);
-    let served = Served {
+    let served = ServedModel {
         names,
         template_source: tokenizer.chat_template().unwrap_or_default().to_owned(),
         template,

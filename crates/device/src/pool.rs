@@ -1,4 +1,4 @@
-//! Memory that is used again.
+//! A pool of memory for tensors, used again from step to step.
 //!
 //! A training step needs the same buffers every time. A [`Pool`] keeps those that were given back, by size, and hands
 //! out the one given back last, which is likeliest to be in a cache still; so in a steady state no memory is taken from

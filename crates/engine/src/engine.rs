@@ -12,7 +12,7 @@ use wels_model::tape::Execution;
 use crate::constraint::{Prepared, Preparer};
 use crate::event::{Counters, Event, FinishReason, Finished, Status, Usage};
 use crate::pages::{Lease, PageTable};
-use crate::request::{Refusal, Request, RequestId};
+use crate::request::{Request, RequestError, RequestId};
 use crate::sampler::{Sampler, Scratch};
 use crate::sequence::Sequence;
 use crate::speculate::DraftController;
@@ -168,14 +168,14 @@ impl Engine {
     }
 
     /// Takes a request, to be begun in some later step. Its constraint is compiled here and now.
-    pub fn enqueue(&mut self, request: Request) -> Result<RequestId, Refusal> {
+    pub fn enqueue(&mut self, request: Request) -> Result<RequestId, RequestError> {
         self.check(&request)?;
         let prepared = self.preparer.prepare(request)?;
         self.enqueue_prepared(prepared)
     }
 
     /// Takes a request that was made ready by this engine's [`Engine::preparer`].
-    pub fn enqueue_prepared(&mut self, prepared: Prepared) -> Result<RequestId, Refusal> {
+    pub fn enqueue_prepared(&mut self, prepared: Prepared) -> Result<RequestId, RequestError> {
         self.check(&prepared.request)?;
         let Prepared { request, guide } = prepared;
         let id = RequestId(self.next_id);
@@ -232,7 +232,7 @@ impl Engine {
         self.running.is_empty() && self.waiting.is_empty() && self.events.is_empty()
     }
 
-    /// One forward pass: a token, or several that were drafted, for each running answer, and a piece of the
+    /// One forward pass: a token, or several that were drafted, for each running answer, and a chunk of the
     /// prompts that are not yet computed. Returns what happened since the last step; without requests, at once.
     pub fn step(&mut self) -> Vec<Event> {
         self.admit();
@@ -290,26 +290,26 @@ impl Engine {
     }
 
     /// Whether the request can be taken now.
-    fn check(&self, request: &Request) -> Result<(), Refusal> {
+    fn check(&self, request: &Request) -> Result<(), RequestError> {
         request.check()?;
         let vocab_size = self.loaded.model.config().vocab_size;
         let limit = self.room() - 1;
         if request.prompt.len() > limit {
-            return Err(Refusal::PromptTooLong { tokens: request.prompt.len(), limit });
+            return Err(RequestError::PromptTooLong { tokens: request.prompt.len(), limit });
         }
         if let Some(&token) = request.prompt.iter().chain(&request.scored).find(|token| **token as usize >= vocab_size)
         {
-            return Err(Refusal::UnknownToken { token, vocab_size });
+            return Err(RequestError::UnknownToken { token, vocab_size });
         }
         if let Some((token, _)) = request.sampling.logit_bias.iter().find(|(token, _)| *token as usize >= vocab_size) {
             let reason = format!("token id {token} is not below the model's vocabulary of {vocab_size}");
-            return Err(Refusal::Parameter { name: "logit_bias", reason });
+            return Err(RequestError::Parameter { name: "logit_bias", reason });
         }
         if self.loaded.tokenizer.is_none() && !request.stop.is_empty() {
-            return Err(Refusal::Parameter { name: "stop", reason: "the model has no tokenizer".into() });
+            return Err(RequestError::Parameter { name: "stop", reason: "the model has no tokenizer".into() });
         }
         if self.waiting.len() >= self.options.max_waiting {
-            return Err(Refusal::QueueFull { waiting: self.waiting.len() });
+            return Err(RequestError::QueueFull { waiting: self.waiting.len() });
         }
         Ok(())
     }

@@ -1,6 +1,6 @@
 //! One pass through the model, and the tokens that come of it.
 
-use wels_model::paged::Piece;
+use wels_model::paged::Chunk;
 
 use crate::engine::{Engine, Speculation};
 use crate::event::{Event, FinishReason};
@@ -13,17 +13,17 @@ impl Engine {
         let mtp = speculates && self.loaded.model.config().mtp_depth > 0;
         let inputs: Vec<Vec<u32>> = work.iter().map(|work| self.inputs(work)).collect();
         let wanted: Vec<usize> = work.iter().map(|work| self.logits_wanted(work)).collect();
-        let pieces: Vec<Piece> = work
+        let chunks: Vec<Chunk> = work
             .iter()
             .zip(&inputs)
             .zip(&wanted)
             .map(|((work, tokens), &logits)| {
                 let sequence = &self.running[work.sequence];
                 let states = if mtp { tokens.len() } else { 0 };
-                Piece { tokens, past: sequence.computed, pages: sequence.lease.pages(), logits, states }
+                Chunk { tokens, past: sequence.computed, pages: sequence.lease.pages(), logits, states }
             })
             .collect();
-        let output = self.loaded.model.step(&self.loaded.params, &self.execution, &mut self.cache, &pieces);
+        let output = self.loaded.model.step(&self.loaded.params, &self.execution, &mut self.cache, &chunks);
         self.counters.steps += 1;
         self.counters.computed_tokens += inputs.iter().map(|tokens| tokens.len() as u64).sum::<u64>();
 

@@ -6,7 +6,7 @@
 //! draft further ahead it is applied to its own state and token; what that leaves in the pages is written over when the
 //! real tokens come.
 
-use wels_model::paged::{Piece, concatenate};
+use wels_model::paged::{Chunk, concatenate};
 
 use crate::engine::Engine;
 use crate::pages::PAGE;
@@ -36,7 +36,7 @@ impl Engine {
         let mut hidden = concatenate(&self.execution, &pending);
         for ahead in 0.. {
             let inputs: Vec<Vec<u32>> = due.iter().map(|due| self.mtp_inputs(due.sequence, ahead)).collect();
-            let pieces: Vec<Piece> = due
+            let chunks: Vec<Chunk> = due
                 .iter()
                 .zip(&inputs)
                 .map(|(due, tokens)| {
@@ -44,11 +44,11 @@ impl Engine {
                     let past =
                         if ahead == 0 { sequence.computed - tokens.len() } else { sequence.computed + ahead - 1 };
                     let rows = usize::from(due.wanted > ahead);
-                    Piece { tokens, past, pages: sequence.lease.pages(), logits: rows, states: rows }
+                    Chunk { tokens, past, pages: sequence.lease.pages(), logits: rows, states: rows }
                 })
                 .collect();
             let output =
-                self.loaded.model.draft(&self.loaded.params, &self.execution, &mut self.cache, 1, &pieces, hidden);
+                self.loaded.model.draft(&self.loaded.params, &self.execution, &mut self.cache, 1, &chunks, hidden);
             due.iter().for_each(|due| self.running[due.sequence].mtp_pending.clear());
             due.retain(|due| due.wanted > ahead);
             let (logits, vocabulary) = (output.logits.to_host(), output.logits.cols());

@@ -1,4 +1,4 @@
-//! From logits to a token.
+//! The sampler: from logits to a token.
 //!
 //! The random number is a function of (seed, choice, position): not the next one of a generator's state. So batching,
 //! speculation and starting again change nothing. Temperatures go through the kernels' own exponential, sums have a

@@ -1,4 +1,4 @@
-//! Who gets what in a step.
+//! The scheduler: continuous batching with chunked prefill, and preemption by recomputing.
 //!
 //! Running requests have an order: priority, then age. Answers go on in every step, a token each; what is left of the
 //! step's tokens goes to prompts, in order. When pages run out, the last in order gives up its own and waits again; its

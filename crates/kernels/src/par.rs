@@ -1,5 +1,5 @@
-//! Dividing a kernel's work among threads. The tasks of a kernel write to disjoint places and each does its sums in the
-//! contract's order, so neither the number of threads nor who takes which task changes a bit.
+//! The thread pool: dividing a kernel's work among threads. The tasks of a kernel write to disjoint places and each
+//! does its sums in the contract's order, so neither the number of threads nor who takes which task changes a bit.
 
 use std::cell::{RefCell, UnsafeCell};
 use std::marker::PhantomData;

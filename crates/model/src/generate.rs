@@ -5,7 +5,7 @@
 //! changes it.
 
 use crate::model::Model;
-use crate::paged::{CacheLayout, PAGE_TOKENS, PagedCache, Piece};
+use crate::paged::{CacheLayout, Chunk, PAGE_TOKENS, PagedCache};
 use crate::params::Params;
 use crate::tape::Execution;
 use std::ops::ControlFlow;
@@ -112,8 +112,8 @@ pub fn generate(
     let mut new = Vec::new();
     let (mut past, mut next) = (0, prompt.to_vec());
     while prompt.len() + new.len() < end {
-        let piece = Piece { tokens: &next, past, pages: &pages, logits: 1, states: 0 };
-        let logits = model.step(params, execution, &mut cache, &[piece]).logits;
+        let chunk = Chunk { tokens: &next, past, pages: &pages, logits: 1, states: 0 };
+        let logits = model.step(params, execution, &mut cache, &[chunk]).logits;
         past += next.len();
         let token = sampling.choose(&logits.to_host(), past);
         new.push(token);

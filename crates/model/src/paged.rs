@@ -1,11 +1,11 @@
 //! The forward pass that reads and extends the KV cache ([`PagedCache`]).
 //!
-//! A [`Piece`] names a sequence's pages in the order of the tokens. Full pages may belong to several sequences.
+//! A [`Chunk`] names a sequence's pages in the order of the tokens. Full pages may belong to several sequences.
 //! Positions are `past..`, so going back to a shorter past needs nothing but a smaller `past`.
 //!
 //! **Same bits.** With [`CacheLayout::Expanded`] and [`CacheDtype::F32`] the logits are those of
 //! [`Model::logits`] over the whole sequence, bit for bit. With any layout and number format they do not depend on how
-//! a sequence was cut into pieces, on what else was in a step, or on the pages.
+//! a sequence was cut into chunks, on what else was in a step, or on the pages.
 
 use crate::kv_cache::Paging;
 use crate::model::Model;
@@ -21,7 +21,7 @@ pub use wels_device::CacheDtype;
 
 /// New tokens of one sequence.
 #[derive(Clone, Copy, Debug)]
-pub struct Piece<'a> {
+pub struct Chunk<'a> {
     /// The new tokens, at least one.
     pub tokens: &'a [u32],
     /// Tokens of the sequence that its pages hold already.
@@ -34,7 +34,7 @@ pub struct Piece<'a> {
     pub states: usize,
 }
 
-/// What a step gives for the tokens that want it, pieces in order.
+/// What a step gives for the tokens that want it, chunks in order.
 pub struct StepOutput {
     /// `[rows, V]`, of those that want logits.
     pub logits: Tensor,
@@ -46,19 +46,19 @@ impl Model {
     /// Continues the sequences by their new tokens, whose keys and values go to their pages.
     ///
     /// # Panics
-    /// If a piece has no token, too few pages or a page that does not exist, if two pieces write to one page, or a
+    /// If a chunk has no token, too few pages or a page that does not exist, if two chunks write to one page, or a
     /// sequence grows beyond the context.
-    pub fn step(&self, params: &Params, execution: &Execution, cache: &mut PagedCache, pieces: &[Piece]) -> StepOutput {
-        let mut g = self.paged(params, execution, cache, pieces);
-        let tokens: Vec<u32> = pieces.iter().flat_map(|piece| piece.tokens).copied().collect();
+    pub fn step(&self, params: &Params, execution: &Execution, cache: &mut PagedCache, chunks: &[Chunk]) -> StepOutput {
+        let mut g = self.paged(params, execution, cache, chunks);
+        let tokens: Vec<u32> = chunks.iter().flat_map(|chunk| chunk.tokens).copied().collect();
         let h = self.last_layer(&mut g, &tokens.into());
-        let h = last(&mut g, &h, pieces, |piece| piece.tokens.len(), |piece| piece.results());
+        let h = last(&mut g, &h, chunks, |chunk| chunk.tokens.len(), |chunk| chunk.results());
         let h = self.final_norm(&mut g, &h);
-        self.output(&mut g, h, pieces, self.head())
+        self.output(&mut g, h, chunks, self.head())
     }
 
-    /// What MTP of depth `depth` ≥ 1 expects beyond the next token. Token i of a piece is the one `depth` places after
-    /// position `past + i`, and row i of `hidden[T, D]`, all pieces one after the other, the state that the depth
+    /// What MTP of depth `depth` ≥ 1 expects beyond the next token. Token i of a chunk is the one `depth` places after
+    /// position `past + i`, and row i of `hidden[T, D]`, all chunks one after the other, the state that the depth
     /// before (for depth 1: [`Model::step`]) gave for that position. The logits are those of the token after it.
     ///
     /// Depth 1 may be applied again to its own states and the token it expects, to look further ahead than the model
@@ -72,23 +72,23 @@ impl Model {
         execution: &Execution,
         cache: &mut PagedCache,
         depth: usize,
-        pieces: &[Piece],
+        chunks: &[Chunk],
         hidden: Tensor,
     ) -> StepOutput {
-        let mut g = self.paged(params, execution, cache, pieces);
-        let tokens: Vec<u32> = pieces.iter().flat_map(|piece| piece.tokens).copied().collect();
+        let mut g = self.paged(params, execution, cache, chunks);
+        let tokens: Vec<u32> = chunks.iter().flat_map(|chunk| chunk.tokens).copied().collect();
         assert_eq!((hidden.rows(), hidden.cols()), (tokens.len(), self.config().hidden_size), "hidden states");
         let hidden = g.variable(hidden);
         let mtp = self.mtp(depth);
         let h = mtp.run(&mut g, &hidden, &tokens.into());
-        let h = last(&mut g, &h, pieces, |piece| piece.tokens.len(), |piece| piece.results());
-        self.output(&mut g, h, pieces, mtp.head)
+        let h = last(&mut g, &h, chunks, |chunk| chunk.tokens.len(), |chunk| chunk.results());
+        self.output(&mut g, h, chunks, mtp.head)
     }
 
     /// From the states of all tokens that want anything.
-    fn output(&self, g: &mut Graph, h: Var, pieces: &[Piece], head: Weight) -> StepOutput {
-        let for_logits = last(g, &h, pieces, |piece| piece.results(), |piece| piece.logits);
-        let hidden = last(g, &h, pieces, |piece| piece.results(), |piece| piece.states);
+    fn output(&self, g: &mut Graph, h: Var, chunks: &[Chunk], head: Weight) -> StepOutput {
+        let for_logits = last(g, &h, chunks, |chunk| chunk.results(), |chunk| chunk.logits);
+        let hidden = last(g, &h, chunks, |chunk| chunk.results(), |chunk| chunk.states);
         StepOutput { logits: ops::logits(g, &for_logits, head), hidden: hidden.into_value() }
     }
 
@@ -97,25 +97,25 @@ impl Model {
         params: &'a Params,
         execution: &'a Execution,
         cache: &'a mut PagedCache,
-        pieces: &[Piece<'a>],
+        chunks: &[Chunk<'a>],
     ) -> Graph<'a> {
         let mut starts = vec![0];
-        starts.extend(pieces.iter().scan(0, |end, piece| {
-            *end += piece.tokens.len() as u32;
+        starts.extend(chunks.iter().scan(0, |end, chunk| {
+            *end += chunk.tokens.len() as u32;
             Some(*end)
         }));
-        let mut positions = Vec::with_capacity(starts[pieces.len()] as usize);
-        for Piece { tokens, past, .. } in pieces {
+        let mut positions = Vec::with_capacity(starts[chunks.len()] as usize);
+        for Chunk { tokens, past, .. } in chunks {
             let end = past + tokens.len();
             assert!(end <= self.context_len(), "{end} tokens in a context of {}", self.context_len());
             positions.extend((*past..end).map(|position| position as u32));
         }
-        let paging = Paging::new(cache, pieces.iter().map(Piece::sequence).collect(), self.config());
+        let paging = Paging::new(cache, chunks.iter().map(Chunk::sequence).collect(), self.config());
         Graph::inference(self.context(params, execution, starts.into(), positions.into()), Some(paging))
     }
 }
 
-impl<'a> Piece<'a> {
+impl<'a> Chunk<'a> {
     /// How many of the last tokens want anything.
     fn results(&self) -> usize {
         self.logits.max(self.states)
@@ -124,8 +124,8 @@ impl<'a> Piece<'a> {
     /// # Panics
     /// If it has no token or wants more logits or states than tokens.
     fn sequence(&self) -> Sequence<'a> {
-        let Piece { tokens, past, pages, logits, states } = *self;
-        assert!(!tokens.is_empty(), "a piece without tokens");
+        let Chunk { tokens, past, pages, logits, states } = *self;
+        assert!(!tokens.is_empty(), "a chunk without tokens");
         let new = tokens.len();
         assert!(logits.max(states) <= new, "{logits} logits and {states} states of {new} tokens");
         Sequence { pages, past, new }
@@ -147,19 +147,19 @@ pub fn concatenate(execution: &Execution, parts: &[(&Tensor, Range<usize>)]) -> 
     all
 }
 
-/// The last `count` rows of each piece, which has `rows` of `h`.
+/// The last `count` rows of each chunk, which has `rows` of `h`.
 fn last(
     g: &mut Graph,
     h: &Var,
-    pieces: &[Piece],
-    rows: impl Fn(&Piece) -> usize,
-    count: impl Fn(&Piece) -> usize,
+    chunks: &[Chunk],
+    rows: impl Fn(&Chunk) -> usize,
+    count: impl Fn(&Chunk) -> usize,
 ) -> Var {
     let mut picked = Vec::new();
     let mut end = 0;
-    for piece in pieces {
-        end += rows(piece) as u32;
-        picked.extend(end - count(piece) as u32..end);
+    for chunk in chunks {
+        end += rows(chunk) as u32;
+        picked.extend(end - count(chunk) as u32..end);
     }
     if picked.len() == h.rows() {
         return h.clone();

@@ -22,7 +22,7 @@ use thiserror::Error;
 
 use crate::keys::{self, Secret};
 use crate::money::{Nanos, Prices, Tokens};
-pub use report::{By, Entry, Usage};
+pub use report::{Entry, GroupBy, Usage};
 use sql::{Database, Durability, Row, Value};
 pub(crate) use thread::now_unix_ms;
 pub use thread::{LedgerHandle, LedgerHandleError};
@@ -425,7 +425,7 @@ impl Key {
 /// Requests. These run within a transaction of their caller's, so that several share one.
 impl Ledger {
     /// The key with this secret, and why its next request would be refused whatever it asks for.
-    fn look(&mut self, secret: &str, now_unix_ms: i64) -> Result<Option<(Key, Option<Refusal>)>, LedgerError> {
+    fn precheck(&mut self, secret: &str, now_unix_ms: i64) -> Result<Option<(Key, Option<Refusal>)>, LedgerError> {
         let Some(key) = self.find_key(secret)? else { return Ok(None) };
         // A prompt and an answer of one token each.
         let mut refusal = self.beyond_rates(&key, 2, 1, now_unix_ms)?;

@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use thiserror::Error;
 use wels_device::Precision;
-use wels_engine::{Engine, EngineError, Event, FinishReason, LoadedModel, Options, Refusal, Request, RequestId};
+use wels_engine::{Engine, EngineError, Event, FinishReason, LoadedModel, Options, Request, RequestError, RequestId};
 use wels_engine::{Sampling, Speculation};
 use wels_model::model::Model;
 use wels_model::paged::{CacheDtype, CacheLayout, PAGE_TOKENS, PagedCache};
@@ -63,7 +63,7 @@ pub enum RolloutError {
     Refused {
         /// From 0.
         prompt: usize,
-        source: Refusal,
+        source: RequestError,
     },
     /// The model's logits are not finite.
     #[error("the logits behind prompt {prompt} are not finite numbers")]

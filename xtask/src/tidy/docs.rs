@@ -214,7 +214,7 @@ enum Error {
         let lines =
             [(4, "Number of tokens."), (10, "The shard's path."), (20, "The file."), (22, "The system's reason.")];
         assert_eq!(found, lines.map(|(line, text)| message(line, text)));
-        let help = "/// What is read.\nstruct ReadArgs {\n    /// The file\n    path: PathBuf,\n}\n";
+        let help = "/// Of `wels show`.\nstruct ReadArgs {\n    /// The file\n    path: PathBuf,\n}\n";
         assert_eq!(failures("crates/cli/src/a.rs", help), [""; 0]);
         assert_eq!(failures("crates/runs/src/a.rs", help).len(), 1);
     }

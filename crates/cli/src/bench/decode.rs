@@ -10,7 +10,7 @@ use wels_kernels::{isa, par, peak};
 use wels_model::config::ModelConfig;
 use wels_model::model::Model;
 use wels_model::names::ParamKind;
-use wels_model::paged::{CacheDtype, CacheLayout, PAGE_TOKENS, PagedCache, Piece};
+use wels_model::paged::{CacheDtype, CacheLayout, Chunk, PAGE_TOKENS, PagedCache};
 use wels_model::params::Params;
 use wels_model::tape::Execution;
 use wels_pipeline::refusal::refuse;
@@ -205,12 +205,12 @@ impl<'a> Run<'a> {
     }
 
     fn step(&mut self, streams: &[usize], past: usize, tokens: &[&[u32]], logits: usize) {
-        let pieces: Vec<Piece> = streams
+        let chunks: Vec<Chunk> = streams
             .iter()
             .zip(tokens)
-            .map(|(stream, tokens)| Piece { tokens, past, pages: &self.pages[*stream], logits, states: 0 })
+            .map(|(stream, tokens)| Chunk { tokens, past, pages: &self.pages[*stream], logits, states: 0 })
             .collect();
-        let output = self.model.step(self.params, &self.execution, &mut self.cache, &pieces);
+        let output = self.model.step(self.params, &self.execution, &mut self.cache, &chunks);
         let all = output.logits.to_host();
         for (stream, logits) in streams.iter().zip(all.chunks_exact(output.logits.cols())) {
             let best = (0..logits.len()).fold(0, |best, i| if logits[i] > logits[best] { i } else { best });

@@ -2,7 +2,9 @@
 
 use crate::answers::{answer, engine, finish};
 use crate::models;
-use wels_engine::{Constraint, FinishReason, LoadedModel, Options, Refusal, Request, Sampling, Speculation, Token};
+use wels_engine::{
+    Constraint, FinishReason, LoadedModel, Options, Request, RequestError, Sampling, Speculation, Token,
+};
 
 fn request(constraint: Constraint, seed: u64) -> Request {
     let sampling = Sampling { seed, ..Sampling::default() };
@@ -92,7 +94,7 @@ fn what_cannot_be_followed_is_refused() {
     let loaded = models::with_text(5);
     let mut engine = engine(&loaded, Options::default());
     let mut refused = |constraint: Constraint| match engine.enqueue(request(constraint, 0)) {
-        Err(Refusal::Constraint { reason }) => reason,
+        Err(RequestError::Constraint { reason }) => reason,
         other => panic!("{other:?}"),
     };
     let schema = |text: &str| Constraint::JsonSchema(text.into());

@@ -1,4 +1,4 @@
-//! Who goes on when: nobody starves, prompts come in pieces, priorities and the cache's size are kept.
+//! Who goes on when: nobody starves, prompts come in chunks, priorities and the cache's size are kept.
 
 use crate::answers::{engine, finish};
 use crate::models;

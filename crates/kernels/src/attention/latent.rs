@@ -1,5 +1,5 @@
-//! Multi-head latent attention in its absorbed form, over latent rows in pages of a cache: all heads look at the same
-//! keys, a token's latent with its rotary part, and take their values from the latent.
+//! Multi-head latent attention in its absorbed form, over latent rows in pages of a KV cache: all heads look at the
+//! same keys, a token's latent with its rotary part, and take their values from the latent.
 //!
 //! With q̃ = W_UKᵀ q_C (DeepSeek-V2 report, appendix C): `score = scale · (q̃·c + q_R·k_R)`,
 //! `out = Σ softmax(score) · c`, of which the caller makes W_UV · out.

@@ -1,4 +1,4 @@
-//! Matrix products of linear layers and of experts, forward and backward.
+//! Matrix products (GEMM) of linear layers and, grouped, of experts, forward and backward.
 //!
 //! **Order of sums.** Element (i, j) of a product is one chain of fused multiply-adds over k in ascending order, begun
 //! at zero or at what the output holds ([`Start`]). It depends on row i of the left matrix and column j of the right

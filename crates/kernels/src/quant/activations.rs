@@ -1,4 +1,4 @@
-//! Rows of x as whole numbers of 8 bits, a scale for each block of 32.
+//! Dynamic quantisation of activations: rows of x as int8, a scale for each block of 32.
 
 use std::sync::OnceLock;
 

@@ -7,7 +7,7 @@ use wels_model::config::{Dtype, ModelConfig};
 use wels_model::inference::{LoadOptions, Quantise};
 use wels_model::model::Model;
 use wels_model::names::ParamKind;
-use wels_model::paged::{CacheDtype, CacheLayout, PagedCache, Piece};
+use wels_model::paged::{CacheDtype, CacheLayout, Chunk, PagedCache};
 use wels_model::params::Params;
 use wels_model::tape::Execution;
 use wels_model::weights::{DEFAULT_SHARD_BYTES, Files, save_dir};
@@ -30,13 +30,13 @@ pub fn packed(params: &Params, kind: BlockType) -> Params {
     packed
 }
 
-/// The logits of a sequence in pages, in two pieces.
+/// The logits of a sequence in pages, in two chunks.
 fn paged(model: &Model, params: &Params, layout: CacheLayout, tokens: &[u32]) -> Vec<u32> {
     let mut cache = PagedCache::new(&device(), model.config(), layout, CacheDtype::F32, 2);
     let (first, second) = tokens.split_at(11);
     let mut step = |tokens: &[u32], past| {
-        let piece = Piece { tokens, past, pages: &[1, 0], logits: tokens.len(), states: 0 };
-        bits(&host(&model.step(params, &Execution::new(device()), &mut cache, &[piece]).logits))
+        let chunk = Chunk { tokens, past, pages: &[1, 0], logits: tokens.len(), states: 0 };
+        bits(&host(&model.step(params, &Execution::new(device()), &mut cache, &[chunk]).logits))
     };
     [step(first, 0), step(second, 11)].concat()
 }

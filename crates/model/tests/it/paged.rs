@@ -8,7 +8,7 @@ use wels_device::{Coefficient, Precision};
 use wels_model::config::ModelConfig;
 use wels_model::generate::{Request, Sampling, generate};
 use wels_model::model::{Losses, Model, Objective};
-use wels_model::paged::{CacheDtype, CacheLayout, PAGE_TOKENS, PagedCache, Piece};
+use wels_model::paged::{CacheDtype, CacheLayout, Chunk, PAGE_TOKENS, PagedCache};
 use wels_model::params::Params;
 use wels_model::tape::Execution;
 
@@ -116,13 +116,13 @@ impl<'a> Play<'a> {
             wanted.push(self.below(new + 1));
         }
         let some = |(sequence, _): &(&Sequence, &usize)| sequence.tokens.len() > sequence.past;
-        let piece = |(Sequence { tokens, past, pages }, logits): (&'_ Sequence, &usize)| {
+        let chunk = |(Sequence { tokens, past, pages }, logits): (&'_ Sequence, &usize)| {
             (tokens.clone(), *past, pages.clone(), *logits)
         };
-        let pieces: Vec<_> = self.sequences.iter().zip(&wanted).filter(some).map(piece).collect();
-        let borrowed: Vec<Piece> = pieces
+        let chunks: Vec<_> = self.sequences.iter().zip(&wanted).filter(some).map(chunk).collect();
+        let borrowed: Vec<Chunk> = chunks
             .iter()
-            .map(|(tokens, past, pages, logits)| Piece {
+            .map(|(tokens, past, pages, logits)| Chunk {
                 tokens: &tokens[*past..],
                 past: *past,
                 pages,
@@ -137,7 +137,7 @@ impl<'a> Play<'a> {
         assert_eq!(output.hidden.rows(), output.logits.rows());
         let all = host(&output.logits);
         let mut row = 0;
-        for (tokens, _, _, logits) in &pieces {
+        for (tokens, _, _, logits) in &chunks {
             for i in tokens.len() - logits..tokens.len() {
                 check(&self.name, &tokens[..=i], i, all.row(row));
                 row += 1;
@@ -202,8 +202,8 @@ fn other_layouts_and_numbers_do_not_depend_on_the_history() {
                 let len = tokens.len();
                 let pages: Vec<u32> = (0..len.div_ceil(PAGE_TOKENS) as u32).collect();
                 let mut cache = PagedCache::new(&device(), model.config(), layout, dtype, pages.len());
-                let piece = Piece { tokens, past: 0, pages: &pages, logits: 1, states: 0 };
-                let alone = model.step(&params, &execution, &mut cache, &[piece]).logits;
+                let chunk = Chunk { tokens, past: 0, pages: &pages, logits: 1, states: 0 };
+                let alone = model.step(&params, &execution, &mut cache, &[chunk]).logits;
                 assert_eq!(bits(logits), bits(&host(&alone)), "{name}: after {len} tokens");
                 let whole = host(&model.logits(&params, &execution, tokens, &[0, len as u32]));
                 let scale = whole.row(i).iter().fold(0f32, |scale, x| scale.max(x.abs()));
@@ -239,11 +239,11 @@ fn drafts_have_the_bits_of_training() {
     let pages = [4, 0];
     let mut past = 0;
     for new in [1, 17, 1, 1, 6] {
-        let piece = |tokens, logits| Piece { tokens, past, pages: &pages, logits, states: logits };
-        let step = model.step(&params, &execution, &mut cache, &[piece(&tokens[past..past + new], new)]);
+        let chunk = |tokens, logits| Chunk { tokens, past, pages: &pages, logits, states: logits };
+        let step = model.step(&params, &execution, &mut cache, &[chunk(&tokens[past..past + new], new)]);
         let mut hidden = step.hidden;
         for depth in [1, 2] {
-            let ahead = piece(&tokens[past + depth..past + depth + new], new);
+            let ahead = chunk(&tokens[past + depth..past + depth + new], new);
             let draft = model.draft(&params, &execution, &mut cache, depth, &[ahead], hidden);
             let rows = past * shapes::VOCABULARY..(past + new) * shapes::VOCABULARY;
             assert_eq!(
@@ -267,9 +267,9 @@ fn states_and_logits_are_wanted_apart() {
     let width = config.hidden_size;
     let step = |logits: [usize; 2], states: [usize; 2]| {
         let mut cache = PagedCache::new(&device(), model.config(), CacheLayout::Expanded, CacheDtype::F32, 2);
-        let piece =
-            |s: usize, tokens| Piece { tokens, past: 0, pages: &[[0], [1]][s], logits: logits[s], states: states[s] };
-        let output = model.step(&params, &execution, &mut cache, &[piece(0, &tokens[..7]), piece(1, &tokens[7..])]);
+        let chunk =
+            |s: usize, tokens| Chunk { tokens, past: 0, pages: &[[0], [1]][s], logits: logits[s], states: states[s] };
+        let output = model.step(&params, &execution, &mut cache, &[chunk(0, &tokens[..7]), chunk(1, &tokens[7..])]);
         (host(&output.logits), host(&output.hidden))
     };
     let all = step([7, 5], [7, 5]);

@@ -12,7 +12,7 @@ use super::fair_queue::FairQueue;
 use super::metrics::Metrics;
 use crate::ledger::{Key, LedgerHandle, LedgerHandleError, Refusal};
 use crate::money::Tariff;
-use crate::prompt::Served;
+use crate::prompt::ServedModel;
 use crate::wire::ApiError;
 use crate::worker::Worker;
 
@@ -57,8 +57,7 @@ impl Default for Settings {
 
 /// What every handler sees.
 pub struct App {
-    /// The model.
-    pub served: Served,
+    pub served: ServedModel,
     /// The engine's thread.
     pub worker: Worker,
     /// The ledger's thread.
@@ -75,7 +74,13 @@ pub struct App {
 
 impl App {
     /// Puts the parts together.
-    pub fn new(served: Served, worker: Worker, ledger: LedgerHandle, tariff: Tariff, settings: Settings) -> Arc<App> {
+    pub fn new(
+        served: ServedModel,
+        worker: Worker,
+        ledger: LedgerHandle,
+        tariff: Tariff,
+        settings: Settings,
+    ) -> Arc<App> {
         let (metrics, draining) = (Metrics::default(), AtomicBool::new(false));
         let queue = FairQueue::new(settings.body_bytes_max);
         Arc::new(App { served, worker, ledger, tariff, settings, metrics, draining, queue })
@@ -90,9 +95,9 @@ impl App {
 
     /// The key that a request for answers shows, and why it would be refused whatever it asks for: so that nothing is
     /// read of requests that cannot be admitted.
-    pub(super) async fn look(&self, headers: &HeaderMap) -> Result<(Key, Option<Refusal>), ApiError> {
+    pub(super) async fn precheck(&self, headers: &HeaderMap) -> Result<(Key, Option<Refusal>), ApiError> {
         let secret = bearer(headers).ok_or_else(ApiError::unauthorized)?;
-        let found = self.ledger.look(secret.to_owned()).await.map_err(ledger_failed)?;
+        let found = self.ledger.precheck(secret.to_owned()).await.map_err(ledger_failed)?;
         found.filter(|(key, _)| key.revoked_unix_ms.is_none()).ok_or_else(ApiError::unauthorized)
     }
 

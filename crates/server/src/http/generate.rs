@@ -8,7 +8,7 @@ use axum::extract::{Request, State};
 use axum::http::{HeaderMap, HeaderValue, header};
 use axum::response::{IntoResponse, Response};
 use tokio::sync::mpsc;
-use wels_engine::Refusal as EngineRefusal;
+use wels_engine::RequestError;
 
 use super::app::{App, json_response, ledger_failed};
 use super::body;
@@ -18,9 +18,9 @@ use crate::keys::random_hex;
 use crate::ledger::{Admission, Key, LedgerHandle, LedgerHandleError, Refusal, now_unix_ms};
 use crate::money::Prices;
 use crate::progress::{Progress, Update};
-use crate::prompt::{Ceiling, Plan};
+use crate::prompt::{Plan, PromptLimit};
 use crate::wire::{ApiError, ChatRequest, Choice, CompletionRequest, Format, Head, Reply, StreamMode};
-use crate::worker::{Denied, Full, Signal, Ticket};
+use crate::worker::{ChoiceEvent, Denied, QueueFull, Ticket};
 
 /// Tokens that one piece of a stream may carry. More than one comes together when the client or the ledger is slower
 /// than the engine. A kill costs at most one piece.
@@ -46,7 +46,7 @@ struct ParsedRequest {
 }
 
 async fn answer(app: Arc<App>, request: Request, kind: Reply, beta: bool) -> Result<Response, ApiError> {
-    let (key, refusal) = app.look(request.headers()).await?;
+    let (key, refusal) = app.precheck(request.headers()).await?;
     if let Some(refusal) = refusal {
         return Err(not_admitted(refusal, &app));
     }
@@ -62,11 +62,11 @@ async fn answer(app: Arc<App>, request: Request, kind: Reply, beta: bool) -> Res
     };
     let permit = app.queue.plan(&key_queue, body.bytes.len()).await?;
     let parsed = {
-        let (app, ceiling) = (Arc::clone(&app), ceiling(&app, &key));
+        let (app, prompt_limit) = (Arc::clone(&app), prompt_limit(&app, &key));
         // The permit is held as long as the work lasts, which a client that leaves does not end.
         let read = tokio::task::spawn_blocking(move || {
             let _permit = permit;
-            read(&app, &body.bytes, kind, beta, &ceiling)
+            read(&app, &body.bytes, kind, beta, &prompt_limit)
         });
         read.await.map_err(|_| ApiError::internal("The request could not be read."))??
     };
@@ -80,11 +80,11 @@ async fn answer(app: Arc<App>, request: Request, kind: Reply, beta: bool) -> Res
 
 /// The most tokens that a prompt of this key's may have, by the model and by what the key may still use: a text is
 /// encoded no further than that.
-fn ceiling(app: &App, key: &Key) -> Ceiling {
-    let mut ceiling = app.served.ceiling();
+fn prompt_limit(app: &App, key: &Key) -> PromptLimit {
+    let mut prompt_limit = app.served.prompt_limit();
     if let Some(limit) = key.limits.tokens_per_minute {
         let beyond = format!("This key may use {limit} tokens a minute, and the prompt alone takes more.");
-        ceiling.lower(limit as usize, ApiError::rate_limit(beyond, None));
+        prompt_limit.lower(limit as usize, ApiError::rate_limit(beyond, None));
     }
     let prices = app.tariff.at(now_unix_ms());
     if let Some((left, tokens)) = key.balance().and_then(|left| Some((left, prices.prompt_tokens_for(left)?))) {
@@ -92,12 +92,18 @@ fn ceiling(app: &App, key: &Key) -> Ceiling {
             "{left} {} are left, and the prompt alone may cost more.",
             app.tariff.currency
         ));
-        ceiling.lower(usize::try_from(tokens).unwrap_or(usize::MAX), beyond);
+        prompt_limit.lower(usize::try_from(tokens).unwrap_or(usize::MAX), beyond);
     }
-    ceiling
+    prompt_limit
 }
 
-fn read(app: &App, bytes: &[u8], kind: Reply, beta: bool, ceiling: &Ceiling) -> Result<ParsedRequest, ApiError> {
+fn read(
+    app: &App,
+    bytes: &[u8],
+    kind: Reply,
+    beta: bool,
+    prompt_limit: &PromptLimit,
+) -> Result<ParsedRequest, ApiError> {
     let known = |model: String| match app.served.is_named(&model) {
         true => Ok(model),
         false => Err(ApiError::no_model(&model)),
@@ -107,13 +113,13 @@ fn read(app: &App, bytes: &[u8], kind: Reply, beta: bool, ceiling: &Ceiling) -> 
             let request = ChatRequest::parse(bytes, beta)?;
             let model = known(request.model.clone())?;
             let constraint_param = if request.format == Format::Text { "tools" } else { "response_format" };
-            let plan = app.served.plan_chat(&request, now_unix_ms() / 1000, ceiling)?;
+            let plan = app.served.plan_chat(&request, now_unix_ms() / 1000, prompt_limit)?;
             Ok(ParsedRequest { model, stream: request.stream, plan, constraint_param })
         }
         Reply::Completion => {
             let request = CompletionRequest::parse(bytes)?;
             let model = known(request.model.clone())?;
-            let plan = app.served.plan_completion(&request, ceiling)?;
+            let plan = app.served.plan_completion(&request, prompt_limit)?;
             Ok(ParsedRequest { model, stream: request.stream, plan, constraint_param: "prompt" })
         }
     }
@@ -222,17 +228,17 @@ impl Job {
         &self.account.app
     }
 
-    /// What a signal adds, with what follows from it done: times noted, answers ended that need no more.
-    fn take(&mut self, signal: Option<Signal>) -> Result<(usize, Vec<Update>), ApiError> {
+    /// What an event adds, with what follows from it done: times noted, answers ended that need no more.
+    fn take(&mut self, event: Option<ChoiceEvent>) -> Result<(usize, Vec<Update>), ApiError> {
         let lost = || {
             ApiError::overloaded("The engine has dropped the request.", self.app().worker.snapshot().retry_after_s(0))
         };
-        let signal = signal.ok_or_else(lost)?;
-        let choice = signal.choice;
+        let event = event.ok_or_else(lost)?;
+        let choice = event.choice;
         if !self.progress.has_begun() {
             self.app().metrics.first_token.add(self.begun.elapsed());
         }
-        let updates = self.progress.take(signal)?;
+        let updates = self.progress.take(event)?;
         if self.progress.wants_no_more(choice) {
             self.ticket.cancel(choice);
         }
@@ -266,8 +272,8 @@ impl Job {
     async fn whole(mut self) -> Result<Response, ApiError> {
         let mut choices = vec![Choice::default(); self.ticket.ids.len()];
         while !self.progress.is_finished() {
-            let signal = self.ticket.events.recv().await;
-            let (at, updates) = match self.take(signal) {
+            let event = self.ticket.events.recv().await;
+            let (at, updates) = match self.take(event) {
                 Ok(taken) => taken,
                 Err(error) => {
                     self.account.settle("error");
@@ -320,22 +326,22 @@ impl Job {
         let mut events = Events::default();
         let keep_alive = self.app().settings.keep_alive;
         loop {
-            let signal = tokio::select! {
+            let event = tokio::select! {
                 biased;
                 () = pieces.closed() => return Err(StreamError::Away),
-                signal = self.ticket.events.recv() => signal,
+                event = self.ticket.events.recv() => event,
                 () = tokio::time::sleep(keep_alive) => {
                     events.comment(&self.waiting_text());
                     self.room(pieces).await?.send(events.take());
                     continue;
                 }
             };
-            self.write(signal, include_usage, &mut events)?;
+            self.write(event, include_usage, &mut events)?;
             for _ in 1..PIECE_TOKENS {
-                let Some(signal) = self.ticket.events.try_recv().ok().filter(|_| !self.progress.is_finished()) else {
+                let Some(event) = self.ticket.events.try_recv().ok().filter(|_| !self.progress.is_finished()) else {
                     break;
                 };
-                self.write(Some(signal), include_usage, &mut events)?;
+                self.write(Some(event), include_usage, &mut events)?;
             }
             let finished = self.progress.is_finished();
             if !events.is_empty() {
@@ -354,9 +360,9 @@ impl Job {
         }
     }
 
-    fn write(&mut self, signal: Option<Signal>, include_usage: bool, events: &mut Events) -> Result<(), ApiError> {
+    fn write(&mut self, event: Option<ChoiceEvent>, include_usage: bool, events: &mut Events) -> Result<(), ApiError> {
         let first = !self.progress.has_begun();
-        let (at, updates) = self.take(signal)?;
+        let (at, updates) = self.take(event)?;
         let (kind, head) = (self.kind, &self.head);
         if first {
             (0..self.ticket.ids.len()).filter_map(|at| kind.begin(head, at)).for_each(|event| events.data(&event));
@@ -439,11 +445,11 @@ fn not_admitted(refusal: Refusal, app: &App) -> ApiError {
 fn denied_by_engine(denied: Denied, app: &App, constraint_param: &str) -> ApiError {
     let refusal = match denied {
         Denied::Gone => return ApiError::overloaded("The engine has stopped.", 30),
-        Denied::Compiling(Full { by_key: true, waiting, retry_after_s }) => {
+        Denied::Compiling(QueueFull { by_key: true, waiting, retry_after_s }) => {
             let message = format!("{waiting} schemas or grammars of this key wait to be compiled.");
             return ApiError::rate_limit(message, Some(retry_after_s));
         }
-        Denied::Compiling(Full { by_key: false, waiting, retry_after_s }) => {
+        Denied::Compiling(QueueFull { by_key: false, waiting, retry_after_s }) => {
             let message = format!("{waiting} schemas or grammars wait to be compiled.");
             return ApiError::overloaded(message, retry_after_s);
         }
@@ -451,12 +457,12 @@ fn denied_by_engine(denied: Denied, app: &App, constraint_param: &str) -> ApiErr
     };
     let message = refusal.to_string();
     match refusal {
-        EngineRefusal::QueueFull { waiting } => {
+        RequestError::QueueFull { waiting } => {
             ApiError::overloaded(message, app.worker.snapshot().retry_after_s(waiting))
         }
-        EngineRefusal::PromptTooLong { .. } => ApiError::context_length(message),
-        EngineRefusal::Parameter { name, .. } => ApiError::param(name, message),
-        EngineRefusal::Constraint { .. } => ApiError::param(constraint_param, message),
-        EngineRefusal::EmptyPrompt | EngineRefusal::UnknownToken { .. } => ApiError::param("prompt", message),
+        RequestError::PromptTooLong { .. } => ApiError::context_length(message),
+        RequestError::Parameter { name, .. } => ApiError::param(name, message),
+        RequestError::Constraint { .. } => ApiError::param(constraint_param, message),
+        RequestError::EmptyPrompt | RequestError::UnknownToken { .. } => ApiError::param("prompt", message),
     }
 }

@@ -87,16 +87,16 @@ fn a_request_is_charged_once_for_what_its_row_holds() {
         let [entry] = &ledger.entries().unwrap()[..] else { panic!("one entry") };
         assert_eq!((entry.tokens.output, entry.cost, entry.outcome.as_deref()), (3, Nanos(14), Some("stop")));
         ledger.admit(&admission("b", &key), 2).unwrap().unwrap();
-        let usage = ledger.usage(By::Key, 0, i64::MAX).unwrap();
+        let usage = ledger.usage(GroupBy::Key, 0, i64::MAX).unwrap();
         assert_eq!((usage.len(), usage[0].requests, usage[0].cost), (1, 2, Nanos(14)));
         ledger.admit(&admission("c", &key), 2).unwrap().unwrap_err();
         ledger.settle("b", "refused", 3).unwrap();
-        let usage = ledger.usage(By::Key, 0, i64::MAX).unwrap();
+        let usage = ledger.usage(GroupBy::Key, 0, i64::MAX).unwrap();
         assert_eq!((usage[0].requests, usage[0].refused, usage[0].cost), (1, 1, Nanos(14)));
-        for by in [By::Day, By::Model] {
+        for by in [GroupBy::Day, GroupBy::Model] {
             assert_eq!(ledger.usage(by, 0, i64::MAX).unwrap()[0].tokens.total(), 13);
         }
-        assert!(ledger.usage(By::Key, 3, 4).unwrap().is_empty());
+        assert!(ledger.usage(GroupBy::Key, 3, 4).unwrap().is_empty());
     });
 }
 

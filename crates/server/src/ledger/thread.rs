@@ -39,7 +39,7 @@ type Reply<T> = oneshot::Sender<Result<T, LedgerHandleError>>;
 
 enum Command {
     Find { secret: String, reply: Reply<Option<Key>> },
-    Look { secret: String, reply: Reply<Option<(Key, Option<Refusal>)>> },
+    Precheck { secret: String, reply: Reply<Option<(Key, Option<Refusal>)>> },
     Admit { admission: Box<Admission>, reply: Reply<Result<(), Refusal>> },
     Progress { request: String, tokens: Tokens, reply: Reply<()> },
     Settle { request: String, outcome: &'static str },
@@ -91,8 +91,8 @@ impl LedgerHandle {
     }
 
     /// The key with this secret, and why its next request would be refused whatever it asks for.
-    pub async fn look(&self, secret: String) -> Result<Option<(Key, Option<Refusal>)>, LedgerHandleError> {
-        self.ask(|reply| Command::Look { secret, reply }).await
+    pub async fn precheck(&self, secret: String) -> Result<Option<(Key, Option<Refusal>)>, LedgerHandleError> {
+        self.ask(|reply| Command::Precheck { secret, reply }).await
     }
 
     /// Admits a request, or says why not.
@@ -223,7 +223,7 @@ impl LedgerThread {
 
 enum Answer {
     Found(Option<Key>),
-    Looked(Option<(Key, Option<Refusal>)>),
+    Prechecked(Option<(Key, Option<Refusal>)>),
     Admitted(Result<(), Refusal>),
     Written,
     Closed,
@@ -233,7 +233,7 @@ enum Answer {
 fn perform(ledger: &mut Ledger, command: &Command, again: bool) -> Result<Answer, LedgerError> {
     Ok(match command {
         Command::Find { secret, .. } => Answer::Found(ledger.find_key(secret)?),
-        Command::Look { secret, .. } => Answer::Looked(ledger.look(secret, now_unix_ms())?),
+        Command::Precheck { secret, .. } => Answer::Prechecked(ledger.precheck(secret, now_unix_ms())?),
         Command::Admit { admission, .. } if again && ledger.is_admitted(&admission.request)? => {
             Answer::Admitted(Ok(()))
         }
@@ -255,7 +255,7 @@ fn perform(ledger: &mut Ledger, command: &Command, again: bool) -> Result<Answer
 fn give(command: Command, answer: Answer) {
     match (command, answer) {
         (Command::Find { reply, .. }, Answer::Found(key)) => drop(reply.send(Ok(key))),
-        (Command::Look { reply, .. }, Answer::Looked(found)) => drop(reply.send(Ok(found))),
+        (Command::Precheck { reply, .. }, Answer::Prechecked(found)) => drop(reply.send(Ok(found))),
         (Command::Admit { reply, .. }, Answer::Admitted(admitted)) => drop(reply.send(Ok(admitted))),
         (Command::Progress { reply, .. }, Answer::Written) => drop(reply.send(Ok(()))),
         (Command::Progress { reply, .. }, Answer::Closed) => drop(reply.send(Err(LedgerHandleError::Closed))),
@@ -269,7 +269,7 @@ fn give(command: Command, answer: Answer) {
 fn fail(command: Command) -> Option<(String, &'static str)> {
     match command {
         Command::Find { reply, .. } => drop(reply.send(Err(LedgerHandleError::Down))),
-        Command::Look { reply, .. } => drop(reply.send(Err(LedgerHandleError::Down))),
+        Command::Precheck { reply, .. } => drop(reply.send(Err(LedgerHandleError::Down))),
         Command::Admit { reply, .. } => drop(reply.send(Err(LedgerHandleError::Down))),
         Command::Progress { reply, .. } | Command::Flush { reply } => drop(reply.send(Err(LedgerHandleError::Down))),
         Command::Settle { request, outcome } => return Some((request, outcome)),

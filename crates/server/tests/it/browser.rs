@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 use wels_data::Tokenizer;
-use wels_engine::{Event, FinishReason, Finished, Prepared, Refusal, Request, RequestId, Status, Token, Usage};
+use wels_engine::{Event, FinishReason, Finished, Prepared, Request, RequestError, RequestId, Status, Token, Usage};
 use wels_server::worker::{Backend, Prepare};
 
 use crate::lab::{Lab, Setup, tiny};
@@ -40,11 +40,11 @@ struct Scripted {
 
 impl Backend for Scripted {
     fn preparer(&self) -> Prepare {
-        let refusal = || Refusal::Constraint { reason: "not by this engine".to_owned() };
+        let refusal = || RequestError::Constraint { reason: "not by this engine".to_owned() };
         Arc::new(move |request: Request| Prepared::plain(request).ok_or_else(refusal))
     }
 
-    fn enqueue(&mut self, prepared: Prepared) -> Result<RequestId, Refusal> {
+    fn enqueue(&mut self, prepared: Prepared) -> Result<RequestId, RequestError> {
         let request = prepared.request();
         self.next += 1;
         let prompt = self.tokenizer.decode(&request.prompt).unwrap();

@@ -17,7 +17,7 @@ use wels_model::params::Params;
 use wels_server::http::{App, Settings, Shutdown, serve};
 use wels_server::ledger::{Entry, Ledger, LedgerHandle, Limits};
 use wels_server::money::Tariff;
-use wels_server::prompt::Served;
+use wels_server::prompt::ServedModel;
 use wels_server::worker::{Backend, Worker};
 
 pub const CONTEXT: usize = 2048;
@@ -60,7 +60,7 @@ impl Setup {
         let text = |id: Option<u32>| id.and_then(|id| tokenizer.token(id)).unwrap_or_default();
         let special = tokenizer.special();
         let template = ChatTemplate::new(self.template, &text(special.bos), &text(special.eos)).unwrap();
-        let served = Served {
+        let served = ServedModel {
             names: vec!["tiny".to_owned()],
             stop_tokens: special.eos.into_iter().collect(),
             tokenizer,

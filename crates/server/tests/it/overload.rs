@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::json;
 use wels_engine::{
-    Engine, Event, FinishReason, Finished, Options, Prepared, Refusal, Request, RequestId, Status, Usage,
+    Engine, Event, FinishReason, Finished, Options, Prepared, Request, RequestError, RequestId, Status, Usage,
 };
 use wels_server::http::Settings;
 use wels_server::worker::{Backend, Prepare};
@@ -30,7 +30,7 @@ impl Backend for Gated {
         })
     }
 
-    fn enqueue(&mut self, prepared: Prepared) -> Result<RequestId, Refusal> {
+    fn enqueue(&mut self, prepared: Prepared) -> Result<RequestId, RequestError> {
         self.engine.enqueue_prepared(prepared)
     }
 
@@ -209,10 +209,10 @@ struct Ending(Vec<RequestId>, FinishReason);
 
 impl Backend for Ending {
     fn preparer(&self) -> Prepare {
-        Arc::new(|request: Request| Prepared::plain(request).ok_or(Refusal::EmptyPrompt))
+        Arc::new(|request: Request| Prepared::plain(request).ok_or(RequestError::EmptyPrompt))
     }
 
-    fn enqueue(&mut self, _: Prepared) -> Result<RequestId, Refusal> {
+    fn enqueue(&mut self, _: Prepared) -> Result<RequestId, RequestError> {
         self.0.push(RequestId(self.0.len() as u64));
         Ok(RequestId(self.0.len() as u64 - 1))
     }

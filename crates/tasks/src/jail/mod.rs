@@ -162,7 +162,7 @@ impl Part {
 
 /// An answer and its tests.
 #[derive(Clone, Copy, Debug)]
-pub struct Trial<'a> {
+pub struct Submission<'a> {
     /// Python that defines what is asked for. It is run in a process that never sees the tests.
     pub answer: &'a str,
     /// Python that stands before the answer in the question, and which the tests may use: imports, helpers, the head of
@@ -198,19 +198,20 @@ impl Jail {
         let (root_path, part) = (root.path().to_owned(), Part::Answer);
         let setup = Setup { folders, python, root: root_path, limits, part, user: 0, namespaces_count: false };
         let jail = Jail { program, setup, _root: root };
-        let trial = Trial { answer: "def f(x): return [x]", before: "", entry: "f", tests: "assert f(1.5) == [1.5]" };
-        match jail.judge(&trial)? {
+        let submission =
+            Submission { answer: "def f(x): return [x]", before: "", entry: "f", tests: "assert f(1.5) == [1.5]" };
+        match jail.judge(&submission)? {
             Verdict::Passed => Ok(jail),
             verdict => Err(JailError::Refused { reason: format!("a right answer ends with {verdict:?}") }),
         }
     }
 
-    /// Runs the answer in one jail and the tests in another; see [`Trial`].
+    /// Runs the answer in one jail and the tests in another; see [`Submission`].
     ///
     /// # Errors
     /// [`JailError::Refused`] where a jail cannot be made or does not start within its time; never for anything that
     /// the answer does.
-    pub fn judge(&self, trial: &Trial) -> Result<Verdict, JailError> {
+    pub fn judge(&self, submission: &Submission) -> Result<Verdict, JailError> {
         let io = |source| JailError::Io { action: "start the jail", source };
         let number = number();
         let (questions, asked) = io::pipe().map_err(io)?;
@@ -221,10 +222,10 @@ impl Jail {
         let mut answer = started(Part::Answer, questions, replied.try_clone().map_err(io)?)?;
         let request = json!({
             "number": number,
-            "source": trial.answer,
-            "before": trial.before,
-            "entry": trial.entry,
-            "tests": trial.tests,
+            "source": submission.answer,
+            "before": submission.before,
+            "entry": submission.entry,
+            "tests": submission.tests,
         });
         // The answer's process says nothing before the judge, which has then read this, asks it. A judge that ends
         // early does not read all of it.
