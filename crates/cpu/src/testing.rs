@@ -5,7 +5,8 @@ use std::sync::{Arc, OnceLock};
 
 use wels_device::{Device, Tensor};
 
-/// Which device tests run on: `cpu`, or `naive` for [`Naive`](crate::naive::Naive).
+/// Which device tests run on: `cpu`, `naive` for [`Naive`](crate::naive::Naive), or with the feature `emulator` that
+/// of CUDA kernels, `emulator:7` with 7 as the seed of the order in which it steps.
 pub const VARIABLE: &str = "WELS_TEST_DEVICE";
 
 /// The device that [`VARIABLE`] names; the processor if it is not set. All tests of a process share it.
@@ -17,9 +18,27 @@ pub fn device() -> Arc<dyn Device> {
     let make = || match std::env::var(VARIABLE).as_deref() {
         Err(_) | Ok("cpu") => crate::device(),
         Ok("naive") => crate::naive::Naive::new(),
-        Ok(other) => panic!("{VARIABLE}={other}: there are cpu and naive"),
+        #[cfg(feature = "emulator")]
+        Ok(name) if name.starts_with("emulator") => {
+            let seed = name.split_once(':').map_or(1, |(_, seed)| seed.parse().expect("a whole number as its seed"));
+            emulator(seed).expect("the emulator")
+        }
+        Ok(other) => panic!("{VARIABLE}={other}: there are cpu, naive and emulator"),
     };
     DEVICE.get_or_init(make).clone()
+}
+
+/// A device of its own that runs the kernels for cards on the processor, in an order that `seed` chooses; none, and a
+/// line that says so, where the emulator could not be built.
+#[cfg(feature = "emulator")]
+pub fn emulator(seed: u32) -> Option<Arc<dyn Device>> {
+    match wels_cuda::launch::emulator::Emulator::open(seed) {
+        Ok(driver) => Some(wels_cuda::Cuda::on(driver)),
+        Err(error) => {
+            eprintln!("SKIPPED: {error}");
+            None
+        }
+    }
 }
 
 /// A tensor's values, with its rows.

@@ -25,12 +25,16 @@ pub struct AdamW {
 
 /// The numbers of a step as the lanes take them, computed in f64 and rounded once.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Coefficients {
+pub struct Coefficients {
+    /// Factor of the gradients.
     pub grad_scale: f32,
+    /// 1 − β1
     pub one_minus_beta1: f32,
+    /// 1 − β2
     pub one_minus_beta2: f32,
     /// 1/√(1 − β2^step)
     pub root_correction: f32,
+    /// As in the rule.
     pub eps: f32,
     /// −lr/(1 − β1^step)
     pub minus_rate: f32,
@@ -39,7 +43,8 @@ pub(crate) struct Coefficients {
 }
 
 impl AdamW {
-    pub(crate) fn coefficients(&self, grad_scale: f32) -> Coefficients {
+    /// The numbers of this step, for gradients times `grad_scale`.
+    pub fn coefficients(&self, grad_scale: f32) -> Coefficients {
         assert!(self.step > 0, "steps count from 1");
         let correction1 = 1.0 - libm::pow(self.beta1, self.step as f64);
         let correction2 = 1.0 - libm::pow(self.beta2, self.step as f64);

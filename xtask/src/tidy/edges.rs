@@ -12,7 +12,9 @@ fn allowed(krate: &str) -> Option<&'static [&'static str]> {
     Some(match krate {
         "kernels" | "data" | "comm" => &[],
         "device" => &["kernels"],
-        "cpu" => &["device", "kernels"],
+        // The processor's tests may choose the emulator of cards.
+        "cpu" => &["device", "kernels", "cuda"],
+        "cuda" => &["device", "kernels"],
         "model" => &["device"],
         "engine" => &["model", "data", "device", "kernels"],
         "tasks" => &["engine", "data"],
@@ -21,8 +23,8 @@ fn allowed(krate: &str) -> Option<&'static [&'static str]> {
         "pipeline" => &["model", "data", "tasks", "train", "runs", "device", "cpu", "comm", "kernels"],
         "server" => &["engine", "data"],
         "cli" => &[
-            "kernels", "device", "cpu", "comm", "model", "data", "engine", "tasks", "train", "runs", "pipeline",
-            "server",
+            "kernels", "device", "cpu", "cuda", "comm", "model", "data", "engine", "tasks", "train", "runs",
+            "pipeline", "server",
         ],
         _ => return None,
     })
@@ -32,6 +34,7 @@ fn allowed(krate: &str) -> Option<&'static [&'static str]> {
 /// the server's the tiny models that they serve.
 fn allowed_in_tests(krate: &str) -> &'static [&'static str] {
     match krate {
+        "cuda" => &["cpu"],
         "model" | "engine" | "train" => &["cpu", "kernels"],
         "server" => &["model", "cpu"],
         _ => &[],

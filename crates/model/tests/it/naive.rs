@@ -2,13 +2,25 @@
 
 use std::process::Command;
 
-use wels_cpu::testing::VARIABLE;
+use wels_cpu::testing::{VARIABLE, emulator};
 
-#[test]
-fn everything_passes_on_the_naive_device() {
+fn everything_passes_on(device: &str) {
     let mut again = Command::new(std::env::current_exe().expect("this program"));
-    again.args(["--skip", "naive_device", "--test-threads", "2", "-q"]).env(VARIABLE, "naive");
+    again.args(["--skip", "everything_passes", "--test-threads", "2", "-q"]).env(VARIABLE, device);
     let output = again.output().expect("this program runs");
     let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
     assert!(output.status.success(), "{}{}", text(&output.stdout), text(&output.stderr));
+}
+
+#[test]
+fn everything_passes_on_the_naive_device() {
+    everything_passes_on("naive");
+}
+
+/// The kernels for cards have the processor's bits, in whatever order blocks, warps and lanes are stepped.
+#[test]
+fn everything_passes_on_the_emulated_card() {
+    if emulator(1).is_some() {
+        everything_passes_on("emulator:7");
+    }
 }

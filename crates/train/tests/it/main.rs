@@ -6,6 +6,8 @@ mod distil;
 
 mod ranks;
 
+mod emulator;
+
 mod naive;
 
 mod rl;

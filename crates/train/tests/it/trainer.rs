@@ -54,7 +54,7 @@ fn trainer(hyper: Hyperparameters, recompute: Recompute) -> Trainer {
 }
 
 /// Four sequences of a pattern that can be learnt.
-fn batch(step: u64) -> Batch {
+pub fn batch(step: u64) -> Batch {
     let key = Key { seed: 9, stream: step };
     let sequence = |s: u64| (0..=T as u64).map(move |t| ((key.below_at(s, 50) + 3 * t) % 60) as u32);
     let all: Vec<Vec<u32>> = (0..4).map(|s| sequence(s).collect()).collect();
@@ -65,7 +65,7 @@ fn batch(step: u64) -> Batch {
     }
 }
 
-fn bits(trainer: &Trainer) -> Vec<Vec<u32>> {
+pub fn bits(trainer: &Trainer) -> Vec<Vec<u32>> {
     let State { params, m, v, .. } = &trainer.state;
     let tensors = params.tensors().iter().chain(m).chain(v);
     tensors.map(|tensor| tensor.to_host().iter().map(|x| x.to_bits()).collect()).collect()

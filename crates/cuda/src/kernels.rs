@@ -1,0 +1,84 @@
+//! The kernels' texts, inside the program, and which kernel is in which.
+
+use std::collections::HashMap;
+use std::sync::OnceLock;
+
+use crate::launch::signature::{self, Signature};
+
+/// A file of kernels.
+#[derive(Debug)]
+pub struct Source {
+    /// Its path from `kernels/` on.
+    pub path: &'static str,
+    /// Its text.
+    pub text: &'static str,
+    /// Since which compute capability, 10·major + minor, a card can run it.
+    pub since: u32,
+}
+
+/// A kernel.
+#[derive(Debug)]
+pub struct Kernel {
+    /// Name and parameters.
+    pub signature: Signature,
+    /// The file that it is in.
+    pub source: &'static Source,
+}
+
+/// What the files include.
+pub const HEADERS: &[(&str, &str)] = &[
+    ("prelude.cuh", include_str!("../kernels/prelude.cuh")),
+    ("math.cuh", include_str!("../kernels/math.cuh")),
+    ("sums.cuh", include_str!("../kernels/sums.cuh")),
+    ("attend.cuh", include_str!("../kernels/attend.cuh")),
+];
+
+macro_rules! sources {
+    ($($path:literal since $since:literal),* $(,)?) => {
+        /// All files of kernels.
+        pub const SOURCES: &[Source] = &[
+            $(Source { path: $path, text: include_str!(concat!("../kernels/", $path)), since: $since }),*
+        ];
+    };
+}
+
+sources! {
+    "rows.cu" since 80,
+    "products/plain.cu" since 80,
+    "products/quantised.cu" since 80,
+    "experts.cu" since 80,
+    "head.cu" since 80,
+    "attention/plain.cu" since 80,
+    "attention/paged.cu" since 80,
+}
+
+/// The kernel of that name.
+pub fn find(name: &str) -> Option<&'static Kernel> {
+    static KERNELS: OnceLock<HashMap<String, Kernel>> = OnceLock::new();
+    let all = || {
+        let of = |source: &'static Source| {
+            signature::parse(source.text).into_iter().map(move |signature| Kernel { signature, source })
+        };
+        SOURCES.iter().flat_map(of).map(|kernel| (kernel.signature.name.clone(), kernel)).collect()
+    };
+    KERNELS.get_or_init(all).get(name)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_unique_and_every_file_has_kernels() {
+        let mut names: Vec<String> = Vec::new();
+        for source in SOURCES {
+            let kernels = signature::parse(source.text);
+            assert!(!kernels.is_empty(), "{} has no kernels", source.path);
+            names.extend(kernels.into_iter().map(|kernel| kernel.name));
+        }
+        let all = names.len();
+        names.sort();
+        names.dedup();
+        assert_eq!(names.len(), all, "kernels of one name");
+    }
+}

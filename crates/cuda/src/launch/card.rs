@@ -1,0 +1,347 @@
+//! The card, through the driver's own interface. It is opened once a process and stays open.
+//!
+//! cudarc panics where a library or a symbol is missing, so libraries are asked for first, the driver's version is held
+//! against what is called, and what panics nevertheless becomes [`Unavailable::Failed`].
+
+use std::collections::HashMap;
+use std::ffi::{CStr, CString, c_int, c_void};
+use std::panic::catch_unwind;
+use std::ptr;
+use std::sync::{Arc, Mutex, MutexGuard};
+
+use cudarc::driver::sys::{
+    self, CUcontext, CUdevice, CUdevice_attribute as Attribute, CUfunction, CUfunction_attribute, CUmemPool_attribute,
+    CUmodule, CUresult, CUstream, CUstream_flags,
+};
+
+use super::cache::Cache;
+use super::nvrtc::{Nvrtc, Target};
+use super::staging::Staging;
+use super::{Address, Arguments, Driver, Fault, Grid, MapShape, TensorMap, libraries};
+use crate::Unavailable;
+use crate::kernels::{Kernel, Source};
+
+/// The least driver: that of CUDA 12.0.
+const DRIVER_LEAST: i32 = 12_000;
+/// The least compute capability: that of the A100.
+const CAPABILITY_LEAST: (u32, u32) = (8, 0);
+/// Shared memory that a kernel has without asking.
+const SHARED_UNASKED: usize = 48 << 10;
+
+/// The driver of a card.
+pub struct Card {
+    name: String,
+    capability: (u32, u32),
+    context: CUcontext,
+    stream: CUstream,
+    nvrtc: Nvrtc,
+    cache: Cache,
+    kernels: Mutex<Kernels>,
+    staging: Mutex<Staging>,
+}
+
+// SAFETY: contexts, streams, modules and functions belong to the process and not to a thread, and the driver may be
+// called from any; `bind` makes the context current on the calling one. What is not safe to share is behind mutexes.
+unsafe impl Send for Card {}
+// SAFETY: as above.
+unsafe impl Sync for Card {}
+
+/// What is loaded.
+#[derive(Default)]
+struct Kernels {
+    modules: HashMap<&'static str, CUmodule>,
+    functions: HashMap<&'static str, CUfunction>,
+}
+
+/// An error of the driver's as a [`Fault`].
+pub(super) fn check(call: &'static str, result: CUresult) -> Result<(), Fault> {
+    if result == CUresult::CUDA_SUCCESS {
+        return Ok(());
+    }
+    let mut text = ptr::null();
+    // SAFETY: the driver writes a string of its own that stays, or null.
+    let known = unsafe { sys::cuGetErrorString(result, &mut text) } == CUresult::CUDA_SUCCESS && !text.is_null();
+    let reason = match known {
+        // SAFETY: the driver's strings end with zeros.
+        true => format!("{} ({result:?})", unsafe { CStr::from_ptr(text) }.to_string_lossy()),
+        false => format!("{result:?}"),
+    };
+    Err(Fault::Call { call, reason })
+}
+
+fn failed(fault: Fault) -> Unavailable {
+    Unavailable::Failed { reason: fault.to_string() }
+}
+
+impl Card {
+    /// The first card that the driver shows; `CUDA_VISIBLE_DEVICES` chooses among several.
+    pub fn open() -> Result<Arc<Card>, Unavailable> {
+        let opened = catch_unwind(|| Card::open_first(Cache::of_user()));
+        opened.unwrap_or_else(|panic| {
+            let text = panic.downcast_ref::<String>().cloned();
+            Err(Unavailable::Failed { reason: text.unwrap_or_else(|| "the driver's library panicked".to_string()) })
+        })
+    }
+
+    fn open_first(cache: Cache) -> Result<Arc<Card>, Unavailable> {
+        if !libraries::driver_is_present() {
+            return Err(Unavailable::Driver);
+        }
+        let version = driver_version()?;
+        if version < DRIVER_LEAST {
+            let (has, least) = (version_of(version), version_of(DRIVER_LEAST));
+            return Err(Unavailable::OldDriver { has, least });
+        }
+        // SAFETY: the driver's library is there.
+        check("cuInit", unsafe { sys::cuInit(0) })
+            .map_err(|fault| Unavailable::NoCard { reason: fault.to_string() })?;
+        let device = first_device()?;
+        let (name, capability) = (name_of(device).map_err(failed)?, capability_of(device).map_err(failed)?);
+        if capability < CAPABILITY_LEAST {
+            return Err(Unavailable::OldCard { name, capability });
+        }
+        let nvrtc = Nvrtc::open()?;
+        let (context, stream) = context_of(device).map_err(failed)?;
+        keep_memory(device).map_err(failed)?;
+        let staging = Mutex::new(Staging::new().map_err(failed)?);
+        let kernels = Mutex::default();
+        Ok(Arc::new(Card { name, capability, context, stream, nvrtc, cache, kernels, staging }))
+    }
+
+    fn bind(&self) -> Result<(), Fault> {
+        // SAFETY: the context was retained when the card was opened, and is never released.
+        check("cuCtxSetCurrent", unsafe { sys::cuCtxSetCurrent(self.context) })
+    }
+
+    fn target(&self) -> Target {
+        Target { capability: self.capability }
+    }
+
+    /// A kernel, whose file is compiled or read from the cache at first use.
+    fn function(&self, kernel: &'static Kernel) -> Result<CUfunction, Fault> {
+        let mut kernels = lock(&self.kernels);
+        let name = kernel.signature.name.as_str();
+        if let Some(function) = kernels.functions.get(name) {
+            return Ok(*function);
+        }
+        let source = kernel.source;
+        let module = match kernels.modules.get(source.path) {
+            Some(module) => *module,
+            None => {
+                let module =
+                    self.load(source).map_err(|reason| Fault::Kernel { kernel: source.path.into(), reason })?;
+                kernels.modules.insert(source.path, module);
+                module
+            }
+        };
+        let (mut function, c_name) = (ptr::null_mut(), CString::new(name).expect("a name without zeros"));
+        // SAFETY: the module is loaded and never unloaded; the name ends with a zero.
+        let result = unsafe { sys::cuModuleGetFunction(&mut function, module, c_name.as_ptr()) };
+        check("cuModuleGetFunction", result)?;
+        kernels.functions.insert(name, function);
+        Ok(function)
+    }
+
+    fn load(&self, source: &'static Source) -> Result<CUmodule, String> {
+        let (target, version) = (self.target(), self.nvrtc.version);
+        if let Some(cubin) = self.cache.load(source, target, version)
+            && let Ok(module) = load_module(&cubin)
+        {
+            return Ok(module);
+        }
+        let compiled = self.nvrtc.compile(source, target, false)?;
+        let module = load_module(&compiled.cubin).map_err(|fault| fault.to_string())?;
+        // Without a place to keep it, it is compiled again next time.
+        let _ = self.cache.store(source, target, version, &compiled.cubin);
+        Ok(module)
+    }
+
+    fn memory_fault(&self, bytes: usize) -> Fault {
+        let (mut free, mut total) = (0, 0);
+        // SAFETY: the context is current, and both numbers are written to their places.
+        let result = unsafe { sys::cuMemGetInfo_v2(&mut free, &mut total) };
+        check("cuMemGetInfo", result).err().unwrap_or(Fault::Memory { bytes, free, total })
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+}
+
+fn version_of(number: i32) -> (i32, i32) {
+    (number / 1000, number % 1000 / 10)
+}
+
+fn driver_version() -> Result<i32, Unavailable> {
+    let mut version = 0;
+    // SAFETY: the driver's library is there; this may be asked before it is initialised.
+    check("cuDriverGetVersion", unsafe { sys::cuDriverGetVersion(&mut version) }).map_err(failed)?;
+    Ok(version)
+}
+
+fn first_device() -> Result<CUdevice, Unavailable> {
+    let (mut count, mut device) = (0, 0);
+    // SAFETY: the driver is initialised.
+    check("cuDeviceGetCount", unsafe { sys::cuDeviceGetCount(&mut count) }).map_err(failed)?;
+    if count == 0 {
+        return Err(Unavailable::NoCard { reason: "the driver shows none".to_string() });
+    }
+    // SAFETY: there is a device 0.
+    check("cuDeviceGet", unsafe { sys::cuDeviceGet(&mut device, 0) }).map_err(failed)?;
+    Ok(device)
+}
+
+fn name_of(device: CUdevice) -> Result<String, Fault> {
+    let mut name = [0; 256];
+    // SAFETY: there is room for as many bytes as is said, and the driver ends the name with a zero.
+    unsafe {
+        check("cuDeviceGetName", sys::cuDeviceGetName(name.as_mut_ptr(), name.len() as c_int, device))?;
+        Ok(CStr::from_ptr(name.as_ptr()).to_string_lossy().into_owned())
+    }
+}
+
+fn attribute(device: CUdevice, attribute: Attribute) -> Result<i32, Fault> {
+    let mut value = 0;
+    // SAFETY: the device was given by the driver, and the value is written to its place.
+    let result = unsafe { sys::cuDeviceGetAttribute(&mut value, attribute, device) };
+    check("cuDeviceGetAttribute", result).map(|()| value)
+}
+
+fn capability_of(device: CUdevice) -> Result<(u32, u32), Fault> {
+    let major = attribute(device, Attribute::CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR)?;
+    let minor = attribute(device, Attribute::CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR)?;
+    Ok((major as u32, minor as u32))
+}
+
+/// The device's context, current on this thread, and a stream of its own.
+fn context_of(device: CUdevice) -> Result<(CUcontext, CUstream), Fault> {
+    let (mut context, mut stream) = (ptr::null_mut(), ptr::null_mut());
+    let flags = CUstream_flags::CU_STREAM_NON_BLOCKING as u32;
+    // SAFETY: the device was given by the driver; the context is current when the stream is made.
+    unsafe {
+        check("cuDevicePrimaryCtxRetain", sys::cuDevicePrimaryCtxRetain(&mut context, device))?;
+        check("cuCtxSetCurrent", sys::cuCtxSetCurrent(context))?;
+        check("cuStreamCreate", sys::cuStreamCreate(&mut stream, flags))?;
+    }
+    Ok((context, stream))
+}
+
+/// Has the driver keep memory that is given back, so that taking it again costs nothing.
+fn keep_memory(device: CUdevice) -> Result<(), Fault> {
+    let (mut pool, mut all) = (ptr::null_mut(), u64::MAX);
+    let threshold = CUmemPool_attribute::CU_MEMPOOL_ATTR_RELEASE_THRESHOLD;
+    // SAFETY: the device was given by the driver, and the attribute is a number of 64 bits.
+    unsafe {
+        check("cuDeviceGetDefaultMemPool", sys::cuDeviceGetDefaultMemPool(&mut pool, device))?;
+        check("cuMemPoolSetAttribute", sys::cuMemPoolSetAttribute(pool, threshold, (&raw mut all).cast()))
+    }
+}
+
+fn load_module(cubin: &[u8]) -> Result<CUmodule, Fault> {
+    let mut module = ptr::null_mut();
+    // SAFETY: a context is current; the cubin has its own size in its header, and is a compiler's or has its hash.
+    check("cuModuleLoadData", unsafe { sys::cuModuleLoadData(&mut module, cubin.as_ptr().cast()) })?;
+    Ok(module)
+}
+
+impl Driver for Card {
+    fn name(&self) -> &str {
+        &self.name
+    }
+
+    fn capability(&self) -> (u32, u32) {
+        self.capability
+    }
+
+    fn allocate(&self, bytes: usize) -> Result<Address, Fault> {
+        self.bind()?;
+        let mut at = 0;
+        // SAFETY: the stream is the card's own; the address is written to its place.
+        match unsafe { sys::cuMemAllocAsync(&mut at, bytes, self.stream) } {
+            CUresult::CUDA_ERROR_OUT_OF_MEMORY => Err(self.memory_fault(bytes)),
+            result => check("cuMemAllocAsync", result).map(|()| Address(at)),
+        }
+    }
+
+    fn free(&self, at: Address, _bytes: usize) {
+        // A card that is lost has nothing to give back.
+        if self.bind().is_ok() {
+            // SAFETY: `allocate` gave the address, and its `Buffer` is gone; what was queued before goes first.
+            let _ = unsafe { sys::cuMemFreeAsync(at.0, self.stream) };
+        }
+    }
+
+    fn copy_in(&self, to: Address, from: &[u8]) -> Result<(), Fault> {
+        self.bind()?;
+        lock(&self.staging).copy_in(self.stream, to.0, from)
+    }
+
+    fn copy_out(&self, from: Address, to: &mut [u8]) -> Result<(), Fault> {
+        self.bind()?;
+        lock(&self.staging).copy_out(self.stream, from.0, to)
+    }
+
+    fn copy(&self, from: Address, to: Address, bytes: usize) -> Result<(), Fault> {
+        self.bind()?;
+        // SAFETY: `Buffer` asks for ranges inside of what it allocated.
+        check("cuMemcpyDtoDAsync", unsafe { sys::cuMemcpyDtoDAsync_v2(to.0, from.0, bytes, self.stream) })
+    }
+
+    fn fill(&self, at: Address, word: u32, words: usize) -> Result<(), Fault> {
+        self.bind()?;
+        // SAFETY: as in `copy`; memory is aligned to 256 bytes and `Buffer` fills from its beginning.
+        check("cuMemsetD32Async", unsafe { sys::cuMemsetD32Async(at.0, word, words, self.stream) })
+    }
+
+    fn tensor_map(&self, at: Address, shape: MapShape) -> Result<TensorMap, Fault> {
+        self.bind()?;
+        let mut map = TensorMap([0; 16]);
+        let sizes = [u64::from(shape.cols), u64::from(shape.rows)];
+        let (strides, boxes) = ([u64::from(shape.stride) * 2], [shape.box_cols, shape.box_rows]);
+        // SAFETY: the map has the size and the alignment of the driver's; the lists have as many numbers as a matrix
+        // has dimensions, one less for the strides. Drivers since CUDA 12.0 have the call.
+        let result = unsafe {
+            sys::cuTensorMapEncodeTiled(
+                (&raw mut map).cast(),
+                sys::CUtensorMapDataType::CU_TENSOR_MAP_DATA_TYPE_BFLOAT16,
+                2,
+                at.0 as *mut c_void,
+                sizes.as_ptr(),
+                strides.as_ptr(),
+                boxes.as_ptr(),
+                [1, 1].as_ptr(),
+                sys::CUtensorMapInterleave::CU_TENSOR_MAP_INTERLEAVE_NONE,
+                sys::CUtensorMapSwizzle::CU_TENSOR_MAP_SWIZZLE_128B,
+                sys::CUtensorMapL2promotion::CU_TENSOR_MAP_L2_PROMOTION_L2_256B,
+                sys::CUtensorMapFloatOOBfill::CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE,
+            )
+        };
+        check("cuTensorMapEncodeTiled", result).map(|()| map)
+    }
+
+    fn launch(&self, kernel: &'static Kernel, grid: Grid, args: &mut Arguments) -> Result<(), Fault> {
+        self.bind()?;
+        let function = self.function(kernel)?;
+        if grid.shared > SHARED_UNASKED {
+            let most = CUfunction_attribute::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES;
+            // SAFETY: the function was given by the driver and stays.
+            let result = unsafe { sys::cuFuncSetAttribute(function, most, grid.shared as c_int) };
+            check("cuFuncSetAttribute", result)?;
+        }
+        let ([bx, by, bz], [tx, ty, tz], shared) = (grid.blocks, grid.threads, grid.shared as u32);
+        let mut pointers = args.pointers();
+        // SAFETY: `Launch::run` has held the arguments against the kernel's parameters; the driver copies them before
+        // it returns, and the memory they point to is given back behind the kernel in the same stream.
+        let result = unsafe {
+            let arguments = pointers.as_mut_ptr();
+            sys::cuLaunchKernel(function, bx, by, bz, tx, ty, tz, shared, self.stream, arguments, ptr::null_mut())
+        };
+        check("cuLaunchKernel", result)
+    }
+
+    fn synchronize(&self) -> Result<(), Fault> {
+        self.bind()?;
+        // SAFETY: the stream is the card's own and stays.
+        check("cuStreamSynchronize", unsafe { sys::cuStreamSynchronize(self.stream) })
+    }
+}

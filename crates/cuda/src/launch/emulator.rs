@@ -1,0 +1,216 @@
+//! The kernels on the processor, a block of threads as fibers: `kernels/shim.h` says how.
+//!
+//! Memory is the host's, poisoned when it is taken, and between fences that are looked at when it is given back.
+//! Launches run at once, on the thread that asks.
+
+use std::alloc::{Layout, alloc, dealloc};
+use std::ffi::{CStr, CString, c_char, c_int, c_void};
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+
+use libloading::Library;
+
+use super::{Address, Arguments, Driver, Fault, Grid, MapShape, TensorMap};
+use crate::Unavailable;
+use crate::kernels::Kernel;
+
+/// `wels_emu_launch` of `kernels/emulator.cpp`.
+type Call = unsafe extern "C" fn(
+    name: *const c_char,
+    dims: *const u32,
+    shared: usize,
+    seed: u32,
+    args: *mut *mut c_void,
+    message: *mut c_char,
+    len: usize,
+) -> c_int;
+
+#[cfg(emulator)]
+unsafe extern "C" {
+    fn wels_emu_launch(
+        name: *const c_char,
+        dims: *const u32,
+        shared: usize,
+        seed: u32,
+        args: *mut *mut c_void,
+        message: *mut c_char,
+        len: usize,
+    ) -> c_int;
+}
+
+#[cfg(emulator)]
+const LINKED: Option<Call> = Some(wels_emu_launch);
+#[cfg(not(emulator))]
+const LINKED: Option<Call> = None;
+/// What a [`Call`] gives for a kernel that it does not have.
+const NO_SUCH_KERNEL: c_int = 2;
+
+/// Bytes before and behind memory that nobody may write to.
+const FENCE: usize = 256;
+const FENCED: u8 = 0xa5;
+/// NaN with a payload, as f32 and as bf16; −1 as a whole number.
+const POISON: u8 = 0xff;
+
+/// The driver.
+pub struct Emulator {
+    seed: AtomicU32,
+    launches: AtomicU64,
+    /// Kernels that are taken instead of the program's own.
+    other: Option<Call>,
+}
+
+impl Emulator {
+    /// One that steps blocks, warps and lanes as `seed` says.
+    pub fn open(seed: u32) -> Result<Arc<Emulator>, Unavailable> {
+        match LINKED {
+            Some(_) => Ok(Arc::new(Emulator { seed: AtomicU32::new(seed), launches: AtomicU64::new(0), other: None })),
+            None => Err(Unavailable::Emulator),
+        }
+    }
+
+    /// One that takes kernels out of a shared library, and the program's own where it has none of a name: for tests of
+    /// the tests, which change kernels.
+    pub fn with_kernels_of(library: &Path, seed: u32) -> Result<Arc<Emulator>, Unavailable> {
+        let failed = |error: libloading::Error| Unavailable::Failed { reason: error.to_string() };
+        // SAFETY: the library is the emulator with other kernels, built by the caller for this call.
+        let library = unsafe { Library::new(library) }.map_err(failed)?;
+        // SAFETY: the symbol is that of `kernels/emulator.cpp`, which has this type.
+        let call = unsafe { library.get::<Call>(b"wels_emu_launch") }.map(|call| *call).map_err(failed)?;
+        let (seed, launches) = (AtomicU32::new(seed), AtomicU64::new(0));
+        std::mem::forget(library); // fibers and what ends with a thread may lie in it
+        Ok(Arc::new(Emulator { seed, launches, other: Some(call) }))
+    }
+
+    /// Another order from the next launch on.
+    pub fn set_seed(&self, seed: u32) {
+        self.seed.store(seed, Ordering::Relaxed);
+    }
+
+    /// Kernels launched so far.
+    pub fn launches(&self) -> u64 {
+        self.launches.load(Ordering::Relaxed)
+    }
+}
+
+fn layout(bytes: usize) -> Layout {
+    Layout::from_size_align(bytes.next_multiple_of(4) + 2 * FENCE, 256).expect("a size that fits the address space")
+}
+
+impl Driver for Emulator {
+    fn name(&self) -> &str {
+        "the emulator"
+    }
+
+    fn capability(&self) -> (u32, u32) {
+        (9, 0)
+    }
+
+    fn allocate(&self, bytes: usize) -> Result<Address, Fault> {
+        let layout = layout(bytes);
+        // SAFETY: the layout is not empty, as it has the fences.
+        let start = unsafe { alloc(layout) };
+        if start.is_null() {
+            return Err(Fault::Memory { bytes, free: 0, total: 0 });
+        }
+        // SAFETY: the three ranges are the memory's: a fence, the bytes, the rest up to its end.
+        unsafe {
+            start.write_bytes(FENCED, FENCE);
+            start.add(FENCE).write_bytes(POISON, bytes);
+            start.add(FENCE + bytes).write_bytes(FENCED, layout.size() - FENCE - bytes);
+        }
+        Ok(Address(start as u64 + FENCE as u64))
+    }
+
+    fn free(&self, at: Address, bytes: usize) {
+        let layout = layout(bytes);
+        let start = (at.0 - FENCE as u64) as *mut u8;
+        // SAFETY: `allocate` made memory of this layout there, with a fence before and one behind `bytes`.
+        let (before, behind) = unsafe {
+            let behind = std::slice::from_raw_parts(start.add(FENCE + bytes), layout.size() - FENCE - bytes);
+            (std::slice::from_raw_parts(start, FENCE), behind)
+        };
+        let whole = before.iter().chain(behind).all(|byte| *byte == FENCED);
+        // SAFETY: as above, and the slices are not used any more.
+        unsafe { dealloc(start, layout) };
+        assert!(whole || std::thread::panicking(), "a kernel wrote outside of a buffer of {bytes} bytes");
+    }
+
+    fn copy_in(&self, to: Address, from: &[u8]) -> Result<(), Fault> {
+        // SAFETY: `Buffer` asks for ranges inside of what it allocated, which is the host's memory.
+        unsafe { std::ptr::copy_nonoverlapping(from.as_ptr(), to.0 as *mut u8, from.len()) };
+        Ok(())
+    }
+
+    fn copy_out(&self, from: Address, to: &mut [u8]) -> Result<(), Fault> {
+        // SAFETY: as in `copy_in`.
+        unsafe { std::ptr::copy_nonoverlapping(from.0 as *const u8, to.as_mut_ptr(), to.len()) };
+        Ok(())
+    }
+
+    fn copy(&self, from: Address, to: Address, bytes: usize) -> Result<(), Fault> {
+        // SAFETY: as in `copy_in`, and `Buffer` sees to it that ranges of one buffer do not overlap.
+        unsafe { std::ptr::copy_nonoverlapping(from.0 as *const u8, to.0 as *mut u8, bytes) };
+        Ok(())
+    }
+
+    fn fill(&self, at: Address, word: u32, words: usize) -> Result<(), Fault> {
+        // SAFETY: as in `copy_in`; the memory is aligned to 256 bytes and `Buffer` fills from its beginning.
+        unsafe { std::slice::from_raw_parts_mut(at.0 as *mut u32, words) }.fill(word);
+        Ok(())
+    }
+
+    fn poison(&self, at: Address, bytes: usize) {
+        // SAFETY: as in `copy_in`.
+        unsafe { (at.0 as *mut u8).write_bytes(POISON, bytes) };
+    }
+
+    fn tensor_map(&self, at: Address, shape: MapShape) -> Result<TensorMap, Fault> {
+        // The struct of `prelude.cuh`: a pointer, then five numbers of 32 bits.
+        let pair = |low: u32, high: u32| u64::from(low) | u64::from(high) << 32;
+        let mut words = [0; 16];
+        words[0] = at.0;
+        words[1] = pair(shape.cols, shape.rows);
+        words[2] = pair(shape.stride, shape.box_cols);
+        words[3] = u64::from(shape.box_rows);
+        Ok(TensorMap(words))
+    }
+
+    fn launch(&self, kernel: &'static Kernel, grid: Grid, args: &mut Arguments) -> Result<(), Fault> {
+        let number = self.launches.fetch_add(1, Ordering::Relaxed) as u32;
+        let seed = self.seed.load(Ordering::Relaxed).wrapping_mul(0x9e37_79b9) ^ number.wrapping_mul(0x85eb_ca6b);
+        let calls = self.other.into_iter().chain(LINKED);
+        let mut failure = (NO_SUCH_KERNEL, Unavailable::Emulator.to_string());
+        for call in calls {
+            match run(call, kernel, grid, seed, &mut args.pointers()) {
+                Ok(()) => return Ok(()),
+                Err(error) => failure = error,
+            }
+            if failure.0 != NO_SUCH_KERNEL {
+                break;
+            }
+        }
+        Err(Fault::Kernel { kernel: kernel.signature.name.clone(), reason: failure.1 })
+    }
+
+    fn synchronize(&self) -> Result<(), Fault> {
+        Ok(())
+    }
+}
+
+/// Runs a kernel; the error is the emulator's number and its words.
+fn run(call: Call, kernel: &Kernel, grid: Grid, seed: u32, args: &mut [*mut c_void]) -> Result<(), (c_int, String)> {
+    let name = CString::new(kernel.signature.name.as_str()).expect("a name without zeros");
+    let ([bx, by, bz], [tx, ty, tz]) = (grid.blocks, grid.threads);
+    let dims = [bx, by, bz, tx, ty, tz];
+    let mut message = [0 as c_char; 1024];
+    let (dims, args, len) = (dims.as_ptr(), args.as_mut_ptr(), message.len());
+    // SAFETY: `Launch::run` has held the arguments against the kernel's parameters; they and the message outlive the
+    // call, and the kernel runs to its end inside of it.
+    let failed = unsafe { call(name.as_ptr(), dims, grid.shared, seed, args, message.as_mut_ptr(), len) };
+    if failed == 0 {
+        return Ok(());
+    }
+    // SAFETY: the emulator ends its message with a zero, and there is one anyway where it writes nothing.
+    Err((failed, unsafe { CStr::from_ptr(message.as_ptr()) }.to_string_lossy().into_owned()))
+}

@@ -1,0 +1,118 @@
+//! NVIDIA GPUs as a device.
+//!
+//! Kernels are CUDA C inside the program (`kernels/`), compiled for the card at first use. [`launch`] is the only
+//! module that talks to the driver, and the only one with `unsafe`. Everything else lays out arguments: shapes are
+//! asserted, a kernel is launched, and nothing waits for the card but what the host reads.
+//!
+//! **Bits.** The kernels compute in f32 in the orders of `wels_kernels::reference`, with its `exp` and `log` and without
+//! contraction, so their results have the processor's bits. A faster kernel may have an order of its own, as long as an
+//! element depends on its own operands alone, and weight gradients are chains that micro-batches continue.
+
+#![deny(unsafe_code)]
+
+mod attention;
+mod experts;
+mod head;
+pub mod kernels;
+#[allow(unsafe_code)]
+pub mod launch;
+mod memory;
+mod paged;
+mod products;
+mod rows;
+mod weights;
+
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, OnceLock};
+
+use wels_device::Device;
+
+use launch::card::Card;
+use launch::{Driver, Launch};
+
+/// A card, or what stands for one.
+pub struct Cuda {
+    driver: Arc<dyn Driver>,
+    last_plan: Mutex<Option<Arc<paged::Plan>>>,
+}
+
+/// Why there is no device.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Unavailable {
+    /// The library of NVIDIA's driver is missing.
+    #[error("there is no NVIDIA driver: the system's loader does not find libcuda.so.1")]
+    Driver,
+    /// The driver is older than what is called.
+    #[error("the NVIDIA driver is for CUDA {}.{}, and at least {}.{} is needed", has.0, has.1, least.0, least.1)]
+    OldDriver {
+        /// The newest CUDA that it runs.
+        has: (i32, i32),
+        /// What is needed.
+        least: (i32, i32),
+    },
+    /// The driver has no card to show.
+    #[error("the NVIDIA driver has no card for this program: {reason}")]
+    NoCard {
+        /// Its words.
+        reason: String,
+    },
+    /// The card is older than what kernels are written for.
+    #[error("{name} has compute capability {}.{}, and at least 8.0 is needed", capability.0, capability.1)]
+    OldCard {
+        /// The card's.
+        name: String,
+        /// The card's.
+        capability: (u32, u32),
+    },
+    /// The compiler is missing.
+    #[error(
+        "NVIDIA's compiler NVRTC (libnvrtc.so.12 or .13) is neither in {} nor where the system's loader looks",
+        places(looked)
+    )]
+    Nvrtc {
+        /// Directories that were looked into.
+        looked: Vec<PathBuf>,
+    },
+    /// The program was built without the emulator, or where it could not be built.
+    #[error(
+        "the emulator of CUDA kernels is not in this program: it takes x86-64 Linux and a C++20 compiler at build time"
+    )]
+    Emulator,
+    /// Something else went wrong while the card was opened.
+    #[error("the card cannot be opened: {reason}")]
+    Failed {
+        /// What.
+        reason: String,
+    },
+}
+
+fn places(looked: &[PathBuf]) -> String {
+    match looked {
+        [] => format!("any directory of {} (which names none)", launch::libraries::VARIABLE),
+        looked => looked.iter().map(|place| place.display().to_string()).collect::<Vec<_>>().join(", "),
+    }
+}
+
+impl Cuda {
+    /// The first card. All callers share one device.
+    pub fn open() -> Result<Arc<dyn Device>, Unavailable> {
+        static DEVICE: OnceLock<Result<Arc<Cuda>, Unavailable>> = OnceLock::new();
+        let opened = DEVICE.get_or_init(|| Ok(Cuda::on(Card::open()?)));
+        opened.clone().map(|cuda| cuda as Arc<dyn Device>)
+    }
+
+    /// On a driver of one's own.
+    pub fn on(driver: Arc<dyn Driver>) -> Arc<Cuda> {
+        Arc::new(Cuda { driver, last_plan: Mutex::default() })
+    }
+
+    fn launch(&self, kernel: &str) -> Launch<'_> {
+        Launch::new(&self.driver, kernel)
+    }
+}
+
+impl Device for Cuda {
+    fn name(&self) -> &str {
+        "cuda"
+    }
+}

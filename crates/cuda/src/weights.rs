@@ -1,0 +1,133 @@
+//! Packed weights: the blocks of a file's number format in the card's memory, just as they are.
+
+use wels_device::host::blocks;
+use wels_device::{BlockType, Packed, PackedMatrix, Source, Tensor, Weights};
+
+use crate::Cuda;
+use crate::launch::Buffer;
+use crate::memory::{done, download, f32s_mut};
+
+/// A matrix on its way into a [`Stack`]: rows filled up to whole blocks.
+struct Matrix {
+    blocks: Buffer,
+    bytes: usize,
+}
+
+/// The matrices of a parameter, one behind the other.
+pub(crate) struct Stack {
+    /// Of each matrix.
+    pub formats: Vec<BlockType>,
+    /// Rows of each matrix, and where it begins.
+    places: Vec<(usize, usize)>,
+    /// Numbers in a row, filled up to whole blocks.
+    pub padded: usize,
+    /// Of all matrices.
+    pub blocks: Buffer,
+    bytes: usize,
+    /// For each matrix its format as kernels know it, and where it begins.
+    pub table: Buffer,
+}
+
+/// What the device keeps of a parameter.
+///
+/// # Panics
+/// If another device packed it.
+pub(crate) fn stack(packed: &Packed) -> &Stack {
+    packed.matrices().downcast_ref().expect("matrices that a CUDA device packed")
+}
+
+fn padded(format: BlockType, cols: usize) -> usize {
+    cols.next_multiple_of(format.len())
+}
+
+/// The number by which kernels know a format.
+fn code(format: BlockType) -> i64 {
+    let at = BlockType::ALL.iter().position(|other| *other == format);
+    at.expect("a format of the list of all") as i64
+}
+
+fn encoded(values: &[f32], to: BlockType, cols: usize) -> Vec<u8> {
+    let padded = padded(to, cols);
+    let row_bytes = to.row_bytes(padded).expect("whole blocks");
+    let mut bytes = vec![0; values.len() / cols * row_bytes];
+    if padded == cols {
+        blocks::encode(to, values, &mut bytes);
+        return bytes;
+    }
+    let mut row = vec![0.0; padded];
+    for (values, bytes) in values.chunks_exact(cols).zip(bytes.chunks_exact_mut(row_bytes)) {
+        row[..cols].copy_from_slice(values);
+        blocks::encode(to, &row, bytes);
+    }
+    bytes
+}
+
+impl Cuda {
+    /// `y[t]`: row `ids[t]` of a parameter of one matrix.
+    pub(crate) fn gather_packed(&self, table: &Packed, ids: &Buffer, y: &mut Tensor) {
+        let (stack, d, len) = (stack(table), y.cols(), y.len());
+        assert_eq!(stack.formats.len(), 1, "{table:?} where one matrix is expected");
+        let launch = self.launch("gather_packed").over(len).read(&stack.blocks).read(&stack.table).read(ids);
+        launch.write(f32s_mut(y)).int(d).int(stack.padded).long(len).run();
+    }
+}
+
+impl Weights for Cuda {
+    fn pack(&self, source: Source, rows: usize, cols: usize) -> PackedMatrix {
+        let own;
+        let (block_type, bytes): (_, &[u8]) = match &source {
+            Source::Blocks { block_type, bytes } => (*block_type, bytes),
+            Source::Mapped { block_type, owner, range, .. } => (*block_type, &(**owner).as_ref()[range.clone()]),
+            Source::Values { values, to } => {
+                own = encoded(values, *to, cols);
+                (*to, &own)
+            }
+        };
+        let expected = block_type.row_bytes(padded(block_type, cols)).map(|row| row * rows);
+        assert_eq!(Some(bytes.len()), expected, "bytes of a [{rows}, {cols}] matrix of {}", block_type.name());
+        let memory = Box::new(Matrix { blocks: self.upload(bytes), bytes: bytes.len() });
+        PackedMatrix { rows, cols, block_type, memory }
+    }
+
+    fn stack(&self, matrices: Vec<PackedMatrix>) -> Packed {
+        let like: Vec<_> = matrices.iter().map(|m| (m.rows, m.cols, m.block_type)).collect();
+        let own = |matrix: PackedMatrix| *matrix.memory.downcast().expect("a matrix that a CUDA device packed");
+        let matrices: Vec<Matrix> = matrices.into_iter().map(own).collect();
+        let padded = like.iter().map(|(_, cols, format)| padded(*format, *cols)).max().unwrap_or(0);
+        // Where a matrix begins is a place for words of 32 bits.
+        let (mut places, mut table, mut bytes) = (Vec::new(), Vec::new(), 0);
+        for ((rows, _, format), matrix) in like.iter().zip(&matrices) {
+            places.push((*rows, bytes));
+            table.extend([code(*format), bytes as i64]);
+            bytes += matrix.bytes.next_multiple_of(16);
+        }
+        let mut all = done(Buffer::new(&self.driver, bytes));
+        for (matrix, (_, place)) in matrices.iter().zip(&places) {
+            done(all.copy_from(*place, &matrix.blocks, 0, matrix.bytes));
+        }
+        let formats = like.iter().map(|(.., format)| *format).collect();
+        let total = matrices.iter().map(|matrix| matrix.bytes).sum();
+        let table = self.upload(&table);
+        Packed::new(&like, Box::new(Stack { formats, places, padded, blocks: all, bytes: total, table }))
+    }
+
+    fn unpack(&self, packed: &Packed) -> Vec<f32> {
+        let (stack, cols) = (stack(packed), packed.cols());
+        let bytes: Vec<u8> = download(&stack.blocks, stack.blocks.bytes());
+        let mut values = Vec::with_capacity(packed.rows() * cols);
+        for (format, (rows, place)) in stack.formats.iter().zip(&stack.places) {
+            let padded = padded(*format, cols);
+            let row_bytes = format.row_bytes(padded).expect("whole blocks");
+            let mut row = vec![0.0; padded];
+            for bytes in bytes[*place..][..rows * row_bytes].chunks_exact(row_bytes) {
+                blocks::decode(*format, bytes, &mut row);
+                values.extend_from_slice(&row[..cols]);
+            }
+        }
+        values
+    }
+
+    fn packed_bytes(&self, packed: &Packed) -> usize {
+        stack(packed).bytes
+    }
+}

@@ -1,0 +1,110 @@
+//! Routing, and what joins the experts' results.
+
+use wels_device::{Device, Ids, Router, Scoring, Start, Tensor};
+
+use std::sync::Arc;
+
+use crate::lab::{Outputs, empty, numbers, same, tensor, values};
+
+fn routers() -> Vec<Router> {
+    let router = |scoring, experts, top_k, groups, top_groups, normalize| Router {
+        scoring,
+        experts,
+        top_k,
+        groups,
+        top_groups,
+        normalize,
+        scale: 2.5,
+    };
+    vec![
+        router(Scoring::Sigmoid, 8, 2, 1, 1, true),
+        router(Scoring::Sigmoid, 48, 6, 8, 3, true),
+        router(Scoring::Sigmoid, 5, 5, 5, 5, false),
+        router(Scoring::Softmax, 40, 6, 4, 2, false),
+        router(Scoring::Softmax, 3, 1, 1, 1, true),
+    ]
+}
+
+#[test]
+fn routing_and_its_gradients() {
+    for router in routers() {
+        for tokens in [1, 7, 50] {
+            same(&format!("{router:?}, {tokens} tokens"), |device| {
+                let Router { experts, top_k, .. } = router;
+                let mut logits = numbers(1, tokens * experts);
+                // Ties, and what is not finite.
+                logits[0] = f32::NAN;
+                let last = logits.len() - 1;
+                logits[last] = logits[last - 1];
+                let logits = Tensor::of(device, tokens, experts, &logits);
+                let bias = tensor(device, 2, 1, experts);
+                let (mut scores, mut weights) = (empty(device, tokens, experts), empty(device, tokens, top_k));
+                let dispatch = device.route(&router, &logits, Some(&bias), &mut scores, &mut weights);
+                let dweights = tensor(device, 3, tokens, top_k);
+                let mut dlogits = empty(device, tokens, experts);
+                device.route_backward(&router, &scores, &dispatch, &dweights, None, &mut dlogits);
+                let loads = device.loads(&dispatch).iter().map(|load| *load as f32).collect();
+                let mut out = vec![
+                    ("scores", values(&scores)),
+                    ("weights", values(&weights)),
+                    ("dlogits", values(&dlogits)),
+                    ("loads", loads),
+                ];
+                let starts: Ids = vec![0, tokens as u32 / 3, tokens as u32 / 3, tokens as u32].into();
+                let balance = device.balance(&router, &scores, &dispatch, &starts);
+                let mut dscores = empty(device, tokens, experts);
+                device.balance_backward(&router, &scores, &starts, &balance, 0.01, &mut dscores);
+                device.route_backward(&router, &scores, &dispatch, &dweights, Some(&dscores), &mut dlogits);
+                out.extend([("losses", device.balance_losses(&balance)), ("dscores", values(&dscores))]);
+                out.push(("dlogits of both", values(&dlogits)));
+                out
+            });
+        }
+    }
+}
+
+#[test]
+fn combination() {
+    for (tokens, d, experts, top_k) in [(1, 3, 4, 1), (37, 40, 6, 3), (300, 16, 8, 2)] {
+        same(&format!("combination of {tokens}"), |device| {
+            let dispatch = crate::products::routed(device, tokens, experts, top_k);
+            let (h, weights) = (tensor(device, 1, dispatch.slots(), d), tensor(device, 2, tokens, top_k));
+            let (base, dy) = (tensor(device, 3, tokens, d), tensor(device, 4, tokens, d));
+            let (mut y, mut on_base) = (empty(device, tokens, d), empty(device, tokens, d));
+            device.combine(&h, &weights, &dispatch, None, &mut y);
+            device.combine(&h, &weights, &dispatch, Some(&base), &mut on_base);
+            let (mut dh, mut dweights) = (empty(device, dispatch.slots(), d), empty(device, tokens, top_k));
+            device.combine_backward(&dy, &h, &weights, &dispatch, &mut dh, &mut dweights);
+            let mut out = vec![
+                ("y", values(&y)),
+                ("y on a base", values(&on_base)),
+                ("dh", values(&dh)),
+                ("dweights", values(&dweights)),
+            ];
+            for start in [Start::Zero, Start::Continue] {
+                let mut dx = tensor(device, 5, tokens, d);
+                device.gather_slots(&h, &dispatch, (&mut dx, start));
+                out.push(("dx", values(&dx)));
+            }
+            out
+        });
+    }
+}
+
+/// For the planted bugs: more choices than a block has threads.
+pub fn many(device: &Arc<dyn Device>) -> Outputs {
+    let dispatch = crate::products::routed(device, 500, 6, 2);
+    let (h, weights) = (tensor(device, 1, dispatch.slots(), 4), tensor(device, 2, 500, 2));
+    let mut y = empty(device, 500, 4);
+    device.combine(&h, &weights, &dispatch, None, &mut y);
+    vec![("y", values(&y))]
+}
+
+/// For the planted bugs: experts of equal scores.
+pub fn ties(device: &Arc<dyn Device>) -> Outputs {
+    let router = routers()[0];
+    let logits = Tensor::zeros(device, 5, router.experts);
+    let (mut scores, mut weights) = (empty(device, 5, router.experts), empty(device, 5, router.top_k));
+    let dispatch = device.route(&router, &logits, None, &mut scores, &mut weights);
+    vec![("loads", device.loads(&dispatch).iter().map(|load| *load as f32).collect())]
+}

@@ -1,0 +1,73 @@
+//! The output head with its losses.
+
+use wels_device::{
+    Coefficient, Device, Divergence, HeadGradients, IGNORE, Policy, PolicyTerm, Precision, Start, TeacherHead,
+    WeightRef,
+};
+
+use std::sync::Arc;
+
+use crate::lab::{Outputs, empty, numbers, same, tensor, values};
+
+fn targets(tokens: usize, v: usize) -> Vec<u32> {
+    (0..tokens).map(|t| if t % 5 == 3 { IGNORE } else { (t * t * 13 % v) as u32 }).collect()
+}
+
+fn terms(tokens: usize) -> Vec<PolicyTerm> {
+    let x = numbers(9, tokens * 2);
+    let term = |t: usize| PolicyTerm { advantage: x[2 * t], weight: 0.1, old: -3.0 + x[2 * t + 1], reference: -3.5 };
+    (0..tokens).map(term).collect()
+}
+
+#[test]
+fn cross_entropy_and_policies() {
+    for (tokens, d, v) in [(1, 3, 2), (9, 20, 70), (70, 16, 601)] {
+        let (each, terms) = (numbers(8, tokens), terms(tokens));
+        let policy = |kl| Coefficient::Policy(Policy { terms: &terms, clip_low: 0.8, clip_high: 1.28, kl });
+        for coefficient in [Coefficient::Uniform(0.125), Coefficient::PerToken(&each), policy(0.0), policy(0.04)] {
+            same(&format!("head {tokens} {d} {v}"), |device| {
+                let (x, w, targets) = (tensor(device, 1, tokens, d), tensor(device, 2, v, d), targets(tokens, v));
+                let (mut alone, mut logp, mut dx) =
+                    (empty(device, tokens, 1), empty(device, tokens, 1), empty(device, tokens, d));
+                device.head_loss(Precision::F32, &x, WeightRef::Plain(&w), &targets, &mut alone, None);
+                let mut out = vec![("logp alone", values(&alone))];
+                for start in [Start::Zero, Start::Continue] {
+                    let mut dw = tensor(device, 3, v, d);
+                    let gradients = HeadGradients { dx: &mut dx, dw: (&mut dw, start), coefficient };
+                    device.head_loss(Precision::F32, &x, WeightRef::Plain(&w), &targets, &mut logp, Some(gradients));
+                    out.extend([("logp", values(&logp)), ("dx", values(&dx)), ("dw", values(&dw))]);
+                }
+                out
+            });
+        }
+    }
+}
+
+#[test]
+fn divergence_from_a_teacher() {
+    for (divergence, temperature, cross_entropy) in
+        [(Divergence::Forward, 1.0, 0.0), (Divergence::Forward, 2.0, 0.3), (Divergence::Reverse, 1.5, 0.5)]
+    {
+        same(&format!("{divergence:?}"), |device| {
+            let (tokens, d, v) = (13, 24, 301);
+            let (x, w, targets) = (tensor(device, 1, tokens, d), tensor(device, 2, v, d), targets(tokens, v));
+            let (states, head) = (tensor(device, 3, tokens, 2 * d), tensor(device, 4, v, 2 * d));
+            let taught =
+                TeacherHead { states: &states, head: WeightRef::Plain(&head), divergence, temperature, cross_entropy };
+            let (mut logp, mut seen) = (empty(device, tokens, 1), empty(device, tokens, 1));
+            let (mut dx, mut dw) = (empty(device, tokens, d), tensor(device, 5, v, d));
+            let coefficient = Coefficient::Uniform(1.0 / 16.0);
+            let gradients = HeadGradients { dx: &mut dx, dw: (&mut dw, Start::Continue), coefficient };
+            device.distil_loss(Precision::F32, &x, &w, &targets, &taught, [&mut logp, &mut seen], gradients);
+            vec![("logp", values(&logp)), ("divergence", values(&seen)), ("dx", values(&dx)), ("dw", values(&dw))]
+        });
+    }
+}
+
+/// For the planted bugs.
+pub fn some(device: &Arc<dyn Device>) -> Outputs {
+    let (x, w, targets) = (tensor(device, 1, 9, 8), tensor(device, 2, 700, 8), targets(9, 700));
+    let mut logp = empty(device, 9, 1);
+    device.head_loss(Precision::F32, &x, WeightRef::Plain(&w), &targets, &mut logp, None);
+    vec![("logp", values(&logp))]
+}

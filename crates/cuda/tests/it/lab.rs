@@ -1,0 +1,86 @@
+//! Operands, and one piece of work done by both devices.
+
+use std::sync::Arc;
+
+use wels_cpu::naive::Naive;
+use wels_cuda::Cuda;
+use wels_cuda::launch::emulator::Emulator;
+use wels_device::{Device, Tensor};
+
+pub type Outputs = Vec<(&'static str, Vec<f32>)>;
+
+/// Does `work` on the naive device and, in eight orders, on the emulator. Results have the bits of the plain loops, but
+/// for the sign of zeros, and in all orders the same.
+pub fn same(what: &str, work: impl Fn(&Arc<dyn Device>) -> Outputs) {
+    let Some(emulator) = emulator() else { return };
+    let naive: Arc<dyn Device> = Naive::new();
+    let expected = work(&naive);
+    let mut first: Option<Outputs> = None;
+    for seed in 1..=8 {
+        emulator.set_seed(seed);
+        let device: Arc<dyn Device> = Cuda::on(emulator.clone());
+        let got = work(&device);
+        for ((name, expected), (_, got)) in expected.iter().zip(&got) {
+            check(&format!("{what}: {name}"), expected, got, |a, b| a == b || a.is_nan() && b.is_nan());
+        }
+        let first = first.get_or_insert_with(|| got.clone());
+        for ((name, first), (_, got)) in first.iter().zip(&got) {
+            check(&format!("{what}: {name} in order {seed}"), first, got, |a, b| a.to_bits() == b.to_bits());
+        }
+    }
+}
+
+/// The emulator; none, and a line that says so, where it could not be built.
+pub fn emulator() -> Option<Arc<Emulator>> {
+    match Emulator::open(1) {
+        Ok(emulator) => Some(emulator),
+        Err(error) => {
+            eprintln!("SKIPPED: {error}");
+            None
+        }
+    }
+}
+
+/// The first output that is not what it should be.
+pub fn difference(expected: &Outputs, got: &Outputs) -> Option<String> {
+    let differs = |a: f32, b: f32| a != b && !(a.is_nan() && b.is_nan());
+    expected.iter().zip(got).find_map(|((name, expected), (_, got))| {
+        let count = expected.iter().zip(got).filter(|(a, b)| differs(**a, **b)).count();
+        (count > 0).then(|| format!("{count} of {} elements of {name} differ", got.len()))
+    })
+}
+
+fn check(what: &str, expected: &[f32], got: &[f32], same: impl Fn(f32, f32) -> bool) {
+    assert_eq!(expected.len(), got.len(), "elements of {what}");
+    let wrong = expected.iter().zip(got).position(|(a, b)| !same(*a, *b));
+    let Some(at) = wrong else { return };
+    let count = expected.iter().zip(got).filter(|(a, b)| !same(**a, **b)).count();
+    panic!("{what}: element {at} is {:e} and not {:e}, and {count} of {} differ", got[at], expected[at], got.len());
+}
+
+/// Numbers around 0, different for each `stream`.
+pub fn numbers(stream: u64, len: usize) -> Vec<f32> {
+    let mut state = stream.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
+    let mut next = || {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        (state >> 40) as f32 / (1 << 23) as f32 - 1.0
+    };
+    (0..len).map(|_| next() + next()).collect()
+}
+
+/// A tensor of such numbers.
+pub fn tensor(device: &Arc<dyn Device>, stream: u64, rows: usize, cols: usize) -> Tensor {
+    Tensor::of(device, rows, cols, &numbers(stream, rows * cols))
+}
+
+/// A tensor for an output.
+pub fn empty(device: &Arc<dyn Device>, rows: usize, cols: usize) -> Tensor {
+    Tensor::new(device, wels_device::Dtype::F32, rows, cols)
+}
+
+/// Its values.
+pub fn values(tensor: &Tensor) -> Vec<f32> {
+    tensor.to_host().into_owned()
+}

@@ -1,0 +1,220 @@
+//! Bugs planted in the kernels, one at a time: each is found by what the other tests look at.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::Arc;
+use std::{env, fs};
+
+use wels_cuda::Cuda;
+use wels_cuda::launch::emulator::Emulator;
+use wels_cuda::launch::signature;
+use wels_device::Device;
+
+use crate::lab::{Outputs, difference, emulator};
+use crate::{attention, experts, head, paged, products, rows, weights};
+
+/// A change of a file, and the work that it must show in.
+struct Planted {
+    what: &'static str,
+    /// Whose kernels are built anew.
+    file: &'static str,
+    /// The file that is changed: the same, or one that it includes.
+    changed: &'static str,
+    from: &'static str,
+    to: &'static str,
+    work: fn(&Arc<dyn Device>) -> Outputs,
+}
+
+const PLAIN: &str = "attention/plain.cu";
+const PRODUCTS: &str = "products/plain.cu";
+
+const ALL: &[Planted] = &[
+    Planted {
+        what: "no barrier before another thread's sums are stored",
+        file: PLAIN,
+        changed: PLAIN,
+        from: "  __syncthreads();\n  int64_t t = j0 + j;",
+        to: "  int64_t t = j0 + j;",
+        work: attention::some,
+    },
+    Planted {
+        what: "no barrier behind the loads of keys",
+        file: PLAIN,
+        changed: "attend.cuh",
+        from: "value(j0 + at / v, at % v);\n      __syncthreads();",
+        to: "value(j0 + at / v, at % v);",
+        work: attention::some,
+    },
+    Planted {
+        what: "no barrier behind the weights",
+        file: PLAIN,
+        changed: "attend.cuh",
+        from: "= p;\n      __syncthreads();",
+        to: "= p;",
+        work: attention::some,
+    },
+    Planted {
+        what: "a query does not see itself",
+        file: PLAIN,
+        changed: PLAIN,
+        from: "t0 + lane >= j0 + j",
+        to: "t0 + lane > j0 + j",
+        work: attention::some,
+    },
+    Planted {
+        what: "a tile is loaded while the last one is multiplied",
+        file: PRODUCTS,
+        changed: PRODUCTS,
+        from: "k0 += STEP) {\n    __syncthreads();",
+        to: "k0 += STEP) {",
+        work: products::some,
+    },
+    Planted {
+        what: "no guard of the columns",
+        file: PRODUCTS,
+        changed: PRODUCTS,
+        from: "if (i0 + i < m && j0 + j < n) c(i0 + i, j0 + j) =",
+        to: "if (i0 + i < m) c(i0 + i, j0 + j) =",
+        work: products::some,
+    },
+    Planted {
+        what: "a product that goes on from what it should not",
+        file: PRODUCTS,
+        changed: PRODUCTS,
+        from: "go_on && i0 + i < m",
+        to: "i0 + i < m",
+        work: products::some,
+    },
+    Planted {
+        what: "a tile reaches into the next part",
+        file: PRODUCTS,
+        changed: PRODUCTS,
+        from: "first + TILE < last ? first + TILE : last",
+        to: "first + TILE",
+        work: products::some,
+    },
+    Planted {
+        what: "counts of warps overwritten before they are read",
+        file: "experts.cu",
+        changed: "experts.cu",
+        from: "    __syncthreads();\n    if (lane == 0) of_warp[warp] = __popc(bits);",
+        to: "    if (lane == 0) of_warp[warp] = __popc(bits);",
+        work: experts::many,
+    },
+    Planted {
+        what: "of equals the last",
+        file: "experts.cu",
+        changed: "experts.cu",
+        from: "(other == mine && j < i)",
+        to: "(other == mine && j > i)",
+        work: experts::ties,
+    },
+    Planted {
+        what: "partial sums read while they are written",
+        file: "head.cu",
+        changed: "sums.cuh",
+        from: "j < n ? f(j) : 0.0f;\n    __syncthreads();",
+        to: "j < n ? f(j) : 0.0f;",
+        work: head::some,
+    },
+    Planted {
+        what: "another order of sums",
+        file: "rows.cu",
+        changed: "math.cuh",
+        from: "for (int half = 8; half; half /= 2) v += __shfl_xor_sync",
+        to: "for (int half = 1; half < 16; half *= 2) v += __shfl_xor_sync",
+        work: rows::some,
+    },
+    Planted {
+        what: "no guard of the elements",
+        file: "rows.cu",
+        changed: "rows.cu",
+        from: "if (i < n) y[i] += x[i];",
+        to: "y[i] += x[i];",
+        work: rows::some,
+    },
+    Planted {
+        what: "new tokens without their past",
+        file: "attention/paged.cu",
+        changed: "attention/paged.cu",
+        from: "tile[3], tile[1], scale,\n      [=](int n, int i) { return queries",
+        to: "tile[3], 0, scale,\n      [=](int n, int i) { return queries",
+        work: paged::some,
+    },
+    Planted {
+        what: "fifth bits of the wrong numbers",
+        file: "products/quantised.cu",
+        changed: "products/quantised.cu",
+        from: "(b[16 + i % 32] >> (i / 32) & 1) << 4",
+        to: "(b[16 + i % 32] >> (i / 64) & 1) << 4",
+        work: weights::fifth_bits,
+    },
+];
+
+#[test]
+fn every_planted_bug_is_found() {
+    if emulator().is_none() {
+        return;
+    }
+    let directory = tempfile::tempdir().expect("a directory");
+    let naive: Arc<dyn Device> = wels_cpu::naive::Naive::new();
+    let mut missed = Vec::new();
+    for (number, planted) in ALL.iter().enumerate() {
+        let library = build(planted, &directory.path().join(number.to_string()));
+        match found(planted, &library, &(planted.work)(&naive)) {
+            Some(how) => println!("{}: {how}", planted.what),
+            None => missed.push(planted.what),
+        }
+    }
+    assert!(missed.is_empty(), "not found: {missed:?}");
+}
+
+/// How a bug shows in one of eight orders.
+fn found(planted: &Planted, library: &Path, expected: &Outputs) -> Option<String> {
+    (1..=8).find_map(|seed| {
+        let work = planted.work;
+        let library = library.to_path_buf();
+        let got = std::thread::spawn(move || {
+            let device: Arc<dyn Device> = Cuda::on(Emulator::with_kernels_of(&library, seed).expect("a library"));
+            work(&device)
+        });
+        match got.join() {
+            Err(panic) => Some(panic.downcast_ref::<String>().cloned().unwrap_or_default()),
+            Ok(got) => difference(expected, &got),
+        }
+    })
+}
+
+/// A shared library of one file's kernels with the bug.
+fn build(planted: &Planted, directory: &Path) -> PathBuf {
+    let kernels = Path::new(env!("CARGO_MANIFEST_DIR")).join("kernels");
+    copy(&kernels, directory);
+    let changed = directory.join(planted.changed);
+    let text = fs::read_to_string(&changed).expect("a kernel file");
+    let count = text.matches(planted.from).count();
+    assert!(count > 0, "{}: {} has no `{}`", planted.what, planted.changed, planted.from);
+    fs::write(&changed, text.replace(planted.from, planted.to)).expect("a directory of one's own");
+    let text = fs::read_to_string(directory.join(planted.file)).expect("a kernel file");
+    let names: Vec<String> = signature::parse(&text).into_iter().map(|kernel| kernel.name).collect();
+    fs::write(directory.join("wrapper.cpp"), signature::wrapper(planted.file, &names)).expect("a directory");
+    fs::write(directory.join("table.cpp"), signature::table(&names)).expect("a directory");
+    let compiler = env::var("CXX").unwrap_or_else(|_| "c++".to_string());
+    let mut command = Command::new(compiler);
+    command.args(["-std=c++20", "-O1", "-shared", "-fPIC", "-ffp-contract=off", "-w", "-I."]);
+    command.args(["wrapper.cpp", "table.cpp", "emulator.cpp", "-o", "kernels.so"]).current_dir(directory);
+    let output = command.output().expect("the compiler that has built the emulator");
+    assert!(output.status.success(), "{}: {}", planted.what, String::from_utf8_lossy(&output.stderr));
+    directory.join("kernels.so")
+}
+
+fn copy(from: &Path, to: &Path) {
+    fs::create_dir_all(to).expect("a directory of one's own");
+    for entry in fs::read_dir(from).expect("the kernels").flatten() {
+        let target = to.join(entry.file_name());
+        if entry.path().is_dir() {
+            copy(&entry.path(), &target);
+        } else {
+            fs::copy(entry.path(), target).expect("a directory of one's own");
+        }
+    }
+}
