@@ -21,7 +21,7 @@ use wels_runs::machine::{self, Measurements};
 use wels_runs::recipe::Recipe;
 use wels_train::trainer::{State, Trainer};
 
-use crate::device::device;
+use crate::device::DeviceArgs;
 use crate::output;
 
 /// What the command line says.
@@ -58,6 +58,8 @@ struct TrainArgs {
     /// Write one line of JSON
     #[arg(long)]
     json: bool,
+    #[command(flatten)]
+    device: DeviceArgs,
 }
 
 /// What is written. Times are medians over the steps.
@@ -100,7 +102,7 @@ fn train(args: &TrainArgs) -> Result<()> {
     if let Some(note) = slow_precision(section) {
         eprintln!("note: {note}");
     }
-    let device = device();
+    let device = args.device.open()?;
     let state = State::new(Params::init(&device, config, recipe.run.seed));
     let execution = execution(section, &device);
     let mut trainer = Trainer::new(config.clone(), context, state, of_pretraining(section), execution);

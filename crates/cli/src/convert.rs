@@ -14,7 +14,6 @@ use wels_pipeline::refusal::refuse;
 use wels_pipeline::words::short;
 use wels_runs::files::write_folder_atomically;
 
-use crate::device::device;
 use crate::model::{Location, OpenModel, Weights, in_directory, locate, split_rows};
 use crate::progress::Progress;
 
@@ -118,7 +117,7 @@ fn target(args: &Args) -> Result<Target> {
 
 /// All weights as f32, with progress.
 fn load(model: &OpenModel) -> Result<Params> {
-    let mut params = Params::zeros(&device(), &model.config);
+    let mut params = Params::zeros(&wels_cpu::device(), &model.config);
     let total: u64 = params.specs().iter().map(|spec| spec.len() as u64).sum();
     let mut progress = Progress::new("read", "numbers", 0, Some(total));
     let mut done = 0;

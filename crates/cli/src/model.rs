@@ -1,7 +1,10 @@
 //! MODEL on the command line: a run, a Hugging Face directory, or a GGUF file.
 
+use std::sync::Arc;
+
 use anyhow::Result;
 use wels_data::tokenizer::Tokenizer;
+use wels_device::Device;
 use wels_model::config::{ModelConfig, Note};
 use wels_model::gguf::GgufFile;
 use wels_model::inference::{LoadOptions, Quantise};
@@ -15,7 +18,7 @@ pub use wels_pipeline::model::{
 use wels_pipeline::model::{gguf_tokenizer, read_tokenizer};
 use wels_runs::machine;
 
-use crate::device::device;
+use crate::device::DeviceArgs;
 
 /// Number format of matrices while a model answers.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
@@ -60,6 +63,8 @@ pub struct LoadArgs {
     /// In latent attention: keep all heads' keys and values instead of the latents
     #[arg(long)]
     pub expanded: bool,
+    #[command(flatten)]
+    pub device: DeviceArgs,
 }
 
 impl LoadArgs {
@@ -82,7 +87,7 @@ impl LoadArgs {
     /// The model for sequences of up to `context` tokens, and its weights as they are held.
     pub fn take(&self, open: &OpenModel, context: usize) -> Result<(Model, Params)> {
         let model = Model::new(open.config.clone(), context);
-        let mut params = open.inference_params(self.quant.into())?;
+        let mut params = open.inference_params(&self.device.open()?, self.quant.into())?;
         if self.layout(&open.config) == CacheLayout::Latent {
             params.prepare_latent(&model);
         }
@@ -129,12 +134,12 @@ impl OpenModel {
 
     /// The weights for answering, quantised if so asked: packed, large experts when they are first used, up to half of
     /// the memory that is left; the others stay in the file.
-    pub fn inference_params(&self, quantise: Quantise) -> Result<Params> {
+    pub fn inference_params(&self, device: &Arc<dyn Device>, quantise: Quantise) -> Result<Params> {
         let pack_bytes = machine::available_memory_bytes().map_or(u64::MAX, |bytes| bytes / 2);
         let options = LoadOptions { quantise, pack_bytes, pack_expert_bytes: PACK_EXPERT_BYTES };
         let (params, _) = match &self.weights {
-            Weights::Files(files) => Params::from_files(&device(), files, &self.config, options)?,
-            Weights::Gguf(file) => Params::from_gguf(&device(), file, &self.config, options)?,
+            Weights::Files(files) => Params::from_files(device, files, &self.config, options)?,
+            Weights::Gguf(file) => Params::from_gguf(device, file, &self.config, options)?,
         };
         Ok(params)
     }

@@ -12,7 +12,7 @@ use wels_pipeline::task::Programs;
 use wels_runs::recipe::Recipe;
 use wels_runs::rundir::RunDir;
 
-use crate::device::device;
+use crate::device::DeviceArgs;
 use crate::terminal::Terminal;
 
 /// What the command line says.
@@ -28,12 +28,14 @@ pub struct Args {
     /// of a result
     #[arg(long, value_name = "N", default_value_t = NonZeroUsize::MIN)]
     ranks: NonZeroUsize,
+    #[command(flatten)]
+    device: DeviceArgs,
 }
 
 impl Args {
     /// What `wels` alone means.
     pub fn quickstart() -> Args {
-        Args { recipe_or_run: None, runs: default_runs(), ranks: NonZeroUsize::MIN }
+        Args { recipe_or_run: None, runs: default_runs(), ranks: NonZeroUsize::MIN, device: DeviceArgs::default() }
     }
 }
 
@@ -46,7 +48,7 @@ fn default_runs() -> PathBuf {
 pub fn run(args: &Args) -> Result<()> {
     let mut terminal = Terminal::listening()?;
     let (programs, rates, ranks) = (Programs::Run, Rates::Measured, args.ranks.get());
-    let options = Options { programs, rates, device: device(), ranks };
+    let options = Options { programs, rates, device: args.device.open()?, ranks };
     ranks::run_on_threads(open(args)?, &options, &mut terminal)
 }
 

@@ -115,4 +115,9 @@ impl Device for Cuda {
     fn name(&self) -> &str {
         "cuda"
     }
+
+    fn in_words(&self) -> String {
+        let (major, minor) = self.driver.capability();
+        format!("{}, compute capability {major}.{minor}", self.driver.name())
+    }
 }

@@ -191,6 +191,7 @@ impl<'h> Session<'h> {
             joules: self.energy.joules(),
             threads: wels_kernels::par::threads(),
             ranks: self.rank.comm.world(),
+            device: self.rank.device.name().into(),
             cost_micro_usd: (seconds / 3600.0 * usd_per_hour * 1e6).round() as u64,
             peak_rss_bytes: machine::peak_rss_bytes().unwrap_or(0),
             wels_version: env!("CARGO_PKG_VERSION").into(),

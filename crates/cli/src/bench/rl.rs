@@ -22,7 +22,7 @@ use wels_train::rollout::{Answer, Question, RolloutOptions, rollout};
 use wels_train::schedule::{Decay, LearningRate, Switch};
 use wels_train::trainer::{Hyperparameters, State, Trainer};
 
-use crate::device::device;
+use crate::device::DeviceArgs;
 use crate::model::{load_params, locate, read_config, report};
 use crate::output;
 
@@ -38,6 +38,8 @@ const GRPO: Grpo = Grpo {
 
 #[derive(clap::Args)]
 pub struct RlArgs {
+    #[command(flatten)]
+    device: DeviceArgs,
     /// A Hugging Face directory, the directory of a run, or a GGUF file
     #[arg(value_name = "MODEL")]
     model: PathBuf,
@@ -99,7 +101,7 @@ pub fn rl(args: &RlArgs) -> Result<()> {
         let message = format!("{context} tokens do not fit the model's context of {}", config.rope.max_positions);
         return Err(refuse(message, "give a smaller --prompt or --tokens"));
     }
-    let device = device();
+    let device = args.device.open()?;
     let state = State::new(load_params(&device, &location, &config)?);
     let parameters = count::params(&config).total.0;
     let mut trainer = Trainer::new(config, context, state, hyperparameters(), Execution::new(device));
