@@ -1,7 +1,7 @@
 // A block of CUDA threads on the processor: one fiber a thread, switched at barriers and waits.
 //
 // What no barrier orders comes in any order: blocks, warps and lanes are stepped as the dice say, from a seed that
-// tests vary. Shared memory is NaN at first and between guards; a block in which nothing can go on is reported with
+// tests vary. What is asynchronous (TMA, cp.async, wgmma) happens late, and its target is NaN until then. Shared memory is NaN at first and between guards; a block in which nothing can go on is reported with
 // what each thread waits for. x86-64 on Linux alone. All state is the calling OS thread's.
 #pragma once
 #include <sys/mman.h>
@@ -32,6 +32,7 @@ struct uint2 { unsigned x, y; };
 struct uint4 { unsigned x, y, z, w; };
 struct float2 { float x, y; };
 struct float4 { float x, y, z, w; };
+inline float2 make_float2(float x, float y) { return {x, y}; }
 inline float4 make_float4(float x, float y, float z, float w) { return {x, y, z, w}; }
 inline uint4 make_uint4(unsigned x, unsigned y, unsigned z, unsigned w) { return {x, y, z, w}; }
 extern "C" void wels_emu_switch(void **save, void *load);
@@ -41,8 +42,14 @@ constexpr size_t STACK = 64 << 10, SHARED = 256 << 10, PAGE_BYTES = 4096;
 constexpr unsigned THREADS = 1024;
 constexpr unsigned char POISON = 0xff, FENCE = 0xa5;
 
+// One wgmma as a thread issued it: pointers to its registers, read and written when it is carried out.
+struct Mma { float *d; const uint32_t *areg; uint64_t a, b; int n; bool ta, tb, acc, fp8; };
+struct Group { std::vector<std::vector<Mma>> queued[128]; std::vector<Mma> open[128]; unsigned committed[128] = {}, done = 0; };
+struct Copy { unsigned to; const void *from; int bytes; };
+
 struct Warp {
   uint32_t slot[2][32];
+  void *ptr[32];
   unsigned arrived, gen, size;
 };
 struct Thread {
@@ -53,6 +60,11 @@ struct Thread {
   // It cannot go on while *watch == seen.
   const unsigned *watch;
   unsigned seen;
+  // Whether wgmma may read its registers; what it wrote that the async proxy does not see; its cp.async.
+  bool fenced;
+  std::vector<unsigned> dirty;
+  std::vector<Copy> open;
+  std::vector<std::vector<Copy>> copies;
 };
 struct Block {
   uint3 index;
@@ -67,6 +79,9 @@ struct Block {
   char *smem;
   size_t smem_size;
   std::function<void()> body;
+  std::vector<Group> groups;
+  std::vector<uint16_t> dirty;  // for each 16 bytes: the thread (+1) whose write the async proxy does not see yet
+  std::vector<std::function<void()>> pending;  // TMA operations under way
   void *scheduler;
   uint32_t seed;
   bool failed;
@@ -142,6 +157,9 @@ inline void entry() {
 }
 inline void prepare(unsigned n) {
   Block &b = *block;
+  b.groups.assign((n + 127) / 128, Group{});
+  b.dirty.assign(b.smem_size / 16 + 1, 0);
+  b.pending.clear();
   b.live = n; b.serial++; b.progress = 0;
   b.threads.resize(n);
   b.warps.assign((n + 31) / 32, Warp{});
@@ -153,6 +171,7 @@ inline void prepare(unsigned n) {
   for (unsigned t = 0; t < n; t++) {
     Thread &th = b.threads[t];
     th.done = false; th.linear = t; th.watch = nullptr;
+    th.fenced = false; th.dirty.clear(); th.open.clear(); th.copies.clear();
     th.tid = {t % b.dim.x, t / b.dim.x % b.dim.y, t / (b.dim.x * b.dim.y)};
     uintptr_t top = ((uintptr_t)b.stacks + (t + 1) * STACK) & ~(uintptr_t)15;
     void **sp = (void **)top;
@@ -188,6 +207,16 @@ inline void report_deadlock() {
     at += snprintf(b.message + at, sizeof b.message - at, " thread %u (warp %u of %u arrived, barrier 0 has %u);", t.linear, w.arrived, w.size, b.bar_arrived[0]);
   }
 }
+// One of the operations under way, any, is done.
+inline void finish_one() {
+  Block &b = *block;
+  size_t i = dice() % b.pending.size();
+  auto f = std::move(b.pending[i]);
+  b.pending[i] = std::move(b.pending.back());
+  b.pending.pop_back();
+  f();
+  b.progress++;
+}
 // Runs a block to its end; whether it got there.
 inline bool run_block() {
   Block &b = *block;
@@ -196,11 +225,16 @@ inline bool run_block() {
     uint64_t before = b.progress;
     // A warp runs on its own for a while, then another.
     for (unsigned round = 0; round < 2 * warps || (b.progress == before && round < 64 * warps); round++) {
+      if (!b.pending.empty() && dice() % 3 == 0) finish_one();
       unsigned w = dice() % warps, turns = 1 + dice() % 16;
       for (unsigned turn = 0; turn < turns && step_warp(w); turn++) {}
       if (b.failed) return false;
     }
     if (b.progress == before) { report_deadlock(); return false; }
+  }
+  if (!b.failed && !b.pending.empty()) {
+    snprintf(b.message, sizeof b.message, "block %u,%u,%u ended before its copies", b.index.x, b.index.y, b.index.z);
+    b.failed = true;
   }
   for (size_t i = 0; i < 64; i++)
     if ((unsigned char)b.smem[b.smem_size + i] != FENCE) {
@@ -263,6 +297,14 @@ template <class T> T emu_exchange(T v, unsigned from) {
   memcpy(&r, &w.slot[g & 1][from % 32], 4);
   return r;
 }
+// All lanes of a warp meet; the last to come does `f` for all.
+inline void emu_collective(void *mine, void (*f)(void **)) {
+  emu::Warp &w = emu::warp();
+  unsigned g = w.gen;
+  w.ptr[emu::self().linear % 32] = mine;
+  if (++w.arrived == w.size) { w.arrived = 0; f(w.ptr); w.gen++; emu::block->progress++; }
+  else emu::wait_changed(&w.gen, g);
+}
 inline void __syncwarp(unsigned = ~0u) { emu_exchange(0u, emu::self().linear); }
 template <class T> T __shfl_xor_sync(unsigned, T v, int m) { return emu_exchange(v, emu::self().linear ^ m); }
 template <class T> T __shfl_sync(unsigned, T v, int l) { return emu_exchange(v, l); }
@@ -286,6 +328,9 @@ inline int __any_sync(unsigned mask, int p) { return __ballot_sync(mask, p) != 0
 inline int __popc(unsigned x) { return __builtin_popcount(x); }
 inline int __ffs(int x) { return __builtin_ffs(x); }
 inline float __fmaf_rn(float a, float b, float c) { return fmaf(a, b, c); }
+inline float __fmul_rn(float a, float b) { return a * b; }
+inline float __fadd_rn(float a, float b) { return a + b; }
+inline float __fdiv_rn(float a, float b) { return a / b; }
 inline float rsqrtf(float x) { return 1.0f / sqrtf(x); }
 inline float __uint_as_float(unsigned x) { float f; memcpy(&f, &x, 4); return f; }
 inline unsigned __float_as_uint(float f) { unsigned x; memcpy(&x, &f, 4); return x; }

@@ -20,6 +20,7 @@ mod memory;
 mod paged;
 mod products;
 mod rows;
+mod tensor_cores;
 mod weights;
 
 use std::path::PathBuf;
