@@ -1,4 +1,4 @@
-"""Time one training step (forward, backward, AdamW) of a peer on this machine's CPU.
+"""Time one training step (forward, backward, AdamW) of a peer on this machine's CPU, or with `--device cuda` its GPU.
 
     python peer_step.py dense --precision f32 --steps 7
     python peer_step.py moe --precision f32 --experts grouped_mm --steps 7
@@ -137,14 +137,15 @@ def time_steps(arguments: argparse.Namespace) -> dict[str, object]:
         model, logits_of = dense()
     else:
         model, logits_of = moe(arguments.experts, arguments.attention)
-    model.train()
+    model.to(arguments.device).train()
     adamw = optimizer(model, arguments.optimizer)
     tokens = torch.randint(0, VOCAB, (SEQUENCES, TOKENS + 1))
+    tokens = tokens.to(arguments.device)
     ids, targets = tokens[:, :-1].contiguous(), tokens[:, 1:].reshape(-1)
     forward = torch.compile(logits_of) if arguments.compile else logits_of
 
     def precision() -> AbstractContextManager[object]:
-        return torch.autocast("cpu", dtype=torch.bfloat16) if arguments.precision == "bf16" else nullcontext()
+        return torch.autocast(arguments.device, dtype=torch.bfloat16) if arguments.precision == "bf16" else nullcontext()
 
     seconds: list[float] = []
     losses: list[float] = []
@@ -178,6 +179,7 @@ def main() -> None:
     parser.add_argument("--compile", action="store_true")
     parser.add_argument("--steps", type=int, default=7)
     parser.add_argument("--warmup", type=int, default=2)
+    parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
     parser.add_argument("--threads", type=int, default=2)
     print(json.dumps(time_steps(parser.parse_args())))
 

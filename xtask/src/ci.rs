@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 
-use crate::{readme, tidy};
+use crate::{inlined, readme, tidy};
 
 /// The README's test command; `tidy` checks that the README and `.ci/run` say the same.
 pub const TEST_COMMAND: &str = "cargo test --release";
@@ -35,6 +35,7 @@ pub fn run(root: &Path, tests: Tests) -> Result<()> {
         ("lint", command("cargo clippy --release --workspace --all-targets -- --deny warnings")),
         ("document", Box::new(|| document(root))),
         ("build", command("cargo build --release")),
+        ("inlined", Box::new(|| inlined::run(root))),
         ("readme", Box::new(|| readme::run(root))),
     ];
     if tests == Tests::Run {

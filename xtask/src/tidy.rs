@@ -2,6 +2,8 @@
 
 mod circles;
 
+mod docs;
+
 mod edges;
 
 mod prose;
@@ -59,6 +61,7 @@ pub fn run(root: &Path) -> Result<()> {
             files.push(File { path, text }); // what is not UTF-8 is no text
         }
     }
+    docs::check(&files, &mut failures);
     edges::check(&files, &mut failures);
     circles::check(&files, &mut failures);
     rust::check(&files, &mut failures);

@@ -21,17 +21,18 @@ use wels_runs::machine::{self, Measurements};
 use wels_runs::recipe::Recipe;
 use wels_train::trainer::{State, Trainer};
 
+use crate::device::DeviceArgs;
 use crate::output;
 
 /// What the command line says.
 #[derive(clap::Args)]
 pub struct Args {
     #[command(subcommand)]
-    what: What,
+    what: BenchCommand,
 }
 
 #[derive(clap::Subcommand)]
-enum What {
+enum BenchCommand {
     /// Training steps of a recipe on random tokens: forward, backward, optimizer
     Train(TrainArgs),
     /// Matrix products at training shapes, forward and backward, beside the FMA peak
@@ -42,7 +43,7 @@ enum What {
     Decode(decode::DecodeArgs),
     /// Steps of reinforcement at given lengths: sampling and learning, beside answers one at a time
     Rl(rl::RlArgs),
-    /// Decoding with and without guessing tokens ahead, at equal answers
+    /// Decoding with and without speculation, at equal answers
     Speculation(speculation::SpeculationArgs),
 }
 
@@ -57,6 +58,8 @@ struct TrainArgs {
     /// Write one line of JSON
     #[arg(long)]
     json: bool,
+    #[command(flatten)]
+    device: DeviceArgs,
 }
 
 /// What is written. Times are medians over the steps.
@@ -83,12 +86,12 @@ struct TrainBench {
 /// Measures.
 pub fn bench(args: &Args) -> Result<()> {
     match &args.what {
-        What::Train(args) => train(args),
-        What::Gemm(args) => gemm::gemm(args),
-        What::Quant(args) => quant::quant(args),
-        What::Decode(args) => decode::decode(args),
-        What::Rl(args) => rl::rl(args),
-        What::Speculation(args) => speculation::speculation(args),
+        BenchCommand::Train(args) => train(args),
+        BenchCommand::Gemm(args) => gemm::gemm(args),
+        BenchCommand::Quant(args) => quant::quant(args),
+        BenchCommand::Decode(args) => decode::decode(args),
+        BenchCommand::Rl(args) => rl::rl(args),
+        BenchCommand::Speculation(args) => speculation::speculation(args),
     }
 }
 
@@ -99,8 +102,10 @@ fn train(args: &TrainArgs) -> Result<()> {
     if let Some(note) = slow_precision(section) {
         eprintln!("note: {note}");
     }
-    let state = State::new(Params::init(&wels_cpu::device(), config, recipe.run.seed));
-    let mut trainer = Trainer::new(config.clone(), context, state, of_pretraining(section), execution(section));
+    let device = args.device.open()?;
+    let state = State::new(Params::init(&device, config, recipe.run.seed));
+    let execution = execution(section, &device);
+    let mut trainer = Trainer::new(config.clone(), context, state, of_pretraining(section), execution);
     let tokens = section.batch_tokens;
     let peak_before = fma_peak_flops();
     let mut seconds = Vec::new();

@@ -14,7 +14,7 @@ use anyhow::{Context, Result};
 use wels_engine::{Options, Sampling, Speculation};
 use wels_pipeline::refusal::refuse;
 
-use crate::model::{HoldArgs, OpenModel, locate};
+use crate::model::{LoadArgs, OpenModel, locate};
 use session::{Part, Session, Settings};
 
 /// What the command line says.
@@ -42,11 +42,11 @@ pub struct Args {
     #[arg(long, value_name = "N")]
     context: Option<usize>,
     #[command(flatten)]
-    hold: HoldArgs,
+    load: LoadArgs,
     /// Show of the thinking only how long it is
     #[arg(long)]
     fold: bool,
-    /// Guess no tokens ahead. Changes no answer
+    /// No speculative decoding. Changes no answer
     #[arg(long)]
     no_speculation: bool,
     /// Without a terminal: each line is a question, all in one conversation
@@ -76,12 +76,12 @@ fn open(args: &Args) -> Result<Session> {
         return Err(refuse(message, format!("give a number from 2 to {longest}")));
     }
     let speculation = if args.no_speculation { Speculation::Off } else { Speculation::Auto { max_draft: 6 } };
-    let (layout, numbers) = (args.hold.layout(&open.config), args.hold.numbers());
-    let options = Options { speculation, max_running: 1, layout, numbers, ..Options::default() };
+    let (layout, cache_dtype) = (args.load.layout(&open.config), args.load.cache_dtype());
+    let options = Options { speculation, max_running: 1, layout, cache_dtype, ..Options::default() };
     let sampling =
         Sampling { temperature: args.temperature, top_p: args.top_p, seed: args.seed, ..Sampling::default() };
     let settings = Settings { sampling, max_tokens: args.max_tokens };
-    let (model, params) = args.hold.take(&open, context)?;
+    let (model, params) = args.load.take(&open, context)?;
     let mut session = Session::new(model, params, open.tokenizer, options, settings)?;
     session.set_system(args.system.clone());
     Ok(session)

@@ -45,7 +45,7 @@ use self::receipts::Folder;
 use self::scores::Scores;
 use self::suite::{PromptStyle, Suite, chosen};
 use crate::interrupt::Interrupt;
-use crate::model::HoldArgs;
+use crate::model::LoadArgs;
 use crate::output;
 use crate::progress::Progress;
 use crate::serve::default_name;
@@ -57,9 +57,9 @@ pub struct Args {
     #[arg(value_name = "MODEL", required_unless_present_any = ["compare", "against"])]
     model: Option<PathBuf>,
     #[command(flatten)]
-    what: WhatArgs,
+    what: BenchmarkArgs,
     #[command(flatten)]
-    how: HowArgs,
+    how: AnswerArgs,
     /// Where receipts and scores go; `evals/` and the model's name if left out
     #[arg(long, value_name = "DIR")]
     out: Option<PathBuf>,
@@ -76,7 +76,7 @@ pub struct Args {
     #[arg(long, value_name = "MIB", default_value = "1024")]
     cache_mib: NonZeroUsize,
     #[command(flatten)]
-    hold: HoldArgs,
+    load: LoadArgs,
     /// Compare two folders of receipts, item by item
     #[arg(long, num_args = 2, value_names = ["A", "B"], conflicts_with_all = ["model", "bench"])]
     compare: Option<Vec<PathBuf>>,
@@ -112,7 +112,7 @@ pub struct EndpointArgs {
 
 /// What is asked.
 #[derive(clap::Args)]
-pub struct WhatArgs {
+pub struct BenchmarkArgs {
     /// mmlu, gpqa, math, gsm8k, aime, humaneval, mbpp, each found in --data by its usual name, or as NAME=FILE
     #[arg(long, value_name = "NAME[=FILE]", value_delimiter = ',')]
     bench: Vec<String>,
@@ -135,7 +135,7 @@ pub struct WhatArgs {
 
 /// How it is asked and answered.
 #[derive(clap::Args)]
-pub struct HowArgs {
+pub struct AnswerArgs {
     /// How questions are put; if left out `chat` where answers are written and the model has a template, else `plain`
     #[arg(long, value_enum)]
     prompt: Option<PromptStyle>,

@@ -22,6 +22,8 @@ mod report;
 
 mod bench;
 
+mod device;
+
 mod model;
 
 mod serve;

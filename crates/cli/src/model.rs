@@ -1,18 +1,24 @@
 //! MODEL on the command line: a run, a Hugging Face directory, or a GGUF file.
 
+use std::sync::Arc;
+
 use anyhow::Result;
 use wels_data::tokenizer::Tokenizer;
+use wels_device::Device;
 use wels_model::config::{ModelConfig, Note};
 use wels_model::gguf::GgufFile;
+use wels_model::inference::{LoadOptions, Quantise};
 use wels_model::model::Model;
-use wels_model::paged::{CacheLayout, Numbers};
+use wels_model::paged::{CacheDtype, CacheLayout};
 use wels_model::params::Params;
-use wels_model::weights::{Files, Hold, Quantise, Sink, open_dir};
+use wels_model::weights::{Files, Sink, open_dir};
 pub use wels_pipeline::model::{
     Location, in_directory, load_params, locate, read_config, read_config_file, split_rows,
 };
 use wels_pipeline::model::{gguf_tokenizer, read_tokenizer};
 use wels_runs::machine;
+
+use crate::device::DeviceArgs;
 
 /// Number format of matrices while a model answers.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
@@ -38,7 +44,7 @@ impl From<Quant> for Quantise {
 
 /// Number format of the keys and values that a model remembers while it answers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
-pub enum CacheNumbers {
+pub enum CacheDtypeArg {
     /// 32 bits, as in training
     F32,
     /// 16 bits
@@ -47,19 +53,21 @@ pub enum CacheNumbers {
 
 /// How a model is held while it answers.
 #[derive(Clone, Copy, Debug, clap::Args)]
-pub struct HoldArgs {
+pub struct LoadArgs {
     /// Number format of the matrices
     #[arg(long, value_enum, default_value_t)]
     pub quant: Quant,
     /// Number format of the cache
-    #[arg(long, value_enum, default_value_t = CacheNumbers::F16)]
-    pub cache: CacheNumbers,
+    #[arg(long, value_enum, default_value_t = CacheDtypeArg::F16)]
+    pub cache: CacheDtypeArg,
     /// In latent attention: keep all heads' keys and values instead of the latents
     #[arg(long)]
     pub expanded: bool,
+    #[command(flatten)]
+    pub device: DeviceArgs,
 }
 
-impl HoldArgs {
+impl LoadArgs {
     /// What the cache keeps of a token.
     pub fn layout(&self, config: &ModelConfig) -> CacheLayout {
         match config.attention.is_mla() && !self.expanded {
@@ -68,18 +76,18 @@ impl HoldArgs {
         }
     }
 
-    /// How the cache keeps its numbers.
-    pub fn numbers(&self) -> Numbers {
+    /// Number format of the KV cache.
+    pub fn cache_dtype(&self) -> CacheDtype {
         match self.cache {
-            CacheNumbers::F32 => Numbers::F32,
-            CacheNumbers::F16 => Numbers::F16,
+            CacheDtypeArg::F32 => CacheDtype::F32,
+            CacheDtypeArg::F16 => CacheDtype::F16,
         }
     }
 
     /// The model for sequences of up to `context` tokens, and its weights as they are held.
     pub fn take(&self, open: &OpenModel, context: usize) -> Result<(Model, Params)> {
         let model = Model::new(open.config.clone(), context);
-        let mut params = open.inference_params(self.quant.into())?;
+        let mut params = open.inference_params(&self.device.open()?, self.quant.into())?;
         if self.layout(&open.config) == CacheLayout::Latent {
             params.prepare_latent(&model);
         }
@@ -92,7 +100,6 @@ const PACK_EXPERT_BYTES: u64 = 1 << 30;
 
 /// A model whose files have been opened and fit each other.
 pub struct OpenModel {
-    /// What it is.
     pub config: ModelConfig,
     /// Where its numbers are.
     pub weights: Weights,
@@ -104,7 +111,6 @@ pub struct OpenModel {
 pub enum Weights {
     /// Safetensors files.
     Files(Files),
-    /// A GGUF file.
     Gguf(GgufFile),
 }
 
@@ -128,12 +134,12 @@ impl OpenModel {
 
     /// The weights for answering, quantised if so asked: packed, large experts when they are first used, up to half of
     /// the memory that is left; the others stay in the file.
-    pub fn inference_params(&self, quantise: Quantise) -> Result<Params> {
+    pub fn inference_params(&self, device: &Arc<dyn Device>, quantise: Quantise) -> Result<Params> {
         let pack_bytes = machine::available_memory_bytes().map_or(u64::MAX, |bytes| bytes / 2);
-        let hold = Hold { quantise, pack_bytes, pack_expert_bytes: PACK_EXPERT_BYTES };
+        let options = LoadOptions { quantise, pack_bytes, pack_expert_bytes: PACK_EXPERT_BYTES };
         let (params, _) = match &self.weights {
-            Weights::Files(files) => Params::from_files(&wels_cpu::device(), files, &self.config, hold)?,
-            Weights::Gguf(file) => Params::from_gguf(&wels_cpu::device(), file, &self.config, hold)?,
+            Weights::Files(files) => Params::from_files(device, files, &self.config, options)?,
+            Weights::Gguf(file) => Params::from_gguf(device, file, &self.config, options)?,
         };
         Ok(params)
     }

@@ -138,7 +138,7 @@ pub fn plan(args: &Args) -> Result<()> {
     if what.extension().is_some_and(|extension| extension == "toml") {
         let recipe = Recipe::load(what)?;
         let rates = if args.measure { Rates::Measured } else { Rates::Known };
-        let plan = forecast(&recipe, None, rates, &mut Terminal::new());
+        let plan = forecast(&recipe, None, &wels_cpu::device(), rates, &mut Terminal::new());
         return if args.json { Ok(output::json(&plan)?) } else { Ok(print_recipe(&plan)?) };
     }
     let (name, config) = find(what)?;

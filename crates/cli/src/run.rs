@@ -1,16 +1,18 @@
-//! `wels run [RECIPE.toml | RUN]`: a whole recipe, or what is left of a run; `wels_pipeline::run` does it.
+//! `wels run [RECIPE.toml | RUN]`: a whole recipe, or what is left of a run; `wels_pipeline::ranks` does it.
 //!
 //! The same command goes on after a kill, a Ctrl-C or a full disk.
 
+use std::num::NonZeroUsize;
 use std::path::PathBuf;
 
 use anyhow::Result;
 use wels_pipeline::forecast::Rates;
-use wels_pipeline::run;
-use wels_pipeline::session::Programs;
+use wels_pipeline::ranks::{self, Options};
+use wels_pipeline::task::Programs;
 use wels_runs::recipe::Recipe;
 use wels_runs::rundir::RunDir;
 
+use crate::device::DeviceArgs;
 use crate::terminal::Terminal;
 
 /// What the command line says.
@@ -22,12 +24,18 @@ pub struct Args {
     /// Where runs are kept
     #[arg(long, value_name = "DIR", default_value_os_t = default_runs())]
     runs: PathBuf,
+    /// Ranks that train together, as threads of this process; they divide the recipe's gradient_shards. Changes no bit
+    /// of a result
+    #[arg(long, value_name = "N", default_value_t = NonZeroUsize::MIN)]
+    ranks: NonZeroUsize,
+    #[command(flatten)]
+    device: DeviceArgs,
 }
 
 impl Args {
     /// What `wels` alone means.
     pub fn quickstart() -> Args {
-        Args { recipe_or_run: None, runs: default_runs() }
+        Args { recipe_or_run: None, runs: default_runs(), ranks: NonZeroUsize::MIN, device: DeviceArgs::default() }
     }
 }
 
@@ -39,7 +47,9 @@ fn default_runs() -> PathBuf {
 /// Does what is left of a run. Its recipe is the user's own, so the programs that it names are started.
 pub fn run(args: &Args) -> Result<()> {
     let mut terminal = Terminal::listening()?;
-    run::run(open(args)?, Programs::Run, Rates::Measured, &mut terminal)
+    let (programs, rates, ranks) = (Programs::Run, Rates::Measured, args.ranks.get());
+    let options = Options { programs, rates, device: args.device.open()?, ranks };
+    ranks::run_on_threads(open(args)?, &options, &mut terminal)
 }
 
 /// The run that the command line means.
@@ -49,5 +59,6 @@ fn open(args: &Args) -> Result<RunDir> {
         Some(path) if path.is_dir() => return Ok(RunDir::open(path)?),
         Some(path) => Recipe::load(path)?,
     };
+    ranks::check(&recipe, args.ranks.get())?;
     Ok(RunDir::open_or_create(&args.runs, &recipe)?)
 }

@@ -11,6 +11,7 @@ use wels_model::params::Params;
 use wels_model::tape::Execution;
 use wels_pipeline::refusal::refuse;
 
+use crate::device::DeviceArgs;
 use crate::model::{OpenModel, Quant, locate};
 use crate::output;
 
@@ -25,6 +26,8 @@ pub struct Args {
     /// Number format of the matrices
     #[arg(long, value_enum, default_value_t)]
     quant: Quant,
+    #[command(flatten)]
+    device: DeviceArgs,
     /// Cut the tokens into windows of this many, each scored alone, and count the second half of each, as
     /// llama-perplexity -c does; what is left over at the end is not scored
     #[arg(long, value_name = "TOKENS", value_parser = clap::value_parser!(u32).range(4..))]
@@ -69,7 +72,7 @@ pub fn score(args: &Args) -> Result<()> {
     let OpenModel { config, tokenizer, .. } = &model;
     let ids = args.input.ids(tokenizer.as_ref())?;
     check(&ids, args.window, config)?;
-    let params = model.inference_params(args.quant.into())?;
+    let params = model.inference_params(&args.device.open()?, args.quant.into())?;
     let logprobs = match args.window {
         None => whole(config, &params, &ids),
         Some(window) => {
@@ -155,7 +158,7 @@ fn windows(config: &ModelConfig, params: &Params, ids: &[u32], window: usize, bo
 fn logprobs(model: &Model, params: &Params, ids: &[u32]) -> Vec<f32> {
     let inputs = &ids[..ids.len() - 1];
     let batch = Batch { tokens: inputs.to_vec(), targets: ids[1..].to_vec(), starts: vec![0, inputs.len() as u32] };
-    model.logprobs(params, &Execution::new(wels_cpu::device()), &batch)
+    model.logprobs(params, &Execution::new(params.device().clone()), &batch)
 }
 
 impl Score {

@@ -12,12 +12,12 @@ use wels_engine::{Engine, LoadedModel, Options};
 use wels_pipeline::refusal::refuse;
 use wels_runs::machine;
 use wels_server::http::{App, Settings, Shutdown, serve as serve_http};
-use wels_server::ledger::{Clerk, Ledger, Limits};
+use wels_server::ledger::{Ledger, LedgerHandle, Limits};
 use wels_server::money::Tariff;
-use wels_server::prompt::Served;
+use wels_server::prompt::ServedModel;
 use wels_server::worker::Worker;
 
-use crate::model::{HoldArgs, OpenModel, locate};
+use crate::model::{LoadArgs, OpenModel, locate};
 use crate::{keys, output};
 
 /// What the command line says.
@@ -53,7 +53,7 @@ pub struct Args {
     #[arg(long, value_name = "MIB", default_value = "1024")]
     cache_mib: NonZeroUsize,
     #[command(flatten)]
-    hold: HoldArgs,
+    load: LoadArgs,
     /// Connections at once
     #[arg(long, value_name = "N", default_value = "1024")]
     max_connections: NonZeroUsize,
@@ -96,8 +96,8 @@ pub fn serve(args: &Args) -> Result<()> {
         .max_blocking_threads(4)
         .enable_all()
         .build()?;
-    let (clerk, ledger_thread) = Clerk::start(ledger)?;
-    let app = App::new(served, Worker::start(engine)?, clerk, tariff, settings(args));
+    let (ledger, ledger_thread) = LedgerHandle::start(ledger)?;
+    let app = App::new(served, Worker::start(engine)?, ledger, tariff, settings(args));
     runtime.block_on(async {
         let shutdown = Shutdown::default();
         shutdown.on_signals()?;
@@ -146,7 +146,7 @@ fn tariff(file: Option<&Path>) -> Result<Tariff> {
     Tariff::from_toml(&text).map_err(|message| refuse(format!("{}: {message}", file.display()), hint))
 }
 
-fn load(args: &Args) -> Result<(Served, Engine)> {
+fn load(args: &Args) -> Result<(ServedModel, Engine)> {
     let mut opened = OpenModel::open(&locate(&args.model)?)?;
     let no_tokenizer = || refuse("the model has no tokenizer", "a server needs tokenizer.json beside the weights");
     let tokenizer = Arc::new(opened.tokenizer.take().ok_or_else(no_tokenizer)?);
@@ -163,7 +163,7 @@ fn load(args: &Args) -> Result<(Served, Engine)> {
         true => vec![default_name(&args.model)],
     };
     let fingerprint = format!("wels-{}-{}", env!("CARGO_PKG_VERSION"), &tokenizer.sha256()[..8]);
-    let served = Served {
+    let served = ServedModel {
         names,
         template_source: tokenizer.chat_template().unwrap_or_default().to_owned(),
         template,
@@ -174,15 +174,15 @@ fn load(args: &Args) -> Result<(Served, Engine)> {
         created_unix_s: keys::now_unix_ms() / 1000,
         tokenizer: Arc::clone(&tokenizer),
     };
-    let (model, params) = args.hold.take(&opened, context)?;
+    let (model, params) = args.load.take(&opened, context)?;
     let cache_bytes = cache_bytes(args.cache_mib)?;
     let loaded = LoadedModel { model: Arc::new(model), params: Arc::new(params), tokenizer: Some(tokenizer) };
     let options = Options {
         max_running: args.max_running.get(),
         max_waiting: args.max_waiting,
         cache_bytes,
-        layout: args.hold.layout(config),
-        numbers: args.hold.numbers(),
+        layout: args.load.layout(config),
+        cache_dtype: args.load.cache_dtype(),
         ..Options::default()
     };
     Ok((served, Engine::new(loaded, options)?))

@@ -1,7 +1,7 @@
 //! `wels usage [--by key|day|model] [--since DAY] [--until DAY]`: what was used, and what it cost.
 
 use anyhow::Result;
-use wels_server::ledger::{By, Ledger, Usage};
+use wels_server::ledger::{GroupBy, Ledger, Usage};
 
 use crate::{keys, output};
 
@@ -36,16 +36,16 @@ enum Grouping {
 /// Writes the report.
 pub fn usage(args: &Args) -> Result<()> {
     let by = match args.by {
-        Grouping::Key => By::Key,
-        Grouping::Day => By::Day,
-        Grouping::Model => By::Model,
+        Grouping::Key => GroupBy::Key,
+        Grouping::Day => GroupBy::Day,
+        Grouping::Model => GroupBy::Model,
     };
     let from = args.since.unwrap_or(0) * DAY_MS;
     let to = args.until.map_or(i64::MAX, |day| (day + 1) * DAY_MS);
     for line in Ledger::open(&args.db.url()?)?.usage(by, from, to)? {
         let Usage { group, currency, requests, refused, tokens, cost } = line;
         let group = match (by, group.parse::<i64>()) {
-            (By::Day, Ok(day)) => date(day * DAY_MS),
+            (GroupBy::Day, Ok(day)) => date(day * DAY_MS),
             _ => group,
         };
         if args.json {

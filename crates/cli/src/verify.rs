@@ -9,10 +9,11 @@ use std::path::PathBuf;
 
 use anyhow::Result;
 use wels_pipeline::refusal::refuse;
-use wels_pipeline::session::Programs;
+use wels_pipeline::task::Programs;
 use wels_pipeline::verify::{Options, Segment, Verdict, verify_receipt, verify_run};
 use wels_runs::verify::Findings;
 
+use crate::device::DeviceArgs;
 use crate::output;
 use crate::terminal::Terminal;
 
@@ -31,6 +32,8 @@ pub struct Args {
     /// Do all of the receipt's recipe again, every stage, and compare every checkpoint
     #[arg(long, requires = "receipt")]
     whole: bool,
+    #[command(flatten)]
+    device: DeviceArgs,
     /// Stretches that are done again; 0 looks at the files alone
     #[arg(long, value_name = "N", default_value_t = 1, conflicts_with = "whole")]
     segments: usize,
@@ -54,12 +57,14 @@ pub struct Args {
 /// Verifies.
 pub fn verify(args: &Args) -> Result<()> {
     let mut terminal = Terminal::listening()?;
+    let device = args.device.open()?;
     let options = Options {
         segments: args.segments,
         stage: args.stage.as_deref(),
         seed: args.seed,
         scratch: &args.scratch,
         programs: if args.run_programs { Programs::Run } else { Programs::Refuse },
+        device: &device,
     };
     let verdict = match (&args.receipt, &args.run) {
         (Some(receipt), _) => verify_receipt(receipt, &args.data, args.whole, &options, &mut terminal)?,

@@ -55,6 +55,25 @@ pub trait Comm: Send + Sync {
         self.all_to_all(vec![mine; self.world()])
     }
 
+    /// What each rank gives, by rank, on rank 0; on the others nothing.
+    ///
+    /// # Errors
+    /// [`Lost`].
+    fn gather(&self, mine: Vec<u8>) -> Result<Vec<Vec<u8>>, Lost> {
+        let mut send = vec![Vec::new(); self.world()];
+        send[0] = mine;
+        self.all_to_all(send)
+    }
+
+    /// What rank 0 gives; what the others give goes nowhere.
+    ///
+    /// # Errors
+    /// [`Lost`].
+    fn broadcast(&self, mine: Vec<u8>) -> Result<Vec<u8>, Lost> {
+        let send = if self.rank() == 0 { vec![mine; self.world()] } else { vec![Vec::new(); self.world()] };
+        Ok(self.all_to_all(send)?.swap_remove(0))
+    }
+
     /// Returns when all ranks have called it.
     ///
     /// # Errors

@@ -8,10 +8,10 @@ use crate::{Comm, Lost};
 /// fail; so each thread owns its rank.
 pub struct Threads {
     rank: usize,
-    meeting: Arc<Meeting>,
+    rendezvous: Arc<Rendezvous>,
 }
 
-struct Meeting {
+struct Rendezvous {
     world: usize,
     state: Mutex<State>,
     changed: Condvar,
@@ -19,7 +19,7 @@ struct Meeting {
 
 #[derive(Default)]
 struct State {
-    /// What each rank has brought to this meeting.
+    /// What each rank has brought to this rendezvous.
     brought: Vec<Option<Vec<Vec<u8>>>>,
     /// What each rank has not fetched yet.
     waiting: Vec<Option<Vec<Vec<u8>>>>,
@@ -29,11 +29,11 @@ struct State {
 /// A world of `count` ranks, one for each thread that is to have one.
 pub fn threads(count: usize) -> Vec<Threads> {
     let state = State { brought: vec![None; count], waiting: vec![None; count], lost: None };
-    let meeting = Arc::new(Meeting { world: count, state: Mutex::new(state), changed: Condvar::new() });
-    (0..count).map(|rank| Threads { rank, meeting: meeting.clone() }).collect()
+    let rendezvous = Arc::new(Rendezvous { world: count, state: Mutex::new(state), changed: Condvar::new() });
+    (0..count).map(|rank| Threads { rank, rendezvous: rendezvous.clone() }).collect()
 }
 
-impl Meeting {
+impl Rendezvous {
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
     }
@@ -59,14 +59,14 @@ impl Comm for Threads {
     }
 
     fn world(&self) -> usize {
-        self.meeting.world
+        self.rendezvous.world
     }
 
     fn all_to_all(&self, send: Vec<Vec<u8>>) -> Result<Vec<Vec<u8>>, Lost> {
         assert_eq!(send.len(), self.world(), "a message for each rank");
         let mut send = Some(send);
-        // The place is free when everybody has come to the meeting before.
-        self.meeting.wait(|state| {
+        // The place is free when everybody has come to the rendezvous before.
+        self.rendezvous.wait(|state| {
             if state.brought[self.rank].is_some() {
                 return None;
             }
@@ -76,9 +76,9 @@ impl Comm for Threads {
             }
             Some(())
         })?;
-        self.meeting.changed.notify_all();
-        let received = self.meeting.wait(|state| state.waiting[self.rank].take())?;
-        self.meeting.changed.notify_all();
+        self.rendezvous.changed.notify_all();
+        let received = self.rendezvous.wait(|state| state.waiting[self.rank].take())?;
+        self.rendezvous.changed.notify_all();
         Ok(received)
     }
 }
@@ -94,10 +94,10 @@ fn hand_out(state: &mut State) {
 
 impl Drop for Threads {
     fn drop(&mut self) {
-        let mut state = self.meeting.lock();
+        let mut state = self.rendezvous.lock();
         state.lost.get_or_insert(self.rank);
         drop(state);
-        self.meeting.changed.notify_all();
+        self.rendezvous.changed.notify_all();
     }
 }
 
@@ -116,6 +116,11 @@ mod tests {
                         let expected: Vec<Vec<u8>> = (0..4).map(|from| vec![round, from, comm.rank() as u8]).collect();
                         assert_eq!(received, expected);
                     }
+                    let mine = vec![comm.rank() as u8];
+                    let gathered =
+                        if comm.rank() == 0 { vec![vec![0], vec![1], vec![2], vec![3]] } else { vec![vec![]; 4] };
+                    assert_eq!(comm.gather(mine.clone()).unwrap(), gathered);
+                    assert_eq!(comm.broadcast(mine).unwrap(), [0]);
                     comm.barrier().unwrap();
                 });
             }

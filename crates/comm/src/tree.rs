@@ -40,17 +40,16 @@ impl<T> Default for Counter<T> {
 
 impl<T> Counter<T> {
     /// Takes the next one. `add` adds its second argument to its first.
-    pub fn push<E>(&mut self, next: T, mut add: impl FnMut(&mut T, T) -> Result<(), E>) -> Result<(), E> {
+    pub fn push(&mut self, next: T, mut add: impl FnMut(&mut T, T)) {
         let mut count = 1;
         let mut sum = next;
         while self.partial.last().is_some_and(|(of, _)| *of == count) {
             let (_, mut left) = self.partial.pop().expect("looked at");
-            add(&mut left, sum)?;
+            add(&mut left, sum);
             sum = left;
             count *= 2;
         }
         self.partial.push((count, sum));
-        Ok(())
     }
 
     /// The sum of all; none if nothing came.
@@ -71,11 +70,7 @@ impl<T> Counter<T> {
 pub fn sum(values: impl IntoIterator<Item = f64>) -> f64 {
     let mut counter = Counter::default();
     for value in values {
-        let added: Result<(), std::convert::Infallible> = counter.push(value, |left, right| {
-            *left += right;
-            Ok(())
-        });
-        let Ok(()) = added;
+        counter.push(value, |left, right| *left += right);
     }
     counter.finish().expect("numbers to add up")
 }
@@ -87,11 +82,7 @@ mod tests {
     fn text(values: Range<usize>) -> String {
         let mut counter = Counter::default();
         for value in values {
-            let pushed: Result<(), ()> = counter.push(value.to_string(), |left, right| {
-                *left = format!("({left}+{right})");
-                Ok(())
-            });
-            pushed.unwrap();
+            counter.push(value.to_string(), |left, right| *left = format!("({left}+{right})"));
         }
         counter.finish().unwrap()
     }
@@ -107,11 +98,7 @@ mod tests {
         for world in [1, 2, 4, 8] {
             let mut counter = Counter::default();
             for rank in 0..world {
-                let pushed: Result<(), ()> = counter.push(text(shards_of(rank, world, 8)), |left, right| {
-                    *left = format!("({left}+{right})");
-                    Ok(())
-                });
-                pushed.unwrap();
+                counter.push(text(shards_of(rank, world, 8)), |left, right| *left = format!("({left}+{right})"));
             }
             assert_eq!(counter.finish().unwrap(), text(0..8), "{world} ranks");
         }
@@ -121,11 +108,7 @@ mod tests {
     fn no_more_than_one_partial_sum_of_each_size_is_held() {
         let mut counter = Counter::default();
         for _ in 0..1000 {
-            let pushed: Result<(), ()> = counter.push(1u64, |left, right| {
-                *left += right;
-                Ok(())
-            });
-            pushed.unwrap();
+            counter.push(1u64, |left, right| *left += right);
             assert!(counter.partial.len() <= 10, "{}", counter.partial.len());
         }
     }

@@ -3,8 +3,8 @@
 use std::ops::Range;
 
 use wels_device::{
-    Attention, AttentionGradients, AttentionInputs, AttentionShape, CachePages, ColumnHeads, ExpandedQuery, Ids,
-    KvLayout, LatentLayout, LatentQuery, Numbers, PagedSequences, Tensor,
+    Attention, AttentionGradients, AttentionInputs, AttentionShape, CacheDtype, CachePages, ColumnHeads, ExpandedQuery,
+    Ids, KvLayout, LatentLayout, LatentQuery, PagedSequences, Tensor,
 };
 use wels_kernels::attention::paged::Pages;
 use wels_kernels::attention::{self, Heads, HeadsMut, Keys};
@@ -78,8 +78,8 @@ impl Attention for Cpu {
         );
     }
 
-    fn pages(&self, numbers: Numbers, count: usize, page_len: usize) -> CachePages {
-        CachePages { count, memory: Box::new(Pages::new(numbers, count, page_len)) }
+    fn pages(&self, dtype: CacheDtype, count: usize, page_len: usize) -> CachePages {
+        CachePages { count, memory: Box::new(Pages::new(dtype, count, page_len)) }
     }
 
     fn populate(&self, of: &CachePages, which: Range<usize>) {

@@ -2,8 +2,8 @@
 
 use std::ops::Range;
 
-use wels_device::{Coefficient, Head, HeadGradients, Precision, Taught, Tensor, WeightRef};
-use wels_kernels::distil::{self, Seen};
+use wels_device::{Coefficient, Head, HeadGradients, Precision, TeacherHead, Tensor, WeightRef};
+use wels_kernels::distil::{self, TokenLosses};
 use wels_kernels::gemm;
 use wels_kernels::head::{self, Gradients};
 use wels_kernels::memory::Buffer;
@@ -48,26 +48,26 @@ impl Head for Cpu {
         x: &Tensor,
         w: &Tensor,
         targets: &[u32],
-        taught: &Taught,
+        teacher: &TeacherHead,
         [logp, divergence]: [&mut Tensor; 2],
         gradients: HeadGradients,
     ) {
         let (d, v) = (x.cols(), w.rows());
-        let (states, width) = (slice(taught.states), taught.states.cols());
+        let (states, width) = (slice(teacher.states), teacher.states.cols());
         let logits = |rows: Range<usize>, logits: &mut [f32]| {
             let x = &states[rows.start * width..rows.end * width];
-            match taught.head {
+            match teacher.head {
                 WeightRef::Plain(head) => gemm::linear(precision, x, slice(head), logits, width, v),
                 WeightRef::Packed(head) => quant::linear(&quant::quantise_rows(x, width), single(head), logits),
             }
         };
-        let Taught { divergence: way, temperature, cross_entropy, .. } = *taught;
+        let TeacherHead { divergence: way, temperature, cross_entropy, .. } = *teacher;
         let rule = distil::Teacher { logits: &logits, divergence: way, temperature, cross_entropy };
-        let seen = Seen { logp: slice_mut(logp), divergence: slice_mut(divergence) };
+        let losses = TokenLosses { logp: slice_mut(logp), divergence: slice_mut(divergence) };
         let HeadGradients { dx, dw: (dw, dw_start), coefficient } = gradients;
         let gradients = Gradients { dx: slice_mut(dx), dw: slice_mut(dw), dw_start };
         let coefficient = |row: usize, logp: f32| Coefficient::at(&coefficient, row, logp);
-        distil::loss(precision, slice(x), slice(w), targets, &rule, d, v, seen, gradients, &coefficient);
+        distil::loss(precision, slice(x), slice(w), targets, &rule, d, v, losses, gradients, &coefficient);
     }
 }
 

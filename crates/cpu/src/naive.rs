@@ -27,9 +27,9 @@ pub struct Naive {
     writes: AtomicUsize,
 }
 
-/// How often values crossed.
+/// Transfers between host and device.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Crossings {
+pub struct HostTransfers {
     /// Tensors read by the host.
     pub reads: usize,
     /// Ranges of tensors written by the host.
@@ -37,14 +37,14 @@ pub struct Crossings {
 }
 
 impl Naive {
-    /// One whose crossings are counted from 0.
+    /// One whose transfers are counted from 0.
     pub fn new() -> Arc<Naive> {
         Arc::default()
     }
 
     /// What has crossed so far.
-    pub fn crossings(&self) -> Crossings {
-        Crossings { reads: self.reads.load(Ordering::Relaxed), writes: self.writes.load(Ordering::Relaxed) }
+    pub fn host_transfers(&self) -> HostTransfers {
+        HostTransfers { reads: self.reads.load(Ordering::Relaxed), writes: self.writes.load(Ordering::Relaxed) }
     }
 }
 

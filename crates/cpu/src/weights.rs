@@ -21,8 +21,8 @@ impl Weights for Cpu {
     fn pack(&self, source: Source, rows: usize, cols: usize) -> PackedMatrix {
         let matrix = match source {
             Source::Blocks { block_type, bytes } => QuantMatrix::from_blocks(block_type, bytes, rows, cols),
-            Source::Mapped { block_type, owner, range, room } => {
-                QuantMatrix::mapped(block_type, owner, range, rows, cols, room)
+            Source::Mapped { block_type, owner, range, budget } => {
+                QuantMatrix::mapped(block_type, owner, range, rows, cols, budget)
             }
             Source::Values { values, to } => QuantMatrix::quantise(values, rows, cols, to),
         };

@@ -1,6 +1,8 @@
 //! The output head with its loss: logits of some tokens at a time, which become their gradients where they lie.
 
-use wels_device::{Coefficient, Divergence, Head, HeadGradients, IGNORE, Precision, Start, Taught, Tensor, WeightRef};
+use wels_device::{
+    Coefficient, Divergence, Head, HeadGradients, IGNORE, Precision, Start, TeacherHead, Tensor, WeightRef,
+};
 
 use crate::Cuda;
 use crate::launch::{Buffer, Launch};
@@ -158,7 +160,7 @@ impl Head for Cuda {
         x: &Tensor,
         w: &Tensor,
         targets: &[u32],
-        taught: &Taught,
+        taught: &TeacherHead,
         [logp, divergence]: [&mut Tensor; 2],
         mut gradients: HeadGradients,
     ) {

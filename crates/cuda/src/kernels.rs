@@ -31,6 +31,10 @@ pub const HEADERS: &[(&str, &str)] = &[
     ("math.cuh", include_str!("../kernels/math.cuh")),
     ("sums.cuh", include_str!("../kernels/sums.cuh")),
     ("attend.cuh", include_str!("../kernels/attend.cuh")),
+    ("wgmma.cuh", include_str!("../kernels/wgmma.cuh")),
+    ("products/tiles.cuh", include_str!("../kernels/products/tiles.cuh")),
+    ("products/hopper.cuh", include_str!("../kernels/products/hopper.cuh")),
+    ("products/ampere.cuh", include_str!("../kernels/products/ampere.cuh")),
 ];
 
 macro_rules! sources {
@@ -46,6 +50,8 @@ sources! {
     "rows.cu" since 80,
     "products/plain.cu" since 80,
     "products/quantised.cu" since 80,
+    "products/ampere.cu" since 80,
+    "products/hopper.cu" since 90,
     "experts.cu" since 80,
     "head.cu" since 80,
     "attention/plain.cu" since 80,

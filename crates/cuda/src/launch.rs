@@ -172,6 +172,15 @@ impl Buffer {
         Address(self.address.0 + offset as u64)
     }
 
+    /// As a matrix of bf16 for TMA.
+    ///
+    /// # Panics
+    /// If the matrix is larger.
+    pub fn map(&self, shape: MapShape) -> Result<TensorMap, Fault> {
+        let elements = (shape.rows as usize).saturating_sub(1) * shape.stride as usize + shape.cols as usize;
+        self.driver.tensor_map(self.at(0, elements * 2), shape)
+    }
+
     /// Copies from the host to `offset`.
     pub fn copy_in(&mut self, offset: usize, from: &[u8]) -> Result<(), Fault> {
         if from.is_empty() { Ok(()) } else { self.driver.copy_in(self.at(offset, from.len()), from) }

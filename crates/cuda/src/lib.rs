@@ -20,6 +20,7 @@ mod memory;
 mod paged;
 mod products;
 mod rows;
+mod tensor_cores;
 mod weights;
 
 use std::path::PathBuf;
@@ -114,5 +115,10 @@ impl Cuda {
 impl Device for Cuda {
     fn name(&self) -> &str {
         "cuda"
+    }
+
+    fn in_words(&self) -> String {
+        let (major, minor) = self.driver.capability();
+        format!("{}, compute capability {major}.{minor}", self.driver.name())
     }
 }

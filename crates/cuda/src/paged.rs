@@ -4,8 +4,8 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use wels_device::{
-    Attention, AttentionGradients, AttentionInputs, AttentionShape, CachePages, ExpandedQuery, Ids, KvLayout,
-    LatentLayout, LatentQuery, Numbers, PAGE, PagedSequences, Sequence, Tensor,
+    Attention, AttentionGradients, AttentionInputs, AttentionShape, CacheDtype, CachePages, ExpandedQuery, Ids,
+    KvLayout, LatentLayout, LatentQuery, PAGE, PagedSequences, Sequence, Tensor,
 };
 
 use crate::Cuda;
@@ -15,7 +15,7 @@ use crate::memory::{done, f32s, f32s_mut};
 
 /// Pages of `page_len` numbers.
 struct Pages {
-    numbers: Numbers,
+    numbers: CacheDtype,
     page_len: usize,
     memory: Buffer,
 }
@@ -30,7 +30,7 @@ fn pages_mut(pages: &mut CachePages) -> &mut Pages {
 
 impl Pages {
     fn half(&self) -> usize {
-        usize::from(self.numbers == Numbers::F16)
+        usize::from(self.numbers == CacheDtype::F16)
     }
 }
 
@@ -145,7 +145,7 @@ impl Attention for Cuda {
         self.attend_packed_backward(shape, starts, inputs, [out, stats, d_out], gradients);
     }
 
-    fn pages(&self, numbers: Numbers, count: usize, page_len: usize) -> CachePages {
+    fn pages(&self, numbers: CacheDtype, count: usize, page_len: usize) -> CachePages {
         let bytes = count.checked_mul(page_len).and_then(|len| len.checked_mul(numbers.bytes()));
         let bytes = bytes.expect("a cache that fits the address space");
         let memory = done(Buffer::new(&self.driver, bytes));

@@ -110,6 +110,9 @@ impl Cuda {
         (w, table): (&Buffer, Option<&Buffer>),
         (y, n): (&mut Buffer, usize),
     ) {
+        if table.is_none() && Cuda::takes(precision, &parts) {
+            return self.tensor_y((x, k), parts, w, (y, n));
+        }
         let launch = self.launch("product_y").shared(SHARED).blocks(n.div_ceil(TILE), parts.tiles(), 1);
         let launch = launch.read(x).read_if(parts.rows()).read(w).read_if(table);
         parts.with_tiles(launch).write(y).int(k).int(n).int(rounds(precision)).run();
@@ -125,6 +128,9 @@ impl Cuda {
         (dx, k, start): (&mut Buffer, usize, Start),
         dx_offset: usize,
     ) {
+        if Cuda::takes(precision, &parts) {
+            return self.tensor_dx((dy, n), parts, w, (dx, k, start), dx_offset);
+        }
         let launch = self.launch("product_dx").shared(SHARED).blocks(k.div_ceil(TILE), parts.tiles(), 1);
         let launch = parts.with_tiles(launch.read(dy).read(w)).write_at(dx, dx_offset);
         launch.int(k).int(n).int(goes_on(start)).int(rounds(precision)).run();

@@ -35,22 +35,13 @@ const STEPS_MAX: u64 = 20_000_000;
 pub enum ChatError {
     /// Not Jinja, or not the Jinja that is understood here.
     #[error("the chat template is not valid: {reason}")]
-    Syntax {
-        /// What and where.
-        reason: String,
-    },
+    Syntax { reason: String },
     /// The template itself refuses the conversation, with `raise_exception`.
     #[error("the chat template refuses the conversation: {message}")]
-    Refused {
-        /// Its words.
-        message: String,
-    },
+    Refused { message: String },
     /// The template fails on the conversation.
     #[error("the chat template failed: {reason}")]
-    Failed {
-        /// What and where.
-        reason: String,
-    },
+    Failed { reason: String },
     /// It loops, writes or grows without end.
     #[error("the chat template does not end: stopped after {STEPS_MAX} steps, {WORK_MAX} bytes or {NESTS_MAX} lists")]
     Endless,

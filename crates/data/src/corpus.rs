@@ -101,54 +101,35 @@ pub const TEXT_EXTENSIONS: &[&str] = &[
 pub enum CorpusError {
     /// A file or folder cannot be read.
     #[error("cannot read {path}: {source}")]
-    Io {
-        /// The file or folder.
-        path: PathBuf,
-        /// The system's reason.
-        source: std::io::Error,
-    },
+    Io { path: PathBuf, source: std::io::Error },
     /// Nothing to read in a folder.
     #[error(
         "{path} holds no file that can be read as text (.txt, .md, .rs, …), .jsonl, .jsonl.gz, .jsonl.zst or .parquet"
     )]
-    NoFiles {
-        /// The folder.
-        path: PathBuf,
-    },
+    NoFiles { path: PathBuf },
     /// A single file of a kind that is not read.
     #[error(
         "{path} is of no kind that can be read: text (.txt, .md, .rs, …), .jsonl, .jsonl.gz, .jsonl.zst or .parquet"
     )]
-    UnknownKind {
-        /// The file.
-        path: PathBuf,
-    },
+    UnknownKind { path: PathBuf },
     /// A record that is not what it should be.
     #[error("{path}, line {line}, column {column}: {reason}")]
     BadRecord {
-        /// The file.
         path: PathBuf,
         /// From 1.
         line: u64,
         /// In bytes, from 1; 0 where only the line is known.
         column: usize,
-        /// What is wrong.
         reason: String,
     },
     /// A Parquet file that is damaged or lacks the column.
     #[error("{path}: {reason}")]
-    BadParquet {
-        /// The file.
-        path: PathBuf,
-        /// What is wrong.
-        reason: String,
-    },
+    BadParquet { path: PathBuf, reason: String },
     /// The Rust sources of the quickstart's corpus are not there.
     #[error("cannot find the Rust sources that {manifest} pins: {reason}")]
     CargoSources {
         /// The workspace's manifest.
         manifest: PathBuf,
-        /// What is missing.
         reason: String,
     },
 }
@@ -173,7 +154,7 @@ impl CorpusError {
 /// How a file is read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
-    /// One text.
+    /// The whole file is one document.
     Text,
     /// One JSON object a line.
     Jsonl(Compression),
@@ -184,11 +165,8 @@ pub enum Kind {
 /// How the bytes of a JSONL file are packed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Compression {
-    /// Not at all.
     None,
-    /// gzip.
     Gzip,
-    /// Zstandard.
     Zstd,
 }
 

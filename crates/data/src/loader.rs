@@ -74,7 +74,6 @@ pub struct Batch {
 }
 
 impl Batch {
-    /// Targets that count.
     pub fn target_count(&self) -> usize {
         self.targets.iter().filter(|&&target| target != IGNORE).count()
     }

@@ -6,6 +6,9 @@ use std::ops::Deref;
 use std::path::Path;
 
 /// The bytes of a file, read by the system when they are touched.
+///
+/// The file must stay as it is while it is mapped, which no program can enforce: whoever truncates it ends the process
+/// with a bus error, whoever writes to it changes tokens under their readers. Wels itself replaces files by renaming.
 pub(crate) struct Mapped(memmap2::Mmap);
 
 impl Mapped {

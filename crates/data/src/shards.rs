@@ -29,15 +29,12 @@ const SOURCES: &str = "sources.jsonl";
 
 /// What can go wrong with shards.
 #[derive(Debug, thiserror::Error)]
-#[allow(missing_docs)]
 pub enum ShardError {
     /// A file or folder cannot be read or written.
     #[error("cannot {action} {path}: {source}")]
     Io { action: &'static str, path: PathBuf, source: std::io::Error },
-    /// Reading the corpus failed.
     #[error(transparent)]
     Corpus(#[from] CorpusError),
-    /// Tokenising failed.
     #[error(transparent)]
     Tokenizer(#[from] TokenizerError),
     /// Too little text to train and to validate on.
@@ -79,9 +76,7 @@ impl ShardError {
 /// Which part of the documents.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Split {
-    /// To train on.
     Train,
-    /// Held out.
     Validation,
 }
 
@@ -117,9 +112,7 @@ pub struct Manifest {
     pub duplicates: u64,
     /// Documents left out for other reasons.
     pub skipped: Skipped,
-    /// To train on.
     pub train: SplitManifest,
-    /// Held out.
     pub validation: SplitManifest,
 }
 
@@ -127,13 +120,11 @@ pub struct Manifest {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct SplitManifest {
-    /// Number of documents.
     pub documents: u64,
     /// Bytes of their UTF-8 text.
     pub bytes: u64,
     /// Tokens of their text; BOS, EOS and FIM marks are added by the loader.
     pub tokens: u64,
-    /// The shards, in order.
     pub shards: Vec<ShardManifest>,
 }
 
@@ -141,17 +132,13 @@ pub struct SplitManifest {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ShardManifest {
-    /// File name.
     pub file: String,
     /// SHA-256 of the whole file.
     pub sha256: String,
-    /// Size of the file.
     pub file_bytes: u64,
-    /// Documents in it.
     pub documents: u64,
     /// Bytes of text in it.
     pub bytes: u64,
-    /// Tokens in it.
     pub tokens: u64,
 }
 
@@ -204,7 +191,6 @@ impl Dataset {
         Ok(Dataset { train, validation, manifest })
     }
 
-    /// What the directory holds.
     pub fn manifest(&self) -> &Manifest {
         &self.manifest
     }

@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use crate::{AttentionShape, Ids, KvLayout, LatentLayout, Memory, Numbers, Sequence, Tensor};
+use crate::{AttentionShape, CacheDtype, Ids, KvLayout, LatentLayout, Memory, Sequence, Tensor};
 
 /// The heads that lie in the columns `offset + h·head_stride ..+ dim` of a tensor's rows.
 #[derive(Clone, Copy, Debug)]
@@ -44,7 +44,6 @@ pub struct AttentionGradients<'a> {
 
 /// Memory for the pages of a KV cache.
 pub struct CachePages {
-    /// How many.
     pub count: usize,
     /// The device's.
     pub memory: Memory,
@@ -55,7 +54,6 @@ pub struct CachePages {
 pub struct PagedSequences<'a> {
     /// Where the layer's part of a page begins.
     pub offset: usize,
-    /// The sequences.
     pub sequences: &'a [Sequence<'a>],
 }
 
@@ -106,7 +104,7 @@ pub trait Attention {
     );
 
     /// Memory for `count` pages of `page_len` numbers, given by the system as it is touched.
-    fn pages(&self, numbers: Numbers, count: usize, page_len: usize) -> CachePages;
+    fn pages(&self, dtype: CacheDtype, count: usize, page_len: usize) -> CachePages;
 
     /// Takes the memory of some pages from the system before it is touched.
     fn populate(&self, pages: &CachePages, which: Range<usize>);

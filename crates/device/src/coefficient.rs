@@ -11,7 +11,6 @@ pub enum Coefficient<'a> {
     Uniform(f32),
     /// `[T]`: one for each row.
     PerToken(&'a [f32]),
-    /// A policy's.
     Policy(Policy<'a>),
 }
 
@@ -33,7 +32,6 @@ pub struct Policy<'a> {
 /// A token's part of a policy's objective besides its log-probability.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct PolicyTerm {
-    /// A.
     pub advantage: f32,
     /// w.
     pub weight: f32,

@@ -20,6 +20,11 @@ pub type Memory = Box<dyn Any + Send + Sync>;
 pub trait Device: Buffers + Rows + Products + Experts + Attention + Head + Optimizer + Weights {
     /// What users know it by: `cpu`.
     fn name(&self) -> &str;
+
+    /// Which one it is, for people.
+    fn in_words(&self) -> String {
+        self.name().into()
+    }
 }
 
 impl fmt::Debug for dyn Device {
@@ -59,7 +64,6 @@ pub struct RotaryColumns {
     pub offset: usize,
     /// From one head to the next.
     pub head_stride: usize,
-    /// How many heads.
     pub heads: usize,
 }
 

@@ -10,7 +10,7 @@ pub struct Dispatch {
     pub tokens: usize,
     /// E.
     pub experts: usize,
-    /// K.
+    /// Experts of each token, K.
     pub top_k: usize,
     /// The device's tables.
     pub memory: Memory,

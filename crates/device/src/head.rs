@@ -12,9 +12,9 @@ pub struct HeadGradients<'a> {
     pub coefficient: Coefficient<'a>,
 }
 
-/// What a teacher makes of the same tokens.
+/// The teacher of a distillation: what its head makes logits of, and how they are compared.
 #[derive(Clone, Copy)]
-pub struct Taught<'a> {
+pub struct TeacherHead<'a> {
     /// `[T, D of the teacher]`: what its head reads.
     pub states: &'a Tensor,
     /// Its head `[V, D of the teacher]`.
@@ -48,7 +48,7 @@ pub trait Head {
         x: &Tensor,
         w: &Tensor,
         targets: &[u32],
-        taught: &Taught,
+        teacher: &TeacherHead,
         seen: [&mut Tensor; 2],
         gradients: HeadGradients,
     );

@@ -33,7 +33,7 @@ pub use attention::{
 pub use coefficient::{Coefficient, Policy, PolicyTerm};
 pub use device::{Buffers, Device, Groups, Memory, Optimizer, Products, RotaryColumns, Rows};
 pub use experts::{Balance, Dispatch, Experts};
-pub use head::{Head, HeadGradients, Taught};
+pub use head::{Head, HeadGradients, TeacherHead};
 pub use ids::{Ids, Rotary};
 pub use pool::{Pool, Usage};
 pub use tensor::{Dtype, Tensor};
@@ -41,12 +41,12 @@ pub use weights::{Packed, PackedMatrix, Source, WeightRef, Weights};
 
 pub use wels_kernels::attention::Shape as AttentionShape;
 pub use wels_kernels::attention::latent::LatentLayout;
-pub use wels_kernels::attention::paged::{Layout as KvLayout, Numbers, PAGE, Sequence};
+pub use wels_kernels::attention::paged::{CacheDtype, Layout as KvLayout, PAGE, Sequence};
 pub use wels_kernels::distil::Divergence;
 pub use wels_kernels::gemm::{Precision, Start};
 pub use wels_kernels::head::IGNORE;
 pub use wels_kernels::optim::{AdamW, SQUARES_CHUNK};
-pub use wels_kernels::quant::{BlockType, Room};
+pub use wels_kernels::quant::{BlockType, MemoryBudget};
 pub use wels_kernels::rope::Direction;
 pub use wels_kernels::router::{Router, Scoring};
 

@@ -1,27 +1,55 @@
-//! Memory that is used again.
+//! A pool of memory for tensors, used again from step to step.
 //!
 //! A training step needs the same buffers every time. A [`Pool`] keeps those that were given back, by size, and hands
 //! out the one given back last, which is likeliest to be in a cache still; so in a steady state no memory is taken from
 //! the system and no page is touched for the first time. Where lengths vary, as those of answers do, a buffer up to
 //! twice as large as asked for is used again before a new one is taken.
 
-use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use crate::{Device, Dtype, Memory, Tensor};
 
 /// Memory given back to be used again, and the account of all of it. Clones share one account.
 #[derive(Clone)]
-pub struct Pool {
+pub struct Pool(Arc<Shared>);
+
+struct Shared {
     device: Arc<dyn Device>,
-    buffers: Arc<Mutex<Buffers>>,
+    buffers: Mutex<Buffers>,
 }
 
 #[derive(Default)]
 struct Buffers {
-    /// By their number format and length.
-    free: BTreeMap<(Dtype, usize), Vec<Memory>>,
+    /// By size, sorted. Sizes are few and every operation looks for some: a map took twice the instructions.
+    free: Vec<Free>,
     usage: Usage,
+}
+
+/// What was given back of one size.
+struct Free {
+    size: Size,
+    memory: Vec<Memory>,
+}
+
+/// Number format and length.
+type Size = (Dtype, usize);
+
+impl Buffers {
+    /// Memory for `len` numbers or up to twice as many, and for how many.
+    fn pop(&mut self, (dtype, len): Size) -> Option<(usize, Memory)> {
+        let first = self.free.partition_point(|free| free.size < (dtype, len));
+        let mut large_enough = self.free[first..].iter_mut().take_while(|free| free.size <= (dtype, 2 * len));
+        large_enough.find_map(|free| Some((free.size.1, free.memory.pop()?)))
+    }
+
+    fn push(&mut self, size: Size, memory: Memory) {
+        let place = self.free.binary_search_by_key(&size, |free| free.size);
+        let place = place.unwrap_or_else(|place| {
+            self.free.insert(place, Free { size, memory: Vec::new() });
+            place
+        });
+        self.free[place].memory.push(memory);
+    }
 }
 
 /// What a [`Pool`] holds.
@@ -38,12 +66,12 @@ pub struct Usage {
 impl Pool {
     /// An empty pool of a device's memory.
     pub fn new(device: Arc<dyn Device>) -> Self {
-        Pool { device, buffers: Arc::default() }
+        Pool(Arc::new(Shared { device, buffers: Mutex::default() }))
     }
 
     /// Whose memory it is.
     pub fn device(&self) -> &Arc<dyn Device> {
-        &self.device
+        &self.0.device
     }
 
     /// An f32 tensor of `rows` × `cols` with arbitrary contents.
@@ -66,8 +94,7 @@ impl Pool {
     fn take(&self, dtype: Dtype, len: usize) -> Storage {
         let size = buffer_size(len);
         let mut buffers = self.lock();
-        let range = (dtype, size)..=(dtype, 2 * size);
-        let free = buffers.free.range_mut(range).find_map(|((_, size), free)| Some((*size, free.pop()?)));
+        let free = buffers.pop((dtype, size));
         let len = free.as_ref().map_or(size, |(len, _)| *len);
         let bytes = len * dtype.bytes();
         let usage = &mut buffers.usage;
@@ -78,23 +105,23 @@ impl Pool {
         }
         drop(buffers);
         let memory = match free {
-            None => self.device.alloc(dtype, len),
+            None => self.device().alloc(dtype, len),
             Some((_, mut memory)) => {
-                self.device.reused(&mut memory);
+                self.device().reused(&mut memory);
                 memory
             }
         };
-        Storage { memory: Some(memory), dtype, len, device: self.device.clone(), pool: Some(self.clone()) }
+        Storage { memory: Some(memory), dtype, len, home: Home::Pool(self.clone()) }
     }
 
     fn give_back(&self, dtype: Dtype, len: usize, memory: Memory) {
         let mut buffers = self.lock();
         buffers.usage.live_bytes -= len * dtype.bytes();
-        buffers.free.entry((dtype, len)).or_default().push(memory);
+        buffers.push((dtype, len), memory);
     }
 
     fn lock(&self) -> MutexGuard<'_, Buffers> {
-        self.buffers.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+        self.0.buffers.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
     }
 }
 
@@ -111,28 +138,43 @@ pub(crate) struct Storage {
     memory: Option<Memory>,
     pub dtype: Dtype,
     len: usize,
-    pub device: Arc<dyn Device>,
-    pool: Option<Pool>,
+    home: Home,
+}
+
+/// Where memory comes from.
+enum Home {
+    Device(Arc<dyn Device>),
+    Pool(Pool),
 }
 
 impl Storage {
     /// Of exactly `len` elements, and of no pool.
     pub fn own(device: &Arc<dyn Device>, dtype: Dtype, len: usize) -> Storage {
-        Storage { memory: Some(device.alloc(dtype, len)), dtype, len, device: device.clone(), pool: None }
+        Storage { memory: Some(device.alloc(dtype, len)), dtype, len, home: Home::Device(device.clone()) }
     }
 
     /// Other memory of the same size, from the same place.
     pub fn like(&self) -> Storage {
-        match &self.pool {
-            Some(pool) => pool.take(self.dtype, self.len),
-            None => Storage::own(&self.device, self.dtype, self.len),
+        match &self.home {
+            Home::Device(device) => Storage::own(device, self.dtype, self.len),
+            Home::Pool(pool) => pool.take(self.dtype, self.len),
         }
     }
 
+    /// Where it lies.
+    pub fn device(&self) -> &Arc<dyn Device> {
+        match &self.home {
+            Home::Device(device) => device,
+            Home::Pool(pool) => pool.device(),
+        }
+    }
+
+    #[inline]
     pub fn memory(&self) -> &Memory {
         self.memory.as_ref().expect("there until it is dropped")
     }
 
+    #[inline]
     pub fn memory_mut(&mut self) -> &mut Memory {
         self.memory.as_mut().expect("there until it is dropped")
     }
@@ -140,7 +182,7 @@ impl Storage {
 
 impl Drop for Storage {
     fn drop(&mut self) {
-        if let (Some(pool), Some(memory)) = (&self.pool, self.memory.take()) {
+        if let (Home::Pool(pool), Some(memory)) = (&self.home, self.memory.take()) {
             pool.give_back(self.dtype, self.len, memory);
         }
     }

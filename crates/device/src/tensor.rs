@@ -18,7 +18,7 @@ pub enum Dtype {
 }
 
 impl Dtype {
-    /// Of one number.
+    /// Bytes of one element.
     pub fn bytes(self) -> usize {
         match self {
             Dtype::F32 => 4,
@@ -66,7 +66,6 @@ impl Tensor {
         Tensor { rows, cols, storage: Arc::new(storage) }
     }
 
-    /// The number of rows.
     pub fn rows(&self) -> usize {
         self.rows
     }
@@ -98,7 +97,7 @@ impl Tensor {
 
     /// Where it lies.
     pub fn device(&self) -> &Arc<dyn Device> {
-        &self.storage.device
+        self.storage.device()
     }
 
     /// Whether the two share memory.
@@ -144,6 +143,7 @@ impl Tensor {
     }
 
     /// The memory, for the device.
+    #[inline]
     pub fn memory(&self) -> &Memory {
         self.storage.memory()
     }
@@ -152,6 +152,7 @@ impl Tensor {
     ///
     /// # Panics
     /// If another tensor shares it.
+    #[inline]
     pub fn memory_mut(&mut self) -> &mut Memory {
         let (rows, cols) = (self.rows, self.cols);
         let storage = Arc::get_mut(&mut self.storage);

@@ -5,7 +5,7 @@ use std::fmt;
 use std::ops::Range;
 use std::sync::Arc;
 
-use crate::{BlockType, Memory, Room, Tensor};
+use crate::{BlockType, Memory, MemoryBudget, Tensor};
 
 /// A parameter as operations read it.
 #[derive(Clone, Copy)]
@@ -19,29 +19,22 @@ pub enum WeightRef<'a> {
 /// Where a matrix `[rows, cols]` to be packed comes from.
 pub enum Source<'a> {
     /// Blocks of a file's number format, row by row.
-    Blocks {
-        /// The number format.
-        block_type: BlockType,
-        /// The blocks.
-        bytes: &'a [u8],
-    },
+    Blocks { block_type: BlockType, bytes: &'a [u8] },
     /// Blocks that may stay where they are, as in a mapped file: a device packs them when a product first reads them,
-    /// while there is `room`.
+    /// while `budget` lasts.
     Mapped {
-        /// The number format.
         block_type: BlockType,
         /// Who has the bytes.
         owner: Arc<dyn AsRef<[u8]> + Send + Sync>,
         /// Which of them.
         range: Range<usize>,
         /// Memory that is left for packing.
-        room: &'a Arc<Room>,
+        budget: &'a Arc<MemoryBudget>,
     },
     /// Values to be brought to a number format.
     Values {
         /// `[rows, cols]`.
         values: &'a [f32],
-        /// The number format.
         to: BlockType,
     },
 }

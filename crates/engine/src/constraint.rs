@@ -1,4 +1,4 @@
-//! Answers of a given form: which tokens may come next.
+//! Constrained decoding: which tokens may come next in an answer of a given form.
 //!
 //! The `llguidance` crate follows the grammar over the bytes of the vocabulary; its own limits bound the work for a
 //! grammar and for a token. Grammars are limited in size and nesting before it sees them, so that nothing can overflow
@@ -12,7 +12,7 @@ use llguidance::{JsonCompileOptions, Matcher, ParserFactory, panic_utils};
 use serde_json::{Map, Value};
 use wels_data::tokenizer::Tokenizer;
 
-use crate::request::{Constraint, Refusal, Request};
+use crate::request::{Constraint, Request, RequestError};
 
 /// The most bytes of a schema or grammar.
 const BYTES_MAX: usize = 256 << 10;
@@ -29,7 +29,7 @@ pub struct Preparer {
     tokenizer: Option<Arc<Tokenizer>>,
     vocab_size: usize,
     /// Made for the first constraint: a tree of the vocabulary.
-    compiler: Arc<OnceLock<Result<Compiler, Refusal>>>,
+    compiler: Arc<OnceLock<Result<Compiler, RequestError>>>,
 }
 
 /// A request whose constraint has been compiled.
@@ -44,7 +44,6 @@ impl Prepared {
         request.constraint.is_none().then_some(Prepared { request, guide: None })
     }
 
-    /// What was asked.
     pub fn request(&self) -> &Request {
         &self.request
     }
@@ -64,8 +63,8 @@ impl Preparer {
     /// Compiles the request's constraint, if it has one.
     ///
     /// # Errors
-    /// [`Refusal::Constraint`] for one that is wrong or too large.
-    pub fn prepare(&self, request: Request) -> Result<Prepared, Refusal> {
+    /// [`RequestError::Constraint`] for one that is wrong or too large.
+    pub fn prepare(&self, request: Request) -> Result<Prepared, RequestError> {
         let Some(constraint) = &request.constraint else { return Ok(Prepared { request, guide: None }) };
         let tokenizer = self.tokenizer.as_ref().ok_or_else(|| refusal("the model has no tokenizer"))?;
         let compiler = self.compiler.get_or_init(|| Compiler::new(tokenizer, self.vocab_size));
@@ -94,7 +93,7 @@ pub(crate) struct Broken;
 
 impl Compiler {
     /// For a model of `vocab_size` tokens. Builds a tree of the vocabulary.
-    fn new(tokenizer: &Tokenizer, vocab_size: usize) -> Result<Self, Refusal> {
+    fn new(tokenizer: &Tokenizer, vocab_size: usize) -> Result<Self, RequestError> {
         let eos = tokenizer.special().eos.ok_or_else(|| refusal("the tokenizer has no end token"))?;
         let word = |id: u32| {
             let bytes = tokenizer.token_bytes(id);
@@ -113,7 +112,7 @@ impl Compiler {
     }
 
     /// A guide for a new answer.
-    fn compile(&self, constraint: &Constraint) -> Result<Guide, Refusal> {
+    fn compile(&self, constraint: &Constraint) -> Result<Guide, RequestError> {
         let grammar = match constraint {
             Constraint::JsonObject => json_schema("{\"type\":\"object\"}")?,
             Constraint::JsonSchema(schema) => json_schema(checked(schema)?)?,
@@ -158,7 +157,7 @@ impl Guide {
 }
 
 /// White space is kept short: a model could go on with it for ever.
-fn json_schema(schema: &str) -> Result<TopLevelGrammar, Refusal> {
+fn json_schema(schema: &str) -> Result<TopLevelGrammar, RequestError> {
     let mut schema = serde_json::from_str(schema).map_err(|error| refusal(format!("not JSON: {error}")))?;
     bounded(properties(&schema))?;
     let options =
@@ -167,7 +166,7 @@ fn json_schema(schema: &str) -> Result<TopLevelGrammar, Refusal> {
     Ok(TopLevelGrammar::from_json_schema(schema))
 }
 
-fn bounded(properties: usize) -> Result<(), Refusal> {
+fn bounded(properties: usize) -> Result<(), RequestError> {
     match properties > PROPERTIES_MAX {
         true => Err(refusal(format!("it has {properties} properties, more than {PROPERTIES_MAX}"))),
         false => Ok(()),
@@ -195,7 +194,7 @@ fn schemas_of(grammar: &str) -> Vec<Value> {
     after.filter_map(|rest| serde_json::Deserializer::from_str(rest).into_iter().next()?.ok()).collect()
 }
 
-fn checked(text: &str) -> Result<&str, Refusal> {
+fn checked(text: &str) -> Result<&str, RequestError> {
     if text.len() > BYTES_MAX {
         return Err(refusal(format!("it has {} bytes, more than {BYTES_MAX}", text.len())));
     }
@@ -213,8 +212,8 @@ fn checked(text: &str) -> Result<&str, Refusal> {
     Ok(text)
 }
 
-fn refusal(reason: impl ToString) -> Refusal {
+fn refusal(reason: impl ToString) -> RequestError {
     // The first line; what follows is the parser's state.
     let reason = reason.to_string();
-    Refusal::Constraint { reason: reason.lines().next().unwrap_or_default().to_owned() }
+    RequestError::Constraint { reason: reason.lines().next().unwrap_or_default().to_owned() }
 }

@@ -5,23 +5,22 @@ use std::sync::Arc;
 use wels_data::tokenizer::Tokenizer;
 use wels_device::Precision;
 use wels_model::model::Model;
-use wels_model::paged::{CacheLayout, Numbers, PAGE_TOKENS, PagedCache};
+use wels_model::paged::{CacheDtype, CacheLayout, PAGE_TOKENS, PagedCache};
 use wels_model::params::Params;
 use wels_model::tape::Execution;
 
 use crate::constraint::{Prepared, Preparer};
 use crate::event::{Counters, Event, FinishReason, Finished, Status, Usage};
 use crate::pages::{Lease, PageTable};
-use crate::request::{Refusal, Request, RequestId};
+use crate::request::{Request, RequestError, RequestId};
 use crate::sampler::{Sampler, Scratch};
 use crate::sequence::Sequence;
-use crate::speculate::Pace;
+use crate::speculate::DraftController;
 use crate::text::TextStream;
 
 /// What the engine runs.
 #[derive(Clone)]
 pub struct LoadedModel {
-    /// The model.
     pub model: Arc<Model>,
     /// Its weights; for [`CacheLayout::Latent`] prepared by [`Params::prepare_latent`].
     pub params: Arc<Params>,
@@ -29,7 +28,7 @@ pub struct LoadedModel {
     pub tokenizer: Option<Arc<Tokenizer>>,
 }
 
-/// How it runs. Only `precision`, `layout` and `numbers` change what is computed; nothing else changes a token.
+/// How it runs. Only `precision`, `layout` and `cache_dtype` change what is computed; nothing else changes a token.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Options {
     /// Tokens that a step takes, so the longest that a running answer waits for somebody's prompt; a page more where
@@ -43,15 +42,15 @@ pub struct Options {
     pub cache_bytes: usize,
     /// Whether prompts are looked up in what earlier requests left in the cache.
     pub prefix_cache: bool,
-    /// Whether tokens are guessed ahead.
+    /// Whether tokens are drafted.
     pub speculation: Speculation,
     /// Arithmetic of linear and expert products.
     pub precision: Precision,
-    /// What the cache keeps of a token. Rollouts need [`CacheLayout::Expanded`] and [`Numbers::F32`], which have the
+    /// What the cache keeps of a token. Rollouts need [`CacheLayout::Expanded`] and [`CacheDtype::F32`], which have the
     /// bits of training.
     pub layout: CacheLayout,
-    /// How the cache keeps its numbers.
-    pub numbers: Numbers,
+    /// Number format of the KV cache.
+    pub cache_dtype: CacheDtype,
 }
 
 impl Default for Options {
@@ -65,19 +64,18 @@ impl Default for Options {
             speculation: Speculation::Auto { max_draft: 4 },
             precision: Precision::F32,
             layout: CacheLayout::Expanded,
-            numbers: Numbers::F32,
+            cache_dtype: CacheDtype::F32,
         }
     }
 }
 
-/// Guessing tokens ahead. A guess counts only if it is what would have been chosen anyway.
+/// Speculative decoding. A drafted token counts only if it is what would have been chosen anyway.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Speculation {
-    /// None.
     Off,
     /// By the model's MTP layers if it has them, else by what followed the last tokens earlier in the sequence.
     Auto {
-        /// The most tokens guessed at a time; how many pays is learnt from what was right.
+        /// The most tokens drafted at a time; how many pays is learnt from what was accepted.
         max_draft: usize,
     },
 }
@@ -90,17 +88,11 @@ pub enum EngineError {
     Option {
         /// Of [`Options`].
         name: &'static str,
-        /// What is wrong with it.
         reason: String,
     },
     /// The tokenizer has tokens that the model does not know.
     #[error("the tokenizer has {tokenizer} tokens and the model {model}")]
-    Vocabulary {
-        /// Of the tokenizer.
-        tokenizer: usize,
-        /// Of the model.
-        model: usize,
-    },
+    Vocabulary { tokenizer: usize, model: usize },
 }
 
 /// Bytes of pages not yet in use for which there is memory when an engine has been idle.
@@ -142,7 +134,7 @@ impl Engine {
         if options.layout == CacheLayout::Latent && !config.attention.is_mla() {
             return option("layout", "this model has no latents".into());
         }
-        let page_bytes = PagedCache::bytes_per_page(config, options.layout, options.numbers);
+        let page_bytes = PagedCache::bytes_per_page(config, options.layout, options.cache_dtype);
         // More pages than every running request could fill serve prefixes only up to what ids can name.
         let pages = (options.cache_bytes / page_bytes).min(u32::MAX as usize);
         if pages == 0 {
@@ -155,7 +147,7 @@ impl Engine {
         let device = loaded.params.device().clone();
         Ok(Engine {
             execution: Execution { precision: options.precision, ..Execution::new(device.clone()) },
-            cache: PagedCache::new(&device, &loaded.model, options.layout, options.numbers, pages),
+            cache: PagedCache::new(&device, loaded.model.config(), options.layout, options.cache_dtype, pages),
             table: PageTable::new(pages),
             loaded,
             options,
@@ -176,14 +168,14 @@ impl Engine {
     }
 
     /// Takes a request, to be begun in some later step. Its constraint is compiled here and now.
-    pub fn enqueue(&mut self, request: Request) -> Result<RequestId, Refusal> {
+    pub fn enqueue(&mut self, request: Request) -> Result<RequestId, RequestError> {
         self.check(&request)?;
         let prepared = self.preparer.prepare(request)?;
         self.enqueue_prepared(prepared)
     }
 
     /// Takes a request that was made ready by this engine's [`Engine::preparer`].
-    pub fn enqueue_prepared(&mut self, prepared: Prepared) -> Result<RequestId, Refusal> {
+    pub fn enqueue_prepared(&mut self, prepared: Prepared) -> Result<RequestId, RequestError> {
         self.check(&prepared.request)?;
         let Prepared { request, guide } = prepared;
         let id = RequestId(self.next_id);
@@ -196,8 +188,8 @@ impl Engine {
             sampler: Sampler::new(request.sampling.clone(), request.choice, &request.prompt),
             text: TextStream::new(self.loaded.tokenizer.as_ref(), request.stop.clone()),
             guide,
-            pace: Pace::new(),
-            guesses: Vec::new(),
+            drafting: DraftController::new(),
+            draft: Vec::new(),
             mtp_pending: Vec::new(),
             begun: false,
             usage: Usage { prompt: request.prompt.len(), ..Usage::default() },
@@ -210,7 +202,7 @@ impl Engine {
     /// there is more to take. Otherwise the steps that first touch it wait for it.
     pub fn populate(&mut self) -> bool {
         let page_bytes =
-            PagedCache::bytes_per_page(self.loaded.model.config(), self.options.layout, self.options.numbers);
+            PagedCache::bytes_per_page(self.loaded.model.config(), self.options.layout, self.options.cache_dtype);
         let wanted = (self.table.used() + POPULATED_AHEAD / page_bytes).min(self.table.count());
         let begin = self.populated.max(self.table.used());
         let end = wanted.min(begin + (POPULATED_AT_ONCE / page_bytes).max(1));
@@ -240,7 +232,7 @@ impl Engine {
         self.running.is_empty() && self.waiting.is_empty() && self.events.is_empty()
     }
 
-    /// One forward pass: a token, or several that were guessed right, for each running answer, and a piece of the
+    /// One forward pass: a token, or several that were drafted, for each running answer, and a chunk of the
     /// prompts that are not yet computed. Returns what happened since the last step; without requests, at once.
     pub fn step(&mut self) -> Vec<Event> {
         self.admit();
@@ -275,7 +267,7 @@ impl Engine {
         for sequence in &mut self.running {
             self.table.release(std::mem::take(&mut sequence.lease));
             sequence.computed = 0;
-            sequence.guesses.clear();
+            sequence.draft.clear();
             sequence.mtp_pending.clear();
         }
         self.table.clear();
@@ -298,26 +290,26 @@ impl Engine {
     }
 
     /// Whether the request can be taken now.
-    fn check(&self, request: &Request) -> Result<(), Refusal> {
+    fn check(&self, request: &Request) -> Result<(), RequestError> {
         request.check()?;
         let vocab_size = self.loaded.model.config().vocab_size;
         let limit = self.room() - 1;
         if request.prompt.len() > limit {
-            return Err(Refusal::PromptTooLong { tokens: request.prompt.len(), limit });
+            return Err(RequestError::PromptTooLong { tokens: request.prompt.len(), limit });
         }
         if let Some(&token) = request.prompt.iter().chain(&request.scored).find(|token| **token as usize >= vocab_size)
         {
-            return Err(Refusal::UnknownToken { token, vocab_size });
+            return Err(RequestError::UnknownToken { token, vocab_size });
         }
         if let Some((token, _)) = request.sampling.logit_bias.iter().find(|(token, _)| *token as usize >= vocab_size) {
             let reason = format!("token id {token} is not below the model's vocabulary of {vocab_size}");
-            return Err(Refusal::Parameter { name: "logit_bias", reason });
+            return Err(RequestError::Parameter { name: "logit_bias", reason });
         }
         if self.loaded.tokenizer.is_none() && !request.stop.is_empty() {
-            return Err(Refusal::Parameter { name: "stop", reason: "the model has no tokenizer".into() });
+            return Err(RequestError::Parameter { name: "stop", reason: "the model has no tokenizer".into() });
         }
         if self.waiting.len() >= self.options.max_waiting {
-            return Err(Refusal::QueueFull { waiting: self.waiting.len() });
+            return Err(RequestError::QueueFull { waiting: self.waiting.len() });
         }
         Ok(())
     }

@@ -14,9 +14,7 @@ pub enum Event {
 /// A token of an answer.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Token {
-    /// Whose answer.
     pub id: RequestId,
-    /// The token.
     pub token: u32,
     /// What can be shown of the text since the last event: whole characters, and nothing that may yet turn out to be
     /// the beginning of a stop string. Empty without a tokenizer.
@@ -33,11 +31,8 @@ pub struct Token {
 /// The end of an answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Finished {
-    /// Whose answer.
     pub id: RequestId,
-    /// Why it ended.
     pub reason: FinishReason,
-    /// What it took.
     pub usage: Usage,
 }
 
@@ -46,7 +41,6 @@ pub struct Finished {
 pub enum FinishReason {
     /// A stop token.
     Stop,
-    /// A stop string.
     StopString,
     /// `max_tokens`, or no more room in context or cache.
     Length,
@@ -63,7 +57,6 @@ pub enum FinishReason {
 /// What a request took, in tokens.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Usage {
-    /// Of the prompt.
     pub prompt: usize,
     /// Of the prompt, those that the prefix cache had when the request began.
     pub cached: usize,
@@ -88,7 +81,6 @@ pub struct Status {
     pub pages_free: usize,
     /// Of these, those that hold a prefix that no running request uses.
     pub pages_cached: usize,
-    /// Tokens of a page.
     pub page_tokens: usize,
     /// Since the engine was made.
     pub counters: Counters,

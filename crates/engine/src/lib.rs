@@ -34,5 +34,5 @@ mod text;
 pub use constraint::{Prepared, Preparer};
 pub use engine::{Engine, EngineError, LoadedModel, Options, Speculation};
 pub use event::{Counters, Event, FinishReason, Finished, Status, Token, Usage};
-pub use request::{Constraint, Refusal, Request, RequestId, Sampling};
+pub use request::{Constraint, Request, RequestError, RequestId, Sampling};
 pub use sampler::{Choice, Sampler, Scratch};

@@ -1,32 +1,32 @@
-//! Guesses by the model's own MTP layer.
+//! Drafts by the model's own MTP layer.
 //!
 //! The layer at position i reads the main model's state there and the token after it, and expects the one after that.
 //! It has keys and values of its own in the pages, so every position whose next token is known goes through it once,
-//! prompts too: before the next guess, or when a page of them has come together, which costs little more than one. To
-//! guess further ahead it is applied to its own state and guess; what that leaves in the pages is written over when the
+//! prompts too: before the next draft, or when a page of them has come together, which costs little more than one. To
+//! draft further ahead it is applied to its own state and token; what that leaves in the pages is written over when the
 //! real tokens come.
 
-use wels_model::paged::{Piece, concatenate};
+use wels_model::paged::{Chunk, concatenate};
 
 use crate::engine::Engine;
 use crate::pages::PAGE;
 
 /// A sequence that goes through the layer.
-struct Due {
+struct MtpWork {
     /// Its place among the running.
     sequence: usize,
-    /// How many tokens to guess.
+    /// How many tokens to draft.
     wanted: usize,
 }
 
 impl Engine {
-    /// Takes the positions of some of the running through the layer, where that is due, and lets those guess that are
+    /// Takes the positions of some of the running through the layer, where that is due, and lets those draft that are
     /// to.
-    pub(crate) fn guess_by_mtp(&mut self, sequences: Vec<usize>) {
+    pub(crate) fn draft_by_mtp(&mut self, sequences: Vec<usize>) {
         let answering = sequences.iter().filter(|&&sequence| self.running[sequence].answers()).count();
-        let guessing =
-            sequences.into_iter().map(|sequence| Due { sequence, wanted: self.prepare_guesses(sequence, answering) });
-        let mut due: Vec<Due> = guessing.collect();
+        let drafting =
+            sequences.into_iter().map(|sequence| MtpWork { sequence, wanted: self.prepare_draft(sequence, answering) });
+        let mut due: Vec<MtpWork> = drafting.collect();
         due.retain(|due| due.wanted > 0 || self.is_due(due.sequence));
         if due.is_empty() {
             return;
@@ -36,7 +36,7 @@ impl Engine {
         let mut hidden = concatenate(&self.execution, &pending);
         for ahead in 0.. {
             let inputs: Vec<Vec<u32>> = due.iter().map(|due| self.mtp_inputs(due.sequence, ahead)).collect();
-            let pieces: Vec<Piece> = due
+            let chunks: Vec<Chunk> = due
                 .iter()
                 .zip(&inputs)
                 .map(|(due, tokens)| {
@@ -44,11 +44,11 @@ impl Engine {
                     let past =
                         if ahead == 0 { sequence.computed - tokens.len() } else { sequence.computed + ahead - 1 };
                     let rows = usize::from(due.wanted > ahead);
-                    Piece { tokens, past, pages: sequence.lease.pages(), logits: rows, states: rows }
+                    Chunk { tokens, past, pages: sequence.lease.pages(), logits: rows, states: rows }
                 })
                 .collect();
             let output =
-                self.loaded.model.draft(&self.loaded.params, &self.execution, &mut self.cache, 1, &pieces, hidden);
+                self.loaded.model.draft(&self.loaded.params, &self.execution, &mut self.cache, 1, &chunks, hidden);
             due.iter().for_each(|due| self.running[due.sequence].mtp_pending.clear());
             due.retain(|due| due.wanted > ahead);
             let (logits, vocabulary) = (output.logits.to_host(), output.logits.cols());
@@ -56,11 +56,11 @@ impl Engine {
                 let sequence = &mut self.running[due.sequence];
                 let position = sequence.tokens.len() + ahead;
                 let logits = &logits[row * vocabulary..][..vocabulary];
-                let guess = sequence.sampler.choose(logits, position, None, None, &mut self.scratch);
-                sequence.guesses.extend(guess.map(|choice| choice.token));
+                let drafted = sequence.sampler.choose(logits, position, None, None, &mut self.scratch);
+                sequence.draft.extend(drafted.map(|choice| choice.token));
             }
-            // One that found no finite logits guesses no more.
-            let goes_on = |due: &Due| due.wanted > ahead + 1 && self.running[due.sequence].guesses.len() > ahead;
+            // One that found no finite logits drafts no more.
+            let goes_on = |due: &MtpWork| due.wanted > ahead + 1 && self.running[due.sequence].draft.len() > ahead;
             let rows = (0..due.len()).filter(|&row| goes_on(&due[row]));
             let rows: Vec<_> = rows.map(|row| (&output.hidden, row..row + 1)).collect();
             if rows.is_empty() {
@@ -71,7 +71,7 @@ impl Engine {
         }
     }
 
-    /// Whether a sequence that does not guess goes through the layer.
+    /// Whether a sequence that does not draft goes through the layer.
     fn is_due(&self, sequence: usize) -> bool {
         !self.running[sequence].answers() || self.mtp_pending(sequence) >= PAGE
     }
@@ -81,13 +81,13 @@ impl Engine {
         self.running[sequence].mtp_pending.iter().map(|(_, rows)| rows.len()).sum()
     }
 
-    /// How many tokens to guess for a sequence; its pages have room for what that writes.
-    fn prepare_guesses(&mut self, place: usize, answering: usize) -> usize {
+    /// How many tokens to draft for a sequence; its pages have room for what that writes.
+    fn prepare_draft(&mut self, place: usize, answering: usize) -> usize {
         let sequence = &self.running[place];
-        let wanted = if sequence.answers() { self.guesses_wanted(sequence, answering) } else { 0 };
+        let wanted = if sequence.answers() { self.draft_len(sequence, answering) } else { 0 };
         let sequence = &mut self.running[place];
-        sequence.guesses.clear();
-        // One page more at most: a guess is not worth somebody's prefix.
+        sequence.draft.clear();
+        // One page more at most: a draft is not worth somebody's prefix.
         let end = (sequence.computed + wanted).min(sequence.lease.room() + 1);
         if wanted > 1 && self.table.free() > 0 {
             self.table.grow(&mut sequence.lease, end);
@@ -103,7 +103,7 @@ impl Engine {
                 let first = running.computed - self.mtp_pending(sequence);
                 running.tokens[first + 1..=running.computed].to_vec()
             }
-            _ => vec![running.guesses[ahead - 1]],
+            _ => vec![running.draft[ahead - 1]],
         }
     }
 }

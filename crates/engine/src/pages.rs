@@ -1,9 +1,9 @@
-//! Which page of the cache belongs to whom: pages in use, prefixes kept for later requests, free pages.
+//! The page table of the KV cache, with its prefix cache: pages in use, prefixes kept for later requests, free pages.
 //!
 //! A page holds the keys and values of [`PAGE`] tokens. Full pages of computed tokens are *published*: they become
-//! nodes of a tree whose edges are the pages' tokens, so a path from the root is a text. A request walks down from the
-//! root as far as its own text agrees, and shares those pages. Pages that nobody uses stay in the tree until their room
-//! is needed; then the leaf that has not been used for the longest time goes first.
+//! nodes of a prefix tree whose edges are the pages' tokens, so a path from the root is a text. A request walks down
+//! from the root as far as its own text agrees, and shares those pages. Pages that nobody uses stay in the tree until
+//! their room is needed; then the leaf that has not been used for the longest time goes first.
 //!
 //! **Invariants.** A page is free, or private to one sequence, or in the tree. A sequence uses whole paths: so of two
 //! nodes on a path the upper one has at least as many users, and what has no users can be freed from the leaves up.
@@ -15,7 +15,6 @@ pub(crate) const PAGE: usize = 16;
 
 type Node = u32;
 
-/// The table of pages.
 pub(crate) struct PageTable {
     free: Vec<u32>,
     count: usize,
@@ -52,7 +51,6 @@ pub(crate) struct Lease {
 }
 
 impl Lease {
-    /// All pages.
     pub fn pages(&self) -> &[u32] {
         &self.pages
     }

@@ -59,10 +59,10 @@ impl Request {
     }
 
     /// Everything that can be checked without the model.
-    pub(crate) fn check(&self) -> Result<(), Refusal> {
-        let parameter = |name, reason: String| Err(Refusal::Parameter { name, reason });
+    pub(crate) fn check(&self) -> Result<(), RequestError> {
+        let parameter = |name, reason: String| Err(RequestError::Parameter { name, reason });
         if self.prompt.is_empty() {
-            return Err(Refusal::EmptyPrompt);
+            return Err(RequestError::EmptyPrompt);
         }
         if self.max_tokens == 0 {
             return parameter("max_tokens", "must be at least 1".into());
@@ -142,10 +142,10 @@ impl Sampling {
         self.temperature < Self::TEMPERATURE_LEAST
     }
 
-    fn check(&self) -> Result<(), Refusal> {
+    fn check(&self) -> Result<(), RequestError> {
         let within = |name, value: f32, least: f32, most: f32| match (least..=most).contains(&value) {
             true => Ok(()),
-            false => Err(Refusal::Parameter { name, reason: format!("{value} is not within {least} and {most}") }),
+            false => Err(RequestError::Parameter { name, reason: format!("{value} is not within {least} and {most}") }),
         };
         within("temperature", self.temperature, 0.0, Self::TEMPERATURE_MAX)?;
         within("top_p", self.top_p, 0.0, 1.0)?;
@@ -155,7 +155,7 @@ impl Sampling {
         within("frequency_penalty", self.frequency_penalty, -100.0, 100.0)?;
         match self.logit_bias.iter().find(|(_, bias)| bias.is_nan() || *bias == f32::INFINITY) {
             Some((token, bias)) => {
-                Err(Refusal::Parameter { name: "logit_bias", reason: format!("{bias} for token {token}") })
+                Err(RequestError::Parameter { name: "logit_bias", reason: format!("{bias} for token {token}") })
             }
             None => Ok(()),
         }
@@ -165,7 +165,6 @@ impl Sampling {
 /// What an answer must be. Tokens that cannot lead there are never chosen; the answer ends when it is complete.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Constraint {
-    /// Some JSON object.
     JsonObject,
     /// JSON that this schema (itself JSON) accepts.
     JsonSchema(String),
@@ -177,14 +176,13 @@ pub enum Constraint {
 
 /// Why a request was not taken.
 #[derive(Clone, Debug, PartialEq, thiserror::Error)]
-pub enum Refusal {
+pub enum RequestError {
     /// There is nothing to continue.
     #[error("the prompt has no token")]
     EmptyPrompt,
     /// No room for a prompt and one token more.
     #[error("the prompt has {tokens} tokens, and at most {limit} fit")]
     PromptTooLong {
-        /// Of the prompt.
         tokens: usize,
         /// By the model's context and the cache's size.
         limit: usize,
@@ -202,15 +200,11 @@ pub enum Refusal {
     Parameter {
         /// The field, as APIs call it.
         name: &'static str,
-        /// What is wrong with it.
         reason: String,
     },
     /// A schema or grammar that is wrong, or too large to be followed.
     #[error("the constraint cannot be used: {reason}")]
-    Constraint {
-        /// What is wrong with it.
-        reason: String,
-    },
+    Constraint { reason: String },
     /// Too many requests wait already.
     #[error("{waiting} requests wait, which is the limit")]
     QueueFull {

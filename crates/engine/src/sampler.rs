@@ -1,4 +1,4 @@
-//! From logits to a token.
+//! The sampler: from logits to a token.
 //!
 //! The random number is a function of (seed, choice, position): not the next one of a generator's state. So batching,
 //! speculation and starting again change nothing. Temperatures go through the kernels' own exponential, sums have a
@@ -28,7 +28,6 @@ pub struct Sampler {
 /// A chosen token.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Choice {
-    /// The token.
     pub token: u32,
     /// Its log-probability and the likeliest tokens', of the logits as they came; where they were asked for.
     pub logprobs: Option<(f32, Vec<(u32, f32)>)>,

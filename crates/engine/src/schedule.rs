@@ -1,4 +1,4 @@
-//! Who gets what in a step.
+//! The scheduler: continuous batching with chunked prefill, and preemption by recomputing.
 //!
 //! Running requests have an order: priority, then age. Answers go on in every step, a token each; what is left of the
 //! step's tokens goes to prompts, in order. When pages run out, the last in order gives up its own and waits again; its
@@ -10,7 +10,7 @@ use crate::pages::PAGE;
 use crate::sequence::Sequence;
 use crate::speculate::lookup;
 
-/// Tokens, known and guessed, of all answers in a step: guessing is for times when a pass over a few more tokens costs
+/// Tokens, known and drafted, of all answers in a step: drafting is for times when a pass over a few more tokens costs
 /// little, because it is the weights that take the time.
 const SPECULATION_TOKENS: usize = 16;
 
@@ -20,8 +20,8 @@ pub(crate) struct Work {
     pub sequence: usize,
     /// Known tokens.
     pub known: usize,
-    /// Guesses behind them.
-    pub guesses: Vec<u32>,
+    /// Drafted tokens behind them.
+    pub draft: Vec<u32>,
 }
 
 impl Engine {
@@ -101,7 +101,7 @@ impl Engine {
                 next += 1;
                 continue;
             }
-            let mut guesses = if sequence.answers() { self.guesses(sequence, answering) } else { Vec::new() };
+            let mut draft = if sequence.answers() { self.draft(sequence, answering) } else { Vec::new() };
             let sequence = &mut self.running[next];
             let end = sequence.computed + known;
             self.table.grow(&mut sequence.lease, end);
@@ -110,34 +110,34 @@ impl Engine {
                 continue;
             }
             if self.table.free() > 0 {
-                self.table.grow(&mut sequence.lease, (end + guesses.len()).min(end.next_multiple_of(PAGE) + PAGE));
+                self.table.grow(&mut sequence.lease, (end + draft.len()).min(end.next_multiple_of(PAGE) + PAGE));
             }
-            guesses.truncate(sequence.lease.room() - end);
+            draft.truncate(sequence.lease.room() - end);
             if !sequence.answers() {
                 left -= known;
             }
-            work.push(Work { sequence: next, known, guesses });
+            work.push(Work { sequence: next, known, draft });
             next += 1;
         }
         work
     }
 
-    /// How many tokens to guess for a sequence that answers beside so many others.
-    pub(crate) fn guesses_wanted(&self, sequence: &Sequence, answering: usize) -> usize {
+    /// How many tokens to draft for a sequence that answers beside so many others.
+    pub(crate) fn draft_len(&self, sequence: &Sequence, answering: usize) -> usize {
         let Speculation::Auto { max_draft } = self.options.speculation else { return 0 };
         let share = (SPECULATION_TOKENS / answering.max(1)).saturating_sub(1);
-        // The last token of an answer is chosen, not guessed.
+        // The last token of an answer is chosen, not drafted.
         let to_come = (sequence.request.max_tokens - sequence.usage.generated).min(self.room() - sequence.tokens.len());
-        sequence.pace.len(max_draft.min(share)).min(to_come.saturating_sub(1))
+        sequence.drafting.len(max_draft.min(share)).min(to_come.saturating_sub(1))
     }
 
-    fn guesses(&self, sequence: &Sequence, answering: usize) -> Vec<u32> {
-        let wanted = self.guesses_wanted(sequence, answering);
-        let guesses = match self.loaded.model.config().mtp_depth {
+    fn draft(&self, sequence: &Sequence, answering: usize) -> Vec<u32> {
+        let wanted = self.draft_len(sequence, answering);
+        let draft = match self.loaded.model.config().mtp_depth {
             0 => lookup(&sequence.tokens, wanted),
-            _ => &sequence.guesses[..],
+            _ => &sequence.draft[..],
         };
-        guesses[..guesses.len().min(wanted)].to_vec()
+        draft[..draft.len().min(wanted)].to_vec()
     }
 
     /// The last of the running gives its pages back and waits.
@@ -145,7 +145,7 @@ impl Engine {
         let mut sequence = self.running.pop().expect("somebody runs");
         self.table.release(std::mem::take(&mut sequence.lease));
         sequence.computed = 0;
-        sequence.guesses.clear();
+        sequence.draft.clear();
         sequence.mtp_pending.clear();
         self.counters.preemptions += 1;
         self.wait(sequence);

@@ -10,7 +10,7 @@ use crate::event::{FinishReason, Token, Usage};
 use crate::pages::Lease;
 use crate::request::{Request, RequestId};
 use crate::sampler::{Sampler, Scratch, logprobs_of};
-use crate::speculate::Pace;
+use crate::speculate::DraftController;
 use crate::text::{Piece, TextStream};
 
 pub(crate) struct Sequence {
@@ -24,9 +24,9 @@ pub(crate) struct Sequence {
     pub sampler: Sampler,
     pub text: TextStream,
     pub guide: Option<Guide>,
-    pub pace: Pace,
-    /// Guesses of MTP for what follows `tokens`.
-    pub guesses: Vec<u32>,
+    pub drafting: DraftController,
+    /// Drafted by MTP for what follows `tokens`.
+    pub draft: Vec<u32>,
     /// States of the last of the computed tokens, which have not gone through MTP's layer: rows of what passes gave.
     pub mtp_pending: Vec<(Tensor, Range<usize>)>,
     /// Whether it has run before, so that its prompt is accounted for.

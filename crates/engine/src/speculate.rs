@@ -1,35 +1,35 @@
-//! Guessing tokens ahead: how many, and from where without a model.
+//! Speculative decoding: how many tokens to draft, and from where without a model.
 //!
-//! Guesses go through the model behind the tokens that are known, in the same pass. The token chosen at each place is
-//! the one that would have been chosen anyway, so a guess that differs from it and all after it are dropped:
-//! speculation changes the speed and nothing else.
+//! Drafted tokens go through the model behind the tokens that are known, in the same pass. The token chosen at each
+//! place is the one that would have been chosen anyway, so a drafted token that differs from it and all after it are
+//! dropped: speculation changes the speed and nothing else.
 
 /// The longest run of tokens compared when looking for a place to copy from.
 const MATCH_MAX: usize = 8;
 /// The shortest that counts.
 const MATCH_MIN: usize = 3;
-/// A guess must be right with this probability, by what was right so far, to be worth its pass.
+/// A drafted token must be accepted with this probability, by what was accepted so far, to be worth its pass.
 const WORTH: f32 = 0.4;
-/// Share of the newest guess in the estimate.
+/// Share of the newest drafted token in the estimate.
 const RENEWAL: f32 = 0.15;
-/// When guesses are not worth it, one is tried each so many tokens.
+/// When drafts are not worth it, a token is tried each so many tokens.
 const RETRY: u32 = 16;
 
-/// How many tokens of one sequence to guess.
+/// How many tokens to draft for one sequence.
 #[derive(Clone, Debug)]
-pub(crate) struct Pace {
-    /// Estimated probability that a guess is right.
+pub(crate) struct DraftController {
+    /// Estimated probability that a drafted token is accepted.
     right: f32,
-    /// Tokens since the last guess.
+    /// Tokens since the last draft.
     since: u32,
 }
 
-impl Pace {
+impl DraftController {
     pub fn new() -> Self {
-        Pace { right: 0.75, since: 0 }
+        DraftController { right: 0.75, since: 0 }
     }
 
-    /// How many to guess now: as long as the last of them is right often enough.
+    /// How many to draft now: as long as the last of them is accepted often enough.
     pub fn len(&self, most: usize) -> usize {
         let mut chance = self.right;
         let mut len = 0;
@@ -40,7 +40,7 @@ impl Pace {
         if len == 0 && self.since >= RETRY { most.min(1) } else { len }
     }
 
-    /// Learns from a pass: of `drafted` guesses the first `accepted` were right.
+    /// Learns from a pass: of `drafted` tokens the first `accepted` were accepted.
     pub fn learn(&mut self, drafted: usize, accepted: usize) {
         if drafted == 0 {
             self.since += 1;
@@ -88,15 +88,15 @@ mod tests {
     }
 
     #[test]
-    fn the_pace_follows_what_was_right() {
-        let mut pace = Pace::new();
-        (0..50).for_each(|_| pace.learn(4, 4));
-        assert_eq!(pace.len(8), 8);
-        (0..50).for_each(|_| pace.learn(4, 0));
-        assert_eq!(pace.len(8), 0);
-        (0..RETRY).for_each(|_| pace.learn(0, 0));
-        assert_eq!((pace.len(8), pace.len(0)), (1, 0));
-        (0..50).for_each(|_| pace.learn(2, 1));
-        assert_eq!(pace.len(8), 1, "half of them right");
+    fn drafts_are_as_long_as_pays() {
+        let mut drafting = DraftController::new();
+        (0..50).for_each(|_| drafting.learn(4, 4));
+        assert_eq!(drafting.len(8), 8);
+        (0..50).for_each(|_| drafting.learn(4, 0));
+        assert_eq!(drafting.len(8), 0);
+        (0..RETRY).for_each(|_| drafting.learn(0, 0));
+        assert_eq!((drafting.len(8), drafting.len(0)), (1, 0));
+        (0..50).for_each(|_| drafting.learn(2, 1));
+        assert_eq!(drafting.len(8), 1, "half of them right");
     }
 }

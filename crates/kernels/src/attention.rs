@@ -370,12 +370,12 @@ impl Panels {
     #[inline(always)]
     unsafe fn multiply<L: Lanes>(&self, rows: usize, range: Range<usize>, left: LeftWords, out: Out) {
         let panels = scratch::words(&self.data)[16 * range.start..].as_ptr();
-        // SAFETY: the panels have the terms of `range`, which the slice checks; the rest is this function's contract.
+        // SAFETY: `data` has whole panels of `terms` terms, of which the slice begins with those of `range`; the
+        // addresses in `left` and `out` go on as they came.
         unsafe { micro::product::<L, micro::F32>(rows, range.len(), left, panels, 16 * self.terms, out) }
     }
 }
 
-/// The addresses of a tile's rows.
 fn addresses<'a>(rows: usize, row: impl Fn(usize) -> &'a [f32]) -> [*const u32; TILE] {
     std::array::from_fn(|r| if r < rows { row(r).as_ptr().cast() } else { std::ptr::null() })
 }
@@ -394,8 +394,8 @@ unsafe fn forward_head<L: Lanes>(shape: &Shape, span: Span, kv: usize, q: &Heads
     let width = len.next_multiple_of(16);
     let mut scores = scratch::buffer(TILE * width);
     let group = shape.heads / shape.kv_heads;
-    // SAFETY: buffers are cut for the sequence and whole tiles; operands and places in the results by this function's
-    // contract.
+    // SAFETY: `scores` has a tile's rows, each padded to whole vectors of keys; the operands were checked for all
+    // tokens of the sequence, and this head's part of the results is this task's, as this function's contract asks.
     unsafe {
         let keys = Panels::of_columns::<L>(&gather_keys(k, first, len, kv), q.dim);
         let values = Panels::of_rows::<L>(&gather(v, first, len, kv), v.dim);
@@ -463,8 +463,8 @@ unsafe fn backward_head<L: Lanes>(shape: &Shape, span: Span, kv: usize, forward:
     let group = shape.heads / shape.kv_heads;
     let mut dk = scratch::zeros(len * q.dim);
     let mut dv = scratch::zeros(len * v.dim);
-    // SAFETY: buffers are cut for the sequence and whole tiles; operands and places in the gradients by this
-    // function's contract.
+    // SAFETY: the buffers have all rows of the sequence; the operands were checked for all its tokens, and this head's
+    // part of the gradients is this task's, as this function's contract asks.
     unsafe {
         let (key_rows, value_rows) = (gather_keys(k, first, len, kv), gather(v, first, len, kv));
         let right = BackwardPanels {

@@ -46,8 +46,8 @@ pub struct Teacher<'a> {
     pub cross_entropy: f32,
 }
 
-/// What is seen of each token, 0 where the target is [`IGNORE`].
-pub struct Seen<'a> {
+/// Losses of each token, 0 where the target is [`IGNORE`].
+pub struct TokenLosses<'a> {
     /// `[T]`: log p(target) of the student at temperature 1, to the bits of [`head::loss`](crate::head::loss).
     pub logp: &'a mut [f32],
     /// `[T]`: D, nats.
@@ -64,11 +64,11 @@ pub fn loss(
     teacher: &Teacher,
     d: usize,
     v: usize,
-    seen: Seen,
+    losses: TokenLosses,
     gradients: Gradients,
     coefficient: Coefficient,
 ) {
-    let (tokens, Seen { logp, divergence }) = (targets.len(), seen);
+    let (tokens, TokenLosses { logp, divergence }) = (targets.len(), losses);
     let lengths = [
         ("x", x.len(), tokens * d),
         ("w", w.len(), v * d),
@@ -90,8 +90,8 @@ pub fn loss(
         let (logits, taught) = (&mut logits[..block.len() * v], &mut taught[..block.len() * v]);
         gemm::linear(p, x, w, logits, d, v);
         (teacher.logits)(block.clone(), taught);
-        let seen = Seen { logp: &mut logp[block.clone()], divergence: &mut divergence[block.clone()] };
-        rows(logits, taught, &targets[block.clone()], teacher, v, seen, |t, logp| coefficient(first + t, logp));
+        let losses = TokenLosses { logp: &mut logp[block.clone()], divergence: &mut divergence[block.clone()] };
+        rows(logits, taught, &targets[block.clone()], teacher, v, losses, |t, logp| coefficient(first + t, logp));
         gemm::linear_dx(p, logits, w, &mut dx[block.start * d..block.end * d], d, v, Start::Zero);
         gemm::linear_dw(p, logits, x, dw, d, v, dw_start);
         dw_start = Start::Continue;
@@ -108,10 +108,10 @@ fn rows(
     targets: &[u32],
     teacher: &Teacher,
     v: usize,
-    seen: Seen,
+    losses: TokenLosses,
     coefficient: impl Fn(usize, f32) -> f32 + Sync,
 ) {
-    let (logps, divergences) = (SharedMut::new(seen.logp), SharedMut::new(seen.divergence));
+    let (logps, divergences) = (SharedMut::new(losses.logp), SharedMut::new(losses.divergence));
     let Teacher { divergence: way, temperature, cross_entropy: share, .. } = *teacher;
     let inverse = 1.0 / temperature;
     const ROWS: usize = 8;
@@ -138,12 +138,12 @@ fn rows(
             // SAFETY: student's and teacher's row have v elements.
             *d = unsafe { crate::lanes::dispatch!(divergence(read: &[f32], t: &[f32], pair: &Pair) -> f32) };
             let c = coefficient(row, *logp);
-            let pull = Pull { d: *d, kl: c * ((1.0 - share) * temperature), ce: c * share, at_one };
-            let pull = &pull;
+            let terms = GradientTerms { d: *d, kl: c * ((1.0 - share) * temperature), ce: c * share, at_one };
+            let terms = &terms;
             // SAFETY: student's and teacher's row have v elements.
-            unsafe { crate::lanes::dispatch!(gradient(s: &mut [f32], t: &[f32], pair: &Pair, pull: &Pull)) };
+            unsafe { crate::lanes::dispatch!(gradient(s: &mut [f32], t: &[f32], pair: &Pair, terms: &GradientTerms)) };
             if share > 0.0 {
-                s[target as usize] -= pull.ce;
+                s[target as usize] -= terms.ce;
             }
         }
     });
@@ -173,7 +173,7 @@ struct Pair {
 }
 
 /// What a token's gradient is made of besides p, q and r.
-struct Pull {
+struct GradientTerms {
     d: f32,
     /// c (1 − a) τ.
     kl: f32,
@@ -278,15 +278,15 @@ unsafe fn divergence<L: Lanes>(s: &[f32], t: &[f32], pair: &Pair) -> f32 {
 
 /// The gradient, but for the target's part of the cross-entropy.
 #[inline(always)]
-unsafe fn gradient<L: Lanes>(s: &mut [f32], t: &[f32], pair: &Pair, pull: &Pull) {
+unsafe fn gradient<L: Lanes>(s: &mut [f32], t: &[f32], pair: &Pair, terms: &GradientTerms) {
     let (whole, rest) = (s.len() / LANES * LANES, s.len() % LANES);
     // SAFETY: both rows have one length, in which all loads and stores lie; instructions by `dispatch!`.
     unsafe {
         for i in (0..whole).step_by(LANES) {
-            gradient_of(load::<L>(s, i, LANES), load(t, i, LANES), pair, pull).store(s.as_mut_ptr().add(i));
+            gradient_of(load::<L>(s, i, LANES), load(t, i, LANES), pair, terms).store(s.as_mut_ptr().add(i));
         }
         if rest > 0 {
-            let last = gradient_of(load::<L>(s, whole, rest), load(t, whole, rest), pair, pull);
+            let last = gradient_of(load::<L>(s, whole, rest), load(t, whole, rest), pair, terms);
             last.store_first(s.as_mut_ptr().add(whole), rest);
         }
     }
@@ -297,7 +297,7 @@ unsafe fn gradient<L: Lanes>(s: &mut [f32], t: &[f32], pair: &Pair, pull: &Pull)
 /// # Safety
 /// The machine has the instruction set of `L`.
 #[inline(always)]
-unsafe fn gradient_of<L: Lanes>(logits: L, t: L, pair: &Pair, pull: &Pull) -> L {
+unsafe fn gradient_of<L: Lanes>(logits: L, t: L, pair: &Pair, terms: &GradientTerms) -> L {
     let between = pair.student.log_sum - pair.teacher.log_sum;
     // SAFETY: no memory is touched; instructions by this function's contract.
     unsafe {
@@ -306,12 +306,12 @@ unsafe fn gradient_of<L: Lanes>(logits: L, t: L, pair: &Pair, pull: &Pull) -> L 
         let p = probability(s, &pair.student);
         let kl = match pair.way {
             Divergence::Forward => p.sub(probability(t, &pair.teacher)),
-            Divergence::Reverse => p.mul(s.sub(t).sub(L::splat(between)).sub(L::splat(pull.d))),
+            Divergence::Reverse => p.mul(s.sub(t).sub(L::splat(between)).sub(L::splat(terms.d))),
         };
-        let kl = kl.mul(L::splat(pull.kl));
-        if pull.ce == 0.0 {
+        let kl = kl.mul(L::splat(terms.kl));
+        if terms.ce == 0.0 {
             return kl;
         }
-        kl.add(probability(scaled(logits, &pull.at_one, 1.0), &pull.at_one).mul(L::splat(pull.ce)))
+        kl.add(probability(scaled(logits, &terms.at_one, 1.0), &terms.at_one).mul(L::splat(terms.ce)))
     }
 }

@@ -1,4 +1,5 @@
-//! Which expert computes which token, and the weighted sum of what they compute.
+//! Dispatch and combination in a mixture of experts: which expert computes which token, and the weighted sum of what
+//! they compute.
 //!
 //! Slots are the rows of the experts' grouped products: T·K of them, those of expert 0 first, and within an expert in
 //! the order of the tokens (so that weight gradients are chains over tokens in order). A token's choices are sorted by
@@ -66,7 +67,7 @@ impl Dispatch {
         &self.slots
     }
 
-    /// K.
+    /// Experts of each token, K.
     pub fn top_k(&self) -> usize {
         self.top_k
     }

@@ -16,7 +16,7 @@ pub const LANES: usize = 16;
 /// All methods assume that the machine has the instruction set; `dispatch!` makes sure of
 /// it. Loads
 /// and stores go to raw addresses and assume that they are valid.
-#[allow(missing_docs, clippy::missing_safety_doc)]
+#[allow(clippy::missing_safety_doc)]
 pub unsafe trait Lanes: Copy {
     /// Rows of a product's tile, and vectors across it: what the registers hold.
     const TILE: (usize, usize);
@@ -100,7 +100,7 @@ pub unsafe trait Lanes: Copy {
             // SAFETY: 32 numbers at `p` by the trait's contract.
             *word = f32::from_bits(unsafe { pair_bf16(p.add(2 * i).read(), p.add(2 * i + 1).read()) });
         }
-        // SAFETY: sixteen words.
+        // SAFETY: `words` is an array of sixteen; instructions by the trait's contract.
         unsafe { Self::load(words.as_ptr()) }
     }
 
@@ -123,11 +123,10 @@ pub unsafe trait Lanes: Copy {
         }
     }
 
-    /// The lanes as an array.
     #[inline(always)]
     unsafe fn to_array(self) -> [f32; LANES] {
         let mut out = [0.0; LANES];
-        // SAFETY: sixteen elements.
+        // SAFETY: `out` is an array of sixteen; instructions by the trait's contract.
         unsafe { self.store(out.as_mut_ptr()) };
         out
     }
@@ -135,7 +134,7 @@ pub unsafe trait Lanes: Copy {
     /// The sum in the fixed tree: lane i with i+8, then i+4, i+2, i+1.
     #[inline(always)]
     unsafe fn sum(self) -> f32 {
-        // SAFETY: instructions by the trait's contract.
+        // SAFETY: touches no memory but its own array; instructions by the trait's contract.
         let a = unsafe { self.to_array() };
         sum_tree(a)
     }
@@ -143,7 +142,7 @@ pub unsafe trait Lanes: Copy {
     /// The greatest lane (no lane is NaN).
     #[inline(always)]
     unsafe fn max_lane(self) -> f32 {
-        // SAFETY: instructions by the trait's contract.
+        // SAFETY: touches no memory but its own array; instructions by the trait's contract.
         let a = unsafe { self.to_array() };
         a.into_iter().fold(f32::NEG_INFINITY, |m, x| if x > m { x } else { m })
     }

@@ -100,7 +100,8 @@ impl Buffer {
 impl Drop for Buffer {
     fn drop(&mut self) {
         if let Memory::Own(taken, layout) = self.memory {
-            // SAFETY: taken with this layout.
+            // SAFETY: `memory` is `Own` only with the start and the layout that the allocator gave, and is dropped
+            // once.
             unsafe { alloc::dealloc(taken, layout) }
         }
     }
@@ -125,7 +126,7 @@ impl DerefMut for Buffer {
 /// different shapes. Does nothing where the allocator is not glibc's.
 pub fn give_free_back() {
     #[cfg(all(target_os = "linux", target_env = "gnu"))]
-    // SAFETY: touches only memory that nobody owns.
+    // SAFETY: glibc's `malloc_trim` has no precondition: it returns free pages of the heap under the heap's own lock.
     unsafe {
         libc::malloc_trim(0);
     }

@@ -119,7 +119,10 @@ pub(crate) unsafe fn tile<L: Lanes, S: Step<L>, const M: usize, const V: usize>(
             LeftWords::Rows(rows) => {
                 let rows: [*const u32; M] = std::array::from_fn(|i| *rows.get_unchecked(i));
                 for k in 0..k {
-                    let b: [L; V] = std::array::from_fn(|v| L::load(panel.add(v * panel_stride + 16 * k).cast()));
+                    let mut b = [L::splat(0.0); V];
+                    for v in 0..V {
+                        b[v] = L::load(panel.add(v * panel_stride + 16 * k).cast());
+                    }
                     for i in 0..M {
                         for v in 0..V {
                             acc[i][v] = S::step(acc[i][v], rows[i].add(k), b[v]);
@@ -129,7 +132,10 @@ pub(crate) unsafe fn tile<L: Lanes, S: Step<L>, const M: usize, const V: usize>(
             }
             LeftWords::Columns { first, stride } => {
                 for k in 0..k {
-                    let b: [L; V] = std::array::from_fn(|v| L::load(panel.add(v * panel_stride + 16 * k).cast()));
+                    let mut b = [L::splat(0.0); V];
+                    for v in 0..V {
+                        b[v] = L::load(panel.add(v * panel_stride + 16 * k).cast());
+                    }
                     let a = first.add(k * stride);
                     for i in 0..M {
                         for v in 0..V {

@@ -1,5 +1,5 @@
-//! Dividing a kernel's work among threads. The tasks of a kernel write to disjoint places and each does its sums in the
-//! contract's order, so neither the number of threads nor who takes which task changes a bit.
+//! The thread pool: dividing a kernel's work among threads. The tasks of a kernel write to disjoint places and each
+//! does its sums in the contract's order, so neither the number of threads nor who takes which task changes a bit.
 
 use std::cell::{RefCell, UnsafeCell};
 use std::marker::PhantomData;
@@ -97,23 +97,23 @@ struct Pool {
 /// What threads tell each other, by how often it changes: a cache line takes some 0.1 µs from one core to another, and
 /// a small kernel a few microseconds.
 struct Shared {
-    posted: Line<Posted>,
+    queue: CacheLine<TaskQueue>,
     /// Tasks that workers have done.
-    done: Line<AtomicUsize>,
-    state: Line<State>,
+    done: CacheLine<AtomicUsize>,
+    state: CacheLine<State>,
     /// Whether a caller has the workers.
-    busy: Line<AtomicBool>,
+    busy: CacheLine<AtomicBool>,
     /// What waiting threads fetch.
-    next: Line<Spans>,
+    next: CacheLine<Spans>,
 }
 
 /// Memory that is moved alone; processors fetch lines by pairs.
 #[repr(align(128))]
-struct Line<T>(T);
+struct CacheLine<T>(T);
 
 /// The tasks that nobody has taken yet, and what they are. A thread that has taken one may read the job, which stays
 /// until all that were taken are done.
-struct Posted {
+struct TaskQueue {
     /// The first in the lower half, the end in the upper one. The caller takes from the front and workers from the
     /// back, so that in kernels that follow each other a thread finds what it has left in its cache.
     left: AtomicU64,
@@ -133,10 +133,10 @@ unsafe impl Sync for Shared {}
 // SAFETY: nothing belongs to one thread; what `task` points to is followed only while its caller waits in `Pool::run`.
 unsafe impl Send for Shared {}
 
-/// Looks at what is posted before a worker goes to sleep: some 100 µs.
-const LOOKS: usize = 8192;
+/// Looks at the queue before a worker goes to sleep: some 100 µs.
+const SPINS: usize = 8192;
 
-impl Posted {
+impl TaskQueue {
     fn left(&self) -> (u32, u32) {
         let left = self.left.load(Ordering::Relaxed);
         (left as u32, (left >> 32) as u32)
@@ -151,7 +151,7 @@ impl Posted {
             }
             let (task, new_first, new_end) = take(first, end);
             let (old, new) = (pair(first, end), pair(new_first, new_end));
-            // Acquires what the caller wrote before it posted.
+            // Acquires what the caller wrote before it set the queue.
             if self.left.compare_exchange_weak(old, new, Ordering::Acquire, Ordering::Relaxed).is_ok() {
                 return Some(task as usize);
             }
@@ -174,15 +174,15 @@ fn pair(first: u32, end: u32) -> u64 {
 impl Pool {
     fn new(threads: usize) -> Self {
         let shared = Arc::new(Shared {
-            posted: Line(Posted { left: AtomicU64::new(0), task: UnsafeCell::new(None) }),
-            done: Line(AtomicUsize::new(0)),
-            state: Line(State {
+            queue: CacheLine(TaskQueue { left: AtomicU64::new(0), task: UnsafeCell::new(None) }),
+            done: CacheLine(AtomicUsize::new(0)),
+            state: CacheLine(State {
                 sleeping: AtomicUsize::new(0),
                 stop: AtomicBool::new(false),
                 panicked: AtomicBool::new(false),
             }),
-            busy: Line(AtomicBool::new(false)),
-            next: Line(Spans::none()),
+            busy: CacheLine(AtomicBool::new(false)),
+            next: CacheLine(Spans::none()),
         });
         let threads = threads.max(1);
         let worker = |i: usize| {
@@ -195,7 +195,13 @@ impl Pool {
     }
 
     fn run(&self, tasks: usize, task: &(dyn Fn(usize) + Sync)) {
-        let Shared { posted: Line(posted), done: Line(done), state: Line(state), busy: Line(busy), .. } = &*self.shared;
+        let Shared {
+            queue: CacheLine(queue),
+            done: CacheLine(done),
+            state: CacheLine(state),
+            busy: CacheLine(busy),
+            ..
+        } = &*self.shared;
         let Ok(end) = u32::try_from(tasks) else { return (0..tasks).for_each(task) };
         if self.workers.is_empty() || busy.swap(true, Ordering::Acquire) {
             return (0..tasks).for_each(task);
@@ -203,12 +209,12 @@ impl Pool {
         done.store(0, Ordering::Relaxed);
         state.panicked.store(false, Ordering::Relaxed);
         // SAFETY: only the lifetime changes; this function returns when all tasks that were taken are done.
-        let posted_task: *const (dyn Fn(usize) + Sync) = unsafe { std::mem::transmute(std::ptr::from_ref(task)) };
+        let task_ptr: *const (dyn Fn(usize) + Sync) = unsafe { std::mem::transmute(std::ptr::from_ref(task)) };
         // SAFETY: `busy` is ours, and no worker has a task.
-        unsafe { *posted.task.get() = Some(posted_task) };
-        let closing = Closing { shared: &self.shared, tasks, threads: self.workers.len() + 1 };
+        unsafe { *queue.task.get() = Some(task_ptr) };
+        let guard = JobGuard { shared: &self.shared, tasks, threads: self.workers.len() + 1 };
         // The first task is this thread's; the others are seen together with what they are.
-        posted.left.store(pair(1, end), Ordering::Release);
+        queue.left.store(pair(1, end), Ordering::Release);
         let mut mine = Some(0);
         while let Some(i) = mine {
             // A worker that goes to sleep just now may be missed, and is seen at the next task or job.
@@ -216,25 +222,27 @@ impl Pool {
                 self.workers.iter().for_each(|worker| worker.thread().unpark());
             }
             task(i);
-            mine = posted.take_first();
+            mine = queue.take_first();
         }
-        drop(closing);
+        drop(guard);
         assert!(!state.panicked.load(Ordering::Relaxed), "a kernel's task panicked on another thread");
     }
 }
 
 /// When dropped, also when a task panics, leaves nothing to take and waits for the tasks that workers have taken.
-struct Closing<'a> {
+struct JobGuard<'a> {
     shared: &'a Shared,
     tasks: usize,
     threads: usize,
 }
 
-impl Drop for Closing<'_> {
+impl Drop for JobGuard<'_> {
     fn drop(&mut self) {
-        let Shared { posted: Line(posted), done: Line(done), busy: Line(busy), next: Line(next), .. } = self.shared;
-        while posted.take_first().is_some() {}
-        let taken = self.tasks - posted.left().1 as usize;
+        let Shared {
+            queue: CacheLine(queue), done: CacheLine(done), busy: CacheLine(busy), next: CacheLine(next), ..
+        } = self.shared;
+        while queue.take_first().is_some() {}
+        let taken = self.tasks - queue.left().1 as usize;
         let mut share = None;
         while done.load(Ordering::Acquire) != taken {
             share.get_or_insert_with(|| next.share(0, self.threads)).fetch();
@@ -259,7 +267,7 @@ impl Shared {
     fn serve(&self, i: usize, threads: usize) {
         while let Some(first) = self.wait_for_task(|| self.next.0.share(i, threads)) {
             // SAFETY: the task's taker reads the job, which stays until that is done.
-            let task = unsafe { &*(*self.posted.0.task.get()).expect("what was posted") };
+            let task = unsafe { &*(*self.queue.0.task.get()).expect("a task of the queue") };
             let mut taken = 0;
             let mut mine = Some(first);
             while let Some(i) = mine {
@@ -267,7 +275,7 @@ impl Shared {
                 if std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| task(i))).is_err() {
                     self.state.0.panicked.store(true, Ordering::Relaxed);
                 }
-                mine = self.posted.0.take_last();
+                mine = self.queue.0.take_last();
             }
             self.done.0.fetch_add(taken, Ordering::Release);
         }
@@ -275,11 +283,11 @@ impl Shared {
 
     /// A task that was taken; none when the pool ends.
     fn wait_for_task(&self, share: impl Fn() -> Share) -> Option<usize> {
-        let Line(State { sleeping, stop, .. }) = &self.state;
+        let CacheLine(State { sleeping, stop, .. }) = &self.state;
         let mut share = share();
-        let mut taken = |looks: usize| {
-            for _ in 0..looks {
-                if let Some(task) = self.posted.0.take_last() {
+        let mut taken = |spins: usize| {
+            for _ in 0..spins {
+                if let Some(task) = self.queue.0.take_last() {
                     return Some(Some(task));
                 }
                 if stop.load(Ordering::Relaxed) {
@@ -290,7 +298,7 @@ impl Shared {
             }
             None
         };
-        taken(LOOKS).unwrap_or_else(|| {
+        taken(SPINS).unwrap_or_else(|| {
             sleeping.fetch_add(1, Ordering::SeqCst);
             let task = loop {
                 match taken(1) {

@@ -141,7 +141,6 @@ impl Table {
         Table { half, cos, sin }
     }
 
-    /// The number of positions.
     pub fn max_positions(&self) -> usize {
         self.cos.len() / self.half
     }

@@ -1,4 +1,5 @@
-//! Which experts a token goes to, with which weights, and the loss that keeps their loads balanced.
+//! The router of a mixture of experts: which experts a token goes to, with which weights, and the loss that keeps their
+//! loads balanced.
 //!
 //! Scores come from logits [T, E]: sigmoid (DeepSeek-V3 report, eq. 12–16, and `noaux_tc` of its released code) or
 //! softmax over all experts (DeepSeek-V2 report, §2.2; `greedy` and `group_limited_greedy` of its code). Chosen are the
@@ -31,7 +32,7 @@ pub struct Router {
     pub scoring: Scoring,
     /// E.
     pub experts: usize,
-    /// K.
+    /// Experts of each token, K.
     pub top_k: usize,
     /// Groups of E/groups neighbouring experts; 1 for none.
     pub groups: usize,

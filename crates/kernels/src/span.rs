@@ -14,11 +14,11 @@ impl Span {
     /// The elements, with zeros after the n-th.
     ///
     /// # Safety
-    /// The machine has the instruction set of `L`.
+    /// The machine has the instruction set of `L`; `x` has the length that the span was made for, or a greater one.
     #[inline(always)]
     pub unsafe fn load<L: Lanes>(self, x: &[f32]) -> L {
         debug_assert!(self.at + self.n <= x.len());
-        // SAFETY: the span lies inside the slice: spans are made for its length, which the kernels' entries assert.
+        // SAFETY: `spans!` makes no span that reaches beyond its length, which `x` has by this function's contract.
         unsafe {
             let p = x.as_ptr().add(self.at);
             if self.n == LANES { L::load(p) } else { L::load_first(p, self.n) }
@@ -28,11 +28,11 @@ impl Span {
     /// Stores the first n lanes.
     ///
     /// # Safety
-    /// The machine has the instruction set of `L`.
+    /// The machine has the instruction set of `L`; `x` has the length that the span was made for, or a greater one.
     #[inline(always)]
     pub unsafe fn store<L: Lanes>(self, lanes: L, x: &mut [f32]) {
         debug_assert!(self.at + self.n <= x.len());
-        // SAFETY: the span lies inside the slice, as in `load`.
+        // SAFETY: `spans!` makes no span that reaches beyond its length, which `x` has by this function's contract.
         unsafe {
             let p = x.as_mut_ptr().add(self.at);
             if self.n == LANES { lanes.store(p) } else { lanes.store_first(p, self.n) }

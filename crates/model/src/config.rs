@@ -1,22 +1,7 @@
-//! Model configurations: read from and written to Hugging Face `config.json`, resolved and checked.
-//!
-//! Reading has two stages. The JSON is what somebody typed; [`ModelConfig`] is complete and consistent, and nothing
-//! after it looks at the JSON again. A key that would change the arithmetic and is not supported, or that contradicts
-//! another, is a [`ConfigError`] that names it. A key that is unknown and cannot be judged is returned as a [`Note`].
-//!
-//! Missing keys take the defaults of `transformers` 5, whose configuration and modelling files are the source for what
-//! each key means.
+//! Model configurations, complete and consistent: what a `config.json` (`crate::config_json`) or the metadata of a GGUF
+//! file (`crate::gguf`) is resolved to. Nothing after it looks at the file again.
 
-mod foreign;
-mod keys;
-mod read;
-mod rope;
-mod write;
-
-pub(crate) use rope::yarn_table_scale;
 pub use wels_device::Precision;
-
-use serde_json::Value;
 
 /// `eps` of the two RMS norms inside MLA (query and key-value latents).
 ///
@@ -319,22 +304,6 @@ pub enum Dtype {
 }
 
 impl ModelConfig {
-    /// Reads a Hugging Face `config.json`.
-    ///
-    /// # Errors
-    /// A [`ConfigError`] that names the key: malformed JSON, an unknown `model_type`, a key missing, out of range,
-    /// unsupported, or contradicting another.
-    pub fn from_hf_json(text: &str) -> Result<(ModelConfig, Vec<Note>), ConfigError> {
-        read::read(text)
-    }
-
-    /// Writes the configuration so that `transformers` 5 loads a directory of such weights unchanged.
-    ///
-    /// `from_hf_json(to_hf_json())` gives an equal configuration.
-    pub fn to_hf_json(&self, dtype: Dtype) -> String {
-        write::write(self, dtype)
-    }
-
     /// Whether decoder layer `layer` has experts. MTP layers count on from `layers`.
     pub fn is_moe_layer(&self, layer: usize) -> bool {
         self.moe.as_ref().is_some_and(|moe| layer >= moe.first_dense_layers)
@@ -359,10 +328,7 @@ pub enum ConfigError {
     Json(#[from] serde_json::Error),
     /// JSON, but not `{…}`.
     #[error("config.json holds {found} where an object was expected")]
-    NotAnObject {
-        /// What it holds.
-        found: &'static str,
-    },
+    NotAnObject { found: &'static str },
     /// `model_type` is none of [`Family::ALL`].
     #[error("model_type `{found}` is not supported (supported: deepseek_v3, deepseek_v2, qwen2, llama)")]
     ModelType {
@@ -371,10 +337,7 @@ pub enum ConfigError {
     },
     /// A key without a default is absent.
     #[error("the key `{key}` is missing")]
-    Missing {
-        /// The key.
-        key: String,
-    },
+    Missing { key: String },
     /// A value has the wrong JSON type.
     #[error("`{key}` is {value}, expected {expected}")]
     Type {
@@ -390,7 +353,6 @@ pub enum ConfigError {
     Range {
         /// The key, with its parents.
         key: String,
-        /// The value.
         value: String,
         /// Smallest accepted.
         min: String,
@@ -410,13 +372,9 @@ pub enum ConfigError {
     /// Two keys that cannot both hold.
     #[error("`{key}` is {value}, which contradicts `{other}` = {other_value}: {why}")]
     Contradiction {
-        /// The first key.
         key: String,
-        /// Its value.
         value: String,
-        /// The second key.
         other: String,
-        /// Its value.
         other_value: String,
         /// The rule that is broken.
         why: &'static str,
@@ -426,7 +384,6 @@ pub enum ConfigError {
     TooLarge {
         /// Parameters in total.
         params: u64,
-        /// The limit.
         max: u64,
     },
     /// No preset has this name.
@@ -437,13 +394,4 @@ pub enum ConfigError {
         /// The most similar name.
         nearest: &'static str,
     },
-}
-
-/// A JSON value for a message: at most 60 characters.
-fn abbreviate(value: &Value) -> String {
-    let text = value.to_string();
-    match text.char_indices().nth(60) {
-        Some((end, _)) => format!("{}…", &text[..end]),
-        None => text,
-    }
 }

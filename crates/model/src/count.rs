@@ -61,11 +61,7 @@ quantity!(
     Flops,
     " FLOP"
 );
-quantity!(
-    /// A number of bytes.
-    Bytes,
-    " B"
-);
+quantity!(Bytes, " B");
 
 fn with_commas(number: u64) -> String {
     let digits = number.to_string();
@@ -208,7 +204,6 @@ pub struct ForwardFlops {
     pub dense_ffn: Flops,
     /// Routed experts, K of them.
     pub routed_experts: Flops,
-    /// Shared experts.
     pub shared_experts: Flops,
     /// Router scores.
     pub router: Flops,
@@ -329,7 +324,6 @@ pub fn checkpoint(config: &ModelConfig, dtype: Dtype) -> Checkpoint {
 pub struct TrainingBytes {
     /// Weights, MTP layers included.
     pub weights: Bytes,
-    /// Gradients.
     pub gradients: Bytes,
     /// AdamW's two moments.
     pub optimizer: Bytes,

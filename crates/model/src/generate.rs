@@ -5,11 +5,11 @@
 //! changes it.
 
 use crate::model::Model;
-use crate::paged::{CacheLayout, PAGE_TOKENS, PagedCache, Piece};
+use crate::paged::{CacheLayout, Chunk, PAGE_TOKENS, PagedCache};
 use crate::params::Params;
 use crate::tape::Execution;
 use std::ops::ControlFlow;
-use wels_device::Numbers;
+use wels_device::CacheDtype;
 use wels_device::host::random::Key;
 use wels_device::host::scalar;
 
@@ -107,12 +107,13 @@ pub fn generate(
     let room = model.context_len().checked_sub(prompt.len()).expect("a prompt no longer than the context");
     let end = prompt.len() + max_new_tokens.min(room);
     let pages: Vec<u32> = (0..end.div_ceil(PAGE_TOKENS) as u32).collect();
-    let mut cache = PagedCache::new(execution.device(), model, CacheLayout::Expanded, Numbers::F32, pages.len());
+    let mut cache =
+        PagedCache::new(execution.device(), model.config(), CacheLayout::Expanded, CacheDtype::F32, pages.len());
     let mut new = Vec::new();
     let (mut past, mut next) = (0, prompt.to_vec());
     while prompt.len() + new.len() < end {
-        let piece = Piece { tokens: &next, past, pages: &pages, logits: 1, states: 0 };
-        let logits = model.step(params, execution, &mut cache, &[piece]).logits;
+        let chunk = Chunk { tokens: &next, past, pages: &pages, logits: 1, states: 0 };
+        let logits = model.step(params, execution, &mut cache, &[chunk]).logits;
         past += next.len();
         let token = sampling.choose(&logits.to_host(), past);
         new.push(token);

@@ -6,6 +6,9 @@
 //! is checked before memory is taken for it, and every failure is an error value; panics mean bugs in the caller.
 
 pub mod config;
+
+mod config_json;
+
 pub mod presets;
 
 pub mod schedule;
@@ -13,16 +16,23 @@ pub mod schedule;
 pub mod names;
 
 pub mod count;
+
 pub mod weights;
 
 pub mod gguf;
 
 pub mod params;
+
+pub mod inference;
+
+mod kv_cache;
+
 pub mod tape;
 
 pub mod ops;
 
 mod layers;
+
 pub mod model;
 
 pub mod paged;

@@ -10,7 +10,7 @@ use crate::params::{Grads, Params, Weight, Wiring};
 use crate::tape::{Context, Execution, Graph, Routing, Sequences, Var};
 use std::sync::Arc;
 use wels_device::host::{Layout, Scaling, Table};
-use wels_device::{Coefficient, Device, Divergence, IGNORE, Ids, Rotary, Taught, Tensor};
+use wels_device::{Coefficient, Device, Divergence, IGNORE, Ids, Rotary, TeacherHead, Tensor};
 
 /// Tokens to learn from: sequences one after the other.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -253,9 +253,9 @@ impl Model {
             None => ops::head_loss(&mut g, &h, self.head, targets, objective.coefficient),
             Some(teacher) => {
                 let states = teacher.states(execution, &ids, starts);
-                let taught = teacher.taught(&states, self.config.vocab_size);
+                let teacher = teacher.head_on(&states, self.config.vocab_size);
                 let coefficient = objective.coefficient;
-                let [logp, diverged] = ops::distil_loss(&mut g, &h, self.head, targets, &taught, coefficient);
+                let [logp, diverged] = ops::distil_loss(&mut g, &h, self.head, targets, &teacher, coefficient);
                 divergence = Some(diverged);
                 logp
             }
@@ -353,7 +353,7 @@ impl Model {
     }
 
     /// MLA's up-projections, with the widths of a head's keys and values.
-    pub(crate) fn up_projections(&self) -> impl Iterator<Item = (Weight, usize, usize)> {
+    fn up_projections(&self) -> impl Iterator<Item = (Weight, usize, usize)> {
         self.layers.iter().chain(self.mtp.iter().map(|mtp| &mtp.block)).filter_map(|block| block.up_projection())
     }
 
@@ -397,6 +397,16 @@ impl Model {
     }
 }
 
+impl Params {
+    /// Makes ready for pages of latents: from the values as they are now, where the file did not have the halves. Does
+    /// nothing for a model without latents.
+    pub fn prepare_latent(&mut self, model: &Model) {
+        for (weight, nope, v) in model.up_projections() {
+            self.absorb(weight, nope, v);
+        }
+    }
+}
+
 impl Teacher<'_> {
     /// What its head reads, `[T, D]`.
     fn states(&self, execution: &Execution, tokens: &Ids, starts: &[u32]) -> Var {
@@ -404,10 +414,10 @@ impl Teacher<'_> {
         self.model.hidden(&mut Graph::inference(context, None), tokens)
     }
 
-    fn taught<'a>(&'a self, states: &'a Tensor, vocab_size: usize) -> Taught<'a> {
+    fn head_on<'a>(&'a self, states: &'a Tensor, vocab_size: usize) -> TeacherHead<'a> {
         let Teacher { model, params, divergence, temperature, cross_entropy } = *self;
         assert_eq!(model.config.vocab_size, vocab_size, "the vocabularies of teacher and student");
-        Taught { states, head: params.stored(model.head), divergence, temperature, cross_entropy }
+        TeacherHead { states, head: params.stored(model.head), divergence, temperature, cross_entropy }
     }
 }
 

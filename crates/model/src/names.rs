@@ -19,7 +19,6 @@ pub struct ParamSpec {
     pub rows: usize,
     /// Columns (inputs).
     pub cols: usize,
-    /// What it is.
     pub kind: ParamKind,
 }
 

@@ -1,117 +1,27 @@
-//! Keys and values of past tokens, in pages; and the forward pass that reads and extends them.
+//! The forward pass that reads and extends the KV cache ([`PagedCache`]).
 //!
-//! A page holds [`PAGE_TOKENS`] tokens of all layers, MTP layers included. Which pages a sequence has, and what is in
-//! them, is the caller's to know: a [`Piece`] names them in the order of the tokens. Pages that are full may belong to
-//! several sequences. Positions are `past..`, so going back to a shorter past needs nothing but a smaller `past`.
+//! A [`Chunk`] names a sequence's pages in the order of the tokens. Full pages may belong to several sequences.
+//! Positions are `past..`, so going back to a shorter past needs nothing but a smaller `past`.
 //!
-//! **Same bits.** With [`CacheLayout::Expanded`] and [`Numbers::F32`] the logits are those of
-//! [`Model::logits`] over the whole sequence, bit for bit. With any layout and numbers they do not depend on how a
-//! sequence was cut into pieces, on what else was in a step, or on the pages.
+//! **Same bits.** With [`CacheLayout::Expanded`] and [`CacheDtype::F32`] the logits are those of
+//! [`Model::logits`] over the whole sequence, bit for bit. With any layout and number format they do not depend on how
+//! a sequence was cut into chunks, on what else was in a step, or on the pages.
 
-use crate::config::{Attention, ModelConfig};
+use crate::kv_cache::Paging;
 use crate::model::Model;
 use crate::ops;
 use crate::params::{Params, Weight};
 use crate::tape::{Execution, Graph, Var};
 use std::ops::Range;
-use std::sync::Arc;
-use wels_device::{CachePages, Device, Ids, KvLayout, LatentLayout, PAGE, PagedSequences, Sequence, Tensor, WeightRef};
+use wels_device::{Ids, Sequence, Tensor, WeightRef};
 
 pub use crate::config::CacheLayout;
-pub use wels_device::Numbers;
-
-/// Tokens in a page.
-pub const PAGE_TOKENS: usize = PAGE;
-
-/// Memory for pages.
-pub struct PagedCache {
-    layout: LayerLayout,
-    device: Arc<dyn Device>,
-    pages: CachePages,
-    layers: usize,
-}
-
-#[derive(Clone, Copy)]
-enum LayerLayout {
-    Expanded(KvLayout),
-    Latent(LatentLayout),
-}
-
-impl LayerLayout {
-    /// # Panics
-    /// If the layout is latent and the attention is not MLA.
-    fn new(config: &ModelConfig, layout: CacheLayout) -> Self {
-        match (&config.attention, layout) {
-            (&Attention::Mla { heads, nope_dim, rope_dim, v_dim, .. }, CacheLayout::Expanded) => {
-                LayerLayout::Expanded(KvLayout { kv_heads: heads, own: nope_dim, shared: rope_dim, v: v_dim })
-            }
-            (&Attention::Gqa { kv_heads, head_dim, .. }, CacheLayout::Expanded) => {
-                LayerLayout::Expanded(KvLayout { kv_heads, own: head_dim, shared: 0, v: head_dim })
-            }
-            (&Attention::Mla { kv_lora_rank: latent, rope_dim: rotary, .. }, CacheLayout::Latent) => {
-                LayerLayout::Latent(LatentLayout { latent, rotary })
-            }
-            (Attention::Gqa { .. }, CacheLayout::Latent) => panic!("latent pages for attention without latents"),
-        }
-    }
-
-    /// Numbers that a page has of a layer.
-    fn page_len(self) -> usize {
-        match self {
-            LayerLayout::Expanded(layout) => layout.page_len(),
-            LayerLayout::Latent(layout) => layout.page_len(),
-        }
-    }
-}
-
-fn layers(config: &ModelConfig) -> usize {
-    config.layers + config.mtp_depth
-}
-
-impl PagedCache {
-    /// Memory for `pages` pages, which the system gives as it is touched.
-    ///
-    /// # Panics
-    /// If the layout is latent and the model's attention is not MLA.
-    pub fn new(device: &Arc<dyn Device>, model: &Model, layout: CacheLayout, numbers: Numbers, pages: usize) -> Self {
-        let (layout, layers) = (LayerLayout::new(model.config(), layout), layers(model.config()));
-        let pages = device.pages(numbers, pages, layers * layout.page_len());
-        PagedCache { layout, device: device.clone(), pages, layers }
-    }
-
-    /// Bytes that a page takes.
-    ///
-    /// # Panics
-    /// As for [`PagedCache::new`].
-    pub fn bytes_per_page(config: &ModelConfig, layout: CacheLayout, numbers: Numbers) -> usize {
-        layers(config) * LayerLayout::new(config, layout).page_len() * numbers.bytes()
-    }
-
-    /// How many pages there are.
-    pub fn pages(&self) -> usize {
-        self.pages.count
-    }
-
-    /// Takes the memory of some pages from the system before it is touched.
-    ///
-    /// # Panics
-    /// If there are no such pages.
-    pub fn populate(&self, pages: Range<usize>) {
-        self.device.populate(&self.pages, pages);
-    }
-
-    /// Copies page `from` over page `to`, for a sequence that goes on from a page that another one goes on from too.
-    ///
-    /// # Panics
-    /// If there is no such page.
-    pub fn copy_page(&mut self, from: u32, to: u32) {
-        self.device.copy_page(&mut self.pages, from, to);
-    }
-}
+pub use crate::kv_cache::{PAGE_TOKENS, PagedCache};
+pub use wels_device::CacheDtype;
 
 /// New tokens of one sequence.
 #[derive(Clone, Copy, Debug)]
-pub struct Piece<'a> {
+pub struct Chunk<'a> {
     /// The new tokens, at least one.
     pub tokens: &'a [u32],
     /// Tokens of the sequence that its pages hold already.
@@ -124,7 +34,7 @@ pub struct Piece<'a> {
     pub states: usize,
 }
 
-/// What a step gives for the tokens that want it, pieces in order.
+/// What a step gives for the tokens that want it, chunks in order.
 pub struct StepOutput {
     /// `[rows, V]`, of those that want logits.
     pub logits: Tensor,
@@ -132,71 +42,27 @@ pub struct StepOutput {
     pub hidden: Tensor,
 }
 
-/// The cache under way in a pass.
-pub(crate) struct Paging<'a> {
-    cache: &'a mut PagedCache,
-    sequences: Vec<Sequence<'a>>,
-}
-
-impl<'a> Paging<'a> {
-    /// # Panics
-    /// If a piece has no token or wants more logits than tokens, or the cache was made for another model.
-    pub fn new(cache: &'a mut PagedCache, pieces: &[Piece<'a>], model: &Model) -> Self {
-        assert_eq!(cache.layers, layers(model.config()), "layers of the cache and of the model");
-        for piece in pieces {
-            let Piece { tokens, logits, states, .. } = piece;
-            assert!(!tokens.is_empty(), "a piece without tokens");
-            let tokens = tokens.len();
-            assert!(*logits.max(states) <= tokens, "{logits} logits and {states} states of {tokens} tokens");
-        }
-        let sequence = |piece: &Piece<'a>| Sequence { pages: piece.pages, past: piece.past, new: piece.tokens.len() };
-        Paging { cache, sequences: pieces.iter().map(sequence).collect() }
-    }
-
-    /// How attention is to be computed.
-    pub fn layout(&self) -> CacheLayout {
-        match self.cache.layout {
-            LayerLayout::Expanded(_) => CacheLayout::Expanded,
-            LayerLayout::Latent(_) => CacheLayout::Latent,
-        }
-    }
-
-    /// The pages, the sequences with where the layer's part of a page begins, and how it is laid out.
-    pub fn expanded(&mut self, layer: usize) -> (&mut CachePages, PagedSequences<'_>, KvLayout) {
-        let LayerLayout::Expanded(layout) = self.cache.layout else { panic!("the cache holds latents") };
-        let at = PagedSequences { offset: layer * layout.page_len(), sequences: &self.sequences };
-        (&mut self.cache.pages, at, layout)
-    }
-
-    /// As [`Paging::expanded`], of a cache of latents.
-    pub fn latent(&mut self, layer: usize) -> (&mut CachePages, PagedSequences<'_>, LatentLayout) {
-        let LayerLayout::Latent(layout) = self.cache.layout else { panic!("the cache holds no latents") };
-        let at = PagedSequences { offset: layer * layout.page_len(), sequences: &self.sequences };
-        (&mut self.cache.pages, at, layout)
-    }
-}
-
 impl Model {
     /// Continues the sequences by their new tokens, whose keys and values go to their pages.
     ///
     /// # Panics
-    /// If a piece has no token, too few pages or a page that does not exist, if two pieces write to one page, or a
+    /// If a chunk has no token, too few pages or a page that does not exist, if two chunks write to one page, or a
     /// sequence grows beyond the context.
-    pub fn step(&self, params: &Params, execution: &Execution, cache: &mut PagedCache, pieces: &[Piece]) -> StepOutput {
-        let mut g = self.paged(params, execution, cache, pieces);
-        let tokens: Vec<u32> = pieces.iter().flat_map(|piece| piece.tokens).copied().collect();
+    pub fn step(&self, params: &Params, execution: &Execution, cache: &mut PagedCache, chunks: &[Chunk]) -> StepOutput {
+        let mut g = self.paged(params, execution, cache, chunks);
+        let tokens: Vec<u32> = chunks.iter().flat_map(|chunk| chunk.tokens).copied().collect();
         let h = self.last_layer(&mut g, &tokens.into());
-        let h = last(&mut g, &h, pieces, |piece| piece.tokens.len(), |piece| piece.results());
+        let h = last(&mut g, &h, chunks, |chunk| chunk.tokens.len(), |chunk| chunk.results());
         let h = self.final_norm(&mut g, &h);
-        self.output(&mut g, h, pieces, self.head())
+        self.output(&mut g, h, chunks, self.head())
     }
 
-    /// What MTP of depth `depth` ≥ 1 expects beyond the next token. Token i of a piece is the one `depth` places after
-    /// position `past + i`, and row i of `hidden[T, D]`, all pieces one after the other, the state that the depth
+    /// What MTP of depth `depth` ≥ 1 expects beyond the next token. Token i of a chunk is the one `depth` places after
+    /// position `past + i`, and row i of `hidden[T, D]`, all chunks one after the other, the state that the depth
     /// before (for depth 1: [`Model::step`]) gave for that position. The logits are those of the token after it.
     ///
     /// Depth 1 may be applied again to its own states and the token it expects, to look further ahead than the model
-    /// was trained for; then its keys and values at those positions are only a guess, to be written over.
+    /// was trained for; then its keys and values at those positions are only a draft, to be written over.
     ///
     /// # Panics
     /// As for [`Model::step`], and if the model has no such depth or `hidden` another size.
@@ -206,23 +72,23 @@ impl Model {
         execution: &Execution,
         cache: &mut PagedCache,
         depth: usize,
-        pieces: &[Piece],
+        chunks: &[Chunk],
         hidden: Tensor,
     ) -> StepOutput {
-        let mut g = self.paged(params, execution, cache, pieces);
-        let tokens: Vec<u32> = pieces.iter().flat_map(|piece| piece.tokens).copied().collect();
+        let mut g = self.paged(params, execution, cache, chunks);
+        let tokens: Vec<u32> = chunks.iter().flat_map(|chunk| chunk.tokens).copied().collect();
         assert_eq!((hidden.rows(), hidden.cols()), (tokens.len(), self.config().hidden_size), "hidden states");
         let hidden = g.variable(hidden);
         let mtp = self.mtp(depth);
         let h = mtp.run(&mut g, &hidden, &tokens.into());
-        let h = last(&mut g, &h, pieces, |piece| piece.tokens.len(), |piece| piece.results());
-        self.output(&mut g, h, pieces, mtp.head)
+        let h = last(&mut g, &h, chunks, |chunk| chunk.tokens.len(), |chunk| chunk.results());
+        self.output(&mut g, h, chunks, mtp.head)
     }
 
     /// From the states of all tokens that want anything.
-    fn output(&self, g: &mut Graph, h: Var, pieces: &[Piece], head: Weight) -> StepOutput {
-        let for_logits = last(g, &h, pieces, |piece| piece.results(), |piece| piece.logits);
-        let hidden = last(g, &h, pieces, |piece| piece.results(), |piece| piece.states);
+    fn output(&self, g: &mut Graph, h: Var, chunks: &[Chunk], head: Weight) -> StepOutput {
+        let for_logits = last(g, &h, chunks, |chunk| chunk.results(), |chunk| chunk.logits);
+        let hidden = last(g, &h, chunks, |chunk| chunk.results(), |chunk| chunk.states);
         StepOutput { logits: ops::logits(g, &for_logits, head), hidden: hidden.into_value() }
     }
 
@@ -231,28 +97,38 @@ impl Model {
         params: &'a Params,
         execution: &'a Execution,
         cache: &'a mut PagedCache,
-        pieces: &[Piece<'a>],
+        chunks: &[Chunk<'a>],
     ) -> Graph<'a> {
         let mut starts = vec![0];
-        starts.extend(pieces.iter().scan(0, |end, piece| {
-            *end += piece.tokens.len() as u32;
+        starts.extend(chunks.iter().scan(0, |end, chunk| {
+            *end += chunk.tokens.len() as u32;
             Some(*end)
         }));
-        let mut positions = Vec::with_capacity(starts[pieces.len()] as usize);
-        for Piece { tokens, past, .. } in pieces {
+        let mut positions = Vec::with_capacity(starts[chunks.len()] as usize);
+        for Chunk { tokens, past, .. } in chunks {
             let end = past + tokens.len();
             assert!(end <= self.context_len(), "{end} tokens in a context of {}", self.context_len());
             positions.extend((*past..end).map(|position| position as u32));
         }
-        let paging = Paging::new(cache, pieces, self);
+        let paging = Paging::new(cache, chunks.iter().map(Chunk::sequence).collect(), self.config());
         Graph::inference(self.context(params, execution, starts.into(), positions.into()), Some(paging))
     }
 }
 
-impl Piece<'_> {
+impl<'a> Chunk<'a> {
     /// How many of the last tokens want anything.
     fn results(&self) -> usize {
         self.logits.max(self.states)
+    }
+
+    /// # Panics
+    /// If it has no token or wants more logits or states than tokens.
+    fn sequence(&self) -> Sequence<'a> {
+        let Chunk { tokens, past, pages, logits, states } = *self;
+        assert!(!tokens.is_empty(), "a chunk without tokens");
+        let new = tokens.len();
+        assert!(logits.max(states) <= new, "{logits} logits and {states} states of {new} tokens");
+        Sequence { pages, past, new }
     }
 }
 
@@ -271,19 +147,19 @@ pub fn concatenate(execution: &Execution, parts: &[(&Tensor, Range<usize>)]) -> 
     all
 }
 
-/// The last `count` rows of each piece, which has `rows` of `h`.
+/// The last `count` rows of each chunk, which has `rows` of `h`.
 fn last(
     g: &mut Graph,
     h: &Var,
-    pieces: &[Piece],
-    rows: impl Fn(&Piece) -> usize,
-    count: impl Fn(&Piece) -> usize,
+    chunks: &[Chunk],
+    rows: impl Fn(&Chunk) -> usize,
+    count: impl Fn(&Chunk) -> usize,
 ) -> Var {
     let mut picked = Vec::new();
     let mut end = 0;
-    for piece in pieces {
-        end += rows(piece) as u32;
-        picked.extend(end - count(piece) as u32..end);
+    for chunk in chunks {
+        end += rows(chunk) as u32;
+        picked.extend(end - count(chunk) as u32..end);
     }
     if picked.len() == h.rows() {
         return h.clone();

@@ -6,10 +6,8 @@
 //! place has a gradient buffer of its own, a *slot*, and [`Grads::finish`] adds them up in the order in which the model
 //! asks for them, once a step.
 
-use crate::config::ModelConfig;
-use crate::model::Model;
+use crate::config::{CacheLayout, ModelConfig};
 use crate::names::{ParamKind, ParamSpec, param_specs};
-use crate::paged::CacheLayout;
 use std::borrow::Cow;
 use std::sync::Arc;
 use wels_device::host::random;
@@ -32,38 +30,42 @@ pub struct Params {
 #[derive(Clone, Debug)]
 pub(crate) struct Absorbed {
     /// `[H·latent, nope]`: W_UKᵀ of each head.
-    keys: Half,
+    keys: AbsorbedMatrix,
     /// `[H·v, latent]`: W_UV of each head.
-    values: Half,
+    values: AbsorbedMatrix,
 }
 
 #[derive(Clone, Debug)]
-enum Half {
+enum AbsorbedMatrix {
     Plain(Tensor),
     Packed(Packed),
 }
 
-impl Half {
+impl AbsorbedMatrix {
     /// Of `[heads·rows, cols]`; packed, each head for itself, where the up-projection is packed as `like`: in 8 bits if
     /// that is quantised.
     fn new(device: &Arc<dyn Device>, values: &[f32], rows: usize, cols: usize, like: Option<BlockType>) -> Self {
-        let Some(like) = like else { return Half::Plain(Tensor::of(device, values.len() / cols, cols, values)) };
+        let Some(like) = like else {
+            return AbsorbedMatrix::Plain(Tensor::of(device, values.len() / cols, cols, values));
+        };
         let to = if like.is_quantised() { BlockType::Q8_0 } else { like };
         let heads = values.chunks_exact(rows * cols);
-        Half::Packed(device.stack(heads.map(|values| device.pack(Source::Values { values, to }, rows, cols)).collect()))
+        AbsorbedMatrix::Packed(
+            device.stack(heads.map(|values| device.pack(Source::Values { values, to }, rows, cols)).collect()),
+        )
     }
 
     fn stored(&self) -> WeightRef<'_> {
         match self {
-            Half::Plain(values) => WeightRef::Plain(values),
-            Half::Packed(matrices) => WeightRef::Packed(matrices),
+            AbsorbedMatrix::Plain(values) => WeightRef::Plain(values),
+            AbsorbedMatrix::Packed(matrices) => WeightRef::Packed(matrices),
         }
     }
 
     fn bytes(&self, device: &dyn Device) -> usize {
         match self {
-            Half::Plain(values) => values.bytes(),
-            Half::Packed(matrices) => device.packed_bytes(matrices),
+            AbsorbedMatrix::Plain(values) => values.bytes(),
+            AbsorbedMatrix::Packed(matrices) => device.packed_bytes(matrices),
         }
     }
 }
@@ -198,34 +200,33 @@ impl Params {
     /// Sets the halves of an up-projection, a matrix for each head, for a file that has them: `[latent, nope]` each of
     /// the keys, `[v, latent]` of the values.
     pub(crate) fn set_absorbed(&mut self, param: usize, [keys, values]: [Packed; 2]) {
-        self.absorbed[param] = Some(Absorbed { keys: Half::Packed(keys), values: Half::Packed(values) });
+        self.absorbed[param] =
+            Some(Absorbed { keys: AbsorbedMatrix::Packed(keys), values: AbsorbedMatrix::Packed(values) });
     }
 
-    /// Makes ready for pages of latents: from the values as they are now, where the file did not have the halves. Does
-    /// nothing for a model without latents.
-    pub fn prepare_latent(&mut self, model: &Model) {
+    /// Sets the halves of an up-projection `[H·(nope + v), latent]` from its values as they are now, unless the file
+    /// had them.
+    pub(crate) fn absorb(&mut self, weight: Weight, nope: usize, v: usize) {
         // What is packed does not change.
-        let made = |weight: Weight| self.packed[weight.param].is_some() && self.absorbed[weight.param].is_some();
-        let todo: Vec<_> = model.up_projections().filter(|(weight, ..)| !made(*weight)).collect();
-        for (weight, nope, v) in todo {
-            let cols = weight.cols;
-            let stored = self.stored(weight);
-            let (like, up) = match stored {
-                WeightRef::Plain(tensor) => (None, tensor.to_host()),
-                WeightRef::Packed(packed) => (Some(packed.block_type()), Cow::Owned(self.device.unpack(packed))),
-            };
-            let (mut keys, mut values) = (Vec::new(), Vec::new());
-            for head in up.chunks_exact((nope + v) * cols) {
-                let (of_keys, of_values) = head.split_at(nope * cols);
-                for column in 0..cols {
-                    keys.extend(of_keys[column..].iter().step_by(cols));
-                }
-                values.extend_from_slice(of_values);
-            }
-            let keys = Half::new(&self.device, &keys, cols, nope, like);
-            let values = Half::new(&self.device, &values, v, cols, like);
-            self.absorbed[weight.param] = Some(Absorbed { keys, values });
+        if self.packed[weight.param].is_some() && self.absorbed[weight.param].is_some() {
+            return;
         }
+        let cols = weight.cols;
+        let (like, up) = match self.stored(weight) {
+            WeightRef::Plain(tensor) => (None, tensor.to_host()),
+            WeightRef::Packed(packed) => (Some(packed.block_type()), Cow::Owned(self.device.unpack(packed))),
+        };
+        let (mut keys, mut values) = (Vec::new(), Vec::new());
+        for head in up.chunks_exact((nope + v) * cols) {
+            let (of_keys, of_values) = head.split_at(nope * cols);
+            for column in 0..cols {
+                keys.extend(of_keys[column..].iter().step_by(cols));
+            }
+            values.extend_from_slice(of_values);
+        }
+        let keys = AbsorbedMatrix::new(&self.device, &keys, cols, nope, like);
+        let values = AbsorbedMatrix::new(&self.device, &values, v, cols, like);
+        self.absorbed[weight.param] = Some(Absorbed { keys, values });
     }
 
     /// # Panics

@@ -8,7 +8,8 @@
 //! takes it; contributions are added in the reverse order of recording: the first is written, each further one
 //! continues the kernel's chains. Values live as long as a layer or a closure holds them.
 
-use crate::paged::{CacheLayout, Paging};
+use crate::config::CacheLayout;
+use crate::kv_cache::Paging;
 use crate::params::{Grads, Params, Weight};
 use std::ops::Deref;
 use std::sync::Arc;

@@ -8,7 +8,6 @@
 //! Writing makes each file under a temporary name, syncs it and renames it; the index and `config.json` come last.
 
 mod fp8;
-mod inference;
 mod map;
 mod read;
 mod write;
@@ -16,7 +15,6 @@ mod write;
 use std::fmt;
 use std::path::{Path, PathBuf};
 
-pub use inference::{Hold, Quantise};
 pub use read::{Files, Sink, load_dir, open_dir};
 pub use write::{DEFAULT_SHARD_BYTES, save_dir};
 
@@ -82,9 +80,7 @@ pub enum WeightsError {
     Io {
         /// What was tried, in the infinitive.
         action: &'static str,
-        /// Where.
         path: PathBuf,
-        /// The refusal.
         source: std::io::Error,
     },
     /// No safetensors files.
@@ -94,61 +90,32 @@ pub enum WeightsError {
         ""
     })]
     NoWeights {
-        /// The directory.
         dir: PathBuf,
         /// Whether there are `.bin`, `.pt` or `.pth` files.
         pickle: bool,
     },
     /// A safetensors file is damaged or lies about itself.
     #[error("{} is not a valid safetensors file: {problem}", path.display())]
-    File {
-        /// The file.
-        path: PathBuf,
-        /// What is wrong.
-        problem: String,
-    },
+    File { path: PathBuf, problem: String },
     /// The index is damaged or does not describe the files beside it.
     #[error("{} is not a valid index: {problem}", path.display())]
-    Index {
-        /// The file.
-        path: PathBuf,
-        /// What is wrong.
-        problem: String,
-    },
+    Index { path: PathBuf, problem: String },
     /// The tensors are not those of the configuration.
     #[error("the weights in {} do not fit the configuration: {mismatch}", dir.display())]
     Mismatch {
-        /// The directory.
         dir: PathBuf,
         /// All that is wrong.
         mismatch: Box<Mismatch>,
     },
     /// `config.json` beside the weights is not usable.
     #[error("in {}: {source}", dir.display())]
-    Config {
-        /// The directory.
-        dir: PathBuf,
-        /// What is wrong with it.
-        source: Box<ConfigError>,
-    },
+    Config { dir: PathBuf, source: Box<ConfigError> },
     /// A file of this kind is never that large.
     #[error("{} has {bytes} bytes, more than the {max} expected of such a file", path.display())]
-    TooLarge {
-        /// The file.
-        path: PathBuf,
-        /// Its size.
-        bytes: u64,
-        /// The limit.
-        max: u64,
-    },
+    TooLarge { path: PathBuf, bytes: u64, max: u64 },
     /// Saving would mix two models in one directory.
     #[error("{} already holds weights ({file})", dir.display())]
-    Occupied {
-        /// The directory.
-        dir: PathBuf,
-        /// A file in it.
-        file: String,
-    },
+    Occupied { dir: PathBuf, file: String },
 }
 
 impl WeightsError {

@@ -27,7 +27,7 @@ const TRAINING_BATCH_BYTES: usize = 4 << 20;
 
 /// The run's tokenizer, trained or copied if it is not there yet.
 pub(crate) fn tokenizer(session: &mut Session, recipe: &Recipe) -> Result<Tokenizer> {
-    let folder = session.run.path().join("tokenizer");
+    let folder = session.rank.run.path().join("tokenizer");
     if !folder.exists() {
         let tokenizer = match &recipe.tokenizer {
             TokenizerSection::Load { path } => {
@@ -109,7 +109,7 @@ fn train(session: &mut Session, recipe: &Recipe, mut trainer: BpeTrainer, traini
 
 /// The run's shards, built if they are not complete.
 pub(crate) fn shards(session: &mut Session, recipe: &Recipe, tokenizer: &Tokenizer) -> Result<Arc<Dataset>> {
-    let folder = session.run.path().join("data");
+    let folder = session.rank.run.path().join("data");
     if Manifest::load(&folder)?.is_none() {
         let corpus = open_corpus(&recipe.data)?;
         let options = ShardOptions { validation_fraction: recipe.data.validation_fraction, ..ShardOptions::default() };

@@ -1,6 +1,7 @@
 //! Stages of kind `distil`: a student learns a teacher's distribution of every next token, on given answers (as
 //! `learn.rs` has them) or on its own. What a step computes is in `wels_train::distil`.
 
+use std::sync::Arc;
 use std::time::Instant;
 
 use anyhow::Result;
@@ -13,7 +14,6 @@ use wels_model::tape::Execution;
 use wels_runs::checkpoint::Checkpoint;
 use wels_runs::plan::stages::TokenFlops;
 use wels_runs::recipe::{Answers, Distil, OwnAnswers, Rollouts, StageSection};
-use wels_runs::rundir::RunDir;
 use wels_tasks::{Split, Task};
 use wels_train::distil::{self, OwnOptions, OwnReport};
 use wels_train::rl::Prompter;
@@ -21,7 +21,8 @@ use wels_train::trainer::Trainer;
 
 use crate::hyper::{of_stage, rollout_options};
 use crate::learn;
-use crate::session::{Programs, Session};
+use crate::rank::Rank;
+use crate::session::Session;
 use crate::start::{config_for, state_of};
 use crate::task;
 use crate::teacher::TeacherModel;
@@ -30,7 +31,7 @@ use crate::words::short;
 
 /// One line of `metrics.jsonl` of a student that learns on its own answers; the last three depend on the machine.
 #[derive(Serialize)]
-pub(crate) struct Line {
+pub(crate) struct DistilMetrics {
     #[serde(flatten)]
     position: Position,
     divergence: f64,
@@ -53,7 +54,7 @@ pub(crate) fn distil(
     stage: &StageSection,
     section: &Distil,
 ) -> Result<()> {
-    let teacher = TeacherModel::open(&session.run, tokenizer, section)?;
+    let teacher = TeacherModel::open(&session.rank, tokenizer, section)?;
     match &section.answers {
         Answers::Given(given) => learn::learn(session, tokenizer, stage, given, Some(teacher)),
         Answers::Own(own) => on_policy(session, tokenizer, stage, own, teacher),
@@ -67,14 +68,14 @@ fn on_policy(
     section: &OwnAnswers,
     teacher: TeacherModel,
 ) -> Result<()> {
-    let config = config_for(&session.run, &section.start)?;
+    let config = config_for(&session.rank.run, &section.start)?;
     let (steps, flops) = (section.rollouts.steps, TokenFlops::of_own_answers(&config, teacher.config(), section));
     let checkpoints = &section.optimization.checkpoints;
     let stage = Stage { name: &stage.name, label: "distil", tokenizer, checkpoints, steps, samples: true, flops };
     let Some((running, latest)) = stage.open(session)? else { return Ok(()) };
     let template = ChatTemplate::of(tokenizer)?;
     let prompter = Prompter { tokenizer, template: template.as_ref() };
-    let correction = Correction::begin(&session.run, prompter, section, teacher, latest.as_ref(), session.programs)?;
+    let correction = Correction::begin(&session.rank, prompter, section, teacher, latest.as_ref())?;
     running.run(session, correction)
 }
 
@@ -91,32 +92,32 @@ pub(crate) struct Correction<'a> {
 impl<'a> Correction<'a> {
     /// Ready to go on behind a checkpoint, or from the stage's beginning.
     pub fn begin(
-        run: &RunDir,
+        rank: &Rank,
         prompter: Prompter<'a>,
         section: &OwnAnswers,
         teacher: TeacherModel,
         latest: Option<&Checkpoint>,
-        programs: Programs,
     ) -> Result<Correction<'a>> {
-        let (config, state) = state_of(run, &section.start, prompter.tokenizer, latest)?;
+        let (config, state) = state_of(rank, &section.start, prompter.tokenizer, latest)?;
         let options = options(section, &config);
         let context = teacher.context().min(config.rope.max_positions);
         let Rollouts { steps, mini_batches, answering, .. } = &section.rollouts;
         let hyper = of_stage(&section.optimization, steps * *mini_batches as u64);
-        let mut trainer = Trainer::new(config, context, state, hyper, Execution::new(wels_cpu::device()));
+        let mut trainer = Trainer::new(config, context, state, hyper, Execution::new(Arc::clone(&rank.device)))
+            .with_comm(Arc::clone(&rank.comm));
         if section.optimization.optimizer.mtp_lambda == 0.0 {
             trainer.freeze_mtp();
         }
-        let task = task::task(answering, Split::Train, programs)?;
-        Ok(Correction { trainer, teacher, task, prompter, options, seed: run.recipe().run.seed })
+        let task = task::task(answering, Split::Train, rank.programs)?;
+        Ok(Correction { trainer, teacher, task, prompter, options, seed: rank.run.recipe().run.seed })
     }
 }
 
 impl Training for Correction<'_> {
-    type Line = Line;
+    type Metrics = DistilMetrics;
 
     /// Both halves, timed.
-    fn step(&mut self, at: Position) -> Result<(Position, Line)> {
+    fn step(&mut self, at: Position) -> Result<(Position, DistilMetrics)> {
         let started = Instant::now();
         let Correction { trainer, teacher, task, prompter, options, seed } = self;
         let answered = distil::sample(trainer, &**task, prompter, options, *seed, at.items, &mut |_, _| {})?;
@@ -130,14 +131,14 @@ impl Training for Correction<'_> {
             learned_tokens: at.learned_tokens + report.learned_tokens,
             items: at.items + options.prompts as u64,
         };
-        Ok((position, Line::new(&report, position, started.elapsed().as_secs_f64(), rollout_seconds)))
+        Ok((position, DistilMetrics::new(&report, position, started.elapsed().as_secs_f64(), rollout_seconds)))
     }
 
     fn trainer(&self) -> &Trainer {
         &self.trainer
     }
 
-    fn in_words(&self, line: &Line) -> String {
+    fn in_words(&self, line: &DistilMetrics) -> String {
         line.in_words()
     }
 }
@@ -152,10 +153,10 @@ fn options(section: &OwnAnswers, config: &ModelConfig) -> OwnOptions {
     }
 }
 
-impl Line {
-    fn new(report: &OwnReport, position: Position, seconds: f64, rollout_seconds: f64) -> Line {
+impl DistilMetrics {
+    fn new(report: &OwnReport, position: Position, seconds: f64, rollout_seconds: f64) -> DistilMetrics {
         let last = report.updates.last();
-        Line {
+        DistilMetrics {
             position,
             divergence: report.mean(|update| update.divergence),
             loss: report.mean(|update| update.loss),

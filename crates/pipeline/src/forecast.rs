@@ -10,6 +10,7 @@ use anyhow::Result;
 use serde_json::{Value, json};
 use wels_data::chat::ChatTemplate;
 use wels_data::tokenizer::Tokenizer;
+use wels_device::Device;
 use wels_kernels::par;
 use wels_kernels::random::Key;
 use wels_model::config::{Dtype, ModelConfig};
@@ -19,7 +20,7 @@ use wels_model::params::Params;
 use wels_model::tape::Execution;
 use wels_runs::machine::{self, Measurements};
 use wels_runs::plan::stages::{
-    Examples, PART, Stages, Surroundings, answer_flops, answer_tokens, forward_passes, learning_flops,
+    Examples, PART, PlanInputs, Stages, answer_flops, answer_tokens, forward_passes, learning_flops,
 };
 use wels_runs::plan::{self, RunPlan, StageRates};
 use wels_runs::recipe::{
@@ -55,29 +56,35 @@ pub enum Rates {
 }
 
 /// The plan of `recipe`, whose run is at `run` if it has begun.
-pub fn forecast(recipe: &Recipe, run: Option<&Path>, rates: Rates, host: &mut dyn Host) -> RunPlan {
-    let around = Around::of(recipe, run);
-    let expected = plan::of_recipe(recipe, &around);
+pub fn forecast(
+    recipe: &Recipe,
+    run: Option<&Path>,
+    device: &Arc<dyn Device>,
+    rates: Rates,
+    host: &mut dyn Host,
+) -> RunPlan {
+    let inputs = RecipeInputs::of(recipe, run);
+    let expected = plan::of_recipe(recipe, &inputs);
     let begun = run.map(|run| run.join("plan.json")).filter(|plan| plan.exists());
     let found = match begun {
         // A run that goes on keeps the rates of its beginning.
         Some(plan) => plan::rates_in(&plan),
-        None => rates_of(recipe, &around, &expected, rates, host),
+        None => rates_of(recipe, &inputs, &expected, device, rates, host),
     };
-    around.notes.into_inner().iter().for_each(|note| host.event(Event::Note(note)));
+    inputs.notes.into_inner().iter().for_each(|note| host.event(Event::Note(note)));
     expected.at_rates(recipe, &found)
 }
 
-/// What a recipe's stages find around them.
-struct Around<'a> {
+/// What a forecast needs besides the recipe.
+struct RecipeInputs<'a> {
     recipe: &'a Recipe,
     tokenizer: Option<(Tokenizer, ChatTemplate)>,
     /// What of the models' files is ignored.
     notes: RefCell<BTreeSet<String>>,
 }
 
-impl<'a> Around<'a> {
-    fn of(recipe: &'a Recipe, run: Option<&Path>) -> Around<'a> {
+impl<'a> RecipeInputs<'a> {
+    fn of(recipe: &'a Recipe, run: Option<&Path>) -> RecipeInputs<'a> {
         let own = run.map(|run| run.join("tokenizer")).filter(|folder| folder.exists());
         let place: Option<PathBuf> = own.or_else(|| match &recipe.tokenizer {
             TokenizerSection::Load { path } => Some(path.clone()),
@@ -86,7 +93,7 @@ impl<'a> Around<'a> {
         // A tokenizer that cannot be loaded is named when the run begins.
         let tokenizer = place.and_then(|path| named_tokenizer(&path).ok());
         let tokenizer = tokenizer.and_then(|it| ChatTemplate::of(&it).ok().flatten().map(|template| (it, template)));
-        Around { recipe, tokenizer, notes: RefCell::default() }
+        RecipeInputs { recipe, tokenizer, notes: RefCell::default() }
     }
 
     fn traces(&self, section: &Supervised) -> Result<Examples> {
@@ -145,7 +152,7 @@ fn characters(prompt: &Prompt) -> usize {
     }
 }
 
-impl Surroundings for Around<'_> {
+impl PlanInputs for RecipeInputs<'_> {
     fn model(&self, name: &str) -> Result<ModelConfig, String> {
         let read = locate(Path::new(name)).and_then(|model| read_config(&model));
         let (config, notes) = read.map_err(|error| format!("{error:#}"))?;
@@ -169,20 +176,21 @@ impl Surroundings for Around<'_> {
 /// Rates by stage, as far as they are known or may be measured.
 fn rates_of(
     recipe: &Recipe,
-    around: &Around,
+    inputs: &RecipeInputs,
     expected: &RunPlan,
+    device: &Arc<dyn Device>,
     rates: Rates,
     host: &mut dyn Host,
 ) -> BTreeMap<String, StageRates> {
-    let mut machine = Machine { known: Measurements::load().tokens_per_second, rates, said: false, host };
+    let mut machine = Machine { known: Measurements::load().tokens_per_second, device, rates, said: false, host };
     let mut found = BTreeMap::new();
     if recipe.pretrains() {
         let name = Measurements::work(recipe, par::threads());
-        let rate = machine.rate(name, || measure::training_rate(recipe));
+        let rate = machine.rate(name, || measure::training_rate(recipe, device));
         found.extend(rate.map(|rate| (PRETRAIN.to_string(), StageRates { counted: rate, learned: None })));
     }
     let pretrained = recipe.pretrains().then(|| recipe.model.config());
-    let stages = Stages { pretrained, sections: &recipe.stages, around };
+    let stages = Stages { pretrained, sections: &recipe.stages, inputs };
     for stage in &recipe.stages {
         let known = expected.stage(&stage.name).is_some_and(|planned| planned.unknown.is_none());
         let rates = if known { machine.rates_of(stage, &stages) } else { None };
@@ -204,6 +212,7 @@ struct Learning<'a> {
 /// This machine's rates, in tokens a second.
 struct Machine<'h> {
     known: BTreeMap<String, f64>,
+    device: &'h Arc<dyn Device>,
     rates: Rates,
     /// Whether people know why they wait.
     said: bool,
@@ -262,7 +271,7 @@ impl Machine<'_> {
         stages: &Stages,
     ) -> Option<StageRates> {
         let counted = self.sampling(config, &of.answering, of.prompts as u64, stages)?;
-        let length = answer_tokens(&of.answering) + stages.around.prompt_tokens(&of.answering).ok()?;
+        let length = answer_tokens(&of.answering) + stages.inputs.prompt_tokens(&of.answering).ok()?;
         let tokens = (length as usize).max(2);
         let batch_tokens = of.prompts * of.answering.samples * tokens / of.mini_batches;
         let learned = self.learning(&Learning { config, teacher, tokens, batch_tokens, optimization })?;
@@ -289,13 +298,14 @@ impl Machine<'_> {
             "model": json_of(config), "teacher": teacher.map(json_of), "tokens": tokens, "rows": rows,
             "micro_rows": optimization.micro_rows, "mtp": optimization.optimizer.mtp_lambda > 0.0,
         });
+        let device = self.device;
         let name = Measurements::name("learning", &what, par::threads());
-        self.rate(name, || measure_learning(&of, rows))
+        self.rate(name, || measure_learning(device, &of, rows))
     }
 
     fn sampling(&mut self, config: &ModelConfig, answering: &Answering, prompts: u64, stages: &Stages) -> Option<f64> {
         let tokens = answer_tokens(answering);
-        let prompt_tokens = (stages.around.prompt_tokens(answering).ok()? as usize).max(1);
+        let prompt_tokens = (stages.inputs.prompt_tokens(answering).ok()? as usize).max(1);
         let most = STEP_FLOPS / answer_flops(config, tokens) as f64 / tokens;
         let answers = ((prompts * answering.samples as u64) as f64).min(most) as usize;
         if answers == 0 || !fits(count::training_bytes(config).weights.0) {
@@ -305,8 +315,9 @@ impl Machine<'_> {
             "model": json_of(config), "answers": answers, "samples": answering.samples, "max_tokens":
             answering.max_tokens, "running": answering.running, "prompt_tokens": prompt_tokens,
         });
+        let device = self.device;
         let name = Measurements::name("sampling", &what, par::threads());
-        self.rate(name, || measure_sampling(config, answering, answers, prompt_tokens))
+        self.rate(name, || measure_sampling(device, config, answering, answers, prompt_tokens))
     }
 
     /// The rate that is known by this name, or what `measure` says if it may be asked.
@@ -335,16 +346,15 @@ fn fits(bytes: u64) -> bool {
 }
 
 /// Tokens a second of steps on examples of random tokens.
-fn measure_learning(of: &Learning, rows: usize) -> Result<f64> {
+fn measure_learning(device: &Arc<dyn Device>, of: &Learning, rows: usize) -> Result<f64> {
     let Learning { config, teacher, tokens, optimization, .. } = of;
-    let state = State::new(Params::init(&wels_cpu::device(), config, 0));
+    let state = State::new(Params::init(device, config, 0));
     let hyper = of_stage(optimization, 1_000_000);
-    let mut trainer = Trainer::new((*config).clone(), *tokens, state, hyper, Execution::new(wels_cpu::device()));
+    let mut trainer = Trainer::new((*config).clone(), *tokens, state, hyper, Execution::new(Arc::clone(device)));
     if optimization.optimizer.mtp_lambda == 0.0 {
         trainer.freeze_mtp();
     }
-    let teacher =
-        teacher.map(|config| (Model::new(config.clone(), *tokens), Params::init(&wels_cpu::device(), config, 1)));
+    let teacher = teacher.map(|config| (Model::new(config.clone(), *tokens), Params::init(device, config, 1)));
     let divergence = wels_kernels::distil::Divergence::Forward;
     measure::steady_rate(3, |step| {
         let batch = measure::random_batch(step, rows, *tokens, config.vocab_size);
@@ -361,7 +371,13 @@ fn measure_learning(of: &Learning, rows: usize) -> Result<f64> {
 
 /// Tokens a second of answers to random prompts. So many tokens end an answer that it is as long as assumed on average:
 /// random weights choose all of them about equally often.
-fn measure_sampling(config: &ModelConfig, answering: &Answering, answers: usize, prompt_tokens: usize) -> Result<f64> {
+fn measure_sampling(
+    device: &Arc<dyn Device>,
+    config: &ModelConfig,
+    answering: &Answering,
+    answers: usize,
+    prompt_tokens: usize,
+) -> Result<f64> {
     let vocabulary = config.vocab_size as u64;
     let ends = (vocabulary as f64 / answer_tokens(answering)).round().max(1.0) as u32;
     let options = rollout_options(answering, 1.0, config);
@@ -373,7 +389,7 @@ fn measure_sampling(config: &ModelConfig, answering: &Answering, answers: usize,
     };
     let questions: Vec<Question> = (0..answers.div_ceil(answering.samples) as u64).map(question).collect();
     let model = Arc::new(Model::new(config.clone(), config.rope.max_positions));
-    let params = Arc::new(Params::init(&wels_cpu::device(), config, 0));
+    let params = Arc::new(Params::init(device, config, 0));
     measure::steady_rate(1, |_| {
         let answers = rollout(&model, &params, &questions, &options, &mut |_, _| {})?;
         Ok(answers.iter().flatten().map(|answer| answer.tokens.len() as u64).sum())

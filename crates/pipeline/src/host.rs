@@ -29,8 +29,26 @@ pub trait Host {
     fn clock(&self) -> Duration;
 }
 
+/// A host to whom nothing is told.
+pub(crate) struct Silent;
+
+impl Host for Silent {
+    fn event(&mut self, _event: Event<'_>) {}
+
+    fn result(&mut self, _result: Outcome<'_>) -> io::Result<()> {
+        Ok(())
+    }
+
+    fn stop_asked(&self) -> bool {
+        false
+    }
+
+    fn clock(&self) -> Duration {
+        Duration::ZERO
+    }
+}
+
 /// What happens in a run. Words are for people, and no interface.
-#[allow(missing_docs, reason = "each variant says what its fields are")]
 pub enum Event<'a> {
     /// Work on a run begins, in this folder.
     Run(&'a Path),
@@ -59,7 +77,6 @@ pub enum Event<'a> {
 }
 
 /// What a run was asked for.
-#[allow(missing_docs, reason = "each variant says what its fields are")]
 pub enum Outcome<'a> {
     /// A prompt, and how the model went on.
     Sample { prompt: &'a str, text: &'a str },
@@ -76,7 +93,6 @@ pub struct Graded {
     pub parameters: u64,
     /// Those that a token uses.
     pub parameters_activated: u64,
-    /// How many.
     pub answers: usize,
     /// Share of answers that are right.
     pub accuracy: f64,

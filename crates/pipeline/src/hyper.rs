@@ -1,6 +1,8 @@
 //! A recipe's words for the optimizer and for how to compute, as `wels_train` and `wels_model` take them.
 
-use wels_device::Pool;
+use std::sync::Arc;
+
+use wels_device::{Device, Pool};
 use wels_kernels::gemm;
 use wels_model::config::ModelConfig;
 use wels_model::tape::{Execution, Recompute};
@@ -69,9 +71,9 @@ fn hyperparameters(of: &Optimizer, updates: Updates) -> Hyperparameters {
 }
 
 /// How `[pretrain]` is computed.
-pub fn execution(section: &PretrainSection) -> Execution {
+pub fn execution(section: &PretrainSection, device: &Arc<dyn Device>) -> Execution {
     Execution {
-        pool: Pool::new(wels_cpu::device()),
+        pool: Pool::new(Arc::clone(device)),
         precision: section.precision,
         recompute: Recompute::Layers(section.recompute_layers.clone()),
     }

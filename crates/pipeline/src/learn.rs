@@ -3,6 +3,7 @@
 
 use std::fs;
 use std::path::Path;
+use std::sync::Arc;
 use std::time::Instant;
 
 use anyhow::{Context, Result};
@@ -22,6 +23,7 @@ use wels_train::{distil, sft};
 
 use crate::host::{Event, Host};
 use crate::hyper::of_stage;
+use crate::rank::Rank;
 use crate::refusal::refuse;
 use crate::session::Session;
 use crate::start::{config_for, state_of};
@@ -35,7 +37,7 @@ const STREAM_ORDER: u64 = 0x6c65_6172;
 
 /// One line of `metrics.jsonl`; the last two depend on the machine.
 #[derive(Serialize)]
-pub(crate) struct Line {
+pub(crate) struct SupervisedMetrics {
     #[serde(flatten)]
     position: Position,
     loss: f64,
@@ -59,24 +61,24 @@ pub(crate) fn learn(
     section: &Supervised,
     teacher: Option<TeacherModel>,
 ) -> Result<()> {
-    let lessons = Lessons::prepare(&session.run, tokenizer, stage, section, teacher, session.host)?;
+    let data = TrainingSet::prepare(&session.rank.run, tokenizer, stage, section, teacher, session.host)?;
     let at = Stage {
         name: &stage.name,
         label: "learn",
         tokenizer,
         checkpoints: &section.optimization.checkpoints,
-        steps: lessons.plan.len() as u64,
+        steps: data.plan.len() as u64,
         samples: false,
-        flops: lessons.flops,
+        flops: data.flops,
     };
     let Some((running, latest)) = at.open(session)? else { return Ok(()) };
-    session.host.event(Event::Examples { stage: &stage.name, count: lessons.examples.len() });
-    let learning = lessons.begin(&session.run, tokenizer, section, latest.as_ref())?;
+    session.host.event(Event::Examples { stage: &stage.name, count: data.examples.len() });
+    let learning = data.begin(&session.rank, tokenizer, section, latest.as_ref())?;
     running.run(session, learning)
 }
 
 /// What a stage learns from, and in which order.
-pub(crate) struct Lessons {
+pub(crate) struct TrainingSet {
     examples: Vec<Example>,
     /// The examples of each step.
     plan: Vec<Vec<usize>>,
@@ -85,7 +87,7 @@ pub(crate) struct Lessons {
     teacher: Option<TeacherModel>,
 }
 
-impl Lessons {
+impl TrainingSet {
     /// Reads the examples and puts them in order.
     pub fn prepare(
         run: &RunDir,
@@ -94,7 +96,7 @@ impl Lessons {
         section: &Supervised,
         teacher: Option<TeacherModel>,
         host: &mut dyn Host,
-    ) -> Result<Lessons> {
+    ) -> Result<TrainingSet> {
         let config = config_for(run, &section.start)?;
         let context = teacher.as_ref().map_or(usize::MAX, TeacherModel::context).min(config.rope.max_positions);
         let examples = examples(run, tokenizer, section, matches!(stage.work, Work::Pretrain(_)), context, host)?;
@@ -104,40 +106,41 @@ impl Lessons {
         let plan = batches(&rows, section.batch_tokens, section.epochs, key);
         let theirs = teacher.as_ref().map(TeacherModel::config);
         let flops = TokenFlops::counted(learning_flops(&config, &section.optimization, theirs, mean_rows));
-        Ok(Lessons { examples, plan, context, flops, teacher })
+        Ok(TrainingSet { examples, plan, context, flops, teacher })
     }
 
     /// Ready to go on behind a checkpoint, or from the stage's beginning.
     pub fn begin(
         self,
-        run: &RunDir,
+        rank: &Rank,
         tokenizer: &Tokenizer,
         section: &Supervised,
         latest: Option<&Checkpoint>,
     ) -> Result<Learning> {
-        let (config, state) = state_of(run, &section.start, tokenizer, latest)?;
+        let (config, state) = state_of(rank, &section.start, tokenizer, latest)?;
         let hyper = of_stage(&section.optimization, self.plan.len() as u64);
-        let mut trainer = Trainer::new(config, self.context, state, hyper, Execution::new(wels_cpu::device()));
+        let mut trainer = Trainer::new(config, self.context, state, hyper, Execution::new(Arc::clone(&rank.device)))
+            .with_comm(Arc::clone(&rank.comm));
         if section.optimization.optimizer.mtp_lambda == 0.0 {
             trainer.freeze_mtp();
         }
-        Ok(Learning { lessons: self, trainer, micro_rows: section.optimization.micro_rows })
+        Ok(Learning { data: self, trainer, micro_rows: section.optimization.micro_rows })
     }
 }
 
 /// A stage that learns from examples.
 pub(crate) struct Learning {
-    lessons: Lessons,
+    data: TrainingSet,
     trainer: Trainer,
     micro_rows: usize,
 }
 
 impl Training for Learning {
-    type Line = Line;
+    type Metrics = SupervisedMetrics;
 
-    fn step(&mut self, at: Position) -> Result<(Position, Line)> {
+    fn step(&mut self, at: Position) -> Result<(Position, SupervisedMetrics)> {
         let started = Instant::now();
-        let Lessons { examples, plan, teacher, .. } = &self.lessons;
+        let TrainingSet { examples, plan, teacher, .. } = &self.data;
         let Some(chosen) = plan.get(at.step as usize) else {
             let message = format!("the data has {} steps, and step {} is asked for", plan.len(), at.step + 1);
             return Err(refuse(message, "it is not what the stage began with"));
@@ -150,8 +153,8 @@ impl Training for Learning {
         let tokens = batch.tokens.len() as u64;
         let position = Position { step: at.step + 1, updates: at.updates + 1, tokens: at.tokens + tokens, ..at };
         let divergence = teacher.as_ref().map(|_| report.divergence);
-        let line = Line::new(report, position, tokens, started.elapsed().as_secs_f64());
-        Ok((position, Line { divergence, ..line }))
+        let line = SupervisedMetrics::new(report, position, tokens, started.elapsed().as_secs_f64());
+        Ok((position, SupervisedMetrics { divergence, ..line }))
     }
 
     fn trainer(&self) -> &Trainer {
@@ -159,19 +162,19 @@ impl Training for Learning {
     }
 
     fn next_tokens(&self, at: Position) -> Option<u64> {
-        let chosen = self.lessons.plan.get(at.step as usize)?;
-        Some(chosen.iter().map(|index| self.lessons.examples[*index].rows() as u64).sum())
+        let chosen = self.data.plan.get(at.step as usize)?;
+        Some(chosen.iter().map(|index| self.data.examples[*index].rows() as u64).sum())
     }
 
-    fn in_words(&self, line: &Line) -> String {
+    fn in_words(&self, line: &SupervisedMetrics) -> String {
         let divergence = line.divergence.map_or(String::new(), |nats| format!("divergence {nats:.3}, "));
         format!("{divergence}loss {:.3}, {} tok/s", line.loss, short(line.tokens_per_second))
     }
 }
 
-impl Line {
-    fn new(report: StepReport, position: Position, tokens: u64, seconds: f64) -> Line {
-        Line {
+impl SupervisedMetrics {
+    fn new(report: StepReport, position: Position, tokens: u64, seconds: f64) -> SupervisedMetrics {
+        SupervisedMetrics {
             position,
             loss: report.loss,
             divergence: None,

@@ -4,7 +4,11 @@
 //! caller's [`Host`](host::Host), which also says when to stop and what time it is; a run that stops early ends with
 //! [`Stopped`](session::Stopped).
 
-pub mod run;
+mod run;
+
+pub mod ranks;
+
+mod rank;
 
 pub mod verify;
 
@@ -34,7 +38,7 @@ mod samples;
 
 mod sample;
 
-mod task;
+pub mod task;
 
 mod start;
 

@@ -1,8 +1,10 @@
 //! Rates of this machine: its limit, and steps of random tokens.
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::Result;
+use wels_device::Device;
 use wels_kernels::peak;
 use wels_kernels::random::Key;
 use wels_model::model::Batch;
@@ -19,10 +21,10 @@ pub fn fma_peak_flops() -> f64 {
 
 /// Tokens a second of training steps of a recipe: the median of three, after one that is not timed. A batch of more
 /// than four micro-batches is cut to four, which tells the same in less time.
-pub fn training_rate(recipe: &Recipe) -> Result<f64> {
+pub fn training_rate(recipe: &Recipe, device: &Arc<dyn Device>) -> Result<f64> {
     let (section, config, context) = (&recipe.pretrain, recipe.model.config(), recipe.data.sequence_length);
-    let state = State::new(Params::init(&wels_cpu::device(), config, recipe.run.seed));
-    let mut trainer = Trainer::new(config.clone(), context, state, of_pretraining(section), execution(section));
+    let state = State::new(Params::init(device, config, recipe.run.seed));
+    let mut trainer = Trainer::new(config.clone(), context, state, of_pretraining(section), execution(section, device));
     let tokens = section.batch_tokens.min((4 * section.micro_batch * context) as u64);
     steady_rate(3, |step| {
         let batch = random_batch(step, tokens as usize, context, config.vocab_size);

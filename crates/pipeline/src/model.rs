@@ -1,9 +1,11 @@
 //! A model that a recipe or command line names: a run, a Hugging Face directory, or a GGUF file.
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use anyhow::{Context, Result};
 use wels_data::tokenizer::{GgufVocabulary, TokenKind, Tokenizer};
+use wels_device::Device;
 use wels_model::config::{Attention, Family, ModelConfig, Note, RopeLayout};
 use wels_model::gguf::{self, GgufFile, Metadata, Value};
 use wels_model::params::Params;
@@ -122,8 +124,8 @@ pub fn split_rows(config: &ModelConfig, params: &mut Params) {
 }
 
 /// All weights of a model as f32, for a configuration that is known and, of a GGUF file, [`in_directory`].
-pub fn load_params(location: &Location, config: &ModelConfig) -> Result<Params> {
-    let mut params = Params::zeros(&wels_cpu::device(), config);
+pub fn load_params(device: &Arc<dyn Device>, location: &Location, config: &ModelConfig) -> Result<Params> {
+    let mut params = Params::zeros(device, config);
     let sink: &mut Sink<'_> = &mut |param, first_row, _, values| params.set_rows(param, first_row, values);
     match location {
         Location::Directory(folder) => _ = Files::open(folder)?.load(config, sink)?,

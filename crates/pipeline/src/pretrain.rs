@@ -17,12 +17,12 @@ use wels_model::model::Batch;
 use wels_runs::checkpoint::Checkpoint;
 use wels_runs::plan::stages::TokenFlops;
 use wels_runs::recipe::{PRETRAIN, Recipe, Start};
-use wels_runs::rundir::RunDir;
 use wels_train::trainer::{StepReport, Trainer};
 
 use crate::host::Event;
 use crate::hyper::{execution, of_pretraining, slow_precision};
 use crate::measure::fma_peak_flops;
+use crate::rank::Rank;
 use crate::session::Session;
 use crate::start::state_of;
 use crate::training::{Position, Stage, Training};
@@ -31,7 +31,7 @@ use crate::words::short;
 /// One line of `metrics.jsonl`. What comes after `validation` depends on the machine, all before it on the recipe
 /// alone.
 #[derive(Serialize)]
-pub(crate) struct Line {
+pub(crate) struct PretrainMetrics {
     step: u64,
     tokens: u64,
     loss: f64,
@@ -93,7 +93,7 @@ pub(crate) fn pretrain(
     if let Some(note) = slow_precision(section) {
         session.host.event(Event::Note(note));
     }
-    let pretraining = Pretraining::begin(&session.run, recipe, tokenizer, dataset, latest.as_ref())?;
+    let pretraining = Pretraining::begin(&session.rank, recipe, tokenizer, dataset, latest.as_ref())?;
     running.run(session, pretraining)
 }
 
@@ -106,17 +106,18 @@ pub(crate) fn flops_per_token(recipe: &Recipe) -> u64 {
 impl<'a> Pretraining<'a> {
     /// Ready to go on behind a checkpoint, or from the stage's beginning.
     pub fn begin(
-        run: &RunDir,
+        rank: &Rank,
         recipe: &'a Recipe,
         tokenizer: &Tokenizer,
         dataset: Arc<Dataset>,
         latest: Option<&Checkpoint>,
     ) -> Result<Pretraining<'a>> {
         let start = Start::New { model: Box::new(recipe.model.clone()) };
-        let (_, state) = state_of(run, &start, tokenizer, latest)?;
+        let (_, state) = state_of(rank, &start, tokenizer, latest)?;
         let config = recipe.model.config().clone();
         let (context, section) = (recipe.data.sequence_length, &recipe.pretrain);
-        let trainer = Trainer::new(config, context, state, of_pretraining(section), execution(section));
+        let trainer = Trainer::new(config, context, state, of_pretraining(section), execution(section, &rank.device))
+            .with_comm(Arc::clone(&rank.comm));
         let loader_config = loader_config(recipe, tokenizer);
         Ok(Pretraining {
             recipe,
@@ -125,7 +126,7 @@ impl<'a> Pretraining<'a> {
             validation: Loader::validation(dataset, loader_config),
             byte_lengths: tokenizer.byte_lengths(),
             flops_per_token: flops_per_token(recipe),
-            peak_flops: fma_peak_flops(),
+            peak_flops: 0.0,
         })
     }
 
@@ -135,6 +136,11 @@ impl<'a> Pretraining<'a> {
 
     fn micro_rows(&self) -> usize {
         self.recipe.pretrain.micro_batch * self.recipe.data.sequence_length
+    }
+
+    /// The machine's limit, for rank 0, which has a line to write.
+    fn machine_limit(&self) -> f64 {
+        if self.trainer.comm().rank() == 0 { fma_peak_flops() } else { f64::INFINITY }
     }
 
     /// Sequences spread evenly over the held-out documents, always the same ones.
@@ -154,10 +160,10 @@ impl<'a> Pretraining<'a> {
 }
 
 impl Training for Pretraining<'_> {
-    type Line = Line;
+    type Metrics = PretrainMetrics;
 
     /// One step, and a validation if it is time for one.
-    fn step(&mut self, at: Position) -> Result<(Position, Line)> {
+    fn step(&mut self, at: Position) -> Result<(Position, PretrainMetrics)> {
         let section = &self.recipe.pretrain;
         let started = Instant::now();
         let tokens = self.tokens_after(at);
@@ -169,13 +175,13 @@ impl Training for Pretraining<'_> {
         let last = report.step == section.steps;
         let validation =
             (last || report.step.is_multiple_of(section.validate_every)).then(|| self.validate()).transpose()?;
-        if validation.is_some() {
+        if validation.is_some() || self.peak_flops == 0.0 {
             // What else the machine does may have stopped since the last look.
-            self.peak_flops = self.peak_flops.max(fma_peak_flops());
+            self.peak_flops = self.peak_flops.max(self.machine_limit());
         }
         let tokens_per_second = tokens as f64 / seconds;
         let mfu = tokens_per_second * self.flops_per_token as f64 / self.peak_flops;
-        Ok((position, Line::new(report, position, validation, seconds, tokens_per_second, mfu)))
+        Ok((position, PretrainMetrics::new(report, position, validation, seconds, tokens_per_second, mfu)))
     }
 
     fn trainer(&self) -> &Trainer {
@@ -190,11 +196,11 @@ impl Training for Pretraining<'_> {
         json!({"step": position.step, "tokens": position.tokens})
     }
 
-    fn in_words(&self, line: &Line) -> String {
+    fn in_words(&self, line: &PretrainMetrics) -> String {
         line.in_words()
     }
 
-    fn remarks(&self, line: &Line) -> Vec<String> {
+    fn remarks(&self, line: &PretrainMetrics) -> Vec<String> {
         line.validation_in_words().into_iter().collect()
     }
 }
@@ -223,7 +229,7 @@ fn model_batch(batch: loader::Batch) -> Batch {
     Batch { tokens: batch.tokens, targets: batch.targets, starts: batch.starts }
 }
 
-impl Line {
+impl PretrainMetrics {
     fn new(
         report: StepReport,
         position: Position,
@@ -231,14 +237,14 @@ impl Line {
         seconds: f64,
         tokens_per_second: f64,
         mfu: f64,
-    ) -> Line {
+    ) -> PretrainMetrics {
         let experts = report.experts.into_iter().map(|experts| ExpertLine {
             layer: experts.layer,
             max_violation: experts.max_violation,
             bias_range: experts.bias_range,
             load: experts.load,
         });
-        Line {
+        PretrainMetrics {
             step: position.step,
             tokens: position.tokens,
             loss: report.loss,

@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::path::Path;
+use std::sync::Arc;
 use std::time::Instant;
 
 use anyhow::{Context, Result};
@@ -25,7 +26,8 @@ use wels_train::rl::{Answered, Prompter, RlOptions, RlReport, Rollout, learn, sa
 use wels_train::trainer::Trainer;
 
 use crate::hyper::{of_stage, rollout_options};
-use crate::session::{Programs, Session};
+use crate::rank::Rank;
+use crate::session::Session;
 use crate::start::{config_for, initial, state_of};
 use crate::task;
 use crate::training::{Position, Stage, Training};
@@ -39,7 +41,7 @@ const SHOWN: usize = 2;
 
 /// One line of `metrics.jsonl`; what comes after `samples` depends on the machine.
 #[derive(Serialize)]
-pub(crate) struct Line {
+pub(crate) struct GrpoMetrics {
     #[serde(flatten)]
     position: Position,
     reward: f64,
@@ -80,15 +82,14 @@ pub(crate) fn reinforce(
     stage: &StageSection,
     section: &Rl,
 ) -> Result<()> {
-    let config = config_for(&session.run, &section.start)?;
+    let config = config_for(&session.rank.run, &section.start)?;
     let (steps, flops) = (section.rollouts.steps, TokenFlops::of_reinforcement(&config, section));
     let checkpoints = &section.optimization.checkpoints;
     let at = Stage { name: &stage.name, label: "rl", tokenizer, checkpoints, steps, samples: true, flops };
     let Some((running, latest)) = at.open(session)? else { return Ok(()) };
     let template = ChatTemplate::of(tokenizer)?;
     let prompter = Prompter { tokenizer, template: template.as_ref() };
-    let reinforcement =
-        Reinforcement::begin(&session.run, prompter, stage, section, latest.as_ref(), session.programs)?;
+    let reinforcement = Reinforcement::begin(&session.rank, prompter, stage, section, latest.as_ref())?;
     running.run(session, reinforcement)
 }
 
@@ -108,20 +109,21 @@ pub(crate) struct Reinforcement<'a> {
 impl<'a> Reinforcement<'a> {
     /// Ready to go on behind a checkpoint, or from the stage's beginning.
     pub fn begin(
-        run: &RunDir,
+        rank: &Rank,
         prompter: Prompter<'a>,
         stage: &StageSection,
         section: &Rl,
         latest: Option<&Checkpoint>,
-        programs: Programs,
     ) -> Result<Reinforcement<'a>> {
-        let (config, state) = state_of(run, &section.start, prompter.tokenizer, latest)?;
-        let reference = reference(run, prompter.tokenizer, section, &config, latest)?;
+        let run = &rank.run;
+        let (config, state) = state_of(rank, &section.start, prompter.tokenizer, latest)?;
+        let reference = reference(rank, prompter.tokenizer, section, &config, latest)?;
         let options = options(section, &config);
         let Rollouts { steps, mini_batches, answering, .. } = &section.rollouts;
         let hyper = of_stage(&section.optimization, steps * *mini_batches as u64);
         let context = config.rope.max_positions;
-        let mut trainer = Trainer::new(config, context, state, hyper, Execution::new(wels_cpu::device()));
+        let mut trainer = Trainer::new(config, context, state, hyper, Execution::new(Arc::clone(&rank.device)))
+            .with_comm(Arc::clone(&rank.comm));
         if section.optimization.optimizer.mtp_lambda == 0.0 {
             trainer.freeze_mtp();
         }
@@ -131,7 +133,7 @@ impl<'a> Reinforcement<'a> {
             .for_each(|line| _ = doctor.look(&recalled(line)));
         Ok(Reinforcement {
             trainer,
-            task: task::task(answering, Split::Train, programs)?,
+            task: task::task(answering, Split::Train, rank.programs)?,
             prompter,
             options,
             reference,
@@ -143,10 +145,10 @@ impl<'a> Reinforcement<'a> {
 }
 
 impl Training for Reinforcement<'_> {
-    type Line = Line;
+    type Metrics = GrpoMetrics;
 
     /// Both halves, timed.
-    fn step(&mut self, at: Position) -> Result<(Position, Line)> {
+    fn step(&mut self, at: Position) -> Result<(Position, GrpoMetrics)> {
         let started = Instant::now();
         let Reinforcement { trainer, task, prompter, options, seed, .. } = self;
         let rollout = sample(trainer, &**task, prompter, options, *seed, at.items, &mut |_, _| {})?;
@@ -160,11 +162,11 @@ impl Training for Reinforcement<'_> {
             learned_tokens: at.learned_tokens + report.learned_tokens,
             items: at.items + rollout.items,
         };
-        let line = Line::new(&report, &rollout, position, started.elapsed().as_secs_f64(), rollout_seconds);
+        let line = GrpoMetrics::new(&report, &rollout, position, started.elapsed().as_secs_f64(), rollout_seconds);
         if self.reference_every > 0 && position.step.is_multiple_of(self.reference_every) {
             self.reference = self.reference.take().map(|_| self.trainer.state.params.clone());
         }
-        Ok((position, Line { warnings: self.doctor.look(&report), ..line }))
+        Ok((position, GrpoMetrics { warnings: self.doctor.look(&report), ..line }))
     }
 
     fn trainer(&self) -> &Trainer {
@@ -175,11 +177,11 @@ impl Training for Reinforcement<'_> {
         save_reference(folder, self.reference.as_ref())
     }
 
-    fn in_words(&self, line: &Line) -> String {
+    fn in_words(&self, line: &GrpoMetrics) -> String {
         line.in_words()
     }
 
-    fn remarks(&self, line: &Line) -> Vec<String> {
+    fn remarks(&self, line: &GrpoMetrics) -> Vec<String> {
         line.warnings.iter().map(|warning| format!("warning: {warning}")).collect()
     }
 }
@@ -248,7 +250,7 @@ fn options(section: &Rl, config: &ModelConfig) -> RlOptions {
 
 /// The weights that KL is measured from: those of the checkpoint, or those that the stage began with.
 fn reference(
-    run: &RunDir,
+    rank: &Rank,
     tokenizer: &Tokenizer,
     section: &Rl,
     config: &ModelConfig,
@@ -257,8 +259,8 @@ fn reference(
     if section.kl == 0.0 {
         return Ok(None);
     }
-    let Some(latest) = latest else { return Ok(Some(initial(run, &section.start, tokenizer)?)) };
-    let mut params = Params::zeros(&wels_cpu::device(), config);
+    let Some(latest) = latest else { return Ok(Some(initial(rank, &section.start, tokenizer)?)) };
+    let mut params = Params::zeros(&rank.device, config);
     let names: Vec<_> = params.specs().iter().map(|spec| (spec.name.clone(), spec.len())).collect();
     tensors::load(&latest.path.join(REFERENCE), names, &mut |param, values| params.set_values(param, values))?;
     Ok(Some(params))
@@ -271,8 +273,14 @@ fn save_reference(folder: &Path, reference: Option<&Params>) -> Result<()> {
     Ok(tensors::save(&folder.join(REFERENCE), named, HashMap::new())?)
 }
 
-impl Line {
-    fn new(report: &RlReport, rollout: &Rollout, position: Position, seconds: f64, rollout_seconds: f64) -> Line {
+impl GrpoMetrics {
+    fn new(
+        report: &RlReport,
+        rollout: &Rollout,
+        position: Position,
+        seconds: f64,
+        rollout_seconds: f64,
+    ) -> GrpoMetrics {
         let last = report.updates.last();
         let violations = last.iter().flat_map(|update| &update.experts).map(|experts| experts.max_violation);
         let first = |group: &Answered| {
@@ -283,7 +291,7 @@ impl Line {
                 verdict: it.reward.grade.reason.to_string(),
             })
         };
-        Line {
+        GrpoMetrics {
             position,
             reward: report.reward,
             accuracy: report.accuracy,

@@ -13,20 +13,19 @@ use wels_data::shards::Dataset;
 use wels_data::tokenizer::Tokenizer;
 use wels_runs::checkpoint::{self, Checkpoint, FileRecord};
 use wels_runs::metrics;
-use wels_runs::recipe::{Answers, StageSection, Supervised, Work};
-use wels_runs::rundir::RunDir;
+use wels_runs::recipe::{Answers, PRETRAIN, Supervised, Work};
 use wels_runs::verify::Problem;
 use wels_train::rl::Prompter;
 
 use crate::distil::Correction;
 use crate::host::{Event, Host};
-use crate::learn::Lessons;
+use crate::learn::TrainingSet;
 use crate::pretrain::Pretraining;
+use crate::rank::Rank;
 use crate::refusal::refuse;
 use crate::reinforce::Reinforcement;
-use crate::session::Programs;
 use crate::teacher::TeacherModel;
-use crate::training::{Again, Position, Replay};
+use crate::training::{Position, Replay, StageReplay};
 
 /// Keys of metrics that depend on the machine and its load.
 const OF_THE_MACHINE: [&str; 5] =
@@ -46,49 +45,41 @@ pub struct Segment {
 /// What is wrong with a file that the steps before it do not give.
 pub(crate) const NOT_WHAT_STEPS_GIVE: &str = "is not what the steps from the checkpoint before it give";
 
-/// The stage `[pretrain]` once more, behind its checkpoint `from` or from its beginning; `scratch` is an empty folder.
-pub(crate) fn pretraining<'a>(
-    run: &'a RunDir,
-    tokenizer: &'a Tokenizer,
-    dataset: Arc<Dataset>,
-    scratch: &Path,
-    from: Option<&Checkpoint>,
-) -> Result<Box<dyn Replay + 'a>> {
-    let training = Pretraining::begin(run, run.recipe(), tokenizer, dataset, from)?;
-    Ok(Box::new(Again { training, position: Position::of(from)?, tokenizer, scratch: scratch.to_path_buf() }))
-}
-
-/// A stage that trains once more, behind its checkpoint `from` or from its beginning; `scratch` is an empty folder.
-pub(crate) fn again<'a>(
-    run: &RunDir,
+/// A stage that trains, step by step, behind its checkpoint `from` or from its beginning.
+pub(crate) fn training<'a>(
+    rank: &'a Rank,
     tokenizer: &'a Tokenizer,
     template: Option<&'a ChatTemplate>,
-    stage: &StageSection,
-    scratch: &Path,
+    stage: &str,
     from: Option<&Checkpoint>,
-    programs: Programs,
     host: &mut dyn Host,
 ) -> Result<Box<dyn Replay + 'a>> {
-    let (position, scratch) = (Position::of(from)?, scratch.to_path_buf());
+    let position = Position::of(from)?;
+    if stage == PRETRAIN {
+        let dataset = Arc::new(Dataset::open(&rank.run.path().join("data"))?);
+        let training = Pretraining::begin(rank, rank.run.recipe(), tokenizer, dataset, from)?;
+        return Ok(Box::new(StageReplay { training, position, tokenizer }));
+    }
+    let stage = rank.section(stage)?;
     let prompter = Prompter { tokenizer, template };
-    let mut lessons = |section: &Supervised, teacher| -> Result<Box<dyn Replay + 'a>> {
-        let lessons = Lessons::prepare(run, tokenizer, stage, section, teacher, host)?;
-        let training = lessons.begin(run, tokenizer, section, from)?;
-        Ok(Box::new(Again { training, position, tokenizer, scratch: scratch.clone() }))
+    let mut learning = |section: &Supervised, teacher| -> Result<Box<dyn Replay + 'a>> {
+        let data = TrainingSet::prepare(&rank.run, tokenizer, stage, section, teacher, host)?;
+        let training = data.begin(rank, tokenizer, section, from)?;
+        Ok(Box::new(StageReplay { training, position, tokenizer }))
     };
     match &stage.work {
-        Work::Pretrain(section) | Work::Sft(section) => lessons(section, None),
+        Work::Pretrain(section) | Work::Sft(section) => learning(section, None),
         Work::Rl(section) => {
-            let training = Reinforcement::begin(run, prompter, stage, section, from, programs)?;
-            Ok(Box::new(Again { training, position, tokenizer, scratch }))
+            let training = Reinforcement::begin(rank, prompter, stage, section, from)?;
+            Ok(Box::new(StageReplay { training, position, tokenizer }))
         }
         Work::Distil(section) => {
-            let teacher = TeacherModel::open(run, tokenizer, section)?;
+            let teacher = TeacherModel::open(rank, tokenizer, section)?;
             match &section.answers {
-                Answers::Given(given) => lessons(given, Some(teacher)),
+                Answers::Given(given) => learning(given, Some(teacher)),
                 Answers::Own(own) => {
-                    let training = Correction::begin(run, prompter, own, teacher, from, programs)?;
-                    Ok(Box::new(Again { training, position, tokenizer, scratch }))
+                    let training = Correction::begin(rank, prompter, own, teacher, from)?;
+                    Ok(Box::new(StageReplay { training, position, tokenizer }))
                 }
             }
         }
@@ -96,11 +87,13 @@ pub(crate) fn again<'a>(
     }
 }
 
-/// Does a stretch again and compares every line of metrics on the way and every file at its end.
+/// Does a stretch again and compares every line of metrics on the way and every file at its end; `scratch` is an empty
+/// folder.
 pub(crate) fn replay_segment(
     run: &Path,
     segment: &Segment,
     replay: &mut dyn Replay,
+    scratch: &Path,
     host: &mut dyn Host,
 ) -> Result<Vec<Problem>> {
     let stage = run.join(&segment.stage);
@@ -124,7 +117,7 @@ pub(crate) fn replay_segment(
     if problems.is_empty() {
         let written = checkpoint::at(&stage, segment.to)?;
         let place = format!("{}/step-{:06}", segment.stage, segment.to);
-        problems.extend(compare_files(&place, &written.files, &replay.save()?.files, NOT_WHAT_STEPS_GIVE));
+        problems.extend(compare_files(&place, &written.files, &replay.save(scratch)?.files, NOT_WHAT_STEPS_GIVE));
     }
     Ok(problems)
 }

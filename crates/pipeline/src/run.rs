@@ -19,28 +19,29 @@ use wels_runs::machine;
 use wels_runs::plan::RunPlan;
 use wels_runs::recipe::{PRETRAIN, StageSection, Work};
 use wels_runs::report::REPORT;
-use wels_runs::rundir::RunDir;
 
 use crate::forecast::{Rates, forecast};
 use crate::host::{Event, Host};
-use crate::session::{Programs, Session, Stopped};
+use crate::rank::{Command, Rank};
+use crate::session::{Session, Stopped};
 use crate::{corpus, distil, learn, pretrain, reinforce, sample, samples};
 
-/// Does what is left of `run`, and tells `host`. Where `rates` says so, steps of a run that begins are measured first,
-/// for its plan.
+/// Does what is left of a run as its rank 0, and tells `host`; the others [`follow`](crate::ranks::follow). Where
+/// `rates` says so, steps of a run that begins are measured first, for its plan.
 ///
 /// # Errors
 /// [`Stopped`] if the host asked for it or the budget is spent; whatever a stage meets.
-pub fn run(run: RunDir, programs: Programs, rates: Rates, host: &mut dyn Host) -> Result<()> {
-    let mut session = Session::open(run, programs, host)?;
+pub(crate) fn run(rank: Rank, rates: Rates, host: &mut dyn Host) -> Result<()> {
+    let mut session = Session::open(rank, host)?;
     let path = session.path().to_path_buf();
-    let recipe = session.run.recipe().clone();
-    let expected = forecast(&recipe, Some(&path), rates, session.host);
+    session.rank.tell(&Command::Open { run: path.clone() })?;
+    let recipe = session.rank.run.recipe().clone();
+    let expected = forecast(&recipe, Some(&path), &session.rank.device, rates, session.host);
     session.begin(&expected)?;
     session.host.event(Event::Run(&path));
     let tokenizer = corpus::tokenizer(&mut session, &recipe)?;
     // Now that there is a tokenizer, it is known how long texts are.
-    let expected = forecast(&recipe, Some(&path), Rates::Known, session.host);
+    let expected = forecast(&recipe, Some(&path), &session.rank.device, Rates::Known, session.host);
     session.plan_anew(&expected)?;
     session.host.event(Event::Plan(&expected));
     if recipe.pretrains() {

@@ -4,6 +4,8 @@ use std::collections::BTreeMap;
 use std::ops::ControlFlow;
 use std::path::Path;
 
+use std::sync::Arc;
+
 use anyhow::{Context, Result};
 use serde::{Deserialize, Serialize};
 use wels_data::tokenizer::Tokenizer;
@@ -36,16 +38,16 @@ pub(crate) fn sample(session: &mut Session, recipe: &Recipe, tokenizer: &Tokeniz
         return tell(session);
     }
     let section = &recipe.sample;
-    let file = session.run.stage("sample")?.join("samples.json");
+    let file = session.rank.run.stage("sample")?.join("samples.json");
     if is_written(session, section, &file) {
         return tell(session);
     }
-    let stage = session.run.path().join("pretrain");
+    let stage = session.rank.run.path().join("pretrain");
     let checkpoint = checkpoint::latest(&stage)?.context("the stage pretrain has no checkpoint")?;
     let config = recipe.model.config();
-    let params = load_params(&Location::Directory(checkpoint.path.clone()), config)?;
+    let params = load_params(&session.rank.device, &Location::Directory(checkpoint.path.clone()), config)?;
     let model = Model::new(config.clone(), config.rope.max_positions);
-    let execution = Execution::new(wels_cpu::device());
+    let execution = Execution::new(Arc::clone(&session.rank.device));
     let sampling = match section.temperature {
         0.0 => Sampling::Greedy,
         temperature => Sampling::Random { temperature: temperature as f32, top_p: 1.0, seed: recipe.run.seed },
@@ -106,11 +108,11 @@ fn is_written(session: &Session, section: &SampleSection, file: &Path) -> bool {
 
 /// Says where the last model is.
 fn tell(session: &mut Session) -> Result<()> {
-    let recipe = session.run.recipe();
+    let recipe = session.rank.run.recipe();
     if !recipe.pretrains() && !recipe.stages.iter().any(|stage| stage.work.trains()) {
         return Ok(());
     }
-    let folder = model_folder(session.run.path())?;
+    let folder = model_folder(session.rank.run.path())?;
     session.host.event(Event::Model(&folder));
     Ok(())
 }

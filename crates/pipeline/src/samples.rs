@@ -4,12 +4,13 @@
 
 use std::collections::BTreeSet;
 use std::fs;
+use std::ops::Range;
 use std::path::Path;
 use std::sync::Arc;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use serde::{Deserialize, Serialize};
-use wels_comm::Single;
+use wels_comm::Comm;
 use wels_data::chat::ChatTemplate;
 use wels_data::tokenizer::Tokenizer;
 use wels_kernels::random::Key;
@@ -21,7 +22,7 @@ use wels_runs::checkpoint;
 use wels_runs::files;
 use wels_runs::ledger::{Entry, STAGE_DONE, Totals};
 use wels_runs::plan::stages::{PART, answer_flops};
-use wels_runs::recipe::{Answering, SampleAndFilter, Score, StageSection};
+use wels_runs::recipe::{SampleAndFilter, Score, StageSection, Work};
 use wels_runs::rundir::{RunError, write_json};
 use wels_tasks::{Item, Prompt, Split, Task, statistics};
 use wels_train::rl::{Answered, Prompter, answer, training_item};
@@ -30,6 +31,7 @@ use wels_train::rollout::RolloutOptions;
 use crate::host::{Event, Graded, Outcome};
 use crate::hyper::rollout_options;
 use crate::model::{config_of, load_params};
+use crate::rank::{Command, Rank};
 use crate::refusal::refuse;
 use crate::session::{GENERATE, Session, Spending};
 use crate::start::{check_tokenizer, model_of};
@@ -40,7 +42,7 @@ const STREAM_SCORE: u64 = 0x7363_6f72;
 
 /// One answer, in a part.
 #[derive(Debug, Serialize, Deserialize)]
-struct Line {
+pub(crate) struct SampledAnswer {
     item: String,
     question: String,
     answer: String,
@@ -50,34 +52,78 @@ struct Line {
     truncated: bool,
 }
 
-/// A model that answers.
-struct Answerer<'a> {
+/// A model that answers, on one rank or on all together.
+pub(crate) struct Answerer<'a> {
     model: Arc<Model>,
     params: Arc<Params>,
     prompter: Prompter<'a>,
     options: RolloutOptions,
     task: Box<dyn Task>,
+    split: Split,
+    seed: u64,
+    /// Of the answers' random numbers.
     key: Key,
+    comm: Arc<dyn Comm>,
 }
 
-impl Answerer<'_> {
-    /// The lines of the answers to `items`, of which the first is number `first` of the stage.
-    fn lines(&self, items: Vec<Item>, first: u64) -> Result<Vec<Line>> {
+impl<'a> Answerer<'a> {
+    /// One of the models of a stage that samples.
+    ///
+    /// # Errors
+    /// If it cannot be loaded, or has another tokenizer than the run.
+    pub fn load(
+        rank: &Rank,
+        tokenizer: &'a Tokenizer,
+        template: Option<&'a ChatTemplate>,
+        stage: &StageSection,
+        model: &str,
+    ) -> Result<Answerer<'a>> {
+        let (answering, temperature, split, stream) = match &stage.work {
+            Work::SampleAndFilter(of) => (&of.answering, of.temperature, Split::Train, STREAM_SAMPLES),
+            Work::Score(of) => (&of.answering, of.temperature, Split::HeldOut, STREAM_SCORE),
+            _ => bail!("the stage {} trains", stage.name),
+        };
+        let location = model_of(&rank.run, model)?;
+        check_tokenizer(&location, tokenizer)?;
+        let config = config_of(&location)?;
+        let params = Arc::new(load_params(&rank.device, &location, &config)?);
+        let (context, seed) = (config.rope.max_positions, rank.run.recipe().run.seed);
+        Ok(Answerer {
+            options: rollout_options(answering, temperature, &config),
+            model: Arc::new(Model::new(config, context)),
+            params,
+            prompter: Prompter { tokenizer, template },
+            task: task::task(answering, split, rank.programs)?,
+            split,
+            seed,
+            key: Key { seed, stream },
+            comm: Arc::clone(&rank.comm),
+        })
+    }
+
+    /// The lines of the answers to items of the stage; all ranks have to ask.
+    pub fn answer(&self, items: Range<u64>) -> Result<Vec<SampledAnswer>> {
+        let first = items.start;
+        let item = |n: u64| match self.split {
+            Split::Train => training_item(&*self.task, self.seed, n),
+            Split::HeldOut => self.task.item(n),
+        };
+        let items = items.map(item).collect::<Result<Vec<Item>, _>>()?;
         let seed_of = |n: usize| self.key.u64_at(first + n as u64);
-        let Answerer { model, params, prompter, options, task, .. } = self;
-        let answered = answer(&Single, model, params, &**task, prompter, items, seed_of, options, &mut |_, _| {})?;
+        let Answerer { model, params, prompter, options, task, comm, .. } = self;
+        let answered = answer(&**comm, model, params, &**task, prompter, items, seed_of, options, &mut |_, _| {})?;
         Ok(answered.iter().flat_map(lines_of).collect())
     }
 }
 
-fn lines_of(group: &Answered) -> Vec<Line> {
+fn lines_of(group: &Answered) -> Vec<SampledAnswer> {
     let question = match &group.item.prompt {
         Prompt::Text(text) => text.clone(),
         Prompt::Messages(messages) => {
             messages.last().and_then(|message| message.content.as_str()).unwrap_or_default().to_string()
         }
     };
-    let line = |it: &wels_train::rl::Rewarded| Line {
+    let line = |it: &wels_train::rl::Rewarded| SampledAnswer {
         item: group.item.id.clone(),
         question: question.clone(),
         answer: it.text.clone(),
@@ -89,35 +135,16 @@ fn lines_of(group: &Answered) -> Vec<Line> {
     group.answers.iter().map(line).collect()
 }
 
-fn answerer<'a>(
+/// A model of a stage, loaded on all ranks.
+fn open<'a>(
     session: &Session,
     tokenizer: &'a Tokenizer,
     template: Option<&'a ChatTemplate>,
-    from: &str,
-    of: &Sampling,
+    stage: &StageSection,
+    model: &str,
 ) -> Result<Answerer<'a>> {
-    let model = model_of(&session.run, from)?;
-    check_tokenizer(&model, tokenizer)?;
-    let config = config_of(&model)?;
-    let params = Arc::new(load_params(&model, &config)?);
-    let options = rollout_options(of.answering, of.temperature, &config);
-    let context = config.rope.max_positions;
-    Ok(Answerer {
-        model: Arc::new(Model::new(config, context)),
-        params,
-        prompter: Prompter { tokenizer, template },
-        options,
-        task: task::task(of.answering, of.split, session.programs)?,
-        key: Key { seed: session.run.recipe().run.seed, stream: of.stream },
-    })
-}
-
-/// What both kinds say about sampling.
-struct Sampling<'a> {
-    answering: &'a Answering,
-    temperature: f64,
-    split: Split,
-    stream: u64,
+    session.rank.tell(&Command::Sample { stage: stage.name.clone(), model: model.into() })?;
+    Answerer::load(&session.rank, tokenizer, template, stage, model)
 }
 
 /// Answers of a stage so far, of all its models.
@@ -135,14 +162,14 @@ impl<'a> Sampled<'a> {
     }
 
     /// Tokens and operations with the answers of one more model.
-    fn with(&self, lines: &[Line], config: &ModelConfig) -> (u64, f64) {
+    fn with(&self, lines: &[SampledAnswer], config: &ModelConfig) -> (u64, f64) {
         let tokens = tokens_of(lines);
         let length = tokens as f64 / lines.len().max(1) as f64;
         (self.tokens + tokens, self.flops + tokens as f64 * answer_flops(config, length) as f64)
     }
 
     /// What a part of these lines took, as far as the ledger knows.
-    fn as_entered(&self, lines: &[Line]) -> Spending {
+    fn as_entered(&self, lines: &[SampledAnswer]) -> Spending {
         let (sampled, Totals { seconds, tokens, .. }) = (tokens_of(lines), &self.entered);
         Spending { seconds: seconds * sampled as f64 / (*tokens).max(1) as f64, sampled, trained: 0 }
     }
@@ -178,12 +205,7 @@ struct Parts<'a> {
 
 impl Parts<'_> {
     /// Writes the parts that are not there yet; all lines of all parts.
-    fn write(
-        &self,
-        session: &mut Session,
-        sampled: &mut Sampled,
-        item: impl Fn(u64) -> Result<Item>,
-    ) -> Result<Vec<Line>> {
+    fn write(&self, session: &mut Session, sampled: &mut Sampled) -> Result<Vec<SampledAnswer>> {
         let Parts { folder, label, total, answerer } = *self;
         session.host.event(Event::Began { label: "answers", unit: "items", done: 0, total: Some(total) });
         let config = answerer.model.config();
@@ -201,11 +223,13 @@ impl Parts<'_> {
                     let unentered = Spending { sampled: entry.tokens, ..Spending::default() };
                     if let Some(why) = session.why_stop(unentered, last.share(PART.min(total - first), PART)) {
                         session.host.event(Event::Ended(&format!("{label}: stopped after {first} of {total} items")));
+                        session.rank.tell(&Command::Done)?;
                         return Err(session.stop(why, entry));
                     }
                     let begun = session.host.clock();
-                    let items = (first..(first + PART).min(total)).map(&item).collect::<Result<Vec<_>>>()?;
-                    let lines = answerer.lines(items, first)?;
+                    let end = (first + PART).min(total);
+                    session.rank.tell(&Command::Answer { first, end })?;
+                    let lines = answerer.answer(first..end)?;
                     write_lines(&path, &lines)?;
                     let seconds = session.host.clock().saturating_sub(begun).as_secs_f64();
                     last = Spending { seconds, sampled: tokens_of(&lines), trained: 0 };
@@ -216,27 +240,28 @@ impl Parts<'_> {
             let words = || format!("{label}: {:.1}% right", 100.0 * right(&all) as f64 / all.len() as f64);
             session.host.event(Event::Reached { done: (first + PART).min(total), words: &words });
         }
+        session.rank.tell(&Command::Done)?;
         session.host.event(Event::Ended(&format!("{label}: {} of {} answers are right", right(&all), all.len())));
         (sampled.tokens, sampled.flops) = sampled.with(&all, config);
         Ok(all)
     }
 }
 
-fn tokens_of(lines: &[Line]) -> u64 {
+fn tokens_of(lines: &[SampledAnswer]) -> u64 {
     lines.iter().map(|line| line.tokens as u64).sum()
 }
 
-fn right(lines: &[Line]) -> usize {
+fn right(lines: &[SampledAnswer]) -> usize {
     lines.iter().filter(|line| line.correct).count()
 }
 
 /// Writes lines, all or none.
-fn write_lines<'a>(path: &Path, lines: impl IntoIterator<Item = &'a Line>) -> Result<()> {
+fn write_lines<'a>(path: &Path, lines: impl IntoIterator<Item = &'a SampledAnswer>) -> Result<()> {
     let text = lines.into_iter().map(|line| serde_json::to_string(line).expect("plain data") + "\n");
     Ok(files::write_atomically(path, text.collect::<String>().as_bytes()).map_err(RunError::io("write", path))?)
 }
 
-fn read_lines(path: &Path) -> Result<Vec<Line>> {
+fn read_lines(path: &Path) -> Result<Vec<SampledAnswer>> {
     let text = fs::read_to_string(path).map_err(RunError::io("read", path))?;
     let line = |line: &str| serde_json::from_str(line).with_context(|| format!("{} is damaged", path.display()));
     text.lines().map(line).collect()
@@ -259,27 +284,23 @@ pub(crate) fn sample_and_filter(
     stage: &StageSection,
     section: &SampleAndFilter,
 ) -> Result<()> {
-    let folder = session.run.stage(&stage.name)?;
+    let folder = session.rank.run.stage(&stage.name)?;
     let path = folder.join("kept.jsonl");
     // Without its line a kill came before it was written: the parts are there, and the rest follows from them.
     if path.exists() && session.ledger.stage_done(&stage.name).is_some() {
         return Ok(());
     }
     let template = ChatTemplate::of(tokenizer)?;
-    let SampleAndFilter { from, answering, temperature, .. } = section;
-    let sampling = Sampling { answering, temperature: *temperature, split: Split::Train, stream: STREAM_SAMPLES };
-    let answerer = answerer(session, tokenizer, template.as_ref(), from, &sampling)?;
-    let seed = session.run.recipe().run.seed;
-    let item = |n| Ok(training_item(&*answerer.task, seed, n)?);
+    let answerer = open(session, tokenizer, template.as_ref(), stage, &section.from)?;
     let mut sampled = Sampled::new(session, &stage.name);
     let parts = Parts { folder: &folder, label: &stage.name, total: section.prompts, answerer: &answerer };
-    let lines = parts.write(session, &mut sampled, item)?;
+    let lines = parts.write(session, &mut sampled)?;
     write_lines(&path, right_once(&lines, section.answering.samples, section.keep))?;
     sampled.done(session, &folder)
 }
 
 /// The first `keep` right answers of each group of `samples` lines, equal ones once.
-fn right_once(lines: &[Line], samples: usize, keep: usize) -> Vec<&Line> {
+fn right_once(lines: &[SampledAnswer], samples: usize, keep: usize) -> Vec<&SampledAnswer> {
     let mut seen = BTreeSet::new();
     let mut kept = Vec::new();
     for group in lines.chunks(samples) {
@@ -291,7 +312,7 @@ fn right_once(lines: &[Line], samples: usize, keep: usize) -> Vec<&Line> {
 
 /// Does what is left of a stage of kind `score`, and shows the results.
 pub(crate) fn score(session: &mut Session, tokenizer: &Tokenizer, stage: &StageSection, of: &Score) -> Result<()> {
-    let folder = session.run.stage(&stage.name)?;
+    let folder = session.rank.run.stage(&stage.name)?;
     let path = folder.join("scores.json");
     let results: Vec<Graded> = match path.exists() && session.ledger.stage_done(&stage.name).is_some() {
         true => {
@@ -303,7 +324,7 @@ pub(crate) fn score(session: &mut Session, tokenizer: &Tokenizer, stage: &StageS
             let mut first: Vec<f64> = Vec::new();
             let mut sampled = Sampled::new(session, &stage.name);
             for (n, model) in of.models.iter().enumerate() {
-                let (mut result, verdicts) = grade(session, tokenizer, &folder, of, (n, model), &mut sampled)?;
+                let (mut result, verdicts) = grade(session, tokenizer, &folder, stage, of, (n, model), &mut sampled)?;
                 match n {
                     0 => first = verdicts,
                     _ => result.p = statistics::difference(&first, &verdicts).map(|difference| difference.p),
@@ -315,7 +336,7 @@ pub(crate) fn score(session: &mut Session, tokenizer: &Tokenizer, stage: &StageS
             results
         }
     };
-    let usd_per_hour = session.run.recipe().run.usd_per_hour;
+    let usd_per_hour = session.rank.run.recipe().run.usd_per_hour;
     let took = Totals::by(session.ledger.entries(), |entry| &entry.stage);
     let took = took.into_iter().filter(|(stage, _)| !stage.is_empty()).collect();
     Ok(session.host.result(Outcome::Scores { of, models: &results, took, usd_per_hour })?)
@@ -326,24 +347,22 @@ fn grade(
     session: &mut Session,
     tokenizer: &Tokenizer,
     folder: &Path,
+    stage: &StageSection,
     of: &Score,
     (n, model): (usize, &str),
     sampled: &mut Sampled,
 ) -> Result<(Graded, Vec<f64>)> {
     let template = ChatTemplate::of(tokenizer)?;
-    let Score { answering, temperature, .. } = of;
-    let sampling = Sampling { answering, temperature: *temperature, split: Split::HeldOut, stream: STREAM_SCORE };
-    let answerer = answerer(session, tokenizer, template.as_ref(), model, &sampling)?;
+    let answerer = open(session, tokenizer, template.as_ref(), stage, model)?;
     let parts_folder = folder.join(format!("model-{n}"));
     fs::create_dir_all(&parts_folder).map_err(RunError::io("create", &parts_folder))?;
     files::remove_unfinished(&parts_folder).map_err(RunError::io("clean up", &parts_folder))?;
     let items = answerer.task.len().map_or(of.items, |len| len.min(of.items));
-    let item = |n| Ok(answerer.task.item(n)?);
     let parts = Parts { folder: &parts_folder, label: model, total: items, answerer: &answerer };
-    let lines = parts.write(session, sampled, item)?;
+    let lines = parts.write(session, sampled)?;
     let n = lines.len() as f64;
-    let mean = |value: &dyn Fn(&Line) -> f64| lines.iter().map(value).sum::<f64>() / n;
-    let verdict = |line: &Line| f64::from(u8::from(line.correct));
+    let mean = |value: &dyn Fn(&SampledAnswer) -> f64| lines.iter().map(value).sum::<f64>() / n;
+    let verdict = |line: &SampledAnswer| f64::from(u8::from(line.correct));
     let accuracy = mean(&verdict);
     let params = count::params(answerer.model.config());
     let length = mean(&|line| line.tokens as f64);
@@ -366,8 +385,8 @@ fn grade(
 mod tests {
     use super::*;
 
-    fn line(correct: bool, answer: &str) -> Line {
-        Line {
+    fn line(correct: bool, answer: &str) -> SampledAnswer {
+        SampledAnswer {
             item: "1,6,7=13".into(),
             question: "7 6 1 -> 13".into(),
             answer: answer.into(),

@@ -16,10 +16,11 @@ use wels_runs::plan::prices::Prices;
 use wels_runs::receipt::{CHECKPOINT, RECEIPT, Receipt};
 use wels_runs::recipe::Recipe;
 use wels_runs::report;
-use wels_runs::rundir::{RunDir, write_json};
+use wels_runs::rundir::write_json;
 use wels_runs::verify;
 
 use crate::host::{Event, Host};
+use crate::rank::Rank;
 use crate::words::duration;
 
 /// Kinds of work in the ledger.
@@ -27,32 +28,20 @@ pub(crate) const PREPARE: &str = "prepare";
 pub(crate) const TRAIN: &str = "train";
 pub(crate) const GENERATE: &str = "generate";
 
-/// The ledger's event of a stage that is over.
 /// The ledger's event of a stage that stopped where it writes no checkpoint.
 const STOPPED: &str = "stopped";
-
-/// Whether the programs that a recipe names as judges are started. They run as the user, outside any jail.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Programs {
-    /// The recipe is the user's own, or the user has said so.
-    Run,
-    /// The recipe may be a stranger's.
-    Refuse,
-}
 
 /// A run that stopped before its end. All that was done is saved.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 #[error("{why}; the run is saved")]
 pub struct Stopped {
-    /// Why.
-    pub why: Why,
-    /// The run's directory.
+    pub why: StopReason,
     pub run: PathBuf,
 }
 
 /// Why a run stopped before its end.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
-pub enum Why {
+pub enum StopReason {
     /// [`Host::stop_asked`].
     #[error("interrupted")]
     Asked,
@@ -66,8 +55,8 @@ impl Stopped {
     pub fn hint(&self) -> String {
         let again = format!("go on with: wels run {}", self.run.display());
         match self.why {
-            Why::Asked => again,
-            Why::OverBudget(_) => format!("raise it under [budget] in the run's recipe.toml, and {again}"),
+            StopReason::Asked => again,
+            StopReason::OverBudget(_) => format!("raise it under [budget] in the run's recipe.toml, and {again}"),
         }
     }
 }
@@ -106,10 +95,9 @@ impl Spending {
 
 /// A run under way.
 pub struct Session<'h> {
-    pub(crate) run: RunDir,
+    pub(crate) rank: Rank,
     pub(crate) ledger: Ledger,
     pub(crate) host: &'h mut dyn Host,
-    pub(crate) programs: Programs,
     energy: EnergyMeter,
     /// The line of this process' start, until there is something to write behind it.
     pending: Option<Entry>,
@@ -119,16 +107,15 @@ pub struct Session<'h> {
 }
 
 impl<'h> Session<'h> {
-    /// Works on `run` from now on.
+    /// Works on a run from now on, as its rank 0.
     ///
     /// # Errors
     /// If the ledger cannot be read.
-    pub fn open(run: RunDir, programs: Programs, host: &'h mut dyn Host) -> Result<Session<'h>> {
-        let ledger = Ledger::open(&run.path().join("ledger.jsonl"))?;
+    pub(crate) fn open(rank: Rank, host: &'h mut dyn Host) -> Result<Session<'h>> {
+        let ledger = Ledger::open(&rank.run.path().join("ledger.jsonl"))?;
         Ok(Session {
-            run,
+            rank,
             ledger,
-            programs,
             energy: EnergyMeter::of_this_machine(),
             pending: None,
             last_entry: host.clock(),
@@ -139,13 +126,13 @@ impl<'h> Session<'h> {
 
     /// The run's directory.
     pub fn path(&self) -> &Path {
-        self.run.path()
+        self.rank.run.path()
     }
 
     /// The plan, and the first line of this process in the ledger: written at once if the run begins or its files have
     /// changed, else with the next line. So a run that is done stays as it is.
     pub(crate) fn begin(&mut self, expected: &RunPlan) -> Result<()> {
-        self.run.write_plan(expected)?;
+        self.rank.run.write_plan(expected)?;
         let before = verify::run_files(self.ledger.entries());
         let event = if before.is_empty() { "start" } else { "resume" };
         let files = ["recipe.toml", "plan.json"].map(|name| Ok((name.to_string(), self.record_of(name)?)));
@@ -162,7 +149,7 @@ impl<'h> Session<'h> {
 
     /// The plan, once more is known; a line in the ledger if it differs.
     pub(crate) fn plan_anew(&mut self, expected: &RunPlan) -> Result<()> {
-        self.run.write_plan(expected)?;
+        self.rank.run.write_plan(expected)?;
         let plan = self.record_of("plan.json")?;
         if verify::run_files(self.ledger.entries()).get("plan.json") != Some(&plan) {
             let files = BTreeMap::from([("plan.json".to_string(), plan)]);
@@ -172,12 +159,12 @@ impl<'h> Session<'h> {
     }
 
     fn record_of(&self, name: &str) -> Result<FileRecord> {
-        record_of(&self.run.path().join(name))
+        record_of(&self.rank.run.path().join(name))
     }
 
     fn write_receipt(&self) -> Result<()> {
-        let receipt = Receipt::of(self.run.recipe(), self.ledger.entries(), self.ledger.head());
-        Ok(write_json(&self.run.path().join(RECEIPT), &receipt)?)
+        let receipt = Receipt::of(self.rank.run.recipe(), self.ledger.entries(), self.ledger.head());
+        Ok(write_json(&self.rank.run.path().join(RECEIPT), &receipt)?)
     }
 
     /// Adds a line to the ledger: the caller says what was done, this what it took.
@@ -195,7 +182,7 @@ impl<'h> Session<'h> {
         self.last_entry = self.host.clock();
         let cpu_seconds = machine::cpu_seconds().unwrap_or(0.0);
         let cpu_before = std::mem::replace(&mut self.last_cpu_seconds, cpu_seconds);
-        let usd_per_hour = self.run.recipe().run.usd_per_hour;
+        let usd_per_hour = self.rank.run.recipe().run.usd_per_hour;
         Entry {
             time: machine::unix_time(),
             seconds,
@@ -203,6 +190,8 @@ impl<'h> Session<'h> {
             cpu_seconds: (cpu_seconds - cpu_before).max(0.0),
             joules: self.energy.joules(),
             threads: wels_kernels::par::threads(),
+            ranks: self.rank.comm.world(),
+            device: self.rank.device.name().into(),
             cost_micro_usd: (seconds / 3600.0 * usd_per_hour * 1e6).round() as u64,
             peak_rss_bytes: machine::peak_rss_bytes().unwrap_or(0),
             wels_version: env!("CARGO_PKG_VERSION").into(),
@@ -221,13 +210,13 @@ impl<'h> Session<'h> {
             self.host.event(Event::Account { stage, comparison: &comparison });
         }
         self.write_receipt()?;
-        report::write(self.run.path(), &Prices::built_in())?;
+        report::write(self.rank.run.path(), &Prices::built_in())?;
         Ok(())
     }
 
     /// What the run has spent, in all processes that worked on it; since its last line in the ledger, time alone.
     pub fn spent(&self) -> Spending {
-        let recipe = self.run.recipe();
+        let recipe = self.rank.run.recipe();
         let entered = self.ledger.entries().iter().chain(&self.pending).map(|entry| spending_of(recipe, entry));
         let now = Spending { seconds: self.seconds_since_entry(), ..Spending::default() };
         entered.fold(now, |sum, entry| sum + entry)
@@ -235,23 +224,23 @@ impl<'h> Session<'h> {
 
     /// Why the run should stop before it spends `next`, having spent `unentered` since its last line in the ledger,
     /// whose seconds are known.
-    pub(crate) fn why_stop(&self, unentered: Spending, next: Spending) -> Option<Why> {
+    pub(crate) fn why_stop(&self, unentered: Spending, next: Spending) -> Option<StopReason> {
         if self.host.stop_asked() {
-            return Some(Why::Asked);
+            return Some(StopReason::Asked);
         }
         let Spending { seconds, trained, sampled } = self.spent() + Spending { seconds: 0.0, ..unentered } + next;
-        let (recipe, hours) = (self.run.recipe(), seconds / 3600.0);
+        let (recipe, hours) = (self.rank.run.recipe(), seconds / 3600.0);
         let usd = hours * recipe.run.usd_per_hour;
-        recipe.budget.exceeded_by(usd, hours, trained, sampled).map(Why::OverBudget)
+        recipe.budget.exceeded_by(usd, hours, trained, sampled).map(StopReason::OverBudget)
     }
 
     /// The error that ends a run early.
-    pub(crate) fn stopped(&self, why: Why) -> anyhow::Error {
-        Stopped { why, run: self.run.path().to_path_buf() }.into()
+    pub(crate) fn stopped(&self, why: StopReason) -> anyhow::Error {
+        Stopped { why, run: self.rank.run.path().to_path_buf() }.into()
     }
 
     /// Ends the run early where a stage writes no checkpoint, with a line in the ledger that has what it took.
-    pub(crate) fn stop(&mut self, why: Why, entry: Entry) -> anyhow::Error {
+    pub(crate) fn stop(&mut self, why: StopReason, entry: Entry) -> anyhow::Error {
         match self.record(Entry { event: STOPPED.into(), ..entry }) {
             Ok(()) => self.stopped(why),
             Err(error) => error,
@@ -264,7 +253,7 @@ impl<'h> Session<'h> {
         let mut checkpoints = self.ledger.entries().iter().rev().filter(of_stage);
         let Some(last) = checkpoints.next() else { return Spending::default() };
         let steps = last.step.saturating_sub(checkpoints.next().map_or(0, |before| before.step));
-        spending_of(self.run.recipe(), last).share(1, steps)
+        spending_of(self.rank.run.recipe(), last).share(1, steps)
     }
 
     /// What the ledger has of a stage that was stopped, since it was last done.
@@ -276,7 +265,7 @@ impl<'h> Session<'h> {
     /// Time and money of the run so far, in all processes that worked on it.
     pub(crate) fn spent_in_words(&self) -> String {
         let seconds = self.spent().seconds;
-        let usd = seconds / 3600.0 * self.run.recipe().run.usd_per_hour;
+        let usd = seconds / 3600.0 * self.rank.run.recipe().run.usd_per_hour;
         let money = if usd > 0.0 { format!(", ${usd:.2}") } else { String::new() };
         format!("{} so far{money}", duration(seconds))
     }

@@ -12,6 +12,7 @@ use wels_runs::rundir::RunDir;
 use wels_train::trainer::State;
 
 use crate::model::{Location, config_of, load_params, locate, read_tokenizer};
+use crate::rank::Rank;
 use crate::refusal::refuse;
 use crate::state::load_state;
 use crate::training::Position;
@@ -38,13 +39,14 @@ pub(crate) fn check_tokenizer(model: &Location, tokenizer: &Tokenizer) -> Result
 }
 
 /// The configuration and weights that a stage begins with.
-pub(crate) fn initial(run: &RunDir, start: &Start, tokenizer: &Tokenizer) -> Result<Params> {
+pub(crate) fn initial(rank: &Rank, start: &Start, tokenizer: &Tokenizer) -> Result<Params> {
+    let Rank { run, device, .. } = rank;
     let params = match start {
-        Start::New { model } => Params::init(&wels_cpu::device(), model.config(), run.recipe().run.seed),
+        Start::New { model } => Params::init(device, model.config(), run.recipe().run.seed),
         Start::From { from } => {
             let model = model_of(run, from)?;
             check_tokenizer(&model, tokenizer)?;
-            load_params(&model, &config_of(&model)?)?
+            load_params(device, &model, &config_of(&model)?)?
         }
     };
     let (ids, vocab_size) = (tokenizer.vocab_size(), config_for(run, start)?.vocab_size);
@@ -65,19 +67,19 @@ pub(crate) fn config_for(run: &RunDir, start: &Start) -> Result<ModelConfig> {
 
 /// The state that a stage goes on with.
 pub(crate) fn state_of(
-    run: &RunDir,
+    rank: &Rank,
     start: &Start,
     tokenizer: &Tokenizer,
     latest: Option<&Checkpoint>,
 ) -> Result<(ModelConfig, State)> {
     match latest {
         None => {
-            let params = initial(run, start, tokenizer)?;
-            Ok((config_for(run, start)?, State::new(params)))
+            let params = initial(rank, start, tokenizer)?;
+            Ok((config_for(&rank.run, start)?, State::new(params)))
         }
         Some(checkpoint) => {
             let config = config_of(&Location::Directory(checkpoint.path.clone()))?;
-            let state = load_state(&config, &checkpoint.path, Position::of(latest)?.updates)
+            let state = load_state(&rank.device, &config, &checkpoint.path, Position::of(latest)?.updates)
                 .with_context(|| format!("cannot go on from {}", checkpoint.path.display()))?;
             Ok((config, state))
         }

@@ -1,31 +1,37 @@
 //! Weights and optimizer in a checkpoint: a Hugging Face directory, and beside it AdamW's two means.
 
-use std::borrow::Cow;
 use std::collections::HashMap;
 use std::path::Path;
+use std::sync::Arc;
 
 use anyhow::Result;
 use wels_data::tokenizer::Tokenizer;
+use wels_device::Device;
 use wels_model::config::{Dtype, ModelConfig};
 use wels_model::params::Params;
 use wels_model::weights;
 use wels_runs::tensors;
-use wels_train::trainer::State;
+use wels_train::trainer::{State, Trainer};
 
 /// The largest file of weights that is written.
 const WEIGHTS_FILE_BYTES: u64 = 4 << 30;
 
-/// Writes weights, configuration, tokenizer and the optimizer's state.
-pub(crate) fn save_state(folder: &Path, config: &ModelConfig, state: &State, tokenizer: &Tokenizer) -> Result<()> {
-    let values = |param: usize| state.params.tensors()[param].to_host();
+/// Writes weights, configuration, tokenizer and the optimizer's state, on rank 0; the other ranks are to ask for
+/// [`Trainer::whole_moments`] meanwhile.
+pub(crate) fn save_state(folder: &Path, trainer: &Trainer, tokenizer: &Tokenizer) -> Result<()> {
+    let (config, params) = (trainer.model().config(), &trainer.state.params);
+    let values = |param: usize| params.tensors()[param].to_host();
     weights::save_dir(folder, config, Dtype::F32, WEIGHTS_FILE_BYTES, &values)?;
     tokenizer.save(folder, config.rope.max_positions)?;
-    Ok(tensors::save(&folder.join("optimizer.safetensors"), moments(state), HashMap::new())?)
+    let [m, v] = trainer.whole_moments()?;
+    let both = params.specs().iter().zip(m.into_iter().zip(v));
+    let named = both.flat_map(|(spec, (m, v))| [(format!("m.{}", spec.name), m), (format!("v.{}", spec.name), v)]);
+    Ok(tensors::save(&folder.join("optimizer.safetensors"), named, HashMap::new())?)
 }
 
 /// Reads back what [`save_state`] wrote, after `updates` updates.
-pub(crate) fn load_state(config: &ModelConfig, folder: &Path, updates: u64) -> Result<State> {
-    let mut params = Params::zeros(&wels_cpu::device(), config);
+pub(crate) fn load_state(device: &Arc<dyn Device>, config: &ModelConfig, folder: &Path, updates: u64) -> Result<State> {
+    let mut params = Params::zeros(device, config);
     weights::load_dir(folder, config, &mut |param, first_row, _, values| params.set_rows(param, first_row, values))?;
     let mut state = State::new(params);
     let both = state.params.specs().iter().zip(state.m.iter().zip(&state.v));
@@ -38,11 +44,4 @@ pub(crate) fn load_state(config: &ModelConfig, folder: &Path, updates: u64) -> R
     })?;
     state.step = updates;
     Ok(state)
-}
-
-/// AdamW's state under names: `m.` and `v.` before the parameter's.
-fn moments(state: &State) -> impl Iterator<Item = (String, Cow<'_, [f32]>)> {
-    state.params.specs().iter().zip(state.m.iter().zip(&state.v)).flat_map(|(spec, (m, v))| {
-        [(format!("m.{}", spec.name), m.to_host()), (format!("v.{}", spec.name), v.to_host())]
-    })
 }

@@ -25,13 +25,21 @@ use wels_tasks::file::{self, Checker};
 use wels_tasks::{Item, Jail, Listed, Presentation, Split, Style, Task};
 
 use crate::refusal::refuse;
-use crate::session::Programs;
 
 /// Traces that a tokenizer learns from besides the text.
 const TOKENIZER_TRACES: u64 = 100_000;
 
 /// The share of arithmetic questions that is held out.
 const HELD_OUT: f64 = 0.1;
+
+/// Whether the programs that a recipe names as judges are started. They run as the user, outside any jail.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Programs {
+    /// The recipe is the user's own, or the user has said so.
+    Run,
+    /// The recipe may be a stranger's.
+    Refuse,
+}
 
 /// The task that a stage asks. A program of one's own is started if `programs` allows it.
 pub(crate) fn task(of: &Answering, split: Split, programs: Programs) -> Result<Box<dyn Task>> {

@@ -7,9 +7,9 @@ use wels_model::config::ModelConfig;
 use wels_model::model::{Model, Teacher};
 use wels_model::params::Params;
 use wels_runs::recipe::{Distil, DivergenceWay};
-use wels_runs::rundir::RunDir;
 
 use crate::model::{config_of, load_params};
+use crate::rank::Rank;
 use crate::refusal::refuse;
 use crate::start::{check_tokenizer, config_for, model_of};
 
@@ -24,9 +24,9 @@ pub(crate) struct TeacherModel {
 
 impl TeacherModel {
     /// The section's teacher, for a student of this vocabulary.
-    pub fn open(run: &RunDir, tokenizer: &Tokenizer, section: &Distil) -> Result<TeacherModel> {
-        let student = config_for(run, section.start())?;
-        let location = model_of(run, &section.teacher)?;
+    pub fn open(rank: &Rank, tokenizer: &Tokenizer, section: &Distil) -> Result<TeacherModel> {
+        let student = config_for(&rank.run, section.start())?;
+        let location = model_of(&rank.run, &section.teacher)?;
         check_tokenizer(&location, tokenizer)?;
         let config = config_of(&location)?;
         if config.vocab_size != student.vocab_size {
@@ -37,7 +37,7 @@ impl TeacherModel {
                         tokenizer, or learn from the teacher's answers (sample_and_filter, then sft)";
             return Err(refuse(message, hint));
         }
-        let params = load_params(&location, &config)?;
+        let params = load_params(&rank.device, &location, &config)?;
         let context = config.rope.max_positions;
         Ok(TeacherModel {
             model: Model::new(config, context),

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
+use wels_comm::Lost;
 use wels_data::tokenizer::Tokenizer;
 use wels_runs::checkpoint::{self, Checkpoint};
 use wels_runs::ledger::{Entry, Totals};
@@ -17,6 +18,7 @@ use wels_runs::rundir::{RunError, write_json};
 use wels_train::trainer::Trainer;
 
 use crate::host::{Event, Host};
+use crate::rank::Command;
 use crate::session::{Session, Spending, TRAIN};
 use crate::state::save_state;
 
@@ -59,10 +61,10 @@ impl Position {
 /// What a stage does in a step.
 pub(crate) trait Training {
     /// A line of `metrics.jsonl`.
-    type Line: Serialize;
+    type Metrics: Serialize;
 
     /// Does the step behind `at`: where it ends, and its line.
-    fn step(&mut self, at: Position) -> Result<(Position, Self::Line)>;
+    fn step(&mut self, at: Position) -> Result<(Position, Self::Metrics)>;
 
     /// What is trained.
     fn trainer(&self) -> &Trainer;
@@ -84,10 +86,10 @@ pub(crate) trait Training {
     }
 
     /// A line, for people.
-    fn in_words(&self, line: &Self::Line) -> String;
+    fn in_words(&self, line: &Self::Metrics) -> String;
 
     /// What people should hear at once.
-    fn remarks(&self, _line: &Self::Line) -> Vec<String> {
+    fn remarks(&self, _line: &Self::Metrics) -> Vec<String> {
         Vec::new()
     }
 }
@@ -121,7 +123,7 @@ pub(crate) struct Running<'a> {
 impl<'a> Stage<'a> {
     /// Goes on behind the newest checkpoint; `None` if all steps are done.
     pub fn open(self, session: &mut Session) -> Result<Option<(Running<'a>, Option<Checkpoint>)>> {
-        let folder = session.run.stage(self.name)?;
+        let folder = session.rank.run.stage(self.name)?;
         let latest = checkpoint::latest(&folder)?;
         let position = Position::of(latest.as_ref())?;
         if let Some(latest) = &latest {
@@ -131,6 +133,8 @@ impl<'a> Stage<'a> {
             return Ok(None);
         }
         let metrics = Metrics::open(&folder.join("metrics.jsonl"), position.step)?;
+        let behind = latest.as_ref().map(|latest| latest.step);
+        session.rank.tell(&Command::Train { stage: self.name.into(), behind })?;
         let (saved_at, last) = (seconds(session.host), session.last_step_of(self.name));
         let running = Running { stage: self, folder, metrics, position, saved: position, saved_at, last };
         Ok(Some((running, latest)))
@@ -150,6 +154,7 @@ impl Running<'_> {
             if let Some(why) = session.why_stop(self.since_saved(), self.next(&training)) {
                 self.save_if_behind(session, &training)?;
                 session.host.event(Event::Ended(&self.named(&format!("stopped after step {}", self.position.step))));
+                session.rank.tell(&Command::Done)?;
                 return Err(session.stopped(why));
             }
             let line = match self.step(session, &mut training) {
@@ -165,11 +170,12 @@ impl Running<'_> {
             session.host.event(Event::Reached { done: self.position.step, words: &|| words.clone() });
         }
         session.host.event(Event::Ended(&self.named(&format!("{} steps done; {words}", self.stage.steps))));
-        Ok(())
+        Ok(session.rank.tell(&Command::Done)?)
     }
 
-    fn step<T: Training>(&mut self, session: &Session, training: &mut T) -> Result<T::Line> {
+    fn step<T: Training>(&mut self, session: &Session, training: &mut T) -> Result<T::Metrics> {
         let (before, begun) = (self.position, seconds(session.host));
+        session.rank.tell(&Command::Step)?;
         let (position, line) = training.step(before)?;
         self.position = position;
         self.last = Spending { seconds: seconds(session.host) - begun, ..self.between(before, position) };
@@ -220,6 +226,7 @@ impl Running<'_> {
     fn write(&mut self, session: &mut Session, training: &impl Training) -> Result<()> {
         self.metrics.sync()?;
         let Stage { name, tokenizer, checkpoints, flops, .. } = self.stage;
+        session.rank.tell(&Command::Save)?;
         let written = write_checkpoint(&self.folder, self.position, training, tokenizer)?;
         checkpoint::prune(&self.folder, checkpoints.keep_checkpoints)?;
         let since = since(self.position.all_tokens(), self.saved.all_tokens());
@@ -253,29 +260,30 @@ fn write_checkpoint(
 ) -> Result<Checkpoint> {
     let trainer = training.trainer();
     checkpoint::write(folder, position.step, |folder| {
-        save_state(folder, trainer.model().config(), &trainer.state, tokenizer)?;
+        save_state(folder, trainer, tokenizer)?;
         training.save(folder)?;
         Ok(write_json(&folder.join("state.json"), &training.state(position))?)
     })
 }
 
-/// A stage that can be done again, step by step.
+/// A stage that is done again, or by another rank, step by step.
 pub(crate) trait Replay {
     /// Does the next step: its number, and its line of metrics.
     fn step(&mut self) -> Result<(u64, Value)>;
-    /// Writes a checkpoint of where it is.
-    fn save(&mut self) -> Result<Checkpoint>;
+    /// Writes a checkpoint of where it is, within this folder.
+    fn save(&self, folder: &Path) -> Result<Checkpoint>;
+    /// Does what the others have to while rank 0 writes a checkpoint.
+    fn join_in_saving(&self) -> Result<(), Lost>;
 }
 
-/// A stage once more, from one of its checkpoints or from its beginning, in a folder of its own.
-pub(crate) struct Again<'a, T> {
+/// A stage once more, from one of its checkpoints or from its beginning.
+pub(crate) struct StageReplay<'a, T> {
     pub training: T,
     pub position: Position,
     pub tokenizer: &'a Tokenizer,
-    pub scratch: PathBuf,
 }
 
-impl<T: Training> Replay for Again<'_, T> {
+impl<T: Training> Replay for StageReplay<'_, T> {
     fn step(&mut self) -> Result<(u64, Value)> {
         let (position, line) = self.training.step(self.position)?;
         self.position = position;
@@ -283,8 +291,12 @@ impl<T: Training> Replay for Again<'_, T> {
         Ok((position.step, serde_json::from_str(&serde_json::to_string(&line)?)?))
     }
 
-    fn save(&mut self) -> Result<Checkpoint> {
-        write_checkpoint(&self.scratch, self.position, &self.training, self.tokenizer)
+    fn save(&self, folder: &Path) -> Result<Checkpoint> {
+        write_checkpoint(folder, self.position, &self.training, self.tokenizer)
+    }
+
+    fn join_in_saving(&self) -> Result<(), Lost> {
+        self.training.trainer().whole_moments().map(drop)
     }
 }
 

@@ -10,9 +10,10 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 use serde::Serialize;
+use wels_comm::Single;
 use wels_data::chat::ChatTemplate;
-use wels_data::shards::Dataset;
 use wels_data::tokenizer::Tokenizer;
+use wels_device::Device;
 use wels_kernels::random::Key;
 use wels_runs::checkpoint;
 use wels_runs::machine;
@@ -23,10 +24,12 @@ use wels_runs::verify::{Expected, Findings, Problem, examine};
 
 use crate::forecast::Rates;
 use crate::host::{Event, Host, Outcome};
+use crate::rank::Rank;
 use crate::refusal::refuse;
 pub use crate::replay::Segment;
-use crate::replay::{NOT_WHAT_STEPS_GIVE, again, compare_files, pretraining, replay_segment, step};
-use crate::session::{Programs, Session, record_of};
+use crate::replay::{NOT_WHAT_STEPS_GIVE, compare_files, replay_segment, step, training};
+use crate::session::{Session, record_of};
+use crate::task::Programs;
 use crate::{corpus, pretrain, run, task};
 
 /// What is done again, where, and what may be started for it.
@@ -41,6 +44,8 @@ pub struct Options<'a> {
     pub scratch: &'a Path,
     /// Whether programs that the run's recipe names as judges are started.
     pub programs: Programs,
+    /// What is computed with.
+    pub device: &'a Arc<dyn Device>,
 }
 
 /// What was found, and what was done again.
@@ -115,7 +120,10 @@ pub fn verify_run(path: &Path, options: &Options, host: &mut dyn Host) -> Result
     let segments =
         if verdict.findings.problems.is_empty() { segments_in(&verdict.findings, options) } else { Vec::new() };
     let (Some(run), false) = (run, segments.is_empty()) else { return Ok(verdict) };
-    refuse_programs(run.recipe(), options.programs, |stage| segments.iter().any(|segment| segment.stage == stage))?;
+    let rank = alone(run, options);
+    refuse_programs(rank.run.recipe(), options.programs, |stage| {
+        segments.iter().any(|segment| segment.stage == stage)
+    })?;
     let scratch = Scratch::new(options.scratch)?;
     let tokenizer = Tokenizer::load(&path.join("tokenizer"))?;
     let template = ChatTemplate::of(&tokenizer)?;
@@ -123,22 +131,19 @@ pub fn verify_run(path: &Path, options: &Options, host: &mut dyn Host) -> Result
         let folder = scratch.0.join(format!("{}-{}", segment.stage, segment.to));
         std::fs::create_dir_all(&folder).with_context(|| format!("cannot create {}", folder.display()))?;
         let from = segment.from.map(|step| checkpoint::at(&path.join(&segment.stage), step)).transpose()?;
-        let stage = run.recipe().stages.iter().find(|stage| stage.name == segment.stage);
-        let (template, programs) = (template.as_ref(), options.programs);
-        let mut replay = match stage {
-            Some(stage) => again(&run, &tokenizer, template, stage, &folder, from.as_ref(), programs, host)?,
-            None => {
-                let dataset = Arc::new(Dataset::open(&path.join("data"))?);
-                pretraining(&run, &tokenizer, dataset, &folder, from.as_ref())?
-            }
-        };
-        let found = replay_segment(path, &segment, &mut *replay, host)
+        let mut replay = training(&rank, &tokenizer, template.as_ref(), &segment.stage, from.as_ref(), host)?;
+        let found = replay_segment(path, &segment, &mut *replay, &folder, host)
             .with_context(|| format!("cannot do the stage {} again", segment.stage))?;
         verdict.findings.problems.extend(found);
         verdict.replayed.push(segment);
         let _ = std::fs::remove_dir_all(&folder); // the next may need its room
     }
     Ok(verdict)
+}
+
+/// The only rank of a run.
+fn alone(run: RunDir, options: &Options) -> Rank {
+    Rank { run, programs: options.programs, device: Arc::clone(options.device), comm: Arc::new(Single) }
 }
 
 /// Fails if one of the stages that `matter` has its answers judged by a program that may not be started, whichever
@@ -225,12 +230,12 @@ pub fn verify_receipt(
     let run = RunDir::open_or_create(&scratch.0, &recipe)?;
     let folder = run.path().to_path_buf();
     if whole {
-        run::run(run, options.programs, Rates::Measured, &mut Quiet(host))?;
+        run::run(alone(run, options), Rates::Measured, &mut Quiet(host))?;
         return Ok(compare_receipts(&receipt, &Receipt::read(&folder.join(RECEIPT))?, host));
     }
-    let mut session = Session::open(run, options.programs, host)?;
+    let mut session = Session::open(alone(run, options), host)?;
     let tokenizer = corpus::tokenizer(&mut session, &recipe)?;
-    let dataset = corpus::shards(&mut session, &recipe, &tokenizer)?;
+    corpus::shards(&mut session, &recipe, &tokenizer)?;
     let mut verdict = Verdict { findings: Findings::default(), replayed: Vec::new() };
     for (stage, files) in receipt.inputs.iter().filter(|(stage, _)| ["tokenizer", "data"].contains(&stage.as_str())) {
         for (name, record) in files {
@@ -244,16 +249,7 @@ pub fn verify_receipt(
         }
     }
     if verdict.findings.problems.is_empty() {
-        train_and_compare(
-            &receipt,
-            &session.run,
-            &tokenizer,
-            dataset,
-            &scratch.0,
-            options,
-            session.host,
-            &mut verdict,
-        )?;
+        train_and_compare(&receipt, &session.rank, &tokenizer, &scratch.0, options, session.host, &mut verdict)?;
     }
     Ok(verdict)
 }
@@ -295,9 +291,8 @@ fn compare_receipts(receipt: &Receipt, again: &Receipt, host: &mut dyn Host) -> 
 /// Trains up to the receipt's first checkpoints and compares them.
 fn train_and_compare(
     receipt: &Receipt,
-    run: &RunDir,
+    rank: &Rank,
     tokenizer: &Tokenizer,
-    dataset: Arc<Dataset>,
     scratch: &Path,
     options: &Options,
     host: &mut dyn Host,
@@ -307,20 +302,20 @@ fn train_and_compare(
     let checkpoints: BTreeMap<u64, _> = of_stage.map(|checkpoint| (checkpoint.step, checkpoint)).collect();
     let wanted: Vec<_> = checkpoints.into_iter().take(options.segments).collect();
     let Some(last) = wanted.last().map(|(step, _)| *step) else { return Ok(()) };
-    let steps = run.recipe().pretrain.steps;
+    let steps = rank.run.recipe().pretrain.steps;
     if last > steps {
         let message = format!("the receipt has a checkpoint of step {last}, and its recipe {steps} steps");
         return Err(refuse(message, "it is not the receipt of one run"));
     }
     let folder = scratch.join("replay");
     std::fs::create_dir_all(&folder).with_context(|| format!("cannot create {}", folder.display()))?;
-    let mut replay = pretraining(run, tokenizer, dataset, &folder, None)?;
+    let mut replay = training(rank, tokenizer, None, PRETRAIN, None, host)?;
     host.event(Event::Began { label: "verify", unit: "steps", done: 0, total: Some(last) });
     let mut from = None;
     for (to, checkpoint) in wanted {
         while step(&mut *replay, host)?.0 < to {}
         let place = format!("pretrain/step-{to:06}");
-        let problems = compare_files(&place, &checkpoint.files, &replay.save()?.files, NOT_WHAT_STEPS_GIVE);
+        let problems = compare_files(&place, &checkpoint.files, &replay.save(&folder)?.files, NOT_WHAT_STEPS_GIVE);
         let differs = !problems.is_empty();
         verdict.findings.problems.extend(problems);
         verdict.replayed.push(Segment { stage: "pretrain".into(), from, to });

@@ -19,16 +19,13 @@ use crate::hash::sha256_file;
 pub struct Checkpoint {
     /// Steps that were done when it was written.
     pub step: u64,
-    /// Its directory.
     pub path: PathBuf,
-    /// Its files.
     pub files: BTreeMap<String, FileRecord>,
 }
 
 /// Length and hash of a file: what `DONE` and the ledger say about it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct FileRecord {
-    /// Length.
     pub bytes: u64,
     /// Hash of the contents.
     pub sha256: String,

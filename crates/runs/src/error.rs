@@ -14,7 +14,6 @@ pub const FORMAT: u32 = 1;
 
 /// What can go wrong with a run on disk.
 #[derive(Debug, Error)]
-#[allow(missing_docs)] // the messages say what the fields are
 pub enum RunError {
     #[error("cannot {action} {}", path.display())]
     Io { action: &'static str, path: PathBuf, source: io::Error },

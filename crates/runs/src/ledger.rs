@@ -56,6 +56,10 @@ pub struct Entry {
     pub joules: Option<f64>,
     /// Threads that were at work.
     pub threads: usize,
+    /// Ranks that worked together.
+    pub ranks: usize,
+    /// The kind of device that computed: `cpu`, `cuda`. Each has bits of its own.
+    pub device: String,
     /// Money for those seconds, in millionths of a dollar; 0 without `run.usd_per_hour`.
     pub cost_micro_usd: u64,
     /// Greatest memory of the process so far; 0 where the system does not tell.

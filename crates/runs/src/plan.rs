@@ -29,11 +29,10 @@ use wels_model::count;
 
 use crate::files;
 use crate::recipe::{Optimizer, PRETRAIN, Recipe};
-use stages::{Stages, Surroundings, Tokens};
+use stages::{PlanInputs, Stages, Tokens};
 
 /// What can be wrong with the data that a plan rests on.
 #[derive(Debug, Error)]
-#[allow(missing_docs)] // the messages say what the fields are
 pub enum PlanError {
     #[error("cannot read {}", path.display())]
     Read { path: PathBuf, source: std::io::Error },
@@ -85,7 +84,6 @@ pub struct RunPlan {
     pub pretraining: Option<Pretraining>,
     /// In the order in which they are done.
     pub stages: Vec<StagePlan>,
-    /// All stages together.
     pub total: Total,
 }
 
@@ -131,9 +129,7 @@ pub struct Total {
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct StagePlan {
-    /// Its name.
     pub stage: String,
-    /// Its kind.
     pub kind: String,
     /// Tokens that it works on: learns from, or samples.
     pub tokens: u64,
@@ -253,7 +249,7 @@ pub fn pretraining(recipe: &Recipe) -> Pretraining {
 }
 
 /// The plan of a recipe, without time and money.
-pub fn of_recipe(recipe: &Recipe, around: &dyn Surroundings) -> RunPlan {
+pub fn of_recipe(recipe: &Recipe, inputs: &dyn PlanInputs) -> RunPlan {
     let pretraining = recipe.pretrains().then(|| pretraining(recipe));
     let first = pretraining.iter().map(|it| StagePlan {
         stage: PRETRAIN.into(),
@@ -264,7 +260,7 @@ pub fn of_recipe(recipe: &Recipe, around: &dyn Surroundings) -> RunPlan {
         ..StagePlan::default()
     });
     let pretrained = recipe.pretrains().then(|| recipe.model.config());
-    let stages = Stages { pretrained, sections: &recipe.stages, around };
+    let stages = Stages { pretrained, sections: &recipe.stages, inputs };
     let stages = first.chain(recipe.stages.iter().map(|stage| stages.plan(stage))).collect();
     RunPlan { pretraining, stages, total: Total::default() }.summed()
 }
@@ -416,7 +412,7 @@ mod tests {
     /// Every stage learns from ten examples of five tokens.
     struct Tens;
 
-    impl Surroundings for Tens {
+    impl PlanInputs for Tens {
         fn model(&self, name: &str) -> Result<ModelConfig, String> {
             Err(format!("no {name}"))
         }

@@ -27,7 +27,6 @@ pub struct Receipt {
     pub format: u32,
     /// The program that did the last of it.
     pub wels_version: String,
-    /// The run's name.
     pub name: String,
     /// All randomness follows from it.
     pub seed: u64,
@@ -49,11 +48,9 @@ pub struct Receipt {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct CheckpointReceipt {
-    /// Whose.
     pub stage: String,
     /// Steps done.
     pub step: u64,
-    /// Its files.
     pub files: BTreeMap<String, FileRecord>,
 }
 

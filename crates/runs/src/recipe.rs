@@ -232,9 +232,9 @@ impl Recipe {
         let pretrain = PretrainSection::resolve(document.section("pretrain")?, data.sequence_length, layers)?;
         let sample = SampleSection::resolve(document.section("sample")?)?;
         let earlier = vec![stages::PRETRAIN.to_string()];
-        let mut around = stages::Surroundings { tokenizer: &tokenizer, folder, earlier };
+        let mut context = stages::RecipeContext { tokenizer: &tokenizer, folder, earlier };
         let sections = document.sections("stage")?;
-        let stages = sections.into_iter().map(|section| StageSection::resolve(section, &mut around));
+        let stages = sections.into_iter().map(|section| StageSection::resolve(section, &mut context));
         let stages = stages.collect::<Result<Vec<_>, _>>()?;
         let budget = BudgetSection::resolve(document.section("budget")?, &run)?;
         document.finish()?;

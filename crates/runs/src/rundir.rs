@@ -70,6 +70,17 @@ impl RunDir {
         Ok(RunDir { path: path.to_path_buf(), recipe, _lock: lock, read_only: true })
     }
 
+    /// Looks at the run at `path` on another rank than the one that works on it, and has it locked.
+    ///
+    /// # Errors
+    /// If it is no run, or of another version of the format.
+    pub fn open_beside(path: &Path) -> Result<RunDir, RunError> {
+        refuse_what_is_no_run(path)?;
+        check_format(path)?;
+        let recipe = Recipe::load(&path.join("recipe.toml"))?;
+        Ok(RunDir { path: path.to_path_buf(), recipe, _lock: None, read_only: true })
+    }
+
     /// Starts `runs/NAME` for `recipe`, or goes on with it if it is there and its recipe is the same but for keys that
     /// change no result.
     ///
@@ -102,7 +113,6 @@ impl RunDir {
         Ok(RunDir { path: path.to_path_buf(), recipe, _lock: Some(lock), read_only: false })
     }
 
-    /// The directory.
     pub fn path(&self) -> &Path {
         &self.path
     }

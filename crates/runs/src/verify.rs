@@ -43,7 +43,6 @@ pub struct Problem {
 pub struct Findings {
     /// Files that were hashed.
     pub files: u64,
-    /// Lines of the ledger.
     pub ledger_lines: usize,
     /// Checkpoints whose files are all there and right, by stage and step.
     pub checkpoints: Vec<(String, u64)>,

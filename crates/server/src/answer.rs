@@ -45,7 +45,6 @@ impl Answer {
         self.think.as_ref().is_some_and(ThinkSplitter::is_thinking)
     }
 
-    /// Calls that are complete.
     pub fn complete_calls(&self) -> usize {
         self.calls.as_ref().map_or(0, CallParser::complete)
     }

@@ -6,17 +6,22 @@ mod body;
 
 mod generate;
 
+mod hangup;
+
 mod metrics;
 
 mod pages;
 
-mod patient;
+mod write_timeout;
+
+mod routes;
 
 mod serve;
 
 mod sse;
 
-mod turns;
+mod fair_queue;
 
 pub use app::{App, Settings};
-pub use serve::{Hangup, Shutdown, serve};
+pub use hangup::Hangup;
+pub use serve::{Shutdown, serve};

@@ -8,7 +8,7 @@
 //!
 //! Limits count rows of the last minute, so they hold across restarts, and across servers that share a database.
 
-mod clerk;
+mod thread;
 
 mod postgres;
 
@@ -22,10 +22,10 @@ use thiserror::Error;
 
 use crate::keys::{self, Secret};
 use crate::money::{Nanos, Prices, Tokens};
-pub(crate) use clerk::now_unix_ms;
-pub use clerk::{Clerk, ClerkError};
-pub use report::{By, Entry, Usage};
+pub use report::{Entry, GroupBy, Usage};
 use sql::{Database, Durability, Row, Value};
+pub(crate) use thread::now_unix_ms;
+pub use thread::{LedgerHandle, LedgerHandleError};
 
 /// The form of the tables. Form 1 had no `sequences`.
 const SCHEMA: i64 = 2;
@@ -42,7 +42,6 @@ const LOCK_TABLES: i64 = -0x5745_4c53;
 /// What can go wrong with the database. What a client may not do is a [`Refusal`].
 #[derive(Debug, Error)]
 pub enum LedgerError {
-    /// SQLite's.
     #[error("the ledger failed: {0}")]
     Sqlite(#[from] rusqlite::Error),
     /// PostgreSQL's.
@@ -56,12 +55,7 @@ pub enum LedgerError {
     Runtime(std::io::Error),
     /// A file beside the database.
     #[error("cannot use {path}: {source}")]
-    Io {
-        /// The file.
-        path: PathBuf,
-        /// Why.
-        source: std::io::Error,
-    },
+    Io { path: PathBuf, source: std::io::Error },
     /// Another server holds the file.
     #[error("another server uses {path}")]
     InUse {
@@ -168,13 +162,11 @@ impl Key {
 pub struct Admission {
     /// Unique over all servers and times.
     pub request: String,
-    /// Of the key.
     pub key_id: i64,
     /// The path, such as `/v1/chat/completions`.
     pub endpoint: String,
     /// The model's name.
     pub model: String,
-    /// Tokens of the prompt.
     pub prompt_tokens: u64,
     /// The most tokens that may be put out.
     pub output_tokens_max: u64,
@@ -433,7 +425,7 @@ impl Key {
 /// Requests. These run within a transaction of their caller's, so that several share one.
 impl Ledger {
     /// The key with this secret, and why its next request would be refused whatever it asks for.
-    fn look(&mut self, secret: &str, now_unix_ms: i64) -> Result<Option<(Key, Option<Refusal>)>, LedgerError> {
+    fn precheck(&mut self, secret: &str, now_unix_ms: i64) -> Result<Option<(Key, Option<Refusal>)>, LedgerError> {
         let Some(key) = self.find_key(secret)? else { return Ok(None) };
         // A prompt and an answer of one token each.
         let mut refusal = self.beyond_rates(&key, 2, 1, now_unix_ms)?;
@@ -606,7 +598,6 @@ fn is_postgres(url: &str) -> bool {
     ["postgres://", "postgresql://"].iter().any(|scheme| url.starts_with(scheme))
 }
 
-/// A count as a column.
 fn column(count: u64) -> Value {
     Value::Int(i64::try_from(count).unwrap_or(i64::MAX))
 }

@@ -12,7 +12,6 @@ use serde::{Deserialize, Serialize};
 const NANOS: i64 = 1_000_000_000;
 /// Decimal places of an amount.
 const PLACES: usize = 9;
-/// Minutes in a day.
 const DAY_MINUTES: u32 = 24 * 60;
 
 /// An amount in billionths of the unit of currency.
@@ -77,7 +76,6 @@ pub struct Tokens {
 }
 
 impl Tokens {
-    /// All of them.
     pub fn total(&self) -> u64 {
         self.hit + self.miss + self.output
     }

@@ -9,14 +9,13 @@ use crate::answer::Answer;
 use crate::money::{Prices, Tokens};
 use crate::prompt::Plan;
 use crate::wire::{ApiError, Candidate, ChatDelta, Choice, ChoiceLogprobs, TokenLogprob, UsageCounts};
-use crate::worker::Signal;
+use crate::worker::ChoiceEvent;
 
 /// What an answer has gained.
 #[derive(Debug)]
 pub enum Update {
     /// Text, or a part of a call, with the log-probabilities of what came since the last one.
     Delta {
-        /// What.
         delta: ChatDelta,
         /// Where they were asked for.
         logprobs: Option<ChoiceLogprobs>,
@@ -97,11 +96,11 @@ impl Progress {
         track.closed && track.usage.is_none()
     }
 
-    /// What a signal adds to its answer.
-    pub fn take(&mut self, signal: Signal) -> Result<Vec<Update>, ApiError> {
-        match signal.event {
-            Event::Token(token) => Ok(self.token(signal.choice, token)),
-            Event::Finished(finished) => self.finish(signal.choice, finished.reason, finished.usage),
+    /// What an event adds to its answer.
+    pub fn take(&mut self, event: ChoiceEvent) -> Result<Vec<Update>, ApiError> {
+        match event.event {
+            Event::Token(token) => Ok(self.token(event.choice, token)),
+            Event::Finished(finished) => self.finish(event.choice, finished.reason, finished.usage),
         }
     }
 

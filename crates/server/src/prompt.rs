@@ -21,7 +21,7 @@ const PIECE_BYTES: usize = 64 << 10;
 const CUT_TOKENS_MAX: usize = 32;
 
 /// The model that is served, as far as it is not the engine's business.
-pub struct Served {
+pub struct ServedModel {
     /// By which clients may ask for it; the first one is listed.
     pub names: Vec<String>,
     /// Its own.
@@ -75,17 +75,17 @@ impl Plan {
 }
 
 /// The most tokens that a prompt may have.
-pub struct Ceiling {
+pub struct PromptLimit {
     tokens: usize,
     /// What is said of a prompt that has more.
     beyond: ApiError,
 }
 
-impl Ceiling {
+impl PromptLimit {
     /// Lowers it to so many tokens, if it is higher.
     pub fn lower(&mut self, tokens: usize, beyond: ApiError) {
         if tokens < self.tokens {
-            *self = Ceiling { tokens, beyond };
+            *self = PromptLimit { tokens, beyond };
         }
     }
 }
@@ -101,14 +101,14 @@ enum Form {
     Ordinary,
 }
 
-impl Served {
+impl ServedModel {
     /// What the model's context leaves room for.
-    pub fn ceiling(&self) -> Ceiling {
+    pub fn prompt_limit(&self) -> PromptLimit {
         let message = format!(
             "The prompt has more tokens than fit: the model's context is {} tokens, the answer's among them.",
             self.context
         );
-        Ceiling { tokens: self.context, beyond: ApiError::context_length(message) }
+        PromptLimit { tokens: self.context, beyond: ApiError::context_length(message) }
     }
 
     /// Whether clients may ask for it by this name.
@@ -122,7 +122,12 @@ impl Served {
     }
 
     /// Plans the answers to a conversation.
-    pub fn plan_chat(&self, request: &ChatRequest, now_unix_s: i64, ceiling: &Ceiling) -> Result<Plan, ApiError> {
+    pub fn plan_chat(
+        &self,
+        request: &ChatRequest,
+        now_unix_s: i64,
+        prompt_limit: &PromptLimit,
+    ) -> Result<Plan, ApiError> {
         let callable = request.tool_choice != ToolChoice::None;
         let format = callable.then(|| self.tool_format()).transpose()?;
         let mut prompt = self.render(request, format, now_unix_s)?;
@@ -155,7 +160,7 @@ impl Served {
             None => start,
         };
         prompt += &given;
-        let ids = self.encode_within(&prompt, Form::Rendered, ceiling, "messages")?;
+        let ids = self.encode_within(&prompt, Form::Rendered, prompt_limit, "messages")?;
         let requests =
             self.requests(vec![ids], &request.sampling, request.logprobs, constraint.as_ref(), "messages")?;
         Ok(Plan {
@@ -170,14 +175,14 @@ impl Served {
     }
 
     /// Plans the continuations of texts.
-    pub fn plan_completion(&self, request: &CompletionRequest, ceiling: &Ceiling) -> Result<Plan, ApiError> {
+    pub fn plan_completion(&self, request: &CompletionRequest, prompt_limit: &PromptLimit) -> Result<Plan, ApiError> {
         let ids: Vec<Vec<u32>> = request
             .prompts
             .iter()
             .map(|prompt| match (prompt, &request.suffix) {
                 (Prompt::Ids(ids), _) => Ok(ids.clone()),
-                (Prompt::Text(text), None) => self.whole_text(text, ceiling),
-                (Prompt::Text(text), Some(suffix)) => self.fill_in(text, suffix, ceiling),
+                (Prompt::Text(text), None) => self.whole_text(text, prompt_limit),
+                (Prompt::Text(text), Some(suffix)) => self.fill_in(text, suffix, prompt_limit),
             })
             .collect::<Result<_, _>>()?;
         let requests = self.requests(ids, &request.sampling, request.logprobs, None, "prompt")?;
@@ -187,15 +192,15 @@ impl Served {
     }
 
     /// A text with what the tokenizer puts before every text.
-    fn whole_text(&self, text: &str, ceiling: &Ceiling) -> Result<Vec<u32>, ApiError> {
-        let ids = self.encode_within(text, Form::Whole, ceiling, "prompt")?;
+    fn whole_text(&self, text: &str, prompt_limit: &PromptLimit) -> Result<Vec<u32>, ApiError> {
+        let ids = self.encode_within(text, Form::Whole, prompt_limit, "prompt")?;
         // An empty prompt begins a text, if the model knows how texts begin.
         let bos = self.tokenizer.special().bos;
         Ok(if ids.is_empty() { bos.into_iter().collect() } else { ids })
     }
 
     /// Prefix, suffix, then what is between them (DeepSeek-Coder's PSM form).
-    fn fill_in(&self, prefix: &str, suffix: &str, ceiling: &Ceiling) -> Result<Vec<u32>, ApiError> {
+    fn fill_in(&self, prefix: &str, suffix: &str, prompt_limit: &PromptLimit) -> Result<Vec<u32>, ApiError> {
         let special = self.tokenizer.special();
         let (Some(begin), Some(hole), Some(end)) = (special.fim_begin, special.fim_hole, special.fim_end) else {
             return Err(ApiError::param(
@@ -203,7 +208,7 @@ impl Served {
                 "This model's tokenizer has no tokens to fill in between two texts.",
             ));
         };
-        let text = |text: &str| self.encode_within(text, Form::Ordinary, ceiling, "prompt");
+        let text = |text: &str| self.encode_within(text, Form::Ordinary, prompt_limit, "prompt");
         let mut ids: Vec<u32> = special.bos.into_iter().chain([begin]).collect();
         ids.extend(text(prefix)?);
         ids.push(hole);
@@ -212,11 +217,17 @@ impl Served {
         Ok(ids)
     }
 
-    /// A text's tokens, if they are not more than `ceiling`. A text that has more is not encoded further than shows it:
-    /// encoding takes up to 200 bytes of memory and about a microsecond for each byte of a text.
-    fn encode_within(&self, text: &str, form: Form, ceiling: &Ceiling, param: &str) -> Result<Vec<u32>, ApiError> {
-        if text.len() > TEXT_BYTES_MAX || self.surely_exceeds(text, form, ceiling.tokens)? {
-            let beyond = ceiling.beyond.clone();
+    /// A text's tokens, if they are not more than `prompt_limit`. A text that has more is not encoded further than
+    /// shows it: encoding takes up to 200 bytes of memory and about a microsecond for each byte of a text.
+    fn encode_within(
+        &self,
+        text: &str,
+        form: Form,
+        prompt_limit: &PromptLimit,
+        param: &str,
+    ) -> Result<Vec<u32>, ApiError> {
+        if text.len() > TEXT_BYTES_MAX || self.surely_exceeds(text, form, prompt_limit.tokens)? {
+            let beyond = prompt_limit.beyond.clone();
             return Err(match beyond.status {
                 400 => ApiError { param: Some(param.to_owned()), ..beyond },
                 _ => beyond,
@@ -426,10 +437,10 @@ mod tests {
     use super::*;
     use wels_data::tokenizer::{BpeTrainer, SpecialTokens};
 
-    fn served() -> Served {
+    fn served() -> ServedModel {
         let mut trainer = BpeTrainer::new(300, SpecialTokens::default()).unwrap();
         trainer.feed(&["the name of the fish: a fish and another fish"; 8]);
-        Served {
+        ServedModel {
             names: vec!["tiny".to_owned()],
             tokenizer: Arc::new(trainer.train().unwrap()),
             template: None,
@@ -467,10 +478,10 @@ mod tests {
                 assert!(served.surely_exceeds(&text, form, 2048).unwrap());
             }
         }
-        let ceiling = served.ceiling();
-        let refused = served.encode_within(&"a fish ".repeat(5000), Form::Whole, &ceiling, "prompt").unwrap_err();
+        let prompt_limit = served.prompt_limit();
+        let refused = served.encode_within(&"a fish ".repeat(5000), Form::Whole, &prompt_limit, "prompt").unwrap_err();
         assert_eq!((refused.code, refused.param.as_deref()), (Some("context_length_exceeded"), Some("prompt")));
-        let fits = served.encode_within(&"a fish ".repeat(500), Form::Whole, &ceiling, "prompt").unwrap();
+        let fits = served.encode_within(&"a fish ".repeat(500), Form::Whole, &prompt_limit, "prompt").unwrap();
         assert_eq!(fits, served.tokenizer.encode_with_added(&"a fish ".repeat(500)).unwrap());
     }
 }

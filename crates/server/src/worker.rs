@@ -10,9 +10,9 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use tokio::sync::{mpsc, oneshot};
-use wels_engine::{Engine, Event, Prepared, Refusal, Request, RequestId, Status};
+use wels_engine::{Engine, Event, Prepared, Request, RequestError, RequestId, Status};
 
-pub use compile::Full;
+pub use compile::QueueFull;
 use compile::{Compiler, Constrained};
 
 /// Events of one request that may wait for it; a request that lets more wait is cancelled.
@@ -23,14 +23,14 @@ const NEWEST: f64 = 0.1;
 const RUN_GUESS_S: f64 = 5.0;
 
 /// Makes a request ready for the engine.
-pub type Prepare = Arc<dyn Fn(Request) -> Result<Prepared, Refusal> + Send + Sync>;
+pub type Prepare = Arc<dyn Fn(Request) -> Result<Prepared, RequestError> + Send + Sync>;
 
 /// What the worker needs of an engine. Tests put another one in its place.
 pub trait Backend: Send + 'static {
     /// What makes requests ready, on threads of its own.
     fn preparer(&self) -> Prepare;
     /// Takes a request.
-    fn enqueue(&mut self, prepared: Prepared) -> Result<RequestId, Refusal>;
+    fn enqueue(&mut self, prepared: Prepared) -> Result<RequestId, RequestError>;
     /// Ends a request with the next step.
     fn cancel(&mut self, id: RequestId) -> bool;
     /// Does some work.
@@ -51,7 +51,7 @@ impl Backend for Engine {
         Arc::new(move |request| preparer.prepare(request))
     }
 
-    fn enqueue(&mut self, prepared: Prepared) -> Result<RequestId, Refusal> {
+    fn enqueue(&mut self, prepared: Prepared) -> Result<RequestId, RequestError> {
         Engine::enqueue_prepared(self, prepared)
     }
 
@@ -77,24 +77,23 @@ impl Backend for Engine {
 }
 
 /// Something that happened to one of a ticket's requests.
-pub struct Signal {
+pub struct ChoiceEvent {
     /// Which one, from 0.
     pub choice: usize,
-    /// What.
     pub event: Event,
 }
 
 /// Why a ticket was not given.
 pub enum Denied {
     /// By the engine.
-    Refused(Refusal),
+    Refused(RequestError),
     /// Too many constraints wait to be compiled.
-    Compiling(Full),
+    Compiling(QueueFull),
     /// The engine's thread has ended.
     Gone,
 }
 
-type Reply = oneshot::Sender<Result<Ticket, Refusal>>;
+type Reply = oneshot::Sender<Result<Ticket, RequestError>>;
 
 enum Command {
     Enqueue { requests: Vec<Prepared>, reply: Reply },
@@ -106,7 +105,7 @@ pub struct Ticket {
     /// In the order of the requests.
     pub ids: Vec<RequestId>,
     /// Ends early if the requests were cancelled for not being read, or if the engine's thread ended.
-    pub events: mpsc::Receiver<Signal>,
+    pub events: mpsc::Receiver<ChoiceEvent>,
     commands: commands::Sender<Command>,
 }
 
@@ -127,7 +126,6 @@ impl Drop for Ticket {
 /// What the engine was at after its last step.
 #[derive(Clone, Debug, Default)]
 pub struct Snapshot {
-    /// Its own account.
     pub status: Status,
     /// Since when the step under way has been running.
     pub stepping_since: Option<Instant>,
@@ -180,8 +178,8 @@ impl Worker {
         let worker = Worker { commands: sender, compiler, snapshot: Arc::clone(&snapshot) };
         let sender = worker.commands.clone();
         std::thread::Builder::new().name("engine".to_owned()).spawn(move || {
-            let _gone = Gone(Arc::clone(&snapshot));
-            Loop { backend, routes: HashMap::new(), snapshot, run_s: None }.run(&receiver, &sender);
+            let _guard = EndGuard(Arc::clone(&snapshot));
+            EngineLoop { backend, routes: HashMap::new(), snapshot, run_s: None }.run(&receiver, &sender);
         })?;
         Ok(worker)
     }
@@ -206,9 +204,9 @@ impl Worker {
 }
 
 /// Says that the thread has ended, however it did.
-struct Gone(Arc<Mutex<Snapshot>>);
+struct EndGuard(Arc<Mutex<Snapshot>>);
 
-impl Drop for Gone {
+impl Drop for EndGuard {
     fn drop(&mut self) {
         lock(&self.0).gone = true;
     }
@@ -221,19 +219,19 @@ fn lock(snapshot: &Mutex<Snapshot>) -> MutexGuard<'_, Snapshot> {
 
 /// Where a request's events go.
 struct Route {
-    events: mpsc::Sender<Signal>,
+    events: mpsc::Sender<ChoiceEvent>,
     choice: usize,
     begun: Option<Instant>,
 }
 
-struct Loop<B> {
+struct EngineLoop<B> {
     backend: B,
     routes: HashMap<RequestId, Route>,
     snapshot: Arc<Mutex<Snapshot>>,
     run_s: Option<f64>,
 }
 
-impl<B: Backend> Loop<B> {
+impl<B: Backend> EngineLoop<B> {
     fn run(&mut self, receiver: &commands::Receiver<Command>, sender: &commands::Sender<Command>) {
         loop {
             if self.backend.is_idle() {
@@ -270,7 +268,7 @@ impl<B: Backend> Loop<B> {
         }
     }
 
-    fn enqueue(&mut self, requests: Vec<Prepared>, sender: &commands::Sender<Command>) -> Result<Ticket, Refusal> {
+    fn enqueue(&mut self, requests: Vec<Prepared>, sender: &commands::Sender<Command>) -> Result<Ticket, RequestError> {
         let (events, receiver) = mpsc::channel(EVENTS_MAX);
         let mut ticket = Ticket { ids: Vec::new(), events: receiver, commands: sender.clone() };
         for (choice, prepared) in requests.into_iter().enumerate() {
@@ -298,7 +296,7 @@ impl<B: Backend> Loop<B> {
         };
         let Some(route) = self.routes.get_mut(&id) else { return };
         let begun = *route.begun.get_or_insert_with(Instant::now);
-        let unread = route.events.try_send(Signal { choice: route.choice, event }).is_err();
+        let unread = route.events.try_send(ChoiceEvent { choice: route.choice, event }).is_err();
         if ended {
             let run_s = begun.elapsed().as_secs_f64();
             self.run_s = Some(self.run_s.map_or(run_s, |mean| mean + NEWEST * (run_s - mean)));

@@ -28,9 +28,7 @@ pub enum AnswerStyle {
     Boxed,
     /// After the last `####`, to the end of its line (GSM8K).
     Hashes,
-    /// The last number.
     LastNumber,
-    /// All of it.
     Whole,
     /// The last fenced block of code; without one all of it, its indentation kept.
     Code,

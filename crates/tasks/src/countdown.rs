@@ -128,7 +128,6 @@ impl Countdown {
         Ok(task)
     }
 
-    /// The options in use.
     pub fn options(&self) -> &Options {
         &self.options
     }

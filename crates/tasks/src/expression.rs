@@ -12,7 +12,6 @@ const DEPTH_MAX: usize = 100;
 /// An expression's value and the numbers in it.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Evaluated {
-    /// Exactly.
     pub value: Rational,
     /// Every number that stands in it, in order.
     pub numbers: Vec<BigInt>,
@@ -37,7 +36,6 @@ pub enum ExpressionError {
         /// What could stand there.
         expected: &'static str,
     },
-    /// A division by zero.
     #[error("it divides by zero")]
     DivisionByZero,
 }

@@ -31,7 +31,6 @@ const LINE_BYTES_MAX: u64 = 1 << 20;
 pub struct Judged {
     /// Their references are [`Reference::Record`].
     pub listed: Listed,
-    /// The judge.
     pub program: External,
 }
 

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use crate::arithmetic::check_number;
 use crate::completion::Format;
 use crate::countdown::check_expression;
-use crate::jail::{Jail, Trial, Verdict};
+use crate::jail::{Jail, Submission, Verdict};
 use crate::language::Language;
 use crate::maths;
 use crate::task::{Item, Reason, Reference, Task, TaskError, foreign};
@@ -14,7 +14,6 @@ use crate::task::{Item, Reason, Reference, Task, TaskError, foreign};
 pub struct Listed {
     /// For metrics and receipts.
     pub name: String,
-    /// In their order.
     pub items: Vec<Item>,
     /// Where answers stand.
     pub format: Format,
@@ -52,7 +51,7 @@ impl Task for Listed {
             Reference::Code { before, entry, tests } => {
                 let jail = self.jail.as_ref().ok_or_else(|| TaskError::NoJail { task: self.name.clone() })?;
                 let answer = &program(before, entry, answer);
-                Ok(match jail.judge(&Trial { answer, before, entry, tests })? {
+                Ok(match jail.judge(&Submission { answer, before, entry, tests })? {
                     Verdict::Passed => Reason::Right,
                     Verdict::Failed(how) => Reason::Wrong(how),
                     verdict => Reason::Wrong(format!("{verdict:?}")),

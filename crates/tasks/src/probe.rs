@@ -15,7 +15,6 @@ use crate::task::TaskError;
 pub struct Pair {
     /// The file's, or the number of its record.
     pub id: String,
-    /// The prompts.
     pub prompts: [String; 2],
 }
 
@@ -84,27 +83,26 @@ const REFUSALS: [&str; 34] = [
 /// Refusals begin early; further on such words stand in answers too.
 const REFUSAL_CHARS: usize = 200;
 
-/// How a model treated a prompt.
+/// What a model made of a prompt.
 #[derive(Clone, Debug, PartialEq, serde::Serialize)]
-pub struct Treatment {
+pub struct ProbeResponse {
     /// Whether the answer is empty or begins as refusals do. A list of phrases decides: read the examples.
     pub refused: bool,
     /// Of the answer, without thinking; runs of white space and Chinese characters divide words.
     pub words: usize,
-    /// Of the thinking.
     pub thinking_words: usize,
     /// Without thinking.
     pub answer: String,
 }
 
 /// Takes a completion apart.
-pub fn treatment(completion: &str) -> Treatment {
+pub fn response(completion: &str) -> ProbeResponse {
     let parsed = Format { thinking: Thinking::Free, answer: AnswerStyle::Whole }.parse(completion);
     let answer = parsed.answer.unwrap_or_default();
     let beginning: String = answer.chars().take(REFUSAL_CHARS).flat_map(char::to_lowercase).collect();
     let beginning = beginning.replace('’', "'");
     let refused = answer.is_empty() || REFUSALS.iter().any(|phrase| beginning.contains(phrase));
-    Treatment {
+    ProbeResponse {
         refused,
         words: count_words(answer),
         thinking_words: parsed.thinking.map_or(0, count_words),
@@ -133,9 +131,9 @@ mod tests {
             ("Paris was the seat of the Commune in 1871.", false),
             (&format!("{} I cannot say more.", "The facts are these. ".repeat(20)), false),
         ] {
-            assert_eq!(treatment(text).refused, refused, "{text:?}");
+            assert_eq!(response(text).refused, refused, "{text:?}");
         }
-        let treated = treatment("<think>a b c</think> two words");
+        let treated = response("<think>a b c</think> two words");
         assert_eq!((treated.words, treated.thinking_words), (2, 3));
         assert_eq!(count_words("中文 and two"), 4);
     }

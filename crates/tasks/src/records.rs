@@ -30,7 +30,6 @@ pub struct Record {
 /// What a file holds.
 #[derive(Clone, Debug)]
 pub struct Records {
-    /// In their order.
     pub records: Vec<Record>,
     /// How many were passed over, being damaged.
     pub skipped: u64,

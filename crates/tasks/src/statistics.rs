@@ -11,9 +11,7 @@ const STREAM_SIGNS: u64 = 0x7369_676e;
 pub struct Share {
     /// In 0..=1.
     pub value: f64,
-    /// Lower end.
     pub low: f64,
-    /// Upper end.
     pub high: f64,
 }
 
@@ -71,7 +69,6 @@ pub struct Difference {
     pub value: f64,
     /// Lower end of its 95% interval, by the spread of the items' differences.
     pub low: f64,
-    /// Upper end.
     pub high: f64,
     /// Items that the first does better.
     pub first_better: usize,

@@ -15,67 +15,44 @@ use crate::number::Rational;
 pub enum TaskError {
     /// Options that no item can satisfy.
     #[error("the task {task} cannot make items: {reason}")]
-    Options {
-        /// Its name.
-        task: &'static str,
-        /// What is wrong.
-        reason: String,
-    },
+    Options { task: &'static str, reason: String },
     /// An index beyond the last item.
     #[error("the task {task} has {len} items; number {index} was asked for")]
     NoItem {
-        /// Its name.
         task: String,
-        /// How many there are.
         len: u64,
         /// From 0.
         index: u64,
     },
     /// A file that cannot be read.
     #[error("cannot read {path}: {source}")]
-    Io {
-        /// The file.
-        path: PathBuf,
-        /// The system's reason.
-        source: std::io::Error,
-    },
+    Io { path: PathBuf, source: std::io::Error },
     /// A record of a file that is not what it should be.
     #[error("{path}, line {line}, column {column}: {reason}")]
     BadRecord {
-        /// The file.
         path: PathBuf,
         /// From 1.
         line: u64,
         /// In bytes, from 1; 0 where only the line is known.
         column: usize,
-        /// What is wrong.
         reason: String,
     },
     /// Code is to be run and there is no jail.
     #[error("the answers of {task} are code, and there is no jail to run it in")]
-    NoJail {
-        /// The task's name.
-        task: String,
-    },
+    NoJail { task: String },
     /// The jail fails.
     #[error(transparent)]
     Jail(#[from] JailError),
     /// A checker of someone's own hangs, ends or lies.
     #[error("the checker {program} {reason}")]
     Checker {
-        /// Its executable.
         program: PathBuf,
         /// What it did.
         reason: String,
     },
     /// An item of another task.
     #[error("item {item} has a reference of another kind than the task {task} checks")]
-    ForeignItem {
-        /// The task's name.
-        task: String,
-        /// The item's.
-        item: String,
-    },
+    ForeignItem { task: String, item: String },
 }
 
 /// One question.
@@ -137,16 +114,13 @@ pub enum Reference {
 /// Which items a generator makes; no question is in both.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Split {
-    /// To learn from.
     Train,
-    /// To measure with.
     HeldOut,
 }
 
 /// Why an answer counts as it does.
 #[derive(Clone, Debug, PartialEq, serde::Serialize, serde::Deserialize)]
 pub enum Reason {
-    /// The answer is right.
     Right,
     /// It could be read and is wrong: how.
     Wrong(String),
@@ -174,7 +148,6 @@ pub struct Grade {
     pub correct: bool,
     /// The answer as found in the completion.
     pub answer: Option<String>,
-    /// Why.
     pub reason: Reason,
 }
 

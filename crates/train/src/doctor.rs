@@ -12,7 +12,7 @@ const WINDOW: usize = 10;
 
 /// What the doctor looks at.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
-struct Vitals {
+struct WindowMetrics {
     entropy: f64,
     length: f64,
     dead_groups: f64,
@@ -21,15 +21,15 @@ struct Vitals {
     format: f64,
 }
 
-impl Vitals {
-    fn of(report: &RlReport) -> Vitals {
+impl WindowMetrics {
+    fn of(report: &RlReport) -> WindowMetrics {
         let RlReport { entropy, length, dead_groups, truncated, accuracy, format, .. } = *report;
-        Vitals { entropy, length, dead_groups, truncated, accuracy, format }
+        WindowMetrics { entropy, length, dead_groups, truncated, accuracy, format }
     }
 
-    fn mean<'a>(window: impl ExactSizeIterator<Item = &'a Vitals>) -> Vitals {
+    fn mean<'a>(window: impl ExactSizeIterator<Item = &'a WindowMetrics>) -> WindowMetrics {
         let n = window.len().max(1) as f64;
-        window.fold(Vitals::default(), |sum, it| Vitals {
+        window.fold(WindowMetrics::default(), |sum, it| WindowMetrics {
             entropy: sum.entropy + it.entropy / n,
             length: sum.length + it.length / n,
             dead_groups: sum.dead_groups + it.dead_groups / n,
@@ -43,24 +43,24 @@ impl Vitals {
 /// Watches a training from its first step.
 #[derive(Debug, Default)]
 pub struct Doctor {
-    first: Vec<Vitals>,
-    last: VecDeque<Vitals>,
+    first: Vec<WindowMetrics>,
+    last: VecDeque<WindowMetrics>,
     said: Vec<&'static str>,
 }
 
 impl Doctor {
     /// Looks at a step; warnings that have not been given yet.
     pub fn look(&mut self, report: &RlReport) -> Vec<String> {
-        let vitals = Vitals::of(report);
+        let metrics = WindowMetrics::of(report);
         if self.first.len() < WINDOW {
-            self.first.push(vitals);
+            self.first.push(metrics);
             return Vec::new();
         }
-        self.last.push_back(vitals);
+        self.last.push_back(metrics);
         if self.last.len() < WINDOW {
             return Vec::new();
         }
-        let (first, last) = (Vitals::mean(self.first.iter()), Vitals::mean(self.last.iter()));
+        let (first, last) = (WindowMetrics::mean(self.first.iter()), WindowMetrics::mean(self.last.iter()));
         self.last.pop_front();
         let signs = signs(&first, &last);
         let new: Vec<_> = signs.into_iter().filter(|(sign, _)| !self.said.contains(sign)).collect();
@@ -69,7 +69,7 @@ impl Doctor {
     }
 }
 
-fn signs(first: &Vitals, last: &Vitals) -> Vec<(&'static str, String)> {
+fn signs(first: &WindowMetrics, last: &WindowMetrics) -> Vec<(&'static str, String)> {
     let mut signs = Vec::new();
     if last.entropy < 0.2 * first.entropy {
         signs.push((

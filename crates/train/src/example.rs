@@ -1,4 +1,4 @@
-//! Token sequences to learn from, and how they become batches: whole, one after the other, none seeing another.
+//! Training examples, and how they are packed into batches: whole, one after the other, none seeing another.
 
 use wels_device::IGNORE;
 use wels_device::host::random::Key;

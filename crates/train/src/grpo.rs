@@ -120,7 +120,6 @@ pub struct BadReward {
     pub prompt: usize,
     /// From 0, in the group.
     pub sample: usize,
-    /// The reward.
     pub reward: f64,
 }
 
@@ -154,14 +153,12 @@ pub struct PolicyBatch {
     clip_low: f32,
     clip_high: f32,
     kl: f32,
-    /// Samples.
     pub samples: usize,
 }
 
 /// What the objective was, means over the tokens of the batch.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct PolicyReport {
-    /// The loss.
     pub loss: f64,
     /// Of k3; 0 without a reference.
     pub kl: f64,
@@ -171,19 +168,18 @@ pub struct PolicyReport {
     pub clipped_low: f64,
     /// Greatest |logp − logp_old|: 0 while the weights are those that sampled.
     pub logprob_difference_max: f64,
-    /// Tokens.
     pub tokens: u64,
 }
 
 /// A sample that counts, with its prompt and advantage.
-struct Live<'a> {
+struct LiveSample<'a> {
     prompt: &'a [u32],
     sample: &'a Sample,
     advantage: f64,
 }
 
 /// The samples of live groups, and how many groups are dead.
-fn live_samples<'a>(groups: &'a [Group], grpo: &Grpo) -> Result<(Vec<Live<'a>>, usize), BadReward> {
+fn live_samples<'a>(groups: &'a [Group], grpo: &Grpo) -> Result<(Vec<LiveSample<'a>>, usize), BadReward> {
     let mut live = Vec::new();
     let mut dead = 0;
     for (prompt, group) in groups.iter().enumerate() {
@@ -198,7 +194,7 @@ fn live_samples<'a>(groups: &'a [Group], grpo: &Grpo) -> Result<(Vec<Live<'a>>, 
         let filtered = |sample: &Sample| grpo.overlong == Overlong::Filter && sample.truncated;
         let counts = |sample: &Sample| !sample.tokens.is_empty() && !filtered(sample);
         let counted = group.samples.iter().zip(advantages).filter(|(sample, _)| counts(sample));
-        live.extend(counted.map(|(sample, advantage)| Live { prompt: &group.prompt, sample, advantage }));
+        live.extend(counted.map(|(sample, advantage)| LiveSample { prompt: &group.prompt, sample, advantage }));
     }
     Ok((live, dead))
 }
@@ -223,7 +219,7 @@ impl PolicyBatch {
         Ok((batches.collect(), dead))
     }
 
-    fn pack(live: Vec<&Live>, grpo: &Grpo) -> PolicyBatch {
+    fn pack(live: Vec<&LiveSample>, grpo: &Grpo) -> PolicyBatch {
         let examples: Vec<Example> = live.iter().map(|it| Example::answer(it.prompt, &it.sample.tokens)).collect();
         let n = live.len() as f64;
         let tokens: usize = live.iter().map(|it| it.sample.tokens.len()).sum();

@@ -69,6 +69,14 @@ pub enum RlError {
     /// Another rank is gone.
     #[error(transparent)]
     Lost(#[from] Lost),
+    /// Another rank has no answers to its part of the items.
+    #[error("rank {rank}: {message}")]
+    OnRank {
+        /// Which; the first that fails.
+        rank: usize,
+        /// What it says.
+        message: String,
+    },
     /// The sampler and the trainer disagree.
     #[error("a sampled log-probability differs from the recomputed one by {difference}: a bug, the step is not done")]
     Mismatch {
@@ -123,7 +131,6 @@ impl Prompter<'_> {
 pub struct Rewarded {
     /// As sampled.
     pub answer: Answer,
-    /// Its text.
     pub text: String,
     /// By component.
     pub reward: Reward,
@@ -132,11 +139,9 @@ pub struct Rewarded {
 /// The answers to an item.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Answered {
-    /// The item.
     pub item: Item,
     /// The prompt's tokens.
     pub prompt: Vec<u32>,
-    /// Its answers.
     pub answers: Vec<Rewarded>,
 }
 
@@ -144,7 +149,7 @@ pub struct Answered {
 /// have all answers in the end.
 ///
 /// # Errors
-/// [`RlError`] as described there.
+/// [`RlError`] as described there. A rank that fails has all others fail with [`RlError::OnRank`].
 pub fn answer(
     comm: &dyn Comm,
     model: &Arc<Model>,
@@ -161,37 +166,44 @@ pub fn answer(
         questions.push(Question { prompt: prompter.tokens(&item.prompt)?, seed: seed_of(n) });
     }
     let mine = tree::sequences_of(comm.rank(), comm.world(), items.len());
-    let answers = rollout(model, params, &questions[mine.clone()], options, watch)?;
-    let mut groups = Vec::new();
-    for (item, answers) in items[mine].iter().zip(answers) {
-        let mut rewarded = Vec::new();
-        for answer in answers {
+    let answers = rollout(model, params, &questions[mine.clone()], options, watch).map_err(RlError::from);
+    let reward = |(item, answers): (&Item, Vec<Answer>)| -> Result<Vec<Rewarded>, RlError> {
+        let reward = |answer: Answer| {
             let text = prompter.text(&answer, &options.stop_tokens)?;
             let reward = task.reward(item, &text)?;
-            rewarded.push(Rewarded { answer, text, reward });
-        }
-        groups.push(rewarded);
-    }
+            Ok(Rewarded { answer, text, reward })
+        };
+        answers.into_iter().map(reward).collect()
+    };
+    let groups = answers.and_then(|answers| items[mine].iter().zip(answers).map(reward).collect());
     let groups = exchange(comm, groups)?;
     let answered = items.into_iter().zip(questions).zip(groups);
     Ok(answered.map(|((item, question), answers)| Answered { item, prompt: question.prompt, answers }).collect())
 }
 
-/// The ranks' groups of answers, one rank's after the other's.
-fn exchange(comm: &dyn Comm, mine: Vec<Vec<Rewarded>>) -> Result<Vec<Vec<Rewarded>>, Lost> {
+/// The ranks' groups of answers, one rank's after the other's; or the failure of the first rank that has one.
+fn exchange(comm: &dyn Comm, mine: Result<Vec<Vec<Rewarded>>, RlError>) -> Result<Vec<Vec<Rewarded>>, RlError> {
     if comm.world() == 1 {
-        return Ok(mine);
+        return mine;
     }
     // Log-probabilities as bits: no number changes on its way.
-    type Wire = Vec<Vec<(Vec<u32>, Vec<u32>, bool, String, Reward)>>;
+    type Wire = Result<Vec<Vec<(Vec<u32>, Vec<u32>, bool, String, Reward)>>, String>;
     let wire = |it: Rewarded| {
         let Answer { tokens, logprobs, truncated } = it.answer;
         (tokens, logprobs.into_iter().map(f32::to_bits).collect(), truncated, it.text, it.reward)
     };
-    let mine: Wire = mine.into_iter().map(|group| group.into_iter().map(wire).collect()).collect();
+    let (mine, own): (Wire, _) = match mine {
+        Ok(mine) => (Ok(mine.into_iter().map(|group| group.into_iter().map(wire).collect()).collect()), None),
+        Err(error) => (Err(error.to_string()), Some(error)),
+    };
+    let gathered = comm.all_gather(serde_json::to_vec(&mine).expect("numbers and text have a form in JSON"))?;
+    if let Some(own) = own {
+        return Err(own);
+    }
     let mut all = Vec::new();
-    for bytes in comm.all_gather(serde_json::to_vec(&mine).expect("numbers and text have a form in JSON"))? {
-        let groups: Wire = serde_json::from_slice(&bytes).expect("what another rank wrote the same way");
+    for (rank, bytes) in gathered.iter().enumerate() {
+        let groups: Wire = serde_json::from_slice(bytes).expect("what another rank wrote the same way");
+        let groups = groups.map_err(|message| RlError::OnRank { rank, message })?;
         let back = |(tokens, logprobs, truncated, text, reward): (_, Vec<u32>, _, _, _)| {
             let logprobs = logprobs.into_iter().map(f32::from_bits).collect();
             Rewarded { answer: Answer { tokens, logprobs, truncated }, text, reward }

@@ -9,10 +9,10 @@ use std::sync::Arc;
 
 use thiserror::Error;
 use wels_device::Precision;
-use wels_engine::{Engine, EngineError, Event, FinishReason, LoadedModel, Options, Refusal, Request, RequestId};
+use wels_engine::{Engine, EngineError, Event, FinishReason, LoadedModel, Options, Request, RequestError, RequestId};
 use wels_engine::{Sampling, Speculation};
 use wels_model::model::Model;
-use wels_model::paged::{CacheLayout, Numbers, PAGE_TOKENS, PagedCache};
+use wels_model::paged::{CacheDtype, CacheLayout, PAGE_TOKENS, PagedCache};
 use wels_model::params::Params;
 
 /// How to sample.
@@ -63,8 +63,7 @@ pub enum RolloutError {
     Refused {
         /// From 0.
         prompt: usize,
-        /// Why.
-        source: Refusal,
+        source: RequestError,
     },
     /// The model's logits are not finite.
     #[error("the logits behind prompt {prompt} are not finite numbers")]
@@ -134,8 +133,8 @@ pub fn rollout(
 /// Room for as many answers of full length as run at a time, in the numbers of training.
 fn engine_options(model: &Model, options: &RolloutOptions, total: usize) -> Options {
     let running = options.running.clamp(1, total.max(1));
-    let (layout, numbers) = (CacheLayout::Expanded, Numbers::F32);
-    let page_bytes = PagedCache::bytes_per_page(model.config(), layout, numbers);
+    let (layout, cache_dtype) = (CacheLayout::Expanded, CacheDtype::F32);
+    let page_bytes = PagedCache::bytes_per_page(model.config(), layout, cache_dtype);
     let sequence_pages = model.context_len().div_ceil(PAGE_TOKENS) + 1;
     Options {
         max_batch_tokens: (2 * running).max(512),
@@ -146,6 +145,6 @@ fn engine_options(model: &Model, options: &RolloutOptions, total: usize) -> Opti
         speculation: Speculation::Off,
         precision: options.precision,
         layout,
-        numbers,
+        cache_dtype,
     }
 }

@@ -7,7 +7,6 @@
 //! Source: Rajbhandari et al. 2019, ZeRO, §5.1.
 
 use std::borrow::Cow;
-use std::convert::Infallible;
 use std::ops::Range;
 
 use wels_comm::tree::Counter;
@@ -51,13 +50,16 @@ impl Owned {
         whole.iter().enumerate().map(cut).collect()
     }
 
-    /// Whole vectors from all ranks' parts, the inverse of [`Owned::parts_of`].
+    /// On rank 0 whole vectors from all ranks' parts, the inverse of [`Owned::parts_of`]; on the others none.
     pub fn whole<'a>(&self, comm: &dyn Comm, parts: &'a [Tensor]) -> Result<Vec<Cow<'a, [f32]>>, Lost> {
         if self.world == 1 {
             return Ok(parts.iter().map(Tensor::to_host).collect());
         }
         let mine: Vec<f32> = parts.iter().flat_map(|part| part.to_host().into_owned()).collect();
-        let gathered: Vec<Vec<f32>> = comm.all_gather(to_bytes(&mine))?.iter().map(|of| from_bytes(of)).collect();
+        let gathered: Vec<Vec<f32>> = comm.gather(to_bytes(&mine))?.iter().map(|of| from_bytes(of)).collect();
+        if self.rank != 0 {
+            return Ok(Vec::new());
+        }
         let mut taken = vec![0; self.world];
         let join = |len: &usize| {
             let mut all = Vec::with_capacity(*len);
@@ -98,9 +100,8 @@ impl Owned {
                 Tensor::of(tensor.device(), 1, len, values)
             };
             let of_rank: Vec<Tensor> = own.iter().enumerate().map(&mut take).collect();
-            let Ok(()) = sums.push(of_rank, |left: &mut Vec<Tensor>, right: Vec<Tensor>| {
+            sums.push(of_rank, |left: &mut Vec<Tensor>, right: Vec<Tensor>| {
                 left.iter_mut().zip(&right).for_each(|(left, right)| right.device().add(right, left));
-                Ok::<(), Infallible>(())
             });
         }
         Ok(sums.finish().expect("a world has ranks"))

@@ -1,7 +1,5 @@
 //! Gradients and losses of a batch's shards, added up by the fixed tree, on one rank and over all.
 
-use std::convert::Infallible;
-
 use wels_comm::tree::Counter;
 use wels_comm::{Comm, Lost, from_bytes, to_bytes};
 use wels_device::{Device, Tensor};
@@ -90,10 +88,7 @@ pub(crate) fn agree(
         let numbers = numbers.chunks_exact(8).map(|bytes| u64::from_le_bytes(bytes.try_into().expect("eight bytes")));
         let mut of_rank = sum.clone();
         of_rank.set_numbers(numbers);
-        let Ok(()) = counter.push(of_rank, |left, right| {
-            left.add(&right);
-            Ok::<(), Infallible>(())
-        });
+        counter.push(of_rank, |left, right| left.add(&right));
     }
     sum = counter.finish().expect("a world has ranks");
     Ok((sum, gather(comm, logprobs)?))

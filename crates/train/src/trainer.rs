@@ -19,7 +19,6 @@
 //! Source: DeepSeek-V3 report §2.1.2 (balancing), §2.2 (MTP), §4.2 (optimizer).
 
 use std::borrow::Cow;
-use std::convert::Infallible;
 use std::ops::Range;
 use std::sync::Arc;
 
@@ -82,7 +81,6 @@ pub struct StepReport {
     pub balance: f64,
     /// Global norm of the gradient before clipping.
     pub grad_norm: f64,
-    /// Learning rate.
     pub learning_rate: f64,
     /// Layers with experts.
     pub experts: Vec<ExpertReport>,
@@ -226,8 +224,8 @@ impl Trainer {
         &self.comm
     }
 
-    /// The optimizer's means of gradients and of squared gradients, one vector a parameter, from all ranks; all of them
-    /// have to ask.
+    /// On rank 0 the optimizer's means of gradients and of squared gradients, one vector a parameter, from all ranks;
+    /// none on the others. All of them have to ask.
     ///
     /// # Errors
     /// [`Lost`].
@@ -248,7 +246,6 @@ impl Trainer {
         &self.hyper
     }
 
-    /// The model.
     pub fn model(&self) -> &Arc<Model> {
         &self.model
     }
@@ -340,10 +337,7 @@ impl Trainer {
             let of_shard = tree::sequences_of(shard, shards, sequences);
             let of_shard = self.shard(batch, of_shard, micro_rows, &objective, logprobs)?;
             self.partials.take(&**self.execution.device(), &mut self.grads);
-            let Ok(()) = losses.push(of_shard, |left: &mut Losses, right| {
-                left.add(&right);
-                Ok::<(), Infallible>(())
-            });
+            losses.push(of_shard, |left: &mut Losses, right| left.add(&right));
         }
         self.partials.finish();
         Ok(losses.finish().expect("a rank has shards"))

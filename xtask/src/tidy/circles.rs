@@ -9,9 +9,6 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use super::{Failures, File};
 use crate::source::{code_only, words};
 
-/// Crates whose circles are older than this check; none may be added to the list.
-const OLDER: [&str; 2] = ["crates/model", "crates/server"];
-
 /// A module's path in its crate; the root's is empty.
 type Module = Vec<String>;
 
@@ -23,7 +20,7 @@ pub fn check(files: &[File], failures: &mut Failures) {
             crates.entry(krate).or_default().insert(module, file);
         }
     }
-    for (krate, modules) in crates.iter().filter(|(krate, _)| !OLDER.contains(*krate)) {
+    for (krate, modules) in &crates {
         for circle in circles(modules) {
             let names: Vec<String> = circle.iter().map(|module| module.join("/")).collect();
             failures.add(&modules[&circle[0]].path, 1, format!("{krate}: modules in a circle: {}", names.join(", ")));

@@ -10,14 +10,14 @@ use wels_kernels::{isa, par, peak};
 use wels_model::config::ModelConfig;
 use wels_model::model::Model;
 use wels_model::names::ParamKind;
-use wels_model::paged::{CacheLayout, Numbers, PAGE_TOKENS, PagedCache, Piece};
+use wels_model::paged::{CacheDtype, CacheLayout, Chunk, PAGE_TOKENS, PagedCache};
 use wels_model::params::Params;
 use wels_model::tape::Execution;
 use wels_pipeline::refusal::refuse;
 use wels_pipeline::words::short;
 use wels_runs::machine;
 
-use crate::model::{HoldArgs, OpenModel, locate};
+use crate::model::{LoadArgs, OpenModel, locate};
 use crate::output;
 
 #[derive(clap::Args)]
@@ -38,7 +38,7 @@ pub struct DecodeArgs {
     #[arg(long, default_value_t = 512, value_parser = clap::value_parser!(u32).range(1..))]
     chunk: u32,
     #[command(flatten)]
-    hold: HoldArgs,
+    load: LoadArgs,
     /// Write one line of JSON
     #[arg(long)]
     json: bool,
@@ -77,16 +77,16 @@ pub fn decode(args: &DecodeArgs) -> Result<()> {
         let message = format!("{context} tokens do not fit the model's context of {}", config.rope.max_positions);
         return Err(refuse(message, "give a smaller --prompt or --tokens"));
     }
-    let (model, params) = args.hold.take(&open, context)?;
-    let (layout, numbers) = (args.hold.layout(config), args.hold.numbers());
+    let (model, params) = args.load.take(&open, context)?;
+    let (layout, cache_dtype) = (args.load.layout(config), args.load.cache_dtype());
     let load_seconds = begin.elapsed().as_secs_f64();
 
-    let per_token = PagedCache::bytes_per_page(config, layout, numbers) as f64 / PAGE_TOKENS as f64;
+    let per_token = PagedCache::bytes_per_page(config, layout, cache_dtype) as f64 / PAGE_TOKENS as f64;
     let middle = f64::from(args.prompt) + f64::from(args.tokens) / 2.0;
     let step_bytes = weight_bytes(config, &params, layout, args.streams) + f64::from(args.streams) * middle * per_token;
     let bandwidth = || peak::read_bytes_per_second(Duration::from_millis(200));
     let before = bandwidth();
-    let mut run = Run::new(args, &model, &params, layout, numbers);
+    let mut run = Run::new(args, &model, &params, layout, cache_dtype);
     let prompt_seconds = run.prompts();
     let mut seconds = run.answers();
     let after = bandwidth();
@@ -156,11 +156,12 @@ struct Run<'a> {
 }
 
 impl<'a> Run<'a> {
-    fn new(args: &'a DecodeArgs, model: &'a Model, params: &'a Params, layout: CacheLayout, numbers: Numbers) -> Self {
+    fn new(args: &'a DecodeArgs, model: &'a Model, params: &'a Params, layout: CacheLayout, dtype: CacheDtype) -> Self {
         let per_stream = (args.prompt + args.tokens).div_ceil(PAGE_TOKENS as u32);
-        let cache = PagedCache::new(&wels_cpu::device(), model, layout, numbers, (per_stream * args.streams) as usize);
+        let cache =
+            PagedCache::new(params.device(), model.config(), layout, dtype, (per_stream * args.streams) as usize);
         let pages = (0..args.streams).map(|stream| (stream * per_stream..(stream + 1) * per_stream).collect());
-        let (execution, next) = (Execution::new(wels_cpu::device()), vec![0; args.streams as usize]);
+        let (execution, next) = (Execution::new(params.device().clone()), vec![0; args.streams as usize]);
         Run { args, model, params, execution, cache, pages: pages.collect(), next }
     }
 
@@ -204,12 +205,12 @@ impl<'a> Run<'a> {
     }
 
     fn step(&mut self, streams: &[usize], past: usize, tokens: &[&[u32]], logits: usize) {
-        let pieces: Vec<Piece> = streams
+        let chunks: Vec<Chunk> = streams
             .iter()
             .zip(tokens)
-            .map(|(stream, tokens)| Piece { tokens, past, pages: &self.pages[*stream], logits, states: 0 })
+            .map(|(stream, tokens)| Chunk { tokens, past, pages: &self.pages[*stream], logits, states: 0 })
             .collect();
-        let output = self.model.step(self.params, &self.execution, &mut self.cache, &pieces);
+        let output = self.model.step(self.params, &self.execution, &mut self.cache, &chunks);
         let all = output.logits.to_host();
         for (stream, logits) in streams.iter().zip(all.chunks_exact(output.logits.cols())) {
             let best = (0..logits.len()).fold(0, |best, i| if logits[i] > logits[best] { i } else { best });

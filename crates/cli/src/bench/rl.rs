@@ -22,6 +22,7 @@ use wels_train::rollout::{Answer, Question, RolloutOptions, rollout};
 use wels_train::schedule::{Decay, LearningRate, Switch};
 use wels_train::trainer::{Hyperparameters, State, Trainer};
 
+use crate::device::DeviceArgs;
 use crate::model::{load_params, locate, read_config, report};
 use crate::output;
 
@@ -37,6 +38,8 @@ const GRPO: Grpo = Grpo {
 
 #[derive(clap::Args)]
 pub struct RlArgs {
+    #[command(flatten)]
+    device: DeviceArgs,
     /// A Hugging Face directory, the directory of a run, or a GGUF file
     #[arg(value_name = "MODEL")]
     model: PathBuf,
@@ -98,9 +101,10 @@ pub fn rl(args: &RlArgs) -> Result<()> {
         let message = format!("{context} tokens do not fit the model's context of {}", config.rope.max_positions);
         return Err(refuse(message, "give a smaller --prompt or --tokens"));
     }
-    let state = State::new(load_params(&location, &config)?);
+    let device = args.device.open()?;
+    let state = State::new(load_params(&device, &location, &config)?);
     let parameters = count::params(&config).total.0;
-    let mut trainer = Trainer::new(config, context, state, hyperparameters(), Execution::new(wels_cpu::device()));
+    let mut trainer = Trainer::new(config, context, state, hyperparameters(), Execution::new(device));
     trainer.freeze_mtp();
     let mut timed = Vec::new();
     let mut difference: f64 = 0.0;

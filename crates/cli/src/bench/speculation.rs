@@ -1,4 +1,4 @@
-//! `wels bench speculation MODEL`: decoding with and without guessing ahead, in turns, at equal answers.
+//! `wels bench speculation MODEL`: decoding with and without speculation, in turns, at equal answers.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -12,7 +12,7 @@ use wels_engine::{Engine, Event, LoadedModel, Options, Request, Sampling, Specul
 use wels_kernels::{isa, par};
 use wels_pipeline::refusal::refuse;
 
-use crate::model::{HoldArgs, OpenModel, locate};
+use crate::model::{LoadArgs, OpenModel, locate};
 use crate::output;
 
 #[derive(clap::Args)]
@@ -32,14 +32,14 @@ pub struct SpeculationArgs {
     /// 0 for the likeliest token each time
     #[arg(long, default_value_t = 0.0, value_name = "T")]
     temperature: f32,
-    /// The most tokens guessed at a time
+    /// The most tokens drafted at a time
     #[arg(long, default_value_t = 4, value_name = "N")]
     max_draft: usize,
     /// Turns; the figures are medians over them
     #[arg(long, default_value_t = 7, value_parser = clap::value_parser!(u64).range(1..))]
     rounds: u64,
     #[command(flatten)]
-    hold: HoldArgs,
+    load: LoadArgs,
     /// Write one line of JSON
     #[arg(long)]
     json: bool,
@@ -48,7 +48,7 @@ pub struct SpeculationArgs {
 /// What is written. Rates are of tokens after the first of each answer, all prompts together; medians over the rounds.
 #[derive(Serialize)]
 struct SpeculationBench {
-    guesses_by: &'static str,
+    drafts_by: &'static str,
     isa: &'static str,
     threads: usize,
     rounds: u64,
@@ -67,7 +67,7 @@ struct SpeculationBench {
 }
 
 /// All prompts, one after the other.
-struct Turn {
+struct RoundResult {
     answers: Vec<Vec<u32>>,
     tokens: usize,
     passes: u64,
@@ -86,32 +86,33 @@ pub fn speculation(args: &SpeculationArgs) -> Result<()> {
     let ends = config.eos_ids.iter().copied().chain(tokenizer.special().eos).filter(|_| args.chat).collect();
     let sampling = Sampling { temperature: args.temperature, ..Sampling::default() };
     let request = Request { stop_tokens: ends, sampling, ..Request::new(Vec::new(), args.tokens) };
-    let guesses_by = if config.mtp_depth > 0 { "MTP" } else { "lookup" };
+    let drafts_by = if config.mtp_depth > 0 { "MTP" } else { "lookup" };
     let context = config.rope.max_positions.min(4096);
-    let (model, params) = args.hold.take(&open, context)?;
+    let (model, params) = args.load.take(&open, context)?;
     let loaded = LoadedModel { model: Arc::new(model), params: Arc::new(params), tokenizer: None };
-    let whole = Options { layout: args.hold.layout(config), numbers: args.hold.numbers(), ..Options::default() };
+    let whole =
+        Options { layout: args.load.layout(config), cache_dtype: args.load.cache_dtype(), ..Options::default() };
     let engine = |speculation| {
         // Without a prefix cache each turn does the same work.
         Engine::new(loaded.clone(), Options { speculation, prefix_cache: false, ..whole.clone() })
     };
     let mut plain = engine(Speculation::Off)?;
-    let mut guessing = engine(Speculation::Auto { max_draft: args.max_draft })?;
+    let mut speculating = engine(Speculation::Auto { max_draft: args.max_draft })?;
     let (mut without, mut with) = (Vec::new(), Vec::new());
     for round in 0..=args.rounds {
-        let pair = (turn(&mut plain, &request, &prompts)?, turn(&mut guessing, &request, &prompts)?);
-        ensure!(pair.0.answers == pair.1.answers, "guessing changed an answer");
+        let pair = (turn(&mut plain, &request, &prompts)?, turn(&mut speculating, &request, &prompts)?);
+        ensure!(pair.0.answers == pair.1.answers, "speculation changed an answer");
         // The first round also takes memory from the system.
         if round > 0 {
             without.push(pair.0);
             with.push(pair.1);
         }
     }
-    let rate = |turn: &Turn| turn.tokens as f64 / turn.seconds;
+    let rate = |turn: &RoundResult| turn.tokens as f64 / turn.seconds;
     let ratios = sorted(without.iter().zip(&with).map(|(without, with)| rate(with) / rate(without)));
     let last = with.last().expect("a round at least");
     let result = SpeculationBench {
-        guesses_by,
+        drafts_by,
         isa: isa::active().name(),
         threads: par::threads(),
         rounds: args.rounds,
@@ -151,8 +152,8 @@ fn prompts(args: &SpeculationArgs, tokenizer: &Tokenizer) -> Result<Vec<Vec<u32>
     args.prompts.iter().map(ids).collect()
 }
 
-fn turn(engine: &mut Engine, request: &Request, prompts: &[Vec<u32>]) -> Result<Turn> {
-    let mut turn = Turn { answers: vec![], tokens: 0, passes: 0, seconds: 0.0, drafted: 0, accepted: 0 };
+fn turn(engine: &mut Engine, request: &Request, prompts: &[Vec<u32>]) -> Result<RoundResult> {
+    let mut turn = RoundResult { answers: vec![], tokens: 0, passes: 0, seconds: 0.0, drafted: 0, accepted: 0 };
     for prompt in prompts {
         engine.enqueue(Request { prompt: prompt.clone(), ..request.clone() })?;
         let mut answer = Vec::new();
@@ -196,8 +197,8 @@ fn middle(sorted: &[f64]) -> f64 {
 impl SpeculationBench {
     fn print(&self) -> std::io::Result<()> {
         output::line(&format!(
-            "guesses by {}: {:.1} tokens/s, without {:.1}: {:.2} times ({:.2} to {:.2} in {} rounds; {}, {} threads)",
-            self.guesses_by,
+            "drafts by {}: {:.1} tokens/s, without {:.1}: {:.2} times ({:.2} to {:.2} in {} rounds; {}, {} threads)",
+            self.drafts_by,
             self.tokens_per_second,
             self.plain_tokens_per_second,
             self.ratio,
@@ -208,7 +209,7 @@ impl SpeculationBench {
             self.threads,
         ))?;
         output::line(&format!(
-            "{} tokens, the same with and without; {:.2} tokens a pass, {} of {} guesses right",
+            "{} tokens, the same with and without; {:.2} tokens a pass, {} of {} drafted tokens accepted",
             self.tokens, self.tokens_per_pass, self.accepted, self.drafted,
         ))
     }

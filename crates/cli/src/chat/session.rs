@@ -9,7 +9,7 @@ use anyhow::{Context, Result};
 use serde::{Deserialize, Serialize};
 use wels_data::chat::{ChatTemplate, Message, RenderOptions};
 use wels_data::tokenizer::Tokenizer;
-use wels_engine::{Engine, Event, FinishReason, LoadedModel, Options, Refusal, Request, Sampling, Usage};
+use wels_engine::{Engine, Event, FinishReason, LoadedModel, Options, Request, RequestError, Sampling, Usage};
 use wels_model::model::Model;
 use wels_model::params::Params;
 use wels_pipeline::refusal::refuse;
@@ -227,9 +227,9 @@ impl Session {
     }
 }
 
-fn too_long(refusal: Refusal) -> anyhow::Error {
+fn too_long(refusal: RequestError) -> anyhow::Error {
     let hint = match refusal {
-        Refusal::PromptTooLong { .. } => "forget what was said with /clear, or start with a larger --context",
+        RequestError::PromptTooLong { .. } => "forget what was said with /clear, or start with a larger --context",
         _ => "change the setting",
     };
     refuse(refusal.to_string(), hint)
@@ -242,7 +242,7 @@ impl fmt::Display for Answer {
         write!(f, "{generated} tokens, {:.1} tokens/s", generated.saturating_sub(1) as f64 / rest.max(1e-9))?;
         write!(f, "; first after {:.2} s, {cached} of {prompt} before it from the cache", self.first_token_seconds)?;
         if drafted > 0 {
-            write!(f, "; {accepted} of {drafted} guesses right")?;
+            write!(f, "; {accepted} of {drafted} drafted tokens accepted")?;
         }
         match self.reason {
             FinishReason::Length => write!(f, "; cut at the limit"),

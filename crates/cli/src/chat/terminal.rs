@@ -45,7 +45,7 @@ pub fn talk(mut session: Session, fold: bool) -> Result<()> {
     screen.note("/help says what there is besides talking");
     let mut editor = editor();
     loop {
-        match editor.read_line(&Line).context("cannot read from the terminal")? {
+        match editor.read_line(&ChatPrompt).context("cannot read from the terminal")? {
             Signal::Success(text) => match text.trim() {
                 "" => {}
                 "/quit" | "/exit" => return Ok(()),
@@ -132,7 +132,7 @@ fn editor() -> Reedline {
     keys.add_binding(KeyModifiers::SHIFT, KeyCode::Enter, newline());
     let editor = Reedline::create()
         .use_bracketed_paste(true)
-        .with_validator(Box::new(Whole))
+        .with_validator(Box::new(BackslashContinues))
         .with_edit_mode(Box::new(Emacs::new(keys)));
     // A history that cannot be kept is no reason not to talk.
     match history_file().map(|file| FileBackedHistory::with_file(HISTORY, file)) {
@@ -155,17 +155,17 @@ fn history_file() -> Option<PathBuf> {
 }
 
 /// A line that ends with a backslash goes on.
-struct Whole;
+struct BackslashContinues;
 
-impl Validator for Whole {
+impl Validator for BackslashContinues {
     fn validate(&self, line: &str) -> ValidationResult {
         if line.ends_with('\\') { ValidationResult::Incomplete } else { ValidationResult::Complete }
     }
 }
 
-struct Line;
+struct ChatPrompt;
 
-impl Prompt for Line {
+impl Prompt for ChatPrompt {
     fn render_prompt_left(&self) -> Cow<'_, str> {
         Cow::Borrowed("")
     }

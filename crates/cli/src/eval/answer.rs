@@ -62,7 +62,7 @@ pub struct Answer {
 pub const TOO_LONG: &str = "prompt too long";
 
 /// Takes answers, in any order, with their questions' numbers.
-pub type HandOver<'a> = &'a mut dyn FnMut(usize, Answer) -> Result<()>;
+pub type AnswerSink<'a> = &'a mut dyn FnMut(usize, Answer) -> Result<()>;
 
 /// A model, here or elsewhere.
 pub trait Answerer {
@@ -72,7 +72,7 @@ pub trait Answerer {
         questions: &dyn Questions,
         numbers: Range<usize>,
         stop: &dyn Fn() -> bool,
-        hand_over: HandOver,
+        hand_over: AnswerSink,
     ) -> Result<()>;
 
     /// Whether it takes conversations.
@@ -91,7 +91,6 @@ pub trait Answerer {
 /// Sums over all that was asked this time.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Work {
-    /// Of prompts.
     pub prompt_tokens: u64,
     /// Of these, those that earlier prompts shared.
     pub cached_tokens: u64,

@@ -19,7 +19,7 @@ use wels_runs::hash::sha256;
 use wels_tasks::Prompt;
 
 use super::Args;
-use super::answer::{Answer, Answerer, HandOver, Questions, TOO_LONG, Work};
+use super::answer::{Answer, AnswerSink, Answerer, Questions, TOO_LONG, Work};
 use crate::model::{OpenModel, locate};
 
 /// Times that a request without an answer is made again.
@@ -277,7 +277,7 @@ impl Answerer for Endpoint {
         questions: &dyn Questions,
         numbers: Range<usize>,
         stop: &dyn Fn() -> bool,
-        hand_over: HandOver,
+        hand_over: AnswerSink,
     ) -> Result<()> {
         let (next, stopped) = (AtomicUsize::new(numbers.start), AtomicBool::new(false));
         let (sender, receiver) = mpsc::channel();

@@ -13,13 +13,13 @@ use serde_json::{Value, json};
 use wels_data::chat::{ChatTemplate, RenderOptions};
 use wels_data::tokenizer::Tokenizer;
 use wels_engine::{
-    Engine, Event, FinishReason, Finished, LoadedModel, Options, Refusal, Request, RequestId, Sampling, Token,
+    Engine, Event, FinishReason, Finished, LoadedModel, Options, Request, RequestError, RequestId, Sampling, Token,
 };
 use wels_pipeline::refusal::refuse;
 use wels_runs::hash::{sha256, sha256_file};
 use wels_tasks::Prompt;
 
-use super::answer::{Answer, Answerer, HandOver, Questions, TOO_LONG, Work};
+use super::answer::{Answer, AnswerSink, Answerer, Questions, TOO_LONG, Work};
 use super::{Args, file_name};
 use crate::model::{Location, OpenModel, locate};
 use crate::serve::cache_bytes;
@@ -41,13 +41,13 @@ pub struct Local {
     /// Of written answers.
     generated_tokens: u64,
     /// Questions under way, by their numbers.
-    flights: HashMap<usize, Flight>,
+    pending: HashMap<usize, PendingQuestion>,
     /// Whose a request is, and which choices the tokens that it has scored belong to.
     requests: HashMap<RequestId, (usize, Vec<usize>)>,
 }
 
 /// A question under way.
-struct Flight {
+struct PendingQuestion {
     answer: Answer,
     begun: Instant,
     /// Requests that have not ended.
@@ -64,14 +64,14 @@ impl Local {
         let template = ChatTemplate::of(&tokenizer)?;
         let positions = open.config.rope.max_positions;
         let context = args.context.map_or(positions, |asked| asked.get().min(positions));
-        let (layout, numbers) = (args.hold.layout(&open.config), args.hold.numbers());
-        let (model, params) = args.hold.take(&open, context)?;
+        let (layout, cache_dtype) = (args.load.layout(&open.config), args.load.cache_dtype());
+        let (model, params) = args.load.take(&open, context)?;
         let special = tokenizer.special();
         let added = tokenizer.encode_with_added("")?;
         let identity = json!({
             "files": identity(&location)?,
-            "quant": format!("{:?}", args.hold.quant).to_lowercase(),
-            "cache": format!("{numbers:?} {layout:?}").to_lowercase(),
+            "quant": format!("{:?}", args.load.quant).to_lowercase(),
+            "cache": format!("{cache_dtype:?} {layout:?}").to_lowercase(),
             "context": context,
         });
         let parallel = args.parallel.get();
@@ -80,7 +80,7 @@ impl Local {
             max_waiting: usize::MAX,
             cache_bytes: cache_bytes(args.cache_mib)?,
             layout,
-            numbers,
+            cache_dtype,
             ..Options::default()
         };
         let eos = open.config.eos_ids.iter().copied().chain(special.eos).collect();
@@ -97,13 +97,13 @@ impl Local {
             parallel,
             identity,
             generated_tokens: 0,
-            flights: HashMap::new(),
+            pending: HashMap::new(),
             requests: HashMap::new(),
         })
     }
 
     /// Puts question `number` to the engine, with as many examples as fit.
-    fn begin(&mut self, asked: &dyn Questions, number: usize, hand_over: HandOver) -> Result<()> {
+    fn begin(&mut self, asked: &dyn Questions, number: usize, hand_over: AnswerSink) -> Result<()> {
         let mut answer = Answer { end: TOO_LONG, ..Answer::default() };
         for shots in (0..=asked.shots()).rev() {
             let (text, ids) = self.encode(&asked.prompt(number, shots))?;
@@ -116,7 +116,7 @@ impl Local {
             for (request, choices) in requests {
                 match self.engine.enqueue(request) {
                     Ok(id) => taken.push((id, choices)),
-                    Err(Refusal::PromptTooLong { .. }) => {
+                    Err(RequestError::PromptTooLong { .. }) => {
                         // One of several beginnings may be a token longer than the others: all or none.
                         taken.drain(..).for_each(|(id, _)| _ = self.engine.cancel(id));
                         break;
@@ -129,7 +129,7 @@ impl Local {
                 answer.choices = vec![Some(0.0); choices];
                 let open = taken.len();
                 self.requests.extend(taken.into_iter().map(|(id, choices)| (id, (number, choices))));
-                self.flights.insert(number, Flight { answer, begun: Instant::now(), open });
+                self.pending.insert(number, PendingQuestion { answer, begun: Instant::now(), open });
                 return Ok(());
             }
         }
@@ -191,7 +191,7 @@ impl Local {
 
     fn token(&mut self, token: &Token) {
         let Some((number, choices)) = self.requests.get(&token.id) else { return };
-        let answer = &mut self.flights.get_mut(number).expect("a request's question is under way").answer;
+        let answer = &mut self.pending.get_mut(number).expect("a request's question is under way").answer;
         for (choice, logprob) in choices.iter().zip(&token.scored) {
             if let Some(sum) = &mut answer.choices[*choice] {
                 *sum += logprob;
@@ -202,10 +202,10 @@ impl Local {
         }
     }
 
-    fn finished(&mut self, end: &Finished, hand_over: HandOver) -> Result<()> {
+    fn finished(&mut self, end: &Finished, hand_over: AnswerSink) -> Result<()> {
         let Some((number, choices)) = self.requests.remove(&end.id) else { return Ok(()) };
-        let flight = self.flights.get_mut(&number).expect("a request's question is under way");
-        let answer = &mut flight.answer;
+        let question = self.pending.get_mut(&number).expect("a request's question is under way");
+        let answer = &mut question.answer;
         if end.reason == FinishReason::Error {
             return Err(refuse("the model's logits are not finite", "its weights are damaged"));
         }
@@ -214,9 +214,9 @@ impl Local {
         answer.generated_tokens = Some(generated);
         self.generated_tokens += generated;
         answer.cached_tokens += end.usage.cached as u64;
-        flight.open -= 1;
-        if flight.open == 0 {
-            let Flight { mut answer, begun, .. } = self.flights.remove(&number).expect("it is under way");
+        question.open -= 1;
+        if question.open == 0 {
+            let PendingQuestion { mut answer, begun, .. } = self.pending.remove(&number).expect("it is under way");
             answer.seconds = begun.elapsed().as_secs_f64();
             hand_over(number, answer)?;
         }
@@ -230,17 +230,17 @@ impl Answerer for Local {
         questions: &dyn Questions,
         numbers: Range<usize>,
         stop: &dyn Fn() -> bool,
-        hand_over: HandOver,
+        hand_over: AnswerSink,
     ) -> Result<()> {
         let mut numbers = numbers;
         loop {
             // As many again wait as run, so that those of another prefix begin while one is computed.
-            while self.flights.len() < 2 * self.parallel
+            while self.pending.len() < 2 * self.parallel
                 && let Some(number) = numbers.next()
             {
                 self.begin(questions, number, hand_over)?;
             }
-            if stop() || self.flights.is_empty() && numbers.is_empty() {
+            if stop() || self.pending.is_empty() && numbers.is_empty() {
                 return Ok(());
             }
             for event in self.engine.step() {

@@ -10,7 +10,7 @@ use wels_engine::Sampling;
 use wels_pipeline::refusal::refuse;
 use wels_runs::files::write_atomically;
 use wels_tasks::Prompt;
-use wels_tasks::probe::{Pair, Treatment, read, treatment};
+use wels_tasks::probe::{Pair, ProbeResponse, read, response};
 use wels_tasks::statistics::mcnemar;
 
 use super::Args;
@@ -53,7 +53,7 @@ struct Probe {
 struct Outcome {
     id: String,
     prompts: [String; 2],
-    treatments: [Treatment; 2],
+    treatments: [ProbeResponse; 2],
 }
 
 /// Asks the pairs in `file`.
@@ -72,13 +72,13 @@ pub fn probe(args: &Args, file: &Path, answerer: &mut dyn Answerer) -> Result<()
     answerer.answer(&asked, 0..answers.len(), &|| interrupt.asked(), &mut |number, answer| {
         // A prompt that opens the thinking leaves the opening tag out of the answer.
         let opening = if answer.opened { "<think>" } else { "" };
-        answers[number] = Some(treatment(&format!("{opening}{}", answer.text)));
+        answers[number] = Some(response(&format!("{opening}{}", answer.text)));
         done += 1;
         progress.at(done, String::new);
         Ok(())
     })?;
     progress.finish(&format!("{done} answers"));
-    let treatments: Option<Vec<Treatment>> = answers.into_iter().collect();
+    let treatments: Option<Vec<ProbeResponse>> = answers.into_iter().collect();
     let treatments = treatments.ok_or_else(|| refuse("interrupted", "start again"))?;
     let model = default_name(args.model.as_deref().expect("clap requires it"));
     let out = args.out.clone().unwrap_or_else(|| PathBuf::from("evals").join(&model));
@@ -131,7 +131,7 @@ impl Questions for Asked<'_> {
 }
 
 impl Probe {
-    fn of(model: String, pairs: Vec<Pair>, treatments: Vec<Treatment>) -> Probe {
+    fn of(model: String, pairs: Vec<Pair>, treatments: Vec<ProbeResponse>) -> Probe {
         let mut of_pairs = treatments.into_iter();
         let mut results: Vec<Outcome> = pairs
             .into_iter()
@@ -172,7 +172,7 @@ impl Probe {
         }
         for Outcome { id, prompts, treatments } in self.results.iter().take(SHOWN) {
             output::line(&format!("{id}:"))?;
-            for (prompt, Treatment { refused, words, answer, .. }) in prompts.iter().zip(treatments) {
+            for (prompt, ProbeResponse { refused, words, answer, .. }) in prompts.iter().zip(treatments) {
                 let short: String = answer.chars().take(SHOWN_CHARS).collect();
                 let refused = if *refused { "refused, " } else { "" };
                 output::line(&format!("  {prompt:?}\n    {refused}{words} words: {short:?}"))?;

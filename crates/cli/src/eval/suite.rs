@@ -16,7 +16,7 @@ use wels_tasks::{Item, Jail, Listed, Prompt, Reason, Reference, Style, Task, Thi
 
 use super::answer::{Answer, Answerer, Questions, TOO_LONG};
 use super::receipt::Receipt;
-use super::{Args, ChoiceBy, Named, WhatArgs, file_name, no_doubles};
+use super::{Args, BenchmarkArgs, ChoiceBy, Named, file_name, no_doubles};
 
 /// How questions are put.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
@@ -30,7 +30,7 @@ pub enum PromptStyle {
 }
 
 /// The benchmarks that the command line names.
-pub fn chosen(what: &WhatArgs) -> Result<Vec<Named>> {
+pub fn chosen(what: &BenchmarkArgs) -> Result<Vec<Named>> {
     if what.bench.is_empty() {
         return Err(refuse("there is nothing to evaluate", "name benchmarks with --bench, for example --bench mmlu"));
     }

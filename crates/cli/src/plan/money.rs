@@ -77,7 +77,7 @@ struct Changed {
 
 /// Everything that `--what-if` can change.
 #[derive(Clone)]
-struct Basis {
+struct WhatIf {
     config: ModelConfig,
     training: training::Assumptions,
     /// Whether the number of devices was said; otherwise it follows.
@@ -92,7 +92,7 @@ impl Plans {
         let device = devices.get(&args.device)?.clone();
         let precision = precision(&args.precision)?;
         let prices = args.price_table()?;
-        let basis = Basis {
+        let basis = WhatIf {
             config: config.clone(),
             training: training::Assumptions {
                 tokens: positive("tokens", args.tokens.unwrap_or_else(|| usual_tokens(model, config)))?,
@@ -160,7 +160,7 @@ impl Plans {
     }
 }
 
-impl Basis {
+impl WhatIf {
     fn plans<'a>(&self, prices: impl Iterator<Item = &'a Price>) -> (TrainingPlan, ServingPlan) {
         let mut planned = training(&self.config, &self.training);
         if let (false, Some(fewest)) = (self.devices_given, planned.memory.fewest_devices) {

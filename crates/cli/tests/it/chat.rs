@@ -1,4 +1,4 @@
-//! Talking without a terminal, and what guessing ahead is measured by.
+//! Talking without a terminal, and what speculation is measured by.
 
 use crate::lab::Lab;
 
@@ -31,12 +31,12 @@ fn questions_from_a_pipe_are_answered_on_stdout() {
 }
 
 #[test]
-fn guessing_is_measured_at_equal_answers() {
+fn speculation_is_measured_at_equal_answers() {
     let lab = Lab::new();
     lab.done(&["run", &lab.recipe("r", &[])]);
     let said = lab.done(&["bench", "speculation", "runs/r", "--tokens", "20", "--rounds", "1", "--json"]);
     let bench: serde_json::Value = serde_json::from_str(&said.stdout).unwrap();
-    assert_eq!(bench["guesses_by"], "MTP");
+    assert_eq!(bench["drafts_by"], "MTP");
     assert_eq!(bench["tokens"].as_u64(), Some(3 * 19), "all but the first token of three answers: {bench}");
     assert!(bench["drafted"].as_u64() >= bench["accepted"].as_u64() && bench["ratio"].as_f64() > Some(0.0), "{bench}");
     let chat = lab.wels(&["bench", "speculation", "runs/r", "--chat"]);

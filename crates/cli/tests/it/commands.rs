@@ -2,6 +2,41 @@
 
 use crate::lab::Lab;
 
+/// Every verb that computes takes `--device`, and says the same where there is no card.
+#[test]
+fn a_card_that_is_not_there_is_refused_in_a_sentence() {
+    let lab = Lab::new();
+    lab.done(&["run", &lab.recipe("r", &[])]);
+    let there = ["libcuda.so.1", "libcuda.so"]
+        .iter()
+        .any(|name| lab.shell(&format!("ldconfig -p | grep -q {name}")).code == Some(0));
+    if there {
+        return eprintln!("SKIPPED: this machine has NVIDIA's driver");
+    }
+    let verbs: [&[&str]; 9] = [
+        &["run", "r.toml"],
+        &["verify", "runs/r"],
+        &["score", "runs/r", "--text", "river"],
+        &["chat", "runs/r"],
+        &["serve", "runs/r"],
+        &["eval", "runs/r", "--task", "countdown", "--items", "1"],
+        &["bench", "train", "r.toml"],
+        &["bench", "rl", "runs/r"],
+        &["bench", "decode", "runs/r"],
+    ];
+    for verb in verbs {
+        let said = lab.wels(&[verb, &["--device", "cuda"]].concat());
+        assert_eq!(said.code, Some(1), "{verb:?}: {said:?}");
+        let expected = "error: there is no NVIDIA driver: the system's loader does not find libcuda.so.1\nhint: leave \
+                        --device out to compute with the processor\n";
+        assert_eq!(said.failure(), expected, "{verb:?}");
+    }
+    // If there is a choice, it is the processor, and the bits are its bits.
+    let auto = lab.done(&["run", &lab.recipe("auto", &[]), "--device", "auto"]);
+    assert!(auto.stderr.contains("device: the processor; there is no NVIDIA driver"), "{auto:?}");
+    assert_eq!(lab.weights("auto"), lab.weights("r"));
+}
+
 #[test]
 fn failures_are_a_sentence_and_a_hint() {
     let lab = Lab::new();

@@ -1,19 +1,21 @@
-//! The stages after pretraining: worked examples, reinforcement, sampling, distillation, scores; and `kill -9` at
-//! random moments in all of them, behind which the same command ends with the weights and metrics of the uninterrupted
-//! run.
+//! All kinds of stages: pretraining, worked examples, reinforcement, sampling, distillation, scores; and `kill -9` at
+//! random moments in all of them, behind which the same command, on another number of ranks, ends with the weights and
+//! metrics of the uninterrupted run of one rank.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use serde_json::Value;
+use wels_runs::ledger::Ledger;
 
 use crate::lab::{Lab, Numbers, wait_until};
 
-const KILLS: usize = 20;
+const KILLS: usize = 24;
 
 /// Stages whose weights and metrics are compared.
-const TRAINED: [&str; 5] = ["base", "reinforced", "student", "drawn", "corrected"];
+const TRAINED: [&str; 6] = ["pretrain", "base", "reinforced", "student", "drawn", "corrected"];
 
 /// Behind the lab's own recipe.
 const STAGES: &str = r#"
@@ -25,6 +27,7 @@ data = "traces"
 traces = 1200
 trace_direct = 1.0
 batch_tokens = 512
+gradient_shards = 8
 learning_rate = 5e-3
 checkpoint_every = 7
 
@@ -37,6 +40,7 @@ prompts = 6
 samples = 6
 max_tokens = 24
 mini_batches = 2
+gradient_shards = 8
 kl = 0.01
 reference_every = 4
 reward_format = 1.0
@@ -55,9 +59,10 @@ max_tokens = 24
 name = "student"
 kind = "sft"
 data = "traces"
-traces = 200
+traces = 400
 epochs = 2
-batch_tokens = 256
+batch_tokens = 512
+gradient_shards = 8
 learning_rate = 3e-3
 checkpoint_every = 2
 
@@ -79,10 +84,11 @@ kind = "distil"
 teacher = "reinforced"
 from = "student"
 data = "traces"
-traces = 150
+traces = 300
 temperature = 2.0
 cross_entropy = 0.2
-batch_tokens = 256
+batch_tokens = 512
+gradient_shards = 8
 micro_rows = 100
 learning_rate = 1e-3
 checkpoint_every = 2
@@ -95,8 +101,9 @@ from = "drawn"
 divergence = "reverse_kl"
 answers = "own"
 steps = 6
-prompts = 12
+prompts = 16
 mini_batches = 2
+gradient_shards = 8
 max_tokens = 24
 learning_rate = 1e-3
 checkpoint_every = 2
@@ -111,7 +118,11 @@ max_tokens = 24
 
 /// The lab's recipe with all kinds of stages.
 pub fn recipe(lab: &Lab, name: &str) -> String {
-    let changes = [("training_bytes", "chat_template = \"deepseek_v3\"\ntraining_bytes")];
+    let changes = [
+        ("training_bytes", "chat_template = \"deepseek_v3\"\ntraining_bytes"),
+        ("batch_tokens = 256\nbatch_tokens_start = 128", "batch_tokens = 512\nbatch_tokens_start = 256"),
+        ("micro_batch = 4", "micro_batch = 4\ngradient_shards = 8"),
+    ];
     let file = lab.recipe(name, &changes);
     let path = lab.at(&file);
     fs::write(&path, fs::read_to_string(&path).unwrap() + STAGES).unwrap();
@@ -138,7 +149,7 @@ fn metrics(lab: &Lab, run: &str, name: &str) -> Vec<Value> {
     let line = |line: &str| {
         let mut value: Value = serde_json::from_str(line).unwrap();
         let object = value.as_object_mut().unwrap();
-        for key in ["seconds", "rollout_seconds", "tokens_per_second", "sampled_tokens_per_second"] {
+        for key in ["seconds", "rollout_seconds", "tokens_per_second", "sampled_tokens_per_second", "mfu"] {
             object.remove(key);
         }
         value
@@ -192,21 +203,25 @@ fn killed_stages_end_like_the_uninterrupted_ones() {
     assert!(html.contains("right, held out: corrected") && html.contains("Held-out items"), "no scores in the report");
     let mut numbers = Numbers(77);
     let (mut kills, mut run) = (0, 0);
+    let mut ranks = || [1, 2, 4, 8][numbers.below(4) as usize].to_string();
+    let mut delays = Numbers(78);
+    let mut worked = BTreeSet::new();
     while kills < KILLS {
         let name = format!("killed-{run}");
         let file = recipe(&lab, &name);
-        for at in ["base", "reinforced", "reinforced", "samples", "student", "drawn", "corrected", "scores"] {
-            let mut child = lab.start(&["run", &file]);
+        for at in ["pretrain", "base", "reinforced", "reinforced", "samples", "student", "drawn", "corrected", "scores"]
+        {
+            let mut child = lab.start(&["run", &file, "--ranks", &ranks()]);
             let seen = |lab: &Lab| lines(lab, &name, at) + files(lab, &name, at);
             let before = seen(&lab);
             let came = wait_until(&mut child, || seen(&lab) != before);
-            std::thread::sleep(Duration::from_micros(numbers.below(30_000)));
+            std::thread::sleep(Duration::from_micros(delays.below(30_000)));
             let over = child.try_wait().unwrap().is_some();
             child.kill().unwrap();
             child.wait().unwrap();
             kills += usize::from(came && !over);
         }
-        lab.done(&["run", &format!("runs/{name}")]);
+        lab.done(&["run", &format!("runs/{name}"), "--ranks", &ranks()]);
         for stage in TRAINED {
             assert_eq!(weights(&lab, &name, stage), weights(&lab, "whole", stage), "{stage} of {name}");
             assert_eq!(metrics(&lab, &name, stage), metrics(&lab, "whole", stage), "{stage} of {name}");
@@ -214,8 +229,11 @@ fn killed_stages_end_like_the_uninterrupted_ones() {
         for file in ["samples/part-0000.jsonl", "samples/part-0001.jsonl", "scores/scores.json"] {
             assert_eq!(text(&lab, &name, file), text(&lab, "whole", file), "{file} of {name}");
         }
+        let ledger = Ledger::read(&lab.at(&format!("runs/{name}/ledger.jsonl"))).unwrap().0;
+        worked.extend(ledger.iter().map(|entry| entry.ranks));
         run += 1;
     }
+    assert_eq!(worked, BTreeSet::from([1, 2, 4, 8]), "numbers of ranks that the ledgers name");
 }
 
 #[test]

@@ -27,6 +27,26 @@ fn a_recipe_changed_under_a_run_is_refused_key_by_key() {
 }
 
 #[test]
+fn ranks_that_do_not_divide_the_shards_start_nothing() {
+    let lab = Lab::new();
+    let recipe = lab.recipe("r", &[("micro_batch = 4", "micro_batch = 4\ngradient_shards = 4")]);
+    let said = lab.wels(&["run", &recipe, "--ranks", "3"]);
+    assert_eq!(said.code, Some(1), "{said:?}");
+    let expected = "error: 3 ranks do not divide the 4 gradient shards of the stage pretrain\nhint: 2 and 4 ranks do\n";
+    assert_eq!(said.failure(), expected);
+    assert!(!lab.at("runs").exists());
+    // Of a run that is there already, too.
+    lab.done(&["run", &recipe, "--ranks", "4"]);
+    let said = lab.wels(&["run", "runs/r", "--ranks", "8"]);
+    let hint = "hint: 4 do, or gradient_shards = 8 in a recipe of another run.name\n";
+    assert!(said.code == Some(1) && said.failure().ends_with(hint), "{said:?}");
+    // What was begun with other shards is another run.
+    let other = lab.recipe("r", &[("micro_batch = 4", "micro_batch = 4\ngradient_shards = 2")]);
+    let failure = lab.wels(&["run", &other]).failure();
+    assert!(failure.contains("has changed since it began: pretrain.gradient_shards: 4 → 2\n"), "{failure}");
+}
+
+#[test]
 fn a_loss_that_is_not_a_number_stops_before_the_weights() {
     let lab = Lab::new();
     let said = lab.wels(&["run", &lab.recipe("wild", &[("learning_rate = 3e-3", "learning_rate = 1e30")])]);

@@ -3,8 +3,8 @@
 use std::ops::Range;
 
 use wels_device::{
-    Attention, AttentionGradients, AttentionInputs, AttentionShape, CachePages, ColumnHeads, ExpandedQuery, Ids,
-    KvLayout, LatentLayout, LatentQuery, Numbers, PAGE, PagedSequences, Sequence, Tensor,
+    Attention, AttentionGradients, AttentionInputs, AttentionShape, CacheDtype, CachePages, ColumnHeads, ExpandedQuery,
+    Ids, KvLayout, LatentLayout, LatentQuery, PAGE, PagedSequences, Sequence, Tensor,
 };
 use wels_kernels::attention::{Heads, HeadsMut, Keys};
 use wels_kernels::reference::{attention, convert};
@@ -13,7 +13,7 @@ use super::{Naive, POISON, values, values_mut};
 
 /// Pages of `page_len` cells. A layer's part holds the rows of its tokens, one after the other.
 struct Pages {
-    numbers: Numbers,
+    dtype: CacheDtype,
     page_len: usize,
     cells: Vec<f32>,
 }
@@ -29,11 +29,11 @@ impl Pages {
 
     fn set_row(&mut self, sequence: &Sequence, token: usize, offset: usize, row: &[f32]) {
         let at = self.place(sequence, token, offset, row.len());
-        let numbers = self.numbers;
-        let kept = |value: f32| match numbers {
-            Numbers::F32 => value,
+        let dtype = self.dtype;
+        let kept = |value: f32| match dtype {
+            CacheDtype::F32 => value,
             // To the nearest f16, those beyond its range to its greatest.
-            Numbers::F16 => convert::from_f16(convert::to_f16(value.clamp(-65504.0, 65504.0))),
+            CacheDtype::F16 => convert::from_f16(convert::to_f16(value.clamp(-65504.0, 65504.0))),
         };
         self.cells[at..].iter_mut().zip(row).for_each(|(cell, value)| *cell = kept(*value));
     }
@@ -125,9 +125,9 @@ impl Attention for Naive {
         );
     }
 
-    fn pages(&self, numbers: Numbers, count: usize, page_len: usize) -> CachePages {
+    fn pages(&self, dtype: CacheDtype, count: usize, page_len: usize) -> CachePages {
         let cells = vec![f32::from_bits(POISON); count * page_len];
-        CachePages { count, memory: Box::new(Pages { numbers, page_len, cells }) }
+        CachePages { count, memory: Box::new(Pages { dtype, page_len, cells }) }
     }
 
     fn populate(&self, of: &CachePages, which: Range<usize>) {

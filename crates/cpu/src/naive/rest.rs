@@ -4,9 +4,9 @@ use std::ops::Range;
 
 use wels_device::{
     AdamW, Balance, Direction, Dispatch, Experts, Head, HeadGradients, Ids, Optimizer, Precision, Rotary,
-    RotaryColumns, Router, Rows, SQUARES_CHUNK, Start, Taught, Tensor, WeightRef,
+    RotaryColumns, Router, Rows, SQUARES_CHUNK, Start, TeacherHead, Tensor, WeightRef,
 };
-use wels_kernels::distil::{Seen, Teacher};
+use wels_kernels::distil::{Teacher, TokenLosses};
 use wels_kernels::elementwise::Columns;
 use wels_kernels::head::{Gradients, log_probabilities};
 use wels_kernels::reference::{distil, elementwise, embedding, experts, gemm, head, norm, optim, rope, router, swiglu};
@@ -235,25 +235,25 @@ impl Head for Naive {
         x: &Tensor,
         w: &Tensor,
         targets: &[u32],
-        taught: &Taught,
+        teacher: &TeacherHead,
         [logp, divergence]: [&mut Tensor; 2],
         gradients: HeadGradients,
     ) {
-        let (d, v, width) = (x.cols(), w.rows(), taught.states.cols());
+        let (d, v, width) = (x.cols(), w.rows(), teacher.states.cols());
         let logits = |rows: Range<usize>, logits: &mut [f32]| {
-            let x = &values(taught.states)[rows.start * width..rows.end * width];
-            match taught.head {
+            let x = &values(teacher.states)[rows.start * width..rows.end * width];
+            match teacher.head {
                 WeightRef::Plain(head) => gemm::linear(precision, x, values(head), logits, width, v),
                 WeightRef::Packed(head) => single(head).product(x, logits),
             }
         };
-        let Taught { divergence: way, temperature, cross_entropy, .. } = *taught;
+        let TeacherHead { divergence: way, temperature, cross_entropy, .. } = *teacher;
         let teacher = Teacher { logits: &logits, divergence: way, temperature, cross_entropy };
-        let seen = Seen { logp: values_mut(logp), divergence: values_mut(divergence) };
+        let losses = TokenLosses { logp: values_mut(logp), divergence: values_mut(divergence) };
         let HeadGradients { dx, dw: (dw, dw_start), coefficient } = gradients;
         let gradients = Gradients { dx: values_mut(dx), dw: values_mut(dw), dw_start };
         let coefficient = |row: usize, logp: f32| coefficient.at(row, logp);
-        distil::loss(precision, values(x), values(w), targets, &teacher, d, v, seen, gradients, &coefficient);
+        distil::loss(precision, values(x), values(w), targets, &teacher, d, v, losses, gradients, &coefficient);
     }
 }
 

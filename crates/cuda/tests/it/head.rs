@@ -1,7 +1,8 @@
 //! The output head with its losses.
 
 use wels_device::{
-    Coefficient, Device, Divergence, HeadGradients, IGNORE, Policy, PolicyTerm, Precision, Start, Taught, WeightRef,
+    Coefficient, Device, Divergence, HeadGradients, IGNORE, Policy, PolicyTerm, Precision, Start, TeacherHead,
+    WeightRef,
 };
 
 use std::sync::Arc;
@@ -52,7 +53,7 @@ fn divergence_from_a_teacher() {
             let (x, w, targets) = (tensor(device, 1, tokens, d), tensor(device, 2, v, d), targets(tokens, v));
             let (states, head) = (tensor(device, 3, tokens, 2 * d), tensor(device, 4, v, 2 * d));
             let taught =
-                Taught { states: &states, head: WeightRef::Plain(&head), divergence, temperature, cross_entropy };
+                TeacherHead { states: &states, head: WeightRef::Plain(&head), divergence, temperature, cross_entropy };
             let (mut logp, mut seen) = (empty(device, tokens, 1), empty(device, tokens, 1));
             let (mut dx, mut dw) = (empty(device, tokens, d), tensor(device, 5, v, d));
             let coefficient = Coefficient::Uniform(1.0 / 16.0);

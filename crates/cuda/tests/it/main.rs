@@ -22,4 +22,6 @@ mod products;
 #[cfg(feature = "emulator")]
 mod rows;
 #[cfg(feature = "emulator")]
+mod tensor_cores;
+#[cfg(feature = "emulator")]
 mod weights;

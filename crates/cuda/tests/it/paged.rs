@@ -3,8 +3,8 @@
 use std::sync::Arc;
 
 use wels_device::{
-    AttentionInputs, AttentionShape, ColumnHeads, Device, ExpandedQuery, KvLayout, LatentLayout, LatentQuery, Numbers,
-    PagedSequences, Sequence, Tensor,
+    AttentionInputs, AttentionShape, CacheDtype, ColumnHeads, Device, ExpandedQuery, KvLayout, LatentLayout,
+    LatentQuery, PagedSequences, Sequence, Tensor,
 };
 
 use crate::lab::{Outputs, empty, same, tensor, values};
@@ -26,7 +26,7 @@ fn heads(of: &Tensor, offset: usize, head_stride: usize, dim: usize) -> ColumnHe
     ColumnHeads { of, offset, head_stride, dim }
 }
 
-fn expanded(device: &Arc<dyn Device>, numbers: Numbers) -> Outputs {
+fn expanded(device: &Arc<dyn Device>, numbers: CacheDtype) -> Outputs {
     let layout = KvLayout { kv_heads: 2, own: 10, shared: 6, v: 12 };
     let (shape, offset) = (AttentionShape { heads: 4, kv_heads: 2, scale: 0.25 }, 32);
     let mut pages = device.pages(numbers, 8, offset + layout.page_len());
@@ -57,7 +57,7 @@ fn expanded(device: &Arc<dyn Device>, numbers: Numbers) -> Outputs {
     out
 }
 
-fn latent(device: &Arc<dyn Device>, numbers: Numbers) -> Outputs {
+fn latent(device: &Arc<dyn Device>, numbers: CacheDtype) -> Outputs {
     let (layout, count) = (LatentLayout { latent: 40, rotary: 8 }, 3);
     let mut pages = device.pages(numbers, 7, layout.page_len());
     let mut out = Vec::new();
@@ -78,19 +78,19 @@ fn latent(device: &Arc<dyn Device>, numbers: Numbers) -> Outputs {
 
 #[test]
 fn pages_of_keys_and_values() {
-    for numbers in [Numbers::F32, Numbers::F16] {
+    for numbers in [CacheDtype::F32, CacheDtype::F16] {
         same(&format!("pages of {numbers:?}"), |device| expanded(device, numbers));
     }
 }
 
 #[test]
 fn pages_of_latents() {
-    for numbers in [Numbers::F32, Numbers::F16] {
+    for numbers in [CacheDtype::F32, CacheDtype::F16] {
         same(&format!("latents of {numbers:?}"), |device| latent(device, numbers));
     }
 }
 
 /// For the planted bugs.
 pub fn some(device: &Arc<dyn Device>) -> Outputs {
-    expanded(device, Numbers::F32)
+    expanded(device, CacheDtype::F32)
 }

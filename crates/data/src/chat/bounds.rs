@@ -52,7 +52,6 @@ pub(super) fn is_out_of_nests() -> bool {
     NESTS_LEFT.get() == 0
 }
 
-/// Charges for work.
 pub(super) fn charge(work: u64) -> Result<(), Error> {
     spend(&WORK_LEFT, work)
 }

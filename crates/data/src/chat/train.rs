@@ -6,7 +6,6 @@ use crate::tokenizer::{Tokenizer, TokenizerError};
 /// A part of a training text.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Segment {
-    /// The text.
     pub text: String,
     /// Whether the model is to learn it: what an assistant says, with the token that ends its turn.
     pub train: bool,

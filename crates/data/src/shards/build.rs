@@ -50,14 +50,12 @@ pub enum Phase {
     Hash,
     /// Reading all documents: duplicates and the split.
     Scan,
-    /// Tokenising.
     Tokenize,
 }
 
 /// How far [`build`] is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Progress {
-    /// What it is doing.
     pub phase: Phase,
     /// Bytes done in this phase: of files while hashing, of text afterwards.
     pub bytes: u64,

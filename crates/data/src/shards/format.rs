@@ -178,17 +178,14 @@ impl Shard {
         Ok(Shard { path: path.to_owned(), file, token_bytes: token_bytes as usize, starts, bytes })
     }
 
-    /// The file.
     pub fn path(&self) -> &Path {
         &self.path
     }
 
-    /// Number of documents.
     pub fn documents(&self) -> usize {
         self.starts.len() - 1
     }
 
-    /// Number of tokens.
     pub fn tokens(&self) -> u64 {
         self.starts[self.documents()]
     }

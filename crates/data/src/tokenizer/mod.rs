@@ -35,18 +35,10 @@ const TOKEN_ID_MAX: u64 = (1 << 24) - 1;
 pub enum TokenizerError {
     /// A file cannot be read or written.
     #[error("cannot access tokenizer file {path}: {source}")]
-    Io {
-        /// The file.
-        path: PathBuf,
-        /// The system's reason.
-        source: std::io::Error,
-    },
+    Io { path: PathBuf, source: std::io::Error },
     /// A file is larger than any tokenizer.
     #[error("tokenizer file has {bytes} bytes, more than the {TOKENIZER_BYTES_MAX} that are accepted")]
-    TooLarge {
-        /// Its size.
-        bytes: u64,
-    },
+    TooLarge { bytes: u64 },
     /// Not a `tokenizer.json`, or one that contradicts itself.
     #[error("not a valid tokenizer.json: {reason}")]
     Invalid {
@@ -55,17 +47,13 @@ pub enum TokenizerError {
     },
     /// Not a `tokenizer_config.json`.
     #[error("not a valid tokenizer_config.json: {reason}")]
-    InvalidConfig {
-        /// What is wrong.
-        reason: String,
-    },
+    InvalidConfig { reason: String },
     /// The vocabulary of a GGUF file is damaged, or means something that is not implemented; or a vocabulary has no
     /// form in GGUF.
     #[error("the vocabulary cannot be taken {direction} GGUF: {reason}")]
     Gguf {
         /// `from` or `to`.
         direction: &'static str,
-        /// What is wrong.
         reason: String,
     },
     /// The tokenizer cannot encode or decode this input.
@@ -77,7 +65,6 @@ pub enum TokenizerError {
     /// An id outside the vocabulary.
     #[error("token id {id} is not in the vocabulary of {vocab_size}")]
     UnknownId {
-        /// The id.
         id: u32,
         /// Number of ids, from 0.
         vocab_size: usize,
@@ -94,7 +81,6 @@ pub enum TokenizerError {
 
 /// The strings that have a meaning beyond text, by role. The default has DeepSeek-V3's strings.
 #[derive(Clone, Debug, PartialEq, Eq)]
-#[allow(missing_docs)]
 pub struct SpecialTokens {
     pub bos: String,
     pub eos: String,
@@ -146,7 +132,6 @@ impl SpecialTokens {
 
 /// The ids of the tokens in [`SpecialTokens`]; `None` where the vocabulary has no such token.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-#[allow(missing_docs)]
 pub struct SpecialIds {
     pub bos: Option<u32>,
     pub eos: Option<u32>,

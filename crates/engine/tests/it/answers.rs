@@ -3,7 +3,7 @@
 use crate::models;
 use wels_cpu::testing::{device, host};
 use wels_engine::{
-    Engine, Event, FinishReason, Finished, LoadedModel, Options, Refusal, Request, RequestId, Sampler, Sampling,
+    Engine, Event, FinishReason, Finished, LoadedModel, Options, Request, RequestError, RequestId, Sampler, Sampling,
     Scratch, Token,
 };
 use wels_model::model::Batch;
@@ -126,13 +126,13 @@ fn what_cannot_be_done_is_refused_by_name() {
         change(&mut request);
         engine.enqueue(request).expect_err("a refusal")
     };
-    assert_eq!(refusal(&|r| r.prompt.clear()), Refusal::EmptyPrompt);
+    assert_eq!(refusal(&|r| r.prompt.clear()), RequestError::EmptyPrompt);
     let limit = models::CONTEXT - 1;
-    assert_eq!(refusal(&|r| r.prompt = vec![1; limit + 1]), Refusal::PromptTooLong { tokens: limit + 1, limit });
-    assert_eq!(refusal(&|r| r.prompt[1] = 61), Refusal::UnknownToken { token: 61, vocab_size: 61 });
-    assert_eq!(refusal(&|r| r.scored = vec![0, 99]), Refusal::UnknownToken { token: 99, vocab_size: 61 });
+    assert_eq!(refusal(&|r| r.prompt = vec![1; limit + 1]), RequestError::PromptTooLong { tokens: limit + 1, limit });
+    assert_eq!(refusal(&|r| r.prompt[1] = 61), RequestError::UnknownToken { token: 61, vocab_size: 61 });
+    assert_eq!(refusal(&|r| r.scored = vec![0, 99]), RequestError::UnknownToken { token: 99, vocab_size: 61 });
     let mut named = |change: &dyn Fn(&mut Request)| match refusal(change) {
-        Refusal::Parameter { name, .. } => name,
+        RequestError::Parameter { name, .. } => name,
         other => panic!("{other:?}"),
     };
     assert_eq!(named(&|r| r.max_tokens = 0), "max_tokens");
@@ -153,7 +153,7 @@ fn what_cannot_be_done_is_refused_by_name() {
     for _ in 0..2 {
         engine.enqueue(Request::new(vec![1], 1)).expect("room for two");
     }
-    assert_eq!(engine.enqueue(Request::new(vec![1], 1)), Err(Refusal::QueueFull { waiting: 2 }));
+    assert_eq!(engine.enqueue(Request::new(vec![1], 1)), Err(RequestError::QueueFull { waiting: 2 }));
     finish(&mut engine);
     engine.enqueue(Request::new(vec![1], 1)).expect("room again");
 }

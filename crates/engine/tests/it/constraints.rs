@@ -2,7 +2,9 @@
 
 use crate::answers::{answer, engine, finish};
 use crate::models;
-use wels_engine::{Constraint, FinishReason, LoadedModel, Options, Refusal, Request, Sampling, Speculation, Token};
+use wels_engine::{
+    Constraint, FinishReason, LoadedModel, Options, Request, RequestError, Sampling, Speculation, Token,
+};
 
 fn request(constraint: Constraint, seed: u64) -> Request {
     let sampling = Sampling { seed, ..Sampling::default() };
@@ -70,7 +72,7 @@ fn a_stop_token_is_allowed_where_the_text_may_end_and_nowhere_else() {
 }
 
 #[test]
-fn guessing_changes_no_constrained_answer() {
+fn speculation_changes_no_constrained_answer() {
     let loaded = models::with_text(5);
     for seed in 0..6 {
         let constraint = Constraint::Regex("(abc, ){3,9}[0-9]+(, abc)*".into());
@@ -81,9 +83,9 @@ fn guessing_changes_no_constrained_answer() {
             (tokens, end.reason, end.usage.accepted)
         };
         let (plain, reason, _) = run(Speculation::Off);
-        let (guessed, same_reason, accepted) = run(Speculation::Auto { max_draft: 6 });
-        assert_eq!((plain, reason), (guessed, same_reason));
-        assert!(accepted > 0, "seed {seed}: nothing was guessed right");
+        let (drafted, same_reason, accepted) = run(Speculation::Auto { max_draft: 6 });
+        assert_eq!((plain, reason), (drafted, same_reason));
+        assert!(accepted > 0, "seed {seed}: no drafted token was accepted");
     }
 }
 
@@ -92,7 +94,7 @@ fn what_cannot_be_followed_is_refused() {
     let loaded = models::with_text(5);
     let mut engine = engine(&loaded, Options::default());
     let mut refused = |constraint: Constraint| match engine.enqueue(request(constraint, 0)) {
-        Err(Refusal::Constraint { reason }) => reason,
+        Err(RequestError::Constraint { reason }) => reason,
         other => panic!("{other:?}"),
     };
     let schema = |text: &str| Constraint::JsonSchema(text.into());

@@ -1,12 +1,12 @@
 //! An answer is a function of model, prompt, seed and settings: not of who else is there, of chunks, of what the cache
-//! held, of its size, of guesses, of threads.
+//! held, of its size, of drafts, of threads.
 
 use crate::answers::{answer, engine, finish};
 use crate::models;
 use wels_device::host::random::Key;
 use wels_engine::{Engine, LoadedModel, Options, Request, RequestId, Sampling, Speculation, Token};
 use wels_kernels::par;
-use wels_model::paged::{CacheLayout, Numbers};
+use wels_model::paged::{CacheDtype, CacheLayout};
 
 /// Random numbers one after the other, for what a test does.
 struct Dice {
@@ -49,7 +49,8 @@ impl Dice {
 
     fn options(&mut self, loaded: &LoadedModel, whole: &Options) -> Options {
         let whole = whole.clone();
-        let page = wels_model::paged::PagedCache::bytes_per_page(loaded.model.config(), whole.layout, whole.numbers);
+        let page =
+            wels_model::paged::PagedCache::bytes_per_page(loaded.model.config(), whole.layout, whole.cache_dtype);
         // From one sequence of full length, which forces the others out, to room for all.
         let pages = models::CONTEXT / 16 + [0, 2, 8, 60][self.below(4)];
         Options {
@@ -158,7 +159,7 @@ fn one_answer_in_64_settings_with_latents_experts_and_mtp() {
 
 #[test]
 fn one_answer_in_64_settings_with_a_cache_of_half_width() {
-    let whole = Options { numbers: Numbers::F16, ..Options::default() };
+    let whole = Options { cache_dtype: CacheDtype::F16, ..Options::default() };
     one_answer_in_64_settings("gqa, f16", &models::loaded(&models::gqa(), 5), &whole);
 }
 
@@ -168,13 +169,13 @@ fn one_answer_in_64_settings_with_a_cache_of_latents() {
     let mut params = (*loaded.params).clone();
     params.prepare_latent(&loaded.model);
     loaded.params = params.into();
-    let whole = Options { layout: CacheLayout::Latent, numbers: Numbers::F16, ..Options::default() };
+    let whole = Options { layout: CacheLayout::Latent, cache_dtype: CacheDtype::F16, ..Options::default() };
     one_answer_in_64_settings("deepseek, latent", &loaded, &whole);
 }
 
-/// A model that repeats itself: guesses are right, and fewer passes give the same answer.
+/// A model that repeats itself: drafts are accepted, and fewer passes give the same answer.
 #[test]
-fn right_guesses_save_passes() {
+fn accepted_drafts_save_passes() {
     let loaded = models::loaded(&models::gqa(), 5);
     let request = Request { sampling: Sampling::greedy(), ..Request::new([1, 2, 3, 4, 5].repeat(4), 60) };
     let passes = |speculation| {
@@ -184,11 +185,11 @@ fn right_guesses_save_passes() {
         (tokens, end.usage, engine.status().counters)
     };
     let (plain, _, without) = passes(Speculation::Off);
-    let (guessed, usage, with) = passes(Speculation::Auto { max_draft: 5 });
-    assert_eq!(plain, guessed);
+    let (drafted, usage, with) = passes(Speculation::Auto { max_draft: 5 });
+    assert_eq!(plain, drafted);
     assert_eq!((usage.drafted as u64, usage.accepted as u64), (with.drafted_tokens, with.accepted_tokens));
     assert_eq!(without.steps, 60, "one for the prompt, which gives the first token");
-    assert_eq!(with.steps, 60 - with.accepted_tokens, "each right guess saves a pass");
+    assert_eq!(with.steps, 60 - with.accepted_tokens, "each accepted token saves a pass");
     assert!(with.accepted_tokens > 10, "{with:?}");
 }
 

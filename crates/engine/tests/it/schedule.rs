@@ -1,9 +1,9 @@
-//! Who goes on when: nobody starves, prompts come in pieces, priorities and the cache's size are kept.
+//! Who goes on when: nobody starves, prompts come in chunks, priorities and the cache's size are kept.
 
 use crate::answers::{engine, finish};
 use crate::models;
 use wels_engine::{Engine, Event, LoadedModel, Options, Request, RequestId};
-use wels_model::paged::{CacheLayout, Numbers, PagedCache};
+use wels_model::paged::{CacheDtype, CacheLayout, PagedCache};
 
 fn loaded() -> LoadedModel {
     models::loaded(&models::gqa(), 5)
@@ -56,7 +56,7 @@ fn the_waiting_begin_by_priority_then_by_age() {
 
 #[test]
 fn a_cache_for_one_serves_all_one_after_the_other() {
-    let page = PagedCache::bytes_per_page(&models::gqa(), CacheLayout::Expanded, Numbers::F32);
+    let page = PagedCache::bytes_per_page(&models::gqa(), CacheLayout::Expanded, CacheDtype::F32);
     let mut engine = engine(&loaded(), Options { cache_bytes: 3 * page, ..Options::default() });
     let ids: Vec<RequestId> = (0..5).map(|i| enqueue(&mut engine, vec![i; 10], 30, 0)).collect();
     let ends = finish(&mut engine);
@@ -85,7 +85,7 @@ fn memory_taken_while_idle_changes_nothing() {
 /// When pages are short, too.
 #[test]
 fn the_more_important_takes_the_pages_of_the_less_important() {
-    let page = PagedCache::bytes_per_page(&models::gqa(), CacheLayout::Expanded, Numbers::F32);
+    let page = PagedCache::bytes_per_page(&models::gqa(), CacheLayout::Expanded, CacheDtype::F32);
     let mut engine = engine(&loaded(), Options { cache_bytes: 5 * page, ..Options::default() });
     let patient = enqueue(&mut engine, vec![1; 40], 20, 0);
     engine.step();
@@ -132,7 +132,7 @@ fn several_answers_to_one_prompt_compute_it_once() {
 
 #[test]
 fn a_prompt_larger_than_the_cache_is_refused() {
-    let page = PagedCache::bytes_per_page(&models::gqa(), CacheLayout::Expanded, Numbers::F32);
+    let page = PagedCache::bytes_per_page(&models::gqa(), CacheLayout::Expanded, CacheDtype::F32);
     let mut engine = engine(&loaded(), Options { cache_bytes: 2 * page, ..Options::default() });
     let refusal = engine.enqueue(Request::new(vec![1; 32], 1)).expect_err("too long");
     assert_eq!(refusal.to_string(), "the prompt has 32 tokens, and at most 31 fit");

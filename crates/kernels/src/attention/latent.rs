@@ -1,5 +1,5 @@
-//! Multi-head latent attention in its absorbed form, over latent rows in pages of a cache: all heads look at the same
-//! keys, a token's latent with its rotary part, and take their values from the latent.
+//! Multi-head latent attention in its absorbed form, over latent rows in pages of a KV cache: all heads look at the
+//! same keys, a token's latent with its rotary part, and take their values from the latent.
 //!
 //! With q̃ = W_UKᵀ q_C (DeepSeek-V2 report, appendix C): `score = scale · (q̃·c + q_R·k_R)`,
 //! `out = Σ softmax(score) · c`, of which the caller makes W_UV · out.
@@ -9,7 +9,7 @@
 //! **Layout.** A page's part of a layer is `[PAGE][latent + rotary]`. Heads lie along the lanes, sixteen at a time, so
 //! that a row serves as key and as value just as it is.
 
-use super::paged::{Element, Half, Numbers, PAGE, Pages, Place, Sequence, Slot, for_each_token, write_row};
+use super::paged::{CacheDtype, Element, Half, PAGE, Pages, Place, Sequence, Slot, for_each_token, write_row};
 use super::{Heads, HeadsMut};
 use crate::lanes::{LANES, Lanes};
 use crate::math;
@@ -57,18 +57,18 @@ impl Pages {
         self.check_part(offset, layout.page_len());
         assert!(latent.len() == tokens * layout.latent, "latent has {} elements, {tokens} tokens", latent.len());
         assert!(rotary.len() == tokens * layout.rotary, "rotary has {} elements, {tokens} tokens", rotary.len());
-        let (place, numbers) = (self.place_mut(offset), self.numbers);
+        let (place, dtype) = (self.place_mut(offset), self.dtype);
         for_each_token(sequences, |at| {
             let latent = &latent[at.token * layout.latent..][..layout.latent];
             let parts = (latent, &rotary[at.token * layout.rotary..][..layout.rotary]);
             // SAFETY: `check` and `check_part` have seen that the slot's page and the layer's part exist and that no
-            // other token has the slot; the pages hold what `numbers` says.
+            // other token has the slot; the pages hold what `dtype` says.
             unsafe {
-                match numbers {
-                    Numbers::F32 => {
+                match dtype {
+                    CacheDtype::F32 => {
                         crate::lanes::dispatch!(append_f32(place: Place, parts: (&[f32], &[f32]), at: Slot))
                     }
-                    Numbers::F16 => {
+                    CacheDtype::F16 => {
                         crate::lanes::dispatch!(append_f16(place: Place, parts: (&[f32], &[f32]), at: Slot))
                     }
                 }
@@ -114,16 +114,16 @@ impl Pages {
             }
             first += sequence.new;
         }
-        let (place, numbers) = (self.place(offset), self.numbers);
+        let (place, dtype) = (self.place(offset), self.dtype);
         let job = &Job { place, layout, scale, own, rotary, out };
         par::run(tasks.len(), |i| {
             let task = &tasks[i];
             // SAFETY: pages, part and operands were checked above; each task has heads of a token of its own in `out`;
-            // the pages hold what `numbers` says.
+            // the pages hold what `dtype` says.
             unsafe {
-                match numbers {
-                    Numbers::F32 => crate::lanes::dispatch!(attend_f32(job: &Job, task: &Task)),
-                    Numbers::F16 => crate::lanes::dispatch!(attend_f16(job: &Job, task: &Task)),
+                match dtype {
+                    CacheDtype::F32 => crate::lanes::dispatch!(attend_f32(job: &Job, task: &Task)),
+                    CacheDtype::F16 => crate::lanes::dispatch!(attend_f16(job: &Job, task: &Task)),
                 }
             }
         });
@@ -134,7 +134,7 @@ impl Pages {
 /// As for [`append`], of pages of f32.
 #[inline(always)]
 unsafe fn append_f32<L: Lanes>(place: Place, parts: (&[f32], &[f32]), at: Slot) {
-    // SAFETY: the pages hold f32; the rest by this function's contract.
+    // SAFETY: f32 is what these pages hold; place, parts and slot go on as they came.
     unsafe { append::<L, f32>(place, parts, at) }
 }
 
@@ -142,12 +142,13 @@ unsafe fn append_f32<L: Lanes>(place: Place, parts: (&[f32], &[f32]), at: Slot) 
 /// As for [`append`], of pages of f16.
 #[inline(always)]
 unsafe fn append_f16<L: Lanes>(place: Place, parts: (&[f32], &[f32]), at: Slot) {
-    // SAFETY: the pages hold f16; the rest by this function's contract.
+    // SAFETY: `Half` is a number of pages of f16; place, parts and slot go on as they came.
     unsafe { append::<L, Half>(place, parts, at) }
 }
 
 /// # Safety
-/// Page and slot exist, and no other task has this slot; the machine has the instruction set of `L`.
+/// Page and slot exist and hold numbers of type E, and no other task has this slot; the machine has the instruction set
+/// of `L`.
 #[inline(always)]
 unsafe fn append<L: Lanes, E: Element>(place: Place, (latent, rotary): (&[f32], &[f32]), at: Slot) {
     // SAFETY: the slot's row lies in the layer's part of its page, which both exist and are this task's by this
@@ -181,7 +182,7 @@ struct Job<'a> {
 /// As for [`attend`], of pages of f32.
 #[inline(always)]
 unsafe fn attend_f32<L: Lanes>(job: &Job, task: &Task) {
-    // SAFETY: the pages hold f32; the rest by this function's contract.
+    // SAFETY: f32 is what these pages hold; job and task go on as they came.
     unsafe { attend::<L, f32>(job, task) }
 }
 
@@ -189,7 +190,7 @@ unsafe fn attend_f32<L: Lanes>(job: &Job, task: &Task) {
 /// As for [`attend`], of pages of f16.
 #[inline(always)]
 unsafe fn attend_f16<L: Lanes>(job: &Job, task: &Task) {
-    // SAFETY: the pages hold f16; the rest by this function's contract.
+    // SAFETY: `Half` is a number of pages of f16; job and task go on as they came.
     unsafe { attend::<L, Half>(job, task) }
 }
 
@@ -205,8 +206,9 @@ unsafe fn attend<L: Lanes, E: Element>(job: &Job, task: &Task) {
     let mut weights = scratch::buffer(LANES * task.keys);
     let mut sums = scratch::buffer(LANES * latent);
     let mut wide = scratch::buffer(PAGE * width);
-    // SAFETY: buffers are cut for sixteen heads by all keys and dimensions; pages, operands and outputs by this
-    // function's contract.
+    // SAFETY: the buffers taken above have sixteen heads by all keys and dimensions, and a page by its width; the
+    // task's pages exist, its operands were checked, and its heads of the output are its own by this function's
+    // contract. A page and `wide` are sixteen rows, so `widened` may round up.
     unsafe {
         let (own_panel, rotary_panel) = queries.split_at_mut(LANES * latent);
         panel::<L>(&job.own, task, own_panel);
@@ -251,7 +253,8 @@ unsafe fn panel<L: Lanes>(q: &Heads, task: &Task, out: &mut [f32]) {
 /// A page's rows as f32: where they are, or widened into `room`.
 ///
 /// # Safety
-/// The page has `len` elements; the machine has the instruction set of `L`.
+/// The page has `len` elements, rounded up to a multiple of sixteen, and so has `room`; the machine has the instruction
+/// set of `L`.
 #[inline(always)]
 unsafe fn widened<L: Lanes, E: Element>(page: *const E, len: usize, room: &mut [f32]) -> *const f32 {
     if size_of::<E>() == size_of::<f32>() {
@@ -259,7 +262,7 @@ unsafe fn widened<L: Lanes, E: Element>(page: *const E, len: usize, room: &mut [
     }
     assert!(len <= room.len(), "{len} numbers into room for {}", room.len());
     for i in (0..len).step_by(LANES) {
-        // SAFETY: pages and room are whole multiples of sixteen elements.
+        // SAFETY: i is below `len`, and page and room have sixteen elements from each multiple of sixteen below it on.
         unsafe { E::load::<L>(page.add(i)).store(room.as_mut_ptr().add(i)) };
     }
     room.as_ptr()
@@ -303,11 +306,12 @@ unsafe fn softmax<L: Lanes>(weights: &mut [f32], scale: f32) -> L {
 /// Writes sums `[dim][LANES]` times `inverse` to the rows of the task's heads.
 ///
 /// # Safety
-/// The machine has the instruction set of `L`.
+/// The machine has the instruction set of `L`; there are `out.dim` rows of sums; `out` was checked for the task's token
+/// and heads, which no other task has.
 #[inline(always)]
 unsafe fn store<L: Lanes>(sums: &[f32], inverse: L, task: &Task, out: &HeadsMut) {
     spans!(out.dim, |s| {
-        // SAFETY: the sums have sixteen lanes for each of the span's dimensions; one task has these heads.
+        // SAFETY: row s.at + i of the sums is below `out.dim`; a row of `out` has `dim` elements and is this task's.
         unsafe {
             let mut rows = [L::splat(0.0); LANES];
             for (i, row) in rows.iter_mut().take(s.n).enumerate() {

@@ -25,9 +25,9 @@ pub(super) use element::{Element, Half};
 /// Tokens in a page.
 pub const PAGE: usize = 16;
 
-/// How a cache keeps its numbers.
+/// Number format of what a KV cache holds.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Numbers {
+pub enum CacheDtype {
     /// As they were computed.
     #[default]
     F32,
@@ -35,12 +35,12 @@ pub enum Numbers {
     F16,
 }
 
-impl Numbers {
-    /// Bytes of one.
+impl CacheDtype {
+    /// Bytes of one element.
     pub fn bytes(self) -> usize {
         match self {
-            Numbers::F32 => 4,
-            Numbers::F16 => 2,
+            CacheDtype::F32 => 4,
+            CacheDtype::F16 => 2,
         }
     }
 }
@@ -48,7 +48,7 @@ impl Numbers {
 /// Memory for pages.
 pub struct Pages {
     words: Buffer,
-    pub(super) numbers: Numbers,
+    pub(super) dtype: CacheDtype,
     count: usize,
     page_len: usize,
 }
@@ -95,13 +95,12 @@ impl Layout {
 
 impl Pages {
     /// `count` pages of `page_len` numbers each. The system gives the memory as it is touched.
-    pub fn new(numbers: Numbers, count: usize, page_len: usize) -> Self {
-        let bytes = count.checked_mul(page_len).and_then(|len| len.checked_mul(numbers.bytes()));
+    pub fn new(dtype: CacheDtype, count: usize, page_len: usize) -> Self {
+        let bytes = count.checked_mul(page_len).and_then(|len| len.checked_mul(dtype.bytes()));
         let bytes = bytes.expect("a cache that fits the address space");
-        Pages { words: Buffer::reserved(bytes.div_ceil(size_of::<f32>())), numbers, count, page_len }
+        Pages { words: Buffer::reserved(bytes.div_ceil(size_of::<f32>())), dtype, count, page_len }
     }
 
-    /// How many pages.
     pub fn count(&self) -> usize {
         self.count
     }
@@ -112,7 +111,7 @@ impl Pages {
     /// If there are no such pages.
     pub fn populate(&self, pages: Range<usize>) {
         assert!(pages.end <= self.count, "pages {pages:?} of {}", self.count);
-        let words = |page: usize| page * self.page_len * self.numbers.bytes() / size_of::<f32>();
+        let words = |page: usize| page * self.page_len * self.dtype.bytes() / size_of::<f32>();
         memory::populate(&self.words[words(pages.start)..words(pages.end)]);
     }
 
@@ -123,7 +122,7 @@ impl Pages {
     pub fn copy(&mut self, from: u32, to: u32) {
         let (from, to) = (from as usize, to as usize);
         assert!(from < self.count && to < self.count, "page {from} to page {to} of {}", self.count);
-        let bytes = self.page_len * self.numbers.bytes();
+        let bytes = self.page_len * self.dtype.bytes();
         // SAFETY: both pages are inside the memory; `copy` allows them to be one.
         unsafe {
             let start = self.words.as_mut_ptr().cast::<u8>();
@@ -165,16 +164,16 @@ impl Pages {
         let q = Heads { dim: own + shared, ..k.own };
         super::check_operands(&shape, (&q, 0), (&k, &v, tokens));
         assert!((k.own.dim, v.dim) == (own, v_dim), "key and value widths {} and {}", k.own.dim, v.dim);
-        let (place, numbers, k, v) = (self.place_mut(offset), self.numbers, &k, &v);
+        let (place, dtype, k, v) = (self.place_mut(offset), self.dtype, &k, &v);
         for_each_token(sequences, |at| {
             // SAFETY: `check` and `check_part` have seen that the slot's page and the layer's part exist and that no
-            // other token has the slot; k and v were checked; the pages hold what `numbers` says.
+            // other token has the slot; k and v were checked; the pages hold what `dtype` says.
             unsafe {
-                match numbers {
-                    Numbers::F32 => {
+                match dtype {
+                    CacheDtype::F32 => {
                         crate::lanes::dispatch!(append_f32(place: Place, layout: Layout, k: &Keys, v: &Heads, at: Slot))
                     }
-                    Numbers::F16 => {
+                    CacheDtype::F16 => {
                         crate::lanes::dispatch!(append_f16(place: Place, layout: Layout, k: &Keys, v: &Heads, at: Slot))
                     }
                 }
@@ -223,11 +222,11 @@ impl Pages {
         par::run(tasks.len().div_ceil(in_a_row), |i| {
             let tasks = &tasks[i * in_a_row..tasks.len().min((i + 1) * in_a_row)];
             // SAFETY: pages, part and operands were checked above; each task has rows of its own in `out`; the pages
-            // hold what `numbers` says.
+            // hold what `dtype` says.
             unsafe {
-                match self.numbers {
-                    Numbers::F32 => crate::lanes::dispatch!(attend_f32(job: &Job, tasks: &[Task])),
-                    Numbers::F16 => crate::lanes::dispatch!(attend_f16(job: &Job, tasks: &[Task])),
+                match self.dtype {
+                    CacheDtype::F32 => crate::lanes::dispatch!(attend_f32(job: &Job, tasks: &[Task])),
+                    CacheDtype::F16 => crate::lanes::dispatch!(attend_f16(job: &Job, tasks: &[Task])),
                 }
             }
         });
@@ -604,7 +603,10 @@ unsafe fn extend<L: Lanes, E: Element, const M: usize, const V: usize>(
         }
         // SAFETY: d is below the dimensions that rows and panels have by this function's contract.
         unsafe {
-            let keys: [L; V] = std::array::from_fn(|v| E::load::<L>(panels[v].add(PAGE * d)));
+            let mut keys = [L::splat(0.0); V];
+            for v in 0..V {
+                keys[v] = E::load::<L>(panels[v].add(PAGE * d));
+            }
             for i in 0..M {
                 let q = L::splat(rows[i].add(d).read());
                 for v in 0..V {
@@ -661,7 +663,10 @@ unsafe fn sums_of_rows<L: Lanes, E: Element>(
                                 L::prefetch_far(ahead.add(slot * stride).cast::<f32>().wrapping_byte_add(byte));
                             }
                         }
-                        let row: [L; V] = std::array::from_fn(|v| E::load::<L>(rows.add(slot * stride + columns[v])));
+                        let mut row = [L::splat(0.0); V];
+                        for v in 0..V {
+                            row[v] = E::load::<L>(rows.add(slot * stride + columns[v]));
+                        }
                         for i in 0..M {
                             let weight = L::splat(weights[i].add(PAGE * p + slot).read());
                             for v in 0..V {

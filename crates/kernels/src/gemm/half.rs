@@ -512,7 +512,10 @@ unsafe fn run<L: Lanes, H: Halves<L>, const M: usize, const V: usize>(
     unsafe {
         let mut sums = [[H::zero(); V]; M];
         for k in first..first + RUN {
-            let b: [H; V] = std::array::from_fn(|v| H::load(packed.halves.add((v * packed.terms + k) * WIDTH)));
+            let mut b = [H::zero(); V];
+            for (v, b) in b.iter_mut().enumerate() {
+                *b = H::load(packed.halves.add((v * packed.terms + k) * WIDTH));
+            }
             for (left, row) in left.iter().zip(&mut sums) {
                 let a = H::splat(left.halves.add(k));
                 for (sum, b) in row.iter_mut().zip(b) {

@@ -1,4 +1,4 @@
-//! Matrix products of linear layers and of experts, forward and backward.
+//! Matrix products (GEMM) of linear layers and, grouped, of experts, forward and backward.
 //!
 //! **Order of sums.** Element (i, j) of a product is one chain of fused multiply-adds over k in ascending order, begun
 //! at zero or at what the output holds ([`Start`]). It depends on row i of the left matrix and column j of the right
@@ -311,10 +311,10 @@ fn compute(p: Precision, task: &Task, out: SharedMut<f32>, start: Start, panels:
         Precision::Bf16 if isa::active() == Isa::Avx512 && std::arch::is_x86_feature_detected!("avx512bf16") => {
             #[target_feature(enable = "avx512bf16,avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,f16c")]
             unsafe fn dot(task: &Task, out: SharedMut<f32>, start: Start, panels: &mut [u32]) {
-                // SAFETY: the machine has the instructions.
+                // SAFETY: AVX-512 and its bf16 are enabled for this function; the rest as for f32 above.
                 unsafe { blocks::<crate::lanes::Avx512, micro::Bf16Dot>(task, out, start, panels) }
             }
-            // SAFETY: just detected.
+            // SAFETY: `active` has found AVX-512 with all that `Avx512` asks for, and the guard its bf16.
             unsafe { dot(task, out, start, panels) }
         }
         Precision::Bf16 => {
@@ -326,25 +326,26 @@ fn compute(p: Precision, task: &Task, out: SharedMut<f32>, start: Start, panels:
 }
 
 /// # Safety
-/// As for [`blocks`].
+/// As for [`blocks`], with the instructions of L alone.
 #[inline(always)]
 unsafe fn compute_f32<L: Lanes>(task: &Task, out: SharedMut<f32>, start: Start, panels: &mut [u32]) {
-    // SAFETY: f32 asks for the instructions of L alone; the rest by this function's contract.
+    // SAFETY: `micro::F32` asks for the instructions of L alone; task and output go on as they came.
     unsafe { blocks::<L, micro::F32>(task, out, start, panels) }
 }
 
 /// # Safety
-/// As for [`blocks`].
+/// As for [`blocks`], with the instructions of L alone.
 #[inline(always)]
 unsafe fn compute_bf16<L: Lanes>(task: &Task, out: SharedMut<f32>, start: Start, panels: &mut [u32]) {
-    // SAFETY: bf16 in plain operations asks for the instructions of L alone; the rest by this function's contract.
+    // SAFETY: `micro::Bf16` asks for the instructions of L alone; task and output go on as they came.
     unsafe { blocks::<L, micro::Bf16>(task, out, start, panels) }
 }
 
 /// Block after block along k: packs the right operand's part, then extends the chains of all the task's rows.
 ///
 /// # Safety
-/// The machine has the instructions of L and S. The product's operands have the sizes that it states.
+/// The machine has the instructions of L and S. The product's operands have the sizes that it states, and no other task
+/// has this one's rows and columns of `out`.
 #[inline(always)]
 unsafe fn blocks<L: Lanes, S: Step<L>>(task: &Task, out: SharedMut<f32>, start: Start, panels: &mut [u32]) {
     let Size { n, k, .. } = task.product.size;

@@ -1,4 +1,4 @@
-//! Rows of x as whole numbers of 8 bits, a scale for each block of 32.
+//! Dynamic quantisation of activations: rows of x as int8, a scale for each block of 32.
 
 use std::sync::OnceLock;
 
@@ -119,7 +119,7 @@ impl Activations<'_> {
         let mut quantised = Quantised::of_room(rows.len(), self.columns);
         let to = quantised.rows_mut();
         for (i, &row) in rows.iter().enumerate() {
-            // SAFETY: nobody else writes.
+            // SAFETY: `to` borrows what was made above, and one row after the other is written.
             unsafe { to.quantise(i, self.row(row as usize)) };
         }
         quantised

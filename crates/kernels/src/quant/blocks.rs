@@ -92,7 +92,7 @@ impl BlockType {
         }
     }
 
-    /// Bytes of a block.
+    /// Bytes that a block takes in a file.
     pub const fn bytes(self) -> usize {
         match self {
             BlockType::F32 => 4,

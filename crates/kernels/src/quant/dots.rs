@@ -236,7 +236,7 @@ unsafe impl Dots for Plain {
     }
     #[inline(always)]
     unsafe fn floats(sums: [i32; 16]) -> lanes::Plain {
-        // SAFETY: sixteen numbers.
+        // SAFETY: the array has sixteen numbers.
         unsafe { lanes::Plain::load(sums.map(|sum| sum as f32).as_ptr()) }
     }
     #[inline(always)]

@@ -86,7 +86,7 @@ pub(super) unsafe fn panel<D: Dots, const BITS: usize, const HALVES: usize, cons
     tile: *const u32,
     out: Out,
 ) {
-    // SAFETY: the match gives m as the constant; the rest is this function's contract.
+    // SAFETY: each arm has the m that it matches as its constant; panel, tile and outputs go on as they came.
     unsafe {
         match m {
             12 => rows::<D, BITS, HALVES, MINIMA, FACTORS, 12>(records, panel, tile, out),
@@ -207,10 +207,13 @@ unsafe fn half<D: Dots, const BITS: usize, const HALVES: usize, const MINIMA: bo
 unsafe fn unpack<D: Dots, const BITS: usize>(terms: *const u8) -> [D::Bytes; 8] {
     // SAFETY: as many vectors as the bits of a block fill.
     unsafe {
-        if BITS == 8 {
-            return std::array::from_fn(|g| D::bytes(terms.add(64 * g)));
-        }
         let mut w = [D::bytes(terms); 8];
+        if BITS == 8 {
+            for (g, w) in w.iter_mut().enumerate() {
+                *w = D::bytes(terms.add(64 * g));
+            }
+            return w;
+        }
         for g in 0..4 {
             (w[g], w[g + 4]) = D::nibbles(D::bytes(terms.add(64 * g)));
         }

@@ -21,11 +21,11 @@ pub struct QuantMatrix {
 
 enum Storage {
     Packed(Panels),
-    /// Rows of blocks, in the file's order, and their panels if there has been room for them at a product.
+    /// Rows of blocks, in the file's order, and their panels if the budget allowed for them at a product.
     Blocks {
         owner: Arc<dyn AsRef<[u8]> + Send + Sync>,
         range: Range<usize>,
-        room: Arc<Room>,
+        budget: Arc<MemoryBudget>,
         packed: OnceLock<Panels>,
     },
 }
@@ -36,16 +36,16 @@ struct Panels {
     scales: Buffer,
 }
 
-/// Memory for the panels of matrices that lie in a file: who comes first has it.
+/// Memory that may go into panels of matrices that lie in a file: who comes first has it.
 #[derive(Debug, Default)]
-pub struct Room {
+pub struct MemoryBudget {
     bytes: AtomicU64,
 }
 
-impl Room {
+impl MemoryBudget {
     /// So many bytes.
     pub fn new(bytes: u64) -> Self {
-        Room { bytes: AtomicU64::new(bytes) }
+        MemoryBudget { bytes: AtomicU64::new(bytes) }
     }
 
     fn take(&self, bytes: u64) -> bool {
@@ -68,7 +68,7 @@ impl QuantMatrix {
         matrix
     }
 
-    /// Leaves the blocks where they are, as in a mapped file. The first product packs them if there is `room`; without
+    /// Leaves the blocks where they are, as in a mapped file. The first product packs them if `budget` allows; without
     /// it each product packs what it reads. The same bits in all cases.
     ///
     /// # Panics
@@ -79,10 +79,10 @@ impl QuantMatrix {
         range: Range<usize>,
         rows: usize,
         columns: usize,
-        room: &Arc<Room>,
+        budget: &Arc<MemoryBudget>,
     ) -> Self {
         check(block_type, (*owner).as_ref()[range.clone()].len(), rows, columns);
-        let storage = Storage::Blocks { owner, range, room: room.clone(), packed: OnceLock::new() };
+        let storage = Storage::Blocks { owner, range, budget: budget.clone(), packed: OnceLock::new() };
         QuantMatrix { block_type, rows, columns, storage }
     }
 
@@ -234,7 +234,6 @@ impl QuantMatrix {
         &(**owner).as_ref()[range.clone()]
     }
 
-    /// The blocks of rows.
     fn block_rows(&self, rows: Range<usize>) -> &[u8] {
         let row_bytes = self.records() * self.block_type.bytes();
         &self.blocks()[rows.start * row_bytes..rows.end * row_bytes]
@@ -245,24 +244,24 @@ impl QuantMatrix {
     }
 }
 
-/// Packs those of the matrices that are not and have room, to stay so.
+/// Packs those of the matrices that are not and fit into their budget, to stay so.
 pub(super) fn pack_where_room_is<'a>(matrices: impl Iterator<Item = &'a QuantMatrix>) {
     let mut chosen: Vec<(&QuantMatrix, &[u8])> = Vec::new();
     for matrix in matrices {
-        if let Storage::Blocks { room, packed, .. } = &matrix.storage
+        if let Storage::Blocks { budget, packed, .. } = &matrix.storage
             && packed.get().is_none()
             && !chosen.iter().any(|(other, _)| std::ptr::eq(*other, matrix))
-            && room.take(matrix.packed_bytes())
+            && budget.take(matrix.packed_bytes())
         {
             chosen.push((matrix, matrix.blocks()));
         }
     }
     for ((matrix, _), panels) in chosen.iter().zip(pack_all(&chosen)) {
         // Somebody else may have packed it meanwhile; then this copy goes.
-        if let Storage::Blocks { room, packed, .. } = &matrix.storage
+        if let Storage::Blocks { budget, packed, .. } = &matrix.storage
             && packed.set(panels).is_err()
         {
-            room.bytes.fetch_add(matrix.packed_bytes(), Ordering::Relaxed);
+            budget.bytes.fetch_add(matrix.packed_bytes(), Ordering::Relaxed);
         }
     }
 }

@@ -31,5 +31,5 @@ mod wide;
 pub use activations::{Activations, quantise_rows};
 pub use blocks::BlockType;
 pub(crate) use kernel::{PEAK_OPS, peak};
-pub use matrix::{QuantMatrix, Room};
+pub use matrix::{MemoryBudget, QuantMatrix};
 pub use product::{grouped_linear, linear, linear_many};

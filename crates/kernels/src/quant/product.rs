@@ -273,7 +273,6 @@ fn lay_tiles(
 /// Bytes of the weights that a task holds in the second-level cache while rows of x pass by.
 const CHUNK: usize = 256 * 1024;
 
-/// Panels of a task's chunks.
 fn chunk_panels(task: &Task, most_rows: usize) -> usize {
     let (w, rows) = (task.product.w, task.rows.len());
     let one_tile = kernel::tile_rows(rows, most_rows) == rows;
@@ -324,12 +323,12 @@ macro_rules! chunks {
 unsafe fn compute<D: Dots>(task: &Task) {
     macro_rules! of_form {
         ($bits:literal, $halves:literal, $minima:literal, $factors:literal) => {
-            // SAFETY: the constants are those of the form; the rest is this function's contract.
+            // SAFETY: the match below gives the form's constants; the task goes on as it came.
             unsafe { of_form::<D, $bits, $halves, $minima, $factors>(task) }
         };
     }
     let Kind::Quantised(Form { bits, halves, minima, factors, .. }) = task.product.w.kind() else {
-        // SAFETY: the widths are those of the types; the rest is this function's contract.
+        // SAFETY: each width is that of its type; the task goes on as it came.
         return unsafe {
             match task.product.w.block_type() {
                 BlockType::F16 => of_width::<D, wide::F16>(task),
@@ -353,6 +352,8 @@ unsafe fn compute<D: Dots>(task: &Task) {
     }
 }
 
+/// # Safety
+/// As for [`compute`], with the constants of the product's form.
 #[inline(always)]
 unsafe fn of_form<D: Dots, const BITS: usize, const HALVES: usize, const MINIMA: bool, const FACTORS: bool>(
     task: &Task,
@@ -383,6 +384,8 @@ unsafe fn of_form<D: Dots, const BITS: usize, const HALVES: usize, const MINIMA:
 /// Tiles from which on a chunk of 16-bit numbers is widened once for all, and not by each.
 const MANY_TILES: usize = 4;
 
+/// # Safety
+/// As for [`compute`], with the width of the product's type.
 #[inline(always)]
 unsafe fn of_width<D: Dots, W: Width>(task: &Task) {
     let columns = task.product.w.columns();
@@ -408,6 +411,7 @@ unsafe fn of_width<D: Dots, W: Width>(task: &Task) {
             }
         };
     }
-    // SAFETY: as in `of_form`.
+    // SAFETY: the panels of a chunk lie one after the other, where they are or widened into a buffer that has room for
+    // a whole chunk; the output has a row for each slot.
     unsafe { chunks!(D, task, begin, panels) }
 }

@@ -129,7 +129,8 @@ unsafe fn small<D: Dots, const WIDTH: usize, const MINIMA: bool>(source: Source,
     let minimum = if MINIMA { 2 } else { 0 };
     let records =
         terms.chunks_exact_mut(8 * WIDTH * ROWS * BLOCK / 64 / 4).zip(scales.chunks_exact_mut(form.scale_bytes()));
-    // SAFETY: what is read lies inside of the blocks, whose sizes are this function's contract.
+    // SAFETY: block i of each row begins i blocks on, and within it all places read are below the type's bytes: the
+    // rows have as many blocks as terms and scales have records by this function's contract.
     unsafe {
         for (i, (terms, scales)) in records.enumerate() {
             let block = Rows { first: rows.as_ptr().add(i * block_type.bytes()), stride: row_bytes };

@@ -227,7 +227,10 @@ unsafe fn chains<D: Dots, W: Width, const M: usize, const V: usize>(
                     D::prefetch(at(v).wrapping_add(AHEAD));
                 }
             }
-            let w: [D::Lanes; V] = std::array::from_fn(|v| W::load::<D>(at(v)));
+            let mut w = [D::Lanes::splat(0.0); V];
+            for v in 0..V {
+                w[v] = W::load::<D>(at(v));
+            }
             for i in 0..M {
                 let x = D::Lanes::splat(tile.add(k0 * M + i).read());
                 for v in 0..V {

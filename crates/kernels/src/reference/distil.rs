@@ -1,7 +1,7 @@
 //! Output head and divergence from a teacher, as plain loops.
 
 use super::{dot, math};
-use crate::distil::{Divergence, Seen, Teacher};
+use crate::distil::{Divergence, Teacher, TokenLosses};
 use crate::gemm::{Precision, Start};
 use crate::head::{Coefficient, Gradients, IGNORE};
 use crate::reference::gemm;
@@ -15,7 +15,7 @@ pub fn loss(
     teacher: &Teacher,
     d: usize,
     v: usize,
-    seen: Seen,
+    losses: TokenLosses,
     gradients: Gradients,
     coefficient: Coefficient,
 ) {
@@ -25,7 +25,7 @@ pub fn loss(
     (teacher.logits)(0..tokens, &mut taught);
     for t in 0..tokens {
         let (row, taught) = (&mut logits[t * v..(t + 1) * v], &taught[t * v..(t + 1) * v]);
-        (seen.logp[t], seen.divergence[t]) = match targets[t] {
+        (losses.logp[t], losses.divergence[t]) = match targets[t] {
             IGNORE => {
                 row.fill(0.0);
                 (0.0, 0.0)

@@ -4,7 +4,7 @@
 use std::ops::Range;
 
 use crate::{assert_same, everywhere, numbers};
-use wels_kernels::distil::{self, Divergence, Seen, Teacher};
+use wels_kernels::distil::{self, Divergence, Teacher, TokenLosses};
 use wels_kernels::gemm::{Precision, Start};
 use wels_kernels::head::{self, Coefficient, Gradients, IGNORE};
 use wels_kernels::reference::distil as reference;
@@ -26,7 +26,7 @@ fn targets(tokens: usize, v: usize) -> Vec<u32> {
     (0..tokens).map(|t| if t % 7 == 3 { IGNORE } else { ((t * 37) % v) as u32 }).collect()
 }
 
-type Kernel = fn(Precision, &[f32], &[f32], &[u32], &Teacher, usize, usize, Seen, Gradients, Coefficient);
+type Kernel = fn(Precision, &[f32], &[f32], &[u32], &Teacher, usize, usize, TokenLosses, Gradients, Coefficient);
 
 #[test]
 fn loss_and_gradients_equal_the_reference() {
@@ -39,17 +39,18 @@ fn loss_and_gradients_equal_the_reference() {
             if v > 1000 && (p != Precision::F32 || temperature != 0.7) {
                 continue;
             }
-            let (x, w, targets, taught) = (numbers(1, t * d), numbers(2, v * d), targets(t, v), numbers(4, t * v));
+            let (x, w, targets, teacher_logits) =
+                (numbers(1, t * d), numbers(2, v * d), targets(t, v), numbers(4, t * v));
             let logits = |rows: Range<usize>, out: &mut [f32]| {
-                out.iter_mut().zip(&taught[rows.start * v..rows.end * v]).for_each(|(out, t)| *out = 5.0 * t);
+                out.iter_mut().zip(&teacher_logits[rows.start * v..rows.end * v]).for_each(|(out, t)| *out = 5.0 * t);
             };
             let teacher = Teacher { logits: &logits, divergence, temperature, cross_entropy };
             let run = |kernel: Kernel, dw_start| {
                 let (mut logp, mut kl) = (vec![f32::NAN; t], vec![f32::NAN; t]);
                 let (mut dx, mut dw) = (vec![f32::NAN; t * d], numbers(3, v * d));
-                let seen = Seen { logp: &mut logp, divergence: &mut kl };
+                let losses = TokenLosses { logp: &mut logp, divergence: &mut kl };
                 let gradients = Gradients { dx: &mut dx, dw: &mut dw, dw_start };
-                kernel(p, &x, &w, &targets, &teacher, d, v, seen, gradients, &coefficient);
+                kernel(p, &x, &w, &targets, &teacher, d, v, losses, gradients, &coefficient);
                 [logp, kl, dx, dw]
             };
             let mut plain = vec![f32::NAN; t];
@@ -74,18 +75,18 @@ fn loss_and_gradients_equal_the_reference() {
 #[test]
 fn gradients_are_those_of_the_loss() {
     let (t, d, v) = (5, 6, 11);
-    let (w, targets, taught) = (numbers(2, v * d), targets(t, v), numbers(4, t * v));
+    let (w, targets, teacher_logits) = (numbers(2, v * d), targets(t, v), numbers(4, t * v));
     let logits = |rows: Range<usize>, out: &mut [f32]| {
-        out.iter_mut().zip(&taught[rows.start * v..rows.end * v]).for_each(|(out, t)| *out = 3.0 * t);
+        out.iter_mut().zip(&teacher_logits[rows.start * v..rows.end * v]).for_each(|(out, t)| *out = 3.0 * t);
     };
     for (divergence, temperature, cross_entropy) in RULES {
         let teacher = Teacher { logits: &logits, divergence, temperature, cross_entropy };
         let run = |x: &[f32]| {
             let (mut logp, mut kl) = (vec![0.0; t], vec![0.0; t]);
             let (mut dx, mut dw) = (vec![0.0; t * d], vec![0.0; v * d]);
-            let seen = Seen { logp: &mut logp, divergence: &mut kl };
+            let losses = TokenLosses { logp: &mut logp, divergence: &mut kl };
             let gradients = Gradients { dx: &mut dx, dw: &mut dw, dw_start: Start::Zero };
-            distil::loss(Precision::F32, x, &w, &targets, &teacher, d, v, seen, gradients, &|_, _| 1.0);
+            distil::loss(Precision::F32, x, &w, &targets, &teacher, d, v, losses, gradients, &|_, _| 1.0);
             let (share, tau) = (f64::from(cross_entropy), f64::from(temperature));
             let token =
                 |(logp, kl): (&f32, &f32)| (1.0 - share) * tau * tau * f64::from(*kl) - share * f64::from(*logp);
@@ -118,9 +119,9 @@ fn a_student_that_is_its_teacher_stands_still() {
     for divergence in [Divergence::Forward, Divergence::Reverse] {
         let teacher = Teacher { logits: &logits, divergence, temperature: 1.0, cross_entropy: 0.0 };
         let (mut logp, mut kl, mut dx, mut dw) = (vec![1.0; t], vec![1.0; t], vec![1.0; t * d], vec![1.0; v * d]);
-        let seen = Seen { logp: &mut logp, divergence: &mut kl };
+        let losses = TokenLosses { logp: &mut logp, divergence: &mut kl };
         let gradients = Gradients { dx: &mut dx, dw: &mut dw, dw_start: Start::Zero };
-        distil::loss(Precision::F32, &x, &w, &[0, 1, 2, 3], &teacher, d, v, seen, gradients, &|_, _| 1.0);
+        distil::loss(Precision::F32, &x, &w, &[0, 1, 2, 3], &teacher, d, v, losses, gradients, &|_, _| 1.0);
         assert!(kl.iter().chain(&dx).chain(&dw).all(|x| *x == 0.0), "{kl:?}");
     }
 }

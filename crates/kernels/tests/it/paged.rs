@@ -2,7 +2,7 @@
 
 use crate::{assert_same, everywhere, numbers};
 use wels_kernels::attention::latent::LatentLayout;
-use wels_kernels::attention::paged::{Layout, Numbers, PAGE, Pages, Sequence};
+use wels_kernels::attention::paged::{CacheDtype, Layout, PAGE, Pages, Sequence};
 use wels_kernels::attention::{Heads, HeadsMut, Keys, Shape};
 use wels_kernels::reference;
 
@@ -42,17 +42,17 @@ const CALLS: [[(usize, usize); 3]; 10] = [
 const LEN: usize = 100;
 
 /// What f16 keeps of a number.
-fn rounded(numbers: Numbers, data: &[f32]) -> Vec<f32> {
-    let round = |x: &f32| match numbers {
-        Numbers::F32 => *x,
-        Numbers::F16 => reference::convert::from_f16(reference::convert::to_f16(*x)),
+fn rounded(dtype: CacheDtype, data: &[f32]) -> Vec<f32> {
+    let round = |x: &f32| match dtype {
+        CacheDtype::F32 => *x,
+        CacheDtype::F16 => reference::convert::from_f16(reference::convert::to_f16(*x)),
     };
     data.iter().map(round).collect()
 }
 
 /// Pages in no particular order, another layer's part before and behind, and memory that was used before.
-fn pages(numbers: Numbers, part: usize) -> (Pages, Vec<Vec<u32>>) {
-    let pages = Pages::new(numbers, 30, part + 64);
+fn pages(dtype: CacheDtype, part: usize) -> (Pages, Vec<Vec<u32>>) {
+    let pages = Pages::new(dtype, 30, part + 64);
     let owned = (0..3).map(|s| (0..LEN.div_ceil(PAGE) as u32).map(|i| (11 * (7 * s + i) + 5) % 23).collect()).collect();
     (pages, owned)
 }
@@ -60,13 +60,13 @@ fn pages(numbers: Numbers, part: usize) -> (Pages, Vec<Vec<u32>>) {
 #[test]
 fn any_cut_into_calls_gives_the_bits_of_the_whole() {
     for case in &CASES {
-        for kept in [Numbers::F32, Numbers::F16] {
+        for kept in [CacheDtype::F32, CacheDtype::F16] {
             everywhere(|isa| check_expanded(&format!("{} {kept:?} {isa}", case.name), case, kept));
         }
     }
 }
 
-fn check_expanded(name: &str, case: &Case, kept: Numbers) {
+fn check_expanded(name: &str, case: &Case, kept: CacheDtype) {
     let Layout { kv_heads, own, shared, v } = case.layout;
     let shape = Shape { heads: case.heads, kv_heads, scale: 0.7 };
     let (mut pages, owned) = pages(kept, case.layout.page_len());
@@ -121,7 +121,7 @@ fn operands<'a>(case: &Case, kv: &'a [f32], shared: &'a [f32]) -> (Keys<'a>, Hea
 #[test]
 fn latent_rows_are_keys_and_values_of_all_heads() {
     for (heads, latent, rotary) in [(1, 16, 16), (3, 10, 4), (16, 64, 16), (21, 33, 7)] {
-        for kept in [Numbers::F32, Numbers::F16] {
+        for kept in [CacheDtype::F32, CacheDtype::F16] {
             everywhere(|isa| {
                 let name = format!("{heads} heads, {latent} + {rotary} {kept:?} {isa}");
                 check_latent(&name, heads, LatentLayout { latent, rotary }, kept);
@@ -130,7 +130,7 @@ fn latent_rows_are_keys_and_values_of_all_heads() {
     }
 }
 
-fn check_latent(name: &str, heads: usize, layout: LatentLayout, kept: Numbers) {
+fn check_latent(name: &str, heads: usize, layout: LatentLayout, kept: CacheDtype) {
     let LatentLayout { latent, rotary } = layout;
     let (mut pages, owned) = pages(kept, layout.page_len());
     let data: Vec<_> = (0..3)
@@ -181,7 +181,7 @@ fn a_copied_page_holds_the_same() {
     let kv = numbers(1, 16 * 8);
     let heads = Heads { data: &kv, row_stride: 8, offset: 0, head_stride: 8, dim: 4 };
     let (keys, values) = (Keys { own: heads, shared: None }, Heads { offset: 4, ..heads });
-    for kept in [Numbers::F32, Numbers::F16] {
+    for kept in [CacheDtype::F32, CacheDtype::F16] {
         let mut pages = Pages::new(kept, 3, layout.page_len());
         pages.append(0, layout, &[Sequence { pages: &[1], past: 0, new: 16 }], keys, values);
         pages.copy(1, 2);
@@ -200,7 +200,7 @@ fn a_copied_page_holds_the_same() {
 #[test]
 #[should_panic(expected = "page 4 is written to by two sequences")]
 fn sequences_may_share_only_pages_that_are_full() {
-    let mut pages = Pages::new(Numbers::F32, 8, 16 * 8);
+    let mut pages = Pages::new(CacheDtype::F32, 8, 16 * 8);
     let sequences = [Sequence { pages: &[3, 4], past: 16, new: 1 }, Sequence { pages: &[3, 4], past: 16, new: 2 }];
     pages.append_latent(0, LatentLayout { latent: 4, rotary: 4 }, &sequences, &[0.0; 12], &[0.0; 12]);
 }

@@ -4,7 +4,7 @@ use crate::{assert_same, everywhere, numbers};
 use std::sync::Arc;
 use wels_kernels::gemm::{self, Precision};
 use wels_kernels::quant::blocks::{self, BlockType};
-use wels_kernels::quant::{self, QuantMatrix, Room};
+use wels_kernels::quant::{self, MemoryBudget, QuantMatrix};
 use wels_kernels::random;
 use wels_kernels::reference::quant as reference;
 
@@ -170,7 +170,7 @@ fn products_equal_the_reference() {
                 everywhere(|isa| {
                     let packed = QuantMatrix::from_blocks(block_type, &bytes, n, k);
                     let mapped = |room: u64| {
-                        let (owner, room) = (owner.clone(), Arc::new(Room::new(room)));
+                        let (owner, room) = (owner.clone(), Arc::new(MemoryBudget::new(room)));
                         QuantMatrix::mapped(block_type, owner, 5..5 + bytes.len(), n, k, &room)
                     };
                     for (what, w) in [("packed", packed), ("mapped", mapped(0)), ("mapped with room", mapped(1 << 30))]
@@ -232,7 +232,7 @@ fn products_with_wide_weights_are_those_of_the_widened_weights() {
                     everywhere(|isa| {
                         let packed = QuantMatrix::from_blocks(block_type, &bytes, n, k);
                         let mapped = |room: u64| {
-                            let (owner, room) = (owner.clone(), Arc::new(Room::new(room)));
+                            let (owner, room) = (owner.clone(), Arc::new(MemoryBudget::new(room)));
                             QuantMatrix::mapped(block_type, owner, 0..bytes.len(), n, k, &room)
                         };
                         for (what, w) in
@@ -300,7 +300,7 @@ fn rows_are_what_blocks_decode_to() {
         let mut expected = vec![0.0; n * k];
         blocks::decode(block_type, &bytes, &mut expected);
         let packed = QuantMatrix::from_blocks(block_type, &bytes, n, k);
-        let room = Arc::new(Room::new(1 << 30));
+        let room = Arc::new(MemoryBudget::new(1 << 30));
         let mapped = QuantMatrix::mapped(block_type, Arc::new(bytes.clone()), 0..bytes.len(), n, k, &room);
         let ids: Vec<u32> = (0..n as u32).rev().collect();
         for w in [packed, mapped] {
@@ -323,7 +323,7 @@ fn matrices_are_packed_where_there_is_room() {
     let len = (*bytes).as_ref().len();
     let packed = QuantMatrix::from_blocks(block_type, (*bytes).as_ref(), n, k).bytes();
     // For two of them, and nearly a third.
-    let room = Arc::new(Room::new(3 * packed as u64 - 1));
+    let room = Arc::new(MemoryBudget::new(3 * packed as u64 - 1));
     let experts: Vec<_> = (0..4).map(|_| QuantMatrix::mapped(block_type, bytes.clone(), 0..len, n, k, &room)).collect();
     let rows = any_rows(3, k);
     let x = quant::quantise_rows(&rows, k);

@@ -99,6 +99,7 @@ const WINDOWS: &[&str] = &["attention.chunk_size", "attention.sliding_window"];
 /// Keys that say nothing about the arithmetic, or what the tensors say as well.
 const IRRELEVANT: &[&str] = &["attention.head_count_kv", "rope.scaling.finetuned", "tensor_data_layout", "vocab_size"];
 
+/// The configuration in a file's metadata and tensors, and what was passed over in it.
 pub fn read(file: &GgufFile) -> Result<(ModelConfig, Vec<Note>), GgufError> {
     let architecture = file.metadata().get("general.architecture");
     let word = architecture.and_then(|value| value.as_str()).unwrap_or_default().to_owned();

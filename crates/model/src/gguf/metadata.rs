@@ -111,7 +111,6 @@ impl Raw {
 
 /// One value. `Display` abbreviates.
 #[derive(Clone, Copy, Debug, PartialEq)]
-#[allow(missing_docs)]
 pub enum Value<'a> {
     Unsigned(u64),
     Signed(i64),

@@ -62,53 +62,35 @@ pub enum GgufError {
     Io {
         /// What was tried, in the infinitive.
         action: &'static str,
-        /// Where.
         path: PathBuf,
-        /// The refusal.
         source: std::io::Error,
     },
     /// The file is damaged, lies about itself, or is no GGUF file.
     #[error("{} is not a valid GGUF file: {problem}", path.display())]
-    File {
-        /// The file.
-        path: PathBuf,
-        /// What is wrong.
-        problem: String,
-    },
+    File { path: PathBuf, problem: String },
     /// The parts of a split model do not belong together.
     #[error("{} is not a whole model: {problem}", path.display())]
     Split {
         /// The part that was asked for.
         path: PathBuf,
-        /// What is wrong.
         problem: String,
     },
     /// Metadata that are missing, contradictory, or mean something that is not implemented.
     #[error("in {}: {source}", path.display())]
-    Config {
-        /// The file.
-        path: PathBuf,
-        /// What is wrong.
-        source: Box<ConfigError>,
-    },
+    Config { path: PathBuf, source: Box<ConfigError> },
     /// `general.architecture` is none of those that are read.
     #[error("{} has the architecture `{found}`, which is not supported (supported: llama, qwen2, deepseek2)", path.display())]
     Architecture {
-        /// The file.
         path: PathBuf,
         /// What it says.
         found: String,
     },
     /// Writing would replace a file.
     #[error("{} already exists", path.display())]
-    Occupied {
-        /// The file.
-        path: PathBuf,
-    },
+    Occupied { path: PathBuf },
     /// The tensors are not those of the configuration.
     #[error("the tensors of {} do not fit its metadata: {mismatch}", path.display())]
     Mismatch {
-        /// The file.
         path: PathBuf,
         /// All that is wrong.
         mismatch: Box<Mismatch>,

@@ -38,7 +38,6 @@ const LAYER: [(&str, &str); 22] = [
 
 /// Rotary factors of Llama 3.1, by which frequencies are divided.
 pub(super) const ROPE_FREQS: &str = "rope_freqs.weight";
-/// The embedding.
 pub(super) const EMBEDDING: &str = "token_embd.weight";
 /// The head; absent if it is the embedding.
 pub(super) const HEAD: &str = "output.weight";

@@ -54,7 +54,6 @@ pub(super) fn from_id(id: u32) -> Option<BlockType> {
     BlockType::ALL.into_iter().find(|kind| kind.name() == *name)
 }
 
-/// The number of a type.
 pub(super) fn id(kind: BlockType) -> u32 {
     NAMES.iter().position(|name| *name == kind.name()).expect("every type has a number") as u32
 }

@@ -23,7 +23,6 @@ const PIECE: usize = 1 << 20;
 
 /// A value of the metadata to be written.
 #[derive(Clone, Debug, PartialEq)]
-#[allow(missing_docs)]
 pub enum Item {
     Unsigned(u32),
     Single(f32),
@@ -219,7 +218,7 @@ fn scaling_keys(config: &ModelConfig, put: &mut dyn FnMut(&str, Item)) -> Result
             mscale_all_dim,
             table_scale,
         } => {
-            let usual = crate::config::yarn_table_scale(*factor, *mscale, *mscale_all_dim);
+            let usual = crate::config_json::yarn_table_scale(*factor, *mscale, *mscale_all_dim);
             let told = if deepseek { mscale.is_some() && mscale == mscale_all_dim } else { mscale_all_dim.is_none() };
             if !truncate || *table_scale != usual || !told {
                 let value = format!("{:?}", config.rope.scaling);

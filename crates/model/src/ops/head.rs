@@ -9,7 +9,7 @@
 
 use crate::params::Weight;
 use crate::tape::{Graph, Var};
-use wels_device::{Coefficient, HeadGradients, Precision, Taught, Tensor};
+use wels_device::{Coefficient, HeadGradients, Precision, TeacherHead, Tensor};
 
 /// `logp[T, 1]`: the log-probability of each target (0 for [`IGNORE`](wels_device::IGNORE)). While recording, seeds the
 /// backward pass with the gradients of the loss that `coefficient` stands for.
@@ -43,7 +43,7 @@ pub fn distil_loss(
     x: &Var,
     w: Weight,
     targets: &[u32],
-    taught: &Taught,
+    teacher: &TeacherHead,
     coefficient: Coefficient,
 ) -> [Tensor; 2] {
     let (d, v, precision, device) = (w.cols, w.rows, precision(g), g.device());
@@ -54,7 +54,7 @@ pub fn distil_loss(
     let mut dx = back.tensor(x.rows(), d);
     back.parameter(w, |dw, start| {
         let gradients = HeadGradients { dx: &mut dx, dw: (dw, start), coefficient };
-        device.distil_loss(precision, x, weight, targets, taught, [&mut logp, &mut diverged], gradients);
+        device.distil_loss(precision, x, weight, targets, teacher, [&mut logp, &mut diverged], gradients);
     });
     back.give(x.gradient(), dx);
     [logp, diverged]

@@ -22,7 +22,8 @@ pub fn linears<const N: usize>(g: &mut Graph, precision: Precision, x: &Var, wei
         assert_eq!(x.cols(), cols, "linear: x is [{}, {}], w is [{rows}, {cols}]", x.rows(), x.cols());
         g.tensor(x.rows(), rows)
     });
-    let mut all: Vec<_> = weights.iter().zip(&mut ys).map(|(w, y)| (g.stored(*w), y)).collect();
+    let mut results = ys.iter_mut();
+    let mut all = weights.map(|w| (g.stored(w), results.next().expect("one a weight")));
     g.device().linear(precision, x, &mut all);
     let mut weights = weights.into_iter();
     ys.map(|y| {

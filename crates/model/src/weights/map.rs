@@ -41,11 +41,16 @@ impl MappedFile {
 
     /// Gives the memory of `bytes` back to the system, so that streaming through a file does not count as using all of
     /// it. The bytes stay readable, from the file.
+    ///
+    /// # Panics
+    /// If the file has no such bytes.
     pub fn release(&self, bytes: Range<usize>) {
+        assert!(bytes.start <= bytes.end && bytes.end <= self.len(), "bytes {bytes:?} of a file of {}", self.len());
         #[cfg(unix)]
         if let Some(map) = &self.0 {
-            // SAFETY: the map is read-only and backed by a file, so dropped pages come back with the same content;
-            // slices of them stay valid. A refusal changes nothing, so it is not reported.
+            // SAFETY: the range lies in the map; `memmap2` looks at its start and its length, not at its end. The map
+            // is read-only and backed by a file, so dropped pages come back with the same content; slices of them stay
+            // valid. A refusal changes nothing, so it is not reported.
             let _ = unsafe { map.unchecked_advise_range(memmap2::UncheckedAdvice::DontNeed, bytes.start, bytes.len()) };
         }
         #[cfg(not(unix))]

@@ -249,7 +249,7 @@ impl Files {
     }
 
     /// The tensors of a configuration that has passed [`Files::check`], in the order of the files.
-    pub(super) fn in_order(&self, config: &ModelConfig) -> Vec<HfTensor> {
+    pub(crate) fn in_order(&self, config: &ModelConfig) -> Vec<HfTensor> {
         let mut tensors = names::hf_tensors(config);
         tensors.retain(|tensor| tensor.role == Role::Own);
         tensors.sort_by_key(|tensor| {
@@ -260,7 +260,7 @@ impl Files {
     }
 
     /// A tensor's numbers; the memory of its pages is given back.
-    pub(super) fn read(&self, tensor: &HfTensor, values: &mut Vec<f32>) {
+    pub(crate) fn read(&self, tensor: &HfTensor, values: &mut Vec<f32>) {
         let found = &self.tensors[&tensor.name];
         values.resize(tensor.shape.iter().product(), 0.0);
         self.decode(found, values);
@@ -275,7 +275,7 @@ impl Files {
 
     /// A tensor as it lies in its mapped file; none for 8-bit floating point, whose scales lie elsewhere, and for f64,
     /// in which nothing is computed.
-    pub(super) fn mapped(&self, tensor: &HfTensor) -> Option<(BlockType, &Arc<MappedFile>, Range<usize>)> {
+    pub(crate) fn mapped(&self, tensor: &HfTensor) -> Option<(BlockType, &Arc<MappedFile>, Range<usize>)> {
         let found = &self.tensors[&tensor.name];
         let kind = match found.dtype {
             safetensors::Dtype::F32 => BlockType::F32,

@@ -33,7 +33,6 @@ enum Content {
     Fp8 {
         cols: usize,
     },
-    /// Its scales.
     Fp8Scales {
         cols: usize,
     },

@@ -4,12 +4,13 @@ use crate::shapes;
 use wels_cpu::testing::{device, host};
 use wels_device::{BlockType, Source, Tensor};
 use wels_model::config::{Dtype, ModelConfig};
+use wels_model::inference::{LoadOptions, Quantise};
 use wels_model::model::Model;
 use wels_model::names::ParamKind;
-use wels_model::paged::{CacheLayout, Numbers, PagedCache, Piece};
+use wels_model::paged::{CacheDtype, CacheLayout, Chunk, PagedCache};
 use wels_model::params::Params;
 use wels_model::tape::Execution;
-use wels_model::weights::{DEFAULT_SHARD_BYTES, Files, Hold, Quantise, save_dir};
+use wels_model::weights::{DEFAULT_SHARD_BYTES, Files, save_dir};
 
 fn bits(x: &[f32]) -> Vec<u32> {
     x.iter().map(|x| x.to_bits()).collect()
@@ -29,13 +30,13 @@ pub fn packed(params: &Params, kind: BlockType) -> Params {
     packed
 }
 
-/// The logits of a sequence in pages, in two pieces.
+/// The logits of a sequence in pages, in two chunks.
 fn paged(model: &Model, params: &Params, layout: CacheLayout, tokens: &[u32]) -> Vec<u32> {
-    let mut cache = PagedCache::new(&device(), model, layout, Numbers::F32, 2);
+    let mut cache = PagedCache::new(&device(), model.config(), layout, CacheDtype::F32, 2);
     let (first, second) = tokens.split_at(11);
     let mut step = |tokens: &[u32], past| {
-        let piece = Piece { tokens, past, pages: &[1, 0], logits: tokens.len(), states: 0 };
-        bits(&host(&model.step(params, &Execution::new(device()), &mut cache, &[piece]).logits))
+        let chunk = Chunk { tokens, past, pages: &[1, 0], logits: tokens.len(), states: 0 };
+        bits(&host(&model.step(params, &Execution::new(device()), &mut cache, &[chunk]).logits))
     };
     [step(first, 0), step(second, 11)].concat()
 }
@@ -113,9 +114,11 @@ fn files_are_packed_in_their_own_format() {
             files.load(&config, &mut |param, row, _, values| plain.set_rows(param, row, values)).unwrap();
             let model = Model::new(config.clone(), 64);
             let logits = |params: &Params| bits(&host(&model.logits(params, &execution, &batch.tokens, &batch.starts)));
-            let (packed, _) = Params::from_files(&device(), &files, &config, Hold::packed(Quantise::AsStored)).unwrap();
+            let (packed, _) =
+                Params::from_files(&device(), &files, &config, LoadOptions::packed(Quantise::AsStored)).unwrap();
             assert_eq!(logits(&plain), logits(&packed), "{name} {dtype:?}");
-            let (mapped, _) = Params::from_files(&device(), &files, &config, Hold::mapped(Quantise::AsStored)).unwrap();
+            let (mapped, _) =
+                Params::from_files(&device(), &files, &config, LoadOptions::mapped(Quantise::AsStored)).unwrap();
             assert_eq!(logits(&plain), logits(&mapped), "{name} {dtype:?}, mapped");
             let head = packed.position("model.embed_tokens.weight").unwrap();
             let bytes = packed.bytes(head, CacheLayout::Expanded);
@@ -124,7 +127,7 @@ fn files_are_packed_in_their_own_format() {
             let rows = if panels { config.vocab_size.next_multiple_of(16) } else { config.vocab_size };
             let expected = if dtype == Dtype::F32 { 4 } else { 2 } * rows * 24;
             assert_eq!(bytes, expected, "{name} {dtype:?}: bytes of the embedding");
-            let (small, _) = Params::from_files(&device(), &files, &config, Hold::packed(Quantise::Q4)).unwrap();
+            let (small, _) = Params::from_files(&device(), &files, &config, LoadOptions::packed(Quantise::Q4)).unwrap();
             assert!(logits(&small).iter().all(|x| f32::from_bits(*x).is_finite()));
             let all = |params: &Params| -> usize {
                 (0..params.specs().len()).map(|param| params.bytes(param, CacheLayout::Expanded)).sum()

@@ -8,7 +8,7 @@ use wels_device::{Coefficient, Precision};
 use wels_model::config::ModelConfig;
 use wels_model::generate::{Request, Sampling, generate};
 use wels_model::model::{Losses, Model, Objective};
-use wels_model::paged::{CacheLayout, Numbers, PAGE_TOKENS, PagedCache, Piece};
+use wels_model::paged::{CacheDtype, CacheLayout, Chunk, PAGE_TOKENS, PagedCache};
 use wels_model::params::Params;
 use wels_model::tape::Execution;
 
@@ -116,13 +116,13 @@ impl<'a> Play<'a> {
             wanted.push(self.below(new + 1));
         }
         let some = |(sequence, _): &(&Sequence, &usize)| sequence.tokens.len() > sequence.past;
-        let piece = |(Sequence { tokens, past, pages }, logits): (&'_ Sequence, &usize)| {
+        let chunk = |(Sequence { tokens, past, pages }, logits): (&'_ Sequence, &usize)| {
             (tokens.clone(), *past, pages.clone(), *logits)
         };
-        let pieces: Vec<_> = self.sequences.iter().zip(&wanted).filter(some).map(piece).collect();
-        let borrowed: Vec<Piece> = pieces
+        let chunks: Vec<_> = self.sequences.iter().zip(&wanted).filter(some).map(chunk).collect();
+        let borrowed: Vec<Chunk> = chunks
             .iter()
-            .map(|(tokens, past, pages, logits)| Piece {
+            .map(|(tokens, past, pages, logits)| Chunk {
                 tokens: &tokens[*past..],
                 past: *past,
                 pages,
@@ -137,7 +137,7 @@ impl<'a> Play<'a> {
         assert_eq!(output.hidden.rows(), output.logits.rows());
         let all = host(&output.logits);
         let mut row = 0;
-        for (tokens, _, _, logits) in &pieces {
+        for (tokens, _, _, logits) in &chunks {
             for i in tokens.len() - logits..tokens.len() {
                 check(&self.name, &tokens[..=i], i, all.row(row));
                 row += 1;
@@ -152,15 +152,15 @@ fn play<'a>(
     name: &str,
     (model, params, execution): (&'a Model, &'a Params, &'a Execution),
     layout: CacheLayout,
-    numbers: Numbers,
+    dtype: CacheDtype,
     seed: u64,
 ) -> Play<'a> {
     Play {
-        name: format!("{name} {layout:?} {numbers:?} {:?}", execution.precision),
+        name: format!("{name} {layout:?} {dtype:?} {:?}", execution.precision),
         model,
         params,
         execution,
-        cache: PagedCache::new(&device(), model, layout, numbers, 24),
+        cache: PagedCache::new(&device(), model.config(), layout, dtype, 24),
         users: vec![0; 24],
         sequences: vec![Sequence::default(); 3],
         key: Key { seed, stream: 1 },
@@ -176,10 +176,13 @@ fn any_history_gives_the_bits_of_the_whole() {
             let model = Model::new(config.clone(), CONTEXT);
             let params = Params::init(&device(), &config, 5);
             let parts = (&model, &params, &execution);
-            play(name, parts, CacheLayout::Expanded, Numbers::F32, seed as u64).play(40, |name, tokens, i, logits| {
-                let whole = host(&model.logits(&params, &execution, tokens, &[0, tokens.len() as u32]));
-                assert_eq!(bits(logits), bits(whole.row(i)), "{name}: after {} tokens", tokens.len());
-            });
+            play(name, parts, CacheLayout::Expanded, CacheDtype::F32, seed as u64).play(
+                40,
+                |name, tokens, i, logits| {
+                    let whole = host(&model.logits(&params, &execution, tokens, &[0, tokens.len() as u32]));
+                    assert_eq!(bits(logits), bits(whole.row(i)), "{name}: after {} tokens", tokens.len());
+                },
+            );
         }
     }
 }
@@ -194,13 +197,13 @@ fn other_layouts_and_numbers_do_not_depend_on_the_history() {
         let mut params = Params::init(&device(), &config, 5);
         params.prepare_latent(&model);
         let parts = (&model, &params, &execution);
-        for (layout, numbers, tolerance) in kinds(&config) {
-            play(name, parts, layout, numbers, seed as u64).play(40, |name, tokens, i, logits| {
+        for (layout, dtype, tolerance) in kinds(&config) {
+            play(name, parts, layout, dtype, seed as u64).play(40, |name, tokens, i, logits| {
                 let len = tokens.len();
                 let pages: Vec<u32> = (0..len.div_ceil(PAGE_TOKENS) as u32).collect();
-                let mut cache = PagedCache::new(&device(), &model, layout, numbers, pages.len());
-                let piece = Piece { tokens, past: 0, pages: &pages, logits: 1, states: 0 };
-                let alone = model.step(&params, &execution, &mut cache, &[piece]).logits;
+                let mut cache = PagedCache::new(&device(), model.config(), layout, dtype, pages.len());
+                let chunk = Chunk { tokens, past: 0, pages: &pages, logits: 1, states: 0 };
+                let alone = model.step(&params, &execution, &mut cache, &[chunk]).logits;
                 assert_eq!(bits(logits), bits(&host(&alone)), "{name}: after {len} tokens");
                 let whole = host(&model.logits(&params, &execution, tokens, &[0, len as u32]));
                 let scale = whole.row(i).iter().fold(0f32, |scale, x| scale.max(x.abs()));
@@ -212,10 +215,10 @@ fn other_layouts_and_numbers_do_not_depend_on_the_history() {
 }
 
 /// Layouts, numbers, and how far off their logits may be, in parts of the greatest.
-fn kinds(config: &ModelConfig) -> Vec<(CacheLayout, Numbers, f32)> {
-    let mut kinds = vec![(CacheLayout::Expanded, Numbers::F16, 5e-3)];
+fn kinds(config: &ModelConfig) -> Vec<(CacheLayout, CacheDtype, f32)> {
+    let mut kinds = vec![(CacheLayout::Expanded, CacheDtype::F16, 5e-3)];
     if config.attention.is_mla() {
-        kinds.extend([(CacheLayout::Latent, Numbers::F32, 1e-5), (CacheLayout::Latent, Numbers::F16, 5e-3)]);
+        kinds.extend([(CacheLayout::Latent, CacheDtype::F32, 1e-5), (CacheLayout::Latent, CacheDtype::F16, 5e-3)]);
     }
     kinds
 }
@@ -232,15 +235,15 @@ fn drafts_have_the_bits_of_training() {
     let tokens = &batch.tokens;
     let expected = model.mtp_logits(&params, &execution, tokens, &[0, 30]);
     let expected: Vec<_> = expected.iter().map(host).collect();
-    let mut cache = PagedCache::new(&device(), &model, CacheLayout::Expanded, Numbers::F32, 5);
+    let mut cache = PagedCache::new(&device(), model.config(), CacheLayout::Expanded, CacheDtype::F32, 5);
     let pages = [4, 0];
     let mut past = 0;
     for new in [1, 17, 1, 1, 6] {
-        let piece = |tokens, logits| Piece { tokens, past, pages: &pages, logits, states: logits };
-        let step = model.step(&params, &execution, &mut cache, &[piece(&tokens[past..past + new], new)]);
+        let chunk = |tokens, logits| Chunk { tokens, past, pages: &pages, logits, states: logits };
+        let step = model.step(&params, &execution, &mut cache, &[chunk(&tokens[past..past + new], new)]);
         let mut hidden = step.hidden;
         for depth in [1, 2] {
-            let ahead = piece(&tokens[past + depth..past + depth + new], new);
+            let ahead = chunk(&tokens[past + depth..past + depth + new], new);
             let draft = model.draft(&params, &execution, &mut cache, depth, &[ahead], hidden);
             let rows = past * shapes::VOCABULARY..(past + new) * shapes::VOCABULARY;
             assert_eq!(
@@ -263,10 +266,10 @@ fn states_and_logits_are_wanted_apart() {
     let tokens = shapes::batch(8, &[12]).tokens;
     let width = config.hidden_size;
     let step = |logits: [usize; 2], states: [usize; 2]| {
-        let mut cache = PagedCache::new(&device(), &model, CacheLayout::Expanded, Numbers::F32, 2);
-        let piece =
-            |s: usize, tokens| Piece { tokens, past: 0, pages: &[[0], [1]][s], logits: logits[s], states: states[s] };
-        let output = model.step(&params, &execution, &mut cache, &[piece(0, &tokens[..7]), piece(1, &tokens[7..])]);
+        let mut cache = PagedCache::new(&device(), model.config(), CacheLayout::Expanded, CacheDtype::F32, 2);
+        let chunk =
+            |s: usize, tokens| Chunk { tokens, past: 0, pages: &[[0], [1]][s], logits: logits[s], states: states[s] };
+        let output = model.step(&params, &execution, &mut cache, &[chunk(0, &tokens[..7]), chunk(1, &tokens[7..])]);
         (host(&output.logits), host(&output.hidden))
     };
     let all = step([7, 5], [7, 5]);

@@ -12,11 +12,12 @@ use safetensors::tensor::{Dtype as FileDtype, TensorView, serialize};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 use wels_model::config::{Dtype, ModelConfig};
+use wels_model::inference::{LoadOptions, Quantise};
 use wels_model::model::{Batch, Model};
 use wels_model::names::{self, ParamKind};
 use wels_model::params::Params;
 use wels_model::tape::Execution;
-use wels_model::weights::{self, Hold, Quantise, WeightsError};
+use wels_model::weights::{self, WeightsError};
 
 const ALL_BYTES: u64 = u64::MAX;
 
@@ -332,9 +333,9 @@ fn f64_tensors_are_rounded_to_f32() {
         assert_eq!((&read, load(dir.path(), &config).unwrap().0), (&config, expected.clone()));
         let plain = changed_dir(&config, |_, _| {});
         let (_, plain_files, _) = weights::open_dir(plain.path()).unwrap();
-        for hold in [Hold::packed(Quantise::AsStored), Hold::mapped(Quantise::AsStored)] {
+        for options in [LoadOptions::packed(Quantise::AsStored), LoadOptions::mapped(Quantise::AsStored)] {
             let logprobs = [&files, &plain_files].map(|files| {
-                let (params, _) = Params::from_files(&device(), files, &config, hold).unwrap();
+                let (params, _) = Params::from_files(&device(), files, &config, options).unwrap();
                 let batch = Batch { tokens: vec![1, 5, 2], targets: vec![5, 2, 9], starts: vec![0, 3] };
                 Model::new(config.clone(), 3).logprobs(&params, &Execution::new(device()), &batch)
             });

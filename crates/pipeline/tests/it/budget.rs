@@ -1,7 +1,7 @@
 //! A budget of money, hours or tokens stops every kind of stage behind a checkpoint, and spends no further when asked
 //! again; raised, the run goes on to the same bits.
 
-use wels_pipeline::session::{Stopped, Why};
+use wels_pipeline::session::{StopReason, Stopped};
 use wels_runs::ledger::Entry;
 
 use crate::lab::Lab;
@@ -37,7 +37,7 @@ fn stops(lab: &Lab, budget: &str, stage: &str, limit: &str) -> usize {
     let (done, host) = lab.run("limited", budget);
     let error = done.expect_err(&format!("{stage}: {budget} was no limit"));
     let stopped = error.downcast_ref::<Stopped>().unwrap_or_else(|| panic!("{stage}: {error:#}"));
-    assert_eq!(stopped.why, Why::OverBudget(limit.to_string()), "{stage}");
+    assert_eq!(stopped.why, StopReason::OverBudget(limit.to_string()), "{stage}");
     assert!(stopped.hint().starts_with("raise it under [budget] in the run's recipe.toml, and go on with: wels run "));
     assert!(host.ended.last().is_some_and(|words| words.contains("stopped after ")), "{stage}: {:?}", host.ended);
     let progress = lab.progress("limited", stage);

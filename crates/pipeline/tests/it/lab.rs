@@ -11,8 +11,8 @@ use anyhow::Result;
 use tempfile::TempDir;
 use wels_pipeline::forecast::Rates;
 use wels_pipeline::host::{Event, Host, Outcome};
-use wels_pipeline::run;
-use wels_pipeline::session::Programs;
+use wels_pipeline::ranks::{Options, run_on_threads};
+use wels_pipeline::task::Programs;
 use wels_runs::hash::sha256_file;
 use wels_runs::ledger::{Entry, Ledger};
 use wels_runs::recipe::Recipe;
@@ -71,11 +71,18 @@ impl Lab {
 
     /// Does what is left of the run `name`, with this `[budget]`.
     pub fn run(&self, name: &str, budget: &str) -> (Result<()>, Keeping) {
+        self.run_on(1, name, budget)
+    }
+
+    /// The same on so many ranks.
+    pub fn run_on(&self, ranks: usize, name: &str, budget: &str) -> (Result<()>, Keeping) {
         let text = RECIPE.replace("NAME", name).replace("BUDGET", budget);
         let recipe = Recipe::parse(name, &text, self.at("").as_path()).expect("a valid recipe");
         let run = RunDir::open_or_create(&self.at("runs"), &recipe).expect("a run");
         let mut host = Keeping::default();
-        let done = run::run(run, Programs::Refuse, Rates::Known, &mut host);
+        let (programs, rates, device) = (Programs::Refuse, Rates::Known, wels_cpu::testing::device());
+        let options = Options { programs, rates, device, ranks };
+        let done = run_on_threads(run, &options, &mut host);
         (done, host)
     }
 

@@ -39,7 +39,6 @@ pub struct Claim {
     pub title: String,
     /// Where it was published.
     pub source: String,
-    /// When.
     pub date: String,
     /// Claims to set beside it.
     #[serde(default)]
@@ -66,7 +65,6 @@ struct Model {
 pub enum Verdict {
     /// The published figure follows from the others.
     Holds,
-    /// It does not.
     Fails,
     /// A figure that is computed here, with nothing to compare.
     Computed,
@@ -75,7 +73,6 @@ pub enum Verdict {
 /// One comparison.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Check {
-    /// What is compared.
     pub what: String,
     /// As published.
     pub claimed: Option<f64>,
@@ -85,20 +82,16 @@ pub struct Check {
     pub unit: &'static str,
     /// The formula with its numbers.
     pub how: String,
-    /// Whether they agree.
     pub verdict: Verdict,
 }
 
 /// What was found about a claim.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Finding {
-    /// The claim.
     pub title: String,
     /// Where it was published.
     pub source: String,
-    /// When.
     pub date: String,
-    /// All comparisons.
     pub checks: Vec<Check>,
     /// Whether none failed.
     pub adds_up: bool,

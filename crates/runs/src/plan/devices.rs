@@ -17,7 +17,6 @@ const BUILT_IN: &str = include_str!("../../data/devices.toml");
 pub struct Device {
     /// Short name, as on the command line.
     pub name: String,
-    /// Full name.
     pub title: String,
     /// Memory, 1e9 bytes.
     pub memory_gb: f64,
@@ -29,7 +28,6 @@ pub struct Device {
     pub tflops_bf16: f64,
     /// Peak of FP8 products; `None` without units for them.
     pub tflops_fp8: Option<f64>,
-    /// Price of an hour.
     pub usd_per_hour: f64,
     /// Of the price.
     pub date: String,
@@ -57,7 +55,6 @@ impl ProductFormat {
             .find_map(|(known, precision)| (known == name).then_some(precision))
     }
 
-    /// Its name.
     pub fn name(self) -> &'static str {
         match self {
             ProductFormat::F32 => "f32",
@@ -66,7 +63,7 @@ impl ProductFormat {
         }
     }
 
-    /// Bytes of a number in a product.
+    /// Bytes of one element.
     pub fn bytes(self) -> u64 {
         match self {
             ProductFormat::F32 => 4,
@@ -95,7 +92,6 @@ impl Device {
         }
     }
 
-    /// Memory in bytes.
     pub fn memory_bytes(&self) -> f64 {
         1e9 * self.memory_gb
     }
@@ -164,7 +160,6 @@ impl Devices {
         found.ok_or_else(|| PlanError::unknown("device", name, self.0.iter().map(|device| device.name.as_str())))
     }
 
-    /// All of them.
     pub fn iter(&self) -> impl Iterator<Item = &Device> {
         self.0.iter()
     }

@@ -16,7 +16,6 @@ pub const INPUT_PER_OUTPUT: f64 = 3.0;
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Price {
-    /// Its name.
     pub model: String,
     /// For a million tokens read; `None` if no price was published.
     pub usd_in: Option<f64>,
@@ -91,7 +90,6 @@ impl Prices {
         self.0.push(price);
     }
 
-    /// All of them.
     pub fn iter(&self) -> impl Iterator<Item = &Price> {
         self.0.iter()
     }

@@ -16,7 +16,6 @@ use super::training::FILLED;
 /// What a serving plan rests on.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Assumptions {
-    /// The machine.
     pub device: Device,
     /// How many hold one copy of the model; `None` for the fewest that hold weights and some caches.
     pub devices: Option<u64>,
@@ -39,7 +38,6 @@ pub struct ServingPlan {
     pub assumptions: Assumptions,
     /// Devices of one copy.
     pub devices: u64,
-    /// Bytes of the weights.
     pub weights_bytes: f64,
     /// Bytes of cache of one token, bf16.
     pub cache_bytes_per_token: f64,

@@ -121,7 +121,6 @@ pub fn answer_tokens(answering: &Answering) -> f64 {
 /// What a stage of given examples learns from.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Examples {
-    /// How many.
     pub count: u64,
     /// Tokens of one, on average.
     pub tokens: f64,
@@ -141,7 +140,7 @@ impl Examples {
 }
 
 /// Where models and examples come from, which is not in the recipe alone.
-pub trait Surroundings {
+pub trait PlanInputs {
     /// The configuration of a model that is no stage of the recipe.
     ///
     /// # Errors
@@ -163,10 +162,9 @@ pub trait Surroundings {
 pub struct Stages<'a> {
     /// The configuration of `[model]`, if it is trained.
     pub pretrained: Option<&'a ModelConfig>,
-    /// In their order.
     pub sections: &'a [StageSection],
     /// All else.
-    pub around: &'a dyn Surroundings,
+    pub inputs: &'a dyn PlanInputs,
 }
 
 impl Stages<'_> {
@@ -179,7 +177,7 @@ impl Stages<'_> {
             return Ok(config.clone());
         }
         match self.sections.iter().find(|stage| stage.name == name).map(|stage| &stage.work) {
-            None => self.around.model(name),
+            None => self.inputs.model(name),
             Some(Work::Pretrain(it) | Work::Sft(it)) => self.start(&it.start),
             Some(Work::Rl(it)) => self.start(&it.start),
             Some(Work::Distil(it)) => self.start(it.start()),
@@ -206,7 +204,7 @@ impl Stages<'_> {
         let of_stage = self.sections.iter().find(|stage| stage.name == section.data);
         match of_stage.map(|stage| &stage.work) {
             Some(Work::SampleAndFilter(sampling)) => Ok(Examples::kept_by(sampling)),
-            _ => self.around.examples(section),
+            _ => self.inputs.examples(section),
         }
     }
 
@@ -293,7 +291,7 @@ impl Stages<'_> {
         let answering = &of.answering;
         let each_step = (of.prompts * answering.samples) as u64;
         let (answers, length) = ((of.steps * each_step) as f64, answer_tokens(answering));
-        let learned = live * answers * (length + self.around.prompt_tokens(answering)?);
+        let learned = live * answers * (length + self.inputs.prompt_tokens(answering)?);
         let tokens = Tokens { counted: (answers * length).round() as u64, learned: learned.round() as u64 };
         let rows = learning.micro_rows.min(each_step as usize * answering.max_tokens);
         let training = training_memory(config, rows, &[], &learning.optimizer);

@@ -16,11 +16,9 @@ pub struct Assumptions {
     pub sequence_length: usize,
     /// The machine.
     pub device: Device,
-    /// How many.
     pub devices: u64,
     /// The fraction of the peak that is used, operations counted causally and with MTP.
     pub utilisation: f64,
-    /// Number format.
     pub precision: ProductFormat,
 }
 
@@ -33,7 +31,6 @@ pub struct TrainingPlan {
     pub flops_per_token: Components,
     /// Operations of all tokens.
     pub flops: f64,
-    /// Tokens a second and device.
     pub tokens_per_second_per_device: f64,
     /// Hours of all devices together.
     pub device_hours: f64,
@@ -41,7 +38,6 @@ pub struct TrainingPlan {
     pub days: f64,
     /// Money.
     pub usd: f64,
-    /// Memory.
     pub memory: Memory,
 }
 
@@ -54,9 +50,7 @@ pub struct Components {
     pub attention_core: f64,
     /// Layers without experts.
     pub dense_ffn: f64,
-    /// Routed experts.
     pub routed_experts: f64,
-    /// Shared experts.
     pub shared_experts: f64,
     /// Router scores.
     pub router: f64,

@@ -34,7 +34,7 @@ pub struct Optimizer {
     /// λ of the multi-token-prediction loss; 0 in a `[[stage]]` freezes its layers.
     pub mtp_lambda: f64,
     /// S, a power of two: a batch's sequences are dealt to so many shards, whose gradients are added up by a fixed
-    /// tree. Part of the result; ranks that divide it change no bit.
+    /// tree. Part of the result; `wels run --ranks N` with an N that divides it changes no bit.
     pub gradient_shards: usize,
 }
 

@@ -28,7 +28,6 @@ impl fmt::Display for Place {
 
 /// What can be wrong with a recipe.
 #[derive(Debug, Error)]
-#[allow(missing_docs)] // the messages say what the fields are
 pub enum RecipeError {
     #[error("cannot read the recipe {path}")]
     Read { path: String, source: std::io::Error },

@@ -66,6 +66,19 @@ impl Work {
         }
     }
 
+    /// How weights are learnt, where they are.
+    pub fn optimization(&self) -> Option<&Optimization> {
+        match self {
+            Work::Pretrain(section) | Work::Sft(section) => Some(&section.optimization),
+            Work::Rl(section) => Some(&section.optimization),
+            Work::Distil(distil) => match &distil.answers {
+                Answers::Given(section) => Some(&section.optimization),
+                Answers::Own(section) => Some(&section.optimization),
+            },
+            Work::SampleAndFilter(_) | Work::Score(_) => None,
+        }
+    }
+
     /// As `kind` says it.
     pub fn kind(&self) -> &'static str {
         match self {
@@ -378,7 +391,7 @@ pub(super) const FREE: [&str; 6] =
     ["micro_rows", "running", "checker_seconds", "checkpoint_every", "checkpoint_seconds", "keep_checkpoints"];
 
 /// What all stages of a recipe share.
-pub(super) struct Surroundings<'a> {
+pub(super) struct RecipeContext<'a> {
     pub tokenizer: &'a TokenizerSection,
     pub folder: &'a Path,
     /// Names of the stages so far.
@@ -386,27 +399,27 @@ pub(super) struct Surroundings<'a> {
 }
 
 impl StageSection {
-    pub(super) fn resolve(mut s: Section, around: &mut Surroundings) -> Result<StageSection, RecipeError> {
+    pub(super) fn resolve(mut s: Section, context: &mut RecipeContext) -> Result<StageSection, RecipeError> {
         let name: String = s.get_or("name", String::new())?;
         let allowed = |c: char| c.is_ascii_alphanumeric() || "-_".contains(c);
         if name.is_empty() || !name.chars().all(allowed) || ["tokenizer", "data"].contains(&name.as_str()) {
             return Err(s.wrong("name", format!("must consist of letters, digits, '-', '_', but is '{name}'")));
         }
-        if around.earlier.contains(&name) {
+        if context.earlier.contains(&name) {
             return Err(s.wrong("name", format!("'{name}' is the name of an earlier stage")));
         }
         let kinds = ["pretrain", "sft", "rl", "distil", "sample_and_filter", "score"];
         let kind = s.word("kind", &kinds.map(|kind| (kind, kind)))?;
         let work = match kind {
-            "pretrain" => Work::Pretrain(Box::new(Supervised::resolve(&mut s, around, &OF_EXAMPLES)?)),
-            "sft" => Work::Sft(Box::new(Supervised::resolve(&mut s, around, &OF_TUNING)?)),
-            "rl" => Work::Rl(Box::new(Rl::resolve(&mut s, around)?)),
-            "distil" => Work::Distil(Box::new(Distil::resolve(&mut s, around)?)),
-            "score" => Work::Score(Box::new(Score::resolve(&mut s, around)?)),
-            _ => Work::SampleAndFilter(Box::new(SampleAndFilter::resolve(&mut s, around)?)),
+            "pretrain" => Work::Pretrain(Box::new(Supervised::resolve(&mut s, context, &OF_EXAMPLES)?)),
+            "sft" => Work::Sft(Box::new(Supervised::resolve(&mut s, context, &OF_TUNING)?)),
+            "rl" => Work::Rl(Box::new(Rl::resolve(&mut s, context)?)),
+            "distil" => Work::Distil(Box::new(Distil::resolve(&mut s, context)?)),
+            "score" => Work::Score(Box::new(Score::resolve(&mut s, context)?)),
+            _ => Work::SampleAndFilter(Box::new(SampleAndFilter::resolve(&mut s, context)?)),
         };
         s.finish(&[])?;
-        around.earlier.push(name.clone());
+        context.earlier.push(name.clone());
         Ok(StageSection { name, work })
     }
 
@@ -438,13 +451,13 @@ impl Optimization {
 }
 
 impl Start {
-    fn resolve(s: &mut Section, around: &Surroundings) -> Result<Start, RecipeError> {
+    fn resolve(s: &mut Section, context: &RecipeContext) -> Result<Start, RecipeError> {
         let from: Option<String> = s.get("from")?;
         match (from, s.table("model")?) {
             (Some(_), Some(_)) => Err(s.wrong("from", "and stage.model exclude each other")),
-            (Some(from), None) => Ok(Start::From { from: place(from, around) }),
+            (Some(from), None) => Ok(Start::From { from: place(from, context) }),
             (None, Some(model)) => {
-                let model = ModelSection::resolve(model, around.tokenizer, 1, around.folder)?;
+                let model = ModelSection::resolve(model, context.tokenizer, 1, context.folder)?;
                 Ok(Start::New { model: Box::new(model) })
             }
             (None, None) => Ok(Start::From { from: PRETRAIN.into() }),
@@ -453,17 +466,17 @@ impl Start {
 }
 
 /// An earlier stage's name as it is, or a path.
-fn place(name: String, around: &Surroundings) -> String {
-    match name == PRETRAIN || around.earlier.contains(&name) {
+fn place(name: String, context: &RecipeContext) -> String {
+    match name == PRETRAIN || context.earlier.contains(&name) {
         true => name,
-        false => around.folder.join(name).display().to_string(),
+        false => context.folder.join(name).display().to_string(),
     }
 }
 
 impl Supervised {
-    fn resolve(s: &mut Section, around: &Surroundings, defaults: &Defaults) -> Result<Supervised, RecipeError> {
+    fn resolve(s: &mut Section, context: &RecipeContext, defaults: &Defaults) -> Result<Supervised, RecipeError> {
         let data: String = s.get_or("data", "traces".into())?;
-        let data = if data == "traces" { data } else { place(data, around) };
+        let data = if data == "traces" { data } else { place(data, context) };
         let trace_quit: Vec<f64> = s.get_or("trace_quit", vec![0.75, 0.45, 0.05])?;
         if trace_quit.is_empty() || !trace_quit.iter().all(|x| PROBABILITY(*x)) {
             return Err(s.wrong("trace_quit", "must be a list of probabilities"));
@@ -480,15 +493,15 @@ impl Supervised {
             trace_direct: s.get_where("trace_direct", 0.35, PROBABILITY, "between 0 and 1")?,
             trace_quit,
             optimization: Optimization::resolve(s, defaults)?,
-            start: Start::resolve(s, around)?,
+            start: Start::resolve(s, context)?,
         })
     }
 }
 
 impl Rl {
-    fn resolve(s: &mut Section, around: &Surroundings) -> Result<Rl, RecipeError> {
+    fn resolve(s: &mut Section, context: &RecipeContext) -> Result<Rl, RecipeError> {
         let of = Sampling { prompts: 16, samples: 16 };
-        let rollouts = Rollouts::resolve(s, around, &of)?;
+        let rollouts = Rollouts::resolve(s, context, &of)?;
         if rollouts.answering.samples < 2 {
             return Err(s.wrong("samples", "must be 2 or more: an answer is compared with others to its prompt"));
         }
@@ -523,16 +536,16 @@ impl Rl {
             reward_format: s.get_where("reward_format", 0.0, NOT_NEGATIVE, "0 or more")?,
             reward_language: s.get_where("reward_language", 0.0, NOT_NEGATIVE, "0 or more")?,
             optimization,
-            start: Start::resolve(s, around)?,
+            start: Start::resolve(s, context)?,
         })
     }
 }
 
 impl Distil {
-    fn resolve(s: &mut Section, around: &Surroundings) -> Result<Distil, RecipeError> {
+    fn resolve(s: &mut Section, context: &RecipeContext) -> Result<Distil, RecipeError> {
         let teacher: String = s.get_or("teacher", PRETRAIN.into())?;
         Ok(Distil {
-            teacher: place(teacher, around),
+            teacher: place(teacher, context),
             divergence: s.word(
                 "divergence",
                 &[("forward_kl", DivergenceWay::ForwardKl), ("reverse_kl", DivergenceWay::ReverseKl)],
@@ -540,8 +553,8 @@ impl Distil {
             temperature: s.get_where("temperature", 1.0, |x| (0.01..=100.0).contains(&x), "between 0.01 and 100")?,
             cross_entropy: s.get_where("cross_entropy", 0.0, PROBABILITY, "between 0 and 1")?,
             answers: match s.word("answers", &[("given", false), ("own", true)])? {
-                false => Answers::Given(Supervised::resolve(s, around, &OF_TUNING)?),
-                true => Answers::Own(OwnAnswers::resolve(s, around)?),
+                false => Answers::Given(Supervised::resolve(s, context, &OF_TUNING)?),
+                true => Answers::Own(OwnAnswers::resolve(s, context)?),
             },
         })
     }
@@ -555,19 +568,19 @@ impl Distil {
 }
 
 impl OwnAnswers {
-    fn resolve(s: &mut Section, around: &Surroundings) -> Result<OwnAnswers, RecipeError> {
-        let rollouts = Rollouts::resolve(s, around, &Sampling { prompts: 64, samples: 1 })?;
+    fn resolve(s: &mut Section, context: &RecipeContext) -> Result<OwnAnswers, RecipeError> {
+        let rollouts = Rollouts::resolve(s, context, &Sampling { prompts: 64, samples: 1 })?;
         let optimization = Optimization::resolve(s, &OF_TUNING)?;
         optimization.optimizer.check_shards(s, rollouts.answers_of_an_update())?;
-        Ok(OwnAnswers { rollouts, optimization, start: Start::resolve(s, around)? })
+        Ok(OwnAnswers { rollouts, optimization, start: Start::resolve(s, context)? })
     }
 }
 
 impl Answering {
-    fn resolve(s: &mut Section, around: &Surroundings, samples: usize) -> Result<Answering, RecipeError> {
+    fn resolve(s: &mut Section, context: &RecipeContext, samples: usize) -> Result<Answering, RecipeError> {
         let task: String = s.get_or("task", "countdown".into())?;
         Ok(Answering {
-            task: TaskName::parse(&task, around.folder),
+            task: TaskName::parse(&task, context.folder),
             checker_seconds: s.get_where(
                 "checker_seconds",
                 60.0,
@@ -587,21 +600,21 @@ impl Rollouts {
         (self.prompts * self.answering.samples / self.mini_batches) as u64
     }
 
-    fn resolve(s: &mut Section, around: &Surroundings, of: &Sampling) -> Result<Rollouts, RecipeError> {
+    fn resolve(s: &mut Section, context: &RecipeContext, of: &Sampling) -> Result<Rollouts, RecipeError> {
         Ok(Rollouts {
             steps: s.get_where("steps", 100, |n| n > 0, "1 or more")?,
             prompts: s.get_where("prompts", of.prompts, |n| n > 0, "1 or more")?,
             mini_batches: s.get_where("mini_batches", 1, |n| n > 0, "1 or more")?,
-            answering: Answering::resolve(s, around, of.samples)?,
+            answering: Answering::resolve(s, context, of.samples)?,
         })
     }
 }
 
 impl SampleAndFilter {
-    fn resolve(s: &mut Section, around: &Surroundings) -> Result<SampleAndFilter, RecipeError> {
-        let answering = Answering::resolve(s, around, 4)?;
+    fn resolve(s: &mut Section, context: &RecipeContext) -> Result<SampleAndFilter, RecipeError> {
+        let answering = Answering::resolve(s, context, 4)?;
         Ok(SampleAndFilter {
-            from: place(s.get_or("from", PRETRAIN.into())?, around),
+            from: place(s.get_or("from", PRETRAIN.into())?, context),
             prompts: s.get_where("prompts", 1000, |n| n > 0, "1 or more")?,
             keep: s.get_where("keep", answering.samples, |n| n > 0, "1 or more")?,
             temperature: s.get_where("temperature", 1.0, NOT_NEGATIVE, "0 or more")?,
@@ -611,13 +624,13 @@ impl SampleAndFilter {
 }
 
 impl Score {
-    fn resolve(s: &mut Section, around: &Surroundings) -> Result<Score, RecipeError> {
+    fn resolve(s: &mut Section, context: &RecipeContext) -> Result<Score, RecipeError> {
         let models: Vec<String> = s.get_or("models", vec![PRETRAIN.into()])?;
         Ok(Score {
-            models: models.into_iter().map(|model| place(model, around)).collect(),
+            models: models.into_iter().map(|model| place(model, context)).collect(),
             items: s.get_where("items", 1000, |n| n > 0, "1 or more")?,
             temperature: s.get_where("temperature", 1.0, NOT_NEGATIVE, "0 or more")?,
-            answering: Answering::resolve(s, around, 1)?,
+            answering: Answering::resolve(s, context, 1)?,
         })
     }
 }

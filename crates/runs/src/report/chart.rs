@@ -11,7 +11,6 @@ pub fn escape(text: &str) -> String {
 /// A curve.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Series {
-    /// Its name.
     pub name: String,
     /// `(x, y)`, x rising; points that are not finite are left out.
     pub points: Vec<(f64, f64)>,
@@ -304,7 +303,6 @@ pub fn bars(title: &str, bars: &[(String, f64, String)]) -> String {
 /// A dot with a name.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Dot {
-    /// Its name.
     pub name: String,
     /// Above 0: the axis is logarithmic.
     pub x: f64,

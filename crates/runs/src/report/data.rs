@@ -28,7 +28,6 @@ const COLUMNS: usize = 60;
 /// Everything that a report shows.
 #[derive(Debug)]
 pub struct RunData {
-    /// The recipe.
     pub recipe: Recipe,
     /// What `[model]` and `[pretrain]` give, where the run pretrains.
     pub pretraining: Option<Pretraining>,
@@ -51,9 +50,7 @@ pub struct RunData {
 /// The metrics of a stage.
 #[derive(Debug, Default)]
 pub struct StageData {
-    /// Its name.
     pub name: String,
-    /// The last step.
     pub last_step: f64,
     /// Curves by key; numbers within an object have the key `object.key`.
     pub curves: BTreeMap<String, Vec<(f64, f64)>>,
@@ -64,26 +61,20 @@ pub struct StageData {
 /// Text that the model wrote.
 #[derive(Clone, Debug, PartialEq, Deserialize)]
 pub struct Sample {
-    /// What it was given.
     pub prompt: String,
-    /// What it wrote.
     pub text: String,
-    /// What it thought before.
     pub thinking: Option<String>,
 }
 
 /// A score on a benchmark, with the interval that it lies in.
 #[derive(Clone, Debug, PartialEq, Deserialize)]
 pub struct Score {
-    /// The benchmark.
     pub bench: String,
     /// A percentage.
     pub score: f64,
     /// Lower end of the 95% interval.
     pub low: Option<f64>,
-    /// Upper end.
     pub high: Option<f64>,
-    /// Items.
     pub items: Option<u64>,
 }
 
@@ -96,7 +87,6 @@ pub struct HeldOut {
     pub accuracy: f64,
     /// Of `accuracy`.
     pub standard_error: f64,
-    /// How many.
     pub answers: u64,
     /// The task, by the recipe.
     #[serde(skip)]

@@ -24,7 +24,6 @@ const DEPTH_MAX: usize = 2;
 pub struct Folder {
     /// Regular files, with their lengths.
     pub files: BTreeMap<String, u64>,
-    /// Folders.
     pub folders: BTreeSet<String>,
     /// Links, pipes, devices, sockets.
     irregular: BTreeSet<String>,
@@ -75,7 +74,7 @@ impl Folder {
 }
 
 /// How a name that no check has accounted for stands.
-enum Standing {
+enum NameStatus {
     /// It says nothing that anybody relies on.
     Passes,
     /// It is there by right, and nothing knows what should be in it.
@@ -89,9 +88,9 @@ impl Examination<'_> {
     pub(super) fn check_names(&mut self) {
         let Some(stages) = self.stages() else { return };
         let (mut strange, mut not_covered) = (Vec::new(), Vec::new());
-        let folders = self.folder.folders.iter().map(|name| (name, self.standing_of_folder(name, &stages)));
-        for (name, standing) in folders.collect::<Vec<_>>() {
-            if let Standing::Problem(message) = standing {
+        let folders = self.folder.folders.iter().map(|name| (name, self.status_of_folder(name, &stages)));
+        for (name, status) in folders.collect::<Vec<_>>() {
+            if let NameStatus::Problem(message) = status {
                 strange.push((name.clone(), message));
             }
         }
@@ -103,10 +102,10 @@ impl Examination<'_> {
             if outer.iter().any(|outer| within(name, outer)) {
                 continue;
             }
-            match self.standing_of_file(name) {
-                Standing::Passes => {}
-                Standing::NotCovered => not_covered.push(name.clone()),
-                Standing::Problem(message) => strange.push((name.clone(), message)),
+            match self.status_of_file(name) {
+                NameStatus::Passes => {}
+                NameStatus::NotCovered => not_covered.push(name.clone()),
+                NameStatus::Problem(message) => strange.push((name.clone(), message)),
             }
         }
         let rest = strange.len().saturating_sub(LISTED_MAX);
@@ -117,11 +116,11 @@ impl Examination<'_> {
         self.found.not_covered.extend(not_covered);
     }
 
-    fn standing_of_folder(&self, name: &str, stages: &[String]) -> Standing {
+    fn status_of_folder(&self, name: &str, stages: &[String]) -> NameStatus {
         const FOREIGN: &str = "was not written by the run";
         let mut parts = name.split('/');
         let (Some(stage), inner, None) = (parts.next(), parts.next(), parts.next()) else {
-            return if is_unfinished(name) { Standing::Passes } else { Standing::Problem(FOREIGN) };
+            return if is_unfinished(name) { NameStatus::Passes } else { NameStatus::Problem(FOREIGN) };
         };
         let known = match inner {
             _ if is_unfinished(name) => true,
@@ -129,19 +128,19 @@ impl Examination<'_> {
             Some(inner) if self.trains(stage) => checkpoint::step_of(inner).is_some(),
             Some(inner) => self.scores(stage) && inner.strip_prefix("model-").is_some_and(is_number),
         };
-        if known { Standing::Passes } else { Standing::Problem(FOREIGN) }
+        if known { NameStatus::Passes } else { NameStatus::Problem(FOREIGN) }
     }
 
     /// Of a file in folders that are there by right.
-    fn standing_of_file(&self, name: &str) -> Standing {
+    fn status_of_file(&self, name: &str) -> NameStatus {
         const FOREIGN: &str = "was not written by the run";
         if name == "lock" {
-            return Standing::Passes;
+            return NameStatus::Passes;
         }
         if name == REPORT || is_unfinished(name) {
-            return Standing::NotCovered;
+            return NameStatus::NotCovered;
         }
-        let Some((stage, inner)) = name.split_once('/') else { return Standing::Problem(FOREIGN) };
+        let Some((stage, inner)) = name.split_once('/') else { return NameStatus::Problem(FOREIGN) };
         if self.trains(stage) {
             let half_removed = || {
                 let step = inner.split_once('/').and_then(|(folder, _)| checkpoint::step_of(folder));
@@ -155,14 +154,14 @@ impl Examination<'_> {
             // Without a checkpoint no line of the ledger knows of metrics.
             let under_way = inner == "metrics.jsonl" && !self.is_left_behind(stage);
             return match under_way || half_removed() {
-                true => Standing::NotCovered,
-                false => Standing::Problem(FOREIGN),
+                true => NameStatus::NotCovered,
+                false => NameStatus::Problem(FOREIGN),
             };
         }
         let has_line = self.entries.iter().any(|entry| entry.stage == stage);
         match has_line || self.is_left_behind(stage) {
-            true => Standing::Problem("was not written by the run, as the ledger has it"),
-            false => Standing::NotCovered,
+            true => NameStatus::Problem("was not written by the run, as the ledger has it"),
+            false => NameStatus::NotCovered,
         }
     }
 

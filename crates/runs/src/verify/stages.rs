@@ -14,7 +14,6 @@ use crate::recipe::PRETRAIN;
 
 /// What a stage must have in its ledger, for those stages whose tokens follow from the recipe.
 pub struct Expected {
-    /// The stage.
     pub stage: String,
     /// Tokens after so many steps.
     pub tokens_after: Box<dyn Fn(u64) -> u64>,

@@ -1,24 +1,18 @@
-//! What every handler sees, the routes, and the small handlers.
+//! What every handler sees: the server's parts and settings, who asks, how a response is made.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use axum::Router;
-use axum::extract::rejection::PathRejection;
-use axum::extract::{Path, Request, State};
 use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
-use axum::routing::{get, post};
-use serde_json::{Value, json};
+use serde_json::Value;
 
-use super::generate;
+use super::fair_queue::FairQueue;
 use super::metrics::Metrics;
-use super::pages;
-use super::turns::Turns;
-use crate::ledger::{Clerk, ClerkError, Key, Refusal};
-use crate::money::{Nanos, Tariff};
-use crate::prompt::Served;
+use crate::ledger::{Key, LedgerHandle, LedgerHandleError, Refusal};
+use crate::money::Tariff;
+use crate::prompt::ServedModel;
 use crate::wire::ApiError;
 use crate::worker::Worker;
 
@@ -28,15 +22,15 @@ pub struct Settings {
     /// Bytes of a request's body.
     pub body_bytes_max: usize,
     /// For the body to arrive.
-    pub body_patience: Duration,
+    pub body_timeout: Duration,
     /// For a connection's request line and headers to arrive, also while it is idle.
-    pub header_patience: Duration,
+    pub header_timeout: Duration,
     /// Connections at once; one more gets a 503.
     pub connections_max: usize,
     /// For a client to take the next piece of a stream, or of any other response.
-    pub reader_patience: Duration,
+    pub write_timeout: Duration,
     /// For the ledger to be there again, while an answer is ready to be sent.
-    pub ledger_patience: Duration,
+    pub ledger_timeout: Duration,
     /// Between signs of life on a stream that has nothing to say.
     pub keep_alive: Duration,
     /// A step of the engine that takes longer makes `/health` fail.
@@ -49,11 +43,11 @@ impl Default for Settings {
     fn default() -> Settings {
         Settings {
             body_bytes_max: 4 << 20,
-            body_patience: Duration::from_secs(30),
-            header_patience: Duration::from_secs(15),
+            body_timeout: Duration::from_secs(30),
+            header_timeout: Duration::from_secs(15),
             connections_max: 1024,
-            reader_patience: Duration::from_secs(30),
-            ledger_patience: Duration::from_secs(30),
+            write_timeout: Duration::from_secs(30),
+            ledger_timeout: Duration::from_secs(30),
             keep_alive: Duration::from_secs(5),
             stuck_after: Duration::from_secs(60),
             drain: Duration::from_secs(60),
@@ -63,12 +57,11 @@ impl Default for Settings {
 
 /// What every handler sees.
 pub struct App {
-    /// The model.
-    pub served: Served,
+    pub served: ServedModel,
     /// The engine's thread.
     pub worker: Worker,
     /// The ledger's thread.
-    pub clerk: Clerk,
+    pub ledger: LedgerHandle,
     /// Prices.
     pub tariff: Tariff,
     /// Limits.
@@ -76,54 +69,35 @@ pub struct App {
     pub(super) metrics: Metrics,
     pub(super) draining: AtomicBool,
     /// Whose bodies are read and planned: bodies are large, and templates are work.
-    pub(super) turns: Turns,
+    pub(super) queue: FairQueue,
 }
 
 impl App {
     /// Puts the parts together.
-    pub fn new(served: Served, worker: Worker, clerk: Clerk, tariff: Tariff, settings: Settings) -> Arc<App> {
+    pub fn new(
+        served: ServedModel,
+        worker: Worker,
+        ledger: LedgerHandle,
+        tariff: Tariff,
+        settings: Settings,
+    ) -> Arc<App> {
         let (metrics, draining) = (Metrics::default(), AtomicBool::new(false));
-        let turns = Turns::new(settings.body_bytes_max);
-        Arc::new(App { served, worker, clerk, tariff, settings, metrics, draining, turns })
-    }
-
-    /// The routes.
-    pub fn router(self: &Arc<App>) -> Router {
-        let mut router = Router::new()
-            .route("/health", get(health))
-            .route("/metrics", get(metrics))
-            .route("/user/balance", get(balance))
-            .route("/v1/user/balance", get(balance));
-        for prefix in ["", "/v1", "/beta", "/beta/v1"] {
-            let beta = prefix.starts_with("/beta");
-            router = router
-                .route(&format!("{prefix}/models"), get(models))
-                .route(&format!("{prefix}/models/{{*name}}"), get(model))
-                .route(&format!("{prefix}/completions"), post(generate::completions))
-                .route(
-                    &format!("{prefix}/chat/completions"),
-                    post(move |state, request| generate::chat(state, request, beta)),
-                );
-        }
-        pages::routes(router)
-            .fallback(|| async { ApiError::no_path().into_response() })
-            .method_not_allowed_fallback(|| async { ApiError::method().into_response() })
-            .layer(axum::middleware::from_fn(finish))
-            .with_state(Arc::clone(self))
+        let queue = FairQueue::new(settings.body_bytes_max);
+        Arc::new(App { served, worker, ledger, tariff, settings, metrics, draining, queue })
     }
 
     /// The key that a request shows.
     pub(super) async fn authenticate(&self, headers: &HeaderMap) -> Result<Key, ApiError> {
         let secret = bearer(headers).ok_or_else(ApiError::unauthorized)?;
-        let key = self.clerk.find_key(secret.to_owned()).await.map_err(ledger_failed)?;
+        let key = self.ledger.find_key(secret.to_owned()).await.map_err(ledger_failed)?;
         key.filter(|key| key.revoked_unix_ms.is_none()).ok_or_else(ApiError::unauthorized)
     }
 
     /// The key that a request for answers shows, and why it would be refused whatever it asks for: so that nothing is
     /// read of requests that cannot be admitted.
-    pub(super) async fn look(&self, headers: &HeaderMap) -> Result<(Key, Option<Refusal>), ApiError> {
+    pub(super) async fn precheck(&self, headers: &HeaderMap) -> Result<(Key, Option<Refusal>), ApiError> {
         let secret = bearer(headers).ok_or_else(ApiError::unauthorized)?;
-        let found = self.clerk.look(secret.to_owned()).await.map_err(ledger_failed)?;
+        let found = self.ledger.precheck(secret.to_owned()).await.map_err(ledger_failed)?;
         found.filter(|(key, _)| key.revoked_unix_ms.is_none()).ok_or_else(ApiError::unauthorized)
     }
 
@@ -139,23 +113,16 @@ fn bearer(headers: &HeaderMap) -> Option<&str> {
 }
 
 /// The ledger is there again once it can be written; why it cannot is in the log.
-pub(super) fn ledger_failed(error: ClerkError) -> ApiError {
+pub(super) fn ledger_failed(error: LedgerHandleError) -> ApiError {
     ApiError::overloaded(
         match error {
-            ClerkError::Down => "The account of requests cannot be written now, so none is taken.",
-            ClerkError::Closed => "Another server has closed the account of this request, so it is not answered.",
+            LedgerHandleError::Down => "The account of requests cannot be written now, so none is taken.",
+            LedgerHandleError::Closed => {
+                "Another server has closed the account of this request, so it is not answered."
+            }
         },
         5,
     )
-}
-
-/// What every response has.
-async fn finish(request: Request, next: axum::middleware::Next) -> Response {
-    let mut response = next.run(request).await;
-    let headers = response.headers_mut();
-    headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
-    headers.entry(header::CACHE_CONTROL).or_insert(HeaderValue::from_static("no-store"));
-    response
 }
 
 impl IntoResponse for ApiError {
@@ -171,75 +138,7 @@ impl IntoResponse for ApiError {
     }
 }
 
-/// A response of JSON.
 pub(super) fn json_response(status: u16, value: &Value) -> Response {
     let status = StatusCode::from_u16(status).expect("the statuses of this program are valid");
     (status, [(header::CONTENT_TYPE, "application/json")], value.to_string()).into_response()
-}
-
-/// For load balancers: 200 while requests are taken, the engine moves and the ledger can be written.
-async fn health(State(app): State<Arc<App>>) -> Response {
-    let snapshot = app.worker.snapshot();
-    let (status, word) = if !snapshot.is_healthy(app.settings.stuck_after) {
-        (503, "the engine does not move")
-    } else if !app.clerk.is_healthy() {
-        (503, "the ledger cannot be written")
-    } else if app.is_draining() {
-        (503, "draining")
-    } else {
-        (200, "ok")
-    };
-    let (running, waiting) = (snapshot.status.running, snapshot.status.waiting.len());
-    json_response(status, &json!({"status": word, "running": running, "waiting": waiting}))
-}
-
-async fn metrics(State(app): State<Arc<App>>, headers: HeaderMap) -> Result<Response, ApiError> {
-    app.authenticate(&headers).await?;
-    let text = app.metrics.text(&app.worker.snapshot());
-    Ok(([(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], text).into_response())
-}
-
-/// The model as clients see it, with what the web chat wants to know.
-fn describe(app: &App, name: &str) -> Value {
-    let prices = app.tariff.at(crate::ledger::now_unix_ms());
-    json!({
-        "id": name, "object": "model", "created": app.served.created_unix_s, "owned_by": "wels",
-        "context_length": app.served.context, "max_output_tokens": app.served.output_tokens_max,
-        "pricing": {"currency": app.tariff.currency, "per_million_tokens": prices},
-    })
-}
-
-async fn models(State(app): State<Arc<App>>, headers: HeaderMap) -> Result<Response, ApiError> {
-    app.authenticate(&headers).await?;
-    let models: Vec<Value> = app.served.names.iter().map(|name| describe(&app, name)).collect();
-    Ok(json_response(200, &json!({"object": "list", "data": models})))
-}
-
-async fn model(
-    State(app): State<Arc<App>>,
-    name: Result<Path<String>, PathRejection>,
-    headers: HeaderMap,
-) -> Result<Response, ApiError> {
-    app.authenticate(&headers).await?;
-    // A name that is not UTF-8 is no model's.
-    let Path(name) = name.map_err(|_| ApiError::no_path())?;
-    match app.served.is_named(&name) {
-        true => Ok(json_response(200, &describe(&app, &name))),
-        false => Err(ApiError::no_model(&name)),
-    }
-}
-
-/// DeepSeek's. A key without a budget has no balance to show and is always available.
-async fn balance(State(app): State<Arc<App>>, headers: HeaderMap) -> Result<Response, ApiError> {
-    let key = app.authenticate(&headers).await?;
-    let infos: Vec<Value> = key
-        .balance()
-        .map(|left| {
-            json!({"currency": app.tariff.currency, "total_balance": left.to_string(),
-                "granted_balance": Nanos::ZERO.to_string(), "topped_up_balance": left.to_string()})
-        })
-        .into_iter()
-        .collect();
-    let available = key.balance().is_none_or(|left| left > Nanos::ZERO);
-    Ok(json_response(200, &json!({"is_available": available, "balance_infos": infos})))
 }

@@ -11,20 +11,24 @@ use hyper::body::Frame;
 use tokio::sync::mpsc;
 
 use super::app::Settings;
-use super::turns::Buffered;
+use super::fair_queue::Buffered;
 use crate::wire::ApiError;
 
 /// Pieces of a stream that may wait to be written to the connection: the ledger has them, the client has not.
 const PIECES_MAX: usize = 1;
 
 /// A request's body, which counts as buffered as long as it is there.
-pub(super) struct Whole {
+pub(super) struct BufferedBody {
     pub bytes: Vec<u8>,
     _buffered: Buffered,
 }
 
 /// Reads a request's body, all of it.
-pub(super) async fn read(request: Request, settings: &Settings, mut buffered: Buffered) -> Result<Whole, ApiError> {
+pub(super) async fn read(
+    request: Request,
+    settings: &Settings,
+    mut buffered: Buffered,
+) -> Result<BufferedBody, ApiError> {
     let limit = settings.body_bytes_max;
     let mut body = Limited::new(request.into_body(), limit);
     let mut bytes = Vec::new();
@@ -41,8 +45,8 @@ pub(super) async fn read(request: Request, settings: &Settings, mut buffered: Bu
         }
         Ok(())
     };
-    tokio::time::timeout(settings.body_patience, collect).await.map_err(|_| ApiError::slow_body())??;
-    Ok(Whole { bytes, _buffered: buffered })
+    tokio::time::timeout(settings.body_timeout, collect).await.map_err(|_| ApiError::slow_body())??;
+    Ok(BufferedBody { bytes, _buffered: buffered })
 }
 
 /// The body of a stream, and what feeds it.

@@ -8,19 +8,19 @@ use axum::extract::{Request, State};
 use axum::http::{HeaderMap, HeaderValue, header};
 use axum::response::{IntoResponse, Response};
 use tokio::sync::mpsc;
-use wels_engine::Refusal as EngineRefusal;
+use wels_engine::RequestError;
 
 use super::app::{App, json_response, ledger_failed};
 use super::body;
-use super::serve::Hangup;
+use super::hangup::Hangup;
 use super::sse::Events;
 use crate::keys::random_hex;
-use crate::ledger::{Admission, Clerk, ClerkError, Key, Refusal, now_unix_ms};
+use crate::ledger::{Admission, Key, LedgerHandle, LedgerHandleError, Refusal, now_unix_ms};
 use crate::money::Prices;
 use crate::progress::{Progress, Update};
-use crate::prompt::{Ceiling, Plan};
+use crate::prompt::{Plan, PromptLimit};
 use crate::wire::{ApiError, ChatRequest, Choice, CompletionRequest, Format, Head, Reply, StreamMode};
-use crate::worker::{Denied, Full, Signal, Ticket};
+use crate::worker::{ChoiceEvent, Denied, QueueFull, Ticket};
 
 /// Tokens that one piece of a stream may carry. More than one comes together when the client or the ledger is slower
 /// than the engine. A kill costs at most one piece.
@@ -37,7 +37,7 @@ pub(super) async fn completions(state: State<Arc<App>>, request: Request) -> Res
 }
 
 /// What is known of a request once it is read.
-struct Asked {
+struct ParsedRequest {
     model: String,
     stream: StreamMode,
     plan: Plan,
@@ -46,7 +46,7 @@ struct Asked {
 }
 
 async fn answer(app: Arc<App>, request: Request, kind: Reply, beta: bool) -> Result<Response, ApiError> {
-    let (key, refusal) = app.look(request.headers()).await?;
+    let (key, refusal) = app.precheck(request.headers()).await?;
     if let Some(refusal) = refusal {
         return Err(not_admitted(refusal, &app));
     }
@@ -55,23 +55,23 @@ async fn answer(app: Arc<App>, request: Request, kind: Reply, beta: bool) -> Res
     }
     let endpoint = request.uri().path().to_owned();
     let hangup = request.extensions().get::<Hangup>().cloned().unwrap_or_default();
-    let place = app.turns.of(key.id);
+    let key_queue = app.queue.of(key.id);
     let body = {
-        let _turn = place.read(app.settings.body_patience).await?;
-        body::read(request, &app.settings, app.turns.buffered()).await?
+        let _permit = key_queue.read(app.settings.body_timeout).await?;
+        body::read(request, &app.settings, app.queue.buffered()).await?
     };
-    let turn = app.turns.plan(&place, body.bytes.len()).await?;
-    let asked = {
-        let (app, ceiling) = (Arc::clone(&app), ceiling(&app, &key));
-        // The turn ends with the work, which a client that leaves does not end.
+    let permit = app.queue.plan(&key_queue, body.bytes.len()).await?;
+    let parsed = {
+        let (app, prompt_limit) = (Arc::clone(&app), prompt_limit(&app, &key));
+        // The permit is held as long as the work lasts, which a client that leaves does not end.
         let read = tokio::task::spawn_blocking(move || {
-            let _turn = turn;
-            read(&app, &body.bytes, kind, beta, &ceiling)
+            let _permit = permit;
+            read(&app, &body.bytes, kind, beta, &prompt_limit)
         });
         read.await.map_err(|_| ApiError::internal("The request could not be read."))??
     };
-    let stream = asked.stream;
-    let job = Job::begin(app, &key, endpoint, kind, asked).await?;
+    let stream = parsed.stream;
+    let job = Job::begin(app, &key, endpoint, kind, parsed).await?;
     match stream {
         StreamMode::Whole => job.whole().await,
         StreamMode::Events { include_usage } => Ok(job.stream(include_usage, hangup)),
@@ -80,11 +80,11 @@ async fn answer(app: Arc<App>, request: Request, kind: Reply, beta: bool) -> Res
 
 /// The most tokens that a prompt of this key's may have, by the model and by what the key may still use: a text is
 /// encoded no further than that.
-fn ceiling(app: &App, key: &Key) -> Ceiling {
-    let mut ceiling = app.served.ceiling();
+fn prompt_limit(app: &App, key: &Key) -> PromptLimit {
+    let mut prompt_limit = app.served.prompt_limit();
     if let Some(limit) = key.limits.tokens_per_minute {
         let beyond = format!("This key may use {limit} tokens a minute, and the prompt alone takes more.");
-        ceiling.lower(limit as usize, ApiError::rate_limit(beyond, None));
+        prompt_limit.lower(limit as usize, ApiError::rate_limit(beyond, None));
     }
     let prices = app.tariff.at(now_unix_ms());
     if let Some((left, tokens)) = key.balance().and_then(|left| Some((left, prices.prompt_tokens_for(left)?))) {
@@ -92,12 +92,18 @@ fn ceiling(app: &App, key: &Key) -> Ceiling {
             "{left} {} are left, and the prompt alone may cost more.",
             app.tariff.currency
         ));
-        ceiling.lower(usize::try_from(tokens).unwrap_or(usize::MAX), beyond);
+        prompt_limit.lower(usize::try_from(tokens).unwrap_or(usize::MAX), beyond);
     }
-    ceiling
+    prompt_limit
 }
 
-fn read(app: &App, bytes: &[u8], kind: Reply, beta: bool, ceiling: &Ceiling) -> Result<Asked, ApiError> {
+fn read(
+    app: &App,
+    bytes: &[u8],
+    kind: Reply,
+    beta: bool,
+    prompt_limit: &PromptLimit,
+) -> Result<ParsedRequest, ApiError> {
     let known = |model: String| match app.served.is_named(&model) {
         true => Ok(model),
         false => Err(ApiError::no_model(&model)),
@@ -107,14 +113,14 @@ fn read(app: &App, bytes: &[u8], kind: Reply, beta: bool, ceiling: &Ceiling) -> 
             let request = ChatRequest::parse(bytes, beta)?;
             let model = known(request.model.clone())?;
             let constraint_param = if request.format == Format::Text { "tools" } else { "response_format" };
-            let plan = app.served.plan_chat(&request, now_unix_ms() / 1000, ceiling)?;
-            Ok(Asked { model, stream: request.stream, plan, constraint_param })
+            let plan = app.served.plan_chat(&request, now_unix_ms() / 1000, prompt_limit)?;
+            Ok(ParsedRequest { model, stream: request.stream, plan, constraint_param })
         }
         Reply::Completion => {
             let request = CompletionRequest::parse(bytes)?;
             let model = known(request.model.clone())?;
-            let plan = app.served.plan_completion(&request, ceiling)?;
-            Ok(Asked { model, stream: request.stream, plan, constraint_param: "prompt" })
+            let plan = app.served.plan_completion(&request, prompt_limit)?;
+            Ok(ParsedRequest { model, stream: request.stream, plan, constraint_param: "prompt" })
         }
     }
 }
@@ -127,13 +133,13 @@ struct Account {
 }
 
 impl Account {
-    fn clerk(&self) -> &Clerk {
-        &self.app.clerk
+    fn ledger(&self) -> &LedgerHandle {
+        &self.app.ledger
     }
 
     fn settle(&mut self, outcome: &'static str) {
         if !std::mem::replace(&mut self.settled, true) {
-            self.clerk().settle(self.request.clone(), outcome);
+            self.ledger().settle(self.request.clone(), outcome);
             self.app.metrics.ended(outcome);
             tracing::info!(request = self.request, outcome, "a request has ended");
         }
@@ -159,7 +165,7 @@ struct Job {
 }
 
 /// Why a stream ends before its end.
-enum Broken {
+enum StreamError {
     /// The client has closed the connection.
     Away,
     /// The client has not read for too long.
@@ -168,15 +174,21 @@ enum Broken {
     Failed(ApiError),
 }
 
-impl From<ApiError> for Broken {
-    fn from(error: ApiError) -> Broken {
-        Broken::Failed(error)
+impl From<ApiError> for StreamError {
+    fn from(error: ApiError) -> StreamError {
+        StreamError::Failed(error)
     }
 }
 
 impl Job {
     /// Admits the request to the ledger, then to the engine.
-    async fn begin(app: Arc<App>, key: &Key, endpoint: String, kind: Reply, asked: Asked) -> Result<Job, ApiError> {
+    async fn begin(
+        app: Arc<App>,
+        key: &Key,
+        endpoint: String,
+        kind: Reply,
+        parsed: ParsedRequest,
+    ) -> Result<Job, ApiError> {
         let now = now_unix_ms();
         let random = random_hex::<16>().map_err(|_| ApiError::internal("The system has no random numbers."))?;
         let id = format!("{}{random}", kind.id_prefix());
@@ -186,29 +198,29 @@ impl Job {
             key_id: key.id,
             endpoint,
             model: app.served.names[0].clone(),
-            prompt_tokens: asked.plan.prompt_tokens() as u64,
-            output_tokens_max: asked.plan.output_tokens_max() as u64,
-            sequences: asked.plan.requests.len() as u64,
+            prompt_tokens: parsed.plan.prompt_tokens() as u64,
+            output_tokens_max: parsed.plan.output_tokens_max() as u64,
+            sequences: parsed.plan.requests.len() as u64,
             prices,
             currency: app.tariff.currency.clone(),
         };
         // Made before the row is, so that a client that leaves meanwhile leaves no open row.
         let mut account = Account { app: Arc::clone(&app), request: id.clone(), settled: false };
-        let admitted = app.clerk.admit(admission).await.map_err(ledger_failed)?;
+        let admitted = app.ledger.admit(admission).await.map_err(ledger_failed)?;
         if let Err(refusal) = admitted {
             account.settle("refused");
             return Err(not_admitted(refusal, &app));
         }
-        let ticket = match app.worker.submit(key.id, asked.plan.requests.clone()).await {
+        let ticket = match app.worker.submit(key.id, parsed.plan.requests.clone()).await {
             Ok(ticket) => ticket,
             Err(denied) => {
                 account.settle("refused");
-                return Err(denied_by_engine(denied, &app, asked.constraint_param));
+                return Err(denied_by_engine(denied, &app, parsed.constraint_param));
             }
         };
         let headers = queue_headers(&app, &ticket, &id);
-        let head = Head { id, created: now / 1000, model: asked.model, fingerprint: app.served.fingerprint.clone() };
-        let progress = Progress::new(asked.plan, Arc::clone(&app.served.tokenizer));
+        let head = Head { id, created: now / 1000, model: parsed.model, fingerprint: app.served.fingerprint.clone() };
+        let progress = Progress::new(parsed.plan, Arc::clone(&app.served.tokenizer));
         Ok(Job { account, ticket, progress, kind, head, prices, begun: Instant::now(), headers })
     }
 
@@ -216,17 +228,17 @@ impl Job {
         &self.account.app
     }
 
-    /// What a signal adds, with what follows from it done: times noted, answers ended that need no more.
-    fn take(&mut self, signal: Option<Signal>) -> Result<(usize, Vec<Update>), ApiError> {
+    /// What an event adds, with what follows from it done: times noted, answers ended that need no more.
+    fn take(&mut self, event: Option<ChoiceEvent>) -> Result<(usize, Vec<Update>), ApiError> {
         let lost = || {
             ApiError::overloaded("The engine has dropped the request.", self.app().worker.snapshot().retry_after_s(0))
         };
-        let signal = signal.ok_or_else(lost)?;
-        let choice = signal.choice;
+        let event = event.ok_or_else(lost)?;
+        let choice = event.choice;
         if !self.progress.has_begun() {
             self.app().metrics.first_token.add(self.begun.elapsed());
         }
-        let updates = self.progress.take(signal)?;
+        let updates = self.progress.take(event)?;
         if self.progress.wants_no_more(choice) {
             self.ticket.cancel(choice);
         }
@@ -239,9 +251,9 @@ impl Job {
         let tokens = self.progress.tokens();
         let begun = Instant::now();
         loop {
-            match self.account.clerk().progress(&self.account.request, tokens).await {
+            match self.account.ledger().progress(&self.account.request, tokens).await {
                 Ok(()) => return Ok(()),
-                Err(ClerkError::Down) if begun.elapsed() < self.app().settings.ledger_patience => {
+                Err(LedgerHandleError::Down) if begun.elapsed() < self.app().settings.ledger_timeout => {
                     tokio::time::sleep(LEDGER_PAUSE).await;
                 }
                 Err(error) => return Err(ledger_failed(error)),
@@ -260,8 +272,8 @@ impl Job {
     async fn whole(mut self) -> Result<Response, ApiError> {
         let mut choices = vec![Choice::default(); self.ticket.ids.len()];
         while !self.progress.is_finished() {
-            let signal = self.ticket.events.recv().await;
-            let (at, updates) = match self.take(signal) {
+            let event = self.ticket.events.recv().await;
+            let (at, updates) = match self.take(event) {
                 Ok(taken) => taken,
                 Err(error) => {
                     self.account.settle("error");
@@ -293,12 +305,12 @@ impl Job {
     async fn feed(mut self, pieces: mpsc::Sender<Bytes>, include_usage: bool, hangup: Hangup) {
         match self.pump(&pieces, include_usage).await {
             Ok(()) => {}
-            Err(Broken::Away) => self.close("cancelled"),
-            Err(Broken::Slow) => {
+            Err(StreamError::Away) => self.close("cancelled"),
+            Err(StreamError::Slow) => {
                 self.close("slow_reader");
                 hangup.hang_up();
             }
-            Err(Broken::Failed(error)) => {
+            Err(StreamError::Failed(error)) => {
                 self.close("error");
                 let mut events = Events::default();
                 events.data(&error.to_json());
@@ -310,26 +322,26 @@ impl Job {
         }
     }
 
-    async fn pump(&mut self, pieces: &mpsc::Sender<Bytes>, include_usage: bool) -> Result<(), Broken> {
+    async fn pump(&mut self, pieces: &mpsc::Sender<Bytes>, include_usage: bool) -> Result<(), StreamError> {
         let mut events = Events::default();
         let keep_alive = self.app().settings.keep_alive;
         loop {
-            let signal = tokio::select! {
+            let event = tokio::select! {
                 biased;
-                () = pieces.closed() => return Err(Broken::Away),
-                signal = self.ticket.events.recv() => signal,
+                () = pieces.closed() => return Err(StreamError::Away),
+                event = self.ticket.events.recv() => event,
                 () = tokio::time::sleep(keep_alive) => {
                     events.comment(&self.waiting_text());
                     self.room(pieces).await?.send(events.take());
                     continue;
                 }
             };
-            self.write(signal, include_usage, &mut events)?;
+            self.write(event, include_usage, &mut events)?;
             for _ in 1..PIECE_TOKENS {
-                let Some(signal) = self.ticket.events.try_recv().ok().filter(|_| !self.progress.is_finished()) else {
+                let Some(event) = self.ticket.events.try_recv().ok().filter(|_| !self.progress.is_finished()) else {
                     break;
                 };
-                self.write(Some(signal), include_usage, &mut events)?;
+                self.write(Some(event), include_usage, &mut events)?;
             }
             let finished = self.progress.is_finished();
             if !events.is_empty() {
@@ -348,10 +360,9 @@ impl Job {
         }
     }
 
-    /// The events of a signal.
-    fn write(&mut self, signal: Option<Signal>, include_usage: bool, events: &mut Events) -> Result<(), ApiError> {
+    fn write(&mut self, event: Option<ChoiceEvent>, include_usage: bool, events: &mut Events) -> Result<(), ApiError> {
         let first = !self.progress.has_begun();
-        let (at, updates) = self.take(signal)?;
+        let (at, updates) = self.take(event)?;
         let (kind, head) = (self.kind, &self.head);
         if first {
             (0..self.ticket.ids.len()).filter_map(|at| kind.begin(head, at)).for_each(|event| events.data(&event));
@@ -377,10 +388,10 @@ impl Job {
     }
 
     /// Waits until the client has taken what was sent before.
-    async fn room<'a>(&self, pieces: &'a mpsc::Sender<Bytes>) -> Result<mpsc::Permit<'a, Bytes>, Broken> {
-        match tokio::time::timeout(self.app().settings.reader_patience, pieces.reserve()).await {
-            Err(_) => Err(Broken::Slow),
-            Ok(Err(_)) => Err(Broken::Away),
+    async fn room<'a>(&self, pieces: &'a mpsc::Sender<Bytes>) -> Result<mpsc::Permit<'a, Bytes>, StreamError> {
+        match tokio::time::timeout(self.app().settings.write_timeout, pieces.reserve()).await {
+            Err(_) => Err(StreamError::Slow),
+            Ok(Err(_)) => Err(StreamError::Away),
             Ok(Ok(room)) => Ok(room),
         }
     }
@@ -434,11 +445,11 @@ fn not_admitted(refusal: Refusal, app: &App) -> ApiError {
 fn denied_by_engine(denied: Denied, app: &App, constraint_param: &str) -> ApiError {
     let refusal = match denied {
         Denied::Gone => return ApiError::overloaded("The engine has stopped.", 30),
-        Denied::Compiling(Full { by_key: true, waiting, retry_after_s }) => {
+        Denied::Compiling(QueueFull { by_key: true, waiting, retry_after_s }) => {
             let message = format!("{waiting} schemas or grammars of this key wait to be compiled.");
             return ApiError::rate_limit(message, Some(retry_after_s));
         }
-        Denied::Compiling(Full { by_key: false, waiting, retry_after_s }) => {
+        Denied::Compiling(QueueFull { by_key: false, waiting, retry_after_s }) => {
             let message = format!("{waiting} schemas or grammars wait to be compiled.");
             return ApiError::overloaded(message, retry_after_s);
         }
@@ -446,12 +457,12 @@ fn denied_by_engine(denied: Denied, app: &App, constraint_param: &str) -> ApiErr
     };
     let message = refusal.to_string();
     match refusal {
-        EngineRefusal::QueueFull { waiting } => {
+        RequestError::QueueFull { waiting } => {
             ApiError::overloaded(message, app.worker.snapshot().retry_after_s(waiting))
         }
-        EngineRefusal::PromptTooLong { .. } => ApiError::context_length(message),
-        EngineRefusal::Parameter { name, .. } => ApiError::param(name, message),
-        EngineRefusal::Constraint { .. } => ApiError::param(constraint_param, message),
-        EngineRefusal::EmptyPrompt | EngineRefusal::UnknownToken { .. } => ApiError::param("prompt", message),
+        RequestError::PromptTooLong { .. } => ApiError::context_length(message),
+        RequestError::Parameter { name, .. } => ApiError::param(name, message),
+        RequestError::Constraint { .. } => ApiError::param(constraint_param, message),
+        RequestError::EmptyPrompt | RequestError::UnknownToken { .. } => ApiError::param("prompt", message),
     }
 }

@@ -12,10 +12,11 @@ use hyper_util::service::TowerToHyperService;
 use tokio::io::AsyncWriteExt;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::signal::unix::{SignalKind, signal};
-use tokio::sync::{Notify, Semaphore, watch};
+use tokio::sync::{Semaphore, watch};
 
 use super::app::App;
-use super::patient::Patient;
+use super::hangup::Hangup;
+use super::write_timeout::WriteTimeout;
 
 /// Bytes of a request's line and headers.
 const HEAD_BYTES_MAX: usize = 64 << 10;
@@ -25,17 +26,6 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 const FULL: &[u8] = b"HTTP/1.1 503 Service Unavailable\r\nRetry-After: 1\r\nConnection: close\r\n\
     Content-Type: application/json\r\nContent-Length: 100\r\n\r\n\
     {\"error\":{\"message\":\"Too many connections.\",\"type\":\"server_error\",\"param\":null,\"code\":\"overloaded\"}}";
-
-/// Ends a connection from within one of its requests.
-#[derive(Clone, Default)]
-pub struct Hangup(Arc<Notify>);
-
-impl Hangup {
-    /// Closes the connection, whatever it is at.
-    pub fn hang_up(&self) {
-        self.0.notify_one();
-    }
-}
 
 /// How far the end of the server has come.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -127,7 +117,7 @@ pub async fn serve(listener: TcpListener, app: Arc<App>, shutdown: Shutdown) {
         () = tokio::time::sleep(app.settings.drain) => tracing::warn!("requests under way are cut off"),
         () = shutdown.reached(Stage::Stopped) => tracing::warn!("requests under way are cut off"),
     }
-    app.clerk.flush().await;
+    app.ledger.flush().await;
 }
 
 /// The life of a connection.
@@ -142,9 +132,9 @@ fn connect(
     let service = TowerToHyperService::new(router.clone().layer(Extension(hangup.clone())));
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
-        .header_read_timeout(app.settings.header_patience)
+        .header_read_timeout(app.settings.header_timeout)
         .max_buf_size(HEAD_BYTES_MAX)
-        .serve_connection(TokioIo::new(Patient::new(stream, app.settings.reader_patience)), service);
+        .serve_connection(TokioIo::new(WriteTimeout::new(stream, app.settings.write_timeout)), service);
     let connection = graceful.watch(connection);
     async move {
         tokio::select! {
@@ -153,7 +143,7 @@ fn connect(
                     tracing::debug!(%error, "a connection broke");
                 }
             }
-            () = hangup.0.notified() => {}
+            () = hangup.hung_up() => {}
         }
     }
 }

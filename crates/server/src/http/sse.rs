@@ -8,7 +8,6 @@ use serde_json::Value;
 pub(super) struct Events(String);
 
 impl Events {
-    /// An event.
     pub fn data(&mut self, value: &Value) {
         self.0 += &format!("data: {value}\n\n");
     }

@@ -15,9 +15,9 @@ use super::LedgerError;
 use super::sql::{Row, Value};
 
 /// For a connection to be there.
-const CONNECT_PATIENCE: Duration = Duration::from_secs(4);
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(4);
 /// For the answer to one statement.
-const STATEMENT_PATIENCE: Duration = Duration::from_secs(6);
+const STATEMENT_TIMEOUT: Duration = Duration::from_secs(6);
 /// What the server is told: to end a statement (it may wait for a lock) before it is given up here, and to end a
 /// transaction whose client stands still, so that its locks do not stay.
 const SESSION: &str = "SET statement_timeout = '5s'; SET idle_in_transaction_session_timeout = '10s'";
@@ -40,10 +40,10 @@ impl Postgres {
             tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(LedgerError::Runtime)?;
         let mut config = Config::from_str(url)?;
         if config.get_connect_timeout().is_none() {
-            config.connect_timeout(CONNECT_PATIENCE);
+            config.connect_timeout(CONNECT_TIMEOUT);
         }
-        config.tcp_user_timeout(STATEMENT_PATIENCE);
-        let connecting = async { tokio::time::timeout(CONNECT_PATIENCE, config.connect(NoTls)).await };
+        config.tcp_user_timeout(STATEMENT_TIMEOUT);
+        let connecting = async { tokio::time::timeout(CONNECT_TIMEOUT, config.connect(NoTls)).await };
         let (client, connection) = runtime.block_on(connecting).map_err(|_| LedgerError::Silent)??;
         runtime.spawn(async move {
             if let Err(error) = connection.await {
@@ -99,7 +99,7 @@ fn wait<T>(
     if *given_up {
         return Err(LedgerError::Silent);
     }
-    match runtime.block_on(async { tokio::time::timeout(STATEMENT_PATIENCE, work).await }) {
+    match runtime.block_on(async { tokio::time::timeout(STATEMENT_TIMEOUT, work).await }) {
         Ok(done) => Ok(done?),
         Err(_) => {
             *given_up = true;

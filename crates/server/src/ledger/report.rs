@@ -5,7 +5,7 @@ use crate::money::{Nanos, Tokens};
 
 /// How usage is summed up.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum By {
+pub enum GroupBy {
     /// One line a key.
     Key,
     /// One line a day, UTC.
@@ -46,11 +46,11 @@ pub struct Entry {
 
 impl Ledger {
     /// What was used from one time up to another, in milliseconds since 1970.
-    pub fn usage(&mut self, by: By, from_unix_ms: i64, to_unix_ms: i64) -> Result<Vec<Usage>, LedgerError> {
+    pub fn usage(&mut self, by: GroupBy, from_unix_ms: i64, to_unix_ms: i64) -> Result<Vec<Usage>, LedgerError> {
         let group = match by {
-            By::Key => "keys.name",
-            By::Day => "CAST(started_unix_ms / 86400000 AS TEXT)",
-            By::Model => "model",
+            GroupBy::Key => "keys.name",
+            GroupBy::Day => "CAST(started_unix_ms / 86400000 AS TEXT)",
+            GroupBy::Model => "model",
         };
         let sum = |column: &str| format!("CAST(SUM({column}) AS BIGINT)");
         let sql = format!(

@@ -183,7 +183,6 @@ impl Row {
         }
     }
 
-    /// A column that is text.
     pub fn text(&self, column: usize) -> Result<String, LedgerError> {
         match &self.0[column] {
             Value::Text(value) => Ok(value.clone()),

@@ -87,16 +87,16 @@ fn a_request_is_charged_once_for_what_its_row_holds() {
         let [entry] = &ledger.entries().unwrap()[..] else { panic!("one entry") };
         assert_eq!((entry.tokens.output, entry.cost, entry.outcome.as_deref()), (3, Nanos(14), Some("stop")));
         ledger.admit(&admission("b", &key), 2).unwrap().unwrap();
-        let usage = ledger.usage(By::Key, 0, i64::MAX).unwrap();
+        let usage = ledger.usage(GroupBy::Key, 0, i64::MAX).unwrap();
         assert_eq!((usage.len(), usage[0].requests, usage[0].cost), (1, 2, Nanos(14)));
         ledger.admit(&admission("c", &key), 2).unwrap().unwrap_err();
         ledger.settle("b", "refused", 3).unwrap();
-        let usage = ledger.usage(By::Key, 0, i64::MAX).unwrap();
+        let usage = ledger.usage(GroupBy::Key, 0, i64::MAX).unwrap();
         assert_eq!((usage[0].requests, usage[0].refused, usage[0].cost), (1, 1, Nanos(14)));
-        for by in [By::Day, By::Model] {
+        for by in [GroupBy::Day, GroupBy::Model] {
             assert_eq!(ledger.usage(by, 0, i64::MAX).unwrap()[0].tokens.total(), 13);
         }
-        assert!(ledger.usage(By::Key, 3, 4).unwrap().is_empty());
+        assert!(ledger.usage(GroupBy::Key, 3, 4).unwrap().is_empty());
     });
 }
 
@@ -257,9 +257,9 @@ fn a_server_that_was_taken_for_dead_notices() {
         assert!(first.progress("a", sent).is_err(), "the connection is lost");
         first.reconnect().unwrap();
         assert!(!first.progress("a", sent).unwrap(), "the row is closed");
-        let (clerk, _) = Clerk::start(first).unwrap();
+        let (handle, _) = LedgerHandle::start(first).unwrap();
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-        assert_eq!(runtime.block_on(clerk.progress("b", sent)), Err(ClerkError::Closed));
+        assert_eq!(runtime.block_on(handle.progress("b", sent)), Err(LedgerHandleError::Closed));
     });
 }
 
@@ -278,14 +278,14 @@ fn what_is_written_after_a_lost_connection_is_not_lost() {
         let (mut ledger, _) = Ledger::serve(url, 0).unwrap();
         let key = key(&mut ledger, Limits { concurrent: Some(1), ..Limits::default() });
         let session = ledger.session;
-        let (clerk, _) = Clerk::start(ledger).unwrap();
+        let (handle, _) = LedgerHandle::start(ledger).unwrap();
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         cut_off(url, session);
-        runtime.block_on(clerk.admit(admission("a", &key))).unwrap().unwrap();
-        runtime.block_on(clerk.progress("a", Tokens { hit: 0, miss: 10, output: 2 })).unwrap();
-        clerk.settle("a".to_owned(), "done");
-        runtime.block_on(clerk.flush());
-        assert!(clerk.is_healthy());
+        runtime.block_on(handle.admit(admission("a", &key))).unwrap().unwrap();
+        runtime.block_on(handle.progress("a", Tokens { hit: 0, miss: 10, output: 2 })).unwrap();
+        handle.settle("a".to_owned(), "done");
+        runtime.block_on(handle.flush());
+        assert!(handle.is_healthy());
         let mut other = Ledger::open(url).unwrap();
         assert_eq!(again(&mut other, &key).spent, Nanos(14));
         assert_eq!(Ledger::serve(url, 1).unwrap().1, 0, "it is alive again for others");
@@ -354,22 +354,22 @@ fn a_database_that_hangs_is_noticed_and_found_again() {
         let proxy = Proxy::to(target.to_owned());
         let (mut ledger, _) = Ledger::serve(&format!("postgres://{user}@{}/{rest}", proxy.address), 0).unwrap();
         let key = key(&mut ledger, Limits::default());
-        let (clerk, _) = Clerk::start(ledger).unwrap();
+        let (handle, _) = LedgerHandle::start(ledger).unwrap();
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-        runtime.block_on(clerk.admit(admission("a", &key))).unwrap().unwrap();
-        assert!(clerk.is_healthy());
+        runtime.block_on(handle.admit(admission("a", &key))).unwrap().unwrap();
+        assert!(handle.is_healthy());
         proxy.stop(true);
         let begin = std::time::Instant::now();
         let sent = Tokens { hit: 0, miss: 10, output: 2 };
-        assert_eq!(runtime.block_on(clerk.progress("a", sent)), Err(ClerkError::Down));
+        assert_eq!(runtime.block_on(handle.progress("a", sent)), Err(LedgerHandleError::Down));
         assert!(begin.elapsed().as_secs() < 20, "{:?}", begin.elapsed());
-        assert!(!clerk.is_healthy());
+        assert!(!handle.is_healthy());
         proxy.stop(false);
-        while !clerk.is_healthy() {
+        while !handle.is_healthy() {
             assert!(begin.elapsed().as_secs() < 60, "never found again");
             std::thread::sleep(std::time::Duration::from_millis(50));
         }
-        runtime.block_on(clerk.progress("a", sent)).unwrap();
+        runtime.block_on(handle.progress("a", sent)).unwrap();
     });
 }
 

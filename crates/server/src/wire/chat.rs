@@ -13,7 +13,6 @@ const MESSAGES_MAX: usize = 4096;
 /// A request for the next message of a conversation.
 #[derive(Clone, Debug, PartialEq)]
 pub struct ChatRequest {
-    /// Its name.
     pub model: String,
     /// At least one. Arguments of earlier tool calls are strings.
     pub messages: Vec<Message>,
@@ -38,9 +37,8 @@ pub struct ChatRequest {
 /// The beginning of an answer, given by the client.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Prefix {
-    /// Of its reasoning.
     pub reasoning: Option<String>,
-    /// Of the answer itself.
+    /// What stands behind the reasoning.
     pub content: String,
 }
 

@@ -12,7 +12,6 @@ const PROMPTS_MAX: usize = 16;
 /// A request for what comes after a text.
 #[derive(Clone, Debug, PartialEq)]
 pub struct CompletionRequest {
-    /// Its name.
     pub model: String,
     /// At least one.
     pub prompts: Vec<Prompt>,
@@ -29,7 +28,6 @@ pub struct CompletionRequest {
 /// What is to be continued.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Prompt {
-    /// Text.
     Text(String),
     /// Token ids, taken as they are.
     Ids(Vec<u32>),

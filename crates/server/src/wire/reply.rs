@@ -48,7 +48,6 @@ impl UsageCounts {
 /// The log-probability of a token that was chosen.
 #[derive(Clone, Debug, PartialEq)]
 pub struct TokenLogprob {
-    /// It.
     pub chosen: Candidate,
     /// Likeliest tokens, the likeliest first.
     pub top: Vec<Candidate>,
@@ -142,13 +141,11 @@ pub enum ChatDelta {
 /// A part of a tool call.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum CallDelta {
-    /// It begins.
     Begin {
         /// From 0.
         index: usize,
         /// Unique.
         id: String,
-        /// Of the function.
         name: String,
     },
     /// More of its arguments, JSON as text.
@@ -180,7 +177,6 @@ impl ChatDelta {
 pub struct Choice {
     /// Thinking; `None` if there was none.
     pub reasoning: Option<String>,
-    /// The answer's text.
     pub content: String,
     /// Id, name and arguments of each call.
     pub calls: Vec<(String, String, String)>,

@@ -27,9 +27,7 @@ pub enum StreamMode {
 pub enum Format {
     /// Anything.
     Text,
-    /// A JSON object.
     JsonObject,
-    /// JSON of this schema.
     JsonSchema(Value),
 }
 

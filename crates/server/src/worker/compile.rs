@@ -8,7 +8,7 @@ use std::sync::mpsc as commands;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
-use wels_engine::{Prepared, Refusal, Request};
+use wels_engine::{Prepared, Request, RequestError};
 
 use super::{Command, Prepare, Reply};
 
@@ -29,10 +29,9 @@ pub(super) struct Constrained {
 
 /// Why a request may not wait for its constraint to be compiled.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Full {
+pub struct QueueFull {
     /// Its own key has too many waiting; else all keys together.
     pub by_key: bool,
-    /// How many.
     pub waiting: usize,
     /// When it makes sense to try again.
     pub retry_after_s: u64,
@@ -70,7 +69,7 @@ impl Compiler {
     }
 
     /// Lets requests of a key wait for their turn, if there is room.
-    pub fn push(&self, key: i64, constrained: Constrained) -> Result<(), Full> {
+    pub fn push(&self, key: i64, constrained: Constrained) -> Result<(), QueueFull> {
         let mut queues = self.0.lock();
         // Those whose clients have left wait for nothing.
         queues.waiting.values_mut().for_each(|queue| queue.retain(|waiting| !waiting.reply.is_closed()));
@@ -80,7 +79,7 @@ impl Compiler {
             let by_key = of_key >= OF_KEY_MAX;
             let (waiting, threads) = if by_key { (of_key, 1) } else { (all, THREADS) };
             let wait_s = queues.mean_s * (waiting + 1) as f64 / threads as f64;
-            return Err(Full { by_key, waiting, retry_after_s: (wait_s.ceil() as u64).max(1) });
+            return Err(QueueFull { by_key, waiting, retry_after_s: (wait_s.ceil() as u64).max(1) });
         }
         queues.waiting.entry(key).or_default().push_back(constrained);
         if !queues.compiling.contains(&key) && !queues.turns.contains(&key) {
@@ -161,7 +160,7 @@ fn work(shared: &Shared, prepare: &Prepare, sender: &commands::Sender<Command>) 
 }
 
 /// A constraint that several requests share is compiled once.
-fn prepare_all(requests: Vec<Request>, prepare: &Prepare) -> Result<Vec<Prepared>, Refusal> {
+fn prepare_all(requests: Vec<Request>, prepare: &Prepare) -> Result<Vec<Prepared>, RequestError> {
     let mut prepared: Vec<Prepared> = Vec::with_capacity(requests.len());
     for request in requests {
         let twin = prepared.last().and_then(|last| last.twin(&request));
@@ -179,7 +178,7 @@ mod tests {
     use tokio::sync::oneshot;
     use wels_engine::Constraint;
 
-    type Answer = oneshot::Receiver<Result<super::super::Ticket, Refusal>>;
+    type Answer = oneshot::Receiver<Result<super::super::Ticket, RequestError>>;
 
     fn constrained(name: u64) -> (Constrained, Answer) {
         let (reply, answer) = oneshot::channel();
@@ -198,7 +197,7 @@ mod tests {
             // The test may have ended, and with it the other ends.
             let _ = begun.send(request.sampling.seed);
             let _ = gate.lock().unwrap().recv();
-            Err(Refusal::EmptyPrompt)
+            Err(RequestError::EmptyPrompt)
         });
         let (sender, _) = commands::channel();
         (Compiler::start(&prepare, &sender).unwrap(), begins, go)
@@ -249,6 +248,6 @@ mod tests {
         go.send(()).unwrap();
         assert_eq!(begins.recv().unwrap(), 1000);
         go.send(()).unwrap();
-        assert!(matches!(answer.blocking_recv(), Ok(Err(Refusal::EmptyPrompt))));
+        assert!(matches!(answer.blocking_recv(), Ok(Err(RequestError::EmptyPrompt))));
     }
 }

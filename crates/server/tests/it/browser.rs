@@ -12,12 +12,12 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 use wels_data::Tokenizer;
-use wels_engine::{Event, FinishReason, Finished, Prepared, Refusal, Request, RequestId, Status, Token, Usage};
+use wels_engine::{Event, FinishReason, Finished, Prepared, Request, RequestError, RequestId, Status, Token, Usage};
 use wels_server::worker::{Backend, Prepare};
 
 use crate::lab::{Lab, Setup, tiny};
 
-const PATIENCE: Duration = Duration::from_secs(60);
+const TIMEOUT: Duration = Duration::from_secs(60);
 
 /// An answer with everything that the page can show, and things that it must not do.
 const ANSWER: &str = "\nLet me think about **fish** first: $x^2$.\n</think>\n\n# Catfish\n\nThe *wels* is a **large** catfish, \
@@ -40,11 +40,11 @@ struct Scripted {
 
 impl Backend for Scripted {
     fn preparer(&self) -> Prepare {
-        let refusal = || Refusal::Constraint { reason: "not by this engine".to_owned() };
+        let refusal = || RequestError::Constraint { reason: "not by this engine".to_owned() };
         Arc::new(move |request: Request| Prepared::plain(request).ok_or_else(refusal))
     }
 
-    fn enqueue(&mut self, prepared: Prepared) -> Result<RequestId, Refusal> {
+    fn enqueue(&mut self, prepared: Prepared) -> Result<RequestId, RequestError> {
         let request = prepared.request();
         self.next += 1;
         let prompt = self.tokenizer.decode(&request.prompt).unwrap();
@@ -164,7 +164,7 @@ impl Browser {
         self.to.write_all(message.to_string().as_bytes()).unwrap();
         self.to.write_all(&[0]).unwrap();
         loop {
-            let message = self.from.recv_timeout(PATIENCE).expect("the browser answers");
+            let message = self.from.recv_timeout(TIMEOUT).expect("the browser answers");
             if message["id"] == id {
                 assert!(message["error"].is_null(), "{method}: {}", message["error"]);
                 return message["result"].clone();
@@ -187,7 +187,7 @@ impl Browser {
     fn wait(&mut self, condition: &str) {
         let begin = Instant::now();
         while self.eval(condition) != json!(true) {
-            assert!(begin.elapsed() < PATIENCE, "never: {condition}\n{}", self.eval("document.body.innerText"));
+            assert!(begin.elapsed() < TIMEOUT, "never: {condition}\n{}", self.eval("document.body.innerText"));
             thread::sleep(Duration::from_millis(50));
         }
     }

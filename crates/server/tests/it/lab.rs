@@ -15,9 +15,9 @@ use wels_model::config::{Attention, Family, ModelConfig, RopeConfig, RopeLayout,
 use wels_model::model::Model;
 use wels_model::params::Params;
 use wels_server::http::{App, Settings, Shutdown, serve};
-use wels_server::ledger::{Clerk, Entry, Ledger, Limits};
+use wels_server::ledger::{Entry, Ledger, LedgerHandle, Limits};
 use wels_server::money::Tariff;
-use wels_server::prompt::Served;
+use wels_server::prompt::ServedModel;
 use wels_server::worker::{Backend, Worker};
 
 pub const CONTEXT: usize = 2048;
@@ -60,7 +60,7 @@ impl Setup {
         let text = |id: Option<u32>| id.and_then(|id| tokenizer.token(id)).unwrap_or_default();
         let special = tokenizer.special();
         let template = ChatTemplate::new(self.template, &text(special.bos), &text(special.eos)).unwrap();
-        let served = Served {
+        let served = ServedModel {
             names: vec!["tiny".to_owned()],
             stop_tokens: special.eos.into_iter().collect(),
             tokenizer,
@@ -74,9 +74,9 @@ impl Setup {
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
         let listener = runtime.block_on(tokio::net::TcpListener::bind("127.0.0.1:0")).unwrap();
         let address = listener.local_addr().unwrap();
-        let (clerk, _) = Clerk::start(ledger).unwrap();
+        let (ledger, _) = LedgerHandle::start(ledger).unwrap();
         let tariff = Tariff::from_toml(self.tariff).unwrap();
-        let app = App::new(served, Worker::start(backend).unwrap(), clerk, tariff, self.settings);
+        let app = App::new(served, Worker::start(backend).unwrap(), ledger, tariff, self.settings);
         let shutdown = Shutdown::default();
         let server = runtime.spawn(serve(listener, app, shutdown.clone()));
         Lab { address, key, url, shutdown, server: Some(server), runtime, _folder: folder }

@@ -57,8 +57,8 @@ fn what_does_not_fit_is_refused() {
 
 #[test]
 fn slow_heads_and_bodies_are_given_up() {
-    let patience = Duration::from_millis(300);
-    let settings = Settings { header_patience: patience, body_patience: patience, ..Settings::default() };
+    let timeout = Duration::from_millis(300);
+    let settings = Settings { header_timeout: timeout, body_timeout: timeout, ..Settings::default() };
     let lab = Setup { settings, ..Setup::default() }.start();
     let mut head = lab.connect();
     head.write_all(b"POST /v1/chat/completions HTTP/1.1\r\nHost: ").unwrap();
@@ -166,8 +166,8 @@ fn slow_bodies_of_one_key_do_not_delay_another() {
 
 #[test]
 fn clients_that_never_read_do_not_keep_their_connections() {
-    let patience = Duration::from_millis(500);
-    let settings = Settings { connections_max: 4, reader_patience: patience, ..Settings::default() };
+    let timeout = Duration::from_millis(500);
+    let settings = Settings { connections_max: 4, write_timeout: timeout, ..Settings::default() };
     let lab = Setup { settings, ..Setup::default() }.start();
     let deaf: Vec<_> = (0..4)
         .map(|_| {

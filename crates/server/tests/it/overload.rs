@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::json;
 use wels_engine::{
-    Engine, Event, FinishReason, Finished, Options, Prepared, Refusal, Request, RequestId, Status, Usage,
+    Engine, Event, FinishReason, Finished, Options, Prepared, Request, RequestError, RequestId, Status, Usage,
 };
 use wels_server::http::Settings;
 use wels_server::worker::{Backend, Prepare};
@@ -30,7 +30,7 @@ impl Backend for Gated {
         })
     }
 
-    fn enqueue(&mut self, prepared: Prepared) -> Result<RequestId, Refusal> {
+    fn enqueue(&mut self, prepared: Prepared) -> Result<RequestId, RequestError> {
         self.engine.enqueue_prepared(prepared)
     }
 
@@ -122,7 +122,7 @@ fn an_engine_that_stands_still_shows() {
 
 #[test]
 fn a_reader_that_stays_away_is_given_up() {
-    let settings = Settings { reader_patience: Duration::from_millis(200), ..Settings::default() };
+    let settings = Settings { write_timeout: Duration::from_millis(200), ..Settings::default() };
     let lab = Setup { settings, ..Setup::default() }.start();
     // Much more than the sockets' buffers hold: log-probabilities of 20 tokens with each of 16 · 256.
     let body = chat_body(json!({"max_tokens": 256, "n": 16, "stream": true, "logprobs": true, "top_logprobs": 20}));
@@ -209,10 +209,10 @@ struct Ending(Vec<RequestId>, FinishReason);
 
 impl Backend for Ending {
     fn preparer(&self) -> Prepare {
-        Arc::new(|request: Request| Prepared::plain(request).ok_or(Refusal::EmptyPrompt))
+        Arc::new(|request: Request| Prepared::plain(request).ok_or(RequestError::EmptyPrompt))
     }
 
-    fn enqueue(&mut self, _: Prepared) -> Result<RequestId, Refusal> {
+    fn enqueue(&mut self, _: Prepared) -> Result<RequestId, RequestError> {
         self.0.push(RequestId(self.0.len() as u64));
         Ok(RequestId(self.0.len() as u64 - 1))
     }

@@ -39,7 +39,7 @@ use std::time::{Duration, Instant};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 
-use running::{Running, Said};
+use running::{JudgeMessage, Running};
 
 #[cfg(target_os = "linux")]
 pub use stages::main;
@@ -115,16 +115,12 @@ pub enum Verdict {
 pub enum JailError {
     /// The system lacks a means; code is not run without it.
     #[error("code is not run on this system: {reason}")]
-    Refused {
-        /// What is missing.
-        reason: String,
-    },
+    Refused { reason: String },
     /// A process cannot be started or watched.
     #[error("cannot {action}: {source}")]
     Io {
         /// What was tried.
         action: &'static str,
-        /// The system's reason.
         source: io::Error,
     },
 }
@@ -134,7 +130,6 @@ pub enum JailError {
 struct Setup {
     /// Folders that are visible within, read-only, at their own places.
     folders: Vec<PathBuf>,
-    /// Python's executable.
     python: PathBuf,
     /// An empty folder on which the jail's root is mounted, in its own namespace.
     root: PathBuf,
@@ -167,7 +162,7 @@ impl Part {
 
 /// An answer and its tests.
 #[derive(Clone, Copy, Debug)]
-pub struct Trial<'a> {
+pub struct Submission<'a> {
     /// Python that defines what is asked for. It is run in a process that never sees the tests.
     pub answer: &'a str,
     /// Python that stands before the answer in the question, and which the tests may use: imports, helpers, the head of
@@ -203,19 +198,20 @@ impl Jail {
         let (root_path, part) = (root.path().to_owned(), Part::Answer);
         let setup = Setup { folders, python, root: root_path, limits, part, user: 0, namespaces_count: false };
         let jail = Jail { program, setup, _root: root };
-        let trial = Trial { answer: "def f(x): return [x]", before: "", entry: "f", tests: "assert f(1.5) == [1.5]" };
-        match jail.judge(&trial)? {
+        let submission =
+            Submission { answer: "def f(x): return [x]", before: "", entry: "f", tests: "assert f(1.5) == [1.5]" };
+        match jail.judge(&submission)? {
             Verdict::Passed => Ok(jail),
             verdict => Err(JailError::Refused { reason: format!("a right answer ends with {verdict:?}") }),
         }
     }
 
-    /// Runs the answer in one jail and the tests in another; see [`Trial`].
+    /// Runs the answer in one jail and the tests in another; see [`Submission`].
     ///
     /// # Errors
     /// [`JailError::Refused`] where a jail cannot be made or does not start within its time; never for anything that
     /// the answer does.
-    pub fn judge(&self, trial: &Trial) -> Result<Verdict, JailError> {
+    pub fn judge(&self, submission: &Submission) -> Result<Verdict, JailError> {
         let io = |source| JailError::Io { action: "start the jail", source };
         let number = number();
         let (questions, asked) = io::pipe().map_err(io)?;
@@ -226,10 +222,10 @@ impl Jail {
         let mut answer = started(Part::Answer, questions, replied.try_clone().map_err(io)?)?;
         let request = json!({
             "number": number,
-            "source": trial.answer,
-            "before": trial.before,
-            "entry": trial.entry,
-            "tests": trial.tests,
+            "source": submission.answer,
+            "before": submission.before,
+            "entry": submission.entry,
+            "tests": submission.tests,
         });
         // The answer's process says nothing before the judge, which has then read this, asks it. A judge that ends
         // early does not read all of it.
@@ -273,7 +269,7 @@ impl Jail {
         }
         // With the judge its questions end, and with them the answer's process. How that ended is the verdict only
         // where the judge has lost it.
-        let lost = matches!(said, Some(Said::Lost) | None);
+        let lost = matches!(said, Some(JudgeMessage::Lost) | None);
         let until = if lost { deadline } else { Instant::now() + GRACE };
         let answer_code = answer.wait(until).map_err(io)?;
         let output = answer.output();
@@ -285,9 +281,9 @@ impl Jail {
             return Err(JailError::Refused { reason: output.last_line() });
         }
         Ok(match said {
-            Some(Said::Passed) => Verdict::Passed,
-            Some(Said::Wrong(how)) => Verdict::Failed(how),
-            Some(Said::Lost) => verdict_of(answer_code),
+            Some(JudgeMessage::Passed) => Verdict::Passed,
+            Some(JudgeMessage::Wrong(how)) => Verdict::Failed(how),
+            Some(JudgeMessage::Lost) => verdict_of(answer_code),
             None => verdict_of(Some(code)),
         })
     }

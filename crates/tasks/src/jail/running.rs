@@ -33,7 +33,7 @@ pub(super) struct Output {
 
 /// The judge's last line.
 #[derive(Debug, PartialEq)]
-pub(super) enum Said {
+pub(super) enum JudgeMessage {
     Passed,
     Wrong(String),
     /// The answer's process has closed its pipe.
@@ -94,13 +94,13 @@ impl Drop for Running {
 
 impl Output {
     /// What the judge, who alone knows `number`, says in the end.
-    pub(super) fn said(&self, number: &str) -> Option<Said> {
+    pub(super) fn said(&self, number: &str) -> Option<JudgeMessage> {
         let text = String::from_utf8_lossy(&self.tail);
         let (_, said) = text.rsplit_once(&format!("\n{number} "))?;
         match said.trim_end().split_once(' ').unwrap_or((said.trim_end(), "")) {
-            ("passed", _) => Some(Said::Passed),
-            ("lost", _) => Some(Said::Lost),
-            ("wrong", how) => Some(Said::Wrong(how.to_owned())),
+            ("passed", _) => Some(JudgeMessage::Passed),
+            ("lost", _) => Some(JudgeMessage::Lost),
+            ("wrong", how) => Some(JudgeMessage::Wrong(how.to_owned())),
             _ => None,
         }
     }

@@ -1,6 +1,6 @@
 //! Whether two parsed answers say the same.
 
-use super::form::{Form, Maker};
+use super::form::{Form, FormBuilder};
 use super::numeric;
 use super::parser::{Answer, Expr, Value};
 use crate::number::Rational;
@@ -158,7 +158,7 @@ fn proportional(a: &[Answer], s: char, b: &[Answer], t: char) -> bool {
     let difference = |sides: &[Answer]| match sides {
         [Answer::Value(left), Answer::Value(right)] => {
             let minus = Expr::Product(vec![Expr::Number(-Rational::from_integer(1.into())), right.expr.clone()]);
-            Maker::new().form(&Expr::Sum(vec![left.expr.clone(), minus])).ok()
+            FormBuilder::new().form(&Expr::Sum(vec![left.expr.clone(), minus])).ok()
         }
         _ => None,
     };
@@ -170,7 +170,7 @@ fn proportional(a: &[Answer], s: char, b: &[Answer], t: char) -> bool {
         '≥' => '≤',
         sign => sign,
     };
-    match Maker::new().proportional(&x, &y) {
+    match FormBuilder::new().proportional(&x, &y) {
         Ok(Some(positive)) => {
             if positive || s == '=' {
                 s == t
@@ -231,9 +231,9 @@ fn expressions(a: &Expr, b: &Expr) -> bool {
     if a == b {
         return true;
     }
-    let mut maker = Maker::new();
-    let forms: Result<(Form, Form), _> = maker.form(a).and_then(|x| Ok((x, maker.form(b)?)));
-    match forms.and_then(|(x, y)| maker.equal(&x, &y)) {
+    let mut builder = FormBuilder::new();
+    let forms: Result<(Form, Form), _> = builder.form(a).and_then(|x| Ok((x, builder.form(b)?)));
+    match forms.and_then(|(x, y)| builder.equal(&x, &y)) {
         Ok(Some(equal)) => equal,
         Ok(None) | Err(_) => numeric::equal(a, b),
     }

@@ -54,14 +54,14 @@ pub(super) struct NoForm;
 
 type Formed<T> = Result<T, NoForm>;
 
-/// Makes forms; counts the work.
-pub(super) struct Maker {
+/// Builds forms; counts the work.
+pub(super) struct FormBuilder {
     work: usize,
 }
 
-impl Maker {
-    pub(super) fn new() -> Maker {
-        Maker { work: 0 }
+impl FormBuilder {
+    pub(super) fn new() -> FormBuilder {
+        FormBuilder { work: 0 }
     }
 
     /// The form of `expr`.

@@ -20,7 +20,6 @@ pub(super) enum Token {
     Command(String),
     /// An operator, bracket, separator or relation, in one character: `≤` for `\le`, `∪` for `\cup`, `⟨` for `\{`.
     Symbol(char),
-    /// Words.
     Text(String),
     /// `^\circ`, `°`.
     Degree,

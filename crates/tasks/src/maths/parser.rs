@@ -15,20 +15,32 @@ pub(super) enum Answer {
     /// A number or a formula.
     Value(Value),
     /// Brackets with commas: tuples, points, intervals.
-    Tuple { open: char, close: char, items: Vec<Answer> },
+    Tuple {
+        open: char,
+        close: char,
+        items: Vec<Answer>,
+    },
     /// `\{…\}`.
     Set(Vec<Answer>),
     /// Commas or words between; `or` says whether the word was "or".
-    List { items: Vec<Answer>, or: bool },
+    List {
+        items: Vec<Answer>,
+        or: bool,
+    },
     /// `∪` between intervals.
     Union(Vec<Answer>),
     /// Rows.
     Matrix(Vec<Vec<Answer>>),
     /// `a < b ≤ c`: sides and the signs between them.
-    Relation { sides: Vec<Answer>, signs: Vec<char> },
+    Relation {
+        sides: Vec<Answer>,
+        signs: Vec<char>,
+    },
     /// Digits in a base that is named.
-    Based { digits: String, base: String },
-    /// Words.
+    Based {
+        digits: String,
+        base: String,
+    },
     Text(String),
 }
 

@@ -186,7 +186,7 @@ proptest! {
             prop_assert!(parsed.thinking.is_none_or(|thinking| is_part(thinking, &text)));
             prop_assert!(parsed.answer.is_ok() || parsed.fault.is_some());
         }
-        let _ = (probe::treatment(&text), language::share(&text, Language::En));
+        let _ = (probe::response(&text), language::share(&text, Language::En));
     }
 
     #[test]

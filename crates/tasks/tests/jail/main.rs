@@ -81,8 +81,8 @@ mod linux {
     }
 
     fn judge(answer: &str, before: &str, tests: &str) -> Verdict {
-        let trial = jail::Trial { answer, before, entry: "f", tests };
-        the_jail().expect("tried before the tests").judge(&trial).expect("the jail works")
+        let submission = jail::Submission { answer, before, entry: "f", tests };
+        the_jail().expect("tried before the tests").judge(&submission).expect("the jail works")
     }
 
     /// How code ends that passes if its end is reached.

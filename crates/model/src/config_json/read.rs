@@ -3,11 +3,9 @@
 use serde_json::Value;
 
 use super::foreign::{self, covers};
-use super::keys::Keys;
+use super::keys::{Keys, abbreviate};
 use super::rope;
-use super::{
-    Attention, ConfigError, Family, ModelConfig, MoeConfig, Note, RopeLayout, Router, SoftmaxMethod, abbreviate,
-};
+use crate::config::{Attention, ConfigError, Family, ModelConfig, MoeConfig, Note, RopeLayout, Router, SoftmaxMethod};
 use crate::names;
 
 /// Limits that keep every product of sizes within 64 bits and every list within memory.
@@ -55,6 +53,7 @@ const IRRELEVANT: &[&str] = &[
     "use_cache",
 ];
 
+/// The configuration, and what was passed over in the file.
 pub fn read(text: &str) -> Result<(ModelConfig, Vec<Note>), ConfigError> {
     let json: Value = serde_json::from_str(text)?;
     let Value::Object(map) = &json else {

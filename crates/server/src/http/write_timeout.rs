@@ -16,9 +16,9 @@ use tokio::time::{Instant, Sleep};
 const PROGRESS_BYTES: usize = 16 << 10;
 
 /// The socket, and since when it has been full.
-pub(super) struct Patient {
+pub(super) struct WriteTimeout {
     stream: TcpStream,
-    patience: Duration,
+    timeout: Duration,
     /// While the peer has not taken what was to be written.
     stalled: Option<Stall>,
 }
@@ -29,10 +29,10 @@ struct Stall {
     taken: usize,
 }
 
-impl Patient {
-    /// `patience`: for each [`PROGRESS_BYTES`], or for what is less.
-    pub fn new(stream: TcpStream, patience: Duration) -> Patient {
-        Patient { stream, patience, stalled: None }
+impl WriteTimeout {
+    /// `timeout`: for each [`PROGRESS_BYTES`], or for what is less.
+    pub fn new(stream: TcpStream, timeout: Duration) -> WriteTimeout {
+        WriteTimeout { stream, timeout, stalled: None }
     }
 
     /// Notes what a write of `wanted` bytes came to.
@@ -49,13 +49,13 @@ impl Patient {
                     stall.taken += count;
                     if stall.taken >= PROGRESS_BYTES {
                         stall.taken = 0;
-                        stall.end.as_mut().reset(Instant::now() + self.patience);
+                        stall.end.as_mut().reset(Instant::now() + self.timeout);
                     }
                 }
             }
             Poll::Ready(Err(_)) => {}
             Poll::Pending => {
-                let end = || Box::pin(tokio::time::sleep(self.patience));
+                let end = || Box::pin(tokio::time::sleep(self.timeout));
                 let stall = self.stalled.get_or_insert_with(|| Stall { end: end(), taken: 0 });
                 ready!(stall.end.as_mut().poll(context));
                 return Poll::Ready(Err(io::Error::new(io::ErrorKind::TimedOut, "the client does not read")));
@@ -65,7 +65,7 @@ impl Patient {
     }
 }
 
-impl AsyncWrite for Patient {
+impl AsyncWrite for WriteTimeout {
     fn poll_write(mut self: Pin<&mut Self>, context: &mut Context, bytes: &[u8]) -> Poll<io::Result<usize>> {
         let written = Pin::new(&mut self.stream).poll_write(context, bytes);
         self.note(context, bytes.len(), written)
@@ -94,7 +94,7 @@ impl AsyncWrite for Patient {
     }
 }
 
-impl AsyncRead for Patient {
+impl AsyncRead for WriteTimeout {
     fn poll_read(mut self: Pin<&mut Self>, context: &mut Context, buffer: &mut ReadBuf) -> Poll<io::Result<()>> {
         Pin::new(&mut self.stream).poll_read(context, buffer)
     }

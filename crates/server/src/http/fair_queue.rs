@@ -16,12 +16,12 @@ const OF_KEY_MAX: usize = 4;
 const BODIES_MAX: usize = 32;
 /// Bytes of a body that is small.
 const SMALL_BYTES: usize = 64 << 10;
-/// Keys for which there is a place, before places of keys without requests are given up.
-const PLACES_MAX: usize = 1024;
+/// Keys for which there is a queue, before queues of keys without requests are given up.
+const KEYS_MAX: usize = 1024;
 
-/// All turns.
-pub(super) struct Turns {
-    places: Mutex<HashMap<i64, Weak<Place>>>,
+/// The queues of all keys.
+pub(super) struct FairQueue {
+    keys: Mutex<HashMap<i64, Weak<KeyQueue>>>,
     /// Bytes of bodies that have arrived and are not yet planned.
     buffered: Arc<AtomicUsize>,
     buffered_max: usize,
@@ -31,16 +31,16 @@ pub(super) struct Turns {
     large: Arc<Semaphore>,
 }
 
-/// The turns of one key.
-pub(super) struct Place {
+/// The requests of one key.
+pub(super) struct KeyQueue {
     reading: Arc<Semaphore>,
     /// One: however many a key sends, it plans one at a time.
     planning: Arc<Semaphore>,
 }
 
-/// Held while something is done; gives its turn back when dropped.
-pub(super) struct Turn {
-    _place: Arc<Place>,
+/// Held while something is done; given back when dropped.
+pub(super) struct Permit {
+    _key: Arc<KeyQueue>,
     _permits: [Option<OwnedSemaphorePermit>; 2],
 }
 
@@ -51,12 +51,12 @@ pub(super) struct Buffered {
     max: usize,
 }
 
-impl Turns {
+impl FairQueue {
     /// For bodies of at most so many bytes.
-    pub fn new(body_bytes_max: usize) -> Turns {
+    pub fn new(body_bytes_max: usize) -> FairQueue {
         let threads = std::thread::available_parallelism().map_or(1, usize::from);
-        Turns {
-            places: Mutex::default(),
+        FairQueue {
+            keys: Mutex::default(),
             buffered: Arc::default(),
             buffered_max: BODIES_MAX * body_bytes_max,
             small: Arc::new(Semaphore::new(threads.clamp(2, 8))),
@@ -64,19 +64,19 @@ impl Turns {
         }
     }
 
-    /// The place of a key. It is kept as long as somebody has it.
-    pub fn of(&self, key: i64) -> Arc<Place> {
-        let mut places = self.places.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(place) = places.get(&key).and_then(Weak::upgrade) {
-            return place;
+    /// The queue of a key. It is kept as long as somebody has it.
+    pub fn of(&self, key: i64) -> Arc<KeyQueue> {
+        let mut keys = self.keys.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(key_queue) = keys.get(&key).and_then(Weak::upgrade) {
+            return key_queue;
         }
-        if places.len() >= PLACES_MAX {
-            places.retain(|_, place| place.strong_count() > 0);
+        if keys.len() >= KEYS_MAX {
+            keys.retain(|_, key_queue| key_queue.strong_count() > 0);
         }
         let semaphore = |permits| Arc::new(Semaphore::new(permits));
-        let place = Arc::new(Place { reading: semaphore(OF_KEY_MAX), planning: semaphore(1) });
-        places.insert(key, Arc::downgrade(&place));
-        place
+        let key_queue = Arc::new(KeyQueue { reading: semaphore(OF_KEY_MAX), planning: semaphore(1) });
+        keys.insert(key, Arc::downgrade(&key_queue));
+        key_queue
     }
 
     /// What counts the bytes of a body while they arrive.
@@ -84,27 +84,27 @@ impl Turns {
         Buffered { total: Arc::clone(&self.buffered), bytes: 0, max: self.buffered_max }
     }
 
-    /// A turn to plan a body of so many bytes, to be held where the work is done.
-    pub async fn plan(&self, place: &Arc<Place>, bytes: usize) -> Result<Turn, ApiError> {
+    /// A permit to plan a body of so many bytes, to be held where the work is done.
+    pub async fn plan(&self, key_queue: &Arc<KeyQueue>, bytes: usize) -> Result<Permit, ApiError> {
         let lane = if bytes <= SMALL_BYTES { &self.small } else { &self.large };
         // The key's own first: a key that waits for itself holds nobody's lane.
-        let own = take(&place.planning).await?;
-        Ok(Turn { _place: Arc::clone(place), _permits: [Some(own), Some(take(lane).await?)] })
+        let own = take(&key_queue.planning).await?;
+        Ok(Permit { _key: Arc::clone(key_queue), _permits: [Some(own), Some(take(lane).await?)] })
     }
 }
 
-impl Place {
-    /// A turn to have a body read.
+impl KeyQueue {
+    /// A permit to have a body read.
     ///
     /// # Errors
-    /// 429 where other bodies of the key have not arrived within `patience`.
-    pub async fn read(self: &Arc<Place>, patience: Duration) -> Result<Turn, ApiError> {
+    /// 429 where other bodies of the key have not arrived within `timeout`.
+    pub async fn read(self: &Arc<KeyQueue>, timeout: Duration) -> Result<Permit, ApiError> {
         let busy = || {
             let message = format!("The bodies of {OF_KEY_MAX} other requests of this key have not arrived yet.");
             ApiError::rate_limit(message, Some(1))
         };
-        let permit = tokio::time::timeout(patience, take(&self.reading)).await.map_err(|_| busy())??;
-        Ok(Turn { _place: Arc::clone(self), _permits: [Some(permit), None] })
+        let permit = tokio::time::timeout(timeout, take(&self.reading)).await.map_err(|_| busy())??;
+        Ok(Permit { _key: Arc::clone(self), _permits: [Some(permit), None] })
     }
 }
 

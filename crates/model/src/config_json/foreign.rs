@@ -7,7 +7,7 @@
 use serde_json::Value;
 
 use super::keys::Keys;
-use super::{ConfigError, ModelConfig};
+use crate::config::{ConfigError, ModelConfig};
 
 /// Caps, limits, counts and switches: neutral at `null`, `false`, `[]` or 0 (a cap of 0 would divide by it, a window or
 /// group of 0 would hold nothing, so 0 is written for "none").

@@ -6,10 +6,11 @@
 
 use serde_json::{Map, Value, json};
 
-use super::{
+use crate::config::{
     Attention, Dtype, Family, ModelConfig, MoeConfig, RopeConfig, RopeLayout, RopeScaling, Router, SoftmaxMethod,
 };
 
+/// The `config.json` of a directory whose tensors have `dtype`; it reads back as `config`.
 pub fn write(config: &ModelConfig, dtype: Dtype) -> String {
     let mut map = Map::new();
     let mut put = |key: &str, value: Value| map.insert(key.to_owned(), value);

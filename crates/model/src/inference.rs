@@ -5,13 +5,13 @@
 
 use std::sync::Arc;
 
-use super::{Files, WeightsError};
 use crate::config::{Attention, ModelConfig, Note};
 use crate::gguf::{Blocks, GgufError, GgufFile, Stored};
 use crate::names::{HfTensor, ParamKind, ParamSpec};
 use crate::params::Params;
+use crate::weights::{Files, WeightsError};
 use wels_device::host::{blocks, convert};
-use wels_device::{BlockType, Device, Packed, PackedMatrix, Room, Source};
+use wels_device::{BlockType, Device, MemoryBudget, Packed, PackedMatrix, Source};
 
 /// Number formats of matrices while a model answers. Norms, biases and routers are f32.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -25,9 +25,9 @@ pub enum Quantise {
     Q4,
 }
 
-/// How matrices are held.
+/// How weights are loaded for inference.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Hold {
+pub struct LoadOptions {
     /// Their number format.
     pub quantise: Quantise,
     /// Bytes up to which matrices that need not be quantised are packed; the others stay in the file. Experts are the
@@ -37,20 +37,20 @@ pub struct Hold {
     pub pack_expert_bytes: u64,
 }
 
-impl Hold {
+impl LoadOptions {
     /// Packs all matrices that products read.
     pub fn packed(quantise: Quantise) -> Self {
-        Hold { quantise, pack_bytes: u64::MAX, pack_expert_bytes: u64::MAX }
+        LoadOptions { quantise, pack_bytes: u64::MAX, pack_expert_bytes: u64::MAX }
     }
 
     /// Leaves all matrices in the file that need not be quantised, and packs none for longer than a product.
     pub fn mapped(quantise: Quantise) -> Self {
-        Hold { quantise, pack_bytes: 0, pack_expert_bytes: 0 }
+        LoadOptions { quantise, pack_bytes: 0, pack_expert_bytes: 0 }
     }
 
-    /// Which parameters stay in the file, of those that a file has in so many bytes where they may stay; and the room
+    /// Which parameters stay in the file, of those that a file has in so many bytes where they may stay; and the budget
     /// that is left for packing them.
-    fn stay(self, config: &ModelConfig, specs: &[ParamSpec], bytes: &[Option<u64>]) -> (Vec<bool>, Arc<Room>) {
+    fn stay(self, config: &ModelConfig, specs: &[ParamSpec], bytes: &[Option<u64>]) -> (Vec<bool>, Arc<MemoryBudget>) {
         let is_expert = |spec: &ParamSpec| matches!(spec.kind, ParamKind::Experts(_));
         let experts = specs.iter().zip(bytes).filter(|(spec, _)| is_expert(spec));
         let experts: u64 = experts.filter_map(|(_, bytes)| *bytes).sum();
@@ -71,7 +71,7 @@ impl Hold {
             let all = stay.iter_mut().zip(specs.iter().zip(bytes));
             all.for_each(|(stay, (spec, bytes))| *stay |= is_expert(spec) && bytes.is_some());
         }
-        (stay, Arc::new(Room::new(left)))
+        (stay, Arc::new(MemoryBudget::new(left)))
     }
 }
 
@@ -120,7 +120,7 @@ impl Params {
         device: &Arc<dyn Device>,
         files: &Files,
         config: &ModelConfig,
-        hold: Hold,
+        options: LoadOptions,
     ) -> Result<(Params, Vec<Note>), WeightsError> {
         let notes = files.check(config)?;
         let mut params = Params::unset(device, config);
@@ -129,11 +129,11 @@ impl Params {
         let mut bytes = vec![Some(0); specs.len()];
         for tensor in &tensors {
             let kind = specs[tensor.param].kind;
-            let as_stored = |&(stored, ..): &(BlockType, _, _)| hold.quantise.target(kind, stored) == Some(stored);
+            let as_stored = |&(stored, ..): &(BlockType, _, _)| options.quantise.target(kind, stored) == Some(stored);
             let found = files.mapped(tensor).filter(as_stored).map(|(.., range)| range.len() as u64);
             bytes[tensor.param] = bytes[tensor.param].zip(found).map(|(sum, bytes)| sum + bytes);
         }
-        let (stay, room) = hold.stay(config, &specs, &bytes);
+        let (stay, budget) = options.stay(config, &specs, &bytes);
         let mut matrices: Vec<Vec<(usize, PackedMatrix)>> = specs.iter().map(|_| Vec::new()).collect();
         let mut values = Vec::new();
         for tensor in &tensors {
@@ -142,12 +142,12 @@ impl Params {
             if stay[param]
                 && let Some((block_type, map, range)) = files.mapped(tensor)
             {
-                let source = Source::Mapped { block_type, owner: map.clone(), range, room: &room };
+                let source = Source::Mapped { block_type, owner: map.clone(), range, budget: &budget };
                 matrices[param].push((first_row, device.pack(source, rows, spec.cols)));
                 continue;
             }
             files.read(tensor, &mut values);
-            match hold.quantise.target(spec.kind, exact(&values)) {
+            match options.quantise.target(spec.kind, exact(&values)) {
                 Some(to) => {
                     let source = Source::Values { values: &values, to };
                     matrices[param].push((first_row, device.pack(source, rows, spec.cols)));
@@ -170,12 +170,12 @@ impl Params {
         device: &Arc<dyn Device>,
         file: &GgufFile,
         config: &ModelConfig,
-        hold: Hold,
+        options: LoadOptions,
     ) -> Result<(Params, Vec<Note>), GgufError> {
         let notes = file.check(config)?;
         let mut params = Params::unset(device, config);
         let specs = params.specs().to_vec();
-        let quantise = hold.quantise;
+        let quantise = options.quantise;
         let bytes: Vec<Option<u64>> = specs
             .iter()
             .map(|spec| match file.tensor(config, spec) {
@@ -185,11 +185,11 @@ impl Params {
                 _ => None,
             })
             .collect();
-        let (stay, room) = hold.stay(config, &specs, &bytes);
+        let (stay, budget) = options.stay(config, &specs, &bytes);
         for (param, spec) in specs.iter().enumerate() {
             match file.tensor(config, spec) {
                 Stored::Whole(blocks) if stay[param] => {
-                    params.set_packed(param, mapped(device, spec, blocks, &room));
+                    params.set_packed(param, mapped(device, spec, blocks, &budget));
                     continue;
                 }
                 Stored::Whole(blocks) => match quantise.target(spec.kind, blocks.kind) {
@@ -214,12 +214,12 @@ impl Params {
 }
 
 /// The matrices of a parameter where they are.
-fn mapped(device: &Arc<dyn Device>, spec: &ParamSpec, blocks: Blocks, room: &Arc<Room>) -> Packed {
+fn mapped(device: &Arc<dyn Device>, spec: &ParamSpec, blocks: Blocks, budget: &Arc<MemoryBudget>) -> Packed {
     let count = matrices(spec);
     let (rows, len, (map, start)) = (spec.rows / count, blocks.bytes.len() / count, blocks.place);
     let matrix = |i: usize| {
         let range = start + i * len..start + (i + 1) * len;
-        let source = Source::Mapped { block_type: blocks.kind, owner: map.clone(), range, room };
+        let source = Source::Mapped { block_type: blocks.kind, owner: map.clone(), range, budget };
         device.pack(source, rows, spec.cols)
     };
     device.stack((0..count).map(matrix).collect())

@@ -20,13 +20,13 @@ const PING_PERIOD: Duration = Duration::from_secs(2);
 /// After a connection could not be made, commands fail at once for so long.
 const CONNECT_PAUSE: Duration = Duration::from_secs(1);
 /// A step that takes longer makes the ledger count as down. SQLite waits up to 10 s for another program's lock.
-const STEP_PATIENCE: Duration = Duration::from_secs(4);
+const STEP_TIMEOUT: Duration = Duration::from_secs(4);
 /// Whoever asks is told that the ledger cannot be written after this; the command itself may still be done.
-const ANSWER_PATIENCE: Duration = Duration::from_secs(15);
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(15);
 
 /// The ledger did not do what it was asked.
 #[derive(Clone, Copy, Debug, Error, PartialEq, Eq)]
-pub enum ClerkError {
+pub enum LedgerHandleError {
     /// It cannot be written now; why is in the log.
     #[error("the ledger cannot be written")]
     Down,
@@ -35,11 +35,11 @@ pub enum ClerkError {
     Closed,
 }
 
-type Reply<T> = oneshot::Sender<Result<T, ClerkError>>;
+type Reply<T> = oneshot::Sender<Result<T, LedgerHandleError>>;
 
 enum Command {
     Find { secret: String, reply: Reply<Option<Key>> },
-    Look { secret: String, reply: Reply<Option<(Key, Option<Refusal>)>> },
+    Precheck { secret: String, reply: Reply<Option<(Key, Option<Refusal>)>> },
     Admit { admission: Box<Admission>, reply: Reply<Result<(), Refusal>> },
     Progress { request: String, tokens: Tokens, reply: Reply<()> },
     Settle { request: String, outcome: &'static str },
@@ -48,59 +48,60 @@ enum Command {
 
 /// A handle to the thread. It ends when all handles are gone and everything is written.
 #[derive(Clone)]
-pub struct Clerk {
+pub struct LedgerHandle {
     commands: mpsc::SyncSender<Command>,
-    pulse: Arc<Pulse>,
+    health: Arc<Health>,
 }
 
 /// Whether the ledger works, as its thread sees it.
 #[derive(Default)]
-struct Pulse {
+struct Health {
     /// The last step failed.
     down: AtomicBool,
     /// Since when a step has been under way.
     busy_since: Mutex<Option<Instant>>,
 }
 
-impl Pulse {
+impl Health {
     fn set_busy(&self, since: Option<Instant>) {
         *self.busy_since.lock().unwrap_or_else(PoisonError::into_inner) = since;
     }
 }
 
-impl Clerk {
+impl LedgerHandle {
     /// Starts the thread.
-    pub fn start(ledger: Ledger) -> std::io::Result<(Clerk, std::thread::JoinHandle<()>)> {
+    pub fn start(ledger: Ledger) -> std::io::Result<(LedgerHandle, std::thread::JoinHandle<()>)> {
         let (commands, waiting) = mpsc::sync_channel(WAITING_MAX);
-        let pulse = Arc::new(Pulse::default());
-        let desk = Desk { ledger, pulse: Arc::clone(&pulse), unsettled: Vec::new(), failed_to_connect: None };
-        let thread = std::thread::Builder::new().name("ledger".to_owned()).spawn(move || desk.work(&waiting))?;
-        Ok((Clerk { commands, pulse }, thread))
+        let health = Arc::new(Health::default());
+        let worker =
+            LedgerThread { ledger, health: Arc::clone(&health), unsettled: Vec::new(), failed_to_connect: None };
+        let thread = std::thread::Builder::new().name("ledger".to_owned()).spawn(move || worker.work(&waiting))?;
+        Ok((LedgerHandle { commands, health }, thread))
     }
 
     /// Whether the ledger can be written, as far as the last seconds show.
     pub fn is_healthy(&self) -> bool {
-        let busy = *self.pulse.busy_since.lock().unwrap_or_else(PoisonError::into_inner);
-        !self.pulse.down.load(Relaxed) && busy.is_none_or(|since| since.elapsed() < STEP_PATIENCE)
+        let busy = *self.health.busy_since.lock().unwrap_or_else(PoisonError::into_inner);
+        !self.health.down.load(Relaxed) && busy.is_none_or(|since| since.elapsed() < STEP_TIMEOUT)
     }
 
     /// The key with this secret.
-    pub async fn find_key(&self, secret: String) -> Result<Option<Key>, ClerkError> {
+    pub async fn find_key(&self, secret: String) -> Result<Option<Key>, LedgerHandleError> {
         self.ask(|reply| Command::Find { secret, reply }).await
     }
 
     /// The key with this secret, and why its next request would be refused whatever it asks for.
-    pub async fn look(&self, secret: String) -> Result<Option<(Key, Option<Refusal>)>, ClerkError> {
-        self.ask(|reply| Command::Look { secret, reply }).await
+    pub async fn precheck(&self, secret: String) -> Result<Option<(Key, Option<Refusal>)>, LedgerHandleError> {
+        self.ask(|reply| Command::Precheck { secret, reply }).await
     }
 
     /// Admits a request, or says why not.
-    pub async fn admit(&self, admission: Admission) -> Result<Result<(), Refusal>, ClerkError> {
+    pub async fn admit(&self, admission: Admission) -> Result<Result<(), Refusal>, LedgerHandleError> {
         self.ask(|reply| Command::Admit { admission: Box::new(admission), reply }).await
     }
 
     /// Writes what a request will have been sent with its next chunk; send the chunk after this returns.
-    pub async fn progress(&self, request: &str, tokens: Tokens) -> Result<(), ClerkError> {
+    pub async fn progress(&self, request: &str, tokens: Tokens) -> Result<(), LedgerHandleError> {
         self.ask(|reply| Command::Progress { request: request.to_owned(), tokens, reply }).await
     }
 
@@ -119,24 +120,24 @@ impl Clerk {
         let _ = self.ask(|reply| Command::Flush { reply }).await;
     }
 
-    async fn ask<T>(&self, command: impl FnOnce(Reply<T>) -> Command) -> Result<T, ClerkError> {
+    async fn ask<T>(&self, command: impl FnOnce(Reply<T>) -> Command) -> Result<T, LedgerHandleError> {
         let (reply, answer) = oneshot::channel();
-        self.commands.try_send(command(reply)).map_err(|_| ClerkError::Down)?;
-        let answer = tokio::time::timeout(ANSWER_PATIENCE, answer).await.map_err(|_| ClerkError::Down)?;
-        answer.map_err(|_| ClerkError::Down)?
+        self.commands.try_send(command(reply)).map_err(|_| LedgerHandleError::Down)?;
+        let answer = tokio::time::timeout(ANSWER_TIMEOUT, answer).await.map_err(|_| LedgerHandleError::Down)?;
+        answer.map_err(|_| LedgerHandleError::Down)?
     }
 }
 
-/// What the thread has.
-struct Desk {
+/// What the thread owns.
+struct LedgerThread {
     ledger: Ledger,
-    pulse: Arc<Pulse>,
+    health: Arc<Health>,
     /// Settlements that failed. They are tried again with the next batch; the process's end does not lose them either.
     unsettled: Vec<(String, &'static str)>,
     failed_to_connect: Option<Instant>,
 }
 
-impl Desk {
+impl LedgerThread {
     fn work(mut self, waiting: &mpsc::Receiver<Command>) {
         loop {
             let mut batch = match waiting.recv_timeout(PING_PERIOD) {
@@ -156,13 +157,13 @@ impl Desk {
     fn step(&mut self, mut batch: Vec<Command>) {
         let retried = std::mem::take(&mut self.unsettled);
         batch.extend(retried.into_iter().map(|(request, outcome)| Command::Settle { request, outcome }));
-        self.pulse.set_busy(Some(Instant::now()));
+        self.health.set_busy(Some(Instant::now()));
         let done = match batch.is_empty() {
             true => self.attempt(&[], Ledger::ping),
             false => self.write(batch),
         };
-        self.pulse.set_busy(None);
-        let was_down = self.pulse.down.swap(done.is_err(), Relaxed);
+        self.health.set_busy(None);
+        let was_down = self.health.down.swap(done.is_err(), Relaxed);
         match done {
             Err(error) => tracing::error!(%error, "the ledger failed"),
             Ok(()) if was_down => tracing::info!("the ledger works again"),
@@ -222,7 +223,7 @@ impl Desk {
 
 enum Answer {
     Found(Option<Key>),
-    Looked(Option<(Key, Option<Refusal>)>),
+    Prechecked(Option<(Key, Option<Refusal>)>),
     Admitted(Result<(), Refusal>),
     Written,
     Closed,
@@ -232,7 +233,7 @@ enum Answer {
 fn perform(ledger: &mut Ledger, command: &Command, again: bool) -> Result<Answer, LedgerError> {
     Ok(match command {
         Command::Find { secret, .. } => Answer::Found(ledger.find_key(secret)?),
-        Command::Look { secret, .. } => Answer::Looked(ledger.look(secret, now_unix_ms())?),
+        Command::Precheck { secret, .. } => Answer::Prechecked(ledger.precheck(secret, now_unix_ms())?),
         Command::Admit { admission, .. } if again && ledger.is_admitted(&admission.request)? => {
             Answer::Admitted(Ok(()))
         }
@@ -254,10 +255,10 @@ fn perform(ledger: &mut Ledger, command: &Command, again: bool) -> Result<Answer
 fn give(command: Command, answer: Answer) {
     match (command, answer) {
         (Command::Find { reply, .. }, Answer::Found(key)) => drop(reply.send(Ok(key))),
-        (Command::Look { reply, .. }, Answer::Looked(found)) => drop(reply.send(Ok(found))),
+        (Command::Precheck { reply, .. }, Answer::Prechecked(found)) => drop(reply.send(Ok(found))),
         (Command::Admit { reply, .. }, Answer::Admitted(admitted)) => drop(reply.send(Ok(admitted))),
         (Command::Progress { reply, .. }, Answer::Written) => drop(reply.send(Ok(()))),
-        (Command::Progress { reply, .. }, Answer::Closed) => drop(reply.send(Err(ClerkError::Closed))),
+        (Command::Progress { reply, .. }, Answer::Closed) => drop(reply.send(Err(LedgerHandleError::Closed))),
         (Command::Flush { reply }, Answer::Written) => drop(reply.send(Ok(()))),
         (Command::Settle { .. }, Answer::Written) => {}
         _ => unreachable!("answers stand in the order of their commands"),
@@ -267,10 +268,10 @@ fn give(command: Command, answer: Answer) {
 /// Answers a command that failed; a settlement is given back.
 fn fail(command: Command) -> Option<(String, &'static str)> {
     match command {
-        Command::Find { reply, .. } => drop(reply.send(Err(ClerkError::Down))),
-        Command::Look { reply, .. } => drop(reply.send(Err(ClerkError::Down))),
-        Command::Admit { reply, .. } => drop(reply.send(Err(ClerkError::Down))),
-        Command::Progress { reply, .. } | Command::Flush { reply } => drop(reply.send(Err(ClerkError::Down))),
+        Command::Find { reply, .. } => drop(reply.send(Err(LedgerHandleError::Down))),
+        Command::Precheck { reply, .. } => drop(reply.send(Err(LedgerHandleError::Down))),
+        Command::Admit { reply, .. } => drop(reply.send(Err(LedgerHandleError::Down))),
+        Command::Progress { reply, .. } | Command::Flush { reply } => drop(reply.send(Err(LedgerHandleError::Down))),
         Command::Settle { request, outcome } => return Some((request, outcome)),
     }
     None

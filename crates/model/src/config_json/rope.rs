@@ -5,8 +5,8 @@
 
 use serde_json::{Map, Value};
 
-use super::keys::Keys;
-use super::{Attention, ConfigError, RopeConfig, RopeLayout, RopeScaling, abbreviate};
+use super::keys::{Keys, abbreviate};
+use crate::config::{Attention, ConfigError, Note, RopeConfig, RopeLayout, RopeScaling};
 
 /// Keys that some rope type uses.
 const KNOWN: &[&str] = &[
@@ -97,7 +97,7 @@ fn read_object(
             return Err(inner.unsupported(key, "a key that is not known here may change the frequencies"));
         }
         let note = format!("config.json: `{}` has no effect with this rope type", inner.path(key));
-        keys.notes.push(super::Note(note));
+        keys.notes.push(Note(note));
     }
     // An earlier place for the same number; `transformers` lets it win.
     if let (Some(outer), Some(original)) = (

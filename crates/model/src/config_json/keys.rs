@@ -5,7 +5,7 @@ use std::fmt::Debug;
 
 use serde_json::{Map, Value};
 
-use super::{ConfigError, Note, abbreviate};
+use crate::config::{ConfigError, Note};
 
 /// An object of the file, and which of its keys have been looked at.
 pub struct Keys<'a> {
@@ -16,15 +16,18 @@ pub struct Keys<'a> {
 }
 
 impl<'a> Keys<'a> {
+    /// `parent`: what stands before a key in messages, such as `rope_scaling.`.
     pub fn new(map: &'a Map<String, Value>, parent: &'static str) -> Keys<'a> {
         Keys { map, parent, read: BTreeSet::new(), notes: Vec::new() }
     }
 
+    /// The value, null included; the key counts as read.
     pub fn get(&mut self, key: &'static str) -> Option<&'a Value> {
         self.read.insert(key);
         self.map.get(key)
     }
 
+    /// Counts keys as read whose values do not matter.
     pub fn mark(&mut self, keys: &[&'static str]) {
         self.read.extend(keys);
     }
@@ -34,6 +37,7 @@ impl<'a> Keys<'a> {
         self.map.get(key).is_some_and(|value| !value.is_null())
     }
 
+    /// Present and null.
     pub fn is_null(&self, key: &str) -> bool {
         self.map.get(key).is_some_and(Value::is_null)
     }
@@ -62,6 +66,7 @@ impl<'a> Keys<'a> {
         Ok(if self.is_null(key) { None } else { default })
     }
 
+    /// A whole number in `min..=max`. A null counts as absent; absent without a default is an error.
     pub fn integer(
         &mut self,
         key: &'static str,
@@ -80,6 +85,7 @@ impl<'a> Keys<'a> {
         }
     }
 
+    /// A number in `min..=max`; otherwise as [`Keys::integer`].
     pub fn real(&mut self, key: &'static str, default: Option<f64>, min: f64, max: f64) -> Result<f64, ConfigError> {
         match self.get(key) {
             None | Some(Value::Null) => default.ok_or_else(|| ConfigError::Missing { key: self.path(key) }),
@@ -91,6 +97,7 @@ impl<'a> Keys<'a> {
         }
     }
 
+    /// True or false; a null is the default.
     pub fn flag(&mut self, key: &'static str, default: bool) -> Result<bool, ConfigError> {
         match self.get(key) {
             None | Some(Value::Null) => Ok(default),
@@ -99,6 +106,7 @@ impl<'a> Keys<'a> {
         }
     }
 
+    /// A string; `None` where the key is absent or null.
     pub fn word(&mut self, key: &'static str) -> Result<Option<&'a str>, ConfigError> {
         match self.get(key) {
             None | Some(Value::Null) => Ok(None),
@@ -133,14 +141,17 @@ impl<'a> Keys<'a> {
         }
     }
 
+    /// The key as messages name it, behind its parent.
     pub fn path(&self, key: &str) -> String {
         format!("{}{key}", self.parent)
     }
 
+    /// The error of a value that is not `expected`.
     pub fn wrong_type(&self, key: &str, value: &Value, expected: &'static str) -> ConfigError {
         ConfigError::Type { key: self.path(key), value: abbreviate(value), expected }
     }
 
+    /// The error of a number outside `min..=max`.
     pub fn range(&self, key: &str, value: &Value, min: impl Debug, max: impl Debug) -> ConfigError {
         ConfigError::Range {
             key: self.path(key),
@@ -150,11 +161,13 @@ impl<'a> Keys<'a> {
         }
     }
 
+    /// The error of a value whose arithmetic is not implemented.
     pub fn unsupported(&self, key: &str, why: &'static str) -> ConfigError {
         let value = self.map.get(key).map_or_else(|| "absent".to_owned(), abbreviate);
         ConfigError::Unsupported { key: self.path(key), value, why }
     }
 
+    /// The error of two keys that cannot both be meant.
     pub fn contradiction(
         &self,
         key: &str,
@@ -170,5 +183,14 @@ impl<'a> Keys<'a> {
             other_value: other_value.to_string(),
             why,
         }
+    }
+}
+
+/// A JSON value for a message: at most 60 characters.
+pub fn abbreviate(value: &Value) -> String {
+    let text = value.to_string();
+    match text.char_indices().nth(60) {
+        Some((end, _)) => format!("{}…", &text[..end]),
+        None => text,
     }
 }

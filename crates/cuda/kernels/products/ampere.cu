@@ -1,0 +1,17 @@
+// Products of bf16 operands by mma.sync, into f32: ampere.cuh. `offsets` as in hopper.cu.
+#include "products/ampere.cuh"
+
+extern "C" __global__ void __launch_bounds__(256, 1) mma_y(const bf16 *a, const bf16 *b, float *out, const int *offsets, int parts, int rows, int n, int k, int go_on) {
+  product80<0, 0, float>(a, b, out, Parts{offsets, nullptr, parts, rows}, nullptr, rows, n, k, k, k, n, go_on);
+}
+extern "C" __global__ void __launch_bounds__(256, 1) mma_dx(const bf16 *a, const bf16 *b, float *out, const int *offsets, int parts, int rows, int n, int k, int go_on) {
+  product80<0, 1, float>(a, b, out, Parts{offsets, nullptr, parts, rows}, nullptr, rows, n, k, k, n, n, go_on);
+}
+
+// Rows of x, or those that `rows` names, rounded to bf16.
+extern "C" __global__ void __launch_bounds__(256) round_rows(const float *x, const uint32_t *rows, bf16 *y, int columns, int64_t elements) {
+  int64_t at = thread_index();
+  if (at >= elements) return;
+  int64_t row = at / columns;
+  y[at] = f32_bf16(x[(rows ? rows[row] : row) * columns + at % columns]);
+}

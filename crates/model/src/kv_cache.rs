@@ -1,0 +1,141 @@
+//! The KV cache: keys and values of past tokens, in pages.
+//!
+//! A page holds [`PAGE_TOKENS`] tokens of all layers, MTP layers included. Which pages a sequence has, and what is in
+//! them, is the caller's to know.
+
+use crate::config::{Attention, CacheLayout, ModelConfig};
+use std::ops::Range;
+use std::sync::Arc;
+use wels_device::{CacheDtype, CachePages, Device, KvLayout, LatentLayout, PAGE, PagedSequences, Sequence};
+
+/// Tokens in a page.
+pub const PAGE_TOKENS: usize = PAGE;
+
+/// Memory for pages.
+pub struct PagedCache {
+    layout: LayerLayout,
+    device: Arc<dyn Device>,
+    pages: CachePages,
+    layers: usize,
+}
+
+#[derive(Clone, Copy)]
+enum LayerLayout {
+    Expanded(KvLayout),
+    Latent(LatentLayout),
+}
+
+impl LayerLayout {
+    /// # Panics
+    /// If the layout is latent and the attention is not MLA.
+    fn new(config: &ModelConfig, layout: CacheLayout) -> Self {
+        match (&config.attention, layout) {
+            (&Attention::Mla { heads, nope_dim, rope_dim, v_dim, .. }, CacheLayout::Expanded) => {
+                LayerLayout::Expanded(KvLayout { kv_heads: heads, own: nope_dim, shared: rope_dim, v: v_dim })
+            }
+            (&Attention::Gqa { kv_heads, head_dim, .. }, CacheLayout::Expanded) => {
+                LayerLayout::Expanded(KvLayout { kv_heads, own: head_dim, shared: 0, v: head_dim })
+            }
+            (&Attention::Mla { kv_lora_rank: latent, rope_dim: rotary, .. }, CacheLayout::Latent) => {
+                LayerLayout::Latent(LatentLayout { latent, rotary })
+            }
+            (Attention::Gqa { .. }, CacheLayout::Latent) => panic!("latent pages for attention without latents"),
+        }
+    }
+
+    /// Numbers that a page has of a layer.
+    fn page_len(self) -> usize {
+        match self {
+            LayerLayout::Expanded(layout) => layout.page_len(),
+            LayerLayout::Latent(layout) => layout.page_len(),
+        }
+    }
+}
+
+fn layers(config: &ModelConfig) -> usize {
+    config.layers + config.mtp_depth
+}
+
+impl PagedCache {
+    /// Memory for `pages` pages, which the system gives as it is touched.
+    ///
+    /// # Panics
+    /// If the layout is latent and the model's attention is not MLA.
+    pub fn new(
+        device: &Arc<dyn Device>,
+        config: &ModelConfig,
+        layout: CacheLayout,
+        dtype: CacheDtype,
+        pages: usize,
+    ) -> Self {
+        let (layout, layers) = (LayerLayout::new(config, layout), layers(config));
+        let pages = device.pages(dtype, pages, layers * layout.page_len());
+        PagedCache { layout, device: device.clone(), pages, layers }
+    }
+
+    /// Bytes that a page takes.
+    ///
+    /// # Panics
+    /// As for [`PagedCache::new`].
+    pub fn bytes_per_page(config: &ModelConfig, layout: CacheLayout, dtype: CacheDtype) -> usize {
+        layers(config) * LayerLayout::new(config, layout).page_len() * dtype.bytes()
+    }
+
+    /// How many pages there are.
+    pub fn pages(&self) -> usize {
+        self.pages.count
+    }
+
+    /// Takes the memory of some pages from the system before it is touched.
+    ///
+    /// # Panics
+    /// If there are no such pages.
+    pub fn populate(&self, pages: Range<usize>) {
+        self.device.populate(&self.pages, pages);
+    }
+
+    /// Copies page `from` over page `to`, for a sequence that goes on from a page that another one goes on from too.
+    ///
+    /// # Panics
+    /// If there is no such page.
+    pub fn copy_page(&mut self, from: u32, to: u32) {
+        self.device.copy_page(&mut self.pages, from, to);
+    }
+}
+
+/// The cache under way in a pass.
+pub(crate) struct Paging<'a> {
+    cache: &'a mut PagedCache,
+    sequences: Vec<Sequence<'a>>,
+}
+
+impl<'a> Paging<'a> {
+    /// # Panics
+    /// If the cache was made for another model.
+    pub fn new(cache: &'a mut PagedCache, sequences: Vec<Sequence<'a>>, config: &ModelConfig) -> Self {
+        assert_eq!(cache.layers, layers(config), "layers of the cache and of the model");
+        Paging { cache, sequences }
+    }
+
+    /// How attention is to be computed.
+    pub fn layout(&self) -> CacheLayout {
+        match self.cache.layout {
+            LayerLayout::Expanded(_) => CacheLayout::Expanded,
+            LayerLayout::Latent(_) => CacheLayout::Latent,
+        }
+    }
+
+    /// The pages, the sequences with where the layer's part of a page begins, and how it is laid out.
+    pub fn expanded(&mut self, layer: usize) -> (&mut CachePages, PagedSequences<'_>, KvLayout) {
+        let LayerLayout::Expanded(layout) = self.cache.layout else { panic!("the cache holds latents") };
+        let at = PagedSequences { offset: layer * layout.page_len(), sequences: &self.sequences };
+        (&mut self.cache.pages, at, layout)
+    }
+
+    /// As [`Paging::expanded`], of a cache of latents.
+    pub fn latent(&mut self, layer: usize) -> (&mut CachePages, PagedSequences<'_>, LatentLayout) {
+        let LayerLayout::Latent(layout) = self.cache.layout else { panic!("the cache holds no latents") };
+        let at = PagedSequences { offset: layer * layout.page_len(), sequences: &self.sequences };
+        (&mut self.cache.pages, at, layout)
+    }
+}

@@ -1,0 +1,148 @@
+//! GGUF files that are written: read back, bytes, number formats, failures.
+
+use std::borrow::Cow;
+use std::fs;
+use std::path::Path;
+
+use tempfile::TempDir;
+use wels_cpu::testing::{device, host};
+use wels_device::BlockType;
+use wels_model::config::{Family, ModelConfig, RopeLayout};
+use wels_model::gguf::{self, GgufError, GgufFile, Item, Stored};
+use wels_model::inference::{LoadOptions, Quantise};
+use wels_model::model::Model;
+use wels_model::names::{self, ParamKind};
+use wels_model::params::Params;
+use wels_model::tape::Execution;
+
+use super::load;
+use crate::weights::{made_up, tiny_configs};
+
+fn save(path: &Path, config: &ModelConfig, kind: BlockType, params: &[Vec<f32>]) -> Result<(), GgufError> {
+    let keys = [("general.name".to_owned(), Item::Text("tiny".to_owned()))];
+    gguf::save(path, config, kind, &keys, &|param| Cow::Borrowed(&params[param][..]), &mut |done, total| {
+        assert!(done <= total)
+    })
+}
+
+#[test]
+fn what_is_written_reads_back() {
+    let dir = TempDir::new().unwrap();
+    for (i, config) in tiny_configs().into_iter().enumerate() {
+        let path = dir.path().join(format!("{i}.gguf"));
+        let params = made_up(&config);
+        save(&path, &config, BlockType::F32, &params).unwrap();
+        let (read, file, notes) = GgufFile::open_model(&path).unwrap();
+        assert_eq!(notes, []);
+        assert_eq!(file.metadata().get("general.name").unwrap().as_str(), Some("tiny"));
+        let mut expected = ModelConfig { mtp_depth: 0, ..config.clone() };
+        // What GGUF has no keys for, and what the caller would have put in: ids of tokens, initial weights.
+        (expected.bos_id, expected.pad_id, expected.init_std) = (read.bos_id, read.pad_id, read.init_std);
+        expected.eos_ids = read.eos_ids.clone();
+        if config.family == Family::Llama {
+            expected.rope.layout = RopeLayout::Interleaved;
+        }
+        assert_eq!(read, expected);
+        for ((name, found), original) in load(&file, &read).into_iter().zip(&params) {
+            let rotates = config.family == Family::Llama && (name.contains(".q_proj.") || name.contains(".k_proj."));
+            let cols = if name.ends_with(".bias") { 1 } else { config.hidden_size };
+            let head_dim = config.attention.qk_dim();
+            let restored = if rotates { gguf::split_rows(&found, head_dim, cols) } else { found.clone() };
+            assert!(restored == *original, "{name} of {i}");
+            assert!(!rotates || found != *original, "{name} of {i} has not been reordered");
+        }
+    }
+}
+
+#[test]
+fn rows_of_a_head_are_interleaved_as_llama_cpp_does() {
+    // Two heads of four rows, one column: reshape(heads, 2, n/2).swapaxes(1, 2).
+    let rows: Vec<f32> = (0..8).map(|row| row as f32).collect();
+    let interleaved = gguf::interleave_rows(&rows, 4, 1);
+    assert_eq!(interleaved, [0.0, 2.0, 1.0, 3.0, 4.0, 6.0, 5.0, 7.0]);
+    assert_eq!(gguf::split_rows(&interleaved, 4, 1), rows);
+}
+
+/// `scripts/oracle/check_gguf.py` has found llama.cpp to read such files, and to compute from them what `transformers`
+/// computes: so their bytes may change for a reason only.
+#[test]
+fn written_files_keep_their_bytes() {
+    let dir = TempDir::new().unwrap();
+    let hash = |bytes: &[u8]| {
+        let step = |hash: u64, byte: &u8| (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3);
+        bytes.iter().fold(0xcbf2_9ce4_8422_2325, step)
+    };
+    let mut found = Vec::new();
+    for (i, config) in tiny_configs().iter().enumerate() {
+        let path = dir.path().join(format!("{i}.gguf"));
+        save(&path, config, BlockType::Bf16, &made_up(config)).unwrap();
+        found.push(format!("{:016x}", hash(&fs::read(&path).unwrap())));
+    }
+    assert_eq!(found, GOLDEN);
+}
+
+const GOLDEN: [&str; 6] = [
+    "46d3a72615117841",
+    "88e2e1248b31f450",
+    "f7f8dab26136c8e6",
+    "17cd0ab7c82602d1",
+    "f6fd512d0512f169",
+    "2a482a2b2b2cc11f",
+];
+
+#[test]
+fn types_are_chosen_by_what_a_tensor_is() {
+    let dir = TempDir::new().unwrap();
+    let path = dir.path().join("q4.gguf");
+    let mut config = tiny_configs().remove(4);
+    (config.hidden_size, config.dense_intermediate) = (32, 48);
+    let params = made_up(&config);
+    save(&path, &config, BlockType::Q4_0, &params).unwrap();
+    let (config, file, _) = GgufFile::open_model(&path).unwrap();
+    for spec in names::param_specs(&config) {
+        let Stored::Whole(blocks) = file.tensor(&config, &spec) else { panic!("{}", spec.name) };
+        let expected = match spec.kind {
+            ParamKind::Norm => BlockType::F32,
+            ParamKind::Embedding => BlockType::Q8_0,
+            // Rows of 48 or 12 are no whole blocks.
+            _ if !spec.cols.is_multiple_of(32) => BlockType::F16,
+            _ => BlockType::Q4_0,
+        };
+        assert_eq!(blocks.kind, expected, "{}", spec.name);
+    }
+}
+
+#[test]
+fn weights_in_the_file_and_packed_ones_have_the_same_bits() {
+    let dir = TempDir::new().unwrap();
+    for (i, mut config) in tiny_configs().into_iter().enumerate() {
+        (config.hidden_size, config.dense_intermediate) = (32, 64);
+        let path = dir.path().join(format!("{i}.gguf"));
+        save(&path, &config, BlockType::Q4_0, &made_up(&config)).unwrap();
+        let (config, file, _) = GgufFile::open_model(&path).unwrap();
+        let model = Model::new(config.clone(), 16);
+        let tokens: Vec<u32> = (0..16).map(|i| i * 7 % config.vocab_size as u32).collect();
+        let bits = |options| {
+            let (params, _) = Params::from_gguf(&device(), &file, &config, options).unwrap();
+            let logits = model.logits(&params, &Execution::new(device()), &tokens, &[0, 16]);
+            host(&logits).iter().map(|x| x.to_bits()).collect::<Vec<_>>()
+        };
+        let packed = bits(LoadOptions::packed(Quantise::AsStored));
+        assert_eq!(packed, bits(LoadOptions::mapped(Quantise::AsStored)), "{i}");
+        let half = LoadOptions { pack_bytes: 8 << 10, ..LoadOptions::packed(Quantise::AsStored) };
+        assert_eq!(packed, bits(half), "{i}, some of both");
+    }
+}
+
+#[test]
+fn nothing_is_replaced_and_nothing_half_written_is_left() {
+    let dir = TempDir::new().unwrap();
+    let config = tiny_configs().remove(3);
+    let params = made_up(&config);
+    let path = dir.path().join("a.gguf");
+    save(&path, &config, BlockType::F32, &params).unwrap();
+    assert!(matches!(save(&path, &config, BlockType::F32, &params), Err(GgufError::Occupied { .. })));
+    let nowhere = dir.path().join("no/such/folder/a.gguf");
+    assert!(matches!(save(&nowhere, &config, BlockType::F32, &params), Err(GgufError::Io { action: "write", .. })));
+    assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1);
+}

@@ -1,0 +1,120 @@
+//! The routes, and the small handlers.
+
+use std::sync::Arc;
+
+use axum::Router;
+use axum::extract::rejection::PathRejection;
+use axum::extract::{Path, Request, State};
+use axum::http::{HeaderMap, HeaderValue, header};
+use axum::response::{IntoResponse, Response};
+use axum::routing::{get, post};
+use serde_json::{Value, json};
+
+use super::app::{App, json_response};
+use super::generate;
+use super::pages;
+use crate::money::Nanos;
+use crate::wire::ApiError;
+
+impl App {
+    /// The routes.
+    pub fn router(self: &Arc<App>) -> Router {
+        let mut router = Router::new()
+            .route("/health", get(health))
+            .route("/metrics", get(metrics))
+            .route("/user/balance", get(balance))
+            .route("/v1/user/balance", get(balance));
+        for prefix in ["", "/v1", "/beta", "/beta/v1"] {
+            let beta = prefix.starts_with("/beta");
+            router = router
+                .route(&format!("{prefix}/models"), get(models))
+                .route(&format!("{prefix}/models/{{*name}}"), get(model))
+                .route(&format!("{prefix}/completions"), post(generate::completions))
+                .route(
+                    &format!("{prefix}/chat/completions"),
+                    post(move |state, request| generate::chat(state, request, beta)),
+                );
+        }
+        pages::routes(router)
+            .fallback(|| async { ApiError::no_path().into_response() })
+            .method_not_allowed_fallback(|| async { ApiError::method().into_response() })
+            .layer(axum::middleware::from_fn(finish))
+            .with_state(Arc::clone(self))
+    }
+}
+
+/// What every response has.
+async fn finish(request: Request, next: axum::middleware::Next) -> Response {
+    let mut response = next.run(request).await;
+    let headers = response.headers_mut();
+    headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+    headers.entry(header::CACHE_CONTROL).or_insert(HeaderValue::from_static("no-store"));
+    response
+}
+
+/// For load balancers: 200 while requests are taken, the engine moves and the ledger can be written.
+async fn health(State(app): State<Arc<App>>) -> Response {
+    let snapshot = app.worker.snapshot();
+    let (status, word) = if !snapshot.is_healthy(app.settings.stuck_after) {
+        (503, "the engine does not move")
+    } else if !app.ledger.is_healthy() {
+        (503, "the ledger cannot be written")
+    } else if app.is_draining() {
+        (503, "draining")
+    } else {
+        (200, "ok")
+    };
+    let (running, waiting) = (snapshot.status.running, snapshot.status.waiting.len());
+    json_response(status, &json!({"status": word, "running": running, "waiting": waiting}))
+}
+
+async fn metrics(State(app): State<Arc<App>>, headers: HeaderMap) -> Result<Response, ApiError> {
+    app.authenticate(&headers).await?;
+    let text = app.metrics.text(&app.worker.snapshot());
+    Ok(([(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], text).into_response())
+}
+
+/// The model as clients see it, with what the web chat wants to know.
+fn describe(app: &App, name: &str) -> Value {
+    let prices = app.tariff.at(crate::ledger::now_unix_ms());
+    json!({
+        "id": name, "object": "model", "created": app.served.created_unix_s, "owned_by": "wels",
+        "context_length": app.served.context, "max_output_tokens": app.served.output_tokens_max,
+        "pricing": {"currency": app.tariff.currency, "per_million_tokens": prices},
+    })
+}
+
+async fn models(State(app): State<Arc<App>>, headers: HeaderMap) -> Result<Response, ApiError> {
+    app.authenticate(&headers).await?;
+    let models: Vec<Value> = app.served.names.iter().map(|name| describe(&app, name)).collect();
+    Ok(json_response(200, &json!({"object": "list", "data": models})))
+}
+
+async fn model(
+    State(app): State<Arc<App>>,
+    name: Result<Path<String>, PathRejection>,
+    headers: HeaderMap,
+) -> Result<Response, ApiError> {
+    app.authenticate(&headers).await?;
+    // A name that is not UTF-8 is no model's.
+    let Path(name) = name.map_err(|_| ApiError::no_path())?;
+    match app.served.is_named(&name) {
+        true => Ok(json_response(200, &describe(&app, &name))),
+        false => Err(ApiError::no_model(&name)),
+    }
+}
+
+/// DeepSeek's. A key without a budget has no balance to show and is always available.
+async fn balance(State(app): State<Arc<App>>, headers: HeaderMap) -> Result<Response, ApiError> {
+    let key = app.authenticate(&headers).await?;
+    let infos: Vec<Value> = key
+        .balance()
+        .map(|left| {
+            json!({"currency": app.tariff.currency, "total_balance": left.to_string(),
+                "granted_balance": Nanos::ZERO.to_string(), "topped_up_balance": left.to_string()})
+        })
+        .into_iter()
+        .collect();
+    let available = key.balance().is_none_or(|left| left > Nanos::ZERO);
+    Ok(json_response(200, &json!({"is_available": available, "balance_infos": infos})))
+}
