@@ -5,7 +5,7 @@
 
 use std::borrow::Cow;
 
-use wels_device::{Dispatch, Groups, Precision, Products, Start, Tensor, WeightRef};
+use wels_device::{Dispatch, Groups, Ids, Precision, Products, Start, Tensor, WeightRef};
 use wels_kernels::{gemm, quant};
 
 use crate::Cpu;
@@ -34,7 +34,7 @@ impl Products for Cpu {
         gemm::linear_dx(precision, slice(dy), slice(w), slice_mut(dx), k, n, start);
     }
 
-    fn linear_dw(&self, precision: Precision, dy: &Tensor, x: &Tensor, (dw, start): (&mut Tensor, Start)) {
+    fn linear_dw(&self, precision: Precision, dy: &Tensor, x: &Tensor, _: &Ids, (dw, start): (&mut Tensor, Start)) {
         gemm::linear_dw(precision, slice(dy), slice(x), slice_mut(dw), x.cols(), dy.cols(), start);
     }
 
@@ -75,6 +75,7 @@ impl Products for Cpu {
         dy: &Tensor,
         x: &Tensor,
         groups: Groups,
+        _: &Ids,
         (dw, start): (&mut Tensor, Start),
     ) {
         let (rows, offsets) = parts(groups, dy.rows());

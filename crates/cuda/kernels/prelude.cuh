@@ -149,7 +149,7 @@ template <int LEFT> void wgmma_wait() {
   emu::wait_until([=] {
     if ((int)g->done >= need) return true;
     for (unsigned c : g->committed) if ((int)c < need) return false;
-    if (emu::dice() % 64) { emu::block->progress++; return false; }
+    if (emu::dice() % emu::block->mma_rate) { emu::block->progress++; return false; }
     while ((int)g->done < need) {
       for (size_t op = 0; op < g->queued[0][0].size(); op++) emu_run(*g, op);
       for (auto &q : g->queued) if (!q.empty()) q.erase(q.begin());
@@ -244,5 +244,22 @@ __device__ __forceinline__ uint64_t k_major(saddr a) { return (uint64_t)((a & 0x
 __device__ __forceinline__ uint64_t mn_major(saddr a, uint32_t lbo) { return (uint64_t)((a & 0x3ffff) >> 4) | ((uint64_t)(lbo >> 4) << 16) | ((uint64_t)(1024 >> 4) << 32) | (1ull << 62); }
 // The same swizzle for addresses that threads compute.
 __device__ __forceinline__ saddr swizzled(saddr a) { return a ^ ((a >> 3) & 0x70); }
+// Which of `runs` lists the `index`th of their items, all counted one after the other, is in; index becomes its place there. All lanes of a warp ask together,
+// 32 lists at a time: a block that looks for its place among thousands of sequences finds it in a few microseconds.
+template <class F> __device__ __forceinline__ bool find_run(int runs, F count_of, int &index, int &run) {
+  int lane = threadIdx.x % 32;
+  for (int base = 0; base < runs; base += 32) {
+    int before = base + lane < runs ? count_of(base + lane) : 0;
+    for (int d = 1; d < 32; d *= 2) { int v = __shfl_up_sync(~0u, before, d); if (lane >= d) before += v; }
+    unsigned beyond = __ballot_sync(~0u, index < before);
+    if (beyond) {
+      int at = __ffs(beyond) - 1, skipped = __shfl_sync(~0u, before, at ? at - 1 : 0);
+      run = base + at; index -= at ? skipped : 0;
+      return true;
+    }
+    index -= __shfl_sync(~0u, before, 31);
+  }
+  return false;
+}
 // The index of the thread in its grid along x.
 __device__ __forceinline__ int64_t thread_index() { return (int64_t)blockIdx.x * blockDim.x + threadIdx.x; }

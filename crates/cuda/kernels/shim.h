@@ -82,6 +82,7 @@ struct Block {
   std::vector<Group> groups;
   std::vector<uint16_t> dirty;  // for each 16 bytes: the thread (+1) whose write the async proxy does not see yet
   std::vector<std::function<void()>> pending;  // TMA operations under way
+  unsigned tma_rate, mma_rate;  // one in so many turns something of each kind is done: blocks differ, so each may be the slower
   void *scheduler;
   uint32_t seed;
   bool failed;
@@ -160,6 +161,7 @@ inline void prepare(unsigned n) {
   b.groups.assign((n + 127) / 128, Group{});
   b.dirty.assign(b.smem_size / 16 + 1, 0);
   b.pending.clear();
+  b.tma_rate = 1u << dice() % 8; b.mma_rate = 1u << dice() % 8;
   b.live = n; b.serial++; b.progress = 0;
   b.threads.resize(n);
   b.warps.assign((n + 31) / 32, Warp{});
@@ -225,11 +227,12 @@ inline bool run_block() {
     uint64_t before = b.progress;
     // A warp runs on its own for a while, then another.
     for (unsigned round = 0; round < 2 * warps || (b.progress == before && round < 64 * warps); round++) {
-      if (!b.pending.empty() && dice() % 3 == 0) finish_one();
+      if (!b.pending.empty() && dice() % b.tma_rate == 0) finish_one();
       unsigned w = dice() % warps, turns = 1 + dice() % 16;
       for (unsigned turn = 0; turn < turns && step_warp(w); turn++) {}
       if (b.failed) return false;
     }
+    if (b.progress == before && !b.pending.empty()) finish_one();
     if (b.progress == before) { report_deadlock(); return false; }
   }
   if (!b.failed && !b.pending.empty()) {

@@ -1,7 +1,7 @@
 //! Products. [`Cuda::forward`], [`Cuda::backward_x`] and [`Cuda::backward_w`] are the three places where a kernel is
 //! chosen: a faster one for some precision, shape or card goes there.
 
-use wels_device::{Dispatch, Groups, Precision, Products, Start, Tensor, WeightRef};
+use wels_device::{Dispatch, Groups, Ids, Precision, Products, Start, Tensor, WeightRef};
 
 use crate::Cuda;
 use crate::experts::{self, TILE};
@@ -222,11 +222,22 @@ impl Products for Cuda {
         self.backward_x(precision, (f32s(dy), n), Parts::one(dy.rows()), f32s(w), dx, 0);
     }
 
-    fn linear_dw(&self, precision: Precision, dy: &Tensor, x: &Tensor, (dw, start): (&mut Tensor, Start)) {
+    fn linear_dw(
+        &self,
+        precision: Precision,
+        dy: &Tensor,
+        x: &Tensor,
+        sequences: &Ids,
+        (dw, start): (&mut Tensor, Start),
+    ) {
         let (k, n) = (x.cols(), dy.cols());
         assert_eq!((dw.rows(), dw.cols(), dy.rows()), (n, k, x.rows()), "{dy:?}ᵀ · {x:?} to {dw:?}");
         let parts = Parts::one(x.rows());
-        self.backward_w(precision, (f32s(dy), n), (f32s(x), k, 0), parts, (f32s_mut(dw), start));
+        let dw = (f32s_mut(dw), start);
+        match Cuda::takes(precision, &parts) {
+            true => self.tensor_dw((f32s(dy), n), (f32s(x), k), parts, sequences, dw),
+            false => self.backward_w(precision, (f32s(dy), n), (f32s(x), k, 0), parts, dw),
+        }
     }
 
     fn grouped(&self, precision: Precision, x: &Tensor, groups: Groups, products: &mut [(WeightRef, &mut Tensor)]) {
@@ -255,12 +266,17 @@ impl Products for Cuda {
         dy: &Tensor,
         x: &Tensor,
         groups: Groups,
+        sequences: &Ids,
         (dw, start): (&mut Tensor, Start),
     ) {
         let (k, n, parts) = (x.cols(), dy.cols(), Parts::of(groups, dy.rows()));
         assert_eq!((dw.rows(), dw.cols()), (parts.count() * n, k), "{dy:?}ᵀ · {x:?} to {dw:?}");
         assert_eq!(parts.slots(), dy.rows(), "rows of {dy:?}");
         assert!(parts.rows().is_some() || x.rows() == dy.rows(), "rows of {x:?} and {dy:?}");
-        self.backward_w(precision, (f32s(dy), n), (f32s(x), k, 0), parts, (f32s_mut(dw), start));
+        let dw = (f32s_mut(dw), start);
+        match Cuda::takes(precision, &parts) {
+            true => self.tensor_dw((f32s(dy), n), (f32s(x), k), parts, sequences, dw),
+            false => self.backward_w(precision, (f32s(dy), n), (f32s(x), k, 0), parts, dw),
+        }
     }
 }

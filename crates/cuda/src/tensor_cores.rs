@@ -1,14 +1,17 @@
-//! Products of operands that are rounded to bf16, into f32, on tensor cores: y and dx, whose elements each depend on
-//! one row and one column. Weight gradients are chains that micro-batches may cut anywhere, and tensor cores add sixteen
-//! terms at once, so those are not here.
+//! Products of operands that are rounded to bf16, into f32, on tensor cores.
 //!
 //! On Hopper by wgmma and TMA where rows are whole pieces of 16 bytes, else by mma.sync. Which one depends on columns
 //! alone, never on the number of rows: the two do not have the same bits, and a row's result is not to depend on its
-//! batch.
+//! batch. How wide a tile is changes no bit.
+//!
+//! Tensor cores add sixteen terms at once. In y and dx these are of one row and one column. In a weight gradient they
+//! are rows, so it goes run by run, a run being a sequence's rows or those of them that went to an expert: micro-batches
+//! are whole sequences, and wherever they cut, the same rows are added together.
 
-use wels_device::{Precision, Start};
+use wels_device::{Ids, Precision, Start};
 
 use crate::Cuda;
+use crate::experts::Tables;
 use crate::launch::{Buffer, Launch, MapShape, TensorMap};
 use crate::memory::done;
 use crate::products::Parts;
@@ -20,11 +23,44 @@ const TILE: usize = 128;
 const BOX: usize = 64;
 /// Blocks that stay on a card, each for many tiles: as many as an H100 has processors.
 const RESIDENT: usize = 132;
-/// Shared memory of the kernels of `hopper.cu`: stages of both tiles, and their barriers.
-const HOPPER_SHARED: [(usize, usize); 2] =
-    [(256, 4 * (TILE + 256) * BOX * 2 + 4 * 16), (128, 6 * 2 * TILE * BOX * 2 + 6 * 16)];
-/// Shared memory of those of `ampere.cu`.
+/// Shared memory of the kernels of `ampere.cu`.
 const AMPERE_SHARED: usize = 4 * 2 * TILE * 32 * 2;
+
+/// A kernel of `hopper.cu`.
+struct Hopper {
+    kernel: &'static str,
+    /// Of a tile.
+    rows: usize,
+    width: usize,
+    stages: usize,
+}
+
+/// By the width of a tile.
+const Y: [Hopper; 3] = [
+    Hopper { kernel: "wgmma_y_256", rows: 128, width: 256, stages: 4 },
+    Hopper { kernel: "wgmma_y_128", rows: 128, width: 128, stages: 6 },
+    Hopper { kernel: "wgmma_y_32", rows: 64, width: 32, stages: 12 },
+];
+const DX: [Hopper; 2] = [
+    Hopper { kernel: "wgmma_dx_256", rows: 128, width: 256, stages: 4 },
+    Hopper { kernel: "wgmma_dx_128", rows: 128, width: 128, stages: 6 },
+];
+const DW: [Hopper; 2] = [
+    Hopper { kernel: "wgmma_dw_256", rows: 128, width: 256, stages: 4 },
+    Hopper { kernel: "wgmma_dw_128", rows: 128, width: 128, stages: 6 },
+];
+
+impl Hopper {
+    /// A producer warpgroup, and one for each 64 rows.
+    fn threads(&self) -> usize {
+        128 + 2 * self.rows
+    }
+
+    /// The stages of both tiles, and two barriers each.
+    fn shared(&self) -> usize {
+        self.stages * ((self.rows + self.width) * BOX * 2 + 16)
+    }
+}
 
 /// Rows by part, as the kernels take them.
 struct Rows<'a> {
@@ -41,9 +77,9 @@ impl<'a> Rows<'a> {
         launch.read_if(self.offsets).int(self.parts).int(self.rows)
     }
 
-    /// Tiles at most, with `columns` tiles across.
-    fn blocks(&self, columns: usize) -> usize {
-        ((self.rows.div_ceil(TILE) + self.parts - 1) * columns).min(RESIDENT)
+    /// Blocks for all tiles of so many rows, of which there are `across` side by side.
+    fn blocks(&self, rows: usize, across: usize) -> usize {
+        ((self.rows.div_ceil(rows) + self.parts - 1) * across).min(RESIDENT)
     }
 }
 
@@ -59,15 +95,16 @@ impl Cuda {
         let a = self.rounded(x, parts.rows(), rows.rows, k);
         let b = self.rounded(w, None, rows.parts * n, k);
         if !self.has_wgmma(k, n) {
-            let launch = self.launch("mma_y").blocks(rows.blocks(n.div_ceil(TILE)), 1, 1).shared(AMPERE_SHARED);
-            return rows.arguments(launch.read(&a).read(&b).write(y)).int(n).int(k).int(0).run();
+            let launch = self.launch("mma_y").blocks(rows.blocks(TILE, n.div_ceil(TILE)), 1, 1).shared(AMPERE_SHARED);
+            return rows.arguments(launch.read(&a).read(&b).write(y)).int(n).int(k).run();
         }
-        let (width, shared) = HOPPER_SHARED[usize::from(n < 256)];
-        let (of_a, of_b) = (self.map(&a, rows.rows, k, TILE), self.map(&b, rows.parts * n, k, width));
-        let kernel = if width == 256 { "wgmma_y_256" } else { "wgmma_y_128" };
-        let launch = self.launch(kernel).threads(384).blocks(rows.blocks(n.div_ceil(width)), 1, 1).shared(shared);
-        let launch = launch.map(of_a, &a).map(of_b, &b).write(y);
-        rows.arguments(launch).int(n).int(k).int(0).run();
+        // Few rows, as in decoding: narrow tiles, so that every processor has some of w to read.
+        let few = rows.parts == 1 && rows.rows <= 64;
+        let kernel = &Y[if few { 2 } else { usize::from(n < 256) }];
+        let a_map = self.map(&a, rows.rows, k, kernel.rows);
+        let b_map = self.map(&b, rows.parts * n, k, kernel.width);
+        let launch = self.hopper(kernel, rows.blocks(kernel.rows, n.div_ceil(kernel.width)));
+        rows.arguments(launch.map(a_map, &a).map(b_map, &b).write(y)).int(n).int(k).run();
     }
 
     /// `dx[S, K] = [dx] + dy[S, N] · w[part]`, w in f32.
@@ -83,16 +120,65 @@ impl Cuda {
         let a = self.rounded(dy, None, rows.rows, n);
         let b = self.rounded(w, None, rows.parts * n, k);
         if !self.has_wgmma(k, n) {
-            let launch = self.launch("mma_dx").blocks(rows.blocks(k.div_ceil(TILE)), 1, 1).shared(AMPERE_SHARED);
+            let launch = self.launch("mma_dx").blocks(rows.blocks(TILE, k.div_ceil(TILE)), 1, 1).shared(AMPERE_SHARED);
             let launch = rows.arguments(launch.read(&a).read(&b).write_at(dx, dx_offset));
             return launch.int(k).int(n).int(goes_on(start)).run();
         }
-        let (width, shared) = HOPPER_SHARED[usize::from(k < 256)];
-        let (of_a, of_b) = (self.map(&a, rows.rows, n, TILE), self.map(&b, rows.parts * n, k, BOX));
-        let kernel = if width == 256 { "wgmma_dx_256" } else { "wgmma_dx_128" };
-        let launch = self.launch(kernel).threads(384).blocks(rows.blocks(k.div_ceil(width)), 1, 1).shared(shared);
-        let launch = launch.map(of_a, &a).map(of_b, &b).write_at(dx, dx_offset);
+        let kernel = &DX[usize::from(k < 256)];
+        let (a_map, b_map) = (self.map(&a, rows.rows, n, kernel.rows), self.map(&b, rows.parts * n, k, BOX));
+        let launch = self.hopper(kernel, rows.blocks(kernel.rows, k.div_ceil(kernel.width)));
+        let launch = launch.map(a_map, &a).map(b_map, &b).write_at(dx, dx_offset);
         rows.arguments(launch).int(k).int(n).int(goes_on(start)).run();
+    }
+
+    /// `dw[part] = [dw] + dyᵀ · x` over the rows of each part, sequence by sequence.
+    pub(crate) fn tensor_dw(
+        &self,
+        (dy, n): (&Buffer, usize),
+        (x, k): (&Buffer, usize),
+        parts: Parts,
+        sequences: &Ids,
+        (dw, start): (&mut Buffer, Start),
+    ) {
+        let (rows, count) = (self.rows_of(&parts), sequences.len() - 1);
+        let starts = &self.ids(sequences).list;
+        let of_experts = match parts {
+            Parts::Slots(tables, _) => Some(self.runs_of(tables, starts, count)),
+            Parts::Equal(_, rows) => {
+                assert_eq!(sequences[count] as usize, rows, "rows of the sequences {sequences:?}");
+                None
+            }
+        };
+        let (offsets, part_runs) = of_experts.as_ref().map_or((starts, None), |(runs, first)| (runs, Some(first)));
+        let (a, b) = (self.rounded(dy, None, rows.rows, n), self.rounded(x, parts.rows(), rows.rows, k));
+        let launch = match self.has_wgmma(k, n) {
+            false => {
+                let tiles = rows.parts * n.div_ceil(TILE) * k.div_ceil(TILE);
+                let launch = self.launch("mma_dw").blocks(tiles.min(RESIDENT), 1, 1).shared(AMPERE_SHARED);
+                launch.read(&a).read(&b)
+            }
+            true => {
+                let kernel = &DW[usize::from(k < 256)];
+                let tiles = rows.parts * n.div_ceil(kernel.rows) * k.div_ceil(kernel.width);
+                let (a_map, b_map) = (self.map(&a, rows.rows, n, BOX), self.map(&b, rows.rows, k, BOX));
+                self.hopper(kernel, tiles.min(RESIDENT)).map(a_map, &a).map(b_map, &b)
+            }
+        };
+        let launch = launch.write(dw).read(offsets).read_if(part_runs).int(rows.parts).int(count);
+        launch.int(n).int(k).int(goes_on(start)).run();
+    }
+
+    fn hopper(&self, kernel: &Hopper, blocks: usize) -> Launch<'_> {
+        self.launch(kernel.kernel).threads(kernel.threads()).blocks(blocks, 1, 1).shared(kernel.shared())
+    }
+
+    /// Where the slots of each sequence's tokens begin, expert by expert, and each expert's first of these places.
+    fn runs_of(&self, tables: &Tables, starts: &Buffer, sequences: usize) -> (Buffer, Buffer) {
+        let places = tables.experts * sequences + 1;
+        let (mut runs, mut first) = (self.temporary(places), self.temporary(tables.experts + 1));
+        let launch = self.launch("expert_runs").over(places).read(&tables.offsets).read(&tables.rows).read(starts);
+        launch.write(&mut runs).write(&mut first).int(tables.experts).int(sequences).run();
+        (runs, first)
     }
 
     fn rows_of<'a>(&self, parts: &Parts<'a>) -> Rows<'a> {

@@ -137,8 +137,10 @@ pub trait Products {
     /// `dx = dy · w`.
     fn linear_dx(&self, precision: Precision, dy: &Tensor, w: &Tensor, dx: (&mut Tensor, Start));
 
-    /// `dw = dyᵀ · x`.
-    fn linear_dw(&self, precision: Precision, dy: &Tensor, x: &Tensor, dw: (&mut Tensor, Start));
+    /// `dw = dyᵀ · x`. The rows are those of whole sequences, which begin and end at `sequences` (`[sequences + 1]`): a
+    /// device that adds several rows at once does so within a sequence, so that micro-batches, which cut between them,
+    /// change no bit.
+    fn linear_dw(&self, precision: Precision, dy: &Tensor, x: &Tensor, sequences: &Ids, dw: (&mut Tensor, Start));
 
     /// [`Products::linear`] of each part of stacked matrices `w[parts·N, K]` with its rows.
     fn grouped(&self, precision: Precision, x: &Tensor, groups: Groups, products: &mut [(WeightRef, &mut Tensor)]);
@@ -146,8 +148,17 @@ pub trait Products {
     /// `dx[S, K] = dy[S, N] · w[e]`.
     fn grouped_dx(&self, precision: Precision, dy: &Tensor, dispatch: &Dispatch, w: &Tensor, dx: (&mut Tensor, Start));
 
-    /// `dw[e] = dy[S, N]ᵀ · x` over the slots of each expert.
-    fn grouped_dw(&self, precision: Precision, dy: &Tensor, x: &Tensor, groups: Groups, dw: (&mut Tensor, Start));
+    /// `dw[e] = dy[S, N]ᵀ · x` over the slots of each expert; `sequences` are those of the tokens, as in
+    /// [`Products::linear_dw`].
+    fn grouped_dw(
+        &self,
+        precision: Precision,
+        dy: &Tensor,
+        x: &Tensor,
+        groups: Groups,
+        sequences: &Ids,
+        dw: (&mut Tensor, Start),
+    );
 }
 
 /// What changes the weights.

@@ -127,8 +127,7 @@ struct State {
 }
 
 // SAFETY: all is atomic but `task`: it is written by the caller who has set `busy`, while no worker has a task, and
-// read
-// by those who have taken one, which the caller's release of `left` and their acquire put in this order.
+// read by those who have taken one, which the caller's release of `left` and their acquire put in this order.
 unsafe impl Sync for Shared {}
 // SAFETY: nothing belongs to one thread; what `task` points to is followed only while its caller waits in `Pool::run`.
 unsafe impl Send for Shared {}

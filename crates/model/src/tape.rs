@@ -343,6 +343,11 @@ impl<'a> Backward<'a> {
         &**self.context.execution.device()
     }
 
+    /// Which rows of the batch are one sequence.
+    pub fn sequences(&self) -> Arc<Sequences> {
+        Arc::clone(&self.context.sequences)
+    }
+
     /// The values of a parameter.
     pub fn weight(&self, weight: Weight) -> &'a Tensor {
         self.context.params.of(weight)

@@ -1,7 +1,8 @@
 //! Products, with plain and with packed weights.
 
 use wels_device::{
-    BlockType, Dispatch, Groups, Packed, PackedMatrix, Precision, Products, Source, Start, Tensor, WeightRef, Weights,
+    BlockType, Dispatch, Groups, Ids, Packed, PackedMatrix, Precision, Products, Source, Start, Tensor, WeightRef,
+    Weights,
 };
 use wels_kernels::quant::blocks;
 use wels_kernels::reference::{gemm, quant};
@@ -103,7 +104,7 @@ impl Products for Naive {
         gemm::linear_dx(precision, values(dy), values(w), values_mut(dx), k, n, start);
     }
 
-    fn linear_dw(&self, precision: Precision, dy: &Tensor, x: &Tensor, (dw, start): (&mut Tensor, Start)) {
+    fn linear_dw(&self, precision: Precision, dy: &Tensor, x: &Tensor, _: &Ids, (dw, start): (&mut Tensor, Start)) {
         gemm::linear_dw(precision, values(dy), values(x), values_mut(dw), x.cols(), dy.cols(), start);
     }
 
@@ -146,6 +147,7 @@ impl Products for Naive {
         dy: &Tensor,
         x: &Tensor,
         groups: Groups,
+        _: &Ids,
         (dw, start): (&mut Tensor, Start),
     ) {
         let (rows, offsets) = parts(groups, dy.rows());

@@ -83,14 +83,8 @@ __device__ __forceinline__ void product80(const bf16 *a, const bf16 *b, T *out, 
         }
     for (int s = 0; s < AMPERE_STAGES - 1; s++) load(s);
     for (int step = 0; step < steps; step++) {
-#if PLANT == 22
-      cp_async_wait<AMPERE_STAGES - 1>();
-#else
       cp_async_wait<AMPERE_STAGES - 2>();
-#endif
-#if PLANT != 23
       __syncthreads();  // the step's numbers are there for all, and all have done with the stage that is loaded next
-#endif
       load(step + AMPERE_STAGES - 1);
       saddr sa = base + step % AMPERE_STAGES * AMPERE_STAGE, sb = sa + AM * AK * 2;
 #pragma unroll
@@ -103,11 +97,7 @@ __device__ __forceinline__ void product80(const bf16 *a, const bf16 *b, T *out, 
 #pragma unroll
         for (int j = 0; j < 2; j++)
           if (TB) ldmatrix4<true>(fb[j], mn_chunk(sb, kk * 16 + lane % 16, (wn + j * 16) / 8 + lane / 16));
-#if PLANT == 21
-          else ldmatrix4<false>(fb[j], k_chunk(sb, wn + j * 16 + lane % 16, kk * 2 + lane / 16));
-#else
           else ldmatrix4<false>(fb[j], k_chunk(sb, wn + j * 16 + lane % 8 + lane / 16 * 8, kk * 2 + lane / 8 % 2));
-#endif
 #pragma unroll
         for (int i = 0; i < 4; i++)
 #pragma unroll
@@ -115,9 +105,7 @@ __device__ __forceinline__ void product80(const bf16 *a, const bf16 *b, T *out, 
       }
     }
     cp_async_wait<0>();
-#if PLANT != 24
     __syncthreads();
-#endif
     if (!E::PLAIN) {
 #pragma unroll
       for (int i = 0; i < 4; i++) {

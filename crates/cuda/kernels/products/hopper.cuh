@@ -11,12 +11,15 @@
 // conformance test on the card has to show.)
 //
 // A block is persistent: it takes the tiles blockIdx.x, + gridDim.x, ... Warpgroup 0 loads by TMA into a ring of STAGES
-// stages, warpgroups 1 and 2 multiply 64 rows each. full[s]: the stage has landed. empty[s]: both have read it.
+// stages, warpgroups 1 and 2 multiply 64 rows each. full[s]: the stage has landed. empty[s]: their eight warps
+// have read it (each says so: a warp's wgmma may be done before its warpgroup's).
 #pragma once
 #include "products/tiles.cuh"
-constexpr int BM = 128, BK = 64;
-template <int BN> struct Ring {
-  static constexpr int A = BM * BK * 2, B = BN * BK * 2, STAGE = A + B, STAGES = BN == 256 ? 4 : 6, BYTES = STAGES * STAGE + STAGES * 16;
+constexpr int BK = 64;
+// WGS: warpgroups that multiply, 64 rows each. 2 for many rows; 1, with narrow tiles so that all blocks of the card have some of w to load, for the few rows of decoding. The
+// bits are the same: `product_y_32` may be taken wherever it is faster.
+template <int BN, int WGS = 2> struct Ring {
+  static constexpr int BM = 64 * WGS, A = BM * BK * 2, B = BN * BK * 2, STAGE = A + B, STAGES = BN == 256 ? 4 : BN == 128 ? 6 : 12, BYTES = STAGES * STAGE + STAGES * 16, THREADS = 128 + 128 * WGS;
 };
 template <class T> __device__ __forceinline__ void store2(T *to, float a, float b);
 template <> __device__ __forceinline__ void store2<float>(float *to, float a, float b) { *(float2 *)to = make_float2(a, b); }
@@ -26,51 +29,40 @@ template <> __device__ __forceinline__ float2 load2<float>(const float *from) { 
 template <> __device__ __forceinline__ float2 load2<bf16>(const bf16 *from) { uint32_t v = *(const uint32_t *)from; return make_float2(bf16_f32(v & 0xffff), bf16_f32(v >> 16)); }
 // The rows from `count` on of a stage of MN-major operands, which are of the next run or beyond the tensor: zeros.
 template <int BN> __device__ __forceinline__ void clear_rows(saddr stage, int count) {
-  constexpr int BOXES = (BM + BN) / 64;
+  constexpr int BOXES = (128 + BN) / 64;
   for (int i = threadIdx.x - 128; i < BOXES * (BK - count) * 8; i += 256) {
     int box = i / 8 % BOXES, r = count + i / 8 / BOXES;
-#if PLANT != 5
     st_shared16(stage + box * 8192 + r * 128 + i % 8 * 16, make_uint4(0, 0, 0, 0));
-#endif
   }
-#if PLANT != 6
   fence_async();
-#endif
-#if PLANT != 7
   bar_sync(1, 256);
-#endif
 }
 // d += the 64 terms of a stage, in four steps.
 template <int BN, int TA, int TB> __device__ __forceinline__ void multiply(float (&d)[BN / 2], saddr a, saddr b) {
-#if PLANT == 9
-  constexpr int LBO = 16;
-#else
   constexpr int LBO = 8192;
-#endif
 #pragma unroll
   for (int kk = 0; kk < BK / 16; kk++)
     wgmma_ss<TA, TB>(d, TA ? mn_major(a + kk * 2048, 8192) : k_major(a + kk * 32), TB ? mn_major(b + kk * 2048, LBO) : k_major(b + kk * 32), 1);
 }
 // What becomes of a tile's sums, if not `out`: see head.cuh. d[i] of a thread has row r + 8·(i/2 % 2) and column c + i/4·8 + i % 2.
 struct Store { static constexpr bool PLAIN = true; template <int H> __device__ void operator()(float (&)[H], int, int, int, int) const {} };
-template <int BN, int TA, int TB, class T, class E = Store>
+template <int BN, int TA, int TB, class T, class E = Store, int WGS = 2>
 __device__ __forceinline__ void product(const TensorMap &a, const TensorMap &b, T *out, const Parts &parts, int m, int n, int k, int ldo, int go_on, const E &epilogue = E()) {
-  using R = Ring<BN>;
+  using R = Ring<BN, WGS>; constexpr int BM = R::BM;
+  static_assert(WGS == 2 || !TA, "clear_rows is for two warpgroups");
   constexpr bool RAGGED_K = TA;
   SMEM(smem);
   saddr base = smem_addr(smem), full = base + R::STAGES * R::STAGE, empty = full + R::STAGES * 8;
   int group = threadIdx.x / 128;
   if (threadIdx.x == 0) {
-    for (int s = 0; s < R::STAGES; s++) { mbar_init(full + s * 8, 1); mbar_init(empty + s * 8, 2); }
+    for (int s = 0; s < R::STAGES; s++) { mbar_init(full + s * 8, 1); mbar_init(empty + s * 8, 4 * WGS); }
     mbar_fence();
   }
-#if PLANT != 1
   __syncthreads();
-#endif
   Tiles<BM, BN, RAGGED_K> tiles(parts, m, n);
   Tile t; int at = 0;  // steps of this block so far: stage and parity
   if (group == 0) {
-    setmaxnreg_dec<40>();
+    if (WGS == 2) setmaxnreg_dec<40>();
     if (threadIdx.x != 0) return;
     for (int tile = blockIdx.x; tiles.find(tile, t); tile += gridDim.x) {
       Runs<BK> runs(parts, t.part);
@@ -78,11 +70,7 @@ __device__ __forceinline__ void product(const TensorMap &a, const TensorMap &b, 
         int row = 0;
         if (RAGGED_K ? !runs.next(row) : i * BK >= k) break;
         int s = at % R::STAGES; saddr to = base + s * R::STAGE, bar = full + s * 8;
-#if PLANT == 2
-        mbar_wait(empty + s * 8, at / R::STAGES & 1);
-#elif PLANT != 3
         mbar_wait(empty + s * 8, (at / R::STAGES & 1) ^ 1);
-#endif
         mbar_arrive_tx(bar, R::STAGE);
         if (TA) {
           for (int c = 0; c < BM / 64; c++) tma_load(to + c * 8192, &a, bar, t.m + c * 64, row);
@@ -95,7 +83,7 @@ __device__ __forceinline__ void product(const TensorMap &a, const TensorMap &b, 
     }
     return;
   }
-  setmaxnreg_inc<232>();
+  if (WGS == 2) setmaxnreg_inc<232>();
   int thread = threadIdx.x % 128, wg = group - 1, row_in = wg * 64 + thread / 32 * 16 + thread % 32 / 4;
   for (int tile = blockIdx.x; tiles.find(tile, t); tile += gridDim.x) {
     int rows = RAGGED_K ? m : t.row_end - t.row0;
@@ -115,52 +103,31 @@ __device__ __forceinline__ void product(const TensorMap &a, const TensorMap &b, 
     auto step = [&] {
       int row, count = RAGGED_K ? runs.next(row) : BK;
       saddr stage = base + at % R::STAGES * R::STAGE;
-#if PLANT != 4
       mbar_wait(full + at % R::STAGES * 8, at / R::STAGES & 1);
-#endif
       if (RAGGED_K && count < BK) clear_rows<BN>(stage, count);
-#if PLANT != 8
       wgmma_fence();
-#endif
       multiply<BN, TA, TB>(d, stage + wg * 8192, stage + R::A);
       wgmma_commit();
       at++;
     };
-    auto release = [&](int used) { if (thread == 0) mbar_arrive(empty + used % R::STAGES * 8); };
+    auto release = [&](int used) { if (thread % 32 == 0) mbar_arrive(empty + used % R::STAGES * 8); };
     if (steps) {
       step();
 #pragma unroll 1
       for (int i = 1; i < steps; i++) {
         step();
-#if PLANT == 10
-        release(at - 1);
-        wgmma_wait<1>();
-      }
-      wgmma_wait<0>();
-#else
         wgmma_wait<1>();  // the step before this one is done: its stage may be loaded anew
         release(at - 2);
       }
       wgmma_wait<0>();
-#endif
-#if PLANT != 13
       release(at - 1);
-#endif
       wgmma_hold(d);
     }
     if (!E::PLAIN) { epilogue(d, t.m + row_in, rows, t.n + thread % 4 * 2, n); continue; }
 #pragma unroll
     for (int i = 0; i < BN / 2; i += 2) {
-#if PLANT == 11
-      int r = t.m + row_in + 8 * (i & 1), c = t.n + i / 4 * 8 + thread % 4 * 2;
-#else
       int r = t.m + row_in + 8 * (i >> 1 & 1), c = t.n + i / 4 * 8 + thread % 4 * 2;
-#endif
-#if PLANT == 12
-      if (r <= rows && c < n) store2(to + (size_t)r * ldo + c, d[i], d[i + 1]);
-#else
       if (r < rows && c < n) store2(to + (size_t)r * ldo + c, d[i], d[i + 1]);
-#endif
     }
   }
 }

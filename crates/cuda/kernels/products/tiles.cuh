@@ -1,18 +1,15 @@
 // Which tiles of which part (expert) a product consists of; all read from tables on the device.
 #pragma once
 #include "prelude.cuh"
-// Tests compile with PLANT = n to plant the nth bug, which a test must find (planted.sh).
-#ifndef PLANT
-#define PLANT 0
-#endif
 // A product of `parts` parts.
 //   y, dx (RAGGED_K = false): part e has the rows offsets[e] .. offsets[e+1] of a and out, and its own b.
 //   dw    (RAGGED_K = true):  part e sums over the rows of its runs; every part has its own out[m, n] and the same tiles.
 // offsets == nullptr: one part with all `rows` rows.
 struct Parts {
   const int *offsets;    // [parts + 1], or null
-  const int *part_runs;  // dw: [parts + 1], the runs of part e are part_runs[e] .. part_runs[e+1]; null: run e is part e
+  const int *part_runs;  // dw: [parts + 1], the runs of part e are part_runs[e] .. part_runs[e+1]; or null
   int parts, rows;
+  int runs = 0;          // dw without part_runs: how many runs the one part has; 0: run e is part e
 };
 struct Tile { int part, row0, row_end, m, n; };  // m, n: first row (within the part) and column
 // Tiles are numbered part by part; in a part, eight rows of tiles together, so that what is multiplied at one time shares
@@ -32,9 +29,6 @@ template <int BM, int BN, bool RAGGED_K> struct Tiles {
     int local = tile - before, band = local / (8 * across), high = down - 8 * band < 8 ? down - 8 * band : 8;
     local -= band * 8 * across;
     t.part = part; t.row0 = first; t.row_end = end; t.m = (8 * band + local % high) * BM; t.n = local / high * BN;
-#if PLANT == 15
-    if (p.offsets && !RAGGED_K && t.m) t.part = part ? part - 1 : part;
-#endif
     return true;
   }
 };
@@ -46,14 +40,10 @@ template <int BK> struct Runs {
   const Parts &p; int run, last, row, end;
   __device__ __forceinline__ Runs(const Parts &parts, int part) : p(parts) {
     if (!p.offsets) { run = last = 0; row = 0; end = p.rows; return; }
-    run = p.part_runs ? p.part_runs[part] : part; last = (p.part_runs ? p.part_runs[part + 1] : part + 1) - 1;
+    run = p.part_runs ? p.part_runs[part] : p.runs ? 0 : part; last = (p.part_runs ? p.part_runs[part + 1] : p.runs ? p.runs : part + 1) - 1;
     row = end = 0; if (run <= last) open(); else run = last;
   }
-#if PLANT == 14
-  __device__ __forceinline__ void open() { row = p.offsets[run]; end = p.offsets[last + 1]; run = last; }
-#else
   __device__ __forceinline__ void open() { row = p.offsets[run]; end = p.offsets[run + 1]; }
-#endif
   __device__ __forceinline__ int steps() const {
     if (!p.offsets) return (p.rows + BK - 1) / BK;
     int n = (end - row + BK - 1) / BK;

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use wels_device::{Device, Dispatch, Groups, Precision, Router, Scoring, Start, WeightRef};
+use wels_device::{Device, Dispatch, Groups, Ids, Precision, Router, Scoring, Start, WeightRef};
 
 use crate::lab::{Outputs, empty, same, tensor, values};
 
@@ -10,26 +10,29 @@ use crate::lab::{Outputs, empty, same, tensor, values};
 const SHAPES: [(usize, usize, usize); 6] =
     [(1, 1, 1), (1, 70, 130), (5, 33, 64), (64, 16, 64), (65, 17, 66), (130, 80, 3)];
 
+/// The rows of a batch of one sequence.
+fn one_sequence(rows: usize) -> Ids {
+    [0, rows as u32][..].into()
+}
+
 #[test]
 fn dense() {
     for (t, k, n) in SHAPES {
-        // Those of bf16 are in `tensor_cores`, but for weight gradients.
-        for precision in [Precision::F32, Precision::Bf16] {
-            same(&format!("dense {t} {k} {n} {precision:?}"), |device| {
-                let (x, w, w2) = (tensor(device, 1, t, k), tensor(device, 2, n, k), tensor(device, 3, n + 1, k));
-                let (dy, mut y, mut y2) = (tensor(device, 4, t, n), empty(device, t, n), empty(device, t, n + 1));
-                let mut products = [(WeightRef::Plain(&w), &mut y), (WeightRef::Plain(&w2), &mut y2)];
-                device.linear(Precision::F32, &x, &mut products);
-                let mut out = vec![("y", values(&y)), ("second y", values(&y2))];
-                for start in [Start::Zero, Start::Continue] {
-                    let (mut dx, mut dw) = (tensor(device, 5, t, k), tensor(device, 6, n, k));
-                    device.linear_dx(Precision::F32, &dy, &w, (&mut dx, start));
-                    device.linear_dw(precision, &dy, &x, (&mut dw, start));
-                    out.extend([("dx", values(&dx)), ("dw", values(&dw))]);
-                }
-                out
-            });
-        }
+        // Those of bf16 are in `tensor_cores`.
+        same(&format!("dense {t} {k} {n}"), |device| {
+            let (x, w, w2) = (tensor(device, 1, t, k), tensor(device, 2, n, k), tensor(device, 3, n + 1, k));
+            let (dy, mut y, mut y2) = (tensor(device, 4, t, n), empty(device, t, n), empty(device, t, n + 1));
+            let mut products = [(WeightRef::Plain(&w), &mut y), (WeightRef::Plain(&w2), &mut y2)];
+            device.linear(Precision::F32, &x, &mut products);
+            let mut out = vec![("y", values(&y)), ("second y", values(&y2))];
+            for start in [Start::Zero, Start::Continue] {
+                let (mut dx, mut dw) = (tensor(device, 5, t, k), tensor(device, 6, n, k));
+                device.linear_dx(Precision::F32, &dy, &w, (&mut dx, start));
+                device.linear_dw(Precision::F32, &dy, &x, &one_sequence(t), (&mut dw, start));
+                out.extend([("dx", values(&dx)), ("dw", values(&dw))]);
+            }
+            out
+        });
     }
 }
 
@@ -63,9 +66,9 @@ fn by_expert() {
             for start in [Start::Zero, Start::Continue] {
                 let (mut dx, mut dw) = (tensor(device, 5, slots, k), tensor(device, 6, experts * n, k));
                 device.grouped_dx(p, &dy, &dispatch, &w, (&mut dx, start));
-                device.grouped_dw(p, &dy, &h, Groups::Slots(&dispatch), (&mut dw, start));
+                device.grouped_dw(p, &dy, &h, Groups::Slots(&dispatch), &one_sequence(tokens), (&mut dw, start));
                 out.extend([("dx", values(&dx)), ("dw", values(&dw))]);
-                device.grouped_dw(p, &dy, &x, Groups::Tokens(&dispatch), (&mut dw, start));
+                device.grouped_dw(p, &dy, &x, Groups::Tokens(&dispatch), &one_sequence(tokens), (&mut dw, start));
                 out.push(("dw of tokens", values(&dw)));
             }
             out
@@ -81,7 +84,14 @@ fn by_equal_parts() {
             let (dy, mut y) = (tensor(device, 3, parts * rows, n), empty(device, parts * rows, n));
             device.grouped(Precision::F32, &x, Groups::Equal(parts), &mut [(WeightRef::Plain(&w), &mut y)]);
             let mut dw = tensor(device, 4, parts * n, k);
-            device.grouped_dw(Precision::F32, &dy, &x, Groups::Equal(parts), (&mut dw, Start::Continue));
+            device.grouped_dw(
+                Precision::F32,
+                &dy,
+                &x,
+                Groups::Equal(parts),
+                &one_sequence(rows),
+                (&mut dw, Start::Continue),
+            );
             vec![("y", values(&y)), ("dw", values(&dw))]
         });
     }
@@ -93,13 +103,13 @@ fn micro_batches_continue_chains() {
     same("micro-batches", |device| {
         let (x, dy) = (tensor(device, 1, 90, 20), tensor(device, 2, 90, 30));
         let mut whole = empty(device, 30, 20);
-        device.linear_dw(Precision::F32, &dy, &x, (&mut whole, Start::Zero));
+        device.linear_dw(Precision::F32, &dy, &x, &one_sequence(90), (&mut whole, Start::Zero));
         let mut chained = empty(device, 30, 20);
         for (first, rows, start) in [(0, 37, Start::Zero), (37, 53, Start::Continue)] {
             let (mut part_x, mut part_dy) = (empty(device, rows, 20), empty(device, rows, 30));
             device.copy_rows(&x, first, &mut part_x, 0, rows);
             device.copy_rows(&dy, first, &mut part_dy, 0, rows);
-            device.linear_dw(Precision::F32, &part_dy, &part_x, (&mut chained, start));
+            device.linear_dw(Precision::F32, &part_dy, &part_x, &one_sequence(rows), (&mut chained, start));
         }
         assert_eq!(values(&whole), values(&chained));
         vec![("dw", values(&whole))]

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use wels_device::{Device, Groups, Precision, Start, WeightRef};
+use wels_device::{Device, Groups, Ids, Precision, Router, Scoring, Start, WeightRef};
 
 use crate::lab::{Outputs, empty, near, tensor, values};
 use crate::products::routed;
@@ -52,6 +52,79 @@ fn products_by_expert() {
             }
             out
         });
+    }
+}
+
+/// Sequences of 1, 20, 0, 70 and as many rows as are left.
+fn sequences(rows: usize) -> Vec<u32> {
+    let ends = [1, 21, 21, 91].into_iter().filter(|end| *end < rows as u32);
+    [0].into_iter().chain(ends).chain([rows as u32]).collect()
+}
+
+const EXPERTS: usize = 4;
+
+/// The sequences of a batch as one micro-batch, or as several that begin at these sequences: gradients of a matrix and
+/// of experts, continued from what is there.
+fn weight_gradients(device: &Arc<dyn Device>, (tokens, k, n): (usize, usize, usize), cuts: &[usize]) -> Outputs {
+    let starts = sequences(tokens);
+    let cuts = [&[0], cuts, &[starts.len() - 1]].concat();
+    let (mut dw, mut of_experts) = (tensor(device, 5, n, k), tensor(device, 6, EXPERTS * n, k));
+    let mut of_slots = tensor(device, 7, EXPERTS * n, k);
+    for piece in cuts.windows(2) {
+        let (first, end) = (starts[piece[0]], starts[piece[1]]);
+        let ids = Ids::from(starts[piece[0]..=piece[1]].iter().map(|start| start - first).collect::<Vec<_>>());
+        let rows = (end - first) as usize;
+        let cut = |stream: u64, cols: usize| {
+            let (all, mut cut) = (tensor(device, stream, tokens, cols), empty(device, rows, cols));
+            device.copy_rows(&all, first as usize, &mut cut, 0, rows);
+            cut
+        };
+        let (x, dy, logits) = (cut(1, k), cut(2, n), cut(3, EXPERTS));
+        device.linear_dw(Precision::Bf16, &dy, &x, &ids, (&mut dw, Start::Continue));
+        let (mut scores, mut weights) = (empty(device, rows, EXPERTS), empty(device, rows, 2));
+        let dispatch = device.route(&ROUTER, &logits, None, &mut scores, &mut weights);
+        let (slots, mut dweights) = (dispatch.slots(), empty(device, rows, 2));
+        let (mut h, mut dh) = (empty(device, slots, n), empty(device, slots, n));
+        device.fill(&mut h, 1.0);
+        device.combine_backward(&dy, &h, &weights, &dispatch, &mut dh, &mut dweights);
+        let groups = Groups::Tokens(&dispatch);
+        device.grouped_dw(Precision::Bf16, &dh, &x, groups, &ids, (&mut of_experts, Start::Continue));
+        // The same rows of x, each in its slot.
+        let mut x_slots = empty(device, slots, k);
+        let mut none = empty(device, rows, 2);
+        device.combine_backward(&x, &tensor(device, 8, slots, k), &weights, &dispatch, &mut x_slots, &mut none);
+        let groups = Groups::Slots(&dispatch);
+        device.grouped_dw(Precision::Bf16, &dh, &x_slots, groups, &ids, (&mut of_slots, Start::Continue));
+    }
+    vec![("dense", values(&dw)), ("of tokens", values(&of_experts)), ("of slots", values(&of_slots))]
+}
+
+const ROUTER: Router = Router {
+    scoring: Scoring::Sigmoid,
+    experts: EXPERTS,
+    top_k: 2,
+    groups: 1,
+    top_groups: 1,
+    normalize: true,
+    scale: 1.0,
+};
+
+#[test]
+fn weight_gradients_are_those_of_plain_loops() {
+    for shape in [(1, 8, 8), (25, 33, 20), (130, 72, 264), (200, 264, 16)] {
+        near(&format!("dw {shape:?}"), |device| weight_gradients(device, shape, &[]));
+    }
+}
+
+#[test]
+fn micro_batches_change_no_bit_of_weight_gradients() {
+    let Some(emulator) = crate::lab::emulator() else { return };
+    let device: Arc<dyn Device> = wels_cuda::Cuda::on(emulator);
+    for shape in [(130, 33, 20), (150, 72, 264)] {
+        let whole = weight_gradients(&device, shape, &[]);
+        for cuts in [&[1][..], &[2], &[1, 2, 3, 4], &[4]] {
+            assert_eq!(weight_gradients(&device, shape, cuts), whole, "{shape:?} cut at {cuts:?}");
+        }
     }
 }
 

@@ -27,13 +27,14 @@ pub fn expert_gate_up(
     let up = g.variable(up);
     let (x, dispatch, d_up) = (x.clone(), dispatch.clone(), up.gradient());
     let gate = g.record("expert_gate_up", gate, move |back, d_gate| {
-        let device = back.device();
+        let (device, sequences) = (back.device(), back.sequences());
         let d_up = back.take(d_up).expect("gate and up are used together");
         let mut d_slots = back.tensor(slots, d);
         for (w, dy, start) in [(weights[0], &d_gate, Start::Zero), (weights[1], &d_up, Start::Continue)] {
             device.grouped_dx(precision, dy, &dispatch, back.weight(w), (&mut d_slots, start));
             back.parameter(w, |dw, start| {
-                device.grouped_dw(precision, dy, &x, Groups::Tokens(&dispatch), (dw, start));
+                let groups = Groups::Tokens(&dispatch);
+                device.grouped_dw(precision, dy, &x, groups, &sequences.starts, (dw, start));
             });
         }
         back.accumulate(x.gradient(), |dx, start| device.gather_slots(&d_slots, &dispatch, (dx, start)));
@@ -58,10 +59,13 @@ pub fn expert_swiglu_linear(
     g.device().grouped(precision, &a, Groups::Slots(dispatch), &mut [(g.stored(w), &mut y)]);
     let dispatch = dispatch.clone();
     g.record("expert_swiglu_linear", y, move |back, dy| {
-        let device = back.device();
+        let (device, sequences) = (back.device(), back.sequences());
         let mut a = back.tensor(slots, m);
         device.swiglu(&gate, &up, &mut a);
-        back.parameter(w, |dw, start| device.grouped_dw(precision, &dy, &a, Groups::Slots(&dispatch), (dw, start)));
+        back.parameter(w, |dw, start| {
+            let groups = Groups::Slots(&dispatch);
+            device.grouped_dw(precision, &dy, &a, groups, &sequences.starts, (dw, start))
+        });
         let mut da = a;
         device.grouped_dx(precision, &dy, &dispatch, back.weight(w), (&mut da, Start::Zero));
         let (mut dgate, mut dup) = (back.tensor(slots, m), back.tensor(slots, m));

@@ -30,9 +30,9 @@ pub fn linears<const N: usize>(g: &mut Graph, precision: Precision, x: &Var, wei
         let w = weights.next().expect("one a result");
         let x = x.clone();
         g.record("linear", y, move |back, dy| {
-            let (device, weight) = (back.device(), back.weight(w));
+            let (device, weight, sequences) = (back.device(), back.weight(w), back.sequences());
             back.accumulate(x.gradient(), |dx, start| device.linear_dx(precision, &dy, weight, (dx, start)));
-            back.parameter(w, |dw, start| device.linear_dw(precision, &dy, &x, (dw, start)));
+            back.parameter(w, |dw, start| device.linear_dw(precision, &dy, &x, &sequences.starts, (dw, start)));
         })
     })
 }

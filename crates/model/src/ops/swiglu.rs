@@ -16,10 +16,10 @@ pub fn swiglu_linear(g: &mut Graph, precision: Precision, gate: Var, up: Var, w:
     let mut y = g.tensor(rows, w.rows);
     g.device().linear(precision, &a, &mut [(g.stored(w), &mut y)]);
     g.record("swiglu_linear", y, move |back, dy| {
-        let device = back.device();
+        let (device, sequences) = (back.device(), back.sequences());
         let mut a = back.tensor(rows, m);
         device.swiglu(&gate, &up, &mut a);
-        back.parameter(w, |dw, start| device.linear_dw(precision, &dy, &a, (dw, start)));
+        back.parameter(w, |dw, start| device.linear_dw(precision, &dy, &a, &sequences.starts, (dw, start)));
         let mut da = a;
         device.linear_dx(precision, &dy, back.weight(w), (&mut da, Start::Zero));
         let (mut dgate, mut dup) = (back.tensor(rows, m), back.tensor(rows, m));
