@@ -338,12 +338,6 @@ impl<'a> Launch<'a> {
         self.push(Parameter::Write, Cell { long: first }).push(Parameter::Write, Cell { long: second })
     }
 
-    /// A buffer that is written, or null.
-    pub fn write_if(self, buffer: Option<&'a mut Buffer>, offset: usize) -> Self {
-        let long = buffer.map_or(0, |buffer| buffer.at(offset, 0).0 as i64);
-        self.push(Parameter::Write, Cell { long })
-    }
-
     /// A size or a place that fits 31 bits.
     ///
     /// # Panics

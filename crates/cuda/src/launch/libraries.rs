@@ -119,3 +119,42 @@ fn of_packages(prefix: &Path) -> Vec<PathBuf> {
     let packages = pythons.flat_map(|python| [python.join("site-packages"), python.join("dist-packages")]);
     packages.flat_map(|packages| children(packages.join("nvidia"))).map(|package| package.join("lib")).collect()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_newest_library_of_a_directory_comes_first() {
+        let directory = tempfile::tempdir().expect("a directory");
+        for name in
+            ["libnvrtc.so.12", "libnvrtc.so.13.0.88", "libnvrtc.so", "libnvrtc-builtins.so.13", "libnvrtc.alt.so.12"]
+        {
+            fs::write(directory.path().join(name), "").expect("a file");
+        }
+        let found = named(directory.path(), "libnvrtc.so");
+        let names: Vec<_> = found.iter().filter_map(|path| path.file_name()?.to_str()).collect();
+        assert_eq!(names, ["libnvrtc.so.13.0.88", "libnvrtc.so.12", "libnvrtc.so"]);
+    }
+
+    #[test]
+    fn packages_of_every_python_are_looked_into() {
+        let prefix = tempfile::tempdir().expect("a directory");
+        let packages = prefix.path().join("lib/python3.11/site-packages/nvidia");
+        for package in ["cuda_nvrtc", "cu13"] {
+            fs::create_dir_all(packages.join(package).join("lib")).expect("a directory");
+        }
+        let expected = ["cuda_nvrtc", "cu13"].map(|package| packages.join(package).join("lib"));
+        assert_eq!(of_packages(prefix.path()), expected);
+        assert!(of_packages(&prefix.path().join("nowhere")).is_empty());
+    }
+
+    #[test]
+    fn a_file_that_is_no_library_is_passed_over() {
+        let directory = tempfile::tempdir().expect("a directory");
+        fs::write(directory.path().join("libnothing.so.1"), "no library").expect("a file");
+        let missing = directory.path().join("missing");
+        let search = load("libnothing.so", vec![directory.path().to_path_buf(), missing]);
+        assert_eq!((search.found, search.looked), (None, vec![directory.path().to_path_buf()]));
+    }
+}

@@ -188,3 +188,33 @@ fn number_before(line: &str, words: &str) -> usize {
     let before = line.split_once(words).map_or("", |(before, _)| before);
     before.rsplit(|c: char| !c.is_ascii_digit()).next().and_then(|digits| digits.parse().ok()).unwrap_or(0)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_assemblers_report_is_read() {
+        let log = "ptxas info    : 0 bytes gmem\n\
+            ptxas info    : Compiling entry function 'one' for 'sm_90a'\n\
+            ptxas info    : Function properties for one\n    8 bytes stack frame, 4 bytes spill stores, 12 bytes spill loads\n\
+            ptxas info    : Used 40 registers, used 1 barriers, 380 bytes cmem[0]\n\
+            ptxas info    : Compiling entry function 'two' for 'sm_90a'\n\
+            ptxas info    : Function properties for two\n    0 bytes stack frame, 0 bytes spill stores, 0 bytes spill loads\n\
+            ptxas info    : Used 168 registers\n";
+        let compiled = Compiled { cubin: Vec::new(), log: log.to_string() };
+        let usage = |kernel: &str, registers, stack_bytes, spill_bytes| Usage {
+            kernel: kernel.to_string(),
+            registers,
+            stack_bytes,
+            spill_bytes,
+        };
+        assert_eq!(compiled.usage(), [usage("one", 40, 8, 16), usage("two", 168, 0, 0)]);
+    }
+
+    #[test]
+    fn hopper_is_compiled_for_with_what_only_it_has() {
+        let name = |capability| Target { capability }.name();
+        assert_eq!([name((8, 0)), name((8, 9)), name((9, 0)), name((10, 0))], ["sm_80", "sm_89", "sm_90a", "sm_100"]);
+    }
+}

@@ -89,3 +89,27 @@ pub fn table(kernels: &[String]) -> String {
 }
 
 const PARAMETERS: &str = "(const unsigned *dims, size_t smem, uint32_t seed, void **args)";
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn kernels_and_what_they_take_are_read_from_their_text() {
+        let text = "__device__ float helper(float x);\n\
+            extern \"C\" __global__ void first(const float *x, uint32_t *y,\n    int64_t n) {\n}\n\
+            extern \"C\" __global__ void __launch_bounds__(256, 2) second(\n    const __grid_constant__ TensorMap m,\n    \
+            int k, uint32_t u, float f) {}\n";
+        use Parameter::*;
+        let kernel =
+            |name: &str, parameters: &[Parameter]| Signature { name: name.into(), parameters: parameters.into() };
+        let expected = [kernel("first", &[Read, Write, Long]), kernel("second", &[Map, Int, Unsigned, Float])];
+        assert_eq!(parse(text), expected);
+    }
+
+    #[test]
+    #[should_panic(expected = "odd takes `double x`")]
+    fn a_type_that_no_argument_has_is_refused() {
+        parse("extern \"C\" __global__ void odd(double x) {}");
+    }
+}
