@@ -1,4 +1,4 @@
-//! With the feature `emulator`: compiles the kernels for the processor, each file by itself, and a table of their names.
+//! With the feature `emulator`: compiles the kernels for the processor, each file by itself, and a table of names.
 
 #[path = "src/launch/signature.rs"]
 #[allow(dead_code)]

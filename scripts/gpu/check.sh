@@ -1,7 +1,8 @@
 #!/bin/bash
-# What a card gives: conformance of every operation, the suites of models, training and inference on it, figures beside
-# PyTorch on the same card, and whether two runs have the same bits. For a machine with a card and NVIDIA's driver, and
-# NVRTC from a toolkit or from PyTorch's packages; no network, no compiler. scripts/gpu/build.sh makes what it runs.
+# What a card gives: conformance of every operation, the suites of models, training and inference on it, figures
+# beside PyTorch on the same card, and whether two runs have the same bits. For a machine with a card and NVIDIA's
+# driver, and NVRTC from a toolkit or from PyTorch's packages; no network, no compiler. scripts/gpu/build.sh makes what
+# it runs.
 #
 #   scripts/gpu/check.sh [FOLDER]      the table goes to FOLDER/gpu.md, what was said to FOLDER/*.log; default target/gpu
 cd "$(dirname "$0")/../.." || exit 2

@@ -24,9 +24,11 @@ struct Attend {
 };
 
 // `query(q, i)`, `key(j, i)` and `value(j, i)` read; query q stands at place `first + q`; `out(q, i, x)` and
-// `stats(q, max, 1/sum)` take the results. 128 threads: thread (q, lane) has query q and the keys that are `lane` mod 16.
+// `stats(q, max, 1/sum)` take the results. 128 threads: thread (q, lane) has query q and the keys that are `lane` mod
+// 16.
 template <class Q, class K, class V, class O, class S>
-__device__ __forceinline__ void attend(Attend a, int count, int first, float scale, Q query, K key, V value, O out, S stats) {
+__device__ __forceinline__ void attend(Attend a, int count, int first, float scale, Q query, K key, V value, O out,
+                                       S stats) {
   int q = threadIdx.x / KEYS, lane = threadIdx.x % KEYS, qk = a.qk, v = a.v, last = first + q, len = first + count;
   bool mine = q < count;
   for (int at = threadIdx.x; at < count * qk; at += blockDim.x) a.queries[at] = query(at / qk, at % qk);
@@ -36,7 +38,8 @@ __device__ __forceinline__ void attend(Attend a, int count, int first, float sca
     for (int j0 = 0; j0 < len; j0 += KEYS) {
       int there = len - j0 < KEYS ? len - j0 : KEYS;
       __syncthreads();
-      for (int at = threadIdx.x; at < there * qk; at += blockDim.x) a.keys[at / qk * (qk + 1) + at % qk] = key(j0 + at / qk, at % qk);
+      for (int at = threadIdx.x; at < there * qk; at += blockDim.x)
+        a.keys[at / qk * (qk + 1) + at % qk] = key(j0 + at / qk, at % qk);
       if (pass)
         for (int at = threadIdx.x; at < there * v; at += blockDim.x) a.values[at] = value(j0 + at / v, at % v);
       __syncthreads();

@@ -15,10 +15,14 @@ wels_emu_switch:
 .text
 )");
 using Kernel = const char *(*)(const unsigned *dims, size_t smem, uint32_t seed, void **args);
-struct Named { const char *name; Kernel kernel; };
+struct Named {
+  const char *name;
+  Kernel kernel;
+};
 extern "C" const Named wels_emu_kernels[];  // written by the build script; ends with nulls
 // Runs a kernel; 0, 1 with the reason in `message`, or 2 where there is none of that name.
-extern "C" int wels_emu_launch(const char *name, const unsigned *dims, size_t smem, uint32_t seed, void **args, char *message, size_t len) {
+extern "C" int wels_emu_launch(const char *name, const unsigned *dims, size_t smem, uint32_t seed, void **args,
+                               char *message, size_t len) {
   for (const Named *k = wels_emu_kernels; k->name; k++)
     if (!strcmp(k->name, name)) {
       const char *error = k->kernel(dims, smem, seed, args);

@@ -7,7 +7,8 @@
 __device__ __forceinline__ float key_of(float x) { return x != x ? least() : x; }
 
 // Whether element i is among the `count` greatest of those with a place in `open` (null: all); of equals the first.
-__device__ __forceinline__ bool among_greatest(const float *values, const int *open, int size, int n, int i, int count) {
+__device__ __forceinline__ bool among_greatest(const float *values, const int *open, int size, int n, int i,
+                                               int count) {
   float mine = key_of(values[i]);
   int before = 0;
   for (int j = 0; j < n; j++) {
@@ -37,7 +38,8 @@ __device__ __forceinline__ float group_score(const float *biased, int size, bool
 }
 
 // Writes the places where `chosen` says so, in ascending order.
-template <class F> __device__ __forceinline__ void list(int n, int lane, uint32_t *to, F chosen) {
+template <class F>
+__device__ __forceinline__ void list(int n, int lane, uint32_t *to, F chosen) {
   int count = 0;
   for (int base = 0; base < n; base += 32) {
     bool is = base + lane < n && chosen(base + lane);
@@ -48,7 +50,9 @@ template <class F> __device__ __forceinline__ void list(int n, int lane, uint32_
   __syncwarp();
 }
 
-extern "C" __global__ void route(const float *logits, const float *bias, float *scores, uint32_t *chosen, float *weights, int tokens, int e, int top_k, int groups, int top_groups, int sigmoid, int normalize, float scale) {
+extern "C" __global__ void route(const float *logits, const float *bias, float *scores, uint32_t *chosen,
+                                 float *weights, int tokens, int e, int top_k, int groups, int top_groups, int sigmoid,
+                                 int normalize, float scale) {
   SMEM(shared);
   int warp = threadIdx.x / 32, lane = threadIdx.x % 32, size = e / groups;
   int64_t t = (int64_t)blockIdx.x * (blockDim.x / 32) + warp;
@@ -78,10 +82,13 @@ extern "C" __global__ void route(const float *logits, const float *bias, float *
   float all = 0.0f;
   for (int j = 0; j < top_k; j++) all += s[mine[j]];
   all += 1e-20f;
-  for (int j = lane; j < top_k; j += 32) weights[t * top_k + j] = normalize ? s[mine[j]] / all * scale : s[mine[j]] * scale;
+  for (int j = lane; j < top_k; j += 32)
+    weights[t * top_k + j] = normalize ? s[mine[j]] / all * scale : s[mine[j]] * scale;
 }
 
-extern "C" __global__ void route_backward(const float *scores, const uint32_t *chosen, const float *dweights, const float *dscores, float *dlogits, int tokens, int e, int top_k, int sigmoid, int normalize, float scale) {
+extern "C" __global__ void route_backward(const float *scores, const uint32_t *chosen, const float *dweights,
+                                          const float *dscores, float *dlogits, int tokens, int e, int top_k,
+                                          int sigmoid, int normalize, float scale) {
   SMEM(shared);
   int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
   int64_t t = (int64_t)blockIdx.x * (blockDim.x / 32) + warp;
@@ -101,7 +108,8 @@ extern "C" __global__ void route_backward(const float *scores, const uint32_t *c
   float product = 0.0f;
   for (int i = lane % 16; i < e; i += 16) product = __fmaf_rn(ds[i], s[i], product);
   product = sum_tree(product);
-  for (int i = lane; i < e; i += 32) dlogits[t * e + i] = sigmoid ? ds[i] * (s[i] * (1.0f - s[i])) : (ds[i] - product) * s[i];
+  for (int i = lane; i < e; i += 32)
+    dlogits[t * e + i] = sigmoid ? ds[i] * (s[i] * (1.0f - s[i])) : (ds[i] - product) * s[i];
 }
 
 // How many choices are expert blockIdx.x.
@@ -120,7 +128,8 @@ extern "C" __global__ void dispatch_count(const uint32_t *chosen, uint32_t *coun
 }
 
 // offsets[E + 1], and tiles of up to `tile` slots of one expert each, three numbers a tile, −1 behind the last.
-extern "C" __global__ void dispatch_offsets(const uint32_t *counts, uint32_t *offsets, int *tiles, int e, int tile, int tiles_max) {
+extern "C" __global__ void dispatch_offsets(const uint32_t *counts, uint32_t *offsets, int *tiles, int e, int tile,
+                                            int tiles_max) {
   SMEM(shared);
   int *begins = (int *)shared;
   if (threadIdx.x == 0) {
@@ -147,7 +156,8 @@ extern "C" __global__ void dispatch_offsets(const uint32_t *counts, uint32_t *of
 }
 
 // rows[S] and slots[T·K]: the choices of expert blockIdx.x in their order.
-extern "C" __global__ void dispatch_fill(const uint32_t *chosen, const uint32_t *offsets, uint32_t *rows, uint32_t *slots, int choices, int top_k) {
+extern "C" __global__ void dispatch_fill(const uint32_t *chosen, const uint32_t *offsets, uint32_t *rows,
+                                         uint32_t *slots, int choices, int top_k) {
   SMEM(shared);
   uint32_t *of_warp = (uint32_t *)shared, next = offsets[blockIdx.x];
   int warp = threadIdx.x / 32, lane = threadIdx.x % 32, warps = blockDim.x / 32;
@@ -171,7 +181,8 @@ extern "C" __global__ void dispatch_fill(const uint32_t *chosen, const uint32_t 
 }
 
 // y[t] = base[t] + Σ_k weights[t, k] · h[slot(t, k)], a chain.
-extern "C" __global__ void combine(const float *h, const float *weights, const uint32_t *slots, const float *base, float *y, int top_k, int d, int64_t n) {
+extern "C" __global__ void combine(const float *h, const float *weights, const uint32_t *slots, const float *base,
+                                   float *y, int top_k, int d, int64_t n) {
   int64_t at = thread_index();
   if (at >= n) return;
   int64_t t = at / d, i = at % d;
@@ -181,7 +192,9 @@ extern "C" __global__ void combine(const float *h, const float *weights, const u
 }
 
 // dh[slot] = dy[t]·weight, dweights = dy[t]·h[slot]. Half a warp a choice.
-extern "C" __global__ void combine_backward(const float *dy, const float *h, const float *weights, const uint32_t *slots, float *dh, float *dweights, int top_k, int d, int choices) {
+extern "C" __global__ void combine_backward(const float *dy, const float *h, const float *weights,
+                                            const uint32_t *slots, float *dh, float *dweights, int top_k, int d,
+                                            int choices) {
   int64_t c = thread_index() / 16;
   int lane = threadIdx.x % 16;
   bool in = c < choices;
@@ -194,7 +207,8 @@ extern "C" __global__ void combine_backward(const float *dy, const float *h, con
 }
 
 // dx[t] = [dx[t]] + Σ_k dslots[slot(t, k)], a chain.
-extern "C" __global__ void gather_slots(const float *dslots, const uint32_t *slots, float *dx, int top_k, int d, int go_on, int64_t n) {
+extern "C" __global__ void gather_slots(const float *dslots, const uint32_t *slots, float *dx, int top_k, int d,
+                                        int go_on, int64_t n) {
   int64_t at = thread_index();
   if (at >= n) return;
   int64_t t = at / d, i = at % d;
@@ -204,7 +218,8 @@ extern "C" __global__ void gather_slots(const float *dslots, const uint32_t *slo
 }
 
 // Of sigmoid scores: which K are greatest, and their sum over all experts.
-extern "C" __global__ void balance_tokens(const float *scores, uint32_t *counted, float *totals, int tokens, int e, int top_k) {
+extern "C" __global__ void balance_tokens(const float *scores, uint32_t *counted, float *totals, int tokens, int e,
+                                          int top_k) {
   int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
   int64_t t = (int64_t)blockIdx.x * (blockDim.x / 32) + warp;
   if (t >= tokens) return;
@@ -216,7 +231,9 @@ extern "C" __global__ void balance_tokens(const float *scores, uint32_t *counted
 
 // Of each sequence and expert, chains over the tokens: how often it counts, E/(K·tokens) each, and its mean share of
 // the scores. `totals` is null where a token's scores have the sum 1. A thread an expert of a sequence.
-extern "C" __global__ void balance_sums(const float *scores, const uint32_t *counted, const float *totals, const uint32_t *starts, float *shares, float *means, int e, int top_k, int64_t n) {
+extern "C" __global__ void balance_sums(const float *scores, const uint32_t *counted, const float *totals,
+                                        const uint32_t *starts, float *shares, float *means, int e, int top_k,
+                                        int64_t n) {
   int64_t at = thread_index();
   if (at >= n) return;
   int64_t sequence = at / e;
@@ -236,7 +253,8 @@ extern "C" __global__ void balance_sums(const float *scores, const uint32_t *cou
 }
 
 // The loss of each sequence: shares · means. Half a warp a sequence.
-extern "C" __global__ void balance_losses(const float *shares, const float *means, float *losses, int e, int sequences) {
+extern "C" __global__ void balance_losses(const float *shares, const float *means, float *losses, int e,
+                                          int sequences) {
   int64_t s = thread_index() / 16;
   int lane = threadIdx.x % 16;
   bool in = s < sequences;
@@ -245,7 +263,9 @@ extern "C" __global__ void balance_losses(const float *shares, const float *mean
 }
 
 // dscores of the losses times `coefficient`. Half a warp a token.
-extern "C" __global__ void balance_backward(const float *scores, const float *shares, const uint32_t *starts, int sequences, float coefficient, float *dscores, int tokens, int e, int sigmoid) {
+extern "C" __global__ void balance_backward(const float *scores, const float *shares, const uint32_t *starts,
+                                            int sequences, float coefficient, float *dscores, int tokens, int e,
+                                            int sigmoid) {
   int64_t t = thread_index() / 16;
   int lane = threadIdx.x % 16;
   bool in = t < tokens;

@@ -18,14 +18,17 @@ __device__ __forceinline__ float policy_of(const float *term, float clip_low, fl
   return term[1] * (policy - penalty);
 }
 
-__device__ __forceinline__ float coefficient_of(int kind, const float *data, float uniform, float clip_low, float clip_high, float kl, int64_t row, float logp) {
+__device__ __forceinline__ float coefficient_of(int kind, const float *data, float uniform, float clip_low,
+                                                float clip_high, float kl, int64_t row, float logp) {
   if (kind == UNIFORM) return uniform;
   if (kind == PER_TOKEN) return data[row];
   return policy_of(data + 4 * row, clip_low, clip_high, kl, logp);
 }
 
 // logp of the rows from `first` on; with `gradients`, logits become coefficient · (p − onehot).
-extern "C" __global__ void head_rows(float *logits, const uint32_t *targets, float *logp, int first, int v, int gradients, int kind, const float *data, float uniform, float clip_low, float clip_high, float kl) {
+extern "C" __global__ void head_rows(float *logits, const uint32_t *targets, float *logp, int first, int v,
+                                     int gradients, int kind, const float *data, float uniform, float clip_low,
+                                     float clip_high, float kl) {
   SMEM(shared);
   float *scratch = (float *)shared, *row = logits + (int64_t)blockIdx.x * v;
   int64_t t = (int64_t)first + blockIdx.x;
@@ -37,12 +40,17 @@ extern "C" __global__ void head_rows(float *logits, const uint32_t *targets, flo
   float own = target == IGNORED ? 0.0f : hit - max - log_of(sum);
   if (threadIdx.x == 0) logp[t] = own;
   if (!gradients) return;
-  float c = target == IGNORED ? 0.0f : coefficient_of(kind, data, uniform, clip_low, clip_high, kl, t, own), inverse = 1.0f / sum;
-  for (int j = threadIdx.x; j < v; j += blockDim.x) row[j] = (row[j] * inverse - ((uint32_t)j == target ? 1.0f : 0.0f)) * c;
+  float c = target == IGNORED ? 0.0f : coefficient_of(kind, data, uniform, clip_low, clip_high, kl, t, own),
+        inverse = 1.0f / sum;
+  for (int j = threadIdx.x; j < v; j += blockDim.x)
+    row[j] = (row[j] * inverse - ((uint32_t)j == target ? 1.0f : 0.0f)) * c;
 }
 
 // A student's rows and its teacher's: log-probability, divergence, and the gradient in place of the student's logits.
-extern "C" __global__ void distil_rows(float *logits, const float *taught, const uint32_t *targets, float *logp, float *divergence, int first, int v, int reverse, float temperature, float share, int kind, const float *data, float uniform, float clip_low, float clip_high, float kl) {
+extern "C" __global__ void distil_rows(float *logits, const float *taught, const uint32_t *targets, float *logp,
+                                       float *divergence, int first, int v, int reverse, float temperature, float share,
+                                       int kind, const float *data, float uniform, float clip_low, float clip_high,
+                                       float kl) {
   SMEM(shared);
   float *scratch = (float *)shared, *row = logits + (int64_t)blockIdx.x * v;
   const float *of_teacher = taught + (int64_t)blockIdx.x * v;

@@ -32,7 +32,10 @@ __device__ __forceinline__ float log_of(float x) {
   long long bits = __double_as_longlong((double)x);
   long long exponent = (bits >> 52) - 1023;
   double m = __longlong_as_double((bits & ((1ll << 52) - 1)) | 1023ll << 52);
-  if (m > 1.41421356237309504880) { m *= 0.5; exponent += 1; }
+  if (m > 1.41421356237309504880) {
+    m *= 0.5;
+    exponent += 1;
+  }
   double s = (m - 1.0) / (m + 1.0), s2 = s * s, series = 0.0;
   for (int k = 7; k >= 0; k--) series = series * s2 + 1.0 / (double)(2 * k + 1);
   return (float)((double)exponent * 0.693147180559945309417 + 2.0 * s * series);

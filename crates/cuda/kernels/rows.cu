@@ -33,13 +33,15 @@ extern "C" __global__ void bias_backward(const float *dy, float *dbias, int rows
 }
 
 // Columns from..from+width of x to to..to+width of y.
-extern "C" __global__ void copy_columns(const float *x, int x_cols, int from, float *y, int y_cols, int to, int width, int64_t n) {
+extern "C" __global__ void copy_columns(const float *x, int x_cols, int from, float *y, int y_cols, int to, int width,
+                                        int64_t n) {
   int64_t i = thread_index();
   if (i < n) y[i / width * y_cols + to + i % width] = x[i / width * x_cols + from + i % width];
 }
 
 // y[H·T, width]: the heads of x, one below the other.
-extern "C" __global__ void split_heads(const float *x, int x_cols, int offset, int stride, float *y, int tokens, int width, int64_t n) {
+extern "C" __global__ void split_heads(const float *x, int x_cols, int offset, int stride, float *y, int tokens,
+                                       int width, int64_t n) {
   int64_t i = thread_index();
   if (i >= n) return;
   int64_t row = i / width, h = row / tokens, t = row % tokens;
@@ -67,7 +69,8 @@ extern "C" __global__ void rms_norm(const float *x, const float *w, float eps, f
 }
 
 // With g = dy·w and n = x·rstd: dx = first + (g − n·mean(g·n))·rstd. Half a warp a row.
-extern "C" __global__ void rms_norm_dx(const float *dy, const float *x, const float *w, const float *rstd, float *dx, int rows, int d, int go_on) {
+extern "C" __global__ void rms_norm_dx(const float *dy, const float *x, const float *w, const float *rstd, float *dx,
+                                       int rows, int d, int go_on) {
   int64_t row = thread_index() / 16;
   int lane = threadIdx.x % 16;
   bool in = row < rows;
@@ -83,7 +86,8 @@ extern "C" __global__ void rms_norm_dx(const float *dy, const float *x, const fl
 }
 
 // A chain over the rows, a thread a column.
-extern "C" __global__ void rms_norm_dw(const float *dy, const float *x, const float *rstd, float *dw, int rows, int d, int go_on) {
+extern "C" __global__ void rms_norm_dw(const float *dy, const float *x, const float *rstd, float *dw, int rows, int d,
+                                       int go_on) {
   int64_t i = thread_index();
   if (i >= d) return;
   float s = go_on ? dw[i] : 0.0f;
@@ -95,7 +99,8 @@ extern "C" __global__ void rms_norm_dw(const float *dy, const float *x, const fl
 }
 
 // Turns pairs (a, b) by the angle of the row's position; `sign` is −1 for the way back. A thread a pair.
-extern "C" __global__ void rope(float *x, const uint32_t *positions, const float *cosines, const float *sines, int half, int halves, int cols, int offset, int head_stride, int heads, float sign, int64_t n) {
+extern "C" __global__ void rope(float *x, const uint32_t *positions, const float *cosines, const float *sines, int half,
+                                int halves, int cols, int offset, int head_stride, int heads, float sign, int64_t n) {
   int64_t i = thread_index();
   if (i >= n) return;
   int k = i % half, h = i / half % heads;
@@ -112,7 +117,8 @@ extern "C" __global__ void swiglu(const float *gate, const float *up, float *y, 
   if (i < n) y[i] = silu_of(gate[i]) * up[i];
 }
 
-extern "C" __global__ void swiglu_backward(const float *dy, const float *gate, const float *up, float *dgate, float *dup, int64_t n) {
+extern "C" __global__ void swiglu_backward(const float *dy, const float *gate, const float *up, float *dgate,
+                                           float *dup, int64_t n) {
   int64_t i = thread_index();
   if (i >= n) return;
   float s = sigmoid_of(gate[i]), g = gate[i], d = dy[i], u = up[i];
@@ -125,8 +131,10 @@ extern "C" __global__ void gather(const float *table, const uint32_t *ids, float
   if (i < n) y[i] = table[(int64_t)ids[i / d] * d + i % d];
 }
 
-// Row `found[u]` of dtable is a chain over the tokens order[begins[u]..begins[u + 1]], which ascend. A thread an element.
-extern "C" __global__ void gather_backward(const float *dy, const uint32_t *found, const uint32_t *begins, const uint32_t *order, float *dtable, int d, int64_t n) {
+// Row `found[u]` of dtable is a chain over the tokens order[begins[u]..begins[u + 1]], which ascend. A thread an
+// element.
+extern "C" __global__ void gather_backward(const float *dy, const uint32_t *found, const uint32_t *begins,
+                                           const uint32_t *order, float *dtable, int d, int64_t n) {
   int64_t i = thread_index();
   if (i >= n) return;
   int64_t u = i / d, column = i % d, at = (int64_t)found[u] * d + column;
@@ -136,7 +144,9 @@ extern "C" __global__ void gather_backward(const float *dy, const uint32_t *foun
 }
 
 // One step of AdamW: crates/kernels/src/optim.rs has the formula and why it is written so.
-extern "C" __global__ void adamw(float *p, const float *grads, float *m, float *v, float scale, float one_minus_beta1, float one_minus_beta2, float root_correction, float eps, float minus_rate, float minus_decay, int64_t n) {
+extern "C" __global__ void adamw(float *p, const float *grads, float *m, float *v, float scale, float one_minus_beta1,
+                                 float one_minus_beta2, float root_correction, float eps, float minus_rate,
+                                 float minus_decay, int64_t n) {
   int64_t i = thread_index();
   if (i >= n) return;
   float g = grads[i] * scale;

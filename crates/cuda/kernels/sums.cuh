@@ -1,9 +1,11 @@
 // Sums and maxima over rows that a whole block of threads works on.
 #pragma once
 
-// Σ f(j), j < n, by sixteen partial sums (j mod 16) and the fixed tree; `scratch` has blockDim.x numbers, and blockDim.x
+// Σ f(j), j < n, by sixteen partial sums (j mod 16) and the fixed tree; `scratch` has blockDim.x numbers, and
+// blockDim.x
 // is a multiple of 32. All threads have the sum.
-template <class F> __device__ __forceinline__ float block_sum(int n, float *scratch, F f) {
+template <class F>
+__device__ __forceinline__ float block_sum(int n, float *scratch, F f) {
   float s = 0.0f;
   for (int base = 0; base < n; base += blockDim.x) {
     int j = base + threadIdx.x;
@@ -23,7 +25,8 @@ template <class F> __device__ __forceinline__ float block_sum(int n, float *scra
 }
 
 // The greatest f(j), j < n; −∞ where there is none. All threads have it.
-template <class F> __device__ __forceinline__ float block_max(int n, float *scratch, F f) {
+template <class F>
+__device__ __forceinline__ float block_max(int n, float *scratch, F f) {
   float m = least();
   for (int j = threadIdx.x; j < n; j += blockDim.x) m = greater(m, f(j));
   for (int half = 16; half; half /= 2) m = greater(m, __shfl_xor_sync(~0u, m, half));
@@ -40,7 +43,8 @@ __device__ __forceinline__ int sequence_of(const uint32_t *starts, int sequences
   int low = 0, high = sequences;
   while (high - low > 1) {
     int middle = (low + high) / 2;
-    if ((int)starts[middle] <= t) low = middle; else high = middle;
+    if ((int)starts[middle] <= t) low = middle;
+    else high = middle;
   }
   return low;
 }

@@ -4,9 +4,9 @@
 //! module that talks to the driver, and the only one with `unsafe`. Everything else lays out arguments: shapes are
 //! asserted, a kernel is launched, and nothing waits for the card but what the host reads.
 //!
-//! **Bits.** The kernels compute in f32 in the orders of `wels_kernels::reference`, with its `exp` and `log` and without
-//! contraction, so their results have the processor's bits. A faster kernel may have an order of its own, as long as an
-//! element depends on its own operands alone, and weight gradients are chains that micro-batches continue.
+//! **Bits.** The kernels compute in f32 in the orders of `wels_kernels::reference`, with its `exp` and `log` and
+//! without contraction, so their results have the processor's bits. A faster kernel may have an order of its own, as
+//! long as an element depends on its own operands alone, and weight gradients are chains that micro-batches continue.
 
 #![deny(unsafe_code)]
 
@@ -60,9 +60,9 @@ pub enum Unavailable {
     /// The card is older than what kernels are written for.
     #[error("{name} has compute capability {}.{}, and at least 8.0 is needed", capability.0, capability.1)]
     OldCard {
-        /// The card's.
+        /// As the driver says it.
         name: String,
-        /// The card's.
+        /// Major and minor version.
         capability: (u32, u32),
     },
     /// The compiler is missing.
@@ -82,7 +82,7 @@ pub enum Unavailable {
     /// Something else went wrong while the card was opened.
     #[error("the card cannot be opened: {reason}")]
     Failed {
-        /// What.
+        /// The driver's words.
         reason: String,
     },
 }

@@ -95,7 +95,7 @@ impl Cuda {
     }
 
     /// A launch of a kernel that reads pages: one block for each tile of new tokens and head.
-    fn over_pages<'a>(&'a self, kernel: &str, at: (&'a Pages, usize), plan: &'a Plan, heads: usize) -> Launch<'a> {
+    fn reading_pages<'a>(&'a self, kernel: &str, at: (&'a Pages, usize), plan: &'a Plan, heads: usize) -> Launch<'a> {
         let (pages, offset) = at;
         let launch = self.launch(kernel).threads(THREADS).blocks(plan.tiles_len, heads, 1);
         let launch = launch.read(&pages.memory).read(&plan.lists).read(&plan.tiles);
@@ -103,7 +103,7 @@ impl Cuda {
     }
 
     /// A launch of a kernel that writes pages: one block for each new token.
-    fn into_pages<'a>(&'a self, kernel: &str, to: &'a mut Pages, offset: usize, plan: &'a Plan) -> Launch<'a> {
+    fn writing_pages<'a>(&'a self, kernel: &str, to: &'a mut Pages, offset: usize, plan: &'a Plan) -> Launch<'a> {
         let (page_len, half) = (to.page_len, to.half());
         let launch = self.launch(kernel).threads(128).blocks(plan.new, 1, 1).write(&mut to.memory);
         launch.read(&plan.lists).read(&plan.tokens).long(page_len).long(offset).int(half)
@@ -174,7 +174,7 @@ impl Attention for Cuda {
         check(&k, layout.kv_heads, plan.new);
         check(&v, layout.kv_heads, plan.new);
         k_shared.iter().for_each(|part| check(part, 1, plan.new));
-        let launch = with_heads(self.into_pages("paged_append", to, at.offset, &plan), k);
+        let launch = with_heads(self.writing_pages("paged_append", to, at.offset, &plan), k);
         let launch = with_heads(with_shared(launch, k_shared), v).int(layout.kv_heads);
         launch.int(layout.own).int(layout.shared).int(layout.v).run();
     }
@@ -186,7 +186,7 @@ impl Attention for Cuda {
         assert_eq!(out.len(), plan.new * shape.heads * layout.v, "{out:?} of {} tokens", plan.new);
         check_part(pages(over), at.offset, row_width(&layout));
         check(&q, shape.heads, plan.new);
-        let launch = self.over_pages("paged_attend", (pages(over), at.offset), &plan, shape.heads);
+        let launch = self.reading_pages("paged_attend", (pages(over), at.offset), &plan, shape.heads);
         let launch = with_heads(launch.shared(widths.forward_bytes()), q);
         let launch = launch.float(shape.scale).int(shape.heads).int(layout.kv_heads);
         widths.with(launch).write(f32s_mut(out)).run();
@@ -204,7 +204,7 @@ impl Attention for Cuda {
         check_part(to, at.offset, layout.latent + layout.rotary);
         assert_eq!(latent.len(), plan.new * layout.latent, "{latent:?} of {} tokens", plan.new);
         assert_eq!(rotary.len(), plan.new * layout.rotary, "{rotary:?} of {} tokens", plan.new);
-        let launch = self.into_pages("paged_append_latent", to, at.offset, &plan);
+        let launch = self.writing_pages("paged_append_latent", to, at.offset, &plan);
         launch.read(f32s(latent)).read(f32s(rotary)).int(layout.latent).int(layout.rotary).run();
     }
 
@@ -223,7 +223,7 @@ impl Attention for Cuda {
         assert_eq!((absorbed.len(), out.len()), (len, len), "{absorbed:?} and {out:?} of {} tokens", plan.new);
         check_part(pages(over), at.offset, layout.latent + layout.rotary);
         check(&rotary, heads, plan.new);
-        let launch = self.over_pages("paged_attend_latent", (pages(over), at.offset), &plan, heads);
+        let launch = self.reading_pages("paged_attend_latent", (pages(over), at.offset), &plan, heads);
         let launch = launch.shared(widths.forward_bytes()).read(f32s(absorbed));
         let launch = with_heads(launch, rotary).float(scale).int(plan.new);
         launch.int(layout.latent).int(layout.rotary).write(f32s_mut(out)).run();

@@ -12,10 +12,16 @@ struct Key {
   const float *own, *shared;
   int64_t own_row, shared_row;
   int own_dim;
-  __device__ __forceinline__ float at(int64_t t, int i) const { return i < own_dim ? own[t * own_row + i] : shared[t * shared_row + i - own_dim]; }
+  __device__ __forceinline__ float at(int64_t t, int i) const {
+    return i < own_dim ? own[t * own_row + i] : shared[t * shared_row + i - own_dim];
+  }
 };
 
-extern "C" __global__ void __launch_bounds__(128) attention_forward(const float *q, int q_row, int q_head, const float *k, int k_row, int k_head, const float *shared_k, int shared_row, const float *v, int v_row, int v_head, const int *tiles, float scale, int heads, int kv_heads, int own, int shared_dim, int v_dim, float *out, float *stats) {
+extern "C" __global__ void __launch_bounds__(128)
+    attention_forward(const float *q, int q_row, int q_head, const float *k, int k_row, int k_head,
+                      const float *shared_k, int shared_row, const float *v, int v_row, int v_head, const int *tiles,
+                      float scale, int heads, int kv_heads, int own, int shared_dim, int v_dim, float *out,
+                      float *stats) {
   SMEM(shared);
   int sequence = tiles[3 * blockIdx.x], t0 = tiles[3 * blockIdx.x + 1], count = tiles[3 * blockIdx.x + 2];
   int h = blockIdx.y, kv = h / (heads / kv_heads);
@@ -44,26 +50,35 @@ extern "C" __global__ void attention_delta(const float *out, const float *d_out,
 }
 
 // dq: a chain over the keys. 128 threads: thread (q, lane) has query q of the tile and key `lane` of sixteen.
-extern "C" __global__ void __launch_bounds__(128) attention_dq(const float *q, int q_row, int q_head, const float *k, int k_row, int k_head, const float *shared_k, int shared_row, const float *v, int v_row, int v_head, const int *tiles, float scale, int heads, int kv_heads, int own, int shared_dim, int v_dim, const float *stats, const float *delta, const float *d_out, float *dq) {
+extern "C" __global__ void __launch_bounds__(128)
+    attention_dq(const float *q, int q_row, int q_head, const float *k, int k_row, int k_head, const float *shared_k,
+                 int shared_row, const float *v, int v_row, int v_head, const int *tiles, float scale, int heads,
+                 int kv_heads, int own, int shared_dim, int v_dim, const float *stats, const float *delta,
+                 const float *d_out, float *dq) {
   SMEM(shared);
   int sequence = tiles[3 * blockIdx.x], t0 = tiles[3 * blockIdx.x + 1], count = tiles[3 * blockIdx.x + 2];
   int h = blockIdx.y, kv = h / (heads / kv_heads), qk = own + shared_dim;
   int n = threadIdx.x / KEYS, lane = threadIdx.x % KEYS, end = t0 + count;
   bool mine = n < count;
   Key keys{k + (int64_t)kv * k_head, shared_k, k_row, shared_row, own};
-  float *queries = (float *)shared, *gs = queries + QUERIES * qk, *of_k = gs + QUERIES * v_dim, *of_v = of_k + KEYS * (qk + 1), *sums = of_v + KEYS * (v_dim + 1), *ds = sums + QUERIES * qk;
+  float *queries = (float *)shared, *gs = queries + QUERIES * qk, *of_k = gs + QUERIES * v_dim,
+        *of_v = of_k + KEYS * (qk + 1), *sums = of_v + KEYS * (v_dim + 1), *ds = sums + QUERIES * qk;
   for (int at = threadIdx.x; at < count * qk; at += blockDim.x) {
     queries[at] = q[(int64_t)(t0 + at / qk) * q_row + (int64_t)h * q_head + at % qk];
     sums[at] = 0.0f;
   }
-  for (int at = threadIdx.x; at < count * v_dim; at += blockDim.x) gs[at] = d_out[((int64_t)(t0 + at / v_dim) * heads + h) * v_dim + at % v_dim];
+  for (int at = threadIdx.x; at < count * v_dim; at += blockDim.x)
+    gs[at] = d_out[((int64_t)(t0 + at / v_dim) * heads + h) * v_dim + at % v_dim];
   int64_t row = (int64_t)(t0 + (mine ? n : 0)) * heads + h;
   float max = stats[2 * row], inverse = stats[2 * row + 1], own_delta = delta[row];
   for (int j0 = sequence; j0 < end; j0 += KEYS) {
     int there = end - j0 < KEYS ? end - j0 : KEYS, seen = t0 + n - j0 + 1;
     __syncthreads();
-    for (int at = threadIdx.x; at < there * qk; at += blockDim.x) of_k[at / qk * (qk + 1) + at % qk] = keys.at(j0 + at / qk, at % qk);
-    for (int at = threadIdx.x; at < there * v_dim; at += blockDim.x) of_v[at / v_dim * (v_dim + 1) + at % v_dim] = v[(int64_t)(j0 + at / v_dim) * v_row + (int64_t)kv * v_head + at % v_dim];
+    for (int at = threadIdx.x; at < there * qk; at += blockDim.x)
+      of_k[at / qk * (qk + 1) + at % qk] = keys.at(j0 + at / qk, at % qk);
+    for (int at = threadIdx.x; at < there * v_dim; at += blockDim.x)
+      of_v[at / v_dim * (v_dim + 1) + at % v_dim] =
+          v[(int64_t)(j0 + at / v_dim) * v_row + (int64_t)kv * v_head + at % v_dim];
     __syncthreads();
     if (mine && lane < seen && lane < there) {
       float s = 0.0f, gv = 0.0f;
@@ -79,20 +94,28 @@ extern "C" __global__ void __launch_bounds__(128) attention_dq(const float *q, i
       sums[n * qk + i] = s;
     }
   }
-  for (int i = lane; mine && i < qk; i += KEYS) dq[(int64_t)(t0 + n) * q_row + (int64_t)h * q_head + i] = sums[n * qk + i];
+  for (int i = lane; mine && i < qk; i += KEYS)
+    dq[(int64_t)(t0 + n) * q_row + (int64_t)h * q_head + i] = sums[n * qk + i];
 }
 
 // dk and dv: chains over the queries of the group's heads, one head after the other; the tile is one of eight keys of a
 // sequence that ends at `ends[tile]`. The shared part goes to shared_sums[T, kv_heads, shared_dim]. 128 threads: thread
 // (j, lane) has key j and query `lane` of sixteen.
-extern "C" __global__ void __launch_bounds__(128) attention_dkv(const float *q, int q_row, int q_head, const float *k, int k_row, int k_head, const float *shared_k, int shared_row, const float *v, int v_row, int v_head, const int *tiles, const int *ends, float scale, int heads, int kv_heads, int own, int shared_dim, int v_dim, const float *stats, const float *delta, const float *d_out, float *dk, float *dv, float *shared_sums) {
+extern "C" __global__ void __launch_bounds__(128)
+    attention_dkv(const float *q, int q_row, int q_head, const float *k, int k_row, int k_head, const float *shared_k,
+                  int shared_row, const float *v, int v_row, int v_head, const int *tiles, const int *ends, float scale,
+                  int heads, int kv_heads, int own, int shared_dim, int v_dim, const float *stats, const float *delta,
+                  const float *d_out, float *dk, float *dv, float *shared_sums) {
   SMEM(shared);
   int j0 = tiles[3 * blockIdx.x + 1], count = tiles[3 * blockIdx.x + 2], end = ends[blockIdx.x];
-  int kv = blockIdx.y, group = heads / kv_heads, qk = own + shared_dim, j = threadIdx.x / KEYS, lane = threadIdx.x % KEYS;
+  int kv = blockIdx.y, group = heads / kv_heads, qk = own + shared_dim, j = threadIdx.x / KEYS,
+      lane = threadIdx.x % KEYS;
   bool mine = j < count;
   Key keys{k + (int64_t)kv * k_head, shared_k, k_row, shared_row, own};
-  float *of_k = (float *)shared, *of_v = of_k + QUERIES * qk, *queries = of_v + QUERIES * v_dim, *gs = queries + KEYS * (qk + 1);
-  float *dks = gs + KEYS * (v_dim + 1), *dvs = dks + QUERIES * qk, *ps = dvs + QUERIES * v_dim, *ds = ps + QUERIES * KEYS;
+  float *of_k = (float *)shared, *of_v = of_k + QUERIES * qk, *queries = of_v + QUERIES * v_dim,
+        *gs = queries + KEYS * (qk + 1);
+  float *dks = gs + KEYS * (v_dim + 1), *dvs = dks + QUERIES * qk, *ps = dvs + QUERIES * v_dim,
+        *ds = ps + QUERIES * KEYS;
   for (int at = threadIdx.x; at < count * qk; at += blockDim.x) {
     of_k[at] = keys.at(j0 + at / qk, at % qk);
     dks[at] = 0.0f;
@@ -105,8 +128,11 @@ extern "C" __global__ void __launch_bounds__(128) attention_dkv(const float *q, 
     for (int t0 = j0; t0 < end; t0 += KEYS) {
       int there = end - t0 < KEYS ? end - t0 : KEYS;
       __syncthreads();
-      for (int at = threadIdx.x; at < there * qk; at += blockDim.x) queries[at / qk * (qk + 1) + at % qk] = q[(int64_t)(t0 + at / qk) * q_row + (int64_t)h * q_head + at % qk];
-      for (int at = threadIdx.x; at < there * v_dim; at += blockDim.x) gs[at / v_dim * (v_dim + 1) + at % v_dim] = d_out[((int64_t)(t0 + at / v_dim) * heads + h) * v_dim + at % v_dim];
+      for (int at = threadIdx.x; at < there * qk; at += blockDim.x)
+        queries[at / qk * (qk + 1) + at % qk] = q[(int64_t)(t0 + at / qk) * q_row + (int64_t)h * q_head + at % qk];
+      for (int at = threadIdx.x; at < there * v_dim; at += blockDim.x)
+        gs[at / v_dim * (v_dim + 1) + at % v_dim] =
+            d_out[((int64_t)(t0 + at / v_dim) * heads + h) * v_dim + at % v_dim];
       __syncthreads();
       if (mine && lane < there && t0 + lane >= j0 + j) {
         int64_t row = (int64_t)(t0 + lane) * heads + h;
@@ -133,12 +159,14 @@ extern "C" __global__ void __launch_bounds__(128) attention_dkv(const float *q, 
   __syncthreads();
   int64_t t = j0 + j;
   for (int i = lane; mine && i < own; i += KEYS) dk[t * k_row + (int64_t)kv * k_head + i] = dks[j * qk + i];
-  for (int i = lane; mine && i < shared_dim; i += KEYS) shared_sums[(t * kv_heads + kv) * shared_dim + i] = dks[j * qk + own + i];
+  for (int i = lane; mine && i < shared_dim; i += KEYS)
+    shared_sums[(t * kv_heads + kv) * shared_dim + i] = dks[j * qk + own + i];
   for (int i = lane; mine && i < v_dim; i += KEYS) dv[t * v_row + (int64_t)kv * v_head + i] = dvs[j * v_dim + i];
 }
 
 // The shared part's gradient: the heads' added in order.
-extern "C" __global__ void attention_shared(const float *shared_sums, float *d_shared, int shared_row, int kv_heads, int shared_dim, int64_t n) {
+extern "C" __global__ void attention_shared(const float *shared_sums, float *d_shared, int shared_row, int kv_heads,
+                                            int shared_dim, int64_t n) {
   int64_t at = thread_index();
   if (at >= n) return;
   int64_t t = at / shared_dim, i = at % shared_dim;

@@ -17,11 +17,14 @@ __device__ __forceinline__ float flush(float x) {
 }
 __device__ __forceinline__ float rounded(float x) { return flush(bf16_f32(f32_bf16(flush(x)))); }
 
-struct Part { int part, first, end; };
+struct Part {
+  int part, first, end;
+};
 
 __device__ __forceinline__ Part part_of(const int *tiles, int tile, int equal) {
   if (tiles) return Part{tiles[3 * tile], tiles[3 * tile + 1], tiles[3 * tile + 2]};
-  int each = (equal + TILE - 1) / TILE, part = tile / each, first = part * equal + tile % each * TILE, last = (part + 1) * equal;
+  int each = (equal + TILE - 1) / TILE, part = tile / each, first = part * equal + tile % each * TILE,
+      last = (part + 1) * equal;
   return Part{part, first, first + TILE < last ? first + TILE : last};
 }
 
@@ -65,7 +68,9 @@ __device__ __forceinline__ void tile_product(int m, int n, int k, A a, B b, C c,
 
 // y[S, N] = x · w[part]ᵀ. `table` has for each part of packed weights its number format (0 f32, 1 f16, 2 bf16) and
 // where it begins; without it, w is f32.
-extern "C" __global__ void __launch_bounds__(256, 2) product_y(const float *x, const uint32_t *rows, const char *w, const int64_t *table, const int *tiles, int equal, float *y, int k, int n, int bf16_operands) {
+extern "C" __global__ void __launch_bounds__(256, 2)
+    product_y(const float *x, const uint32_t *rows, const char *w, const int64_t *table, const int *tiles, int equal,
+              float *y, int k, int n, int bf16_operands) {
   Part p = part_of(tiles, blockIdx.y, equal);
   if (p.part < 0) return;
   int column = blockIdx.x * TILE, format = table ? (int)table[2 * p.part] : 0;
@@ -82,7 +87,9 @@ extern "C" __global__ void __launch_bounds__(256, 2) product_y(const float *x, c
 }
 
 // dx[S, K] = [dx] + dy[S, N] · w[part].
-extern "C" __global__ void __launch_bounds__(256, 2) product_dx(const float *dy, const float *w, const int *tiles, int equal, float *dx, int k, int n, int go_on, int bf16_operands) {
+extern "C" __global__ void __launch_bounds__(256, 2)
+    product_dx(const float *dy, const float *w, const int *tiles, int equal, float *dx, int k, int n, int go_on,
+               int bf16_operands) {
   Part p = part_of(tiles, blockIdx.y, equal);
   if (p.part < 0) return;
   int column = blockIdx.x * TILE;
@@ -94,7 +101,9 @@ extern "C" __global__ void __launch_bounds__(256, 2) product_dx(const float *dy,
 }
 
 // dw[part] = [dw[part]] + dyᵀ · x over the rows of each part, which begin at `begins` or are `equal` each.
-extern "C" __global__ void __launch_bounds__(256, 2) product_dw(const float *dy, const float *x, const uint32_t *rows, const uint32_t *begins, int equal, float *dw, int k, int n, int go_on, int bf16_operands) {
+extern "C" __global__ void __launch_bounds__(256, 2)
+    product_dw(const float *dy, const float *x, const uint32_t *rows, const uint32_t *begins, int equal, float *dw,
+               int k, int n, int go_on, int bf16_operands) {
   int part = blockIdx.z, column = blockIdx.x * TILE, row = blockIdx.y * TILE;
   int first = begins ? begins[part] : part * equal, end = begins ? begins[part + 1] : first + equal;
   float *of_part = dw + (int64_t)part * n * k;

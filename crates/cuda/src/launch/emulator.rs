@@ -46,8 +46,8 @@ const LINKED: Option<Call> = None;
 /// What a [`Call`] gives for a kernel that it does not have.
 const NO_SUCH_KERNEL: c_int = 2;
 
-/// Bytes before and behind memory that nobody may write to.
-const FENCE: usize = 256;
+/// Bytes before and behind memory that nobody may write to: a block of 256 threads too far is inside.
+const FENCE: usize = 2048;
 const FENCED: u8 = 0xa5;
 /// NaN with a payload, as f32 and as bf16; −1 as a whole number.
 const POISON: u8 = 0xff;

@@ -62,8 +62,8 @@ impl Staging {
         // All slots at a time, as nothing is queued behind a copy that is waited for.
         for (part, bytes) in to.chunks_mut(SLOT * SLOTS).enumerate() {
             let from = from + (part * SLOT * SLOTS) as CUdeviceptr;
-            // SAFETY: the stream is waited for before the slots are written to and again before they are read; they have
-            // room for `bytes`, and the caller owns as many at `from`.
+            // SAFETY: the stream is waited for before the slots are written to and again before they are read; they
+            // have room for `bytes`, and the caller owns as many at `from`.
             unsafe {
                 check("cuStreamSynchronize", sys::cuStreamSynchronize(stream))?;
                 check("cuMemcpyDtoHAsync", sys::cuMemcpyDtoHAsync_v2(self.memory.cast(), from, bytes.len(), stream))?;

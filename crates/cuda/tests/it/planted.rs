@@ -86,11 +86,11 @@ const ALL: &[Planted] = &[
         work: products::some,
     },
     Planted {
-        what: "a tile reaches into the next part",
+        what: "a term too few",
         file: PRODUCTS,
         changed: PRODUCTS,
-        from: "first + TILE < last ? first + TILE : last",
-        to: "first + TILE",
+        from: "? k - k0 : STEP;",
+        to: "? k - k0 : STEP - 1;",
         work: products::some,
     },
     Planted {
