@@ -16,10 +16,12 @@ pub fn same(what: &str, work: impl Fn(&Arc<dyn Device>) -> Outputs) {
     compare(what, work, |a, b| a == b || a.is_nan() && b.is_nan());
 }
 
-/// The same where sums have an order of their own: results are within 1e-5 of the plain loops', of 1 where they are
-/// smaller.
+/// How far results may be from the plain loops' where sums have an order of their own; of 1 where they are smaller.
+pub const TOLERANCE: f32 = 1e-5;
+
+/// The same within [`TOLERANCE`].
 pub fn near(what: &str, work: impl Fn(&Arc<dyn Device>) -> Outputs) {
-    compare(what, work, |a, b| (a - b).abs() <= 1e-5 * a.abs().max(1.0));
+    compare(what, work, |a, b| (a - b).abs() <= TOLERANCE * a.abs().max(1.0));
 }
 
 fn compare(what: &str, work: impl Fn(&Arc<dyn Device>) -> Outputs, agree: impl Fn(f32, f32) -> bool) {
@@ -62,9 +64,10 @@ pub fn emulator() -> Option<Arc<Emulator>> {
     }
 }
 
-/// The first output that is not what it should be.
-pub fn difference(expected: &Outputs, got: &Outputs) -> Option<String> {
-    let differs = |a: f32, b: f32| a != b && !(a.is_nan() && b.is_nan());
+/// The first output that is further than `tolerance` from what it should be, of 1 where that is smaller.
+pub fn difference(expected: &Outputs, got: &Outputs, tolerance: f32) -> Option<String> {
+    let near = |a: f32, b: f32| a == b || (a - b).abs() <= tolerance * a.abs().max(1.0);
+    let differs = |a: f32, b: f32| !near(a, b) && !(a.is_nan() && b.is_nan());
     expected.iter().zip(got).find_map(|((name, expected), (_, got))| {
         let count = expected.iter().zip(got).filter(|(a, b)| differs(**a, **b)).count();
         (count > 0).then(|| format!("{count} of {} elements of {name} differ", got.len()))

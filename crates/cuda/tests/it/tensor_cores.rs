@@ -25,6 +25,17 @@ fn dense(device: &Arc<dyn Device>, (t, k, n): (usize, usize, usize)) -> Outputs 
     out
 }
 
+/// Products whose columns are pieces of 16 bytes, long enough for a ring of stages to go around, and of several tiles.
+pub fn by_wgmma(device: &Arc<dyn Device>) -> Outputs {
+    let shape = (150, 72, 264);
+    [dense(device, shape), dense(device, (40, 1600, 136)), weight_gradients(device, shape, &[])].concat()
+}
+
+/// Products whose columns are not.
+pub fn by_mma(device: &Arc<dyn Device>) -> Outputs {
+    [dense(device, (150, 235, 131)), weight_gradients(device, (150, 33, 20), &[])].concat()
+}
+
 #[test]
 fn dense_products() {
     for shape in SHAPES {
