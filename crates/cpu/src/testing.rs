@@ -6,7 +6,7 @@ use std::sync::{Arc, OnceLock};
 use wels_device::{Device, Tensor};
 
 /// Which device tests run on: `cpu`, `naive` for [`Naive`](crate::naive::Naive), or with the feature `emulator` that
-/// of CUDA kernels, `emulator:7` with 7 as the seed of the order in which it steps.
+/// of CUDA kernels, `emulator:7` with 7 as the seed of the order in which it steps, and `cuda` for a card.
 pub const VARIABLE: &str = "WELS_TEST_DEVICE";
 
 /// The device that [`VARIABLE`] names; the processor if it is not set. All tests of a process share it.
@@ -23,7 +23,9 @@ pub fn device() -> Arc<dyn Device> {
             let seed = name.split_once(':').map_or(1, |(_, seed)| seed.parse().expect("a whole number as its seed"));
             emulator(seed).expect("the emulator")
         }
-        Ok(other) => panic!("{VARIABLE}={other}: there are cpu, naive and emulator"),
+        #[cfg(feature = "emulator")]
+        Ok("cuda") => wels_cuda::Cuda::open().unwrap_or_else(|why| panic!("{why}")),
+        Ok(other) => panic!("{VARIABLE}={other}: there are cpu, naive, emulator and cuda"),
     };
     DEVICE.get_or_init(make).clone()
 }

@@ -24,7 +24,8 @@ struct Attend {
 };
 
 // `query(q, i)`, `key(j, i)` and `value(j, i)` read; query q stands at place `first + q`; `out(q, i, x)` and
-// `stats(q, max, 1/sum)` take the results. 128 threads: thread (q, lane) has query q and the keys that are `lane` mod 16.
+// `stats(q, max, 1/sum)` take the results. 128 threads: thread (q, lane) has query q and the keys that are `lane` mod
+// 16.
 template <class Q, class K, class V, class O, class S>
 __device__ __forceinline__ void attend(Attend a, int count, int first, float scale, Q query, K key, V value, O out,
                                        S stats) {

@@ -131,7 +131,8 @@ extern "C" __global__ void gather(const float *table, const uint32_t *ids, float
   if (i < n) y[i] = table[(int64_t)ids[i / d] * d + i % d];
 }
 
-// Row `found[u]` of dtable is a chain over the tokens order[begins[u]..begins[u + 1]], which ascend. A thread an element.
+// Row `found[u]` of dtable is a chain over the tokens order[begins[u]..begins[u + 1]], which ascend. A thread an
+// element.
 extern "C" __global__ void gather_backward(const float *dy, const uint32_t *found, const uint32_t *begins,
                                            const uint32_t *order, float *dtable, int d, int64_t n) {
   int64_t i = thread_index();

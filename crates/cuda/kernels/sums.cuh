@@ -1,7 +1,8 @@
 // Sums and maxima over rows that a whole block of threads works on.
 #pragma once
 
-// Σ f(j), j < n, by sixteen partial sums (j mod 16) and the fixed tree; `scratch` has blockDim.x numbers, and blockDim.x
+// Σ f(j), j < n, by sixteen partial sums (j mod 16) and the fixed tree; `scratch` has blockDim.x numbers, and
+// blockDim.x
 // is a multiple of 32. All threads have the sum.
 template <class F>
 __device__ __forceinline__ float block_sum(int n, float *scratch, F f) {

@@ -16,7 +16,7 @@ const WARPS: usize = 4;
 pub(crate) struct Tables {
     /// E.
     pub experts: usize,
-    /// S.
+    /// Choices of all tokens.
     pub slots_len: usize,
     /// `[T, K]`, a token's ascending.
     chosen: Buffer,

@@ -80,7 +80,7 @@ struct Rows<'a> {
 }
 
 impl Cuda {
-    /// Logits of some rows.
+    /// `[rows, V]`.
     fn logits(&self, precision: Precision, x: Rows, w: Weight, logits: &mut Buffer, v: usize) {
         let mut part = self.temporary(x.count * x.width);
         crate::memory::done(part.copy_from(0, x.of, x.first * x.width * 4, x.count * x.width * 4));

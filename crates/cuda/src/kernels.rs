@@ -10,7 +10,7 @@ use crate::launch::signature::{self, Signature};
 pub struct Source {
     /// Its path from `kernels/` on.
     pub path: &'static str,
-    /// Its text.
+    /// CUDA C.
     pub text: &'static str,
     /// Since which compute capability, 10·major + minor, a card can run it.
     pub since: u32,

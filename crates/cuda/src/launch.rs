@@ -34,9 +34,9 @@ pub enum Fault {
     Memory {
         /// Asked for.
         bytes: usize,
-        /// Free.
+        /// What the card still has.
         free: usize,
-        /// In all.
+        /// What the card has when nobody uses it.
         total: usize,
     },
     /// A call of the driver failed.
@@ -81,13 +81,13 @@ pub struct TensorMap(pub(crate) [u64; 16]);
 /// swizzled over 128 bytes.
 #[derive(Clone, Copy, Debug)]
 pub struct MapShape {
-    /// Rows.
+    /// Of the matrix.
     pub rows: u32,
     /// Columns.
     pub cols: u32,
     /// Elements from one row to the next.
     pub stride: u32,
-    /// Rows of a box.
+    /// Of what is copied at a time.
     pub box_rows: u32,
     /// Columns of a box, at most 64.
     pub box_cols: u32,

@@ -60,9 +60,9 @@ pub enum Unavailable {
     /// The card is older than what kernels are written for.
     #[error("{name} has compute capability {}.{}, and at least 8.0 is needed", capability.0, capability.1)]
     OldCard {
-        /// The card's.
+        /// As the driver says it.
         name: String,
-        /// The card's.
+        /// Major and minor version.
         capability: (u32, u32),
     },
     /// The compiler is missing.
@@ -82,7 +82,7 @@ pub enum Unavailable {
     /// Something else went wrong while the card was opened.
     #[error("the card cannot be opened: {reason}")]
     Failed {
-        /// What.
+        /// The driver's words.
         reason: String,
     },
 }

@@ -54,7 +54,7 @@ impl<'a> Parts<'a> {
         }
     }
 
-    fn slots(&self) -> usize {
+    pub fn slots(&self) -> usize {
         match self {
             Parts::Slots(tables, _) => tables.slots_len,
             Parts::Equal(parts, rows) => parts * rows,

@@ -1,12 +1,12 @@
 //! Products of operands that are rounded to bf16, into f32, on tensor cores.
 //!
 //! On Hopper by wgmma and TMA where rows are whole pieces of 16 bytes, else by mma.sync. Which one depends on columns
-//! alone, never on the number of rows: the two do not have the same bits, and a row's result is not to depend on its
-//! batch. How wide a tile is changes no bit.
+//! alone, never on the number of rows: each has bits of its own, and a row's result is not to depend on its batch. How
+//! wide a tile is changes no bit.
 //!
 //! Tensor cores add sixteen terms at once. In y and dx these are of one row and one column. In a weight gradient they
-//! are rows, so it goes run by run, a run being a sequence's rows or those of them that went to an expert: micro-batches
-//! are whole sequences, and wherever they cut, the same rows are added together.
+//! are rows, so it goes run by run, a run being a sequence's rows or those of them that went to an expert:
+//! micro-batches are whole sequences, and wherever they cut, the same rows are added together.
 
 use wels_device::{Ids, Precision, Start};
 
@@ -84,9 +84,9 @@ impl<'a> Rows<'a> {
 }
 
 impl Cuda {
-    /// Whether a product is for the kernels of this module.
+    /// Whether a product is for the kernels of this module. TMA knows no matrix without rows.
     pub(crate) fn takes(precision: Precision, parts: &Parts) -> bool {
-        precision == Precision::Bf16 && !matches!(parts, Parts::Equal(2.., _))
+        precision == Precision::Bf16 && !matches!(parts, Parts::Equal(2.., _)) && parts.slots() > 0
     }
 
     /// `y[S, N] = x · w[part]ᵀ`, w in f32.

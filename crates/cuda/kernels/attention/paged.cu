@@ -1,6 +1,7 @@
 // Attention over the pages of a cache, in f32: expanded keys and values, and latents. Orders of sums: attend.cuh.
 //
-// A page holds PAGE tokens; a layer's part of it begins at `offset` and has a row for each token: keys of all heads, the
+// A page holds PAGE tokens; a layer's part of it begins at `offset` and has a row for each token: keys of all heads,
+// the
 // shared part, values of all heads; or a latent and its rotary part. `half` says that numbers are f16.
 // `tokens`: two numbers for each new token: where its sequence's list of pages begins in `lists`, and its place.
 // `tiles`: four for each tile of up to eight new tokens of a sequence: the list, the first place, the first new token,

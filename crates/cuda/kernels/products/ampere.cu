@@ -1,18 +1,23 @@
 // Products of bf16 operands by mma.sync, into f32: ampere.cuh. The tables are those of hopper.cu.
 #include "products/ampere.cuh"
 
-extern "C" __global__ void __launch_bounds__(256, 1) mma_y(const bf16 *a, const bf16 *b, float *out, const int *offsets, int parts, int rows, int n, int k) {
+extern "C" __global__ void __launch_bounds__(256, 1)
+    mma_y(const bf16 *a, const bf16 *b, float *out, const int *offsets, int parts, int rows, int n, int k) {
   product80<0, 0, float>(a, b, out, Parts{offsets, nullptr, parts, rows}, nullptr, rows, n, k, k, k, n, 0);
 }
-extern "C" __global__ void __launch_bounds__(256, 1) mma_dx(const bf16 *a, const bf16 *b, float *out, const int *offsets, int parts, int rows, int n, int k, int go_on) {
+extern "C" __global__ void __launch_bounds__(256, 1)
+    mma_dx(const bf16 *a, const bf16 *b, float *out, const int *offsets, int parts, int rows, int n, int k, int go_on) {
   product80<0, 1, float>(a, b, out, Parts{offsets, nullptr, parts, rows}, nullptr, rows, n, k, k, n, n, go_on);
 }
-extern "C" __global__ void __launch_bounds__(256, 1) mma_dw(const bf16 *a, const bf16 *b, float *out, const int *offsets, const int *part_runs, int parts, int runs, int m, int n, int go_on) {
+extern "C" __global__ void __launch_bounds__(256, 1)
+    mma_dw(const bf16 *a, const bf16 *b, float *out, const int *offsets, const int *part_runs, int parts, int runs,
+           int m, int n, int go_on) {
   product80<1, 1, float>(a, b, out, Parts{offsets, part_runs, parts, 0, runs}, nullptr, m, n, 0, m, n, n, go_on);
 }
 
 // Rows of x, or those that `rows` names, rounded to bf16.
-extern "C" __global__ void __launch_bounds__(256) round_rows(const float *x, const uint32_t *rows, bf16 *y, int columns, int64_t elements) {
+extern "C" __global__ void __launch_bounds__(256)
+    round_rows(const float *x, const uint32_t *rows, bf16 *y, int columns, int64_t elements) {
   int64_t at = thread_index();
   if (at >= elements) return;
   int64_t row = at / columns;
@@ -21,13 +26,22 @@ extern "C" __global__ void __launch_bounds__(256) round_rows(const float *x, con
 
 // The runs of experts: for each expert and sequence, where the slots of that sequence's tokens begin, and for each
 // expert its first run. rows[slots]: each slot's token, ascending within an expert.
-extern "C" __global__ void __launch_bounds__(256) expert_runs(const int *offsets, const int *rows, const int *starts, int *run_starts, int *part_runs, int experts, int sequences) {
+extern "C" __global__ void __launch_bounds__(256)
+    expert_runs(const int *offsets, const int *rows, const int *starts, int *run_starts, int *part_runs, int experts,
+                int sequences) {
   int at = blockIdx.x * 256 + threadIdx.x;
   if (at > experts * sequences) return;
   int e = at / sequences, s = at % sequences;
   if (s == 0) part_runs[e] = at;
-  if (e == experts) { run_starts[at] = offsets[experts]; return; }
+  if (e == experts) {
+    run_starts[at] = offsets[experts];
+    return;
+  }
   int low = offsets[e], high = offsets[e + 1];
-  while (low < high) { int mid = (low + high) / 2; if (rows[mid] < starts[s]) low = mid + 1; else high = mid; }
+  while (low < high) {
+    int mid = (low + high) / 2;
+    if (rows[mid] < starts[s]) low = mid + 1;
+    else high = mid;
+  }
   run_starts[at] = low;
 }

@@ -4,8 +4,10 @@
 //   dx[M, N] (+)= dy[M, K] · w[K, N]     TA = 0, TB = 1
 //   dw[M, N] (+)= dy[R, M]ᵀ · x[R, N]    TA = 1, TB = 1, a chain over the rows R of the part's runs
 //
-// Order: an element is one chain: its accumulator, f32, starts at 0 or at what `out` holds (`go_on`), and takes the terms
-// in steps of 64, each as four wgmma of 16, in order of k. No split over k, no atomics. An element's chain reads its row of
+// Order: an element is one chain: its accumulator, f32, starts at 0 or at what `out` holds (`go_on`), and takes the
+// terms
+// in steps of 64, each as four wgmma of 16, in order of k. No split over k, no atomics. An element's chain reads its
+// row of
 // a, its column of b and nothing else, and neither tile nor number of rows changes its steps: a row's result does not
 // depend on the batch. (That wgmma computes each element alone, and equally at every place of a tile, is what the
 // conformance test on the card has to show.)
@@ -16,19 +18,41 @@
 #pragma once
 #include "products/tiles.cuh"
 constexpr int BK = 64;
-// WGS: warpgroups that multiply, 64 rows each. 2 for many rows; 1, with narrow tiles so that all blocks of the card have some of w to load, for the few rows of decoding. The
+// WGS: warpgroups that multiply, 64 rows each. 2 for many rows; 1, with narrow tiles so that all blocks of the card
+// have some of w to load, for the few rows of decoding. The
 // bits are the same: `product_y_32` may be taken wherever it is faster.
-template <int BN, int WGS = 2> struct Ring {
-  static constexpr int BM = 64 * WGS, A = BM * BK * 2, B = BN * BK * 2, STAGE = A + B, STAGES = BN == 256 ? 4 : BN == 128 ? 6 : 12, BYTES = STAGES * STAGE + STAGES * 16, THREADS = 128 + 128 * WGS;
+template <int BN, int WGS = 2>
+struct Ring {
+  static constexpr int BM = 64 * WGS, A = BM * BK * 2, B = BN * BK * 2, STAGE = A + B,
+                       STAGES = BN == 256   ? 4
+                                : BN == 128 ? 6
+                                            : 12,
+                       BYTES = STAGES * STAGE + STAGES * 16, THREADS = 128 + 128 * WGS;
 };
-template <class T> __device__ __forceinline__ void store2(T *to, float a, float b);
-template <> __device__ __forceinline__ void store2<float>(float *to, float a, float b) { *(float2 *)to = make_float2(a, b); }
-template <> __device__ __forceinline__ void store2<bf16>(bf16 *to, float a, float b) { *(uint32_t *)to = bf16x2(a, b); }
-template <class T> __device__ __forceinline__ float2 load2(const T *from);
-template <> __device__ __forceinline__ float2 load2<float>(const float *from) { return *(const float2 *)from; }
-template <> __device__ __forceinline__ float2 load2<bf16>(const bf16 *from) { uint32_t v = *(const uint32_t *)from; return make_float2(bf16_f32(v & 0xffff), bf16_f32(v >> 16)); }
+template <class T>
+__device__ __forceinline__ void store2(T *to, float a, float b);
+template <>
+__device__ __forceinline__ void store2<float>(float *to, float a, float b) {
+  *(float2 *)to = make_float2(a, b);
+}
+template <>
+__device__ __forceinline__ void store2<bf16>(bf16 *to, float a, float b) {
+  *(uint32_t *)to = bf16x2(a, b);
+}
+template <class T>
+__device__ __forceinline__ float2 load2(const T *from);
+template <>
+__device__ __forceinline__ float2 load2<float>(const float *from) {
+  return *(const float2 *)from;
+}
+template <>
+__device__ __forceinline__ float2 load2<bf16>(const bf16 *from) {
+  uint32_t v = *(const uint32_t *)from;
+  return make_float2(bf16_f32(v & 0xffff), bf16_f32(v >> 16));
+}
 // The rows from `count` on of a stage of MN-major operands, which are of the next run or beyond the tensor: zeros.
-template <int BN> __device__ __forceinline__ void clear_rows(saddr stage, int count) {
+template <int BN>
+__device__ __forceinline__ void clear_rows(saddr stage, int count) {
   constexpr int BOXES = (128 + BN) / 64;
   for (int i = threadIdx.x - 128; i < BOXES * (BK - count) * 8; i += 256) {
     int box = i / 8 % BOXES, r = count + i / 8 / BOXES;
@@ -38,29 +62,42 @@ template <int BN> __device__ __forceinline__ void clear_rows(saddr stage, int co
   bar_sync(1, 256);
 }
 // d += the 64 terms of a stage, in four steps.
-template <int BN, int TA, int TB> __device__ __forceinline__ void multiply(float (&d)[BN / 2], saddr a, saddr b) {
+template <int BN, int TA, int TB>
+__device__ __forceinline__ void multiply(float (&d)[BN / 2], saddr a, saddr b) {
   constexpr int LBO = 8192;
 #pragma unroll
   for (int kk = 0; kk < BK / 16; kk++)
-    wgmma_ss<TA, TB>(d, TA ? mn_major(a + kk * 2048, 8192) : k_major(a + kk * 32), TB ? mn_major(b + kk * 2048, LBO) : k_major(b + kk * 32), 1);
+    wgmma_ss<TA, TB>(d, TA ? mn_major(a + kk * 2048, 8192) : k_major(a + kk * 32),
+                     TB ? mn_major(b + kk * 2048, LBO) : k_major(b + kk * 32), 1);
 }
-// What becomes of a tile's sums, if not `out`: see head.cuh. d[i] of a thread has row r + 8·(i/2 % 2) and column c + i/4·8 + i % 2.
-struct Store { static constexpr bool PLAIN = true; template <int H> __device__ void operator()(float (&)[H], int, int, int, int) const {} };
+// What becomes of a tile's sums, if not `out`: see head.cuh. d[i] of a thread has row r + 8·(i/2 % 2) and column c +
+// i/4·8 + i % 2.
+struct Store {
+  static constexpr bool PLAIN = true;
+  template <int H>
+  __device__ void operator()(float (&)[H], int, int, int, int) const {}
+};
 template <int BN, int TA, int TB, class T, class E = Store, int WGS = 2>
-__device__ __forceinline__ void product(const TensorMap &a, const TensorMap &b, T *out, const Parts &parts, int m, int n, int k, int ldo, int go_on, const E &epilogue = E()) {
-  using R = Ring<BN, WGS>; constexpr int BM = R::BM;
+__device__ __forceinline__ void product(const TensorMap &a, const TensorMap &b, T *out, const Parts &parts, int m,
+                                        int n, int k, int ldo, int go_on, const E &epilogue = E()) {
+  using R = Ring<BN, WGS>;
+  constexpr int BM = R::BM;
   static_assert(WGS == 2 || !TA, "clear_rows is for two warpgroups");
   constexpr bool RAGGED_K = TA;
   SMEM(smem);
   saddr base = smem_addr(smem), full = base + R::STAGES * R::STAGE, empty = full + R::STAGES * 8;
   int group = threadIdx.x / 128;
   if (threadIdx.x == 0) {
-    for (int s = 0; s < R::STAGES; s++) { mbar_init(full + s * 8, 1); mbar_init(empty + s * 8, 4 * WGS); }
+    for (int s = 0; s < R::STAGES; s++) {
+      mbar_init(full + s * 8, 1);
+      mbar_init(empty + s * 8, 4 * WGS);
+    }
     mbar_fence();
   }
   __syncthreads();
   Tiles<BM, BN, RAGGED_K> tiles(parts, m, n);
-  Tile t; int at = 0;  // steps of this block so far: stage and parity
+  Tile t;
+  int at = 0;  // steps of this block so far: stage and parity
   if (group == 0) {
     if (WGS == 2) setmaxnreg_dec<40>();
     if (threadIdx.x != 0) return;
@@ -69,7 +106,8 @@ __device__ __forceinline__ void product(const TensorMap &a, const TensorMap &b, 
       for (int i = 0;; i++, at++) {
         int row = 0;
         if (RAGGED_K ? !runs.next(row) : i * BK >= k) break;
-        int s = at % R::STAGES; saddr to = base + s * R::STAGE, bar = full + s * 8;
+        int s = at % R::STAGES;
+        saddr to = base + s * R::STAGE, bar = full + s * 8;
         mbar_wait(empty + s * 8, (at / R::STAGES & 1) ^ 1);
         mbar_arrive_tx(bar, R::STAGE);
         if (TA) {
@@ -94,7 +132,8 @@ __device__ __forceinline__ void product(const TensorMap &a, const TensorMap &b, 
       int r = t.m + row_in + 8 * (i >> 1 & 1), c = t.n + i / 4 * 8 + thread % 4 * 2;
       float2 v = make_float2(0.0f, 0.0f);
       if (E::PLAIN && go_on && r < rows && c < n) v = load2(to + (size_t)r * ldo + c);
-      d[i] = v.x; d[i + 1] = v.y;
+      d[i] = v.x;
+      d[i + 1] = v.y;
     }
     wgmma_hold(d);
     Runs<BK> runs(parts, t.part);
@@ -110,7 +149,9 @@ __device__ __forceinline__ void product(const TensorMap &a, const TensorMap &b, 
       wgmma_commit();
       at++;
     };
-    auto release = [&](int used) { if (thread % 32 == 0) mbar_arrive(empty + used % R::STAGES * 8); };
+    auto release = [&](int used) {
+      if (thread % 32 == 0) mbar_arrive(empty + used % R::STAGES * 8);
+    };
     if (steps) {
       step();
 #pragma unroll 1
@@ -123,7 +164,10 @@ __device__ __forceinline__ void product(const TensorMap &a, const TensorMap &b, 
       release(at - 1);
       wgmma_hold(d);
     }
-    if (!E::PLAIN) { epilogue(d, t.m + row_in, rows, t.n + thread % 4 * 2, n); continue; }
+    if (!E::PLAIN) {
+      epilogue(d, t.m + row_in, rows, t.n + thread % 4 * 2, n);
+      continue;
+    }
 #pragma unroll
     for (int i = 0; i < BN / 2; i += 2) {
       int r = t.m + row_in + 8 * (i >> 1 & 1), c = t.n + i / 4 * 8 + thread % 4 * 2;

@@ -3,41 +3,54 @@
 use std::sync::Arc;
 
 use wels_cpu::naive::Naive;
+use wels_cpu::testing::VARIABLE;
 use wels_cuda::Cuda;
 use wels_cuda::launch::emulator::Emulator;
 use wels_device::{Device, Tensor};
 
 pub type Outputs = Vec<(&'static str, Vec<f32>)>;
 
-/// Does `work` on the naive device and, in eight orders, on the emulator. Results have the bits of the plain loops, but
-/// for the sign of zeros, and in all orders the same.
+/// Does `work` on the naive device, and on all of [`rounds`]. Results have the bits of the plain loops, but for the
+/// sign of zeros, and are the same in each.
 pub fn same(what: &str, work: impl Fn(&Arc<dyn Device>) -> Outputs) {
     compare(what, work, |a, b| a == b || a.is_nan() && b.is_nan());
 }
 
-/// The same where sums have an order of their own: results are within 1e-5 of the plain loops', of 1 where they are
-/// smaller.
+/// How far results may be from the plain loops' where sums have an order of their own; of 1 where they are smaller.
+pub const TOLERANCE: f32 = 1e-5;
+
+/// The same within [`TOLERANCE`].
 pub fn near(what: &str, work: impl Fn(&Arc<dyn Device>) -> Outputs) {
-    compare(what, work, |a, b| (a - b).abs() <= 1e-5 * a.abs().max(1.0));
+    compare(what, work, |a, b| (a - b).abs() <= TOLERANCE * a.abs().max(1.0));
 }
 
 fn compare(what: &str, work: impl Fn(&Arc<dyn Device>) -> Outputs, agree: impl Fn(f32, f32) -> bool) {
-    let Some(emulator) = emulator() else { return };
+    let rounds = rounds();
+    if rounds.is_empty() {
+        return;
+    }
     let naive: Arc<dyn Device> = Naive::new();
     let expected = work(&naive);
     let mut first: Option<Outputs> = None;
-    for seed in 1..=8 {
-        emulator.set_seed(seed);
-        let device: Arc<dyn Device> = Cuda::on(emulator.clone());
-        let got = work(&device);
+    for (round, device) in rounds.iter().enumerate() {
+        let got = work(device);
         for ((name, expected), (_, got)) in expected.iter().zip(&got) {
             check(&format!("{what}: {name}"), expected, got, &agree);
         }
         let first = first.get_or_insert_with(|| got.clone());
         for ((name, first), (_, got)) in first.iter().zip(&got) {
-            check(&format!("{what}: {name} in order {seed}"), first, got, |a, b| a.to_bits() == b.to_bits());
+            check(&format!("{what}: {name} in round {round}"), first, got, |a, b| a.to_bits() == b.to_bits());
         }
     }
+}
+
+/// What kernels are tried on: a card, twice, where `WELS_TEST_DEVICE` is `cuda`; else the emulator in eight orders.
+pub fn rounds() -> Vec<Arc<dyn Device>> {
+    if std::env::var(VARIABLE).is_ok_and(|name| name == "cuda") {
+        return vec![Cuda::open().unwrap_or_else(|why| panic!("{why}")); 2];
+    }
+    let of_seed = |seed| Some(Cuda::on(Emulator::open(seed).ok()?) as Arc<dyn Device>);
+    if emulator().is_some() { (1..=8).filter_map(of_seed).collect() } else { Vec::new() }
 }
 
 /// The emulator; none, and a line that says so, where it could not be built.
@@ -51,9 +64,10 @@ pub fn emulator() -> Option<Arc<Emulator>> {
     }
 }
 
-/// The first output that is not what it should be.
-pub fn difference(expected: &Outputs, got: &Outputs) -> Option<String> {
-    let differs = |a: f32, b: f32| a != b && !(a.is_nan() && b.is_nan());
+/// The first output that is further than `tolerance` from what it should be, of 1 where that is smaller.
+pub fn difference(expected: &Outputs, got: &Outputs, tolerance: f32) -> Option<String> {
+    let near = |a: f32, b: f32| a == b || (a - b).abs() <= tolerance * a.abs().max(1.0);
+    let differs = |a: f32, b: f32| !near(a, b) && !(a.is_nan() && b.is_nan());
     expected.iter().zip(got).find_map(|((name, expected), (_, got))| {
         let count = expected.iter().zip(got).filter(|(a, b)| differs(**a, **b)).count();
         (count > 0).then(|| format!("{count} of {} elements of {name} differ", got.len()))

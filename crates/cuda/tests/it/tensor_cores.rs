@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use wels_device::{Device, Groups, Ids, Precision, Router, Scoring, Start, WeightRef};
 
-use crate::lab::{Outputs, empty, near, tensor, values};
+use crate::lab::{Outputs, empty, near, rounds, tensor, values};
 use crate::products::routed;
 
 /// T, K, N.
@@ -23,6 +23,17 @@ fn dense(device: &Arc<dyn Device>, (t, k, n): (usize, usize, usize)) -> Outputs 
         out.push(("dx", values(&dx)));
     }
     out
+}
+
+/// Products whose columns are pieces of 16 bytes, long enough for a ring of stages to go around, and of several tiles.
+pub fn by_wgmma(device: &Arc<dyn Device>) -> Outputs {
+    let shape = (150, 72, 264);
+    [dense(device, shape), dense(device, (40, 1600, 136)), weight_gradients(device, shape, &[])].concat()
+}
+
+/// Products whose columns are not.
+pub fn by_mma(device: &Arc<dyn Device>) -> Outputs {
+    [dense(device, (150, 235, 131)), weight_gradients(device, (150, 33, 20), &[])].concat()
 }
 
 #[test]
@@ -118,8 +129,7 @@ fn weight_gradients_are_those_of_plain_loops() {
 
 #[test]
 fn micro_batches_change_no_bit_of_weight_gradients() {
-    let Some(emulator) = crate::lab::emulator() else { return };
-    let device: Arc<dyn Device> = wels_cuda::Cuda::on(emulator);
+    let Some(device) = rounds().into_iter().next() else { return };
     for shape in [(130, 33, 20), (150, 72, 264)] {
         let whole = weight_gradients(&device, shape, &[]);
         for cuts in [&[1][..], &[2], &[1, 2, 3, 4], &[4]] {
@@ -131,8 +141,7 @@ fn micro_batches_change_no_bit_of_weight_gradients() {
 /// The first rows of a batch have the bits that they have alone.
 #[test]
 fn rows_do_not_depend_on_their_batch() {
-    let Some(emulator) = crate::lab::emulator() else { return };
-    let device: Arc<dyn Device> = wels_cuda::Cuda::on(emulator);
+    let Some(device) = rounds().into_iter().next() else { return };
     for (t, k, n) in SHAPES {
         let w = tensor(&device, 2, n, k);
         let of = |rows: usize| {

@@ -66,6 +66,10 @@ pub fn trainer() -> Trainer {
 }
 
 pub fn trainer_with_shards(gradient_shards: usize) -> Trainer {
+    trainer_on(Execution::new(device()), gradient_shards)
+}
+
+pub fn trainer_on(execution: Execution, gradient_shards: usize) -> Trainer {
     let rate = 3e-3;
     let hyper = Hyperparameters {
         gradient_shards,
@@ -87,8 +91,8 @@ pub fn trainer_with_shards(gradient_shards: usize) -> Trainer {
         balance_alpha: 0.0,
         mtp_lambda: Switch { early: 0.0, late: 0.0, late_step: 0 },
     };
-    let state = State::new(Params::init(&device(), &config(), 11));
-    let mut trainer = Trainer::new(config(), CONTEXT, state, hyper, Execution::new(device()));
+    let state = State::new(Params::init(execution.device(), &config(), 11));
+    let mut trainer = Trainer::new(config(), CONTEXT, state, hyper, execution);
     trainer.freeze_mtp();
     trainer
 }
