@@ -94,6 +94,9 @@ impl Weights for Cuda {
         let own = |matrix: PackedMatrix| *matrix.memory.downcast().expect("a matrix that a CUDA device packed");
         let matrices: Vec<Matrix> = matrices.into_iter().map(own).collect();
         let padded = like.iter().map(|(_, cols, format)| padded(*format, *cols)).max().unwrap_or(0);
+        let even =
+            like.iter().all(|(_, cols, format)| !format.is_quantised() || self::padded(*format, *cols) == padded);
+        assert!(even, "matrices of one parameter whose rows are filled up to different lengths: {like:?}");
         // Where a matrix begins is a place for words of 32 bits.
         let (mut places, mut table, mut bytes) = (Vec::new(), Vec::new(), 0);
         for ((rows, _, format), matrix) in like.iter().zip(&matrices) {
