@@ -37,6 +37,7 @@ pub fn run(root: &Path, tests: Tests) -> Result<()> {
         ("build", command("cargo build --release")),
         ("inlined", Box::new(|| inlined::run(root))),
         ("readme", Box::new(|| readme::run(root))),
+        ("kernels", command("crates/cuda/fast/test.sh")),
     ];
     if tests == Tests::Run {
         steps.push(("test", command(TEST_COMMAND)));

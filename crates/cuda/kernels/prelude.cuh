@@ -17,6 +17,7 @@ typedef unsigned long long uint64_t;
 #endif
 typedef uint16_t bf16;
 #define INFINITY_F __uint_as_float(0x7f800000u)
+constexpr float LOG2E = 1.4426950408889634f, LN2 = 0.6931471805599453f;
 typedef uint32_t saddr;  // address in shared memory
 
 #ifdef WELS_EMU
@@ -51,8 +52,9 @@ struct alignas(64) TensorMap {
   const bf16 *base;
   uint32_t cols, rows, stride, box_cols, box_rows;
   uint32_t bytes;
-  char pad[84];
+  char pad[96];
 };
+static_assert(sizeof(TensorMap) == 128);
 struct MBar {
   uint16_t count, pending;
   int32_t tx : 31;
@@ -470,6 +472,11 @@ __device__ __forceinline__ void setmaxnreg_dec() {
 #include "wgmma.cuh"
 #endif
 #endif
+// d += a · bᵀ, both K-major.
+template <int N>
+__device__ __forceinline__ void wgmma(float (&d)[N / 2], uint64_t a, uint64_t b) {
+  wgmma_ss<0, 0>(d, a, b, 1);
+}
 // Accumulators are wgmma's until it is waited for: no use of them may move over the wait that stands before this.
 template <int H>
 __device__ __forceinline__ void wgmma_hold(float (&d)[H]) {

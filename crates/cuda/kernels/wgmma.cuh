@@ -1,4 +1,4 @@
-// Written by gen_wgmma.py: do not edit. d[64 x N] (+)= a[64 x 16] b[16 x N]; TA, TB = 1: that operand is MN-major.
+// d[64 x N] (+)= a[64 x 16] b[16 x N]; TA, TB = 1: that operand is MN-major.
 #pragma once
 template <int TA, int TB>
 __device__ __forceinline__ void wgmma_ss(float (&d)[16], uint64_t a, uint64_t b, int acc) {

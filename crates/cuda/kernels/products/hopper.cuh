@@ -70,6 +70,44 @@ __device__ __forceinline__ void multiply(float (&d)[BN / 2], saddr a, saddr b) {
     wgmma_ss<TA, TB>(d, TA ? mn_major(a + kk * 2048, 8192) : k_major(a + kk * 32),
                      TB ? mn_major(b + kk * 2048, LBO) : k_major(b + kk * 32), 1);
 }
+// A tile's sums to rows of bf16, 16 bytes a thread: the four threads of a quad, who have pairs of columns of each block
+// of 8, exchange them so that each has
+// one of four blocks whole. n and ldo multiples of 8, out of 16 bytes.
+template <int H>
+__device__ __forceinline__ void store_blocks(const float (&d)[H], bf16 *to, int row, int rows, int col, int n,
+                                             int ldo) {
+  int l = threadIdx.x % 4;
+  bool odd = l & 1, high = l & 2;
+#pragma unroll
+  for (int q = 0; q < H / 16; q++)
+#pragma unroll
+    for (int h = 0; h < 2; h++) {
+      uint32_t v[4];
+#pragma unroll
+      for (int j = 0; j < 4; j++) v[j] = bf16x2(d[16 * q + 4 * j + 2 * h], d[16 * q + 4 * j + 2 * h + 1]);
+      uint32_t x = __shfl_xor_sync(~0u, odd ? v[0] : v[1], 1), y = __shfl_xor_sync(~0u, odd ? v[2] : v[3], 1);
+      if (odd) {
+        v[0] = x;
+        v[2] = y;
+      } else {
+        v[1] = x;
+        v[3] = y;
+      }
+      x = __shfl_xor_sync(~0u, high ? v[0] : v[2], 2);
+      y = __shfl_xor_sync(~0u, high ? v[1] : v[3], 2);
+      if (high) {
+        v[0] = x;
+        v[1] = y;
+      } else {
+        v[2] = x;
+        v[3] = y;
+      }
+      int r = row + 8 * h, c = col + (4 * q + l) * 8;
+      if (r < rows && c < n) *(uint4 *)(to + (size_t)r * ldo + c) = make_uint4(v[0], v[1], v[2], v[3]);
+    }
+}
+template <int H>
+__device__ __forceinline__ void store_blocks(const float (&)[H], float *, int, int, int, int, int) {}
 // What becomes of a tile's sums, if not `out`: see head.cuh. d[i] of a thread has row r + 8·(i/2 % 2) and column c +
 // i/4·8 + i % 2.
 struct Store {
@@ -166,6 +204,10 @@ __device__ __forceinline__ void product(const TensorMap &a, const TensorMap &b, 
     }
     if (!E::PLAIN) {
       epilogue(d, t.m + row_in, rows, t.n + thread % 4 * 2, n);
+      continue;
+    }
+    if (sizeof(T) == 2 && n % 8 == 0 && ldo % 8 == 0 && (uint64_t)out % 16 == 0) {
+      store_blocks(d, to, t.m + row_in, rows, t.n, n, ldo);
       continue;
     }
 #pragma unroll
