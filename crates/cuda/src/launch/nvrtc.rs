@@ -197,10 +197,12 @@ mod tests {
     fn the_assemblers_report_is_read() {
         let log = "ptxas info    : 0 bytes gmem\n\
             ptxas info    : Compiling entry function 'one' for 'sm_90a'\n\
-            ptxas info    : Function properties for one\n    8 bytes stack frame, 4 bytes spill stores, 12 bytes spill loads\n\
+            ptxas info    : Function properties for one\n\
+            8 bytes stack frame, 4 bytes spill stores, 12 bytes spill loads\n\
             ptxas info    : Used 40 registers, used 1 barriers, 380 bytes cmem[0]\n\
             ptxas info    : Compiling entry function 'two' for 'sm_90a'\n\
-            ptxas info    : Function properties for two\n    0 bytes stack frame, 0 bytes spill stores, 0 bytes spill loads\n\
+            ptxas info    : Function properties for two\n\
+            0 bytes stack frame, 0 bytes spill stores, 0 bytes spill loads\n\
             ptxas info    : Used 168 registers\n";
         let compiled = Compiled { cubin: Vec::new(), log: log.to_string() };
         let usage = |kernel: &str, registers, stack_bytes, spill_bytes| Usage {
