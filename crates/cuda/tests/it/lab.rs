@@ -67,7 +67,7 @@ pub fn emulator() -> Option<Arc<Emulator>> {
 /// The first output that is further than `tolerance` from what it should be, of 1 where that is smaller.
 pub fn difference(expected: &Outputs, got: &Outputs, tolerance: f32) -> Option<String> {
     let near = |a: f32, b: f32| a == b || (a - b).abs() <= tolerance * a.abs().max(1.0);
-    let differs = |a: f32, b: f32| !near(a, b) && !(a.is_nan() && b.is_nan());
+    let differs = |a: f32, b: f32| !(near(a, b) || a.is_nan() && b.is_nan());
     expected.iter().zip(got).find_map(|((name, expected), (_, got))| {
         let count = expected.iter().zip(got).filter(|(a, b)| differs(**a, **b)).count();
         (count > 0).then(|| format!("{count} of {} elements of {name} differ", got.len()))
