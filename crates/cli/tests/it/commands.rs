@@ -5,7 +5,7 @@ use crate::lab::Lab;
 /// Every verb that computes takes `--device`, and says the same where there is no card.
 #[test]
 fn a_card_that_is_not_there_is_refused_in_a_sentence() {
-    let lab = Lab::new();
+    let lab = crate::eval::lab();
     lab.done(&["run", &lab.recipe("r", &[])]);
     let there = ["libcuda.so.1", "libcuda.so"]
         .iter()
@@ -16,13 +16,13 @@ fn a_card_that_is_not_there_is_refused_in_a_sentence() {
     let verbs: [&[&str]; 9] = [
         &["run", "r.toml"],
         &["verify", "runs/r"],
-        &["score", "runs/r", "--text", "river"],
-        &["chat", "runs/r"],
-        &["serve", "runs/r"],
-        &["eval", "runs/r", "--task", "countdown", "--items", "1"],
+        &["score", "model", "--text", "river"],
+        &["chat", "model"],
+        &["serve", "model"],
+        &["eval", "model", "--data", "data", "--bench", "gsm8k", "--shots", "0"],
         &["bench", "train", "r.toml"],
-        &["bench", "rl", "runs/r"],
-        &["bench", "decode", "runs/r"],
+        &["bench", "rl", "model", "--prompt", "8", "--tokens", "8"],
+        &["bench", "decode", "model", "--prompt", "8", "--tokens", "8"],
     ];
     for verb in verbs {
         let said = lab.wels(&[verb, &["--device", "cuda"]].concat());

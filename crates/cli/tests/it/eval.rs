@@ -15,7 +15,7 @@ use crate::serve::write_model;
 const ITEMS: usize = 60;
 
 /// A lab with a model of random weights and benchmark files.
-fn lab() -> Lab {
+pub fn lab() -> Lab {
     let lab = Lab::new();
     write_model(&lab.at("model"));
     let header = "question,choice0,choice1,choice2,choice3,answer\n";
