@@ -6,6 +6,8 @@
 //! become calls. `sanitize` runs the kernels' tests with accesses to memory checked. `ci` is all of continuous
 //! integration, cheapest first; `--no-tests` leaves out the last step, the tests, for a caller that runs them itself.
 
+#![forbid(unsafe_code)]
+
 mod ci;
 
 mod inlined;

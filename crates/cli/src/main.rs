@@ -4,6 +4,8 @@
 //! Data goes to stdout, everything else to stderr. Exit codes: 0 done; 1 for the user to mend, an interrupted run among
 //! it; 2 a bug, or the machine.
 
+#![forbid(unsafe_code)]
+
 mod run;
 
 mod plan;

@@ -8,6 +8,8 @@
 //! The same corpus, tokenizer and options give the same shard files, and the same shards and seed the same batches, on
 //! any machine and any number of threads. This crate knows no model and no recipe.
 
+#![deny(unsafe_code)]
+
 pub mod tokenizer;
 
 pub mod corpus;
@@ -22,6 +24,7 @@ pub mod random;
 
 mod atomic;
 mod guard;
+#[allow(unsafe_code)]
 mod mapped;
 
 pub use chat::{ChatTemplate, Message};

@@ -7,6 +7,8 @@
 //! **Invariants.** No HTTP, no async, no clock, no file. One thread owns the engine; the kernels have threads of their
 //! own. What a request asks for is checked when it is enqueued, and every refusal says what was wrong.
 
+#![forbid(unsafe_code)]
+
 mod request;
 
 mod event;

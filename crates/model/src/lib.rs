@@ -5,6 +5,8 @@
 //! **Invariants.** No training loop, no tokenizer, no terminal, no scheduling of requests. Whatever is read from a file
 //! is checked before memory is taken for it, and every failure is an error value; panics mean bugs in the caller.
 
+#![deny(unsafe_code)]
+
 pub mod config;
 
 mod config_json;

@@ -8,6 +8,7 @@
 //! Writing makes each file under a temporary name, syncs it and renames it; the index and `config.json` come last.
 
 mod fp8;
+#[allow(unsafe_code)]
 mod map;
 mod read;
 mod write;

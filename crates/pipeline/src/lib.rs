@@ -4,6 +4,8 @@
 //! caller's [`Host`](host::Host), which also says when to stop and what time it is; a run that stops early ends with
 //! [`Stopped`](session::Stopped).
 
+#![forbid(unsafe_code)]
+
 mod run;
 
 pub mod ranks;

@@ -4,6 +4,8 @@
 //! whole ([`files`]), a checkpoint exists only with its `DONE` ([`checkpoint`]), append-only files lose at most a torn
 //! last line ([`ledger`], [`metrics`]). Nothing here computes, and nothing here prints.
 
+#![forbid(unsafe_code)]
+
 pub mod recipe;
 
 pub mod plan;

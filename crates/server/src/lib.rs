@@ -13,6 +13,8 @@
 //! **Invariants.** One thread owns the engine and one the ledger; handlers speak to them through channels and never
 //! block. What a client is sent is in the ledger before it is sent. Nothing that a client sends is logged.
 
+#![forbid(unsafe_code)]
+
 pub mod http;
 
 pub mod wire;

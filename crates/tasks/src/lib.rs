@@ -8,6 +8,8 @@
 //! `grade` (evaluation) and `reward` (training) read a completion with the same parser. Items are functions of seed and
 //! index; checking draws no random numbers and knows no clock, except that foreign programs have a limit of time.
 
+#![forbid(unsafe_code)]
+
 pub mod task;
 
 pub mod completion;

@@ -3,6 +3,8 @@
 //! **Invariants.** Decides nothing about files, prints nothing, knows no clock. A knob for memory or speed
 //! (micro-batches, recomputation, threads) changes no bit of an update.
 
+#![forbid(unsafe_code)]
+
 pub use wels_model::schedule;
 
 pub mod trainer;
