@@ -1,6 +1,6 @@
 //! Memory of a card, copies, and launches: what everything else of this crate asks a [`Driver`] for.
 //!
-//! There are two drivers: the [card](card), and the [emulator](emulator) that runs the same kernels on the processor,
+//! There are two drivers: the [card], and the `emulator` that runs the same kernels on the processor,
 //! for tests. All work of a driver is one queue: what was asked for first is done first, so memory can be given back
 //! while kernels that use it wait.
 //!
