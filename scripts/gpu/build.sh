@@ -1,6 +1,6 @@
 #!/bin/bash
-# Builds what scripts/gpu/check.sh runs on a machine with a card and nothing else, into target/gpu: the program, and the
-# tests of the crates that compute. No card, driver or toolkit is needed here.
+# Builds what scripts/gpu/check.sh runs on a machine with a card and nothing else, into target/gpu.tar.gz: the program,
+# and the tests of the crates that compute. No card, driver or toolkit is needed here.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 rm -rf target/gpu
@@ -18,4 +18,5 @@ for line in sys.stdin:
         shutil.copy(built["executable"], f"target/gpu/{name}-tests")
 '
 strip target/gpu/*
-du -sh target/gpu
+tar -C target -czf target/gpu.tar.gz gpu
+ls -sh target/gpu.tar.gz
