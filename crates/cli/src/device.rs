@@ -22,7 +22,7 @@ pub enum DeviceKind {
 /// The choice on the command line.
 #[derive(Clone, Copy, Debug, Default, clap::Args)]
 pub struct DeviceArgs {
-    /// What to compute with. Another device than the one that began a run gives other bits
+    /// What to compute with. Another device than the one that began a run may give other bits
     #[arg(long, value_enum, value_name = "DEVICE", default_value_t)]
     device: DeviceKind,
 }

@@ -51,6 +51,7 @@ sources! {
     "products/plain.cu" since 80,
     "products/quantised.cu" since 80,
     "products/ampere.cu" since 80,
+    "products/runs.cu" since 80,
     "products/hopper.cu" since 90,
     "experts.cu" since 80,
     "head.cu" since 80,

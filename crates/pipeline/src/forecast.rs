@@ -320,8 +320,9 @@ impl Machine<'_> {
         self.rate(name, || measure_sampling(device, config, answering, answers, prompt_tokens))
     }
 
-    /// The rate that is known by this name, or what `measure` says if it may be asked.
+    /// The device's rate that is known by this name, or what `measure` says if it may be asked.
     fn rate(&mut self, name: String, measure: impl FnOnce() -> Result<f64>) -> Option<f64> {
+        let name = name_on(&**self.device, name);
         if self.known.contains_key(&name) || self.rates == Rates::Known {
             return self.known.get(&name).copied();
         }
@@ -333,6 +334,14 @@ impl Machine<'_> {
         self.known.insert(name.clone(), rate);
         let _ = Measurements::keep(name, rate); // without it the next plan measures again
         Some(rate)
+    }
+}
+
+/// A measurement's name on a device; on the processor, as it is.
+fn name_on(device: &dyn Device, name: String) -> String {
+    match device.name() {
+        "cpu" => name,
+        other => format!("{other} {name}"),
     }
 }
 
@@ -394,4 +403,16 @@ fn measure_sampling(
         let answers = rollout(&model, &params, &questions, &options, &mut |_, _| {})?;
         Ok(answers.iter().flatten().map(|answer| answer.tokens.len() as u64).sum())
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rates_of_one_device_are_not_another_ones() {
+        let on = |device: Arc<dyn Device>| name_on(&*device, "learning 1234".into());
+        assert_eq!(on(wels_cpu::device()), "learning 1234");
+        assert_eq!(on(wels_cpu::naive::Naive::new()), "naive learning 1234");
+    }
 }

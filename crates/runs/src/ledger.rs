@@ -58,7 +58,7 @@ pub struct Entry {
     pub threads: usize,
     /// Ranks that worked together.
     pub ranks: usize,
-    /// The kind of device that computed: `cpu`, `cuda`. Each has bits of its own.
+    /// The kind of device that computed: `cpu`, `cuda`. Their bits may differ.
     pub device: String,
     /// Money for those seconds, in millionths of a dollar; 0 without `run.usd_per_hour`.
     pub cost_micro_usd: u64,

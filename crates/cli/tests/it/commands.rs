@@ -13,7 +13,7 @@ fn a_card_that_is_not_there_is_refused_in_a_sentence() {
     if there {
         return eprintln!("SKIPPED: this machine has NVIDIA's driver");
     }
-    let verbs: [&[&str]; 9] = [
+    let verbs: [&[&str]; 10] = [
         &["run", "r.toml"],
         &["verify", "runs/r"],
         &["score", "model", "--text", "river"],
@@ -22,6 +22,7 @@ fn a_card_that_is_not_there_is_refused_in_a_sentence() {
         &["eval", "model", "--data", "data", "--bench", "gsm8k", "--shots", "0"],
         &["bench", "train", "r.toml"],
         &["bench", "rl", "model", "--prompt", "8", "--tokens", "8"],
+        &["bench", "speculation", "model", "--prompt", "river"],
         &["bench", "decode", "model", "--prompt", "8", "--tokens", "8"],
     ];
     for verb in verbs {

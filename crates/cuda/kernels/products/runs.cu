@@ -1,9 +1,7 @@
-// The runs of experts (products/tiles.cuh): for each expert and sequence, where the slots of that sequence's tokens
-// begin. All cards.
 #include "prelude.cuh"
-// offsets[experts + 1]: of the experts' slots; rows[slots]: each slot's token, ascending within an expert;
-// starts[sequences + 1]: of the sequences' tokens.
-// run_starts[experts·sequences + 1], part_runs[experts + 1]. grid: (ceil((experts·sequences + 1) / 256)), block 256.
+
+// The runs of experts: for each expert and sequence, where the slots of that sequence's tokens begin, and for each
+// expert its first run. rows[slots]: each slot's token, ascending within an expert.
 extern "C" __global__ void __launch_bounds__(256)
     expert_runs(const int *offsets, const int *rows, const int *starts, int *run_starts, int *part_runs, int experts,
                 int sequences) {
