@@ -1,10 +1,10 @@
 #!/usr/bin/env python3
 """Compiles the kernels of this folder for cards with NVRTC; prints registers, stack and spills of each.
 
-    NVRTC=DIRECTORY ./cubins.py [FILE:ARCHITECTURE ...]
+    NVRTC=DIRECTORY [SAVE=DIRECTORY] ./cubins.py [FILE:ARCHITECTURE ...]
 
 DIRECTORY has libnvrtc.so.*: a toolkit's lib64, or nvidia/cuda_nvrtc/lib of the Python package nvidia-cuda-nvrtc-cu12.
-Fails if a kernel does not compile, spills, or has its wgmma serialized.
+SAVE is where compiled files go, for card.py. Fails if a kernel does not compile, spills, or has its wgmma serialized.
 """
 
 import ctypes
@@ -15,6 +15,7 @@ import sys
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 PLACES = [HERE, os.path.join(HERE, "..", "kernels")]
+SAVE = os.environ.get("SAVE")
 HOPPER_ALONE = ("hopper", "fp8", "wgmma")
 
 
@@ -51,6 +52,13 @@ def compiled(nvrtc: ctypes.CDLL, name: str, architecture: str) -> tuple[bool, st
     nvrtc.nvrtcGetProgramLogSize(program, ctypes.byref(size))
     log = ctypes.create_string_buffer(size.value)
     nvrtc.nvrtcGetProgramLog(program, log)
+    if code == 0 and SAVE:
+        nvrtc.nvrtcGetCUBINSize(program, ctypes.byref(size))
+        image = ctypes.create_string_buffer(size.value)
+        nvrtc.nvrtcGetCUBIN(program, image)
+        os.makedirs(SAVE, exist_ok=True)
+        with open(os.path.join(SAVE, name.replace("/", "-").removesuffix(".cu") + ".cubin"), "wb") as file:
+            file.write(image.raw)
     return code == 0, log.value.decode()
 
 
