@@ -54,7 +54,7 @@ impl Rows for Cuda {
         self.launch("add_bias").over(len).read(f32s(bias)).write(f32s_mut(y)).int(cols).long(len).run();
     }
 
-    fn bias_backward(&self, dy: &Tensor, dbias: &mut Tensor, start: Start) {
+    fn bias_backward(&self, dy: &Tensor, _sequences: &Ids, dbias: &mut Tensor, start: Start) {
         let cols = dbias.len();
         assert_eq!(cols, dy.cols(), "{dbias:?} of {dy:?}");
         let launch = self.launch("bias_backward").over(cols).read(f32s(dy)).write(f32s_mut(dbias));
@@ -97,6 +97,7 @@ impl Rows for Cuda {
         x: &Tensor,
         w: &Tensor,
         rstd: &Tensor,
+        _sequences: &Ids,
         (dx, dx_start): (&mut Tensor, Start),
         (dw, dw_start): (&mut Tensor, Start),
     ) {

@@ -21,6 +21,12 @@ pub trait Device: Buffers + Rows + Products + Experts + Attention + Head + Optim
     /// What users know it by: `cpu`.
     fn name(&self) -> &str;
 
+    /// How activations and their gradients are kept where products have this precision. Weights, their gradients,
+    /// router logits, losses and what norms and attention keep for their backward parts are f32 on every device.
+    fn activations(&self, _precision: Precision) -> Dtype {
+        Dtype::F32
+    }
+
     /// Which one it is, for people.
     fn in_words(&self) -> String {
         self.name().into()
@@ -75,8 +81,8 @@ pub trait Rows {
     /// `y[t] += bias`.
     fn add_bias(&self, bias: &Tensor, y: &mut Tensor);
 
-    /// `dbias = Σ_t dy[t]`, a chain over the rows.
-    fn bias_backward(&self, dy: &Tensor, dbias: &mut Tensor, start: Start);
+    /// `dbias = Σ_t dy[t]`, a chain over the rows; `sequences` as in [`Products::linear_dw`].
+    fn bias_backward(&self, dy: &Tensor, sequences: &Ids, dbias: &mut Tensor, start: Start);
 
     /// Copies `width` columns of all rows of `x`, from column `from` on, to those of `y` from column `to` on.
     fn copy_columns(&self, x: &Tensor, from: usize, y: &mut Tensor, to: usize, width: usize);
@@ -90,13 +96,14 @@ pub trait Rows {
     /// `y = w ⊙ x · rstd`, `rstd[t] = 1/√(mean(x[t]²) + ε)`.
     fn rms_norm(&self, x: &Tensor, w: &Tensor, eps: f32, y: &mut Tensor, rstd: &mut Tensor);
 
-    /// Backward of [`Rows::rms_norm`]; `dw` is a chain over the rows.
+    /// Backward of [`Rows::rms_norm`]; `dw` is a chain over the rows; `sequences` as in [`Products::linear_dw`].
     fn rms_norm_backward(
         &self,
         dy: &Tensor,
         x: &Tensor,
         w: &Tensor,
         rstd: &Tensor,
+        sequences: &Ids,
         dx: (&mut Tensor, Start),
         dw: (&mut Tensor, Start),
     );

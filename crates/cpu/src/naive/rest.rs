@@ -24,7 +24,7 @@ impl Rows for Naive {
         elementwise::add_bias(values(bias), values_mut(y));
     }
 
-    fn bias_backward(&self, dy: &Tensor, dbias: &mut Tensor, start: Start) {
+    fn bias_backward(&self, dy: &Tensor, _sequences: &Ids, dbias: &mut Tensor, start: Start) {
         elementwise::bias_grad(values(dy), values_mut(dbias), start);
     }
 
@@ -62,6 +62,7 @@ impl Rows for Naive {
         x: &Tensor,
         w: &Tensor,
         rstd: &Tensor,
+        _sequences: &Ids,
         (dx, dx_start): (&mut Tensor, Start),
         (dw, dw_start): (&mut Tensor, Start),
     ) {

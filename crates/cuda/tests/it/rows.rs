@@ -12,14 +12,15 @@ const SIZES: [(usize, usize); 5] = [(1, 1), (1, 37), (3, 16), (70, 129), (9, 300
 #[test]
 fn copies_and_additions() {
     for (rows, cols) in SIZES {
+        let whole: Ids = vec![0, rows as u32].into();
         same("additions", |device| {
             let (x, mut y) = (tensor(device, 1, rows, cols), tensor(device, 2, rows, cols));
             let (bias, mut dbias) = (tensor(device, 3, 1, cols), tensor(device, 4, 1, cols));
             device.add(&x, &mut y);
             device.add_bias(&bias, &mut y);
-            device.bias_backward(&x, &mut dbias, Start::Continue);
+            device.bias_backward(&x, &whole, &mut dbias, Start::Continue);
             let mut from_zero = empty(device, 1, cols);
-            device.bias_backward(&x, &mut from_zero, Start::Zero);
+            device.bias_backward(&x, &whole, &mut from_zero, Start::Zero);
             let mut wide = tensor(device, 5, rows, cols + 7);
             device.copy_columns(&x, cols / 2, &mut wide, 3, cols - cols / 2);
             let mut copied = tensor(device, 6, rows + 2, cols);
@@ -51,6 +52,7 @@ fn heads_side_by_side_and_one_below_the_other() {
 #[test]
 fn norms() {
     for (rows, cols) in SIZES {
+        let whole: Ids = vec![0, rows as u32].into();
         same("rms_norm", |device| {
             let (x, w, dy) = (tensor(device, 1, rows, cols), tensor(device, 2, 1, cols), tensor(device, 3, rows, cols));
             let (mut y, mut rstd) = (empty(device, rows, cols), empty(device, rows, 1));
@@ -58,7 +60,7 @@ fn norms() {
             let mut out = vec![("y", values(&y)), ("rstd", values(&rstd))];
             for start in [Start::Zero, Start::Continue] {
                 let (mut dx, mut dw) = (tensor(device, 4, rows, cols), tensor(device, 5, 1, cols));
-                device.rms_norm_backward(&dy, &x, &w, &rstd, (&mut dx, start), (&mut dw, start));
+                device.rms_norm_backward(&dy, &x, &w, &rstd, &whole, (&mut dx, start), (&mut dw, start));
                 out.extend([("dx", values(&dx)), ("dw", values(&dw))]);
             }
             out

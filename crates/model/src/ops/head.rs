@@ -21,7 +21,7 @@ pub fn head_loss(g: &mut Graph, x: &Var, w: Weight, targets: &[u32], coefficient
     match g.recording() {
         None => device.head_loss(precision, x, weight, targets, &mut logp, None),
         Some(back) => {
-            let mut dx = back.tensor(x.rows(), d);
+            let mut dx = back.like(x.gradient());
             back.parameter(w, |dw, start| {
                 let gradients = HeadGradients { dx: &mut dx, dw: (dw, start), coefficient };
                 device.head_loss(precision, x, weight, targets, &mut logp, Some(gradients));
@@ -51,7 +51,7 @@ pub fn distil_loss(
     let weight = g.weight(w);
     let (mut logp, mut diverged) = (g.tensor(targets.len(), 1), g.tensor(targets.len(), 1));
     let back = g.recording().expect("a pass that records");
-    let mut dx = back.tensor(x.rows(), d);
+    let mut dx = back.like(x.gradient());
     back.parameter(w, |dw, start| {
         let gradients = HeadGradients { dx: &mut dx, dw: (dw, start), coefficient };
         device.distil_loss(precision, x, weight, targets, teacher, [&mut logp, &mut diverged], gradients);
