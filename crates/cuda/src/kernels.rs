@@ -50,6 +50,7 @@ sources! {
     "rows.cu" since 80,
     "products/plain.cu" since 80,
     "products/quantised.cu" since 80,
+    "products/operands.cu" since 80,
     "products/ampere.cu" since 80,
     "products/runs.cu" since 80,
     "products/hopper.cu" since 90,

@@ -15,19 +15,39 @@ pub(crate) fn done<T>(result: Result<T, Fault>) -> T {
     result.unwrap_or_else(|fault| panic!("{fault}"))
 }
 
-struct Numbers {
-    buffer: Buffer,
-    dtype: Dtype,
+/// The memory of a tensor.
+pub(crate) struct Numbers {
+    pub buffer: Buffer,
+    pub dtype: Dtype,
+    /// The same rounded to bf16, for products that have asked for it since these were written.
+    rounded: OnceLock<Buffer>,
+}
+
+impl Numbers {
+    /// These numbers.
+    pub fn of(dtype: Dtype, buffer: Buffer) -> Numbers {
+        Numbers { buffer, dtype, rounded: OnceLock::new() }
+    }
+
+    /// The numbers rounded to bf16, kept until they change; `round` makes them of f32.
+    pub fn rounded(&self, round: impl FnOnce(&Buffer) -> Buffer) -> &Buffer {
+        match self.dtype {
+            Dtype::Bf16 => &self.buffer,
+            Dtype::F32 => self.rounded.get_or_init(|| round(&self.buffer)),
+        }
+    }
 }
 
 const FOREIGN: &str = "a tensor of a CUDA device's memory";
 
-fn numbers(tensor: &Tensor) -> &Numbers {
+pub(crate) fn numbers(tensor: &Tensor) -> &Numbers {
     tensor.memory().downcast_ref().expect(FOREIGN)
 }
 
-fn numbers_mut(tensor: &mut Tensor) -> &mut Numbers {
-    tensor.memory_mut().downcast_mut().expect(FOREIGN)
+pub(crate) fn numbers_mut(tensor: &mut Tensor) -> &mut Numbers {
+    let numbers: &mut Numbers = tensor.memory_mut().downcast_mut().expect(FOREIGN);
+    numbers.rounded.take();
+    numbers
 }
 
 /// The memory of an f32 tensor.
@@ -110,15 +130,17 @@ impl Listed {
 
 impl Buffers for Cuda {
     fn alloc(&self, dtype: Dtype, len: usize) -> Memory {
-        Box::new(Numbers { buffer: done(Buffer::new(&self.driver, len * dtype.bytes())), dtype })
+        Box::new(Numbers::of(dtype, done(Buffer::new(&self.driver, len * dtype.bytes()))))
     }
 
     fn reused(&self, memory: &mut Memory) {
-        memory.downcast_mut::<Numbers>().expect("memory of a CUDA device").buffer.poison();
+        let numbers = memory.downcast_mut::<Numbers>().expect("memory of a CUDA device");
+        numbers.rounded.take();
+        numbers.buffer.poison();
     }
 
     fn read<'a>(&self, from: &'a Tensor) -> Cow<'a, [f32]> {
-        let Numbers { buffer, dtype } = numbers(from);
+        let Numbers { buffer, dtype, .. } = numbers(from);
         Cow::Owned(match dtype {
             Dtype::F32 => download(buffer, from.len()),
             Dtype::Bf16 => {
@@ -131,7 +153,7 @@ impl Buffers for Cuda {
 
     fn write(&self, to: &mut Tensor, first: usize, values: &[f32]) {
         assert!(first + values.len() <= to.len(), "{first} + {} elements of {to:?}", values.len());
-        let Numbers { buffer, dtype } = numbers_mut(to);
+        let Numbers { buffer, dtype, .. } = numbers_mut(to);
         done(match dtype {
             Dtype::F32 => buffer.copy_in(first * 4, words::bytes(values)),
             Dtype::Bf16 => {
@@ -153,7 +175,7 @@ impl Buffers for Cuda {
 
     fn fill(&self, to: &mut Tensor, value: f32) {
         let len = to.len();
-        let Numbers { buffer, dtype } = numbers_mut(to);
+        let Numbers { buffer, dtype, .. } = numbers_mut(to);
         match dtype {
             Dtype::F32 => done(buffer.fill(value.to_bits(), len)),
             Dtype::Bf16 => {

@@ -28,6 +28,19 @@ pub(crate) struct Stack {
     pub table: Buffer,
 }
 
+impl Stack {
+    /// All matrices in bf16 as one of `cols` columns, if that is what they are.
+    pub fn in_bf16(&self, cols: usize) -> Option<&Buffer> {
+        let together = self.places.iter().scan(0, |end, (rows, place)| {
+            let follows = *place == *end;
+            *end += rows * cols * 2;
+            Some(follows)
+        });
+        let all = self.formats.iter().all(|format| *format == BlockType::Bf16) && self.padded == cols;
+        (all && together.into_iter().all(|follows| follows)).then_some(&self.blocks)
+    }
+}
+
 /// What the device keeps of a parameter.
 ///
 /// # Panics

@@ -6,7 +6,8 @@ use wels_cpu::naive::Naive;
 use wels_cpu::testing::VARIABLE;
 use wels_cuda::Cuda;
 use wels_cuda::launch::emulator::Emulator;
-use wels_device::{Device, Tensor};
+use wels_device::host::convert;
+use wels_device::{Device, Dtype, Tensor};
 
 pub type Outputs = Vec<(&'static str, Vec<f32>)>;
 
@@ -99,9 +100,32 @@ pub fn tensor(device: &Arc<dyn Device>, stream: u64, rows: usize, cols: usize) -
     Tensor::of(device, rows, cols, &numbers(stream, rows * cols))
 }
 
+/// How activations are kept in the tests of bf16: by cards in bf16, by the plain loops in f32.
+fn activations(device: &Arc<dyn Device>) -> Dtype {
+    if device.name() == "cuda" { Dtype::Bf16 } else { Dtype::F32 }
+}
+
+/// Activations: such numbers rounded to bf16.
+pub fn activation(device: &Arc<dyn Device>, stream: u64, rows: usize, cols: usize) -> Tensor {
+    let mut tensor = empty_activation(device, rows, cols);
+    let rounded = numbers(stream, rows * cols).into_iter().map(|x| convert::from_bf16(convert::to_bf16(x)));
+    tensor.set(0, &rounded.collect::<Vec<f32>>());
+    tensor
+}
+
+/// Activations for an output.
+pub fn empty_activation(device: &Arc<dyn Device>, rows: usize, cols: usize) -> Tensor {
+    Tensor::new(device, activations(device), rows, cols)
+}
+
+/// As [`near`], within what rounding a result to bf16 does.
+pub fn near_in_bf16(what: &str, work: impl Fn(&Arc<dyn Device>) -> Outputs) {
+    compare(what, work, |a, b| (a - b).abs() <= a.abs() / 128.0 + 1e-4);
+}
+
 /// A tensor for an output.
 pub fn empty(device: &Arc<dyn Device>, rows: usize, cols: usize) -> Tensor {
-    Tensor::new(device, wels_device::Dtype::F32, rows, cols)
+    Tensor::new(device, Dtype::F32, rows, cols)
 }
 
 /// Its values.
