@@ -110,7 +110,7 @@ pub struct DataSection {
 }
 
 /// The recipe's word for an arithmetic.
-pub(crate) fn word_of_precision(precision: Precision) -> &'static str {
+pub fn word_of_precision(precision: Precision) -> &'static str {
     match precision {
         Precision::F32 => "f32",
         Precision::Bf16 => "bf16",
