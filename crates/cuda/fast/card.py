@@ -286,8 +286,8 @@ class Attention:
         rows = 64 if self.name == "64" else 32
         maps = self.map(self.q, rows), self.map(self.kv, 128), self.map(self.shared, 128), self.map(self.kv, 128)
         launch("attention/hopper_backward.cu", f"attention_dkv_{self.name}", (self.kv_heads, self.tiles(128)), 384,
-               DKV_SHARED[self.name], *maps, self.map(dout, rows), self.lse, self.delta, self.dkv, self.kv.shape[1],
-               self.dv_at, self.kv.shape[1], self.dshared, *self.flat())
+               DKV_SHARED[self.name], *maps, self.map(dout, rows), self.lse, self.delta, self.dkv, self.dv_at,
+               self.kv.shape[1], self.kv.shape[1], self.dshared, *self.flat())
         if self.name == "192_128":
             launch("attention/sums.cu", "attention_shared_bf16", (-(-self.tokens * 64 // 256),), 256, 0, self.dshared,
                    self.dshared_out, self.tokens, self.kv_heads, 64, 0, 64)

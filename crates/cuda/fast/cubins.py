@@ -14,7 +14,7 @@ import re
 import sys
 
 HERE = os.path.dirname(os.path.abspath(__file__))
-PLACES = [HERE, os.path.join(HERE, "..", "kernels")]
+PLACES = [HERE, os.path.join(os.path.dirname(HERE), "kernels")]
 SAVE = os.environ.get("SAVE")
 HOPPER_ALONE = ("hopper", "fp8", "wgmma")
 
@@ -22,8 +22,10 @@ HOPPER_ALONE = ("hopper", "fp8", "wgmma")
 def all_files() -> list[str]:
     """Every file, for each architecture that it is for."""
     found = []
-    for path in sorted(glob.glob(f"{HERE}/**/*.cu", recursive=True)):
-        name = os.path.relpath(path, HERE)
+    folders = [HERE, PLACES[1]]
+    paths = sorted(glob.glob(f"{HERE}/**/*.cu", recursive=True)) + sorted(glob.glob(f"{PLACES[1]}/attention/*.cu"))
+    for path in paths:
+        name = os.path.relpath(path, next(folder for folder in folders if path.startswith(folder)))
         hopper = any(word in name for word in HOPPER_ALONE)
         found += [f"{name}:{architecture}" for architecture in (["sm_90a"] if hopper else ["sm_80", "sm_90a"])]
     return found

@@ -1,42 +1,19 @@
-//! Causal attention over packed sequences: `kernels/attention/plain.cu`. [`Cuda::attend_packed`] and
-//! [`Cuda::attend_packed_backward`] are where a kernel is chosen: a faster one goes there.
+//! Causal attention over packed sequences: where its kernels are chosen.
+//!
+//! Operands in f32 go to `plain`, which has the processor's bits. Operands in bf16 go to `tensor_cores` where it has
+//! kernels of their widths, else they are widened, go to `plain`, and the results are rounded. The choice is made by
+//! widths, columns and the card, never by the number of tokens: each has bits of its own, and a row's result is not to
+//! depend on its batch. Attention over pages (`crate::paged`) chooses by the same.
 
-use wels_device::{AttentionGradients, AttentionInputs, AttentionShape, ColumnHeads, Ids, Tensor};
+pub(crate) mod plain;
+pub(crate) mod tensor_cores;
+
+use wels_device::{AttentionGradients, AttentionInputs, AttentionShape, ColumnHeads, Dtype, Ids, Tensor};
 
 use crate::Cuda;
-use crate::launch::{Buffer, Launch};
-use crate::memory::{f32s, f32s_mut};
 
-/// Queries of a tile, and keys that are looked at together.
-pub(crate) const QUERIES: usize = 8;
-const KEYS: usize = 16;
-/// Threads of a block: a query and a key each.
-pub(crate) const THREADS: usize = QUERIES * KEYS;
-
-/// Tiles of up to eight tokens, each of one sequence.
-struct Tiles {
-    count: usize,
-    /// First token of the sequence, first of the tile, how many.
-    tiles: Buffer,
-    /// End of the sequence.
-    ends: Buffer,
-}
-
-impl Tiles {
-    fn of(cuda: &Cuda, starts: &[u32]) -> Tiles {
-        let (mut tiles, mut ends) = (Vec::new(), Vec::new());
-        for pair in starts.windows(2) {
-            for first in (pair[0]..pair[1]).step_by(QUERIES) {
-                tiles.extend([pair[0], first, (pair[1] - first).min(QUERIES as u32)]);
-                ends.push(pair[1]);
-            }
-        }
-        Tiles { count: ends.len(), tiles: cuda.upload(&tiles), ends: cuda.upload(&ends) }
-    }
-}
-
-/// The widths of an attention.
-#[derive(Clone, Copy)]
+/// The widths of an attention: of a head's own part of a key, of the part that all share, of a value.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Widths {
     pub own: usize,
     pub shared: usize,
@@ -50,28 +27,32 @@ impl Widths {
         Widths { own: inputs.k.dim, shared, v: inputs.v.dim }
     }
 
-    fn qk(&self) -> usize {
+    /// Of a query.
+    pub fn qk(&self) -> usize {
         self.own + self.shared
     }
+}
 
-    /// Shared memory of `attend`.
-    pub fn forward_bytes(&self) -> usize {
-        let (qk, v) = (self.qk(), self.v);
-        (QUERIES * qk + KEYS * (qk + 1) + KEYS * v + QUERIES * v + THREADS) * 4
-    }
+/// One attention over packed sequences, checked.
+#[derive(Clone, Copy)]
+pub(crate) struct Packed<'a> {
+    pub shape: AttentionShape,
+    pub widths: Widths,
+    pub starts: &'a Ids,
+    pub tokens: usize,
+    pub inputs: AttentionInputs<'a>,
+}
 
-    fn dq_bytes(&self) -> usize {
-        let (qk, v) = (self.qk(), self.v);
-        (2 * QUERIES * qk + QUERIES * v + KEYS * (qk + 1) + KEYS * (v + 1) + THREADS) * 4
-    }
-
-    fn dkv_bytes(&self) -> usize {
-        let (qk, v) = (self.qk(), self.v);
-        (2 * QUERIES * (qk + v) + KEYS * (qk + 1) + KEYS * (v + 1) + 2 * THREADS) * 4
-    }
-
-    pub fn with<'a>(&self, launch: Launch<'a>) -> Launch<'a> {
-        launch.int(self.own).int(self.shared).int(self.v)
+impl<'a> Packed<'a> {
+    fn of(shape: AttentionShape, starts: &'a Ids, inputs: AttentionInputs<'a>) -> Packed<'a> {
+        let tokens = starts.last().map_or(0, |end| *end as usize);
+        assert!(starts.is_sorted() && starts.first() == Some(&0), "sequences begin at {starts:?}");
+        assert!(shape.kv_heads > 0 && shape.heads.is_multiple_of(shape.kv_heads), "heads of {shape:?}");
+        check(&inputs.q, shape.heads, tokens);
+        check(&inputs.k, shape.kv_heads, tokens);
+        check(&inputs.v, shape.kv_heads, tokens);
+        inputs.k_shared.iter().for_each(|part| check(part, 1, tokens));
+        Packed { shape, widths: Widths::of(&inputs), starts, tokens, inputs }
     }
 }
 
@@ -82,42 +63,49 @@ pub(crate) fn check(part: &ColumnHeads, count: usize, tokens: usize) {
     assert!(part.of.rows() >= tokens, "{tokens} rows of {:?}", part.of);
 }
 
-/// A part as three arguments: where its first head begins, from row to row, from head to head.
-pub(crate) fn with_heads<'a>(launch: Launch<'a>, part: ColumnHeads<'a>) -> Launch<'a> {
-    launch.read_at(f32s(part.of), part.offset * 4).int(part.of.cols()).int(part.head_stride)
+/// The parts of the operands: queries, keys, values, and what keys share.
+pub(crate) fn parts<'a>(inputs: &AttentionInputs<'a>) -> impl Iterator<Item = ColumnHeads<'a>> + use<'a> {
+    [inputs.q, inputs.k, inputs.v].into_iter().chain(inputs.k_shared)
 }
 
-/// The part that all heads share, as two arguments.
-pub(crate) fn with_shared<'a>(launch: Launch<'a>, part: Option<ColumnHeads<'a>>) -> Launch<'a> {
-    match part {
-        Some(part) => launch.read_at(f32s(part.of), part.offset * 4).int(part.of.cols()),
-        None => launch.read_if(None).int(0),
+/// The number format that all operands have.
+pub(crate) fn dtype_of(inputs: &AttentionInputs) -> Dtype {
+    let dtype = inputs.q.of.dtype();
+    for part in parts(inputs) {
+        assert_eq!(part.of.dtype(), dtype, "{:?} beside queries {:?}", part.of, inputs.q.of);
+    }
+    dtype
+}
+
+/// Operands in f32 that were bf16.
+pub(crate) struct Widened {
+    q: Tensor,
+    k: Tensor,
+    k_shared: Option<Tensor>,
+    v: Tensor,
+}
+
+impl Widened {
+    pub fn of(cuda: &Cuda, inputs: &AttentionInputs) -> Widened {
+        let [q, k, v] = [inputs.q, inputs.k, inputs.v].map(|part| cuda.widened(part.of));
+        Widened { q, k, k_shared: inputs.k_shared.map(|part| cuda.widened(part.of)), v }
+    }
+
+    /// In the places of the operands.
+    pub fn inputs<'a>(&'a self, of: &AttentionInputs<'a>) -> AttentionInputs<'a> {
+        let k_shared = of.k_shared.zip(self.k_shared.as_ref()).map(|(part, wide)| ColumnHeads { of: wide, ..part });
+        AttentionInputs {
+            q: ColumnHeads { of: &self.q, ..of.q },
+            k: ColumnHeads { of: &self.k, ..of.k },
+            k_shared,
+            v: ColumnHeads { of: &self.v, ..of.v },
+        }
     }
 }
 
-fn with_inputs<'a>(launch: Launch<'a>, inputs: &AttentionInputs<'a>) -> Launch<'a> {
-    let launch = with_heads(with_heads(launch, inputs.q), inputs.k);
-    with_heads(with_shared(launch, inputs.k_shared), inputs.v)
-}
-
-fn with_shape<'a>(launch: Launch<'a>, shape: AttentionShape, widths: Widths) -> Launch<'a> {
-    widths.with(launch.float(shape.scale).int(shape.heads).int(shape.kv_heads))
-}
-
-/// Checks the operands of an attention, and gives its tokens.
-fn check_inputs(shape: AttentionShape, starts: &Ids, inputs: &AttentionInputs) -> usize {
-    let tokens = starts.last().map_or(0, |end| *end as usize);
-    assert!(starts.is_sorted() && starts.first() == Some(&0), "sequences begin at {starts:?}");
-    assert!(shape.kv_heads > 0 && shape.heads.is_multiple_of(shape.kv_heads), "heads of {shape:?}");
-    check(&inputs.q, shape.heads, tokens);
-    check(&inputs.k, shape.kv_heads, tokens);
-    check(&inputs.v, shape.kv_heads, tokens);
-    inputs.k_shared.iter().for_each(|part| check(part, 1, tokens));
-    tokens
-}
-
 impl Cuda {
-    /// `out[T, H·v]`, and of each query and head the greatest score and one over the sum of the weights.
+    /// `out[T, H·v]` in the operands' format, and `stats[T, H·2]` in f32 for the backward pass: what they are is up to
+    /// the kernels.
     pub(crate) fn attend_packed(
         &self,
         shape: AttentionShape,
@@ -126,55 +114,60 @@ impl Cuda {
         out: &mut Tensor,
         stats: &mut Tensor,
     ) {
-        let (tokens, widths) = (check_inputs(shape, starts, &inputs), Widths::of(&inputs));
-        assert_eq!((out.rows(), out.cols()), (tokens, shape.heads * widths.v), "{out:?} of {tokens} tokens");
-        assert_eq!(stats.len(), tokens * shape.heads * 2, "{stats:?} of {tokens} tokens");
-        let tiles = self.ids(starts).derived(|| Tiles::of(self, starts));
-        let launch = self.launch("attention_forward").threads(THREADS).blocks(tiles.count, shape.heads, 1);
-        let launch = with_inputs(launch.shared(widths.forward_bytes()), &inputs).read(&tiles.tiles);
-        with_shape(launch, shape, widths).write(f32s_mut(out)).write(f32s_mut(stats)).run();
+        let it = Packed::of(shape, starts, inputs);
+        assert_eq!((out.rows(), out.cols()), (it.tokens, shape.heads * it.widths.v), "{out:?} of {} tokens", it.tokens);
+        assert_eq!(stats.len(), it.tokens * shape.heads * 2, "{stats:?} of {} tokens", it.tokens);
+        if dtype_of(&inputs) == Dtype::F32 {
+            return self.plain_forward(&it, out, stats);
+        }
+        if let Some(kernels) = self.attention_kernels(shape, it.widths, parts(&inputs)) {
+            return self.tensor_forward(kernels, &it, out, stats);
+        }
+        let wide = Widened::of(self, &inputs);
+        let mut wide_out = self.wide_like(out);
+        self.plain_forward(&Packed { inputs: wide.inputs(&inputs), ..it }, &mut wide_out, stats);
+        self.narrow(&wide_out, out);
     }
 
-    /// Backward of [`Cuda::attend_packed`], in two passes: queries, then keys and values.
+    /// Backward of [`Cuda::attend_packed`], by the kernels that it chose. Columns that are no head's stay as they were.
     pub(crate) fn attend_packed_backward(
         &self,
         shape: AttentionShape,
         starts: &Ids,
         inputs: AttentionInputs,
-        [out, stats, d_out]: [&Tensor; 3],
+        saved: [&Tensor; 3],
         gradients: AttentionGradients,
     ) {
-        let (tokens, widths) = (check_inputs(shape, starts, &inputs), Widths::of(&inputs));
-        assert_eq!((out.len(), d_out.len()), (tokens * shape.heads * widths.v, out.len()), "{out:?} and {d_out:?}");
+        let it = Packed::of(shape, starts, inputs);
+        let ([out, _, d_out], len) = (saved, it.tokens * shape.heads * it.widths.v);
+        assert_eq!((out.len(), d_out.len()), (len, len), "{out:?} and {d_out:?}");
         check_gradients(&inputs, &gradients);
-        let AttentionGradients { q: dq, k: dk, k_shared: d_shared, v: dv } = gradients;
-        let tiles = self.ids(starts).derived(|| Tiles::of(self, starts));
-        let heads = tokens * shape.heads;
-        let mut delta = self.temporary(heads);
-        let launch = self.launch("attention_delta").over(heads * 16).read(f32s(out)).read(f32s(d_out));
-        launch.write(&mut delta).int(widths.v).long(heads).run();
-        let saved = |launch| -> Launch<'_> {
-            with_shape(launch, shape, widths).read(f32s(stats)).read(&delta).read(f32s(d_out))
-        };
+        if dtype_of(&inputs) == Dtype::F32 {
+            return self.plain_backward(&it, saved, gradients);
+        }
+        match self.attention_kernels(shape, it.widths, parts(&inputs)) {
+            Some(kernels) => self.tensor_backward(kernels, &it, saved, gradients),
+            None => self.widened_backward(&it, saved, gradients),
+        }
+    }
 
-        let launch = self.launch("attention_dq").threads(THREADS).blocks(tiles.count, shape.heads, 1);
-        let launch = with_inputs(launch.shared(widths.dq_bytes()), &inputs).read(&tiles.tiles);
-        saved(launch).write_at(f32s_mut(dq), inputs.q.offset * 4).run();
-
-        let mut shared_sums = self.temporary(tokens * shape.kv_heads * widths.shared);
-        let launch = self.launch("attention_dkv").threads(THREADS).blocks(tiles.count, shape.kv_heads, 1);
-        let launch = with_inputs(launch.shared(widths.dkv_bytes()), &inputs).read(&tiles.tiles).read(&tiles.ends);
-        let (k_at, v_at) = (inputs.k.offset * 4, inputs.v.offset * 4);
-        let launch = match dv {
-            Some(dv) => saved(launch).write_at(f32s_mut(dk), k_at).write_at(f32s_mut(dv), v_at),
-            None => saved(launch).write_both(f32s_mut(dk), [k_at, v_at]),
-        };
-        launch.write(&mut shared_sums).run();
-        if let (Some(part), Some(d_shared)) = (inputs.k_shared, d_shared) {
-            let (cols, len) = (d_shared.cols(), tokens * widths.shared);
-            let launch = self.launch("attention_shared").over(len).read(&shared_sums);
-            let launch = launch.write_at(f32s_mut(d_shared), part.offset * 4);
-            launch.int(cols).int(shape.kv_heads).int(widths.shared).long(len).run();
+    fn widened_backward(&self, it: &Packed, [out, stats, d_out]: [&Tensor; 3], gradients: AttentionGradients) {
+        let wide = Widened::of(self, &it.inputs);
+        let (wide_out, wide_d_out) = (self.widened(out), self.widened(d_out));
+        let AttentionGradients { q, k, k_shared, v } = gradients;
+        let (mut wide_q, mut wide_k) = (self.widened(q), self.widened(k));
+        let mut wide_shared = k_shared.as_deref().map(|d| self.widened(d));
+        let mut wide_v = v.as_deref().map(|d| self.widened(d));
+        let into =
+            AttentionGradients { q: &mut wide_q, k: &mut wide_k, k_shared: wide_shared.as_mut(), v: wide_v.as_mut() };
+        let it = Packed { inputs: wide.inputs(&it.inputs), ..*it };
+        self.plain_backward(&it, [&wide_out, stats, &wide_d_out], into);
+        self.narrow(&wide_q, q);
+        self.narrow(&wide_k, k);
+        for (wide, narrow) in [(wide_shared, k_shared), (wide_v, v)] {
+            if let Some((wide, narrow)) = wide.zip(narrow) {
+                self.narrow(&wide, narrow);
+            }
         }
     }
 }

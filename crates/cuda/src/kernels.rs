@@ -35,6 +35,13 @@ pub const HEADERS: &[(&str, &str)] = &[
     ("products/tiles.cuh", include_str!("../kernels/products/tiles.cuh")),
     ("products/hopper.cuh", include_str!("../kernels/products/hopper.cuh")),
     ("products/ampere.cuh", include_str!("../kernels/products/ampere.cuh")),
+    ("attention/tile.cuh", include_str!("../kernels/attention/tile.cuh")),
+    ("attention/pages.cuh", include_str!("../kernels/attention/pages.cuh")),
+    ("attention/forward.cuh", include_str!("../kernels/attention/forward.cuh")),
+    ("attention/backward.cuh", include_str!("../kernels/attention/backward.cuh")),
+    ("attention/paged.cuh", include_str!("../kernels/attention/paged.cuh")),
+    ("attention/latent.cuh", include_str!("../kernels/attention/latent.cuh")),
+    ("attention/ampere.cuh", include_str!("../kernels/attention/ampere.cuh")),
 ];
 
 macro_rules! sources {
@@ -58,6 +65,13 @@ sources! {
     "head.cu" since 80,
     "attention/plain.cu" since 80,
     "attention/paged.cu" since 80,
+    "attention/append.cu" since 80,
+    "attention/sums.cu" since 80,
+    "attention/ampere.cu" since 80,
+    "attention/hopper_forward.cu" since 90,
+    "attention/hopper_backward.cu" since 90,
+    "attention/hopper_paged.cu" since 90,
+    "attention/hopper_latent.cu" since 90,
 }
 
 /// The kernel of that name.

@@ -70,7 +70,47 @@ pub(crate) fn f32s_mut(tensor: &mut Tensor) -> &mut Buffer {
     &mut numbers.buffer
 }
 
+/// The memory of a bf16 tensor.
+///
+/// # Panics
+/// As [`f32s`].
+pub(crate) fn bf16s(tensor: &Tensor) -> &Buffer {
+    let numbers = numbers(tensor);
+    assert_eq!(numbers.dtype, Dtype::Bf16, "{tensor:?} where bf16 is computed with");
+    &numbers.buffer
+}
+
+/// As [`bf16s`].
+///
+/// # Panics
+/// Likewise, and if the tensor shares its memory.
+pub(crate) fn bf16s_mut(tensor: &mut Tensor) -> &mut Buffer {
+    let numbers = numbers_mut(tensor);
+    assert_eq!(numbers.dtype, Dtype::Bf16, "a tensor where bf16 is computed with");
+    &mut numbers.buffer
+}
+
 impl Cuda {
+    /// A bf16 tensor in f32.
+    pub(crate) fn widened(&self, x: &Tensor) -> Tensor {
+        let mut wide = self.wide_like(x);
+        self.launch("widen").over(x.len()).read(bf16s(x)).write(f32s_mut(&mut wide)).long(x.len()).run();
+        wide
+    }
+
+    /// A tensor in f32 of the same shape, with arbitrary contents.
+    pub(crate) fn wide_like(&self, x: &Tensor) -> Tensor {
+        Tensor::new(x.device(), Dtype::F32, x.rows(), x.cols())
+    }
+
+    /// Rounds an f32 tensor into one of bf16.
+    pub(crate) fn narrow(&self, wide: &Tensor, to: &mut Tensor) {
+        assert_eq!(wide.len(), to.len(), "{wide:?} into {to:?}");
+        let (cols, len) = (to.cols(), to.len());
+        let launch = self.launch("round_rows").over(len).read(f32s(wide)).read_if(None).write(bf16s_mut(to));
+        launch.int(cols).long(len).run();
+    }
+
     /// Memory for `len` numbers of 32 bits, for as long as one operation takes.
     pub(crate) fn temporary(&self, len: usize) -> Buffer {
         done(Buffer::new(&self.driver, len * 4))

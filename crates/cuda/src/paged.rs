@@ -1,17 +1,25 @@
-//! Attention over the pages of a cache: `kernels/attention/paged.cu`. Pages have rows of tokens.
+//! Attention over the pages of a cache: what is checked, and where its kernels are chosen. Pages have rows of tokens:
+//! keys of all heads, the shared part, values of all heads; or a latent and its rotary key.
+//!
+//! Queries in f32 go to `plain`, over pages of any format. Queries in bf16 are for pages of bf16, and go to
+//! `tensor_cores` or, of other widths, through f32 to `plain`, as in [`crate::attention`]: the bits are those of the
+//! forward pass over packed sequences.
+
+mod plain;
+mod tensor_cores;
 
 use std::ops::Range;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use wels_device::{
-    Attention, AttentionGradients, AttentionInputs, AttentionShape, CacheDtype, CachePages, ExpandedQuery, Ids,
-    KvLayout, LatentLayout, LatentQuery, PAGE, PagedSequences, Sequence, Tensor,
+    Attention, AttentionGradients, AttentionInputs, AttentionShape, CacheDtype, CachePages, ColumnHeads, Dtype,
+    ExpandedQuery, Ids, KvLayout, LatentLayout, LatentQuery, PAGE, PagedSequences, Sequence, Tensor,
 };
 
 use crate::Cuda;
-use crate::attention::{QUERIES, THREADS, Widths, check, with_heads, with_shared};
-use crate::launch::{Buffer, Launch};
-use crate::memory::{done, f32s, f32s_mut};
+use crate::attention::{Widened, Widths, check, dtype_of};
+use crate::launch::Buffer;
+use crate::memory::done;
 
 /// Pages of `page_len` numbers.
 struct Pages {
@@ -28,23 +36,14 @@ fn pages_mut(pages: &mut CachePages) -> &mut Pages {
     pages.memory.downcast_mut().expect("pages of a CUDA device's")
 }
 
-impl Pages {
-    fn half(&self) -> usize {
-        usize::from(self.numbers == CacheDtype::F16)
-    }
-}
-
 /// What kernels know of the sequences of a call. Layers of one step have the same, so the last ones are kept.
 pub(crate) struct Plan {
     /// What it was made of.
     key: Vec<u32>,
+    /// New tokens.
     new: usize,
-    tiles_len: usize,
-    /// All sequences' pages.
-    lists: Buffer,
-    /// Two numbers for each new token, four for each tile of them: `kernels/attention/paged.cu`.
-    tokens: Buffer,
-    tiles: Buffer,
+    plain: OnceLock<plain::Lists>,
+    tables: OnceLock<tensor_cores::Tables>,
 }
 
 /// Checks that pages exist and suffice, and that no page is written to by two sequences; gives all that a plan is made
@@ -66,54 +65,41 @@ fn key_of(sequences: &[Sequence], count: usize) -> Vec<u32> {
     key
 }
 
-impl Plan {
-    fn of(cuda: &Cuda, key: Vec<u32>, sequences: &[Sequence]) -> Plan {
-        let (mut lists, mut tokens, mut tiles, mut first) = (Vec::new(), Vec::new(), Vec::new(), 0);
-        for Sequence { pages, past, new } in sequences {
-            let list = lists.len();
-            lists.extend_from_slice(&pages[..(past + new).div_ceil(PAGE)]);
-            tokens.extend((0..*new).flat_map(|at| [list as i32, (past + at) as i32]));
-            for at in (0..*new).step_by(QUERIES) {
-                let count = (new - at).min(QUERIES);
-                tiles.extend([list as i32, (past + at) as i32, (first + at) as i32, count as i32]);
-            }
-            first += new;
-        }
-        let (lists, tokens) = (cuda.upload(&lists), cuda.upload(&tokens));
-        Plan { key, new: first, tiles_len: tiles.len() / 4, lists, tokens, tiles: cuda.upload(&tiles) }
-    }
-}
-
 impl Cuda {
     fn plan(&self, sequences: &[Sequence], count: usize) -> Arc<Plan> {
         let key = key_of(sequences, count);
         let mut last = self.last_plan.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
         match &*last {
             Some(plan) if plan.key == key => plan.clone(),
-            _ => last.insert(Arc::new(Plan::of(self, key, sequences))).clone(),
+            _ => {
+                let new = sequences.iter().map(|sequence| sequence.new).sum();
+                last.insert(Arc::new(Plan { key, new, plain: OnceLock::new(), tables: OnceLock::new() })).clone()
+            }
         }
     }
+}
 
-    /// A launch of a kernel that reads pages: one block for each tile of new tokens and head.
-    fn reading_pages<'a>(&'a self, kernel: &str, at: (&'a Pages, usize), plan: &'a Plan, heads: usize) -> Launch<'a> {
-        let (pages, offset) = at;
-        let launch = self.launch(kernel).threads(THREADS).blocks(plan.tiles_len, heads, 1);
-        let launch = launch.read(&pages.memory).read(&plan.lists).read(&plan.tiles);
-        launch.long(pages.page_len).long(offset).int(pages.half())
-    }
-
-    /// A launch of a kernel that writes pages: one block for each new token.
-    fn writing_pages<'a>(&'a self, kernel: &str, to: &'a mut Pages, offset: usize, plan: &'a Plan) -> Launch<'a> {
-        let (page_len, half) = (to.page_len, to.half());
-        let launch = self.launch(kernel).threads(128).blocks(plan.new, 1, 1).write(&mut to.memory);
-        launch.read(&plan.lists).read(&plan.tokens).long(page_len).long(offset).int(half)
-    }
+/// What a layer's kernels work on: its part of the pages, and the call's sequences.
+#[derive(Clone, Copy)]
+struct Part<'a> {
+    plan: &'a Plan,
+    at: PagedSequences<'a>,
 }
 
 /// Checks that a layer's rows lie inside a page.
 fn check_part(pages: &Pages, offset: usize, width: usize) {
     let Pages { page_len, .. } = pages;
     assert!(offset + PAGE * width <= *page_len, "rows of {width} numbers at {offset} of a page of {page_len}");
+}
+
+/// Checks that numbers in bf16 meet pages of them.
+fn check_bf16(pages: &Pages) {
+    let kept = pages.numbers;
+    assert_eq!(
+        kept,
+        CacheDtype::Bf16,
+        "attention in bf16 is over a cache of CacheDtype::Bf16, and this is of {kept:?}"
+    );
 }
 
 fn row_width(layout: &KvLayout) -> usize {
@@ -167,29 +153,47 @@ impl Attention for Cuda {
 
     fn append(&self, to: &mut CachePages, at: PagedSequences, layout: KvLayout, inputs: AttentionInputs) {
         let AttentionInputs { k, k_shared, v, .. } = inputs;
-        let (plan, to) = (self.plan(at.sequences, to.count), pages_mut(to));
+        let inputs = AttentionInputs { q: k, ..inputs }; // queries play no part
+        let (plan, to) = (&*self.plan(at.sequences, to.count), pages_mut(to));
         let shared = k_shared.map_or(0, |part| part.dim);
         assert_eq!((k.dim, shared, v.dim), (layout.own, layout.shared, layout.v), "widths of {layout:?}");
         check_part(to, at.offset, row_width(&layout));
         check(&k, layout.kv_heads, plan.new);
         check(&v, layout.kv_heads, plan.new);
         k_shared.iter().for_each(|part| check(part, 1, plan.new));
-        let launch = with_heads(self.writing_pages("paged_append", to, at.offset, &plan), k);
-        let launch = with_heads(with_shared(launch, k_shared), v).int(layout.kv_heads);
-        launch.int(layout.own).int(layout.shared).int(layout.v).run();
+        let part = Part { plan, at };
+        if dtype_of(&inputs) == Dtype::F32 {
+            return self.plain_append(to, part, layout, &inputs);
+        }
+        check_bf16(to);
+        match tensor_cores::appends(to, at.offset, layout, &inputs) {
+            true => self.tensor_append(to, part, layout, &inputs),
+            false => self.plain_append(to, part, layout, &Widened::of(self, &inputs).inputs(&inputs)),
+        }
     }
 
     fn attend(&self, over: &CachePages, at: PagedSequences, layout: KvLayout, query: ExpandedQuery, out: &mut Tensor) {
-        let (plan, ExpandedQuery { shape, q }) = (self.plan(at.sequences, over.count), query);
+        let (plan, ExpandedQuery { shape, q }) = (&*self.plan(at.sequences, over.count), query);
         let widths = Widths { own: layout.own, shared: layout.shared, v: layout.v };
-        assert_eq!(q.dim, layout.own + layout.shared, "queries as wide as the keys of {layout:?}");
+        assert_eq!(q.dim, widths.qk(), "queries as wide as the keys of {layout:?}");
+        assert_eq!(shape.kv_heads, layout.kv_heads, "heads of {shape:?} and {layout:?}");
         assert_eq!(out.len(), plan.new * shape.heads * layout.v, "{out:?} of {} tokens", plan.new);
-        check_part(pages(over), at.offset, row_width(&layout));
+        let (over, part) = (pages(over), Part { plan, at });
+        check_part(over, at.offset, row_width(&layout));
         check(&q, shape.heads, plan.new);
-        let launch = self.reading_pages("paged_attend", (pages(over), at.offset), &plan, shape.heads);
-        let launch = with_heads(launch.shared(widths.forward_bytes()), q);
-        let launch = launch.float(shape.scale).int(shape.heads).int(layout.kv_heads);
-        widths.with(launch).write(f32s_mut(out)).run();
+        if q.of.dtype() == Dtype::F32 {
+            return self.plain_attend(over, part, layout, query, out);
+        }
+        check_bf16(over);
+        if tensor_cores::reads(over, at.offset)
+            && let Some(kernels) = self.attention_kernels(shape, widths, [q].into_iter())
+        {
+            return self.tensor_attend(kernels, over, part, query, out);
+        }
+        let (wide, mut wide_out) = (self.widened(q.of), self.wide_like(out));
+        let query = ExpandedQuery { shape, q: ColumnHeads { of: &wide, ..q } };
+        self.plain_attend(over, part, layout, query, &mut wide_out);
+        self.narrow(&wide_out, out);
     }
 
     fn append_latent(
@@ -200,12 +204,20 @@ impl Attention for Cuda {
         latent: &Tensor,
         rotary: &Tensor,
     ) {
-        let (plan, to) = (self.plan(at.sequences, to.count), pages_mut(to));
+        let (plan, to) = (&*self.plan(at.sequences, to.count), pages_mut(to));
         check_part(to, at.offset, layout.latent + layout.rotary);
         assert_eq!(latent.len(), plan.new * layout.latent, "{latent:?} of {} tokens", plan.new);
         assert_eq!(rotary.len(), plan.new * layout.rotary, "{rotary:?} of {} tokens", plan.new);
-        let launch = self.writing_pages("paged_append_latent", to, at.offset, &plan);
-        launch.read(f32s(latent)).read(f32s(rotary)).int(layout.latent).int(layout.rotary).run();
+        assert_eq!(latent.dtype(), rotary.dtype(), "{latent:?} beside {rotary:?}");
+        let part = Part { plan, at };
+        if latent.dtype() == Dtype::F32 {
+            return self.plain_append_latent(to, part, layout, latent, rotary);
+        }
+        check_bf16(to);
+        match tensor_cores::appends_latent(to, at.offset, layout) {
+            true => self.tensor_append_latent(to, part, layout, latent, rotary),
+            false => self.plain_append_latent(to, part, layout, &self.widened(latent), &self.widened(rotary)),
+        }
     }
 
     fn attend_latent(
@@ -216,16 +228,24 @@ impl Attention for Cuda {
         query: LatentQuery,
         out: &mut Tensor,
     ) {
-        let LatentQuery { heads, scale, absorbed, rotary } = query;
-        let plan = self.plan(at.sequences, over.count);
-        let widths = Widths { own: layout.latent, shared: layout.rotary, v: layout.latent };
+        let LatentQuery { heads, absorbed, rotary, .. } = query;
+        let plan = &*self.plan(at.sequences, over.count);
         let len = heads * plan.new * layout.latent;
         assert_eq!((absorbed.len(), out.len()), (len, len), "{absorbed:?} and {out:?} of {} tokens", plan.new);
-        check_part(pages(over), at.offset, layout.latent + layout.rotary);
+        assert_eq!(absorbed.dtype(), rotary.of.dtype(), "{absorbed:?} beside {:?}", rotary.of);
+        let (over, part) = (pages(over), Part { plan, at });
+        check_part(over, at.offset, layout.latent + layout.rotary);
         check(&rotary, heads, plan.new);
-        let launch = self.reading_pages("paged_attend_latent", (pages(over), at.offset), &plan, heads);
-        let launch = launch.shared(widths.forward_bytes()).read(f32s(absorbed));
-        let launch = with_heads(launch, rotary).float(scale).int(plan.new);
-        launch.int(layout.latent).int(layout.rotary).write(f32s_mut(out)).run();
+        if absorbed.dtype() == Dtype::F32 {
+            return self.plain_attend_latent(over, part, layout, query, out);
+        }
+        check_bf16(over);
+        if tensor_cores::reads(over, at.offset) && self.has_latent_kernel(layout, &rotary) {
+            return self.tensor_attend_latent(over, part, query, out);
+        }
+        let (wide, turned, mut wide_out) = (self.widened(absorbed), self.widened(rotary.of), self.wide_like(out));
+        let query = LatentQuery { absorbed: &wide, rotary: ColumnHeads { of: &turned, ..rotary }, ..query };
+        self.plain_attend_latent(over, part, layout, query, &mut wide_out);
+        self.narrow(&wide_out, out);
     }
 }

@@ -34,6 +34,7 @@ impl Pages {
             CacheDtype::F32 => value,
             // To the nearest f16, those beyond its range to its greatest.
             CacheDtype::F16 => convert::from_f16(convert::to_f16(value.clamp(-65504.0, 65504.0))),
+            CacheDtype::Bf16 => convert::from_bf16(convert::to_bf16(value)),
         };
         self.cells[at..].iter_mut().zip(row).for_each(|(cell, value)| *cell = kept(*value));
     }

@@ -34,7 +34,7 @@ void backward(const R &r, const Problem &p, const Buf &out, const Buf &dout, con
   emu::launch({(unsigned)p.H, tiles}, {128}, r.bytes_q,
               [&] { r.kq(ROWS, lse, delta.p, g.dq.p, p.qs, FLAT_ATTENTION(a)); });
   emu::launch({(unsigned)(p.H / p.G), tiles}, {128}, r.bytes_kv,
-              [&] { r.kv(ROWS, lse, delta.p, g.dkv.p, p.ks, g.dkv.p, p.ks, g.parts.p, FLAT_ATTENTION(a)); });
+              [&] { r.kv(ROWS, lse, delta.p, g.dkv.p, g.dkv.p, p.ks, p.ks, g.parts.p, FLAT_ATTENTION(a)); });
 #else
   auto maps = [&](int bq, int bk, auto f) {
     f(map2d(p.q.p, p.T, p.qs, p.qs, 64, bq), map2d(p.kv.p, p.T, p.ks, p.ks, 64, bk),
@@ -47,7 +47,7 @@ void backward(const R &r, const Problem &p, const Buf &out, const Buf &dout, con
   });
   maps(r.BQ, 128, [&](TensorMap q, TensorMap k, TensorMap s, TensorMap d) {
     emu::launch({(unsigned)(p.H / p.G), tiles}, {384}, r.bytes_kv,
-                [&] { r.kv(q, k, s, k, d, lse, delta.p, g.dkv.p, p.ks, g.dkv.p, p.ks, g.parts.p, FLAT_ATTENTION(a)); });
+                [&] { r.kv(q, k, s, k, d, lse, delta.p, g.dkv.p, g.dkv.p, p.ks, p.ks, g.parts.p, FLAT_ATTENTION(a)); });
   });
 #endif
   int w = p.DK - p.OWN;

@@ -56,6 +56,8 @@ const POISON: u8 = 0xff;
 pub struct Emulator {
     seed: AtomicU32,
     launches: AtomicU64,
+    /// 10·major + minor.
+    capability: AtomicU32,
     /// Kernels that are taken instead of the program's own.
     other: Option<Call>,
 }
@@ -64,7 +66,7 @@ impl Emulator {
     /// One that steps blocks, warps and lanes as `seed` says.
     pub fn open(seed: u32) -> Result<Arc<Emulator>, Unavailable> {
         match LINKED {
-            Some(_) => Ok(Arc::new(Emulator { seed: AtomicU32::new(seed), launches: AtomicU64::new(0), other: None })),
+            Some(_) => Ok(Arc::new(Emulator::of(seed, None))),
             None => Err(Unavailable::Emulator),
         }
     }
@@ -77,9 +79,18 @@ impl Emulator {
         let library = unsafe { Library::new(library) }.map_err(failed)?;
         // SAFETY: the symbol is that of `kernels/emulator.cpp`, which has this type.
         let call = unsafe { library.get::<Call>(b"wels_emu_launch") }.map(|call| *call).map_err(failed)?;
-        let (seed, launches) = (AtomicU32::new(seed), AtomicU64::new(0));
         std::mem::forget(library); // fibers and what ends with a thread may lie in it
-        Ok(Arc::new(Emulator { seed, launches, other: Some(call) }))
+        Ok(Arc::new(Emulator::of(seed, Some(call))))
+    }
+
+    fn of(seed: u32, other: Option<Call>) -> Emulator {
+        let (seed, launches, capability) = (AtomicU32::new(seed), AtomicU64::new(0), AtomicU32::new(90));
+        Emulator { seed, launches, capability, other }
+    }
+
+    /// Stands for a card of another compute capability from now on; at first it is 9.0.
+    pub fn set_capability(&self, major: u32, minor: u32) {
+        self.capability.store(10 * major + minor, Ordering::Relaxed);
     }
 
     /// Another order from the next launch on.
@@ -103,7 +114,8 @@ impl Driver for Emulator {
     }
 
     fn capability(&self) -> (u32, u32) {
-        (9, 0)
+        let capability = self.capability.load(Ordering::Relaxed);
+        (capability / 10, capability % 10)
     }
 
     fn allocate(&self, bytes: usize) -> Result<Address, Fault> {

@@ -54,6 +54,63 @@ pub fn rounds() -> Vec<Arc<dyn Device>> {
     if emulator().is_some() { (1..=8).filter_map(of_seed).collect() } else { Vec::new() }
 }
 
+/// The emulator in eight orders as Hopper, and as Ampere; a card, twice, where `WELS_TEST_DEVICE` is `cuda`.
+pub fn generations() -> Vec<Vec<Arc<dyn Device>>> {
+    if std::env::var(VARIABLE).is_ok_and(|name| name == "cuda") {
+        return vec![rounds()];
+    }
+    let ampere = |seed| {
+        let emulator = Emulator::open(seed).ok()?;
+        emulator.set_capability(8, 0);
+        Some(Cuda::on(emulator) as Arc<dyn Device>)
+    };
+    vec![rounds(), (1..=8).filter_map(ampere).collect()]
+}
+
+/// How far sums of bf16 in an order of their own may be from the plain loops', by the norm.
+pub const BF16_TOLERANCE: f64 = 1e-2;
+
+/// ‖got − expected‖ / ‖expected‖, infinite where one of the two is not finite.
+pub fn relative_error(expected: &[f32], got: &[f32]) -> f64 {
+    assert_eq!(expected.len(), got.len());
+    let square = |x: f64| x * x;
+    let off: f64 = expected.iter().zip(got).map(|(a, b)| square(f64::from(*a) - f64::from(*b))).sum();
+    let all: f64 = expected.iter().map(|a| square(f64::from(*a))).sum();
+    let error = if off == 0.0 { 0.0 } else { (off / all).sqrt() };
+    if error.is_finite() { error } else { f64::INFINITY }
+}
+
+/// In which format operands are, and to which their numbers are rounded.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Operands {
+    F32,
+    /// Numbers of bf16, as f32.
+    Rounded,
+    Bf16,
+}
+
+impl Operands {
+    fn dtype(self) -> Dtype {
+        if self == Operands::Bf16 { Dtype::Bf16 } else { Dtype::F32 }
+    }
+
+    /// Rows of a tensor of [`numbers`].
+    pub fn rows(self, device: &Arc<dyn Device>, stream: u64, rows: std::ops::Range<usize>, cols: usize) -> Tensor {
+        let mut values = numbers(stream, rows.end * cols).split_off(rows.start * cols);
+        if self != Operands::F32 {
+            values.iter_mut().for_each(|x| *x = convert::from_bf16(convert::to_bf16(*x)));
+        }
+        let mut tensor = self.empty(device, rows.len(), cols);
+        tensor.set(0, &values);
+        tensor
+    }
+
+    /// A tensor for an output.
+    pub fn empty(self, device: &Arc<dyn Device>, rows: usize, cols: usize) -> Tensor {
+        Tensor::new(device, self.dtype(), rows, cols)
+    }
+}
+
 /// The emulator; none, and a line that says so, where it could not be built.
 pub fn emulator() -> Option<Arc<Emulator>> {
     match Emulator::open(1) {

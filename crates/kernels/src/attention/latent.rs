@@ -9,7 +9,7 @@
 //! **Layout.** A page's part of a layer is `[PAGE][latent + rotary]`. Heads lie along the lanes, sixteen at a time, so
 //! that a row serves as key and as value just as it is.
 
-use super::paged::{CacheDtype, Element, Half, PAGE, Pages, Place, Sequence, Slot, for_each_token, write_row};
+use super::paged::{Brain, CacheDtype, Element, Half, PAGE, Pages, Place, Sequence, Slot, for_each_token, write_row};
 use super::{Heads, HeadsMut};
 use crate::lanes::{LANES, Lanes};
 use crate::math;
@@ -71,6 +71,9 @@ impl Pages {
                     CacheDtype::F16 => {
                         crate::lanes::dispatch!(append_f16(place: Place, parts: (&[f32], &[f32]), at: Slot))
                     }
+                    CacheDtype::Bf16 => {
+                        crate::lanes::dispatch!(append_bf16(place: Place, parts: (&[f32], &[f32]), at: Slot))
+                    }
                 }
             }
         });
@@ -124,6 +127,7 @@ impl Pages {
                 match dtype {
                     CacheDtype::F32 => crate::lanes::dispatch!(attend_f32(job: &Job, task: &Task)),
                     CacheDtype::F16 => crate::lanes::dispatch!(attend_f16(job: &Job, task: &Task)),
+                    CacheDtype::Bf16 => crate::lanes::dispatch!(attend_bf16(job: &Job, task: &Task)),
                 }
             }
         });
@@ -144,6 +148,14 @@ unsafe fn append_f32<L: Lanes>(place: Place, parts: (&[f32], &[f32]), at: Slot) 
 unsafe fn append_f16<L: Lanes>(place: Place, parts: (&[f32], &[f32]), at: Slot) {
     // SAFETY: `Half` is a number of pages of f16; place, parts and slot go on as they came.
     unsafe { append::<L, Half>(place, parts, at) }
+}
+
+/// # Safety
+/// As for [`append`], of pages of bf16.
+#[inline(always)]
+unsafe fn append_bf16<L: Lanes>(place: Place, parts: (&[f32], &[f32]), at: Slot) {
+    // SAFETY: `Brain` is a number of pages of bf16; place, parts and slot go on as they came.
+    unsafe { append::<L, Brain>(place, parts, at) }
 }
 
 /// # Safety
@@ -192,6 +204,14 @@ unsafe fn attend_f32<L: Lanes>(job: &Job, task: &Task) {
 unsafe fn attend_f16<L: Lanes>(job: &Job, task: &Task) {
     // SAFETY: `Half` is a number of pages of f16; job and task go on as they came.
     unsafe { attend::<L, Half>(job, task) }
+}
+
+/// # Safety
+/// As for [`attend`], of pages of bf16.
+#[inline(always)]
+unsafe fn attend_bf16<L: Lanes>(job: &Job, task: &Task) {
+    // SAFETY: `Brain` is a number of pages of bf16; job and task go on as they came.
+    unsafe { attend::<L, Brain>(job, task) }
 }
 
 /// # Safety

@@ -1,7 +1,7 @@
 //! Causal attention over keys and values that lie in pages of a cache.
 //!
 //! **Order of sums**: that of [`forward`](super::forward), bit for bit, for any cut of a sequence into calls, and
-//! whatever else is in a call. Numbers kept as f16 are rounded once, when they enter.
+//! whatever else is in a call. Numbers kept as f16 or bf16 are rounded once, when they enter.
 //!
 //! **Layout.** A page holds [`PAGE`] tokens of all layers, one layer's part after the other. The part of a layer with
 //! expanded keys and values has, for each key-value head, its keys as `[dim][PAGE]` and its values as
@@ -20,7 +20,7 @@ use crate::par::{self, SharedMut};
 use crate::scratch;
 use crate::span::spans;
 
-pub(super) use element::{Element, Half};
+pub(super) use element::{Brain, Element, Half};
 
 /// Tokens in a page.
 pub const PAGE: usize = 16;
@@ -33,6 +33,8 @@ pub enum CacheDtype {
     F32,
     /// Rounded to the nearest f16, those beyond its range to its greatest.
     F16,
+    /// Rounded to the nearest bf16.
+    Bf16,
 }
 
 impl CacheDtype {
@@ -40,7 +42,7 @@ impl CacheDtype {
     pub fn bytes(self) -> usize {
         match self {
             CacheDtype::F32 => 4,
-            CacheDtype::F16 => 2,
+            CacheDtype::F16 | CacheDtype::Bf16 => 2,
         }
     }
 }
@@ -176,6 +178,9 @@ impl Pages {
                     CacheDtype::F16 => {
                         crate::lanes::dispatch!(append_f16(place: Place, layout: Layout, k: &Keys, v: &Heads, at: Slot))
                     }
+                    CacheDtype::Bf16 => {
+                        crate::lanes::dispatch!(append_bf16(place: Place, layout: Layout, k: &Keys, v: &Heads, at: Slot))
+                    }
                 }
             }
         });
@@ -227,6 +232,7 @@ impl Pages {
                 match self.dtype {
                     CacheDtype::F32 => crate::lanes::dispatch!(attend_f32(job: &Job, tasks: &[Task])),
                     CacheDtype::F16 => crate::lanes::dispatch!(attend_f16(job: &Job, tasks: &[Task])),
+                    CacheDtype::Bf16 => crate::lanes::dispatch!(attend_bf16(job: &Job, tasks: &[Task])),
                 }
             }
         });
@@ -330,6 +336,14 @@ unsafe fn append_f16<L: Lanes>(place: Place, layout: Layout, k: &Keys, v: &Heads
 }
 
 /// # Safety
+/// As for [`append_token`], of pages of bf16.
+#[inline(always)]
+unsafe fn append_bf16<L: Lanes>(place: Place, layout: Layout, k: &Keys, v: &Heads, at: Slot) {
+    // SAFETY: the pages hold bf16; the rest by this function's contract.
+    unsafe { append_token::<L, Brain>(place, layout, k, v, at) }
+}
+
+/// # Safety
 /// Page, slot and token exist, and no other task has this slot; the machine has the instruction set of `L`.
 #[inline(always)]
 unsafe fn append_token<L: Lanes, E: Element>(place: Place, layout: Layout, k: &Keys, v: &Heads, at: Slot) {
@@ -384,6 +398,14 @@ unsafe fn attend_f32<L: Lanes>(job: &Job, tasks: &[Task]) {
 unsafe fn attend_f16<L: Lanes>(job: &Job, tasks: &[Task]) {
     // SAFETY: the pages hold f16; the rest by this function's contract.
     unsafe { attend_all::<L, Half>(job, tasks) }
+}
+
+/// # Safety
+/// As for [`attend`], of pages of bf16.
+#[inline(always)]
+unsafe fn attend_bf16<L: Lanes>(job: &Job, tasks: &[Task]) {
+    // SAFETY: the pages hold bf16; the rest by this function's contract.
+    unsafe { attend_all::<L, Brain>(job, tasks) }
 }
 
 /// # Safety

@@ -46,6 +46,7 @@ fn rounded(dtype: CacheDtype, data: &[f32]) -> Vec<f32> {
     let round = |x: &f32| match dtype {
         CacheDtype::F32 => *x,
         CacheDtype::F16 => reference::convert::from_f16(reference::convert::to_f16(*x)),
+        CacheDtype::Bf16 => reference::convert::from_bf16(reference::convert::to_bf16(*x)),
     };
     data.iter().map(round).collect()
 }
@@ -60,7 +61,7 @@ fn pages(dtype: CacheDtype, part: usize) -> (Pages, Vec<Vec<u32>>) {
 #[test]
 fn any_cut_into_calls_gives_the_bits_of_the_whole() {
     for case in &CASES {
-        for kept in [CacheDtype::F32, CacheDtype::F16] {
+        for kept in [CacheDtype::F32, CacheDtype::F16, CacheDtype::Bf16] {
             everywhere(|isa| check_expanded(&format!("{} {kept:?} {isa}", case.name), case, kept));
         }
     }
@@ -121,7 +122,7 @@ fn operands<'a>(case: &Case, kv: &'a [f32], shared: &'a [f32]) -> (Keys<'a>, Hea
 #[test]
 fn latent_rows_are_keys_and_values_of_all_heads() {
     for (heads, latent, rotary) in [(1, 16, 16), (3, 10, 4), (16, 64, 16), (21, 33, 7)] {
-        for kept in [CacheDtype::F32, CacheDtype::F16] {
+        for kept in [CacheDtype::F32, CacheDtype::F16, CacheDtype::Bf16] {
             everywhere(|isa| {
                 let name = format!("{heads} heads, {latent} + {rotary} {kept:?} {isa}");
                 check_latent(&name, heads, LatentLayout { latent, rotary }, kept);
@@ -181,7 +182,7 @@ fn a_copied_page_holds_the_same() {
     let kv = numbers(1, 16 * 8);
     let heads = Heads { data: &kv, row_stride: 8, offset: 0, head_stride: 8, dim: 4 };
     let (keys, values) = (Keys { own: heads, shared: None }, Heads { offset: 4, ..heads });
-    for kept in [CacheDtype::F32, CacheDtype::F16] {
+    for kept in [CacheDtype::F32, CacheDtype::F16, CacheDtype::Bf16] {
         let mut pages = Pages::new(kept, 3, layout.page_len());
         pages.append(0, layout, &[Sequence { pages: &[1], past: 0, new: 16 }], keys, values);
         pages.copy(1, 2);

@@ -1,5 +1,6 @@
 //! Numbers of a KV cache as they are stored.
 
+use crate::convert::{from_bf16, to_bf16};
 use crate::lanes::{LANES, Lanes};
 
 /// A number of a cache.
@@ -46,5 +47,25 @@ impl Element for Half {
             limited.store_f16(bits.as_mut_ptr().cast());
         }
         bits
+    }
+}
+
+/// The bits of a bf16.
+#[derive(Clone, Copy)]
+#[repr(transparent)]
+pub(in crate::attention) struct Brain(u16);
+
+impl Element for Brain {
+    #[inline(always)]
+    unsafe fn load<L: Lanes>(p: *const Self) -> L {
+        // SAFETY: sixteen elements at `p` by the trait's contract, which `u16` has the size and alignment of.
+        let bits = unsafe { p.cast::<[u16; LANES]>().read() };
+        // SAFETY: sixteen numbers of the stack; instructions by the trait's contract.
+        unsafe { L::load(bits.map(from_bf16).as_ptr()) }
+    }
+    #[inline(always)]
+    unsafe fn of<L: Lanes>(x: L) -> [Self; LANES] {
+        // SAFETY: no memory is touched; instructions by the trait's contract.
+        unsafe { x.to_array() }.map(|x| Brain(to_bf16(x)))
     }
 }

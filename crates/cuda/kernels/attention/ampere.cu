@@ -48,8 +48,8 @@ extern "C" __global__ void __launch_bounds__(128, 1)
 }
 extern "C" __global__ void __launch_bounds__(128, 1)
     attention80_dkv_64(const bf16 *q, const bf16 *k, const bf16 *shared, const bf16 *v, const bf16 *dout, int ldq,
-                       int ldk, int lds, int ldv, int ldo, const float *lse, const float *delta, bf16 *dk, int lddk,
-                       bf16 *dv, int lddv, float *dshared, const int *starts, int sequences, int tokens, int heads,
+                       int ldk, int lds, int ldv, int ldo, const float *lse, const float *delta, bf16 *dk, bf16 *dv,
+                       int lddk, int lddv, float *dshared, const int *starts, int sequences, int tokens, int heads,
                        int group, int q_offset, int q_stride, int k_offset, int k_stride, int shared_offset,
                        int v_offset, int v_stride, float scale) {
   dkv80<64, 64, 64>(Rows80{q, k, shared, v, dout, ldq, ldk, lds, ldv, ldo}, lse, delta, dk, lddk, dv, lddv, dshared,
@@ -104,8 +104,8 @@ extern "C" __global__ void __launch_bounds__(128, 1)
 }
 extern "C" __global__ void __launch_bounds__(128, 1)
     attention80_dkv_128(const bf16 *q, const bf16 *k, const bf16 *shared, const bf16 *v, const bf16 *dout, int ldq,
-                        int ldk, int lds, int ldv, int ldo, const float *lse, const float *delta, bf16 *dk, int lddk,
-                        bf16 *dv, int lddv, float *dshared, const int *starts, int sequences, int tokens, int heads,
+                        int ldk, int lds, int ldv, int ldo, const float *lse, const float *delta, bf16 *dk, bf16 *dv,
+                        int lddk, int lddv, float *dshared, const int *starts, int sequences, int tokens, int heads,
                         int group, int q_offset, int q_stride, int k_offset, int k_stride, int shared_offset,
                         int v_offset, int v_stride, float scale) {
   dkv80<128, 128, 128>(Rows80{q, k, shared, v, dout, ldq, ldk, lds, ldv, ldo}, lse, delta, dk, lddk, dv, lddv, dshared,
@@ -162,7 +162,7 @@ extern "C" __global__ void __launch_bounds__(128, 1)
 extern "C" __global__ void __launch_bounds__(128, 1)
     attention80_dkv_192_128(const bf16 *q, const bf16 *k, const bf16 *shared, const bf16 *v, const bf16 *dout, int ldq,
                             int ldk, int lds, int ldv, int ldo, const float *lse, const float *delta, bf16 *dk,
-                            int lddk, bf16 *dv, int lddv, float *dshared, const int *starts, int sequences, int tokens,
+                            bf16 *dv, int lddk, int lddv, float *dshared, const int *starts, int sequences, int tokens,
                             int heads, int group, int q_offset, int q_stride, int k_offset, int k_stride,
                             int shared_offset, int v_offset, int v_stride, float scale) {
   dkv80<192, 128, 128>(Rows80{q, k, shared, v, dout, ldq, ldk, lds, ldv, ldo}, lse, delta, dk, lddk, dv, lddv, dshared,

@@ -14,8 +14,8 @@ extern "C" __global__ void __launch_bounds__(384, 1)
 extern "C" __global__ void __launch_bounds__(384, 1)
     attention_dkv_64(const __grid_constant__ TensorMap q, const __grid_constant__ TensorMap k,
                      const __grid_constant__ TensorMap shared, const __grid_constant__ TensorMap v,
-                     const __grid_constant__ TensorMap dout, const float *lse, const float *delta, bf16 *dk, int ldk,
-                     bf16 *dv, int ldv, float *dshared, const int *starts, int sequences, int tokens, int heads,
+                     const __grid_constant__ TensorMap dout, const float *lse, const float *delta, bf16 *dk, bf16 *dv,
+                     int ldk, int ldv, float *dshared, const int *starts, int sequences, int tokens, int heads,
                      int group, int q_offset, int q_stride, int k_offset, int k_stride, int shared_offset, int v_offset,
                      int v_stride, float scale) {
   backward_kv<64, 64, 64, 64>(
@@ -36,8 +36,8 @@ extern "C" __global__ void __launch_bounds__(384, 1)
 extern "C" __global__ void __launch_bounds__(384, 1)
     attention_dkv_128(const __grid_constant__ TensorMap q, const __grid_constant__ TensorMap k,
                       const __grid_constant__ TensorMap shared, const __grid_constant__ TensorMap v,
-                      const __grid_constant__ TensorMap dout, const float *lse, const float *delta, bf16 *dk, int ldk,
-                      bf16 *dv, int ldv, float *dshared, const int *starts, int sequences, int tokens, int heads,
+                      const __grid_constant__ TensorMap dout, const float *lse, const float *delta, bf16 *dk, bf16 *dv,
+                      int ldk, int ldv, float *dshared, const int *starts, int sequences, int tokens, int heads,
                       int group, int q_offset, int q_stride, int k_offset, int k_stride, int shared_offset,
                       int v_offset, int v_stride, float scale) {
   backward_kv<128, 128, 128, 32>(
@@ -60,7 +60,7 @@ extern "C" __global__ void __launch_bounds__(384, 1)
     attention_dkv_192_128(const __grid_constant__ TensorMap q, const __grid_constant__ TensorMap k,
                           const __grid_constant__ TensorMap shared, const __grid_constant__ TensorMap v,
                           const __grid_constant__ TensorMap dout, const float *lse, const float *delta, bf16 *dk,
-                          int ldk, bf16 *dv, int ldv, float *dshared, const int *starts, int sequences, int tokens,
+                          bf16 *dv, int ldk, int ldv, float *dshared, const int *starts, int sequences, int tokens,
                           int heads, int group, int q_offset, int q_stride, int k_offset, int k_stride,
                           int shared_offset, int v_offset, int v_stride, float scale) {
   backward_kv<192, 128, 128, 32>(
