@@ -26,7 +26,7 @@ mod weights;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, OnceLock};
 
-use wels_device::Device;
+use wels_device::{Device, DeviceMemory, Precision};
 
 use launch::card::Card;
 use launch::{Driver, Launch};
@@ -120,5 +120,22 @@ impl Device for Cuda {
     fn in_words(&self) -> String {
         let (major, minor) = self.driver.capability();
         format!("{}, compute capability {major}.{minor}", self.driver.name())
+    }
+
+    fn peak_flops(&self, precision: Precision) -> Option<f64> {
+        let rates = self.driver.rates()?;
+        Some(if precision == Precision::F32 { rates.f32_flops } else { rates.half_flops })
+    }
+
+    fn peak_bytes_per_second(&self) -> Option<f64> {
+        Some(self.driver.rates()?.bytes)
+    }
+
+    fn memory(&self) -> Option<DeviceMemory> {
+        self.driver.memory()
+    }
+
+    fn energy_joules(&self) -> Option<f64> {
+        self.driver.energy_joules()
     }
 }

@@ -16,6 +16,17 @@ use crate::{AdamW, Direction, Dtype, Ids, Precision, Rotary, Start, Tensor};
 /// Memory of a device, which only it can look into.
 pub type Memory = Box<dyn Any + Send + Sync>;
 
+/// A device's own memory, in bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct DeviceMemory {
+    /// All there is.
+    pub total: u64,
+    /// What this process can still take.
+    pub free: u64,
+    /// The most that this process has held.
+    pub peak: u64,
+}
+
 /// Something to compute with. One value serves all threads that use it.
 pub trait Device: Buffers + Rows + Products + Experts + Attention + Head + Optimizer + Weights {
     /// What users know it by: `cpu`.
@@ -30,6 +41,27 @@ pub trait Device: Buffers + Rows + Products + Experts + Attention + Head + Optim
     /// Which one it is, for people.
     fn in_words(&self) -> String {
         self.name().into()
+    }
+
+    /// The most operations of products a second, in a precision. `None` where whoever asks has to measure, as for the
+    /// processor.
+    fn peak_flops(&self, _precision: Precision) -> Option<f64> {
+        None
+    }
+
+    /// The most bytes of its memory that are read in a second; `None` as above.
+    fn peak_bytes_per_second(&self) -> Option<f64> {
+        None
+    }
+
+    /// Its memory; `None` where that is the host's.
+    fn memory(&self) -> Option<DeviceMemory> {
+        None
+    }
+
+    /// A counter of its energy, which grows from any beginning; `None` where nothing counts.
+    fn energy_joules(&self) -> Option<f64> {
+        None
     }
 }
 

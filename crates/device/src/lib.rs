@@ -31,7 +31,7 @@ pub use attention::{
     Attention, AttentionGradients, AttentionInputs, CachePages, ColumnHeads, ExpandedQuery, LatentQuery, PagedSequences,
 };
 pub use coefficient::{Coefficient, Policy, PolicyTerm};
-pub use device::{Buffers, Device, Groups, Memory, Optimizer, Products, RotaryColumns, Rows};
+pub use device::{Buffers, Device, DeviceMemory, Groups, Memory, Optimizer, Products, RotaryColumns, Rows};
 pub use experts::{Balance, Dispatch, Experts};
 pub use head::{Head, HeadGradients, TeacherHead};
 pub use ids::{Ids, Rotary};
