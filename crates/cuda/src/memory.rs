@@ -91,6 +91,13 @@ pub(crate) fn bf16s_mut(tensor: &mut Tensor) -> &mut Buffer {
 }
 
 impl Cuda {
+    /// bf16 as f32.
+    pub(crate) fn wide(&self, x: &Buffer, elements: usize) -> Buffer {
+        let mut wide = self.temporary(elements);
+        self.launch("widen").over(elements).read(x).write(&mut wide).long(elements).run();
+        wide
+    }
+
     /// A bf16 tensor in f32.
     pub(crate) fn widened(&self, x: &Tensor) -> Tensor {
         let mut wide = self.wide_like(x);
@@ -106,9 +113,8 @@ impl Cuda {
     /// Rounds an f32 tensor into one of bf16.
     pub(crate) fn narrow(&self, wide: &Tensor, to: &mut Tensor) {
         assert_eq!(wide.len(), to.len(), "{wide:?} into {to:?}");
-        let (cols, len) = (to.cols(), to.len());
-        let launch = self.launch("round_rows").over(len).read(f32s(wide)).read_if(None).write(bf16s_mut(to));
-        launch.int(cols).long(len).run();
+        let (rows, cols) = (to.rows(), to.cols());
+        self.round_to(f32s(wide), rows, cols, bf16s_mut(to));
     }
 
     /// Memory for `len` numbers of 32 bits, for as long as one operation takes.

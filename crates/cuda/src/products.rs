@@ -203,7 +203,7 @@ impl Cuda {
         if let Some(w) = stack.in_bf16(k).filter(|_| parts.slots() > 0) {
             return self.tensor_y_of((x, k), parts, w, (Output::all(y, Start::Zero), n));
         }
-        let wide = self.widened(&x.buffer, rows * k);
+        let wide = self.wide(&x.buffer, rows * k);
         if y.dtype == Dtype::F32 {
             return self.forward_blocks((&wide, rows, k), parts, stack, (&mut y.buffer, n));
         }

@@ -284,13 +284,6 @@ impl Cuda {
         self.to_bf16("round_rows", x, None, (rows, columns), y);
     }
 
-    /// bf16 as f32.
-    pub(crate) fn widened(&self, x: &Buffer, elements: usize) -> Buffer {
-        let mut wide = self.temporary(elements);
-        self.launch("widen").over(elements).read(x).write(&mut wide).long(elements).run();
-        wide
-    }
-
     fn in_bf16(&self, kernel: &str, x: &Buffer, chosen: Option<&Buffer>, rows: usize, columns: usize) -> Buffer {
         let mut made = self.temporary((rows * columns).div_ceil(2));
         self.to_bf16(kernel, x, chosen, (rows, columns), &mut made);

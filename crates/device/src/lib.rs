@@ -28,7 +28,8 @@ mod weights;
 mod device;
 
 pub use attention::{
-    Attention, AttentionGradients, AttentionInputs, CachePages, ColumnHeads, ExpandedQuery, LatentQuery, PagedSequences,
+    Attention, AttentionGradients, AttentionInputs, CachePages, ColumnHeads, ExpandedQuery, LatentQuery,
+    PagedSequences, exact_cache,
 };
 pub use coefficient::{Coefficient, Policy, PolicyTerm};
 pub use device::{Buffers, Device, DeviceMemory, Groups, Memory, Optimizer, Products, RotaryColumns, Rows};

@@ -78,7 +78,7 @@ pub fn decode(args: &DecodeArgs) -> Result<()> {
         return Err(refuse(message, "give a smaller --prompt or --tokens"));
     }
     let (model, params) = args.load.take(&open, context)?;
-    let (layout, cache_dtype) = (args.load.layout(config), args.load.cache_dtype());
+    let (layout, (precision, cache_dtype)) = (args.load.layout(config), args.load.numbers(&**params.device()));
     let load_seconds = begin.elapsed().as_secs_f64();
 
     let per_token = PagedCache::bytes_per_page(config, layout, cache_dtype) as f64 / PAGE_TOKENS as f64;
@@ -86,7 +86,8 @@ pub fn decode(args: &DecodeArgs) -> Result<()> {
     let step_bytes = weight_bytes(config, &params, layout, args.streams) + f64::from(args.streams) * middle * per_token;
     let bandwidth = || peak::read_bytes_per_second(Duration::from_millis(200));
     let before = bandwidth();
-    let mut run = Run::new(args, &model, &params, layout, cache_dtype);
+    let execution = Execution { precision, ..Execution::new(params.device().clone()) };
+    let mut run = Run::new(args, (&model, &params, execution), layout, cache_dtype);
     let prompt_seconds = run.prompts();
     let mut seconds = run.answers();
     let after = bandwidth();
@@ -156,12 +157,17 @@ struct Run<'a> {
 }
 
 impl<'a> Run<'a> {
-    fn new(args: &'a DecodeArgs, model: &'a Model, params: &'a Params, layout: CacheLayout, dtype: CacheDtype) -> Self {
+    fn new(
+        args: &'a DecodeArgs,
+        (model, params, execution): (&'a Model, &'a Params, Execution),
+        layout: CacheLayout,
+        dtype: CacheDtype,
+    ) -> Self {
         let per_stream = (args.prompt + args.tokens).div_ceil(PAGE_TOKENS as u32);
         let cache =
             PagedCache::new(params.device(), model.config(), layout, dtype, (per_stream * args.streams) as usize);
         let pages = (0..args.streams).map(|stream| (stream * per_stream..(stream + 1) * per_stream).collect());
-        let (execution, next) = (Execution::new(params.device().clone()), vec![0; args.streams as usize]);
+        let next = vec![0; args.streams as usize];
         Run { args, model, params, execution, cache, pages: pages.collect(), next }
     }
 
