@@ -20,6 +20,7 @@ mod memory;
 mod paged;
 mod products;
 mod rows;
+mod rows_bf16;
 mod tensor_cores;
 mod weights;
 

@@ -9,6 +9,7 @@ use wels_device::{Buffers, Dtype, Ids, Memory, Rotary, Tensor};
 use crate::Cuda;
 use crate::launch::words::{self, Word};
 use crate::launch::{Buffer, Driver, Fault};
+use crate::rows_bf16::{RowGroups, pieces};
 
 /// What the traits of a device cannot report ends the program: memory that is used up, or a lost card.
 pub(crate) fn done<T>(result: Result<T, Fault>) -> T {
@@ -50,6 +51,26 @@ pub(crate) fn f32s_mut(tensor: &mut Tensor) -> &mut Buffer {
     &mut numbers.buffer
 }
 
+/// The memory of a bf16 tensor.
+///
+/// # Panics
+/// If it is another device's, or of another number format.
+pub(crate) fn bf16s(tensor: &Tensor) -> &Buffer {
+    let numbers = numbers(tensor);
+    assert_eq!(numbers.dtype, Dtype::Bf16, "{tensor:?} where bf16 is computed with");
+    &numbers.buffer
+}
+
+/// As [`bf16s`].
+///
+/// # Panics
+/// Likewise, and if the tensor shares its memory.
+pub(crate) fn bf16s_mut(tensor: &mut Tensor) -> &mut Buffer {
+    let numbers = numbers_mut(tensor);
+    assert_eq!(numbers.dtype, Dtype::Bf16, "a tensor where bf16 is computed with");
+    &mut numbers.buffer
+}
+
 impl Cuda {
     /// Memory for `len` numbers of 32 bits, for as long as one operation takes.
     pub(crate) fn temporary(&self, len: usize) -> Buffer {
@@ -63,7 +84,10 @@ impl Cuda {
 
     /// The device's copy of a list.
     pub(crate) fn ids<'a>(&self, ids: &'a Ids) -> &'a Listed {
-        let make = || -> Memory { Box::new(Listed { list: self.upload(&ids[..]), derived: OnceLock::new() }) };
+        let make = || -> Memory {
+            let (derived, groups) = (OnceLock::new(), OnceLock::new());
+            Box::new(Listed { list: self.upload(&ids[..]), derived, groups })
+        };
         ids.uploaded().get_or_init(make).downcast_ref().expect("a list that a CUDA device uploaded")
     }
 
@@ -98,6 +122,7 @@ pub(crate) fn download<T: Word + Default>(buffer: &Buffer, len: usize) -> Vec<T>
 pub(crate) struct Listed {
     pub list: Buffer,
     derived: OnceLock<Memory>,
+    groups: OnceLock<RowGroups>,
 }
 
 impl Listed {
@@ -105,6 +130,11 @@ impl Listed {
     pub fn derived<T: Send + Sync + 'static>(&self, make: impl FnOnce() -> T) -> &T {
         let made = self.derived.get_or_init(|| Box::new(make()));
         made.downcast_ref().expect("a list that has one use")
+    }
+
+    /// Groups of the rows of sequences, made once.
+    pub fn groups(&self, make: impl FnOnce() -> RowGroups) -> &RowGroups {
+        self.groups.get_or_init(make)
     }
 }
 
@@ -164,11 +194,13 @@ impl Buffers for Cuda {
     }
 
     fn is_finite(&self, x: &Tensor) -> bool {
-        if x.dtype() == Dtype::Bf16 {
-            return self.read(x).iter().all(|x| x.is_finite());
-        }
         let mut found = self.upload(&[0u32]);
-        self.launch("find_non_finite").over(x.len()).read(f32s(x)).write(&mut found).long(x.len()).run();
+        let Numbers { buffer, dtype } = numbers(x);
+        let launch = match dtype {
+            Dtype::F32 => self.launch("find_non_finite").over(x.len()),
+            Dtype::Bf16 => self.launch("find_non_finite_bf16").over(pieces(1, x.len())),
+        };
+        launch.read(buffer).write(&mut found).long(x.len()).run();
         download::<u32>(&found, 1) == [0]
     }
 }
