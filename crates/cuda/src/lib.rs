@@ -20,13 +20,14 @@ mod memory;
 mod paged;
 mod products;
 mod rows;
+mod rows_bf16;
 mod tensor_cores;
 mod weights;
 
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, OnceLock};
 
-use wels_device::{Device, DeviceMemory, Precision};
+use wels_device::{Device, DeviceMemory, Dtype, Precision};
 
 use launch::card::Card;
 use launch::{Driver, Launch};
@@ -115,6 +116,10 @@ impl Cuda {
 impl Device for Cuda {
     fn name(&self) -> &str {
         "cuda"
+    }
+
+    fn activations(&self, precision: Precision) -> Dtype {
+        if precision == Precision::Bf16 { Dtype::Bf16 } else { Dtype::F32 }
     }
 
     fn in_words(&self) -> String {

@@ -9,6 +9,7 @@ use wels_device::{Buffers, Dtype, Ids, Memory, Rotary, Tensor};
 use crate::Cuda;
 use crate::launch::words::{self, Word};
 use crate::launch::{Buffer, Driver, Fault};
+use crate::rows_bf16::{RowGroups, pieces};
 
 /// What the traits of a device cannot report ends the program: memory that is used up, or a lost card.
 pub(crate) fn done<T>(result: Result<T, Fault>) -> T {
@@ -129,7 +130,10 @@ impl Cuda {
 
     /// The device's copy of a list.
     pub(crate) fn ids<'a>(&self, ids: &'a Ids) -> &'a Listed {
-        let make = || -> Memory { Box::new(Listed { list: self.upload(&ids[..]), derived: OnceLock::new() }) };
+        let make = || -> Memory {
+            let (derived, groups) = (OnceLock::new(), OnceLock::new());
+            Box::new(Listed { list: self.upload(&ids[..]), derived, groups })
+        };
         ids.uploaded().get_or_init(make).downcast_ref().expect("a list that a CUDA device uploaded")
     }
 
@@ -164,6 +168,7 @@ pub(crate) fn download<T: Word + Default>(buffer: &Buffer, len: usize) -> Vec<T>
 pub(crate) struct Listed {
     pub list: Buffer,
     derived: OnceLock<Memory>,
+    groups: OnceLock<RowGroups>,
 }
 
 impl Listed {
@@ -171,6 +176,11 @@ impl Listed {
     pub fn derived<T: Send + Sync + 'static>(&self, make: impl FnOnce() -> T) -> &T {
         let made = self.derived.get_or_init(|| Box::new(make()));
         made.downcast_ref().expect("a list that has one use")
+    }
+
+    /// Groups of the rows of sequences, made once.
+    pub fn groups(&self, make: impl FnOnce() -> RowGroups) -> &RowGroups {
+        self.groups.get_or_init(make)
     }
 }
 
@@ -232,11 +242,13 @@ impl Buffers for Cuda {
     }
 
     fn is_finite(&self, x: &Tensor) -> bool {
-        if x.dtype() == Dtype::Bf16 {
-            return self.read(x).iter().all(|x| x.is_finite());
-        }
         let mut found = self.upload(&[0u32]);
-        self.launch("find_non_finite").over(x.len()).read(f32s(x)).write(&mut found).long(x.len()).run();
+        let Numbers { buffer, dtype, .. } = numbers(x);
+        let launch = match dtype {
+            Dtype::F32 => self.launch("find_non_finite").over(x.len()),
+            Dtype::Bf16 => self.launch("find_non_finite_bf16").over(pieces(1, x.len())),
+        };
+        launch.read(buffer).write(&mut found).long(x.len()).run();
         download::<u32>(&found, 1) == [0]
     }
 }
