@@ -2,6 +2,7 @@
 
 mod decode;
 mod gemm;
+mod made;
 mod quant;
 mod rl;
 mod speculation;

@@ -88,12 +88,17 @@ impl LoadArgs {
 
     /// The model for sequences of up to `context` tokens, and its weights as they are held.
     pub fn take(&self, open: &OpenModel, context: usize) -> Result<(Model, Params)> {
-        let model = Model::new(open.config.clone(), context);
-        let mut params = open.inference_params(&self.device.open()?, self.quant.into())?;
-        if self.layout(&open.config) == CacheLayout::Latent {
+        let params = open.inference_params(&self.device.open()?, self.quant.into())?;
+        Ok(self.prepare(&open.config, params, context))
+    }
+
+    /// The same of weights that are there.
+    pub fn prepare(&self, config: &ModelConfig, mut params: Params, context: usize) -> (Model, Params) {
+        let model = Model::new(config.clone(), context);
+        if self.layout(config) == CacheLayout::Latent {
             params.prepare_latent(&model);
         }
-        Ok((model, params))
+        (model, params)
     }
 }
 
