@@ -27,7 +27,7 @@ mod weights;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, OnceLock};
 
-use wels_device::{Device, DeviceMemory, Dtype, Precision};
+use wels_device::{Device, DeviceMemory, Dtype, KernelTime, Precision};
 
 use launch::card::Card;
 use launch::{Driver, Launch};
@@ -138,6 +138,10 @@ impl Device for Cuda {
 
     fn memory(&self) -> Option<DeviceMemory> {
         self.driver.memory()
+    }
+
+    fn profile(&self) -> Vec<KernelTime> {
+        self.driver.profile()
     }
 
     fn energy_joules(&self) -> Option<f64> {
