@@ -86,7 +86,7 @@ impl Cuda {
     pub(crate) fn ids<'a>(&self, ids: &'a Ids) -> &'a Listed {
         let make = || -> Memory {
             let (derived, groups) = (OnceLock::new(), OnceLock::new());
-            Box::new(Listed { list: self.upload(&ids[..]), derived, groups })
+            Box::new(Listed { list: self.upload(&ids[..]), max: ids.iter().copied().max(), derived, groups })
         };
         ids.uploaded().get_or_init(make).downcast_ref().expect("a list that a CUDA device uploaded")
     }
@@ -121,11 +121,20 @@ pub(crate) fn download<T: Word + Default>(buffer: &Buffer, len: usize) -> Vec<T>
 /// A list of whole numbers, and what an operation has derived from it on the host.
 pub(crate) struct Listed {
     pub list: Buffer,
+    max: Option<u32>,
     derived: OnceLock<Memory>,
     groups: OnceLock<RowGroups>,
 }
 
 impl Listed {
+    /// Sees to it that a kernel finds what the numbers stand for.
+    ///
+    /// # Panics
+    /// If one of them is not below `count`.
+    pub fn assert_below(&self, count: usize, what: &str) {
+        assert!(self.max.is_none_or(|max| (max as usize) < count), "{what} {:?} of {count}", self.max);
+    }
+
     /// What `make` derives from the list, made once: a list has one use.
     pub fn derived<T: Send + Sync + 'static>(&self, make: impl FnOnce() -> T) -> &T {
         let made = self.derived.get_or_init(|| Box::new(make()));
@@ -186,6 +195,10 @@ impl Buffers for Cuda {
         let Numbers { buffer, dtype } = numbers_mut(to);
         match dtype {
             Dtype::F32 => done(buffer.fill(value.to_bits(), len)),
+            Dtype::Bf16 if len.is_multiple_of(2) => {
+                let bits = u32::from(convert::to_bf16(value));
+                done(buffer.fill(bits << 16 | bits, len / 2));
+            }
             Dtype::Bf16 => {
                 let bits = convert::to_bf16(value);
                 self.launch("fill_bf16").over(len).write(buffer).int(bits.into()).long(len).run();

@@ -151,8 +151,7 @@ impl Rows for Cuda {
         let len = positions.len() * heads * half;
         assert_eq!(positions.len(), x.rows(), "positions of {x:?}");
         assert!(offset + (heads - 1) * head_stride + 2 * half <= cols, "{heads} heads' rotary parts in {x:?}");
-        let beyond = positions.iter().find(|position| **position as usize >= rotary.table().max_positions());
-        assert!(beyond.is_none(), "position {beyond:?} of {}", rotary.table().max_positions());
+        self.ids(positions).assert_below(rotary.table().max_positions(), "position");
         let halves = rotary.layout == host::Layout::HalfSplit;
         let sign = if direction == Direction::Forward { 1.0 } else { -1.0 };
         let tables = self.rotary(rotary);
@@ -192,8 +191,7 @@ impl Rows for Cuda {
             WeightRef::Packed(table) => (table.rows(), table.cols()),
         };
         assert_eq!((ids.len(), cols), (y.rows(), d), "rows of a table for {y:?}");
-        let beyond = ids.iter().find(|id| **id as usize >= rows);
-        assert!(beyond.is_none(), "id {beyond:?} of {rows}");
+        self.ids(ids).assert_below(rows, "id");
         if y.dtype() == Dtype::Bf16 {
             return self.gather_into_bf16(table, ids, y);
         }
@@ -209,8 +207,7 @@ impl Rows for Cuda {
     fn gather_backward(&self, dy: &Tensor, ids: &Ids, dtable: &mut Tensor, start: Start) {
         let d = dy.cols();
         assert_eq!((ids.len(), dtable.cols()), (dy.rows(), d), "rows of {dy:?} to {dtable:?}");
-        let beyond = ids.iter().find(|id| **id as usize >= dtable.rows());
-        assert!(beyond.is_none(), "id {beyond:?} of {}", dtable.rows());
+        self.ids(ids).assert_below(dtable.rows(), "id");
         if start == Start::Zero {
             dtable.fill(0.0);
         }
