@@ -5,8 +5,8 @@ use wels_device::{Balance, Dispatch, Dtype, Experts, Ids, Router, Scoring, Start
 use crate::Cuda;
 use crate::launch::{Buffer, Launch};
 use crate::memory::{bf16s, bf16s_mut, download, f32s, f32s_mut};
+use crate::pieces::{pieces, wide};
 use crate::rows::goes_on;
-use crate::rows_bf16::{pieces, wide};
 
 /// Rows of a tile of a product.
 pub(crate) const TILE: usize = 64;

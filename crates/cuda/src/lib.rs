@@ -18,6 +18,7 @@ pub mod kernels;
 pub mod launch;
 mod memory;
 mod paged;
+mod pieces;
 mod products;
 mod rows;
 mod rows_bf16;

@@ -9,7 +9,7 @@ use wels_device::{Buffers, Dtype, Ids, Memory, Rotary, Tensor};
 use crate::Cuda;
 use crate::launch::words::{self, Word};
 use crate::launch::{Buffer, Driver, Fault};
-use crate::rows_bf16::{RowGroups, pieces};
+use crate::pieces::{RowGroups, pieces};
 
 /// What the traits of a device cannot report ends the program: memory that is used up, or a lost card.
 pub(crate) fn done<T>(result: Result<T, Fault>) -> T {

@@ -126,8 +126,8 @@ fn combination_in_bf16() {
     }
 }
 
-/// More chunks of choices than a block scans at a time, more tokens than a balance loss adds at a time, more experts than
-/// a block has; in two orders, as the emulator takes a second for each.
+/// More chunks of choices than a block scans at a time, more tokens than a balance loss adds at a time, more experts
+/// than a block has; in two orders, as the emulator takes a second for each.
 #[test]
 fn many_tokens() {
     for (experts, top_k, tokens) in [(4, 3, 45_000), (40, 2, 700)] {
