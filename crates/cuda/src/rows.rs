@@ -10,6 +10,8 @@ use crate::memory::{download, f32s, f32s_mut};
 
 /// Threads of a block, each of sixteen of which have a row of their own.
 const LANES: usize = 16;
+/// Bytes of shared memory of chains over rows: two batches of 63 rows' terms, pairs of f32, of 32 columns.
+const CHAINS_SHARED: usize = 2 * 63 * 32 * 8;
 
 /// As kernels take it.
 pub(crate) fn goes_on(start: Start) -> usize {
@@ -77,7 +79,8 @@ impl Rows for Cuda {
         if dy.dtype() == Dtype::Bf16 {
             return self.bias_backward_bf16(dy, sequences, dbias, start);
         }
-        let launch = self.launch("bias_backward").over(cols).read(f32s(dy)).write(f32s_mut(dbias));
+        let launch = self.launch("bias_backward").blocks(cols.div_ceil(32), 1, 1).shared(CHAINS_SHARED);
+        let launch = launch.read(f32s(dy)).write(f32s_mut(dbias));
         launch.int(dy.rows()).int(cols).int(goes_on(start)).run();
     }
 
@@ -141,7 +144,8 @@ impl Rows for Cuda {
         }
         let launch = self.launch("rms_norm_dx").over(rows * LANES).read(f32s(dy)).read(f32s(x)).read(f32s(w));
         launch.read(f32s(rstd)).write(f32s_mut(dx)).int(rows).int(d).int(goes_on(dx_start)).run();
-        let launch = self.launch("rms_norm_dw").over(d).read(f32s(dy)).read(f32s(x)).read(f32s(rstd));
+        let launch = self.launch("rms_norm_dw").blocks(d.div_ceil(32), 1, 1).shared(CHAINS_SHARED);
+        let launch = launch.read(f32s(dy)).read(f32s(x)).read(f32s(rstd));
         launch.write(f32s_mut(dw)).int(rows).int(d).int(goes_on(dw_start)).run();
     }
 

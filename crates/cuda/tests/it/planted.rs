@@ -150,6 +150,14 @@ const ALL: &[Planted] = &[
         work: rows::some,
     },
     Planted {
+        what: "rows' terms added while they are loaded",
+        file: "rows.cu",
+        changed: "rows.cu",
+        from: "    __syncthreads();\n  }\n  if (warp == 0",
+        to: "  }\n  if (warp == 0",
+        work: rows::gradient,
+    },
+    Planted {
         what: "new tokens without their past",
         file: "attention/paged.cu",
         changed: "attention/paged.cu",
