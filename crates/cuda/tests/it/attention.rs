@@ -8,6 +8,7 @@ use wels_device::{AttentionGradients, AttentionInputs, AttentionShape, ColumnHea
 
 use crate::lab::{BF16_TOLERANCE, Operands, Outputs, empty, generations, relative_error, same, values};
 
+#[derive(Clone, Copy)]
 pub struct Case {
     pub heads: usize,
     pub kv_heads: usize,
