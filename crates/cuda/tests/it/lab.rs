@@ -90,6 +90,11 @@ pub enum Operands {
 }
 
 impl Operands {
+    /// Those of attention in bf16: in this format where a card computes, in f32 where plain loops do.
+    pub fn of(device: &Arc<dyn Device>) -> Operands {
+        if device.name() == "cuda" { Operands::Bf16 } else { Operands::Rounded }
+    }
+
     fn dtype(self) -> Dtype {
         if self == Operands::Bf16 { Dtype::Bf16 } else { Dtype::F32 }
     }
