@@ -170,7 +170,7 @@ impl Parts {
         Parts { q, kv, rotary: rows(3, shared_pad + case.shared) }
     }
 
-    fn new(&self, device: &Arc<dyn Device>, call: &New) -> Parts {
+    fn of_call(&self, device: &Arc<dyn Device>, call: &New) -> Parts {
         let [q, kv, rotary] = [&self.q, &self.kv, &self.rotary].map(|all| call.of(device, all));
         Parts { q, kv, rotary }
     }
@@ -210,7 +210,7 @@ fn over_pages(case: &Case, device: &Arc<dyn Device>, [first, second]: Call, cut:
     let mut pages = device.pages(CacheDtype::Bf16, count, offset + layout.page_len());
     let mut out = Operands::of(device).empty(device, tokens, case.heads * case.v);
     for call in calls_of(cut, first) {
-        let (parts, sequences) = (all.new(device, &call), call.sequences(&lists));
+        let (parts, sequences) = (all.of_call(device, &call), call.sequences(&lists));
         let at = PagedSequences { offset, sequences: &sequences };
         device.append(&mut pages, at, layout, parts.inputs(case));
         let mut attended = Operands::of(device).empty(device, call.tokens(), out.cols());
