@@ -1,4 +1,7 @@
 //! Causal attention over packed sequences and over the pages of a KV cache.
+//!
+//! Operands are f32, or all bf16 on devices that have it: then outputs and gradients are bf16 too, pages are those of
+//! [`CacheDtype::Bf16`], and attention over pages has the bits of [`Attention::attention`] as in f32.
 
 use std::ops::Range;
 
@@ -89,7 +92,7 @@ pub struct LatentQuery<'a> {
 
 /// Attention.
 pub trait Attention {
-    /// `out[T, H·v]`, and `stats[T, H·2]` for the backward pass.
+    /// `out[T, H·v]`, and `stats[T, H·2]`, f32 of the device's choice, for the backward pass.
     fn attention(
         &self,
         shape: AttentionShape,

@@ -86,7 +86,7 @@ struct Places {
     stride: usize,
 }
 
-/// The results of splits before they are joined.
+/// The results of splits before they are joined: 512 new tokens of 32 heads of 128 behind 32,768 others take 270 MB.
 struct Splits {
     count: usize,
     sums: Buffer,

@@ -71,17 +71,19 @@ pub fn rounds() -> Vec<Arc<dyn Device>> {
     if emulator().is_some() { (1..=8).filter_map(of_seed).collect() } else { Vec::new() }
 }
 
-/// The emulator in eight orders as Hopper, and as Ampere; a card, twice, where `WELS_TEST_DEVICE` is `cuda`.
+/// The emulator in eight orders as Hopper, in as many as Ampere, and as a card with less shared memory than most kernels
+/// take; a card, twice, where `WELS_TEST_DEVICE` is `cuda`.
 pub fn generations() -> Vec<Vec<Arc<dyn Device>>> {
     if std::env::var(VARIABLE).is_ok_and(|name| name == "cuda") {
         return vec![rounds()];
     }
-    let ampere = |seed| {
+    let of = |seed, major, minor| {
         let emulator = Emulator::open(seed).ok()?;
-        emulator.set_capability(8, 0);
+        emulator.set_capability(major, minor);
         Some(Cuda::on(emulator) as Arc<dyn Device>)
     };
-    vec![rounds(), (1..=8).filter_map(ampere).collect()]
+    let ampere = (1..=8).filter_map(|seed| of(seed, 8, 0)).collect();
+    vec![rounds(), ampere, of(1, 8, 6).into_iter().collect()]
 }
 
 /// How far sums of bf16 in an order of their own may be from the plain loops', by the norm.
@@ -107,6 +109,11 @@ pub enum Operands {
 }
 
 impl Operands {
+    /// Those of attention in bf16: in this format where a card computes, in f32 where plain loops do.
+    pub fn of(device: &Arc<dyn Device>) -> Operands {
+        if device.name() == "cuda" { Operands::Bf16 } else { Operands::Rounded }
+    }
+
     fn dtype(self) -> Dtype {
         if self == Operands::Bf16 { Dtype::Bf16 } else { Dtype::F32 }
     }
