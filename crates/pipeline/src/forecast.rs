@@ -338,7 +338,7 @@ impl Machine<'_> {
 }
 
 /// A measurement's name on a device; on the processor, as it is.
-fn name_on(device: &dyn Device, name: String) -> String {
+pub fn name_on(device: &dyn Device, name: String) -> String {
     match device.name() {
         "cpu" => name,
         other => format!("{other} {name}"),
