@@ -58,7 +58,8 @@ train() {
   done
   measure 45 train dense-500m.llama $peer dense-500m --implementation transformers --device cuda --precision bf16 \
     --weights bf16 --steps 4
-  measure 80 train dense-500m.compiled $peer dense-500m --device cuda --precision bf16 --weights bf16 --steps 4 --compile
+  measure 80 train dense-500m.compiled $peer dense-500m --device cuda --precision bf16 --weights bf16 --steps 4 \
+    --compile
 }
 
 # Two runs, and one in other micro-batches: the last loss has all bits of what was computed before it.

@@ -186,7 +186,8 @@ def printed(command: list[str]) -> str:
 
 def write(folder: Path) -> None:
     lines = all_of(folder)
-    query = ["nvidia-smi", "--query-gpu=name,driver_version,memory.total,clocks.max.sm,power.limit", "--format=csv,noheader"]
+    known = "name,driver_version,memory.total,clocks.max.sm,power.limit"
+    query = ["nvidia-smi", f"--query-gpu={known}", "--format=csv,noheader"]
     version = printed([os.environ.get("WELS", "target/gpu/wels"), "--version"])
     text = [f"# {printed(query) or 'no card'}", "", f"{version}, {time.strftime('%F', time.gmtime())}"]
     for section, table in SECTIONS.items():

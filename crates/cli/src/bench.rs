@@ -17,6 +17,7 @@ use wels_device::{Device, KernelTime};
 use wels_kernels::{isa, par};
 use wels_model::count;
 use wels_model::params::Params;
+use wels_pipeline::forecast::name_on;
 use wels_pipeline::hyper::{execution, of_pretraining, slow_precision};
 use wels_pipeline::measure::{peak_flops, random_batch, whose_peak};
 use wels_pipeline::words::short;
@@ -145,7 +146,7 @@ fn train(args: &TrainArgs) -> Result<()> {
         joules_per_step: joules.map(|joules| joules / args.steps as f64),
         last_loss,
     };
-    let work = Measurements::work(&recipe, par::threads());
+    let work = name_on(&*device, Measurements::work(&recipe, par::threads()));
     if let Err(error) = Measurements::keep(work, result.tokens_per_second) {
         eprintln!("note: wels plan will not know this rate, for it cannot be kept: {error}");
     }

@@ -28,12 +28,19 @@ pub struct DeviceArgs {
 }
 
 impl DeviceArgs {
+    /// The device, as [`DeviceKind::open`] does.
+    pub fn open(self) -> Result<Arc<dyn Device>> {
+        self.device.open()
+    }
+}
+
+impl DeviceKind {
     /// The device. Where it is a GPU or might have been, says on stderr which it is.
     ///
     /// # Errors
     /// If a GPU is asked for and cannot be used.
     pub fn open(self) -> Result<Arc<dyn Device>> {
-        if self.device == DeviceKind::Cpu {
+        if self == DeviceKind::Cpu {
             return Ok(wels_cpu::device());
         }
         match Cuda::open() {
@@ -41,7 +48,7 @@ impl DeviceArgs {
                 eprintln!("device: {}", card.in_words());
                 Ok(card)
             }
-            Err(why) if self.device == DeviceKind::Auto => {
+            Err(why) if self == DeviceKind::Auto => {
                 eprintln!("device: the processor; {why}");
                 Ok(wels_cpu::device())
             }

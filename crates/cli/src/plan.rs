@@ -11,6 +11,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Result;
 use serde::Serialize;
+use wels_device::Device;
 use wels_model::config::{Dtype, ModelConfig};
 use wels_model::count::{self, CacheLayout};
 use wels_model::presets;
@@ -138,8 +139,13 @@ pub fn plan(args: &Args) -> Result<()> {
     if what.extension().is_some_and(|extension| extension == "toml") {
         let recipe = Recipe::load(what)?;
         let rates = if args.measure { Rates::Measured } else { Rates::Known };
-        let plan = forecast(&recipe, None, &wels_cpu::device(), rates, &mut Terminal::new());
-        return if args.json { Ok(output::json(&plan)?) } else { Ok(print_recipe(&plan)?) };
+        let device = args.money.this_device()?;
+        let plan = forecast(&recipe, None, &device, rates, &mut Terminal::new());
+        if args.json {
+            return Ok(output::json(&plan)?);
+        }
+        print_recipe(&plan, &*device)?;
+        return Ok(of_card(&recipe, &plan, &*device).iter().try_for_each(|line| output::line(line))?);
     }
     let (name, config) = find(what)?;
     let money = money::Plans::of(&name, &config, args.context as usize, &args.money)?;
@@ -248,7 +254,7 @@ impl ModelPlan {
     }
 }
 
-fn print_recipe(plan: &RunPlan) -> std::io::Result<()> {
+fn print_recipe(plan: &RunPlan, device: &dyn Device) -> std::io::Result<()> {
     let bytes = |n: u64| format!("{}B", short(n as f64));
     if let Some(pretraining) = &plan.pretraining {
         let memory = pretraining.memory;
@@ -266,7 +272,20 @@ fn print_recipe(plan: &RunPlan) -> std::io::Result<()> {
         rows.iter().try_for_each(|(name, value)| output::line(&format!("{name:<38} {value:>20}")))?;
         output::line("")?;
     }
-    plan_in_lines(plan).iter().try_for_each(|line| output::line(line))
+    plan_in_lines(plan, device).iter().try_for_each(|line| output::line(line))
+}
+
+/// What a device with memory of its own has, and how long pretraining takes at usual shares of its peak.
+fn of_card(recipe: &Recipe, plan: &RunPlan, device: &dyn Device) -> Vec<String> {
+    let Some(memory) = device.memory() else { return Vec::new() };
+    let bytes = |bytes: u64| format!("{}B", short(bytes as f64));
+    let mut lines = vec![format!("{}: {} of {} are free", device.in_words(), bytes(memory.free), bytes(memory.total))];
+    let precision = recipe.pretrain.precision;
+    if let (Some(peak), Some(pretraining)) = (device.peak_flops(precision), &plan.pretraining) {
+        let at = |share: f64| wels_pipeline::words::duration(pretraining.flops / (share * peak));
+        lines.push(format!("its peak is {}FLOP/s: pretraining takes {} at half of it", short(peak), at(0.5)));
+    }
+    lines
 }
 
 /// Pretraining on one line.
@@ -284,7 +303,7 @@ pub fn pretraining_in_one_line(plan: &RunPlan) -> Option<String> {
 }
 
 /// The stages as a table, what is assumed of them, and whether they fit.
-pub fn plan_in_lines(plan: &RunPlan) -> Vec<String> {
+pub fn plan_in_lines(plan: &RunPlan, device: &dyn Device) -> Vec<String> {
     let bytes = |n: u64| format!("{}B", short(n as f64));
     let row = |name: &str, kind: &str, cells: [String; 5]| {
         let [tokens, flops, memory, time, money] = cells;
@@ -323,7 +342,8 @@ pub fn plan_in_lines(plan: &RunPlan) -> Vec<String> {
     if plan.stages.iter().any(|stage| stage.unknown.is_none() && stage.seconds.is_none()) {
         lines.push("time: not measured on this machine; wels plan RECIPE --measure does, and so does wels run".into());
     }
-    if let Some(left) = machine::available_memory_bytes().filter(|left| *left < total.memory_bytes) {
+    let left = device.memory().map(|memory| memory.free).or_else(machine::available_memory_bytes);
+    if let Some(left) = left.filter(|left| *left < total.memory_bytes) {
         lines.push(format!("{} of memory are left: it does not fit", bytes(left)));
     }
     lines

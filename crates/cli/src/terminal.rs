@@ -39,8 +39,8 @@ impl Host for Terminal {
     fn event(&mut self, event: Event<'_>) {
         match event {
             Event::Run(folder) => say("run", &folder.display().to_string()),
-            Event::Plan(plan) => {
-                let lines = pretraining_in_one_line(plan).into_iter().chain(plan_in_lines(plan));
+            Event::Plan { plan, device } => {
+                let lines = pretraining_in_one_line(plan).into_iter().chain(plan_in_lines(plan, device));
                 lines.for_each(|line| say("plan", &line));
             }
             Event::Measuring => say("plan", "a few steps of each stage are measured"),

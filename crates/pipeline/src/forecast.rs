@@ -301,7 +301,7 @@ impl Machine<'_> {
         let weights = |config: &ModelConfig| 4 * count::training_bytes(config).weights.0;
         // A teacher of another vocabulary is refused when the stage begins.
         let understood = teacher.is_none_or(|teacher| teacher.vocab_size == config.vocab_size);
-        if rows == 0 || !understood || !fits(weights(config) + teacher.map_or(0, weights)) {
+        if rows == 0 || !understood || !fits(&**self.device, weights(config) + teacher.map_or(0, weights)) {
             return None;
         }
         let of = Learning { tokens, batch_tokens, ..*of };
@@ -325,7 +325,7 @@ impl Machine<'_> {
         let prompt_tokens = (stages.inputs.prompt_tokens(answering).ok()? as usize).max(1);
         let most = STEP_FLOPS / answer_flops(config, tokens) as f64 / tokens;
         let answers = ((prompts * answering.samples as u64) as f64).min(most) as usize;
-        if answers == 0 || !fits(count::training_bytes(config).weights.0) {
+        if answers == 0 || !fits(&**self.device, count::training_bytes(config).weights.0) {
             return None;
         }
         let what = json!({
@@ -356,7 +356,7 @@ impl Machine<'_> {
 }
 
 /// A measurement's name on a device; on the processor, as it is.
-fn name_on(device: &dyn Device, name: String) -> String {
+pub fn name_on(device: &dyn Device, name: String) -> String {
     match device.name() {
         "cpu" => name,
         other => format!("{other} {name}"),
@@ -368,8 +368,9 @@ fn json_of(config: &ModelConfig) -> Value {
 }
 
 /// Whether so much can be taken for a measurement without anybody noticing.
-fn fits(bytes: u64) -> bool {
-    machine::available_memory_bytes().is_none_or(|left| bytes <= left / 2)
+fn fits(device: &dyn Device, bytes: u64) -> bool {
+    let left = device.memory().map(|memory| memory.free).or_else(machine::available_memory_bytes);
+    left.is_none_or(|left| bytes <= left / 2)
 }
 
 /// Tokens a second of steps on examples of random tokens.

@@ -6,6 +6,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
+use wels_device::Device;
 use wels_runs::account::Comparison;
 use wels_runs::ledger::Totals;
 use wels_runs::plan::RunPlan;
@@ -52,8 +53,8 @@ impl Host for Silent {
 pub enum Event<'a> {
     /// Work on a run begins, in this folder.
     Run(&'a Path),
-    /// What is planned, all that can be known of it.
-    Plan(&'a RunPlan),
+    /// What is planned, all that can be known of it, and what will compute it.
+    Plan { plan: &'a RunPlan, device: &'a dyn Device },
     /// A few steps of each stage are measured, which takes a while.
     Measuring,
     /// Something that people should know, and that stops nothing.

@@ -52,6 +52,8 @@ pub mod model;
 
 pub mod forecast;
 
+mod room;
+
 pub mod measure;
 
 pub mod words;

@@ -17,14 +17,14 @@ use wels_data::tokenizer::Tokenizer;
 use wels_kernels::memory;
 use wels_runs::machine;
 use wels_runs::plan::RunPlan;
-use wels_runs::recipe::{PRETRAIN, StageSection, Work};
+use wels_runs::recipe::{PRETRAIN, Recipe, StageSection, Work};
 use wels_runs::report::REPORT;
 
 use crate::forecast::{Rates, forecast};
-use crate::host::{Event, Host};
+use crate::host::{Event, Host, Silent};
 use crate::rank::{Command, Rank};
 use crate::session::{Session, Stopped};
-use crate::{corpus, distil, learn, pretrain, reinforce, sample, samples};
+use crate::{corpus, distil, learn, pretrain, reinforce, room, sample, samples};
 
 /// Does what is left of a run as its rank 0, and tells `host`; the others [`follow`](crate::ranks::follow). Where
 /// `rates` says so, steps of a run that begins are measured first, for its plan.
@@ -36,6 +36,7 @@ pub(crate) fn run(rank: Rank, rates: Rates, host: &mut dyn Host) -> Result<()> {
     let path = session.path().to_path_buf();
     session.rank.tell(&Command::Open { run: path.clone() })?;
     let recipe = session.rank.run.recipe().clone();
+    check_room(&session, &recipe)?;
     let expected = forecast(&recipe, Some(&path), &session.rank.device, rates, session.host);
     session.begin(&expected)?;
     session.host.event(Event::Run(&path));
@@ -43,7 +44,7 @@ pub(crate) fn run(rank: Rank, rates: Rates, host: &mut dyn Host) -> Result<()> {
     // Now that there is a tokenizer, it is known how long texts are.
     let expected = forecast(&recipe, Some(&path), &session.rank.device, Rates::Known, session.host);
     session.plan_anew(&expected)?;
-    session.host.event(Event::Plan(&expected));
+    session.host.event(Event::Plan { plan: &expected, device: &*session.rank.device });
     if recipe.pretrains() {
         let dataset = corpus::shards(&mut session, &recipe, &tokenizer)?;
         begin_stage();
@@ -59,6 +60,17 @@ pub(crate) fn run(rank: Rank, rates: Rates, host: &mut dyn Host) -> Result<()> {
     session.end_stage("sample", &expected, done)?;
     session.host.event(Event::Report(&path.join(REPORT)));
     Ok(())
+}
+
+/// Refuses what the device's memory does not hold, before anything is measured on it. Stages that have run there fit.
+fn check_room(session: &Session, recipe: &Recipe) -> Result<()> {
+    let device = &session.rank.device;
+    if device.memory().is_none() {
+        return Ok(());
+    }
+    let expected = forecast(recipe, Some(session.path()), device, Rates::Known, &mut Silent);
+    let ran = |stage: &str| session.ledger.entries().iter().any(|it| it.stage == stage && it.device == device.name());
+    room::check(recipe, &expected, &**device, ran)
 }
 
 impl Session<'_> {

@@ -104,6 +104,8 @@ pub struct Session<'h> {
     /// When the last line of the ledger was written, and the processor time until then.
     last_entry: Duration,
     last_cpu_seconds: f64,
+    /// The device's counter then.
+    last_device_joules: Option<f64>,
 }
 
 impl<'h> Session<'h> {
@@ -113,8 +115,10 @@ impl<'h> Session<'h> {
     /// If the ledger cannot be read.
     pub(crate) fn open(rank: Rank, host: &'h mut dyn Host) -> Result<Session<'h>> {
         let ledger = Ledger::open(&rank.run.path().join("ledger.jsonl"))?;
+        let last_device_joules = rank.device.energy_joules();
         Ok(Session {
             rank,
+            last_device_joules,
             ledger,
             energy: EnergyMeter::of_this_machine(),
             pending: None,
@@ -182,6 +186,8 @@ impl<'h> Session<'h> {
         self.last_entry = self.host.clock();
         let cpu_seconds = machine::cpu_seconds().unwrap_or(0.0);
         let cpu_before = std::mem::replace(&mut self.last_cpu_seconds, cpu_seconds);
+        let device_joules = self.rank.device.energy_joules();
+        let joules_before = std::mem::replace(&mut self.last_device_joules, device_joules);
         let usd_per_hour = self.rank.run.recipe().run.usd_per_hour;
         Entry {
             time: machine::unix_time(),
@@ -189,6 +195,7 @@ impl<'h> Session<'h> {
             device_seconds: seconds,
             cpu_seconds: (cpu_seconds - cpu_before).max(0.0),
             joules: self.energy.joules(),
+            device_joules: device_joules.zip(joules_before).map(|(now, before)| (now - before).max(0.0)),
             threads: wels_kernels::par::threads(),
             ranks: self.rank.comm.world(),
             device: self.rank.device.name().into(),

@@ -90,7 +90,7 @@ impl Comparison {
         if actual.cost_micro_usd > 0 || planned.usd.is_some() {
             rows.push(("money", known(planned.usd.map(usd)), usd(actual.cost_micro_usd as f64 / 1e6)));
         }
-        if let Some(joules) = actual.joules {
+        if let Some(joules) = actual.energy_joules() {
             rows.push(("energy", "–".into(), format!("{:.4} kWh", joules / 3.6e6)));
         }
         rows

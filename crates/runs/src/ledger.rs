@@ -54,6 +54,9 @@ pub struct Entry {
     pub cpu_seconds: f64,
     /// Energy of the processors' packages; `None` where the machine does not tell.
     pub joules: Option<f64>,
+    /// Energy of a device with memory of its own, whoever asked it to work; none where nothing counts.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub device_joules: Option<f64>,
     /// Threads that were at work.
     pub threads: usize,
     /// Ranks that worked together.
@@ -177,6 +180,9 @@ pub struct Totals {
     pub cpu_seconds: f64,
     /// Energy, of the lines that know it.
     pub joules: Option<f64>,
+    /// Energy of devices, of the lines that know it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub device_joules: Option<f64>,
     /// Money, millionths of a dollar.
     pub cost_micro_usd: u64,
     /// Greatest memory of a process.
@@ -193,13 +199,16 @@ impl Totals {
             seconds: sum.seconds + entry.seconds,
             device_seconds: sum.device_seconds + entry.device_seconds,
             cpu_seconds: sum.cpu_seconds + entry.cpu_seconds,
-            joules: match (sum.joules, entry.joules) {
-                (None, None) => None,
-                (sum, new) => Some(sum.unwrap_or(0.0) + new.unwrap_or(0.0)),
-            },
+            joules: known_sum(sum.joules, entry.joules),
+            device_joules: known_sum(sum.device_joules, entry.device_joules),
             cost_micro_usd: sum.cost_micro_usd.saturating_add(entry.cost_micro_usd),
             peak_rss_bytes: sum.peak_rss_bytes.max(entry.peak_rss_bytes),
         })
+    }
+
+    /// All energy that is known.
+    pub fn energy_joules(&self) -> Option<f64> {
+        known_sum(self.joules, self.device_joules)
     }
 
     /// The sums of each key, in the order in which the keys come up.
@@ -211,6 +220,13 @@ impl Totals {
             }
         }
         keys.into_iter().map(|name| (name, Totals::of(entries.iter().filter(|entry| key(entry) == name)))).collect()
+    }
+}
+
+fn known_sum(a: Option<f64>, b: Option<f64>) -> Option<f64> {
+    match (a, b) {
+        (None, None) => None,
+        (a, b) => Some(a.unwrap_or(0.0) + b.unwrap_or(0.0)),
     }
 }
 
@@ -329,6 +345,22 @@ mod tests {
         let ledger = Ledger::open(&path).unwrap();
         assert_eq!((ledger.entries()[0].tokens, ledger.entries()[0].joules), (7, None));
         assert_eq!(Totals::of(ledger.entries().iter()).tokens, 7);
+    }
+
+    #[test]
+    fn energy_of_a_card_is_in_lines_that_know_it_and_no_others() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("ledger.jsonl");
+        let mut ledger = new(&path);
+        ledger.append(Entry { joules: Some(1.0), ..entry(1) }).unwrap();
+        assert!(!fs::read_to_string(&path).unwrap().contains("device_joules"), "as lines were before");
+        ledger.append(Entry { device_joules: Some(2.5), ..entry(2) }).unwrap();
+        let (read, _) = Ledger::read(&path).unwrap();
+        assert_eq!(read, ledger.entries());
+        let totals = Totals::of(read.iter());
+        assert_eq!((totals.joules, totals.device_joules, totals.energy_joules()), (Some(1.0), Some(2.5), Some(3.5)));
+        assert_eq!(Totals::of(read[..1].iter()).energy_joules(), Some(1.0));
+        assert_eq!(Totals::default().energy_joules(), None);
     }
 
     #[test]

@@ -1,9 +1,11 @@
 //! Training and serving on named devices: hours, money, what fits, and what changes if an assumption does.
 
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use anyhow::Result;
 use serde::Serialize;
+use wels_device::Device;
 use wels_model::config::ModelConfig;
 use wels_model::count;
 use wels_pipeline::refusal::refuse;
@@ -13,6 +15,7 @@ use wels_runs::plan::prices::{Price, Prices};
 use wels_runs::plan::serving::{self, ServingPlan, serving};
 use wels_runs::plan::training::{self, TrainingPlan, training, usual_tokens};
 
+use crate::device::DeviceKind;
 use crate::output;
 
 /// The assumptions, as the command line says them.
@@ -21,7 +24,8 @@ pub struct Args {
     /// Tokens to train on; if left out, what a published model was trained on, or 20 an activated parameter
     #[arg(long, value_name = "TOKENS")]
     tokens: Option<f64>,
-    /// The machine: h800, h100, h200, a100, rtx4090, rtx3090, or one of --device-table
+    /// The machine: h800, h100, h200, a100, rtx4090, rtx3090, or one of --device-table; of a recipe, cuda for this
+    /// machine's card, else its processor
     #[arg(long, value_name = "NAME", default_value = "h800")]
     device: String,
     /// How many train side by side; if left out, the fewest that hold the training
@@ -49,6 +53,12 @@ impl Args {
     /// The devices that are known.
     pub fn device_table(&self) -> Result<Devices> {
         Ok(Devices::with_file(self.device_table.as_deref())?)
+    }
+
+    /// What computes recipes here.
+    pub fn this_device(&self) -> Result<Arc<dyn Device>> {
+        let kind = if self.device == "cuda" { DeviceKind::Cuda } else { DeviceKind::Cpu };
+        kind.open()
     }
 
     /// The prices that are known.

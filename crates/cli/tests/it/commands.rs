@@ -13,8 +13,10 @@ fn a_card_that_is_not_there_is_refused_in_a_sentence() {
     if there {
         return eprintln!("SKIPPED: this machine has NVIDIA's driver");
     }
-    let verbs: [&[&str]; 10] = [
+    let verbs: [&[&str]; 12] = [
         &["run", "r.toml"],
+        &["plan", "r.toml"],
+        &["bench", "decode", "r.toml", "--prompt", "8", "--tokens", "8"],
         &["verify", "runs/r"],
         &["score", "model", "--text", "river"],
         &["chat", "model"],

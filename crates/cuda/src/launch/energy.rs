@@ -1,5 +1,5 @@
-//! The counter of a card's energy, by NVIDIA's management library, which comes with the driver. A machine without it, or
-//! a card that does not count, has no figure, and that is no error.
+//! The counter of a card's energy, by NVIDIA's management library, which comes with the driver. A machine without it,
+//! or a card that does not count, has no figure, and that is no error.
 
 use std::ffi::{CString, c_char, c_int, c_void};
 use std::ptr;

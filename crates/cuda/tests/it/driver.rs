@@ -3,7 +3,9 @@
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
+use wels_cuda::Cuda;
 use wels_cuda::launch::{Buffer, Driver, Launch};
+use wels_device::{Device, Precision};
 
 use crate::lab::emulator;
 
@@ -46,6 +48,14 @@ fn too_little_shared_memory_is_seen() {
         launch.int(0).int(900).int(0).int(0).read_if(None).float(0.0).float(0.0).float(0.0).float(0.0).run();
     });
     assert!(wrong.contains("beyond its 256 bytes of shared memory"), "{wrong}");
+}
+
+#[test]
+fn there_is_no_figure_of_a_card_that_is_none() {
+    let Some(driver) = driver() else { return };
+    let device: Arc<dyn Device> = Cuda::on(driver);
+    assert_eq!((device.peak_flops(Precision::Bf16), device.peak_bytes_per_second()), (None, None));
+    assert_eq!((device.memory(), device.energy_joules()), (None, None));
 }
 
 #[test]

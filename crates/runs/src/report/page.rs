@@ -295,7 +295,7 @@ fn cost_row(html: &mut String, name: &str, totals: &Totals) {
         duration(totals.seconds),
         format!("{:.4}", totals.device_seconds / 3600.0),
         known(totals.cpu_seconds > 0.0, duration(totals.cpu_seconds)),
-        totals.joules.map_or("–".into(), |joules| format!("{:.4} kWh", joules / 3.6e6)),
+        totals.energy_joules().map_or("–".into(), |joules| format!("{:.4} kWh", joules / 3.6e6)),
         known(totals.cost_micro_usd > 0, format!("${:.4}", totals.cost_micro_usd as f64 / 1e6)),
     ];
     let _ = write!(html, "<tr><td>{}</td>", escape(name));
