@@ -81,7 +81,7 @@ def own(binary: Path, recipe: str, precision: str) -> Callable[[int], tuple[floa
     def measure(steps: int) -> tuple[float, str]:
         path = wels.ROOT / "recipes" / recipe
         report = wels.bench_train(binary, path, {"pretrain.precision": precision}, steps)
-        peak = report["fma_peak_flops_per_second"] / 1e9
+        peak = report["peak_flops_per_second"] / 1e9
         note = f"{report['parameters']:,} parameters; {100 * report['mfu']:.0f}% of the f32 peak ({peak:.0f} GFLOP/s)"
         return report["seconds_per_step"], note
 

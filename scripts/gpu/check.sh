@@ -1,72 +1,116 @@
 #!/bin/bash
-# What a card gives: conformance of every operation, the suites of models, training and inference on it, figures
-# beside PyTorch on the same card, and whether two runs have the same bits. For a machine with a card and NVIDIA's
-# driver, and NVRTC from a toolkit or from PyTorch's packages; no network, no compiler. scripts/gpu/build.sh makes what
-# it runs.
+# What a card gives, section by section: conformance of every operation and the suites of models, training and inference
+# on it; training beside PyTorch on the same card; equal bits; single kernels; decoding; reinforcement. For a machine
+# with a card and NVIDIA's driver, and NVRTC and PyTorch from packages; no network, no compiler. scripts/gpu/build.sh
+# makes what it runs. All of it takes less than WELS_CHECK_SECONDS (260).
 #
-#   scripts/gpu/check.sh [FOLDER]    the table goes to FOLDER/gpu.md, what was said to FOLDER/*.log
+#   scripts/gpu/check.sh [FOLDER [SECTION...]]    conformance train bits kernels decode rl; if left out, all
+#
+# The table is in FOLDER/gpu.md, its figures in FOLDER/figures.jsonl, what was said in FOLDER/*.log. A section that runs
+# again replaces its own figures and leaves the others'.
 cd "$(dirname "$0")/../.." || exit 2
-built=target/gpu out=${1:-$built}
-[[ -d $built || ! -f target/gpu.tar.gz ]] || tar -C target -xzf target/gpu.tar.gz
+built=target/gpu out=${1:-target/gpu}
+sections=("${@:2}")
+[[ ${#sections[@]} -gt 0 ]] || sections=(conformance train bits kernels decode rl)
+most=${WELS_CHECK_SECONDS:-260}
+[[ ! target/gpu.tar.gz -nt $built/wels ]] || tar -C target -xzf target/gpu.tar.gz
 mkdir -p "$out"
-table=$out/gpu.md
-failed=0
+export WELS_CUDA_CACHE=${WELS_CUDA_CACHE:-${TMPDIR:-/tmp}/wels-cubins}
+mkdir -p "$WELS_CUDA_CACHE"
 
-say() { echo "$*" | tee -a "$table"; }
+table() { python3 scripts/gpu/table.py "$@" "$out"; }
 
-# check SECONDS NAME COMMAND...: a row of the table with how it ended
-check() {
-  local limit=$1 name=$2 began=$SECONDS ended
-  shift 2
-  if timeout "$limit" "$@" > "$out/$name.log" 2>&1; then ended=passes; else ended="**fails** ($?)" failed=1; fi
-  say "| $name | $ended | $((SECONDS - began)) s | $(grep -h '^test result' "$out/$name.log" | tail -1 | cut -d';' -f1,2) |"
-}
-
-# figure SECONDS NAME COMMAND...: one line of JSON, of which the row has the median of the seconds
-figure() {
-  local limit=$1 name=$2
-  shift 2
-  if ! timeout "$limit" "$@" > "$out/$name.json" 2> "$out/$name.log"; then
-    say "| $name | not measured: $(tail -1 "$out/$name.log" | cut -c1-100) |"
-    return
+# measure SECONDS SECTION NAME COMMAND...: keeps what the command wrote, and how it ended. One that takes too long, or
+# for which there is no time left, is said and stops nothing.
+measure() {
+  local limit=$1 section=$2 name=$3 began=$SECONDS left=$((most - SECONDS)) code
+  shift 3
+  if ((left < 5)); then
+    : > "$out/$name.json"
+    echo "no time was left" > "$out/$name.log"
+    code=-1
+  else
+    timeout --kill-after=5 $((limit < left ? limit : left)) "$@" > "$out/$name.json" 2> "$out/$name.log"
+    code=$?
   fi
-  say "| $name | $(python3 - "$out/$name.json" <<'PYTHON'
-import json, statistics, sys
-
-figures = json.loads(open(sys.argv[1]).read().splitlines()[-1])
-seconds = figures.get("seconds", figures.get("seconds_per_step", 0))
-seconds = statistics.median(seconds) if isinstance(seconds, list) else seconds
-print(f"{1000 * seconds:.2f} ms a step" if seconds else json.dumps(figures)[:100])
-PYTHON
-  ) |"
+  table keep "$section" "$name" "$code" $((SECONDS - began))
 }
 
-rm -f "$table"
-say "# $(nvidia-smi --query-gpu=name,driver_version,memory.total --format=csv,noheader 2> /dev/null || echo "no card")"
-say
-say "$("$built/wels" --version), $(date -u +%F)"
-say
-say "| check | result | time | tests |"
-say "|---|---|---|---|"
-export WELS_TEST_DEVICE=cuda
-check 90 cuda "$built/cuda-tests" --skip planted --skip driver --test-threads 4
-check 60 model "$built/model-tests" --skip everything_passes --test-threads 4
-check 60 train "$built/train-tests" --skip everything_passes --skip emulator --test-threads 4
-check 45 engine "$built/engine-tests" --skip everything_passes --test-threads 4
-unset WELS_TEST_DEVICE
-say
-say "| figure | median |"
-say "|---|---|"
-wels="$built/wels bench train --steps 5 --json"
-for recipe in dense-7m moe-28m; do
-  model=${recipe%%-*}
-  figure 40 "$recipe-wels-f32" $wels "recipes/$recipe.toml" --device cuda
-  figure 40 "$recipe-torch-f32" python3 bench/peers/peer_step.py "$model" --device cuda --steps 20 --warmup 5
-  figure 40 "$recipe-torch-bf16" python3 bench/peers/peer_step.py "$model" --device cuda --precision bf16 --steps 20 --warmup 5
+# The suites, all at the same time.
+conformance() {
+  export WELS_TEST_DEVICE=cuda
+  local suite skipped
+  for suite in cuda model train engine; do
+    skipped=(--skip everything_passes)
+    [[ $suite != cuda ]] || skipped=(--skip planted --skip driver)
+    [[ $suite != train ]] || skipped+=(--skip emulator)
+    measure 100 conformance "$suite" "$built/$suite-tests" "${skipped[@]}" --test-threads 4 &
+  done
+  wait
+  unset WELS_TEST_DEVICE
+}
+
+train() {
+  local peer="python3 bench/peers/peer_step.py" recipe
+  for recipe in dense-500m moe-2b; do
+    measure 50 train "$recipe.wels" "$built/wels" bench train "bench/gpu/$recipe.toml" --device cuda --steps 3 --json
+    measure 45 train "$recipe.peer" $peer "$recipe" --device cuda --precision bf16 --weights bf16 --steps 4
+  done
+  measure 45 train dense-500m.llama $peer dense-500m --implementation transformers --device cuda --precision bf16 \
+    --weights bf16 --steps 4
+  measure 80 train dense-500m.compiled $peer dense-500m --device cuda --precision bf16 --weights bf16 --steps 4 --compile
+}
+
+# Two runs, and one in other micro-batches: the last loss has all bits of what was computed before it.
+bits() {
+  local recipe variant
+  for recipe in dense-7m moe-28m; do
+    for variant in first again other; do
+      { cat "recipes/$recipe.toml" && echo 'precision = "bf16"'; } > "$out/$recipe.toml"
+      [[ $variant != other ]] || sed -i 's/^micro_batch = .*/micro_batch = 2/' "$out/$recipe.toml"
+      measure 20 bits "$recipe.$variant" "$built/wels" bench train "$out/$recipe.toml" --device cuda --steps 5 --json
+    done
+  done
+}
+
+kernels() {
+  if [[ -d $built/cubins ]]; then
+    measure 75 kernels card python3 crates/cuda/fast/card.py "$built/cubins"
+  else
+    echo "kernels: scripts/gpu/build.sh found no NVRTC to compile them with" >&2
+  fi
+}
+
+decode() {
+  local wels=("$built/wels" bench decode bench/gpu/dense-7b.toml --device cuda --json) quant
+  for quant in stored q4 q8; do
+    measure 40 decode "decode-1.$quant" "${wels[@]}" --quant $quant --prompt 4096 --chunk 4096 --prompt-rounds 1 \
+      --tokens 48
+    [[ $quant == q8 ]] || measure 40 decode "decode-64.$quant" "${wels[@]}" --quant $quant --streams 64 --prompt 64 \
+      --prompt-rounds 1 --tokens 24
+  done
+}
+
+rl() {
+  local precision
+  for precision in bf16 f32; do
+    measure 40 rl "grpo.$precision" "$built/wels" bench rl bench/gpu/dense-500m.toml --device cuda --json \
+      --precision $precision --prompts 8 --samples 8 --prompt 64 --tokens 128 --steps 2
+  done
+}
+
+for section in "${sections[@]}"; do
+  case $section in
+    conformance | train | bits | kernels | decode | rl)
+      table forget "$section"
+      $section
+      table write
+      ;;
+    *)
+      echo "there is no section $section" >&2
+      exit 2
+      ;;
+  esac
 done
-say
-first=$(timeout 40 $wels recipes/dense-7m.toml --device cuda 2> /dev/null | grep -o '"last_loss":[^,}]*')
-second=$(timeout 40 $wels recipes/dense-7m.toml --device cuda 2> /dev/null | grep -o '"last_loss":[^,}]*')
-say "Two runs: ${first:-nothing} and ${second:-nothing}."
-[[ -n $first && $first == "$second" ]] || failed=1
-exit $failed
+cat "$out/gpu.md"
+table passed

@@ -2,11 +2,13 @@
 
 mod decode;
 mod gemm;
+mod made;
 mod quant;
 mod rl;
 mod speculation;
 
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Instant;
 
 use anyhow::Result;
@@ -15,7 +17,7 @@ use wels_kernels::{isa, par};
 use wels_model::count;
 use wels_model::params::Params;
 use wels_pipeline::hyper::{execution, of_pretraining, slow_precision};
-use wels_pipeline::measure::{fma_peak_flops, random_batch};
+use wels_pipeline::measure::{peak_flops, random_batch, whose_peak};
 use wels_pipeline::words::short;
 use wels_runs::machine::{self, Measurements};
 use wels_runs::recipe::Recipe;
@@ -66,6 +68,7 @@ struct TrainArgs {
 #[derive(Serialize)]
 struct TrainBench {
     recipe: String,
+    device: String,
     parameters: u64,
     isa: &'static str,
     threads: usize,
@@ -76,10 +79,16 @@ struct TrainBench {
     tokens_per_second: f64,
     flops_per_token: u64,
     flops_per_second: f64,
-    /// Measured before and after the steps; the better one.
-    fma_peak_flops_per_second: f64,
+    /// The device's; the processor's is measured before and after the steps, and is the better one.
+    peak_flops_per_second: f64,
+    /// Whose that is.
+    peak: &'static str,
     mfu: f64,
     peak_rss_bytes: Option<u64>,
+    /// The most that was held of a device's own memory.
+    peak_device_bytes: Option<u64>,
+    /// Of the device, a step; none where nothing counts.
+    joules_per_step: Option<f64>,
     last_loss: f64,
 }
 
@@ -107,23 +116,16 @@ fn train(args: &TrainArgs) -> Result<()> {
     let execution = execution(section, &device);
     let mut trainer = Trainer::new(config.clone(), context, state, of_pretraining(section), execution);
     let tokens = section.batch_tokens;
-    let peak_before = fma_peak_flops();
-    let mut seconds = Vec::new();
-    let mut last_loss = 0.0;
-    for step in 0..=args.steps {
-        let batch = random_batch(step, tokens as usize, context, config.vocab_size);
-        let begin = Instant::now();
-        last_loss = trainer.step(&batch, section.micro_batch * context)?.loss;
-        seconds.push(begin.elapsed().as_secs_f64());
-    }
-    let mut seconds = seconds.split_off(1); // the first step also takes memory from the system
-    seconds.sort_by(f64::total_cmp);
+    let peak = || peak_flops(&*device, section.precision);
+    let peak_before = peak();
+    let Steps { seconds, last_loss, joules } = steps(&mut trainer, &recipe, args.steps)?;
     let seconds_per_step = seconds[seconds.len() / 2];
-    let peak = fma_peak_flops().max(peak_before);
+    let peak = peak().max(peak_before);
     let flops_per_token = count::forward_flops(config, count::Context::Causal { tokens: context }).training().0;
     let flops_per_second = (flops_per_token * tokens) as f64 / seconds_per_step;
     let result = TrainBench {
         recipe: recipe.run.name.clone(),
+        device: device.in_words(),
         parameters: count::params(config).total.0,
         isa: isa::active().name(),
         threads: par::threads(),
@@ -134,9 +136,12 @@ fn train(args: &TrainArgs) -> Result<()> {
         tokens_per_second: tokens as f64 / seconds_per_step,
         flops_per_token,
         flops_per_second,
-        fma_peak_flops_per_second: peak,
+        peak_flops_per_second: peak,
+        peak: whose_peak(&*device, section.precision),
         mfu: flops_per_second / peak,
         peak_rss_bytes: machine::peak_rss_bytes(),
+        peak_device_bytes: device.memory().map(|memory| memory.peak),
+        joules_per_step: joules.map(|joules| joules / args.steps as f64),
         last_loss,
     };
     let work = Measurements::work(&recipe, par::threads());
@@ -151,6 +156,35 @@ fn train(args: &TrainArgs) -> Result<()> {
     Ok(())
 }
 
+/// What steps took.
+struct Steps {
+    /// In order of size.
+    seconds: Vec<f64>,
+    last_loss: f64,
+    /// Of all that are timed.
+    joules: Option<f64>,
+}
+
+/// Does and times steps, behind one that is not timed: it also takes memory from the system.
+fn steps(trainer: &mut Trainer, recipe: &Recipe, count: u64) -> Result<Steps> {
+    let (section, context) = (&recipe.pretrain, recipe.data.sequence_length);
+    let device = Arc::clone(trainer.state.params.device());
+    let mut step = |step| -> Result<(f64, f64)> {
+        let vocabulary = recipe.model.config().vocab_size;
+        let batch = random_batch(step, section.batch_tokens as usize, context, vocabulary);
+        let begin = Instant::now();
+        let loss = trainer.step(&batch, section.micro_batch * context)?.loss;
+        Ok((begin.elapsed().as_secs_f64(), loss))
+    };
+    step(0)?;
+    let before = device.energy_joules();
+    let timed = (1..=count).map(step).collect::<Result<Vec<_>>>()?;
+    let joules = device.energy_joules().zip(before).map(|(now, before)| now - before);
+    let (mut seconds, losses): (Vec<f64>, Vec<f64>) = timed.into_iter().unzip();
+    seconds.sort_by(f64::total_cmp);
+    Ok(Steps { seconds, last_loss: losses[losses.len() - 1], joules })
+}
+
 impl TrainBench {
     fn print(&self) -> std::io::Result<()> {
         output::line(&format!(
@@ -163,9 +197,10 @@ impl TrainBench {
             short(self.tokens_per_second),
         ))?;
         output::line(&format!(
-            "{}FLOP/s of {}FLOP/s peak ({}, {} threads): MFU {:.1}%",
+            "{}FLOP/s of {}FLOP/s ({}; {}, {} threads): MFU {:.1}%",
             short(self.flops_per_second),
-            short(self.fma_peak_flops_per_second),
+            short(self.peak_flops_per_second),
+            self.peak,
             self.isa,
             self.threads,
             100.0 * self.mfu,

@@ -76,12 +76,12 @@ fn open(args: &Args) -> Result<Session> {
         return Err(refuse(message, format!("give a number from 2 to {longest}")));
     }
     let speculation = if args.no_speculation { Speculation::Off } else { Speculation::Auto { max_draft: 6 } };
-    let (layout, cache_dtype) = (args.load.layout(&open.config), args.load.cache_dtype());
-    let options = Options { speculation, max_running: 1, layout, cache_dtype, ..Options::default() };
     let sampling =
         Sampling { temperature: args.temperature, top_p: args.top_p, seed: args.seed, ..Sampling::default() };
     let settings = Settings { sampling, max_tokens: args.max_tokens };
     let (model, params) = args.load.take(&open, context)?;
+    let (layout, (precision, cache_dtype)) = (args.load.layout(&open.config), args.load.numbers(&**params.device()));
+    let options = Options { speculation, max_running: 1, layout, precision, cache_dtype, ..Options::default() };
     let mut session = Session::new(model, params, open.tokenizer, options, settings)?;
     session.set_system(args.system.clone());
     Ok(session)

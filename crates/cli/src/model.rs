@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use anyhow::Result;
 use wels_data::tokenizer::Tokenizer;
-use wels_device::Device;
+use wels_device::{Device, Dtype, Precision};
 use wels_model::config::{ModelConfig, Note};
 use wels_model::gguf::GgufFile;
 use wels_model::inference::{LoadOptions, Quantise};
@@ -45,9 +45,9 @@ impl From<Quant> for Quantise {
 /// Number format of the keys and values that a model remembers while it answers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
 pub enum CacheDtypeArg {
-    /// 32 bits, as in training
+    /// 32 bits, as in training; on a GPU all else is computed in f32 too
     F32,
-    /// 16 bits
+    /// 16 bits: f16, on a GPU bf16
     F16,
 }
 
@@ -76,22 +76,29 @@ impl LoadArgs {
         }
     }
 
-    /// Number format of the KV cache.
-    pub fn cache_dtype(&self) -> CacheDtype {
-        match self.cache {
-            CacheDtypeArg::F32 => CacheDtype::F32,
-            CacheDtypeArg::F16 => CacheDtype::F16,
+    /// Arithmetic, and the number format of the KV cache. A device that can keep activations in bf16 does, and its cache
+    /// is bf16, unless 32 bits are asked for.
+    pub fn numbers(&self, device: &dyn Device) -> (Precision, CacheDtype) {
+        match (self.cache, device.activations(Precision::Bf16)) {
+            (CacheDtypeArg::F32, _) => (Precision::F32, CacheDtype::F32),
+            (CacheDtypeArg::F16, Dtype::F32) => (Precision::F32, CacheDtype::F16),
+            (CacheDtypeArg::F16, Dtype::Bf16) => (Precision::Bf16, CacheDtype::Bf16),
         }
     }
 
     /// The model for sequences of up to `context` tokens, and its weights as they are held.
     pub fn take(&self, open: &OpenModel, context: usize) -> Result<(Model, Params)> {
-        let model = Model::new(open.config.clone(), context);
-        let mut params = open.inference_params(&self.device.open()?, self.quant.into())?;
-        if self.layout(&open.config) == CacheLayout::Latent {
+        let params = open.inference_params(&self.device.open()?, self.quant.into())?;
+        Ok(self.prepare(&open.config, params, context))
+    }
+
+    /// The same of weights that are there.
+    pub fn prepare(&self, config: &ModelConfig, mut params: Params, context: usize) -> (Model, Params) {
+        let model = Model::new(config.clone(), context);
+        if self.layout(config) == CacheLayout::Latent {
             params.prepare_latent(&model);
         }
-        Ok((model, params))
+        (model, params)
     }
 }
 

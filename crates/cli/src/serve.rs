@@ -176,13 +176,15 @@ fn load(args: &Args) -> Result<(ServedModel, Engine)> {
     };
     let (model, params) = args.load.take(&opened, context)?;
     let cache_bytes = cache_bytes(args.cache_mib)?;
+    let (precision, cache_dtype) = args.load.numbers(&**params.device());
     let loaded = LoadedModel { model: Arc::new(model), params: Arc::new(params), tokenizer: Some(tokenizer) };
     let options = Options {
         max_running: args.max_running.get(),
         max_waiting: args.max_waiting,
         cache_bytes,
         layout: args.load.layout(config),
-        cache_dtype: args.load.cache_dtype(),
+        precision,
+        cache_dtype,
         ..Options::default()
     };
     Ok((served, Engine::new(loaded, options)?))

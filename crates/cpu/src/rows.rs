@@ -17,7 +17,7 @@ impl Rows for Cpu {
         elementwise::add_bias(slice(bias), slice_mut(y));
     }
 
-    fn bias_backward(&self, dy: &Tensor, dbias: &mut Tensor, start: Start) {
+    fn bias_backward(&self, dy: &Tensor, _sequences: &Ids, dbias: &mut Tensor, start: Start) {
         elementwise::bias_grad(slice(dy), slice_mut(dbias), start);
     }
 
@@ -56,6 +56,7 @@ impl Rows for Cpu {
         x: &Tensor,
         w: &Tensor,
         rstd: &Tensor,
+        _sequences: &Ids,
         (dx, dx_start): (&mut Tensor, Start),
         (dw, dw_start): (&mut Tensor, Start),
     ) {

@@ -7,6 +7,7 @@ Takes PyTorch and the driver. A section that fails says so in one line, and the 
 """
 
 import ctypes
+import functools
 import json
 import os
 import statistics
@@ -56,19 +57,27 @@ def function(file: str, kernel: str, shared: int) -> ctypes.c_void_p:
     return functions[kernel]
 
 
-class Map:
+class TensorMap:
     """A TMA descriptor of a matrix [rows, cols] with this row length, in boxes."""
 
-    def __init__(self, of: torch.Tensor, rows: int, cols: int, stride: int, box_rows: int, box_cols: int = 64):
+    def __init__(self, place: int, bytes_each: int, rows: int, cols: int, stride: int, box_rows: int, box_cols: int):
         self.memory = ctypes.create_string_buffer(256)
         at = (ctypes.addressof(self.memory) + 63) & ~63
-        self.at, bytes_each = at, of.element_size()
+        self.at = at
         code = cuda.cuTensorMapEncodeTiled(
-            ctypes.c_void_p(at), 9 if bytes_each == 2 else 0, 2, ctypes.c_void_p(of.data_ptr()),
+            ctypes.c_void_p(at), 9 if bytes_each == 2 else 0, 2, ctypes.c_void_p(place),
             (ctypes.c_uint64 * 2)(cols, rows), (ctypes.c_uint64 * 1)(stride * bytes_each),
             (ctypes.c_uint32 * 2)(box_cols, box_rows), (ctypes.c_uint32 * 2)(1, 1), 0, 3, 2, 0,
         )
         check(code, "cuTensorMapEncodeTiled")
+
+
+tensor_map = functools.cache(TensorMap)
+
+
+def Map(of: torch.Tensor, rows: int, cols: int, stride: int, box_rows: int, box_cols: int = 64) -> TensorMap:
+    """A descriptor, encoded once: it says nothing but what is in these numbers."""
+    return tensor_map(of.data_ptr(), of.element_size(), rows, cols, stride, box_rows, box_cols)
 
 
 class Long(int):
@@ -79,7 +88,7 @@ def launch(file: str, kernel: str, grid: tuple[int, ...], block: int, shared: in
     values: list[object] = []
     pointers = (ctypes.c_void_p * len(arguments))()
     for i, argument in enumerate(arguments):
-        if isinstance(argument, Map):
+        if isinstance(argument, TensorMap):
             pointers[i] = argument.at
             continue
         if argument is None:
@@ -108,10 +117,8 @@ def ids(*values: int) -> torch.Tensor:
     return torch.tensor(values, device="cuda", dtype=torch.int32)
 
 
-def seconds(run: object, times: int = 10) -> float:
-    """Median seconds of a run, by events."""
-    for _ in range(3):
-        run()
+def timed(run: object, times: int) -> float:
+    """Median seconds between events before and behind a run."""
     took = []
     for _ in range(times):
         begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
@@ -123,13 +130,45 @@ def seconds(run: object, times: int = 10) -> float:
     return statistics.median(took)
 
 
+def captured(run: object, repetitions: int) -> object:
+    """A graph of so many runs, whose launches then cost the host nothing; None where a run cannot be captured."""
+    graph, stream = torch.cuda.CUDAGraph(), torch.cuda.Stream()
+    stream.wait_stream(torch.cuda.current_stream())
+    try:
+        with torch.cuda.stream(stream):
+            run()  # takes workspaces of this stream
+        torch.cuda.synchronize()
+        with torch.cuda.graph(graph, stream=stream):
+            for _ in range(repetitions):
+                run()
+    except Exception as problem:
+        print(f"not captured: {str(problem)[:100]}", file=sys.stderr)
+        torch.cuda.synchronize()
+        return None
+    return graph
+
+
+def seconds(run: object, capture: bool = True) -> float:
+    """Median seconds of a run on the card. Python takes 60 to 80 µs for a launch, so several runs are one graph, which
+    is as long as two milliseconds at least."""
+    for _ in range(2):
+        run()
+    repetitions = max(1, min(50, round(2e-3 / timed(run, 3))))
+    graph = captured(run, repetitions) if capture else None
+    if graph is None:
+        return timed(run, 8)
+    graph.replay()
+    return timed(graph.replay, 8) / repetitions
+
+
 def error(got: torch.Tensor, want: torch.Tensor) -> float:
     got, want = got.double(), want.double()
     return float((got - want).norm() / want.norm())
 
 
-def compare(name: str, flop: float, ours: object, theirs: object, **more: object) -> None:
-    mine, other = seconds(ours), seconds(theirs) if theirs else None
+def compare(name: str, flop: float, ours: object, theirs: object, capture: bool = True, **more: object) -> None:
+    """Beside PyTorch's, of which `capture` says whether a graph may have it."""
+    mine, other = seconds(ours), seconds(theirs, capture) if theirs else None
     figures = {"tflops": round(flop / mine / 1e12, 1), "ms": round(mine * 1e3, 4)}
     if other:
         figures |= {"torch_tflops": round(flop / other / 1e12, 1), "ratio": round(other / mine, 3)}
@@ -268,7 +307,7 @@ class Attention:
     def tiles(self, rows: int) -> int:
         return sum(-(-length // rows) for length in self.lengths)
 
-    def map(self, of: torch.Tensor, rows: int) -> Map:
+    def map(self, of: torch.Tensor, rows: int) -> TensorMap:
         return Map(of, of.shape[0], of.shape[1], of.shape[1], rows)
 
     def forward(self) -> None:
@@ -359,7 +398,7 @@ def attention() -> None:
         d = dout.view(batch, length, heads, x.dv).transpose(1, 2).contiguous()
         back = batch * heads * length**2 * (3 * x.dk + 2 * x.dv)
         compare(f"attention {name} 4k backward", back, lambda: x.backward(dout),
-                lambda: torch.autograd.grad(out, (q, k, v), d, retain_graph=True))
+                lambda: torch.autograd.grad(out, (q, k, v), d, retain_graph=True), capture=False)
 
 
 PAGED = {"64": (139264, 147456), "128": (212992, 229376), "192_128": (188416, 212992)}

@@ -48,7 +48,8 @@ def compiled(nvrtc: ctypes.CDLL, name: str, architecture: str) -> tuple[bool, st
     """Whether it compiles, and the compiler's log."""
     program, size = ctypes.c_void_p(), ctypes.c_size_t()
     nvrtc.nvrtcCreateProgram(ctypes.byref(program), text_of(name, set()).encode(), name.encode(), 0, None, None)
-    options = [f"--gpu-architecture={architecture}", "--std=c++17", "-fmad=false", "--ptxas-options=-v"]
+    options = [f"--gpu-architecture={architecture}", "--std=c++17", "-fmad=false", "-default-device"]
+    options += ["--ptxas-options=-v"]
     arguments = (ctypes.c_char_p * len(options))(*[option.encode() for option in options])
     code = nvrtc.nvrtcCompileProgram(program, len(options), arguments)
     nvrtc.nvrtcGetProgramLogSize(program, ctypes.byref(size))

@@ -1,11 +1,12 @@
 //! Routing, and what joins the experts' results: `kernels/experts.cu`. Nothing of it waits for the device.
 
-use wels_device::{Balance, Dispatch, Experts, Ids, Router, Scoring, Start, Tensor};
+use wels_device::{Balance, Dispatch, Dtype, Experts, Ids, Router, Scoring, Start, Tensor};
 
 use crate::Cuda;
 use crate::launch::{Buffer, Launch};
-use crate::memory::{download, f32s, f32s_mut};
+use crate::memory::{bf16s, bf16s_mut, download, f32s, f32s_mut};
 use crate::rows::goes_on;
+use crate::rows_bf16::{pieces, wide};
 
 /// Rows of a tile of a product.
 pub(crate) const TILE: usize = 64;
@@ -176,8 +177,15 @@ impl Experts for Cuda {
         assert_eq!((h.rows(), weights.len()), (dispatch.slots(), dispatch.slots()), "{h:?} of {dispatch:?}");
         assert_eq!((y.rows(), y.cols()), (dispatch.tokens, d), "{y:?} of {h:?}");
         assert!(base.is_none_or(|base| base.len() == len), "{base:?} for {y:?}");
+        let slots = &tables(dispatch).slots;
+        if y.dtype() == Dtype::Bf16 {
+            let pieces = pieces(y.rows(), d);
+            let launch = self.launch("combine_bf16").over(pieces).read(bf16s(h)).read(f32s(weights)).read(slots);
+            let launch = launch.read_if(base.map(bf16s)).write(bf16s_mut(y)).int(top_k).int(d);
+            return launch.int(wide(&[d])).int(pieces).run();
+        }
         let launch = self.launch("combine").over(len).read(f32s(h)).read(f32s(weights));
-        let launch = launch.read(&tables(dispatch).slots).read_if(base.map(f32s)).write(f32s_mut(y));
+        let launch = launch.read(slots).read_if(base.map(f32s)).write(f32s_mut(y));
         launch.int(top_k).int(d).long(len).run();
     }
 
@@ -193,8 +201,14 @@ impl Experts for Cuda {
         let (d, choices) = (h.cols(), dispatch.slots());
         assert_eq!((h.rows(), weights.len(), dweights.len()), (choices, choices, choices), "{h:?} of {dispatch:?}");
         assert_eq!((dy.rows(), dy.cols(), dh.len()), (dispatch.tokens, d, h.len()), "{dy:?} and {dh:?} of {h:?}");
+        let slots = &tables(dispatch).slots;
+        if dy.dtype() == Dtype::Bf16 {
+            let launch = self.launch("combine_backward_bf16").over(choices * 32).read(bf16s(dy)).read(bf16s(h));
+            let launch = launch.read(f32s(weights)).read(slots).write(bf16s_mut(dh)).write(f32s_mut(dweights));
+            return launch.int(dispatch.top_k).int(d).int(wide(&[d])).int(choices).run();
+        }
         let launch = self.launch("combine_backward").over(choices * 16).read(f32s(dy)).read(f32s(h));
-        let launch = launch.read(f32s(weights)).read(&tables(dispatch).slots);
+        let launch = launch.read(f32s(weights)).read(slots);
         let launch = launch.write(f32s_mut(dh)).write(f32s_mut(dweights));
         launch.int(dispatch.top_k).int(d).int(choices).run();
     }
@@ -206,7 +220,14 @@ impl Experts for Cuda {
             (dispatch.slots(), dispatch.tokens, d),
             "{dslots:?} to {dx:?}"
         );
-        let launch = self.launch("gather_slots").over(len).read(f32s(dslots)).read(&tables(dispatch).slots);
+        let slots = &tables(dispatch).slots;
+        if dx.dtype() == Dtype::Bf16 {
+            let pieces = pieces(dx.rows(), d);
+            let launch = self.launch("gather_slots_bf16").over(pieces).read(bf16s(dslots)).read(slots);
+            let launch = launch.write(bf16s_mut(dx)).int(dispatch.top_k).int(d).int(goes_on(start));
+            return launch.int(wide(&[d])).int(pieces).run();
+        }
+        let launch = self.launch("gather_slots").over(len).read(f32s(dslots)).read(slots);
         launch.write(f32s_mut(dx)).int(dispatch.top_k).int(d).int(goes_on(start)).long(len).run();
     }
 }

@@ -1,17 +1,20 @@
 //! The output head with its loss: logits of some tokens at a time, which become their gradients where they lie.
 
 use wels_device::{
-    Coefficient, Divergence, Head, HeadGradients, IGNORE, Precision, Start, TeacherHead, Tensor, WeightRef,
+    Coefficient, Divergence, Dtype, Head, HeadGradients, IGNORE, Precision, Start, TeacherHead, Tensor, WeightRef,
 };
 
 use crate::Cuda;
 use crate::launch::{Buffer, Launch};
-use crate::memory::{f32s, f32s_mut};
+use crate::memory::{Numbers, done, f32s_mut, numbers, numbers_mut};
 use crate::products::Parts;
+use crate::tensor_cores::Output;
 use crate::weights::{self, Stack};
 
 /// Logits that are held at a time.
-const LOGITS: usize = 16 << 20;
+const LOGITS: usize = 64 << 20;
+/// Rows that the weight gradients of tensor cores add together, counted from a sequence's first.
+const STEP: usize = 64;
 /// Threads that work on a row of logits.
 const THREADS: usize = 256;
 
@@ -49,14 +52,14 @@ impl Loss {
 /// A matrix that logits come from.
 #[derive(Clone, Copy)]
 enum Weight<'a> {
-    Plain(&'a Buffer),
+    Plain(&'a Numbers),
     Packed(&'a Stack),
 }
 
 impl<'a> Weight<'a> {
     fn of(w: WeightRef<'a>) -> (Weight<'a>, usize, usize) {
         match w {
-            WeightRef::Plain(w) => (Weight::Plain(f32s(w)), w.rows(), w.cols()),
+            WeightRef::Plain(w) => (Weight::Plain(numbers(w)), w.rows(), w.cols()),
             WeightRef::Packed(w) => {
                 assert_eq!(w.count(), 1, "{w:?} where one matrix is expected");
                 (Weight::Packed(weights::stack(w)), w.rows(), w.cols())
@@ -71,45 +74,94 @@ fn check(targets: &[u32], x: &Tensor, (v, d): (usize, usize)) {
     assert!(beyond.is_none(), "target {beyond:?} of a vocabulary of {v}");
 }
 
-/// Rows of some of the tokens of a tensor.
-struct Rows<'a> {
-    of: &'a Buffer,
-    width: usize,
+/// Some of the tokens of a pass, and the gradients of their logits.
+struct Block {
     first: usize,
     count: usize,
+    /// Their rows of what the head reads.
+    x: Numbers,
+    width: usize,
+    v: usize,
 }
 
 impl Cuda {
+    /// Copies the rows of some tokens.
+    fn block(&self, x: &Tensor, (first, count): (usize, usize), v: usize) -> Block {
+        let (of, width) = (numbers(x), x.cols());
+        let row = width * of.dtype.bytes();
+        let mut rows = self.temporary((count * row).div_ceil(4));
+        done(rows.copy_from(0, &of.buffer, first * row, count * row));
+        Block { first, count, x: Numbers::of(of.dtype, rows), width, v }
+    }
+
+    /// Room for the logits of any of the blocks.
+    fn largest(&self, blocks: &[(usize, usize)], v: usize) -> Numbers {
+        let rows = blocks.iter().map(|(_, count)| *count).max().unwrap_or(0);
+        Numbers::of(Dtype::F32, self.temporary(rows * v))
+    }
+
     /// `[rows, V]`.
-    fn logits(&self, precision: Precision, x: Rows, w: Weight, logits: &mut Buffer, v: usize) {
-        let mut part = self.temporary(x.count * x.width);
-        crate::memory::done(part.copy_from(0, x.of, x.first * x.width * 4, x.count * x.width * 4));
-        let parts = Parts::one(x.count);
+    fn logits(&self, precision: Precision, block: &Block, w: Weight, logits: &mut Numbers) {
+        let Block { ref x, width, count, v, .. } = *block;
+        let parts = Parts::one(count);
         match w {
-            Weight::Plain(w) => self.forward(precision, (&part, x.width), parts, (w, None), (logits, v)),
-            Weight::Packed(stack) => self.forward_packed((&part, x.count, x.width), parts, stack, (logits, v)),
+            Weight::Plain(w) => self.forward(precision, (x, width), parts, w, (logits, v)),
+            Weight::Packed(stack) => self.forward_packed((x, count, width), parts, stack, (logits, v)),
         }
     }
 
-    /// Of the gradients of some rows' logits: their part of dx, and dw, which goes on.
+    /// Of the gradients of a block's logits: its part of dx, and dw, which goes on.
     fn head_gradients(
         &self,
         precision: Precision,
-        (logits, v): (&Buffer, usize),
-        (x, w): (Rows, &Buffer),
-        dx: &mut Buffer,
-        dw: (&mut Buffer, Start),
+        logits: &Numbers,
+        (block, w): (&Block, &Numbers),
+        into: &mut HeadGradients,
     ) {
-        let (parts, offset) = (Parts::one(x.count), x.first * x.width * 4);
-        self.backward_x(precision, (logits, v), parts, w, (dx, x.width, Start::Zero), offset);
-        self.backward_w(precision, (logits, v), (x.of, x.width, offset), parts, dw);
+        let Block { first, count, ref x, width, v } = *block;
+        let parts = Parts::one(count);
+        let rounded;
+        let d = match Cuda::on_tensor_cores(precision, x.dtype, &parts) {
+            false => logits,
+            true => {
+                rounded = self.rounded(&logits.buffer, count, v);
+                &rounded
+            }
+        };
+        let starts = self.upload(&starts_within(into.sequences, first, count));
+        let sequences = starts.bytes() / 4 - 1;
+        let (dw, start) = (f32s_mut(into.dw.0), into.dw.1);
+        self.backward_w(precision, (d, v), (x, width), parts, (&starts, sequences), (dw, start));
+        into.dw.1 = Start::Continue;
+        let numbers = numbers_mut(into.dx);
+        let offset = first * width * numbers.dtype.bytes();
+        let dx = Output { numbers, offset, start: Start::Zero };
+        self.backward_x(precision, (d, v), parts, w, (dx, width));
     }
 }
 
-/// The rows of all blocks of up to so many that their logits fit [`LOGITS`].
-fn blocks(tokens: usize, v: usize) -> impl Iterator<Item = (usize, usize)> {
-    let each = (LOGITS / v.max(1)).clamp(1, tokens.max(1));
-    (0..tokens).step_by(each).map(move |first| (first, each.min(tokens - first)))
+/// Where the sequences of some of the rows begin, counted from the first of these.
+fn starts_within(sequences: &[u32], first: usize, count: usize) -> Vec<u32> {
+    let inside =
+        sequences.iter().map(|start| *start as usize).filter(|start| (first + 1..first + count).contains(start));
+    [first].into_iter().chain(inside).chain([first + count]).map(|row| (row - first) as u32).collect()
+}
+
+/// The rows of all blocks of up to so many that their logits fit [`LOGITS`]. A block that ends inside a sequence does so
+/// where a step of weight gradients does.
+fn blocks(sequences: &[u32], tokens: usize, v: usize) -> Vec<(usize, usize)> {
+    let most = (LOGITS / v.max(1)).max(STEP);
+    let (mut blocks, mut first) = (Vec::new(), 0);
+    while first < tokens {
+        let mut end = (first + most).min(tokens);
+        if end < tokens {
+            let start = sequences.iter().map(|start| *start as usize).filter(|start| *start <= end).max().unwrap_or(0);
+            end = (start + (end - start) / STEP * STEP).max(first + 1);
+        }
+        blocks.push((first, end - first));
+        first = end;
+    }
+    blocks
 }
 
 impl Head for Cuda {
@@ -122,7 +174,7 @@ impl Head for Cuda {
         logp: &mut Tensor,
         mut gradients: Option<HeadGradients>,
     ) {
-        let (d, (w, v, w_cols)) = (x.cols(), Weight::of(w));
+        let (w, v, w_cols) = Weight::of(w);
         check(targets, x, (v, w_cols));
         assert_eq!(logp.len(), targets.len(), "{logp:?} of {} targets", targets.len());
         let plain = match w {
@@ -133,23 +185,21 @@ impl Head for Cuda {
         let none = Coefficient::Uniform(0.0);
         let loss = Loss::of(self, gradients.as_ref().map_or(&none, |it| &it.coefficient), targets.len());
         let targets_there = self.upload(targets);
-        let largest = blocks(targets.len(), v).map(|(_, count)| count).max().unwrap_or(0);
-        let mut logits = self.temporary(largest * v);
+        let blocks = blocks(gradients.as_ref().map_or(&[], |it| &it.sequences[..]), targets.len(), v);
+        let mut logits = self.largest(&blocks, v);
         if let (Some(it), true) = (&mut gradients, targets.is_empty())
             && it.dw.1 == Start::Zero
         {
             it.dw.0.fill(0.0);
         }
-        for (first, count) in blocks(targets.len(), v) {
-            let rows = || Rows { of: f32s(x), width: d, first, count };
-            self.logits(precision, rows(), w, &mut logits, v);
-            let launch = self.launch("head_rows").blocks(count, 1, 1).shared(THREADS * 4).write(&mut logits);
-            let launch = launch.read(&targets_there).write(f32s_mut(logp)).int(first).int(v);
-            loss.with(launch.int(gradients.is_some().into())).run();
+        for rows in blocks {
+            let block = self.block(x, rows, v);
+            self.logits(precision, &block, w, &mut logits);
+            let launch = self.launch("head_rows").blocks(block.count, 1, 1).shared(THREADS * 4);
+            let launch = launch.write(&mut logits.buffer).read(&targets_there).write(f32s_mut(logp));
+            loss.with(launch.int(block.first).int(v).int(gradients.is_some().into())).run();
             if let (Some(it), Some(w)) = (&mut gradients, plain) {
-                let (dw, start) = (f32s_mut(it.dw.0), it.dw.1);
-                self.head_gradients(precision, (&logits, v), (rows(), w), f32s_mut(it.dx), (dw, start));
-                it.dw.1 = Start::Continue;
+                self.head_gradients(precision, &logits, (&block, w), it);
             }
         }
     }
@@ -164,7 +214,7 @@ impl Head for Cuda {
         [logp, divergence]: [&mut Tensor; 2],
         mut gradients: HeadGradients,
     ) {
-        let (d, v) = (x.cols(), w.rows());
+        let v = w.rows();
         check(targets, x, (v, w.cols()));
         let (teacher, teacher_v, teacher_d) = Weight::of(taught.head);
         assert_eq!((teacher_v, teacher_d), (v, taught.states.cols()), "a teacher's head for {:?}", taught.states);
@@ -172,24 +222,39 @@ impl Head for Cuda {
         assert_eq!((logp.len(), divergence.len()), (targets.len(), targets.len()), "what is seen of the targets");
         let loss = Loss::of(self, &gradients.coefficient, targets.len());
         let targets_there = self.upload(targets);
-        let largest = blocks(targets.len(), v).map(|(_, count)| count).max().unwrap_or(0);
-        let (mut logits, mut of_teacher) = (self.temporary(largest * v), self.temporary(largest * v));
+        let blocks = blocks(gradients.sequences, targets.len(), v);
+        let (mut logits, mut of_teacher) = (self.largest(&blocks, v), self.largest(&blocks, v));
         if targets.is_empty() && gradients.dw.1 == Start::Zero {
             gradients.dw.0.fill(0.0);
         }
         let reverse = usize::from(taught.divergence == Divergence::Reverse);
-        for (first, count) in blocks(targets.len(), v) {
-            let rows = || Rows { of: f32s(x), width: d, first, count };
-            self.logits(precision, rows(), Weight::Plain(f32s(w)), &mut logits, v);
-            let states = Rows { of: f32s(taught.states), width: teacher_d, first, count };
-            self.logits(precision, states, teacher, &mut of_teacher, v);
-            let launch = self.launch("distil_rows").blocks(count, 1, 1).shared(THREADS * 4).write(&mut logits);
-            let launch = launch.read(&of_teacher).read(&targets_there).write(f32s_mut(logp));
-            let launch = launch.write(f32s_mut(divergence)).int(first).int(v).int(reverse);
+        for rows in blocks {
+            let (block, states) = (self.block(x, rows, v), self.block(taught.states, rows, v));
+            self.logits(precision, &block, Weight::Plain(numbers(w)), &mut logits);
+            self.logits(precision, &states, teacher, &mut of_teacher);
+            let launch = self.launch("distil_rows").blocks(block.count, 1, 1).shared(THREADS * 4);
+            let launch = launch.write(&mut logits.buffer).read(&of_teacher.buffer).read(&targets_there);
+            let launch = launch.write(f32s_mut(logp)).write(f32s_mut(divergence));
+            let launch = launch.int(block.first).int(v).int(reverse);
             loss.with(launch.float(taught.temperature).float(taught.cross_entropy)).run();
-            let dw = (f32s_mut(gradients.dw.0), gradients.dw.1);
-            self.head_gradients(precision, (&logits, v), (rows(), f32s(w)), f32s_mut(gradients.dx), dw);
-            gradients.dw.1 = Start::Continue;
+            self.head_gradients(precision, &logits, (&block, numbers(w)), &mut gradients);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn blocks_end_with_a_sequence_or_a_step_of_one() {
+        let (v, most) = (LOGITS / 100, 100);
+        assert_eq!(blocks(&[0, 30, 40], 40, v), [(0, 40)]);
+        assert_eq!(blocks(&[0, 30, 250], 250, v), [(0, 94), (94, 64), (158, 92)]);
+        assert_eq!(blocks(&[0, 100, 130], 130, v), [(0, most), (most, 30)]);
+        assert_eq!(blocks(&[], 0, v), []);
+        assert_eq!(starts_within(&[0, 30, 250], 0, 94), [0, 30, 94]);
+        assert_eq!(starts_within(&[0, 30, 250], 94, 64), [0, 64]);
+        assert_eq!(starts_within(&[0, 30, 250], 30, 220), [0, 220]);
     }
 }

@@ -30,6 +30,7 @@ pub const HEADERS: &[(&str, &str)] = &[
     ("prelude.cuh", include_str!("../kernels/prelude.cuh")),
     ("math.cuh", include_str!("../kernels/math.cuh")),
     ("sums.cuh", include_str!("../kernels/sums.cuh")),
+    ("eight.cuh", include_str!("../kernels/eight.cuh")),
     ("attend.cuh", include_str!("../kernels/attend.cuh")),
     ("wgmma.cuh", include_str!("../kernels/wgmma.cuh")),
     ("products/tiles.cuh", include_str!("../kernels/products/tiles.cuh")),
@@ -55,12 +56,15 @@ macro_rules! sources {
 
 sources! {
     "rows.cu" since 80,
+    "rows_bf16.cu" since 80,
     "products/plain.cu" since 80,
     "products/quantised.cu" since 80,
+    "products/operands.cu" since 80,
     "products/ampere.cu" since 80,
     "products/runs.cu" since 80,
     "products/hopper.cu" since 90,
     "experts.cu" since 80,
+    "experts_bf16.cu" since 80,
     "head.cu" since 80,
     "attention/plain.cu" since 80,
     "attention/paged.cu" since 80,

@@ -13,8 +13,10 @@ pub mod cache;
 pub mod card;
 #[cfg(feature = "emulator")]
 pub mod emulator;
+mod energy;
 pub mod libraries;
 pub mod nvrtc;
+pub mod rates;
 pub mod signature;
 mod staging;
 pub mod words;
@@ -23,7 +25,10 @@ use std::ffi::c_void;
 use std::marker::PhantomData;
 use std::sync::Arc;
 
+use wels_device::DeviceMemory;
+
 use crate::kernels::{self, Kernel};
+use rates::Rates;
 use signature::Parameter;
 
 /// Why a driver could not do what it was asked.
@@ -102,6 +107,21 @@ pub trait Driver: Send + Sync {
 
     /// Compute capability: (9, 0) for Hopper.
     fn capability(&self) -> (u32, u32);
+
+    /// What it does at most; `None` where nobody may rely on it, as on what stands for a card.
+    fn rates(&self) -> Option<Rates> {
+        None
+    }
+
+    /// A card's memory.
+    fn memory(&self) -> Option<DeviceMemory> {
+        None
+    }
+
+    /// A card's energy since its driver was loaded, where it is counted.
+    fn energy_joules(&self) -> Option<f64> {
+        None
+    }
 
     /// Memory with arbitrary contents, aligned to 256 bytes.
     fn allocate(&self, bytes: usize) -> Result<Address, Fault>;

@@ -20,13 +20,14 @@ mod memory;
 mod paged;
 mod products;
 mod rows;
+mod rows_bf16;
 mod tensor_cores;
 mod weights;
 
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, OnceLock};
 
-use wels_device::Device;
+use wels_device::{Device, DeviceMemory, Dtype, Precision};
 
 use launch::card::Card;
 use launch::{Driver, Launch};
@@ -117,8 +118,29 @@ impl Device for Cuda {
         "cuda"
     }
 
+    fn activations(&self, precision: Precision) -> Dtype {
+        if precision == Precision::Bf16 { Dtype::Bf16 } else { Dtype::F32 }
+    }
+
     fn in_words(&self) -> String {
         let (major, minor) = self.driver.capability();
         format!("{}, compute capability {major}.{minor}", self.driver.name())
+    }
+
+    fn peak_flops(&self, precision: Precision) -> Option<f64> {
+        let rates = self.driver.rates()?;
+        Some(if precision == Precision::F32 { rates.f32_flops } else { rates.half_flops })
+    }
+
+    fn peak_bytes_per_second(&self) -> Option<f64> {
+        Some(self.driver.rates()?.bytes)
+    }
+
+    fn memory(&self) -> Option<DeviceMemory> {
+        self.driver.memory()
+    }
+
+    fn energy_joules(&self) -> Option<f64> {
+        self.driver.energy_joules()
     }
 }

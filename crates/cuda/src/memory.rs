@@ -9,25 +9,46 @@ use wels_device::{Buffers, Dtype, Ids, Memory, Rotary, Tensor};
 use crate::Cuda;
 use crate::launch::words::{self, Word};
 use crate::launch::{Buffer, Driver, Fault};
+use crate::rows_bf16::{RowGroups, pieces};
 
 /// What the traits of a device cannot report ends the program: memory that is used up, or a lost card.
 pub(crate) fn done<T>(result: Result<T, Fault>) -> T {
     result.unwrap_or_else(|fault| panic!("{fault}"))
 }
 
-struct Numbers {
-    buffer: Buffer,
-    dtype: Dtype,
+/// The memory of a tensor.
+pub(crate) struct Numbers {
+    pub buffer: Buffer,
+    pub dtype: Dtype,
+    /// The same rounded to bf16, for products that have asked for it since these were written.
+    rounded: OnceLock<Buffer>,
+}
+
+impl Numbers {
+    /// These numbers.
+    pub fn of(dtype: Dtype, buffer: Buffer) -> Numbers {
+        Numbers { buffer, dtype, rounded: OnceLock::new() }
+    }
+
+    /// The numbers rounded to bf16, kept until they change; `round` makes them of f32.
+    pub fn rounded(&self, round: impl FnOnce(&Buffer) -> Buffer) -> &Buffer {
+        match self.dtype {
+            Dtype::Bf16 => &self.buffer,
+            Dtype::F32 => self.rounded.get_or_init(|| round(&self.buffer)),
+        }
+    }
 }
 
 const FOREIGN: &str = "a tensor of a CUDA device's memory";
 
-fn numbers(tensor: &Tensor) -> &Numbers {
+pub(crate) fn numbers(tensor: &Tensor) -> &Numbers {
     tensor.memory().downcast_ref().expect(FOREIGN)
 }
 
-fn numbers_mut(tensor: &mut Tensor) -> &mut Numbers {
-    tensor.memory_mut().downcast_mut().expect(FOREIGN)
+pub(crate) fn numbers_mut(tensor: &mut Tensor) -> &mut Numbers {
+    let numbers: &mut Numbers = tensor.memory_mut().downcast_mut().expect(FOREIGN);
+    numbers.rounded.take();
+    numbers
 }
 
 /// The memory of an f32 tensor.
@@ -71,6 +92,13 @@ pub(crate) fn bf16s_mut(tensor: &mut Tensor) -> &mut Buffer {
 }
 
 impl Cuda {
+    /// bf16 as f32.
+    pub(crate) fn wide(&self, x: &Buffer, elements: usize) -> Buffer {
+        let mut wide = self.temporary(elements);
+        self.launch("widen").over(elements).read(x).write(&mut wide).long(elements).run();
+        wide
+    }
+
     /// A bf16 tensor in f32.
     pub(crate) fn widened(&self, x: &Tensor) -> Tensor {
         let mut wide = self.wide_like(x);
@@ -86,9 +114,8 @@ impl Cuda {
     /// Rounds an f32 tensor into one of bf16.
     pub(crate) fn narrow(&self, wide: &Tensor, to: &mut Tensor) {
         assert_eq!(wide.len(), to.len(), "{wide:?} into {to:?}");
-        let (cols, len) = (to.cols(), to.len());
-        let launch = self.launch("round_rows").over(len).read(f32s(wide)).read_if(None).write(bf16s_mut(to));
-        launch.int(cols).long(len).run();
+        let (rows, cols) = (to.rows(), to.cols());
+        self.round_to(f32s(wide), rows, cols, bf16s_mut(to));
     }
 
     /// Memory for `len` numbers of 32 bits, for as long as one operation takes.
@@ -103,7 +130,10 @@ impl Cuda {
 
     /// The device's copy of a list.
     pub(crate) fn ids<'a>(&self, ids: &'a Ids) -> &'a Listed {
-        let make = || -> Memory { Box::new(Listed { list: self.upload(&ids[..]), derived: OnceLock::new() }) };
+        let make = || -> Memory {
+            let (derived, groups) = (OnceLock::new(), OnceLock::new());
+            Box::new(Listed { list: self.upload(&ids[..]), derived, groups })
+        };
         ids.uploaded().get_or_init(make).downcast_ref().expect("a list that a CUDA device uploaded")
     }
 
@@ -138,6 +168,7 @@ pub(crate) fn download<T: Word + Default>(buffer: &Buffer, len: usize) -> Vec<T>
 pub(crate) struct Listed {
     pub list: Buffer,
     derived: OnceLock<Memory>,
+    groups: OnceLock<RowGroups>,
 }
 
 impl Listed {
@@ -146,19 +177,26 @@ impl Listed {
         let made = self.derived.get_or_init(|| Box::new(make()));
         made.downcast_ref().expect("a list that has one use")
     }
+
+    /// Groups of the rows of sequences, made once.
+    pub fn groups(&self, make: impl FnOnce() -> RowGroups) -> &RowGroups {
+        self.groups.get_or_init(make)
+    }
 }
 
 impl Buffers for Cuda {
     fn alloc(&self, dtype: Dtype, len: usize) -> Memory {
-        Box::new(Numbers { buffer: done(Buffer::new(&self.driver, len * dtype.bytes())), dtype })
+        Box::new(Numbers::of(dtype, done(Buffer::new(&self.driver, len * dtype.bytes()))))
     }
 
     fn reused(&self, memory: &mut Memory) {
-        memory.downcast_mut::<Numbers>().expect("memory of a CUDA device").buffer.poison();
+        let numbers = memory.downcast_mut::<Numbers>().expect("memory of a CUDA device");
+        numbers.rounded.take();
+        numbers.buffer.poison();
     }
 
     fn read<'a>(&self, from: &'a Tensor) -> Cow<'a, [f32]> {
-        let Numbers { buffer, dtype } = numbers(from);
+        let Numbers { buffer, dtype, .. } = numbers(from);
         Cow::Owned(match dtype {
             Dtype::F32 => download(buffer, from.len()),
             Dtype::Bf16 => {
@@ -171,7 +209,7 @@ impl Buffers for Cuda {
 
     fn write(&self, to: &mut Tensor, first: usize, values: &[f32]) {
         assert!(first + values.len() <= to.len(), "{first} + {} elements of {to:?}", values.len());
-        let Numbers { buffer, dtype } = numbers_mut(to);
+        let Numbers { buffer, dtype, .. } = numbers_mut(to);
         done(match dtype {
             Dtype::F32 => buffer.copy_in(first * 4, words::bytes(values)),
             Dtype::Bf16 => {
@@ -193,7 +231,7 @@ impl Buffers for Cuda {
 
     fn fill(&self, to: &mut Tensor, value: f32) {
         let len = to.len();
-        let Numbers { buffer, dtype } = numbers_mut(to);
+        let Numbers { buffer, dtype, .. } = numbers_mut(to);
         match dtype {
             Dtype::F32 => done(buffer.fill(value.to_bits(), len)),
             Dtype::Bf16 => {
@@ -204,11 +242,13 @@ impl Buffers for Cuda {
     }
 
     fn is_finite(&self, x: &Tensor) -> bool {
-        if x.dtype() == Dtype::Bf16 {
-            return self.read(x).iter().all(|x| x.is_finite());
-        }
         let mut found = self.upload(&[0u32]);
-        self.launch("find_non_finite").over(x.len()).read(f32s(x)).write(&mut found).long(x.len()).run();
+        let Numbers { buffer, dtype, .. } = numbers(x);
+        let launch = match dtype {
+            Dtype::F32 => self.launch("find_non_finite").over(x.len()),
+            Dtype::Bf16 => self.launch("find_non_finite_bf16").over(pieces(1, x.len())),
+        };
+        launch.read(buffer).write(&mut found).long(x.len()).run();
         download::<u32>(&found, 1) == [0]
     }
 }

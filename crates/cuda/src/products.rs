@@ -1,13 +1,14 @@
 //! Products. [`Cuda::forward`], [`Cuda::backward_x`] and [`Cuda::backward_w`] are the three places where a kernel is
 //! chosen: a faster one for some precision, shape or card goes there.
 
-use wels_device::{Dispatch, Groups, Ids, Precision, Products, Start, Tensor, WeightRef};
+use wels_device::{Dispatch, Dtype, Groups, Ids, Precision, Products, Start, Tensor, WeightRef};
 
 use crate::Cuda;
 use crate::experts::{self, TILE};
 use crate::launch::{Buffer, Launch};
-use crate::memory::{f32s, f32s_mut};
+use crate::memory::{Numbers, f32s_mut, numbers, numbers_mut};
 use crate::rows::goes_on;
+use crate::tensor_cores::Output;
 use crate::weights::{self, Stack};
 
 /// Which rows each part of a stacked matrix is multiplied with.
@@ -39,7 +40,7 @@ impl<'a> Parts<'a> {
         }
     }
 
-    fn count(&self) -> usize {
+    pub fn count(&self) -> usize {
         match self {
             Parts::Slots(tables, _) => tables.experts,
             Parts::Equal(parts, _) => *parts,
@@ -101,8 +102,24 @@ fn rounds(precision: Precision) -> usize {
 }
 
 impl Cuda {
-    /// `y[S, N] = x · w[part]ᵀ`; where w is packed, `stack` has its number formats and places.
+    /// `y[S, N] = x · w[part]ᵀ`, w in f32.
     pub(crate) fn forward(
+        &self,
+        precision: Precision,
+        (x, k): (&Numbers, usize),
+        parts: Parts,
+        w: &Numbers,
+        (y, n): (&mut Numbers, usize),
+    ) {
+        match (Cuda::on_tensor_cores(precision, x.dtype, &parts), precision) {
+            (false, _) => self.plain_y(precision, (&x.buffer, k), parts, (&w.buffer, None), (&mut y.buffer, n)),
+            (true, Precision::Bf16) => self.tensor_y((x, k), parts, w, (y, n)),
+            (true, _) => self.tensor_y_exact((x, k), parts.slots(), w, (y, n)),
+        }
+    }
+
+    /// The same of f32 by plain loops; where w is packed, `table` has its number formats and places.
+    fn plain_y(
         &self,
         precision: Precision,
         (x, k): (&Buffer, usize),
@@ -110,44 +127,45 @@ impl Cuda {
         (w, table): (&Buffer, Option<&Buffer>),
         (y, n): (&mut Buffer, usize),
     ) {
-        if table.is_none() && Cuda::takes(precision, &parts) {
-            return self.tensor_y((x, k), parts, w, (y, n));
-        }
         let launch = self.launch("product_y").shared(SHARED).blocks(n.div_ceil(TILE), parts.tiles(), 1);
         let launch = launch.read(x).read_if(parts.rows()).read(w).read_if(table);
         parts.with_tiles(launch).write(y).int(k).int(n).int(rounds(precision)).run();
     }
 
-    /// `dx[S, K] = dy[S, N] · w[part]`.
+    /// `dx[S, K] = [dx] + dy[S, N] · w[part]`.
     pub(crate) fn backward_x(
         &self,
         precision: Precision,
-        (dy, n): (&Buffer, usize),
+        (dy, n): (&Numbers, usize),
         parts: Parts,
-        w: &Buffer,
-        (dx, k, start): (&mut Buffer, usize, Start),
-        dx_offset: usize,
+        w: &Numbers,
+        (dx, k): (Output, usize),
     ) {
-        if Cuda::takes(precision, &parts) {
-            return self.tensor_dx((dy, n), parts, w, (dx, k, start), dx_offset);
+        if Cuda::on_tensor_cores(precision, dx.numbers.dtype, &parts) {
+            return self.tensor_dx((dy, n), parts, w, (dx, k));
         }
         let launch = self.launch("product_dx").shared(SHARED).blocks(k.div_ceil(TILE), parts.tiles(), 1);
-        let launch = parts.with_tiles(launch.read(dy).read(w)).write_at(dx, dx_offset);
-        launch.int(k).int(n).int(goes_on(start)).int(rounds(precision)).run();
+        let launch = parts.with_tiles(launch.read(&dy.buffer).read(&w.buffer));
+        let launch = launch.write_at(&mut dx.numbers.buffer, dx.offset);
+        launch.int(k).int(n).int(goes_on(dx.start)).int(rounds(precision)).run();
     }
 
-    /// `dw[part] = dyᵀ · x` over the rows of each part.
+    /// `dw[part] = [dw] + dyᵀ · x` over the rows of each part.
     pub(crate) fn backward_w(
         &self,
         precision: Precision,
-        (dy, n): (&Buffer, usize),
-        (x, k, x_offset): (&Buffer, usize, usize),
+        (dy, n): (&Numbers, usize),
+        (x, k): (&Numbers, usize),
         parts: Parts,
+        starts: (&Buffer, usize),
         (dw, start): (&mut Buffer, Start),
     ) {
+        if Cuda::on_tensor_cores(precision, x.dtype, &parts) {
+            return self.tensor_dw((dy, n), (x, k), parts, starts, (dw, start));
+        }
         let blocks = (k.div_ceil(TILE), n.div_ceil(TILE), parts.count());
         let launch = self.launch("product_dw").shared(SHARED).blocks(blocks.0, blocks.1, blocks.2);
-        let launch = launch.read(dy).read_at(x, x_offset).read_if(parts.rows());
+        let launch = launch.read(&dy.buffer).read(&x.buffer).read_if(parts.rows());
         let launch = parts.with_begins(launch).write(dw);
         launch.int(k).int(n).int(goes_on(start)).int(rounds(precision)).run();
     }
@@ -170,21 +188,43 @@ impl Cuda {
         parts.with_tiles(launch).write(y).int(padded).int(n).run();
     }
 
-    /// A product of f32 rows with packed weights of any kind.
+    /// A product with packed weights of any kind: of activations in bf16 with weights in bf16 on tensor cores, all
+    /// others of numbers in f32.
     pub(crate) fn forward_packed(
         &self,
-        x: (&Buffer, usize, usize),
+        (x, rows, k): (&Numbers, usize, usize),
         parts: Parts,
         stack: &Stack,
-        y: (&mut Buffer, usize),
+        (y, n): (&mut Numbers, usize),
     ) {
+        if x.dtype == Dtype::F32 {
+            return self.forward_blocks((&x.buffer, rows, k), parts, stack, (&mut y.buffer, n));
+        }
+        if let Some(w) = stack.in_bf16(k).filter(|_| parts.slots() > 0) {
+            return self.tensor_y_of((x, k), parts, w, (Output::all(y, Start::Zero), n));
+        }
+        let wide = self.wide(&x.buffer, rows * k);
+        if y.dtype == Dtype::F32 {
+            return self.forward_blocks((&wide, rows, k), parts, stack, (&mut y.buffer, n));
+        }
+        let mut wide_y = self.temporary(parts.slots() * n);
+        self.forward_blocks((&wide, rows, k), parts, stack, (&mut wide_y, n));
+        self.round_to(&wide_y, parts.slots(), n, &mut y.buffer);
+    }
+
+    /// A product of f32 with the blocks of a file.
+    fn forward_blocks(&self, x: (&Buffer, usize, usize), parts: Parts, stack: &Stack, y: (&mut Buffer, usize)) {
         let formats = stack.formats.iter().map(|format| format.is_quantised());
-        let quantised = formats.clone().filter(|quantised| *quantised).count();
-        match quantised {
-            0 => self.forward(Precision::F32, (x.0, x.2), parts, (&stack.blocks, Some(&stack.table)), y),
+        match formats.filter(|quantised| *quantised).count() {
+            0 => self.plain_y(Precision::F32, (x.0, x.2), parts, (&stack.blocks, Some(&stack.table)), y),
             all if all == stack.formats.len() => self.forward_quantised(x, parts, stack, y),
             _ => panic!("matrices of one parameter of which some are quantised and some are not"),
         }
+    }
+
+    /// Where sequences begin, and how many they are.
+    fn starts<'a>(&self, sequences: &'a Ids) -> (&'a Buffer, usize) {
+        (&self.ids(sequences).list, sequences.len() - 1)
     }
 
     fn any_forward(&self, precision: Precision, x: &Tensor, parts: Parts, (w, y): (WeightRef, &mut Tensor)) {
@@ -196,14 +236,10 @@ impl Cuda {
         assert_eq!((rows, cols), (parts.count() * n, k), "{} matrices for {x:?} to {y:?}", parts.count());
         assert_eq!(parts.slots(), y.rows(), "rows of {y:?}");
         assert!(parts.rows().is_some() || x.rows() == y.rows(), "rows of {x:?} and {y:?}");
+        let (rows, x, y) = (x.rows(), numbers(x), numbers_mut(y));
         match w {
-            WeightRef::Plain(w) => {
-                self.forward(precision, (f32s(x), k), parts, (f32s(w), None), (f32s_mut(y), n));
-            }
-            WeightRef::Packed(w) => {
-                let stack = weights::stack(w);
-                self.forward_packed((f32s(x), x.rows(), k), parts, stack, (f32s_mut(y), n));
-            }
+            WeightRef::Plain(w) => self.forward(precision, (x, k), parts, numbers(w), (y, n)),
+            WeightRef::Packed(w) => self.forward_packed((x, rows, k), parts, weights::stack(w), (y, n)),
         }
     }
 }
@@ -218,8 +254,8 @@ impl Products for Cuda {
     fn linear_dx(&self, precision: Precision, dy: &Tensor, w: &Tensor, (dx, start): (&mut Tensor, Start)) {
         let (k, n) = (dx.cols(), dy.cols());
         assert_eq!((w.rows(), w.cols(), dx.rows()), (n, k, dy.rows()), "{dy:?} · {w:?} to {dx:?}");
-        let dx = (f32s_mut(dx), k, start);
-        self.backward_x(precision, (f32s(dy), n), Parts::one(dy.rows()), f32s(w), dx, 0);
+        let dx = (Output::all(numbers_mut(dx), start), k);
+        self.backward_x(precision, (numbers(dy), n), Parts::one(dy.rows()), numbers(w), dx);
     }
 
     fn linear_dw(
@@ -232,12 +268,9 @@ impl Products for Cuda {
     ) {
         let (k, n) = (x.cols(), dy.cols());
         assert_eq!((dw.rows(), dw.cols(), dy.rows()), (n, k, x.rows()), "{dy:?}ᵀ · {x:?} to {dw:?}");
-        let parts = Parts::one(x.rows());
-        let dw = (f32s_mut(dw), start);
-        match Cuda::takes(precision, &parts) {
-            true => self.tensor_dw((f32s(dy), n), (f32s(x), k), parts, sequences, dw),
-            false => self.backward_w(precision, (f32s(dy), n), (f32s(x), k, 0), parts, dw),
-        }
+        assert_eq!(sequences.last().map(|end| *end as usize), Some(x.rows()), "rows of the sequences {sequences:?}");
+        let (parts, starts) = (Parts::one(x.rows()), self.starts(sequences));
+        self.backward_w(precision, (numbers(dy), n), (numbers(x), k), parts, starts, (f32s_mut(dw), start));
     }
 
     fn grouped(&self, precision: Precision, x: &Tensor, groups: Groups, products: &mut [(WeightRef, &mut Tensor)]) {
@@ -257,7 +290,8 @@ impl Products for Cuda {
         let (k, n, parts) = (dx.cols(), dy.cols(), Parts::of(Groups::Slots(dispatch), dy.rows()));
         assert_eq!((w.rows(), w.cols()), (parts.count() * n, k), "{dy:?} · {w:?} to {dx:?}");
         assert_eq!((dy.rows(), dx.rows()), (parts.slots(), parts.slots()), "slots of {dispatch:?}");
-        self.backward_x(precision, (f32s(dy), n), parts, f32s(w), (f32s_mut(dx), k, start), 0);
+        let dx = (Output::all(numbers_mut(dx), start), k);
+        self.backward_x(precision, (numbers(dy), n), parts, numbers(w), dx);
     }
 
     fn grouped_dw(
@@ -273,10 +307,7 @@ impl Products for Cuda {
         assert_eq!((dw.rows(), dw.cols()), (parts.count() * n, k), "{dy:?}ᵀ · {x:?} to {dw:?}");
         assert_eq!(parts.slots(), dy.rows(), "rows of {dy:?}");
         assert!(parts.rows().is_some() || x.rows() == dy.rows(), "rows of {x:?} and {dy:?}");
-        let dw = (f32s_mut(dw), start);
-        match Cuda::takes(precision, &parts) {
-            true => self.tensor_dw((f32s(dy), n), (f32s(x), k), parts, sequences, dw),
-            false => self.backward_w(precision, (f32s(dy), n), (f32s(x), k, 0), parts, dw),
-        }
+        let starts = self.starts(sequences);
+        self.backward_w(precision, (numbers(dy), n), (numbers(x), k), parts, starts, (f32s_mut(dw), start));
     }
 }

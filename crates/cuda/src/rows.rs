@@ -1,7 +1,7 @@
 //! What is computed row by row, and what changes the weights: `kernels/rows.cu`.
 
 use wels_device::{
-    AdamW, Direction, Ids, Optimizer, Rotary, RotaryColumns, Rows, SQUARES_CHUNK, Start, Tensor, WeightRef, host,
+    AdamW, Direction, Dtype, Ids, Optimizer, Rotary, RotaryColumns, Rows, SQUARES_CHUNK, Start, Tensor, WeightRef, host,
 };
 
 use crate::Cuda;
@@ -17,26 +17,37 @@ pub(crate) fn goes_on(start: Start) -> usize {
 }
 
 /// Which tokens have an id: ids that occur, where their tokens begin in `order`, and tokens that ascend.
-struct ByToken {
-    ids: usize,
-    found: Buffer,
-    begins: Buffer,
-    order: Buffer,
+pub(crate) struct ByToken {
+    pub ids: usize,
+    pub found: Buffer,
+    pub begins: Buffer,
+    pub order: Buffer,
+}
+
+/// Ids that occur, where their tokens begin, and the tokens. Sorted by counting: O(T + V), some 0.3 ms for 65,536
+/// tokens of 131,072 (a guess), once a micro-batch.
+fn by_token(ids: &[u32]) -> [Vec<u32>; 3] {
+    let mut next = vec![0u32; ids.iter().max().map_or(0, |max| *max as usize + 1)];
+    ids.iter().for_each(|id| next[*id as usize] += 1);
+    let (mut found, mut begins, mut at) = (Vec::new(), Vec::new(), 0);
+    for (id, next) in next.iter_mut().enumerate().filter(|(_, count)| **count > 0) {
+        found.push(id as u32);
+        begins.push(at);
+        at += std::mem::replace(next, at);
+    }
+    begins.push(at);
+    let mut order = vec![0; ids.len()];
+    for (token, id) in ids.iter().enumerate() {
+        let next = &mut next[*id as usize];
+        order[*next as usize] = token as u32;
+        *next += 1;
+    }
+    [found, begins, order]
 }
 
 impl ByToken {
     fn of(cuda: &Cuda, ids: &[u32]) -> ByToken {
-        let mut order: Vec<u32> = (0..ids.len() as u32).collect();
-        order.sort_by_key(|token| (ids[*token as usize], *token));
-        let (mut found, mut begins) = (Vec::new(), Vec::new());
-        for (at, token) in order.iter().enumerate() {
-            let id = ids[*token as usize];
-            if found.last() != Some(&id) {
-                found.push(id);
-                begins.push(at as u32);
-            }
-        }
-        begins.push(order.len() as u32);
+        let [found, begins, order] = by_token(ids);
         let upload = |list: &[u32]| cuda.upload(list);
         ByToken { ids: found.len(), found: upload(&found), begins: upload(&begins), order: upload(&order) }
     }
@@ -45,18 +56,27 @@ impl ByToken {
 impl Rows for Cuda {
     fn add(&self, x: &Tensor, y: &mut Tensor) {
         assert_eq!(x.len(), y.len(), "elements of {x:?} and {y:?}");
+        if y.dtype() == Dtype::Bf16 {
+            return self.add_bf16(x, y);
+        }
         self.launch("add").over(x.len()).read(f32s(x)).write(f32s_mut(y)).long(x.len()).run();
     }
 
     fn add_bias(&self, bias: &Tensor, y: &mut Tensor) {
         let (cols, len) = (bias.len(), y.len());
         assert_eq!(cols, y.cols(), "{bias:?} for {y:?}");
+        if y.dtype() == Dtype::Bf16 {
+            return self.add_bias_bf16(bias, y);
+        }
         self.launch("add_bias").over(len).read(f32s(bias)).write(f32s_mut(y)).int(cols).long(len).run();
     }
 
-    fn bias_backward(&self, dy: &Tensor, dbias: &mut Tensor, start: Start) {
+    fn bias_backward(&self, dy: &Tensor, sequences: &Ids, dbias: &mut Tensor, start: Start) {
         let cols = dbias.len();
         assert_eq!(cols, dy.cols(), "{dbias:?} of {dy:?}");
+        if dy.dtype() == Dtype::Bf16 {
+            return self.bias_backward_bf16(dy, sequences, dbias, start);
+        }
         let launch = self.launch("bias_backward").over(cols).read(f32s(dy)).write(f32s_mut(dbias));
         launch.int(dy.rows()).int(cols).int(goes_on(start)).run();
     }
@@ -65,6 +85,9 @@ impl Rows for Cuda {
         let (x_cols, y_cols, len) = (x.cols(), y.cols(), x.rows() * width);
         assert_eq!(x.rows(), y.rows(), "rows of {x:?} and {y:?}");
         assert!(from + width <= x_cols && to + width <= y_cols, "{width} columns of {x:?} and {y:?}");
+        if y.dtype() == Dtype::Bf16 {
+            return self.copy_columns_bf16(x, from, y, to, width);
+        }
         let launch = self.launch("copy_columns").over(len).read(f32s(x)).int(x_cols).int(from);
         launch.write(f32s_mut(y)).int(y_cols).int(to).int(width).long(len).run();
     }
@@ -73,6 +96,9 @@ impl Rows for Cuda {
         let (tokens, width, len) = (x.rows(), y.cols(), y.len());
         assert_eq!(y.rows(), heads * tokens, "{heads} heads of {x:?} in {y:?}");
         assert!(offset + (heads - 1) * stride + width <= x.cols(), "{heads} heads of {width} in {x:?}");
+        if y.dtype() == Dtype::Bf16 {
+            return self.split_heads_bf16(x, offset, stride, y);
+        }
         let launch = self.launch("split_heads").over(len).read(f32s(x)).int(x.cols()).int(offset).int(stride);
         launch.write(f32s_mut(y)).int(tokens).int(width).long(len).run();
     }
@@ -80,6 +106,9 @@ impl Rows for Cuda {
     fn join_heads(&self, x: &Tensor, heads: usize, y: &mut Tensor) {
         let (tokens, width, len) = (y.rows(), x.cols(), y.len());
         assert_eq!((x.rows(), y.cols()), (heads * tokens, heads * width), "{heads} heads of {x:?} in {y:?}");
+        if y.dtype() == Dtype::Bf16 {
+            return self.join_heads_bf16(x, heads, y);
+        }
         let launch = self.launch("join_heads").over(len).read(f32s(x)).write(f32s_mut(y));
         launch.int(tokens).int(heads).int(width).long(len).run();
     }
@@ -87,6 +116,9 @@ impl Rows for Cuda {
     fn rms_norm(&self, x: &Tensor, w: &Tensor, eps: f32, y: &mut Tensor, rstd: &mut Tensor) {
         let (rows, d) = (x.rows(), x.cols());
         assert_eq!((w.len(), y.len(), rstd.len()), (d, x.len(), rows), "a norm of {x:?}");
+        if x.dtype() == Dtype::Bf16 {
+            return self.rms_norm_bf16(x, w, eps, y, rstd);
+        }
         let launch = self.launch("rms_norm").over(rows * LANES).read(f32s(x)).read(f32s(w)).float(eps);
         launch.write(f32s_mut(y)).write(f32s_mut(rstd)).int(rows).int(d).run();
     }
@@ -97,12 +129,16 @@ impl Rows for Cuda {
         x: &Tensor,
         w: &Tensor,
         rstd: &Tensor,
+        sequences: &Ids,
         (dx, dx_start): (&mut Tensor, Start),
         (dw, dw_start): (&mut Tensor, Start),
     ) {
         let (rows, d) = (x.rows(), x.cols());
         assert_eq!((w.len(), dy.len(), rstd.len()), (d, x.len(), rows), "a norm of {x:?}");
         assert_eq!((dx.len(), dw.len()), (x.len(), d), "gradients of a norm of {x:?}");
+        if x.dtype() == Dtype::Bf16 {
+            return self.rms_norm_backward_bf16([dy, x, w, rstd], sequences, (dx, dx_start), (dw, dw_start));
+        }
         let launch = self.launch("rms_norm_dx").over(rows * LANES).read(f32s(dy)).read(f32s(x)).read(f32s(w));
         launch.read(f32s(rstd)).write(f32s_mut(dx)).int(rows).int(d).int(goes_on(dx_start)).run();
         let launch = self.launch("rms_norm_dw").over(d).read(f32s(dy)).read(f32s(x)).read(f32s(rstd));
@@ -117,17 +153,24 @@ impl Rows for Cuda {
         assert!(offset + (heads - 1) * head_stride + 2 * half <= cols, "{heads} heads' rotary parts in {x:?}");
         let beyond = positions.iter().find(|position| **position as usize >= rotary.table().max_positions());
         assert!(beyond.is_none(), "position {beyond:?} of {}", rotary.table().max_positions());
-        let [cosines, sines] = self.rotary(rotary);
-        let launch = self.launch("rope").over(len).write(f32s_mut(x)).read(&self.ids(positions).list);
-        let launch = launch.read(cosines).read(sines).int(half);
-        let launch = launch.int(usize::from(rotary.layout == host::Layout::HalfSplit));
+        let halves = rotary.layout == host::Layout::HalfSplit;
         let sign = if direction == Direction::Forward { 1.0 } else { -1.0 };
+        let tables = self.rotary(rotary);
+        if x.dtype() == Dtype::Bf16 {
+            return self.rope_bf16(x, (positions, tables), (half, halves), at, sign);
+        }
+        let [cosines, sines] = tables;
+        let launch = self.launch("rope").over(len).write(f32s_mut(x)).read(&self.ids(positions).list);
+        let launch = launch.read(cosines).read(sines).int(half).int(halves.into());
         launch.int(cols).int(offset).int(head_stride).int(heads).float(sign).long(len).run();
     }
 
     fn swiglu(&self, gate: &Tensor, up: &Tensor, y: &mut Tensor) {
         let len = y.len();
         assert_eq!((gate.len(), up.len()), (len, len), "{gate:?} and {up:?} to {y:?}");
+        if y.dtype() == Dtype::Bf16 {
+            return self.swiglu_bf16(gate, up, y);
+        }
         self.launch("swiglu").over(len).read(f32s(gate)).read(f32s(up)).write(f32s_mut(y)).long(len).run();
     }
 
@@ -135,6 +178,9 @@ impl Rows for Cuda {
         let len = dy.len();
         let lens = [gate.len(), up.len(), dgate.len(), dup.len()];
         assert_eq!(lens, [len; 4], "operands of swiglu's gradients");
+        if dy.dtype() == Dtype::Bf16 {
+            return self.swiglu_backward_bf16([dy, gate, up], [dgate, dup]);
+        }
         let launch = self.launch("swiglu_backward").over(len).read(f32s(dy)).read(f32s(gate)).read(f32s(up));
         launch.write(f32s_mut(dgate)).write(f32s_mut(dup)).long(len).run();
     }
@@ -148,12 +194,15 @@ impl Rows for Cuda {
         assert_eq!((ids.len(), cols), (y.rows(), d), "rows of a table for {y:?}");
         let beyond = ids.iter().find(|id| **id as usize >= rows);
         assert!(beyond.is_none(), "id {beyond:?} of {rows}");
+        if y.dtype() == Dtype::Bf16 {
+            return self.gather_into_bf16(table, ids, y);
+        }
         match table {
             WeightRef::Plain(table) => {
                 let launch = self.launch("gather").over(len).read(f32s(table)).read(&self.ids(ids).list);
                 launch.write(f32s_mut(y)).int(d).long(len).run();
             }
-            WeightRef::Packed(table) => self.gather_packed(table, &self.ids(ids).list, y),
+            WeightRef::Packed(table) => self.gather_packed(table, &self.ids(ids).list, f32s_mut(y), d, len),
         }
     }
 
@@ -166,6 +215,9 @@ impl Rows for Cuda {
             dtable.fill(0.0);
         }
         let by_token = self.ids(ids).derived(|| ByToken::of(self, ids));
+        if dy.dtype() == Dtype::Bf16 {
+            return self.gather_backward_bf16(dy, by_token, dtable);
+        }
         let len = by_token.ids * d;
         let launch = self.launch("gather_backward").over(len).read(f32s(dy)).read(&by_token.found);
         launch.read(&by_token.begins).read(&by_token.order).write(f32s_mut(dtable)).int(d).long(len).run();
@@ -197,5 +249,17 @@ impl Optimizer for Cuda {
         let launch = self.launch("squares").over(chunks * LANES).read(f32s(x)).write(&mut sums);
         launch.int(SQUARES_CHUNK).int(chunks).long(x.len()).run();
         download(&sums, chunks)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::by_token;
+
+    #[test]
+    fn tokens_are_sorted_by_their_ids() {
+        let expected: [&[u32]; 3] = [&[0, 2, 5], &[0, 1, 4, 6], &[3, 1, 4, 5, 0, 2]];
+        assert_eq!(by_token(&[5, 2, 5, 0, 2, 2]), expected);
+        assert_eq!(by_token(&[]), [vec![], vec![0], vec![]]);
     }
 }

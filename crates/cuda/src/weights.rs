@@ -1,11 +1,11 @@
 //! Packed weights: the blocks of a file's number format in the card's memory, just as they are.
 
 use wels_device::host::blocks;
-use wels_device::{BlockType, Packed, PackedMatrix, Source, Tensor, Weights};
+use wels_device::{BlockType, Packed, PackedMatrix, Source, Weights};
 
 use crate::Cuda;
 use crate::launch::Buffer;
-use crate::memory::{done, download, f32s_mut};
+use crate::memory::{done, download};
 
 /// A matrix on its way into a [`Stack`]: rows filled up to whole blocks.
 struct Matrix {
@@ -26,6 +26,19 @@ pub(crate) struct Stack {
     bytes: usize,
     /// For each matrix its format as kernels know it, and where it begins.
     pub table: Buffer,
+}
+
+impl Stack {
+    /// All matrices in bf16 as one of `cols` columns, if that is what they are.
+    pub fn in_bf16(&self, cols: usize) -> Option<&Buffer> {
+        let together = self.places.iter().scan(0, |end, (rows, place)| {
+            let follows = *place == *end;
+            *end += rows * cols * 2;
+            Some(follows)
+        });
+        let all = self.formats.iter().all(|format| *format == BlockType::Bf16) && self.padded == cols;
+        (all && together.into_iter().all(|follows| follows)).then_some(&self.blocks)
+    }
 }
 
 /// What the device keeps of a parameter.
@@ -63,12 +76,12 @@ fn encoded(values: &[f32], to: BlockType, cols: usize) -> Vec<u8> {
 }
 
 impl Cuda {
-    /// `y[t]`: row `ids[t]` of a parameter of one matrix.
-    pub(crate) fn gather_packed(&self, table: &Packed, ids: &Buffer, y: &mut Tensor) {
-        let (stack, d, len) = (stack(table), y.cols(), y.len());
+    /// `y[t]`: row `ids[t]` of a parameter of one matrix, `len` numbers in rows of `d`.
+    pub(crate) fn gather_packed(&self, table: &Packed, ids: &Buffer, y: &mut Buffer, d: usize, len: usize) {
+        let stack = stack(table);
         assert_eq!(stack.formats.len(), 1, "{table:?} where one matrix is expected");
         let launch = self.launch("gather_packed").over(len).read(&stack.blocks).read(&stack.table).read(ids);
-        launch.write(f32s_mut(y)).int(d).int(stack.padded).long(len).run();
+        launch.write(y).int(d).int(stack.padded).long(len).run();
     }
 }
 

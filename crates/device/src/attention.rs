@@ -5,7 +5,7 @@
 
 use std::ops::Range;
 
-use crate::{AttentionShape, CacheDtype, Ids, KvLayout, LatentLayout, Memory, Sequence, Tensor};
+use crate::{AttentionShape, CacheDtype, Dtype, Ids, KvLayout, LatentLayout, Memory, Sequence, Tensor};
 
 /// The heads that lie in the columns `offset + h·head_stride ..+ dim` of a tensor's rows.
 #[derive(Clone, Copy, Debug)]
@@ -43,6 +43,14 @@ pub struct AttentionGradients<'a> {
     pub k_shared: Option<&'a mut Tensor>,
     /// Of the values, where they lie in a tensor of their own.
     pub v: Option<&'a mut Tensor>,
+}
+
+/// The number format of a KV cache that keeps keys and values as they were computed.
+pub fn exact_cache(activations: Dtype) -> CacheDtype {
+    match activations {
+        Dtype::F32 => CacheDtype::F32,
+        Dtype::Bf16 => CacheDtype::Bf16,
+    }
 }
 
 /// Memory for the pages of a KV cache.

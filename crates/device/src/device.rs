@@ -16,14 +16,52 @@ use crate::{AdamW, Direction, Dtype, Ids, Precision, Rotary, Start, Tensor};
 /// Memory of a device, which only it can look into.
 pub type Memory = Box<dyn Any + Send + Sync>;
 
+/// A device's own memory, in bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct DeviceMemory {
+    /// All there is.
+    pub total: u64,
+    /// What this process can still take.
+    pub free: u64,
+    /// The most that this process has held.
+    pub peak: u64,
+}
+
 /// Something to compute with. One value serves all threads that use it.
 pub trait Device: Buffers + Rows + Products + Experts + Attention + Head + Optimizer + Weights {
     /// What users know it by: `cpu`.
     fn name(&self) -> &str;
 
+    /// How activations and their gradients are kept where products have this precision. Weights, their gradients,
+    /// router logits, losses and what norms and attention keep for their backward parts are f32 on every device.
+    fn activations(&self, _precision: Precision) -> Dtype {
+        Dtype::F32
+    }
+
     /// Which one it is, for people.
     fn in_words(&self) -> String {
         self.name().into()
+    }
+
+    /// The most operations of products a second, in a precision. `None` where whoever asks has to measure, as for the
+    /// processor.
+    fn peak_flops(&self, _precision: Precision) -> Option<f64> {
+        None
+    }
+
+    /// The most bytes of its memory that are read in a second; `None` as above.
+    fn peak_bytes_per_second(&self) -> Option<f64> {
+        None
+    }
+
+    /// Its memory; `None` where that is the host's.
+    fn memory(&self) -> Option<DeviceMemory> {
+        None
+    }
+
+    /// A counter of its energy, which grows from any beginning; `None` where nothing counts.
+    fn energy_joules(&self) -> Option<f64> {
+        None
     }
 }
 
@@ -75,8 +113,8 @@ pub trait Rows {
     /// `y[t] += bias`.
     fn add_bias(&self, bias: &Tensor, y: &mut Tensor);
 
-    /// `dbias = Σ_t dy[t]`, a chain over the rows.
-    fn bias_backward(&self, dy: &Tensor, dbias: &mut Tensor, start: Start);
+    /// `dbias = Σ_t dy[t]`, a chain over the rows; `sequences` as in [`Products::linear_dw`].
+    fn bias_backward(&self, dy: &Tensor, sequences: &Ids, dbias: &mut Tensor, start: Start);
 
     /// Copies `width` columns of all rows of `x`, from column `from` on, to those of `y` from column `to` on.
     fn copy_columns(&self, x: &Tensor, from: usize, y: &mut Tensor, to: usize, width: usize);
@@ -90,13 +128,14 @@ pub trait Rows {
     /// `y = w ⊙ x · rstd`, `rstd[t] = 1/√(mean(x[t]²) + ε)`.
     fn rms_norm(&self, x: &Tensor, w: &Tensor, eps: f32, y: &mut Tensor, rstd: &mut Tensor);
 
-    /// Backward of [`Rows::rms_norm`]; `dw` is a chain over the rows.
+    /// Backward of [`Rows::rms_norm`]; `dw` is a chain over the rows; `sequences` as in [`Products::linear_dw`].
     fn rms_norm_backward(
         &self,
         dy: &Tensor,
         x: &Tensor,
         w: &Tensor,
         rstd: &Tensor,
+        sequences: &Ids,
         dx: (&mut Tensor, Start),
         dw: (&mut Tensor, Start),
     );

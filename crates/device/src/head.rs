@@ -1,6 +1,6 @@
 //! The output head with its loss: logits `[T, V]` never exist.
 
-use crate::{Coefficient, Divergence, Precision, Start, Tensor, WeightRef};
+use crate::{Coefficient, Divergence, Ids, Precision, Start, Tensor, WeightRef};
 
 /// Where the gradients of the loss go.
 pub struct HeadGradients<'a> {
@@ -8,6 +8,8 @@ pub struct HeadGradients<'a> {
     pub dx: &'a mut Tensor,
     /// `[V, D]`.
     pub dw: (&'a mut Tensor, Start),
+    /// As in [`Products::linear_dw`](crate::Products::linear_dw).
+    pub sequences: &'a Ids,
     /// The loss.
     pub coefficient: Coefficient<'a>,
 }

@@ -28,10 +28,11 @@ mod weights;
 mod device;
 
 pub use attention::{
-    Attention, AttentionGradients, AttentionInputs, CachePages, ColumnHeads, ExpandedQuery, LatentQuery, PagedSequences,
+    Attention, AttentionGradients, AttentionInputs, CachePages, ColumnHeads, ExpandedQuery, LatentQuery,
+    PagedSequences, exact_cache,
 };
 pub use coefficient::{Coefficient, Policy, PolicyTerm};
-pub use device::{Buffers, Device, Groups, Memory, Optimizer, Products, RotaryColumns, Rows};
+pub use device::{Buffers, Device, DeviceMemory, Groups, Memory, Optimizer, Products, RotaryColumns, Rows};
 pub use experts::{Balance, Dispatch, Experts};
 pub use head::{Head, HeadGradients, TeacherHead};
 pub use ids::{Ids, Rotary};

@@ -76,7 +76,12 @@ impl Pool {
 
     /// An f32 tensor of `rows` × `cols` with arbitrary contents.
     pub fn tensor(&self, rows: usize, cols: usize) -> Tensor {
-        Tensor::in_storage(rows, cols, self.take(Dtype::F32, rows * cols))
+        self.tensor_of(Dtype::F32, rows, cols)
+    }
+
+    /// A tensor of `rows` × `cols` with arbitrary contents.
+    pub fn tensor_of(&self, dtype: Dtype, rows: usize, cols: usize) -> Tensor {
+        Tensor::in_storage(rows, cols, self.take(dtype, rows * cols))
     }
 
     /// How much memory is in use, and has been.

@@ -46,8 +46,8 @@ pub struct Options {
     pub speculation: Speculation,
     /// Arithmetic of linear and expert products.
     pub precision: Precision,
-    /// What the cache keeps of a token. Rollouts need [`CacheLayout::Expanded`] and [`CacheDtype::F32`], which have the
-    /// bits of training.
+    /// What the cache keeps of a token. Rollouts need [`CacheLayout::Expanded`] and [`wels_device::exact_cache`], which
+    /// have the bits of training.
     pub layout: CacheLayout,
     /// Number format of the KV cache.
     pub cache_dtype: CacheDtype,

@@ -9,7 +9,7 @@ use crate::paged::{CacheLayout, Chunk, PAGE_TOKENS, PagedCache};
 use crate::params::Params;
 use crate::tape::Execution;
 use std::ops::ControlFlow;
-use wels_device::CacheDtype;
+use wels_device::exact_cache;
 use wels_device::host::random::Key;
 use wels_device::host::scalar;
 
@@ -107,8 +107,8 @@ pub fn generate(
     let room = model.context_len().checked_sub(prompt.len()).expect("a prompt no longer than the context");
     let end = prompt.len() + max_new_tokens.min(room);
     let pages: Vec<u32> = (0..end.div_ceil(PAGE_TOKENS) as u32).collect();
-    let mut cache =
-        PagedCache::new(execution.device(), model.config(), CacheLayout::Expanded, CacheDtype::F32, pages.len());
+    let dtype = exact_cache(execution.device().activations(execution.precision));
+    let mut cache = PagedCache::new(execution.device(), model.config(), CacheLayout::Expanded, dtype, pages.len());
     let mut new = Vec::new();
     let (mut past, mut next) = (0, prompt.to_vec());
     while prompt.len() + new.len() < end {

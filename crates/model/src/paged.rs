@@ -138,7 +138,8 @@ impl<'a> Chunk<'a> {
 /// If there are none, or they differ in width.
 pub fn concatenate(execution: &Execution, parts: &[(&Tensor, Range<usize>)]) -> Tensor {
     let rows = parts.iter().map(|(_, rows)| rows.len()).sum();
-    let mut all = execution.pool.tensor(rows, parts.first().expect("rows to put together").0.cols());
+    let first = parts.first().expect("rows to put together").0;
+    let mut all = execution.pool.tensor_of(first.dtype(), rows, first.cols());
     let mut to = 0;
     for (tensor, rows) in parts {
         execution.device().copy_rows(tensor, rows.start, &mut all, to, rows.len());
@@ -164,7 +165,7 @@ fn last(
     if picked.len() == h.rows() {
         return h.clone();
     }
-    let mut out = g.tensor(picked.len(), h.cols());
+    let mut out = g.tensor_of(h.dtype(), picked.len(), h.cols());
     g.device().gather(WeightRef::Plain(h), &Ids::from(picked), &mut out);
     g.variable(out)
 }

@@ -13,14 +13,15 @@ use crate::kv_cache::Paging;
 use crate::params::{Grads, Params, Weight};
 use std::ops::Deref;
 use std::sync::Arc;
-use wels_device::{Balance, Device, Dispatch, Ids, Pool, Precision, Start, Tensor, WeightRef};
+use wels_device::{Balance, Device, Dispatch, Dtype, Ids, Pool, Precision, Start, Tensor, WeightRef};
 
 /// How to compute, whatever is computed.
 #[derive(Clone)]
 pub struct Execution {
     /// Where tensors come from.
     pub pool: Pool,
-    /// Arithmetic of linear and expert products. Everything else (embedding, head, router, norms, attention) is f32.
+    /// Arithmetic of linear and expert products. Everything else (embedding, router, norms, attention) is f32, where the
+    /// device does not keep activations in bf16 ([`Device::activations`]).
     pub precision: Precision,
     /// Layers (MTP layers counting on from the last) of which only the input is kept, to be run again in the backward
     /// pass.
@@ -104,7 +105,7 @@ impl Var {
 
     /// Where its gradient goes; holds no memory, unlike the variable.
     pub fn gradient(&self) -> GradientOf {
-        GradientOf { slot: self.slot, rows: self.value.rows(), cols: self.value.cols() }
+        GradientOf { slot: self.slot, rows: self.value.rows(), cols: self.value.cols(), dtype: self.value.dtype() }
     }
 }
 
@@ -125,6 +126,8 @@ pub struct GradientOf {
     pub rows: usize,
     /// Columns of the variable.
     pub cols: usize,
+    /// The number format of the variable, and of its gradient.
+    pub dtype: Dtype,
 }
 
 /// What all operations of a pass share.
@@ -202,9 +205,19 @@ impl<'a> Graph<'a> {
         Graph { context, routings: Vec::new(), paging: None, tape, layer: 0, watch: None }
     }
 
-    /// A tensor with arbitrary contents.
+    /// An f32 tensor with arbitrary contents.
     pub fn tensor(&self, rows: usize, cols: usize) -> Tensor {
         self.context.execution.pool.tensor(rows, cols)
+    }
+
+    /// A tensor with arbitrary contents.
+    pub fn tensor_of(&self, dtype: Dtype, rows: usize, cols: usize) -> Tensor {
+        self.context.execution.pool.tensor_of(dtype, rows, cols)
+    }
+
+    /// How the device keeps activations of this pass.
+    pub fn activations(&self) -> Dtype {
+        self.device().activations(self.precision())
     }
 
     /// Arithmetic of linear and expert products.
@@ -333,9 +346,19 @@ impl<'a> Graph<'a> {
 }
 
 impl<'a> Backward<'a> {
-    /// A tensor with arbitrary contents.
+    /// An f32 tensor with arbitrary contents.
     pub fn tensor(&self, rows: usize, cols: usize) -> Tensor {
         self.context.execution.pool.tensor(rows, cols)
+    }
+
+    /// A tensor with arbitrary contents.
+    pub fn tensor_of(&self, dtype: Dtype, rows: usize, cols: usize) -> Tensor {
+        self.context.execution.pool.tensor_of(dtype, rows, cols)
+    }
+
+    /// A tensor as large as a variable's gradient, in its number format.
+    pub fn like(&self, of: GradientOf) -> Tensor {
+        self.tensor_of(of.dtype, of.rows, of.cols)
     }
 
     /// What computes.
@@ -366,7 +389,7 @@ impl<'a> Backward<'a> {
     pub fn begin(&mut self, of: GradientOf) -> (Tensor, Start) {
         match self.take(of) {
             Some(gradient) => (gradient.into_unshared(), Start::Continue),
-            None => (self.tensor(of.rows, of.cols), Start::Zero),
+            None => (self.like(of), Start::Zero),
         }
     }
 

@@ -10,7 +10,6 @@ use wels_data::chat::ChatTemplate;
 use wels_data::tokenizer::Tokenizer;
 use wels_kernels::random::Key;
 use wels_model::config::ModelConfig;
-use wels_model::tape::Execution;
 use wels_runs::checkpoint::Checkpoint;
 use wels_runs::plan::stages::TokenFlops;
 use wels_runs::recipe::{Answers, Distil, OwnAnswers, Rollouts, StageSection};
@@ -19,7 +18,7 @@ use wels_train::distil::{self, OwnOptions, OwnReport};
 use wels_train::rl::Prompter;
 use wels_train::trainer::Trainer;
 
-use crate::hyper::{of_stage, rollout_options};
+use crate::hyper::{of_stage, rollout_options, stage_execution};
 use crate::learn;
 use crate::rank::Rank;
 use crate::session::Session;
@@ -71,11 +70,11 @@ fn on_policy(
     let config = config_for(&session.rank.run, &section.start)?;
     let (steps, flops) = (section.rollouts.steps, TokenFlops::of_own_answers(&config, teacher.config(), section));
     let checkpoints = &section.optimization.checkpoints;
-    let stage = Stage { name: &stage.name, label: "distil", tokenizer, checkpoints, steps, samples: true, flops };
-    let Some((running, latest)) = stage.open(session)? else { return Ok(()) };
+    let at = Stage { name: &stage.name, label: "distil", tokenizer, checkpoints, steps, samples: true, flops };
+    let Some((running, latest)) = at.open(session)? else { return Ok(()) };
     let template = ChatTemplate::of(tokenizer)?;
     let prompter = Prompter { tokenizer, template: template.as_ref() };
-    let correction = Correction::begin(&session.rank, prompter, section, teacher, latest.as_ref())?;
+    let correction = Correction::begin(&session.rank, prompter, stage, section, teacher, latest.as_ref())?;
     running.run(session, correction)
 }
 
@@ -94,16 +93,17 @@ impl<'a> Correction<'a> {
     pub fn begin(
         rank: &Rank,
         prompter: Prompter<'a>,
+        stage: &StageSection,
         section: &OwnAnswers,
         teacher: TeacherModel,
         latest: Option<&Checkpoint>,
     ) -> Result<Correction<'a>> {
         let (config, state) = state_of(rank, &section.start, prompter.tokenizer, latest)?;
-        let options = options(section, &config);
+        let options = options(stage, section, &config);
         let context = teacher.context().min(config.rope.max_positions);
         let Rollouts { steps, mini_batches, answering, .. } = &section.rollouts;
         let hyper = of_stage(&section.optimization, steps * *mini_batches as u64);
-        let mut trainer = Trainer::new(config, context, state, hyper, Execution::new(Arc::clone(&rank.device)))
+        let mut trainer = Trainer::new(config, context, state, hyper, stage_execution(stage.precision, &rank.device))
             .with_comm(Arc::clone(&rank.comm));
         if section.optimization.optimizer.mtp_lambda == 0.0 {
             trainer.freeze_mtp();
@@ -144,10 +144,10 @@ impl Training for Correction<'_> {
 }
 
 /// The section, as a step takes it.
-fn options(section: &OwnAnswers, config: &ModelConfig) -> OwnOptions {
+fn options(stage: &StageSection, section: &OwnAnswers, config: &ModelConfig) -> OwnOptions {
     OwnOptions {
         prompts: section.rollouts.prompts,
-        rollout: rollout_options(&section.rollouts.answering, 1.0, config),
+        rollout: rollout_options(&section.rollouts.answering, stage.precision, 1.0, config),
         mini_batches: section.rollouts.mini_batches,
         micro_rows: section.optimization.micro_rows,
     }

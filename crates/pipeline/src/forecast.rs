@@ -17,14 +17,14 @@ use wels_model::config::{Dtype, ModelConfig};
 use wels_model::count;
 use wels_model::model::{Model, Teacher};
 use wels_model::params::Params;
-use wels_model::tape::Execution;
 use wels_runs::machine::{self, Measurements};
 use wels_runs::plan::stages::{
     Examples, PART, PlanInputs, Stages, answer_flops, answer_tokens, forward_passes, learning_flops,
 };
 use wels_runs::plan::{self, RunPlan, StageRates};
 use wels_runs::recipe::{
-    Answering, Answers, Optimization, PRETRAIN, Recipe, Rollouts, StageSection, Supervised, TokenizerSection, Work,
+    Answering, Answers, Optimization, PRETRAIN, Precision, Recipe, Rollouts, StageSection, Supervised,
+    TokenizerSection, Work, word_of_precision,
 };
 use wels_tasks::{Prompt, Split};
 use wels_train::rl::Prompter;
@@ -33,7 +33,7 @@ use wels_train::trainer::{State, Trainer};
 use wels_train::{distil, sft};
 
 use crate::host::{Event, Host};
-use crate::hyper::{of_stage, rollout_options};
+use crate::hyper::{of_stage, rollout_options, stage_execution};
 use crate::model::{locate, named_tokenizer, read_config};
 use crate::{learn, measure, task};
 
@@ -207,6 +207,7 @@ struct Learning<'a> {
     tokens: usize,
     batch_tokens: usize,
     optimization: &'a Optimization,
+    precision: Precision,
 }
 
 /// This machine's rates, in tokens a second.
@@ -224,29 +225,32 @@ impl Machine<'_> {
     fn rates_of(&mut self, stage: &StageSection, stages: &Stages) -> Option<StageRates> {
         let config = |name: &str| stages.config(name).ok();
         let counted = match &stage.work {
-            Work::Pretrain(it) | Work::Sft(it) => self.supervised(it, None, stages)?,
+            Work::Pretrain(it) | Work::Sft(it) => self.supervised(it, None, stage, stages)?,
             Work::Rl(it) => {
                 let config = stages.start(&it.start).ok()?;
-                return self.rollouts(&config, None, &it.rollouts, &it.optimization, forward_passes(it), stages);
+                let parts = (&it.rollouts, &it.optimization);
+                return self.rollouts(&config, None, parts, forward_passes(it), stage, stages);
             }
             Work::Distil(it) => {
                 let teacher = config(&it.teacher)?;
                 match &it.answers {
-                    Answers::Given(given) => self.supervised(given, Some(&teacher), stages)?,
+                    Answers::Given(given) => self.supervised(given, Some(&teacher), stage, stages)?,
                     Answers::Own(own) => {
                         let config = stages.start(&own.start).ok()?;
-                        return self.rollouts(&config, Some(&teacher), &own.rollouts, &own.optimization, 0.0, stages);
+                        let parts = (&own.rollouts, &own.optimization);
+                        return self.rollouts(&config, Some(&teacher), parts, 0.0, stage, stages);
                     }
                 }
             }
             Work::SampleAndFilter(it) => {
-                self.sampling(&config(&it.from)?, &it.answering, it.prompts.min(PART), stages)?
+                let prompts = it.prompts.min(PART);
+                self.sampling(&config(&it.from)?, (&it.answering, stage.precision), prompts, stages)?
             }
             Work::Score(it) => {
                 // Each model has as many tokens to sample.
-                let mut seconds = 0.0;
+                let (mut seconds, answering) = (0.0, (&it.answering, stage.precision));
                 for model in &it.models {
-                    seconds += 1.0 / self.sampling(&config(model)?, &it.answering, it.items.min(PART), stages)?;
+                    seconds += 1.0 / self.sampling(&config(model)?, answering, it.items.min(PART), stages)?;
                 }
                 it.models.len() as f64 / seconds
             }
@@ -254,33 +258,40 @@ impl Machine<'_> {
         Some(StageRates { counted, learned: None })
     }
 
-    fn supervised(&mut self, it: &Supervised, teacher: Option<&ModelConfig>, stages: &Stages) -> Option<f64> {
+    fn supervised(
+        &mut self,
+        it: &Supervised,
+        teacher: Option<&ModelConfig>,
+        stage: &StageSection,
+        stages: &Stages,
+    ) -> Option<f64> {
         let config = stages.start(&it.start).ok()?;
         let tokens = (stages.examples(it).ok()?.tokens.round() as usize).max(2);
-        let (batch_tokens, optimization) = (it.batch_tokens, &it.optimization);
-        self.learning(&Learning { config: &config, teacher, tokens, batch_tokens, optimization })
+        let (batch_tokens, optimization, precision) = (it.batch_tokens, &it.optimization, stage.precision);
+        self.learning(&Learning { config: &config, teacher, tokens, batch_tokens, optimization, precision })
     }
 
     fn rollouts(
         &mut self,
         config: &ModelConfig,
         teacher: Option<&ModelConfig>,
-        of: &Rollouts,
-        optimization: &Optimization,
+        (of, optimization): (&Rollouts, &Optimization),
         passes: f64,
+        stage: &StageSection,
         stages: &Stages,
     ) -> Option<StageRates> {
-        let counted = self.sampling(config, &of.answering, of.prompts as u64, stages)?;
+        let precision = stage.precision;
+        let counted = self.sampling(config, (&of.answering, precision), of.prompts as u64, stages)?;
         let length = answer_tokens(&of.answering) + stages.inputs.prompt_tokens(&of.answering).ok()?;
         let tokens = (length as usize).max(2);
         let batch_tokens = of.prompts * of.answering.samples * tokens / of.mini_batches;
-        let learned = self.learning(&Learning { config, teacher, tokens, batch_tokens, optimization })?;
+        let learned = self.learning(&Learning { config, teacher, tokens, batch_tokens, optimization, precision })?;
         // Forward is a third of learning.
         Some(StageRates { counted, learned: Some(learned / (1.0 + passes / 3.0)) })
     }
 
     fn learning(&mut self, of: &Learning) -> Option<f64> {
-        let Learning { config, teacher, tokens, batch_tokens, optimization } = of;
+        let Learning { config, teacher, tokens, batch_tokens, optimization, precision } = of;
         let context = |config: &ModelConfig| config.rope.max_positions;
         let context = teacher.map_or(usize::MAX, context).min(context(config));
         let (tokens, batch_tokens) = ((*tokens).min(context), (*batch_tokens).max(*tokens));
@@ -296,14 +307,20 @@ impl Machine<'_> {
         let of = Learning { tokens, batch_tokens, ..*of };
         let what = json!({
             "model": json_of(config), "teacher": teacher.map(json_of), "tokens": tokens, "rows": rows,
-            "micro_rows": optimization.micro_rows, "mtp": optimization.optimizer.mtp_lambda > 0.0,
+            "precision": word_of_precision(*precision), "micro_rows": optimization.micro_rows, "mtp": optimization.optimizer.mtp_lambda > 0.0,
         });
         let device = self.device;
         let name = Measurements::name("learning", &what, par::threads());
         self.rate(name, || measure_learning(device, &of, rows))
     }
 
-    fn sampling(&mut self, config: &ModelConfig, answering: &Answering, prompts: u64, stages: &Stages) -> Option<f64> {
+    fn sampling(
+        &mut self,
+        config: &ModelConfig,
+        (answering, precision): (&Answering, Precision),
+        prompts: u64,
+        stages: &Stages,
+    ) -> Option<f64> {
         let tokens = answer_tokens(answering);
         let prompt_tokens = (stages.inputs.prompt_tokens(answering).ok()? as usize).max(1);
         let most = STEP_FLOPS / answer_flops(config, tokens) as f64 / tokens;
@@ -314,10 +331,11 @@ impl Machine<'_> {
         let what = json!({
             "model": json_of(config), "answers": answers, "samples": answering.samples, "max_tokens":
             answering.max_tokens, "running": answering.running, "prompt_tokens": prompt_tokens,
+            "precision": word_of_precision(precision),
         });
         let device = self.device;
         let name = Measurements::name("sampling", &what, par::threads());
-        self.rate(name, || measure_sampling(device, config, answering, answers, prompt_tokens))
+        self.rate(name, || measure_sampling(device, config, (answering, precision), answers, prompt_tokens))
     }
 
     /// The device's rate that is known by this name, or what `measure` says if it may be asked.
@@ -356,10 +374,10 @@ fn fits(bytes: u64) -> bool {
 
 /// Tokens a second of steps on examples of random tokens.
 fn measure_learning(device: &Arc<dyn Device>, of: &Learning, rows: usize) -> Result<f64> {
-    let Learning { config, teacher, tokens, optimization, .. } = of;
+    let Learning { config, teacher, tokens, optimization, precision, .. } = of;
     let state = State::new(Params::init(device, config, 0));
     let hyper = of_stage(optimization, 1_000_000);
-    let mut trainer = Trainer::new((*config).clone(), *tokens, state, hyper, Execution::new(Arc::clone(device)));
+    let mut trainer = Trainer::new((*config).clone(), *tokens, state, hyper, stage_execution(*precision, device));
     if optimization.optimizer.mtp_lambda == 0.0 {
         trainer.freeze_mtp();
     }
@@ -383,13 +401,13 @@ fn measure_learning(device: &Arc<dyn Device>, of: &Learning, rows: usize) -> Res
 fn measure_sampling(
     device: &Arc<dyn Device>,
     config: &ModelConfig,
-    answering: &Answering,
+    (answering, precision): (&Answering, Precision),
     answers: usize,
     prompt_tokens: usize,
 ) -> Result<f64> {
     let vocabulary = config.vocab_size as u64;
     let ends = (vocabulary as f64 / answer_tokens(answering)).round().max(1.0) as u32;
-    let options = rollout_options(answering, 1.0, config);
+    let options = rollout_options(answering, precision, 1.0, config);
     let options = RolloutOptions { stop_tokens: (0..ends).collect(), ..options };
     let question = |n: u64| {
         let key = Key { seed: n, stream: 0 };

@@ -79,6 +79,11 @@ pub fn execution(section: &PretrainSection, device: &Arc<dyn Device>) -> Executi
     }
 }
 
+/// How a `[[stage]]` is computed.
+pub(crate) fn stage_execution(precision: Precision, device: &Arc<dyn Device>) -> Execution {
+    Execution { precision, ..Execution::new(Arc::clone(device)) }
+}
+
 /// What people should know of how `[pretrain]` is computed on this machine.
 pub fn slow_precision(section: &PretrainSection) -> Option<&'static str> {
     let emulated = section.precision == Precision::F16 && !gemm::half::is_native();
@@ -86,13 +91,18 @@ pub fn slow_precision(section: &PretrainSection) -> Option<&'static str> {
 }
 
 /// How a model of this configuration answers.
-pub(crate) fn rollout_options(of: &Answering, temperature: f64, config: &ModelConfig) -> RolloutOptions {
+pub(crate) fn rollout_options(
+    of: &Answering,
+    precision: Precision,
+    temperature: f64,
+    config: &ModelConfig,
+) -> RolloutOptions {
     RolloutOptions {
         samples: of.samples,
         max_tokens: of.max_tokens,
         temperature: temperature as f32,
         stop_tokens: config.eos_ids.clone(),
         running: of.running,
-        precision: Precision::F32,
+        precision,
     }
 }

@@ -12,7 +12,6 @@ use serde_json::Value;
 use wels_data::chat::{ChatTemplate, Message};
 use wels_data::tokenizer::Tokenizer;
 use wels_kernels::random::Key;
-use wels_model::tape::Execution;
 use wels_runs::checkpoint::Checkpoint;
 use wels_runs::plan::stages::{TokenFlops, learning_flops};
 use wels_runs::recipe::{StageSection, Supervised, Work};
@@ -22,7 +21,7 @@ use wels_train::trainer::{StepReport, Trainer};
 use wels_train::{distil, sft};
 
 use crate::host::{Event, Host};
-use crate::hyper::of_stage;
+use crate::hyper::{of_stage, stage_execution};
 use crate::rank::Rank;
 use crate::refusal::refuse;
 use crate::session::Session;
@@ -73,7 +72,7 @@ pub(crate) fn learn(
     };
     let Some((running, latest)) = at.open(session)? else { return Ok(()) };
     session.host.event(Event::Examples { stage: &stage.name, count: data.examples.len() });
-    let learning = data.begin(&session.rank, tokenizer, section, latest.as_ref())?;
+    let learning = data.begin(&session.rank, tokenizer, stage, section, latest.as_ref())?;
     running.run(session, learning)
 }
 
@@ -114,13 +113,15 @@ impl TrainingSet {
         self,
         rank: &Rank,
         tokenizer: &Tokenizer,
+        stage: &StageSection,
         section: &Supervised,
         latest: Option<&Checkpoint>,
     ) -> Result<Learning> {
         let (config, state) = state_of(rank, &section.start, tokenizer, latest)?;
         let hyper = of_stage(&section.optimization, self.plan.len() as u64);
-        let mut trainer = Trainer::new(config, self.context, state, hyper, Execution::new(Arc::clone(&rank.device)))
-            .with_comm(Arc::clone(&rank.comm));
+        let mut trainer =
+            Trainer::new(config, self.context, state, hyper, stage_execution(stage.precision, &rank.device))
+                .with_comm(Arc::clone(&rank.comm));
         if section.optimization.optimizer.mtp_lambda == 0.0 {
             trainer.freeze_mtp();
         }

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::Result;
-use wels_device::Device;
+use wels_device::{Device, Precision};
 use wels_kernels::peak;
 use wels_kernels::random::Key;
 use wels_model::model::Batch;
@@ -17,6 +17,20 @@ use crate::hyper::{execution, of_pretraining};
 /// The machine's limit with all threads.
 pub fn fma_peak_flops() -> f64 {
     peak::fma_flops_per_second(Duration::from_millis(100))
+}
+
+/// The limit of a device in a precision: the device's own, or for the processor what is measured now.
+pub fn peak_flops(device: &dyn Device, precision: Precision) -> f64 {
+    device.peak_flops(precision).unwrap_or_else(fma_peak_flops)
+}
+
+/// Whose limit [`peak_flops`] is, in words.
+pub fn whose_peak(device: &dyn Device, precision: Precision) -> &'static str {
+    match (device.peak_flops(precision), precision) {
+        (None, _) => "the processor's FMA peak, measured",
+        (Some(_), Precision::F32) => "the card's peak in f32",
+        (Some(_), Precision::Bf16 | Precision::F16) => "the card's dense peak in 16 bits",
+    }
 }
 
 /// Tokens a second of training steps of a recipe: the median of three, after one that is not timed. A batch of more

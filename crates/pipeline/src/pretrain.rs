@@ -21,7 +21,7 @@ use wels_train::trainer::{StepReport, Trainer};
 
 use crate::host::Event;
 use crate::hyper::{execution, of_pretraining, slow_precision};
-use crate::measure::fma_peak_flops;
+use crate::measure::peak_flops;
 use crate::rank::Rank;
 use crate::session::Session;
 use crate::start::state_of;
@@ -138,9 +138,10 @@ impl<'a> Pretraining<'a> {
         self.recipe.pretrain.micro_batch * self.recipe.data.sequence_length
     }
 
-    /// The machine's limit, for rank 0, which has a line to write.
-    fn machine_limit(&self) -> f64 {
-        if self.trainer.comm().rank() == 0 { fma_peak_flops() } else { f64::INFINITY }
+    /// The device's limit, for rank 0, which has a line to write.
+    fn device_limit(&self) -> f64 {
+        let device = &**self.trainer.state.params.device();
+        if self.trainer.comm().rank() == 0 { peak_flops(device, self.recipe.pretrain.precision) } else { f64::INFINITY }
     }
 
     /// Sequences spread evenly over the held-out documents, always the same ones.
@@ -177,7 +178,7 @@ impl Training for Pretraining<'_> {
             (last || report.step.is_multiple_of(section.validate_every)).then(|| self.validate()).transpose()?;
         if validation.is_some() || self.peak_flops == 0.0 {
             // What else the machine does may have stopped since the last look.
-            self.peak_flops = self.peak_flops.max(self.machine_limit());
+            self.peak_flops = self.peak_flops.max(self.device_limit());
         }
         let tokens_per_second = tokens as f64 / seconds;
         let mfu = tokens_per_second * self.flops_per_token as f64 / self.peak_flops;

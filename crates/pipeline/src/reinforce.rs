@@ -13,7 +13,6 @@ use wels_data::tokenizer::Tokenizer;
 use wels_kernels::random::Key;
 use wels_model::config::ModelConfig;
 use wels_model::params::Params;
-use wels_model::tape::Execution;
 use wels_runs::checkpoint::Checkpoint;
 use wels_runs::plan::stages::TokenFlops;
 use wels_runs::recipe::{AdvantageScale, LossMean, OverlongRule, Rl, Rollouts, StageSection};
@@ -25,7 +24,7 @@ use wels_train::grpo::{Aggregation, Grpo, Overlong, Scale};
 use wels_train::rl::{Answered, Prompter, RlOptions, RlReport, Rollout, learn, sample};
 use wels_train::trainer::Trainer;
 
-use crate::hyper::{of_stage, rollout_options};
+use crate::hyper::{of_stage, rollout_options, stage_execution};
 use crate::rank::Rank;
 use crate::session::Session;
 use crate::start::{config_for, initial, state_of};
@@ -118,11 +117,11 @@ impl<'a> Reinforcement<'a> {
         let run = &rank.run;
         let (config, state) = state_of(rank, &section.start, prompter.tokenizer, latest)?;
         let reference = reference(rank, prompter.tokenizer, section, &config, latest)?;
-        let options = options(section, &config);
+        let options = options(stage, section, &config);
         let Rollouts { steps, mini_batches, answering, .. } = &section.rollouts;
         let hyper = of_stage(&section.optimization, steps * *mini_batches as u64);
         let context = config.rope.max_positions;
-        let mut trainer = Trainer::new(config, context, state, hyper, Execution::new(Arc::clone(&rank.device)))
+        let mut trainer = Trainer::new(config, context, state, hyper, stage_execution(stage.precision, &rank.device))
             .with_comm(Arc::clone(&rank.comm));
         if section.optimization.optimizer.mtp_lambda == 0.0 {
             trainer.freeze_mtp();
@@ -212,11 +211,11 @@ fn recalled(line: &Value) -> RlReport {
 }
 
 /// The section, as a step takes it.
-fn options(section: &Rl, config: &ModelConfig) -> RlOptions {
+fn options(stage: &StageSection, section: &Rl, config: &ModelConfig) -> RlOptions {
     let max_tokens = section.rollouts.answering.max_tokens;
     RlOptions {
         prompts: section.rollouts.prompts,
-        rollout: rollout_options(&section.rollouts.answering, 1.0, config),
+        rollout: rollout_options(&section.rollouts.answering, stage.precision, 1.0, config),
         grpo: Grpo {
             scale: match section.advantage_scale {
                 AdvantageScale::Deviation => Scale::Deviation,

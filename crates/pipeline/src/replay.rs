@@ -64,7 +64,7 @@ pub(crate) fn training<'a>(
     let prompter = Prompter { tokenizer, template };
     let mut learning = |section: &Supervised, teacher| -> Result<Box<dyn Replay + 'a>> {
         let data = TrainingSet::prepare(&rank.run, tokenizer, stage, section, teacher, host)?;
-        let training = data.begin(rank, tokenizer, section, from)?;
+        let training = data.begin(rank, tokenizer, stage, section, from)?;
         Ok(Box::new(StageReplay { training, position, tokenizer }))
     };
     match &stage.work {
@@ -78,7 +78,7 @@ pub(crate) fn training<'a>(
             match &section.answers {
                 Answers::Given(given) => learning(given, Some(teacher)),
                 Answers::Own(own) => {
-                    let training = Correction::begin(rank, prompter, own, teacher, from)?;
+                    let training = Correction::begin(rank, prompter, stage, own, teacher, from)?;
                     Ok(Box::new(StageReplay { training, position, tokenizer }))
                 }
             }

@@ -89,7 +89,7 @@ impl<'a> Answerer<'a> {
         let params = Arc::new(load_params(&rank.device, &location, &config)?);
         let (context, seed) = (config.rope.max_positions, rank.run.recipe().run.seed);
         Ok(Answerer {
-            options: rollout_options(answering, temperature, &config),
+            options: rollout_options(answering, stage.precision, temperature, &config),
             model: Arc::new(Model::new(config, context)),
             params,
             prompter: Prompter { tokenizer, template },

@@ -409,6 +409,18 @@ mod tests {
         }
     }
 
+    #[test]
+    fn the_shapes_that_cards_are_measured_with_have_their_sizes() {
+        for (text, parameters, activated) in [
+            (include_str!("../../../bench/gpu/dense-500m.toml"), 503_367_168, 453_035_520),
+            (include_str!("../../../bench/gpu/moe-2b.toml"), 2_030_421_632, 354_797_184),
+            (include_str!("../../../bench/gpu/dense-7b.toml"), 7_248_023_552, 7_113_805_824),
+        ] {
+            let plan = pretraining(&Recipe::parse("r.toml", text, Path::new("/data")).unwrap());
+            assert_eq!((plan.parameters, plan.parameters_activated), (parameters, activated));
+        }
+    }
+
     /// Every stage learns from ten examples of five tokens.
     struct Tens;
 

@@ -110,7 +110,7 @@ pub struct DataSection {
 }
 
 /// The recipe's word for an arithmetic.
-pub(crate) fn word_of_precision(precision: Precision) -> &'static str {
+pub fn word_of_precision(precision: Precision) -> &'static str {
     match precision {
         Precision::F32 => "f32",
         Precision::Bf16 => "bf16",
@@ -533,6 +533,9 @@ mod tests {
             ("quickstart", QUICKSTART),
             ("moe-28m", include_str!("../../../recipes/moe-28m.toml")),
             ("dense-7m", include_str!("../../../recipes/dense-7m.toml")),
+            ("dense-500m", include_str!("../../../bench/gpu/dense-500m.toml")),
+            ("moe-2b", include_str!("../../../bench/gpu/moe-2b.toml")),
+            ("dense-7b", include_str!("../../../bench/gpu/dense-7b.toml")),
             ("r1-zero", include_str!("../../../recipes/r1-zero.toml")),
             ("r1", include_str!("../../../recipes/r1.toml")),
             ("distill", include_str!("../../../recipes/distill.toml")),

@@ -8,11 +8,11 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use thiserror::Error;
-use wels_device::Precision;
+use wels_device::{Device, Precision, exact_cache};
 use wels_engine::{Engine, EngineError, Event, FinishReason, LoadedModel, Options, Request, RequestError, RequestId};
 use wels_engine::{Sampling, Speculation};
 use wels_model::model::Model;
-use wels_model::paged::{CacheDtype, CacheLayout, PAGE_TOKENS, PagedCache};
+use wels_model::paged::{CacheLayout, PAGE_TOKENS, PagedCache};
 use wels_model::params::Params;
 
 /// How to sample.
@@ -87,7 +87,7 @@ pub fn rollout(
     let total = questions.len() * options.samples;
     let mut engine = Engine::new(
         LoadedModel { model: Arc::clone(model), params: Arc::clone(params), tokenizer: None },
-        engine_options(model, options, total),
+        engine_options(&**params.device(), model, options, total),
     )?;
     let mut places: HashMap<RequestId, (usize, usize)> = HashMap::new();
     for (prompt, question) in questions.iter().enumerate() {
@@ -131,9 +131,9 @@ pub fn rollout(
 }
 
 /// Room for as many answers of full length as run at a time, in the numbers of training.
-fn engine_options(model: &Model, options: &RolloutOptions, total: usize) -> Options {
+fn engine_options(device: &dyn Device, model: &Model, options: &RolloutOptions, total: usize) -> Options {
     let running = options.running.clamp(1, total.max(1));
-    let (layout, cache_dtype) = (CacheLayout::Expanded, CacheDtype::F32);
+    let (layout, cache_dtype) = (CacheLayout::Expanded, exact_cache(device.activations(options.precision)));
     let page_bytes = PagedCache::bytes_per_page(model.config(), layout, cache_dtype);
     let sequence_pages = model.context_len().div_ceil(PAGE_TOKENS) + 1;
     Options {

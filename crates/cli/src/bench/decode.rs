@@ -1,6 +1,7 @@
 //! `wels bench decode`: how fast a model reads prompts and answers, next to the rate at which the machine reads memory.
 
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::Result;
@@ -8,6 +9,7 @@ use serde::Serialize;
 use wels_kernels::random::Key;
 use wels_kernels::{isa, par, peak};
 use wels_model::config::ModelConfig;
+use wels_model::count;
 use wels_model::model::Model;
 use wels_model::names::ParamKind;
 use wels_model::paged::{CacheDtype, CacheLayout, Chunk, PAGE_TOKENS, PagedCache};
@@ -17,12 +19,13 @@ use wels_pipeline::refusal::refuse;
 use wels_pipeline::words::short;
 use wels_runs::machine;
 
+use super::made::{self, PrecisionArg};
 use crate::model::{LoadArgs, OpenModel, locate};
 use crate::output;
 
 #[derive(clap::Args)]
 pub struct DecodeArgs {
-    /// A Hugging Face directory, the directory of a run, or a GGUF file
+    /// A Hugging Face directory, the directory of a run, a GGUF file, or a recipe (.toml) whose model is made up
     #[arg(value_name = "MODEL")]
     model: PathBuf,
     /// Tokens of each stream's prompt
@@ -37,6 +40,9 @@ pub struct DecodeArgs {
     /// Tokens of a prompt in one step
     #[arg(long, default_value_t = 512, value_parser = clap::value_parser!(u32).range(1..))]
     chunk: u32,
+    /// How often prompts are read and timed, behind a time that is not timed
+    #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..))]
+    prompt_rounds: u32,
     #[command(flatten)]
     load: LoadArgs,
     /// Write one line of JSON
@@ -48,12 +54,17 @@ pub struct DecodeArgs {
 #[derive(Serialize)]
 struct DecodeBench {
     model: String,
+    device: String,
     isa: &'static str,
     threads: usize,
     load_seconds: f64,
     prompt_tokens: u32,
     streams: u32,
     prompt_tokens_per_second: f64,
+    /// Operations of reading prompts.
+    prompt_flops_per_second: f64,
+    /// Their share of the device's peak; none where that is not known without measuring.
+    prompt_of_peak: Option<f64>,
     decoded_tokens: u32,
     decode_tokens_per_second: f64,
     step_seconds: f64,
@@ -61,32 +72,44 @@ struct DecodeBench {
     /// Weights and past keys and values, of the step in the middle; of experts as many as are expected to be chosen.
     step_bytes: f64,
     read_bytes_per_second: f64,
-    /// From memory, without computing; the better of before and after.
+    /// The card's, or the processor's without computing; the better of before and after.
     read_bytes_per_second_max: f64,
     of_read_bandwidth: f64,
     peak_rss_bytes: Option<u64>,
+    /// The most that was held of a device's own memory.
+    peak_device_bytes: Option<u64>,
 }
 
 /// Measures.
 pub fn decode(args: &DecodeArgs) -> Result<()> {
     let begin = Instant::now();
-    let open = OpenModel::open(&locate(&args.model)?)?;
-    let config = &open.config;
+    let made = made::config_of(&args.model)?;
+    let open = if made.is_some() { None } else { Some(OpenModel::open(&locate(&args.model)?)?) };
+    let config = made.as_ref().or(open.as_ref().map(|open| &open.config)).expect("one of both");
     let context = (args.prompt + args.tokens) as usize;
     if context > config.rope.max_positions {
         let message = format!("{context} tokens do not fit the model's context of {}", config.rope.max_positions);
         return Err(refuse(message, "give a smaller --prompt or --tokens"));
     }
-    let (model, params) = args.load.take(&open, context)?;
-    let (layout, cache_dtype) = (args.load.layout(config), args.load.cache_dtype());
+    let (model, params) = match &open {
+        Some(open) => args.load.take(open, context)?,
+        None => {
+            let params = made::params(&args.load.device.open()?, config, args.load.quant);
+            args.load.prepare(config, params, context)
+        }
+    };
+    let device = Arc::clone(params.device());
+    let (layout, (precision, cache_dtype)) = (args.load.layout(config), args.load.numbers(&*device));
     let load_seconds = begin.elapsed().as_secs_f64();
 
     let per_token = PagedCache::bytes_per_page(config, layout, cache_dtype) as f64 / PAGE_TOKENS as f64;
     let middle = f64::from(args.prompt) + f64::from(args.tokens) / 2.0;
     let step_bytes = weight_bytes(config, &params, layout, args.streams) + f64::from(args.streams) * middle * per_token;
-    let bandwidth = || peak::read_bytes_per_second(Duration::from_millis(200));
+    let measured = || peak::read_bytes_per_second(Duration::from_millis(200));
+    let bandwidth = || device.peak_bytes_per_second().unwrap_or_else(measured);
     let before = bandwidth();
-    let mut run = Run::new(args, &model, &params, layout, cache_dtype);
+    let execution = Execution { precision, ..Execution::new(params.device().clone()) };
+    let mut run = Run::new(args, (&model, &params, execution), layout, cache_dtype);
     let prompt_seconds = run.prompts();
     let mut seconds = run.answers();
     let after = bandwidth();
@@ -95,14 +118,18 @@ pub fn decode(args: &DecodeArgs) -> Result<()> {
     seconds.sort_by(f64::total_cmp);
     let step_seconds = seconds[seconds.len() / 2];
     let streams = f64::from(args.streams);
+    let prompt_flops = streams * prompt_flops(config, args.prompt) / prompt_seconds;
     let result = DecodeBench {
         model: args.model.display().to_string(),
+        device: device.in_words(),
         isa: isa::active().name(),
         threads: par::threads(),
         load_seconds,
         prompt_tokens: args.prompt,
         streams: args.streams,
         prompt_tokens_per_second: streams * f64::from(args.prompt) / prompt_seconds,
+        prompt_flops_per_second: prompt_flops,
+        prompt_of_peak: device.peak_flops(precision).map(|peak| prompt_flops / peak),
         decoded_tokens: args.tokens,
         decode_tokens_per_second: streams * f64::from(args.tokens) / decode_seconds,
         step_seconds,
@@ -112,6 +139,7 @@ pub fn decode(args: &DecodeArgs) -> Result<()> {
         read_bytes_per_second_max: before.max(after),
         of_read_bandwidth: step_bytes / step_seconds / before.max(after),
         peak_rss_bytes: machine::peak_rss_bytes(),
+        peak_device_bytes: device.memory().map(|memory| memory.peak),
     };
     if args.json {
         output::json(&result)?
@@ -139,8 +167,11 @@ fn weight_bytes(config: &ModelConfig, params: &Params, layout: CacheLayout, stre
     (0..params.specs().len()).filter(|param| !of_mtp(&params.specs()[*param].name)).map(bytes).sum()
 }
 
-/// How often prompts are read, behind a first time that is not counted: as often as llama-bench does.
-const PROMPT_ROUNDS: usize = 5;
+/// Operations of reading a prompt, of which the last token alone goes through the head.
+fn prompt_flops(config: &ModelConfig, prompt: u32) -> f64 {
+    let of_token = count::forward_flops(config, count::Context::Causal { tokens: prompt as usize });
+    f64::from(prompt) * (of_token.total().0 - of_token.head.0) as f64 + of_token.head.0 as f64
+}
 
 /// Streams under way.
 struct Run<'a> {
@@ -156,12 +187,17 @@ struct Run<'a> {
 }
 
 impl<'a> Run<'a> {
-    fn new(args: &'a DecodeArgs, model: &'a Model, params: &'a Params, layout: CacheLayout, dtype: CacheDtype) -> Self {
+    fn new(
+        args: &'a DecodeArgs,
+        (model, params, execution): (&'a Model, &'a Params, Execution),
+        layout: CacheLayout,
+        dtype: CacheDtype,
+    ) -> Self {
         let per_stream = (args.prompt + args.tokens).div_ceil(PAGE_TOKENS as u32);
         let cache =
             PagedCache::new(params.device(), model.config(), layout, dtype, (per_stream * args.streams) as usize);
         let pages = (0..args.streams).map(|stream| (stream * per_stream..(stream + 1) * per_stream).collect());
-        let (execution, next) = (Execution::new(params.device().clone()), vec![0; args.streams as usize]);
+        let next = vec![0; args.streams as usize];
         Run { args, model, params, execution, cache, pages: pages.collect(), next }
     }
 
@@ -170,7 +206,7 @@ impl<'a> Run<'a> {
     fn prompts(&mut self) -> f64 {
         let vocabulary = self.model.config().vocab_size as u64;
         let mut seconds = Vec::new();
-        for _ in 0..=PROMPT_ROUNDS {
+        for _ in 0..=self.args.prompt_rounds {
             let begin = Instant::now();
             for stream in 0..self.pages.len() {
                 let key = Key { seed: 0, stream: stream as u64 };
@@ -187,7 +223,7 @@ impl<'a> Run<'a> {
         }
         let timed = &mut seconds[1..];
         timed.sort_by(f64::total_cmp);
-        timed[PROMPT_ROUNDS / 2]
+        timed[timed.len() / 2]
     }
 
     /// Answers greedily, all streams in each step; the seconds of each step.

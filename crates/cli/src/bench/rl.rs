@@ -7,12 +7,12 @@ use std::time::Instant;
 
 use anyhow::Result;
 use serde::Serialize;
-use wels_kernels::gemm::Precision;
 use wels_kernels::head::IGNORE;
 use wels_kernels::random::Key;
 use wels_kernels::{isa, par};
 use wels_model::count;
 use wels_model::model::Model;
+use wels_model::params::Params;
 use wels_model::tape::Execution;
 use wels_pipeline::refusal::refuse;
 use wels_pipeline::words::short;
@@ -22,6 +22,7 @@ use wels_train::rollout::{Answer, Question, RolloutOptions, rollout};
 use wels_train::schedule::{Decay, LearningRate, Switch};
 use wels_train::trainer::{Hyperparameters, State, Trainer};
 
+use super::made::{self, PrecisionArg};
 use crate::device::DeviceArgs;
 use crate::model::{load_params, locate, read_config, report};
 use crate::output;
@@ -40,7 +41,7 @@ const GRPO: Grpo = Grpo {
 pub struct RlArgs {
     #[command(flatten)]
     device: DeviceArgs,
-    /// A Hugging Face directory, the directory of a run, or a GGUF file
+    /// A Hugging Face directory, the directory of a run, a GGUF file, or a recipe (.toml) whose model is made up
     #[arg(value_name = "MODEL")]
     model: PathBuf,
     /// Prompts of a step
@@ -64,6 +65,9 @@ pub struct RlArgs {
     /// Rows that are learnt from at the same time
     #[arg(long, default_value_t = 4096, value_parser = clap::value_parser!(u32).range(1..))]
     micro_rows: u32,
+    /// Number format of the factors of products
+    #[arg(long, value_enum, default_value_t)]
+    precision: PrecisionArg,
     /// Write one line of JSON
     #[arg(long)]
     json: bool,
@@ -93,18 +97,30 @@ struct RlBench {
 
 /// Measures.
 pub fn rl(args: &RlArgs) -> Result<()> {
-    let location = locate(&args.model)?;
-    let (config, notes) = read_config(&location)?;
-    report(&notes);
+    let made = made::config_of(&args.model)?;
+    let (config, files) = match made {
+        Some(config) => (config, None),
+        None => {
+            let location = locate(&args.model)?;
+            let (config, notes) = read_config(&location)?;
+            report(&notes);
+            (config, Some(location))
+        }
+    };
     let context = (args.prompt + args.tokens) as usize;
     if context > config.rope.max_positions {
         let message = format!("{context} tokens do not fit the model's context of {}", config.rope.max_positions);
         return Err(refuse(message, "give a smaller --prompt or --tokens"));
     }
     let device = args.device.open()?;
-    let state = State::new(load_params(&device, &location, &config)?);
+    let params = match &files {
+        Some(location) => load_params(&device, location, &config)?,
+        None => Params::init(&device, &config, 0),
+    };
+    let state = State::new(params);
     let parameters = count::params(&config).total.0;
-    let mut trainer = Trainer::new(config, context, state, hyperparameters(), Execution::new(device));
+    let execution = Execution { precision: args.precision.into(), ..Execution::new(device) };
+    let mut trainer = Trainer::new(config, context, state, hyperparameters(), execution);
     trainer.freeze_mtp();
     let mut timed = Vec::new();
     let mut difference: f64 = 0.0;
@@ -190,7 +206,7 @@ fn options(args: &RlArgs) -> RolloutOptions {
         temperature: 1.0,
         stop_tokens: Vec::new(),
         running: args.running as usize,
-        precision: Precision::F32,
+        precision: args.precision.into(),
     }
 }
 

@@ -89,9 +89,9 @@ pub fn speculation(args: &SpeculationArgs) -> Result<()> {
     let drafts_by = if config.mtp_depth > 0 { "MTP" } else { "lookup" };
     let context = config.rope.max_positions.min(4096);
     let (model, params) = args.load.take(&open, context)?;
+    let (precision, cache_dtype) = args.load.numbers(&**params.device());
     let loaded = LoadedModel { model: Arc::new(model), params: Arc::new(params), tokenizer: None };
-    let whole =
-        Options { layout: args.load.layout(config), cache_dtype: args.load.cache_dtype(), ..Options::default() };
+    let whole = Options { layout: args.load.layout(config), precision, cache_dtype, ..Options::default() };
     let engine = |speculation| {
         // Without a prefix cache each turn does the same work.
         Engine::new(loaded.clone(), Options { speculation, prefix_cache: false, ..whole.clone() })

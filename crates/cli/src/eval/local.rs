@@ -64,8 +64,9 @@ impl Local {
         let template = ChatTemplate::of(&tokenizer)?;
         let positions = open.config.rope.max_positions;
         let context = args.context.map_or(positions, |asked| asked.get().min(positions));
-        let (layout, cache_dtype) = (args.load.layout(&open.config), args.load.cache_dtype());
         let (model, params) = args.load.take(&open, context)?;
+        let (layout, (precision, cache_dtype)) =
+            (args.load.layout(&open.config), args.load.numbers(&**params.device()));
         let special = tokenizer.special();
         let added = tokenizer.encode_with_added("")?;
         let identity = json!({
@@ -80,6 +81,7 @@ impl Local {
             max_waiting: usize::MAX,
             cache_bytes: cache_bytes(args.cache_mib)?,
             layout,
+            precision,
             cache_dtype,
             ..Options::default()
         };

@@ -180,6 +180,26 @@ fn bench_train_reports_a_rate_and_a_limit() {
     let bench: serde_json::Value = serde_json::from_str(&said.stdout).unwrap();
     let number = |key: &str| bench[key].as_f64().unwrap_or_else(|| panic!("{key} in {bench}"));
     assert!(number("tokens_per_second") > 0.0 && number("mfu") > 0.0 && number("mfu") < 1.0);
-    let ratio = number("flops_per_second") / number("fma_peak_flops_per_second");
+    let ratio = number("flops_per_second") / number("peak_flops_per_second");
+    assert_eq!(
+        (bench["peak"].as_str(), &bench["peak_device_bytes"]),
+        (Some("the processor's FMA peak, measured"), &serde_json::Value::Null)
+    );
     assert!((ratio - number("mfu")).abs() < 1e-9);
+}
+
+#[test]
+fn a_bench_makes_up_the_model_of_a_recipe() {
+    let lab = Lab::new();
+    let recipe = lab.recipe("r", &[]);
+    for quant in ["stored", "q8", "q4"] {
+        let few = ["--prompt", "8", "--tokens", "4", "--streams", "2", "--prompt-rounds", "1"];
+        let said = lab.done(&[&["bench", "decode", &recipe, "--json", "--quant", quant], &few[..]].concat());
+        let bench: serde_json::Value = serde_json::from_str(&said.stdout).unwrap();
+        assert!(bench["step_bytes"].as_f64() > Some(0.0) && bench["prompt_of_peak"].is_null(), "{bench}");
+    }
+    let few = ["--prompts", "2", "--samples", "2", "--prompt", "4", "--tokens", "4", "--steps", "1"];
+    let said = lab.done(&[&["bench", "rl", &recipe, "--json"], &few[..]].concat());
+    let bench: serde_json::Value = serde_json::from_str(&said.stdout).unwrap();
+    assert_eq!(bench["logprob_difference_max"].as_f64(), Some(0.0), "{bench}");
 }

@@ -24,7 +24,7 @@ impl Rows for Naive {
         elementwise::add_bias(values(bias), values_mut(y));
     }
 
-    fn bias_backward(&self, dy: &Tensor, dbias: &mut Tensor, start: Start) {
+    fn bias_backward(&self, dy: &Tensor, _sequences: &Ids, dbias: &mut Tensor, start: Start) {
         elementwise::bias_grad(values(dy), values_mut(dbias), start);
     }
 
@@ -62,6 +62,7 @@ impl Rows for Naive {
         x: &Tensor,
         w: &Tensor,
         rstd: &Tensor,
+        _sequences: &Ids,
         (dx, dx_start): (&mut Tensor, Start),
         (dw, dw_start): (&mut Tensor, Start),
     ) {
@@ -221,7 +222,7 @@ impl Head for Naive {
             }
         };
         let (v, w) = (w.rows(), values(w));
-        let Some(HeadGradients { dx, dw: (dw, dw_start), coefficient }) = gradients else {
+        let Some(HeadGradients { dx, dw: (dw, dw_start), coefficient, .. }) = gradients else {
             return head::loss(precision, x, w, targets, d, v, logp, None);
         };
         let gradients = Gradients { dx: values_mut(dx), dw: values_mut(dw), dw_start };
@@ -250,7 +251,7 @@ impl Head for Naive {
         let TeacherHead { divergence: way, temperature, cross_entropy, .. } = *teacher;
         let teacher = Teacher { logits: &logits, divergence: way, temperature, cross_entropy };
         let losses = TokenLosses { logp: values_mut(logp), divergence: values_mut(divergence) };
-        let HeadGradients { dx, dw: (dw, dw_start), coefficient } = gradients;
+        let HeadGradients { dx, dw: (dw, dw_start), coefficient, .. } = gradients;
         let gradients = Gradients { dx: values_mut(dx), dw: values_mut(dw), dw_start };
         let coefficient = |row: usize, logp: f32| coefficient.at(row, logp);
         distil::loss(precision, values(x), values(w), targets, &teacher, d, v, losses, gradients, &coefficient);

@@ -2,17 +2,20 @@
 #include "common.h"
 #include "rows_bf16.cu"
 #include "products/runs.cu"
+static unsigned blocks(int rows, int d) { return (rows * ((d + 7) / 8) + 255) / 256; }
 static void norm(int T, int d, std::vector<int> starts, std::vector<std::vector<int>> cuts) {
   Buf x((size_t)T * d), dy((size_t)T * d), y((size_t)T * d, false), dx((size_t)T * d);
   BufF w(d), rstd(T);
   for (int i = 0; i < d; i++) w[i] = 1 + 0.3f * rnd();
   std::vector<bf16> dx0(dx.p, dx.p + dx.n);
   float eps = 1e-6f;
+  int warps = d <= 2048 ? 1 : 2, wide = d % 8 == 0;
+  unsigned grid = (T * warps + 7) / 8;
   bool same = orders(8, y.p, y.n * 2, [&] {
-    emu::launch({(unsigned)T}, {256}, 32, [&] { rms_norm_bf16(x.p, w.p, eps, y.p, rstd.p, d, d, d); });
+    emu::launch({grid}, {256}, 32, [&] { rms_norm_bf16(x.p, w.p, eps, y.p, rstd.p, T, d, warps, wide); });
   });
   same &= orders(8, dx.p, dx.n * 2, [&] {
-    emu::launch({(unsigned)T}, {256}, 32, [&] { rms_norm_dx_bf16(dy.p, x.p, w.p, rstd.p, dx.p, d, d, d, 1); });
+    emu::launch({grid}, {256}, 32, [&] { rms_norm_dx_bf16(dy.p, x.p, w.p, rstd.p, dx.p, T, d, warps, wide, 1); });
   });
   std::vector<std::vector<float>> dws;
   for (auto &cut : cuts) {
@@ -20,17 +23,19 @@ static void norm(int T, int d, std::vector<int> starts, std::vector<std::vector<
     bool go = false;
     for (size_t c = 0; c + 1 < cut.size(); c++) {
       int s0 = cut[c], s1 = cut[c + 1], r0 = starts[s0];
-      std::vector<int> st;
-      for (int s = s0; s <= s1; s++) st.push_back(starts[s] - r0);
-      int groups = 0;
-      for (int s = 0; s < s1 - s0; s++) groups += (st[s + 1] - st[s] + 63) / 64;
+      std::vector<uint32_t> begins;
+      for (int s = s0; s < s1; s++)
+        for (int r = starts[s]; r < starts[s + 1]; r += 64) begins.push_back(r - r0);
+      int groups = begins.size();
+      begins.push_back(starts[s1] - r0);
       BufF parts((size_t)(groups + 1) * d);
-      emu::launch({(unsigned)(d + 255) / 256, (unsigned)groups + 1}, {256}, 16, [&] {
-        rms_norm_dw_parts(dy.p + (size_t)r0 * d, x.p + (size_t)r0 * d, rstd.p + r0, parts.p, st.data(), s1 - s0, d, d,
-                          d);
-      });
-      emu::launch({(unsigned)(d + 255) / 256}, {256}, 16,
-                  [&] { rms_norm_dw_bf16(parts.p, dw.p, st.data(), s1 - s0, d, go); });
+      if (groups)
+        emu::launch({blocks(groups, d)}, {256}, 16, [&] {
+          // Number by number: a part of a tensor need not begin at a multiple of 16 bytes.
+          rms_norm_dw_parts_bf16(dy.p + (size_t)r0 * d, x.p + (size_t)r0 * d, rstd.p + r0, begins.data(), parts.p, d, 0,
+                                 groups * ((d + 7) / 8));
+        });
+      emu::launch({(unsigned)(d + 31) / 32}, {256}, 16384, [&] { chain_parts(parts.p, dw.p, groups, d, go); });
       go = true;
     }
     dws.emplace_back(dw.p, dw.p + d);
@@ -84,7 +89,8 @@ static void runs() {
   ok &= pr[E] == E * seqs;
   int d = 24, n = rows.size();
   Buf x((size_t)T * d), y((size_t)n * d, false);
-  emu::launch({(unsigned)(n * d + 2047) / 2048}, {256}, 16, [&] { gather_rows_bf16(x.p, rows.data(), y.p, n, d, d); });
+  emu::launch({blocks(n, d)}, {256}, 16,
+              [&] { gather_bf16(x.p, (const uint32_t *)rows.data(), y.p, d, 1, n * d / 8); });
   for (int i = 0; i < n * d; i++) ok &= y.p[i] == x.p[rows[i / d] * d + i % d];
   check(ok, "runs");
 }
@@ -92,6 +98,7 @@ int main() {
   runs();
   norm(5, 1030, {0, 5}, {{0, 1}});
   norm(1, 2, {0, 1}, {{0, 1}});
+  norm(9, 2056, {0, 9}, {{0, 1}});
   norm(200, 72, {0, 70, 71, 71, 200}, {{0, 4}, {0, 1, 2, 3, 4}, {0, 2, 4}});
   long n = 5002;
   Buf g(n, true, 3), u(n), dy(n), y(n, false), dg(n, false), du(n, false);

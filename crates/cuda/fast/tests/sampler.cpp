@@ -43,7 +43,8 @@ static void linear(const bf16 *x, int M, const Buf &w, int N, int K, bf16 *y, bo
 }
 static void norm(const bf16 *x, int M, Weights &w, bf16 *y) {
   BufF r(M);
-  emu::launch({(unsigned)M}, {256}, 32, [&] { rms_norm_bf16(x, w.norm.p, 1e-6f, y, r.p, D, D, D); });
+  emu::launch({(unsigned)(M + 7) / 8}, {256}, 32,
+              [&] { rms_norm_bf16(x, w.norm.p, 1e-6f, y, r.p, M, D, 1, D % 8 == 0); });
 }
 // From the attention's output to log-probabilities.
 static void rest(const bf16 *x, const bf16 *att, int M, Weights &w, const int *targets, float *logp, bool narrow) {

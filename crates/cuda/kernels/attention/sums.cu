@@ -51,8 +51,3 @@ extern "C" __global__ void __launch_bounds__(256)
     out[row * row_stride + head * head_stride + i] = f32_bf16(__fmul_rn(total, __fdiv_rn(1.0f, l)));
   }
 }
-// y = x, from bf16 to f32: for widths that have no kernels of their own.
-extern "C" __global__ void widen(const bf16 *x, float *y, int64_t n) {
-  int64_t i = thread_index();
-  if (i < n) y[i] = bf16_f32(x[i]);
-}

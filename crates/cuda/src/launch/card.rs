@@ -11,11 +11,15 @@ use std::sync::{Arc, Mutex, MutexGuard};
 
 use cudarc::driver::sys::{
     self, CUcontext, CUdevice, CUdevice_attribute as Attribute, CUfunction, CUfunction_attribute, CUmemPool_attribute,
-    CUmodule, CUresult, CUstream, CUstream_flags,
+    CUmemoryPool, CUmodule, CUresult, CUstream, CUstream_flags,
 };
 
+use wels_device::DeviceMemory;
+
 use super::cache::Cache;
+use super::energy::{BUS_ID_BYTES, Meter};
 use super::nvrtc::{Nvrtc, Target};
+use super::rates::{Rates, Units};
 use super::staging::Staging;
 use super::{Address, Arguments, Driver, Fault, Grid, MapShape, TensorMap, libraries};
 use crate::Unavailable;
@@ -32,6 +36,10 @@ const SHARED_UNASKED: usize = 48 << 10;
 pub struct Card {
     name: String,
     capability: (u32, u32),
+    rates: Rates,
+    energy: Option<Meter>,
+    /// Where its memory comes from.
+    pool: CUmemoryPool,
     context: CUcontext,
     stream: CUstream,
     nvrtc: Nvrtc,
@@ -102,10 +110,12 @@ impl Card {
         }
         let nvrtc = Nvrtc::open()?;
         let (context, stream) = context_of(device).map_err(failed)?;
-        keep_memory(device).map_err(failed)?;
+        let pool = keep_memory(device).map_err(failed)?;
+        let rates = rates_of(device, &name, capability).map_err(failed)?;
+        let energy = bus_id_of(device).and_then(|bus_id| Meter::open(&bus_id));
         let staging = Mutex::new(Staging::new().map_err(failed)?);
         let kernels = Mutex::default();
-        Ok(Arc::new(Card { name, capability, context, stream, nvrtc, cache, kernels, staging }))
+        Ok(Arc::new(Card { name, capability, rates, energy, pool, context, stream, nvrtc, cache, kernels, staging }))
     }
 
     fn bind(&self) -> Result<(), Fault> {
@@ -157,10 +167,18 @@ impl Card {
     }
 
     fn memory_fault(&self, bytes: usize) -> Fault {
-        let (mut free, mut total) = (0, 0);
-        // SAFETY: the context is current, and both numbers are written to their places.
-        let result = unsafe { sys::cuMemGetInfo_v2(&mut free, &mut total) };
-        check("cuMemGetInfo", result).err().unwrap_or(Fault::Memory { bytes, free, total })
+        match memory_info() {
+            Ok((free, total)) => Fault::Memory { bytes, free, total },
+            Err(fault) => fault,
+        }
+    }
+
+    /// A number of bytes that the pool knows of itself.
+    fn of_pool(&self, attribute: CUmemPool_attribute) -> Result<u64, Fault> {
+        let mut bytes: u64 = 0;
+        // SAFETY: the pool is the device's and stays; attributes of bytes are numbers of 64 bits.
+        let result = unsafe { sys::cuMemPoolGetAttribute(self.pool, attribute, (&raw mut bytes).cast()) };
+        check("cuMemPoolGetAttribute", result).map(|()| bytes)
     }
 }
 
@@ -213,6 +231,29 @@ fn capability_of(device: CUdevice) -> Result<(u32, u32), Fault> {
     Ok((major as u32, minor as u32))
 }
 
+fn rates_of(device: CUdevice, name: &str, capability: (u32, u32)) -> Result<Rates, Fault> {
+    let kilohertz = |of| attribute(device, of).map(|value| f64::from(value) * 1e3);
+    let number = |of| attribute(device, of).map(|value| value as u32);
+    Ok(Rates::of(&Units {
+        name,
+        capability,
+        processors: number(Attribute::CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT)?,
+        clock_hz: kilohertz(Attribute::CU_DEVICE_ATTRIBUTE_CLOCK_RATE)?,
+        memory_clock_hz: kilohertz(Attribute::CU_DEVICE_ATTRIBUTE_MEMORY_CLOCK_RATE)?,
+        bus_bits: number(Attribute::CU_DEVICE_ATTRIBUTE_GLOBAL_MEMORY_BUS_WIDTH)?,
+    }))
+}
+
+/// The card's place, by which NVIDIA's management library finds it.
+fn bus_id_of(device: CUdevice) -> Option<String> {
+    let mut id = [0; BUS_ID_BYTES];
+    // SAFETY: there is room for as many bytes as is said, and the driver ends the text with a zero.
+    unsafe {
+        check("cuDeviceGetPCIBusId", sys::cuDeviceGetPCIBusId(id.as_mut_ptr(), id.len() as c_int, device)).ok()?;
+        Some(CStr::from_ptr(id.as_ptr()).to_string_lossy().into_owned())
+    }
+}
+
 /// The device's context, current on this thread, and a stream of its own.
 fn context_of(device: CUdevice) -> Result<(CUcontext, CUstream), Fault> {
     let (mut context, mut stream) = (ptr::null_mut(), ptr::null_mut());
@@ -227,14 +268,23 @@ fn context_of(device: CUdevice) -> Result<(CUcontext, CUstream), Fault> {
 }
 
 /// Has the driver keep memory that is given back, so that taking it again costs nothing.
-fn keep_memory(device: CUdevice) -> Result<(), Fault> {
+fn keep_memory(device: CUdevice) -> Result<CUmemoryPool, Fault> {
     let (mut pool, mut all) = (ptr::null_mut(), u64::MAX);
     let threshold = CUmemPool_attribute::CU_MEMPOOL_ATTR_RELEASE_THRESHOLD;
     // SAFETY: the device was given by the driver, and the attribute is a number of 64 bits.
     unsafe {
         check("cuDeviceGetDefaultMemPool", sys::cuDeviceGetDefaultMemPool(&mut pool, device))?;
-        check("cuMemPoolSetAttribute", sys::cuMemPoolSetAttribute(pool, threshold, (&raw mut all).cast()))
+        check("cuMemPoolSetAttribute", sys::cuMemPoolSetAttribute(pool, threshold, (&raw mut all).cast()))?;
     }
+    Ok(pool)
+}
+
+/// Free bytes of the card whose context is current, and all of them.
+fn memory_info() -> Result<(usize, usize), Fault> {
+    let (mut free, mut total) = (0, 0);
+    // SAFETY: both numbers are written to their places.
+    let result = unsafe { sys::cuMemGetInfo_v2(&mut free, &mut total) };
+    check("cuMemGetInfo", result).map(|()| (free, total))
 }
 
 fn load_module(cubin: &[u8]) -> Result<CUmodule, Fault> {
@@ -251,6 +301,25 @@ impl Driver for Card {
 
     fn capability(&self) -> (u32, u32) {
         self.capability
+    }
+
+    fn rates(&self) -> Option<Rates> {
+        Some(self.rates)
+    }
+
+    fn memory(&self) -> Option<DeviceMemory> {
+        self.bind().ok()?;
+        let (free, total) = memory_info().ok()?;
+        let of_pool = |attribute| self.of_pool(attribute).unwrap_or(0);
+        // What the pool keeps without anybody holding it can be taken again.
+        let reserved = of_pool(CUmemPool_attribute::CU_MEMPOOL_ATTR_RESERVED_MEM_CURRENT);
+        let kept = reserved.saturating_sub(of_pool(CUmemPool_attribute::CU_MEMPOOL_ATTR_USED_MEM_CURRENT));
+        let peak = of_pool(CUmemPool_attribute::CU_MEMPOOL_ATTR_USED_MEM_HIGH);
+        Some(DeviceMemory { total: total as u64, free: free as u64 + kept, peak })
+    }
+
+    fn energy_joules(&self) -> Option<f64> {
+        self.energy.as_ref()?.joules()
     }
 
     fn allocate(&self, bytes: usize) -> Result<Address, Fault> {

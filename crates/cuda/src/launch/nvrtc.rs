@@ -47,7 +47,7 @@ pub struct Compiled {
 }
 
 /// Options for every file. Products and sums are not contracted: the kernels write the fused ones that they mean.
-pub const OPTIONS: [&str; 2] = ["--std=c++17", "--fmad=false"];
+pub const OPTIONS: [&str; 3] = ["--std=c++17", "--fmad=false", "--device-as-default-execution-space"];
 
 impl Nvrtc {
     /// Loads the compiler.

@@ -4,7 +4,7 @@ use wels_device::{Device, Ids, Router, Scoring, Start, Tensor};
 
 use std::sync::Arc;
 
-use crate::lab::{Outputs, empty, numbers, same, tensor, values};
+use crate::lab::{Outputs, empty, empty_half, half, near_rounded, numbers, same, same_rounded, tensor, values};
 
 fn routers() -> Vec<Router> {
     let router = |scoring, experts, top_k, groups, top_groups, normalize| Router {
@@ -91,6 +91,41 @@ fn combination() {
     }
 }
 
+/// Tokens, columns, experts, and how many a token has; two experts have no token where there is room.
+const COMBINATIONS: [(usize, usize, usize, usize); 5] =
+    [(1, 3, 4, 1), (37, 40, 6, 3), (300, 16, 8, 2), (9, 37, 16, 13), (2, 2056, 5, 2)];
+
+#[test]
+fn combination_in_bf16() {
+    for (tokens, d, experts, top_k) in COMBINATIONS {
+        same_rounded(&format!("combination of {tokens} in bf16"), |device| {
+            let dispatch = crate::products::routed(device, tokens, experts, top_k);
+            let (h, weights) = (half(device, 1, dispatch.slots(), d), tensor(device, 2, tokens, top_k));
+            let (base, dy) = (half(device, 3, tokens, d), half(device, 4, tokens, d));
+            let (mut y, mut on_base) = (empty_half(device, tokens, d), empty_half(device, tokens, d));
+            device.combine(&h, &weights, &dispatch, None, &mut y);
+            device.combine(&h, &weights, &dispatch, Some(&base), &mut on_base);
+            let (mut dh, mut dweights) = (empty_half(device, dispatch.slots(), d), empty(device, tokens, top_k));
+            device.combine_backward(&dy, &h, &weights, &dispatch, &mut dh, &mut dweights);
+            let mut out = vec![("y", values(&y)), ("y on a base", values(&on_base)), ("dh", values(&dh))];
+            for start in [Start::Zero, Start::Continue] {
+                let mut dx = half(device, 5, tokens, d);
+                device.gather_slots(&h, &dispatch, (&mut dx, start));
+                out.push(("dx", values(&dx)));
+            }
+            out
+        });
+        near_rounded(&format!("gradients of {tokens} tokens' weights in bf16"), |device| {
+            let dispatch = crate::products::routed(device, tokens, experts, top_k);
+            let (h, weights) = (half(device, 1, dispatch.slots(), d), tensor(device, 2, tokens, top_k));
+            let dy = half(device, 4, tokens, d);
+            let (mut dh, mut dweights) = (empty_half(device, dispatch.slots(), d), empty(device, tokens, top_k));
+            device.combine_backward(&dy, &h, &weights, &dispatch, &mut dh, &mut dweights);
+            vec![("dweights", values(&dweights))]
+        });
+    }
+}
+
 /// For the planted bugs: more choices than a block has threads.
 pub fn many(device: &Arc<dyn Device>) -> Outputs {
     let dispatch = crate::products::routed(device, 500, 6, 2);
@@ -107,4 +142,19 @@ pub fn ties(device: &Arc<dyn Device>) -> Outputs {
     let (mut scores, mut weights) = (empty(device, 5, router.experts), empty(device, 5, router.top_k));
     let dispatch = device.route(&router, &logits, None, &mut scores, &mut weights);
     vec![("loads", device.loads(&dispatch).iter().map(|load| *load as f32).collect())]
+}
+
+/// For the planted bugs: more experts a token than loads are under way at a time.
+pub fn in_bf16(device: &Arc<dyn Device>) -> Outputs {
+    let mut out = Vec::new();
+    for (tokens, d, experts, top_k) in COMBINATIONS {
+        let dispatch = crate::products::routed(device, tokens, experts, top_k);
+        let (h, weights) = (half(device, 1, dispatch.slots(), d), tensor(device, 2, tokens, top_k));
+        let (dy, mut y) = (half(device, 4, tokens, d), half(device, 5, tokens, d));
+        let (mut dh, mut dweights) = (empty_half(device, dispatch.slots(), d), empty(device, tokens, top_k));
+        device.combine_backward(&dy, &h, &weights, &dispatch, &mut dh, &mut dweights);
+        device.gather_slots(&h, &dispatch, (&mut y, Start::Continue));
+        out.extend([("dh", values(&dh)), ("dweights", values(&dweights)), ("dx", values(&y))]);
+    }
+    out
 }

@@ -1,13 +1,13 @@
 //! The output head with its losses.
 
 use wels_device::{
-    Coefficient, Device, Divergence, HeadGradients, IGNORE, Policy, PolicyTerm, Precision, Start, TeacherHead,
+    Coefficient, Device, Divergence, HeadGradients, IGNORE, Ids, Policy, PolicyTerm, Precision, Start, TeacherHead,
     WeightRef,
 };
 
 use std::sync::Arc;
 
-use crate::lab::{Outputs, empty, numbers, same, tensor, values};
+use crate::lab::{Outputs, activation, empty, empty_activation, near_in_bf16, numbers, rounds, same, tensor, values};
 
 fn targets(tokens: usize, v: usize) -> Vec<u32> {
     (0..tokens).map(|t| if t % 5 == 3 { IGNORE } else { (t * t * 13 % v) as u32 }).collect()
@@ -22,7 +22,7 @@ fn terms(tokens: usize) -> Vec<PolicyTerm> {
 #[test]
 fn cross_entropy_and_policies() {
     for (tokens, d, v) in [(1, 3, 2), (9, 20, 70), (70, 16, 601)] {
-        let (each, terms) = (numbers(8, tokens), terms(tokens));
+        let (each, terms, whole) = (numbers(8, tokens), terms(tokens), Ids::from(vec![0, tokens as u32]));
         let policy = |kl| Coefficient::Policy(Policy { terms: &terms, clip_low: 0.8, clip_high: 1.28, kl });
         for coefficient in [Coefficient::Uniform(0.125), Coefficient::PerToken(&each), policy(0.0), policy(0.04)] {
             same(&format!("head {tokens} {d} {v}"), |device| {
@@ -33,7 +33,7 @@ fn cross_entropy_and_policies() {
                 let mut out = vec![("logp alone", values(&alone))];
                 for start in [Start::Zero, Start::Continue] {
                     let mut dw = tensor(device, 3, v, d);
-                    let gradients = HeadGradients { dx: &mut dx, dw: (&mut dw, start), coefficient };
+                    let gradients = HeadGradients { dx: &mut dx, dw: (&mut dw, start), sequences: &whole, coefficient };
                     device.head_loss(Precision::F32, &x, WeightRef::Plain(&w), &targets, &mut logp, Some(gradients));
                     out.extend([("logp", values(&logp)), ("dx", values(&dx)), ("dw", values(&dw))]);
                 }
@@ -56,11 +56,43 @@ fn divergence_from_a_teacher() {
                 TeacherHead { states: &states, head: WeightRef::Plain(&head), divergence, temperature, cross_entropy };
             let (mut logp, mut seen) = (empty(device, tokens, 1), empty(device, tokens, 1));
             let (mut dx, mut dw) = (empty(device, tokens, d), tensor(device, 5, v, d));
-            let coefficient = Coefficient::Uniform(1.0 / 16.0);
-            let gradients = HeadGradients { dx: &mut dx, dw: (&mut dw, Start::Continue), coefficient };
+            let (coefficient, whole) = (Coefficient::Uniform(1.0 / 16.0), Ids::from(vec![0, tokens as u32]));
+            let gradients =
+                HeadGradients { dx: &mut dx, dw: (&mut dw, Start::Continue), sequences: &whole, coefficient };
             device.distil_loss(Precision::F32, &x, &w, &targets, &taught, [&mut logp, &mut seen], gradients);
             vec![("logp", values(&logp)), ("divergence", values(&seen)), ("dx", values(&dx)), ("dw", values(&dw))]
         });
+    }
+}
+
+/// Of activations in bf16: as the plain loops, and the same bits whatever the micro-batches.
+#[test]
+fn activations_in_bf16() {
+    let (tokens, d, v) = (150, 24, 136);
+    let targets = targets(tokens, v);
+    let work = |device: &Arc<dyn Device>, cuts: &[u32]| {
+        let (x, w) = (activation(device, 1, tokens, d), tensor(device, 2, v, d));
+        let mut dw = tensor(device, 3, v, d);
+        let (mut all_logp, mut all_dx) = (Vec::new(), Vec::new());
+        for piece in cuts.windows(2) {
+            let (first, rows) = (piece[0] as usize, (piece[1] - piece[0]) as usize);
+            let mut part = empty_activation(device, rows, d);
+            device.copy_rows(&x, first, &mut part, 0, rows);
+            let (mut dx, mut logp) = (empty_activation(device, rows, d), empty(device, rows, 1));
+            let sequences: Ids = if rows == tokens { vec![0, 9, 80, 150] } else { vec![0, rows as u32] }.into();
+            let coefficient = Coefficient::Uniform(0.25);
+            let gradients =
+                HeadGradients { dx: &mut dx, dw: (&mut dw, Start::Continue), sequences: &sequences, coefficient };
+            let targets = &targets[first..first + rows];
+            device.head_loss(Precision::Bf16, &part, WeightRef::Plain(&w), targets, &mut logp, Some(gradients));
+            all_logp.extend(values(&logp));
+            all_dx.extend(values(&dx));
+        }
+        vec![("logp", all_logp), ("dx", all_dx), ("dw", values(&dw))]
+    };
+    near_in_bf16("head", |device| work(device, &[0, 150]));
+    for device in rounds().iter().take(1) {
+        assert_eq!(work(device, &[0, 9, 80, 150]), work(device, &[0, 150]), "micro-batches");
     }
 }
 

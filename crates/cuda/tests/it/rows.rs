@@ -5,21 +5,24 @@ use wels_device::{AdamW, Device, Direction, Dtype, Ids, Rotary, RotaryColumns, S
 
 use std::sync::Arc;
 
-use crate::lab::{Outputs, empty, numbers, same, tensor, values};
+use crate::lab::{
+    Outputs, empty, empty_half, half, half_of, near_rounded, numbers, rounds, same, same_rounded, tensor, values,
+};
 
 const SIZES: [(usize, usize); 5] = [(1, 1), (1, 37), (3, 16), (70, 129), (9, 300)];
 
 #[test]
 fn copies_and_additions() {
     for (rows, cols) in SIZES {
+        let whole: Ids = vec![0, rows as u32].into();
         same("additions", |device| {
             let (x, mut y) = (tensor(device, 1, rows, cols), tensor(device, 2, rows, cols));
             let (bias, mut dbias) = (tensor(device, 3, 1, cols), tensor(device, 4, 1, cols));
             device.add(&x, &mut y);
             device.add_bias(&bias, &mut y);
-            device.bias_backward(&x, &mut dbias, Start::Continue);
+            device.bias_backward(&x, &whole, &mut dbias, Start::Continue);
             let mut from_zero = empty(device, 1, cols);
-            device.bias_backward(&x, &mut from_zero, Start::Zero);
+            device.bias_backward(&x, &whole, &mut from_zero, Start::Zero);
             let mut wide = tensor(device, 5, rows, cols + 7);
             device.copy_columns(&x, cols / 2, &mut wide, 3, cols - cols / 2);
             let mut copied = tensor(device, 6, rows + 2, cols);
@@ -51,6 +54,7 @@ fn heads_side_by_side_and_one_below_the_other() {
 #[test]
 fn norms() {
     for (rows, cols) in SIZES {
+        let whole: Ids = vec![0, rows as u32].into();
         same("rms_norm", |device| {
             let (x, w, dy) = (tensor(device, 1, rows, cols), tensor(device, 2, 1, cols), tensor(device, 3, rows, cols));
             let (mut y, mut rstd) = (empty(device, rows, cols), empty(device, rows, 1));
@@ -58,7 +62,7 @@ fn norms() {
             let mut out = vec![("y", values(&y)), ("rstd", values(&rstd))];
             for start in [Start::Zero, Start::Continue] {
                 let (mut dx, mut dw) = (tensor(device, 4, rows, cols), tensor(device, 5, 1, cols));
-                device.rms_norm_backward(&dy, &x, &w, &rstd, (&mut dx, start), (&mut dw, start));
+                device.rms_norm_backward(&dy, &x, &w, &rstd, &whole, (&mut dx, start), (&mut dw, start));
                 out.extend([("dx", values(&dx)), ("dw", values(&dw))]);
             }
             out
@@ -153,6 +157,186 @@ fn number_formats_and_what_is_not_finite() {
     });
 }
 
+/// Of rows in bf16: pieces of eight whole and not, one warp a row and several, and more than their registers hold.
+const WIDTHS: [(usize, usize); 9] =
+    [(1, 1), (3, 37), (70, 24), (33, 129), (2, 800), (3, 2056), (2, 2051), (1, 4104), (1, 16_400)];
+
+#[test]
+fn copies_and_additions_in_bf16() {
+    for (rows, cols) in WIDTHS {
+        same_rounded("additions in bf16", |device| {
+            let (x, mut y, mut z) =
+                (half(device, 1, rows, cols), half(device, 2, rows, cols), half(device, 3, rows, cols));
+            device.add(&x, &mut y);
+            device.add_bias(&tensor(device, 4, 1, cols), &mut z);
+            let (mut wide, mut odd) = (half(device, 5, rows, cols + 16), half(device, 6, rows, cols + 7));
+            device.copy_columns(&x, 0, &mut wide, 8, cols);
+            device.copy_columns(&x, cols / 2, &mut odd, 3, cols - cols / 2);
+            vec![("y", values(&y)), ("z", values(&z)), ("columns", values(&wide)), ("odd columns", values(&odd))]
+        });
+    }
+}
+
+#[test]
+fn heads_in_bf16() {
+    for (tokens, heads, width, gap) in [(1, 1, 4, 2), (5, 3, 7, 3), (33, 4, 16, 8)] {
+        same_rounded("heads in bf16", |device| {
+            let x = half(device, 1, tokens, heads * (width + gap) + gap);
+            let below = half(device, 2, heads * tokens, width);
+            let (mut split, mut joined) =
+                (empty_half(device, heads * tokens, width), empty_half(device, tokens, heads * width));
+            device.split_heads(&x, heads, gap, width + gap, &mut split);
+            device.join_heads(&below, heads, &mut joined);
+            vec![("split", values(&split)), ("joined", values(&joined))]
+        });
+    }
+}
+
+#[test]
+fn norms_in_bf16() {
+    for (rows, cols) in WIDTHS {
+        let sequences: Ids = vec![0, rows as u32 / 3, rows as u32 / 3, rows as u32].into();
+        near_rounded(&format!("rms_norm of {rows} rows of {cols} in bf16"), |device| {
+            let (x, w, dy) = (half(device, 1, rows, cols), tensor(device, 2, 1, cols), half(device, 3, rows, cols));
+            let (mut y, mut rstd) = (empty_half(device, rows, cols), empty(device, rows, 1));
+            device.rms_norm(&x, &w, 1e-6, &mut y, &mut rstd);
+            let mut out = vec![("y", values(&y)), ("rstd", values(&rstd))];
+            for start in [Start::Zero, Start::Continue] {
+                let (mut dx, mut dw) = (half(device, 4, rows, cols), tensor(device, 5, 1, cols));
+                let (dx_into, dw_into) = ((&mut dx, start), (&mut dw, start));
+                device.rms_norm_backward(&dy, &x, &w, &rstd, &sequences, dx_into, dw_into);
+                out.extend([("dx", values(&dx)), ("dw", values(&dw))]);
+                let mut dbias = tensor(device, 6, 1, cols);
+                device.bias_backward(&dy, &sequences, &mut dbias, start);
+                out.push(("dbias", values(&dbias)));
+            }
+            out
+        });
+    }
+}
+
+/// dw of a norm and dbias of the rows of `starts`, in micro-batches that end at the sequences `cuts`.
+fn gradients_in_parts(device: &Arc<dyn Device>, starts: &[u32], cuts: &[usize], cols: usize) -> [Vec<f32>; 2] {
+    let (mut dw, mut dbias) = (empty(device, 1, cols), empty(device, 1, cols));
+    let (w, mut start, mut first) = (tensor(device, 2, 1, cols), Start::Zero, 0);
+    let rows = starts[starts.len() - 1] as usize;
+    for cut in cuts {
+        let (from, to) = (starts[first] as usize, starts[*cut] as usize);
+        let part = |stream| half_of(device, to - from, cols, &numbers(stream, rows * cols)[from * cols..to * cols]);
+        let rstd = Tensor::of(device, to - from, 1, &numbers(4, rows)[from..to]);
+        let sequences: Ids = starts[first..=*cut].iter().map(|at| at - from as u32).collect::<Vec<_>>().into();
+        let (x, dy, mut dx) = (part(1), part(3), empty_half(device, to - from, cols));
+        let into = ((&mut dx, Start::Zero), (&mut dw, start));
+        device.rms_norm_backward(&dy, &x, &w, &rstd, &sequences, into.0, into.1);
+        device.bias_backward(&dy, &sequences, &mut dbias, start);
+        (start, first) = (Start::Continue, *cut);
+    }
+    [values(&dw), values(&dbias)]
+}
+
+#[test]
+fn micro_batches_change_no_bit_of_gradients_in_bf16() {
+    let starts = [0, 70, 71, 71, 200, 333];
+    for device in rounds() {
+        for cols in [24, 37] {
+            let whole = gradients_in_parts(&device, &starts, &[5], cols);
+            for cuts in [&[1, 2, 3, 4, 5][..], &[2, 5], &[4, 5]] {
+                assert_eq!(gradients_in_parts(&device, &starts, cuts, cols), whole, "cut at {cuts:?}, {cols} columns");
+            }
+        }
+    }
+}
+
+#[test]
+fn a_row_in_bf16_does_not_depend_on_its_batch() {
+    for device in rounds() {
+        for cols in [24, 37, 2056] {
+            let (w, x) = (tensor(&device, 2, 1, cols), half(&device, 1, 9, cols));
+            let mut alone = empty_half(&device, 1, cols);
+            device.copy_rows(&x, 8, &mut alone, 0, 1);
+            let norm = |x: &Tensor| {
+                let (mut y, mut rstd) = (empty_half(&device, x.rows(), cols), empty(&device, x.rows(), 1));
+                device.rms_norm(x, &w, 1e-6, &mut y, &mut rstd);
+                values(&y)
+            };
+            assert_eq!(norm(&x)[8 * cols..], norm(&alone), "the last of nine rows of {cols}");
+        }
+    }
+}
+
+#[test]
+fn rotary_embedding_in_bf16() {
+    for (half_width, stride, offset) in [(4, 12, 9), (16, 48, 8), (3, 7, 1)] {
+        for (layout, direction) in [
+            (Layout::Interleaved, Direction::Forward),
+            (Layout::Interleaved, Direction::Backward),
+            (Layout::HalfSplit, Direction::Forward),
+            (Layout::HalfSplit, Direction::Backward),
+        ] {
+            same_rounded("rope in bf16", |device| {
+                let (tokens, heads) = (11, 3);
+                let rotary = Rotary::new(Table::new(2 * half_width, 1e4, &Scaling::None, 64), layout);
+                let positions: Ids = (0..tokens as u32).map(|t| t * 7 % 60).collect::<Vec<_>>().into();
+                let mut x = half(device, 1, tokens, heads * stride + offset);
+                let at = RotaryColumns { offset, head_stride: stride, heads };
+                device.rope(&mut x, &positions, &rotary, at, direction);
+                vec![("x", values(&x))]
+            });
+        }
+    }
+}
+
+#[test]
+fn gated_units_in_bf16() {
+    for (rows, cols) in WIDTHS {
+        near_rounded("swiglu in bf16", |device| {
+            let of = |stream| half(device, stream, rows, cols);
+            let mut gate = of(1);
+            gate.set(0, &[-200.0]);
+            let (up, dy) = (of(2), of(3));
+            let (mut y, mut dgate, mut dup) = (of(4), of(5), of(6));
+            device.swiglu(&gate, &up, &mut y);
+            device.swiglu_backward(&dy, &gate, &up, &mut dgate, &mut dup);
+            vec![("y", values(&y)), ("dgate", values(&dgate)), ("dup", values(&dup))]
+        });
+    }
+}
+
+#[test]
+fn embedding_in_bf16() {
+    for (tokens, rows, d) in [(1, 1, 3), (40, 9, 17), (5, 100, 32), (90, 2, 24)] {
+        same_rounded("embedding in bf16", |device| {
+            let ids: Ids = (0..tokens as u32).map(|t| t * t * 31 % rows as u32).collect::<Vec<_>>().into();
+            let (table, dy) = (tensor(device, 1, rows, d), half(device, 2, tokens, d));
+            let half_table = half(device, 4, rows, d);
+            let (mut y, mut copied) = (empty_half(device, tokens, d), empty_half(device, tokens, d));
+            device.gather(WeightRef::Plain(&table), &ids, &mut y);
+            device.gather(WeightRef::Plain(&half_table), &ids, &mut copied);
+            let mut out = vec![("y", values(&y)), ("copied", values(&copied))];
+            for start in [Start::Zero, Start::Continue] {
+                let mut dtable = tensor(device, 3, rows, d);
+                device.gather_backward(&dy, &ids, &mut dtable, start);
+                out.push(("dtable", values(&dtable)));
+            }
+            out
+        });
+    }
+}
+
+#[test]
+fn what_is_not_finite_in_bf16() {
+    for device in rounds() {
+        for len in [1, 8, 700] {
+            let mut x = half(&device, 1, 1, len);
+            assert!(device.is_finite(&x), "{len} numbers");
+            for bad in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
+                x.set(len - 1, &[bad]);
+                assert!(!device.is_finite(&x), "{bad} among {len} numbers");
+            }
+        }
+    }
+}
+
 /// For the planted bugs.
 pub fn some(device: &Arc<dyn Device>) -> Outputs {
     let (x, w, mut y) = (tensor(device, 1, 3, 100), tensor(device, 2, 1, 100), tensor(device, 3, 3, 100));
@@ -161,4 +345,28 @@ pub fn some(device: &Arc<dyn Device>) -> Outputs {
     let sums = values(&y);
     device.rms_norm(&x, &w, 1e-6, &mut y, &mut rstd);
     vec![("sums", sums), ("y", values(&y)), ("rstd", values(&rstd))]
+}
+
+#[test]
+fn what_planted_bugs_are_looked_for_in_is_right() {
+    near_rounded("rows in bf16", in_bf16);
+    near_rounded("experts in bf16", crate::experts::in_bf16);
+}
+
+/// For the planted bugs: rows of pieces that are whole and not, of one warp and several.
+pub fn in_bf16(device: &Arc<dyn Device>) -> Outputs {
+    let mut out = Vec::new();
+    for (rows, cols) in [(9, 24), (3, 37), (2, 2056), (70, 300)] {
+        let (x, w, mut y) = (half(device, 1, rows, cols), tensor(device, 2, 1, cols), half(device, 3, rows, cols));
+        let (mut rstd, mut dw) = (empty(device, rows, 1), empty(device, 1, cols));
+        let whole: Ids = vec![0, rows as u32].into();
+        device.add(&x, &mut y);
+        out.push(("sums", values(&y)));
+        device.rms_norm(&x, &w, 1e-6, &mut y, &mut rstd);
+        let (dy, mut dx) = (half(device, 4, rows, cols), half(device, 5, rows, cols));
+        let into = ((&mut dx, Start::Continue), (&mut dw, Start::Zero));
+        device.rms_norm_backward(&dy, &x, &w, &rstd, &whole, into.0, into.1);
+        out.extend([("y", values(&y)), ("dx", values(&dx)), ("dw", values(&dw))]);
+    }
+    out
 }

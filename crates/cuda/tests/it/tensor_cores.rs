@@ -2,9 +2,9 @@
 
 use std::sync::Arc;
 
-use wels_device::{Device, Groups, Ids, Precision, Router, Scoring, Start, WeightRef};
+use wels_device::{BlockType, Device, Groups, Ids, Precision, Router, Scoring, Source, Start, WeightRef};
 
-use crate::lab::{Outputs, empty, near, rounds, tensor, values};
+use crate::lab::{Outputs, activation, empty, empty_activation, near, near_in_bf16, rounds, tensor, values};
 use crate::products::routed;
 
 /// T, K, N.
@@ -155,5 +155,74 @@ fn rows_do_not_depend_on_their_batch() {
         for rows in [1, t / 2 + 1] {
             assert_eq!(of(rows), all[..rows * n], "{rows} of {t} rows, {k} to {n}");
         }
+    }
+}
+
+/// Products of activations in bf16, all three ways, with weights in f32: dense, of a router, and of experts.
+fn of_activations(device: &Arc<dyn Device>, (t, k, n): (usize, usize, usize)) -> Outputs {
+    let (x, w, dy) = (activation(device, 1, t, k), tensor(device, 2, n, k), activation(device, 3, t, n));
+    let (mut y, mut logits) = (empty_activation(device, t, n), empty(device, t, n));
+    device.linear(Precision::Bf16, &x, &mut [(WeightRef::Plain(&w), &mut y)]);
+    device.linear(Precision::Bf16, &x, &mut [(WeightRef::Plain(&w), &mut logits)]);
+    let mut out = vec![("y", values(&y)), ("logits", values(&logits))];
+    let starts = Ids::from(sequences(t));
+    for start in [Start::Zero, Start::Continue] {
+        let (mut dx, mut dw) = (activation(device, 4, t, k), tensor(device, 5, n, k));
+        device.linear_dx(Precision::Bf16, &dy, &w, (&mut dx, start));
+        device.linear_dw(Precision::Bf16, &dy, &x, &starts, (&mut dw, start));
+        out.extend([("dx", values(&dx)), ("dw", values(&dw))]);
+    }
+    let dispatch = routed(device, t, EXPERTS, 2);
+    let (slots, experts) = (dispatch.slots(), tensor(device, 6, EXPERTS * n, k));
+    let (dy, mut y) = (activation(device, 7, slots, n), empty_activation(device, slots, n));
+    device.grouped(Precision::Bf16, &x, Groups::Tokens(&dispatch), &mut [(WeightRef::Plain(&experts), &mut y)]);
+    let (mut dx, mut dw) = (activation(device, 8, slots, k), tensor(device, 9, EXPERTS * n, k));
+    device.grouped_dx(Precision::Bf16, &dy, &dispatch, &experts, (&mut dx, Start::Continue));
+    let groups = Groups::Tokens(&dispatch);
+    device.grouped_dw(Precision::Bf16, &dy, &x, groups, &starts, (&mut dw, Start::Continue));
+    out.extend([("y of experts", values(&y)), ("dx of experts", values(&dx)), ("dw of experts", values(&dw))]);
+    out
+}
+
+#[test]
+fn products_of_activations() {
+    for shape in [(1, 8, 8), (5, 33, 64), (70, 72, 264), (129, 24, 40)] {
+        near_in_bf16(&format!("activations {shape:?}"), |device| of_activations(device, shape));
+    }
+}
+
+/// A router's product is as exact as in f32, of which its choices hang.
+#[test]
+fn products_of_routers() {
+    for (t, k, n) in [(3, 40, 8), (70, 264, 16), (9, 33, 5)] {
+        near(&format!("router {t} {k} {n}"), |device| {
+            let (x, w, mut y) = (activation(device, 1, t, k), tensor(device, 2, n, k), empty(device, t, n));
+            device.linear(Precision::F32, &x, &mut [(WeightRef::Plain(&w), &mut y)]);
+            vec![("logits", values(&y))]
+        });
+    }
+}
+
+/// Weights in files' formats, and parts of as many rows each.
+#[test]
+fn packed_weights_and_equal_parts() {
+    for (format, t, k, n) in [
+        (BlockType::Bf16, 9, 64, 40),
+        (BlockType::Bf16, 3, 33, 8),
+        (BlockType::F16, 9, 64, 40),
+        (BlockType::F32, 2, 8, 8),
+    ] {
+        near_in_bf16(&format!("packed {format:?} {t} {k} {n}"), |device| {
+            let matrix = |stream| {
+                let rounded = activation(device, stream, n, k);
+                device.pack(Source::Values { values: &values(&rounded), to: format }, n, k)
+            };
+            let (one, two) = (device.stack(vec![matrix(1)]), device.stack(vec![matrix(2), matrix(3)]));
+            let (x, mut y) = (activation(device, 4, t, k), empty_activation(device, t, n));
+            device.linear(Precision::Bf16, &x, &mut [(WeightRef::Packed(&one), &mut y)]);
+            let (both, mut parts) = (activation(device, 5, 2 * t, k), empty_activation(device, 2 * t, n));
+            device.grouped(Precision::Bf16, &both, Groups::Equal(2), &mut [(WeightRef::Packed(&two), &mut parts)]);
+            vec![("y", values(&y)), ("parts", values(&parts))]
+        });
     }
 }

@@ -58,7 +58,7 @@ impl Parts {
 /// `out[T, H·v]`.
 pub fn attention(g: &mut Graph, shape: AttentionShape, parts: Parts) -> Var {
     let (tokens, layer, device) = (parts.q.of.rows(), g.layer(), g.device());
-    let mut out = g.tensor(tokens, shape.heads * parts.v.dim);
+    let mut out = g.tensor_of(parts.q.of.dtype(), tokens, shape.heads * parts.v.dim);
     let inputs = parts.inputs();
     if let Some(paging) = g.paging() {
         let (pages, at, layout) = paging.expanded(layer);
@@ -72,7 +72,7 @@ pub fn attention(g: &mut Graph, shape: AttentionShape, parts: Parts) -> Var {
     let kept_out = Tensor::clone(&out);
     g.record("attention", out, move |back, d_out| {
         let Parts { q, k, k_shared, v } = &parts;
-        let like = |part: &Part| back.tensor(part.of.rows(), part.of.cols());
+        let like = |part: &Part| back.like(part.of.gradient());
         let (mut dq, mut dk, mut d_shared) = (like(q), like(k), k_shared.as_ref().map(like));
         let mut dv = (!parts.joint()).then(|| like(v));
         let into = AttentionGradients { q: &mut dq, k: &mut dk, k_shared: d_shared.as_mut(), v: dv.as_mut() };

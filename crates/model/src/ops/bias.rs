@@ -12,8 +12,8 @@ pub fn bias(g: &mut Graph, x: Var, b: Weight) -> Var {
     let mut y = x.into_value().into_unshared();
     g.device().add_bias(g.weight(b), &mut y);
     g.record("bias", y, move |back, dy| {
-        let device = back.device();
-        back.parameter(b, |db, start| device.bias_backward(&dy, db, start));
+        let (device, sequences) = (back.device(), back.sequences());
+        back.parameter(b, |db, start| device.bias_backward(&dy, &sequences.starts, db, start));
         back.give(dx, dy);
     })
 }

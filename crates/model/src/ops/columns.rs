@@ -9,13 +9,13 @@ use wels_device::{Device, Tensor};
 /// The first `m` columns of `x[T, M + N]`, and the others.
 pub fn split(g: &mut Graph, x: Var, m: usize) -> (Var, Var) {
     let dx = x.gradient();
-    let (mut left, mut right) = (g.tensor(x.rows(), m), g.tensor(x.rows(), x.cols() - m));
+    let (mut left, mut right) = (g.tensor_of(x.dtype(), x.rows(), m), g.tensor_of(x.dtype(), x.rows(), x.cols() - m));
     take_apart(g.device(), &x, &mut left, &mut right);
     let right = g.variable(right);
     let d_right = right.gradient();
     let left = g.record("split", left, move |back, d_left| {
         let d_right = back.take(d_right).expect("both halves of a split are used");
-        let mut whole = back.tensor(dx.rows, dx.cols);
+        let mut whole = back.like(dx);
         put_together(back.device(), &d_left, &d_right, &mut whole);
         back.give(dx, whole);
     });
@@ -25,10 +25,10 @@ pub fn split(g: &mut Graph, x: Var, m: usize) -> (Var, Var) {
 /// `[left | right]`.
 pub fn beside(g: &mut Graph, left: Var, right: Var) -> Var {
     let halves: [GradientOf; 2] = [left.gradient(), right.gradient()];
-    let mut whole = g.tensor(left.rows(), left.cols() + right.cols());
+    let mut whole = g.tensor_of(left.dtype(), left.rows(), left.cols() + right.cols());
     put_together(g.device(), &left, &right, &mut whole);
     g.record("beside", whole, move |back, d_whole| {
-        let [mut d_left, mut d_right] = halves.map(|half| back.tensor(half.rows, half.cols));
+        let [mut d_left, mut d_right] = halves.map(|half| back.like(half));
         take_apart(back.device(), &d_whole, &mut d_left, &mut d_right);
         back.give(halves[0], d_left);
         back.give(halves[1], d_right);

@@ -11,12 +11,12 @@ use wels_device::Dispatch;
 /// `y[T, D]` from the experts' results `h[S, D]`.
 pub fn combine(g: &mut Graph, h: Var, weights: Var, base: Option<Var>, dispatch: &Arc<Dispatch>) -> Var {
     let d = h.cols();
-    let mut y = g.tensor(weights.rows(), d);
+    let mut y = g.tensor_of(h.dtype(), weights.rows(), d);
     g.device().combine(&h, &weights, dispatch, base.as_deref(), &mut y);
     let d_base = base.map(|base| base.gradient());
     let dispatch = dispatch.clone();
     g.record("combine", y, move |back, dy| {
-        let (mut dh, mut d_weights) = (back.tensor(h.rows(), d), back.tensor(weights.rows(), weights.cols()));
+        let (mut dh, mut d_weights) = (back.like(h.gradient()), back.like(weights.gradient()));
         back.device().combine_backward(&dy, &h, &weights, &dispatch, &mut dh, &mut d_weights);
         back.give(h.gradient(), dh);
         back.give(weights.gradient(), d_weights);

@@ -9,7 +9,7 @@ use wels_device::Ids;
 
 /// `y[T, D]`: the rows `ids[T]` of the table `[V, D]`.
 pub fn embedding(g: &mut Graph, table: Weight, ids: &Ids) -> Var {
-    let mut y = g.tensor(ids.len(), table.cols);
+    let mut y = g.tensor_of(g.activations(), ids.len(), table.cols);
     g.device().gather(g.stored(table), ids, &mut y);
     let ids = ids.clone();
     g.record("embedding", y, move |back, dy| {

@@ -21,7 +21,7 @@ pub fn expert_gate_up(
     dispatch: &Arc<Dispatch>,
 ) -> (Var, Var) {
     let (slots, d, m) = (dispatch.slots(), x.cols(), weights[0].rows / dispatch.experts);
-    let (mut gate, mut up) = (g.tensor(slots, m), g.tensor(slots, m));
+    let [mut gate, mut up] = [(); 2].map(|()| g.tensor_of(x.dtype(), slots, m));
     let mut both = [(g.stored(weights[0]), &mut gate), (g.stored(weights[1]), &mut up)];
     g.device().grouped(precision, x, Groups::Tokens(dispatch), &mut both);
     let up = g.variable(up);
@@ -29,7 +29,7 @@ pub fn expert_gate_up(
     let gate = g.record("expert_gate_up", gate, move |back, d_gate| {
         let (device, sequences) = (back.device(), back.sequences());
         let d_up = back.take(d_up).expect("gate and up are used together");
-        let mut d_slots = back.tensor(slots, d);
+        let mut d_slots = back.tensor_of(x.dtype(), slots, d);
         for (w, dy, start) in [(weights[0], &d_gate, Start::Zero), (weights[1], &d_up, Start::Continue)] {
             device.grouped_dx(precision, dy, &dispatch, back.weight(w), (&mut d_slots, start));
             back.parameter(w, |dw, start| {
@@ -53,14 +53,15 @@ pub fn expert_swiglu_linear(
 ) -> Var {
     let (slots, m) = (gate.rows(), w.cols);
     let d = w.rows / dispatch.experts;
-    let mut a = g.tensor(slots, m);
+    let dtype = gate.dtype();
+    let mut a = g.tensor_of(dtype, slots, m);
     g.device().swiglu(&gate, &up, &mut a);
-    let mut y = g.tensor(slots, d);
+    let mut y = g.tensor_of(dtype, slots, d);
     g.device().grouped(precision, &a, Groups::Slots(dispatch), &mut [(g.stored(w), &mut y)]);
     let dispatch = dispatch.clone();
     g.record("expert_swiglu_linear", y, move |back, dy| {
         let (device, sequences) = (back.device(), back.sequences());
-        let mut a = back.tensor(slots, m);
+        let mut a = back.like(gate.gradient());
         device.swiglu(&gate, &up, &mut a);
         back.parameter(w, |dw, start| {
             let groups = Groups::Slots(&dispatch);
@@ -68,7 +69,7 @@ pub fn expert_swiglu_linear(
         });
         let mut da = a;
         device.grouped_dx(precision, &dy, &dispatch, back.weight(w), (&mut da, Start::Zero));
-        let (mut dgate, mut dup) = (back.tensor(slots, m), back.tensor(slots, m));
+        let (mut dgate, mut dup) = (back.like(gate.gradient()), back.like(up.gradient()));
         device.swiglu_backward(&da, &gate, &up, &mut dgate, &mut dup);
         back.give(gate.gradient(), dgate);
         back.give(up.gradient(), dup);

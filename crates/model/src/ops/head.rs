@@ -21,9 +21,10 @@ pub fn head_loss(g: &mut Graph, x: &Var, w: Weight, targets: &[u32], coefficient
     match g.recording() {
         None => device.head_loss(precision, x, weight, targets, &mut logp, None),
         Some(back) => {
-            let mut dx = back.tensor(x.rows(), d);
+            let (mut dx, sequences) = (back.like(x.gradient()), back.sequences());
             back.parameter(w, |dw, start| {
-                let gradients = HeadGradients { dx: &mut dx, dw: (dw, start), coefficient };
+                let gradients =
+                    HeadGradients { dx: &mut dx, dw: (dw, start), sequences: &sequences.starts, coefficient };
                 device.head_loss(precision, x, weight, targets, &mut logp, Some(gradients));
             });
             back.give(x.gradient(), dx);
@@ -51,9 +52,9 @@ pub fn distil_loss(
     let weight = g.weight(w);
     let (mut logp, mut diverged) = (g.tensor(targets.len(), 1), g.tensor(targets.len(), 1));
     let back = g.recording().expect("a pass that records");
-    let mut dx = back.tensor(x.rows(), d);
+    let (mut dx, sequences) = (back.like(x.gradient()), back.sequences());
     back.parameter(w, |dw, start| {
-        let gradients = HeadGradients { dx: &mut dx, dw: (dw, start), coefficient };
+        let gradients = HeadGradients { dx: &mut dx, dw: (dw, start), sequences: &sequences.starts, coefficient };
         device.distil_loss(precision, x, weight, targets, teacher, [&mut logp, &mut diverged], gradients);
     });
     back.give(x.gradient(), dx);

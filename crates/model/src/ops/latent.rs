@@ -34,21 +34,22 @@ pub fn latent_attention(g: &mut Graph, shape: LatentShape, kv_b: Weight, q: &Var
     let (tokens, latent, precision, layer, device) = (q.rows(), c.cols(), g.precision(), g.layer(), g.device());
     let halves = g.context.params.absorbed(kv_b);
 
-    let mut q_own = g.tensor(heads * tokens, nope);
+    let tensor = |rows, cols| g.tensor_of(q.dtype(), rows, cols);
+    let mut q_own = tensor(heads * tokens, nope);
     device.split_heads(q, heads, 0, nope + rope, &mut q_own);
-    let mut absorbed = g.tensor(heads * tokens, latent);
+    let mut absorbed = tensor(heads * tokens, latent);
     device.grouped(precision, &q_own, Groups::Equal(heads), &mut [(halves.keys(), &mut absorbed)]);
 
-    let mut sums = g.tensor(heads * tokens, latent);
+    let mut sums = tensor(heads * tokens, latent);
     let rotary = ColumnHeads { of: q, offset: nope, head_stride: nope + rope, dim: rope };
     let query = LatentQuery { heads, scale, absorbed: &absorbed, rotary };
     let (pages, at, layout) = g.paging().expect("pages of latents").latent(layer);
     device.append_latent(pages, at, layout, c, k_r);
     device.attend_latent(pages, at, layout, query, &mut sums);
 
-    let mut o = g.tensor(heads * tokens, v);
+    let mut o = g.tensor_of(q.dtype(), heads * tokens, v);
     device.grouped(precision, &sums, Groups::Equal(heads), &mut [(halves.values(), &mut o)]);
-    let mut out = g.tensor(tokens, heads * v);
+    let mut out = g.tensor_of(q.dtype(), tokens, heads * v);
     device.join_heads(&o, heads, &mut out);
     g.inspect("latent attention", &out);
     g.variable(out)

@@ -18,9 +18,10 @@ pub fn linear(g: &mut Graph, precision: Precision, x: &Var, w: Weight) -> Var {
 
 /// [`linear`] with each of some matrices.
 pub fn linears<const N: usize>(g: &mut Graph, precision: Precision, x: &Var, weights: [Weight; N]) -> [Var; N] {
+    let activations = g.device().activations(precision);
     let mut ys = weights.map(|Weight { rows, cols, .. }| {
         assert_eq!(x.cols(), cols, "linear: x is [{}, {}], w is [{rows}, {cols}]", x.rows(), x.cols());
-        g.tensor(x.rows(), rows)
+        g.tensor_of(activations, x.rows(), rows)
     });
     let mut results = ys.iter_mut();
     let mut all = weights.map(|w| (g.stored(w), results.next().expect("one a weight")));

@@ -10,15 +10,15 @@ use crate::tape::{Graph, Var};
 pub fn rms_norm(g: &mut Graph, x: &Var, w: Weight, eps: f32) -> Var {
     let d = w.cols;
     assert_eq!(x.cols(), d, "rms_norm: x is [{}, {}], w is [{d}]", x.rows(), x.cols());
-    let mut y = g.tensor(x.rows(), d);
+    let mut y = g.tensor_of(x.dtype(), x.rows(), d);
     let mut rstd = g.tensor(x.rows(), 1);
     g.device().rms_norm(x, g.weight(w), eps, &mut y, &mut rstd);
     let x = x.clone();
     g.record("rms_norm", y, move |back, dy| {
-        let (device, weight) = (back.device(), back.weight(w));
+        let (device, weight, sequences) = (back.device(), back.weight(w), back.sequences());
         let (mut dx, dx_start) = back.begin(x.gradient());
         back.parameter(w, |dw, dw_start| {
-            device.rms_norm_backward(&dy, &x, weight, &rstd, (&mut dx, dx_start), (dw, dw_start));
+            device.rms_norm_backward(&dy, &x, weight, &rstd, &sequences.starts, (&mut dx, dx_start), (dw, dw_start));
         });
         back.put(x.gradient(), dx);
     })

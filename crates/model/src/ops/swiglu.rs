@@ -11,18 +11,19 @@ use wels_device::{Precision, Start};
 /// `y[T, N] = (silu(gate) ⊙ up)[T, M] · w[N, M]ᵀ`.
 pub fn swiglu_linear(g: &mut Graph, precision: Precision, gate: Var, up: Var, w: Weight) -> Var {
     let (m, rows) = (w.cols, gate.rows());
-    let mut a = g.tensor(rows, m);
+    let dtype = gate.dtype();
+    let mut a = g.tensor_of(dtype, rows, m);
     g.device().swiglu(&gate, &up, &mut a);
-    let mut y = g.tensor(rows, w.rows);
+    let mut y = g.tensor_of(dtype, rows, w.rows);
     g.device().linear(precision, &a, &mut [(g.stored(w), &mut y)]);
     g.record("swiglu_linear", y, move |back, dy| {
         let (device, sequences) = (back.device(), back.sequences());
-        let mut a = back.tensor(rows, m);
+        let mut a = back.like(gate.gradient());
         device.swiglu(&gate, &up, &mut a);
         back.parameter(w, |dw, start| device.linear_dw(precision, &dy, &a, &sequences.starts, (dw, start)));
         let mut da = a;
         device.linear_dx(precision, &dy, back.weight(w), (&mut da, Start::Zero));
-        let (mut dgate, mut dup) = (back.tensor(rows, m), back.tensor(rows, m));
+        let (mut dgate, mut dup) = (back.like(gate.gradient()), back.like(up.gradient()));
         device.swiglu_backward(&da, &gate, &up, &mut dgate, &mut dup);
         back.give(gate.gradient(), dgate);
         back.give(up.gradient(), dup);

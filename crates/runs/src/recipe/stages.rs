@@ -8,17 +8,20 @@ use serde::{Serialize, Serializer};
 
 use super::optimizer::{Checkpoints, Defaults, OF_EXAMPLES, OF_REINFORCEMENT, OF_TUNING, Optimizer};
 use super::reader::{RecipeError, Section};
-use super::{ModelSection, TokenizerSection};
+use super::{ModelSection, Precision, TokenizerSection, precision_word};
 
 /// The stage that `[pretrain]` describes.
 pub const PRETRAIN: &str = "pretrain";
 
-/// One `[[stage]]`.
+/// `[[stage]]` of every kind
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct StageSection {
     /// The stage's folder in the run.
     pub name: String,
-    /// What it does.
+    /// Number format of the products, of training and of answers alike.
+    #[serde(serialize_with = "precision_word")]
+    pub precision: Precision,
+    /// What it does, by its kind.
     #[serde(flatten)]
     pub work: Work,
 }
@@ -408,6 +411,8 @@ impl StageSection {
         if context.earlier.contains(&name) {
             return Err(s.wrong("name", format!("'{name}' is the name of an earlier stage")));
         }
+        let precision =
+            s.word("precision", &[("f32", Precision::F32), ("bf16", Precision::Bf16), ("f16", Precision::F16)])?;
         let kinds = ["pretrain", "sft", "rl", "distil", "sample_and_filter", "score"];
         let kind = s.word("kind", &kinds.map(|kind| (kind, kind)))?;
         let work = match kind {
@@ -420,7 +425,7 @@ impl StageSection {
         };
         s.finish(&[])?;
         context.earlier.push(name.clone());
-        Ok(StageSection { name, work })
+        Ok(StageSection { name, precision, work })
     }
 
     /// Whether the stage, or one that it begins with, needs `[pretrain]`.
