@@ -13,6 +13,7 @@ use std::time::Instant;
 
 use anyhow::Result;
 use serde::Serialize;
+use wels_device::{Device, KernelTime};
 use wels_kernels::{isa, par};
 use wels_model::count;
 use wels_model::params::Params;
@@ -178,11 +179,21 @@ fn steps(trainer: &mut Trainer, recipe: &Recipe, count: u64) -> Result<Steps> {
     };
     step(0)?;
     let before = device.energy_joules();
+    device.profile();
     let timed = (1..=count).map(step).collect::<Result<Vec<_>>>()?;
+    say_profile(&*device, count);
     let joules = device.energy_joules().zip(before).map(|(now, before)| now - before);
     let (mut seconds, losses): (Vec<f64>, Vec<f64>) = timed.into_iter().unzip();
     seconds.sort_by(f64::total_cmp);
     Ok(Steps { seconds, last_loss: losses[losses.len() - 1], joules })
+}
+
+/// Says on stderr what kernels have taken, where `WELS_CUDA_PROFILE` asks for it.
+fn say_profile(device: &dyn Device, steps: u64) {
+    for KernelTime { kernel, launches, seconds } in device.profile() {
+        let (launches, milliseconds) = (launches as f64 / steps as f64, 1e3 * seconds / steps as f64);
+        eprintln!("{milliseconds:10.3} ms a step  {launches:8.1} launches  {kernel}");
+    }
 }
 
 impl TrainBench {

@@ -6,15 +6,18 @@
 
 __device__ __forceinline__ float key_of(float x) { return x != x ? least() : x; }
 
-// Whether element i is among the `count` greatest of those with a place in `open` (null: all); of equals the first.
+// Whether element i is among the `count` greatest of those whose group of `size` is in `open` (null: all are); of equals
+// the first.
 __device__ __forceinline__ bool among_greatest(const float *values, const int *open, int size, int n, int i,
                                                int count) {
   float mine = key_of(values[i]);
   int before = 0;
-  for (int j = 0; j < n; j++) {
-    if (open && !open[j / size]) continue;
-    float other = key_of(values[j]);
-    before += other > mine || (other == mine && j < i);
+  for (int first = 0, g = 0; first < n; first += size, g++) {
+    if (open && !open[g]) continue;
+    for (int j = first; j < first + size; j++) {
+      float other = key_of(values[j]);
+      before += other > mine || (other == mine && j < i);
+    }
   }
   return before < count;
 }
@@ -73,12 +76,14 @@ extern "C" __global__ void route(const float *logits, const float *bias, float *
     scores[t * e + i] = s[i];
   }
   __syncwarp();
-  for (int g = lane; g < groups; g += 32) of_group[g] = group_score(biased + g * size, size, sigmoid);
+  if (top_groups >= groups) open = 0;
+  for (int g = lane; open && g < groups; g += 32) of_group[g] = group_score(biased + g * size, size, sigmoid);
   __syncwarp();
-  for (int g = lane; g < groups; g += 32) open[g] = among_greatest(of_group, 0, 1, groups, g, top_groups);
+  for (int g = lane; open && g < groups; g += 32) open[g] = among_greatest(of_group, 0, groups, groups, g, top_groups);
   __syncwarp();
   uint32_t *mine = chosen + t * top_k;
-  list(e, lane, mine, [=](int i) { return open[i / size] && among_greatest(biased, open, size, e, i, top_k); });
+  list(e, lane, mine,
+       [=](int i) { return (!open || open[i / size]) && among_greatest(biased, open, open ? size : e, e, i, top_k); });
   float all = 0.0f;
   for (int j = 0; j < top_k; j++) all += s[mine[j]];
   all += 1e-20f;
@@ -112,72 +117,127 @@ extern "C" __global__ void route_backward(const float *scores, const uint32_t *c
     dlogits[t * e + i] = sigmoid ? ds[i] * (s[i] * (1.0f - s[i])) : (ds[i] - product) * s[i];
 }
 
-// How many choices are expert blockIdx.x.
-extern "C" __global__ void dispatch_count(const uint32_t *chosen, uint32_t *counts, int choices) {
-  SMEM(shared);
-  uint32_t *of_warp = (uint32_t *)shared, count = 0;
-  for (int c = threadIdx.x; c < choices; c += blockDim.x) count += chosen[c] == blockIdx.x;
-  for (int half = 16; half; half /= 2) count += __shfl_xor_sync(~0u, count, half);
-  if (threadIdx.x % 32 == 0) of_warp[threadIdx.x / 32] = count;
-  __syncthreads();
-  if (threadIdx.x == 0) {
-    count = 0;
-    for (int w = 0; w < (int)blockDim.x / 32; w++) count += of_warp[w];
-    counts[blockIdx.x] = count;
-  }
+// The lanes whose number is this one's.
+__device__ __forceinline__ unsigned peers_of(uint32_t x) {
+#ifdef WELS_EMU
+  unsigned peers = 0;
+  for (int l = 0; l < 32; l++) peers |= (unsigned)(__shfl_sync(~0u, x, l) == x) << l;
+  return peers;
+#else
+  return __match_any_sync(~0u, x);
+#endif
 }
 
-// offsets[E + 1], and tiles of up to `tile` slots of one expert each, three numbers a tile, −1 behind the last.
-extern "C" __global__ void dispatch_offsets(const uint32_t *counts, uint32_t *offsets, int *tiles, int e, int tile,
+// A warp's chunk of the choices: calls f(choice, expert, lanes with that expert) for 32 of them at a time. Lanes behind
+// the last choice have an expert that there is not.
+constexpr int CHUNK = 512;
+template <class F>
+__device__ __forceinline__ void each_choice(const uint32_t *chosen, int choices, int chunk, F f) {
+  constexpr int ROUNDS = CHUNK / 32;
+  int first = chunk * CHUNK + threadIdx.x % 32;
+  uint32_t experts[ROUNDS];
+#pragma unroll
+  for (int k = 0; k < ROUNDS; k++) experts[k] = first + k * 32 < choices ? chosen[first + k * 32] : ~0u;
+#pragma unroll
+  for (int k = 0; k < ROUNDS; k++)
+    if (chunk * CHUNK + k * 32 < choices) f(first + k * 32, experts[k], peers_of(experts[k]));
+}
+__device__ __forceinline__ bool is_first(unsigned lanes) { return __ffs(lanes) - 1 == (int)threadIdx.x % 32; }
+
+// counts[E, chunks]: how many choices of a chunk are each expert. A warp a chunk; E words of shared memory for each.
+extern "C" __global__ void dispatch_count(const uint32_t *chosen, uint32_t *counts, int choices, int e, int chunks) {
+  SMEM(shared);
+  int warp = threadIdx.x / 32, lane = threadIdx.x % 32, chunk = blockIdx.x * (blockDim.x / 32) + warp;
+  if (chunk >= chunks) return;
+  uint32_t *count = (uint32_t *)shared + warp * e;
+  for (int i = lane; i < e; i += 32) count[i] = 0;
+  __syncwarp();
+  each_choice(chosen, choices, chunk, [=](int c, uint32_t expert, unsigned peers) {
+    if (c < choices && is_first(peers)) count[expert] += __popc(peers);
+    __syncwarp();
+  });
+  for (int i = lane; i < e; i += 32) counts[(int64_t)i * chunks + chunk] = count[i];
+}
+
+// Of expert blockIdx.x: counts become how many choices the chunks before have, totals[E] how many all have.
+extern "C" __global__ void dispatch_scan(uint32_t *counts, uint32_t *totals, int chunks) {
+  SMEM(shared);
+  uint32_t *of_warp = (uint32_t *)shared, *mine = counts + (int64_t)blockIdx.x * chunks, total = 0;
+  int warp = threadIdx.x / 32, lane = threadIdx.x % 32, warps = blockDim.x / 32;
+  for (int first = 0; first < chunks; first += blockDim.x) {
+    int at = first + threadIdx.x;
+    uint32_t count = at < chunks ? mine[at] : 0, sum = count;
+    for (int d = 1; d < 32; d *= 2) {
+      uint32_t v = __shfl_up_sync(~0u, sum, d);
+      if (lane >= d) sum += v;
+    }
+    __syncthreads();
+    if (lane == 31) of_warp[warp] = sum;
+    __syncthreads();
+    uint32_t before = total + sum - count;
+    for (int w = 0; w < warps; w++) {
+      if (w < warp) before += of_warp[w];
+      total += of_warp[w];
+    }
+    if (at < chunks) mine[at] = before;
+  }
+  if (threadIdx.x == 0) totals[blockIdx.x] = total;
+}
+
+// offsets[E + 1], and tiles of up to `tile` slots of one expert each, three numbers a tile, −1 behind the last. One
+// block; 2·(E + 1) words of shared memory.
+extern "C" __global__ void dispatch_offsets(const uint32_t *totals, uint32_t *offsets, int *tiles, int e, int tile,
                                             int tiles_max) {
   SMEM(shared);
-  int *begins = (int *)shared;
+  uint32_t *slots = (uint32_t *)shared, *begins = slots + e + 1;
+  for (int i = threadIdx.x; i < e; i += blockDim.x) slots[i] = totals[i];
+  __syncthreads();
   if (threadIdx.x == 0) {
-    uint32_t offset = 0;
-    int at = 0;
+    uint32_t offset = 0, at = 0;
     for (int i = 0; i < e; i++) {
-      offsets[i] = offset;
+      uint32_t count = slots[i];
+      slots[i] = offset;
       begins[i] = at;
-      offset += counts[i];
-      at += (counts[i] + tile - 1) / tile;
+      offset += count;
+      at += (count + tile - 1) / tile;
     }
-    offsets[e] = offset;
+    slots[e] = offset;
     begins[e] = at;
   }
   __syncthreads();
-  for (int i = threadIdx.x; i < e; i += blockDim.x)
-    for (int at = begins[i]; at < begins[i + 1]; at++) {
-      int first = offsets[i] + (at - begins[i]) * tile, end = offsets[i] + counts[i];
-      tiles[3 * at] = i;
-      tiles[3 * at + 1] = first;
-      tiles[3 * at + 2] = min(first + tile, end);
+  for (int i = threadIdx.x; i <= e; i += blockDim.x) offsets[i] = slots[i];
+  for (int at = threadIdx.x; at < tiles_max; at += blockDim.x) {
+    if (at >= (int)begins[e]) {
+      tiles[3 * at] = -1;
+      continue;
     }
-  for (int at = begins[e] + threadIdx.x; at < tiles_max; at += blockDim.x) tiles[3 * at] = -1;
+    int i = sequence_of(begins, e, at), first = slots[i] + (at - begins[i]) * tile;
+    tiles[3 * at] = i;
+    tiles[3 * at + 1] = first;
+    tiles[3 * at + 2] = min(first + tile, (int)slots[i + 1]);
+  }
 }
 
-// rows[S] and slots[T·K]: the choices of expert blockIdx.x in their order.
-extern "C" __global__ void dispatch_fill(const uint32_t *chosen, const uint32_t *offsets, uint32_t *rows,
-                                         uint32_t *slots, int choices, int top_k) {
+// rows[S] and slots[T·K]: the choices of each expert in their order; counts[E, chunks] as dispatch_scan leaves them. As
+// dispatch_count.
+extern "C" __global__ void dispatch_fill(const uint32_t *chosen, const uint32_t *offsets, const uint32_t *counts,
+                                         uint32_t *rows, uint32_t *slots, int choices, int top_k, int e, int chunks) {
   SMEM(shared);
-  uint32_t *of_warp = (uint32_t *)shared, next = offsets[blockIdx.x];
-  int warp = threadIdx.x / 32, lane = threadIdx.x % 32, warps = blockDim.x / 32;
-  for (int base = 0; base < choices; base += blockDim.x) {
-    int c = base + threadIdx.x;
-    bool is = c < choices && chosen[c] == blockIdx.x;
-    unsigned bits = __ballot_sync(~0u, is);
-    __syncthreads();
-    if (lane == 0) of_warp[warp] = __popc(bits);
-    __syncthreads();
-    uint32_t slot = next + __popc(bits & ((1u << lane) - 1));
-    for (int w = 0; w < warps; w++) {
-      if (w < warp) slot += of_warp[w];
-      next += of_warp[w];
-    }
-    if (is) {
+  int warp = threadIdx.x / 32, lane = threadIdx.x % 32, chunk = blockIdx.x * (blockDim.x / 32) + warp;
+  if (chunk >= chunks) return;
+  uint32_t *next = (uint32_t *)shared + warp * e;
+  for (int i = lane; i < e; i += 32) next[i] = offsets[i] + counts[(int64_t)i * chunks + chunk];
+  __syncwarp();
+  each_choice(chosen, choices, chunk, [=](int c, uint32_t expert, unsigned peers) {
+    uint32_t slot = c < choices ? next[expert] + __popc(peers & ((1u << lane) - 1)) : 0;
+    __syncwarp();
+    if (c < choices) {
+      if (is_first(peers)) next[expert] += __popc(peers);
       rows[slot] = c / top_k;
       slots[c] = slot;
     }
-  }
+    __syncwarp();
+  });
 }
 
 // y[t] = base[t] + Σ_k weights[t, k] · h[slot(t, k)], a chain.
@@ -224,32 +284,52 @@ extern "C" __global__ void balance_tokens(const float *scores, uint32_t *counted
   int64_t t = (int64_t)blockIdx.x * (blockDim.x / 32) + warp;
   if (t >= tokens) return;
   const float *s = scores + t * e;
-  list(e, lane, counted + t * top_k, [=](int i) { return among_greatest(s, 0, 1, e, i, top_k); });
+  list(e, lane, counted + t * top_k, [=](int i) { return among_greatest(s, 0, e, e, i, top_k); });
   float total = total_of(s, e, lane);
   if (lane == 0) totals[t] = total;
 }
 
-// Of each sequence and expert, chains over the tokens: how often it counts, E/(K·tokens) each, and its mean share of
-// the scores. `totals` is null where a token's scores have the sum 1. A thread an expert of a sequence.
-extern "C" __global__ void balance_sums(const float *scores, const uint32_t *counted, const float *totals,
-                                        const uint32_t *starts, float *shares, float *means, int e, int top_k,
-                                        int64_t n) {
-  int64_t at = thread_index();
-  if (at >= n) return;
-  int64_t sequence = at / e;
-  int i = at % e;
-  float share = 0.0f, mean = 0.0f, tokens = (float)(starts[sequence + 1] - starts[sequence]);
-  for (int64_t t = starts[sequence]; t < starts[sequence + 1]; t++) {
-    for (int j = 0; j < top_k; j++)
-      if (counted[t * top_k + j] == (uint32_t)i) share += 1.0f;
-    mean += totals ? scores[t * e + i] / totals[t] : scores[t * e + i] / 1.0f;
+// Of each sequence and expert: how often it counts, E/(K·tokens) each, and its mean share of the scores, a chain over
+// the tokens. `totals` is null where a token's scores have the sum 1. A block of eight warps for 32 experts of a
+// sequence: the first adds the shares of BATCH tokens while the others compute the next. 2·BATCH·32 + 256 words of
+// shared memory.
+constexpr int BATCH = 112;
+extern "C" __global__ void __launch_bounds__(256)
+    balance_sums(const float *scores, const uint32_t *counted, const float *totals, const uint32_t *starts,
+                 float *shares, float *means, int e, int top_k) {
+  SMEM(shared);
+  float *batches = (float *)shared, mean = 0.0f;
+  uint32_t *counts = (uint32_t *)(batches + 2 * BATCH * 32), count = 0;
+  int warp = threadIdx.x / 32, lane = threadIdx.x % 32, parts = (e + 31) / 32;
+  int sequence = blockIdx.x / parts, i = blockIdx.x % parts * 32 + lane;
+  int begin = starts[sequence], tokens = (int)starts[sequence + 1] - begin;
+  for (int first = 0; first < tokens + BATCH; first += BATCH) {
+    float *batch = batches + first / BATCH % 2 * BATCH * 32, *last = batches + (first / BATCH + 1) % 2 * BATCH * 32;
+    if (warp == 0) {
+      int len = first == 0 ? 0 : min(BATCH, tokens - first + BATCH);
+      for (int n = 0; n < len; n++) mean += last[n * 32 + lane];
+    } else {
+#pragma unroll 4
+      for (int n = warp - 1; n < BATCH; n += 7) {
+        int64_t t = begin + first + n;
+        if (first + n >= tokens) break;
+        batch[n * 32 + lane] = i < e ? scores[t * e + i] / (totals ? totals[t] : 1.0f) : 0.0f;
+        for (int j = 0; j < top_k; j++) count += counted[t * top_k + j] == (uint32_t)i;
+      }
+    }
+    __syncthreads();
   }
-  if (tokens > 0.0f) {
-    share *= (float)e / ((float)top_k * tokens);
-    mean /= tokens;
+  counts[threadIdx.x] = count;
+  __syncthreads();
+  if (warp > 0 || i >= e) return;
+  for (int w = 1; w < 8; w++) count += counts[w * 32 + lane];
+  float share = (float)count;
+  if (tokens > 0) {
+    share *= (float)e / ((float)top_k * (float)tokens);
+    mean /= (float)tokens;
   }
-  shares[at] = share;
-  means[at] = mean;
+  shares[(int64_t)sequence * e + i] = share;
+  means[(int64_t)sequence * e + i] = mean;
 }
 
 // The loss of each sequence: shares · means. Half a warp a sequence.

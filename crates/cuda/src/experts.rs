@@ -5,13 +5,18 @@ use wels_device::{Balance, Dispatch, Dtype, Experts, Ids, Router, Scoring, Start
 use crate::Cuda;
 use crate::launch::{Buffer, Launch};
 use crate::memory::{bf16s, bf16s_mut, download, f32s, f32s_mut};
+use crate::pieces::{pieces, wide};
 use crate::rows::goes_on;
-use crate::rows_bf16::{pieces, wide};
 
 /// Rows of a tile of a product.
 pub(crate) const TILE: usize = 64;
 /// Warps of a block, each with a token of its own.
 const WARPS: usize = 4;
+
+/// Choices that a warp puts in order.
+const CHUNK: usize = 512;
+/// Bytes of shared memory of `balance_sums`: two batches of 112 tokens' shares for 32 experts, and counts.
+const BALANCE_SHARED: usize = (2 * 112 * 32 + 256) * 4;
 
 /// Where each choice of each token goes.
 pub(crate) struct Tables {
@@ -54,7 +59,7 @@ fn is_sigmoid(router: &Router) -> usize {
 }
 
 impl Cuda {
-    /// A launch with a warp for each token.
+    /// A launch with a warp for each token, or whatever there is so many of.
     fn by_tokens(&self, kernel: &str, tokens: usize) -> Launch<'_> {
         self.launch(kernel).threads(32 * WARPS).blocks(tokens.div_ceil(WARPS), 1, 1)
     }
@@ -62,16 +67,20 @@ impl Cuda {
     fn tables_of(&self, chosen: Buffer, tokens: usize, top_k: usize, experts: usize) -> Tables {
         let choices = tokens * top_k;
         let tiles_max = choices.div_ceil(TILE) + experts.min(choices);
-        let mut counts = self.temporary(experts);
+        let chunks = choices.div_ceil(CHUNK);
+        let (mut counts, mut totals) = (self.temporary(experts * chunks), self.temporary(experts));
         let (mut offsets, mut tiles) = (self.temporary(experts + 1), self.temporary(tiles_max * 3));
         let (mut rows, mut slots) = (self.temporary(choices), self.temporary(choices));
-        let launch = self.launch("dispatch_count").blocks(experts, 1, 1).shared(32);
-        launch.read(&chosen).write(&mut counts).int(choices).run();
-        let launch = self.launch("dispatch_offsets").blocks(1, 1, 1).shared((experts + 1) * 4).read(&counts);
+        let by_chunks = |kernel| self.by_tokens(kernel, chunks).shared(WARPS * experts * 4).read(&chosen);
+        let launch = by_chunks("dispatch_count").write(&mut counts);
+        launch.int(choices).int(experts).int(chunks).run();
+        let launch = self.launch("dispatch_scan").blocks(experts, 1, 1).shared(32).write(&mut counts);
+        launch.write(&mut totals).int(chunks).run();
+        let launch = self.launch("dispatch_offsets").shared(2 * (experts + 1) * 4).read(&totals);
         let launch = launch.write(&mut offsets).write(&mut tiles);
         launch.int(experts).int(TILE).int(tiles_max).run();
-        let launch = self.launch("dispatch_fill").blocks(experts, 1, 1).shared(32).read(&chosen).read(&offsets);
-        launch.write(&mut rows).write(&mut slots).int(choices).int(top_k).run();
+        let launch = by_chunks("dispatch_fill").read(&offsets).read(&counts).write(&mut rows).write(&mut slots);
+        launch.int(choices).int(top_k).int(experts).int(chunks).run();
         Tables { experts, slots_len: choices, chosen, offsets, rows, slots, tiles, tiles_max }
     }
 }
@@ -135,9 +144,11 @@ impl Experts for Cuda {
             launch.write(&mut counted).write(&mut totals).int(tokens).int(experts).int(top_k).run();
         }
         let counted = if sigmoid { &counted } else { &tables(dispatch).chosen };
-        let launch = self.launch("balance_sums").over(len).read(f32s(scores)).read(counted);
+        let blocks = sequences * experts.div_ceil(32);
+        let launch = self.launch("balance_sums").blocks(blocks, 1, 1).shared(BALANCE_SHARED);
+        let launch = launch.read(f32s(scores)).read(counted);
         let launch = launch.read_if(sigmoid.then_some(&totals)).read(starts);
-        launch.write(&mut shares).write(&mut means).int(experts).int(top_k).long(len).run();
+        launch.write(&mut shares).write(&mut means).int(experts).int(top_k).run();
         let launch = self.launch("balance_losses").over(sequences * 16).read(&shares).read(&means);
         launch.write(&mut losses).int(experts).int(sequences).run();
         Balance { memory: Box::new(Shares { sequences, shares, losses }) }

@@ -16,6 +16,7 @@ pub mod emulator;
 mod energy;
 pub mod libraries;
 pub mod nvrtc;
+pub mod profile;
 pub mod rates;
 pub mod signature;
 mod staging;
@@ -25,7 +26,7 @@ use std::ffi::c_void;
 use std::marker::PhantomData;
 use std::sync::Arc;
 
-use wels_device::DeviceMemory;
+use wels_device::{DeviceMemory, KernelTime};
 
 use crate::kernels::{self, Kernel};
 use rates::Rates;
@@ -116,6 +117,11 @@ pub trait Driver: Send + Sync {
     /// A card's memory.
     fn memory(&self) -> Option<DeviceMemory> {
         None
+    }
+
+    /// What each kernel has taken, where that is measured.
+    fn profile(&self) -> Vec<KernelTime> {
+        Vec::new()
     }
 
     /// A card's energy since its driver was loaded, where it is counted.

@@ -7,6 +7,8 @@
 //! **Bits.** The kernels compute in f32 in the orders of `wels_kernels::reference`, with its `exp` and `log` and
 //! without contraction, so their results have the processor's bits. A faster kernel may have an order of its own, as
 //! long as an element depends on its own operands alone, and weight gradients are chains that micro-batches continue.
+//! Activations in bf16 are computed with in f32 and rounded once; sums over rows go by groups that begin with each
+//! sequence, so that micro-batches still change no bit.
 
 #![deny(unsafe_code)]
 
@@ -18,6 +20,7 @@ pub mod kernels;
 pub mod launch;
 mod memory;
 mod paged;
+mod pieces;
 mod products;
 mod rows;
 mod rows_bf16;
@@ -27,7 +30,7 @@ mod weights;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, OnceLock};
 
-use wels_device::{Device, DeviceMemory, Dtype, Precision};
+use wels_device::{Device, DeviceMemory, Dtype, KernelTime, Precision};
 
 use launch::card::Card;
 use launch::{Driver, Launch};
@@ -138,6 +141,10 @@ impl Device for Cuda {
 
     fn memory(&self) -> Option<DeviceMemory> {
         self.driver.memory()
+    }
+
+    fn profile(&self) -> Vec<KernelTime> {
+        self.driver.profile()
     }
 
     fn energy_joules(&self) -> Option<f64> {

@@ -9,7 +9,7 @@ use wels_device::{Buffers, Dtype, Ids, Memory, Rotary, Tensor};
 use crate::Cuda;
 use crate::launch::words::{self, Word};
 use crate::launch::{Buffer, Driver, Fault};
-use crate::rows_bf16::{RowGroups, pieces};
+use crate::pieces::{RowGroups, pieces};
 
 /// What the traits of a device cannot report ends the program: memory that is used up, or a lost card.
 pub(crate) fn done<T>(result: Result<T, Fault>) -> T {
@@ -132,7 +132,7 @@ impl Cuda {
     pub(crate) fn ids<'a>(&self, ids: &'a Ids) -> &'a Listed {
         let make = || -> Memory {
             let (derived, groups) = (OnceLock::new(), OnceLock::new());
-            Box::new(Listed { list: self.upload(&ids[..]), derived, groups })
+            Box::new(Listed { list: self.upload(&ids[..]), max: ids.iter().copied().max(), derived, groups })
         };
         ids.uploaded().get_or_init(make).downcast_ref().expect("a list that a CUDA device uploaded")
     }
@@ -167,11 +167,20 @@ pub(crate) fn download<T: Word + Default>(buffer: &Buffer, len: usize) -> Vec<T>
 /// A list of whole numbers, and what an operation has derived from it on the host.
 pub(crate) struct Listed {
     pub list: Buffer,
+    max: Option<u32>,
     derived: OnceLock<Memory>,
     groups: OnceLock<RowGroups>,
 }
 
 impl Listed {
+    /// Sees to it that a kernel finds what the numbers stand for.
+    ///
+    /// # Panics
+    /// If one of them is not below `count`.
+    pub fn assert_below(&self, count: usize, what: &str) {
+        assert!(self.max.is_none_or(|max| (max as usize) < count), "{what} {:?} of {count}", self.max);
+    }
+
     /// What `make` derives from the list, made once: a list has one use.
     pub fn derived<T: Send + Sync + 'static>(&self, make: impl FnOnce() -> T) -> &T {
         let made = self.derived.get_or_init(|| Box::new(make()));
@@ -234,6 +243,10 @@ impl Buffers for Cuda {
         let Numbers { buffer, dtype, .. } = numbers_mut(to);
         match dtype {
             Dtype::F32 => done(buffer.fill(value.to_bits(), len)),
+            Dtype::Bf16 if len.is_multiple_of(2) => {
+                let bits = u32::from(convert::to_bf16(value));
+                done(buffer.fill(bits << 16 | bits, len / 2));
+            }
             Dtype::Bf16 => {
                 let bits = convert::to_bf16(value);
                 self.launch("fill_bf16").over(len).write(buffer).int(bits.into()).long(len).run();

@@ -10,6 +10,8 @@ use crate::memory::{download, f32s, f32s_mut};
 
 /// Threads of a block, each of sixteen of which have a row of their own.
 const LANES: usize = 16;
+/// Bytes of shared memory of chains over rows: two batches of 63 rows' terms, pairs of f32, of 32 columns.
+const CHAINS_SHARED: usize = 2 * 63 * 32 * 8;
 
 /// As kernels take it.
 pub(crate) fn goes_on(start: Start) -> usize {
@@ -77,7 +79,8 @@ impl Rows for Cuda {
         if dy.dtype() == Dtype::Bf16 {
             return self.bias_backward_bf16(dy, sequences, dbias, start);
         }
-        let launch = self.launch("bias_backward").over(cols).read(f32s(dy)).write(f32s_mut(dbias));
+        let launch = self.launch("bias_backward").blocks(cols.div_ceil(32), 1, 1).shared(CHAINS_SHARED);
+        let launch = launch.read(f32s(dy)).write(f32s_mut(dbias));
         launch.int(dy.rows()).int(cols).int(goes_on(start)).run();
     }
 
@@ -141,7 +144,8 @@ impl Rows for Cuda {
         }
         let launch = self.launch("rms_norm_dx").over(rows * LANES).read(f32s(dy)).read(f32s(x)).read(f32s(w));
         launch.read(f32s(rstd)).write(f32s_mut(dx)).int(rows).int(d).int(goes_on(dx_start)).run();
-        let launch = self.launch("rms_norm_dw").over(d).read(f32s(dy)).read(f32s(x)).read(f32s(rstd));
+        let launch = self.launch("rms_norm_dw").blocks(d.div_ceil(32), 1, 1).shared(CHAINS_SHARED);
+        let launch = launch.read(f32s(dy)).read(f32s(x)).read(f32s(rstd));
         launch.write(f32s_mut(dw)).int(rows).int(d).int(goes_on(dw_start)).run();
     }
 
@@ -151,8 +155,7 @@ impl Rows for Cuda {
         let len = positions.len() * heads * half;
         assert_eq!(positions.len(), x.rows(), "positions of {x:?}");
         assert!(offset + (heads - 1) * head_stride + 2 * half <= cols, "{heads} heads' rotary parts in {x:?}");
-        let beyond = positions.iter().find(|position| **position as usize >= rotary.table().max_positions());
-        assert!(beyond.is_none(), "position {beyond:?} of {}", rotary.table().max_positions());
+        self.ids(positions).assert_below(rotary.table().max_positions(), "position");
         let halves = rotary.layout == host::Layout::HalfSplit;
         let sign = if direction == Direction::Forward { 1.0 } else { -1.0 };
         let tables = self.rotary(rotary);
@@ -192,8 +195,7 @@ impl Rows for Cuda {
             WeightRef::Packed(table) => (table.rows(), table.cols()),
         };
         assert_eq!((ids.len(), cols), (y.rows(), d), "rows of a table for {y:?}");
-        let beyond = ids.iter().find(|id| **id as usize >= rows);
-        assert!(beyond.is_none(), "id {beyond:?} of {rows}");
+        self.ids(ids).assert_below(rows, "id");
         if y.dtype() == Dtype::Bf16 {
             return self.gather_into_bf16(table, ids, y);
         }
@@ -209,8 +211,7 @@ impl Rows for Cuda {
     fn gather_backward(&self, dy: &Tensor, ids: &Ids, dtable: &mut Tensor, start: Start) {
         let d = dy.cols();
         assert_eq!((ids.len(), dtable.cols()), (dy.rows(), d), "rows of {dy:?} to {dtable:?}");
-        let beyond = ids.iter().find(|id| **id as usize >= dtable.rows());
-        assert!(beyond.is_none(), "id {beyond:?} of {}", dtable.rows());
+        self.ids(ids).assert_below(dtable.rows(), "id");
         if start == Start::Zero {
             dtable.fill(0.0);
         }

@@ -8,47 +8,19 @@ use wels_device::{Dtype, Ids, RotaryColumns, Start, Tensor, WeightRef};
 use crate::Cuda;
 use crate::launch::Buffer;
 use crate::memory::{bf16s, bf16s_mut, f32s, f32s_mut};
+use crate::pieces::{RowGroups, group_begins, pieces, wide};
 use crate::rows::{ByToken, goes_on};
 
-/// Numbers of a piece, which a thread takes.
-const PIECE: usize = 8;
-/// Rows of a group, unless its sequence ends.
-const GROUP_ROWS: usize = 64;
 /// Columns of a lane's pieces that stay in registers, of a warp.
-const WARP_COLUMNS: usize = 8 * 32 * PIECE;
+const WARP_COLUMNS: usize = 8 * 32 * 8;
 /// Warps of a block of a norm.
 const WARPS: usize = 8;
 /// Bytes of shared memory in which `chain_parts` has 128 groups of 32 columns.
 const STAGE_BYTES: usize = 128 * 32 * 4;
 
-/// Pieces of rows of so many columns.
-pub(crate) fn pieces(rows: usize, cols: usize) -> usize {
-    rows * cols.div_ceil(PIECE)
-}
-
-/// Whether pieces are taken by accesses of 16 bytes: all rows and columns are then at multiples of them, as buffers
-/// begin at multiples of 256 bytes.
-pub(crate) fn wide(columns: &[usize]) -> usize {
-    usize::from(columns.iter().all(|columns| columns.is_multiple_of(PIECE)))
-}
-
 /// Warps that share a row, all of which a block has: one where a warp's registers hold it.
 fn warps_of_row(cols: usize) -> usize {
     cols.div_ceil(WARP_COLUMNS).next_power_of_two().min(WARPS)
-}
-
-/// Where groups of rows begin, and where the last ends.
-pub(crate) struct RowGroups {
-    count: usize,
-    begins: Buffer,
-}
-
-/// [`GROUP_ROWS`] rows each, or fewer where a sequence ends.
-fn group_begins(sequences: &[u32]) -> Vec<u32> {
-    let of_sequence = |pair: &[u32]| (pair[0]..pair[1]).step_by(GROUP_ROWS);
-    let mut begins: Vec<u32> = sequences.windows(2).flat_map(of_sequence).collect();
-    begins.extend(sequences.last());
-    begins
 }
 
 impl Cuda {
@@ -177,7 +149,7 @@ impl Cuda {
             WeightRef::Packed(table) => {
                 let mut rows = self.temporary(len);
                 self.gather_packed(table, list, &mut rows, d, len);
-                let launch = self.launch("round_to_bf16").over(self::pieces(1, len)).read(&rows);
+                let launch = self.launch("round_to_bf16").over(len.div_ceil(8)).read(&rows);
                 return launch.write(bf16s_mut(y)).long(len).run();
             }
         };
@@ -195,12 +167,6 @@ impl Cuda {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn groups_begin_with_each_sequence() {
-        assert_eq!(group_begins(&[0, 3, 3, 133]), [0, 3, 67, 131, 133]);
-        assert_eq!(group_begins(&[0]), [0]);
-    }
 
     #[test]
     fn a_row_has_as_many_warps_as_hold_it() {

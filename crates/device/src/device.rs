@@ -13,6 +13,17 @@ use crate::head::Head;
 use crate::weights::{WeightRef, Weights};
 use crate::{AdamW, Direction, Dtype, Ids, Precision, Rotary, Start, Tensor};
 
+/// What a kernel has taken.
+#[derive(Clone, Debug, PartialEq)]
+pub struct KernelTime {
+    /// Its name.
+    pub kernel: String,
+    /// How often it was launched.
+    pub launches: u64,
+    /// Of all launches.
+    pub seconds: f64,
+}
+
 /// Memory of a device, which only it can look into.
 pub type Memory = Box<dyn Any + Send + Sync>;
 
@@ -36,6 +47,11 @@ pub trait Device: Buffers + Rows + Products + Experts + Attention + Head + Optim
     /// router logits, losses and what norms and attention keep for their backward parts are f32 on every device.
     fn activations(&self, _precision: Precision) -> Dtype {
         Dtype::F32
+    }
+
+    /// What each kernel has taken since this was last asked for, the longest first, where that is measured.
+    fn profile(&self) -> Vec<KernelTime> {
+        Vec::new()
     }
 
     /// Which one it is, for people.

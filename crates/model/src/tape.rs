@@ -20,8 +20,8 @@ use wels_device::{Balance, Device, Dispatch, Dtype, Ids, Pool, Precision, Start,
 pub struct Execution {
     /// Where tensors come from.
     pub pool: Pool,
-    /// Arithmetic of linear and expert products. Everything else (embedding, router, norms, attention) is f32, where the
-    /// device does not keep activations in bf16 ([`Device::activations`]).
+    /// Arithmetic of linear and expert products. Everything else (embedding, router, norms, attention) is f32, where
+    /// the device does not keep activations in bf16 ([`Device::activations`]).
     pub precision: Precision,
     /// Layers (MTP layers counting on from the last) of which only the input is kept, to be run again in the backward
     /// pass.

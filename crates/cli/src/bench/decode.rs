@@ -19,7 +19,7 @@ use wels_pipeline::refusal::refuse;
 use wels_pipeline::words::short;
 use wels_runs::machine;
 
-use super::made::{self, PrecisionArg};
+use super::made;
 use crate::model::{LoadArgs, OpenModel, locate};
 use crate::output;
 
@@ -111,7 +111,9 @@ pub fn decode(args: &DecodeArgs) -> Result<()> {
     let execution = Execution { precision, ..Execution::new(params.device().clone()) };
     let mut run = Run::new(args, (&model, &params, execution), layout, cache_dtype);
     let prompt_seconds = run.prompts();
+    super::say_profile(&*device, 1);
     let mut seconds = run.answers();
+    super::say_profile(&*device, args.tokens.into());
     let after = bandwidth();
 
     let decode_seconds: f64 = seconds.iter().sum();

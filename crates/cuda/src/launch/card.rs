@@ -14,11 +14,12 @@ use cudarc::driver::sys::{
     CUmemoryPool, CUmodule, CUresult, CUstream, CUstream_flags,
 };
 
-use wels_device::DeviceMemory;
+use wels_device::{DeviceMemory, KernelTime};
 
 use super::cache::Cache;
 use super::energy::{BUS_ID_BYTES, Meter};
 use super::nvrtc::{Nvrtc, Target};
+use super::profile::Profile;
 use super::rates::{Rates, Units};
 use super::staging::Staging;
 use super::{Address, Arguments, Driver, Fault, Grid, MapShape, TensorMap, libraries};
@@ -46,6 +47,7 @@ pub struct Card {
     cache: Cache,
     kernels: Mutex<Kernels>,
     staging: Mutex<Staging>,
+    profile: Option<Profile>,
 }
 
 // SAFETY: contexts, streams, modules and functions belong to the process and not to a thread, and the driver may be
@@ -114,8 +116,22 @@ impl Card {
         let rates = rates_of(device, &name, capability).map_err(failed)?;
         let energy = bus_id_of(device).and_then(|bus_id| Meter::open(&bus_id));
         let staging = Mutex::new(Staging::new().map_err(failed)?);
+        let profile = Profile::open().map_err(failed)?;
         let kernels = Mutex::default();
-        Ok(Arc::new(Card { name, capability, rates, energy, pool, context, stream, nvrtc, cache, kernels, staging }))
+        Ok(Arc::new(Card {
+            name,
+            capability,
+            rates,
+            energy,
+            pool,
+            context,
+            stream,
+            nvrtc,
+            cache,
+            kernels,
+            staging,
+            profile,
+        }))
     }
 
     fn bind(&self) -> Result<(), Fault> {
@@ -318,6 +334,10 @@ impl Driver for Card {
         Some(DeviceMemory { total: total as u64, free: free as u64 + kept, peak })
     }
 
+    fn profile(&self) -> Vec<KernelTime> {
+        self.profile.as_ref().map(Profile::take).unwrap_or_default()
+    }
+
     fn energy_joules(&self) -> Option<f64> {
         self.energy.as_ref()?.joules()
     }
@@ -401,11 +421,17 @@ impl Driver for Card {
         let mut pointers = args.pointers();
         // SAFETY: `Launch::run` has held the arguments against the kernel's parameters; the driver copies them before
         // it returns, and the memory they point to is given back behind the kernel in the same stream.
-        let result = unsafe {
+        let mut launch = || unsafe {
             let arguments = pointers.as_mut_ptr();
-            sys::cuLaunchKernel(function, bx, by, bz, tx, ty, tz, shared, self.stream, arguments, ptr::null_mut())
+            let stream = self.stream;
+            let done =
+                sys::cuLaunchKernel(function, bx, by, bz, tx, ty, tz, shared, stream, arguments, ptr::null_mut());
+            check("cuLaunchKernel", done)
         };
-        check("cuLaunchKernel", result)
+        match &self.profile {
+            None => launch(),
+            Some(profile) => profile.time(&kernel.signature.name, self.stream, launch),
+        }
     }
 
     fn synchronize(&self) -> Result<(), Fault> {

@@ -4,7 +4,7 @@ use wels_device::{Device, Ids, Router, Scoring, Start, Tensor};
 
 use std::sync::Arc;
 
-use crate::lab::{Outputs, empty, empty_half, half, near_rounded, numbers, same, same_rounded, tensor, values};
+use crate::lab::{Outputs, empty, empty_half, half, near_rounded, numbers, rounds, same, same_rounded, tensor, values};
 
 fn routers() -> Vec<Router> {
     let router = |scoring, experts, top_k, groups, top_groups, normalize| Router {
@@ -126,6 +126,31 @@ fn combination_in_bf16() {
     }
 }
 
+/// More chunks of choices than a block scans at a time, more tokens than a balance loss adds at a time, more experts
+/// than a block has; in two orders, as the emulator takes a second for each.
+#[test]
+fn many_tokens() {
+    for (experts, top_k, tokens) in [(4, 3, 45_000), (40, 2, 700)] {
+        let router = Router { experts, top_k, ..routers()[0] };
+        let work = |device: &Arc<dyn Device>| {
+            let logits = tensor(device, 1, tokens, experts);
+            let (mut scores, mut weights) = (empty(device, tokens, experts), empty(device, tokens, top_k));
+            let dispatch = device.route(&router, &logits, None, &mut scores, &mut weights);
+            let (dslots, mut dx) = (tensor(device, 2, tokens * top_k, 1), empty(device, tokens, 1));
+            device.gather_slots(&dslots, &dispatch, (&mut dx, Start::Zero));
+            let starts: Ids = vec![0, 224, 225, 225, tokens as u32].into();
+            let balance = device.balance(&router, &scores, &dispatch, &starts);
+            let loads = device.loads(&dispatch).iter().map(|load| *load as f32).collect();
+            vec![("dx", values(&dx)), ("losses", device.balance_losses(&balance)), ("loads", loads)]
+        };
+        let naive: Arc<dyn Device> = wels_cpu::naive::Naive::new();
+        let expected = work(&naive);
+        for device in rounds().iter().take(2) {
+            assert_eq!(work(device), expected, "{tokens} tokens of {experts} experts");
+        }
+    }
+}
+
 /// For the planted bugs: more choices than a block has threads.
 pub fn many(device: &Arc<dyn Device>) -> Outputs {
     let dispatch = crate::products::routed(device, 500, 6, 2);
@@ -133,6 +158,16 @@ pub fn many(device: &Arc<dyn Device>) -> Outputs {
     let mut y = empty(device, 500, 4);
     device.combine(&h, &weights, &dispatch, None, &mut y);
     vec![("y", values(&y))]
+}
+
+/// For the planted bugs: more tokens than a balance loss adds at a time.
+pub fn long_sequence(device: &Arc<dyn Device>) -> Outputs {
+    let router = routers()[0];
+    let logits = tensor(device, 1, 300, router.experts);
+    let (mut scores, mut weights) = (empty(device, 300, router.experts), empty(device, 300, router.top_k));
+    let dispatch = device.route(&router, &logits, None, &mut scores, &mut weights);
+    let balance = device.balance(&router, &scores, &dispatch, &vec![0, 300].into());
+    vec![("losses", device.balance_losses(&balance))]
 }
 
 /// For the planted bugs: experts of equal scores.

@@ -94,11 +94,27 @@ const ALL: &[Planted] = &[
         work: products::some,
     },
     Planted {
-        what: "counts of warps overwritten before they are read",
+        what: "an expert's next slot moves on before all lanes have read it",
         file: "experts.cu",
         changed: "experts.cu",
-        from: "    __syncthreads();\n    if (lane == 0) of_warp[warp] = __popc(bits);",
-        to: "    if (lane == 0) of_warp[warp] = __popc(bits);",
+        from: "- 1)) : 0;\n    __syncwarp();",
+        to: "- 1)) : 0;",
+        work: experts::many,
+    },
+    Planted {
+        what: "shares of the scores added while they are computed",
+        file: "experts.cu",
+        changed: "experts.cu",
+        from: "    __syncthreads();\n  }\n  counts[threadIdx.x]",
+        to: "  }\n  counts[threadIdx.x]",
+        work: experts::long_sequence,
+    },
+    Planted {
+        what: "chunks that do not go on from those before",
+        file: "experts.cu",
+        changed: "experts.cu",
+        from: "before = total + sum - count",
+        to: "before = total",
         work: experts::many,
     },
     Planted {
@@ -132,6 +148,14 @@ const ALL: &[Planted] = &[
         from: "if (i < n) y[i] += x[i];",
         to: "y[i] += x[i];",
         work: rows::some,
+    },
+    Planted {
+        what: "rows' terms added while they are loaded",
+        file: "rows.cu",
+        changed: "rows.cu",
+        from: "    __syncthreads();\n  }\n  if (warp == 0",
+        to: "  }\n  if (warp == 0",
+        work: rows::gradient,
     },
     Planted {
         what: "new tokens without their past",
@@ -237,6 +261,74 @@ const OF_TENSOR_CORES: &[Planted] = &[
         from: "lane % 8 + lane / 16 * 8, kk * 2 + lane / 8 % 2));\n#pragma unroll",
         to: "lane % 16, kk * 2 + lane / 16));\n#pragma unroll",
         work: tensor_cores::by_mma,
+    },
+];
+
+/// In kernels of activations in bf16, whose results are rounded.
+const OF_BF16: &[Planted] = &[
+    Planted {
+        what: "pieces taken whole where they are not",
+        file: "rows_bf16.cu",
+        changed: "eight.cuh",
+        from: "if (wide) f((int64_t)row",
+        to: "if (cols > 0) f((int64_t)row",
+        work: rows::in_bf16,
+    },
+    Planted {
+        what: "the numbers behind the last whole piece are left out",
+        file: "rows_bf16.cu",
+        changed: "eight.cuh",
+        from: "else if (i < n) f(i,",
+        to: "else if (i < 0) f(i,",
+        work: rows::in_bf16,
+    },
+    Planted {
+        what: "no barrier between a row's warps",
+        file: "rows_bf16.cu",
+        changed: "rows_bf16.cu",
+        from: "= v;\n  __syncthreads();\n  v = scratch[first];",
+        to: "= v;\n  v = scratch[first];",
+        work: rows::in_bf16,
+    },
+    Planted {
+        what: "sums of warps of another row",
+        file: "rows_bf16.cu",
+        changed: "rows_bf16.cu",
+        from: "first = warp / warps * warps;",
+        to: "first = 0;",
+        work: rows::in_bf16,
+    },
+    Planted {
+        what: "groups' parts added while they are loaded",
+        file: "rows_bf16.cu",
+        changed: "rows_bf16.cu",
+        from: "    __syncthreads();\n    int count",
+        to: "    int count",
+        work: rows::in_bf16,
+    },
+    Planted {
+        what: "a gradient that does not go on from what it should",
+        file: "rows_bf16.cu",
+        changed: "rows_bf16.cu",
+        from: "if (go_on) piece.numbers(dx",
+        to: "if (!go_on) piece.numbers(dx",
+        work: rows::in_bf16,
+    },
+    Planted {
+        what: "the last of more experts than are loaded at a time",
+        file: "experts_bf16.cu",
+        changed: "eight.cuh",
+        from: "for (; t < end; t += FEW) {",
+        to: "for (; t + FEW <= end; t += FEW) {",
+        work: experts::in_bf16,
+    },
+    Planted {
+        what: "the second half of a warp's sum",
+        file: "experts_bf16.cu",
+        changed: "experts_bf16.cu",
+        from: "for (int half = 16; half; half /= 2) s +=",
+        to: "for (int half = 8; half; half /= 2) s +=",
+        work: experts::in_bf16,
     },
 ];
 
@@ -368,74 +460,6 @@ const OF_ATTENTION_80: &[Planted] = &[
 
 /// How far elements of bf16 attention may be off; of 1 where they are smaller.
 const BF16_ELEMENTS: f32 = 0.05;
-
-/// In kernels of activations in bf16, whose results are rounded.
-const OF_BF16: &[Planted] = &[
-    Planted {
-        what: "pieces taken whole where they are not",
-        file: "rows_bf16.cu",
-        changed: "eight.cuh",
-        from: "if (wide) f((int64_t)row",
-        to: "if (cols > 0) f((int64_t)row",
-        work: rows::in_bf16,
-    },
-    Planted {
-        what: "the numbers behind the last whole piece are left out",
-        file: "rows_bf16.cu",
-        changed: "eight.cuh",
-        from: "else if (i < n) f(i,",
-        to: "else if (i < 0) f(i,",
-        work: rows::in_bf16,
-    },
-    Planted {
-        what: "no barrier between a row's warps",
-        file: "rows_bf16.cu",
-        changed: "rows_bf16.cu",
-        from: "= v;\n  __syncthreads();\n  v = scratch[first];",
-        to: "= v;\n  v = scratch[first];",
-        work: rows::in_bf16,
-    },
-    Planted {
-        what: "sums of warps of another row",
-        file: "rows_bf16.cu",
-        changed: "rows_bf16.cu",
-        from: "first = warp / warps * warps;",
-        to: "first = 0;",
-        work: rows::in_bf16,
-    },
-    Planted {
-        what: "groups' parts added while they are loaded",
-        file: "rows_bf16.cu",
-        changed: "rows_bf16.cu",
-        from: "    __syncthreads();\n    int count",
-        to: "    int count",
-        work: rows::in_bf16,
-    },
-    Planted {
-        what: "a gradient that does not go on from what it should",
-        file: "rows_bf16.cu",
-        changed: "rows_bf16.cu",
-        from: "if (go_on) piece.numbers(dx",
-        to: "if (!go_on) piece.numbers(dx",
-        work: rows::in_bf16,
-    },
-    Planted {
-        what: "the last of more experts than are loaded at a time",
-        file: "experts_bf16.cu",
-        changed: "eight.cuh",
-        from: "for (; t < end; t += FEW) {",
-        to: "for (; t + FEW <= end; t += FEW) {",
-        work: experts::in_bf16,
-    },
-    Planted {
-        what: "the second half of a warp's sum",
-        file: "experts_bf16.cu",
-        changed: "experts_bf16.cu",
-        from: "for (int half = 16; half; half /= 2) s +=",
-        to: "for (int half = 8; half; half /= 2) s +=",
-        work: experts::in_bf16,
-    },
-];
 
 #[test]
 fn every_planted_bug_is_found() {

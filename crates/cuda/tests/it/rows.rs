@@ -9,7 +9,7 @@ use crate::lab::{
     Outputs, empty, empty_half, half, half_of, near_rounded, numbers, rounds, same, same_rounded, tensor, values,
 };
 
-const SIZES: [(usize, usize); 5] = [(1, 1), (1, 37), (3, 16), (70, 129), (9, 300)];
+const SIZES: [(usize, usize); 6] = [(1, 1), (1, 37), (3, 16), (70, 129), (9, 300), (190, 3)];
 
 #[test]
 fn copies_and_additions() {
@@ -351,6 +351,13 @@ pub fn some(device: &Arc<dyn Device>) -> Outputs {
 fn what_planted_bugs_are_looked_for_in_is_right() {
     near_rounded("rows in bf16", in_bf16);
     near_rounded("experts in bf16", crate::experts::in_bf16);
+}
+
+/// For the planted bugs: more rows than are added at a time.
+pub fn gradient(device: &Arc<dyn Device>) -> Outputs {
+    let (dy, mut dbias) = (tensor(device, 1, 190, 40), empty(device, 1, 40));
+    device.bias_backward(&dy, &vec![0, 190].into(), &mut dbias, Start::Zero);
+    vec![("dbias", values(&dbias))]
 }
 
 /// For the planted bugs: rows of pieces that are whole and not, of one warp and several.

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use wels_device::host::blocks;
 use wels_device::{BlockType, Device, Groups, Ids, Precision, Source, WeightRef};
 
-use crate::lab::{Outputs, empty, numbers, same, tensor, values};
+use crate::lab::{Outputs, empty, empty_half, numbers, same, same_rounded, tensor, values};
 
 /// Blocks of random bits, with scales that are finite.
 fn blocks_of(format: BlockType, rows: usize, cols: usize) -> Vec<u8> {
@@ -55,6 +55,19 @@ fn every_format_of_a_file() {
                 ("logp", values(&logp)),
                 ("bytes", vec![device.packed_bytes(&w) as f32]),
             ]
+        });
+    }
+}
+
+#[test]
+fn rows_of_packed_tables_in_bf16() {
+    for format in [BlockType::Q8_0, BlockType::Bf16, BlockType::F32] {
+        same_rounded(format.name(), |device| {
+            let bytes = blocks_of(format, 9, 96);
+            let table = device.stack(vec![device.pack(Source::Blocks { block_type: format, bytes: &bytes }, 9, 96)]);
+            let mut rows = empty_half(device, 4, 96);
+            device.gather(WeightRef::Packed(&table), &vec![3, 0, 8, 3].into(), &mut rows);
+            vec![("rows", values(&rows))]
         });
     }
 }
