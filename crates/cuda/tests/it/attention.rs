@@ -23,7 +23,7 @@ pub struct Case {
 }
 
 const ODD: [usize; 3] = [3, 2, 1];
-const PIECES: [usize; 3] = [8, 16, 24];
+const EVEN: [usize; 3] = [8, 16, 24];
 
 #[rustfmt::skip]
 const CASES: [Case; 5] = [
@@ -37,10 +37,10 @@ const CASES: [Case; 5] = [
 /// In bf16: widths that tensor cores have kernels of, others, and these widths in columns that TMA cannot read.
 #[rustfmt::skip]
 pub const BF16_CASES: [Case; 6] = [
-    Case { heads: 2, kv_heads: 1, own: 64, shared: 0, v: 64, starts: &[0, 1, 1, 40, 330], together: false, pads: PIECES },
-    Case { heads: 2, kv_heads: 1, own: 128, shared: 0, v: 128, starts: &[0, 130, 139], together: true, pads: PIECES },
-    Case { heads: 2, kv_heads: 2, own: 128, shared: 64, v: 128, starts: &[0, 3, 134], together: true, pads: PIECES },
-    Case { heads: 4, kv_heads: 2, own: 16, shared: 0, v: 16, starts: &[0, 5, 5, 40], together: true, pads: PIECES },
+    Case { heads: 2, kv_heads: 1, own: 64, shared: 0, v: 64, starts: &[0, 1, 1, 40, 330], together: false, pads: EVEN },
+    Case { heads: 2, kv_heads: 1, own: 128, shared: 0, v: 128, starts: &[0, 130, 139], together: true, pads: EVEN },
+    Case { heads: 2, kv_heads: 2, own: 128, shared: 64, v: 128, starts: &[0, 3, 134], together: true, pads: EVEN },
+    Case { heads: 4, kv_heads: 2, own: 16, shared: 0, v: 16, starts: &[0, 5, 5, 40], together: true, pads: EVEN },
     Case { heads: 3, kv_heads: 3, own: 12, shared: 6, v: 9, starts: &[0, 17, 30], together: false, pads: ODD },
     Case { heads: 2, kv_heads: 1, own: 64, shared: 0, v: 64, starts: &[0, 7, 30], together: false, pads: ODD },
 ];

@@ -71,8 +71,8 @@ pub fn rounds() -> Vec<Arc<dyn Device>> {
     if emulator().is_some() { (1..=8).filter_map(of_seed).collect() } else { Vec::new() }
 }
 
-/// The emulator in eight orders as Hopper, in as many as Ampere, and as a card with less shared memory than most kernels
-/// take; a card, twice, where `WELS_TEST_DEVICE` is `cuda`.
+/// The emulator in eight orders as Hopper, in as many as Ampere, and as a card with less shared memory than most
+/// kernels take; a card, twice, where `WELS_TEST_DEVICE` is `cuda`.
 pub fn generations() -> Vec<Vec<Arc<dyn Device>>> {
     if std::env::var(VARIABLE).is_ok_and(|name| name == "cuda") {
         return vec![rounds()];

@@ -179,7 +179,9 @@ impl Pages {
                         crate::lanes::dispatch!(append_f16(place: Place, layout: Layout, k: &Keys, v: &Heads, at: Slot))
                     }
                     CacheDtype::Bf16 => {
-                        crate::lanes::dispatch!(append_bf16(place: Place, layout: Layout, k: &Keys, v: &Heads, at: Slot))
+                        crate::lanes::dispatch!(
+                            append_bf16(place: Place, layout: Layout, k: &Keys, v: &Heads, at: Slot)
+                        )
                     }
                 }
             }
