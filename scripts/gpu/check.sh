@@ -4,14 +4,14 @@
 # with a card and NVIDIA's driver, and NVRTC and PyTorch from packages; no network, no compiler. scripts/gpu/build.sh
 # makes what it runs. All of it takes less than WELS_CHECK_SECONDS (260).
 #
-#   scripts/gpu/check.sh [FOLDER [SECTION...]]    conformance train bits kernels decode rl; if left out, all
+#   scripts/gpu/check.sh [FOLDER [SECTION...]]    conformance train bits stages kernels decode rl; if left out, all
 #
 # The table is in FOLDER/gpu.md, its figures in FOLDER/figures.jsonl, what was said in FOLDER/*.log. A section that runs
 # again replaces its own figures and leaves the others'.
 cd "$(dirname "$0")/../.." || exit 2
 built=target/gpu out=${1:-target/gpu}
 sections=("${@:2}")
-[[ ${#sections[@]} -gt 0 ]] || sections=(conformance train bits kernels decode rl)
+[[ ${#sections[@]} -gt 0 ]] || sections=(conformance train bits stages kernels decode rl)
 most=${WELS_CHECK_SECONDS:-260}
 [[ ! target/gpu.tar.gz -nt $built/wels ]] || tar -C target -xzf target/gpu.tar.gz
 mkdir -p "$out"
@@ -74,6 +74,11 @@ bits() {
   done
 }
 
+# A recipe of all kinds of stages: killed and gone on with, and verified.
+stages() {
+  measure 90 stages stages scripts/gpu/stages.sh "$built/wels" cuda 2
+}
+
 kernels() {
   if [[ -d $built/cubins ]]; then
     measure 75 kernels card python3 crates/cuda/fast/card.py "$built/cubins"
@@ -102,7 +107,7 @@ rl() {
 
 for section in "${sections[@]}"; do
   case $section in
-    conformance | train | bits | kernels | decode | rl)
+    conformance | train | bits | stages | kernels | decode | rl)
       table forget "$section"
       $section
       table write

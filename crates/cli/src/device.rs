@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use anyhow::Result;
-use wels_cuda::Cuda;
+use wels_cuda::{Cuda, Unavailable};
 use wels_device::Device;
 use wels_pipeline::refusal::refuse;
 
@@ -22,15 +22,45 @@ pub enum DeviceKind {
 /// The choice on the command line.
 #[derive(Clone, Copy, Debug, Default, clap::Args)]
 pub struct DeviceArgs {
-    /// What to compute with. Another device than the one that began a run may give other bits
-    #[arg(long, value_enum, value_name = "DEVICE", default_value_t)]
-    device: DeviceKind,
+    /// What to compute with; if left out, what a run was begun with, else an NVIDIA GPU if one can be used. Another
+    /// device than the one that began a run may give other bits
+    #[arg(long, value_enum, value_name = "DEVICE")]
+    device: Option<DeviceKind>,
 }
 
 impl DeviceArgs {
-    /// The device, as [`DeviceKind::open`] does.
+    /// The device that is asked for, or a GPU if one can be used. A machine without a driver for one is not told so.
+    ///
+    /// # Errors
+    /// As [`DeviceKind::open`].
     pub fn open(self) -> Result<Arc<dyn Device>> {
-        self.device.open()
+        match self.device {
+            None if Cuda::open().is_err_and(|why| why == Unavailable::Driver) => DeviceKind::Cpu.open(),
+            device => device.unwrap_or(DeviceKind::Auto).open(),
+        }
+    }
+
+    /// The device that is asked for, if one is.
+    ///
+    /// # Errors
+    /// As [`DeviceKind::open`].
+    pub fn given(self) -> Result<Option<Arc<dyn Device>>> {
+        self.device.map(DeviceKind::open).transpose()
+    }
+
+    /// The device that is asked for, or else the one that a run's ledger names.
+    ///
+    /// # Errors
+    /// As [`DeviceKind::open`]; if the run was computed on a GPU, and none can be used.
+    pub fn open_for(self, begun: Option<&str>) -> Result<Arc<dyn Device>> {
+        match (self.device, begun) {
+            (None, Some("cpu")) => DeviceKind::Cpu.open(),
+            (None, Some("cuda")) => DeviceKind::Cuda.open().map_err(|error| {
+                let hint = "--device cpu computes with the processor, whose bits may differ";
+                refuse(format!("the run was computed on a GPU, and {error}"), hint)
+            }),
+            _ => self.open(),
+        }
     }
 }
 
@@ -54,5 +84,27 @@ impl DeviceKind {
             }
             Err(why) => Err(refuse(why.to_string(), "leave --device out to compute with the processor")),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_run_goes_on_with_the_device_that_began_it() {
+        let left_out = DeviceArgs::default();
+        assert_eq!(left_out.open_for(Some("cpu")).unwrap().name(), "cpu");
+        if Cuda::open().is_ok() {
+            assert_eq!(left_out.open_for(Some("cuda")).unwrap().name(), "cuda");
+        } else {
+            let refused = left_out.open_for(Some("cuda")).unwrap_err().to_string();
+            assert!(refused.starts_with("the run was computed on a GPU, and "), "{refused}");
+            assert_eq!(left_out.open_for(None).unwrap().name(), "cpu");
+        }
+        let given = DeviceArgs { device: Some(DeviceKind::Cpu) };
+        assert_eq!(given.open_for(Some("cuda")).unwrap().name(), "cpu");
+        assert_eq!(given.given().unwrap().unwrap().name(), "cpu");
+        assert!(left_out.given().unwrap().is_none());
     }
 }

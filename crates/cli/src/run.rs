@@ -9,6 +9,7 @@ use anyhow::Result;
 use wels_pipeline::forecast::Rates;
 use wels_pipeline::ranks::{self, Options};
 use wels_pipeline::task::Programs;
+use wels_runs::ledger::Ledger;
 use wels_runs::recipe::Recipe;
 use wels_runs::rundir::RunDir;
 
@@ -48,8 +49,13 @@ fn default_runs() -> PathBuf {
 pub fn run(args: &Args) -> Result<()> {
     let mut terminal = Terminal::listening()?;
     let (programs, rates, ranks) = (Programs::Run, Rates::Measured, args.ranks.get());
-    let options = Options { programs, rates, device: args.device.open()?, ranks };
-    ranks::run_on_threads(open(args)?, &options, &mut terminal)
+    let given = args.device.given()?;
+    let run = open(args)?;
+    let device = match given {
+        Some(device) => device,
+        None => args.device.open_for(Ledger::device(run.path()).as_deref())?,
+    };
+    ranks::run_on_threads(run, &Options { programs, rates, device, ranks }, &mut terminal)
 }
 
 /// The run that the command line means.

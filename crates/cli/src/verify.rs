@@ -11,6 +11,8 @@ use anyhow::Result;
 use wels_pipeline::refusal::refuse;
 use wels_pipeline::task::Programs;
 use wels_pipeline::verify::{Options, Segment, Verdict, verify_receipt, verify_run};
+use wels_runs::ledger::Ledger;
+use wels_runs::receipt::Receipt;
 use wels_runs::verify::Findings;
 
 use crate::device::DeviceArgs;
@@ -57,7 +59,11 @@ pub struct Args {
 /// Verifies.
 pub fn verify(args: &Args) -> Result<()> {
     let mut terminal = Terminal::listening()?;
-    let device = args.device.open()?;
+    let begun = match (&args.receipt, &args.run) {
+        (Some(receipt), _) => Receipt::read(receipt).ok().and_then(|receipt| receipt.device),
+        (None, run) => run.as_deref().and_then(Ledger::device),
+    };
+    let device = args.device.open_for(Some(begun.as_deref().unwrap_or("cpu")))?;
     let options = Options {
         segments: args.segments,
         stage: args.stage.as_deref(),

@@ -21,7 +21,7 @@ use wels_runs::machine::{self, Measurements};
 use wels_runs::plan::stages::{
     Examples, PART, PlanInputs, Stages, answer_flops, answer_tokens, forward_passes, learning_flops,
 };
-use wels_runs::plan::{self, RunPlan, StageRates};
+use wels_runs::plan::{self, Activations, RunPlan, StageRates};
 use wels_runs::recipe::{
     Answering, Answers, Optimization, PRETRAIN, Precision, Recipe, Rollouts, StageSection, Supervised,
     TokenizerSection, Work, word_of_precision,
@@ -35,7 +35,7 @@ use wels_train::{distil, sft};
 use crate::host::{Event, Host};
 use crate::hyper::{of_stage, rollout_options, stage_execution};
 use crate::model::{locate, named_tokenizer, read_config};
-use crate::{learn, measure, task};
+use crate::{learn, measure, room, task};
 
 /// Worked puzzles whose lengths are looked at.
 const TRACES: u64 = 1000;
@@ -63,7 +63,7 @@ pub fn forecast(
     rates: Rates,
     host: &mut dyn Host,
 ) -> RunPlan {
-    let inputs = RecipeInputs::of(recipe, run);
+    let inputs = RecipeInputs::of(recipe, run, room::activations_of(&**device));
     let expected = plan::of_recipe(recipe, &inputs);
     let begun = run.map(|run| run.join("plan.json")).filter(|plan| plan.exists());
     let found = match begun {
@@ -79,12 +79,13 @@ pub fn forecast(
 struct RecipeInputs<'a> {
     recipe: &'a Recipe,
     tokenizer: Option<(Tokenizer, ChatTemplate)>,
+    activations: Activations,
     /// What of the models' files is ignored.
     notes: RefCell<BTreeSet<String>>,
 }
 
 impl<'a> RecipeInputs<'a> {
-    fn of(recipe: &'a Recipe, run: Option<&Path>) -> RecipeInputs<'a> {
+    fn of(recipe: &'a Recipe, run: Option<&Path>, activations: Activations) -> RecipeInputs<'a> {
         let own = run.map(|run| run.join("tokenizer")).filter(|folder| folder.exists());
         let place: Option<PathBuf> = own.or_else(|| match &recipe.tokenizer {
             TokenizerSection::Load { path } => Some(path.clone()),
@@ -93,7 +94,7 @@ impl<'a> RecipeInputs<'a> {
         // A tokenizer that cannot be loaded is named when the run begins.
         let tokenizer = place.and_then(|path| named_tokenizer(&path).ok());
         let tokenizer = tokenizer.and_then(|it| ChatTemplate::of(&it).ok().flatten().map(|template| (it, template)));
-        RecipeInputs { recipe, tokenizer, notes: RefCell::default() }
+        RecipeInputs { recipe, tokenizer, activations, notes: RefCell::default() }
     }
 
     fn traces(&self, section: &Supervised) -> Result<Examples> {
@@ -170,6 +171,10 @@ impl PlanInputs for RecipeInputs<'_> {
 
     fn prompt_tokens(&self, answering: &Answering) -> Result<f64, String> {
         self.question_tokens(answering).map_err(|error| format!("{error:#}"))
+    }
+
+    fn activations(&self) -> Activations {
+        self.activations
     }
 }
 

@@ -1,8 +1,8 @@
 //! Whether a run has room in its device's own memory: said before it begins, with what would fit.
 
 use anyhow::Result;
-use wels_device::{Device, DeviceMemory};
-use wels_runs::plan::{self, RunPlan};
+use wels_device::{Device, DeviceMemory, Dtype, Precision};
+use wels_runs::plan::{self, Activations, RunPlan};
 use wels_runs::recipe::{PRETRAIN, Recipe};
 
 use crate::refusal::refuse;
@@ -19,12 +19,22 @@ pub(crate) fn check(
     device: &dyn Device,
     fits: impl Fn(&str) -> bool,
 ) -> Result<()> {
-    device.memory().map_or(Ok(()), |memory| check_in(memory, &device.in_words(), recipe, expected, fits))
+    device
+        .memory()
+        .map_or(Ok(()), |memory| check_in(memory, (&device.in_words(), activations_of(device)), recipe, expected, fits))
+}
+
+/// How a device keeps activations in bf16.
+pub(crate) fn activations_of(device: &dyn Device) -> Activations {
+    match device.activations(Precision::Bf16) {
+        Dtype::F32 => Activations::F32,
+        Dtype::Bf16 => Activations::Bf16,
+    }
 }
 
 fn check_in(
     memory: DeviceMemory,
-    device: &str,
+    (device, activations): (&str, Activations),
     recipe: &Recipe,
     expected: &RunPlan,
     fits: impl Fn(&str) -> bool,
@@ -40,14 +50,14 @@ fn check_in(
         bytes(memory.free),
         bytes(memory.total),
     );
-    Err(refuse(message, hint(recipe, &stage.stage, memory)))
+    Err(refuse(message, hint(recipe, activations, &stage.stage, memory)))
 }
 
-fn hint(recipe: &Recipe, stage: &str, memory: DeviceMemory) -> String {
+fn hint(recipe: &Recipe, activations: Activations, stage: &str, memory: DeviceMemory) -> String {
     if stage != PRETRAIN {
         return "give the stage a smaller micro_rows, or start from a smaller model".into();
     }
-    match smaller(recipe, memory.free) {
+    match smaller(recipe, activations, memory.free) {
         Some((change, bytes)) => format!("{change} in the recipe takes {}B, with the same result", short(bytes as f64)),
         None => "the weights, their gradients and the optimizer alone are too much; give [model] fewer or narrower \
                  layers, or leave --device out to compute with the processor"
@@ -57,14 +67,14 @@ fn hint(recipe: &Recipe, stage: &str, memory: DeviceMemory) -> String {
 
 /// What of `[pretrain]` to change so that it takes no more than so many bytes, and how many: fewer sequences at a time,
 /// or layers that are computed again.
-fn smaller(recipe: &Recipe, most: u64) -> Option<(String, u64)> {
+fn smaller(recipe: &Recipe, activations: Activations, most: u64) -> Option<(String, u64)> {
     let takes = |micro_batch: usize, again: bool| {
         let mut other = recipe.clone();
         other.pretrain.micro_batch = micro_batch;
         if again {
             other.pretrain.recompute_layers = (0..recipe.model.config().layers).collect();
         }
-        plan::pretraining(&other).memory.total
+        plan::pretraining(&other, activations).memory.total
     };
     let now = recipe.pretrain.micro_batch;
     let halves = || std::iter::successors(Some(now), |n| (*n > 1).then_some(n / 2));
@@ -91,9 +101,9 @@ mod tests {
     #[test]
     fn the_least_change_that_fits_is_named() {
         let recipe = recipe();
-        let whole = plan::pretraining(&recipe).memory.total;
+        let whole = plan::pretraining(&recipe, Activations::F32).memory.total;
         let change = |most: u64| {
-            smaller(&recipe, most).map(|(change, bytes)| {
+            smaller(&recipe, Activations::F32, most).map(|(change, bytes)| {
                 assert!(bytes <= most);
                 change
             })
@@ -103,7 +113,7 @@ mod tests {
         let again = "pretrain.recompute_layers = \"all\" and pretrain.micro_batch = 2";
         assert_eq!(change(10 << 30).as_deref(), Some(again));
         assert_eq!(change(1 << 30), None);
-        let said = hint(&recipe, PRETRAIN, DeviceMemory { total: 1 << 30, free: 1 << 30, peak: 0 });
+        let said = hint(&recipe, Activations::F32, PRETRAIN, DeviceMemory { total: 1 << 30, free: 1 << 30, peak: 0 });
         assert!(said.contains("fewer or narrower layers"), "{said}");
     }
 
@@ -113,7 +123,7 @@ mod tests {
         let device = wels_cpu::device();
         let expected = forecast(&recipe, None, &device, Rates::Known, &mut Silent);
         let memory = DeviceMemory { total: 24 << 30, free: 20 << 30, peak: 0 };
-        let check = |memory, fits: bool| check_in(memory, "a card", &recipe, &expected, |_| fits);
+        let check = |memory, fits: bool| check_in(memory, ("a card", Activations::F32), &recipe, &expected, |_| fits);
         let error = check(memory, false).unwrap_err();
         let said = error.to_string();
         assert!(said.starts_with("the stage pretrain takes 28.9GB of memory, and a card has 21.5GB left of"), "{said}");

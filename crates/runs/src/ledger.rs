@@ -84,6 +84,12 @@ pub struct Ledger {
 }
 
 impl Ledger {
+    /// The device that the last lines of a run's ledger were computed with, if it has any.
+    pub fn device(run: &Path) -> Option<String> {
+        let (mut entries, _) = Ledger::read(&run.join("ledger.jsonl")).ok()?;
+        entries.pop().map(|entry| entry.device)
+    }
+
     /// Starts a ledger without lines at `path`, if there is none.
     ///
     /// # Errors

@@ -28,7 +28,7 @@ use wels_model::config::{Attention, ModelConfig};
 use wels_model::count;
 
 use crate::files;
-use crate::recipe::{Optimizer, PRETRAIN, Recipe};
+use crate::recipe::{Optimizer, PRETRAIN, Precision, Recipe};
 use stages::{PlanInputs, Stages, Tokens};
 
 /// What can be wrong with the data that a plan rests on.
@@ -226,8 +226,28 @@ const PROGRAM_BYTES: u64 = 80 << 20;
 
 const F32: u64 = 4;
 
+/// How a device keeps activations where a stage's `precision` is bf16.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Activations {
+    /// In f32, as the processor does.
+    #[default]
+    F32,
+    /// In bf16, and the weights in bf16 besides, as GPUs do.
+    Bf16,
+}
+
+impl Activations {
+    /// Bytes of a number, and of a weight's copy.
+    fn bytes(self, precision: Precision) -> (u64, u64) {
+        match (self, precision) {
+            (Activations::Bf16, Precision::Bf16) => (2, 2),
+            _ => (F32, 0),
+        }
+    }
+}
+
 /// What pretraining takes.
-pub fn pretraining(recipe: &Recipe) -> Pretraining {
+pub fn pretraining(recipe: &Recipe, activations: Activations) -> Pretraining {
     let config = recipe.model.config();
     let sequence_length = recipe.data.sequence_length;
     let params = count::params(config);
@@ -243,14 +263,20 @@ pub fn pretraining(recipe: &Recipe) -> Pretraining {
         tokens,
         flops_per_token,
         flops: flops_per_token as f64 * tokens as f64,
-        memory: training_memory(config, rows, &recipe.pretrain.recompute_layers, &recipe.pretrain.optimizer),
+        memory: training_memory(
+            config,
+            rows,
+            &recipe.pretrain.recompute_layers,
+            &recipe.pretrain.optimizer,
+            activations.bytes(recipe.pretrain.precision),
+        ),
         checkpoint_bytes: checkpoint + count::training_bytes(config).optimizer.0,
     }
 }
 
 /// The plan of a recipe, without time and money.
 pub fn of_recipe(recipe: &Recipe, inputs: &dyn PlanInputs) -> RunPlan {
-    let pretraining = recipe.pretrains().then(|| pretraining(recipe));
+    let pretraining = recipe.pretrains().then(|| pretraining(recipe, inputs.activations()));
     let first = pretraining.iter().map(|it| StagePlan {
         stage: PRETRAIN.into(),
         kind: PRETRAIN.into(),
@@ -321,12 +347,14 @@ impl RunPlan {
 }
 
 /// Memory of a training of which `rows` tokens go through the model at once; `recomputed` layers keep their input. Sums
-/// over gradient shards wait in buffers of their own, log2 of the shards.
+/// over gradient shards wait in buffers of their own, log2 of the shards. Activations have so many bytes a number, and a
+/// weight's copy so many besides.
 pub(crate) fn training_memory(
     config: &ModelConfig,
     rows: usize,
     recomputed: &[usize],
     optimizer: &Optimizer,
+    (number, copy): (u64, u64),
 ) -> MemoryPlan {
     let training = count::training_bytes(config);
     let table = (config.vocab_size * config.hidden_size) as u64 * F32;
@@ -341,9 +369,9 @@ pub(crate) fn training_memory(
     // Final norm and each MTP depth: input, result, its gradient; MTP's two norms and their results side by side.
     let ends = 4 * d + config.mtp_depth * 10 * d;
     let passing = widest_backward_per_token(config);
-    let activations = tokens * (kept + again.unwrap_or(0) + ends + passing) as u64 * F32;
+    let activations = tokens * (kept + again.unwrap_or(0) + ends + passing) as u64 * number;
     let waiting = u64::from(optimizer.gradient_shards.ilog2());
-    let (weights, optimizer) = (training.weights.0, training.optimizer.0);
+    let (weights, optimizer) = (training.weights.0 / F32 * (F32 + copy), training.optimizer.0);
     let gradients = training.gradients.0 * (1 + waiting) + further_uses * table;
     let program = PROGRAM_BYTES;
     MemoryPlan {
@@ -396,14 +424,14 @@ mod tests {
     #[test]
     fn recomputation_and_smaller_micro_batches_take_less() {
         let recipe = Recipe::quickstart();
-        let plan = pretraining(&recipe);
+        let plan = pretraining(&recipe, Activations::F32);
         assert_eq!(plan.tokens, recipe.pretrain.steps * recipe.pretrain.batch_tokens);
         let mut small = recipe.clone();
         small.pretrain.micro_batch = 1;
         let mut again = recipe.clone();
         again.pretrain.recompute_layers = (0..recipe.model.config().layers).collect();
         for other in [small, again] {
-            let other = pretraining(&other);
+            let other = pretraining(&other, Activations::F32);
             assert!(other.memory.activations < plan.memory.activations);
             assert_eq!(other.memory.total - other.memory.activations, plan.memory.total - plan.memory.activations);
         }
@@ -416,7 +444,7 @@ mod tests {
             (include_str!("../../../bench/gpu/moe-2b.toml"), 2_030_421_632, 354_797_184),
             (include_str!("../../../bench/gpu/dense-7b.toml"), 7_248_023_552, 7_113_805_824),
         ] {
-            let plan = pretraining(&Recipe::parse("r.toml", text, Path::new("/data")).unwrap());
+            let plan = pretraining(&Recipe::parse("r.toml", text, Path::new("/data")).unwrap(), Activations::F32);
             assert_eq!((plan.parameters, plan.parameters_activated), (parameters, activated));
         }
     }

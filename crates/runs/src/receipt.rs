@@ -2,7 +2,7 @@
 //! program's version, the seed, hashes of tokenizer and data, and the hashes of every checkpoint that was ever written,
 //! also of those that are no longer kept. It follows from recipe and ledger alone.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
 use serde::{Deserialize, Serialize};
@@ -40,6 +40,9 @@ pub struct Receipt {
     pub ledger_lines: usize,
     /// The hash of the last of them, which fixes all before it.
     pub ledger_head: String,
+    /// The kind of device that computed all checkpoints, where that is not the processor.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub device: Option<String>,
     /// What all of it took, by stage.
     pub totals: BTreeMap<String, Totals>,
 }
@@ -75,6 +78,9 @@ impl Receipt {
                 .map(|(k, v)| (k.clone(), v.clone()))
                 .collect(),
         });
+        let devices: BTreeSet<&String> =
+            entries.iter().filter(|entry| entry.event == CHECKPOINT).map(|entry| &entry.device).collect();
+        let device = devices.first().filter(|device| devices.len() == 1 && **device != "cpu");
         let totals = Totals::by(entries, |entry| &entry.stage);
         Receipt {
             format: FORMAT,
@@ -86,6 +92,7 @@ impl Receipt {
             checkpoints: checkpoints.collect(),
             ledger_lines: entries.len(),
             ledger_head: head.to_string(),
+            device: device.map(|device| device.to_string()),
             totals: totals
                 .into_iter()
                 .filter(|(stage, _)| !stage.is_empty())

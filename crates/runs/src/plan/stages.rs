@@ -16,7 +16,7 @@
 use wels_model::config::ModelConfig;
 use wels_model::count::{self, CacheLayout, Context};
 
-use super::{F32, LearningPlan, PROGRAM_BYTES, StagePlan, training_memory};
+use super::{Activations, F32, LearningPlan, PROGRAM_BYTES, StagePlan, training_memory};
 use crate::recipe::{
     Answering, Answers, Distil, Optimization, OwnAnswers, Rl, Rollouts, SampleAndFilter, Score, StageSection, Start,
     Supervised, Work,
@@ -156,6 +156,10 @@ pub trait PlanInputs {
     /// # Errors
     /// Why it cannot be said, in words.
     fn prompt_tokens(&self, answering: &Answering) -> Result<f64, String>;
+    /// How the device keeps them.
+    fn activations(&self) -> Activations {
+        Activations::F32
+    }
 }
 
 /// The stages of a recipe, to look models up in.
@@ -210,10 +214,11 @@ impl Stages<'_> {
 
     /// The plan of a stage, without time and money; with what is missing, if something is.
     pub fn plan(&self, stage: &StageSection) -> StagePlan {
+        let numbers = self.inputs.activations().bytes(stage.precision);
         let planned = match &stage.work {
-            Work::Pretrain(section) | Work::Sft(section) => self.supervised(section, None),
-            Work::Rl(section) => self.reinforced(section),
-            Work::Distil(section) => self.distilled(section),
+            Work::Pretrain(section) | Work::Sft(section) => self.supervised(section, None, numbers),
+            Work::Rl(section) => self.reinforced(section, numbers),
+            Work::Distil(section) => self.distilled(section, numbers),
             Work::SampleAndFilter(section) => self.sampled(section),
             Work::Score(section) => self.scored(section),
         };
@@ -221,11 +226,16 @@ impl Stages<'_> {
         StagePlan { stage: stage.name.clone(), kind: stage.work.kind().into(), ..plan }
     }
 
-    fn supervised(&self, section: &Supervised, teacher: Option<&ModelConfig>) -> Result<StagePlan, String> {
+    fn supervised(
+        &self,
+        section: &Supervised,
+        teacher: Option<&ModelConfig>,
+        numbers: (u64, u64),
+    ) -> Result<StagePlan, String> {
         let (config, examples) = (self.start(&section.start)?, self.examples(section)?);
         let tokens = section.epochs as f64 * examples.count as f64 * examples.tokens;
         let rows = section.optimization.micro_rows.min(section.batch_tokens);
-        let memory = training_memory(&config, rows, &[], &section.optimization.optimizer);
+        let memory = training_memory(&config, rows, &[], &section.optimization.optimizer, numbers);
         let flops = learning_flops(&config, &section.optimization, teacher, examples.tokens.round() as usize);
         Ok(StagePlan {
             tokens: tokens.round() as u64,
@@ -237,11 +247,12 @@ impl Stages<'_> {
         })
     }
 
-    fn reinforced(&self, section: &Rl) -> Result<StagePlan, String> {
+    fn reinforced(&self, section: &Rl, numbers: (u64, u64)) -> Result<StagePlan, String> {
         let config = self.start(&section.start)?;
         let reference = if section.kl > 0.0 { weight_bytes(&config) } else { 0 };
         let flops = TokenFlops::of_reinforcement(&config, section);
-        let mut plan = self.rollouts(&config, flops, LIVE_SHARE, &section.rollouts, &section.optimization)?;
+        let mut plan =
+            self.rollouts(&config, flops, LIVE_SHARE, (&section.rollouts, &section.optimization), numbers)?;
         plan.memory_bytes += reference;
         let dead = 100.0 * (1.0 - LIVE_SHARE);
         plan.assumptions.push(format!("{dead:.0}% of groups all right or all wrong, of which nothing can be learnt"));
@@ -251,14 +262,14 @@ impl Stages<'_> {
         Ok(plan)
     }
 
-    fn distilled(&self, section: &Distil) -> Result<StagePlan, String> {
+    fn distilled(&self, section: &Distil, numbers: (u64, u64)) -> Result<StagePlan, String> {
         let teacher = self.config(&section.teacher)?;
         match &section.answers {
-            Answers::Given(given) => self.supervised(given, Some(&teacher)),
+            Answers::Given(given) => self.supervised(given, Some(&teacher), numbers),
             Answers::Own(own) => {
                 let config = self.start(&own.start)?;
                 let flops = TokenFlops::of_own_answers(&config, &teacher, own);
-                let mut plan = self.rollouts(&config, flops, 1.0, &own.rollouts, &own.optimization)?;
+                let mut plan = self.rollouts(&config, flops, 1.0, (&own.rollouts, &own.optimization), numbers)?;
                 plan.memory_bytes += weight_bytes(&teacher);
                 Ok(plan)
             }
@@ -285,8 +296,8 @@ impl Stages<'_> {
         config: &ModelConfig,
         flops: TokenFlops,
         live: f64,
-        of: &Rollouts,
-        learning: &Optimization,
+        (of, learning): (&Rollouts, &Optimization),
+        numbers: (u64, u64),
     ) -> Result<StagePlan, String> {
         let answering = &of.answering;
         let each_step = (of.prompts * answering.samples) as u64;
@@ -294,7 +305,7 @@ impl Stages<'_> {
         let learned = live * answers * (length + self.inputs.prompt_tokens(answering)?);
         let tokens = Tokens { counted: (answers * length).round() as u64, learned: learned.round() as u64 };
         let rows = learning.micro_rows.min(each_step as usize * answering.max_tokens);
-        let training = training_memory(config, rows, &[], &learning.optimizer);
+        let training = training_memory(config, rows, &[], &learning.optimizer, numbers);
         // The answers are sampled with the weights that are trained; the buffers of learning are kept meanwhile.
         let sampling = cache_bytes(config, answering, each_step);
         Ok(StagePlan {

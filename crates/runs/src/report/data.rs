@@ -103,7 +103,7 @@ impl RunData {
         let recipe = Recipe::load(&path.join("recipe.toml"))?;
         let (entries, _) = Ledger::read(&path.join("ledger.jsonl"))?;
         let planned = planned_stages(path);
-        let pretraining = recipe.pretrains().then(|| plan::pretraining(&recipe));
+        let pretraining = recipe.pretrains().then(|| plan::pretraining(&recipe, plan::Activations::F32));
         let began = |stage: &&StagePlan| entries.iter().any(|entry| entry.stage == stage.stage);
         let comparisons = planned.iter().filter(began).map(|stage| account::compare(stage, &entries)).collect();
         let receipt = path.join(RECEIPT).exists().then(|| Receipt::read(&path.join(RECEIPT))).transpose()?;
