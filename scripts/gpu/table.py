@@ -124,6 +124,18 @@ def bits(lines: list[Figures]) -> list[str]:
     return rows
 
 
+def stages(lines: list[Figures]) -> list[str]:
+    rows = ["| all kinds of stages, bf16, killed and gone on with | whole | kills | files | verified |", "|---|---|---|---|---|"]
+    for name, line in of(lines, "stages").items():
+        it = line.get("figures")
+        if not it:
+            rows.append(f"| {name} | {not_measured(line)} | | | |")
+            continue
+        equal = "equal" if it["equal"] else "**differ**"
+        rows.append(f"| {name} | {it['seconds']} s | {it['kills']} | {it['files']}, {equal} | {it['verified']} |")
+    return rows
+
+
 def kernels(lines: list[Figures]) -> list[str]:
     rows = ["| kernel | TFLOP/s | PyTorch | ratio | others |", "|---|---|---|---|---|"]
     for line in lines:
@@ -174,7 +186,15 @@ def rl(lines: list[Figures]) -> list[str]:
     return rows
 
 
-SECTIONS = {"conformance": conformance, "train": train, "bits": bits, "kernels": kernels, "decode": decode, "rl": rl}
+SECTIONS = {
+    "conformance": conformance,
+    "train": train,
+    "bits": bits,
+    "stages": stages,
+    "kernels": kernels,
+    "decode": decode,
+    "rl": rl,
+}
 
 
 def printed(command: list[str]) -> str:
@@ -201,7 +221,8 @@ def write(folder: Path) -> None:
 
 def passed(folder: Path) -> bool:
     lines = all_of(folder)
-    suites = all(line["code"] == 0 for line in of(lines, "conformance").values())
+    must = [*of(lines, "conformance").values(), *of(lines, "stages").values()]
+    suites = all(line["code"] == 0 for line in must)
     return suites and all(len(set(values)) == 1 and values[0] is not None for values in losses(lines).values())
 
 
