@@ -1,10 +1,15 @@
 //! One pass through the model, and the tokens that come of it.
 
+use std::cell::RefCell;
+
+use wels_kernels::par;
 use wels_model::paged::Chunk;
 
 use crate::engine::{Engine, Speculation};
-use crate::event::{Event, FinishReason};
+use crate::event::{Event, FinishReason, Token};
+use crate::sampler::Scratch;
 use crate::schedule::Work;
+use crate::sequence::Sequence;
 
 impl Engine {
     /// Computes what was planned, chooses tokens, publishes full pages, lets go of what has ended.
@@ -29,19 +34,19 @@ impl Engine {
 
         // What sampling needs; states for MTP stay where they are.
         let (logits, vocabulary) = (output.logits.to_host(), output.logits.cols());
-        let (mut row, mut state_row) = (0, 0);
+        let sampled = self.sample(&work, &wanted, &logits, vocabulary);
+        let mut state_row = 0;
         let mut ended = Vec::new();
-        for ((work, tokens), wanted) in work.iter().zip(&inputs).zip(wanted) {
-            let first = self.running[work.sequence].computed;
-            if let Some(reason) = self.take(work, &logits[row * vocabulary..][..wanted * vocabulary]) {
-                ended.push((work.sequence, reason));
-            }
-            let sequence = &mut self.running[work.sequence];
+        for ((work, tokens), sampled) in work.iter().zip(&inputs).zip(sampled) {
+            self.counters.generated_tokens += sampled.tokens.len() as u64;
+            self.counters.drafted_tokens += sampled.drafted as u64;
+            self.counters.accepted_tokens += sampled.accepted as u64;
+            self.events.extend(sampled.tokens.into_iter().map(Event::Token));
+            ended.extend(sampled.end.map(|reason| (work.sequence, reason)));
             if mtp {
-                let rows = state_row..state_row + sequence.computed - first;
-                sequence.mtp_pending.push((output.hidden.clone(), rows));
+                let rows = state_row..state_row + sampled.computed;
+                self.running[work.sequence].mtp_pending.push((output.hidden.clone(), rows));
             }
-            row += wanted;
             state_row += tokens.len();
         }
         if mtp {
@@ -71,43 +76,77 @@ impl Engine {
         if self.running[work.sequence].pending() == work.known { 1 + work.draft.len() } else { 0 }
     }
 
-    /// Chooses tokens from the rows of `logits[rows, V]`, as long as drafted ones are accepted; why the answer ends, if
-    /// it does.
-    fn take(&mut self, work: &Work, logits: &[f32]) -> Option<FinishReason> {
-        let vocabulary = self.loaded.model.config().vocab_size;
-        let rows = logits.len() / vocabulary;
+    /// Chooses the tokens of all sequences, which threads share: each has rows of `logits[rows, V]` of its own, as many
+    /// as it wants.
+    fn sample(&mut self, work: &[Work], wanted: &[usize], logits: &[f32], vocabulary: usize) -> Vec<Sampled> {
         let room = self.room();
-        let sequence = &mut self.running[work.sequence];
-        sequence.computed += work.known;
-        let mut end = None;
-        let mut accepted_tokens = 0;
+        let mut sequences: Vec<Option<&mut Sequence>> = self.running.iter_mut().map(Some).collect();
+        let mut rest = logits;
+        let mut jobs: Vec<Job> = work
+            .iter()
+            .zip(wanted)
+            .map(|(work, wanted)| {
+                let logits = rest.split_off(..wanted * vocabulary).expect("logits of all that want some");
+                let sequence = sequences[work.sequence].take().expect("one piece of work for a sequence");
+                Job { sequence, work, logits, sampled: Sampled::default() }
+            })
+            .collect();
+        par::chunks_mut(&mut jobs, 1, |_, jobs| {
+            let Job { sequence, work, logits, sampled } = &mut jobs[0];
+            SCRATCH.with_borrow_mut(|scratch| *sampled = sequence.take(work, logits, vocabulary, room, scratch));
+        });
+        jobs.into_iter().map(|job| job.sampled).collect()
+    }
+}
+
+thread_local! {
+    /// Of the thread that chooses.
+    static SCRATCH: RefCell<Scratch> = RefCell::default();
+}
+
+/// Choosing the tokens of one sequence.
+struct Job<'a> {
+    sequence: &'a mut Sequence,
+    work: &'a Work,
+    logits: &'a [f32],
+    sampled: Sampled,
+}
+
+/// What came of it.
+#[derive(Default)]
+struct Sampled {
+    tokens: Vec<Token>,
+    /// Why the answer ends, if it does.
+    end: Option<FinishReason>,
+    /// Tokens whose keys and values are in the cache for good.
+    computed: usize,
+    drafted: usize,
+    accepted: usize,
+}
+
+impl Sequence {
+    /// Chooses tokens from the rows of `logits[rows, V]`, as long as drafted ones are accepted.
+    fn take(&mut self, work: &Work, logits: &[f32], vocabulary: usize, room: usize, scratch: &mut Scratch) -> Sampled {
+        let mut sampled = Sampled { computed: work.known, ..Sampled::default() };
         for (row, logits) in logits.chunks_exact(vocabulary).enumerate() {
-            let (event, reason) = sequence.choose(logits, room, &mut self.scratch);
-            let Some(event) = event else {
-                end = reason;
-                break;
-            };
-            let accepted = work.draft.get(row) == Some(&event.token);
-            self.counters.generated_tokens += 1;
-            self.events.push(Event::Token(event));
-            accepted_tokens += usize::from(accepted);
-            if reason.is_some() {
-                end = reason;
+            let (token, reason) = self.choose(logits, room, scratch);
+            sampled.end = reason;
+            let Some(token) = token else { break };
+            let accepted = work.draft.get(row) == Some(&token.token);
+            sampled.tokens.push(token);
+            sampled.accepted += usize::from(accepted);
+            if sampled.end.is_some() || !accepted {
                 break;
             }
-            if !accepted {
-                break;
-            }
-            sequence.computed += 1;
+            sampled.computed += 1;
         }
-        if rows > 0 {
-            let drafted = work.draft.len();
-            sequence.drafting.learn(drafted, accepted_tokens);
-            sequence.usage.drafted += drafted;
-            sequence.usage.accepted += accepted_tokens;
-            self.counters.drafted_tokens += drafted as u64;
-            self.counters.accepted_tokens += accepted_tokens as u64;
+        self.computed += sampled.computed;
+        if !logits.is_empty() {
+            sampled.drafted = work.draft.len();
+            self.drafting.learn(sampled.drafted, sampled.accepted);
+            self.usage.drafted += sampled.drafted;
+            self.usage.accepted += sampled.accepted;
         }
-        end
+        sampled
     }
 }
