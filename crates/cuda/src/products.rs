@@ -1,7 +1,7 @@
 //! Products. [`Cuda::forward`], [`Cuda::backward_x`] and [`Cuda::backward_w`] are the three places where a kernel is
 //! chosen: a faster one for some precision, shape or card goes there.
 
-use wels_device::{Dispatch, Dtype, Groups, Ids, Precision, Products, Start, Tensor, WeightRef};
+use wels_device::{Dispatch, Dtype, Groups, Ids, Precision, Products, Start, Tensor, WeightGradient, WeightRef};
 
 use crate::Cuda;
 use crate::experts::{self, TILE};
@@ -294,32 +294,59 @@ impl Cuda {
     }
 }
 
+impl Cuda {
+    fn any_dx(
+        &self,
+        precision: Precision,
+        parts: Parts,
+        terms: &[(&Tensor, &Tensor)],
+        (dx, start): (&mut Tensor, Start),
+    ) {
+        let k = dx.cols();
+        assert_eq!(dx.rows(), parts.slots(), "rows of {dx:?}");
+        let checked = terms.iter().map(|(dy, w)| {
+            let n = dy.cols();
+            assert_eq!((w.rows(), w.cols()), (parts.count() * n, k), "{dy:?} · {w:?} to {dx:?}");
+            assert_eq!(dy.rows(), parts.slots(), "rows of {dy:?}");
+            Term { dy: numbers(dy), w: numbers(w), n }
+        });
+        let terms: Vec<Term> = checked.collect();
+        self.backward_x(precision, parts, &terms, (Output::all(numbers_mut(dx), start), k));
+    }
+
+    fn any_dw(
+        &self,
+        precision: Precision,
+        x: &Tensor,
+        parts: Parts,
+        sequences: &Ids,
+        gradients: &mut [WeightGradient],
+    ) {
+        let k = x.cols();
+        let checked = gradients.iter_mut().map(|(dy, (dw, start))| {
+            let n = dy.cols();
+            assert_eq!((dw.rows(), dw.cols()), (parts.count() * n, k), "{dy:?}ᵀ · {x:?} to {dw:?}");
+            assert_eq!(dy.rows(), parts.slots(), "rows of {dy:?}");
+            assert!(parts.rows().is_some() || x.rows() == dy.rows(), "rows of {x:?} and {dy:?}");
+            Gradient { dy: numbers(dy), n, dw: f32s_mut(dw), start: *start }
+        });
+        let gradients = checked.collect();
+        self.backward_w(precision, (numbers(x), k), parts, self.starts(sequences), gradients);
+    }
+}
+
 impl Products for Cuda {
     fn linear(&self, precision: Precision, x: &Tensor, products: &mut [(WeightRef, &mut Tensor)]) {
         self.any_forward(precision, x, Parts::one(x.rows()), products);
     }
 
-    fn linear_dx(&self, precision: Precision, dy: &Tensor, w: &Tensor, (dx, start): (&mut Tensor, Start)) {
-        let (k, n) = (dx.cols(), dy.cols());
-        assert_eq!((w.rows(), w.cols(), dx.rows()), (n, k, dy.rows()), "{dy:?} · {w:?} to {dx:?}");
-        let dx = (Output::all(numbers_mut(dx), start), k);
-        self.backward_x(precision, Parts::one(dy.rows()), &[Term { dy: numbers(dy), w: numbers(w), n }], dx);
+    fn linear_dx(&self, precision: Precision, terms: &[(&Tensor, &Tensor)], dx: (&mut Tensor, Start)) {
+        self.any_dx(precision, Parts::one(dx.0.rows()), terms, dx);
     }
 
-    fn linear_dw(
-        &self,
-        precision: Precision,
-        dy: &Tensor,
-        x: &Tensor,
-        sequences: &Ids,
-        (dw, start): (&mut Tensor, Start),
-    ) {
-        let (k, n) = (x.cols(), dy.cols());
-        assert_eq!((dw.rows(), dw.cols(), dy.rows()), (n, k, x.rows()), "{dy:?}ᵀ · {x:?} to {dw:?}");
+    fn linear_dw(&self, precision: Precision, x: &Tensor, sequences: &Ids, gradients: &mut [WeightGradient]) {
         assert_eq!(sequences.last().map(|end| *end as usize), Some(x.rows()), "rows of the sequences {sequences:?}");
-        let (parts, starts) = (Parts::one(x.rows()), self.starts(sequences));
-        let gradient = Gradient { dy: numbers(dy), n, dw: f32s_mut(dw), start };
-        self.backward_w(precision, (numbers(x), k), parts, starts, vec![gradient]);
+        self.any_dw(precision, x, Parts::one(x.rows()), sequences, gradients);
     }
 
     fn grouped(&self, precision: Precision, x: &Tensor, groups: Groups, products: &mut [(WeightRef, &mut Tensor)]) {
@@ -330,33 +357,22 @@ impl Products for Cuda {
     fn grouped_dx(
         &self,
         precision: Precision,
-        dy: &Tensor,
         dispatch: &Dispatch,
-        w: &Tensor,
-        (dx, start): (&mut Tensor, Start),
+        terms: &[(&Tensor, &Tensor)],
+        dx: (&mut Tensor, Start),
     ) {
-        let (k, n, parts) = (dx.cols(), dy.cols(), Parts::of(Groups::Slots(dispatch), dy.rows()));
-        assert_eq!((w.rows(), w.cols()), (parts.count() * n, k), "{dy:?} · {w:?} to {dx:?}");
-        assert_eq!((dy.rows(), dx.rows()), (parts.slots(), parts.slots()), "slots of {dispatch:?}");
-        let dx = (Output::all(numbers_mut(dx), start), k);
-        self.backward_x(precision, parts, &[Term { dy: numbers(dy), w: numbers(w), n }], dx);
+        self.any_dx(precision, Parts::of(Groups::Slots(dispatch), dx.0.rows()), terms, dx);
     }
 
     fn grouped_dw(
         &self,
         precision: Precision,
-        dy: &Tensor,
         x: &Tensor,
         groups: Groups,
         sequences: &Ids,
-        (dw, start): (&mut Tensor, Start),
+        gradients: &mut [WeightGradient],
     ) {
-        let (k, n, parts) = (x.cols(), dy.cols(), Parts::of(groups, dy.rows()));
-        assert_eq!((dw.rows(), dw.cols()), (parts.count() * n, k), "{dy:?}ᵀ · {x:?} to {dw:?}");
-        assert_eq!(parts.slots(), dy.rows(), "rows of {dy:?}");
-        assert!(parts.rows().is_some() || x.rows() == dy.rows(), "rows of {x:?} and {dy:?}");
-        let starts = self.starts(sequences);
-        let gradient = Gradient { dy: numbers(dy), n, dw: f32s_mut(dw), start };
-        self.backward_w(precision, (numbers(x), k), parts, starts, vec![gradient]);
+        let Some((dy, _)) = gradients.first() else { return };
+        self.any_dw(precision, x, Parts::of(groups, dy.rows()), sequences, gradients);
     }
 }
