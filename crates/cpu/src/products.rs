@@ -5,7 +5,7 @@
 
 use std::borrow::Cow;
 
-use wels_device::{Dispatch, Groups, Ids, Precision, Products, Start, Tensor, WeightRef};
+use wels_device::{Dispatch, Groups, Ids, Precision, Products, Start, Tensor, WeightGradient, WeightRef};
 use wels_kernels::{gemm, quant};
 
 use crate::Cpu;
@@ -29,13 +29,18 @@ impl Products for Cpu {
         }
     }
 
-    fn linear_dx(&self, precision: Precision, dy: &Tensor, w: &Tensor, (dx, start): (&mut Tensor, Start)) {
-        let (k, n) = (dx.cols(), dy.cols());
-        gemm::linear_dx(precision, slice(dy), slice(w), slice_mut(dx), k, n, start);
+    fn linear_dx(&self, precision: Precision, terms: &[(&Tensor, &Tensor)], (dx, mut start): (&mut Tensor, Start)) {
+        for (dy, w) in terms {
+            let (k, n) = (dx.cols(), dy.cols());
+            gemm::linear_dx(precision, slice(dy), slice(w), slice_mut(dx), k, n, start);
+            start = Start::Continue;
+        }
     }
 
-    fn linear_dw(&self, precision: Precision, dy: &Tensor, x: &Tensor, _: &Ids, (dw, start): (&mut Tensor, Start)) {
-        gemm::linear_dw(precision, slice(dy), slice(x), slice_mut(dw), x.cols(), dy.cols(), start);
+    fn linear_dw(&self, precision: Precision, x: &Tensor, _: &Ids, gradients: &mut [WeightGradient]) {
+        for (dy, (dw, start)) in gradients {
+            gemm::linear_dw(precision, slice(dy), slice(x), slice_mut(dw), x.cols(), dy.cols(), *start);
+        }
     }
 
     fn grouped(&self, precision: Precision, x: &Tensor, groups: Groups, products: &mut [(WeightRef, &mut Tensor)]) {
@@ -59,28 +64,24 @@ impl Products for Cpu {
     fn grouped_dx(
         &self,
         precision: Precision,
-        dy: &Tensor,
         dispatch: &Dispatch,
-        w: &Tensor,
-        (dx, start): (&mut Tensor, Start),
+        terms: &[(&Tensor, &Tensor)],
+        (dx, mut start): (&mut Tensor, Start),
     ) {
         let offsets = tables(dispatch).offsets();
-        let (k, n) = (dx.cols(), dy.cols());
-        gemm::grouped_linear_dx(precision, slice(dy), offsets, slice(w), slice_mut(dx), k, n, start);
+        for (dy, w) in terms {
+            let (k, n) = (dx.cols(), dy.cols());
+            gemm::grouped_linear_dx(precision, slice(dy), offsets, slice(w), slice_mut(dx), k, n, start);
+            start = Start::Continue;
+        }
     }
 
-    fn grouped_dw(
-        &self,
-        precision: Precision,
-        dy: &Tensor,
-        x: &Tensor,
-        groups: Groups,
-        _: &Ids,
-        (dw, start): (&mut Tensor, Start),
-    ) {
-        let (rows, offsets) = parts(groups, dy.rows());
-        let (k, n) = (x.cols(), dy.cols());
-        gemm::grouped_linear_dw(precision, slice(dy), slice(x), rows, &offsets, slice_mut(dw), k, n, start);
+    fn grouped_dw(&self, precision: Precision, x: &Tensor, groups: Groups, _: &Ids, gradients: &mut [WeightGradient]) {
+        for (dy, (dw, start)) in gradients {
+            let (rows, offsets) = parts(groups, dy.rows());
+            let (k, n, rows) = (x.cols(), dy.cols(), rows);
+            gemm::grouped_linear_dw(precision, slice(dy), slice(x), rows, &offsets, slice_mut(dw), k, n, *start);
+        }
     }
 }
 

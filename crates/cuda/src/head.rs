@@ -7,9 +7,8 @@ use wels_device::{
 use crate::Cuda;
 use crate::launch::{Buffer, Launch};
 use crate::memory::{Numbers, done, f32s_mut, numbers, numbers_mut};
-use crate::products::Parts;
-use crate::tensor_cores::Output;
-use crate::weights::{self, Stack};
+use crate::products::{Matrix, Parts};
+use crate::tensor_cores::{Gradient, Output, Term};
 
 /// Logits that are held at a time.
 const LOGITS: usize = 64 << 20;
@@ -49,23 +48,12 @@ impl Loss {
     }
 }
 
-/// A matrix that logits come from.
-#[derive(Clone, Copy)]
-enum Weight<'a> {
-    Plain(&'a Numbers),
-    Packed(&'a Stack),
-}
-
-impl<'a> Weight<'a> {
-    fn of(w: WeightRef<'a>) -> (Weight<'a>, usize, usize) {
-        match w {
-            WeightRef::Plain(w) => (Weight::Plain(numbers(w)), w.rows(), w.cols()),
-            WeightRef::Packed(w) => {
-                assert_eq!(w.count(), 1, "{w:?} where one matrix is expected");
-                (Weight::Packed(weights::stack(w)), w.rows(), w.cols())
-            }
-        }
+/// A matrix that logits come from, its rows and columns.
+fn matrix(w: WeightRef) -> (Matrix, usize, usize) {
+    if let WeightRef::Packed(w) = w {
+        assert_eq!(w.count(), 1, "{w:?} where one matrix is expected");
     }
+    Matrix::of(w)
 }
 
 fn check(targets: &[u32], x: &Tensor, (v, d): (usize, usize)) {
@@ -101,13 +89,9 @@ impl Cuda {
     }
 
     /// `[rows, V]`.
-    fn logits(&self, precision: Precision, block: &Block, w: Weight, logits: &mut Numbers) {
+    fn logits(&self, precision: Precision, block: &Block, w: Matrix, logits: &mut Numbers) {
         let Block { ref x, width, count, v, .. } = *block;
-        let parts = Parts::one(count);
-        match w {
-            Weight::Plain(w) => self.forward(precision, (x, width), parts, w, (logits, v)),
-            Weight::Packed(stack) => self.forward_packed((x, count, width), parts, stack, (logits, v)),
-        }
+        self.forward_all(precision, (x, count, width), Parts::one(count), vec![(w, logits, v)]);
     }
 
     /// Of the gradients of a block's logits: its part of dx, and dw, which goes on.
@@ -131,12 +115,13 @@ impl Cuda {
         let starts = self.upload(&starts_within(into.sequences, first, count));
         let sequences = starts.bytes() / 4 - 1;
         let (dw, start) = (f32s_mut(into.dw.0), into.dw.1);
-        self.backward_w(precision, (d, v), (x, width), parts, (&starts, sequences), (dw, start));
+        let gradient = Gradient { dy: d, n: v, dw, start };
+        self.backward_w(precision, (x, width), parts, (&starts, sequences), vec![gradient]);
         into.dw.1 = Start::Continue;
         let numbers = numbers_mut(into.dx);
         let offset = first * width * numbers.dtype.bytes();
         let dx = Output { numbers, offset, start: Start::Zero };
-        self.backward_x(precision, (d, v), parts, w, (dx, width));
+        self.backward_x(precision, parts, &[Term { dy: d, w, n: v }], (dx, width));
     }
 }
 
@@ -174,12 +159,12 @@ impl Head for Cuda {
         logp: &mut Tensor,
         mut gradients: Option<HeadGradients>,
     ) {
-        let (w, v, w_cols) = Weight::of(w);
+        let (w, v, w_cols) = matrix(w);
         check(targets, x, (v, w_cols));
         assert_eq!(logp.len(), targets.len(), "{logp:?} of {} targets", targets.len());
         let plain = match w {
-            Weight::Plain(w) => Some(w),
-            Weight::Packed(_) => None,
+            Matrix::Plain(w) => Some(w),
+            Matrix::Packed(_) => None,
         };
         assert!(plain.is_some() || gradients.is_none(), "gradients of packed weights");
         let none = Coefficient::Uniform(0.0);
@@ -216,7 +201,7 @@ impl Head for Cuda {
     ) {
         let v = w.rows();
         check(targets, x, (v, w.cols()));
-        let (teacher, teacher_v, teacher_d) = Weight::of(taught.head);
+        let (teacher, teacher_v, teacher_d) = matrix(taught.head);
         assert_eq!((teacher_v, teacher_d), (v, taught.states.cols()), "a teacher's head for {:?}", taught.states);
         assert_eq!(taught.states.rows(), targets.len(), "{:?} of {} targets", taught.states, targets.len());
         assert_eq!((logp.len(), divergence.len()), (targets.len(), targets.len()), "what is seen of the targets");
@@ -230,7 +215,7 @@ impl Head for Cuda {
         let reverse = usize::from(taught.divergence == Divergence::Reverse);
         for rows in blocks {
             let (block, states) = (self.block(x, rows, v), self.block(taught.states, rows, v));
-            self.logits(precision, &block, Weight::Plain(numbers(w)), &mut logits);
+            self.logits(precision, &block, Matrix::Plain(numbers(w)), &mut logits);
             self.logits(precision, &states, teacher, &mut of_teacher);
             let launch = self.launch("distil_rows").blocks(block.count, 1, 1).shared(THREADS * 4);
             let launch = launch.write(&mut logits.buffer).read(&of_teacher.buffer).read(&targets_there);

@@ -109,6 +109,9 @@ pub trait Driver: Send + Sync {
     /// Compute capability: (9, 0) for Hopper.
     fn capability(&self) -> (u32, u32);
 
+    /// Multiprocessors.
+    fn processors(&self) -> usize;
+
     /// What it does at most; `None` where nobody may rely on it, as on what stands for a card.
     fn rates(&self) -> Option<Rates> {
         None
@@ -364,6 +367,17 @@ impl<'a> Launch<'a> {
         self.push(Parameter::Write, Cell { long: first }).push(Parameter::Write, Cell { long: second })
     }
 
+    /// Some buffers that are written, from an offset in bytes on each, and null for as many as `count` has more.
+    pub fn write_some(self, buffers: impl Iterator<Item = (&'a mut Buffer, usize)>, count: usize) -> Self {
+        let mut launch = self;
+        let mut missing = count;
+        for (buffer, offset) in buffers {
+            launch = launch.write_at(buffer, offset);
+            missing -= 1;
+        }
+        (0..missing).fold(launch, |launch, _| launch.push(Parameter::Write, Cell { long: 0 }))
+    }
+
     /// A size or a place that fits 31 bits.
     ///
     /// # Panics
@@ -372,6 +386,11 @@ impl<'a> Launch<'a> {
         let name = &self.kernel.signature.name;
         let int = i32::try_from(value).unwrap_or_else(|_| panic!("{name}: {value} does not fit 31 bits"));
         self.push(Parameter::Int, Cell { int })
+    }
+
+    /// Several of these.
+    pub fn ints<const N: usize>(self, values: [usize; N]) -> Self {
+        values.into_iter().fold(self, Launch::int)
     }
 
     /// A size or a place.

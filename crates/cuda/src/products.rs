@@ -1,14 +1,14 @@
 //! Products. [`Cuda::forward`], [`Cuda::backward_x`] and [`Cuda::backward_w`] are the three places where a kernel is
 //! chosen: a faster one for some precision, shape or card goes there.
 
-use wels_device::{Dispatch, Dtype, Groups, Ids, Precision, Products, Start, Tensor, WeightRef};
+use wels_device::{Dispatch, Dtype, Groups, Ids, Precision, Products, Start, Tensor, WeightGradient, WeightRef};
 
 use crate::Cuda;
 use crate::experts::{self, TILE};
 use crate::launch::{Buffer, Launch};
 use crate::memory::{Numbers, f32s_mut, numbers, numbers_mut};
 use crate::rows::goes_on;
-use crate::tensor_cores::Output;
+use crate::tensor_cores::{Gradient, Output, Product, Term};
 use crate::weights::{self, Stack};
 
 /// Which rows each part of a stacked matrix is multiplied with.
@@ -93,6 +93,23 @@ impl<'a> Parts<'a> {
     }
 }
 
+/// What x is multiplied with.
+#[derive(Clone, Copy)]
+pub(crate) enum Matrix<'a> {
+    Plain(&'a Numbers),
+    Packed(&'a Stack),
+}
+
+impl<'a> Matrix<'a> {
+    /// Its memory, rows, and columns.
+    pub fn of(w: WeightRef<'a>) -> (Matrix<'a>, usize, usize) {
+        match w {
+            WeightRef::Plain(w) => (Matrix::Plain(numbers(w)), w.rows(), w.cols()),
+            WeightRef::Packed(w) => (Matrix::Packed(weights::stack(w)), w.rows(), w.cols()),
+        }
+    }
+}
+
 /// Shared memory of `tile_product`.
 const SHARED: usize = 2 * 16 * 68 * 4;
 
@@ -113,7 +130,10 @@ impl Cuda {
     ) {
         match (Cuda::on_tensor_cores(precision, x.dtype, &parts), precision) {
             (false, _) => self.plain_y(precision, (&x.buffer, k), parts, (&w.buffer, None), (&mut y.buffer, n)),
-            (true, Precision::Bf16) => self.tensor_y((x, k), parts, w, (y, n)),
+            (true, Precision::Bf16) => {
+                let w = self.weights(w, parts.count() * n, k);
+                self.tensor_y((x, k), parts, vec![Product { w, y: Output::all(y, Start::Zero), n }]);
+            }
             (true, _) => self.tensor_y_exact((x, k), parts.slots(), w, (y, n)),
         }
     }
@@ -132,42 +152,39 @@ impl Cuda {
         parts.with_tiles(launch).write(y).int(k).int(n).int(rounds(precision)).run();
     }
 
-    /// `dx[S, K] = [dx] + dy[S, N] · w[part]`.
-    pub(crate) fn backward_x(
-        &self,
-        precision: Precision,
-        (dy, n): (&Numbers, usize),
-        parts: Parts,
-        w: &Numbers,
-        (dx, k): (Output, usize),
-    ) {
+    /// `dx[S, K] = [dx] + Σ dy[S, N] · w[part]`, in the order of the terms.
+    pub(crate) fn backward_x(&self, precision: Precision, parts: Parts, terms: &[Term], (mut dx, k): (Output, usize)) {
         if Cuda::on_tensor_cores(precision, dx.numbers.dtype, &parts) {
-            return self.tensor_dx((dy, n), parts, w, (dx, k));
+            return self.tensor_dx(parts, terms, (dx, k));
         }
-        let launch = self.launch("product_dx").shared(SHARED).blocks(k.div_ceil(TILE), parts.tiles(), 1);
-        let launch = parts.with_tiles(launch.read(&dy.buffer).read(&w.buffer));
-        let launch = launch.write_at(&mut dx.numbers.buffer, dx.offset);
-        launch.int(k).int(n).int(goes_on(dx.start)).int(rounds(precision)).run();
+        for Term { dy, w, n } in terms {
+            let launch = self.launch("product_dx").shared(SHARED).blocks(k.div_ceil(TILE), parts.tiles(), 1);
+            let launch = parts.with_tiles(launch.read(&dy.buffer).read(&w.buffer));
+            let launch = launch.write_at(&mut dx.numbers.buffer, dx.offset);
+            launch.int(k).int(*n).int(goes_on(dx.start)).int(rounds(precision)).run();
+            dx.start = Start::Continue;
+        }
     }
 
-    /// `dw[part] = [dw] + dyᵀ · x` over the rows of each part.
+    /// `dw[part] = [dw] + dyᵀ · x` over the rows of each part, for several dy.
     pub(crate) fn backward_w(
         &self,
         precision: Precision,
-        (dy, n): (&Numbers, usize),
         (x, k): (&Numbers, usize),
         parts: Parts,
         starts: (&Buffer, usize),
-        (dw, start): (&mut Buffer, Start),
+        gradients: Vec<Gradient>,
     ) {
         if Cuda::on_tensor_cores(precision, x.dtype, &parts) {
-            return self.tensor_dw((dy, n), (x, k), parts, starts, (dw, start));
+            return self.tensor_dw((x, k), parts, starts, gradients);
         }
-        let blocks = (k.div_ceil(TILE), n.div_ceil(TILE), parts.count());
-        let launch = self.launch("product_dw").shared(SHARED).blocks(blocks.0, blocks.1, blocks.2);
-        let launch = launch.read(&dy.buffer).read(&x.buffer).read_if(parts.rows());
-        let launch = parts.with_begins(launch).write(dw);
-        launch.int(k).int(n).int(goes_on(start)).int(rounds(precision)).run();
+        for Gradient { dy, n, dw, start } in gradients {
+            let blocks = (k.div_ceil(TILE), n.div_ceil(TILE), parts.count());
+            let launch = self.launch("product_dw").shared(SHARED).blocks(blocks.0, blocks.1, blocks.2);
+            let launch = launch.read(&dy.buffer).read(&x.buffer).read_if(parts.rows());
+            let launch = parts.with_begins(launch).write(dw);
+            launch.int(k).int(n).int(goes_on(start)).int(rounds(precision)).run();
+        }
     }
 
     /// A product of whole numbers with quantised weights; x is quantised first.
@@ -188,9 +205,8 @@ impl Cuda {
         parts.with_tiles(launch).write(y).int(padded).int(n).run();
     }
 
-    /// A product with packed weights of any kind: of activations in bf16 with weights in bf16 on tensor cores, all
-    /// others of numbers in f32.
-    pub(crate) fn forward_packed(
+    /// A product with packed weights of any kind, which are not bf16 where activations are: of numbers in f32.
+    fn forward_packed(
         &self,
         (x, rows, k): (&Numbers, usize, usize),
         parts: Parts,
@@ -199,9 +215,6 @@ impl Cuda {
     ) {
         if x.dtype == Dtype::F32 {
             return self.forward_blocks((&x.buffer, rows, k), parts, stack, (&mut y.buffer, n));
-        }
-        if let Some(w) = stack.in_bf16(k).filter(|_| parts.slots() > 0) {
-            return self.tensor_y_of((x, k), parts, w, (Output::all(y, Start::Zero), n));
         }
         let wide = self.wide(&x.buffer, rows * k);
         if y.dtype == Dtype::F32 {
@@ -227,87 +240,139 @@ impl Cuda {
         (&self.ids(sequences).list, sequences.len() - 1)
     }
 
-    fn any_forward(&self, precision: Precision, x: &Tensor, parts: Parts, (w, y): (WeightRef, &mut Tensor)) {
-        let (k, n) = (x.cols(), y.cols());
-        let (rows, cols) = match w {
-            WeightRef::Plain(w) => (w.rows(), w.cols()),
-            WeightRef::Packed(w) => (w.rows(), w.cols()),
-        };
-        assert_eq!((rows, cols), (parts.count() * n, k), "{} matrices for {x:?} to {y:?}", parts.count());
-        assert_eq!(parts.slots(), y.rows(), "rows of {y:?}");
-        assert!(parts.rows().is_some() || x.rows() == y.rows(), "rows of {x:?} and {y:?}");
-        let (rows, x, y) = (x.rows(), numbers(x), numbers_mut(y));
-        match w {
-            WeightRef::Plain(w) => self.forward(precision, (x, k), parts, numbers(w), (y, n)),
-            WeightRef::Packed(w) => self.forward_packed((x, rows, k), parts, weights::stack(w), (y, n)),
+    /// Products of one x with matrices however they are stored: those of bf16 together, all others one by one.
+    pub(crate) fn forward_all(
+        &self,
+        precision: Precision,
+        (x, rows, k): (&Numbers, usize, usize),
+        parts: Parts,
+        products: Vec<(Matrix, &mut Numbers, usize)>,
+    ) {
+        let mut joint = Vec::with_capacity(products.len());
+        for (w, y, n) in products {
+            match (self.in_bf16_of(precision, x, &parts, w, n, k), w) {
+                (Some(w), _) => joint.push(Product { w, y: Output::all(y, Start::Zero), n }),
+                (None, Matrix::Plain(w)) => self.forward(precision, (x, k), parts, w, (y, n)),
+                (None, Matrix::Packed(stack)) => self.forward_packed((x, rows, k), parts, stack, (y, n)),
+            }
         }
+        self.tensor_y((x, k), parts, joint);
+    }
+
+    /// A matrix in bf16, where a product with it is of bf16.
+    fn in_bf16_of<'a>(
+        &self,
+        precision: Precision,
+        x: &Numbers,
+        parts: &Parts,
+        w: Matrix<'a>,
+        n: usize,
+        k: usize,
+    ) -> Option<&'a Buffer> {
+        let on_tensor_cores = Cuda::on_tensor_cores(precision, x.dtype, parts);
+        match w {
+            Matrix::Plain(w) if on_tensor_cores && precision == Precision::Bf16 => {
+                Some(self.weights(w, parts.count() * n, k))
+            }
+            Matrix::Packed(stack) if x.dtype == Dtype::Bf16 && parts.slots() > 0 => stack.in_bf16(k),
+            _ => None,
+        }
+    }
+
+    fn any_forward(&self, precision: Precision, x: &Tensor, parts: Parts, products: &mut [(WeightRef, &mut Tensor)]) {
+        let k = x.cols();
+        let checked = products.iter_mut().map(|(w, y)| {
+            let (w, rows, cols) = Matrix::of(*w);
+            let n = y.cols();
+            assert_eq!((rows, cols), (parts.count() * n, k), "{} matrices for {x:?} to {y:?}", parts.count());
+            assert_eq!(parts.slots(), y.rows(), "rows of {y:?}");
+            assert!(parts.rows().is_some() || x.rows() == y.rows(), "rows of {x:?} and {y:?}");
+            (w, numbers_mut(y), n)
+        });
+        let products = checked.collect();
+        self.forward_all(precision, (numbers(x), x.rows(), k), parts, products);
+    }
+}
+
+impl Cuda {
+    fn any_dx(
+        &self,
+        precision: Precision,
+        parts: Parts,
+        terms: &[(&Tensor, &Tensor)],
+        (dx, start): (&mut Tensor, Start),
+    ) {
+        let k = dx.cols();
+        assert_eq!(dx.rows(), parts.slots(), "rows of {dx:?}");
+        let checked = terms.iter().map(|(dy, w)| {
+            let n = dy.cols();
+            assert_eq!((w.rows(), w.cols()), (parts.count() * n, k), "{dy:?} · {w:?} to {dx:?}");
+            assert_eq!(dy.rows(), parts.slots(), "rows of {dy:?}");
+            Term { dy: numbers(dy), w: numbers(w), n }
+        });
+        let terms: Vec<Term> = checked.collect();
+        self.backward_x(precision, parts, &terms, (Output::all(numbers_mut(dx), start), k));
+    }
+
+    fn any_dw(
+        &self,
+        precision: Precision,
+        x: &Tensor,
+        parts: Parts,
+        sequences: &Ids,
+        gradients: &mut [WeightGradient],
+    ) {
+        let k = x.cols();
+        let checked = gradients.iter_mut().map(|(dy, (dw, start))| {
+            let n = dy.cols();
+            assert_eq!((dw.rows(), dw.cols()), (parts.count() * n, k), "{dy:?}ᵀ · {x:?} to {dw:?}");
+            assert_eq!(dy.rows(), parts.slots(), "rows of {dy:?}");
+            assert!(parts.rows().is_some() || x.rows() == dy.rows(), "rows of {x:?} and {dy:?}");
+            Gradient { dy: numbers(dy), n, dw: f32s_mut(dw), start: *start }
+        });
+        let gradients = checked.collect();
+        self.backward_w(precision, (numbers(x), k), parts, self.starts(sequences), gradients);
     }
 }
 
 impl Products for Cuda {
     fn linear(&self, precision: Precision, x: &Tensor, products: &mut [(WeightRef, &mut Tensor)]) {
-        for (w, y) in products {
-            self.any_forward(precision, x, Parts::one(x.rows()), (*w, y));
-        }
+        self.any_forward(precision, x, Parts::one(x.rows()), products);
     }
 
-    fn linear_dx(&self, precision: Precision, dy: &Tensor, w: &Tensor, (dx, start): (&mut Tensor, Start)) {
-        let (k, n) = (dx.cols(), dy.cols());
-        assert_eq!((w.rows(), w.cols(), dx.rows()), (n, k, dy.rows()), "{dy:?} · {w:?} to {dx:?}");
-        let dx = (Output::all(numbers_mut(dx), start), k);
-        self.backward_x(precision, (numbers(dy), n), Parts::one(dy.rows()), numbers(w), dx);
+    fn linear_dx(&self, precision: Precision, terms: &[(&Tensor, &Tensor)], dx: (&mut Tensor, Start)) {
+        self.any_dx(precision, Parts::one(dx.0.rows()), terms, dx);
     }
 
-    fn linear_dw(
-        &self,
-        precision: Precision,
-        dy: &Tensor,
-        x: &Tensor,
-        sequences: &Ids,
-        (dw, start): (&mut Tensor, Start),
-    ) {
-        let (k, n) = (x.cols(), dy.cols());
-        assert_eq!((dw.rows(), dw.cols(), dy.rows()), (n, k, x.rows()), "{dy:?}ᵀ · {x:?} to {dw:?}");
+    fn linear_dw(&self, precision: Precision, x: &Tensor, sequences: &Ids, gradients: &mut [WeightGradient]) {
         assert_eq!(sequences.last().map(|end| *end as usize), Some(x.rows()), "rows of the sequences {sequences:?}");
-        let (parts, starts) = (Parts::one(x.rows()), self.starts(sequences));
-        self.backward_w(precision, (numbers(dy), n), (numbers(x), k), parts, starts, (f32s_mut(dw), start));
+        self.any_dw(precision, x, Parts::one(x.rows()), sequences, gradients);
     }
 
     fn grouped(&self, precision: Precision, x: &Tensor, groups: Groups, products: &mut [(WeightRef, &mut Tensor)]) {
-        for (w, y) in products {
-            self.any_forward(precision, x, Parts::of(groups, y.rows()), (*w, y));
-        }
+        let Some((_, y)) = products.first() else { return };
+        self.any_forward(precision, x, Parts::of(groups, y.rows()), products);
     }
 
     fn grouped_dx(
         &self,
         precision: Precision,
-        dy: &Tensor,
         dispatch: &Dispatch,
-        w: &Tensor,
-        (dx, start): (&mut Tensor, Start),
+        terms: &[(&Tensor, &Tensor)],
+        dx: (&mut Tensor, Start),
     ) {
-        let (k, n, parts) = (dx.cols(), dy.cols(), Parts::of(Groups::Slots(dispatch), dy.rows()));
-        assert_eq!((w.rows(), w.cols()), (parts.count() * n, k), "{dy:?} · {w:?} to {dx:?}");
-        assert_eq!((dy.rows(), dx.rows()), (parts.slots(), parts.slots()), "slots of {dispatch:?}");
-        let dx = (Output::all(numbers_mut(dx), start), k);
-        self.backward_x(precision, (numbers(dy), n), parts, numbers(w), dx);
+        self.any_dx(precision, Parts::of(Groups::Slots(dispatch), dx.0.rows()), terms, dx);
     }
 
     fn grouped_dw(
         &self,
         precision: Precision,
-        dy: &Tensor,
         x: &Tensor,
         groups: Groups,
         sequences: &Ids,
-        (dw, start): (&mut Tensor, Start),
+        gradients: &mut [WeightGradient],
     ) {
-        let (k, n, parts) = (x.cols(), dy.cols(), Parts::of(groups, dy.rows()));
-        assert_eq!((dw.rows(), dw.cols()), (parts.count() * n, k), "{dy:?}ᵀ · {x:?} to {dw:?}");
-        assert_eq!(parts.slots(), dy.rows(), "rows of {dy:?}");
-        assert!(parts.rows().is_some() || x.rows() == dy.rows(), "rows of {x:?} and {dy:?}");
-        let starts = self.starts(sequences);
-        self.backward_w(precision, (numbers(dy), n), (numbers(x), k), parts, starts, (f32s_mut(dw), start));
+        let Some((dy, _)) = gradients.first() else { return };
+        self.any_dw(precision, x, Parts::of(groups, dy.rows()), sequences, gradients);
     }
 }

@@ -24,8 +24,8 @@ use crate::rows::goes_on;
 const TILE: usize = 128;
 /// Terms that TMA copies at a time, and the most columns of its boxes.
 const BOX: usize = 64;
-/// Blocks that stay on a card, each for many tiles: as many as an H100 has processors.
-const RESIDENT: usize = 132;
+/// Products that a launch makes at most.
+const JOINT: usize = 3;
 /// Shared memory of the kernels of `ampere.cu`.
 const AMPERE_SHARED: usize = 4 * 2 * TILE * 32 * 2;
 
@@ -36,21 +36,24 @@ struct Hopper {
     rows: usize,
     width: usize,
     stages: usize,
+    /// What a tile takes, in hundredths of the time of the widest: guesses, of which only speed hangs.
+    cost: usize,
 }
 
-/// By the width of a tile.
+/// By the width of a tile; the last is for few rows.
 const Y: [Hopper; 3] = [
-    Hopper { kernel: "wgmma_y_256", rows: 128, width: 256, stages: 4 },
-    Hopper { kernel: "wgmma_y_128", rows: 128, width: 128, stages: 6 },
-    Hopper { kernel: "wgmma_y_32", rows: 64, width: 32, stages: 12 },
+    Hopper { kernel: "wgmma_y_256", rows: 128, width: 256, stages: 4, cost: 100 },
+    Hopper { kernel: "wgmma_y_128", rows: 128, width: 128, stages: 6, cost: 60 },
+    Hopper { kernel: "wgmma_y_32", rows: 64, width: 32, stages: 16, cost: 0 },
 ];
 const DX: [Hopper; 2] = [
-    Hopper { kernel: "wgmma_dx_256", rows: 128, width: 256, stages: 4 },
-    Hopper { kernel: "wgmma_dx_128", rows: 128, width: 128, stages: 6 },
+    Hopper { kernel: "wgmma_dx_256", rows: 128, width: 256, stages: 4, cost: 100 },
+    Hopper { kernel: "wgmma_dx_128", rows: 128, width: 128, stages: 6, cost: 60 },
 ];
-const DW: [Hopper; 2] = [
-    Hopper { kernel: "wgmma_dw_256", rows: 128, width: 256, stages: 4 },
-    Hopper { kernel: "wgmma_dw_128", rows: 128, width: 128, stages: 6 },
+const DW: [Hopper; 3] = [
+    Hopper { kernel: "wgmma_dw_256", rows: 128, width: 256, stages: 4, cost: 100 },
+    Hopper { kernel: "wgmma_dw_192", rows: 128, width: 192, stages: 5, cost: 79 },
+    Hopper { kernel: "wgmma_dw_128", rows: 128, width: 128, stages: 6, cost: 60 },
 ];
 
 impl Hopper {
@@ -70,6 +73,10 @@ struct Rows<'a> {
     offsets: Option<Operand<'a>>,
     parts: usize,
     rows: usize,
+    /// The most that a part may have.
+    most: usize,
+    /// Whether parts have so few that loading their matrices is what takes time.
+    few: bool,
 }
 
 impl Rows<'_> {
@@ -77,10 +84,63 @@ impl Rows<'_> {
         launch.read_if(self.offsets.as_deref()).int(self.parts).int(self.rows)
     }
 
-    /// Blocks for all tiles of so many rows, of which there are `across` side by side.
-    fn blocks(&self, rows: usize, across: usize) -> usize {
-        ((self.rows.div_ceil(rows) + self.parts - 1) * across).min(RESIDENT)
+    /// Tiles of so many rows, at most.
+    fn tiles(&self, rows: usize) -> usize {
+        let parts = self.parts.min(self.rows);
+        (self.rows + parts * (rows - 1)) / rows
     }
+}
+
+/// Runs by part, as the kernels take them.
+struct Runs<'a> {
+    offsets: &'a Buffer,
+    part_runs: Option<&'a Buffer>,
+    parts: usize,
+    sequences: usize,
+}
+
+impl Runs<'_> {
+    fn arguments<'l>(&'l self, launch: Launch<'l>) -> Launch<'l> {
+        launch.read(self.offsets).read_if(self.part_runs).int(self.parts).int(self.sequences)
+    }
+}
+
+/// A product with x: of which matrix `[parts·N, K]` in bf16, and its result.
+pub(crate) struct Product<'a> {
+    pub w: &'a Buffer,
+    pub y: Output<'a>,
+    pub n: usize,
+}
+
+/// A part of a sum `dx = Σ dy · w`: dy `[S, N]`, w `[parts·N, K]`.
+#[derive(Clone, Copy)]
+pub(crate) struct Term<'a> {
+    pub dy: &'a Numbers,
+    pub w: &'a Numbers,
+    pub n: usize,
+}
+
+/// A weight gradient `[parts·N, K]` from x and dy `[S, N]`.
+pub(crate) struct Gradient<'a> {
+    pub dy: &'a Numbers,
+    pub n: usize,
+    pub dw: &'a mut Buffer,
+    pub start: Start,
+}
+
+/// The sizes of products that are made together; 0 where there is none.
+fn sizes<T>(of: &[T], size: impl Fn(&T) -> usize) -> [usize; JOINT] {
+    std::array::from_fn(|number| of.get(number).map_or(0, &size))
+}
+
+/// A bit for each of some products that goes on.
+fn bits(starts: impl Iterator<Item = Start>) -> usize {
+    starts.enumerate().map(|(number, start)| goes_on(start) << number).sum()
+}
+
+/// The maps of products that are made together, the last one's for those that are missing.
+fn with_maps<'l>(launch: Launch<'l>, maps: &[(TensorMap, &'l Buffer)]) -> Launch<'l> {
+    (0..JOINT).map(|number| maps[number.min(maps.len() - 1)]).fold(launch, |launch, (map, of)| launch.map(map, of))
 }
 
 /// What a kernel reads: as it was, or made for it.
@@ -123,7 +183,8 @@ impl<'a> Output<'a> {
     }
 }
 
-/// Of a product with few rows, as in decoding: narrow tiles, so that every processor has some of w to read.
+/// Rows of a product, as in decoding, for narrow tiles, so that every processor has some of w to read; half as many of
+/// each expert, of which some have more.
 const FEW: usize = 64;
 
 impl Cuda {
@@ -133,29 +194,39 @@ impl Cuda {
         (precision == Precision::Bf16 || activations == Dtype::Bf16) && parts.slots() > 0
     }
 
-    /// `y[S, N] = x · w[part]ᵀ`.
-    pub(crate) fn tensor_y(&self, x: (&Numbers, usize), parts: Parts, w: &Numbers, (y, n): (&mut Numbers, usize)) {
-        let w = self.weights(w, parts.count() * n, x.1);
-        self.tensor_y_of(x, parts, w, (Output::all(y, Start::Zero), n));
+    /// `y[S, N] = x · w[part]ᵀ` for several w.
+    pub(crate) fn tensor_y(&self, (x, k): (&Numbers, usize), parts: Parts, products: Vec<Product>) {
+        if products.is_empty() {
+            return;
+        }
+        let rows = self.rows_of(&parts);
+        let a = self.operand(x, parts.rows(), rows.rows, k);
+        let (mut joint, alone): (Vec<_>, Vec<_>) = products.into_iter().partition(|it| self.has_wgmma(k, it.n));
+        for Product { w, y, n } in alone {
+            let blocks = rows.tiles(TILE) * n.div_ceil(TILE);
+            let launch = self.ampere(&y.kernel("mma_y"), blocks);
+            let launch = launch.read(&a).read(w).write_at(&mut y.numbers.buffer, y.offset);
+            rows.arguments(launch).int(n).int(k).int(goes_on(y.start)).run();
+        }
+        for alike in joint.chunk_by_mut(|one, other| one.y.numbers.dtype == other.y.numbers.dtype) {
+            alike.chunks_mut(JOINT).for_each(|products| self.wgmma_y((&a, k), &rows, products));
+        }
     }
 
-    /// [`Cuda::tensor_y`] with w in bf16.
-    pub(crate) fn tensor_y_of(&self, (x, k): (&Numbers, usize), parts: Parts, b: &Buffer, (y, n): (Output, usize)) {
-        let (rows, goes_on) = (self.rows_of(&parts), goes_on(y.start));
-        let a = self.operand(x, parts.rows(), rows.rows, k);
-        if !self.has_wgmma(k, n) {
-            let launch = self.launch(&y.kernel("mma_y")).blocks(rows.blocks(TILE, n.div_ceil(TILE)), 1, 1);
-            let launch = launch.shared(AMPERE_SHARED).read(&a).read(b).write_at(&mut y.numbers.buffer, y.offset);
-            return rows.arguments(launch).int(n).int(k).int(goes_on).run();
-        }
-        let few = rows.parts == 1 && rows.rows <= FEW;
-        let kernel = &Y[if few { 2 } else { usize::from(n < 256) }];
-        let a_map = self.map(&a, rows.rows, k, kernel.rows);
-        let b_map = self.map(b, rows.parts * n, k, kernel.width);
-        let blocks = rows.blocks(kernel.rows, n.div_ceil(kernel.width));
-        let launch = self.hopper(&y.kernel(kernel.kernel), kernel, blocks).map(a_map, &a).map(b_map, b);
-        let launch = rows.arguments(launch.write_at(&mut y.numbers.buffer, y.offset));
-        launch.int(n).int(k).int(goes_on).run();
+    fn wgmma_y(&self, (a, k): (&Buffer, usize), rows: &Rows, products: &mut [Product]) {
+        let sizes = sizes(products, |it| it.n);
+        let across = |kernel: &Hopper| sizes.iter().map(|n| n.div_ceil(kernel.width)).sum::<usize>();
+        let kernels = if rows.few { &Y[2..] } else { &Y[..2] };
+        let (kernel, blocks) = self.choose(kernels, |kernel| rows.tiles(kernel.rows) * across(kernel));
+        let a_box = rows.most.next_multiple_of(8).min(kernel.rows);
+        let a_map = self.map(a, rows.rows, k, a_box);
+        let b_maps: Vec<_> =
+            products.iter().map(|it| (self.map(it.w, rows.parts * it.n, k, kernel.width), it.w)).collect();
+        let starts = bits(products.iter().map(|it| it.y.start));
+        let launch = self.hopper(&products[0].y.kernel(kernel.kernel), kernel, blocks).map(a_map, a);
+        let outputs = products.iter_mut().map(|it| (&mut it.y.numbers.buffer, it.y.offset));
+        let launch = with_maps(launch, &b_maps).write_some(outputs, JOINT);
+        rows.arguments(launch).ints(sizes).int(k).int(starts).int(a_box).run();
     }
 
     /// `y[T, N] = x · wᵀ` of x in bf16 as if w were not rounded: three products, with the three bf16 numbers that a
@@ -173,64 +244,88 @@ impl Cuda {
         thirds.iter_mut().fold(launch, Launch::write).long(elements).run();
         for (number, third) in thirds.iter().enumerate() {
             let start = if number == 0 { Start::Zero } else { Start::Continue };
-            self.tensor_y_of((x, k), Parts::one(rows), third, (Output::all(y, start), n));
+            self.tensor_y((x, k), Parts::one(rows), vec![Product { w: third, y: Output::all(y, start), n }]);
         }
     }
 
-    /// `dx[S, K] = [dx] + dy[S, N] · w[part]`.
-    pub(crate) fn tensor_dx(&self, (dy, n): (&Numbers, usize), parts: Parts, w: &Numbers, (dx, k): (Output, usize)) {
-        let (rows, goes_on) = (self.rows_of(&parts), goes_on(dx.start));
-        let a = self.operand(dy, None, rows.rows, n);
-        let b = self.weights(w, rows.parts * n, k);
-        if !self.has_wgmma(k, n) {
-            let launch = self.launch(&dx.kernel("mma_dx")).blocks(rows.blocks(TILE, k.div_ceil(TILE)), 1, 1);
-            let launch = launch.shared(AMPERE_SHARED).read(&a).read(b).write_at(&mut dx.numbers.buffer, dx.offset);
-            return rows.arguments(launch).int(k).int(n).int(goes_on).run();
+    /// `dx[S, K] = [dx] + Σ dy[S, N] · w[part]`, in the order of the terms.
+    pub(crate) fn tensor_dx(&self, parts: Parts, terms: &[Term], (mut dx, k): (Output, usize)) {
+        let rows = self.rows_of(&parts);
+        let joint = terms.iter().all(|it| self.has_wgmma(k, it.n));
+        for terms in terms.chunks(if joint { JOINT } else { 1 }) {
+            let a: Vec<_> = terms.iter().map(|it| self.operand(it.dy, None, rows.rows, it.n)).collect();
+            let b: Vec<_> = terms.iter().map(|it| self.weights(it.w, rows.parts * it.n, k)).collect();
+            let (n, goes_on) = (sizes(terms, |it| it.n), goes_on(dx.start));
+            let launch = if self.has_wgmma(k, n[0]) {
+                let (kernel, blocks) = self.choose(&DX, |kernel| rows.tiles(kernel.rows) * k.div_ceil(kernel.width));
+                let of_a = a.iter().zip(n).map(|(a, n)| (self.map(a, rows.rows, n, kernel.rows), &**a));
+                let of_b = b.iter().zip(n).map(|(b, n)| (self.map(b, rows.parts * n, k, BOX), *b));
+                let launch = self.hopper(&dx.kernel(kernel.kernel), kernel, blocks);
+                with_maps(with_maps(launch, &of_a.collect::<Vec<_>>()), &of_b.collect::<Vec<_>>())
+            } else {
+                self.ampere(&dx.kernel("mma_dx"), rows.tiles(TILE) * k.div_ceil(TILE)).read(&a[0]).read(b[0])
+            };
+            let launch = rows.arguments(launch.write_at(&mut dx.numbers.buffer, dx.offset)).int(k);
+            let launch = if self.has_wgmma(k, n[0]) { launch.ints(n) } else { launch.int(n[0]) };
+            launch.int(goes_on).run();
+            dx.start = Start::Continue;
         }
-        let kernel = &DX[usize::from(k < 256)];
-        let (a_map, b_map) = (self.map(&a, rows.rows, n, kernel.rows), self.map(b, rows.parts * n, k, BOX));
-        let blocks = rows.blocks(kernel.rows, k.div_ceil(kernel.width));
-        let launch = self.hopper(&dx.kernel(kernel.kernel), kernel, blocks).map(a_map, &a).map(b_map, b);
-        let launch = rows.arguments(launch.write_at(&mut dx.numbers.buffer, dx.offset));
-        launch.int(k).int(n).int(goes_on).run();
     }
 
-    /// `dw[part] = [dw] + dyᵀ · x` over the rows of each part, sequence by sequence; `starts` has the first row of
-    /// each of the `sequences`, and the end.
+    /// `dw[part] = [dw] + dyᵀ · x` over the rows of each part, sequence by sequence, for several dy; `starts` has the
+    /// first row of each of the `sequences`, and the end.
     pub(crate) fn tensor_dw(
         &self,
-        (dy, n): (&Numbers, usize),
         (x, k): (&Numbers, usize),
         parts: Parts,
         (starts, sequences): (&Buffer, usize),
-        (dw, start): (&mut Buffer, Start),
+        gradients: Vec<Gradient>,
     ) {
-        let rows = self.rows_of(&parts);
+        if gradients.is_empty() {
+            return;
+        }
+        let (rows, b) = (self.rows_of(&parts), self.operand(x, parts.rows(), parts.slots(), k));
         let of_experts = match parts {
             Parts::Slots(tables, _) => Some(self.runs_of(tables, starts, sequences)),
             Parts::Equal(..) => None,
         };
         let (offsets, part_runs) = of_experts.as_ref().map_or((starts, None), |(runs, first)| (runs, Some(first)));
-        let (a, b) = (self.operand(dy, None, rows.rows, n), self.operand(x, parts.rows(), rows.rows, k));
-        let launch = match self.has_wgmma(k, n) {
-            false => {
-                let tiles = rows.parts * n.div_ceil(TILE) * k.div_ceil(TILE);
-                let launch = self.launch("mma_dw").blocks(tiles.min(RESIDENT), 1, 1).shared(AMPERE_SHARED);
-                launch.read(&a).read(&b)
-            }
-            true => {
-                let kernel = &DW[usize::from(k < 256)];
-                let tiles = rows.parts * n.div_ceil(kernel.rows) * k.div_ceil(kernel.width);
-                let (a_map, b_map) = (self.map(&a, rows.rows, n, BOX), self.map(&b, rows.rows, k, BOX));
-                self.hopper(kernel.kernel, kernel, tiles.min(RESIDENT)).map(a_map, &a).map(b_map, &b)
-            }
-        };
-        let launch = launch.write(dw).read(offsets).read_if(part_runs).int(rows.parts).int(sequences);
-        launch.int(n).int(k).int(goes_on(start)).run();
+        let runs = Runs { offsets, part_runs, parts: rows.parts, sequences };
+        let (mut joint, alone): (Vec<_>, Vec<_>) = gradients.into_iter().partition(|it| self.has_wgmma(k, it.n));
+        for Gradient { dy, n, dw, start } in alone {
+            let a = self.operand(dy, None, rows.rows, n);
+            let launch = self.ampere("mma_dw", rows.parts * n.div_ceil(TILE) * k.div_ceil(TILE)).read(&a).read(&b);
+            runs.arguments(launch.write(dw)).int(n).int(k).int(goes_on(start)).run();
+        }
+        for gradients in joint.chunks_mut(JOINT) {
+            let n = sizes(gradients, |it| it.n);
+            let down = |kernel: &Hopper| n.iter().map(|n| n.div_ceil(kernel.rows)).sum::<usize>();
+            let (kernel, blocks) = self.choose(&DW, |kernel| rows.parts * down(kernel) * k.div_ceil(kernel.width));
+            let a: Vec<_> = gradients.iter().map(|it| self.operand(it.dy, None, rows.rows, it.n)).collect();
+            let a_maps: Vec<_> = a.iter().zip(n).map(|(a, n)| (self.map(a, rows.rows, n, BOX), &**a)).collect();
+            let starts = bits(gradients.iter().map(|it| it.start));
+            let launch = with_maps(self.hopper(kernel.kernel, kernel, blocks), &a_maps);
+            let launch = launch.map(self.map(&b, rows.rows, k, BOX), &b);
+            let launch = launch.write_some(gradients.iter_mut().map(|it| (&mut *it.dw, 0)), JOINT);
+            runs.arguments(launch).ints(n).int(k).int(starts).run();
+        }
+    }
+
+    /// The kernel whose tiles take the least time, which hangs on sizes alone, and its blocks: as many as the card has
+    /// processors, each for many tiles.
+    fn choose<'k>(&self, kernels: &'k [Hopper], tiles: impl Fn(&Hopper) -> usize) -> (&'k Hopper, usize) {
+        let processors = self.driver.processors();
+        let time = |kernel: &&Hopper| tiles(kernel).div_ceil(processors) * kernel.cost;
+        let kernel = kernels.iter().min_by_key(time).expect("there are kernels");
+        (kernel, tiles(kernel).min(processors))
     }
 
     fn hopper(&self, name: &str, kernel: &Hopper, blocks: usize) -> Launch<'_> {
         self.launch(name).threads(kernel.threads()).blocks(blocks, 1, 1).shared(kernel.shared())
+    }
+
+    fn ampere(&self, name: &str, tiles: usize) -> Launch<'_> {
+        self.launch(name).blocks(tiles.min(self.driver.processors()), 1, 1).shared(AMPERE_SHARED)
     }
 
     /// Where the slots of each sequence's tokens begin, expert by expert, and each expert's first of these places.
@@ -245,13 +340,16 @@ impl Cuda {
     fn rows_of<'a>(&self, parts: &Parts<'a>) -> Rows<'a> {
         match *parts {
             Parts::Slots(tables, _) => {
-                let offsets = Some(Operand::There(&tables.offsets));
-                Rows { offsets, parts: tables.experts, rows: tables.slots_len }
+                let (offsets, rows) = (Some(Operand::There(&tables.offsets)), tables.slots_len);
+                let few = rows <= FEW / 2 * tables.experts;
+                Rows { offsets, parts: tables.experts, rows, most: rows, few }
             }
-            Parts::Equal(1, rows) => Rows { offsets: None, parts: 1, rows },
-            Parts::Equal(parts, rows) => {
-                let offsets: Vec<u32> = (0..=parts).map(|part| (part * rows) as u32).collect();
-                Rows { offsets: Some(Operand::Made(self.upload(&offsets))), parts, rows: parts * rows }
+            Parts::Equal(parts, most) => {
+                let offsets = (parts > 1).then(|| {
+                    let offsets: Vec<u32> = (0..=parts).map(|part| (part * most) as u32).collect();
+                    Operand::Made(self.upload(&offsets))
+                });
+                Rows { offsets, parts, rows: parts * most, most, few: most <= FEW }
             }
         }
     }
@@ -270,7 +368,7 @@ impl Cuda {
     }
 
     /// Weights in bf16.
-    fn weights<'a>(&self, w: &'a Numbers, rows: usize, columns: usize) -> &'a Buffer {
+    pub(crate) fn weights<'a>(&self, w: &'a Numbers, rows: usize, columns: usize) -> &'a Buffer {
         w.rounded(|w| self.in_bf16("round_rows", w, None, rows, columns))
     }
 

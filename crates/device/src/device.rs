@@ -183,36 +183,44 @@ pub enum Groups<'a> {
     Equal(usize),
 }
 
+/// What becomes of one matrix's gradient: `dy` and `dw`, and what `dw` begins with.
+pub type WeightGradient<'a> = (&'a Tensor, (&'a mut Tensor, Start));
+
 /// Products with matrices `w[N, K]`. An element of a result is one chain over k, or over the rows in `dw`, and does not
 /// depend on the other rows.
 pub trait Products {
     /// `y[T, N] = x[T, K] · w[N, K]ᵀ`, for several w with one x.
     fn linear(&self, precision: Precision, x: &Tensor, products: &mut [(WeightRef, &mut Tensor)]);
 
-    /// `dx = dy · w`.
-    fn linear_dx(&self, precision: Precision, dy: &Tensor, w: &Tensor, dx: (&mut Tensor, Start));
+    /// `dx[T, K] = Σ dy[T, N] · w[N, K]` over some pairs (dy, w): a chain over the N of the first, then of the next.
+    fn linear_dx(&self, precision: Precision, terms: &[(&Tensor, &Tensor)], dx: (&mut Tensor, Start));
 
-    /// `dw = dyᵀ · x`. The rows are those of whole sequences, which begin and end at `sequences` (`[sequences + 1]`): a
-    /// device that adds several rows at once does so within a sequence, so that micro-batches, which cut between them,
-    /// change no bit.
-    fn linear_dw(&self, precision: Precision, dy: &Tensor, x: &Tensor, sequences: &Ids, dw: (&mut Tensor, Start));
+    /// `dw[N, K] = dyᵀ · x`, for several dy with one x. The rows are those of whole sequences, which begin and end at
+    /// `sequences` (`[sequences + 1]`): a device that adds several rows at once does so within a sequence, so that
+    /// micro-batches, which cut between them, change no bit.
+    fn linear_dw(&self, precision: Precision, x: &Tensor, sequences: &Ids, gradients: &mut [WeightGradient]);
 
     /// [`Products::linear`] of each part of stacked matrices `w[parts·N, K]` with its rows.
     fn grouped(&self, precision: Precision, x: &Tensor, groups: Groups, products: &mut [(WeightRef, &mut Tensor)]);
 
-    /// `dx[S, K] = dy[S, N] · w[e]`.
-    fn grouped_dx(&self, precision: Precision, dy: &Tensor, dispatch: &Dispatch, w: &Tensor, dx: (&mut Tensor, Start));
+    /// `dx[S, K] = Σ dy[S, N] · w[e]`, as [`Products::linear_dx`].
+    fn grouped_dx(
+        &self,
+        precision: Precision,
+        dispatch: &Dispatch,
+        terms: &[(&Tensor, &Tensor)],
+        dx: (&mut Tensor, Start),
+    );
 
-    /// `dw[e] = dy[S, N]ᵀ · x` over the slots of each expert; `sequences` are those of the tokens, as in
-    /// [`Products::linear_dw`].
+    /// `dw[e] = dy[S, N]ᵀ · x` over the slots of each expert, for several dy; `sequences` are those of the tokens, as
+    /// in [`Products::linear_dw`].
     fn grouped_dw(
         &self,
         precision: Precision,
-        dy: &Tensor,
         x: &Tensor,
         groups: Groups,
         sequences: &Ids,
-        dw: (&mut Tensor, Start),
+        gradients: &mut [WeightGradient],
     );
 }
 

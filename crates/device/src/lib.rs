@@ -32,7 +32,9 @@ pub use attention::{
     PagedSequences, exact_cache,
 };
 pub use coefficient::{Coefficient, Policy, PolicyTerm};
-pub use device::{Buffers, Device, DeviceMemory, Groups, KernelTime, Memory, Optimizer, Products, RotaryColumns, Rows};
+pub use device::{
+    Buffers, Device, DeviceMemory, Groups, KernelTime, Memory, Optimizer, Products, RotaryColumns, Rows, WeightGradient,
+};
 pub use experts::{Balance, Dispatch, Experts};
 pub use head::{Head, HeadGradients, TeacherHead};
 pub use ids::{Ids, Rotary};

@@ -362,6 +362,20 @@ impl Grads {
         write(&mut self.values[weight.slot], if touched { Start::Continue } else { Start::Zero });
     }
 
+    /// [`Grads::accumulate`] for several.
+    ///
+    /// # Panics
+    /// If one is there twice.
+    pub(crate) fn accumulate_all(&mut self, weights: &[Weight], write: impl FnOnce(Vec<(&mut Tensor, Start)>)) {
+        let place = |slot: usize| weights.iter().position(|weight| weight.slot == slot);
+        let all = self.values.iter_mut().zip(&mut self.touched).enumerate();
+        let mut chosen: Vec<_> = all.filter_map(|(slot, it)| Some((place(slot)?, it))).collect();
+        assert_eq!(chosen.len(), weights.len(), "gradients of different parameters");
+        chosen.sort_by_key(|(place, _)| *place);
+        let begin = |touched: &mut bool| if std::mem::replace(touched, true) { Start::Continue } else { Start::Zero };
+        write(chosen.into_iter().map(|(_, (values, touched))| (values, begin(touched))).collect());
+    }
+
     /// Ends a step: what nothing touched becomes zero, and the slots of a parameter used several times are added up.
     pub fn finish(&mut self) {
         for (values, touched) in self.values.iter_mut().zip(&self.touched) {

@@ -171,11 +171,11 @@ struct Tape<'a> {
 }
 
 struct Node {
-    output: usize,
+    outputs: Vec<usize>,
     backward: BackwardPart,
 }
 
-type BackwardPart = Box<dyn FnOnce(&mut Backward, Tensor)>;
+type BackwardPart = Box<dyn FnOnce(&mut Backward, Vec<Option<Tensor>>)>;
 
 /// A backward pass under way: the gradients, of variables and of parameters.
 pub struct Backward<'a> {
@@ -277,12 +277,29 @@ impl<'a> Graph<'a> {
     /// The result of the operation `name`. Its backward part gets the gradient of the result and passes on those of the
     /// inputs.
     pub fn record(&mut self, name: &str, value: Tensor, backward: impl FnOnce(&mut Backward, Tensor) + 'static) -> Var {
-        self.inspect(name, &value);
-        let var = self.variable(value);
-        if let (Some(tape), Some(output)) = (&mut self.tape, var.slot) {
-            tape.nodes.push(Node { output, backward: Box::new(backward) });
-        }
+        let [var] = self.record_all(name, [value], |back, [dy]| backward(back, dy.expect("a node with a gradient")));
         var
+    }
+
+    /// [`Graph::record`] for several results. The backward part gets the gradients that there are, at least one.
+    pub fn record_all<const N: usize>(
+        &mut self,
+        name: &str,
+        values: [Tensor; N],
+        backward: impl FnOnce(&mut Backward, [Option<Tensor>; N]) + 'static,
+    ) -> [Var; N] {
+        let vars = values.map(|value| {
+            self.inspect(name, &value);
+            self.variable(value)
+        });
+        if let Some(tape) = &mut self.tape {
+            let outputs = vars.iter().filter_map(|var| var.slot).collect();
+            let backward: BackwardPart = Box::new(|back, dys| {
+                backward(back, dys.try_into().expect("a gradient a result"));
+            });
+            tape.nodes.push(Node { outputs, backward });
+        }
+        vars
     }
 
     /// Runs `layer` on `x` and keeps only `x`; the backward pass runs it again, recording. The same bits as without.
@@ -309,8 +326,9 @@ impl<'a> Graph<'a> {
     pub fn backward(self) -> Vec<Option<Tensor>> {
         let Tape { mut nodes, mut backward } = self.tape.expect("a pass that recorded");
         while let Some(node) = nodes.pop() {
-            if let Some(dy) = backward.gradients[node.output].take() {
-                (node.backward)(&mut backward, dy);
+            let dys: Vec<_> = node.outputs.iter().map(|output| backward.gradients[*output].take()).collect();
+            if dys.iter().any(Option::is_some) {
+                (node.backward)(&mut backward, dys);
             }
         }
         backward.gradients
@@ -421,6 +439,11 @@ impl<'a> Backward<'a> {
     /// Lets `write` add to a parameter's gradient, continuing its chains over the tokens.
     pub fn parameter(&mut self, weight: Weight, write: impl FnOnce(&mut Tensor, Start)) {
         self.grads.accumulate(weight, write);
+    }
+
+    /// Lets `write` add to the gradients of different parameters, in their order, as [`Backward::parameter`].
+    pub fn parameters(&mut self, weights: &[Weight], write: impl FnOnce(Vec<(&mut Tensor, Start)>)) {
+        self.grads.accumulate_all(weights, write);
     }
 }
 

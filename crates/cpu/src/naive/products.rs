@@ -1,8 +1,8 @@
 //! Products, with plain and with packed weights.
 
 use wels_device::{
-    BlockType, Dispatch, Groups, Ids, Packed, PackedMatrix, Precision, Products, Source, Start, Tensor, WeightRef,
-    Weights,
+    BlockType, Dispatch, Groups, Ids, Packed, PackedMatrix, Precision, Products, Source, Start, Tensor, WeightGradient,
+    WeightRef, Weights,
 };
 use wels_kernels::quant::blocks;
 use wels_kernels::reference::{gemm, quant};
@@ -99,13 +99,18 @@ impl Products for Naive {
         }
     }
 
-    fn linear_dx(&self, precision: Precision, dy: &Tensor, w: &Tensor, (dx, start): (&mut Tensor, Start)) {
-        let (k, n) = (dx.cols(), dy.cols());
-        gemm::linear_dx(precision, values(dy), values(w), values_mut(dx), k, n, start);
+    fn linear_dx(&self, precision: Precision, terms: &[(&Tensor, &Tensor)], (dx, mut start): (&mut Tensor, Start)) {
+        for (dy, w) in terms {
+            let (k, n) = (dx.cols(), dy.cols());
+            gemm::linear_dx(precision, values(dy), values(w), values_mut(dx), k, n, start);
+            start = Start::Continue;
+        }
     }
 
-    fn linear_dw(&self, precision: Precision, dy: &Tensor, x: &Tensor, _: &Ids, (dw, start): (&mut Tensor, Start)) {
-        gemm::linear_dw(precision, values(dy), values(x), values_mut(dw), x.cols(), dy.cols(), start);
+    fn linear_dw(&self, precision: Precision, x: &Tensor, _: &Ids, gradients: &mut [WeightGradient]) {
+        for (dy, (dw, start)) in gradients {
+            gemm::linear_dw(precision, values(dy), values(x), values_mut(dw), x.cols(), dy.cols(), *start);
+        }
     }
 
     fn grouped(&self, precision: Precision, x: &Tensor, groups: Groups, products: &mut [(WeightRef, &mut Tensor)]) {
@@ -132,27 +137,24 @@ impl Products for Naive {
     fn grouped_dx(
         &self,
         precision: Precision,
-        dy: &Tensor,
         dispatch: &Dispatch,
-        w: &Tensor,
-        (dx, start): (&mut Tensor, Start),
+        terms: &[(&Tensor, &Tensor)],
+        (dx, mut start): (&mut Tensor, Start),
     ) {
-        let (k, n, offsets) = (dx.cols(), dy.cols(), tables(dispatch).offsets());
-        gemm::grouped_linear_dx(precision, values(dy), offsets, values(w), values_mut(dx), k, n, start);
+        let offsets = tables(dispatch).offsets();
+        for (dy, w) in terms {
+            let (k, n) = (dx.cols(), dy.cols());
+            gemm::grouped_linear_dx(precision, values(dy), offsets, values(w), values_mut(dx), k, n, start);
+            start = Start::Continue;
+        }
     }
 
-    fn grouped_dw(
-        &self,
-        precision: Precision,
-        dy: &Tensor,
-        x: &Tensor,
-        groups: Groups,
-        _: &Ids,
-        (dw, start): (&mut Tensor, Start),
-    ) {
-        let (rows, offsets) = parts(groups, dy.rows());
-        let (k, n, rows) = (x.cols(), dy.cols(), rows.as_deref());
-        gemm::grouped_linear_dw(precision, values(dy), values(x), rows, &offsets, values_mut(dw), k, n, start);
+    fn grouped_dw(&self, precision: Precision, x: &Tensor, groups: Groups, _: &Ids, gradients: &mut [WeightGradient]) {
+        for (dy, (dw, start)) in gradients {
+            let (rows, offsets) = parts(groups, dy.rows());
+            let (k, n, rows) = (x.cols(), dy.cols(), rows.as_deref());
+            gemm::grouped_linear_dw(precision, values(dy), values(x), rows, &offsets, values_mut(dw), k, n, *start);
+        }
     }
 }
 

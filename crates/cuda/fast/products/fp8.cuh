@@ -39,7 +39,7 @@ __device__ __forceinline__ void product_fp8(const TensorMap &a, const TensorMap 
     mbar_fence();
   }
   __syncthreads();
-  Tiles<F, F, DW> tiles(parts, m, n);
+  Tiles<F, F, DW> tiles(parts, {DW ? m : n, 0, 0}, n);
   Tile t{};
   int at = 0, blocks = (k + F - 1) / F;
   auto range = [&](int &first, int &count) {

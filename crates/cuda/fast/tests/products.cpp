@@ -50,7 +50,7 @@ static void launch(const Case &c, const bf16 *a, const bf16 *b, void *out, const
   }
   auto run = [&](auto kernel, auto *o) {
     int bytes = c.wide ? Ring<256>::BYTES : Ring<128>::BYTES;
-    emu::launch({3}, {384}, bytes, [&] { kernel(ma, mb, o, offsets, runs, parts, rows, c.m, c.n, c.k, c.n, go); });
+    emu::launch({3}, {384}, bytes, [&] { kernel(ma, mb, o, offsets, runs, parts, rows, c.m, c.n, c.k, go); });
   };
   if (c.kind == Y) {
     if (c.f32) {
@@ -134,8 +134,8 @@ static void narrow() {
       const int *none = nullptr;
       same &= orders(ORDERS, f32 ? (void *)yf.p : y.p, y.n * (f32 ? 4 : 2), [&] {
         emu::launch({3}, {256}, Ring<32, 1>::BYTES, [&] {
-          if (f32) product_y_32_f32(a, b, yf.p, off.data(), none, E, 2 * M, 0, N, K, N, 0);
-          else product_y_32(a, b, y.p, off.data(), none, E, 2 * M, 0, N, K, N, 0);
+          if (f32) product_y_32_f32(a, b, yf.p, off.data(), none, E, 2 * M, 0, N, K, 0);
+          else product_y_32(a, b, y.p, off.data(), none, E, 2 * M, 0, N, K, 0);
         });
       });
       if (f32 ? memcmp(yf.p, zf.p, yf.n * 4) : memcmp(y.p, z.p, y.n * 2)) same = false;

@@ -68,7 +68,7 @@ __device__ __forceinline__ void product80(const bf16 *a, const bf16 *b, T *out, 
   saddr base = smem_addr(smem);
   int thread = threadIdx.x, lane = thread % 32, wm = thread / 32 / 4 * 64, wn = thread / 32 % 4 * 32;
   bool vec = lda % 8 == 0 && ldb % 8 == 0 && (uint64_t)a % 16 == 0 && (uint64_t)b % 16 == 0;
-  Tiles<AM, AN, RAGGED_K> tiles(parts, m, n);
+  Tiles<AM, AN, RAGGED_K> tiles(parts, {RAGGED_K ? m : n, 0, 0}, n);
   Tile t;
   for (int tile = blockIdx.x; tiles.find(tile, t); tile += gridDim.x) {
     int rows = RAGGED_K ? m : t.row_end - t.row0;

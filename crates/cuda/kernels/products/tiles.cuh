@@ -12,36 +12,52 @@ struct Parts {
   int parts, rows;
   int runs = 0;  // dw without part_runs: how many runs the one part has; 0: run e is part e
 };
+// `which` product of several (below); m, n: first row (within the part) and column.
 struct Tile {
-  int part, row0, row_end, m, n;
-};  // m, n: first row (within the part) and column
+  int part, row0, row_end, m, n, which;
+};
+// Products that are made together: at most so many.
+constexpr int JOINT = 3;
+template <class V>
+__device__ __forceinline__ V pick(const V (&of)[JOINT], int which) {
+  return which == 0 ? of[0] : which == 1 ? of[1] : of[2];
+}
 // Tiles are numbered part by part; in a part, eight rows of tiles together, so that what is multiplied at one time
-// shares
-// both operands in the L2 cache. A block asks for increasing numbers: the search goes on from the part it was in.
+// shares both operands in the L2 cache. A block asks for increasing numbers: the search goes on from the part it was
+// in. Of products that are made together the tiles lie side by side, in dw one below the other: `each` has their
+// columns, in dw their rows, 0 where there is none.
 template <int BM, int BN, bool RAGGED_K>
 struct Tiles {
+  static constexpr int B = RAGGED_K ? BM : BN;
   Parts p;
-  int m, n, part = 0, before = 0;
-  __device__ __forceinline__ Tiles(const Parts &parts, int m_, int n_) : p(parts), m(m_), n(n_) {}
+  int n, end0, end1, end2, part = 0, before = 0;
+  __device__ __forceinline__ Tiles(const Parts &parts, const int (&each)[JOINT], int n_) : p(parts), n(n_) {
+    end0 = (each[0] + B - 1) / B;
+    end1 = end0 + (each[1] + B - 1) / B;
+    end2 = end1 + (each[2] + B - 1) / B;
+  }
   __device__ __forceinline__ bool find(int tile, Tile &t) {
-    int across = (n + BN - 1) / BN, first = 0, end = p.rows, down;
+    int across = RAGGED_K ? (n + BN - 1) / BN : end2, first = 0, end = p.rows, down;
     for (;; part++) {
       if (part == p.parts) return false;
       if (!RAGGED_K && p.offsets) {
         first = p.offsets[part];
         end = p.offsets[part + 1];
       }
-      down = ((RAGGED_K ? m : end - first) + BM - 1) / BM;
+      down = RAGGED_K ? end2 : (end - first + BM - 1) / BM;
       if (tile < before + down * across) break;
       before += down * across;
     }
     int local = tile - before, band = local / (8 * across), high = down - 8 * band < 8 ? down - 8 * band : 8;
     local -= band * 8 * across;
+    int row = 8 * band + local % high, column = local / high, at = RAGGED_K ? row : column;
+    t.which = at < end0 ? 0 : at < end1 ? 1 : 2;
+    at -= at < end0 ? 0 : at < end1 ? end0 : end1;
     t.part = part;
     t.row0 = first;
     t.row_end = end;
-    t.m = (8 * band + local % high) * BM;
-    t.n = local / high * BN;
+    t.m = (RAGGED_K ? at : row) * BM;
+    t.n = (RAGGED_K ? column : at) * BN;
     return true;
   }
 };

@@ -37,6 +37,7 @@ const SHARED_UNASKED: usize = 48 << 10;
 pub struct Card {
     name: String,
     capability: (u32, u32),
+    processors: usize,
     rates: Rates,
     energy: Option<Meter>,
     /// Where its memory comes from.
@@ -113,6 +114,8 @@ impl Card {
         let nvrtc = Nvrtc::open()?;
         let (context, stream) = context_of(device).map_err(failed)?;
         let pool = keep_memory(device).map_err(failed)?;
+        let processors = attribute(device, Attribute::CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT).map_err(failed)?;
+        let processors = usize::try_from(processors).unwrap_or(0).max(1);
         let rates = rates_of(device, &name, capability).map_err(failed)?;
         let energy = bus_id_of(device).and_then(|bus_id| Meter::open(&bus_id));
         let staging = Mutex::new(Staging::new().map_err(failed)?);
@@ -121,6 +124,7 @@ impl Card {
         Ok(Arc::new(Card {
             name,
             capability,
+            processors,
             rates,
             energy,
             pool,
@@ -317,6 +321,10 @@ impl Driver for Card {
 
     fn capability(&self) -> (u32, u32) {
         self.capability
+    }
+
+    fn processors(&self) -> usize {
+        self.processors
     }
 
     fn rates(&self) -> Option<Rates> {

@@ -49,6 +49,8 @@ const NO_SUCH_KERNEL: c_int = 2;
 /// Bytes before and behind memory that nobody may write to: a block of 256 threads too far is inside.
 const FENCE: usize = 2048;
 const FENCED: u8 = 0xa5;
+/// As of a small card, so that blocks have many tiles each.
+const PROCESSORS: usize = 4;
 /// NaN with a payload, as f32 and as bf16; −1 as a whole number.
 const POISON: u8 = 0xff;
 
@@ -116,6 +118,10 @@ impl Driver for Emulator {
     fn capability(&self) -> (u32, u32) {
         let capability = self.capability.load(Ordering::Relaxed);
         (capability / 10, capability % 10)
+    }
+
+    fn processors(&self) -> usize {
+        PROCESSORS
     }
 
     fn allocate(&self, bytes: usize) -> Result<Address, Fault> {

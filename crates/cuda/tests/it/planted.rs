@@ -234,8 +234,8 @@ const OF_TENSOR_CORES: &[Planted] = &[
         what: "a row too many is stored",
         file: HOPPER,
         changed: IN_HOPPER,
-        from: "if (r < rows && c < n) store2",
-        to: "if (r <= rows && c < n) store2",
+        from: "if (r < rows && c < cols) store2",
+        to: "if (r <= rows && c < cols) store2",
         work: tensor_cores::by_wgmma,
     },
     Planted {

@@ -27,8 +27,8 @@ fn dense() {
             let mut out = vec![("y", values(&y)), ("second y", values(&y2))];
             for start in [Start::Zero, Start::Continue] {
                 let (mut dx, mut dw) = (tensor(device, 5, t, k), tensor(device, 6, n, k));
-                device.linear_dx(Precision::F32, &dy, &w, (&mut dx, start));
-                device.linear_dw(Precision::F32, &dy, &x, &one_sequence(t), (&mut dw, start));
+                device.linear_dx(Precision::F32, &[(&dy, &w)], (&mut dx, start));
+                device.linear_dw(Precision::F32, &x, &one_sequence(t), &mut [(&dy, (&mut dw, start))]);
                 out.extend([("dx", values(&dx)), ("dw", values(&dw))]);
             }
             out
@@ -65,10 +65,22 @@ fn by_expert() {
             let mut out = vec![("of tokens", values(&of_tokens)), ("of slots", values(&of_slots)), ("loads", loads)];
             for start in [Start::Zero, Start::Continue] {
                 let (mut dx, mut dw) = (tensor(device, 5, slots, k), tensor(device, 6, experts * n, k));
-                device.grouped_dx(p, &dy, &dispatch, &w, (&mut dx, start));
-                device.grouped_dw(p, &dy, &h, Groups::Slots(&dispatch), &one_sequence(tokens), (&mut dw, start));
+                device.grouped_dx(p, &dispatch, &[(&dy, &w)], (&mut dx, start));
+                device.grouped_dw(
+                    p,
+                    &h,
+                    Groups::Slots(&dispatch),
+                    &one_sequence(tokens),
+                    &mut [(&dy, (&mut dw, start))],
+                );
                 out.extend([("dx", values(&dx)), ("dw", values(&dw))]);
-                device.grouped_dw(p, &dy, &x, Groups::Tokens(&dispatch), &one_sequence(tokens), (&mut dw, start));
+                device.grouped_dw(
+                    p,
+                    &x,
+                    Groups::Tokens(&dispatch),
+                    &one_sequence(tokens),
+                    &mut [(&dy, (&mut dw, start))],
+                );
                 out.push(("dw of tokens", values(&dw)));
             }
             out
@@ -86,11 +98,10 @@ fn by_equal_parts() {
             let mut dw = tensor(device, 4, parts * n, k);
             device.grouped_dw(
                 Precision::F32,
-                &dy,
                 &x,
                 Groups::Equal(parts),
                 &one_sequence(rows),
-                (&mut dw, Start::Continue),
+                &mut [(&dy, (&mut dw, Start::Continue))],
             );
             vec![("y", values(&y)), ("dw", values(&dw))]
         });
@@ -103,13 +114,13 @@ fn micro_batches_continue_chains() {
     same("micro-batches", |device| {
         let (x, dy) = (tensor(device, 1, 90, 20), tensor(device, 2, 90, 30));
         let mut whole = empty(device, 30, 20);
-        device.linear_dw(Precision::F32, &dy, &x, &one_sequence(90), (&mut whole, Start::Zero));
+        device.linear_dw(Precision::F32, &x, &one_sequence(90), &mut [(&dy, (&mut whole, Start::Zero))]);
         let mut chained = empty(device, 30, 20);
         for (first, rows, start) in [(0, 37, Start::Zero), (37, 53, Start::Continue)] {
             let (mut part_x, mut part_dy) = (empty(device, rows, 20), empty(device, rows, 30));
             device.copy_rows(&x, first, &mut part_x, 0, rows);
             device.copy_rows(&dy, first, &mut part_dy, 0, rows);
-            device.linear_dw(Precision::F32, &part_dy, &part_x, &one_sequence(rows), (&mut chained, start));
+            device.linear_dw(Precision::F32, &part_x, &one_sequence(rows), &mut [(&part_dy, (&mut chained, start))]);
         }
         assert_eq!(values(&whole), values(&chained));
         vec![("dw", values(&whole))]
@@ -124,6 +135,6 @@ pub fn some(device: &Arc<dyn Device>) -> Outputs {
     device.grouped(Precision::F32, &x, Groups::Equal(parts), &mut [(WeightRef::Plain(&w), &mut y)]);
     let (dy, first) = (tensor(device, 3, parts * rows, n), tensor(device, 4, n, k));
     let mut dx = tensor(device, 5, parts * rows, k);
-    device.linear_dx(Precision::F32, &dy, &first, (&mut dx, Start::Zero));
+    device.linear_dx(Precision::F32, &[(&dy, &first)], (&mut dx, Start::Zero));
     vec![("y", values(&y)), ("dx", values(&dx))]
 }

@@ -2,7 +2,8 @@
 
 use std::sync::Arc;
 
-use wels_device::{BlockType, Device, Groups, Ids, Precision, Router, Scoring, Source, Start, WeightRef};
+use wels_device::host::convert;
+use wels_device::{BlockType, Device, Groups, Ids, Precision, Router, Scoring, Source, Start, Tensor, WeightRef};
 
 use crate::lab::{Outputs, activation, empty, empty_activation, near, near_in_bf16, rounds, tensor, values};
 use crate::products::routed;
@@ -19,7 +20,7 @@ fn dense(device: &Arc<dyn Device>, (t, k, n): (usize, usize, usize)) -> Outputs 
     let mut out = vec![("y", values(&y))];
     for start in [Start::Zero, Start::Continue] {
         let mut dx = tensor(device, 4, t, k);
-        device.linear_dx(Precision::Bf16, &dy, &w, (&mut dx, start));
+        device.linear_dx(Precision::Bf16, &[(&dy, &w)], (&mut dx, start));
         out.push(("dx", values(&dx)));
     }
     out
@@ -58,7 +59,7 @@ fn products_by_expert() {
             let mut out = vec![("of tokens", values(&of_tokens)), ("of slots", values(&of_slots))];
             for start in [Start::Zero, Start::Continue] {
                 let mut dx = tensor(device, 5, slots, k);
-                device.grouped_dx(p, &dy, &dispatch, &w, (&mut dx, start));
+                device.grouped_dx(p, &dispatch, &[(&dy, &w)], (&mut dx, start));
                 out.push(("dx", values(&dx)));
             }
             out
@@ -91,7 +92,7 @@ fn weight_gradients(device: &Arc<dyn Device>, (tokens, k, n): (usize, usize, usi
             cut
         };
         let (x, dy, logits) = (cut(1, k), cut(2, n), cut(3, EXPERTS));
-        device.linear_dw(Precision::Bf16, &dy, &x, &ids, (&mut dw, Start::Continue));
+        device.linear_dw(Precision::Bf16, &x, &ids, &mut [(&dy, (&mut dw, Start::Continue))]);
         let (mut scores, mut weights) = (empty(device, rows, EXPERTS), empty(device, rows, 2));
         let dispatch = device.route(&ROUTER, &logits, None, &mut scores, &mut weights);
         let (slots, mut dweights) = (dispatch.slots(), empty(device, rows, 2));
@@ -99,13 +100,13 @@ fn weight_gradients(device: &Arc<dyn Device>, (tokens, k, n): (usize, usize, usi
         device.fill(&mut h, 1.0);
         device.combine_backward(&dy, &h, &weights, &dispatch, &mut dh, &mut dweights);
         let groups = Groups::Tokens(&dispatch);
-        device.grouped_dw(Precision::Bf16, &dh, &x, groups, &ids, (&mut of_experts, Start::Continue));
+        device.grouped_dw(Precision::Bf16, &x, groups, &ids, &mut [(&dh, (&mut of_experts, Start::Continue))]);
         // The same rows of x, each in its slot.
         let mut x_slots = empty(device, slots, k);
         let mut none = empty(device, rows, 2);
         device.combine_backward(&x, &tensor(device, 8, slots, k), &weights, &dispatch, &mut x_slots, &mut none);
         let groups = Groups::Slots(&dispatch);
-        device.grouped_dw(Precision::Bf16, &dh, &x_slots, groups, &ids, (&mut of_slots, Start::Continue));
+        device.grouped_dw(Precision::Bf16, &x_slots, groups, &ids, &mut [(&dh, (&mut of_slots, Start::Continue))]);
     }
     vec![("dense", values(&dw)), ("of tokens", values(&of_experts)), ("of slots", values(&of_slots))]
 }
@@ -158,6 +159,103 @@ fn rows_do_not_depend_on_their_batch() {
     }
 }
 
+/// Widths of products of one x: of which all go together, and of which some go by mma.sync alone.
+const LISTS: [&[usize]; 4] = [&[136, 24], &[264, 8, 72], &[40, 20, 264], &[8, 16, 24, 72]];
+
+/// What products of `t` rows in lists of so many give: all at once, or one by one.
+fn lists(device: &Arc<dyn Device>, (t, k, n): (usize, usize, &[usize]), at_once: bool) -> Vec<Vec<f32>> {
+    let p = Precision::Bf16;
+    let each = if at_once { n.len() } else { 1 };
+    let rows = |stream, cols| {
+        let mut rows = empty(device, t, cols);
+        device.copy_rows(&tensor(device, stream, 150, cols), 0, &mut rows, 0, t);
+        rows
+    };
+    let (x, starts, mut out) = (rows(1, k), Ids::from(sequences(t)), Vec::new());
+    let mut dx = rows(2, k);
+    let dispatch = routed(device, t, EXPERTS, 2);
+    let slots = dispatch.slots();
+    let mut dx_slots = tensor(device, 3, slots, k);
+    for (number, n) in n.chunks(each).enumerate() {
+        let of = |stream: usize, make: &dyn Fn(u64, usize) -> Tensor| -> Vec<Tensor> {
+            n.iter().enumerate().map(|(i, n)| make((10 * stream + each * number + i) as u64, *n)).collect()
+        };
+        let (w, dy) = (of(1, &|stream, n| tensor(device, stream, n, k)), of(2, &rows));
+        let (mut y, mut dw) = (of(3, &rows), of(4, &|stream, n| tensor(device, stream, n, k)));
+        let mut products: Vec<_> = w.iter().map(WeightRef::Plain).zip(&mut y).collect();
+        device.linear(p, &x, &mut products);
+        let terms: Vec<_> = dy.iter().zip(&w).collect();
+        device.linear_dx(p, &terms, (&mut dx, Start::Continue));
+        let start = |number: usize| if number == 1 { Start::Zero } else { Start::Continue };
+        let into = dw.iter_mut().enumerate().map(|(i, dw)| (dw, start(each * number + i)));
+        device.linear_dw(p, &x, &starts, &mut dy.iter().zip(into).collect::<Vec<_>>());
+        out.extend(y.iter().chain(&dw).map(values));
+
+        let w = of(5, &|stream, n| tensor(device, stream, EXPERTS * n, k));
+        let dy = of(6, &|stream, n| tensor(device, stream, slots, n));
+        let (mut y, mut dw) =
+            (of(7, &|_, n| empty(device, slots, n)), of(8, &|stream, n| tensor(device, stream, EXPERTS * n, k)));
+        let mut products: Vec<_> = w.iter().map(WeightRef::Plain).zip(&mut y).collect();
+        device.grouped(p, &x, Groups::Tokens(&dispatch), &mut products);
+        let terms: Vec<_> = dy.iter().zip(&w).collect();
+        device.grouped_dx(p, &dispatch, &terms, (&mut dx_slots, Start::Continue));
+        let into = dw.iter_mut().map(|dw| (dw, Start::Continue));
+        let mut gradients: Vec<_> = dy.iter().zip(into).collect();
+        device.grouped_dw(p, &x, Groups::Tokens(&dispatch), &starts, &mut gradients);
+        out.extend(y.iter().chain(&dw).map(values));
+    }
+    out.sort_by(|one, other| one.partial_cmp(other).expect("numbers"));
+    out.extend([values(&dx), values(&dx_slots)]);
+    out
+}
+
+#[test]
+fn lists_have_the_bits_of_their_products() {
+    let Some(device) = rounds().into_iter().next() else { return };
+    for n in LISTS {
+        for t in [3, 150] {
+            let [at_once, one_by_one] = [true, false].map(|at_once| lists(&device, (t, 72, n), at_once));
+            assert_eq!(at_once, one_by_one, "{t} rows, {n:?}");
+        }
+    }
+}
+
+/// The first rows of a batch have the bits that they have alone, of lists too.
+#[test]
+fn rows_of_lists_do_not_depend_on_their_batch() {
+    let Some(device) = rounds().into_iter().next() else { return };
+    let (k, p) = (72, Precision::Bf16);
+    for widths in LISTS {
+        let w: Vec<_> = widths.iter().zip(10..).map(|(n, stream)| tensor(&device, stream, *n, k)).collect();
+        let of = |rows: usize| {
+            let cut = |stream, cols| {
+                let (all, mut cut) = (activation(&device, stream, 150, cols), empty_activation(&device, rows, cols));
+                device.copy_rows(&all, 0, &mut cut, 0, rows);
+                cut
+            };
+            let x = cut(1, k);
+            let mut y: Vec<_> = widths.iter().map(|n| empty_activation(&device, rows, *n)).collect();
+            device.linear(p, &x, &mut w.iter().map(WeightRef::Plain).zip(&mut y).collect::<Vec<_>>());
+            let dy: Vec<_> = widths.iter().zip(20..).map(|(n, stream)| cut(stream, *n)).collect();
+            let (mut dx, mut wide) = (empty_activation(&device, rows, k), empty(&device, rows, k));
+            let terms: Vec<_> = dy.iter().zip(&w).collect();
+            device.linear_dx(p, &terms, (&mut dx, Start::Zero));
+            device.linear_dx(p, &terms, (&mut wide, Start::Zero));
+            if widths.len() <= 3 && widths.iter().all(|n| n.is_multiple_of(8)) {
+                let rounded = values(&wide).into_iter().map(|it| convert::from_bf16(convert::to_bf16(it)));
+                assert_eq!(values(&dx), rounded.collect::<Vec<_>>(), "a sum is rounded once");
+            }
+            y.iter().chain([&dx]).map(|it| (it.cols(), values(it))).collect::<Vec<_>>()
+        };
+        let all = of(150);
+        for rows in [1, 9, 64, 70] {
+            for ((cols, few), (_, all)) in of(rows).iter().zip(&all) {
+                assert_eq!(few[..], all[..rows * cols], "{rows} rows of {widths:?}");
+            }
+        }
+    }
+}
+
 /// Products of activations in bf16, all three ways, with weights in f32: dense, of a router, and of experts.
 fn of_activations(device: &Arc<dyn Device>, (t, k, n): (usize, usize, usize)) -> Outputs {
     let (x, w, dy) = (activation(device, 1, t, k), tensor(device, 2, n, k), activation(device, 3, t, n));
@@ -168,8 +266,8 @@ fn of_activations(device: &Arc<dyn Device>, (t, k, n): (usize, usize, usize)) ->
     let starts = Ids::from(sequences(t));
     for start in [Start::Zero, Start::Continue] {
         let (mut dx, mut dw) = (activation(device, 4, t, k), tensor(device, 5, n, k));
-        device.linear_dx(Precision::Bf16, &dy, &w, (&mut dx, start));
-        device.linear_dw(Precision::Bf16, &dy, &x, &starts, (&mut dw, start));
+        device.linear_dx(Precision::Bf16, &[(&dy, &w)], (&mut dx, start));
+        device.linear_dw(Precision::Bf16, &x, &starts, &mut [(&dy, (&mut dw, start))]);
         out.extend([("dx", values(&dx)), ("dw", values(&dw))]);
     }
     let dispatch = routed(device, t, EXPERTS, 2);
@@ -177,9 +275,9 @@ fn of_activations(device: &Arc<dyn Device>, (t, k, n): (usize, usize, usize)) ->
     let (dy, mut y) = (activation(device, 7, slots, n), empty_activation(device, slots, n));
     device.grouped(Precision::Bf16, &x, Groups::Tokens(&dispatch), &mut [(WeightRef::Plain(&experts), &mut y)]);
     let (mut dx, mut dw) = (activation(device, 8, slots, k), tensor(device, 9, EXPERTS * n, k));
-    device.grouped_dx(Precision::Bf16, &dy, &dispatch, &experts, (&mut dx, Start::Continue));
+    device.grouped_dx(Precision::Bf16, &dispatch, &[(&dy, &experts)], (&mut dx, Start::Continue));
     let groups = Groups::Tokens(&dispatch);
-    device.grouped_dw(Precision::Bf16, &dy, &x, groups, &starts, (&mut dw, Start::Continue));
+    device.grouped_dw(Precision::Bf16, &x, groups, &starts, &mut [(&dy, (&mut dw, Start::Continue))]);
     out.extend([("y of experts", values(&y)), ("dx of experts", values(&dx)), ("dw of experts", values(&dw))]);
     out
 }

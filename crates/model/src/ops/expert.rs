@@ -24,19 +24,17 @@ pub fn expert_gate_up(
     let [mut gate, mut up] = [(); 2].map(|()| g.tensor_of(x.dtype(), slots, m));
     let mut both = [(g.stored(weights[0]), &mut gate), (g.stored(weights[1]), &mut up)];
     g.device().grouped(precision, x, Groups::Tokens(dispatch), &mut both);
-    let up = g.variable(up);
-    let (x, dispatch, d_up) = (x.clone(), dispatch.clone(), up.gradient());
-    let gate = g.record("expert_gate_up", gate, move |back, d_gate| {
+    let (x, dispatch) = (x.clone(), dispatch.clone());
+    let [gate, up] = g.record_all("expert_gate_up", [gate, up], move |back, dys| {
         let (device, sequences) = (back.device(), back.sequences());
-        let d_up = back.take(d_up).expect("gate and up are used together");
+        let dys = dys.map(|dy| dy.expect("gate and up are used together"));
         let mut d_slots = back.tensor_of(x.dtype(), slots, d);
-        for (w, dy, start) in [(weights[0], &d_gate, Start::Zero), (weights[1], &d_up, Start::Continue)] {
-            device.grouped_dx(precision, dy, &dispatch, back.weight(w), (&mut d_slots, start));
-            back.parameter(w, |dw, start| {
-                let groups = Groups::Tokens(&dispatch);
-                device.grouped_dw(precision, dy, &x, groups, &sequences.starts, (dw, start));
-            });
-        }
+        let terms = [(&dys[0], back.weight(weights[0])), (&dys[1], back.weight(weights[1]))];
+        device.grouped_dx(precision, &dispatch, &terms, (&mut d_slots, Start::Zero));
+        back.parameters(&weights, |dws| {
+            let mut gradients: Vec<_> = dys.iter().zip(dws).collect();
+            device.grouped_dw(precision, &x, Groups::Tokens(&dispatch), &sequences.starts, &mut gradients);
+        });
         back.accumulate(x.gradient(), |dx, start| device.gather_slots(&d_slots, &dispatch, (dx, start)));
     });
     (gate, up)
@@ -64,11 +62,11 @@ pub fn expert_swiglu_linear(
         let mut a = back.like(gate.gradient());
         device.swiglu(&gate, &up, &mut a);
         back.parameter(w, |dw, start| {
-            let groups = Groups::Slots(&dispatch);
-            device.grouped_dw(precision, &dy, &a, groups, &sequences.starts, (dw, start))
+            let gradients = &mut [(&dy, (dw, start))];
+            device.grouped_dw(precision, &a, Groups::Slots(&dispatch), &sequences.starts, gradients);
         });
         let mut da = a;
-        device.grouped_dx(precision, &dy, &dispatch, back.weight(w), (&mut da, Start::Zero));
+        device.grouped_dx(precision, &dispatch, &[(&dy, back.weight(w))], (&mut da, Start::Zero));
         let (mut dgate, mut dup) = (back.like(gate.gradient()), back.like(up.gradient()));
         device.swiglu_backward(&da, &gate, &up, &mut dgate, &mut dup);
         back.give(gate.gradient(), dgate);

@@ -5,7 +5,7 @@
 
 use crate::params::Weight;
 use crate::tape::{Graph, Var};
-use wels_device::Precision;
+use wels_device::{Precision, Tensor};
 
 /// `y[T, N] = x[T, K] · w[N, K]ᵀ`.
 ///
@@ -16,7 +16,7 @@ pub fn linear(g: &mut Graph, precision: Precision, x: &Var, w: Weight) -> Var {
     y
 }
 
-/// [`linear`] with each of some matrices.
+/// [`linear`] with each of some matrices. dx is one chain over the N of the last, then of the one before it.
 pub fn linears<const N: usize>(g: &mut Graph, precision: Precision, x: &Var, weights: [Weight; N]) -> [Var; N] {
     let activations = g.device().activations(precision);
     let mut ys = weights.map(|Weight { rows, cols, .. }| {
@@ -26,14 +26,16 @@ pub fn linears<const N: usize>(g: &mut Graph, precision: Precision, x: &Var, wei
     let mut results = ys.iter_mut();
     let mut all = weights.map(|w| (g.stored(w), results.next().expect("one a weight")));
     g.device().linear(precision, x, &mut all);
-    let mut weights = weights.into_iter();
-    ys.map(|y| {
-        let w = weights.next().expect("one a result");
-        let x = x.clone();
-        g.record("linear", y, move |back, dy| {
-            let (device, weight, sequences) = (back.device(), back.weight(w), back.sequences());
-            back.accumulate(x.gradient(), |dx, start| device.linear_dx(precision, &dy, weight, (dx, start)));
-            back.parameter(w, |dw, start| device.linear_dw(precision, &dy, &x, &sequences.starts, (dw, start)));
-        })
+    let x = x.clone();
+    g.record_all("linear", ys, move |back, dys| {
+        let (device, sequences) = (back.device(), back.sequences());
+        let (weights, dys): (Vec<Weight>, Vec<Tensor>) =
+            weights.into_iter().zip(dys).filter_map(|(w, dy)| Some((w, dy?))).unzip();
+        let terms: Vec<_> = dys.iter().zip(&weights).rev().map(|(dy, w)| (dy, back.weight(*w))).collect();
+        back.accumulate(x.gradient(), |dx, start| device.linear_dx(precision, &terms, (dx, start)));
+        back.parameters(&weights, |dws| {
+            let mut gradients: Vec<_> = dys.iter().zip(dws).collect();
+            device.linear_dw(precision, &x, &sequences.starts, &mut gradients);
+        });
     })
 }

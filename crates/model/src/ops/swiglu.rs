@@ -20,9 +20,11 @@ pub fn swiglu_linear(g: &mut Graph, precision: Precision, gate: Var, up: Var, w:
         let (device, sequences) = (back.device(), back.sequences());
         let mut a = back.like(gate.gradient());
         device.swiglu(&gate, &up, &mut a);
-        back.parameter(w, |dw, start| device.linear_dw(precision, &dy, &a, &sequences.starts, (dw, start)));
+        back.parameter(w, |dw, start| {
+            device.linear_dw(precision, &a, &sequences.starts, &mut [(&dy, (dw, start))]);
+        });
         let mut da = a;
-        device.linear_dx(precision, &dy, back.weight(w), (&mut da, Start::Zero));
+        device.linear_dx(precision, &[(&dy, back.weight(w))], (&mut da, Start::Zero));
         let (mut dgate, mut dup) = (back.like(gate.gradient()), back.like(up.gradient()));
         device.swiglu_backward(&da, &gate, &up, &mut dgate, &mut dup);
         back.give(gate.gradient(), dgate);
