@@ -291,39 +291,58 @@ extern "C" __global__ void balance_tokens(const float *scores, uint32_t *counted
 
 // Of each sequence and expert: how often it counts, E/(K·tokens) each, and its mean share of the scores, a chain over
 // the tokens. `totals` is null where a token's scores have the sum 1. A block of eight warps for 32 experts of a
-// sequence: the first adds the shares of BATCH tokens while the others compute the next. 2·BATCH·32 + 256 words of
-// shared memory.
-constexpr int BATCH = 112;
+// sequence: the first adds the shares of a batch while the others, with TURN tokens each, compute those of the next from
+// scores that they have asked for a batch before. So a token costs an addition's latency and its load from shared
+// memory, some 7 cycles, of which the addition needs 4. 2·BATCH·32 + 32 words of shared memory.
+constexpr int TURN = 32, BATCH = 7 * TURN;
 extern "C" __global__ void __launch_bounds__(256)
     balance_sums(const float *scores, const uint32_t *counted, const float *totals, const uint32_t *starts,
                  float *shares, float *means, int e, int top_k) {
   SMEM(shared);
-  float *batches = (float *)shared, mean = 0.0f;
-  uint32_t *counts = (uint32_t *)(batches + 2 * BATCH * 32), count = 0;
-  int warp = threadIdx.x / 32, lane = threadIdx.x % 32, parts = (e + 31) / 32;
-  int sequence = blockIdx.x / parts, i = blockIdx.x % parts * 32 + lane;
+  float *batches = (float *)shared, ahead[TURN], total = 1.0f, mean = 0.0f;
+  uint32_t *counts = (uint32_t *)(batches + 2 * BATCH * 32);
+  int warp = threadIdx.x / 32, lane = threadIdx.x % 32, parts = (e + 31) / 32, part = blockIdx.x % parts;
+  int sequence = blockIdx.x / parts, i = part * 32 + lane, mine = (warp - 1) * TURN;
   int begin = starts[sequence], tokens = (int)starts[sequence + 1] - begin;
+  auto load = [&](int first) {  // an expert's scores of TURN tokens, and one token's total
+    const float *from = scores + (int64_t)(begin + first) * e + i;
+#pragma unroll
+    for (int n = 0; n < TURN; n++) ahead[n] = i < e && first + n < tokens ? from[(int64_t)n * e] : 0.0f;
+    if (totals) total = first + lane < tokens ? totals[begin + first + lane] : 1.0f;
+  };
+  auto count = [&](int first) {  // the choices of TURN tokens
+    constexpr int LOADS = 8;
+    const uint32_t *from = counted + (int64_t)(begin + first) * top_k;
+    int choices = min(TURN, tokens - first) * top_k;
+    for (int base = lane; base < choices; base += 32 * LOADS) {
+      uint32_t expert[LOADS];
+#pragma unroll
+      for (int k = 0; k < LOADS; k++) expert[k] = base + 32 * k < choices ? from[base + 32 * k] - part * 32 : ~0u;
+#pragma unroll
+      for (int k = 0; k < LOADS; k++)
+        if (expert[k] < 32) atomicAdd(counts + expert[k], 1u);
+    }
+  };
+  if (warp == 0) counts[lane] = 0;
+  else load(mine);
+  __syncthreads();
   for (int first = 0; first < tokens + BATCH; first += BATCH) {
     float *batch = batches + first / BATCH % 2 * BATCH * 32, *last = batches + (first / BATCH + 1) % 2 * BATCH * 32;
     if (warp == 0) {
       int len = first == 0 ? 0 : min(BATCH, tokens - first + BATCH);
+#pragma unroll 16
       for (int n = 0; n < len; n++) mean += last[n * 32 + lane];
-    } else {
-#pragma unroll 4
-      for (int n = warp - 1; n < BATCH; n += 7) {
-        int64_t t = begin + first + n;
-        if (first + n >= tokens) break;
-        batch[n * 32 + lane] = i < e ? scores[t * e + i] / (totals ? totals[t] : 1.0f) : 0.0f;
-        for (int j = 0; j < top_k; j++) count += counted[t * top_k + j] == (uint32_t)i;
-      }
+    } else if (first < tokens) {
+#pragma unroll
+      for (int n = 0; n < TURN; n++)
+        batch[(mine + n) * 32 + lane] = totals ? ahead[n] / __shfl_sync(~0u, total, n) : ahead[n];
+      load(first + BATCH + mine);
+      count(first + mine);
     }
     __syncthreads();
   }
-  counts[threadIdx.x] = count;
-  __syncthreads();
   if (warp > 0 || i >= e) return;
-  for (int w = 1; w < 8; w++) count += counts[w * 32 + lane];
-  float share = (float)count;
+  float share = (float)counts[lane];
   if (tokens > 0) {
     share *= (float)e / ((float)top_k * (float)tokens);
     mean /= (float)tokens;

@@ -406,6 +406,11 @@ inline unsigned __ballot_sync(unsigned, int p) {
   return bits;
 }
 inline int __any_sync(unsigned mask, int p) { return __ballot_sync(mask, p) != 0; }
+inline unsigned atomicAdd(unsigned *at, unsigned v) {
+  unsigned before = *at;
+  *at += v;
+  return before;
+}
 inline int __popc(unsigned x) { return __builtin_popcount(x); }
 inline int __ffs(int x) { return __builtin_ffs(x); }
 inline float __fmaf_rn(float a, float b, float c) { return fmaf(a, b, c); }

@@ -15,8 +15,8 @@ const WARPS: usize = 4;
 
 /// Choices that a warp puts in order.
 const CHUNK: usize = 512;
-/// Bytes of shared memory of `balance_sums`: two batches of 112 tokens' shares for 32 experts, and counts.
-const BALANCE_SHARED: usize = (2 * 112 * 32 + 256) * 4;
+/// Bytes of shared memory of `balance_sums`: two batches of 224 tokens' shares for 32 experts, and counts.
+const BALANCE_SHARED: usize = (2 * 224 * 32 + 32) * 4;
 
 /// Where each choice of each token goes.
 pub(crate) struct Tables {

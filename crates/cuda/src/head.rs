@@ -14,8 +14,11 @@ use crate::tensor_cores::{Gradient, Output, Term};
 const LOGITS: usize = 64 << 20;
 /// Rows that the weight gradients of tensor cores add together, counted from a sequence's first.
 const STEP: usize = 64;
-/// Threads that work on a row of logits.
+/// Threads that work on a row of logits, and on one of a student and its teacher.
+const ROW_THREADS: usize = 512;
 const THREADS: usize = 256;
+/// Exponentials that a row's threads add at a time, of those that its shared memory does not keep.
+const ROUND: usize = 2048;
 
 /// A coefficient as the kernels take it.
 struct Loss {
@@ -72,6 +75,12 @@ struct Block {
     v: usize,
 }
 
+/// Where the gradients of some rows' logits go.
+enum RowGradients<'a> {
+    InPlace,
+    Rounded(&'a mut Numbers),
+}
+
 impl Cuda {
     /// Copies the rows of some tokens.
     fn block(&self, x: &Tensor, (first, count): (usize, usize), v: usize) -> Block {
@@ -82,10 +91,10 @@ impl Cuda {
         Block { first, count, x: Numbers::of(of.dtype, rows), width, v }
     }
 
-    /// Room for the logits of any of the blocks.
-    fn largest(&self, blocks: &[(usize, usize)], v: usize) -> Numbers {
+    /// Room for the logits of any of the blocks, or for their gradients.
+    fn largest(&self, dtype: Dtype, blocks: &[(usize, usize)], v: usize) -> Numbers {
         let rows = blocks.iter().map(|(_, count)| *count).max().unwrap_or(0);
-        Numbers::of(Dtype::F32, self.temporary(rows * v))
+        Numbers::of(dtype, self.temporary((rows * v * dtype.bytes()).div_ceil(4)))
     }
 
     /// `[rows, V]`.
@@ -94,21 +103,48 @@ impl Cuda {
         self.forward_all(precision, (x, count, width), Parts::one(count), vec![(w, logits, v)]);
     }
 
+    /// Log-probabilities of a block's rows. Of `gradients`, if there are any, those of the logits: where they lie, or in
+    /// bf16 in memory of their own.
+    fn head_rows(
+        &self,
+        block: &Block,
+        logits: &mut Numbers,
+        targets: &Buffer,
+        logp: &mut Tensor,
+        (loss, gradients): (&Loss, Option<RowGradients>),
+    ) {
+        let Block { first, count, v, .. } = *block;
+        let shared = (self.shared_limit() - 1024) / 2;
+        let kept = v.min((shared / 4 - ROUND) / 16 * 16);
+        let launch = |name| self.launch(name).threads(ROW_THREADS).blocks(count, 1, 1).shared((ROUND + kept) * 4);
+        let launch = match gradients {
+            Some(RowGradients::Rounded(to)) => {
+                let launch = launch("head_rows_bf16").read(&logits.buffer).read(targets).write(f32s_mut(logp));
+                launch.write(&mut to.buffer).int(first).int(v).int(kept)
+            }
+            in_place => {
+                let launch = launch("head_rows").write(&mut logits.buffer).read(targets).write(f32s_mut(logp));
+                launch.int(first).int(v).int(kept).int(in_place.is_some().into())
+            }
+        };
+        loss.with(launch).run();
+    }
+
     /// Of the gradients of a block's logits: its part of dx, and dw, which goes on.
     fn head_gradients(
         &self,
         precision: Precision,
-        logits: &Numbers,
+        gradients: &Numbers,
         (block, w): (&Block, &Numbers),
         into: &mut HeadGradients,
     ) {
         let Block { first, count, ref x, width, v } = *block;
         let parts = Parts::one(count);
         let rounded;
-        let d = match Cuda::on_tensor_cores(precision, x.dtype, &parts) {
-            false => logits,
+        let d = match gradients.dtype == Dtype::F32 && Cuda::on_tensor_cores(precision, x.dtype, &parts) {
+            false => gradients,
             true => {
-                rounded = self.rounded(&logits.buffer, count, v);
+                rounded = self.rounded(&gradients.buffer, count, v);
                 &rounded
             }
         };
@@ -171,7 +207,9 @@ impl Head for Cuda {
         let loss = Loss::of(self, gradients.as_ref().map_or(&none, |it| &it.coefficient), targets.len());
         let targets_there = self.upload(targets);
         let blocks = blocks(gradients.as_ref().map_or(&[], |it| &it.sequences[..]), targets.len(), v);
-        let mut logits = self.largest(&blocks, v);
+        let mut logits = self.largest(Dtype::F32, &blocks, v);
+        let rounds = gradients.is_some() && Cuda::on_tensor_cores(precision, x.dtype(), &Parts::one(targets.len()));
+        let mut rounded = rounds.then(|| self.largest(Dtype::Bf16, &blocks, v));
         if let (Some(it), true) = (&mut gradients, targets.is_empty())
             && it.dw.1 == Start::Zero
         {
@@ -180,11 +218,10 @@ impl Head for Cuda {
         for rows in blocks {
             let block = self.block(x, rows, v);
             self.logits(precision, &block, w, &mut logits);
-            let launch = self.launch("head_rows").blocks(block.count, 1, 1).shared(THREADS * 4);
-            let launch = launch.write(&mut logits.buffer).read(&targets_there).write(f32s_mut(logp));
-            loss.with(launch.int(block.first).int(v).int(gradients.is_some().into())).run();
+            let to = gradients.as_ref().map(|_| rounded.as_mut().map_or(RowGradients::InPlace, RowGradients::Rounded));
+            self.head_rows(&block, &mut logits, &targets_there, logp, (&loss, to));
             if let (Some(it), Some(w)) = (&mut gradients, plain) {
-                self.head_gradients(precision, &logits, (&block, w), it);
+                self.head_gradients(precision, rounded.as_ref().unwrap_or(&logits), (&block, w), it);
             }
         }
     }
@@ -208,7 +245,7 @@ impl Head for Cuda {
         let loss = Loss::of(self, &gradients.coefficient, targets.len());
         let targets_there = self.upload(targets);
         let blocks = blocks(gradients.sequences, targets.len(), v);
-        let (mut logits, mut of_teacher) = (self.largest(&blocks, v), self.largest(&blocks, v));
+        let [mut logits, mut of_teacher] = [(); 2].map(|()| self.largest(Dtype::F32, &blocks, v));
         if targets.is_empty() && gradients.dw.1 == Start::Zero {
             gradients.dw.0.fill(0.0);
         }

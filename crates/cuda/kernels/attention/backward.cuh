@@ -3,7 +3,7 @@
 //   p = 2^(s·c - lse),  dp = dout·v,  ds = p·(dp - delta),  delta = Σ dout·out
 //   dq = scale · Σ_j bf16(ds) k_j      keys of the sequence in tiles of 64, in order
 //   dk = scale · Σ bf16(ds) q,  dv = Σ bf16(p) dout      the heads of the group in order, and for each the queries in
-// tiles of BQ, in order
+// order from the keys' tile of 128 on, 16 a tensor-core step; how many are loaded at a time (BQ) changes no bit
 //
 // A sequence's tiles begin at its first token: what else is packed beside it changes nothing. The part of the keys that
 // all heads share
@@ -152,21 +152,31 @@ __device__ __forceinline__ void backward_q(const TensorMap &tq, const TensorMap 
 }
 template <int DK, int DV, int BQ>
 struct BackwardKv {
-  static constexpr int STAGES = DK + DV > 128 ? 3 : 4, K = BROWS * DK * 2, V = BROWS * DV * 2, Q = BQ * DK * 2,
-                       STAGE = Q + BQ * DV * 2, BARS = K + V + STAGES * STAGE, BYTES = BARS + 8 + STAGES * 16;
+  static constexpr int STAGES = 4, K = BROWS * DK * 2, V = BROWS * DV * 2, Q = BQ * DK * 2, STAGE = Q + BQ * DV * 2,
+                       STATS = K + V + STAGES * STAGE, STAT = BQ / 32 * 1024, BARS = STATS + STAGES * 2 * STAT,
+                       BYTES = BARS + 8 + STAGES * 16;
 };
+// What a step of dk and dv costs a processor, for 64 queries, 128 keys and heads of 128. A wgmma of 64 rows, N columns
+// and 16 terms takes the tensor cores N/2 cycles and shared memory, of 128 bytes a cycle, N/4, and 16 more where its
+// left operand is there too. s and dp: 32 wgmmas of N = 64, 32 cycles of both. dv and dk: 16 of N = 128, 64 and 32. In
+// all 2,048 tensor cycles, and 1,536 + 256 for TMA of shared memory. (32 queries at a time: wgmmas of N = 32, 16 and 24
+// cycles, so 2,560 of 64 queries.) Of the 240 registers 128 are dk and dv, 64 s and dp, 16 p, and then ds, for which p's
+// product has to be done first: each warpgroup waits for a product twice a step, while the other's are under way.
+// lse and delta come by TMA too: read by the threads they cost each step a trip to L2, some 300 cycles, with nothing
+// else of the warpgroup's to be done but the products of the step before.
 // grid: (kv heads, at least the sum of ceil(length / 128)), block 384. dshared: f32 [Hkv, T, DK - OWN].
 template <int DK, int OWN, int DV, int BQ>
 __device__ __forceinline__ void backward_kv(const TensorMap &tq, const TensorMap &tk, const TensorMap &ts,
-                                            const TensorMap &tv, const TensorMap &tdo, const float *lse,
-                                            const float *delta, bf16 *dk, int ldk, bf16 *dv, int ldv, float *dshared,
-                                            const AttentionArgs &a) {
+                                            const TensorMap &tv, const TensorMap &tdo, const TensorMap &tlse,
+                                            const TensorMap &tdelta, bf16 *dk, int ldk, bf16 *dv, int ldv,
+                                            float *dshared, const AttentionArgs &a) {
   using B = BackwardKv<DK, DV, BQ>;
   SMEM(smem);
   saddr base = smem_addr(smem), sk = base, sv = base + B::K, ring = sv + B::V, kv_full = base + B::BARS,
         full = kv_full + 8, empty = full + 8 * B::STAGES;
   int start, length, tile, kv = blockIdx.x;
   if (!sequence_tile(a, blockIdx.y, BROWS, start, length, tile)) return;
+  tile = (length + BROWS - 1) / BROWS - 1 - tile;  // the first keys have most to do
   if (threadIdx.x == 0) {
     mbar_init(kv_full, 1);
     for (int s = 0; s < B::STAGES; s++) {
@@ -191,10 +201,15 @@ __device__ __forceinline__ void backward_kv(const TensorMap &tq, const TensorMap
       int s = j % B::STAGES, head = kv * a.group + j / each, at = start + (first + j % each) * BQ;
       saddr to = ring + s * B::STAGE, bar = full + 8 * s;
       mbar_wait(empty + 8 * s, (j / B::STAGES & 1) ^ 1);
-      mbar_arrive_tx(bar, B::STAGE);
+      mbar_arrive_tx(bar, B::STAGE + BQ * 8);
       for (int c = 0; c < DK / 64; c++)
         tma_load(to + c * BQ * 128, &tq, bar, a.q_offset + head * a.q_stride + c * 64, at);
       for (int c = 0; c < DV / 64; c++) tma_load(to + B::Q + c * BQ * 128, &tdo, bar, head * DV + c * 64, at);
+      for (int c = 0; c < BQ / 32; c++) {
+        saddr stat = base + B::STATS + s * 2 * B::STAT + c * 1024;
+        tma_load(stat, &tlse, bar, 2 * (head * a.tokens + at) + c * 64, 0);
+        tma_load(stat + B::STAT, &tdelta, bar, 2 * (head * a.tokens + at) + c * 64, 0);
+      }
     }
     return;
   }
@@ -203,79 +218,83 @@ __device__ __forceinline__ void backward_kv(const TensorMap &tq, const TensorMap
       row = tile * BROWS + wg * 64 + thread / 32 * 16 + thread % 32 / 4;  // key of the sequence; and row + 8
   saddr k = sk + wg * 64 * 128, v = sv + wg * 64 * 128;
   float s[BQ / 2], dp[BQ / 2], k_acc[DK / 2], v_acc[DV / 2];
-  uint32_t p[BQ / 4], ds[BQ / 4];
+  uint32_t p[BQ / 4];
 #pragma unroll
   for (int i = 0; i < DK / 2; i++) k_acc[i] = 0.0f;
 #pragma unroll
   for (int i = 0; i < DV / 2; i++) v_acc[i] = 0.0f;
+  auto pack = [&](const float (&from)[BQ / 2]) {
+#pragma unroll
+    for (int i = 0; i < BQ / 2; i += 2) p[i / 2] = bf16x2(from[i], from[i + 1]);
+  };
+  // Pairs of the thread's queries: what stats have of them, from `from` on.
+  auto pairs = [&](const float *from, auto f) {
+#pragma unroll
+    for (int i = 0; i < BQ / 2; i += 4) {
+      float2 of = *(const float2 *)(from + i / 16 * 256 + i % 16 * 2);
+#pragma unroll
+      for (int h = 0; h < 2; h++) {
+        f(i + 2 * h, of.x);
+        f(i + 2 * h + 1, of.y);
+      }
+    }
+  };
+  int step = 0;  // of the head's tiles of queries
   auto begin = [&](int j) {
     int st = j % B::STAGES;
     saddr q = ring + st * B::STAGE;
     mbar_wait(full + 8 * st, j / B::STAGES & 1);
     wgmma_fence();
     dots<DK>(s, k, BROWS * 128, q, BQ * 128);
+    wgmma_commit();
     dots<DV>(dp, v, BROWS * 128, q + B::Q, BQ * 128);
     wgmma_commit();
   };
-  auto differentials = [&](int j) {  // s becomes p, dp becomes ds
-    int q0 = (first + j % each) * BQ;
-    size_t at = (size_t)(kv * a.group + j / each) * a.tokens + start;
+  auto differentials = [&](int j) {  // s and dp of tile j under way: adds to dv, and leaves ds in p
+    int st = j % B::STAGES;
+    saddr q = ring + st * B::STAGE;
+    const float *of = (const float *)(smem + B::STATS + st * 2 * B::STAT) + thread % 4 * 2;
+    wgmma_wait<1>();
+    wgmma_hold(s);
+    wgmma_hold(k_acc);
+    if (j > 0 && thread % 32 == 0) mbar_arrive(empty + 8 * ((j - 1) % B::STAGES));
+    pairs(of, [&](int x, float l) { s[x] = exp2_approx(__fmaf_rn(s[x], a.c, -l)); });
+    if (step < BROWS / BQ || step == each - 1) {  // keys do not see queries before them, or of another sequence
+      int q0 = (first + step) * BQ + thread % 4 * 2;
 #pragma unroll
-    for (int i = 0; i < BQ / 2; i += 4)
-#pragma unroll
-      for (int e = 0; e < 2; e++) {
-        int q = q0 + i / 4 * 8 + thread % 4 * 2 + e;
-        bool in = q < length;
-        float l = in ? lse[at + q] : 0.0f, dl = in ? delta[at + q] : 0.0f;
-#pragma unroll
-        for (int h = 0; h < 2; h++) {
-          int x = i + e + 2 * h;
-          bool seen = in && q >= row + 8 * h;
-          float w = seen ? exp2_approx(__fmaf_rn(s[x], a.c, -l)) : 0.0f;
-          dp[x] = seen ? __fmul_rn(w, __fadd_rn(dp[x], -dl)) : 0.0f;
-          s[x] = w;
-        }
+      for (int i = 0; i < BQ / 2; i++) {
+        int q = q0 + i / 4 * 8 + (i & 1);
+        if (q < row + 8 * (i >> 1 & 1) || q >= length) s[i] = 0.0f;
       }
-  };
-  auto pack = [&] {
-#pragma unroll
-    for (int i = 0; i < BQ / 2; i += 2) {
-      p[i / 2] = bf16x2(s[i], s[i + 1]);
-      ds[i / 2] = bf16x2(dp[i], dp[i + 1]);
     }
+    if (++step == each) step = 0;
+    pack(s);
+    wgmma_fence();
+    spread(v_acc, p, q + B::Q, BQ * 128);
+    wgmma_commit();
+    wgmma_wait<0>();
+    wgmma_hold(dp);
+    wgmma_hold(v_acc);
+    pairs(of + B::STAT / 4, [&](int x, float dl) { dp[x] = __fmul_rn(s[x], __fadd_rn(dp[x], -dl)); });
+    pack(dp);
   };
   auto add = [&](int j) {
-    saddr q = ring + j % B::STAGES * B::STAGE;
-    spread(v_acc, p, q + B::Q, BQ * 128);
-    spread(k_acc, ds, q, BQ * 128);
+    wgmma_fence();
+    spread(k_acc, p, ring + j % B::STAGES * B::STAGE, BQ * 128);
     wgmma_commit();
   };
   mbar_wait(kv_full, 0);
   begin(0);
-  wgmma_wait<0>();
-  wgmma_hold(s);
-  wgmma_hold(dp);
   differentials(0);
-  pack();
 #pragma unroll 1
   for (int j = 1; j < all; j++) {
-    begin(j);
     add(j - 1);
-    wgmma_wait<1>();
-    wgmma_hold(s);
-    wgmma_hold(dp);
+    begin(j);
     differentials(j);
-    wgmma_wait<0>();
-    wgmma_hold(k_acc);
-    wgmma_hold(v_acc);
-    if (thread % 32 == 0) mbar_arrive(empty + 8 * ((j - 1) % B::STAGES));
-    pack();
   }
-  wgmma_fence();
   add(all - 1);
   wgmma_wait<0>();
   wgmma_hold(k_acc);
-  wgmma_hold(v_acc);
 #pragma unroll
   for (int h = 0; h < 2; h++) {
     if (row + 8 * h >= length) continue;

@@ -43,14 +43,18 @@ __device__ __forceinline__ void latent_rows(const bf16 *absorbed, const bf16 *ro
                            : rotary + row * a.ldq + a.q_offset + (in ? head : 0) * a.q_stride + (c - LATENT / 8) * 8;
     cp_async16(base + c / 8 * 8192 + swizzled(r * 128 + c % 8 * 16), from, in ? 16 : 0);
   }
+  int ahead = page_of_lane<LT>(table, begin, t.last);
   auto load = [&](int j) {
+    int pages = ahead;
+    ahead = page_of_lane<LT>(table, j + 1, t.last);
     if (j < end) {
       saddr to = ring + j % L_STAGES * L_TILE;
-#pragma unroll 4
+      static_assert(LT * C % 256 == 0);
+#pragma unroll 6
       for (int i = threadIdx.x; i < LT * C; i += 256) {
-        int r = i / C, c = i % C, at = j * LT + r;
+        int r = i / C, c = i % C, at = j * LT + r, page = __shfl_sync(~0u, pages, r / PAGE);
         bool in = at <= t.last;
-        const bf16 *from = in ? cache + table[at / PAGE] * a.page_stride + at % PAGE * a.token_stride + c * 8 : cache;
+        const bf16 *from = in ? cache + page * a.page_stride + at % PAGE * a.token_stride + c * 8 : cache;
         cp_async16(to + c / 8 * 8192 + swizzled(r * 128 + c % 8 * 16), from, in ? 16 : 0);
       }
     }
@@ -71,12 +75,12 @@ __device__ __forceinline__ void latent_rows(const bf16 *absorbed, const bf16 *ro
     cp_async_wait<0>();
     fence_async();
     __syncthreads();  // the tile is there for all; and all have done with the one whose place is loaded next
-    load(j + 1);
     wgmma_fence();
 #pragma unroll
     for (int i = 0; i < WIDTH / 16; i++)
       wgmma_ss<0, 0>(s, k_major(base + i / 4 * 8192 + i % 4 * 32), k_major(k + i / 4 * 8192 + i % 4 * 32), i != 0);
     wgmma_commit();
+    load(j + 1);
     wgmma_wait<0>();
     wgmma_hold(s);
     softmax_tile(s, r, a.c, j == tiles - 1, at0 + 1 - j * LT, at1 + 1 - j * LT);

@@ -42,15 +42,20 @@ __device__ __forceinline__ void paged(const bf16 *q, const bf16 *cache, bf16 *ou
            : q;
     cp_async16(base + c / 8 * P::ROWS * 128 + swizzled(r * 128 + c % 8 * 16), from, in ? 16 : 0);
   }
+  int ahead = page_of_lane<KT>(table, begin, t.last);
   auto load = [&](int j) {
+    int pages = ahead;
+    ahead = page_of_lane<KT>(table, j + 1, t.last);
     if (j < end) {
       saddr to = ring + j % P::STAGES * P::STAGE;
       constexpr int C = (DK + DV) / 8;
-#pragma unroll 4
+      static_assert(KT * C % THREADS == 0);
+#pragma unroll 8
       for (int i = threadIdx.x; i < KT * C; i += THREADS) {
         int r = i / C, c = i % C, at = j * KT + r;
         bool in = at <= t.last;
-        const bf16 *token = cache + table[(in ? at : 0) / PAGE] * a.page_stride + at % PAGE * a.token_stride,
+        int page = __shfl_sync(~0u, pages, r / PAGE);
+        const bf16 *token = cache + page * a.page_stride + at % PAGE * a.token_stride,
                    *head = token + kv * a.head_stride;
         const bf16 *from = c < OWN / 8  ? head + a.k_offset + c * 8
                            : c < DK / 8 ? token + a.shared_offset + (c - OWN / 8) * 8
@@ -77,10 +82,10 @@ __device__ __forceinline__ void paged(const bf16 *q, const bf16 *cache, bf16 *ou
     cp_async_wait<P::STAGES - 2>();
     fence_async();
     __syncthreads();  // the tile is there for all; and all have done with the one whose place is loaded next
-    load(j + P::STAGES - 1);
     wgmma_fence();
     scores<DK>(s, base + wg * 64 * 128, P::ROWS * 128, k, KT * 128);
     wgmma_commit();
+    load(j + P::STAGES - 1);
     wgmma_wait<0>();
     wgmma_hold(s);
     softmax_tile(s, r, a.c, j == tiles - 1, at0 + 1 - j * KT, at1 + 1 - j * KT);

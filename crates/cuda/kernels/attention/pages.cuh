@@ -28,6 +28,12 @@ __device__ __forceinline__ int positions_of(int rows, int group) {
   while (2 * p * group <= rows) p *= 2;
   return p;
 }
+// Lane l of a warp has the page of keys 16·l.. of tile j of KEYS keys. Asked for a tile ahead, so that no copy waits for
+// where it is from.
+template <int KEYS>
+__device__ __forceinline__ int page_of_lane(const int *table, int j, int last) {
+  return table[min(j * (KEYS / PAGE) + (int)threadIdx.x % (KEYS / PAGE), last / PAGE)];
+}
 struct PagedTile {
   int sequence, first, row0, past, last;
 };  // first: position of row 0; row0: query row of position `past`; last: last position that exists

@@ -60,7 +60,7 @@ const HOPPER: [Kernels; 3] = [
         widths: WIDTHS[0],
         forward: kernel("attention_64", 114_760),
         dq: kernel("attention_dq_64", 65_576),
-        dkv: kernel("attention_dkv_64", 98_376),
+        dkv: kernel("attention_dkv_64", 114_760),
         dkv_queries: 64,
         paged: [(kernel("paged_64", 139_264), 64), (kernel("paged_chunk_64", 147_456), 128)],
     },
@@ -69,8 +69,8 @@ const HOPPER: [Kernels; 3] = [
         widths: WIDTHS[1],
         forward: kernel("attention_128", 229_448),
         dq: kernel("attention_dq_128", 131_112),
-        dkv: kernel("attention_dkv_128", 114_744),
-        dkv_queries: 32,
+        dkv: kernel("attention_dkv_128", 213_064),
+        dkv_queries: 64,
         paged: [(kernel("paged_128", 212_992), 64), (kernel("paged_chunk_128", 229_376), 128)],
     },
     Kernels {
@@ -78,7 +78,7 @@ const HOPPER: [Kernels; 3] = [
         widths: WIDTHS[2],
         forward: kernel("attention_192_128", 213_064),
         dq: kernel("attention_dq_192_128", 163_880),
-        dkv: kernel("attention_dkv_192_128", 143_416),
+        dkv: kernel("attention_dkv_192_128", 172_104),
         dkv_queries: 32,
         paged: [(kernel("paged_192_128", 188_416), 64), (kernel("paged_chunk_192_128", 212_992), 128)],
     },
@@ -161,6 +161,17 @@ fn with_places<'a>(launch: Launch<'a>, it: &Packed, starts: &'a Buffer) -> Launc
     let launch = launch.int(shape.heads / shape.kv_heads).int(q.offset).int(q.head_stride);
     let launch = launch.int(k.offset).int(k.head_stride).int(k_shared.map_or(0, |part| part.offset));
     launch.int(v.offset).int(v.head_stride).float(shape.scale)
+}
+
+/// Numbers of each head and token for dkv: as pointers, or as maps of one row, each f32 standing for two columns.
+fn with_stats<'a>(launch: Launch<'a>, kernels: &Kernels, stats: [&'a Buffer; 2], len: usize) -> Launch<'a> {
+    let cols = u32::try_from(2 * len).expect("statistics that fit a map");
+    let shape =
+        MapShape { rows: 1, cols, stride: cols.next_multiple_of(PIECE as u32), box_rows: 1, box_cols: BOX as u32 };
+    stats.into_iter().fold(launch, |launch, of| match kernels.generation {
+        Generation::Hopper => launch.map(done(of.map(shape)), of),
+        Generation::Ampere => launch.read(of),
+    })
 }
 
 impl Cuda {
@@ -279,7 +290,7 @@ impl Cuda {
         let launch = self.launch(kernels.dkv.name).threads(threads).blocks(shape.kv_heads, tiles, 1);
         let boxes = [kernels.dkv_queries, 128];
         let launch = self.with_operands(launch.shared(kernels.dkv.bytes), kernels, it, Some(d_out), boxes);
-        let launch = launch.read(f32s(stats)).read(&delta);
+        let launch = with_stats(launch, kernels, [f32s(stats), &delta], tokens * shape.heads);
         let k_columns = dk.cols();
         let launch = match dv {
             Some(dv) => {

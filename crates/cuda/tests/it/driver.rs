@@ -44,10 +44,10 @@ fn too_little_shared_memory_is_seen() {
     let (mut logits, targets) = (Buffer::new(&driver, 4000).unwrap(), Buffer::of(&driver, &[0; 4]).unwrap());
     let mut logp = Buffer::new(&driver, 4).unwrap();
     let wrong = message(|| {
-        let launch = Launch::new(&driver, "head_rows").shared(256).write(&mut logits).read(&targets).write(&mut logp);
-        launch.int(0).int(900).int(0).int(0).read_if(None).float(0.0).float(0.0).float(0.0).float(0.0).run();
+        let launch = Launch::new(&driver, "head_rows").shared(8200).write(&mut logits).read(&targets).write(&mut logp);
+        launch.int(0).int(900).int(900).int(0).int(0).read_if(None).float(0.0).float(0.0).float(0.0).float(0.0).run();
     });
-    assert!(wrong.contains("beyond its 256 bytes of shared memory"), "{wrong}");
+    assert!(wrong.contains("beyond its 8200 bytes of shared memory"), "{wrong}");
 }
 
 #[test]

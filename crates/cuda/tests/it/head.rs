@@ -7,6 +7,8 @@ use wels_device::{
 
 use std::sync::Arc;
 
+use wels_cpu::naive::Naive;
+
 use crate::lab::{Outputs, activation, empty, empty_activation, near_in_bf16, numbers, rounds, same, tensor, values};
 
 fn targets(tokens: usize, v: usize) -> Vec<u32> {
@@ -62,6 +64,23 @@ fn divergence_from_a_teacher() {
             device.distil_loss(Precision::F32, &x, &w, &targets, &taught, [&mut logp, &mut seen], gradients);
             vec![("logp", values(&logp)), ("divergence", values(&seen)), ("dx", values(&dx)), ("dw", values(&dw))]
         });
+    }
+}
+
+/// More logits than shared memory keeps, whole pieces of 16 bytes or not.
+#[test]
+fn more_logits_than_are_kept() {
+    for v in [31_000, 26_883] {
+        let work = |device: &Arc<dyn Device>| {
+            let (x, w, targets) = (tensor(device, 1, 2, 1), tensor(device, 2, v, 1), [30, v as u32 - 5]);
+            let (mut logp, mut dx, mut dw) = (empty(device, 2, 1), empty(device, 2, 1), empty(device, v, 1));
+            let (coefficient, whole) = (Coefficient::Uniform(0.5), Ids::from(vec![0, 2]));
+            let gradients = HeadGradients { dx: &mut dx, dw: (&mut dw, Start::Zero), sequences: &whole, coefficient };
+            device.head_loss(Precision::F32, &x, WeightRef::Plain(&w), &targets, &mut logp, Some(gradients));
+            vec![("logp", values(&logp)), ("dx", values(&dx)), ("dw", values(&dw))]
+        };
+        let expected = work(&(Naive::new() as Arc<dyn Device>));
+        assert_eq!(rounds().first().map(work), Some(expected), "{v} logits");
     }
 }
 

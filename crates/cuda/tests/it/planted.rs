@@ -105,8 +105,8 @@ const ALL: &[Planted] = &[
         what: "shares of the scores added while they are computed",
         file: "experts.cu",
         changed: "experts.cu",
-        from: "    __syncthreads();\n  }\n  counts[threadIdx.x]",
-        to: "  }\n  counts[threadIdx.x]",
+        from: "    __syncthreads();\n  }\n  if (warp > 0 || i >= e) return;",
+        to: "  }\n  if (warp > 0 || i >= e) return;",
         work: experts::long_sequence,
     },
     Planted {
@@ -128,9 +128,9 @@ const ALL: &[Planted] = &[
     Planted {
         what: "partial sums read while they are written",
         file: "head.cu",
-        changed: "sums.cuh",
-        from: "j < n ? f(j) : 0.0f;\n    __syncthreads();",
-        to: "j < n ? f(j) : 0.0f;",
+        changed: "head.cu",
+        from: "exponentials(of)); });\n  __syncthreads();",
+        to: "exponentials(of)); });",
         work: head::some,
     },
     Planted {
