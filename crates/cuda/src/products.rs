@@ -184,12 +184,13 @@ impl Cuda {
         let launch = self.launch("quantise_rows").over(scales_len).read(x).write(&mut whole).write(&mut scales);
         launch.int(k).int(padded).long(scales_len).run();
         let launch = self.launch("quantised_y").threads(64).blocks(n.div_ceil(64), parts.tiles(), TILE / 4);
-        let launch = launch.read(&whole).read(&scales).read_if(parts.rows()).read(&stack.blocks).read(&stack.table);
+        let blocks = stack.kept(self);
+        let launch = launch.read(&whole).read(&scales).read_if(parts.rows()).read(&blocks).read(&stack.table);
         parts.with_tiles(launch).write(y).int(padded).int(n).run();
     }
 
-    /// A product with packed weights of any kind: of activations in bf16 with weights in bf16 on tensor cores, all
-    /// others of numbers in f32.
+    /// A product with packed weights of any kind: of activations in bf16 with weights in bf16 or quantised on tensor
+    /// cores, all others of numbers in f32.
     pub(crate) fn forward_packed(
         &self,
         (x, rows, k): (&Numbers, usize, usize),
@@ -201,7 +202,10 @@ impl Cuda {
             return self.forward_blocks((&x.buffer, rows, k), parts, stack, (&mut y.buffer, n));
         }
         if let Some(w) = stack.in_bf16(k).filter(|_| parts.slots() > 0) {
-            return self.tensor_y_of((x, k), parts, w, (Output::all(y, Start::Zero), n));
+            return self.tensor_y_of((x, k), parts, &w, (Output::all(y, Start::Zero), n));
+        }
+        if stack.is_quantised() && parts.slots() > 0 {
+            return self.forward_tiles((x, k), parts, stack, (y, n));
         }
         let wide = self.wide(&x.buffer, rows * k);
         if y.dtype == Dtype::F32 {
@@ -214,12 +218,10 @@ impl Cuda {
 
     /// A product of f32 with the blocks of a file.
     fn forward_blocks(&self, x: (&Buffer, usize, usize), parts: Parts, stack: &Stack, y: (&mut Buffer, usize)) {
-        let formats = stack.formats.iter().map(|format| format.is_quantised());
-        match formats.filter(|quantised| *quantised).count() {
-            0 => self.plain_y(Precision::F32, (x.0, x.2), parts, (&stack.blocks, Some(&stack.table)), y),
-            all if all == stack.formats.len() => self.forward_quantised(x, parts, stack, y),
-            _ => panic!("matrices of one parameter of which some are quantised and some are not"),
+        if stack.is_quantised() {
+            return self.forward_quantised(x, parts, stack, y);
         }
+        self.plain_y(Precision::F32, (x.0, x.2), parts, (&stack.kept(self), Some(&stack.table)), y);
     }
 
     /// Where sequences begin, and how many they are.

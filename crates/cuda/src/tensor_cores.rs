@@ -23,19 +23,19 @@ use crate::rows::goes_on;
 /// Rows of a tile.
 const TILE: usize = 128;
 /// Terms that TMA copies at a time, and the most columns of its boxes.
-const BOX: usize = 64;
+pub(crate) const BOX: usize = 64;
 /// Blocks that stay on a card, each for many tiles: as many as an H100 has processors.
 const RESIDENT: usize = 132;
 /// Shared memory of the kernels of `ampere.cu`.
 const AMPERE_SHARED: usize = 4 * 2 * TILE * 32 * 2;
 
 /// A kernel of `hopper.cu`.
-struct Hopper {
-    kernel: &'static str,
+pub(crate) struct Hopper {
+    pub kernel: &'static str,
     /// Of a tile.
-    rows: usize,
-    width: usize,
-    stages: usize,
+    pub rows: usize,
+    pub width: usize,
+    pub stages: usize,
 }
 
 /// By the width of a tile.
@@ -66,25 +66,25 @@ impl Hopper {
 }
 
 /// Rows by part, as the kernels take them.
-struct Rows<'a> {
-    offsets: Option<Operand<'a>>,
-    parts: usize,
-    rows: usize,
+pub(crate) struct Rows<'a> {
+    pub offsets: Option<Operand<'a>>,
+    pub parts: usize,
+    pub rows: usize,
 }
 
 impl Rows<'_> {
-    fn arguments<'l>(&'l self, launch: Launch<'l>) -> Launch<'l> {
+    pub fn arguments<'l>(&'l self, launch: Launch<'l>) -> Launch<'l> {
         launch.read_if(self.offsets.as_deref()).int(self.parts).int(self.rows)
     }
 
     /// Blocks for all tiles of so many rows, of which there are `across` side by side.
-    fn blocks(&self, rows: usize, across: usize) -> usize {
+    pub fn blocks(&self, rows: usize, across: usize) -> usize {
         ((self.rows.div_ceil(rows) + self.parts - 1) * across).min(RESIDENT)
     }
 }
 
 /// What a kernel reads: as it was, or made for it.
-enum Operand<'a> {
+pub(crate) enum Operand<'a> {
     There(&'a Buffer),
     Made(Buffer),
 }
@@ -114,7 +114,7 @@ impl<'a> Output<'a> {
     }
 
     /// The kernel that writes such numbers.
-    fn kernel(&self, name: &str) -> String {
+    pub fn kernel(&self, name: &str) -> String {
         let suffix = match self.numbers.dtype {
             Dtype::F32 => "",
             Dtype::Bf16 => "_bf16",
@@ -229,7 +229,7 @@ impl Cuda {
         launch.int(n).int(k).int(goes_on(start)).run();
     }
 
-    fn hopper(&self, name: &str, kernel: &Hopper, blocks: usize) -> Launch<'_> {
+    pub(crate) fn hopper(&self, name: &str, kernel: &Hopper, blocks: usize) -> Launch<'_> {
         self.launch(name).threads(kernel.threads()).blocks(blocks, 1, 1).shared(kernel.shared())
     }
 
@@ -242,7 +242,7 @@ impl Cuda {
         (runs, first)
     }
 
-    fn rows_of<'a>(&self, parts: &Parts<'a>) -> Rows<'a> {
+    pub(crate) fn rows_of<'a>(&self, parts: &Parts<'a>) -> Rows<'a> {
         match *parts {
             Parts::Slots(tables, _) => {
                 let offsets = Some(Operand::There(&tables.offsets));
@@ -256,12 +256,18 @@ impl Cuda {
         }
     }
 
-    fn has_wgmma(&self, k: usize, n: usize) -> bool {
+    pub(crate) fn has_wgmma(&self, k: usize, n: usize) -> bool {
         self.driver.capability() == (9, 0) && k.is_multiple_of(8) && n.is_multiple_of(8)
     }
 
     /// `[rows, columns]` in bf16; of the rows that `chosen` names where it is there.
-    fn operand<'a>(&self, x: &'a Numbers, chosen: Option<&Buffer>, rows: usize, columns: usize) -> Operand<'a> {
+    pub(crate) fn operand<'a>(
+        &self,
+        x: &'a Numbers,
+        chosen: Option<&Buffer>,
+        rows: usize,
+        columns: usize,
+    ) -> Operand<'a> {
         match (x.dtype, chosen) {
             (Dtype::Bf16, None) => Operand::There(&x.buffer),
             (Dtype::Bf16, Some(_)) => Operand::Made(self.in_bf16("choose_rows", &x.buffer, chosen, rows, columns)),
@@ -305,7 +311,7 @@ impl Cuda {
     }
 
     /// A matrix of bf16, for TMA, in boxes of so many rows.
-    fn map(&self, of: &Buffer, rows: usize, cols: usize, box_rows: usize) -> TensorMap {
+    pub(crate) fn map(&self, of: &Buffer, rows: usize, cols: usize, box_rows: usize) -> TensorMap {
         let [rows, cols, box_rows] =
             [rows, cols, box_rows].map(|size| u32::try_from(size).expect("a size of a matrix that fits 32 bits"));
         done(of.map(MapShape { rows, cols, stride: cols, box_rows, box_cols: BOX as u32 }))
