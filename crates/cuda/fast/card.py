@@ -277,6 +277,72 @@ def narrow() -> None:
             torch_gbps=round(4 * n * k * 2 / other / 1e9), error=error(out, a.float() @ ws[-1].float().T))
 
 
+# Of each format its number, numbers and bytes of a block, where blocks have f16 scales, and bytes of coefficients.
+PACKED = {"q4_0": (4, 32, 18, (0,), 1024), "q8_0": (3, 32, 34, (0,), 2048), "q4_k": (11, 256, 144, (0, 2), 1024),
+          "q6_k": (12, 256, 210, (208,), 4096)}
+
+
+class Packed:
+    """A matrix of random blocks, as tiles and as numbers of bf16."""
+
+    def __init__(self, name: str, n: int, k: int):
+        self.name, self.n, self.k = name, n, k
+        self.number, self.len, self.bytes, scales, self.coefficients = PACKED[name]
+        blocks = torch.randint(0, 256, (n, k // self.len, self.bytes), device="cuda", dtype=torch.uint8)
+        for at in scales:
+            scale = normal(n, k // self.len, 1, dtype=torch.float16, scale=0.01)
+            blocks[:, :, at:at + 2] = scale.view(torch.uint8).view(n, k // self.len, 2)
+        self.size, self.tiles = blocks.numel(), torch.empty_like(blocks)
+        launch("products/dequantise.cu", "to_tiles", (-(-self.size // 1024),), 256, 0, blocks, self.tiles, self.number,
+               n, k, Long(self.size // 4))
+        self.table = torch.tensor([self.number, 0], device="cuda", dtype=torch.int64)
+        self.partial = torch.empty(-(-k // 512), 64, n, device="cuda", dtype=F32)
+        self.counts = torch.zeros(-(-n // 64), device="cuda", dtype=torch.int32)
+        self.w = torch.empty(n, k, device="cuda", dtype=BF16)
+
+    def dequantise(self) -> None:
+        launch("products/dequantise.cu", "dequantise", (-(-self.k // 128), -(-self.n // 16)), 256, 0, self.tiles,
+               self.table, self.w, self.n, self.k, self.k)
+
+    def few(self, x: torch.Tensor, y: torch.Tensor) -> None:
+        rows = x.shape[0]
+        width = min(width for width in (8, 16, 32, 64) if width >= rows)
+        shared = width * 1024 + 4 * (16 * 512 // self.len * self.bytes + self.coefficients) + 32
+        launch(f"products/packed/hopper_{self.name}.cu", f"packed_{self.name}_{width}",
+               (-(-self.k // 512), -(-self.n // 64)), 128, shared, Map(x, rows, self.k, self.k, width), self.tiles,
+               self.table, y, self.partial, self.counts, None, rows, self.n, self.k, self.k, 1)
+
+    def many(self, x: torch.Tensor, y: torch.Tensor) -> None:
+        self.dequantise()
+        rows, (n, k) = x.shape[0], (self.n, self.k)
+        launch("products/hopper_packed.cu", "segments_y_bf16", (SM,), 384, 6 * (32768 + 16), Map(x, rows, k, k, 128),
+               Map(self.w, n, k, k, 128), y, None, 1, rows, n, k)
+
+
+def packed() -> None:
+    """Quantised weights: of few rows how much of the bandwidth, and the bits of many rows."""
+    n, k = 14336, 4096
+    for name in PACKED:
+        ws = [Packed(name, n, k) for _ in range(4)]
+        for rows in (1, 16, 64):
+            x = normal(rows, k)
+            y, other = (torch.full((rows, n), float("nan"), device="cuda", dtype=BF16) for _ in range(2))
+
+            def ours() -> None:
+                for w in ws:
+                    w.few(x, y)
+
+            ours()
+            ws[-1].many(x, other)
+            e = error(y, x.float() @ ws[-1].w.float().T)
+            equal = bool((y == other).all())
+            say(name=f"{name} y {rows}x{n}x{k}", gbps=round(4 * ws[0].size / seconds(ours) / 1e9), error=e, equal=equal)
+        x, y = normal(4096, k), torch.empty(4096, n, device="cuda", dtype=BF16)
+        took = seconds(lambda: ws[0].many(x, y))
+        say(name=f"{name} y 4096x{n}x{k}", tflops=round(2 * 4096 * n * k / took / 1e12, 1),
+            error=error(y, x.float() @ ws[0].w.float().T), dequantise_ms=round(seconds(ws[0].dequantise) * 1e3, 4))
+
+
 # Attention
 
 
@@ -536,7 +602,7 @@ def ceilings() -> None:
 
 
 def main() -> None:
-    for section in (ceilings, wgmma, products, grouped, narrow, attention, paged, head, fp8):
+    for section in (ceilings, wgmma, products, grouped, narrow, packed, attention, paged, head, fp8):
         if ONLY and section.__name__ not in ONLY:
             continue
         try:

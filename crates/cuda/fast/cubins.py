@@ -24,6 +24,8 @@ def all_files() -> list[str]:
     found = []
     folders = [HERE, PLACES[1]]
     paths = sorted(glob.glob(f"{HERE}/**/*.cu", recursive=True)) + sorted(glob.glob(f"{PLACES[1]}/attention/*.cu"))
+    paths += sorted(glob.glob(f"{PLACES[1]}/products/packed/*.cu"))
+    paths += [f"{PLACES[1]}/products/{name}.cu" for name in ("dequantise", "hopper_packed")]
     for path in paths:
         name = os.path.relpath(path, next(folder for folder in folders if path.startswith(folder)))
         hopper = any(word in name for word in HOPPER_ALONE)

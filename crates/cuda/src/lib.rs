@@ -22,6 +22,7 @@ mod memory;
 mod paged;
 mod pieces;
 mod products;
+mod quantised;
 mod rows;
 mod rows_bf16;
 mod tensor_cores;
@@ -39,6 +40,7 @@ use launch::{Driver, Launch};
 pub struct Cuda {
     driver: Arc<dyn Driver>,
     last_plan: Mutex<Option<Arc<paged::Plan>>>,
+    counts: quantised::Counts,
 }
 
 /// Why there is no device.
@@ -108,7 +110,7 @@ impl Cuda {
 
     /// On a driver of one's own.
     pub fn on(driver: Arc<dyn Driver>) -> Arc<Cuda> {
-        Arc::new(Cuda { driver, last_plan: Mutex::default() })
+        Arc::new(Cuda { driver, last_plan: Mutex::default(), counts: quantised::Counts::default() })
     }
 
     fn launch(&self, kernel: &str) -> Launch<'_> {

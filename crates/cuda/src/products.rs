@@ -8,7 +8,7 @@ use crate::experts::{self, TILE};
 use crate::launch::{Buffer, Launch};
 use crate::memory::{Numbers, f32s_mut, numbers, numbers_mut};
 use crate::rows::goes_on;
-use crate::tensor_cores::{Gradient, Output, Product, Term};
+use crate::tensor_cores::{Gradient, Operand, Output, Product, Term};
 use crate::weights::{self, Stack};
 
 /// Which rows each part of a stacked matrix is multiplied with.
@@ -201,11 +201,13 @@ impl Cuda {
         let launch = self.launch("quantise_rows").over(scales_len).read(x).write(&mut whole).write(&mut scales);
         launch.int(k).int(padded).long(scales_len).run();
         let launch = self.launch("quantised_y").threads(64).blocks(n.div_ceil(64), parts.tiles(), TILE / 4);
-        let launch = launch.read(&whole).read(&scales).read_if(parts.rows()).read(&stack.blocks).read(&stack.table);
+        let blocks = stack.kept(self);
+        let launch = launch.read(&whole).read(&scales).read_if(parts.rows()).read(&blocks).read(&stack.table);
         parts.with_tiles(launch).write(y).int(padded).int(n).run();
     }
 
-    /// A product with packed weights of any kind, which are not bf16 where activations are: of numbers in f32.
+    /// A product with packed weights of any kind, which are not bf16 where activations are: of activations in bf16 with
+    /// quantised weights on tensor cores, all others of numbers in f32.
     fn forward_packed(
         &self,
         (x, rows, k): (&Numbers, usize, usize),
@@ -215,6 +217,9 @@ impl Cuda {
     ) {
         if x.dtype == Dtype::F32 {
             return self.forward_blocks((&x.buffer, rows, k), parts, stack, (&mut y.buffer, n));
+        }
+        if stack.is_quantised() && parts.slots() > 0 {
+            return self.forward_tiles((x, k), parts, stack, (y, n));
         }
         let wide = self.wide(&x.buffer, rows * k);
         if y.dtype == Dtype::F32 {
@@ -227,12 +232,10 @@ impl Cuda {
 
     /// A product of f32 with the blocks of a file.
     fn forward_blocks(&self, x: (&Buffer, usize, usize), parts: Parts, stack: &Stack, y: (&mut Buffer, usize)) {
-        let formats = stack.formats.iter().map(|format| format.is_quantised());
-        match formats.filter(|quantised| *quantised).count() {
-            0 => self.plain_y(Precision::F32, (x.0, x.2), parts, (&stack.blocks, Some(&stack.table)), y),
-            all if all == stack.formats.len() => self.forward_quantised(x, parts, stack, y),
-            _ => panic!("matrices of one parameter of which some are quantised and some are not"),
+        if stack.is_quantised() {
+            return self.forward_quantised(x, parts, stack, y);
         }
+        self.plain_y(Precision::F32, (x.0, x.2), parts, (&stack.kept(self), Some(&stack.table)), y);
     }
 
     /// Where sequences begin, and how many they are.
@@ -251,12 +254,13 @@ impl Cuda {
         let mut joint = Vec::with_capacity(products.len());
         for (w, y, n) in products {
             match (self.in_bf16_of(precision, x, &parts, w, n, k), w) {
-                (Some(w), _) => joint.push(Product { w, y: Output::all(y, Start::Zero), n }),
+                (Some(w), _) => joint.push((w, y, n)),
                 (None, Matrix::Plain(w)) => self.forward(precision, (x, k), parts, w, (y, n)),
                 (None, Matrix::Packed(stack)) => self.forward_packed((x, rows, k), parts, stack, (y, n)),
             }
         }
-        self.tensor_y((x, k), parts, joint);
+        let product = |(w, y, n)| Product { w, y: Output::all(y, Start::Zero), n };
+        self.tensor_y((x, k), parts, joint.iter_mut().map(|(w, y, n)| product((&**w, y, *n))).collect());
     }
 
     /// A matrix in bf16, where a product with it is of bf16.
@@ -268,13 +272,15 @@ impl Cuda {
         w: Matrix<'a>,
         n: usize,
         k: usize,
-    ) -> Option<&'a Buffer> {
+    ) -> Option<Operand<'a>> {
         let on_tensor_cores = Cuda::on_tensor_cores(precision, x.dtype, parts);
         match w {
             Matrix::Plain(w) if on_tensor_cores && precision == Precision::Bf16 => {
-                Some(self.weights(w, parts.count() * n, k))
+                Some(Operand::There(self.weights(w, parts.count() * n, k)))
             }
-            Matrix::Packed(stack) if x.dtype == Dtype::Bf16 && parts.slots() > 0 => stack.in_bf16(k),
+            Matrix::Packed(stack) if x.dtype == Dtype::Bf16 && parts.slots() > 0 => {
+                stack.in_bf16(k).map(Operand::Shared)
+            }
             _ => None,
         }
     }

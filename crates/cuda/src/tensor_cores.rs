@@ -10,6 +10,7 @@
 //! micro-batches are whole sequences, and wherever they cut, the same rows are added together.
 
 use std::ops::Deref;
+use std::sync::Arc;
 
 use wels_device::{Dtype, Precision, Start};
 
@@ -23,21 +24,21 @@ use crate::rows::goes_on;
 /// Rows of a tile.
 const TILE: usize = 128;
 /// Terms that TMA copies at a time, and the most columns of its boxes.
-const BOX: usize = 64;
+pub(crate) const BOX: usize = 64;
 /// Products that a launch makes at most.
 const JOINT: usize = 3;
 /// Shared memory of the kernels of `ampere.cu`.
 const AMPERE_SHARED: usize = 4 * 2 * TILE * 32 * 2;
 
 /// A kernel of `hopper.cu`.
-struct Hopper {
-    kernel: &'static str,
+pub(crate) struct Hopper {
+    pub kernel: &'static str,
     /// Of a tile.
-    rows: usize,
-    width: usize,
-    stages: usize,
+    pub rows: usize,
+    pub width: usize,
+    pub stages: usize,
     /// What a tile takes, in hundredths of the time of the widest: guesses, of which only speed hangs.
-    cost: usize,
+    pub cost: usize,
 }
 
 /// By the width of a tile; the last is for few rows.
@@ -69,10 +70,10 @@ impl Hopper {
 }
 
 /// Rows by part, as the kernels take them.
-struct Rows<'a> {
-    offsets: Option<Operand<'a>>,
-    parts: usize,
-    rows: usize,
+pub(crate) struct Rows<'a> {
+    pub offsets: Option<Operand<'a>>,
+    pub parts: usize,
+    pub rows: usize,
     /// The most that a part may have.
     most: usize,
     /// Whether parts have so few that loading their matrices is what takes time.
@@ -80,12 +81,12 @@ struct Rows<'a> {
 }
 
 impl Rows<'_> {
-    fn arguments<'l>(&'l self, launch: Launch<'l>) -> Launch<'l> {
+    pub fn arguments<'l>(&'l self, launch: Launch<'l>) -> Launch<'l> {
         launch.read_if(self.offsets.as_deref()).int(self.parts).int(self.rows)
     }
 
     /// Tiles of so many rows, at most.
-    fn tiles(&self, rows: usize) -> usize {
+    pub fn tiles(&self, rows: usize) -> usize {
         let parts = self.parts.min(self.rows);
         (self.rows + parts * (rows - 1)) / rows
     }
@@ -144,9 +145,10 @@ fn with_maps<'l>(launch: Launch<'l>, maps: &[(TensorMap, &'l Buffer)]) -> Launch
 }
 
 /// What a kernel reads: as it was, or made for it.
-enum Operand<'a> {
+pub(crate) enum Operand<'a> {
     There(&'a Buffer),
     Made(Buffer),
+    Shared(Arc<Buffer>),
 }
 
 impl Deref for Operand<'_> {
@@ -156,6 +158,7 @@ impl Deref for Operand<'_> {
         match self {
             Operand::There(buffer) => buffer,
             Operand::Made(buffer) => buffer,
+            Operand::Shared(buffer) => buffer,
         }
     }
 }
@@ -174,7 +177,7 @@ impl<'a> Output<'a> {
     }
 
     /// The kernel that writes such numbers.
-    fn kernel(&self, name: &str) -> String {
+    pub fn kernel(&self, name: &str) -> String {
         let suffix = match self.numbers.dtype {
             Dtype::F32 => "",
             Dtype::Bf16 => "_bf16",
@@ -320,7 +323,7 @@ impl Cuda {
         (kernel, tiles(kernel).min(processors))
     }
 
-    fn hopper(&self, name: &str, kernel: &Hopper, blocks: usize) -> Launch<'_> {
+    pub(crate) fn hopper(&self, name: &str, kernel: &Hopper, blocks: usize) -> Launch<'_> {
         self.launch(name).threads(kernel.threads()).blocks(blocks, 1, 1).shared(kernel.shared())
     }
 
@@ -337,7 +340,7 @@ impl Cuda {
         (runs, first)
     }
 
-    fn rows_of<'a>(&self, parts: &Parts<'a>) -> Rows<'a> {
+    pub(crate) fn rows_of<'a>(&self, parts: &Parts<'a>) -> Rows<'a> {
         match *parts {
             Parts::Slots(tables, _) => {
                 let (offsets, rows) = (Some(Operand::There(&tables.offsets)), tables.slots_len);
@@ -354,12 +357,18 @@ impl Cuda {
         }
     }
 
-    fn has_wgmma(&self, k: usize, n: usize) -> bool {
+    pub(crate) fn has_wgmma(&self, k: usize, n: usize) -> bool {
         self.driver.capability() == (9, 0) && k.is_multiple_of(8) && n.is_multiple_of(8)
     }
 
     /// `[rows, columns]` in bf16; of the rows that `chosen` names where it is there.
-    fn operand<'a>(&self, x: &'a Numbers, chosen: Option<&Buffer>, rows: usize, columns: usize) -> Operand<'a> {
+    pub(crate) fn operand<'a>(
+        &self,
+        x: &'a Numbers,
+        chosen: Option<&Buffer>,
+        rows: usize,
+        columns: usize,
+    ) -> Operand<'a> {
         match (x.dtype, chosen) {
             (Dtype::Bf16, None) => Operand::There(&x.buffer),
             (Dtype::Bf16, Some(_)) => Operand::Made(self.in_bf16("choose_rows", &x.buffer, chosen, rows, columns)),
@@ -403,7 +412,7 @@ impl Cuda {
     }
 
     /// A matrix of bf16, for TMA, in boxes of so many rows.
-    fn map(&self, of: &Buffer, rows: usize, cols: usize, box_rows: usize) -> TensorMap {
+    pub(crate) fn map(&self, of: &Buffer, rows: usize, cols: usize, box_rows: usize) -> TensorMap {
         let [rows, cols, box_rows] =
             [rows, cols, box_rows].map(|size| u32::try_from(size).expect("a size of a matrix that fits 32 bits"));
         done(of.map(MapShape { rows, cols, stride: cols, box_rows, box_cols: BOX as u32 }))

@@ -1,4 +1,7 @@
-//! Packed weights: the blocks of a file's number format in the card's memory, just as they are.
+//! Packed weights: the blocks of a file's number format in the card's memory, just as they are; and as tiles where they
+//! are multiplied with activations in bf16.
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use wels_device::host::blocks;
 use wels_device::{BlockType, Packed, PackedMatrix, Source, Weights};
@@ -6,6 +9,7 @@ use wels_device::{BlockType, Packed, PackedMatrix, Source, Weights};
 use crate::Cuda;
 use crate::launch::Buffer;
 use crate::memory::{done, download};
+use crate::quantised::Tiles;
 
 /// A matrix on its way into a [`Stack`]: rows filled up to whole blocks.
 struct Matrix {
@@ -21,23 +25,86 @@ pub(crate) struct Stack {
     places: Vec<(usize, usize)>,
     /// Numbers in a row, filled up to whole blocks.
     pub padded: usize,
-    /// Of all matrices.
-    pub blocks: Buffer,
+    layouts: Mutex<Layouts>,
     bytes: usize,
     /// For each matrix its format as kernels know it, and where it begins.
     pub table: Buffer,
 }
 
+/// What the matrices are kept as: their bytes in the file's order, tiles, or both where both are used.
+struct Layouts {
+    blocks: Option<Arc<Buffer>>,
+    tiles: Option<Arc<Tiles>>,
+    /// Somebody reads the blocks again and again.
+    keeps_blocks: bool,
+}
+
 impl Stack {
+    fn layouts(&self) -> MutexGuard<'_, Layouts> {
+        self.layouts.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Whether all matrices are quantised.
+    ///
+    /// # Panics
+    /// If some are and some are not.
+    pub fn is_quantised(&self) -> bool {
+        let quantised = self.formats.iter().filter(|format| format.is_quantised()).count();
+        let even = quantised == 0 || quantised == self.formats.len();
+        assert!(even, "matrices of one parameter of which some are quantised and some are not");
+        quantised > 0
+    }
+
+    /// The blocks of all matrices, made of tiles where there are only these.
+    fn blocks(&self, cuda: &Cuda) -> Arc<Buffer> {
+        let layouts = self.layouts();
+        match (&layouts.blocks, &layouts.tiles) {
+            (Some(blocks), _) => blocks.clone(),
+            (None, Some(tiles)) => {
+                let end = self.formats.iter().zip(&self.places).next_back().map_or(0, |(format, (rows, place))| {
+                    place + rows * format.row_bytes(self.padded).expect("whole blocks")
+                });
+                let mut blocks = done(Buffer::new(&cuda.driver, end.next_multiple_of(16)));
+                cuda.tiles_to_blocks(tiles, self.padded, &self.formats, &self.places, &mut blocks);
+                Arc::new(blocks)
+            }
+            (None, None) => unreachable!("matrices are kept as something"),
+        }
+    }
+
+    /// The same for who reads them again and again: from now on they are kept.
+    pub fn kept(&self, cuda: &Cuda) -> Arc<Buffer> {
+        let blocks = self.blocks(cuda);
+        let mut layouts = self.layouts();
+        layouts.keeps_blocks = true;
+        layouts.blocks.get_or_insert(blocks).clone()
+    }
+
+    /// The matrices, which are quantised, as tiles. Made at the first call, when the blocks are given up unless they
+    /// are kept.
+    pub fn tiles(&self, cuda: &Cuda) -> Arc<Tiles> {
+        let mut layouts = self.layouts();
+        let Layouts { blocks, tiles, keeps_blocks } = &mut *layouts;
+        let tiles = tiles.get_or_insert_with(|| {
+            let blocks = blocks.as_ref().expect("blocks where there are no tiles");
+            Arc::new(cuda.blocks_to_tiles((blocks, self.padded), &self.formats, &self.places))
+        });
+        if !*keeps_blocks {
+            *blocks = None;
+        }
+        tiles.clone()
+    }
+
     /// All matrices in bf16 as one of `cols` columns, if that is what they are.
-    pub fn in_bf16(&self, cols: usize) -> Option<&Buffer> {
+    pub fn in_bf16(&self, cols: usize) -> Option<Arc<Buffer>> {
         let together = self.places.iter().scan(0, |end, (rows, place)| {
             let follows = *place == *end;
             *end += rows * cols * 2;
             Some(follows)
         });
         let all = self.formats.iter().all(|format| *format == BlockType::Bf16) && self.padded == cols;
-        (all && together.into_iter().all(|follows| follows)).then_some(&self.blocks)
+        let whole = all && together.into_iter().all(|follows| follows);
+        self.layouts().blocks.clone().filter(|_| whole)
     }
 }
 
@@ -54,7 +121,7 @@ fn padded(format: BlockType, cols: usize) -> usize {
 }
 
 /// The number by which kernels know a format.
-fn code(format: BlockType) -> i64 {
+pub(crate) fn code(format: BlockType) -> i64 {
     let at = BlockType::ALL.iter().position(|other| *other == format);
     at.expect("a format of the list of all") as i64
 }
@@ -80,7 +147,8 @@ impl Cuda {
     pub(crate) fn gather_packed(&self, table: &Packed, ids: &Buffer, y: &mut Buffer, d: usize, len: usize) {
         let stack = stack(table);
         assert_eq!(stack.formats.len(), 1, "{table:?} where one matrix is expected");
-        let launch = self.launch("gather_packed").over(len).read(&stack.blocks).read(&stack.table).read(ids);
+        let blocks = stack.kept(self);
+        let launch = self.launch("gather_packed").over(len).read(&blocks).read(&stack.table).read(ids);
         launch.write(y).int(d).int(stack.padded).long(len).run();
     }
 }
@@ -124,12 +192,14 @@ impl Weights for Cuda {
         let formats = like.iter().map(|(.., format)| *format).collect();
         let total = matrices.iter().map(|matrix| matrix.bytes).sum();
         let table = self.upload(&table);
-        Packed::new(&like, Box::new(Stack { formats, places, padded, blocks: all, bytes: total, table }))
+        let layouts = Mutex::new(Layouts { blocks: Some(Arc::new(all)), tiles: None, keeps_blocks: false });
+        Packed::new(&like, Box::new(Stack { formats, places, padded, layouts, bytes: total, table }))
     }
 
     fn unpack(&self, packed: &Packed) -> Vec<f32> {
         let (stack, cols) = (stack(packed), packed.cols());
-        let bytes: Vec<u8> = download(&stack.blocks, stack.blocks.bytes());
+        let blocks = stack.blocks(self);
+        let bytes: Vec<u8> = download(&blocks, blocks.bytes());
         let mut values = Vec::with_capacity(packed.rows() * cols);
         for (format, (rows, place)) in stack.formats.iter().zip(&stack.places) {
             let padded = padded(*format, cols);

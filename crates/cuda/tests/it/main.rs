@@ -20,6 +20,8 @@ mod planted;
 #[cfg(feature = "emulator")]
 mod products;
 #[cfg(feature = "emulator")]
+mod quantised;
+#[cfg(feature = "emulator")]
 mod rows;
 #[cfg(feature = "emulator")]
 mod tensor_cores;

@@ -168,7 +168,7 @@ const ALL: &[Planted] = &[
     Planted {
         what: "fifth bits of the wrong numbers",
         file: "products/quantised.cu",
-        changed: "products/quantised.cu",
+        changed: "products/blocks.cuh",
         from: "(b[16 + i % 32] >> (i / 32) & 1) << 4",
         to: "(b[16 + i % 32] >> (i / 64) & 1) << 4",
         work: weights::fifth_bits,

@@ -8,7 +8,7 @@ use wels_device::{BlockType, Device, Groups, Ids, Precision, Source, WeightRef};
 use crate::lab::{Outputs, empty, empty_half, numbers, same, same_rounded, tensor, values};
 
 /// Blocks of random bits, with scales that are finite.
-fn blocks_of(format: BlockType, rows: usize, cols: usize) -> Vec<u8> {
+pub fn blocks_of(format: BlockType, rows: usize, cols: usize) -> Vec<u8> {
     let mut bytes: Vec<u8> = numbers(5, rows * format.row_bytes(cols).expect("whole blocks"))
         .iter()
         .map(|x| (x * 12345.0) as i32 as u8)

@@ -1,0 +1,23 @@
+// Few rows times weights in Q4_1: packed.cuh.
+#include "products/packed.cuh"
+
+extern "C" __global__ void __launch_bounds__(128, 6)
+    packed_q4_1_8(const __grid_constant__ TensorMap x, const uint8_t *w, const int64_t *table, void *y, float *partial,
+                  int *counts, const int *offsets, int rows, int n, int k, int padded, int half) {
+  few_rows<Q4_1, 8>(x, w, table, y, partial, counts, offsets, rows, n, k, padded, half);
+}
+extern "C" __global__ void __launch_bounds__(128, 6)
+    packed_q4_1_16(const __grid_constant__ TensorMap x, const uint8_t *w, const int64_t *table, void *y, float *partial,
+                   int *counts, const int *offsets, int rows, int n, int k, int padded, int half) {
+  few_rows<Q4_1, 16>(x, w, table, y, partial, counts, offsets, rows, n, k, padded, half);
+}
+extern "C" __global__ void __launch_bounds__(128, 6)
+    packed_q4_1_32(const __grid_constant__ TensorMap x, const uint8_t *w, const int64_t *table, void *y, float *partial,
+                   int *counts, const int *offsets, int rows, int n, int k, int padded, int half) {
+  few_rows<Q4_1, 32>(x, w, table, y, partial, counts, offsets, rows, n, k, padded, half);
+}
+extern "C" __global__ void __launch_bounds__(128, 4)
+    packed_q4_1_64(const __grid_constant__ TensorMap x, const uint8_t *w, const int64_t *table, void *y, float *partial,
+                   int *counts, const int *offsets, int rows, int n, int k, int padded, int half) {
+  few_rows<Q4_1, 64>(x, w, table, y, partial, counts, offsets, rows, n, k, padded, half);
+}
