@@ -185,7 +185,7 @@ def product(kind: str, width: int, a: torch.Tensor, b: torch.Tensor, out: torch.
             rows: int, parts: int = 1, offsets: torch.Tensor | None = None, runs: torch.Tensor | None = None,
             go_on: int = 0) -> None:
     f32 = "_f32" if out.dtype == F32 and kind != "dw" else ""
-    stages, tile = {256: (4, 128), 128: (6, 128), 32: (16, 64)}[width]
+    stages, tile = {256: (4, 128), 128: (6, 128), 32: (12, 64)}[width]
     shared = stages * ((tile + width) * 128 + 16)
     if kind == "y":
         maps = Map(a, rows, k, k, tile), Map(b, parts * n, k, k, width)

@@ -30,6 +30,10 @@ const JOINT: usize = 3;
 /// Shared memory of the kernels of `ampere.cu`.
 const AMPERE_SHARED: usize = 4 * 2 * TILE * 32 * 2;
 
+/// Shared memory of a processor of sm_90, and what it takes for itself for each block.
+const PROCESSOR_SHARED: usize = 228 << 10;
+const BLOCK_SHARED: usize = 1 << 10;
+
 /// A kernel of `hopper.cu`.
 pub(crate) struct Hopper {
     pub kernel: &'static str,
@@ -45,7 +49,7 @@ pub(crate) struct Hopper {
 const Y: [Hopper; 3] = [
     Hopper { kernel: "wgmma_y_256", rows: 128, width: 256, stages: 4, cost: 100 },
     Hopper { kernel: "wgmma_y_128", rows: 128, width: 128, stages: 6, cost: 60 },
-    Hopper { kernel: "wgmma_y_32", rows: 64, width: 32, stages: 16, cost: 0 },
+    Hopper { kernel: "wgmma_y_32", rows: 64, width: 32, stages: 12, cost: 0 },
 ];
 const DX: [Hopper; 2] = [
     Hopper { kernel: "wgmma_dx_256", rows: 128, width: 256, stages: 4, cost: 100 },
@@ -66,6 +70,11 @@ impl Hopper {
     /// The stages of both tiles, and two barriers each.
     fn shared(&self) -> usize {
         self.stages * ((self.rows + self.width) * BOX * 2 + 16)
+    }
+
+    /// The same where a's boxes have fewer rows than a tile, of which the last stage has all.
+    fn shared_of(&self, a_box: usize) -> usize {
+        self.shared() - (self.stages - 1) * (self.rows - a_box) * BOX * 2
     }
 }
 
@@ -220,13 +229,19 @@ impl Cuda {
         let sizes = sizes(products, |it| it.n);
         let across = |kernel: &Hopper| sizes.iter().map(|n| n.div_ceil(kernel.width)).sum::<usize>();
         let kernels = if rows.few { &Y[2..] } else { &Y[..2] };
-        let (kernel, blocks) = self.choose(kernels, |kernel| rows.tiles(kernel.rows) * across(kernel));
+        let tiles = |kernel: &Hopper| rows.tiles(kernel.rows) * across(kernel);
+        let (kernel, mut blocks) = self.choose(kernels, tiles);
         let a_box = rows.most.next_multiple_of(8).min(kernel.rows);
+        let mut shared = kernel.shared();
+        if rows.few {
+            shared = kernel.shared_of(a_box);
+            blocks = tiles(kernel).min(self.driver.processors() * (PROCESSOR_SHARED / (shared + BLOCK_SHARED)));
+        }
         let a_map = self.map(a, rows.rows, k, a_box);
         let b_maps: Vec<_> =
             products.iter().map(|it| (self.map(it.w, rows.parts * it.n, k, kernel.width), it.w)).collect();
         let starts = bits(products.iter().map(|it| it.y.start));
-        let launch = self.hopper(&products[0].y.kernel(kernel.kernel), kernel, blocks).map(a_map, a);
+        let launch = self.hopper(&products[0].y.kernel(kernel.kernel), kernel, blocks).shared(shared).map(a_map, a);
         let outputs = products.iter_mut().map(|it| (&mut it.y.numbers.buffer, it.y.offset));
         let launch = with_maps(launch, &b_maps).write_some(outputs, JOINT);
         rows.arguments(launch).ints(sizes).int(k).int(starts).int(a_box).run();

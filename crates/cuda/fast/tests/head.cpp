@@ -84,8 +84,8 @@ int main() {
 #else
       TensorMap mx = map2d(x.p, T, D, D, 64, 128), mw = map2d(wp, n, D, D, 64, 128), md = map2d(dl.p, T, n, PART, 64, 128), mwd = map2d(wp, n, D, D, 64, 64), mdt = map2d(dl.p, T, n, PART, 64, 64), mxt = map2d(x.p, T, D, D, 64, 64);
       emu::launch({3}, {384}, Ring<128>::BYTES, [&] { head_dlogits(mx, mw, T, n, D, TO); });
-      emu::launch({3}, {384}, Ring<128>::BYTES, [&] { product_dx_128_f32(md, mwd, dx.p, ONE, T, D, n, D, v0 != 0); });
-      emu::launch({3}, {384}, Ring<128>::BYTES, [&] { product_dw_128(mdt, mxt, dw.p + (size_t)v0 * D, ONE, n, D, 0, D, 0); });
+      emu::launch({3}, {384}, Ring<128>::BYTES, [&] { product_dx_128_f32(md, mwd, dx.p, ONE, T, D, n, v0 != 0); });
+      emu::launch({3}, {384}, Ring<128>::BYTES, [&] { product_dw_128(mdt, mxt, dw.p + (size_t)v0 * D, ONE, n, D, 0, 0); });
 #endif
     }
     memcpy(both.data(), dx.p, dx.n * 4);

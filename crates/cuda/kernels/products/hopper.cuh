@@ -24,7 +24,7 @@ struct Ring {
                        STAGES = BN == 256   ? 4
                                 : BN == 192 ? 5
                                 : BN == 128 ? 6
-                                            : 16,
+                                            : 12,
                        BYTES = STAGES * STAGE + STAGES * 16, THREADS = 128 + 128 * WGS;
 };
 template <class T>
@@ -132,7 +132,10 @@ __device__ __forceinline__ void products(const Joint<T> &of, const Parts &parts,
   static_assert(WGS == 2 || !TA, "clear_rows is for two warpgroups");
   constexpr bool RAGGED_K = TA, SUM = TB && !TA;
   SMEM(smem);
-  saddr base = smem_addr(smem), full = base + R::STAGES * R::STAGE, empty = full + R::STAGES * 8;
+  // Few rows are laid close together, so that several blocks share a processor: behind them a tile of a goes on into
+  // what follows, and behind the last stage into as much as it lacks.
+  int a_bytes = WGS == 1 ? of.box * BK * 2 : R::A, stride = a_bytes + R::B;
+  saddr base = smem_addr(smem), full = base + R::STAGES * stride + R::A - a_bytes, empty = full + R::STAGES * 8;
   int group = threadIdx.x / 128;
   if (threadIdx.x == 0) {
     for (int s = 0; s < R::STAGES; s++) {
@@ -159,7 +162,7 @@ __device__ __forceinline__ void products(const Joint<T> &of, const Parts &parts,
           int row = 0;
           if (RAGGED_K ? !runs.next(row) : i * BK >= terms) break;
           int s = at % R::STAGES;
-          saddr to = base + s * R::STAGE, bar = full + s * 8;
+          saddr to = base + s * stride, bar = full + s * 8;
           mbar_wait(empty + s * 8, (at / R::STAGES & 1) ^ 1);
           mbar_arrive_tx(bar, bytes);
           if (TA) {
@@ -167,8 +170,8 @@ __device__ __forceinline__ void products(const Joint<T> &of, const Parts &parts,
           } else tma_load(to, a, bar, i * BK, t.row0 + t.m);
           if (TB) {
             int r = RAGGED_K ? row : t.part * terms + i * BK;
-            for (int c = 0; c < BN / 64; c++) tma_load(to + R::A + c * 8192, b, bar, t.n + c * 64, r);
-          } else tma_load(to + R::A, b, bar, i * BK, t.part * each + t.n);
+            for (int c = 0; c < BN / 64; c++) tma_load(to + a_bytes + c * 8192, b, bar, t.n + c * 64, r);
+          } else tma_load(to + a_bytes, b, bar, i * BK, t.part * each + t.n);
         }
       }
     }
@@ -197,11 +200,11 @@ __device__ __forceinline__ void products(const Joint<T> &of, const Parts &parts,
     // The first step stands alone: a loop into which accumulators come from elsewhere is serialized by ptxas (C7515).
     auto step = [&] {
       int row, count = RAGGED_K ? runs.next(row) : BK;
-      saddr stage = base + at % R::STAGES * R::STAGE;
+      saddr stage = base + at % R::STAGES * stride;
       mbar_wait(full + at % R::STAGES * 8, at / R::STAGES & 1);
       if (RAGGED_K && count < BK) clear_rows<BN>(stage, count);
       wgmma_fence();
-      multiply<BN, TA, TB>(d, stage + wg * 8192, stage + R::A);
+      multiply<BN, TA, TB>(d, stage + wg * 8192, stage + a_bytes);
       wgmma_commit();
       at++;
     };

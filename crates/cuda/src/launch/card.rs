@@ -421,9 +421,12 @@ impl Driver for Card {
         let function = self.function(kernel)?;
         if grid.shared > SHARED_UNASKED {
             let most = CUfunction_attribute::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES;
-            // SAFETY: the function was given by the driver and stays.
-            let result = unsafe { sys::cuFuncSetAttribute(function, most, grid.shared as c_int) };
-            check("cuFuncSetAttribute", result)?;
+            // In percent of what a processor has, so that as many blocks share one as it has room for.
+            let share = CUfunction_attribute::CU_FUNC_ATTRIBUTE_PREFERRED_SHARED_MEMORY_CARVEOUT;
+            for (attribute, value) in [(most, grid.shared as c_int), (share, 100)] {
+                // SAFETY: the function was given by the driver and stays.
+                check("cuFuncSetAttribute", unsafe { sys::cuFuncSetAttribute(function, attribute, value) })?;
+            }
         }
         let ([bx, by, bz], [tx, ty, tz], shared) = (grid.blocks, grid.threads, grid.shared as u32);
         let mut pointers = args.pointers();
