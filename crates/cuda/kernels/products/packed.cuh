@@ -168,18 +168,24 @@ __device__ __forceinline__ void multiply_tiles(float (&d)[N / 2], Bytes pieces, 
     __syncwarp();
     unpack_scales<TYPE>(table, pieces);
     __syncwarp();
-    int end = min(4, steps - first);
-#pragma unroll 1
-    for (int s = 0; s < end; s++, b += N * 128 / 16) {
+    auto step = [&](int s) {
       Bytes low = pieces + t.lows(0) + s * (t.steps == 1 ? t.bytes : 128 * t.low);
       Bytes high = pieces + t.highs(0) + s * (t.steps == 1 ? t.bytes : 128 * t.high);
       wgmma_wait<0>();  // which still reads `a`
       unpack<TYPE>(a, low, high, table, s * (64 / group_of(TYPE)));
       wgmma_fence();
 #pragma unroll
-      for (int i = 0; i < 4; i++) wgmma_rs<0>(d, a + 4 * i, b + i * 2, 1);
+      for (int i = 0; i < 4; i++) wgmma_rs<0>(d, a + 4 * i, b + s * (N * 128 / 16) + i * 2, 1);
       wgmma_commit();
+    };
+    if (steps - first >= 4) {
+#pragma unroll
+      for (int s = 0; s < 4; s++) step(s);
+    } else {
+#pragma unroll 1
+      for (int s = 0; s < steps - first; s++) step(s);
     }
+    b += 4 * N * 128 / 16;
   }
   wgmma_wait<0>();
   wgmma_hold(d);

@@ -11,7 +11,7 @@ use wels_cuda::launch::signature;
 use wels_device::Device;
 
 use crate::lab::{Outputs, TOLERANCE, difference, emulator};
-use crate::{attention, experts, head, paged, products, rows, tensor_cores, weights};
+use crate::{attention, experts, head, paged, products, quantised, rows, tensor_cores, weights};
 
 /// A change of a file, and the work that it must show in.
 struct Planted {
@@ -173,7 +173,34 @@ const ALL: &[Planted] = &[
         to: "(b[16 + i % 32] >> (i / 64) & 1) << 4",
         work: weights::fifth_bits,
     },
+    Planted {
+        what: "weights over those that wgmma still reads",
+        file: QUANTISED,
+        changed: IN_QUANTISED,
+        from: "wgmma_wait<0>();  // which still reads `a`",
+        to: "",
+        work: quantised::batches,
+    },
+    Planted {
+        what: "weights are read before they are there",
+        file: QUANTISED,
+        changed: IN_QUANTISED,
+        from: "mbar_wait(full + first * 2, 0);",
+        to: "",
+        work: quantised::batches,
+    },
+    Planted {
+        what: "a segment is not added",
+        file: QUANTISED,
+        changed: IN_QUANTISED,
+        from: "for (int s = 0; s < (int)gridDim.x; s++)",
+        to: "for (int s = 1; s < (int)gridDim.x; s++)",
+        work: quantised::batches,
+    },
 ];
+
+const QUANTISED: &str = "products/packed/hopper_q4_0.cu";
+const IN_QUANTISED: &str = "products/packed.cuh";
 
 const HOPPER: &str = "products/hopper.cu";
 const IN_HOPPER: &str = "products/hopper.cuh";

@@ -6,7 +6,8 @@ use wels_device::host::blocks;
 use wels_device::{BlockType, Device, Groups, Packed, Precision, Source, Tensor, WeightRef};
 
 use crate::lab::{
-    BF16_TOLERANCE, activation, empty, empty_activation, generations, numbers, relative_error, rounded, rounds, values,
+    BF16_TOLERANCE, Outputs, activation, empty, empty_activation, generations, numbers, relative_error, rounded,
+    rounds, values,
 };
 use crate::products::routed;
 use crate::weights::blocks_of;
@@ -171,4 +172,12 @@ fn blocks_after_tiles() {
         let before = linear(&device, &activation(&device, 1, 2, k), &w, n);
         assert_eq!(linear(&device, &activation(&device, 1, 2, k), &w, n), before);
     }
+}
+
+/// For the planted bugs: by how much three rows alone differ from the same among many.
+pub fn batches(device: &Arc<dyn Device>) -> Outputs {
+    let (k, n) = (1088, 24);
+    let (x, w) = (activation(device, 1, 65, k), matrices(device, BlockType::Q4_0, 1, n, k));
+    let (all, few) = (linear(device, &x, &w, n), linear(device, &rows_of(device, &x, 4, 3), &w, n));
+    vec![("difference", few.iter().zip(&all[4 * n..]).map(|(few, all)| few - all).collect())]
 }
