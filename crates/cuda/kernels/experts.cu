@@ -7,17 +7,22 @@
 __device__ __forceinline__ float key_of(float x) { return x != x ? least() : x; }
 
 // Whether element i is among the `count` greatest of those whose group of `size` is in `open` (null: all are); of equals
-// the first.
-__device__ __forceinline__ bool among_greatest(const float *values, const int *open, int size, int n, int i,
-                                               int count) {
-  float mine = key_of(values[i]);
-  int before = 0;
+// the first. `keys` are what key_of gives. Only in its own 32 elements does a lane ask which of two equals is the first.
+__device__ __forceinline__ bool among_greatest(const float *keys, const int *open, int size, int n, int i, int count) {
+  float mine = keys[i];
+  int before = 0, base = i / 32 * 32;
   for (int first = 0, g = 0; first < n; first += size, g++) {
     if (open && !open[g]) continue;
-    for (int j = first; j < first + size; j++) {
-      float other = key_of(values[j]);
+    int end = first + size, low = min(end, max(first, base)), high = min(end, max(first, base + 32));
+#pragma unroll 8
+    for (int j = first; j < low; j++) before += keys[j] >= mine;
+#pragma unroll 8
+    for (int j = low; j < high; j++) {
+      float other = keys[j];
       before += other > mine || (other == mine && j < i);
     }
+#pragma unroll 8
+    for (int j = high; j < end; j++) before += keys[j] > mine;
   }
   return before < count;
 }
@@ -72,12 +77,12 @@ extern "C" __global__ void route(const float *logits, const float *bias, float *
   __syncwarp();
   for (int i = lane; i < e; i += 32) {
     if (!sigmoid) s[i] = s[i] / sum;
-    biased[i] = s[i] + (bias ? bias[i] : 0.0f);
+    biased[i] = key_of(s[i] + (bias ? bias[i] : 0.0f));
     scores[t * e + i] = s[i];
   }
   __syncwarp();
   if (top_groups >= groups) open = 0;
-  for (int g = lane; open && g < groups; g += 32) of_group[g] = group_score(biased + g * size, size, sigmoid);
+  for (int g = lane; open && g < groups; g += 32) of_group[g] = key_of(group_score(biased + g * size, size, sigmoid));
   __syncwarp();
   for (int g = lane; open && g < groups; g += 32) open[g] = among_greatest(of_group, 0, groups, groups, g, top_groups);
   __syncwarp();
@@ -277,14 +282,18 @@ extern "C" __global__ void gather_slots(const float *dslots, const uint32_t *slo
   dx[at] = s;
 }
 
-// Of sigmoid scores: which K are greatest, and their sum over all experts.
+// Of sigmoid scores: which K are greatest, and their sum over all experts. E words of shared memory for each warp.
 extern "C" __global__ void balance_tokens(const float *scores, uint32_t *counted, float *totals, int tokens, int e,
                                           int top_k) {
+  SMEM(shared);
   int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
   int64_t t = (int64_t)blockIdx.x * (blockDim.x / 32) + warp;
   if (t >= tokens) return;
   const float *s = scores + t * e;
-  list(e, lane, counted + t * top_k, [=](int i) { return among_greatest(s, 0, e, e, i, top_k); });
+  float *keys = (float *)shared + warp * e;
+  for (int i = lane; i < e; i += 32) keys[i] = key_of(s[i]);
+  __syncwarp();
+  list(e, lane, counted + t * top_k, [=](int i) { return among_greatest(keys, 0, e, e, i, top_k); });
   float total = total_of(s, e, lane);
   if (lane == 0) totals[t] = total;
 }

@@ -140,7 +140,7 @@ impl Experts for Cuda {
         let (mut counted, mut totals) = (self.temporary(tokens * top_k), self.temporary(tokens));
         let sigmoid = router.scoring == Scoring::Sigmoid;
         if sigmoid {
-            let launch = self.by_tokens("balance_tokens", tokens).read(f32s(scores));
+            let launch = self.by_tokens("balance_tokens", tokens).shared(WARPS * experts * 4).read(f32s(scores));
             launch.write(&mut counted).write(&mut totals).int(tokens).int(experts).int(top_k).run();
         }
         let counted = if sigmoid { &counted } else { &tables(dispatch).chosen };

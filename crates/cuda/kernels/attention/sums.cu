@@ -1,5 +1,6 @@
 // The sums around the kernels of attention, for all cards.
 #include "attention/tile.cuh"
+#include "eight.cuh"
 // delta[H, T]: a warp for each token and head. grid: (ceil(T·H / 8)), block 256.
 extern "C" __global__ void __launch_bounds__(256)
     attention_delta_bf16(const bf16 *out, const bf16 *dout, float *delta, int tokens, int heads, int dv) {
@@ -41,13 +42,28 @@ extern "C" __global__ void __launch_bounds__(256)
   if (splits == 1) return;
   const float *ml = part_ml + (size_t)at * 2, *o = part_o + (size_t)at * width;
   size_t step = (size_t)rows * heads;
-  for (int i = lane; i < width; i += 32) {
-    float m = ml[0], l = ml[1], total = o[i];
-    for (int j = 1; j < splits; j++) {
+  constexpr int COLUMNS = 4;  // of a lane, 32 apart: what it reads of some splits is under way at once
+  struct Split {
+    float m, l, o[COLUMNS];
+  };
+  for (int i = lane; i < width; i += 32 * COLUMNS) {
+    auto load = [=](int64_t j) {
+      Split split{ml[j * step * 2], ml[j * step * 2 + 1], {}};
+#pragma unroll
+      for (int k = 0; k < COLUMNS; k++)
+        if (i + 32 * k < width) split.o[k] = o[j * step * width + i + 32 * k];
+      return split;
+    };
+    Split all = load(0);
+    chain<8>(1, splits, load, [&](const Split &next) {
       float x, y;
-      join(m, l, ml[j * step * 2], ml[j * step * 2 + 1], c, x, y);
-      total = joined(total, o[j * step * width + i], x, y);
-    }
-    out[row * row_stride + head * head_stride + i] = f32_bf16(__fmul_rn(total, __fdiv_rn(1.0f, l)));
+      join(all.m, all.l, next.m, next.l, c, x, y);
+#pragma unroll
+      for (int k = 0; k < COLUMNS; k++) all.o[k] = joined(all.o[k], next.o[k], x, y);
+    });
+    bf16 *to = out + row * row_stride + head * head_stride + i;
+#pragma unroll
+    for (int k = 0; k < COLUMNS; k++)
+      if (i + 32 * k < width) to[32 * k] = f32_bf16(__fmul_rn(all.o[k], __fdiv_rn(1.0f, all.l)));
   }
 }
