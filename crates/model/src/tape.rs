@@ -513,6 +513,26 @@ mod tests {
     }
 
     #[test]
+    fn results_of_one_operation_go_back_together() {
+        let (params, mut grads, execution) = parts();
+        let mut g = Graph::training(context(&params, &execution), &mut grads);
+        let x = g.variable(column(&execution, [1.0, 2.0]));
+        let dx = x.gradient();
+        for used in 0..3 {
+            let values = [(); 3].map(|()| column(&execution, [0.0, 0.0]));
+            let ys = g.record_all("three", values, move |back, dys| {
+                assert_eq!(dys.each_ref().map(Option::is_some), std::array::from_fn(|i| i == used));
+                dys.into_iter().flatten().for_each(|dy| back.give(dx, dy));
+            });
+            let dy = column(&execution, [1.0, used as f32]);
+            g.recording().expect("it records").give(ys[used].gradient(), dy);
+        }
+        let _unused = g.record_all("unused", [column(&execution, [0.0, 0.0])], |_, _| panic!("nothing to go back"));
+        let gradients = g.backward();
+        assert_eq!(gradients[0].as_ref().expect("a gradient of x").to_host()[..], [3.0, 3.0]);
+    }
+
+    #[test]
     fn a_shared_gradient_is_not_changed_by_its_other_owner() {
         let (params, mut grads, execution) = parts();
         let mut g = Graph::training(context(&params, &execution), &mut grads);

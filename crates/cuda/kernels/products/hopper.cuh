@@ -7,8 +7,8 @@
 // Order: an element is one chain: its accumulator, f32, starts at 0 or at what `out` holds (`go_on`), and takes the
 // terms in steps of 64, each as four wgmma of 16, in order of k. No split over k, no atomics. An element's chain reads
 // its row of a, its column of b and nothing else, and neither tile nor number of rows changes its steps: a row's result
-// does not depend on the batch. (That wgmma computes each element alone, and equally at every place of a tile, is what the
-// conformance test on the card has to show.)
+// does not depend on the batch. (That wgmma computes each element alone, and equally at every place of a tile, is
+// what the conformance test on the card has to show.)
 //
 // A block is persistent: it takes the tiles blockIdx.x, + gridDim.x, ... Warpgroup 0 loads by TMA into a ring of STAGES
 // stages, warpgroups 1 and 2 multiply 64 rows each. full[s]: the stage has landed. empty[s]: their eight warps

@@ -266,6 +266,22 @@ const OF_TENSOR_CORES: &[Planted] = &[
         work: tensor_cores::by_wgmma,
     },
     Planted {
+        what: "tiles of the third of several products",
+        file: HOPPER,
+        changed: "products/tiles.cuh",
+        from: "at -= at < end0 ? 0 : at < end1 ? end0 : end1;",
+        to: "at -= at < end0 ? 0 : end0;",
+        work: tensor_cores::by_lists,
+    },
+    Planted {
+        what: "the second of several terms of a sum taken twice",
+        file: HOPPER,
+        changed: IN_HOPPER,
+        from: "*b = pick(of.b, which);",
+        to: "*b = pick(of.b, which ? 1 : 0);",
+        work: tensor_cores::by_lists,
+    },
+    Planted {
         what: "a step is read before it is copied",
         file: AMPERE,
         changed: IN_AMPERE,

@@ -209,6 +209,16 @@ fn lists(device: &Arc<dyn Device>, (t, k, n): (usize, usize, &[usize]), at_once:
     out
 }
 
+/// Lists of three that are made in one launch.
+pub fn by_lists(device: &Arc<dyn Device>) -> Outputs {
+    lists(device, (150, 72, LISTS[1]), true).into_iter().map(|values| ("of a list", values)).collect()
+}
+
+#[test]
+fn products_in_lists() {
+    near("lists", by_lists);
+}
+
 #[test]
 fn lists_have_the_bits_of_their_products() {
     let Some(device) = rounds().into_iter().next() else { return };
