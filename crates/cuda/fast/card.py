@@ -348,7 +348,7 @@ def packed() -> None:
 
 WIDTHS = {"64": (64, 64, 114760), "128": (128, 128, 229448), "192_128": (192, 128, 213064)}
 DQ_SHARED = {"64": 65576, "128": 131112, "192_128": 163880}
-DKV_SHARED = {"64": 98376, "128": 114744, "192_128": 143416}
+DKV_SHARED = {"64": 114760, "128": 213064, "192_128": 172104}
 
 
 class Attention:
@@ -388,16 +388,26 @@ class Attention:
         launch("attention/hopper_backward.cu", f"attention_dq_{self.name}", (self.heads, self.tiles(128)), 384,
                DQ_SHARED[self.name], *maps, self.map(dout, 128), self.lse, self.delta, self.dq, self.q.shape[1],
                *self.flat())
-        rows = 64 if self.name == "64" else 32
+        rows = 32 if self.name == "192_128" else 64
         maps = self.map(self.q, rows), self.map(self.kv, 128), self.map(self.shared, 128), self.map(self.kv, 128)
         launch("attention/hopper_backward.cu", f"attention_dkv_{self.name}", (self.kv_heads, self.tiles(128)), 384,
-               DKV_SHARED[self.name], *maps, self.map(dout, rows), self.lse, self.delta, self.dkv, self.dv_at,
-               self.kv.shape[1], self.kv.shape[1], self.dshared, *self.flat())
+               DKV_SHARED[self.name], *maps, self.map(dout, rows), self.shifted("lse", self.lse),
+               self.shifted("delta", self.delta), self.dkv, self.dv_at, self.kv.shape[1], self.kv.shape[1],
+               self.dshared, *self.flat())
         if self.name == "192_128":
             launch("attention/sums.cu", "attention_shared_bf16", (-(-self.tokens * 64 // 256),), 256, 0, self.dshared,
                    self.dshared_out, self.tokens, self.kv_heads, 64, 0, 64)
 
+    def shifted(self, name: str, of: torch.Tensor) -> Map:
+        """The rows of attention_shift, each f32 standing for two columns."""
+        stride = (of.numel() + 6) // 4 * 4
+        rows = self.rows[name]
+        launch("attention/sums.cu", "attention_shift", (-(-stride // 256),), 256, 0, of, rows, of.numel(), stride)
+        return Map(rows.view(BF16), 4, 2 * stride, 2 * stride, 1)
+
     def gradients(self) -> None:
+        stride = (self.heads * self.tokens + 6) // 4 * 4
+        self.rows = {name: torch.empty(4, stride, device="cuda", dtype=F32) for name in ("lse", "delta")}
         self.delta = torch.empty(self.heads, self.tokens, device="cuda", dtype=F32)
         self.dq, self.dkv = torch.full_like(self.q, float("nan")), torch.full_like(self.kv, float("nan"))
         self.dshared = torch.empty(self.kv_heads, self.tokens, 64, device="cuda", dtype=F32)

@@ -100,6 +100,7 @@ inline void tma_load(saddr to, const TensorMap *t, saddr bar, int col, int row) 
   uint32_t size = t->bytes == 1 ? 1 : 2;
   if (to % 1024 || t->box_cols * size > 128 || t->box_rows > 256 || t->stride * size % 16 || (uintptr_t)t->base % 16)
     emu::fail("tma: %u not aligned, or box of %u x %u", to, t->box_cols, t->box_rows);
+  if (col * (int)size % 16) emu::fail("tma: column %d is no whole piece of 16 bytes", col);
   for (uint32_t i = 0; i < t->box_cols * t->box_rows * size; i += 2) *(bf16 *)smem_at(to + i) = 0x7fff;
   smem_at(bar);
   TensorMap m = *t;

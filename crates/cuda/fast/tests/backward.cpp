@@ -40,15 +40,20 @@ void backward(const R &r, const Problem &p, const Buf &out, const Buf &dout, con
     f(map2d(p.q.p, p.T, p.qs, p.qs, 64, bq), map2d(p.kv.p, p.T, p.ks, p.ks, 64, bk),
       map2d(p.sh.p, p.T, p.ss, p.ss, 64, bk), map2d(dout.p, p.T, n, n, 64, bq));
   };
-  unsigned tiles = p.tiles(128) + 1, twice = 2 * p.H * p.T;
-  auto stats = [&](const float *of) { return map2d(of, 1, twice, (twice + 7) / 8 * 8, 64, 1); };
+  unsigned tiles = p.tiles(128) + 1;
+  int len = p.H * p.T, stride = (len + 6) / 4 * 4;
+  BufF lses((size_t)4 * stride), deltas((size_t)4 * stride);
+  unsigned shifts = (stride + 255) / 256;
+  emu::launch({shifts}, {256}, 16, [&] { attention_shift(lse, lses.p, len, stride); });
+  emu::launch({shifts}, {256}, 16, [&] { attention_shift(delta.p, deltas.p, len, stride); });
+  auto stats = [&](const float *of) { return map2d(of, 4, 2 * stride, 2 * stride, 64, 1); };
   maps(128, 64, [&](TensorMap q, TensorMap k, TensorMap s, TensorMap d) {
     emu::launch({(unsigned)p.H, tiles}, {384}, r.bytes_q,
                 [&] { r.kq(q, k, s, k, d, lse, delta.p, g.dq.p, p.qs, FLAT_ATTENTION(a)); });
   });
   maps(r.BQ, 128, [&](TensorMap q, TensorMap k, TensorMap s, TensorMap d) {
     emu::launch({(unsigned)(p.H / p.G), tiles}, {384}, r.bytes_kv, [&] {
-      r.kv(q, k, s, k, d, stats(lse), stats(delta.p), g.dkv.p, g.dkv.p, p.ks, p.ks, g.parts.p, FLAT_ATTENTION(a));
+      r.kv(q, k, s, k, d, stats(lses.p), stats(deltas.p), g.dkv.p, g.dkv.p, p.ks, p.ks, g.parts.p, FLAT_ATTENTION(a));
     });
   });
 #endif

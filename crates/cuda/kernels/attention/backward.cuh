@@ -162,7 +162,7 @@ struct BackwardKv {
 // all 2,048 tensor cycles, and 1,536 + 256 for TMA of shared memory. (32 queries at a time: wgmmas of N = 32, 16 and 24
 // cycles, so 2,560 of 64 queries.) Of the 240 registers 128 are dk and dv, 64 s and dp, 16 p, and then ds, for which p's
 // product has to be done first: each warpgroup waits for a product twice a step, while the other's are under way.
-// lse and delta come by TMA too: read by the threads they cost each step a trip to L2, some 300 cycles, with nothing
+// lse and delta come by TMA too, of the rows that attention_shift makes of them: read by the threads they cost each step a trip to L2, some 300 cycles, with nothing
 // else of the warpgroup's to be done but the products of the step before.
 // grid: (kv heads, at least the sum of ceil(length / 128)), block 384. dshared: f32 [Hkv, T, DK - OWN].
 template <int DK, int OWN, int DV, int BQ>
@@ -205,10 +205,11 @@ __device__ __forceinline__ void backward_kv(const TensorMap &tq, const TensorMap
       for (int c = 0; c < DK / 64; c++)
         tma_load(to + c * BQ * 128, &tq, bar, a.q_offset + head * a.q_stride + c * 64, at);
       for (int c = 0; c < DV / 64; c++) tma_load(to + B::Q + c * BQ * 128, &tdo, bar, head * DV + c * 64, at);
+      int number = head * a.tokens + at, shift = number & 3, place = number + ((4 - shift) & 3);
       for (int c = 0; c < BQ / 32; c++) {
         saddr stat = base + B::STATS + s * 2 * B::STAT + c * 1024;
-        tma_load(stat, &tlse, bar, 2 * (head * a.tokens + at) + c * 64, 0);
-        tma_load(stat + B::STAT, &tdelta, bar, 2 * (head * a.tokens + at) + c * 64, 0);
+        tma_load(stat, &tlse, bar, 2 * place + c * 64, shift);
+        tma_load(stat + B::STAT, &tdelta, bar, 2 * place + c * 64, shift);
       }
     }
     return;

@@ -67,3 +67,15 @@ extern "C" __global__ void __launch_bounds__(256)
       if (i + 32 * k < width) to[32 * k] = f32_bf16(__fmul_rn(all.o[k], __fdiv_rn(1.0f, all.l)));
   }
 }
+// y: four rows of `stride` numbers, a multiple of 4: row r has x from place (4 - r) % 4 on, and zeros behind. TMA begins
+// at whole pieces of 16 bytes alone: number i of x is at one in row i % 4. grid: (ceil(stride / 256)).
+extern "C" __global__ void __launch_bounds__(256) attention_shift(const float *x, float *y, int len, int stride) {
+  int i = blockIdx.x * 256 + threadIdx.x;
+  if (i >= stride) return;
+  float v = i < len ? x[i] : 0.0f;
+#pragma unroll
+  for (int r = 0; r < 4; r++) {
+    int to = i + (4 - r) % 4;
+    if (to < stride) y[(size_t)r * stride + to] = v;
+  }
+}

@@ -163,15 +163,20 @@ fn with_places<'a>(launch: Launch<'a>, it: &Packed, starts: &'a Buffer) -> Launc
     launch.int(v.offset).int(v.head_stride).float(shape.scale)
 }
 
-/// Numbers of each head and token for dkv: as pointers, or as maps of one row, each f32 standing for two columns.
-fn with_stats<'a>(launch: Launch<'a>, kernels: &Kernels, stats: [&'a Buffer; 2], len: usize) -> Launch<'a> {
-    let cols = u32::try_from(2 * len).expect("statistics that fit a map");
-    let shape =
-        MapShape { rows: 1, cols, stride: cols.next_multiple_of(PIECE as u32), box_rows: 1, box_cols: BOX as u32 };
+/// Numbers of each head and token for dkv: as pointers, or as maps of the rows of `attention_shift`, each f32 standing for
+/// two columns.
+fn with_stats<'a>(launch: Launch<'a>, kernels: &Kernels, stats: [&'a Buffer; 2], stride: usize) -> Launch<'a> {
+    let cols = u32::try_from(2 * stride).expect("statistics that fit a map");
+    let shape = MapShape { rows: 4, cols, stride: cols, box_rows: 1, box_cols: BOX as u32 };
     stats.into_iter().fold(launch, |launch, of| match kernels.generation {
         Generation::Hopper => launch.map(done(of.map(shape)), of),
         Generation::Ampere => launch.read(of),
     })
+}
+
+/// Numbers of a row of `attention_shift` of so many.
+fn shifted_stride(len: usize) -> usize {
+    (len + 3).next_multiple_of(4)
 }
 
 impl Cuda {
@@ -260,6 +265,15 @@ impl Cuda {
         with_places(launch, it, &self.ids(starts).list).run();
     }
 
+    /// The four rows of `attention_shift`.
+    fn shifted(&self, of: &Buffer, len: usize) -> Buffer {
+        let stride = shifted_stride(len);
+        let mut rows = self.temporary(4 * stride);
+        let launch = self.launch("attention_shift").over(stride).read(of).write(&mut rows);
+        launch.int(len).int(stride).run();
+        rows
+    }
+
     /// Backward of [`Cuda::tensor_forward`], in two passes: queries, then keys and values.
     pub(super) fn tensor_backward(
         &self,
@@ -275,7 +289,8 @@ impl Cuda {
         let AttentionGradients { q: dq, k: dk, k_shared: d_shared, v: dv } = gradients;
         let list = &self.ids(starts).list;
         let (threads, tiles) = (kernels.threads(), tiles(starts, kernels.rows()));
-        let mut delta = self.temporary(tokens * shape.heads);
+        let delta_len = tokens * shape.heads;
+        let mut delta = self.temporary(delta_len);
         let launch = self.launch("attention_delta_bf16").blocks((tokens * shape.heads).div_ceil(8), 1, 1);
         let launch = launch.read(bf16s(out)).read(bf16s(d_out)).write(&mut delta);
         launch.int(tokens).int(shape.heads).int(widths.v).run();
@@ -286,11 +301,16 @@ impl Cuda {
         let launch = launch.read(f32s(stats)).read(&delta).write(bf16s_mut(dq)).int(columns);
         with_places(launch, it, list).run();
 
+        let shifted = (kernels.generation == Generation::Hopper)
+            .then(|| [f32s(stats), &delta].map(|of| self.shifted(of, delta_len)));
         let mut shared_sums = self.temporary(tokens * shape.kv_heads * widths.shared);
         let launch = self.launch(kernels.dkv.name).threads(threads).blocks(shape.kv_heads, tiles, 1);
         let boxes = [kernels.dkv_queries, 128];
         let launch = self.with_operands(launch.shared(kernels.dkv.bytes), kernels, it, Some(d_out), boxes);
-        let launch = with_stats(launch, kernels, [f32s(stats), &delta], tokens * shape.heads);
+        let launch = match &shifted {
+            Some([lse, delta]) => with_stats(launch, kernels, [lse, delta], shifted_stride(delta_len)),
+            None => with_stats(launch, kernels, [f32s(stats), &delta], 0),
+        };
         let k_columns = dk.cols();
         let launch = match dv {
             Some(dv) => {
