@@ -17,15 +17,15 @@
 #include "products/tiles.cuh"
 constexpr int BK = 64;
 // WGS: warpgroups that multiply, 64 rows each. 2 for many rows; 1, with narrow tiles so that all blocks of the card
-// have some of w to load, for the few rows of decoding. The bits are the same: any width may be taken.
+// have some of w to load, for the few rows of decoding. The bits are the same: any width may be taken. DEEP: steps of 64
+// that share a stage and its barriers; with few rows a step is short, and waiting is most of it.
 template <int BN, int WGS = 2>
 struct Ring {
   static constexpr int BM = 64 * WGS, A = BM * BK * 2, B = BN * BK * 2, STAGE = A + B,
                        STAGES = BN == 256   ? 4
                                 : BN == 192 ? 5
-                                : BN == 128 ? 6
-                                            : 12,
-                       BYTES = STAGES * STAGE + STAGES * 16, THREADS = 128 + 128 * WGS;
+                                            : 6,
+                       DEEP = WGS == 1 ? 2 : 1, BYTES = STAGES * (DEEP * STAGE + 16), THREADS = 128 + 128 * WGS;
 };
 template <class T>
 __device__ __forceinline__ void store2(T *to, float a, float b);
@@ -129,13 +129,13 @@ __device__ __forceinline__ void products(const Joint<T> &of, const Parts &parts,
                                          const E &epilogue = E()) {
   using R = Ring<BN, WGS>;
   constexpr int BM = R::BM;
-  static_assert(WGS == 2 || !TA, "clear_rows is for two warpgroups");
+  static_assert(WGS == 2 || !(TA || TB), "few rows are those of y");
   constexpr bool RAGGED_K = TA, SUM = TB && !TA;
   SMEM(smem);
   // Few rows are laid close together, so that several blocks share a processor: behind them a tile of a goes on into
   // what follows, and behind the last stage into as much as it lacks.
   int a_bytes = WGS == 1 ? of.box * BK * 2 : R::A, stride = a_bytes + R::B;
-  saddr base = smem_addr(smem), full = base + R::STAGES * stride + R::A - a_bytes, empty = full + R::STAGES * 8;
+  saddr base = smem_addr(smem), full = base + R::STAGES * R::DEEP * stride + R::A - a_bytes, empty = full + R::STAGES * 8;
   int group = threadIdx.x / 128;
   if (threadIdx.x == 0) {
     for (int s = 0; s < R::STAGES; s++) {
@@ -160,11 +160,20 @@ __device__ __forceinline__ void products(const Joint<T> &of, const Parts &parts,
         int each = pick(of.each, which), terms = SUM ? each : k;
         for (int i = 0;; i++, at++) {
           int row = 0;
-          if (RAGGED_K ? !runs.next(row) : i * BK >= terms) break;
+          if (RAGGED_K ? !runs.next(row) : i * R::DEEP * BK >= terms) break;
           int s = at % R::STAGES;
-          saddr to = base + s * stride, bar = full + s * 8;
+          saddr bar = full + s * 8;
           mbar_wait(empty + s * 8, (at / R::STAGES & 1) ^ 1);
-          mbar_arrive_tx(bar, bytes);
+          mbar_arrive_tx(bar, R::DEEP * bytes);
+          if (R::DEEP > 1) {
+            for (int j = 0; j < R::DEEP; j++) {
+              saddr to = base + (s * R::DEEP + j) * stride;
+              tma_load(to, a, bar, (i * R::DEEP + j) * BK, t.row0 + t.m);
+              tma_load(to + a_bytes, b, bar, (i * R::DEEP + j) * BK, t.part * each + t.n);
+            }
+            continue;
+          }
+          saddr to = base + s * stride;
           if (TA) {
             for (int c = 0; c < BM / 64; c++) tma_load(to + c * 8192, a, bar, t.m + c * 64, row);
           } else tma_load(to, a, bar, i * BK, t.row0 + t.m);
@@ -194,17 +203,19 @@ __device__ __forceinline__ void products(const Joint<T> &of, const Parts &parts,
     }
     wgmma_hold(d);
     Runs<BK> runs(parts, t.part);
-    int steps = RAGGED_K ? runs.steps() : SUM ? 0 : (k + BK - 1) / BK;
+    int steps = RAGGED_K ? runs.steps() : SUM ? 0 : (k + R::DEEP * BK - 1) / (R::DEEP * BK);
     if (SUM)
       for (int i = 0; i < JOINT; i++) steps += (of.each[i] + BK - 1) / BK;
     // The first step stands alone: a loop into which accumulators come from elsewhere is serialized by ptxas (C7515).
     auto step = [&] {
       int row, count = RAGGED_K ? runs.next(row) : BK;
-      saddr stage = base + at % R::STAGES * stride;
+      saddr stage = base + at % R::STAGES * R::DEEP * stride;
       mbar_wait(full + at % R::STAGES * 8, at / R::STAGES & 1);
       if (RAGGED_K && count < BK) clear_rows<BN>(stage, count);
       wgmma_fence();
-      multiply<BN, TA, TB>(d, stage + wg * 8192, stage + a_bytes);
+#pragma unroll
+      for (int j = 0; j < R::DEEP; j++, stage += stride)
+        multiply<BN, TA, TB>(d, stage + wg * 8192, stage + a_bytes);
       wgmma_commit();
       at++;
     };
