@@ -4,14 +4,15 @@
 # with a card and NVIDIA's driver, and NVRTC and PyTorch from packages; no network, no compiler. scripts/gpu/build.sh
 # makes what it runs. All of it takes less than WELS_CHECK_SECONDS (260).
 #
-#   scripts/gpu/check.sh [FOLDER [SECTION...]]    conformance train bits stages kernels decode rl; if left out, all
+#   scripts/gpu/check.sh [FOLDER [SECTION...]]    if left out, all of
+#       conformance train peers bits stages kernels decode rl
 #
 # The table is in FOLDER/gpu.md, its figures in FOLDER/figures.jsonl, what was said in FOLDER/*.log. A section that runs
 # again replaces its own figures and leaves the others'.
 cd "$(dirname "$0")/../.." || exit 2
 built=target/gpu out=${1:-target/gpu}
 sections=("${@:2}")
-[[ ${#sections[@]} -gt 0 ]] || sections=(conformance train bits stages kernels decode rl)
+[[ ${#sections[@]} -gt 0 ]] || sections=(conformance train peers bits stages kernels decode rl)
 most=${WELS_CHECK_SECONDS:-260}
 [[ ! target/gpu.tar.gz -nt $built/wels ]] || tar -C target -xzf target/gpu.tar.gz
 mkdir -p "$out"
@@ -51,15 +52,19 @@ conformance() {
 }
 
 train() {
-  local peer="python3 bench/peers/peer_step.py" recipe
+  local recipe
   for recipe in dense-500m moe-2b; do
     measure 50 train "$recipe.wels" "$built/wels" bench train "bench/gpu/$recipe.toml" --device cuda --steps 3 --json
-    measure 45 train "$recipe.peer" $peer "$recipe" --device cuda --precision bf16 --weights bf16 --steps 4
   done
-  measure 45 train dense-500m.llama $peer dense-500m --implementation transformers --device cuda --precision bf16 \
-    --weights bf16 --steps 4
-  measure 80 train dense-500m.compiled $peer dense-500m --device cuda --precision bf16 --weights bf16 --steps 4 \
-    --compile
+}
+
+# The same steps by PyTorch.
+peers() {
+  local peer="python3 bench/peers/peer_step.py" as="--device cuda --precision bf16 --weights bf16 --steps 4"
+  measure 45 train dense-500m.peer $peer dense-500m $as
+  measure 45 train moe-2b.peer $peer moe-2b $as
+  measure 45 train dense-500m.llama $peer dense-500m --implementation transformers $as
+  measure 80 train dense-500m.compiled $peer dense-500m $as --compile
 }
 
 # Two runs, and one in other micro-batches: the last loss has all bits of what was computed before it.
@@ -107,7 +112,7 @@ rl() {
 
 for section in "${sections[@]}"; do
   case $section in
-    conformance | train | bits | stages | kernels | decode | rl)
+    conformance | train | peers | bits | stages | kernels | decode | rl)
       table forget "$section"
       $section
       table write

@@ -4,7 +4,7 @@ use crate::shapes;
 use std::ops::ControlFlow;
 use wels_cpu::testing::{device, host};
 use wels_device::host::random::Key;
-use wels_device::{Coefficient, Precision};
+use wels_device::{Coefficient, Precision, exact_cache};
 use wels_model::config::ModelConfig;
 use wels_model::generate::{Request, Sampling, generate};
 use wels_model::model::{Losses, Model, Objective};
@@ -172,17 +172,15 @@ fn play<'a>(
 fn any_history_gives_the_bits_of_the_whole() {
     for precision in [Precision::F32, Precision::Bf16] {
         let execution = Execution { precision, ..Execution::new(device()) };
+        let dtype = exact_cache(device().activations(precision));
         for (seed, (name, config)) in shapes::all().into_iter().enumerate() {
             let model = Model::new(config.clone(), CONTEXT);
             let params = Params::init(&device(), &config, 5);
             let parts = (&model, &params, &execution);
-            play(name, parts, CacheLayout::Expanded, CacheDtype::F32, seed as u64).play(
-                40,
-                |name, tokens, i, logits| {
-                    let whole = host(&model.logits(&params, &execution, tokens, &[0, tokens.len() as u32]));
-                    assert_eq!(bits(logits), bits(whole.row(i)), "{name}: after {} tokens", tokens.len());
-                },
-            );
+            play(name, parts, CacheLayout::Expanded, dtype, seed as u64).play(40, |name, tokens, i, logits| {
+                let whole = host(&model.logits(&params, &execution, tokens, &[0, tokens.len() as u32]));
+                assert_eq!(bits(logits), bits(whole.row(i)), "{name}: after {} tokens", tokens.len());
+            });
         }
     }
 }
