@@ -166,9 +166,13 @@ pub fn at(stage: &Path, step: u64) -> Result<Checkpoint, RunError> {
     Ok(Checkpoint { step, files: done_files(&path)?, path })
 }
 
-/// Removes all but the newest `keep` checkpoints.
+/// Removes all but the newest `keep` checkpoints, and what a kill has left of others. By whoever writes them, when none
+/// is being written.
 pub fn prune(stage: &Path, keep: usize) -> Result<(), RunError> {
     let all = list(stage)?;
+    for path in unfinished(stage)? {
+        fs::remove_dir_all(&path).map_err(RunError::io("remove", &path))?;
+    }
     for (_, path) in &all[..all.len().saturating_sub(keep)] {
         // Without its DONE it is no checkpoint, so a kill in between leaves nothing that looks like one.
         let done = path.join("DONE");
@@ -176,6 +180,17 @@ pub fn prune(stage: &Path, keep: usize) -> Result<(), RunError> {
         fs::remove_dir_all(path).map_err(RunError::io("remove", path))?;
     }
     Ok(())
+}
+
+/// Directories of checkpoints without a `DONE`.
+fn unfinished(stage: &Path) -> Result<Vec<PathBuf>, RunError> {
+    let entries = fs::read_dir(stage).map_err(RunError::io("list", stage))?;
+    let paths = entries.map(|entry| Ok(entry.map_err(RunError::io("list", stage))?.path()));
+    let unfinished = |path: &PathBuf| {
+        let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+        step_of(name).is_some() && !path.is_symlink() && path.is_dir() && !path.join("DONE").exists()
+    };
+    paths.filter(|path| path.as_ref().map_or(true, unfinished)).collect()
 }
 
 /// The finished checkpoints of a stage, by step.
@@ -230,6 +245,9 @@ mod tests {
         assert_eq!((newest.step, newest.files["state.json"].bytes), (10, 3));
         prune(stage.path(), 1).unwrap();
         assert_eq!(list(stage.path()).unwrap().len(), 1);
+        // What a kill has left of a checkpoint is removed, and nothing of another name.
+        assert!(!stage.path().join("step-000015").exists());
+        assert!(stage.path().join("step-11").exists());
     }
 
     #[test]
