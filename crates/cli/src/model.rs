@@ -76,8 +76,8 @@ impl LoadArgs {
         }
     }
 
-    /// Arithmetic, and the number format of the KV cache. A device that can keep activations in bf16 does, and its cache
-    /// is bf16, unless 32 bits are asked for.
+    /// Arithmetic, and the number format of the KV cache. A device that can keep activations in bf16 does, and its
+    /// cache is bf16, unless 32 bits are asked for.
     pub fn numbers(&self, device: &dyn Device) -> (Precision, CacheDtype) {
         match (self.cache, device.activations(Precision::Bf16)) {
             (CacheDtypeArg::F32, _) => (Precision::F32, CacheDtype::F32),

@@ -7,7 +7,8 @@ use wels_device::{
 use crate::Cuda;
 use crate::launch::{Buffer, Launch};
 use crate::memory::{Numbers, done, f32s_mut, numbers, numbers_mut};
-use crate::products::{Matrix, Parts};
+use crate::parts::Parts;
+use crate::products::Matrix;
 use crate::tensor_cores::{Gradient, Output, Term};
 
 /// Logits that are held at a time.
@@ -103,8 +104,8 @@ impl Cuda {
         self.forward_all(precision, (x, count, width), Parts::one(count), vec![(w, logits, v)]);
     }
 
-    /// Log-probabilities of a block's rows. Of `gradients`, if there are any, those of the logits: where they lie, or in
-    /// bf16 in memory of their own.
+    /// Log-probabilities of a block's rows. Of `gradients`, if there are any, those of the logits: where they lie, or
+    /// in bf16 in memory of their own.
     fn head_rows(
         &self,
         block: &Block,
@@ -168,8 +169,8 @@ fn starts_within(sequences: &[u32], first: usize, count: usize) -> Vec<u32> {
     [first].into_iter().chain(inside).chain([first + count]).map(|row| (row - first) as u32).collect()
 }
 
-/// The rows of all blocks of up to so many that their logits fit [`LOGITS`]. A block that ends inside a sequence does so
-/// where a step of weight gradients does.
+/// The rows of all blocks of up to so many that their logits fit [`LOGITS`]. A block that ends inside a sequence does
+/// so where a step of weight gradients does.
 fn blocks(sequences: &[u32], tokens: usize, v: usize) -> Vec<(usize, usize)> {
     let most = (LOGITS / v.max(1)).max(STEP);
     let (mut blocks, mut first) = (Vec::new(), 0);

@@ -20,6 +20,7 @@ pub mod kernels;
 pub mod launch;
 mod memory;
 mod paged;
+mod parts;
 mod pieces;
 mod products;
 mod quantised;

@@ -12,7 +12,7 @@ use wels_device::{BlockType, Dtype, Start};
 use crate::Cuda;
 use crate::launch::Buffer;
 use crate::memory::{Numbers, done};
-use crate::products::Parts;
+use crate::parts::Parts;
 use crate::tensor_cores::{BOX, Hopper, Output, Product, Rows};
 use crate::weights::{Stack, code};
 

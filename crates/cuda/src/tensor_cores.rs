@@ -18,7 +18,7 @@ use crate::Cuda;
 use crate::experts::Tables;
 use crate::launch::{Buffer, Launch, MapShape, TensorMap};
 use crate::memory::{Numbers, done};
-use crate::products::Parts;
+use crate::parts::Parts;
 use crate::rows::goes_on;
 
 /// Rows of a tile.

@@ -347,8 +347,8 @@ impl RunPlan {
 }
 
 /// Memory of a training of which `rows` tokens go through the model at once; `recomputed` layers keep their input. Sums
-/// over gradient shards wait in buffers of their own, log2 of the shards. Activations have so many bytes a number, and a
-/// weight's copy so many besides.
+/// over gradient shards wait in buffers of their own, log2 of the shards. Activations have so many bytes a number, and
+/// a weight's copy so many besides.
 pub(crate) fn training_memory(
     config: &ModelConfig,
     rows: usize,

@@ -163,8 +163,8 @@ fn with_places<'a>(launch: Launch<'a>, it: &Packed, starts: &'a Buffer) -> Launc
     launch.int(v.offset).int(v.head_stride).float(shape.scale)
 }
 
-/// Numbers of each head and token for dkv: as pointers, or as maps of the rows of `attention_shift`, each f32 standing for
-/// two columns.
+/// Numbers of each head and token for dkv: as pointers, or as maps of the rows of `attention_shift`, each f32 standing
+/// for two columns.
 fn with_stats<'a>(launch: Launch<'a>, kernels: &Kernels, stats: [&'a Buffer; 2], stride: usize) -> Launch<'a> {
     let cols = u32::try_from(2 * stride).expect("statistics that fit a map");
     let shape = MapShape { rows: 4, cols, stride: cols, box_rows: 1, box_cols: BOX as u32 };

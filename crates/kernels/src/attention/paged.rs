@@ -10,6 +10,8 @@
 
 mod element;
 
+pub use element::CacheDtype;
+
 use std::ops::Range;
 
 use super::{Heads, Keys, Shape, softmax};
@@ -24,28 +26,6 @@ pub(super) use element::{Brain, Element, Half};
 
 /// Tokens in a page.
 pub const PAGE: usize = 16;
-
-/// Number format of what a KV cache holds.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum CacheDtype {
-    /// As they were computed.
-    #[default]
-    F32,
-    /// Rounded to the nearest f16, those beyond its range to its greatest.
-    F16,
-    /// Rounded to the nearest bf16.
-    Bf16,
-}
-
-impl CacheDtype {
-    /// Bytes of one element.
-    pub fn bytes(self) -> usize {
-        match self {
-            CacheDtype::F32 => 4,
-            CacheDtype::F16 | CacheDtype::Bf16 => 2,
-        }
-    }
-}
 
 /// Memory for pages.
 pub struct Pages {

@@ -3,6 +3,28 @@
 use crate::convert::{from_bf16, to_bf16};
 use crate::lanes::{LANES, Lanes};
 
+/// Number format of what a KV cache holds.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum CacheDtype {
+    /// As they were computed.
+    #[default]
+    F32,
+    /// Rounded to the nearest f16, those beyond its range to its greatest.
+    F16,
+    /// Rounded to the nearest bf16.
+    Bf16,
+}
+
+impl CacheDtype {
+    /// Bytes of one element.
+    pub fn bytes(self) -> usize {
+        match self {
+            CacheDtype::F32 => 4,
+            CacheDtype::F16 | CacheDtype::Bf16 => 2,
+        }
+    }
+}
+
 /// A number of a cache.
 pub(in crate::attention) trait Element: Copy {
     /// # Safety
