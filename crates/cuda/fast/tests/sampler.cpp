@@ -34,10 +34,10 @@ static void linear(const bf16 *x, int M, const Buf &w, int N, int K, bf16 *y, bo
 #else
   if (narrow) {
     TensorMap a = map2d(x, M, K, K, 64, 64), b = map2d(w.p, N, K, K, 64, 32);
-    emu::launch({2}, {256}, Ring<32, 1>::BYTES, [&] { product_y_32(a, b, y, none, none, 1, M, M, N, K, N, 0); });
+    emu::launch({2}, {256}, Ring<32, 1>::BYTES, [&] { product_y_32(a, b, y, none, none, 1, M, M, N, K, 0); });
   } else {
     TensorMap a = map2d(x, M, K, K, 64, 128), b = map2d(w.p, N, K, K, 64, 256);
-    emu::launch({2}, {384}, Ring<256>::BYTES, [&] { product_y_256(a, b, y, none, none, 1, M, M, N, K, N, 0); });
+    emu::launch({2}, {384}, Ring<256>::BYTES, [&] { product_y_256(a, b, y, none, none, 1, M, M, N, K, 0); });
   }
 #endif
 }
