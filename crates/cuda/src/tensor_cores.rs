@@ -21,6 +21,13 @@ use crate::memory::{Numbers, done};
 use crate::parts::Parts;
 use crate::rows::goes_on;
 
+/// Whose instructions.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Generation {
+    Hopper,
+    Ampere,
+}
+
 /// Rows of a tile.
 const TILE: usize = 128;
 /// Terms that TMA copies at a time, and the most columns of its boxes.
@@ -372,8 +379,14 @@ impl Cuda {
         }
     }
 
+    /// Whose kernels this card runs.
+    pub(crate) fn generation(&self) -> Generation {
+        if self.driver.capability() == (9, 0) { Generation::Hopper } else { Generation::Ampere }
+    }
+
+    /// Whether TMA and wgmma take matrices of so many columns.
     pub(crate) fn has_wgmma(&self, k: usize, n: usize) -> bool {
-        self.driver.capability() == (9, 0) && k.is_multiple_of(8) && n.is_multiple_of(8)
+        self.generation() == Generation::Hopper && k.is_multiple_of(8) && n.is_multiple_of(8)
     }
 
     /// `[rows, columns]` in bf16; of the rows that `chosen` names where it is there.

@@ -5,22 +5,14 @@ use wels_device::{AttentionGradients, AttentionInputs, AttentionShape, ColumnHea
 
 use super::{Packed, Widths};
 use crate::Cuda;
-use crate::launch::{Buffer, Launch, MapShape, TensorMap};
+use crate::launch::{Buffer, Launch, MapShape};
 use crate::memory::{bf16s, bf16s_mut, done, f32s, f32s_mut};
+use crate::tensor_cores::{BOX, Generation};
 
-/// Columns of TMA's boxes.
-const BOX: usize = 64;
 /// Most heads that share a key-value head: rows of the smallest tile.
 const MOST_GROUP: usize = 64;
 /// Numbers in a piece of 16 bytes, of which rows and heads are made.
 pub(crate) const PIECE: usize = 8;
-
-/// Whose instructions.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Generation {
-    Hopper,
-    Ampere,
-}
 
 /// A kernel, and its shared memory in bytes.
 #[derive(Debug)]
@@ -180,11 +172,6 @@ fn shifted_stride(len: usize) -> usize {
 }
 
 impl Cuda {
-    /// Whose kernels this card runs.
-    pub(crate) fn generation(&self) -> Generation {
-        if self.driver.capability() == (9, 0) { Generation::Hopper } else { Generation::Ampere }
-    }
-
     /// Shared memory that a block may have on this card, in bytes.
     pub(crate) fn shared_limit(&self) -> usize {
         match self.driver.capability() {
@@ -210,13 +197,6 @@ impl Cuda {
         (fit && parts.all(|part| in_pieces(&part))).then_some(kernels)
     }
 
-    /// A map of a matrix whose rows beyond `rows` read as zeros.
-    fn attention_map(&self, of: &Buffer, rows: usize, cols: usize, box_rows: usize) -> TensorMap {
-        let [rows, cols, box_rows, box_cols] =
-            [rows, cols, box_rows, BOX].map(|size| u32::try_from(size).expect("a size of a matrix that fits 32 bits"));
-        done(of.map(MapShape { rows, cols, stride: cols, box_rows, box_cols }))
-    }
-
     /// q, k, shared, v, and d_out where it is there: maps with boxes of so many queries and keys, or pointers and the
     /// lengths of their rows.
     fn with_operands<'a>(
@@ -234,7 +214,7 @@ impl Cuda {
         let operands = operands.chain(d_out.map(|of| (of, out_cols, queries)));
         match kernels.generation {
             Generation::Hopper => operands.fold(launch, |launch, (of, cols, rows)| {
-                launch.map(self.attention_map(bf16s(of), it.tokens, cols, rows), bf16s(of))
+                launch.map(self.map(bf16s(of), it.tokens, cols, rows), bf16s(of))
             }),
             Generation::Ampere => {
                 let launch = operands.clone().fold(launch, |launch, (of, ..)| launch.read(bf16s(of)));

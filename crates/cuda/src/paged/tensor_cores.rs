@@ -8,9 +8,10 @@ use wels_device::{
 use super::{Pages, Part, row_width};
 use crate::Cuda;
 use crate::attention::parts;
-use crate::attention::tensor_cores::{Generation, Kernels, PIECE, in_pieces, positions_of};
+use crate::attention::tensor_cores::{Kernels, PIECE, in_pieces, positions_of};
 use crate::launch::{Buffer, Launch};
 use crate::memory::{bf16s, bf16s_mut};
+use crate::tensor_cores::Generation;
 
 /// Keys of a split; where a sequence has more, blocks share it and `attention_join` adds up.
 const SPLIT: usize = 1024;

@@ -4,7 +4,9 @@ use wels_device::{Device, Ids, Router, Scoring, Start, Tensor};
 
 use std::sync::Arc;
 
-use crate::lab::{Outputs, empty, empty_half, half, near_rounded, numbers, rounds, same, same_rounded, tensor, values};
+use crate::lab::{
+    Outputs, activation, empty, empty_activation, near_rounded, numbers, rounds, same, same_rounded, tensor, values,
+};
 
 fn routers() -> Vec<Router> {
     let router = |scoring, experts, top_k, groups, top_groups, normalize| Router {
@@ -100,16 +102,16 @@ fn combination_in_bf16() {
     for (tokens, d, experts, top_k) in COMBINATIONS {
         same_rounded(&format!("combination of {tokens} in bf16"), |device| {
             let dispatch = crate::products::routed(device, tokens, experts, top_k);
-            let (h, weights) = (half(device, 1, dispatch.slots(), d), tensor(device, 2, tokens, top_k));
-            let (base, dy) = (half(device, 3, tokens, d), half(device, 4, tokens, d));
-            let (mut y, mut on_base) = (empty_half(device, tokens, d), empty_half(device, tokens, d));
+            let (h, weights) = (activation(device, 1, dispatch.slots(), d), tensor(device, 2, tokens, top_k));
+            let (base, dy) = (activation(device, 3, tokens, d), activation(device, 4, tokens, d));
+            let (mut y, mut on_base) = (empty_activation(device, tokens, d), empty_activation(device, tokens, d));
             device.combine(&h, &weights, &dispatch, None, &mut y);
             device.combine(&h, &weights, &dispatch, Some(&base), &mut on_base);
-            let (mut dh, mut dweights) = (empty_half(device, dispatch.slots(), d), empty(device, tokens, top_k));
+            let (mut dh, mut dweights) = (empty_activation(device, dispatch.slots(), d), empty(device, tokens, top_k));
             device.combine_backward(&dy, &h, &weights, &dispatch, &mut dh, &mut dweights);
             let mut out = vec![("y", values(&y)), ("y on a base", values(&on_base)), ("dh", values(&dh))];
             for start in [Start::Zero, Start::Continue] {
-                let mut dx = half(device, 5, tokens, d);
+                let mut dx = activation(device, 5, tokens, d);
                 device.gather_slots(&h, &dispatch, (&mut dx, start));
                 out.push(("dx", values(&dx)));
             }
@@ -117,9 +119,9 @@ fn combination_in_bf16() {
         });
         near_rounded(&format!("gradients of {tokens} tokens' weights in bf16"), |device| {
             let dispatch = crate::products::routed(device, tokens, experts, top_k);
-            let (h, weights) = (half(device, 1, dispatch.slots(), d), tensor(device, 2, tokens, top_k));
-            let dy = half(device, 4, tokens, d);
-            let (mut dh, mut dweights) = (empty_half(device, dispatch.slots(), d), empty(device, tokens, top_k));
+            let (h, weights) = (activation(device, 1, dispatch.slots(), d), tensor(device, 2, tokens, top_k));
+            let dy = activation(device, 4, tokens, d);
+            let (mut dh, mut dweights) = (empty_activation(device, dispatch.slots(), d), empty(device, tokens, top_k));
             device.combine_backward(&dy, &h, &weights, &dispatch, &mut dh, &mut dweights);
             vec![("dweights", values(&dweights))]
         });
@@ -184,9 +186,9 @@ pub fn in_bf16(device: &Arc<dyn Device>) -> Outputs {
     let mut out = Vec::new();
     for (tokens, d, experts, top_k) in COMBINATIONS {
         let dispatch = crate::products::routed(device, tokens, experts, top_k);
-        let (h, weights) = (half(device, 1, dispatch.slots(), d), tensor(device, 2, tokens, top_k));
-        let (dy, mut y) = (half(device, 4, tokens, d), half(device, 5, tokens, d));
-        let (mut dh, mut dweights) = (empty_half(device, dispatch.slots(), d), empty(device, tokens, top_k));
+        let (h, weights) = (activation(device, 1, dispatch.slots(), d), tensor(device, 2, tokens, top_k));
+        let (dy, mut y) = (activation(device, 4, tokens, d), activation(device, 5, tokens, d));
+        let (mut dh, mut dweights) = (empty_activation(device, dispatch.slots(), d), empty(device, tokens, top_k));
         device.combine_backward(&dy, &h, &weights, &dispatch, &mut dh, &mut dweights);
         device.gather_slots(&h, &dispatch, (&mut y, Start::Continue));
         out.extend([("dh", values(&dh)), ("dweights", values(&dweights)), ("dx", values(&y))]);

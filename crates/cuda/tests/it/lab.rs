@@ -32,8 +32,8 @@ pub fn within(tolerance: f32, what: &str, work: impl Fn(&Arc<dyn Device>) -> Out
     compare(what, work, |a, b| (a - b).abs() <= tolerance * a.abs().max(1.0));
 }
 
-/// As [`same`] with activations in bf16 ([`half`]) where the device is no plain loop's: results are those of the plain
-/// loops, rounded once.
+/// As [`same`] with activations in bf16 ([`activation`]) where the device is no plain loop's: results are those of the
+/// plain loops, rounded once.
 pub fn same_rounded(what: &str, work: impl Fn(&Arc<dyn Device>) -> Outputs) {
     compare(what, work, |a, b| a == b || rounded(a) == b || a.is_nan() && b.is_nan());
 }
@@ -187,24 +187,6 @@ pub fn tensor(device: &Arc<dyn Device>, stream: u64, rows: usize, cols: usize) -
     Tensor::of(device, rows, cols, &numbers(stream, rows * cols))
 }
 
-/// How activations are kept in the tests of bf16: by cards in bf16, by the plain loops in f32.
-fn activations(device: &Arc<dyn Device>) -> Dtype {
-    if device.name() == "cuda" { Dtype::Bf16 } else { Dtype::F32 }
-}
-
-/// Activations: such numbers rounded to bf16.
-pub fn activation(device: &Arc<dyn Device>, stream: u64, rows: usize, cols: usize) -> Tensor {
-    let mut tensor = empty_activation(device, rows, cols);
-    let rounded = numbers(stream, rows * cols).into_iter().map(|x| convert::from_bf16(convert::to_bf16(x)));
-    tensor.set(0, &rounded.collect::<Vec<f32>>());
-    tensor
-}
-
-/// Activations for an output.
-pub fn empty_activation(device: &Arc<dyn Device>, rows: usize, cols: usize) -> Tensor {
-    Tensor::new(device, activations(device), rows, cols)
-}
-
 /// As [`near`], within what rounding a result to bf16 does.
 pub fn near_in_bf16(what: &str, work: impl Fn(&Arc<dyn Device>) -> Outputs) {
     compare(what, work, |a, b| (a - b).abs() <= a.abs() / 128.0 + 1e-4);
@@ -220,20 +202,20 @@ pub fn values(tensor: &Tensor) -> Vec<f32> {
     tensor.to_host().into_owned()
 }
 
-/// A tensor of numbers that bf16 has, in bf16; the plain loops get them as f32.
-pub fn half(device: &Arc<dyn Device>, stream: u64, rows: usize, cols: usize) -> Tensor {
-    half_of(device, rows, cols, &numbers(stream, rows * cols))
+/// Activations: numbers that bf16 has, by cards in bf16, by the plain loops in f32.
+pub fn activation(device: &Arc<dyn Device>, stream: u64, rows: usize, cols: usize) -> Tensor {
+    activation_of(device, rows, cols, &numbers(stream, rows * cols))
 }
 
-/// As [`half`] of these numbers, which are rounded.
-pub fn half_of(device: &Arc<dyn Device>, rows: usize, cols: usize, values: &[f32]) -> Tensor {
-    let mut tensor = empty_half(device, rows, cols);
+/// As [`activation`] of these numbers, which are rounded.
+pub fn activation_of(device: &Arc<dyn Device>, rows: usize, cols: usize, values: &[f32]) -> Tensor {
+    let mut tensor = empty_activation(device, rows, cols);
     tensor.set(0, &values.iter().map(|x| rounded(*x)).collect::<Vec<_>>());
     tensor
 }
 
-/// As [`half`], for an output.
-pub fn empty_half(device: &Arc<dyn Device>, rows: usize, cols: usize) -> Tensor {
+/// Activations for an output.
+pub fn empty_activation(device: &Arc<dyn Device>, rows: usize, cols: usize) -> Tensor {
     let dtype = if device.name() == "cuda" { Dtype::Bf16 } else { Dtype::F32 };
     Tensor::new(device, dtype, rows, cols)
 }

@@ -6,7 +6,8 @@ use wels_device::{AdamW, Device, Direction, Dtype, Ids, Rotary, RotaryColumns, S
 use std::sync::Arc;
 
 use crate::lab::{
-    Outputs, empty, empty_half, half, half_of, near_rounded, numbers, rounds, same, same_rounded, tensor, values,
+    Outputs, activation, activation_of, empty, empty_activation, near_rounded, numbers, rounds, same, same_rounded,
+    tensor, values,
 };
 
 const SIZES: [(usize, usize); 6] = [(1, 1), (1, 37), (3, 16), (70, 129), (9, 300), (190, 3)];
@@ -165,11 +166,14 @@ const WIDTHS: [(usize, usize); 9] =
 fn copies_and_additions_in_bf16() {
     for (rows, cols) in WIDTHS {
         same_rounded("additions in bf16", |device| {
-            let (x, mut y, mut z) =
-                (half(device, 1, rows, cols), half(device, 2, rows, cols), half(device, 3, rows, cols));
+            let (x, mut y, mut z) = (
+                activation(device, 1, rows, cols),
+                activation(device, 2, rows, cols),
+                activation(device, 3, rows, cols),
+            );
             device.add(&x, &mut y);
             device.add_bias(&tensor(device, 4, 1, cols), &mut z);
-            let (mut wide, mut odd) = (half(device, 5, rows, cols + 16), half(device, 6, rows, cols + 7));
+            let (mut wide, mut odd) = (activation(device, 5, rows, cols + 16), activation(device, 6, rows, cols + 7));
             device.copy_columns(&x, 0, &mut wide, 8, cols);
             device.copy_columns(&x, cols / 2, &mut odd, 3, cols - cols / 2);
             vec![("y", values(&y)), ("z", values(&z)), ("columns", values(&wide)), ("odd columns", values(&odd))]
@@ -181,10 +185,10 @@ fn copies_and_additions_in_bf16() {
 fn heads_in_bf16() {
     for (tokens, heads, width, gap) in [(1, 1, 4, 2), (5, 3, 7, 3), (33, 4, 16, 8)] {
         same_rounded("heads in bf16", |device| {
-            let x = half(device, 1, tokens, heads * (width + gap) + gap);
-            let below = half(device, 2, heads * tokens, width);
+            let x = activation(device, 1, tokens, heads * (width + gap) + gap);
+            let below = activation(device, 2, heads * tokens, width);
             let (mut split, mut joined) =
-                (empty_half(device, heads * tokens, width), empty_half(device, tokens, heads * width));
+                (empty_activation(device, heads * tokens, width), empty_activation(device, tokens, heads * width));
             device.split_heads(&x, heads, gap, width + gap, &mut split);
             device.join_heads(&below, heads, &mut joined);
             vec![("split", values(&split)), ("joined", values(&joined))]
@@ -197,12 +201,13 @@ fn norms_in_bf16() {
     for (rows, cols) in WIDTHS {
         let sequences: Ids = vec![0, rows as u32 / 3, rows as u32 / 3, rows as u32].into();
         near_rounded(&format!("rms_norm of {rows} rows of {cols} in bf16"), |device| {
-            let (x, w, dy) = (half(device, 1, rows, cols), tensor(device, 2, 1, cols), half(device, 3, rows, cols));
-            let (mut y, mut rstd) = (empty_half(device, rows, cols), empty(device, rows, 1));
+            let (x, w, dy) =
+                (activation(device, 1, rows, cols), tensor(device, 2, 1, cols), activation(device, 3, rows, cols));
+            let (mut y, mut rstd) = (empty_activation(device, rows, cols), empty(device, rows, 1));
             device.rms_norm(&x, &w, 1e-6, &mut y, &mut rstd);
             let mut out = vec![("y", values(&y)), ("rstd", values(&rstd))];
             for start in [Start::Zero, Start::Continue] {
-                let (mut dx, mut dw) = (half(device, 4, rows, cols), tensor(device, 5, 1, cols));
+                let (mut dx, mut dw) = (activation(device, 4, rows, cols), tensor(device, 5, 1, cols));
                 let (dx_into, dw_into) = ((&mut dx, start), (&mut dw, start));
                 device.rms_norm_backward(&dy, &x, &w, &rstd, &sequences, dx_into, dw_into);
                 out.extend([("dx", values(&dx)), ("dw", values(&dw))]);
@@ -222,10 +227,11 @@ fn gradients_in_parts(device: &Arc<dyn Device>, starts: &[u32], cuts: &[usize], 
     let rows = starts[starts.len() - 1] as usize;
     for cut in cuts {
         let (from, to) = (starts[first] as usize, starts[*cut] as usize);
-        let part = |stream| half_of(device, to - from, cols, &numbers(stream, rows * cols)[from * cols..to * cols]);
+        let part =
+            |stream| activation_of(device, to - from, cols, &numbers(stream, rows * cols)[from * cols..to * cols]);
         let rstd = Tensor::of(device, to - from, 1, &numbers(4, rows)[from..to]);
         let sequences: Ids = starts[first..=*cut].iter().map(|at| at - from as u32).collect::<Vec<_>>().into();
-        let (x, dy, mut dx) = (part(1), part(3), empty_half(device, to - from, cols));
+        let (x, dy, mut dx) = (part(1), part(3), empty_activation(device, to - from, cols));
         let into = ((&mut dx, Start::Zero), (&mut dw, start));
         device.rms_norm_backward(&dy, &x, &w, &rstd, &sequences, into.0, into.1);
         device.bias_backward(&dy, &sequences, &mut dbias, start);
@@ -251,11 +257,11 @@ fn micro_batches_change_no_bit_of_gradients_in_bf16() {
 fn a_row_in_bf16_does_not_depend_on_its_batch() {
     for device in rounds() {
         for cols in [24, 37, 2056] {
-            let (w, x) = (tensor(&device, 2, 1, cols), half(&device, 1, 9, cols));
-            let mut alone = empty_half(&device, 1, cols);
+            let (w, x) = (tensor(&device, 2, 1, cols), activation(&device, 1, 9, cols));
+            let mut alone = empty_activation(&device, 1, cols);
             device.copy_rows(&x, 8, &mut alone, 0, 1);
             let norm = |x: &Tensor| {
-                let (mut y, mut rstd) = (empty_half(&device, x.rows(), cols), empty(&device, x.rows(), 1));
+                let (mut y, mut rstd) = (empty_activation(&device, x.rows(), cols), empty(&device, x.rows(), 1));
                 device.rms_norm(x, &w, 1e-6, &mut y, &mut rstd);
                 values(&y)
             };
@@ -277,7 +283,7 @@ fn rotary_embedding_in_bf16() {
                 let (tokens, heads) = (11, 3);
                 let rotary = Rotary::new(Table::new(2 * half_width, 1e4, &Scaling::None, 64), layout);
                 let positions: Ids = (0..tokens as u32).map(|t| t * 7 % 60).collect::<Vec<_>>().into();
-                let mut x = half(device, 1, tokens, heads * stride + offset);
+                let mut x = activation(device, 1, tokens, heads * stride + offset);
                 let at = RotaryColumns { offset, head_stride: stride, heads };
                 device.rope(&mut x, &positions, &rotary, at, direction);
                 vec![("x", values(&x))]
@@ -290,7 +296,7 @@ fn rotary_embedding_in_bf16() {
 fn gated_units_in_bf16() {
     for (rows, cols) in WIDTHS {
         near_rounded("swiglu in bf16", |device| {
-            let of = |stream| half(device, stream, rows, cols);
+            let of = |stream| activation(device, stream, rows, cols);
             let mut gate = of(1);
             gate.set(0, &[-200.0]);
             let (up, dy) = (of(2), of(3));
@@ -307,9 +313,9 @@ fn embedding_in_bf16() {
     for (tokens, rows, d) in [(1, 1, 3), (40, 9, 17), (5, 100, 32), (90, 2, 24)] {
         same_rounded("embedding in bf16", |device| {
             let ids: Ids = (0..tokens as u32).map(|t| t * t * 31 % rows as u32).collect::<Vec<_>>().into();
-            let (table, dy) = (tensor(device, 1, rows, d), half(device, 2, tokens, d));
-            let half_table = half(device, 4, rows, d);
-            let (mut y, mut copied) = (empty_half(device, tokens, d), empty_half(device, tokens, d));
+            let (table, dy) = (tensor(device, 1, rows, d), activation(device, 2, tokens, d));
+            let half_table = activation(device, 4, rows, d);
+            let (mut y, mut copied) = (empty_activation(device, tokens, d), empty_activation(device, tokens, d));
             device.gather(WeightRef::Plain(&table), &ids, &mut y);
             device.gather(WeightRef::Plain(&half_table), &ids, &mut copied);
             let mut out = vec![("y", values(&y)), ("copied", values(&copied))];
@@ -327,7 +333,7 @@ fn embedding_in_bf16() {
 fn what_is_not_finite_in_bf16() {
     for device in rounds() {
         for len in [1, 8, 700] {
-            let mut x = half(&device, 1, 1, len);
+            let mut x = activation(&device, 1, 1, len);
             assert!(device.is_finite(&x), "{len} numbers");
             for bad in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
                 x.set(len - 1, &[bad]);
@@ -364,13 +370,14 @@ pub fn gradient(device: &Arc<dyn Device>) -> Outputs {
 pub fn in_bf16(device: &Arc<dyn Device>) -> Outputs {
     let mut out = Vec::new();
     for (rows, cols) in [(9, 24), (3, 37), (2, 2056), (70, 300)] {
-        let (x, w, mut y) = (half(device, 1, rows, cols), tensor(device, 2, 1, cols), half(device, 3, rows, cols));
+        let (x, w, mut y) =
+            (activation(device, 1, rows, cols), tensor(device, 2, 1, cols), activation(device, 3, rows, cols));
         let (mut rstd, mut dw) = (empty(device, rows, 1), empty(device, 1, cols));
         let whole: Ids = vec![0, rows as u32].into();
         device.add(&x, &mut y);
         out.push(("sums", values(&y)));
         device.rms_norm(&x, &w, 1e-6, &mut y, &mut rstd);
-        let (dy, mut dx) = (half(device, 4, rows, cols), half(device, 5, rows, cols));
+        let (dy, mut dx) = (activation(device, 4, rows, cols), activation(device, 5, rows, cols));
         let into = ((&mut dx, Start::Continue), (&mut dw, Start::Zero));
         device.rms_norm_backward(&dy, &x, &w, &rstd, &whole, into.0, into.1);
         out.extend([("y", values(&y)), ("dx", values(&dx)), ("dw", values(&dw))]);

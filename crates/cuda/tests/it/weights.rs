@@ -5,7 +5,7 @@ use std::sync::Arc;
 use wels_device::host::blocks;
 use wels_device::{BlockType, Device, Groups, Ids, Precision, Source, WeightRef};
 
-use crate::lab::{Outputs, empty, empty_half, numbers, same, same_rounded, tensor, values};
+use crate::lab::{Outputs, empty, empty_activation, numbers, same, same_rounded, tensor, values};
 
 /// Blocks of random bits, with scales that are finite.
 pub fn blocks_of(format: BlockType, rows: usize, cols: usize) -> Vec<u8> {
@@ -65,7 +65,7 @@ fn rows_of_packed_tables_in_bf16() {
         same_rounded(format.name(), |device| {
             let bytes = blocks_of(format, 9, 96);
             let table = device.stack(vec![device.pack(Source::Blocks { block_type: format, bytes: &bytes }, 9, 96)]);
-            let mut rows = empty_half(device, 4, 96);
+            let mut rows = empty_activation(device, 4, 96);
             device.gather(WeightRef::Packed(&table), &vec![3, 0, 8, 3].into(), &mut rows);
             vec![("rows", values(&rows))]
         });
