@@ -170,6 +170,7 @@ fn load(args: &Args) -> Result<(ServedModel, Engine)> {
         stop_tokens,
         context,
         output_tokens_max: args.max_output.get().min(context),
+        embedding_width: config.hidden_size,
         fingerprint,
         created_unix_s: keys::now_unix_ms() / 1000,
         tokenizer: Arc::clone(&tokenizer),

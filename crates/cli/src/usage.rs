@@ -1,6 +1,7 @@
 //! `wels usage [--by key|day|model] [--since DAY] [--until DAY]`: what was used, and what it cost.
 
 use anyhow::Result;
+use wels_data::chat::civil;
 use wels_server::ledger::{GroupBy, Ledger, Usage};
 
 use crate::{keys, output};
@@ -78,20 +79,6 @@ fn day(text: &str) -> Result<i64, String> {
     let guess = (year - 1970) * 365 + (year - 1969) / 4 - 20 + (month - 1) * 30;
     let found = (guess - 80..guess + 60).find(|day| civil(*day) == (parts[0], parts[1], parts[2]));
     found.ok_or_else(wrong)
-}
-
-/// Year, month and day of a day since 1970, in the Gregorian calendar (H. Hinnant, "chrono-compatible low-level date
-/// algorithms").
-fn civil(days: i64) -> (i64, i64, i64) {
-    let shifted = days + 719_468;
-    let era = shifted.div_euclid(146_097);
-    let of_era = shifted.rem_euclid(146_097);
-    let year_of_era = (of_era - of_era / 1460 + of_era / 36_524 - of_era / 146_096) / 365;
-    let of_year = of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
-    let shifted_month = (5 * of_year + 2) / 153;
-    let day = of_year - (153 * shifted_month + 2) / 5 + 1;
-    let month = if shifted_month < 10 { shifted_month + 3 } else { shifted_month - 9 };
-    (year_of_era + era * 400 + i64::from(month <= 2), month, day)
 }
 
 #[cfg(test)]

@@ -8,6 +8,8 @@
 mod bounds;
 mod charges;
 mod python;
+
+pub use python::{civil, strftime};
 mod train;
 
 pub use train::{Segment, completion, encode_segments};

@@ -68,8 +68,12 @@ impl Preparer {
         let Some(constraint) = &request.constraint else { return Ok(Prepared { request, guide: None }) };
         let tokenizer = self.tokenizer.as_ref().ok_or_else(|| refusal("the model has no tokenizer"))?;
         let compiler = self.compiler.get_or_init(|| Compiler::new(tokenizer, self.vocab_size));
-        let guide = compiler.as_ref().map_err(Clone::clone)?.compile(constraint)?;
-        Ok(Prepared { request, guide: Some(guide) })
+        let guide = compiler.as_ref().map_err(Clone::clone).and_then(|compiler| compiler.compile(constraint));
+        match guide {
+            Ok(guide) => Ok(Prepared { request, guide: Some(guide) }),
+            Err(_) if request.constraint_may_fail => Ok(Prepared { request, guide: None }),
+            Err(refusal) => Err(refusal),
+        }
     }
 }
 
@@ -140,6 +144,15 @@ impl Guide {
             let words = self.mask.len();
             let known = stop.iter().filter(|stop| (**stop as usize) < 32 * words);
             known.for_each(|stop| self.mask[*stop as usize / 32] |= 1 << (stop % 32));
+        }
+        Ok(&self.mask)
+    }
+
+    /// As [`Guide::allowed`], and one token more.
+    pub fn allowed_or(&mut self, stop: &[u32], more: Option<u32>) -> Result<&[u32], Broken> {
+        self.allowed(stop)?;
+        if let Some(more) = more.filter(|more| (*more as usize) < 32 * self.mask.len()) {
+            self.mask[more as usize / 32] |= 1 << (more % 32);
         }
         Ok(&self.mask)
     }

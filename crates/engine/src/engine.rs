@@ -10,6 +10,7 @@ use wels_model::params::Params;
 use wels_model::tape::Execution;
 
 use crate::constraint::{Prepared, Preparer};
+use crate::embedding::Pooled;
 use crate::event::{Counters, Event, FinishReason, Finished, Status, Usage};
 use crate::pages::{Lease, PageTable};
 use crate::request::{Request, RequestError, RequestId};
@@ -17,6 +18,7 @@ use crate::sampler::{Sampler, Scratch};
 use crate::sequence::Sequence;
 use crate::speculate::DraftController;
 use crate::text::TextStream;
+use crate::thinking::Thinker;
 
 /// What the engine runs.
 #[derive(Clone)]
@@ -178,6 +180,7 @@ impl Engine {
     pub fn enqueue_prepared(&mut self, prepared: Prepared) -> Result<RequestId, RequestError> {
         self.check(&prepared.request)?;
         let Prepared { request, guide } = prepared;
+        let vocab_size = self.loaded.model.config().vocab_size;
         let id = RequestId(self.next_id);
         self.next_id += 1;
         self.wait(Sequence {
@@ -188,6 +191,8 @@ impl Engine {
             sampler: Sampler::new(request.sampling.clone(), request.choice, &request.prompt),
             text: TextStream::new(self.loaded.tokenizer.as_ref(), request.stop.clone()),
             guide,
+            thinker: request.thinking.map(|thinking| Thinker::new(thinking, vocab_size)),
+            pooled: Pooled::default(),
             drafting: DraftController::new(),
             draft: Vec::new(),
             mtp_pending: Vec::new(),
@@ -297,8 +302,9 @@ impl Engine {
         if request.prompt.len() > limit {
             return Err(RequestError::PromptTooLong { tokens: request.prompt.len(), limit });
         }
-        if let Some(&token) = request.prompt.iter().chain(&request.scored).find(|token| **token as usize >= vocab_size)
-        {
+        let ends = request.thinking.iter().flat_map(|thinking| thinking.begin.into_iter().chain([thinking.end]));
+        let named = request.prompt.iter().chain(&request.scored).copied().chain(ends);
+        if let Some(token) = named.into_iter().find(|token| *token as usize >= vocab_size) {
             return Err(RequestError::UnknownToken { token, vocab_size });
         }
         if let Some((token, _)) = request.sampling.logit_bias.iter().find(|(token, _)| *token as usize >= vocab_size) {

@@ -7,6 +7,8 @@ use crate::request::RequestId;
 pub enum Event {
     /// A token was chosen.
     Token(Token),
+    /// The prompt's embedding, `[D]`, of a request that asked for one.
+    Embedding { id: RequestId, values: Vec<f32> },
     /// Nothing more will come.
     Finished(Finished),
 }
@@ -41,7 +43,8 @@ pub struct Finished {
 pub enum FinishReason {
     /// A stop token.
     Stop,
-    StopString,
+    /// One of the request's stop strings: which.
+    StopString(usize),
     /// `max_tokens`, or no more room in context or cache.
     Length,
     /// The constraint is fulfilled and allows nothing more.

@@ -2,6 +2,7 @@
 
 use std::cell::RefCell;
 
+use wels_device::Tensor;
 use wels_kernels::par;
 use wels_model::paged::Chunk;
 
@@ -24,30 +25,31 @@ impl Engine {
             .zip(&wanted)
             .map(|((work, tokens), &logits)| {
                 let sequence = &self.running[work.sequence];
-                let states = if mtp { tokens.len() } else { 0 };
+                let states = if mtp || sequence.request.embedding.is_some() { tokens.len() } else { 0 };
                 Chunk { tokens, past: sequence.computed, pages: sequence.lease.pages(), logits, states }
             })
             .collect();
+        let states: Vec<usize> = chunks.iter().map(|chunk| chunk.states).collect();
         let output = self.loaded.model.step(&self.loaded.params, &self.execution, &mut self.cache, &chunks);
         self.counters.steps += 1;
         self.counters.computed_tokens += inputs.iter().map(|tokens| tokens.len() as u64).sum::<u64>();
 
         // What sampling needs; states for MTP stay where they are.
         let (logits, vocabulary) = (output.logits.to_host(), output.logits.cols());
+        let mut ended = self.pool(&work, &states, &output.hidden);
         let sampled = self.sample(&work, &wanted, &logits, vocabulary);
         let mut state_row = 0;
-        let mut ended = Vec::new();
-        for ((work, tokens), sampled) in work.iter().zip(&inputs).zip(sampled) {
+        for ((work, states), sampled) in work.iter().zip(&states).zip(sampled) {
             self.counters.generated_tokens += sampled.tokens.len() as u64;
             self.counters.drafted_tokens += sampled.drafted as u64;
             self.counters.accepted_tokens += sampled.accepted as u64;
             self.events.extend(sampled.tokens.into_iter().map(Event::Token));
             ended.extend(sampled.end.map(|reason| (work.sequence, reason)));
-            if mtp {
+            if mtp && self.running[work.sequence].request.embedding.is_none() {
                 let rows = state_row..state_row + sampled.computed;
                 self.running[work.sequence].mtp_pending.push((output.hidden.clone(), rows));
             }
-            state_row += tokens.len();
+            state_row += states;
         }
         if mtp {
             let goes_on = |sequence: &usize| ended.iter().all(|(ended, _)| ended != sequence);
@@ -59,6 +61,7 @@ impl Engine {
             let sequence = &mut self.running[work.sequence];
             self.table.publish(&mut sequence.lease, &sequence.tokens, complete);
         }
+        ended.sort_unstable_by_key(|(sequence, _)| *sequence);
         for (sequence, reason) in ended.into_iter().rev() {
             let sequence = self.running.remove(sequence);
             self.finish(sequence, reason);
@@ -73,7 +76,35 @@ impl Engine {
 
     /// After the last known token of a sequence, and after each drafted one.
     fn logits_wanted(&self, work: &Work) -> usize {
+        if self.running[work.sequence].request.embedding.is_some() {
+            return 0;
+        }
         if self.running[work.sequence].pending() == work.known { 1 + work.draft.len() } else { 0 }
+    }
+
+    /// Pools the states of prompts that are to be embedded; of the `states` rows of `hidden[rows, D]` each sequence has
+    /// its own. Those that end with it.
+    fn pool(&mut self, work: &[Work], states: &[usize], hidden: &Tensor) -> Vec<(usize, FinishReason)> {
+        let embeds = |work: &Work| self.running[work.sequence].request.embedding.is_some();
+        if !work.iter().any(embeds) {
+            return Vec::new();
+        }
+        let (values, width) = (hidden.to_host(), hidden.cols());
+        let mut ended = Vec::new();
+        let mut row = 0;
+        for (work, rows) in work.iter().zip(states) {
+            let sequence = &mut self.running[work.sequence];
+            if let Some(pooling) = sequence.request.embedding {
+                let complete = sequence.pending() == work.known;
+                sequence.pooled.add(pooling, sequence.computed, &values[row * width..][..rows * width], width);
+                if complete {
+                    self.events.push(Event::Embedding { id: sequence.id, values: sequence.pooled.take() });
+                    ended.push((work.sequence, FinishReason::Stop));
+                }
+            }
+            row += rows;
+        }
+        ended
     }
 
     /// Chooses the tokens of all sequences, which threads share: each has rows of `logits[rows, V]` of its own, as many

@@ -11,6 +11,8 @@
 
 mod request;
 
+mod embedding;
+
 mod event;
 
 mod engine;
@@ -33,8 +35,10 @@ mod constraint;
 
 mod text;
 
+mod thinking;
+
 pub use constraint::{Prepared, Preparer};
 pub use engine::{Engine, EngineError, LoadedModel, Options, Speculation};
 pub use event::{Counters, Event, FinishReason, Finished, Status, Token, Usage};
-pub use request::{Constraint, Request, RequestError, RequestId, Sampling};
+pub use request::{Constraint, Pooling, Request, RequestError, RequestId, Sampling, Thinking};
 pub use sampler::{Choice, Sampler, Scratch};

@@ -26,8 +26,14 @@ pub struct Request {
     /// Tokens whose log-probabilities come with each chosen token, at most [`Request::SCORED_MAX`]: the choices of a
     /// question.
     pub scored: Vec<u32>,
-    /// What the answer must be.
+    /// What the answer must be, behind its thinking.
     pub constraint: Option<Constraint>,
+    /// Whether the request goes on without its constraint where that cannot be compiled.
+    pub constraint_may_fail: bool,
+    /// How the model's thinking is told apart from its answer; `None`: all is answer.
+    pub thinking: Option<Thinking>,
+    /// `Some`: instead of an answer, an embedding of the prompt.
+    pub embedding: Option<Pooling>,
     /// Greater goes first; requests of equal priority go in the order in which they came.
     pub priority: i32,
 }
@@ -54,6 +60,9 @@ impl Request {
             logprobs: None,
             scored: Vec::new(),
             constraint: None,
+            constraint_may_fail: false,
+            thinking: None,
+            embedding: None,
             priority: 0,
         }
     }
@@ -82,6 +91,28 @@ impl Request {
         }
         self.sampling.check()
     }
+}
+
+/// How the states of a prompt's tokens, as the head reads them, become one vector.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Pooling {
+    /// The last token's.
+    Last,
+    /// The mean of all tokens', added in their order. Nothing of the prompt is taken from the prefix cache.
+    Mean,
+}
+
+/// The tokens around a model's thinking.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Thinking {
+    /// An answer that begins with it begins by thinking.
+    pub begin: Option<u32>,
+    /// Ends the thinking.
+    pub end: u32,
+    /// Whether the prompt ends within the thinking.
+    pub begun: bool,
+    /// The most tokens that are thought: the end follows them, whatever the model would have chosen.
+    pub budget: Option<usize>,
 }
 
 /// How a token is chosen from the logits, in this order: constraint, bias, penalties, temperature, top-k, top-p, min-p.

@@ -7,6 +7,7 @@
 
 use crate::engine::{Engine, Speculation};
 use crate::pages::PAGE;
+use crate::request::Pooling;
 use crate::sequence::Sequence;
 use crate::speculate::lookup;
 
@@ -55,7 +56,7 @@ impl Engine {
     /// Whether somebody is about to compute pages that this one can share: it does better to wait for them.
     fn will_be_cached(&self, sequence: &Sequence) -> bool {
         let shareable = sequence.tokens.len() - 1;
-        self.options.prefix_cache
+        self.shares_prefix(sequence)
             && self.running.iter().any(|other| {
                 let same = sequence.tokens[..shareable].iter().zip(&other.tokens).take_while(|(a, b)| a == b).count();
                 let pages = same / PAGE;
@@ -65,12 +66,18 @@ impl Engine {
             })
     }
 
+    /// Whether a sequence may begin with what the cache has: not if every token's state is needed.
+    fn shares_prefix(&self, sequence: &Sequence) -> bool {
+        self.options.prefix_cache && sequence.request.embedding != Some(Pooling::Mean)
+    }
+
     /// Finds what the cache has of a waiting sequence, if the rest fits beside those that run.
     fn reserve(&mut self, waiting: usize) -> bool {
+        let shares = self.shares_prefix(&self.waiting[waiting]);
         let sequence = &mut self.waiting[waiting];
         // The last token is computed in any case: its logits are needed.
         let known = &sequence.tokens[..sequence.tokens.len() - 1];
-        let lease = if self.options.prefix_cache { self.table.find(known) } else { Default::default() };
+        let lease = if shares { self.table.find(known) } else { Default::default() };
         let missing = (sequence.tokens.len() + 1).div_ceil(PAGE) - lease.pages().len();
         let spare = if self.running.is_empty() { 0 } else { self.running.len() + missing };
         if spare > self.table.available() {

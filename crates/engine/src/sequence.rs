@@ -6,12 +6,14 @@ use std::ops::Range;
 use wels_device::Tensor;
 
 use crate::constraint::Guide;
+use crate::embedding::Pooled;
 use crate::event::{FinishReason, Token, Usage};
 use crate::pages::Lease;
 use crate::request::{Request, RequestId};
 use crate::sampler::{Sampler, Scratch, logprobs_of};
 use crate::speculate::DraftController;
 use crate::text::{Piece, TextStream};
+use crate::thinking::Thinker;
 
 pub(crate) struct Sequence {
     pub id: RequestId,
@@ -24,6 +26,8 @@ pub(crate) struct Sequence {
     pub sampler: Sampler,
     pub text: TextStream,
     pub guide: Option<Guide>,
+    pub thinker: Option<Thinker>,
+    pub pooled: Pooled,
     pub drafting: DraftController,
     /// Drafted by MTP for what follows `tokens`.
     pub draft: Vec<u32>,
@@ -58,13 +62,13 @@ impl Sequence {
         room: usize,
         scratch: &mut Scratch,
     ) -> (Option<Token>, Option<FinishReason>) {
-        let allowed = match &mut self.guide {
-            None => None,
-            Some(guide) => match guide.allowed(&self.request.stop_tokens) {
-                Ok(mask) => Some(mask),
-                Err(_) => return (None, Some(FinishReason::ConstraintTooHard)),
-            },
+        let stop = &self.request.stop_tokens;
+        let allowed = match (&self.thinker, &mut self.guide) {
+            (Some(thinker), guide) => thinker.allowed(guide.as_mut(), stop),
+            (None, Some(guide)) => guide.allowed(stop).map(Some),
+            (None, None) => Ok(None),
         };
+        let Ok(allowed) = allowed else { return (None, Some(FinishReason::ConstraintTooHard)) };
         let position = self.tokens.len();
         let Some(choice) = self.sampler.choose(logits, position, allowed, self.request.logprobs, scratch) else {
             return (None, Some(FinishReason::Error));
@@ -85,7 +89,8 @@ impl Sequence {
             return self.last_text(String::new(), FinishReason::Stop);
         }
         let mut reason = None;
-        if let Some(guide) = &mut self.guide {
+        let answers = self.thinker.as_mut().is_none_or(|thinker| thinker.push(token));
+        if let Some(guide) = self.guide.as_mut().filter(|_| answers) {
             if token == guide.eos() {
                 return self.last_text(String::new(), FinishReason::Constraint);
             }
@@ -98,7 +103,7 @@ impl Sequence {
             reason = Some(FinishReason::Length);
         }
         match (self.text.push(token), reason) {
-            (Piece::Stop(text), _) => (text, Some(FinishReason::StopString)),
+            (Piece::Stop(text, which), _) => (text, Some(FinishReason::StopString(which))),
             (Piece::Text(text), None) => (text, None),
             (Piece::Text(text), Some(reason)) => self.last_text(text, reason),
         }
@@ -108,7 +113,7 @@ impl Sequence {
     fn last_text(&mut self, text: String, reason: FinishReason) -> (String, Option<FinishReason>) {
         match self.text.finish() {
             Piece::Text(rest) => (text + &rest, Some(reason)),
-            Piece::Stop(rest) => (text + &rest, Some(FinishReason::StopString)),
+            Piece::Stop(rest, which) => (text + &rest, Some(FinishReason::StopString(which))),
         }
     }
 }

@@ -16,8 +16,8 @@ pub(crate) struct TextStream {
 pub(crate) enum Piece {
     /// Text to show, perhaps none.
     Text(String),
-    /// A stop string is complete; this text came before it.
-    Stop(String),
+    /// A stop string is complete; this text came before it. Which one it is.
+    Stop(String, usize),
 }
 
 impl TextStream {
@@ -43,10 +43,11 @@ impl TextStream {
     fn add(&mut self, text: &str) -> Piece {
         self.held.push_str(text);
         // The one that is complete first, so that it does not matter how the text was cut into tokens.
-        let place = |stop: &String| self.held.find(stop.as_str()).map(|at| (at + stop.len(), at));
-        if let Some((_, at)) = self.stops.iter().filter_map(place).min() {
+        let place =
+            |(which, stop): (usize, &String)| self.held.find(stop.as_str()).map(|at| (at + stop.len(), at, which));
+        if let Some((_, at, which)) = self.stops.iter().enumerate().filter_map(place).min() {
             self.held.truncate(at);
-            return Piece::Stop(std::mem::take(&mut self.held));
+            return Piece::Stop(std::mem::take(&mut self.held), which);
         }
         let rest = self.held.split_off(self.held.len() - self.undecided());
         Piece::Text(std::mem::replace(&mut self.held, rest))
@@ -79,7 +80,7 @@ mod tests {
         assert_eq!(stream.add("one E"), text("one "));
         assert_eq!(stream.add("N"), text(""));
         assert_eq!(stream.add("E"), text("EN"));
-        assert_eq!(stream.add("ND two"), Piece::Stop("".into()));
+        assert_eq!(stream.add("ND two"), Piece::Stop("".into(), 0));
     }
 
     #[test]
@@ -92,7 +93,7 @@ mod tests {
     #[test]
     fn the_stop_string_that_ends_first_counts() {
         let mut stream = stream(&["cd", "bcde"]);
-        assert_eq!(stream.add("abcdef"), Piece::Stop("ab".into()));
+        assert_eq!(stream.add("abcdef"), Piece::Stop("ab".into(), 0));
     }
 
     proptest! {
@@ -108,7 +109,7 @@ mod tests {
                 rest = later;
                 match stream.add(&now.iter().collect::<String>()) {
                     Piece::Text(text) => shown.push_str(&text),
-                    Piece::Stop(text) => {
+                    Piece::Stop(text, _) => {
                         shown.push_str(&text);
                         stopped = true;
                         break;

@@ -1,12 +1,25 @@
 //! From the text of a model to what a client sees: thinking apart from the answer, calls of tools apart from both.
 
-mod think;
+mod argument;
+
+mod block;
 
 mod call;
 
 mod calls;
 
+mod grammar;
+
+mod known;
+
+mod marked;
+
+mod think;
+
+pub use argument::JsonStringArgument;
 pub use calls::ToolFormat;
+pub use grammar::{Held, grammar};
+pub use known::KnownTools;
 
 use crate::wire::{CallDelta, ChatDelta};
 use calls::CallParser;
@@ -30,14 +43,10 @@ pub struct Answer {
 }
 
 impl Answer {
-    /// An answer that calls tools in `format`, if in any. `given` is the beginning of a call that stood in the prompt.
-    pub fn new(start: Start, format: Option<ToolFormat>, tools: Vec<String>, given: &str) -> Answer {
+    /// An answer that may call `tools`, if there are any; `held_to` a form of calls, if the model is.
+    pub fn new(start: Start, tools: Option<KnownTools>, held_to: Option<ToolFormat>) -> Answer {
         let think = (start != Start::Plain).then(|| ThinkSplitter::new(start == Start::Thinking));
-        let mut calls = format.map(|format| CallParser::new(format, tools));
-        if let Some(calls) = &mut calls {
-            calls.push(given, &mut Vec::new());
-        }
-        Answer { think, calls }
+        Answer { think, calls: tools.map(|tools| CallParser::new(tools, held_to)) }
     }
 
     /// Whether it is thinking.

@@ -4,6 +4,8 @@ mod app;
 
 mod body;
 
+mod embeddings;
+
 mod generate;
 
 mod hangup;

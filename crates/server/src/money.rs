@@ -21,6 +21,11 @@ pub struct Nanos(pub i64);
 impl Nanos {
     /// Nothing.
     pub const ZERO: Nanos = Nanos(0);
+
+    /// As a number, for those who do no sums with it.
+    pub fn to_f64(self) -> f64 {
+        self.0 as f64 / NANOS as f64
+    }
 }
 
 impl fmt::Display for Nanos {

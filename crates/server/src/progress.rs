@@ -8,7 +8,7 @@ use wels_engine::{Event, FinishReason, Token, Usage};
 use crate::answer::Answer;
 use crate::money::{Prices, Tokens};
 use crate::prompt::Plan;
-use crate::wire::{ApiError, Candidate, ChatDelta, Choice, ChoiceLogprobs, TokenLogprob, UsageCounts};
+use crate::wire::{AnswerEnd, ApiError, Candidate, ChatDelta, Choice, ChoiceLogprobs, TokenLogprob, UsageCounts};
 use crate::worker::ChoiceEvent;
 
 /// What an answer has gained.
@@ -21,7 +21,7 @@ pub enum Update {
         logprobs: Option<ChoiceLogprobs>,
     },
     /// Its end, and why.
-    Finish(&'static str),
+    Finish(AnswerEnd),
 }
 
 impl Update {
@@ -34,7 +34,7 @@ impl Update {
                     choice.logprobs.get_or_insert_default().tokens.extend(logprobs.tokens);
                 }
             }
-            Update::Finish(finish) => choice.finish = finish,
+            Update::Finish(end) => choice.end = end,
         }
     }
 }
@@ -80,6 +80,11 @@ impl Progress {
         Progress { plan, tokenizer, tracks }
     }
 
+    /// Tokens of all prompts.
+    pub fn prompt_tokens(&self) -> u64 {
+        self.plan.prompt_tokens() as u64
+    }
+
     /// Whether anything has come.
     pub fn has_begun(&self) -> bool {
         self.tracks.iter().any(Track::has_begun)
@@ -100,6 +105,7 @@ impl Progress {
     pub fn take(&mut self, event: ChoiceEvent) -> Result<Vec<Update>, ApiError> {
         match event.event {
             Event::Token(token) => Ok(self.token(event.choice, token)),
+            Event::Embedding { .. } => Ok(Vec::new()), // asked for by no request that is answered here
             Event::Finished(finished) => self.finish(event.choice, finished.reason, finished.usage),
         }
     }
@@ -142,9 +148,10 @@ impl Progress {
         let calls = track.answer.has_calls();
         let mut updates = self.updates(choice, deltas);
         updates.push(Update::Finish(match reason {
-            FinishReason::Length => "length",
-            _ if calls => "tool_calls",
-            _ => "stop",
+            FinishReason::Length => AnswerEnd::Length,
+            _ if calls => AnswerEnd::ToolCalls,
+            FinishReason::StopString(which) => AnswerEnd::StopString(self.plan.requests[choice].stop[which].clone()),
+            _ => AnswerEnd::Stop,
         }));
         Ok(updates)
     }

@@ -1,14 +1,17 @@
 //! From a request of the API to requests of the engine: template, token ids, constraints, limits.
 
+mod render;
+
 use std::sync::Arc;
 
-use serde_json::{Value, json};
-use wels_data::chat::{ChatError, RenderOptions};
-use wels_data::{ChatTemplate, Message, Tokenizer};
-use wels_engine::{Constraint, Request, Sampling};
+use serde_json::json;
+use wels_data::{ChatTemplate, Tokenizer};
+use wels_engine::{Constraint, Pooling, Request, Sampling};
 
-use crate::answer::{Answer, Start, ToolFormat};
-use crate::wire::{ApiError, ChatRequest, CompletionRequest, Format, Prefix, Prompt, SamplingFields, Tool, ToolChoice};
+use crate::answer::{Answer, Held, KnownTools, Start, ToolFormat, grammar};
+use crate::wire::{
+    ApiError, ChatRequest, CompletionRequest, EmbeddingRequest, Format, Prompt, SamplingFields, Thinking, ToolChoice,
+};
 
 const THINK_BEGIN: &str = "<think>";
 const THINK_END: &str = "</think>";
@@ -36,6 +39,8 @@ pub struct ServedModel {
     pub context: usize,
     /// The most tokens of an answer, and their number where a request does not say.
     pub output_tokens_max: usize,
+    /// Numbers of an embedding.
+    pub embedding_width: usize,
     /// Names the weights and the version of the program.
     pub fingerprint: String,
     /// When it was made ready, in seconds since 1970.
@@ -50,9 +55,10 @@ pub struct Plan {
     pub n: usize,
     /// Where each answer begins.
     start: Start,
-    format: Option<ToolFormat>,
-    tools: Vec<String>,
-    given: String,
+    /// That may be called.
+    tools: Option<KnownTools>,
+    /// The form of calls that the model is held to from the answer's first token on.
+    held_to: Option<ToolFormat>,
     /// Whether an answer ends with its first call.
     pub single_call: bool,
 }
@@ -60,7 +66,7 @@ pub struct Plan {
 impl Plan {
     /// What reads an answer.
     pub fn answer(&self) -> Answer {
-        Answer::new(self.start, self.format, self.tools.clone(), &self.given)
+        Answer::new(self.start, self.tools.clone(), self.held_to)
     }
 
     /// Tokens of all prompts, each counted once.
@@ -116,62 +122,78 @@ impl ServedModel {
         self.names.iter().any(|known| known == name)
     }
 
-    /// Whether its thinking is told apart from its answers.
-    fn thinks(&self) -> bool {
-        self.tokenizer.special().think_end.is_some() || self.template_source.contains(THINK_END)
-    }
-
     /// Plans the answers to a conversation.
+    ///
+    /// # Errors
+    /// 400 for what the template or the model's context refuses; what `prompt_limit` says.
     pub fn plan_chat(
         &self,
         request: &ChatRequest,
         now_unix_s: i64,
         prompt_limit: &PromptLimit,
     ) -> Result<Plan, ApiError> {
-        let callable = request.tool_choice != ToolChoice::None;
-        let format = callable.then(|| self.tool_format()).transpose()?;
-        let mut prompt = self.render(request, format, now_unix_s)?;
-        let opened = prompt.trim_end().ends_with(THINK_BEGIN);
-        let start = match (self.thinks(), opened) {
-            (false, _) => Start::Plain,
-            (true, false) => Start::Open,
-            (true, true) => Start::Thinking,
-        };
-        let must_call = format.filter(|_| matches!(request.tool_choice, ToolChoice::Required | ToolChoice::Named(_)));
-        let mut given = String::new();
-        let mut constraint = None;
-        match (must_call, &request.format) {
-            (Some(format), _) => {
-                given = format.around_name().0;
-                constraint = Some(call_grammar(format, &request.tools, &request.tool_choice));
-            }
-            (None, Format::JsonObject) => constraint = Some(Constraint::JsonObject),
-            (None, Format::JsonSchema(schema)) => constraint = Some(Constraint::JsonSchema(schema.to_string())),
-            (None, Format::Text) => {}
+        let mut rendered = self.render(request, now_unix_s)?;
+        let constraint = self.constraint(request);
+        if let Some(prefix) = &request.prefix {
+            rendered.begin(prefix);
+        } else if constraint.as_ref().is_some_and(|constraint| constraint.strict) && self.think_tokens().is_none() {
+            // What the answer is held to begins behind the thinking, whose end is known by a token.
+            rendered.close();
         }
-        // An answer that is constrained from its first token, or whose beginning is given, has no room to think.
-        let start = match &request.prefix {
-            Some(prefix) => self.continue_prefix(&mut prompt, prefix, start),
-            None if constraint.is_some() && start == Start::Thinking => {
-                prompt += &format!("\n{THINK_END}\n\n");
-                Start::Plain
-            }
-            None if constraint.is_some() => Start::Plain,
-            None => start,
+        let ids = self.encode_within(&rendered.text, Form::Rendered, prompt_limit, "messages")?;
+        let template = Request {
+            logprobs: request.logprobs,
+            thinking: self.engine_thinking(rendered.start, &request.thinking),
+            constraint_may_fail: constraint.as_ref().is_some_and(|constraint| !constraint.strict),
+            constraint: constraint.as_ref().map(|constraint| constraint.of.clone()),
+            ..Request::new(ids, 1)
         };
-        prompt += &given;
-        let ids = self.encode_within(&prompt, Form::Rendered, prompt_limit, "messages")?;
-        let requests =
-            self.requests(vec![ids], &request.sampling, request.logprobs, constraint.as_ref(), "messages")?;
+        let callable = request.tool_choice != ToolChoice::None;
+        let required = matches!(request.tool_choice, ToolChoice::Required | ToolChoice::Named(_));
         Ok(Plan {
-            requests,
+            requests: self.requests(vec![template], &request.sampling, "messages")?,
             n: request.sampling.n as usize,
-            start,
-            format,
-            tools: request.tools.iter().map(|tool| tool.name.clone()).collect(),
-            given,
-            single_call: !request.parallel_tool_calls || must_call.is_some(),
+            start: rendered.start,
+            tools: callable.then(|| KnownTools::new(request.tools.clone())),
+            held_to: constraint.filter(|constraint| constraint.strict && required).map(|_| self.tool_format()),
+            single_call: callable && !request.parallel_tool_calls,
         })
+    }
+
+    /// What the answers are held to: a format, calls, or both.
+    fn constraint(&self, request: &ChatRequest) -> Option<AnswerConstraint> {
+        let required = matches!(request.tool_choice, ToolChoice::Required | ToolChoice::Named(_));
+        let format = match &request.format {
+            Format::Text => None,
+            Format::JsonObject => Some(json!({"type": "object"})),
+            Format::JsonSchema(schema) => Some(schema.clone()),
+        };
+        let strict = required || format.is_some();
+        if request.tool_choice == ToolChoice::None {
+            return format.map(|schema| AnswerConstraint { of: Constraint::JsonSchema(schema.to_string()), strict });
+        }
+        let token = |text: &str| self.tokenizer.id(text).filter(|id| self.tokenizer.is_special(*id));
+        let held = Held {
+            choice: &request.tool_choice,
+            parallel: request.parallel_tool_calls && !matches!(request.tool_choice, ToolChoice::Named(_)),
+            format: format.as_ref(),
+            token: &token,
+        };
+        let grammar = grammar(self.tool_format(), &request.tools, &held)?;
+        Some(AnswerConstraint { of: Constraint::Lark(grammar), strict })
+    }
+
+    /// The tokens around thinking, if the end of it is one.
+    fn think_tokens(&self) -> Option<(Option<u32>, u32)> {
+        let special = self.tokenizer.special();
+        Some((special.think_begin, special.think_end?))
+    }
+
+    fn engine_thinking(&self, start: Start, asked: &Thinking) -> Option<wels_engine::Thinking> {
+        let (begin, end) = self.think_tokens().filter(|_| start != Start::Plain)?;
+        // A model whose template knows of no thinking may begin it all the same, but is not offered it.
+        let begin = begin.filter(|_| self.template_thinks());
+        Some(wels_engine::Thinking { begin, end, begun: start == Start::Thinking, budget: asked.budget })
     }
 
     /// Plans the continuations of texts.
@@ -185,10 +207,32 @@ impl ServedModel {
                 (Prompt::Text(text), Some(suffix)) => self.fill_in(text, suffix, prompt_limit),
             })
             .collect::<Result<_, _>>()?;
-        let requests = self.requests(ids, &request.sampling, request.logprobs, None, "prompt")?;
+        let template = |ids| Request { logprobs: request.logprobs, ..Request::new(ids, 1) };
+        let requests = self.requests(ids.into_iter().map(template).collect(), &request.sampling, "prompt")?;
         let n = request.sampling.n as usize;
-        let (start, given) = (Start::Plain, String::new());
-        Ok(Plan { requests, n, start, format: None, tools: Vec::new(), given, single_call: false })
+        Ok(Plan { requests, n, start: Start::Plain, tools: None, held_to: None, single_call: false })
+    }
+
+    /// Plans the vectors of texts: the mean of the states of all tokens of each.
+    ///
+    /// # Errors
+    /// As [`ServedModel::plan_completion`].
+    pub fn plan_embeddings(
+        &self,
+        request: &EmbeddingRequest,
+        prompt_limit: &PromptLimit,
+    ) -> Result<Vec<Request>, ApiError> {
+        let plan = |input: &Prompt| {
+            let ids = match input {
+                Prompt::Ids(ids) => ids.clone(),
+                Prompt::Text(text) => self.encode_within(text, Form::Whole, prompt_limit, "input")?,
+            };
+            if ids.len() >= self.context {
+                return Err(ApiError { param: Some("input".to_owned()), ..self.prompt_limit().beyond });
+            }
+            Ok(Request { embedding: Some(Pooling::Mean), ..Request::new(ids, 1) })
+        };
+        request.inputs.iter().map(plan).collect()
     }
 
     /// A text with what the tokenizer puts before every text.
@@ -199,10 +243,23 @@ impl ServedModel {
         Ok(if ids.is_empty() { bos.into_iter().collect() } else { ids })
     }
 
+    /// Before a prefix, before a suffix, before what is between them: DeepSeek's, or those of Qwen or StarCoder.
+    fn fill_in_tokens(&self) -> Option<[u32; 3]> {
+        let special = self.tokenizer.special();
+        let own = special.fim_begin.zip(special.fim_hole).zip(special.fim_end);
+        let named = |names: [&str; 3]| -> Option<[u32; 3]> {
+            let [begin, hole, end] = names.map(|name| self.tokenizer.id(name));
+            Some([begin?, hole?, end?])
+        };
+        own.map(|((begin, hole), end)| [begin, hole, end])
+            .or_else(|| named(["<|fim_prefix|>", "<|fim_suffix|>", "<|fim_middle|>"]))
+            .or_else(|| named(["<fim_prefix>", "<fim_suffix>", "<fim_middle>"]))
+    }
+
     /// Prefix, suffix, then what is between them (DeepSeek-Coder's PSM form).
     fn fill_in(&self, prefix: &str, suffix: &str, prompt_limit: &PromptLimit) -> Result<Vec<u32>, ApiError> {
         let special = self.tokenizer.special();
-        let (Some(begin), Some(hole), Some(end)) = (special.fim_begin, special.fim_hole, special.fim_end) else {
+        let Some([begin, hole, end]) = self.fill_in_tokens() else {
             return Err(ApiError::param(
                 "suffix",
                 "This model's tokenizer has no tokens to fill in between two texts.",
@@ -271,62 +328,12 @@ impl ServedModel {
         Ok(false)
     }
 
-    fn tool_format(&self) -> Result<ToolFormat, ApiError> {
-        let none = || ApiError::param("tools", "This model's chat template has no form for calls of tools.");
-        ToolFormat::of_template(&self.template_source).ok_or_else(none)
-    }
-
-    fn render(&self, request: &ChatRequest, format: Option<ToolFormat>, now_unix_s: i64) -> Result<String, ApiError> {
-        let Some(template) = &self.template else {
-            return Err(ApiError::param("model", "This model has no chat template: use `completions`."));
-        };
-        let mut options = RenderOptions { add_generation_prompt: true, now_unix_s, ..RenderOptions::default() };
-        let mut messages = request.messages.clone();
-        if ToolFormat::of_template(&self.template_source) != Some(ToolFormat::DeepSeek) {
-            messages.iter_mut().for_each(parse_arguments);
-        }
-        let render = |messages: &[Message], options: &RenderOptions| {
-            template.render(messages, options).map_err(|error| match error {
-                ChatError::Tokenizer(_) => ApiError::invalid(error.to_string()),
-                error => ApiError::param("messages", error.to_string()),
-            })
-        };
-        if format.is_none() {
-            return render(&messages, &options);
-        }
-        let without = render(&messages, &options)?;
-        options.tools = request.tools.iter().map(|tool| tool.definition.clone()).collect();
-        let with = render(&messages, &options)?;
-        if with != without {
-            return Ok(with);
-        }
-        // DeepSeek-V3's and R1's own templates write calls and say nothing of the tools.
-        messages.insert(0, Message::new("system", &tools_text(&request.tools)));
-        render(&messages, &options)
-    }
-
-    /// Puts the beginning of an answer behind its prompt.
-    fn continue_prefix(&self, prompt: &mut String, prefix: &Prefix, start: Start) -> Start {
-        match (start, &prefix.reasoning) {
-            (Start::Thinking, reasoning) => {
-                let reasoning = reasoning.as_deref().unwrap_or_default();
-                *prompt += &format!("{reasoning}\n{THINK_END}\n\n");
-            }
-            (Start::Open, Some(reasoning)) => {
-                *prompt += &format!("{THINK_BEGIN}\n{reasoning}\n{THINK_END}\n\n");
-            }
-            (Start::Open | Start::Plain, _) => {}
-        }
-        *prompt += &prefix.content;
-        Start::Plain
-    }
-
+    /// The requests for `n` answers to each prompt. Answers get no more tokens than server and context leave them: who
+    /// asks for more gets what there is, and is told by `length` where that was too little.
     fn requests(
         &self,
-        prompts: Vec<Vec<u32>>,
+        templates: Vec<Request>,
         sampling: &SamplingFields,
-        logprobs: Option<usize>,
-        constraint: Option<&Constraint>,
         param: &str,
     ) -> Result<Vec<Request>, ApiError> {
         let mut requests = Vec::new();
@@ -334,38 +341,38 @@ impl ServedModel {
             Some(seed) => seed,
             None => getrandom::u64().map_err(|_| ApiError::internal("The system has no random numbers."))?,
         };
-        for prompt in prompts {
-            let room = self.context.saturating_sub(prompt.len());
-            let wanted = sampling.max_tokens.unwrap_or(self.output_tokens_max.min(room.max(1)));
-            if wanted > self.output_tokens_max {
-                let limit = self.output_tokens_max;
-                return Err(ApiError::param(
-                    "max_tokens",
-                    format!("{wanted} is more than the {limit} of this server."),
-                ));
-            }
-            if wanted > room {
+        for template in templates {
+            let room = self.context.saturating_sub(template.prompt.len());
+            if room == 0 {
                 let error = ApiError::context_length(format!(
-                    "The prompt has {} tokens and the answer may have {wanted}; the model's context is {} tokens.",
-                    prompt.len(),
+                    "The prompt has {} tokens; the model's context is {} tokens, the answer's among them.",
+                    template.prompt.len(),
                     self.context
                 ));
                 return Err(ApiError { param: Some(param.to_owned()), ..error });
             }
+            let wanted = sampling.max_tokens.unwrap_or(usize::MAX).min(self.output_tokens_max).min(room);
             for choice in 0..sampling.n {
                 requests.push(Request {
+                    max_tokens: wanted,
                     sampling: engine_sampling(sampling, seed),
                     choice,
                     stop_tokens: self.stop_tokens.clone(),
                     stop: sampling.stop.clone(),
-                    logprobs,
-                    constraint: constraint.cloned(),
-                    ..Request::new(prompt.clone(), wanted)
+                    ..template.clone()
                 });
             }
         }
         Ok(requests)
     }
+}
+
+/// What answers are held to.
+struct AnswerConstraint {
+    of: Constraint,
+    /// Whether it is part of what the client asked for. One that is not is left out where it cannot be followed: then
+    /// what is no call by its schema stays text.
+    strict: bool,
 }
 
 /// Where to cut a piece off a text: before a space, if there is one near, since words begin there.
@@ -392,46 +399,6 @@ fn engine_sampling(sampling: &SamplingFields, seed: u64) -> Sampling {
     }
 }
 
-/// Templates other than DeepSeek's print arguments as JSON themselves. What is no JSON stays text.
-fn parse_arguments(message: &mut Message) {
-    let Some(Value::Array(calls)) = message.other.get_mut("tool_calls") else { return };
-    for call in calls {
-        let arguments = &mut call["function"]["arguments"];
-        if let Some(parsed) = arguments.as_str().and_then(|text| serde_json::from_str(text).ok()) {
-            *arguments = parsed;
-        }
-    }
-}
-
-/// The tools, for models whose template leaves them out. The words are those of DeepSeek-V3.1's template.
-fn tools_text(tools: &[Tool]) -> String {
-    let mut text = "## Tools\nYou have access to the following tools:\n".to_owned();
-    for tool in tools {
-        let description = tool.definition["function"]["description"].as_str().unwrap_or_default();
-        text += &format!("\n### {}\nDescription: {description}\n\nParameters: {}\n", tool.name, tool.parameters);
-    }
-    let (before, between) = ToolFormat::DeepSeek.around_name();
-    text += &format!(
-        "\nIMPORTANT: ALWAYS adhere to this exact format for tool use:\n\
-         {before}tool_call_name{between}tool_call_arguments\n```<｜tool▁call▁end｜><｜tool▁calls▁end｜>\n"
-    );
-    text
-}
-
-/// A grammar of one call, from the function's name on; what stands before it is given with the prompt.
-fn call_grammar(format: ToolFormat, tools: &[Tool], choice: &ToolChoice) -> Constraint {
-    let allowed: Vec<&Tool> =
-        tools.iter().filter(|tool| !matches!(choice, ToolChoice::Named(name) if *name != tool.name)).collect();
-    let between = json!(format.around_name().1);
-    let starts: Vec<String> = (0..allowed.len()).map(|at| format!("call{at}")).collect();
-    let mut grammar = format!("start: {}\n", starts.join(" | "));
-    for (at, tool) in allowed.iter().enumerate() {
-        grammar += &format!("call{at}: {} {between} arguments{at}\n", json!(tool.name));
-        grammar += &format!("arguments{at}: %json {}\n", tool.parameters);
-    }
-    Constraint::Lark(grammar)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -448,6 +415,7 @@ mod tests {
             stop_tokens: Vec::new(),
             context: 2048,
             output_tokens_max: 16,
+            embedding_width: 8,
             fingerprint: String::new(),
             created_unix_s: 0,
         }

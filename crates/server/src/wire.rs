@@ -8,18 +8,34 @@ mod fields;
 
 mod sampling;
 
+mod conversation;
+
 mod chat;
 
 mod completion;
+
+mod embedding;
+
+pub mod messages;
+
+pub mod responses;
 
 mod tools;
 
 mod reply;
 
-pub use chat::{ChatRequest, Prefix};
+mod chat_reply;
+
+pub use chat::ChatForm;
+pub use chat_reply::{ChatReply, CompletionReply};
 pub use completion::{CompletionRequest, Prompt};
+pub use conversation::{ChatRequest, Prefix, Thinking};
+pub use embedding::EmbeddingRequest;
 pub use error::ApiError;
-pub use reply::{CallDelta, Candidate, ChatDelta, Choice, ChoiceLogprobs, Head, Reply, TokenLogprob, UsageCounts};
+pub use reply::{
+    AnswerEnd, CallDelta, Candidate, ChatDelta, Choice, ChoiceLogprobs, Head, Reply, StreamEvent, TokenLogprob,
+    UsageCounts,
+};
 pub use sampling::{Format, SamplingFields, StreamMode};
 pub use tools::{Tool, ToolChoice};
 

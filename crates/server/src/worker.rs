@@ -292,6 +292,7 @@ impl<B: Backend> EngineLoop<B> {
     fn deliver(&mut self, event: Event) {
         let (id, ended) = match &event {
             Event::Token(token) => (token.id, false),
+            Event::Embedding { id, .. } => (*id, false),
             Event::Finished(finished) => (finished.id, true),
         };
         let Some(route) = self.routes.get_mut(&id) else { return };

@@ -115,6 +115,7 @@ pub fn rollout(
                     answer.logprobs.push(token.logprob.expect("asked for"));
                     tokens += 1;
                 }
+                Event::Embedding { .. } => {} // nobody asks for one here
                 Event::Finished(finished) => {
                     let (prompt, sample) = places[&finished.id];
                     match finished.reason {

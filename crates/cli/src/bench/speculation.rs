@@ -163,6 +163,7 @@ fn turn(engine: &mut Engine, request: &Request, prompts: &[Vec<u32>]) -> Result<
             for event in engine.step() {
                 match event {
                     Event::Token(token) => answer.push(token.token),
+                    Event::Embedding { .. } => {} // nobody asks for one here
                     Event::Finished(end) => {
                         let Usage { drafted, accepted, .. } = end.usage;
                         turn.drafted += drafted;

@@ -168,6 +168,7 @@ impl Session {
                         }
                         shown = shown.and_then(|()| splitter.push(&token.text, &mut keep));
                     }
+                    Event::Embedding { .. } => {} // nobody asks for one here
                     Event::Finished(finished) => end = Some(finished),
                 }
             }

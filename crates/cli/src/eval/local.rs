@@ -248,6 +248,7 @@ impl Answerer for Local {
             for event in self.engine.step() {
                 match event {
                     Event::Token(token) => self.token(&token),
+                    Event::Embedding { .. } => {} // nobody asks for one here
                     Event::Finished(end) => self.finished(&end, hand_over)?,
                 }
             }
@@ -281,7 +282,7 @@ impl Answerer for Local {
 fn reason(reason: FinishReason) -> &'static str {
     match reason {
         FinishReason::Stop => "stop",
-        FinishReason::StopString => "stop string",
+        FinishReason::StopString(_) => "stop string",
         FinishReason::Length => "length",
         FinishReason::Constraint => "constraint",
         FinishReason::ConstraintTooHard => "constraint too hard",

@@ -187,7 +187,7 @@ const MONTHS: [&str; 12] = [
 ];
 
 /// `strftime` in the C locale, for the directives of dates and times; `None` for others.
-pub(super) fn strftime(unix_s: i64, format: &str) -> Option<String> {
+pub fn strftime(unix_s: i64, format: &str) -> Option<String> {
     let (days, second) = (unix_s.div_euclid(86_400), unix_s.rem_euclid(86_400));
     let (year, month, day) = civil(days);
     let weekday = (days + 4).rem_euclid(7) as usize;
@@ -226,7 +226,7 @@ pub(super) fn strftime(unix_s: i64, format: &str) -> Option<String> {
 
 /// Year, month and day of a number of days since 1970-01-01, in the Gregorian calendar (Hinnant, "chrono-Compatible
 /// Low-Level Date Algorithms", `civil_from_days`).
-fn civil(days: i64) -> (i64, i64, i64) {
+pub fn civil(days: i64) -> (i64, i64, i64) {
     let days = days + 719_468;
     let era = days.div_euclid(146_097);
     let day_of_era = days.rem_euclid(146_097);

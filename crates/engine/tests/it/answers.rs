@@ -23,7 +23,7 @@ pub fn finish(engine: &mut Engine) -> Vec<(Vec<Token>, Finished)> {
         .iter()
         .filter_map(|event| match event {
             Event::Finished(end) => Some(*end),
-            Event::Token(_) => None,
+            Event::Token(_) | Event::Embedding { .. } => None,
         })
         .collect();
     ends.sort_by_key(|end| end.id);

@@ -206,7 +206,7 @@ fn new_weights_are_used_from_the_next_token_on() {
         .iter()
         .filter_map(|event| match event {
             wels_engine::Event::Token(token) => Some(token.token),
-            wels_engine::Event::Finished(_) => None,
+            _ => None,
         })
         .collect();
     let so_far = [&request.prompt[..], &tokens[..]].concat();

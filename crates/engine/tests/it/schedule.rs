@@ -18,7 +18,7 @@ fn of(events: &[Event]) -> Vec<RequestId> {
         .iter()
         .filter_map(|event| match event {
             Event::Token(token) => Some(token.id),
-            Event::Finished(_) => None,
+            Event::Embedding { .. } | Event::Finished(_) => None,
         })
         .collect()
 }

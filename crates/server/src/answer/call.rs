@@ -1,4 +1,5 @@
-//! One call as a JSON object, read character by character: `{"name": …, "arguments": {…}}`.
+//! One call as a JSON object, read character by character: `{"name": …, "arguments": {…}}`, or that within
+//! `{"type": "function", "function": …}`.
 
 /// What a character completed.
 #[derive(Debug, PartialEq, Eq)]
@@ -11,10 +12,15 @@ pub(super) enum Step {
     Wrong,
 }
 
+/// Keys of a call, and of what stands around one.
+const KEYS: [&str; 9] = ["name", "arguments", "parameters", "input", "function", "type", "id", "index", "call_id"];
+
 /// Reads the object. Nesting is counted, not recursed into.
 #[derive(Default)]
 pub(super) struct CallReader {
     depth: usize,
+    /// The depth around the object that has the name: 1 within another's `function`.
+    base: usize,
     /// The string under way, as written, with its quotes.
     string: Option<String>,
     escaped: bool,
@@ -49,8 +55,8 @@ impl CallReader {
             '"' if self.depth > 0 => self.string = Some("\"".to_owned()),
             '{' | '[' => return self.open(c),
             '}' | ']' => return self.close(),
-            ':' if self.depth == 1 => self.after_colon = true,
-            ',' if self.depth == 1 => (self.after_colon, self.key) = (false, None),
+            ':' if self.is_call_level() => self.after_colon = true,
+            ',' if self.is_call_level() => (self.after_colon, self.key) = (false, None),
             _ if self.depth == 0 && !c.is_whitespace() => return Step::Wrong,
             _ => {}
         }
@@ -61,11 +67,14 @@ impl CallReader {
         if self.depth == 0 && c == '[' {
             return Step::Wrong;
         }
-        self.depth += 1;
-        if self.depth == 2 && self.after_colon && self.holds_arguments() && !self.complete {
+        if self.depth == 1 && self.base == 0 && c == '{' && self.after_colon && self.key.as_deref() == Some("function")
+        {
+            (self.base, self.after_colon, self.key) = (1, false, None);
+        } else if self.is_call_level() && self.after_colon && self.holds_arguments() && !self.complete {
             self.capturing = true;
             self.arguments.push(c);
         }
+        self.depth += 1;
         Step::More
     }
 
@@ -73,7 +82,7 @@ impl CallReader {
         match self.depth {
             0 => return Step::Wrong,
             1 => return Step::End,
-            2 if self.capturing => (self.capturing, self.complete) = (false, true),
+            depth if self.capturing && depth == self.base + 2 => (self.capturing, self.complete) = (false, true),
             _ => {}
         }
         self.depth -= 1;
@@ -82,11 +91,14 @@ impl CallReader {
 
     fn end_string(&mut self) -> Step {
         let written = self.string.take().expect("called within a string");
-        if self.depth != 1 {
+        if !self.is_call_level() {
             return Step::More;
         }
         let Ok(text) = serde_json::from_str::<String>(&written) else { return Step::Wrong };
         if !self.after_colon {
+            if !KEYS.contains(&text.as_str()) {
+                return Step::Wrong;
+            }
             self.key = Some(text);
         } else if self.key.as_deref() == Some("name") {
             self.name = Some(text);
@@ -98,7 +110,11 @@ impl CallReader {
         Step::More
     }
 
+    fn is_call_level(&self) -> bool {
+        self.depth == self.base + 1
+    }
+
     fn holds_arguments(&self) -> bool {
-        matches!(self.key.as_deref(), Some("arguments" | "parameters"))
+        matches!(self.key.as_deref(), Some("arguments" | "parameters" | "input"))
     }
 }

@@ -1,11 +1,25 @@
 //! Texts of models, cut into pieces of every size.
 
+use serde_json::{Value, json};
+
 use super::*;
-use crate::wire::Choice;
+use crate::wire::{Choice, Tool};
+
+fn tool(name: &str, parameters: Value) -> Tool {
+    Tool { name: name.to_owned(), parameters, definition: Value::Null }
+}
+
+/// `f` and `g` take anything, `weather` a city and perhaps a number of days.
+fn tools() -> KnownTools {
+    let any = json!({"type": "object"});
+    let weather = json!({"type": "object", "properties": {"city": {"type": "string"}, "days": {"type": "integer"}},
+        "required": ["city"], "additionalProperties": false});
+    KnownTools::new(vec![tool("f", any.clone()), tool("g", any), tool("weather", weather)])
+}
 
 /// The answer to a text that comes in pieces of `size` characters.
-fn read(start: Start, format: Option<ToolFormat>, given: &str, text: &str, size: usize) -> Choice {
-    let mut answer = Answer::new(start, format, vec!["f".to_owned(), "g".to_owned()], given);
+fn read(start: Start, held_to: Option<ToolFormat>, text: &str, size: usize) -> Choice {
+    let mut answer = Answer::new(start, Some(tools()), held_to);
     let mut choice = Choice::default();
     let chars: Vec<char> = text.chars().collect();
     for piece in chars.chunks(size) {
@@ -23,10 +37,10 @@ fn read(start: Start, format: Option<ToolFormat>, given: &str, text: &str, size:
 type Outcome = (Option<String>, String, Vec<(String, String)>);
 
 /// What comes out for every size of the pieces, which must be the same.
-fn same(start: Start, format: Option<ToolFormat>, given: &str, text: &str) -> Outcome {
+fn same(start: Start, held_to: Option<ToolFormat>, text: &str) -> Outcome {
     let outcomes: Vec<_> = (1..=text.chars().count().max(1))
         .map(|size| {
-            let choice = read(start, format, given, text, size);
+            let choice = read(start, held_to, text, size);
             let calls = choice.calls.into_iter().map(|(_, name, arguments)| (name, arguments)).collect();
             (choice.reasoning, choice.content, calls)
         })
@@ -52,8 +66,15 @@ fn thinking_is_told_apart() {
         (Start::Open, "<thi", None, "<thi"),
         (Start::Plain, "<think>x</think>y", None, "<think>x</think>y"),
     ] {
-        assert_eq!(same(start, None, "", text), (reasoning, content.to_owned(), vec![]), "{text:?}");
+        assert_eq!(same(start, None, text), (reasoning, content.to_owned(), vec![]), "{text:?}");
     }
+}
+
+/// Read alike whether the model is held to the form or not.
+fn both(format: ToolFormat, text: &str) -> Outcome {
+    let free = same(Start::Plain, None, text);
+    assert_eq!(same(Start::Plain, Some(format), text), free, "{text:?}");
+    free
 }
 
 #[test]
@@ -62,38 +83,80 @@ fn deepseeks_calls() {
                 ```<｜tool▁call▁end｜>\n<｜tool▁call▁begin｜>function<｜tool▁sep｜>g\n```json\n{}\n\
                 ```<｜tool▁call▁end｜><｜tool▁calls▁end｜>";
     let expected = calls(&[("f", "{\"x\": \"`\\n```\"}"), ("g", "{}")]);
-    assert_eq!(same(Start::Plain, Some(ToolFormat::DeepSeek), "", text), (None, "Let me look.".to_owned(), expected));
+    assert_eq!(both(ToolFormat::DeepSeek, text), (None, "Let me look.".to_owned(), expected));
     let later =
         "<｜tool▁calls▁begin｜><｜tool▁call▁begin｜>f<｜tool▁sep｜>{\"x\":1}<｜tool▁call▁end｜><｜tool▁calls▁end｜>";
-    let outcome = same(Start::Open, Some(ToolFormat::DeepSeek), "", later);
+    let outcome = same(Start::Open, Some(ToolFormat::DeepSeek), later);
     assert_eq!(outcome, (None, String::new(), calls(&[("f", "{\"x\":1}")])));
 }
 
 #[test]
 fn hermes_calls() {
-    let text = "Sure.\n<tool_call>\n{\"name\": \"f\", \"arguments\": {\"x\": [1, {\"y\": \"}\\\"\"}]}}\n</tool_call>\n\
+    let text = "Sure.\n<tool_call>\n{\"name\": \"f\", \"arguments\": {\"x\": [1, {\"y\": \"}\\\"</tool_call>\"}]}}\n</tool_call>\n\
                 <tool_call>\n{\"arguments\": {\"z\": 1}, \"name\": \"g\"}\n</tool_call>";
-    let expected = calls(&[("f", "{\"x\": [1, {\"y\": \"}\\\"\"}]}"), ("g", "{\"z\": 1}")]);
-    assert_eq!(same(Start::Plain, Some(ToolFormat::Hermes), "", text), (None, "Sure.".to_owned(), expected));
+    let expected = calls(&[("f", "{\"x\": [1, {\"y\": \"}\\\"</tool_call>\"}]}"), ("g", "{\"z\": 1}")]);
+    assert_eq!(both(ToolFormat::Hermes, text), (None, "Sure.".to_owned(), expected));
     let broken = "<tool_call>\nno JSON\n</tool_call> and on";
-    assert_eq!(same(Start::Plain, Some(ToolFormat::Hermes), "", broken).2, vec![]);
+    assert_eq!(same(Start::Plain, None, broken), (None, broken.to_owned(), vec![]));
 }
 
 #[test]
 fn llamas_calls() {
-    let json = Some(ToolFormat::Json);
-    let outcome = same(Start::Plain, json, "", "{\"name\": \"f\", \"parameters\": {\"x\": 1}}");
+    let outcome = both(ToolFormat::Json, "{\"name\": \"f\", \"parameters\": {\"x\": 1}}");
     assert_eq!(outcome, (None, String::new(), calls(&[("f", "{\"x\": 1}")])));
-    let other = "{\"name\": \"Ann\", \"age\": 4} is JSON";
-    assert_eq!(same(Start::Plain, json, "", other), (None, other.to_owned(), vec![]));
-    assert_eq!(same(Start::Plain, json, "", "Hello {\"name\": \"f\"}").2, vec![]);
+    let two = "<|python_tag|>{\"name\": \"f\", \"parameters\": {}}; {\"name\": \"g\", \"parameters\": {\"x\": 1}}";
+    assert_eq!(same(Start::Plain, None, two).2, calls(&[("f", "{}"), ("g", "{\"x\": 1}")]));
+    for text in ["{\"name\": \"Ann\", \"age\": 4} is JSON", "Hello {\"name\": \"f\"}", "[1, 2]", "[{\"a\": 1}]", "{"] {
+        assert_eq!(same(Start::Plain, None, text), (None, text.to_owned(), vec![]));
+    }
 }
 
 #[test]
-fn a_call_that_the_prompt_began_is_read_on() {
-    for format in [ToolFormat::DeepSeek, ToolFormat::Hermes, ToolFormat::Json] {
-        let (given, between) = format.around_name();
-        let outcome = same(Start::Plain, Some(format), &given, &format!("f{between}{{\"x\": {{}}}}"));
-        assert_eq!(outcome, (None, String::new(), calls(&[("f", "{\"x\": {}}")])), "{format:?}");
+fn calls_in_other_forms() {
+    let paris = calls(&[("weather", "{\"city\":\"Paris\",\"days\":2}")]);
+    let object = "{\"name\": \"weather\", \"arguments\": {\"city\":\"Paris\",\"days\":2}}";
+    for (text, content) in [
+        (format!("I look.\n```json\n{object}\n```\n"), "I look."),
+        (format!("```json\n[{object}]\n```"), ""),
+        (format!("<tools>\n{object}\n</tools>"), ""),
+        (format!("[TOOL_CALLS] [{object}]"), ""),
+        (format!("[{object}]"), ""),
+        ("[TOOL_CALLS]weather[ARGS]{\"city\":\"Paris\",\"days\":2}".to_owned(), ""),
+        ("weather{\"city\":\"Paris\",\"days\":2}".to_owned(), ""),
+        (format!("{{\"type\": \"function\", \"function\": {object}}}"), ""),
+        ("{\"name\": \"weather\", \"arguments\": \"{\\\"city\\\":\\\"Paris\\\",\\\"days\\\":2}\"}".to_owned(), ""),
+        (
+            "Yes.\n<tool_call>\n<function=weather>\n<parameter=city>\nParis\n</parameter>\n<parameter=days>\n2\n\
+             </parameter>\n</function>\n</tool_call>"
+                .to_owned(),
+            "Yes.",
+        ),
+        ("<function=weather><parameter=city>Paris</parameter><parameter=days>2</parameter></function>".to_owned(), ""),
+        (
+            "<tool_call>weather\n<arg_key>city</arg_key>\n<arg_value>Paris</arg_value>\n<arg_key>days</arg_key>\n\
+             <arg_value>2</arg_value>\n</tool_call>"
+                .to_owned(),
+            "",
+        ),
+    ] {
+        assert_eq!(same(Start::Plain, None, &text), (None, content.to_owned(), paris.clone()), "{text}");
+    }
+}
+
+#[test]
+fn what_a_schema_refuses_or_no_tool_is_stays_text() {
+    for text in [
+        "<tool_call>\n{\"name\": \"weather\", \"arguments\": {\"city\": 4}}\n</tool_call>",
+        "<tool_call>\n{\"name\": \"weather\", \"arguments\": {}}\n</tool_call>",
+        "```json\n{\"name\": \"nothing\", \"arguments\": {}}\n```",
+        "{\"name\": \"weather\", \"arguments\": {\"city\": \"Paris\", \"more\": 1}}",
+        "<function=weather><parameter=days>2</parameter></function>",
+        "[TOOL_CALLS] [{\"name\": \"weather\", \"arguments\": {\"days\": 1}}]",
+        "```json\n{\"a\": [1, 2]}\n``` is JSON",
+        "```python\nprint({})\n```",
+        "<tool_call>\n{\"name\": \"f\", \"argu",
+    ] {
+        let (_, content, calls) = same(Start::Plain, None, text);
+        assert_eq!((content.trim(), calls), (text, vec![]));
     }
 }

@@ -88,7 +88,7 @@ impl App {
 
     /// The key that a request shows.
     pub(super) async fn authenticate(&self, headers: &HeaderMap) -> Result<Key, ApiError> {
-        let secret = bearer(headers).ok_or_else(ApiError::unauthorized)?;
+        let secret = secret(headers).ok_or_else(ApiError::unauthorized)?;
         let key = self.ledger.find_key(secret.to_owned()).await.map_err(ledger_failed)?;
         key.filter(|key| key.revoked_unix_ms.is_none()).ok_or_else(ApiError::unauthorized)
     }
@@ -96,7 +96,7 @@ impl App {
     /// The key that a request for answers shows, and why it would be refused whatever it asks for: so that nothing is
     /// read of requests that cannot be admitted.
     pub(super) async fn precheck(&self, headers: &HeaderMap) -> Result<(Key, Option<Refusal>), ApiError> {
-        let secret = bearer(headers).ok_or_else(ApiError::unauthorized)?;
+        let secret = secret(headers).ok_or_else(ApiError::unauthorized)?;
         let found = self.ledger.precheck(secret.to_owned()).await.map_err(ledger_failed)?;
         found.filter(|(key, _)| key.revoked_unix_ms.is_none()).ok_or_else(ApiError::unauthorized)
     }
@@ -106,9 +106,14 @@ impl App {
     }
 }
 
-fn bearer(headers: &HeaderMap) -> Option<&str> {
-    let value = headers.get(header::AUTHORIZATION)?.to_str().ok()?;
-    let (scheme, secret) = value.split_once(' ')?;
+/// The key as OpenAI's clients send it, or as Anthropic's do.
+fn secret(headers: &HeaderMap) -> Option<&str> {
+    let bearer = headers.get(header::AUTHORIZATION).and_then(bearer);
+    bearer.or_else(|| headers.get("x-api-key")?.to_str().ok())
+}
+
+fn bearer(value: &HeaderValue) -> Option<&str> {
+    let (scheme, secret) = value.to_str().ok()?.split_once(' ')?;
     scheme.eq_ignore_ascii_case("bearer").then_some(secret.trim())
 }
 

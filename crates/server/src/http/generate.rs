@@ -1,4 +1,4 @@
-//! `chat/completions` and `completions`: from a request to its reply, whole or as a stream, and its account.
+//! The addresses that answer: from a request to its reply, whole or as a stream, and its account.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -7,8 +7,9 @@ use axum::body::Bytes;
 use axum::extract::{Request, State};
 use axum::http::{HeaderMap, HeaderValue, header};
 use axum::response::{IntoResponse, Response};
+use serde_json::json;
 use tokio::sync::mpsc;
-use wels_engine::RequestError;
+use wels_engine::{Request as EngineRequest, RequestError};
 
 use super::app::{App, json_response, ledger_failed};
 use super::body;
@@ -16,10 +17,14 @@ use super::hangup::Hangup;
 use super::sse::Events;
 use crate::keys::random_hex;
 use crate::ledger::{Admission, Key, LedgerHandle, LedgerHandleError, Refusal, now_unix_ms};
-use crate::money::Prices;
+use crate::money::{Prices, Tokens};
 use crate::progress::{Progress, Update};
 use crate::prompt::{Plan, PromptLimit};
-use crate::wire::{ApiError, ChatRequest, Choice, CompletionRequest, Format, Head, Reply, StreamMode};
+use crate::wire::messages::{self, MessagesReply};
+use crate::wire::{
+    ApiError, ChatReply, ChatRequest, Choice, CompletionReply, CompletionRequest, Format, Head, Reply, StreamMode,
+    responses,
+};
 use crate::worker::{ChoiceEvent, Denied, QueueFull, Ticket};
 
 /// Tokens that one piece of a stream may carry. More than one comes together when the client or the ledger is slower
@@ -28,54 +33,87 @@ const PIECE_TOKENS: usize = 16;
 /// Between attempts to write to a ledger that is down.
 const LEDGER_PAUSE: Duration = Duration::from_millis(250);
 
-pub(super) async fn chat(state: State<Arc<App>>, request: Request, beta: bool) -> Result<Response, ApiError> {
-    answer(state.0, request, Reply::Chat, beta).await
-}
-
-pub(super) async fn completions(state: State<Arc<App>>, request: Request) -> Result<Response, ApiError> {
-    answer(state.0, request, Reply::Completion, false).await
+/// The addresses that answer, by their API.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Endpoint {
+    /// `beta`: the prefix of an answer may be given.
+    Chat {
+        beta: bool,
+    },
+    Completions,
+    Responses,
+    Messages,
 }
 
 /// What is known of a request once it is read.
 struct ParsedRequest {
     model: String,
-    stream: StreamMode,
+    streams: bool,
     plan: Plan,
+    reply: Box<dyn Reply>,
     /// The parameter to blame if its constraint cannot be used.
     constraint_param: &'static str,
 }
 
-async fn answer(app: Arc<App>, request: Request, kind: Reply, beta: bool) -> Result<Response, ApiError> {
+/// A request's response; its errors are in the API's own shape.
+pub(super) async fn answer(State(app): State<Arc<App>>, request: Request, endpoint: Endpoint) -> Response {
+    let response = async {
+        let hangup = request.extensions().get::<Hangup>().cloned().unwrap_or_default();
+        let path = request.uri().path().to_owned();
+        let read_request = move |app: &App, bytes: &[u8], limit: &PromptLimit| read(app, bytes, endpoint, limit);
+        let (key, parsed) = receive(&app, request, read_request).await?;
+        let streams = parsed.streams;
+        let job = Job::begin(app, &key, path, parsed).await?;
+        if streams { Ok(job.stream(hangup)) } else { job.whole().await }
+    };
+    response.await.unwrap_or_else(|error| refused(error, endpoint))
+}
+
+/// `messages/count_tokens`: how many tokens a prompt has. It costs nothing.
+pub(super) async fn count_tokens(State(app): State<Arc<App>>, request: Request) -> Response {
+    let read_request = |app: &App, bytes: &[u8], limit: &PromptLimit| read(app, bytes, Endpoint::Messages, limit);
+    match receive(&app, request, read_request).await {
+        Ok((_, parsed)) => json_response(200, &json!({"input_tokens": parsed.plan.prompt_tokens()})),
+        Err(error) => refused(error, Endpoint::Messages),
+    }
+}
+
+fn refused(error: ApiError, endpoint: Endpoint) -> Response {
+    let mut response = error.clone().into_response();
+    if endpoint == Endpoint::Messages {
+        *response.body_mut() = messages::error_json(&error).to_string().into();
+        response.headers_mut().remove(header::CONTENT_LENGTH);
+    }
+    response
+}
+
+/// Takes a request's body, if its key may ask for anything, and has it read on a thread where work may take its time.
+pub(super) async fn receive<T: Send + 'static>(
+    app: &Arc<App>,
+    request: Request,
+    read: impl FnOnce(&App, &[u8], &PromptLimit) -> Result<T, ApiError> + Send + 'static,
+) -> Result<(Key, T), ApiError> {
     let (key, refusal) = app.precheck(request.headers()).await?;
     if let Some(refusal) = refusal {
-        return Err(not_admitted(refusal, &app));
+        return Err(not_admitted(refusal, app));
     }
     if app.is_draining() {
         return Err(ApiError::overloaded("The server is being stopped.", 10));
     }
-    let endpoint = request.uri().path().to_owned();
-    let hangup = request.extensions().get::<Hangup>().cloned().unwrap_or_default();
     let key_queue = app.queue.of(key.id);
     let body = {
         let _permit = key_queue.read(app.settings.body_timeout).await?;
         body::read(request, &app.settings, app.queue.buffered()).await?
     };
     let permit = app.queue.plan(&key_queue, body.bytes.len()).await?;
-    let parsed = {
-        let (app, prompt_limit) = (Arc::clone(&app), prompt_limit(&app, &key));
-        // The permit is held as long as the work lasts, which a client that leaves does not end.
-        let read = tokio::task::spawn_blocking(move || {
-            let _permit = permit;
-            read(&app, &body.bytes, kind, beta, &prompt_limit)
-        });
-        read.await.map_err(|_| ApiError::internal("The request could not be read."))??
-    };
-    let stream = parsed.stream;
-    let job = Job::begin(app, &key, endpoint, kind, parsed).await?;
-    match stream {
-        StreamMode::Whole => job.whole().await,
-        StreamMode::Events { include_usage } => Ok(job.stream(include_usage, hangup)),
-    }
+    let (app, prompt_limit) = (Arc::clone(app), prompt_limit(app, &key));
+    // The permit is held as long as the work lasts, which a client that leaves does not end.
+    let task = tokio::task::spawn_blocking(move || {
+        let _permit = permit;
+        read(&app, &body.bytes, &prompt_limit)
+    });
+    let read = task.await.map_err(|_| ApiError::internal("The request could not be read."))??;
+    Ok((key, read))
 }
 
 /// The most tokens that a prompt of this key's may have, by the model and by what the key may still use: a text is
@@ -97,38 +135,51 @@ fn prompt_limit(app: &App, key: &Key) -> PromptLimit {
     prompt_limit
 }
 
-fn read(
-    app: &App,
-    bytes: &[u8],
-    kind: Reply,
-    beta: bool,
-    prompt_limit: &PromptLimit,
-) -> Result<ParsedRequest, ApiError> {
-    let known = |model: String| match app.served.is_named(&model) {
-        true => Ok(model),
-        false => Err(ApiError::no_model(&model)),
+fn read(app: &App, bytes: &[u8], endpoint: Endpoint, limit: &PromptLimit) -> Result<ParsedRequest, ApiError> {
+    let (request, reply): (ChatRequest, Box<dyn Reply>) = match endpoint {
+        Endpoint::Completions => return read_completion(app, bytes, limit),
+        Endpoint::Chat { beta } => {
+            let (request, form) = ChatRequest::parse(bytes, beta)?;
+            (request, Box::new(ChatReply(form)))
+        }
+        Endpoint::Responses => {
+            let (request, reply) = responses::parse(bytes)?;
+            (request, Box::new(reply))
+        }
+        Endpoint::Messages => (messages::parse(bytes)?, Box::new(MessagesReply::default())),
     };
-    match kind {
-        Reply::Chat => {
-            let request = ChatRequest::parse(bytes, beta)?;
-            let model = known(request.model.clone())?;
-            let constraint_param = if request.format == Format::Text { "tools" } else { "response_format" };
-            let plan = app.served.plan_chat(&request, now_unix_ms() / 1000, prompt_limit)?;
-            Ok(ParsedRequest { model, stream: request.stream, plan, constraint_param })
-        }
-        Reply::Completion => {
-            let request = CompletionRequest::parse(bytes)?;
-            let model = known(request.model.clone())?;
-            let plan = app.served.plan_completion(&request, prompt_limit)?;
-            Ok(ParsedRequest { model, stream: request.stream, plan, constraint_param: "prompt" })
-        }
+    let model = known(app, &request.model)?;
+    let constraint_param = match (&request.format, endpoint) {
+        (Format::Text, _) => "tools",
+        (_, Endpoint::Responses) => "text.format",
+        (_, Endpoint::Messages) => "output_config.format",
+        _ => "response_format",
+    };
+    let plan = app.served.plan_chat(&request, now_unix_ms() / 1000, limit)?;
+    Ok(ParsedRequest { model, streams: request.streams, plan, reply, constraint_param })
+}
+
+fn read_completion(app: &App, bytes: &[u8], limit: &PromptLimit) -> Result<ParsedRequest, ApiError> {
+    let request = CompletionRequest::parse(bytes)?;
+    let model = known(app, &request.model)?;
+    let plan = app.served.plan_completion(&request, limit)?;
+    let include_usage = request.stream == StreamMode::Events { include_usage: true };
+    let streams = request.stream != StreamMode::Whole;
+    let reply = Box::new(CompletionReply { include_usage });
+    Ok(ParsedRequest { model, streams, plan, reply, constraint_param: "prompt" })
+}
+
+pub(super) fn known(app: &App, model: &str) -> Result<String, ApiError> {
+    match app.served.is_named(model) {
+        true => Ok(model.to_owned()),
+        false => Err(ApiError::no_model(model)),
     }
 }
 
 /// A request's row in the ledger. It is settled exactly once: when it is told to, or else when it is dropped.
-struct Account {
+pub(super) struct Account {
     app: Arc<App>,
-    request: String,
+    pub request: String,
     settled: bool,
 }
 
@@ -137,7 +188,33 @@ impl Account {
         &self.app.ledger
     }
 
-    fn settle(&mut self, outcome: &'static str) {
+    /// Takes places in the engine.
+    pub async fn submit(&mut self, key: &Key, requests: Vec<EngineRequest>, param: &str) -> Result<Ticket, ApiError> {
+        match self.app.worker.submit(key.id, requests).await {
+            Ok(ticket) => Ok(ticket),
+            Err(denied) => {
+                self.settle("refused");
+                Err(denied_by_engine(denied, &self.app, param))
+            }
+        }
+    }
+
+    /// Writes to the ledger what the client will have been sent. While the ledger is down that waits: what was computed
+    /// is not thrown away for a connection that is back in a moment.
+    pub async fn record(&self, tokens: Tokens) -> Result<(), ApiError> {
+        let begun = Instant::now();
+        loop {
+            match self.ledger().progress(&self.request, tokens).await {
+                Ok(()) => return Ok(()),
+                Err(LedgerHandleError::Down) if begun.elapsed() < self.app.settings.ledger_timeout => {
+                    tokio::time::sleep(LEDGER_PAUSE).await;
+                }
+                Err(error) => return Err(ledger_failed(error)),
+            }
+        }
+    }
+
+    pub fn settle(&mut self, outcome: &'static str) {
         if !std::mem::replace(&mut self.settled, true) {
             self.ledger().settle(self.request.clone(), outcome);
             self.app.metrics.ended(outcome);
@@ -152,12 +229,60 @@ impl Drop for Account {
     }
 }
 
+/// A request that the ledger has admitted.
+pub(super) struct Admitted {
+    pub account: Account,
+    /// Of the moment.
+    pub prices: Prices,
+    pub now_unix_ms: i64,
+}
+
+impl Admitted {
+    /// Opens the account of `requests`, whose prompts have so many tokens together.
+    pub async fn begin(
+        app: &Arc<App>,
+        key: &Key,
+        endpoint: String,
+        id_prefix: &str,
+        requests: &[EngineRequest],
+        prompt_tokens: usize,
+    ) -> Result<Admitted, ApiError> {
+        let now = now_unix_ms();
+        let random = random_hex::<16>().map_err(|_| ApiError::internal("The system has no random numbers."))?;
+        let id = format!("{id_prefix}{random}");
+        let prices = app.tariff.at(now);
+        let output: usize =
+            requests.iter().filter(|request| request.embedding.is_none()).map(|request| request.max_tokens).sum();
+        let admission = Admission {
+            request: id.clone(),
+            key_id: key.id,
+            endpoint,
+            model: app.served.names[0].clone(),
+            prompt_tokens: prompt_tokens as u64,
+            output_tokens_max: output as u64,
+            sequences: requests.len() as u64,
+            prices,
+            currency: app.tariff.currency.clone(),
+        };
+        // Made before the row is, so that a client that leaves meanwhile leaves no open row.
+        let account = Account { app: Arc::clone(app), request: id, settled: false };
+        match app.ledger.admit(admission).await.map_err(ledger_failed)? {
+            Ok(()) => Ok(Admitted { account, prices, now_unix_ms: now }),
+            Err(refusal) => {
+                let mut account = account;
+                account.settle("refused");
+                Err(not_admitted(refusal, app))
+            }
+        }
+    }
+}
+
 /// A request under way.
 struct Job {
     account: Account,
     ticket: Ticket,
     progress: Progress,
-    kind: Reply,
+    reply: Box<dyn Reply>,
     head: Head,
     prices: Prices,
     begun: Instant,
@@ -182,46 +307,17 @@ impl From<ApiError> for StreamError {
 
 impl Job {
     /// Admits the request to the ledger, then to the engine.
-    async fn begin(
-        app: Arc<App>,
-        key: &Key,
-        endpoint: String,
-        kind: Reply,
-        parsed: ParsedRequest,
-    ) -> Result<Job, ApiError> {
-        let now = now_unix_ms();
-        let random = random_hex::<16>().map_err(|_| ApiError::internal("The system has no random numbers."))?;
-        let id = format!("{}{random}", kind.id_prefix());
-        let prices = app.tariff.at(now);
-        let admission = Admission {
-            request: id.clone(),
-            key_id: key.id,
-            endpoint,
-            model: app.served.names[0].clone(),
-            prompt_tokens: parsed.plan.prompt_tokens() as u64,
-            output_tokens_max: parsed.plan.output_tokens_max() as u64,
-            sequences: parsed.plan.requests.len() as u64,
-            prices,
-            currency: app.tariff.currency.clone(),
-        };
-        // Made before the row is, so that a client that leaves meanwhile leaves no open row.
-        let mut account = Account { app: Arc::clone(&app), request: id.clone(), settled: false };
-        let admitted = app.ledger.admit(admission).await.map_err(ledger_failed)?;
-        if let Err(refusal) = admitted {
-            account.settle("refused");
-            return Err(not_admitted(refusal, &app));
-        }
-        let ticket = match app.worker.submit(key.id, parsed.plan.requests.clone()).await {
-            Ok(ticket) => ticket,
-            Err(denied) => {
-                account.settle("refused");
-                return Err(denied_by_engine(denied, &app, parsed.constraint_param));
-            }
-        };
+    async fn begin(app: Arc<App>, key: &Key, endpoint: String, parsed: ParsedRequest) -> Result<Job, ApiError> {
+        let ParsedRequest { model, plan, reply, constraint_param, .. } = parsed;
+        let begun =
+            Admitted::begin(&app, key, endpoint, reply.id_prefix(), &plan.requests, plan.prompt_tokens()).await?;
+        let Admitted { mut account, prices, now_unix_ms } = begun;
+        let ticket = account.submit(key, plan.requests.clone(), constraint_param).await?;
+        let id = account.request.clone();
         let headers = queue_headers(&app, &ticket, &id);
-        let head = Head { id, created: now / 1000, model: parsed.model, fingerprint: app.served.fingerprint.clone() };
-        let progress = Progress::new(parsed.plan, Arc::clone(&app.served.tokenizer));
-        Ok(Job { account, ticket, progress, kind, head, prices, begun: Instant::now(), headers })
+        let head = Head { id, created: now_unix_ms / 1000, model, fingerprint: app.served.fingerprint.clone() };
+        let progress = Progress::new(plan, Arc::clone(&app.served.tokenizer));
+        Ok(Job { account, ticket, progress, reply, head, prices, begun: Instant::now(), headers })
     }
 
     fn app(&self) -> &App {
@@ -245,20 +341,10 @@ impl Job {
         Ok((choice, updates))
     }
 
-    /// Writes to the ledger what the client will have been sent with the next piece. While the ledger is down the piece
-    /// waits: what was computed is not thrown away for a connection that is back in a moment.
+    /// Writes to the ledger what the client will have been sent with the next piece.
     async fn record(&mut self) -> Result<(), ApiError> {
         let tokens = self.progress.tokens();
-        let begun = Instant::now();
-        loop {
-            match self.account.ledger().progress(&self.account.request, tokens).await {
-                Ok(()) => return Ok(()),
-                Err(LedgerHandleError::Down) if begun.elapsed() < self.app().settings.ledger_timeout => {
-                    tokio::time::sleep(LEDGER_PAUSE).await;
-                }
-                Err(error) => return Err(ledger_failed(error)),
-            }
-        }
+        self.account.record(tokens).await
     }
 
     /// Everything was sent, or is about to be.
@@ -287,23 +373,23 @@ impl Job {
         self.record().await?;
         self.close("done");
         let usage = self.progress.usage(&self.prices);
-        let mut response = json_response(200, &self.kind.whole(&self.head, &choices, &usage));
+        let mut response = json_response(200, &self.reply.whole(&self.head, &choices, &usage));
         response.headers_mut().extend(self.headers.clone());
         Ok(response)
     }
 
-    fn stream(self, include_usage: bool, hangup: Hangup) -> Response {
+    fn stream(self, hangup: Hangup) -> Response {
         let (pieces, body) = body::stream();
         let mut headers = self.headers.clone();
         headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("text/event-stream; charset=utf-8"));
         // For proxies that would collect the stream before they pass it on.
         headers.insert("x-accel-buffering", HeaderValue::from_static("no"));
-        tokio::spawn(self.feed(pieces, include_usage, hangup));
+        tokio::spawn(self.feed(pieces, hangup));
         (headers, body).into_response()
     }
 
-    async fn feed(mut self, pieces: mpsc::Sender<Bytes>, include_usage: bool, hangup: Hangup) {
-        match self.pump(&pieces, include_usage).await {
+    async fn feed(mut self, pieces: mpsc::Sender<Bytes>, hangup: Hangup) {
+        match self.pump(&pieces).await {
             Ok(()) => {}
             Err(StreamError::Away) => self.close("cancelled"),
             Err(StreamError::Slow) => {
@@ -313,8 +399,10 @@ impl Job {
             Err(StreamError::Failed(error)) => {
                 self.close("error");
                 let mut events = Events::default();
-                events.data(&error.to_json());
-                events.done();
+                if !self.progress.has_begun() {
+                    self.begin_reply(&mut events);
+                }
+                events.all(self.reply.error(&self.head, &error));
                 if let Ok(room) = self.room(&pieces).await {
                     room.send(events.take());
                 }
@@ -322,7 +410,7 @@ impl Job {
         }
     }
 
-    async fn pump(&mut self, pieces: &mpsc::Sender<Bytes>, include_usage: bool) -> Result<(), StreamError> {
+    async fn pump(&mut self, pieces: &mpsc::Sender<Bytes>) -> Result<(), StreamError> {
         let mut events = Events::default();
         let keep_alive = self.app().settings.keep_alive;
         loop {
@@ -336,12 +424,12 @@ impl Job {
                     continue;
                 }
             };
-            self.write(event, include_usage, &mut events)?;
+            self.write(event, &mut events)?;
             for _ in 1..PIECE_TOKENS {
                 let Some(event) = self.ticket.events.try_recv().ok().filter(|_| !self.progress.is_finished()) else {
                     break;
                 };
-                self.write(Some(event), include_usage, &mut events)?;
+                self.write(Some(event), &mut events)?;
             }
             let finished = self.progress.is_finished();
             if !events.is_empty() {
@@ -360,29 +448,24 @@ impl Job {
         }
     }
 
-    fn write(&mut self, event: Option<ChoiceEvent>, include_usage: bool, events: &mut Events) -> Result<(), ApiError> {
+    fn begin_reply(&mut self, events: &mut Events) {
+        events.all(self.reply.begin(&self.head, self.ticket.ids.len(), self.progress.prompt_tokens()));
+    }
+
+    fn write(&mut self, event: Option<ChoiceEvent>, events: &mut Events) -> Result<(), ApiError> {
         let first = !self.progress.has_begun();
         let (at, updates) = self.take(event)?;
-        let (kind, head) = (self.kind, &self.head);
         if first {
-            (0..self.ticket.ids.len()).filter_map(|at| kind.begin(head, at)).for_each(|event| events.data(&event));
+            self.begin_reply(events);
         }
         for update in updates {
-            match update {
-                Update::Delta { delta, logprobs } => events.data(&kind.delta(head, at, &delta, logprobs.as_ref())),
-                Update::Finish(finish) => {
-                    let last = self.progress.is_finished();
-                    let usage = last.then(|| self.progress.usage(&self.prices));
-                    let here = usage.as_ref().filter(|_| !include_usage);
-                    events.data(&kind.finish(head, at, finish, here));
-                    if let Some(usage) = &usage {
-                        if include_usage {
-                            events.data(&kind.usage(head, usage));
-                        }
-                        events.done();
-                    }
+            events.all(match update {
+                Update::Delta { delta, logprobs } => self.reply.delta(&self.head, at, &delta, logprobs.as_ref()),
+                Update::Finish(end) => {
+                    let usage = self.progress.is_finished().then(|| self.progress.usage(&self.prices));
+                    self.reply.finish(&self.head, at, &end, usage.as_ref())
                 }
-            }
+            });
         }
         Ok(())
     }

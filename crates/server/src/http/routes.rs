@@ -7,11 +7,13 @@ use axum::extract::rejection::PathRejection;
 use axum::extract::{Path, Request, State};
 use axum::http::{HeaderMap, HeaderValue, header};
 use axum::response::{IntoResponse, Response};
-use axum::routing::{get, post};
+use axum::routing::{MethodRouter, get, post};
 use serde_json::{Value, json};
+use wels_data::chat::strftime;
 
 use super::app::{App, json_response};
-use super::generate;
+use super::embeddings::embeddings;
+use super::generate::{self, Endpoint};
 use super::pages;
 use crate::money::Nanos;
 use crate::wire::ApiError;
@@ -29,11 +31,16 @@ impl App {
             router = router
                 .route(&format!("{prefix}/models"), get(models))
                 .route(&format!("{prefix}/models/{{*name}}"), get(model))
-                .route(&format!("{prefix}/completions"), post(generate::completions))
-                .route(
-                    &format!("{prefix}/chat/completions"),
-                    post(move |state, request| generate::chat(state, request, beta)),
-                );
+                .route(&format!("{prefix}/completions"), answers(Endpoint::Completions))
+                .route(&format!("{prefix}/chat/completions"), answers(Endpoint::Chat { beta }))
+                .route(&format!("{prefix}/responses"), answers(Endpoint::Responses))
+                .route(&format!("{prefix}/embeddings"), post(embeddings));
+        }
+        // DeepSeek has Anthropic's API at `/anthropic`.
+        for prefix in ["", "/v1", "/anthropic", "/anthropic/v1"] {
+            router = router
+                .route(&format!("{prefix}/messages"), answers(Endpoint::Messages))
+                .route(&format!("{prefix}/messages/count_tokens"), post(generate::count_tokens));
         }
         pages::routes(router)
             .fallback(|| async { ApiError::no_path().into_response() })
@@ -41,6 +48,10 @@ impl App {
             .layer(axum::middleware::from_fn(finish))
             .with_state(Arc::clone(self))
     }
+}
+
+fn answers(endpoint: Endpoint) -> MethodRouter<Arc<App>> {
+    post(move |state, request| generate::answer(state, request, endpoint))
 }
 
 /// What every response has.
@@ -74,11 +85,13 @@ async fn metrics(State(app): State<Arc<App>>, headers: HeaderMap) -> Result<Resp
     Ok(([(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], text).into_response())
 }
 
-/// The model as clients see it, with what the web chat wants to know.
+/// The model as clients see it, in OpenAI's and Anthropic's form at once, with what the web chat wants to know.
 fn describe(app: &App, name: &str) -> Value {
     let prices = app.tariff.at(crate::ledger::now_unix_ms());
+    let created = app.served.created_unix_s;
     json!({
-        "id": name, "object": "model", "created": app.served.created_unix_s, "owned_by": "wels",
+        "id": name, "object": "model", "created": created, "owned_by": "wels", "type": "model", "display_name": name,
+        "created_at": strftime(created, "%FT%H:%M:%SZ"),
         "context_length": app.served.context, "max_output_tokens": app.served.output_tokens_max,
         "pricing": {"currency": app.tariff.currency, "per_million_tokens": prices},
     })
@@ -87,7 +100,9 @@ fn describe(app: &App, name: &str) -> Value {
 async fn models(State(app): State<Arc<App>>, headers: HeaderMap) -> Result<Response, ApiError> {
     app.authenticate(&headers).await?;
     let models: Vec<Value> = app.served.names.iter().map(|name| describe(&app, name)).collect();
-    Ok(json_response(200, &json!({"object": "list", "data": models})))
+    let ends = (app.served.names.first(), app.served.names.last());
+    let list = json!({"object": "list", "data": models, "has_more": false, "first_id": ends.0, "last_id": ends.1});
+    Ok(json_response(200, &list))
 }
 
 async fn model(

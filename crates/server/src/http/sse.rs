@@ -1,20 +1,22 @@
 //! Server-sent events, put together to pieces.
 
 use axum::body::Bytes;
-use serde_json::Value;
+
+use crate::wire::StreamEvent;
 
 /// Events that go to the client in one piece.
 #[derive(Default)]
 pub(super) struct Events(String);
 
 impl Events {
-    pub fn data(&mut self, value: &Value) {
-        self.0 += &format!("data: {value}\n\n");
-    }
-
-    /// The end of the stream.
-    pub fn done(&mut self) {
-        self.0 += "data: [DONE]\n\n";
+    pub fn all(&mut self, events: Vec<StreamEvent>) {
+        for event in events {
+            self.0 += &match event {
+                StreamEvent::Data(value) => format!("data: {value}\n\n"),
+                StreamEvent::Named(name, value) => format!("event: {name}\ndata: {value}\n\n"),
+                StreamEvent::Done => "data: [DONE]\n\n".to_owned(),
+            };
+        }
     }
 
     /// A line that clients pass over, and that keeps the connection alive.

@@ -316,7 +316,7 @@ function numbers(usage, wait_ms, run_ms) {
   if (usage.completion_tokens > 1 && run_ms > 0) parts.push(`${(((usage.completion_tokens - 1) * 1000) / run_ms).toFixed(1)} tokens/s`);
   if (wait_ms > 0) parts.push(`first after ${(wait_ms / 1000).toFixed(wait_ms < 1000 ? 2 : 1)} s`);
   const currency = models[0]?.pricing?.currency ?? "";
-  if (Number(usage.cost) > 0) parts.push(`${Number(usage.cost).toPrecision(2)} ${currency}`);
+  if (Number(usage.cost_exact) > 0) parts.push(`${Number(usage.cost_exact).toPrecision(2)} ${currency}`);
   return parts.join(" · ");
 }
 

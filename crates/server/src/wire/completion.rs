@@ -39,7 +39,7 @@ impl CompletionRequest {
         let mut fields = parse_object(body, sampling_keys!["prompt", "suffix", "logprobs", "echo", "best_of"])?;
         let fields = &mut fields;
         let model = sampling::model(fields)?;
-        let prompts = prompts(fields)?;
+        let prompts = prompts(fields, "prompt", PROMPTS_MAX)?;
         let suffix = fields.string("suffix")?;
         if suffix.is_some() && prompts.iter().any(|prompt| matches!(prompt, Prompt::Ids(_))) {
             return Err(fields.error("suffix", "A suffix goes with a prompt of text."));
@@ -64,10 +64,11 @@ impl CompletionRequest {
     }
 }
 
-fn prompts(fields: &mut Fields) -> Result<Vec<Prompt>, ApiError> {
-    let prompt = fields.take("prompt");
-    let prompt = fields.required("prompt", prompt)?;
-    let name = fields.name("prompt");
+/// One text or several, as strings or as token ids; at most `most` of them.
+pub(super) fn prompts(fields: &mut Fields, key: &str, most: usize) -> Result<Vec<Prompt>, ApiError> {
+    let prompt = fields.take(key);
+    let prompt = fields.required(key, prompt)?;
+    let name = fields.name(key);
     let items = match prompt {
         Value::String(text) => return Ok(vec![Prompt::Text(text)]),
         Value::Array(items) => items,
@@ -76,8 +77,8 @@ fn prompts(fields: &mut Fields) -> Result<Vec<Prompt>, ApiError> {
     if items.first().is_some_and(Value::is_number) {
         return Ok(vec![Prompt::Ids(ids(items, &name)?)]);
     }
-    if items.is_empty() || items.len() > PROMPTS_MAX {
-        return Err(ApiError::param(name, format!("There have to be 1 to {PROMPTS_MAX} prompts.")));
+    if items.is_empty() || items.len() > most {
+        return Err(ApiError::param(name, format!("There have to be 1 to {most}.")));
     }
     items
         .into_iter()

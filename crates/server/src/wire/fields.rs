@@ -50,8 +50,35 @@ impl Fields {
         ApiError::param(self.name(key), message)
     }
 
+    pub fn get(&self, key: &str) -> Option<&Value> {
+        self.map.get(key)
+    }
+
     pub fn has(&self, key: &str) -> bool {
         self.map.contains_key(key)
+    }
+
+    /// Takes what asks for nothing that a local server could fail to do.
+    pub fn ignore(&mut self, keys: &[&str]) {
+        keys.iter().for_each(|key| drop(self.take(key)));
+    }
+
+    /// Refuses what is not done here, unless it is absent or says no: `false`, an empty array or object.
+    pub fn refuse(&mut self, key: &str, message: &str) -> Result<(), ApiError> {
+        match self.take(key) {
+            None | Some(Value::Bool(false)) => Ok(()),
+            Some(Value::Array(items)) if items.is_empty() => Ok(()),
+            Some(Value::Object(map)) if map.is_empty() => Ok(()),
+            Some(_) => Err(self.error(key, message)),
+        }
+    }
+
+    pub fn object(&mut self, key: &str) -> Result<Option<Map<String, Value>>, ApiError> {
+        match self.take(key) {
+            None => Ok(None),
+            Some(Value::Object(map)) => Ok(Some(map)),
+            Some(other) => Err(wrong_type(self.name(key), "an object", &other)),
+        }
     }
 
     pub fn take(&mut self, key: &str) -> Option<Value> {

@@ -1,7 +1,8 @@
-//! Replies: whole ones, and the events of streams.
+//! Replies, whole and as the events of streams, as far as they are the same in all APIs.
 
-use serde_json::{Map, Value, json};
+use serde_json::Value;
 
+use super::ApiError;
 use crate::money::{Nanos, Tokens};
 
 /// What stands at the top of a reply and of each of its events.
@@ -28,23 +29,6 @@ pub struct UsageCounts {
     pub cost: Nanos,
 }
 
-impl UsageCounts {
-    /// The `usage` object, with DeepSeek's and OpenAI's counters. `cost` is an amount as a string.
-    pub fn to_json(&self) -> Value {
-        let Tokens { hit, miss, output } = self.tokens;
-        json!({
-            "prompt_tokens": hit + miss,
-            "completion_tokens": output,
-            "total_tokens": hit + miss + output,
-            "prompt_cache_hit_tokens": hit,
-            "prompt_cache_miss_tokens": miss,
-            "prompt_tokens_details": {"cached_tokens": hit},
-            "completion_tokens_details": {"reasoning_tokens": self.reasoning},
-            "cost": self.cost.to_string(),
-        })
-    }
-}
-
 /// The log-probability of a token that was chosen.
 #[derive(Clone, Debug, PartialEq)]
 pub struct TokenLogprob {
@@ -66,25 +50,6 @@ pub struct Candidate {
     pub logprob: f32,
 }
 
-impl Candidate {
-    fn to_json(&self) -> Value {
-        json!({"token": self.token, "logprob": finite(self.logprob), "bytes": self.bytes})
-    }
-}
-
-impl TokenLogprob {
-    fn to_json(&self) -> Value {
-        let mut value = self.chosen.to_json();
-        value["top_logprobs"] = self.top.iter().map(Candidate::to_json).collect();
-        value
-    }
-}
-
-/// JSON has no −∞; OpenAI writes −9999.
-fn finite(logprob: f32) -> f32 {
-    logprob.max(-9999.0)
-}
-
 /// The log-probabilities of an answer or of a part of it.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct ChoiceLogprobs {
@@ -94,37 +59,18 @@ pub struct ChoiceLogprobs {
     pub offset: usize,
 }
 
-impl ChoiceLogprobs {
-    fn chat_json(&self) -> Value {
-        let part = |reasoning: bool| -> Vec<Value> {
-            self.tokens.iter().filter(|token| token.reasoning == reasoning).map(TokenLogprob::to_json).collect()
-        };
-        let (content, reasoning) = (part(false), part(true));
-        let mut value = json!({"content": content, "refusal": null});
-        if !reasoning.is_empty() {
-            value["reasoning_content"] = reasoning.into();
-        }
-        value
-    }
-
-    fn completion_json(&self) -> Value {
-        let offsets = self.tokens.iter().scan(self.offset, |offset, token| {
-            let begin = *offset;
-            *offset += token.chosen.token.len();
-            Some(begin)
-        });
-        let offsets: Vec<usize> = offsets.collect();
-        let top = |token: &TokenLogprob| -> Value {
-            let entries = token.top.iter().map(|top| (top.token.clone(), json!(finite(top.logprob))));
-            Value::Object(entries.collect::<Map<_, _>>())
-        };
-        json!({
-            "tokens": self.tokens.iter().map(|token| &token.chosen.token).collect::<Vec<_>>(),
-            "token_logprobs": self.tokens.iter().map(|token| finite(token.chosen.logprob)).collect::<Vec<_>>(),
-            "top_logprobs": self.tokens.iter().map(top).collect::<Vec<_>>(),
-            "text_offset": offsets,
-        })
-    }
+/// Why an answer ended.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum AnswerEnd {
+    /// The model ended it.
+    #[default]
+    Stop,
+    /// One of the client's strings.
+    StopString(String),
+    /// It has all the tokens that it may have.
+    Length,
+    /// It ends with calls of tools.
+    ToolCalls,
 }
 
 /// What an answer grows by.
@@ -157,21 +103,6 @@ pub enum CallDelta {
     },
 }
 
-impl ChatDelta {
-    fn to_json(&self) -> Value {
-        match self {
-            ChatDelta::Reasoning(text) => json!({"reasoning_content": text}),
-            ChatDelta::Content(text) => json!({"content": text}),
-            ChatDelta::Call(CallDelta::Begin { index, id, name }) => json!({"tool_calls": [
-                {"index": index, "id": id, "type": "function", "function": {"name": name, "arguments": ""}}
-            ]}),
-            ChatDelta::Call(CallDelta::Arguments { index, text }) => {
-                json!({"tool_calls": [{"index": index, "function": {"arguments": text}}]})
-            }
-        }
-    }
-}
-
 /// One of a reply's answers, put together.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Choice {
@@ -180,8 +111,7 @@ pub struct Choice {
     pub content: String,
     /// Id, name and arguments of each call.
     pub calls: Vec<(String, String, String)>,
-    /// `stop`, `length`, `tool_calls`, …
-    pub finish: &'static str,
+    pub end: AnswerEnd,
     /// Where they were asked for.
     pub logprobs: Option<ChoiceLogprobs>,
 }
@@ -198,109 +128,41 @@ impl Choice {
             ChatDelta::Call(CallDelta::Arguments { index, text }) => self.calls[*index].2.push_str(text),
         }
     }
-
-    fn chat_json(&self, index: usize) -> Value {
-        let content = if self.content.is_empty() && !self.calls.is_empty() { Value::Null } else { json!(self.content) };
-        let mut message = json!({"role": "assistant", "content": content});
-        if let Some(reasoning) = &self.reasoning {
-            message["reasoning_content"] = json!(reasoning);
-        }
-        if !self.calls.is_empty() {
-            let call = |(id, name, arguments): &(String, String, String)| json!({"id": id, "type": "function", "function": {"name": name, "arguments": arguments}});
-            message["tool_calls"] = self.calls.iter().map(call).collect();
-        }
-        let logprobs = self.logprobs.as_ref().map(ChoiceLogprobs::chat_json);
-        json!({"index": index, "message": message, "logprobs": logprobs, "finish_reason": self.finish})
-    }
-
-    fn completion_json(&self, index: usize) -> Value {
-        let logprobs = self.logprobs.as_ref().map(ChoiceLogprobs::completion_json);
-        json!({"index": index, "text": self.content, "logprobs": logprobs, "finish_reason": self.finish})
-    }
 }
 
-/// Which endpoint a reply is of.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Reply {
-    /// `chat/completions`.
-    Chat,
-    /// `completions`.
-    Completion,
+/// An event of a stream.
+#[derive(Clone, Debug, PartialEq)]
+pub enum StreamEvent {
+    Data(Value),
+    /// With its name in a line of its own.
+    Named(&'static str, Value),
+    /// OpenAI's `[DONE]`.
+    Done,
 }
 
-impl Reply {
+/// Writes replies in one API's form: either [`Reply::whole`], or the events of a stream, in the order of the methods.
+pub trait Reply: Send + Sync {
     /// What a request's name begins with.
-    pub fn id_prefix(self) -> &'static str {
-        match self {
-            Reply::Chat => "chatcmpl-",
-            Reply::Completion => "cmpl-",
-        }
-    }
+    fn id_prefix(&self) -> &'static str;
 
     /// A whole reply.
-    pub fn whole(self, head: &Head, choices: &[Choice], usage: &UsageCounts) -> Value {
-        let (object, choices): (_, Vec<Value>) = match self {
-            Reply::Chat => ("chat.completion", choices.iter().zip(0..).map(|(c, at)| c.chat_json(at)).collect()),
-            Reply::Completion => {
-                ("text_completion", choices.iter().zip(0..).map(|(c, at)| c.completion_json(at)).collect())
-            }
-        };
-        let mut value = self.envelope(head, object, choices);
-        value["usage"] = usage.to_json();
-        value
-    }
+    fn whole(&mut self, head: &Head, choices: &[Choice], usage: &UsageCounts) -> Value;
 
-    /// The first event of an answer, which has its role alone. Plain completions have none.
-    pub fn begin(self, head: &Head, index: usize) -> Option<Value> {
-        let delta = json!({"index": index, "delta": {"role": "assistant", "content": ""}, "logprobs": null,
-            "finish_reason": null});
-        (self == Reply::Chat).then(|| self.event(head, vec![delta]))
-    }
+    /// Before the first token: how many answers there will be, to how many tokens of prompts.
+    fn begin(&mut self, head: &Head, answers: usize, prompt_tokens: u64) -> Vec<StreamEvent>;
 
-    /// An event with a part of an answer.
-    pub fn delta(self, head: &Head, index: usize, delta: &ChatDelta, logprobs: Option<&ChoiceLogprobs>) -> Value {
-        let choice = match self {
-            Reply::Chat => json!({"index": index, "delta": delta.to_json(),
-                "logprobs": logprobs.map(ChoiceLogprobs::chat_json), "finish_reason": null}),
-            Reply::Completion => {
-                let text = match delta {
-                    ChatDelta::Content(text) | ChatDelta::Reasoning(text) => text.as_str(),
-                    ChatDelta::Call(_) => "",
-                };
-                json!({"index": index, "text": text, "logprobs": logprobs.map(ChoiceLogprobs::completion_json),
-                    "finish_reason": null})
-            }
-        };
-        self.event(head, vec![choice])
-    }
+    /// A part of an answer.
+    fn delta(
+        &mut self,
+        head: &Head,
+        index: usize,
+        delta: &ChatDelta,
+        logprobs: Option<&ChoiceLogprobs>,
+    ) -> Vec<StreamEvent>;
 
-    /// The event that ends an answer; `usage` goes with the last one of a reply.
-    pub fn finish(self, head: &Head, index: usize, finish: &str, usage: Option<&UsageCounts>) -> Value {
-        let choice = match self {
-            Reply::Chat => json!({"index": index, "delta": {}, "logprobs": null, "finish_reason": finish}),
-            Reply::Completion => json!({"index": index, "text": "", "logprobs": null, "finish_reason": finish}),
-        };
-        let mut event = self.event(head, vec![choice]);
-        if let Some(usage) = usage {
-            event["usage"] = usage.to_json();
-        }
-        event
-    }
+    /// The end of an answer; the usage comes with the last one of a reply.
+    fn finish(&mut self, head: &Head, index: usize, end: &AnswerEnd, usage: Option<&UsageCounts>) -> Vec<StreamEvent>;
 
-    /// The event after the last one, with the usage and no choice.
-    pub fn usage(self, head: &Head, usage: &UsageCounts) -> Value {
-        let mut event = self.event(head, Vec::new());
-        event["usage"] = usage.to_json();
-        event
-    }
-
-    fn event(self, head: &Head, choices: Vec<Value>) -> Value {
-        let object = if self == Reply::Chat { "chat.completion.chunk" } else { "text_completion" };
-        self.envelope(head, object, choices)
-    }
-
-    fn envelope(self, head: &Head, object: &str, choices: Vec<Value>) -> Value {
-        json!({"id": head.id, "object": object, "created": head.created, "model": head.model,
-            "system_fingerprint": head.fingerprint, "choices": choices})
-    }
+    /// The end of a stream that fails.
+    fn error(&mut self, head: &Head, error: &ApiError) -> Vec<StreamEvent>;
 }

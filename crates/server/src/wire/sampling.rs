@@ -1,6 +1,7 @@
 //! What chat and plain completions have in common.
 
 use serde_json::Value;
+use wels_engine::Request;
 
 use super::ApiError;
 use super::fields::{Fields, string, wrong_type};
@@ -60,6 +61,26 @@ pub struct SamplingFields {
     pub n: u32,
 }
 
+impl Default for SamplingFields {
+    /// OpenAI's.
+    fn default() -> SamplingFields {
+        SamplingFields {
+            temperature: 1.0,
+            top_p: 1.0,
+            top_k: 0,
+            min_p: 0.0,
+            presence_penalty: 0.0,
+            frequency_penalty: 0.0,
+            repetition_penalty: 1.0,
+            logit_bias: Vec::new(),
+            seed: None,
+            stop: Vec::new(),
+            max_tokens: None,
+            n: 1,
+        }
+    }
+}
+
 /// The keys that [`SamplingFields::take`] takes, for both endpoints' lists.
 macro_rules! sampling_keys {
     ($($more:literal),* $(,)?) => {
@@ -85,7 +106,7 @@ impl SamplingFields {
             repetition_penalty: fields.number("repetition_penalty", 0.01, 10.0)?.unwrap_or(1.0),
             logit_bias: logit_bias(fields)?,
             seed: fields.int("seed", i64::MIN, i64::MAX)?.map(|seed| seed as u64),
-            stop: stop(fields)?,
+            stop: stops(fields, "stop")?,
             max_tokens: fields.int("max_tokens", 1, i64::from(i32::MAX))?.map(|count| count as usize),
             n: fields.int("n", 1, CHOICES_MAX)?.unwrap_or(1) as u32,
         })
@@ -106,13 +127,15 @@ pub(super) fn stream(fields: &mut Fields) -> Result<StreamMode, ApiError> {
     if !streams {
         return Err(fields.error("stream_options", "`stream_options` goes with `stream: true` only."));
     }
-    let mut options = Fields::of(options, fields.name("stream_options"), &["include_usage"])?;
+    let mut options = Fields::of(options, fields.name("stream_options"), &["include_usage", "include_obfuscation"])?;
+    options.ignore(&["include_obfuscation"]);
     Ok(StreamMode::Events { include_usage: options.bool("include_usage")?.unwrap_or(false) })
 }
 
-fn stop(fields: &mut Fields) -> Result<Vec<String>, ApiError> {
-    let name = fields.name("stop");
-    let stops = match fields.take("stop") {
+/// Strings that end an answer.
+pub(super) fn stops(fields: &mut Fields, key: &str) -> Result<Vec<String>, ApiError> {
+    let name = fields.name(key);
+    let stops = match fields.take(key) {
         None => return Ok(Vec::new()),
         Some(Value::String(stop)) => vec![stop],
         Some(Value::Array(stops)) => {
@@ -125,6 +148,10 @@ fn stop(fields: &mut Fields) -> Result<Vec<String>, ApiError> {
     }
     if stops.iter().any(String::is_empty) {
         return Err(ApiError::param(name, "An empty string would stop everything."));
+    }
+    if let Some(stop) = stops.iter().find(|stop| stop.len() > Request::STOP_BYTES_MAX) {
+        let limit = Request::STOP_BYTES_MAX;
+        return Err(ApiError::param(name, format!("A stop string of {} bytes, and {limit} are the most.", stop.len())));
     }
     Ok(stops)
 }

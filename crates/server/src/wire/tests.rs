@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 use super::*;
 
 fn chat(body: Value) -> Result<ChatRequest, ApiError> {
-    ChatRequest::parse(body.to_string().as_bytes(), false)
+    ChatRequest::parse(body.to_string().as_bytes(), false).map(|(request, _)| request)
 }
 
 /// A least request, with more fields.
@@ -23,7 +23,7 @@ fn tool() -> Value {
 fn a_least_request_has_openais_defaults() {
     let request = chat(with(json!({"user": "me", "seed": null, "store": false}))).unwrap();
     assert_eq!((request.sampling.temperature, request.sampling.n, request.sampling.seed), (1.0, 1, None));
-    assert_eq!((request.stream, request.logprobs, request.format), (StreamMode::Whole, None, Format::Text));
+    assert_eq!((request.streams, request.logprobs, request.format), (false, None, Format::Text));
     assert_eq!(request.messages[0].content, "hi");
 }
 
@@ -37,7 +37,7 @@ fn what_is_wrong_is_named() {
         (json!({"n": 0}), "n"),
         (json!({"n": 17}), "n"),
         (json!({"max_tokens": 0}), "max_tokens"),
-        (json!({"max_tokens": 1, "max_completion_tokens": 1}), "max_tokens"),
+        (json!({"max_tokens": 1, "max_completion_tokens": 2}), "max_tokens"),
         (json!({"stop": ""}), "stop"),
         (json!({"stop": [1]}), "stop"),
         (json!({"stream_options": {"include_usage": true}}), "stream_options"),
@@ -46,25 +46,30 @@ fn what_is_wrong_is_named() {
         (json!({"logprobs": true, "top_logprobs": 21}), "top_logprobs"),
         (json!({"logit_bias": {"x": 1}}), "logit_bias.x"),
         (json!({"logit_bias": {"1": 101}}), "logit_bias.1"),
-        (json!({"tool_choice": "auto"}), "tool_choice"),
         (json!({"tools": [tool()], "tool_choice": "always"}), "tool_choice"),
         (json!({"tools": [tool()], "tool_choice": {"type": "function", "function": {"name": "g"}}}), "tool_choice"),
         (json!({"tools": [tool(), tool()]}), "tools[1]"),
         (json!({"tools": [{"type": "function", "function": {"name": "a b"}}]}), "tools[0].function.name"),
-        (json!({"parallel_tool_calls": true}), "parallel_tool_calls"),
         (json!({"response_format": {"type": "xml"}}), "response_format.type"),
         (json!({"response_format": {"type": "json_schema"}}), "response_format.json_schema"),
-        (json!({"response_format": {"type": "json_object"}, "tools": [tool()]}), "response_format"),
-        (json!({"store": true}), "store"),
+        (
+            json!({"response_format": {"type": "json_object"}, "tools": [tool()], "tool_choice": "required"}),
+            "tool_choice",
+        ),
+        (json!({"tool_choice": "required"}), "tool_choice"),
+        (json!({"reasoning_effort": "extreme"}), "reasoning_effort"),
+        (json!({"thinking": {"type": "perhaps"}}), "thinking.type"),
+        (json!({"thinking": {"type": "enabled", "budget_tokens": 0}}), "thinking.budget_tokens"),
+        (json!({"chat_template_kwargs": {"messages": []}}), "chat_template_kwargs.messages"),
+        (json!({"modalities": ["text", "audio"]}), "modalities"),
+        (json!({"audio": {"voice": "x"}}), "audio"),
+        (json!({"web_search_options": {"user_location": 1}}), "web_search_options"),
+        (json!({"functions": [{"name": "f"}], "tools": [tool()]}), "functions"),
         (json!({"messages": []}), "messages"),
         (json!({"messages": [{"role": "king", "content": "x"}]}), "messages[0].role"),
         (json!({"messages": [{"role": "user"}]}), "messages[0].content"),
         (json!({"messages": [{"role": "user", "content": "x", "mood": 1}]}), "messages[0].mood"),
         (json!({"messages": [{"role": "user", "content": [{"type": "image_url"}]}]}), "messages[0].content[0].type"),
-        (
-            json!({"messages": [{"role": "assistant", "content": "x", "reasoning_content": "y"}]}),
-            "messages[0].reasoning_content",
-        ),
         (
             json!({"messages": [{"role": "user", "content": "x"}, {"role": "assistant", "content": "y", "prefix": true}]}),
             "messages[1].prefix",
@@ -92,6 +97,8 @@ fn hostile_bodies_are_errors() {
     for body in bodies {
         assert_eq!(ChatRequest::parse(body, false).unwrap_err().status, 400);
         assert_eq!(CompletionRequest::parse(body).unwrap_err().status, 400);
+        assert_eq!(messages::parse(body).unwrap_err().status, 400);
+        assert_eq!(responses::parse(body).err().unwrap().status, 400);
     }
 }
 
@@ -115,7 +122,7 @@ fn messages_keep_what_templates_need() {
 fn a_prefix_is_for_the_beta_address() {
     let body = json!({"model": "m", "messages": [
         {"role": "user", "content": "x"}, {"role": "assistant", "content": "```rust\n", "prefix": true}]});
-    let request = ChatRequest::parse(body.to_string().as_bytes(), true).unwrap();
+    let (request, _) = ChatRequest::parse(body.to_string().as_bytes(), true).unwrap();
     assert_eq!((request.messages.len(), request.prefix.unwrap().content.as_str()), (1, "```rust\n"));
 }
 

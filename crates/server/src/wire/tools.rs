@@ -6,7 +6,7 @@ use super::ApiError;
 use super::fields::{Fields, wrong_type};
 
 /// Tools of one request.
-const TOOLS_MAX: usize = 128;
+const TOOLS_MAX: usize = 512;
 
 /// A function.
 #[derive(Clone, Debug, PartialEq)]
@@ -19,10 +19,19 @@ pub struct Tool {
     pub definition: Value,
 }
 
+impl Tool {
+    /// A function, defined as templates are told of it.
+    pub(super) fn new(name: String, description: &str, parameters: Value) -> Tool {
+        let function = json!({"name": name, "description": description, "parameters": parameters});
+        Tool { name, parameters, definition: json!({"type": "function", "function": function}) }
+    }
+}
+
 /// Whether tools have to be called.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub enum ToolChoice {
     /// None may be.
+    #[default]
     None,
     /// As the model sees fit.
     Auto,
@@ -32,42 +41,70 @@ pub enum ToolChoice {
     Named(String),
 }
 
-/// Takes `tools` and `tool_choice`.
-pub(super) fn take(fields: &mut Fields) -> Result<(Vec<Tool>, ToolChoice), ApiError> {
+/// Takes `tools` and `tool_choice`, or their legacy names; whether it was those.
+pub(super) fn take(fields: &mut Fields) -> Result<(Vec<Tool>, ToolChoice, bool), ApiError> {
+    if let Some(functions) = fields.array("functions")?.filter(|functions| !functions.is_empty()) {
+        if fields.has("tools") {
+            return Err(
+                fields.error("functions", "`functions` is the older name of `tools`: leave out one of the two.")
+            );
+        }
+        let name = fields.name("functions");
+        let path = |at| format!("{name}[{at}]");
+        let read = |(at, value): (usize, Value)| {
+            function(value.clone(), path(at), json!({"type": "function", "function": value}))
+        };
+        let tools = distinct(functions.into_iter().enumerate().map(read).collect::<Result<_, _>>()?, "functions")?;
+        let choice = match fields.take("function_call") {
+            Some(Value::Object(named)) => Some(json!({"type": "function", "function": named})),
+            other => other,
+        };
+        return Ok((tools.clone(), choose(choice, &tools, fields.name("function_call"))?, true));
+    }
+    fields.ignore(&["functions", "function_call"]);
     let values = fields.array("tools")?.unwrap_or_default();
     let name = fields.name("tools");
-    if values.len() > TOOLS_MAX {
-        return Err(ApiError::param(name, format!("{} tools, and {TOOLS_MAX} are the most.", values.len())));
+    let read = |(at, value)| tool(value, format!("{name}[{at}]"));
+    let tools = distinct(values.into_iter().enumerate().map(read).collect::<Result<_, _>>()?, &name)?;
+    let choice = fields.take("tool_choice");
+    Ok((tools.clone(), choose(choice, &tools, fields.name("tool_choice"))?, false))
+}
+
+/// Tools, if they are not too many and all names differ.
+pub(super) fn distinct(tools: Vec<Tool>, path: &str) -> Result<Vec<Tool>, ApiError> {
+    if tools.len() > TOOLS_MAX {
+        return Err(ApiError::param(path, format!("{} tools, and {TOOLS_MAX} are the most.", tools.len())));
     }
-    let mut tools: Vec<Tool> = Vec::with_capacity(values.len());
-    for (at, value) in values.into_iter().enumerate() {
-        let tool = tool(value, format!("{name}[{at}]"))?;
-        if tools.iter().any(|other| other.name == tool.name) {
-            return Err(ApiError::param(format!("{name}[{at}]"), format!("There are two tools `{}`.", tool.name)));
-        }
-        tools.push(tool);
+    let twice = |at: &usize| tools[..*at].iter().any(|other| other.name == tools[*at].name);
+    if let Some(at) = (0..tools.len()).find(twice) {
+        let message = format!("There are two tools `{}`.", tools[at].name);
+        return Err(ApiError::param(format!("{path}[{at}]"), message));
     }
-    let choice = choice(fields, &tools)?;
-    Ok((tools, choice))
+    Ok(tools)
 }
 
 fn tool(value: Value, path: String) -> Result<Tool, ApiError> {
-    let definition = value.clone();
-    let mut fields = Fields::of(value, path, &["type", "function"])?;
+    let mut definition = value.clone();
+    definition.as_object_mut().map(|definition| definition.remove("cache_control"));
+    let mut fields = Fields::of(value, path, &["type", "function", "cache_control"])?;
     match fields.string("type")?.as_deref() {
         Some("function") => {}
         _ => return Err(fields.error("type", "The type of a tool is `function`.")),
     }
-    let function = fields.take("function");
-    let function = fields.required("function", function)?;
-    let mut function = Fields::of(function, fields.name("function"), &["name", "description", "parameters", "strict"])?;
+    fields.ignore(&["cache_control"]);
+    let described = fields.take("function");
+    function(fields.required("function", described)?, fields.name("function"), definition)
+}
+
+fn function(value: Value, path: String, definition: Value) -> Result<Tool, ApiError> {
+    let mut function = Fields::of(value, path, &["name", "description", "parameters", "strict"])?;
     let name = function.string("name")?;
     let name = function.required("name", name)?;
     if !is_name(&name) {
-        return Err(function.error("name", "A name has 1 to 64 letters, digits, `_` and `-`."));
+        return Err(function.error("name", NAME_RULE));
     }
     function.string("description")?;
-    function.bool("strict")?;
+    function.bool("strict")?; // arguments are held to the schema in any case
     let parameters = match function.take("parameters") {
         None => json!({"type": "object", "properties": {}}),
         Some(schema @ Value::Object(_)) => schema,
@@ -76,22 +113,23 @@ fn tool(value: Value, path: String) -> Result<Tool, ApiError> {
     Ok(Tool { name, parameters, definition })
 }
 
-fn choice(fields: &mut Fields, tools: &[Tool]) -> Result<ToolChoice, ApiError> {
-    let key = "tool_choice";
-    let wrong = |fields: &Fields| {
-        fields.error(key, "`tool_choice` is `none`, `auto`, `required`, or names a function among `tools`.")
+fn choose(choice: Option<Value>, tools: &[Tool], name: String) -> Result<ToolChoice, ApiError> {
+    let wrong = || {
+        let message = format!("`{name}` is `none`, `auto`, `required`, or names a function among the tools.");
+        ApiError::param(&name, message)
     };
-    let choice = match fields.take(key) {
+    let choice = match choice {
         None if tools.is_empty() => return Ok(ToolChoice::None),
         None => return Ok(ToolChoice::Auto),
         Some(Value::String(word)) => match word.as_str() {
             "none" => return Ok(ToolChoice::None),
+            "auto" if tools.is_empty() => return Ok(ToolChoice::None),
             "auto" => ToolChoice::Auto,
             "required" => ToolChoice::Required,
-            _ => return Err(wrong(fields)),
+            _ => return Err(wrong()),
         },
         Some(object @ Value::Object(_)) => {
-            let mut named = Fields::of(object, fields.name(key), &["type", "function"])?;
+            let mut named = Fields::of(object, name.clone(), &["type", "function"])?;
             if named.string("type")?.as_deref() != Some("function") {
                 return Err(named.error("type", "The type of a tool is `function`."));
             }
@@ -99,17 +137,19 @@ fn choice(fields: &mut Fields, tools: &[Tool]) -> Result<ToolChoice, ApiError> {
             let mut function = Fields::of(function, named.name("function"), &["name"])?;
             match function.string("name")? {
                 Some(name) if tools.iter().any(|tool| tool.name == name) => ToolChoice::Named(name),
-                _ => return Err(wrong(fields)),
+                _ => return Err(wrong()),
             }
         }
-        Some(_) => return Err(wrong(fields)),
+        Some(_) => return Err(wrong()),
     };
     if tools.is_empty() {
-        return Err(fields.error(key, "There are no `tools` to choose from."));
+        return Err(ApiError::param(&name, "There are no `tools` to choose from."));
     }
     Ok(choice)
 }
 
+pub(super) const NAME_RULE: &str = "A name has 1 to 128 letters, digits, `_` and `-`.";
+
 pub(super) fn is_name(name: &str) -> bool {
-    (1..=64).contains(&name.len()) && name.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_' || b == b'-')
+    (1..=128).contains(&name.len()) && name.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_' || b == b'-')
 }

@@ -127,7 +127,7 @@ fn a_tool_that_has_to_be_called_is() {
     let parameters = json!({"type": "object", "properties": {"on": {"type": "boolean"}}, "required": ["on"],
         "additionalProperties": false});
     let tools = json!([{"type": "function", "function": {"name": "switch", "parameters": parameters}}]);
-    let body = json!({"tools": tools, "tool_choice": "required", "max_tokens": 80, "temperature": 0});
+    let body = json!({"tools": tools, "tool_choice": "required", "max_tokens": 200, "temperature": 0});
     let reply = lab.chat(body.clone()).json();
     let choice = &reply["choices"][0];
     let call = &choice["message"]["tool_calls"][0];

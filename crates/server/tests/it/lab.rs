@@ -68,6 +68,7 @@ impl Setup {
             template_source: self.template.to_owned(),
             context: CONTEXT,
             output_tokens_max: 256,
+            embedding_width: 24,
             fingerprint: "test".to_owned(),
             created_unix_s: 0,
         };

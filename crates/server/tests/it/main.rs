@@ -4,6 +4,10 @@ mod lab;
 
 mod api;
 
+mod dialects;
+
+mod fields;
+
 mod limits;
 
 mod overload;

@@ -1,0 +1,74 @@
+//! `embeddings`: texts as vectors.
+
+use std::sync::Arc;
+
+use axum::extract::{Request, State};
+use axum::response::Response;
+use wels_engine::{Event, FinishReason};
+
+use super::app::{App, json_response};
+use super::generate::{Admitted, known, receive};
+use crate::ledger::Key;
+use crate::money::Tokens;
+use crate::wire::{ApiError, EmbeddingRequest};
+
+/// Texts in the engine at once.
+const AT_ONCE: usize = 16;
+
+pub(super) async fn embeddings(State(app): State<Arc<App>>, request: Request) -> Result<Response, ApiError> {
+    let path = request.uri().path().to_owned();
+    let (key, (request, prompts)) = receive(&app, request, |app, bytes, limit| {
+        let request = EmbeddingRequest::parse(bytes, app.served.embedding_width)?;
+        known(app, &request.model)?;
+        let prompts = app.served.plan_embeddings(&request, limit)?;
+        Ok((request, prompts))
+    })
+    .await?;
+    embed(&app, &key, path, &request, prompts).await
+}
+
+async fn embed(
+    app: &Arc<App>,
+    key: &Key,
+    path: String,
+    request: &EmbeddingRequest,
+    prompts: Vec<wels_engine::Request>,
+) -> Result<Response, ApiError> {
+    let tokens: usize = prompts.iter().map(|request| request.prompt.len()).sum();
+    let Admitted { mut account, prices, .. } = Admitted::begin(app, key, path, "embd-", &prompts, tokens).await?;
+    let mut vectors: Vec<Vec<f32>> = Vec::with_capacity(prompts.len());
+    for some in prompts.chunks(AT_ONCE) {
+        let mut ticket = account.submit(key, some.to_vec(), "input").await?;
+        let (mut found, mut ended) = (vec![Vec::new(); some.len()], 0);
+        while ended < some.len() {
+            let lost = || ApiError::overloaded("The engine has dropped the request.", 5);
+            let event = ticket.events.recv().await.ok_or_else(lost)?;
+            match event.event {
+                Event::Embedding { values, .. } => found[event.choice] = normalised(values),
+                Event::Finished(end) if end.reason != FinishReason::Stop => {
+                    account.settle("error");
+                    return Err(ApiError::internal("The model failed on this request."));
+                }
+                Event::Finished(_) => ended += 1,
+                Event::Token(_) => {}
+            }
+        }
+        vectors.append(&mut found);
+    }
+    // Nothing of it is taken from the prefix cache.
+    let tokens = Tokens { miss: tokens as u64, ..Tokens::default() };
+    account.record(tokens).await?;
+    app.metrics.sent(tokens);
+    account.settle("done");
+    Ok(json_response(200, &request.reply(&vectors, tokens.miss, prices.cost(tokens))))
+}
+
+/// Of length 1; a vector of zeros stays what it is.
+fn normalised(mut values: Vec<f32>) -> Vec<f32> {
+    let squares: f64 = values.iter().map(|value| f64::from(*value).powi(2)).sum();
+    if squares > 0.0 {
+        let scale = 1.0 / squares.sqrt();
+        values.iter_mut().for_each(|value| *value = (f64::from(*value) * scale) as f32);
+    }
+    values
+}
