@@ -32,6 +32,8 @@ mod serve;
 
 mod keys;
 
+mod launch;
+
 mod usage;
 
 mod failure;
@@ -71,8 +73,10 @@ enum Verb {
     Eval(eval::Args),
     /// Turn a model into a Hugging Face directory or a GGUF file
     Convert(convert::Args),
-    /// Serve a model over HTTP: OpenAI's and DeepSeek's API, and a web chat
+    /// Serve a model over HTTP: the APIs of OpenAI, DeepSeek and Anthropic, and a web chat
     Serve(serve::Args),
+    /// Start a coding agent with a server of Wels behind it
+    Launch(launch::Args),
     /// Say who may use the server, and how much
     Keys(keys::Args),
     /// Show what was used, and what it cost
@@ -124,6 +128,7 @@ fn dispatch(cli: Cli) -> anyhow::Result<()> {
         Verb::Eval(args) => eval::eval(&args),
         Verb::Convert(args) => convert::convert(&args),
         Verb::Serve(args) => serve::serve(&args),
+        Verb::Launch(args) => launch::launch(&args),
         Verb::Keys(args) => keys::keys(&args),
         Verb::Usage(args) => usage::usage(&args),
         Verb::Chat(args) => chat::chat(&args),

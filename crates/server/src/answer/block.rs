@@ -72,9 +72,8 @@ impl Block {
         let text = std::mem::take(held);
         for (at, c) in text.char_indices() {
             self.raw.push(c);
-            let rest = &text[at + c.len_utf8()..];
-            if let Some(outcome) = self.char(c, rest) {
-                *held = rest.to_owned();
+            if let Some(outcome) = self.char(c) {
+                *held = text[at + c.len_utf8()..].to_owned();
                 return Some(outcome);
             }
             if let State::Marked(closer) = self.state {
@@ -107,19 +106,15 @@ impl Block {
         }
     }
 
-    fn char(&mut self, c: char, rest: &str) -> Option<Outcome> {
+    fn char(&mut self, c: char) -> Option<Outcome> {
         match &mut self.state {
             State::Before { name } => match c {
                 '{' => {
-                    let mut reader = CallReader::default();
                     let name = name.trim().trim_end_matches("[ARGS]").to_owned();
-                    if name.is_empty() {
-                        reader.push(c);
-                        self.state = State::Object(reader);
-                    } else {
-                        "{\"arguments\":".chars().chain([c]).for_each(|c| drop(reader.push(c)));
-                        self.state = State::Named { name, reader };
-                    }
+                    self.state = match name.is_empty() {
+                        true => State::Object(CallReader::begun("{")),
+                        false => State::Named { name, reader: CallReader::begun("{\"arguments\":{") },
+                    };
                     None
                 }
                 _ if c.is_whitespace() && name.is_empty() => None,
@@ -141,7 +136,7 @@ impl Block {
             State::Object(reader) => match reader.push(c) {
                 Step::More => None,
                 Step::Wrong => Some(self.end_as_text()),
-                Step::End => self.end_object(rest),
+                Step::End => self.end_object(),
             },
             State::Named { name, reader } => match reader.push(c) {
                 Step::More if reader.complete => {
@@ -182,7 +177,7 @@ impl Block {
         })
     }
 
-    fn end_object(&mut self, _rest: &str) -> Option<Outcome> {
+    fn end_object(&mut self) -> Option<Outcome> {
         self.tell();
         let State::Object(reader) = std::mem::replace(&mut self.state, State::Before { name: String::new() }) else {
             unreachable!("called within an object")

@@ -37,6 +37,15 @@ pub(super) struct CallReader {
 }
 
 impl CallReader {
+    /// One that has read the beginning of an object.
+    pub fn begun(text: &str) -> CallReader {
+        let mut reader = CallReader::default();
+        for c in text.chars() {
+            reader.push(c);
+        }
+        reader
+    }
+
     pub fn push(&mut self, c: char) -> Step {
         if self.capturing {
             self.arguments.push(c);

@@ -13,7 +13,7 @@ use crate::money::Tokens;
 impl UsageCounts {
     /// The `usage` object, with DeepSeek's and OpenAI's counters. `cost` is a number for clients that want one there,
     /// `cost_exact` the amount itself.
-    fn to_json(&self) -> Value {
+    fn to_json(self) -> Value {
         let Tokens { hit, miss, output } = self.tokens;
         json!({
             "prompt_tokens": hit + miss,
