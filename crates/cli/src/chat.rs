@@ -79,9 +79,9 @@ fn open(args: &Args) -> Result<Session> {
     let sampling =
         Sampling { temperature: args.temperature, top_p: args.top_p, seed: args.seed, ..Sampling::default() };
     let settings = Settings { sampling, max_tokens: args.max_tokens };
-    let (model, params) = args.load.take(&open, context)?;
-    let (layout, (precision, cache_dtype)) = (args.load.layout(&open.config), args.load.numbers(&**params.device()));
-    let options = Options { speculation, max_running: 1, layout, precision, cache_dtype, ..Options::default() };
+    let (model, params) = args.load.take(&open, context, Options::default().cache_bytes)?;
+    let options = args.load.options(params.placement(), &open.config);
+    let options = Options { speculation, max_running: 1, ..options };
     let mut session = Session::new(model, params, open.tokenizer, options, settings)?;
     session.set_system(args.system.clone());
     Ok(session)

@@ -26,6 +26,8 @@ mod bench;
 
 mod device;
 
+mod placement;
+
 mod model;
 
 mod serve;

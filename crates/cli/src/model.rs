@@ -1,16 +1,19 @@
 //! MODEL on the command line: a run, a Hugging Face directory, or a GGUF file.
 
-use std::sync::Arc;
+use std::num::NonZeroUsize;
 
 use anyhow::Result;
 use wels_data::tokenizer::Tokenizer;
 use wels_device::{Device, Dtype, Precision};
+use wels_engine::{Numbers, Options};
 use wels_model::config::{ModelConfig, Note};
 use wels_model::gguf::GgufFile;
 use wels_model::inference::{LoadOptions, Quantise};
 use wels_model::model::Model;
 use wels_model::paged::{CacheDtype, CacheLayout};
 use wels_model::params::Params;
+use wels_model::placement::{Place, Placement};
+use wels_model::sizes::WeightSizes;
 use wels_model::weights::{Files, Sink, open_dir};
 pub use wels_pipeline::model::{
     Location, in_directory, load_params, locate, read_config, read_config_file, split_rows,
@@ -18,7 +21,7 @@ pub use wels_pipeline::model::{
 use wels_pipeline::model::{gguf_tokenizer, read_tokenizer};
 use wels_runs::machine;
 
-use crate::device::DeviceArgs;
+use crate::placement::{self, Demand, PlacementArgs};
 
 /// Number format of matrices while a model answers.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
@@ -64,7 +67,7 @@ pub struct LoadArgs {
     #[arg(long)]
     pub expanded: bool,
     #[command(flatten)]
-    pub device: DeviceArgs,
+    pub place: PlacementArgs,
 }
 
 impl LoadArgs {
@@ -78,18 +81,52 @@ impl LoadArgs {
 
     /// Arithmetic, and the number format of the KV cache. A device that can keep activations in bf16 does, and its
     /// cache is bf16, unless 32 bits are asked for.
-    pub fn numbers(&self, device: &dyn Device) -> (Precision, CacheDtype) {
-        match (self.cache, device.activations(Precision::Bf16)) {
+    pub fn numbers(&self, device: &dyn Device) -> Numbers {
+        let (precision, cache_dtype) = match (self.cache, device.activations(Precision::Bf16)) {
             (CacheDtypeArg::F32, _) => (Precision::F32, CacheDtype::F32),
             (CacheDtypeArg::F16, Dtype::F32) => (Precision::F32, CacheDtype::F16),
             (CacheDtypeArg::F16, Dtype::Bf16) => (Precision::Bf16, CacheDtype::Bf16),
-        }
+        };
+        Numbers { precision, cache_dtype }
     }
 
-    /// The model for sequences of up to `context` tokens, and its weights as they are held.
-    pub fn take(&self, open: &OpenModel, context: usize) -> Result<(Model, Params)> {
-        let params = open.inference_params(&self.device.open()?, self.quant.into())?;
+    fn both_numbers(&self, placement: &Placement) -> [Numbers; 2] {
+        [Place::Main, Place::Other].map(|place| self.numbers(&**placement.device(place)))
+    }
+
+    /// What a model in this placement needs, with a cache of so many bytes and `rows` tokens in a step.
+    pub fn demand(&self, placement: &Placement, config: &ModelConfig, cache_bytes: usize, rows: usize) -> Demand {
+        let numbers = self.both_numbers(placement);
+        Demand { rows, layout: self.layout(config), numbers, cache_bytes }
+    }
+
+    /// How an engine runs weights in this placement.
+    pub fn options(&self, placement: &Placement, config: &ModelConfig) -> Options {
+        let [main, other] = self.both_numbers(placement);
+        let Numbers { precision, cache_dtype } = main;
+        Options { layout: self.layout(config), precision, cache_dtype, other: Some(other), ..Options::default() }
+    }
+
+    /// The model for sequences of up to `context` tokens, and its weights as they are held, where there is room for
+    /// them and a cache of so many bytes.
+    pub fn take(&self, open: &OpenModel, context: usize, cache_bytes: usize) -> Result<(Model, Params)> {
+        let placement = self.place.open(&open.config)?;
+        let demand = self.demand(&placement, &open.config, cache_bytes, Options::default().max_batch_tokens);
+        let params = open.inference_params(&placement, self.quant.into(), demand)?;
         Ok(self.prepare(&open.config, params, context))
+    }
+
+    /// The same with the bytes of a cache for which there is memory beside them.
+    pub fn take_with_cache(
+        &self,
+        open: &OpenModel,
+        context: usize,
+        cache_mib: NonZeroUsize,
+    ) -> Result<(Model, Params, usize)> {
+        let (model, params) = self.take(open, context, cache_mib.get().saturating_mul(1 << 20))?;
+        let (placement, config) = (params.placement(), &open.config);
+        let bytes = placement::cache_bytes(cache_mib, placement, config, &self.demand(placement, config, 0, 0))?;
+        Ok((model, params, bytes))
     }
 
     /// The same of weights that are there.
@@ -140,15 +177,23 @@ impl OpenModel {
     }
 
     /// The weights for answering, quantised if so asked: packed, large experts when they are first used, up to half of
-    /// the memory that is left; the others stay in the file.
-    pub fn inference_params(&self, device: &Arc<dyn Device>, quantise: Quantise) -> Result<Params> {
+    /// the memory that is left; the others stay in the file. A device with memory of its own has to have room.
+    pub fn inference_params(&self, placement: &Placement, quantise: Quantise, demand: Demand) -> Result<Params> {
+        placement::check(placement, &self.config, &self.sizes(quantise, demand.layout)?, demand)?;
         let pack_bytes = machine::available_memory_bytes().map_or(u64::MAX, |bytes| bytes / 2);
         let options = LoadOptions { quantise, pack_bytes, pack_expert_bytes: PACK_EXPERT_BYTES };
         let (params, _) = match &self.weights {
-            Weights::Files(files) => Params::from_files(device, files, &self.config, options)?,
-            Weights::Gguf(file) => Params::from_gguf(device, file, &self.config, options)?,
+            Weights::Files(files) => Params::from_files(placement, files, &self.config, options)?,
+            Weights::Gguf(file) => Params::from_gguf(placement, file, &self.config, options)?,
         };
         Ok(params)
+    }
+
+    fn sizes(&self, quantise: Quantise, layout: CacheLayout) -> Result<WeightSizes> {
+        Ok(match &self.weights {
+            Weights::Files(files) => WeightSizes::of_files(files, &self.config, quantise, layout)?,
+            Weights::Gguf(file) => WeightSizes::of_gguf(file, &self.config, quantise, layout)?,
+        })
     }
 }
 

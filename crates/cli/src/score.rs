@@ -5,15 +5,18 @@ use std::path::PathBuf;
 use anyhow::{Context, Result};
 use serde::Serialize;
 use wels_data::tokenizer::Tokenizer;
+use wels_device::Precision;
+use wels_engine::Numbers;
 use wels_model::config::ModelConfig;
 use wels_model::model::{Batch, Model};
+use wels_model::paged::{CacheDtype, CacheLayout};
 use wels_model::params::Params;
 use wels_model::tape::Execution;
 use wels_pipeline::refusal::refuse;
 
-use crate::device::DeviceArgs;
 use crate::model::{OpenModel, Quant, locate};
 use crate::output;
+use crate::placement::{Demand, PlacementArgs};
 
 /// What the command line says.
 #[derive(clap::Args)]
@@ -27,7 +30,7 @@ pub struct Args {
     #[arg(long, value_enum, default_value_t)]
     quant: Quant,
     #[command(flatten)]
-    device: DeviceArgs,
+    place: PlacementArgs,
     /// Cut the tokens into windows of this many, each scored alone, and count the second half of each, as
     /// llama-perplexity -c does; what is left over at the end is not scored
     #[arg(long, value_name = "TOKENS", value_parser = clap::value_parser!(u32).range(4..))]
@@ -72,7 +75,10 @@ pub fn score(args: &Args) -> Result<()> {
     let OpenModel { config, tokenizer, .. } = &model;
     let ids = args.input.ids(tokenizer.as_ref())?;
     check(&ids, args.window, config)?;
-    let params = model.inference_params(&args.device.open()?, args.quant.into())?;
+    let rows = args.window.map_or(ids.len(), |window| window as usize);
+    let numbers = [Numbers { precision: Precision::F32, cache_dtype: CacheDtype::F32 }; 2];
+    let demand = Demand { rows, layout: CacheLayout::Expanded, numbers, cache_bytes: 0 };
+    let params = model.inference_params(&args.place.open(config)?, args.quant.into(), demand)?;
     let logprobs = match args.window {
         None => whole(config, &params, &ids),
         Some(window) => {
@@ -158,7 +164,7 @@ fn windows(config: &ModelConfig, params: &Params, ids: &[u32], window: usize, bo
 fn logprobs(model: &Model, params: &Params, ids: &[u32]) -> Vec<f32> {
     let inputs = &ids[..ids.len() - 1];
     let batch = Batch { tokens: inputs.to_vec(), targets: ids[1..].to_vec(), starts: vec![0, inputs.len() as u32] };
-    model.logprobs(params, &Execution::new(params.device().clone()), &batch)
+    model.logprobs(params, &Execution::placed(params.placement(), Precision::F32, Precision::F32), &batch)
 }
 
 impl Score {

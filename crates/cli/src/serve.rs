@@ -10,7 +10,6 @@ use anyhow::{Context, Result};
 use wels_data::ChatTemplate;
 use wels_engine::{Engine, LoadedModel, Options};
 use wels_pipeline::refusal::refuse;
-use wels_runs::machine;
 use wels_server::http::{App, Settings, Shutdown, serve as serve_http};
 use wels_server::ledger::{Ledger, LedgerHandle, Limits};
 use wels_server::money::Tariff;
@@ -175,35 +174,12 @@ fn load(args: &Args) -> Result<(ServedModel, Engine)> {
         created_unix_s: keys::now_unix_ms() / 1000,
         tokenizer: Arc::clone(&tokenizer),
     };
-    let (model, params) = args.load.take(&opened, context)?;
-    let cache_bytes = cache_bytes(args.cache_mib)?;
-    let (precision, cache_dtype) = args.load.numbers(&**params.device());
+    let (model, params, cache_bytes) = args.load.take_with_cache(&opened, context, args.cache_mib)?;
+    let options = args.load.options(params.placement(), config);
     let loaded = LoadedModel { model: Arc::new(model), params: Arc::new(params), tokenizer: Some(tokenizer) };
-    let options = Options {
-        max_running: args.max_running.get(),
-        max_waiting: args.max_waiting,
-        cache_bytes,
-        layout: args.load.layout(config),
-        precision,
-        cache_dtype,
-        ..Options::default()
-    };
+    let options =
+        Options { max_running: args.max_running.get(), max_waiting: args.max_waiting, cache_bytes, ..options };
     Ok((served, Engine::new(loaded, options)?))
-}
-
-/// The bytes of a cache, if memory holds as many. They are taken as they are used, so a cache that does not fit would
-/// end the program long after it began.
-pub fn cache_bytes(mib: NonZeroUsize) -> Result<usize> {
-    let bytes = mib.get().checked_mul(1 << 20);
-    let left = machine::available_memory_bytes();
-    match bytes {
-        Some(bytes) if left.is_none_or(|left| bytes as u64 <= left) => Ok(bytes),
-        _ => {
-            let left = left.map_or("memory holds".to_owned(), |left| format!("the {} MiB of memory left", left >> 20));
-            let message = format!("a cache of {mib} MiB is more than {left}");
-            Err(refuse(message, "give a smaller --cache-mib"))
-        }
-    }
 }
 
 /// What a model is called that nobody has named: by its directory or file.

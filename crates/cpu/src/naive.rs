@@ -14,7 +14,7 @@ use std::borrow::Cow;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use wels_device::{Buffers, Device, Dtype, Memory, Tensor};
+use wels_device::{Buffers, Device, DeviceMemory, Dtype, Memory, Tensor};
 use wels_kernels::reference::convert;
 
 /// The bits of what was never written.
@@ -25,6 +25,7 @@ pub const POISON: u32 = 0x7fc0_dead;
 pub struct Naive {
     reads: AtomicUsize,
     writes: AtomicUsize,
+    memory: Option<DeviceMemory>,
 }
 
 /// Transfers between host and device.
@@ -42,6 +43,11 @@ impl Naive {
         Arc::default()
     }
 
+    /// One that says that it has so much memory.
+    pub fn with_memory(memory: DeviceMemory) -> Arc<Naive> {
+        Arc::new(Naive { memory: Some(memory), ..Naive::default() })
+    }
+
     /// What has crossed so far.
     pub fn host_transfers(&self) -> HostTransfers {
         HostTransfers { reads: self.reads.load(Ordering::Relaxed), writes: self.writes.load(Ordering::Relaxed) }
@@ -51,6 +57,10 @@ impl Naive {
 impl Device for Naive {
     fn name(&self) -> &str {
         "naive"
+    }
+
+    fn memory(&self) -> Option<DeviceMemory> {
+        self.memory
     }
 }
 

@@ -30,7 +30,17 @@ pub struct LoadedModel {
     pub tokenizer: Option<Arc<Tokenizer>>,
 }
 
-/// How it runs. Only `precision`, `layout` and `cache_dtype` change what is computed; nothing else changes a token.
+/// Numbers that a device computes with and keeps.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Numbers {
+    /// Arithmetic of linear and expert products.
+    pub precision: Precision,
+    /// Number format of the KV cache.
+    pub cache_dtype: CacheDtype,
+}
+
+/// How it runs. Only `precision`, `layout`, `cache_dtype` and `other` change what is computed; nothing else changes a
+/// token.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Options {
     /// Tokens that a step takes, so the longest that a running answer waits for somebody's prompt; a page more where
@@ -53,6 +63,15 @@ pub struct Options {
     pub layout: CacheLayout,
     /// Number format of the KV cache.
     pub cache_dtype: CacheDtype,
+    /// The numbers of the other device of the weights' placement; those of the main one if left out.
+    pub other: Option<Numbers>,
+}
+
+impl Options {
+    /// Those of the other device.
+    fn of_other(&self) -> Numbers {
+        self.other.unwrap_or(Numbers { precision: self.precision, cache_dtype: self.cache_dtype })
+    }
 }
 
 impl Default for Options {
@@ -67,6 +86,7 @@ impl Default for Options {
             precision: Precision::F32,
             layout: CacheLayout::Expanded,
             cache_dtype: CacheDtype::F32,
+            other: None,
         }
     }
 }
@@ -117,6 +137,7 @@ pub struct Engine {
     pub(crate) counters: Counters,
     pub(crate) scratch: Scratch,
     preparer: Preparer,
+    page_bytes: usize,
     /// Pages whose memory has been taken from the system.
     populated: usize,
     next_id: u64,
@@ -136,7 +157,10 @@ impl Engine {
         if options.layout == CacheLayout::Latent && !config.attention.is_mla() {
             return option("layout", "this model has no latents".into());
         }
-        let page_bytes = PagedCache::bytes_per_page(config, options.layout, options.cache_dtype);
+        let (placement, other) = (loaded.params.placement().clone(), options.of_other());
+        let dtypes = [options.cache_dtype, other.cache_dtype];
+        let [main, others] = PagedCache::bytes_per_page_at(&placement, config, options.layout, dtypes);
+        let page_bytes = main + others;
         // More pages than every running request could fill serve prefixes only up to what ids can name.
         let pages = (options.cache_bytes / page_bytes).min(u32::MAX as usize);
         if pages == 0 {
@@ -146,10 +170,10 @@ impl Engine {
             return Err(EngineError::Vocabulary { tokenizer: tokenizer.vocab_size(), model: config.vocab_size });
         }
         let preparer = Preparer::new(loaded.tokenizer.clone(), config.vocab_size);
-        let device = loaded.params.device().clone();
         Ok(Engine {
-            execution: Execution { precision: options.precision, ..Execution::new(device.clone()) },
-            cache: PagedCache::new(&device, loaded.model.config(), options.layout, options.cache_dtype, pages),
+            execution: Execution::placed(&placement, options.precision, other.precision),
+            cache: PagedCache::placed(&placement, config, options.layout, dtypes, pages),
+            page_bytes,
             table: PageTable::new(pages),
             loaded,
             options,
@@ -206,8 +230,7 @@ impl Engine {
     /// For times without requests: takes memory for the next pages from the system, some milliseconds' worth; whether
     /// there is more to take. Otherwise the steps that first touch it wait for it.
     pub fn populate(&mut self) -> bool {
-        let page_bytes =
-            PagedCache::bytes_per_page(self.loaded.model.config(), self.options.layout, self.options.cache_dtype);
+        let page_bytes = self.page_bytes;
         let wanted = (self.table.used() + POPULATED_AHEAD / page_bytes).min(self.table.count());
         let begin = self.populated.max(self.table.used());
         let end = wanted.min(begin + (POPULATED_AT_ONCE / page_bytes).max(1));

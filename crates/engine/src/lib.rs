@@ -38,7 +38,7 @@ mod text;
 mod thinking;
 
 pub use constraint::{Prepared, Preparer};
-pub use engine::{Engine, EngineError, LoadedModel, Options, Speculation};
+pub use engine::{Engine, EngineError, LoadedModel, Numbers, Options, Speculation};
 pub use event::{Counters, Event, FinishReason, Finished, Status, Token, Usage};
 pub use request::{Constraint, Pooling, Request, RequestError, RequestId, Sampling, Thinking};
 pub use sampler::{Choice, Sampler, Scratch};

@@ -9,6 +9,7 @@ use crate::config::{Attention, ModelConfig, Note};
 use crate::gguf::{Blocks, GgufError, GgufFile, Stored};
 use crate::names::{HfTensor, ParamKind, ParamSpec};
 use crate::params::Params;
+use crate::placement::Placement;
 use crate::weights::{Files, WeightsError};
 use wels_device::host::{blocks, convert};
 use wels_device::{BlockType, Device, MemoryBudget, Packed, PackedMatrix, Source};
@@ -49,7 +50,7 @@ impl LoadOptions {
     }
 
     /// Which parameters stay in the file, of those that a file has in so many bytes where they may stay; and the budget
-    /// that is left for packing them.
+    /// that is left for packing them. What a device copies to memory of its own is none of them.
     fn stay(self, config: &ModelConfig, specs: &[ParamSpec], bytes: &[Option<u64>]) -> (Vec<bool>, Arc<MemoryBudget>) {
         let is_expert = |spec: &ParamSpec| matches!(spec.kind, ParamKind::Experts(_));
         let experts = specs.iter().zip(bytes).filter(|(spec, _)| is_expert(spec));
@@ -77,7 +78,7 @@ impl LoadOptions {
 
 impl Quantise {
     /// The format of a parameter that a file has as `stored`; none if it is not to be packed.
-    fn target(self, kind: ParamKind, stored: BlockType) -> Option<BlockType> {
+    pub(crate) fn target(self, kind: ParamKind, stored: BlockType) -> Option<BlockType> {
         if !kind.is_packable() {
             return None;
         }
@@ -117,13 +118,13 @@ impl Params {
     /// # Errors
     /// As [`Files::check`].
     pub fn from_files(
-        device: &Arc<dyn Device>,
+        placement: impl Into<Placement>,
         files: &Files,
         config: &ModelConfig,
         options: LoadOptions,
     ) -> Result<(Params, Vec<Note>), WeightsError> {
         let notes = files.check(config)?;
-        let mut params = Params::unset(device, config);
+        let mut params = Params::unset(placement, config);
         let specs = params.specs().to_vec();
         let tensors = files.in_order(config);
         let mut bytes = vec![Some(0); specs.len()];
@@ -133,14 +134,20 @@ impl Params {
             let found = files.mapped(tensor).filter(as_stored).map(|(.., range)| range.len() as u64);
             bytes[tensor.param] = bytes[tensor.param].zip(found).map(|(sum, bytes)| sum + bytes);
         }
+        let copied = params.copied();
+        let own = bytes.iter_mut().zip(&copied).map(|(bytes, copied)| if *copied { bytes.take() } else { None });
+        // As they are in the file; what is there in f32 may be held narrower.
+        let as_stored: Vec<bool> = own.map(|bytes| bytes.is_some()).collect();
         let (stay, budget) = options.stay(config, &specs, &bytes);
         let mut matrices: Vec<Vec<(usize, PackedMatrix)>> = specs.iter().map(|_| Vec::new()).collect();
         let mut values = Vec::new();
         for tensor in &tensors {
             let HfTensor { param, first_row, rows, .. } = *tensor;
             let spec = &specs[param];
-            if stay[param]
-                && let Some((block_type, map, range)) = files.mapped(tensor)
+            let device = params.device_of(param).clone();
+            let mapped = files.mapped(tensor);
+            if let Some((block_type, map, range)) = mapped
+                && (stay[param] || as_stored[param] && block_type != BlockType::F32)
             {
                 let source = Source::Mapped { block_type, owner: map.clone(), range, budget: &budget };
                 matrices[param].push((first_row, device.pack(source, rows, spec.cols)));
@@ -157,7 +164,8 @@ impl Params {
         }
         for (param, mut matrices) in matrices.into_iter().enumerate().filter(|(_, matrices)| !matrices.is_empty()) {
             matrices.sort_by_key(|(first_row, _)| *first_row);
-            params.set_packed(param, device.stack(matrices.into_iter().map(|(_, matrix)| matrix).collect()));
+            let matrices = matrices.into_iter().map(|(_, matrix)| matrix).collect();
+            params.set_packed(param, params.device_of(param).stack(matrices));
         }
         Ok((params, notes))
     }
@@ -167,26 +175,25 @@ impl Params {
     /// # Errors
     /// As [`GgufFile::check`].
     pub fn from_gguf(
-        device: &Arc<dyn Device>,
+        placement: impl Into<Placement>,
         file: &GgufFile,
         config: &ModelConfig,
         options: LoadOptions,
     ) -> Result<(Params, Vec<Note>), GgufError> {
         let notes = file.check(config)?;
-        let mut params = Params::unset(device, config);
+        let mut params = Params::unset(placement, config);
         let specs = params.specs().to_vec();
-        let quantise = options.quantise;
-        let bytes: Vec<Option<u64>> = specs
-            .iter()
-            .map(|spec| match file.tensor(config, spec) {
-                Stored::Whole(blocks) if quantise.target(spec.kind, blocks.kind) == Some(blocks.kind) => {
-                    Some(blocks.bytes.len() as u64)
-                }
-                _ => None,
-            })
-            .collect();
+        let (quantise, copied) = (options.quantise, params.copied());
+        let bytes = specs.iter().zip(&copied).map(|(spec, copied)| match file.tensor(config, spec) {
+            Stored::Whole(blocks) if !copied && quantise.target(spec.kind, blocks.kind) == Some(blocks.kind) => {
+                Some(blocks.bytes.len() as u64)
+            }
+            _ => None,
+        });
+        let bytes: Vec<Option<u64>> = bytes.collect();
         let (stay, budget) = options.stay(config, &specs, &bytes);
         for (param, spec) in specs.iter().enumerate() {
+            let device = &params.device_of(param).clone();
             match file.tensor(config, spec) {
                 Stored::Whole(blocks) if stay[param] => {
                     params.set_packed(param, mapped(device, spec, blocks, &budget));
@@ -210,6 +217,13 @@ impl Params {
             file.release(config, spec);
         }
         Ok((params, notes))
+    }
+}
+
+impl Params {
+    /// Which parameters lie on a device that has memory of its own, and copies there whatever it is given.
+    fn copied(&self) -> Vec<bool> {
+        (0..self.specs().len()).map(|param| self.device_of(param).memory().is_some()).collect()
     }
 }
 

@@ -4,6 +4,7 @@
 //! them, is the caller's to know.
 
 use crate::config::{Attention, CacheLayout, ModelConfig};
+use crate::placement::{Place, Placement};
 use std::ops::Range;
 use std::sync::Arc;
 use wels_device::{CacheDtype, CachePages, Device, KvLayout, LatentLayout, PAGE, PagedSequences, Sequence};
@@ -14,9 +15,16 @@ pub const PAGE_TOKENS: usize = PAGE;
 /// Memory for pages.
 pub struct PagedCache {
     layout: LayerLayout,
+    parts: Vec<Part>,
+    layers: usize,
+}
+
+/// What a device has of all pages.
+struct Part {
     device: Arc<dyn Device>,
     pages: CachePages,
-    layers: usize,
+    /// Whose keys and values they are.
+    layers: Range<usize>,
 }
 
 #[derive(Clone, Copy)]
@@ -52,6 +60,8 @@ impl LayerLayout {
     }
 }
 
+const PLACES: [Place; 2] = [Place::Main, Place::Other];
+
 fn layers(config: &ModelConfig) -> usize {
     config.layers + config.mtp_depth
 }
@@ -68,9 +78,28 @@ impl PagedCache {
         dtype: CacheDtype,
         pages: usize,
     ) -> Self {
-        let (layout, layers) = (LayerLayout::new(config, layout), layers(config));
-        let pages = device.pages(dtype, pages, layers * layout.page_len());
-        PagedCache { layout, device: device.clone(), pages, layers }
+        Self::placed(&device.into(), config, layout, [dtype; 2], pages)
+    }
+
+    /// The same where the layers are: on the main device in the first number format, on the other in the second.
+    ///
+    /// # Panics
+    /// Likewise.
+    pub fn placed(
+        placement: &Placement,
+        config: &ModelConfig,
+        layout: CacheLayout,
+        dtypes: [CacheDtype; 2],
+        pages: usize,
+    ) -> Self {
+        let layout = LayerLayout::new(config, layout);
+        let part = |(place, dtype)| {
+            let (device, layers) = (placement.device(place).clone(), placement.cached_layers(config, place));
+            let pages = (!layers.is_empty()).then(|| device.pages(dtype, pages, layers.len() * layout.page_len()));
+            pages.map(|pages| Part { device, pages, layers })
+        };
+        let parts = PLACES.into_iter().zip(dtypes).filter_map(part).collect();
+        PagedCache { layout, parts, layers: layers(config) }
     }
 
     /// Bytes that a page takes.
@@ -81,9 +110,24 @@ impl PagedCache {
         layers(config) * LayerLayout::new(config, layout).page_len() * dtype.bytes()
     }
 
+    /// Bytes that a page takes of the main and of the other device, as [`PagedCache::placed`] has it.
+    ///
+    /// # Panics
+    /// As for [`PagedCache::new`].
+    pub fn bytes_per_page_at(
+        placement: &Placement,
+        config: &ModelConfig,
+        layout: CacheLayout,
+        dtypes: [CacheDtype; 2],
+    ) -> [usize; 2] {
+        let of_layer = LayerLayout::new(config, layout).page_len();
+        let bytes = |place, dtype: CacheDtype| placement.cached_layers(config, place).len() * of_layer * dtype.bytes();
+        [bytes(Place::Main, dtypes[0]), bytes(Place::Other, dtypes[1])]
+    }
+
     /// How many pages there are.
     pub fn pages(&self) -> usize {
-        self.pages.count
+        self.parts[0].pages.count
     }
 
     /// Takes the memory of some pages from the system before it is touched.
@@ -91,7 +135,7 @@ impl PagedCache {
     /// # Panics
     /// If there are no such pages.
     pub fn populate(&self, pages: Range<usize>) {
-        self.device.populate(&self.pages, pages);
+        self.parts.iter().for_each(|part| part.device.populate(&part.pages, pages.clone()));
     }
 
     /// Copies page `from` over page `to`, for a sequence that goes on from a page that another one goes on from too.
@@ -99,7 +143,14 @@ impl PagedCache {
     /// # Panics
     /// If there is no such page.
     pub fn copy_page(&mut self, from: u32, to: u32) {
-        self.device.copy_page(&mut self.pages, from, to);
+        self.parts.iter_mut().for_each(|part| part.device.copy_page(&mut part.pages, from, to));
+    }
+
+    /// Where a layer's keys and values are, and the how many-th layer it is there.
+    fn of_layer(&mut self, layer: usize) -> (&mut CachePages, usize) {
+        let part = self.parts.iter_mut().find(|part| part.layers.contains(&layer));
+        let Part { pages, layers, .. } = part.expect("a layer of the model that the cache is of");
+        (pages, layer - layers.start)
     }
 }
 
@@ -128,14 +179,16 @@ impl<'a> Paging<'a> {
     /// The pages, the sequences with where the layer's part of a page begins, and how it is laid out.
     pub fn expanded(&mut self, layer: usize) -> (&mut CachePages, PagedSequences<'_>, KvLayout) {
         let LayerLayout::Expanded(layout) = self.cache.layout else { panic!("the cache holds latents") };
+        let (pages, layer) = self.cache.of_layer(layer);
         let at = PagedSequences { offset: layer * layout.page_len(), sequences: &self.sequences };
-        (&mut self.cache.pages, at, layout)
+        (pages, at, layout)
     }
 
     /// As [`Paging::expanded`], of a cache of latents.
     pub fn latent(&mut self, layer: usize) -> (&mut CachePages, PagedSequences<'_>, LatentLayout) {
         let LayerLayout::Latent(layout) = self.cache.layout else { panic!("the cache holds no latents") };
+        let (pages, layer) = self.cache.of_layer(layer);
         let at = PagedSequences { offset: layer * layout.page_len(), sequences: &self.sequences };
-        (&mut self.cache.pages, at, layout)
+        (pages, at, layout)
     }
 }

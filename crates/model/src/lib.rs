@@ -25,7 +25,11 @@ pub mod gguf;
 
 pub mod params;
 
+pub mod placement;
+
 pub mod inference;
+
+pub mod sizes;
 
 mod kv_cache;
 

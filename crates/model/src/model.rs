@@ -336,20 +336,23 @@ impl Model {
     /// What the head reads, `[T, D]`: the state after the final norm.
     fn hidden(&self, g: &mut Graph, tokens: &Ids) -> Var {
         let h = self.last_layer(g, tokens);
-        self.final_norm(g, &h)
+        self.final_norm(g, h)
     }
 
     /// `[T, D]`: the state after the last layer.
     pub(crate) fn last_layer(&self, g: &mut Graph, tokens: &Ids) -> Var {
         g.enter("model.embed_tokens");
+        g.follow(self.embed);
         let h = ops::embedding(g, self.embed, tokens);
         self.layers.iter().fold(h, |h, layer| layer.run(g, h))
     }
 
     /// `[T, D]` to `[T, D]`.
-    pub(crate) fn final_norm(&self, g: &mut Graph, h: &Var) -> Var {
+    pub(crate) fn final_norm(&self, g: &mut Graph, h: Var) -> Var {
         g.enter("model.norm and head");
-        ops::rms_norm(g, h, self.norm, self.config.norm_eps)
+        g.follow(self.norm);
+        let h = ops::bring(g, h);
+        ops::rms_norm(g, &h, self.norm, self.config.norm_eps)
     }
 
     /// MLA's up-projections, with the widths of a head's keys and values.

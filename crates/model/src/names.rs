@@ -28,6 +28,11 @@ impl ParamSpec {
         self.rows * self.cols
     }
 
+    /// The layer that it belongs to, MTP layers counting on from the last.
+    pub fn layer(&self) -> Option<usize> {
+        self.name.strip_prefix("model.layers.")?.split('.').next()?.parse().ok()
+    }
+
     /// Whether it has no elements (never true of what [`param_specs`] returns).
     pub fn is_empty(&self) -> bool {
         self.len() == 0

@@ -53,7 +53,7 @@ impl Model {
         let tokens: Vec<u32> = chunks.iter().flat_map(|chunk| chunk.tokens).copied().collect();
         let h = self.last_layer(&mut g, &tokens.into());
         let h = last(&mut g, &h, chunks, |chunk| chunk.tokens.len(), |chunk| chunk.results());
-        let h = self.final_norm(&mut g, &h);
+        let h = self.final_norm(&mut g, h);
         self.output(&mut g, h, chunks, self.head())
     }
 

@@ -8,16 +8,19 @@
 
 use crate::config::{CacheLayout, ModelConfig};
 use crate::names::{ParamKind, ParamSpec, param_specs};
+use crate::placement::{Place, Placement};
 use std::borrow::Cow;
 use std::sync::Arc;
 use wels_device::host::random;
 use wels_device::{BlockType, Device, Dtype, Packed, Source, Start, Tensor, WeightRef};
 
-/// The values of all parameters, on a device. Clones share them until one is changed.
+/// The values of all parameters, on a device or two. Clones share them until one is changed.
 #[derive(Clone, Debug)]
 pub struct Params {
-    device: Arc<dyn Device>,
+    placement: Placement,
     specs: Vec<ParamSpec>,
+    /// Where each parameter is.
+    places: Vec<Place>,
     /// One a parameter, `[rows, cols]`, in the order of [`param_specs`]; `[0, cols]` for one that is packed.
     tensors: Vec<Tensor>,
     /// For inference alone: one a parameter that is packed.
@@ -90,11 +93,12 @@ impl Params {
     }
 
     /// Without values, for a reader that gives each parameter [`Params::set_values`] or [`Params::set_packed`].
-    pub fn unset(device: &Arc<dyn Device>, config: &ModelConfig) -> Self {
-        let specs = param_specs(config);
+    pub fn unset(placement: impl Into<Placement>, config: &ModelConfig) -> Self {
+        let (placement, specs) = (placement.into(), param_specs(config));
         let count = specs.len();
-        let tensors = specs.iter().map(|spec| nothing(device, spec)).collect();
-        Params { device: device.clone(), specs, tensors, packed: vec![None; count], absorbed: vec![None; count] }
+        let places: Vec<Place> = specs.iter().map(|spec| placement.of(config, spec)).collect();
+        let tensors = specs.iter().zip(&places).map(|(spec, place)| nothing(placement.device(*place), spec)).collect();
+        Params { placement, specs, places, tensors, packed: vec![None; count], absorbed: vec![None; count] }
     }
 
     /// Before training: matrices and embeddings normal with the configuration's standard deviation, norms 1, biases 0.
@@ -116,9 +120,24 @@ impl Params {
         params
     }
 
-    /// Where they lie.
+    /// Where they lie: the main device, if there are two.
     pub fn device(&self) -> &Arc<dyn Device> {
-        &self.device
+        self.placement.main()
+    }
+
+    /// Which device has which of them.
+    pub fn placement(&self) -> &Placement {
+        &self.placement
+    }
+
+    /// Where a parameter lies.
+    pub fn device_of(&self, param: usize) -> &Arc<dyn Device> {
+        self.placement.device(self.places[param])
+    }
+
+    /// Where the parameter that a layer knows as `weight` lies.
+    pub(crate) fn place_of(&self, weight: Weight) -> Place {
+        self.places[weight.param]
     }
 
     /// Names and shapes, one a parameter.
@@ -167,7 +186,7 @@ impl Params {
     pub fn set_values(&mut self, param: usize, values: &[f32]) {
         let spec = &self.specs[param];
         assert_eq!(values.len(), spec.len(), "values of {}", spec.name);
-        self.tensors[param] = Tensor::of(&self.device, spec.rows, spec.cols, values);
+        self.tensors[param] = Tensor::of(self.device_of(param), spec.rows, spec.cols, values);
         self.packed[param] = None;
     }
 
@@ -181,18 +200,19 @@ impl Params {
         assert_eq!((packed.rows(), packed.cols()), (spec.rows, spec.cols), "{packed:?} for {spec:?}");
         let count = if let ParamKind::Experts(experts) = spec.kind { experts } else { 1 };
         assert_eq!(packed.count(), count, "matrices of {}", spec.name);
-        self.tensors[param] = nothing(&self.device, spec);
+        self.tensors[param] = nothing(self.device_of(param), spec);
         self.packed[param] = Some(packed);
         self.absorbed[param] = None;
     }
 
     /// Bytes of a parameter that products read, with pages of this layout.
     pub fn bytes(&self, param: usize, layout: CacheLayout) -> usize {
+        let device = &**self.device_of(param);
         match (&self.absorbed[param], &self.packed[param]) {
             (Some(Absorbed { keys, values }), _) if layout == CacheLayout::Latent => {
-                keys.bytes(&*self.device) + values.bytes(&*self.device)
+                keys.bytes(device) + values.bytes(device)
             }
-            (_, Some(packed)) => self.device.packed_bytes(packed),
+            (_, Some(packed)) => device.packed_bytes(packed),
             (_, None) => self.tensors[param].bytes(),
         }
     }
@@ -211,10 +231,10 @@ impl Params {
         if self.packed[weight.param].is_some() && self.absorbed[weight.param].is_some() {
             return;
         }
-        let cols = weight.cols;
+        let (cols, device) = (weight.cols, self.device_of(weight.param).clone());
         let (like, up) = match self.stored(weight) {
             WeightRef::Plain(tensor) => (None, tensor.to_host()),
-            WeightRef::Packed(packed) => (Some(packed.block_type()), Cow::Owned(self.device.unpack(packed))),
+            WeightRef::Packed(packed) => (Some(packed.block_type()), Cow::Owned(device.unpack(packed))),
         };
         let (mut keys, mut values) = (Vec::new(), Vec::new());
         for head in up.chunks_exact((nope + v) * cols) {
@@ -224,8 +244,8 @@ impl Params {
             }
             values.extend_from_slice(of_values);
         }
-        let keys = AbsorbedMatrix::new(&self.device, &keys, cols, nope, like);
-        let values = AbsorbedMatrix::new(&self.device, &values, v, cols, like);
+        let keys = AbsorbedMatrix::new(&device, &keys, cols, nope, like);
+        let values = AbsorbedMatrix::new(&device, &values, v, cols, like);
         self.absorbed[weight.param] = Some(Absorbed { keys, values });
     }
 
@@ -248,7 +268,7 @@ impl Params {
     pub fn set_rows(&mut self, param: usize, first_row: usize, values: &[f32]) {
         let ParamSpec { rows, cols, .. } = self.specs[param];
         if self.tensors[param].rows() != rows {
-            self.tensors[param] = Tensor::zeros(&self.device, rows, cols);
+            self.tensors[param] = Tensor::zeros(self.device_of(param), rows, cols);
         }
         self.tensor_mut(param).set(first_row * cols, values);
     }

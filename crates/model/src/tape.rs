@@ -11,6 +11,7 @@
 use crate::config::CacheLayout;
 use crate::kv_cache::Paging;
 use crate::params::{Grads, Params, Weight};
+use crate::placement::{Place, Placement};
 use std::ops::Deref;
 use std::sync::Arc;
 use wels_device::{Balance, Device, Dispatch, Dtype, Ids, Pool, Precision, Start, Tensor, WeightRef};
@@ -26,6 +27,8 @@ pub struct Execution {
     /// Layers (MTP layers counting on from the last) of which only the input is kept, to be run again in the backward
     /// pass.
     pub recompute: Recompute,
+    /// How the other device of a [`Placement`] computes, if there is one.
+    pub other: Option<Box<Execution>>,
 }
 
 /// Which layers to run again in the backward pass instead of keeping what they computed. Changes no bit.
@@ -54,7 +57,22 @@ impl Recompute {
 impl Execution {
     /// On `device`, in f32, keeping everything that a backward pass needs.
     pub fn new(device: Arc<dyn Device>) -> Self {
-        Execution { pool: Pool::new(device), precision: Precision::F32, recompute: Recompute::None }
+        Execution { pool: Pool::new(device), precision: Precision::F32, recompute: Recompute::None, other: None }
+    }
+
+    /// For inference on the devices of `placement`, products of the main one in `main`, those of the other in `other`.
+    pub fn placed(placement: &Placement, main: Precision, other: Precision) -> Self {
+        let on = |device: &Arc<dyn Device>, precision| Execution { precision, ..Execution::new(device.clone()) };
+        let other = placement.other().map(|device| Box::new(on(device, other)));
+        Execution { other, ..on(placement.main(), main) }
+    }
+
+    /// How a place computes: as the main one does where there is no other.
+    pub fn at(&self, place: Place) -> &Execution {
+        match (place, &self.other) {
+            (Place::Other, Some(other)) => other,
+            _ => self,
+        }
     }
 
     /// What computes.
@@ -162,6 +180,7 @@ pub struct Graph<'a> {
     paging: Option<Paging<'a>>,
     tape: Option<Tape<'a>>,
     layer: usize,
+    place: Place,
     watch: Option<Watch>,
 }
 
@@ -195,24 +214,34 @@ struct Watch {
 impl<'a> Graph<'a> {
     /// A pass that keeps nothing; attention reads and extends the pages of `paging`, if there is one.
     pub(crate) fn inference(context: Context<'a>, paging: Option<Paging<'a>>) -> Self {
-        Graph { context, routings: Vec::new(), paging, tape: None, layer: 0, watch: None }
+        Graph { context, routings: Vec::new(), paging, tape: None, layer: 0, place: Place::Main, watch: None }
     }
 
     /// A pass that records for [`Graph::backward`].
     pub fn training(context: Context<'a>, grads: &'a mut Grads) -> Self {
         let backward = Backward { context: context.clone(), gradients: Vec::new(), grads };
         let tape = Some(Tape { nodes: Vec::new(), backward });
-        Graph { context, routings: Vec::new(), paging: None, tape, layer: 0, watch: None }
+        Graph { context, routings: Vec::new(), paging: None, tape, layer: 0, place: Place::Main, watch: None }
+    }
+
+    /// How the part under way is computed.
+    fn execution(&self) -> &'a Execution {
+        self.context.execution.at(self.place)
+    }
+
+    /// From now on computes where a parameter is.
+    pub fn follow(&mut self, weight: Weight) {
+        self.place = self.context.params.place_of(weight);
     }
 
     /// An f32 tensor with arbitrary contents.
     pub fn tensor(&self, rows: usize, cols: usize) -> Tensor {
-        self.context.execution.pool.tensor(rows, cols)
+        self.execution().pool.tensor(rows, cols)
     }
 
     /// A tensor with arbitrary contents.
     pub fn tensor_of(&self, dtype: Dtype, rows: usize, cols: usize) -> Tensor {
-        self.context.execution.pool.tensor_of(dtype, rows, cols)
+        self.execution().pool.tensor_of(dtype, rows, cols)
     }
 
     /// How the device keeps activations of this pass.
@@ -222,12 +251,12 @@ impl<'a> Graph<'a> {
 
     /// Arithmetic of linear and expert products.
     pub fn precision(&self) -> Precision {
-        self.context.execution.precision
+        self.execution().precision
     }
 
     /// What computes.
     pub fn device(&self) -> &'a dyn Device {
-        &**self.context.execution.device()
+        &**self.execution().device()
     }
 
     /// The values of a parameter.

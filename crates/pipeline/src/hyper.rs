@@ -76,6 +76,7 @@ pub fn execution(section: &PretrainSection, device: &Arc<dyn Device>) -> Executi
         pool: Pool::new(Arc::clone(device)),
         precision: section.precision,
         recompute: Recompute::Layers(section.recompute_layers.clone()),
+        other: None,
     }
 }
 

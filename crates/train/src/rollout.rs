@@ -147,5 +147,6 @@ fn engine_options(device: &dyn Device, model: &Model, options: &RolloutOptions, 
         precision: options.precision,
         layout,
         cache_dtype,
+        other: None,
     }
 }

@@ -11,9 +11,10 @@ use wels_kernels::{isa, par, peak};
 use wels_model::config::ModelConfig;
 use wels_model::count;
 use wels_model::model::Model;
-use wels_model::names::ParamKind;
+use wels_model::names::{ParamKind, ParamSpec};
 use wels_model::paged::{CacheDtype, CacheLayout, Chunk, PAGE_TOKENS, PagedCache};
 use wels_model::params::Params;
+use wels_model::placement::{Place, Placement};
 use wels_model::tape::Execution;
 use wels_pipeline::refusal::refuse;
 use wels_pipeline::words::short;
@@ -22,6 +23,7 @@ use wels_runs::machine;
 use super::made;
 use crate::model::{LoadArgs, OpenModel, locate};
 use crate::output;
+use crate::placement::{self, Demand};
 
 #[derive(clap::Args)]
 pub struct DecodeArgs {
@@ -50,6 +52,13 @@ pub struct DecodeArgs {
     json: bool,
 }
 
+impl DecodeArgs {
+    /// Pages of all streams.
+    fn pages(&self) -> u32 {
+        (self.prompt + self.tokens).div_ceil(PAGE_TOKENS as u32) * self.streams
+    }
+}
+
 /// What is written. Times of single steps are medians.
 #[derive(Serialize)]
 struct DecodeBench {
@@ -72,7 +81,7 @@ struct DecodeBench {
     /// Weights and past keys and values, of the step in the middle; of experts as many as are expected to be chosen.
     step_bytes: f64,
     read_bytes_per_second: f64,
-    /// The card's, or the processor's without computing; the better of before and after.
+    /// The card's, or the processor's without computing, or both, one after the other; the better of before and after.
     read_bytes_per_second_max: f64,
     of_read_bandwidth: f64,
     peak_rss_bytes: Option<u64>,
@@ -91,30 +100,24 @@ pub fn decode(args: &DecodeArgs) -> Result<()> {
         let message = format!("{context} tokens do not fit the model's context of {}", config.rope.max_positions);
         return Err(refuse(message, "give a smaller --prompt or --tokens"));
     }
-    let (model, params) = match &open {
-        Some(open) => args.load.take(open, context)?,
-        None => {
-            let params = made::params(&args.load.device.open()?, config, args.load.quant);
-            args.load.prepare(config, params, context)
-        }
-    };
-    let device = Arc::clone(params.device());
-    let (layout, (precision, cache_dtype)) = (args.load.layout(config), args.load.numbers(&*device));
+    let (model, params, demand) = take(args, open.as_ref(), config, context)?;
+    let (placement, layout, [main, other]) = (params.placement(), demand.layout, demand.numbers);
+    let (device, precision) = (Arc::clone(params.device()), main.precision);
     let load_seconds = begin.elapsed().as_secs_f64();
 
-    let per_token = PagedCache::bytes_per_page(config, layout, cache_dtype) as f64 / PAGE_TOKENS as f64;
-    let middle = f64::from(args.prompt) + f64::from(args.tokens) / 2.0;
-    let step_bytes = weight_bytes(config, &params, layout, args.streams) + f64::from(args.streams) * middle * per_token;
-    let measured = || peak::read_bytes_per_second(Duration::from_millis(200));
-    let bandwidth = || device.peak_bytes_per_second().unwrap_or_else(measured);
-    let before = bandwidth();
-    let execution = Execution { precision, ..Execution::new(params.device().clone()) };
-    let mut run = Run::new(args, (&model, &params, execution), layout, cache_dtype);
+    let middle = f64::from(args.streams) * (f64::from(args.prompt) + f64::from(args.tokens) / 2.0);
+    let of_weights = weight_bytes(config, &params, layout, args.streams);
+    let of_pages = placement::pages(placement, config, &demand).map(|bytes| middle * bytes as f64 / PAGE_TOKENS as f64);
+    let bytes = [of_weights[0] + of_pages[0], of_weights[1] + of_pages[1]];
+    let step_bytes = bytes[0] + bytes[1];
+    let before = bandwidth(placement, bytes);
+    let execution = Execution::placed(placement, precision, other.precision);
+    let mut run = Run::new(args, (&model, &params, execution), layout, demand.numbers.map(|it| it.cache_dtype));
     let prompt_seconds = run.prompts();
     super::say_profile(&*device, 1);
     let mut seconds = run.answers();
     super::say_profile(&*device, args.tokens.into());
-    let after = bandwidth();
+    let after = bandwidth(placement, bytes);
 
     let decode_seconds: f64 = seconds.iter().sum();
     seconds.sort_by(f64::total_cmp);
@@ -123,7 +126,7 @@ pub fn decode(args: &DecodeArgs) -> Result<()> {
     let prompt_flops = streams * prompt_flops(config, args.prompt) / prompt_seconds;
     let result = DecodeBench {
         model: args.model.display().to_string(),
-        device: device.in_words(),
+        device: placement::in_words(placement, config),
         isa: isa::active().name(),
         threads: par::threads(),
         load_seconds,
@@ -151,10 +154,40 @@ pub fn decode(args: &DecodeArgs) -> Result<()> {
     Ok(())
 }
 
-/// Bytes of weights that a step of one token a stream reads.
-fn weight_bytes(config: &ModelConfig, params: &Params, layout: CacheLayout, streams: u32) -> f64 {
-    let mtp = config.layers..config.layers + config.mtp_depth;
-    let of_mtp = |name: &str| mtp.clone().any(|layer| name.starts_with(&format!("model.layers.{layer}.")));
+/// The model with the weights of its files, or made up, where there is room for them and all streams' pages.
+fn take(
+    args: &DecodeArgs,
+    open: Option<&OpenModel>,
+    config: &ModelConfig,
+    context: usize,
+) -> Result<(Model, Params, Demand)> {
+    let placement = args.load.place.open(config)?;
+    let mut demand = args.load.demand(&placement, config, 0, args.chunk.max(args.streams) as usize);
+    demand.cache_bytes = placement::pages(&placement, config, &demand).iter().sum::<usize>() * args.pages() as usize;
+    let quant = args.load.quant;
+    let params = match open {
+        Some(open) => open.inference_params(&placement, quant.into(), demand)?,
+        None => {
+            placement::check(&placement, config, &made::sizes(config, demand.layout, quant), demand)?;
+            made::params(&placement, config, quant)
+        }
+    };
+    let (model, params) = args.load.prepare(config, params, context);
+    Ok((model, params, demand))
+}
+
+/// The most bytes of a second in which each device reads its own, one after the other.
+fn bandwidth(placement: &Placement, bytes: [f64; 2]) -> f64 {
+    let measured = || peak::read_bytes_per_second(Duration::from_millis(200));
+    let seconds = bytes.into_iter().zip([Place::Main, Place::Other]).filter(|(bytes, _)| *bytes > 0.0);
+    let seconds =
+        seconds.map(|(bytes, place)| bytes / placement.device(place).peak_bytes_per_second().unwrap_or_else(measured));
+    (bytes[0] + bytes[1]) / seconds.sum::<f64>()
+}
+
+/// Bytes of weights that a step of one token a stream reads, of the main device's memory and of the other's.
+fn weight_bytes(config: &ModelConfig, params: &Params, layout: CacheLayout, streams: u32) -> [f64; 2] {
+    let of_mtp = |spec: &ParamSpec| spec.layer().is_some_and(|layer| layer >= config.layers);
     let bytes = |param: usize| {
         let (spec, bytes) = (&params.specs()[param], params.bytes(param, layout) as f64);
         match spec.kind {
@@ -166,7 +199,11 @@ fn weight_bytes(config: &ModelConfig, params: &Params, layout: CacheLayout, stre
             _ => bytes,
         }
     };
-    (0..params.specs().len()).filter(|param| !of_mtp(&params.specs()[*param].name)).map(bytes).sum()
+    let mut sums = [0.0; 2];
+    for (param, spec) in params.specs().iter().enumerate().filter(|(_, spec)| !of_mtp(spec)) {
+        sums[usize::from(params.placement().of(config, spec) == Place::Other)] += bytes(param);
+    }
+    sums
 }
 
 /// Operations of reading a prompt, of which the last token alone goes through the head.
@@ -193,11 +230,10 @@ impl<'a> Run<'a> {
         args: &'a DecodeArgs,
         (model, params, execution): (&'a Model, &'a Params, Execution),
         layout: CacheLayout,
-        dtype: CacheDtype,
+        dtypes: [CacheDtype; 2],
     ) -> Self {
-        let per_stream = (args.prompt + args.tokens).div_ceil(PAGE_TOKENS as u32);
-        let cache =
-            PagedCache::new(params.device(), model.config(), layout, dtype, (per_stream * args.streams) as usize);
+        let per_stream = args.pages() / args.streams;
+        let cache = PagedCache::placed(params.placement(), model.config(), layout, dtypes, args.pages() as usize);
         let pages = (0..args.streams).map(|stream| (stream * per_stream..(stream + 1) * per_stream).collect());
         let next = vec![0; args.streams as usize];
         Run { args, model, params, execution, cache, pages: pages.collect(), next }

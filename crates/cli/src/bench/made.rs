@@ -3,14 +3,15 @@
 
 use std::collections::HashMap;
 use std::path::Path;
-use std::sync::Arc;
 
 use anyhow::Result;
 use wels_device::host::{blocks, random};
-use wels_device::{BlockType, Device, Precision, Source};
-use wels_model::config::ModelConfig;
+use wels_device::{BlockType, Precision, Source};
+use wels_model::config::{CacheLayout, ModelConfig};
 use wels_model::names::{ParamKind, ParamSpec};
 use wels_model::params::Params;
+use wels_model::placement::Placement;
+use wels_model::sizes::WeightSizes;
 use wels_runs::recipe::Recipe;
 
 use crate::model::Quant;
@@ -46,8 +47,8 @@ pub fn config_of(model: &Path) -> Result<Option<ModelConfig>> {
 }
 
 /// Random weights for answering: matrices in bf16, or quantised if so asked. Matrices of one shape are the same.
-pub fn params(device: &Arc<dyn Device>, config: &ModelConfig, quant: Quant) -> Params {
-    let mut params = Params::unset(device, config);
+pub fn params(placement: &Placement, config: &ModelConfig, quant: Quant) -> Params {
+    let mut params = Params::unset(placement, config);
     let mut made: HashMap<(usize, usize, BlockType), Vec<u8>> = HashMap::new();
     for (param, spec) in params.specs().to_vec().iter().enumerate() {
         if !spec.kind.is_packable() {
@@ -57,10 +58,16 @@ pub fn params(device: &Arc<dyn Device>, config: &ModelConfig, quant: Quant) -> P
         let count = if let ParamKind::Experts(experts) = spec.kind { experts } else { 1 };
         let (rows, cols, block_type) = (spec.rows / count, spec.cols, format(spec, quant));
         let bytes = made.entry((rows, cols, block_type)).or_insert_with(|| encoded(config, rows, cols, block_type));
+        let device = params.device_of(param).clone();
         let pack = |_| device.pack(Source::Blocks { block_type, bytes }, rows, cols);
         params.set_packed(param, device.stack((0..count).map(pack).collect()));
     }
     params
+}
+
+/// What they take.
+pub fn sizes(config: &ModelConfig, layout: CacheLayout, quant: Quant) -> WeightSizes {
+    WeightSizes::of(config, layout, |spec| format(spec, quant))
 }
 
 /// As files that are quantised have them; rows that are no whole blocks stay in bf16.

@@ -88,10 +88,9 @@ pub fn speculation(args: &SpeculationArgs) -> Result<()> {
     let request = Request { stop_tokens: ends, sampling, ..Request::new(Vec::new(), args.tokens) };
     let drafts_by = if config.mtp_depth > 0 { "MTP" } else { "lookup" };
     let context = config.rope.max_positions.min(4096);
-    let (model, params) = args.load.take(&open, context)?;
-    let (precision, cache_dtype) = args.load.numbers(&**params.device());
+    let (model, params) = args.load.take(&open, context, 2 * Options::default().cache_bytes)?; // two engines
+    let whole = args.load.options(params.placement(), config);
     let loaded = LoadedModel { model: Arc::new(model), params: Arc::new(params), tokenizer: None };
-    let whole = Options { layout: args.load.layout(config), precision, cache_dtype, ..Options::default() };
     let engine = |speculation| {
         // Without a prefix cache each turn does the same work.
         Engine::new(loaded.clone(), Options { speculation, prefix_cache: false, ..whole.clone() })

@@ -22,7 +22,6 @@ use wels_tasks::Prompt;
 use super::answer::{Answer, AnswerSink, Answerer, Questions, TOO_LONG, Work};
 use super::{Args, file_name};
 use crate::model::{Location, OpenModel, locate};
-use crate::serve::cache_bytes;
 
 /// Files up to this size are hashed whole; of larger ones a sixteenth of it from either end.
 const HASHED_WHOLE_BYTES: u64 = 1 << 30;
@@ -64,9 +63,9 @@ impl Local {
         let template = ChatTemplate::of(&tokenizer)?;
         let positions = open.config.rope.max_positions;
         let context = args.context.map_or(positions, |asked| asked.get().min(positions));
-        let (model, params) = args.load.take(&open, context)?;
-        let (layout, (precision, cache_dtype)) =
-            (args.load.layout(&open.config), args.load.numbers(&**params.device()));
+        let (model, params, cache_bytes) = args.load.take_with_cache(&open, context, args.cache_mib)?;
+        let options = args.load.options(params.placement(), &open.config);
+        let (cache_dtype, layout) = (options.cache_dtype, options.layout);
         let special = tokenizer.special();
         let added = tokenizer.encode_with_added("")?;
         let identity = json!({
@@ -76,15 +75,7 @@ impl Local {
             "context": context,
         });
         let parallel = args.parallel.get();
-        let options = Options {
-            max_running: parallel,
-            max_waiting: usize::MAX,
-            cache_bytes: cache_bytes(args.cache_mib)?,
-            layout,
-            precision,
-            cache_dtype,
-            ..Options::default()
-        };
+        let options = Options { max_running: parallel, max_waiting: usize::MAX, cache_bytes, ..options };
         let eos = open.config.eos_ids.iter().copied().chain(special.eos).collect();
         let bos = special.bos.filter(|bos| added.first() == Some(bos));
         let loaded =

@@ -40,6 +40,35 @@ fn a_card_that_is_not_there_is_refused_in_a_sentence() {
     assert_eq!(lab.weights("auto"), lab.weights("r"));
 }
 
+/// A model is divided between a GPU and the processor; without a GPU there is nothing to divide.
+#[test]
+fn a_model_is_divided_only_with_a_card() {
+    let lab = crate::eval::lab();
+    let verbs: [&[&str]; 6] = [
+        &["score", "model", "--text", "river"],
+        &["chat", "model"],
+        &["serve", "model", "--listen", "127.0.0.1:0", "--db", "sqlite:l.db"],
+        &["eval", "model", "--data", "data", "--bench", "gsm8k", "--shots", "0"],
+        &["bench", "speculation", "model", "--prompt", "river"],
+        &["bench", "decode", "model", "--prompt", "8", "--tokens", "8"],
+    ];
+    for verb in verbs {
+        let said = lab.wels(&[verb, &["--device", "cpu", "--gpu-layers", "1"]].concat());
+        let expected = "error: --gpu-layers divides a model between a GPU and the processor, and there is no GPU\nhint: \
+                        leave --gpu-layers out to compute with the processor\n";
+        assert_eq!((said.code, said.failure()), (Some(1), expected.into()), "{verb:?}");
+    }
+    for (flags, expected) in [
+        (&["--gpu-layers", "-1"][..], "error: unexpected argument '-1' found"),
+        (&["--gpu-layers", "some"], "error: invalid value 'some' for '--gpu-layers <N>'"),
+        (&["--cpu-experts=x"], "error: invalid value 'x' for '--cpu-experts[=<N>]'"),
+        (&["--cpu-experts", "--device", "cpu"], "error: --cpu-experts"),
+    ] {
+        let said = lab.wels(&[&["score", "model", "--text", "river"], flags].concat());
+        assert!(said.code == Some(1) && said.failure().starts_with(expected), "{flags:?}: {said:?}");
+    }
+}
+
 #[test]
 fn failures_are_a_sentence_and_a_hint() {
     let lab = Lab::new();

@@ -5,6 +5,7 @@ mod models;
 mod answers;
 mod constraints;
 mod naive;
+mod placed;
 mod same;
 mod schedule;
 mod text;

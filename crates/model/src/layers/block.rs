@@ -2,7 +2,7 @@
 
 use super::{gqa::Gqa, mla::Mla, mlp::Mlp, moe::Moe};
 use crate::config::{Attention, ModelConfig};
-use crate::ops::{add, rms_norm};
+use crate::ops::{add, bring, rms_norm};
 use crate::params::{Weight, Wiring};
 use crate::tape::{Graph, Var};
 use std::sync::Arc;
@@ -70,6 +70,8 @@ impl Block {
     fn forward(&self, g: &mut Graph, h: Var) -> Var {
         g.enter_layer(self.layer);
         g.enter(&self.name);
+        g.follow(self.attention_norm);
+        let h = bring(g, h);
         let x = rms_norm(g, &h, self.attention_norm, self.eps);
         let u = match &self.attention {
             AttentionLayer::Mla(attention) => attention.forward(g, &x),

@@ -5,7 +5,7 @@
 
 use super::mlp::Mlp;
 use crate::config::{MoeConfig, Router as RouterConfig, SoftmaxMethod};
-use crate::ops::{Route, combine, expert_gate_up, expert_swiglu_linear, linear, route};
+use crate::ops::{Route, bring, bring_f32, combine, expert_gate_up, expert_swiglu_linear, linear, route};
 use crate::params::{Weight, Wiring};
 use crate::tape::{Graph, Var};
 use wels_device::{Precision, Router, Scoring};
@@ -33,15 +33,22 @@ impl Moe {
         }
     }
 
-    /// `[T, D]` to `[T, D]`.
+    /// `[T, D]` to `[T, D]`. Routed experts on another device choose and combine there.
     pub fn forward(&self, g: &mut Graph, x: &Var) -> Var {
-        let precision = g.precision();
         let logits = linear(g, Precision::F32, x, self.centroids);
+        g.follow(self.gate);
+        let (logits, of_experts, precision) = (bring_f32(g, logits), bring(g, x.clone()), g.precision());
         let Route { weights, dispatch } = route(g, self.router, logits, self.selection_bias);
-        let (gate, up) = expert_gate_up(g, precision, x, [self.gate, self.up], &dispatch);
+        let (gate, up) = expert_gate_up(g, precision, &of_experts, [self.gate, self.up], &dispatch);
+        drop(of_experts);
         let h = expert_swiglu_linear(g, precision, gate, up, self.down, &dispatch);
+        g.follow(self.centroids);
         let shared = self.shared.as_ref().map(|shared| shared.forward(g, x));
-        combine(g, h, weights, shared, &dispatch)
+        g.follow(self.gate);
+        let shared = shared.map(|shared| bring(g, shared));
+        let y = combine(g, h, weights, shared, &dispatch);
+        g.follow(self.centroids);
+        bring(g, y)
     }
 }
 

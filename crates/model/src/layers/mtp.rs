@@ -14,7 +14,7 @@
 
 use super::Block;
 use crate::config::ModelConfig;
-use crate::ops::{beside, embedding, linear, rms_norm};
+use crate::ops::{beside, bring, embedding, linear, rms_norm};
 use crate::params::{Weight, Wiring};
 use crate::tape::{Graph, Var};
 use std::sync::Arc;
@@ -59,9 +59,11 @@ impl Mtp {
 
     /// As [`Mtp::forward`], from the tokens `depth` places on.
     pub fn run(&self, g: &mut Graph, h: &Var, ahead: &Ids) -> Var {
-        let precision = g.precision();
         g.enter(&format!("MTP depth {}", self.depth));
+        g.follow(self.embed);
         let e = embedding(g, self.embed, ahead);
+        g.follow(self.projection);
+        let (e, precision) = (bring(g, e), g.precision());
         let e = rms_norm(g, &e, self.embed_norm, self.eps);
         let h = rms_norm(g, h, self.hidden_norm, self.eps);
         let x = beside(g, e, h);

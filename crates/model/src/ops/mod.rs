@@ -9,6 +9,7 @@
 mod add;
 mod attention;
 mod bias;
+mod bring;
 mod columns;
 mod combine;
 mod embedding;
@@ -24,6 +25,7 @@ mod swiglu;
 pub use add::add;
 pub use attention::{Part, Parts, attention};
 pub use bias::bias;
+pub use bring::{bring, bring_f32};
 pub use columns::{beside, split};
 pub use combine::combine;
 pub use embedding::embedding;

@@ -10,5 +10,6 @@ mod naive;
 mod oracle;
 mod packed;
 mod paged;
+mod placed;
 mod shapes;
 mod weights;
