@@ -100,6 +100,10 @@ decode() {
     [[ $quant == q8 ]] || measure 40 decode "decode-64.$quant" "${wels[@]}" --quant $quant --streams 64 --prompt 64 \
       --prompt-rounds 1 --tokens 24
   done
+  # The same without graphs.
+  local alone=(env WELS_CUDA_GRAPHS=0 "${wels[@]}" --quant stored --prompt-rounds 1)
+  measure 40 decode decode-1.no-graphs "${alone[@]}" --prompt 4096 --chunk 4096 --tokens 48
+  measure 40 decode decode-64.no-graphs "${alone[@]}" --streams 64 --prompt 64 --tokens 24
 }
 
 rl() {

@@ -87,6 +87,21 @@ impl DeviceKind {
     }
 }
 
+/// A device for each of some ranks, where the first would have this one: of GPUs all that there are, of which stderr
+/// says how they are joined; the processor for all.
+///
+/// # Errors
+/// If another GPU than the first cannot be used.
+pub fn for_ranks(first: Arc<dyn Device>, ranks: usize) -> Result<Vec<Arc<dyn Device>>> {
+    if ranks == 1 || first.name() != "cuda" {
+        return Ok(vec![first; ranks]);
+    }
+    let hint = "CUDA_VISIBLE_DEVICES leaves out a GPU that cannot be used";
+    let opened = Cuda::open_ranks(ranks).map_err(|why| refuse(why.to_string(), hint))?;
+    eprintln!("device: {}", opened.in_words);
+    Ok(opened.devices)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -13,7 +13,7 @@ use wels_runs::ledger::Ledger;
 use wels_runs::recipe::Recipe;
 use wels_runs::rundir::RunDir;
 
-use crate::device::DeviceArgs;
+use crate::device::{DeviceArgs, for_ranks};
 use crate::terminal::Terminal;
 
 /// What the command line says.
@@ -25,8 +25,8 @@ pub struct Args {
     /// Where runs are kept
     #[arg(long, value_name = "DIR", default_value_os_t = default_runs())]
     runs: PathBuf,
-    /// Ranks that train together, as threads of this process; they divide the recipe's gradient_shards. Changes no bit
-    /// of a result
+    /// Ranks that train together, as threads of this process, each on a GPU of its own where there are as many; they
+    /// divide the recipe's gradient_shards. Changes no bit of a result
     #[arg(long, value_name = "N", default_value_t = NonZeroUsize::MIN)]
     ranks: NonZeroUsize,
     #[command(flatten)]
@@ -48,14 +48,15 @@ fn default_runs() -> PathBuf {
 /// Does what is left of a run. Its recipe is the user's own, so the programs that it names are started.
 pub fn run(args: &Args) -> Result<()> {
     let mut terminal = Terminal::listening()?;
-    let (programs, rates, ranks) = (Programs::Run, Rates::Measured, args.ranks.get());
+    let (programs, rates) = (Programs::Run, Rates::Measured);
     let given = args.device.given()?;
     let run = open(args)?;
     let device = match given {
         Some(device) => device,
         None => args.device.open_for(Ledger::device(run.path()).as_deref())?,
     };
-    ranks::run_on_threads(run, &Options { programs, rates, device, ranks }, &mut terminal)
+    let devices = for_ranks(device, args.ranks.get())?;
+    ranks::run_on_threads(run, &Options { programs, rates, devices }, &mut terminal)
 }
 
 /// The run that the command line means.

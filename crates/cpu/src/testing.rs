@@ -34,13 +34,27 @@ pub fn device() -> Arc<dyn Device> {
 /// line that says so, where the emulator could not be built.
 #[cfg(feature = "emulator")]
 pub fn emulator(seed: u32) -> Option<Arc<dyn Device>> {
+    emulator_and_driver(seed).map(|(device, _)| device)
+}
+
+/// The same with what it launches kernels by.
+#[cfg(feature = "emulator")]
+pub fn emulator_and_driver(seed: u32) -> Option<(Arc<dyn Device>, Arc<wels_cuda::launch::emulator::Emulator>)> {
     match wels_cuda::launch::emulator::Emulator::open(seed) {
-        Ok(driver) => Some(wels_cuda::Cuda::on(driver)),
+        Ok(driver) => Some((wels_cuda::Cuda::on(driver.clone()), driver)),
         Err(error) => {
             eprintln!("SKIPPED: {error}");
             None
         }
     }
+}
+
+/// Emulated cards of so many ranks, which hand each other numbers; none as for [`emulator`].
+#[cfg(feature = "emulator")]
+pub fn emulators(ranks: u32) -> Option<Vec<Arc<dyn Device>>> {
+    let driver = |rank| emulator_and_driver(1 + rank).map(|(_, driver)| driver as Arc<dyn wels_cuda::launch::Driver>);
+    let drivers = (0..ranks).map(driver).collect::<Option<Vec<_>>>()?;
+    Some(wels_cuda::Cuda::linked(&drivers).into_iter().map(|card| card as Arc<dyn Device>).collect())
 }
 
 /// A tensor's values, with its rows.

@@ -9,17 +9,22 @@
 //! alone where not. [`Launch::run`] holds their number and types against the kernel's text. What is left to the callers
 //! is that sizes fit, and every operation asserts the shapes from which it computes them.
 
+mod blocks;
 pub mod cache;
 pub mod card;
 #[cfg(feature = "emulator")]
 pub mod emulator;
 mod energy;
+mod graph;
 pub mod libraries;
+pub mod nccl;
 pub mod nvrtc;
 pub mod profile;
+mod queue;
 pub mod rates;
 pub mod signature;
 mod staging;
+pub mod transport;
 pub mod words;
 
 use std::ffi::c_void;
@@ -29,6 +34,7 @@ use std::sync::Arc;
 use wels_device::{DeviceMemory, KernelTime};
 
 use crate::kernels::{self, Kernel};
+pub use queue::Counts;
 use rates::Rates;
 use signature::Parameter;
 
@@ -156,10 +162,16 @@ pub trait Driver: Send + Sync {
     /// Describes a matrix to TMA.
     fn tensor_map(&self, at: Address, shape: MapShape) -> Result<TensorMap, Fault>;
 
-    /// Queues a kernel. `args` are pointers to arguments that fit the kernel's [`signature`], as [`Launch::run`] makes
-    /// them.
+    /// Queues a kernel. The arguments fit the kernel's [`signature`], as [`Launch::run`] makes them.
     #[doc(hidden)]
-    fn launch(&self, kernel: &'static Kernel, grid: Grid, args: &mut Arguments) -> Result<(), Fault>;
+    fn launch(&self, kernel: &'static Kernel, grid: Grid, arguments: Arguments) -> Result<(), Fault>;
+
+    /// From here on launches may wait for each other, to go to the card together: before whatever else is asked for,
+    /// and at [`Driver::end`]. On any thread; what has begun several times ends as often.
+    fn begin(&self);
+
+    /// Launches what waits.
+    fn end(&self) -> Result<(), Fault>;
 
     /// Waits until everything is done.
     fn synchronize(&self) -> Result<(), Fault>;
@@ -255,6 +267,7 @@ impl Drop for Buffer {
 }
 
 /// The arguments of a launch: cells that hold them, and how many there are.
+#[derive(Clone)]
 pub struct Arguments {
     cells: Vec<Cell>,
 }
@@ -273,6 +286,40 @@ impl Arguments {
     /// Pointers to the arguments, as cuLaunchKernel takes them; they hold while this is borrowed.
     pub(crate) fn pointers(&mut self) -> Vec<*mut c_void> {
         self.cells.iter_mut().map(|cell| (&raw mut *cell).cast()).collect()
+    }
+
+    /// Whether these are the same, both being arguments for such `parameters`.
+    fn are_as(&self, other: &Arguments, parameters: &[Parameter]) -> bool {
+        let pairs = self.cells.iter().zip(&other.cells).zip(parameters);
+        self.cells.len() == other.cells.len() && { pairs }.all(|((one, other), kind)| one.is_as(other, *kind))
+    }
+
+    /// Where those arguments point to that are places in memory or maps of it, null left out.
+    #[cfg(feature = "emulator")]
+    fn places(&self, parameters: &[Parameter]) -> impl Iterator<Item = Address> {
+        let place = |(cell, kind): (&Cell, &Parameter)| match kind {
+            // SAFETY: `Launch::run` has held what cells hold against the parameters.
+            Parameter::Read | Parameter::Write => Some(unsafe { cell.long } as u64),
+            // SAFETY: as above. The emulator's maps begin with the place.
+            Parameter::Map => Some(unsafe { cell.map }.0[0]),
+            _ => None,
+        };
+        self.cells.iter().zip(parameters).filter_map(place).filter(|place| *place != 0).map(Address)
+    }
+}
+
+impl Cell {
+    /// Whether the two hold the same, both being of this kind.
+    fn is_as(&self, other: &Cell, kind: Parameter) -> bool {
+        // SAFETY: `Launch::run` has held what cells hold against the parameters, and any bits are numbers.
+        unsafe {
+            match kind {
+                Parameter::Read | Parameter::Write | Parameter::Long => self.long == other.long,
+                Parameter::Int | Parameter::Unsigned => self.int == other.int,
+                Parameter::Float => self.float.to_bits() == other.float.to_bits(),
+                Parameter::Map => self.map.0 == other.map.0,
+            }
+        }
     }
 }
 
@@ -412,13 +459,13 @@ impl<'a> Launch<'a> {
     ///
     /// # Panics
     /// If the arguments are not those of the kernel, or the driver cannot launch it, which is a bug or a lost card.
-    pub fn run(mut self) {
+    pub fn run(self) {
         let Kernel { signature, .. } = self.kernel;
         assert_eq!(self.kinds, signature.parameters, "arguments of {}", signature.name);
         if self.grid.blocks.contains(&0) {
             return;
         }
-        if let Err(fault) = self.driver.launch(self.kernel, self.grid, &mut self.arguments) {
+        if let Err(fault) = self.driver.launch(self.kernel, self.grid, self.arguments) {
             panic!("{} on {}: {fault}", signature.name, self.driver.name());
         }
     }

@@ -24,24 +24,31 @@ mod parts;
 mod pieces;
 mod products;
 mod quantised;
+mod ranks;
 mod rows;
 mod rows_bf16;
 mod tensor_cores;
 mod weights;
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex, OnceLock};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
-use wels_device::{Device, DeviceMemory, Dtype, KernelTime, Precision};
+use wels_device::{Device, DeviceMemory, Dtype, KernelTime, Link, Precision};
 
 use launch::card::Card;
 use launch::{Driver, Launch};
+pub use ranks::Ranks;
 
 /// A card, or what stands for one.
 pub struct Cuda {
     driver: Arc<dyn Driver>,
     last_plan: Mutex<Option<Arc<paged::Plan>>>,
     counts: quantised::Counts,
+    equal_parts: tensor_cores::EqualParts,
+    /// Other cards of a run that this one, its first rank's, speaks for.
+    others: Vec<Arc<dyn Driver>>,
+    link: Option<ranks::Linked>,
 }
 
 /// Why there is no device.
@@ -105,17 +112,54 @@ impl Cuda {
     /// The first card. All callers share one device.
     pub fn open() -> Result<Arc<dyn Device>, Unavailable> {
         static DEVICE: OnceLock<Result<Arc<Cuda>, Unavailable>> = OnceLock::new();
-        let opened = DEVICE.get_or_init(|| Ok(Cuda::on(Card::open()?)));
+        let opened = DEVICE.get_or_init(|| Ok(Cuda::on(Cuda::open_card(0)?)));
         opened.clone().map(|cuda| cuda as Arc<dyn Device>)
+    }
+
+    /// A card, opened once.
+    fn open_card(ordinal: usize) -> Result<Arc<Card>, Unavailable> {
+        static CARDS: Mutex<BTreeMap<usize, Result<Arc<Card>, Unavailable>>> = Mutex::new(BTreeMap::new());
+        let mut cards = CARDS.lock().unwrap_or_else(PoisonError::into_inner);
+        cards.entry(ordinal).or_insert_with(|| Card::open(ordinal)).clone()
     }
 
     /// On a driver of one's own.
     pub fn on(driver: Arc<dyn Driver>) -> Arc<Cuda> {
-        Arc::new(Cuda { driver, last_plan: Mutex::default(), counts: quantised::Counts::default() })
+        Cuda::of(driver, Vec::new(), None)
+    }
+
+    fn of(driver: Arc<dyn Driver>, others: Vec<Arc<dyn Driver>>, link: Option<ranks::Linked>) -> Arc<Cuda> {
+        let (last_plan, counts, equal_parts) = Default::default();
+        Arc::new(Cuda { driver, last_plan, counts, equal_parts, others, link })
+    }
+
+    /// The sum of a figure over the cards that this one speaks for.
+    fn of_all(&self, figure: impl Fn(&dyn Driver) -> Option<f64>) -> Option<f64> {
+        let others = self.others.iter().map(|driver| figure(&**driver));
+        others.fold(figure(&*self.driver), |sum, other| Some(sum? + other?))
     }
 
     fn launch(&self, kernel: &str) -> Launch<'_> {
         Launch::new(&self.driver, kernel)
+    }
+}
+
+/// Until this is dropped launches may wait for each other.
+struct Begun<'a>(&'a dyn Driver);
+
+impl<'a> Begun<'a> {
+    fn of(driver: &'a dyn Driver) -> Begun<'a> {
+        driver.begin();
+        Begun(driver)
+    }
+}
+
+impl Drop for Begun<'_> {
+    fn drop(&mut self) {
+        let ended = self.0.end();
+        if !std::thread::panicking() {
+            memory::done(ended);
+        }
     }
 }
 
@@ -128,14 +172,27 @@ impl Device for Cuda {
         if precision == Precision::Bf16 { Dtype::Bf16 } else { Dtype::F32 }
     }
 
+    fn together(&self, work: &mut dyn FnMut()) {
+        let _ends = Begun::of(&*self.driver);
+        work();
+        // No other step has the same, and the next one's is to lie where this did.
+        self.last_plan.lock().unwrap_or_else(PoisonError::into_inner).take();
+    }
+
+    fn keeps_steps(&self) -> bool {
+        true
+    }
+
     fn in_words(&self) -> String {
         let (major, minor) = self.driver.capability();
         format!("{}, compute capability {major}.{minor}", self.driver.name())
     }
 
     fn peak_flops(&self, precision: Precision) -> Option<f64> {
-        let rates = self.driver.rates()?;
-        Some(if precision == Precision::F32 { rates.f32_flops } else { rates.half_flops })
+        self.of_all(|driver| {
+            let rates = driver.rates()?;
+            Some(if precision == Precision::F32 { rates.f32_flops } else { rates.half_flops })
+        })
     }
 
     fn peak_bytes_per_second(&self) -> Option<f64> {
@@ -151,6 +208,10 @@ impl Device for Cuda {
     }
 
     fn energy_joules(&self) -> Option<f64> {
-        self.driver.energy_joules()
+        self.of_all(|driver| driver.energy_joules())
+    }
+
+    fn link(&self) -> Option<&dyn Link> {
+        self.link.as_ref().map(|link| link as &dyn Link)
     }
 }

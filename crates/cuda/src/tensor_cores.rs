@@ -9,8 +9,9 @@
 //! are rows, so it goes run by run, a run being a sequence's rows or those of them that went to an expert:
 //! micro-batches are whole sequences, and wherever they cut, the same rows are added together.
 
+use std::collections::HashMap;
 use std::ops::Deref;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use wels_device::{Dtype, Precision, Start};
 
@@ -206,6 +207,27 @@ impl<'a> Output<'a> {
 /// each expert, of which some have more.
 const FEW: usize = 64;
 
+/// Where parts of as many rows begin, for the numbers of parts and rows that have come.
+#[derive(Default)]
+pub(crate) struct EqualParts(Mutex<HashMap<[usize; 2], Arc<Buffer>>>);
+
+impl EqualParts {
+    /// Lists that are kept: prompts in all lengths would have as many.
+    const MOST: usize = 1024;
+
+    fn of(&self, cuda: &Cuda, parts: usize, rows: usize) -> Arc<Buffer> {
+        let mut lists = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if lists.len() == EqualParts::MOST && !lists.contains_key(&[parts, rows]) {
+            lists.clear();
+        }
+        let make = || {
+            let begins: Vec<u32> = (0..=parts).map(|part| (part * rows) as u32).collect();
+            Arc::new(cuda.upload(&begins))
+        };
+        lists.entry([parts, rows]).or_insert_with(make).clone()
+    }
+}
+
 impl Cuda {
     /// Whether a product is for the kernels of this module: where it is asked for, or activations are in bf16. TMA
     /// knows no matrix without rows.
@@ -370,10 +392,7 @@ impl Cuda {
                 Rows { offsets, parts: tables.experts, rows, most: rows, few }
             }
             Parts::Equal(parts, most) => {
-                let offsets = (parts > 1).then(|| {
-                    let offsets: Vec<u32> = (0..=parts).map(|part| (part * most) as u32).collect();
-                    Operand::Made(self.upload(&offsets))
-                });
+                let offsets = (parts > 1).then(|| Operand::Shared(self.equal_parts.of(self, parts, most)));
                 Rows { offsets, parts, rows: parts * most, most, few: most <= FEW }
             }
         }

@@ -10,6 +10,7 @@ use std::fmt;
 use crate::attention::Attention;
 use crate::experts::{Dispatch, Experts};
 use crate::head::Head;
+use crate::link::Link;
 use crate::weights::{WeightRef, Weights};
 use crate::{AdamW, Direction, Dtype, Ids, Precision, Rotary, Start, Tensor};
 
@@ -54,13 +55,30 @@ pub trait Device: Buffers + Rows + Products + Experts + Attention + Head + Optim
         Vec::new()
     }
 
+    /// Does `work`, a small step like many before: a device may keep what it is to do until there is more of it, or
+    /// until something is read. What is computed is the same.
+    fn together(&self, work: &mut dyn FnMut()) {
+        work();
+    }
+
+    /// Whether it gains by steps that find their tensors where the step before had them, as one does that keeps what a
+    /// step is made of.
+    fn keeps_steps(&self) -> bool {
+        false
+    }
+
+    /// What it hands numbers to other ranks' devices by, if it is one of several that can.
+    fn link(&self) -> Option<&dyn Link> {
+        None
+    }
+
     /// Which one it is, for people.
     fn in_words(&self) -> String {
         self.name().into()
     }
 
-    /// The most operations of products a second, in a precision. `None` where whoever asks has to measure, as for the
-    /// processor.
+    /// The most operations of products a second, in a precision. Where a run has several devices its first rank's
+    /// names the sum of all, as it does of energy. `None` where whoever asks has to measure, as for the processor.
     fn peak_flops(&self, _precision: Precision) -> Option<f64> {
         None
     }

@@ -21,6 +21,7 @@ mod coefficient;
 mod experts;
 mod head;
 mod ids;
+mod link;
 mod pool;
 mod tensor;
 mod weights;
@@ -38,6 +39,7 @@ pub use device::{
 pub use experts::{Balance, Dispatch, Experts};
 pub use head::{Head, HeadGradients, TeacherHead};
 pub use ids::{Ids, Rotary};
+pub use link::Link;
 pub use pool::{Pool, Usage};
 pub use tensor::{Dtype, Tensor};
 pub use weights::{Packed, PackedMatrix, Source, WeightRef, Weights};

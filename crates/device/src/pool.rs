@@ -2,8 +2,9 @@
 //!
 //! A training step needs the same buffers every time. A [`Pool`] keeps those that were given back, by size, and hands
 //! out the one given back last, which is likeliest to be in a cache still; so in a steady state no memory is taken from
-//! the system and no page is touched for the first time. Where lengths vary, as those of answers do, a buffer up to
-//! twice as large as asked for is used again before a new one is taken.
+//! the system and no page is touched for the first time. A device that keeps steps gets the oldest instead, so that a
+//! step that takes and gives back the same as the one before it gets the same. Where lengths vary, as those of answers
+//! do, a buffer up to twice as large as asked for is used again before a new one is taken.
 
 use std::sync::{Arc, Mutex, MutexGuard};
 
@@ -15,11 +16,15 @@ pub struct Pool(Arc<Shared>);
 
 struct Shared {
     device: Arc<dyn Device>,
+    /// Whether the oldest memory is handed out, and not what was given back last.
+    oldest: bool,
     buffers: Mutex<Buffers>,
 }
 
 #[derive(Default)]
 struct Buffers {
+    /// How often memory was taken from the device.
+    taken: u64,
     /// By size, sorted. Sizes are few and every operation looks for some: a map took twice the instructions.
     free: Vec<Free>,
     usage: Usage,
@@ -28,7 +33,23 @@ struct Buffers {
 /// What was given back of one size.
 struct Free {
     size: Size,
-    memory: Vec<Memory>,
+    memory: Vec<Aged>,
+}
+
+/// Memory of the device's, and the how manyth it was when it was taken.
+struct Aged(u64, Memory);
+
+impl Free {
+    fn pop(&mut self, oldest: bool) -> Option<Aged> {
+        match oldest {
+            false => self.memory.pop(),
+            true => {
+                let ages = self.memory.iter().enumerate();
+                let (place, _) = ages.min_by_key(|(_, Aged(age, _))| *age)?;
+                Some(self.memory.swap_remove(place))
+            }
+        }
+    }
 }
 
 /// Number format and length.
@@ -36,13 +57,13 @@ type Size = (Dtype, usize);
 
 impl Buffers {
     /// Memory for `len` numbers or up to twice as many, and for how many.
-    fn pop(&mut self, (dtype, len): Size) -> Option<(usize, Memory)> {
+    fn pop(&mut self, (dtype, len): Size, oldest: bool) -> Option<(usize, Aged)> {
         let first = self.free.partition_point(|free| free.size < (dtype, len));
         let mut large_enough = self.free[first..].iter_mut().take_while(|free| free.size <= (dtype, 2 * len));
-        large_enough.find_map(|free| Some((free.size.1, free.memory.pop()?)))
+        large_enough.find_map(|free| Some((free.size.1, free.pop(oldest)?)))
     }
 
-    fn push(&mut self, size: Size, memory: Memory) {
+    fn push(&mut self, size: Size, memory: Aged) {
         let place = self.free.binary_search_by_key(&size, |free| free.size);
         let place = place.unwrap_or_else(|place| {
             self.free.insert(place, Free { size, memory: Vec::new() });
@@ -66,7 +87,7 @@ pub struct Usage {
 impl Pool {
     /// An empty pool of a device's memory.
     pub fn new(device: Arc<dyn Device>) -> Self {
-        Pool(Arc::new(Shared { device, buffers: Mutex::default() }))
+        Pool(Arc::new(Shared { oldest: device.keeps_steps(), device, buffers: Mutex::default() }))
     }
 
     /// Whose memory it is.
@@ -99,7 +120,7 @@ impl Pool {
     fn take(&self, dtype: Dtype, len: usize) -> Storage {
         let size = buffer_size(len);
         let mut buffers = self.lock();
-        let free = buffers.pop((dtype, size));
+        let free = buffers.pop((dtype, size), self.0.oldest);
         let len = free.as_ref().map_or(size, |(len, _)| *len);
         let bytes = len * dtype.bytes();
         let usage = &mut buffers.usage;
@@ -107,19 +128,21 @@ impl Pool {
         usage.live_bytes_max = usage.live_bytes_max.max(usage.live_bytes);
         if free.is_none() {
             usage.held_bytes += bytes;
+            buffers.taken += 1;
         }
+        let taken = buffers.taken;
         drop(buffers);
         let memory = match free {
-            None => self.device().alloc(dtype, len),
+            None => Aged(taken, self.device().alloc(dtype, len)),
             Some((_, mut memory)) => {
-                self.device().reused(&mut memory);
+                self.device().reused(&mut memory.1);
                 memory
             }
         };
         Storage { memory: Some(memory), dtype, len, home: Home::Pool(self.clone()) }
     }
 
-    fn give_back(&self, dtype: Dtype, len: usize, memory: Memory) {
+    fn give_back(&self, dtype: Dtype, len: usize, memory: Aged) {
         let mut buffers = self.lock();
         buffers.usage.live_bytes -= len * dtype.bytes();
         buffers.push((dtype, len), memory);
@@ -140,7 +163,7 @@ fn buffer_size(len: usize) -> usize {
 /// The memory of a tensor; goes back to its pool, if it has one, when the last tensor that shares it is gone.
 pub(crate) struct Storage {
     /// There until it is dropped.
-    memory: Option<Memory>,
+    memory: Option<Aged>,
     pub dtype: Dtype,
     len: usize,
     home: Home,
@@ -155,7 +178,7 @@ enum Home {
 impl Storage {
     /// Of exactly `len` elements, and of no pool.
     pub fn own(device: &Arc<dyn Device>, dtype: Dtype, len: usize) -> Storage {
-        Storage { memory: Some(device.alloc(dtype, len)), dtype, len, home: Home::Device(device.clone()) }
+        Storage { memory: Some(Aged(0, device.alloc(dtype, len))), dtype, len, home: Home::Device(device.clone()) }
     }
 
     /// Other memory of the same size, from the same place.
@@ -176,12 +199,12 @@ impl Storage {
 
     #[inline]
     pub fn memory(&self) -> &Memory {
-        self.memory.as_ref().expect("there until it is dropped")
+        &self.memory.as_ref().expect("there until it is dropped").1
     }
 
     #[inline]
     pub fn memory_mut(&mut self) -> &mut Memory {
-        self.memory.as_mut().expect("there until it is dropped")
+        &mut self.memory.as_mut().expect("there until it is dropped").1
     }
 }
 

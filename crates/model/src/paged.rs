@@ -42,6 +42,19 @@ pub struct StepOutput {
     pub hidden: Tensor,
 }
 
+/// The most new tokens of a step whose operations are so small that what lies between them counts. A guess.
+const SMALL_STEP: usize = 256;
+
+/// Does the work of a step, as one that is like many before if it is small.
+fn together<T>(execution: &Execution, chunks: &[Chunk], work: impl FnOnce() -> T) -> T {
+    if chunks.iter().map(|chunk| chunk.tokens.len()).sum::<usize>() > SMALL_STEP {
+        return work();
+    }
+    let (mut work, mut done) = (Some(work), None);
+    execution.device().together(&mut || done = work.take().map(|work| work()));
+    done.expect("a device that does the work")
+}
+
 impl Model {
     /// Continues the sequences by their new tokens, whose keys and values go to their pages.
     ///
@@ -49,12 +62,14 @@ impl Model {
     /// If a chunk has no token, too few pages or a page that does not exist, if two chunks write to one page, or a
     /// sequence grows beyond the context.
     pub fn step(&self, params: &Params, execution: &Execution, cache: &mut PagedCache, chunks: &[Chunk]) -> StepOutput {
-        let mut g = self.paged(params, execution, cache, chunks);
-        let tokens: Vec<u32> = chunks.iter().flat_map(|chunk| chunk.tokens).copied().collect();
-        let h = self.last_layer(&mut g, &tokens.into());
-        let h = last(&mut g, &h, chunks, |chunk| chunk.tokens.len(), |chunk| chunk.results());
-        let h = self.final_norm(&mut g, h);
-        self.output(&mut g, h, chunks, self.head())
+        together(execution, chunks, || {
+            let mut g = self.paged(params, execution, cache, chunks);
+            let tokens: Vec<u32> = chunks.iter().flat_map(|chunk| chunk.tokens).copied().collect();
+            let h = self.last_layer(&mut g, &tokens.into());
+            let h = last(&mut g, &h, chunks, |chunk| chunk.tokens.len(), |chunk| chunk.results());
+            let h = self.final_norm(&mut g, h);
+            self.output(&mut g, h, chunks, self.head())
+        })
     }
 
     /// What MTP of depth `depth` ≥ 1 expects beyond the next token. Token i of a chunk is the one `depth` places after
@@ -75,14 +90,16 @@ impl Model {
         chunks: &[Chunk],
         hidden: Tensor,
     ) -> StepOutput {
-        let mut g = self.paged(params, execution, cache, chunks);
-        let tokens: Vec<u32> = chunks.iter().flat_map(|chunk| chunk.tokens).copied().collect();
-        assert_eq!((hidden.rows(), hidden.cols()), (tokens.len(), self.config().hidden_size), "hidden states");
-        let hidden = g.variable(hidden);
-        let mtp = self.mtp(depth);
-        let h = mtp.run(&mut g, &hidden, &tokens.into());
-        let h = last(&mut g, &h, chunks, |chunk| chunk.tokens.len(), |chunk| chunk.results());
-        self.output(&mut g, h, chunks, mtp.head)
+        together(execution, chunks, || {
+            let mut g = self.paged(params, execution, cache, chunks);
+            let tokens: Vec<u32> = chunks.iter().flat_map(|chunk| chunk.tokens).copied().collect();
+            assert_eq!((hidden.rows(), hidden.cols()), (tokens.len(), self.config().hidden_size), "hidden states");
+            let hidden = g.variable(hidden);
+            let mtp = self.mtp(depth);
+            let h = mtp.run(&mut g, &hidden, &tokens.into());
+            let h = last(&mut g, &h, chunks, |chunk| chunk.tokens.len(), |chunk| chunk.results());
+            self.output(&mut g, h, chunks, mtp.head)
+        })
     }
 
     /// From the states of all tokens that want anything.

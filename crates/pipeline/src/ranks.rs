@@ -45,10 +45,8 @@ pub struct Options {
     pub programs: Programs,
     /// Whether steps of a run that begins are measured first, for its plan.
     pub rates: Rates,
-    /// What it computes with.
-    pub device: Arc<dyn Device>,
-    /// How many ranks, each a thread of this process.
-    pub ranks: usize,
+    /// What each rank computes with, a thread of this process; several may share a device. At least one.
+    pub devices: Vec<Arc<dyn Device>>,
 }
 
 /// Does what is left of `run`, and tells `host`.
@@ -60,13 +58,17 @@ pub struct Options {
 /// # Panics
 /// If a rank panics, when all others have ended.
 pub fn run_on_threads(run: RunDir, options: &Options, host: &mut dyn Host) -> Result<()> {
-    let Options { programs, rates, device, ranks } = options;
-    check(run.recipe(), *ranks)?;
-    let first = |comm| {
-        let rank = Rank { run, programs: *programs, device: Arc::clone(device), comm };
+    let Options { programs, rates, devices } = options;
+    check(run.recipe(), devices.len())?;
+    let device = |comm: &dyn Comm| Arc::clone(&devices[comm.rank()]);
+    let first = |comm: Arc<dyn Comm>| {
+        let rank = Rank { run, programs: *programs, device: device(&*comm), comm };
         run::run(rank, *rates, host)
     };
-    on_threads(*ranks, first, |comm| follow(comm, Arc::clone(device), *programs))
+    on_threads(devices.len(), first, |comm| {
+        let device = device(&*comm);
+        follow(comm, device, *programs)
+    })
 }
 
 /// Rank 0 on this thread and the others on threads of their own, until all have ended. Where another rank failed, its

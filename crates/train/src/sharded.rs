@@ -11,9 +11,12 @@ use std::ops::Range;
 
 use wels_comm::tree::Counter;
 use wels_comm::{Comm, Lost, from_bytes, to_bytes};
-use wels_device::{SQUARES_CHUNK, Tensor};
+use wels_device::{Device, Link, SQUARES_CHUNK, Tensor};
 use wels_model::names::{ParamKind, ParamSpec};
 use wels_model::params::{Grads, Params};
+
+/// Bytes that a rank makes room for at a time where gradients go from device to device.
+const AT_ONCE: usize = 256 << 20;
 
 /// Which elements of each parameter a rank owns.
 pub(crate) struct Owned {
@@ -80,6 +83,10 @@ impl Owned {
         if self.world == 1 {
             return Ok(own.to_vec());
         }
+        let device = own.first().map(|first| &**first.device());
+        if let Some(link) = self.link(device) {
+            return self.reduce_by(link, comm, own);
+        }
         let host: Vec<Cow<[f32]>> = own.iter().map(Tensor::to_host).collect();
         let for_rank = |rank: usize| -> Vec<u8> {
             host.iter()
@@ -105,6 +112,42 @@ impl Owned {
             });
         }
         Ok(sums.finish().expect("a world has ranks"))
+    }
+
+    /// How the ranks' devices hand each other numbers, where they can without the host.
+    fn link<'a>(&self, device: Option<&'a dyn Device>) -> Option<&'a dyn Link> {
+        let link = device?.link()?;
+        ((link.rank(), link.world()) == (self.rank, self.world)).then_some(link)
+    }
+
+    fn parts(&self, param: usize) -> Vec<Range<usize>> {
+        (0..self.world).map(|rank| part(self.lens[param], rank, self.world)).collect()
+    }
+
+    /// [`Owned::reduce`] from device to device, some parameters at a time. Memory for what comes is taken before all
+    /// ranks have met, so that no rank is waited for that has none left.
+    fn reduce_by(&self, link: &dyn Link, comm: &dyn Comm, own: &[Tensor]) -> Result<Vec<Tensor>, Lost> {
+        let mut sums: Vec<Tensor> = Vec::with_capacity(own.len());
+        while sums.len() < own.len() {
+            let (mut received, mut bytes) = (Vec::new(), 0);
+            for (param, tensor) in own.iter().enumerate().skip(sums.len()) {
+                let part = || Tensor::new(tensor.device(), tensor.dtype(), 1, self.part(param).len());
+                let parts: Vec<Tensor> = (0..self.world).map(|_| part()).collect();
+                bytes += parts.iter().map(Tensor::bytes).sum::<usize>();
+                received.push((param, parts));
+                if bytes >= AT_ONCE {
+                    break;
+                }
+            }
+            comm.barrier()?;
+            for (param, mut of_ranks) in received {
+                link.scatter(&own[param], &self.parts(param), &mut of_ranks);
+                let mut sum = Counter::default();
+                of_ranks.into_iter().for_each(|next| sum.push(next, |left, right| right.device().add(&right, left)));
+                sums.push(sum.finish().expect("a world has ranks"));
+            }
+        }
+        Ok(sums)
     }
 
     /// The global norm: parameters in order, of each the chunks in order.
@@ -140,6 +183,12 @@ impl Owned {
             return Ok(());
         }
         let learnt = || learnt.iter().enumerate().filter(|(_, learnt)| **learnt).map(|(param, _)| param);
+        let device = params.tensors().first().map(|first| first.device().clone());
+        if let Some(link) = self.link(device.as_deref()) {
+            comm.barrier()?;
+            learnt().for_each(|param| link.gather(params.tensor_mut(param), &self.parts(param)));
+            return Ok(());
+        }
         let of_param = |param: usize| to_bytes(&params.tensors()[param].to_host()[self.part(param)]);
         let gathered = comm.all_gather(learnt().flat_map(of_param).collect())?;
         for (rank, bytes) in gathered.iter().enumerate().filter(|(rank, _)| *rank != self.rank) {

@@ -1,4 +1,4 @@
-//! The card, through the driver's own interface. It is opened once a process and stays open.
+//! A card, through the driver's own interface. It is opened once a process and stays open.
 //!
 //! cudarc panics where a library or a symbol is missing, so libraries are asked for first, the driver's version is held
 //! against what is called, and what panics nevertheless becomes [`Unavailable::Failed`].
@@ -16,10 +16,13 @@ use cudarc::driver::sys::{
 
 use wels_device::{DeviceMemory, KernelTime};
 
+use super::blocks::{self, Blocks};
 use super::cache::Cache;
 use super::energy::{BUS_ID_BYTES, Meter};
+use super::graph::{self, Graph};
 use super::nvrtc::{Nvrtc, Target};
 use super::profile::Profile;
+use super::queue::{Queue, Sink, Waiting};
 use super::rates::{Rates, Units};
 use super::staging::Staging;
 use super::{Address, Arguments, Driver, Fault, Grid, MapShape, TensorMap, libraries};
@@ -35,6 +38,9 @@ const SHARED_UNASKED: usize = 48 << 10;
 
 /// The driver of a card.
 pub struct Card {
+    /// Its place among those that the driver shows.
+    ordinal: c_int,
+    device: CUdevice,
     name: String,
     capability: (u32, u32),
     processors: usize,
@@ -49,6 +55,9 @@ pub struct Card {
     kernels: Mutex<Kernels>,
     staging: Mutex<Staging>,
     profile: Option<Profile>,
+    /// Locked before any other.
+    queue: Mutex<Queue<Graph>>,
+    blocks: Mutex<Blocks>,
 }
 
 // SAFETY: contexts, streams, modules and functions belong to the process and not to a thread, and the driver may be
@@ -61,7 +70,14 @@ unsafe impl Sync for Card {}
 #[derive(Default)]
 struct Kernels {
     modules: HashMap<&'static str, CUmodule>,
-    functions: HashMap<&'static str, CUfunction>,
+    functions: HashMap<&'static str, Function>,
+}
+
+#[derive(Clone, Copy)]
+struct Function {
+    function: CUfunction,
+    /// The most shared memory that it was launched with, if that was more than [`SHARED_UNASKED`].
+    shared: usize,
 }
 
 /// An error of the driver's as a [`Fault`].
@@ -85,28 +101,17 @@ fn failed(fault: Fault) -> Unavailable {
 }
 
 impl Card {
-    /// The first card that the driver shows; `CUDA_VISIBLE_DEVICES` chooses among several.
-    pub fn open() -> Result<Arc<Card>, Unavailable> {
-        let opened = catch_unwind(|| Card::open_first(Cache::of_user()));
-        opened.unwrap_or_else(|panic| {
-            let text = panic.downcast_ref::<String>().cloned();
-            Err(Unavailable::Failed { reason: text.unwrap_or_else(|| "the driver's library panicked".to_string()) })
-        })
+    /// The card that the driver shows at this place, of [`count`]; `CUDA_VISIBLE_DEVICES` chooses among several.
+    pub fn open(ordinal: usize) -> Result<Arc<Card>, Unavailable> {
+        of_library(|| Card::open_at(ordinal as c_int, Cache::of_user()))
     }
 
-    fn open_first(cache: Cache) -> Result<Arc<Card>, Unavailable> {
-        if !libraries::driver_is_present() {
-            return Err(Unavailable::Driver);
-        }
-        let version = driver_version()?;
-        if version < DRIVER_LEAST {
-            let (has, least) = (version_of(version), version_of(DRIVER_LEAST));
-            return Err(Unavailable::OldDriver { has, least });
-        }
-        // SAFETY: the driver's library is there.
-        check("cuInit", unsafe { sys::cuInit(0) })
-            .map_err(|fault| Unavailable::NoCard { reason: fault.to_string() })?;
-        let device = first_device()?;
+    fn open_at(ordinal: c_int, cache: Cache) -> Result<Arc<Card>, Unavailable> {
+        let shown = driver_shows()?;
+        assert!(ordinal < shown, "card {ordinal} of {shown}");
+        let mut device = 0;
+        // SAFETY: the driver is initialised, and there is such a device.
+        check("cuDeviceGet", unsafe { sys::cuDeviceGet(&mut device, ordinal) }).map_err(failed)?;
         let (name, capability) = (name_of(device).map_err(failed)?, capability_of(device).map_err(failed)?);
         if capability < CAPABILITY_LEAST {
             return Err(Unavailable::OldCard { name, capability });
@@ -120,8 +125,12 @@ impl Card {
         let energy = bus_id_of(device).and_then(|bus_id| Meter::open(&bus_id));
         let staging = Mutex::new(Staging::new().map_err(failed)?);
         let profile = Profile::open().map_err(failed)?;
-        let kernels = Mutex::default();
+        // What is timed is launched one by one.
+        let queue = Mutex::new(Queue::new(graph::wanted() && profile.is_none()));
+        let (kernels, blocks) = (Mutex::default(), Mutex::default());
         Ok(Arc::new(Card {
+            ordinal,
+            device,
             name,
             capability,
             processors,
@@ -135,6 +144,8 @@ impl Card {
             kernels,
             staging,
             profile,
+            queue,
+            blocks,
         }))
     }
 
@@ -147,13 +158,31 @@ impl Card {
         Target { capability: self.capability }
     }
 
-    /// A kernel, whose file is compiled or read from the cache at first use.
-    fn function(&self, kernel: &'static Kernel) -> Result<CUfunction, Fault> {
+    /// A kernel, to be launched with so much shared memory; its file is compiled or read from the cache at first use.
+    fn function(&self, kernel: &'static Kernel, shared: usize) -> Result<CUfunction, Fault> {
         let mut kernels = lock(&self.kernels);
         let name = kernel.signature.name.as_str();
-        if let Some(function) = kernels.functions.get(name) {
-            return Ok(*function);
+        let known = kernels.functions.get(name).copied();
+        let mut known = match known {
+            Some(function) => function,
+            None => Function { function: self.find(&mut kernels, kernel)?, shared: SHARED_UNASKED },
+        };
+        if shared > known.shared {
+            let most = CUfunction_attribute::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES;
+            // In percent of what a processor has, so that as many blocks share one as it has room for.
+            let share = CUfunction_attribute::CU_FUNC_ATTRIBUTE_PREFERRED_SHARED_MEMORY_CARVEOUT;
+            for (attribute, value) in [(most, shared as c_int), (share, 100)] {
+                // SAFETY: the function was given by the driver and stays.
+                let set = unsafe { sys::cuFuncSetAttribute(known.function, attribute, value) };
+                check("cuFuncSetAttribute", set)?;
+            }
+            known.shared = shared;
         }
+        kernels.functions.insert(name, known);
+        Ok(known.function)
+    }
+
+    fn find(&self, kernels: &mut Kernels, kernel: &'static Kernel) -> Result<CUfunction, Fault> {
         let source = kernel.source;
         let module = match kernels.modules.get(source.path) {
             Some(module) => *module,
@@ -164,12 +193,11 @@ impl Card {
                 module
             }
         };
-        let (mut function, c_name) = (ptr::null_mut(), CString::new(name).expect("a name without zeros"));
+        let name = CString::new(kernel.signature.name.as_str()).expect("a name without zeros");
+        let mut function = ptr::null_mut();
         // SAFETY: the module is loaded and never unloaded; the name ends with a zero.
-        let result = unsafe { sys::cuModuleGetFunction(&mut function, module, c_name.as_ptr()) };
-        check("cuModuleGetFunction", result)?;
-        kernels.functions.insert(name, function);
-        Ok(function)
+        let result = unsafe { sys::cuModuleGetFunction(&mut function, module, name.as_ptr()) };
+        check("cuModuleGetFunction", result).map(|()| function)
     }
 
     fn load(&self, source: &'static Source) -> Result<CUmodule, String> {
@@ -191,6 +219,57 @@ impl Card {
             Ok((free, total)) => Fault::Memory { bytes, free, total },
             Err(fault) => fault,
         }
+    }
+
+    /// Its place among those that the driver shows.
+    pub(super) fn ordinal(&self) -> c_int {
+        self.ordinal
+    }
+
+    /// Its stream, behind all that it was asked for, to queue more there; the context is current.
+    pub(super) fn stream_for_more(&self) -> Result<CUstream, Fault> {
+        self.flush().map(|()| self.stream)
+    }
+
+    /// Lets another card read and write this one's memory where the machine can do that.
+    pub(super) fn share_memory_with(&self, other: &Card) -> Result<(), Fault> {
+        let mut can = 0;
+        // SAFETY: both devices were given by the driver, and the answer is written to its place.
+        let asked = unsafe { sys::cuDeviceCanAccessPeer(&mut can, other.device, self.device) };
+        check("cuDeviceCanAccessPeer", asked)?;
+        if can == 0 {
+            return Ok(());
+        }
+        let access = sys::CUmemAccessDesc {
+            location: sys::CUmemLocation {
+                type_: sys::CUmemLocationType::CU_MEM_LOCATION_TYPE_DEVICE,
+                id: other.device,
+            },
+            flags: sys::CUmemAccess_flags::CU_MEM_ACCESS_FLAGS_PROT_READWRITE,
+        };
+        // SAFETY: the pool is the card's and stays, and there is one description.
+        check("cuMemPoolSetAccess", unsafe { sys::cuMemPoolSetAccess(self.pool, &access, 1) })
+    }
+
+    /// Has launches that wait go before what is asked for next; the context is current.
+    fn flush(&self) -> Result<(), Fault> {
+        self.bind()?;
+        lock(&self.queue).flush(self)
+    }
+
+    fn take(&self, bytes: usize) -> Result<Address, Fault> {
+        let mut at = 0;
+        // SAFETY: the stream is the card's own; the address is written to its place.
+        match unsafe { sys::cuMemAllocAsync(&mut at, bytes, self.stream) } {
+            CUresult::CUDA_ERROR_OUT_OF_MEMORY => Err(self.memory_fault(bytes)),
+            result => check("cuMemAllocAsync", result).map(|()| Address(at)),
+        }
+    }
+
+    /// Gives memory back to the driver's pool.
+    fn give_back(&self, at: u64) {
+        // SAFETY: `take` gave the address, and nobody has it any more; what was queued before goes first.
+        let _ = unsafe { sys::cuMemFreeAsync(at, self.stream) };
     }
 
     /// A number of bytes that the pool knows of itself.
@@ -217,16 +296,37 @@ fn driver_version() -> Result<i32, Unavailable> {
     Ok(version)
 }
 
-fn first_device() -> Result<CUdevice, Unavailable> {
-    let (mut count, mut device) = (0, 0);
+/// How many cards the driver shows, at least one.
+pub fn count() -> Result<usize, Unavailable> {
+    of_library(|| driver_shows().map(|count| count as usize))
+}
+
+/// What panics where a library or a symbol is missing.
+fn of_library<T>(work: impl FnOnce() -> Result<T, Unavailable> + std::panic::UnwindSafe) -> Result<T, Unavailable> {
+    catch_unwind(work).unwrap_or_else(|panic| {
+        let text = panic.downcast_ref::<String>().cloned();
+        Err(Unavailable::Failed { reason: text.unwrap_or_else(|| "the driver's library panicked".to_string()) })
+    })
+}
+
+fn driver_shows() -> Result<c_int, Unavailable> {
+    if !libraries::driver_is_present() {
+        return Err(Unavailable::Driver);
+    }
+    let version = driver_version()?;
+    if version < DRIVER_LEAST {
+        let (has, least) = (version_of(version), version_of(DRIVER_LEAST));
+        return Err(Unavailable::OldDriver { has, least });
+    }
+    // SAFETY: the driver's library is there; it may be initialised again.
+    check("cuInit", unsafe { sys::cuInit(0) }).map_err(|fault| Unavailable::NoCard { reason: fault.to_string() })?;
+    let mut count = 0;
     // SAFETY: the driver is initialised.
     check("cuDeviceGetCount", unsafe { sys::cuDeviceGetCount(&mut count) }).map_err(failed)?;
-    if count == 0 {
-        return Err(Unavailable::NoCard { reason: "the driver shows none".to_string() });
+    match count {
+        0 => Err(Unavailable::NoCard { reason: "the driver shows none".to_string() }),
+        count => Ok(count),
     }
-    // SAFETY: there is a device 0.
-    check("cuDeviceGet", unsafe { sys::cuDeviceGet(&mut device, 0) }).map_err(failed)?;
-    Ok(device)
 }
 
 fn name_of(device: CUdevice) -> Result<String, Fault> {
@@ -337,7 +437,8 @@ impl Driver for Card {
         let of_pool = |attribute| self.of_pool(attribute).unwrap_or(0);
         // What the pool keeps without anybody holding it can be taken again.
         let reserved = of_pool(CUmemPool_attribute::CU_MEMPOOL_ATTR_RESERVED_MEM_CURRENT);
-        let kept = reserved.saturating_sub(of_pool(CUmemPool_attribute::CU_MEMPOOL_ATTR_USED_MEM_CURRENT));
+        let kept = reserved.saturating_sub(of_pool(CUmemPool_attribute::CU_MEMPOOL_ATTR_USED_MEM_CURRENT))
+            + lock(&self.blocks).bytes() as u64;
         let peak = of_pool(CUmemPool_attribute::CU_MEMPOOL_ATTR_USED_MEM_HIGH);
         Some(DeviceMemory { total: total as u64, free: free as u64 + kept, peak })
     }
@@ -352,40 +453,47 @@ impl Driver for Card {
 
     fn allocate(&self, bytes: usize) -> Result<Address, Fault> {
         self.bind()?;
-        let mut at = 0;
-        // SAFETY: the stream is the card's own; the address is written to its place.
-        match unsafe { sys::cuMemAllocAsync(&mut at, bytes, self.stream) } {
-            CUresult::CUDA_ERROR_OUT_OF_MEMORY => Err(self.memory_fault(bytes)),
-            result => check("cuMemAllocAsync", result).map(|()| Address(at)),
+        if let Some(at) = lock(&self.blocks).take(bytes) {
+            return Ok(Address(at));
         }
+        match self.take(blocks::size_of(bytes)) {
+            Err(Fault::Memory { .. }) => {}
+            taken => return taken,
+        }
+        self.flush()?;
+        let kept = lock(&self.blocks).take_all();
+        kept.into_iter().for_each(|(at, _)| self.give_back(at));
+        self.take(blocks::size_of(bytes))
     }
 
-    fn free(&self, at: Address, _bytes: usize) {
+    fn free(&self, at: Address, bytes: usize) {
+        if lock(&self.blocks).keep(at.0, bytes) {
+            return;
+        }
         // A card that is lost has nothing to give back.
         if self.bind().is_ok() {
-            // SAFETY: `allocate` gave the address, and its `Buffer` is gone; what was queued before goes first.
-            let _ = unsafe { sys::cuMemFreeAsync(at.0, self.stream) };
+            lock(&self.queue).free(self, at, bytes);
         }
     }
 
     fn copy_in(&self, to: Address, from: &[u8]) -> Result<(), Fault> {
-        self.bind()?;
+        self.flush()?;
         lock(&self.staging).copy_in(self.stream, to.0, from)
     }
 
     fn copy_out(&self, from: Address, to: &mut [u8]) -> Result<(), Fault> {
-        self.bind()?;
+        self.flush()?;
         lock(&self.staging).copy_out(self.stream, from.0, to)
     }
 
     fn copy(&self, from: Address, to: Address, bytes: usize) -> Result<(), Fault> {
-        self.bind()?;
+        self.flush()?;
         // SAFETY: `Buffer` asks for ranges inside of what it allocated.
         check("cuMemcpyDtoDAsync", unsafe { sys::cuMemcpyDtoDAsync_v2(to.0, from.0, bytes, self.stream) })
     }
 
     fn fill(&self, at: Address, word: u32, words: usize) -> Result<(), Fault> {
-        self.bind()?;
+        self.flush()?;
         // SAFETY: as in `copy`; memory is aligned to 256 bytes and `Buffer` fills from its beginning.
         check("cuMemsetD32Async", unsafe { sys::cuMemsetD32Async(at.0, word, words, self.stream) })
     }
@@ -416,20 +524,35 @@ impl Driver for Card {
         check("cuTensorMapEncodeTiled", result).map(|()| map)
     }
 
-    fn launch(&self, kernel: &'static Kernel, grid: Grid, args: &mut Arguments) -> Result<(), Fault> {
+    fn launch(&self, kernel: &'static Kernel, grid: Grid, arguments: Arguments) -> Result<(), Fault> {
         self.bind()?;
-        let function = self.function(kernel)?;
-        if grid.shared > SHARED_UNASKED {
-            let most = CUfunction_attribute::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES;
-            // In percent of what a processor has, so that as many blocks share one as it has room for.
-            let share = CUfunction_attribute::CU_FUNC_ATTRIBUTE_PREFERRED_SHARED_MEMORY_CARVEOUT;
-            for (attribute, value) in [(most, grid.shared as c_int), (share, 100)] {
-                // SAFETY: the function was given by the driver and stays.
-                check("cuFuncSetAttribute", unsafe { sys::cuFuncSetAttribute(function, attribute, value) })?;
-            }
-        }
+        lock(&self.queue).launch(self, Waiting { kernel, grid, arguments })
+    }
+
+    fn begin(&self) {
+        lock(&self.queue).begin();
+    }
+
+    fn end(&self) -> Result<(), Fault> {
+        self.bind()?;
+        lock(&self.queue).end(self)
+    }
+
+    fn synchronize(&self) -> Result<(), Fault> {
+        self.flush()?;
+        // SAFETY: the stream is the card's own and stays.
+        check("cuStreamSynchronize", unsafe { sys::cuStreamSynchronize(self.stream) })
+    }
+}
+
+/// The context is current whenever a queue is asked for something.
+impl Sink for Card {
+    type Graph = Graph;
+
+    fn start(&self, Waiting { kernel, grid, arguments }: &mut Waiting) -> Result<(), Fault> {
+        let function = self.function(kernel, grid.shared)?;
         let ([bx, by, bz], [tx, ty, tz], shared) = (grid.blocks, grid.threads, grid.shared as u32);
-        let mut pointers = args.pointers();
+        let mut pointers = arguments.pointers();
         // SAFETY: `Launch::run` has held the arguments against the kernel's parameters; the driver copies them before
         // it returns, and the memory they point to is given back behind the kernel in the same stream.
         let mut launch = || unsafe {
@@ -445,9 +568,21 @@ impl Driver for Card {
         }
     }
 
-    fn synchronize(&self) -> Result<(), Fault> {
-        self.bind()?;
-        // SAFETY: the stream is the card's own and stays.
-        check("cuStreamSynchronize", unsafe { sys::cuStreamSynchronize(self.stream) })
+    fn build(&self, launches: &mut [Waiting]) -> Result<Graph, Fault> {
+        let functions = launches.iter().map(|launch| self.function(launch.kernel, launch.grid.shared));
+        let functions = functions.collect::<Result<Vec<_>, _>>()?;
+        Graph::of(functions.into_iter().zip(launches))
+    }
+
+    fn set(&self, graph: &mut Graph, node: usize, launch: &mut Waiting) -> Result<(), Fault> {
+        graph.set(node, self.function(launch.kernel, launch.grid.shared)?, launch)
+    }
+
+    fn run(&self, graph: &mut Graph) -> Result<(), Fault> {
+        graph.run(self.stream)
+    }
+
+    fn release(&self, at: Address, _bytes: usize) {
+        self.give_back(at.0);
     }
 }

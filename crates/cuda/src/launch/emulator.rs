@@ -1,16 +1,21 @@
 //! The kernels on the processor, a block of threads as fibers: `kernels/shim.h` says how.
 //!
-//! Memory is the host's, poisoned when it is taken, and between fences that are looked at when it is given back.
-//! Launches run at once, on the thread that asks.
+//! Memory is the host's, poisoned when it is taken and given back, and between fences that are looked at when it is
+//! given back; what is small is handed out again as a card's is.
+//! Launches run at once, on the thread that asks, or where they wait for each other as graphs: copies of launches, as
+//! a card has them, of which each run is from what was copied.
 
 use std::alloc::{Layout, alloc, dealloc};
+use std::collections::BTreeMap;
 use std::ffi::{CStr, CString, c_char, c_int, c_void};
 use std::path::Path;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use libloading::Library;
 
+use super::blocks::{self, Blocks};
+use super::queue::{Counts, Queue, Sink, Waiting};
 use super::{Address, Arguments, Driver, Fault, Grid, MapShape, TensorMap};
 use crate::Unavailable;
 use crate::kernels::Kernel;
@@ -62,6 +67,10 @@ pub struct Emulator {
     capability: AtomicU32,
     /// Kernels that are taken instead of the program's own.
     other: Option<Call>,
+    queue: Mutex<Queue<Vec<Waiting>>>,
+    /// Memory that is not given back: where it begins, and bytes.
+    live: Mutex<BTreeMap<u64, usize>>,
+    blocks: Mutex<Blocks>,
 }
 
 impl Emulator {
@@ -87,7 +96,30 @@ impl Emulator {
 
     fn of(seed: u32, other: Option<Call>) -> Emulator {
         let (seed, launches, capability) = (AtomicU32::new(seed), AtomicU64::new(0), AtomicU32::new(90));
-        Emulator { seed, launches, capability, other }
+        let (queue, live, blocks) = (Mutex::new(Queue::new(true)), Mutex::default(), Mutex::default());
+        Emulator { seed, launches, capability, other, queue, live, blocks }
+    }
+
+    /// Whether launches are put into graphs where they may be, as they are at first.
+    pub fn set_graphs(&self, wanted: bool) {
+        lock(&self.queue).uses_graphs = wanted;
+    }
+
+    /// How launches have gone so far.
+    pub fn counts(&self) -> Counts {
+        lock(&self.queue).counts
+    }
+
+    fn flush(&self) -> Result<(), Fault> {
+        lock(&self.queue).flush(self)
+    }
+
+    /// The first argument's place that is in no memory, or in such as was given back.
+    fn lost(&self, launch: &Waiting) -> Option<Address> {
+        let live = lock(&self.live);
+        let inside =
+            |at: &Address| live.range(..=at.0).next_back().is_some_and(|(from, len)| at.0 <= from + *len as u64);
+        launch.arguments.places(&launch.kernel.signature.parameters).find(|at| !inside(at))
     }
 
     /// Stands for a card of another compute capability from now on; at first it is 9.0.
@@ -106,8 +138,22 @@ impl Emulator {
     }
 }
 
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Drop for Emulator {
+    fn drop(&mut self) {
+        for (at, bytes) in lock(&self.blocks).take_all() {
+            // SAFETY: `allocate` made memory of this layout there, and nobody has it.
+            unsafe { dealloc((at - FENCE as u64) as *mut u8, layout(bytes)) };
+        }
+    }
+}
+
 fn layout(bytes: usize) -> Layout {
-    Layout::from_size_align(bytes.next_multiple_of(4) + 2 * FENCE, 256).expect("a size that fits the address space")
+    Layout::from_size_align(blocks::size_of(bytes).next_multiple_of(4) + 2 * FENCE, 256)
+        .expect("a size that fits the address space")
 }
 
 impl Driver for Emulator {
@@ -126,8 +172,12 @@ impl Driver for Emulator {
 
     fn allocate(&self, bytes: usize) -> Result<Address, Fault> {
         let layout = layout(bytes);
-        // SAFETY: the layout is not empty, as it has the fences.
-        let start = unsafe { alloc(layout) };
+        let kept = lock(&self.blocks).take(bytes);
+        let start = match kept {
+            Some(at) => (at - FENCE as u64) as *mut u8,
+            // SAFETY: the layout is not empty, as it has the fences.
+            None => unsafe { alloc(layout) },
+        };
         if start.is_null() {
             return Err(Fault::Memory { bytes, free: 0, total: 0 });
         }
@@ -137,48 +187,48 @@ impl Driver for Emulator {
             start.add(FENCE).write_bytes(POISON, bytes);
             start.add(FENCE + bytes).write_bytes(FENCED, layout.size() - FENCE - bytes);
         }
-        Ok(Address(start as u64 + FENCE as u64))
+        let at = start as u64 + FENCE as u64;
+        lock(&self.live).insert(at, bytes);
+        Ok(Address(at))
     }
 
     fn free(&self, at: Address, bytes: usize) {
-        let layout = layout(bytes);
-        let start = (at.0 - FENCE as u64) as *mut u8;
-        // SAFETY: `allocate` made memory of this layout there, with a fence before and one behind `bytes`.
-        let (before, behind) = unsafe {
-            let behind = std::slice::from_raw_parts(start.add(FENCE + bytes), layout.size() - FENCE - bytes);
-            (std::slice::from_raw_parts(start, FENCE), behind)
-        };
-        let whole = before.iter().chain(behind).all(|byte| *byte == FENCED);
-        // SAFETY: as above, and the slices are not used any more.
-        unsafe { dealloc(start, layout) };
-        assert!(whole || std::thread::panicking(), "a kernel wrote outside of a buffer of {bytes} bytes");
+        lock(&self.queue).free(self, at, bytes);
     }
 
     fn copy_in(&self, to: Address, from: &[u8]) -> Result<(), Fault> {
+        self.flush()?;
         // SAFETY: `Buffer` asks for ranges inside of what it allocated, which is the host's memory.
         unsafe { std::ptr::copy_nonoverlapping(from.as_ptr(), to.0 as *mut u8, from.len()) };
         Ok(())
     }
 
     fn copy_out(&self, from: Address, to: &mut [u8]) -> Result<(), Fault> {
+        self.flush()?;
         // SAFETY: as in `copy_in`.
         unsafe { std::ptr::copy_nonoverlapping(from.0 as *const u8, to.as_mut_ptr(), to.len()) };
         Ok(())
     }
 
     fn copy(&self, from: Address, to: Address, bytes: usize) -> Result<(), Fault> {
+        self.flush()?;
         // SAFETY: as in `copy_in`, and `Buffer` sees to it that ranges of one buffer do not overlap.
         unsafe { std::ptr::copy_nonoverlapping(from.0 as *const u8, to.0 as *mut u8, bytes) };
         Ok(())
     }
 
     fn fill(&self, at: Address, word: u32, words: usize) -> Result<(), Fault> {
+        self.flush()?;
         // SAFETY: as in `copy_in`; the memory is aligned to 256 bytes and `Buffer` fills from its beginning.
         unsafe { std::slice::from_raw_parts_mut(at.0 as *mut u32, words) }.fill(word);
         Ok(())
     }
 
     fn poison(&self, at: Address, bytes: usize) {
+        // Those that wait may be about to read it.
+        if lock(&self.queue).is_waiting() {
+            return;
+        }
         // SAFETY: as in `copy_in`.
         unsafe { (at.0 as *mut u8).write_bytes(POISON, bytes) };
     }
@@ -194,13 +244,39 @@ impl Driver for Emulator {
         Ok(TensorMap(words))
     }
 
-    fn launch(&self, kernel: &'static Kernel, grid: Grid, args: &mut Arguments) -> Result<(), Fault> {
+    fn launch(&self, kernel: &'static Kernel, grid: Grid, arguments: Arguments) -> Result<(), Fault> {
+        lock(&self.queue).launch(self, Waiting { kernel, grid, arguments })
+    }
+
+    fn begin(&self) {
+        lock(&self.queue).begin();
+    }
+
+    fn end(&self) -> Result<(), Fault> {
+        lock(&self.queue).end(self)
+    }
+
+    fn synchronize(&self) -> Result<(), Fault> {
+        self.flush()
+    }
+}
+
+impl Sink for Emulator {
+    /// Copies of the launches.
+    type Graph = Vec<Waiting>;
+
+    fn start(&self, launch: &mut Waiting) -> Result<(), Fault> {
+        let name = &launch.kernel.signature.name;
+        if let Some(Address(at)) = self.lost(launch) {
+            let reason = format!("an argument points to {at:#x}, where there is no memory or it was given back");
+            return Err(Fault::Kernel { kernel: name.clone(), reason });
+        }
         let number = self.launches.fetch_add(1, Ordering::Relaxed) as u32;
         let seed = self.seed.load(Ordering::Relaxed).wrapping_mul(0x9e37_79b9) ^ number.wrapping_mul(0x85eb_ca6b);
         let calls = self.other.into_iter().chain(LINKED);
         let mut failure = (NO_SUCH_KERNEL, Unavailable::Emulator.to_string());
         for call in calls {
-            match run(call, kernel, grid, seed, &mut args.pointers()) {
+            match run(call, launch.kernel, launch.grid, seed, &mut launch.arguments.pointers()) {
                 Ok(()) => return Ok(()),
                 Err(error) => failure = error,
             }
@@ -208,11 +284,41 @@ impl Driver for Emulator {
                 break;
             }
         }
-        Err(Fault::Kernel { kernel: kernel.signature.name.clone(), reason: failure.1 })
+        Err(Fault::Kernel { kernel: name.clone(), reason: failure.1 })
     }
 
-    fn synchronize(&self) -> Result<(), Fault> {
+    fn build(&self, launches: &mut [Waiting]) -> Result<Vec<Waiting>, Fault> {
+        Ok(launches.to_vec())
+    }
+
+    fn set(&self, graph: &mut Vec<Waiting>, node: usize, launch: &mut Waiting) -> Result<(), Fault> {
+        graph[node].clone_from(launch);
         Ok(())
+    }
+
+    fn run(&self, graph: &mut Vec<Waiting>) -> Result<(), Fault> {
+        // No queue is to go on without graphs because of what one of them has wrong.
+        graph.iter_mut().for_each(|launch| self.start(launch).unwrap_or_else(|fault| panic!("in a graph: {fault}")));
+        Ok(())
+    }
+
+    fn release(&self, at: Address, bytes: usize) {
+        lock(&self.live).remove(&at.0);
+        let layout = layout(bytes);
+        let start = (at.0 - FENCE as u64) as *mut u8;
+        // SAFETY: `allocate` made memory of this layout there, with a fence before and one behind `bytes`.
+        let (before, behind) = unsafe {
+            let behind = std::slice::from_raw_parts(start.add(FENCE + bytes), layout.size() - FENCE - bytes);
+            (std::slice::from_raw_parts(start, FENCE), behind)
+        };
+        let whole = before.iter().chain(behind).all(|byte| *byte == FENCED);
+        // SAFETY: as above, and the slices are not used any more.
+        unsafe { start.add(FENCE).write_bytes(POISON, bytes) };
+        if !lock(&self.blocks).keep(at.0, bytes) {
+            // SAFETY: as above.
+            unsafe { dealloc(start, layout) };
+        }
+        assert!(whole || std::thread::panicking(), "a kernel wrote outside of a buffer of {bytes} bytes");
     }
 }
 

@@ -1,8 +1,8 @@
 //! Where NVIDIA's libraries are looked for.
 //!
 //! The driver (`libcuda.so.1`) comes with the card's kernel module and is where the system's loader finds it. The
-//! compiler (NVRTC) may come with a toolkit or with Python packages, PyTorch's among them, and is looked for in this
-//! order:
+//! compiler (NVRTC) and the library for several cards (NCCL) may come with a toolkit or with Python packages, PyTorch's
+//! among them, and are looked for in this order:
 //!
 //! 1. the directories of the environment variable [`VARIABLE`], separated by `:`
 //! 2. the toolkit of `CUDA_HOME` or `CUDA_PATH`
@@ -35,6 +35,12 @@ pub struct Search {
 pub fn nvrtc() -> &'static Search {
     static SEARCH: OnceLock<Search> = OnceLock::new();
     SEARCH.get_or_init(|| load("libnvrtc.so", directories()))
+}
+
+/// Loads the library for several cards, once for the process.
+pub fn nccl() -> &'static Search {
+    static SEARCH: OnceLock<Search> = OnceLock::new();
+    SEARCH.get_or_init(|| load("libnccl.so", directories()))
 }
 
 /// Whether the driver is where the system's loader looks.

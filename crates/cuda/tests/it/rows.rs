@@ -199,8 +199,9 @@ fn heads_in_bf16() {
 #[test]
 fn norms_in_bf16() {
     for (rows, cols) in WIDTHS {
-        let sequences: Ids = vec![0, rows as u32 / 3, rows as u32 / 3, rows as u32].into();
         near_rounded(&format!("rms_norm of {rows} rows of {cols} in bf16"), |device| {
+            // Of this device: a list has one device's copy.
+            let sequences: Ids = vec![0, rows as u32 / 3, rows as u32 / 3, rows as u32].into();
             let (x, w, dy) =
                 (activation(device, 1, rows, cols), tensor(device, 2, 1, cols), activation(device, 3, rows, cols));
             let (mut y, mut rstd) = (empty_activation(device, rows, cols), empty(device, rows, 1));

@@ -4,6 +4,7 @@ mod models;
 
 mod answers;
 mod constraints;
+mod graphs;
 mod naive;
 mod placed;
 mod same;

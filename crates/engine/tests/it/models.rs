@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use wels_cpu::testing::device;
 use wels_data::tokenizer::{BpeTrainer, SpecialTokens, Tokenizer};
+use wels_device::Device;
 use wels_engine::LoadedModel;
 use wels_model::config::{Attention, Family, ModelConfig, MoeConfig, RopeConfig, RopeLayout, RopeScaling, Router};
 use wels_model::model::Model;
@@ -56,9 +57,14 @@ pub fn all() -> [(&'static str, ModelConfig); 2] {
 
 /// With random weights and without a tokenizer.
 pub fn loaded(config: &ModelConfig, seed: u64) -> LoadedModel {
+    loaded_on(&device(), config, seed)
+}
+
+/// The same on a device of one's own.
+pub fn loaded_on(device: &Arc<dyn Device>, config: &ModelConfig, seed: u64) -> LoadedModel {
     LoadedModel {
         model: Arc::new(Model::new(config.clone(), CONTEXT)),
-        params: Arc::new(Params::init(&device(), config, seed)),
+        params: Arc::new(Params::init(device, config, seed)),
         tokenizer: None,
     }
 }

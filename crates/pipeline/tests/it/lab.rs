@@ -80,8 +80,8 @@ impl Lab {
         let recipe = Recipe::parse(name, &text, self.at("").as_path()).expect("a valid recipe");
         let run = RunDir::open_or_create(&self.at("runs"), &recipe).expect("a run");
         let mut host = Keeping::default();
-        let (programs, rates, device) = (Programs::Refuse, Rates::Known, wels_cpu::testing::device());
-        let options = Options { programs, rates, device, ranks };
+        let (programs, rates) = (Programs::Refuse, Rates::Known);
+        let options = Options { programs, rates, devices: vec![wels_cpu::testing::device(); ranks] };
         let done = run_on_threads(run, &options, &mut host);
         (done, host)
     }

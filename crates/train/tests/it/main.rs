@@ -8,6 +8,8 @@ mod ranks;
 
 mod emulator;
 
+mod linked;
+
 mod naive;
 
 mod rl;
