@@ -160,3 +160,87 @@ fn what_a_schema_refuses_or_no_tool_is_stays_text() {
         assert_eq!((content.trim(), calls), (text, vec![]));
     }
 }
+
+/// Numbers that only look random.
+struct Dice(u64);
+
+impl Dice {
+    fn below(&mut self, n: usize) -> usize {
+        self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (self.0 >> 33) as usize % n
+    }
+
+    fn text(&mut self) -> String {
+        let parts = ["a", "é", "\"", "\\", "\n", "{", "}", "[", "</tool_call>", "```", "🐟", " ", "name", ":", "<", "]", ","];
+        (0..self.below(9)).map(|_| parts[self.below(parts.len())]).collect()
+    }
+
+    fn value(&mut self, depth: usize) -> Value {
+        match self.below(if depth == 0 { 4 } else { 6 }) {
+            0 => json!(self.text()),
+            1 => json!(self.below(1000)),
+            2 => json!(self.below(2) == 0),
+            3 => Value::Null,
+            4 => (0..self.below(3)).map(|_| self.value(depth - 1)).collect(),
+            _ => Value::Object((0..self.below(3)).map(|at| (format!("k{at}"), self.value(depth - 1))).collect()),
+        }
+    }
+}
+
+/// A call as a form writes it.
+fn written(form: usize, name: &str, arguments: &serde_json::Map<String, Value>) -> String {
+    let json = Value::Object(arguments.clone()).to_string();
+    let object = |key: &str| format!("{{\"name\": \"{name}\", \"{key}\": {json}}}");
+    let marked = |open: &str, middle: &str, close: &str| -> String {
+        let text = |value: &Value| value.as_str().map_or_else(|| value.to_string(), str::to_owned);
+        arguments.iter().map(|(key, value)| format!("{open}{key}{middle}{}{close}", text(value))).collect()
+    };
+    match form {
+        0 => format!(
+            "<｜tool▁calls▁begin｜><｜tool▁call▁begin｜>function<｜tool▁sep｜>{name}\n```json\n{json}\n```\
+             <｜tool▁call▁end｜><｜tool▁calls▁end｜>"
+        ),
+        1 => format!("<tool_call>\n{}\n</tool_call>", object("arguments")),
+        2 => object("parameters"),
+        3 => format!("[TOOL_CALLS][{}]", object("arguments")),
+        4 => format!("```json\n{}\n```", object("arguments")),
+        _ => {
+            let inner = marked("<parameter=", ">\n", "\n</parameter>\n");
+            format!("<tool_call>\n<function={name}>\n{inner}</function>\n</tool_call>")
+        }
+    }
+}
+
+/// 300 calls over six forms, in pieces of random lengths.
+#[test]
+fn random_calls_in_random_pieces() {
+    for seed in 0..300 {
+        let mut dice = Dice(seed);
+        let form = seed as usize % 6;
+        let arguments: serde_json::Map<String, Value> = match form {
+            // Forms that mark a text's end take texts without the mark, and know types by the schema alone.
+            5 => [("city".to_owned(), json!(format!("x{}", dice.text().replace('<', "")))), ("days".to_owned(), json!(3))]
+                .into_iter()
+                .collect(),
+            0 => (0..dice.below(4)).map(|at| (format!("a{at}"), json!(dice.text().replace("```", "`")))).collect(),
+            _ => (0..dice.below(4)).map(|at| (format!("a{at}"), dice.value(2))).collect(),
+        };
+        let name = if form == 5 { "weather" } else { "f" };
+        let before = if form == 2 { "" } else { ["", "Let me see.\n"][dice.below(2)] };
+        let text = format!("{before}{}", written(form, name, &arguments));
+        let mut answer = Answer::new(Start::Plain, Some(tools()), None);
+        let mut choice = Choice::default();
+        let chars: Vec<char> = text.chars().collect();
+        let mut rest = &chars[..];
+        while !rest.is_empty() {
+            let (piece, more) = rest.split_at((1 + dice.below(12)).min(rest.len()));
+            answer.push(&piece.iter().collect::<String>()).iter().for_each(|delta| choice.push(delta));
+            rest = more;
+        }
+        answer.finish().iter().for_each(|delta| choice.push(delta));
+        assert_eq!(choice.content, before.trim_end(), "{seed}: {text}");
+        let [(_, called, found)] = &choice.calls[..] else { panic!("{seed}: {text}: {choice:?}") };
+        assert_eq!(called, name);
+        assert_eq!(serde_json::from_str::<Value>(found).unwrap(), Value::Object(arguments), "{seed}: {text}");
+    }
+}
