@@ -1,14 +1,17 @@
 """Check `wels convert` against llama.cpp and `transformers`.
 
-    pip install -r requirements.txt llama-cpp-python==0.3.36
-    python check_gguf.py --wels ../../target/release/wels [--gguf MODEL.gguf]
+    pip install -r requirements.txt llama-cpp-python==0.3.36 sentencepiece==0.2.1
+    python check_gguf.py --wels ../../target/release/wels [--llama-cpp SOURCES] [--gguf MODEL.gguf]
 
 For a small random model of each family, saved by `transformers`:
 
 * `wels convert` writes a GGUF file; llama.cpp loads it, and its log-probabilities agree with those of `transformers`
   (llama.cpp rounds activations in some places, so the bound is loose; a wrong permutation is off by whole units);
 * `wels score` of that file agrees with `wels score` of the directory;
-* `wels convert` back to a directory gives the tensors that `transformers` saved, bit for bit.
+* `wels convert` back to a directory gives the tensors that `transformers` saved, bit for bit;
+* of 24 greedy tokens of `transformers` llama.cpp chooses the same, and Wels gives them the same log-probabilities;
+* with --llama-cpp, the sources of llama.cpp (`vendor/llama.cpp` in the sdist of llama-cpp-python): the file that its
+  converter writes has the log-probabilities of `transformers` in `wels score`.
 
 With --gguf, a published file is turned into a directory that `transformers` loads, whose log-probabilities are compared
 with llama.cpp's and with those of `wels score` on the file itself.
@@ -48,6 +51,11 @@ MLA = {
     "n_routed_experts": 8, "num_experts_per_tok": 3, "n_shared_experts": 1, "moe_intermediate_size": 32,
     "first_k_dense_replace": 1, "n_group": 1, "topk_group": 1,
 }
+GLM = {
+    "num_key_value_heads": 2, "head_dim": 32, "n_routed_experts": 8, "num_experts_per_tok": 3, "n_shared_experts": 1,
+    "moe_intermediate_size": 32, "first_k_dense_replace": 1, "n_group": 1, "topk_group": 1, "norm_topk_prob": True,
+    "partial_rotary_factor": 0.5, "num_nextn_predict_layers": 0,
+}
 YARN = {"type": "yarn", "factor": 4.0, "original_max_position_embeddings": 32, "beta_fast": 32, "beta_slow": 1,
         "mscale": 0.707, "mscale_all_dim": 0.707}
 MODELS = {
@@ -56,6 +64,14 @@ MODELS = {
         "rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
         "original_max_position_embeddings": 8192}}),
     "qwen2": ("qwen2", "qwen2", COMMON | {"num_key_value_heads": 2}),
+    "mistral": ("mistral", "smollm2", COMMON | {"num_key_value_heads": 2, "sliding_window": None}),
+    "qwen3": ("qwen3", "qwen2", COMMON | {"num_key_value_heads": 2, "head_dim": 32, "tie_word_embeddings": True}),
+    "qwen3-yarn": ("qwen3", "qwen2", COMMON | {"num_key_value_heads": 2, "head_dim": 32, "rope_scaling": {
+        "rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 128, "attention_factor": 1.0}}),
+    "qwen3-moe": ("qwen3_moe", "qwen2", COMMON | {"num_key_value_heads": 2, "head_dim": 32, "num_experts": 8,
+        "num_experts_per_tok": 3, "moe_intermediate_size": 32, "norm_topk_prob": True}),
+    "glm4-moe": ("glm4_moe", "qwen2", COMMON | GLM | {"use_qk_norm": True, "attention_bias": True}),
+    "glm4-moe-plain": ("glm4_moe", "qwen2", COMMON | GLM | {"routed_scaling_factor": 2.5}),
     "deepseek-v2-lite": ("deepseek_v2", "deepseek_v3", COMMON | MLA | {
         "num_hidden_layers": 27, "q_lora_rank": None, "rope_scaling": YARN, "initializer_range": 0.08}),
     "deepseek-v2": ("deepseek_v2", "deepseek_v3", COMMON | MLA | {"q_lora_rank": 48, "routed_scaling_factor": 16.0}),
@@ -144,6 +160,7 @@ def check_made(name: str, binary: Path, directory: Path, report: Report) -> None
     wels(binary, "convert", folder, file, "--dtype", "f32")
     ids = torch.randint(0, 512, (TOKENS,), generator=torch.Generator().manual_seed(2)).tolist()
     expected = score_transformers(model, ids)
+    check_greedy(name, model, binary, file, report)
     compare(report, name, "GGUF in llama.cpp", score_llama(open_llama(file), ids), expected, TOLERANCE)
     compare(report, name, "GGUF in wels, directory in transformers", score(binary, file, ids), expected, 1e-4)
     wels(binary, "convert", file, back, "--dtype", "f32")
@@ -159,6 +176,42 @@ def check_made(name: str, binary: Path, directory: Path, report: Report) -> None
         wels(binary, "convert", folder, other, "--dtype", dtype)
         ours, theirs = score(binary, other, ids), score_llama(open_llama(other), ids)
         compare_rounded(report, name, f"{dtype} GGUF, wels and llama.cpp", ours, theirs)
+
+
+CONVERT = """
+import sys
+sys.path[:0] = [sys.argv[1], sys.argv[1] + "/gguf-py"]
+from conversion.base import TextModel
+TextModel.get_vocab_base_pre = lambda self, tokenizer: "qwen2"  # it knows published vocabularies alone
+TextModel._set_vocab_glm = TextModel._set_vocab_gpt2
+import convert_hf_to_gguf
+sys.argv = ["convert", sys.argv[2], "--outfile", sys.argv[3], "--outtype", "f32"]
+convert_hf_to_gguf.main()
+"""
+
+
+def check_converted(name: str, sources: Path, binary: Path, directory: Path, report: Report) -> None:
+    folder, file = directory / name, directory / f"{name}-llama-cpp.gguf"
+    done = subprocess.run([sys.executable, "-c", CONVERT, sources, folder, file], capture_output=True, text=True)
+    if done.returncode:
+        return report.row(name, "llama.cpp's converter", done.stderr.strip().splitlines()[-1], False)
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
+    ids = torch.randint(0, 512, (TOKENS,), generator=torch.Generator().manual_seed(2)).tolist()
+    ours = score(binary, file, ids)
+    compare(report, name, "llama.cpp's GGUF in wels", ours, score_transformers(model, ids), 1e-4)
+
+
+def check_greedy(name: str, model: transformers.PreTrainedModel, binary: Path, file: Path, report: Report) -> None:
+    prompt = torch.tensor([[5, 77, 130]])
+    length = {"max_new_tokens": 24, "min_new_tokens": 24}
+    made = model.generate(prompt, attention_mask=torch.ones_like(prompt), do_sample=False, **length)[0].tolist()
+    llama = open_llama(file)
+    llama.eval(made)
+    chosen = [int(np.argmax(row)) for row in llama.scores[2 : len(made) - 1]]
+    same = sum(ours == theirs for ours, theirs in zip(chosen, made[3:]))
+    report.row(name, "greedy tokens in llama.cpp", f"{same} of 24", same == 24)
+    ours, theirs = score(binary, file, made), score_transformers(model, made)
+    compare(report, name, "greedy tokens in wels", ours, theirs, 1e-4)
 
 
 PROMPTS = ["The capital of France is", "def fibonacci(n):\n", "Water boils at", "Once upon a time,"]
@@ -189,6 +242,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--wels", type=Path, required=True, help="the binary")
     parser.add_argument("--gguf", type=Path, action="append", default=[], help="a published file; may be repeated")
+    parser.add_argument("--llama-cpp", type=Path, help="the sources of llama.cpp")
     parser.add_argument("--model", choices=sorted(MODELS), action="append", help="instead of all; may be repeated")
     arguments = parser.parse_args()
     torch.set_num_threads(2)
@@ -196,6 +250,9 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as directory:
         for name in arguments.model or MODELS:
             check_made(name, arguments.wels, Path(directory), report)
+            # The converter writes `attention_factor` under a key that llama.cpp does not take it from.
+            if arguments.llama_cpp and "attention_factor" not in MODELS[name][2].get("rope_scaling", {}):
+                check_converted(name, arguments.llama_cpp, arguments.wels, Path(directory), report)
         for file in arguments.gguf:
             check_published(file, arguments.wels, Path(directory) / file.stem, report)
     sys.exit(0 if report.passed else 1)

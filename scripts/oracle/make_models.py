@@ -135,7 +135,7 @@ class Learner:
         for name, slot in self.slots.items():
             slot.data.copy_(torch.from_numpy(weight(name, tuple(slot.shape))))
         for module in [*self.model.modules(), *(self.mtp.modules() if self.mtp else [])]:
-            if type(module).__name__.endswith("TopkRouter"):
+            if type(module).__name__.lower().endswith("topkrouter"):
                 module.register_forward_hook(self._watch)
 
     def _slots(self) -> Iterator[tuple[str, Tensor]]:
@@ -184,7 +184,7 @@ class Learner:
         self.choices.used.append(int(chosen.unique().numel()))
         biased = (scores + router.e_score_correction_bias if sigmoid else scores).detach()
         assert bool((biased > 0).all()), "a biased score is not positive"
-        if router.num_group not in (None, 1):
+        if getattr(router, "num_group", None) not in (None, 1):
             grouped = biased.view(len(biased), router.num_group, -1)
             group_scores = grouped.topk(2).values.sum(-1) if sigmoid else grouped.max(-1).values
             best = group_scores.sort(descending=True)
@@ -254,7 +254,8 @@ def compute(spec: OracleModel, dtype: torch.dtype) -> Result:
             total.backward()
             if step == 0:
                 first = logits.detach(), {name: part.item() for name, part in parts.items()}, learner.gradients()
-                experts = getattr(learner.model.config, "n_routed_experts", None)
+                config = learner.model.config
+                experts = getattr(config, "n_routed_experts", None) or getattr(config, "num_experts", None)
                 assert all(used == experts for used in learner.choices.used), f"{learner.choices.used} of {experts} used"
             losses.append(total.item())
             margins.append(min(learner.choices.margins, default=1.0))

@@ -197,6 +197,10 @@ def chat_cases():
                 add(f"{path.stem}, {label}", path.read_text(), messages, tools=tools, prompt=prompt)
             except (jinja2.TemplateError, TypeError) as error:
                 print(f"{path.stem}, {label}: not rendered by transformers either: {error}")
+    for name in ["qwen3-0.6b", "glm-4.6"]:
+        template = (PUBLISHED / f"{name}.jinja").read_text()
+        for think in [False, True]:
+            add(f"{name}, enable_thinking {think}", template, CHAT, prompt=True, enable_thinking=think)
     for name, template in TEMPLATES_BY_FEATURE.items():
         add(name, template, CHAT, tools=TOOLS, prompt=True, custom="c")
     return cases

@@ -77,6 +77,14 @@ V3_GROUPS = V3 | {"n_group": 4, "topk_group": 2, "q_lora_rank": 24, "num_hidden_
 V3_ONE_GROUP = V3 | {"n_group": 1, "topk_group": 1, "q_lora_rank": None, "rope_parameters": PLAIN_ROPE}
 V2 = MLA | {"n_shared_experts": 2, "norm_topk_prob": False}
 GQA = COMMON | {"num_attention_heads": 4, "num_key_value_heads": 2, "intermediate_size": 44, "num_hidden_layers": 2}
+QWEN3 = GQA | {"head_dim": 12, "rope_parameters": PLAIN_ROPE | {"rope_theta": 1e6}, "tie_word_embeddings": False}
+GLM = (
+    GQA
+    | {"head_dim": 12, "tie_word_embeddings": False, "moe_intermediate_size": 6, "first_k_dense_replace": 1}
+    | {"n_routed_experts": 12, "n_shared_experts": 1, "num_experts_per_tok": 4, "n_group": 1, "topk_group": 1}
+    | {"routed_scaling_factor": 1.5, "norm_topk_prob": True, "num_nextn_predict_layers": 0}
+)
+HALF_ROPE = PLAIN_ROPE | {"partial_rotary_factor": 0.5}
 LLAMA3_ROPE = {
     "rope_type": "llama3",
     "rope_theta": 100.0,
@@ -130,5 +138,54 @@ MODELS = [
         GQA
         | {"hidden_size": 54, "num_attention_heads": 9, "num_key_value_heads": 3, "intermediate_size": 36}
         | {"rope_parameters": PLAIN_ROPE | {"rope_theta": 1e5}, "tie_word_embeddings": True, "rms_norm_eps": 1e-5},
+    ),
+    OracleModel(
+        "qwen3_untied",
+        "qwen3",
+        QWEN3,
+        hub_config={"rope_theta": 1000000, "rope_scaling": None, "sliding_window": None, "max_window_layers": 2},
+    ),
+    OracleModel(
+        "qwen3_tied_yarn",
+        "qwen3",
+        QWEN3
+        | {"head_dim": 16, "attention_bias": True, "tie_word_embeddings": True}
+        | {"rope_parameters": {k: v for k, v in yarn(1.0).items() if not k.startswith("mscale")}},
+    ),
+    OracleModel(
+        "qwen3_moe",
+        "qwen3_moe",
+        QWEN3 | {"num_experts": 10, "num_experts_per_tok": 3, "moe_intermediate_size": 6, "norm_topk_prob": True},
+        hub_config={"rope_theta": 1000000, "rope_scaling": None, "num_experts": 10, "mlp_only_layers": []},
+    ),
+    OracleModel(
+        "qwen3_moe_plain_weights",
+        "qwen3_moe",
+        QWEN3 | {"num_experts": 8, "num_experts_per_tok": 2, "moe_intermediate_size": 10, "norm_topk_prob": False},
+    ),
+    OracleModel(
+        "mistral_window",
+        "mistral",
+        GQA | {"head_dim": 12, "rope_parameters": PLAIN_ROPE, "tie_word_embeddings": False, "sliding_window": 9},
+        hub_config={"rope_theta": 10000.0},
+    ),
+    OracleModel(
+        "qwen3_window",
+        "qwen3",
+        QWEN3 | {"use_sliding_window": True, "sliding_window": 17, "max_window_layers": 1},
+    ),
+    OracleModel(
+        "glm4_moe_norms_mtp",
+        "glm4_moe",
+        GLM | {"use_qk_norm": True, "rope_parameters": HALF_ROPE, "num_nextn_predict_layers": 1},
+        mtp_lambda=0.3,
+        hub_config={"rope_theta": 10000, "rope_scaling": None, "partial_rotary_factor": 0.5},
+    ),
+    OracleModel(
+        "glm4_moe_biases",
+        "glm4_moe",
+        GLM
+        | {"head_dim": 16, "attention_bias": True, "use_qk_norm": False}
+        | {"rope_parameters": HALF_ROPE | {"partial_rotary_factor": 0.75}},
     ),
 ]

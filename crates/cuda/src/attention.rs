@@ -1,10 +1,10 @@
 //! Causal attention over packed sequences: where its kernels are chosen.
 //!
 //! Operands in f32 go to `plain`, which has the processor's bits. Operands in bf16 go to `tensor_cores` where it has
-//! kernels of their widths, else they are widened, go to `plain`, and the results are rounded. The choice is made by
-//! widths, columns and the card, never by the number of tokens: each has bits of its own, and a row's result is not to
-//! depend on its batch. Attention over pages (`crate::paged`) chooses by the widths and the queries, whose columns lie
-//! in pieces of 16 bytes where those of keys and values do.
+//! kernels of their widths and there is no window, else they are widened, go to `plain`, and the results are rounded.
+//! The choice is made by widths, columns, the window and the card, never by the number of tokens: each has bits of its
+//! own, and a row's result is not to depend on its batch. Attention over pages (`crate::paged`) chooses by the widths,
+//! the window and the queries, whose columns lie in pieces of 16 bytes where those of keys and values do.
 
 pub(crate) mod plain;
 pub(crate) mod tensor_cores;

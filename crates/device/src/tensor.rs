@@ -100,6 +100,15 @@ impl Tensor {
         self.storage.device()
     }
 
+    /// The same memory with other rows and columns.
+    ///
+    /// # Panics
+    /// If these are more or fewer elements.
+    pub fn reshaped(self, rows: usize, cols: usize) -> Tensor {
+        assert_eq!(rows * cols, self.len(), "elements of {self:?} as [{rows}, {cols}]");
+        Tensor { rows, cols, storage: self.storage }
+    }
+
     /// Whether the two share memory.
     pub fn shares_memory(&self, other: &Tensor) -> bool {
         Arc::ptr_eq(&self.storage, &other.storage)

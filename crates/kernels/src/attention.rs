@@ -5,7 +5,7 @@
 //! rotary part), times `scale`; the row maximum; weights `exp(score − max)`; their sum by 16 partial sums over the keys
 //! from the sequence's first, and the fixed tree; outputs are chains over the keys, divided by multiplying with 1/sum.
 //! A row depends on its query and on the keys of its own sequence up to itself: not on what it is packed, batched or
-//! cached with.
+//! cached with. With a window, keys further away have weight 0 in these sums.
 //!
 //! Backward recomputes the weights from the saved maximum and 1/sum (FlashAttention-2, algorithm 2, without its
 //! blockwise rescaling): p = exp(s − max)·inverse, ds = p·(g·v − g·out)·scale; dk and dv are chains over
@@ -32,6 +32,22 @@ pub struct Shape {
     pub kv_heads: usize,
     /// Factor on the scores, usually 1/√dim.
     pub scale: f32,
+    /// How many keys a query attends to, the one at its own place and those before it; `None` for all.
+    pub window: Option<usize>,
+}
+
+impl Shape {
+    /// The first key that the query at a place of its sequence attends to.
+    #[inline]
+    pub(crate) fn first_key(&self, place: usize) -> usize {
+        self.window.map_or(0, |window| (place + 1).saturating_sub(window))
+    }
+
+    /// The same, with the keys before it that stand in one vector with it.
+    #[inline]
+    fn first_vector(&self, place: usize) -> usize {
+        self.first_key(place) / 16 * 16
+    }
 }
 
 /// The heads of one projection: element (t, h, i) is `data[t * row_stride + offset + h * head_stride + i]`.
@@ -257,9 +273,10 @@ fn check_sequences(starts: &[u32]) -> usize {
 }
 
 fn check_operands(shape: &Shape, (q, queries): (&Heads, usize), (k, v, keys): (&Keys, &Heads, usize)) {
-    let Shape { heads, kv_heads, scale } = *shape;
+    let Shape { heads, kv_heads, scale, window } = *shape;
     assert!(kv_heads > 0 && heads.is_multiple_of(kv_heads), "{heads} heads over {kv_heads} key-value heads");
     assert!(scale > 0.0, "scale {scale}");
+    assert!(window != Some(0), "a window of no keys");
     let shared = k.shared.map_or(0, |shared| shared.dim);
     assert!(q.dim == k.own.dim + shared, "query width {}, key width {} + {shared}", q.dim, k.own.dim);
     q.check("q", heads, queries);
@@ -363,13 +380,14 @@ impl Panels {
         Panels { data, terms }
     }
 
-    /// Extends chains by the product of `left` with the terms `range`.
+    /// Extends chains by the product of `left` with the terms `range`, of the columns from `first` on, which is a
+    /// multiple of 16.
     ///
     /// # Safety
     /// As for [`micro::product`].
     #[inline(always)]
-    unsafe fn multiply<L: Lanes>(&self, rows: usize, range: Range<usize>, left: LeftWords, out: Out) {
-        let panels = scratch::words(&self.data)[16 * range.start..].as_ptr();
+    unsafe fn multiply<L: Lanes>(&self, rows: usize, first: usize, range: Range<usize>, left: LeftWords, out: Out) {
+        let panels = scratch::words(&self.data)[first * self.terms + 16 * range.start..].as_ptr();
         // SAFETY: `data` has whole panels of `terms` terms, of which the slice begins with those of `range`; the
         // addresses in `left` and `out` go on as they came.
         unsafe { micro::product::<L, micro::F32>(rows, range.len(), left, panels, 16 * self.terms, out) }
@@ -402,22 +420,25 @@ unsafe fn forward_head<L: Lanes>(shape: &Shape, span: Span, kv: usize, q: &Heads
         for h in kv * group..(kv + 1) * group {
             for i in (0..len).step_by(TILE) {
                 let rows = TILE.min(len - i);
-                let seen = |r: usize| i + r + 1;
-                let padded = seen(rows - 1).next_multiple_of(16);
+                let seen = |r: usize| shape.first_key(i + r)..i + r + 1;
+                // The scores are those of the keys from `from` on.
+                let (from, end) = (shape.first_vector(i), seen(rows - 1).end);
+                let padded = end.next_multiple_of(16) - from;
                 let at = |r: usize| (first + i + r) * shape.heads + h;
 
                 let tile = addresses(rows, |r| q.row(first + i + r, h));
                 let out = fresh(scores.as_mut_ptr(), width, padded);
-                keys.multiply::<L>(rows, 0..q.dim, LeftWords::Rows(&tile), out);
+                keys.multiply::<L>(rows, from, 0..q.dim, LeftWords::Rows(&tile), out);
                 let mut inverses = [0.0; TILE];
                 for (r, kept) in inverses[..rows].iter_mut().enumerate() {
-                    let (max, inverse) = softmax::<L>(&mut scores[r * width..][..padded], seen(r), shape.scale);
+                    let seen = seen(r).start - from..seen(r).end - from;
+                    let (max, inverse) = softmax::<L>(&mut scores[r * width..][..padded], seen, shape.scale);
                     *kept = inverse;
                     to.stats.slice(2 * at(r), 2).copy_from_slice(&[max, inverse]);
                 }
                 let tile = addresses(rows, |r| &scores[r * width..]);
                 let out = fresh(to.out.at(at(0) * v.dim), shape.heads * v.dim, v.dim);
-                values.multiply::<L>(rows, 0..seen(rows - 1), LeftWords::Rows(&tile), out);
+                values.multiply::<L>(rows, 0, from..end, LeftWords::Rows(&tile), out);
                 for (r, inverse) in inverses[..rows].iter().enumerate() {
                     to.out.slice(at(r) * v.dim, v.dim).iter_mut().for_each(|o| *o *= inverse);
                 }
@@ -432,8 +453,9 @@ unsafe fn forward_head<L: Lanes>(shape: &Shape, span: Span, kv: usize, q: &Heads
 /// # Safety
 /// The machine has the instruction set of `L`; the row's length is a multiple of 16.
 #[inline(always)]
-unsafe fn softmax<L: Lanes>(row: &mut [f32], seen: usize, scale: f32) -> (f32, f32) {
-    row[seen..].fill(f32::NEG_INFINITY);
+unsafe fn softmax<L: Lanes>(row: &mut [f32], seen: Range<usize>, scale: f32) -> (f32, f32) {
+    row[..seen.start].fill(f32::NEG_INFINITY);
+    row[seen.end..].fill(f32::NEG_INFINITY);
     // SAFETY: `as_chunks_mut` gives whole vectors; instructions by this function's contract.
     unsafe {
         let mut max = L::splat(f32::NEG_INFINITY);
@@ -515,7 +537,9 @@ unsafe fn backward_block<L: Lanes>(
     to: &Gradients,
 ) {
     let Forward { q, v, out, stats, d_out, .. } = *forward;
-    let width = block.end.next_multiple_of(16);
+    // Weights are those of the keys from `from` on.
+    let from = shape.first_vector(block.start);
+    let width = block.end.next_multiple_of(16) - from;
     let mut p = scratch::buffer(block.len() * width);
     let mut ds = scratch::buffer(block.len() * width);
     let at = |i: usize| (first + i) * shape.heads + h;
@@ -524,39 +548,42 @@ unsafe fn backward_block<L: Lanes>(
     // `backward_head`.
     unsafe {
         for tile in block.clone().step_by(TILE).map(|i| i..(i + TILE).min(block.end)) {
-            let (i, rows, padded) = (tile.start, tile.len(), tile.end.next_multiple_of(16));
+            let (i, rows, padded) = (tile.start, tile.len(), tile.end.next_multiple_of(16) - from);
             let top = (i - block.start) * width;
             let queries = addresses(rows, |r| q.row(first + i + r, h));
             let scores = fresh(p[top..].as_mut_ptr(), width, padded);
-            right.keys_down.multiply::<L>(rows, 0..q.dim, LeftWords::Rows(&queries), scores);
+            right.keys_down.multiply::<L>(rows, from, 0..q.dim, LeftWords::Rows(&queries), scores);
             let d_outs = addresses(rows, |r| d_out_row(i + r));
             let dp = fresh(ds[top..].as_mut_ptr(), width, padded);
-            right.values_down.multiply::<L>(rows, 0..v.dim, LeftWords::Rows(&d_outs), dp);
+            right.values_down.multiply::<L>(rows, from, 0..v.dim, LeftWords::Rows(&d_outs), dp);
             for r in 0..rows {
                 let (p, ds) = (&mut p[top + r * width..][..width], &mut ds[top + r * width..][..width]);
                 let delta = dot::<L>(&out[at(i + r) * v.dim..][..v.dim], d_out_row(i + r));
                 let stats = (stats[2 * at(i + r)], stats[2 * at(i + r) + 1]);
-                weight_gradients::<L>(p, ds, i + r + 1, shape.scale, stats, delta);
+                let seen = shape.first_key(i + r) - from..i + r + 1 - from;
+                weight_gradients::<L>(p, ds, seen, shape.scale, stats, delta);
             }
             let ds_rows = addresses(rows, |r| &ds[top + r * width..]);
             // The address in the whole buffer, since a tile writes to more rows than the first.
             let at = (first + i) * to.dq.row_stride + to.dq.offset + h * to.dq.head_stride;
             let dq = fresh(to.dq.data.at(at), to.dq.row_stride, q.dim);
-            right.keys.multiply::<L>(rows, 0..tile.end, LeftWords::Rows(&ds_rows), dq);
+            right.keys.multiply::<L>(rows, 0, from..tile.end, LeftWords::Rows(&ds_rows), dq);
         }
         let q_panels = Panels::of_rows::<L>(&gather(&q, first + block.start, block.len(), h), q.dim);
         let d_out_heads = Heads::contiguous(d_out, shape.heads, v.dim);
         let d_out_panels = Panels::of_rows::<L>(&gather(&d_out_heads, first + block.start, block.len(), h), v.dim);
-        for j in (0..block.end).step_by(TILE) {
+        for j in (from..block.end).step_by(TILE) {
             // Queries before the tile's first key have weight 0.
             let r = j.saturating_sub(block.start);
             let rows = TILE.min(block.end - j);
-            let column =
-                |weights: &[f32]| LeftWords::Columns { first: weights[r * width + j..].as_ptr().cast(), stride: width };
+            let column = |weights: &[f32]| LeftWords::Columns {
+                first: weights[r * width + j - from..].as_ptr().cast(),
+                stride: width,
+            };
             let grow = |at: *mut f32, columns| Out { at, stride: columns, columns, continues: true };
             let (dv, dk) = (grow(dv[j * v.dim..].as_mut_ptr(), v.dim), grow(dk[j * q.dim..].as_mut_ptr(), q.dim));
-            d_out_panels.multiply::<L>(rows, r..block.len(), column(&p), dv);
-            q_panels.multiply::<L>(rows, r..block.len(), column(&ds), dk);
+            d_out_panels.multiply::<L>(rows, 0, r..block.len(), column(&p), dv);
+            q_panels.multiply::<L>(rows, 0, r..block.len(), column(&ds), dk);
         }
     }
 }
@@ -569,12 +596,12 @@ unsafe fn backward_block<L: Lanes>(
 unsafe fn weight_gradients<L: Lanes>(
     p: &mut [f32],
     ds: &mut [f32],
-    seen: usize,
+    seen: Range<usize>,
     scale: f32,
     (max, inverse): (f32, f32),
     delta: f32,
 ) {
-    let padded = seen.next_multiple_of(16);
+    let padded = seen.end.next_multiple_of(16);
     // SAFETY: both rows are cut to `padded` elements, whole vectors; instructions by this function's contract.
     unsafe {
         for (p, ds) in p[..padded].as_chunks_mut::<16>().0.iter_mut().zip(ds[..padded].as_chunks_mut::<16>().0) {
@@ -585,8 +612,10 @@ unsafe fn weight_gradients<L: Lanes>(
             weight.mul(difference).mul(L::splat(scale)).store(ds.as_mut_ptr());
         }
     }
-    p[seen..].fill(0.0);
-    ds[seen..].fill(0.0);
+    for row in [p, ds] {
+        row[..seen.start].fill(0.0);
+        row[seen.end..].fill(0.0);
+    }
 }
 
 /// Σ a·b by 16 partial sums and the fixed tree.

@@ -1,6 +1,7 @@
 //! Model configurations, complete and consistent: what a `config.json` (`crate::config_json`) or the metadata of a GGUF
 //! file (`crate::gguf`) is resolved to. Nothing after it looks at the file again.
 
+pub use crate::family::Family;
 pub use wels_device::Precision;
 
 /// `eps` of the two RMS norms inside MLA (query and key-value latents).
@@ -26,6 +27,8 @@ pub struct ModelConfig {
     pub rope: RopeConfig,
     /// Attention of every layer.
     pub attention: Attention,
+    /// Layers that attend to the nearest tokens only; `None` where every layer sees the whole context.
+    pub window: Option<Window>,
     /// Factor on query·key before the softmax, YaRN's correction included.
     pub softmax_scale: f32,
     /// Width of the SwiGLU in layers without experts.
@@ -44,49 +47,6 @@ pub struct ModelConfig {
     pub pad_id: Option<u32>,
     /// Standard deviation of initial weights.
     pub init_std: f32,
-}
-
-/// Published architectures, by `model_type`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Family {
-    /// `deepseek_v3`: MLA, sigmoid router with selection bias, optional MTP.
-    DeepseekV3,
-    /// `deepseek_v2`: MLA, softmax router.
-    DeepseekV2,
-    /// `qwen2`: grouped-query attention with biases on query, key and value.
-    Qwen2,
-    /// `llama`: grouped-query attention, normally without biases.
-    Llama,
-}
-
-impl Family {
-    /// All families, in the order in which messages list them.
-    pub const ALL: [Family; 4] = [Family::DeepseekV3, Family::DeepseekV2, Family::Qwen2, Family::Llama];
-
-    /// The value of `model_type`.
-    pub fn model_type(self) -> &'static str {
-        match self {
-            Family::DeepseekV3 => "deepseek_v3",
-            Family::DeepseekV2 => "deepseek_v2",
-            Family::Qwen2 => "qwen2",
-            Family::Llama => "llama",
-        }
-    }
-
-    /// The class that `architectures` names.
-    pub fn architecture(self) -> &'static str {
-        match self {
-            Family::DeepseekV3 => "DeepseekV3ForCausalLM",
-            Family::DeepseekV2 => "DeepseekV2ForCausalLM",
-            Family::Qwen2 => "Qwen2ForCausalLM",
-            Family::Llama => "LlamaForCausalLM",
-        }
-    }
-
-    /// Whether attention is multi-head latent attention.
-    pub fn is_deepseek(self) -> bool {
-        matches!(self, Family::DeepseekV3 | Family::DeepseekV2)
-    }
 }
 
 /// Rotary position embedding.
@@ -177,16 +137,26 @@ pub enum Attention {
         heads: usize,
         /// Key and value heads; divides `heads`.
         kv_heads: usize,
-        /// Width of a head; all of it is rotary.
+        /// Width of a head.
         head_dim: usize,
+        /// Width of the part of a query or key head that rotates, its first.
+        rope_dim: usize,
         /// Biases on the query, key and value projections.
         qkv_bias: bool,
         /// Bias on the output projection.
         o_bias: bool,
+        /// RMS norms of each head's query and key, one weight for all heads of a layer, before they rotate.
+        qk_norm: bool,
     },
 }
 
 impl Attention {
+    /// Grouped-query attention without biases and norms, in which all of a head rotates.
+    pub const fn gqa(heads: usize, kv_heads: usize, head_dim: usize) -> Attention {
+        let (qkv_bias, o_bias, qk_norm) = (false, false, false);
+        Attention::Gqa { heads, kv_heads, head_dim, rope_dim: head_dim, qkv_bias, o_bias, qk_norm }
+    }
+
     /// Query heads.
     pub fn heads(&self) -> usize {
         match *self {
@@ -218,10 +188,18 @@ impl Attention {
     /// Width of the part that rotates.
     pub fn rope_dim(&self) -> usize {
         match *self {
-            Attention::Mla { rope_dim, .. } => rope_dim,
-            Attention::Gqa { head_dim, .. } => head_dim,
+            Attention::Mla { rope_dim, .. } | Attention::Gqa { rope_dim, .. } => rope_dim,
         }
     }
+}
+
+/// Attention over a sliding window.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Window {
+    /// Keys that a token attends to, its own included; fewer than `max_positions`.
+    pub width: usize,
+    /// Whether each decoder layer has it; at least one does.
+    pub layers: Vec<bool>,
 }
 
 /// What a KV cache keeps of a token.
@@ -266,10 +244,12 @@ pub enum Router {
         /// Factor on the weights (`routed_scaling_factor`).
         scale: f32,
     },
-    /// DeepSeek-V2: softmax scores over all experts, not normalised again.
+    /// DeepSeek-V2 and Qwen3: softmax scores over all experts.
     Softmax {
         /// Selection.
         method: SoftmaxMethod,
+        /// Divide the chosen scores by their sum.
+        normalize: bool,
         /// Factor on the weights (`routed_scaling_factor`).
         scale: f32,
     },
@@ -308,6 +288,12 @@ impl ModelConfig {
     pub fn is_moe_layer(&self, layer: usize) -> bool {
         self.moe.as_ref().is_some_and(|moe| layer >= moe.first_dense_layers)
     }
+
+    /// How many keys a token attends to in a layer, if not to all. MTP layers have no window.
+    pub fn window(&self, layer: usize) -> Option<usize> {
+        let window = self.window.as_ref()?;
+        window.layers.get(layer).is_some_and(|slides| *slides).then_some(window.width)
+    }
 }
 
 /// Something in a file that was not used, for the user to know once.
@@ -330,7 +316,7 @@ pub enum ConfigError {
     #[error("config.json holds {found} where an object was expected")]
     NotAnObject { found: &'static str },
     /// `model_type` is none of [`Family::ALL`].
-    #[error("model_type `{found}` is not supported (supported: deepseek_v3, deepseek_v2, qwen2, llama)")]
+    #[error("model_type `{found}` is not supported (supported: {})", Family::known())]
     ModelType {
         /// What the file says.
         found: String,

@@ -11,9 +11,11 @@ mod foreign;
 mod keys;
 mod read;
 mod rope;
+mod window;
 mod write;
 
 pub(crate) use rope::yarn_table_scale;
+pub(crate) use write::part_of;
 
 use crate::config::{ConfigError, Dtype, ModelConfig, Note};
 

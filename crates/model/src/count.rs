@@ -234,9 +234,14 @@ impl ForwardFlops {
 /// Counts the operations of one token's forward pass (the mean over the sequence for [`Context::Causal`]).
 pub fn forward_flops(config: &ModelConfig, context: Context) -> ForwardFlops {
     let (main, mtp) = split_specs(config);
-    let core = attention_core_flops(&config.attention, context);
+    let core = attention_core_flops(&config.attention, context, None);
+    let attention_core = match &config.window {
+        None => core * config.layers as u64,
+        Some(_) => (0..config.layers)
+            .fold(Flops(0), |sum, layer| sum + attention_core_flops(&config.attention, context, config.window(layer))),
+    };
     let head = Flops((config.vocab_size * config.hidden_size) as u64) * 2;
-    let mut flops = ForwardFlops { head, attention_core: core * config.layers as u64, ..ForwardFlops::default() };
+    let mut flops = ForwardFlops { head, attention_core, ..ForwardFlops::default() };
     for spec in &main {
         let linear = linear_flops(spec, config);
         match spec.kind {
@@ -262,10 +267,17 @@ fn linear_flops(spec: &ParamSpec, config: &ModelConfig) -> Flops {
     }
 }
 
-/// One layer, one token: 2·(key width + value width) operations a head and key.
-fn attention_core_flops(attention: &Attention, context: Context) -> Flops {
+/// One layer, one token: 2·(key width + value width) operations a head and key. Of a window so many keys are used.
+fn attention_core_flops(attention: &Attention, context: Context, window: Option<usize>) -> Flops {
+    let within = |keys: usize| window.map_or(keys, |window| keys.min(window));
+    let context = match context {
+        Context::Causal { .. } => context,
+        Context::NonCausal { tokens } => Context::NonCausal { tokens: within(tokens) },
+        Context::DecodeExpanded { keys } => Context::DecodeExpanded { keys: within(keys) },
+        Context::DecodeAbsorbed { keys } => Context::DecodeAbsorbed { keys: within(keys) },
+    };
     let (widths, twice_keys) = match (attention, context) {
-        (_, Context::Causal { tokens }) => (attention.qk_dim() + attention.v_dim(), tokens.saturating_add(1)),
+        (_, Context::Causal { tokens }) => (attention.qk_dim() + attention.v_dim(), twice_mean_keys(tokens, window)),
         (_, Context::NonCausal { tokens: keys } | Context::DecodeExpanded { keys }) => {
             (attention.qk_dim() + attention.v_dim(), keys.saturating_mul(2))
         }
@@ -275,6 +287,18 @@ fn attention_core_flops(attention: &Attention, context: Context) -> Flops {
         (&Attention::Gqa { head_dim, .. }, Context::DecodeAbsorbed { keys }) => (2 * head_dim, keys.saturating_mul(2)),
     };
     Flops((attention.heads() * widths) as u64) * twice_keys as u64
+}
+
+/// Twice the mean number of keys that the tokens of a sequence use, rounded down.
+fn twice_mean_keys(tokens: usize, window: Option<usize>) -> usize {
+    match window {
+        // The first `window` tokens see 1, 2, … keys, the others `window`.
+        Some(window) if window < tokens => {
+            let growing = window as u128 * (window as u128 + 1);
+            ((growing + 2 * window as u128 * (tokens - window) as u128) / tokens as u128) as usize
+        }
+        _ => tokens.saturating_add(1),
+    }
 }
 
 /// What the files of a model hold.

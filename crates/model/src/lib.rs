@@ -9,6 +9,8 @@
 
 pub mod config;
 
+mod family;
+
 mod config_json;
 
 pub mod presets;

@@ -216,7 +216,7 @@ impl List {
                 self.push("kv_b_proj.weight", heads * (nope_dim + v_dim), kv_lora_rank, ParamKind::Matrix);
                 self.push("o_proj.weight", d, heads * v_dim, ParamKind::Matrix);
             }
-            Attention::Gqa { heads, kv_heads, head_dim, qkv_bias, o_bias } => {
+            Attention::Gqa { heads, kv_heads, head_dim, qkv_bias, o_bias, qk_norm, .. } => {
                 let (q, kv) = (heads * head_dim, kv_heads * head_dim);
                 for (name, rows, cols, bias) in [
                     ("q_proj", q, d, qkv_bias),
@@ -228,6 +228,10 @@ impl List {
                     if bias {
                         self.push(&format!("{name}.bias"), 1, rows, ParamKind::Bias);
                     }
+                }
+                if qk_norm {
+                    self.push("q_norm.weight", 1, head_dim, ParamKind::Norm);
+                    self.push("k_norm.weight", 1, head_dim, ParamKind::Norm);
                 }
             }
         }

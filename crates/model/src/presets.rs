@@ -3,7 +3,7 @@
 use crate::config::{ConfigError, ModelConfig};
 
 /// Name and `config.json` of every preset.
-const PRESETS: [(&str, &str); 11] = [
+const PRESETS: [(&str, &str); 24] = [
     ("deepseek-v3", include_str!("presets/deepseek-v3.json")),
     ("deepseek-r1", include_str!("presets/deepseek-v3.json")),
     ("deepseek-v2", include_str!("presets/deepseek-v2.json")),
@@ -14,6 +14,19 @@ const PRESETS: [(&str, &str); 11] = [
     ("r1-distill-qwen-32b", include_str!("presets/r1-distill-qwen-32b.json")),
     ("r1-distill-llama-8b", include_str!("presets/r1-distill-llama-8b.json")),
     ("r1-distill-llama-70b", include_str!("presets/r1-distill-llama-70b.json")),
+    ("r1-0528-qwen3-8b", include_str!("presets/r1-0528-qwen3-8b.json")),
+    ("kimi-k2", include_str!("presets/kimi-k2.json")),
+    ("qwen3-0.6b", include_str!("presets/qwen3-0.6b.json")),
+    ("qwen3-1.7b", include_str!("presets/qwen3-1.7b.json")),
+    ("qwen3-4b", include_str!("presets/qwen3-4b.json")),
+    ("qwen3-8b", include_str!("presets/qwen3-8b.json")),
+    ("qwen3-14b", include_str!("presets/qwen3-14b.json")),
+    ("qwen3-32b", include_str!("presets/qwen3-32b.json")),
+    ("qwen3-30b-a3b", include_str!("presets/qwen3-30b-a3b.json")),
+    ("qwen3-235b-a22b", include_str!("presets/qwen3-235b-a22b.json")),
+    ("glm-4.5-air", include_str!("presets/glm-4.5-air.json")),
+    ("glm-4.5", include_str!("presets/glm-4.5.json")),
+    ("mistral-7b-v0.1", include_str!("presets/mistral-7b-v0.1.json")),
     ("smollm2-135m", include_str!("presets/smollm2-135m.json")),
 ];
 

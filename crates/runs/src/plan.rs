@@ -396,7 +396,10 @@ fn kept_per_token(config: &ModelConfig, layer: usize) -> usize {
             let expanded = heads * (nope_dim + rope_dim) + heads * (nope_dim + v_dim);
             query_latent + latent + expanded + heads * v_dim + 2 * heads
         }
-        Attention::Gqa { heads, kv_heads, head_dim, .. } => 2 * (heads + kv_heads) * head_dim + 2 * heads,
+        Attention::Gqa { heads, kv_heads, head_dim, qk_norm, .. } => {
+            let normed = if qk_norm { (heads + kv_heads) * (head_dim + 1) } else { 0 };
+            2 * (heads + kv_heads) * head_dim + 2 * heads + normed
+        }
     };
     let ffn = match &config.moe {
         Some(moe) if config.is_moe_layer(layer) => {

@@ -32,7 +32,7 @@ pub fn write_model(folder: &Path) {
     trainer.feed(&["the name of the fish: a fish and another fish"; 8]);
     let mut tokenizer = trainer.train().unwrap();
     tokenizer.set_chat_template(Some(DEEPSEEK_V3.to_owned()));
-    let attention = Attention::Gqa { heads: 4, kv_heads: 2, head_dim: 6, qkv_bias: false, o_bias: false };
+    let attention = Attention::gqa(4, 2, 6);
     let config = ModelConfig {
         family: Family::Llama,
         hidden_size: 24,
@@ -45,6 +45,7 @@ pub fn write_model(folder: &Path) {
             layout: RopeLayout::HalfSplit,
             max_positions: 2048,
         },
+        window: None,
         softmax_scale: 1.0 / (attention.qk_dim() as f32).sqrt(),
         attention,
         dense_intermediate: 40,

@@ -20,7 +20,7 @@ struct Key {
 extern "C" __global__ void __launch_bounds__(128)
     attention_forward(const float *q, int q_row, int q_head, const float *k, int k_row, int k_head,
                       const float *shared_k, int shared_row, const float *v, int v_row, int v_head, const int *tiles,
-                      float scale, int heads, int kv_heads, int own, int shared_dim, int v_dim, float *out,
+                      float scale, int heads, int kv_heads, int window, int own, int shared_dim, int v_dim, float *out,
                       float *stats) {
   SMEM(shared);
   int sequence = tiles[3 * blockIdx.x], t0 = tiles[3 * blockIdx.x + 1], count = tiles[3 * blockIdx.x + 2];
@@ -28,7 +28,7 @@ extern "C" __global__ void __launch_bounds__(128)
   Key keys{k + (int64_t)kv * k_head, shared_k, k_row, shared_row, own};
   const float *queries = q + (int64_t)h * q_head, *values = v + (int64_t)kv * v_head;
   attend(
-      Attend(shared, own + shared_dim, v_dim), count, t0 - sequence, scale,
+      Attend(shared, own + shared_dim, v_dim), count, t0 - sequence, scale, window,
       [=](int n, int i) { return queries[(int64_t)(t0 + n) * q_row + i]; },
       [=](int j, int i) { return keys.at(sequence + j, i); },
       [=](int j, int i) { return values[(int64_t)(sequence + j) * v_row + i]; },
@@ -53,7 +53,7 @@ extern "C" __global__ void attention_delta(const float *out, const float *d_out,
 extern "C" __global__ void __launch_bounds__(128)
     attention_dq(const float *q, int q_row, int q_head, const float *k, int k_row, int k_head, const float *shared_k,
                  int shared_row, const float *v, int v_row, int v_head, const int *tiles, float scale, int heads,
-                 int kv_heads, int own, int shared_dim, int v_dim, const float *stats, const float *delta,
+                 int kv_heads, int window, int own, int shared_dim, int v_dim, const float *stats, const float *delta,
                  const float *d_out, float *dq) {
   SMEM(shared);
   int sequence = tiles[3 * blockIdx.x], t0 = tiles[3 * blockIdx.x + 1], count = tiles[3 * blockIdx.x + 2];
@@ -71,8 +71,8 @@ extern "C" __global__ void __launch_bounds__(128)
     gs[at] = d_out[((int64_t)(t0 + at / v_dim) * heads + h) * v_dim + at % v_dim];
   int64_t row = (int64_t)(t0 + (mine ? n : 0)) * heads + h;
   float max = stats[2 * row], inverse = stats[2 * row + 1], own_delta = delta[row];
-  for (int j0 = sequence; j0 < end; j0 += KEYS) {
-    int there = end - j0 < KEYS ? end - j0 : KEYS, seen = t0 + n - j0 + 1;
+  for (int j0 = sequence + first_tile(t0 - sequence, window); j0 < end; j0 += KEYS) {
+    int there = end - j0 < KEYS ? end - j0 : KEYS, seen = t0 + n - j0 + 1, unseen = seen > window ? seen - window : 0;
     __syncthreads();
     for (int at = threadIdx.x; at < there * qk; at += blockDim.x)
       of_k[at / qk * (qk + 1) + at % qk] = keys.at(j0 + at / qk, at % qk);
@@ -80,7 +80,7 @@ extern "C" __global__ void __launch_bounds__(128)
       of_v[at / v_dim * (v_dim + 1) + at % v_dim] =
           v[(int64_t)(j0 + at / v_dim) * v_row + (int64_t)kv * v_head + at % v_dim];
     __syncthreads();
-    if (mine && lane < seen && lane < there) {
+    if (mine && lane >= unseen && lane < seen && lane < there) {
       float s = 0.0f, gv = 0.0f;
       for (int i = 0; i < qk; i++) s = __fmaf_rn(queries[n * qk + i], of_k[lane * (qk + 1) + i], s);
       for (int i = 0; i < v_dim; i++) gv = __fmaf_rn(gs[n * v_dim + i], of_v[lane * (v_dim + 1) + i], gv);
@@ -90,7 +90,7 @@ extern "C" __global__ void __launch_bounds__(128)
     __syncthreads();
     for (int i = lane; mine && i < qk; i += KEYS) {
       float s = sums[n * qk + i];
-      for (int j = 0; j < seen && j < there; j++) s = __fmaf_rn(ds[n * KEYS + j], of_k[j * (qk + 1) + i], s);
+      for (int j = unseen; j < seen && j < there; j++) s = __fmaf_rn(ds[n * KEYS + j], of_k[j * (qk + 1) + i], s);
       sums[n * qk + i] = s;
     }
   }
@@ -104,13 +104,14 @@ extern "C" __global__ void __launch_bounds__(128)
 extern "C" __global__ void __launch_bounds__(128)
     attention_dkv(const float *q, int q_row, int q_head, const float *k, int k_row, int k_head, const float *shared_k,
                   int shared_row, const float *v, int v_row, int v_head, const int *tiles, const int *ends, float scale,
-                  int heads, int kv_heads, int own, int shared_dim, int v_dim, const float *stats, const float *delta,
-                  const float *d_out, float *dk, float *dv, float *shared_sums) {
+                  int heads, int kv_heads, int window, int own, int shared_dim, int v_dim, const float *stats,
+                  const float *delta, const float *d_out, float *dk, float *dv, float *shared_sums) {
   SMEM(shared);
   int j0 = tiles[3 * blockIdx.x + 1], count = tiles[3 * blockIdx.x + 2], end = ends[blockIdx.x];
   int kv = blockIdx.y, group = heads / kv_heads, qk = own + shared_dim, j = threadIdx.x / KEYS,
       lane = threadIdx.x % KEYS;
   bool mine = j < count;
+  if (end - j0 > count - 1 + window) end = j0 + count - 1 + window;
   Key keys{k + (int64_t)kv * k_head, shared_k, k_row, shared_row, own};
   float *of_k = (float *)shared, *of_v = of_k + QUERIES * qk, *queries = of_v + QUERIES * v_dim,
         *gs = queries + KEYS * (qk + 1);
@@ -134,7 +135,7 @@ extern "C" __global__ void __launch_bounds__(128)
         gs[at / v_dim * (v_dim + 1) + at % v_dim] =
             d_out[((int64_t)(t0 + at / v_dim) * heads + h) * v_dim + at % v_dim];
       __syncthreads();
-      if (mine && lane < there && t0 + lane >= j0 + j) {
+      if (mine && lane < there && t0 + lane >= j0 + j && t0 + lane - (j0 + j) < window) {
         int64_t row = (int64_t)(t0 + lane) * heads + h;
         float s = 0.0f, gv = 0.0f;
         for (int i = 0; i < qk; i++) s = __fmaf_rn(queries[lane * (qk + 1) + i], of_k[j * qk + i], s);
@@ -144,15 +145,15 @@ extern "C" __global__ void __launch_bounds__(128)
         ds[j * KEYS + lane] = p * (gv - delta[row]) * scale;
       }
       __syncthreads();
-      int from = j0 + j > t0 ? j0 + j - t0 : 0;
+      int from = j0 + j > t0 ? j0 + j - t0 : 0, to = j0 + j - t0 + window < there ? j0 + j - t0 + window : there;
       for (int i = lane; mine && i < qk; i += KEYS) {
         float s = dks[j * qk + i];
-        for (int t = from; t < there; t++) s = __fmaf_rn(ds[j * KEYS + t], queries[t * (qk + 1) + i], s);
+        for (int t = from; t < to; t++) s = __fmaf_rn(ds[j * KEYS + t], queries[t * (qk + 1) + i], s);
         dks[j * qk + i] = s;
       }
       for (int i = lane; mine && i < v_dim; i += KEYS) {
         float s = dvs[j * v_dim + i];
-        for (int t = from; t < there; t++) s = __fmaf_rn(ps[j * KEYS + t], gs[t * (v_dim + 1) + i], s);
+        for (int t = from; t < to; t++) s = __fmaf_rn(ps[j * KEYS + t], gs[t * (v_dim + 1) + i], s);
         dvs[j * v_dim + i] = s;
       }
     }

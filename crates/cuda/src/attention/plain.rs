@@ -75,8 +75,15 @@ fn with_inputs<'a>(launch: Launch<'a>, inputs: &AttentionInputs<'a>) -> Launch<'
     with_heads(with_shared(launch, inputs.k_shared), inputs.v)
 }
 
+/// How many keys a query attends to, as the kernels have it.
+pub(crate) fn window_of(shape: AttentionShape) -> usize {
+    const ALL_KEYS: usize = 1 << 30;
+    assert!(shape.window != Some(0), "a window of no keys");
+    shape.window.map_or(ALL_KEYS, |window| window.min(ALL_KEYS))
+}
+
 fn with_shape<'a>(launch: Launch<'a>, shape: AttentionShape, widths: Widths) -> Launch<'a> {
-    widths.with(launch.float(shape.scale).int(shape.heads).int(shape.kv_heads))
+    widths.with(launch.float(shape.scale).int(shape.heads).int(shape.kv_heads).int(window_of(shape)))
 }
 
 impl Cuda {

@@ -181,13 +181,16 @@ impl Cuda {
         }
     }
 
-    /// The kernels for such operands, if there are any.
+    /// The kernels for such operands, if there are any: there are none with a window.
     pub(crate) fn attention_kernels<'a>(
         &self,
         shape: AttentionShape,
         widths: Widths,
         mut parts: impl Iterator<Item = ColumnHeads<'a>>,
     ) -> Option<&'static Kernels> {
+        if shape.window.is_some() {
+            return None;
+        }
         let all = match self.generation() {
             Generation::Hopper => &HOPPER,
             Generation::Ampere => &AMPERE,

@@ -20,36 +20,57 @@ pub struct Case {
     pub together: bool,
     /// Columns before the first head of queries, of keys, and before the shared part.
     pub pads: [usize; 3],
+    pub window: Option<usize>,
+}
+
+/// Heads and key-value heads; widths of a head's own part of a key, of the shared part, of a value; and so on.
+const fn case(
+    [heads, kv_heads]: [usize; 2],
+    [own, shared, v]: [usize; 3],
+    starts: &'static [u32],
+    together: bool,
+    pads: [usize; 3],
+) -> Case {
+    Case { heads, kv_heads, own, shared, v, starts, together, pads, window: None }
+}
+
+impl Case {
+    /// With a window of so many keys.
+    const fn within(self, window: usize) -> Case {
+        Case { window: Some(window), ..self }
+    }
 }
 
 const ODD: [usize; 3] = [3, 2, 1];
 const EVEN: [usize; 3] = [8, 16, 24];
 
-#[rustfmt::skip]
-const CASES: [Case; 5] = [
-    Case { heads: 1, kv_heads: 1, own: 1, shared: 0, v: 1, starts: &[0, 1], together: false, pads: ODD },
-    Case { heads: 4, kv_heads: 2, own: 16, shared: 0, v: 16, starts: &[0, 5, 6, 40], together: false, pads: ODD },
-    Case { heads: 3, kv_heads: 3, own: 12, shared: 6, v: 9, starts: &[0, 17, 17, 30], together: true, pads: ODD },
-    Case { heads: 2, kv_heads: 2, own: 128, shared: 64, v: 128, starts: &[0, 3, 20], together: true, pads: ODD },
-    Case { heads: 4, kv_heads: 1, own: 7, shared: 5, v: 33, starts: &[0, 35], together: false, pads: ODD },
+const CASES: [Case; 8] = [
+    case([1, 1], [1, 0, 1], &[0, 1], false, ODD),
+    case([4, 2], [16, 0, 16], &[0, 5, 6, 40], false, ODD),
+    case([3, 3], [12, 6, 9], &[0, 17, 17, 30], true, ODD),
+    case([2, 2], [128, 64, 128], &[0, 3, 20], true, ODD),
+    case([4, 1], [7, 5, 33], &[0, 35], false, ODD),
+    case([2, 1], [4, 0, 4], &[0, 9, 30], true, ODD).within(1),
+    case([4, 2], [8, 3, 6], &[0, 5, 70], false, ODD).within(7),
+    case([2, 2], [5, 0, 9], &[0, 90], false, ODD).within(32),
 ];
 
 /// In bf16: widths that tensor cores have kernels of, others, and these widths in columns that TMA cannot read.
-#[rustfmt::skip]
-pub const BF16_CASES: [Case; 6] = [
-    Case { heads: 2, kv_heads: 1, own: 64, shared: 0, v: 64, starts: &[0, 1, 1, 40, 330], together: false, pads: EVEN },
-    Case { heads: 2, kv_heads: 1, own: 128, shared: 0, v: 128, starts: &[0, 130, 139], together: true, pads: EVEN },
-    Case { heads: 2, kv_heads: 2, own: 128, shared: 64, v: 128, starts: &[0, 3, 134], together: true, pads: EVEN },
-    Case { heads: 4, kv_heads: 2, own: 16, shared: 0, v: 16, starts: &[0, 5, 5, 40], together: true, pads: EVEN },
-    Case { heads: 3, kv_heads: 3, own: 12, shared: 6, v: 9, starts: &[0, 17, 30], together: false, pads: ODD },
-    Case { heads: 2, kv_heads: 1, own: 64, shared: 0, v: 64, starts: &[0, 7, 30], together: false, pads: ODD },
+pub const BF16_CASES: [Case; 7] = [
+    case([2, 1], [64, 0, 64], &[0, 1, 1, 40, 330], false, EVEN),
+    case([2, 1], [128, 0, 128], &[0, 130, 139], true, EVEN),
+    case([2, 2], [128, 64, 128], &[0, 3, 134], true, EVEN),
+    case([4, 2], [16, 0, 16], &[0, 5, 5, 40], true, EVEN),
+    case([3, 3], [12, 6, 9], &[0, 17, 30], false, ODD),
+    case([2, 1], [64, 0, 64], &[0, 7, 30], false, ODD),
+    case([2, 1], [64, 0, 64], &[0, 7, 50], false, EVEN).within(9),
 ];
 
 /// Rows of the operands, as packed sequences.
 fn work(case: &Case, operands: Operands, rows: Range<usize>, starts: &[u32], device: &Arc<dyn Device>) -> Outputs {
-    let Case { heads, kv_heads, own, shared, v, together, pads: [q_pad, k_pad, shared_pad], .. } = *case;
+    let Case { heads, kv_heads, own, shared, v, together, pads: [q_pad, k_pad, shared_pad], window, .. } = *case;
     let (starts, tokens): (Ids, usize) = (starts.into(), rows.len());
-    let shape = AttentionShape { heads, kv_heads, scale: if own < 64 { 0.3 } else { 0.1 } };
+    let shape = AttentionShape { heads, kv_heads, scale: if own < 64 { 0.3 } else { 0.1 }, window };
     let (qk, kv_width) = (own + shared, kv_heads * (own + v) + k_pad);
     let tensor = |stream, cols| operands.rows(device, stream, rows.clone(), cols);
     let q = tensor(1, heads * qk + q_pad);
@@ -144,6 +165,10 @@ fn packed_or_alone_in_bf16() {
 /// For the planted bugs.
 pub fn some(device: &Arc<dyn Device>) -> Outputs {
     whole(&CASES[2], Operands::F32, device)
+}
+
+pub fn some_with_a_window(device: &Arc<dyn Device>) -> Outputs {
+    whole(&CASES[6], Operands::F32, device)
 }
 
 /// Widths of 64 in bf16, long enough for a ring of tiles to go around.

@@ -29,9 +29,9 @@ fn heads(of: &Tensor, offset: usize, head_stride: usize, dim: usize) -> ColumnHe
     ColumnHeads { of, offset, head_stride, dim }
 }
 
-fn expanded(device: &Arc<dyn Device>, numbers: CacheDtype) -> Outputs {
+fn expanded(device: &Arc<dyn Device>, numbers: CacheDtype, window: Option<usize>) -> Outputs {
     let layout = KvLayout { kv_heads: 2, own: 10, shared: 6, v: 12 };
-    let (shape, offset) = (AttentionShape { heads: 4, kv_heads: 2, scale: 0.25 }, 32);
+    let (shape, offset) = (AttentionShape { heads: 4, kv_heads: 2, scale: 0.25, window }, 32);
     let mut pages = device.pages(numbers, 8, offset + layout.page_len());
     let mut out = Vec::new();
     for (call, sequences) in calls().iter().enumerate() {
@@ -82,7 +82,9 @@ fn latent(device: &Arc<dyn Device>, numbers: CacheDtype) -> Outputs {
 #[test]
 fn pages_of_keys_and_values() {
     for numbers in [CacheDtype::F32, CacheDtype::F16, CacheDtype::Bf16] {
-        same(&format!("pages of {numbers:?}"), |device| expanded(device, numbers));
+        for window in [None, Some(1), Some(6), Some(18)] {
+            same(&format!("pages of {numbers:?}, {window:?}"), |device| expanded(device, numbers, window));
+        }
     }
 }
 
@@ -187,7 +189,7 @@ impl Parts {
 }
 
 fn shape_of(case: &Case) -> AttentionShape {
-    AttentionShape { heads: case.heads, kv_heads: case.kv_heads, scale: 0.1 }
+    AttentionShape { heads: case.heads, kv_heads: case.kv_heads, scale: 0.1, window: case.window }
 }
 
 /// Of two packed sequences.
@@ -335,7 +337,7 @@ fn pages_of_another_format_are_refused() {
 
 /// For the planted bugs.
 pub fn some(device: &Arc<dyn Device>) -> Outputs {
-    expanded(device, CacheDtype::F32)
+    expanded(device, CacheDtype::F32, Some(18))
 }
 
 /// In bf16: more tiles than a ring has stages, and more keys than a split.

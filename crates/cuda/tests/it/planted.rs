@@ -62,6 +62,22 @@ const ALL: &[Planted] = &[
         work: attention::some,
     },
     Planted {
+        what: "a key's gradients go on behind its window",
+        file: PLAIN,
+        changed: PLAIN,
+        from: "to = j0 + j - t0 + window < there ? j0 + j - t0 + window : there;",
+        to: "to = there;",
+        work: attention::some_with_a_window,
+    },
+    Planted {
+        what: "a window of one key less",
+        file: PLAIN,
+        changed: "attend.cuh",
+        from: "last - (j0 + lane) < window",
+        to: "last - (j0 + lane) < window - 1",
+        work: attention::some_with_a_window,
+    },
+    Planted {
         what: "a tile is loaded while the last one is multiplied",
         file: PRODUCTS,
         changed: PRODUCTS,
@@ -161,8 +177,8 @@ const ALL: &[Planted] = &[
         what: "new tokens without their past",
         file: "attention/paged.cu",
         changed: "attention/paged.cu",
-        from: "tile[3], tile[1], scale,\n      [=](int n, int i) { return queries",
-        to: "tile[3], 0, scale,\n      [=](int n, int i) { return queries",
+        from: "tile[3], tile[1], scale, window,\n      [=](int n, int i) { return queries",
+        to: "tile[3], 0, scale, window,\n      [=](int n, int i) { return queries",
         work: paged::some,
     },
     Planted {

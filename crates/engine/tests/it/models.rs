@@ -21,6 +21,7 @@ fn config(family: Family, layout: RopeLayout, attention: Attention) -> ModelConf
         vocab_size: VOCABULARY,
         norm_eps: 1e-6,
         rope: RopeConfig { base: 10000.0, scaling: RopeScaling::None, layout, max_positions: CONTEXT },
+        window: None,
         softmax_scale: 1.0 / (attention.qk_dim() as f32).sqrt(),
         attention,
         dense_intermediate: 40,
@@ -36,7 +37,7 @@ fn config(family: Family, layout: RopeLayout, attention: Attention) -> ModelConf
 
 /// Grouped queries, dense.
 pub fn gqa() -> ModelConfig {
-    let attention = Attention::Gqa { heads: 4, kv_heads: 2, head_dim: 6, qkv_bias: false, o_bias: false };
+    let attention = Attention::gqa(4, 2, 6);
     config(Family::Llama, RopeLayout::HalfSplit, attention)
 }
 

@@ -142,7 +142,7 @@ impl Pages {
         let tokens = self.check(sequences);
         self.check_part(offset, layout.page_len());
         let Layout { kv_heads, own, shared, v: v_dim } = layout;
-        let shape = Shape { heads: kv_heads, kv_heads, scale: 1.0 };
+        let shape = Shape { heads: kv_heads, kv_heads, scale: 1.0, window: None };
         let q = Heads { dim: own + shared, ..k.own };
         super::check_operands(&shape, (&q, 0), (&k, &v, tokens));
         assert!((k.own.dim, v.dim) == (own, v_dim), "key and value widths {} and {}", k.own.dim, v.dim);
@@ -184,9 +184,10 @@ impl Pages {
     ) {
         let tokens = self.check(sequences);
         self.check_part(offset, layout.page_len());
-        let Shape { heads, kv_heads, scale } = shape;
+        let Shape { heads, kv_heads, scale, window } = shape;
         assert!(kv_heads == layout.kv_heads && heads.is_multiple_of(kv_heads), "{heads} heads over {kv_heads}");
         assert!(scale > 0.0, "scale {scale}");
+        assert!(window != Some(0), "a window of no keys");
         assert!(q.dim == layout.own + layout.shared, "query width {}, {layout:?}", q.dim);
         q.check("q", heads, tokens);
         assert!(out.len() == tokens * heads * layout.v, "out has {} elements", out.len());
@@ -416,7 +417,8 @@ impl<E> FirstKeys<E> {
         let mut count = 0;
         if let Some(task) = task {
             let Sequence { past, pages: all, .. } = job.sequences[task.sequence];
-            for (start, page) in pages.iter_mut().zip(&all[..(past + 1).div_ceil(PAGE)]) {
+            let first = job.shape.first_key(past + task.from / (job.shape.heads / job.shape.kv_heads)) / PAGE;
+            for (start, page) in pages.iter_mut().zip(&all[first.min(past / PAGE)..=past / PAGE]) {
                 // SAFETY: the task's pages exist, as `check` has seen; their type by this function's contract.
                 *start = unsafe { head_of::<E>(job, task.kv, *page) };
                 count += 1;
@@ -442,13 +444,17 @@ unsafe fn attend<L: Lanes, E: Element>(job: &Job, task: &Task, mut next: FirstKe
     let Job { layout, shape, sequences, q, out, .. } = job;
     let sequence = &sequences[task.sequence];
     let group = shape.heads / shape.kv_heads;
-    let seen = |row: usize| sequence.past + row / group + 1;
-    let width_max = seen(task.from + task.rows - 1).next_multiple_of(PAGE);
+    let place = |row: usize| sequence.past + row / group;
+    let keys_max = place(task.from + task.rows - 1) + 1;
+    let width_max = keys_max.next_multiple_of(PAGE) - shape.first_key(place(task.from)) / PAGE * PAGE;
     let mut scores = scratch::buffer(TILE.min(task.rows) * width_max);
     for from in (task.from..task.from + task.rows).step_by(TILE) {
         let rows = TILE.min(task.from + task.rows - from);
-        let keys = seen(from + rows - 1);
+        // Scores and weights are those of the keys in the pages from `first` on.
+        let first = shape.first_key(place(from)) / PAGE;
+        let keys = place(from + rows - 1) + 1 - PAGE * first;
         let width = keys.next_multiple_of(PAGE);
+        let pages = &sequence.pages[first..][..keys.div_ceil(PAGE)];
         let head = |r: usize| task.kv * group + (from + r) % group;
         let token = |r: usize| task.first + (from + r) / group;
         let mut queries = [std::ptr::null(); TILE];
@@ -459,16 +465,18 @@ unsafe fn attend<L: Lanes, E: Element>(job: &Job, task: &Task, mut next: FirstKe
         }
         // SAFETY: the operands were checked; tasks write to rows of their own.
         unsafe {
-            scores_of_rows::<L, E>(job, (sequence, task.kv, keys), &queries[..rows], scores.as_mut_ptr(), width);
+            scores_of_rows::<L, E>(job, (pages, task.kv), &queries[..rows], scores.as_mut_ptr(), width);
             let mut inverses = [0.0; TILE];
             let mut weights = [std::ptr::null(); TILE];
             for r in 0..rows {
                 let row = &mut scores[r * width..][..width];
-                inverses[r] = softmax::<L>(row, seen(from + r), shape.scale).1;
+                let place = place(from + r);
+                let seen = shape.first_key(place) - PAGE * first..place + 1 - PAGE * first;
+                inverses[r] = softmax::<L>(row, seen, shape.scale).1;
                 weights[r] = row.as_ptr();
             }
             let sums = Sums { weights: &weights[..rows], inverses: &inverses[..rows], outs: &outs[..rows] };
-            sums_of_rows::<L, E>(job, (sequence, task.kv, keys), sums, &mut next);
+            sums_of_rows::<L, E>(job, (pages, task.kv, keys), sums, &mut next);
         }
     }
 }
@@ -508,20 +516,19 @@ macro_rules! in_tiles {
     }};
 }
 
-/// Products of the queries with all keys, `[rows][width]`.
+/// Products of the queries with all keys of some pages, `[rows][width]`.
 ///
 /// # Safety
 /// As for [`attend`]; `scores` has room.
 #[inline(always)]
 unsafe fn scores_of_rows<L: Lanes, E: Element>(
     job: &Job,
-    (sequence, kv, keys): (&Sequence, usize, usize),
+    (pages, kv): (&[u32], usize),
     queries: &[*const f32],
     scores: *mut f32,
     width: usize,
 ) {
     let Job { place, layout, .. } = job;
-    let pages = &sequence.pages[..keys.div_ceil(PAGE)];
     if queries.len() <= FEW {
         for page in pages.iter().take(FIRST_PAGES) {
             // SAFETY: the sequence's pages exist, as `check` has seen; their type by the contract of `attend`.
@@ -535,8 +542,7 @@ unsafe fn scores_of_rows<L: Lanes, E: Element>(
         for first in (0..pages.len()).step_by(V) {
             let count = V.min(pages.len() - first);
             // SAFETY: pages and queries are those of the contract of `attend`, scores have whole pages of room. What
-            // has
-            // no page of its own does the last one again.
+            // has no page of its own does the last one again.
             unsafe {
                 let parts: [*const E; V] =
                     std::array::from_fn(|v| place.page::<E>(pages[first + v.min(count - 1)]).cast_const());
@@ -629,7 +635,7 @@ struct Sums<'a> {
     outs: &'a [*mut f32],
 }
 
-/// The weighted sums of the first `keys` values.
+/// The weighted sums of the first `keys` values of some pages.
 ///
 /// # Safety
 /// As for [`attend`].
@@ -637,12 +643,11 @@ struct Sums<'a> {
 #[allow(clippy::needless_range_loop)] // as in `extend`
 unsafe fn sums_of_rows<L: Lanes, E: Element>(
     job: &Job,
-    (sequence, kv, keys): (&Sequence, usize, usize),
+    (pages, kv, keys): (&[u32], usize, usize),
     sums: Sums,
     next: &mut FirstKeys<E>,
 ) {
     let Job { place, layout, .. } = job;
-    let pages = &sequence.pages[..keys.div_ceil(PAGE)];
     let stride = layout.v_stride();
     let values = kv * layout.head_len() + PAGE * layout.own;
     in_tiles!(L, sums.outs.len(), stride / LANES, |at, M, V| {

@@ -17,9 +17,11 @@ fn chain(a: &[f32], b: &[f32]) -> f32 {
     a.iter().zip(b).fold(0.0, |acc, (a, b)| a.mul_add(*b, acc))
 }
 
-/// One query's weights over `keys`, before division by their sum; with the row maximum and one over the sum.
-fn weights(shape: &Shape, q: &[f32], keys: &[Vec<f32>]) -> (Vec<f32>, f32, f32) {
-    let scores: Vec<f32> = keys.iter().map(|k| chain(q, k) * shape.scale).collect();
+/// One query's weights over `keys`, before division by their sum; with the row maximum and one over the sum. The first
+/// `unseen` keys have weight 0.
+fn weights(shape: &Shape, q: &[f32], keys: &[Vec<f32>], unseen: usize) -> (Vec<f32>, f32, f32) {
+    let score = |(j, k): (usize, &Vec<f32>)| if j < unseen { f32::NEG_INFINITY } else { chain(q, k) * shape.scale };
+    let scores: Vec<f32> = keys.iter().enumerate().map(score).collect();
     let max = scores.iter().fold(f32::NEG_INFINITY, |m, &s| if s > m { s } else { m });
     let p: Vec<f32> = scores.iter().map(|s| math::exp(s - max)).collect();
     let ones = vec![1.0; p.len()];
@@ -40,7 +42,7 @@ fn attend(
 ) -> (f32, f32) {
     let kv = head / (shape.heads / shape.kv_heads);
     let keys: Vec<_> = (first..=last).map(|j| key(k, j, kv)).collect();
-    let (p, max, inverse) = weights(shape, query, &keys);
+    let (p, max, inverse) = weights(shape, query, &keys, shape.first_key(last - first));
     for (i, out) in out.iter_mut().enumerate() {
         let values = (first..=last).map(|j| v.get(j, kv, i));
         let sum = p.iter().zip(values).fold(0.0f32, |acc, (p, v)| p.mul_add(v, acc));
@@ -115,7 +117,7 @@ pub fn backward(
                     let query = row(&q, t, h);
                     let delta = dot(o, g);
                     let mut dquery = vec![0.0f32; qk];
-                    for j in 0..=t - first {
+                    for j in shape.first_key(t - first)..=t - first {
                         let (key, value) = (key(&k, first + j, kv), row(&v, first + j, kv));
                         let p = math::exp(chain(&query, &key) * shape.scale - max) * inverse;
                         let ds = p * (chain(g, &value) - delta) * shape.scale;

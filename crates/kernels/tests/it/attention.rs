@@ -12,14 +12,21 @@ struct Case {
     shared: usize,
     v: usize,
     starts: &'static [u32],
+    window: Option<usize>,
 }
 
-const CASES: [Case; 5] = [
-    Case { name: "one token", heads: 1, kv_heads: 1, own: 4, shared: 0, v: 4, starts: &[0, 1] },
-    Case { name: "GQA", heads: 6, kv_heads: 2, own: 8, shared: 0, v: 8, starts: &[0, 13, 13, 50] },
-    Case { name: "MLA", heads: 3, kv_heads: 3, own: 32, shared: 16, v: 32, starts: &[0, 100, 131] },
-    Case { name: "odd widths", heads: 2, kv_heads: 1, own: 5, shared: 2, v: 19, starts: &[0, 49] },
-    Case { name: "long", heads: 1, kv_heads: 1, own: 16, shared: 0, v: 48, starts: &[0, 300] },
+#[rustfmt::skip]
+const CASES: [Case; 10] = [
+    Case { name: "one token", heads: 1, kv_heads: 1, own: 4, shared: 0, v: 4, starts: &[0, 1], window: None },
+    Case { name: "GQA", heads: 6, kv_heads: 2, own: 8, shared: 0, v: 8, starts: &[0, 13, 13, 50], window: None },
+    Case { name: "MLA", heads: 3, kv_heads: 3, own: 32, shared: 16, v: 32, starts: &[0, 100, 131], window: None },
+    Case { name: "odd widths", heads: 2, kv_heads: 1, own: 5, shared: 2, v: 19, starts: &[0, 49], window: None },
+    Case { name: "long", heads: 1, kv_heads: 1, own: 16, shared: 0, v: 48, starts: &[0, 300], window: None },
+    Case { name: "only itself", heads: 2, kv_heads: 1, own: 4, shared: 0, v: 4, starts: &[0, 70, 71], window: Some(1) },
+    Case { name: "five", heads: 6, kv_heads: 2, own: 8, shared: 0, v: 8, starts: &[0, 13, 13, 90], window: Some(5) },
+    Case { name: "32", heads: 2, kv_heads: 2, own: 16, shared: 4, v: 8, starts: &[0, 33, 200], window: Some(32) },
+    Case { name: "61", heads: 1, kv_heads: 1, own: 16, shared: 0, v: 48, starts: &[0, 300], window: Some(61) },
+    Case { name: "wide", heads: 2, kv_heads: 1, own: 5, shared: 0, v: 19, starts: &[0, 49], window: Some(49) },
 ];
 
 /// Queries, keys with values interleaved as MLA's up-projection gives them, and shared keys.
@@ -36,7 +43,7 @@ impl Case {
     }
 
     fn shape(&self) -> Shape {
-        Shape { heads: self.heads, kv_heads: self.kv_heads, scale: 0.7 }
+        Shape { heads: self.heads, kv_heads: self.kv_heads, scale: 0.7, window: self.window }
     }
 
     fn inputs(&self) -> Inputs {
@@ -101,9 +108,27 @@ fn forward_and_backward_equal_the_reference() {
     }
 }
 
+/// A window that holds the whole sequence changes no bit, a shorter one does.
+#[test]
+fn a_window_holds_so_many_keys() {
+    let [plain, wide] = [None, Some(49)].map(|window| Case { window, ..CASES[9] });
+    let [expected, got] = [&plain, &wide].map(|case| case.forward(&case.inputs(), false));
+    assert_same("a wide window", &got[0], &expected[0]);
+    let narrow = Case { window: Some(48), ..plain };
+    let row = narrow.heads * narrow.v;
+    let got = narrow.forward(&narrow.inputs(), false);
+    assert_same("rows that see all", &got[0][..48 * row], &expected[0][..48 * row]);
+    assert!(got[0][48 * row..] != expected[0][48 * row..], "the last row does not see the first key");
+}
+
 #[test]
 fn gradients_agree_with_finite_differences() {
-    let case = &CASES[3];
+    for case in [&CASES[3], &CASES[6]] {
+        check_differences(case);
+    }
+}
+
+fn check_differences(case: &Case) {
     let inputs = case.inputs();
     let results = case.forward(&inputs, false);
     let gradients = case.backward(&inputs, &results, false);
@@ -141,7 +166,7 @@ fn gradients_that_overlap_are_refused() {
     };
     let backward = |dq: HeadsMut, (dk, dv): (HeadsMut, HeadsMut)| {
         let (q, k, v) = (heads(0, 4, 4), Keys { own: heads(0, 8, 4), shared: None }, heads(4, 8, 4));
-        let shape = Shape { heads: 2, kv_heads: 2, scale: 1.0 };
+        let shape = Shape { heads: 2, kv_heads: 2, scale: 1.0, window: None };
         let (out, stats) = (vec![0.0; 32], vec![1.0; 16]);
         attention::backward(shape, &[0, 4], q, k, v, &out, &stats, &out, dq, dk, None, dv);
     };

@@ -62,14 +62,18 @@ fn pages(dtype: CacheDtype, part: usize) -> (Pages, Vec<Vec<u32>>) {
 fn any_cut_into_calls_gives_the_bits_of_the_whole() {
     for case in &CASES {
         for kept in [CacheDtype::F32, CacheDtype::F16, CacheDtype::Bf16] {
-            everywhere(|isa| check_expanded(&format!("{} {kept:?} {isa}", case.name), case, kept));
+            for window in [None, Some(1), Some(7), Some(40)] {
+                everywhere(|isa| {
+                    check_expanded(&format!("{} {kept:?} {window:?} {isa}", case.name), case, kept, window);
+                });
+            }
         }
     }
 }
 
-fn check_expanded(name: &str, case: &Case, kept: CacheDtype) {
+fn check_expanded(name: &str, case: &Case, kept: CacheDtype, window: Option<usize>) {
     let Layout { kv_heads, own, shared, v } = case.layout;
-    let shape = Shape { heads: case.heads, kv_heads, scale: 0.7 };
+    let shape = Shape { heads: case.heads, kv_heads, scale: 0.7, window };
     let (mut pages, owned) = pages(kept, case.layout.page_len());
     let width = case.heads * v;
     let data: Vec<_> = (0..3)
@@ -165,7 +169,7 @@ fn check_latent(name: &str, heads: usize, layout: LatentLayout, kept: CacheDtype
                 .flat_map(|i| [&data[s].0.0[i * latent..][..latent], &data[s].0.1[i * rotary..][..rotary]].concat())
                 .collect();
             let keys = Keys { own: Heads::contiguous(&c, 1, latent), shared: Some(Heads::contiguous(&k_r, 1, rotary)) };
-            let shape = Shape { heads, kv_heads: 1, scale: 0.3 };
+            let shape = Shape { heads, kv_heads: 1, scale: 0.3, window: None };
             let mut expected = vec![f32::NAN; (to - from) * row_stride];
             let queries = Heads::contiguous(&q, heads, latent + rotary);
             reference::attention::cached(shape, queries, to - from, keys, keys.own, to, &mut expected);
@@ -189,7 +193,7 @@ fn a_copied_page_holds_the_same() {
         let attend = |page: u32| {
             let mut out = vec![f32::NAN; 4];
             let sequence = Sequence { pages: &[page], past: 15, new: 1 };
-            let shape = Shape { heads: 1, kv_heads: 1, scale: 1.0 };
+            let shape = Shape { heads: 1, kv_heads: 1, scale: 1.0, window: None };
             pages.attend(0, layout, shape, &[sequence], Heads::contiguous(&kv, 1, 4), &mut out);
             out
         };

@@ -143,8 +143,11 @@ const WHY: &str = "it belongs to an architecture that is not implemented";
 /// [`ConfigError::Unsupported`] for the first one, in the order of the tables above.
 pub fn check(keys: &mut Keys, config: &ModelConfig) -> Result<(), ConfigError> {
     let context = config.rope.max_positions;
-    neutral_or_refused(keys, OFF, is_off)?;
-    neutral_or_refused(keys, ONE, is_one)?;
+    // What the family's reader has asked for is its own.
+    let [off, one] =
+        [OFF, ONE].map(|names| names.iter().copied().filter(|name| !keys.is_read(name)).collect::<Vec<_>>());
+    neutral_or_refused(keys, &off, is_off)?;
+    neutral_or_refused(keys, &one, is_one)?;
     neutral_or_refused(keys, ON, is_on)?;
     neutral_or_refused(keys, WINDOWS, |value| covers(value, context))?;
     for (name, derived) in DERIVED {

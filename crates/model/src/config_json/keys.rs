@@ -32,6 +32,11 @@ impl<'a> Keys<'a> {
         self.read.extend(keys);
     }
 
+    /// Whether a reader has asked for the key.
+    pub fn is_read(&self, key: &str) -> bool {
+        self.read.contains(key)
+    }
+
     /// Present and not null.
     pub fn has(&self, key: &str) -> bool {
         self.map.get(key).is_some_and(|value| !value.is_null())

@@ -2,10 +2,11 @@
 
 use serde_json::Value;
 
-use super::foreign::{self, covers};
+use super::foreign;
 use super::keys::{Keys, abbreviate};
-use super::rope;
+use super::{rope, window};
 use crate::config::{Attention, ConfigError, Family, ModelConfig, MoeConfig, Note, RopeLayout, Router, SoftmaxMethod};
+use crate::family::{AttentionKeys, Biases, Defaults, ExpertKeys, QkNorm, RouterKeys};
 use crate::names;
 
 /// Limits that keep every product of sizes within 64 bits and every list within memory.
@@ -78,28 +79,39 @@ pub fn read(text: &str) -> Result<(ModelConfig, Vec<Note>), ConfigError> {
 
 fn read_model(keys: &mut Keys) -> Result<ModelConfig, ConfigError> {
     let family = read_family(keys)?;
-    let defaults = Defaults::of(family);
+    let row = family.row();
+    let defaults = &row.defaults;
     let hidden_size = keys.size("hidden_size", Some(defaults.hidden_size), limit::HIDDEN)?;
     let layers = keys.size("num_hidden_layers", Some(defaults.layers), limit::LAYERS)?;
-    let attention =
-        if family.is_deepseek() { read_mla(keys, &defaults)? } else { read_gqa(keys, family, hidden_size)? };
     let layout = read_layout(keys, family)?;
     let max_positions = keys.size("max_position_embeddings", Some(defaults.max_positions), limit::POSITIONS)?;
-    let rope = rope::read(keys, max_positions, layout)?;
-    let moe = if family.is_deepseek() { Some(read_moe(keys, family, layers)?) } else { None };
+    let partial = match row.attention {
+        AttentionKeys::Mla => None,
+        AttentionKeys::Gqa { partial_rotary, .. } => partial_rotary,
+    };
+    let (rope, rotary_part) = rope::read(keys, max_positions, layout, partial)?;
+    let attention = match &row.attention {
+        AttentionKeys::Mla => read_mla(keys, defaults)?,
+        gqa @ AttentionKeys::Gqa { .. } => read_gqa(keys, family, gqa, hidden_size, rotary_part)?,
+    };
+    let moe = match &row.experts {
+        Some(experts) => Some(read_moe(keys, family, experts, layers)?),
+        None => None,
+    };
     for key in ["hidden_act", "hidden_activation", "activation_function", "mlp_hidden_act"] {
         keys.check_word(key, &["silu", "swish", "swiglu"], "only SwiGLU with silu is implemented")?;
     }
     keys.check_word("position_embedding_type", &["rope", "rotary"], "only rotary positions are implemented")?;
     keys.check_word("norm_type", &["rms_norm", "rmsnorm", "RMSNorm"], "only RMS norms are implemented")?;
-    check_windows(keys, family, layers, max_positions)?;
+    let window = window::read(keys, row.windows, layers, max_positions)?;
     check_quantization(keys)?;
     Ok(ModelConfig {
         family,
         hidden_size,
         layers,
         vocab_size: keys.size("vocab_size", Some(defaults.vocab_size), limit::VOCAB)?,
-        norm_eps: keys.real("rms_norm_eps", Some(1e-6), 1e-30, 1.0)? as f32,
+        norm_eps: keys.real("rms_norm_eps", Some(defaults.norm_eps), 1e-30, 1.0)? as f32,
+        window,
         softmax_scale: rope::softmax_scale(&attention, &rope.scaling),
         rope,
         attention,
@@ -120,41 +132,7 @@ fn read_family(keys: &mut Keys) -> Result<Family, ConfigError> {
         Some(Value::String(word)) => word,
         Some(other) => return Err(keys.wrong_type("model_type", other, "a string")),
     };
-    let family = Family::ALL.into_iter().find(|family| family.model_type() == found);
-    family.ok_or_else(|| ConfigError::ModelType { found: found.chars().take(60).collect() })
-}
-
-/// Defaults of the configuration classes in `transformers` 5 where the families differ.
-struct Defaults {
-    hidden_size: usize,
-    layers: usize,
-    heads: usize,
-    vocab_size: usize,
-    intermediate: usize,
-    max_positions: usize,
-    bos_id: Option<u32>,
-    eos_id: Option<u32>,
-}
-
-impl Defaults {
-    fn of(family: Family) -> Defaults {
-        let (hidden_size, layers, heads) = match family {
-            Family::DeepseekV3 => (7168, 61, 128),
-            Family::DeepseekV2 | Family::Qwen2 | Family::Llama => (4096, 32, 32),
-        };
-        let (vocab_size, intermediate, max_positions) = match family {
-            Family::DeepseekV3 => (129280, 18432, 4096),
-            Family::DeepseekV2 => (102400, 11008, 2048),
-            Family::Qwen2 => (151936, 22016, 32768),
-            Family::Llama => (32000, 11008, 2048),
-        };
-        let (bos_id, eos_id) = match family {
-            Family::DeepseekV3 => (Some(0), Some(1)),
-            Family::DeepseekV2 | Family::Llama => (Some(1), Some(2)),
-            Family::Qwen2 => (None, None),
-        };
-        Defaults { hidden_size, layers, heads, vocab_size, intermediate, max_positions, bos_id, eos_id }
-    }
+    Family::of_model_type(found).ok_or_else(|| ConfigError::ModelType { found: found.chars().take(60).collect() })
 }
 
 fn read_mla(keys: &mut Keys, defaults: &Defaults) -> Result<Attention, ConfigError> {
@@ -184,16 +162,25 @@ fn read_mla(keys: &mut Keys, defaults: &Defaults) -> Result<Attention, ConfigErr
     Ok(Attention::Mla { heads, q_lora_rank, kv_lora_rank, nope_dim, rope_dim, v_dim })
 }
 
-fn read_gqa(keys: &mut Keys, family: Family, hidden_size: usize) -> Result<Attention, ConfigError> {
-    let heads = keys.size("num_attention_heads", Some(32), limit::HEADS)?;
-    // Qwen2's class has a default of 32, Llama's has none; both mean "as many as query heads" for a null.
-    let kv_default = if family == Family::Qwen2 && !keys.has("num_key_value_heads") { 32 } else { heads };
+fn read_gqa(
+    keys: &mut Keys,
+    family: Family,
+    described: &AttentionKeys,
+    hidden_size: usize,
+    rotary_part: f64,
+) -> Result<Attention, ConfigError> {
+    let &AttentionKeys::Gqa { biases, qk_norm, head_dim, kv_heads, .. } = described else {
+        unreachable!("{family:?} has grouped-query attention")
+    };
+    let heads = keys.size("num_attention_heads", Some(family.row().defaults.heads), limit::HEADS)?;
+    // A null means "as many as query heads" in every class.
+    let kv_default = kv_heads.filter(|_| !keys.is_null("num_key_value_heads")).unwrap_or(heads);
     let kv_heads = keys.size("num_key_value_heads", Some(kv_default), limit::HEADS)?;
     if !heads.is_multiple_of(kv_heads) {
         let why = "query heads are shared out evenly over key-value heads";
         return Err(keys.contradiction("num_attention_heads", heads, "num_key_value_heads", kv_heads, why));
     }
-    let head_dim = match keys.optional_size("head_dim", None, limit::HEAD_DIM)? {
+    let head_dim = match keys.optional_size("head_dim", head_dim, limit::HEAD_DIM)? {
         Some(head_dim) => head_dim,
         None if hidden_size.is_multiple_of(heads) => hidden_size / heads,
         None => {
@@ -201,13 +188,35 @@ fn read_gqa(keys: &mut Keys, family: Family, hidden_size: usize) -> Result<Atten
             return Err(keys.contradiction("hidden_size", hidden_size, "num_attention_heads", heads, why));
         }
     };
-    check_even(keys, "head_dim", head_dim)?;
-    check_heads_width(keys, heads, head_dim)?;
-    let bias = keys.flag("attention_bias", family == Family::Qwen2)?;
-    if family == Family::Qwen2 && !bias {
-        return Err(keys.unsupported("attention_bias", "qwen2 has biases on query, key and value"));
+    // Rounded towards zero, as `transformers` does.
+    let rope_dim = (head_dim as f64 * rotary_part) as usize;
+    let rope_key = if rope_dim == head_dim { "head_dim" } else { "partial_rotary_factor" };
+    if rope_dim == 0 {
+        return Err(keys.unsupported(rope_key, "a part of each head rotates"));
     }
-    Ok(Attention::Gqa { heads, kv_heads, head_dim, qkv_bias: bias, o_bias: bias && family == Family::Llama })
+    check_even(keys, rope_key, rope_dim)?;
+    check_heads_width(keys, heads, head_dim)?;
+    let (qkv_bias, o_bias) = read_biases(keys, biases)?;
+    let qk_norm = match qk_norm {
+        QkNorm::No => false,
+        QkNorm::Always => true,
+        QkNorm::Key(key) => keys.flag(key, false)?,
+    };
+    Ok(Attention::Gqa { heads, kv_heads, head_dim, rope_dim, qkv_bias, o_bias, qk_norm })
+}
+
+/// Whether query, key and value have biases, and whether the output has one.
+fn read_biases(keys: &mut Keys, biases: Biases) -> Result<(bool, bool), ConfigError> {
+    let bias = keys.flag("attention_bias", biases == Biases::QueryKeyValue)?;
+    match biases {
+        Biases::None if bias => Err(keys.unsupported("attention_bias", "mistral has no biases")),
+        Biases::None => Ok((false, false)),
+        Biases::QueryKeyValue if !bias => {
+            Err(keys.unsupported("attention_bias", "qwen2 has biases on query, key and value"))
+        }
+        Biases::QueryKeyValue => Ok((true, false)),
+        Biases::Key { output } => Ok((bias, bias && output)),
+    }
 }
 
 fn read_layout(keys: &mut Keys, family: Family) -> Result<RopeLayout, ConfigError> {
@@ -219,48 +228,89 @@ fn read_layout(keys: &mut Keys, family: Family) -> Result<RopeLayout, ConfigErro
     Ok(if interleaved { RopeLayout::Interleaved } else { RopeLayout::HalfSplit })
 }
 
-fn read_moe(keys: &mut Keys, family: Family, layers: usize) -> Result<MoeConfig, ConfigError> {
-    let v3 = family == Family::DeepseekV3;
-    let experts = keys.size("n_routed_experts", Some(if v3 { 256 } else { 64 }), limit::EXPERTS)?;
+fn read_moe(keys: &mut Keys, family: Family, described: &ExpertKeys, layers: usize) -> Result<MoeConfig, ConfigError> {
+    let (experts, count_key) = read_expert_count(keys, described)?;
     if experts * layers > limit::EXPERTS_TOTAL {
         let why = "more than 131072 experts in all";
-        return Err(keys.contradiction("n_routed_experts", experts, "num_hidden_layers", layers, why));
+        return Err(keys.contradiction(count_key, experts, "num_hidden_layers", layers, why));
     }
-    let shared = if keys.is_null("n_shared_experts") { 0 } else { if v3 { 1 } else { 2 } };
+    let shared = if keys.is_null("n_shared_experts") { 0 } else { described.shared };
     let shared_experts = keys.integer("n_shared_experts", Some(shared), 0, limit::EXPERTS)?;
-    let width = keys.size("moe_intermediate_size", Some(if v3 { 2048 } else { 1407 }), limit::INTERMEDIATE)?;
+    let width = keys.size("moe_intermediate_size", Some(described.intermediate), limit::INTERMEDIATE)?;
     if shared_experts * width > limit::INTERMEDIATE {
         let why = "the shared experts together are too wide";
         return Err(keys.contradiction("n_shared_experts", shared_experts, "moe_intermediate_size", width, why));
     }
-    let top_k = keys.size("num_experts_per_tok", v3.then_some(8), limit::EXPERTS)?;
-    let first_dense = keys.integer("first_k_dense_replace", Some(if v3 { 3 } else { 0 }), 0, limit::LAYERS)?;
+    let top_k = keys.size("num_experts_per_tok", described.top_k, limit::EXPERTS)?;
+    let first_dense = keys.integer("first_k_dense_replace", Some(described.first_dense), 0, limit::LAYERS)?;
     if first_dense > layers {
         let why = "there are not that many layers to keep dense";
         return Err(keys.contradiction("first_k_dense_replace", first_dense, "num_hidden_layers", layers, why));
     }
-    if keys.size("moe_layer_freq", Some(1), limit::LAYERS)? != 1 {
-        return Err(keys.unsupported("moe_layer_freq", "every layer after the dense ones has experts"));
+    for key in ["moe_layer_freq", "decoder_sparse_step"] {
+        if keys.size(key, Some(1), limit::LAYERS)? != 1 {
+            return Err(keys.unsupported(key, "every layer after the dense ones has experts"));
+        }
     }
-    let router = if v3 { read_sigmoid(keys, experts, top_k)? } else { read_softmax(keys, experts, top_k)? };
+    let router = match described.router {
+        RouterKeys::Sigmoid { groups, scale } => {
+            let groups = read_groups(keys, groups, (experts, count_key), top_k)?;
+            read_sigmoid(keys, family, groups, (experts, count_key), scale)?
+        }
+        RouterKeys::Softmax => read_softmax(keys, (experts, count_key), top_k)?,
+        RouterKeys::SoftmaxNormalized => read_softmax_normalized(keys, (experts, count_key), top_k)?,
+    };
+    if described.router == RouterKeys::SoftmaxNormalized {
+        for (key, value) in [("n_shared_experts", shared_experts), ("first_k_dense_replace", first_dense)] {
+            if value > 0 {
+                return Err(keys.unsupported(key, "qwen3_moe has routed experts in every layer, and no others"));
+            }
+        }
+    }
     let expert_intermediate = width;
     Ok(MoeConfig { experts, shared_experts, top_k, expert_intermediate, first_dense_layers: first_dense, router })
 }
 
-fn read_sigmoid(keys: &mut Keys, experts: usize, top_k: usize) -> Result<Router, ConfigError> {
-    keys.check_word("topk_method", &["noaux_tc"], "deepseek_v3 selects with `noaux_tc`")?;
-    keys.check_word("scoring_func", &["sigmoid"], "deepseek_v3 scores with `sigmoid`")?;
-    let (groups, top_groups) = read_groups(keys, (8, 4), experts, top_k)?;
+/// The number of experts, and the key that says it.
+fn read_expert_count(keys: &mut Keys, described: &ExpertKeys) -> Result<(usize, &'static str), ConfigError> {
+    let mut found = None;
+    for key in described.count {
+        if !keys.has(key) {
+            continue;
+        }
+        let count = keys.size(key, None, limit::EXPERTS)?;
+        if let Some((other, other_key)) = found.filter(|(other, _)| *other != count) {
+            return Err(keys.contradiction(key, count, other_key, other, "they are two names of one number"));
+        }
+        found = Some((count, *key));
+    }
+    keys.mark(described.count);
+    Ok(found.unwrap_or((described.experts, described.count[0])))
+}
+
+fn read_sigmoid(
+    keys: &mut Keys,
+    family: Family,
+    (groups, top_groups): (usize, usize),
+    (experts, count_key): (usize, &'static str),
+    scale: f64,
+) -> Result<Router, ConfigError> {
+    let (select, score) = match family {
+        Family::Glm4Moe => ("glm4_moe selects with `noaux_tc`", "glm4_moe scores with `sigmoid`"),
+        _ => ("deepseek_v3 selects with `noaux_tc`", "deepseek_v3 scores with `sigmoid`"),
+    };
+    keys.check_word("topk_method", &["noaux_tc"], select)?;
+    keys.check_word("scoring_func", &["sigmoid"], score)?;
     if groups > 1 && experts / groups < 2 {
         let why = "a group is ranked by its two best experts";
-        return Err(keys.contradiction("n_group", groups, "n_routed_experts", experts, why));
+        return Err(keys.contradiction("n_group", groups, count_key, experts, why));
     }
     let normalize = keys.flag("norm_topk_prob", true)?;
-    let scale = keys.real("routed_scaling_factor", Some(2.5), 1e-6, 1e6)? as f32;
+    let scale = keys.real("routed_scaling_factor", Some(scale), 1e-6, 1e6)? as f32;
     Ok(Router::Sigmoid { groups, top_groups, normalize, scale })
 }
 
-fn read_softmax(keys: &mut Keys, experts: usize, top_k: usize) -> Result<Router, ConfigError> {
+fn read_softmax(keys: &mut Keys, experts: (usize, &'static str), top_k: usize) -> Result<Router, ConfigError> {
     keys.check_word("scoring_func", &["softmax"], "deepseek_v2 scores with `softmax`")?;
     if keys.flag("norm_topk_prob", false)? {
         // DeepSeek's own code then normalises and drops the scale; `transformers` ignores the key.
@@ -268,11 +318,8 @@ fn read_softmax(keys: &mut Keys, experts: usize, top_k: usize) -> Result<Router,
     }
     let word = keys.word("topk_method")?.unwrap_or("greedy");
     let method = match word {
-        "greedy" if top_k > experts => {
-            let why = "a token cannot use more experts than there are";
-            return Err(keys.contradiction("num_experts_per_tok", top_k, "n_routed_experts", experts, why));
-        }
         "greedy" => {
+            check_top_k(keys, experts, top_k)?;
             keys.mark(&["n_group", "topk_group"]);
             SoftmaxMethod::Greedy
         }
@@ -283,21 +330,49 @@ fn read_softmax(keys: &mut Keys, experts: usize, top_k: usize) -> Result<Router,
         _ => return Err(keys.unsupported("topk_method", "deepseek_v2 has `greedy` and `group_limited_greedy`")),
     };
     let scale = keys.real("routed_scaling_factor", Some(1.0), 1e-6, 1e6)? as f32;
-    Ok(Router::Softmax { method, scale })
+    Ok(Router::Softmax { method, normalize: false, scale })
+}
+
+fn read_softmax_normalized(
+    keys: &mut Keys,
+    experts: (usize, &'static str),
+    top_k: usize,
+) -> Result<Router, ConfigError> {
+    check_top_k(keys, experts, top_k)?;
+    keys.check_word("scoring_func", &["softmax"], "qwen3_moe scores with `softmax`")?;
+    keys.check_word("topk_method", &["greedy"], "qwen3_moe takes the best of all experts")?;
+    for key in ["routed_scaling_factor", "shared_expert_intermediate_size"] {
+        if keys.has(key) {
+            return Err(keys.unsupported(key, "qwen3_moe has no such key"));
+        }
+    }
+    if keys.get("mlp_only_layers").is_some_and(|list| !list.is_null() && *list != serde_json::json!([])) {
+        return Err(keys.unsupported("mlp_only_layers", "every layer has experts"));
+    }
+    let normalize = keys.flag("norm_topk_prob", false)?;
+    Ok(Router::Softmax { method: SoftmaxMethod::Greedy, normalize, scale: 1.0 })
+}
+
+fn check_top_k(keys: &Keys, (experts, count_key): (usize, &'static str), top_k: usize) -> Result<(), ConfigError> {
+    if top_k <= experts {
+        return Ok(());
+    }
+    let why = "a token cannot use more experts than there are";
+    Err(keys.contradiction("num_experts_per_tok", top_k, count_key, experts, why))
 }
 
 /// `n_group` and `topk_group`, a null meaning 1.
 fn read_groups(
     keys: &mut Keys,
     defaults: (usize, usize),
-    experts: usize,
+    (experts, count_key): (usize, &'static str),
     top_k: usize,
 ) -> Result<(usize, usize), ConfigError> {
     let groups = keys.optional_size("n_group", Some(defaults.0), limit::EXPERTS)?.unwrap_or(1);
     let top_groups = keys.optional_size("topk_group", Some(defaults.1), limit::EXPERTS)?.unwrap_or(1);
     if !experts.is_multiple_of(groups) {
         let why = "groups have equally many experts";
-        return Err(keys.contradiction("n_group", groups, "n_routed_experts", experts, why));
+        return Err(keys.contradiction("n_group", groups, count_key, experts, why));
     }
     if top_groups > groups {
         let why = "a token cannot use more groups than there are";
@@ -318,42 +393,10 @@ fn read_mtp_depth(keys: &mut Keys, family: Family) -> Result<usize, ConfigError>
         let why = "they are two names of one number";
         return Err(keys.contradiction("num_mtp_layers", alias, "num_nextn_predict_layers", depth, why));
     }
-    if alias > 0 && family != Family::DeepseekV3 {
-        return Err(keys.unsupported("num_nextn_predict_layers", "only deepseek_v3 has MTP layers"));
+    if alias > 0 && !family.row().mtp {
+        return Err(keys.unsupported("num_nextn_predict_layers", "only deepseek_v3 and glm4_moe have MTP layers"));
     }
     Ok(alias)
-}
-
-/// Sliding windows are accepted where no layer uses one, and where they reach over the whole context.
-fn check_windows(keys: &mut Keys, family: Family, layers: usize, max_positions: usize) -> Result<(), ConfigError> {
-    const WHY: &str = "attention over a sliding window is not implemented";
-    let reaches = |width: Option<&Value>| width.and_then(Value::as_u64).is_some_and(|it| it >= max_positions as u64);
-    let window = keys.get("sliding_window");
-    let chunk = keys.get("attention_chunk_size");
-    let used = keys.flag("use_sliding_window", false)?;
-    let first = keys.integer("max_window_layers", Some(28), 0, usize::MAX >> 1)?;
-    if let Some(types) = keys.get("layer_types").filter(|types| !types.is_null()) {
-        // A type without its width is none that can be judged.
-        let full = |word: &Value| match word.as_str() {
-            Some("full_attention") => true,
-            Some("sliding_attention") => reaches(window),
-            Some("chunked_attention") => reaches(chunk),
-            _ => false,
-        };
-        if !types.as_array().is_some_and(|list| list.iter().all(full)) {
-            return Err(keys.unsupported("layer_types", "every layer has to have `full_attention`"));
-        }
-    }
-    if window.is_none_or(|window| covers(window, max_positions)) {
-        return Ok(());
-    }
-    if family == Family::Qwen2 && used && first < layers {
-        return Err(keys.unsupported("use_sliding_window", WHY));
-    }
-    if family != Family::Qwen2 && (used || !keys.has("use_sliding_window")) {
-        return Err(keys.unsupported("sliding_window", WHY));
-    }
-    Ok(())
 }
 
 fn check_even(keys: &Keys, key: &'static str, width: usize) -> Result<(), ConfigError> {

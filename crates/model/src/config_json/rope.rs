@@ -11,6 +11,7 @@ use crate::config::{Attention, ConfigError, Note, RopeConfig, RopeLayout, RopeSc
 /// Keys that some rope type uses.
 const KNOWN: &[&str] = &[
     "attention_factor",
+    "attn_factor",
     "beta_fast",
     "beta_slow",
     "factor",
@@ -23,24 +24,60 @@ const KNOWN: &[&str] = &[
     "truncate",
 ];
 
+/// Part of a head that rotates.
+const PARTIAL: &str = "partial_rotary_factor";
+
 const DEFAULT_BASE: f64 = 10_000.0;
 const MAX_FACTOR: f64 = 1e6;
 const MAX_BASE: f64 = 1e12;
 
-/// Reads base and scaling.
-pub fn read(keys: &mut Keys, max_positions: usize, layout: RopeLayout) -> Result<RopeConfig, ConfigError> {
+/// What stands beside the object that says how frequencies are changed.
+struct Outer {
+    base: Option<f64>,
+    /// Part of a head that rotates.
+    part: Option<f64>,
+    max_positions: usize,
+}
+
+/// What an object says, with what stands beside it.
+#[derive(PartialEq)]
+struct Inner {
+    base: f64,
+    part: Option<f64>,
+    scaling: RopeScaling,
+}
+
+/// Reads base and scaling, and the part of a head that rotates: `partial` is that of a file that does not say, of a
+/// family whose files may.
+pub fn read(
+    keys: &mut Keys,
+    max_positions: usize,
+    layout: RopeLayout,
+    partial: Option<f64>,
+) -> Result<(RopeConfig, f64), ConfigError> {
+    let outer_part = match partial {
+        Some(_) if keys.has(PARTIAL) => Some(keys.real(PARTIAL, None, 0.0, 1.0)?),
+        Some(_) => None,
+        None => Some(1.0),
+    };
     let base = if keys.has("rope_theta") { Some(keys.real("rope_theta", None, 1.0, MAX_BASE)?) } else { None };
     keys.mark(&["rope_theta"]);
-    let old = read_object(keys, "rope_scaling", "rope_scaling.", base, max_positions)?;
-    let new = read_object(keys, "rope_parameters", "rope_parameters.", base, max_positions)?;
+    let outer = Outer { base, part: outer_part, max_positions };
+    let old = read_object(keys, "rope_scaling", "rope_scaling.", &outer)?;
+    let new = read_object(keys, "rope_parameters", "rope_parameters.", &outer)?;
     if let (Some(old), Some(new)) = (&old, &new)
         && old != new
     {
         let [old, new] = ["rope_scaling", "rope_parameters"].map(|key| keys.get(key).map_or(String::new(), abbreviate));
         return Err(keys.contradiction("rope_scaling", old, "rope_parameters", new, "they say the same thing twice"));
     }
-    let (base, scaling) = old.or(new).unwrap_or((base.unwrap_or(DEFAULT_BASE), RopeScaling::None));
-    Ok(RopeConfig { base, scaling, layout, max_positions })
+    let Inner { base, part, scaling } = old.or(new).unwrap_or(Inner {
+        base: base.unwrap_or(DEFAULT_BASE),
+        part: outer_part,
+        scaling: RopeScaling::None,
+    });
+    let part = part.or(partial).unwrap_or(1.0);
+    Ok((RopeConfig { base, scaling, layout, max_positions }, part))
 }
 
 /// Factor on query·key: 1/√width, and in MLA times m² with m = 0.1·mscale_all_dim·ln(factor) + 1 whenever YaRN is on.
@@ -73,9 +110,8 @@ fn read_object(
     keys: &mut Keys,
     key: &'static str,
     parent: &'static str,
-    outer_base: Option<f64>,
-    max_positions: usize,
-) -> Result<Option<(f64, RopeScaling)>, ConfigError> {
+    outer: &Outer,
+) -> Result<Option<Inner>, ConfigError> {
     let map = match keys.get(key) {
         None | Some(Value::Null) => return Ok(None),
         Some(Value::Object(map)) if map.is_empty() => return Ok(None),
@@ -83,15 +119,13 @@ fn read_object(
         Some(other) => return Err(keys.wrong_type(key, other, "an object")),
     };
     let mut inner = Keys::new(map, parent);
-    let base = inner.real("rope_theta", Some(outer_base.unwrap_or(DEFAULT_BASE)), 1.0, MAX_BASE)?;
-    if let Some(outer) = outer_base.filter(|outer| *outer != base) {
+    let base = inner.real("rope_theta", Some(outer.base.unwrap_or(DEFAULT_BASE)), 1.0, MAX_BASE)?;
+    if let Some(outer) = outer.base.filter(|outer| *outer != base) {
         return Err(inner.contradiction("rope_theta", base, "rope_theta", outer, "they are the same number"));
     }
-    let scaling = read_scaling(&mut inner, map, max_positions)?;
-    // `transformers` 5 may write that all of a head rotates.
-    if map.get("partial_rotary_factor").is_some_and(|part| part.is_null() || part.as_f64() == Some(1.0)) {
-        inner.mark(&["partial_rotary_factor"]);
-    }
+    let part = read_part(&mut inner, outer.part)?;
+    let scaling = read_scaling(&mut inner, map, outer.max_positions)?;
+    keys.notes.append(&mut inner.notes);
     for key in inner.unread() {
         if !KNOWN.contains(&key) {
             return Err(inner.unsupported(key, "a key that is not known here may change the frequencies"));
@@ -109,7 +143,21 @@ fn read_object(
         let why = "they are the same number";
         return Err(keys.contradiction(&key, original, "original_max_position_embeddings", outer, why));
     }
-    Ok(Some((base, scaling)))
+    Ok(Some(Inner { base, part, scaling }))
+}
+
+/// The part of a head that rotates, where an object says it; `transformers` 5 does.
+fn read_part(inner: &mut Keys, outer: Option<f64>) -> Result<Option<f64>, ConfigError> {
+    if !inner.has(PARTIAL) {
+        inner.mark(&[PARTIAL]);
+        return Ok(outer);
+    }
+    let part = inner.real(PARTIAL, None, 0.0, 1.0)?;
+    match outer.filter(|outer| *outer != part) {
+        Some(1.0) => Err(inner.unsupported(PARTIAL, "all of a head's rotary part rotates")),
+        Some(outer) => Err(inner.contradiction(PARTIAL, part, PARTIAL, outer, "they are the same number")),
+        None => Ok(Some(part)),
+    }
 }
 
 fn read_scaling(inner: &mut Keys, map: &Map<String, Value>, max_positions: usize) -> Result<RopeScaling, ConfigError> {
@@ -118,9 +166,6 @@ fn read_scaling(inner: &mut Keys, map: &Map<String, Value>, max_positions: usize
         && new != old
     {
         return Err(inner.contradiction("rope_type", new, "type", old, "they are two names of one key"));
-    }
-    if inner.real("partial_rotary_factor", Some(1.0), 0.0, 1.0)? != 1.0 {
-        return Err(inner.unsupported("partial_rotary_factor", "all of a head's rotary part rotates"));
     }
     let scaling = match new.or(old).unwrap_or("default") {
         "default" => RopeScaling::None,
@@ -148,7 +193,8 @@ fn read_yarn(inner: &mut Keys, max_positions: usize) -> Result<RopeScaling, Conf
     }
     let mscale = positive(inner.real("mscale", Some(0.0), 0.0, 1e3)?);
     let mscale_all_dim = positive(inner.real("mscale_all_dim", Some(0.0), 0.0, 1e3)?);
-    let table_scale = yarn_table_scale(factor, mscale, mscale_all_dim);
+    let usual = yarn_table_scale(factor, mscale, mscale_all_dim);
+    let table_scale = usual * read_attn_factor(inner)?;
     Ok(RopeScaling::Yarn {
         factor,
         beta_fast,
@@ -159,6 +205,27 @@ fn read_yarn(inner: &mut Keys, max_positions: usize) -> Result<RopeScaling, Conf
         mscale_all_dim,
         table_scale: inner.real("attention_factor", Some(table_scale), 1e-3, 1e3)?,
     })
+}
+
+/// What the usual correction of cos and sin is multiplied by: DeepSeek-R1-0528-Qwen3-8B has 1/(0.1·ln 4 + 1), for none.
+///
+/// vLLM and SGLang read it so; `transformers` and llama.cpp pass it over.
+fn read_attn_factor(inner: &mut Keys) -> Result<f64, ConfigError> {
+    if !inner.has("attn_factor") {
+        inner.mark(&["attn_factor"]);
+        return Ok(1.0);
+    }
+    let factor = inner.real("attn_factor", None, 1e-3, 1e3)?;
+    if inner.has("attention_factor") {
+        return Err(inner.unsupported("attn_factor", "`attention_factor` beside it says the same thing otherwise"));
+    }
+    let note = format!(
+        "config.json: `{}` = {factor} multiplies cos and sin beside YaRN's own factor, as in vLLM and SGLang; \
+         `transformers` and llama.cpp ignore it",
+        inner.path("attn_factor")
+    );
+    inner.notes.push(Note(note));
+    Ok(factor)
 }
 
 fn read_llama3(inner: &mut Keys, max_positions: usize) -> Result<RopeScaling, ConfigError> {

@@ -9,6 +9,7 @@ use serde_json::{Map, Value, json};
 use crate::config::{
     Attention, Dtype, Family, ModelConfig, MoeConfig, RopeConfig, RopeLayout, RopeScaling, Router, SoftmaxMethod,
 };
+use crate::family::{AttentionKeys, Biases, QkNorm, RouterKeys, WindowKeys};
 
 /// The `config.json` of a directory whose tensors have `dtype`; it reads back as `config`.
 pub fn write(config: &ModelConfig, dtype: Dtype) -> String {
@@ -30,11 +31,12 @@ pub fn write(config: &ModelConfig, dtype: Dtype) -> String {
     put("attention_dropout", json!(0.0));
     put("use_cache", json!(true));
     put_attention(&config.attention, config.family, &mut map);
+    put_window(config, &mut map);
     put_rope(&config.rope, config.family, &mut map);
     if let Some(moe) = &config.moe {
-        put_moe(moe, &mut map);
+        put_moe(moe, config.family, &mut map);
     }
-    if config.family == Family::DeepseekV3 {
+    if config.family.row().mtp {
         map.insert("num_nextn_predict_layers".into(), json!(config.mtp_depth));
     }
     put_dtype(dtype, &mut map);
@@ -56,16 +58,50 @@ fn put_attention(attention: &Attention, family: Family, map: &mut Map<String, Va
             put("v_head_dim", json!(v_dim));
             put("attention_bias", json!(false));
         }
-        Attention::Gqa { heads, kv_heads, head_dim, qkv_bias, .. } => {
+        Attention::Gqa { heads, kv_heads, head_dim, rope_dim, qkv_bias, qk_norm, .. } => {
             put("num_attention_heads", json!(heads));
             put("num_key_value_heads", json!(kv_heads));
             put("head_dim", json!(head_dim));
-            match family {
-                Family::Qwen2 => put("use_sliding_window", json!(false)),
-                _ => put("attention_bias", json!(qkv_bias)),
+            let AttentionKeys::Gqa { biases, qk_norm: norm, partial_rotary, .. } = family.row().attention else {
+                unreachable!("{family:?} has grouped-query attention")
             };
+            if let Biases::Key { .. } = biases {
+                put("attention_bias", json!(qkv_bias));
+            }
+            if let QkNorm::Key(key) = norm {
+                put(key, json!(qk_norm));
+            }
+            if partial_rotary.is_some() {
+                put("partial_rotary_factor", json!(part_of(rope_dim, head_dim)));
+            }
         }
     }
+}
+
+fn put_window(config: &ModelConfig, map: &mut Map<String, Value>) {
+    let mut put = |key: &str, value: Value| map.insert(key.to_owned(), value);
+    let width = config.window.as_ref().map(|window| window.width);
+    match config.family.row().windows {
+        WindowKeys::None => {}
+        WindowKeys::All => _ = put("sliding_window", json!(width)),
+        WindowKeys::SwitchedAll | WindowKeys::Switched => {
+            put("use_sliding_window", json!(width.is_some()));
+            put("sliding_window", json!(width));
+        }
+    }
+    if let (WindowKeys::Switched, Some(window)) = (config.family.row().windows, &config.window) {
+        let word = |slides: &bool| if *slides { "sliding_attention" } else { "full_attention" };
+        // For programs that do not know `layer_types`.
+        let full = window.layers.iter().position(|slides| *slides).unwrap_or(window.layers.len());
+        put("max_window_layers", json!(full));
+        put("layer_types", window.layers.iter().map(word).collect());
+    }
+}
+
+/// A factor by which `whole` is at least `part` and less than one more.
+pub fn part_of(part: usize, whole: usize) -> f64 {
+    let factor = part as f64 / whole as f64;
+    if (whole as f64 * factor) as usize == part { factor } else { factor.next_up() }
 }
 
 fn put_rope(rope: &RopeConfig, family: Family, map: &mut Map<String, Value>) {
@@ -126,12 +162,19 @@ fn rope_scaling(scaling: &RopeScaling) -> Value {
     Value::Object(map)
 }
 
-fn put_moe(moe: &MoeConfig, map: &mut Map<String, Value>) {
+fn put_moe(moe: &MoeConfig, family: Family, map: &mut Map<String, Value>) {
     let mut put = |key: &str, value: Value| map.insert(key.to_owned(), value);
-    put("n_routed_experts", json!(moe.experts));
-    put("n_shared_experts", json!(moe.shared_experts));
+    let described = family.row().experts.as_ref().expect("a family with experts");
+    put(described.count[0], json!(moe.experts));
     put("num_experts_per_tok", json!(moe.top_k));
     put("moe_intermediate_size", json!(moe.expert_intermediate));
+    if let (RouterKeys::SoftmaxNormalized, Router::Softmax { normalize, .. }) = (described.router, &moe.router) {
+        put("decoder_sparse_step", json!(1));
+        put("mlp_only_layers", json!([]));
+        put("norm_topk_prob", json!(normalize));
+        return;
+    }
+    put("n_shared_experts", json!(moe.shared_experts));
     put("first_k_dense_replace", json!(moe.first_dense_layers));
     put("moe_layer_freq", json!(1));
     match moe.router {
@@ -143,7 +186,7 @@ fn put_moe(moe: &MoeConfig, map: &mut Map<String, Value>) {
             put("norm_topk_prob", json!(normalize));
             put("routed_scaling_factor", decimal(scale));
         }
-        Router::Softmax { method, scale } => {
+        Router::Softmax { method, scale, .. } => {
             put("scoring_func", json!("softmax"));
             let (word, groups, top_groups) = match method {
                 SoftmaxMethod::Greedy => ("greedy", 1, 1),

@@ -10,9 +10,13 @@ use serde_json::{Map, Value as Json, json};
 use super::metadata::Value;
 use super::{GgufError, GgufFile, names, rope};
 use crate::config::{Attention, ConfigError, Family, ModelConfig, Note, RopeLayout, RopeScaling};
+use crate::config_json::{part_of, yarn_table_scale};
+use crate::family::{AttentionKeys, Biases, QkNorm, RouterKeys};
 
 /// Keys after the architecture's name, and their names in `config.json`.
-pub(super) const COMMON: &[(&str, &str, Presence)] = &[
+type Table = &'static [(&'static str, &'static str, Presence)];
+
+const COMMON: Table = &[
     ("block_count", "num_hidden_layers", Presence::Required),
     ("context_length", "max_position_embeddings", Presence::Required),
     ("embedding_length", "hidden_size", Presence::Required),
@@ -23,15 +27,19 @@ pub(super) const COMMON: &[(&str, &str, Presence)] = &[
 ];
 
 /// Those of grouped-query attention.
-pub(super) const GQA: &[(&str, &str, Presence)] = &[
+const GQA: Table = &[
     ("attention.head_count_kv", "num_key_value_heads", Presence::Optional),
     ("attention.key_length", "head_dim", Presence::Optional),
 ];
 
-/// Those of latent attention and experts.
-pub(super) const DEEPSEEK: &[(&str, &str, Presence)] = &[
+/// Those of latent attention.
+const MLA: Table = &[
     ("attention.kv_lora_rank", "kv_lora_rank", Presence::Required),
     ("rope.dimension_count", "qk_rope_head_dim", Presence::Required),
+];
+
+/// Those of experts as DeepSeek has them.
+const EXPERTS: Table = &[
     ("expert_count", "n_routed_experts", Presence::Required),
     ("expert_used_count", "num_experts_per_tok", Presence::Required),
     ("expert_shared_count", "n_shared_experts", Presence::Required),
@@ -43,8 +51,28 @@ pub(super) const DEEPSEEK: &[(&str, &str, Presence)] = &[
     ("expert_weights_norm", "norm_topk_prob", Presence::Optional),
 ];
 
+/// Those of experts as Qwen3 has them, and keys of others that the reader of `config.json` refuses.
+const QWEN3_EXPERTS: Table = &[
+    ("expert_count", "num_experts", Presence::Required),
+    ("expert_used_count", "num_experts_per_tok", Presence::Required),
+    ("expert_feed_forward_length", "moe_intermediate_size", Presence::Required),
+    ("expert_shared_feed_forward_length", "shared_expert_intermediate_size", Presence::Optional),
+    ("expert_weights_scale", "routed_scaling_factor", Presence::Optional),
+];
+
+/// What is read and written one by one: of all families, of the kind of attention, of the kind of experts.
+pub(super) fn tables(family: Family) -> [Table; 3] {
+    let attention = if family.is_deepseek() { MLA } else { GQA };
+    let experts = family.row().experts.as_ref().map_or(&[][..], |experts| match experts.router {
+        RouterKeys::Sigmoid { .. } | RouterKeys::Softmax => EXPERTS,
+        RouterKeys::SoftmaxNormalized => QWEN3_EXPERTS,
+    });
+    [COMMON, attention, experts]
+}
+
 /// Names for messages of keys that are read one by one below.
 const RENAMED: &[(&str, &str)] = &[
+    ("rope.dimension_count", "partial_rotary_factor"),
     ("attention.q_lora_rank", "q_lora_rank"),
     ("attention.key_length_mla", "qk_nope_head_dim"),
     ("attention.value_length_mla", "v_head_dim"),
@@ -83,8 +111,6 @@ const FOREIGN: &[(&str, f64)] = &[
     ("residual_scale", 1.0),
     ("rope.scale_linear", 1.0),
     ("rope.scaling.alpha", 0.0),
-    ("rope.scaling.attn_factor", 1.0),
-    ("rope.scaling.yarn_attn_factor", 1.0),
     ("rope.scaling.yarn_ext_factor", 1.0),
     ("router_logit_softcapping", 0.0),
     ("swiglu_clamp_exp", 0.0),
@@ -102,19 +128,20 @@ const IRRELEVANT: &[&str] = &["attention.head_count_kv", "rope.scaling.finetuned
 /// The configuration in a file's metadata and tensors, and what was passed over in it.
 pub fn read(file: &GgufFile) -> Result<(ModelConfig, Vec<Note>), GgufError> {
     let architecture = file.metadata().get("general.architecture");
-    let word = architecture.and_then(|value| value.as_str()).unwrap_or_default().to_owned();
-    if !["llama", "qwen2", "deepseek2"].contains(&&word[..]) {
+    let word = architecture.and_then(|value| value.as_str()).unwrap_or_default();
+    let Some(family) = Family::of_gguf(word) else {
         let found = word.chars().take(60).collect();
         return Err(GgufError::Architecture { path: file.path().to_owned(), found });
-    }
-    let mut reader = Reader { file, architecture: word, json: Map::new(), read: Vec::new(), notes: Vec::new() };
+    };
+    let mut reader = Reader { file, family, json: Map::new(), read: Vec::new(), notes: Vec::new() };
     let result = reader.model();
     result.map(|config| (config, reader.notes)).map_err(|source| file.config_error(source))
 }
 
 struct Reader<'a> {
     file: &'a GgufFile,
-    architecture: String,
+    /// Of those with the file's architecture, the one that [`Reader::router`] has not excluded.
+    family: Family,
     /// What a `config.json` would say.
     json: Map<String, Json>,
     /// Keys that have been looked at, without the architecture's name.
@@ -124,28 +151,35 @@ struct Reader<'a> {
 
 impl Reader<'_> {
     fn model(&mut self) -> Result<ModelConfig, ConfigError> {
-        let deepseek = self.architecture == "deepseek2";
-        for (key, name, presence) in COMMON.iter().chain(if deepseek { DEEPSEEK } else { GQA }) {
+        for (key, name, presence) in tables(self.family).into_iter().flatten() {
             self.copy(key, name, *presence)?;
         }
         self.foreign()?;
+        let deepseek = self.family.is_deepseek();
         if deepseek {
-            self.deepseek()?
+            self.latents()?
         } else {
-            self.dense()?
+            self.heads()?
         };
+        match self.family.row().experts.as_ref().map(|experts| experts.router) {
+            None => self.no_experts()?,
+            Some(RouterKeys::Sigmoid { .. } | RouterKeys::Softmax) => self.router()?,
+            Some(RouterKeys::SoftmaxNormalized) => self.softmax_router()?,
+        }
+        self.mtp()?;
+        self.put("model_type", json!(self.family.model_type()));
         let mut base = self.json.get("rope_theta").and_then(Json::as_f64).unwrap_or(10_000.0);
         self.scaling(deepseek)?;
         self.vocabulary()?;
         let text = Json::Object(self.json.clone()).to_string();
         let (mut config, notes) = ModelConfig::from_hf_json(&text).map_err(|error| self.renamed(error))?;
         self.notes.extend(notes);
-        if let Attention::Gqa { o_bias, head_dim, .. } = &mut config.attention {
+        if let Attention::Gqa { o_bias, head_dim, rope_dim, .. } = &mut config.attention {
             *o_bias = self.file.dims("blk.0.attn_output.bias").is_some();
-            let dim = *head_dim;
-            self.check_head(dim)?;
+            let (head_dim, rope_dim) = (*head_dim, *rope_dim);
+            self.check_head(head_dim, rope_dim)?;
             base = base.max(1.0);
-            self.rope_factors(&mut config.rope.scaling, dim, base)?;
+            self.rope_factors(&mut config.rope.scaling, rope_dim, base)?;
         }
         if config.family == Family::Llama {
             // The converter reorders the rows of query and key for ggml's rotation of neighbours.
@@ -156,7 +190,7 @@ impl Reader<'_> {
     }
 
     fn full(&self, key: &str) -> String {
-        format!("{}.{key}", self.architecture)
+        format!("{}.{key}", self.family.row().gguf)
     }
 
     fn get(&mut self, key: &'static str) -> Option<Value<'_>> {
@@ -228,23 +262,50 @@ impl Reader<'_> {
         self.json.insert(name.to_owned(), value);
     }
 
-    fn dense(&mut self) -> Result<(), ConfigError> {
+    fn no_experts(&mut self) -> Result<(), ConfigError> {
         let experts = self.integer("expert_count")?.unwrap_or(0);
         if experts > 0 {
             let value = Value::Unsigned(experts);
-            return Err(unsupported(self.full("expert_count"), &value, "of experts, only deepseek2's are implemented"));
+            return Err(unsupported(
+                self.full("expert_count"),
+                &value,
+                "this architecture is implemented without experts",
+            ));
         }
         self.integer("expert_used_count")?;
-        self.put("model_type", json!(self.architecture));
+        Ok(())
+    }
+
+    /// Of grouped-query attention: what tensors say, and which part of a head rotates.
+    fn heads(&mut self) -> Result<(), ConfigError> {
+        let AttentionKeys::Gqa { biases, qk_norm, partial_rotary, .. } = self.family.row().attention else {
+            unreachable!("{:?} has grouped-query attention", self.family)
+        };
         let bias = self.file.dims("blk.0.attn_q.bias").is_some();
-        self.put("attention_bias", json!(bias || self.architecture == "qwen2"));
+        self.put("attention_bias", json!(bias || biases == Biases::QueryKeyValue));
+        if let QkNorm::Key(key) = qk_norm {
+            self.put(key, json!(self.file.dims("blk.0.attn_q_norm.weight").is_some()));
+        }
+        // Files say every width; a class of `transformers` may have another default.
+        let number = |json: &Map<String, Json>, key| json.get(key).and_then(Json::as_u64).filter(|number| *number > 0);
+        let head_dim = number(&self.json, "head_dim").or_else(|| {
+            let (hidden, heads) = (number(&self.json, "hidden_size")?, number(&self.json, "num_attention_heads")?);
+            hidden.is_multiple_of(heads).then_some(hidden / heads)
+        });
+        if let Some(head_dim) = head_dim {
+            self.put("head_dim", json!(head_dim));
+        }
+        if let (Some(_), Some(head_dim)) = (partial_rotary, head_dim) {
+            let rotary = self.integer("rope.dimension_count")?.unwrap_or(head_dim);
+            self.put("partial_rotary_factor", json!(part_of(rotary as usize, head_dim as usize)));
+        }
         Ok(())
     }
 
     /// The widths of a head that other keys repeat.
-    fn check_head(&mut self, head_dim: usize) -> Result<(), ConfigError> {
-        for key in ["attention.value_length", "rope.dimension_count"] {
-            if self.integer(key)?.is_some_and(|width| width != head_dim as u64) {
+    fn check_head(&mut self, head_dim: usize, rope_dim: usize) -> Result<(), ConfigError> {
+        for (key, expected) in [("attention.value_length", head_dim), ("rope.dimension_count", rope_dim)] {
+            if self.integer(key)?.is_some_and(|width| width != expected as u64) {
                 let why = "heads have one width for keys and values, and all of it rotates";
                 let value = self.get(key).map_or(Value::Unsigned(0), |value| value).to_string();
                 return Err(ConfigError::Unsupported { key: self.full(key), value, why });
@@ -253,8 +314,7 @@ impl Reader<'_> {
         Ok(())
     }
 
-    fn deepseek(&mut self) -> Result<(), ConfigError> {
-        self.mtp()?;
+    fn latents(&mut self) -> Result<(), ConfigError> {
         let q_lora_rank = self.integer("attention.q_lora_rank")?.filter(|rank| *rank > 0);
         self.put("q_lora_rank", json!(q_lora_rank));
         // Since the two halves of kv_b_proj are stored apart, the plain keys have the widths of the absorbed form.
@@ -276,7 +336,7 @@ impl Reader<'_> {
         };
         self.put("qk_nope_head_dim", json!(nope));
         self.put("v_head_dim", json!(v));
-        self.router()
+        Ok(())
     }
 
     /// Layers for multi-token prediction are not read from GGUF.
@@ -291,24 +351,25 @@ impl Reader<'_> {
     }
 
     fn router(&mut self) -> Result<(), ConfigError> {
-        // Files from before V3 do not say that they mean softmax.
-        let family = match self.integer("expert_gating_func")? {
-            None | Some(0 | 1) => Family::DeepseekV2,
-            Some(2) => Family::DeepseekV3,
-            Some(other) => {
-                let why = "experts are gated by softmax (1) or sigmoid (2)";
-                return Err(unsupported(self.full("expert_gating_func"), &Value::Unsigned(other), why));
-            }
+        let refuse = |reader: &Self, found, why| {
+            Err(unsupported(reader.full("expert_gating_func"), &Value::Unsigned(found), why))
         };
-        self.put("model_type", json!(family.model_type()));
+        self.family = match (self.integer("expert_gating_func")?, self.family) {
+            (None | Some(0 | 2), Family::Glm4Moe) => Family::Glm4Moe,
+            (Some(other), Family::Glm4Moe) => return refuse(self, other, "experts are gated by sigmoid (2)"),
+            // Files from before V3 do not say that they mean softmax.
+            (None | Some(0 | 1), _) => Family::DeepseekV2,
+            (Some(2), _) => Family::DeepseekV3,
+            (Some(other), _) => return refuse(self, other, "experts are gated by softmax (1) or sigmoid (2)"),
+        };
         if self.json.get("routed_scaling_factor").is_none_or(|scale| scale.as_f64() == Some(0.0)) {
             self.put("routed_scaling_factor", json!(1.0));
         }
         self.json.entry("norm_topk_prob").or_insert(json!(false));
         self.json.entry("first_k_dense_replace").or_insert(json!(0));
         let groups = self.json.get("n_group").and_then(Json::as_u64);
-        match family {
-            Family::DeepseekV3 if groups.is_none() => {
+        match self.family {
+            Family::DeepseekV3 | Family::Glm4Moe if groups.is_none() => {
                 self.put("n_group", json!(1));
                 self.put("topk_group", json!(1));
                 self.notes.push(Note("the file names no groups of experts; tokens choose among all".to_owned()));
@@ -318,6 +379,22 @@ impl Reader<'_> {
             }
             _ => {}
         }
+        Ok(())
+    }
+
+    /// llama.cpp divides the weights of qwen3moe by their sum, whatever a file says.
+    fn softmax_router(&mut self) -> Result<(), ConfigError> {
+        if let Some(other) = self.integer("expert_gating_func")?.filter(|gating| *gating > 1) {
+            let why = "experts are gated by softmax (1)";
+            return Err(unsupported(self.full("expert_gating_func"), &Value::Unsigned(other), why));
+        }
+        for (name, neutral) in [("routed_scaling_factor", [0.0, 1.0]), ("shared_expert_intermediate_size", [0.0, 0.0])]
+        {
+            if self.json.get(name).and_then(Json::as_f64).is_some_and(|number| neutral.contains(&number)) {
+                self.json.remove(name);
+            }
+        }
+        self.put("norm_topk_prob", json!(true));
         Ok(())
     }
 
@@ -332,6 +409,7 @@ impl Reader<'_> {
         let value =
             self.get("rope.scaling.type").map(|value| (value.as_str().unwrap_or("?").to_owned(), value.to_string()));
         let (word, shown) = value.unwrap_or_else(|| ("linear".to_owned(), String::new()));
+        let attn_factor = self.attn_factor(word == "yarn")?;
         let scaling = match &word[..] {
             "none" => return Ok(()),
             "linear" if factor.is_none_or(|factor| factor == 0.0 || factor == 1.0) => return Ok(()),
@@ -347,14 +425,19 @@ impl Reader<'_> {
                         scaling[key] = value;
                     }
                 }
+                let mut usual = yarn_table_scale(factor.unwrap_or(1.0), None, None);
                 if deepseek {
                     let mscale = self.mscale(log_multiplier)?;
                     scaling["mscale"] = json!(mscale);
                     scaling["mscale_all_dim"] = json!(mscale);
+                    usual = 1.0;
                 } else if log_multiplier.is_some_and(|multiplier| multiplier != 0.0) {
                     let key = self.full("rope.scaling.yarn_log_multiplier");
                     let value = Value::Double(log_multiplier.unwrap_or(0.0));
                     return Err(unsupported(key, &value, "it is implemented for deepseek2 only"));
+                }
+                if attn_factor != 1.0 {
+                    scaling["attention_factor"] = json!(usual * attn_factor);
                 }
                 scaling
             }
@@ -365,6 +448,27 @@ impl Reader<'_> {
         };
         self.put("rope_scaling", scaling);
         Ok(())
+    }
+
+    /// What YaRN's own factor on cos and sin is multiplied by: `rope.scaling.attn_factor`, and what a `config.json` had
+    /// as `attn_factor`.
+    fn attn_factor(&mut self, yarn: bool) -> Result<f64, ConfigError> {
+        let mut product = 1.0;
+        for key in ["rope.scaling.attn_factor", "rope.scaling.yarn_attn_factor"] {
+            let Some(factor) = self.real(key)?.filter(|factor| *factor != 1.0) else { continue };
+            let name = self.full(key);
+            if !yarn || !(1e-3..1e3).contains(&factor) {
+                let why = "it is implemented with yarn, from 0.001 to 1000";
+                return Err(unsupported(name, &Value::Double(factor), why));
+            }
+            if key == "rope.scaling.yarn_attn_factor" {
+                let text =
+                    "multiplies cos and sin beside YaRN's own factor, as in vLLM and SGLang; llama.cpp ignores it";
+                self.notes.push(Note(format!("`{name}` = {factor} {text}")));
+            }
+            product *= factor;
+        }
+        Ok(product)
     }
 
     /// `mscale_all_dim`, which the converter writes times 0.1; `mscale` is not written and taken to be the same, as it
@@ -447,9 +551,8 @@ impl Reader<'_> {
     /// An error about a key of `config.json`, with the key of this file.
     fn renamed(&self, mut error: ConfigError) -> ConfigError {
         let rename = |key: &mut String| {
-            let tables = COMMON.iter().chain(DEEPSEEK).chain(GQA).map(|(there, here, _)| (*there, *here));
-            let head_dim = (self.architecture == "deepseek2").then_some("head_dim");
-            let found = tables.chain(RENAMED.iter().copied()).find(|(_, here)| here == key && Some(*here) != head_dim);
+            let tables = tables(self.family).into_iter().flatten().map(|(there, here, _)| (*there, *here));
+            let found = tables.chain(RENAMED.iter().copied()).find(|(_, here)| here == key);
             if let Some((there, _)) = found {
                 *key = self.full(there);
             }

@@ -32,7 +32,7 @@ pub use metadata::{Array, Metadata, Value};
 pub use read::{Blocks, Stored};
 pub use write::{Item, interleave_rows, save, split_rows};
 
-use crate::config::{ConfigError, ModelConfig, Note};
+use crate::config::{ConfigError, Family, ModelConfig, Note};
 use crate::weights::{MappedFile, Mismatch};
 use header::{Header, TensorInfo};
 
@@ -79,7 +79,11 @@ pub enum GgufError {
     #[error("in {}: {source}", path.display())]
     Config { path: PathBuf, source: Box<ConfigError> },
     /// `general.architecture` is none of those that are read.
-    #[error("{} has the architecture `{found}`, which is not supported (supported: llama, qwen2, deepseek2)", path.display())]
+    #[error(
+        "{} has the architecture `{found}`, which is not supported (supported: {})",
+        path.display(),
+        Family::known_gguf()
+    )]
     Architecture {
         path: PathBuf,
         /// What it says.

@@ -7,16 +7,18 @@
 //! | `model.layers.3.self_attn.kv_b_proj.weight` | `blk.3.attn_k_b.weight` (transposed by heads) and `attn_v_b`; in
 //! older files `attn_kv_b` |
 
-use crate::config::{Attention, ModelConfig};
+use crate::config::{Attention, Family, ModelConfig};
 use crate::names::{ParamKind, ParamSpec};
 
 /// Parts of a layer: here, there.
-const LAYER: [(&str, &str); 22] = [
+const LAYER: [(&str, &str); 24] = [
     ("input_layernorm", "attn_norm"),
     ("self_attn.q_proj", "attn_q"),
     ("self_attn.k_proj", "attn_k"),
     ("self_attn.v_proj", "attn_v"),
     ("self_attn.o_proj", "attn_output"),
+    ("self_attn.q_norm", "attn_q_norm"),
+    ("self_attn.k_norm", "attn_k_norm"),
     ("self_attn.q_a_proj", "attn_q_a"),
     ("self_attn.q_a_layernorm", "attn_q_a_norm"),
     ("self_attn.q_b_proj", "attn_q_b"),
@@ -64,7 +66,7 @@ pub(super) enum Place {
 /// # Panics
 /// If it has no name in GGUF: only those of MTP layers have none.
 pub(super) fn place(config: &ModelConfig, spec: &ParamSpec, split: bool) -> Place {
-    let name = name(spec);
+    let name = name(config.family, spec);
     let (rows, cols) = (spec.rows as u64, spec.cols as u64);
     if let Attention::Mla { heads, kv_lora_rank, nope_dim, v_dim, .. } = config.attention
         && split
@@ -84,7 +86,7 @@ pub(super) fn place(config: &ModelConfig, spec: &ParamSpec, split: bool) -> Plac
     Place::Whole(Expected { name, dims })
 }
 
-fn name(spec: &ParamSpec) -> String {
+fn name(family: Family, spec: &ParamSpec) -> String {
     match spec.kind {
         ParamKind::Embedding => return EMBEDDING.to_owned(),
         ParamKind::Head => return HEAD.to_owned(),
@@ -98,6 +100,9 @@ fn name(spec: &ParamSpec) -> String {
         ParamKind::RouterBias => return format!("blk.{layer}.exp_probs_b.bias"),
         _ => part.rsplit_once('.').expect("parameters have dotted names"),
     };
+    if family == Family::Glm4Moe && part == "post_attention_layernorm" {
+        return format!("blk.{layer}.post_attention_norm.{end}");
+    }
     let found = LAYER.iter().find(|(here, _)| *here == part);
     let (_, there) = found.unwrap_or_else(|| panic!("{} has no name in GGUF", spec.name));
     format!("blk.{layer}.{there}.{end}")

@@ -9,11 +9,11 @@ use serde_json::Value as Json;
 use wels_device::BlockType;
 use wels_device::host::blocks;
 
-use super::config::{COMMON, DEEPSEEK, GQA};
+use super::config::tables;
 use super::metadata::Kind;
 use super::names::{self, Expected, Place, place};
 use super::{GgufError, rope, types};
-use crate::config::{Attention, ConfigError, Dtype, Family, ModelConfig, RopeLayout, RopeScaling};
+use crate::config::{Attention, ConfigError, Dtype, Family, ModelConfig, MoeConfig, RopeLayout, RopeScaling, Router};
 use crate::names::{ParamKind, ParamSpec, param_specs};
 
 const ALIGNMENT: usize = 32;
@@ -126,15 +126,6 @@ fn temporary_name(path: &Path) -> PathBuf {
     PathBuf::from(name)
 }
 
-/// llama.cpp's name of an architecture.
-pub(super) fn architecture(family: Family) -> &'static str {
-    match family {
-        Family::Llama => "llama",
-        Family::Qwen2 => "qwen2",
-        Family::DeepseekV2 | Family::DeepseekV3 => "deepseek2",
-    }
-}
-
 fn general_keys(config: &ModelConfig, kind: BlockType) -> Vec<(String, Item)> {
     // llama.cpp's `LLAMA_FTYPE_*`.
     let file_type = match kind {
@@ -147,7 +138,7 @@ fn general_keys(config: &ModelConfig, kind: BlockType) -> Vec<(String, Item)> {
         other => unreachable!("{} is not encoded", other.name()),
     };
     let mut keys = vec![
-        ("general.architecture".to_owned(), Item::Text(architecture(config.family).to_owned())),
+        ("general.architecture".to_owned(), Item::Text(config.family.row().gguf.to_owned())),
         ("general.type".to_owned(), Item::Text("model".to_owned())),
         ("general.file_type".to_owned(), Item::Unsigned(file_type)),
     ];
@@ -159,11 +150,23 @@ fn general_keys(config: &ModelConfig, kind: BlockType) -> Vec<(String, Item)> {
 
 /// The architecture's keys: those of `config.json` renamed, and what GGUF says differently.
 fn model_keys(config: &ModelConfig) -> Result<Vec<(String, Item)>, ConfigError> {
-    let architecture = architecture(config.family);
+    let architecture = config.family.row().gguf;
+    if let Some(window) = &config.window {
+        let (key, value) = ("sliding_window".to_owned(), window.width.to_string());
+        let why = "llama.cpp attends to the whole context in models of this architecture";
+        return Err(ConfigError::Unsupported { key, value, why });
+    }
+    if matches!(config.moe, Some(MoeConfig { router: Router::Softmax { normalize: false, .. }, .. }))
+        && config.family == Family::Qwen3Moe
+    {
+        let (key, value) = ("norm_topk_prob".to_owned(), "false".to_owned());
+        let why = "llama.cpp divides the weights of a token's experts by their sum";
+        return Err(ConfigError::Unsupported { key, value, why });
+    }
     let json: Json = serde_json::from_str(&config.to_hf_json(Dtype::F32)).expect("it has just been written");
     let mut keys = Vec::new();
     let mut put = |key: &str, item: Item| keys.push((format!("{architecture}.{key}"), item));
-    for (key, name, _) in COMMON.iter().chain(if config.family.is_deepseek() { DEEPSEEK } else { GQA }) {
+    for (key, name, _) in tables(config.family).into_iter().flatten() {
         let real = matches!(*key, "attention.layer_norm_rms_epsilon" | "rope.freq_base" | "expert_weights_scale");
         match &json[*name] {
             Json::Number(number) if real => put(key, Item::Single(number.as_f64().unwrap_or(0.0) as f32)),
@@ -175,9 +178,9 @@ fn model_keys(config: &ModelConfig) -> Result<Vec<(String, Item)>, ConfigError> 
     put("vocab_size", Item::Unsigned(config.vocab_size as u32));
     let mut size = |key: &str, size: usize| put(key, Item::Unsigned(size as u32));
     match config.attention {
-        Attention::Gqa { head_dim, .. } => {
+        Attention::Gqa { head_dim, rope_dim, .. } => {
             size("attention.value_length", head_dim);
-            size("rope.dimension_count", head_dim);
+            size("rope.dimension_count", rope_dim);
         }
         Attention::Mla { q_lora_rank, kv_lora_rank, nope_dim, rope_dim, v_dim, .. } => {
             if let Some(rank) = q_lora_rank {
@@ -189,8 +192,12 @@ fn model_keys(config: &ModelConfig) -> Result<Vec<(String, Item)>, ConfigError> 
             size("attention.value_length", kv_lora_rank);
             size("attention.key_length_mla", nope_dim + rope_dim);
             size("attention.value_length_mla", v_dim);
-            size("expert_gating_func", if config.family == Family::DeepseekV3 { 2 } else { 1 });
         }
+    }
+    match config.moe.as_ref().map(|moe| &moe.router) {
+        Some(Router::Sigmoid { .. }) => size("expert_gating_func", 2),
+        Some(Router::Softmax { .. }) if config.family == Family::DeepseekV2 => size("expert_gating_func", 1),
+        _ => {}
     }
     scaling_keys(config, &mut put)?;
     Ok(keys)
@@ -220,7 +227,7 @@ fn scaling_keys(config: &ModelConfig, put: &mut dyn FnMut(&str, Item)) -> Result
         } => {
             let usual = crate::config_json::yarn_table_scale(*factor, *mscale, *mscale_all_dim);
             let told = if deepseek { mscale.is_some() && mscale == mscale_all_dim } else { mscale_all_dim.is_none() };
-            if !truncate || *table_scale != usual || !told {
+            if !truncate || !told {
                 let value = format!("{:?}", config.rope.scaling);
                 return unsupported("rope_scaling", value, "GGUF has YaRN with mscale equal to mscale_all_dim only");
             }
@@ -229,6 +236,9 @@ fn scaling_keys(config: &ModelConfig, put: &mut dyn FnMut(&str, Item)) -> Result
             put("rope.scaling.original_context_length", Item::Unsigned(*original_max_positions as u32));
             put("rope.scaling.yarn_beta_fast", Item::Single(*beta_fast as f32));
             put("rope.scaling.yarn_beta_slow", Item::Single(*beta_slow as f32));
+            if *table_scale != usual {
+                put("rope.scaling.attn_factor", Item::Single((table_scale / usual) as f32));
+            }
             if let Some(mscale) = mscale_all_dim {
                 put("rope.scaling.yarn_log_multiplier", Item::Single((0.1 * mscale) as f32));
             }
@@ -289,7 +299,8 @@ fn stored_as(spec: &ParamSpec, cols: u64, kind: BlockType) -> BlockType {
 fn interleaved(config: &ModelConfig, spec: &ParamSpec) -> Option<usize> {
     let Attention::Gqa { head_dim, .. } = config.attention else { return None };
     let rotates = spec.name.contains(".q_proj.") || spec.name.contains(".k_proj.");
-    let reorder = config.family == Family::Llama && config.rope.layout == RopeLayout::HalfSplit;
+    let reorder =
+        matches!(config.family, Family::Llama | Family::Mistral) && config.rope.layout == RopeLayout::HalfSplit;
     (reorder && rotates).then_some(head_dim)
 }
 

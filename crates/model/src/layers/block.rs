@@ -38,7 +38,7 @@ impl Block {
             attention_norm: wiring.weight(&format!("{name}.input_layernorm.weight")),
             attention: match config.attention {
                 Attention::Mla { .. } => AttentionLayer::Mla(Mla::new(wiring, &attention, config, rotary)),
-                Attention::Gqa { .. } => AttentionLayer::Gqa(Gqa::new(wiring, &attention, config, rotary)),
+                Attention::Gqa { .. } => AttentionLayer::Gqa(Gqa::new(wiring, &attention, config, layer, rotary)),
             },
             ffn_norm: wiring.weight(&format!("{name}.post_attention_layernorm.weight")),
             ffn: match &config.moe {

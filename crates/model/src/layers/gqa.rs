@@ -1,9 +1,10 @@
-//! Grouped-query attention: `u = W_O attention(RoPE(W_Q h), RoPE(W_K h), W_V h)`, with biases if the model has them
-//! (Qwen2: on query, key and value). Each key-value head serves heads / kv_heads query heads. Source: Ainslie et al.
-//! 2023.
+//! Grouped-query attention: `u = W_O attention(RoPE(norm(W_Q h)), RoPE(norm(W_K h)), W_V h)`, with biases if the model
+//! has them (Qwen2: on query, key and value), and with the norms, which are over each head, if it has those (Qwen3). Of
+//! each head the first part rotates, in most models all of it. Each key-value head serves heads / kv_heads query heads.
+//! Source: Ainslie et al. 2023; Qwen3 report (arXiv 2505.09388), §2, for the norms.
 
 use crate::config::{Attention, ModelConfig};
-use crate::ops::{Part, Parts, attention, bias, linears, rope};
+use crate::ops::{Part, Parts, attention, bias, linears, rms_norm_heads, rope};
 use crate::params::{Weight, Wiring};
 use crate::tape::{Graph, Var};
 use wels_device::{AttentionShape, Rotary, RotaryColumns};
@@ -13,6 +14,9 @@ pub(crate) struct Gqa {
     k: Projection,
     v: Projection,
     o: Projection,
+    /// Of each head's query and key.
+    norms: Option<[Weight; 2]>,
+    eps: f32,
     shape: AttentionShape,
     head_dim: usize,
     rotary: Rotary,
@@ -42,17 +46,20 @@ impl Projection {
 }
 
 impl Gqa {
-    pub fn new(wiring: &mut Wiring, name: &str, config: &ModelConfig, rotary: &Rotary) -> Self {
-        let Attention::Gqa { heads, kv_heads, head_dim, .. } = config.attention else {
+    pub fn new(wiring: &mut Wiring, name: &str, config: &ModelConfig, layer: usize, rotary: &Rotary) -> Self {
+        let Attention::Gqa { heads, kv_heads, head_dim, qk_norm, .. } = config.attention else {
             panic!("{:?} is not GQA", config.attention)
         };
+        let norms = qk_norm.then(|| ["q", "k"].map(|part| wiring.weight(&format!("{name}.{part}_norm.weight"))));
         let mut projection = |part: &str| Projection::new(wiring, &format!("{name}.{part}_proj"));
         Gqa {
             q: projection("q"),
             k: projection("k"),
             v: projection("v"),
             o: projection("o"),
-            shape: AttentionShape { heads, kv_heads, scale: config.softmax_scale },
+            norms,
+            eps: config.norm_eps,
+            shape: AttentionShape { heads, kv_heads, scale: config.softmax_scale, window: config.window(layer) },
             head_dim,
             rotary: rotary.clone(),
         }
@@ -62,7 +69,11 @@ impl Gqa {
     pub fn forward(&self, g: &mut Graph, h: &Var) -> Var {
         let AttentionShape { heads, kv_heads, .. } = self.shape;
         let columns = |heads| RotaryColumns { offset: 0, head_stride: self.head_dim, heads };
-        let [q, k, v] = Projection::forward([&self.q, &self.k, &self.v], g, h);
+        let [mut q, mut k, v] = Projection::forward([&self.q, &self.k, &self.v], g, h);
+        if let Some([of_q, of_k]) = self.norms {
+            q = rms_norm_heads(g, q, heads, of_q, self.eps);
+            k = rms_norm_heads(g, k, kv_heads, of_k, self.eps);
+        }
         let q = rope(g, q, &self.rotary, columns(heads));
         let k = rope(g, k, &self.rotary, columns(kv_heads));
 

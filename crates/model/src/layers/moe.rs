@@ -58,12 +58,12 @@ fn router(config: &MoeConfig) -> Router {
         RouterConfig::Sigmoid { groups, top_groups, normalize, scale } => {
             Router { scoring: Scoring::Sigmoid, experts, top_k, groups, top_groups, normalize, scale }
         }
-        RouterConfig::Softmax { method, scale } => {
+        RouterConfig::Softmax { method, normalize, scale } => {
             let (groups, top_groups) = match method {
                 SoftmaxMethod::Greedy => (1, 1),
                 SoftmaxMethod::GroupLimited { groups, top_groups } => (groups, top_groups),
             };
-            Router { scoring: Scoring::Softmax, experts, top_k, groups, top_groups, normalize: false, scale }
+            Router { scoring: Scoring::Softmax, experts, top_k, groups, top_groups, normalize, scale }
         }
     }
 }

@@ -33,7 +33,7 @@ pub use expert::{expert_gate_up, expert_swiglu_linear};
 pub use head::{distil_loss, head_loss, logits};
 pub use latent::{LatentShape, latent_attention};
 pub use linear::{linear, linears};
-pub use norm::rms_norm;
+pub use norm::{rms_norm, rms_norm_heads};
 pub use rope::rope;
 pub use route::{Route, route};
 pub use swiglu::swiglu_linear;

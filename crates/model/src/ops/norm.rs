@@ -5,6 +5,7 @@
 
 use crate::params::Weight;
 use crate::tape::{Graph, Var};
+use wels_device::Ids;
 
 /// `y[T, D] = rms_norm(x[T, D]) ⊙ w[D]`.
 pub fn rms_norm(g: &mut Graph, x: &Var, w: Weight, eps: f32) -> Var {
@@ -21,5 +22,28 @@ pub fn rms_norm(g: &mut Graph, x: &Var, w: Weight, eps: f32) -> Var {
             device.rms_norm_backward(&dy, &x, weight, &rstd, &sequences.starts, (&mut dx, dx_start), (dw, dw_start));
         });
         back.put(x.gradient(), dx);
+    })
+}
+
+/// [`rms_norm`] of each of the `heads` equal parts of a row on its own, all with one weight: `y[T, H·d]` of `x[T, H·d]`
+/// and `w[d]`. Saved: x, and one number a token and head; dw is a chain over the tokens and, within one, its heads.
+pub fn rms_norm_heads(g: &mut Graph, x: Var, heads: usize, w: Weight, eps: f32) -> Var {
+    let (tokens, cols, d) = (x.rows(), x.cols(), w.cols);
+    assert_eq!(cols, heads * d, "rms_norm_heads: x is [{tokens}, {cols}], w is [{d}] for {heads} heads");
+    let dx = x.gradient();
+    let x = x.into_value().reshaped(tokens * heads, d);
+    let mut y = g.tensor_of(x.dtype(), tokens * heads, d);
+    let mut rstd = g.tensor(tokens * heads, 1);
+    g.device().rms_norm(&x, g.weight(w), eps, &mut y, &mut rstd);
+    g.record("rms_norm_heads", y.reshaped(tokens, cols), move |back, dy| {
+        let (device, weight) = (back.device(), back.weight(w));
+        let rows: Ids = back.sequences().starts.iter().map(|start| start * heads as u32).collect::<Vec<_>>().into();
+        let dy = dy.reshaped(tokens * heads, d);
+        let (whole, dx_start) = back.begin(dx);
+        let mut parts = whole.reshaped(tokens * heads, d);
+        back.parameter(w, |dw, dw_start| {
+            device.rms_norm_backward(&dy, &x, weight, &rstd, &rows, (&mut parts, dx_start), (dw, dw_start));
+        });
+        back.put(dx, parts.reshaped(tokens, cols));
     })
 }

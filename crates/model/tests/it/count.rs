@@ -1,6 +1,6 @@
 //! Published counts, as exact integers. Nothing here allocates a model.
 
-use wels_model::config::{Dtype, ModelConfig};
+use wels_model::config::{Dtype, ModelConfig, Window};
 use wels_model::count::{self, Bytes, CacheLayout, Checkpoint, Context, Flops, Params};
 use wels_model::{names, presets};
 
@@ -22,6 +22,19 @@ fn parameters_of_every_preset() {
         ("r1-distill-qwen-32b", 32_763_876_352, 31_985_308_672, 31_206_740_992),
         ("r1-distill-llama-8b", 8_030_261_248, 7_504_924_672, 6_979_588_096),
         ("r1-distill-llama-70b", 70_553_706_496, 69_503_033_344, 68_452_360_192),
+        ("r1-0528-qwen3-8b", 8_190_735_360, 7_568_405_504, 6_946_075_648),
+        ("kimi-k2", 1_026_408_232_448, 31_687_095_808, 30_512_690_688),
+        ("qwen3-0.6b", 596_049_920, 596_049_920, 440_467_456),
+        ("qwen3-1.7b", 1_720_574_976, 1_720_574_976, 1_409_410_048),
+        ("qwen3-4b", 4_022_468_096, 4_022_468_096, 3_633_511_936),
+        ("qwen3-8b", 8_190_735_360, 7_568_405_504, 6_946_075_648),
+        ("qwen3-14b", 14_768_307_200, 13_990_394_880, 13_212_482_560),
+        ("qwen3-32b", 32_762_123_264, 31_984_210_944, 31_206_298_624),
+        ("qwen3-30b-a3b", 30_532_122_624, 3_041_867_776, 2_730_702_848),
+        ("qwen3-235b-a22b", 235_093_634_560, 21_568_433_664, 20_946_103_808),
+        ("glm-4.5-air", 106_852_251_264, 12_803_372_672, 12_182_615_680),
+        ("glm-4.5", 352_797_829_024, 32_856_319_904, 32_080_373_664),
+        ("mistral-7b-v0.1", 7_241_732_096, 7_110_660_096, 6_979_588_096),
         ("smollm2-135m", 134_515_008, 134_515_008, 106_203_456),
     ];
     assert_eq!(presets::names().collect::<Vec<_>>(), expected.map(|(name, ..)| name));
@@ -66,6 +79,19 @@ fn mtp_of_deepseek_v3() {
     assert_eq!(mtp.unique.0 - mtp.projection.0, 11_507_307_776);
     assert_eq!(mtp.activated.0 - mtp.projection.0, 1_512_019_200);
     assert_eq!(count::params(&preset("deepseek-v2")).mtp, None);
+}
+
+/// As the published files are counted on their pages: with the MTP layer, and in it an embedding and a head.
+#[test]
+fn files_of_glm_4_5() {
+    for (name, unique, published) in
+        [("glm-4.5-air", 2_375_059_584, 110_468_824_832), ("glm-4.5", 3_988_069_792, 358_337_791_296)]
+    {
+        let counts = count::params(&preset(name));
+        let mtp = counts.mtp.unwrap();
+        assert_eq!(mtp.unique, Params(unique), "{name}");
+        assert_eq!(counts.total + mtp.with_embedding_and_head, Params(published), "{name}");
+    }
 }
 
 #[test]
@@ -145,6 +171,20 @@ fn training_operations_of_other_models() {
     assert_eq!(flops.total().0 - flops.attention_core.0, 2 * (134_515_008 - norms as u64));
 }
 
+/// Of a window so many keys are counted: with 8 tokens and 4 keys 1 + 2 + 3 + 4·5 in all.
+#[test]
+fn a_window_bounds_the_keys_that_are_counted() {
+    let whole = ModelConfig { window: None, ..preset("mistral-7b-v0.1") };
+    let layers = vec![true; 32];
+    let narrow = ModelConfig { window: Some(Window { width: 4, layers }), ..whole.clone() };
+    let core = |config: &ModelConfig, context| count::forward_flops(config, context).attention_core.0;
+    let of_a_key = core(&whole, Context::DecodeExpanded { keys: 1 });
+    assert_eq!(core(&whole, Context::Causal { tokens: 8 }) * 8, of_a_key * 36);
+    assert_eq!(core(&narrow, Context::Causal { tokens: 8 }) * 8, of_a_key / 2 * (26 * 2 / 8) * 8);
+    assert_eq!(core(&narrow, Context::Causal { tokens: 4 }), core(&whole, Context::Causal { tokens: 4 }));
+    assert_eq!(core(&narrow, Context::DecodeExpanded { keys: 100 }), of_a_key * 4);
+}
+
 #[test]
 fn cache_of_one_token() {
     let expected = [
@@ -157,6 +197,9 @@ fn cache_of_one_token() {
         ("r1-distill-qwen-32b", 262_144),
         ("r1-distill-llama-8b", 131_072),
         ("r1-distill-llama-70b", 327_680),
+        ("r1-0528-qwen3-8b", 147_456),
+        ("kimi-k2", 70_272),
+        ("glm-4.5-air", 188_416),
     ];
     for (name, bf16_bytes) in expected {
         assert_eq!(2 * count::cache_elements_per_token(&preset(name), CacheLayout::Latent), bf16_bytes, "{name}");

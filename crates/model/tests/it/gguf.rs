@@ -207,7 +207,10 @@ fn keys_that_would_change_the_arithmetic_are_refused_by_name() {
     other.word("llama.rope.scaling.type", "longrope");
     refused(other.clone(), "`llama.rope.scaling.type` is \"longrope\"");
     other.word("general.architecture", "mamba");
-    refused(other, "the architecture `mamba`, which is not supported");
+    refused(
+        other,
+        "the architecture `mamba`, which is not supported (supported: deepseek2, qwen3, qwen3moe, qwen2, glm4moe, llama)",
+    );
     refused(deepseek().with_u32("deepseek2.expert_gating_func", 3), "`deepseek2.expert_gating_func` is 3");
     refused(deepseek().with_u32("deepseek2.attention.key_length_mla", 2), "`deepseek2.attention.key_length_mla` is 2");
     refused(deepseek().with_u32("deepseek2.expert_used_count", 5), "`deepseek2.expert_used_count` is 5");

@@ -3,7 +3,7 @@
 use wels_device::Tensor;
 use wels_device::host::random::Key;
 use wels_model::config::{
-    Attention, Family, ModelConfig, MoeConfig, RopeConfig, RopeLayout, RopeScaling, Router, SoftmaxMethod,
+    Attention, Family, ModelConfig, MoeConfig, RopeConfig, RopeLayout, RopeScaling, Router, SoftmaxMethod, Window,
 };
 use wels_model::model::Batch;
 
@@ -17,6 +17,7 @@ fn dense(family: Family, layout: RopeLayout, attention: Attention) -> ModelConfi
         vocab_size: VOCABULARY,
         norm_eps: 1e-6,
         rope: RopeConfig { base: 10000.0, scaling: RopeScaling::None, layout, max_positions: 64 },
+        window: None,
         softmax_scale: 1.0 / (attention.qk_dim() as f32).sqrt(),
         attention,
         dense_intermediate: 40,
@@ -32,13 +33,42 @@ fn dense(family: Family, layout: RopeLayout, attention: Attention) -> ModelConfi
 
 /// Llama: no biases, untied.
 pub fn llama() -> ModelConfig {
-    let attention = Attention::Gqa { heads: 4, kv_heads: 2, head_dim: 6, qkv_bias: false, o_bias: false };
+    let attention = Attention::gqa(4, 2, 6);
     dense(Family::Llama, RopeLayout::HalfSplit, attention)
+}
+
+/// Mistral: a window of seven keys.
+pub fn mistral() -> ModelConfig {
+    let base = dense(Family::Mistral, RopeLayout::HalfSplit, Attention::gqa(4, 2, 6));
+    ModelConfig { window: Some(Window { width: 7, layers: vec![true, true] }), ..base }
+}
+
+/// Qwen3 with a window in its second layer, which holds more than a page.
+pub fn qwen3() -> ModelConfig {
+    let attention = Attention::Gqa {
+        heads: 4,
+        kv_heads: 1,
+        head_dim: 8,
+        rope_dim: 8,
+        qkv_bias: false,
+        o_bias: false,
+        qk_norm: true,
+    };
+    let base = dense(Family::Qwen3, RopeLayout::HalfSplit, attention);
+    ModelConfig { window: Some(Window { width: 19, layers: vec![false, true] }), ..base }
 }
 
 /// Qwen2: biases, tied.
 pub fn qwen2() -> ModelConfig {
-    let attention = Attention::Gqa { heads: 4, kv_heads: 4, head_dim: 6, qkv_bias: true, o_bias: false };
+    let attention = Attention::Gqa {
+        heads: 4,
+        kv_heads: 4,
+        head_dim: 6,
+        rope_dim: 6,
+        qkv_bias: true,
+        o_bias: false,
+        qk_norm: false,
+    };
     ModelConfig { tied_head: true, ..dense(Family::Qwen2, RopeLayout::HalfSplit, attention) }
 }
 
@@ -57,15 +87,60 @@ pub fn deepseek_v3() -> ModelConfig {
 pub fn deepseek_v2() -> ModelConfig {
     let attention =
         Attention::Mla { heads: 2, q_lora_rank: None, kv_lora_rank: 10, nope_dim: 6, rope_dim: 4, v_dim: 8 };
-    let router = Router::Softmax { method: SoftmaxMethod::Greedy, scale: 1.5 };
+    let router = Router::Softmax { method: SoftmaxMethod::Greedy, normalize: false, scale: 1.5 };
     let moe =
         MoeConfig { experts: 6, shared_experts: 2, top_k: 3, expert_intermediate: 10, first_dense_layers: 1, router };
     let base = dense(Family::DeepseekV2, RopeLayout::Interleaved, attention);
     ModelConfig { moe: Some(moe), tied_head: true, ..base }
 }
 
-pub fn all() -> [(&'static str, ModelConfig); 4] {
-    [("llama", llama()), ("qwen2", qwen2()), ("deepseek_v3", deepseek_v3()), ("deepseek_v2", deepseek_v2())]
+/// Qwen3 with experts: norms of queries and keys, heads wider than D/H, weights that add up to one.
+pub fn qwen3_moe() -> ModelConfig {
+    let attention = Attention::Gqa {
+        heads: 4,
+        kv_heads: 2,
+        head_dim: 10,
+        rope_dim: 10,
+        qkv_bias: false,
+        o_bias: false,
+        qk_norm: true,
+    };
+    let router = Router::Softmax { method: SoftmaxMethod::Greedy, normalize: true, scale: 1.0 };
+    let moe =
+        MoeConfig { experts: 5, shared_experts: 0, top_k: 2, expert_intermediate: 10, first_dense_layers: 0, router };
+    let base = dense(Family::Qwen3Moe, RopeLayout::HalfSplit, attention);
+    ModelConfig { moe: Some(moe), ..base }
+}
+
+/// GLM-4.5: biases and norms, a half of each head rotates, experts as DeepSeek-V3's, MTP.
+pub fn glm4_moe() -> ModelConfig {
+    let attention = Attention::Gqa {
+        heads: 4,
+        kv_heads: 1,
+        head_dim: 8,
+        rope_dim: 4,
+        qkv_bias: true,
+        o_bias: false,
+        qk_norm: true,
+    };
+    let router = Router::Sigmoid { groups: 1, top_groups: 1, normalize: true, scale: 1.5 };
+    let moe =
+        MoeConfig { experts: 6, shared_experts: 1, top_k: 2, expert_intermediate: 10, first_dense_layers: 1, router };
+    let base = dense(Family::Glm4Moe, RopeLayout::HalfSplit, attention);
+    ModelConfig { moe: Some(moe), mtp_depth: 1, ..base }
+}
+
+pub fn all() -> [(&'static str, ModelConfig); 8] {
+    [
+        ("llama", llama()),
+        ("qwen2", qwen2()),
+        ("deepseek_v3", deepseek_v3()),
+        ("deepseek_v2", deepseek_v2()),
+        ("mistral", mistral()),
+        ("qwen3", qwen3()),
+        ("qwen3_moe", qwen3_moe()),
+        ("glm4_moe", glm4_moe()),
+    ]
 }
 
 /// Random tokens in sequences of these lengths; each sequence's targets are its own next tokens and one more.

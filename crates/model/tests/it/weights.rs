@@ -48,6 +48,23 @@ pub fn tiny_configs() -> Vec<ModelConfig> {
         with(&dense, json!({"model_type": "qwen2"})),
         with(&dense, json!({"model_type": "llama", "tie_word_embeddings": true})),
         with(&dense, json!({"model_type": "llama", "attention_bias": true, "head_dim": 8})),
+        with(&dense, json!({"model_type": "mistral", "sliding_window": null})),
+        with(&dense, json!({"model_type": "qwen3", "head_dim": 8, "tie_word_embeddings": true})),
+        with(
+            &dense,
+            json!({
+                "model_type": "qwen3_moe", "head_dim": 8, "num_experts": 4, "num_experts_per_tok": 2,
+                "moe_intermediate_size": 5, "norm_topk_prob": true,
+            }),
+        ),
+        with(
+            &dense,
+            json!({
+                "model_type": "glm4_moe", "head_dim": 8, "use_qk_norm": true, "attention_bias": true,
+                "n_routed_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 5,
+                "num_nextn_predict_layers": 1,
+            }),
+        ),
     ]
 }
 
@@ -494,7 +511,7 @@ fn damaged_directories_are_refused_in_words() {
     ));
     assert_eq!(
         case(&|dir| fs::write(dir.join("config.json"), r#"{"model_type": "bert"}"#).unwrap()),
-        "in DIR: model_type `bert` is not supported (supported: deepseek_v3, deepseek_v2, qwen2, llama)"
+        "in DIR: model_type `bert` is not supported (supported: deepseek_v3, kimi_k2, deepseek_v2, qwen3, qwen3_moe, qwen2, glm4_moe, mistral, llama)"
     );
     assert_eq!(
         case(&|dir| fs::write(dir.join("config.json"), " ".repeat(1 << 21)).unwrap()),

@@ -235,7 +235,7 @@ pub fn tiny() -> LoadedModel {
     let mut trainer = BpeTrainer::new(300, SpecialTokens::default()).unwrap();
     trainer.feed(&["the name of the fish: a fish and another fish"; 8]);
     let tokenizer = Arc::new(trainer.train().unwrap());
-    let attention = Attention::Gqa { heads: 4, kv_heads: 2, head_dim: 6, qkv_bias: false, o_bias: false };
+    let attention = Attention::gqa(4, 2, 6);
     let config = ModelConfig {
         family: Family::Llama,
         hidden_size: 24,
@@ -248,6 +248,7 @@ pub fn tiny() -> LoadedModel {
             layout: RopeLayout::HalfSplit,
             max_positions: CONTEXT,
         },
+        window: None,
         softmax_scale: 1.0 / (attention.qk_dim() as f32).sqrt(),
         attention,
         dense_intermediate: 40,

@@ -7,15 +7,17 @@ use std::path::Path;
 use tempfile::TempDir;
 use wels_cpu::testing::{device, host};
 use wels_device::BlockType;
-use wels_model::config::{Family, ModelConfig, RopeLayout};
+use wels_model::config::{Family, ModelConfig, RopeLayout, RopeScaling, Router, SoftmaxMethod};
 use wels_model::gguf::{self, GgufError, GgufFile, Item, Stored};
 use wels_model::inference::{LoadOptions, Quantise};
 use wels_model::model::Model;
 use wels_model::names::{self, ParamKind};
 use wels_model::params::Params;
+use wels_model::presets;
 use wels_model::tape::Execution;
 
 use super::load;
+use crate::shapes;
 use crate::weights::{made_up, tiny_configs};
 
 fn save(path: &Path, config: &ModelConfig, kind: BlockType, params: &[Vec<f32>]) -> Result<(), GgufError> {
@@ -39,12 +41,14 @@ fn what_is_written_reads_back() {
         // What GGUF has no keys for, and what the caller would have put in: ids of tokens, initial weights.
         (expected.bos_id, expected.pad_id, expected.init_std) = (read.bos_id, read.pad_id, read.init_std);
         expected.eos_ids = read.eos_ids.clone();
-        if config.family == Family::Llama {
-            expected.rope.layout = RopeLayout::Interleaved;
+        let llama = matches!(config.family, Family::Llama | Family::Mistral);
+        if llama {
+            // Mistral's models are `llama` there.
+            (expected.family, expected.rope.layout) = (Family::Llama, RopeLayout::Interleaved);
         }
         assert_eq!(read, expected);
         for ((name, found), original) in load(&file, &read).into_iter().zip(&params) {
-            let rotates = config.family == Family::Llama && (name.contains(".q_proj.") || name.contains(".k_proj."));
+            let rotates = llama && (name.contains(".q_proj.") || name.contains(".k_proj."));
             let cols = if name.ends_with(".bias") { 1 } else { config.hidden_size };
             let head_dim = config.attention.qk_dim();
             let restored = if rotates { gguf::split_rows(&found, head_dim, cols) } else { found.clone() };
@@ -81,14 +85,50 @@ fn written_files_keep_their_bytes() {
     assert_eq!(found, GOLDEN);
 }
 
-const GOLDEN: [&str; 6] = [
+const GOLDEN: [&str; 10] = [
     "46d3a72615117841",
     "88e2e1248b31f450",
     "f7f8dab26136c8e6",
     "17cd0ab7c82602d1",
     "f6fd512d0512f169",
     "2a482a2b2b2cc11f",
+    "3a9a7dc28a54cba2",
+    "2a78cbc08115278a",
+    "3a650ede9b0294ed",
+    "5b7e7f08565df180",
 ];
+
+#[test]
+fn what_llama_cpp_would_compute_otherwise_is_not_written() {
+    let dir = TempDir::new().unwrap();
+    let refused = |config: &ModelConfig, part: &str| {
+        let error = save(&dir.path().join("no.gguf"), config, BlockType::F32, &made_up(config)).unwrap_err();
+        assert!(error.to_string().contains(part) || format!("{error:?}").contains(part), "{error:?}");
+    };
+    for config in [shapes::mistral(), shapes::qwen3()] {
+        refused(&config, "sliding_window");
+    }
+    let mut config = shapes::qwen3_moe();
+    let moe = config.moe.as_mut().unwrap();
+    moe.router = Router::Softmax { method: SoftmaxMethod::Greedy, normalize: false, scale: 1.0 };
+    refused(&config, "norm_topk_prob");
+}
+
+/// A factor beside YaRN's own goes where llama.cpp multiplies with it; the converter's key for it is read as vLLM does.
+#[test]
+fn the_factor_of_cos_and_sin_is_kept() {
+    let dir = TempDir::new().unwrap();
+    let path = dir.path().join("a.gguf");
+    let mut config = ModelConfig { window: None, ..shapes::qwen3() };
+    config.rope.scaling = presets::preset("r1-0528-qwen3-8b").unwrap().rope.scaling;
+    save(&path, &config, BlockType::F32, &made_up(&config)).unwrap();
+    let (read, file, notes) = GgufFile::open_model(&path).unwrap();
+    assert_eq!(notes, []);
+    let factor = file.metadata().get("qwen3.rope.scaling.attn_factor").unwrap().as_f64().unwrap();
+    assert_eq!(factor as f32, 0.878_248_9);
+    let RopeScaling::Yarn { table_scale, .. } = read.rope.scaling else { panic!("{:?}", read.rope) };
+    assert!((table_scale - 1.0).abs() < 1e-7, "{table_scale}");
+}
 
 #[test]
 fn types_are_chosen_by_what_a_tensor_is() {

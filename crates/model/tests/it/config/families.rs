@@ -1,0 +1,141 @@
+//! Qwen3, GLM-4.5, Kimi K2 and Mistral: keys of their own, and windows of attention.
+
+use serde_json::{Value, json};
+use wels_model::config::{Attention, Family, ModelConfig, RopeScaling, Router, SoftmaxMethod};
+use wels_model::presets;
+
+use super::{edited, error, gqa, read, refused, without};
+
+#[test]
+fn qwen3_glm_and_kimi_are_resolved() {
+    let qwen = presets::preset("qwen3-8b").unwrap();
+    assert_eq!(
+        (qwen.family, qwen.attention, qwen.rope.base),
+        (Family::Qwen3, gqa(32, 8, 128, [false, false, true]), 1e6)
+    );
+    let moe = presets::preset("qwen3-30b-a3b").unwrap();
+    assert_eq!(moe.attention, gqa(32, 4, 128, [false, false, true]));
+    let router = Router::Softmax { method: SoftmaxMethod::Greedy, normalize: true, scale: 1.0 };
+    let experts = moe.moe.unwrap();
+    assert_eq!((experts.experts, experts.top_k, experts.shared_experts, experts.router), (128, 8, 0, router));
+    let glm = presets::preset("glm-4.5").unwrap();
+    let (heads, kv_heads, head_dim, rope_dim) = (96, 8, 128, 64);
+    let attention =
+        Attention::Gqa { heads, kv_heads, head_dim, rope_dim, qkv_bias: true, o_bias: false, qk_norm: true };
+    assert_eq!((glm.attention, glm.mtp_depth, glm.norm_eps), (attention, 1, 1e-5));
+    let router = Router::Sigmoid { groups: 1, top_groups: 1, normalize: true, scale: 2.5 };
+    assert_eq!(glm.moe.unwrap().router, router);
+    let kimi = presets::preset("kimi-k2").unwrap();
+    assert_eq!(kimi, read(&edited("kimi-k2", &[("model_type", json!("deepseek_v3"))])));
+    assert_eq!((kimi.family, kimi.mtp_depth), (Family::DeepseekV3, 0));
+}
+
+#[test]
+fn the_factor_of_r1_0528_undoes_yarns_own() {
+    let (config, notes) = ModelConfig::from_hf_json(presets::json("r1-0528-qwen3-8b").unwrap()).unwrap();
+    let RopeScaling::Yarn { factor, table_scale, .. } = config.rope.scaling else { panic!("{:?}", config.rope) };
+    assert_eq!((factor, table_scale as f32), (4.0, 1.0));
+    let said = "config.json: `rope_scaling.attn_factor` = 0.8782488562869419 multiplies cos and sin";
+    assert!(notes.len() == 1 && notes[0].0.starts_with(said), "{notes:?}");
+    let both = json!({"rope_type": "yarn", "factor": 4.0, "attn_factor": 0.5, "attention_factor": 1.0});
+    assert!(
+        error(&edited("r1-0528-qwen3-8b", &[("rope_scaling", both)])).starts_with("`rope_scaling.attn_factor` is 0.5")
+    );
+}
+
+#[test]
+fn numbers_of_the_newer_families_are_found_under_either_name() {
+    let without_count = |preset, key| {
+        let mut json: Value = serde_json::from_str(&without(preset, key)).unwrap();
+        json["num_local_experts"] = json!(128);
+        json.to_string()
+    };
+    assert_eq!(read(&without_count("qwen3-30b-a3b", "num_experts")), presets::preset("qwen3-30b-a3b").unwrap());
+    assert!(error(&edited("qwen3-30b-a3b", &[("num_local_experts", json!(64))])).contains("two names of one number"));
+    let glm = presets::preset("glm-4.5-air").unwrap();
+    let mut json: Value = serde_json::from_str(&without("glm-4.5-air", "partial_rotary_factor")).unwrap();
+    assert_eq!(read(&json.to_string()), glm, "a half is the default");
+    json["rope_parameters"] = json!({"rope_type": "default", "rope_theta": 1000000, "partial_rotary_factor": 0.25});
+    assert_eq!(read(&json.to_string()).attention.rope_dim(), 32);
+    json["partial_rotary_factor"] = json!(0.5);
+    let said = "`rope_parameters.partial_rotary_factor` is 0.25, which contradicts `partial_rotary_factor` = 0.5";
+    assert!(error(&json.to_string()).starts_with(said));
+}
+
+#[test]
+fn windows_are_those_of_transformers() {
+    let slides = |config: &ModelConfig| (0..config.layers).map(|layer| config.window(layer)).collect::<Vec<_>>();
+    let mistral = presets::preset("mistral-7b-v0.1").unwrap();
+    assert_eq!(slides(&mistral), [Some(4096); 32]);
+    assert_eq!(read(&without("mistral-7b-v0.1", "sliding_window")), mistral, "it is the default");
+    assert_eq!(read(&edited("mistral-7b-v0.1", &[("sliding_window", Value::Null)])).window, None);
+    let on = ("use_sliding_window", json!(true));
+    let width = ("sliding_window", json!(1024));
+    for preset in ["r1-distill-qwen-7b", "qwen3-8b"] {
+        let from_20 = read(&edited(preset, &[on.clone(), width.clone(), ("max_window_layers", json!(20))]));
+        let expected: Vec<_> = (0..from_20.layers).map(|layer| (layer >= 20).then_some(1024)).collect();
+        assert_eq!(slides(&from_20), expected, "{preset}");
+        let word = |layer: usize| if layer >= 20 { "sliding_attention" } else { "full_attention" };
+        let types: Vec<_> = (0..from_20.layers).map(word).collect();
+        let named = ("layer_types", json!(types));
+        assert_eq!(read(&edited(preset, &[on.clone(), width.clone(), named.clone()])), from_20, "{preset}");
+        let few = ("layer_types", json!(["sliding_attention"]));
+        assert!(error(&edited(preset, &[on.clone(), width.clone(), few])).contains("each layer has one type"));
+        assert!(error(&edited(preset, &[width.clone(), named])).starts_with("`layer_types` is "), "{preset}: off");
+        let none = read(&edited(preset, &[on.clone(), width.clone(), ("max_window_layers", json!(99))]));
+        assert_eq!(none.window, None, "{preset}");
+    }
+    let moe = read(&edited("qwen3-30b-a3b", &[on, width]));
+    assert_eq!(slides(&moe), [Some(1024); 48]);
+}
+
+#[test]
+fn unsupported_arithmetic_of_qwen3_and_glm_is_refused() {
+    refused(&[
+        (
+            "qwen3-30b-a3b",
+            &[("mlp_only_layers", json!([0]))],
+            "`mlp_only_layers` is [0], which is not supported: every layer has experts",
+        ),
+        (
+            "qwen3-30b-a3b",
+            &[("decoder_sparse_step", json!(2))],
+            "`decoder_sparse_step` is 2, which is not supported: every layer after the dense ones has experts",
+        ),
+        (
+            "qwen3-30b-a3b",
+            &[("n_shared_experts", json!(1))],
+            "`n_shared_experts` is 1, which is not supported: qwen3_moe has routed experts in every layer, and no others",
+        ),
+        (
+            "qwen3-30b-a3b",
+            &[("routed_scaling_factor", json!(2.5))],
+            "`routed_scaling_factor` is 2.5, which is not supported: qwen3_moe has no such key",
+        ),
+        (
+            "mistral-7b-v0.1",
+            &[("attention_bias", json!(true))],
+            "`attention_bias` is true, which is not supported: mistral has no biases",
+        ),
+        (
+            "mistral-7b-v0.1",
+            &[("layer_types", json!(["sliding_attention"]))],
+            "`layer_types` is [\"sliding_attention\"], which is not supported: every layer has to have `full_attention`",
+        ),
+        (
+            "glm-4.5-air",
+            &[("scoring_func", json!("softmax"))],
+            "`scoring_func` is \"softmax\", which is not supported: glm4_moe scores with `sigmoid`",
+        ),
+        (
+            "glm-4.5-air",
+            &[("partial_rotary_factor", json!(0.29))],
+            "`partial_rotary_factor` is 37, which is not supported: rotary elements come in pairs",
+        ),
+        (
+            "glm-4.5-air",
+            &[("partial_rotary_factor", json!(0.0))],
+            "`partial_rotary_factor` is 0.0, which is not supported: a part of each head rotates",
+        ),
+    ]);
+}
