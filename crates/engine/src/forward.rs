@@ -52,8 +52,10 @@ impl Engine {
             state_row += states;
         }
         if mtp {
-            let goes_on = |sequence: &usize| ended.iter().all(|(ended, _)| ended != sequence);
-            self.draft_by_mtp(work.iter().map(|work| work.sequence).filter(goes_on).collect());
+            let embeds = |sequence: usize| self.running[sequence].request.embedding.is_some();
+            let goes_on = |sequence: &usize| !embeds(*sequence) && ended.iter().all(|(ended, _)| ended != sequence);
+            let drafting = work.iter().map(|work| work.sequence).filter(goes_on).collect();
+            self.draft_by_mtp(drafting);
         }
         // Not before MTP has written to the pages, which only the owner of a page may.
         for work in work.iter().filter(|_| self.options.prefix_cache) {

@@ -303,6 +303,13 @@ impl Model {
         ops::logits(&mut g, &x, self.head)
     }
 
+    /// What the head reads, `[T, D]`, of packed sequences: the states after the final norm.
+    pub fn states(&self, params: &Params, execution: &Execution, tokens: &[u32], starts: &[u32]) -> Tensor {
+        let context = self.packed(params, execution, starts, tokens.len(), 0.0);
+        let mut g = Graph::inference(context, None);
+        self.hidden(&mut g, &tokens.into()).into_value()
+    }
+
     /// What each depth of MTP expects, `[T, V]` each: the logits of the token `depth + 1` places on. Those of a
     /// sequence's last `depth` tokens mean nothing.
     pub fn mtp_logits(&self, params: &Params, execution: &Execution, tokens: &[u32], starts: &[u32]) -> Vec<Tensor> {

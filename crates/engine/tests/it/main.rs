@@ -10,3 +10,4 @@ mod placed;
 mod same;
 mod schedule;
 mod text;
+mod thinking;
