@@ -107,7 +107,7 @@ pub enum Pooling {
 pub struct Thinking {
     /// An answer that begins with it begins by thinking.
     pub begin: Option<u32>,
-    /// Ends the thinking.
+    /// The answer begins behind it.
     pub end: u32,
     /// Whether the prompt ends within the thinking.
     pub begun: bool,

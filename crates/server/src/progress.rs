@@ -80,7 +80,7 @@ impl Progress {
         Progress { plan, tokenizer, tracks }
     }
 
-    /// Tokens of all prompts.
+    /// Each prompt counted once, however many answers it has.
     pub fn prompt_tokens(&self) -> u64 {
         self.plan.prompt_tokens() as u64
     }

@@ -2,7 +2,9 @@
 
 use crate::answers::{answer, engine, finish};
 use crate::models;
-use wels_engine::{Constraint, Engine, Event, FinishReason, LoadedModel, Options, Pooling, Request, Sampling, Thinking};
+use wels_engine::{
+    Constraint, Engine, Event, FinishReason, LoadedModel, Options, Pooling, Request, Sampling, Thinking,
+};
 use wels_model::tape::Execution;
 
 const BEGIN: u32 = 40;
@@ -20,9 +22,8 @@ fn a_budget_ends_the_thinking_and_changes_nothing_before() {
             let sampling = Sampling { seed: 3, logit_bias: vec![(END, -100.0)], ..Sampling::default() };
             Request { sampling, thinking, ..Request::new(vec![1, 2, 3, 4], 20) }
         };
-        let tokens = |thinking| -> Vec<u32> {
-            answer(&loaded, request(thinking)).0.iter().map(|token| token.token).collect()
-        };
+        let tokens =
+            |thinking| -> Vec<u32> { answer(&loaded, request(thinking)).0.iter().map(|token| token.token).collect() };
         let free = tokens(None);
         for budget in [0, 1, 7] {
             let kept = tokens(thinking(true, Some(budget)));

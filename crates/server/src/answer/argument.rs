@@ -15,6 +15,7 @@ enum State {
 }
 
 impl JsonStringArgument {
+    /// Waits for the string under `key`, which has to be the first one.
     pub fn new(key: &str) -> JsonStringArgument {
         JsonStringArgument { key: format!("\"{key}\""), raw: String::new(), state: State::Before }
     }

@@ -1,7 +1,7 @@
 //! Calls of tools in the forms that models are trained on, read while they come.
 //!
-//! A model is told one form, [`ToolFormat`], and all are read, since models write others as well: DeepSeek's; objects of
-//! JSON within `<tool_call>`, in a fence, behind `[TOOL_CALLS]` or `<|python_tag|>`, or as the whole answer; and calls
+//! A model is told one form, [`ToolFormat`], and all are read, since models write others as well: DeepSeek's; objects
+//! of JSON within `<tool_call>`, in a fence, behind `[TOOL_CALLS]` or `<|python_tag|>`, or as the whole answer; and calls
 //! whose arguments are marked one by one. What names no tool, or has arguments that the tool's schema refuses, is text.
 
 use super::block::{Block, Outcome};

@@ -52,7 +52,7 @@ pub fn grammar(format: ToolFormat, tools: &[Tool], held: &Held) -> Option<String
     Some(rules)
 }
 
-/// The rules of one form.
+/// A form of calls, as rules and terminals of the grammar.
 struct FormRules {
     format: ToolFormat,
     /// The marker that begins a call, as a terminal of the grammar; empty without one.

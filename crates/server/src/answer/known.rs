@@ -11,6 +11,7 @@ use crate::wire::Tool;
 pub struct KnownTools(Arc<[Tool]>);
 
 impl KnownTools {
+    /// Those that a request brings.
     pub fn new(tools: Vec<Tool>) -> KnownTools {
         KnownTools(tools.into())
     }

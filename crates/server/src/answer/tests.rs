@@ -171,7 +171,8 @@ impl Dice {
     }
 
     fn text(&mut self) -> String {
-        let parts = ["a", "é", "\"", "\\", "\n", "{", "}", "[", "</tool_call>", "```", "🐟", " ", "name", ":", "<", "]", ","];
+        let parts =
+            ["a", "é", "\"", "\\", "\n", "{", "}", "[", "</tool_call>", "```", "🐟", " ", "name", ":", "<", "]", ","];
         (0..self.below(9)).map(|_| parts[self.below(parts.len())]).collect()
     }
 
@@ -219,9 +220,12 @@ fn random_calls_in_random_pieces() {
         let form = seed as usize % 6;
         let arguments: serde_json::Map<String, Value> = match form {
             // Forms that mark a text's end take texts without the mark, and know types by the schema alone.
-            5 => [("city".to_owned(), json!(format!("x{}", dice.text().replace('<', "")))), ("days".to_owned(), json!(3))]
-                .into_iter()
-                .collect(),
+            5 => [
+                ("city".to_owned(), json!(format!("x{}", dice.text().replace('<', "")))),
+                ("days".to_owned(), json!(3)),
+            ]
+            .into_iter()
+            .collect(),
             0 => (0..dice.below(4)).map(|at| (format!("a{at}"), json!(dice.text().replace("```", "`")))).collect(),
             _ => (0..dice.below(4)).map(|at| (format!("a{at}"), dice.value(2))).collect(),
         };

@@ -145,7 +145,7 @@ pub trait Reply: Send + Sync {
     /// What a request's name begins with.
     fn id_prefix(&self) -> &'static str;
 
-    /// A whole reply.
+    /// All answers and the usage in one piece.
     fn whole(&mut self, head: &Head, choices: &[Choice], usage: &UsageCounts) -> Value;
 
     /// Before the first token: how many answers there will be, to how many tokens of prompts.
