@@ -30,6 +30,8 @@ mod placement;
 
 mod model;
 
+mod pull;
+
 mod serve;
 
 mod keys;
@@ -73,6 +75,8 @@ enum Verb {
     Score(score::Args),
     /// Benchmarks, with a receipt for each item; comparisons of two models
     Eval(eval::Args),
+    /// Fetch a model by its name from a Hugging Face hub
+    Pull(pull::Args),
     /// Turn a model into a Hugging Face directory or a GGUF file
     Convert(convert::Args),
     /// Serve a model over HTTP: the APIs of OpenAI, DeepSeek and Anthropic, and a web chat
@@ -128,6 +132,7 @@ fn dispatch(cli: Cli) -> anyhow::Result<()> {
         Verb::Plan(args) => plan::plan(&args),
         Verb::Score(args) => score::score(&args),
         Verb::Eval(args) => eval::eval(&args),
+        Verb::Pull(args) => pull::pull(&args),
         Verb::Convert(args) => convert::convert(&args),
         Verb::Serve(args) => serve::serve(&args),
         Verb::Launch(args) => launch::launch(&args),

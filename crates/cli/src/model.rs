@@ -1,6 +1,7 @@
-//! MODEL on the command line: a run, a Hugging Face directory, or a GGUF file.
+//! MODEL on the command line: a run, a Hugging Face directory, a GGUF file, or the name of a model.
 
 use std::num::NonZeroUsize;
+use std::path::Path;
 
 use anyhow::Result;
 use wels_data::tokenizer::Tokenizer;
@@ -15,13 +16,17 @@ use wels_model::params::Params;
 use wels_model::placement::{Place, Placement};
 use wels_model::sizes::WeightSizes;
 use wels_model::weights::{Files, Sink, open_dir};
-pub use wels_pipeline::model::{
-    Location, in_directory, load_params, locate, read_config, read_config_file, split_rows,
-};
+pub use wels_pipeline::model::{Location, in_directory, load_params, read_config, read_config_file, split_rows};
 use wels_pipeline::model::{gguf_tokenizer, read_tokenizer};
 use wels_runs::machine;
 
 use crate::placement::{self, Demand, PlacementArgs};
+use crate::pull;
+
+/// Finds the model that the command line means; fetches it if that is a name.
+pub fn locate(model: &Path) -> Result<Location> {
+    wels_pipeline::model::locate(&pull::find(model)?)
+}
 
 /// Number format of matrices while a model answers.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]

@@ -17,7 +17,7 @@ use wels_server::prompt::ServedModel;
 use wels_server::worker::Worker;
 
 use crate::model::{LoadArgs, OpenModel, locate};
-use crate::{keys, output};
+use crate::{keys, output, pull};
 
 /// What the command line says.
 #[derive(clap::Args)]
@@ -182,8 +182,11 @@ fn load(args: &Args) -> Result<(ServedModel, Engine)> {
     Ok((served, Engine::new(loaded, options)?))
 }
 
-/// What a model is called that nobody has named: by its directory or file.
+/// What a model is called that nobody has named: by its name, its directory or its file.
 pub fn default_name(model: &Path) -> String {
+    if let Some(title) = pull::title(model) {
+        return title;
+    }
     let whole = std::fs::canonicalize(model).unwrap_or_else(|_| model.to_path_buf());
     let name = if whole.is_file() { whole.file_stem() } else { whole.file_name() };
     name.map_or_else(|| "model".to_owned(), |name| name.to_string_lossy().into_owned())

@@ -10,7 +10,7 @@ const PAGE: &str = "ARCHITECTURE.md";
 /// The crates that a crate may name in its `Cargo.toml`; `None` for a crate that the architecture does not know.
 fn allowed(krate: &str) -> Option<&'static [&'static str]> {
     Some(match krate {
-        "kernels" | "data" | "comm" => &[],
+        "kernels" | "data" | "comm" | "hub" => &[],
         "device" => &["kernels"],
         // The processor's tests may choose the emulator of cards.
         "cpu" => &["device", "kernels", "cuda"],
@@ -24,7 +24,7 @@ fn allowed(krate: &str) -> Option<&'static [&'static str]> {
         "server" => &["engine", "data"],
         "cli" => &[
             "kernels", "device", "cpu", "cuda", "comm", "model", "data", "engine", "tasks", "train", "runs",
-            "pipeline", "server",
+            "pipeline", "server", "hub",
         ],
         _ => return None,
     })

@@ -69,12 +69,22 @@ impl Lab {
         let mut command = Command::new(env!("CARGO_BIN_EXE_wels"));
         command.args(args).current_dir(self.folder.path()).env("NO_COLOR", "1").env_remove("WELS_ISA");
         command.env("XDG_STATE_HOME", self.at("state"));
+        // No name of a model leads out of this machine.
+        command.env("HF_HOME", self.at("hf")).env("HF_HUB_OFFLINE", "1").env_remove("HF_HUB_CACHE");
+        command.env_remove("HF_TOKEN").env_remove("HF_ENDPOINT");
         command
     }
 
     /// Runs the program to its end.
     pub fn wels(&self, args: &[&str]) -> Said {
         Said::of(self.command(args).output().expect("the program starts"), self)
+    }
+
+    /// Runs the program with the models of a hub within reach.
+    pub fn wels_with_hub(&self, endpoint: &str, args: &[&str]) -> Said {
+        let mut command = self.command(args);
+        command.env("HF_ENDPOINT", endpoint).env("HF_HUB_OFFLINE", "0");
+        Said::of(command.output().expect("the program starts"), self)
     }
 
     /// Runs another command in this folder.

@@ -18,6 +18,13 @@ mod trouble;
 mod serve;
 
 mod eval;
+
+/// The hub that the tests of `wels-hub` have.
+#[allow(dead_code, reason = "its ways to fail are for those tests")]
+#[path = "../../../hub/tests/it/server.rs"]
+mod hub;
+mod names;
+
 mod verify;
 
 mod account;
