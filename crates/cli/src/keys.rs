@@ -64,6 +64,9 @@ enum Verb {
         name: String,
         #[command(flatten)]
         limits: LimitArgs,
+        /// It may also read /metrics, which tells of all keys' requests together
+        #[arg(long)]
+        admin: bool,
         #[command(flatten)]
         db: Db,
     },
@@ -123,8 +126,12 @@ impl LimitArgs {
 /// Does what is asked.
 pub fn keys(args: &Args) -> Result<()> {
     match &args.verb {
-        Verb::Add { name, limits, db } => {
-            let key = Ledger::open(&db.url()?)?.add_key(name, &limits.limits(), now_unix_ms())?;
+        Verb::Add { name, limits, admin, db } => {
+            let mut ledger = Ledger::open(&db.url()?)?;
+            let key = match admin {
+                true => ledger.add_admin_key(name, &limits.limits(), now_unix_ms())?,
+                false => ledger.add_key(name, &limits.limits(), now_unix_ms())?,
+            };
             output::line(key.reveal())?;
         }
         Verb::List { json, db } => list(&Ledger::open(&db.url()?)?.keys()?, *json)?,
@@ -142,12 +149,13 @@ fn list(keys: &[Key], json: bool) -> Result<()> {
                 "name": key.name, "key": key.shown, "created": date(key.created_unix_ms),
                 "revoked": key.revoked_unix_ms.map(date), "requests_per_minute": requests_per_minute,
                 "tokens_per_minute": tokens_per_minute, "concurrent": concurrent, "budget": budget,
-                "spent": key.spent, "reserved": key.reserved,
+                "admin": key.admin, "spent": key.spent, "reserved": key.reserved,
             }))?;
             continue;
         }
         let count = |limit: Option<u32>, unit: &str| limit.map(|limit| format!("{limit} {unit}"));
         let limits: Vec<String> = [
+            key.admin.then(|| "admin".to_owned()),
             count(requests_per_minute, "requests/min"),
             count(tokens_per_minute, "tokens/min"),
             count(concurrent, "at once"),

@@ -10,7 +10,8 @@ use anyhow::{Context, Result};
 use wels_data::ChatTemplate;
 use wels_engine::{Engine, LoadedModel, Options};
 use wels_pipeline::refusal::refuse;
-use wels_server::http::{App, Settings, Shutdown, serve as serve_http};
+use wels_server::http::{App, Cors, Settings, Shutdown, Tls, serve as serve_http};
+use wels_server::keys::Secret;
 use wels_server::ledger::{Ledger, LedgerHandle, Limits};
 use wels_server::money::Tariff;
 use wels_server::prompt::ServedModel;
@@ -18,6 +19,9 @@ use wels_server::worker::Worker;
 
 use crate::model::{LoadArgs, OpenModel, locate};
 use crate::{keys, output, pull};
+
+/// The key as which requests without one are served.
+const LOCAL: &str = "local";
 
 /// What the command line says.
 #[derive(clap::Args)]
@@ -28,6 +32,18 @@ pub struct Args {
     /// Where to listen. Other machines reach it only at an address of theirs, such as 0.0.0.0:8080
     #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:8080")]
     listen: SocketAddr,
+    /// Serve requests without a key, as the key `local`. Only where nothing but this machine reaches the server
+    #[arg(long, conflicts_with = "cors")]
+    no_key: bool,
+    /// An origin of web pages that may call, such as https://app.example, or `*`; can be given several times
+    #[arg(long, value_name = "ORIGIN")]
+    cors: Vec<String>,
+    /// Speak HTTPS, with the chain of certificates in this file (PEM). It is read again when it changes, and at SIGHUP
+    #[arg(long, value_name = "FILE", requires = "tls_key")]
+    tls_cert: Option<PathBuf>,
+    /// The certificate's private key (PEM)
+    #[arg(long, value_name = "FILE", requires = "tls_cert")]
+    tls_key: Option<PathBuf>,
     #[command(flatten)]
     db: keys::Db,
     /// A name by which clients ask for the model; can be given several times. That of the directory or file if left out
@@ -62,15 +78,28 @@ pub struct Args {
     /// Seconds for requests under way, after SIGTERM
     #[arg(long, value_name = "SECONDS", default_value = "60")]
     drain: u64,
-    /// What is logged to stderr: error, warn, info, debug
-    #[arg(long, value_name = "LEVEL", default_value = "warn")]
+    /// What is logged to stderr: error, warn, info (with a line for each request that has ended), debug
+    #[arg(long, value_name = "LEVEL", default_value = "info")]
     log: tracing::Level,
+    /// In which form
+    #[arg(long, value_enum, value_name = "FORM", default_value = "text")]
+    log_format: LogFormat,
+}
+
+/// Forms of the log.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+enum LogFormat {
+    /// Lines for people
+    Text,
+    /// One JSON object a line
+    Json,
 }
 
 /// Serves until a signal ends it.
 pub fn serve(args: &Args) -> Result<()> {
-    tracing_subscriber::fmt().with_writer(std::io::stderr).with_ansi(false).with_max_level(args.log).init();
+    start_log(args.log, args.log_format);
     let tariff = tariff(args.prices.as_deref())?;
+    let settings = settings(args)?;
     // What can fail fast comes before the weights.
     let url = args.db.url()?;
     let (mut ledger, recovered) = Ledger::serve(&url, keys::now_unix_ms())?;
@@ -82,32 +111,34 @@ pub fn serve(args: &Args) -> Result<()> {
     listener.set_nonblocking(true)?;
     let address = listener.local_addr()?;
     let (served, engine) = load(args)?;
-    let has_key = ledger.keys()?.iter().any(|key| key.revoked_unix_ms.is_none());
-    let first = match has_key {
-        true => None,
-        false => {
-            let name = free_name(&mut ledger)?;
-            Some(ledger.add_key(&name, &Limits::default(), keys::now_unix_ms())?)
-        }
-    };
+    let scheme = if settings.tls.is_some() { "https" } else { "http" };
+    let greeted = greeted(&mut ledger, args.no_key)?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(1) // the cores belong to the kernels
         .max_blocking_threads(4)
         .enable_all()
         .build()?;
     let (ledger, ledger_thread) = LedgerHandle::start(ledger)?;
-    let app = App::new(served, Worker::start(engine)?, ledger, tariff, settings(args));
+    let app = App::new(served, Worker::start(engine)?, ledger, tariff, settings);
     runtime.block_on(async {
         let shutdown = Shutdown::default();
         shutdown.on_signals()?;
         let listener = tokio::net::TcpListener::from_std(listener)?;
-        greet(address, first.as_ref().map(|key| key.reveal()))?;
+        greet(scheme, address, &greeted)?;
         serve_http(listener, app, shutdown).await;
         anyhow::Ok(())
     })?;
     runtime.shutdown_timeout(Duration::from_secs(1));
     drop(ledger_thread); // everything is written; the thread ends with the process
     Ok(())
+}
+
+fn start_log(level: tracing::Level, format: LogFormat) {
+    let log = tracing_subscriber::fmt().with_writer(std::io::stderr).with_ansi(false).with_max_level(level);
+    match format {
+        LogFormat::Text => log.init(),
+        LogFormat::Json => log.json().flatten_event(true).init(),
+    }
 }
 
 /// `first`, or with a number behind it if a revoked key has that name.
@@ -117,25 +148,75 @@ fn free_name(ledger: &mut Ledger) -> Result<String> {
     Ok(names.find(|name| keys.iter().all(|key| key.name != *name)).expect("numbers do not end"))
 }
 
-fn greet(address: SocketAddr, first_key: Option<&str>) -> std::io::Result<()> {
-    let base = format!("http://{address}");
+/// What the one who starts the server is told of keys.
+enum Greeted {
+    /// There are some.
+    Keys,
+    /// There was none, and this one was made.
+    First(Secret),
+    /// None is needed.
+    NoKey,
+}
+
+fn greeted(ledger: &mut Ledger, no_key: bool) -> Result<Greeted> {
+    let now = keys::now_unix_ms();
+    if no_key {
+        match ledger.find_named(LOCAL)? {
+            None => drop(ledger.add_admin_key(LOCAL, &Limits::default(), now)?),
+            Some(key) if key.revoked_unix_ms.is_some() => {
+                let hint = "leave --no-key out, or give another ledger with --db";
+                return Err(refuse(format!("the key `{LOCAL}`, as which --no-key serves, is revoked"), hint));
+            }
+            Some(_) => {}
+        }
+        return Ok(Greeted::NoKey);
+    }
+    if ledger.keys()?.iter().any(|key| key.revoked_unix_ms.is_none()) {
+        return Ok(Greeted::Keys);
+    }
+    let name = free_name(ledger)?;
+    Ok(Greeted::First(ledger.add_key(&name, &Limits::default(), now)?))
+}
+
+fn greet(scheme: &str, address: SocketAddr, greeted: &Greeted) -> std::io::Result<()> {
+    let base = format!("{scheme}://{address}");
     output::line(&format!("API   {base}/v1"))?;
-    match first_key {
-        Some(key) => {
+    match greeted {
+        Greeted::First(key) => {
+            let key = key.reveal();
             output::line(&format!("key   {key}   (shown this once; more with `wels keys add NAME`)"))?;
             output::line(&format!("chat  {base}/#key={key}"))
         }
-        None => output::line(&format!("chat  {base}/")),
+        Greeted::Keys => output::line(&format!("chat  {base}/")),
+        Greeted::NoKey => {
+            output::line("key   none is needed, and any will do")?;
+            output::line(&format!("chat  {base}/#key=none"))
+        }
     }
 }
 
-fn settings(args: &Args) -> Settings {
-    Settings {
+fn settings(args: &Args) -> Result<Settings> {
+    if args.no_key && !args.listen.ip().is_loopback() {
+        let message = format!("without keys, everybody who reaches {} could use the server", args.listen);
+        return Err(refuse(message, "listen at 127.0.0.1 or [::1], or leave --no-key out"));
+    }
+    let no_origin = |wrong| {
+        let hint = "an origin is a scheme and a host, such as https://app.example or http://localhost:3000, or `*`";
+        refuse(format!("`{wrong}` is no origin of web pages"), hint)
+    };
+    let tls = match args.tls_cert.as_deref().zip(args.tls_key.as_deref()) {
+        Some((certificate, key)) => Some(Tls::load(certificate, key)?),
+        None => None,
+    };
+    Ok(Settings {
+        tls,
+        without_key: args.no_key.then(|| LOCAL.to_owned()),
+        cors: Cors::new(&args.cors).map_err(no_origin)?,
         connections_max: args.max_connections.get(),
         stuck_after: Duration::from_secs(args.stuck_after),
         drain: Duration::from_secs(args.drain),
         ..Settings::default()
-    }
+    })
 }
 
 fn tariff(file: Option<&Path>) -> Result<Tariff> {

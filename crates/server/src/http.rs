@@ -2,7 +2,11 @@
 
 mod app;
 
+mod around;
+
 mod body;
+
+mod cors;
 
 mod embeddings;
 
@@ -10,9 +14,13 @@ mod generate;
 
 mod hangup;
 
+mod local;
+
 mod metrics;
 
 mod pages;
+
+mod record;
 
 mod write_timeout;
 
@@ -22,8 +30,12 @@ mod serve;
 
 mod sse;
 
+mod tls;
+
 mod fair_queue;
 
 pub use app::{App, Settings};
+pub use cors::Cors;
 pub use hangup::Hangup;
 pub use serve::{Shutdown, serve};
+pub use tls::{Tls, TlsError};

@@ -12,6 +12,10 @@ mod thread;
 
 mod postgres;
 
+mod postgres_tls;
+
+mod rates;
+
 mod report;
 
 mod sql;
@@ -22,13 +26,20 @@ use thiserror::Error;
 
 use crate::keys::{self, Secret};
 use crate::money::{Nanos, Prices, Tokens};
+use rates::Used;
+pub use rates::{Rate, Room};
 pub use report::{Entry, GroupBy, Usage};
 use sql::{Database, Durability, Row, Value};
 pub(crate) use thread::now_unix_ms;
 pub use thread::{LedgerHandle, LedgerHandleError};
 
-/// The form of the tables. Form 1 had no `sequences`.
-const SCHEMA: i64 = 2;
+/// The form of the tables.
+const SCHEMA: i64 = 3;
+/// What makes a form of the tables the next one, from form 1 on.
+const MIGRATIONS: [&str; SCHEMA as usize - 1] = [
+    "ALTER TABLE requests ADD COLUMN sequences BIGINT NOT NULL DEFAULT 1",
+    "ALTER TABLE keys ADD COLUMN admin BIGINT NOT NULL DEFAULT 0",
+];
 /// The span that requests and tokens a minute are counted over.
 const MINUTE_MS: i64 = 60_000;
 /// By which the clocks of servers that share a database may differ. A row from further ahead was written before the
@@ -50,6 +61,12 @@ pub enum LedgerError {
     /// PostgreSQL accepts connections or statements, and says nothing.
     #[error("the ledger failed: PostgreSQL does not answer")]
     Silent,
+    /// Nobody to believe a server's certificate by.
+    #[error("cannot connect to the ledger over TLS: {message}")]
+    Roots {
+        /// Which file, and what is wrong with it.
+        message: String,
+    },
     /// The system has no more descriptors or threads.
     #[error("cannot connect to the ledger: {0}")]
     Runtime(std::io::Error),
@@ -107,6 +124,9 @@ impl LedgerError {
             LedgerError::InUse { .. } => "stop it, or give another file, or a PostgreSQL URL, with --db",
             LedgerError::Schema { .. } => "use the version of wels that made it, or give another file with --db",
             LedgerError::NameTaken { .. } => "choose another name; a revoked key keeps its name",
+            LedgerError::Roots { .. } => {
+                "name a file of root certificates with sslrootcert=FILE in the URL or PGSSLROOTCERT in the environment"
+            }
             LedgerError::NoKey { .. } => "`wels keys list` shows the names",
             LedgerError::Postgres(_) | LedgerError::Silent => {
                 "check that the server runs and that the URL's user may create tables"
@@ -144,6 +164,8 @@ pub struct Key {
     pub revoked_unix_ms: Option<i64>,
     /// What it may do.
     pub limits: Limits,
+    /// Whether it may read what concerns the whole server.
+    pub admin: bool,
     /// Charged so far.
     pub spent: Nanos,
     /// Held for requests under way.
@@ -215,6 +237,25 @@ pub enum Refusal {
     },
 }
 
+/// Who asks.
+#[derive(Clone)]
+pub struct Who {
+    /// Of the key that is shown.
+    pub secret: Option<String>,
+    /// The name of the key that counts where none is shown that is known.
+    pub otherwise: Option<String>,
+}
+
+/// A key before anything is read of its request.
+#[derive(Clone, Debug)]
+pub struct Prechecked {
+    pub key: Key,
+    /// Why the request would be refused whatever it asks for.
+    pub refusal: Option<Refusal>,
+    /// What the key may use.
+    pub room: Room,
+}
+
 /// A connection to the database of keys and requests.
 pub struct Ledger {
     database: Database,
@@ -273,14 +314,16 @@ impl Ledger {
             &[SCHEMA.to_string().as_str().into()],
         )?;
         let rows = self.database.query("SELECT value FROM meta WHERE name = 'schema'", &[])?;
-        match rows.first().map(|row| row.text(0)).transpose()?.unwrap_or_default() {
-            found if found == SCHEMA.to_string() => Ok(()),
-            found if found == "1" => self.database.script(
-                "ALTER TABLE requests ADD COLUMN sequences BIGINT NOT NULL DEFAULT 1; \
-                 UPDATE meta SET value = '2' WHERE name = 'schema'",
-            ),
-            found => Err(LedgerError::Schema { found }),
+        let found = rows.first().map(|row| row.text(0)).transpose()?.unwrap_or_default();
+        let form =
+            found.parse().ok().filter(|form| (1..=SCHEMA).contains(form)).ok_or(LedgerError::Schema { found })?;
+        for migration in &MIGRATIONS[form as usize - 1..] {
+            self.database.script(migration)?;
         }
+        if form < SCHEMA {
+            self.database.script(&format!("UPDATE meta SET value = '{SCHEMA}' WHERE name = 'schema'"))?;
+        }
+        Ok(())
     }
 
     /// Connects again if the connection is gone for good.
@@ -327,6 +370,21 @@ impl Ledger {
     /// # Errors
     /// [`LedgerError::KeyName`] and [`LedgerError::NameTaken`], beside those of the database.
     pub fn add_key(&mut self, name: &str, limits: &Limits, now_unix_ms: i64) -> Result<Secret, LedgerError> {
+        self.insert_key(name, limits, false, now_unix_ms)
+    }
+
+    /// Makes a key that may also read what concerns the whole server: its metrics. Errors as of [`Ledger::add_key`].
+    pub fn add_admin_key(&mut self, name: &str, limits: &Limits, now_unix_ms: i64) -> Result<Secret, LedgerError> {
+        self.insert_key(name, limits, true, now_unix_ms)
+    }
+
+    fn insert_key(
+        &mut self,
+        name: &str,
+        limits: &Limits,
+        admin: bool,
+        now_unix_ms: i64,
+    ) -> Result<Secret, LedgerError> {
         let fits = (1..=NAME_CHARS_MAX).contains(&name.chars().count()) && name.trim() == name;
         if !fits || name.chars().any(char::is_control) {
             return Err(LedgerError::KeyName { name: name.to_owned() });
@@ -340,9 +398,10 @@ impl Ledger {
             now_unix_ms.into(),
         ];
         values.extend(limit_values(limits));
+        values.push(i64::from(admin).into());
         let sql = "INSERT INTO keys (id, name, hash, shown, created_unix_ms, requests_per_minute, tokens_per_minute, \
-                   concurrent, budget_nano, spent_nano, reserved_nano) \
-                   VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, 0, 0) ON CONFLICT (name) DO NOTHING";
+                   concurrent, budget_nano, admin, spent_nano, reserved_nano) \
+                   VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, 0, 0) ON CONFLICT (name) DO NOTHING";
         match self.in_transaction(Durability::Machine, |ledger| ledger.database.execute(sql, &values))? {
             0 => Err(LedgerError::NameTaken { name: name.to_owned() }),
             _ => Ok(secret),
@@ -360,6 +419,21 @@ impl Ledger {
         let sql = format!("SELECT {KEY_COLUMNS} FROM keys WHERE hash = $1");
         let rows = self.database.query(&sql, &[keys::hash(secret).as_str().into()])?;
         rows.first().map(Key::from_row).transpose()
+    }
+
+    /// The key with this name, revoked or not.
+    pub fn find_named(&mut self, name: &str) -> Result<Option<Key>, LedgerError> {
+        let sql = format!("SELECT {KEY_COLUMNS} FROM keys WHERE name = $1");
+        self.database.query(&sql, &[name.into()])?.first().map(Key::from_row).transpose()
+    }
+
+    /// The key of whoever asks; a revoked one gives way to the one for those without.
+    fn find(&mut self, who: &Who) -> Result<Option<Key>, LedgerError> {
+        let shown = who.secret.as_deref().map(|secret| self.find_key(secret)).transpose()?.flatten();
+        match &who.otherwise {
+            Some(name) if shown.as_ref().is_none_or(|key| key.revoked_unix_ms.is_some()) => self.find_named(name),
+            _ => Ok(shown),
+        }
     }
 
     /// Makes a key useless from its next request on.
@@ -386,7 +460,7 @@ impl Ledger {
 }
 
 const KEY_COLUMNS: &str = "id, name, shown, created_unix_ms, revoked_unix_ms, requests_per_minute, tokens_per_minute, \
-                           concurrent, budget_nano, spent_nano, reserved_nano";
+                           concurrent, budget_nano, spent_nano, reserved_nano, admin";
 
 fn limit_values(limits: &Limits) -> [Value; 4] {
     let count = |limit: Option<u32>| Value::from(limit.map(i64::from));
@@ -418,22 +492,25 @@ impl Key {
             },
             spent: Nanos(row.int(9)?),
             reserved: Nanos(row.int(10)?),
+            admin: row.int(11)? != 0,
         })
     }
 }
 
 /// Requests. These run within a transaction of their caller's, so that several share one.
 impl Ledger {
-    /// The key with this secret, and why its next request would be refused whatever it asks for.
-    fn precheck(&mut self, secret: &str, now_unix_ms: i64) -> Result<Option<(Key, Option<Refusal>)>, LedgerError> {
-        let Some(key) = self.find_key(secret)? else { return Ok(None) };
+    /// The key that a client shows, and why its next request would be refused whatever it asks for.
+    fn precheck(&mut self, who: &Who, now_unix_ms: i64) -> Result<Option<Prechecked>, LedgerError> {
+        let Some(key) = self.find(who)? else { return Ok(None) };
+        let minute = self.last_minute(&key, now_unix_ms)?;
         // A prompt and an answer of one token each.
-        let mut refusal = self.beyond_rates(&key, 2, 1, now_unix_ms)?;
+        let mut refusal = self.beyond_rates(&key, &minute, 2, 1, now_unix_ms)?;
         if refusal.is_none() {
             let broke = key.balance().filter(|left| left.0 <= 0);
             refusal = broke.map(|left| Refusal::Budget { needed: Nanos(1), left });
         }
-        Ok(Some((key, refusal)))
+        let room = Room::of(&key.limits, &minute, now_unix_ms);
+        Ok(Some(Prechecked { key, refusal, room }))
     }
 
     /// Whether this server has a row of this name.
@@ -442,15 +519,16 @@ impl Ledger {
         Ok(!self.database.query(sql, &[request.into(), self.server.into()])?.is_empty())
     }
 
-    /// Checks the key's limits, reserves the worst case, and opens the request's row.
-    fn admit(&mut self, admission: &Admission, now_unix_ms: i64) -> Result<Result<(), Refusal>, LedgerError> {
+    /// Checks the key's limits, reserves the worst case, and opens the request's row. Says what the key may still use.
+    fn admit(&mut self, admission: &Admission, now_unix_ms: i64) -> Result<Result<Room, Refusal>, LedgerError> {
         let sql = format!("SELECT {KEY_COLUMNS} FROM keys WHERE id = $1{}", self.database.for_update());
         let rows = self.database.query(&sql, &[admission.key_id.into()])?;
         let Some(key) = rows.first().map(Key::from_row).transpose()?.filter(|key| key.revoked_unix_ms.is_none()) else {
             return Ok(Err(Refusal::Revoked));
         };
         let tokens = admission.prompt_tokens.saturating_add(admission.output_tokens_max);
-        if let Some(refusal) = self.beyond_rates(&key, tokens, admission.sequences, now_unix_ms)? {
+        let mut minute = self.last_minute(&key, now_unix_ms)?;
+        if let Some(refusal) = self.beyond_rates(&key, &minute, tokens, admission.sequences, now_unix_ms)? {
             return Ok(Err(refusal));
         }
         let needed = admission.prices.worst_case(admission.prompt_tokens, admission.output_tokens_max);
@@ -481,57 +559,8 @@ impl Ledger {
             "UPDATE keys SET reserved_nano = reserved_nano + $1 WHERE id = $2",
             &[needed.0.into(), admission.key_id.into()],
         )?;
-        Ok(Ok(()))
-    }
-
-    fn beyond_rates(
-        &mut self,
-        key: &Key,
-        tokens: u64,
-        sequences: u64,
-        now_unix_ms: i64,
-    ) -> Result<Option<Refusal>, LedgerError> {
-        if let Some(limit) = key.limits.concurrent {
-            let sql = "SELECT CAST(COALESCE(SUM(sequences), 0) AS BIGINT) FROM requests \
-                       WHERE key_id = $1 AND ended_unix_ms IS NULL";
-            let running = self.database.query(sql, &[key.id.into()])?[0].int(0)?.unsigned_abs();
-            if running.saturating_add(sequences) > u64::from(limit) {
-                return Ok(Some(Refusal::Concurrent { limit, needed: sequences }));
-            }
-        }
-        if key.limits.requests_per_minute.is_none() && key.limits.tokens_per_minute.is_none() {
-            return Ok(None);
-        }
-        let sql = "SELECT started_unix_ms, CASE WHEN ended_unix_ms IS NULL THEN reserved_tokens \
-                   ELSE hit_tokens + miss_tokens + output_tokens END \
-                   FROM requests WHERE key_id = $1 AND started_unix_ms > $2 AND started_unix_ms <= $3 \
-                   ORDER BY started_unix_ms DESC";
-        let minute = [key.id.into(), (now_unix_ms - MINUTE_MS).into(), (now_unix_ms + CLOCK_SKEW_MS).into()];
-        let rows = self.database.query(sql, &minute)?;
-        let room_at = |started: i64| (started + MINUTE_MS - now_unix_ms).clamp(1, MINUTE_MS);
-        if let Some(limit) = key.limits.requests_per_minute {
-            // With the newest `limit` requests within the minute there is room when the oldest of them leaves it.
-            let blocking = match limit {
-                0 => Some(now_unix_ms),
-                _ => rows.get(limit as usize - 1).map(|row| row.int(0)).transpose()?,
-            };
-            if let Some(started) = blocking {
-                return Ok(Some(Refusal::Requests { limit, retry_after_ms: room_at(started) }));
-            }
-        }
-        let Some(limit) = key.limits.tokens_per_minute else { return Ok(None) };
-        if tokens > u64::from(limit) {
-            return Ok(Some(Refusal::Tokens { limit, needed: tokens, retry_after_ms: None }));
-        }
-        let mut used = tokens;
-        for row in &rows {
-            used = used.saturating_add(row.int(1)?.unsigned_abs());
-            if used > u64::from(limit) {
-                let retry_after_ms = Some(room_at(row.int(0)?));
-                return Ok(Some(Refusal::Tokens { limit, needed: tokens, retry_after_ms }));
-            }
-        }
-        Ok(None)
+        minute.insert(0, Used { started_unix_ms: now_unix_ms, tokens });
+        Ok(Ok(Room::of(&key.limits, &minute, now_unix_ms)))
     }
 
     /// Writes what an open request has been sent, the chunk that is about to be sent among it. `false` if the row is

@@ -11,7 +11,8 @@
 //! ```
 //!
 //! **Invariants.** One thread owns the engine and one the ledger; handlers speak to them through channels and never
-//! block. What a client is sent is in the ledger before it is sent. Nothing that a client sends is logged.
+//! block. What a client is sent is in the ledger before it is sent. Nothing that a client sends is logged
+//! but what it calls its request, where that is a plain token.
 
 #![forbid(unsafe_code)]
 

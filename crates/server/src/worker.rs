@@ -4,7 +4,7 @@
 
 mod compile;
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::mpsc as commands;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -81,6 +81,10 @@ pub struct ChoiceEvent {
     /// Which one, from 0.
     pub choice: usize,
     pub event: Event,
+    /// When the engine began with the request.
+    pub begun: Instant,
+    /// When the step ended that brought the event.
+    pub at: Instant,
 }
 
 /// Why a ticket was not given.
@@ -221,7 +225,9 @@ fn lock(snapshot: &Mutex<Snapshot>) -> MutexGuard<'_, Snapshot> {
 struct Route {
     events: mpsc::Sender<ChoiceEvent>,
     choice: usize,
+    /// Since when it does not wait.
     begun: Option<Instant>,
+    first_event: Option<Instant>,
 }
 
 struct EngineLoop<B> {
@@ -274,7 +280,7 @@ impl<B: Backend> EngineLoop<B> {
         for (choice, prepared) in requests.into_iter().enumerate() {
             let id = self.backend.enqueue(prepared)?;
             ticket.ids.push(id);
-            self.routes.insert(id, Route { events: events.clone(), choice, begun: None });
+            self.routes.insert(id, Route { events: events.clone(), choice, begun: None, first_event: None });
         }
         Ok(ticket)
     }
@@ -283,23 +289,41 @@ impl<B: Backend> EngineLoop<B> {
         let begin = Instant::now();
         lock(&self.snapshot).stepping_since = Some(begin);
         let events = self.backend.step();
+        let end = Instant::now();
+        self.note_begun(begin);
         for event in events {
-            self.deliver(event);
+            self.deliver(event, begin, end);
         }
         self.publish(begin.elapsed());
     }
 
-    fn deliver(&mut self, event: Event) {
+    /// Requests that no longer wait began with the step that began at `begin`.
+    fn note_begun(&mut self, begin: Instant) {
+        if self.routes.values().all(|route| route.begun.is_some()) {
+            return;
+        }
+        let waiting: HashSet<RequestId> = self.backend.status().waiting.into_iter().collect();
+        for (id, route) in &mut self.routes {
+            if route.begun.is_none() && !waiting.contains(id) {
+                route.begun = Some(begin);
+            }
+        }
+    }
+
+    /// Passes on an event of the step from `begin` to `end`.
+    fn deliver(&mut self, event: Event, begin: Instant, end: Instant) {
         let (id, ended) = match &event {
             Event::Token(token) => (token.id, false),
             Event::Embedding { id, .. } => (*id, false),
             Event::Finished(finished) => (finished.id, true),
         };
         let Some(route) = self.routes.get_mut(&id) else { return };
-        let begun = *route.begun.get_or_insert_with(Instant::now);
-        let unread = route.events.try_send(ChoiceEvent { choice: route.choice, event }).is_err();
+        let begun = *route.begun.get_or_insert(begin);
+        let first_event = *route.first_event.get_or_insert(end);
+        let event = ChoiceEvent { choice: route.choice, event, begun, at: end };
+        let unread = route.events.try_send(event).is_err();
         if ended {
-            let run_s = begun.elapsed().as_secs_f64();
+            let run_s = first_event.elapsed().as_secs_f64();
             self.run_s = Some(self.run_s.map_or(run_s, |mean| mean + NEWEST * (run_s - mean)));
         } else if unread {
             self.backend.cancel(id);

@@ -196,6 +196,117 @@ fn keys_and_usage_beside_a_server() {
 }
 
 #[test]
+fn the_log_has_a_line_for_each_request_and_nothing_that_a_client_sends() {
+    let lab = Lab::new();
+    let key = lab.wels(&["keys", "add", "ann"]).trim().to_owned();
+    let mut server = lab.serve(&["--log-format", "json"]);
+    let body = |more: Value| {
+        let mut body = json!({"model": "model", "messages": [{"role": "user", "content": "a secret fish"}],
+            "max_tokens": 10, "logit_bias": {"1": -100}});
+        body.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+        body
+    };
+    for (key, body) in [
+        (key.as_str(), body(json!({}))),
+        (key.as_str(), body(json!({"stream": true}))),
+        (key.as_str(), body(json!({"max_tokens": 0}))),
+        ("wrong-key", body(json!({}))),
+    ] {
+        server.send(key, &body).read_to_string(&mut String::new()).unwrap();
+    }
+    server.signal("-TERM");
+    assert!(server.child.wait().unwrap().success());
+    let log = fs::read_to_string(lab.at("stderr")).unwrap();
+    for sent in ["secret", "wrong", key.as_str()] {
+        assert!(!log.contains(sent), "{sent} is in the log: {log}");
+    }
+    let lines = log.lines().filter(|line| line.starts_with('{'));
+    let lines: Vec<Value> = lines.map(|line| serde_json::from_str(line).expect("JSON")).collect();
+    let lines: Vec<_> = lines.iter().filter(|line| line["message"] == "a request has ended").collect();
+    let said = |line: &Value| {
+        let text = |name: &str| line[name].as_str().unwrap_or("none").to_owned();
+        [text("key"), text("endpoint"), text("model"), text("outcome"), text("reason"), line["status"].to_string()]
+    };
+    let done = ["ann", "/v1/chat/completions", "model", "done", "length", "200"];
+    let wrong = ["ann", "/v1/chat/completions", "none", "refused", "invalid_value", "400"];
+    let unknown = ["none", "/v1/chat/completions", "none", "refused", "invalid_api_key", "401"];
+    let expected = [done, done, wrong, unknown];
+    assert_eq!(lines.iter().map(|line| said(line)).collect::<Vec<_>>(), expected.map(|line| line.map(str::to_owned)));
+    for line in &lines[..2] {
+        let number = |name: &str| line[name].as_u64().unwrap_or_else(|| panic!("{name} in {line}"));
+        assert_eq!((number("output_tokens"), line["request"].as_str()), (10, line["account"].as_str()), "{line}");
+        assert!(number("prompt_tokens") > 3 && number("first_token_ms") <= number("total_ms"), "{line}");
+        assert!(number("queue_ms") <= number("first_token_ms") && number("cached_tokens") < number("prompt_tokens"));
+    }
+}
+
+/// Runs `wels serve` with arguments that it refuses; what it says.
+fn refused(lab: &Lab, more: &[&str]) -> String {
+    let output = Command::new(env!("CARGO_BIN_EXE_wels"))
+        .args(["serve", lab.at("model").to_str().unwrap(), "--db", &lab.db()])
+        .args(more)
+        .output()
+        .unwrap();
+    assert!(!output.status.success(), "{more:?}");
+    String::from_utf8(output.stderr).unwrap()
+}
+
+#[test]
+fn systemd_understands_its_unit() {
+    let lab = Lab::new();
+    let unit = include_str!("../../../../deploy/wels.service");
+    let program = env!("CARGO_BIN_EXE_wels");
+    assert!(unit.contains("ExecStart=/usr/local/bin/wels serve "));
+    let file = lab.at("wels.service");
+    fs::write(&file, unit.replace("/usr/local/bin/wels", program)).unwrap();
+    match Command::new("systemd-analyze").args(["verify", "--man=no"]).arg(&file).output() {
+        Ok(output) => {
+            let said = String::from_utf8_lossy(&output.stderr);
+            assert!(output.status.success() && !said.contains("wels.service:"), "{said}");
+        }
+        Err(_) => eprintln!("SKIPPED: there is no systemd-analyze"),
+    }
+}
+
+#[test]
+fn a_wrong_pair_of_certificate_and_key_is_refused() {
+    let lab = Lab::new();
+    let data = concat!(env!("CARGO_MANIFEST_DIR"), "/../server/tests/data/tls");
+    let pair = |certificate: &str, key: &str| {
+        let (certificate, key) = (format!("{data}/{certificate}"), format!("{data}/{key}"));
+        refused(&lab, &["--listen", "127.0.0.1:0", "--tls-cert", &certificate, "--tls-key", &key])
+    };
+    let said = pair("one.crt", "other.key");
+    assert!(said.contains("error: the certificate in ") && said.contains("cannot be used together"), "{said}");
+    assert!(pair("one.key", "one.key").contains("has no certificate in PEM"));
+    assert!(pair("one.crt", "one.crt").contains("has no private key in PEM"));
+    assert!(pair("none.crt", "one.key").contains("error: cannot read "));
+    assert!(refused(&lab, &["--tls-cert", "file"]).contains("--tls-key <FILE>"));
+}
+
+#[test]
+fn a_server_without_keys_is_for_loopback_alone() {
+    let lab = Lab::new();
+    let said = refused(&lab, &["--no-key", "--listen", "0.0.0.0:0"]);
+    assert!(said.contains("error: without keys, everybody who reaches 0.0.0.0:0 could use the server"), "{said}");
+    assert!(refused(&lab, &["--no-key", "--cors", "*"]).contains("cannot be used with"), "a page would need no key");
+    assert!(refused(&lab, &["--cors", "a.example"]).contains("error: `a.example` is no origin of web pages"));
+    let server = lab.serve(&["--no-key"]);
+    assert!(!server.greeting.contains("wels-"), "no key is made for nobody: {}", server.greeting);
+    let mut stream = TcpStream::connect(&server.address).unwrap();
+    let body = json!({"model": "model", "prompt": "a fish", "max_tokens": 2}).to_string();
+    let head = format!("POST /v1/completions HTTP/1.1\r\nHost: {}\r\nConnection: close\r\n", server.address);
+    write!(stream, "{head}Content-Length: {}\r\n\r\n{body}", body.len()).unwrap();
+    let mut reply = String::new();
+    stream.read_to_string(&mut reply).unwrap();
+    assert!(reply.starts_with("HTTP/1.1 200"), "{reply}");
+    assert!(lab.wels(&["usage"]).contains("local"));
+    drop(server);
+    lab.wels(&["keys", "revoke", "local"]);
+    assert!(refused(&lab, &["--no-key", "--listen", "127.0.0.1:0"]).contains("is revoked"));
+}
+
+#[test]
 fn a_killed_server_leaves_a_ledger_that_says_what_was_sent() {
     let lab = Lab::new();
     let key = lab.wels(&["keys", "add", "all"]).trim().to_owned();

@@ -8,17 +8,27 @@ use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use serde_json::Value;
 
+use super::cors::Cors;
 use super::fair_queue::FairQueue;
 use super::metrics::Metrics;
-use crate::ledger::{Key, LedgerHandle, LedgerHandleError, Refusal};
+use super::record::Record;
+use super::tls::Tls;
+use crate::ledger::{Key, LedgerHandle, LedgerHandleError, Prechecked, Who};
 use crate::money::Tariff;
 use crate::prompt::ServedModel;
 use crate::wire::ApiError;
 use crate::worker::Worker;
 
 /// What may be set about the server.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct Settings {
+    /// The key, by its name, as which requests are served that show none that is known. Only for servers that nothing
+    /// but their own machine reaches.
+    pub without_key: Option<String>,
+    /// Which web pages may call.
+    pub cors: Cors,
+    /// The certificate; without one, connections are not encrypted.
+    pub tls: Option<Arc<Tls>>,
     /// Bytes of a request's body.
     pub body_bytes_max: usize,
     /// For the body to arrive.
@@ -42,6 +52,9 @@ pub struct Settings {
 impl Default for Settings {
     fn default() -> Settings {
         Settings {
+            without_key: None,
+            cors: Cors::Own,
+            tls: None,
             body_bytes_max: 4 << 20,
             body_timeout: Duration::from_secs(30),
             header_timeout: Duration::from_secs(15),
@@ -87,18 +100,26 @@ impl App {
     }
 
     /// The key that a request shows.
-    pub(super) async fn authenticate(&self, headers: &HeaderMap) -> Result<Key, ApiError> {
-        let secret = secret(headers).ok_or_else(ApiError::unauthorized)?;
-        let key = self.ledger.find_key(secret.to_owned()).await.map_err(ledger_failed)?;
-        key.filter(|key| key.revoked_unix_ms.is_none()).ok_or_else(ApiError::unauthorized)
+    pub(super) async fn authenticate(&self, headers: &HeaderMap, record: &Record) -> Result<Key, ApiError> {
+        let key = self.ledger.find_key(self.who(headers)?).await.map_err(ledger_failed)?;
+        let key = key.filter(|key| key.revoked_unix_ms.is_none()).ok_or_else(ApiError::unauthorized)?;
+        record.set_key(&key);
+        Ok(key)
     }
 
     /// The key that a request for answers shows, and why it would be refused whatever it asks for: so that nothing is
     /// read of requests that cannot be admitted.
-    pub(super) async fn precheck(&self, headers: &HeaderMap) -> Result<(Key, Option<Refusal>), ApiError> {
-        let secret = secret(headers).ok_or_else(ApiError::unauthorized)?;
-        let found = self.ledger.precheck(secret.to_owned()).await.map_err(ledger_failed)?;
-        found.filter(|(key, _)| key.revoked_unix_ms.is_none()).ok_or_else(ApiError::unauthorized)
+    pub(super) async fn precheck(&self, headers: &HeaderMap) -> Result<Prechecked, ApiError> {
+        let found = self.ledger.precheck(self.who(headers)?).await.map_err(ledger_failed)?;
+        found.filter(|found| found.key.revoked_unix_ms.is_none()).ok_or_else(ApiError::unauthorized)
+    }
+
+    fn who(&self, headers: &HeaderMap) -> Result<Who, ApiError> {
+        let who = Who { secret: secret(headers).map(str::to_owned), otherwise: self.settings.without_key.clone() };
+        match who {
+            Who { secret: None, otherwise: None } => Err(ApiError::unauthorized()),
+            who => Ok(who),
+        }
     }
 
     pub(super) fn is_draining(&self) -> bool {
@@ -130,9 +151,14 @@ pub(super) fn ledger_failed(error: LedgerHandleError) -> ApiError {
     )
 }
 
+/// What a response that is an error carries of it for the log.
+#[derive(Clone, Copy)]
+pub(super) struct ErrorCode(pub &'static str);
+
 impl IntoResponse for ApiError {
     fn into_response(self) -> Response {
         let mut response = json_response(self.status, &self.to_json());
+        response.extensions_mut().insert(ErrorCode(self.code.unwrap_or(self.kind)));
         if let Some(seconds) = self.retry_after_s {
             response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from(seconds));
         }

@@ -8,6 +8,7 @@ use wels_engine::{Event, FinishReason};
 
 use super::app::{App, json_response};
 use super::generate::{Admitted, known, receive};
+use super::record::Record;
 use crate::ledger::Key;
 use crate::money::Tokens;
 use crate::wire::{ApiError, EmbeddingRequest};
@@ -16,7 +17,7 @@ use crate::wire::{ApiError, EmbeddingRequest};
 const AT_ONCE: usize = 16;
 
 pub(super) async fn embeddings(State(app): State<Arc<App>>, request: Request) -> Result<Response, ApiError> {
-    let path = request.uri().path().to_owned();
+    let record = Record::of(&request);
     let (key, (request, prompts)) = receive(&app, request, |app, bytes, limit| {
         let request = EmbeddingRequest::parse(bytes, app.served.embedding_width)?;
         known(app, &request.model)?;
@@ -24,18 +25,18 @@ pub(super) async fn embeddings(State(app): State<Arc<App>>, request: Request) ->
         Ok((request, prompts))
     })
     .await?;
-    embed(&app, &key, path, &request, prompts).await
+    embed(&app, &key, record, &request, prompts).await
 }
 
 async fn embed(
     app: &Arc<App>,
     key: &Key,
-    path: String,
+    record: Record,
     request: &EmbeddingRequest,
     prompts: Vec<wels_engine::Request>,
 ) -> Result<Response, ApiError> {
     let tokens: usize = prompts.iter().map(|request| request.prompt.len()).sum();
-    let Admitted { mut account, prices, .. } = Admitted::begin(app, key, path, "embd-", &prompts, tokens).await?;
+    let Admitted { mut account, prices, .. } = Admitted::begin(app, key, record, "embd-", &prompts, tokens).await?;
     let mut vectors: Vec<Vec<f32>> = Vec::with_capacity(prompts.len());
     for some in prompts.chunks(AT_ONCE) {
         let mut ticket = account.submit(key, some.to_vec(), "input").await?;
@@ -43,6 +44,7 @@ async fn embed(
         while ended < some.len() {
             let lost = || ApiError::overloaded("The engine has dropped the request.", 5);
             let event = ticket.events.recv().await.ok_or_else(lost)?;
+            account.record.event(&event, &app.metrics.times);
             match event.event {
                 Event::Embedding { values, .. } => found[event.choice] = normalised(values),
                 Event::Finished(end) if end.reason != FinishReason::Stop => {
@@ -57,8 +59,7 @@ async fn embed(
     }
     // Nothing of it is taken from the prefix cache.
     let tokens = Tokens { miss: tokens as u64, ..Tokens::default() };
-    account.record(tokens).await?;
-    app.metrics.sent(tokens);
+    account.write(tokens).await?;
     account.settle("done");
     Ok(json_response(200, &request.reply(&vectors, tokens.miss, prices.cost(tokens))))
 }

@@ -14,9 +14,10 @@ use wels_engine::{Request as EngineRequest, RequestError};
 use super::app::{App, json_response, ledger_failed};
 use super::body;
 use super::hangup::Hangup;
+use super::record::Record;
 use super::sse::Events;
 use crate::keys::random_hex;
-use crate::ledger::{Admission, Key, LedgerHandle, LedgerHandleError, Refusal, now_unix_ms};
+use crate::ledger::{Admission, Key, LedgerHandle, LedgerHandleError, Prechecked, Refusal, now_unix_ms};
 use crate::money::{Prices, Tokens};
 use crate::progress::{Progress, Update};
 use crate::prompt::{Plan, PromptLimit};
@@ -59,11 +60,11 @@ struct ParsedRequest {
 pub(super) async fn answer(State(app): State<Arc<App>>, request: Request, endpoint: Endpoint) -> Response {
     let response = async {
         let hangup = request.extensions().get::<Hangup>().cloned().unwrap_or_default();
-        let path = request.uri().path().to_owned();
+        let record = Record::of(&request);
         let read_request = move |app: &App, bytes: &[u8], limit: &PromptLimit| read(app, bytes, endpoint, limit);
         let (key, parsed) = receive(&app, request, read_request).await?;
         let streams = parsed.streams;
-        let job = Job::begin(app, &key, path, parsed).await?;
+        let job = Job::begin(app, &key, record, parsed).await?;
         if streams { Ok(job.stream(hangup)) } else { job.whole().await }
     };
     response.await.unwrap_or_else(|error| refused(error, endpoint))
@@ -93,7 +94,10 @@ pub(super) async fn receive<T: Send + 'static>(
     request: Request,
     read: impl FnOnce(&App, &[u8], &PromptLimit) -> Result<T, ApiError> + Send + 'static,
 ) -> Result<(Key, T), ApiError> {
-    let (key, refusal) = app.precheck(request.headers()).await?;
+    let Prechecked { key, refusal, room } = app.precheck(request.headers()).await?;
+    let record = Record::of(&request);
+    record.set_key(&key);
+    record.set_room(room);
     if let Some(refusal) = refusal {
         return Err(not_admitted(refusal, app));
     }
@@ -180,6 +184,7 @@ pub(super) fn known(app: &App, model: &str) -> Result<String, ApiError> {
 pub(super) struct Account {
     app: Arc<App>,
     pub request: String,
+    pub record: Record,
     settled: bool,
 }
 
@@ -190,6 +195,7 @@ impl Account {
 
     /// Takes places in the engine.
     pub async fn submit(&mut self, key: &Key, requests: Vec<EngineRequest>, param: &str) -> Result<Ticket, ApiError> {
+        self.record.submitted();
         match self.app.worker.submit(key.id, requests).await {
             Ok(ticket) => Ok(ticket),
             Err(denied) => {
@@ -201,11 +207,14 @@ impl Account {
 
     /// Writes to the ledger what the client will have been sent. While the ledger is down that waits: what was computed
     /// is not thrown away for a connection that is back in a moment.
-    pub async fn record(&self, tokens: Tokens) -> Result<(), ApiError> {
+    pub async fn write(&self, tokens: Tokens) -> Result<(), ApiError> {
         let begun = Instant::now();
         loop {
             match self.ledger().progress(&self.request, tokens).await {
-                Ok(()) => return Ok(()),
+                Ok(()) => {
+                    self.record.sent(tokens);
+                    return Ok(());
+                }
                 Err(LedgerHandleError::Down) if begun.elapsed() < self.app.settings.ledger_timeout => {
                     tokio::time::sleep(LEDGER_PAUSE).await;
                 }
@@ -217,8 +226,7 @@ impl Account {
     pub fn settle(&mut self, outcome: &'static str) {
         if !std::mem::replace(&mut self.settled, true) {
             self.ledger().settle(self.request.clone(), outcome);
-            self.app.metrics.ended(outcome);
-            tracing::info!(request = self.request, outcome, "a request has ended");
+            self.record.settled(outcome, &self.app.metrics);
         }
     }
 }
@@ -242,7 +250,7 @@ impl Admitted {
     pub async fn begin(
         app: &Arc<App>,
         key: &Key,
-        endpoint: String,
+        record: Record,
         id_prefix: &str,
         requests: &[EngineRequest],
         prompt_tokens: usize,
@@ -256,7 +264,7 @@ impl Admitted {
         let admission = Admission {
             request: id.clone(),
             key_id: key.id,
-            endpoint,
+            endpoint: record.endpoint(),
             model: app.served.names[0].clone(),
             prompt_tokens: prompt_tokens as u64,
             output_tokens_max: output as u64,
@@ -264,10 +272,14 @@ impl Admitted {
             prices,
             currency: app.tariff.currency.clone(),
         };
+        record.set_account(&id, &app.served.names[0], prompt_tokens as u64);
         // Made before the row is, so that a client that leaves meanwhile leaves no open row.
-        let account = Account { app: Arc::clone(app), request: id, settled: false };
+        let account = Account { app: Arc::clone(app), request: id, record, settled: false };
         match app.ledger.admit(admission).await.map_err(ledger_failed)? {
-            Ok(()) => Ok(Admitted { account, prices, now_unix_ms: now }),
+            Ok(room) => {
+                account.record.set_room(room);
+                Ok(Admitted { account, prices, now_unix_ms: now })
+            }
             Err(refusal) => {
                 let mut account = account;
                 account.settle("refused");
@@ -285,7 +297,6 @@ struct Job {
     reply: Box<dyn Reply>,
     head: Head,
     prices: Prices,
-    begun: Instant,
     headers: HeaderMap,
 }
 
@@ -307,17 +318,16 @@ impl From<ApiError> for StreamError {
 
 impl Job {
     /// Admits the request to the ledger, then to the engine.
-    async fn begin(app: Arc<App>, key: &Key, endpoint: String, parsed: ParsedRequest) -> Result<Job, ApiError> {
+    async fn begin(app: Arc<App>, key: &Key, record: Record, parsed: ParsedRequest) -> Result<Job, ApiError> {
         let ParsedRequest { model, plan, reply, constraint_param, .. } = parsed;
-        let begun =
-            Admitted::begin(&app, key, endpoint, reply.id_prefix(), &plan.requests, plan.prompt_tokens()).await?;
+        let begun = Admitted::begin(&app, key, record, reply.id_prefix(), &plan.requests, plan.prompt_tokens()).await?;
         let Admitted { mut account, prices, now_unix_ms } = begun;
         let ticket = account.submit(key, plan.requests.clone(), constraint_param).await?;
         let id = account.request.clone();
-        let headers = queue_headers(&app, &ticket, &id);
+        let headers = queue_headers(&app, &ticket);
         let head = Head { id, created: now_unix_ms / 1000, model, fingerprint: app.served.fingerprint.clone() };
         let progress = Progress::new(plan, Arc::clone(&app.served.tokenizer));
-        Ok(Job { account, ticket, progress, reply, head, prices, begun: Instant::now(), headers })
+        Ok(Job { account, ticket, progress, reply, head, prices, headers })
     }
 
     fn app(&self) -> &App {
@@ -331,9 +341,7 @@ impl Job {
         };
         let event = event.ok_or_else(lost)?;
         let choice = event.choice;
-        if !self.progress.has_begun() {
-            self.app().metrics.first_token.add(self.begun.elapsed());
-        }
+        self.account.record.event(&event, &self.app().metrics.times);
         let updates = self.progress.take(event)?;
         if self.progress.wants_no_more(choice) {
             self.ticket.cancel(choice);
@@ -344,14 +352,12 @@ impl Job {
     /// Writes to the ledger what the client will have been sent with the next piece.
     async fn record(&mut self) -> Result<(), ApiError> {
         let tokens = self.progress.tokens();
-        self.account.record(tokens).await
+        self.account.write(tokens).await
     }
 
     /// Everything was sent, or is about to be.
     fn close(&mut self, outcome: &'static str) {
-        let app = Arc::clone(&self.account.app);
-        app.metrics.whole.add(self.begun.elapsed());
-        app.metrics.sent(self.progress.tokens());
+        self.account.record.sent(self.progress.tokens());
         self.account.settle(outcome);
     }
 
@@ -490,10 +496,9 @@ impl Job {
     }
 }
 
-/// The request's name; and, if it waits, how many wait before it and for how long.
-fn queue_headers(app: &App, ticket: &Ticket, id: &str) -> HeaderMap {
+/// If the request waits, how many wait before it and for how long.
+fn queue_headers(app: &App, ticket: &Ticket) -> HeaderMap {
     let mut headers = HeaderMap::new();
-    headers.insert("x-request-id", HeaderValue::from_str(id).expect("names of requests are plain"));
     let snapshot = app.worker.snapshot();
     if let Some(position) = snapshot.queue_position(ticket.ids[0]) {
         headers.insert("x-queue-position", HeaderValue::from(position as u64));

@@ -2,19 +2,22 @@
 
 use std::sync::Arc;
 
+use axum::Extension;
 use axum::Router;
 use axum::extract::rejection::PathRejection;
-use axum::extract::{Path, Request, State};
-use axum::http::{HeaderMap, HeaderValue, header};
+use axum::extract::{Path, State};
+use axum::http::{HeaderMap, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{MethodRouter, get, post};
 use serde_json::{Value, json};
 use wels_data::chat::strftime;
 
 use super::app::{App, json_response};
+use super::around;
 use super::embeddings::embeddings;
 use super::generate::{self, Endpoint};
 use super::pages;
+use super::record::Record;
 use crate::money::Nanos;
 use crate::wire::ApiError;
 
@@ -45,22 +48,13 @@ impl App {
         pages::routes(router)
             .fallback(|| async { ApiError::no_path().into_response() })
             .method_not_allowed_fallback(|| async { ApiError::method().into_response() })
-            .layer(axum::middleware::from_fn(finish))
+            .layer(axum::middleware::from_fn_with_state(Arc::clone(self), around::around))
             .with_state(Arc::clone(self))
     }
 }
 
 fn answers(endpoint: Endpoint) -> MethodRouter<Arc<App>> {
     post(move |state, request| generate::answer(state, request, endpoint))
-}
-
-/// What every response has.
-async fn finish(request: Request, next: axum::middleware::Next) -> Response {
-    let mut response = next.run(request).await;
-    let headers = response.headers_mut();
-    headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
-    headers.entry(header::CACHE_CONTROL).or_insert(HeaderValue::from_static("no-store"));
-    response
 }
 
 /// For load balancers: 200 while requests are taken, the engine moves and the ledger can be written.
@@ -79,9 +73,16 @@ async fn health(State(app): State<Arc<App>>) -> Response {
     json_response(status, &json!({"status": word, "running": running, "waiting": waiting}))
 }
 
-async fn metrics(State(app): State<Arc<App>>, headers: HeaderMap) -> Result<Response, ApiError> {
-    app.authenticate(&headers).await?;
-    let text = app.metrics.text(&app.worker.snapshot());
+async fn metrics(
+    State(app): State<Arc<App>>,
+    Extension(record): Extension<Record>,
+    headers: HeaderMap,
+) -> Result<Response, ApiError> {
+    if !app.authenticate(&headers, &record).await?.admin {
+        let message = "Only keys made with `wels keys add NAME --admin` may read metrics.";
+        return Err(ApiError::forbidden(message));
+    }
+    let text = app.metrics.text(&app.served.names[0], &app.worker.snapshot());
     Ok(([(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], text).into_response())
 }
 
@@ -97,8 +98,12 @@ fn describe(app: &App, name: &str) -> Value {
     })
 }
 
-async fn models(State(app): State<Arc<App>>, headers: HeaderMap) -> Result<Response, ApiError> {
-    app.authenticate(&headers).await?;
+async fn models(
+    State(app): State<Arc<App>>,
+    Extension(record): Extension<Record>,
+    headers: HeaderMap,
+) -> Result<Response, ApiError> {
+    app.authenticate(&headers, &record).await?;
     let models: Vec<Value> = app.served.names.iter().map(|name| describe(&app, name)).collect();
     let ends = (app.served.names.first(), app.served.names.last());
     let list = json!({"object": "list", "data": models, "has_more": false, "first_id": ends.0, "last_id": ends.1});
@@ -108,9 +113,10 @@ async fn models(State(app): State<Arc<App>>, headers: HeaderMap) -> Result<Respo
 async fn model(
     State(app): State<Arc<App>>,
     name: Result<Path<String>, PathRejection>,
+    Extension(record): Extension<Record>,
     headers: HeaderMap,
 ) -> Result<Response, ApiError> {
-    app.authenticate(&headers).await?;
+    app.authenticate(&headers, &record).await?;
     // A name that is not UTF-8 is no model's.
     let Path(name) = name.map_err(|_| ApiError::no_path())?;
     match app.served.is_named(&name) {
@@ -120,8 +126,12 @@ async fn model(
 }
 
 /// DeepSeek's. A key without a budget has no balance to show and is always available.
-async fn balance(State(app): State<Arc<App>>, headers: HeaderMap) -> Result<Response, ApiError> {
-    let key = app.authenticate(&headers).await?;
+async fn balance(
+    State(app): State<Arc<App>>,
+    Extension(record): Extension<Record>,
+    headers: HeaderMap,
+) -> Result<Response, ApiError> {
+    let key = app.authenticate(&headers, &record).await?;
     let infos: Vec<Value> = key
         .balance()
         .map(|left| {

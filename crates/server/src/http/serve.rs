@@ -7,9 +7,9 @@ use std::time::Duration;
 use axum::{Extension, Router};
 use hyper::server::conn::http1;
 use hyper_util::rt::{TokioIo, TokioTimer};
-use hyper_util::server::graceful::GracefulShutdown;
+use hyper_util::server::graceful::{GracefulShutdown, Watcher};
 use hyper_util::service::TowerToHyperService;
-use tokio::io::AsyncWriteExt;
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{Semaphore, watch};
@@ -78,6 +78,7 @@ pub async fn serve(listener: TcpListener, app: Arc<App>, shutdown: Shutdown) {
     let router = app.router();
     let graceful = GracefulShutdown::new();
     let slots = Arc::new(Semaphore::new(app.settings.connections_max));
+    let watching = app.settings.tls.clone().map(|tls| tokio::spawn(tls.watch()));
     loop {
         let accepted = tokio::select! {
             biased;
@@ -95,10 +96,13 @@ pub async fn serve(listener: TcpListener, app: Arc<App>, shutdown: Shutdown) {
         match Arc::clone(&slots).try_acquire_owned() {
             Err(_) => {
                 app.metrics.connections_refused.fetch_add(1, Relaxed);
-                tokio::spawn(refuse(stream));
+                // Over TLS there is no time for a handshake with those that are too many.
+                if app.settings.tls.is_none() {
+                    tokio::spawn(refuse(stream));
+                }
             }
             Ok(slot) => {
-                let connection = connect(stream, &router, &app, &graceful);
+                let connection = connect(stream, router.clone(), Arc::clone(&app), graceful.watcher());
                 let app = Arc::clone(&app);
                 tokio::spawn(async move {
                     app.metrics.connections.fetch_add(1, Relaxed);
@@ -117,34 +121,45 @@ pub async fn serve(listener: TcpListener, app: Arc<App>, shutdown: Shutdown) {
         () = tokio::time::sleep(app.settings.drain) => tracing::warn!("requests under way are cut off"),
         () = shutdown.reached(Stage::Stopped) => tracing::warn!("requests under way are cut off"),
     }
+    if let Some(watching) = watching {
+        watching.abort();
+    }
     app.ledger.flush().await;
 }
 
 /// The life of a connection.
-fn connect(
-    stream: TcpStream,
-    router: &Router,
-    app: &Arc<App>,
-    graceful: &GracefulShutdown,
-) -> impl Future<Output = ()> + use<> {
+async fn connect(stream: TcpStream, router: Router, app: Arc<App>, watcher: Watcher) {
     let _ = stream.set_nodelay(true); // a socket that cannot do it works all the same
+    let stream = WriteTimeout::new(stream, app.settings.write_timeout);
+    let Some(tls) = &app.settings.tls else { return converse(stream, router, &app, watcher).await };
+    match tokio::time::timeout(app.settings.header_timeout, tls.acceptor().accept(stream)).await {
+        Ok(Ok(stream)) => converse(stream, router, &app, watcher).await,
+        Ok(Err(error)) => tracing::debug!(%error, "a handshake failed"),
+        Err(_) => tracing::debug!("a handshake took too long"),
+    }
+}
+
+/// Requests and responses of a connection.
+async fn converse(
+    stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    router: Router,
+    app: &App,
+    watcher: Watcher,
+) {
     let hangup = Hangup::default();
-    let service = TowerToHyperService::new(router.clone().layer(Extension(hangup.clone())));
+    let service = TowerToHyperService::new(router.layer(Extension(hangup.clone())));
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(app.settings.header_timeout)
         .max_buf_size(HEAD_BYTES_MAX)
-        .serve_connection(TokioIo::new(WriteTimeout::new(stream, app.settings.write_timeout)), service);
-    let connection = graceful.watch(connection);
-    async move {
-        tokio::select! {
-            ended = connection => {
-                if let Err(error) = ended {
-                    tracing::debug!(%error, "a connection broke");
-                }
+        .serve_connection(TokioIo::new(stream), service);
+    tokio::select! {
+        ended = watcher.watch(connection) => {
+            if let Err(error) = ended {
+                tracing::debug!(%error, "a connection broke");
             }
-            () = hangup.hung_up() => {}
         }
+        () = hangup.hung_up() => {}
     }
 }
 

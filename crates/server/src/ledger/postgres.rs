@@ -8,10 +8,12 @@ use std::collections::HashMap;
 use std::str::FromStr;
 use std::time::Duration;
 
+use tokio_postgres::tls::MakeTlsConnect;
 use tokio_postgres::types::{ToSql, Type};
-use tokio_postgres::{Client, Config, NoTls, Statement};
+use tokio_postgres::{Client, Config, NoTls, Socket, Statement};
 
 use super::LedgerError;
+use super::postgres_tls::Address;
 use super::sql::{Row, Value};
 
 /// For a connection to be there.
@@ -31,25 +33,23 @@ pub(super) struct Postgres {
 }
 
 impl Postgres {
-    /// Connects to `postgres://…`.
+    /// Connects to `postgres://…`, over TLS if the URL says `sslmode=require` or `verify-full`.
     ///
     /// # Errors
-    /// [`LedgerError::Silent`] when nobody answers in time.
+    /// [`LedgerError::Silent`] when nobody answers in time, [`LedgerError::Roots`] without certificates to trust.
     pub fn connect(url: &str) -> Result<Postgres, LedgerError> {
         let runtime =
             tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(LedgerError::Runtime)?;
-        let mut config = Config::from_str(url)?;
+        let address = Address::of(url);
+        let mut config = Config::from_str(&address.url)?;
         if config.get_connect_timeout().is_none() {
             config.connect_timeout(CONNECT_TIMEOUT);
         }
         config.tcp_user_timeout(STATEMENT_TIMEOUT);
-        let connecting = async { tokio::time::timeout(CONNECT_TIMEOUT, config.connect(NoTls)).await };
-        let (client, connection) = runtime.block_on(connecting).map_err(|_| LedgerError::Silent)??;
-        runtime.spawn(async move {
-            if let Err(error) = connection.await {
-                tracing::warn!(%error, "the connection to the ledger broke");
-            }
-        });
+        let client = match address.is_encrypted {
+            true => open(&runtime, &config, address.connector()?)?,
+            false => open(&runtime, &config, NoTls)?,
+        };
         let mut postgres = Postgres { runtime, client, prepared: HashMap::new(), given_up: false };
         postgres.script(SESSION)?;
         Ok(postgres)
@@ -89,6 +89,22 @@ impl Postgres {
     pub fn is_closed(&self) -> bool {
         self.given_up || self.client.is_closed()
     }
+}
+
+/// Connects, and has the runtime drive the connection.
+fn open<T>(runtime: &tokio::runtime::Runtime, config: &Config, tls: T) -> Result<Client, LedgerError>
+where
+    T: MakeTlsConnect<Socket>,
+    T::Stream: Send + 'static,
+{
+    let connecting = async { tokio::time::timeout(CONNECT_TIMEOUT, config.connect(tls)).await };
+    let (client, connection) = runtime.block_on(connecting).map_err(|_| LedgerError::Silent)??;
+    runtime.spawn(async move {
+        if let Err(error) = connection.await {
+            tracing::warn!(%error, "the connection to the ledger broke");
+        }
+    });
+    Ok(client)
 }
 
 fn wait<T>(

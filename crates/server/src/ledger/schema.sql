@@ -14,7 +14,8 @@ CREATE TABLE IF NOT EXISTS keys (
     concurrent BIGINT,
     budget_nano BIGINT,
     spent_nano BIGINT NOT NULL,
-    reserved_nano BIGINT NOT NULL
+    reserved_nano BIGINT NOT NULL,
+    admin BIGINT NOT NULL DEFAULT 0
 );
 -- One row a request, made before any work is done for it. It is open until `ended_unix_ms` is set, which happens once
 -- and moves its cost from its key's `reserved_nano` to `spent_nano` in the same transaction.

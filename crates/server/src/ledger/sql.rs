@@ -61,8 +61,7 @@ impl Database {
         Ok(Database::Sqlite { connection, _lock: lock })
     }
 
-    /// Connects to `postgres://…`. The connection is not encrypted: put the database on the same machine or network, or
-    /// behind a tunnel.
+    /// Connects to `postgres://…`.
     pub fn postgres(url: &str) -> Result<Database, LedgerError> {
         Ok(Database::Postgres(Box::new(Postgres::connect(url)?)))
     }

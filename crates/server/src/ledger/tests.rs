@@ -200,14 +200,18 @@ fn the_files_are_their_owners_alone() {
 }
 
 #[test]
-fn tables_without_sequences_get_them() {
+fn tables_of_earlier_forms_get_what_they_lack() {
     on_each(|url| {
         let mut ledger = Ledger::open(url).unwrap();
         let key = key(&mut ledger, Limits { concurrent: Some(1), ..Limits::default() });
         ledger.admit(&admission("a", &key), 0).unwrap().unwrap();
-        let before = "ALTER TABLE requests DROP COLUMN sequences; UPDATE meta SET value = '1' WHERE name = 'schema'";
-        ledger.database.script(before).unwrap();
-        let mut ledger = Ledger::open(url).unwrap();
+        let second = "ALTER TABLE keys DROP COLUMN admin; UPDATE meta SET value = '2' WHERE name = 'schema'";
+        let first = "ALTER TABLE requests DROP COLUMN sequences; UPDATE meta SET value = '1' WHERE name = 'schema'";
+        for before in [second.to_owned(), format!("{second}; {first}")] {
+            ledger.database.script(&before).unwrap();
+            ledger = Ledger::open(url).unwrap();
+            assert_eq!((ledger.keys().unwrap()[0].admin, ledger.entries().unwrap().len()), (false, 1));
+        }
         let refused = ledger.admit(&admission("b", &key), 0).unwrap();
         assert_eq!(refused, Err(Refusal::Concurrent { limit: 1, needed: 1 }), "the open row counts as one");
     });

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use thiserror::Error;
 use tokio::sync::oneshot;
 
-use super::{Admission, Durability, Key, Ledger, LedgerError, Refusal};
+use super::{Admission, Durability, Key, Ledger, LedgerError, Prechecked, Refusal, Room, Who};
 use crate::money::Tokens;
 
 /// Commands that may wait for the thread; more are refused.
@@ -38,9 +38,9 @@ pub enum LedgerHandleError {
 type Reply<T> = oneshot::Sender<Result<T, LedgerHandleError>>;
 
 enum Command {
-    Find { secret: String, reply: Reply<Option<Key>> },
-    Precheck { secret: String, reply: Reply<Option<(Key, Option<Refusal>)>> },
-    Admit { admission: Box<Admission>, reply: Reply<Result<(), Refusal>> },
+    Find { who: Who, reply: Reply<Option<Key>> },
+    Precheck { who: Who, reply: Reply<Option<Prechecked>> },
+    Admit { admission: Box<Admission>, reply: Reply<Result<Room, Refusal>> },
     Progress { request: String, tokens: Tokens, reply: Reply<()> },
     Settle { request: String, outcome: &'static str },
     Flush { reply: Reply<()> },
@@ -85,18 +85,18 @@ impl LedgerHandle {
         !self.health.down.load(Relaxed) && busy.is_none_or(|since| since.elapsed() < STEP_TIMEOUT)
     }
 
-    /// The key with this secret.
-    pub async fn find_key(&self, secret: String) -> Result<Option<Key>, LedgerHandleError> {
-        self.ask(|reply| Command::Find { secret, reply }).await
+    /// The key of whoever asks.
+    pub async fn find_key(&self, who: Who) -> Result<Option<Key>, LedgerHandleError> {
+        self.ask(|reply| Command::Find { who, reply }).await
     }
 
-    /// The key with this secret, and why its next request would be refused whatever it asks for.
-    pub async fn precheck(&self, secret: String) -> Result<Option<(Key, Option<Refusal>)>, LedgerHandleError> {
-        self.ask(|reply| Command::Precheck { secret, reply }).await
+    /// The key of whoever asks, and why its next request would be refused whatever it asks for.
+    pub async fn precheck(&self, who: Who) -> Result<Option<Prechecked>, LedgerHandleError> {
+        self.ask(|reply| Command::Precheck { who, reply }).await
     }
 
     /// Admits a request, or says why not.
-    pub async fn admit(&self, admission: Admission) -> Result<Result<(), Refusal>, LedgerHandleError> {
+    pub async fn admit(&self, admission: Admission) -> Result<Result<Room, Refusal>, LedgerHandleError> {
         self.ask(|reply| Command::Admit { admission: Box::new(admission), reply }).await
     }
 
@@ -223,8 +223,8 @@ impl LedgerThread {
 
 enum Answer {
     Found(Option<Key>),
-    Prechecked(Option<(Key, Option<Refusal>)>),
-    Admitted(Result<(), Refusal>),
+    Prechecked(Option<Prechecked>),
+    Admitted(Result<Room, Refusal>),
     Written,
     Closed,
 }
@@ -232,10 +232,10 @@ enum Answer {
 /// Does one command. `again`: the transaction may have been written before, and its answer lost.
 fn perform(ledger: &mut Ledger, command: &Command, again: bool) -> Result<Answer, LedgerError> {
     Ok(match command {
-        Command::Find { secret, .. } => Answer::Found(ledger.find_key(secret)?),
-        Command::Precheck { secret, .. } => Answer::Prechecked(ledger.precheck(secret, now_unix_ms())?),
+        Command::Find { who, .. } => Answer::Found(ledger.find(who)?),
+        Command::Precheck { who, .. } => Answer::Prechecked(ledger.precheck(who, now_unix_ms())?),
         Command::Admit { admission, .. } if again && ledger.is_admitted(&admission.request)? => {
-            Answer::Admitted(Ok(()))
+            Answer::Admitted(Ok(Room::default()))
         }
         Command::Admit { admission, .. } => Answer::Admitted(ledger.admit(admission, now_unix_ms())?),
         Command::Progress { request, tokens, .. } => match ledger.progress(request, *tokens)? {

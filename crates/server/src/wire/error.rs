@@ -51,6 +51,11 @@ impl ApiError {
         ApiError::new(402, "insufficient_quota", Some("insufficient_balance"), message)
     }
 
+    /// 403.
+    pub fn forbidden(message: impl Into<String>) -> ApiError {
+        ApiError::new(403, "permission_error", Some("forbidden"), message)
+    }
+
     /// 404 about a model.
     pub fn no_model(model: &str) -> ApiError {
         let error = ApiError::new(

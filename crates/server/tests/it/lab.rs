@@ -105,6 +105,15 @@ impl Lab {
         Ledger::open(&self.url).unwrap()
     }
 
+    /// The metrics, as a new key reads them that may.
+    pub fn metrics(&self) -> String {
+        let name = format!("metrics {}", self.ledger().keys().unwrap().len());
+        let key = self.ledger().add_admin_key(&name, &Limits::default(), 1).unwrap();
+        let response = self.request("GET", "/metrics", key.reveal(), b"");
+        assert_eq!(response.status, 200, "{}", response.body);
+        response.body
+    }
+
     /// The ledger's rows, once there are some and every request has been settled.
     pub fn settled(&self) -> Vec<Entry> {
         let mut ledger = self.ledger();

@@ -10,8 +10,12 @@ mod fields;
 
 mod limits;
 
+mod operations;
+
 mod overload;
 
 mod pages;
+
+mod tls;
 
 mod browser;
