@@ -1,6 +1,7 @@
 //! Parameters packed in panels, or read where their file is mapped.
 
-use wels_device::{Packed, PackedMatrix, Source, Weights};
+use wels_device::host::blocks;
+use wels_device::{BlockType, Packed, PackedMatrix, Source, Weights};
 use wels_kernels::quant::QuantMatrix;
 
 use crate::Cpu;
@@ -20,6 +21,10 @@ pub(crate) fn single(packed: &Packed) -> &QuantMatrix {
 impl Weights for Cpu {
     fn pack(&self, source: Source, rows: usize, cols: usize) -> PackedMatrix {
         let matrix = match source {
+            Source::Blocks { block_type: BlockType::E4m3, bytes } => {
+                let values = blocks::decode_rows(BlockType::E4m3, bytes, cols);
+                QuantMatrix::quantise(&values, rows, cols, BlockType::F32)
+            }
             Source::Blocks { block_type, bytes } => QuantMatrix::from_blocks(block_type, bytes, rows, cols),
             Source::Mapped { block_type, owner, range, budget } => {
                 QuantMatrix::mapped(block_type, owner, range, rows, cols, budget)
@@ -34,6 +39,10 @@ impl Weights for Cpu {
         let own = |matrix: PackedMatrix| *matrix.memory.downcast().expect("a matrix that the processor packed");
         let matrices: Vec<QuantMatrix> = matrices.into_iter().map(own).collect();
         Packed::new(&like, Box::new(matrices))
+    }
+
+    fn keeps_fp8(&self) -> bool {
+        false
     }
 
     fn unpack(&self, packed: &Packed) -> Vec<f32> {

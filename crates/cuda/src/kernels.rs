@@ -78,6 +78,7 @@ sources! {
     "products/packed/hopper_q4_k.cu" since 90,
     "products/packed/hopper_q5_k.cu" since 90,
     "products/packed/hopper_q6_k.cu" since 90,
+    "products/packed/hopper_e4m3.cu" since 90,
     "experts.cu" since 80,
     "experts_bf16.cu" since 80,
     "head.cu" since 80,

@@ -126,7 +126,7 @@ impl Cuda {
     }
 
     /// A product with packed weights of any kind, which are not bf16 where activations are: of activations in bf16 with
-    /// quantised weights on tensor cores, all others of numbers in f32.
+    /// weights in blocks that share scales on tensor cores, all others of numbers in f32.
     fn forward_packed(
         &self,
         (x, rows, k): (&Numbers, usize, usize),
@@ -137,7 +137,7 @@ impl Cuda {
         if x.dtype == Dtype::F32 {
             return self.forward_blocks((&x.buffer, rows, k), parts, stack, (&mut y.buffer, n));
         }
-        if stack.is_quantised() && parts.slots() > 0 {
+        if stack.is_unpacked() && parts.slots() > 0 {
             return self.forward_tiles((x, k), parts, stack, (y, n));
         }
         let wide = self.wide(&x.buffer, rows * k);

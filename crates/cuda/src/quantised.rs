@@ -1,4 +1,4 @@
-//! Products of activations in bf16 with quantised weights, on tensor cores.
+//! Products of activations in bf16 with weights that share scales, quantised or in E4M3, on tensor cores.
 //!
 //! Weights become numbers of bf16 (`kernels/products/unpack.cuh` says which) and are multiplied as such. On Hopper in
 //! segments of k, to the same bits by two kernels: few rows by one that unpacks weights in registers and reads a file's
@@ -64,6 +64,7 @@ fn warp_bytes(format: BlockType) -> usize {
     let (group, each) = match format {
         BlockType::Q2K | BlockType::Q3K => (16, 8),
         BlockType::Q6K => (16, 16),
+        BlockType::E4m3 => (128, 16),
         BlockType::Q5_0 | BlockType::Q5_1 | BlockType::Q5K | BlockType::Q8_0 => (32, 16),
         _ => (32, 8),
     };
@@ -112,7 +113,7 @@ impl Cuda {
         }
     }
 
-    /// `y[S, N] = x · w[part]ᵀ` of x in bf16 and weights that are all quantised.
+    /// `y[S, N] = x · w[part]ᵀ` of x in bf16 and weights that all share scales.
     pub(crate) fn forward_tiles(&self, x: (&Numbers, usize), parts: Parts, stack: &Stack, y: (&mut Numbers, usize)) {
         let (k, n) = (x.1, y.1);
         let tiles = stack.tiles(self);

@@ -55,6 +55,11 @@ impl Stack {
         quantised > 0
     }
 
+    /// Whether tensor cores take all matrices from tiles.
+    pub fn is_unpacked(&self) -> bool {
+        self.formats.iter().all(|format| format.shares_scales())
+    }
+
     /// The blocks of all matrices, made of tiles where there are only these.
     fn blocks(&self, cuda: &Cuda) -> Arc<Buffer> {
         let layouts = self.layouts();
@@ -122,8 +127,8 @@ fn padded(format: BlockType, cols: usize) -> usize {
 
 /// The number by which kernels know a format.
 pub(crate) fn code(format: BlockType) -> i64 {
-    let at = BlockType::ALL.iter().position(|other| *other == format);
-    at.expect("a format of the list of all") as i64
+    let at = BlockType::ALL.iter().chain([&BlockType::E4m3]).position(|other| *other == format);
+    at.expect("a format that kernels know") as i64
 }
 
 fn encoded(values: &[f32], to: BlockType, cols: usize) -> Vec<u8> {
@@ -196,19 +201,18 @@ impl Weights for Cuda {
         Packed::new(&like, Box::new(Stack { formats, places, padded, layouts, bytes: total, table }))
     }
 
+    fn keeps_fp8(&self) -> bool {
+        true
+    }
+
     fn unpack(&self, packed: &Packed) -> Vec<f32> {
         let (stack, cols) = (stack(packed), packed.cols());
         let blocks = stack.blocks(self);
         let bytes: Vec<u8> = download(&blocks, blocks.bytes());
         let mut values = Vec::with_capacity(packed.rows() * cols);
         for (format, (rows, place)) in stack.formats.iter().zip(&stack.places) {
-            let padded = padded(*format, cols);
-            let row_bytes = format.row_bytes(padded).expect("whole blocks");
-            let mut row = vec![0.0; padded];
-            for bytes in bytes[*place..][..rows * row_bytes].chunks_exact(row_bytes) {
-                blocks::decode(*format, bytes, &mut row);
-                values.extend_from_slice(&row[..cols]);
-            }
+            let row_bytes = format.row_bytes(padded(*format, cols)).expect("whole blocks");
+            values.extend(blocks::decode_rows(*format, &bytes[*place..][..rows * row_bytes], cols));
         }
         values
     }

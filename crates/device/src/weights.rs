@@ -116,6 +116,9 @@ pub trait Weights {
     /// Makes a parameter of matrices.
     fn stack(&self, matrices: Vec<PackedMatrix>) -> Packed;
 
+    /// Whether it keeps [`BlockType::E4m3`] as that is; else it keeps the numbers in f32.
+    fn keeps_fp8(&self) -> bool;
+
     /// The values `[rows, cols]`, on the host.
     fn unpack(&self, packed: &Packed) -> Vec<f32>;
 

@@ -10,14 +10,14 @@ use crate::gguf::{Blocks, GgufError, GgufFile, Stored};
 use crate::names::{HfTensor, ParamKind, ParamSpec};
 use crate::params::Params;
 use crate::placement::Placement;
-use crate::weights::{Files, WeightsError};
+use crate::weights::{FP8_BLOCK, Files, Fp8Matrix, WeightsError};
 use wels_device::host::{blocks, convert};
 use wels_device::{BlockType, Device, MemoryBudget, Packed, PackedMatrix, Source};
 
 /// Number formats of matrices while a model answers. Norms, biases and routers are f32.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Quantise {
-    /// As in the file; 8-bit floating point as f32.
+    /// As in the file; 8-bit floating point as f32, and in its 8 bits on a device that keeps them.
     #[default]
     AsStored,
     /// 8 bits a number (Q8_0), or fewer where the file has fewer.
@@ -92,6 +92,13 @@ impl Quantise {
     }
 }
 
+impl Quantise {
+    /// Whether such a parameter stays in the 8-bit floating point of its file on a device that keeps that.
+    pub(crate) fn keeps_fp8(self, kind: ParamKind) -> bool {
+        self == Quantise::AsStored && matches!(kind, ParamKind::Matrix | ParamKind::Experts(_))
+    }
+}
+
 /// The narrowest floating-point format that holds all of the values exactly.
 fn exact(values: &[f32]) -> BlockType {
     if values.iter().all(|x| x.to_bits() & 0xffff == 0) {
@@ -140,11 +147,21 @@ impl Params {
         let as_stored: Vec<bool> = own.map(|bytes| bytes.is_some()).collect();
         let (stay, budget) = options.stay(config, &specs, &bytes);
         let mut matrices: Vec<Vec<(usize, PackedMatrix)>> = specs.iter().map(|_| Vec::new()).collect();
-        let mut values = Vec::new();
+        let (mut values, mut halves) = (Vec::new(), Vec::new());
         for tensor in &tensors {
             let HfTensor { param, first_row, rows, .. } = *tensor;
             let spec = &specs[param];
             let device = params.device_of(param).clone();
+            if device.keeps_fp8()
+                && options.quantise.keeps_fp8(spec.kind)
+                && let Some(matrix) = files.fp8(tensor)
+            {
+                let blocks = Source::Blocks { block_type: BlockType::E4m3, bytes: &matrix.rows(0..rows) };
+                matrices[param].push((first_row, device.pack(blocks, rows, spec.cols)));
+                halves.extend(fp8_halves(&device, config, spec, &matrix).map(|halves| (param, halves)));
+                files.release(tensor);
+                continue;
+            }
             let mapped = files.mapped(tensor);
             if let Some((block_type, map, range)) = mapped
                 && (stay[param] || as_stored[param] && block_type != BlockType::F32)
@@ -167,6 +184,7 @@ impl Params {
             let matrices = matrices.into_iter().map(|(_, matrix)| matrix).collect();
             params.set_packed(param, params.device_of(param).stack(matrices));
         }
+        halves.into_iter().for_each(|(param, halves)| params.set_absorbed(param, halves));
         Ok((params, notes))
     }
 
@@ -257,6 +275,33 @@ fn heads_of(
     };
     let target = quantise.target(spec.kind, half.kind).unwrap_or(half.kind);
     stacked(device, half, heads, target)
+}
+
+/// Whether halves of an up-projection in 8-bit floating point are that too: where a head's rows begin, blocks do.
+pub(crate) fn has_fp8_halves(config: &ModelConfig, spec: &ParamSpec) -> bool {
+    let Attention::Mla { nope_dim, v_dim, .. } = config.attention else { return false };
+    spec.is_up_projection() && (nope_dim + v_dim).is_multiple_of(FP8_BLOCK)
+}
+
+/// The halves of an up-projection for absorbed latent attention, in the 8 bits of the file: keys transposed, and
+/// values, a matrix for each head.
+fn fp8_halves(
+    device: &Arc<dyn Device>,
+    config: &ModelConfig,
+    spec: &ParamSpec,
+    matrix: &Fp8Matrix,
+) -> Option<[Packed; 2]> {
+    let Attention::Mla { heads, nope_dim, v_dim, .. } = config.attention else { return None };
+    if !has_fp8_halves(config, spec) {
+        return None;
+    }
+    let pack =
+        |bytes: &[u8], rows, cols| device.pack(Source::Blocks { block_type: BlockType::E4m3, bytes }, rows, cols);
+    let starts = || (0..heads).map(|head| head * (nope_dim + v_dim));
+    let keys = starts().map(|start| pack(&matrix.transposed(start..start + nope_dim), spec.cols, nope_dim));
+    let values =
+        starts().map(|start| start + nope_dim).map(|start| pack(&matrix.rows(start..start + v_dim), v_dim, spec.cols));
+    Some([device.stack(keys.collect()), device.stack(values.collect())])
 }
 
 /// The matrices of a parameter, as type `target`.

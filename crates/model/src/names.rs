@@ -33,6 +33,11 @@ impl ParamSpec {
         self.name.strip_prefix("model.layers.")?.split('.').next()?.parse().ok()
     }
 
+    /// Whether it is latent attention's map from latents to keys and values, of which pages of latents need the halves.
+    pub(crate) fn is_up_projection(&self) -> bool {
+        self.name.ends_with("kv_b_proj.weight")
+    }
+
     /// Whether it has no elements (never true of what [`param_specs`] returns).
     pub fn is_empty(&self) -> bool {
         self.len() == 0

@@ -46,12 +46,12 @@ enum AbsorbedMatrix {
 
 impl AbsorbedMatrix {
     /// Of `[heads·rows, cols]`; packed, each head for itself, where the up-projection is packed as `like`: in 8 bits if
-    /// that is quantised.
+    /// that is quantised, in f32 if it is of E4M3, whose scales of other rows these do not have.
     fn new(device: &Arc<dyn Device>, values: &[f32], rows: usize, cols: usize, like: Option<BlockType>) -> Self {
         let Some(like) = like else {
             return AbsorbedMatrix::Plain(Tensor::of(device, values.len() / cols, cols, values));
         };
-        let to = if like.is_quantised() { BlockType::Q8_0 } else { like };
+        let to = like_halves(like);
         let heads = values.chunks_exact(rows * cols);
         AbsorbedMatrix::Packed(
             device.stack(heads.map(|values| device.pack(Source::Values { values, to }, rows, cols)).collect()),
@@ -276,6 +276,15 @@ impl Params {
     /// The first parameter that holds an infinity or a NaN.
     pub fn first_non_finite(&self) -> Option<&str> {
         first_non_finite(&self.specs, &self.tensors)
+    }
+}
+
+/// What halves are made in of an up-projection in some format.
+pub(crate) fn like_halves(held: BlockType) -> BlockType {
+    match held {
+        BlockType::E4m3 => BlockType::F32,
+        quantised if quantised.is_quantised() => BlockType::Q8_0,
+        other => other,
     }
 }
 

@@ -22,7 +22,7 @@ pub use write::{DEFAULT_SHARD_BYTES, save_dir};
 use crate::config::{ConfigError, Dtype};
 use crate::names::{EH_PROJ, ParamKind, ParamSpec};
 
-pub(crate) use fp8::scale_count;
+pub(crate) use fp8::{BLOCK as FP8_BLOCK, Fp8Matrix, scale_count};
 pub(crate) use map::MappedFile;
 
 /// File that lists the shards.

@@ -79,6 +79,10 @@ impl Weights for Naive {
         Packed::new(&like, Box::new(matrices))
     }
 
+    fn keeps_fp8(&self) -> bool {
+        true
+    }
+
     fn unpack(&self, packed: &Packed) -> Vec<f32> {
         matrices(packed).iter().flat_map(|matrix| (0..matrix.rows).flat_map(|i| matrix.row(i))).collect()
     }

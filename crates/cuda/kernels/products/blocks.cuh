@@ -1,13 +1,16 @@
-// The number formats of GGUF's files, block by block: crates/kernels/src/quant/blocks.rs says what is where.
+// The number formats of weights, GGUF's and E4M3, block by block: crates/kernels/src/quant/blocks.rs says what is
+// where.
 #pragma once
 #include "prelude.cuh"
 
 constexpr int F32 = 0, F16 = 1, BF16 = 2, Q8_0 = 3, Q4_0 = 4, Q4_1 = 5, Q5_0 = 6, Q5_1 = 7, Q2_K = 8, Q3_K = 9,
-              Q4_K = 10, Q5_K = 11, Q6_K = 12;
+              Q4_K = 10, Q5_K = 11, Q6_K = 12, E4M3 = 13;
 
 typedef const uint8_t *Bytes;
 
-constexpr __device__ __forceinline__ int len_of(int type) { return type <= BF16 ? 1 : type < Q2_K ? 32 : 256; }
+constexpr __device__ __forceinline__ int len_of(int type) {
+  return type <= BF16 ? 1 : type < Q2_K ? 32 : type == E4M3 ? 128 : 256;
+}
 constexpr __device__ __forceinline__ int bytes_of(int type) {
   switch (type) {
     case F32:
@@ -33,12 +36,14 @@ constexpr __device__ __forceinline__ int bytes_of(int type) {
       return 144;
     case Q5_K:
       return 176;
+    case E4M3:
+      return 132;
     default:
       return 210;
   }
 }
 constexpr __device__ __forceinline__ int group_of(int type) {
-  return type == Q2_K || type == Q3_K || type == Q6_K ? 16 : 32;
+  return type == E4M3 ? 128 : type == Q2_K || type == Q3_K || type == Q6_K ? 16 : 32;
 }
 constexpr __device__ __forceinline__ bool has_minima(int type) {
   return type == Q4_1 || type == Q5_1 || type == Q2_K || type == Q4_K || type == Q5_K;
@@ -55,7 +60,17 @@ __device__ __forceinline__ int nibble_64(Bytes b, int i) {
 }
 __device__ __forceinline__ int fifth_bit(Bytes b, int i) { return (b[i / 8] >> (i % 8) & 1) << 4; }
 
-// Element i of a block less the number that stands for zero.
+// The number of E4M3 with these bits, which are not NaN's. Subnormal ones are f32's until they are multiplied.
+__device__ __forceinline__ float e4m3_number(uint32_t bits) {
+  return __uint_as_float((bits & 128) << 24 | (bits & 127) << 20) * __uint_as_float(0x7b800000u);  // 2^120
+}
+// Element i of a row of blocks, as the processor decodes it.
+__device__ __forceinline__ float e4m3_in(Bytes row, int i) {
+  Bytes block = row + i / 128 * 132;
+  return e4m3_number(block[4 + i % 128]) * *(const float *)block;
+}
+
+// Element i of a block of whole numbers less the number that stands for zero.
 __device__ __forceinline__ int whole_at(int type, Bytes b, int i) {
   switch (type) {
     case Q8_0:
@@ -97,6 +112,8 @@ __device__ __forceinline__ Scale scale_in(int type, Bytes d, Bytes p, int g) {
     case Q4_1:
     case Q5_1:
       return Scale{half_at(d, 0), -half_at(d, 2)};
+    case E4M3:
+      return Scale{*(const float *)d, 0.0f};
     case Q2_K:
       return Scale{half_at(d, 0) * (float)(p[g] & 15), half_at(d, 2) * (float)(p[g] >> 4)};
     case Q3_K: {

@@ -19,13 +19,14 @@ __device__ __forceinline__ int header_at(int type, int i) {
   if (type == Q2_K) return i < 16 ? i : 64 + i;
   return type == Q3_K ? 96 + i : type == Q6_K ? 192 + i : i;
 }
-// What is stored for element i of a block, without a sign but in Q8_0.
+// What is stored for element i of a block, without a sign but in Q8_0 and E4M3.
 __device__ __forceinline__ int stored_at(int type, Bytes block, int i) {
+  if (type == E4M3) return block[4 + i];
   return whole_at(type, block, i) + (has_minima(type) ? 0 : middle_of(type));
 }
 
 // The blocks of a matrix [rows, columns] as tiles. A thread four bytes of them.
-extern "C" __global__ void __launch_bounds__(256)
+extern "C" __global__ void __launch_bounds__(256, 4)
     to_tiles(const uint8_t *blocks, uint32_t *tiles, int type, int rows, int columns, int64_t words) {
   int64_t at = thread_index();
   if (at >= words) return;
@@ -69,6 +70,9 @@ __device__ __forceinline__ void put_at(int type, uint8_t *b, int i, int v) {
   switch (type) {
     case Q8_0:
       b[2 + i] = (uint8_t)v;
+      return;
+    case E4M3:
+      b[4 + i] = (uint8_t)v;
       return;
     case Q4_0:
       return nibble_32(b + 2);
@@ -136,7 +140,7 @@ extern "C" __global__ void __launch_bounds__(256)
     uint32_t bits = *(const uint32_t *)(piece + t.lows(step) + word_at(t.low, low.lane, low.word)) >> low.bit;
     uint32_t q;
     if (t.low == 8) {
-      q = whole_of<8, 0>(bits, 0);
+      q = type == E4M3 ? e4m3_of(bits) : whole_of<8, 0>(bits, 0);
     } else {
       // As whole_of, of a number of bits that is not known.
       uint32_t mask = (1u << t.low) - 1, v = (bits & (mask | mask << 16)) | 0x43004300u;

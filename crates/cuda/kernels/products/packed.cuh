@@ -1,5 +1,5 @@
-// y[S, N] = x[S, K] · w[part]ᵀ of x in bf16 and quantised weights on Hopper, both ways to the same bits: of weights
-// that `dequantise` wrote (many rows), and of tiles as they are (few rows). Weights: unpack.cuh.
+// y[S, N] = x[S, K] · w[part]ᵀ of x in bf16 and weights that share scales on Hopper, both ways to the same bits: of
+// weights that `dequantise` wrote (many rows), and of tiles as they are (few rows). Weights: unpack.cuh.
 //
 // Order: k is cut into segments of 512 terms. In a segment an element is one chain as in hopper.cuh, from 0: steps of
 // 64, each four wgmma of 16. The sums of the segments are added in order, in f32, from 0. So neither the number of rows
@@ -94,7 +94,7 @@ struct Table {
 template <int TYPE, bool REST>
 __device__ __forceinline__ void unpack_scales(const Table<REST> &table, Bytes pieces) {
   constexpr Tiling t(TYPE);
-  constexpr int EACH = 128 / group_of(TYPE), A_STEP = 64 / group_of(TYPE);
+  constexpr int GROUP = group_of(TYPE), EACH = 128 / GROUP;
   int lane = threadIdx.x % 32, r = lane % 16, upper = lane / 16;
   if (TYPE == Q4_K || TYPE == Q5_K) {
     // As scale_in, four groups at once.
@@ -112,8 +112,8 @@ __device__ __forceinline__ void unpack_scales(const Table<REST> &table, Bytes pi
   }
 #pragma unroll
   for (int j = 0; j < EACH; j++) {
-    int g = upper * EACH + j, step = g / A_STEP;
-    Scale of = tile_scale(TYPE, t, pieces + step / t.steps * t.bytes, r, step % t.steps, g % A_STEP);
+    int g = upper * EACH + j, step = g * GROUP / 64;
+    Scale of = tile_scale(TYPE, t, pieces + step / t.steps * t.bytes, r, step % t.steps, g * GROUP % 64 / GROUP);
     table.set(g * 16 + r, coefficients_of(TYPE, of));
   }
 }
@@ -150,7 +150,7 @@ __device__ __forceinline__ void unpack(uint32_t (&a)[16], Bytes low, Bytes high,
       int bit = i * HIGH % 16;
       upper = bit > LOW ? highs[i * HIGH / 16] >> (bit - LOW) : highs[i * HIGH / 16] << (LOW - bit);
     }
-    a[i] = weights_of(TYPE, whole_of<LOW, HIGH>(lows[i * LOW / 16] >> (i * LOW % 16), upper), of);
+    a[i] = weights_of(TYPE, number_of<TYPE, LOW, HIGH>(lows[i * LOW / 16] >> (i * LOW % 16), upper), of);
   }
 }
 // d += a segment's weights of a warp's 16 rows, times x.
@@ -169,10 +169,10 @@ __device__ __forceinline__ void multiply_tiles(float (&d)[N / 2], Bytes pieces, 
     unpack_scales<TYPE>(table, pieces);
     __syncwarp();
     auto step = [&](int s) {
-      Bytes low = pieces + t.lows(0) + s * (t.steps == 1 ? t.bytes : 128 * t.low);
-      Bytes high = pieces + t.highs(0) + s * (t.steps == 1 ? t.bytes : 128 * t.high);
+      Bytes piece = pieces + s / t.steps * t.bytes;
+      Bytes low = piece + t.lows(s % t.steps), high = piece + t.highs(s % t.steps);
       wgmma_wait<0>();  // which still reads `a`
-      unpack<TYPE>(a, low, high, table, s * (64 / group_of(TYPE)));
+      unpack<TYPE>(a, low, high, table, s * 64 / group_of(TYPE));
       wgmma_fence();
 #pragma unroll
       for (int i = 0; i < 4; i++) wgmma_rs<0>(d, a + 4 * i, b + s * (N * 128 / 16) + i * 2, 1);

@@ -7,6 +7,7 @@
 // or without it parts of `equal` rows, one after the other. `rows` gives the row of x for each slot.
 #include "prelude.cuh"
 #include "math.cuh"
+#include "products/blocks.cuh"
 
 constexpr int TILE = 64, STEP = 16, PITCH = TILE + 4;
 
@@ -66,21 +67,22 @@ __device__ __forceinline__ void tile_product(int m, int n, int k, A a, B b, C c,
       if (i0 + i < m && j0 + j < n) c(i0 + i, j0 + j) = sums[i][j];
 }
 
-// y[S, N] = x · w[part]ᵀ. `table` has for each part of packed weights its number format (0 f32, 1 f16, 2 bf16) and
+// y[S, N] = x · w[part]ᵀ. `table` has for each part of packed weights its number format (F32, F16, BF16 or E4M3) and
 // where it begins; without it, w is f32.
 extern "C" __global__ void __launch_bounds__(256, 2)
     product_y(const float *x, const uint32_t *rows, const char *w, const int64_t *table, const int *tiles, int equal,
               float *y, int k, int n, int bf16_operands) {
   Part p = part_of(tiles, blockIdx.y, equal);
   if (p.part < 0) return;
-  int column = blockIdx.x * TILE, format = table ? (int)table[2 * p.part] : 0;
+  int column = blockIdx.x * TILE, format = table ? (int)table[2 * p.part] : F32;
   const char *of_part = w + (table ? table[2 * p.part + 1] : (int64_t)p.part * n * k * 4);
   auto a = [=](int i, int l) { return x[(int64_t)(rows ? rows[p.first + i] : p.first + i) * k + l]; };
   auto b = [=](int l, int j) {
+    if (format == E4M3) return e4m3_in((Bytes)of_part + (int64_t)(column + j) * ((k + 127) / 128 * 132), l);
     int64_t at = (int64_t)(column + j) * k + l;
-    if (format == 0) return ((const float *)of_part)[at];
+    if (format == F32) return ((const float *)of_part)[at];
     uint16_t bits = ((const uint16_t *)of_part)[at];
-    return format == 1 ? f16_f32(bits) : bf16_f32(bits);
+    return format == F16 ? f16_f32(bits) : bf16_f32(bits);
   };
   auto c = [=](int i, int j) -> float & { return y[(int64_t)(p.first + i) * n + column + j]; };
   tile_product<true, true>(p.end - p.first, min(TILE, n - column), k, a, b, c, false, bf16_operands);

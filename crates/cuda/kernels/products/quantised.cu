@@ -94,6 +94,8 @@ extern "C" __global__ void gather_packed(const char *w, const int64_t *table, co
     y[at] = *(const float *)block;
   } else if (type == F16 || type == BF16) {
     y[at] = type == F16 ? half_at(block, 0) : bf16_f32(u16_at(block, 0));
+  } else if (type == E4M3) {
+    y[at] = e4m3_in(block, i % len);
   } else {
     Scale of = scale_of(type, block, i % len / group_of(type));
     y[at] = of.scale * (float)whole_at(type, block, i % len) - of.minimum;

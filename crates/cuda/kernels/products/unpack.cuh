@@ -1,4 +1,4 @@
-// Weights of a quantised format as numbers of bf16: what they are, and how they lie where products take them from.
+// Weights that share scales as numbers of bf16: what they are, and how they lie where products take them from.
 //
 // A weight is scale · whole − minimum. q: `whole` less the middle of its range (−8..7 of four bits, −128..127 of
 // eight). hi: the bf16 number nearest to the scale. lo: the nearest to the rest. c: the nearest to middle · scale −
@@ -9,11 +9,13 @@
 //
 // In Q5_0 that is the file's number rounded once, as q · lo is exact; elsewhere it is off by at most a bf16 unit of the
 // group's largest weight. Of four bits the scale's rounding, 0.1% on average, is a sixtieth of what the format itself
-// rounds away. Why not the file's number rounded once: that takes f32, about 4.5 instructions a weight, and a card that
-// streams four bits a weight at 4.8 TB/s has 3.4 issue slots for each.
+// rounds away. In E4M3, whose q is the number itself, hi and lo are the scale but for 2^-18 of it, so that a weight is
+// the file's number rounded once, but where that lies so near the middle of two that it becomes the other. Why
+// not the file's number rounded once: that takes f32, about 4.5 instructions a weight, and a card that streams four bits
+// a weight at 4.8 TB/s has 3.4 issue slots for each.
 //
-// Tiles: pieces of 16 rows and a chunk of columns (64 where blocks are of 32, else a block's 256), for each 16 rows
-// chunk after chunk, as many bytes as the file has for them. A piece: for each row its blocks' bytes that are not of
+// Tiles: pieces of 16 rows and a chunk of columns (64 where blocks are of 32, else a block's 128 or 256), for each 16
+// rows chunk after chunk, as many bytes as the file has for them. A piece: for each row its blocks' bytes that are not of
 // weights; for each 64 columns the lower bits (LOW of each weight), then for each 64 columns the upper ones (HIGH).
 // In those, lane t of a warp has what wgmma takes as A from its registers: of rows t / 4 and t / 4 + 8 the columns
 // t % 4 · 2 + {0, 1, 8, 9} of each 16. Rows and columns that the matrix lacks are zeros.
@@ -54,14 +56,14 @@ __device__ __forceinline__ uint32_t and_or(uint32_t x, uint32_t mask, uint32_t o
 }
 // Bits of a weight that lie together, and those that lie apart.
 constexpr __device__ __forceinline__ int low_of(int type) {
-  return type == Q8_0 ? 8 : type == Q2_K || type == Q3_K ? 2 : 4;
+  return type == Q8_0 || type == E4M3 ? 8 : type == Q2_K || type == Q3_K ? 2 : 4;
 }
 constexpr __device__ __forceinline__ int high_of(int type) {
   return type == Q6_K ? 2 : type == Q5_0 || type == Q5_1 || type == Q5_K || type == Q3_K ? 1 : 0;
 }
-// What is taken from stored bits; those of Q8_0 have a sign.
+// What is taken from stored bits; those of Q8_0 and E4M3 have a sign.
 constexpr __device__ __forceinline__ int middle_of(int type) {
-  return type == Q8_0 ? 0 : 1 << (low_of(type) + high_of(type) - 1);
+  return type == Q8_0 || type == E4M3 ? 0 : 1 << (low_of(type) + high_of(type) - 1);
 }
 
 // Whether the scale is a sum of two.
@@ -99,6 +101,18 @@ __device__ __forceinline__ uint32_t whole_of(uint32_t low, uint32_t high) {
   return fma_bf16x2(v, ONE, (0xc300u + MIDDLE) * 0x10001u);
 }
 
+// Two numbers of E4M3, of the lower eight bits of each half, exact: as subnormal or small ones of bf16, times 2^120.
+__device__ __forceinline__ uint32_t e4m3_of(uint32_t bits) {
+  uint32_t small = and_or(bits << 4, 0x07f007f0u, bits << 8 & 0x80008000u);
+  return fma_bf16x2(small, 0x7b807b80u, 0x80008000u);
+}
+// The same of any format with as many bits.
+template <int TYPE, int LOW, int HIGH>
+__device__ __forceinline__ uint32_t number_of(uint32_t low, uint32_t high) {
+  if constexpr (TYPE == E4M3) return e4m3_of(low);
+  else return whole_of<LOW, HIGH>(low, high);
+}
+
 // Pieces of a format.
 struct Tiling {
   int low, high, header, row_header, steps, bytes;
@@ -108,7 +122,7 @@ struct Tiling {
         high(high_of(type)),
         header(0),
         row_header(bytes_of(type) - (low + high) * len_of(type) / 8),
-        steps(len_of(type) == 32 ? 1 : 4),
+        steps(len_of(type) == 32 ? 1 : len_of(type) / 64),
         bytes(0) {
     header = 16 * (steps * 64 / len_of(type)) * row_header;
     bytes = header + steps * 128 * (low + high);
@@ -130,6 +144,7 @@ __device__ __forceinline__ Scale tile_scale(int type, const Tiling &t, Bytes pie
     return scale_in(type, d, d, 0);
   }
   Bytes header = piece + r * t.row_header;
+  if (type == E4M3) return scale_in(type, header, header, 0);
   if (type == Q4_K || type == Q5_K) return scale_in(type, header, header + 4, step * 2 + g);
   return scale_in(type, header + (type == Q3_K ? 12 : 16), header, step * 4 + g);
 }

@@ -1,4 +1,4 @@
-//! Activations in bf16 with quantised weights: by few rows, by many, and by experts.
+//! Activations in bf16 with weights that share scales: by few rows, by many, and by experts.
 
 use std::sync::Arc;
 
@@ -7,18 +7,18 @@ use wels_device::{BlockType, Device, Groups, Packed, Precision, Source, Tensor, 
 
 use crate::lab::{
     BF16_TOLERANCE, Outputs, activation, empty, empty_activation, generations, numbers, relative_error, rounded,
-    rounds, values,
+    rounds, same, tensor, values,
 };
 use crate::products::routed;
 use crate::weights::blocks_of;
 
 fn formats() -> impl Iterator<Item = BlockType> {
-    BlockType::ALL.into_iter().filter(|format| format.is_quantised())
+    crate::weights::formats().filter(|format| format.shares_scales())
 }
 
 /// Matrices `[n, k]` of blocks of random bits.
 fn matrices(device: &Arc<dyn Device>, format: BlockType, count: usize, n: usize, k: usize) -> Packed {
-    let bytes = blocks_of(format, count * n, k);
+    let bytes = blocks_of(format, count * n, k.next_multiple_of(format.len()));
     let pack = |bytes: &[u8]| device.pack(Source::Blocks { block_type: format, bytes }, n, k);
     device.stack(bytes.chunks_exact(bytes.len() / count).map(pack).collect())
 }
@@ -42,7 +42,7 @@ fn rows_of(device: &Arc<dyn Device>, x: &Tensor, first: usize, rows: usize) -> T
 }
 
 /// Weights, seen by rows of a one and zeros: of Q5_0 the file's numbers rounded once, of others as near to the greatest
-/// of their block.
+/// of their block, of E4M3 as near as the nearest but for a 2^16th.
 #[test]
 fn weights_are_the_files_rounded() {
     let Some(device) = rounds().into_iter().next() else { return };
@@ -60,8 +60,12 @@ fn weights_are_the_files_rounded() {
             for (i, expected) in expected.iter().enumerate() {
                 let (row, column) = (at * format.len() / k, at * format.len() % k + i);
                 let got = got[column * n + row];
-                let exact = format == BlockType::Q5_0 && got == rounded(*expected);
-                let fine = exact || format != BlockType::Q5_0 && (got - expected).abs() <= most / 128.0;
+                let off = (got - expected).abs();
+                let fine = match format {
+                    BlockType::Q5_0 => got == rounded(*expected),
+                    BlockType::E4m3 => off <= expected.abs() * (1.0 / 256.0 + 1.0 / 65536.0),
+                    _ => off <= most / 128.0,
+                };
                 assert!(fine, "{}: weight {row}, {column} is {got:e} and not {expected:e}", format.name());
             }
         }
@@ -71,11 +75,12 @@ fn weights_are_the_files_rounded() {
 /// All formats on all cards, near to plain loops, and each row with the bits that it has in any batch.
 #[test]
 fn every_format_and_number_of_rows() {
+    let again = [BlockType::Q4K, BlockType::E4m3];
     for devices in generations() {
         let mut first = None;
         for (round, device) in devices.iter().enumerate() {
             let mut all = Vec::new();
-            for format in formats().filter(|format| round == 0 || *format == BlockType::Q4K) {
+            for format in formats().filter(|format| round == 0 || again.contains(format)) {
                 let (t, k, n) = (70, 1280, 72);
                 let (x, w) = (activation(device, 1, t, k), matrices(device, format, 1, n, k));
                 let y = linear(device, &x, &w, n);
@@ -85,8 +90,8 @@ fn every_format_and_number_of_rows() {
                     let some = linear(device, &rows_of(device, &x, at, rows), &w, n);
                     assert_eq!(some, y[at * n..][..rows * n], "{}: {rows} of {t} rows", format.name());
                 }
-                if format == BlockType::Q4K {
-                    all = y;
+                if again.contains(&format) {
+                    all.push(y);
                 }
             }
             assert_eq!(&all, first.get_or_insert_with(|| all.clone()), "round {round}");
@@ -118,11 +123,61 @@ fn odd_shapes() {
     }
 }
 
+/// The same of E4M3, of which no values are made; in f32 with the processor's bits.
+#[test]
+fn odd_shapes_of_e4m3() {
+    for (k, n) in [(40, 24), (45, 33), (136, 200), (520, 9), (648, 64), (1160, 17)] {
+        for device in generations().into_iter().filter_map(|devices| devices.into_iter().next()) {
+            let w = matrices(&device, BlockType::E4m3, 1, n, k);
+            let unpacked = device.unpack(&w);
+            for t in [1, 5, 66] {
+                let (x, mut y) = (activation(&device, 1, t, k), empty(&device, t, n));
+                device.linear(Precision::Bf16, &x, &mut [(WeightRef::Packed(&w), &mut y)]);
+                let error = relative_error(&plain(&values(&x), &unpacked, k), &values(&y));
+                assert!(error < BF16_TOLERANCE, "{t} {k} {n}: off by {error}");
+            }
+        }
+        same(&format!("{n} of {k}"), |device| {
+            let w = matrices(device, BlockType::E4m3, 3, n, k);
+            let (x, mut y) = (tensor(device, 1, 6, k), empty(device, 6, n));
+            device.grouped(Precision::F32, &x, Groups::Equal(3), &mut [(WeightRef::Packed(&w), &mut y)]);
+            vec![("y", values(&y)), ("unpacked", device.unpack(&w))]
+        });
+    }
+}
+
+/// Matrices of which some are in f32, as those with numbers that E4M3 does not keep here.
+#[test]
+fn e4m3_beside_f32() {
+    let Some(device) = rounds().into_iter().next() else { return };
+    let (k, n) = (200, 40);
+    let bytes = blocks_of(BlockType::E4m3, n, 256);
+    let source = numbers(3, n * k);
+    let w = device.stack(vec![
+        device.pack(Source::Blocks { block_type: BlockType::E4m3, bytes: &bytes }, n, k),
+        device.pack(Source::Values { values: &source, to: BlockType::F32 }, n, k),
+    ]);
+    let expected = [blocks::decode_rows(BlockType::E4m3, &bytes, k), source].concat();
+    assert_eq!(device.unpack(&w), expected);
+    let (x, mut y) = (activation(&device, 1, 6, k), empty(&device, 6, n));
+    device.grouped(Precision::Bf16, &x, Groups::Equal(2), &mut [(WeightRef::Packed(&w), &mut y)]);
+    let x = values(&x);
+    let expected = x.chunks_exact(3 * k).zip(expected.chunks_exact(n * k)).flat_map(|(x, w)| plain(x, w, k));
+    let error = relative_error(&expected.collect::<Vec<_>>(), &values(&y));
+    assert!(error < BF16_TOLERANCE, "off by {error}");
+}
+
 /// A slot has the bits of its row alone with its expert's matrix, whether experts have few rows or many.
 #[test]
 fn experts() {
     let Some(device) = rounds().into_iter().nth(1) else { return };
-    for (format, tokens, experts) in [(BlockType::Q4_0, 6, 5), (BlockType::Q4_0, 150, 2), (BlockType::Q5K, 40, 4)] {
+    for (format, tokens, experts) in [
+        (BlockType::Q4_0, 6, 5),
+        (BlockType::Q4_0, 150, 2),
+        (BlockType::Q5K, 40, 4),
+        (BlockType::E4m3, 6, 9),
+        (BlockType::E4m3, 150, 2),
+    ] {
         let (k, n) = (768, 40);
         let w = matrices(&device, format, experts, n, k);
         let dispatch = routed(&device, tokens, experts, 2);

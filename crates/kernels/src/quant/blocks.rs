@@ -1,4 +1,4 @@
-//! The block formats of GGUF files: how a row of weights is stored, decoded and encoded.
+//! The block formats of GGUF files, and E4M3 as blocks: how a row of weights is stored, decoded and encoded.
 //!
 //! A block holds [`BlockType::len`] consecutive numbers of a row as small whole numbers q with shared scales:
 //! x = w·(q − zero) − m, where w and m are f16, or in the formats of the K family (256 numbers a block) an f16 times
@@ -8,7 +8,7 @@
 
 use half::f16;
 
-use crate::convert::{from_bf16, to_bf16};
+use crate::convert::{E4M3, from_bf16, to_bf16};
 use crate::par;
 
 /// How numbers are stored in a file.
@@ -40,13 +40,16 @@ pub enum BlockType {
     Q5K,
     /// 6 bits, zero point 32, 8-bit signed scales for 16.
     Q6K,
+    /// E4M3, none of them NaN, behind an f32 scale for 128: a row of a block of 128×128 of DeepSeek's checkpoints. In
+    /// no GGUF file; the processor's products take its numbers in f32.
+    E4m3,
 }
 
 /// Numbers in a block of the K family.
 pub(crate) const SUPER: usize = 256;
 
 impl BlockType {
-    /// All types.
+    /// All types of GGUF's files.
     pub const ALL: [BlockType; 13] = [
         BlockType::F32,
         BlockType::F16,
@@ -63,7 +66,7 @@ impl BlockType {
         BlockType::Q6K,
     ];
 
-    /// The name in the GGUF specification.
+    /// The name in the GGUF specification, of those that it has.
     pub fn name(self) -> &'static str {
         match self {
             BlockType::F32 => "F32",
@@ -79,6 +82,7 @@ impl BlockType {
             BlockType::Q4K => "Q4_K",
             BlockType::Q5K => "Q5_K",
             BlockType::Q6K => "Q6_K",
+            BlockType::E4m3 => "E4M3",
         }
     }
 
@@ -89,6 +93,7 @@ impl BlockType {
             BlockType::F32 | BlockType::F16 | BlockType::Bf16 => 1,
             BlockType::Q8_0 | BlockType::Q4_0 | BlockType::Q4_1 | BlockType::Q5_0 | BlockType::Q5_1 => 32,
             BlockType::Q2K | BlockType::Q3K | BlockType::Q4K | BlockType::Q5K | BlockType::Q6K => SUPER,
+            BlockType::E4m3 => 128,
         }
     }
 
@@ -107,6 +112,7 @@ impl BlockType {
             BlockType::Q4K => 144,
             BlockType::Q5K => 176,
             BlockType::Q6K => 210,
+            BlockType::E4m3 => 132,
         }
     }
 
@@ -117,6 +123,11 @@ impl BlockType {
 
     /// Whether numbers are stored as whole numbers with shared scales.
     pub fn is_quantised(self) -> bool {
+        self.shares_scales() && self != BlockType::E4m3
+    }
+
+    /// Whether numbers are stored with scales that they share.
+    pub fn shares_scales(self) -> bool {
         self.len() > 1
     }
 
@@ -172,6 +183,22 @@ pub fn decode(from: BlockType, bytes: &[u8], out: &mut [f32]) {
     });
 }
 
+/// The numbers of rows [rows, cols], each filled up to whole blocks.
+///
+/// # Panics
+/// If `bytes` are not whole rows.
+pub fn decode_rows(from: BlockType, bytes: &[u8], cols: usize) -> Vec<f32> {
+    let padded = cols.next_multiple_of(from.len());
+    let row_bytes = from.row_bytes(padded).expect("whole blocks");
+    assert!(bytes.len().is_multiple_of(row_bytes), "{} bytes of rows of {row_bytes}", bytes.len());
+    let mut row = vec![0.0; padded];
+    let rows = bytes.chunks_exact(row_bytes).flat_map(|bytes| {
+        decode(from, bytes, &mut row);
+        row[..cols].to_vec()
+    });
+    rows.collect()
+}
+
 /// Whole blocks of numbers, each rounded as llama.cpp's reference does; numbers ought to be finite and their blocks'
 /// scales in f16's range, else what is decoded is not finite either.
 ///
@@ -198,6 +225,10 @@ pub(super) fn decode_block(from: BlockType, block: &[u8], out: &mut [f32]) {
         BlockType::F32 => out[0] = f32::from_le_bytes([block[0], block[1], block[2], block[3]]),
         BlockType::F16 => out[0] = half_at(block, 0),
         BlockType::Bf16 => out[0] = from_bf16(u16::from_le_bytes([block[0], block[1]])),
+        BlockType::E4m3 => {
+            let scale = f32::from_le_bytes([block[0], block[1], block[2], block[3]]);
+            out.iter_mut().zip(&block[4..]).for_each(|(out, bits)| *out = E4M3[usize::from(*bits)] * scale);
+        }
         _ if from.len() == SUPER => decode_parts::<SUPER>(from, block, out),
         _ => decode_parts::<32>(from, block, out),
     }
@@ -248,7 +279,9 @@ impl<const LEN: usize> Parts<LEN> {
             BlockType::Q3K => parts.read_q3k(block),
             BlockType::Q4K | BlockType::Q5K => parts.read_q4k_q5k(from, block),
             BlockType::Q6K => parts.read_q6k(block),
-            BlockType::F32 | BlockType::F16 | BlockType::Bf16 => unreachable!("{} has no parts", from.name()),
+            BlockType::F32 | BlockType::F16 | BlockType::Bf16 | BlockType::E4m3 => {
+                unreachable!("{} has no parts", from.name())
+            }
         }
         parts
     }

@@ -3,6 +3,9 @@
 //! The scales are called `weight_scale_inv`; despite the name they multiply. Blocks at the right and lower edge are
 //! smaller. (DeepSeek-V3, README_WEIGHTS and `inference/kernel.py`.)
 
+use std::ops::Range;
+
+use wels_device::BlockType;
 use wels_device::host::convert;
 
 /// Rows and columns of a block.
@@ -10,6 +13,56 @@ pub const BLOCK: usize = 128;
 
 /// Largest finite E4M3 number.
 const E4M3_MAX: f32 = 448.0;
+
+/// A matrix as a file has it.
+pub(crate) struct Fp8Matrix<'a> {
+    /// E4M3, `[rows, cols]`.
+    pub bytes: &'a [u8],
+    /// Of blocks, as [`scale_shape`] says.
+    pub scales: Vec<f32>,
+    pub cols: usize,
+}
+
+impl Fp8Matrix<'_> {
+    /// Some of its rows in [`BlockType::E4m3`].
+    pub fn rows(&self, rows: Range<usize>) -> Vec<u8> {
+        let mut blocks = Vec::with_capacity(rows.len() * self.cols.div_ceil(BLOCK) * BlockType::E4m3.bytes());
+        for row in rows {
+            for (i, bytes) in self.bytes[row * self.cols..][..self.cols].chunks(BLOCK).enumerate() {
+                push_block(&mut blocks, self.scale(row, i * BLOCK), bytes.iter().copied());
+            }
+        }
+        blocks
+    }
+
+    /// The transpose of some of its rows in [`BlockType::E4m3`].
+    ///
+    /// # Panics
+    /// If the rows do not begin where blocks do.
+    pub fn transposed(&self, rows: Range<usize>) -> Vec<u8> {
+        assert!(rows.start.is_multiple_of(BLOCK), "row {} is within a block", rows.start);
+        let mut blocks = Vec::with_capacity(self.cols * rows.len().div_ceil(BLOCK) * BlockType::E4m3.bytes());
+        for col in 0..self.cols {
+            for first in rows.clone().step_by(BLOCK) {
+                let column = self.bytes[first * self.cols + col..].iter().step_by(self.cols);
+                push_block(&mut blocks, self.scale(first, col), column.take(rows.end - first).take(BLOCK).copied());
+            }
+        }
+        blocks
+    }
+
+    fn scale(&self, row: usize, col: usize) -> f32 {
+        self.scales[row / BLOCK * self.cols.div_ceil(BLOCK) + col / BLOCK]
+    }
+}
+
+/// A block of [`BlockType::E4m3`], filled up with zeros.
+fn push_block(blocks: &mut Vec<u8>, scale: f32, numbers: impl Iterator<Item = u8>) {
+    let end = blocks.len() + BlockType::E4m3.bytes();
+    blocks.extend(scale.to_le_bytes());
+    blocks.extend(numbers);
+    blocks.resize(end, 0);
+}
 
 /// Shape of the scales of a matrix.
 pub fn scale_shape(rows: usize, cols: usize) -> [usize; 2] {
@@ -61,6 +114,8 @@ pub fn quantize(values: &[f32], scales: &[f32], cols: usize) -> Vec<u8> {
 
 #[cfg(test)]
 mod tests {
+    use wels_device::host::blocks;
+
     use super::*;
 
     #[test]
@@ -74,6 +129,27 @@ mod tests {
         for (i, value) in values.iter().enumerate() {
             let (row, col) = (i / cols, i % cols);
             assert_eq!(*value, scales[row / 128 * 3 + col / 128], "element {row},{col}");
+        }
+    }
+
+    #[test]
+    fn rows_and_columns_are_the_same_numbers() {
+        let (rows, cols) = (300, 140);
+        let values: Vec<f32> = (0..rows * cols).map(|i| ((i * 2654435761) % 1000) as f32 / 500.0 - 1.0).collect();
+        let scales = scales(&values, cols);
+        let bytes = quantize(&values, &scales, cols);
+        let mut expected = vec![0.0; rows * cols];
+        convert::from_e4m3s(&bytes, &mut expected);
+        apply_scales(&mut expected, &scales, cols);
+        let matrix = Fp8Matrix { bytes: &bytes, scales, cols };
+        let some = blocks::decode_rows(BlockType::E4m3, &matrix.rows(100..rows), cols);
+        assert_eq!(some, expected[100 * cols..]);
+        for range in [0..rows, 128..rows, 128..200, 0..1] {
+            let turned = blocks::decode_rows(BlockType::E4m3, &matrix.transposed(range.clone()), range.len());
+            for (i, value) in turned.iter().enumerate() {
+                let (col, row) = (i / range.len(), range.start + i % range.len());
+                assert_eq!(*value, expected[row * cols + col], "{row}, {col} of {range:?}");
+            }
         }
     }
 

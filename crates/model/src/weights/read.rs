@@ -11,7 +11,7 @@ use wels_device::BlockType;
 use wels_device::host::convert;
 
 use super::map::MappedFile;
-use super::{INDEX, Mismatch, SCALE_SUFFIX, SINGLE, WeightsError, fp8};
+use super::{Fp8Matrix, INDEX, Mismatch, SCALE_SUFFIX, SINGLE, WeightsError, fp8};
 use crate::config::{Family, ModelConfig, Note};
 use crate::names::{self, HfTensor, Role};
 
@@ -265,12 +265,35 @@ impl Files {
         values.resize(tensor.shape.iter().product(), 0.0);
         self.decode(found, values);
         if found.dtype == safetensors::Dtype::F8_E4M3 {
-            let found = &self.tensors[&format!("{}{SCALE_SUFFIX}", tensor.name)];
-            let mut scales = vec![0.0; found.shape.iter().product()];
-            self.decode(found, &mut scales);
-            fp8::apply_scales(values, &scales, tensor.shape[1]);
+            fp8::apply_scales(values, &self.scales(tensor), tensor.shape[1]);
         }
+        self.release(tensor);
+    }
+
+    /// Gives back the memory of a tensor's pages.
+    pub(crate) fn release(&self, tensor: &HfTensor) {
+        let found = &self.tensors[&tensor.name];
         self.files[found.file].1.release(found.bytes.clone());
+    }
+
+    /// The scales of a tensor of 8-bit floating point.
+    fn scales(&self, tensor: &HfTensor) -> Vec<f32> {
+        let found = &self.tensors[&format!("{}{SCALE_SUFFIX}", tensor.name)];
+        let mut scales = vec![0.0; found.shape.iter().product()];
+        self.decode(found, &mut scales);
+        scales
+    }
+
+    /// Whether a tensor is of 8-bit floating point.
+    pub(crate) fn is_fp8(&self, tensor: &HfTensor) -> bool {
+        self.tensors[&tensor.name].dtype == safetensors::Dtype::F8_E4M3
+    }
+
+    /// A tensor of 8-bit floating point of which no number is NaN.
+    pub(crate) fn fp8(&self, tensor: &HfTensor) -> Option<Fp8Matrix<'_>> {
+        let bytes = self.bytes(&self.tensors[&tensor.name]);
+        let finite = self.is_fp8(tensor) && bytes.iter().all(|bits| bits & 0x7f != 0x7f);
+        finite.then(|| Fp8Matrix { bytes, scales: self.scales(tensor), cols: tensor.shape[1] })
     }
 
     /// A tensor as it lies in its mapped file; none for 8-bit floating point, whose scales lie elsewhere, and for f64,

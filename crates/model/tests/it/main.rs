@@ -3,6 +3,7 @@
 mod bits;
 mod config;
 mod count;
+mod fp8;
 mod gguf;
 mod golden;
 mod gradients;
