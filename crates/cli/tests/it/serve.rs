@@ -183,6 +183,10 @@ fn keys_and_usage_beside_a_server() {
     server.send(&key, &body).read_to_string(&mut reply).unwrap();
     assert!(reply.starts_with("HTTP/1.1 200"), "{reply}");
     assert!(lab.wels(&["keys", "list"]).contains("3 at once, budget 0.01"));
+    lab.wels(&["keys", "add", "prometheus", "--admin"]);
+    let listed = lab.wels(&["keys", "list"]);
+    let admins: Vec<&str> = listed.lines().filter(|line| line.ends_with("admin")).collect();
+    assert!(admins.len() == 1 && admins[0].starts_with("prometheus"), "{listed}");
     let usage: Value = serde_json::from_str(lab.wels(&["usage", "--json"]).lines().next().unwrap()).unwrap();
     assert_eq!((usage["group"].as_str(), usage["output_tokens"].as_u64()), (Some("ann"), Some(10)), "{usage}");
     assert!(!lab.wels(&["keys", "list"]).contains(&key), "a secret is not shown again");
