@@ -35,7 +35,7 @@ pub struct Args {
     /// Serve requests without a key, as the key `local`. Only where nothing but this machine reaches the server
     #[arg(long, conflicts_with = "cors")]
     no_key: bool,
-    /// An origin of web pages that may call, such as https://app.example, or `*`; can be given several times
+    /// An origin of web pages that may call, such as `https://app.example`, or `*`; can be given several times
     #[arg(long, value_name = "ORIGIN")]
     cors: Vec<String>,
     /// Speak HTTPS, with the chain of certificates in this file (PEM). It is read again when it changes, and at SIGHUP

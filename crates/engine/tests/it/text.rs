@@ -36,7 +36,7 @@ fn a_stop_string_ends_the_text_before_it() {
     let chars: Vec<char> = whole.chars().collect();
     let stop: String = chars[chars.len() / 2..chars.len() / 2 + 3].iter().collect();
     let (tokens, end) = answer(&loaded, Request { stop: vec!["never this".into(), stop.clone()], ..request(1) });
-    assert_eq!(end.reason, FinishReason::StopString(0));
+    assert_eq!(end.reason, FinishReason::StopString(1));
     assert_eq!(text(&tokens), whole.split(&stop).next().expect("what comes first"));
     assert_eq!(ids(&tokens), ids(&free)[..tokens.len()]);
     assert!(tokens.len() < free.len());
