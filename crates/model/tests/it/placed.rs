@@ -134,7 +134,8 @@ fn files_are_loaded_to_where_their_parts_belong() {
 #[test]
 fn gguf_files_are_loaded_to_where_their_parts_belong() {
     let dir = tempfile::tempdir().unwrap();
-    for (name, config) in shapes::all() {
+    // Models with windows have no GGUF form.
+    for (name, config) in shapes::all().into_iter().filter(|(_, config)| config.window.is_none()) {
         let params = Params::init(&device(), &config, 5);
         let path = dir.path().join(format!("{name}.gguf"));
         let values = |param: usize| params.tensors()[param].to_host();
