@@ -28,7 +28,7 @@ pub struct Request {
     pub scored: Vec<u32>,
     /// What the answer must be, behind its thinking.
     pub constraint: Option<Constraint>,
-    /// Whether the request goes on without its constraint where that cannot be compiled.
+    /// Whether the request goes on without its constraint where that cannot be compiled, or not followed further.
     pub constraint_may_fail: bool,
     /// How the model's thinking is told apart from its answer; `None`: all is answer.
     pub thinking: Option<Thinking>,

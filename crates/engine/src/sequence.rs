@@ -68,7 +68,11 @@ impl Sequence {
             (None, Some(guide)) => guide.allowed(stop).map(Some),
             (None, None) => Ok(None),
         };
-        let Ok(allowed) = allowed else { return (None, Some(FinishReason::ConstraintTooHard)) };
+        let allowed = match allowed {
+            Ok(mask) => mask,
+            Err(_) if self.request.constraint_may_fail => None, // and it is let go of when the token is followed
+            Err(_) => return (None, Some(FinishReason::ConstraintTooHard)),
+        };
         let position = self.tokens.len();
         let Some(choice) = self.sampler.choose(logits, position, allowed, self.request.logprobs, scratch) else {
             return (None, Some(FinishReason::Error));
@@ -96,6 +100,7 @@ impl Sequence {
             }
             match guide.push(token) {
                 Ok(complete) => reason = complete.then_some(FinishReason::Constraint),
+                Err(_) if self.request.constraint_may_fail => self.guide = None,
                 Err(_) => reason = Some(FinishReason::ConstraintTooHard),
             }
         }

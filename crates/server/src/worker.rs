@@ -188,15 +188,20 @@ impl Worker {
         Ok(worker)
     }
 
-    /// Hands in requests, all or none. `key`: whose they are; constraints of different keys take turns.
+    /// Hands in requests, all or none. `key`: whose they are; constraints of different keys take turns. Where too many
+    /// wait, requests whose constraints may fail go without them.
     pub async fn submit(&self, key: i64, requests: Vec<Request>) -> Result<Ticket, Denied> {
         let (reply, answer) = oneshot::channel();
-        if requests.iter().any(|request| request.constraint.is_some()) {
-            self.compiler.push(key, Constrained { requests, reply }).map_err(Denied::Compiling)?;
-        } else {
-            let plain = |request| Prepared::plain(request).expect("it has no constraint");
-            let requests = requests.into_iter().map(plain).collect();
-            self.commands.send(Command::Enqueue { requests, reply }).map_err(|_| Denied::Gone)?;
+        let constrained = requests.iter().any(|request| request.constraint.is_some());
+        let may_fail = requests.iter().all(|request| request.constraint_may_fail);
+        match constrained && !(may_fail && self.compiler.is_full(key)) {
+            true => self.compiler.push(key, Constrained { requests, reply }).map_err(Denied::Compiling)?,
+            false => {
+                let plain =
+                    |request| Prepared::plain(Request { constraint: None, ..request }).expect("it has no constraint");
+                let requests = requests.into_iter().map(plain).collect();
+                self.commands.send(Command::Enqueue { requests, reply }).map_err(|_| Denied::Gone)?;
+            }
         }
         answer.await.map_err(|_| Denied::Gone)?.map_err(Denied::Refused)
     }

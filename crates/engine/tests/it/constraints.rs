@@ -145,3 +145,29 @@ fn cyclic_and_exponential_schemas_are_bounded() {
         assert!(ends.iter().any(|(tokens, end)| end.id == other && tokens.len() == 3));
     }
 }
+
+#[test]
+fn a_constraint_that_may_fail_is_left_out_where_it_does() {
+    let loaded = models::with_text(5);
+    let may_fail = |constraint| Request { constraint_may_fail: true, ..request(constraint, 3) };
+    // One that cannot be compiled: the answer is the free one.
+    let wrong = Constraint::Regex("(".into());
+    let free = Request { constraint: None, ..request(wrong.clone(), 3) };
+    assert_eq!(answer(&loaded, may_fail(wrong.clone())), answer(&loaded, free));
+    let mut refusing = engine(&loaded, Options::default());
+    assert!(matches!(refusing.enqueue(request(wrong, 3)), Err(RequestError::Constraint { .. })));
+    // One so ambiguous that it becomes too much work after some letters: the answer goes on without it.
+    let starts: Vec<String> = (0..80).map(|at| format!("s{at}")).collect();
+    let rules: String = starts.iter().map(|s| format!("{s}: /[a-z]/ | {s} {s}\n")).collect();
+    let hard = Constraint::Lark(format!("start: {}\n{rules}", starts.join(" | ")));
+    let eos = loaded.tokenizer.as_ref().unwrap().special().eos.unwrap();
+    let endless = |mut request: Request| {
+        request.sampling.logit_bias = vec![(eos, f32::NEG_INFINITY)];
+        answer(&loaded, request)
+    };
+    let (strict, end) = endless(request(hard.clone(), 3));
+    assert_eq!(end.reason, FinishReason::ConstraintTooHard);
+    let (tokens, end) = endless(may_fail(hard));
+    assert_eq!((end.reason, &tokens[..strict.len()]), (FinishReason::Length, &strict[..]));
+    assert!(text(&strict).bytes().all(|byte| byte.is_ascii_lowercase()) && tokens.len() == 80);
+}

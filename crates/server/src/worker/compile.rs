@@ -56,6 +56,23 @@ struct Queues {
     ended: bool,
 }
 
+impl Queues {
+    /// Why requests of a key find no room, if they find none.
+    fn full(&mut self, key: i64) -> Option<QueueFull> {
+        // Those whose clients have left wait for nothing.
+        self.waiting.values_mut().for_each(|queue| queue.retain(|waiting| !waiting.reply.is_closed()));
+        let all: usize = self.waiting.values().map(VecDeque::len).sum();
+        let of_key = self.waiting.get(&key).map_or(0, VecDeque::len);
+        let by_key = of_key >= OF_KEY_MAX;
+        if !by_key && all < WAITING_MAX {
+            return None;
+        }
+        let (waiting, threads) = if by_key { (of_key, 1) } else { (all, THREADS) };
+        let wait_s = self.mean_s * (waiting + 1) as f64 / threads as f64;
+        Some(QueueFull { by_key, waiting, retry_after_s: (wait_s.ceil() as u64).max(1) })
+    }
+}
+
 impl Compiler {
     /// Starts the threads. What is ready goes to the engine through `sender`.
     pub fn start(prepare: &Prepare, sender: &commands::Sender<Command>) -> std::io::Result<Compiler> {
@@ -68,18 +85,16 @@ impl Compiler {
         Ok(Compiler(shared))
     }
 
+    /// Whether requests of a key would find no room.
+    pub fn is_full(&self, key: i64) -> bool {
+        self.0.lock().full(key).is_some()
+    }
+
     /// Lets requests of a key wait for their turn, if there is room.
     pub fn push(&self, key: i64, constrained: Constrained) -> Result<(), QueueFull> {
         let mut queues = self.0.lock();
-        // Those whose clients have left wait for nothing.
-        queues.waiting.values_mut().for_each(|queue| queue.retain(|waiting| !waiting.reply.is_closed()));
-        let all: usize = queues.waiting.values().map(VecDeque::len).sum();
-        let of_key = queues.waiting.get(&key).map_or(0, VecDeque::len);
-        if of_key >= OF_KEY_MAX || all >= WAITING_MAX {
-            let by_key = of_key >= OF_KEY_MAX;
-            let (waiting, threads) = if by_key { (of_key, 1) } else { (all, THREADS) };
-            let wait_s = queues.mean_s * (waiting + 1) as f64 / threads as f64;
-            return Err(QueueFull { by_key, waiting, retry_after_s: (wait_s.ceil() as u64).max(1) });
+        if let Some(full) = queues.full(key) {
+            return Err(full);
         }
         queues.waiting.entry(key).or_default().push_back(constrained);
         if !queues.compiling.contains(&key) && !queues.turns.contains(&key) {

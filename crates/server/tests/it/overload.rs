@@ -181,6 +181,25 @@ fn a_schema_that_takes_long_holds_up_nobody_else() {
 }
 
 #[test]
+fn calls_that_may_be_made_do_not_wait_in_a_line_that_is_full() {
+    let (lab, [_, compiling]) = gated(Setup::default());
+    let closed = compiling.lock().unwrap();
+    let body = chat_body(json!({"max_tokens": 4, "response_format": {"type": "json_object"}})).to_string();
+    let streams: Vec<_> =
+        (0..14).map(|_| lab.send("POST", "/v1/chat/completions", &lab.key, body.as_bytes())).collect();
+    let begin = Instant::now();
+    while lab.ledger().entries().unwrap().iter().filter(|entry| entry.outcome.is_some()).count() < 5 {
+        assert!(begin.elapsed() < Duration::from_secs(20), "{:?}", lab.ledger().entries());
+        thread::sleep(Duration::from_millis(10));
+    }
+    let tools = json!([{"type": "function", "function": {"name": "f"}}]);
+    assert_eq!(lab.chat(json!({"max_tokens": 4, "tools": tools})).status, 200, "it goes without its grammar");
+    assert_eq!(lab.chat(json!({"max_tokens": 4, "tools": tools, "tool_choice": "required"})).status, 429);
+    drop(closed);
+    streams.into_iter().for_each(|stream| drop(Response::read(stream)));
+}
+
+#[test]
 fn schemas_of_one_key_wait_in_a_line_that_ends() {
     let (lab, [_, compiling]) = gated(Setup::default());
     let closed = compiling.lock().unwrap();
