@@ -60,17 +60,8 @@ impl ChatRequest {
                 "modalities",
                 "audio",
                 "web_search_options",
-                "metadata",
-                "moderation",
-                "prediction",
-                "prompt_cache_key",
-                "prompt_cache_options",
-                "prompt_cache_retention",
-                "safety_identifier",
-                "service_tier",
-                "store",
-                "verbosity",
             ],
+            IGNORED,
         )?;
         let fields = &mut fields;
         fields.ignore(IGNORED);

@@ -36,7 +36,7 @@ pub enum Prompt {
 impl CompletionRequest {
     /// Reads a body.
     pub fn parse(body: &[u8]) -> Result<CompletionRequest, ApiError> {
-        let mut fields = parse_object(body, sampling_keys!["prompt", "suffix", "logprobs", "echo", "best_of"])?;
+        let mut fields = parse_object(body, sampling_keys!["prompt", "suffix", "logprobs", "echo", "best_of"], &[])?;
         let fields = &mut fields;
         let model = sampling::model(fields)?;
         let prompts = prompts(fields, "prompt", PROMPTS_MAX)?;

@@ -28,10 +28,8 @@ impl EmbeddingRequest {
     /// # Errors
     /// 400, with the parameter that is wrong.
     pub fn parse(body: &[u8], width: usize) -> Result<EmbeddingRequest, ApiError> {
-        let known = &["model", "input", "encoding_format", "dimensions", "user"];
-        let mut fields = parse_object(body, known)?;
+        let mut fields = parse_object(body, &["model", "input", "encoding_format", "dimensions"], &["user"])?;
         let fields = &mut fields;
-        fields.ignore(&["user"]);
         let model = sampling::model(fields)?;
         let inputs = prompts(fields, "input", INPUTS_MAX)?;
         let empty = |input: &Prompt| match input {

@@ -5,12 +5,17 @@ use serde_json::{Map, Number, Value};
 
 use super::ApiError;
 
-/// Reads a body. Nesting deeper than 128 and keys that occur twice in one object are refused.
-pub(super) fn parse_object(body: &[u8], known: &'static [&'static str]) -> Result<Fields, ApiError> {
+/// Reads a body. Keys that are neither `known` nor `ignored`, nesting deeper than 128 and keys that occur twice in one
+/// object are refused. What is ignored is for the caller to take out, who may want to look at it first.
+pub(super) fn parse_object(
+    body: &[u8],
+    known: &'static [&'static str],
+    ignored: &'static [&'static str],
+) -> Result<Fields, ApiError> {
     let value = serde_json::from_slice::<Strict>(body)
         .map_err(|error| ApiError::invalid(format!("The body is not the JSON that is understood here: {error}.")))?;
     match value.0 {
-        Value::Object(map) => Fields::new(map, String::new(), known),
+        Value::Object(map) => Fields::new(map, String::new(), &[known, ignored]),
         _ => Err(ApiError::invalid("The body is not a JSON object.")),
     }
 }
@@ -23,9 +28,9 @@ pub(super) struct Fields {
 
 impl Fields {
     /// Keys that are not `known` are refused; those that are null count as absent.
-    pub fn new(mut map: Map<String, Value>, path: String, known: &'static [&'static str]) -> Result<Fields, ApiError> {
+    fn new(mut map: Map<String, Value>, path: String, known: &[&[&str]]) -> Result<Fields, ApiError> {
         map.retain(|_, value| !value.is_null());
-        if let Some(key) = map.keys().find(|key| !known.contains(&key.as_str())) {
+        if let Some(key) = map.keys().find(|key| !known.iter().any(|known| known.contains(&key.as_str()))) {
             let message = format!("`{key}` is not supported here.");
             return Err(ApiError { code: Some("unknown_parameter"), ..ApiError::param(join(&path, key), message) });
         }
@@ -35,7 +40,7 @@ impl Fields {
     /// An object within an object.
     pub fn of(value: Value, path: String, known: &'static [&'static str]) -> Result<Fields, ApiError> {
         match value {
-            Value::Object(map) => Fields::new(map, path, known),
+            Value::Object(map) => Fields::new(map, path, &[known]),
             other => Err(wrong_type(path, "an object", &other)),
         }
     }

@@ -14,26 +14,16 @@ use super::tools::{NAME_RULE, distinct, is_name};
 use super::{ApiError, ChatRequest, Format, SamplingFields, Thinking, Tool, ToolChoice, sampling};
 
 const KNOWN: &[&str] = &[
-    "betas",
-    "billing_policy",
-    "cache_control",
     "compaction",
     "container",
     "context_management",
-    "diagnostics",
-    "fallback_credit_token",
-    "fallbacks",
-    "inference_geo",
     "max_tokens",
     "mcp_servers",
     "messages",
-    "metadata",
     "model",
     "output_config",
     "output_format",
     "seed",
-    "service_tier",
-    "speed",
     "stop_sequences",
     "stream",
     "system",
@@ -44,8 +34,6 @@ const KNOWN: &[&str] = &[
     "tools",
     "top_k",
     "top_p",
-    "user_profile_id",
-    "workspace_id",
 ];
 
 /// What asks for nothing that a local server could fail to do.
@@ -69,7 +57,7 @@ const IGNORED: &[&str] = &[
 /// # Errors
 /// 400, with the parameter that is wrong.
 pub fn parse(body: &[u8]) -> Result<ChatRequest, ApiError> {
-    let mut fields = parse_object(body, KNOWN)?;
+    let mut fields = parse_object(body, KNOWN, IGNORED)?;
     let fields = &mut fields;
     fields.ignore(IGNORED);
     refuse(fields)?;
@@ -82,7 +70,10 @@ pub fn parse(body: &[u8]) -> Result<ChatRequest, ApiError> {
         model,
         messages,
         prefix,
-        sampling: sampling(fields)?,
+        sampling: SamplingFields {
+            stop: sampling::stops(fields, "stop_sequences")?,
+            ..SamplingFields::common(fields, "max_tokens")?
+        },
         streams: fields.bool("stream")?.unwrap_or(false),
         logprobs: None,
         tools,
@@ -109,18 +100,6 @@ fn refuse(fields: &mut Fields) -> Result<(), ApiError> {
         }
     }
     Ok(())
-}
-
-fn sampling(fields: &mut Fields) -> Result<SamplingFields, ApiError> {
-    Ok(SamplingFields {
-        temperature: fields.number("temperature", 0.0, 2.0)?.unwrap_or(1.0),
-        top_p: fields.number("top_p", 0.0, 1.0)?.unwrap_or(1.0),
-        top_k: fields.int("top_k", 0, i64::from(i32::MAX))?.unwrap_or(0) as usize,
-        seed: fields.int("seed", i64::MIN, i64::MAX)?.map(|seed| seed as u64),
-        stop: sampling::stops(fields, "stop_sequences")?,
-        max_tokens: fields.int("max_tokens", 1, i64::from(i32::MAX))?.map(|count| count as usize),
-        ..SamplingFields::default()
-    })
 }
 
 /// `thinking` comes before the effort of `output_config`.

@@ -16,10 +16,7 @@ use super::fields::{Fields, parse_object};
 use super::{ApiError, ChatRequest, Format, SamplingFields, Thinking, sampling};
 
 const KNOWN: &[&str] = &[
-    "access_programs",
     "background",
-    "background_options",
-    "client_metadata",
     "context_management",
     "conversation",
     "image",
@@ -27,23 +24,14 @@ const KNOWN: &[&str] = &[
     "input",
     "instructions",
     "max_output_tokens",
-    "max_tool_calls",
-    "metadata",
     "model",
-    "moderation",
     "parallel_tool_calls",
     "previous_response_id",
     "prompt",
-    "prompt_cache_key",
-    "prompt_cache_options",
-    "prompt_cache_retention",
     "reasoning",
-    "safety_identifier",
     "seed",
-    "service_tier",
     "store",
     "stream",
-    "stream_options",
     "temperature",
     "text",
     "tool_choice",
@@ -52,7 +40,6 @@ const KNOWN: &[&str] = &[
     "top_logprobs",
     "top_p",
     "truncation",
-    "user",
 ];
 
 /// What asks for nothing that a local server could fail to do.
@@ -96,7 +83,7 @@ const ECHOED: &[&str] = &[
 /// # Errors
 /// 400, with the parameter that is wrong.
 pub fn parse(body: &[u8]) -> Result<(ChatRequest, ResponsesReply), ApiError> {
-    let mut fields = parse_object(body, KNOWN)?;
+    let mut fields = parse_object(body, KNOWN, IGNORED)?;
     let fields = &mut fields;
     let mut echo = echo(fields);
     fields.ignore(IGNORED);
@@ -114,7 +101,7 @@ pub fn parse(body: &[u8]) -> Result<(ChatRequest, ResponsesReply), ApiError> {
         model,
         messages,
         prefix: None,
-        sampling: sampling(fields)?,
+        sampling: SamplingFields::common(fields, "max_output_tokens")?,
         streams: fields.bool("stream")?.unwrap_or(false),
         logprobs: top.or(included.logprobs.then_some(0)),
         tools: tools.tools,
@@ -161,17 +148,6 @@ fn refuse(fields: &mut Fields) -> Result<(), ApiError> {
         None | Some("auto" | "disabled") => Ok(()),
         Some(_) => Err(fields.error("truncation", "`truncation` is `auto` or `disabled`.")),
     }
-}
-
-fn sampling(fields: &mut Fields) -> Result<SamplingFields, ApiError> {
-    Ok(SamplingFields {
-        temperature: fields.number("temperature", 0.0, 2.0)?.unwrap_or(1.0),
-        top_p: fields.number("top_p", 0.0, 1.0)?.unwrap_or(1.0),
-        top_k: fields.int("top_k", 0, i64::from(i32::MAX))?.unwrap_or(0) as usize,
-        seed: fields.int("seed", i64::MIN, i64::MAX)?.map(|seed| seed as u64),
-        max_tokens: fields.int("max_output_tokens", 1, i64::from(i32::MAX))?.map(|count| count as usize),
-        ..SamplingFields::default()
-    })
 }
 
 fn format(fields: &mut Fields) -> Result<Format, ApiError> {

@@ -97,18 +97,26 @@ impl SamplingFields {
     pub(super) fn take(fields: &mut Fields) -> Result<SamplingFields, ApiError> {
         fields.string("user")?; // a name for the client's own records
         Ok(SamplingFields {
-            temperature: fields.number("temperature", 0.0, 2.0)?.unwrap_or(1.0),
-            top_p: fields.number("top_p", 0.0, 1.0)?.unwrap_or(1.0),
-            top_k: fields.int("top_k", 0, i64::from(i32::MAX))?.unwrap_or(0) as usize,
             min_p: fields.number("min_p", 0.0, 1.0)?.unwrap_or(0.0),
             presence_penalty: fields.number("presence_penalty", -2.0, 2.0)?.unwrap_or(0.0),
             frequency_penalty: fields.number("frequency_penalty", -2.0, 2.0)?.unwrap_or(0.0),
             repetition_penalty: fields.number("repetition_penalty", 0.01, 10.0)?.unwrap_or(1.0),
             logit_bias: logit_bias(fields)?,
-            seed: fields.int("seed", i64::MIN, i64::MAX)?.map(|seed| seed as u64),
             stop: stops(fields, "stop")?,
-            max_tokens: fields.int("max_tokens", 1, i64::from(i32::MAX))?.map(|count| count as usize),
             n: fields.int("n", 1, CHOICES_MAX)?.unwrap_or(1) as u32,
+            ..SamplingFields::common(fields, "max_tokens")?
+        })
+    }
+
+    /// What all APIs have; `limit` is the key of the most tokens.
+    pub(super) fn common(fields: &mut Fields, limit: &str) -> Result<SamplingFields, ApiError> {
+        Ok(SamplingFields {
+            temperature: fields.number("temperature", 0.0, 2.0)?.unwrap_or(1.0),
+            top_p: fields.number("top_p", 0.0, 1.0)?.unwrap_or(1.0),
+            top_k: fields.int("top_k", 0, i64::from(i32::MAX))?.unwrap_or(0) as usize,
+            seed: fields.int("seed", i64::MIN, i64::MAX)?.map(|seed| seed as u64),
+            max_tokens: fields.int(limit, 1, i64::from(i32::MAX))?.map(|count| count as usize),
+            ..SamplingFields::default()
         })
     }
 }

@@ -149,3 +149,71 @@ fn an_error_has_openais_shape() {
         "code": "invalid_value"}});
     assert_eq!(error, expected);
 }
+
+fn thought(request: ChatRequest) -> Option<String> {
+    let message = request.messages.iter().find(|message| message.role == "assistant").expect("an answer");
+    message.other.get("reasoning_content").map(|text| text.as_str().unwrap().to_owned())
+}
+
+#[test]
+fn efforts_are_budgets_and_thinking_comes_first() {
+    let thinking = |more: Value| chat(with(more)).unwrap().thinking;
+    for (word, on, budget) in [
+        ("none", false, None),
+        ("minimal", true, Some(512)),
+        ("low", true, Some(2048)),
+        ("medium", true, Some(8192)),
+        ("high", true, None),
+    ] {
+        let expected = Thinking { on: Some(on), budget, effort: Some(word) };
+        assert_eq!(thinking(json!({"reasoning_effort": word})), expected);
+        let body = json!({"model": "m", "input": "a", "reasoning": {"effort": word}}).to_string();
+        assert_eq!(responses::parse(body.as_bytes()).unwrap().0.thinking, expected);
+        let body = json!({"model": "m", "messages": [{"role": "user", "content": "a"}],
+            "output_config": {"effort": word}});
+        assert_eq!(messages::parse(body.to_string().as_bytes()).unwrap().thinking, expected);
+    }
+    let both = json!({"reasoning_effort": "none", "thinking": {"type": "enabled", "budget_tokens": 7}});
+    assert_eq!((thinking(both.clone()).on, thinking(both).budget), (Some(true), Some(7)));
+}
+
+#[test]
+fn earlier_thinking_stays_where_tools_were_called() {
+    let call = json!([{"id": "1", "type": "function", "function": {"name": "f", "arguments": "{}"}}]);
+    let answer = |more: Value| {
+        let mut answer = json!({"role": "assistant", "content": "x", "reasoning_content": "hm"});
+        answer.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+        chat(with(json!({"messages": [{"role": "user", "content": "a"}, answer, {"role": "user", "content": "b"}]})))
+    };
+    assert_eq!(thought(answer(json!({"tool_calls": call})).unwrap()), Some("hm".to_owned()));
+    assert_eq!(thought(answer(json!({})).unwrap()), None);
+    for called in [true, false] {
+        let mut blocks = vec![json!({"type": "thinking", "thinking": "hm", "signature": "s"})];
+        let use_tool = json!({"type": "tool_use", "id": "1", "name": "f", "input": {}});
+        blocks.push(if called { use_tool } else { json!({"type": "text", "text": "x"}) });
+        let result = json!([{"type": "tool_result", "tool_use_id": "1", "content": "y"}]);
+        let body = json!({"model": "m", "messages": [{"role": "user", "content": "a"},
+            {"role": "assistant", "content": blocks}, {"role": "user", "content": result}]});
+        let request = messages::parse(body.to_string().as_bytes()).unwrap();
+        assert_eq!(thought(request), called.then(|| "hm".to_owned()));
+        let said = json!({"type": "message", "role": "assistant", "content": "x"});
+        let call = json!({"type": "function_call", "call_id": "1", "name": "f", "arguments": "{}"});
+        let reasoning =
+            json!({"type": "reasoning", "summary": [], "content": [{"type": "reasoning_text", "text": "hm"}]});
+        let output = json!({"type": "function_call_output", "call_id": "1", "output": "y"});
+        let items = json!([{"role": "user", "content": "a"}, reasoning, if called { call } else { said }, output]);
+        let body = json!({"model": "m", "input": items}).to_string();
+        assert_eq!(thought(responses::parse(body.as_bytes()).unwrap().0), called.then(|| "hm".to_owned()));
+    }
+}
+
+#[test]
+fn tools_that_are_not_known_are_left_out_or_named() {
+    let body =
+        json!({"model": "m", "input": "a", "tools": [{"type": "web_search"}, {"type": "function", "name": "f"}]});
+    let (request, _) = responses::parse(body.to_string().as_bytes()).unwrap();
+    assert_eq!(request.tools.iter().map(|tool| tool.name.as_str()).collect::<Vec<_>>(), ["f"]);
+    let body = json!({"model": "m", "messages": [{"role": "user", "content": "a"}],
+        "tools": [{"type": "web_search_20250305", "name": "web_search"}]});
+    assert_eq!(messages::parse(body.to_string().as_bytes()).unwrap_err().param.unwrap(), "tools[0].type");
+}

@@ -59,15 +59,16 @@ pub(super) fn take(fields: &mut Fields) -> Result<(Vec<Tool>, ToolChoice, bool),
             Some(Value::Object(named)) => Some(json!({"type": "function", "function": named})),
             other => other,
         };
-        return Ok((tools.clone(), choose(choice, &tools, fields.name("function_call"))?, true));
+        let choice = choose(choice, &tools, fields.name("function_call"))?;
+        return Ok((tools, choice, true));
     }
     fields.ignore(&["functions", "function_call"]);
     let values = fields.array("tools")?.unwrap_or_default();
     let name = fields.name("tools");
     let read = |(at, value)| tool(value, format!("{name}[{at}]"));
     let tools = distinct(values.into_iter().enumerate().map(read).collect::<Result<_, _>>()?, &name)?;
-    let choice = fields.take("tool_choice");
-    Ok((tools.clone(), choose(choice, &tools, fields.name("tool_choice"))?, false))
+    let choice = choose(fields.take("tool_choice"), &tools, fields.name("tool_choice"))?;
+    Ok((tools, choice, false))
 }
 
 /// Tools, if they are not too many and all names differ.

@@ -5,6 +5,8 @@ use serde_json::{Value, json};
 use crate::lab::{Lab, Response, Setup};
 
 const ANSWER: u32 = 24;
+/// Knows of thinking, and begins none.
+const MAY_THINK: &str = "{% for m in messages %}{{ m.content.split('</think>')[-1] }}\n{% endfor %}";
 
 fn post(lab: &Lab, path: &str, mut body: Value, more: Value) -> Response {
     body["model"] = json!("tiny");
@@ -125,6 +127,11 @@ fn thinking_is_switched_off_and_kept_short() {
     assert_eq!(off["content"][0]["type"], "text");
     let off = responses(&lab, json!({"reasoning": {"effort": "none"}})).json();
     assert_eq!(off["output"][0]["type"], "message");
+    // A budget or a word asks for thinking where the template leaves it to the model.
+    let opened = Setup { template: MAY_THINK, ..Setup::default() }.start();
+    let first = |more: Value| opened.chat(more).json()["choices"][0]["message"]["reasoning_content"].clone();
+    assert!(first(json!({"thinking": {"type": "enabled"}})).is_string());
+    assert!(first(json!({"thinking": {"type": "disabled"}})).is_null());
     // A model of random weights would not end it by itself.
     for budget in [5, 9] {
         let thinking = json!({"type": "enabled", "budget_tokens": budget});
@@ -241,6 +248,10 @@ fn errors_are_in_each_apis_shape() {
     assert_eq!((other.status, &other.json()["error"]["type"]), (404, &json!("not_found_error")));
     let stored = responses(&lab, json!({"previous_response_id": "resp_1"}));
     assert_eq!((stored.status, stored.param().as_str()), (400, "previous_response_id"));
+    for address in ["/messages", "/anthropic/messages", "/anthropic/v1/messages"] {
+        let body = json!({"model": "tiny", "max_tokens": 2, "messages": [{"role": "user", "content": "a"}]});
+        assert_eq!(lab.post(address, &body).status, 200, "{address}");
+    }
     let key = lab.key.clone();
     let mut stream = lab.connect();
     let body = json!({"model": "tiny", "max_tokens": 2, "messages": [{"role": "user", "content": "a"}]}).to_string();
