@@ -45,10 +45,9 @@ use self::receipts::Folder;
 use self::scores::Scores;
 use self::suite::{PromptStyle, Suite, chosen};
 use crate::interrupt::Interrupt;
-use crate::model::LoadArgs;
+use crate::model::{LoadArgs, default_name};
 use crate::output;
 use crate::progress::Progress;
-use crate::serve::default_name;
 
 /// What the command line says.
 #[derive(clap::Args)]

@@ -28,6 +28,16 @@ pub fn locate(model: &Path) -> Result<Location> {
     wels_pipeline::model::locate(&pull::find(model)?)
 }
 
+/// What a model is called that nobody has named: by its name, its directory or its file.
+pub fn default_name(model: &Path) -> String {
+    if let Some(title) = pull::title(model) {
+        return title;
+    }
+    let whole = std::fs::canonicalize(model).unwrap_or_else(|_| model.to_path_buf());
+    let name = if whole.is_file() { whole.file_stem() } else { whole.file_name() };
+    name.map_or_else(|| "model".to_owned(), |name| name.to_string_lossy().into_owned())
+}
+
 /// Number format of matrices while a model answers.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
 pub enum Quant {
@@ -132,6 +142,16 @@ impl LoadArgs {
         let (placement, config) = (params.placement(), &open.config);
         let bytes = placement::cache_bytes(cache_mib, placement, config, &self.demand(placement, config, 0, 0))?;
         Ok((model, params, bytes))
+    }
+
+    /// Bytes that [`LoadArgs::take_with_cache`] takes of the main device's memory, and how many that has left.
+    pub fn memory(&self, open: &OpenModel, cache_mib: NonZeroUsize) -> Result<(u64, Option<u64>)> {
+        let placement = self.place.open(&open.config)?;
+        let cache_bytes = cache_mib.get().saturating_mul(1 << 20);
+        let demand = self.demand(&placement, &open.config, cache_bytes, Options::default().max_batch_tokens);
+        let sizes = open.sizes(self.quant.into(), demand.layout)?;
+        let needs = placement::needs(&placement, &open.config, &sizes, demand);
+        Ok((needs, placement::left(placement.main()).0))
     }
 
     /// The same of weights that are there.

@@ -104,6 +104,11 @@ struct Candidate<'a> {
     demand: Demand,
 }
 
+/// Bytes that a model takes of its main device: weights, keys and values, results of operations.
+pub fn needs(placement: &Placement, config: &ModelConfig, sizes: &WeightSizes, demand: Demand) -> u64 {
+    Candidate { config, sizes, demand }.takes(placement, demand.cache_bytes) - RESERVE_BYTES
+}
+
 /// Refuses a placement whose main device has memory of its own and not enough of it.
 ///
 /// # Errors
@@ -234,7 +239,7 @@ pub fn cache_bytes(mib: NonZeroUsize, placement: &Placement, config: &ModelConfi
 }
 
 /// Bytes that a device's memory still has, and whose that is.
-fn left(device: &Arc<dyn Device>) -> (Option<u64>, &'static str) {
+pub fn left(device: &Arc<dyn Device>) -> (Option<u64>, &'static str) {
     match device.memory() {
         Some(memory) => (Some(memory.free), "the GPU's "),
         None => (machine::available_memory_bytes(), ""),

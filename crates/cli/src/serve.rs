@@ -1,24 +1,21 @@
-//! `wels serve MODEL [--listen ADDR] [--db URL] …`: the HTTP API and the web chat.
+//! `wels serve MODEL… [--listen ADDR] [--db URL] …`: the HTTP API and the web chat.
+
+mod models;
 
 use std::net::SocketAddr;
 use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
-use wels_data::ChatTemplate;
-use wels_engine::{Engine, LoadedModel, Options};
 use wels_pipeline::refusal::refuse;
 use wels_server::http::{App, Cors, Settings, Shutdown, Tls, serve as serve_http};
 use wels_server::keys::Secret;
 use wels_server::ledger::{Ledger, LedgerHandle, Limits};
-use wels_server::money::Tariff;
-use wels_server::prompt::ServedModel;
-use wels_server::worker::Worker;
+use wels_server::money::PriceList;
 
-use crate::model::{LoadArgs, OpenModel, locate};
-use crate::{keys, output, pull};
+use crate::{keys, output};
+use models::ModelArgs;
 
 /// The key as which requests without one are served.
 const LOCAL: &str = "local";
@@ -26,9 +23,8 @@ const LOCAL: &str = "local";
 /// What the command line says.
 #[derive(clap::Args)]
 pub struct Args {
-    /// A Hugging Face directory, the directory of a run, or a .gguf file
-    #[arg(value_name = "MODEL")]
-    model: PathBuf,
+    #[command(flatten)]
+    models: ModelArgs,
     /// Where to listen. Other machines reach it only at an address of theirs, such as 0.0.0.0:8080
     #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:8080")]
     listen: SocketAddr,
@@ -46,29 +42,9 @@ pub struct Args {
     tls_key: Option<PathBuf>,
     #[command(flatten)]
     db: keys::Db,
-    /// A name by which clients ask for the model; can be given several times. That of the directory or file if left out
-    #[arg(long, value_name = "NAME")]
-    name: Vec<String>,
     /// A TOML file with prices, as docs/serving.md shows it; all is free without one
     #[arg(long, value_name = "FILE")]
     prices: Option<PathBuf>,
-    /// The most tokens of an answer, and their number where a request does not say
-    #[arg(long, value_name = "TOKENS", default_value = "4096")]
-    max_output: NonZeroUsize,
-    /// Tokens of prompt and answer together; the model's own limit if left out
-    #[arg(long, value_name = "TOKENS")]
-    context: Option<NonZeroUsize>,
-    /// Requests that run at the same time
-    #[arg(long, value_name = "N", default_value = "16")]
-    max_running: NonZeroUsize,
-    /// Requests that wait; one more is refused with the time after which to come again
-    #[arg(long, value_name = "N", default_value = "256")]
-    max_waiting: usize,
-    /// Memory for keys and values, in MiB
-    #[arg(long, value_name = "MIB", default_value = "1024")]
-    cache_mib: NonZeroUsize,
-    #[command(flatten)]
-    load: LoadArgs,
     /// Connections at once
     #[arg(long, value_name = "N", default_value = "1024")]
     max_connections: NonZeroUsize,
@@ -98,7 +74,7 @@ enum LogFormat {
 /// Serves until a signal ends it.
 pub fn serve(args: &Args) -> Result<()> {
     start_log(args.log, args.log_format);
-    let tariff = tariff(args.prices.as_deref())?;
+    let prices = price_list(args.prices.as_deref())?;
     let settings = settings(args)?;
     // What can fail fast comes before the weights.
     let url = args.db.url()?;
@@ -110,7 +86,7 @@ pub fn serve(args: &Args) -> Result<()> {
         std::net::TcpListener::bind(args.listen).with_context(|| format!("cannot listen on {}", args.listen))?;
     listener.set_nonblocking(true)?;
     let address = listener.local_addr()?;
-    let (served, engine) = load(args)?;
+    let (models, loader) = args.models.open(&prices)?;
     let scheme = if settings.tls.is_some() { "https" } else { "http" };
     let greeted = greeted(&mut ledger, args.no_key)?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
@@ -119,7 +95,7 @@ pub fn serve(args: &Args) -> Result<()> {
         .enable_all()
         .build()?;
     let (ledger, ledger_thread) = LedgerHandle::start(ledger)?;
-    let app = App::new(served, Worker::start(engine)?, ledger, tariff, settings);
+    let app = App::new(models, loader, ledger, settings);
     runtime.block_on(async {
         let shutdown = Shutdown::default();
         shutdown.on_signals()?;
@@ -219,56 +195,9 @@ fn settings(args: &Args) -> Result<Settings> {
     })
 }
 
-fn tariff(file: Option<&Path>) -> Result<Tariff> {
-    let Some(file) = file else { return Ok(Tariff::default()) };
+fn price_list(file: Option<&Path>) -> Result<PriceList> {
+    let Some(file) = file else { return Ok(PriceList::default()) };
     let text = std::fs::read_to_string(file).with_context(|| format!("cannot read {}", file.display()))?;
     let hint = "for example: peak = { hit = \"0.07\", miss = \"0.27\", output = \"1.10\" }";
-    Tariff::from_toml(&text).map_err(|message| refuse(format!("{}: {message}", file.display()), hint))
-}
-
-fn load(args: &Args) -> Result<(ServedModel, Engine)> {
-    let mut opened = OpenModel::open(&locate(&args.model)?)?;
-    let no_tokenizer = || refuse("the model has no tokenizer", "a server needs tokenizer.json beside the weights");
-    let tokenizer = Arc::new(opened.tokenizer.take().ok_or_else(no_tokenizer)?);
-    let config = &opened.config;
-    let context = args.context.map_or(config.rope.max_positions, |asked| asked.get().min(config.rope.max_positions));
-    let template = ChatTemplate::of(&tokenizer)?;
-    if template.is_none() {
-        eprintln!("note: the model has no chat template: chat is refused, completions work");
-    }
-    let mut stop_tokens = config.eos_ids.clone();
-    stop_tokens.extend(tokenizer.special().eos.filter(|eos| !config.eos_ids.contains(eos)));
-    let names = match args.name.is_empty() {
-        false => args.name.clone(),
-        true => vec![default_name(&args.model)],
-    };
-    let fingerprint = format!("wels-{}-{}", env!("CARGO_PKG_VERSION"), &tokenizer.sha256()[..8]);
-    let served = ServedModel {
-        names,
-        template_source: tokenizer.chat_template().unwrap_or_default().to_owned(),
-        template,
-        stop_tokens,
-        context,
-        output_tokens_max: args.max_output.get().min(context),
-        embedding_width: config.hidden_size,
-        fingerprint,
-        created_unix_s: keys::now_unix_ms() / 1000,
-        tokenizer: Arc::clone(&tokenizer),
-    };
-    let (model, params, cache_bytes) = args.load.take_with_cache(&opened, context, args.cache_mib)?;
-    let options = args.load.options(params.placement(), config);
-    let loaded = LoadedModel { model: Arc::new(model), params: Arc::new(params), tokenizer: Some(tokenizer) };
-    let options =
-        Options { max_running: args.max_running.get(), max_waiting: args.max_waiting, cache_bytes, ..options };
-    Ok((served, Engine::new(loaded, options)?))
-}
-
-/// What a model is called that nobody has named: by its name, its directory or its file.
-pub fn default_name(model: &Path) -> String {
-    if let Some(title) = pull::title(model) {
-        return title;
-    }
-    let whole = std::fs::canonicalize(model).unwrap_or_else(|_| model.to_path_buf());
-    let name = if whole.is_file() { whole.file_stem() } else { whole.file_name() };
-    name.map_or_else(|| "model".to_owned(), |name| name.to_string_lossy().into_owned())
+    PriceList::from_toml(&text).map_err(|message| refuse(format!("{}: {message}", file.display()), hint))
 }

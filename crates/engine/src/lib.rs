@@ -42,3 +42,4 @@ pub use engine::{Engine, EngineError, LoadedModel, Numbers, Options, Speculation
 pub use event::{Counters, Event, FinishReason, Finished, Status, Token, Usage};
 pub use request::{Constraint, Pooling, Request, RequestError, RequestId, Sampling, Thinking};
 pub use sampler::{Choice, Sampler, Scratch};
+pub use wels_kernels::memory::give_free_back;

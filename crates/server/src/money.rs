@@ -3,6 +3,7 @@
 //! An amount counts billionths of the unit of currency. A request costs the exact sum of its tokens times their prices,
 //! rounded down once, so what it costs is a function of its counts and prices alone.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::str::FromStr;
 
@@ -174,6 +175,45 @@ impl Tariff {
     }
 }
 
+/// Prices of several models, from the same file with a table `[models.NAME]` for each that has prices of its own, in
+/// the one currency of the file.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct PriceList {
+    /// Of all models without prices of their own.
+    pub others: Tariff,
+    pub models: BTreeMap<String, Tariff>,
+}
+
+impl PriceList {
+    /// Reads the file's text; the message says which key is wrong.
+    pub fn from_toml(text: &str) -> Result<PriceList, String> {
+        let wrong = |error: toml::de::Error| error.to_string().trim_end().to_owned();
+        let mut table: toml::Table = toml::from_str(text).map_err(wrong)?;
+        let models = table.remove("models").unwrap_or_else(|| toml::Table::new().into());
+        // From the text where that is possible: then a message has the line.
+        let others = match models.as_table().is_some_and(toml::Table::is_empty) {
+            true => Tariff::from_toml(text)?,
+            false => Tariff::from_toml(&table.to_string())?,
+        };
+        let tables: BTreeMap<String, toml::Table> = models.try_into().map_err(|error| format!("models: {error}"))?;
+        let tariff = |(name, mut table): (String, toml::Table)| {
+            if table.contains_key("currency") {
+                return Err(format!("models.{name}: `currency` is one for all models, and stands at the top"));
+            }
+            table.insert("currency".to_owned(), others.currency.clone().into());
+            let tariff = Tariff::from_toml(&table.to_string()).map_err(|error| format!("models.{name}: {error}"))?;
+            Ok((name, tariff))
+        };
+        let models = tables.into_iter().map(tariff).collect::<Result<_, _>>()?;
+        Ok(PriceList { others, models })
+    }
+
+    /// What the model costs that has these names.
+    pub fn of(&self, names: &[String]) -> &Tariff {
+        names.iter().find_map(|name| self.models.get(name)).unwrap_or(&self.others)
+    }
+}
+
 /// A part of the day, `16:30-00:30`: from its first minute up to, but without, the last one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
 #[serde(try_from = "String")]
@@ -254,6 +294,31 @@ mod tests {
             (minutes(24, 30), "1.44"),
         ] {
             assert_eq!(tariff.at(time).cost(million).to_string(), cost, "at {time} ms");
+        }
+    }
+
+    #[test]
+    fn models_have_prices_of_their_own_or_those_of_the_others() {
+        let text = "currency = \"CNY\"\npeak = { hit = \"1\", miss = \"2\", output = \"3\" }\n[models.big]\n\
+            peak = { hit = \"4\", miss = \"5\", output = \"6\" }\noff_peak = { hit = \"0\", miss = \"0\", output = \"0\" }\n\
+            off_peak_utc = \"00:00-12:00\"\n[models.\"free one\"]\n";
+        let list = PriceList::from_toml(text).unwrap();
+        let at = |name: &str, hour: i64| list.of(&["an alias".to_owned(), name.to_owned()]).at(hour * 3_600_000).output;
+        assert_eq!(at("big", 13).to_string(), "6.00");
+        assert_eq!([at("big", 1), at("free one", 13)], [Nanos::ZERO; 2]);
+        assert_eq!(at("small", 13).to_string(), "3.00");
+        assert!(list.models.values().all(|tariff| tariff.currency == "CNY"), "{list:?}");
+        let only = "peak = { hit = \"1\", miss = \"2\", output = \"3\" }";
+        assert_eq!(PriceList::from_toml(only).unwrap().others, Tariff::from_toml(only).unwrap());
+        for (wrong, named) in [
+            ("models = 1", "models"),
+            ("[models.big]\ncurrency = \"CNY\"", "models.big: `currency`"),
+            ("[models.big]\nprice = 1", "models.big: "),
+            ("price = 1\n[models.big]", "price"),
+            ("[models.big]\npeak = { hit = 1, miss = \"2\", output = \"3\" }", "models.big: "),
+        ] {
+            let error = PriceList::from_toml(wrong).unwrap_err();
+            assert!(error.contains(named), "{wrong}: {error}");
         }
     }
 

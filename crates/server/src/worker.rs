@@ -5,8 +5,10 @@
 mod compile;
 
 use std::collections::{HashMap, HashSet};
+use std::ops::ControlFlow;
 use std::sync::mpsc as commands;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use tokio::sync::{mpsc, oneshot};
@@ -102,6 +104,7 @@ type Reply = oneshot::Sender<Result<Ticket, RequestError>>;
 enum Command {
     Enqueue { requests: Vec<Prepared>, reply: Reply },
     Cancel(Vec<RequestId>),
+    End,
 }
 
 /// A place in the engine for some requests that belong together. Dropping it cancels them.
@@ -165,27 +168,36 @@ impl Snapshot {
     }
 }
 
-/// A handle to the thread, which lives as long as the program.
-#[derive(Clone)]
+/// A handle to the thread, which lives until it is told to end, or as long as the program.
 pub struct Worker {
     commands: commands::Sender<Command>,
-    compiler: Arc<Compiler>,
+    compiler: Compiler,
     snapshot: Arc<Mutex<Snapshot>>,
+    thread: Mutex<Option<JoinHandle<()>>>,
 }
 
 impl Worker {
     /// Starts the threads.
     pub fn start(backend: impl Backend) -> std::io::Result<Worker> {
         let (sender, receiver) = commands::channel();
-        let compiler = Arc::new(Compiler::start(&backend.preparer(), &sender)?);
+        let compiler = Compiler::start(&backend.preparer(), &sender)?;
         let snapshot = Arc::new(Mutex::new(Snapshot { status: backend.status(), ..Snapshot::default() }));
-        let worker = Worker { commands: sender, compiler, snapshot: Arc::clone(&snapshot) };
-        let sender = worker.commands.clone();
-        std::thread::Builder::new().name("engine".to_owned()).spawn(move || {
-            let _guard = EndGuard(Arc::clone(&snapshot));
-            EngineLoop { backend, routes: HashMap::new(), snapshot, run_s: None }.run(&receiver, &sender);
+        let (published, commands) = (Arc::clone(&snapshot), sender.clone());
+        let thread = std::thread::Builder::new().name("engine".to_owned()).spawn(move || {
+            let _guard = EndGuard(Arc::clone(&published));
+            EngineLoop { backend, routes: HashMap::new(), snapshot: published, run_s: None }.run(&receiver, &sender);
         })?;
-        Ok(worker)
+        Ok(Worker { commands, compiler, snapshot, thread: Mutex::new(Some(thread)) })
+    }
+
+    /// Ends the engine's thread after the step under way, and waits until all that the engine had is given back.
+    /// Requests that it still has lose their tickets' events.
+    pub fn end(&self) {
+        let _ = self.commands.send(Command::End);
+        if let Some(thread) = self.thread.lock().unwrap_or_else(PoisonError::into_inner).take() {
+            // It gave its memory back also if it has panicked.
+            let _ = thread.join();
+        }
     }
 
     /// Hands in requests, all or none. `key`: whose they are; constraints of different keys take turns. Where too many
@@ -251,11 +263,14 @@ impl<B: Backend> EngineLoop<B> {
                     Err(commands::TryRecvError::Empty) => receiver.recv().ok(),
                     command => command.ok(),
                 };
-                let Some(command) = command else { return };
-                self.perform(command, sender);
+                if command.is_none_or(|command| self.perform(command, sender).is_break()) {
+                    return;
+                }
             }
             for command in receiver.try_iter() {
-                self.perform(command, sender);
+                if self.perform(command, sender).is_break() {
+                    return;
+                }
             }
             if !self.backend.is_idle() {
                 self.step();
@@ -263,8 +278,9 @@ impl<B: Backend> EngineLoop<B> {
         }
     }
 
-    fn perform(&mut self, command: Command, sender: &commands::Sender<Command>) {
+    fn perform(&mut self, command: Command, sender: &commands::Sender<Command>) -> ControlFlow<()> {
         match command {
+            Command::End => return ControlFlow::Break(()),
             Command::Enqueue { requests, reply } => {
                 let ticket = self.enqueue(requests, sender);
                 self.publish(Duration::ZERO);
@@ -277,6 +293,7 @@ impl<B: Backend> EngineLoop<B> {
                 }
             }
         }
+        ControlFlow::Continue(())
     }
 
     fn enqueue(&mut self, requests: Vec<Prepared>, sender: &commands::Sender<Command>) -> Result<Ticket, RequestError> {

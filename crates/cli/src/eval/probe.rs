@@ -16,9 +16,9 @@ use wels_tasks::statistics::mcnemar;
 use super::Args;
 use super::answer::{Answerer, Questions};
 use crate::interrupt::Interrupt;
+use crate::model::default_name;
 use crate::output;
 use crate::progress::Progress;
-use crate::serve::default_name;
 
 /// Pairs that are shown.
 const SHOWN: usize = 5;

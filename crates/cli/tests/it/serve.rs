@@ -256,6 +256,41 @@ fn refused(lab: &Lab, more: &[&str]) -> String {
 }
 
 #[test]
+fn several_models_are_served_by_their_names() {
+    let lab = Lab::new();
+    let prices = lab.at("prices.toml");
+    fs::write(&prices, "[models.second]\npeak = { hit = \"1\", miss = \"1\", output = \"2\" }\n").unwrap();
+    let second = format!("second={}", lab.at("model").display());
+    let prices = prices.to_str().unwrap();
+    let mut server = lab.serve(&[&second, "--prices", prices, "--memory-mib", "20", "--unload-after", "60"]);
+    let key = lab.wels(&["keys", "add", "ann", "--budget", "1"]).trim().to_owned();
+    let mut texts = Vec::new();
+    for name in ["model", "second", "model"] {
+        let body = json!({"model": name, "messages": [{"role": "user", "content": "a fish"}], "max_tokens": 10,
+            "logit_bias": {"1": -100}, "seed": 1});
+        let mut reply = String::new();
+        server.send(&key, &body).read_to_string(&mut reply).unwrap();
+        assert!(reply.starts_with("HTTP/1.1 200"), "{reply}");
+        let reply: Value = serde_json::from_str(reply.split("\r\n\r\n").nth(1).unwrap()).unwrap();
+        texts.push(reply["choices"][0]["message"]["content"].clone());
+        assert_eq!(reply["usage"]["cost_exact"] != "0.00", name == "second", "{reply}");
+    }
+    assert_eq!(texts[0], texts[2], "loaded again it says the same");
+    let usage = lab.wels(&["usage", "--by", "model"]);
+    assert!(["model", "second"].iter().all(|name| usage.contains(name)), "{usage}");
+    server.signal("-TERM");
+    assert!(server.child.wait().unwrap().success());
+    let log = fs::read_to_string(lab.at("stderr")).unwrap();
+    assert_eq!(log.matches("a model is loaded").count(), 2, "one was unloaded for the other: {log}");
+
+    let twice = lab.at("model").display().to_string();
+    assert!(refused(&lab, &[&twice]).contains("two models are called `model`"));
+    assert!(refused(&lab, &[&second, "--name", "x"]).contains("--name is of one model, and there are several"));
+    assert!(refused(&lab, &["--prices", prices]).contains("there are prices of `second`, and no such model"));
+    assert!(refused(&lab, &["third=/nowhere/to/be/found"]).contains("third"));
+}
+
+#[test]
 fn systemd_understands_its_unit() {
     let lab = Lab::new();
     let unit = include_str!("../../../../deploy/wels.service");

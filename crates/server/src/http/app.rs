@@ -10,14 +10,15 @@ use serde_json::Value;
 
 use super::cors::Cors;
 use super::fair_queue::FairQueue;
-use super::metrics::Metrics;
+use super::metrics::{Connections, Metrics};
 use super::record::Record;
 use super::tls::Tls;
 use crate::ledger::{Key, LedgerHandle, LedgerHandleError, Prechecked, Who};
+use crate::loader::{Lease, Loader, NotLoaded};
 use crate::money::Tariff;
 use crate::prompt::ServedModel;
 use crate::wire::ApiError;
-use crate::worker::Worker;
+use crate::worker::Snapshot;
 
 /// What may be set about the server.
 #[derive(Clone, Debug)]
@@ -68,35 +69,99 @@ impl Default for Settings {
     }
 }
 
+/// A model that clients may ask for.
+pub struct Model {
+    pub served: ServedModel,
+    pub tariff: Tariff,
+    pub(super) metrics: Metrics,
+    /// Its number, also in the loader.
+    pub(super) number: usize,
+}
+
+impl Model {
+    /// The name by which it stands in accounts, logs and metrics.
+    pub(super) fn name(&self) -> &str {
+        &self.served.names[0]
+    }
+}
+
 /// What every handler sees.
 pub struct App {
-    pub served: ServedModel,
-    /// The engine's thread.
-    pub worker: Worker,
+    /// At least one; no two have a name in common.
+    models: Vec<Arc<Model>>,
+    loader: Loader,
     /// The ledger's thread.
     pub ledger: LedgerHandle,
-    /// Prices.
-    pub tariff: Tariff,
     /// Limits.
     pub settings: Settings,
-    pub(super) metrics: Metrics,
+    pub(super) connections: Connections,
     pub(super) draining: AtomicBool,
     /// Whose bodies are read and planned: bodies are large, and templates are work.
     pub(super) queue: FairQueue,
 }
 
 impl App {
-    /// Puts the parts together.
+    /// Puts the parts together. The models have prices in one currency, and are the loader's, in the same order.
     pub fn new(
-        served: ServedModel,
-        worker: Worker,
+        models: Vec<(ServedModel, Tariff)>,
+        loader: Loader,
         ledger: LedgerHandle,
-        tariff: Tariff,
         settings: Settings,
     ) -> Arc<App> {
-        let (metrics, draining) = (Metrics::default(), AtomicBool::new(false));
+        let numbered = models.into_iter().enumerate();
+        let model =
+            |(number, (served, tariff))| Arc::new(Model { served, tariff, metrics: Metrics::default(), number });
+        let models: Vec<Arc<Model>> = numbered.map(model).collect();
+        assert!(!models.is_empty(), "a server has a model");
+        let (connections, draining) = (Connections::default(), AtomicBool::new(false));
         let queue = FairQueue::new(settings.body_bytes_max);
-        Arc::new(App { served, worker, ledger, tariff, settings, metrics, draining, queue })
+        Arc::new(App { models, loader, ledger, settings, connections, draining, queue })
+    }
+
+    /// All models, the first one first.
+    pub(super) fn models(&self) -> &[Arc<Model>] {
+        &self.models
+    }
+
+    /// The model that clients call so.
+    pub(super) fn model(&self, name: &str) -> Result<Arc<Model>, ApiError> {
+        let model = self.models.iter().find(|model| model.served.is_named(name));
+        model.cloned().ok_or_else(|| ApiError::no_model(name))
+    }
+
+    /// The currency of all prices and balances.
+    pub(super) fn currency(&self) -> &str {
+        &self.models[0].tariff.currency
+    }
+
+    /// The model in memory, for as long as the lease lasts.
+    pub(super) async fn load(&self, model: &Model) -> Result<Lease, ApiError> {
+        self.loader.lease(model.number).await.map_err(|error| match error {
+            NotLoaded::Full { waiting } => {
+                let message = format!("{waiting} requests wait for `{}` to be loaded.", model.name());
+                ApiError::overloaded(message, 10)
+            }
+            NotLoaded::Failed => {
+                let message = format!("`{}` cannot be loaded; the server's log says why.", model.name());
+                ApiError::overloaded(message, 60)
+            }
+        })
+    }
+
+    /// What a model's engine is at; `None` while the model is not loaded.
+    pub(super) fn engine(&self, model: &Model) -> Option<Snapshot> {
+        self.loader.status(model.number).0
+    }
+
+    /// When an answer that is under way may have ended, in seconds.
+    pub(super) fn retry_after_s(&self) -> u64 {
+        let engines = self.models.iter().filter_map(|model| self.engine(model));
+        engines.map(|engine| engine.retry_after_s(0)).min().unwrap_or(1)
+    }
+
+    /// Requests that wait for a model to be loaded.
+    pub(super) fn waiting_for(&self, model: &Model) -> usize {
+        self.loader.status(model.number).1
     }
 
     /// The key that a request shows.

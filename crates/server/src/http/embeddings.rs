@@ -6,8 +6,8 @@ use axum::extract::{Request, State};
 use axum::response::Response;
 use wels_engine::{Event, FinishReason};
 
-use super::app::{App, json_response};
-use super::generate::{Admitted, known, receive};
+use super::app::{App, Model, json_response};
+use super::generate::{Admitted, prompt_limit, receive};
 use super::record::Record;
 use crate::ledger::Key;
 use crate::money::Tokens;
@@ -18,14 +18,15 @@ const AT_ONCE: usize = 16;
 
 pub(super) async fn embeddings(State(app): State<Arc<App>>, request: Request) -> Result<Response, ApiError> {
     let record = Record::of(&request);
-    let (key, (request, prompts)) = receive(&app, request, |app, bytes, limit| {
-        let request = EmbeddingRequest::parse(bytes, app.served.embedding_width)?;
-        known(app, &request.model)?;
-        let prompts = app.served.plan_embeddings(&request, limit)?;
-        Ok((request, prompts))
+    let (key, (request, model, prompts)) = receive(&app, request, |app, key, bytes| {
+        let width = |model: &str| Ok(app.model(model)?.served.embedding_width);
+        let request = EmbeddingRequest::parse(bytes, width)?;
+        let model = app.model(&request.model)?;
+        let prompts = model.served.plan_embeddings(&request, &prompt_limit(&model, key))?;
+        Ok((request, model, prompts))
     })
     .await?;
-    embed(&app, &key, record, &request, prompts).await
+    embed(&app, &key, record, &request, model, prompts).await
 }
 
 async fn embed(
@@ -33,18 +34,21 @@ async fn embed(
     key: &Key,
     record: Record,
     request: &EmbeddingRequest,
+    model: Arc<Model>,
     prompts: Vec<wels_engine::Request>,
 ) -> Result<Response, ApiError> {
     let tokens: usize = prompts.iter().map(|request| request.prompt.len()).sum();
-    let Admitted { mut account, prices, .. } = Admitted::begin(app, key, record, "embd-", &prompts, tokens).await?;
+    let Admitted { mut account, prices, .. } =
+        Admitted::begin(app, key, record, model, "embd-", &prompts, tokens).await?;
+    let engine = account.load().await?;
     let mut vectors: Vec<Vec<f32>> = Vec::with_capacity(prompts.len());
     for some in prompts.chunks(AT_ONCE) {
-        let mut ticket = account.submit(key, some.to_vec(), "input").await?;
+        let mut ticket = account.submit(&engine, key, some.to_vec(), "input").await?;
         let (mut found, mut ended) = (vec![Vec::new(); some.len()], 0);
         while ended < some.len() {
             let lost = || ApiError::overloaded("The engine has dropped the request.", 5);
             let event = ticket.events.recv().await.ok_or_else(lost)?;
-            account.record.event(&event, &app.metrics.times);
+            account.record.event(&event, &account.model.metrics.times);
             match event.event {
                 Event::Embedding { values, .. } => found[event.choice] = normalised(values),
                 Event::Finished(end) if end.reason != FinishReason::Stop => {

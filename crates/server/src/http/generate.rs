@@ -11,13 +11,14 @@ use serde_json::json;
 use tokio::sync::mpsc;
 use wels_engine::{Request as EngineRequest, RequestError};
 
-use super::app::{App, json_response, ledger_failed};
+use super::app::{App, Model, json_response, ledger_failed};
 use super::body;
 use super::hangup::Hangup;
 use super::record::Record;
 use super::sse::Events;
 use crate::keys::random_hex;
 use crate::ledger::{Admission, Key, LedgerHandle, LedgerHandleError, Prechecked, Refusal, now_unix_ms};
+use crate::loader::Lease;
 use crate::money::{Prices, Tokens};
 use crate::progress::{Progress, Update};
 use crate::prompt::{Plan, PromptLimit};
@@ -48,7 +49,9 @@ pub(super) enum Endpoint {
 
 /// What is known of a request once it is read.
 struct ParsedRequest {
-    model: String,
+    /// As the request calls it.
+    name: String,
+    model: Arc<Model>,
     streams: bool,
     plan: Plan,
     reply: Box<dyn Reply>,
@@ -61,7 +64,7 @@ pub(super) async fn answer(State(app): State<Arc<App>>, request: Request, endpoi
     let response = async {
         let hangup = request.extensions().get::<Hangup>().cloned().unwrap_or_default();
         let record = Record::of(&request);
-        let read_request = move |app: &App, bytes: &[u8], limit: &PromptLimit| read(app, bytes, endpoint, limit);
+        let read_request = move |app: &App, key: &Key, bytes: &[u8]| read(app, key, bytes, endpoint);
         let (key, parsed) = receive(&app, request, read_request).await?;
         let streams = parsed.streams;
         let job = Job::begin(app, &key, record, parsed).await?;
@@ -72,7 +75,7 @@ pub(super) async fn answer(State(app): State<Arc<App>>, request: Request, endpoi
 
 /// `messages/count_tokens`: how many tokens a prompt has. It costs nothing.
 pub(super) async fn count_tokens(State(app): State<Arc<App>>, request: Request) -> Response {
-    let read_request = |app: &App, bytes: &[u8], limit: &PromptLimit| read(app, bytes, Endpoint::Messages, limit);
+    let read_request = |app: &App, key: &Key, bytes: &[u8]| read(app, key, bytes, Endpoint::Messages);
     match receive(&app, request, read_request).await {
         Ok((_, parsed)) => json_response(200, &json!({"input_tokens": parsed.plan.prompt_tokens()})),
         Err(error) => refused(error, Endpoint::Messages),
@@ -92,7 +95,7 @@ fn refused(error: ApiError, endpoint: Endpoint) -> Response {
 pub(super) async fn receive<T: Send + 'static>(
     app: &Arc<App>,
     request: Request,
-    read: impl FnOnce(&App, &[u8], &PromptLimit) -> Result<T, ApiError> + Send + 'static,
+    read: impl FnOnce(&App, &Key, &[u8]) -> Result<T, ApiError> + Send + 'static,
 ) -> Result<(Key, T), ApiError> {
     let Prechecked { key, refusal, room } = app.precheck(request.headers()).await?;
     let record = Record::of(&request);
@@ -110,38 +113,38 @@ pub(super) async fn receive<T: Send + 'static>(
         body::read(request, &app.settings, app.queue.buffered()).await?
     };
     let permit = app.queue.plan(&key_queue, body.bytes.len()).await?;
-    let (app, prompt_limit) = (Arc::clone(app), prompt_limit(app, &key));
+    let app = Arc::clone(app);
     // The permit is held as long as the work lasts, which a client that leaves does not end.
     let task = tokio::task::spawn_blocking(move || {
         let _permit = permit;
-        read(&app, &body.bytes, &prompt_limit)
+        let read = read(&app, &key, &body.bytes)?;
+        Ok((key, read))
     });
-    let read = task.await.map_err(|_| ApiError::internal("The request could not be read."))??;
-    Ok((key, read))
+    task.await.map_err(|_| ApiError::internal("The request could not be read."))?
 }
 
 /// The most tokens that a prompt of this key's may have, by the model and by what the key may still use: a text is
 /// encoded no further than that.
-fn prompt_limit(app: &App, key: &Key) -> PromptLimit {
-    let mut prompt_limit = app.served.prompt_limit();
+pub(super) fn prompt_limit(model: &Model, key: &Key) -> PromptLimit {
+    let mut prompt_limit = model.served.prompt_limit();
     if let Some(limit) = key.limits.tokens_per_minute {
         let beyond = format!("This key may use {limit} tokens a minute, and the prompt alone takes more.");
         prompt_limit.lower(limit as usize, ApiError::rate_limit(beyond, None));
     }
-    let prices = app.tariff.at(now_unix_ms());
+    let prices = model.tariff.at(now_unix_ms());
     if let Some((left, tokens)) = key.balance().and_then(|left| Some((left, prices.prompt_tokens_for(left)?))) {
         let beyond = ApiError::insufficient_balance(format!(
             "{left} {} are left, and the prompt alone may cost more.",
-            app.tariff.currency
+            model.tariff.currency
         ));
         prompt_limit.lower(usize::try_from(tokens).unwrap_or(usize::MAX), beyond);
     }
     prompt_limit
 }
 
-fn read(app: &App, bytes: &[u8], endpoint: Endpoint, limit: &PromptLimit) -> Result<ParsedRequest, ApiError> {
+fn read(app: &App, key: &Key, bytes: &[u8], endpoint: Endpoint) -> Result<ParsedRequest, ApiError> {
     let (request, reply): (ChatRequest, Box<dyn Reply>) = match endpoint {
-        Endpoint::Completions => return read_completion(app, bytes, limit),
+        Endpoint::Completions => return read_completion(app, key, bytes),
         Endpoint::Chat { beta } => {
             let (request, form) = ChatRequest::parse(bytes, beta)?;
             (request, Box::new(ChatReply(form)))
@@ -152,37 +155,31 @@ fn read(app: &App, bytes: &[u8], endpoint: Endpoint, limit: &PromptLimit) -> Res
         }
         Endpoint::Messages => (messages::parse(bytes)?, Box::new(MessagesReply::default())),
     };
-    let model = known(app, &request.model)?;
+    let model = app.model(&request.model)?;
     let constraint_param = match (&request.format, endpoint) {
         (Format::Text, _) => "tools",
         (_, Endpoint::Responses) => "text.format",
         (_, Endpoint::Messages) => "output_config.format",
         _ => "response_format",
     };
-    let plan = app.served.plan_chat(&request, now_unix_ms() / 1000, limit)?;
-    Ok(ParsedRequest { model, streams: request.streams, plan, reply, constraint_param })
+    let plan = model.served.plan_chat(&request, now_unix_ms() / 1000, &prompt_limit(&model, key))?;
+    Ok(ParsedRequest { name: request.model, model, streams: request.streams, plan, reply, constraint_param })
 }
 
-fn read_completion(app: &App, bytes: &[u8], limit: &PromptLimit) -> Result<ParsedRequest, ApiError> {
+fn read_completion(app: &App, key: &Key, bytes: &[u8]) -> Result<ParsedRequest, ApiError> {
     let request = CompletionRequest::parse(bytes)?;
-    let model = known(app, &request.model)?;
-    let plan = app.served.plan_completion(&request, limit)?;
+    let model = app.model(&request.model)?;
+    let plan = model.served.plan_completion(&request, &prompt_limit(&model, key))?;
     let include_usage = request.stream == StreamMode::Events { include_usage: true };
     let streams = request.stream != StreamMode::Whole;
     let reply = Box::new(CompletionReply { include_usage });
-    Ok(ParsedRequest { model, streams, plan, reply, constraint_param: "prompt" })
-}
-
-pub(super) fn known(app: &App, model: &str) -> Result<String, ApiError> {
-    match app.served.is_named(model) {
-        true => Ok(model.to_owned()),
-        false => Err(ApiError::no_model(model)),
-    }
+    Ok(ParsedRequest { name: request.model, model, streams, plan, reply, constraint_param: "prompt" })
 }
 
 /// A request's row in the ledger. It is settled exactly once: when it is told to, or else when it is dropped.
 pub(super) struct Account {
     app: Arc<App>,
+    pub model: Arc<Model>,
     pub request: String,
     pub record: Record,
     settled: bool,
@@ -193,14 +190,26 @@ impl Account {
         &self.app.ledger
     }
 
-    /// Takes places in the engine.
-    pub async fn submit(&mut self, key: &Key, requests: Vec<EngineRequest>, param: &str) -> Result<Ticket, ApiError> {
+    /// The model's engine, once it is loaded.
+    pub async fn load(&mut self) -> Result<Lease, ApiError> {
         self.record.submitted();
-        match self.app.worker.submit(key.id, requests).await {
+        let app = Arc::clone(&self.app);
+        app.load(&self.model).await.inspect_err(|_| self.settle("refused"))
+    }
+
+    /// Takes places in the engine.
+    pub async fn submit(
+        &mut self,
+        engine: &Lease,
+        key: &Key,
+        requests: Vec<EngineRequest>,
+        param: &str,
+    ) -> Result<Ticket, ApiError> {
+        match engine.submit(key.id, requests).await {
             Ok(ticket) => Ok(ticket),
             Err(denied) => {
                 self.settle("refused");
-                Err(denied_by_engine(denied, &self.app, param))
+                Err(denied_by_engine(denied, engine, param))
             }
         }
     }
@@ -226,7 +235,7 @@ impl Account {
     pub fn settle(&mut self, outcome: &'static str) {
         if !std::mem::replace(&mut self.settled, true) {
             self.ledger().settle(self.request.clone(), outcome);
-            self.record.settled(outcome, &self.app.metrics);
+            self.record.settled(outcome, &self.model.metrics);
         }
     }
 }
@@ -251,6 +260,7 @@ impl Admitted {
         app: &Arc<App>,
         key: &Key,
         record: Record,
+        model: Arc<Model>,
         id_prefix: &str,
         requests: &[EngineRequest],
         prompt_tokens: usize,
@@ -258,23 +268,23 @@ impl Admitted {
         let now = now_unix_ms();
         let random = random_hex::<16>().map_err(|_| ApiError::internal("The system has no random numbers."))?;
         let id = format!("{id_prefix}{random}");
-        let prices = app.tariff.at(now);
+        let prices = model.tariff.at(now);
         let output: usize =
             requests.iter().filter(|request| request.embedding.is_none()).map(|request| request.max_tokens).sum();
         let admission = Admission {
             request: id.clone(),
             key_id: key.id,
             endpoint: record.endpoint(),
-            model: app.served.names[0].clone(),
+            model: model.name().to_owned(),
             prompt_tokens: prompt_tokens as u64,
             output_tokens_max: output as u64,
             sequences: requests.len() as u64,
             prices,
-            currency: app.tariff.currency.clone(),
+            currency: model.tariff.currency.clone(),
         };
-        record.set_account(&id, &app.served.names[0], prompt_tokens as u64);
+        record.set_account(&id, model.name(), prompt_tokens as u64);
         // Made before the row is, so that a client that leaves meanwhile leaves no open row.
-        let account = Account { app: Arc::clone(app), request: id, record, settled: false };
+        let account = Account { app: Arc::clone(app), model, request: id, record, settled: false };
         match app.ledger.admit(admission).await.map_err(ledger_failed)? {
             Ok(room) => {
                 account.record.set_room(room);
@@ -293,6 +303,7 @@ impl Admitted {
 struct Job {
     account: Account,
     ticket: Ticket,
+    engine: Lease,
     progress: Progress,
     reply: Box<dyn Reply>,
     head: Head,
@@ -319,15 +330,18 @@ impl From<ApiError> for StreamError {
 impl Job {
     /// Admits the request to the ledger, then to the engine.
     async fn begin(app: Arc<App>, key: &Key, record: Record, parsed: ParsedRequest) -> Result<Job, ApiError> {
-        let ParsedRequest { model, plan, reply, constraint_param, .. } = parsed;
-        let begun = Admitted::begin(&app, key, record, reply.id_prefix(), &plan.requests, plan.prompt_tokens()).await?;
+        let ParsedRequest { name, model, plan, reply, constraint_param, .. } = parsed;
+        let (id_prefix, tokens) = (reply.id_prefix(), plan.prompt_tokens());
+        let begun = Admitted::begin(&app, key, record, Arc::clone(&model), id_prefix, &plan.requests, tokens).await?;
         let Admitted { mut account, prices, now_unix_ms } = begun;
-        let ticket = account.submit(key, plan.requests.clone(), constraint_param).await?;
+        let engine = account.load().await?;
+        let ticket = account.submit(&engine, key, plan.requests.clone(), constraint_param).await?;
         let id = account.request.clone();
-        let headers = queue_headers(&app, &ticket);
-        let head = Head { id, created: now_unix_ms / 1000, model, fingerprint: app.served.fingerprint.clone() };
-        let progress = Progress::new(plan, Arc::clone(&app.served.tokenizer));
-        Ok(Job { account, ticket, progress, reply, head, prices, headers })
+        let headers = queue_headers(&engine, &ticket);
+        let served = &model.served;
+        let head = Head { id, created: now_unix_ms / 1000, model: name, fingerprint: served.fingerprint.clone() };
+        let progress = Progress::new(plan, Arc::clone(&served.tokenizer));
+        Ok(Job { account, ticket, engine, progress, reply, head, prices, headers })
     }
 
     fn app(&self) -> &App {
@@ -336,12 +350,11 @@ impl Job {
 
     /// What an event adds, with what follows from it done: times noted, answers ended that need no more.
     fn take(&mut self, event: Option<ChoiceEvent>) -> Result<(usize, Vec<Update>), ApiError> {
-        let lost = || {
-            ApiError::overloaded("The engine has dropped the request.", self.app().worker.snapshot().retry_after_s(0))
-        };
+        let lost =
+            || ApiError::overloaded("The engine has dropped the request.", self.engine.snapshot().retry_after_s(0));
         let event = event.ok_or_else(lost)?;
         let choice = event.choice;
-        self.account.record.event(&event, &self.app().metrics.times);
+        self.account.record.event(&event, &self.account.model.metrics.times);
         let updates = self.progress.take(event)?;
         if self.progress.wants_no_more(choice) {
             self.ticket.cancel(choice);
@@ -486,7 +499,7 @@ impl Job {
     }
 
     fn waiting_text(&self) -> String {
-        let snapshot = self.app().worker.snapshot();
+        let snapshot = self.engine.snapshot();
         match snapshot.queue_position(self.ticket.ids[0]) {
             Some(position) => {
                 format!("waiting: {position} requests before this one, about {} s", snapshot.retry_after_s(position))
@@ -497,9 +510,9 @@ impl Job {
 }
 
 /// If the request waits, how many wait before it and for how long.
-fn queue_headers(app: &App, ticket: &Ticket) -> HeaderMap {
+fn queue_headers(engine: &Lease, ticket: &Ticket) -> HeaderMap {
     let mut headers = HeaderMap::new();
-    let snapshot = app.worker.snapshot();
+    let snapshot = engine.snapshot();
     if let Some(position) = snapshot.queue_position(ticket.ids[0]) {
         headers.insert("x-queue-position", HeaderValue::from(position as u64));
         headers.insert("x-expected-wait-seconds", HeaderValue::from(snapshot.retry_after_s(position)));
@@ -520,17 +533,17 @@ fn not_admitted(refusal: Refusal, app: &App) -> ApiError {
         ),
         Refusal::Concurrent { limit, needed } => ApiError::rate_limit(
             format!("This key may have {limit} answers under way at once, and the request asks for {needed}."),
-            (needed <= u64::from(limit)).then(|| app.worker.snapshot().retry_after_s(0)),
+            (needed <= u64::from(limit)).then(|| app.retry_after_s()),
         ),
         Refusal::Budget { needed, left } => ApiError::insufficient_balance(format!(
             "The request may cost {needed} {currency}, and {left} {currency} are left: ask for fewer tokens, or have the \
              budget raised.",
-            currency = app.tariff.currency
+            currency = app.currency()
         )),
     }
 }
 
-fn denied_by_engine(denied: Denied, app: &App, constraint_param: &str) -> ApiError {
+fn denied_by_engine(denied: Denied, engine: &Lease, constraint_param: &str) -> ApiError {
     let refusal = match denied {
         Denied::Gone => return ApiError::overloaded("The engine has stopped.", 30),
         Denied::Compiling(QueueFull { by_key: true, waiting, retry_after_s }) => {
@@ -545,9 +558,7 @@ fn denied_by_engine(denied: Denied, app: &App, constraint_param: &str) -> ApiErr
     };
     let message = refusal.to_string();
     match refusal {
-        RequestError::QueueFull { waiting } => {
-            ApiError::overloaded(message, app.worker.snapshot().retry_after_s(waiting))
-        }
+        RequestError::QueueFull { waiting } => ApiError::overloaded(message, engine.snapshot().retry_after_s(waiting)),
         RequestError::PromptTooLong { .. } => ApiError::context_length(message),
         RequestError::Parameter { name, .. } => ApiError::param(name, message),
         RequestError::Constraint { .. } => ApiError::param(constraint_param, message),

@@ -14,11 +14,16 @@ use crate::worker::Snapshot;
 use histogram::Histogram;
 use page::{Kind, Page};
 
-/// What the HTTP side counts.
+/// Connections of the whole server.
+#[derive(Default)]
+pub(super) struct Connections {
+    pub open: AtomicU64,
+    pub refused: AtomicU64,
+}
+
+/// What the HTTP side counts of a model's requests.
 #[derive(Default)]
 pub(super) struct Metrics {
-    pub connections: AtomicU64,
-    pub connections_refused: AtomicU64,
     /// By outcome, see [`OUTCOMES`].
     outcomes: [AtomicU64; OUTCOMES.len()],
     /// By reason, see [`REASONS`].
@@ -59,6 +64,27 @@ const OUTCOMES: [&str; 6] = ["done", "refused", "cancelled", "slow_reader", "err
 /// Why an answer can end, in vLLM's words.
 const REASONS: [&str; 4] = ["stop", "length", "abort", "error"];
 
+/// All of it in Prometheus' text format: of models by their names, with their engines if they are loaded. What an
+/// engine counts begins anew when its model is loaded again.
+pub(super) fn text(connections: &Connections, models: &[(&str, &Metrics, Option<Snapshot>)]) -> String {
+    let mut page = Page::default();
+    for (name, metrics, snapshot) in models {
+        page.begin_model(name);
+        let loaded = f64::from(u8::from(snapshot.is_some()));
+        let snapshot = snapshot.clone().unwrap_or_default();
+        metrics.engine(&mut page, &snapshot);
+        metrics.requests(&mut page);
+        metrics.server(&mut page, &snapshot);
+        page.family("wels_model_loaded", Kind::Gauge, "1 while the model is in memory.", &[("", loaded)]);
+    }
+    let open = connections.open.load(Relaxed) as f64;
+    page.plain("wels_connections", Kind::Gauge, "Open connections.", open);
+    let refused = connections.refused.load(Relaxed) as f64;
+    page.plain("wels_connections_refused_total", Kind::Counter, "Connections above the limit.", refused);
+    process::write(&mut page);
+    page.text()
+}
+
 impl Metrics {
     /// A request has ended.
     pub fn ended(&self, outcome: &str) {
@@ -80,16 +106,6 @@ impl Metrics {
         self.output_tokens.fetch_add(tokens.output, Relaxed);
         self.prompt_tokens_of_request.add((tokens.hit + tokens.miss) as f64);
         self.output_tokens_of_request.add(tokens.output as f64);
-    }
-
-    /// In Prometheus' text format. `model`: the name of the model that is served.
-    pub fn text(&self, model: &str, snapshot: &Snapshot) -> String {
-        let mut page = Page::of_model(model);
-        self.engine(&mut page, snapshot);
-        self.requests(&mut page);
-        self.server(&mut page, snapshot);
-        process::write(&mut page);
-        page.text()
     }
 
     /// What vLLM counts of its engine.
@@ -148,9 +164,6 @@ impl Metrics {
             ("kind=\"output\"", count(&self.output_tokens)),
         ];
         page.family("wels_tokens_total", Kind::Counter, "Tokens on the account of requests that ended.", &tokens);
-        page.family("wels_connections", Kind::Gauge, "Open connections.", &[("", count(&self.connections))]);
-        let refused = count(&self.connections_refused);
-        page.family("wels_connections_refused_total", Kind::Counter, "Connections above the limit.", &[("", refused)]);
         let steps = status.counters.steps as f64;
         page.family("wels_engine_steps_total", Kind::Counter, "Forward passes.", &[("", steps)]);
         let seconds = snapshot.step_time.as_secs_f64();

@@ -12,21 +12,23 @@ use axum::routing::{MethodRouter, get, post};
 use serde_json::{Value, json};
 use wels_data::chat::strftime;
 
-use super::app::{App, json_response};
+use super::app::{App, Model, json_response};
 use super::around;
 use super::embeddings::embeddings;
 use super::generate::{self, Endpoint};
+use super::metrics;
 use super::pages;
 use super::record::Record;
 use crate::money::Nanos;
 use crate::wire::ApiError;
+use crate::worker::Snapshot;
 
 impl App {
     /// The routes.
     pub fn router(self: &Arc<App>) -> Router {
         let mut router = Router::new()
             .route("/health", get(health))
-            .route("/metrics", get(metrics))
+            .route("/metrics", get(read_metrics))
             .route("/user/balance", get(balance))
             .route("/v1/user/balance", get(balance));
         for prefix in ["", "/v1", "/beta", "/beta/v1"] {
@@ -59,8 +61,8 @@ fn answers(endpoint: Endpoint) -> MethodRouter<Arc<App>> {
 
 /// For load balancers: 200 while requests are taken, the engine moves and the ledger can be written.
 async fn health(State(app): State<Arc<App>>) -> Response {
-    let snapshot = app.worker.snapshot();
-    let (status, word) = if !snapshot.is_healthy(app.settings.stuck_after) {
+    let engines: Vec<Snapshot> = app.models().iter().filter_map(|model| app.engine(model)).collect();
+    let (status, word) = if !engines.iter().all(|engine| engine.is_healthy(app.settings.stuck_after)) {
         (503, "the engine does not move")
     } else if !app.ledger.is_healthy() {
         (503, "the ledger cannot be written")
@@ -69,11 +71,13 @@ async fn health(State(app): State<Arc<App>>) -> Response {
     } else {
         (200, "ok")
     };
-    let (running, waiting) = (snapshot.status.running, snapshot.status.waiting.len());
+    let running: usize = engines.iter().map(|engine| engine.status.running).sum();
+    let queued: usize = engines.iter().map(|engine| engine.status.waiting.len()).sum();
+    let waiting = queued + app.models().iter().map(|model| app.waiting_for(model)).sum::<usize>();
     json_response(status, &json!({"status": word, "running": running, "waiting": waiting}))
 }
 
-async fn metrics(
+async fn read_metrics(
     State(app): State<Arc<App>>,
     Extension(record): Extension<Record>,
     headers: HeaderMap,
@@ -82,19 +86,21 @@ async fn metrics(
         let message = "Only keys made with `wels keys add NAME --admin` may read metrics.";
         return Err(ApiError::forbidden(message));
     }
-    let text = app.metrics.text(&app.served.names[0], &app.worker.snapshot());
+    let models = app.models().iter().map(|model| (model.name(), &model.metrics, app.engine(model)));
+    let text = metrics::text(&app.connections, &models.collect::<Vec<_>>());
     Ok(([(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], text).into_response())
 }
 
 /// The model as clients see it, in OpenAI's and Anthropic's form at once, with what the web chat wants to know.
-fn describe(app: &App, name: &str) -> Value {
-    let prices = app.tariff.at(crate::ledger::now_unix_ms());
-    let created = app.served.created_unix_s;
+fn describe(app: &App, model: &Model, name: &str) -> Value {
+    let (served, tariff) = (&model.served, &model.tariff);
+    let (prices, created) = (tariff.at(crate::ledger::now_unix_ms()), served.created_unix_s);
     json!({
         "id": name, "object": "model", "created": created, "owned_by": "wels", "type": "model", "display_name": name,
         "created_at": strftime(created, "%FT%H:%M:%SZ"),
-        "context_length": app.served.context, "max_output_tokens": app.served.output_tokens_max,
-        "pricing": {"currency": app.tariff.currency, "per_million_tokens": prices},
+        "context_length": served.context, "max_output_tokens": served.output_tokens_max,
+        "loaded": app.engine(model).is_some(),
+        "pricing": {"currency": tariff.currency, "per_million_tokens": prices},
     })
 }
 
@@ -104,8 +110,10 @@ async fn models(
     headers: HeaderMap,
 ) -> Result<Response, ApiError> {
     app.authenticate(&headers, &record).await?;
-    let models: Vec<Value> = app.served.names.iter().map(|name| describe(&app, name)).collect();
-    let ends = (app.served.names.first(), app.served.names.last());
+    let named = app.models().iter().flat_map(|model| model.served.names.iter().map(move |name| (model, name)));
+    let named: Vec<(&Arc<Model>, &String)> = named.collect();
+    let models: Vec<Value> = named.iter().map(|(model, name)| describe(&app, model, name)).collect();
+    let ends = (named.first().map(|named| named.1), named.last().map(|named| named.1));
     let list = json!({"object": "list", "data": models, "has_more": false, "first_id": ends.0, "last_id": ends.1});
     Ok(json_response(200, &list))
 }
@@ -119,10 +127,8 @@ async fn model(
     app.authenticate(&headers, &record).await?;
     // A name that is not UTF-8 is no model's.
     let Path(name) = name.map_err(|_| ApiError::no_path())?;
-    match app.served.is_named(&name) {
-        true => Ok(json_response(200, &describe(&app, &name))),
-        false => Err(ApiError::no_model(&name)),
-    }
+    let model = app.model(&name)?;
+    Ok(json_response(200, &describe(&app, &model, &name)))
 }
 
 /// DeepSeek's. A key without a budget has no balance to show and is always available.
@@ -135,7 +141,7 @@ async fn balance(
     let infos: Vec<Value> = key
         .balance()
         .map(|left| {
-            json!({"currency": app.tariff.currency, "total_balance": left.to_string(),
+            json!({"currency": app.currency(), "total_balance": left.to_string(),
                 "granted_balance": Nanos::ZERO.to_string(), "topped_up_balance": left.to_string()})
         })
         .into_iter()

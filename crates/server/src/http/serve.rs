@@ -95,7 +95,7 @@ pub async fn serve(listener: TcpListener, app: Arc<App>, shutdown: Shutdown) {
         };
         match Arc::clone(&slots).try_acquire_owned() {
             Err(_) => {
-                app.metrics.connections_refused.fetch_add(1, Relaxed);
+                app.connections.refused.fetch_add(1, Relaxed);
                 // Over TLS there is no time for a handshake with those that are too many.
                 if app.settings.tls.is_none() {
                     tokio::spawn(refuse(stream));
@@ -105,9 +105,9 @@ pub async fn serve(listener: TcpListener, app: Arc<App>, shutdown: Shutdown) {
                 let connection = connect(stream, router.clone(), Arc::clone(&app), graceful.watcher());
                 let app = Arc::clone(&app);
                 tokio::spawn(async move {
-                    app.metrics.connections.fetch_add(1, Relaxed);
+                    app.connections.open.fetch_add(1, Relaxed);
                     connection.await;
-                    app.metrics.connections.fetch_sub(1, Relaxed);
+                    app.connections.open.fetch_sub(1, Relaxed);
                     drop(slot);
                 });
             }

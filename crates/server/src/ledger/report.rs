@@ -36,6 +36,8 @@ pub struct Usage {
 pub struct Entry {
     /// Its unique name.
     pub request: String,
+    /// The model that was asked.
+    pub model: String,
     /// Sent to the client.
     pub tokens: Tokens,
     /// Charged.
@@ -80,7 +82,7 @@ impl Ledger {
 
     /// The rows of all requests, by name.
     pub fn entries(&mut self) -> Result<Vec<Entry>, LedgerError> {
-        let sql = "SELECT id, hit_tokens, miss_tokens, output_tokens, cost_nano, COALESCE(outcome, '') \
+        let sql = "SELECT id, hit_tokens, miss_tokens, output_tokens, cost_nano, COALESCE(outcome, ''), model \
                    FROM requests ORDER BY id";
         let rows = self.database.query(sql, &[])?;
         rows.iter()
@@ -88,6 +90,7 @@ impl Ledger {
                 let count = |at: usize| row.int(at).map(i64::unsigned_abs);
                 Ok(Entry {
                     request: row.text(0)?,
+                    model: row.text(6)?,
                     tokens: Tokens { hit: count(1)?, miss: count(2)?, output: count(3)? },
                     cost: Nanos(row.int(4)?),
                     outcome: Some(row.text(5)?).filter(|outcome| !outcome.is_empty()),

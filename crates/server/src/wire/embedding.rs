@@ -23,14 +23,15 @@ pub struct EmbeddingRequest {
 }
 
 impl EmbeddingRequest {
-    /// Reads a body. The vectors have `width` numbers.
+    /// Reads a body. `width`: how many numbers the vectors of a model have.
     ///
     /// # Errors
     /// 400, with the parameter that is wrong.
-    pub fn parse(body: &[u8], width: usize) -> Result<EmbeddingRequest, ApiError> {
+    pub fn parse(body: &[u8], width: impl Fn(&str) -> Result<usize, ApiError>) -> Result<EmbeddingRequest, ApiError> {
         let mut fields = parse_object(body, &["model", "input", "encoding_format", "dimensions"], &["user"])?;
         let fields = &mut fields;
         let model = sampling::model(fields)?;
+        let width = width(&model)?;
         let inputs = prompts(fields, "input", INPUTS_MAX)?;
         let empty = |input: &Prompt| match input {
             Prompt::Text(text) => text.is_empty(),

@@ -16,11 +16,14 @@ use wels_model::model::Model;
 use wels_model::params::Params;
 use wels_server::http::{App, Settings, Shutdown, serve};
 use wels_server::ledger::{Entry, Ledger, LedgerHandle, Limits};
-use wels_server::money::Tariff;
+use wels_server::loader::{Loadable, Loader, LoaderSettings};
+use wels_server::money::PriceList;
 use wels_server::prompt::ServedModel;
 use wels_server::worker::{Backend, Worker};
 
 pub const CONTEXT: usize = 2048;
+/// Of the weights.
+const SEED: u64 = 3;
 
 /// How a lab's server is set up.
 pub struct Setup {
@@ -47,21 +50,55 @@ impl Setup {
     }
 
     pub fn start(self) -> Lab {
-        let loaded = tiny();
+        self.start_with_weights(SEED)
+    }
+
+    /// With weights of a seed.
+    pub fn start_with_weights(self, seed: u64) -> Lab {
+        let loaded = tiny_of(seed);
         let engine = Engine::new(loaded.clone(), self.options.clone()).unwrap();
         self.start_with(engine, loaded.tokenizer.unwrap())
     }
 
     pub fn start_with(self, backend: impl Backend, tokenizer: Arc<Tokenizer>) -> Lab {
+        let loaded = Some(Worker::start(backend).unwrap());
+        let load = Box::new(|| Err("it is loaded".to_owned()));
+        let model = Loadable { name: "tiny".to_owned(), bytes: 0, loaded, load };
+        self.start_loader(
+            vec![(model, tokenizer)],
+            LoaderSettings { memory_bytes: 0, unload_after: None, waiting_max: 64 },
+        )
+    }
+
+    /// With these models.
+    pub fn start_loader(self, models: Vec<(Loadable, Arc<Tokenizer>)>, settings: LoaderSettings) -> Lab {
         let folder = tempfile::tempdir().unwrap();
         let url = folder.path().join("ledger.db").to_str().unwrap().to_owned();
         let (mut ledger, _) = Ledger::serve(&url, 0).unwrap();
         let key = ledger.add_key("test", &self.limits, 0).unwrap().reveal().to_owned();
+        let prices = PriceList::from_toml(self.tariff).unwrap();
+        let offer = |(model, tokenizer): (Loadable, Arc<Tokenizer>)| {
+            let served = self.served(&model.name, tokenizer);
+            let tariff = prices.of(&served.names).clone();
+            ((served, tariff), model)
+        };
+        let (models, loadables): (Vec<_>, Vec<_>) = models.into_iter().map(offer).unzip();
+        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
+        let listener = runtime.block_on(tokio::net::TcpListener::bind("127.0.0.1:0")).unwrap();
+        let address = listener.local_addr().unwrap();
+        let (ledger, _) = LedgerHandle::start(ledger).unwrap();
+        let app = App::new(models, Loader::start(loadables, settings).unwrap(), ledger, self.settings);
+        let shutdown = Shutdown::default();
+        let server = runtime.spawn(serve(listener, app, shutdown.clone()));
+        Lab { address, key, url, shutdown, server: Some(server), runtime, _folder: folder }
+    }
+
+    fn served(&self, name: &str, tokenizer: Arc<Tokenizer>) -> ServedModel {
         let text = |id: Option<u32>| id.and_then(|id| tokenizer.token(id)).unwrap_or_default();
         let special = tokenizer.special();
         let template = ChatTemplate::new(self.template, &text(special.bos), &text(special.eos)).unwrap();
-        let served = ServedModel {
-            names: vec!["tiny".to_owned()],
+        ServedModel {
+            names: vec![name.to_owned()],
             stop_tokens: special.eos.into_iter().collect(),
             tokenizer,
             template: Some(template),
@@ -71,16 +108,7 @@ impl Setup {
             embedding_width: 24,
             fingerprint: "test".to_owned(),
             created_unix_s: 0,
-        };
-        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
-        let listener = runtime.block_on(tokio::net::TcpListener::bind("127.0.0.1:0")).unwrap();
-        let address = listener.local_addr().unwrap();
-        let (ledger, _) = LedgerHandle::start(ledger).unwrap();
-        let tariff = Tariff::from_toml(self.tariff).unwrap();
-        let app = App::new(served, Worker::start(backend).unwrap(), ledger, tariff, self.settings);
-        let shutdown = Shutdown::default();
-        let server = runtime.spawn(serve(listener, app, shutdown.clone()));
-        Lab { address, key, url, shutdown, server: Some(server), runtime, _folder: folder }
+        }
     }
 }
 
@@ -241,6 +269,11 @@ fn unchunk(mut rest: &str) -> String {
 
 /// A model that speaks at random, with a tokenizer of bytes and a few merges.
 pub fn tiny() -> LoadedModel {
+    tiny_of(SEED)
+}
+
+/// The same with other weights.
+pub fn tiny_of(seed: u64) -> LoadedModel {
     let mut trainer = BpeTrainer::new(300, SpecialTokens::default()).unwrap();
     trainer.feed(&["the name of the fish: a fish and another fish"; 8]);
     let tokenizer = Arc::new(trainer.train().unwrap());
@@ -271,7 +304,7 @@ pub fn tiny() -> LoadedModel {
     };
     LoadedModel {
         model: Arc::new(Model::new(config.clone(), CONTEXT)),
-        params: Arc::new(Params::init(&wels_cpu::testing::device(), &config, 3)),
+        params: Arc::new(Params::init(&wels_cpu::testing::device(), &config, seed)),
         tokenizer: Some(tokenizer),
     }
 }

@@ -10,6 +10,8 @@ mod fields;
 
 mod limits;
 
+mod models;
+
 mod operations;
 
 mod overload;

@@ -1,0 +1,191 @@
+//! The models of a server: opened at the start, so that what is wrong with their files is said then; loaded when they
+//! are first asked for, the first one at once.
+
+use std::num::NonZeroUsize;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use wels_data::{ChatTemplate, Tokenizer};
+use wels_engine::{Engine, LoadedModel, Options};
+use wels_pipeline::refusal::refuse;
+use wels_server::loader::{Loadable, Loader, LoaderSettings};
+use wels_server::money::{PriceList, Tariff};
+use wels_server::prompt::ServedModel;
+use wels_server::worker::Worker;
+
+use crate::keys;
+use crate::model::{LoadArgs, OpenModel, default_name, locate};
+
+/// What the command line says of the models.
+#[derive(clap::Args)]
+pub struct ModelArgs {
+    /// A Hugging Face directory, the directory of a run, a .gguf file, or the name of a model; with NAME= before it if
+    /// clients are to call it so. Of several, each is loaded when it is first asked for
+    #[arg(value_name = "[NAME=]MODEL", required = true)]
+    models: Vec<PathBuf>,
+    /// A name by which clients ask for the only model; can be given several times. That of the directory or file if
+    /// left out
+    #[arg(long, value_name = "NAME")]
+    name: Vec<String>,
+    /// Memory that several models may take together, of the device that computes; where one more finds no room, what
+    /// has been unused the longest is unloaded. 90% of what is left if left out
+    #[arg(long, value_name = "MIB")]
+    memory_mib: Option<NonZeroUsize>,
+    /// Unload a model that nobody has asked for this long
+    #[arg(long, value_name = "SECONDS")]
+    unload_after: Option<u64>,
+    /// The most tokens of an answer, and their number where a request does not say
+    #[arg(long, value_name = "TOKENS", default_value = "4096")]
+    max_output: NonZeroUsize,
+    /// Tokens of prompt and answer together; the model's own limit if left out
+    #[arg(long, value_name = "TOKENS")]
+    context: Option<NonZeroUsize>,
+    /// Requests of a model that run at the same time
+    #[arg(long, value_name = "N", default_value = "16")]
+    max_running: NonZeroUsize,
+    /// Requests of a model that wait; one more is refused with the time after which to come again
+    #[arg(long, value_name = "N", default_value = "256")]
+    max_waiting: usize,
+    /// Memory for keys and values of a model, in MiB
+    #[arg(long, value_name = "MIB", default_value = "1024")]
+    cache_mib: NonZeroUsize,
+    #[command(flatten)]
+    load: LoadArgs,
+}
+
+/// How a model's engine is made.
+struct Recipe {
+    opened: OpenModel,
+    tokenizer: Arc<Tokenizer>,
+    load: LoadArgs,
+    context: usize,
+    cache_mib: NonZeroUsize,
+    max_running: usize,
+    max_waiting: usize,
+}
+
+impl ModelArgs {
+    /// Opens all models, and loads the first.
+    pub fn open(&self, prices: &PriceList) -> Result<(Vec<(ServedModel, Tariff)>, Loader)> {
+        let named: Vec<(Vec<String>, &Path)> = self.models.iter().map(|model| self.named(model)).collect();
+        self.check_names(&named, prices)?;
+        let (mut models, mut loadables, mut left) = (Vec::new(), Vec::new(), None);
+        for (names, path) in named {
+            let whose =
+                |error: anyhow::Error| if self.models.len() > 1 { error.context(names[0].clone()) } else { error };
+            let (served, recipe) = self.open_one(names.clone(), path).map_err(whose)?;
+            // What one model alone takes is nobody's business but its own.
+            let (bytes, there) = match self.models.len() {
+                1 => (0, None),
+                _ => self.load.memory(&recipe.opened, self.cache_mib)?,
+            };
+            left = left.or(there);
+            let loaded = if loadables.is_empty() { Some(recipe.start()?) } else { None };
+            let load = Box::new(move || recipe.start().map_err(|error| format!("{error:#}")));
+            loadables.push(Loadable { name: served.names[0].clone(), bytes, loaded, load });
+            models.push((served, prices.of(&names).clone()));
+        }
+        let settings = self.loader_settings(left);
+        for model in loadables.iter().filter(|model| model.bytes > settings.memory_bytes) {
+            let (mib, all) = (model.bytes >> 20, settings.memory_bytes >> 20);
+            eprintln!("note: {} takes {mib} MiB of the {all} that models may take: it is loaded alone", model.name);
+        }
+        Ok((models, Loader::start(loadables, settings)?))
+    }
+
+    fn loader_settings(&self, left: Option<u64>) -> LoaderSettings {
+        let given = self.memory_mib.map(|mib| (mib.get() as u64).saturating_mul(1 << 20));
+        LoaderSettings {
+            memory_bytes: given.or(left.map(|bytes| bytes / 10 * 9)).unwrap_or(u64::MAX),
+            unload_after: self.unload_after.map(Duration::from_secs),
+            waiting_max: self.max_waiting,
+        }
+    }
+
+    /// By what names clients ask for what stands on the command line.
+    fn named<'a>(&self, model: &'a Path) -> (Vec<String>, &'a Path) {
+        if !self.name.is_empty() {
+            return (self.name.clone(), model);
+        }
+        let split = model.to_str().filter(|_| model.symlink_metadata().is_err()).and_then(|text| text.split_once('='));
+        match split {
+            Some((name, path)) => (vec![name.to_owned()], Path::new(path)),
+            None => (vec![default_name(model)], model),
+        }
+    }
+
+    fn check_names(&self, named: &[(Vec<String>, &Path)], prices: &PriceList) -> Result<()> {
+        if named.len() > 1 && !self.name.is_empty() {
+            return Err(refuse("--name is of one model, and there are several", "write NAME=MODEL"));
+        }
+        let mut names: Vec<&String> = named.iter().flat_map(|(names, _)| names).collect();
+        if let Some(priced) = prices.models.keys().find(|priced| !names.contains(priced)) {
+            let hint =
+                format!("the models are {}", names.iter().map(|name| name.as_str()).collect::<Vec<_>>().join(", "));
+            return Err(refuse(format!("there are prices of `{priced}`, and no such model"), hint));
+        }
+        names.sort();
+        if names[0].is_empty() {
+            return Err(refuse("a model has a name without letters", "write NAME=MODEL"));
+        }
+        match names.windows(2).find(|pair| pair[0] == pair[1]) {
+            Some(pair) => Err(refuse(format!("two models are called `{}`", pair[0]), "write NAME=MODEL")),
+            None => Ok(()),
+        }
+    }
+
+    fn open_one(&self, names: Vec<String>, model: &Path) -> Result<(ServedModel, Recipe)> {
+        let mut opened = OpenModel::open(&locate(model)?)?;
+        let no_tokenizer = || refuse("the model has no tokenizer", "a server needs tokenizer.json beside the weights");
+        let tokenizer = Arc::new(opened.tokenizer.take().ok_or_else(no_tokenizer)?);
+        let config = &opened.config;
+        let own = config.rope.max_positions;
+        let context = self.context.map_or(own, |asked| asked.get().min(own));
+        let template = ChatTemplate::of(&tokenizer)?;
+        if template.is_none() {
+            eprintln!("note: {} has no chat template: chat is refused, completions work", names[0]);
+        }
+        let mut stop_tokens = config.eos_ids.clone();
+        stop_tokens.extend(tokenizer.special().eos.filter(|eos| !config.eos_ids.contains(eos)));
+        let served = ServedModel {
+            names,
+            template_source: tokenizer.chat_template().unwrap_or_default().to_owned(),
+            template,
+            stop_tokens,
+            context,
+            output_tokens_max: self.max_output.get().min(context),
+            embedding_width: config.hidden_size,
+            fingerprint: format!("wels-{}-{}", env!("CARGO_PKG_VERSION"), &tokenizer.sha256()[..8]),
+            created_unix_s: keys::now_unix_ms() / 1000,
+            tokenizer: Arc::clone(&tokenizer),
+        };
+        let recipe = Recipe {
+            opened,
+            tokenizer,
+            load: self.load,
+            context,
+            cache_mib: self.cache_mib,
+            max_running: self.max_running.get(),
+            max_waiting: self.max_waiting,
+        };
+        Ok((served, recipe))
+    }
+}
+
+impl Recipe {
+    /// Loads the weights and starts the engine's thread.
+    fn start(&self) -> Result<Worker> {
+        let (model, params, cache_bytes) = self.load.take_with_cache(&self.opened, self.context, self.cache_mib)?;
+        let options = Options {
+            max_running: self.max_running,
+            max_waiting: self.max_waiting,
+            cache_bytes,
+            ..self.load.options(params.placement(), &self.opened.config)
+        };
+        let tokenizer = Some(Arc::clone(&self.tokenizer));
+        let loaded = LoadedModel { model: Arc::new(model), params: Arc::new(params), tokenizer };
+        Worker::start(Engine::new(loaded, options)?).context("cannot start the engine")
+    }
+}
