@@ -1,5 +1,6 @@
 //! `wels launch AGENT -- …`: starts a coding agent that talks to a server of Wels, with its settings in the environment
-//! or in its arguments. Nothing of the agent's own configuration is written to.
+//! or in its arguments. Nothing of the agent's own configuration is written to: a file that
+//! one needs lies in a folder that lasts as long as the agent.
 
 use std::process::{Command, ExitStatus};
 use std::time::Duration;
@@ -54,8 +55,8 @@ struct Launch {
     /// How to get it.
     install: &'static str,
     environment: Vec<(&'static str, String)>,
-    /// Arguments of a first start, which sets up.
-    before: Option<Vec<String>>,
+    /// Settings that the agent reads from a file: its path in the agent's folder, and what is in it.
+    file: Option<(&'static str, Value)>,
     arguments: Vec<String>,
 }
 
@@ -79,13 +80,12 @@ pub fn launch(args: &Args) -> Result<()> {
     if args.dry_run {
         return show(&launch, &key);
     }
-    if let Some(before) = &launch.before {
-        let status = run(&launch, before)?;
-        if !status.success() {
-            bail!("{} did not take its settings", launch.program);
-        }
+    if let Some((path, content)) = &launch.file {
+        let path = folder.path().join(path);
+        std::fs::create_dir_all(path.parent().expect("a file in the folder"))?;
+        std::fs::write(&path, content.to_string()).with_context(|| format!("cannot write {}", path.display()))?;
     }
-    let status = run(&launch, &launch.arguments)?;
+    let status = run(&launch)?;
     drop(folder);
     match status.code() {
         Some(0) => Ok(()),
@@ -94,9 +94,9 @@ pub fn launch(args: &Args) -> Result<()> {
     }
 }
 
-fn run(launch: &Launch, arguments: &[String]) -> Result<ExitStatus> {
+fn run(launch: &Launch) -> Result<ExitStatus> {
     let mut command = Command::new(launch.program);
-    command.args(arguments).envs(launch.environment.iter().map(|(name, value)| (name, value)));
+    command.args(&launch.arguments).envs(launch.environment.iter().map(|(name, value)| (name, value)));
     command.status().map_err(|error| match error.kind() {
         std::io::ErrorKind::NotFound => {
             let hint = format!("install it: {}", launch.install);
@@ -112,9 +112,10 @@ fn show(launch: &Launch, key: &str) -> Result<()> {
     for (name, value) in &launch.environment {
         output::line(&format!("{name}={}", hidden(value)))?;
     }
-    for arguments in launch.before.iter().chain([&launch.arguments]) {
-        output::line(&hidden(&format!("{} {}", launch.program, arguments.join(" "))))?;
+    if let Some((path, content)) = &launch.file {
+        output::line(&hidden(&format!("{path}: {content}")))?;
     }
+    output::line(&hidden(&format!("{} {}", launch.program, launch.arguments.join(" "))))?;
     Ok(())
 }
 
@@ -150,34 +151,44 @@ fn settings(agent: AgentKind, url: &str, key: &str, model: &str, context: u64, f
     let v1 = format!("{url}/v1");
     match agent {
         AgentKind::Codex => codex(&v1, key, model, context),
-        AgentKind::Claude => claude(url, key, model),
+        AgentKind::Claude => claude(url, key, model, context),
         AgentKind::Opencode => opencode(&v1, key, model, context),
-        AgentKind::Aider => Launch {
-            program: "aider",
-            install: "pip install aider-chat",
-            environment: vec![("OPENAI_API_BASE", v1), ("OPENAI_API_KEY", key.to_owned())],
-            before: None,
-            arguments: vec!["--model".to_owned(), format!("openai/{model}")],
-        },
-        AgentKind::Cline => Launch {
-            program: "cline",
-            install: "npm install -g cline",
-            environment: Vec::new(),
-            before: Some(words(&[
-                "auth",
-                "--provider",
-                "openai",
-                "--apikey",
-                key,
-                "--modelid",
-                model,
-                "--baseurl",
-                &v1,
-                "--data-dir",
-                folder,
-            ])),
-            arguments: words(&["--data-dir", folder, "--provider", "openai", "--model", model]),
-        },
+        AgentKind::Aider => aider(v1, key, model, context, folder),
+        AgentKind::Cline => cline(&v1, key, model, folder),
+    }
+}
+
+/// What it knows of models comes from a file and not from the network.
+fn aider(v1: String, key: &str, model: &str, context: u64, folder: &str) -> Launch {
+    let name = format!("openai/{model}");
+    let known = json!({&name: {
+        "max_tokens": context / 4, "max_input_tokens": context, "max_output_tokens": context / 4, "mode": "chat",
+        "litellm_provider": "openai", "input_cost_per_token": 0, "output_cost_per_token": 0,
+    }});
+    Launch {
+        program: "aider",
+        install: "pip install aider-chat",
+        environment: vec![
+            ("OPENAI_API_BASE", v1),
+            ("OPENAI_API_KEY", key.to_owned()),
+            ("LITELLM_LOCAL_MODEL_COST_MAP", "True".to_owned()),
+        ],
+        file: Some(("models.json", known)),
+        arguments: words(&["--model", &name, "--model-metadata-file", &format!("{folder}/models.json")]),
+    }
+}
+
+fn cline(v1: &str, key: &str, model: &str, folder: &str) -> Launch {
+    let provider = "openai-compatible";
+    let settings = json!({"provider": provider, "apiKey": key, "model": model, "baseUrl": v1});
+    let entry = json!({"settings": settings, "updatedAt": "1970-01-01T00:00:00.000Z", "tokenSource": "manual"});
+    let providers = json!({"version": 1, "lastUsedProvider": provider, "modes": {}, "providers": {provider: entry}});
+    Launch {
+        program: "cline",
+        install: "npm install -g cline",
+        environment: Vec::new(),
+        file: Some(("settings/providers.json", providers)),
+        arguments: words(&["--data-dir", folder, "--provider", provider, "--model", model]),
     }
 }
 
@@ -198,13 +209,13 @@ fn codex(v1: &str, key: &str, model: &str, context: u64) -> Launch {
         program: "codex",
         install: "npm install -g @openai/codex",
         environment: vec![("WELS_API_KEY", key.to_owned())],
-        before: None,
+        file: None,
         arguments,
     }
 }
 
 /// All models that the agent would choose between are this one.
-fn claude(url: &str, key: &str, model: &str) -> Launch {
+fn claude(url: &str, key: &str, model: &str, context: u64) -> Launch {
     let names = [
         "ANTHROPIC_MODEL",
         "ANTHROPIC_DEFAULT_OPUS_MODEL",
@@ -216,13 +227,14 @@ fn claude(url: &str, key: &str, model: &str) -> Launch {
         ("ANTHROPIC_BASE_URL", url.to_owned()),
         ("ANTHROPIC_AUTH_TOKEN", key.to_owned()),
         ("CLAUDE_CODE_DISABLE_NONESSENTIAL_TRAFFIC", "1".to_owned()),
+        ("CLAUDE_CODE_MAX_CONTEXT_TOKENS", context.to_string()),
     ];
     environment.extend(names.map(|name| (name, model.to_owned())));
     Launch {
         program: "claude",
         install: "npm install -g @anthropic-ai/claude-code",
         environment,
-        before: None,
+        file: None,
         arguments: Vec::new(),
     }
 }
@@ -242,7 +254,7 @@ fn opencode(v1: &str, key: &str, model: &str, context: u64) -> Launch {
         program: "opencode",
         install: "npm install -g opencode-ai",
         environment: vec![("OPENCODE_CONFIG_CONTENT", config.to_string())],
-        before: None,
+        file: None,
         arguments: Vec::new(),
     }
 }
@@ -255,12 +267,11 @@ mod tests {
     fn each_agent_is_told_where_the_server_is() {
         for agent in [AgentKind::Codex, AgentKind::Claude, AgentKind::Opencode, AgentKind::Aider, AgentKind::Cline] {
             let launch = settings(agent, "http://host:1", "secret", "m", 4096, "/folder");
-            let all = format!("{:?} {:?} {:?}", launch.environment, launch.before, launch.arguments);
+            let all = format!("{:?} {:?} {:?}", launch.environment, launch.file, launch.arguments);
             for part in ["http://host:1", "secret", "m"] {
                 assert!(all.contains(part), "{agent:?}: {part}");
             }
+            assert!(!launch.arguments.concat().contains("secret"), "{agent:?}: arguments can be read by everybody");
         }
-        let codex = settings(AgentKind::Codex, "http://host:1", "secret", "m", 4096, "/folder");
-        assert!(!codex.arguments.concat().contains("secret"), "arguments can be read by everybody");
     }
 }

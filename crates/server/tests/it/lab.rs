@@ -28,6 +28,8 @@ const SEED: u64 = 3;
 /// How a lab's server is set up.
 pub struct Setup {
     pub template: &'static str,
+    /// Tokens of prompt and answer; an answer may have an eighth of them.
+    pub context: usize,
     pub options: Options,
     pub settings: Settings,
     pub tariff: &'static str,
@@ -39,7 +41,7 @@ impl Default for Setup {
         let tariff = "peak = { hit = \"0.07\", miss = \"0.27\", output = \"1.10\" }";
         let options = Options { cache_bytes: 16 << 20, ..Options::default() };
         let (settings, limits) = (Settings::default(), Limits::default());
-        Setup { template: DEEPSEEK_V3, options, settings, tariff, limits }
+        Setup { template: DEEPSEEK_V3, context: CONTEXT, options, settings, tariff, limits }
     }
 }
 
@@ -103,8 +105,8 @@ impl Setup {
             tokenizer,
             template: Some(template),
             template_source: self.template.to_owned(),
-            context: CONTEXT,
-            output_tokens_max: 256,
+            context: self.context,
+            output_tokens_max: self.context / 8,
             embedding_width: 24,
             fingerprint: "test".to_owned(),
             created_unix_s: 0,

@@ -2,6 +2,8 @@
 
 mod lab;
 
+mod agents;
+
 mod api;
 
 mod dialects;
