@@ -3,9 +3,10 @@
     python agents.py AGENT --script ../../crates/server/tests/data/agents/AGENT.json [--record]
     python agents.py AGENT --url http://127.0.0.1:8080 --key KEY
 
-AGENT is claude, codex, opencode, aider or cline, started by `wels launch` from the search path:
+AGENT is claude, codex, opencode, aider, cline, pi or continue, started by `wels launch` from the search path:
 
-    npm i @anthropic-ai/claude-code@2.1.332 @openai/codex@0.171.0 opencode-ai@1.18.33 cline@3.0.65
+    npm i @anthropic-ai/claude-code@2.1.332 @openai/codex@0.171.0 opencode-ai@1.18.33 cline@3.0.65 \\
+        @mariozechner/pi-coding-agent@0.73.1 @continuedev/cli@1.5.47
     pip install aider-chat==0.86.2
 
 The task: a function that subtracts where it should add is mended, and its test passes. With `--script` the server is
@@ -46,6 +47,8 @@ ARGUMENTS = {
               "--no-suggest-shell-commands", "--auto-test", "--test-cmd", "python3 test_sum.py", "--message", TASK,
               "sum.py"],
     "cline": [TASK],
+    "pi": ["--offline", "-p", TASK],
+    "continue": ["--auto", "-p", TASK],
 }
 # Characters of a recorded text, and of one that describes a tool; the beginning of a longer one is kept.
 TEXT_MAX, DESCRIPTION_MAX = 240, 40

@@ -47,6 +47,10 @@ enum AgentKind {
     Aider,
     /// By chat completions
     Cline,
+    /// By chat completions
+    Pi,
+    /// Continue's `cn`, by chat completions
+    Continue,
 }
 
 /// What is started.
@@ -155,6 +159,8 @@ fn settings(agent: AgentKind, url: &str, key: &str, model: &str, context: u64, f
         AgentKind::Opencode => opencode(&v1, key, model, context),
         AgentKind::Aider => aider(v1, key, model, context, folder),
         AgentKind::Cline => cline(&v1, key, model, folder),
+        AgentKind::Pi => pi(&v1, key, model, context, folder),
+        AgentKind::Continue => continue_(&v1, key, model, context, folder),
     }
 }
 
@@ -189,6 +195,34 @@ fn cline(v1: &str, key: &str, model: &str, folder: &str) -> Launch {
         environment: Vec::new(),
         file: Some(("settings/providers.json", providers)),
         arguments: words(&["--data-dir", folder, "--provider", provider, "--model", model]),
+    }
+}
+
+fn pi(v1: &str, key: &str, model: &str, context: u64, folder: &str) -> Launch {
+    let entry = json!({"id": model, "contextWindow": context, "maxTokens": context / 4});
+    let provider = json!({"baseUrl": v1, "api": "openai-completions", "apiKey": key, "models": [entry]});
+    Launch {
+        program: "pi",
+        install: "npm install -g @mariozechner/pi-coding-agent",
+        environment: vec![("PI_CODING_AGENT_DIR", folder.to_owned())],
+        file: Some(("models.json", json!({"providers": {"wels": provider}}))),
+        arguments: words(&["--provider", "wels", "--model", model]),
+    }
+}
+
+fn continue_(v1: &str, key: &str, model: &str, context: u64, folder: &str) -> Launch {
+    let limits = json!({"contextLength": context, "maxTokens": context / 4});
+    let entry = json!({
+        "name": model, "provider": "openai", "model": model, "apiBase": v1, "apiKey": key,
+        "roles": ["chat", "edit", "apply"], "capabilities": ["tool_use"], "defaultCompletionOptions": limits,
+    });
+    Launch {
+        program: "cn",
+        install: "npm install -g @continuedev/cli",
+        environment: vec![("CONTINUE_TELEMETRY_ENABLED", "0".to_owned())],
+        // JSON is YAML.
+        file: Some(("config.yaml", json!({"name": "Wels", "version": "1.0.0", "schema": "v1", "models": [entry]}))),
+        arguments: words(&["--config", &format!("{folder}/config.yaml")]),
     }
 }
 
@@ -262,10 +296,12 @@ fn opencode(v1: &str, key: &str, model: &str, context: u64) -> Launch {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use clap::ValueEnum;
 
     #[test]
     fn each_agent_is_told_where_the_server_is() {
-        for agent in [AgentKind::Codex, AgentKind::Claude, AgentKind::Opencode, AgentKind::Aider, AgentKind::Cline] {
+        for agent in AgentKind::value_variants() {
+            let agent = *agent;
             let launch = settings(agent, "http://host:1", "secret", "m", 4096, "/folder");
             let all = format!("{:?} {:?} {:?}", launch.environment, launch.file, launch.arguments);
             for part in ["http://host:1", "secret", "m"] {

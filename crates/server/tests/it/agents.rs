@@ -278,6 +278,16 @@ fn cline_does_its_task_again() {
     hold_again("cline");
 }
 
+#[test]
+fn pi_does_its_task_again() {
+    hold_again("pi");
+}
+
+#[test]
+fn continue_does_its_task_again() {
+    hold_again("continue");
+}
+
 /// Serves a script to an agent, whose requests `scripts/clients/agents.py` records: not a test.
 #[test]
 #[ignore = "serves until it is stopped: see scripts/clients/agents.py"]
