@@ -18,6 +18,8 @@ mod local;
 
 mod metrics;
 
+mod openapi;
+
 mod pages;
 
 mod record;

@@ -17,6 +17,7 @@ use super::around;
 use super::embeddings::embeddings;
 use super::generate::{self, Endpoint};
 use super::metrics;
+use super::openapi;
 use super::pages;
 use super::record::Record;
 use crate::money::Nanos;
@@ -47,7 +48,7 @@ impl App {
                 .route(&format!("{prefix}/messages"), answers(Endpoint::Messages))
                 .route(&format!("{prefix}/messages/count_tokens"), post(generate::count_tokens));
         }
-        pages::routes(router)
+        pages::routes(openapi::routes(router))
             .fallback(|| async { ApiError::no_path().into_response() })
             .method_not_allowed_fallback(|| async { ApiError::method().into_response() })
             .layer(axum::middleware::from_fn_with_state(Arc::clone(self), around::around))

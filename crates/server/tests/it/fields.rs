@@ -92,3 +92,101 @@ fn no_official_field_is_unknown() {
         }
     }
 }
+
+/// The description of the API, with the parameters of each address that answers.
+fn described(lab: &Lab) -> (Value, Map<String, Value>) {
+    let api = lab.request("GET", "/openapi.json", "", b"").json();
+    let resolved = |value: &Value| match value["$ref"].as_str() {
+        Some(name) => api.pointer(name.strip_prefix('#').unwrap()).unwrap().clone(),
+        None => value.clone(),
+    };
+    let mut addresses = Map::new();
+    for (path, methods) in api["paths"].as_object().unwrap() {
+        if !methods["post"].is_object() {
+            continue;
+        }
+        let body = resolved(&methods["post"]["requestBody"]);
+        let properties = body["content"]["application/json"]["schema"]["properties"].as_object().unwrap().clone();
+        let properties: Map<_, _> = properties.into_iter().map(|(name, value)| (name, resolved(&value))).collect();
+        addresses.insert(path.clone(), properties.into());
+    }
+    (api, addresses)
+}
+
+/// A value that a parameter takes by its description.
+fn example(property: &Value) -> Value {
+    let first = |key: &str| property[key].get(0).cloned();
+    let own = |key: &str| Some(property[key].clone()).filter(|value| !value.is_null());
+    let of_kind = || match property["type"].as_str() {
+        Some("string") => json!("a"),
+        Some(other) => panic!("no example of {other}: {property}"),
+        None => json!({"any": 1}),
+    };
+    let example = first("examples").or_else(|| own("default")).or_else(|| first("enum")).or_else(|| own("minimum"));
+    example.unwrap_or_else(of_kind)
+}
+
+#[test]
+fn every_parameter_that_is_described_is_taken() {
+    let lab = Setup::default().start();
+    let (_, addresses) = described(&lab);
+    assert!(addresses.len() >= 7, "{:?}", addresses.keys());
+    for (path, properties) in &addresses {
+        let address = path.trim_start_matches("/v1/").trim_start_matches("/beta/");
+        for (name, property) in properties.as_object().unwrap() {
+            let mut body = match address {
+                "completions" => json!({"model": "tiny", "prompt": "a", "max_tokens": 1}),
+                "messages/count_tokens" => least("messages"),
+                other => least(other),
+            };
+            // What comes with another, or instead of one.
+            match name.as_str() {
+                "max_completion_tokens" => drop(body.as_object_mut().unwrap().remove("max_tokens")),
+                "top_logprobs" if address == "chat/completions" => body["logprobs"] = true.into(),
+                "stream_options" => body["stream"] = true.into(),
+                "tool_choice" => body["tools"] = example(&properties["tools"]),
+                "parallel_tool_calls" => body["tools"] = example(&properties["tools"]),
+                "function_call" => body["functions"] = json!([{"name": "f"}]),
+                _ => {}
+            }
+            body[name] = example(property);
+            let reply = lab.post(path, &body);
+            assert_eq!(reply.status, 200, "{path}: {name}: {body}: {}", reply.body);
+        }
+    }
+}
+
+#[test]
+fn every_parameter_that_is_taken_is_described() {
+    let lab = Setup::default().start();
+    let (_, addresses) = described(&lab);
+    let lists: Map<String, Value> = serde_json::from_str(include_str!("fields.json")).unwrap();
+    for (address, fields) in &lists {
+        let described = addresses[&format!("/v1/{address}")].as_object().unwrap();
+        for field in fields.as_array().unwrap().iter().filter_map(Value::as_str) {
+            let taken = values().into_iter().skip(1).find(|value| {
+                let mut body = least(address);
+                body[field] = value.clone();
+                lab.post(&format!("/v1/{address}"), &body).status == 200
+            });
+            // What is refused but for the value that asks for nothing is no parameter.
+            let asks =
+                taken.as_ref().is_some_and(|value| ![json!(false), json!([]), json!({}), json!("")].contains(value));
+            assert!(!asks || described.contains_key(field), "{address}: {field} = {taken:?} is not described");
+        }
+    }
+}
+
+#[test]
+fn every_address_is_described_and_the_page_has_all_of_them() {
+    let lab = Setup::default().start();
+    let (api, _) = described(&lab);
+    let page = lab.request("GET", "/docs", "", b"");
+    assert_eq!((page.status, page.header("content-type")), (200, Some("text/html; charset=utf-8")));
+    for (path, methods) in api["paths"].as_object().unwrap() {
+        let method = if methods["post"].is_object() { "POST" } else { "GET" };
+        let reply = lab.request(method, &path.replace("{model}", "tiny"), &lab.key, b"{}");
+        assert!(![404, 405].contains(&reply.status), "{path}: {}", reply.status);
+        assert!(page.body.contains(&format!("<code>{method} {path}</code>")), "{path}");
+    }
+}
