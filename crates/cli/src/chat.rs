@@ -1,21 +1,34 @@
-//! `wels chat MODEL`: talk to a model in the terminal, thinking shown apart from the answer.
+//! `wels chat MODEL`: talk to a model in the terminal, thinking shown apart from the answer, with tools if it is given
+//! some; `--agent TASK` lets it work by itself.
 //!
 //! Without a terminal, stdin is one question (with `--lines` each line is one) and stdout gets the answers; thinking
 //! and everything else goes to stderr.
+//!
+//! Exit codes of `--agent`: 0 answered, 3 the turns are used up, 4 the tokens are, 130 interrupted.
 
+mod answers;
+mod keys;
+mod markdown;
+mod screen;
 mod session;
+mod task;
 mod terminal;
-mod thinking;
+mod tools;
 
-use std::io::{IsTerminal, Read, Write};
+use std::io::{IsTerminal, Read};
 use std::path::PathBuf;
+use std::process::ExitCode;
+use std::sync::Arc;
 
 use anyhow::{Context, Result};
-use wels_engine::{Options, Sampling, Speculation};
+use wels_agent::Limits;
+use wels_engine::{Engine, LoadedModel, Options, Sampling, Speculation};
 use wels_pipeline::refusal::refuse;
 
-use crate::model::{LoadArgs, OpenModel, locate};
-use session::{Part, Session, Settings};
+use crate::model::{LoadArgs, OpenModel, locate, served_model};
+use answers::{Answers, Settings};
+use session::Session;
+use tools::ToolArgs;
 
 /// What the command line says.
 #[derive(clap::Args)]
@@ -32,9 +45,9 @@ pub struct Args {
     /// Choose among the likeliest tokens that together have this probability
     #[arg(long, default_value_t = 0.95, value_name = "P")]
     top_p: f32,
-    /// The most tokens of an answer
-    #[arg(long, default_value_t = 4096, value_name = "N")]
-    max_tokens: usize,
+    /// The most tokens of an answer, 4096 if left out; with --agent, of all answers together, 32768 if left out
+    #[arg(long, value_name = "N")]
+    max_tokens: Option<usize>,
     /// The same question, settings and seed give the same answer
     #[arg(long, default_value_t = 0)]
     seed: u64,
@@ -52,58 +65,93 @@ pub struct Args {
     /// Without a terminal: each line is a question, all in one conversation
     #[arg(long)]
     lines: bool,
+    /// Do a task without a person: answers and calls until an answer calls nothing
+    #[arg(long, value_name = "TASK", conflicts_with = "lines")]
+    agent: Option<String>,
+    /// The most answers to one question or task
+    #[arg(long, default_value_t = 32, value_name = "N")]
+    max_turns: usize,
+    /// With --agent: write each answer, call and result as a line of JSON
+    #[arg(long, requires = "agent")]
+    json: bool,
+    #[command(flatten)]
+    tools: ToolArgs,
 }
+
+/// Tokens of an answer, and of all answers to a task.
+const ANSWER_TOKENS: usize = 4096;
+const TASK_TOKENS: usize = 32_768;
 
 /// The longest context unless told otherwise: its rotary table and its cache take memory.
 const CONTEXT_MAX: usize = 32_768;
 
 /// Talks.
-pub fn chat(args: &Args) -> Result<()> {
-    let session = open(args)?;
-    if std::io::stdin().is_terminal() && std::io::stdout().is_terminal() {
-        terminal::talk(session, args.fold)
-    } else {
-        plain(session, args.lines)
+pub fn chat(args: &Args) -> Result<ExitCode> {
+    let mut session = open(args)?;
+    if let Some(task) = &args.agent {
+        return match task.trim() {
+            "" => Err(refuse("the task of --agent is empty", "say what is to be done")),
+            task => task::run(session, task, args.json),
+        };
     }
+    if std::io::stdin().is_terminal() && std::io::stdout().is_terminal() {
+        terminal::talk(session, args.fold)?;
+    } else {
+        plain(&mut session, args.lines)?;
+    }
+    Ok(ExitCode::SUCCESS)
 }
 
 fn open(args: &Args) -> Result<Session> {
-    let open = OpenModel::open(&locate(&args.model)?)?;
+    let mut open = OpenModel::open(&locate(&args.model)?)?;
     let longest = open.config.rope.max_positions;
     let context = args.context.unwrap_or(longest.min(CONTEXT_MAX));
     if !(2..=longest).contains(&context) {
         let message = format!("--context is {context}, and the model's own is {longest}");
         return Err(refuse(message, format!("give a number from 2 to {longest}")));
     }
-    let speculation = if args.no_speculation { Speculation::Off } else { Speculation::Auto { max_draft: 6 } };
+    let none = || refuse("the model has no tokenizer", "put its tokenizer.json beside the weights");
+    let tokenizer = Arc::new(open.tokenizer.take().ok_or_else(none)?);
+    let served = served_model(&open.config, &tokenizer, context)?;
+    if served.template.is_none() && args.tools.wants_any() {
+        let hint = "tools need a model that was trained to talk";
+        return Err(refuse("the model has no chat template, and cannot be told of tools", hint));
+    }
+    // Before the model is loaded: what is wrong here is known at once.
+    let agent = args.tools.agent(&mut |note| eprintln!("note: {note}"))?;
+    let engine = engine(args, &open, context, tokenizer)?;
     let sampling =
         Sampling { temperature: args.temperature, top_p: args.top_p, seed: args.seed, ..Sampling::default() };
-    let settings = Settings { sampling, max_tokens: args.max_tokens };
-    let (model, params) = args.load.take(&open, context, Options::default().cache_bytes)?;
-    let options = args.load.options(params.placement(), &open.config);
-    let options = Options { speculation, max_running: 1, ..options };
-    let mut session = Session::new(model, params, open.tokenizer, options, settings)?;
+    let task_tokens = args.agent.as_ref().map(|_| args.max_tokens.unwrap_or(TASK_TOKENS));
+    let max_tokens = task_tokens.or(args.max_tokens).unwrap_or(ANSWER_TOKENS);
+    let limits = Limits { turns: args.max_turns.max(1), tokens: task_tokens };
+    let mut session = Session::new(Answers::new(engine, served, Settings { sampling, max_tokens }), agent, limits);
+    session.must_call = args.tools.must_call;
     session.set_system(args.system.clone());
     Ok(session)
 }
 
+fn engine(
+    args: &Args,
+    open: &OpenModel,
+    context: usize,
+    tokenizer: Arc<wels_data::tokenizer::Tokenizer>,
+) -> Result<Engine> {
+    let speculation = if args.no_speculation { Speculation::Off } else { Speculation::Auto { max_draft: 6 } };
+    let (model, params) = args.load.take(open, context, Options::default().cache_bytes)?;
+    let options = args.load.options(params.placement(), &open.config);
+    let options = Options { speculation, max_running: 1, ..options };
+    let loaded = LoadedModel { model: Arc::new(model), params: Arc::new(params), tokenizer: Some(tokenizer) };
+    Ok(Engine::new(loaded, options)?)
+}
+
 /// Questions from stdin, answers to stdout.
-fn plain(mut session: Session, lines: bool) -> Result<()> {
-    let mut ask = |question: &str| -> Result<()> {
-        let (mut stdout, mut stderr) = (std::io::stdout().lock(), std::io::stderr().lock());
-        let answer = session.ask(question, &|| false, &mut |part| match part {
-            Part::Thinking(text) => stderr.write_all(text.as_bytes()),
-            Part::Answer(text) => stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()),
-        })?;
-        writeln!(stdout)?;
-        writeln!(stderr, "[{answer}]")?;
-        Ok(())
-    };
+fn plain(session: &mut Session, lines: bool) -> Result<()> {
     if lines {
         for line in std::io::stdin().lines() {
             let line = line.context("cannot read the questions from stdin")?;
             if !line.trim().is_empty() {
-                ask(&line)?;
+                task::ask(session, &line)?;
             }
         }
         return Ok(());
@@ -112,6 +160,6 @@ fn plain(mut session: Session, lines: bool) -> Result<()> {
     std::io::stdin().read_to_string(&mut question).context("cannot read the question from stdin")?;
     match question.trim() {
         "" => Err(refuse("there is no question on stdin", "write one, or start `wels chat` in a terminal")),
-        question => ask(question),
+        question => task::ask(session, question),
     }
 }

@@ -25,6 +25,11 @@ impl Interrupt {
         Ok(Interrupt(asked))
     }
 
+    /// Nobody listens: a signal ends the program.
+    pub fn never() -> Interrupt {
+        Interrupt(Arc::default())
+    }
+
     /// Whether a signal has come.
     pub fn asked(&self) -> bool {
         self.0.load(Ordering::Relaxed)

@@ -113,7 +113,7 @@ fn main() -> ExitCode {
     };
     // The panic's own message has been printed when it arrives here.
     match std::panic::catch_unwind(|| dispatch(cli)) {
-        Ok(Ok(())) => ExitCode::SUCCESS,
+        Ok(Ok(code)) => code,
         Ok(Err(error)) => failure::report(&error),
         Err(_) => {
             eprintln!("hint: this is a bug in wels; please report the message above with the command that led to it");
@@ -122,7 +122,7 @@ fn main() -> ExitCode {
     }
 }
 
-fn dispatch(cli: Cli) -> anyhow::Result<()> {
+fn dispatch(cli: Cli) -> anyhow::Result<ExitCode> {
     wels_kernels::isa::requested().map_err(anyhow::Error::msg)?;
     if let Some(threads) = cli.threads {
         wels_kernels::par::set_threads(threads.get()).map_err(anyhow::Error::msg)?;
@@ -138,9 +138,10 @@ fn dispatch(cli: Cli) -> anyhow::Result<()> {
         Verb::Launch(args) => launch::launch(&args),
         Verb::Keys(args) => keys::keys(&args),
         Verb::Usage(args) => usage::usage(&args),
-        Verb::Chat(args) => chat::chat(&args),
+        Verb::Chat(args) => return chat::chat(&args),
         Verb::Verify(args) => verify::verify(&args),
         Verb::Report(args) => report::report(&args),
         Verb::Bench(args) => bench::bench(&args),
-    }
+    }?;
+    Ok(ExitCode::SUCCESS)
 }

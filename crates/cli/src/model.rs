@@ -2,8 +2,10 @@
 
 use std::num::NonZeroUsize;
 use std::path::Path;
+use std::sync::Arc;
 
 use anyhow::Result;
+use wels_data::ChatTemplate;
 use wels_data::tokenizer::Tokenizer;
 use wels_device::{Device, Dtype, Precision};
 use wels_engine::{Numbers, Options};
@@ -19,6 +21,7 @@ use wels_model::weights::{Files, Sink, open_dir};
 pub use wels_pipeline::model::{Location, in_directory, load_params, read_config, read_config_file, split_rows};
 use wels_pipeline::model::{gguf_tokenizer, read_tokenizer};
 use wels_runs::machine;
+use wels_server::prompt::ServedModel;
 
 use crate::placement::{self, Demand, PlacementArgs};
 use crate::pull;
@@ -36,6 +39,25 @@ pub fn default_name(model: &Path) -> String {
     let whole = std::fs::canonicalize(model).unwrap_or_else(|_| model.to_path_buf());
     let name = if whole.is_file() { whole.file_stem() } else { whole.file_name() };
     name.map_or_else(|| "model".to_owned(), |name| name.to_string_lossy().into_owned())
+}
+
+/// What answers to conversations are made from besides the engine, for a context of so many tokens; nobody has named
+/// it.
+pub fn served_model(config: &ModelConfig, tokenizer: &Arc<Tokenizer>, context: usize) -> Result<ServedModel> {
+    let mut stop_tokens = config.eos_ids.clone();
+    stop_tokens.extend(tokenizer.special().eos.filter(|eos| !config.eos_ids.contains(eos)));
+    Ok(ServedModel {
+        names: Vec::new(),
+        template: ChatTemplate::of(tokenizer)?,
+        template_source: tokenizer.chat_template().unwrap_or_default().to_owned(),
+        stop_tokens,
+        context,
+        output_tokens_max: context,
+        embedding_width: config.hidden_size,
+        fingerprint: String::new(),
+        created_unix_s: 0,
+        tokenizer: Arc::clone(tokenizer),
+    })
 }
 
 /// Number format of matrices while a model answers.

@@ -47,10 +47,21 @@ pub struct ServedModel {
     pub created_unix_s: i64,
 }
 
+/// The beginning of a conversation's text whose tokens are known, the model's own among them: what follows it is
+/// encoded apart. Encoding all of it anew could divide the model's text otherwise, and a cache of its tokens would be
+/// missed.
+#[derive(Clone, Debug, Default)]
+pub struct Known {
+    pub text: String,
+    pub ids: Vec<u32>,
+}
+
 /// Requests for the engine that answer one request of the API.
 pub struct Plan {
     /// A prompt's answers follow one another.
     pub requests: Vec<Request>,
+    /// A conversation's prompt as text; else empty.
+    pub text: String,
     /// Answers to each prompt.
     pub n: usize,
     /// Where each answer begins.
@@ -132,6 +143,17 @@ impl ServedModel {
         now_unix_s: i64,
         prompt_limit: &PromptLimit,
     ) -> Result<Plan, ApiError> {
+        self.plan_chat_behind(&Known::default(), request, now_unix_s, prompt_limit)
+    }
+
+    /// As [`ServedModel::plan_chat`], for a conversation that may begin with a text that is known.
+    pub fn plan_chat_behind(
+        &self,
+        known: &Known,
+        request: &ChatRequest,
+        now_unix_s: i64,
+        prompt_limit: &PromptLimit,
+    ) -> Result<Plan, ApiError> {
         let mut rendered = self.render(request, now_unix_s)?;
         let constraint = self.constraint(request);
         if let Some(prefix) = &request.prefix {
@@ -140,7 +162,9 @@ impl ServedModel {
             // What the answer is held to begins behind the thinking, whose end is known by a token.
             rendered.close();
         }
-        let ids = self.encode_within(&rendered.text, Form::Rendered, prompt_limit, "messages")?;
+        let rest = rendered.text.strip_prefix(known.text.as_str());
+        let (mut ids, rest) = rest.map_or((Vec::new(), &*rendered.text), |rest| (known.ids.clone(), rest));
+        ids.extend(self.encode_within(rest, Form::Rendered, prompt_limit, "messages")?);
         let template = Request {
             logprobs: request.logprobs,
             thinking: self.engine_thinking(rendered.start, &request.thinking),
@@ -152,6 +176,7 @@ impl ServedModel {
         let required = matches!(request.tool_choice, ToolChoice::Required | ToolChoice::Named(_));
         Ok(Plan {
             requests: self.requests(vec![template], &request.sampling, "messages")?,
+            text: rendered.text,
             n: request.sampling.n as usize,
             start: rendered.start,
             tools: callable.then(|| KnownTools::new(request.tools.clone())),
@@ -210,7 +235,15 @@ impl ServedModel {
         let template = |ids| Request { logprobs: request.logprobs, ..Request::new(ids, 1) };
         let requests = self.requests(ids.into_iter().map(template).collect(), &request.sampling, "prompt")?;
         let n = request.sampling.n as usize;
-        Ok(Plan { requests, n, start: Start::Plain, tools: None, held_to: None, single_call: false })
+        Ok(Plan {
+            requests,
+            text: String::new(),
+            n,
+            start: Start::Plain,
+            tools: None,
+            held_to: None,
+            single_call: false,
+        })
     }
 
     /// Plans the vectors of texts: the mean of the states of all tokens of each.

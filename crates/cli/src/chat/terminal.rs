@@ -1,10 +1,10 @@
 //! Talking in a terminal: an editor for questions, commands, answers as they come.
 
 use std::borrow::Cow;
-use std::io::{self, Write};
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::AtomicBool;
 
 use anyhow::{Context, Result};
 use reedline::{
@@ -12,14 +12,16 @@ use reedline::{
     Reedline, ReedlineEvent, Signal, ValidationResult, Validator, default_emacs_keybindings,
 };
 use signal_hook::consts::SIGINT;
+use wels_agent::{End, Host};
 use wels_pipeline::refusal::refuse;
 
-use super::session::{Answer, Part, Session};
-
+use super::screen::{Screen, Style, printable};
+use super::session::Session;
 use crate::failure;
 
 const HELP: &str = "\
-Enter sends. Alt-Enter, or a \\ at the end of a line, begins another line. Ctrl-C stops an answer, Ctrl-D leaves.
+Enter sends. Alt-Enter, or a \\ at the end of a line, begins another line.
+Ctrl-C stops an answer or a tool, Ctrl-D leaves.
   /retry               ask the last question again
   /system [TEXT]       tell the model something before the conversation; nothing takes it back
   /set NAME VALUE      temperature, top_p, top_k, min_p, repetition_penalty, seed, max_tokens
@@ -28,35 +30,51 @@ Enter sends. Alt-Enter, or a \\ at the end of a line, begins another line. Ctrl-
   /thinking            show the thinking before the last answer
   /save FILE           write the conversation
   /load FILE           go on with a conversation
-  /clear               forget what was said
+  /new                 forget what was said (/clear, too)
+  /tools               list the tools, and those whose calls are asked for
+  /markdown            show answers as Markdown, or as they are written
   /quit                leave";
 
 /// Questions that are remembered.
 const HISTORY: usize = 1000;
 
+/// A conversation in a terminal.
+struct Talk {
+    session: Session,
+    style: Style,
+    interrupted: Arc<AtomicBool>,
+    /// What was typed while an answer came.
+    typed: String,
+}
+
 /// Talks until the user leaves.
-pub fn talk(mut session: Session, fold: bool) -> Result<()> {
+pub fn talk(session: Session, fold: bool) -> Result<()> {
     let interrupted = Arc::new(AtomicBool::new(false));
     signal_hook::flag::register(SIGINT, Arc::clone(&interrupted)).context("cannot listen for Ctrl-C")?;
-    let mut screen = Screen { color: std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty()), fold };
-    if !session.can_chat() {
-        screen.note("this model has no chat template: what you write is continued like any text");
+    let style = Style::of_terminal(fold);
+    if !session.model.can_chat() {
+        style.note("this model has no chat template: what you write is continued like any text");
     }
-    screen.note("/help says what there is besides talking");
+    style.note("/help says what there is besides talking");
+    let mut talk = Talk { session, style, interrupted, typed: String::new() };
     let mut editor = editor();
     loop {
+        let typed = std::mem::take(&mut talk.typed);
+        if !typed.is_empty() {
+            editor.run_edit_commands(&[EditCommand::InsertString(typed)]);
+        }
         match editor.read_line(&ChatPrompt).context("cannot read from the terminal")? {
             Signal::Success(text) => match text.trim() {
                 "" => {}
                 "/quit" | "/exit" => return Ok(()),
                 command if command.starts_with('/') => {
-                    if let Err(error) = obey(command, &mut session, &mut screen, &interrupted) {
+                    if let Err(error) = talk.obey(command) {
                         failure::report(&error);
                     }
                 }
                 question => {
                     let question = question.replace("\\\n", "\n");
-                    screen.answer(&interrupted, |stop, show| session.ask(&question, stop, show))?;
+                    talk.answer(|session, host| session.ask(&question, host))?;
                 }
             },
             Signal::CtrlD => return Ok(()),
@@ -65,41 +83,95 @@ pub fn talk(mut session: Session, fold: bool) -> Result<()> {
     }
 }
 
-/// Does what begins with a slash.
-fn obey(command: &str, session: &mut Session, screen: &mut Screen, interrupted: &AtomicBool) -> Result<()> {
-    let (name, rest) = command.split_once(char::is_whitespace).unwrap_or((command, ""));
-    let rest = rest.trim();
-    let file = || match rest {
-        "" => Err(refuse(format!("{name} needs the name of a file"), format!("{name} talk.json"))),
-        file => Ok(Path::new(file)),
-    };
-    match name {
-        "/help" => println!("{HELP}"),
-        "/retry" => screen.answer(interrupted, |stop, show| session.retry(stop, show))?,
-        "/system" => session.set_system((!rest.is_empty()).then(|| rest.to_owned())),
-        "/set" if rest.is_empty() => show_settings(session),
-        "/set" => set(session, rest)?,
-        "/fold" => {
-            screen.fold = !screen.fold;
-            screen.note(if screen.fold { "thinking is hidden; /thinking shows it" } else { "thinking is shown" });
+impl Talk {
+    /// Shows answers while `ask` makes them, and their figures. What goes wrong is said; only a lost terminal is an
+    /// error.
+    fn answer(&mut self, ask: impl FnOnce(&mut Session, &mut dyn Host) -> Result<End>) -> Result<()> {
+        let asks = self.asked_for();
+        let mut screen = Screen::new(&self.style, &self.interrupted, asks);
+        let end = ask(&mut self.session, &mut screen);
+        self.typed = screen.end()?;
+        match end {
+            Ok(end) => {
+                self.style.note(&format!("[{}]", self.session.figures()));
+                if end == End::Turns {
+                    let turns = self.session.limits.turns;
+                    self.style.note(&format!("{turns} answers were given, and the last one calls tools: say `go on`"));
+                }
+            }
+            Err(error) => drop(failure::report(&error)),
         }
-        "/thinking" => screen.thinking(session.thinking()),
-        "/save" => {
-            session.save(file()?)?;
-            screen.note(&format!("saved to {rest}"));
-        }
-        "/load" => {
-            let messages = session.load(file()?)?;
-            screen.note(&format!("{messages} messages loaded"));
-        }
-        "/clear" => session.clear(),
-        _ => return Err(refuse(format!("there is no command {name}"), "/help lists them")),
+        Ok(())
     }
-    Ok(())
+
+    /// Tools whose calls are asked for.
+    fn asked_for(&mut self) -> BTreeSet<String> {
+        let names: Vec<String> = self.session.agent.tools.names().map(str::to_owned).collect();
+        names.into_iter().filter(|name| self.session.agent.asks(name)).collect()
+    }
+
+    fn list_tools(&mut self) {
+        let asked = self.asked_for();
+        let tools = self.session.agent.tools.definitions();
+        if tools.is_empty() {
+            self.style.note("there are none; `wels chat --help` says how to give the model some");
+        }
+        for tool in tools {
+            let first: String = tool.description.lines().next().unwrap_or_default().chars().take(100).collect();
+            let asks = if asked.contains(&tool.name) { "asks" } else { "    " };
+            println!("{asks}  {}  {}", tool.name, self.style.dim(&printable(&first)));
+        }
+    }
+
+    /// Does what begins with a slash.
+    fn obey(&mut self, command: &str) -> Result<()> {
+        let (name, rest) = command.split_once(char::is_whitespace).unwrap_or((command, ""));
+        let rest = rest.trim();
+        let file = || match rest {
+            "" => Err(refuse(format!("{name} needs the name of a file"), format!("{name} talk.json"))),
+            file => Ok(Path::new(file)),
+        };
+        match name {
+            "/help" => println!("{HELP}"),
+            "/retry" => self.answer(|session, host| session.retry(host))?,
+            "/system" => self.session.set_system((!rest.is_empty()).then(|| rest.to_owned())),
+            "/set" if rest.is_empty() => show_settings(&self.session),
+            "/set" => set(&mut self.session, rest)?,
+            "/fold" => {
+                self.style.fold = !self.style.fold;
+                self.style.note(if self.style.fold {
+                    "thinking is hidden; /thinking shows it"
+                } else {
+                    "thinking is shown"
+                });
+            }
+            "/thinking" => match self.session.model.thinking.as_str() {
+                "" => self.style.note("there was none"),
+                text => println!("{}", self.style.dim(&printable(text))),
+            },
+            "/tools" => self.list_tools(),
+            "/markdown" => {
+                self.style.markdown = !self.style.markdown;
+                let how = if self.style.markdown { "as Markdown" } else { "as they are written" };
+                self.style.note(&format!("answers are shown {how}"));
+            }
+            "/save" => {
+                self.session.save(file()?)?;
+                self.style.note(&format!("saved to {rest}"));
+            }
+            "/load" => {
+                let messages = self.session.load(file()?)?;
+                self.style.note(&format!("{messages} messages loaded"));
+            }
+            "/new" | "/clear" => self.session.clear(),
+            _ => return Err(refuse(format!("there is no command {name}"), "/help lists them")),
+        }
+        Ok(())
+    }
 }
 
 fn show_settings(session: &Session) {
-    let settings = &session.settings;
+    let settings = &session.model.settings;
     let s = &settings.sampling;
     println!("temperature {}, top_p {}, top_k {}, min_p {}", s.temperature, s.top_p, s.top_k, s.min_p);
     println!("repetition_penalty {}, seed {}, max_tokens {}", s.repetition_penalty, s.seed, settings.max_tokens);
@@ -110,7 +182,7 @@ fn set(session: &mut Session, text: &str) -> Result<()> {
     let (name, value) = text.split_once(char::is_whitespace).unwrap_or((text, ""));
     let value = value.trim();
     let wrong = || refuse(format!("`{value}` is no value for {name}"), "/set temperature 0.6");
-    let settings = &mut session.settings;
+    let settings = &mut session.model.settings;
     let number = || value.parse::<f32>().ok().filter(|number| number.is_finite()).ok_or_else(wrong);
     match name {
         "temperature" => settings.sampling.temperature = number()?,
@@ -184,82 +256,5 @@ impl Prompt for ChatPrompt {
 
     fn render_prompt_history_search_indicator(&self, search: PromptHistorySearch) -> Cow<'_, str> {
         Cow::Owned(format!("(search: {}) ", search.term))
-    }
-}
-
-/// How things are shown.
-struct Screen {
-    color: bool,
-    fold: bool,
-}
-
-impl Screen {
-    /// Shows an answer while `ask` makes it, and its figures. What goes wrong is said; only a lost terminal is an
-    /// error.
-    fn answer(
-        &mut self,
-        interrupted: &AtomicBool,
-        ask: impl FnOnce(&dyn Fn() -> bool, &mut dyn FnMut(Part) -> io::Result<()>) -> Result<Answer>,
-    ) -> Result<()> {
-        interrupted.store(false, Ordering::Relaxed);
-        let mut stdout = io::stdout().lock();
-        let (mut hidden, mut thought) = (0usize, false);
-        let answer = ask(&|| interrupted.load(Ordering::Relaxed), &mut |part| {
-            match part {
-                Part::Thinking(text) if self.fold => {
-                    hidden += text.len();
-                    write!(stdout, "\r{}", self.dim(&format!("thinking: {hidden} characters")))?;
-                }
-                Part::Thinking(text) => write!(stdout, "{}", self.dim(&printable(text)))?,
-                Part::Answer(text) => {
-                    if std::mem::take(&mut thought) {
-                        write!(stdout, "\n\n")?;
-                    }
-                    write!(stdout, "{}", printable(text))?;
-                }
-            }
-            thought |= matches!(part, Part::Thinking(_));
-            stdout.flush()
-        });
-        writeln!(stdout)?;
-        drop(stdout);
-        match answer {
-            Ok(answer) => self.note(&format!("[{answer}]")),
-            Err(error) if error.is::<io::Error>() => return Err(error),
-            Err(error) => _ = failure::report(&error),
-        }
-        Ok(())
-    }
-
-    fn thinking(&self, text: &str) {
-        match text {
-            "" => self.note("there was none"),
-            text => println!("{}", self.dim(&printable(text))),
-        }
-    }
-
-    fn note(&self, text: &str) {
-        eprintln!("{}", self.dim(text));
-    }
-
-    fn dim<'a>(&self, text: &'a str) -> Cow<'a, str> {
-        if self.color { Cow::Owned(format!("\x1b[2m{text}\x1b[22m")) } else { Cow::Borrowed(text) }
-    }
-}
-
-/// Without control characters: a model must not drive the terminal.
-fn printable(text: &str) -> Cow<'_, str> {
-    let harmful = |c: char| c.is_control() && c != '\n' && c != '\t';
-    if text.contains(harmful) { Cow::Owned(text.replace(harmful, "\u{fffd}")) } else { Cow::Borrowed(text) }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_model_cannot_drive_the_terminal() {
-        assert_eq!(printable("a\x1b[2Jb\n\tc\r\u{9b}"), "a\u{fffd}[2Jb\n\tc\u{fffd}\u{fffd}");
-        assert!(matches!(printable("plain"), Cow::Borrowed("plain")));
     }
 }

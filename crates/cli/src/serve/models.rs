@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
-use wels_data::{ChatTemplate, Tokenizer};
+use wels_data::Tokenizer;
 use wels_engine::{Engine, LoadedModel, Options};
 use wels_pipeline::refusal::refuse;
 use wels_server::loader::{Loadable, Loader, LoaderSettings};
@@ -16,7 +16,7 @@ use wels_server::prompt::ServedModel;
 use wels_server::worker::Worker;
 
 use crate::keys;
-use crate::model::{LoadArgs, OpenModel, default_name, locate};
+use crate::model::{LoadArgs, OpenModel, default_name, locate, served_model};
 
 /// What the command line says of the models.
 #[derive(clap::Args)]
@@ -143,23 +143,16 @@ impl ModelArgs {
         let config = &opened.config;
         let own = config.rope.max_positions;
         let context = self.context.map_or(own, |asked| asked.get().min(own));
-        let template = ChatTemplate::of(&tokenizer)?;
-        if template.is_none() {
+        let unnamed = served_model(config, &tokenizer, context)?;
+        if unnamed.template.is_none() {
             eprintln!("note: {} has no chat template: chat is refused, completions work", names[0]);
         }
-        let mut stop_tokens = config.eos_ids.clone();
-        stop_tokens.extend(tokenizer.special().eos.filter(|eos| !config.eos_ids.contains(eos)));
         let served = ServedModel {
             names,
-            template_source: tokenizer.chat_template().unwrap_or_default().to_owned(),
-            template,
-            stop_tokens,
-            context,
             output_tokens_max: self.max_output.get().min(context),
-            embedding_width: config.hidden_size,
             fingerprint: format!("wels-{}-{}", env!("CARGO_PKG_VERSION"), &tokenizer.sha256()[..8]),
             created_unix_s: keys::now_unix_ms() / 1000,
-            tokenizer: Arc::clone(&tokenizer),
+            ..unnamed
         };
         let recipe = Recipe {
             opened,

@@ -5,6 +5,12 @@ mod lab;
 mod stages;
 
 mod bits;
+
+mod agent;
+
+#[cfg(unix)]
+mod terminal;
+
 mod chat;
 
 mod commands;

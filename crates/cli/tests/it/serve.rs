@@ -28,6 +28,11 @@ const PIECE_TOKENS: u64 = 16 + 3;
 
 /// Writes a model of random weights as a Hugging Face directory.
 pub fn write_model(folder: &Path) {
+    write_model_of_context(folder, 2048);
+}
+
+/// The same with another context.
+pub fn write_model_of_context(folder: &Path, max_positions: usize) {
     let mut trainer = BpeTrainer::new(300, SpecialTokens::default()).unwrap();
     trainer.feed(&["the name of the fish: a fish and another fish"; 8]);
     let mut tokenizer = trainer.train().unwrap();
@@ -39,12 +44,7 @@ pub fn write_model(folder: &Path) {
         layers: 2,
         vocab_size: tokenizer.vocab_size(),
         norm_eps: 1e-6,
-        rope: RopeConfig {
-            base: 10000.0,
-            scaling: RopeScaling::None,
-            layout: RopeLayout::HalfSplit,
-            max_positions: 2048,
-        },
+        rope: RopeConfig { base: 10000.0, scaling: RopeScaling::None, layout: RopeLayout::HalfSplit, max_positions },
         window: None,
         softmax_scale: 1.0 / (attention.qk_dim() as f32).sqrt(),
         attention,

@@ -21,7 +21,7 @@ pub struct Tool {
 
 impl Tool {
     /// A function, defined as templates are told of it.
-    pub(super) fn new(name: String, description: &str, parameters: Value) -> Tool {
+    pub fn new(name: String, description: &str, parameters: Value) -> Tool {
         let function = json!({"name": name, "description": description, "parameters": parameters});
         Tool { name, parameters, definition: json!({"type": "function", "function": function}) }
     }

@@ -14,6 +14,8 @@
 //! process has; otherwise within a user namespace. Where the kernel refuses either, [`Jail::new`] says so and no code
 //! runs: there is no weaker mode.
 //!
+//! [`Jail::run`] runs a program in one such jail, not judged: what it prints is wanted.
+//!
 //! **Who judges.** The tests run in another process than the answer, which they only reach over two pipes
 //! (`harness/wire.py` has the format): their own objects, names and expected values never get to the answer, and of the
 //! answer only values of listed built-in types get to them, rebuilt there. An object of another type stays where it is;
@@ -30,7 +32,7 @@ mod running;
 #[cfg(target_os = "linux")]
 mod stages;
 
-use std::io::{self, PipeReader, PipeWriter, Write};
+use std::io::{self, PipeReader, Write};
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use std::thread;
@@ -148,6 +150,8 @@ enum Part {
     Answer,
     /// The tests, and the comparison of values.
     Judge,
+    /// A program that is not judged: what it prints is wanted.
+    Script,
 }
 
 impl Part {
@@ -156,6 +160,7 @@ impl Part {
         match self {
             Part::Answer => concat!(include_str!("harness/wire.py"), include_str!("harness/answer.py")),
             Part::Judge => concat!(include_str!("harness/wire.py"), include_str!("harness/judge.py")),
+            Part::Script => include_str!("harness/script.py"),
         }
     }
 }
@@ -173,6 +178,33 @@ pub struct Submission<'a> {
     /// Python that raises if the answer is wrong. Names that it does not define are `before`'s, Python's or, last, the
     /// answer's. It has to call the answer once.
     pub tests: &'a str,
+}
+
+/// What came of a program.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Ran {
+    /// The end of standard output, at most 16 KiB.
+    pub stdout: String,
+    /// The end of standard error, likewise.
+    pub stderr: String,
+    /// Bytes before these ends, of both together.
+    pub lost: u64,
+    pub end: RanEnd,
+}
+
+/// How a program ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RanEnd {
+    Done,
+    /// It raised, or left with another exit code than 0.
+    Failed,
+    /// By either clock.
+    TimeLimit,
+    OutputLimit,
+    /// A signal ended it: its number.
+    Killed(i32),
+    /// Whoever waited for it wanted no more.
+    Stopped,
 }
 
 /// A jail that works on this system.
@@ -217,7 +249,9 @@ impl Jail {
         let (questions, asked) = io::pipe().map_err(io)?;
         let (replies, mut replied) = io::pipe().map_err(io)?;
         let output_bytes = self.setup.limits.output_bytes + 1024; // for the harness's own lines
-        let started = |part, stdin, stdout| Running::start(self.command(part, stdin, stdout), output_bytes).map_err(io);
+        let started = |part, stdin, stdout: io::PipeWriter| {
+            Running::start(self.command(part, stdin, stdout), output_bytes).map_err(io)
+        };
         let mut judge = started(Part::Judge, replies, asked)?;
         let mut answer = started(Part::Answer, questions, replied.try_clone().map_err(io)?)?;
         let request = json!({
@@ -236,8 +270,55 @@ impl Jail {
         verdict
     }
 
-    /// What starts one of the two jails.
-    fn command(&self, part: Part, stdin: PipeReader, stdout: PipeWriter) -> Command {
+    /// Runs a program by itself, and reads what it prints. `stop`: asked all the time whether to end it.
+    ///
+    /// # Errors
+    /// As [`Jail::judge`].
+    pub fn run(&self, program: &str, stop: &dyn Fn() -> bool) -> Result<Ran, JailError> {
+        let io = |source| JailError::Io { action: "start the jail", source };
+        let (given, mut gives) = io::pipe().map_err(io)?;
+        let command = self.command(Part::Script, given, Stdio::piped());
+        let mut running = Running::start(command, self.setup.limits.output_bytes + 1024).map_err(io)?;
+        let program = program.to_owned();
+        // A program that does not begin does not read all of it.
+        let feeder = thread::spawn(move || drop(gives.write_all(program.as_bytes())));
+        let end = self.watch_script(&mut running, stop)?;
+        running.kill();
+        let _ = feeder.join();
+        let (output, printed) = (running.output(), running.printed());
+        if !output.ready && end != RanEnd::Stopped {
+            return Err(JailError::Refused { reason: output.last_line() });
+        }
+        let ((stderr, lost), (stdout, lost_too)) = (output.text(), printed.text());
+        Ok(Ran { stdout, stderr, lost: lost + lost_too, end })
+    }
+
+    fn watch_script(&self, running: &mut Running, stop: &dyn Fn() -> bool) -> Result<RanEnd, JailError> {
+        let io = |source| JailError::Io { action: "watch the jail", source };
+        let deadline = Instant::now() + Duration::from_secs(self.setup.limits.wall_s) + GRACE;
+        loop {
+            if running.is_over() {
+                return Ok(RanEnd::OutputLimit);
+            }
+            if stop() {
+                return Ok(RanEnd::Stopped);
+            }
+            match running.ended().map_err(io)? {
+                Some(SETUP_FAILED) => {
+                    return Err(JailError::Refused { reason: running.output().last_line() });
+                }
+                Some(0) => return Ok(RanEnd::Done),
+                Some(TIME_LIMIT) => return Ok(RanEnd::TimeLimit),
+                Some(code) if code > SIGNAL_BASE => return Ok(RanEnd::Killed(code - SIGNAL_BASE)),
+                Some(_) => return Ok(RanEnd::Failed),
+                None if Instant::now() > deadline => return Ok(RanEnd::TimeLimit),
+                None => thread::sleep(POLL),
+            }
+        }
+    }
+
+    /// What starts one of the jails.
+    fn command(&self, part: Part, stdin: PipeReader, stdout: impl Into<Stdio>) -> Command {
         let mut setup = Setup { part, ..self.setup.clone() };
         if part == Part::Judge {
             setup.limits.wall_s += GRACE.as_secs(); // it waits for the other

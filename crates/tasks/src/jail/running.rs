@@ -20,15 +20,19 @@ pub(super) struct Running {
     child: Child,
     code: Option<i32>,
     output: Receiver<Output>,
+    /// Of standard output, where it is no pipe to another jail.
+    printed: Option<Receiver<Output>>,
     over: Arc<AtomicBool>,
 }
 
-/// What was written to standard error.
+/// What was written to standard error, or to standard output.
 #[derive(Default)]
 pub(super) struct Output {
     /// Whether the harness began: without it no code has run.
     pub(super) ready: bool,
     tail: Vec<u8>,
+    /// Bytes before the tail.
+    lost: u64,
 }
 
 /// The judge's last line.
@@ -41,14 +45,22 @@ pub(super) enum JudgeMessage {
 }
 
 impl Running {
-    /// Starts `command`, whose standard error is a pipe and may hold `output_bytes` at most.
+    /// Starts `command`, whose standard error is a pipe and may hold `output_bytes` at most; standard output, too, if
+    /// it is one of this process's own.
     pub(super) fn start(mut command: Command, output_bytes: u64) -> io::Result<Running> {
         let mut child = command.spawn()?;
         let stderr = child.stderr.take().ok_or(io::ErrorKind::BrokenPipe)?;
         let (sender, output) = mpsc::channel();
         let over = Arc::new(AtomicBool::new(false));
-        let running = Running { child, code: None, output, over: over.clone() };
+        let stdout = child.stdout.take();
+        let mut running = Running { child, code: None, output, printed: None, over: over.clone() };
         thread::Builder::new().spawn(move || drop(sender.send(read_output(stderr, output_bytes, &over))))?;
+        if let Some(stdout) = stdout {
+            let (sender, printed) = mpsc::channel();
+            let over = running.over.clone();
+            running.printed = Some(printed);
+            thread::Builder::new().spawn(move || drop(sender.send(read_output(stdout, output_bytes, &over))))?;
+        }
         Ok(running)
     }
 
@@ -82,17 +94,33 @@ impl Running {
     pub(super) fn output(&mut self) -> Output {
         self.output.recv_timeout(GRACE).unwrap_or_default()
     }
-}
 
-impl Drop for Running {
-    fn drop(&mut self) {
-        // Whatever happened: with its first process the whole jail ends.
+    /// The same of standard output.
+    pub(super) fn printed(&mut self) -> Output {
+        self.printed.as_ref().and_then(|printed| printed.recv_timeout(GRACE).ok()).unwrap_or_default()
+    }
+
+    /// Ends it at once.
+    pub(super) fn kill(&mut self) {
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
 }
 
+impl Drop for Running {
+    fn drop(&mut self) {
+        // Whatever happened: with its first process the whole jail ends.
+        self.kill();
+    }
+}
+
 impl Output {
+    /// The end of what the program itself wrote, and how many bytes before it are lost.
+    pub(super) fn text(&self) -> (String, u64) {
+        let own = self.tail.strip_prefix(READY).unwrap_or(&self.tail);
+        (String::from_utf8_lossy(own).into_owned(), self.lost)
+    }
+
     /// What the judge, who alone knows `number`, says in the end.
     pub(super) fn said(&self, number: &str) -> Option<JudgeMessage> {
         let text = String::from_utf8_lossy(&self.tail);
@@ -123,6 +151,7 @@ fn read_output(mut stream: impl Read, bytes_max: u64, over: &AtomicBool) -> Outp
         output.tail.extend_from_slice(&buffer[..read]);
         let excess = output.tail.len().saturating_sub(KEPT_BYTES);
         output.tail.drain(..excess);
+        output.lost += excess as u64;
         total += read as u64;
         if total > bytes_max {
             over.store(true, Ordering::Relaxed);
