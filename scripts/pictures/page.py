@@ -20,7 +20,7 @@ from playwright.sync_api import sync_playwright
 
 QUESTIONS = ["Write a Python function that reverses a string."]
 # Room for one question and its answer.
-SIZE = {"width": 1000, "height": 700}
+SIZE = {"width": 1000, "height": 780}
 
 
 def free_port() -> int:

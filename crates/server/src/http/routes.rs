@@ -100,7 +100,7 @@ fn describe(app: &App, model: &Model, name: &str) -> Value {
         "id": name, "object": "model", "created": created, "owned_by": "wels", "type": "model", "display_name": name,
         "created_at": strftime(created, "%FT%H:%M:%SZ"),
         "context_length": served.context, "max_output_tokens": served.output_tokens_max,
-        "loaded": app.engine(model).is_some(),
+        "thinking": served.thinks(), "loaded": app.engine(model).is_some(),
         "pricing": {"currency": tariff.currency, "per_million_tokens": prices},
     })
 }

@@ -80,7 +80,7 @@ impl ServedModel {
     }
 
     /// Whether the model's thinking is told apart from its answers.
-    fn thinks(&self) -> bool {
+    pub(crate) fn thinks(&self) -> bool {
         self.tokenizer.special().think_end.is_some() || self.template_thinks()
     }
 

@@ -22,11 +22,14 @@ use wels_server::prompt::ServedModel;
 use wels_server::worker::{Backend, Worker};
 
 pub const CONTEXT: usize = 2048;
+/// What the loader calls the model of a server with one.
+const ONLY: &str = "tiny";
 /// Of the weights.
 const SEED: u64 = 3;
 
 /// How a lab's server is set up.
 pub struct Setup {
+    pub names: &'static [&'static str],
     pub template: &'static str,
     /// Tokens of prompt and answer; an answer may have an eighth of them.
     pub context: usize,
@@ -41,7 +44,7 @@ impl Default for Setup {
         let tariff = "peak = { hit = \"0.07\", miss = \"0.27\", output = \"1.10\" }";
         let options = Options { cache_bytes: 16 << 20, ..Options::default() };
         let (settings, limits) = (Settings::default(), Limits::default());
-        Setup { template: DEEPSEEK_V3, context: CONTEXT, options, settings, tariff, limits }
+        Setup { names: &["tiny"], template: DEEPSEEK_V3, context: CONTEXT, options, settings, tariff, limits }
     }
 }
 
@@ -65,7 +68,7 @@ impl Setup {
     pub fn start_with(self, backend: impl Backend, tokenizer: Arc<Tokenizer>) -> Lab {
         let loaded = Some(Worker::start(backend).unwrap());
         let load = Box::new(|| Err("it is loaded".to_owned()));
-        let model = Loadable { name: "tiny".to_owned(), bytes: 0, loaded, load };
+        let model = Loadable { name: ONLY.to_owned(), bytes: 0, loaded, load };
         self.start_loader(
             vec![(model, tokenizer)],
             LoaderSettings { memory_bytes: 0, unload_after: None, waiting_max: 64 },
@@ -96,11 +99,12 @@ impl Setup {
     }
 
     fn served(&self, name: &str, tokenizer: Arc<Tokenizer>) -> ServedModel {
+        let names = if name == ONLY { self.names } else { &[name] };
         let text = |id: Option<u32>| id.and_then(|id| tokenizer.token(id)).unwrap_or_default();
         let special = tokenizer.special();
         let template = ChatTemplate::new(self.template, &text(special.bos), &text(special.eos)).unwrap();
         ServedModel {
-            names: vec![name.to_owned()],
+            names: names.iter().map(|&name| name.to_owned()).collect(),
             stop_tokens: special.eos.into_iter().collect(),
             tokenizer,
             template: Some(template),
@@ -186,6 +190,13 @@ impl Lab {
 
     pub fn request(&self, method: &str, path: &str, key: &str, body: &[u8]) -> Response {
         Response::read(self.send(method, path, key, body))
+    }
+
+    /// A response as bytes, with its head.
+    pub fn bytes(&self, path: &str) -> Vec<u8> {
+        let mut bytes = Vec::new();
+        self.send("GET", path, "", b"").read_to_end(&mut bytes).unwrap();
+        bytes
     }
 
     pub fn get(&self, path: &str) -> Response {
