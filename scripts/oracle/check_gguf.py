@@ -72,6 +72,11 @@ MODELS = {
         "num_experts_per_tok": 3, "moe_intermediate_size": 32, "norm_topk_prob": True}),
     "glm4-moe": ("glm4_moe", "qwen2", COMMON | GLM | {"use_qk_norm": True, "attention_bias": True}),
     "glm4-moe-plain": ("glm4_moe", "qwen2", COMMON | GLM | {"routed_scaling_factor": 2.5}),
+    "gpt-oss": ("gpt_oss", "qwen2", COMMON | {"num_key_value_heads": 2, "head_dim": 32, "num_local_experts": 8,
+        "num_experts_per_tok": 3, "sliding_window": 16, "rope_parameters": {"rope_type": "default", "rope_theta": 150000.0}}),
+    "glm4": ("glm4", "qwen2", COMMON | {"num_key_value_heads": 2, "head_dim": 32, "pad_token_id": 0}),
+    # llama.cpp looks for tokens of the published vocabulary in whatever has `phi3` in its name.
+    "phi": ("phi3", "smollm2", COMMON | {"num_key_value_heads": 2, "pad_token_id": 0}),
     "deepseek-v2-lite": ("deepseek_v2", "deepseek_v3", COMMON | MLA | {
         "num_hidden_layers": 27, "q_lora_rank": None, "rope_scaling": YARN, "initializer_range": 0.08}),
     "deepseek-v2": ("deepseek_v2", "deepseek_v3", COMMON | MLA | {"q_lora_rank": 48, "routed_scaling_factor": 16.0}),
@@ -184,6 +189,9 @@ sys.path[:0] = [sys.argv[1], sys.argv[1] + "/gguf-py"]
 from conversion.base import TextModel
 TextModel.get_vocab_base_pre = lambda self, tokenizer: "qwen2"  # it knows published vocabularies alone
 TextModel._set_vocab_glm = TextModel._set_vocab_gpt2
+from conversion.glm import Glm4Model
+from conversion.phi import Phi3MiniModel
+Glm4Model.set_vocab = Phi3MiniModel.set_vocab = TextModel._set_vocab_gpt2
 import convert_hf_to_gguf
 sys.argv = ["convert", sys.argv[2], "--outfile", sys.argv[3], "--outtype", "f32"]
 convert_hf_to_gguf.main()

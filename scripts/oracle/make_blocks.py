@@ -23,6 +23,8 @@ VALUES = 512
 SCALES = {
     "Q4_0": [0], "Q4_1": [0, 2], "Q5_0": [0], "Q5_1": [0, 2], "Q8_0": [0],
     "Q2_K": [80, 82], "Q3_K": [108], "Q4_K": [0, 2], "Q5_K": [0, 2], "Q6_K": [208],
+    "IQ4_NL": [0], "IQ4_XS": [0], "IQ2_XXS": [0], "IQ2_XS": [0], "IQ2_S": [0],
+    "IQ3_XXS": [0], "IQ3_S": [0], "IQ1_S": [0],
 }  # fmt: skip
 ENCODED = ["Q4_0", "Q4_1", "Q8_0"]
 
@@ -35,6 +37,9 @@ def blocks(name: str) -> np.ndarray:
     for at in SCALES.get(name, []):
         scales = (0.02 * uniform(f"{name} {at}", count)).astype("<f2")
         data[:, at : at + 2] = scales.view(np.uint8).reshape(count, 2)
+    if name == "IQ1_M":
+        # The f16 lies in the upper nibbles of four words, the lowest first: this keeps its exponent below 16.
+        data[:, 55] = data[:, 55] & 0x0F | 0x20 | data[:, 55] & 0x80
     if name in ("F16", "BF16"):
         data[:, 1] &= 0xBF  # nothing infinite
     return data
@@ -43,7 +48,7 @@ def blocks(name: str) -> np.ndarray:
 def main() -> None:
     """Writes all files."""
     OUT.mkdir(parents=True, exist_ok=True)
-    for name in [*SCALES, "F16", "BF16"]:
+    for name in [*SCALES, "F16", "BF16", "IQ1_M", "MXFP4"]:
         data = blocks(name)
         (OUT / f"{name}.blocks").write_bytes(data.tobytes())
         (OUT / f"{name}.values").write_bytes(dequantize(data, Type[name]).astype("<f4").tobytes())

@@ -149,7 +149,8 @@ class Learner:
             for name, value in self.mtp.state_dict(keep_vars=True).items():
                 state[prefix + renamed.get(name, name.removeprefix("block."))] = value
         for name, value in state.items():
-            if ".experts." not in name or ".shared_experts." in name:
+            fused = self.spec.family == "gpt_oss"
+            if fused or ".experts." not in name or ".shared_experts." in name:
                 yield name, value
                 continue
             base, fused = name.rsplit(".", 1)

@@ -84,6 +84,12 @@ GLM = (
     | {"n_routed_experts": 12, "n_shared_experts": 1, "num_experts_per_tok": 4, "n_group": 1, "topk_group": 1}
     | {"routed_scaling_factor": 1.5, "norm_topk_prob": True, "num_nextn_predict_layers": 0}
 )
+GPT_OSS = (
+    GQA
+    | {"head_dim": 16, "tie_word_embeddings": False, "intermediate_size": 6, "num_local_experts": 10}
+    | {"num_experts_per_tok": 3, "sliding_window": 9, "num_hidden_layers": 3, "swiglu_limit": 0.9}
+)
+GPT_OSS_ROPE = {k: v for k, v in yarn(1.0).items() if not k.startswith("mscale")} | {"truncate": False}
 HALF_ROPE = PLAIN_ROPE | {"partial_rotary_factor": 0.5}
 LLAMA3_ROPE = {
     "rope_type": "llama3",
@@ -180,6 +186,28 @@ MODELS = [
         GLM | {"use_qk_norm": True, "rope_parameters": HALF_ROPE, "num_nextn_predict_layers": 1},
         mtp_lambda=0.3,
         hub_config={"rope_theta": 10000, "rope_scaling": None, "partial_rotary_factor": 0.5},
+    ),
+    OracleModel(
+        "gpt_oss",
+        "gpt_oss",
+        GPT_OSS | {"rope_parameters": GPT_OSS_ROPE},
+        seed=4,
+        hub_config=hub_rope(GPT_OSS_ROPE) | {"initial_context_length": 32, "experts_per_token": 3},
+    ),
+    OracleModel(
+        "phi3_window",
+        "phi3",
+        GQA
+        | {"rope_parameters": PLAIN_ROPE | {"partial_rotary_factor": 0.75}, "sliding_window": 11}
+        | {"bos_token_id": None, "eos_token_id": 0, "pad_token_id": None, "tie_word_embeddings": True},
+    ),
+    OracleModel(
+        "glm4",
+        "glm4",
+        GQA
+        | {"head_dim": 12, "rope_parameters": PLAIN_ROPE | {"partial_rotary_factor": 0.5}, "eos_token_id": 0}
+        | {"attention_bias": True, "tie_word_embeddings": False, "pad_token_id": None, "rms_norm_eps": 1e-5},
+        hub_config={"rope_theta": 10000.0, "partial_rotary_factor": 0.5},
     ),
     OracleModel(
         "glm4_moe_biases",

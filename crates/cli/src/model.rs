@@ -46,6 +46,8 @@ pub fn default_name(model: &Path) -> String {
 pub fn served_model(config: &ModelConfig, tokenizer: &Arc<Tokenizer>, context: usize) -> Result<ServedModel> {
     let mut stop_tokens = config.eos_ids.clone();
     stop_tokens.extend(tokenizer.special().eos.filter(|eos| !config.eos_ids.contains(eos)));
+    // gpt-oss ends what it says to a tool so; its `config.json` does not tell.
+    stop_tokens.extend(tokenizer.id("<|call|>").filter(|call| tokenizer.is_special(*call)));
     Ok(ServedModel {
         names: Vec::new(),
         template: ChatTemplate::of(tokenizer)?,

@@ -42,8 +42,8 @@ impl Attention for Cpu {
         out: &mut Tensor,
         stats: &mut Tensor,
     ) {
-        let (q, v) = (heads(inputs.q), heads(inputs.v));
-        attention::forward(shape, starts, q, keys(&inputs), v, slice_mut(out), slice_mut(stats));
+        let (q, v, sinks) = (heads(inputs.q), heads(inputs.v), inputs.sinks.map(slice));
+        attention::forward(shape, sinks, starts, q, keys(&inputs), v, slice_mut(out), slice_mut(stats));
     }
 
     fn attention_backward(
@@ -56,7 +56,7 @@ impl Attention for Cpu {
         d_out: &Tensor,
         gradients: AttentionGradients,
     ) {
-        let AttentionInputs { q, k, k_shared, v } = inputs;
+        let AttentionInputs { q, k, k_shared, v, .. } = inputs;
         let (dk, dv) = match gradients.v {
             Some(dv) => (heads_mut(k, gradients.k), heads_mut(v, dv)),
             None => HeadsMut::pair_like(slice_mut(gradients.k), &heads(k), &heads(v)),
@@ -78,6 +78,10 @@ impl Attention for Cpu {
         );
     }
 
+    fn sink_terms(&self, sinks: &Tensor, out: &Tensor, stats: &Tensor, d_out: &Tensor, terms: &mut Tensor) {
+        attention::sink_terms(slice(sinks), slice(out), slice(stats), slice(d_out), slice_mut(terms));
+    }
+
     fn pages(&self, dtype: CacheDtype, count: usize, page_len: usize) -> CachePages {
         CachePages { count, memory: Box::new(Pages::new(dtype, count, page_len)) }
     }
@@ -95,8 +99,8 @@ impl Attention for Cpu {
     }
 
     fn attend(&self, over: &CachePages, at: PagedSequences, layout: KvLayout, query: ExpandedQuery, out: &mut Tensor) {
-        let ExpandedQuery { shape, q } = query;
-        pages(over).attend(at.offset, layout, shape, at.sequences, heads(q), slice_mut(out));
+        let ExpandedQuery { shape, q, sinks } = query;
+        pages(over).attend(at.offset, layout, shape, sinks.map(slice), at.sequences, heads(q), slice_mut(out));
     }
 
     fn append_latent(

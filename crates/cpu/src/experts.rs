@@ -80,6 +80,14 @@ impl Experts for Cpu {
         tables(dispatch).loads().collect()
     }
 
+    fn add_expert_bias(&self, bias: &Tensor, dispatch: &Dispatch, y: &mut Tensor) {
+        experts::add_bias(slice(bias), tables(dispatch), slice_mut(y));
+    }
+
+    fn expert_bias_backward(&self, dy: &Tensor, dispatch: &Dispatch, (dbias, start): (&mut Tensor, Start)) {
+        experts::bias_grad(slice(dy), tables(dispatch), slice_mut(dbias), start);
+    }
+
     fn combine(&self, h: &Tensor, weights: &Tensor, dispatch: &Dispatch, base: Option<&Tensor>, y: &mut Tensor) {
         experts::combine(slice(h), slice(weights), tables(dispatch), base.map(slice), slice_mut(y), h.cols());
     }

@@ -1,6 +1,6 @@
 //! What is computed row by row.
 
-use wels_device::{Direction, Ids, Rotary, RotaryColumns, Rows, Start, Tensor, WeightRef};
+use wels_device::{Direction, Gating, Ids, Rotary, RotaryColumns, Rows, Start, Tensor, WeightRef};
 use wels_kernels::elementwise::{self, Columns};
 use wels_kernels::{embedding, norm, rope, swiglu};
 
@@ -71,12 +71,13 @@ impl Rows for Cpu {
         rope::apply(x, positions, table, rotary.layout, stride, offset, head_stride, heads, direction);
     }
 
-    fn swiglu(&self, gate: &Tensor, up: &Tensor, y: &mut Tensor) {
-        swiglu::forward(slice(gate), slice(up), slice_mut(y));
+    fn gated(&self, gating: Gating, gate: &Tensor, up: &Tensor, y: &mut Tensor) {
+        swiglu::forward(gating, slice(gate), slice(up), slice_mut(y));
     }
 
-    fn swiglu_backward(&self, dy: &Tensor, gate: &Tensor, up: &Tensor, dgate: &mut Tensor, dup: &mut Tensor) {
-        swiglu::backward(slice(dy), slice(gate), slice(up), slice_mut(dgate), slice_mut(dup));
+    fn gated_backward(&self, gating: Gating, dy: &Tensor, operands: [&Tensor; 2], gradients: [&mut Tensor; 2]) {
+        let ([gate, up], [dgate, dup]) = (operands.map(slice), gradients.map(slice_mut));
+        swiglu::backward(gating, slice(dy), gate, up, dgate, dup);
     }
 
     fn gather(&self, table: WeightRef, ids: &Ids, y: &mut Tensor) {

@@ -4,7 +4,8 @@
 // Scores are chains of fused multiply-adds over the dimensions, times `scale`; the greatest is found in a first pass
 // over the keys; the second has the weights exp(score − max), their sum by sixteen partial sums (a key's place in the
 // sequence mod 16) and the fixed tree, and outputs as chains over the keys, multiplied by 1/sum. A row depends on its
-// query and the keys of its sequence up to itself: on the nearest `window` of them, itself included.
+// query and the keys of its sequence up to itself: on the nearest `window` of them, itself included. The sink is a score
+// without a key: the greatest is also over it, and its weight is added to the sum last; −∞ for none.
 #pragma once
 
 constexpr int QUERIES = 8, KEYS = 16;
@@ -34,8 +35,8 @@ __device__ __forceinline__ int first_tile(int place, int window) {
 // `stats(q, max, 1/sum)` take the results. 128 threads: thread (q, lane) has query q and the keys that are `lane` mod
 // 16.
 template <class Q, class K, class V, class O, class S>
-__device__ __forceinline__ void attend(Attend a, int count, int first, float scale, int window, Q query, K key, V value,
-                                       O out, S stats) {
+__device__ __forceinline__ void attend(Attend a, int count, int first, float scale, int window, float sink,
+                                       Q query, K key, V value, O out, S stats) {
   int q = threadIdx.x / KEYS, lane = threadIdx.x % KEYS, qk = a.qk, v = a.v, last = first + q, len = first + count;
   bool mine = q < count;
   for (int at = threadIdx.x; at < count * qk; at += blockDim.x) a.queries[at] = query(at / qk, at % qk);
@@ -68,10 +69,12 @@ __device__ __forceinline__ void attend(Attend a, int count, int first, float sca
         a.sums[q * v + i] = o;
       }
     }
-    if (!pass)
+    if (!pass) {
       for (int half = 8; half; half /= 2) max = greater(max, __shfl_xor_sync(~0u, max, half));
+      max = greater(max, sink);
+    }
   }
-  float inverse = 1.0f / sum_tree(sum);
+  float inverse = 1.0f / (sum_tree(sum) + exp_of(sink - max));
   if (!mine) return;
   for (int i = lane; i < v; i += KEYS) out(q, i, a.sums[q * v + i] * inverse);
   if (lane == 0) stats(q, max, inverse);

@@ -390,3 +390,28 @@ extern "C" __global__ void balance_backward(const float *scores, const float *sh
   }
   for (int i = lane; i < e; i += 16) dscores[t * e + i] = (of[i] - mean) * factor;
 }
+
+// y[S, n] += the bias of each slot's expert.
+extern "C" __global__ void add_expert_bias(const float *bias, const uint32_t *offsets, float *y, int e, int n,
+                                           int64_t len) {
+  int64_t i = thread_index();
+  if (i >= len) return;
+  int64_t slot = i / n;
+  int from = 0, to = e;
+  while (to - from > 1) {
+    int middle = (from + to) / 2;
+    if (offsets[middle] <= slot) from = middle;
+    else to = middle;
+  }
+  y[i] += bias[(int64_t)from * n + i % n];
+}
+
+// dbias[E, n]: chains over the slots of each expert.
+extern "C" __global__ void expert_bias_backward(const float *dy, const uint32_t *offsets, float *dbias, int n,
+                                                int goes_on, int64_t len) {
+  int64_t i = thread_index();
+  if (i >= len) return;
+  float sum = goes_on ? dbias[i] : 0.0f;
+  for (int64_t slot = offsets[i / n]; slot < offsets[i / n + 1]; slot++) sum += dy[slot * n + i % n];
+  dbias[i] = sum;
+}

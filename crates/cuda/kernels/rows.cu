@@ -144,6 +144,41 @@ extern "C" __global__ void swiglu_backward(const float *dy, const float *gate, c
   dgate[i] = d * u * (s * __fmaf_rn(g, 1.0f - s, 1.0f));
 }
 
+// 2·√(2/π) and that times 0.044715.
+constexpr float GELU = 1.5957691f, GELU_CUBE = 0.071354814f;
+
+__device__ __forceinline__ float at_most(float x, float limit) { return x > limit ? limit : x; }
+
+// A gate of gpt-oss if `clamped`, else of Gemma: see crates/kernels/src/swiglu.rs.
+extern "C" __global__ void gated(const float *gate, const float *up, float *y, int clamped, float alpha, float limit,
+                                 int64_t n) {
+  int64_t i = thread_index();
+  if (i >= n) return;
+  float g = gate[i], u = up[i];
+  if (clamped) {
+    g = at_most(g, limit);
+    u = u < -limit ? -limit : at_most(u, limit);
+    y[i] = g * sigmoid_of(g * alpha) * (u + 1.0f);
+  } else y[i] = g * sigmoid_of(g * __fmaf_rn(g * g, GELU_CUBE, GELU)) * u;
+}
+
+extern "C" __global__ void gated_backward(const float *dy, const float *gate, const float *up, float *dgate, float *dup,
+                                          int clamped, float alpha, float limit, int64_t n) {
+  int64_t i = thread_index();
+  if (i >= n) return;
+  float g = gate[i], u = up[i], d = dy[i];
+  if (clamped) {
+    float inner = at_most(g, limit), scaled = inner * alpha, s = sigmoid_of(scaled);
+    dup[i] = u <= limit && u >= -limit ? d * (inner * s) : 0.0f;
+    float more = (u < -limit ? -limit : at_most(u, limit)) + 1.0f;
+    dgate[i] = g <= limit ? d * more * (s * __fmaf_rn(scaled, 1.0f - s, 1.0f)) : 0.0f;
+  } else {
+    float s = sigmoid_of(g * __fmaf_rn(g * g, GELU_CUBE, GELU));
+    dup[i] = d * (g * s);
+    dgate[i] = d * u * (s * __fmaf_rn(g * __fmaf_rn(g * g, 3.0f * GELU_CUBE, GELU), 1.0f - s, 1.0f));
+  }
+}
+
 extern "C" __global__ void gather(const float *table, const uint32_t *ids, float *y, int d, int64_t n) {
   int64_t i = thread_index();
   if (i < n) y[i] = table[(int64_t)ids[i / d] * d + i % d];

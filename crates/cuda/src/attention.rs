@@ -1,10 +1,11 @@
 //! Causal attention over packed sequences: where its kernels are chosen.
 //!
 //! Operands in f32 go to `plain`, which has the processor's bits. Operands in bf16 go to `tensor_cores` where it has
-//! kernels of their widths and there is no window, else they are widened, go to `plain`, and the results are rounded.
-//! The choice is made by widths, columns, the window and the card, never by the number of tokens: each has bits of its
-//! own, and a row's result is not to depend on its batch. Attention over pages (`crate::paged`) chooses by the widths,
-//! the window and the queries, whose columns lie in pieces of 16 bytes where those of keys and values do.
+//! kernels of their widths and there is neither a window nor a sink, else they are widened, go to `plain`, and the
+//! results are rounded. The choice is made by widths, columns, window, sinks and the card, never by the number of
+//! tokens: each has bits of its own, and a row's result is not to depend on its batch. Attention over pages
+//! (`crate::paged`) chooses by the widths, the window, the sinks and the queries, whose columns lie in pieces of 16
+//! bytes where those of keys and values do.
 
 pub(crate) mod plain;
 pub(crate) mod tensor_cores;
@@ -53,6 +54,7 @@ impl<'a> Packed<'a> {
         check(&inputs.k, shape.kv_heads, tokens);
         check(&inputs.v, shape.kv_heads, tokens);
         inputs.k_shared.iter().for_each(|part| check(part, 1, tokens));
+        inputs.sinks.iter().for_each(|sinks| assert_eq!(sinks.len(), shape.heads, "sinks {sinks:?} of {shape:?}"));
         Packed { shape, widths: Widths::of(&inputs), starts, tokens, inputs }
     }
 }
@@ -100,6 +102,7 @@ impl Widened {
             k: ColumnHeads { of: &self.k, ..of.k },
             k_shared,
             v: ColumnHeads { of: &self.v, ..of.v },
+            sinks: of.sinks,
         }
     }
 }
@@ -121,7 +124,7 @@ impl Cuda {
         if dtype_of(&inputs) == Dtype::F32 {
             return self.plain_forward(&it, out, stats);
         }
-        if let Some(kernels) = self.attention_kernels(shape, it.widths, parts(&inputs)) {
+        if let Some(kernels) = self.tensor_kernels(&it) {
             return self.tensor_forward(kernels, &it, out, stats);
         }
         let wide = Widened::of(self, &inputs);
@@ -146,10 +149,15 @@ impl Cuda {
         if dtype_of(&inputs) == Dtype::F32 {
             return self.plain_backward(&it, saved, gradients);
         }
-        match self.attention_kernels(shape, it.widths, parts(&inputs)) {
+        match self.tensor_kernels(&it) {
             Some(kernels) => self.tensor_backward(kernels, &it, saved, gradients),
             None => self.widened_backward(&it, saved, gradients),
         }
+    }
+
+    fn tensor_kernels(&self, it: &Packed) -> Option<&'static tensor_cores::Kernels> {
+        let kernels = self.attention_kernels(it.shape, it.widths, parts(&it.inputs));
+        kernels.filter(|_| it.inputs.sinks.is_none())
     }
 
     fn widened_backward(&self, it: &Packed, [out, stats, d_out]: [&Tensor; 3], gradients: AttentionGradients) {

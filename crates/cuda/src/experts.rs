@@ -183,6 +183,28 @@ impl Experts for Cuda {
         offsets.windows(2).map(|pair| pair[1] - pair[0]).collect()
     }
 
+    fn add_expert_bias(&self, bias: &Tensor, dispatch: &Dispatch, y: &mut Tensor) {
+        let (tables, cols, len) = (tables(dispatch), y.cols(), y.len());
+        assert_eq!((bias.len(), y.rows()), (tables.experts * cols, tables.slots_len), "{bias:?} to {y:?}");
+        if y.dtype() == Dtype::Bf16 {
+            let mut wide = self.widened(y);
+            self.add_expert_bias(bias, dispatch, &mut wide);
+            return self.narrow(&wide, y);
+        }
+        let launch = self.launch("add_expert_bias").over(len).read(f32s(bias)).read(&tables.offsets);
+        launch.write(f32s_mut(y)).int(tables.experts).int(cols).long(len).run();
+    }
+
+    fn expert_bias_backward(&self, dy: &Tensor, dispatch: &Dispatch, (dbias, start): (&mut Tensor, Start)) {
+        let (tables, cols, len) = (tables(dispatch), dy.cols(), dbias.len());
+        assert_eq!((len, dy.rows()), (tables.experts * cols, tables.slots_len), "{dbias:?} of {dy:?}");
+        if dy.dtype() == Dtype::Bf16 {
+            return self.expert_bias_backward(&self.widened(dy), dispatch, (dbias, start));
+        }
+        let launch = self.launch("expert_bias_backward").over(len).read(f32s(dy)).read(&tables.offsets);
+        launch.write(f32s_mut(dbias)).int(cols).int(goes_on(start)).long(len).run();
+    }
+
     fn combine(&self, h: &Tensor, weights: &Tensor, dispatch: &Dispatch, base: Option<&Tensor>, y: &mut Tensor) {
         let (d, len, top_k) = (h.cols(), y.len(), dispatch.top_k);
         assert_eq!((h.rows(), weights.len()), (dispatch.slots(), dispatch.slots()), "{h:?} of {dispatch:?}");

@@ -131,6 +131,15 @@ impl Attention for Cuda {
         self.attend_packed_backward(shape, starts, inputs, [out, stats, d_out], gradients);
     }
 
+    fn sink_terms(&self, sinks: &Tensor, out: &Tensor, stats: &Tensor, d_out: &Tensor, terms: &mut Tensor) {
+        assert!(out.len() == d_out.len() && stats.len() == 2 * terms.len(), "{out:?}, {d_out:?} and {stats:?}");
+        if out.dtype() == Dtype::F32 {
+            return self.plain_sink_terms(sinks, [out, stats, d_out], terms);
+        }
+        let (wide_out, wide_d_out) = (self.widened(out), self.widened(d_out));
+        self.plain_sink_terms(sinks, [&wide_out, stats, &wide_d_out], terms);
+    }
+
     fn pages(&self, numbers: CacheDtype, count: usize, page_len: usize) -> CachePages {
         let bytes = count.checked_mul(page_len).and_then(|len| len.checked_mul(numbers.bytes()));
         let bytes = bytes.expect("a cache that fits the address space");
@@ -173,7 +182,8 @@ impl Attention for Cuda {
     }
 
     fn attend(&self, over: &CachePages, at: PagedSequences, layout: KvLayout, query: ExpandedQuery, out: &mut Tensor) {
-        let (plan, ExpandedQuery { shape, q }) = (&*self.plan(at.sequences, over.count), query);
+        let (plan, ExpandedQuery { shape, q, sinks }) = (&*self.plan(at.sequences, over.count), query);
+        assert!(sinks.is_none_or(|sinks| sinks.len() == shape.heads), "sinks {sinks:?} of {shape:?}");
         let widths = Widths { own: layout.own, shared: layout.shared, v: layout.v };
         assert_eq!(q.dim, widths.qk(), "queries as wide as the keys of {layout:?}");
         assert_eq!(shape.kv_heads, layout.kv_heads, "heads of {shape:?} and {layout:?}");
@@ -185,13 +195,14 @@ impl Attention for Cuda {
             return self.plain_attend(over, part, layout, query, out);
         }
         check_bf16(over);
-        if tensor_cores::reads(over, at.offset)
+        if sinks.is_none()
+            && tensor_cores::reads(over, at.offset)
             && let Some(kernels) = self.attention_kernels(shape, widths, [q].into_iter())
         {
             return self.tensor_attend(kernels, over, part, query, out);
         }
         let (wide, mut wide_out) = (self.widened(q.of), self.wide_like(out));
-        let query = ExpandedQuery { shape, q: ColumnHeads { of: &wide, ..q } };
+        let query = ExpandedQuery { q: ColumnHeads { of: &wide, ..q }, ..query };
         self.plain_attend(over, part, layout, query, &mut wide_out);
         self.narrow(&wide_out, out);
     }

@@ -1,11 +1,12 @@
 //! What is computed row by row, and what changes the weights: `kernels/rows.cu`.
 
 use wels_device::{
-    AdamW, Direction, Dtype, Ids, Optimizer, Rotary, RotaryColumns, Rows, SQUARES_CHUNK, Start, Tensor, WeightRef, host,
+    AdamW, Direction, Dtype, Gating, Ids, Optimizer, Rotary, RotaryColumns, Rows, SQUARES_CHUNK, Start, Tensor,
+    WeightRef, host,
 };
 
 use crate::Cuda;
-use crate::launch::Buffer;
+use crate::launch::{Buffer, Launch};
 use crate::memory::{download, f32s, f32s_mut};
 
 /// Threads of a block, each of sixteen of which have a row of their own.
@@ -168,24 +169,49 @@ impl Rows for Cuda {
         launch.int(cols).int(offset).int(head_stride).int(heads).float(sign).long(len).run();
     }
 
-    fn swiglu(&self, gate: &Tensor, up: &Tensor, y: &mut Tensor) {
+    fn gated(&self, gating: Gating, gate: &Tensor, up: &Tensor, y: &mut Tensor) {
         let len = y.len();
         assert_eq!((gate.len(), up.len()), (len, len), "{gate:?} and {up:?} to {y:?}");
-        if y.dtype() == Dtype::Bf16 {
-            return self.swiglu_bf16(gate, up, y);
+        match (gating, y.dtype()) {
+            (Gating::Silu, Dtype::Bf16) => self.swiglu_bf16(gate, up, y),
+            (Gating::Silu, Dtype::F32) => {
+                self.launch("swiglu").over(len).read(f32s(gate)).read(f32s(up)).write(f32s_mut(y)).long(len).run();
+            }
+            (_, Dtype::Bf16) => {
+                let mut wide = self.wide_like(y);
+                self.gated(gating, &self.widened(gate), &self.widened(up), &mut wide);
+                self.narrow(&wide, y);
+            }
+            (_, Dtype::F32) => {
+                let launch = self.launch("gated").over(len).read(f32s(gate)).read(f32s(up)).write(f32s_mut(y));
+                with_gating(launch, gating).long(len).run();
+            }
         }
-        self.launch("swiglu").over(len).read(f32s(gate)).read(f32s(up)).write(f32s_mut(y)).long(len).run();
     }
 
-    fn swiglu_backward(&self, dy: &Tensor, gate: &Tensor, up: &Tensor, dgate: &mut Tensor, dup: &mut Tensor) {
-        let len = dy.len();
+    fn gated_backward(&self, gating: Gating, dy: &Tensor, operands: [&Tensor; 2], gradients: [&mut Tensor; 2]) {
+        let (len, [gate, up], [dgate, dup]) = (dy.len(), operands, gradients);
         let lens = [gate.len(), up.len(), dgate.len(), dup.len()];
-        assert_eq!(lens, [len; 4], "operands of swiglu's gradients");
-        if dy.dtype() == Dtype::Bf16 {
-            return self.swiglu_backward_bf16([dy, gate, up], [dgate, dup]);
+        assert_eq!(lens, [len; 4], "operands of a gate's gradients");
+        match (gating, dy.dtype()) {
+            (Gating::Silu, Dtype::Bf16) => self.swiglu_backward_bf16([dy, gate, up], [dgate, dup]),
+            (Gating::Silu, Dtype::F32) => {
+                let launch = self.launch("swiglu_backward").over(len).read(f32s(dy)).read(f32s(gate)).read(f32s(up));
+                launch.write(f32s_mut(dgate)).write(f32s_mut(dup)).long(len).run();
+            }
+            (_, Dtype::Bf16) => {
+                let (wide, mut of_gate, mut of_up) = (self.widened(dy), self.wide_like(dgate), self.wide_like(dup));
+                let operands = [&self.widened(gate), &self.widened(up)];
+                self.gated_backward(gating, &wide, operands, [&mut of_gate, &mut of_up]);
+                self.narrow(&of_gate, dgate);
+                self.narrow(&of_up, dup);
+            }
+            (_, Dtype::F32) => {
+                let launch = self.launch("gated_backward").over(len).read(f32s(dy)).read(f32s(gate)).read(f32s(up));
+                let launch = launch.write(f32s_mut(dgate)).write(f32s_mut(dup));
+                with_gating(launch, gating).long(len).run();
+            }
         }
-        let launch = self.launch("swiglu_backward").over(len).read(f32s(dy)).read(f32s(gate)).read(f32s(up));
-        launch.write(f32s_mut(dgate)).write(f32s_mut(dup)).long(len).run();
     }
 
     fn gather(&self, table: WeightRef, ids: &Ids, y: &mut Tensor) {
@@ -251,6 +277,16 @@ impl Optimizer for Cuda {
         launch.int(SQUARES_CHUNK).int(chunks).long(x.len()).run();
         download(&sums, chunks)
     }
+}
+
+/// A gate's kind and numbers, as the kernels have them.
+fn with_gating(launch: Launch<'_>, gating: Gating) -> Launch<'_> {
+    let (clamped, alpha, limit) = match gating {
+        Gating::Clamped { alpha, limit } => (1, alpha, limit),
+        Gating::GeluTanh => (0, 0.0, 0.0),
+        Gating::Silu => unreachable!("silu has kernels of its own"),
+    };
+    launch.int(clamped).float(alpha).float(limit)
 }
 
 #[cfg(test)]

@@ -127,9 +127,26 @@ fn padded(format: BlockType, cols: usize) -> usize {
 
 /// The number by which kernels know a format.
 pub(crate) fn code(format: BlockType) -> i64 {
-    let at = BlockType::ALL.iter().chain([&BlockType::E4m3]).position(|other| *other == format);
-    at.expect("a format that kernels know") as i64
+    KNOWN.iter().position(|other| *other == format).expect("a format that kernels know") as i64
 }
+
+/// Formats that kernels know, in the order of their numbers.
+const KNOWN: [BlockType; 14] = [
+    BlockType::F32,
+    BlockType::F16,
+    BlockType::Bf16,
+    BlockType::Q8_0,
+    BlockType::Q4_0,
+    BlockType::Q4_1,
+    BlockType::Q5_0,
+    BlockType::Q5_1,
+    BlockType::Q2K,
+    BlockType::Q3K,
+    BlockType::Q4K,
+    BlockType::Q5K,
+    BlockType::Q6K,
+    BlockType::E4m3,
+];
 
 fn encoded(values: &[f32], to: BlockType, cols: usize) -> Vec<u8> {
     let padded = padded(to, cols);
@@ -169,6 +186,11 @@ impl Weights for Cuda {
                 (*to, &own)
             }
         };
+        if !KNOWN.contains(&block_type) {
+            // Rounded to what products in bf16 would take of them anyway.
+            let values = &blocks::decode_rows(block_type, bytes, cols);
+            return self.pack(Source::Values { values, to: BlockType::Bf16 }, rows, cols);
+        }
         let expected = block_type.row_bytes(padded(block_type, cols)).map(|row| row * rows);
         assert_eq!(Some(bytes.len()), expected, "bytes of a [{rows}, {cols}] matrix of {}", block_type.name());
         let memory = Box::new(Matrix { blocks: self.upload(bytes), bytes: bytes.len() });

@@ -31,6 +31,8 @@ pub struct AttentionInputs<'a> {
     pub k_shared: Option<ColumnHeads<'a>>,
     /// Values; may lie in the same tensor as the keys.
     pub v: ColumnHeads<'a>,
+    /// `[H]` in f32: for each head a score that every query has beside those of the keys, for nothing.
+    pub sinks: Option<&'a Tensor>,
 }
 
 /// Where the gradients go: tensors of the shapes of the inputs' tensors, in the same columns.
@@ -75,6 +77,8 @@ pub struct ExpandedQuery<'a> {
     pub shape: AttentionShape,
     /// Queries.
     pub q: ColumnHeads<'a>,
+    /// As in [`AttentionInputs`].
+    pub sinks: Option<&'a Tensor>,
 }
 
 /// Queries over pages of latents.
@@ -102,7 +106,7 @@ pub trait Attention {
         stats: &mut Tensor,
     );
 
-    /// Backward of [`Attention::attention`]. All columns of the gradients are written.
+    /// Backward of [`Attention::attention`], but for the sinks. All columns of the gradients are written.
     fn attention_backward(
         &self,
         shape: AttentionShape,
@@ -113,6 +117,10 @@ pub trait Attention {
         d_out: &Tensor,
         gradients: AttentionGradients,
     );
+
+    /// `terms[T, H]` in f32: what each query adds to the gradients of `sinks[H]`, from what [`Attention::attention`]
+    /// has left.
+    fn sink_terms(&self, sinks: &Tensor, out: &Tensor, stats: &Tensor, d_out: &Tensor, terms: &mut Tensor);
 
     /// Memory for `count` pages of `page_len` numbers, given by the system as it is touched.
     fn pages(&self, dtype: CacheDtype, count: usize, page_len: usize) -> CachePages;

@@ -12,7 +12,7 @@ use crate::experts::{Dispatch, Experts};
 use crate::head::Head;
 use crate::link::Link;
 use crate::weights::{WeightRef, Weights};
-use crate::{AdamW, Direction, Dtype, Ids, Precision, Rotary, Start, Tensor};
+use crate::{AdamW, Direction, Dtype, Gating, Ids, Precision, Rotary, Start, Tensor};
 
 /// What a kernel has taken.
 #[derive(Clone, Debug, PartialEq)]
@@ -177,11 +177,11 @@ pub trait Rows {
     /// Turns the rotary parts `at` of each row of `x` by the row's position.
     fn rope(&self, x: &mut Tensor, positions: &Ids, rotary: &Rotary, at: RotaryColumns, direction: Direction);
 
-    /// `y = silu(gate) ⊙ up`.
-    fn swiglu(&self, gate: &Tensor, up: &Tensor, y: &mut Tensor);
+    /// What a gate lets pass of `up`: `y = silu(gate) ⊙ up`, or as [`Gating`] says.
+    fn gated(&self, gating: Gating, gate: &Tensor, up: &Tensor, y: &mut Tensor);
 
-    /// Backward of [`Rows::swiglu`].
-    fn swiglu_backward(&self, dy: &Tensor, gate: &Tensor, up: &Tensor, dgate: &mut Tensor, dup: &mut Tensor);
+    /// Backward of [`Rows::gated`] for `operands`, gate and up, into `gradients`, theirs.
+    fn gated_backward(&self, gating: Gating, dy: &Tensor, operands: [&Tensor; 2], gradients: [&mut Tensor; 2]);
 
     /// `y[t] = table[ids[t]]`.
     fn gather(&self, table: WeightRef, ids: &Ids, y: &mut Tensor);

@@ -79,6 +79,12 @@ pub trait Experts {
     /// Tokens of each expert, on the host; waits for the device.
     fn loads(&self, dispatch: &Dispatch) -> Vec<u32>;
 
+    /// `y[s] += bias[e(s)]` of each slot's expert, `bias[E, N]` in f32.
+    fn add_expert_bias(&self, bias: &Tensor, dispatch: &Dispatch, y: &mut Tensor);
+
+    /// `dbias[e] = Σ dy[s]`, a chain over the expert's slots.
+    fn expert_bias_backward(&self, dy: &Tensor, dispatch: &Dispatch, dbias: (&mut Tensor, Start));
+
     /// `y[t] = base[t] + Σ_k weights[t, k] · h[slot(t, k)]`, a chain in the order of the experts.
     fn combine(&self, h: &Tensor, weights: &Tensor, dispatch: &Dispatch, base: Option<&Tensor>, y: &mut Tensor);
 

@@ -54,6 +54,7 @@ pub use wels_kernels::optim::{AdamW, SQUARES_CHUNK};
 pub use wels_kernels::quant::{BlockType, MemoryBudget};
 pub use wels_kernels::rope::Direction;
 pub use wels_kernels::router::{Router, Scoring};
+pub use wels_kernels::swiglu::Gating;
 
 /// Arithmetic on the host that belongs to no device: number formats of files, random numbers, tables.
 pub mod host {

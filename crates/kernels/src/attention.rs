@@ -5,7 +5,8 @@
 //! rotary part), times `scale`; the row maximum; weights `exp(score − max)`; their sum by 16 partial sums over the keys
 //! from the sequence's first, and the fixed tree; outputs are chains over the keys, divided by multiplying with 1/sum.
 //! A row depends on its query and on the keys of its own sequence up to itself: not on what it is packed, batched or
-//! cached with. With a window, keys further away have weight 0 in these sums.
+//! cached with. With a window, keys further away have weight 0 in these sums. With a sink, a number s for each head,
+//! the maximum is also over s, and exp(s − max) is added to the sum last: as a key of score s whose value is 0.
 //!
 //! Backward recomputes the weights from the saved maximum and 1/sum (FlashAttention-2, algorithm 2, without its
 //! blockwise rescaling): p = exp(s − max)·inverse, ds = p·(g·v − g·out)·scale; dk and dv are chains over
@@ -13,6 +14,9 @@
 
 pub mod latent;
 pub mod paged;
+mod sinks;
+
+pub use sinks::sink_terms;
 
 use std::ops::Range;
 
@@ -22,6 +26,7 @@ use crate::micro::{self, LeftWords, Out};
 use crate::pack::{self, Matrix};
 use crate::par::{self, SharedMut};
 use crate::scratch::{self, Buffer};
+use sinks::{check_sinks, sink_of};
 
 /// Heads and the factor on their scores.
 #[derive(Clone, Copy, Debug)]
@@ -173,15 +178,25 @@ pub struct Keys<'a> {
 }
 
 /// `out[T, heads·v]` and, for the backward pass, `stats[T, heads, 2]`: row maximum and 1/sum.
-/// `starts` holds where each sequence begins, and T at its end.
-pub fn forward(shape: Shape, starts: &[u32], q: Heads, k: Keys, v: Heads, out: &mut [f32], stats: &mut [f32]) {
+/// `starts` holds where each sequence begins, and T at its end; `sinks` has one for each head.
+pub fn forward(
+    shape: Shape,
+    sinks: Option<&[f32]>,
+    starts: &[u32],
+    q: Heads,
+    k: Keys,
+    v: Heads,
+    out: &mut [f32],
+    stats: &mut [f32],
+) {
     let tokens = check_sequences(starts);
     check_operands(&shape, (&q, tokens), (&k, &v, tokens));
+    check_sinks(&shape, sinks);
     assert!(out.len() == tokens * shape.heads * v.dim, "out has {} elements", out.len());
     assert!(stats.len() == tokens * shape.heads * 2, "stats has {} elements", stats.len());
     let results = Results { out: SharedMut::new(out), stats: SharedMut::new(stats) };
     for_each_head(&shape, starts, |first, len, kv| {
-        forward_task(&shape, Span { first, len }, kv, &q, &k, &v, results);
+        forward_task(&shape, sinks, Span { first, len }, kv, &q, &k, &v, results);
     });
 }
 
@@ -298,12 +313,28 @@ fn for_each_head(shape: &Shape, starts: &[u32], task: impl Fn(usize, usize, usiz
     });
 }
 
-fn forward_task(shape: &Shape, span: Span, kv: usize, q: &Heads, k: &Keys, v: &Heads, results: Results) {
+fn forward_task(
+    shape: &Shape,
+    sinks: Option<&[f32]>,
+    span: Span,
+    kv: usize,
+    q: &Heads,
+    k: &Keys,
+    v: &Heads,
+    results: Results,
+) {
     // SAFETY: the operands were checked; each task has a sequence and a key-value head of its own, and so rows of its
     // own in the results.
     unsafe {
         crate::lanes::dispatch!(forward_head(
-            shape: &Shape, span: Span, kv: usize, q: &Heads, k: &Keys, v: &Heads, results: Results
+            shape: &Shape,
+            sinks: Option<&[f32]>,
+            span: Span,
+            kv: usize,
+            q: &Heads,
+            k: &Keys,
+            v: &Heads,
+            results: Results
         ))
     }
 }
@@ -407,7 +438,16 @@ fn fresh(at: *mut f32, stride: usize, columns: usize) -> Out {
 /// The machine has the instruction set of `L`; the operands were checked; no other task has this head of this
 /// sequence.
 #[inline(always)]
-unsafe fn forward_head<L: Lanes>(shape: &Shape, span: Span, kv: usize, q: &Heads, k: &Keys, v: &Heads, to: Results) {
+unsafe fn forward_head<L: Lanes>(
+    shape: &Shape,
+    sinks: Option<&[f32]>,
+    span: Span,
+    kv: usize,
+    q: &Heads,
+    k: &Keys,
+    v: &Heads,
+    to: Results,
+) {
     let Span { first, len } = span;
     let width = len.next_multiple_of(16);
     let mut scores = scratch::buffer(TILE * width);
@@ -432,7 +472,8 @@ unsafe fn forward_head<L: Lanes>(shape: &Shape, span: Span, kv: usize, q: &Heads
                 let mut inverses = [0.0; TILE];
                 for (r, kept) in inverses[..rows].iter_mut().enumerate() {
                     let seen = seen(r).start - from..seen(r).end - from;
-                    let (max, inverse) = softmax::<L>(&mut scores[r * width..][..padded], seen, shape.scale);
+                    let row = &mut scores[r * width..][..padded];
+                    let (max, inverse) = softmax::<L>(row, seen, shape.scale, sink_of(sinks, h));
                     *kept = inverse;
                     to.stats.slice(2 * at(r), 2).copy_from_slice(&[max, inverse]);
                 }
@@ -448,12 +489,12 @@ unsafe fn forward_head<L: Lanes>(shape: &Shape, span: Span, kv: usize, q: &Heads
 }
 
 /// Turns a row of products into weights that are not yet divided by their sum; those not seen become 0. Gives the
-/// maximum and one over the sum.
+/// maximum and one over the sum, both with the sink's.
 ///
 /// # Safety
 /// The machine has the instruction set of `L`; the row's length is a multiple of 16.
 #[inline(always)]
-unsafe fn softmax<L: Lanes>(row: &mut [f32], seen: Range<usize>, scale: f32) -> (f32, f32) {
+unsafe fn softmax<L: Lanes>(row: &mut [f32], seen: Range<usize>, scale: f32, sink: f32) -> (f32, f32) {
     row[..seen.start].fill(f32::NEG_INFINITY);
     row[seen.end..].fill(f32::NEG_INFINITY);
     // SAFETY: `as_chunks_mut` gives whole vectors; instructions by this function's contract.
@@ -465,13 +506,14 @@ unsafe fn softmax<L: Lanes>(row: &mut [f32], seen: Range<usize>, scale: f32) -> 
             scaled.store(s.as_mut_ptr());
         }
         let max = max.max_lane();
+        let max = if sink > max { sink } else { max };
         let mut sum = L::splat(0.0);
         for s in row.as_chunks_mut::<16>().0 {
             let p = math::exp(L::load(s.as_ptr()).sub(L::splat(max)));
             sum = sum.add(p);
             p.store(s.as_mut_ptr());
         }
-        (max, 1.0 / sum.sum())
+        (max, 1.0 / (sum.sum() + math::scalar::exp(sink - max)))
     }
 }
 

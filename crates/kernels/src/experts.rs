@@ -5,6 +5,7 @@
 //! the order of the tokens (so that weight gradients are chains over tokens in order). A token's choices are sorted by
 //! expert, and all sums over a token's experts are chains in that order.
 
+use crate::elementwise;
 use crate::gemm::Start;
 use crate::lanes::{Lanes, dispatch};
 use crate::par::{self, SharedMut};
@@ -81,6 +82,31 @@ impl Dispatch {
     pub fn loads(&self) -> impl Iterator<Item = u32> + '_ {
         self.offsets.windows(2).map(|w| w[1] - w[0])
     }
+}
+
+/// `y[s] += bias[e(s)]` for each slot s of y [S, n]; bias is [E, n].
+pub fn add_bias(bias: &[f32], dispatch: &Dispatch, y: &mut [f32]) {
+    let n = check_bias(bias.len(), dispatch, y.len());
+    for (bias, slots) in bias.chunks_exact(n.max(1)).zip(dispatch.offsets.windows(2)) {
+        elementwise::add_bias(bias, &mut y[slots[0] as usize * n..slots[1] as usize * n]);
+    }
+}
+
+/// dbias [E, n] (+)= Σ over an expert's slots of dy [S, n]: chains of additions over the slots in order.
+pub fn bias_grad(dy: &[f32], dispatch: &Dispatch, dbias: &mut [f32], start: Start) {
+    let n = check_bias(dbias.len(), dispatch, dy.len());
+    for (dbias, slots) in dbias.chunks_exact_mut(n.max(1)).zip(dispatch.offsets.windows(2)) {
+        elementwise::bias_grad(&dy[slots[0] as usize * n..slots[1] as usize * n], dbias, start);
+    }
+}
+
+/// The width of a bias.
+fn check_bias(len: usize, dispatch: &Dispatch, of_slots: usize) -> usize {
+    let (experts, slots) = (dispatch.offsets.len() - 1, dispatch.slots.len());
+    let n = len / experts;
+    assert_eq!(len, experts * n, "bias is [E, n] with E = {experts}");
+    assert_eq!(of_slots, slots * n, "y is [S, n] with S = {slots}, n = {n}");
+    n
 }
 
 /// `y[t] = base[t]` + Σ over the token's choices of `weights[t, k]·h[slot]`: a chain of fused multiply-adds that starts

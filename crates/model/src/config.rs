@@ -2,7 +2,7 @@
 //! file (`crate::gguf`) is resolved to. Nothing after it looks at the file again.
 
 pub use crate::family::Family;
-pub use wels_device::Precision;
+pub use wels_device::{Gating, Precision};
 
 /// `eps` of the two RMS norms inside MLA (query and key-value latents).
 ///
@@ -31,8 +31,10 @@ pub struct ModelConfig {
     pub window: Option<Window>,
     /// Factor on query·key before the softmax, YaRN's correction included.
     pub softmax_scale: f32,
-    /// Width of the SwiGLU in layers without experts.
+    /// Width of the gated unit in layers without experts.
     pub dense_intermediate: usize,
+    /// The gates of feed-forward layers and experts.
+    pub gating: Gating,
     /// Experts; `None` for a dense model.
     pub moe: Option<MoeConfig>,
     /// Multi-token-prediction layers after the last decoder layer, named `model.layers.{layers + k}`.
@@ -147,14 +149,16 @@ pub enum Attention {
         o_bias: bool,
         /// RMS norms of each head's query and key, one weight for all heads of a layer, before they rotate.
         qk_norm: bool,
+        /// A learnt score for each head beside those of the keys, whose share of the weights goes to no value.
+        sinks: bool,
     },
 }
 
 impl Attention {
     /// Grouped-query attention without biases and norms, in which all of a head rotates.
     pub const fn gqa(heads: usize, kv_heads: usize, head_dim: usize) -> Attention {
-        let (qkv_bias, o_bias, qk_norm) = (false, false, false);
-        Attention::Gqa { heads, kv_heads, head_dim, rope_dim: head_dim, qkv_bias, o_bias, qk_norm }
+        let (qkv_bias, o_bias, qk_norm, sinks) = (false, false, false, false);
+        Attention::Gqa { heads, kv_heads, head_dim, rope_dim: head_dim, qkv_bias, o_bias, qk_norm, sinks }
     }
 
     /// Query heads.
@@ -226,6 +230,8 @@ pub struct MoeConfig {
     pub expert_intermediate: usize,
     /// Leading layers without experts.
     pub first_dense_layers: usize,
+    /// Whether the router and the linear maps of the routed experts have biases.
+    pub biases: bool,
     /// Scores, selection and weights.
     pub router: Router,
 }
@@ -244,7 +250,8 @@ pub enum Router {
         /// Factor on the weights (`routed_scaling_factor`).
         scale: f32,
     },
-    /// DeepSeek-V2 and Qwen3: softmax scores over all experts.
+    /// DeepSeek-V2, Qwen3 and gpt-oss: softmax scores over all experts. Divided by the sum of the chosen, they are the
+    /// softmax of the chosen logits.
     Softmax {
         /// Selection.
         method: SoftmaxMethod,

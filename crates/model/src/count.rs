@@ -10,12 +10,13 @@
 //!
 //! Sums saturate: a context length that nobody can use gives a number that nobody can use, and no panic.
 
+use std::collections::HashSet;
 use std::fmt;
 
 pub use crate::config::CacheLayout;
 use crate::config::{Attention, Dtype, ModelConfig};
 use crate::names::{self, ParamKind, ParamSpec};
-use crate::weights::{Stored, scale_count, stored_as};
+use crate::weights::{Stored, scale_count, tensor_stored_as};
 
 macro_rules! quantity {
     ($(#[$doc:meta])* $name:ident, $unit:literal) => {
@@ -121,7 +122,8 @@ pub fn params(config: &ModelConfig) -> ParamCounts {
     let tables = |spec: &&ParamSpec| matches!(spec.kind, ParamKind::Embedding | ParamKind::Head);
     let body: Vec<_> = main.iter().filter(|spec| !tables(spec)).cloned().collect();
     let activated_body = sum(&body, |spec| activated(spec, config));
-    let routed = |spec: &ParamSpec| if matches!(spec.kind, ParamKind::Experts(_)) { spec.len() } else { 0 };
+    let is_routed = |kind| matches!(kind, ParamKind::Experts(_) | ParamKind::ExpertBiases(_));
+    let routed = |spec: &ParamSpec| if is_routed(spec.kind) { spec.len() } else { 0 };
     ParamCounts {
         total,
         embedding,
@@ -163,7 +165,7 @@ fn sum(specs: &[ParamSpec], count: impl Fn(&ParamSpec) -> usize) -> Params {
 /// Parameters of `spec` that one token uses.
 fn activated(spec: &ParamSpec, config: &ModelConfig) -> usize {
     match (spec.kind, &config.moe) {
-        (ParamKind::Experts(experts), Some(moe)) => spec.len() / experts * moe.top_k,
+        (ParamKind::Experts(experts) | ParamKind::ExpertBiases(experts), Some(moe)) => spec.len() / experts * moe.top_k,
         _ => spec.len(),
     }
 }
@@ -250,7 +252,12 @@ pub fn forward_flops(config: &ModelConfig, context: Context) -> ForwardFlops {
             ParamKind::Matrix => flops.dense_ffn += linear,
             ParamKind::Experts(_) => flops.routed_experts += linear,
             ParamKind::Router => flops.router += linear,
-            ParamKind::Norm | ParamKind::Bias | ParamKind::RouterBias | ParamKind::Embedding | ParamKind::Head => {}
+            ParamKind::Norm
+            | ParamKind::Bias
+            | ParamKind::RouterBias
+            | ParamKind::ExpertBiases(_)
+            | ParamKind::Embedding
+            | ParamKind::Head => {}
         }
     }
     for spec in &mtp {
@@ -263,7 +270,12 @@ pub fn forward_flops(config: &ModelConfig, context: Context) -> ForwardFlops {
 fn linear_flops(spec: &ParamSpec, config: &ModelConfig) -> Flops {
     match spec.kind {
         ParamKind::Matrix | ParamKind::Experts(_) | ParamKind::Router => Flops(2 * activated(spec, config) as u64),
-        ParamKind::Norm | ParamKind::Bias | ParamKind::RouterBias | ParamKind::Embedding | ParamKind::Head => Flops(0),
+        ParamKind::Norm
+        | ParamKind::Bias
+        | ParamKind::RouterBias
+        | ParamKind::ExpertBiases(_)
+        | ParamKind::Embedding
+        | ParamKind::Head => Flops(0),
     }
 }
 
@@ -327,10 +339,11 @@ impl Checkpoint {
 pub fn checkpoint(config: &ModelConfig, dtype: Dtype) -> Checkpoint {
     let specs = names::param_specs(config);
     let mut counts = Checkpoint::default();
+    let mut names = HashSet::new();
     for tensor in names::hf_tensors(config) {
-        let elements = tensor.shape.iter().product::<usize>() as u64;
-        counts.tensors += 1;
-        match stored_as(&specs[tensor.param], dtype) {
+        let elements = (tensor.rows * tensor.cols) as u64;
+        counts.tensors += u64::from(names.insert(tensor.name.clone()));
+        match tensor_stored_as(&tensor, &specs[tensor.param], dtype) {
             Stored::E4m3 => {
                 counts.fp8_elements += elements;
                 counts.scales += scale_count(tensor.shape[0], tensor.shape[1]) as u64;

@@ -19,6 +19,14 @@ pub enum Family {
     Qwen2,
     /// `glm4_moe`: grouped-query attention of which a part of each head rotates, experts as in `deepseek_v3`.
     Glm4Moe,
+    /// `gpt_oss`: grouped-query attention with sinks and biases, over a sliding window in every second layer, experts
+    /// with biases and limits.
+    GptOss,
+    /// `glm4`: as `llama`, with norms also behind attention and feed-forward layers, and neighbours of a part of each
+    /// head that rotate together.
+    Glm4,
+    /// `phi3`: as `llama`, with query, key and value in one tensor, and gate and up in one.
+    Phi3,
     /// `mistral`: grouped-query attention over a sliding window.
     Mistral,
     /// `llama`: grouped-query attention, normally without biases.
@@ -38,6 +46,11 @@ pub(crate) struct Row {
     pub experts: Option<ExpertKeys>,
     /// Whether there may be layers for multi-token prediction.
     pub mtp: bool,
+    pub gating: GatingKeys,
+    /// How tensors of a directory hold parameters.
+    pub fused: Fused,
+    /// Whether what attention and feed-forward layers give is normed before it is added.
+    pub post_norms: bool,
     pub defaults: Defaults,
 }
 
@@ -55,7 +68,28 @@ pub(crate) enum AttentionKeys {
         head_dim: Option<usize>,
         /// `num_key_value_heads` where it is absent; `None` for as many as query heads.
         kv_heads: Option<usize>,
+        /// Whether each head has a sink.
+        sinks: bool,
     },
+}
+
+/// The gates of feed-forward layers.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum GatingKeys {
+    Silu,
+    /// Limited by `swiglu_limit`.
+    Clamped,
+}
+
+/// Parameters that tensors of a directory hold together.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Fused {
+    /// None; each expert has tensors of its own.
+    No,
+    /// Gate and up of a layer, one below the other, and if so the query, key and value too; in GGUF as well.
+    Rows { query_key_value: bool },
+    /// All experts of a layer, transposed, gate and up in turns; in MXFP4 as they are multiplied, in blocks.
+    Experts,
 }
 
 /// Which linear maps of attention have biases.
@@ -67,6 +101,8 @@ pub(crate) enum Biases {
     /// Query, key and value if `attention_bias` is true; the output too if `output`.
     Key {
         output: bool,
+        /// What an absent key means.
+        absent: bool,
     },
 }
 
@@ -86,16 +122,24 @@ pub(crate) enum WindowKeys {
     None,
     /// All, unless `sliding_window` is null.
     All,
+    /// All, where `sliding_window` is there.
+    AllIfSaid,
     /// With `use_sliding_window`: those that `layer_types` names, or that come from `max_window_layers` on.
     Switched,
     /// With `use_sliding_window`: all.
     SwitchedAll,
+    /// Those that `layer_types` names, or all but every so manieth; `width` keys where the key is absent.
+    Every { full: usize, width: usize },
 }
 
 /// How experts are described, and what absent keys mean.
 pub(crate) struct ExpertKeys {
     /// The key of their number; the first is written.
     pub count: &'static [&'static str],
+    /// Which key has the width of one.
+    pub width: &'static str,
+    /// Whether they and the router have biases.
+    pub biases: bool,
     pub router: RouterKeys,
     pub experts: usize,
     pub shared: usize,
@@ -114,6 +158,8 @@ pub(crate) enum RouterKeys {
     Softmax,
     /// Softmax scores; weights add up to one with `norm_topk_prob` (Qwen3).
     SoftmaxNormalized,
+    /// Softmax of the chosen (gpt-oss).
+    SoftmaxOfChosen,
 }
 
 /// What absent keys mean.
@@ -131,11 +177,106 @@ pub(crate) struct Defaults {
 
 /// As most families have it.
 const GQA: AttentionKeys = AttentionKeys::Gqa {
-    biases: Biases::Key { output: true },
+    biases: Biases::Key { output: true, absent: false },
     qk_norm: QkNorm::No,
     partial_rotary: None,
     head_dim: None,
     kv_heads: None,
+    sinks: false,
+};
+
+const GPT_OSS: Row = Row {
+    model_types: &["gpt_oss"],
+    architecture: "GptOssForCausalLM",
+    gguf: "gpt-oss",
+    attention: AttentionKeys::Gqa {
+        biases: Biases::Key { output: true, absent: true },
+        qk_norm: QkNorm::No,
+        partial_rotary: None,
+        head_dim: Some(64),
+        kv_heads: Some(8),
+        sinks: true,
+    },
+    windows: WindowKeys::Every { full: 2, width: 128 },
+    experts: Some(ExpertKeys {
+        count: &["num_local_experts", "num_experts"],
+        width: "intermediate_size",
+        biases: true,
+        router: RouterKeys::SoftmaxOfChosen,
+        experts: 128,
+        shared: 0,
+        top_k: Some(4),
+        intermediate: 2880,
+        first_dense: 0,
+    }),
+    mtp: false,
+    gating: GatingKeys::Clamped,
+    fused: Fused::Experts,
+    post_norms: false,
+    defaults: Defaults {
+        hidden_size: 2880,
+        layers: 36,
+        heads: 64,
+        vocab_size: 201088,
+        intermediate: 2880,
+        max_positions: 131072,
+        norm_eps: 1e-5,
+        bos_id: None,
+        eos_id: None,
+    },
+};
+
+const GLM4: Row = Row {
+    model_types: &["glm4"],
+    architecture: "Glm4ForCausalLM",
+    gguf: "glm4",
+    attention: AttentionKeys::Gqa {
+        biases: Biases::Key { output: false, absent: true },
+        qk_norm: QkNorm::No,
+        partial_rotary: Some(0.5),
+        head_dim: Some(128),
+        kv_heads: Some(2),
+        sinks: false,
+    },
+    fused: Fused::Rows { query_key_value: false },
+    post_norms: true,
+    defaults: Defaults {
+        layers: 40,
+        vocab_size: 151552,
+        intermediate: 13696,
+        max_positions: 131072,
+        norm_eps: 1.5625e-7,
+        bos_id: None,
+        eos_id: None,
+        ..LLAMA.defaults
+    },
+    ..LLAMA
+};
+
+const PHI3: Row = Row {
+    model_types: &["phi3"],
+    architecture: "Phi3ForCausalLM",
+    gguf: "phi3",
+    attention: AttentionKeys::Gqa {
+        biases: Biases::None,
+        qk_norm: QkNorm::No,
+        partial_rotary: Some(1.0),
+        head_dim: None,
+        kv_heads: None,
+        sinks: false,
+    },
+    windows: WindowKeys::AllIfSaid,
+    fused: Fused::Rows { query_key_value: true },
+    defaults: Defaults {
+        hidden_size: 3072,
+        vocab_size: 32064,
+        intermediate: 8192,
+        max_positions: 4096,
+        norm_eps: 1e-5,
+        eos_id: Some(32000),
+        ..LLAMA.defaults
+    },
+    ..LLAMA
 };
 
 const LLAMA: Row = Row {
@@ -146,6 +287,9 @@ const LLAMA: Row = Row {
     windows: WindowKeys::None,
     experts: None,
     mtp: false,
+    gating: GatingKeys::Silu,
+    fused: Fused::No,
+    post_norms: false,
     defaults: Defaults {
         hidden_size: 4096,
         layers: 32,
@@ -168,6 +312,7 @@ const MISTRAL: Row = Row {
         partial_rotary: None,
         head_dim: None,
         kv_heads: Some(8),
+        sinks: false,
     },
     windows: WindowKeys::All,
     defaults: Defaults { intermediate: 14336, max_positions: 4096 * 32, ..LLAMA.defaults },
@@ -184,10 +329,14 @@ const QWEN2: Row = Row {
         partial_rotary: None,
         head_dim: None,
         kv_heads: Some(32),
+        sinks: false,
     },
     windows: WindowKeys::Switched,
     experts: None,
     mtp: false,
+    gating: GatingKeys::Silu,
+    fused: Fused::No,
+    post_norms: false,
     defaults: Defaults {
         vocab_size: 151936,
         intermediate: 22016,
@@ -203,11 +352,12 @@ const QWEN3: Row = Row {
     architecture: "Qwen3ForCausalLM",
     gguf: "qwen3",
     attention: AttentionKeys::Gqa {
-        biases: Biases::Key { output: true },
+        biases: Biases::Key { output: true, absent: false },
         qk_norm: QkNorm::Always,
         partial_rotary: None,
         head_dim: Some(128),
         kv_heads: Some(32),
+        sinks: false,
     },
     ..QWEN2
 };
@@ -217,15 +367,18 @@ const QWEN3_MOE: Row = Row {
     architecture: "Qwen3MoeForCausalLM",
     gguf: "qwen3moe",
     attention: AttentionKeys::Gqa {
-        biases: Biases::Key { output: true },
+        biases: Biases::Key { output: true, absent: false },
         qk_norm: QkNorm::Always,
         partial_rotary: None,
         head_dim: None,
         kv_heads: Some(4),
+        sinks: false,
     },
     windows: WindowKeys::SwitchedAll,
     experts: Some(ExpertKeys {
         count: &["num_experts", "num_local_experts"],
+        width: "moe_intermediate_size",
+        biases: false,
         router: RouterKeys::SoftmaxNormalized,
         experts: 128,
         shared: 0,
@@ -234,6 +387,9 @@ const QWEN3_MOE: Row = Row {
         first_dense: 0,
     }),
     mtp: false,
+    gating: GatingKeys::Silu,
+    fused: Fused::No,
+    post_norms: false,
     defaults: Defaults { hidden_size: 2048, layers: 24, intermediate: 6144, ..QWEN2.defaults },
 };
 
@@ -242,15 +398,18 @@ const GLM4_MOE: Row = Row {
     architecture: "Glm4MoeForCausalLM",
     gguf: "glm4moe",
     attention: AttentionKeys::Gqa {
-        biases: Biases::Key { output: false },
+        biases: Biases::Key { output: false, absent: false },
         qk_norm: QkNorm::Key("use_qk_norm"),
         partial_rotary: Some(0.5),
         head_dim: None,
         kv_heads: Some(8),
+        sinks: false,
     },
     windows: WindowKeys::None,
     experts: Some(ExpertKeys {
         count: &["n_routed_experts"],
+        width: "moe_intermediate_size",
+        biases: false,
         router: RouterKeys::Sigmoid { groups: (1, 1), scale: 1.0 },
         experts: 128,
         shared: 1,
@@ -259,6 +418,9 @@ const GLM4_MOE: Row = Row {
         first_dense: 1,
     }),
     mtp: true,
+    gating: GatingKeys::Silu,
+    fused: Fused::No,
+    post_norms: false,
     defaults: Defaults {
         hidden_size: 4096,
         layers: 46,
@@ -280,6 +442,8 @@ const DEEPSEEK_V2: Row = Row {
     windows: WindowKeys::None,
     experts: Some(ExpertKeys {
         count: &["n_routed_experts"],
+        width: "moe_intermediate_size",
+        biases: false,
         router: RouterKeys::Softmax,
         experts: 64,
         shared: 2,
@@ -288,6 +452,9 @@ const DEEPSEEK_V2: Row = Row {
         first_dense: 0,
     }),
     mtp: false,
+    gating: GatingKeys::Silu,
+    fused: Fused::No,
+    post_norms: false,
     defaults: Defaults { vocab_size: 102400, ..LLAMA.defaults },
 };
 
@@ -299,6 +466,8 @@ const DEEPSEEK_V3: Row = Row {
     windows: WindowKeys::None,
     experts: Some(ExpertKeys {
         count: &["n_routed_experts"],
+        width: "moe_intermediate_size",
+        biases: false,
         router: RouterKeys::Sigmoid { groups: (8, 4), scale: 2.5 },
         experts: 256,
         shared: 1,
@@ -307,6 +476,9 @@ const DEEPSEEK_V3: Row = Row {
         first_dense: 3,
     }),
     mtp: true,
+    gating: GatingKeys::Silu,
+    fused: Fused::No,
+    post_norms: false,
     defaults: Defaults {
         hidden_size: 7168,
         layers: 61,
@@ -322,13 +494,16 @@ const DEEPSEEK_V3: Row = Row {
 
 impl Family {
     /// All families, in the order in which messages list them.
-    pub const ALL: [Family; 8] = [
+    pub const ALL: [Family; 11] = [
         Family::DeepseekV3,
         Family::DeepseekV2,
         Family::Qwen3,
         Family::Qwen3Moe,
         Family::Qwen2,
         Family::Glm4Moe,
+        Family::GptOss,
+        Family::Glm4,
+        Family::Phi3,
         Family::Mistral,
         Family::Llama,
     ];
@@ -341,6 +516,9 @@ impl Family {
             Family::Qwen3Moe => &QWEN3_MOE,
             Family::Qwen2 => &QWEN2,
             Family::Glm4Moe => &GLM4_MOE,
+            Family::GptOss => &GPT_OSS,
+            Family::Glm4 => &GLM4,
+            Family::Phi3 => &PHI3,
             Family::Mistral => &MISTRAL,
             Family::Llama => &LLAMA,
         }
@@ -376,6 +554,11 @@ impl Family {
     /// The class that `architectures` names.
     pub fn architecture(self) -> &'static str {
         self.row().architecture
+    }
+
+    /// Whether neighbours rotate together in files that do not say.
+    pub(crate) fn rotates_neighbours(self) -> bool {
+        self.is_deepseek() || self == Family::Glm4
     }
 
     /// Whether attention is multi-head latent attention.

@@ -162,6 +162,11 @@ impl Params {
                 files.release(tensor);
                 continue;
             }
+            if let Some(bytes) = files.mxfp4(tensor) {
+                let blocks = Source::Blocks { block_type: BlockType::Mxfp4, bytes: &bytes };
+                matrices[param].push((first_row, device.pack(blocks, rows, spec.cols)));
+                continue;
+            }
             let mapped = files.mapped(tensor);
             if let Some((block_type, map, range)) = mapped
                 && (stay[param] || as_stored[param] && block_type != BlockType::F32)

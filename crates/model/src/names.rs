@@ -1,14 +1,24 @@
 //! Parameters and their Hugging Face names.
 //!
-//! A *parameter* is one matrix as the kernels use it; a *tensor* is one entry of a safetensors file. They differ in one
-//! place: the experts of a layer are one parameter with their rows stacked, and one tensor each on disk. Both lists
-//! follow from the configuration alone, and everything that walks over weights (loading, saving, counting, the
-//! optimizer) walks over them.
+//! A *parameter* is one matrix as the kernels use it; a *tensor* is one entry of a safetensors file. They differ in
+//! experts: those of a layer are one parameter with their rows stacked, and one tensor each on disk; and in some
+//! families, whose files hold several parameters in one tensor (`disk`). Both lists follow from the configuration
+//! alone, and everything that walks over weights (loading, saving, counting, the optimizer) walks over them.
+
+mod disk;
+
+pub(crate) use disk::fused_rows;
+pub use disk::{HfTensor, Place, Role, hf_tensors};
 
 use crate::config::{Attention, ModelConfig, MoeConfig, Router};
 
 /// Name of the MTP layers' projection, [D, 2D]: stays bf16 in FP8 files.
 pub(crate) const EH_PROJ: &str = "eh_proj.weight";
+
+/// Norm of what attention gives, in families that have one.
+pub(crate) const POST_ATTENTION: &str = "post_self_attn_layernorm.weight";
+/// The same of feed-forward layers.
+pub(crate) const POST_FFN: &str = "post_mlp_layernorm.weight";
 
 /// One parameter.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -53,7 +63,7 @@ pub enum ParamKind {
     Router,
     /// Scale of an RMS norm.
     Norm,
-    /// Bias of a linear map.
+    /// Bias of a linear map, or the sinks of heads.
     Bias,
     /// `e_score_correction_bias`: moved by the balancing rule, has no gradient.
     RouterBias,
@@ -63,6 +73,8 @@ pub enum ParamKind {
     Head,
     /// Linear maps of this many experts, stacked by rows.
     Experts(usize),
+    /// Their biases, one a row.
+    ExpertBiases(usize),
 }
 
 impl ParamKind {
@@ -70,32 +82,6 @@ impl ParamKind {
     pub fn is_packable(self) -> bool {
         matches!(self, ParamKind::Matrix | ParamKind::Embedding | ParamKind::Head | ParamKind::Experts(_))
     }
-}
-
-/// One tensor on disk: a range of rows of a parameter.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct HfTensor {
-    /// Name in the safetensors file.
-    pub name: String,
-    /// Shape in the file: one dimension for vectors, two for matrices.
-    pub shape: Vec<usize>,
-    /// Index into [`param_specs`].
-    pub param: usize,
-    /// First row of the parameter.
-    pub first_row: usize,
-    /// Rows of the parameter.
-    pub rows: usize,
-    /// Whether it is stored a second time under this name.
-    pub role: Role,
-}
-
-/// Whether a tensor is where a parameter lives or a repetition of it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Role {
-    /// Has to be in the file.
-    Own,
-    /// A copy that DeepSeek-V3's files hold in each MTP layer (embedding and head): written, and ignored when read.
-    MtpCopy,
 }
 
 /// All parameters in canonical order: embedding, decoder layers, final norm, head (unless tied), MTP layers.
@@ -123,60 +109,6 @@ pub fn param_specs(config: &ModelConfig) -> Vec<ParamSpec> {
     list.specs
 }
 
-/// All tensors on disk, in the order of the parameters; copies come last.
-pub fn hf_tensors(config: &ModelConfig) -> Vec<HfTensor> {
-    let specs = param_specs(config);
-    let mut tensors = Vec::with_capacity(specs.len());
-    for (param, spec) in specs.iter().enumerate() {
-        push_tensors(&mut tensors, param, spec);
-    }
-    let head = specs.iter().position(|spec| spec.kind == ParamKind::Head).unwrap_or(0);
-    for layer in config.layers..config.layers + config.mtp_depth {
-        for (name, param) in [("embed_tokens", 0), ("shared_head.head", head)] {
-            tensors.push(HfTensor {
-                name: format!("model.layers.{layer}.{name}.weight"),
-                shape: vec![config.vocab_size, config.hidden_size],
-                param,
-                first_row: 0,
-                rows: config.vocab_size,
-                role: Role::MtpCopy,
-            });
-        }
-    }
-    tensors
-}
-
-fn push_tensors(tensors: &mut Vec<HfTensor>, param: usize, spec: &ParamSpec) {
-    let (rows, cols, role) = (spec.rows, spec.cols, Role::Own);
-    match spec.kind {
-        ParamKind::Experts(experts) => {
-            let (layer, projection) = spec.name.rsplit_once('.').expect("expert parameters have dotted names");
-            let rows = rows / experts;
-            tensors.extend((0..experts).map(|e| HfTensor {
-                name: format!("{layer}.{e}.{projection}.weight"),
-                shape: vec![rows, cols],
-                param,
-                first_row: e * rows,
-                rows,
-                role,
-            }));
-        }
-        ParamKind::Norm | ParamKind::Bias | ParamKind::RouterBias => {
-            tensors.push(HfTensor { name: spec.name.clone(), shape: vec![cols], param, first_row: 0, rows, role });
-        }
-        ParamKind::Matrix | ParamKind::Router | ParamKind::Embedding | ParamKind::Head => {
-            tensors.push(HfTensor {
-                name: spec.name.clone(),
-                shape: vec![rows, cols],
-                param,
-                first_row: 0,
-                rows,
-                role,
-            });
-        }
-    }
-}
-
 #[derive(Default)]
 struct List {
     specs: Vec<ParamSpec>,
@@ -195,7 +127,14 @@ impl List {
         self.prefix.push_str("self_attn.");
         self.attention(&config.attention, d);
         self.prefix = format!("model.layers.{layer}.");
+        let post_norms = config.family.row().post_norms;
+        if post_norms {
+            self.push(POST_ATTENTION, 1, d, ParamKind::Norm);
+        }
         self.push("post_attention_layernorm.weight", 1, d, ParamKind::Norm);
+        if post_norms {
+            self.push(POST_FFN, 1, d, ParamKind::Norm);
+        }
         self.prefix.push_str("mlp.");
         match &config.moe {
             Some(moe) if config.is_moe_layer(layer) => self.experts(moe, d),
@@ -221,7 +160,7 @@ impl List {
                 self.push("kv_b_proj.weight", heads * (nope_dim + v_dim), kv_lora_rank, ParamKind::Matrix);
                 self.push("o_proj.weight", d, heads * v_dim, ParamKind::Matrix);
             }
-            Attention::Gqa { heads, kv_heads, head_dim, qkv_bias, o_bias, qk_norm, .. } => {
+            Attention::Gqa { heads, kv_heads, head_dim, qkv_bias, o_bias, qk_norm, sinks, .. } => {
                 let (q, kv) = (heads * head_dim, kv_heads * head_dim);
                 for (name, rows, cols, bias) in [
                     ("q_proj", q, d, qkv_bias),
@@ -234,6 +173,9 @@ impl List {
                         self.push(&format!("{name}.bias"), 1, rows, ParamKind::Bias);
                     }
                 }
+                if sinks {
+                    self.push("sinks", 1, heads, ParamKind::Bias);
+                }
                 if qk_norm {
                     self.push("q_norm.weight", 1, head_dim, ParamKind::Norm);
                     self.push("k_norm.weight", 1, head_dim, ParamKind::Norm);
@@ -245,12 +187,18 @@ impl List {
     fn experts(&mut self, moe: &MoeConfig, d: usize) {
         let (e, m) = (moe.experts, moe.expert_intermediate);
         self.push("gate.weight", e, d, ParamKind::Router);
+        if moe.biases {
+            self.push("gate.bias", 1, e, ParamKind::Bias);
+        }
         if matches!(moe.router, Router::Sigmoid { .. }) {
             self.push("gate.e_score_correction_bias", 1, e, ParamKind::RouterBias);
         }
-        self.push("experts.gate_proj", e * m, d, ParamKind::Experts(e));
-        self.push("experts.up_proj", e * m, d, ParamKind::Experts(e));
-        self.push("experts.down_proj", e * d, m, ParamKind::Experts(e));
+        for (name, rows, cols) in [("gate", m, d), ("up", m, d), ("down", d, m)] {
+            self.push(&format!("experts.{name}_proj"), e * rows, cols, ParamKind::Experts(e));
+            if moe.biases {
+                self.push(&format!("experts.{name}_proj_bias"), e, rows, ParamKind::ExpertBiases(e));
+            }
+        }
         if moe.shared_experts > 0 {
             self.swiglu("shared_experts.", moe.shared_experts * m, d);
         }

@@ -108,7 +108,7 @@ impl Params {
         for (spec, tensor) in params.specs.iter().zip(&mut params.tensors) {
             match spec.kind {
                 ParamKind::Norm => tensor.fill(1.0),
-                ParamKind::Bias | ParamKind::RouterBias => {}
+                ParamKind::Bias | ParamKind::RouterBias | ParamKind::ExpertBiases(_) => {}
                 _ => {
                     let key = random::Key { seed, stream: fnv1a64(&spec.name) };
                     let mut values = vec![0.0; spec.len()];
@@ -177,6 +177,11 @@ impl Params {
             Some(packed) => WeightRef::Packed(packed),
             None => WeightRef::Plain(&self.tensors[weight.param]),
         }
+    }
+
+    /// The matrices of a parameter that is packed.
+    pub fn packed(&self, param: usize) -> Option<&Packed> {
+        self.packed[param].as_ref()
     }
 
     /// Sets a parameter's values, `[rows, cols]`.

@@ -3,7 +3,7 @@
 use crate::config::{ConfigError, ModelConfig};
 
 /// Name and `config.json` of every preset.
-const PRESETS: [(&str, &str); 24] = [
+const PRESETS: [(&str, &str); 26] = [
     ("deepseek-v3", include_str!("presets/deepseek-v3.json")),
     ("deepseek-r1", include_str!("presets/deepseek-v3.json")),
     ("deepseek-v2", include_str!("presets/deepseek-v2.json")),
@@ -26,6 +26,8 @@ const PRESETS: [(&str, &str); 24] = [
     ("qwen3-235b-a22b", include_str!("presets/qwen3-235b-a22b.json")),
     ("glm-4.5-air", include_str!("presets/glm-4.5-air.json")),
     ("glm-4.5", include_str!("presets/glm-4.5.json")),
+    ("gpt-oss-20b", include_str!("presets/gpt-oss-20b.json")),
+    ("gpt-oss-120b", include_str!("presets/gpt-oss-120b.json")),
     ("mistral-7b-v0.1", include_str!("presets/mistral-7b-v0.1.json")),
     ("smollm2-135m", include_str!("presets/smollm2-135m.json")),
 ];

@@ -47,7 +47,8 @@ impl WeightSizes {
         let mut fp8 = vec![false; specs.len()];
         for tensor in files.in_order(config) {
             // 8-bit floating point becomes f32 first where it is not kept.
-            stored[tensor.param] = files.mapped(&tensor).map_or(BlockType::F32, |(block_type, ..)| block_type);
+            let mapped = files.mapped(&tensor).map_or(BlockType::F32, |(block_type, ..)| block_type);
+            stored[tensor.param] = if files.is_mxfp4(&tensor) { BlockType::Mxfp4 } else { mapped };
             fp8[tensor.param] = files.is_fp8(&tensor) && quantise.keeps_fp8(specs[tensor.param].kind);
         }
         let kept = |param: usize| if fp8[param] { BlockType::E4m3 } else { stored[param] };

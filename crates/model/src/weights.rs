@@ -10,6 +10,7 @@
 mod fp8;
 #[allow(unsafe_code)]
 mod map;
+mod mxfp4;
 mod read;
 mod write;
 
@@ -20,7 +21,7 @@ pub use read::{Files, Sink, load_dir, open_dir};
 pub use write::{DEFAULT_SHARD_BYTES, save_dir};
 
 use crate::config::{ConfigError, Dtype};
-use crate::names::{EH_PROJ, ParamKind, ParamSpec};
+use crate::names::{EH_PROJ, HfTensor, ParamKind, ParamSpec};
 
 pub(crate) use fp8::{BLOCK as FP8_BLOCK, Fp8Matrix, scale_count};
 pub(crate) use map::MappedFile;
@@ -64,12 +65,20 @@ impl Stored {
 ///
 /// The router's selection bias is always f32. In FP8 files only linear maps are FP8, and of those not the router and
 /// not the MTP projection (DeepSeek-V3's README_WEIGHTS).
-pub(crate) fn stored_as(spec: &ParamSpec, dtype: Dtype) -> Stored {
+fn stored_as(spec: &ParamSpec, dtype: Dtype) -> Stored {
     match (dtype, spec.kind) {
         (_, ParamKind::RouterBias) | (Dtype::F32, _) => Stored::F32,
         (Dtype::F16, _) => Stored::F16,
         (Dtype::Fp8, ParamKind::Matrix | ParamKind::Experts(_)) if !spec.name.ends_with(EH_PROJ) => Stored::E4m3,
         (Dtype::Bf16 | Dtype::Fp8, _) => Stored::Bf16,
+    }
+}
+
+/// How the tensor that holds a parameter's rows is stored: E4M3 is for tensors that hold one matrix.
+pub(crate) fn tensor_stored_as(tensor: &HfTensor, spec: &ParamSpec, dtype: Dtype) -> Stored {
+    match stored_as(spec, dtype) {
+        Stored::E4m3 if !tensor.is_whole() => Stored::Bf16,
+        stored => stored,
     }
 }
 

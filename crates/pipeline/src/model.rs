@@ -203,6 +203,12 @@ fn vocabulary(metadata: &Metadata) -> Result<Option<GgufVocabulary>> {
         };
         array.iter().map(kind).collect()
     };
+    let scores = |key: &str| -> Result<Vec<f32>> {
+        let Some(value) = metadata.get(key) else { return Ok(Vec::new()) };
+        let array = value.as_array().ok_or_else(|| bad(key, &value, "a list"))?;
+        let score = |value: Value| value.as_f64().map(|it| it as f32).ok_or_else(|| bad(key, &value, "only numbers"));
+        array.iter().map(score).collect()
+    };
     let Some(model) = text("tokenizer.ggml.model")? else { return Ok(None) };
     if model == "no_vocab" || model == "none" {
         return Ok(None);
@@ -212,6 +218,8 @@ fn vocabulary(metadata: &Metadata) -> Result<Option<GgufVocabulary>> {
         pre: text("tokenizer.ggml.pre")?,
         tokens: texts("tokenizer.ggml.tokens")?,
         kinds: kinds("tokenizer.ggml.token_type")?,
+        scores: scores("tokenizer.ggml.scores")?,
+        add_space_prefix: flag("tokenizer.ggml.add_space_prefix")?,
         merges: texts("tokenizer.ggml.merges")?,
         bos: id("tokenizer.ggml.bos_token_id")?,
         eos: id("tokenizer.ggml.eos_token_id")?,

@@ -8,6 +8,8 @@ mod call;
 
 mod calls;
 
+mod channels;
+
 mod grammar;
 
 mod known;
@@ -18,11 +20,13 @@ mod think;
 
 pub use argument::JsonStringArgument;
 pub use calls::ToolFormat;
+pub use channels::{ANSWER_BEGIN, FINAL_BEGIN};
 pub use grammar::{Held, grammar};
 pub use known::KnownTools;
 
 use crate::wire::{CallDelta, ChatDelta};
 use calls::CallParser;
+use channels::ChannelReader;
 use think::{Part, ThinkSplitter};
 
 /// Where an answer begins.
@@ -34,24 +38,41 @@ pub enum Start {
     Open,
     /// The prompt ended with `<think>`.
     Thinking,
+    /// It begins with a channel, of which some are thinking.
+    Channels,
 }
 
 /// One answer as it grows. However its text is cut into pieces, the concatenation of what comes out is the same.
 pub struct Answer {
-    think: Option<ThinkSplitter>,
+    parts: Parts,
     calls: Option<CallParser>,
+}
+
+/// What tells thinking from the rest.
+enum Parts {
+    Plain,
+    Think(ThinkSplitter),
+    Channels(ChannelReader),
 }
 
 impl Answer {
     /// An answer that may call `tools`, if there are any; `held_to` a form of calls, if the model is.
     pub fn new(start: Start, tools: Option<KnownTools>, held_to: Option<ToolFormat>) -> Answer {
-        let think = (start != Start::Plain).then(|| ThinkSplitter::new(start == Start::Thinking));
-        Answer { think, calls: tools.map(|tools| CallParser::new(tools, held_to)) }
+        let parts = match start {
+            Start::Plain => Parts::Plain,
+            Start::Open | Start::Thinking => Parts::Think(ThinkSplitter::new(start == Start::Thinking)),
+            Start::Channels => Parts::Channels(ChannelReader::new()),
+        };
+        Answer { parts, calls: tools.map(|tools| CallParser::new(tools, held_to)) }
     }
 
     /// Whether it is thinking.
     pub fn is_thinking(&self) -> bool {
-        self.think.as_ref().is_some_and(ThinkSplitter::is_thinking)
+        match &self.parts {
+            Parts::Plain => false,
+            Parts::Think(think) => think.is_thinking(),
+            Parts::Channels(channels) => channels.is_thinking(),
+        }
     }
 
     pub fn complete_calls(&self) -> usize {
@@ -65,16 +86,21 @@ impl Answer {
 
     /// What a piece of text adds.
     pub fn push(&mut self, text: &str) -> Vec<ChatDelta> {
-        let parts = match &mut self.think {
-            Some(think) => think.push(text),
-            None => vec![Part::Content(text.to_owned())],
+        let parts = match &mut self.parts {
+            Parts::Plain => vec![Part::Content(text.to_owned())],
+            Parts::Think(think) => think.push(text),
+            Parts::Channels(channels) => channels.push(text),
         };
         self.read(parts)
     }
 
     /// What was held back, when no more text comes.
     pub fn finish(&mut self) -> Vec<ChatDelta> {
-        let parts = self.think.as_mut().map(ThinkSplitter::finish).unwrap_or_default();
+        let parts = match &mut self.parts {
+            Parts::Plain => Vec::new(),
+            Parts::Think(think) => think.finish(),
+            Parts::Channels(channels) => channels.finish(),
+        };
         let mut deltas = self.read(parts);
         if let Some(calls) = &mut self.calls {
             calls.finish(&mut deltas);

@@ -517,7 +517,7 @@ impl Trainer {
 /// Whether weight decay acts on a parameter: on everything with two dimensions, embedding and head among them (the
 /// practice of GPT-3 and its open copies; DeepSeek does not say); not on norms and biases.
 pub fn decays(kind: ParamKind) -> bool {
-    !matches!(kind, ParamKind::Norm | ParamKind::Bias | ParamKind::RouterBias)
+    !matches!(kind, ParamKind::Norm | ParamKind::Bias | ParamKind::RouterBias | ParamKind::ExpertBiases(_))
 }
 
 fn bias_name(layer: usize) -> String {

@@ -95,7 +95,7 @@ fn normal(len: usize, config: &ModelConfig, stream: u64) -> Vec<f32> {
 fn plain(spec: &ParamSpec, config: &ModelConfig) -> Vec<f32> {
     match spec.kind {
         ParamKind::Norm => vec![1.0; spec.len()],
-        ParamKind::Bias | ParamKind::RouterBias => vec![0.0; spec.len()],
+        ParamKind::Bias | ParamKind::RouterBias | ParamKind::ExpertBiases(_) => vec![0.0; spec.len()],
         _ => normal(spec.len(), config, spec.len() as u64),
     }
 }

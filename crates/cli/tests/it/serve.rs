@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 use serde_json::{Value, json};
 use wels_data::chat::DEEPSEEK_V3;
 use wels_data::tokenizer::{BpeTrainer, SpecialTokens};
-use wels_model::config::{Attention, Dtype, Family, ModelConfig, RopeConfig, RopeLayout, RopeScaling};
+use wels_model::config::{Attention, Dtype, Family, Gating, ModelConfig, RopeConfig, RopeLayout, RopeScaling};
 use wels_model::params::Params;
 use wels_model::weights;
 use wels_server::ledger::Ledger;
@@ -49,6 +49,7 @@ pub fn write_model_of_context(folder: &Path, max_positions: usize) {
         softmax_scale: 1.0 / (attention.qk_dim() as f32).sqrt(),
         attention,
         dense_intermediate: 40,
+        gating: Gating::Silu,
         moe: None,
         mtp_depth: 0,
         tied_head: false,

@@ -91,8 +91,8 @@ impl Attention for Naive {
         out: &mut Tensor,
         stats: &mut Tensor,
     ) {
-        let (q, v) = (heads(inputs.q), heads(inputs.v));
-        attention::forward(shape, starts, q, keys(&inputs), v, values_mut(out), values_mut(stats));
+        let (q, v, sinks) = (heads(inputs.q), heads(inputs.v), inputs.sinks.map(values));
+        attention::forward(shape, sinks, starts, q, keys(&inputs), v, values_mut(out), values_mut(stats));
     }
 
     fn attention_backward(
@@ -105,7 +105,7 @@ impl Attention for Naive {
         d_out: &Tensor,
         gradients: AttentionGradients,
     ) {
-        let AttentionInputs { q, k, k_shared, v } = inputs;
+        let AttentionInputs { q, k, k_shared, v, .. } = inputs;
         let (dk, dv) = match gradients.v {
             Some(dv) => (heads_mut(k, gradients.k), heads_mut(v, dv)),
             None => HeadsMut::pair_like(values_mut(gradients.k), &heads(k), &heads(v)),
@@ -124,6 +124,10 @@ impl Attention for Naive {
             k_shared.zip(gradients.k_shared).map(|(part, d)| heads_mut(part, d)),
             dv,
         );
+    }
+
+    fn sink_terms(&self, sinks: &Tensor, out: &Tensor, stats: &Tensor, d_out: &Tensor, terms: &mut Tensor) {
+        attention::sink_terms(values(sinks), values(out), values(stats), values(d_out), values_mut(terms));
     }
 
     fn pages(&self, dtype: CacheDtype, count: usize, page_len: usize) -> CachePages {
@@ -168,7 +172,7 @@ impl Attention for Naive {
             let (v, len) = (in_rows(&rows, width, v_at, layout.v), sequence.past + sequence.new);
             let q = queries_from(heads(query.q), first);
             let out = &mut values_mut(out)[first * row..][..sequence.new * row];
-            attention::cached(query.shape, q, sequence.new, k, v, len, out);
+            attention::cached(query.shape, query.sinks.map(values), q, sequence.new, k, v, len, out);
             first += sequence.new;
         }
     }
@@ -214,7 +218,7 @@ impl Attention for Naive {
                     query.flat_map(|(t, own)| own.iter().chain(turned.row(first + t, h))).copied().collect();
                 let to = &mut values_mut(out)[(h * tokens + first) * latent..][..sequence.new * latent];
                 let (q, k) = (Heads::contiguous(&q, 1, width), Keys { own: k, shared: None });
-                attention::cached(shape, q, sequence.new, k, v, len, to);
+                attention::cached(shape, None, q, sequence.new, k, v, len, to);
             }
             first += sequence.new;
         }

@@ -3,7 +3,7 @@
 use std::ops::Range;
 
 use wels_device::{
-    AdamW, Balance, Direction, Dispatch, Experts, Head, HeadGradients, Ids, Optimizer, Precision, Rotary,
+    AdamW, Balance, Direction, Dispatch, Experts, Gating, Head, HeadGradients, Ids, Optimizer, Precision, Rotary,
     RotaryColumns, Router, Rows, SQUARES_CHUNK, Start, TeacherHead, Tensor, WeightRef,
 };
 use wels_kernels::distil::{Teacher, TokenLosses};
@@ -77,12 +77,13 @@ impl Rows for Naive {
         rope::apply(x, positions, table, rotary.layout, stride, offset, head_stride, heads, direction);
     }
 
-    fn swiglu(&self, gate: &Tensor, up: &Tensor, y: &mut Tensor) {
-        swiglu::forward(values(gate), values(up), values_mut(y));
+    fn gated(&self, gating: Gating, gate: &Tensor, up: &Tensor, y: &mut Tensor) {
+        swiglu::forward(gating, values(gate), values(up), values_mut(y));
     }
 
-    fn swiglu_backward(&self, dy: &Tensor, gate: &Tensor, up: &Tensor, dgate: &mut Tensor, dup: &mut Tensor) {
-        swiglu::backward(values(dy), values(gate), values(up), values_mut(dgate), values_mut(dup));
+    fn gated_backward(&self, gating: Gating, dy: &Tensor, operands: [&Tensor; 2], gradients: [&mut Tensor; 2]) {
+        let ([gate, up], [dgate, dup]) = (operands.map(values), gradients.map(values_mut));
+        swiglu::backward(gating, values(dy), gate, up, dgate, dup);
     }
 
     fn gather(&self, table: WeightRef, ids: &Ids, y: &mut Tensor) {
@@ -176,6 +177,14 @@ impl Experts for Naive {
 
     fn loads(&self, dispatch: &Dispatch) -> Vec<u32> {
         tables(dispatch).loads().collect()
+    }
+
+    fn add_expert_bias(&self, bias: &Tensor, dispatch: &Dispatch, y: &mut Tensor) {
+        experts::add_bias(values(bias), tables(dispatch), values_mut(y));
+    }
+
+    fn expert_bias_backward(&self, dy: &Tensor, dispatch: &Dispatch, (dbias, start): (&mut Tensor, Start)) {
+        experts::bias_grad(values(dy), tables(dispatch), values_mut(dbias), start);
     }
 
     fn combine(&self, h: &Tensor, weights: &Tensor, dispatch: &Dispatch, base: Option<&Tensor>, y: &mut Tensor) {

@@ -20,15 +20,15 @@ struct Key {
 extern "C" __global__ void __launch_bounds__(128)
     attention_forward(const float *q, int q_row, int q_head, const float *k, int k_row, int k_head,
                       const float *shared_k, int shared_row, const float *v, int v_row, int v_head, const int *tiles,
-                      float scale, int heads, int kv_heads, int window, int own, int shared_dim, int v_dim, float *out,
-                      float *stats) {
+                      const float *sinks, float scale, int heads, int kv_heads, int window, int own, int shared_dim,
+                      int v_dim, float *out, float *stats) {
   SMEM(shared);
   int sequence = tiles[3 * blockIdx.x], t0 = tiles[3 * blockIdx.x + 1], count = tiles[3 * blockIdx.x + 2];
   int h = blockIdx.y, kv = h / (heads / kv_heads);
   Key keys{k + (int64_t)kv * k_head, shared_k, k_row, shared_row, own};
   const float *queries = q + (int64_t)h * q_head, *values = v + (int64_t)kv * v_head;
   attend(
-      Attend(shared, own + shared_dim, v_dim), count, t0 - sequence, scale, window,
+      Attend(shared, own + shared_dim, v_dim), count, t0 - sequence, scale, window, sinks ? sinks[h] : least(),
       [=](int n, int i) { return queries[(int64_t)(t0 + n) * q_row + i]; },
       [=](int j, int i) { return keys.at(sequence + j, i); },
       [=](int j, int i) { return values[(int64_t)(sequence + j) * v_row + i]; },
@@ -47,6 +47,16 @@ extern "C" __global__ void attention_delta(const float *out, const float *d_out,
   int64_t from = at < n ? at * v_dim : 0;
   float s = dot_of_lanes(out + from, d_out + from, at < n ? v_dim : 0, lane);
   if (at < n && lane == 0) delta[at] = s;
+}
+
+// terms[T·H] = −exp(sink − max) · 1/sum · (out · d_out) of each head. Half a warp a head.
+extern "C" __global__ void attention_sink_terms(const float *sinks, const float *out, const float *d_out,
+                                                const float *stats, float *terms, int heads, int v_dim, int64_t n) {
+  int64_t at = thread_index() / 16;
+  int lane = threadIdx.x % 16;
+  int64_t from = at < n ? at * v_dim : 0;
+  float s = dot_of_lanes(out + from, d_out + from, at < n ? v_dim : 0, lane);
+  if (at < n && lane == 0) terms[at] = -(exp_of(sinks[at % heads] - stats[2 * at]) * stats[2 * at + 1] * s);
 }
 
 // dq: a chain over the keys. 128 threads: thread (q, lane) has query q of the tile and key `lane` of sixteen.

@@ -93,7 +93,16 @@ impl Cuda {
         let tiles = self.ids(starts).derived(|| Tiles::of(self, starts));
         let launch = self.launch("attention_forward").threads(THREADS).blocks(tiles.count, shape.heads, 1);
         let launch = with_inputs(launch.shared(widths.forward_bytes()), &inputs).read(&tiles.tiles);
+        let launch = launch.read_if(inputs.sinks.map(f32s));
         with_shape(launch, shape, widths).write(f32s_mut(out)).write(f32s_mut(stats)).run();
+    }
+
+    /// What each query adds to the gradients of the sinks, after [`Cuda::plain_forward`].
+    pub(crate) fn plain_sink_terms(&self, sinks: &Tensor, [out, stats, d_out]: [&Tensor; 3], terms: &mut Tensor) {
+        let (heads, len) = (sinks.len(), terms.len());
+        let launch = self.launch("attention_sink_terms").over(len * 16).read(f32s(sinks)).read(f32s(out));
+        let launch = launch.read(f32s(d_out)).read(f32s(stats)).write(f32s_mut(terms));
+        launch.int(heads).int(out.len() / len.max(1)).long(len).run();
     }
 
     /// Backward of [`Cuda::plain_forward`], in two passes: queries, then keys and values.

@@ -148,7 +148,7 @@ pub(crate) fn in_pieces(part: &ColumnHeads) -> bool {
 /// The numbers of a kernel's arguments that `AttentionArgs` holds.
 fn with_places<'a>(launch: Launch<'a>, it: &Packed, starts: &'a Buffer) -> Launch<'a> {
     let Packed { shape, tokens, inputs, .. } = *it;
-    let AttentionInputs { q, k, k_shared, v } = inputs;
+    let AttentionInputs { q, k, k_shared, v, .. } = inputs;
     let launch = launch.read(starts).int(it.starts.len() - 1).int(tokens).int(shape.heads);
     let launch = launch.int(shape.heads / shape.kv_heads).int(q.offset).int(q.head_stride);
     let launch = launch.int(k.offset).int(k.head_stride).int(k_shared.map_or(0, |part| part.offset));
@@ -210,7 +210,7 @@ impl Cuda {
         d_out: Option<&'a Tensor>,
         [queries, keys]: [usize; 2],
     ) -> Launch<'a> {
-        let AttentionInputs { q, k, k_shared, v } = it.inputs;
+        let AttentionInputs { q, k, k_shared, v, .. } = it.inputs;
         let operands = [(q.of, queries), (k.of, keys), (k_shared.unwrap_or(k).of, keys), (v.of, keys)];
         let operands = operands.into_iter().map(|(of, rows)| (of, of.cols(), rows));
         let out_cols = it.shape.heads * it.widths.v;

@@ -83,12 +83,12 @@ impl Cuda {
         over: &Pages,
         part: Part,
         layout: KvLayout,
-        ExpandedQuery { shape, q }: ExpandedQuery,
+        ExpandedQuery { shape, q, sinks }: ExpandedQuery,
         out: &mut Tensor,
     ) {
         let widths = Widths { own: layout.own, shared: layout.shared, v: layout.v };
         let launch = self.reading_pages("paged_attend", over, &part, shape.heads);
-        let launch = with_heads(launch.shared(widths.forward_bytes()), q);
+        let launch = with_heads(launch.shared(widths.forward_bytes()), q).read_if(sinks.map(f32s));
         let launch = launch.float(shape.scale).int(shape.heads).int(layout.kv_heads).int(window_of(shape));
         widths.with(launch).write(f32s_mut(out)).run();
     }

@@ -158,7 +158,7 @@ impl Cuda {
         kernels: &Kernels,
         over: &Pages,
         part: Part,
-        ExpandedQuery { shape, q }: ExpandedQuery,
+        ExpandedQuery { shape, q, .. }: ExpandedQuery,
         out: &mut Tensor,
     ) {
         let (tables, rows, widths) = (part.tables(self), part.plan.new, kernels.widths);

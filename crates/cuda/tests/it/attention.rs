@@ -67,6 +67,9 @@ pub const BF16_CASES: [Case; 7] = [
 ];
 
 /// Rows of the operands, as packed sequences.
+/// Cases with a window of so many keys have sinks too.
+const SINKS_WINDOW: usize = 7;
+
 fn work(case: &Case, operands: Operands, rows: Range<usize>, starts: &[u32], device: &Arc<dyn Device>) -> Outputs {
     let Case { heads, kv_heads, own, shared, v, together, pads: [q_pad, k_pad, shared_pad], window, .. } = *case;
     let (starts, tokens): (Ids, usize) = (starts.into(), rows.len());
@@ -77,12 +80,14 @@ fn work(case: &Case, operands: Operands, rows: Range<usize>, starts: &[u32], dev
     let both = tensor(2, kv_width);
     let values_alone = tensor(3, kv_heads * v);
     let rotary = tensor(4, shared + shared_pad);
+    let (sinks, mut terms) = (crate::lab::tensor(device, 10, 1, heads), empty(device, tokens, heads));
     let part = |of, offset, head_stride, dim| ColumnHeads { of, offset, head_stride, dim };
     let inputs = AttentionInputs {
         q: part(&q, q_pad, qk, qk),
         k: part(&both, k_pad, own + v, own),
         k_shared: (shared > 0).then(|| part(&rotary, shared_pad, 0, shared)),
         v: if together { part(&both, k_pad + own, own + v, v) } else { part(&values_alone, 0, v, v) },
+        sinks: (window == Some(SINKS_WINDOW)).then_some(&sinks),
     };
     let (mut out, mut stats) = (operands.empty(device, tokens, heads * v), empty(device, tokens, heads * 2));
     device.attention(shape, &starts, inputs, &mut out, &mut stats);
@@ -96,7 +101,12 @@ fn work(case: &Case, operands: Operands, rows: Range<usize>, starts: &[u32], dev
         v: (!together).then_some(&mut dv),
     };
     device.attention_backward(shape, &starts, inputs, &out, &stats, &d_out, gradients);
+    match inputs.sinks {
+        Some(sinks) => device.sink_terms(sinks, &out, &stats, &d_out, &mut terms),
+        None => terms.fill(0.0),
+    }
     vec![
+        ("terms of sinks", values(&terms)),
         ("out", values(&out)),
         ("stats", values(&stats)),
         ("dq", values(&dq)),

@@ -33,6 +33,8 @@ fn expanded(device: &Arc<dyn Device>, numbers: CacheDtype, window: Option<usize>
     let layout = KvLayout { kv_heads: 2, own: 10, shared: 6, v: 12 };
     let (shape, offset) = (AttentionShape { heads: 4, kv_heads: 2, scale: 0.25, window }, 32);
     let mut pages = device.pages(numbers, 8, offset + layout.page_len());
+    // Where there is a window.
+    let sinks = tensor(device, 98, 1, 4);
     let mut out = Vec::new();
     for (call, sequences) in calls().iter().enumerate() {
         let (tokens, stream) = (rows(sequences), 10 * call as u64);
@@ -43,10 +45,11 @@ fn expanded(device: &Arc<dyn Device>, numbers: CacheDtype, window: Option<usize>
             k: heads(&kv, 0, 22, 10),
             k_shared: Some(heads(&rotary, 0, 0, 6)),
             v: heads(&kv, 10, 22, 12),
+            sinks: None,
         };
         device.append(&mut pages, PagedSequences { offset, sequences }, layout, inputs);
         let mut attended = empty(device, tokens, 4 * 12);
-        let query = ExpandedQuery { shape, q: inputs.q };
+        let query = ExpandedQuery { shape, q: inputs.q, sinks: window.map(|_| &sinks) };
         device.attend(&pages, PagedSequences { offset, sequences }, layout, query, &mut attended);
         out.push(("attended", values(&attended)));
     }
@@ -54,7 +57,7 @@ fn expanded(device: &Arc<dyn Device>, numbers: CacheDtype, window: Option<usize>
     device.copy_page(&mut pages, 1, 7);
     let sequences = [Sequence { pages: &[4, 7, 6], past: 20, new: 1 }];
     let (q, mut attended) = (tensor(device, 99, 1, 4 * 16), empty(device, 1, 4 * 12));
-    let query = ExpandedQuery { shape, q: heads(&q, 0, 16, 16) };
+    let query = ExpandedQuery { shape, q: heads(&q, 0, 16, 16), sinks: None };
     device.attend(&pages, PagedSequences { offset, sequences: &sequences }, layout, query, &mut attended);
     out.push(("over a copied page", values(&attended)));
     out
@@ -184,6 +187,7 @@ impl Parts {
             k: heads(&self.kv, kv_pad, own + v, own),
             k_shared: (shared > 0).then(|| heads(&self.rotary, shared_pad, 0, shared)),
             v: heads(&self.kv, kv_pad + own, own + v, v),
+            sinks: None,
         }
     }
 }
@@ -216,7 +220,7 @@ fn over_pages(case: &Case, device: &Arc<dyn Device>, [first, second]: Call, cut:
         let at = PagedSequences { offset, sequences: &sequences };
         device.append(&mut pages, at, layout, parts.inputs(case));
         let mut attended = Operands::of(device).empty(device, call.tokens(), out.cols());
-        let query = ExpandedQuery { shape: shape_of(case), q: parts.inputs(case).q };
+        let query = ExpandedQuery { shape: shape_of(case), q: parts.inputs(case).q, sinks: None };
         device.attend(&pages, at, layout, query, &mut attended);
         call.put(&attended, &mut out);
     }

@@ -1,7 +1,7 @@
 //! Row by row, and the optimizer.
 
 use wels_device::host::{Layout, Scaling, Table};
-use wels_device::{AdamW, Device, Direction, Dtype, Ids, Rotary, RotaryColumns, Start, Tensor, WeightRef};
+use wels_device::{AdamW, Device, Direction, Dtype, Gating, Ids, Rotary, RotaryColumns, Start, Tensor, WeightRef};
 
 use std::sync::Arc;
 
@@ -90,15 +90,18 @@ fn rotary_embedding() {
 
 #[test]
 fn gated_units() {
-    for (rows, cols) in SIZES {
-        same("swiglu", |device| {
+    let clamped = Gating::Clamped { alpha: 1.702, limit: 0.5 };
+    for ((rows, cols), gating) in
+        SIZES.into_iter().flat_map(|size| [Gating::Silu, clamped, Gating::GeluTanh].map(|it| (size, it)))
+    {
+        same(&format!("{gating:?}"), |device| {
             let of = |stream| tensor(device, stream, rows, cols);
             let mut gate = of(1);
             gate.set(0, &[-200.0]);
             let (up, dy) = (of(2), of(3));
             let (mut y, mut dgate, mut dup) = (of(4), of(5), of(6));
-            device.swiglu(&gate, &up, &mut y);
-            device.swiglu_backward(&dy, &gate, &up, &mut dgate, &mut dup);
+            device.gated(gating, &gate, &up, &mut y);
+            device.gated_backward(gating, &dy, [&gate, &up], [&mut dgate, &mut dup]);
             vec![("y", values(&y)), ("dgate", values(&dgate)), ("dup", values(&dup))]
         });
     }
@@ -295,15 +298,18 @@ fn rotary_embedding_in_bf16() {
 
 #[test]
 fn gated_units_in_bf16() {
-    for (rows, cols) in WIDTHS {
-        near_rounded("swiglu in bf16", |device| {
+    let clamped = Gating::Clamped { alpha: 1.702, limit: 0.5 };
+    for ((rows, cols), gating) in
+        WIDTHS.into_iter().flat_map(|size| [Gating::Silu, clamped, Gating::GeluTanh].map(|it| (size, it)))
+    {
+        near_rounded(&format!("{gating:?} in bf16"), |device| {
             let of = |stream| activation(device, stream, rows, cols);
             let mut gate = of(1);
             gate.set(0, &[-200.0]);
             let (up, dy) = (of(2), of(3));
             let (mut y, mut dgate, mut dup) = (of(4), of(5), of(6));
-            device.swiglu(&gate, &up, &mut y);
-            device.swiglu_backward(&dy, &gate, &up, &mut dgate, &mut dup);
+            device.gated(gating, &gate, &up, &mut y);
+            device.gated_backward(gating, &dy, [&gate, &up], [&mut dgate, &mut dup]);
             vec![("y", values(&y)), ("dgate", values(&dgate)), ("dup", values(&dup))]
         });
     }

@@ -9,7 +9,7 @@ use crate::lab::{Outputs, empty, empty_activation, numbers, same, same_rounded, 
 
 /// All number formats that a card keeps.
 pub fn formats() -> impl Iterator<Item = BlockType> {
-    BlockType::ALL.into_iter().chain([BlockType::E4m3])
+    BlockType::ALL.into_iter().filter(|format| !format.has_codebook()).chain([BlockType::E4m3])
 }
 
 /// Blocks of random bits, with scales that are finite, and numbers.

@@ -2,8 +2,8 @@
 //!
 //! A GGUF file holds tokens, their kinds and the merges, and of everything else a name
 //! ([`presplit`](super::presplit)). Here it becomes the `tokenizer.json` that the name stands for, so that all of Wels
-//! knows one kind of tokenizer. Byte-level BPE (`tokenizer.ggml.model = gpt2`) is read and written; SentencePiece
-//! (`llama`) is refused, because its ties between merges cannot be told from the scores alone.
+//! knows one kind of tokenizer. Byte-level BPE (`tokenizer.ggml.model = gpt2`) is read and written, SentencePiece's BPE
+//! (`llama`) read ([`spm`](super::spm)).
 
 use std::collections::{BTreeSet, HashMap, HashSet};
 
@@ -22,6 +22,10 @@ pub struct GgufVocabulary {
     pub tokens: Vec<String>,
     /// `token_type`, by id; empty if the file has none.
     pub kinds: Vec<TokenKind>,
+    /// `scores`, by id, of SentencePiece.
+    pub scores: Vec<f32>,
+    /// `add_space_prefix`, of SentencePiece: whether a text is read as if a space came before it.
+    pub add_space_prefix: Option<bool>,
     /// `merges`, two tokens with a space between, first to last.
     pub merges: Vec<String>,
     /// `bos_token_id`.
@@ -130,6 +134,8 @@ impl Tokenizer {
             pre: Some(pre.to_owned()),
             tokens,
             kinds,
+            scores: Vec::new(),
+            add_space_prefix: None,
             merges,
             bos: special.bos,
             eos: special.eos,
@@ -145,12 +151,8 @@ impl GgufVocabulary {
     fn tokenizer_json(&self) -> Result<Value, TokenizerError> {
         match &self.model[..] {
             "gpt2" => {}
-            "llama" => {
-                return Err(from(
-                    "`tokenizer.ggml.model` is `llama` (SentencePiece); `gpt2` (byte-level BPE) is read".into(),
-                ));
-            }
-            other => return Err(from(format!("`tokenizer.ggml.model` is `{other}`; `gpt2` is read"))),
+            "llama" => return self.sentencepiece_json(),
+            other => return Err(from(format!("`tokenizer.ggml.model` is `{other}`; `gpt2` and `llama` are read"))),
         }
         let pre = self.pre.as_deref().unwrap_or("default");
         let splitting = presplit::named(pre).ok_or_else(|| {
@@ -183,7 +185,7 @@ impl GgufVocabulary {
         }))
     }
 
-    fn vocab(&self) -> Result<Map<String, Value>, TokenizerError> {
+    pub(super) fn vocab(&self) -> Result<Map<String, Value>, TokenizerError> {
         if self.tokens.is_empty() || self.tokens.len() as u64 > TOKEN_ID_MAX {
             return Err(from(format!("it has {} tokens", self.tokens.len())));
         }
@@ -199,11 +201,11 @@ impl GgufVocabulary {
         Ok(vocab)
     }
 
-    fn kind(&self, id: usize) -> TokenKind {
+    pub(super) fn kind(&self, id: usize) -> TokenKind {
         self.kinds.get(id).copied().unwrap_or(TokenKind::Normal)
     }
 
-    fn added_tokens(&self) -> Vec<Value> {
+    pub(super) fn added_tokens(&self) -> Vec<Value> {
         let roles: HashSet<usize> =
             [self.bos, self.eos, self.pad].into_iter().flatten().map(|id| id as usize).collect();
         let entry = |(id, token): (usize, &String)| {
@@ -223,9 +225,9 @@ impl GgufVocabulary {
     }
 
     /// Puts the tokens in front and behind that the file asks for.
-    fn post_processor(&self, pre: &str) -> Result<Value, TokenizerError> {
-        // llama.cpp adds a BOS for Llama 3 unless told otherwise, and for no other byte-level vocabulary.
-        let add_bos = self.add_bos.unwrap_or(matches!(pre, "llama-bpe" | "llama3" | "llama-v3"));
+    pub(super) fn post_processor(&self, pre: &str) -> Result<Value, TokenizerError> {
+        // llama.cpp adds a BOS for Llama 3 and SentencePiece unless told otherwise, and for no other vocabulary.
+        let add_bos = self.add_bos.unwrap_or(matches!(pre, "llama-bpe" | "llama3" | "llama-v3" | SENTENCEPIECE));
         let token = |id: Option<u32>, add: bool, name: &str| match id.filter(|_| add) {
             None => Ok(None),
             Some(id) => match self.tokens.get(id as usize) {
@@ -259,7 +261,7 @@ impl GgufVocabulary {
         }))
     }
 
-    fn tokenizer_config(&self) -> Value {
+    pub(super) fn tokenizer_config(&self) -> Value {
         let token = |id: Option<u32>| id.and_then(|id| self.tokens.get(id as usize));
         json!({
             "bos_token": token(self.bos),
@@ -291,7 +293,10 @@ fn merge_text(merge: &Value) -> Option<String> {
     (text.matches(' ').count() == 1).then_some(text)
 }
 
-fn from(reason: String) -> TokenizerError {
+/// Stands for the name of a cutting where there is none.
+pub(super) const SENTENCEPIECE: &str = "sentencepiece";
+
+pub(super) fn from(reason: String) -> TokenizerError {
     TokenizerError::Gguf { direction: "from", reason }
 }
 

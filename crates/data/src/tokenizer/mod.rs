@@ -9,6 +9,7 @@ mod config;
 mod gguf;
 mod presplit;
 mod split;
+mod spm;
 mod stream;
 
 pub use bpe::BpeTrainer;
@@ -48,6 +49,9 @@ pub enum TokenizerError {
     /// Not a `tokenizer_config.json`.
     #[error("not a valid tokenizer_config.json: {reason}")]
     InvalidConfig { reason: String },
+    /// A `tokenizer.model` is damaged, or not of the kind that is read.
+    #[error("not a tokenizer.model of SentencePiece's BPE: {reason}")]
+    SentencePiece { reason: String },
     /// The vocabulary of a GGUF file is damaged, or means something that is not implemented; or a vocabulary has no
     /// form in GGUF.
     #[error("the vocabulary cannot be taken {direction} GGUF: {reason}")]
@@ -178,16 +182,22 @@ impl std::fmt::Debug for Tokenizer {
 }
 
 impl Tokenizer {
-    /// Loads `path`: a `tokenizer.json`, or a directory that has one. `tokenizer_config.json` and `chat_template.jinja`
-    /// beside it name the special tokens and the chat template.
+    /// Loads `path`: a `tokenizer.json`, or a directory that has one, or instead of one a `tokenizer.model` of
+    /// SentencePiece. `tokenizer_config.json` and `chat_template.jinja` beside it name the special tokens and the chat
+    /// template.
     pub fn load(path: &Path) -> Result<Tokenizer, TokenizerError> {
         let (file, dir) = match path.is_dir() {
+            true if spm::is_alone(path) => (path.join(spm::FILE), path),
             true => (path.join("tokenizer.json"), path),
             false => (path.to_owned(), path.parent().unwrap_or(Path::new("."))),
         };
         let config = config::read_optional(&dir.join("tokenizer_config.json"))?;
         let template = config::read_optional(&dir.join("chat_template.jinja"))?;
-        let mut tokenizer = Self::from_json(&read_limited(&file)?, config.as_deref())?;
+        let bytes = read_limited(&file)?;
+        let mut tokenizer = match file.file_name().is_some_and(|name| name == spm::FILE) {
+            true => spm::load(&bytes, config.as_deref())?,
+            false => Self::from_json(&bytes, config.as_deref())?,
+        };
         if let Some(template) = template {
             tokenizer.chat_template = Some(config::utf8(template)?);
         }

@@ -31,6 +31,13 @@ const LLAMA3: &str = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{
 const QWEN2: &str =
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+";
 
+/// o200k, of GPT-4o and gpt-oss.
+const O200K: &str = concat!(
+    r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}\p{Lm}\p{Lo}\p{M}]+(?i:'s|'t|'re|'ve|'m|'ll|'d)?|",
+    r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]+[\p{Ll}\p{Lm}\p{Lo}\p{M}]*(?i:'s|'t|'re|'ve|'m|'ll|'d)?|",
+    r"\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+",
+);
+
 /// Alphabets with upper and lower case, in DeepSeek's first tokenizer.
 const CASED: &[&str] = &[
     "A-Za-zµÀ-ÖØ-öø-ƺƼ-ƿǄ-\u{293}\u{295}-\u{2af}\u{370}-\u{373}\u{376}\u{377}\u{37b}-\u{37d}\u{37f}",
@@ -51,12 +58,13 @@ const CASED: &[&str] = &[
 /// Names by which files call a cutting, the one that is written first.
 type Named = (&'static [&'static str], fn() -> Splitting);
 
-const NAMES: [Named; 8] = [
+const NAMES: [Named; 9] = [
     (&["deepseek-v3"], || plain(bpe::SPLITS.to_vec())),
     (&["deepseek-llm"], deepseek_llm),
     (&["deepseek-coder"], || plain(vec!["[\r\n]", r"\s?\p{L}+", r"\s?\p{P}+", CHINESE_AND_KOREAN, DIGIT])),
     (&["qwen2", "deepseek-r1-qwen", "megrez"], || Splitting { nfc: true, ..plain(vec![QWEN2]) }),
     (&["llama-bpe", "llama3", "llama-v3"], || Splitting { whole_words: true, ..plain(vec![LLAMA3]) }),
+    (&["gpt-4o", "llama4"], || plain(vec![O200K])),
     (&["smollm", "starcoder", "refact", "command-r", "codeshell"], || plain(vec![DIGIT, GPT2])),
     (&["gpt-2", "phi-2", "olmo", "mpt"], || plain(vec![GPT2])),
     (&["default"], || plain(vec![r"[\p{P}$+<=>^~|]+", GPT2, r"\p{N}+", "[0-9][0-9][0-9]"])),

@@ -6,6 +6,7 @@ mod gguf;
 mod golden;
 mod loader;
 mod oracle;
+mod sentencepiece;
 mod shards;
 mod tokenizer;
 

@@ -6,7 +6,9 @@ use wels_cpu::testing::device;
 use wels_data::tokenizer::{BpeTrainer, SpecialTokens, Tokenizer};
 use wels_device::Device;
 use wels_engine::LoadedModel;
-use wels_model::config::{Attention, Family, ModelConfig, MoeConfig, RopeConfig, RopeLayout, RopeScaling, Router};
+use wels_model::config::{
+    Attention, Family, Gating, ModelConfig, MoeConfig, RopeConfig, RopeLayout, RopeScaling, Router,
+};
 use wels_model::model::Model;
 use wels_model::params::Params;
 
@@ -25,6 +27,7 @@ fn config(family: Family, layout: RopeLayout, attention: Attention) -> ModelConf
         softmax_scale: 1.0 / (attention.qk_dim() as f32).sqrt(),
         attention,
         dense_intermediate: 40,
+        gating: Gating::Silu,
         moe: None,
         mtp_depth: 0,
         tied_head: false,
@@ -46,8 +49,15 @@ pub fn deepseek() -> ModelConfig {
     let attention =
         Attention::Mla { heads: 3, q_lora_rank: Some(12), kv_lora_rank: 10, nope_dim: 6, rope_dim: 4, v_dim: 8 };
     let router = Router::Sigmoid { groups: 2, top_groups: 1, normalize: true, scale: 2.5 };
-    let moe =
-        MoeConfig { experts: 8, shared_experts: 1, top_k: 2, expert_intermediate: 10, first_dense_layers: 1, router };
+    let moe = MoeConfig {
+        experts: 8,
+        shared_experts: 1,
+        top_k: 2,
+        expert_intermediate: 10,
+        first_dense_layers: 1,
+        biases: false,
+        router,
+    };
     let base = config(Family::DeepseekV3, RopeLayout::Interleaved, attention);
     ModelConfig { layers: 3, moe: Some(moe), mtp_depth: 1, ..base }
 }

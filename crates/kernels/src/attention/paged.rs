@@ -14,7 +14,7 @@ pub use element::CacheDtype;
 
 use std::ops::Range;
 
-use super::{Heads, Keys, Shape, softmax};
+use super::{Heads, Keys, Shape, check_sinks, sink_of, softmax};
 use crate::lanes::{LANES, Lanes};
 use crate::memory::{self, Buffer};
 use crate::micro;
@@ -169,7 +169,7 @@ impl Pages {
     }
 
     /// `out[T, heads·v]`: the new tokens' queries over all keys of their sequence up to themselves, whose own were
-    /// [appended](Pages::append).
+    /// [appended](Pages::append), and over the sink of their head.
     ///
     /// # Panics
     /// As for [`Pages::append`].
@@ -178,10 +178,12 @@ impl Pages {
         offset: usize,
         layout: Layout,
         shape: Shape,
+        sinks: Option<&[f32]>,
         sequences: &[Sequence],
         q: Heads,
         out: &mut [f32],
     ) {
+        check_sinks(&shape, sinks);
         let tokens = self.check(sequences);
         self.check_part(offset, layout.page_len());
         let Shape { heads, kv_heads, scale, window } = shape;
@@ -203,7 +205,7 @@ impl Pages {
         }
         let place = self.place(offset);
         let out = SharedMut::new(out);
-        let job = &Job { place, layout, shape, sequences, q, out };
+        let job = &Job { place, layout, shape, sinks, sequences, q, out };
         // In a row a task can fetch for the one after it.
         let waits_for_pages = tasks.iter().all(|task| task.rows <= FEW);
         let in_a_row = if waits_for_pages { tasks.len().div_ceil(4 * par::threads()).clamp(1, 8) } else { 1 };
@@ -362,6 +364,7 @@ struct Job<'a> {
     place: Place,
     layout: Layout,
     shape: Shape,
+    sinks: Option<&'a [f32]>,
     sequences: &'a [Sequence<'a>],
     q: Heads<'a>,
     out: SharedMut<'a, f32>,
@@ -441,7 +444,7 @@ impl<E> FirstKeys<E> {
 /// The machine has the instruction set of `L`, and the pages hold numbers of type E.
 #[inline(always)]
 unsafe fn attend<L: Lanes, E: Element>(job: &Job, task: &Task, mut next: FirstKeys<E>) {
-    let Job { layout, shape, sequences, q, out, .. } = job;
+    let Job { layout, shape, sinks, sequences, q, out, .. } = job;
     let sequence = &sequences[task.sequence];
     let group = shape.heads / shape.kv_heads;
     let place = |row: usize| sequence.past + row / group;
@@ -472,7 +475,7 @@ unsafe fn attend<L: Lanes, E: Element>(job: &Job, task: &Task, mut next: FirstKe
                 let row = &mut scores[r * width..][..width];
                 let place = place(from + r);
                 let seen = shape.first_key(place) - PAGE * first..place + 1 - PAGE * first;
-                inverses[r] = softmax::<L>(row, seen, shape.scale).1;
+                inverses[r] = softmax::<L>(row, seen, shape.scale, sink_of(*sinks, head(r))).1;
                 weights[r] = row.as_ptr();
             }
             let sums = Sums { weights: &weights[..rows], inverses: &inverses[..rows], outs: &outs[..rows] };

@@ -5,9 +5,13 @@
 //! a whole number of 4 to 8 bits for each 16 or 32 numbers. Layout and rounding are those of llama.cpp
 //! (ggml-common.h, ggml-quants.c: `dequantize_row_*`, `quantize_row_*_ref`); `scripts/oracle/make_blocks.py` has the
 //! values that the tests compare with. w and m are exact in f32, so a decoded number is rounded at most once.
+//!
+//! In types with a codebook ([`codebooks`]) q − zero is an entry of it: x = w·entry, where w is also a power of two
+//! times what it is elsewhere, or in MXFP4 a power of two alone.
 
 use half::f16;
 
+use super::codebooks::{self, Codes};
 use crate::convert::{E4M3, from_bf16, to_bf16};
 use crate::par;
 
@@ -40,6 +44,26 @@ pub enum BlockType {
     Q5K,
     /// 6 bits, zero point 32, 8-bit signed scales for 16.
     Q6K,
+    /// 4 bits for one of 16 numbers, an f16 scale for 32.
+    Iq4Nl,
+    /// The same with 6-bit signed scales for 32.
+    Iq4Xs,
+    /// E2M1 with a power of two for 32 (OCP Microscaling Formats 1.0): the experts of gpt-oss.
+    Mxfp4,
+    /// 8 bits for eight numbers of 256 such, 7 for their signs, 4-bit scales for 32.
+    Iq2Xxs,
+    /// 9 bits for eight numbers of 512 such, 7 for their signs, 4-bit scales for 16.
+    Iq2Xs,
+    /// 10 bits for eight numbers of 1024 such, 8 for their signs, 4-bit scales for 16.
+    Iq2S,
+    /// 8 bits for four numbers of 256 such, 7 for the signs of eight, 4-bit scales for 32.
+    Iq3Xxs,
+    /// 9 bits for four numbers of 512 such, a bit for each sign, 4-bit scales for 32.
+    Iq3S,
+    /// 11 bits for eight numbers of 2048 such, 3-bit scales and a common shift by an eighth for 32.
+    Iq1S,
+    /// The same with scales for 16 and shifts for 8.
+    Iq1M,
     /// E4M3, none of them NaN, behind an f32 scale for 128: a row of a block of 128×128 of DeepSeek's checkpoints. In
     /// no GGUF file; the processor's products take its numbers in f32.
     E4m3,
@@ -50,7 +74,7 @@ pub(crate) const SUPER: usize = 256;
 
 impl BlockType {
     /// All types of GGUF's files.
-    pub const ALL: [BlockType; 13] = [
+    pub const ALL: [BlockType; 23] = [
         BlockType::F32,
         BlockType::F16,
         BlockType::Bf16,
@@ -64,6 +88,16 @@ impl BlockType {
         BlockType::Q4K,
         BlockType::Q5K,
         BlockType::Q6K,
+        BlockType::Iq4Nl,
+        BlockType::Iq4Xs,
+        BlockType::Mxfp4,
+        BlockType::Iq2Xxs,
+        BlockType::Iq2Xs,
+        BlockType::Iq2S,
+        BlockType::Iq3Xxs,
+        BlockType::Iq3S,
+        BlockType::Iq1S,
+        BlockType::Iq1M,
     ];
 
     /// The name in the GGUF specification, of those that it has.
@@ -82,6 +116,16 @@ impl BlockType {
             BlockType::Q4K => "Q4_K",
             BlockType::Q5K => "Q5_K",
             BlockType::Q6K => "Q6_K",
+            BlockType::Iq4Nl => "IQ4_NL",
+            BlockType::Iq4Xs => "IQ4_XS",
+            BlockType::Mxfp4 => "MXFP4",
+            BlockType::Iq2Xxs => "IQ2_XXS",
+            BlockType::Iq2Xs => "IQ2_XS",
+            BlockType::Iq2S => "IQ2_S",
+            BlockType::Iq3Xxs => "IQ3_XXS",
+            BlockType::Iq3S => "IQ3_S",
+            BlockType::Iq1S => "IQ1_S",
+            BlockType::Iq1M => "IQ1_M",
             BlockType::E4m3 => "E4M3",
         }
     }
@@ -92,8 +136,9 @@ impl BlockType {
         match self {
             BlockType::F32 | BlockType::F16 | BlockType::Bf16 => 1,
             BlockType::Q8_0 | BlockType::Q4_0 | BlockType::Q4_1 | BlockType::Q5_0 | BlockType::Q5_1 => 32,
-            BlockType::Q2K | BlockType::Q3K | BlockType::Q4K | BlockType::Q5K | BlockType::Q6K => SUPER,
+            BlockType::Iq4Nl | BlockType::Mxfp4 => 32,
             BlockType::E4m3 => 128,
+            _ => SUPER,
         }
     }
 
@@ -112,6 +157,16 @@ impl BlockType {
             BlockType::Q4K => 144,
             BlockType::Q5K => 176,
             BlockType::Q6K => 210,
+            BlockType::Iq4Nl => 18,
+            BlockType::Iq4Xs => 136,
+            BlockType::Mxfp4 => 17,
+            BlockType::Iq2Xxs => 66,
+            BlockType::Iq2Xs => 74,
+            BlockType::Iq2S => 82,
+            BlockType::Iq3Xxs => 98,
+            BlockType::Iq3S => 110,
+            BlockType::Iq1S => 50,
+            BlockType::Iq1M => 56,
             BlockType::E4m3 => 132,
         }
     }
@@ -143,6 +198,7 @@ impl BlockType {
     pub(crate) const fn group(self) -> usize {
         match self {
             BlockType::Q2K | BlockType::Q3K | BlockType::Q6K => 16,
+            BlockType::Iq2Xs | BlockType::Iq2S | BlockType::Iq1M => 16,
             _ => 32,
         }
     }
@@ -150,11 +206,64 @@ impl BlockType {
     /// The whole number that stands for zero.
     pub(crate) const fn zero(self) -> u8 {
         match self {
-            BlockType::Q8_0 => 128,
+            BlockType::Q8_0
+            | BlockType::Iq2Xxs
+            | BlockType::Iq2Xs
+            | BlockType::Iq2S
+            | BlockType::Iq3Xxs
+            | BlockType::Iq3S
+            | BlockType::Iq1S
+            | BlockType::Iq1M => 128,
             BlockType::Q4_0 => 8,
             BlockType::Q5_0 => 16,
             BlockType::Q3K => 4,
             BlockType::Q6K => 32,
+            _ => 0,
+        }
+    }
+
+    /// Whether numbers are entries of a codebook.
+    pub fn has_codebook(self) -> bool {
+        self.codes() != Codes::None || self.is_long_codebook()
+    }
+
+    /// Whether one code stands for four or eight numbers.
+    pub(crate) const fn is_long_codebook(self) -> bool {
+        matches!(
+            self,
+            BlockType::Iq2Xxs
+                | BlockType::Iq2Xs
+                | BlockType::Iq2S
+                | BlockType::Iq3Xxs
+                | BlockType::Iq3S
+                | BlockType::Iq1S
+                | BlockType::Iq1M
+        )
+    }
+
+    /// What quants of four bits stand for.
+    pub(crate) const fn codes(self) -> Codes {
+        match self {
+            BlockType::Iq4Nl | BlockType::Iq4Xs => Codes::Iq4,
+            BlockType::Mxfp4 => Codes::E2m1,
+            _ => Codes::None,
+        }
+    }
+
+    /// The whole number that a quant stands for.
+    #[inline(always)]
+    pub(crate) fn whole(self, quant: u8) -> i32 {
+        match self.codes() {
+            Codes::None => i32::from(quant) - i32::from(self.zero()),
+            codes => i32::from(codes.entries()[usize::from(quant)]),
+        }
+    }
+
+    /// Scales are those of the parts times 2 to the power of minus this.
+    pub(crate) const fn shift(self) -> u8 {
+        match self {
+            BlockType::Iq2Xxs | BlockType::Iq2Xs | BlockType::Iq2S | BlockType::Iq1S | BlockType::Iq1M => 3,
+            BlockType::Iq3Xxs => 2,
             _ => 0,
         }
     }
@@ -236,21 +345,21 @@ pub(super) fn decode_block(from: BlockType, block: &[u8], out: &mut [f32]) {
 
 fn decode_parts<const LEN: usize>(from: BlockType, block: &[u8], out: &mut [f32]) {
     let parts = Parts::<LEN>::of(from, block);
-    let (zero, group) = (i32::from(from.zero()), from.group());
+    let group = from.group();
     for (g, out) in out.chunks_exact_mut(group).enumerate() {
-        let (scale, minimum) = parts.scale(g);
+        let (scale, minimum) = parts.scale(from, g);
         for (out, &q) in out.iter_mut().zip(&parts.quants[g * group..]) {
             // Both f32 steps as in ggml; the product is exact.
-            *out = scale * (i32::from(q) - zero) as f32 - minimum;
+            *out = scale * from.whole(q) as f32 - minimum;
         }
     }
 }
 
-/// A block of `LEN` as numbers: element i is `scale·(quants[i] − zero) − minimum`, with the scale and minimum of its
-/// group.
+/// A block of `LEN` as numbers: element i is `scale·whole(quants[i]) − minimum`, with the scale and minimum of its
+/// group; `whole` is [`BlockType::whole`].
 pub(crate) struct Parts<const LEN: usize> {
     pub quants: [u8; LEN],
-    /// f16 bits that all scales share, and all minima.
+    /// f16 bits that all scales share, and all minima; of MXFP4 bf16 bits.
     pub scale: u16,
     pub minimum: u16,
     /// Factors of a group; 1 where the format has none.
@@ -279,6 +388,22 @@ impl<const LEN: usize> Parts<LEN> {
             BlockType::Q3K => parts.read_q3k(block),
             BlockType::Q4K | BlockType::Q5K => parts.read_q4k_q5k(from, block),
             BlockType::Q6K => parts.read_q6k(block),
+            BlockType::Iq4Nl => {
+                parts.scale = u16_at(block, 0);
+                spread_nibbles(&block[2..], parts.quants.split_at_mut(16));
+            }
+            BlockType::Mxfp4 => {
+                parts.scale = power_of_two(block[0]);
+                spread_nibbles(&block[1..], parts.quants.split_at_mut(16));
+            }
+            BlockType::Iq4Xs => parts.read_iq4xs(block),
+            BlockType::Iq2Xxs
+            | BlockType::Iq2Xs
+            | BlockType::Iq2S
+            | BlockType::Iq3Xxs
+            | BlockType::Iq3S
+            | BlockType::Iq1S
+            | BlockType::Iq1M => codebooks::read(from, block, &mut parts),
             BlockType::F32 | BlockType::F16 | BlockType::Bf16 | BlockType::E4m3 => {
                 unreachable!("{} has no parts", from.name())
             }
@@ -286,10 +411,26 @@ impl<const LEN: usize> Parts<LEN> {
         parts
     }
 
-    /// The scale and the minimum of group g, exact.
-    pub fn scale(&self, g: usize) -> (f32, f32) {
+    /// The scale and the minimum of group g of a block of type `from`, exact.
+    pub fn scale(&self, from: BlockType, g: usize) -> (f32, f32) {
+        if from == BlockType::Mxfp4 {
+            return (from_bf16(self.scale), 0.0);
+        }
         let times = |bits: u16, factor: i8| f16::from_bits(bits).to_f32() * f32::from(factor);
-        (times(self.scale, self.scales[g]), times(self.minimum, self.minima[g]))
+        (times(self.scale, self.scales[g]) * unit(from.shift()), times(self.minimum, self.minima[g]))
+    }
+
+    /// d, 2 bytes of upper and 4 of lower parts of scales, 128 bytes of nibbles, 16 apart.
+    fn read_iq4xs(&mut self, block: &[u8]) {
+        self.scale = u16_at(block, 0);
+        let high = u16_at(block, 2);
+        for g in 0..8 {
+            let low = block[4 + g / 2] >> (g % 2 * 4) & 15;
+            self.scales[g] = (low | ((high >> (2 * g) & 3) << 4) as u8) as i8 - 32;
+        }
+        for (bytes, quants) in block[8..].chunks_exact(16).zip(self.quants.chunks_exact_mut(32)) {
+            spread_nibbles(bytes, quants.split_at_mut(16));
+        }
     }
 
     /// d, [m], [32 high bits], 16 bytes with numbers 0..16 in the low and 16..32 in the high nibbles.
@@ -402,7 +543,17 @@ fn spread_bits(bytes: &[u8], quants: &mut [u8], to: usize) {
     }
 }
 
-fn u16_at(bytes: &[u8], at: usize) -> u16 {
+/// 2 to the power of −shift.
+pub(super) fn unit(shift: u8) -> f32 {
+    f32::from_bits((127 - u32::from(shift)) << 23)
+}
+
+/// The bf16 bits of half of 2^(e − 127), which E8M0 has as e: entries of E2M1 are twice what they stand for.
+pub(super) fn power_of_two(e: u8) -> u16 {
+    if e < 2 { 0x20 << e } else { u16::from(e - 1) << 7 }
+}
+
+pub(super) fn u16_at(bytes: &[u8], at: usize) -> u16 {
     u16::from_le_bytes([bytes[at], bytes[at + 1]])
 }
 

@@ -26,6 +26,8 @@ pub(super) unsafe trait Dots: Copy {
     unsafe fn bytes(p: *const u8) -> Self::Bytes;
     /// The lower and the upper four bits of each byte.
     unsafe fn nibbles(bytes: Self::Bytes) -> (Self::Bytes, Self::Bytes);
+    /// The entries that codes below 16 stand for.
+    unsafe fn entries(codes: Self::Bytes, table: &[u8; 16]) -> Self::Bytes;
     /// `bytes` with bit `g` of each of `plane` as the fifth.
     unsafe fn with_fifth(bytes: Self::Bytes, plane: Self::Bytes, g: usize) -> Self::Bytes;
     /// `bytes` with bits `2g` and `2g + 1` of each of `plane` as the fifth and sixth.
@@ -209,6 +211,10 @@ unsafe impl Dots for Plain {
     #[inline(always)]
     unsafe fn nibbles(bytes: [u8; 64]) -> ([u8; 64], [u8; 64]) {
         (bytes.map(|byte| byte & 15), bytes.map(|byte| byte >> 4))
+    }
+    #[inline(always)]
+    unsafe fn entries(codes: [u8; 64], table: &[u8; 16]) -> [u8; 64] {
+        codes.map(|code| table[usize::from(code & 15)])
     }
     #[inline(always)]
     unsafe fn with_fifth(bytes: [u8; 64], plane: [u8; 64], g: usize) -> [u8; 64] {

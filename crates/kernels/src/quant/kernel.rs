@@ -1,6 +1,8 @@
 //! The innermost loops: a tile of a few rows of x by a panel of 16 rows of w, block after block.
 
 use super::activations::{BLOCK, Quantised};
+use super::blocks::unit;
+use super::codebooks::Codes;
 use super::dots::{Dots, TURNS, dispatch_dots};
 use super::pack::{Form, Panel, ROWS};
 use crate::lanes::Lanes;
@@ -23,14 +25,19 @@ pub(super) fn block_words(form: Form) -> usize {
 /// scales of each row, the scaled sums d·Σa of each half and row if there are minima, and the terms of each row.
 pub(super) fn lay_tile(x: &Quantised, rows: &[u32], form: Form, zero: u8, tile: &mut [u32]) {
     match (form.halves, form.minima) {
-        (1, false) => lay_blocks::<1, false>(x, rows, zero, tile),
-        (1, true) => lay_blocks::<1, true>(x, rows, zero, tile),
-        (2, false) => lay_blocks::<2, false>(x, rows, zero, tile),
-        _ => lay_blocks::<2, true>(x, rows, zero, tile),
+        (1, false) => lay_blocks::<1, false>(x, rows, (zero, unit(form.shift)), tile),
+        (1, true) => lay_blocks::<1, true>(x, rows, (zero, unit(form.shift)), tile),
+        (2, false) => lay_blocks::<2, false>(x, rows, (zero, unit(form.shift)), tile),
+        _ => lay_blocks::<2, true>(x, rows, (zero, unit(form.shift)), tile),
     }
 }
 
-fn lay_blocks<const HALVES: usize, const MINIMA: bool>(x: &Quantised, rows: &[u32], zero: u8, tile: &mut [u32]) {
+fn lay_blocks<const HALVES: usize, const MINIMA: bool>(
+    x: &Quantised,
+    rows: &[u32],
+    (zero, unit): (u8, f32),
+    tile: &mut [u32],
+) {
     let m = rows.len();
     let sums_words = if MINIMA { HALVES * m } else { 0 };
     let (all_values, all_scales, all_sums) = x.parts();
@@ -52,7 +59,7 @@ fn lay_blocks<const HALVES: usize, const MINIMA: bool>(x: &Quantised, rows: &[u3
                     sums[h * m + i] = (scale * sum as f32).to_bits();
                 }
             }
-            scales[i] = scale.to_bits();
+            scales[i] = (scale * unit).to_bits();
             *terms = all_values[at];
         }
     }
@@ -79,7 +86,14 @@ const SCALES_AHEAD: usize = 1024;
 /// The machine has D's instructions; the panel and the tile have `records` records of the form that the constants
 /// name, and the outputs exist.
 #[inline(always)]
-pub(super) unsafe fn panel<D: Dots, const BITS: usize, const HALVES: usize, const MINIMA: bool, const FACTORS: bool>(
+pub(super) unsafe fn panel<
+    D: Dots,
+    const BITS: usize,
+    const HALVES: usize,
+    const MINIMA: bool,
+    const FACTORS: bool,
+    const CODES: usize,
+>(
     m: usize,
     records: usize,
     panel: Panel,
@@ -89,12 +103,12 @@ pub(super) unsafe fn panel<D: Dots, const BITS: usize, const HALVES: usize, cons
     // SAFETY: each arm has the m that it matches as its constant; panel, tile and outputs go on as they came.
     unsafe {
         match m {
-            12 => rows::<D, BITS, HALVES, MINIMA, FACTORS, 12>(records, panel, tile, out),
-            8 => rows::<D, BITS, HALVES, MINIMA, FACTORS, 8>(records, panel, tile, out),
-            4 => rows::<D, BITS, HALVES, MINIMA, FACTORS, 4>(records, panel, tile, out),
-            3 => rows::<D, BITS, HALVES, MINIMA, FACTORS, 3>(records, panel, tile, out),
-            2 => rows::<D, BITS, HALVES, MINIMA, FACTORS, 2>(records, panel, tile, out),
-            _ => rows::<D, BITS, HALVES, MINIMA, FACTORS, 1>(records, panel, tile, out),
+            12 => rows::<D, BITS, HALVES, MINIMA, FACTORS, CODES, 12>(records, panel, tile, out),
+            8 => rows::<D, BITS, HALVES, MINIMA, FACTORS, CODES, 8>(records, panel, tile, out),
+            4 => rows::<D, BITS, HALVES, MINIMA, FACTORS, CODES, 4>(records, panel, tile, out),
+            3 => rows::<D, BITS, HALVES, MINIMA, FACTORS, CODES, 3>(records, panel, tile, out),
+            2 => rows::<D, BITS, HALVES, MINIMA, FACTORS, CODES, 2>(records, panel, tile, out),
+            _ => rows::<D, BITS, HALVES, MINIMA, FACTORS, CODES, 1>(records, panel, tile, out),
         }
     }
 }
@@ -108,6 +122,7 @@ unsafe fn rows<
     const HALVES: usize,
     const MINIMA: bool,
     const FACTORS: bool,
+    const CODES: usize,
     const M: usize,
 >(
     records: usize,
@@ -118,14 +133,15 @@ unsafe fn rows<
     if M > D::TILE {
         return;
     }
-    let form = Form { bits: BITS, halves: HALVES, minima: MINIMA, factors: FACTORS, zero: 0 };
+    let codes = codes(CODES);
+    let form = Form { bits: BITS, halves: HALVES, minima: MINIMA, factors: FACTORS, zero: 0, codes, shift: 0 };
     let Panel { mut terms, mut scales } = panel;
     // SAFETY: records follow each other in terms, scales and tile, and there are `records` of them by the contract of
     // `panel`.
     unsafe {
         let mut y = [D::Lanes::splat(0.0); M];
         for _ in 0..records {
-            let scale = D::halves(scales.cast());
+            let scale = if CODES == 2 { D::upper_halves(scales.cast()) } else { D::halves(scales.cast()) };
             let minimum = if MINIMA { D::halves(scales.add(2 * ROWS).cast()) } else { scale };
             let factors = scales.add(if MINIMA { 4 * ROWS } else { 2 * ROWS }).cast::<i8>();
             for b in 0..form.blocks() {
@@ -138,9 +154,9 @@ unsafe fn rows<
                         D::prefetch(terms.wrapping_add(AHEAD + 64 * line));
                     }
                 }
-                let w = unpack::<D, BITS>(terms);
+                let w = unpack::<D, BITS, CODES>(terms);
                 for h in 0..HALVES {
-                    half::<D, BITS, HALVES, MINIMA, M>(&mut y, &w, scale(h), minimum(h), tile, h);
+                    half::<D, BITS, HALVES, MINIMA, CODES, M>(&mut y, &w, scale(h), minimum(h), tile, h);
                 }
                 terms = terms.add(form.term_bytes());
                 tile = tile.add(M * block_words(form));
@@ -160,7 +176,14 @@ unsafe fn rows<
 /// As for [`panel`]; `tile` is the block's place in it.
 #[inline(always)]
 #[allow(clippy::needless_range_loop)] // tiles are indexed as the formula is written
-unsafe fn half<D: Dots, const BITS: usize, const HALVES: usize, const MINIMA: bool, const M: usize>(
+unsafe fn half<
+    D: Dots,
+    const BITS: usize,
+    const HALVES: usize,
+    const MINIMA: bool,
+    const CODES: usize,
+    const M: usize,
+>(
     y: &mut [D::Lanes; M],
     w: &[D::Bytes; 8],
     scale: D::Lanes,
@@ -183,7 +206,11 @@ unsafe fn half<D: Dots, const BITS: usize, const HALVES: usize, const MINIMA: bo
                 }
             }
             let of_rows = a.add(turn * BLOCK + 4 * h * words);
-            D::dots::<BITS>(&mut sums, M - turn, &w[h * words..(h + 1) * words], of_rows);
+            let w = &w[h * words..(h + 1) * words];
+            match CODES {
+                1 => D::dots::<8>(&mut sums, M - turn, w, of_rows),
+                _ => D::dots::<BITS>(&mut sums, M - turn, w, of_rows),
+            }
             for i in 0..TURNS {
                 if turn + i < M {
                     let scale = scale.mul(D::Lanes::splat(scales.add(turn + i).read()));
@@ -199,12 +226,21 @@ unsafe fn half<D: Dots, const BITS: usize, const HALVES: usize, const MINIMA: bo
     }
 }
 
+/// The codebook of a form's constant.
+const fn codes(codes: usize) -> Codes {
+    match codes {
+        0 => Codes::None,
+        1 => Codes::Iq4,
+        _ => Codes::E2m1,
+    }
+}
+
 /// The eight words of a block, a byte for each term.
 ///
 /// # Safety
 /// The machine has D's instructions, and a block's terms of BITS bits are at `terms`.
 #[inline(always)]
-unsafe fn unpack<D: Dots, const BITS: usize>(terms: *const u8) -> [D::Bytes; 8] {
+unsafe fn unpack<D: Dots, const BITS: usize, const CODES: usize>(terms: *const u8) -> [D::Bytes; 8] {
     // SAFETY: as many vectors as the bits of a block fill.
     unsafe {
         let mut w = [D::bytes(terms); 8];
@@ -216,6 +252,11 @@ unsafe fn unpack<D: Dots, const BITS: usize>(terms: *const u8) -> [D::Bytes; 8] 
         }
         for g in 0..4 {
             (w[g], w[g + 4]) = D::nibbles(D::bytes(terms.add(64 * g)));
+        }
+        if CODES > 0 {
+            for w in &mut w {
+                *w = D::entries(*w, &const { codes(CODES).unsigned() });
+            }
         }
         if BITS == 5 {
             let plane = D::bytes(terms.add(256));

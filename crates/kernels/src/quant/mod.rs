@@ -12,14 +12,19 @@
 //! So it depends on row t and row n alone: not on the other rows, tiles, threads, instruction set, or on whether the
 //! weights are packed or read from the file's blocks.
 //!
+//! In types with a codebook q − zero is an entry of it. A power of two that belongs to all scales of a type goes with
+//! d_b.
+//!
 //! With weights in f32, f16 or bf16 the product is that of [`gemm`](crate::gemm) in f32 with the widened weights, in
 //! every bit: one chain over k, and x as it is given.
 //!
 //! **Layout.** Packed weights are panels of 16 rows, so that one vector holds 4 consecutive terms of each row: see
-//! `pack`. They take the bytes of the file or up to 3% more, but 2- and 3-bit formats, which take 4 bits.
+//! `pack`. They take the bytes of the file or up to 3% more (MXFP4 6%), but 2- and 3-bit formats, which take 4 bits,
+//! and those with long codes (IQ1, IQ2, IQ3), which take 8.
 
 pub mod activations;
 pub mod blocks;
+mod codebooks;
 mod dots;
 mod kernel;
 mod matrix;

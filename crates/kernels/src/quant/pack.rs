@@ -3,13 +3,15 @@
 //! Terms are taken in blocks of 32, and within a block in fours: word g of a row holds terms 4g..4g+4, a byte each. A
 //! vector is word g of all 16 rows, 64 bytes. Of words with 4 bits a term, vector i < 4 holds word i in the low nibbles
 //! and word i + 4 in the high ones. The fifth bits follow in one vector, that of word g as bit g of each byte; or the
-//! fifth and sixth in two, those of word g as bits 2g' and 2g'+1 with g' = g mod 4.
+//! fifth and sixth in two, those of word g as bits 2g' and 2g'+1 with g' = g mod 4. Codes of four bits lie as terms do.
 //!
 //! Scales lie apart: for each record (a block of 32, in the K family of 256) 16 f16 of each row's scale, 16 of its
 //! minimum with the sign turned, and in the K family 16 factors for each group, then 16 for each group's minimum.
+//! Scales of codes of E2M1 are bf16.
 
 use super::activations::BLOCK;
 use super::blocks::{BlockType, Parts, SUPER};
+use super::codebooks::Codes;
 use super::repack;
 
 /// Rows of a panel.
@@ -26,12 +28,17 @@ pub(super) struct Form {
     /// Whether groups have factors, and records are of 256.
     pub factors: bool,
     pub zero: u8,
+    /// What terms of four bits stand for.
+    pub codes: Codes,
+    /// Scales are 2 to the power of minus this times those that are packed.
+    pub shift: u8,
 }
 
 impl Form {
     pub fn of(block_type: BlockType) -> Self {
         let bits = match block_type {
             BlockType::Q8_0 => 8,
+            long if long.is_long_codebook() => 8,
             BlockType::Q6K => 6,
             BlockType::Q5_0 | BlockType::Q5_1 | BlockType::Q5K => 5,
             _ => 4,
@@ -41,8 +48,15 @@ impl Form {
             halves: BLOCK / block_type.group(),
             minima: block_type.has_minima(),
             factors: block_type.len() == SUPER,
-            zero: block_type.zero(),
+            zero: if block_type.codes() == Codes::None { block_type.zero() } else { block_type.codes().zero() },
+            codes: block_type.codes(),
+            shift: block_type.shift(),
         }
+    }
+
+    /// Whether terms are multiplied as those of eight bits are.
+    pub fn is_wide(self) -> bool {
+        self.bits == 8 || self.codes == Codes::Iq4
     }
 
     /// Blocks of 32 in a record.
@@ -80,7 +94,7 @@ pub(super) struct Panel {
 
 /// Packs up to 16 rows, each `row_bytes` of whole blocks, into zeros of a panel.
 pub(super) fn pack(block_type: BlockType, rows: &[u8], row_bytes: usize, terms: &mut [u32], scales: &mut [u8]) {
-    if rows.len() == ROWS * row_bytes {
+    if rows.len() == ROWS * row_bytes && repack::packs(block_type) {
         return repack::pack(block_type, rows, row_bytes, terms, scales);
     }
     if block_type.len() == SUPER {
@@ -165,7 +179,7 @@ fn unpack_terms(bits: usize, terms: &[u32], lane: usize) -> [u8; BLOCK] {
 /// The numbers of one row of a panel, as the blocks decode to.
 pub(super) fn unpack_row(block_type: BlockType, terms: &[u32], scales: &[u8], lane: usize, out: &mut [f32]) {
     let form = Form::of(block_type);
-    let (zero, groups) = (i32::from(form.zero), form.blocks() * form.halves);
+    let groups = form.blocks() * form.halves;
     let u16_at = |record: &[u8], at: usize| u16::from_le_bytes([record[2 * at], record[2 * at + 1]]);
     let record_words = form.blocks() * form.term_bytes() / 4;
     let records = terms.chunks_exact(record_words).zip(scales.chunks_exact(form.scale_bytes()));
@@ -183,8 +197,8 @@ pub(super) fn unpack_row(block_type: BlockType, terms: &[u32], scales: &[u8], la
         for (b, (terms, out)) in terms.chunks_exact(form.term_bytes() / 4).zip(out.chunks_mut(BLOCK)).enumerate() {
             let quants = unpack_terms(form.bits, terms, lane);
             for (i, (out, q)) in out.iter_mut().zip(quants).enumerate() {
-                let (scale, minimum) = parts.scale((b * BLOCK + i) * form.halves / BLOCK);
-                *out = scale * (i32::from(q) - zero) as f32 - minimum;
+                let (scale, minimum) = parts.scale(block_type, (b * BLOCK + i) * form.halves / BLOCK);
+                *out = scale * block_type.whole(q) as f32 - minimum;
             }
         }
     }

@@ -5,6 +5,7 @@ use std::ops::Range;
 
 use super::activations::Activations;
 use super::blocks::BlockType;
+use super::codebooks::Codes;
 use super::dots::{Dots, Set, dispatch_dots};
 use super::kernel::{self, Out};
 use super::matrix::{self, QuantMatrix};
@@ -255,7 +256,7 @@ fn lay_tiles(
                 let tile = unsafe { tiles.slice(place + row * row_words, m * row_words) };
                 match kind {
                     Kind::Quantised(form) => {
-                        let zero = if form.bits == 8 { wide_zero } else { form.zero };
+                        let zero = if form.is_wide() { wide_zero } else { form.zero };
                         let (quantised, rows) = match all {
                             Some(all) => (all, rows),
                             None => (&*own.get_or_insert_with(|| x.quantised_rows(rows)), &first[..m]),
@@ -323,11 +324,14 @@ macro_rules! chunks {
 unsafe fn compute<D: Dots>(task: &Task) {
     macro_rules! of_form {
         ($bits:literal, $halves:literal, $minima:literal, $factors:literal) => {
+            of_form!($bits, $halves, $minima, $factors, 0)
+        };
+        ($bits:literal, $halves:literal, $minima:literal, $factors:literal, $codes:literal) => {
             // SAFETY: the match below gives the form's constants; the task goes on as it came.
-            unsafe { of_form::<D, $bits, $halves, $minima, $factors>(task) }
+            unsafe { of_form::<D, $bits, $halves, $minima, $factors, $codes>(task) }
         };
     }
-    let Kind::Quantised(Form { bits, halves, minima, factors, .. }) = task.product.w.kind() else {
+    let Kind::Quantised(Form { bits, halves, minima, factors, codes, .. }) = task.product.w.kind() else {
         // SAFETY: each width is that of its type; the task goes on as it came.
         return unsafe {
             match task.product.w.block_type() {
@@ -337,7 +341,15 @@ unsafe fn compute<D: Dots>(task: &Task) {
             }
         };
     };
+    match (codes, bits, halves, minima, factors) {
+        (Codes::Iq4, .., false) => return of_form!(4, 1, false, false, 1),
+        (Codes::Iq4, .., true) => return of_form!(4, 1, false, true, 1),
+        (Codes::E2m1, ..) => return of_form!(4, 1, false, false, 2),
+        (Codes::None, ..) => {}
+    }
     match (bits, halves, minima, factors) {
+        (8, 1, false, true) => of_form!(8, 1, false, true),
+        (8, 2, false, true) => of_form!(8, 2, false, true),
         (8, 1, false, false) => of_form!(8, 1, false, false),
         (4, 1, false, false) => of_form!(4, 1, false, false),
         (4, 1, true, false) => of_form!(4, 1, true, false),
@@ -355,7 +367,14 @@ unsafe fn compute<D: Dots>(task: &Task) {
 /// # Safety
 /// As for [`compute`], with the constants of the product's form.
 #[inline(always)]
-unsafe fn of_form<D: Dots, const BITS: usize, const HALVES: usize, const MINIMA: bool, const FACTORS: bool>(
+unsafe fn of_form<
+    D: Dots,
+    const BITS: usize,
+    const HALVES: usize,
+    const MINIMA: bool,
+    const FACTORS: bool,
+    const CODES: usize,
+>(
     task: &Task,
 ) {
     let w = task.product.w;
@@ -366,7 +385,7 @@ unsafe fn of_form<D: Dots, const BITS: usize, const HALVES: usize, const MINIMA:
             let (m, begin, tile, mut out): (usize, Panel, *const u32, Out) = ($m, $begin, $tile, $out);
             for i in 0..$panels {
                 let panel = Panel { terms: begin.terms.add(i * term_bytes), scales: begin.scales.add(i * scale_bytes) };
-                kernel::panel::<D, BITS, HALVES, MINIMA, FACTORS>(m, records, panel, tile, out);
+                kernel::panel::<D, BITS, HALVES, MINIMA, FACTORS, CODES>(m, records, panel, tile, out);
                 out.at = out.at.wrapping_add(ROWS);
                 out.columns = out.columns.saturating_sub(ROWS);
             }

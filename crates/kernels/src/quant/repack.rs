@@ -2,7 +2,7 @@
 //! rows into vectors. Weights that stay in their file are packed at each product, so this has to keep up with memory.
 
 use super::activations::BLOCK;
-use super::blocks::{BlockType, SUPER};
+use super::blocks::{BlockType, SUPER, power_of_two};
 use super::dots::{Dots, dispatch_dots};
 use super::pack::{Form, ROWS};
 
@@ -15,6 +15,11 @@ const BITS: u32 = 0x0101_0101;
 
 /// How far ahead of the blocks in use those of the next panel are fetched: by as many rows as this one has.
 const AHEAD_ROWS: usize = ROWS;
+
+/// Whether there is a faster way for a type than row by row.
+pub(super) fn packs(block_type: BlockType) -> bool {
+    !block_type.is_long_codebook() && block_type != BlockType::Iq4Xs
+}
 
 /// Sixteen rows, each `row_bytes` of whole blocks of a quantised type.
 pub(super) fn pack(block_type: BlockType, rows: &[u8], row_bytes: usize, terms: &mut [u32], scales: &mut [u8]) {
@@ -44,7 +49,8 @@ unsafe fn records<D: Dots>(source: Source, terms: &mut [u32], scales: &mut [u8])
     unsafe {
         match source.block_type {
             BlockType::Q8_0 => small::<D, 8, false>(source, terms, scales),
-            BlockType::Q4_0 => small::<D, 4, false>(source, terms, scales),
+            BlockType::Mxfp4 => mxfp4::<D>(source, terms, scales),
+            BlockType::Q4_0 | BlockType::Iq4Nl => small::<D, 4, false>(source, terms, scales),
             BlockType::Q4_1 => small::<D, 4, true>(source, terms, scales),
             BlockType::Q5_0 => small::<D, 5, false>(source, terms, scales),
             BlockType::Q5_1 => small::<D, 5, true>(source, terms, scales),
@@ -154,6 +160,30 @@ unsafe fn small<D: Dots, const WIDTH: usize, const MINIMA: bool>(source: Source,
             }
             let at = 2 + minimum + if WIDTH == 5 { 4 } else { 0 };
             vectors[..4].copy_from_slice(&block.four::<D>(at));
+        }
+    }
+}
+
+/// A byte of a power of two, and 16 bytes as those of Q4_0.
+///
+/// # Safety
+/// As for [`small`].
+#[inline(always)]
+unsafe fn mxfp4<D: Dots>(source: Source, terms: &mut [u32], scales: &mut [u8]) {
+    let Source { block_type, form, rows, row_bytes } = source;
+    let records = terms.chunks_exact_mut(form.term_bytes() / 4).zip(scales.chunks_exact_mut(form.scale_bytes()));
+    for (i, (terms, scales)) in records.enumerate() {
+        let first = i * block_type.bytes();
+        for (lane, scale) in scales.as_chunks_mut::<2>().0.iter_mut().enumerate() {
+            *scale = power_of_two(rows[lane * row_bytes + first]).to_le_bytes();
+        }
+        // SAFETY: block i of each row begins i blocks on, and has sixteen bytes behind its first.
+        unsafe {
+            let block = Rows { first: rows.as_ptr().add(first), stride: row_bytes };
+            if i % 3 == 0 {
+                ahead::<D>(block.first, row_bytes, 1);
+            }
+            terms.as_chunks_mut::<ROWS>().0.copy_from_slice(&block.four::<D>(1));
         }
     }
 }

@@ -17,21 +17,22 @@ fn chain(a: &[f32], b: &[f32]) -> f32 {
     a.iter().zip(b).fold(0.0, |acc, (a, b)| a.mul_add(*b, acc))
 }
 
-/// One query's weights over `keys`, before division by their sum; with the row maximum and one over the sum. The first
-/// `unseen` keys have weight 0.
-fn weights(shape: &Shape, q: &[f32], keys: &[Vec<f32>], unseen: usize) -> (Vec<f32>, f32, f32) {
+/// One query's weights over `keys`, before division by their sum; with the row maximum and one over the sum, to which
+/// the sink belongs. The first `unseen` keys have weight 0.
+fn weights(shape: &Shape, sink: f32, q: &[f32], keys: &[Vec<f32>], unseen: usize) -> (Vec<f32>, f32, f32) {
     let score = |(j, k): (usize, &Vec<f32>)| if j < unseen { f32::NEG_INFINITY } else { chain(q, k) * shape.scale };
     let scores: Vec<f32> = keys.iter().enumerate().map(score).collect();
-    let max = scores.iter().fold(f32::NEG_INFINITY, |m, &s| if s > m { s } else { m });
+    let max = scores.iter().chain([&sink]).fold(f32::NEG_INFINITY, |m, &s| if s > m { s } else { m });
     let p: Vec<f32> = scores.iter().map(|s| math::exp(s - max)).collect();
     let ones = vec![1.0; p.len()];
-    let inverse = 1.0 / dot(&p, &ones);
+    let inverse = 1.0 / (dot(&p, &ones) + math::exp(sink - max));
     (p, max, inverse)
 }
 
 /// One query of head `head` over the keys `first..=last`; gives the row maximum and one over the sum.
 fn attend(
     shape: &Shape,
+    sinks: Option<&[f32]>,
     query: &[f32],
     head: usize,
     first: usize,
@@ -42,7 +43,7 @@ fn attend(
 ) -> (f32, f32) {
     let kv = head / (shape.heads / shape.kv_heads);
     let keys: Vec<_> = (first..=last).map(|j| key(k, j, kv)).collect();
-    let (p, max, inverse) = weights(shape, query, &keys, shape.first_key(last - first));
+    let (p, max, inverse) = weights(shape, sink_of(sinks, head), query, &keys, shape.first_key(last - first));
     for (i, out) in out.iter_mut().enumerate() {
         let values = (first..=last).map(|j| v.get(j, kv, i));
         let sum = p.iter().zip(values).fold(0.0f32, |acc, (p, v)| p.mul_add(v, acc));
@@ -51,14 +52,27 @@ fn attend(
     (max, inverse)
 }
 
+fn sink_of(sinks: Option<&[f32]>, head: usize) -> f32 {
+    sinks.map_or(f32::NEG_INFINITY, |sinks| sinks[head])
+}
+
 /// Reference of [`crate::attention::forward`].
-pub fn forward(shape: Shape, starts: &[u32], q: Heads, k: Keys, v: Heads, out: &mut [f32], stats: &mut [f32]) {
+pub fn forward(
+    shape: Shape,
+    sinks: Option<&[f32]>,
+    starts: &[u32],
+    q: Heads,
+    k: Keys,
+    v: Heads,
+    out: &mut [f32],
+    stats: &mut [f32],
+) {
     for seq in starts.windows(2) {
         for t in seq[0] as usize..seq[1] as usize {
             for h in 0..shape.heads {
                 let at = t * shape.heads + h;
                 let out = &mut out[at * v.dim..][..v.dim];
-                let (max, inverse) = attend(&shape, &row(&q, t, h), h, seq[0] as usize, t, &k, &v, out);
+                let (max, inverse) = attend(&shape, sinks, &row(&q, t, h), h, seq[0] as usize, t, &k, &v, out);
                 stats[at * 2] = max;
                 stats[at * 2 + 1] = inverse;
             }
@@ -68,12 +82,21 @@ pub fn forward(shape: Shape, starts: &[u32], q: Heads, k: Keys, v: Heads, out: &
 
 /// Reference of attention over a cache: the newest `n` queries of a sequence of `len` tokens, to the bits of
 /// [`forward`].
-pub fn cached(shape: Shape, q: Heads, n: usize, k: Keys, v: Heads, len: usize, out: &mut [f32]) {
+pub fn cached(shape: Shape, sinks: Option<&[f32]>, q: Heads, n: usize, k: Keys, v: Heads, len: usize, out: &mut [f32]) {
     for t in 0..n {
         for h in 0..shape.heads {
             let out = &mut out[(t * shape.heads + h) * v.dim..][..v.dim];
-            attend(&shape, &row(&q, t, h), h, 0, len - n + t, &k, &v, out);
+            attend(&shape, sinks, &row(&q, t, h), h, 0, len - n + t, &k, &v, out);
         }
+    }
+}
+
+/// Reference of [`crate::attention::sink_terms`].
+pub fn sink_terms(sinks: &[f32], out: &[f32], stats: &[f32], d_out: &[f32], terms: &mut [f32]) {
+    let width = out.len() / terms.len().max(1);
+    for (i, term) in terms.iter_mut().enumerate() {
+        let product = dot(&out[i * width..][..width], &d_out[i * width..][..width]);
+        *term = -(math::exp(sinks[i % sinks.len()] - stats[2 * i]) * stats[2 * i + 1] * product);
     }
 }
 

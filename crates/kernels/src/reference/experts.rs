@@ -19,6 +19,33 @@ pub fn dispatch(experts: &[u32], top_k: usize, expert_count: usize) -> (Vec<u32>
     (offsets, rows, slots)
 }
 
+/// Reference of [`crate::experts::add_bias`].
+pub fn add_bias(bias: &[f32], dispatch: &Dispatch, y: &mut [f32]) {
+    let n = bias.len() / (dispatch.offsets().len() - 1);
+    for (e, slots) in dispatch.offsets().windows(2).enumerate() {
+        for slot in slots[0] as usize..slots[1] as usize {
+            for i in 0..n {
+                y[slot * n + i] += bias[e * n + i];
+            }
+        }
+    }
+}
+
+/// Reference of [`crate::experts::bias_grad`].
+pub fn bias_grad(dy: &[f32], dispatch: &Dispatch, dbias: &mut [f32], start: Start) {
+    let n = dbias.len() / (dispatch.offsets().len() - 1);
+    if start == Start::Zero {
+        dbias.fill(0.0);
+    }
+    for (e, slots) in dispatch.offsets().windows(2).enumerate() {
+        for slot in slots[0] as usize..slots[1] as usize {
+            for i in 0..n {
+                dbias[e * n + i] += dy[slot * n + i];
+            }
+        }
+    }
+}
+
 /// Reference of [`crate::experts::combine`].
 pub fn combine(h: &[f32], weights: &[f32], dispatch: &Dispatch, base: Option<&[f32]>, y: &mut [f32], d: usize) {
     for at in 0..y.len() {

@@ -44,7 +44,7 @@ pub fn linear(x: &[f32], block_type: BlockType, w: &[u8], y: &mut [f32], k: usiz
 }
 
 fn dot<const LEN: usize>(values: &[i32], scales: &[f32], block_type: BlockType, w: &[u8]) -> f32 {
-    let (group, zero) = (block_type.group(), i32::from(block_type.zero()));
+    let group = block_type.group();
     let mut y = 0.0;
     for (block, bytes) in w.chunks_exact(block_type.bytes()).enumerate() {
         let parts = Parts::<LEN>::of(block_type, bytes);
@@ -52,10 +52,10 @@ fn dot<const LEN: usize>(values: &[i32], scales: &[f32], block_type: BlockType, 
             let first = block * LEN + g * group;
             let (mut whole, mut sum) = (0, 0);
             for i in 0..group {
-                whole += values[first + i] * (i32::from(parts.quants[g * group + i]) - zero);
+                whole += values[first + i] * block_type.whole(parts.quants[g * group + i]);
                 sum += values[first + i];
             }
-            let (scale, minimum) = parts.scale(g);
+            let (scale, minimum) = parts.scale(block_type, g);
             let x_scale = scales[first / BLOCK];
             y = (whole as f32).mul_add(scale * x_scale, y);
             if block_type.has_minima() {

@@ -13,20 +13,23 @@ struct Case {
     v: usize,
     starts: &'static [u32],
     window: Option<usize>,
+    sinks: bool,
 }
 
 #[rustfmt::skip]
-const CASES: [Case; 10] = [
-    Case { name: "one token", heads: 1, kv_heads: 1, own: 4, shared: 0, v: 4, starts: &[0, 1], window: None },
-    Case { name: "GQA", heads: 6, kv_heads: 2, own: 8, shared: 0, v: 8, starts: &[0, 13, 13, 50], window: None },
-    Case { name: "MLA", heads: 3, kv_heads: 3, own: 32, shared: 16, v: 32, starts: &[0, 100, 131], window: None },
-    Case { name: "odd widths", heads: 2, kv_heads: 1, own: 5, shared: 2, v: 19, starts: &[0, 49], window: None },
-    Case { name: "long", heads: 1, kv_heads: 1, own: 16, shared: 0, v: 48, starts: &[0, 300], window: None },
-    Case { name: "only itself", heads: 2, kv_heads: 1, own: 4, shared: 0, v: 4, starts: &[0, 70, 71], window: Some(1) },
-    Case { name: "five", heads: 6, kv_heads: 2, own: 8, shared: 0, v: 8, starts: &[0, 13, 13, 90], window: Some(5) },
-    Case { name: "32", heads: 2, kv_heads: 2, own: 16, shared: 4, v: 8, starts: &[0, 33, 200], window: Some(32) },
-    Case { name: "61", heads: 1, kv_heads: 1, own: 16, shared: 0, v: 48, starts: &[0, 300], window: Some(61) },
-    Case { name: "wide", heads: 2, kv_heads: 1, own: 5, shared: 0, v: 19, starts: &[0, 49], window: Some(49) },
+const CASES: [Case; 12] = [
+    Case { name: "one token", heads: 1, kv_heads: 1, own: 4, shared: 0, v: 4, starts: &[0, 1], window: None, sinks: false },
+    Case { name: "GQA", heads: 6, kv_heads: 2, own: 8, shared: 0, v: 8, starts: &[0, 13, 13, 50], window: None, sinks: false },
+    Case { name: "MLA", heads: 3, kv_heads: 3, own: 32, shared: 16, v: 32, starts: &[0, 100, 131], window: None, sinks: false },
+    Case { name: "odd widths", heads: 2, kv_heads: 1, own: 5, shared: 2, v: 19, starts: &[0, 49], window: None, sinks: false },
+    Case { name: "long", heads: 1, kv_heads: 1, own: 16, shared: 0, v: 48, starts: &[0, 300], window: None, sinks: false },
+    Case { name: "only itself", heads: 2, kv_heads: 1, own: 4, shared: 0, v: 4, starts: &[0, 70, 71], window: Some(1), sinks: false },
+    Case { name: "five", heads: 6, kv_heads: 2, own: 8, shared: 0, v: 8, starts: &[0, 13, 13, 90], window: Some(5), sinks: false },
+    Case { name: "32", heads: 2, kv_heads: 2, own: 16, shared: 4, v: 8, starts: &[0, 33, 200], window: Some(32), sinks: false },
+    Case { name: "61", heads: 1, kv_heads: 1, own: 16, shared: 0, v: 48, starts: &[0, 300], window: Some(61), sinks: false },
+    Case { name: "wide", heads: 2, kv_heads: 1, own: 5, shared: 0, v: 19, starts: &[0, 49], window: Some(49), sinks: false },
+    Case { name: "sinks", heads: 6, kv_heads: 2, own: 8, shared: 0, v: 8, starts: &[0, 13, 13, 50], window: None, sinks: true },
+    Case { name: "sinks, 5", heads: 4, kv_heads: 2, own: 8, shared: 0, v: 5, starts: &[0, 33], window: Some(5), sinks: true },
 ];
 
 /// Queries, keys with values interleaved as MLA's up-projection gives them, and shared keys.
@@ -44,6 +47,10 @@ impl Case {
 
     fn shape(&self) -> Shape {
         Shape { heads: self.heads, kv_heads: self.kv_heads, scale: 0.7, window: self.window }
+    }
+
+    fn sinks(&self) -> Option<Vec<f32>> {
+        self.sinks.then(|| numbers(5, self.heads).into_iter().map(|sink| 3.0 * sink).collect())
     }
 
     fn inputs(&self) -> Inputs {
@@ -70,7 +77,8 @@ impl Case {
         let (q, k, v) = self.operands(inputs);
         let (mut out, mut stats) = (vec![f32::NAN; t * self.heads * self.v], vec![f32::NAN; t * self.heads * 2]);
         let kernel = if plain { reference::forward } else { attention::forward };
-        kernel(self.shape(), self.starts, q, k, v, &mut out, &mut stats);
+        let sinks = self.sinks();
+        kernel(self.shape(), sinks.as_deref(), self.starts, q, k, v, &mut out, &mut stats);
         [out, stats]
     }
 
@@ -121,9 +129,52 @@ fn a_window_holds_so_many_keys() {
     assert!(got[0][48 * row..] != expected[0][48 * row..], "the last row does not see the first key");
 }
 
+/// A sink is a key of its own score whose value is 0: what is left of the other weights is as with such a key, and its
+/// gradient agrees with finite differences.
+#[test]
+fn sinks_take_their_share() {
+    let case = &CASES[11];
+    let (inputs, sinks) = (case.inputs(), case.sinks().unwrap());
+    let loss = |sinks: &[f32]| -> f64 {
+        let (q, k, v) = case.operands(&inputs);
+        let (mut out, mut stats) = (vec![0.0; inputs.d_out.len()], vec![0.0; case.tokens() * case.heads * 2]);
+        attention::forward(case.shape(), Some(sinks), case.starts, q, k, v, &mut out, &mut stats);
+        out.iter().zip(&inputs.d_out).map(|(o, g)| *o as f64 * *g as f64).sum()
+    };
+    let [out, stats] = case.forward(&inputs, false);
+    let mut expected = vec![f32::NAN; case.tokens() * case.heads];
+    reference::sink_terms(&sinks, &out, &stats, &inputs.d_out, &mut expected);
+    everywhere(|isa| {
+        let mut terms = vec![f32::NAN; expected.len()];
+        attention::sink_terms(&sinks, &out, &stats, &inputs.d_out, &mut terms);
+        assert_same(&format!("terms {isa}"), &terms, &expected);
+    });
+    for h in 0..case.heads {
+        let gradient: f64 = expected.iter().skip(h).step_by(case.heads).map(|term| *term as f64).sum();
+        let at = |delta: f32| {
+            let mut moved = sinks.clone();
+            moved[h] += delta;
+            loss(&moved)
+        };
+        let difference = (at(1e-2) - at(-1e-2)) / 2e-2;
+        assert!((difference - gradient).abs() < 2e-3, "head {h}: {difference} by difference, {gradient} by rule");
+    }
+    let least = attention_with_sink_of(case, &inputs, -1e30);
+    let none = Case { sinks: false, ..CASES[11] }.forward(&inputs, false);
+    assert_same("a sink that weighs nothing", &least, &none[0]);
+}
+
+fn attention_with_sink_of(case: &Case, inputs: &Inputs, sink: f32) -> Vec<f32> {
+    let (q, k, v) = case.operands(inputs);
+    let (mut out, mut stats) = (vec![0.0; inputs.d_out.len()], vec![0.0; case.tokens() * case.heads * 2]);
+    let sinks = vec![sink; case.heads];
+    attention::forward(case.shape(), Some(&sinks), case.starts, q, k, v, &mut out, &mut stats);
+    out
+}
+
 #[test]
 fn gradients_agree_with_finite_differences() {
-    for case in [&CASES[3], &CASES[6]] {
+    for case in [&CASES[3], &CASES[6], &CASES[11]] {
         check_differences(case);
     }
 }

@@ -74,6 +74,8 @@ fn any_cut_into_calls_gives_the_bits_of_the_whole() {
 fn check_expanded(name: &str, case: &Case, kept: CacheDtype, window: Option<usize>) {
     let Layout { kv_heads, own, shared, v } = case.layout;
     let shape = Shape { heads: case.heads, kv_heads, scale: 0.7, window };
+    // Where there is a window of seven, as a model with both has them.
+    let sinks = (window == Some(7)).then(|| numbers(7, case.heads));
     let (mut pages, owned) = pages(kept, case.layout.page_len());
     let width = case.heads * v;
     let data: Vec<_> = (0..3)
@@ -99,7 +101,7 @@ fn check_expanded(name: &str, case: &Case, kept: CacheDtype, window: Option<usiz
         let queries = Heads::contiguous(&q, case.heads, own + shared);
         let mut out = vec![f32::NAN; q.len() / (case.heads * (own + shared)) * width];
         pages.append(32, case.layout, &sequences, k, values);
-        pages.attend(32, case.layout, shape, &sequences, queries, &mut out);
+        pages.attend(32, case.layout, shape, sinks.as_deref(), &sequences, queries, &mut out);
 
         let mut first = 0;
         for (s, (from, to)) in call.into_iter().enumerate() {
@@ -107,7 +109,7 @@ fn check_expanded(name: &str, case: &Case, kept: CacheDtype, window: Option<usiz
             let (k, values) = operands(case, &kv, &k_shared);
             let queries = Heads::contiguous(&data[s].0[from * case.heads * (own + shared)..], case.heads, own + shared);
             let mut expected = vec![f32::NAN; (to - from) * width];
-            reference::attention::cached(shape, queries, to - from, k, values, to, &mut expected);
+            reference::attention::cached(shape, sinks.as_deref(), queries, to - from, k, values, to, &mut expected);
             let got = &out[first * width..(first + to - from) * width];
             assert_same(&format!("{name}: sequence {s}, tokens {from}..{to}"), got, &expected);
             first += to - from;
@@ -172,7 +174,7 @@ fn check_latent(name: &str, heads: usize, layout: LatentLayout, kept: CacheDtype
             let shape = Shape { heads, kv_heads: 1, scale: 0.3, window: None };
             let mut expected = vec![f32::NAN; (to - from) * row_stride];
             let queries = Heads::contiguous(&q, heads, latent + rotary);
-            reference::attention::cached(shape, queries, to - from, keys, keys.own, to, &mut expected);
+            reference::attention::cached(shape, None, queries, to - from, keys, keys.own, to, &mut expected);
             let got = &out[first * row_stride..(first + to - from) * row_stride];
             assert_same(&format!("{name}: sequence {s}, tokens {from}..{to}"), got, &expected);
             first += to - from;
@@ -194,7 +196,7 @@ fn a_copied_page_holds_the_same() {
             let mut out = vec![f32::NAN; 4];
             let sequence = Sequence { pages: &[page], past: 15, new: 1 };
             let shape = Shape { heads: 1, kv_heads: 1, scale: 1.0, window: None };
-            pages.attend(0, layout, shape, &[sequence], Heads::contiguous(&kv, 1, 4), &mut out);
+            pages.attend(0, layout, shape, None, &[sequence], Heads::contiguous(&kv, 1, 4), &mut out);
             out
         };
         assert_eq!(attend(1), attend(2));

@@ -25,9 +25,11 @@ macro_rules! stored {
 }
 
 /// Type, blocks and values of each file of the oracle.
-const STORED: [(BlockType, &[u8], &[u8]); 12] = stored!(
+const STORED: [(BlockType, &[u8], &[u8]); 22] = stored!(
     F16 "F16", Bf16 "BF16", Q8_0 "Q8_0", Q4_0 "Q4_0", Q4_1 "Q4_1", Q5_0 "Q5_0", Q5_1 "Q5_1",
-    Q2K "Q2_K", Q3K "Q3_K", Q4K "Q4_K", Q5K "Q5_K", Q6K "Q6_K"
+    Q2K "Q2_K", Q3K "Q3_K", Q4K "Q4_K", Q5K "Q5_K", Q6K "Q6_K",
+    Iq4Nl "IQ4_NL", Iq4Xs "IQ4_XS", Mxfp4 "MXFP4", Iq2Xxs "IQ2_XXS", Iq2Xs "IQ2_XS", Iq2S "IQ2_S",
+    Iq3Xxs "IQ3_XXS", Iq3S "IQ3_S", Iq1S "IQ1_S", Iq1M "IQ1_M"
 );
 
 #[test]
@@ -99,7 +101,7 @@ fn rows_are_whole_blocks() {
     }
 }
 
-const QUANTISED: [BlockType; 10] = [
+const QUANTISED: [BlockType; 20] = [
     BlockType::Q8_0,
     BlockType::Q4_0,
     BlockType::Q4_1,
@@ -110,6 +112,16 @@ const QUANTISED: [BlockType; 10] = [
     BlockType::Q4K,
     BlockType::Q5K,
     BlockType::Q6K,
+    BlockType::Iq4Nl,
+    BlockType::Iq4Xs,
+    BlockType::Mxfp4,
+    BlockType::Iq2Xxs,
+    BlockType::Iq2Xs,
+    BlockType::Iq2S,
+    BlockType::Iq3Xxs,
+    BlockType::Iq3S,
+    BlockType::Iq1S,
+    BlockType::Iq1M,
 ];
 
 /// Blocks of any bits, with scales of ordinary size: `rows` rows of `columns` numbers.
@@ -121,10 +133,28 @@ fn any_blocks(block_type: BlockType, rows: usize, columns: usize) -> Vec<u8> {
     for (i, block) in bytes.chunks_exact_mut(size).enumerate() {
         for &at in scale_places(block_type) {
             let scale = (key.uniform_at((len + size * i + at) as u64) - 0.5) as f32 / 16.0;
-            blocks::encode(BlockType::F16, &[scale], &mut block[at..at + 2]);
+            set_scale(block_type, scale, at, block);
         }
     }
     bytes
+}
+
+/// Writes a scale where a block has one, in its format.
+fn set_scale(block_type: BlockType, scale: f32, at: usize, block: &mut [u8]) {
+    let mut bits = [0; 2];
+    blocks::encode(BlockType::F16, &[scale], &mut bits);
+    match block_type {
+        // A power of two, by its exponent.
+        BlockType::Mxfp4 => block[at] = (scale.to_bits() >> 23) as u8,
+        // The nibbles of an f16 as the upper ones of four words.
+        BlockType::Iq1M => {
+            let half = u16::from_le_bytes(bits);
+            for i in 0..4 {
+                block[49 + 2 * i] = block[49 + 2 * i] & 15 | (half >> (4 * i) << 4) as u8;
+            }
+        }
+        _ => block[at..at + 2].copy_from_slice(&bits),
+    }
 }
 
 /// Where a block has its f16.
@@ -195,7 +225,7 @@ fn the_greatest_terms_overflow_nothing() {
             let mut bytes = vec![byte; n * block_type.row_bytes(k).expect("whole blocks")];
             for block in bytes.chunks_exact_mut(block_type.bytes()) {
                 for &at in scale_places(block_type) {
-                    blocks::encode(BlockType::F16, &[1.0], &mut block[at..at + 2]);
+                    set_scale(block_type, 1.0, at, block);
                 }
             }
             for x in [[1.0, 1.0], [-1.0, -1.0], [1.0, -1.0]] {
@@ -311,7 +341,10 @@ fn rows_are_what_blocks_decode_to() {
                 assert!(row.iter().map(|x| x.to_bits()).eq(expected), "{} row {i}", block_type.name());
             }
             let row = bytes.len() / n * n.next_multiple_of(16);
-            assert!(w.bytes() <= row * 103 / 100 || matches!(block_type, BlockType::Q2K | BlockType::Q3K));
+            // Two bytes for one of a power of two; four or eight bits for codes of several numbers.
+            let more = matches!(block_type, BlockType::Q2K | BlockType::Q3K) || block_type.name().starts_with("IQ");
+            let most = if block_type == BlockType::Mxfp4 { 106 } else { 103 };
+            assert!(w.bytes() <= row * most / 100 || more, "{} takes {} bytes", block_type.name(), w.bytes());
         }
     }
 }

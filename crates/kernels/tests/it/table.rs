@@ -8,6 +8,7 @@ use wels_kernels::gemm::Start;
 use wels_kernels::optim::AdamW;
 use wels_kernels::rope::{Direction, Layout, Scaling, Table};
 use wels_kernels::router::{Balance, Router, Scoring};
+use wels_kernels::swiglu::Gating;
 use wels_kernels::{convert, router};
 
 /// A kernel from some buffers to others.
@@ -174,20 +175,43 @@ fn norms(size: Size, visit: Visit) {
 fn swiglus(size: Size, visit: Visit) {
     for n in lengths(size) {
         let (gate, up) = (times(numbers(1, n), 8.0), numbers(2, n));
-        case!(visit, format!("swiglu {n}"), swiglu, [gate = gate.clone(), up = up.clone()], [y = nans(n)], {
-            kernel::forward(gate, up, y);
+        gatings(&format!("swiglu {n}"), Gating::Silu, (gate.clone(), up.clone()), visit, &|gate, up| {
+            gate / (1.0 + (-gate).exp()) * up
         });
-        case!(
-            visit,
-            format!("swiglu backward {n}"),
-            swiglu,
-            [dy = numbers(3, n), gate = gate, up = up],
-            [dgate = nans(n), dup = nans(n)],
-            { kernel::backward(dy, gate, up, dgate, dup) },
-            loss { (0..n).map(|i| dy[i] * gate[i] / (1.0 + (-gate[i]).exp()) * up[i]).sum::<f64>() },
-            [(1, 0), (2, 1)]
-        );
+        let clamped = Gating::Clamped { alpha: 1.702, limit: 5.0 };
+        let wide = (gate.clone(), times(up.clone(), 7.0));
+        gatings(&format!("clamped swiglu {n}"), clamped, wide, visit, &|gate, up| {
+            let (gate, up) = (gate.min(5.0), up.clamp(-5.0, 5.0));
+            gate / (1.0 + (-1.702 * gate).exp()) * (up + 1.0)
+        });
+        gatings(&format!("geglu {n}"), Gating::GeluTanh, (gate, up), visit, &|gate, up| {
+            let inner = (2.0 / std::f64::consts::PI).sqrt() * (gate + 0.044715 * gate.powi(3));
+            0.5 * gate * (1.0 + inner.tanh()) * up
+        });
     }
+}
+
+fn gatings(
+    name: &str,
+    gating: Gating,
+    (gate, up): (Vec<f32>, Vec<f32>),
+    visit: Visit,
+    formula: &(dyn Fn(f64, f64) -> f64 + Sync),
+) {
+    let n = gate.len();
+    case!(visit, name, swiglu, [gate = gate.clone(), up = up.clone()], [y = nans(n)], {
+        kernel::forward(gating, gate, up, y);
+    });
+    case!(
+        visit,
+        format!("{name} backward"),
+        swiglu,
+        [dy = numbers(3, n), gate = gate, up = up],
+        [dgate = nans(n), dup = nans(n)],
+        { kernel::backward(gating, dy, gate, up, dgate, dup) },
+        loss { (0..n).map(|i| dy[i] * formula(gate[i], up[i])).sum::<f64>() },
+        [(1, 0), (2, 1)]
+    );
 }
 
 fn ropes(size: Size, visit: Visit) {
@@ -380,7 +404,14 @@ fn experts(size: Size, visit: Visit) {
             },
             [(1, 0), (2, 1)]
         );
+        case!(visit, format!("add_bias {what}"), experts, [bias = numbers(6, e * d)], [y = h.clone()], {
+            kernel::add_bias(bias, dispatch, y);
+        });
         for start in [Start::Zero, Start::Continue] {
+            let name = format!("bias_grad {start:?} {what}");
+            case!(visit, name, experts, [dy = h.clone()], [dbias = numbers(7, e * d)], {
+                kernel::bias_grad(dy, dispatch, dbias, start);
+            });
             let name = format!("scatter_dx {start:?} {what}");
             case!(visit, name, experts, [dslots = h.clone()], [dx = numbers(5, t * d)], {
                 kernel::scatter_dx(dslots, dispatch, dx, start, d);

@@ -5,8 +5,10 @@ use serde_json::Value;
 use super::foreign;
 use super::keys::{Keys, abbreviate};
 use super::{rope, window};
-use crate::config::{Attention, ConfigError, Family, ModelConfig, MoeConfig, Note, RopeLayout, Router, SoftmaxMethod};
-use crate::family::{AttentionKeys, Biases, Defaults, ExpertKeys, QkNorm, RouterKeys};
+use crate::config::{
+    Attention, ConfigError, Family, Gating, ModelConfig, MoeConfig, Note, RopeLayout, Router, SoftmaxMethod,
+};
+use crate::family::{AttentionKeys, Biases, Defaults, ExpertKeys, GatingKeys, QkNorm, RouterKeys};
 use crate::names;
 
 /// Limits that keep every product of sizes within 64 bits and every list within memory.
@@ -35,6 +37,7 @@ const IRRELEVANT: &[&str] = &[
     "chunk_size_feed_forward",
     "dtype",
     "ep_size",
+    "initial_context_length",
     "head_dim",
     "id2label",
     "is_llama_config",
@@ -89,6 +92,13 @@ fn read_model(keys: &mut Keys) -> Result<ModelConfig, ConfigError> {
         AttentionKeys::Mla => None,
         AttentionKeys::Gqa { partial_rotary, .. } => partial_rotary,
     };
+    if family == Family::GptOss && !["rope_theta", "rope_parameters"].into_iter().any(|key| keys.has(key)) {
+        return Err(ConfigError::Missing { key: "rope_theta".into() });
+    }
+    if family == Family::Phi3 {
+        // Of `longrope`, which is not read.
+        keys.mark(&["original_max_position_embeddings"]);
+    }
     let (rope, rotary_part) = rope::read(keys, max_positions, layout, partial)?;
     let attention = match &row.attention {
         AttentionKeys::Mla => read_mla(keys, defaults)?,
@@ -104,7 +114,7 @@ fn read_model(keys: &mut Keys) -> Result<ModelConfig, ConfigError> {
     keys.check_word("position_embedding_type", &["rope", "rotary"], "only rotary positions are implemented")?;
     keys.check_word("norm_type", &["rms_norm", "rmsnorm", "RMSNorm"], "only RMS norms are implemented")?;
     let window = window::read(keys, row.windows, layers, max_positions)?;
-    check_quantization(keys)?;
+    check_quantization(keys, family)?;
     Ok(ModelConfig {
         family,
         hidden_size,
@@ -116,6 +126,7 @@ fn read_model(keys: &mut Keys) -> Result<ModelConfig, ConfigError> {
         rope,
         attention,
         dense_intermediate: keys.size("intermediate_size", Some(defaults.intermediate), limit::INTERMEDIATE)?,
+        gating: read_gating(keys, row.gating)?,
         moe,
         mtp_depth: read_mtp_depth(keys, family)?,
         tied_head: keys.flag("tie_word_embeddings", false)?,
@@ -124,6 +135,17 @@ fn read_model(keys: &mut Keys) -> Result<ModelConfig, ConfigError> {
         pad_id: keys.token_ids("pad_token_id")?.and_then(|ids| ids.first().copied()),
         init_std: keys.real("initializer_range", Some(0.02), 0.0, 1.0)? as f32,
     })
+}
+
+fn read_gating(keys: &mut Keys, described: GatingKeys) -> Result<Gating, ConfigError> {
+    match described {
+        GatingKeys::Silu => Ok(Gating::Silu),
+        GatingKeys::Clamped => {
+            let alpha = keys.real("swiglu_alpha", Some(1.702), 1e-3, 1e3)? as f32;
+            let limit = keys.real("swiglu_limit", Some(7.0), 1e-3, 1e6)? as f32;
+            Ok(Gating::Clamped { alpha, limit })
+        }
+    }
 }
 
 fn read_family(keys: &mut Keys) -> Result<Family, ConfigError> {
@@ -169,7 +191,7 @@ fn read_gqa(
     hidden_size: usize,
     rotary_part: f64,
 ) -> Result<Attention, ConfigError> {
-    let &AttentionKeys::Gqa { biases, qk_norm, head_dim, kv_heads, .. } = described else {
+    let &AttentionKeys::Gqa { biases, qk_norm, head_dim, kv_heads, sinks, .. } = described else {
         unreachable!("{family:?} has grouped-query attention")
     };
     let heads = keys.size("num_attention_heads", Some(family.row().defaults.heads), limit::HEADS)?;
@@ -202,25 +224,26 @@ fn read_gqa(
         QkNorm::Always => true,
         QkNorm::Key(key) => keys.flag(key, false)?,
     };
-    Ok(Attention::Gqa { heads, kv_heads, head_dim, rope_dim, qkv_bias, o_bias, qk_norm })
+    Ok(Attention::Gqa { heads, kv_heads, head_dim, rope_dim, qkv_bias, o_bias, qk_norm, sinks })
 }
 
 /// Whether query, key and value have biases, and whether the output has one.
 fn read_biases(keys: &mut Keys, biases: Biases) -> Result<(bool, bool), ConfigError> {
-    let bias = keys.flag("attention_bias", biases == Biases::QueryKeyValue)?;
+    let absent = matches!(biases, Biases::QueryKeyValue | Biases::Key { absent: true, .. });
+    let bias = keys.flag("attention_bias", absent)?;
     match biases {
-        Biases::None if bias => Err(keys.unsupported("attention_bias", "mistral has no biases")),
+        Biases::None if bias => Err(keys.unsupported("attention_bias", "this family has no biases")),
         Biases::None => Ok((false, false)),
         Biases::QueryKeyValue if !bias => {
             Err(keys.unsupported("attention_bias", "qwen2 has biases on query, key and value"))
         }
         Biases::QueryKeyValue => Ok((true, false)),
-        Biases::Key { output } => Ok((bias, bias && output)),
+        Biases::Key { output, .. } => Ok((bias, bias && output)),
     }
 }
 
 fn read_layout(keys: &mut Keys, family: Family) -> Result<RopeLayout, ConfigError> {
-    let natural = family.is_deepseek();
+    let natural = family.rotates_neighbours();
     let interleaved = keys.flag("rope_interleave", natural)?;
     if interleaved != natural && family != Family::DeepseekV3 {
         return Err(keys.unsupported("rope_interleave", "only deepseek_v3 has a choice of layouts"));
@@ -236,7 +259,7 @@ fn read_moe(keys: &mut Keys, family: Family, described: &ExpertKeys, layers: usi
     }
     let shared = if keys.is_null("n_shared_experts") { 0 } else { described.shared };
     let shared_experts = keys.integer("n_shared_experts", Some(shared), 0, limit::EXPERTS)?;
-    let width = keys.size("moe_intermediate_size", Some(described.intermediate), limit::INTERMEDIATE)?;
+    let width = keys.size(described.width, Some(described.intermediate), limit::INTERMEDIATE)?;
     if shared_experts * width > limit::INTERMEDIATE {
         let why = "the shared experts together are too wide";
         return Err(keys.contradiction("n_shared_experts", shared_experts, "moe_intermediate_size", width, why));
@@ -259,16 +282,17 @@ fn read_moe(keys: &mut Keys, family: Family, described: &ExpertKeys, layers: usi
         }
         RouterKeys::Softmax => read_softmax(keys, (experts, count_key), top_k)?,
         RouterKeys::SoftmaxNormalized => read_softmax_normalized(keys, (experts, count_key), top_k)?,
+        RouterKeys::SoftmaxOfChosen => read_softmax_of_chosen(keys, (experts, count_key), top_k)?,
     };
-    if described.router == RouterKeys::SoftmaxNormalized {
+    if matches!(described.router, RouterKeys::SoftmaxNormalized | RouterKeys::SoftmaxOfChosen) {
         for (key, value) in [("n_shared_experts", shared_experts), ("first_k_dense_replace", first_dense)] {
             if value > 0 {
-                return Err(keys.unsupported(key, "qwen3_moe has routed experts in every layer, and no others"));
+                return Err(keys.unsupported(key, "this family has routed experts in every layer, and no others"));
             }
         }
     }
-    let expert_intermediate = width;
-    Ok(MoeConfig { experts, shared_experts, top_k, expert_intermediate, first_dense_layers: first_dense, router })
+    let (expert_intermediate, first_dense_layers, biases) = (width, first_dense, described.biases);
+    Ok(MoeConfig { experts, shared_experts, top_k, expert_intermediate, first_dense_layers, biases, router })
 }
 
 /// The number of experts, and the key that says it.
@@ -353,6 +377,28 @@ fn read_softmax_normalized(
     Ok(Router::Softmax { method: SoftmaxMethod::Greedy, normalize, scale: 1.0 })
 }
 
+fn read_softmax_of_chosen(
+    keys: &mut Keys,
+    experts: (usize, &'static str),
+    top_k: usize,
+) -> Result<Router, ConfigError> {
+    check_top_k(keys, experts, top_k)?;
+    let alias = keys.size("experts_per_token", Some(top_k), limit::EXPERTS)?;
+    if alias != top_k {
+        let why = "they are two names of one number";
+        return Err(keys.contradiction("experts_per_token", alias, "num_experts_per_tok", top_k, why));
+    }
+    for key in ["routed_scaling_factor", "shared_expert_intermediate_size", "scoring_func", "topk_method"] {
+        if keys.has(key) {
+            return Err(keys.unsupported(key, "gpt_oss has no such key"));
+        }
+    }
+    if !keys.flag("norm_topk_prob", true)? {
+        return Err(keys.unsupported("norm_topk_prob", "gpt_oss takes the softmax of the chosen logits"));
+    }
+    Ok(Router::Softmax { method: SoftmaxMethod::Greedy, normalize: true, scale: 1.0 })
+}
+
 fn check_top_k(keys: &Keys, (experts, count_key): (usize, &'static str), top_k: usize) -> Result<(), ConfigError> {
     if top_k <= experts {
         return Ok(());
@@ -418,8 +464,8 @@ fn check_heads_width(keys: &Keys, heads: usize, width: usize) -> Result<(), Conf
     Err(keys.contradiction("num_attention_heads", heads, "head width", width, why))
 }
 
-/// FP8 with blocks of 128×128 is dequantised when loaded; every other quantisation is refused.
-fn check_quantization(keys: &mut Keys) -> Result<(), ConfigError> {
+/// FP8 with blocks of 128×128 is dequantised when loaded, MXFP4 in gpt_oss kept; every other quantisation is refused.
+fn check_quantization(keys: &mut Keys, family: Family) -> Result<(), ConfigError> {
     const WHY: &str = "of quantised files, only fp8 e4m3 with weight blocks of 128x128 is read";
     let quantization = match keys.get("quantization_config") {
         None | Some(Value::Null) => return Ok(()),
@@ -429,6 +475,9 @@ fn check_quantization(keys: &mut Keys) -> Result<(), ConfigError> {
     let mut inner = Keys::new(quantization, "quantization_config.");
     if inner.word("quant_method")?.is_none() {
         return Err(ConfigError::Missing { key: "quantization_config.quant_method".into() });
+    }
+    if family == Family::GptOss && inner.word("quant_method")? == Some("mxfp4") {
+        return Ok(());
     }
     inner.check_word("quant_method", &["fp8"], WHY)?;
     inner.check_word("fmt", &["e4m3"], WHY)?;

@@ -169,12 +169,13 @@ fn read_scaling(inner: &mut Keys, map: &Map<String, Value>, max_positions: usize
     }
     let scaling = match new.or(old).unwrap_or("default") {
         "default" => RopeScaling::None,
+        "dynamic" => read_dynamic(inner)?,
         "linear" => RopeScaling::Linear { factor: inner.real("factor", None, 1.0, MAX_FACTOR)? },
         "yarn" => read_yarn(inner, max_positions)?,
         "llama3" => read_llama3(inner, max_positions)?,
         _ => {
             let key = if new.is_some() { "rope_type" } else { "type" };
-            return Err(inner.unsupported(key, "the rope types are default, linear, yarn and llama3"));
+            return Err(inner.unsupported(key, "the rope types are default, dynamic, linear, yarn and llama3"));
         }
     };
     let scaled = !matches!(scaling, RopeScaling::None | RopeScaling::Yarn { .. });
@@ -182,6 +183,19 @@ fn read_scaling(inner: &mut Keys, map: &Map<String, Value>, max_positions: usize
         return Err(inner.unsupported("mscale_all_dim", "the softmax scale is corrected with yarn only"));
     }
     Ok(scaling)
+}
+
+/// Frequencies change for texts beyond `max_position_embeddings`, and there are none.
+fn read_dynamic(inner: &mut Keys) -> Result<RopeScaling, ConfigError> {
+    let factor = inner.real("factor", None, 1.0, MAX_FACTOR)?;
+    inner.mark(&["original_max_position_embeddings"]);
+    let note = format!(
+        "config.json: `{}` = {factor} has no effect: with `dynamic` frequencies change for texts beyond \
+         `max_position_embeddings`, which are not read",
+        inner.path("factor")
+    );
+    inner.notes.push(Note(note));
+    Ok(RopeScaling::None)
 }
 
 fn read_yarn(inner: &mut Keys, max_positions: usize) -> Result<RopeScaling, ConfigError> {

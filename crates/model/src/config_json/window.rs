@@ -10,7 +10,7 @@ use super::keys::Keys;
 use crate::config::{ConfigError, Window};
 use crate::family::WindowKeys;
 
-/// The width where the key is absent, in every family that has windows.
+/// The width where the key is absent, in families that have none of their own.
 const DEFAULT: usize = 4096;
 
 const MAX: usize = 1 << 28;
@@ -25,15 +25,19 @@ pub fn read(
     let used = keys.flag("use_sliding_window", false)?;
     let first = keys.integer("max_window_layers", Some(28), 0, usize::MAX >> 1)?;
     let width = read_width(keys, described, max_positions)?;
-    let types = read_types(keys, described, used.then_some(width).flatten(), layers, max_positions)?;
+    let named = used || matches!(described, WindowKeys::Every { .. });
+    let types = read_types(keys, described, named.then_some(width).flatten(), layers, max_positions)?;
     let Some(width) = width else { return Ok(None) };
     let slide = match described {
         WindowKeys::None if used || !keys.has("use_sliding_window") => {
             return Err(keys.unsupported("sliding_window", "this family attends to the whole context"));
         }
-        WindowKeys::All => vec![true; layers],
+        WindowKeys::All | WindowKeys::AllIfSaid => vec![true; layers],
         WindowKeys::SwitchedAll if used => vec![true; layers],
         WindowKeys::Switched if used => types.unwrap_or_else(|| (0..layers).map(|layer| layer >= first).collect()),
+        WindowKeys::Every { full, .. } => {
+            types.unwrap_or_else(|| (0..layers).map(|layer| (layer + 1) % full != 0).collect())
+        }
         WindowKeys::None | WindowKeys::Switched | WindowKeys::SwitchedAll => return Ok(None),
     };
     Ok(slide.contains(&true).then_some(Window { width, layers: slide }))
@@ -42,8 +46,11 @@ pub fn read(
 /// The width, if it is less than the context.
 fn read_width(keys: &mut Keys, described: WindowKeys, max_positions: usize) -> Result<Option<usize>, ConfigError> {
     let width = match keys.get("sliding_window") {
-        None if described == WindowKeys::None => return Ok(None),
-        None => DEFAULT,
+        None if matches!(described, WindowKeys::None | WindowKeys::AllIfSaid) => return Ok(None),
+        None => match described {
+            WindowKeys::Every { width, .. } => width,
+            _ => DEFAULT,
+        },
         Some(value) if covers(value, max_positions) => return Ok(None),
         Some(_) => keys.size("sliding_window", None, MAX)?,
     };
@@ -61,11 +68,12 @@ fn read_types(
     let reaches = |width: Option<&Value>| width.and_then(Value::as_u64).is_some_and(|it| it >= max_positions as u64);
     let (window, chunk) = (keys.get("sliding_window"), keys.get("attention_chunk_size"));
     let Some(types) = keys.get("layer_types").filter(|types| !types.is_null()) else { return Ok(None) };
+    let any = matches!(described, WindowKeys::Switched | WindowKeys::Every { .. });
     // A type without its width is none that can be judged.
     let slides = |word: &Value| match word.as_str() {
         Some("full_attention") => Some(false),
         Some("sliding_attention") if reaches(window) => Some(false),
-        Some("sliding_attention") if described == WindowKeys::Switched && width.is_some() => Some(true),
+        Some("sliding_attention") if any && width.is_some() => Some(true),
         Some("chunked_attention") if reaches(chunk) => Some(false),
         _ => None,
     };
@@ -75,6 +83,9 @@ fn read_types(
             Err(keys.contradiction("num_hidden_layers", layers, "layer_types", slide.len(), "each layer has one type"))
         }
         Some(slide) => Ok(Some(slide)),
+        None if matches!(described, WindowKeys::Every { .. }) => {
+            Err(keys.unsupported("layer_types", "layers have `full_attention` or `sliding_attention`"))
+        }
         None if described == WindowKeys::Switched => {
             let why = "layers have `full_attention`, or with `use_sliding_window` `sliding_attention`";
             Err(keys.unsupported("layer_types", why))

@@ -7,7 +7,8 @@
 use serde_json::{Map, Value, json};
 
 use crate::config::{
-    Attention, Dtype, Family, ModelConfig, MoeConfig, RopeConfig, RopeLayout, RopeScaling, Router, SoftmaxMethod,
+    Attention, Dtype, Family, Gating, ModelConfig, MoeConfig, RopeConfig, RopeLayout, RopeScaling, Router,
+    SoftmaxMethod,
 };
 use crate::family::{AttentionKeys, Biases, QkNorm, RouterKeys, WindowKeys};
 
@@ -30,6 +31,10 @@ pub fn write(config: &ModelConfig, dtype: Dtype) -> String {
     put("pad_token_id", json!(config.pad_id));
     put("attention_dropout", json!(0.0));
     put("use_cache", json!(true));
+    if let Gating::Clamped { alpha, limit } = config.gating {
+        put("swiglu_alpha", decimal(alpha));
+        put("swiglu_limit", decimal(limit));
+    }
     put_attention(&config.attention, config.family, &mut map);
     put_window(config, &mut map);
     put_rope(&config.rope, config.family, &mut map);
@@ -83,14 +88,18 @@ fn put_window(config: &ModelConfig, map: &mut Map<String, Value>) {
     let width = config.window.as_ref().map(|window| window.width);
     match config.family.row().windows {
         WindowKeys::None => {}
-        WindowKeys::All => _ = put("sliding_window", json!(width)),
+        WindowKeys::All | WindowKeys::AllIfSaid | WindowKeys::Every { .. } => _ = put("sliding_window", json!(width)),
         WindowKeys::SwitchedAll | WindowKeys::Switched => {
             put("use_sliding_window", json!(width.is_some()));
             put("sliding_window", json!(width));
         }
     }
+    let word = |slides: &bool| if *slides { "sliding_attention" } else { "full_attention" };
+    if let WindowKeys::Every { .. } = config.family.row().windows {
+        let none = vec![false; config.layers];
+        put("layer_types", config.window.as_ref().map_or(&none, |window| &window.layers).iter().map(word).collect());
+    }
     if let (WindowKeys::Switched, Some(window)) = (config.family.row().windows, &config.window) {
-        let word = |slides: &bool| if *slides { "sliding_attention" } else { "full_attention" };
         // For programs that do not know `layer_types`.
         let full = window.layers.iter().position(|slides| *slides).unwrap_or(window.layers.len());
         put("max_window_layers", json!(full));
@@ -107,7 +116,12 @@ pub fn part_of(part: usize, whole: usize) -> f64 {
 fn put_rope(rope: &RopeConfig, family: Family, map: &mut Map<String, Value>) {
     map.insert("max_position_embeddings".into(), json!(rope.max_positions));
     map.insert("rope_theta".into(), number(rope.base));
-    map.insert("rope_scaling".into(), rope_scaling(&rope.scaling));
+    // Without one, `transformers` gives gpt_oss the YaRN of the published models.
+    let scaling = match rope_scaling(&rope.scaling) {
+        Value::Null if family == Family::GptOss => json!({"rope_type": "default"}),
+        scaling => scaling,
+    };
+    map.insert("rope_scaling".into(), scaling);
     if family == Family::DeepseekV3 {
         map.insert("rope_interleave".into(), json!(rope.layout == RopeLayout::Interleaved));
     }
@@ -167,7 +181,10 @@ fn put_moe(moe: &MoeConfig, family: Family, map: &mut Map<String, Value>) {
     let described = family.row().experts.as_ref().expect("a family with experts");
     put(described.count[0], json!(moe.experts));
     put("num_experts_per_tok", json!(moe.top_k));
-    put("moe_intermediate_size", json!(moe.expert_intermediate));
+    put(described.width, json!(moe.expert_intermediate));
+    if described.router == RouterKeys::SoftmaxOfChosen {
+        return;
+    }
     if let (RouterKeys::SoftmaxNormalized, Router::Softmax { normalize, .. }) = (described.router, &moe.router) {
         put("decoder_sparse_step", json!(1));
         put("mlp_only_layers", json!([]));

@@ -60,12 +60,25 @@ const QWEN3_EXPERTS: Table = &[
     ("expert_weights_scale", "routed_scaling_factor", Presence::Optional),
 ];
 
+/// Those of experts as gpt-oss has them, whose width stands there twice.
+const GPT_OSS_EXPERTS: Table = &[
+    ("expert_count", "num_local_experts", Presence::Required),
+    ("expert_used_count", "num_experts_per_tok", Presence::Required),
+    ("expert_feed_forward_length", "intermediate_size", Presence::Required),
+    ("attention.sliding_window", "sliding_window", Presence::Optional),
+];
+
+/// Those of Phi-3.
+const PHI3: Table = &[("attention.sliding_window", "sliding_window", Presence::Optional)];
+
 /// What is read and written one by one: of all families, of the kind of attention, of the kind of experts.
 pub(super) fn tables(family: Family) -> [Table; 3] {
     let attention = if family.is_deepseek() { MLA } else { GQA };
-    let experts = family.row().experts.as_ref().map_or(&[][..], |experts| match experts.router {
+    let others = if family == Family::Phi3 { PHI3 } else { &[] };
+    let experts = family.row().experts.as_ref().map_or(others, |experts| match experts.router {
         RouterKeys::Sigmoid { .. } | RouterKeys::Softmax => EXPERTS,
         RouterKeys::SoftmaxNormalized => QWEN3_EXPERTS,
+        RouterKeys::SoftmaxOfChosen => GPT_OSS_EXPERTS,
     });
     [COMMON, attention, experts]
 }
@@ -165,6 +178,7 @@ impl Reader<'_> {
             None => self.no_experts()?,
             Some(RouterKeys::Sigmoid { .. } | RouterKeys::Softmax) => self.router()?,
             Some(RouterKeys::SoftmaxNormalized) => self.softmax_router()?,
+            Some(RouterKeys::SoftmaxOfChosen) => self.chosen_router()?,
         }
         self.mtp()?;
         self.put("model_type", json!(self.family.model_type()));
@@ -398,6 +412,15 @@ impl Reader<'_> {
         Ok(())
     }
 
+    /// llama.cpp takes the softmax of the chosen logits of gpt-oss, whatever a file says.
+    fn chosen_router(&mut self) -> Result<(), ConfigError> {
+        if let Some(other) = self.integer("expert_gating_func")?.filter(|gating| ![0, 3].contains(gating)) {
+            let why = "experts are gated by the softmax of the chosen (3)";
+            return Err(unsupported(self.full("expert_gating_func"), &Value::Unsigned(other), why));
+        }
+        Ok(())
+    }
+
     fn scaling(&mut self, deepseek: bool) -> Result<(), ConfigError> {
         let factor = self.real("rope.scaling.factor")?;
         let original = self.integer("rope.scaling.original_context_length")?;
@@ -424,6 +447,10 @@ impl Reader<'_> {
                     if !value.is_null() {
                         scaling[key] = value;
                     }
+                }
+                if self.family == Family::GptOss {
+                    // Files do not say it. llama.cpp rounds the ends of the ramp, the model was trained without.
+                    scaling["truncate"] = json!(false);
                 }
                 let mut usual = yarn_table_scale(factor.unwrap_or(1.0), None, None);
                 if deepseek {
@@ -518,7 +545,8 @@ impl Reader<'_> {
             return Err(unsupported(causal, &value, "a token attends to itself and to those before it alone"));
         }
         let context = self.json.get("max_position_embeddings").and_then(Json::as_u64).unwrap_or(0);
-        for key in WINDOWS {
+        let own = self.json.contains_key("sliding_window");
+        for key in WINDOWS.iter().copied().filter(|key| !(own && *key == "attention.sliding_window")) {
             let name = self.full(key);
             let Some(value) = self.get(key) else { continue };
             if !value.as_u64().is_some_and(|window| window == 0 || window >= context) {

@@ -8,15 +8,19 @@
 //! older files `attn_kv_b` |
 
 use crate::config::{Attention, Family, ModelConfig};
-use crate::names::{ParamKind, ParamSpec};
+use crate::names::{ParamKind, ParamSpec, fused_rows};
 
 /// Parts of a layer: here, there.
-const LAYER: [(&str, &str); 24] = [
+const LAYER: [(&str, &str); 31] = [
     ("input_layernorm", "attn_norm"),
     ("self_attn.q_proj", "attn_q"),
     ("self_attn.k_proj", "attn_k"),
     ("self_attn.v_proj", "attn_v"),
     ("self_attn.o_proj", "attn_output"),
+    ("self_attn.qkv_proj", "attn_qkv"),
+    ("post_self_attn_layernorm", "post_attention_norm"),
+    ("post_mlp_layernorm", "post_ffw_norm"),
+    ("self_attn.sinks", "attn_sinks.weight"),
     ("self_attn.q_norm", "attn_q_norm"),
     ("self_attn.k_norm", "attn_k_norm"),
     ("self_attn.q_a_proj", "attn_q_a"),
@@ -33,6 +37,9 @@ const LAYER: [(&str, &str); 24] = [
     ("mlp.experts.gate_proj", "ffn_gate_exps"),
     ("mlp.experts.up_proj", "ffn_up_exps"),
     ("mlp.experts.down_proj", "ffn_down_exps"),
+    ("mlp.experts.gate_proj_bias", "ffn_gate_exps.bias"),
+    ("mlp.experts.up_proj_bias", "ffn_up_exps.bias"),
+    ("mlp.experts.down_proj_bias", "ffn_down_exps.bias"),
     ("mlp.shared_experts.gate_proj", "ffn_gate_shexp"),
     ("mlp.shared_experts.up_proj", "ffn_up_shexp"),
     ("mlp.shared_experts.down_proj", "ffn_down_shexp"),
@@ -56,6 +63,8 @@ pub(super) struct Expected {
 pub(super) enum Place {
     /// In one tensor, row by row.
     Whole(Expected),
+    /// Rows of a tensor, from this one on.
+    Rows(Expected, usize),
     /// The expansion of MLA's latent in two, for the two ends of the absorbed form: keys [heads][rank, nope], values
     /// [heads][v, rank].
     Split { k_b: Expected, v_b: Expected },
@@ -78,10 +87,18 @@ pub(super) fn place(config: &ModelConfig, spec: &ParamSpec, split: bool) -> Plac
             v_b: Expected { name: format!("{layer}attn_v_b.weight"), dims: vec![rank, v, heads] },
         };
     }
+    if let Some(fused) = fused_rows(config, spec) {
+        // Gate and up are the rows of what is called up.
+        let there = fused.name.replace(".mlp.gate_up_proj.", ".mlp.up_proj.");
+        let name = self::name(config.family, &ParamSpec { name: there, ..spec.clone() });
+        return Place::Rows(Expected { name, dims: vec![cols, fused.all as u64] }, fused.first);
+    }
     let dims = match spec.kind {
         ParamKind::Norm | ParamKind::Bias | ParamKind::RouterBias => vec![cols],
         ParamKind::Experts(experts) => vec![cols, rows / experts as u64, experts as u64],
-        ParamKind::Matrix | ParamKind::Router | ParamKind::Embedding | ParamKind::Head => vec![cols, rows],
+        ParamKind::ExpertBiases(_) | ParamKind::Matrix | ParamKind::Router | ParamKind::Embedding | ParamKind::Head => {
+            vec![cols, rows]
+        }
     };
     Place::Whole(Expected { name, dims })
 }
@@ -97,13 +114,21 @@ fn name(family: Family, spec: &ParamSpec) -> String {
     let (layer, part) = of_layer.unwrap_or_else(|| panic!("{} is in no layer", spec.name));
     let (part, end) = match spec.kind {
         ParamKind::Experts(_) => (part, "weight"),
+        ParamKind::ExpertBiases(_) => return whole_name(layer, part),
+        ParamKind::Bias if part == "self_attn.sinks" => return whole_name(layer, part),
         ParamKind::RouterBias => return format!("blk.{layer}.exp_probs_b.bias"),
         _ => part.rsplit_once('.').expect("parameters have dotted names"),
     };
-    if family == Family::Glm4Moe && part == "post_attention_layernorm" {
+    if matches!(family, Family::Glm4Moe | Family::GptOss) && part == "post_attention_layernorm" {
         return format!("blk.{layer}.post_attention_norm.{end}");
     }
     let found = LAYER.iter().find(|(here, _)| *here == part);
     let (_, there) = found.unwrap_or_else(|| panic!("{} has no name in GGUF", spec.name));
     format!("blk.{layer}.{there}.{end}")
+}
+
+/// Of a part whose name in the table has its end.
+fn whole_name(layer: &str, part: &str) -> String {
+    let (_, there) = LAYER.iter().find(|(here, _)| *here == part).expect("a part of the table");
+    format!("blk.{layer}.{there}")
 }

@@ -68,7 +68,9 @@ impl GgufFile {
         };
         for spec in param_specs(config) {
             match place(config, &spec, self.splits(&spec)) {
-                Place::Whole(tensor) => expect(&tensor),
+                Place::Whole(tensor) | Place::Rows(tensor, 0) => expect(&tensor),
+                // With the first of its parameters.
+                Place::Rows(..) => {}
                 Place::Split { k_b, v_b } => [k_b, v_b].iter().for_each(&mut expect),
             }
         }
@@ -94,6 +96,7 @@ impl GgufFile {
     pub fn tensor(&self, config: &ModelConfig, spec: &ParamSpec) -> Stored<'_> {
         match place(config, spec, self.splits(spec)) {
             Place::Whole(tensor) => Stored::Whole(self.blocks(&tensor.name)),
+            Place::Rows(tensor, first) => Stored::Whole(self.blocks(&tensor.name).rows(first, spec.rows)),
             Place::Split { k_b, v_b } => Stored::Split { k_b: self.blocks(&k_b.name), v_b: self.blocks(&v_b.name) },
         }
     }
@@ -130,7 +133,7 @@ impl GgufFile {
             }
         };
         match place(config, spec, self.splits(spec)) {
-            Place::Whole(tensor) => release(&tensor),
+            Place::Whole(tensor) | Place::Rows(tensor, _) => release(&tensor),
             Place::Split { k_b, v_b } => [k_b, v_b].iter().for_each(release),
         }
     }
@@ -160,6 +163,14 @@ impl GgufFile {
         let layer =
             spec.name.strip_prefix("model.layers.").and_then(|rest| rest.strip_suffix(".self_attn.kv_b_proj.weight"));
         layer.is_some_and(|layer| !self.tensors.contains_key(&format!("blk.{layer}.attn_kv_b.weight")))
+    }
+}
+
+impl<'a> Blocks<'a> {
+    /// So many rows, from `first` on.
+    fn rows(self, first: usize, rows: usize) -> Blocks<'a> {
+        let (start, len, (map, at)) = (first * self.row_bytes(), rows * self.row_bytes(), self.place);
+        Blocks { rows, bytes: &self.bytes[start..start + len], place: (map, at + start), ..self }
     }
 }
 

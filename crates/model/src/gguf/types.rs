@@ -74,7 +74,7 @@ mod tests {
         }
         let known = [BlockType::F32, BlockType::Q8_0, BlockType::Q2K, BlockType::Q6K, BlockType::Bf16];
         assert_eq!(known.map(id), [0, 8, 10, 14, 30]);
-        assert_eq!((from_id(16), from_id(999)), (None, None));
+        assert_eq!((from_id(4), from_id(999)), (None, None));
         assert_eq!(name_of(999), "number 999");
     }
 }

@@ -13,7 +13,9 @@ use super::config::tables;
 use super::metadata::Kind;
 use super::names::{self, Expected, Place, place};
 use super::{GgufError, rope, types};
-use crate::config::{Attention, ConfigError, Dtype, Family, ModelConfig, MoeConfig, RopeLayout, RopeScaling, Router};
+use crate::config::{
+    Attention, ConfigError, Dtype, Family, Gating, ModelConfig, MoeConfig, RopeLayout, RopeScaling, Router, Window,
+};
 use crate::names::{ParamKind, ParamSpec, param_specs};
 
 const ALIGNMENT: usize = 32;
@@ -47,6 +49,8 @@ enum Content {
         param: usize,
         head_dim: usize,
     },
+    /// The rows of several parameters.
+    Rows(Vec<usize>),
     /// Of `kv_b_proj`, the keys of all heads, each transposed.
     Keys(usize),
     /// Of `kv_b_proj`, the values of all heads.
@@ -151,9 +155,21 @@ fn general_keys(config: &ModelConfig, kind: BlockType) -> Vec<(String, Item)> {
 /// The architecture's keys: those of `config.json` renamed, and what GGUF says differently.
 fn model_keys(config: &ModelConfig) -> Result<Vec<(String, Item)>, ConfigError> {
     let architecture = config.family.row().gguf;
-    if let Some(window) = &config.window {
+    if let Some(window) = config.window.as_ref().filter(|_| config.family != Family::GptOss) {
         let (key, value) = ("sliding_window".to_owned(), window.width.to_string());
         let why = "llama.cpp attends to the whole context in models of this architecture";
+        return Err(ConfigError::Unsupported { key, value, why });
+    }
+    let alternates =
+        |window: &Window| window.layers.iter().enumerate().all(|(layer, slides)| *slides == (layer % 2 == 0));
+    if config.family == Family::GptOss && !config.window.as_ref().is_some_and(alternates) {
+        let (key, value) = ("layer_types".to_owned(), format!("{:?}", config.window));
+        let why = "llama.cpp attends over the window in every second layer, from the first on";
+        return Err(ConfigError::Unsupported { key, value, why });
+    }
+    if !matches!(config.gating, Gating::Silu | Gating::Clamped { alpha: 1.702, limit: 7.0 }) {
+        let (key, value) = ("swiglu_limit".to_owned(), format!("{:?}", config.gating));
+        let why = "llama.cpp has limits of 7 and a factor of 1.702 alone";
         return Err(ConfigError::Unsupported { key, value, why });
     }
     if matches!(config.moe, Some(MoeConfig { router: Router::Softmax { normalize: false, .. }, .. }))
@@ -227,9 +243,11 @@ fn scaling_keys(config: &ModelConfig, put: &mut dyn FnMut(&str, Item)) -> Result
         } => {
             let usual = crate::config_json::yarn_table_scale(*factor, *mscale, *mscale_all_dim);
             let told = if deepseek { mscale.is_some() && mscale == mscale_all_dim } else { mscale_all_dim.is_none() };
-            if !truncate || !told {
+            if *truncate == (config.family == Family::GptOss) || !told {
                 let value = format!("{:?}", config.rope.scaling);
-                return unsupported("rope_scaling", value, "GGUF has YaRN with mscale equal to mscale_all_dim only");
+                let why =
+                    "GGUF has YaRN with mscale equal to mscale_all_dim only, and `truncate` false in gpt-oss alone";
+                return unsupported("rope_scaling", value, why);
             }
             put("rope.scaling.type", Item::Text("yarn".to_owned()));
             put("rope.scaling.factor", Item::Single(*factor as f32));
@@ -266,6 +284,15 @@ fn entries(config: &ModelConfig, kind: BlockType) -> Vec<Entry> {
                 };
                 entries.push(Entry { expected, kind, content });
             }
+            Place::Rows(expected, 0) => {
+                let kind = stored_as(spec, expected.dims[0], kind);
+                entries.push(Entry { expected, kind, content: Content::Rows(vec![param]) });
+            }
+            // A tensor's parameters follow each other.
+            Place::Rows(..) => match entries.last_mut().map(|entry| &mut entry.content) {
+                Some(Content::Rows(params)) => params.push(param),
+                _ => unreachable!("{} begins a tensor that it is in the midst of", spec.name),
+            },
             Place::Split { k_b, v_b } => {
                 for (expected, content) in [(k_b, Content::Keys(param)), (v_b, Content::Values(param))] {
                     entries.push(Entry { kind: stored_as(spec, expected.dims[0], kind), expected, content });
@@ -288,7 +315,9 @@ fn entries(config: &ModelConfig, kind: BlockType) -> Vec<Entry> {
 fn stored_as(spec: &ParamSpec, cols: u64, kind: BlockType) -> BlockType {
     let four_bits = matches!(kind, BlockType::Q4_0 | BlockType::Q4_1);
     let kind = match spec.kind {
-        ParamKind::Norm | ParamKind::Bias | ParamKind::Router | ParamKind::RouterBias => BlockType::F32,
+        ParamKind::Norm | ParamKind::Bias | ParamKind::Router | ParamKind::RouterBias | ParamKind::ExpertBiases(_) => {
+            BlockType::F32
+        }
         ParamKind::Embedding | ParamKind::Head if four_bits => BlockType::Q8_0,
         _ => kind,
     };
@@ -382,6 +411,7 @@ fn write_entry<'a>(
     match &entry.content {
         Content::Param(param) => encode(out, kind, cols, &whole(*param)),
         Content::Numbers(numbers) => encode(out, kind, cols, numbers),
+        Content::Rows(params) => params.iter().try_for_each(|param| encode(out, kind, cols, &values(*param))),
         Content::Interleaved { param, head_dim } => {
             let numbers = whole(*param);
             let cols = if entry.expected.dims.len() == 1 { 1 } else { cols };

@@ -1,7 +1,9 @@
-//! A decoder layer: `u = h + attention(norm(h))`, `h' = u + ffn(norm(u))`.
+//! A decoder layer: `u = h + attention(norm(h))`, `h' = u + ffn(norm(u))`; in some families with a norm of what
+//! attention and feed-forward layer give before it is added.
 
 use super::{gqa::Gqa, mla::Mla, mlp::Mlp, moe::Moe};
 use crate::config::{Attention, ModelConfig};
+use crate::names::{POST_ATTENTION, POST_FFN};
 use crate::ops::{add, bring, rms_norm};
 use crate::params::{Weight, Wiring};
 use crate::tape::{Graph, Var};
@@ -15,6 +17,8 @@ pub(crate) struct Block {
     attention: AttentionLayer,
     ffn_norm: Weight,
     ffn: Ffn,
+    /// Of what attention and feed-forward layer give.
+    post_norms: [Option<Weight>; 2],
     eps: f32,
 }
 
@@ -42,9 +46,12 @@ impl Block {
             },
             ffn_norm: wiring.weight(&format!("{name}.post_attention_layernorm.weight")),
             ffn: match &config.moe {
-                Some(moe) if config.is_moe_layer(layer) => Ffn::Moe(Box::new(Moe::new(wiring, &mlp, moe))),
-                _ => Ffn::Dense(Mlp::new(wiring, &mlp)),
+                Some(moe) if config.is_moe_layer(layer) => {
+                    Ffn::Moe(Box::new(Moe::new(wiring, &mlp, moe, config.gating)))
+                }
+                _ => Ffn::Dense(Mlp::new(wiring, &mlp, config.gating)),
             },
+            post_norms: [POST_ATTENTION, POST_FFN].map(|part| wiring.optional(&format!("{name}.{part}"))),
             eps: config.norm_eps,
             name,
         }
@@ -77,6 +84,7 @@ impl Block {
             AttentionLayer::Mla(attention) => attention.forward(g, &x),
             AttentionLayer::Gqa(attention) => attention.forward(g, &x),
         };
+        let u = self.post_norm(g, 0, u);
         let h = add(g, &h, u);
 
         let x = rms_norm(g, &h, self.ffn_norm, self.eps);
@@ -84,6 +92,14 @@ impl Block {
             Ffn::Dense(mlp) => mlp.forward(g, &x),
             Ffn::Moe(moe) => moe.forward(g, &x),
         };
+        let y = self.post_norm(g, 1, y);
         add(g, &h, y)
+    }
+
+    fn post_norm(&self, g: &mut Graph, which: usize, x: Var) -> Var {
+        match self.post_norms[which] {
+            Some(norm) => rms_norm(g, &x, norm, self.eps),
+            None => x,
+        }
     }
 }

@@ -1,6 +1,7 @@
 //! Grouped-query attention: `u = W_O attention(RoPE(norm(W_Q h)), RoPE(norm(W_K h)), W_V h)`, with biases if the model
 //! has them (Qwen2: on query, key and value), and with the norms, which are over each head, if it has those (Qwen3). Of
 //! each head the first part rotates, in most models all of it. Each key-value head serves heads / kv_heads query heads.
+//! gpt-oss has a sink for each head.
 //! Source: Ainslie et al. 2023; Qwen3 report (arXiv 2505.09388), §2, for the norms.
 
 use crate::config::{Attention, ModelConfig};
@@ -16,6 +17,7 @@ pub(crate) struct Gqa {
     o: Projection,
     /// Of each head's query and key.
     norms: Option<[Weight; 2]>,
+    sinks: Option<Weight>,
     eps: f32,
     shape: AttentionShape,
     head_dim: usize,
@@ -47,10 +49,11 @@ impl Projection {
 
 impl Gqa {
     pub fn new(wiring: &mut Wiring, name: &str, config: &ModelConfig, layer: usize, rotary: &Rotary) -> Self {
-        let Attention::Gqa { heads, kv_heads, head_dim, qk_norm, .. } = config.attention else {
+        let Attention::Gqa { heads, kv_heads, head_dim, qk_norm, sinks, .. } = config.attention else {
             panic!("{:?} is not GQA", config.attention)
         };
         let norms = qk_norm.then(|| ["q", "k"].map(|part| wiring.weight(&format!("{name}.{part}_norm.weight"))));
+        let sinks = sinks.then(|| wiring.weight(&format!("{name}.sinks")));
         let mut projection = |part: &str| Projection::new(wiring, &format!("{name}.{part}_proj"));
         Gqa {
             q: projection("q"),
@@ -58,6 +61,7 @@ impl Gqa {
             v: projection("v"),
             o: projection("o"),
             norms,
+            sinks,
             eps: config.norm_eps,
             shape: AttentionShape { heads, kv_heads, scale: config.softmax_scale, window: config.window(layer) },
             head_dim,
@@ -78,7 +82,8 @@ impl Gqa {
         let k = rope(g, k, &self.rotary, columns(kv_heads));
 
         let part = |of| Part { of, offset: 0, head_stride: self.head_dim, dim: self.head_dim };
-        let out = attention(g, self.shape, Parts { q: part(q), k: part(k), k_shared: None, v: part(v) });
+        let out =
+            attention(g, self.shape, Parts { q: part(q), k: part(k), k_shared: None, v: part(v), sinks: self.sinks });
         let [u] = Projection::forward([&self.o], g, &out);
         u
     }

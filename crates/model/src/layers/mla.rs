@@ -96,6 +96,7 @@ impl Mla {
             k: Part { of: kv.clone(), offset: 0, head_stride: kv_dim, dim: nope_dim },
             k_shared: Some(Part { of: k_r, offset: 0, head_stride: 0, dim: rope_dim }),
             v: Part { of: kv, offset: nope_dim, head_stride: kv_dim, dim: v_dim },
+            sinks: None,
         };
         let out = attention(g, self.shape, parts);
         linear(g, precision, &out, self.o)

@@ -1,14 +1,17 @@
 //! DeepSeekMoE: `y = shared(x) + Σ over the chosen experts of weight · expert(x)`, all of them SwiGLU.
 //!
-//! The router's product is f32 whatever the precision of the others (DeepSeek-V3 report, §3.3.1). No token is dropped.
+//! In gpt-oss router and experts have biases, and gates limits. The router's product is f32 whatever the precision of
+//! the others (DeepSeek-V3 report, §3.3.1). No token is dropped.
 //! Source: DeepSeek-V3 report, eq. 12–16; DeepSeek-V2 report, §2.2.
 
 use super::mlp::Mlp;
 use crate::config::{MoeConfig, Router as RouterConfig, SoftmaxMethod};
-use crate::ops::{Route, bring, bring_f32, combine, expert_gate_up, expert_swiglu_linear, linear, route};
+use crate::ops::{
+    Route, bias, bring, bring_f32, combine, expert_bias, expert_gate_up, expert_swiglu_linear, linear, route,
+};
 use crate::params::{Weight, Wiring};
 use crate::tape::{Graph, Var};
-use wels_device::{Precision, Router, Scoring};
+use wels_device::{Gating, Precision, Router, Scoring};
 
 pub(crate) struct Moe {
     router: Router,
@@ -17,11 +20,20 @@ pub(crate) struct Moe {
     gate: Weight,
     up: Weight,
     down: Weight,
+    biases: Option<Biases>,
+    gating: Gating,
     shared: Option<Mlp>,
 }
 
+struct Biases {
+    router: Weight,
+    gate: Weight,
+    up: Weight,
+    down: Weight,
+}
+
 impl Moe {
-    pub fn new(wiring: &mut Wiring, name: &str, config: &MoeConfig) -> Self {
+    pub fn new(wiring: &mut Wiring, name: &str, config: &MoeConfig, gating: Gating) -> Self {
         Moe {
             router: router(config),
             centroids: wiring.weight(&format!("{name}.gate.weight")),
@@ -29,19 +41,36 @@ impl Moe {
             gate: wiring.weight(&format!("{name}.experts.gate_proj")),
             up: wiring.weight(&format!("{name}.experts.up_proj")),
             down: wiring.weight(&format!("{name}.experts.down_proj")),
-            shared: (config.shared_experts > 0).then(|| Mlp::new(wiring, &format!("{name}.shared_experts"))),
+            biases: config.biases.then(|| Biases {
+                router: wiring.weight(&format!("{name}.gate.bias")),
+                gate: wiring.weight(&format!("{name}.experts.gate_proj_bias")),
+                up: wiring.weight(&format!("{name}.experts.up_proj_bias")),
+                down: wiring.weight(&format!("{name}.experts.down_proj_bias")),
+            }),
+            gating,
+            shared: (config.shared_experts > 0).then(|| Mlp::new(wiring, &format!("{name}.shared_experts"), gating)),
         }
     }
 
     /// `[T, D]` to `[T, D]`. Routed experts on another device choose and combine there.
     pub fn forward(&self, g: &mut Graph, x: &Var) -> Var {
-        let logits = linear(g, Precision::F32, x, self.centroids);
+        let mut logits = linear(g, Precision::F32, x, self.centroids);
+        if let Some(biases) = &self.biases {
+            logits = bias(g, logits, biases.router);
+        }
         g.follow(self.gate);
         let (logits, of_experts, precision) = (bring_f32(g, logits), bring(g, x.clone()), g.precision());
         let Route { weights, dispatch } = route(g, self.router, logits, self.selection_bias);
-        let (gate, up) = expert_gate_up(g, precision, &of_experts, [self.gate, self.up], &dispatch);
+        let (mut gate, mut up) = expert_gate_up(g, precision, &of_experts, [self.gate, self.up], &dispatch);
         drop(of_experts);
-        let h = expert_swiglu_linear(g, precision, gate, up, self.down, &dispatch);
+        if let Some(biases) = &self.biases {
+            gate = expert_bias(g, gate, biases.gate, &dispatch);
+            up = expert_bias(g, up, biases.up, &dispatch);
+        }
+        let mut h = expert_swiglu_linear(g, precision, self.gating, (gate, up), self.down, &dispatch);
+        if let Some(biases) = &self.biases {
+            h = expert_bias(g, h, biases.down, &dispatch);
+        }
         g.follow(self.centroids);
         let shared = self.shared.as_ref().map(|shared| shared.forward(g, x));
         g.follow(self.gate);

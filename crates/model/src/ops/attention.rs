@@ -5,9 +5,13 @@
 //! after its own. out `[T, H·v]`. Saved: q, k, v, out, and for each token and head the maximum score and 1/Σ.
 //! Backward: the weights are computed again block by block (Dao 2023, algorithm 2). Source: DeepSeek-V3 report, eq. 10.
 //!
+//! With sinks `[H]`, a query has one more score for each head, whose share of the weights goes to no value (gpt-oss);
+//! their gradients are chains over the tokens.
+//!
 //! With pages (`crate::paged`) keys and values are appended to them and the queries attend over all of them, to the
 //! same bits.
 
+use crate::params::Weight;
 use crate::tape::{Graph, Var};
 use wels_device::{AttentionGradients, AttentionInputs, AttentionShape, ColumnHeads, ExpandedQuery, Tensor};
 
@@ -41,12 +45,15 @@ pub struct Parts {
     pub k_shared: Option<Part>,
     /// Values.
     pub v: Part,
+    /// `[H]`.
+    pub sinks: Option<Weight>,
 }
 
 impl Parts {
-    fn inputs(&self) -> AttentionInputs<'_> {
-        let Parts { q, k, k_shared, v } = self;
-        AttentionInputs { q: q.heads(), k: k.heads(), k_shared: k_shared.as_ref().map(Part::heads), v: v.heads() }
+    fn inputs<'a>(&'a self, sinks: Option<&'a Tensor>) -> AttentionInputs<'a> {
+        let Parts { q, k, k_shared, v, .. } = self;
+        let k_shared = k_shared.as_ref().map(Part::heads);
+        AttentionInputs { q: q.heads(), k: k.heads(), k_shared, v: v.heads(), sinks }
     }
 
     /// Whether keys and values lie in one variable.
@@ -59,11 +66,12 @@ impl Parts {
 pub fn attention(g: &mut Graph, shape: AttentionShape, parts: Parts) -> Var {
     let (tokens, layer, device) = (parts.q.of.rows(), g.layer(), g.device());
     let mut out = g.tensor_of(parts.q.of.dtype(), tokens, shape.heads * parts.v.dim);
-    let inputs = parts.inputs();
+    let sinks = parts.sinks;
+    let inputs = parts.inputs(sinks.map(|sinks| g.weight(sinks)));
     if let Some(paging) = g.paging() {
         let (pages, at, layout) = paging.expanded(layer);
         device.append(pages, at, layout, inputs);
-        device.attend(pages, at, layout, ExpandedQuery { shape, q: inputs.q }, &mut out);
+        device.attend(pages, at, layout, ExpandedQuery { shape, q: inputs.q, sinks: inputs.sinks }, &mut out);
         g.inspect("attention", &out);
         return g.variable(out);
     }
@@ -71,13 +79,19 @@ pub fn attention(g: &mut Graph, shape: AttentionShape, parts: Parts) -> Var {
     device.attention(shape, &g.context.sequences.starts, inputs, &mut out, &mut stats);
     let kept_out = Tensor::clone(&out);
     g.record("attention", out, move |back, d_out| {
-        let Parts { q, k, k_shared, v } = &parts;
+        let Parts { q, k, k_shared, v, .. } = &parts;
         let like = |part: &Part| back.like(part.of.gradient());
         let (mut dq, mut dk, mut d_shared) = (like(q), like(k), k_shared.as_ref().map(like));
         let mut dv = (!parts.joint()).then(|| like(v));
         let into = AttentionGradients { q: &mut dq, k: &mut dk, k_shared: d_shared.as_mut(), v: dv.as_mut() };
         let starts = &back.context.sequences.starts;
-        back.device().attention_backward(shape, starts, parts.inputs(), &kept_out, &stats, &d_out, into);
+        back.device().attention_backward(shape, starts, parts.inputs(None), &kept_out, &stats, &d_out, into);
+        if let Some(sinks) = sinks {
+            let (device, sequences) = (back.device(), back.sequences());
+            let mut terms = back.tensor(d_out.rows(), shape.heads);
+            device.sink_terms(back.weight(sinks), &kept_out, &stats, &d_out, &mut terms);
+            back.parameter(sinks, |d, start| device.bias_backward(&terms, &sequences.starts, d, start));
+        }
         let gradients = [(Some(q), Some(dq)), (Some(k), Some(dk)), (k_shared.as_ref(), d_shared), (Some(v), dv)];
         for (part, gradient) in gradients {
             if let (Some(part), Some(gradient)) = (part, gradient) {

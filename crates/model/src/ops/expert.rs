@@ -5,12 +5,15 @@
 //! token in expert order; weight gradients are chains over an expert's tokens.
 //!
 //! `expert_swiglu_linear`: `y[s] = (silu(gate[s]) ⊙ up[s]) · w[e(s)]ᵀ`. w `[E·D, M]`, y `[S, D]`. Saved: gate and up,
-//! see `swiglu_linear`. Source: DeepSeekMoE (Dai et al. 2024), eq. 9; no token is dropped.
+//! see `swiglu_linear`.
+//!
+//! `expert_bias`: `y[s] = x[s] + b[e(s)]`, in place. x `[S, N]`, b `[E, N]`. Backward: `dx = dy`; db is a chain over an
+//! expert's slots. Source: DeepSeekMoE (Dai et al. 2024), eq. 9; no token is dropped.
 
 use crate::params::Weight;
 use crate::tape::{Graph, Var};
 use std::sync::Arc;
-use wels_device::{Dispatch, Groups, Precision, Start};
+use wels_device::{Dispatch, Gating, Groups, Precision, Start};
 
 /// Gate and up projections `[S, M]` of the tokens `x[T, D]` by the experts that they go to.
 pub fn expert_gate_up(
@@ -44,8 +47,8 @@ pub fn expert_gate_up(
 pub fn expert_swiglu_linear(
     g: &mut Graph,
     precision: Precision,
-    gate: Var,
-    up: Var,
+    gating: Gating,
+    (gate, up): (Var, Var),
     w: Weight,
     dispatch: &Arc<Dispatch>,
 ) -> Var {
@@ -53,14 +56,14 @@ pub fn expert_swiglu_linear(
     let d = w.rows / dispatch.experts;
     let dtype = gate.dtype();
     let mut a = g.tensor_of(dtype, slots, m);
-    g.device().swiglu(&gate, &up, &mut a);
+    g.device().gated(gating, &gate, &up, &mut a);
     let mut y = g.tensor_of(dtype, slots, d);
     g.device().grouped(precision, &a, Groups::Slots(dispatch), &mut [(g.stored(w), &mut y)]);
     let dispatch = dispatch.clone();
     g.record("expert_swiglu_linear", y, move |back, dy| {
         let (device, sequences) = (back.device(), back.sequences());
         let mut a = back.like(gate.gradient());
-        device.swiglu(&gate, &up, &mut a);
+        device.gated(gating, &gate, &up, &mut a);
         back.parameter(w, |dw, start| {
             let gradients = &mut [(&dy, (dw, start))];
             device.grouped_dw(precision, &a, Groups::Slots(&dispatch), &sequences.starts, gradients);
@@ -68,8 +71,22 @@ pub fn expert_swiglu_linear(
         let mut da = a;
         device.grouped_dx(precision, &dispatch, &[(&dy, back.weight(w))], (&mut da, Start::Zero));
         let (mut dgate, mut dup) = (back.like(gate.gradient()), back.like(up.gradient()));
-        device.swiglu_backward(&da, &gate, &up, &mut dgate, &mut dup);
+        device.gated_backward(gating, &da, [&gate, &up], [&mut dgate, &mut dup]);
         back.give(gate.gradient(), dgate);
         back.give(up.gradient(), dup);
+    })
+}
+
+/// `y[S, N] = x[S, N] + b[e]`.
+pub fn expert_bias(g: &mut Graph, x: Var, b: Weight, dispatch: &Arc<Dispatch>) -> Var {
+    assert_eq!(x.cols(), b.cols, "expert_bias: x is [{}, {}], b is [{}, {}]", x.rows(), x.cols(), b.rows, b.cols);
+    let dx = x.gradient();
+    let mut y = x.into_value().into_unshared();
+    g.device().add_expert_bias(g.weight(b), dispatch, &mut y);
+    let dispatch = dispatch.clone();
+    g.record("expert_bias", y, move |back, dy| {
+        let device = back.device();
+        back.parameter(b, |db, start| device.expert_bias_backward(&dy, &dispatch, (db, start)));
+        back.give(dx, dy);
     })
 }

@@ -29,7 +29,7 @@ pub use bring::{bring, bring_f32};
 pub use columns::{beside, split};
 pub use combine::combine;
 pub use embedding::embedding;
-pub use expert::{expert_gate_up, expert_swiglu_linear};
+pub use expert::{expert_bias, expert_gate_up, expert_swiglu_linear};
 pub use head::{distil_loss, head_loss, logits};
 pub use latent::{LatentShape, latent_attention};
 pub use linear::{linear, linears};

@@ -1,4 +1,4 @@
-//! The second half of a SwiGLU block: `y = (silu(gate) ⊙ up) · wᵀ`.
+//! The second half of a SwiGLU block: `y = (silu(gate) ⊙ up) · wᵀ`, or with another gate.
 //!
 //! gate, up `[T, M]`, w `[N, M]`, y `[T, N]`. Saved: gate and up. Their product `a = silu(gate) ⊙ up` is computed again
 //! in the backward part, which is cheaper than keeping a third `[T, M]`.
@@ -6,27 +6,27 @@
 
 use crate::params::Weight;
 use crate::tape::{Graph, Var};
-use wels_device::{Precision, Start};
+use wels_device::{Gating, Precision, Start};
 
 /// `y[T, N] = (silu(gate) ⊙ up)[T, M] · w[N, M]ᵀ`.
-pub fn swiglu_linear(g: &mut Graph, precision: Precision, gate: Var, up: Var, w: Weight) -> Var {
+pub fn swiglu_linear(g: &mut Graph, precision: Precision, gating: Gating, gate: Var, up: Var, w: Weight) -> Var {
     let (m, rows) = (w.cols, gate.rows());
     let dtype = gate.dtype();
     let mut a = g.tensor_of(dtype, rows, m);
-    g.device().swiglu(&gate, &up, &mut a);
+    g.device().gated(gating, &gate, &up, &mut a);
     let mut y = g.tensor_of(dtype, rows, w.rows);
     g.device().linear(precision, &a, &mut [(g.stored(w), &mut y)]);
     g.record("swiglu_linear", y, move |back, dy| {
         let (device, sequences) = (back.device(), back.sequences());
         let mut a = back.like(gate.gradient());
-        device.swiglu(&gate, &up, &mut a);
+        device.gated(gating, &gate, &up, &mut a);
         back.parameter(w, |dw, start| {
             device.linear_dw(precision, &a, &sequences.starts, &mut [(&dy, (dw, start))]);
         });
         let mut da = a;
         device.linear_dx(precision, &[(&dy, back.weight(w))], (&mut da, Start::Zero));
         let (mut dgate, mut dup) = (back.like(gate.gradient()), back.like(up.gradient()));
-        device.swiglu_backward(&da, &gate, &up, &mut dgate, &mut dup);
+        device.gated_backward(gating, &da, [&gate, &up], [&mut dgate, &mut dup]);
         back.give(gate.gradient(), dgate);
         back.give(up.gradient(), dup);
     })

@@ -8,10 +8,10 @@ use std::sync::Arc;
 use safetensors::{SafeTensorError, SafeTensors};
 use serde_json::Value;
 use wels_device::BlockType;
-use wels_device::host::convert;
+use wels_device::host::{blocks, convert};
 
 use super::map::MappedFile;
-use super::{Fp8Matrix, INDEX, Mismatch, SCALE_SUFFIX, SINGLE, WeightsError, fp8};
+use super::{Fp8Matrix, INDEX, Mismatch, SCALE_SUFFIX, SINGLE, WeightsError, fp8, mxfp4};
 use crate::config::{Family, ModelConfig, Note};
 use crate::names::{self, HfTensor, Role};
 
@@ -158,6 +158,9 @@ impl Files {
         for tensor in &expected {
             match (self.tensors.get(&tensor.name), tensor.role) {
                 (Some(found), Role::Own) => self.check_tensor(tensor, found, &mut surplus, &mut mismatch),
+                (None, Role::Own) if self.is_mxfp4(tensor) => self.check_mxfp4(tensor, &mut surplus, &mut mismatch),
+                // Of a tensor that several parameters share once.
+                (None, Role::Own) if mismatch.missing.contains(&tensor.name) => {}
                 (None, Role::Own) => mismatch.missing.push(tensor.name.clone()),
                 (Some(_), Role::MtpCopy) => copies += 1,
                 (None, Role::MtpCopy) => {}
@@ -179,15 +182,54 @@ impl Files {
     fn check_tensor(&self, expected: &HfTensor, found: &Tensor, surplus: &mut BTreeSet<&str>, mismatch: &mut Mismatch) {
         let name = &expected.name;
         if found.shape != expected.shape {
-            mismatch.misshapen.push(format!("{name} {:?} instead of {:?}", found.shape, expected.shape));
+            let problem = format!("{name} {:?} instead of {:?}", found.shape, expected.shape);
+            push_once(&mut mismatch.misshapen, problem);
         }
         match found.dtype {
             safetensors::Dtype::F64 | safetensors::Dtype::F32 | safetensors::Dtype::F16 | safetensors::Dtype::BF16 => {}
-            safetensors::Dtype::F8_E4M3 if expected.shape.len() == 2 => {
+            safetensors::Dtype::F8_E4M3 if expected.shape.len() == 2 && expected.is_whole() => {
                 self.check_scales(expected, surplus, mismatch);
             }
-            other => mismatch.unreadable.push(format!("{name} {other:?}")),
+            other => push_once(&mut mismatch.unreadable, format!("{name} {other:?}")),
         }
+    }
+
+    /// Whether what would be a tensor of experts is there as blocks and scales.
+    pub(crate) fn is_mxfp4(&self, tensor: &HfTensor) -> bool {
+        !tensor.is_whole() && self.tensors.contains_key(&format!("{}{}", tensor.name, mxfp4::BLOCKS))
+    }
+
+    fn check_mxfp4(&self, expected: &HfTensor, surplus: &mut BTreeSet<&str>, mismatch: &mut Mismatch) {
+        let names = [mxfp4::BLOCKS, mxfp4::SCALES].map(|suffix| format!("{}{suffix}", expected.name));
+        let Some(shapes) = mxfp4::shapes(expected) else {
+            return push_once(&mut mismatch.unreadable, format!("{} of rows that are no blocks of 32", names[0]));
+        };
+        for (name, shape) in names.iter().zip(shapes) {
+            surplus.remove(name.as_str());
+            match self.tensors.get(name) {
+                None => push_once(&mut mismatch.missing, name.clone()),
+                Some(found) if found.shape != shape => {
+                    push_once(&mut mismatch.misshapen, format!("{name} {:?} instead of {shape:?}", found.shape));
+                }
+                Some(found) if found.dtype != safetensors::Dtype::U8 => {
+                    push_once(&mut mismatch.unreadable, format!("{name} {:?}", found.dtype));
+                }
+                Some(_) => {}
+            }
+        }
+    }
+
+    /// Rows of experts as blocks of [`BlockType::Mxfp4`], where the files have them so.
+    pub(crate) fn mxfp4(&self, tensor: &HfTensor) -> Option<Vec<u8>> {
+        let of = |suffix| self.tensors.get(&format!("{}{suffix}", tensor.name)).map(|found| self.bytes(found));
+        self.is_mxfp4(tensor).then_some(())?;
+        Some(mxfp4::rows(tensor, of(mxfp4::BLOCKS)?, of(mxfp4::SCALES)?))
+    }
+
+    /// The tensor that holds a parameter's rows, or their blocks.
+    fn found(&self, tensor: &HfTensor) -> &Tensor {
+        let blocks = || &self.tensors[&format!("{}{}", tensor.name, mxfp4::BLOCKS)];
+        self.tensors.get(&tensor.name).unwrap_or_else(blocks)
     }
 
     fn check_scales(&self, expected: &HfTensor, surplus: &mut BTreeSet<&str>, mismatch: &mut Mismatch) {
@@ -253,70 +295,80 @@ impl Files {
         let mut tensors = names::hf_tensors(config);
         tensors.retain(|tensor| tensor.role == Role::Own);
         tensors.sort_by_key(|tensor| {
-            let found = &self.tensors[&tensor.name];
-            (found.file, found.bytes.start)
+            let found = self.found(tensor);
+            (found.file, found.bytes.start, tensor.place.start)
         });
         tensors
     }
 
     /// A tensor's numbers; the memory of its pages is given back.
     pub(crate) fn read(&self, tensor: &HfTensor, values: &mut Vec<f32>) {
-        let found = &self.tensors[&tensor.name];
-        values.resize(tensor.shape.iter().product(), 0.0);
-        self.decode(found, values);
+        values.resize(tensor.rows * tensor.cols, 0.0);
+        if let Some(bytes) = self.mxfp4(tensor) {
+            return blocks::decode(BlockType::Mxfp4, &bytes, values);
+        }
+        let (found, span) = (self.found(tensor), tensor.span());
+        if tensor.is_in_one_piece() {
+            self.decode(found, span, values);
+        } else {
+            let mut among = vec![0.0; span.len()];
+            self.decode(found, span, &mut among);
+            tensor.take(&among, values);
+        }
         if found.dtype == safetensors::Dtype::F8_E4M3 {
             fp8::apply_scales(values, &self.scales(tensor), tensor.shape[1]);
         }
         self.release(tensor);
     }
 
-    /// Gives back the memory of a tensor's pages.
+    /// Gives back the memory of the pages that a tensor's rows have to themselves.
     pub(crate) fn release(&self, tensor: &HfTensor) {
-        let found = &self.tensors[&tensor.name];
-        self.files[found.file].1.release(found.bytes.clone());
+        let found = self.found(tensor);
+        self.files[found.file].1.release(part(found, tensor.span()));
     }
 
     /// The scales of a tensor of 8-bit floating point.
     fn scales(&self, tensor: &HfTensor) -> Vec<f32> {
         let found = &self.tensors[&format!("{}{SCALE_SUFFIX}", tensor.name)];
         let mut scales = vec![0.0; found.shape.iter().product()];
-        self.decode(found, &mut scales);
+        self.decode(found, 0..scales.len(), &mut scales);
         scales
     }
 
     /// Whether a tensor is of 8-bit floating point.
     pub(crate) fn is_fp8(&self, tensor: &HfTensor) -> bool {
-        self.tensors[&tensor.name].dtype == safetensors::Dtype::F8_E4M3
+        self.found(tensor).dtype == safetensors::Dtype::F8_E4M3
     }
 
     /// A tensor of 8-bit floating point of which no number is NaN.
     pub(crate) fn fp8(&self, tensor: &HfTensor) -> Option<Fp8Matrix<'_>> {
-        let bytes = self.bytes(&self.tensors[&tensor.name]);
+        let bytes = self.bytes(self.found(tensor));
         let finite = self.is_fp8(tensor) && bytes.iter().all(|bits| bits & 0x7f != 0x7f);
         finite.then(|| Fp8Matrix { bytes, scales: self.scales(tensor), cols: tensor.shape[1] })
     }
 
-    /// A tensor as it lies in its mapped file; none for 8-bit floating point, whose scales lie elsewhere, and for f64,
-    /// in which nothing is computed.
+    /// A tensor's rows as they lie in its mapped file; none for what does not lie there row by row, for 8-bit floating
+    /// point, whose scales lie elsewhere, and for f64, in which nothing is computed.
     pub(crate) fn mapped(&self, tensor: &HfTensor) -> Option<(BlockType, &Arc<MappedFile>, Range<usize>)> {
-        let found = &self.tensors[&tensor.name];
+        let found = self.found(tensor);
         let kind = match found.dtype {
+            _ if !tensor.is_in_one_piece() => return None,
             safetensors::Dtype::F32 => BlockType::F32,
             safetensors::Dtype::F16 => BlockType::F16,
             safetensors::Dtype::BF16 => BlockType::Bf16,
             _ => return None,
         };
-        Some((kind, &self.files[found.file].1, found.bytes.clone()))
+        Some((kind, &self.files[found.file].1, part(found, tensor.span())))
     }
 
     fn bytes(&self, tensor: &Tensor) -> &[u8] {
         &self.files[tensor.file].1[tensor.bytes.clone()]
     }
 
-    /// The numbers of a tensor of a supported type. Files are little-endian and their tensors may lie at odd addresses.
-    fn decode(&self, tensor: &Tensor, values: &mut [f32]) {
+    /// Numbers of a tensor of a supported type. Files are little-endian and their tensors may lie at odd addresses.
+    fn decode(&self, tensor: &Tensor, which: Range<usize>, values: &mut [f32]) {
         const PIECE: usize = 1 << 16;
-        let bytes = self.bytes(tensor);
+        let bytes = &self.files[tensor.file].1[part(tensor, which)];
         let width = bytes.len() / values.len();
         let mut staged = vec![0u16; if width == 2 { PIECE.min(values.len()) } else { 0 }];
         for (bytes, values) in bytes.chunks(PIECE * width).zip(values.chunks_mut(PIECE)) {
@@ -336,6 +388,18 @@ impl Files {
                 other => unreachable!("{other:?} has passed the check"),
             }
         }
+    }
+}
+
+/// Where some numbers of a tensor of a supported type lie in its file.
+fn part(tensor: &Tensor, which: Range<usize>) -> Range<usize> {
+    let width = tensor.bytes.len() / tensor.shape.iter().product::<usize>().max(1);
+    tensor.bytes.start + which.start * width..tensor.bytes.start + which.end * width
+}
+
+fn push_once(list: &mut Vec<String>, problem: String) {
+    if !list.contains(&problem) {
+        list.push(problem);
     }
 }
 

@@ -1,15 +1,15 @@
 //! Tensors → files.
 
 use std::borrow::Cow;
+use std::collections::HashMap;
 use std::fs::File;
 use std::io::{self, BufWriter, Write};
-use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use serde_json::{Map, Value, json};
 use wels_device::host::convert;
 
-use super::{INDEX, SCALE_SUFFIX, SINGLE, Stored, WeightsError, fp8, stored_as};
+use super::{INDEX, SCALE_SUFFIX, SINGLE, Stored, WeightsError, fp8, tensor_stored_as};
 use crate::config::{Dtype, Family, ModelConfig, RopeLayout};
 use crate::names::{self, HfTensor};
 
@@ -21,9 +21,8 @@ struct Entry {
     name: String,
     stored: Stored,
     shape: Vec<usize>,
-    /// The parameter, and the elements of it.
-    param: usize,
-    range: Range<usize>,
+    /// The rows of parameters that it holds.
+    parts: Vec<HfTensor>,
     content: Content,
 }
 
@@ -100,23 +99,26 @@ fn refuse_occupied(dir: &Path) -> Result<(), WeightsError> {
 
 fn entries(config: &ModelConfig, dtype: Dtype) -> Vec<Entry> {
     let specs = names::param_specs(config);
-    let mut entries = Vec::new();
+    let mut entries: Vec<Entry> = Vec::new();
+    let mut shared: HashMap<String, usize> = HashMap::new();
     for tensor in names::hf_tensors(config) {
-        let spec = &specs[tensor.param];
-        let first = tensor.first_row * spec.cols;
-        let range = first..first + tensor.rows * spec.cols;
-        let HfTensor { name, shape, param, .. } = tensor;
-        let stored = stored_as(spec, dtype);
+        let stored = tensor_stored_as(&tensor, &specs[tensor.param], dtype);
+        let HfTensor { name, shape, .. } = tensor.clone();
         if stored == Stored::E4m3 {
             let scale_name = format!("{name}{SCALE_SUFFIX}");
             let scale_shape = fp8::scale_shape(shape[0], shape[1]).to_vec();
             let cols = shape[1];
-            let content = Content::Fp8 { cols };
-            entries.push(Entry { name, stored, shape, param, range: range.clone(), content });
+            let (content, parts) = (Content::Fp8 { cols }, vec![tensor]);
+            entries.push(Entry { name, stored, shape, parts: parts.clone(), content });
             let content = Content::Fp8Scales { cols };
-            entries.push(Entry { name: scale_name, stored: Stored::F32, shape: scale_shape, param, range, content });
+            entries.push(Entry { name: scale_name, stored: Stored::F32, shape: scale_shape, parts, content });
+        } else if let Some(&entry) = shared.get(&name) {
+            entries[entry].parts.push(tensor);
         } else {
-            entries.push(Entry { name, stored, shape, param, range, content: Content::Values });
+            if !tensor.is_whole() {
+                shared.insert(name.clone(), entries.len());
+            }
+            entries.push(Entry { name, stored, shape, parts: vec![tensor], content: Content::Values });
         }
     }
     entries
@@ -156,12 +158,26 @@ fn write_shard<'a>(out: &mut dyn Write, entries: &[Entry], values: &dyn Fn(usize
     out.write_all(&header)?;
     // Experts are entries of one parameter, which is fetched once for those that follow each other.
     let mut fetched: Option<(usize, Cow<[f32]>)> = None;
-    for entry in entries {
+    let mut rows_of = |part: &HfTensor, take: &mut dyn FnMut(&[f32]) -> io::Result<()>| {
         let (_, all) = match fetched.take() {
-            Some(last) if last.0 == entry.param => fetched.insert(last),
-            _ => fetched.insert((entry.param, values(entry.param))),
+            Some(last) if last.0 == part.param => fetched.insert(last),
+            _ => fetched.insert((part.param, values(part.param))),
         };
-        write_entry(out, entry, &all[entry.range.clone()])?;
+        take(&all[part.first_row * part.cols..][..part.rows * part.cols])
+    };
+    for entry in entries {
+        if entry.parts[0].is_whole() {
+            rows_of(&entry.parts[0], &mut |rows| write_entry(out, entry, rows))?;
+            continue;
+        }
+        let mut tensor = vec![0.0; entry.shape.iter().product()];
+        for part in &entry.parts {
+            rows_of(part, &mut |rows| {
+                part.put(rows, &mut tensor);
+                Ok(())
+            })?;
+        }
+        write_entry(out, entry, &tensor)?;
     }
     Ok(())
 }

@@ -34,6 +34,8 @@ fn parameters_of_every_preset() {
         ("qwen3-235b-a22b", 235_093_634_560, 21_568_433_664, 20_946_103_808),
         ("glm-4.5-air", 106_852_251_264, 12_803_372_672, 12_182_615_680),
         ("glm-4.5", 352_797_829_024, 32_856_319_904, 32_080_373_664),
+        ("gpt-oss-20b", 20_914_757_184, 3_608_307_264, 3_029_173_824),
+        ("gpt-oss-120b", 116_829_156_672, 5_132_849_472, 4_553_716_032),
         ("mistral-7b-v0.1", 7_241_732_096, 7_110_660_096, 6_979_588_096),
         ("smollm2-135m", 134_515_008, 134_515_008, 106_203_456),
     ];
@@ -91,6 +93,20 @@ fn files_of_glm_4_5() {
         let mtp = counts.mtp.unwrap();
         assert_eq!(mtp.unique, Params(unique), "{name}");
         assert_eq!(counts.total + mtp.with_embedding_and_head, Params(published), "{name}");
+    }
+}
+
+/// Table 1 of the model card (arXiv 2508.10925): billions in all, and active without the embedding.
+#[test]
+fn parameters_of_gpt_oss() {
+    for (name, total, active) in [("gpt-oss-20b", "20.91", "3.61"), ("gpt-oss-120b", "116.83", "5.13")] {
+        let counts = count::params(&preset(name));
+        let billions = |params: Params| format!("{:.2}", params.0 as f64 / 1e9);
+        assert_eq!(
+            (billions(counts.total), billions(counts.activated)),
+            (total.to_owned(), active.to_owned()),
+            "{name}"
+        );
     }
 }
 
@@ -223,15 +239,17 @@ fn tensors_cover_every_parameter_once() {
         let config = preset(name);
         let specs = names::param_specs(&config);
         let mut next_row = vec![0; specs.len()];
-        let mut seen = std::collections::HashSet::new();
+        let (mut seen, mut numbers) = (std::collections::HashSet::new(), std::collections::HashMap::new());
         for tensor in names::hf_tensors(&config) {
-            assert!(seen.insert(tensor.name.clone()), "{name}: {} twice", tensor.name);
+            assert!(seen.insert((tensor.name.clone(), tensor.place.start)), "{name}: {} twice", tensor.name);
             if tensor.role == names::Role::Own {
                 assert_eq!(tensor.first_row, next_row[tensor.param], "{name}: {}", tensor.name);
                 next_row[tensor.param] += tensor.rows;
-                assert_eq!(tensor.shape.iter().product::<usize>(), tensor.rows * specs[tensor.param].cols);
+                assert_eq!(tensor.cols, specs[tensor.param].cols);
+                numbers.entry(tensor.name).or_insert((tensor.shape.iter().product(), 0)).1 += tensor.rows * tensor.cols;
             }
         }
+        assert!(numbers.values().all(|(of_file, of_rows): &(usize, usize)| of_file == of_rows), "{name}");
         assert_eq!(next_row, specs.iter().map(|spec| spec.rows).collect::<Vec<_>>(), "{name}");
     }
 }

@@ -3,7 +3,8 @@
 use wels_device::Tensor;
 use wels_device::host::random::Key;
 use wels_model::config::{
-    Attention, Family, ModelConfig, MoeConfig, RopeConfig, RopeLayout, RopeScaling, Router, SoftmaxMethod, Window,
+    Attention, Family, Gating, ModelConfig, MoeConfig, RopeConfig, RopeLayout, RopeScaling, Router, SoftmaxMethod,
+    Window,
 };
 use wels_model::model::Batch;
 
@@ -21,6 +22,7 @@ fn dense(family: Family, layout: RopeLayout, attention: Attention) -> ModelConfi
         softmax_scale: 1.0 / (attention.qk_dim() as f32).sqrt(),
         attention,
         dense_intermediate: 40,
+        gating: Gating::Silu,
         moe: None,
         mtp_depth: 0,
         tied_head: false,
@@ -53,6 +55,7 @@ pub fn qwen3() -> ModelConfig {
         qkv_bias: false,
         o_bias: false,
         qk_norm: true,
+        sinks: false,
     };
     let base = dense(Family::Qwen3, RopeLayout::HalfSplit, attention);
     ModelConfig { window: Some(Window { width: 19, layers: vec![false, true] }), ..base }
@@ -68,6 +71,7 @@ pub fn qwen2() -> ModelConfig {
         qkv_bias: true,
         o_bias: false,
         qk_norm: false,
+        sinks: false,
     };
     ModelConfig { tied_head: true, ..dense(Family::Qwen2, RopeLayout::HalfSplit, attention) }
 }
@@ -77,8 +81,15 @@ pub fn deepseek_v3() -> ModelConfig {
     let attention =
         Attention::Mla { heads: 3, q_lora_rank: Some(12), kv_lora_rank: 10, nope_dim: 6, rope_dim: 4, v_dim: 8 };
     let router = Router::Sigmoid { groups: 2, top_groups: 1, normalize: true, scale: 2.5 };
-    let moe =
-        MoeConfig { experts: 8, shared_experts: 1, top_k: 2, expert_intermediate: 10, first_dense_layers: 1, router };
+    let moe = MoeConfig {
+        experts: 8,
+        shared_experts: 1,
+        top_k: 2,
+        expert_intermediate: 10,
+        first_dense_layers: 1,
+        biases: false,
+        router,
+    };
     let base = dense(Family::DeepseekV3, RopeLayout::Interleaved, attention);
     ModelConfig { layers: 3, moe: Some(moe), mtp_depth: 2, ..base }
 }
@@ -88,8 +99,15 @@ pub fn deepseek_v2() -> ModelConfig {
     let attention =
         Attention::Mla { heads: 2, q_lora_rank: None, kv_lora_rank: 10, nope_dim: 6, rope_dim: 4, v_dim: 8 };
     let router = Router::Softmax { method: SoftmaxMethod::Greedy, normalize: false, scale: 1.5 };
-    let moe =
-        MoeConfig { experts: 6, shared_experts: 2, top_k: 3, expert_intermediate: 10, first_dense_layers: 1, router };
+    let moe = MoeConfig {
+        experts: 6,
+        shared_experts: 2,
+        top_k: 3,
+        expert_intermediate: 10,
+        first_dense_layers: 1,
+        biases: false,
+        router,
+    };
     let base = dense(Family::DeepseekV2, RopeLayout::Interleaved, attention);
     ModelConfig { moe: Some(moe), tied_head: true, ..base }
 }
@@ -104,10 +122,18 @@ pub fn qwen3_moe() -> ModelConfig {
         qkv_bias: false,
         o_bias: false,
         qk_norm: true,
+        sinks: false,
     };
     let router = Router::Softmax { method: SoftmaxMethod::Greedy, normalize: true, scale: 1.0 };
-    let moe =
-        MoeConfig { experts: 5, shared_experts: 0, top_k: 2, expert_intermediate: 10, first_dense_layers: 0, router };
+    let moe = MoeConfig {
+        experts: 5,
+        shared_experts: 0,
+        top_k: 2,
+        expert_intermediate: 10,
+        first_dense_layers: 0,
+        biases: false,
+        router,
+    };
     let base = dense(Family::Qwen3Moe, RopeLayout::HalfSplit, attention);
     ModelConfig { moe: Some(moe), ..base }
 }
@@ -122,15 +148,72 @@ pub fn glm4_moe() -> ModelConfig {
         qkv_bias: true,
         o_bias: false,
         qk_norm: true,
+        sinks: false,
     };
     let router = Router::Sigmoid { groups: 1, top_groups: 1, normalize: true, scale: 1.5 };
-    let moe =
-        MoeConfig { experts: 6, shared_experts: 1, top_k: 2, expert_intermediate: 10, first_dense_layers: 1, router };
+    let moe = MoeConfig {
+        experts: 6,
+        shared_experts: 1,
+        top_k: 2,
+        expert_intermediate: 10,
+        first_dense_layers: 1,
+        biases: false,
+        router,
+    };
     let base = dense(Family::Glm4Moe, RopeLayout::HalfSplit, attention);
     ModelConfig { moe: Some(moe), mtp_depth: 1, ..base }
 }
 
-pub fn all() -> [(&'static str, ModelConfig); 8] {
+/// gpt-oss: sinks, biases everywhere, limits that some numbers exceed, a window in its first layer.
+pub fn gpt_oss() -> ModelConfig {
+    let attention = Attention::Gqa {
+        heads: 6,
+        kv_heads: 2,
+        head_dim: 6,
+        rope_dim: 6,
+        qkv_bias: true,
+        o_bias: true,
+        qk_norm: false,
+        sinks: true,
+    };
+    let router = Router::Softmax { method: SoftmaxMethod::Greedy, normalize: true, scale: 1.0 };
+    let moe = MoeConfig {
+        experts: 5,
+        shared_experts: 0,
+        top_k: 4,
+        expert_intermediate: 10,
+        first_dense_layers: 0,
+        biases: true,
+        router,
+    };
+    let base = dense(Family::GptOss, RopeLayout::HalfSplit, attention);
+    let window = Window { width: 5, layers: vec![true, false] };
+    let gating = Gating::Clamped { alpha: 1.702, limit: 1.5 };
+    ModelConfig { window: Some(window), moe: Some(moe), dense_intermediate: 10, gating, ..base }
+}
+
+/// GLM-4: norms behind attention and feed-forward layers, neighbours of a part of each head rotate.
+pub fn glm4() -> ModelConfig {
+    let attention = Attention::Gqa {
+        heads: 4,
+        kv_heads: 2,
+        head_dim: 8,
+        rope_dim: 4,
+        qkv_bias: true,
+        o_bias: false,
+        qk_norm: false,
+        sinks: false,
+    };
+    dense(Family::Glm4, RopeLayout::Interleaved, attention)
+}
+
+/// Phi-3, tied.
+pub fn phi3() -> ModelConfig {
+    let base = dense(Family::Phi3, RopeLayout::HalfSplit, Attention::gqa(4, 2, 6));
+    ModelConfig { tied_head: true, ..base }
+}
+
+pub fn all() -> [(&'static str, ModelConfig); 11] {
     [
         ("llama", llama()),
         ("qwen2", qwen2()),
@@ -140,6 +223,9 @@ pub fn all() -> [(&'static str, ModelConfig); 8] {
         ("qwen3", qwen3()),
         ("qwen3_moe", qwen3_moe()),
         ("glm4_moe", glm4_moe()),
+        ("gpt_oss", gpt_oss()),
+        ("glm4", glm4()),
+        ("phi3", phi3()),
     ]
 }
 

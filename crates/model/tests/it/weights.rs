@@ -65,6 +65,15 @@ pub fn tiny_configs() -> Vec<ModelConfig> {
                 "num_nextn_predict_layers": 1,
             }),
         ),
+        with(
+            &dense,
+            json!({
+                "model_type": "gpt_oss", "head_dim": 8, "num_local_experts": 4, "num_experts_per_tok": 2,
+                "sliding_window": 5, "rope_theta": 1000,
+            }),
+        ),
+        with(&dense, json!({"model_type": "glm4", "head_dim": 8, "num_attention_heads": 3})),
+        with(&dense, json!({"model_type": "phi3", "head_dim": 8, "eos_token_id": 2})),
     ]
 }
 
@@ -106,6 +115,53 @@ fn round(value: f32, dtype: Dtype, kind: ParamKind) -> f32 {
         Dtype::F16 => half::f16::from_f32(value).to_f32(),
         Dtype::Bf16 | Dtype::Fp8 => half::bf16::from_f32(value).to_f32(),
     }
+}
+
+/// `transformers` turns the same blocks into the same numbers: scripts/oracle/make_mxfp4.py.
+#[test]
+fn experts_in_mxfp4_are_what_transformers_makes_of_them() {
+    let oracle = include_bytes!("../mxfp4/experts.safetensors");
+    let oracle = safetensors::SafeTensors::deserialize(oracle).unwrap();
+    let json = json!({
+        "model_type": "gpt_oss", "hidden_size": 64, "num_hidden_layers": 1, "num_attention_heads": 2,
+        "num_key_value_heads": 1, "head_dim": 8, "vocab_size": 20, "intermediate_size": 32, "num_local_experts": 2,
+        "num_experts_per_tok": 1, "sliding_window": 5, "rope_theta": 1000,
+    });
+    let (config, _) = ModelConfig::from_hf_json(&json.to_string()).unwrap();
+    let dir = tempfile::tempdir().unwrap();
+    save(dir.path(), &config, Dtype::Bf16, ALL_BYTES, &made_up(&config));
+    let path = dir.path().join("model.safetensors");
+    let saved = fs::read(&path).unwrap();
+    let saved = safetensors::SafeTensors::deserialize(&saved).unwrap();
+    let experts = "model.layers.0.mlp.experts.";
+    let written = |with_blocks: bool, but: Option<&str>| {
+        let is_expert =
+            |name: &str| ["gate_up_proj", "down_proj"].iter().any(|part| name == format!("{experts}{part}"));
+        let mut tensors: BTreeMap<String, TensorView> =
+            saved.tensors().into_iter().filter(|(name, _)| !is_expert(name)).collect();
+        let packed = |name: &str| name.ends_with("_blocks") || name.ends_with("_scales");
+        let chosen = oracle.tensors().into_iter().filter(|(name, _)| packed(name) == with_blocks);
+        let chosen = chosen.filter(|(name, _)| Some(&name[..]) != but);
+        tensors.extend(chosen.map(|(name, view)| (format!("{experts}{name}"), view)));
+        fs::write(&path, serialize(tensors, None).unwrap()).unwrap();
+    };
+    written(false, None);
+    let (expected, _) = load(dir.path(), &config).unwrap();
+    written(true, None);
+    let (values, notes) = load(dir.path(), &config).unwrap();
+    assert!(values == expected && notes.is_empty(), "numbers of blocks");
+    let (_, files, _) = weights::open_dir(dir.path()).unwrap();
+    let (params, _) = Params::from_files(&device(), &files, &config, LoadOptions::packed(Quantise::AsStored)).unwrap();
+    for (param, spec) in params.specs().iter().enumerate().filter(|(_, spec)| spec.kind == ParamKind::Experts(2)) {
+        let packed = params.packed(param).unwrap_or_else(|| panic!("{} is not packed", spec.name));
+        // A card keeps them in bfloat16.
+        let held = if device().memory().is_some() { "BF16" } else { "MXFP4" };
+        assert_eq!(packed.block_type().name(), held, "{}", spec.name);
+        assert!(device().unpack(packed) == expected[param], "{}", spec.name);
+    }
+    written(true, Some("down_proj_scales"));
+    let error = load(dir.path(), &config).unwrap_err().to_string();
+    assert!(error.contains("missing: model.layers.0.mlp.experts.down_proj_scales"), "{error}");
 }
 
 #[test]
@@ -511,7 +567,7 @@ fn damaged_directories_are_refused_in_words() {
     ));
     assert_eq!(
         case(&|dir| fs::write(dir.join("config.json"), r#"{"model_type": "bert"}"#).unwrap()),
-        "in DIR: model_type `bert` is not supported (supported: deepseek_v3, kimi_k2, deepseek_v2, qwen3, qwen3_moe, qwen2, glm4_moe, mistral, llama)"
+        "in DIR: model_type `bert` is not supported (supported: deepseek_v3, kimi_k2, deepseek_v2, qwen3, qwen3_moe, qwen2, glm4_moe, gpt_oss, glm4, phi3, mistral, llama)"
     );
     assert_eq!(
         case(&|dir| fs::write(dir.join("config.json"), " ".repeat(1 << 21)).unwrap()),

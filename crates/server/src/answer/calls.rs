@@ -5,6 +5,7 @@
 //! whose arguments are marked one by one. What names no tool, or has arguments that the tool's schema refuses, is text.
 
 use super::block::{Block, Outcome};
+use super::channels::CHANNEL;
 use super::known::KnownTools;
 use super::{append, undecided};
 use crate::keys::random_hex;
@@ -38,6 +39,9 @@ impl ToolFormat {
     pub fn of_template(template: &str) -> Option<ToolFormat> {
         if template.contains(CALLS_BEGIN) || template.contains("tool▁calls▁begin") {
             Some(ToolFormat::DeepSeek)
+        } else if template.contains(CHANNEL) {
+            // Calls in channels go on in this form.
+            Some(ToolFormat::Hermes)
         } else if template.contains("<function=") || template.contains("<arg_key>") {
             Some(ToolFormat::Marked)
         } else if template.contains("<tool_call>") {

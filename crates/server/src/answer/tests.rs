@@ -248,3 +248,49 @@ fn random_calls_in_random_pieces() {
         assert_eq!(serde_json::from_str::<Value>(found).unwrap(), Value::Object(arguments), "{seed}: {text}");
     }
 }
+
+#[test]
+fn channels_are_told_apart() {
+    let some = |text: &str| Some(text.to_owned());
+    let analysis = "<|channel|>analysis<|message|>It is <b>4</b>.<|end|>";
+    let answer = "<|start|>assistant<|channel|>final<|message|>Four.";
+    let weather = "<|start|>assistant<|channel|>commentary to=functions.weather <|constrain|>json<|message|>";
+    let ahead = "<|start|>assistant to=functions.weather<|channel|>commentary json<|message|>";
+    let city = "{\"city\": \"Bonn\"}";
+    let called = calls(&[("weather", "{\"city\":\"Bonn\"}")]);
+    for (text, reasoning, content, called) in [
+        (format!("{analysis}{answer}"), some("It is <b>4</b>."), "Four.", vec![]),
+        (format!("{analysis}{answer}<|return|>"), some("It is <b>4</b>."), "Four.", vec![]),
+        ("<|channel|>final<|message|>a <| b <|en".to_owned(), None, "a <| b <|en", vec![]),
+        ("<|channel|>analysis<|message|>cut off".to_owned(), some("cut off"), "", vec![]),
+        ("no channel at all".to_owned(), None, "no channel at all", vec![]),
+        ("<|chan".to_owned(), None, "<|chan", vec![]),
+        (format!("{analysis}{weather}{city}<|call|>"), some("It is <b>4</b>."), "", called.clone()),
+        (format!("{analysis}{ahead}{city}"), some("It is <b>4</b>."), "", called.clone()),
+        (
+            "<|channel|>commentary<|message|>First the weather.<|end|>".to_owned() + weather + city,
+            None,
+            "First the weather.",
+            called,
+        ),
+        (
+            format!("{analysis}{weather}{{\"town\": 1}}"),
+            some("It is <b>4</b>."),
+            "<tool_call>\n{\"name\":\"weather\",\"arguments\":{\"town\":1}}\n</tool_call>",
+            vec![],
+        ),
+        (format!("{analysis}{weather}Bonn"), some("It is <b>4</b>."), "Bonn", vec![]),
+    ] {
+        assert_eq!(same(Start::Channels, None, &text), (reasoning, content.to_owned(), called), "{text}");
+    }
+}
+
+#[test]
+fn the_channel_of_thinking_is_known_while_it_lasts() {
+    let mut answer = Answer::new(Start::Channels, None, None);
+    assert!(!answer.is_thinking());
+    answer.push("<|channel|>analysis<|message|>Hm");
+    assert!(answer.is_thinking());
+    answer.push("<|end|><|start|>assistant<|channel|>final<|message|>So.");
+    assert!(!answer.is_thinking());
+}

@@ -6,7 +6,7 @@ use wels_data::Message;
 use wels_data::chat::{ChatError, RenderOptions};
 
 use super::{ServedModel, THINK_BEGIN, THINK_END};
-use crate::answer::{Start, ToolFormat};
+use crate::answer::{ANSWER_BEGIN, FINAL_BEGIN, Start, ToolFormat};
 use crate::wire::{ApiError, ChatRequest, Prefix, Thinking, Tool, ToolChoice};
 
 /// A prompt's text, and how the answer to it begins.
@@ -91,6 +91,13 @@ impl ServedModel {
     /// Opens or closes the thinking, where that is asked for and the template has not done it.
     fn opened(&self, mut text: String, thinking: &Thinking) -> Rendered {
         let end = text.trim_end();
+        if end.ends_with(ANSWER_BEGIN) {
+            let mut rendered = Rendered { text, start: Start::Channels };
+            if thinking.on == Some(false) {
+                rendered.close();
+            }
+            return rendered;
+        }
         let (opened, closed) = (end.ends_with(THINK_BEGIN), end.ends_with(THINK_END));
         let start = match (self.thinks(), opened, closed) {
             (true, true, _) => Start::Thinking,
@@ -119,8 +126,10 @@ impl ServedModel {
 impl Rendered {
     /// Ends the thinking before it has begun.
     pub(super) fn close(&mut self) {
-        if self.start == Start::Thinking {
-            self.text += &format!("\n{THINK_END}\n\n");
+        match self.start {
+            Start::Thinking => self.text += &format!("\n{THINK_END}\n\n"),
+            Start::Channels => self.text += FINAL_BEGIN,
+            Start::Open | Start::Plain => {}
         }
         self.start = Start::Plain;
     }
@@ -134,6 +143,12 @@ impl Rendered {
             }
             (Start::Open, Some(reasoning)) => {
                 self.text += &format!("{THINK_BEGIN}\n{reasoning}\n{THINK_END}\n\n");
+            }
+            (Start::Channels, reasoning) => {
+                if let Some(reasoning) = reasoning {
+                    self.text += &format!("<|channel|>analysis<|message|>{reasoning}<|end|>{ANSWER_BEGIN}");
+                }
+                self.text += FINAL_BEGIN;
             }
             (Start::Open | Start::Plain, _) => {}
         }

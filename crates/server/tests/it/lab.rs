@@ -11,7 +11,7 @@ use wels_data::chat::{DEEPSEEK_R1, DEEPSEEK_V3};
 use wels_data::tokenizer::{BpeTrainer, SpecialTokens};
 use wels_data::{ChatTemplate, Tokenizer};
 use wels_engine::{Engine, LoadedModel, Options};
-use wels_model::config::{Attention, Family, ModelConfig, RopeConfig, RopeLayout, RopeScaling};
+use wels_model::config::{Attention, Family, Gating, ModelConfig, RopeConfig, RopeLayout, RopeScaling};
 use wels_model::model::Model;
 use wels_model::params::Params;
 use wels_server::http::{App, Settings, Shutdown, serve};
@@ -307,6 +307,7 @@ pub fn tiny_of(seed: u64) -> LoadedModel {
         softmax_scale: 1.0 / (attention.qk_dim() as f32).sqrt(),
         attention,
         dense_intermediate: 40,
+        gating: Gating::Silu,
         moe: None,
         mtp_depth: 0,
         tied_head: false,

@@ -27,6 +27,10 @@ unsafe impl Dots for Neon {
         unsafe { (bytes.map(|x| vandq_u8(x, vdupq_n_u8(15))), bytes.map(|x| vshrq_n_u8::<4>(x))) }
     }
     #[inline(always)]
+    unsafe fn entries(codes: Four, table: &[u8; 16]) -> Four {
+        std::array::from_fn(|i| unsafe { vqtbl1q_u8(vld1q_u8(table.as_ptr()), codes[i]) })
+    }
+    #[inline(always)]
     unsafe fn with_fifth(bytes: Four, plane: Four, g: usize) -> Four {
         std::array::from_fn(|i| unsafe {
             let plane = vshlq_u8(plane[i], vdupq_n_s8(4 - g as i8));

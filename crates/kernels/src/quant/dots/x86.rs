@@ -65,6 +65,10 @@ unsafe impl Dots for Avx512Vnni {
         }
     }
     #[inline(always)]
+    unsafe fn entries(codes: __m512i, table: &[u8; 16]) -> __m512i {
+        unsafe { _mm512_shuffle_epi8(_mm512_broadcast_i32x4(_mm_loadu_si128(table.as_ptr().cast())), codes) }
+    }
+    #[inline(always)]
     unsafe fn with_fifth(bytes: __m512i, plane: __m512i, g: usize) -> __m512i {
         unsafe {
             let plane = shift!(_mm512_slli_epi16, _mm512_srli_epi16, plane, 4 - g as i32);
@@ -307,6 +311,13 @@ unsafe impl Dots for Avx2 {
     #[inline(always)]
     unsafe fn nibbles([a, b]: [__m256i; 2]) -> ([__m256i; 2], [__m256i; 2]) {
         unsafe { ([low(a), low(b)], [low(_mm256_srli_epi16::<4>(a)), low(_mm256_srli_epi16::<4>(b))]) }
+    }
+    #[inline(always)]
+    unsafe fn entries([a, b]: [__m256i; 2], table: &[u8; 16]) -> [__m256i; 2] {
+        unsafe {
+            let table = _mm256_broadcastsi128_si256(_mm_loadu_si128(table.as_ptr().cast()));
+            [_mm256_shuffle_epi8(table, a), _mm256_shuffle_epi8(table, b)]
+        }
     }
     #[inline(always)]
     unsafe fn with_fifth(bytes: [__m256i; 2], plane: [__m256i; 2], g: usize) -> [__m256i; 2] {

@@ -1,7 +1,7 @@
 //! Qwen3, GLM-4.5, Kimi K2 and Mistral: keys of their own, and windows of attention.
 
 use serde_json::{Value, json};
-use wels_model::config::{Attention, Family, ModelConfig, RopeScaling, Router, SoftmaxMethod};
+use wels_model::config::{Attention, Family, Gating, ModelConfig, RopeLayout, RopeScaling, Router, SoftmaxMethod};
 use wels_model::presets;
 
 use super::{edited, error, gqa, read, refused, without};
@@ -20,14 +20,85 @@ fn qwen3_glm_and_kimi_are_resolved() {
     assert_eq!((experts.experts, experts.top_k, experts.shared_experts, experts.router), (128, 8, 0, router));
     let glm = presets::preset("glm-4.5").unwrap();
     let (heads, kv_heads, head_dim, rope_dim) = (96, 8, 128, 64);
-    let attention =
-        Attention::Gqa { heads, kv_heads, head_dim, rope_dim, qkv_bias: true, o_bias: false, qk_norm: true };
+    let attention = Attention::Gqa {
+        heads,
+        kv_heads,
+        head_dim,
+        rope_dim,
+        qkv_bias: true,
+        o_bias: false,
+        qk_norm: true,
+        sinks: false,
+    };
     assert_eq!((glm.attention, glm.mtp_depth, glm.norm_eps), (attention, 1, 1e-5));
     let router = Router::Sigmoid { groups: 1, top_groups: 1, normalize: true, scale: 2.5 };
     assert_eq!(glm.moe.unwrap().router, router);
     let kimi = presets::preset("kimi-k2").unwrap();
     assert_eq!(kimi, read(&edited("kimi-k2", &[("model_type", json!("deepseek_v3"))])));
     assert_eq!((kimi.family, kimi.mtp_depth), (Family::DeepseekV3, 0));
+}
+
+#[test]
+fn gpt_oss_is_resolved() {
+    let (config, notes) = ModelConfig::from_hf_json(presets::json("gpt-oss-20b").unwrap()).unwrap();
+    assert_eq!(notes, []);
+    let (heads, kv_heads, head_dim) = (64, 8, 64);
+    let attention = Attention::Gqa {
+        heads,
+        kv_heads,
+        head_dim,
+        rope_dim: head_dim,
+        qkv_bias: true,
+        o_bias: true,
+        qk_norm: false,
+        sinks: true,
+    };
+    assert_eq!(config.attention, attention);
+    assert_eq!(config.gating, Gating::Clamped { alpha: 1.702, limit: 7.0 });
+    assert_eq!((config.window(0), config.window(1), config.window(22)), (Some(128), None, Some(128)));
+    let RopeScaling::Yarn { truncate, table_scale, .. } = config.rope.scaling else { panic!("{:?}", config.rope) };
+    assert_eq!((truncate, table_scale as f32), (false, 1.346_573_6));
+    assert_eq!(read(&without("gpt-oss-20b", "layer_types")), config, "every second layer slides");
+    let all = vec!["full_attention"; 24];
+    assert_eq!(read(&edited("gpt-oss-20b", &[("layer_types", json!(all))])).window, None);
+    for (key, value) in [
+        ("layer_types", json!(["linear_attention"])),
+        ("quantization_config", json!({"quant_method": "gptq"})),
+        ("norm_topk_prob", json!(false)),
+        ("experts_per_token", json!(3)),
+    ] {
+        assert!(error(&edited("gpt-oss-20b", &[(key, value)])).contains(key), "{key}");
+    }
+    let json: Value = serde_json::from_str(&without("gpt-oss-20b", "rope_theta")).unwrap();
+    assert!(ModelConfig::from_hf_json(&json.to_string()).is_err(), "the base is none that other families have");
+    let mistral = error(&edited("mistral-7b-v0.1", &[("swiglu_limit", json!(7.0))]));
+    assert!(mistral.starts_with("`swiglu_limit` is 7.0"), "{mistral}");
+}
+
+#[test]
+fn glm4_and_phi3_are_resolved() {
+    let read = |json: Value| ModelConfig::from_hf_json(&json.to_string());
+    let (glm, _) = read(json!({"model_type": "glm4"})).unwrap();
+    assert_eq!((glm.rope.layout, glm.attention.rope_dim(), glm.norm_eps), (RopeLayout::Interleaved, 64, 1.5625e-7));
+    assert!(matches!(glm.attention, Attention::Gqa { qkv_bias: true, o_bias: false, kv_heads: 2, .. }));
+    let (phi, _) = read(json!({"model_type": "phi3"})).unwrap();
+    assert_eq!((phi.attention, phi.window, phi.eos_ids), (gqa(32, 32, 96, [false; 3]), None, vec![32000]));
+    let (phi, _) = read(json!({"model_type": "phi3", "sliding_window": 2047, "partial_rotary_factor": 0.75})).unwrap();
+    assert_eq!((phi.window(31), phi.attention.rope_dim()), (Some(2047), 72));
+    let long = json!({"type": "longrope", "short_factor": [1.0], "long_factor": [1.0]});
+    let error = read(json!({"model_type": "phi3", "rope_scaling": long})).unwrap_err().to_string();
+    assert!(error.contains("the rope types are default, dynamic"), "{error}");
+}
+
+/// Frequencies change beyond `max_position_embeddings` alone, where no text reaches.
+#[test]
+fn dynamic_scaling_changes_nothing_within_the_context() {
+    let dynamic = json!({"type": "dynamic", "factor": 4.0});
+    let (config, notes) = ModelConfig::from_hf_json(&edited("mistral-7b-v0.1", &[("rope_scaling", dynamic)])).unwrap();
+    assert_eq!(config, presets::preset("mistral-7b-v0.1").unwrap());
+    assert!(notes[0].0.starts_with("config.json: `rope_scaling.factor` = 4 has no effect"), "{notes:?}");
+    let missing = error(&edited("mistral-7b-v0.1", &[("rope_scaling", json!({"type": "dynamic"}))]));
+    assert!(missing.contains("`rope_scaling.factor` is missing"), "{missing}");
 }
 
 #[test]
@@ -105,7 +176,7 @@ fn unsupported_arithmetic_of_qwen3_and_glm_is_refused() {
         (
             "qwen3-30b-a3b",
             &[("n_shared_experts", json!(1))],
-            "`n_shared_experts` is 1, which is not supported: qwen3_moe has routed experts in every layer, and no others",
+            "`n_shared_experts` is 1, which is not supported: this family has routed experts in every layer, and no others",
         ),
         (
             "qwen3-30b-a3b",
@@ -115,7 +186,7 @@ fn unsupported_arithmetic_of_qwen3_and_glm_is_refused() {
         (
             "mistral-7b-v0.1",
             &[("attention_bias", json!(true))],
-            "`attention_bias` is true, which is not supported: mistral has no biases",
+            "`attention_bias` is true, which is not supported: this family has no biases",
         ),
         (
             "mistral-7b-v0.1",

@@ -85,7 +85,7 @@ fn written_files_keep_their_bytes() {
     assert_eq!(found, GOLDEN);
 }
 
-const GOLDEN: [&str; 10] = [
+const GOLDEN: [&str; 13] = [
     "46d3a72615117841",
     "88e2e1248b31f450",
     "f7f8dab26136c8e6",
@@ -96,6 +96,9 @@ const GOLDEN: [&str; 10] = [
     "2a78cbc08115278a",
     "3a650ede9b0294ed",
     "5b7e7f08565df180",
+    "577bc5e8507376ba",
+    "68560e532014ed02",
+    "941b9b18bdcbb66c",
 ];
 
 #[test]
