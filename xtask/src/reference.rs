@@ -26,8 +26,8 @@ which the steps follow.
 
 ## `[model]`
 
-The keys of a Hugging Face `config.json`. `preset = \"NAME\"` or `config = \"FILE\"` gives all of them, and keys written
-beside it replace single ones. TOML has no null; `\"none\"` stands for it. Vocabulary size and the ids of the special
+The keys of a Hugging Face `config.json`. `preset = \"NAME\"` or `config = \"FILE\"` gives all of them, the latter also as
+`\"hf://ORG/NAME\"`, and keys written beside it replace single ones. TOML has no null; `\"none\"` stands for it. Vocabulary size and the ids of the special
 tokens follow from a tokenizer that is trained in the run.
 ";
 

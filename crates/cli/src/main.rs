@@ -32,6 +32,8 @@ mod model;
 
 mod pull;
 
+mod named;
+
 mod serve;
 
 mod keys;

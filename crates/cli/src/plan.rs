@@ -9,9 +9,10 @@ mod prices;
 
 use std::path::{Path, PathBuf};
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 use serde::Serialize;
 use wels_device::Device;
+use wels_hub::{Name, SHORT_NAMES};
 use wels_model::config::{Dtype, ModelConfig};
 use wels_model::count::{self, CacheLayout};
 use wels_model::presets;
@@ -23,13 +24,15 @@ use wels_runs::plan::RunPlan;
 use wels_runs::recipe::Recipe;
 
 use crate::model;
+use crate::named::{self, For};
 use crate::output;
 use crate::terminal::Terminal;
 
 /// What the command line says.
 #[derive(clap::Args)]
 pub struct Args {
-    /// A recipe (.toml), a directory with config.json, a run, a .gguf file, or a preset: deepseek-v3, …
+    /// A recipe (.toml), a directory with config.json, a run, a .gguf file, a preset: deepseek-v3, …, or the
+    /// name of a published model, ORG/NAME, of which config.json alone is fetched
     #[arg(value_name = "MODEL, PRESET or RECIPE", required_unless_present_any = ["claim", "prices"])]
     what: Option<PathBuf>,
     /// Whether a published claim adds up: deepseek-v3, deepseek-r1, deepseek-serving, … or a file of your own (.toml)
@@ -137,7 +140,7 @@ pub fn plan(args: &Args) -> Result<()> {
     }
     let what = args.what.as_deref().expect("required without --claim and --prices");
     if what.extension().is_some_and(|extension| extension == "toml") {
-        let recipe = Recipe::load(what)?;
+        let recipe = named::recipe(what, None, For::Plan)?;
         let rates = if args.measure { Rates::Measured } else { Rates::Known };
         let device = args.money.this_device()?;
         let plan = forecast(&recipe, None, &device, rates, &mut Terminal::new());
@@ -173,13 +176,32 @@ fn find(what: &Path) -> Result<(String, ModelConfig)> {
             model::report(&notes);
             config
         }
-        _ => presets::preset(&name).map_err(|error| {
-            let known: Vec<_> = presets::names().collect();
-            let message = format!("{name} is neither a file nor a preset: {error}");
-            refuse(message, format!("presets: {}", known.join(", ")))
-        })?,
+        _ => match (presets::preset(&name), published(&name)) {
+            (Ok(config), _) => config,
+            (Err(_), Some(published)) => {
+                let place = named::config(&published);
+                let place =
+                    place.with_context(|| format!("there is no path or preset {name}, and as a model's name"))?;
+                let (config, notes) = model::read_config_file(&place)?;
+                model::report(&notes);
+                config
+            }
+            (Err(error), None) => {
+                let known: Vec<_> = presets::names().collect();
+                let message = format!("{name} is neither a file, a preset nor the name of a model: {error}");
+                return Err(refuse(message, format!("presets: {}", known.join(", "))));
+            }
+        },
     };
     Ok((name, config))
+}
+
+/// The model of that name; of a short name's, the one with a `config.json`.
+fn published(name: &str) -> Option<Name> {
+    SHORT_NAMES
+        .iter()
+        .find(|short| short.name.eq_ignore_ascii_case(name))
+        .map_or_else(|| Name::parse(name), |short| Name::parse(short.safetensors))
 }
 
 impl ModelPlan {

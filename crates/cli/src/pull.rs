@@ -57,13 +57,14 @@ fn hint(begin: &str) -> String {
 }
 
 fn fetch(name: &Name) -> Result<PathBuf> {
-    let mut shown = Shown { progress: None, file: String::new() };
     let hub = Hub::new(Settings::from_env()?)?;
-    Ok(hub.pull(name, machine::available_memory_bytes(), &mut |event| shown.tell(event, name))?)
+    Ok(hub.pull(name, machine::available_memory_bytes(), &mut Shown::of(&name.id).watch())?)
 }
 
 /// The fetching as stderr has it.
-struct Shown {
+pub struct Shown<'a> {
+    /// The model or dataset.
+    id: &'a str,
     /// Of the file that is under way.
     progress: Option<Progress>,
     file: String,
@@ -72,11 +73,21 @@ struct Shown {
 /// Bytes in a unit of progress.
 const MB: u64 = 1_000_000;
 
-impl Shown {
-    fn tell(&mut self, event: Event, name: &Name) {
+impl<'a> Shown<'a> {
+    /// Of what is fetched from `id`.
+    pub fn of(id: &'a str) -> Shown<'a> {
+        Shown { id, progress: None, file: String::new() }
+    }
+
+    /// For the hub to tell.
+    pub fn watch(&mut self) -> impl FnMut(Event<'_>) {
+        |event| self.tell(event)
+    }
+
+    fn tell(&mut self, event: Event) {
         match event {
             Event::Chosen { quantisation, bytes, fits } => {
-                let id = &name.id;
+                let id = self.id;
                 let mb = bytes / MB;
                 let why = if fits { "fits half of the memory that is left" } else { "does not fit half of the memory" };
                 self.line(&format!("{:>9} {quantisation} of {id}, {mb} MB, which {why}", "pull"));
@@ -98,7 +109,7 @@ impl Shown {
             Event::Again { reason } => self.line(&format!("note: {reason}; trying again")),
             Event::Waiting { file } => self.line(&format!("note: another process fetches {file}; waiting for it")),
             Event::FromCache { reason } => {
-                self.line(&format!("note: the hub cannot be reached ({reason}); {} is taken from the cache", name.id));
+                self.line(&format!("note: the hub cannot be reached ({reason}); {} is taken from the cache", self.id));
             }
         }
     }

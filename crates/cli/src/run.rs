@@ -14,6 +14,7 @@ use wels_runs::recipe::Recipe;
 use wels_runs::rundir::RunDir;
 
 use crate::device::{DeviceArgs, for_ranks};
+use crate::named::{self, For};
 use crate::terminal::Terminal;
 
 /// What the command line says.
@@ -63,8 +64,12 @@ pub fn run(args: &Args) -> Result<()> {
 fn open(args: &Args) -> Result<RunDir> {
     let recipe = match &args.recipe_or_run {
         None => Recipe::quickstart(),
-        Some(path) if path.is_dir() => return Ok(RunDir::open(path)?),
-        Some(path) => Recipe::load(path)?,
+        Some(path) if path.is_dir() => {
+            let run = RunDir::open(path)?;
+            named::fetch(run.recipe(), For::Run)?;
+            return Ok(run);
+        }
+        Some(path) => named::recipe(path, Some(&args.runs), For::Run)?,
     };
     ranks::check(&recipe, args.ranks.get())?;
     Ok(RunDir::open_or_create(&args.runs, &recipe)?)

@@ -13,9 +13,11 @@ use wels_pipeline::task::Programs;
 use wels_pipeline::verify::{Options, Segment, Verdict, verify_receipt, verify_run};
 use wels_runs::ledger::Ledger;
 use wels_runs::receipt::Receipt;
+use wels_runs::recipe::Recipe;
 use wels_runs::verify::Findings;
 
 use crate::device::DeviceArgs;
+use crate::named::{self, For};
 use crate::output;
 use crate::terminal::Terminal;
 
@@ -63,7 +65,10 @@ pub fn verify(args: &Args) -> Result<()> {
         (Some(receipt), _) => Receipt::read(receipt).ok().and_then(|receipt| receipt.device),
         (None, run) => run.as_deref().and_then(Ledger::device),
     };
+    fetch(args)?;
     let device = args.device.open_for(Some(begun.as_deref().unwrap_or("cpu")))?;
+    let data: Vec<Vec<PathBuf>> = args.data.iter().map(|path| named::data(path)).collect::<Result<_>>()?;
+    let data = data.concat();
     let options = Options {
         segments: args.segments,
         stage: args.stage.as_deref(),
@@ -73,7 +78,7 @@ pub fn verify(args: &Args) -> Result<()> {
         device: &device,
     };
     let verdict = match (&args.receipt, &args.run) {
-        (Some(receipt), _) => verify_receipt(receipt, &args.data, args.whole, &options, &mut terminal)?,
+        (Some(receipt), _) => verify_receipt(receipt, &data, args.whole, &options, &mut terminal)?,
         (None, Some(run)) => verify_run(run, &options, &mut terminal)?,
         (None, None) => unreachable!("clap requires one of them"),
     };
@@ -86,6 +91,21 @@ pub fn verify(args: &Args) -> Result<()> {
         0 => Ok(()),
         1 => Err(refuse("one thing is not as it was written", "see the line above; restore the file from a copy")),
         n => Err(refuse(format!("{n} things are not as they were written"), "see the lines above")),
+    }
+}
+
+/// Fetches what a recipe names on a hub that is done again.
+fn fetch(args: &Args) -> Result<()> {
+    match (&args.receipt, &args.run) {
+        (Some(receipt), _) => {
+            let purpose = if args.data.is_empty() { For::Run } else { For::Replay };
+            named::fetch(&Receipt::read(receipt)?.recipe()?, purpose)
+        }
+        // What is wrong with its recipe is found where it is verified.
+        (None, Some(run)) if args.segments > 0 => {
+            Recipe::load(&run.join("recipe.toml")).map_or(Ok(()), |recipe| named::fetch(&recipe, For::Replay))
+        }
+        _ => Ok(()),
     }
 }
 

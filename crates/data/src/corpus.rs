@@ -259,7 +259,11 @@ impl Corpus {
                 }
                 sources.extend(found);
             } else {
-                let kind = Kind::of(&resolved).ok_or_else(|| CorpusError::UnknownKind { path: path.to_owned() })?;
+                // What a hub's cache links to has no name of its own, only a hash.
+                let own = path.file_name().map_or(String::new(), |name| name.to_string_lossy().into_owned());
+                let known = Kind::of(&resolved).map(|kind| (name, kind));
+                let known = known.or_else(|| Kind::of(path).map(|kind| (own, kind)));
+                let (name, kind) = known.ok_or_else(|| CorpusError::UnknownKind { path: path.to_owned() })?;
                 sources.push(Source { name, path: path.to_owned(), kind });
             }
         }

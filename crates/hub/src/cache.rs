@@ -7,6 +7,7 @@
 //! models--ORG--NAME/snapshots/COMMIT/PATH         a link to the contents
 //! .locks/models--ORG--NAME/HASH.lock              locked (flock) by whoever fetches these contents
 //! ```
+//! A dataset has `datasets--ORG--NAME` in the place of `models--ORG--NAME`.
 
 use std::fs::{self, File, TryLockError};
 use std::io;
@@ -15,18 +16,20 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::error::HubError;
+use crate::id::is_dataset;
 use crate::select::Entry;
 
-/// The part of the cache that holds one model.
+/// The part of the cache that holds one model or dataset.
 pub struct Repository {
     folder: PathBuf,
     locks: PathBuf,
 }
 
 impl Repository {
-    /// Of the model `id` in the cache at `cache`. Nothing is created.
+    /// Of the model or dataset `id` in the cache at `cache`. Nothing is created.
     pub fn new(cache: &Path, id: &str) -> Repository {
-        let name = format!("models--{}", id.replace('/', "--"));
+        let kind = if is_dataset(id) { "" } else { "models--" };
+        let name = format!("{kind}{}", id.replace('/', "--"));
         Repository { folder: cache.join(&name), locks: cache.join(".locks").join(name) }
     }
 

@@ -12,6 +12,7 @@ use ureq::{Agent, Body};
 
 use crate::cache::is_commit;
 use crate::error::HubError;
+use crate::id::is_dataset;
 use crate::name::is_safe_path;
 use crate::select::Entry;
 use crate::settings::Settings;
@@ -124,7 +125,8 @@ impl Client {
         struct Lfs {
             sha256: String,
         }
-        let url = format!("{}/api/models/{id}/revision/{}?blobs=true", self.endpoint, quoted(revision, false));
+        let kind = if is_dataset(id) { "" } else { "models/" };
+        let url = format!("{}/api/{kind}{id}/revision/{}?blobs=true", self.endpoint, quoted(revision, false));
         let mut response = self.open(&url, 0).map_err(|fault| match fault {
             Fault::Passing { reason, .. } | Fault::CutOff { reason } => {
                 HubError::Unreachable { url: url.clone(), reason }

@@ -96,6 +96,8 @@ struct Part {
     path: PathBuf,
     file: File,
     len: u64,
+    /// The longest that it has been: only more than that is progress, where a server has less than it says.
+    len_max: u64,
     head: Head,
     hasher: Hasher,
 }
@@ -146,7 +148,7 @@ impl Part {
             len += n as u64;
         }
         let head = Head { hash: head.hash.clone(), bytes: head.bytes };
-        let mut part = Part { path, file, len, head, hasher };
+        let mut part = Part { path, file, len, len_max: len, head, hasher };
         if part.len > part.head.bytes {
             part.begin_anew()?;
         }
@@ -175,10 +177,12 @@ impl Part {
         if !is_behind && response.status() != 200 {
             return Err(Fault::Passing { reason: format!("it gives no bytes from {} on", self.len), after: None });
         }
-        let before = self.len;
         match self.copy(&mut response.into_body().into_reader(), watch)? {
             None => Ok(()),
-            Some(reason) if self.len > before => Err(Fault::CutOff { reason }),
+            Some(reason) if self.len > self.len_max => {
+                self.len_max = self.len;
+                Err(Fault::CutOff { reason })
+            }
             Some(reason) => Err(Fault::Passing { reason, after: None }),
         }
     }

@@ -5,14 +5,16 @@ use std::path::{Path, PathBuf};
 
 use thiserror::Error;
 
+use crate::id::{in_words, is_dataset};
+
 /// Why there is no model. No message shows the token.
 #[derive(Debug, Error)]
 pub enum HubError {
     /// The environment cannot be followed.
     #[error("{problem}")]
     Setting { problem: String },
-    /// The hub does not know the model, or does not show it to everybody.
-    #[error("{endpoint} has no model {id}, or it is private")]
+    /// The hub does not know the model or dataset, or does not show it to everybody.
+    #[error("{endpoint} has no {}, or it is private", in_words(.id))]
     NoModel { endpoint: String, id: String },
     /// No branch, tag or commit of that name.
     #[error("{id} has no revision {revision}")]
@@ -20,6 +22,12 @@ pub enum HubError {
     /// The file is not in the repository.
     #[error("{id} has no file {file}")]
     NoFile { id: String, file: String },
+    /// Files that are no data.
+    #[error("{id} has {file}, and that is neither JSON, JSON lines, CSV, Parquet nor text")]
+    NotData { id: String, file: String },
+    /// A pattern where one file is asked for.
+    #[error("{id} has several files {pattern}: {}", .files.join(", "))]
+    Several { id: String, pattern: String, files: Vec<String> },
     /// Terms have to be agreed to first.
     #[error("{endpoint} gives {id} only to accounts that have been granted access")]
     Gated { endpoint: String, id: String },
@@ -75,7 +83,10 @@ impl HubError {
         use io::ErrorKind::*;
         Some(match self {
             HubError::Setting { .. } => "docs/guide.md names the variables that are read".into(),
-            HubError::NoModel { .. } => "check the id; for a private model, set HF_TOKEN".into(),
+            HubError::NoModel { id, .. } => {
+                let what = if is_dataset(id) { "dataset" } else { "model" };
+                format!("check the id; for a private {what}, set HF_TOKEN")
+            }
             HubError::NoRevision { .. } => {
                 "leave out @REVISION for the newest, or name a branch, a tag or a commit".into()
             }
@@ -86,6 +97,8 @@ impl HubError {
             HubError::Status { .. } | HubError::Answer { .. } => "try again later, or check HF_ENDPOINT".into(),
             HubError::UnsafePath { .. } => "do not use this repository".into(),
             HubError::OnlyPickles { .. } => "look for the same model in safetensors or GGUF".into(),
+            HubError::NotData { .. } => "nothing else of a dataset is fetched".into(),
+            HubError::Several { .. } => "name one of them".into(),
             HubError::NoWeights { .. } | HubError::NoFile { .. } => "check what the repository has".into(),
             HubError::NoQuantisation { .. } => "name one of these".into(),
             HubError::Index { .. } => "use another revision, or tell those who publish the model".into(),
@@ -93,6 +106,9 @@ impl HubError {
             HubError::Changed { .. } => "give the same command again".into(),
             HubError::WrongHash { .. } => {
                 "give the same command again; if that does not help, check HF_ENDPOINT".into()
+            }
+            HubError::NotCached { id, .. } if is_dataset(id) => {
+                "give the same command once without HF_HUB_OFFLINE".into()
             }
             HubError::NotCached { .. } => "fetch it once with wels pull, without HF_HUB_OFFLINE".into(),
             HubError::Io { source, .. } => match source.kind() {

@@ -1,13 +1,17 @@
-//! Models by name, from a Hugging Face hub: which files of a repository make a model, and how they come into the cache
-//! that `huggingface_hub` for Python keeps too.
+//! Models and data by name, from a Hugging Face hub: which files of a repository make a model, which of a dataset are
+//! meant, and how they come into the cache that `huggingface_hub` for Python keeps too.
 //!
 //! Only weights that are data, and text, are ever fetched: `select` has the list. Every file is checked against its
 //! hash before it gets its name.
 
 #![forbid(unsafe_code)]
 
+mod id;
+
 mod name;
 mod short;
+
+mod dataset;
 
 mod settings;
 
@@ -23,8 +27,9 @@ mod error;
 
 use std::path::{Path, PathBuf};
 
+pub use crate::dataset::DataName;
 pub use crate::error::HubError;
-pub use crate::name::{Name, Pick};
+pub use crate::name::{MAIN, Name, Pick, SCHEME};
 pub use crate::settings::Settings;
 pub use crate::short::{SHORT_NAMES, ShortName};
 
@@ -76,18 +81,139 @@ impl Hub {
     /// # Errors
     /// All of [`HubError`]. What was fetched until then is kept, and the next call goes on behind it.
     pub fn pull(&self, name: &Name, memory_bytes: Option<u64>, watch: Watch) -> Result<PathBuf, HubError> {
-        let repository = Repository::new(&self.settings.cache, &name.id);
+        Ok(self.model(name, memory_bytes, watch)?.1)
+    }
+
+    /// The same with the name that means this model for ever: its commit, and the file where one was chosen. What such
+    /// a name means is taken from the cache, if it is there, without a question.
+    ///
+    /// # Errors
+    /// As [`Hub::pull`].
+    pub fn pin(&self, name: &Name, memory_bytes: Option<u64>, watch: Watch) -> Result<Name, HubError> {
+        let repository = self.repository(&name.id);
+        let (commit, path) = match cache::is_commit(&name.revision).then(|| self.cached(name)) {
+            Some(Ok(path)) => (name.revision.clone(), path),
+            _ => self.model(name, memory_bytes, watch)?,
+        };
+        let file = path.strip_prefix(repository.snapshot(&commit)).ok().and_then(Path::to_str);
+        let pick = file.filter(|file| !file.is_empty()).map(|file| Pick::File(file.to_owned()));
+        Ok(Name { revision: commit, pick, ..name.clone() })
+    }
+
+    /// A name that means the model for ever, whose text alone is fetched: `config.json`, or `all` that is read beside
+    /// weights. [`Hub::cached_text`] has its folder.
+    ///
+    /// # Errors
+    /// As [`Hub::pull`]; [`HubError::NoFile`] if it has no `config.json`.
+    pub fn pin_text(&self, name: &Name, all: bool, watch: Watch) -> Result<Name, HubError> {
+        let needed = if all { TOKENIZER } else { CONFIG };
+        if cache::is_commit(&name.revision) && self.cached_text(name).is_ok_and(|folder| folder.join(needed).is_file())
+        {
+            return Ok(name.clone());
+        }
+        let (commit, entries) = self.list(&name.id, &name.revision, watch)?;
+        let no_file = || HubError::NoFile { id: name.id.clone(), file: CONFIG.to_owned() };
+        entries.iter().find(|entry| entry.name == CONFIG).ok_or_else(no_file)?;
+        for entry in entries.iter().filter(|entry| entry.name == CONFIG || (all && select::is_text(entry))) {
+            self.fetch(&name.id, &commit, entry, watch)?;
+        }
+        Ok(Name { revision: commit, ..name.clone() })
+    }
+
+    /// Fetches the files that a name means, in the order of their paths, and names each so that it means the same for
+    /// ever.
+    ///
+    /// # Errors
+    /// All of [`HubError`]; [`HubError::NoFile`] if there is none.
+    pub fn files(&self, name: &DataName, watch: Watch) -> Result<Vec<(DataName, PathBuf)>, HubError> {
+        if let Some(path) = name.is_fixed().then(|| self.cached_file(name)).and_then(Result::ok) {
+            return Ok(vec![(name.clone(), path)]);
+        }
+        let (commit, entries) = self.list(&name.id, &name.revision, watch)?;
+        let mut files = Vec::new();
+        for entry in name.choose(&entries)? {
+            files.push((name.at(&commit, &entry.name), self.fetch(&name.id, &commit, entry, watch)?));
+        }
+        self.repository(&name.id).set_commit(&name.revision, &commit)?;
+        Ok(files)
+    }
+
+    /// The model as the cache has it; nothing is asked.
+    ///
+    /// # Errors
+    /// [`HubError::NotCached`] if it is not there, or not whole.
+    pub fn cached(&self, name: &Name) -> Result<PathBuf, HubError> {
+        Ok(cached(&self.repository(&name.id), name, None, &mut |_| ())?.1)
+    }
+
+    /// The folder in the cache with a model's `config.json`; nothing is asked.
+    ///
+    /// # Errors
+    /// [`HubError::NotCached`].
+    pub fn cached_text(&self, name: &Name) -> Result<PathBuf, HubError> {
+        let repository = self.repository(&name.id);
+        let folder = repository.commit(&name.revision).map(|commit| repository.snapshot(&commit));
+        folder.filter(|folder| folder.join(CONFIG).is_file()).ok_or_else(|| missing(&name.id, &name.revision))
+    }
+
+    /// A dataset's file in the cache; nothing is asked.
+    ///
+    /// # Errors
+    /// [`HubError::NotCached`].
+    pub fn cached_file(&self, name: &DataName) -> Result<PathBuf, HubError> {
+        let repository = self.repository(&name.id);
+        let path = repository.commit(&name.revision).map(|commit| repository.snapshot(&commit).join(&name.pattern));
+        path.filter(|path| path.is_file()).ok_or_else(|| missing(&name.id, &name.revision))
+    }
+
+    fn repository(&self, id: &str) -> Repository {
+        Repository::new(&self.settings.cache, id)
+    }
+
+    fn fetch(&self, id: &str, commit: &str, entry: &Entry, watch: Watch) -> Result<PathBuf, HubError> {
+        download::fetch(&self.client, &self.repository(id), id, commit, entry, watch)
+    }
+
+    /// The commit of a revision and its files, or those of them that the cache has where the hub is not to be asked or
+    /// cannot be reached.
+    fn list(&self, id: &str, revision: &str, watch: Watch) -> Result<(String, Vec<Entry>), HubError> {
+        let repository = self.repository(id);
+        let kept = || {
+            let commit = repository.commit(revision).ok_or_else(|| missing(id, revision))?;
+            let entries = cache::entries(&repository.snapshot(&commit))?;
+            Ok((commit, entries))
+        };
+        if self.settings.offline {
+            return kept();
+        }
+        match self.client.list(id, revision) {
+            Err(HubError::Unreachable { url, reason }) => {
+                let Ok(kept) = kept() else { return Err(HubError::Unreachable { url, reason }) };
+                watch(Event::FromCache { reason: &reason });
+                Ok(kept)
+            }
+            listing => {
+                let (commit, entries) = listing?;
+                select::refuse_unsafe(id, &entries)?;
+                Ok((commit, entries))
+            }
+        }
+    }
+
+    /// A model's commit and its place, when it is there.
+    fn model(&self, name: &Name, memory_bytes: Option<u64>, watch: Watch) -> Result<(String, PathBuf), HubError> {
+        let repository = self.repository(&name.id);
         if self.settings.offline {
             return cached(&repository, name, memory_bytes, watch);
         }
         let (commit, entries) = match self.client.list(&name.id, &name.revision) {
             Err(HubError::Unreachable { url, reason }) => {
                 // Whether the cache has the model shows before anything is said.
-                let Ok(path) = cached(&repository, name, memory_bytes, &mut |_| ()) else {
+                let Ok(found) = cached(&repository, name, memory_bytes, &mut |_| ()) else {
                     return Err(HubError::Unreachable { url, reason });
                 };
                 watch(Event::FromCache { reason: &reason });
-                return Ok(path);
+                return Ok(found);
             }
             listing => listing?,
         };
@@ -99,29 +225,42 @@ impl Hub {
             }
             choice => choice,
         };
-        let mut fetch =
-            |entry: &Entry, watch: Watch| download::fetch(&self.client, &repository, &name.id, &commit, entry, watch);
+        let mut fetch = |entry: &Entry, watch: Watch| self.fetch(&name.id, &commit, entry, watch);
         let path = gather(&name.id, &repository.snapshot(&commit), &choice, &mut fetch, watch)?;
         // Last, so that a revision in the cache is whole.
         repository.set_commit(&name.revision, &commit)?;
-        Ok(path)
+        Ok((commit, path))
     }
 }
 
-/// The model out of the cache alone.
-fn cached(repository: &Repository, name: &Name, memory_bytes: Option<u64>, watch: Watch) -> Result<PathBuf, HubError> {
-    let missing = || HubError::NotCached { id: name.id.clone(), revision: name.revision.clone() };
+/// What has every model in safetensors.
+const CONFIG: &str = "config.json";
+/// What has a tokenizer.
+const TOKENIZER: &str = "tokenizer.json";
+
+fn missing(id: &str, revision: &str) -> HubError {
+    HubError::NotCached { id: id.to_owned(), revision: revision.to_owned() }
+}
+
+/// The model's commit and place, out of the cache alone.
+fn cached(
+    repository: &Repository,
+    name: &Name,
+    memory_bytes: Option<u64>,
+    watch: Watch,
+) -> Result<(String, PathBuf), HubError> {
+    let missing = || missing(&name.id, &name.revision);
     let commit = repository.commit(&name.revision).ok_or_else(missing)?;
     let folder = repository.snapshot(&commit);
     let entries = cache::entries(&folder)?;
     let choice = match choose(&name.id, &entries, name.pick.as_ref(), memory_bytes) {
-        Err(HubError::NoWeights { .. }) => return Err(missing()),
+        Err(HubError::NoWeights { .. } | HubError::NoFile { .. }) => return Err(missing()),
         choice => choice?,
     };
     let mut find = |entry: &Entry, _: Watch| Ok(folder.join(&entry.name));
     match gather(&name.id, &folder, &choice, &mut find, watch) {
         Err(HubError::NoFile { .. }) => Err(missing()),
-        path => path,
+        path => Ok((commit, path?)),
     }
 }
 

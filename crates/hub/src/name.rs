@@ -1,5 +1,9 @@
-//! What stands for a model on the command line: `ORG/NAME[@REVISION][:PICK]`, or a short name with `[@PICK]`.
+//! What stands for a model on the command line: `ORG/NAME[@REVISION][:PICK]`, or a short name with `[@PICK]`; in a
+//! recipe, where paths stand too, `hf://` comes before it.
 
+use std::fmt;
+
+use crate::id::is_dataset;
 use crate::short;
 
 /// A model of a hub.
@@ -24,6 +28,8 @@ pub enum Pick {
     Quantisation(String),
 }
 
+/// What may come before a name, and in recipes has to.
+pub const SCHEME: &str = "hf://";
 /// The revision unless one is named.
 pub const MAIN: &str = "main";
 /// The pick of a short name's repository of safetensors.
@@ -36,6 +42,7 @@ const NAME_CHARS_MAX: usize = 96;
 impl Name {
     /// Reads a name. `None` for what cannot be one.
     pub fn parse(text: &str) -> Option<Name> {
+        let text = text.strip_prefix(SCHEME).unwrap_or(text);
         Name::parse_short(text).or_else(|| Name::parse_id(text))
     }
 
@@ -63,10 +70,20 @@ impl Name {
         };
         let revision = revision.unwrap_or(MAIN);
         let is_file = FILE_ENDS.iter().any(|end| name.to_ascii_lowercase().ends_with(end));
-        if !is_name(owner) || !is_name(name) || is_file || !is_revision(revision) {
+        if !is_name(owner) || !is_name(name) || is_file || !is_revision(revision) || is_dataset(id) {
             return None;
         }
         Some(Name { id: id.to_owned(), revision: revision.to_owned(), pick, title: name.to_owned() })
+    }
+}
+
+impl fmt::Display for Name {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{SCHEME}{}@{}", self.id, self.revision)?;
+        match &self.pick {
+            None => Ok(()),
+            Some(Pick::File(pick) | Pick::Quantisation(pick)) => write!(f, ":{pick}"),
+        }
     }
 }
 
@@ -85,7 +102,7 @@ fn cut(text: &str, mark: char) -> (&str, Option<&str>) {
 }
 
 /// The hub's rule for the parts of an id.
-fn is_name(part: &str) -> bool {
+pub fn is_name(part: &str) -> bool {
     let allowed = |c: char| c.is_ascii_alphanumeric() || "_-.".contains(c);
     let edge = |c: char| "-.".contains(c);
     (1..=NAME_CHARS_MAX).contains(&part.len())
@@ -96,7 +113,8 @@ fn is_name(part: &str) -> bool {
         && !part.contains("..")
 }
 
-fn is_revision(revision: &str) -> bool {
+/// Whether a branch, a tag or a commit may be called that.
+pub fn is_revision(revision: &str) -> bool {
     is_safe_path(revision) && revision.chars().all(|c| c.is_ascii_graphic())
 }
 
@@ -127,6 +145,9 @@ mod tests {
         assert_eq!(Name::parse("r1:1.5b@q4_k_m"), name(gguf, "main", quantisation("q4_k_m"), "r1:1.5b"));
         let safetensors = "deepseek-ai/DeepSeek-R1-Distill-Qwen-1.5B";
         assert_eq!(Name::parse("r1:1.5b@safetensors"), name(safetensors, "main", None, "r1:1.5b"));
+        for text in ["hf://a/b@v1", "hf://a/b@main:x/B-Q8_0.gguf", "hf://a/b@main:q4_0"] {
+            assert_eq!(Name::parse(text).unwrap().to_string(), text);
+        }
     }
 
     #[test]
@@ -155,6 +176,9 @@ mod tests {
             "a/b:../x.gguf",
             "a/b:/x.gguf",
             "r1:2b",
+            "datasets/b",
+            "hf://datasets/b",
+            "hf://datasets/a/b.csv",
             "r1@",
             "r1:1.5b@../x.gguf",
         ] {

@@ -54,9 +54,7 @@ pub fn choose<'a>(
     pick: Option<&Pick>,
     memory_bytes: Option<u64>,
 ) -> Result<Choice<'a>, HubError> {
-    if let Some(entry) = entries.iter().find(|entry| !is_safe_path(&entry.name)) {
-        return Err(HubError::UnsafePath { id: id.to_owned(), file: entry.name.clone() });
-    }
+    refuse_unsafe(id, entries)?;
     let models = gguf_models(entries);
     match pick {
         Some(Pick::File(file)) => by_file(id, &models, file),
@@ -68,18 +66,31 @@ pub fn choose<'a>(
     }
 }
 
+/// Refuses a repository that names a file out of its folder.
+///
+/// # Errors
+/// [`HubError::UnsafePath`].
+pub fn refuse_unsafe(id: &str, entries: &[Entry]) -> Result<(), HubError> {
+    match entries.iter().find(|entry| !is_safe_path(&entry.name)) {
+        Some(entry) => Err(HubError::UnsafePath { id: id.to_owned(), file: entry.name.clone() }),
+        None => Ok(()),
+    }
+}
+
 fn safetensors(entries: &[Entry]) -> Option<Choice<'_>> {
     let find = |name: &str| entries.iter().find(|entry| entry.name == name);
     let (index, single) = (find(INDEX), find(SINGLE));
     find("config.json").filter(|_| index.is_some() || single.is_some())?;
-    let is_text = |entry: &&Entry| {
-        !entry.name.contains('/') && entry.name != INDEX && TEXT_ENDS.iter().any(|end| entry.name.ends_with(end))
-    };
     Some(Choice::Safetensors {
-        text: entries.iter().filter(is_text).collect(),
+        text: entries.iter().filter(|entry| is_text(entry)).collect(),
         index: index.map(|index| (index, entries)),
         single: single.filter(|_| index.is_none()),
     })
+}
+
+/// Whether a file is text that is read beside weights.
+pub fn is_text(entry: &Entry) -> bool {
+    !entry.name.contains('/') && entry.name != INDEX && TEXT_ENDS.iter().any(|end| entry.name.ends_with(end))
 }
 
 /// The entries of the files that the index at `path` names.

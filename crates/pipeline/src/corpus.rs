@@ -1,5 +1,6 @@
 //! The first two stages: the tokenizer, and the corpus as shards of tokens.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::ops::ControlFlow;
 use std::path::Path;
@@ -17,6 +18,7 @@ use wels_runs::recipe::{CARGO_SOURCES, DataSection, Recipe, TokenizerSection};
 
 use crate::host::Event;
 use crate::model::named_tokenizer;
+use crate::named;
 use crate::refusal::refuse;
 use crate::session::{PREPARE, Session, Spending, record_of};
 use crate::task;
@@ -31,7 +33,9 @@ pub(crate) fn tokenizer(session: &mut Session, recipe: &Recipe) -> Result<Tokeni
     if !folder.exists() {
         let tokenizer = match &recipe.tokenizer {
             TokenizerSection::Load { path } => {
-                named_tokenizer(path).with_context(|| format!("cannot load the tokenizer {}", path.display()))?
+                let cannot = || format!("cannot load the tokenizer {}", path.display());
+                let place = path.to_str().map_or(Ok(Cow::Borrowed(path.as_path())), named::text_of_model)?;
+                named_tokenizer(&place).with_context(cannot)?
             }
             TokenizerSection::Train { vocab_size, training_bytes, number_digits, chat_template } => {
                 let trainer = BpeTrainer::new(*vocab_size, SpecialTokens::default())?.number_digits(*number_digits)?;
@@ -177,5 +181,6 @@ fn open_corpus(data: &DataSection) -> Result<Corpus> {
         return Ok(Corpus::cargo_sources(Path::new(env!("CARGO_MANIFEST_DIR")))?);
     }
     let options = ReadOptions { field: data.field.clone(), skip_bad: data.skip_bad, ..ReadOptions::default() };
-    Ok(Corpus::open_all(&data.sources, options)?)
+    let places = data.sources.iter().map(|source| named::file(source)).collect::<Result<Vec<_>>>()?;
+    Ok(Corpus::open_all(&places, options)?)
 }

@@ -1,6 +1,7 @@
 //! What a recipe will take on this machine: counts by `wels_runs::plan`, with lengths from the data and rates that are
 //! known or measured here: a few steps of a stage's kind with random weights and tokens.
 
+use std::borrow::Cow;
 use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
@@ -35,7 +36,7 @@ use wels_train::{distil, sft};
 use crate::host::{Event, Host};
 use crate::hyper::{of_stage, rollout_options, stage_execution};
 use crate::model::{locate, named_tokenizer, read_config};
-use crate::{learn, measure, room, task};
+use crate::{learn, measure, named, room, task};
 
 /// Worked puzzles whose lengths are looked at.
 const TRACES: u64 = 1000;
@@ -92,6 +93,7 @@ impl<'a> RecipeInputs<'a> {
             TokenizerSection::Train { .. } => None,
         });
         // A tokenizer that cannot be loaded is named when the run begins.
+        let place = place.and_then(|path| named::text_of_model(path.to_str()?).ok().map(Cow::into_owned));
         let tokenizer = place.and_then(|path| named_tokenizer(&path).ok());
         let tokenizer = tokenizer.and_then(|it| ChatTemplate::of(&it).ok().flatten().map(|template| (it, template)));
         RecipeInputs { recipe, tokenizer, activations, notes: RefCell::default() }
@@ -155,7 +157,7 @@ fn characters(prompt: &Prompt) -> usize {
 
 impl PlanInputs for RecipeInputs<'_> {
     fn model(&self, name: &str) -> Result<ModelConfig, String> {
-        let read = locate(Path::new(name)).and_then(|model| read_config(&model));
+        let read = named::text_of_model(name).and_then(|path| locate(&path)).and_then(|model| read_config(&model));
         let (config, notes) = read.map_err(|error| format!("{error:#}"))?;
         self.notes.borrow_mut().extend(notes.iter().map(ToString::to_string));
         Ok(config)
@@ -164,7 +166,7 @@ impl PlanInputs for RecipeInputs<'_> {
     fn examples(&self, section: &Supervised) -> Result<Examples, String> {
         let found = match section.data.as_str() {
             "traces" => self.traces(section),
-            path => self.conversations(Path::new(path)),
+            path => named::file(path).and_then(|path| self.conversations(&path)),
         };
         found.map_err(|error| format!("{error:#}"))
     }

@@ -22,6 +22,7 @@ use wels_train::{distil, sft};
 
 use crate::host::{Event, Host};
 use crate::hyper::{of_stage, stage_execution};
+use crate::named;
 use crate::rank::Rank;
 use crate::refusal::refuse;
 use crate::session::Session;
@@ -212,7 +213,7 @@ fn examples(
             let pairs = samples::kept(&run.path().join(data))?;
             pairs.iter().map(answer).collect::<Result<_, _>>()?
         }
-        path => conversations(Path::new(path), tokenizer, &template)?,
+        path => conversations(&named::file(path)?, tokenizer, &template)?,
     };
     let all = examples.len();
     examples.retain(|example| example.rows() <= context && example.has_target());

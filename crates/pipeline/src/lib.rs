@@ -44,6 +44,8 @@ pub mod task;
 
 mod start;
 
+pub mod named;
+
 mod state;
 
 pub mod hyper;

@@ -1,7 +1,5 @@
 //! Where the weights of a stage come from: an earlier stage, a model elsewhere, a new one, or its own checkpoint.
 
-use std::path::Path;
-
 use anyhow::{Context, Result};
 use wels_data::tokenizer::Tokenizer;
 use wels_model::config::ModelConfig;
@@ -12,6 +10,7 @@ use wels_runs::rundir::RunDir;
 use wels_train::trainer::State;
 
 use crate::model::{Location, config_of, load_params, locate, read_tokenizer};
+use crate::named;
 use crate::rank::Rank;
 use crate::refusal::refuse;
 use crate::state::load_state;
@@ -21,7 +20,7 @@ use crate::training::Position;
 pub(crate) fn model_of(run: &RunDir, from: &str) -> Result<Location> {
     let names = |stage: &recipe::StageSection| stage.name == from;
     if from != recipe::PRETRAIN && !run.recipe().stages.iter().any(names) {
-        return locate(Path::new(from));
+        return locate(&named::model(from)?);
     }
     let stage = run.path().join(from);
     let latest = if stage.is_dir() { checkpoint::latest(&stage)? } else { None };

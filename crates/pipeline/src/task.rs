@@ -10,6 +10,7 @@
 //! tenth of a file is held out: `score` asks that, `rl`, `distil` and `sample_and_filter` ask
 //! the rest.
 
+use std::borrow::Cow;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -24,6 +25,7 @@ use wels_tasks::external::{External, Judged};
 use wels_tasks::file::{self, Checker};
 use wels_tasks::{Item, Jail, Listed, Presentation, Split, Style, Task};
 
+use crate::named;
 use crate::refusal::refuse;
 
 /// Traces that a tokenizer learns from besides the text.
@@ -49,11 +51,12 @@ pub(crate) fn task(of: &Answering, split: Split, programs: Programs) -> Result<B
     match (of.task.program(), file) {
         (None, None) => made(name, style.unwrap_or(Style::Terse), split),
         (None, Some(file)) => {
+            let file = &place(file)?;
             Ok(Box::new(listed(name, file, style.unwrap_or(Style::Chat), split).with_context(cannot)?))
         }
         (Some(program), Some(_)) if programs == Programs::Refuse => Err(refuse_program(program)),
         (Some(program), Some(file)) => {
-            let listed = judged(name, file, style.unwrap_or(Style::Chat), split).with_context(cannot)?;
+            let listed = judged(name, &place(file)?, style.unwrap_or(Style::Chat), split).with_context(cannot)?;
             let timeout = Duration::from_secs_f64(of.checker_seconds);
             Ok(Box::new(Judged { listed, program: External::start(program, &[], timeout)? }))
         }
@@ -89,9 +92,16 @@ fn style_of(task: &TaskName) -> Result<Option<Style>> {
 pub(crate) fn questions(of: &Answering, split: Split) -> Result<Box<dyn Task>> {
     let TaskName { name, file, .. } = &of.task;
     match (of.task.program(), file) {
-        (Some(_), Some(file)) => Ok(Box::new(judged(name, file, style_of(&of.task)?.unwrap_or(Style::Chat), split)?)),
+        (Some(_), Some(file)) => {
+            Ok(Box::new(judged(name, &place(file)?, style_of(&of.task)?.unwrap_or(Style::Chat), split)?))
+        }
         _ => task(of, split, Programs::Refuse),
     }
+}
+
+/// Where the questions are.
+fn place(file: &Path) -> Result<Cow<'_, Path>> {
+    file.to_str().map_or(Ok(Cow::Borrowed(file)), named::file)
 }
 
 /// A task that makes its items.

@@ -5,6 +5,7 @@
 //! the same `Recipe` again.
 
 mod model;
+mod named;
 mod optimizer;
 mod reader;
 mod stages;
@@ -18,6 +19,8 @@ pub use wels_model::schedule::Decay;
 use crate::files;
 
 pub use model::ModelSection;
+use named::{Folder, joined};
+pub use named::{HUB, Use};
 use optimizer::Defaults;
 pub use optimizer::{Checkpoints, Optimizer};
 use reader::{Document, ListOrWord, Section, Source};
@@ -83,7 +86,7 @@ pub enum TokenizerSection {
     },
     /// A `tokenizer.json` that exists.
     Load {
-        /// Its path.
+        /// Its path, or that of a folder or GGUF file with one; `hf://ORG/NAME` for that of a published model.
         path: PathBuf,
     },
 }
@@ -91,7 +94,8 @@ pub enum TokenizerSection {
 /// `[data]`
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct DataSection {
-    /// Files and folders; or `cargo-sources` alone.
+    /// Files and folders; `hf://datasets/ORG/NAME[@REVISION]/PATH` for files of a published dataset, of which `*` stands
+    /// for several; or `cargo-sources` alone.
     pub sources: Vec<String>,
     /// The key or column that holds the text, in JSONL and Parquet.
     pub field: String,
@@ -205,15 +209,20 @@ const FREE_KEYS: [&str; 15] = [
 ];
 
 impl Recipe {
-    /// Reads and resolves the recipe at `path`. Paths in it are relative to its folder.
+    /// Reads and resolves the recipe at `path`. Paths in it are relative to its folder; `model.config` is one of them.
     pub fn load(path: &Path) -> Result<Recipe, RecipeError> {
+        Recipe::load_with(path, &named::refuse)
+    }
+
+    /// The same where `config` gives the path of the `config.json` of a model that `model.config` names on a hub.
+    pub fn load_with(path: &Path, config: &dyn Fn(&str) -> Result<PathBuf, String>) -> Result<Recipe, RecipeError> {
         let origin = path.display().to_string();
         let text = files::read_text(path, files::SMALL_BYTES_MAX)
             .map_err(|source| RecipeError::Read { path: origin.clone(), source })?;
         let absolute =
             std::path::absolute(path).map_err(|source| RecipeError::Read { path: origin.clone(), source })?;
         let folder = absolute.parent().unwrap_or(&absolute);
-        Recipe::parse(&origin, &text, folder)
+        Recipe::parse_with(&origin, &text, Folder { path: folder, config })
     }
 
     /// The built-in recipe.
@@ -223,10 +232,14 @@ impl Recipe {
 
     /// Resolves a recipe's text; `origin` is its name in messages, `folder` what its paths are relative to.
     pub fn parse(origin: &str, text: &str, folder: &Path) -> Result<Recipe, RecipeError> {
+        Recipe::parse_with(origin, text, Folder { path: folder, config: &named::refuse })
+    }
+
+    fn parse_with(origin: &str, text: &str, folder: Folder) -> Result<Recipe, RecipeError> {
         let mut document = Document::parse(Source { origin, text })?;
         let run = RunSection::resolve(document.section("run")?)?;
-        let tokenizer = TokenizerSection::resolve(document.section("tokenizer")?, folder)?;
-        let data = DataSection::resolve(document.section("data")?, folder)?;
+        let tokenizer = TokenizerSection::resolve(document.section("tokenizer")?, folder.path)?;
+        let data = DataSection::resolve(document.section("data")?, folder.path)?;
         let model = ModelSection::resolve(document.section("model")?, &tokenizer, data.sequence_length, folder)?;
         let layers = model.config().layers;
         let pretrain = PretrainSection::resolve(document.section("pretrain")?, data.sequence_length, layers)?;
@@ -314,7 +327,7 @@ impl TokenizerSection {
         section.finish(&[])?;
         match (path, vocab_size) {
             (Some(_), Some(_)) => Err(section.wrong("path", "and tokenizer.vocab_size exclude each other")),
-            (Some(path), None) => Ok(TokenizerSection::Load { path: folder.join(path) }),
+            (Some(path), None) => Ok(TokenizerSection::Load { path: joined(folder, &path).into() }),
             (None, size) => {
                 let vocab_size = size.unwrap_or(4096);
                 if !(300..=1 << 20).contains(&vocab_size) {
@@ -341,7 +354,7 @@ impl DataSection {
         }
         let absolute = |source: String| match source.as_str() {
             CARGO_SOURCES => source,
-            path => folder.join(path).display().to_string(),
+            path => joined(folder, path),
         };
         let in_unit = |x: f64| (0.0..=1.0).contains(&x);
         let data = DataSection {

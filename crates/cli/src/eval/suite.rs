@@ -14,6 +14,8 @@ use wels_tasks::listed::letter;
 use wels_tasks::maths;
 use wels_tasks::{Item, Jail, Listed, Prompt, Reason, Reference, Style, Task, Thinking};
 
+use crate::named;
+
 use super::answer::{Answer, Answerer, Questions, TOO_LONG};
 use super::receipt::Receipt;
 use super::{Args, BenchmarkArgs, ChoiceBy, Named, file_name, no_doubles};
@@ -41,6 +43,7 @@ pub fn chosen(what: &BenchmarkArgs) -> Result<Vec<Named>> {
     if let Some(dev) = what.dev.iter().find(|dev| !dev.contains('=')) {
         return Err(refuse(format!("--dev {dev} names no benchmark"), "write it as NAME=FILE"));
     }
+    let data = what.data.as_deref().map(named::data_folder).transpose()?;
     let named = |bench: &String| {
         let (name, file) = bench.split_once('=').map_or((bench.as_str(), None), |(name, file)| (name, Some(file)));
         let known: Vec<&str> = Benchmark::ALL.iter().map(|benchmark| benchmark.name()).collect();
@@ -49,14 +52,15 @@ pub fn chosen(what: &BenchmarkArgs) -> Result<Vec<Named>> {
         })?;
         let [tests, devs] = benchmark.customary_files();
         let find = |names: &[&str]| {
-            let data = what.data.as_deref()?;
+            let data = data.as_deref()?;
             names.iter().map(|name| data.join(name)).find(|file| file.exists())
         };
         let file = match file {
-            Some(file) => PathBuf::from(file),
+            Some(file) => named::data_file(Path::new(file))?,
             None => find(tests).ok_or_else(|| missing(name, tests, what.data.as_deref()))?,
         };
-        Ok(Named { name: name.to_owned(), benchmark, file, dev: dev(name).or_else(|| find(devs)) })
+        let dev = dev(name).map(|file| named::data_file(&file)).transpose()?;
+        Ok(Named { name: name.to_owned(), benchmark, file, dev: dev.or_else(|| find(devs)) })
     };
     let named = what.bench.iter().map(named).collect::<Result<Vec<Named>>>()?;
     no_doubles(&named)?;

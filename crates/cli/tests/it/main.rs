@@ -29,6 +29,7 @@ mod eval;
 #[allow(dead_code, reason = "its ways to fail are for those tests")]
 #[path = "../../../hub/tests/it/server.rs"]
 mod hub;
+mod named;
 mod names;
 
 mod verify;

@@ -115,6 +115,17 @@ fn a_busy_server_is_asked_again_but_not_for_ever() {
 }
 
 #[test]
+fn a_file_that_is_shorter_than_its_head_says_is_given_up() {
+    let lab = Lab::new();
+    lab.server.behave(Manner::Short(5000));
+    let error = lab.pull("org/tiny").unwrap_err();
+    assert!(matches!(error, HubError::Unreachable { .. }), "{error:?}");
+    lab.server.behave(Manner::Well);
+    lab.pull("org/tiny").unwrap();
+    assert!(has_weights(&lab));
+}
+
+#[test]
 fn wrong_bytes_get_no_name() {
     let lab = Lab::new();
     lab.server.behave(Manner::Wrong);

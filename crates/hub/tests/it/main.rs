@@ -8,6 +8,8 @@ mod interruptions;
 
 mod refusals;
 
+mod named;
+
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 

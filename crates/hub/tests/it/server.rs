@@ -10,8 +10,10 @@ use std::time::Duration;
 use sha1::Sha1;
 use sha2::{Digest, Sha256};
 
-/// The commit that every model is at.
+/// The commit that every model is at until [`Server::move_on`].
 pub const COMMIT: &str = "0123456789abcdef0123456789abcdef01234567";
+/// The commit behind that.
+pub const NEXT: &str = "89abcdef0123456789abcdef0123456789abcdef";
 /// From so many bytes on a file is a large one.
 pub const LARGE_BYTES: usize = 4096;
 
@@ -30,6 +32,8 @@ pub enum Manner {
     NoRanges(usize),
     /// Asks to come again, so often.
     Busy(usize),
+    /// Has only so many bytes of a large file, whatever its head says.
+    Short(usize),
     /// Holds each body back for so long.
     Slow(Duration),
 }
@@ -53,8 +57,18 @@ struct State {
     gated: BTreeMap<String, String>,
     /// Old ids, and what they are called now.
     renamed: BTreeMap<String, String>,
+    /// Whether `main` is [`NEXT`] now; [`COMMIT`] keeps the files that it had.
+    moved: bool,
+    /// What [`COMMIT`] had when `main` moved on.
+    before: BTreeMap<String, BTreeMap<String, Vec<u8>>>,
     manner: Manner,
     asked: Vec<Asked>,
+}
+
+impl State {
+    fn at(&self, revision: &str) -> &BTreeMap<String, BTreeMap<String, Vec<u8>>> {
+        if self.moved && revision == COMMIT { &self.before } else { &self.models }
+    }
 }
 
 /// A running hub. It ends with the process.
@@ -91,6 +105,13 @@ impl Server {
         self.state().models.entry(id.into()).or_default().insert(name.into(), bytes.to_vec());
     }
 
+    /// From now on what is put belongs to the next commit.
+    pub fn move_on(&self) {
+        let mut state = self.state();
+        state.before = state.models.clone();
+        state.moved = true;
+    }
+
     pub fn gate(&self, id: &str, token: &str) {
         self.state().gated.insert(id.into(), token.into());
     }
@@ -117,17 +138,18 @@ impl Server {
         self.state().asked.push(asked.clone());
         let path = asked.path.split('?').next().unwrap_or_default().to_owned();
         if !hub {
-            let (id, name) = split(&path, "/cdn/", "/-/").expect("an address that this server gave");
-            return self.send_file(stream, &asked, &self.file(&id, &name).expect("a file"), "");
+            let (id, rest) = split(&path, "/cdn/", "/-/").expect("an address that this server gave");
+            let (revision, name) = rest.split_once('/').expect("an address that this server gave");
+            return self.send_file(stream, &asked, &self.file(&id, name, revision).expect("a file"), "");
         }
-        let (id, _) = match split(&path, "/api/models/", "/revision/") {
-            Some(names) => names,
+        let (id, revision) = match split(&path, "/api/", "/revision/") {
+            Some((id, revision)) => (id.strip_prefix("models/").unwrap_or(&id).to_owned(), revision),
             None => return self.resolve(stream, &asked, &path, files),
         };
-        let listing = self.listing(&id);
+        let listing = self.listing(&id, &revision);
         match listing {
             None => respond(stream, "401 Unauthorized", "", b"{\"error\":\"Invalid username or password.\"}"),
-            Some(_) if !path.ends_with("/main") && !path.ends_with(COMMIT) => {
+            Some(_) if !["main", COMMIT, NEXT].contains(&&*revision) => {
                 respond(stream, "404 Not Found", "X-Error-Code: RevisionNotFound\r\n", b"{}")
             }
             Some(text) => respond(stream, "200 OK", "Content-Type: application/json\r\n", text.as_bytes()),
@@ -138,8 +160,8 @@ impl Server {
         let Some((id, rest)) = split(path, "/", "/resolve/") else {
             return respond(stream, "404 Not Found", "", b"");
         };
-        let name = rest.split_once('/').filter(|(revision, _)| ["main", COMMIT].contains(revision));
-        let Some(name) = name.map(|(_, name)| name.to_owned()) else {
+        let name = rest.split_once('/').filter(|(revision, _)| ["main", COMMIT, NEXT].contains(revision));
+        let Some((revision, name)) = name.map(|(revision, name)| (revision.to_owned(), name.to_owned())) else {
             return respond(stream, "404 Not Found", "X-Error-Code: RevisionNotFound\r\n", b"");
         };
         let renamed = self.state().renamed.get(&id).cloned();
@@ -151,7 +173,7 @@ impl Server {
         if gate.is_some_and(|token| asked.token.as_deref() != Some(&format!("Bearer {token}"))) {
             return respond(stream, "401 Unauthorized", "X-Error-Code: GatedRepo\r\n", b"");
         }
-        let Some(bytes) = self.file(&id, &name) else {
+        let Some(bytes) = self.file(&id, &name, &revision) else {
             return respond(stream, "404 Not Found", "X-Error-Code: EntryNotFound\r\n", b"");
         };
         if bytes.len() < LARGE_BYTES {
@@ -160,21 +182,21 @@ impl Server {
         }
         let head = format!(
             "X-Repo-Commit: {COMMIT}\r\nX-Linked-Size: {}\r\nX-Linked-Etag: \"{}\"\r\nETag: \"of-the-redirect\"\r\n\
-             Location: http://{files}/cdn/{id}/-/{name}?signed\r\n",
+             Location: http://{files}/cdn/{id}/-/{revision}/{name}?signed\r\n",
             bytes.len(),
             sha256(&bytes),
         );
         respond(stream, "302 Found", &head, if asked.method == "HEAD" { b"" } else { b"Found. Redirecting" })
     }
 
-    fn file(&self, id: &str, name: &str) -> Option<Vec<u8>> {
-        self.state().models.get(id)?.get(name).cloned()
+    fn file(&self, id: &str, name: &str, revision: &str) -> Option<Vec<u8>> {
+        self.state().at(revision).get(id)?.get(name).cloned()
     }
 
-    fn listing(&self, id: &str) -> Option<String> {
+    fn listing(&self, id: &str, revision: &str) -> Option<String> {
         let state = self.state();
         let id = state.renamed.get(id).map_or(id, String::as_str);
-        let files = state.models.get(id)?.iter().map(|(name, bytes)| {
+        let files = state.at(revision).get(id)?.iter().map(|(name, bytes)| {
             let (name, len) = (serde_json::to_string(name).unwrap(), bytes.len());
             let lfs = match len < LARGE_BYTES {
                 true => String::new(),
@@ -183,19 +205,24 @@ impl Server {
             format!("{{\"rfilename\":{name},\"size\":{len},\"blobId\":\"{}\"{lfs}}}", git_sha1(bytes))
         });
         let files: Vec<String> = files.collect();
-        Some(format!("{{\"id\":\"{id}\",\"sha\":\"{COMMIT}\",\"siblings\":[{}]}}", files.join(",")))
+        let sha = if state.moved && revision != COMMIT { NEXT } else { COMMIT };
+        Some(format!("{{\"id\":\"{id}\",\"sha\":\"{sha}\",\"siblings\":[{}]}}", files.join(",")))
     }
 
     /// A file's contents, in the manner of the time.
     fn send_file(&self, stream: &TcpStream, asked: &Asked, bytes: &[u8], head: &str) -> std::io::Result<()> {
         let is_head = asked.method == "HEAD";
         let from = asked.range.as_ref().and_then(|range| range.strip_prefix("bytes=")?.strip_suffix('-')?.parse().ok());
+        let bytes = match self.state().manner {
+            Manner::Short(there) if bytes.len() >= LARGE_BYTES => &bytes[..there],
+            _ => bytes,
+        };
         let (mut from, len) = (from.unwrap_or(0usize), bytes.len());
         let (mut bytes, mut end, mut silent) = (bytes.to_vec(), len, false);
         let mut state = self.state();
         match &mut state.manner {
             _ if is_head => {}
-            Manner::Well => {}
+            Manner::Well | Manner::Short(_) => {}
             Manner::Cut(places) if places.is_empty() => {}
             Manner::Cut(places) => end = (from + places.remove(0)).min(len),
             Manner::Silent(after) => {

@@ -2,13 +2,12 @@
 //! go over those of a preset or file. TOML has no null, so `"none"` stands for it. What a key means and may be is
 //! decided by `wels-model` alone.
 
-use std::path::Path;
-
 use serde::{Serialize, Serializer};
 use serde_json::{Map, Value};
 use wels_model::config::{ConfigError, Dtype, ModelConfig, Note};
 
 use super::TokenizerSection;
+use super::named::{Folder, HUB};
 use super::reader::{RecipeError, Section};
 
 /// Keys of a `config.json` that describe the file and not the model.
@@ -31,7 +30,7 @@ impl ModelSection {
         mut section: Section,
         tokenizer: &TokenizerSection,
         sequence_length: usize,
-        folder: &Path,
+        folder: Folder,
     ) -> Result<ModelSection, RecipeError> {
         let preset: Option<String> = section.get("preset")?;
         let file: Option<String> = section.get("config")?;
@@ -44,7 +43,13 @@ impl ModelSection {
                 hf_keys(&config)
             }
             (None, Some(path)) => {
-                let path = folder.join(path);
+                let place = match path.starts_with(HUB) {
+                    true => {
+                        (folder.config)(&path).map_err(|error| section.wrong("config", format!("is {path}: {error}")))
+                    }
+                    false => Ok(folder.path.join(path)),
+                };
+                let path = place?;
                 let fail = |message: String| section.wrong("config", format!("is {}: {message}", path.display()));
                 let text = std::fs::read_to_string(&path).map_err(|error| fail(error.to_string()))?;
                 let (config, _) = ModelConfig::from_hf_json(&text).map_err(|error| fail(error.to_string()))?;

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 
 use serde::{Serialize, Serializer};
 
+use super::named::{Folder, joined};
 use super::optimizer::{Checkpoints, Defaults, OF_EXAMPLES, OF_REINFORCEMENT, OF_TUNING, Optimizer};
 use super::reader::{RecipeError, Section};
 use super::{ModelSection, Precision, TokenizerSection, precision_word};
@@ -120,7 +121,7 @@ struct Sampling {
 #[derive(Clone, Debug, PartialEq, Serialize)]
 #[serde(untagged)]
 pub enum Start {
-    /// An earlier stage, or a Hugging Face directory.
+    /// An earlier stage, or a Hugging Face directory, which `hf://ORG/NAME[@REVISION]` names on a hub.
     From {
         /// Its name, or path.
         from: String,
@@ -135,7 +136,8 @@ pub enum Start {
 /// `[[stage]]` of kind `pretrain` or `sft`
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Supervised {
-    /// What is learnt: "traces" for worked puzzles, the name of a stage that samples, or a JSONL file of conversations.
+    /// What is learnt: "traces" for worked puzzles, the name of a stage that samples, or a JSONL file of
+    /// conversations, which `hf://datasets/ORG/NAME[@REVISION]/PATH` names on a hub.
     pub data: String,
     /// How often all of it is learnt.
     pub epochs: u64,
@@ -217,7 +219,8 @@ impl TaskName {
             Some((style, rest)) if !style.contains(['=', '/']) => (Some(style.to_string()), rest),
             _ => (None, text),
         };
-        let (name, file) = rest.split_once('=').map_or((rest, None), |(name, file)| (name, Some(folder.join(file))));
+        let (name, file) =
+            rest.split_once('=').map_or((rest, None), |(name, file)| (name, Some(joined(folder, file).into())));
         let name = if name.contains('/') { folder.join(name).display().to_string() } else { name.to_string() };
         TaskName { style, name, file }
     }
@@ -245,7 +248,7 @@ impl Serialize for TaskName {
 /// `[[stage]]` of every kind that samples: answers
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Answering {
-    /// What is asked, `[STYLE:]NAME[=FILE]`; see [tasks](tasks.md).
+    /// What is asked, `[STYLE:]NAME[=FILE]`; see [tasks](tasks.md). The file may be `hf://datasets/ORG/NAME/PATH`.
     pub task: TaskName,
     /// Seconds that a program of one's own may take to judge an answer: no bit of the result.
     pub checker_seconds: f64,
@@ -322,7 +325,8 @@ pub enum DivergenceWay {
 /// `[[stage]]` of kind `distil`
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Distil {
-    /// The model that is learnt from, with the run's tokenizer: an earlier stage, Hugging Face directory, or GGUF file.
+    /// The model that is learnt from, with the run's tokenizer: an earlier stage, Hugging Face directory, GGUF file, or
+    /// name (`hf://ORG/NAME`).
     pub teacher: String,
     /// "forward_kl" makes the student cover all that the teacher would say, "reverse_kl" say only what it would.
     pub divergence: DivergenceWay,
@@ -362,7 +366,7 @@ pub struct OwnAnswers {
 /// `[[stage]]` of kind `sample_and_filter`
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct SampleAndFilter {
-    /// The model that answers: an earlier stage, or a Hugging Face directory.
+    /// The model that answers: an earlier stage, a Hugging Face directory, or a name (`hf://ORG/NAME`).
     pub from: String,
     /// Prompts.
     pub prompts: u64,
@@ -378,7 +382,7 @@ pub struct SampleAndFilter {
 /// `[[stage]]` of kind `score`
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Score {
-    /// The models that are graded: stages, or Hugging Face directories.
+    /// The models that are graded: stages, Hugging Face directories, or names (`hf://ORG/NAME`).
     pub models: Vec<String>,
     /// Held-out items.
     pub items: u64,
@@ -396,7 +400,7 @@ pub(super) const FREE: [&str; 6] =
 /// What all stages of a recipe share.
 pub(super) struct RecipeContext<'a> {
     pub tokenizer: &'a TokenizerSection,
-    pub folder: &'a Path,
+    pub folder: Folder<'a>,
     /// Names of the stages so far.
     pub earlier: Vec<String>,
 }
@@ -474,7 +478,7 @@ impl Start {
 fn place(name: String, context: &RecipeContext) -> String {
     match name == PRETRAIN || context.earlier.contains(&name) {
         true => name,
-        false => context.folder.join(name).display().to_string(),
+        false => joined(context.folder.path, &name),
     }
 }
 
@@ -585,7 +589,7 @@ impl Answering {
     fn resolve(s: &mut Section, context: &RecipeContext, samples: usize) -> Result<Answering, RecipeError> {
         let task: String = s.get_or("task", "countdown".into())?;
         Ok(Answering {
-            task: TaskName::parse(&task, context.folder),
+            task: TaskName::parse(&task, context.folder.path),
             checker_seconds: s.get_where(
                 "checker_seconds",
                 60.0,
