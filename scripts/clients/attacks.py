@@ -7,7 +7,8 @@ one asks for a token or two, one request after the other, before, during and aft
 
 * the longest that the innocent client waited beyond its longest wait before the attack; at most 2 s are allowed,
 * by how much the server's own memory grew over what it was before; at most 256 MiB,
-* whether the ledger has, for each of the two keys, what they were told: each answer once, with its tokens.
+* whether the ledger has, for each of the two keys, what they were told: each answer once, with its tokens. Of an
+  attacker that reads nothing only the innocent key is compared.
 
 Python's standard library alone.
 """
@@ -190,6 +191,17 @@ async def many_connections(server: Server) -> list[Key]:
     return [key]
 
 
+async def unlimited_answers(server: Server) -> list[Key]:
+    """Eight requests for sixteen streams each, of which nothing is read, from a key without limits."""
+    key = server.add("attacker")
+    data = json.dumps(chat("a", n=16, stream=True, max_tokens=512, logprobs=True, top_logprobs=20)).encode()
+    held = [server.socket(head(key, "/v1/chat/completions", len(data)) + data) for _ in range(8)]
+    await asyncio.sleep(20)
+    for connection in held:
+        connection.close()
+    return []
+
+
 async def deep_json(server: Server) -> list[Key]:
     """Bodies of 4 MB of opening brackets, and a schema 5000 deep."""
     key = server.add("attacker")
@@ -213,7 +225,7 @@ async def deaf_answers(server: Server) -> list[Key]:
 
 
 ATTACKS: list[Attack] = [long_prompts, long_prompts_without_limit, slow_bodies, deaf_readers, many_connections, schemas,
-                         many_answers, deaf_answers, deep_json]
+                         many_answers, deaf_answers, deep_json, unlimited_answers]
 
 
 @dataclass
