@@ -115,7 +115,7 @@ pub struct BenchmarkArgs {
     /// mmlu, gpqa, math, gsm8k, aime, humaneval, mbpp, each found in --data by its usual name, or as NAME=FILE
     #[arg(long, value_name = "NAME[=FILE]", value_delimiter = ',')]
     bench: Vec<String>,
-    /// The folder with the benchmarks' files; hf://datasets/ORG/NAME[@REVISION]/PATH for those of a published
+    /// The folder with the benchmarks' files; `hf://datasets/ORG/NAME[@REVISION]/PATH` for those of a published
     /// dataset, here and as FILE
     #[arg(long, value_name = "DIR")]
     data: Option<PathBuf>,
