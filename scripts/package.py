@@ -7,7 +7,7 @@ The wheel is of the form that maturin calls `bin`: the program among the scripts
 oldest glibc that has all symbols the program asks for. The same program gives the same bytes. `--check` installs all
 three into scratch folders and runs what is there.
 
-Python's standard library alone; npm is needed for `--check` of its package.
+Python's standard library alone; pip and npm are needed for `--check` of their packages.
 """
 
 import argparse
@@ -22,7 +22,6 @@ import subprocess
 import sys
 import tarfile
 import tempfile
-import tomllib
 import zipfile
 from pathlib import Path
 
@@ -40,8 +39,9 @@ class Program:
         self.machine, self.npm_machine = MACHINES[int.from_bytes(self.bytes[18:20], "little")]
         versions = [tuple(map(int, found)) for found in re.findall(rb"GLIBC_(\d+)\.(\d+)", self.bytes)]
         self.glibc = max(versions, default=(2, 17))
-        workspace = tomllib.loads((ROOT / "Cargo.toml").read_text())["workspace"]["package"]
-        self.version, self.license = workspace["version"], workspace["license"]
+        workspace = (ROOT / "Cargo.toml").read_text().split("[workspace.package]")[1]
+        stated = lambda key: re.search(rf'^{key} = "(.*)"$', workspace, re.MULTILINE)[1]
+        self.version, self.license = stated("version"), stated("license")
 
 
 def archive(entries: dict[str, tuple[bytes, int]]) -> bytes:
@@ -115,9 +115,12 @@ def check(files: dict[str, Path], version: str):
     with tempfile.TemporaryDirectory() as folder:
         said("tar", "-xzf", files["plain"], "-C", folder)
         found = {"archive": next(Path(folder).glob("*/wels"))}
-        said(sys.executable, "-m", "venv", f"{folder}/venv")
-        said(f"{folder}/venv/bin/pip", "install", "--no-index", files["wheel"])
-        found["wheel"] = Path(f"{folder}/venv/bin/wels")
+        pip = [sys.executable, "-m", "pip"]
+        if subprocess.run([*pip, "--version"], capture_output=True).returncode == 0:
+            said(*pip, "install", "--no-index", "--target", f"{folder}/pip", files["wheel"])
+            found["wheel"] = Path(f"{folder}/pip/bin/wels")
+        else:
+            print("there is no pip: the wheel is not checked")
         if shutil.which("npm"):
             said("npm", "install", "--offline", "--no-audit", "--prefix", f"{folder}/npm", files["npm"])
             found["npm"] = Path(f"{folder}/npm/node_modules/.bin/wels")
@@ -139,6 +142,7 @@ def main():
     files, sums = {}, []
     for kind, pack in {"plain": plain, "wheel": wheel, "npm": npm}.items():
         name, content = pack(program)
+        assert not args.check or pack(program) == (name, content), f"{kind}: the same program, other bytes"
         files[kind] = args.folder.resolve() / name
         files[kind].write_bytes(content)
         sums.append(f"{hashlib.sha256(content).hexdigest()}  {name}")

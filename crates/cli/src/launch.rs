@@ -1,6 +1,6 @@
 //! `wels launch AGENT -- …`: starts a coding agent that talks to a server of Wels, with its settings in the environment
-//! or in its arguments. Nothing of the agent's own configuration is written to: a file that
-//! one needs lies in a folder that lasts as long as the agent.
+//! or in its arguments. Nothing of the agent's own configuration is written to: a file that one needs lies in a folder
+//! that lasts as long as the agent.
 
 use std::process::{Command, ExitStatus};
 use std::time::Duration;

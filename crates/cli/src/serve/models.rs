@@ -71,7 +71,7 @@ impl ModelArgs {
     pub fn open(&self, prices: &PriceList) -> Result<(Vec<(ServedModel, Tariff)>, Loader)> {
         let named: Vec<(Vec<String>, &Path)> = self.models.iter().map(|model| self.named(model)).collect();
         self.check_names(&named, prices)?;
-        let (mut models, mut loadables, mut left) = (Vec::new(), Vec::new(), None);
+        let (mut models, mut recipes, mut left) = (Vec::new(), Vec::new(), None);
         for (names, path) in named {
             let whose =
                 |error: anyhow::Error| if self.models.len() > 1 { error.context(names[0].clone()) } else { error };
@@ -82,11 +82,16 @@ impl ModelArgs {
                 _ => self.load.memory(&recipe.opened, self.cache_mib)?,
             };
             left = left.or(there);
-            let loaded = if loadables.is_empty() { Some(recipe.start()?) } else { None };
-            let load = Box::new(move || recipe.start().map_err(|error| format!("{error:#}")));
-            loadables.push(Loadable { name: served.names[0].clone(), bytes, loaded, load });
+            recipes.push((served.names[0].clone(), bytes, recipe));
             models.push((served, prices.of(&names).clone()));
         }
+        // Weights come after everything that can be wrong with any of the models.
+        let mut first = Some(recipes[0].2.start()?);
+        let loadable = |(name, bytes, recipe): (String, u64, Recipe)| {
+            let load = Box::new(move || recipe.start().map_err(|error| format!("{error:#}")));
+            Loadable { name, bytes, loaded: first.take(), load }
+        };
+        let loadables: Vec<Loadable> = recipes.into_iter().map(loadable).collect();
         let settings = self.loader_settings(left);
         for model in loadables.iter().filter(|model| model.bytes > settings.memory_bytes) {
             let (mib, all) = (model.bytes >> 20, settings.memory_bytes >> 20);
