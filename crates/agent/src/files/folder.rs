@@ -2,8 +2,9 @@
 //!
 //! Paths are checked as texts first (relative, no `..`), and then opened from the folder's own descriptor: by `openat2`
 //! with `RESOLVE_BENEATH` where the kernel has it, so that links within the folder work and none leads out, even one
-//! that is put there meanwhile; elsewhere name by name, where links are refused altogether. Writing goes into a new
-//! file beside the old one, which then takes its name, both by the descriptor of the folder that they are in.
+//! that is put there meanwhile; elsewhere name by name, where links are refused altogether. Writing follows no link
+//! anywhere, or one within the folder could lead into `.git`; it goes into a new file beside the old one, which then
+//! takes its name, both by the descriptor of the folder that they are in.
 
 use std::fs::File;
 use std::io::{self, Read, Write};
@@ -45,20 +46,27 @@ pub(super) enum EntryKind {
 /// Why a path is not opened; the message is for the model.
 pub(super) type Refusal = String;
 
+/// Whether links on the way are followed, where the kernel keeps them in the folder.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Links {
+    Followed,
+    Refused,
+}
+
 const OPEN: OFlags = OFlags::CLOEXEC.union(OFlags::NOCTTY).union(OFlags::NONBLOCK);
 
 impl Folder {
     pub fn open(path: &Path) -> io::Result<Folder> {
         let root = fs::openat(CWD, path, OPEN | OFlags::DIRECTORY, Mode::empty())?;
-        let resolves = resolve(&root, ".", OFlags::DIRECTORY, Mode::empty()).is_ok();
+        let resolves = resolve(&root, ".", OFlags::DIRECTORY, Links::Followed).is_ok();
         Ok(Folder { root, resolves })
     }
 
     /// The descriptor under a path that [`names`] has checked.
-    fn descriptor(&self, names: &[&str], flags: OFlags) -> Result<OwnedFd, Errno> {
+    fn descriptor(&self, names: &[&str], flags: OFlags, links: Links) -> Result<OwnedFd, Errno> {
         let path = if names.is_empty() { ".".to_owned() } else { names.join("/") };
         if self.resolves {
-            return resolve(&self.root, &path, flags, Mode::empty());
+            return resolve(&self.root, &path, flags, links);
         }
         let Some((last, folders)) = names.split_last() else {
             return fs::openat(&self.root, ".", OPEN | flags, Mode::empty());
@@ -73,7 +81,7 @@ impl Folder {
     /// What is in a folder, by name.
     pub fn list(&self, path: &str) -> Result<Vec<Entry>, Refusal> {
         let names = names(path)?;
-        let folder = self.descriptor(&names, OFlags::DIRECTORY).map_err(|errno| why(path, errno))?;
+        let folder = self.descriptor(&names, OFlags::DIRECTORY, Links::Followed).map_err(|errno| why(path, errno))?;
         let read = || -> rustix::io::Result<Vec<Entry>> {
             let mut entries = Vec::new();
             for entry in fs::Dir::read_from(&folder)? {
@@ -100,7 +108,8 @@ impl Folder {
     /// A file's text.
     pub fn read(&self, path: &str) -> Result<String, Refusal> {
         let names = names(path)?;
-        let file = File::from(self.descriptor(&names, OFlags::RDONLY).map_err(|errno| why(path, errno))?);
+        let file = self.descriptor(&names, OFlags::RDONLY, Links::Followed).map_err(|errno| why(path, errno))?;
+        let file = File::from(file);
         let about = file.metadata().map_err(|error| format!("{path}: {error}"))?;
         if !about.is_file() {
             return Err(format!("{path} is {}", if about.is_dir() { "a folder" } else { "no regular file" }));
@@ -119,7 +128,7 @@ impl Folder {
     pub fn exists(&self, path: &str) -> Result<bool, Refusal> {
         let names = names(path)?;
         let Some((last, folders)) = names.split_last() else { return Ok(true) };
-        let folder = match self.descriptor(folders, OFlags::DIRECTORY) {
+        let folder = match self.descriptor(folders, OFlags::DIRECTORY, Links::Followed) {
             Err(Errno::NOENT) => return Ok(false),
             folder => folder.map_err(|errno| why(path, errno))?,
         };
@@ -148,12 +157,13 @@ impl Folder {
         replace(&folder, last, mode, text.as_bytes()).map_err(|error| format!("{path}: {error}"))
     }
 
-    /// The folder under these names, made where it is missing.
+    /// The folder under these names, made where it is missing; none of them is a link.
     fn make_folders(&self, names: &[&str]) -> Result<OwnedFd, Errno> {
+        let open = |names: &[&str]| self.descriptor(names, OFlags::DIRECTORY, Links::Refused);
         for count in 1..=names.len() {
-            match self.descriptor(&names[..count], OFlags::DIRECTORY) {
+            match open(&names[..count]) {
                 Err(Errno::NOENT) => {
-                    let parent = self.descriptor(&names[..count - 1], OFlags::DIRECTORY)?;
+                    let parent = open(&names[..count - 1])?;
                     match fs::mkdirat(&parent, names[count - 1], Mode::from_bits_truncate(0o755)) {
                         Ok(()) | Err(Errno::EXIST) => {}
                         Err(errno) => return Err(errno),
@@ -163,7 +173,7 @@ impl Folder {
                 Ok(_) => {}
             }
         }
-        self.descriptor(names, OFlags::DIRECTORY)
+        open(names)
     }
 }
 
@@ -192,12 +202,13 @@ fn replace(folder: &OwnedFd, name: &str, mode: Mode, bytes: &[u8]) -> io::Result
 
 /// By `openat2`, which no link and no `..` leads out of.
 #[cfg(target_os = "linux")]
-fn resolve(root: &OwnedFd, path: &str, flags: OFlags, mode: Mode) -> Result<OwnedFd, Errno> {
+fn resolve(root: &OwnedFd, path: &str, flags: OFlags, links: Links) -> Result<OwnedFd, Errno> {
     use rustix::fs::ResolveFlags;
-    let beneath = ResolveFlags::BENEATH | ResolveFlags::NO_MAGICLINKS;
+    let mut beneath = ResolveFlags::BENEATH | ResolveFlags::NO_MAGICLINKS;
+    beneath.set(ResolveFlags::NO_SYMLINKS, links == Links::Refused);
     // EAGAIN: something was renamed meanwhile, and the kernel cannot be sure.
     for _ in 0..16 {
-        match fs::openat2(root, path, OPEN | flags, mode, beneath) {
+        match fs::openat2(root, path, OPEN | flags, Mode::empty(), beneath) {
             Err(Errno::AGAIN) => {}
             result => return result,
         }
@@ -206,7 +217,7 @@ fn resolve(root: &OwnedFd, path: &str, flags: OFlags, mode: Mode) -> Result<Owne
 }
 
 #[cfg(not(target_os = "linux"))]
-fn resolve(_root: &OwnedFd, _path: &str, _flags: OFlags, _mode: Mode) -> Result<OwnedFd, Errno> {
+fn resolve(_root: &OwnedFd, _path: &str, _flags: OFlags, _links: Links) -> Result<OwnedFd, Errno> {
     Err(Errno::NOSYS)
 }
 

@@ -144,6 +144,26 @@ fn links_within_work_and_links_out_do_not() {
     assert_eq!(fs::read_to_string(place.outside.path().join("secret.txt")).unwrap(), SECRET);
 }
 
+/// A repository may come with a link to where Git keeps what it runs.
+#[test]
+fn writing_follows_no_link_and_so_none_into_git() {
+    let mut place = Place::new();
+    let hooks = place.inside().join(".git/hooks");
+    fs::create_dir_all(&hooks).unwrap();
+    fs::write(hooks.join("sample"), "old").unwrap();
+    symlink(".git/hooks", place.inside().join("docs")).unwrap();
+    symlink(".", place.inside().join("here")).unwrap();
+    let said = place.refused("write_file", json!({"path": "docs/pre-commit", "content": "x"}));
+    assert!(said.contains("is a link that is not followed"), "{said}");
+    let edit = json!({"path": "docs/sample", "old": "old", "new": "new"});
+    let said = place.refused("edit_file", edit);
+    assert!(said.contains("is a link that is not followed"), "{said}");
+    place.refused("write_file", json!({"path": "here/.git/hooks/pre-commit", "content": "x"}));
+    place.refused("write_file", json!({"path": ".GIT/hooks/pre-commit", "content": "x"}));
+    assert_eq!(fs::read_to_string(hooks.join("sample")).unwrap(), "old");
+    assert_eq!(fs::read_dir(&hooks).unwrap().count(), 1);
+}
+
 /// A folder is made a link that leads out, and a folder again, all the time, while files in it are read and written.
 #[cfg(target_os = "linux")]
 #[test]
