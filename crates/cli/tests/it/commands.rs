@@ -88,7 +88,7 @@ fn failures_are_a_sentence_and_a_hint() {
             "error: text is no model\nhint: give a directory with config.json and safetensors files, a run, or a .gguf file\n",
         ),
         (&["score", "text"], "error: the following required arguments were not provided:"),
-        (&["plan", "deepseek-v4"], "error: deepseek-v4 is neither a file nor a preset: "),
+        (&["plan", "deepseek-v4"], "error: deepseek-v4 is neither a file, a preset nor the name of a model: "),
         (&["bench", "train", "bad.toml", "--steps", "0"], "error: invalid value '0' for '--steps <STEPS>'"),
     ];
     for (args, expected) in cases {

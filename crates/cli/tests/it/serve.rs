@@ -33,6 +33,11 @@ pub fn write_model(folder: &Path) {
 
 /// The same with another context.
 pub fn write_model_of_context(folder: &Path, max_positions: usize) {
+    write_model_of(folder, max_positions, 24, 2);
+}
+
+/// The same of another width and depth: a large one takes its time for a token.
+pub fn write_model_of(folder: &Path, max_positions: usize, hidden_size: usize, layers: usize) {
     let mut trainer = BpeTrainer::new(300, SpecialTokens::default()).unwrap();
     trainer.feed(&["the name of the fish: a fish and another fish"; 8]);
     let mut tokenizer = trainer.train().unwrap();
@@ -40,15 +45,15 @@ pub fn write_model_of_context(folder: &Path, max_positions: usize) {
     let attention = Attention::gqa(4, 2, 6);
     let config = ModelConfig {
         family: Family::Llama,
-        hidden_size: 24,
-        layers: 2,
+        hidden_size,
+        layers,
         vocab_size: tokenizer.vocab_size(),
         norm_eps: 1e-6,
         rope: RopeConfig { base: 10000.0, scaling: RopeScaling::None, layout: RopeLayout::HalfSplit, max_positions },
         window: None,
         softmax_scale: 1.0 / (attention.qk_dim() as f32).sqrt(),
         attention,
-        dense_intermediate: 40,
+        dense_intermediate: hidden_size * 5 / 3,
         gating: Gating::Silu,
         moe: None,
         mtp_depth: 0,
@@ -56,7 +61,7 @@ pub fn write_model_of_context(folder: &Path, max_positions: usize) {
         bos_id: None,
         eos_ids: vec![],
         pad_id: None,
-        init_std: 0.2,
+        init_std: 0.2 * (24.0 / hidden_size as f32).sqrt(),
     };
     let params = Params::init(&wels_cpu::testing::device(), &config, 3);
     weights::save_dir(folder, &config, Dtype::F32, 1 << 30, &|param| params.tensors()[param].to_host()).unwrap();

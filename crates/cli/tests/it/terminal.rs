@@ -4,15 +4,19 @@ use std::fs;
 use std::process::Command;
 
 use crate::lab::Lab;
-use crate::serve::write_model_of_context;
+use crate::serve::write_model_of;
 
 /// The editor waits for a line.
 const PROMPT: &str = r"\[\?2004h.*\?25h$";
 
+/// One whose answer to the first question is long: 847 tokens.
+const SEED: &str = "4";
+
 /// What is shown while a model of random weights is talked to; `keys`: what has to be shown, and what is typed then.
 fn shown(options: &[&str], keys: &[(&str, &str)]) -> String {
     let lab = Lab::new();
-    write_model_of_context(&lab.at("m"), 8192);
+    // Slow enough that there is time to type while it answers.
+    write_model_of(&lab.at("m"), 8192, 384, 8);
     let server = concat!(env!("CARGO_MANIFEST_DIR"), "/../agent/tests/server.py");
     fs::copy(server, lab.at("server.py")).unwrap();
     let program = lab.command(&[&["chat", "m", "--temperature", "1"], options].concat());
@@ -35,7 +39,7 @@ fn keys_typed_while_an_answer_comes_are_not_in_it_and_stand_in_the_next_line() {
         (r"tokens/s.*typed ahead.*more.*\?25h$", r"\x03"),
         (PROMPT, r"\x04"),
     ];
-    let shown = shown(&["--max-tokens", "3000", "--seed", "1"], &keys);
+    let shown = shown(&["--max-tokens", "3000", "--seed", SEED], &keys);
     let (before, after) = shown.split_once(" tokens/s").unwrap_or_else(|| panic!("{shown:?}"));
     assert!(before.contains("<<keys 1>>"), "the keys came while the model answered: {shown:?}");
     assert!(!before.contains("typed ahead"), "{shown:?}");
@@ -66,6 +70,6 @@ fn ctrl_c_stops_an_answer_and_not_the_chat() {
         (r"; stopped\].*\?25h$", r"/tools\r"),
         (r"there are none.*\?25h$", r"\x04"),
     ];
-    let shown = shown(&["--max-tokens", "6000", "--seed", "1"], &keys);
+    let shown = shown(&["--max-tokens", "6000", "--seed", SEED], &keys);
     assert!(shown.contains("there are none"), "{shown:?}");
 }
