@@ -18,7 +18,7 @@ pub(super) fn sink_of(sinks: Option<&[f32]>, head: usize) -> f32 {
 }
 
 /// `terms[T, heads]`: of each query the gradient of its head's sink, −exp(s − max)·inverse·(out·d_out), with the
-/// maximum and 1/sum that [`forward`] has left. Products of outputs are summed as there.
+/// maximum and 1/sum that `forward` has left. Products of outputs are summed as there.
 pub fn sink_terms(sinks: &[f32], out: &[f32], stats: &[f32], d_out: &[f32], terms: &mut [f32]) {
     let heads = sinks.len();
     assert!(heads > 0 && terms.len().is_multiple_of(heads), "{} terms of {heads} heads", terms.len());

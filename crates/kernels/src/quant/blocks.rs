@@ -6,7 +6,7 @@
 //! (ggml-common.h, ggml-quants.c: `dequantize_row_*`, `quantize_row_*_ref`); `scripts/oracle/make_blocks.py` has the
 //! values that the tests compare with. w and m are exact in f32, so a decoded number is rounded at most once.
 //!
-//! In types with a codebook ([`codebooks`]) q − zero is an entry of it: x = w·entry, where w is also a power of two
+//! In types with a codebook (`codebooks`) q − zero is an entry of it: x = w·entry, where w is also a power of two
 //! times what it is elsewhere, or in MXFP4 a power of two alone.
 
 use half::f16;
