@@ -97,7 +97,18 @@ fn runtime() -> tokio::runtime::Runtime {
 
 /// Waits until so many wait for a model.
 fn until_waiting(loader: &Loader, model: usize, count: usize) {
-    while loader.status(model).1 != count {
+    until(|| loader.status(model).1 == count);
+}
+
+/// Waits until a model makes room: the loader's thread has seen that another one is waited for.
+fn until_leaving(loader: &Loader, model: usize) {
+    until(|| loader.shared.lock().slots[model].leaving);
+}
+
+fn until(holds: impl Fn() -> bool) {
+    let begin = Instant::now();
+    while !holds() {
+        assert!(begin.elapsed() < Duration::from_secs(60), "what is waited for does not come");
         std::thread::yield_now();
     }
 }
@@ -132,7 +143,8 @@ fn models_take_turns_and_each_turn_serves_all_that_wait_for_its_model() {
     let first = runtime.block_on(loader.lease(0)).ok().unwrap();
     let others = [ask(1), ask(1)];
     until_waiting(&loader, 1, 2);
-    // The first model is about to leave: whoever asks for it now waits, so that the second one's turn comes.
+    until_leaving(&loader, 0);
+    // Whoever asks for the first model now waits, so that the second one's turn comes.
     let again = [ask(0), ask(0)];
     until_waiting(&loader, 0, 2);
     assert_eq!(memory.log(), ["+a"]);
@@ -153,7 +165,7 @@ fn a_model_whose_room_nobody_wants_any_more_stays() {
     let first = runtime.block_on(loader.lease(0)).ok().unwrap();
     let theirs = Arc::clone(&loader);
     let gone = runtime.spawn(async move { drop(theirs.lease(1).await) });
-    until_waiting(&loader, 1, 1);
+    until_leaving(&loader, 0);
     gone.abort();
     until_waiting(&loader, 1, 0);
     // It is asked for while it is leaving, and stays instead.
@@ -217,9 +229,7 @@ fn what_nobody_has_used_for_long_enough_is_unloaded() {
     std::thread::sleep(Duration::from_millis(90));
     assert_eq!(memory.log(), ["+a"], "it is in use");
     drop(held);
-    while memory.log().len() < 2 {
-        std::thread::yield_now();
-    }
+    until(|| memory.log().len() == 2);
     assert!(loader.status(0).0.is_none());
     assert!(runtime.block_on(loader.lease(0)).is_ok());
     assert_eq!(memory.log(), ["+a", "-a", "+a"]);
