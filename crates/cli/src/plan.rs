@@ -15,6 +15,10 @@ use wels_device::Device;
 use wels_hub::{Name, SHORT_NAMES};
 use wels_model::config::{Dtype, ModelConfig};
 use wels_model::count::{self, CacheLayout};
+use wels_model::janus::config::JanusConfig;
+use wels_model::janus::count::{JanusParams, params as janus_params};
+use wels_model::janus::presets as janus_presets;
+use wels_model::janus::read_config as read_janus;
 use wels_model::presets;
 use wels_pipeline::forecast::{Rates, forecast};
 use wels_pipeline::refusal::refuse;
@@ -65,6 +69,18 @@ struct ModelPlan {
     parameters: Parameters,
     flops_per_token: FlopsPerToken,
     bytes: Sizes,
+    /// Of a model with images, of which all above is the language model's.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    janus: Option<JanusParameters>,
+}
+
+#[derive(Serialize)]
+struct JanusParameters {
+    #[serde(flatten)]
+    parts: JanusParams,
+    /// Without the VQ tokenizer.
+    without_vqmodel: u64,
+    total: u64,
 }
 
 #[derive(Serialize)]
@@ -150,9 +166,9 @@ pub fn plan(args: &Args) -> Result<()> {
         print_recipe(&plan, &*device)?;
         return Ok(of_card(&recipe, &plan, &*device).iter().try_for_each(|line| output::line(line))?);
     }
-    let (name, config) = find(what)?;
+    let (name, config, janus) = find(what)?;
     let money = money::Plans::of(&name, &config, args.context as usize, &args.money)?;
-    let plan = ModelPlan::of(name, &config, args.context);
+    let plan = ModelPlan { janus, ..ModelPlan::of(name, &config, args.context) };
     if args.json {
         Ok(output::json(&WithMoney { model: plan, money })?)
     } else {
@@ -161,9 +177,14 @@ pub fn plan(args: &Args) -> Result<()> {
     }
 }
 
-/// The configuration that the command line means.
-fn find(what: &Path) -> Result<(String, ModelConfig)> {
+/// The configuration that the command line means; of a model with images the language model's, and the counts of all.
+fn find(what: &Path) -> Result<(String, ModelConfig, Option<JanusParameters>)> {
     let name = what.display().to_string();
+    if let Some(config) = find_janus(what)? {
+        let parts = janus_params(&config);
+        let (without_vqmodel, total) = (parts.without_vq(), parts.total());
+        return Ok((name, config.text, Some(JanusParameters { parts, without_vqmodel, total })));
+    }
     let is_json = what.extension().is_some_and(|extension| extension == "json");
     let config = match () {
         _ if what.is_file() && is_json => {
@@ -187,13 +208,27 @@ fn find(what: &Path) -> Result<(String, ModelConfig)> {
                 config
             }
             (Err(error), None) => {
-                let known: Vec<_> = presets::names().collect();
+                let known: Vec<_> = presets::names().chain(janus_presets::names()).collect();
                 let message = format!("{name} is neither a file, a preset nor the name of a model: {error}");
                 return Err(refuse(message, format!("presets: {}", known.join(", "))));
             }
         },
     };
-    Ok((name, config))
+    Ok((name, config, None))
+}
+
+/// A preset, a `config.json` or a directory of a Janus model.
+fn find_janus(what: &Path) -> Result<Option<JanusConfig>> {
+    if !what.exists() {
+        return Ok(what.to_str().and_then(janus_presets::preset));
+    }
+    let file = if what.is_dir() { what.join("config.json") } else { what.to_owned() };
+    let is_json = file.is_file() && file.extension().is_some_and(|extension| extension == "json");
+    let Some((config, notes)) = is_json.then(|| read_janus(&file)).transpose()?.flatten() else {
+        return Ok(None);
+    };
+    model::report(&notes);
+    Ok(Some(config))
 }
 
 /// The model of that name; of a short name's, the one with a `config.json`.
@@ -251,6 +286,7 @@ impl ModelPlan {
                 kv_cache_per_token: cache(CacheLayout::Latent),
                 kv_cache_per_token_expanded: cache(CacheLayout::Expanded),
             },
+            janus: None,
         }
     }
 
@@ -272,7 +308,27 @@ impl ModelPlan {
             ("optimizer", format!("{}B", short(bytes.optimizer as f64))),
             ("KV cache in bf16, a token", format!("{}B", short(bytes.kv_cache_per_token as f64))),
         ];
-        rows.iter().try_for_each(|(name, value)| output::line(&format!("{name:<38} {value:>20}")))
+        rows.iter().try_for_each(|(name, value)| output::line(&format!("{name:<38} {value:>20}")))?;
+        self.janus.as_ref().map_or(Ok(()), JanusParameters::print)
+    }
+}
+
+impl JanusParameters {
+    fn print(&self) -> std::io::Result<()> {
+        let parts = &self.parts;
+        let rows = [
+            ("with images, parameters in all", self.total),
+            ("  of the SigLIP tower", parts.vision_model),
+            ("  of its aligner", parts.aligner),
+            ("  of the VQ tokenizer", parts.vqmodel),
+            ("  of the generation embedding", parts.generation_embeddings),
+            ("  of the generation aligner", parts.generation_aligner),
+            ("  of the generation head", parts.generation_head),
+        ];
+        let line = |(name, count): &(&str, u64)| {
+            output::line(&format!("{name:<38} {:>20}", count::Params(*count).to_string()))
+        };
+        rows.iter().try_for_each(line)
     }
 }
 

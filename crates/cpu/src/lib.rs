@@ -8,6 +8,7 @@
 mod attention;
 mod experts;
 mod head;
+mod images;
 mod memory;
 pub mod naive;
 mod products;
@@ -17,7 +18,7 @@ mod weights;
 
 use std::sync::{Arc, OnceLock};
 
-use wels_device::{AdamW, Device, Optimizer, Tensor};
+use wels_device::{AdamW, Device, Images, Optimizer, Tensor};
 use wels_kernels::optim;
 
 use memory::{slice, slice_mut};
@@ -34,6 +35,10 @@ pub fn device() -> Arc<dyn Device> {
 impl Device for Cpu {
     fn name(&self) -> &str {
         "cpu"
+    }
+
+    fn images(&self) -> Option<&dyn Images> {
+        Some(self)
     }
 }
 

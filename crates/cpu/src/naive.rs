@@ -7,6 +7,7 @@
 //! all results have the bits of the processor's; whole suites of tests run on both.
 
 mod attention;
+mod images;
 mod products;
 mod rest;
 
@@ -14,7 +15,7 @@ use std::borrow::Cow;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use wels_device::{Buffers, Device, DeviceMemory, Dtype, Memory, Tensor};
+use wels_device::{Buffers, Device, DeviceMemory, Dtype, Images, Memory, Tensor};
 use wels_kernels::reference::convert;
 
 /// The bits of what was never written.
@@ -61,6 +62,10 @@ impl Device for Naive {
 
     fn memory(&self) -> Option<DeviceMemory> {
         self.memory
+    }
+
+    fn images(&self) -> Option<&dyn Images> {
+        Some(self)
     }
 }
 

@@ -10,6 +10,7 @@ use std::fmt;
 use crate::attention::Attention;
 use crate::experts::{Dispatch, Experts};
 use crate::head::Head;
+use crate::images::Images;
 use crate::link::Link;
 use crate::weights::{WeightRef, Weights};
 use crate::{AdamW, Direction, Dtype, Gating, Ids, Precision, Rotary, Start, Tensor};
@@ -65,6 +66,11 @@ pub trait Device: Buffers + Rows + Products + Experts + Attention + Head + Optim
     /// step is made of.
     fn keeps_steps(&self) -> bool {
         false
+    }
+
+    /// What models of images need besides, on a device that has it.
+    fn images(&self) -> Option<&dyn Images> {
+        None
     }
 
     /// What it hands numbers to other ranks' devices by, if it is one of several that can.

@@ -21,6 +21,7 @@ mod coefficient;
 mod experts;
 mod head;
 mod ids;
+mod images;
 mod link;
 mod pool;
 mod tensor;
@@ -39,6 +40,7 @@ pub use device::{
 pub use experts::{Balance, Dispatch, Experts};
 pub use head::{Head, HeadGradients, TeacherHead};
 pub use ids::{Ids, Rotary};
+pub use images::Images;
 pub use link::Link;
 pub use pool::{Pool, Usage};
 pub use tensor::{Dtype, Tensor};
@@ -50,6 +52,7 @@ pub use wels_kernels::attention::paged::{CacheDtype, Layout as KvLayout, PAGE, S
 pub use wels_kernels::distil::Divergence;
 pub use wels_kernels::gemm::{Precision, Start};
 pub use wels_kernels::head::IGNORE;
+pub use wels_kernels::images::Activation;
 pub use wels_kernels::optim::{AdamW, SQUARES_CHUNK};
 pub use wels_kernels::quant::{BlockType, MemoryBudget};
 pub use wels_kernels::rope::Direction;

@@ -16,6 +16,7 @@ pub mod embedding;
 pub mod experts;
 pub mod gemm;
 pub mod head;
+pub mod images;
 pub mod isa;
 pub mod lanes;
 pub mod math;

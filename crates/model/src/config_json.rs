@@ -8,7 +8,7 @@
 //! each key means.
 
 mod foreign;
-mod keys;
+pub(crate) mod keys;
 mod read;
 mod rope;
 mod window;

@@ -46,3 +46,5 @@ pub mod model;
 pub mod paged;
 
 pub mod generate;
+
+pub mod janus;

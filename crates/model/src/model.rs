@@ -340,6 +340,31 @@ impl Model {
         g.first_non_finite().map(str::to_owned)
     }
 
+    /// What a layer is given of tokens, `[T, D]`.
+    pub fn embeddings(&self, params: &Params, execution: &Execution, tokens: &[u32]) -> Tensor {
+        let context = self.packed(params, execution, &[0, tokens.len() as u32], tokens.len(), 0.0);
+        self.embed(&mut Graph::inference(context, None), &tokens.into()).into_value()
+    }
+
+    /// [`Model::states`] of one sequence of embeddings `[T, D]`, of tokens or of something else.
+    pub fn states_of(&self, params: &Params, execution: &Execution, embeddings: Tensor) -> Tensor {
+        let tokens = embeddings.rows();
+        let context = self.packed(params, execution, &[0, tokens as u32], tokens, 0.0);
+        let mut g = Graph::inference(context, None);
+        let h = g.variable(embeddings);
+        let h = self.through_layers(&mut g, h);
+        self.final_norm(&mut g, h).into_value()
+    }
+
+    /// The logits `[T, V]` of [`Model::states`].
+    pub fn logits_of(&self, params: &Params, execution: &Execution, states: Tensor) -> Tensor {
+        let tokens = states.rows();
+        let context = self.packed(params, execution, &[0, tokens as u32], tokens, 0.0);
+        let mut g = Graph::inference(context, None);
+        let states = g.variable(states);
+        ops::logits(&mut g, &states, self.head)
+    }
+
     /// What the head reads, `[T, D]`: the state after the final norm.
     fn hidden(&self, g: &mut Graph, tokens: &Ids) -> Var {
         let h = self.last_layer(g, tokens);
@@ -348,9 +373,18 @@ impl Model {
 
     /// `[T, D]`: the state after the last layer.
     pub(crate) fn last_layer(&self, g: &mut Graph, tokens: &Ids) -> Var {
+        let h = self.embed(g, tokens);
+        self.through_layers(g, h)
+    }
+
+    fn embed(&self, g: &mut Graph, tokens: &Ids) -> Var {
         g.enter("model.embed_tokens");
         g.follow(self.embed);
-        let h = ops::embedding(g, self.embed, tokens);
+        ops::embedding(g, self.embed, tokens)
+    }
+
+    /// `[T, D]` to `[T, D]`.
+    pub(crate) fn through_layers(&self, g: &mut Graph, h: Var) -> Var {
         self.layers.iter().fold(h, |h, layer| layer.run(g, h))
     }
 

@@ -72,6 +72,30 @@ impl Model {
         })
     }
 
+    /// [`Model::step`] of embeddings `[T, D]`, of tokens or of something else, in the places of the chunks' tokens:
+    /// the states `[rows, D]` of those that want them.
+    ///
+    /// # Panics
+    /// As for [`Model::step`], and if there are more or fewer embeddings than tokens.
+    pub fn step_states(
+        &self,
+        params: &Params,
+        execution: &Execution,
+        cache: &mut PagedCache,
+        chunks: &[Chunk],
+        embeddings: Tensor,
+    ) -> Tensor {
+        let tokens = chunks.iter().map(|chunk| chunk.tokens.len()).sum::<usize>();
+        assert_eq!((embeddings.rows(), embeddings.cols()), (tokens, self.config().hidden_size), "embeddings");
+        together(execution, chunks, || {
+            let mut g = self.paged(params, execution, cache, chunks);
+            let h = g.variable(embeddings);
+            let h = self.through_layers(&mut g, h);
+            let h = last(&mut g, &h, chunks, |chunk| chunk.tokens.len(), |chunk| chunk.states);
+            self.final_norm(&mut g, h).into_value()
+        })
+    }
+
     /// What MTP of depth `depth` ≥ 1 expects beyond the next token. Token i of a chunk is the one `depth` places after
     /// position `past + i`, and row i of `hidden[T, D]`, all chunks one after the other, the state that the depth
     /// before (for depth 1: [`Model::step`]) gave for that position. The logits are those of the token after it.

@@ -25,6 +25,7 @@ use crate::names::{EH_PROJ, HfTensor, ParamKind, ParamSpec};
 
 pub(crate) use fp8::{BLOCK as FP8_BLOCK, Fp8Matrix, scale_count};
 pub(crate) use map::MappedFile;
+pub(crate) use read::{MAX_CONFIG_BYTES, read_text};
 
 /// File that lists the shards.
 const INDEX: &str = "model.safetensors.index.json";

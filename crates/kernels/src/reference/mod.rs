@@ -9,6 +9,7 @@ pub mod embedding;
 pub mod experts;
 pub mod gemm;
 pub mod head;
+pub mod images;
 pub mod norm;
 pub mod optim;
 pub mod quant;

@@ -4,6 +4,7 @@ mod attention;
 mod distil;
 mod gemm;
 mod head;
+mod images;
 mod memory_bound;
 mod paged;
 mod properties;

@@ -16,7 +16,7 @@ use crate::config::{Family, ModelConfig, Note};
 use crate::names::{self, HfTensor, Role};
 
 /// A `config.json` is a few kilobytes; an index has a line for each tensor.
-const MAX_CONFIG_BYTES: u64 = 1 << 20;
+pub(crate) const MAX_CONFIG_BYTES: u64 = 1 << 20;
 const MAX_INDEX_BYTES: u64 = 1 << 28;
 
 const HEAD: &str = "lm_head.weight";
@@ -179,6 +179,62 @@ impl Files {
         Err(WeightsError::Mismatch { dir: self.dir.clone(), mismatch: Box::new(mismatch) })
     }
 
+    /// Takes out those tensors that `rename` has another name for, as files of their own.
+    pub(crate) fn split_off(&mut self, rename: impl Fn(&str) -> Option<String>) -> Files {
+        let mut taken = HashMap::new();
+        for (name, tensor) in std::mem::take(&mut self.tensors) {
+            match rename(&name) {
+                Some(new) => taken.insert(new, tensor),
+                None => self.tensors.insert(name, tensor),
+            };
+        }
+        Files { dir: self.dir.clone(), files: self.files.clone(), tensors: taken, repeated: Vec::new() }
+    }
+
+    /// Whether there is a tensor of this name.
+    pub(crate) fn has(&self, name: &str) -> bool {
+        self.tensors.contains_key(name)
+    }
+
+    /// Checks that the files hold exactly tensors of these names and shapes, in floating point of 16 to 64 bits.
+    ///
+    /// # Errors
+    /// [`WeightsError::Mismatch`] with everything that is missing, surplus or misshapen.
+    pub(crate) fn check_list<'a>(
+        &self,
+        expected: impl Iterator<Item = (&'a str, &'a [usize])>,
+    ) -> Result<(), WeightsError> {
+        let mut mismatch = Mismatch { repeated: self.repeated.clone(), ..Mismatch::default() };
+        let mut surplus: BTreeSet<&str> = self.tensors.keys().map(String::as_str).collect();
+        for (name, shape) in expected {
+            surplus.remove(name);
+            let Some(found) = self.tensors.get(name) else {
+                mismatch.missing.push(name.to_owned());
+                continue;
+            };
+            if found.shape != shape {
+                mismatch.misshapen.push(format!("{name} {:?} instead of {shape:?}", found.shape));
+            }
+            if !is_float(found.dtype) {
+                mismatch.unreadable.push(format!("{name} {:?}", found.dtype));
+            }
+        }
+        mismatch.surplus.extend(surplus.into_iter().map(str::to_owned));
+        if mismatch.is_empty() {
+            return Ok(());
+        }
+        Err(WeightsError::Mismatch { dir: self.dir.clone(), mismatch: Box::new(mismatch) })
+    }
+
+    /// The numbers of a tensor that has passed [`Files::check_list`]; the memory of its pages is given back.
+    pub(crate) fn values(&self, name: &str) -> Vec<f32> {
+        let found = &self.tensors[name];
+        let mut values = vec![0.0; found.shape.iter().product()];
+        self.decode(found, 0..values.len(), &mut values);
+        self.files[found.file].1.release(found.bytes.clone());
+        values
+    }
+
     fn check_tensor(&self, expected: &HfTensor, found: &Tensor, surplus: &mut BTreeSet<&str>, mismatch: &mut Mismatch) {
         let name = &expected.name;
         if found.shape != expected.shape {
@@ -186,7 +242,7 @@ impl Files {
             push_once(&mut mismatch.misshapen, problem);
         }
         match found.dtype {
-            safetensors::Dtype::F64 | safetensors::Dtype::F32 | safetensors::Dtype::F16 | safetensors::Dtype::BF16 => {}
+            dtype if is_float(dtype) => {}
             safetensors::Dtype::F8_E4M3 if expected.shape.len() == 2 && expected.is_whole() => {
                 self.check_scales(expected, surplus, mismatch);
             }
@@ -403,6 +459,12 @@ fn push_once(list: &mut Vec<String>, problem: String) {
     }
 }
 
+/// Whether it is read as it is, without scales.
+fn is_float(dtype: safetensors::Dtype) -> bool {
+    use safetensors::Dtype::{BF16, F16, F32, F64};
+    matches!(dtype, F64 | F32 | F16 | BF16)
+}
+
 fn stage<'a>(bytes: &[u8], staged: &'a mut [u16]) -> &'a [u16] {
     let words = bytes.as_chunks::<2>().0;
     let staged = &mut staged[..words.len()];
@@ -428,7 +490,7 @@ fn no_weights(dir: &Path) -> WeightsError {
     WeightsError::NoWeights { dir: dir.to_owned(), pickle: entries.flatten().any(|entry| is_pickle(entry.path())) }
 }
 
-fn read_text(path: &Path, max: u64) -> Result<String, WeightsError> {
+pub(crate) fn read_text(path: &Path, max: u64) -> Result<String, WeightsError> {
     let metadata = std::fs::metadata(path).map_err(WeightsError::io("read", path))?;
     if !metadata.is_file() {
         // A pipe would wait for a writer, and a device has no end.

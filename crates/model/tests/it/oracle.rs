@@ -139,7 +139,7 @@ fn weight(name: &str, shape: &[usize]) -> Vec<f32> {
 }
 
 /// The output function of SplitMix64.
-fn split_mix(z: u64) -> u64 {
+pub fn split_mix(z: u64) -> u64 {
     let z = z.wrapping_add(0x9e37_79b9_7f4a_7c15);
     let z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
     let z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);

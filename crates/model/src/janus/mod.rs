@@ -1,0 +1,26 @@
+//! Janus-Pro (arXiv 2501.17811): one transformer that sees pictures through a SigLIP tower and draws them as the codes
+//! of a VQ tokenizer. The `janus` directory form of `transformers`; forward only.
+
+pub mod config;
+
+pub mod names;
+
+pub mod count;
+
+mod read;
+
+pub mod presets;
+
+pub mod picture;
+
+pub mod preprocess;
+
+mod layers;
+
+mod vision;
+
+mod vq;
+
+mod model;
+
+pub use model::{Janus, JanusError, read_config};

@@ -1,0 +1,276 @@
+//! A Janus model: what it makes of text and pictures.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use super::config::JanusConfig;
+use super::layers::{Aligner, Linear, Source, gelu};
+use super::names::{image_tensors, language_name};
+use super::read::is_janus;
+use super::vision::Vision;
+use super::vq::Vq;
+use crate::config::{ConfigError, Note};
+use crate::generate::Sampling;
+use crate::inference::LoadOptions;
+use crate::model::Model;
+use crate::paged::{CacheLayout, Chunk, PAGE_TOKENS, PagedCache};
+use crate::params::Params;
+use crate::tape::Execution;
+use crate::weights::{Files, MAX_CONFIG_BYTES, WeightsError, read_text};
+use wels_device::{Device, Tensor, WeightRef, exact_cache};
+
+/// A model with its weights.
+pub struct Janus {
+    config: JanusConfig,
+    language: Model,
+    params: Params,
+    vision: Vision,
+    aligner: Aligner,
+    vq: Vq,
+    /// `[codes, dim]`.
+    code_embeddings: Tensor,
+    code_aligner: Aligner,
+    head_in: Linear,
+    head_out: Linear,
+}
+
+/// Why a model cannot be opened, or cannot take what it is given.
+#[derive(Debug, thiserror::Error)]
+pub enum JanusError {
+    /// The directory.
+    #[error(transparent)]
+    Weights(#[from] WeightsError),
+    /// The device computes text alone.
+    #[error("the device {device} has no operations of images")]
+    Device { device: String },
+    /// More tokens than the model was opened for.
+    #[error("{tokens} tokens, more than the context of {context}")]
+    TooLong { tokens: usize, context: usize },
+    /// Nothing to go on from.
+    #[error("there are no tokens")]
+    Empty,
+    /// A token or a code that does not exist.
+    #[error("{what} {id}, where there are {count}")]
+    Id { what: &'static str, id: u32, count: usize },
+    /// The numbers of a picture are not as many as its size says.
+    #[error("{found} numbers of pixels, expected {expected}")]
+    Pixels { found: usize, expected: usize },
+    /// The codes are not those of one picture.
+    #[error("{found} codes, expected {expected}")]
+    Codes { found: usize, expected: usize },
+    /// Pictures and their places are not as many.
+    #[error("the text has {places} places for {features} features of pictures")]
+    Places { places: usize, features: usize },
+}
+
+/// The configuration in a file, if that is a Janus model's `config.json`.
+///
+/// # Errors
+/// The file cannot be read, or is a Janus model's and not usable.
+pub fn read_config(file: &Path) -> Result<Option<(JanusConfig, Vec<Note>)>, WeightsError> {
+    let text = read_text(file, MAX_CONFIG_BYTES)?;
+    let in_file = |source: ConfigError| WeightsError::Config { dir: file.to_owned(), source: Box::new(source) };
+    is_janus(&text).then(|| JanusConfig::from_hf_json(&text).map_err(in_file)).transpose()
+}
+
+impl Janus {
+    /// Reads a directory of `transformers`: `config.json` and safetensors. For texts of up to `context` tokens, places
+    /// of pictures included. The matrices of the towers are held in f32, those of the language model as stored.
+    ///
+    /// # Errors
+    /// Whatever is wrong with configuration or files, or the device has no operations of images.
+    pub fn open(dir: &Path, device: &Arc<dyn Device>, context: usize) -> Result<(Janus, Vec<Note>), JanusError> {
+        if device.images().is_none() {
+            return Err(JanusError::Device { device: device.in_words() });
+        }
+        let text = read_text(&dir.join("config.json"), MAX_CONFIG_BYTES)?;
+        let in_dir = |source| WeightsError::Config { dir: dir.to_owned(), source: Box::new(source) };
+        let (mut config, mut notes) = JanusConfig::from_hf_json(&text).map_err(in_dir)?;
+        let mut files = Files::open(dir)?;
+        let language = files.split_off(language_name);
+        // As `transformers` does: a head that is there and not the embedding is not tied to it.
+        config.text.tied_head &= !language.has("lm_head.weight");
+        let expected = image_tensors(&config);
+        files.check_list(expected.iter().map(|tensor| (tensor.name.as_str(), &tensor.shape[..])))?;
+        let options = LoadOptions::packed(Default::default());
+        let (params, more) = Params::from_files(device, &language, &config.text, options)?;
+        notes.extend(more);
+        let context = context.min(config.text.rope.max_positions);
+        Ok((Janus::new(&Source { files: &files, device }, config, params, context), notes))
+    }
+
+    fn new(source: &Source, config: JanusConfig, params: Params, context: usize) -> Janus {
+        let JanusConfig { text, vision, vq, .. } = &config;
+        let (head, width) = ("model.generation_head", vq.head_width);
+        Janus {
+            language: Model::new(text.clone(), context),
+            params,
+            vision: Vision::new(source, vision),
+            aligner: Aligner::new(source, "model.aligner", vision.hidden_size, text.hidden_size, vision.aligner_layers),
+            vq: Vq::new(source, vq),
+            code_embeddings: source.matrix("model.generation_embeddings.weight", vq.code_dim),
+            code_aligner: Aligner::new(source, "model.generation_aligner", vq.code_dim, width, vq.aligner_layers),
+            head_in: Linear::new(source, &format!("{head}.proj_out"), text.hidden_size),
+            head_out: Linear::new(source, &format!("{head}.vision_head"), width),
+            config,
+        }
+    }
+
+    /// What it was opened as.
+    pub fn config(&self) -> &JanusConfig {
+        &self.config
+    }
+
+    /// The states of the SigLIP tower, `[tokens, width]`, of pixels `[channels, side, side]`.
+    ///
+    /// # Errors
+    /// They are not as many.
+    pub fn vision_states(&self, execution: &Execution, pixels: &[f32]) -> Result<Tensor, JanusError> {
+        let vision = &self.config.vision;
+        check_pixels(pixels, vision.channels, vision.image_size)?;
+        Ok(self.vision.run(execution, pixels))
+    }
+
+    /// What stands in the language model in place of a picture's tokens, `[tokens, D]`.
+    ///
+    /// # Errors
+    /// The pixels `[channels, side, side]` are not as many.
+    pub fn image_features(&self, execution: &Execution, pixels: &[f32]) -> Result<Tensor, JanusError> {
+        Ok(self.aligner.run(execution, &self.vision_states(execution, pixels)?))
+    }
+
+    /// The logits `[T, V]` of a text with pictures, whose features stand in the places of the image token.
+    ///
+    /// # Errors
+    /// An unknown token, too many, or more or fewer places than features.
+    pub fn logits(&self, execution: &Execution, tokens: &[u32], pictures: &[Tensor]) -> Result<Tensor, JanusError> {
+        let embeddings = self.embeddings(execution, tokens, pictures)?;
+        let states = self.language.states_of(&self.params, execution, embeddings);
+        Ok(self.language.logits_of(&self.params, execution, states))
+    }
+
+    /// The logits `[1 + codes, codes]` of the next code after a text, and after each of these codes.
+    ///
+    /// # Errors
+    /// An unknown token or code, or too many.
+    pub fn code_logits(&self, execution: &Execution, tokens: &[u32], codes: &[u32]) -> Result<Tensor, JanusError> {
+        check_ids("code", codes, self.config.vq.codes)?;
+        self.check_length(tokens.len() + codes.len())?;
+        let text = self.embeddings(execution, tokens, &[])?;
+        let drawn = self.code_states(execution, codes);
+        let mut all = execution.pool.tensor(text.rows() + codes.len(), text.cols());
+        execution.device().copy_rows(&text, 0, &mut all, 0, text.rows());
+        execution.device().copy_rows(&drawn, 0, &mut all, text.rows(), codes.len());
+        let states = self.language.states_of(&self.params, execution, all);
+        let mut wanted = execution.pool.tensor(1 + codes.len(), states.cols());
+        execution.device().copy_rows(&states, tokens.len() - 1, &mut wanted, 0, 1 + codes.len());
+        Ok(self.code_head(execution, &wanted))
+    }
+
+    /// Draws a picture after a text, code by code: the choice at a place depends on the logits, the seed and the place.
+    ///
+    /// # Errors
+    /// As [`Janus::code_logits`].
+    pub fn draw(&self, execution: &Execution, tokens: &[u32], sampling: Sampling) -> Result<Vec<u32>, JanusError> {
+        let count = self.config.vq.tokens();
+        self.check_length(tokens.len() + count)?;
+        let pages: Vec<u32> = (0..(tokens.len() + count).div_ceil(PAGE_TOKENS) as u32).collect();
+        let dtype = exact_cache(execution.device().activations(execution.precision));
+        let (device, text) = (execution.device(), self.language.config());
+        let mut cache = PagedCache::new(device, text, CacheLayout::Expanded, dtype, pages.len());
+        let mut input = self.embeddings(execution, tokens, &[])?;
+        let (mut past, mut codes) = (0, Vec::with_capacity(count));
+        let places = vec![0; tokens.len()];
+        while codes.len() < count {
+            let chunk = Chunk { tokens: &places[..input.rows()], past, pages: &pages, logits: 0, states: 1 };
+            past += input.rows();
+            let states = self.language.step_states(&self.params, execution, &mut cache, &[chunk], input);
+            let code = sampling.choose(&self.code_head(execution, &states).to_host(), past);
+            codes.push(code);
+            input = self.code_states(execution, &[code]);
+        }
+        Ok(codes)
+    }
+
+    /// The codes of a picture, row by row, of pixels `[channels, side, side]` from −1 to 1.
+    ///
+    /// # Errors
+    /// They are not as many.
+    pub fn encode(&self, execution: &Execution, pixels: &[f32]) -> Result<Vec<u32>, JanusError> {
+        check_pixels(pixels, self.config.vq.in_channels, self.config.vq.image_size())?;
+        Ok(self.vq.encode(execution, pixels))
+    }
+
+    /// The latents `[tokens, dim]` that [`Janus::encode`] looks for codes near.
+    ///
+    /// # Errors
+    /// The pixels are not as many.
+    pub fn latents(&self, execution: &Execution, pixels: &[f32]) -> Result<Tensor, JanusError> {
+        check_pixels(pixels, self.config.vq.in_channels, self.config.vq.image_size())?;
+        Ok(self.vq.latents(execution, pixels))
+    }
+
+    /// The pixels `[channels, side, side]` of a picture's codes, around −1 to 1.
+    ///
+    /// # Errors
+    /// An unknown code, or they are not those of one picture.
+    pub fn decode(&self, execution: &Execution, codes: &[u32]) -> Result<Vec<f32>, JanusError> {
+        let expected = self.config.vq.tokens();
+        if codes.len() != expected {
+            return Err(JanusError::Codes { found: codes.len(), expected });
+        }
+        check_ids("code", codes, self.config.vq.codes)?;
+        Ok(self.vq.decode(execution, codes))
+    }
+
+    /// What the language model is given, `[T, D]`.
+    fn embeddings(&self, execution: &Execution, tokens: &[u32], pictures: &[Tensor]) -> Result<Tensor, JanusError> {
+        check_ids("token", tokens, self.config.text.vocab_size)?;
+        self.check_length(tokens.len())?;
+        if tokens.is_empty() {
+            return Err(JanusError::Empty);
+        }
+        let mut embeddings = self.language.embeddings(&self.params, execution, tokens);
+        let is_place = |place: &usize| tokens[*place] == self.config.image_token_id;
+        // Text to draw after has no pictures; its image tokens, if any, are like others.
+        let places: Vec<usize> = (0..tokens.len()).filter(is_place).collect();
+        let features: usize = pictures.iter().map(Tensor::rows).sum();
+        if !pictures.is_empty() && places.len() != features {
+            return Err(JanusError::Places { places: places.len(), features });
+        }
+        let rows = pictures.iter().flat_map(|picture| (0..picture.rows()).map(move |row| (picture, row)));
+        for (place, (picture, row)) in places.into_iter().zip(rows) {
+            execution.device().copy_rows(picture, row, &mut embeddings, place, 1);
+        }
+        Ok(embeddings)
+    }
+
+    /// `[T, D]` of codes.
+    fn code_states(&self, execution: &Execution, codes: &[u32]) -> Tensor {
+        let mut embeddings = execution.pool.tensor(codes.len(), self.config.vq.code_dim);
+        execution.device().gather(WeightRef::Plain(&self.code_embeddings), &codes.into(), &mut embeddings);
+        self.code_aligner.run(execution, &embeddings)
+    }
+
+    /// `[T, codes]` of states `[T, D]`.
+    fn code_head(&self, execution: &Execution, states: &Tensor) -> Tensor {
+        self.head_out.run(execution, &gelu(execution, &self.head_in.run(execution, states)))
+    }
+
+    fn check_length(&self, tokens: usize) -> Result<(), JanusError> {
+        let context = self.language.context_len();
+        if tokens > context { Err(JanusError::TooLong { tokens, context }) } else { Ok(()) }
+    }
+}
+
+fn check_pixels(pixels: &[f32], channels: usize, side: usize) -> Result<(), JanusError> {
+    let (found, expected) = (pixels.len(), channels * side * side);
+    if found == expected { Ok(()) } else { Err(JanusError::Pixels { found, expected }) }
+}
+
+fn check_ids(what: &'static str, ids: &[u32], count: usize) -> Result<(), JanusError> {
+    match ids.iter().find(|id| **id as usize >= count) {
+        Some(&id) => Err(JanusError::Id { what, id, count }),
+        None => Ok(()),
+    }
+}

@@ -1,0 +1,278 @@
+"""Write the oracle files of crates/model/tests/janus: what `transformers` makes of text and pictures with Janus.
+
+    python -m venv .venv && .venv/bin/pip install -r requirements.txt
+    .venv/bin/python make_janus.py
+
+For each of three tiny models a folder with
+
+* config.json — as `transformers` writes it;
+* oracle.json — the token ids, the codes, greedy codes, and how far float32 PyTorch is from the values here;
+* oracle.safetensors — `vision` (states of the tower), `features` (behind the aligner), `logits` (of text with a
+  picture), `code_logits` (after a text and after each of its codes), `latents` (of the VQ encoder) and `pixels` (of the
+  decoder), each as [rows, columns], float32.
+
+And resized.json: bytes of pictures and what `torch.nn.functional.interpolate` with `antialias` makes of them, rounded,
+which is what `transformers`' image processor calls for pictures of bytes.
+
+Weights and pixels come from a hash of each name (weights.py); matrices and convolutions are uniform with variance
+1 / inputs of an output. Everything is computed in float64, but for the casts to float32 inside `transformers`, and
+rounded once. The script refuses a model in which a code
+or a greedy choice hangs on rounding.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors.torch import save_file
+from torch import Tensor
+from transformers import JanusConfig, JanusForConditionalGeneration
+from weights import uniform, weight
+
+OUTPUT = Path(__file__).resolve().parents[2] / "crates" / "model" / "tests" / "janus"
+MARGIN = 1e-4
+"""Least difference, of the largest, between the best and the second best code."""
+
+
+def shape(
+    text: dict[str, Any],
+    vision: dict[str, Any],
+    vq: dict[str, Any],
+    image_token_id: int,
+    tied: bool = False,
+) -> dict[str, Any]:
+    """A configuration whose widths fit each other."""
+    d = text["hidden_size"]
+    tokens = (vision["image_size"] // vision["patch_size"]) ** 2
+    common = {"max_position_embeddings": 96, "rope_parameters": {"rope_type": "default", "rope_theta": 10000.0}}
+    return {
+        "image_token_id": image_token_id,
+        "tie_word_embeddings": tied,
+        "text_config": common | {"model_type": "llama", "tie_word_embeddings": tied} | text,
+        "vision_config": {"projection_dim": d, "num_image_tokens": tokens} | vision,
+        "vq_config": {"projection_dim": d, "image_token_embed_dim": d} | vq,
+    }
+
+
+MODELS = {
+    "plain": shape(
+        {
+            "vocab_size": 80,
+            "hidden_size": 24,
+            "intermediate_size": 40,
+            "num_hidden_layers": 2,
+            "num_attention_heads": 4,
+            "num_key_value_heads": 4,
+        },
+        {
+            "hidden_size": 20,
+            "num_hidden_layers": 2,
+            "num_attention_heads": 4,
+            "image_size": 12,
+            "patch_size": 4,
+            "mlp_ratio": 3.0,
+        },
+        {
+            "embed_dim": 4,
+            "num_embeddings": 50,
+            "latent_channels": 12,
+            "base_channels": 32,
+            "channel_multiplier": [1, 2],
+            "num_res_blocks": 1,
+        },
+        7,
+    ),
+    "deep": shape(
+        {
+            "vocab_size": 70,
+            "hidden_size": 32,
+            "intermediate_size": 44,
+            "num_hidden_layers": 1,
+            "num_attention_heads": 4,
+            "num_key_value_heads": 2,
+        },
+        {
+            "hidden_size": 36,
+            "num_hidden_layers": 3,
+            "num_attention_heads": 3,
+            "image_size": 20,
+            "patch_size": 5,
+            "attention_bias": False,
+            "depth": 3,
+            "layer_norm_eps": 1e-5,
+        },
+        {
+            "embed_dim": 8,
+            "num_embeddings": 33,
+            "latent_channels": 16,
+            "base_channels": 32,
+            "channel_multiplier": [1, 1, 3],
+            "num_res_blocks": 2,
+            "num_hidden_layers": 3,
+        },
+        69,
+    ),
+    "tied": shape(
+        {
+            "vocab_size": 60,
+            "hidden_size": 16,
+            "intermediate_size": 24,
+            "num_hidden_layers": 2,
+            "num_attention_heads": 2,
+            "num_key_value_heads": 1,
+        },
+        {
+            "hidden_size": 16,
+            "num_hidden_layers": 1,
+            "num_attention_heads": 2,
+            "image_size": 8,
+            "patch_size": 4,
+            "mlp_ratio": 2.5,
+            "depth": 1,
+        },
+        {
+            "embed_dim": 3,
+            "num_embeddings": 24,
+            "latent_channels": 8,
+            "base_channels": 64,
+            "channel_multiplier": [2, 1, 1],
+            "num_res_blocks": 1,
+            "num_hidden_layers": 1,
+        },
+        3,
+        tied=True,
+    ),
+}
+
+
+def janus_weight(name: str, size: tuple[int, ...]) -> np.ndarray:
+    """As weights.py, and for convolutions and code books the variance of their inputs."""
+    if len(size) < 2 or name.endswith("embed_tokens.weight"):
+        return weight(name, size)
+    values = math.sqrt(3.0 / math.prod(size[1:])) * uniform(name, math.prod(size))
+    return values.astype(np.float32).reshape(size)
+
+
+def fill(model: JanusForConditionalGeneration) -> None:
+    """Sets all weights."""
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            parameter.copy_(torch.from_numpy(janus_weight(name, tuple(parameter.shape))))
+
+
+def pixels(name: str, channels: int, side: int, dtype: torch.dtype) -> Tensor:
+    """A picture `[1, channels, side, side]` of the hash of its name."""
+    values = uniform(name, channels * side * side).astype(np.float32).reshape(1, channels, side, side)
+    return torch.from_numpy(values).to(dtype)
+
+
+def margin(scores: Tensor) -> float:
+    """The least difference between a row's two best, of the largest."""
+    best = scores.topk(2, dim=-1).values
+    return float((best[..., 0] - best[..., 1]).min() / scores.abs().max())
+
+
+def ids(name: str, count: int, below: int, without: int) -> list[int]:
+    """Token ids of the hash of a name."""
+    drawn = np.floor((uniform(name, count) + 1.0) / 2.0 * below).astype(int)
+    return [int(token) if token != without else (without + 1) % below for token in drawn]
+
+
+@torch.no_grad()
+def compute(name: str, config: JanusConfig, dtype: torch.dtype) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """Everything of one model, in a number format."""
+    model = JanusForConditionalGeneration(config).eval()
+    fill(model)
+    model = model.to(dtype)
+    vision, vq = config.vision_config, config.vq_config
+    side = vq.num_patches * 2 ** (len(vq.channel_multiplier) - 1)
+    picture = pixels(f"{name}.seen", vision.num_channels, vision.image_size, dtype)
+    seen = model.model.get_image_features(picture, return_dict=True)
+    text = ids(f"{name}.text", 9, config.text_config.vocab_size, config.image_token_id)
+    tokens = text[:4] + [config.image_token_id] * vision.num_image_tokens + text[4:]
+    logits = model(input_ids=torch.tensor([tokens]), pixel_values=picture, use_cache=False).logits[0]
+
+    count = vq.num_patches**2
+    codes = ids(f"{name}.codes", count, vq.num_embeddings, -1)
+    embedded = model.get_input_embeddings()(torch.tensor([text]))
+
+    def code_logits(codes: list[int]) -> Tensor:
+        drawn = model.prepare_embeddings_for_image_generation(torch.tensor([codes], dtype=torch.long))
+        states = model.model.language_model(inputs_embeds=torch.cat([embedded, drawn], 1), use_cache=False)
+        return model.model.generation_head(states.last_hidden_state[0, len(text) - 1 :])
+
+    greedy: list[int] = []
+    margins = []
+    for _ in range(count):
+        scores = code_logits(greedy)[-1]
+        margins.append(margin(scores))
+        greedy.append(int(scores.argmax()))
+
+    drawn = pixels(f"{name}.drawn", vq.in_channels, side, dtype)
+    encoded = model.model.vqmodel.encode(drawn, return_dict=True)
+    latents = model.model.vqmodel.quant_conv(encoded.last_hidden_state)[0].flatten(1).T
+    book = model.model.vqmodel.quantize.embedding.weight
+    margins.append(margin(-((latents[:, None] - book[None]) ** 2).sum(-1)))
+    decoded = model.model.vqmodel.decode(torch.tensor([codes]))[0]
+    numbers = {
+        "text": text,
+        "tokens": tokens,
+        "codes": codes,
+        "greedy": greedy,
+        "encoded": encoded.image_tokens.flatten().tolist(),
+        "margin": min(margins),
+    }
+    tensors = {
+        "vision": seen.last_hidden_state[0],
+        "features": seen.pooler_output[0],
+        "logits": logits,
+        "code_logits": code_logits(codes),
+        "latents": latents,
+        "pixels": decoded.flatten(1),
+    }
+    return numbers, tensors
+
+
+def resized() -> list[dict[str, Any]]:
+    """Pictures larger and smaller than the square of 12 pixels, wide and tall, by both filters."""
+    cases = []
+    for width, height, to_width, to_height in [(30, 17, 12, 7), (7, 10, 8, 12), (5, 5, 12, 12), (12, 40, 4, 12)]:
+        for mode in ["bilinear", "bicubic"]:
+            values = np.floor((uniform(f"{width}x{height}", width * height * 3) + 1.0) * 128.0).astype(np.uint8)
+            picture = torch.from_numpy(values.reshape(1, height, width, 3)).permute(0, 3, 1, 2).float()
+            out = torch.nn.functional.interpolate(picture, size=(to_height, to_width), mode=mode, antialias=True)
+            out = out.round().clamp(0, 255).to(torch.uint8)[0].permute(1, 2, 0)
+            case = {"width": width, "height": height, "to_width": to_width, "to_height": to_height, "mode": mode}
+            cases.append(case | {"bytes": out.flatten().tolist()})
+    return cases
+
+
+def main() -> None:
+    """Writes all folders."""
+    OUTPUT.mkdir(parents=True, exist_ok=True)
+    (OUTPUT / "resized.json").write_text(json.dumps(resized()) + "\n")
+    for name, shape in MODELS.items():
+        folder = OUTPUT / name
+        folder.mkdir(parents=True, exist_ok=True)
+        config = JanusConfig(**shape)
+        numbers, tensors = compute(name, config, torch.float64)
+        if numbers["margin"] < MARGIN:
+            raise SystemExit(f"{name}: a code hangs on rounding, {numbers['margin']:.1e}")
+        single_numbers, single = compute(name, config, torch.float32)
+        error = {
+            key: float((single[key].double() - exact).abs().max() / exact.abs().max()) for key, exact in tensors.items()
+        }
+        assert single_numbers["greedy"] == numbers["greedy"] and single_numbers["encoded"] == numbers["encoded"]
+        config.save_pretrained(folder)
+        (folder / "oracle.json").write_text(json.dumps(numbers | {"float32_error": error}) + "\n")
+        save_file({key: value.float().contiguous() for key, value in tensors.items()}, folder / "oracle.safetensors")
+        print(name, numbers["margin"], error, {key: tuple(value.shape) for key, value in tensors.items()})
+
+
+if __name__ == "__main__":
+    main()
