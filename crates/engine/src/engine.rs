@@ -48,7 +48,8 @@ pub struct Options {
     pub max_batch_tokens: usize,
     /// Requests that run at the same time.
     pub max_running: usize,
-    /// Requests that wait; one more is refused.
+    /// Requests that wait; one more is refused. Of an owner that has some waiting already, the last eighth is kept for
+    /// those that have none.
     pub max_waiting: usize,
     /// Bytes of the cache, taken from the system as they are used.
     pub cache_bytes: usize,
@@ -141,6 +142,9 @@ pub struct Engine {
     /// Pages whose memory has been taken from the system.
     populated: usize,
     next_id: u64,
+    pub(crate) next_turn: u64,
+    /// Whether a request has ended, so that its owner's others come to other ranks.
+    pub(crate) ended: bool,
 }
 
 impl Engine {
@@ -185,6 +189,8 @@ impl Engine {
             preparer,
             populated: 0,
             next_id: 0,
+            next_turn: 0,
+            ended: false,
         })
     }
 
@@ -207,6 +213,7 @@ impl Engine {
         let vocab_size = self.loaded.model.config().vocab_size;
         let id = RequestId(self.next_id);
         self.next_id += 1;
+        let (rank, turn) = (self.rank_of_next(&request), self.next_turn());
         self.wait(Sequence {
             id,
             tokens: request.prompt.clone(),
@@ -220,6 +227,8 @@ impl Engine {
             drafting: DraftController::new(),
             draft: Vec::new(),
             mtp_pending: Vec::new(),
+            rank,
+            turn,
             begun: false,
             usage: Usage { prompt: request.prompt.len(), ..Usage::default() },
             request,
@@ -263,6 +272,9 @@ impl Engine {
     /// One forward pass: a token, or several that were drafted, for each running answer, and a chunk of the
     /// prompts that are not yet computed. Returns what happened since the last step; without requests, at once.
     pub fn step(&mut self) -> Vec<Event> {
+        if std::mem::take(&mut self.ended) {
+            self.move_up();
+        }
         self.admit();
         let work = self.plan();
         if !work.is_empty() {
@@ -313,6 +325,7 @@ impl Engine {
 
     pub(crate) fn finish(&mut self, mut sequence: Sequence, reason: FinishReason) {
         self.counters.finished += 1;
+        self.ended = true;
         self.table.release(std::mem::take(&mut sequence.lease));
         self.events.push(Event::Finished(Finished { id: sequence.id, reason, usage: sequence.usage }));
     }
@@ -337,9 +350,13 @@ impl Engine {
         if self.loaded.tokenizer.is_none() && !request.stop.is_empty() {
             return Err(RequestError::Parameter { name: "stop", reason: "the model has no tokenizer".into() });
         }
-        if self.waiting.len() >= self.options.max_waiting {
-            return Err(RequestError::QueueFull { waiting: self.waiting.len() });
-        }
-        Ok(())
+        self.check_queue(request.owner)
+    }
+
+    fn check_queue(&self, owner: u64) -> Result<(), RequestError> {
+        let (waiting, most) = (self.waiting.len(), self.options.max_waiting);
+        let has_some = || self.waiting.iter().any(|sequence| sequence.request.owner == owner);
+        let full = waiting >= most || waiting >= most - most / 8 && has_some();
+        if full { Err(RequestError::QueueFull { waiting }) } else { Ok(()) }
     }
 }

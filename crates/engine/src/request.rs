@@ -34,8 +34,11 @@ pub struct Request {
     pub thinking: Option<Thinking>,
     /// `Some`: instead of an answer, an embedding of the prompt.
     pub embedding: Option<Pooling>,
-    /// Greater goes first; requests of equal priority go in the order in which they came.
+    /// Greater goes first.
     pub priority: i32,
+    /// Whose it is. Of equal priority, owners share what is scarce: each one's first request goes before anybody's
+    /// second one, whoever came first. Those of one owner go in the order in which they came.
+    pub owner: u64,
 }
 
 impl Request {
@@ -64,6 +67,7 @@ impl Request {
             thinking: None,
             embedding: None,
             priority: 0,
+            owner: 0,
         }
     }
 
@@ -239,7 +243,7 @@ pub enum RequestError {
     /// Too many requests wait already.
     #[error("{waiting} requests wait, which is the limit")]
     QueueFull {
-        /// As many as the options allow.
+        /// As many as the options allow, or as many of them as leave room for other owners.
         waiting: usize,
     },
 }

@@ -1,13 +1,20 @@
 //! The scheduler: continuous batching with chunked prefill, and preemption by recomputing.
 //!
-//! Running requests have an order: priority, then age. Answers go on in every step, a token each; what is left of the
-//! step's tokens goes to prompts, in order. When pages run out, the last in order gives up its own and waits again; its
-//! tokens stay, and their keys and values are computed again later, to the same bits. The first in order never gives up
-//! its pages, and one request always fits: so there is always one that goes on.
+//! Requests have an order: priority, then rank, then turn. Its rank is how many of its owner's requests go before it, so
+//! that owners get equally many places, whatever each asks for; where a request ends, its owner's later ones move up, and
+//! get a new turn behind those that have had that rank for longer. So owners take turns also where there is one place,
+//! and those of one owner go by age.
+//!
+//! Answers go on in every step, a token each; what is left of the step's tokens goes to prompts, in order. When pages or
+//! places run out, the last in order gives up its own and waits again; its tokens stay, and their keys and values are
+//! computed again later, to the same bits. Nothing comes to go before the first in order of its priority, so that it
+//! never gives up its pages, and one request always fits: so there is always one that goes on.
+
+use std::collections::HashMap;
 
 use crate::engine::{Engine, Speculation};
 use crate::pages::PAGE;
-use crate::request::Pooling;
+use crate::request::{Pooling, Request};
 use crate::sequence::Sequence;
 use crate::speculate::lookup;
 
@@ -26,6 +33,35 @@ pub(crate) struct Work {
 }
 
 impl Engine {
+    /// The rank at which a new request begins.
+    pub(crate) fn rank_of_next(&self, request: &Request) -> usize {
+        let live = self.running.iter().chain(&self.waiting).map(|sequence| &sequence.request);
+        live.filter(|other| (other.owner, other.priority) == (request.owner, request.priority)).count()
+    }
+
+    pub(crate) fn next_turn(&mut self) -> u64 {
+        self.next_turn += 1;
+        self.next_turn
+    }
+
+    /// After requests have ended: their owners' later ones get the ranks that are free.
+    pub(crate) fn move_up(&mut self) {
+        let mut live: Vec<&mut Sequence> = self.running.iter_mut().chain(&mut self.waiting).collect();
+        live.sort_by_key(|sequence| sequence.order());
+        let mut counts: HashMap<(u64, i32), usize> = HashMap::new();
+        for sequence in live {
+            let count = counts.entry((sequence.request.owner, sequence.request.priority)).or_default();
+            if sequence.rank != *count {
+                sequence.rank = *count;
+                self.next_turn += 1;
+                sequence.turn = self.next_turn;
+            }
+            *count += 1;
+        }
+        self.running.sort_by_key(Sequence::order);
+        self.waiting.sort_by_key(Sequence::order);
+    }
+
     /// Lets requests begin: those first in order, while there is room to compute what they have.
     pub(crate) fn admit(&mut self) {
         let mut next = 0;

@@ -33,6 +33,10 @@ pub(crate) struct Sequence {
     pub draft: Vec<u32>,
     /// States of the last of the computed tokens, which have not gone through MTP's layer: rows of what passes gave.
     pub mtp_pending: Vec<(Tensor, Range<usize>)>,
+    /// How many requests of its owner, of its priority, go before it.
+    pub rank: usize,
+    /// Numbered as requests came to their ranks.
+    pub turn: u64,
     /// Whether it has run before, so that its prompt is accounted for.
     pub begun: bool,
     pub usage: Usage,
@@ -50,8 +54,8 @@ impl Sequence {
     }
 
     /// Sorts first what goes first.
-    pub fn order(&self) -> (Reverse<i32>, RequestId) {
-        (Reverse(self.request.priority), self.id)
+    pub fn order(&self) -> (Reverse<i32>, usize, u64) {
+        (Reverse(self.request.priority), self.rank, self.turn)
     }
 
     /// Chooses the next token from the logits `[V]` after the last one; `room` is the longest that the sequence may

@@ -200,10 +200,12 @@ impl Worker {
         }
     }
 
-    /// Hands in requests, all or none. `key`: whose they are; constraints of different keys take turns. Where too many
-    /// wait, requests whose constraints may fail go without them.
+    /// Hands in requests, all or none. `key`: whose they are; keys share the engine's places, and their constraints take
+    /// turns. Where too many wait, requests whose constraints may fail go without them.
     pub async fn submit(&self, key: i64, requests: Vec<Request>) -> Result<Ticket, Denied> {
         let (reply, answer) = oneshot::channel();
+        let owned = |request| Request { owner: key as u64, ..request };
+        let requests: Vec<Request> = requests.into_iter().map(owned).collect();
         let constrained = requests.iter().any(|request| request.constraint.is_some());
         let may_fail = requests.iter().all(|request| request.constraint_may_fail);
         match constrained && !(may_fail && self.compiler.is_full(key)) {

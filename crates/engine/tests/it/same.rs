@@ -32,6 +32,7 @@ impl Dice {
         let mut request = Request::new(prompt, 1 + self.below(24));
         request.sampling = self.sampling();
         request.priority = self.below(3) as i32;
+        request.owner = self.below(3) as u64;
         request.choice = self.below(2) as u32;
         request
     }

@@ -2,7 +2,7 @@
 
 use crate::answers::{engine, finish};
 use crate::models;
-use wels_engine::{Engine, Event, LoadedModel, Options, Request, RequestId};
+use wels_engine::{Engine, Event, LoadedModel, Options, Request, RequestError, RequestId};
 use wels_model::paged::{CacheDtype, CacheLayout, PagedCache};
 
 fn loaded() -> LoadedModel {
@@ -148,4 +148,54 @@ fn options_that_make_no_sense_are_refused() {
     assert!(refused(Options { cache_bytes: 100, ..Options::default() }).starts_with("cache_bytes: a page takes"));
     let latent = Options { layout: CacheLayout::Latent, ..Options::default() };
     assert_eq!(refused(latent), "layout: this model has no latents");
+}
+
+fn enqueue_of(engine: &mut Engine, owner: u64, max_tokens: usize) -> RequestId {
+    let request = Request { owner, ..Request::new(vec![owner as u32], max_tokens) };
+    engine.enqueue(request).expect("a sound request")
+}
+
+#[test]
+fn owners_share_the_places_whatever_each_asks_for() {
+    let mut engine = engine(&loaded(), Options { max_running: 4, ..Options::default() });
+    let first: Vec<RequestId> = (0..12).map(|_| enqueue_of(&mut engine, 1, 9)).collect();
+    assert_eq!(of(&engine.step()), first[..4]);
+    // One that comes later takes a place at once, the last one's.
+    let alone = enqueue_of(&mut engine, 2, 9);
+    assert_eq!(of(&engine.step()), [first[0], alone, first[1], first[2]]);
+    assert_eq!(engine.status().waiting[0], first[3]);
+    let others: Vec<RequestId> = (0..12).map(|_| enqueue_of(&mut engine, 3, 9)).collect();
+    assert_eq!(of(&engine.step()), [first[0], alone, others[0], first[1]]);
+    assert_eq!(engine.status().counters.preemptions, 2);
+    engine.cancel(alone);
+    let owned = |ids: &[RequestId], step: &[RequestId]| step.iter().filter(|id| ids.contains(id)).count();
+    let mut ended = 0;
+    while ended < 18 {
+        let events = engine.step();
+        let step = of(&events);
+        assert_eq!((owned(&first, &step), owned(&others, &step)), (2, 2), "after {ended}");
+        ended += events.iter().filter(|event| matches!(event, Event::Finished(_))).count();
+    }
+    assert_eq!(ended + finish(&mut engine).len(), 25);
+}
+
+#[test]
+fn owners_take_turns_at_one_place() {
+    let mut engine = engine(&loaded(), Options { max_running: 1, ..Options::default() });
+    let ids = [1, 1, 1, 2, 2, 2, 3].map(|owner| enqueue_of(&mut engine, owner, 1));
+    let order: Vec<RequestId> = (0..7).flat_map(|_| of(&engine.step())).collect();
+    assert_eq!(order, [0, 3, 6, 1, 4, 2, 5].map(|at| ids[at]));
+}
+
+#[test]
+fn an_owner_leaves_room_in_the_queue_for_others() {
+    let mut engine = engine(&loaded(), Options { max_waiting: 16, ..Options::default() });
+    let full = |engine: &mut Engine, owner: u64| {
+        let request = Request { owner, ..Request::new(vec![1], 1) };
+        engine.enqueue(request).err() == Some(RequestError::QueueFull { waiting: engine.status().waiting.len() })
+    };
+    (0..14).for_each(|_| assert!(!full(&mut engine, 1)));
+    assert!(full(&mut engine, 1));
+    assert!(!full(&mut engine, 2) && full(&mut engine, 2));
+    assert!(!full(&mut engine, 3) && full(&mut engine, 4));
 }

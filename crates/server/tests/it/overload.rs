@@ -10,6 +10,7 @@ use wels_engine::{
     Engine, Event, FinishReason, Finished, Options, Prepared, Request, RequestError, RequestId, Status, Usage,
 };
 use wels_server::http::Settings;
+use wels_server::ledger::Limits;
 use wels_server::worker::{Backend, Prepare};
 
 use crate::lab::{Response, Setup, chat_body, tiny};
@@ -19,6 +20,8 @@ struct Gated {
     engine: Engine,
     gate: Arc<Mutex<()>>,
     constraint_gate: Arc<Mutex<()>>,
+    /// Of all requests that it was given.
+    owners: Arc<Mutex<Vec<u64>>>,
 }
 
 impl Backend for Gated {
@@ -31,6 +34,7 @@ impl Backend for Gated {
     }
 
     fn enqueue(&mut self, prepared: Prepared) -> Result<RequestId, RequestError> {
+        self.owners.lock().unwrap().push(prepared.request().owner);
         self.engine.enqueue_prepared(prepared)
     }
 
@@ -57,8 +61,27 @@ fn gated(setup: Setup) -> (crate::lab::Lab, [Arc<Mutex<()>>; 2]) {
     let loaded = tiny();
     let [gate, constraint_gate] = [(); 2].map(|()| Arc::new(Mutex::new(())));
     let engine = Engine::new(loaded.clone(), setup.options.clone()).unwrap();
-    let backend = Gated { engine, gate: Arc::clone(&gate), constraint_gate: Arc::clone(&constraint_gate) };
+    let (owners, constraint) = (Arc::default(), Arc::clone(&constraint_gate));
+    let backend = Gated { engine, gate: Arc::clone(&gate), constraint_gate: constraint, owners };
     (setup.start_with(backend, loaded.tokenizer.unwrap()), [gate, constraint_gate])
+}
+
+/// Owners share the engine's places; see the engine's own tests.
+#[test]
+fn a_key_is_the_owner_of_its_requests_with_and_without_constraints() {
+    let (loaded, owners) = (tiny(), Arc::<Mutex<Vec<u64>>>::default());
+    let engine = Engine::new(loaded.clone(), Options { cache_bytes: 4 << 20, ..Options::default() }).unwrap();
+    let backend = Gated { engine, gate: Arc::default(), constraint_gate: Arc::default(), owners: Arc::clone(&owners) };
+    let lab = Setup::default().start_with(backend, loaded.tokenizer.unwrap());
+    let other = lab.ledger().add_key("other", &Limits::default(), 0).unwrap();
+    let plain = chat_body(json!({"max_tokens": 2, "n": 2})).to_string();
+    let constrained = chat_body(json!({"max_tokens": 2, "response_format": {"type": "json_object"}})).to_string();
+    for (key, body) in [(&*lab.key, &plain), (other.reveal(), &plain), (&lab.key, &constrained)] {
+        assert_eq!(lab.request("POST", "/v1/chat/completions", key, body.as_bytes()).status, 200);
+    }
+    let owners = owners.lock().unwrap().clone();
+    assert!(owners[0] != owners[2], "{owners:?}");
+    assert_eq!(owners, [0, 0, 2, 2, 0].map(|at| owners[at]));
 }
 
 #[test]
