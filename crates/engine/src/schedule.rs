@@ -1,14 +1,14 @@
 //! The scheduler: continuous batching with chunked prefill, and preemption by recomputing.
 //!
-//! Requests have an order: priority, then rank, then turn. Its rank is how many of its owner's requests go before it, so
-//! that owners get equally many places, whatever each asks for; where a request ends, its owner's later ones move up, and
-//! get a new turn behind those that have had that rank for longer. So owners take turns also where there is one place,
-//! and those of one owner go by age.
+//! Requests have an order: priority, then rank, then turn. The rank is how many of its owner's requests go before it,
+//! so that owners get equally many places, whatever each asks for; where a request ends, its owner's later ones move
+//! up, and get a new turn behind those that have had that rank for longer. So owners take turns also where there is
+//! one place, and those of one owner go by age.
 //!
-//! Answers go on in every step, a token each; what is left of the step's tokens goes to prompts, in order. When pages or
-//! places run out, the last in order gives up its own and waits again; its tokens stay, and their keys and values are
-//! computed again later, to the same bits. Nothing comes to go before the first in order of its priority, so that it
-//! never gives up its pages, and one request always fits: so there is always one that goes on.
+//! Answers go on in every step, a token each; what is left of the step's tokens goes to prompts, in order. When pages
+//! or places run out, the last in order gives up its own and waits again; its tokens stay, and their keys and values
+//! are computed again later, to the same bits. Nothing comes to go before the first in order of its priority, so that
+//! it never gives up its pages, and one request always fits: so there is always one that goes on.
 
 use std::collections::HashMap;
 

@@ -200,8 +200,8 @@ impl Worker {
         }
     }
 
-    /// Hands in requests, all or none. `key`: whose they are; keys share the engine's places, and their constraints take
-    /// turns. Where too many wait, requests whose constraints may fail go without them.
+    /// Hands in requests, all or none. `key`: whose they are; keys share the engine's places, and their constraints
+    /// take turns. Where too many wait, requests whose constraints may fail go without them.
     pub async fn submit(&self, key: i64, requests: Vec<Request>) -> Result<Ticket, Denied> {
         let (reply, answer) = oneshot::channel();
         let owned = |request| Request { owner: key as u64, ..request };
