@@ -13,6 +13,8 @@ pub use cargo::CARGO_CRATES;
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use crate::columns::ColumnError;
+
 /// Text files longer than this, and longer texts of JSONL and Parquet, are cut into several documents, at a line end
 /// where there is one: it bounds the memory that a reader takes.
 pub const DOCUMENT_BYTES_MAX: usize = 1 << 20;
@@ -147,6 +149,15 @@ impl CorpusError {
             CorpusError::CargoSources { .. } => {
                 "run `cargo fetch` in the workspace, or name a folder of text as the corpus"
             }
+        }
+    }
+}
+
+impl From<ColumnError> for CorpusError {
+    fn from(error: ColumnError) -> CorpusError {
+        match error {
+            ColumnError::Io { path, source } => CorpusError::Io { path, source },
+            ColumnError::Bad { path, reason } => CorpusError::BadParquet { path, reason },
         }
     }
 }

@@ -12,6 +12,8 @@
 
 pub mod tokenizer;
 
+pub mod columns;
+
 pub mod corpus;
 
 pub mod shards;

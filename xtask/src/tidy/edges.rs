@@ -23,9 +23,10 @@ fn allowed(krate: &str) -> Option<&'static [&'static str]> {
         "pipeline" => &["model", "data", "tasks", "train", "runs", "device", "cpu", "comm", "kernels", "hub"],
         "server" => &["engine", "data"],
         "agent" => &["tasks", "data"],
+        "scenes" => &["data"],
         "cli" => &[
             "kernels", "device", "cpu", "cuda", "comm", "model", "data", "engine", "tasks", "train", "runs",
-            "pipeline", "server", "hub", "agent",
+            "pipeline", "server", "hub", "agent", "scenes",
         ],
         _ => return None,
     })
@@ -138,13 +139,16 @@ mod tests {
         let mut failures = Failures::default();
         let crates = [
             "kernels", "data", "model", "runs", "cli", "engine", "tasks", "train", "server", "device", "cpu", "cuda",
-            "comm", "pipeline", "hub", "agent",
+            "comm", "pipeline", "hub", "agent", "scenes",
         ];
         check_table(&page, &crates, &mut failures);
         let mut expected = vec!["5: `runs` may use other crates than the table says".to_owned()];
         expected.extend(
-            ["agent", "comm", "cpu", "cuda", "device", "engine", "hub", "pipeline", "server", "tasks", "train"]
-                .map(|name| format!("1: the table of crates has no row for `{name}`")),
+            [
+                "agent", "comm", "cpu", "cuda", "device", "engine", "hub", "pipeline", "scenes", "server", "tasks",
+                "train",
+            ]
+            .map(|name| format!("1: the table of crates has no row for `{name}`")),
         );
         assert_eq!(failures.0, expected.iter().map(|line| format!("{PAGE}:{line}")).collect::<Vec<_>>());
     }
