@@ -1,4 +1,5 @@
-//! Servers of the Model Context Protocol as tools: child processes that are spoken to over their standard streams.
+//! Servers of the Model Context Protocol as tools: child processes that are spoken to over their standard streams, and
+//! servers at a URL.
 //!
 //! A server is foreign: that it does not start, says nothing, ends, prints what is no message or lists hundreds of
 //! tools is an error that names it, or the outcome of a call, and never more. Its calls are always asked for: what it
@@ -6,13 +7,15 @@
 
 mod config;
 
+mod http;
+
 mod server;
 
 mod text;
 
 use std::time::Duration;
 
-pub use config::{ConfigError, ServerSpec};
+pub use config::{ConfigError, Place, Program, ServerSpec};
 pub use server::{Started, start};
 
 /// How long a server is waited for.

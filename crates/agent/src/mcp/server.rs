@@ -1,4 +1,4 @@
-//! One server: its process, its tools, its calls.
+//! One server: its process or its address, its tools, its calls.
 
 use std::process::Stdio;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -7,14 +7,16 @@ use std::time::{Duration, Instant};
 use rmcp::model::{
     CallToolRequestParams, ClientCapabilities, ClientConfig, Implementation, PaginatedRequestParams, Tool as Listed,
 };
-use rmcp::service::{RunningService, ServiceError, serve_client};
+use rmcp::service::{ClientInitializeError, RunningService, ServiceError, serve_client};
+use rmcp::transport::StreamableHttpClientTransport;
 use rmcp::{Peer, RoleClient};
 use serde_json::Value;
 use tokio::io::AsyncReadExt;
 use tokio::process::{Child, ChildStderr, Command};
 use tokio::runtime::Runtime;
 
-use super::{McpError, ServerSpec, Timeouts, said, text};
+use super::http::{self, Http};
+use super::{McpError, Place, Program, ServerSpec, Timeouts, said, text};
 use crate::tool::{Definition, Effect, Outcome, Stop, Tool, shortened};
 
 /// Tools of one server. Each costs the prompt some hundred tokens.
@@ -38,7 +40,7 @@ pub struct Started {
     pub left_out: Vec<String>,
 }
 
-/// Starts a server and asks which tools it has. It ends with the last of them.
+/// Starts a server, or goes to it, and asks which tools it has. It ends with the last of them.
 ///
 /// # Errors
 /// [`McpError`], and nothing is left running.
@@ -46,10 +48,12 @@ pub fn start(spec: &ServerSpec, timeouts: Timeouts, stop: Stop) -> Result<Starte
     let failed = |reason: String, stderr: String| McpError::Failed { server: spec.name.clone(), reason, stderr };
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build();
     let runtime = runtime.map_err(|error| failed(format!("has no thread: {error}"), String::new()))?;
-    let mut process = Process::spawn(&runtime, spec)?;
-    let pipes = process.child.stdout.take().zip(process.child.stdin.take()).expect("both are pipes");
+    let mut process = match &spec.place {
+        Place::Process(program) => Some(Process::spawn(&runtime, &spec.name, program)?),
+        Place::Url { .. } => None,
+    };
     let connect = async {
-        let service = serve_client(client(), pipes).await.map_err(|error| format!("does not speak MCP: {error}"))?;
+        let service = connect(spec, process.as_mut()).await.map_err(|error| format!("does not speak MCP: {error}"))?;
         let tools = list(&service).await?;
         Ok::<_, String>((service, tools))
     };
@@ -62,14 +66,36 @@ pub fn start(spec: &ServerSpec, timeouts: Timeouts, stop: Stop) -> Result<Starte
     let (service, tools) = match late(waited) {
         Ok(connected) => connected,
         Err(reason) => {
-            // What it wrote last may still be on its way.
-            std::thread::sleep(POLL);
-            return Err(failed(shortened(&reason, STDERR_BYTES), process.stderr()));
+            return Err(failed(shortened(&reason, STDERR_BYTES), last_words(process.as_ref())));
         }
     };
     let name = spec.name.clone();
     let connection = Connection { name, runtime, service: Some(service), process, timeout: timeouts.call };
     Ok(connection.with_tools(tools))
+}
+
+type Service = RunningService<RoleClient, ClientConfig>;
+
+async fn connect(spec: &ServerSpec, process: Option<&mut Process>) -> Result<Service, ClientInitializeError> {
+    match (&spec.place, process) {
+        (Place::Url { url, headers }, _) => {
+            let config = http::config(url, headers.clone());
+            serve_client(client(), StreamableHttpClientTransport::with_client(Http::new(), config)).await
+        }
+        (Place::Process(_), process) => {
+            let child = &mut process.expect("it has been started").child;
+            let pipes = child.stdout.take().zip(child.stdin.take()).expect("both are pipes");
+            serve_client(client(), pipes).await
+        }
+    }
+}
+
+/// What a process wrote to its standard error before it failed.
+fn last_words(process: Option<&Process>) -> String {
+    process.map_or_else(String::new, |process| {
+        std::thread::sleep(POLL); // it may still be on its way
+        process.stderr()
+    })
 }
 
 fn client() -> ClientConfig {
@@ -127,19 +153,19 @@ struct Process {
 }
 
 impl Process {
-    fn spawn(runtime: &Runtime, spec: &ServerSpec) -> Result<Process, McpError> {
-        let mut command = Command::new(&spec.command);
-        command.args(&spec.args).envs(&spec.env).kill_on_drop(true);
+    fn spawn(runtime: &Runtime, server: &str, program: &Program) -> Result<Process, McpError> {
+        let mut command = Command::new(&program.command);
+        command.args(&program.args).envs(&program.env).kill_on_drop(true);
         command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
-        if let Some(folder) = &spec.folder {
+        if let Some(folder) = &program.folder {
             command.current_dir(folder);
         }
         #[cfg(unix)]
         command.process_group(0);
         let _entered = runtime.enter();
         let mut child = command.spawn().map_err(|source| McpError::Spawn {
-            server: spec.name.clone(),
-            command: spec.command.clone(),
+            server: server.to_owned(),
+            command: program.command.clone(),
             source,
         })?;
         let stderr = Arc::new(Mutex::new(Vec::new()));
@@ -192,8 +218,8 @@ struct Connection {
     name: String,
     runtime: Runtime,
     /// Dropped first, which closes the server's standard input.
-    service: Option<RunningService<RoleClient, ClientConfig>>,
-    process: Process,
+    service: Option<Service>,
+    process: Option<Process>,
     timeout: Duration,
 }
 
@@ -244,8 +270,8 @@ impl Connection {
             ServiceError::McpError(error) => format!("the MCP server {name} refused the call: {}", error.message),
             ServiceError::UnexpectedResponse => format!("the MCP server {name} answered what is no result of a call"),
             ServiceError::TransportClosed | ServiceError::TransportSend(_) | ServiceError::Cancelled { .. } => {
-                std::thread::sleep(POLL); // what it wrote last may still be on its way
-                format!("the MCP server {name} has ended{}", said(&self.process.stderr()))
+                let has_ended = if self.process.is_some() { "has ended" } else { "cannot be reached" };
+                format!("the MCP server {name} {has_ended}{}", said(&last_words(self.process.as_ref())))
             }
             error => format!("the MCP server {name}: {error}"),
         }

@@ -1,6 +1,7 @@
 //! Servers of the Model Context Protocol, good ones and others. They are Python; without `python3` these tests fail.
 
 use std::collections::HashMap;
+use std::io::BufRead;
 use std::time::{Duration, Instant};
 
 use serde_json::json;
@@ -22,6 +23,38 @@ fn refused(how: &str, timeouts: Timeouts) -> String {
     match start(&spec(how), timeouts, &|| false) {
         Ok(_) => panic!("{how} was started"),
         Err(error) => error.to_string(),
+    }
+}
+
+/// A server at an address, which ends with the test.
+struct Remote {
+    process: std::process::Child,
+    url: String,
+}
+
+impl Remote {
+    fn start(how: &str) -> Remote {
+        let mut command = std::process::Command::new("python3");
+        command.args([concat!(env!("CARGO_MANIFEST_DIR"), "/tests/server.py"), how, "http"]);
+        let mut process = command.stdout(std::process::Stdio::piped()).spawn().unwrap();
+        let mut port = String::new();
+        std::io::BufReader::new(process.stdout.take().unwrap()).read_line(&mut port).unwrap();
+        Remote { process, url: format!("http://127.0.0.1:{}/mcp", port.trim()) }
+    }
+
+    fn tools(&self) -> HashMap<String, Box<dyn Tool>> {
+        by_name(start(&ServerSpec::of_command(&self.url).unwrap(), TIMEOUTS, &|| false).unwrap())
+    }
+
+    fn refusal(&self) -> String {
+        start(&ServerSpec::of_command(&self.url).unwrap(), TIMEOUTS, &|| false).err().expect("a refusal").to_string()
+    }
+}
+
+impl Drop for Remote {
+    fn drop(&mut self) {
+        let _ = self.process.kill();
+        let _ = self.process.wait();
     }
 }
 
@@ -104,6 +137,61 @@ fn servers_that_do_not_start_are_named_with_the_reason() {
     let cat = ServerSpec::of_command("cat").unwrap(); // says back what it is told
     let error = start(&cat, short, &|| false).err().unwrap().to_string();
     assert!(error.starts_with("the MCP server cat "), "{error}");
+}
+
+#[test]
+fn servers_at_an_address_answer_whole_or_by_events() {
+    for how in ["good", "events"] {
+        let remote = Remote::start(how);
+        let mut tools = remote.tools();
+        assert_eq!(tools.len(), 9, "{how}");
+        for (name, outcome) in [
+            ("echo", Outcome::done("echo fish")),
+            ("fail", Outcome::failed("it failed")),
+            ("structured", Outcome::done("{\"n\":1}")),
+        ] {
+            assert_eq!(call(&mut tools, name), outcome, "{how}: {name}");
+        }
+        let begin = Instant::now();
+        let stopped = tools.get_mut("hang").unwrap().call(&json!({"x": ""}), &|| true);
+        assert_eq!(stopped, Outcome::failed("stopped by the user"));
+        assert_eq!(call(&mut tools, "echo"), Outcome::done("echo fish"), "{how}, beside one that hangs");
+        drop(tools);
+        assert!(begin.elapsed() < Duration::from_secs(20), "{:?}", begin.elapsed());
+    }
+}
+
+#[test]
+fn an_address_that_does_not_answer_as_it_should_is_named_with_the_reason() {
+    for (how, reason) in [
+        ("moved", "redirects are not followed"),
+        ("page", "text/html"),
+        ("down", "503"),
+        ("locked", "it wants a key, which `headers` in --mcp-config may hold"),
+        ("refuse", "no list today"),
+    ] {
+        let refusal = Remote::start(how).refusal();
+        assert!(refusal.starts_with("the MCP server 127.0.0.1 ") && refusal.contains(reason), "{how}: {refusal}");
+    }
+    let gone = Remote::start("good").url.clone();
+    let refusal = start(&ServerSpec::of_command(&gone).unwrap(), TIMEOUTS, &|| false).err().unwrap().to_string();
+    assert!(refusal.contains("refused"), "{refusal}");
+}
+
+#[test]
+fn an_address_with_a_key_is_told_it_and_one_that_goes_is_missed() {
+    let remote = Remote::start("locked");
+    let file = tempfile::NamedTempFile::new().unwrap();
+    let servers = json!({"mcpServers": {"vault": {"url": remote.url, "headers": {"X-Key": "secret"}}}});
+    std::fs::write(file.path(), servers.to_string()).unwrap();
+    let spec = ServerSpec::of_file(file.path()).unwrap().remove(0);
+    let mut tools = by_name(start(&spec, TIMEOUTS, &|| false).unwrap());
+    assert_eq!(call(&mut tools, "echo"), Outcome::done("echo fish"));
+    assert!(!format!("{spec:?}").contains("secret"), "{spec:?}");
+    for name in ["die", "echo"] {
+        let Outcome { text, worked } = call(&mut tools, name);
+        assert!(!worked && text.starts_with("the MCP server vault "), "{text}");
+    }
 }
 
 #[cfg(target_os = "linux")]

@@ -22,10 +22,10 @@ pub struct ToolArgs {
     /// Let the model run Python in a jail: no network, no files of yours, 10 s, 1 GiB
     #[arg(long)]
     python: bool,
-    /// Start an MCP server and take its tools; may be given several times
-    #[arg(long, value_name = "COMMAND")]
+    /// Take the tools of an MCP server, which is started or is at a URL; may be given several times
+    #[arg(long, value_name = "COMMAND|URL")]
     mcp: Vec<String>,
-    /// Start the servers of a file, {"mcpServers": {"NAME": {"command": …, "args": […]}}}
+    /// Take the servers of a file, {"mcpServers": {"NAME": {"command": …, "args": […]} or {"url": …}}}
     #[arg(long, value_name = "FILE")]
     mcp_config: Vec<PathBuf>,
     /// Do not ask before calls of this tool, or of `all`; may be given several times
