@@ -187,3 +187,27 @@ impl Recipe {
         Worker::start(Engine::new(loaded, options)?).context("cannot start the engine")
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[derive(clap::Parser)]
+    struct Line {
+        #[command(flatten)]
+        models: ModelArgs,
+    }
+
+    #[test]
+    fn models_may_take_what_is_said_or_nine_tenths_of_what_is_left() {
+        let settings = |more: &[&str], left| {
+            let line = ["serve", "a.gguf", "b.gguf"].iter().chain(more);
+            <Line as clap::Parser>::try_parse_from(line).unwrap().models.loader_settings(left)
+        };
+        assert_eq!(settings(&["--memory-mib", "3"], Some(1000)).memory_bytes, 3 << 20);
+        assert_eq!(settings(&[], Some(1000)).memory_bytes, 900);
+        assert_eq!(settings(&[], None).memory_bytes, u64::MAX);
+        assert_eq!(settings(&["--max-waiting", "7"], None).waiting_max, 7);
+        assert_eq!(settings(&["--unload-after", "60"], None).unload_after, Some(Duration::from_secs(60)));
+    }
+}
