@@ -18,7 +18,7 @@ use wels_kernels::{isa, par};
 use wels_model::count;
 use wels_model::params::Params;
 use wels_pipeline::forecast::name_on;
-use wels_pipeline::hyper::{execution, of_pretraining, slow_precision};
+use wels_pipeline::hyper::{execution, of_pretraining, rule, slow_precision};
 use wels_pipeline::measure::{peak_flops, random_batch, whose_peak};
 use wels_pipeline::words::short;
 use wels_runs::machine::{self, Measurements};
@@ -114,7 +114,7 @@ fn train(args: &TrainArgs) -> Result<()> {
         eprintln!("note: {note}");
     }
     let device = args.device.open()?;
-    let state = State::new(Params::init(&device, config, recipe.run.seed));
+    let state = State::new(Params::init(&device, config, recipe.run.seed), rule(&section.optimizer));
     let execution = execution(section, &device);
     let mut trainer = Trainer::new(config.clone(), context, state, of_pretraining(section), execution);
     let tokens = section.batch_tokens;

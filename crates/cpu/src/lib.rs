@@ -55,6 +55,10 @@ impl Optimizer for Cpu {
         optim::adamw(params, slice(grads), slice_mut(m), slice_mut(v), rule, scale);
     }
 
+    fn blend(&self, alpha: f32, x: &Tensor, beta: f32, y: &mut Tensor) {
+        optim::blend(alpha, slice(x), beta, slice_mut(y));
+    }
+
     fn squares(&self, x: &Tensor) -> Vec<f32> {
         optim::squares_of_chunks(slice(x))
     }

@@ -213,6 +213,12 @@ extern "C" __global__ void adamw(float *p, const float *grads, float *m, float *
   v[i] = new_v;
 }
 
+// y = α·x + β·y.
+extern "C" __global__ void blend(const float *x, float *y, float alpha, float beta, int64_t n) {
+  int64_t i = thread_index();
+  if (i < n) y[i] = __fmaf_rn(alpha, x[i], y[i] * beta);
+}
+
 // Σ x² of each `chunk` elements. Half a warp a chunk.
 extern "C" __global__ void squares(const float *x, float *sums, int chunk, int chunks, int64_t n) {
   int64_t c = thread_index() / 16, first = c * chunk;

@@ -270,6 +270,13 @@ impl Optimizer for Cuda {
         launch.float(c.eps).float(c.minus_rate).float(c.minus_decay).long(len).run();
     }
 
+    fn blend(&self, alpha: f32, x: &Tensor, beta: f32, y: &mut Tensor) {
+        let len = x.len();
+        assert_eq!(y.len(), len, "{x:?} and {y:?} have one length");
+        let launch = self.launch("blend").over(len).read(f32s(x)).write(f32s_mut(y));
+        launch.float(alpha).float(beta).long(len).run();
+    }
+
     fn squares(&self, x: &Tensor) -> Vec<f32> {
         let chunks = x.len().div_ceil(SQUARES_CHUNK);
         let mut sums = self.temporary(chunks);

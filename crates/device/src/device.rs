@@ -261,6 +261,9 @@ pub trait Optimizer {
         scale: f32,
     );
 
+    /// `y = α·x + β·y`, element by element.
+    fn blend(&self, alpha: f32, x: &Tensor, beta: f32, y: &mut Tensor);
+
     /// Σ x² of each [`SQUARES_CHUNK`](crate::SQUARES_CHUNK) elements, the last being fewer; on the host.
     fn squares(&self, x: &Tensor) -> Vec<f32>;
 }

@@ -1,5 +1,5 @@
-//! AdamW (I. Loshchilov and F. Hutter, 2017; the formula of PyTorch's `torch.optim.AdamW`) and what is asked of
-//! gradients before it: their norm, and whether they are finite.
+//! AdamW (I. Loshchilov and F. Hutter, 2017; the formula of PyTorch's `torch.optim.AdamW`), sums of two with factors, of
+//! which other rules are made, and what is asked of gradients before: their norm, and whether they are finite.
 
 use crate::lanes::{LANES, Lanes, dispatch};
 use crate::par::{self, SharedMut, TASK};
@@ -100,6 +100,28 @@ unsafe fn adamw_piece<L: Lanes>(p: &mut [f32], g: &[f32], m: &mut [f32], v: &mut
             s.store(new_m, m);
             s.store(new_v, v);
             s.store(new_p, p);
+        });
+    }
+}
+
+/// y = α·x + β·y: β·y rounded, then a fused multiply-add.
+pub fn blend(alpha: f32, x: &[f32], beta: f32, y: &mut [f32]) {
+    assert_eq!(x.len(), y.len(), "x and y have one length");
+    par::chunks_mut(y, TASK, |task, y| {
+        let x = &x[task * TASK..][..y.len()];
+        // SAFETY: the piece of x was cut to the length of y.
+        unsafe { dispatch!(blend_piece(alpha: f32, x: &[f32], beta: f32, y: &mut [f32])) };
+    });
+}
+
+/// # Safety
+/// The machine has the instruction set of `L`, and both slices have one length.
+#[inline(always)]
+unsafe fn blend_piece<L: Lanes>(alpha: f32, x: &[f32], beta: f32, y: &mut [f32]) {
+    // SAFETY: spans of one length lie in both slices; instructions by this function's contract.
+    unsafe {
+        spans!(x.len(), |s| {
+            s.store(L::splat(alpha).fma(s.load::<L>(x), s.load::<L>(y).mul(L::splat(beta))), y);
         });
     }
 }

@@ -18,7 +18,7 @@ use wels_train::distil::{self, OwnOptions, OwnReport};
 use wels_train::rl::Prompter;
 use wels_train::trainer::Trainer;
 
-use crate::hyper::{of_stage, rollout_options, stage_execution};
+use crate::hyper::{of_stage, rollout_options, rule, stage_execution};
 use crate::learn;
 use crate::rank::Rank;
 use crate::session::Session;
@@ -98,7 +98,8 @@ impl<'a> Correction<'a> {
         teacher: TeacherModel,
         latest: Option<&Checkpoint>,
     ) -> Result<Correction<'a>> {
-        let (config, state) = state_of(rank, &section.start, prompter.tokenizer, latest)?;
+        let (config, state) =
+            state_of(rank, &section.start, prompter.tokenizer, latest, rule(&section.optimization.optimizer))?;
         let options = options(stage, section, &config);
         let context = teacher.context().min(config.rope.max_positions);
         let Rollouts { steps, mini_batches, answering, .. } = &section.rollouts;

@@ -34,7 +34,7 @@ use wels_train::trainer::{State, Trainer};
 use wels_train::{distil, sft};
 
 use crate::host::{Event, Host};
-use crate::hyper::{of_stage, rollout_options, stage_execution};
+use crate::hyper::{of_stage, rollout_options, rule, stage_execution};
 use crate::model::{locate, named_tokenizer, read_config};
 use crate::{learn, measure, named, room, task};
 
@@ -383,7 +383,7 @@ fn fits(device: &dyn Device, bytes: u64) -> bool {
 /// Tokens a second of steps on examples of random tokens.
 fn measure_learning(device: &Arc<dyn Device>, of: &Learning, rows: usize) -> Result<f64> {
     let Learning { config, teacher, tokens, optimization, precision, .. } = of;
-    let state = State::new(Params::init(device, config, 0));
+    let state = State::new(Params::init(device, config, 0), rule(&optimization.optimizer));
     let hyper = of_stage(optimization, 1_000_000);
     let mut trainer = Trainer::new((*config).clone(), *tokens, state, hyper, stage_execution(*precision, device));
     if optimization.optimizer.mtp_lambda == 0.0 {

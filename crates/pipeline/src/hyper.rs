@@ -6,7 +6,8 @@ use wels_device::{Device, Pool};
 use wels_kernels::gemm;
 use wels_model::config::ModelConfig;
 use wels_model::tape::{Execution, Recompute};
-use wels_runs::recipe::{Answering, Optimization, Optimizer, Precision, PretrainSection};
+use wels_runs::recipe::{self, Answering, Optimization, Optimizer, Precision, PretrainSection};
+use wels_train::muon::Rule;
 use wels_train::rollout::RolloutOptions;
 use wels_train::schedule::{LearningRate, Switch};
 use wels_train::trainer::Hyperparameters;
@@ -53,6 +54,7 @@ fn hyperparameters(of: &Optimizer, updates: Updates) -> Hyperparameters {
             decay_steps: updates.decay,
             decay: of.decay,
         },
+        rule: rule(of),
         beta1: of.beta1,
         beta2: of.beta2,
         epsilon: of.epsilon,
@@ -67,6 +69,14 @@ fn hyperparameters(of: &Optimizer, updates: Updates) -> Hyperparameters {
             late: updates.mtp_lambda_late.0,
             late_step: updates.mtp_lambda_late.1,
         },
+    }
+}
+
+/// What moves the matrices.
+pub fn rule(of: &Optimizer) -> Rule {
+    match of.optimizer {
+        recipe::Rule::AdamW => Rule::AdamW,
+        recipe::Rule::Muon => Rule::Muon { momentum: of.momentum },
     }
 }
 

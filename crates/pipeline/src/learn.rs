@@ -21,7 +21,7 @@ use wels_train::trainer::{StepReport, Trainer};
 use wels_train::{distil, sft};
 
 use crate::host::{Event, Host};
-use crate::hyper::{of_stage, stage_execution};
+use crate::hyper::{of_stage, rule, stage_execution};
 use crate::named;
 use crate::rank::Rank;
 use crate::refusal::refuse;
@@ -118,7 +118,7 @@ impl TrainingSet {
         section: &Supervised,
         latest: Option<&Checkpoint>,
     ) -> Result<Learning> {
-        let (config, state) = state_of(rank, &section.start, tokenizer, latest)?;
+        let (config, state) = state_of(rank, &section.start, tokenizer, latest, rule(&section.optimization.optimizer))?;
         let hyper = of_stage(&section.optimization, self.plan.len() as u64);
         let mut trainer =
             Trainer::new(config, self.context, state, hyper, stage_execution(stage.precision, &rank.device))

@@ -12,7 +12,7 @@ use wels_model::params::Params;
 use wels_runs::recipe::Recipe;
 use wels_train::trainer::{State, Trainer};
 
-use crate::hyper::{execution, of_pretraining};
+use crate::hyper::{execution, of_pretraining, rule};
 
 /// The machine's limit with all threads.
 pub fn fma_peak_flops() -> f64 {
@@ -37,7 +37,7 @@ pub fn whose_peak(device: &dyn Device, precision: Precision) -> &'static str {
 /// than four micro-batches is cut to four, which tells the same in less time.
 pub fn training_rate(recipe: &Recipe, device: &Arc<dyn Device>) -> Result<f64> {
     let (section, config, context) = (&recipe.pretrain, recipe.model.config(), recipe.data.sequence_length);
-    let state = State::new(Params::init(device, config, recipe.run.seed));
+    let state = State::new(Params::init(device, config, recipe.run.seed), rule(&section.optimizer));
     let mut trainer = Trainer::new(config.clone(), context, state, of_pretraining(section), execution(section, device));
     let tokens = section.batch_tokens.min((4 * section.micro_batch * context) as u64);
     steady_rate(3, |step| {

@@ -20,7 +20,7 @@ use wels_runs::recipe::{PRETRAIN, Recipe, Start};
 use wels_train::trainer::{StepReport, Trainer};
 
 use crate::host::Event;
-use crate::hyper::{execution, of_pretraining, slow_precision};
+use crate::hyper::{execution, of_pretraining, rule, slow_precision};
 use crate::measure::peak_flops;
 use crate::rank::Rank;
 use crate::session::Session;
@@ -113,7 +113,7 @@ impl<'a> Pretraining<'a> {
         latest: Option<&Checkpoint>,
     ) -> Result<Pretraining<'a>> {
         let start = Start::New { model: Box::new(recipe.model.clone()) };
-        let (_, state) = state_of(rank, &start, tokenizer, latest)?;
+        let (_, state) = state_of(rank, &start, tokenizer, latest, rule(&recipe.pretrain.optimizer))?;
         let config = recipe.model.config().clone();
         let (context, section) = (recipe.data.sequence_length, &recipe.pretrain);
         let trainer = Trainer::new(config, context, state, of_pretraining(section), execution(section, &rank.device))

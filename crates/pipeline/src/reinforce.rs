@@ -24,7 +24,7 @@ use wels_train::grpo::{Aggregation, Grpo, Overlong, Scale};
 use wels_train::rl::{Answered, Prompter, RlOptions, RlReport, Rollout, learn, sample};
 use wels_train::trainer::Trainer;
 
-use crate::hyper::{of_stage, rollout_options, stage_execution};
+use crate::hyper::{of_stage, rollout_options, rule, stage_execution};
 use crate::rank::Rank;
 use crate::session::Session;
 use crate::start::{config_for, initial, state_of};
@@ -115,7 +115,8 @@ impl<'a> Reinforcement<'a> {
         latest: Option<&Checkpoint>,
     ) -> Result<Reinforcement<'a>> {
         let run = &rank.run;
-        let (config, state) = state_of(rank, &section.start, prompter.tokenizer, latest)?;
+        let (config, state) =
+            state_of(rank, &section.start, prompter.tokenizer, latest, rule(&section.optimization.optimizer))?;
         let reference = reference(rank, prompter.tokenizer, section, &config, latest)?;
         let options = options(stage, section, &config);
         let Rollouts { steps, mini_batches, answering, .. } = &section.rollouts;

@@ -7,6 +7,7 @@ use wels_model::params::Params;
 use wels_runs::checkpoint::{self, Checkpoint};
 use wels_runs::recipe::{self, Start};
 use wels_runs::rundir::RunDir;
+use wels_train::muon::Rule;
 use wels_train::trainer::State;
 
 use crate::model::{Location, config_of, load_params, locate, read_tokenizer};
@@ -70,15 +71,16 @@ pub(crate) fn state_of(
     start: &Start,
     tokenizer: &Tokenizer,
     latest: Option<&Checkpoint>,
+    rule: Rule,
 ) -> Result<(ModelConfig, State)> {
     match latest {
         None => {
             let params = initial(rank, start, tokenizer)?;
-            Ok((config_for(&rank.run, start)?, State::new(params)))
+            Ok((config_for(&rank.run, start)?, State::new(params, rule)))
         }
         Some(checkpoint) => {
             let config = config_of(&Location::Directory(checkpoint.path.clone()))?;
-            let state = load_state(&rank.device, &config, &checkpoint.path, Position::of(latest)?.updates)
+            let state = load_state(&rank.device, &config, rule, &checkpoint.path, Position::of(latest)?.updates)
                 .with_context(|| format!("cannot go on from {}", checkpoint.path.display()))?;
             Ok((config, state))
         }

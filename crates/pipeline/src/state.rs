@@ -1,4 +1,4 @@
-//! Weights and optimizer in a checkpoint: a Hugging Face directory, and beside it AdamW's two means.
+//! Weights and optimizer in a checkpoint: a Hugging Face directory, and beside it what the optimizer remembers.
 
 use std::collections::HashMap;
 use std::path::Path;
@@ -11,6 +11,7 @@ use wels_model::config::{Dtype, ModelConfig};
 use wels_model::params::Params;
 use wels_model::weights;
 use wels_runs::tensors;
+use wels_train::muon::Rule;
 use wels_train::trainer::{State, Trainer};
 
 /// The largest file of weights that is written.
@@ -30,10 +31,16 @@ pub(crate) fn save_state(folder: &Path, trainer: &Trainer, tokenizer: &Tokenizer
 }
 
 /// Reads back what [`save_state`] wrote, after `updates` updates.
-pub(crate) fn load_state(device: &Arc<dyn Device>, config: &ModelConfig, folder: &Path, updates: u64) -> Result<State> {
+pub(crate) fn load_state(
+    device: &Arc<dyn Device>,
+    config: &ModelConfig,
+    rule: Rule,
+    folder: &Path,
+    updates: u64,
+) -> Result<State> {
     let mut params = Params::zeros(device, config);
     weights::load_dir(folder, config, &mut |param, first_row, _, values| params.set_rows(param, first_row, values))?;
-    let mut state = State::new(params);
+    let mut state = State::new(params, rule);
     let both = state.params.specs().iter().zip(state.m.iter().zip(&state.v));
     let names: Vec<(String, usize)> = both
         .flat_map(|(spec, (m, v))| [(format!("m.{}", spec.name), m.len()), (format!("v.{}", spec.name), v.len())])

@@ -22,7 +22,7 @@ pub use model::ModelSection;
 use named::{Folder, joined};
 pub use named::{HUB, Use};
 use optimizer::Defaults;
-pub use optimizer::{Checkpoints, Optimizer};
+pub use optimizer::{Checkpoints, Optimizer, Rule};
 use reader::{Document, ListOrWord, Section, Source};
 pub use reader::{Place, RecipeError};
 pub use stages::{

@@ -9,6 +9,8 @@ pub use wels_model::schedule;
 
 pub mod trainer;
 
+pub mod muon;
+
 mod sharded;
 mod shards;
 

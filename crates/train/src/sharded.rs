@@ -2,7 +2,8 @@
 //! up the ranks' gradients and changes the weights.
 //!
 //! A part is whole chunks of [`SQUARES_CHUNK`] elements, so that the sums of squares behind the global norm are those
-//! of one rank, chunk by chunk. The ranks' gradients are added by the tree that adds up shards.
+//! of one rank, chunk by chunk; of a matrix that Muon moves one rank owns all. The ranks' gradients are added by the
+//! tree that adds up shards.
 //!
 //! Source: Rajbhandari et al. 2019, ZeRO, §5.1.
 
@@ -15,6 +16,8 @@ use wels_device::{Device, Link, SQUARES_CHUNK, Tensor};
 use wels_model::names::{ParamKind, ParamSpec};
 use wels_model::params::{Grads, Params};
 
+use crate::muon::Rule;
+
 /// Bytes that a rank makes room for at a time where gradients go from device to device.
 const AT_ONCE: usize = 256 << 20;
 
@@ -22,39 +25,76 @@ const AT_ONCE: usize = 256 << 20;
 pub(crate) struct Owned {
     rank: usize,
     world: usize,
-    /// Elements of each parameter; 0 of one that has no gradient.
-    lens: Vec<usize>,
+    /// One a parameter.
+    splits: Vec<Split>,
 }
 
-/// The elements of a parameter of `len` that belong to `rank`.
-fn part(len: usize, rank: usize, world: usize) -> Range<usize> {
-    let chunks = len.div_ceil(SQUARES_CHUNK);
-    let end = |rank: usize| (rank * chunks / world * SQUARES_CHUNK).min(len);
-    end(rank)..end(rank + 1)
+/// How a parameter is divided.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Split {
+    /// So many elements, evenly; 0 of a parameter that has no gradient.
+    Even(usize),
+    /// So many elements, all of one rank: Muon needs whole matrices.
+    Whole(usize, usize),
+}
+
+impl Split {
+    /// The elements that belong to `rank`.
+    fn part(self, rank: usize, world: usize) -> Range<usize> {
+        match self {
+            Split::Even(len) => {
+                let chunks = len.div_ceil(SQUARES_CHUNK);
+                let end = |rank: usize| (rank * chunks / world * SQUARES_CHUNK).min(len);
+                end(rank)..end(rank + 1)
+            }
+            Split::Whole(len, owner) if rank == owner => 0..len,
+            Split::Whole(..) => 0..0,
+        }
+    }
+}
+
+/// The splits of parameters: those that Muon moves go whole, the largest first, to the rank that has the least of them.
+fn splits(specs: &[ParamSpec], rule: Rule, world: usize) -> Vec<Split> {
+    let len = |spec: &ParamSpec| if spec.kind == ParamKind::RouterBias { 0 } else { spec.len() };
+    let mut splits: Vec<Split> = specs.iter().map(|spec| Split::Even(len(spec))).collect();
+    let mut whole: Vec<usize> = (0..specs.len()).filter(|param| rule.is_muon(specs[*param].kind)).collect();
+    whole.sort_by_key(|param| std::cmp::Reverse(specs[*param].len()));
+    let mut taken = vec![0; world];
+    for param in whole {
+        let owner = (0..world).min_by_key(|rank| taken[*rank]).expect("a world has ranks");
+        taken[owner] += specs[param].len();
+        splits[param] = Split::Whole(specs[param].len(), owner);
+    }
+    splits
 }
 
 impl Owned {
-    pub fn new(params: &Params, rank: usize, world: usize) -> Self {
-        let len = |spec: &ParamSpec| if spec.kind == ParamKind::RouterBias { 0 } else { spec.len() };
-        Owned { rank, world, lens: params.specs().iter().map(len).collect() }
+    pub fn new(params: &Params, rule: Rule, rank: usize, world: usize) -> Self {
+        Owned { rank, world, splits: splits(params.specs(), rule, world) }
     }
 
     /// The elements of parameter `param` that this rank owns.
     pub fn part(&self, param: usize) -> Range<usize> {
-        part(self.lens[param], self.rank, self.world)
+        self.splits[param].part(self.rank, self.world)
     }
 
-    /// This rank's parts of whole tensors, one a parameter.
+    /// This rank's parts of whole tensors, one a parameter; of an empty one, nothing.
     pub fn parts_of(&self, whole: &[Tensor]) -> Vec<Tensor> {
         let cut = |(param, tensor): (usize, &Tensor)| {
-            let range = self.part(param);
+            let range = if tensor.is_empty() { 0..0 } else { self.part(param) };
             Tensor::of(tensor.device(), 1, range.len(), &tensor.to_host()[range])
         };
         whole.iter().enumerate().map(cut).collect()
     }
 
-    /// On rank 0 whole vectors from all ranks' parts, the inverse of [`Owned::parts_of`]; on the others none.
-    pub fn whole<'a>(&self, comm: &dyn Comm, parts: &'a [Tensor]) -> Result<Vec<Cow<'a, [f32]>>, Lost> {
+    /// On rank 0 whole vectors from all ranks' parts, the inverse of [`Owned::parts_of`]; on the others none. `exists`:
+    /// of which parameters there is something.
+    pub fn whole<'a>(
+        &self,
+        comm: &dyn Comm,
+        parts: &'a [Tensor],
+        exists: &dyn Fn(usize) -> bool,
+    ) -> Result<Vec<Cow<'a, [f32]>>, Lost> {
         if self.world == 1 {
             return Ok(parts.iter().map(Tensor::to_host).collect());
         }
@@ -64,16 +104,16 @@ impl Owned {
             return Ok(Vec::new());
         }
         let mut taken = vec![0; self.world];
-        let join = |len: &usize| {
-            let mut all = Vec::with_capacity(*len);
-            for (rank, from) in gathered.iter().enumerate() {
-                let len = part(*len, rank, self.world).len();
+        let join = |(param, split): (usize, &Split)| {
+            let mut all = Vec::new();
+            for (rank, from) in gathered.iter().enumerate().filter(|_| exists(param)) {
+                let len = split.part(rank, self.world).len();
                 all.extend_from_slice(&from[taken[rank]..taken[rank] + len]);
                 taken[rank] += len;
             }
             Cow::Owned(all)
         };
-        Ok(self.lens.iter().map(join).collect())
+        Ok(self.splits.iter().enumerate().map(join).collect())
     }
 
     /// The sum of all ranks' gradients, of this rank's part of each parameter. A single rank's are the gradients
@@ -90,8 +130,8 @@ impl Owned {
         let host: Vec<Cow<[f32]>> = own.iter().map(Tensor::to_host).collect();
         let for_rank = |rank: usize| -> Vec<u8> {
             host.iter()
-                .zip(&self.lens)
-                .flat_map(|(values, len)| to_bytes(&values[part(*len, rank, self.world)]))
+                .zip(&self.splits)
+                .flat_map(|(values, split)| to_bytes(&values[split.part(rank, self.world)]))
                 .collect()
         };
         let received = comm.all_to_all((0..self.world).map(for_rank).collect())?;
@@ -121,7 +161,7 @@ impl Owned {
     }
 
     fn parts(&self, param: usize) -> Vec<Range<usize>> {
-        (0..self.world).map(|rank| part(self.lens[param], rank, self.world)).collect()
+        (0..self.world).map(|rank| self.splits[param].part(rank, self.world)).collect()
     }
 
     /// [`Owned::reduce`] from device to device, some parameters at a time. Memory for what comes is taken before all
@@ -159,14 +199,14 @@ impl Owned {
         }
         let gathered = comm.all_gather(to_bytes(&mine.concat()))?;
         let mut of_ranks: Vec<_> = gathered.iter().map(|bytes| from_bytes(bytes).into_iter()).collect();
-        let of_param = |len: &usize| {
+        let of_param = |split: &Split| {
             let mut chunks = of_ranks.iter_mut().enumerate().flat_map(|(rank, from)| {
-                let count = part(*len, rank, self.world).len().div_ceil(SQUARES_CHUNK);
+                let count = split.part(rank, self.world).len().div_ceil(SQUARES_CHUNK);
                 from.by_ref().take(count).collect::<Vec<_>>()
             });
             sum(&mut chunks)
         };
-        Ok(self.lens.iter().map(of_param).sum::<f64>().sqrt())
+        Ok(self.splits.iter().map(of_param).sum::<f64>().sqrt())
     }
 
     /// The first parameter of which any rank's gradient is not finite.
@@ -195,7 +235,7 @@ impl Owned {
             let values = from_bytes(bytes);
             let mut taken = 0;
             for param in learnt() {
-                let range = part(self.lens[param], rank, self.world);
+                let range = self.splits[param].part(rank, self.world);
                 params.tensor_mut(param).set(range.start, &values[taken..taken + range.len()]);
                 taken += range.len();
             }

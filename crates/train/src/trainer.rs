@@ -3,7 +3,7 @@
 //! ```text
 //! gradients of the objective over the whole batch: Trainer::gradients touches no weight
 //! stop if anything is not finite
-//! clip by the global norm;  AdamW;  b_i += γ·sign(mean load − load_i) for every router: Trainer::update
+//! clip by the global norm;  AdamW or Muon;  b_i += γ·sign(mean load − load_i) for every router: Trainer::update
 //! ```
 //! Pretraining and fine-tuning minimise the mean loss over the batch's targets plus λ/D Σ MTP losses plus
 //! α Σ_layers mean balance loss, [`Trainer::step`]. Reinforcement learning gives the gradients another coefficient a
@@ -32,6 +32,7 @@ use wels_model::names::{ParamKind, ParamSpec};
 use wels_model::params::{Grads, Params};
 use wels_model::tape::Execution;
 
+use crate::muon::{self, Rule};
 use crate::schedule::{LearningRate, Switch};
 use crate::sharded::Owned;
 use crate::shards::{self, Partials};
@@ -41,13 +42,15 @@ use crate::shards::{self, Partials};
 pub struct Hyperparameters {
     /// Learning rate of each step.
     pub learning_rate: LearningRate,
+    /// What moves matrices; AdamW moves all else.
+    pub rule: Rule,
     /// AdamW's β₁.
     pub beta1: f64,
     /// AdamW's β₂.
     pub beta2: f64,
     /// AdamW's ε.
     pub epsilon: f64,
-    /// AdamW's decoupled weight decay, see [`decays`].
+    /// Decoupled weight decay, see [`decays`].
     pub weight_decay: f64,
     /// Greatest global norm of the gradient.
     pub clip_norm: f64,
@@ -169,20 +172,21 @@ pub struct State {
     pub step: u64,
     /// The weights.
     pub params: Params,
-    /// AdamW's mean of gradients, one a parameter; `[0, cols]` for router biases.
+    /// AdamW's mean of gradients or Muon's momentum, one a parameter; `[0, cols]` for router biases.
     pub m: Vec<Tensor>,
-    /// AdamW's mean of squared gradients, likewise.
+    /// AdamW's mean of squared gradients, likewise; `[0, cols]` for what Muon moves.
     pub v: Vec<Tensor>,
 }
 
 impl State {
-    /// Before the first step.
-    pub fn new(params: Params) -> State {
+    /// Before the first step, for a training by `rule`.
+    pub fn new(params: Params, rule: Rule) -> State {
         let rows = |spec: &ParamSpec| if spec.kind == ParamKind::RouterBias { 0 } else { spec.rows };
-        let zeros = |params: &Params| -> Vec<Tensor> {
+        let squared = |spec: &ParamSpec| if rule.is_muon(spec.kind) { 0 } else { rows(spec) };
+        let zeros = |rows: &dyn Fn(&ParamSpec) -> usize| -> Vec<Tensor> {
             params.specs().iter().map(|spec| Tensor::zeros(params.device(), rows(spec), spec.cols)).collect()
         };
-        State { step: 0, m: zeros(&params), v: zeros(&params), params }
+        State { step: 0, m: zeros(&rows), v: zeros(&squared), params }
     }
 }
 
@@ -197,7 +201,7 @@ impl Trainer {
     ) -> Trainer {
         let model = Arc::new(Model::new(config, context));
         let frozen = vec![false; state.params.specs().len()];
-        let (grads, owned) = (model.grads(execution.device()), Owned::new(&state.params, 0, 1));
+        let (grads, owned) = (model.grads(execution.device()), Owned::new(&state.params, hyper.rule, 0, 1));
         let (partials, comm) = (Partials::default(), Arc::new(Single));
         Trainer { model, execution, hyper, grads, partials, comm, owned, frozen, state }
     }
@@ -210,7 +214,7 @@ impl Trainer {
     pub fn with_comm(mut self, comm: Arc<dyn Comm>) -> Trainer {
         let shards = self.hyper.gradient_shards;
         assert!(shards.is_multiple_of(comm.world()), "{shards} gradient shards on {} ranks", comm.world());
-        self.owned = Owned::new(&self.state.params, comm.rank(), comm.world());
+        self.owned = Owned::new(&self.state.params, self.hyper.rule, comm.rank(), comm.world());
         if comm.world() > 1 {
             self.state.m = self.owned.parts_of(&self.state.m);
             self.state.v = self.owned.parts_of(&self.state.v);
@@ -224,13 +228,15 @@ impl Trainer {
         &self.comm
     }
 
-    /// On rank 0 the optimizer's means of gradients and of squared gradients, one vector a parameter, from all ranks;
-    /// none on the others. All of them have to ask.
+    /// On rank 0 the optimizer's [`State::m`] and [`State::v`], one vector a parameter, from all ranks; none on the
+    /// others. All of them have to ask.
     ///
     /// # Errors
     /// [`Lost`].
     pub fn whole_moments(&self) -> Result<[Vec<Cow<'_, [f32]>>; 2], Lost> {
-        Ok([self.owned.whole(&*self.comm, &self.state.m)?, self.owned.whole(&*self.comm, &self.state.v)?])
+        let State { params, m, v, .. } = &self.state;
+        let has_squares = |param: usize| !self.hyper.rule.is_muon(params.specs()[param].kind);
+        Ok([self.owned.whole(&*self.comm, m, &|_| true)?, self.owned.whole(&*self.comm, v, &has_squares)?])
     }
 
     /// Leaves the layers of multi-token prediction as they are: no update, no weight decay, no bias moves. Their loss
@@ -444,13 +450,19 @@ impl Trainer {
         grad_norm: f64,
         gradients: &[Tensor],
     ) -> Result<(), Lost> {
-        let Hyperparameters { beta1, beta2, epsilon, weight_decay, clip_norm, .. } = self.hyper;
+        let Hyperparameters { rule, beta1, beta2, epsilon, weight_decay, clip_norm, .. } = self.hyper;
         let scale = if grad_norm > clip_norm { (clip_norm / grad_norm) as f32 } else { 1.0 };
         let State { params, m, v, .. } = &mut self.state;
         let learnt = |i: usize| !self.frozen[i] && params.specs()[i].kind != ParamKind::RouterBias;
         let learnt: Vec<bool> = (0..gradients.len()).map(learnt).collect();
         for (i, gradient) in gradients.iter().enumerate().filter(|(i, _)| learnt[*i]) {
-            let weight_decay = if decays(params.specs()[i].kind) { weight_decay } else { 0.0 };
+            let spec = &params.specs()[i];
+            let weight_decay = if decays(spec.kind) { weight_decay } else { 0.0 };
+            if let Some(momentum) = rule.momentum(spec.kind) {
+                let matrices = muon::Matrices { spec: spec.clone(), rate: learning_rate, weight_decay, momentum };
+                matrices.update(&self.execution.pool, params.tensor_mut(i), gradient, &mut m[i], scale);
+                continue;
+            }
             let rule = AdamW { lr: learning_rate, beta1, beta2, eps: epsilon, weight_decay, step };
             let to = (params.tensor_mut(i), self.owned.part(i).start);
             self.execution.device().adamw(to, gradient, (&mut m[i], &mut v[i]), &rule, scale);

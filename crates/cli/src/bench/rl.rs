@@ -18,6 +18,7 @@ use wels_pipeline::refusal::refuse;
 use wels_pipeline::words::short;
 use wels_runs::machine;
 use wels_train::grpo::{Aggregation, Group, Grpo, Overlong, PolicyBatch, Sample, Scale};
+use wels_train::muon::Rule;
 use wels_train::rollout::{Answer, Question, RolloutOptions, rollout};
 use wels_train::schedule::{Decay, LearningRate, Switch};
 use wels_train::trainer::{Hyperparameters, State, Trainer};
@@ -117,7 +118,7 @@ pub fn rl(args: &RlArgs) -> Result<()> {
         Some(location) => load_params(&device, location, &config)?,
         None => Params::init(&device, &config, 0),
     };
-    let state = State::new(params);
+    let state = State::new(params, Rule::AdamW);
     let parameters = count::params(&config).total.0;
     let execution = Execution { precision: args.precision.into(), ..Execution::new(device) };
     let mut trainer = Trainer::new(config, context, state, hyperparameters(), execution);
@@ -238,6 +239,7 @@ fn hyperparameters() -> Hyperparameters {
     let (steps, warmup_steps, decay_steps) = (1_000_000, 0, 0);
     Hyperparameters {
         gradient_shards: 1,
+        rule: Rule::AdamW,
         learning_rate: LearningRate { peak: rate, min: rate, steps, warmup_steps, decay_steps, decay: Decay::Linear },
         beta1: 0.9,
         beta2: 0.95,

@@ -280,6 +280,10 @@ impl Optimizer for Naive {
         optim::adamw(params, values(grads), values_mut(m), values_mut(v), rule, scale);
     }
 
+    fn blend(&self, alpha: f32, x: &Tensor, beta: f32, y: &mut Tensor) {
+        optim::blend(alpha, values(x), beta, values_mut(y));
+    }
+
     fn squares(&self, x: &Tensor) -> Vec<f32> {
         values(x).chunks(SQUARES_CHUNK).map(|chunk| optim::sum_of_squares(chunk) as f32).collect()
     }

@@ -137,7 +137,10 @@ fn optimizer() {
             let rule = AdamW { lr: 1e-3, beta1: 0.9, beta2: 0.95, eps: 1e-8, weight_decay: 0.1, step: 7 };
             device.adamw((&mut params, 5), &grads, (&mut m, &mut v), &rule, 0.3);
             let sums = device.squares(&grads);
-            vec![("params", values(&params)), ("m", values(&m)), ("v", values(&v)), ("squares", sums)]
+            let mut blended = tensor(device, 5, 1, len);
+            device.blend(0.3, &grads, -1.7, &mut blended);
+            let blended = ("blended", values(&blended));
+            vec![("params", values(&params)), ("m", values(&m)), ("v", values(&v)), ("squares", sums), blended]
         });
     }
 }

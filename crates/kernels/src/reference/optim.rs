@@ -15,6 +15,11 @@ pub fn adamw(params: &mut [f32], grads: &[f32], m: &mut [f32], v: &mut [f32], ad
     }
 }
 
+/// Reference of [`crate::optim::blend`].
+pub fn blend(alpha: f32, x: &[f32], beta: f32, y: &mut [f32]) {
+    y.iter_mut().zip(x).for_each(|(y, x)| *y = alpha.mul_add(*x, *y * beta));
+}
+
 /// Reference of [`crate::optim::sum_of_squares`].
 pub fn sum_of_squares(x: &[f32]) -> f64 {
     x.chunks(SQUARES_CHUNK).map(|x| f64::from(dot(x, x))).sum()

@@ -452,6 +452,9 @@ fn optimizer(size: Size, visit: Visit) {
                 { kernel::adamw(p, g, m, v, &adamw, 0.7) }
             );
         }
+        case!(visit, format!("blend {n}"), optim, [x = numbers(1, n)], [y = numbers(2, n)], {
+            kernel::blend(0.3, x, -1.7, y);
+        });
         case!(visit, format!("sum_of_squares {n}"), optim, [x = numbers(1, n)], [high = nans(1), low = nans(1)], {
             let sum = kernel::sum_of_squares(x);
             (high[0], low[0]) = (sum as f32, (sum - f64::from(sum as f32)) as f32);

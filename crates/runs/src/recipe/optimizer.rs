@@ -5,9 +5,22 @@ use serde::{Serialize, Serializer};
 use super::Decay;
 use super::reader::{RecipeError, Section};
 
+/// What moves the matrices of a model's layers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Rule {
+    AdamW,
+    Muon,
+}
+
 /// `[pretrain]`, and `[[stage]]` of every kind that trains: optimizer
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Optimizer {
+    /// What moves the matrices of the layers: AdamW, or Muon, which takes AdamW's learning rates and half its memory.
+    /// Embeddings, head, norms, biases and routers are AdamW's in any case.
+    pub optimizer: Rule,
+    /// Muon's μ.
+    pub momentum: f64,
     /// Peak learning rate.
     pub learning_rate: f64,
     /// Learning rate of the last update.
@@ -23,7 +36,7 @@ pub struct Optimizer {
     pub beta2: f64,
     /// AdamW's ε.
     pub epsilon: f64,
-    /// AdamW's decoupled weight decay, on matrices.
+    /// Decoupled weight decay, on matrices, embeddings and head.
     pub weight_decay: f64,
     /// Greatest global norm of the gradient.
     pub clip_norm: f64,
@@ -126,6 +139,8 @@ impl Optimizer {
         let unit = |x: f64| (0.0..1.0).contains(&x);
         let learning_rate = s.get_where("learning_rate", of.learning_rate, |x| x > 0.0, "greater than 0")?;
         Ok(Optimizer {
+            optimizer: s.word("optimizer", &[("adamw", Rule::AdamW), ("muon", Rule::Muon)])?,
+            momentum: s.get_where("momentum", 0.95, unit, "at least 0 and below 1")?,
             learning_rate,
             learning_rate_min: s.get_where(
                 "learning_rate_min",

@@ -38,7 +38,7 @@ impl Comm for Counting {
 }
 
 fn trainer(device: &Arc<dyn Device>, precision: Precision, comm: Arc<dyn Comm>) -> Trainer {
-    let state = State::new(Params::init(device, &config(), 5));
+    let state = State::new(Params::init(device, &config(), 5), hyper().rule);
     let execution = Execution { precision, ..Execution::new(device.clone()) };
     let hyper = Hyperparameters { gradient_shards: SHARDS, ..hyper() };
     Trainer::new(config(), T, state, hyper, execution).with_comm(comm)

@@ -13,6 +13,7 @@ use wels_model::params::Params;
 use wels_model::tape::Execution;
 use wels_train::distil;
 use wels_train::example::{Example, pack};
+use wels_train::muon::Rule;
 use wels_train::rl::{Prompter, learn, sample};
 use wels_train::trainer::{Hyperparameters, State, StepError, Trainer};
 
@@ -57,8 +58,17 @@ fn steps() -> u64 {
 
 /// A mixture of experts with MTP, and weights that are added up in 8 shards.
 fn pretrainer(shards: usize) -> Trainer {
-    let (config, hyper) = (config(), Hyperparameters { gradient_shards: shards, ..hyper() });
-    let state = State::new(Params::init(&device(), &config, 5));
+    trainer_of(Hyperparameters { gradient_shards: shards, ..hyper() })
+}
+
+/// Whose matrices are whole ranks' each.
+fn pretrainer_by_muon(shards: usize) -> Trainer {
+    trainer_of(Hyperparameters { gradient_shards: shards, rule: Rule::Muon { momentum: 0.95 }, ..hyper() })
+}
+
+fn trainer_of(hyper: Hyperparameters) -> Trainer {
+    let config = config();
+    let state = State::new(Params::init(&device(), &config, 5), hyper.rule);
     Trainer::new(config, T, state, hyper, Execution::new(device()))
 }
 
@@ -112,8 +122,9 @@ fn distillation(trainer: &mut Trainer, step: u64) {
 /// A kind of stage: its name, a trainer with so many shards, and a step.
 type Kind = (&'static str, fn(usize) -> Trainer, fn(&mut Trainer, u64));
 
-const KINDS: [Kind; 4] = [
+const KINDS: [Kind; 5] = [
     ("pretraining", pretrainer, pretraining),
+    ("pretraining by Muon", pretrainer_by_muon, pretraining),
     ("fine-tuning", trainer_with_shards, fine_tuning),
     ("reinforcement", trainer_with_shards, reinforcement),
     ("distillation", trainer_with_shards, distillation),
@@ -159,6 +170,10 @@ fn a_training_goes_on_with_another_number_of_ranks() {
     if std::env::var_os(VARIABLE).is_some() {
         return; // what differs between devices is tested above
     }
+    [pretrainer, pretrainer_by_muon].into_iter().for_each(goes_on);
+}
+
+fn goes_on(pretrainer: fn(usize) -> Trainer) {
     let total = 60;
     let one = {
         let mut trainer = pretrainer(SHARDS);
@@ -175,11 +190,11 @@ fn a_training_goes_on_with_another_number_of_ranks() {
         let mut all = world(ranks, |comm| {
             let mut trainer = pretrainer(SHARDS);
             if let Some((step, params, [m, v])) = &saved {
-                let tensors = |moments: &[Vec<f32>]| -> Vec<Tensor> {
-                    let like = trainer.state.m.iter().zip(moments);
-                    like.map(|(like, values)| Tensor::of(&device(), like.rows(), like.cols(), values)).collect()
+                let tensors = |like: &[Tensor], moments: &[Vec<f32>]| -> Vec<Tensor> {
+                    let both = like.iter().zip(moments);
+                    both.map(|(like, values)| Tensor::of(&device(), like.rows(), like.cols(), values)).collect()
                 };
-                let (m, v) = (tensors(m), tensors(v));
+                let (m, v) = (tensors(&trainer.state.m, m), tensors(&trainer.state.v, v));
                 trainer.state = State { step: *step, params: params.clone(), m, v };
             }
             let mut trainer = trainer.with_comm(comm);
@@ -247,7 +262,7 @@ fn ranks_divide_the_shards() {
 fn a_step_reads_nothing_but_its_results() {
     let naive = Naive::new();
     let device: Arc<dyn Device> = naive.clone();
-    let state = State::new(Params::init(&device, &config(), 5));
+    let state = State::new(Params::init(&device, &config(), 5), hyper().rule);
     let mut trainer = Trainer::new(config(), T, state, hyper(), Execution::new(device));
     let before = naive.host_transfers();
     trainer.step(&batch(0), 8 * T).unwrap();

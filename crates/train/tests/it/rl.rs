@@ -11,6 +11,7 @@ use wels_model::params::Params;
 use wels_model::tape::Execution;
 use wels_tasks::{AnswerStyle, Format, Item, Prompt, Reason, Reference, RewardWeights, Task, TaskError, Thinking};
 use wels_train::grpo::{Aggregation, Grpo, Overlong, Scale};
+use wels_train::muon::Rule;
 use wels_train::rl::{Prompter, RlError, RlOptions, RlReport, learn, sample, training_item};
 use wels_train::rollout::{Question, RolloutOptions, rollout};
 use wels_train::schedule::{Decay, LearningRate, Switch};
@@ -72,6 +73,7 @@ pub fn trainer_with_shards(gradient_shards: usize) -> Trainer {
 pub fn trainer_on(execution: Execution, gradient_shards: usize) -> Trainer {
     let rate = 3e-3;
     let hyper = Hyperparameters {
+        rule: Rule::AdamW,
         gradient_shards,
         learning_rate: LearningRate {
             peak: rate,
@@ -91,7 +93,7 @@ pub fn trainer_on(execution: Execution, gradient_shards: usize) -> Trainer {
         balance_alpha: 0.0,
         mtp_lambda: Switch { early: 0.0, late: 0.0, late_step: 0 },
     };
-    let state = State::new(Params::init(execution.device(), &config(), 11));
+    let state = State::new(Params::init(execution.device(), &config(), 11), hyper.rule);
     let mut trainer = Trainer::new(config(), CONTEXT, state, hyper, execution);
     trainer.freeze_mtp();
     trainer

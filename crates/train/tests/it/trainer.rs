@@ -9,6 +9,7 @@ use wels_model::model::Batch;
 use wels_model::names::ParamKind;
 use wels_model::params::Params;
 use wels_model::tape::{Execution, Recompute};
+use wels_train::muon::Rule;
 use wels_train::schedule::{Decay, LearningRate, Switch};
 use wels_train::trainer::{Hyperparameters, State, StepError, Trainer};
 
@@ -27,6 +28,7 @@ pub fn config() -> ModelConfig {
 pub fn hyper() -> Hyperparameters {
     Hyperparameters {
         gradient_shards: 1,
+        rule: Rule::AdamW,
         learning_rate: LearningRate {
             peak: 1e-2,
             min: 1e-3,
@@ -49,7 +51,7 @@ pub fn hyper() -> Hyperparameters {
 
 fn trainer(hyper: Hyperparameters, recompute: Recompute) -> Trainer {
     let config = config();
-    let state = State::new(Params::init(&device(), &config, 5));
+    let state = State::new(Params::init(&device(), &config, 5), hyper.rule);
     Trainer::new(config, T, state, hyper, Execution { recompute, ..Execution::new(device()) })
 }
 
