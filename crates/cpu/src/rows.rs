@@ -2,7 +2,7 @@
 
 use wels_device::{Direction, Gating, Ids, Rotary, RotaryColumns, Rows, Start, Tensor, WeightRef};
 use wels_kernels::elementwise::{self, Columns};
-use wels_kernels::{embedding, norm, rope, swiglu};
+use wels_kernels::{embedding, norm, rope, softcap, swiglu};
 
 use crate::Cpu;
 use crate::memory::{slice, slice_mut};
@@ -11,6 +11,14 @@ use crate::weights::single;
 impl Rows for Cpu {
     fn add(&self, x: &Tensor, y: &mut Tensor) {
         elementwise::add(slice(x), slice_mut(y));
+    }
+
+    fn scale(&self, y: &mut Tensor, factor: f32) {
+        elementwise::scale(slice_mut(y), factor);
+    }
+
+    fn soft_cap(&self, y: &mut Tensor, cap: f32) {
+        softcap::forward(cap, slice_mut(y));
     }
 
     fn add_bias(&self, bias: &Tensor, y: &mut Tensor) {

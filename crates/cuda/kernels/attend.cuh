@@ -1,7 +1,7 @@
 // Attention of up to eight queries of one sequence over its keys, sixteen at a time: what packed sequences, pages and
 // latents have in common.
 //
-// Scores are chains of fused multiply-adds over the dimensions, times `scale`; the greatest is found in a first pass
+// Scores are chains of fused multiply-adds over the dimensions, times `scale` and with a cap capped; the greatest is found in a first pass
 // over the keys; the second has the weights exp(score − max), their sum by sixteen partial sums (a key's place in the
 // sequence mod 16) and the fixed tree, and outputs as chains over the keys, multiplied by 1/sum. A row depends on its
 // query and the keys of its sequence up to itself: on the nearest `window` of them, itself included. The sink is a score
@@ -35,7 +35,7 @@ __device__ __forceinline__ int first_tile(int place, int window) {
 // `stats(q, max, 1/sum)` take the results. 128 threads: thread (q, lane) has query q and the keys that are `lane` mod
 // 16.
 template <class Q, class K, class V, class O, class S>
-__device__ __forceinline__ void attend(Attend a, int count, int first, float scale, int window, float sink,
+__device__ __forceinline__ void attend(Attend a, int count, int first, float scale, float cap, int window, float sink,
                                        Q query, K key, V value, O out, S stats) {
   int q = threadIdx.x / KEYS, lane = threadIdx.x % KEYS, qk = a.qk, v = a.v, last = first + q, len = first + count;
   bool mine = q < count;
@@ -55,7 +55,7 @@ __device__ __forceinline__ void attend(Attend a, int count, int first, float sca
       if (mine && j0 + lane <= last && last - (j0 + lane) < window) {
         float s = 0.0f;
         for (int i = 0; i < qk; i++) s = __fmaf_rn(a.queries[q * qk + i], a.keys[lane * (qk + 1) + i], s);
-        s *= scale;
+        s = capped(s * scale, cap).x;
         if (!pass) max = greater(max, s);
         else sum += p = exp_of(s - max);
       }

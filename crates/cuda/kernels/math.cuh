@@ -24,6 +24,29 @@ __device__ __forceinline__ float exp_of(float x) {
 __device__ __forceinline__ float sigmoid_of(float x) { return 1.0f / (1.0f + exp_of(0.0f - x)); }
 __device__ __forceinline__ float silu_of(float x) { return x * sigmoid_of(x); }
 
+__device__ __forceinline__ float tanh_of(float x) {
+  if (x != x) return x;
+  x = x < -7.905311f ? -7.905311f : x > 7.905311f ? 7.905311f : x;
+  float square = x * x, p = -2.7607684e-16f, q = 1.1982584e-6f;
+  p = __fmaf_rn(p, square, 2.000188e-13f);
+  p = __fmaf_rn(p, square, -8.604672e-11f);
+  p = __fmaf_rn(p, square, 5.1222973e-8f);
+  p = __fmaf_rn(p, square, 1.48572235e-5f);
+  p = __fmaf_rn(p, square, 6.3726195e-4f);
+  p = __fmaf_rn(p, square, 4.8935246e-3f);
+  q = __fmaf_rn(q, square, 1.1853471e-4f);
+  q = __fmaf_rn(q, square, 2.2684346e-3f);
+  q = __fmaf_rn(q, square, 4.893525e-3f);
+  return x * p / q;
+}
+
+// x softly capped, and its slope there; a cap of 0 is none.
+__device__ __forceinline__ float2 capped(float x, float cap) {
+  if (!(cap > 0.0f)) return make_float2(x, 1.0f);
+  float tanh = tanh_of(x / cap);
+  return make_float2(tanh * cap, __fmaf_rn(0.0f - tanh, tanh, 1.0f));
+}
+
 // The natural logarithm, in f64 and rounded once.
 __device__ __forceinline__ float log_of(float x) {
   if (x != x || x < 0.0f) return __uint_as_float(0x7fc00000u);

@@ -18,6 +18,30 @@ extern "C" __global__ void add(const float *x, float *y, int64_t n) {
   if (i < n) y[i] += x[i];
 }
 
+extern "C" __global__ void scale(float *y, float factor, int64_t n) {
+  int64_t i = thread_index();
+  if (i < n) y[i] *= factor;
+}
+
+extern "C" __global__ void soft_cap(float *y, float cap, int64_t n) {
+  int64_t i = thread_index();
+  if (i < n) y[i] = capped(y[i], cap).x;
+}
+
+// The same, and the slopes there.
+extern "C" __global__ void soft_cap_with_slopes(float *y, float *slopes, float cap, int64_t n) {
+  int64_t i = thread_index();
+  if (i >= n) return;
+  float2 both = capped(y[i], cap);
+  y[i] = both.x;
+  slopes[i] = both.y;
+}
+
+extern "C" __global__ void multiply(const float *x, float *y, int64_t n) {
+  int64_t i = thread_index();
+  if (i < n) y[i] *= x[i];
+}
+
 extern "C" __global__ void add_bias(const float *bias, float *y, int cols, int64_t n) {
   int64_t i = thread_index();
   if (i < n) y[i] += bias[i % cols];

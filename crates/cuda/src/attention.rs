@@ -1,11 +1,11 @@
 //! Causal attention over packed sequences: where its kernels are chosen.
 //!
 //! Operands in f32 go to `plain`, which has the processor's bits. Operands in bf16 go to `tensor_cores` where it has
-//! kernels of their widths and there is neither a window nor a sink, else they are widened, go to `plain`, and the
-//! results are rounded. The choice is made by widths, columns, window, sinks and the card, never by the number of
-//! tokens: each has bits of its own, and a row's result is not to depend on its batch. Attention over pages
-//! (`crate::paged`) chooses by the widths, the window, the sinks and the queries, whose columns lie in pieces of 16
-//! bytes where those of keys and values do.
+//! kernels of their widths and there is no window, cap or sink, else they are widened, go to `plain`, and the results
+//! are rounded. The choice is made by widths, columns, window, cap, sinks and the card, never by the number of tokens:
+//! each has bits of its own, and a row's result is not to depend on its batch. Attention over pages (`crate::paged`)
+//! chooses by the widths, the window, the cap, the sinks and the queries, whose columns lie in pieces of 16 bytes where
+//! those of keys and values do.
 
 pub(crate) mod plain;
 pub(crate) mod tensor_cores;

@@ -104,6 +104,27 @@ impl Cuda {
         self.forward_all(precision, (x, count, width), Parts::one(count), vec![(w, logits, v)]);
     }
 
+    /// Caps a block's logits, if there is a cap, and keeps the slopes.
+    fn cap_logits(&self, block: &Block, cap: Option<f32>, logits: &mut Numbers, slopes: Option<&mut Numbers>) {
+        let (Some(cap), len) = (cap, block.count * block.v) else { return };
+        let launch = match slopes {
+            None => self.launch("soft_cap").over(len).write(&mut logits.buffer),
+            Some(slopes) => {
+                let launch = self.launch("soft_cap_with_slopes").over(len).write(&mut logits.buffer);
+                launch.write(&mut slopes.buffer)
+            }
+        };
+        launch.float(cap).long(len).run();
+    }
+
+    /// From gradients of capped logits to those of the logits.
+    fn flatten(&self, block: &Block, slopes: Option<&Numbers>, gradients: &mut Numbers) {
+        if let Some(slopes) = slopes {
+            let len = block.count * block.v;
+            self.launch("multiply").over(len).read(&slopes.buffer).write(&mut gradients.buffer).long(len).run();
+        }
+    }
+
     /// Log-probabilities of a block's rows. Of `gradients`, if there are any, those of the logits: where they lie, or
     /// in bf16 in memory of their own.
     fn head_rows(
@@ -192,6 +213,7 @@ impl Head for Cuda {
         precision: Precision,
         x: &Tensor,
         w: WeightRef,
+        cap: Option<f32>,
         targets: &[u32],
         logp: &mut Tensor,
         mut gradients: Option<HeadGradients>,
@@ -209,7 +231,10 @@ impl Head for Cuda {
         let targets_there = self.upload(targets);
         let blocks = blocks(gradients.as_ref().map_or(&[], |it| &it.sequences[..]), targets.len(), v);
         let mut logits = self.largest(Dtype::F32, &blocks, v);
-        let rounds = gradients.is_some() && Cuda::on_tensor_cores(precision, x.dtype(), &Parts::one(targets.len()));
+        let mut slopes = cap.filter(|_| gradients.is_some()).map(|_| self.largest(Dtype::F32, &blocks, v));
+        let rounds = gradients.is_some()
+            && cap.is_none()
+            && Cuda::on_tensor_cores(precision, x.dtype(), &Parts::one(targets.len()));
         let mut rounded = rounds.then(|| self.largest(Dtype::Bf16, &blocks, v));
         if let (Some(it), true) = (&mut gradients, targets.is_empty())
             && it.dw.1 == Start::Zero
@@ -219,9 +244,11 @@ impl Head for Cuda {
         for rows in blocks {
             let block = self.block(x, rows, v);
             self.logits(precision, &block, w, &mut logits);
+            self.cap_logits(&block, cap, &mut logits, slopes.as_mut());
             let to = gradients.as_ref().map(|_| rounded.as_mut().map_or(RowGradients::InPlace, RowGradients::Rounded));
             self.head_rows(&block, &mut logits, &targets_there, logp, (&loss, to));
             if let (Some(it), Some(w)) = (&mut gradients, plain) {
+                self.flatten(&block, slopes.as_ref(), &mut logits);
                 self.head_gradients(precision, rounded.as_ref().unwrap_or(&logits), (&block, w), it);
             }
         }
@@ -232,6 +259,7 @@ impl Head for Cuda {
         precision: Precision,
         x: &Tensor,
         w: &Tensor,
+        cap: Option<f32>,
         targets: &[u32],
         taught: &TeacherHead,
         [logp, divergence]: [&mut Tensor; 2],
@@ -250,16 +278,20 @@ impl Head for Cuda {
         if targets.is_empty() && gradients.dw.1 == Start::Zero {
             gradients.dw.0.fill(0.0);
         }
+        let mut slopes = cap.map(|_| self.largest(Dtype::F32, &blocks, v));
         let reverse = usize::from(taught.divergence == Divergence::Reverse);
         for rows in blocks {
             let (block, states) = (self.block(x, rows, v), self.block(taught.states, rows, v));
             self.logits(precision, &block, Matrix::Plain(numbers(w)), &mut logits);
+            self.cap_logits(&block, cap, &mut logits, slopes.as_mut());
             self.logits(precision, &states, teacher, &mut of_teacher);
+            self.cap_logits(&states, taught.cap, &mut of_teacher, None);
             let launch = self.launch("distil_rows").blocks(block.count, 1, 1).shared(THREADS * 4);
             let launch = launch.write(&mut logits.buffer).read(&of_teacher.buffer).read(&targets_there);
             let launch = launch.write(f32s_mut(logp)).write(f32s_mut(divergence));
             let launch = launch.int(block.first).int(v).int(reverse);
             loss.with(launch.float(taught.temperature).float(taught.cross_entropy)).run();
+            self.flatten(&block, slopes.as_ref(), &mut logits);
             self.head_gradients(precision, &logits, (&block, numbers(w)), &mut gradients);
         }
     }

@@ -65,6 +65,21 @@ impl Rows for Cuda {
         self.launch("add").over(x.len()).read(f32s(x)).write(f32s_mut(y)).long(x.len()).run();
     }
 
+    fn scale(&self, y: &mut Tensor, factor: f32) {
+        if y.dtype() == Dtype::Bf16 {
+            let mut wide = self.widened(y);
+            self.scale(&mut wide, factor);
+            return self.narrow(&wide, y);
+        }
+        let len = y.len();
+        self.launch("scale").over(len).write(f32s_mut(y)).float(factor).long(len).run();
+    }
+
+    fn soft_cap(&self, y: &mut Tensor, cap: f32) {
+        let len = y.len();
+        self.launch("soft_cap").over(len).write(f32s_mut(y)).float(cap).long(len).run();
+    }
+
     fn add_bias(&self, bias: &Tensor, y: &mut Tensor) {
         let (cols, len) = (bias.len(), y.len());
         assert_eq!(cols, y.cols(), "{bias:?} for {y:?}");

@@ -150,6 +150,12 @@ pub trait Rows {
     /// `y += x`.
     fn add(&self, x: &Tensor, y: &mut Tensor);
 
+    /// `y = factor · y`.
+    fn scale(&self, y: &mut Tensor, factor: f32);
+
+    /// `y = cap · tanh(y / cap)`, of f32.
+    fn soft_cap(&self, y: &mut Tensor, cap: f32);
+
     /// `y[t] += bias`.
     fn add_bias(&self, bias: &Tensor, y: &mut Tensor);
 

@@ -21,6 +21,8 @@ pub struct TeacherHead<'a> {
     pub states: &'a Tensor,
     /// Its head `[V, D of the teacher]`.
     pub head: WeightRef<'a>,
+    /// What its logits are softly capped at.
+    pub cap: Option<f32>,
     /// Which way the divergence is taken.
     pub divergence: Divergence,
     /// Of both softmaxes.
@@ -32,12 +34,14 @@ pub struct TeacherHead<'a> {
 /// Log-probabilities and losses.
 pub trait Head {
     /// `logp[t] = log softmax(x[t] · wᵀ)[targets[t]]`, 0 for [`IGNORE`](crate::IGNORE); with gradients, which only an
-    /// unpacked w has, those of the loss that their coefficient stands for.
+    /// unpacked w has, those of the loss that their coefficient stands for. With a cap, logits are capped as by
+    /// [`Rows::soft_cap`](crate::Rows::soft_cap).
     fn head_loss(
         &self,
         precision: Precision,
         x: &Tensor,
         w: WeightRef,
+        cap: Option<f32>,
         targets: &[u32],
         logp: &mut Tensor,
         gradients: Option<HeadGradients>,
@@ -49,6 +53,7 @@ pub trait Head {
         precision: Precision,
         x: &Tensor,
         w: &Tensor,
+        cap: Option<f32>,
         targets: &[u32],
         teacher: &TeacherHead,
         seen: [&mut Tensor; 2],

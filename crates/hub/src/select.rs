@@ -34,7 +34,7 @@ pub enum Choice<'a> {
 const INDEX: &str = "model.safetensors.index.json";
 const SINGLE: &str = "model.safetensors";
 /// Ends of names of what is read beside weights.
-const TEXT_ENDS: [&str; 4] = [".json", ".jinja", ".txt", ".md"];
+const TEXT_ENDS: [&str; 6] = [".json", ".jinja", ".txt", ".md", "tiktoken.model", ".tiktoken"];
 /// Ends of names of weights that are pickles, for the message.
 const PICKLE_ENDS: [&str; 5] = [".bin", ".pt", ".pth", ".ckpt", ".pkl"];
 /// Quantisations that are read, the best first. Those at the end are only taken where there is no other.

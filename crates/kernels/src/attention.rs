@@ -6,14 +6,17 @@
 //! from the sequence's first, and the fixed tree; outputs are chains over the keys, divided by multiplying with 1/sum.
 //! A row depends on its query and on the keys of its own sequence up to itself: not on what it is packed, batched or
 //! cached with. With a window, keys further away have weight 0 in these sums. With a sink, a number s for each head,
-//! the maximum is also over s, and exp(s − max) is added to the sum last: as a key of score s whose value is 0.
+//! the maximum is also over s, and exp(s − max) is added to the sum last: as a key of score s whose value is 0. With a
+//! cap c, a score is c·tanh(score / c) (Gemma 2 report, arXiv 2408.00118, §2), a pass of its own over a row's scores.
 //!
 //! Backward recomputes the weights from the saved maximum and 1/sum (FlashAttention-2, algorithm 2, without its
-//! blockwise rescaling): p = exp(s − max)·inverse, ds = p·(g·v − g·out)·scale; dk and dv are chains over
-//! the queries, of a group's heads one after the other; the shared key's gradient adds the heads in order.
+//! blockwise rescaling): p = exp(s − max)·inverse, ds = p·(g·v − g·out)·scale, with a cap times 1 − tanh²; dk and dv
+//! are chains over the queries, of a group's heads one after the other; the shared key's gradient adds the heads in
+//! order.
 
 pub mod latent;
 pub mod paged;
+mod panels;
 mod sinks;
 
 pub use sinks::sink_terms;
@@ -22,10 +25,11 @@ use std::ops::Range;
 
 use crate::lanes::Lanes;
 use crate::math;
-use crate::micro::{self, LeftWords, Out};
-use crate::pack::{self, Matrix};
+use crate::micro::{LeftWords, Out};
 use crate::par::{self, SharedMut};
 use crate::scratch::{self, Buffer};
+use crate::softcap;
+use panels::Panels;
 use sinks::{check_sinks, sink_of};
 
 /// Heads and the factor on their scores.
@@ -39,6 +43,8 @@ pub struct Shape {
     pub scale: f32,
     /// How many keys a query attends to, the one at its own place and those before it; `None` for all.
     pub window: Option<usize>,
+    /// What scores are kept below in size, smoothly.
+    pub cap: Option<f32>,
 }
 
 impl Shape {
@@ -52,6 +58,13 @@ impl Shape {
     #[inline]
     fn first_vector(&self, place: usize) -> usize {
         self.first_key(place) / 16 * 16
+    }
+
+    /// Checks what scores are made with.
+    fn check_scores(&self) {
+        assert!(self.scale > 0.0, "scale {}", self.scale);
+        assert!(self.window != Some(0), "a window of no keys");
+        assert!(self.cap.is_none_or(|cap| cap > 0.0), "a cap of {:?}", self.cap);
     }
 }
 
@@ -288,10 +301,9 @@ fn check_sequences(starts: &[u32]) -> usize {
 }
 
 fn check_operands(shape: &Shape, (q, queries): (&Heads, usize), (k, v, keys): (&Keys, &Heads, usize)) {
-    let Shape { heads, kv_heads, scale, window } = *shape;
+    let Shape { heads, kv_heads, .. } = *shape;
     assert!(kv_heads > 0 && heads.is_multiple_of(kv_heads), "{heads} heads over {kv_heads} key-value heads");
-    assert!(scale > 0.0, "scale {scale}");
-    assert!(window != Some(0), "a window of no keys");
+    shape.check_scores();
     let shared = k.shared.map_or(0, |shared| shared.dim);
     assert!(q.dim == k.own.dim + shared, "query width {}, key width {} + {shared}", q.dim, k.own.dim);
     q.check("q", heads, queries);
@@ -374,57 +386,6 @@ fn gather_keys(k: &Keys, first: usize, len: usize, head: usize) -> Buffer {
     rows
 }
 
-/// A right operand in panels of 16 columns, `terms` vectors each.
-struct Panels {
-    data: Buffer,
-    terms: usize,
-}
-
-impl Panels {
-    /// Of `rows[terms, columns]`.
-    ///
-    /// # Safety
-    /// The machine has the instruction set of `L`.
-    #[inline(always)]
-    unsafe fn of_rows<L: Lanes>(rows: &[f32], columns: usize) -> Self {
-        let terms = rows.len() / columns;
-        let mut data = scratch::buffer(terms * columns.next_multiple_of(16));
-        let matrix = Matrix { data: rows, stride: columns, rows: None };
-        let block = pack::Block { k0: 0, k: terms, j0: 0, columns };
-        // SAFETY: `data` has whole panels for the rows; instructions by this function's contract.
-        unsafe { pack::panels_of_rows::<L>(matrix, block, false, scratch::words_mut(&mut data)) };
-        Panels { data, terms }
-    }
-
-    /// Of the transpose of `rows[columns, terms]`.
-    ///
-    /// # Safety
-    /// The machine has the instruction set of `L`.
-    #[inline(always)]
-    unsafe fn of_columns<L: Lanes>(rows: &[f32], terms: usize) -> Self {
-        let columns = rows.len() / terms;
-        let mut data = scratch::buffer(terms * columns.next_multiple_of(16));
-        let matrix = Matrix { data: rows, stride: terms, rows: None };
-        let block = pack::Block { k0: 0, k: terms, j0: 0, columns };
-        // SAFETY: `data` has whole panels for the columns; instructions by this function's contract.
-        unsafe { pack::panels_of_columns::<L>(matrix, block, false, scratch::words_mut(&mut data)) };
-        Panels { data, terms }
-    }
-
-    /// Extends chains by the product of `left` with the terms `range`, of the columns from `first` on, which is a
-    /// multiple of 16.
-    ///
-    /// # Safety
-    /// As for [`micro::product`].
-    #[inline(always)]
-    unsafe fn multiply<L: Lanes>(&self, rows: usize, first: usize, range: Range<usize>, left: LeftWords, out: Out) {
-        let panels = scratch::words(&self.data)[first * self.terms + 16 * range.start..].as_ptr();
-        // SAFETY: `data` has whole panels of `terms` terms, of which the slice begins with those of `range`; the
-        // addresses in `left` and `out` go on as they came.
-        unsafe { micro::product::<L, micro::F32>(rows, range.len(), left, panels, 16 * self.terms, out) }
-    }
-}
-
 fn addresses<'a>(rows: usize, row: impl Fn(usize) -> &'a [f32]) -> [*const u32; TILE] {
     std::array::from_fn(|r| if r < rows { row(r).as_ptr().cast() } else { std::ptr::null() })
 }
@@ -473,7 +434,7 @@ unsafe fn forward_head<L: Lanes>(
                 for (r, kept) in inverses[..rows].iter_mut().enumerate() {
                     let seen = seen(r).start - from..seen(r).end - from;
                     let row = &mut scores[r * width..][..padded];
-                    let (max, inverse) = softmax::<L>(row, seen, shape.scale, sink_of(sinks, h));
+                    let (max, inverse) = softmax::<L>(row, seen, shape, sink_of(sinks, h));
                     *kept = inverse;
                     to.stats.slice(2 * at(r), 2).copy_from_slice(&[max, inverse]);
                 }
@@ -494,7 +455,15 @@ unsafe fn forward_head<L: Lanes>(
 /// # Safety
 /// The machine has the instruction set of `L`; the row's length is a multiple of 16.
 #[inline(always)]
-unsafe fn softmax<L: Lanes>(row: &mut [f32], seen: Range<usize>, scale: f32, sink: f32) -> (f32, f32) {
+unsafe fn softmax<L: Lanes>(row: &mut [f32], seen: Range<usize>, shape: &Shape, sink: f32) -> (f32, f32) {
+    let scale = match shape.cap {
+        None => shape.scale,
+        Some(cap) => {
+            // SAFETY: the row's length and instructions by this function's contract.
+            unsafe { softcap::cap_products::<L>(row, shape.scale, cap) };
+            1.0
+        }
+    };
     row[..seen.start].fill(f32::NEG_INFINITY);
     row[seen.end..].fill(f32::NEG_INFINITY);
     // SAFETY: `as_chunks_mut` gives whole vectors; instructions by this function's contract.
@@ -603,7 +572,7 @@ unsafe fn backward_block<L: Lanes>(
                 let delta = dot::<L>(&out[at(i + r) * v.dim..][..v.dim], d_out_row(i + r));
                 let stats = (stats[2 * at(i + r)], stats[2 * at(i + r) + 1]);
                 let seen = shape.first_key(i + r) - from..i + r + 1 - from;
-                weight_gradients::<L>(p, ds, seen, shape.scale, stats, delta);
+                weight_gradients::<L>(p, ds, seen, shape, stats, delta);
             }
             let ds_rows = addresses(rows, |r| &ds[top + r * width..]);
             // The address in the whole buffer, since a tile writes to more rows than the first.
@@ -639,11 +608,19 @@ unsafe fn weight_gradients<L: Lanes>(
     p: &mut [f32],
     ds: &mut [f32],
     seen: Range<usize>,
-    scale: f32,
+    shape: &Shape,
     (max, inverse): (f32, f32),
     delta: f32,
 ) {
     let padded = seen.end.next_multiple_of(16);
+    if let Some(cap) = shape.cap {
+        // SAFETY: both rows are cut to `padded` elements, whole vectors; instructions by this function's contract.
+        unsafe {
+            softcap::weight_gradients::<L>(&mut p[..padded], &mut ds[..padded], shape.scale, cap, (max, inverse), delta)
+        };
+        return zero_unseen([p, ds], seen);
+    }
+    let scale = shape.scale;
     // SAFETY: both rows are cut to `padded` elements, whole vectors; instructions by this function's contract.
     unsafe {
         for (p, ds) in p[..padded].as_chunks_mut::<16>().0.iter_mut().zip(ds[..padded].as_chunks_mut::<16>().0) {
@@ -654,7 +631,11 @@ unsafe fn weight_gradients<L: Lanes>(
             weight.mul(difference).mul(L::splat(scale)).store(ds.as_mut_ptr());
         }
     }
-    for row in [p, ds] {
+    zero_unseen([p, ds], seen);
+}
+
+fn zero_unseen(rows: [&mut [f32]; 2], seen: Range<usize>) {
+    for row in rows {
         row[..seen.start].fill(0.0);
         row[seen.end..].fill(0.0);
     }

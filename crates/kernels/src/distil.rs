@@ -18,7 +18,7 @@
 use std::ops::Range;
 
 use crate::gemm::{self, Precision, Start};
-use crate::head::{Coefficient, Gradients, IGNORE, block_tokens};
+use crate::head::{Caps, Coefficient, Gradients, IGNORE, block_tokens};
 use crate::lanes::{LANES, Lanes};
 use crate::math;
 use crate::par::{self, SharedMut};
@@ -54,12 +54,13 @@ pub struct TokenLosses<'a> {
     pub divergence: &'a mut [f32],
 }
 
-/// Draws the student of logits `x[T,D] · w[V,D]ᵀ` to its teacher. `coefficient` gives c of a token from its row and the
-/// log-probability of its target: 1/N for a mean over N tokens.
+/// Draws the student of logits `x[T,D] · w[V,D]ᵀ`, capped if there is a cap, to its teacher. `coefficient` gives
+/// c of a token from its row and the log-probability of its target: 1/N for a mean over N tokens.
 pub fn loss(
     p: Precision,
     x: &[f32],
     w: &[f32],
+    cap: Option<f32>,
     targets: &[u32],
     teacher: &Teacher,
     d: usize,
@@ -84,14 +85,17 @@ pub fn loss(
     let Gradients { dx, dw, mut dw_start } = gradients;
     let block = block_tokens(v).min(tokens);
     let (mut logits, mut taught) = (scratch::buffer(block * v), scratch::buffer(block * v));
+    let mut caps = Caps::new(cap, block * v);
     for first in (0..tokens).step_by(block.max(1)) {
         let block = first..(first + block).min(tokens);
         let x = &x[block.start * d..block.end * d];
         let (logits, taught) = (&mut logits[..block.len() * v], &mut taught[..block.len() * v]);
         gemm::linear(p, x, w, logits, d, v);
+        caps.forward(logits);
         (teacher.logits)(block.clone(), taught);
         let losses = TokenLosses { logp: &mut logp[block.clone()], divergence: &mut divergence[block.clone()] };
         rows(logits, taught, &targets[block.clone()], teacher, v, losses, |t, logp| coefficient(first + t, logp));
+        caps.backward(logits);
         gemm::linear_dx(p, logits, w, &mut dx[block.start * d..block.end * d], d, v, Start::Zero);
         gemm::linear_dw(p, logits, x, dw, d, v, dw_start);
         dw_start = Start::Continue;

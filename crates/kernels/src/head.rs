@@ -2,13 +2,15 @@
 //!
 //! **Order of sums.** Logits are chains over the width; log p = l_target − max − log Σ exp(l − max), the sum by 16
 //! partial sums over the vocabulary and the fixed tree. `dx` is a chain over the vocabulary, `dw` one chain over the
-//! tokens.
+//! tokens. Capped logits are `softcap`'s of these, and the gradients of the chains those of the capped ones times the
+//! slopes.
 
 use crate::gemm::{self, Precision, Start};
 use crate::lanes::Lanes;
 use crate::math;
 use crate::par::{self, SharedMut};
 use crate::scratch;
+use crate::softcap;
 
 /// A target that counts for nothing: log-probability 0, gradient 0.
 pub const IGNORE: u32 = u32::MAX;
@@ -26,7 +28,7 @@ pub struct Gradients<'a> {
 /// −∂loss/∂logp of a token, given its row and its log-probability: 1/N for the mean cross-entropy over N tokens.
 pub type Coefficient<'a> = &'a (dyn Fn(usize, f32) -> f32 + Sync);
 
-/// `logp[t]` = log p(`targets[t]`) under softmax(`x[T,D] · w[V,D]ᵀ`).
+/// `logp[t]` = log p(`targets[t]`) under softmax(`x[T,D] · w[V,D]ᵀ`), or with a cap of the logits.
 ///
 /// With gradients, the second part gives for a token and its log-probability −∂loss/∂logp, so that
 /// ∂loss/∂logits = coefficient · (p − onehot): 1/N for a mean cross-entropy, an advantage for policy gradients.
@@ -34,6 +36,7 @@ pub fn loss(
     p: Precision,
     x: &[f32],
     w: &[f32],
+    cap: Option<f32>,
     targets: &[u32],
     d: usize,
     v: usize,
@@ -49,15 +52,18 @@ pub fn loss(
     let (mut gradients, coefficient) = gradients.map_or((None, None), |(g, c)| (Some(g), Some(c)));
     let block = block_tokens(v).min(tokens);
     let mut logits = scratch::buffer(block * v);
+    let mut caps = Caps::new(cap, if gradients.is_some() { block * v } else { 0 });
     for first in (0..tokens).step_by(block.max(1)) {
         let block = first..(first + block).min(tokens);
         let x = &x[block.start * d..block.end * d];
         let logits = &mut logits[..block.len() * v];
         gemm::linear(p, x, w, logits, d, v);
+        caps.forward(logits);
         softmax_rows(logits, &targets[block.clone()], v, &mut logp[block.clone()], |t, logp| {
             coefficient.map(|coefficient| coefficient(first + t, logp))
         });
         if let Some(g) = &mut gradients {
+            caps.backward(logits);
             gemm::linear_dx(p, logits, w, &mut g.dx[block.start * d..block.end * d], d, v, Start::Zero);
             gemm::linear_dw(p, logits, x, g.dw, d, v, g.dw_start);
             g.dw_start = Start::Continue;
@@ -65,6 +71,33 @@ pub fn loss(
     }
     if let (0, Some(g)) = (tokens, gradients) {
         gemm::linear_dw(p, &[], &[], g.dw, d, v, g.dw_start);
+    }
+}
+
+/// The cap of the logits, if there is one, and its slopes where they are wanted.
+pub(crate) struct Caps {
+    cap: Option<f32>,
+    slopes: scratch::Buffer,
+}
+
+impl Caps {
+    /// With room for `slopes` slopes.
+    pub fn new(cap: Option<f32>, slopes: usize) -> Self {
+        Caps { cap, slopes: scratch::buffer(if cap.is_some() { slopes } else { 0 }) }
+    }
+
+    pub fn forward(&mut self, logits: &mut [f32]) {
+        match self.cap {
+            None => {}
+            Some(cap) if self.slopes.is_empty() => softcap::forward(cap, logits),
+            Some(cap) => softcap::forward_with_slopes(cap, logits, &mut self.slopes[..logits.len()]),
+        }
+    }
+
+    pub fn backward(&self, gradients: &mut [f32]) {
+        if self.cap.is_some() {
+            softcap::backward(&self.slopes[..gradients.len()], gradients);
+        }
     }
 }
 

@@ -31,6 +31,7 @@ pub mod reference;
 pub mod rope;
 pub mod router;
 pub mod sample;
+pub mod softcap;
 pub mod swiglu;
 
 mod micro;

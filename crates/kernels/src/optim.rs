@@ -1,5 +1,5 @@
-//! AdamW (I. Loshchilov and F. Hutter, 2017; the formula of PyTorch's `torch.optim.AdamW`), sums of two with factors, of
-//! which other rules are made, and what is asked of gradients before: their norm, and whether they are finite.
+//! AdamW (I. Loshchilov and F. Hutter, 2017; the formula of PyTorch's `torch.optim.AdamW`), sums of two with factors,
+//! of which other rules are made, and what is asked of gradients before: their norm, and whether they are finite.
 
 use crate::lanes::{LANES, Lanes, dispatch};
 use crate::par::{self, SharedMut, TASK};

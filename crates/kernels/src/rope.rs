@@ -27,7 +27,7 @@ pub enum Direction {
 }
 
 /// How the frequencies are changed for contexts longer than those of pre-training.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq)]
 pub enum Scaling {
     /// Not at all.
     None,
@@ -51,6 +51,13 @@ pub enum Scaling {
         truncate: bool,
         /// Factor of cosines and sines (1 in DeepSeek's released configurations; the softmax scale's is the model's
         /// affair).
+        table_scale: f64,
+    },
+    /// LongRoPE (Y. Ding et al., 2024): each divided by a number of its own.
+    Long {
+        /// `[dim/2]`: the divisors.
+        divisors: Vec<f64>,
+        /// Factor of cosines and sines.
         table_scale: f64,
     },
     /// Llama 3.1's: wavelengths below original/high stay, those above original/low are divided by `factor`, with a
@@ -90,6 +97,10 @@ pub fn frequencies(dim: usize, base: f64, scaling: &Scaling) -> Vec<f64> {
             let ramp = |k: usize| ((k as f64 - low) / (high - low)).clamp(0.0, 1.0);
             plain.enumerate().map(|(k, f)| f * (1.0 - ramp(k)) + f / factor * ramp(k)).collect()
         }
+        Scaling::Long { ref divisors, .. } => {
+            assert_eq!(divisors.len(), dim / 2, "divisors of {dim} rotary elements");
+            plain.zip(divisors).map(|(f, divisor)| f / divisor).collect()
+        }
         Scaling::Llama3 { factor, low_freq_factor, high_freq_factor, original_max_positions } => {
             let original = original_max_positions as f64;
             let scaled = |f: f64| {
@@ -123,7 +134,7 @@ impl Table {
         let frequencies = frequencies(dim, base, scaling);
         let half = frequencies.len();
         let length = match *scaling {
-            Scaling::Yarn { table_scale, .. } => table_scale,
+            Scaling::Yarn { table_scale, .. } | Scaling::Long { table_scale, .. } => table_scale,
             _ => 1.0,
         };
         let mut cos = vec![0.0; max_positions * half];

@@ -102,7 +102,7 @@ mod tests {
         let total = weights(&logits, 1.0, &mut vec![0.0; 1000]);
         for target in [0, 17, 999] {
             let mut logp = [0.0];
-            head::loss(Precision::F32, &[1.0], &logits, &[target], 1, 1000, &mut logp, None);
+            head::loss(Precision::F32, &[1.0], &logits, None, &[target], 1, 1000, &mut logp, None);
             assert_eq!(logprob(logits[target as usize], total).to_bits(), logp[0].to_bits());
         }
     }

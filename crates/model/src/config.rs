@@ -31,6 +31,10 @@ pub struct ModelConfig {
     pub window: Option<Window>,
     /// Factor on query·key before the softmax, YaRN's correction included.
     pub softmax_scale: f32,
+    /// What attention's scores are softly capped at.
+    pub attention_cap: Option<f32>,
+    /// What logits are softly capped at.
+    pub logit_cap: Option<f32>,
     /// Width of the gated unit in layers without experts.
     pub dense_intermediate: usize,
     /// The gates of feed-forward layers and experts.
@@ -62,6 +66,17 @@ pub struct RopeConfig {
     pub layout: RopeLayout,
     /// Longest position the model is meant for.
     pub max_positions: usize,
+    /// Layers that rotate otherwise.
+    pub local: Option<LocalRope>,
+}
+
+/// Rotation of some layers, unscaled and of a base of its own.
+#[derive(Clone, Debug, PartialEq)]
+pub struct LocalRope {
+    /// θ.
+    pub base: f64,
+    /// Which decoder layers these are: at least one.
+    pub layers: Vec<bool>,
 }
 
 /// How rotary frequencies are changed for long contexts.
@@ -91,6 +106,19 @@ pub enum RopeScaling {
         /// Denominator of the correction of cos and sin; in MLA also the correction of the softmax scale.
         mscale_all_dim: Option<f64>,
         /// Factor on cos and sin, resolved from the two above or given as `attention_factor`.
+        table_scale: f64,
+    },
+    /// LongRoPE (arXiv 2402.13753): every frequency divided by a number of its own, one list for contexts of up to
+    /// `original_max_positions` and one for longer ones. It is the context that a model is opened for that counts, not
+    /// the length of a text: see [`Model::new`](crate::model::Model::new).
+    Long {
+        /// `[rotary width / 2]`: the divisors of short contexts.
+        short: Vec<f64>,
+        /// Those of long contexts.
+        long: Vec<f64>,
+        /// Context of the first training.
+        original_max_positions: usize,
+        /// Factor on cos and sin, in both.
         table_scale: f64,
     },
     /// Llama 3.1: long wavelengths divided by `factor`, short ones kept, linear between.
@@ -294,6 +322,18 @@ impl ModelConfig {
     /// Whether decoder layer `layer` has experts. MTP layers count on from `layers`.
     pub fn is_moe_layer(&self, layer: usize) -> bool {
         self.moe.as_ref().is_some_and(|moe| layer >= moe.first_dense_layers)
+    }
+
+    /// Which layers are of the kind that has a window or rotates otherwise.
+    pub(crate) fn sliding_layers(&self) -> Vec<bool> {
+        let layers = self.window.as_ref().map(|window| &window.layers);
+        let layers = layers.or(self.rope.local.as_ref().map(|local| &local.layers));
+        layers.cloned().unwrap_or_else(|| vec![false; self.layers])
+    }
+
+    /// What embeddings are multiplied with, if they are: √D.
+    pub fn embedding_scale(&self) -> Option<f32> {
+        self.family.row().scaled_embedding.then(|| (self.hidden_size as f64).sqrt() as f32)
     }
 
     /// How many keys a token attends to in a layer, if not to all. MTP layers have no window.

@@ -15,7 +15,7 @@ mod window;
 mod write;
 
 pub(crate) use rope::yarn_table_scale;
-pub(crate) use write::part_of;
+pub(crate) use write::{part_of, query_scalar};
 
 use crate::config::{ConfigError, Dtype, ModelConfig, Note};
 

@@ -4,6 +4,12 @@
 //! [`Family::row`]. What is computed follows from the resolved [`ModelConfig`](crate::config::ModelConfig) alone.
 //! Source: configuration and modelling files of `transformers` 5.23; names in GGUF are llama.cpp's.
 
+mod rows;
+
+use rows::{
+    DEEPSEEK_V2, DEEPSEEK_V3, GEMMA2, GEMMA3, GLM4, GLM4_MOE, GPT_OSS, LLAMA, MISTRAL, PHI3, QWEN2, QWEN3, QWEN3_MOE,
+};
+
 /// Published architectures, by `model_type`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Family {
@@ -27,6 +33,12 @@ pub enum Family {
     Glm4,
     /// `phi3`: as `llama`, with query, key and value in one tensor, and gate and up in one.
     Phi3,
+    /// `gemma2`: norms around attention and feed-forward layers with weights 1 + w, GELU gates, scaled embeddings, a
+    /// window in every second layer, soft caps of scores and logits.
+    Gemma2,
+    /// `gemma3_text`: the same with a norm on each head's query and key in place of the caps, and with rotary
+    /// frequencies of their own in layers with a window.
+    Gemma3,
     /// `mistral`: grouped-query attention over a sliding window.
     Mistral,
     /// `llama`: grouped-query attention, normally without biases.
@@ -49,8 +61,14 @@ pub(crate) struct Row {
     pub gating: GatingKeys,
     /// How tensors of a directory hold parameters.
     pub fused: Fused,
-    /// Whether what attention and feed-forward layers give is normed before it is added.
-    pub post_norms: bool,
+    pub norms: Norms,
+    pub norm_weights: NormWeights,
+    /// Whether embeddings are multiplied by the square root of their width.
+    pub scaled_embedding: bool,
+    /// Of families whose scores and logits may have soft caps, and whose scale of scores `query_pre_attn_scalar` gives.
+    pub caps: Option<CapKeys>,
+    /// What an absent `tie_word_embeddings` means.
+    pub tied_head: bool,
     pub defaults: Defaults,
 }
 
@@ -73,12 +91,41 @@ pub(crate) enum AttentionKeys {
     },
 }
 
+/// Names of norms of a layer, as directories have them, besides `input_layernorm`.
+#[derive(Clone, Copy)]
+pub(crate) struct Norms {
+    /// Of what feed-forward layers read.
+    pub before_ffn: &'static str,
+    /// Of what attention and feed-forward layer give before it is added, if that is normed.
+    pub after: [Option<&'static str>; 2],
+}
+
+/// What a norm's weight w stands for.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum NormWeights {
+    /// Itself.
+    Plain,
+    /// 1 + w, which GGUF has summed up.
+    OneMore,
+}
+
+/// Where keys of soft caps are absent: those of attention's scores and of logits.
+#[derive(Clone, Copy)]
+pub(crate) struct CapKeys {
+    pub attention: Option<f64>,
+    pub logits: Option<f64>,
+    /// Of `query_pre_attn_scalar`.
+    pub query_scalar: usize,
+}
+
 /// The gates of feed-forward layers.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) enum GatingKeys {
     Silu,
     /// Limited by `swiglu_limit`.
     Clamped,
+    /// GELU in its tanh form.
+    GeluTanh,
 }
 
 /// Parameters that tensors of a directory hold together.
@@ -128,8 +175,9 @@ pub(crate) enum WindowKeys {
     Switched,
     /// With `use_sliding_window`: all.
     SwitchedAll,
-    /// Those that `layer_types` names, or all but every so manieth; `width` keys where the key is absent.
-    Every { full: usize, width: usize },
+    /// Those that `layer_types` names, or all but every so manieth, which `key` may say; `width` keys where their key
+    /// is absent.
+    Every { full: usize, width: usize, key: Option<&'static str> },
 }
 
 /// How experts are described, and what absent keys mean.
@@ -175,326 +223,9 @@ pub(crate) struct Defaults {
     pub eos_id: Option<u32>,
 }
 
-/// As most families have it.
-const GQA: AttentionKeys = AttentionKeys::Gqa {
-    biases: Biases::Key { output: true, absent: false },
-    qk_norm: QkNorm::No,
-    partial_rotary: None,
-    head_dim: None,
-    kv_heads: None,
-    sinks: false,
-};
-
-const GPT_OSS: Row = Row {
-    model_types: &["gpt_oss"],
-    architecture: "GptOssForCausalLM",
-    gguf: "gpt-oss",
-    attention: AttentionKeys::Gqa {
-        biases: Biases::Key { output: true, absent: true },
-        qk_norm: QkNorm::No,
-        partial_rotary: None,
-        head_dim: Some(64),
-        kv_heads: Some(8),
-        sinks: true,
-    },
-    windows: WindowKeys::Every { full: 2, width: 128 },
-    experts: Some(ExpertKeys {
-        count: &["num_local_experts", "num_experts"],
-        width: "intermediate_size",
-        biases: true,
-        router: RouterKeys::SoftmaxOfChosen,
-        experts: 128,
-        shared: 0,
-        top_k: Some(4),
-        intermediate: 2880,
-        first_dense: 0,
-    }),
-    mtp: false,
-    gating: GatingKeys::Clamped,
-    fused: Fused::Experts,
-    post_norms: false,
-    defaults: Defaults {
-        hidden_size: 2880,
-        layers: 36,
-        heads: 64,
-        vocab_size: 201088,
-        intermediate: 2880,
-        max_positions: 131072,
-        norm_eps: 1e-5,
-        bos_id: None,
-        eos_id: None,
-    },
-};
-
-const GLM4: Row = Row {
-    model_types: &["glm4"],
-    architecture: "Glm4ForCausalLM",
-    gguf: "glm4",
-    attention: AttentionKeys::Gqa {
-        biases: Biases::Key { output: false, absent: true },
-        qk_norm: QkNorm::No,
-        partial_rotary: Some(0.5),
-        head_dim: Some(128),
-        kv_heads: Some(2),
-        sinks: false,
-    },
-    fused: Fused::Rows { query_key_value: false },
-    post_norms: true,
-    defaults: Defaults {
-        layers: 40,
-        vocab_size: 151552,
-        intermediate: 13696,
-        max_positions: 131072,
-        norm_eps: 1.5625e-7,
-        bos_id: None,
-        eos_id: None,
-        ..LLAMA.defaults
-    },
-    ..LLAMA
-};
-
-const PHI3: Row = Row {
-    model_types: &["phi3"],
-    architecture: "Phi3ForCausalLM",
-    gguf: "phi3",
-    attention: AttentionKeys::Gqa {
-        biases: Biases::None,
-        qk_norm: QkNorm::No,
-        partial_rotary: Some(1.0),
-        head_dim: None,
-        kv_heads: None,
-        sinks: false,
-    },
-    windows: WindowKeys::AllIfSaid,
-    fused: Fused::Rows { query_key_value: true },
-    defaults: Defaults {
-        hidden_size: 3072,
-        vocab_size: 32064,
-        intermediate: 8192,
-        max_positions: 4096,
-        norm_eps: 1e-5,
-        eos_id: Some(32000),
-        ..LLAMA.defaults
-    },
-    ..LLAMA
-};
-
-const LLAMA: Row = Row {
-    model_types: &["llama"],
-    architecture: "LlamaForCausalLM",
-    gguf: "llama",
-    attention: GQA,
-    windows: WindowKeys::None,
-    experts: None,
-    mtp: false,
-    gating: GatingKeys::Silu,
-    fused: Fused::No,
-    post_norms: false,
-    defaults: Defaults {
-        hidden_size: 4096,
-        layers: 32,
-        heads: 32,
-        vocab_size: 32000,
-        intermediate: 11008,
-        max_positions: 2048,
-        norm_eps: 1e-6,
-        bos_id: Some(1),
-        eos_id: Some(2),
-    },
-};
-
-const MISTRAL: Row = Row {
-    model_types: &["mistral"],
-    architecture: "MistralForCausalLM",
-    attention: AttentionKeys::Gqa {
-        biases: Biases::None,
-        qk_norm: QkNorm::No,
-        partial_rotary: None,
-        head_dim: None,
-        kv_heads: Some(8),
-        sinks: false,
-    },
-    windows: WindowKeys::All,
-    defaults: Defaults { intermediate: 14336, max_positions: 4096 * 32, ..LLAMA.defaults },
-    ..LLAMA
-};
-
-const QWEN2: Row = Row {
-    model_types: &["qwen2"],
-    architecture: "Qwen2ForCausalLM",
-    gguf: "qwen2",
-    attention: AttentionKeys::Gqa {
-        biases: Biases::QueryKeyValue,
-        qk_norm: QkNorm::No,
-        partial_rotary: None,
-        head_dim: None,
-        kv_heads: Some(32),
-        sinks: false,
-    },
-    windows: WindowKeys::Switched,
-    experts: None,
-    mtp: false,
-    gating: GatingKeys::Silu,
-    fused: Fused::No,
-    post_norms: false,
-    defaults: Defaults {
-        vocab_size: 151936,
-        intermediate: 22016,
-        max_positions: 32768,
-        bos_id: None,
-        eos_id: None,
-        ..LLAMA.defaults
-    },
-};
-
-const QWEN3: Row = Row {
-    model_types: &["qwen3"],
-    architecture: "Qwen3ForCausalLM",
-    gguf: "qwen3",
-    attention: AttentionKeys::Gqa {
-        biases: Biases::Key { output: true, absent: false },
-        qk_norm: QkNorm::Always,
-        partial_rotary: None,
-        head_dim: Some(128),
-        kv_heads: Some(32),
-        sinks: false,
-    },
-    ..QWEN2
-};
-
-const QWEN3_MOE: Row = Row {
-    model_types: &["qwen3_moe"],
-    architecture: "Qwen3MoeForCausalLM",
-    gguf: "qwen3moe",
-    attention: AttentionKeys::Gqa {
-        biases: Biases::Key { output: true, absent: false },
-        qk_norm: QkNorm::Always,
-        partial_rotary: None,
-        head_dim: None,
-        kv_heads: Some(4),
-        sinks: false,
-    },
-    windows: WindowKeys::SwitchedAll,
-    experts: Some(ExpertKeys {
-        count: &["num_experts", "num_local_experts"],
-        width: "moe_intermediate_size",
-        biases: false,
-        router: RouterKeys::SoftmaxNormalized,
-        experts: 128,
-        shared: 0,
-        top_k: Some(8),
-        intermediate: 768,
-        first_dense: 0,
-    }),
-    mtp: false,
-    gating: GatingKeys::Silu,
-    fused: Fused::No,
-    post_norms: false,
-    defaults: Defaults { hidden_size: 2048, layers: 24, intermediate: 6144, ..QWEN2.defaults },
-};
-
-const GLM4_MOE: Row = Row {
-    model_types: &["glm4_moe"],
-    architecture: "Glm4MoeForCausalLM",
-    gguf: "glm4moe",
-    attention: AttentionKeys::Gqa {
-        biases: Biases::Key { output: false, absent: false },
-        qk_norm: QkNorm::Key("use_qk_norm"),
-        partial_rotary: Some(0.5),
-        head_dim: None,
-        kv_heads: Some(8),
-        sinks: false,
-    },
-    windows: WindowKeys::None,
-    experts: Some(ExpertKeys {
-        count: &["n_routed_experts"],
-        width: "moe_intermediate_size",
-        biases: false,
-        router: RouterKeys::Sigmoid { groups: (1, 1), scale: 1.0 },
-        experts: 128,
-        shared: 1,
-        top_k: Some(8),
-        intermediate: 1408,
-        first_dense: 1,
-    }),
-    mtp: true,
-    gating: GatingKeys::Silu,
-    fused: Fused::No,
-    post_norms: false,
-    defaults: Defaults {
-        hidden_size: 4096,
-        layers: 46,
-        heads: 96,
-        vocab_size: 151552,
-        intermediate: 10944,
-        max_positions: 131072,
-        norm_eps: 1e-5,
-        bos_id: None,
-        eos_id: None,
-    },
-};
-
-const DEEPSEEK_V2: Row = Row {
-    model_types: &["deepseek_v2"],
-    architecture: "DeepseekV2ForCausalLM",
-    gguf: "deepseek2",
-    attention: AttentionKeys::Mla,
-    windows: WindowKeys::None,
-    experts: Some(ExpertKeys {
-        count: &["n_routed_experts"],
-        width: "moe_intermediate_size",
-        biases: false,
-        router: RouterKeys::Softmax,
-        experts: 64,
-        shared: 2,
-        top_k: None,
-        intermediate: 1407,
-        first_dense: 0,
-    }),
-    mtp: false,
-    gating: GatingKeys::Silu,
-    fused: Fused::No,
-    post_norms: false,
-    defaults: Defaults { vocab_size: 102400, ..LLAMA.defaults },
-};
-
-const DEEPSEEK_V3: Row = Row {
-    model_types: &["deepseek_v3", "kimi_k2"],
-    architecture: "DeepseekV3ForCausalLM",
-    gguf: "deepseek2",
-    attention: AttentionKeys::Mla,
-    windows: WindowKeys::None,
-    experts: Some(ExpertKeys {
-        count: &["n_routed_experts"],
-        width: "moe_intermediate_size",
-        biases: false,
-        router: RouterKeys::Sigmoid { groups: (8, 4), scale: 2.5 },
-        experts: 256,
-        shared: 1,
-        top_k: Some(8),
-        intermediate: 2048,
-        first_dense: 3,
-    }),
-    mtp: true,
-    gating: GatingKeys::Silu,
-    fused: Fused::No,
-    post_norms: false,
-    defaults: Defaults {
-        hidden_size: 7168,
-        layers: 61,
-        heads: 128,
-        vocab_size: 129280,
-        intermediate: 18432,
-        max_positions: 4096,
-        norm_eps: 1e-6,
-        bos_id: Some(0),
-        eos_id: Some(1),
-    },
-};
-
 impl Family {
     /// All families, in the order in which messages list them.
-    pub const ALL: [Family; 11] = [
+    pub const ALL: [Family; 13] = [
         Family::DeepseekV3,
         Family::DeepseekV2,
         Family::Qwen3,
@@ -504,6 +235,8 @@ impl Family {
         Family::GptOss,
         Family::Glm4,
         Family::Phi3,
+        Family::Gemma2,
+        Family::Gemma3,
         Family::Mistral,
         Family::Llama,
     ];
@@ -519,6 +252,8 @@ impl Family {
             Family::GptOss => &GPT_OSS,
             Family::Glm4 => &GLM4,
             Family::Phi3 => &PHI3,
+            Family::Gemma2 => &GEMMA2,
+            Family::Gemma3 => &GEMMA3,
             Family::Mistral => &MISTRAL,
             Family::Llama => &LLAMA,
         }

@@ -224,7 +224,11 @@ impl Params {
                 }
                 Stored::Whole(blocks) => match quantise.target(spec.kind, blocks.kind) {
                     Some(target) => params.set_packed(param, packed(device, spec, blocks, target)),
-                    None => params.set_values(param, &decoded(blocks.kind, blocks.bytes, spec.len())),
+                    None => {
+                        let mut values = Vec::with_capacity(spec.len());
+                        file.read(config, spec, &mut |_, _, rows| values.extend_from_slice(rows));
+                        params.set_values(param, &values);
+                    }
                 },
                 Stored::Split { k_b, v_b } => {
                     let mut values = Vec::with_capacity(spec.len());

@@ -5,7 +5,7 @@
 
 use crate::config::{ModelConfig, RopeConfig, RopeLayout, RopeScaling};
 use crate::layers::{Block, Mtp};
-use crate::ops;
+use crate::ops::{self, Head};
 use crate::params::{Grads, Params, Weight, Wiring};
 use crate::tape::{Context, Execution, Graph, Routing, Sequences, Var};
 use std::sync::Arc;
@@ -189,22 +189,23 @@ pub struct Model {
 }
 
 impl Model {
-    /// For sequences of up to `context_len` tokens.
+    /// For sequences of up to `context_len` tokens. With LongRoPE's frequencies it decides which list of divisors all
+    /// sequences have, however short: keys that are kept would otherwise have to turn when a sequence grows.
     ///
     /// # Panics
     /// If the context is longer than the configuration's `max_positions`.
     pub fn new(config: ModelConfig, context_len: usize) -> Self {
         let max = config.rope.max_positions;
         assert!(context_len <= max, "a context of {context_len} tokens for a model of at most {max}");
-        let rotary = rotary(&config.rope, config.attention.rope_dim(), context_len);
+        let rotary = Rotaries::new(&config, context_len);
         let mut wiring = Wiring::new(&config);
         let head = if config.tied_head { "model.embed_tokens.weight" } else { "lm_head.weight" };
         Model {
             embed: wiring.weight("model.embed_tokens.weight"),
-            layers: (0..config.layers).map(|i| Arc::new(Block::new(&mut wiring, &config, i, &rotary))).collect(),
+            layers: (0..config.layers).map(|i| Arc::new(Block::new(&mut wiring, &config, i, rotary.of(i)))).collect(),
             norm: wiring.weight("model.norm.weight"),
             head: wiring.weight(head),
-            mtp: (1..=config.mtp_depth).map(|k| Mtp::new(&mut wiring, &config, k, head, &rotary)).collect(),
+            mtp: (1..=config.mtp_depth).map(|k| Mtp::new(&mut wiring, &config, k, head, &rotary.usual)).collect(),
             context_len,
             slots: wiring.into_slots(),
             config,
@@ -250,12 +251,12 @@ impl Model {
         let mut h = self.hidden(&mut g, &ids);
         let mut divergence = None;
         let logp = match objective.teacher {
-            None => ops::head_loss(&mut g, &h, self.head, targets, objective.coefficient),
+            None => ops::head_loss(&mut g, &h, self.head(), targets, objective.coefficient),
             Some(teacher) => {
                 let states = teacher.states(execution, &ids, starts);
                 let teacher = teacher.head_on(&states, self.config.vocab_size);
                 let coefficient = objective.coefficient;
-                let [logp, diverged] = ops::distil_loss(&mut g, &h, self.head, targets, &teacher, coefficient);
+                let [logp, diverged] = ops::distil_loss(&mut g, &h, self.head(), targets, &teacher, coefficient);
                 divergence = Some(diverged);
                 logp
             }
@@ -267,7 +268,7 @@ impl Model {
             h = mtp.forward(&mut g, &h, tokens);
             let targets = mtp.targets(targets, starts);
             let coefficient = Coefficient::Uniform(objective.mtp_coefficient);
-            ahead.push((ops::head_loss(&mut g, &h, mtp.head, &targets, coefficient), targets));
+            ahead.push((ops::head_loss(&mut g, &h, self.head_of(mtp), &targets, coefficient), targets));
         }
         let routings = std::mem::take(&mut g.routings);
         drop(h);
@@ -292,7 +293,7 @@ impl Model {
         let context = self.packed(params, execution, starts, tokens.len(), 0.0);
         let mut g = Graph::inference(context, None);
         let x = self.hidden(&mut g, &Ids::from(&tokens[..]));
-        ops::head_loss(&mut g, &x, self.head, targets, Coefficient::Uniform(0.0)).to_host().into_owned()
+        ops::head_loss(&mut g, &x, self.head(), targets, Coefficient::Uniform(0.0)).to_host().into_owned()
     }
 
     /// The logits `[T, V]` of packed sequences.
@@ -300,7 +301,7 @@ impl Model {
         let context = self.packed(params, execution, starts, tokens.len(), 0.0);
         let mut g = Graph::inference(context, None);
         let x = self.hidden(&mut g, &tokens.into());
-        ops::logits(&mut g, &x, self.head)
+        ops::logits(&mut g, &x, self.head())
     }
 
     /// What the head reads, `[T, D]`, of packed sequences: the states after the final norm.
@@ -318,7 +319,7 @@ impl Model {
         let mut h = self.hidden(&mut g, &tokens.into());
         let depth = |mtp: &Mtp| {
             h = mtp.forward(&mut g, &h, tokens);
-            ops::logits(&mut g, &h, mtp.head)
+            ops::logits(&mut g, &h, self.head_of(mtp))
         };
         self.mtp.iter().map(depth).collect()
     }
@@ -333,7 +334,7 @@ impl Model {
         let mut g = Graph::inference(context, None);
         g.watch();
         let mut h = self.hidden(&mut g, &Ids::from(&batch.tokens[..]));
-        ops::head_loss(&mut g, &h, self.head, &batch.targets, Coefficient::Uniform(0.0));
+        ops::head_loss(&mut g, &h, self.head(), &batch.targets, Coefficient::Uniform(0.0));
         for mtp in &self.mtp {
             h = mtp.forward(&mut g, &h, &batch.tokens);
         }
@@ -380,7 +381,7 @@ impl Model {
     fn embed(&self, g: &mut Graph, tokens: &Ids) -> Var {
         g.enter("model.embed_tokens");
         g.follow(self.embed);
-        ops::embedding(g, self.embed, tokens)
+        ops::embedding(g, self.embed, tokens, self.config.embedding_scale())
     }
 
     /// `[T, D]` to `[T, D]`.
@@ -401,8 +402,12 @@ impl Model {
         self.layers.iter().chain(self.mtp.iter().map(|mtp| &mtp.block)).filter_map(|block| block.up_projection())
     }
 
-    pub(crate) fn head(&self) -> Weight {
-        self.head
+    pub(crate) fn head(&self) -> Head {
+        Head { weight: self.head, cap: self.config.logit_cap }
+    }
+
+    pub(crate) fn head_of(&self, mtp: &Mtp) -> Head {
+        Head { weight: mtp.head, ..self.head() }
     }
 
     /// # Panics
@@ -461,12 +466,48 @@ impl Teacher<'_> {
     fn head_on<'a>(&'a self, states: &'a Tensor, vocab_size: usize) -> TeacherHead<'a> {
         let Teacher { model, params, divergence, temperature, cross_entropy } = *self;
         assert_eq!(model.config.vocab_size, vocab_size, "the vocabularies of teacher and student");
-        TeacherHead { states, head: params.stored(model.head), divergence, temperature, cross_entropy }
+        TeacherHead {
+            states,
+            head: params.stored(model.head),
+            cap: model.config.logit_cap,
+            divergence,
+            temperature,
+            cross_entropy,
+        }
+    }
+}
+
+/// Cosines and sines of the layers.
+struct Rotaries {
+    usual: Rotary,
+    /// Of layers that rotate otherwise, and which they are.
+    local: Option<(Rotary, Vec<bool>)>,
+}
+
+impl Rotaries {
+    fn new(config: &ModelConfig, positions: usize) -> Self {
+        let (rope, dim) = (&config.rope, config.attention.rope_dim());
+        let local = rope.local.as_ref().map(|local| {
+            let unscaled = RopeConfig { base: local.base, scaling: RopeScaling::None, local: None, ..rope.clone() };
+            (rotary(&unscaled, dim, positions), local.layers.clone())
+        });
+        Rotaries { usual: rotary(rope, dim, positions), local }
+    }
+
+    fn of(&self, layer: usize) -> &Rotary {
+        match &self.local {
+            Some((rotary, layers)) if layers[layer] => rotary,
+            _ => &self.usual,
+        }
     }
 }
 
 fn rotary(config: &RopeConfig, dim: usize, positions: usize) -> Rotary {
     let scaling = match config.scaling {
+        RopeScaling::Long { ref short, ref long, original_max_positions, table_scale } => {
+            let divisors = if positions > original_max_positions { long } else { short };
+            Scaling::Long { divisors: divisors.clone(), table_scale }
+        }
         RopeScaling::None => Scaling::None,
         RopeScaling::Linear { factor } => Scaling::Linear { factor },
         RopeScaling::Yarn { factor, beta_fast, beta_slow, original_max_positions, truncate, table_scale, .. } => {

@@ -11,14 +11,10 @@ pub(crate) use disk::fused_rows;
 pub use disk::{HfTensor, Place, Role, hf_tensors};
 
 use crate::config::{Attention, ModelConfig, MoeConfig, Router};
+use crate::family::Norms;
 
 /// Name of the MTP layers' projection, [D, 2D]: stays bf16 in FP8 files.
 pub(crate) const EH_PROJ: &str = "eh_proj.weight";
-
-/// Norm of what attention gives, in families that have one.
-pub(crate) const POST_ATTENTION: &str = "post_self_attn_layernorm.weight";
-/// The same of feed-forward layers.
-pub(crate) const POST_FFN: &str = "post_mlp_layernorm.weight";
 
 /// One parameter.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -127,13 +123,9 @@ impl List {
         self.prefix.push_str("self_attn.");
         self.attention(&config.attention, d);
         self.prefix = format!("model.layers.{layer}.");
-        let post_norms = config.family.row().post_norms;
-        if post_norms {
-            self.push(POST_ATTENTION, 1, d, ParamKind::Norm);
-        }
-        self.push("post_attention_layernorm.weight", 1, d, ParamKind::Norm);
-        if post_norms {
-            self.push(POST_FFN, 1, d, ParamKind::Norm);
+        let Norms { before_ffn, after: [after_attention, after_ffn] } = config.family.row().norms;
+        for name in after_attention.into_iter().chain([before_ffn]).chain(after_ffn) {
+            self.push(name, 1, d, ParamKind::Norm);
         }
         self.prefix.push_str("mlp.");
         match &config.moe {

@@ -9,8 +9,8 @@
 
 use crate::kv_cache::Paging;
 use crate::model::Model;
-use crate::ops;
-use crate::params::{Params, Weight};
+use crate::ops::{self, Head};
+use crate::params::Params;
 use crate::tape::{Execution, Graph, Var};
 use std::ops::Range;
 use wels_device::{Ids, Sequence, Tensor, WeightRef};
@@ -122,12 +122,12 @@ impl Model {
             let mtp = self.mtp(depth);
             let h = mtp.run(&mut g, &hidden, &tokens.into());
             let h = last(&mut g, &h, chunks, |chunk| chunk.tokens.len(), |chunk| chunk.results());
-            self.output(&mut g, h, chunks, mtp.head)
+            self.output(&mut g, h, chunks, self.head_of(mtp))
         })
     }
 
     /// From the states of all tokens that want anything.
-    fn output(&self, g: &mut Graph, h: Var, chunks: &[Chunk], head: Weight) -> StepOutput {
+    fn output(&self, g: &mut Graph, h: Var, chunks: &[Chunk], head: Head) -> StepOutput {
         let for_logits = last(g, &h, chunks, |chunk| chunk.results(), |chunk| chunk.logits);
         let hidden = last(g, &h, chunks, |chunk| chunk.results(), |chunk| chunk.states);
         StepOutput { logits: ops::logits(g, &for_logits, head), hidden: hidden.into_value() }

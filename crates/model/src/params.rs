@@ -7,6 +7,7 @@
 //! asks for them, once a step.
 
 use crate::config::{CacheLayout, ModelConfig};
+use crate::family::NormWeights;
 use crate::names::{ParamKind, ParamSpec, param_specs};
 use crate::placement::{Place, Placement};
 use std::borrow::Cow;
@@ -101,12 +102,14 @@ impl Params {
         Params { placement, specs, places, tensors, packed: vec![None; count], absorbed: vec![None; count] }
     }
 
-    /// Before training: matrices and embeddings normal with the configuration's standard deviation, norms 1, biases 0.
-    /// An element depends on the seed, its parameter's name and its index alone.
+    /// Before training: matrices and embeddings normal with the configuration's standard deviation, biases 0, norms 1,
+    /// or 0 where their weights stand for 1 more. An element depends on the seed, its parameter's name and its index
+    /// alone.
     pub fn init(device: &Arc<dyn Device>, config: &ModelConfig, seed: u64) -> Self {
         let mut params = Self::zeros(device, config);
         for (spec, tensor) in params.specs.iter().zip(&mut params.tensors) {
             match spec.kind {
+                ParamKind::Norm if config.family.row().norm_weights == NormWeights::OneMore => {}
                 ParamKind::Norm => tensor.fill(1.0),
                 ParamKind::Bias | ParamKind::RouterBias | ParamKind::ExpertBiases(_) => {}
                 _ => {
@@ -317,6 +320,8 @@ pub struct Weight {
     pub rows: usize,
     /// Columns of the parameter (inputs of a linear map).
     pub cols: usize,
+    /// Of a norm: whether it stands for 1 more than it is.
+    pub one_more: bool,
 }
 
 /// Hands parameters to layers by name and numbers their gradient slots.
@@ -325,12 +330,14 @@ pub(crate) struct Wiring {
     /// The parameter of each slot. The first ones are the parameters in order; a second use gets a slot after them.
     slots: Vec<usize>,
     used: Vec<bool>,
+    norm_weights: NormWeights,
 }
 
 impl Wiring {
     pub fn new(config: &ModelConfig) -> Self {
         let specs = param_specs(config);
-        Wiring { slots: (0..specs.len()).collect(), used: vec![false; specs.len()], specs }
+        let norm_weights = config.family.row().norm_weights;
+        Wiring { slots: (0..specs.len()).collect(), used: vec![false; specs.len()], norm_weights, specs }
     }
 
     /// The parameter called `name`.
@@ -348,8 +355,9 @@ impl Wiring {
         if slot == self.slots.len() {
             self.slots.push(param);
         }
-        let ParamSpec { rows, cols, .. } = self.specs[param];
-        Some(Weight { param, slot, rows, cols })
+        let ParamSpec { rows, cols, kind, .. } = self.specs[param];
+        let one_more = kind == ParamKind::Norm && self.norm_weights == NormWeights::OneMore;
+        Some(Weight { param, slot, rows, cols, one_more })
     }
 
     /// The parameter of each gradient slot.

@@ -3,7 +3,7 @@
 use crate::config::{ConfigError, ModelConfig};
 
 /// Name and `config.json` of every preset.
-const PRESETS: [(&str, &str); 26] = [
+const PRESETS: [(&str, &str); 38] = [
     ("deepseek-v3", include_str!("presets/deepseek-v3.json")),
     ("deepseek-r1", include_str!("presets/deepseek-v3.json")),
     ("deepseek-v2", include_str!("presets/deepseek-v2.json")),
@@ -29,6 +29,18 @@ const PRESETS: [(&str, &str); 26] = [
     ("gpt-oss-20b", include_str!("presets/gpt-oss-20b.json")),
     ("gpt-oss-120b", include_str!("presets/gpt-oss-120b.json")),
     ("mistral-7b-v0.1", include_str!("presets/mistral-7b-v0.1.json")),
+    ("phi-3-mini-4k", include_str!("presets/phi-3-mini-4k.json")),
+    ("phi-4", include_str!("presets/phi-4.json")),
+    ("glm-4-9b-0414", include_str!("presets/glm-4-9b-0414.json")),
+    ("glm-4-32b-0414", include_str!("presets/glm-4-32b-0414.json")),
+    ("gemma-2-2b", include_str!("presets/gemma-2-2b.json")),
+    ("gemma-2-9b", include_str!("presets/gemma-2-9b.json")),
+    ("gemma-2-27b", include_str!("presets/gemma-2-27b.json")),
+    ("gemma-3-270m", include_str!("presets/gemma-3-270m.json")),
+    ("gemma-3-1b", include_str!("presets/gemma-3-1b.json")),
+    ("gemma-3-4b-text", include_str!("presets/gemma-3-4b-text.json")),
+    ("gemma-3-12b-text", include_str!("presets/gemma-3-12b-text.json")),
+    ("gemma-3-27b-text", include_str!("presets/gemma-3-27b-text.json")),
     ("smollm2-135m", include_str!("presets/smollm2-135m.json")),
 ];
 

@@ -140,7 +140,7 @@ pub fn load_params(device: &Arc<dyn Device>, location: &Location, config: &Model
 /// The tokenizer that comes with a model, if one does.
 pub fn read_tokenizer(location: &Location) -> Result<Option<Tokenizer>> {
     match location {
-        Location::Directory(folder) if folder.join("tokenizer.json").is_file() => Ok(Some(Tokenizer::load(folder)?)),
+        Location::Directory(folder) if Tokenizer::file_in(folder).is_some() => Ok(Some(Tokenizer::load(folder)?)),
         Location::Directory(_) => Ok(None),
         Location::Gguf(path) => gguf_tokenizer(&GgufFile::open(path)?),
     }

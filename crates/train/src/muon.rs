@@ -9,8 +9,8 @@
 //! al. 2025, "Muon is scalable for LLM training", arXiv 2502.16982, eq. 4 (weight decay, and the factor that gives
 //! updates AdamW's usual root mean square, so that learning rates for AdamW can be kept).
 //!
-//! The products are the device's own in f32, so that Muon has the same bits on any number of threads and ranks: a matrix
-//! is one rank's, whole.
+//! The products are the device's own in f32, so that Muon has the same bits on any number of threads and ranks: a
+//! matrix is one rank's, whole.
 
 use wels_device::{Ids, Pool, Precision, Start, Tensor, WeightRef};
 use wels_model::names::{ParamKind, ParamSpec};
@@ -192,9 +192,9 @@ mod tests {
         for (rows, cols) in [(6, 40), (40, 6), (16, 16)] {
             let x = orthogonal(&Pool::new(device.clone()), &Tensor::of(&device, rows, cols, &numbers(7, rows * cols)));
             let x: Vec<f64> = x.to_host().iter().map(|x| f64::from(*x)).collect();
+            let least = rows.min(cols);
             let (x, cols) = if rows < cols { (x, cols) } else { (transposed(&x, cols), rows) };
             let square = product(&x, &transposed(&x, cols), cols);
-            let least = rows.min(cols);
             (0..least).for_each(|i| assert!((0.4..1.5).contains(&square[i * least + i]), "{}", square[i * least + i]));
         }
     }

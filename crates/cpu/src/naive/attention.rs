@@ -204,7 +204,7 @@ impl Attention for Naive {
     ) {
         let LatentQuery { heads: count, scale, absorbed, rotary } = query;
         let (tokens, latent, width) = (absorbed.rows() / count, layout.latent, layout.latent + layout.rotary);
-        let shape = AttentionShape { heads: 1, kv_heads: 1, scale, window: None };
+        let shape = AttentionShape { heads: 1, kv_heads: 1, scale, window: None, cap: None };
         let turned = heads(rotary);
         let mut first = 0;
         for sequence in at.sequences {

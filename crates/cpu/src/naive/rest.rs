@@ -9,7 +9,9 @@ use wels_device::{
 use wels_kernels::distil::{Teacher, TokenLosses};
 use wels_kernels::elementwise::Columns;
 use wels_kernels::head::{Gradients, log_probabilities};
-use wels_kernels::reference::{distil, elementwise, embedding, experts, gemm, head, norm, optim, rope, router, swiglu};
+use wels_kernels::reference::{
+    distil, elementwise, embedding, experts, gemm, head, norm, optim, rope, router, softcap, swiglu,
+};
 use wels_kernels::{experts as kernels, router as kinds};
 
 use super::products::single;
@@ -18,6 +20,14 @@ use super::{Naive, values, values_mut};
 impl Rows for Naive {
     fn add(&self, x: &Tensor, y: &mut Tensor) {
         elementwise::add(values(x), values_mut(y));
+    }
+
+    fn scale(&self, y: &mut Tensor, factor: f32) {
+        elementwise::scale(values_mut(y), factor);
+    }
+
+    fn soft_cap(&self, y: &mut Tensor, cap: f32) {
+        softcap::forward(cap, values_mut(y));
     }
 
     fn add_bias(&self, bias: &Tensor, y: &mut Tensor) {
@@ -216,6 +226,7 @@ impl Head for Naive {
         precision: Precision,
         x: &Tensor,
         w: WeightRef,
+        cap: Option<f32>,
         targets: &[u32],
         logp: &mut Tensor,
         gradients: Option<HeadGradients>,
@@ -227,16 +238,17 @@ impl Head for Naive {
                 assert!(gradients.is_none(), "gradients of packed weights");
                 let mut logits = vec![0.0; targets.len() * w.rows()];
                 single(w).product(x, &mut logits);
+                cap.into_iter().for_each(|cap| softcap::forward(cap, &mut logits));
                 return log_probabilities(&mut logits, targets, w.rows(), logp);
             }
         };
         let (v, w) = (w.rows(), values(w));
         let Some(HeadGradients { dx, dw: (dw, dw_start), coefficient, .. }) = gradients else {
-            return head::loss(precision, x, w, targets, d, v, logp, None);
+            return head::loss(precision, x, w, cap, targets, d, v, logp, None);
         };
         let gradients = Gradients { dx: values_mut(dx), dw: values_mut(dw), dw_start };
         let coefficient = |row: usize, logp: f32| coefficient.at(row, logp);
-        head::loss(precision, x, w, targets, d, v, logp, Some((gradients, &coefficient)));
+        head::loss(precision, x, w, cap, targets, d, v, logp, Some((gradients, &coefficient)));
     }
 
     fn distil_loss(
@@ -244,6 +256,7 @@ impl Head for Naive {
         precision: Precision,
         x: &Tensor,
         w: &Tensor,
+        cap: Option<f32>,
         targets: &[u32],
         teacher: &TeacherHead,
         [logp, divergence]: [&mut Tensor; 2],
@@ -256,6 +269,7 @@ impl Head for Naive {
                 WeightRef::Plain(head) => gemm::linear(precision, x, values(head), logits, width, v),
                 WeightRef::Packed(head) => single(head).product(x, logits),
             }
+            teacher.cap.into_iter().for_each(|cap| softcap::forward(cap, logits));
         };
         let TeacherHead { divergence: way, temperature, cross_entropy, .. } = *teacher;
         let teacher = Teacher { logits: &logits, divergence: way, temperature, cross_entropy };
@@ -263,7 +277,7 @@ impl Head for Naive {
         let HeadGradients { dx, dw: (dw, dw_start), coefficient, .. } = gradients;
         let gradients = Gradients { dx: values_mut(dx), dw: values_mut(dw), dw_start };
         let coefficient = |row: usize, logp: f32| coefficient.at(row, logp);
-        distil::loss(precision, values(x), values(w), targets, &teacher, d, v, losses, gradients, &coefficient);
+        distil::loss(precision, values(x), values(w), cap, targets, &teacher, d, v, losses, gradients, &coefficient);
     }
 }
 

@@ -66,15 +66,15 @@ extern "C" __global__ void paged_append_latent(char *pages, const uint32_t *list
 
 extern "C" __global__ void __launch_bounds__(128)
     paged_attend(const char *pages, const uint32_t *lists, const int *tiles, int64_t page_len, int64_t offset,
-                 int format, const float *q, int q_row, int q_head, const float *sinks, float scale, int heads,
-                 int kv_heads, int window, int own, int shared_dim, int v_dim, float *out) {
+                 int format, const float *q, int q_row, int q_head, const float *sinks, float scale, float cap,
+                 int heads, int kv_heads, int window, int own, int shared_dim, int v_dim, float *out) {
   SMEM(shared);
   const int *tile = tiles + 4 * blockIdx.x;
   int t0 = tile[2], h = blockIdx.y, kv = h / (heads / kv_heads), keys = kv_heads * own;
   Pages of{pages, lists + tile[0], page_len, offset, keys + shared_dim + kv_heads * v_dim, format};
   const float *queries = q + (int64_t)h * q_head;
   attend(
-      Attend(shared, own + shared_dim, v_dim), tile[3], tile[1], scale, window, sinks ? sinks[h] : least(),
+      Attend(shared, own + shared_dim, v_dim), tile[3], tile[1], scale, cap, window, sinks ? sinks[h] : least(),
       [=](int n, int i) { return queries[(int64_t)(t0 + n) * q_row + i]; },
       [=](int j, int i) { return of.get(j, i < own ? kv * own + i : keys + i - own); },
       [=](int j, int i) { return of.get(j, keys + shared_dim + kv * v_dim + i); },
@@ -93,7 +93,7 @@ extern "C" __global__ void __launch_bounds__(128)
   int64_t first = ((int64_t)h * tokens + t0) * latent_dim;
   const float *own = absorbed + first, *turned = rotary + (int64_t)h * rotary_head;
   attend(
-      Attend(shared, latent_dim + rotary_dim, latent_dim), tile[3], tile[1], scale, ALL_KEYS, least(),
+      Attend(shared, latent_dim + rotary_dim, latent_dim), tile[3], tile[1], scale, 0.0f, ALL_KEYS, least(),
       [=](int n, int i) {
         return i < latent_dim ? own[(int64_t)n * latent_dim + i]
                               : turned[(int64_t)(t0 + n) * rotary_row + i - latent_dim];

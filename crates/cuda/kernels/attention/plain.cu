@@ -20,15 +20,15 @@ struct Key {
 extern "C" __global__ void __launch_bounds__(128)
     attention_forward(const float *q, int q_row, int q_head, const float *k, int k_row, int k_head,
                       const float *shared_k, int shared_row, const float *v, int v_row, int v_head, const int *tiles,
-                      const float *sinks, float scale, int heads, int kv_heads, int window, int own, int shared_dim,
-                      int v_dim, float *out, float *stats) {
+                      const float *sinks, float scale, float cap, int heads, int kv_heads, int window, int own,
+                      int shared_dim, int v_dim, float *out, float *stats) {
   SMEM(shared);
   int sequence = tiles[3 * blockIdx.x], t0 = tiles[3 * blockIdx.x + 1], count = tiles[3 * blockIdx.x + 2];
   int h = blockIdx.y, kv = h / (heads / kv_heads);
   Key keys{k + (int64_t)kv * k_head, shared_k, k_row, shared_row, own};
   const float *queries = q + (int64_t)h * q_head, *values = v + (int64_t)kv * v_head;
   attend(
-      Attend(shared, own + shared_dim, v_dim), count, t0 - sequence, scale, window, sinks ? sinks[h] : least(),
+      Attend(shared, own + shared_dim, v_dim), count, t0 - sequence, scale, cap, window, sinks ? sinks[h] : least(),
       [=](int n, int i) { return queries[(int64_t)(t0 + n) * q_row + i]; },
       [=](int j, int i) { return keys.at(sequence + j, i); },
       [=](int j, int i) { return values[(int64_t)(sequence + j) * v_row + i]; },
@@ -62,8 +62,8 @@ extern "C" __global__ void attention_sink_terms(const float *sinks, const float 
 // dq: a chain over the keys. 128 threads: thread (q, lane) has query q of the tile and key `lane` of sixteen.
 extern "C" __global__ void __launch_bounds__(128)
     attention_dq(const float *q, int q_row, int q_head, const float *k, int k_row, int k_head, const float *shared_k,
-                 int shared_row, const float *v, int v_row, int v_head, const int *tiles, float scale, int heads,
-                 int kv_heads, int window, int own, int shared_dim, int v_dim, const float *stats, const float *delta,
+                 int shared_row, const float *v, int v_row, int v_head, const int *tiles, float scale, float cap,
+                 int heads, int kv_heads, int window, int own, int shared_dim, int v_dim, const float *stats, const float *delta,
                  const float *d_out, float *dq) {
   SMEM(shared);
   int sequence = tiles[3 * blockIdx.x], t0 = tiles[3 * blockIdx.x + 1], count = tiles[3 * blockIdx.x + 2];
@@ -94,8 +94,9 @@ extern "C" __global__ void __launch_bounds__(128)
       float s = 0.0f, gv = 0.0f;
       for (int i = 0; i < qk; i++) s = __fmaf_rn(queries[n * qk + i], of_k[lane * (qk + 1) + i], s);
       for (int i = 0; i < v_dim; i++) gv = __fmaf_rn(gs[n * v_dim + i], of_v[lane * (v_dim + 1) + i], gv);
-      float p = exp_of(s * scale - max) * inverse;
-      ds[n * KEYS + lane] = p * (gv - own_delta) * scale;
+      float2 score = capped(s * scale, cap);
+      float p = exp_of(score.x - max) * inverse;
+      ds[n * KEYS + lane] = p * (gv - own_delta) * scale * score.y;
     }
     __syncthreads();
     for (int i = lane; mine && i < qk; i += KEYS) {
@@ -114,7 +115,7 @@ extern "C" __global__ void __launch_bounds__(128)
 extern "C" __global__ void __launch_bounds__(128)
     attention_dkv(const float *q, int q_row, int q_head, const float *k, int k_row, int k_head, const float *shared_k,
                   int shared_row, const float *v, int v_row, int v_head, const int *tiles, const int *ends, float scale,
-                  int heads, int kv_heads, int window, int own, int shared_dim, int v_dim, const float *stats,
+                  float cap, int heads, int kv_heads, int window, int own, int shared_dim, int v_dim, const float *stats,
                   const float *delta, const float *d_out, float *dk, float *dv, float *shared_sums) {
   SMEM(shared);
   int j0 = tiles[3 * blockIdx.x + 1], count = tiles[3 * blockIdx.x + 2], end = ends[blockIdx.x];
@@ -150,9 +151,10 @@ extern "C" __global__ void __launch_bounds__(128)
         float s = 0.0f, gv = 0.0f;
         for (int i = 0; i < qk; i++) s = __fmaf_rn(queries[lane * (qk + 1) + i], of_k[j * qk + i], s);
         for (int i = 0; i < v_dim; i++) gv = __fmaf_rn(gs[lane * (v_dim + 1) + i], of_v[j * v_dim + i], gv);
-        float p = exp_of(s * scale - stats[2 * row]) * stats[2 * row + 1];
+        float2 score = capped(s * scale, cap);
+        float p = exp_of(score.x - stats[2 * row]) * stats[2 * row + 1];
         ps[j * KEYS + lane] = p;
-        ds[j * KEYS + lane] = p * (gv - delta[row]) * scale;
+        ds[j * KEYS + lane] = p * (gv - delta[row]) * scale * score.y;
       }
       __syncthreads();
       int from = j0 + j > t0 ? j0 + j - t0 : 0, to = j0 + j - t0 + window < there ? j0 + j - t0 + window : there;

@@ -82,8 +82,15 @@ pub(crate) fn window_of(shape: AttentionShape) -> usize {
     shape.window.map_or(ALL_KEYS, |window| window.min(ALL_KEYS))
 }
 
+/// What scores are capped at, as the kernels have it.
+pub(crate) fn cap_of(shape: AttentionShape) -> f32 {
+    assert!(shape.cap.is_none_or(|cap| cap > 0.0), "a cap of {:?}", shape.cap);
+    shape.cap.unwrap_or(0.0)
+}
+
 fn with_shape<'a>(launch: Launch<'a>, shape: AttentionShape, widths: Widths) -> Launch<'a> {
-    widths.with(launch.float(shape.scale).int(shape.heads).int(shape.kv_heads).int(window_of(shape)))
+    let launch = launch.float(shape.scale).float(cap_of(shape)).int(shape.heads).int(shape.kv_heads);
+    widths.with(launch.int(window_of(shape)))
 }
 
 impl Cuda {

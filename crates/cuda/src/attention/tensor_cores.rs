@@ -181,14 +181,14 @@ impl Cuda {
         }
     }
 
-    /// The kernels for such operands, if there are any: there are none with a window.
+    /// The kernels for such operands, if there are any: there are none with a window or a cap.
     pub(crate) fn attention_kernels<'a>(
         &self,
         shape: AttentionShape,
         widths: Widths,
         mut parts: impl Iterator<Item = ColumnHeads<'a>>,
     ) -> Option<&'static Kernels> {
-        if shape.window.is_some() {
+        if shape.window.is_some() || shape.cap.is_some() {
             return None;
         }
         let all = match self.generation() {

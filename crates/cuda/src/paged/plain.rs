@@ -7,7 +7,7 @@ use wels_device::{
 use super::{Pages, Part};
 use crate::Cuda;
 use crate::attention::Widths;
-use crate::attention::plain::{QUERIES, THREADS, window_of, with_heads, with_shared};
+use crate::attention::plain::{QUERIES, THREADS, cap_of, window_of, with_heads, with_shared};
 use crate::launch::{Buffer, Launch};
 use crate::memory::{f32s, f32s_mut};
 
@@ -89,8 +89,8 @@ impl Cuda {
         let widths = Widths { own: layout.own, shared: layout.shared, v: layout.v };
         let launch = self.reading_pages("paged_attend", over, &part, shape.heads);
         let launch = with_heads(launch.shared(widths.forward_bytes()), q).read_if(sinks.map(f32s));
-        let launch = launch.float(shape.scale).int(shape.heads).int(layout.kv_heads).int(window_of(shape));
-        widths.with(launch).write(f32s_mut(out)).run();
+        let launch = launch.float(shape.scale).float(cap_of(shape)).int(shape.heads).int(layout.kv_heads);
+        widths.with(launch.int(window_of(shape))).write(f32s_mut(out)).run();
     }
 
     pub(super) fn plain_append_latent(

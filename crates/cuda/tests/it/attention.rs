@@ -67,13 +67,14 @@ pub const BF16_CASES: [Case; 7] = [
 ];
 
 /// Rows of the operands, as packed sequences.
-/// Cases with a window of so many keys have sinks too.
+/// Cases with a window of so many keys have sinks too, and a cap.
 const SINKS_WINDOW: usize = 7;
 
 fn work(case: &Case, operands: Operands, rows: Range<usize>, starts: &[u32], device: &Arc<dyn Device>) -> Outputs {
     let Case { heads, kv_heads, own, shared, v, together, pads: [q_pad, k_pad, shared_pad], window, .. } = *case;
     let (starts, tokens): (Ids, usize) = (starts.into(), rows.len());
-    let shape = AttentionShape { heads, kv_heads, scale: if own < 64 { 0.3 } else { 0.1 }, window };
+    let cap = (window == Some(SINKS_WINDOW)).then_some(0.8);
+    let shape = AttentionShape { heads, kv_heads, scale: if own < 64 { 0.3 } else { 0.1 }, window, cap };
     let (qk, kv_width) = (own + shared, kv_heads * (own + v) + k_pad);
     let tensor = |stream, cols| operands.rows(device, stream, rows.clone(), cols);
     let q = tensor(1, heads * qk + q_pad);

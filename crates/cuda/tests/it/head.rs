@@ -27,16 +27,18 @@ fn cross_entropy_and_policies() {
         let (each, terms, whole) = (numbers(8, tokens), terms(tokens), Ids::from(vec![0, tokens as u32]));
         let policy = |kl| Coefficient::Policy(Policy { terms: &terms, clip_low: 0.8, clip_high: 1.28, kl });
         for coefficient in [Coefficient::Uniform(0.125), Coefficient::PerToken(&each), policy(0.0), policy(0.04)] {
+            let cap = matches!(coefficient, Coefficient::PerToken(_)).then_some(0.8);
             same(&format!("head {tokens} {d} {v}"), |device| {
                 let (x, w, targets) = (tensor(device, 1, tokens, d), tensor(device, 2, v, d), targets(tokens, v));
                 let (mut alone, mut logp, mut dx) =
                     (empty(device, tokens, 1), empty(device, tokens, 1), empty(device, tokens, d));
-                device.head_loss(Precision::F32, &x, WeightRef::Plain(&w), &targets, &mut alone, None);
+                device.head_loss(Precision::F32, &x, WeightRef::Plain(&w), cap, &targets, &mut alone, None);
                 let mut out = vec![("logp alone", values(&alone))];
                 for start in [Start::Zero, Start::Continue] {
                     let mut dw = tensor(device, 3, v, d);
                     let gradients = HeadGradients { dx: &mut dx, dw: (&mut dw, start), sequences: &whole, coefficient };
-                    device.head_loss(Precision::F32, &x, WeightRef::Plain(&w), &targets, &mut logp, Some(gradients));
+                    let w = WeightRef::Plain(&w);
+                    device.head_loss(Precision::F32, &x, w, cap, &targets, &mut logp, Some(gradients));
                     out.extend([("logp", values(&logp)), ("dx", values(&dx)), ("dw", values(&dw))]);
                 }
                 out
@@ -54,14 +56,23 @@ fn divergence_from_a_teacher() {
             let (tokens, d, v) = (13, 24, 301);
             let (x, w, targets) = (tensor(device, 1, tokens, d), tensor(device, 2, v, d), targets(tokens, v));
             let (states, head) = (tensor(device, 3, tokens, 2 * d), tensor(device, 4, v, 2 * d));
-            let taught =
-                TeacherHead { states: &states, head: WeightRef::Plain(&head), divergence, temperature, cross_entropy };
+            let (head, cap) = (WeightRef::Plain(&head), (temperature == 2.0).then_some(0.9));
+            let taught = TeacherHead { states: &states, head, cap, divergence, temperature, cross_entropy };
             let (mut logp, mut seen) = (empty(device, tokens, 1), empty(device, tokens, 1));
             let (mut dx, mut dw) = (empty(device, tokens, d), tensor(device, 5, v, d));
             let (coefficient, whole) = (Coefficient::Uniform(1.0 / 16.0), Ids::from(vec![0, tokens as u32]));
             let gradients =
                 HeadGradients { dx: &mut dx, dw: (&mut dw, Start::Continue), sequences: &whole, coefficient };
-            device.distil_loss(Precision::F32, &x, &w, &targets, &taught, [&mut logp, &mut seen], gradients);
+            device.distil_loss(
+                Precision::F32,
+                &x,
+                &w,
+                cap.map(|cap| 2.0 * cap),
+                &targets,
+                &taught,
+                [&mut logp, &mut seen],
+                gradients,
+            );
             vec![("logp", values(&logp)), ("divergence", values(&seen)), ("dx", values(&dx)), ("dw", values(&dw))]
         });
     }
@@ -76,7 +87,7 @@ fn more_logits_than_are_kept() {
             let (mut logp, mut dx, mut dw) = (empty(device, 2, 1), empty(device, 2, 1), empty(device, v, 1));
             let (coefficient, whole) = (Coefficient::Uniform(0.5), Ids::from(vec![0, 2]));
             let gradients = HeadGradients { dx: &mut dx, dw: (&mut dw, Start::Zero), sequences: &whole, coefficient };
-            device.head_loss(Precision::F32, &x, WeightRef::Plain(&w), &targets, &mut logp, Some(gradients));
+            device.head_loss(Precision::F32, &x, WeightRef::Plain(&w), None, &targets, &mut logp, Some(gradients));
             vec![("logp", values(&logp)), ("dx", values(&dx)), ("dw", values(&dw))]
         };
         let expected = work(&(Naive::new() as Arc<dyn Device>));
@@ -103,7 +114,7 @@ fn activations_in_bf16() {
             let gradients =
                 HeadGradients { dx: &mut dx, dw: (&mut dw, Start::Continue), sequences: &sequences, coefficient };
             let targets = &targets[first..first + rows];
-            device.head_loss(Precision::Bf16, &part, WeightRef::Plain(&w), targets, &mut logp, Some(gradients));
+            device.head_loss(Precision::Bf16, &part, WeightRef::Plain(&w), None, targets, &mut logp, Some(gradients));
             all_logp.extend(values(&logp));
             all_dx.extend(values(&dx));
         }
@@ -119,6 +130,6 @@ fn activations_in_bf16() {
 pub fn some(device: &Arc<dyn Device>) -> Outputs {
     let (x, w, targets) = (tensor(device, 1, 9, 8), tensor(device, 2, 700, 8), targets(9, 700));
     let mut logp = empty(device, 9, 1);
-    device.head_loss(Precision::F32, &x, WeightRef::Plain(&w), &targets, &mut logp, None);
+    device.head_loss(Precision::F32, &x, WeightRef::Plain(&w), None, &targets, &mut logp, None);
     vec![("logp", values(&logp))]
 }

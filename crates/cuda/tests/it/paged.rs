@@ -31,7 +31,7 @@ fn heads(of: &Tensor, offset: usize, head_stride: usize, dim: usize) -> ColumnHe
 
 fn expanded(device: &Arc<dyn Device>, numbers: CacheDtype, window: Option<usize>) -> Outputs {
     let layout = KvLayout { kv_heads: 2, own: 10, shared: 6, v: 12 };
-    let (shape, offset) = (AttentionShape { heads: 4, kv_heads: 2, scale: 0.25, window }, 32);
+    let (shape, offset) = (AttentionShape { heads: 4, kv_heads: 2, scale: 0.25, window, cap: window.map(|_| 0.7) }, 32);
     let mut pages = device.pages(numbers, 8, offset + layout.page_len());
     // Where there is a window.
     let sinks = tensor(device, 98, 1, 4);
@@ -193,7 +193,13 @@ impl Parts {
 }
 
 fn shape_of(case: &Case) -> AttentionShape {
-    AttentionShape { heads: case.heads, kv_heads: case.kv_heads, scale: 0.1, window: case.window }
+    AttentionShape {
+        heads: case.heads,
+        kv_heads: case.kv_heads,
+        scale: 0.1,
+        window: case.window,
+        cap: case.window.map(|_| 0.7),
+    }
 }
 
 /// Of two packed sequences.

@@ -21,6 +21,8 @@ fn copies_and_additions() {
             let (bias, mut dbias) = (tensor(device, 3, 1, cols), tensor(device, 4, 1, cols));
             device.add(&x, &mut y);
             device.add_bias(&bias, &mut y);
+            device.scale(&mut y, 0.3);
+            device.soft_cap(&mut y, 0.4);
             device.bias_backward(&x, &whole, &mut dbias, Start::Continue);
             let mut from_zero = empty(device, 1, cols);
             device.bias_backward(&x, &whole, &mut from_zero, Start::Zero);
@@ -179,10 +181,14 @@ fn copies_and_additions_in_bf16() {
             );
             device.add(&x, &mut y);
             device.add_bias(&tensor(device, 4, 1, cols), &mut z);
+            let mut scaled = activation(device, 4, rows, cols);
+            device.scale(&mut scaled, 3.0);
             let (mut wide, mut odd) = (activation(device, 5, rows, cols + 16), activation(device, 6, rows, cols + 7));
             device.copy_columns(&x, 0, &mut wide, 8, cols);
             device.copy_columns(&x, cols / 2, &mut odd, 3, cols - cols / 2);
-            vec![("y", values(&y)), ("z", values(&z)), ("columns", values(&wide)), ("odd columns", values(&odd))]
+            let columns = [("columns", values(&wide)), ("odd columns", values(&odd))];
+            let sums = [("y", values(&y)), ("z", values(&z)), ("scaled", values(&scaled))];
+            sums.into_iter().chain(columns).collect()
         });
     }
 }

@@ -58,7 +58,15 @@ fn every_format_of_a_file() {
             let mut gathered = empty(device, 4, k);
             device.gather(WeightRef::Packed(&w), &ids, &mut gathered);
             let mut logp = empty(device, tokens, 1);
-            device.head_loss(Precision::F32, &x, WeightRef::Packed(&w), &[0, 1, 2, 8, 4, u32::MAX], &mut logp, None);
+            device.head_loss(
+                Precision::F32,
+                &x,
+                WeightRef::Packed(&w),
+                Some(3.0),
+                &[0, 1, 2, 8, 4, u32::MAX],
+                &mut logp,
+                None,
+            );
             vec![
                 ("y", values(&y)),
                 ("rows", values(&gathered)),

@@ -160,6 +160,10 @@ impl GgufVocabulary {
         })?;
         let vocab = self.vocab()?;
         let merges = self.merges.iter().map(|merge| check_merge(merge, &vocab)).collect::<Result<Vec<_>, _>>()?;
+        let is_joined = |id: usize| self.kind(id) == TokenKind::Normal && self.tokens[id].chars().nth(1).is_some();
+        if merges.is_empty() && (0..self.tokens.len()).any(is_joined) {
+            return Err(from("it has tokens of several bytes and no merges".to_owned()));
+        }
         let byte_level = bpe::byte_level_step();
         Ok(json!({
             "version": "1.0",

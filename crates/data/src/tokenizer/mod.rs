@@ -11,6 +11,7 @@ mod presplit;
 mod split;
 mod spm;
 mod stream;
+mod tiktoken;
 
 pub use bpe::BpeTrainer;
 pub use gguf::{GgufVocabulary, TokenKind};
@@ -52,6 +53,9 @@ pub enum TokenizerError {
     /// A `tokenizer.model` is damaged, or not of the kind that is read.
     #[error("not a tokenizer.model of SentencePiece's BPE: {reason}")]
     SentencePiece { reason: String },
+    /// A file of tiktoken's ranks is damaged, or nothing says how it cuts texts.
+    #[error("not a usable vocabulary of tiktoken: {reason}")]
+    Tiktoken { reason: String },
     /// The vocabulary of a GGUF file is damaged, or means something that is not implemented; or a vocabulary has no
     /// form in GGUF.
     #[error("the vocabulary cannot be taken {direction} GGUF: {reason}")]
@@ -183,25 +187,39 @@ impl std::fmt::Debug for Tokenizer {
 
 impl Tokenizer {
     /// Loads `path`: a `tokenizer.json`, or a directory that has one, or instead of one a `tokenizer.model` of
-    /// SentencePiece. `tokenizer_config.json` and `chat_template.jinja` beside it name the special tokens and the chat
-    /// template.
+    /// SentencePiece or the ranks of tiktoken (`tiktoken.model`, `*.tiktoken`). `tokenizer_config.json` and
+    /// `chat_template.jinja` beside it name the special tokens and the chat template.
     pub fn load(path: &Path) -> Result<Tokenizer, TokenizerError> {
         let (file, dir) = match path.is_dir() {
-            true if spm::is_alone(path) => (path.join(spm::FILE), path),
-            true => (path.join("tokenizer.json"), path),
+            true => (Self::file_in(path).unwrap_or_else(|| path.join("tokenizer.json")), path),
             false => (path.to_owned(), path.parent().unwrap_or(Path::new("."))),
         };
         let config = config::read_optional(&dir.join("tokenizer_config.json"))?;
         let template = config::read_optional(&dir.join("chat_template.jinja"))?;
         let bytes = read_limited(&file)?;
-        let mut tokenizer = match file.file_name().is_some_and(|name| name == spm::FILE) {
-            true => spm::load(&bytes, config.as_deref())?,
-            false => Self::from_json(&bytes, config.as_deref())?,
+        let mut tokenizer = if file.file_name().is_some_and(|name| name == spm::FILE) {
+            spm::load(&bytes, config.as_deref())?
+        } else if tiktoken::is_ranks(&file) {
+            tiktoken::load(&bytes, config.as_deref())?
+        } else {
+            Self::from_json(&bytes, config.as_deref())?
         };
         if let Some(template) = template {
             tokenizer.chat_template = Some(config::utf8(template)?);
         }
         Ok(tokenizer)
+    }
+
+    /// The file of a directory that [`Tokenizer::load`] would read, if it has one.
+    pub fn file_in(dir: &Path) -> Option<PathBuf> {
+        let json = dir.join("tokenizer.json");
+        if json.is_file() {
+            return Some(json);
+        }
+        if spm::is_alone(dir) {
+            return Some(dir.join(spm::FILE));
+        }
+        tiktoken::alone_in(dir)
     }
 
     /// From the contents of a `tokenizer.json` and, if there is one, of a `tokenizer_config.json`.

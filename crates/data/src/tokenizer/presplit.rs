@@ -28,7 +28,7 @@ const CHINESE_AND_KOREAN: &str = "[一-龥\u{800}-一가-\u{d7ff}]+";
 
 const LLAMA3: &str = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+";
 
-const QWEN2: &str =
+pub(super) const QWEN2: &str =
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+";
 
 /// o200k, of GPT-4o and gpt-oss.
@@ -36,6 +36,16 @@ const O200K: &str = concat!(
     r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}\p{Lm}\p{Lo}\p{M}]+(?i:'s|'t|'re|'ve|'m|'ll|'d)?|",
     r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]+[\p{Ll}\p{Lm}\p{Lo}\p{M}]*(?i:'s|'t|'re|'ve|'m|'ll|'d)?|",
     r"\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+",
+);
+
+/// Kimi's cutting (`tokenization_kimi.py`): that of o200k, with Chinese characters for themselves.
+pub(super) const KIMI: &str = concat!(
+    r"[\p{Han}]+|",
+    r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}&&[^\p{Han}]]*[\p{Ll}\p{Lm}\p{Lo}\p{M}&&[^\p{Han}]]+",
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)?|",
+    r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}&&[^\p{Han}]]+[\p{Ll}\p{Lm}\p{Lo}\p{M}&&[^\p{Han}]]*",
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)?|",
+    r"\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+",
 );
 
 /// Alphabets with upper and lower case, in DeepSeek's first tokenizer.
@@ -58,13 +68,14 @@ const CASED: &[&str] = &[
 /// Names by which files call a cutting, the one that is written first.
 type Named = (&'static [&'static str], fn() -> Splitting);
 
-const NAMES: [Named; 9] = [
+const NAMES: [Named; 10] = [
     (&["deepseek-v3"], || plain(bpe::SPLITS.to_vec())),
     (&["deepseek-llm"], deepseek_llm),
     (&["deepseek-coder"], || plain(vec!["[\r\n]", r"\s?\p{L}+", r"\s?\p{P}+", CHINESE_AND_KOREAN, DIGIT])),
     (&["qwen2", "deepseek-r1-qwen", "megrez"], || Splitting { nfc: true, ..plain(vec![QWEN2]) }),
     (&["llama-bpe", "llama3", "llama-v3"], || Splitting { whole_words: true, ..plain(vec![LLAMA3]) }),
     (&["gpt-4o", "llama4"], || plain(vec![O200K])),
+    (&["kimi-k2"], || Splitting { whole_words: true, ..plain(vec![KIMI]) }),
     (&["smollm", "starcoder", "refact", "command-r", "codeshell"], || plain(vec![DIGIT, GPT2])),
     (&["gpt-2", "phi-2", "olmo", "mpt"], || plain(vec![GPT2])),
     (&["default"], || plain(vec![r"[\p{P}$+<=>^~|]+", GPT2, r"\p{N}+", "[0-9][0-9][0-9]"])),

@@ -8,6 +8,7 @@ mod loader;
 mod oracle;
 mod sentencepiece;
 mod shards;
+mod tiktoken;
 mod tokenizer;
 
 use std::fs;

@@ -142,7 +142,7 @@ impl Pages {
         let tokens = self.check(sequences);
         self.check_part(offset, layout.page_len());
         let Layout { kv_heads, own, shared, v: v_dim } = layout;
-        let shape = Shape { heads: kv_heads, kv_heads, scale: 1.0, window: None };
+        let shape = Shape { heads: kv_heads, kv_heads, scale: 1.0, window: None, cap: None };
         let q = Heads { dim: own + shared, ..k.own };
         super::check_operands(&shape, (&q, 0), (&k, &v, tokens));
         assert!((k.own.dim, v.dim) == (own, v_dim), "key and value widths {} and {}", k.own.dim, v.dim);
@@ -186,10 +186,9 @@ impl Pages {
         check_sinks(&shape, sinks);
         let tokens = self.check(sequences);
         self.check_part(offset, layout.page_len());
-        let Shape { heads, kv_heads, scale, window } = shape;
+        let Shape { heads, kv_heads, .. } = shape;
         assert!(kv_heads == layout.kv_heads && heads.is_multiple_of(kv_heads), "{heads} heads over {kv_heads}");
-        assert!(scale > 0.0, "scale {scale}");
-        assert!(window != Some(0), "a window of no keys");
+        shape.check_scores();
         assert!(q.dim == layout.own + layout.shared, "query width {}, {layout:?}", q.dim);
         q.check("q", heads, tokens);
         assert!(out.len() == tokens * heads * layout.v, "out has {} elements", out.len());
@@ -475,7 +474,7 @@ unsafe fn attend<L: Lanes, E: Element>(job: &Job, task: &Task, mut next: FirstKe
                 let row = &mut scores[r * width..][..width];
                 let place = place(from + r);
                 let seen = shape.first_key(place) - PAGE * first..place + 1 - PAGE * first;
-                inverses[r] = softmax::<L>(row, seen, shape.scale, sink_of(*sinks, head(r))).1;
+                inverses[r] = softmax::<L>(row, seen, shape, sink_of(*sinks, head(r))).1;
                 weights[r] = row.as_ptr();
             }
             let sums = Sums { weights: &weights[..rows], inverses: &inverses[..rows], outs: &outs[..rows] };

@@ -1,6 +1,6 @@
 //! Attention, as plain loops.
 
-use super::{dot, math};
+use super::{dot, math, softcap};
 use crate::attention::{Heads, HeadsMut, Keys, Shape};
 
 fn key(k: &Keys, t: usize, head: usize) -> Vec<f32> {
@@ -17,10 +17,16 @@ fn chain(a: &[f32], b: &[f32]) -> f32 {
     a.iter().zip(b).fold(0.0, |acc, (a, b)| a.mul_add(*b, acc))
 }
 
+/// The score of a product, and the slope of its cap there.
+fn score(shape: &Shape, product: f32) -> (f32, f32) {
+    let scaled = product * shape.scale;
+    shape.cap.map_or((scaled, 1.0), |cap| softcap::capped(scaled, cap))
+}
+
 /// One query's weights over `keys`, before division by their sum; with the row maximum and one over the sum, to which
 /// the sink belongs. The first `unseen` keys have weight 0.
 fn weights(shape: &Shape, sink: f32, q: &[f32], keys: &[Vec<f32>], unseen: usize) -> (Vec<f32>, f32, f32) {
-    let score = |(j, k): (usize, &Vec<f32>)| if j < unseen { f32::NEG_INFINITY } else { chain(q, k) * shape.scale };
+    let score = |(j, k): (usize, &Vec<f32>)| if j < unseen { f32::NEG_INFINITY } else { score(shape, chain(q, k)).0 };
     let scores: Vec<f32> = keys.iter().enumerate().map(score).collect();
     let max = scores.iter().chain([&sink]).fold(f32::NEG_INFINITY, |m, &s| if s > m { s } else { m });
     let p: Vec<f32> = scores.iter().map(|s| math::exp(s - max)).collect();
@@ -137,13 +143,13 @@ pub fn backward(
                     let at = t * shape.heads + h;
                     let (max, inverse) = (stats[at * 2], stats[at * 2 + 1]);
                     let (o, g) = (&out[at * v.dim..][..v.dim], &d_out[at * v.dim..][..v.dim]);
-                    let query = row(&q, t, h);
-                    let delta = dot(o, g);
+                    let (query, delta) = (row(&q, t, h), dot(o, g));
                     let mut dquery = vec![0.0f32; qk];
                     for j in shape.first_key(t - first)..=t - first {
                         let (key, value) = (key(&k, first + j, kv), row(&v, first + j, kv));
-                        let p = math::exp(chain(&query, &key) * shape.scale - max) * inverse;
-                        let ds = p * (chain(g, &value) - delta) * shape.scale;
+                        let (score, slope) = score(&shape, chain(&query, &key));
+                        let p = math::exp(score - max) * inverse;
+                        let ds = p * (chain(g, &value) - delta) * shape.scale * slope;
                         for i in 0..v.dim {
                             dvalue[j * v.dim + i] = p.mul_add(g[i], dvalue[j * v.dim + i]);
                         }

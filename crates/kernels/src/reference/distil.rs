@@ -1,6 +1,6 @@
 //! Output head and divergence from a teacher, as plain loops.
 
-use super::{dot, math};
+use super::{dot, head::capped, math, softcap};
 use crate::distil::{Divergence, Teacher, TokenLosses};
 use crate::gemm::{Precision, Start};
 use crate::head::{Coefficient, Gradients, IGNORE};
@@ -11,6 +11,7 @@ pub fn loss(
     p: Precision,
     x: &[f32],
     w: &[f32],
+    cap: Option<f32>,
     targets: &[u32],
     teacher: &Teacher,
     d: usize,
@@ -22,6 +23,7 @@ pub fn loss(
     let tokens = targets.len();
     let (mut logits, mut taught) = (vec![0.0; tokens * v], vec![0.0; tokens * v]);
     gemm::linear(p, x, w, &mut logits, d, v);
+    let slopes = capped(cap, &mut logits);
     (teacher.logits)(0..tokens, &mut taught);
     for t in 0..tokens {
         let (row, taught) = (&mut logits[t * v..(t + 1) * v], &taught[t * v..(t + 1) * v]);
@@ -33,6 +35,7 @@ pub fn loss(
             target => token(row, taught, target as usize, teacher, |logp| coefficient(t, logp)),
         };
     }
+    slopes.iter().for_each(|slopes| softcap::backward(slopes, &mut logits));
     gemm::linear_dx(p, &logits, w, gradients.dx, d, v, Start::Zero);
     gemm::linear_dw(p, &logits, x, gradients.dw, d, v, gradients.dw_start);
 }

@@ -1,6 +1,6 @@
 //! Output head and cross-entropy, as plain loops.
 
-use super::{dot, math};
+use super::{dot, math, softcap};
 use crate::gemm::{Precision, Start};
 use crate::head::{Coefficient, Gradients, IGNORE};
 use crate::reference::gemm;
@@ -10,6 +10,7 @@ pub fn loss(
     p: Precision,
     x: &[f32],
     w: &[f32],
+    cap: Option<f32>,
     targets: &[u32],
     d: usize,
     v: usize,
@@ -19,6 +20,7 @@ pub fn loss(
     let tokens = targets.len();
     let mut logits = vec![0.0; tokens * v];
     gemm::linear(p, x, w, &mut logits, d, v);
+    let slopes = capped(cap, &mut logits);
     for t in 0..tokens {
         let row = &mut logits[t * v..(t + 1) * v];
         let max = row.iter().fold(f32::NEG_INFINITY, |m, &l| if l > m { l } else { m });
@@ -35,7 +37,15 @@ pub fn loss(
         }
     }
     if let Some((g, _)) = gradients {
+        slopes.iter().for_each(|slopes| softcap::backward(slopes, &mut logits));
         gemm::linear_dx(p, &logits, w, g.dx, d, v, Start::Zero);
         gemm::linear_dw(p, &logits, x, g.dw, d, v, g.dw_start);
     }
+}
+
+/// Caps logits; gives the slopes.
+pub(super) fn capped(cap: Option<f32>, logits: &mut [f32]) -> Option<Vec<f32>> {
+    let mut slopes = vec![0.0; logits.len()];
+    softcap::forward_with_slopes(cap?, logits, &mut slopes);
+    Some(slopes)
 }

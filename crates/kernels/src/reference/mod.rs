@@ -16,6 +16,7 @@ pub mod quant;
 pub mod rope;
 pub mod router;
 pub mod sample;
+pub mod softcap;
 pub mod swiglu;
 
 use crate::lanes::{LANES, sum_tree};

@@ -14,22 +14,25 @@ struct Case {
     starts: &'static [u32],
     window: Option<usize>,
     sinks: bool,
+    cap: Option<f32>,
 }
 
 #[rustfmt::skip]
-const CASES: [Case; 12] = [
-    Case { name: "one token", heads: 1, kv_heads: 1, own: 4, shared: 0, v: 4, starts: &[0, 1], window: None, sinks: false },
-    Case { name: "GQA", heads: 6, kv_heads: 2, own: 8, shared: 0, v: 8, starts: &[0, 13, 13, 50], window: None, sinks: false },
-    Case { name: "MLA", heads: 3, kv_heads: 3, own: 32, shared: 16, v: 32, starts: &[0, 100, 131], window: None, sinks: false },
-    Case { name: "odd widths", heads: 2, kv_heads: 1, own: 5, shared: 2, v: 19, starts: &[0, 49], window: None, sinks: false },
-    Case { name: "long", heads: 1, kv_heads: 1, own: 16, shared: 0, v: 48, starts: &[0, 300], window: None, sinks: false },
-    Case { name: "only itself", heads: 2, kv_heads: 1, own: 4, shared: 0, v: 4, starts: &[0, 70, 71], window: Some(1), sinks: false },
-    Case { name: "five", heads: 6, kv_heads: 2, own: 8, shared: 0, v: 8, starts: &[0, 13, 13, 90], window: Some(5), sinks: false },
-    Case { name: "32", heads: 2, kv_heads: 2, own: 16, shared: 4, v: 8, starts: &[0, 33, 200], window: Some(32), sinks: false },
-    Case { name: "61", heads: 1, kv_heads: 1, own: 16, shared: 0, v: 48, starts: &[0, 300], window: Some(61), sinks: false },
-    Case { name: "wide", heads: 2, kv_heads: 1, own: 5, shared: 0, v: 19, starts: &[0, 49], window: Some(49), sinks: false },
-    Case { name: "sinks", heads: 6, kv_heads: 2, own: 8, shared: 0, v: 8, starts: &[0, 13, 13, 50], window: None, sinks: true },
-    Case { name: "sinks, 5", heads: 4, kv_heads: 2, own: 8, shared: 0, v: 5, starts: &[0, 33], window: Some(5), sinks: true },
+const CASES: [Case; 14] = [
+    Case { name: "one token", heads: 1, kv_heads: 1, own: 4, shared: 0, v: 4, starts: &[0, 1], window: None, sinks: false, cap: None },
+    Case { name: "GQA", heads: 6, kv_heads: 2, own: 8, shared: 0, v: 8, starts: &[0, 13, 13, 50], window: None, sinks: false, cap: None },
+    Case { name: "MLA", heads: 3, kv_heads: 3, own: 32, shared: 16, v: 32, starts: &[0, 100, 131], window: None, sinks: false, cap: None },
+    Case { name: "odd widths", heads: 2, kv_heads: 1, own: 5, shared: 2, v: 19, starts: &[0, 49], window: None, sinks: false, cap: None },
+    Case { name: "long", heads: 1, kv_heads: 1, own: 16, shared: 0, v: 48, starts: &[0, 300], window: None, sinks: false, cap: None },
+    Case { name: "only itself", heads: 2, kv_heads: 1, own: 4, shared: 0, v: 4, starts: &[0, 70, 71], window: Some(1), sinks: false, cap: None },
+    Case { name: "five", heads: 6, kv_heads: 2, own: 8, shared: 0, v: 8, starts: &[0, 13, 13, 90], window: Some(5), sinks: false, cap: None },
+    Case { name: "32", heads: 2, kv_heads: 2, own: 16, shared: 4, v: 8, starts: &[0, 33, 200], window: Some(32), sinks: false, cap: None },
+    Case { name: "61", heads: 1, kv_heads: 1, own: 16, shared: 0, v: 48, starts: &[0, 300], window: Some(61), sinks: false, cap: None },
+    Case { name: "wide", heads: 2, kv_heads: 1, own: 5, shared: 0, v: 19, starts: &[0, 49], window: Some(49), sinks: false, cap: None },
+    Case { name: "sinks", heads: 6, kv_heads: 2, own: 8, shared: 0, v: 8, starts: &[0, 13, 13, 50], window: None, sinks: true, cap: None },
+    Case { name: "sinks, 5", heads: 4, kv_heads: 2, own: 8, shared: 0, v: 5, starts: &[0, 33], window: Some(5), sinks: true, cap: None },
+    Case { name: "a cap", heads: 4, kv_heads: 2, own: 8, shared: 0, v: 5, starts: &[0, 33, 90], window: None, sinks: false, cap: Some(0.9) },
+    Case { name: "a cap, 5", heads: 4, kv_heads: 2, own: 8, shared: 0, v: 5, starts: &[0, 33], window: Some(5), sinks: true, cap: Some(0.9) },
 ];
 
 /// Queries, keys with values interleaved as MLA's up-projection gives them, and shared keys.
@@ -46,7 +49,7 @@ impl Case {
     }
 
     fn shape(&self) -> Shape {
-        Shape { heads: self.heads, kv_heads: self.kv_heads, scale: 0.7, window: self.window }
+        Shape { heads: self.heads, kv_heads: self.kv_heads, scale: 0.7, window: self.window, cap: self.cap }
     }
 
     fn sinks(&self) -> Option<Vec<f32>> {
@@ -174,7 +177,7 @@ fn attention_with_sink_of(case: &Case, inputs: &Inputs, sink: f32) -> Vec<f32> {
 
 #[test]
 fn gradients_agree_with_finite_differences() {
-    for case in [&CASES[3], &CASES[6], &CASES[11]] {
+    for case in [&CASES[3], &CASES[6], &CASES[11], &CASES[12], &CASES[13]] {
         check_differences(case);
     }
 }
@@ -217,7 +220,7 @@ fn gradients_that_overlap_are_refused() {
     };
     let backward = |dq: HeadsMut, (dk, dv): (HeadsMut, HeadsMut)| {
         let (q, k, v) = (heads(0, 4, 4), Keys { own: heads(0, 8, 4), shared: None }, heads(4, 8, 4));
-        let shape = Shape { heads: 2, kv_heads: 2, scale: 1.0, window: None };
+        let shape = Shape { heads: 2, kv_heads: 2, scale: 1.0, window: None, cap: None };
         let (out, stats) = (vec![0.0; 32], vec![1.0; 16]);
         attention::backward(shape, &[0, 4], q, k, v, &out, &stats, &out, dq, dk, None, dv);
     };

@@ -73,7 +73,8 @@ fn any_cut_into_calls_gives_the_bits_of_the_whole() {
 
 fn check_expanded(name: &str, case: &Case, kept: CacheDtype, window: Option<usize>) {
     let Layout { kv_heads, own, shared, v } = case.layout;
-    let shape = Shape { heads: case.heads, kv_heads, scale: 0.7, window };
+    let cap = (window == Some(40)).then_some(0.9);
+    let shape = Shape { heads: case.heads, kv_heads, scale: 0.7, window, cap };
     // Where there is a window of seven, as a model with both has them.
     let sinks = (window == Some(7)).then(|| numbers(7, case.heads));
     let (mut pages, owned) = pages(kept, case.layout.page_len());
@@ -171,7 +172,7 @@ fn check_latent(name: &str, heads: usize, layout: LatentLayout, kept: CacheDtype
                 .flat_map(|i| [&data[s].0.0[i * latent..][..latent], &data[s].0.1[i * rotary..][..rotary]].concat())
                 .collect();
             let keys = Keys { own: Heads::contiguous(&c, 1, latent), shared: Some(Heads::contiguous(&k_r, 1, rotary)) };
-            let shape = Shape { heads, kv_heads: 1, scale: 0.3, window: None };
+            let shape = Shape { heads, kv_heads: 1, scale: 0.3, window: None, cap: None };
             let mut expected = vec![f32::NAN; (to - from) * row_stride];
             let queries = Heads::contiguous(&q, heads, latent + rotary);
             reference::attention::cached(shape, None, queries, to - from, keys, keys.own, to, &mut expected);
@@ -195,7 +196,7 @@ fn a_copied_page_holds_the_same() {
         let attend = |page: u32| {
             let mut out = vec![f32::NAN; 4];
             let sequence = Sequence { pages: &[page], past: 15, new: 1 };
-            let shape = Shape { heads: 1, kv_heads: 1, scale: 1.0, window: None };
+            let shape = Shape { heads: 1, kv_heads: 1, scale: 1.0, window: None, cap: None };
             pages.attend(0, layout, shape, None, &[sequence], Heads::contiguous(&kv, 1, 4), &mut out);
             out
         };

@@ -474,6 +474,13 @@ fn additions(size: Size, visit: Visit) {
             kernel::sum(a, b, y);
         });
         case!(visit, format!("scale {n}"), elementwise, [], [y = b.clone()], { kernel::scale(y, 0.3) });
+        case!(visit, format!("cap {n}"), softcap, [], [y = b.clone()], { kernel::forward(0.4, y) });
+        case!(visit, format!("cap with slopes {n}"), softcap, [], [y = b.clone(), slopes = b.clone()], {
+            kernel::forward_with_slopes(0.4, y, slopes)
+        });
+        case!(visit, format!("cap backward {n}"), softcap, [a = a.clone()], [d = b.clone()], {
+            kernel::backward(a, d)
+        });
         case!(visit, format!("add_bias {t}×{d}"), elementwise, [bias = numbers(3, d)], [y = a.clone()], {
             kernel::add_bias(bias, y);
         });

@@ -150,7 +150,7 @@ pub fn check(keys: &mut Keys, config: &ModelConfig) -> Result<(), ConfigError> {
     neutral_or_refused(keys, &one, is_one)?;
     neutral_or_refused(keys, ON, is_on)?;
     neutral_or_refused(keys, WINDOWS, |value| covers(value, context))?;
-    for (name, derived) in DERIVED {
+    for (name, derived) in DERIVED.iter().filter(|(name, _)| !keys.is_read(name)).collect::<Vec<_>>() {
         let is_derived = |value: &Value| value.as_f64().is_some_and(|number| number as f32 == derived(config) as f32);
         if keys.get(name).is_some_and(|value| !value.is_null() && !is_derived(value)) {
             return Err(keys.unsupported(name, WHY));

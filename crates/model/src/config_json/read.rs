@@ -8,7 +8,7 @@ use super::{rope, window};
 use crate::config::{
     Attention, ConfigError, Family, Gating, ModelConfig, MoeConfig, Note, RopeLayout, Router, SoftmaxMethod,
 };
-use crate::family::{AttentionKeys, Biases, Defaults, ExpertKeys, GatingKeys, QkNorm, RouterKeys};
+use crate::family::{AttentionKeys, Biases, CapKeys, Defaults, ExpertKeys, GatingKeys, QkNorm, RouterKeys};
 use crate::names;
 
 /// Limits that keep every product of sizes within 64 bits and every list within memory.
@@ -32,6 +32,7 @@ mod limit {
 const IRRELEVANT: &[&str] = &[
     "architectures",
     "_name_or_path",
+    "_sliding_window_pattern",
     "aux_loss_alpha",
     "auto_map",
     "chunk_size_feed_forward",
@@ -95,22 +96,22 @@ fn read_model(keys: &mut Keys) -> Result<ModelConfig, ConfigError> {
     if family == Family::GptOss && !["rope_theta", "rope_parameters"].into_iter().any(|key| keys.has(key)) {
         return Err(ConfigError::Missing { key: "rope_theta".into() });
     }
-    if family == Family::Phi3 {
-        // Of `longrope`, which is not read.
-        keys.mark(&["original_max_position_embeddings"]);
+    let (mut rope, rotary_part) = rope::read(keys, max_positions, layout, partial, family)?;
+    if family == Family::Gemma3 {
+        let sliding = window::sliding(keys, row.windows, layers)?;
+        rope.local = rope::read_local(keys, sliding)?;
     }
-    let (rope, rotary_part) = rope::read(keys, max_positions, layout, partial)?;
     let attention = match &row.attention {
         AttentionKeys::Mla => read_mla(keys, defaults)?,
         gqa @ AttentionKeys::Gqa { .. } => read_gqa(keys, family, gqa, hidden_size, rotary_part)?,
     };
+    rope::check_divisors(keys, &rope.scaling, attention.rope_dim())?;
     let moe = match &row.experts {
         Some(experts) => Some(read_moe(keys, family, experts, layers)?),
         None => None,
     };
-    for key in ["hidden_act", "hidden_activation", "activation_function", "mlp_hidden_act"] {
-        keys.check_word(key, &["silu", "swish", "swiglu"], "only SwiGLU with silu is implemented")?;
-    }
+    check_activations(keys, row.gating)?;
+    let caps = read_caps(keys, row.caps)?;
     keys.check_word("position_embedding_type", &["rope", "rotary"], "only rotary positions are implemented")?;
     keys.check_word("norm_type", &["rms_norm", "rmsnorm", "RMSNorm"], "only RMS norms are implemented")?;
     let window = window::read(keys, row.windows, layers, max_positions)?;
@@ -122,14 +123,16 @@ fn read_model(keys: &mut Keys) -> Result<ModelConfig, ConfigError> {
         vocab_size: keys.size("vocab_size", Some(defaults.vocab_size), limit::VOCAB)?,
         norm_eps: keys.real("rms_norm_eps", Some(defaults.norm_eps), 1e-30, 1.0)? as f32,
         window,
-        softmax_scale: rope::softmax_scale(&attention, &rope.scaling),
+        softmax_scale: caps.scale.unwrap_or_else(|| rope::softmax_scale(&attention, &rope.scaling)),
+        attention_cap: caps.attention,
+        logit_cap: caps.logits,
         rope,
         attention,
         dense_intermediate: keys.size("intermediate_size", Some(defaults.intermediate), limit::INTERMEDIATE)?,
         gating: read_gating(keys, row.gating)?,
         moe,
         mtp_depth: read_mtp_depth(keys, family)?,
-        tied_head: keys.flag("tie_word_embeddings", false)?,
+        tied_head: keys.flag("tie_word_embeddings", row.tied_head)?,
         bos_id: keys.token_ids("bos_token_id")?.map_or(defaults.bos_id, |ids| ids.first().copied()),
         eos_ids: keys.token_ids("eos_token_id")?.unwrap_or_else(|| defaults.eos_id.into_iter().collect()),
         pad_id: keys.token_ids("pad_token_id")?.and_then(|ids| ids.first().copied()),
@@ -140,12 +143,46 @@ fn read_model(keys: &mut Keys) -> Result<ModelConfig, ConfigError> {
 fn read_gating(keys: &mut Keys, described: GatingKeys) -> Result<Gating, ConfigError> {
     match described {
         GatingKeys::Silu => Ok(Gating::Silu),
+        GatingKeys::GeluTanh => Ok(Gating::GeluTanh),
         GatingKeys::Clamped => {
             let alpha = keys.real("swiglu_alpha", Some(1.702), 1e-3, 1e3)? as f32;
             let limit = keys.real("swiglu_limit", Some(7.0), 1e-3, 1e6)? as f32;
             Ok(Gating::Clamped { alpha, limit })
         }
     }
+}
+
+fn check_activations(keys: &mut Keys, gating: GatingKeys) -> Result<(), ConfigError> {
+    if gating == GatingKeys::GeluTanh {
+        // The published files of gemma2 have `hidden_act` too, which `transformers` passes over.
+        keys.mark(&["hidden_act"]);
+        return keys.check_word("hidden_activation", &["gelu_pytorch_tanh"], "the gates are GELU in its tanh form");
+    }
+    for key in ["hidden_act", "hidden_activation", "activation_function", "mlp_hidden_act"] {
+        keys.check_word(key, &["silu", "swish", "swiglu"], "only SwiGLU with silu is implemented")?;
+    }
+    Ok(())
+}
+
+/// Soft caps, and the scale of scores where it is said beside them.
+#[derive(Default)]
+struct Caps {
+    attention: Option<f32>,
+    logits: Option<f32>,
+    scale: Option<f32>,
+}
+
+fn read_caps(keys: &mut Keys, described: Option<CapKeys>) -> Result<Caps, ConfigError> {
+    let Some(CapKeys { attention, logits, query_scalar }) = described else { return Ok(Caps::default()) };
+    let mut cap = |key, absent: Option<f64>| match keys.has(key) {
+        true => keys.real(key, None, 1e-3, 1e6).map(|cap| Some(cap as f32)),
+        false if keys.is_null(key) => Ok(None),
+        false => Ok(absent.map(|cap| cap as f32)),
+    };
+    let (attention, logits) = (cap("attn_logit_softcapping", attention)?, cap("final_logit_softcapping", logits)?);
+    keys.mark(&["attn_logit_softcapping", "final_logit_softcapping"]);
+    let scalar = keys.size("query_pre_attn_scalar", Some(query_scalar), limit::HIDDEN)?;
+    Ok(Caps { attention, logits, scale: Some((1.0 / (scalar as f64).sqrt()) as f32) })
 }
 
 fn read_family(keys: &mut Keys) -> Result<Family, ConfigError> {

@@ -6,7 +6,7 @@
 use serde_json::{Map, Value};
 
 use super::keys::{Keys, abbreviate};
-use crate::config::{Attention, ConfigError, Note, RopeConfig, RopeLayout, RopeScaling};
+use crate::config::{Attention, ConfigError, Family, LocalRope, Note, RopeConfig, RopeLayout, RopeScaling};
 
 /// Keys that some rope type uses.
 const KNOWN: &[&str] = &[
@@ -16,11 +16,13 @@ const KNOWN: &[&str] = &[
     "beta_slow",
     "factor",
     "high_freq_factor",
+    "long_factor",
     "low_freq_factor",
     "mscale",
     "mscale_all_dim",
     "original_max_position_embeddings",
     "rope_theta",
+    "short_factor",
     "truncate",
 ];
 
@@ -28,15 +30,23 @@ const KNOWN: &[&str] = &[
 const PARTIAL: &str = "partial_rotary_factor";
 
 const DEFAULT_BASE: f64 = 10_000.0;
+/// Of Gemma 3's layers without a window.
+const GLOBAL_BASE: f64 = 1_000_000.0;
+/// The context of Phi-3's first training where nothing says it.
+const PHI3_ORIGINAL: usize = 4096;
 const MAX_FACTOR: f64 = 1e6;
 const MAX_BASE: f64 = 1e12;
 
 /// What stands beside the object that says how frequencies are changed.
 struct Outer {
     base: Option<f64>,
+    /// What the base is where nothing says it.
+    usual_base: f64,
     /// Part of a head that rotates.
     part: Option<f64>,
     max_positions: usize,
+    /// The context of the first training.
+    original: Option<usize>,
 }
 
 /// What an object says, with what stands beside it.
@@ -54,6 +64,7 @@ pub fn read(
     max_positions: usize,
     layout: RopeLayout,
     partial: Option<f64>,
+    family: Family,
 ) -> Result<(RopeConfig, f64), ConfigError> {
     let outer_part = match partial {
         Some(_) if keys.has(PARTIAL) => Some(keys.real(PARTIAL, None, 0.0, 1.0)?),
@@ -62,22 +73,64 @@ pub fn read(
     };
     let base = if keys.has("rope_theta") { Some(keys.real("rope_theta", None, 1.0, MAX_BASE)?) } else { None };
     keys.mark(&["rope_theta"]);
-    let outer = Outer { base, part: outer_part, max_positions };
+    let usual_base = if family == Family::Gemma3 { GLOBAL_BASE } else { DEFAULT_BASE };
+    let original =
+        keys.get("original_max_position_embeddings").and_then(Value::as_u64).map(|original| original as usize);
+    let original = original.or((family == Family::Phi3).then_some(PHI3_ORIGINAL)).filter(|original| *original > 0);
+    let outer = Outer { base, usual_base, part: outer_part, max_positions, original };
     let old = read_object(keys, "rope_scaling", "rope_scaling.", &outer)?;
-    let new = read_object(keys, "rope_parameters", "rope_parameters.", &outer)?;
+    let new = match by_type(keys).filter(|_| family == Family::Gemma3) {
+        Some(map) => {
+            let mut inner = Keys::new(map, "rope_parameters.");
+            let new = read_object(&mut inner, FULL, "rope_parameters.full_attention.", &outer)?;
+            keys.notes.append(&mut inner.notes);
+            new
+        }
+        None => read_object(keys, "rope_parameters", "rope_parameters.", &outer)?,
+    };
     if let (Some(old), Some(new)) = (&old, &new)
         && old != new
     {
         let [old, new] = ["rope_scaling", "rope_parameters"].map(|key| keys.get(key).map_or(String::new(), abbreviate));
         return Err(keys.contradiction("rope_scaling", old, "rope_parameters", new, "they say the same thing twice"));
     }
-    let Inner { base, part, scaling } = old.or(new).unwrap_or(Inner {
-        base: base.unwrap_or(DEFAULT_BASE),
-        part: outer_part,
-        scaling: RopeScaling::None,
-    });
+    let Inner { base, part, scaling } =
+        old.or(new).unwrap_or(Inner { base: base.unwrap_or(usual_base), part: outer_part, scaling: RopeScaling::None });
     let part = part.or(partial).unwrap_or(1.0);
-    Ok((RopeConfig { base, scaling, layout, max_positions }, part))
+    Ok((RopeConfig { base, scaling, layout, max_positions, local: None }, part))
+}
+
+/// The keys of layers without and with a window, in `rope_parameters` of Gemma 3.
+const FULL: &str = "full_attention";
+const SLIDING: &str = "sliding_attention";
+
+/// `rope_parameters`, if it has an object for each type of layer.
+fn by_type<'a>(keys: &mut Keys<'a>) -> Option<&'a Map<String, Value>> {
+    let map = keys.get("rope_parameters")?.as_object()?;
+    [FULL, SLIDING].iter().any(|key| map.contains_key(*key)).then_some(map)
+}
+
+/// The rotation of layers with a window, which are `layers`, in Gemma 3.
+pub fn read_local(keys: &mut Keys, layers: Vec<bool>) -> Result<Option<LocalRope>, ConfigError> {
+    const KEY: &str = "rope_local_base_freq";
+    let base = if keys.has(KEY) { Some(keys.real(KEY, None, 1.0, MAX_BASE)?) } else { None };
+    keys.mark(&[KEY]);
+    let mut inner_base = None;
+    if let Some(map) = by_type(keys) {
+        let mut inner = Keys::new(map, "rope_parameters.");
+        let outer = Outer { base, usual_base: DEFAULT_BASE, part: Some(1.0), max_positions: 1, original: None };
+        if let Some(found) = read_object(&mut inner, SLIDING, "rope_parameters.sliding_attention.", &outer)? {
+            if found.scaling != RopeScaling::None {
+                return Err(inner.unsupported(SLIDING, "layers with a window rotate unscaled"));
+            }
+            inner_base = Some(found.base);
+        }
+        if let Some(key) = inner.unread().into_iter().find(|key| *key != FULL) {
+            return Err(inner.unsupported(key, "layers have `full_attention` or `sliding_attention`"));
+        }
+    }
+    let base = inner_base.or(base).unwrap_or(DEFAULT_BASE);
+    Ok(layers.contains(&true).then_some(LocalRope { base, layers }))
 }
 
 /// Factor on query·key: 1/√width, and in MLA times m² with m = 0.1·mscale_all_dim·ln(factor) + 1 whenever YaRN is on.
@@ -119,12 +172,12 @@ fn read_object(
         Some(other) => return Err(keys.wrong_type(key, other, "an object")),
     };
     let mut inner = Keys::new(map, parent);
-    let base = inner.real("rope_theta", Some(outer.base.unwrap_or(DEFAULT_BASE)), 1.0, MAX_BASE)?;
+    let base = inner.real("rope_theta", Some(outer.base.unwrap_or(outer.usual_base)), 1.0, MAX_BASE)?;
     if let Some(outer) = outer.base.filter(|outer| *outer != base) {
         return Err(inner.contradiction("rope_theta", base, "rope_theta", outer, "they are the same number"));
     }
     let part = read_part(&mut inner, outer.part)?;
-    let scaling = read_scaling(&mut inner, map, outer.max_positions)?;
+    let scaling = read_scaling(&mut inner, map, outer)?;
     keys.notes.append(&mut inner.notes);
     for key in inner.unread() {
         if !KNOWN.contains(&key) {
@@ -160,7 +213,8 @@ fn read_part(inner: &mut Keys, outer: Option<f64>) -> Result<Option<f64>, Config
     }
 }
 
-fn read_scaling(inner: &mut Keys, map: &Map<String, Value>, max_positions: usize) -> Result<RopeScaling, ConfigError> {
+fn read_scaling(inner: &mut Keys, map: &Map<String, Value>, outer: &Outer) -> Result<RopeScaling, ConfigError> {
+    let max_positions = outer.max_positions;
     let (new, old) = (inner.word("rope_type")?, inner.word("type")?);
     if let (Some(new), Some(old)) = (new, old)
         && new != old
@@ -173,9 +227,12 @@ fn read_scaling(inner: &mut Keys, map: &Map<String, Value>, max_positions: usize
         "linear" => RopeScaling::Linear { factor: inner.real("factor", None, 1.0, MAX_FACTOR)? },
         "yarn" => read_yarn(inner, max_positions)?,
         "llama3" => read_llama3(inner, max_positions)?,
+        "longrope" | "su" => read_long(inner, outer)?,
         _ => {
             let key = if new.is_some() { "rope_type" } else { "type" };
-            return Err(inner.unsupported(key, "the rope types are default, dynamic, linear, yarn and llama3"));
+            return Err(
+                inner.unsupported(key, "the rope types are default, dynamic, linear, yarn, llama3 and longrope")
+            );
         }
     };
     let scaled = !matches!(scaling, RopeScaling::None | RopeScaling::Yarn { .. });
@@ -255,6 +312,45 @@ fn read_llama3(inner: &mut Keys, max_positions: usize) -> Result<RopeScaling, Co
         high_freq_factor,
         original_max_positions: inner.size("original_max_position_embeddings", Some(max_positions), 1 << 28)?,
     })
+}
+
+fn read_long(inner: &mut Keys, outer: &Outer) -> Result<RopeScaling, ConfigError> {
+    let (short, long) = (read_divisors(inner, "short_factor")?, read_divisors(inner, "long_factor")?);
+    let original = outer.original.unwrap_or(outer.max_positions);
+    let original_max_positions = inner.size("original_max_position_embeddings", Some(original), 1 << 28)?;
+    let usual = outer.max_positions as f64 / original_max_positions as f64;
+    let factor = inner.real("factor", Some(usual), 1e-6, MAX_FACTOR)?;
+    let usual = long_table_scale(factor, original_max_positions);
+    let table_scale = inner.real("attention_factor", Some(usual), 1e-3, 1e3)?;
+    Ok(RopeScaling::Long { short, long, original_max_positions, table_scale })
+}
+
+/// What LongRoPE multiplies cos and sin with where a file does not say it.
+pub fn long_table_scale(factor: f64, original_max_positions: usize) -> f64 {
+    if factor <= 1.0 { 1.0 } else { (1.0 + libm::log(factor) / libm::log(original_max_positions as f64)).sqrt() }
+}
+
+fn read_divisors(inner: &mut Keys, key: &'static str) -> Result<Vec<f64>, ConfigError> {
+    let list = match inner.get(key) {
+        None | Some(Value::Null) => return Err(ConfigError::Missing { key: inner.path(key) }),
+        Some(value) => value.as_array().map(|list| list.iter().map(Value::as_f64).collect::<Option<Vec<f64>>>()),
+    };
+    match list.flatten() {
+        Some(list) if list.iter().all(|divisor| (1e-6..=MAX_FACTOR).contains(divisor)) => Ok(list),
+        _ => Err(inner.unsupported(key, "it is a list of numbers from 0.000001 to 1000000")),
+    }
+}
+
+/// Checks that LongRoPE's lists have a number for each pair of rotary elements.
+pub fn check_divisors(keys: &Keys, scaling: &RopeScaling, rope_dim: usize) -> Result<(), ConfigError> {
+    let RopeScaling::Long { short, long, .. } = scaling else { return Ok(()) };
+    for (key, list) in [("rope_scaling.short_factor", short), ("rope_scaling.long_factor", long)] {
+        if list.len() != rope_dim / 2 {
+            let (value, why) = (format!("a list of {}", list.len()), "there is a number for each pair that rotates");
+            return Err(keys.contradiction(key, value, "the rotary width", rope_dim, why));
+        }
+    }
+    Ok(())
 }
 
 /// `transformers` treats a zero like an absent number in these places.

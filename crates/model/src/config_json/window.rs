@@ -24,7 +24,7 @@ pub fn read(
 ) -> Result<Option<Window>, ConfigError> {
     let used = keys.flag("use_sliding_window", false)?;
     let first = keys.integer("max_window_layers", Some(28), 0, usize::MAX >> 1)?;
-    let width = read_width(keys, described, max_positions)?;
+    let (width, full) = (read_width(keys, described, max_positions)?, every(keys, described)?);
     let named = used || matches!(described, WindowKeys::Every { .. });
     let types = read_types(keys, described, named.then_some(width).flatten(), layers, max_positions)?;
     let Some(width) = width else { return Ok(None) };
@@ -35,12 +35,31 @@ pub fn read(
         WindowKeys::All | WindowKeys::AllIfSaid => vec![true; layers],
         WindowKeys::SwitchedAll if used => vec![true; layers],
         WindowKeys::Switched if used => types.unwrap_or_else(|| (0..layers).map(|layer| layer >= first).collect()),
-        WindowKeys::Every { full, .. } => {
-            types.unwrap_or_else(|| (0..layers).map(|layer| (layer + 1) % full != 0).collect())
-        }
+        WindowKeys::Every { .. } => types.unwrap_or_else(|| alternating(full, layers)),
         WindowKeys::None | WindowKeys::Switched | WindowKeys::SwitchedAll => return Ok(None),
     };
     Ok(slide.contains(&true).then_some(Window { width, layers: slide }))
+}
+
+/// Which layers have the window of a family in which not all have, whatever it holds.
+pub fn sliding(keys: &mut Keys, described: WindowKeys, layers: usize) -> Result<Vec<bool>, ConfigError> {
+    let full = every(keys, described)?;
+    let named = keys.get("layer_types").and_then(Value::as_array).filter(|list| list.len() == layers);
+    let named = named.map(|list| list.iter().map(|word| word.as_str() == Some("sliding_attention")).collect());
+    Ok(named.unwrap_or_else(|| alternating(full, layers)))
+}
+
+/// Every how manieth layer has none.
+fn every(keys: &mut Keys, described: WindowKeys) -> Result<usize, ConfigError> {
+    match described {
+        WindowKeys::Every { full, key: Some(key), .. } => keys.size(key, Some(full), MAX),
+        WindowKeys::Every { full, .. } => Ok(full),
+        _ => Ok(usize::MAX),
+    }
+}
+
+fn alternating(full: usize, layers: usize) -> Vec<bool> {
+    (0..layers).map(|layer| (layer + 1) % full != 0).collect()
 }
 
 /// The width, if it is less than the context.

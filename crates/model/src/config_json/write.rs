@@ -22,7 +22,10 @@ pub fn write(config: &ModelConfig, dtype: Dtype) -> String {
     put("num_hidden_layers", json!(config.layers));
     put("vocab_size", json!(config.vocab_size));
     put("intermediate_size", json!(config.dense_intermediate));
-    put("hidden_act", json!("silu"));
+    match config.gating {
+        Gating::GeluTanh => put("hidden_activation", json!("gelu_pytorch_tanh")),
+        Gating::Silu | Gating::Clamped { .. } => put("hidden_act", json!("silu")),
+    };
     put("rms_norm_eps", decimal(config.norm_eps));
     put("initializer_range", decimal(config.init_std));
     put("tie_word_embeddings", json!(config.tied_head));
@@ -36,6 +39,7 @@ pub fn write(config: &ModelConfig, dtype: Dtype) -> String {
         put("swiglu_limit", decimal(limit));
     }
     put_attention(&config.attention, config.family, &mut map);
+    put_caps(config, &mut map);
     put_window(config, &mut map);
     put_rope(&config.rope, config.family, &mut map);
     if let Some(moe) = &config.moe {
@@ -83,11 +87,29 @@ fn put_attention(attention: &Attention, family: Family, map: &mut Map<String, Va
     }
 }
 
+fn put_caps(config: &ModelConfig, map: &mut Map<String, Value>) {
+    if config.family.row().caps.is_some() {
+        let cap = |cap: Option<f32>| cap.map_or(Value::Null, decimal);
+        map.insert("attn_logit_softcapping".into(), cap(config.attention_cap));
+        map.insert("final_logit_softcapping".into(), cap(config.logit_cap));
+        map.insert("query_pre_attn_scalar".into(), json!(query_scalar(config)));
+    }
+}
+
+/// The whole number whose inverse root is the scale of scores.
+pub fn query_scalar(config: &ModelConfig) -> u64 {
+    f64::from(config.softmax_scale).powi(-2).round() as u64
+}
+
 fn put_window(config: &ModelConfig, map: &mut Map<String, Value>) {
     let mut put = |key: &str, value: Value| map.insert(key.to_owned(), value);
     let width = config.window.as_ref().map(|window| window.width);
     match config.family.row().windows {
         WindowKeys::None => {}
+        // Layers with a window that holds the whole context still rotate as such.
+        WindowKeys::Every { .. } if config.rope.local.is_some() => {
+            put("sliding_window", json!(width.unwrap_or(config.rope.max_positions)));
+        }
         WindowKeys::All | WindowKeys::AllIfSaid | WindowKeys::Every { .. } => _ = put("sliding_window", json!(width)),
         WindowKeys::SwitchedAll | WindowKeys::Switched => {
             put("use_sliding_window", json!(width.is_some()));
@@ -96,8 +118,7 @@ fn put_window(config: &ModelConfig, map: &mut Map<String, Value>) {
     }
     let word = |slides: &bool| if *slides { "sliding_attention" } else { "full_attention" };
     if let WindowKeys::Every { .. } = config.family.row().windows {
-        let none = vec![false; config.layers];
-        put("layer_types", config.window.as_ref().map_or(&none, |window| &window.layers).iter().map(word).collect());
+        put("layer_types", config.sliding_layers().iter().map(word).collect());
     }
     if let (WindowKeys::Switched, Some(window)) = (config.family.row().windows, &config.window) {
         // For programs that do not know `layer_types`.
@@ -116,8 +137,14 @@ pub fn part_of(part: usize, whole: usize) -> f64 {
 fn put_rope(rope: &RopeConfig, family: Family, map: &mut Map<String, Value>) {
     map.insert("max_position_embeddings".into(), json!(rope.max_positions));
     map.insert("rope_theta".into(), number(rope.base));
+    if let Some(local) = &rope.local {
+        map.insert("rope_local_base_freq".into(), number(local.base));
+    }
     // Without one, `transformers` gives gpt_oss the YaRN of the published models.
-    let scaling = match rope_scaling(&rope.scaling) {
+    if let RopeScaling::Long { original_max_positions, .. } = rope.scaling {
+        map.insert("original_max_position_embeddings".into(), json!(original_max_positions));
+    }
+    let scaling = match rope_scaling(rope) {
         Value::Null if family == Family::GptOss => json!({"rope_type": "default"}),
         scaling => scaling,
     };
@@ -127,14 +154,24 @@ fn put_rope(rope: &RopeConfig, family: Family, map: &mut Map<String, Value>) {
     }
 }
 
-fn rope_scaling(scaling: &RopeScaling) -> Value {
+fn rope_scaling(rope: &RopeConfig) -> Value {
     let mut map = Map::new();
     let mut put = |key: &str, value: Value| map.insert(key.to_owned(), value);
-    match *scaling {
+    match rope.scaling {
         RopeScaling::None => return Value::Null,
         RopeScaling::Linear { factor } => {
             put("rope_type", json!("linear"));
             put("factor", json!(factor));
+        }
+        RopeScaling::Long { ref short, ref long, original_max_positions, table_scale } => {
+            put("type", json!("longrope"));
+            put("rope_type", json!("longrope"));
+            put("short_factor", json!(short));
+            put("long_factor", json!(long));
+            let factor = rope.max_positions as f64 / original_max_positions as f64;
+            if table_scale != super::rope::long_table_scale(factor, original_max_positions) {
+                put("attention_factor", json!(table_scale));
+            }
         }
         RopeScaling::Llama3 { factor, low_freq_factor, high_freq_factor, original_max_positions } => {
             put("rope_type", json!("llama3"));

@@ -68,13 +68,33 @@ const GPT_OSS_EXPERTS: Table = &[
     ("attention.sliding_window", "sliding_window", Presence::Optional),
 ];
 
+/// Those of Gemma 2.
+const GEMMA2: Table = &[
+    ("attention.sliding_window", "sliding_window", Presence::Optional),
+    ("attn_logit_softcapping", "attn_logit_softcapping", Presence::Optional),
+    ("final_logit_softcapping", "final_logit_softcapping", Presence::Optional),
+];
+
+/// Those of Gemma 3.
+const GEMMA3: Table = &[
+    ("attention.sliding_window", "sliding_window", Presence::Optional),
+    ("attention.sliding_window_pattern", "sliding_window_pattern", Presence::Optional),
+    ("final_logit_softcapping", "final_logit_softcapping", Presence::Optional),
+    ("rope.freq_base_swa", "rope_local_base_freq", Presence::Optional),
+];
+
 /// Those of Phi-3.
 const PHI3: Table = &[("attention.sliding_window", "sliding_window", Presence::Optional)];
 
 /// What is read and written one by one: of all families, of the kind of attention, of the kind of experts.
 pub(super) fn tables(family: Family) -> [Table; 3] {
     let attention = if family.is_deepseek() { MLA } else { GQA };
-    let others = if family == Family::Phi3 { PHI3 } else { &[] };
+    let others: Table = match family {
+        Family::Phi3 => PHI3,
+        Family::Gemma2 => GEMMA2,
+        Family::Gemma3 => GEMMA3,
+        _ => &[],
+    };
     let experts = family.row().experts.as_ref().map_or(others, |experts| match experts.router {
         RouterKeys::Sigmoid { .. } | RouterKeys::Softmax => EXPERTS,
         RouterKeys::SoftmaxNormalized => QWEN3_EXPERTS,
@@ -181,6 +201,7 @@ impl Reader<'_> {
             Some(RouterKeys::SoftmaxOfChosen) => self.chosen_router()?,
         }
         self.mtp()?;
+        self.gemma();
         self.put("model_type", json!(self.family.model_type()));
         let mut base = self.json.get("rope_theta").and_then(Json::as_f64).unwrap_or(10_000.0);
         self.scaling(deepseek)?;
@@ -328,6 +349,36 @@ impl Reader<'_> {
         Ok(())
     }
 
+    /// What llama.cpp's Gemma has whatever a file says: a scale of scores that hangs on the number of layers, and in
+    /// Gemma 3 other bases and windows where keys are absent than a `config.json`.
+    fn gemma(&mut self) {
+        if !matches!(self.family, Family::Gemma2 | Family::Gemma3) {
+            return;
+        }
+        let number = |json: &Map<String, Json>, key| json.get(key).and_then(Json::as_u64);
+        let sizes = ["num_hidden_layers", "hidden_size", "num_attention_heads", "head_dim"];
+        if let [Some(layers), Some(hidden), Some(heads), Some(head_dim)] = sizes.map(|key| number(&self.json, key)) {
+            self.put(
+                "query_pre_attn_scalar",
+                json!(gemma_query_scalar(self.family, layers, (hidden, heads), head_dim)),
+            );
+        }
+        for key in ["attn_logit_softcapping", "final_logit_softcapping"] {
+            if self.json.get(key).and_then(Json::as_f64) == Some(0.0) {
+                self.put(key, Json::Null);
+            }
+        }
+        if self.family == Family::Gemma3 {
+            self.json.entry("rope_theta").or_insert(json!(10_000.0));
+            let window = number(&self.json, "sliding_window").unwrap_or(0);
+            let layers = number(&self.json, "num_hidden_layers").filter(|layers| window == 0 && *layers < 1 << 16);
+            if let Some(layers) = layers {
+                self.put("sliding_window", Json::Null);
+                self.put("layer_types", json!(vec!["full_attention"; layers as usize]));
+            }
+        }
+    }
+
     fn latents(&mut self) -> Result<(), ConfigError> {
         let q_lora_rank = self.integer("attention.q_lora_rank")?.filter(|rank| *rank > 0);
         self.put("q_lora_rank", json!(q_lora_rank));
@@ -432,7 +483,12 @@ impl Reader<'_> {
         let value =
             self.get("rope.scaling.type").map(|value| (value.as_str().unwrap_or("?").to_owned(), value.to_string()));
         let (word, shown) = value.unwrap_or_else(|| ("linear".to_owned(), String::new()));
-        let attn_factor = self.attn_factor(word == "yarn")?;
+        let divisors = names::ROPE_FACTORS.map(|name| self.file.floats(name));
+        let attn_factor = self.attn_factor(word == "yarn" || divisors[0].is_some())?;
+        if let [Some(short), Some(long)] = divisors {
+            self.long_rope([short, long], original, attn_factor);
+            return Ok(());
+        }
         let scaling = match &word[..] {
             "none" => return Ok(()),
             "linear" if factor.is_none_or(|factor| factor == 0.0 || factor == 1.0) => return Ok(()),
@@ -477,6 +533,19 @@ impl Reader<'_> {
         Ok(())
     }
 
+    /// LongRoPE's divisors, which files have as tensors.
+    fn long_rope(&mut self, [short, long]: [Vec<f32>; 2], original: Option<u64>, attention_factor: f64) {
+        // Their decimals are shorter than those of the f64 next to them.
+        let decimal = |number: f32| number.to_string().parse::<f64>().unwrap_or(f64::from(number));
+        let list = |list: Vec<f32>| list.into_iter().map(decimal).collect::<Vec<f64>>();
+        let mut scaling = json!({"type": "longrope", "short_factor": list(short), "long_factor": list(long)});
+        scaling["attention_factor"] = json!(decimal(attention_factor as f32));
+        if let Some(original) = original {
+            scaling["original_max_position_embeddings"] = json!(original);
+        }
+        self.put("rope_scaling", scaling);
+    }
+
     /// What YaRN's own factor on cos and sin is multiplied by: `rope.scaling.attn_factor`, and what a `config.json` had
     /// as `attn_factor`.
     fn attn_factor(&mut self, yarn: bool) -> Result<f64, ConfigError> {
@@ -485,7 +554,7 @@ impl Reader<'_> {
             let Some(factor) = self.real(key)?.filter(|factor| *factor != 1.0) else { continue };
             let name = self.full(key);
             if !yarn || !(1e-3..1e3).contains(&factor) {
-                let why = "it is implemented with yarn, from 0.001 to 1000";
+                let why = "it is implemented with yarn and longrope, from 0.001 to 1000";
                 return Err(unsupported(name, &Value::Double(factor), why));
             }
             if key == "rope.scaling.yarn_attn_factor" {
@@ -545,15 +614,15 @@ impl Reader<'_> {
             return Err(unsupported(causal, &value, "a token attends to itself and to those before it alone"));
         }
         let context = self.json.get("max_position_embeddings").and_then(Json::as_u64).unwrap_or(0);
-        let own = self.json.contains_key("sliding_window");
-        for key in WINDOWS.iter().copied().filter(|key| !(own && *key == "attention.sliding_window")) {
+        let own: Vec<&str> = tables(self.family).into_iter().flatten().map(|(key, ..)| *key).collect();
+        for key in WINDOWS.iter().copied().filter(|key| !own.contains(key)) {
             let name = self.full(key);
             let Some(value) = self.get(key) else { continue };
             if !value.as_u64().is_some_and(|window| window == 0 || window >= context) {
                 return Err(unsupported(name, &value, "attention over a sliding window is not implemented"));
             }
         }
-        for (key, neutral) in FOREIGN {
+        for (key, neutral) in FOREIGN.iter().filter(|(key, _)| !own.contains(key)) {
             let name = self.full(key);
             let Some(value) = self.get(key) else { continue };
             let holds = value.as_f64() == Some(*neutral) || value.as_bool() == Some(false);
@@ -598,6 +667,13 @@ impl Reader<'_> {
         }
         error
     }
+}
+
+/// Of which llama.cpp's scale of scores in Gemma is the inverse root: the width of a head, but in the 27B models the
+/// width of the residual stream by heads.
+pub(super) fn gemma_query_scalar(family: Family, layers: u64, (hidden, heads): (u64, u64), head_dim: u64) -> u64 {
+    let of_27b = if family == Family::Gemma2 { 46 } else { 62 };
+    if layers == of_27b { hidden / heads.max(1) } else { head_dim }
 }
 
 fn unsupported(key: String, value: &Value<'_>, why: &'static str) -> ConfigError {

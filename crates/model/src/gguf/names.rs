@@ -11,7 +11,7 @@ use crate::config::{Attention, Family, ModelConfig};
 use crate::names::{ParamKind, ParamSpec, fused_rows};
 
 /// Parts of a layer: here, there.
-const LAYER: [(&str, &str); 31] = [
+const LAYER: [(&str, &str); 33] = [
     ("input_layernorm", "attn_norm"),
     ("self_attn.q_proj", "attn_q"),
     ("self_attn.k_proj", "attn_k"),
@@ -20,6 +20,8 @@ const LAYER: [(&str, &str); 31] = [
     ("self_attn.qkv_proj", "attn_qkv"),
     ("post_self_attn_layernorm", "post_attention_norm"),
     ("post_mlp_layernorm", "post_ffw_norm"),
+    ("pre_feedforward_layernorm", "ffn_norm"),
+    ("post_feedforward_layernorm", "post_ffw_norm"),
     ("self_attn.sinks", "attn_sinks.weight"),
     ("self_attn.q_norm", "attn_q_norm"),
     ("self_attn.k_norm", "attn_k_norm"),
@@ -47,6 +49,8 @@ const LAYER: [(&str, &str); 31] = [
 
 /// Rotary factors of Llama 3.1, by which frequencies are divided.
 pub(super) const ROPE_FREQS: &str = "rope_freqs.weight";
+/// LongRoPE's divisors, of short and of long contexts.
+pub(super) const ROPE_FACTORS: [&str; 2] = ["rope_factors_short.weight", "rope_factors_long.weight"];
 pub(super) const EMBEDDING: &str = "token_embd.weight";
 /// The head; absent if it is the embedding.
 pub(super) const HEAD: &str = "output.weight";
@@ -119,7 +123,8 @@ fn name(family: Family, spec: &ParamSpec) -> String {
         ParamKind::RouterBias => return format!("blk.{layer}.exp_probs_b.bias"),
         _ => part.rsplit_once('.').expect("parameters have dotted names"),
     };
-    if matches!(family, Family::Glm4Moe | Family::GptOss) && part == "post_attention_layernorm" {
+    let gemma = matches!(family, Family::Gemma2 | Family::Gemma3);
+    if (gemma || matches!(family, Family::Glm4Moe | Family::GptOss)) && part == "post_attention_layernorm" {
         return format!("blk.{layer}.post_attention_norm.{end}");
     }
     let found = LAYER.iter().find(|(here, _)| *here == part);

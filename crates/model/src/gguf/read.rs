@@ -9,7 +9,8 @@ use wels_device::host::blocks;
 use super::names::{self, Expected, Place, place};
 use super::{GgufError, GgufFile, Located};
 use crate::config::{Attention, ModelConfig, Note};
-use crate::names::{ParamSpec, param_specs};
+use crate::family::NormWeights;
+use crate::names::{ParamKind, ParamSpec, param_specs};
 use crate::weights::{MappedFile, Mismatch, Sink};
 
 /// Numbers that are decoded at once.
@@ -75,7 +76,9 @@ impl GgufFile {
             }
         }
         let mut notes = Vec::new();
-        surplus.retain(|name| *name != names::ROPE_FREQS && !name.ends_with(".rope_freqs.weight"));
+        surplus.retain(|name| {
+            *name != names::ROPE_FREQS && !names::ROPE_FACTORS.contains(name) && !name.ends_with(".rope_freqs.weight")
+        });
         let beyond = config.layers + config.mtp_depth;
         let before = surplus.len();
         surplus.retain(|name| layer_of(name).is_none_or(|layer| layer < beyond));
@@ -120,6 +123,9 @@ impl GgufFile {
     /// As [`GgufFile::tensor`].
     pub fn read(&self, config: &ModelConfig, spec: &ParamSpec, take: &mut dyn FnMut(usize, usize, &[f32])) {
         match self.tensor(config, spec) {
+            Stored::Whole(blocks) if is_one_more(config, spec) => blocks.decode_rows(&mut |first, rows, values| {
+                take(first, rows, &values.iter().map(|sum| sum - 1.0).collect::<Vec<f32>>());
+            }),
             Stored::Whole(blocks) => blocks.decode_rows(take),
             Stored::Split { k_b, v_b } => join(config, k_b, v_b, take),
         }
@@ -191,6 +197,11 @@ impl Blocks<'_> {
     fn row_bytes(&self) -> usize {
         self.kind.row_bytes(self.cols).expect("the header's reader has checked that rows are whole blocks")
     }
+}
+
+/// Whether a file has 1 more than the parameter.
+fn is_one_more(config: &ModelConfig, spec: &ParamSpec) -> bool {
+    spec.kind == ParamKind::Norm && config.family.row().norm_weights == NormWeights::OneMore
 }
 
 /// `kv_b_proj` from its two pieces, head by head.

@@ -9,13 +9,15 @@ use serde_json::Value as Json;
 use wels_device::BlockType;
 use wels_device::host::blocks;
 
-use super::config::tables;
+use super::config::{gemma_query_scalar, tables};
 use super::metadata::Kind;
 use super::names::{self, Expected, Place, place};
 use super::{GgufError, rope, types};
 use crate::config::{
     Attention, ConfigError, Dtype, Family, Gating, ModelConfig, MoeConfig, RopeLayout, RopeScaling, Router, Window,
 };
+use crate::config_json::query_scalar;
+use crate::family::NormWeights;
 use crate::names::{ParamKind, ParamSpec, param_specs};
 
 const ALIGNMENT: usize = 32;
@@ -49,6 +51,8 @@ enum Content {
         param: usize,
         head_dim: usize,
     },
+    /// A norm's weight w, which is 1 + w there.
+    OneMore(usize),
     /// The rows of several parameters.
     Rows(Vec<usize>),
     /// Of `kv_b_proj`, the keys of all heads, each transposed.
@@ -155,7 +159,8 @@ fn general_keys(config: &ModelConfig, kind: BlockType) -> Vec<(String, Item)> {
 /// The architecture's keys: those of `config.json` renamed, and what GGUF says differently.
 fn model_keys(config: &ModelConfig) -> Result<Vec<(String, Item)>, ConfigError> {
     let architecture = config.family.row().gguf;
-    if let Some(window) = config.window.as_ref().filter(|_| config.family != Family::GptOss) {
+    let windowed = matches!(config.family, Family::GptOss | Family::Gemma2 | Family::Gemma3);
+    if let Some(window) = config.window.as_ref().filter(|_| !windowed) {
         let (key, value) = ("sliding_window".to_owned(), window.width.to_string());
         let why = "llama.cpp attends to the whole context in models of this architecture";
         return Err(ConfigError::Unsupported { key, value, why });
@@ -167,7 +172,8 @@ fn model_keys(config: &ModelConfig) -> Result<Vec<(String, Item)>, ConfigError> 
         let why = "llama.cpp attends over the window in every second layer, from the first on";
         return Err(ConfigError::Unsupported { key, value, why });
     }
-    if !matches!(config.gating, Gating::Silu | Gating::Clamped { alpha: 1.702, limit: 7.0 }) {
+    check_gemma(config)?;
+    if !matches!(config.gating, Gating::Silu | Gating::GeluTanh | Gating::Clamped { alpha: 1.702, limit: 7.0 }) {
         let (key, value) = ("swiglu_limit".to_owned(), format!("{:?}", config.gating));
         let why = "llama.cpp has limits of 7 and a factor of 1.702 alone";
         return Err(ConfigError::Unsupported { key, value, why });
@@ -183,13 +189,16 @@ fn model_keys(config: &ModelConfig) -> Result<Vec<(String, Item)>, ConfigError> 
     let mut keys = Vec::new();
     let mut put = |key: &str, item: Item| keys.push((format!("{architecture}.{key}"), item));
     for (key, name, _) in tables(config.family).into_iter().flatten() {
-        let real = matches!(*key, "attention.layer_norm_rms_epsilon" | "rope.freq_base" | "expert_weights_scale");
+        let real = REAL.contains(key);
         match &json[*name] {
             Json::Number(number) if real => put(key, Item::Single(number.as_f64().unwrap_or(0.0) as f32)),
             Json::Number(number) => put(key, Item::Unsigned(number.as_u64().unwrap_or(0) as u32)),
             Json::Bool(true) => put(key, Item::Bool(true)),
             _ => {}
         }
+    }
+    if config.family == Family::Gemma2 && config.window.is_none() {
+        put("attention.sliding_window", Item::Unsigned(config.rope.max_positions as u32));
     }
     put("vocab_size", Item::Unsigned(config.vocab_size as u32));
     let mut size = |key: &str, size: usize| put(key, Item::Unsigned(size as u32));
@@ -217,6 +226,47 @@ fn model_keys(config: &ModelConfig) -> Result<Vec<(String, Item)>, ConfigError> 
     }
     scaling_keys(config, &mut put)?;
     Ok(keys)
+}
+
+/// Keys that are not whole numbers.
+const REAL: &[&str] = &[
+    "attention.layer_norm_rms_epsilon",
+    "attn_logit_softcapping",
+    "expert_weights_scale",
+    "final_logit_softcapping",
+    "rope.freq_base",
+    "rope.freq_base_swa",
+];
+
+/// Refuses what llama.cpp's Gemma has otherwise, whatever a file says.
+fn check_gemma(config: &ModelConfig) -> Result<(), ConfigError> {
+    let full = match config.family {
+        Family::Gemma2 => 2,
+        Family::Gemma3 => 6,
+        _ => return Ok(()),
+    };
+    let refuse = |key: &str, value: String, why| Err(ConfigError::Unsupported { key: key.to_owned(), value, why });
+    let sliding = config.sliding_layers();
+    if sliding.contains(&true) && sliding.iter().enumerate().any(|(layer, slides)| *slides != ((layer + 1) % full != 0))
+    {
+        let why = "llama.cpp attends over the window in all but every second (gemma2) or sixth (gemma3) layer";
+        return refuse("layer_types", format!("{sliding:?}"), why);
+    }
+    if config.attention_cap.is_some() != (config.family == Family::Gemma2) {
+        let why = "llama.cpp caps the scores of gemma2, and of gemma3 does not";
+        return refuse("attn_logit_softcapping", format!("{:?}", config.attention_cap), why);
+    }
+    if config.family == Family::Gemma2 && config.logit_cap.is_none() {
+        return refuse("final_logit_softcapping", "null".to_owned(), "llama.cpp caps the logits of gemma2");
+    }
+    let (heads, head_dim) = (config.attention.heads() as u64, config.attention.qk_dim() as u64);
+    let (layers, hidden) = (config.layers as u64, config.hidden_size as u64);
+    let scalar = query_scalar(config);
+    if scalar != gemma_query_scalar(config.family, layers, (hidden, heads), head_dim) {
+        let why = "llama.cpp has the width of a head, in 27B models hidden_size by heads";
+        return refuse("query_pre_attn_scalar", scalar.to_string(), why);
+    }
+    Ok(())
 }
 
 fn scaling_keys(config: &ModelConfig, put: &mut dyn FnMut(&str, Item)) -> Result<(), ConfigError> {
@@ -261,6 +311,14 @@ fn scaling_keys(config: &ModelConfig, put: &mut dyn FnMut(&str, Item)) -> Result
                 put("rope.scaling.yarn_log_multiplier", Item::Single((0.1 * mscale) as f32));
             }
         }
+        RopeScaling::Long { original_max_positions, table_scale, .. } if config.family == Family::Phi3 => {
+            put("rope.scaling.original_context_length", Item::Unsigned(*original_max_positions as u32));
+            put("rope.scaling.attn_factor", Item::Single(*table_scale as f32));
+        }
+        RopeScaling::Long { .. } => {
+            let value = "longrope".to_owned();
+            return unsupported("rope_scaling.type", value, "GGUF has it for phi3 only");
+        }
         RopeScaling::Llama3 { .. } if deepseek => {
             let value = format!("{:?}", config.rope.scaling);
             return unsupported("rope_scaling", value, "GGUF has it for llama and qwen2 only");
@@ -278,7 +336,9 @@ fn entries(config: &ModelConfig, kind: BlockType) -> Vec<Entry> {
         match place(config, spec, true) {
             Place::Whole(expected) => {
                 let kind = stored_as(spec, expected.dims[0], kind);
+                let one_more = spec.kind == ParamKind::Norm && config.family.row().norm_weights == NormWeights::OneMore;
                 let content = match interleaved(config, spec) {
+                    _ if one_more => Content::OneMore(param),
                     Some(head_dim) => Content::Interleaved { param, head_dim },
                     None => Content::Param(param),
                 };
@@ -298,6 +358,13 @@ fn entries(config: &ModelConfig, kind: BlockType) -> Vec<Entry> {
                     entries.push(Entry { kind: stored_as(spec, expected.dims[0], kind), expected, content });
                 }
             }
+        }
+    }
+    if let RopeScaling::Long { short, long, .. } = &config.rope.scaling {
+        for (name, list) in names::ROPE_FACTORS.into_iter().zip([short, long]) {
+            let expected = Expected { name: name.to_owned(), dims: vec![list.len() as u64] };
+            let numbers = list.iter().map(|divisor| *divisor as f32).collect();
+            entries.push(Entry { expected, kind: BlockType::F32, content: Content::Numbers(numbers) });
         }
     }
     if let RopeScaling::Llama3 { factor, low_freq_factor, high_freq_factor, original_max_positions } =
@@ -410,6 +477,10 @@ fn write_entry<'a>(
     };
     match &entry.content {
         Content::Param(param) => encode(out, kind, cols, &whole(*param)),
+        Content::OneMore(param) => {
+            let sums: Vec<f32> = whole(*param).iter().map(|w| 1.0 + w).collect();
+            encode(out, kind, cols, &sums)
+        }
         Content::Numbers(numbers) => encode(out, kind, cols, numbers),
         Content::Rows(params) => params.iter().try_for_each(|param| encode(out, kind, cols, &values(*param))),
         Content::Interleaved { param, head_dim } => {

@@ -3,7 +3,6 @@
 
 use super::{gqa::Gqa, mla::Mla, mlp::Mlp, moe::Moe};
 use crate::config::{Attention, ModelConfig};
-use crate::names::{POST_ATTENTION, POST_FFN};
 use crate::ops::{add, bring, rms_norm};
 use crate::params::{Weight, Wiring};
 use crate::tape::{Graph, Var};
@@ -36,6 +35,7 @@ impl Block {
     /// Layer `layer`, MTP layers counting on from the last.
     pub fn new(wiring: &mut Wiring, config: &ModelConfig, layer: usize, rotary: &Rotary) -> Self {
         let name = format!("model.layers.{layer}");
+        let norms = &config.family.row().norms;
         let (attention, mlp) = (format!("{name}.self_attn"), format!("{name}.mlp"));
         Block {
             layer,
@@ -44,14 +44,14 @@ impl Block {
                 Attention::Mla { .. } => AttentionLayer::Mla(Mla::new(wiring, &attention, config, rotary)),
                 Attention::Gqa { .. } => AttentionLayer::Gqa(Gqa::new(wiring, &attention, config, layer, rotary)),
             },
-            ffn_norm: wiring.weight(&format!("{name}.post_attention_layernorm.weight")),
+            ffn_norm: wiring.weight(&format!("{name}.{}", norms.before_ffn)),
             ffn: match &config.moe {
                 Some(moe) if config.is_moe_layer(layer) => {
                     Ffn::Moe(Box::new(Moe::new(wiring, &mlp, moe, config.gating)))
                 }
                 _ => Ffn::Dense(Mlp::new(wiring, &mlp, config.gating)),
             },
-            post_norms: [POST_ATTENTION, POST_FFN].map(|part| wiring.optional(&format!("{name}.{part}"))),
+            post_norms: norms.after.map(|part| part.map(|part| wiring.weight(&format!("{name}.{part}")))),
             eps: config.norm_eps,
             name,
         }

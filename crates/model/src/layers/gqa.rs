@@ -1,7 +1,7 @@
 //! Grouped-query attention: `u = W_O attention(RoPE(norm(W_Q h)), RoPE(norm(W_K h)), W_V h)`, with biases if the model
 //! has them (Qwen2: on query, key and value), and with the norms, which are over each head, if it has those (Qwen3). Of
 //! each head the first part rotates, in most models all of it. Each key-value head serves heads / kv_heads query heads.
-//! gpt-oss has a sink for each head.
+//! gpt-oss has a sink for each head, Gemma 2 a cap of the scores, Gemma 3 rotates otherwise where it has a window.
 //! Source: Ainslie et al. 2023; Qwen3 report (arXiv 2505.09388), §2, for the norms.
 
 use crate::config::{Attention, ModelConfig};
@@ -63,7 +63,13 @@ impl Gqa {
             norms,
             sinks,
             eps: config.norm_eps,
-            shape: AttentionShape { heads, kv_heads, scale: config.softmax_scale, window: config.window(layer) },
+            shape: AttentionShape {
+                heads,
+                kv_heads,
+                scale: config.softmax_scale,
+                window: config.window(layer),
+                cap: config.attention_cap,
+            },
             head_dim,
             rotary: rotary.clone(),
         }

@@ -51,7 +51,7 @@ impl Mla {
             kv_a_norm: weight("kv_a_layernorm"),
             kv_b: weight("kv_b_proj"),
             o: weight("o_proj"),
-            shape: AttentionShape { heads, kv_heads: heads, scale: config.softmax_scale, window: None },
+            shape: AttentionShape { heads, kv_heads: heads, scale: config.softmax_scale, window: None, cap: None },
             rotary: rotary.clone(),
             kv_rank,
             nope_dim,

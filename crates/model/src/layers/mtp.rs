@@ -61,7 +61,7 @@ impl Mtp {
     pub fn run(&self, g: &mut Graph, h: &Var, ahead: &Ids) -> Var {
         g.enter(&format!("MTP depth {}", self.depth));
         g.follow(self.embed);
-        let e = embedding(g, self.embed, ahead);
+        let e = embedding(g, self.embed, ahead, None);
         g.follow(self.projection);
         let (e, precision) = (bring(g, e), g.precision());
         let e = rms_norm(g, &e, self.embed_norm, self.eps);

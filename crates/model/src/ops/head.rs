@@ -1,8 +1,9 @@
 //! The output head: logits, or directly log-probabilities of targets with their gradients.
 //!
-//! `logp[t] = log softmax(x[t] · wᵀ)[targets[t]]`. x `[T, D]`, w `[V, D]`. The loss is the end of every pass, so its
-//! gradients are computed along with it, block by block; the `[T, V]` logits never exist. Saved: nothing but `dx`.
-//! The logits of `logits` are the same chains, so a sampler's log-probabilities are the trainer's.
+//! `logp[t] = log softmax(x[t] · wᵀ)[targets[t]]`, in some families of capped logits. x `[T, D]`, w `[V, D]`. The
+//! loss is the end of every pass, so its gradients are computed along with it, block by block; the `[T, V]` logits
+//! never exist. Saved: nothing but `dx`. The logits of `logits` are the same chains, so a sampler's log-probabilities
+//! are the trainer's.
 //!
 //! Its products are bf16 where the others are bf16, and f32 otherwise: the head is among what DeepSeek-V3 keeps in
 //! BF16 or FP32 (report, §3.3.1).
@@ -11,21 +12,29 @@ use crate::params::Weight;
 use crate::tape::{Graph, Var};
 use wels_device::{Coefficient, HeadGradients, Precision, TeacherHead, Tensor};
 
+/// The matrix `[V, D]` of a head, and what its logits are softly capped at.
+#[derive(Clone, Copy)]
+pub struct Head {
+    pub weight: Weight,
+    pub cap: Option<f32>,
+}
+
 /// `logp[T, 1]`: the log-probability of each target (0 for [`IGNORE`](wels_device::IGNORE)). While recording, seeds the
 /// backward pass with the gradients of the loss that `coefficient` stands for.
-pub fn head_loss(g: &mut Graph, x: &Var, w: Weight, targets: &[u32], coefficient: Coefficient) -> Tensor {
+pub fn head_loss(g: &mut Graph, x: &Var, head: Head, targets: &[u32], coefficient: Coefficient) -> Tensor {
+    let Head { weight: w, cap } = head;
     let (d, v) = (w.cols, w.rows);
     assert_eq!(x.cols(), d, "head_loss: x is [{}, {}], w is [{v}, {d}]", x.rows(), x.cols());
     let mut logp = g.tensor(targets.len(), 1);
     let (precision, weight, device) = (precision(g), g.stored(w), g.device());
     match g.recording() {
-        None => device.head_loss(precision, x, weight, targets, &mut logp, None),
+        None => device.head_loss(precision, x, weight, cap, targets, &mut logp, None),
         Some(back) => {
             let (mut dx, sequences) = (back.like(x.gradient()), back.sequences());
             back.parameter(w, |dw, start| {
                 let gradients =
                     HeadGradients { dx: &mut dx, dw: (dw, start), sequences: &sequences.starts, coefficient };
-                device.head_loss(precision, x, weight, targets, &mut logp, Some(gradients));
+                device.head_loss(precision, x, weight, cap, targets, &mut logp, Some(gradients));
             });
             back.give(x.gradient(), dx);
         }
@@ -42,11 +51,12 @@ pub fn head_loss(g: &mut Graph, x: &Var, w: Weight, targets: &[u32], coefficient
 pub fn distil_loss(
     g: &mut Graph,
     x: &Var,
-    w: Weight,
+    head: Head,
     targets: &[u32],
     teacher: &TeacherHead,
     coefficient: Coefficient,
 ) -> [Tensor; 2] {
+    let Head { weight: w, cap } = head;
     let (d, v, precision, device) = (w.cols, w.rows, precision(g), g.device());
     assert_eq!(x.cols(), d, "distil_loss: x is [{}, {}], w is [{v}, {d}]", x.rows(), x.cols());
     let weight = g.weight(w);
@@ -55,16 +65,20 @@ pub fn distil_loss(
     let (mut dx, sequences) = (back.like(x.gradient()), back.sequences());
     back.parameter(w, |dw, start| {
         let gradients = HeadGradients { dx: &mut dx, dw: (dw, start), sequences: &sequences.starts, coefficient };
-        device.distil_loss(precision, x, weight, targets, teacher, [&mut logp, &mut diverged], gradients);
+        device.distil_loss(precision, x, weight, cap, targets, teacher, [&mut logp, &mut diverged], gradients);
     });
     back.give(x.gradient(), dx);
     [logp, diverged]
 }
 
-/// `[T, V] = x[T, D] · w[V, D]ᵀ`.
-pub fn logits(g: &mut Graph, x: &Var, w: Weight) -> Tensor {
+/// `[T, V] = x[T, D] · w[V, D]ᵀ`, capped if the head is.
+pub fn logits(g: &mut Graph, x: &Var, head: Head) -> Tensor {
+    let Head { weight: w, cap } = head;
     let mut y = g.tensor(x.rows(), w.rows);
     g.device().linear(precision(g), x, &mut [(g.stored(w), &mut y)]);
+    if let Some(cap) = cap {
+        g.device().soft_cap(&mut y, cap);
+    }
     y
 }
 

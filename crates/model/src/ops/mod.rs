@@ -30,7 +30,7 @@ pub use columns::{beside, split};
 pub use combine::combine;
 pub use embedding::embedding;
 pub use expert::{expert_bias, expert_gate_up, expert_swiglu_linear};
-pub use head::{distil_loss, head_loss, logits};
+pub use head::{Head, distil_loss, head_loss, logits};
 pub use latent::{LatentShape, latent_attention};
 pub use linear::{linear, linears};
 pub use norm::{rms_norm, rms_norm_heads};

@@ -6,7 +6,7 @@ use wels_device::Coefficient;
 use wels_device::Precision;
 use wels_kernels::isa::{self, Isa};
 use wels_kernels::par;
-use wels_model::config::ModelConfig;
+use wels_model::config::{ModelConfig, RopeScaling};
 use wels_model::model::{Batch, Losses, Model, Objective};
 use wels_model::params::Params;
 use wels_model::tape::{Execution, Recompute};
@@ -101,4 +101,26 @@ fn recomputation_takes_less_memory() {
     };
     let (keep, again) = (peak(Recompute::None), peak(Recompute::All));
     assert!(3 * again < 2 * keep, "{again} bytes with recomputation, {keep} without");
+}
+
+/// With LongRoPE the context that a model is opened for chooses the divisors, so that a sequence that outgrows the
+/// first training's context keeps the bits of what it was.
+#[test]
+fn a_sequence_that_outgrows_longropes_first_context_keeps_its_bits() {
+    let mut config = shapes::phi3();
+    let (short, long) = (vec![1.0, 1.25, 1.5], vec![1.5, 4.0, 9.0]);
+    config.rope.scaling = RopeScaling::Long { short, long, original_max_positions: 8, table_scale: 1.25 };
+    let params = Params::init(&device(), &config, 1);
+    let execution = Execution::new(device());
+    let tokens: Vec<u32> = (0..20).map(|i| i * 7 % 61).collect();
+    let logits = |context: usize, count: usize| {
+        let model = Model::new(config.clone(), context);
+        model.logits(&params, &execution, &tokens[..count], &[0, count as u32]).to_host().into_owned()
+    };
+    let (whole, row) = (logits(64, 20), config.vocab_size);
+    for count in [1, 7, 8, 9] {
+        assert_eq!(logits(64, count), whole[..count * row], "{count} tokens of a long context");
+    }
+    assert_eq!(logits(9, 8), whole[..8 * row]);
+    assert!(logits(8, 8) != whole[..8 * row], "the divisors of short contexts are others");
 }

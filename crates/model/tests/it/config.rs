@@ -189,7 +189,7 @@ fn files_that_are_no_configuration() {
     assert_eq!(error(r#"{"model_type": 3}"#), "`model_type` is 3, expected a string");
     assert_eq!(
         error(r#"{"model_type": "mamba"}"#),
-        "model_type `mamba` is not supported (supported: deepseek_v3, kimi_k2, deepseek_v2, qwen3, qwen3_moe, qwen2, glm4_moe, gpt_oss, glm4, phi3, mistral, llama)"
+        "model_type `mamba` is not supported (supported: deepseek_v3, kimi_k2, deepseek_v2, qwen3, qwen3_moe, qwen2, glm4_moe, gpt_oss, glm4, phi3, gemma2, gemma3_text, mistral, llama)"
     );
     assert!(error(&"[".repeat(100_000)).starts_with("config.json is not valid JSON: recursion limit exceeded"));
     assert_eq!(
@@ -436,8 +436,8 @@ fn unsupported_rotary_embeddings_are_refused() {
     refused(&[
         (
             "smollm2-135m",
-            &[("rope_scaling", json!({"type": "longrope", "factor": 2}))],
-            "`rope_scaling.type` is \"longrope\", which is not supported: the rope types are default, dynamic, linear, yarn and llama3",
+            &[("rope_scaling", json!({"type": "ntk", "factor": 2}))],
+            "`rope_scaling.type` is \"ntk\", which is not supported: the rope types are default, dynamic, linear, yarn, llama3 and longrope",
         ),
         (
             "smollm2-135m",

@@ -209,7 +209,7 @@ fn keys_that_would_change_the_arithmetic_are_refused_by_name() {
     other.word("general.architecture", "mamba");
     refused(
         other,
-        "the architecture `mamba`, which is not supported (supported: deepseek2, qwen3, qwen3moe, qwen2, glm4moe, gpt-oss, glm4, phi3, llama)",
+        "the architecture `mamba`, which is not supported (supported: deepseek2, qwen3, qwen3moe, qwen2, glm4moe, gpt-oss, glm4, phi3, gemma2, gemma3, llama)",
     );
     refused(deepseek().with_u32("deepseek2.expert_gating_func", 3), "`deepseek2.expert_gating_func` is 3");
     refused(deepseek().with_u32("deepseek2.attention.key_length_mla", 2), "`deepseek2.attention.key_length_mla` is 2");

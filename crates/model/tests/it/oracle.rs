@@ -60,7 +60,7 @@ impl Oracle {
         let mut folders: Vec<PathBuf> =
             fs::read_dir(folder).expect("tests/oracle").map(|entry| entry.expect("an entry").path()).collect();
         folders.sort();
-        assert_eq!(folders.len(), 21, "models in tests/oracle");
+        assert_eq!(folders.len(), 25, "models in tests/oracle");
         folders.iter().map(|folder| Self::read(folder)).collect()
     }
 

@@ -3,8 +3,8 @@
 use wels_device::Tensor;
 use wels_device::host::random::Key;
 use wels_model::config::{
-    Attention, Family, Gating, ModelConfig, MoeConfig, RopeConfig, RopeLayout, RopeScaling, Router, SoftmaxMethod,
-    Window,
+    Attention, Family, Gating, LocalRope, ModelConfig, MoeConfig, RopeConfig, RopeLayout, RopeScaling, Router,
+    SoftmaxMethod, Window,
 };
 use wels_model::model::Batch;
 
@@ -17,9 +17,11 @@ fn dense(family: Family, layout: RopeLayout, attention: Attention) -> ModelConfi
         layers: 2,
         vocab_size: VOCABULARY,
         norm_eps: 1e-6,
-        rope: RopeConfig { base: 10000.0, scaling: RopeScaling::None, layout, max_positions: 64 },
+        rope: RopeConfig { base: 10000.0, scaling: RopeScaling::None, layout, max_positions: 64, local: None },
         window: None,
         softmax_scale: 1.0 / (attention.qk_dim() as f32).sqrt(),
+        attention_cap: None,
+        logit_cap: None,
         attention,
         dense_intermediate: 40,
         gating: Gating::Silu,
@@ -213,7 +215,35 @@ pub fn phi3() -> ModelConfig {
     ModelConfig { tied_head: true, ..base }
 }
 
-pub fn all() -> [(&'static str, ModelConfig); 11] {
+/// Gemma 2: caps that bite, a window in its first layer, tied.
+pub fn gemma2() -> ModelConfig {
+    let base = dense(Family::Gemma2, RopeLayout::HalfSplit, Attention::gqa(4, 2, 8));
+    let window = Window { width: 5, layers: vec![true, false] };
+    let (attention_cap, logit_cap, gating) = (Some(0.5), Some(1.5), Gating::GeluTanh);
+    ModelConfig { window: Some(window), attention_cap, logit_cap, gating, tied_head: true, ..base }
+}
+
+/// Gemma 3: norms of queries and keys, two bases, scaled where there is no window.
+pub fn gemma3() -> ModelConfig {
+    let attention = Attention::Gqa {
+        heads: 4,
+        kv_heads: 1,
+        head_dim: 8,
+        rope_dim: 8,
+        qkv_bias: false,
+        o_bias: false,
+        qk_norm: true,
+        sinks: false,
+    };
+    let base = dense(Family::Gemma3, RopeLayout::HalfSplit, attention);
+    let layers = vec![true, false];
+    let local = Some(LocalRope { base: 100.0, layers: layers.clone() });
+    let rope = RopeConfig { scaling: RopeScaling::Linear { factor: 8.0 }, local, ..base.rope };
+    let (window, softmax_scale) = (Some(Window { width: 5, layers }), 0.25);
+    ModelConfig { window, rope, softmax_scale, gating: Gating::GeluTanh, ..base }
+}
+
+pub fn all() -> [(&'static str, ModelConfig); 13] {
     [
         ("llama", llama()),
         ("qwen2", qwen2()),
@@ -226,6 +256,8 @@ pub fn all() -> [(&'static str, ModelConfig); 11] {
         ("gpt_oss", gpt_oss()),
         ("glm4", glm4()),
         ("phi3", phi3()),
+        ("gemma2", gemma2()),
+        ("gemma3", gemma3()),
     ]
 }
 

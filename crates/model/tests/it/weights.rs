@@ -74,7 +74,23 @@ pub fn tiny_configs() -> Vec<ModelConfig> {
         ),
         with(&dense, json!({"model_type": "glm4", "head_dim": 8, "num_attention_heads": 3})),
         with(&dense, json!({"model_type": "phi3", "head_dim": 8, "eos_token_id": 2})),
+        with(&dense, json!({"model_type": "phi3", "head_dim": 8, "eos_token_id": 2, "rope_scaling": long_rope()})),
+        with(&dense, json!({"model_type": "gemma2", "head_dim": 8, "query_pre_attn_scalar": 8, "sliding_window": 5})),
+        with(
+            &dense,
+            json!({
+                "model_type": "gemma3_text", "head_dim": 8, "query_pre_attn_scalar": 8, "num_hidden_layers": 6,
+                "rope_scaling": {"rope_type": "linear", "factor": 8.0},
+            }),
+        ),
     ]
+}
+
+fn long_rope() -> Value {
+    json!({
+        "type": "longrope", "short_factor": [1.0, 1.1, 1.25, 1.5], "long_factor": [1.0, 3.5, 9.1, 20.0],
+        "original_max_position_embeddings": 1024, "attention_factor": 1.25,
+    })
 }
 
 /// Values between -1 and 1 that a wrong order, offset or transposition would show.
@@ -567,7 +583,7 @@ fn damaged_directories_are_refused_in_words() {
     ));
     assert_eq!(
         case(&|dir| fs::write(dir.join("config.json"), r#"{"model_type": "bert"}"#).unwrap()),
-        "in DIR: model_type `bert` is not supported (supported: deepseek_v3, kimi_k2, deepseek_v2, qwen3, qwen3_moe, qwen2, glm4_moe, gpt_oss, glm4, phi3, mistral, llama)"
+        "in DIR: model_type `bert` is not supported (supported: deepseek_v3, kimi_k2, deepseek_v2, qwen3, qwen3_moe, qwen2, glm4_moe, gpt_oss, glm4, phi3, gemma2, gemma3_text, mistral, llama)"
     );
     assert_eq!(
         case(&|dir| fs::write(dir.join("config.json"), " ".repeat(1 << 21)).unwrap()),

@@ -23,8 +23,8 @@ fn on(device: &Arc<dyn Device>, precision: Precision) -> Execution {
 /// The losses of twenty steps, and the bits of all that they have made of the parameters. The learning rate is one at
 /// which a small difference stays small: at 1e-2, f32 and bf16 on the processor are 1% apart themselves.
 fn learn(execution: Execution, rows: usize) -> (Vec<f64>, Vec<Vec<u32>>) {
-    let state = State::new(Params::init(execution.device(), &config(), 5), of.rule);
     let of = hyper();
+    let state = State::new(Params::init(execution.device(), &config(), 5), of.rule);
     let learning_rate = LearningRate { peak: 3e-3, min: 3e-4, ..of.learning_rate };
     let mut trainer = Trainer::new(config(), T, state, Hyperparameters { learning_rate, ..of }, execution);
     let losses = (0..20).map(|step| trainer.step(&batch(step), rows).unwrap().loss).collect();

@@ -85,9 +85,78 @@ fn glm4_and_phi3_are_resolved() {
     assert_eq!((phi.attention, phi.window, phi.eos_ids), (gqa(32, 32, 96, [false; 3]), None, vec![32000]));
     let (phi, _) = read(json!({"model_type": "phi3", "sliding_window": 2047, "partial_rotary_factor": 0.75})).unwrap();
     assert_eq!((phi.window(31), phi.attention.rope_dim()), (Some(2047), 72));
-    let long = json!({"type": "longrope", "short_factor": [1.0], "long_factor": [1.0]});
-    let error = read(json!({"model_type": "phi3", "rope_scaling": long})).unwrap_err().to_string();
-    assert!(error.contains("the rope types are default, dynamic"), "{error}");
+}
+
+/// Of two lists, as long as half the rotary width.
+#[test]
+fn longrope_is_resolved() {
+    let read = |json: Value| ModelConfig::from_hf_json(&json.to_string());
+    let with = |name: &str, short: Vec<f64>| {
+        let scaling = json!({"type": name, "short_factor": short, "long_factor": vec![4.0; 48]});
+        let sizes = json!({"model_type": "phi3", "max_position_embeddings": 131072, "rope_scaling": scaling});
+        read(sizes)
+    };
+    let (phi, notes) = with("longrope", vec![1.25; 48]).unwrap();
+    let RopeScaling::Long { short, long, original_max_positions, table_scale } = &phi.rope.scaling else {
+        panic!("{:?}", phi.rope)
+    };
+    assert_eq!((&short[..], &long[..], *original_max_positions), (&[1.25; 48][..], &[4.0; 48][..], 4096));
+    assert_eq!((*table_scale as f32, notes), (1.190_238_1, vec![]), "√(1 + ln 32 / ln 4096)");
+    assert_eq!(with("su", vec![1.25; 48]).unwrap().0, phi);
+    let back = ModelConfig::from_hf_json(&phi.to_hf_json(wels_model::config::Dtype::F32)).unwrap().0;
+    assert_eq!(back, phi);
+    let error = with("longrope", vec![1.0; 40]).unwrap_err().to_string();
+    assert!(error.starts_with("`rope_scaling.short_factor` is a list of 40"), "{error}");
+    let error = with("longrope", vec![0.0; 48]).unwrap_err().to_string();
+    assert!(error.contains("it is a list of numbers from 0.000001"), "{error}");
+    let half = json!({"type": "longrope", "short_factor": [1.0]});
+    let error = read(json!({"model_type": "phi3", "rope_scaling": half})).unwrap_err().to_string();
+    assert!(error.contains("`rope_scaling.long_factor` is missing"), "{error}");
+}
+
+#[test]
+fn gemma_is_resolved() {
+    let gemma = presets::preset("gemma-2-27b").unwrap();
+    assert_eq!((gemma.attention_cap, gemma.logit_cap, gemma.gating), (Some(50.0), Some(30.0), Gating::GeluTanh));
+    assert_eq!((gemma.softmax_scale, gemma.tied_head), (1.0 / 12.0, true), "1/√144");
+    assert_eq!((gemma.window(0), gemma.window(1), gemma.window(44)), (Some(4096), None, Some(4096)));
+    let uncapped = edited("gemma-2-27b", &[("attn_logit_softcapping", Value::Null)]);
+    assert_eq!((read(&uncapped).attention_cap, read(&uncapped).logit_cap), (None, Some(30.0)));
+    assert_eq!(read(&without("gemma-2-27b", "attn_logit_softcapping")), gemma, "50 is the default");
+
+    let (gemma, notes) = ModelConfig::from_hf_json(presets::json("gemma-3-4b-text").unwrap()).unwrap();
+    assert_eq!(
+        (notes, gemma.rope.base, gemma.rope.scaling.clone()),
+        (vec![], 1e6, RopeScaling::Linear { factor: 8.0 })
+    );
+    let local = gemma.rope.local.clone().unwrap();
+    assert_eq!((local.base, &local.layers[..6]), (1e4, &[true, true, true, true, true, false][..]));
+    assert_eq!((gemma.window(4), gemma.window(5), gemma.attention_cap), (Some(1024), None, None));
+    let mut json: Value = serde_json::from_str(&without("gemma-3-4b-text", "rope_local_base_freq")).unwrap();
+    for key in ["rope_theta", "rope_scaling", "sliding_window_pattern"] {
+        json.as_object_mut().unwrap().remove(key);
+    }
+    json["rope_parameters"] = json!({"full_attention": {"rope_type": "linear", "factor": 8.0}});
+    assert_eq!(read(&json.to_string()), gemma, "as transformers 5 writes it, with the defaults of both bases");
+    json["rope_parameters"]["sliding_attention"] = json!({"rope_type": "linear", "factor": 2.0});
+    let said = error(&json.to_string());
+    assert!(said.contains("sliding_attention") && said.contains("layers with a window rotate unscaled"), "{said}");
+
+    // Layers with a window that holds the whole context still have their own base.
+    let wide = read(&edited("gemma-3-1b", &[("sliding_window", json!(32768))]));
+    assert_eq!((wide.window.clone(), wide.rope.local.as_ref().map(|local| local.base)), (None, Some(1e4)));
+    assert_eq!(read(&wide.to_hf_json(wels_model::config::Dtype::F32)), wide);
+    for (key, value, part) in [
+        ("use_bidirectional_attention", json!(true), "an architecture that is not implemented"),
+        ("hidden_activation", json!("silu"), "GELU in its tanh form"),
+        ("query_pre_attn_scalar", json!(0), "expected 1 to"),
+        ("final_logit_softcapping", json!(-1.0), "expected 0.001 to"),
+    ] {
+        let said = error(&edited("gemma-3-1b", &[(key, value)]));
+        assert!(said.contains(key) && said.contains(part), "{said}");
+    }
+    let said = error(&edited("qwen3-0.6b", &[("final_logit_softcapping", json!(30.0))]));
+    assert!(said.starts_with("`final_logit_softcapping` is 30.0"), "{said}");
 }
 
 /// Frequencies change beyond `max_position_embeddings` alone, where no text reaches.
