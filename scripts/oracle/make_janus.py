@@ -6,7 +6,9 @@
 For each of three tiny models a folder with
 
 * config.json — as `transformers` writes it;
-* oracle.json — the token ids, the codes, greedy codes, and how far float32 PyTorch is from the values here;
+* oracle.json — the token ids, the codes, greedy codes, greedy codes with guidance as `generate` draws them in image
+  mode (the first token of the text is BOS there, the last the begin of an image), and how far float32 PyTorch is from
+  the values here;
 * oracle.safetensors — `vision` (states of the tower), `features` (behind the aligner), `logits` (of text with a
   picture), `code_logits` (after a text and after each of its codes), `latents` (of the VQ encoder) and `pixels` (of the
   decoder), each as [rows, columns], float32.
@@ -31,7 +33,7 @@ import numpy as np
 import torch
 from safetensors.torch import save_file
 from torch import Tensor
-from transformers import JanusConfig, JanusForConditionalGeneration
+from transformers import GenerationConfig, JanusConfig, JanusForConditionalGeneration
 from weights import uniform, weight
 
 OUTPUT = Path(__file__).resolve().parents[2] / "crates" / "model" / "tests" / "janus"
@@ -183,6 +185,29 @@ def ids(name: str, count: int, below: int, without: int) -> list[int]:
     return [int(token) if token != without else (without + 1) % below for token in drawn]
 
 
+GUIDANCE = 5.0
+"""Scale of classifier-free guidance."""
+
+
+def generated(model: JanusForConditionalGeneration, text: list[int], pad: int) -> list[int]:
+    """Greedy codes with guidance, by the model's own `generate`."""
+    bos, boi = text[0], text[-1]
+    assert bos not in text[1:] and boi not in text[:-1]
+    special = {"bos_token_id": bos, "pad_token_id": pad, "eos_token_id": None}
+    config = GenerationConfig(
+        **special,
+        do_sample=False,
+        guidance_scale=GUIDANCE,
+        max_length=96,
+        generation_kwargs={"boi_token_id": boi},
+    )
+    tokens = torch.tensor([text])
+    codes = model.generate(
+        tokens, attention_mask=torch.ones_like(tokens), generation_mode="image", generation_config=config
+    )
+    return codes[0].tolist()
+
+
 @torch.no_grad()
 def compute(name: str, config: JanusConfig, dtype: torch.dtype) -> tuple[dict[str, Any], dict[str, Tensor]]:
     """Everything of one model, in a number format."""
@@ -201,7 +226,7 @@ def compute(name: str, config: JanusConfig, dtype: torch.dtype) -> tuple[dict[st
     codes = ids(f"{name}.codes", count, vq.num_embeddings, -1)
     embedded = model.get_input_embeddings()(torch.tensor([text]))
 
-    def code_logits(codes: list[int]) -> Tensor:
+    def code_logits(codes: list[int], embedded: Tensor = embedded) -> Tensor:
         drawn = model.prepare_embeddings_for_image_generation(torch.tensor([codes], dtype=torch.long))
         states = model.model.language_model(inputs_embeds=torch.cat([embedded, drawn], 1), use_cache=False)
         return model.model.generation_head(states.last_hidden_state[0, len(text) - 1 :])
@@ -212,6 +237,16 @@ def compute(name: str, config: JanusConfig, dtype: torch.dtype) -> tuple[dict[st
         scores = code_logits(greedy)[-1]
         margins.append(margin(scores))
         greedy.append(int(scores.argmax()))
+
+    pad = config.image_token_id
+    unconditional = model.get_input_embeddings()(torch.tensor([text[:1] + [pad] * (len(text) - 2) + text[-1:]]))
+    guided: list[int] = []
+    for _ in range(count):
+        without = code_logits(guided, unconditional)[-1]
+        scores = without + (code_logits(guided)[-1] - without) * GUIDANCE
+        margins.append(margin(scores))
+        guided.append(int(scores.argmax()))
+    assert generated(model, text, pad) == guided, "codes of generate"
 
     drawn = pixels(f"{name}.drawn", vq.in_channels, side, dtype)
     encoded = model.model.vqmodel.encode(drawn, return_dict=True)
@@ -224,6 +259,9 @@ def compute(name: str, config: JanusConfig, dtype: torch.dtype) -> tuple[dict[st
         "tokens": tokens,
         "codes": codes,
         "greedy": greedy,
+        "pad": pad,
+        "guidance": GUIDANCE,
+        "guided": guided,
         "encoded": encoded.image_tokens.flatten().tolist(),
         "margin": min(margins),
     }
@@ -267,7 +305,7 @@ def main() -> None:
         error = {
             key: float((single[key].double() - exact).abs().max() / exact.abs().max()) for key, exact in tensors.items()
         }
-        assert single_numbers["greedy"] == numbers["greedy"] and single_numbers["encoded"] == numbers["encoded"]
+        assert all(single_numbers[key] == numbers[key] for key in ["greedy", "guided", "encoded"])
         config.save_pretrained(folder)
         (folder / "oracle.json").write_text(json.dumps(numbers | {"float32_error": error}) + "\n")
         save_file({key: value.float().contiguous() for key, value in tensors.items()}, folder / "oracle.safetensors")

@@ -22,9 +22,12 @@ use std::sync::Arc;
 
 use anyhow::{Context, Result};
 use wels_agent::Limits;
+use wels_data::tokenizer::Tokenizer;
 use wels_engine::{Engine, LoadedModel, Options, Sampling, Speculation};
 use wels_pipeline::refusal::refuse;
+use wels_server::prompt::ServedModel;
 
+use crate::janus::OpenJanus;
 use crate::model::{LoadArgs, OpenModel, locate, served_model};
 use answers::{Answers, Settings};
 use session::Session;
@@ -74,6 +77,9 @@ pub struct Args {
     /// With --agent: write each answer, call and result as a line of JSON
     #[arg(long, requires = "agent")]
     json: bool,
+    /// A picture (PNG, JPEG or WebP) that the first question is about; can be given several times
+    #[arg(long, value_name = "FILE")]
+    image: Vec<PathBuf>,
     #[command(flatten)]
     tools: ToolArgs,
 }
@@ -103,23 +109,25 @@ pub fn chat(args: &Args) -> Result<ExitCode> {
 }
 
 fn open(args: &Args) -> Result<Session> {
-    let mut open = OpenModel::open(&locate(&args.model)?)?;
-    let longest = open.config.rope.max_positions;
+    let location = locate(&args.model)?;
+    let mut open = match OpenJanus::find(&location)? {
+        Some(janus) => Opened::Janus(Box::new(janus)),
+        None => Opened::Text(Box::new(OpenModel::open(&location)?)),
+    };
+    let longest = open.longest();
     let context = args.context.unwrap_or(longest.min(CONTEXT_MAX));
     if !(2..=longest).contains(&context) {
         let message = format!("--context is {context}, and the model's own is {longest}");
         return Err(refuse(message, format!("give a number from 2 to {longest}")));
     }
-    let none = || refuse("the model has no tokenizer", "put its tokenizer.json beside the weights");
-    let tokenizer = Arc::new(open.tokenizer.take().ok_or_else(none)?);
-    let served = served_model(&open.config, &tokenizer, context)?;
+    let served = open.served(context)?;
     if served.template.is_none() && args.tools.wants_any() {
         let hint = "tools need a model that was trained to talk";
         return Err(refuse("the model has no chat template, and cannot be told of tools", hint));
     }
     // Before the model is loaded: what is wrong here is known at once.
     let agent = args.tools.agent(&mut |note| eprintln!("note: {note}"))?;
-    let engine = engine(args, &open, context, tokenizer)?;
+    let engine = open.engine(args, context, Arc::clone(&served.tokenizer))?;
     let sampling =
         Sampling { temperature: args.temperature, top_p: args.top_p, seed: args.seed, ..Sampling::default() };
     let task_tokens = args.agent.as_ref().map(|_| args.max_tokens.unwrap_or(TASK_TOKENS));
@@ -128,21 +136,49 @@ fn open(args: &Args) -> Result<Session> {
     let mut session = Session::new(Answers::new(engine, served, Settings { sampling, max_tokens }), agent, limits);
     session.must_call = args.tools.must_call;
     session.set_system(args.system.clone());
+    args.image.iter().try_for_each(|image| session.attach(image))?;
     Ok(session)
 }
 
-fn engine(
-    args: &Args,
-    open: &OpenModel,
-    context: usize,
-    tokenizer: Arc<wels_data::tokenizer::Tokenizer>,
-) -> Result<Engine> {
-    let speculation = if args.no_speculation { Speculation::Off } else { Speculation::Auto { max_draft: 6 } };
-    let (model, params) = args.load.take(open, context, Options::default().cache_bytes)?;
-    let options = args.load.options(params.placement(), &open.config);
-    let options = Options { speculation, max_running: 1, ..options };
-    let loaded = LoadedModel { model: Arc::new(model), params: Arc::new(params), tokenizer: Some(tokenizer) };
-    Ok(Engine::new(loaded, options)?)
+/// A model whose files have been looked at.
+enum Opened {
+    Text(Box<OpenModel>),
+    Janus(Box<OpenJanus>),
+}
+
+impl Opened {
+    fn longest(&self) -> usize {
+        match self {
+            Opened::Text(open) => open.config.rope.max_positions,
+            Opened::Janus(open) => open.config.text.rope.max_positions,
+        }
+    }
+
+    fn served(&mut self, context: usize) -> Result<ServedModel> {
+        match self {
+            Opened::Janus(open) => open.served(context),
+            Opened::Text(open) => {
+                let none = || refuse("the model has no tokenizer", "put its tokenizer.json beside the weights");
+                let tokenizer = Arc::new(open.tokenizer.take().ok_or_else(none)?);
+                served_model(&open.config, &tokenizer, context)
+            }
+        }
+    }
+
+    fn engine(&self, args: &Args, context: usize, tokenizer: Arc<Tokenizer>) -> Result<Engine> {
+        let speculation = if args.no_speculation { Speculation::Off } else { Speculation::Auto { max_draft: 6 } };
+        let own = |options| Options { speculation, max_running: 1, ..options };
+        match self {
+            Opened::Janus(open) => open.engine(&args.load, context, own),
+            Opened::Text(open) => {
+                let (model, params) = args.load.take(open, context, Options::default().cache_bytes)?;
+                let options = own(args.load.options(params.placement(), &open.config));
+                let (model, params) = (Arc::new(model), Arc::new(params));
+                let loaded = LoadedModel { model, params, tokenizer: Some(tokenizer), janus: None };
+                Ok(Engine::new(loaded, options)?)
+            }
+        }
+    }
 }
 
 /// Questions from stdin, answers to stdout.

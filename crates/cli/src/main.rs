@@ -16,6 +16,8 @@ mod eval;
 
 mod chat;
 
+mod draw;
+
 mod convert;
 
 mod verify;
@@ -29,6 +31,10 @@ mod device;
 mod placement;
 
 mod model;
+
+mod identity;
+
+mod janus;
 
 mod pull;
 
@@ -91,6 +97,8 @@ enum Verb {
     Usage(usage::Args),
     /// Talk to a model in the terminal
     Chat(chat::Args),
+    /// Draw pictures after a text
+    Draw(draw::Args),
     /// Whether a run's files are what was written, and its steps give what it says
     Verify(verify::Args),
     /// The page about a run; or runs side by side
@@ -141,6 +149,7 @@ fn dispatch(cli: Cli) -> anyhow::Result<ExitCode> {
         Verb::Keys(args) => keys::keys(&args),
         Verb::Usage(args) => usage::usage(&args),
         Verb::Chat(args) => return chat::chat(&args),
+        Verb::Draw(args) => draw::draw(&args),
         Verb::Verify(args) => verify::verify(&args),
         Verb::Report(args) => report::report(&args),
         Verb::Bench(args) => bench::bench(&args),

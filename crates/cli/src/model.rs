@@ -52,6 +52,7 @@ pub fn served_model(config: &ModelConfig, tokenizer: &Arc<Tokenizer>, context: u
         names: Vec::new(),
         template: ChatTemplate::of(tokenizer)?,
         template_source: tokenizer.chat_template().unwrap_or_default().to_owned(),
+        pictures: None,
         stop_tokens,
         context,
         output_tokens_max: context,

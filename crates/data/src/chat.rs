@@ -12,6 +12,9 @@ mod python;
 pub use python::{civil, strftime};
 mod train;
 
+mod pictures;
+
+pub use pictures::PictureTokens;
 pub use train::{Segment, completion, encode_segments};
 
 use bounds::{Bounded, NESTS_ANYWHERE, NESTS_MAX, SOURCE_BYTES_MAX, STACK_BYTES, WORK_MAX};

@@ -11,7 +11,9 @@ use llguidance::toktrie::{ApproximateTokEnv, SimpleVob, TokEnv, TokRxInfo, TokTr
 use llguidance::{JsonCompileOptions, Matcher, ParserFactory, panic_utils};
 use serde_json::{Map, Value};
 use wels_data::tokenizer::Tokenizer;
+use wels_device::Tensor;
 
+use crate::picture::{Seer, refused};
 use crate::request::{Constraint, Request, RequestError};
 
 /// The most bytes of a schema or grammar.
@@ -22,56 +24,65 @@ const PROPERTIES_MAX: usize = 2000;
 /// The deepest nesting of brackets in one.
 const NESTING_MAX: usize = 100;
 
-/// Makes requests ready for the engine. The work for a schema can take seconds, so it is apart from the engine: a
-/// thread of its own may do it while the engine goes on.
+/// Makes requests ready for the engine. The work for a schema or a picture can take seconds, so it is apart from the
+/// engine: a thread of its own may do it while the engine goes on.
 #[derive(Clone)]
 pub struct Preparer {
     tokenizer: Option<Arc<Tokenizer>>,
     vocab_size: usize,
     /// Made for the first constraint: a tree of the vocabulary.
     compiler: Arc<OnceLock<Result<Compiler, RequestError>>>,
+    /// Of a model that sees.
+    seer: Option<Arc<Seer>>,
 }
 
-/// A request whose constraint has been compiled.
+/// A request whose constraint has been compiled, and whose pictures have been looked at.
 pub struct Prepared {
     pub(crate) request: Request,
     pub(crate) guide: Option<Guide>,
+    /// `[places, D]` of each picture.
+    pub(crate) features: Vec<Tensor>,
 }
 
 impl Prepared {
-    /// A request without a constraint; `None` for one that has to be compiled.
+    /// A request without constraint and pictures; `None` for one that takes work.
     pub fn plain(request: Request) -> Option<Prepared> {
-        request.constraint.is_none().then_some(Prepared { request, guide: None })
+        let plain = request.constraint.is_none() && request.pictures.is_empty();
+        plain.then_some(Prepared { request, guide: None, features: Vec::new() })
     }
 
     pub fn request(&self) -> &Request {
         &self.request
     }
 
-    /// Another request with the same constraint, ready without compiling it again; `None` if its constraint differs.
+    /// Another request with the same constraint and pictures, ready without the work done again; `None` if they differ.
     pub fn twin(&self, request: &Request) -> Option<Prepared> {
-        let same = request.constraint == self.request.constraint;
-        same.then(|| Prepared { request: request.clone(), guide: self.guide.clone() })
+        let same = request.constraint == self.request.constraint && request.pictures == self.request.pictures;
+        let Prepared { guide, features, .. } = self;
+        same.then(|| Prepared { request: request.clone(), guide: guide.clone(), features: features.clone() })
     }
 }
 
 impl Preparer {
-    pub(crate) fn new(tokenizer: Option<Arc<Tokenizer>>, vocab_size: usize) -> Preparer {
-        Preparer { tokenizer, vocab_size, compiler: Arc::default() }
+    pub(crate) fn new(tokenizer: Option<Arc<Tokenizer>>, vocab_size: usize, seer: Option<Arc<Seer>>) -> Preparer {
+        Preparer { tokenizer, vocab_size, compiler: Arc::default(), seer }
     }
 
-    /// Compiles the request's constraint, if it has one.
+    /// Compiles the request's constraint, if it has one, and computes the features of its pictures.
     ///
     /// # Errors
-    /// [`RequestError::Constraint`] for one that is wrong or too large.
+    /// [`RequestError::Constraint`] for one that is wrong or too large; pictures that the model cannot see.
     pub fn prepare(&self, request: Request) -> Result<Prepared, RequestError> {
-        let Some(constraint) = &request.constraint else { return Ok(Prepared { request, guide: None }) };
+        let none = || refused("the model sees no pictures".into());
+        let features = request.pictures.iter().map(|picture| self.seer.as_ref().ok_or_else(none)?.features(picture));
+        let features = features.collect::<Result<Vec<Tensor>, _>>()?;
+        let Some(constraint) = &request.constraint else { return Ok(Prepared { request, guide: None, features }) };
         let tokenizer = self.tokenizer.as_ref().ok_or_else(|| refusal("the model has no tokenizer"))?;
         let compiler = self.compiler.get_or_init(|| Compiler::new(tokenizer, self.vocab_size));
         let guide = compiler.as_ref().map_err(Clone::clone).and_then(|compiler| compiler.compile(constraint));
         match guide {
-            Ok(guide) => Ok(Prepared { request, guide: Some(guide) }),
-            Err(_) if request.constraint_may_fail => Ok(Prepared { request, guide: None }),
+            Ok(guide) => Ok(Prepared { request, guide: Some(guide), features }),
+            Err(_) if request.constraint_may_fail => Ok(Prepared { request, guide: None, features }),
             Err(refusal) => Err(refusal),
         }
     }

@@ -4,15 +4,18 @@ use std::sync::Arc;
 
 use wels_data::tokenizer::Tokenizer;
 use wels_device::Precision;
+use wels_model::janus::Janus;
 use wels_model::model::Model;
 use wels_model::paged::{CacheDtype, CacheLayout, PAGE_TOKENS, PagedCache};
 use wels_model::params::Params;
 use wels_model::tape::Execution;
 
 use crate::constraint::{Prepared, Preparer};
+use crate::draw::{Draws, Renderer};
 use crate::embedding::Pooled;
 use crate::event::{Counters, Event, FinishReason, Finished, Status, Usage};
 use crate::pages::{Lease, PageTable};
+use crate::picture::{self, Seer};
 use crate::request::{Request, RequestError, RequestId};
 use crate::sampler::{Sampler, Scratch};
 use crate::sequence::Sequence;
@@ -28,6 +31,15 @@ pub struct LoadedModel {
     pub params: Arc<Params>,
     /// Without one, events have no text, and requests no stop strings and no constraints.
     pub tokenizer: Option<Arc<Tokenizer>>,
+    /// Whose language model this is, if it sees and draws pictures.
+    pub janus: Option<Arc<Janus>>,
+}
+
+impl From<Arc<Janus>> for LoadedModel {
+    fn from(janus: Arc<Janus>) -> LoadedModel {
+        let (model, params) = (Arc::clone(janus.language()), Arc::clone(janus.params()));
+        LoadedModel { model, params, tokenizer: None, janus: Some(janus) }
+    }
 }
 
 /// Numbers that a device computes with and keeps.
@@ -51,6 +63,8 @@ pub struct Options {
     /// Requests that wait; one more is refused. Of an owner that has some waiting already, the last eighth is kept for
     /// those that have none.
     pub max_waiting: usize,
+    /// Pictures that are drawn at the same time, with a cache of their own in the format of `cache_dtype`.
+    pub max_drawing: usize,
     /// Bytes of the cache, taken from the system as they are used.
     pub cache_bytes: usize,
     /// Whether prompts are looked up in what earlier requests left in the cache.
@@ -81,6 +95,7 @@ impl Default for Options {
             max_batch_tokens: 512,
             max_running: 16,
             max_waiting: 256,
+            max_drawing: 4,
             cache_bytes: 1 << 30,
             prefix_cache: true,
             speculation: Speculation::Auto { max_draft: 4 },
@@ -134,6 +149,8 @@ pub struct Engine {
     pub(crate) running: Vec<Sequence>,
     /// By [`Sequence::order`]: who begins next.
     pub(crate) waiting: Vec<Sequence>,
+    /// Of a model that draws.
+    draws: Option<Draws>,
     pub(crate) events: Vec<Event>,
     pub(crate) counters: Counters,
     pub(crate) scratch: Scratch,
@@ -155,6 +172,9 @@ impl Engine {
         if options.max_running == 0 {
             return option("max_running", "must be at least 1".into());
         }
+        if options.max_drawing == 0 {
+            return option("max_drawing", "must be at least 1".into());
+        }
         if options.max_batch_tokens < PAGE_TOKENS {
             return option("max_batch_tokens", format!("must be at least {PAGE_TOKENS}"));
         }
@@ -173,7 +193,9 @@ impl Engine {
         if let Some(tokenizer) = loaded.tokenizer.as_ref().filter(|t| t.vocab_size() > config.vocab_size) {
             return Err(EngineError::Vocabulary { tokenizer: tokenizer.vocab_size(), model: config.vocab_size });
         }
-        let preparer = Preparer::new(loaded.tokenizer.clone(), config.vocab_size);
+        let seer = loaded.janus.clone().map(|janus| Arc::new(Seer::new(janus)));
+        let preparer = Preparer::new(loaded.tokenizer.clone(), config.vocab_size, seer);
+        let draws = loaded.janus.clone().map(|janus| Draws::new(janus, options.cache_dtype, options.max_drawing));
         Ok(Engine {
             execution: Execution::placed(&placement, options.precision, other.precision),
             cache: PagedCache::placed(&placement, config, options.layout, dtypes, pages),
@@ -183,6 +205,7 @@ impl Engine {
             options,
             running: Vec::new(),
             waiting: Vec::new(),
+            draws,
             events: Vec::new(),
             counters: Counters::default(),
             scratch: Scratch::default(),
@@ -199,6 +222,11 @@ impl Engine {
         self.preparer.clone()
     }
 
+    /// What makes pictures of the codes that this engine gives, if its model draws.
+    pub fn renderer(&self) -> Option<Renderer> {
+        self.loaded.janus.clone().map(Renderer)
+    }
+
     /// Takes a request, to be begun in some later step. Its constraint is compiled here and now.
     pub fn enqueue(&mut self, request: Request) -> Result<RequestId, RequestError> {
         self.check(&request)?;
@@ -209,14 +237,23 @@ impl Engine {
     /// Takes a request that was made ready by this engine's [`Engine::preparer`].
     pub fn enqueue_prepared(&mut self, prepared: Prepared) -> Result<RequestId, RequestError> {
         self.check(&prepared.request)?;
-        let Prepared { request, guide } = prepared;
+        let Prepared { request, guide, features } = prepared;
         let vocab_size = self.loaded.model.config().vocab_size;
         let id = RequestId(self.next_id);
         self.next_id += 1;
+        if request.draw.is_some() {
+            self.draws.as_mut().expect("a request that was checked").push(id, request);
+            return Ok(id);
+        }
+        let mut tokens = request.prompt.clone();
+        for (picture, features) in request.pictures.iter().zip(&features) {
+            tokens.splice(picture.at..picture.at + features.rows(), picture.ids(features.rows()));
+        }
         let (rank, turn) = (self.rank_of_next(&request), self.next_turn());
         self.wait(Sequence {
             id,
-            tokens: request.prompt.clone(),
+            tokens,
+            pictures: request.pictures.iter().map(|picture| picture.at).zip(features).collect(),
             computed: 0,
             lease: Lease::default(),
             sampler: Sampler::new(request.sampling.clone(), request.choice, &request.prompt),
@@ -260,13 +297,21 @@ impl Engine {
                 self.finish(sequence, FinishReason::Cancelled);
                 true
             }
-            None => false,
+            None => match self.draws.as_mut().and_then(|draws| draws.cancel(id)) {
+                Some(usage) => {
+                    self.counters.finished += 1;
+                    self.events.push(Event::Finished(Finished { id, reason: FinishReason::Cancelled, usage }));
+                    true
+                }
+                None => false,
+            },
         }
     }
 
     /// Whether there is nothing to do and nothing to report.
     pub fn is_idle(&self) -> bool {
-        self.running.is_empty() && self.waiting.is_empty() && self.events.is_empty()
+        let drawing = self.draws.as_ref().is_some_and(|draws| !draws.is_empty());
+        self.running.is_empty() && self.waiting.is_empty() && self.events.is_empty() && !drawing
     }
 
     /// One forward pass: a token, or several that were drafted, for each running answer, and a chunk of the
@@ -280,14 +325,32 @@ impl Engine {
         if !work.is_empty() {
             self.forward(work);
         }
+        self.draw();
         std::mem::take(&mut self.events)
+    }
+
+    /// The next code of each picture.
+    fn draw(&mut self) {
+        let Some(draws) = &mut self.draws else { return };
+        let before = self.events.len();
+        draws.step(&mut self.events);
+        for event in &self.events[before..] {
+            match event {
+                Event::Token(_) => self.counters.generated_tokens += 1,
+                Event::Finished(_) => self.counters.finished += 1,
+                Event::Embedding { .. } => {}
+            }
+        }
     }
 
     /// What is going on.
     pub fn status(&self) -> Status {
+        let waiting = self.waiting.iter().map(|sequence| sequence.id);
+        let (drawing, undrawn) =
+            self.draws.as_ref().map_or((0, Vec::new()), |draws| (draws.running(), draws.waiting().collect()));
         Status {
-            running: self.running.len(),
-            waiting: self.waiting.iter().map(|sequence| sequence.id).collect(),
+            running: self.running.len() + drawing,
+            waiting: waiting.chain(undrawn).collect(),
             pages: self.table.count(),
             pages_free: self.table.free(),
             pages_cached: self.table.idle(),
@@ -303,6 +366,7 @@ impl Engine {
     /// If the weights are another model's.
     pub fn set_params(&mut self, params: Arc<Params>) {
         assert_eq!(params.specs(), self.loaded.params.specs(), "weights of another model");
+        assert!(self.loaded.janus.is_none(), "the weights of a model with pictures are its own");
         self.loaded.params = params;
         for sequence in &mut self.running {
             self.table.release(std::mem::take(&mut sequence.lease));
@@ -333,6 +397,15 @@ impl Engine {
     /// Whether the request can be taken now.
     fn check(&self, request: &Request) -> Result<(), RequestError> {
         request.check()?;
+        picture::check(&request.pictures, self.loaded.janus.as_deref(), request.prompt.len())?;
+        match (&request.draw, &self.draws) {
+            (Some(draw), Some(draws)) => draws.check(request, draw)?,
+            (Some(_), None) => {
+                let reason = "the model draws no pictures".into();
+                return Err(RequestError::Parameter { name: "draw", reason });
+            }
+            (None, _) => {}
+        }
         let vocab_size = self.loaded.model.config().vocab_size;
         let limit = self.room() - 1;
         if request.prompt.len() > limit {
@@ -354,8 +427,9 @@ impl Engine {
     }
 
     fn check_queue(&self, owner: u64) -> Result<(), RequestError> {
-        let (waiting, most) = (self.waiting.len(), self.options.max_waiting);
-        let has_some = || self.waiting.iter().any(|sequence| sequence.request.owner == owner);
+        let (undrawn, draws) = self.draws.as_ref().map_or((0, false), |draws| draws.queue_of(owner));
+        let (waiting, most) = (self.waiting.len() + undrawn, self.options.max_waiting);
+        let has_some = || draws || self.waiting.iter().any(|sequence| sequence.request.owner == owner);
         let full = waiting >= most || waiting >= most - most / 8 && has_some();
         if full { Err(RequestError::QueueFull { waiting }) } else { Ok(()) }
     }

@@ -4,10 +4,11 @@ use std::cell::RefCell;
 
 use wels_device::Tensor;
 use wels_kernels::par;
-use wels_model::paged::Chunk;
+use wels_model::paged::{Chunk, Given};
 
 use crate::engine::{Engine, Speculation};
 use crate::event::{Event, FinishReason, Token};
+use crate::picture::is_place;
 use crate::sampler::Scratch;
 use crate::schedule::Work;
 use crate::sequence::Sequence;
@@ -30,7 +31,9 @@ impl Engine {
             })
             .collect();
         let states: Vec<usize> = chunks.iter().map(|chunk| chunk.states).collect();
-        let output = self.loaded.model.step(&self.loaded.params, &self.execution, &mut self.cache, &chunks);
+        let given = given(&self.running, &work, &inputs);
+        let (model, params) = (&self.loaded.model, &self.loaded.params);
+        let output = model.step_with(params, &self.execution, &mut self.cache, &chunks, &given);
         self.counters.steps += 1;
         self.counters.computed_tokens += inputs.iter().map(|tokens| tokens.len() as u64).sum::<u64>();
 
@@ -73,7 +76,7 @@ impl Engine {
     fn inputs(&self, work: &Work) -> Vec<u32> {
         let sequence = &self.running[work.sequence];
         let known = &sequence.tokens[sequence.computed..][..work.known];
-        known.iter().chain(&work.draft).copied().collect()
+        known.iter().chain(&work.draft).map(|token| if is_place(*token) { 0 } else { *token }).collect()
     }
 
     /// After the last known token of a sequence, and after each drafted one.
@@ -130,6 +133,24 @@ impl Engine {
         });
         jobs.into_iter().map(|job| job.sampled).collect()
     }
+}
+
+/// The features of pictures, as far as their places are among the new tokens.
+fn given<'a>(running: &'a [Sequence], work: &[Work], inputs: &[Vec<u32>]) -> Vec<Given<'a>> {
+    let mut given = Vec::new();
+    let mut first = 0;
+    for (work, tokens) in work.iter().zip(inputs) {
+        let Sequence { pictures, computed, .. } = &running[work.sequence];
+        for (at, features) in pictures {
+            let places = (*at).max(*computed)..(at + features.rows()).min(computed + tokens.len());
+            if !places.is_empty() {
+                let rows = places.start - at..places.end - at;
+                given.push(Given { at: first + places.start - computed, features, rows });
+            }
+        }
+        first += tokens.len();
+    }
+    given
 }
 
 thread_local! {

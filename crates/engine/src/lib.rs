@@ -13,6 +13,10 @@ mod request;
 
 mod embedding;
 
+mod picture;
+
+mod draw;
+
 mod event;
 
 mod engine;
@@ -38,8 +42,13 @@ mod text;
 mod thinking;
 
 pub use constraint::{Prepared, Preparer};
+pub use draw::{DRAW_PROMPT_MAX, Renderer};
 pub use engine::{Engine, EngineError, LoadedModel, Numbers, Options, Speculation};
 pub use event::{Counters, Event, FinishReason, Finished, Status, Token, Usage};
-pub use request::{Constraint, Pooling, Request, RequestError, RequestId, Sampling, Thinking};
+pub use picture::Picture;
+pub use request::{Constraint, Draw, Pooling, Request, RequestError, RequestId, Sampling, Thinking};
 pub use sampler::{Choice, Sampler, Scratch};
 pub use wels_kernels::memory::give_free_back;
+pub use wels_model::janus::picture as image;
+pub use wels_model::janus::preprocess::Preprocessing;
+pub use wels_model::janus::without_words;

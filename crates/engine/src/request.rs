@@ -1,5 +1,7 @@
 //! What a caller asks for, and why it may be refused.
 
+use crate::picture::Picture;
+
 /// Names a request as long as the engine lives; later ones are greater.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct RequestId(pub u64);
@@ -32,6 +34,10 @@ pub struct Request {
     pub constraint_may_fail: bool,
     /// How the model's thinking is told apart from its answer; `None`: all is answer.
     pub thinking: Option<Thinking>,
+    /// What the prompt shows, in the order of their places.
+    pub pictures: Vec<Picture>,
+    /// `Some`: instead of an answer, a picture; its codes come as tokens.
+    pub draw: Option<Draw>,
     /// `Some`: instead of an answer, an embedding of the prompt.
     pub embedding: Option<Pooling>,
     /// Greater goes first.
@@ -65,6 +71,8 @@ impl Request {
             constraint: None,
             constraint_may_fail: false,
             thinking: None,
+            pictures: Vec::new(),
+            draw: None,
             embedding: None,
             priority: 0,
             owner: 0,
@@ -95,6 +103,15 @@ impl Request {
         }
         self.sampling.check()
     }
+}
+
+/// What a request asks of a picture.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Draw {
+    /// The prompt without its words.
+    pub unconditional: Vec<u32>,
+    /// Scale of guidance; 1 for none.
+    pub guidance: f32,
 }
 
 /// How the states of a prompt's tokens, as the head reads them, become one vector.

@@ -14,6 +14,7 @@ use std::collections::HashMap;
 
 use crate::engine::{Engine, Speculation};
 use crate::pages::PAGE;
+use crate::picture::is_place;
 use crate::request::{Pooling, Request};
 use crate::sequence::Sequence;
 use crate::speculate::lookup;
@@ -180,7 +181,8 @@ impl Engine {
             0 => lookup(&sequence.tokens, wanted),
             _ => &sequence.draft[..],
         };
-        draft[..draft.len().min(wanted)].to_vec()
+        // What stood behind some words before may have been a picture, which no answer goes on with.
+        draft.iter().take(wanted).copied().take_while(|token| !is_place(*token)).collect()
     }
 
     /// The last of the running gives its pages back and waits.

@@ -19,7 +19,10 @@ pub(crate) struct Sequence {
     pub id: RequestId,
     pub request: Request,
     /// Prompt and answer. The last token of the answer is not in the cache yet.
+    /// Places of pictures hold ids of no token.
     pub tokens: Vec<u32>,
+    /// Where pictures begin, and what the model is given in their places, `[places, D]`.
+    pub pictures: Vec<(usize, Tensor)>,
     /// Tokens, from the first on, whose keys and values are in the pages.
     pub computed: usize,
     pub lease: Lease,

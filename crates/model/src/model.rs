@@ -363,7 +363,7 @@ impl Model {
         let context = self.packed(params, execution, &[0, tokens as u32], tokens, 0.0);
         let mut g = Graph::inference(context, None);
         let states = g.variable(states);
-        ops::logits(&mut g, &states, self.head)
+        ops::logits(&mut g, &states, self.head())
     }
 
     /// What the head reads, `[T, D]`: the state after the final norm.
@@ -378,7 +378,8 @@ impl Model {
         self.through_layers(g, h)
     }
 
-    fn embed(&self, g: &mut Graph, tokens: &Ids) -> Var {
+    /// `[T, D]` of token ids.
+    pub(crate) fn embed(&self, g: &mut Graph, tokens: &Ids) -> Var {
         g.enter("model.embed_tokens");
         g.follow(self.embed);
         ops::embedding(g, self.embed, tokens, self.config.embedding_scale())

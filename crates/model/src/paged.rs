@@ -34,6 +34,17 @@ pub struct Chunk<'a> {
     pub states: usize,
 }
 
+/// Rows that stand in place of tokens' embeddings: the features of a picture, or a part of them.
+#[derive(Clone, Debug)]
+pub struct Given<'a> {
+    /// The first of the step's new tokens, all chunks one after the other, that they stand for.
+    pub at: usize,
+    /// `[·, D]`.
+    pub features: &'a Tensor,
+    /// Which of the features.
+    pub rows: Range<usize>,
+}
+
 /// What a step gives for the tokens that want it, chunks in order.
 pub struct StepOutput {
     /// `[rows, V]`, of those that want logits.
@@ -62,10 +73,27 @@ impl Model {
     /// If a chunk has no token, too few pages or a page that does not exist, if two chunks write to one page, or a
     /// sequence grows beyond the context.
     pub fn step(&self, params: &Params, execution: &Execution, cache: &mut PagedCache, chunks: &[Chunk]) -> StepOutput {
+        self.step_with(params, execution, cache, chunks, &[])
+    }
+
+    /// [`Model::step`] with other rows than the embeddings of some tokens, whose ids do not matter.
+    ///
+    /// # Panics
+    /// As for [`Model::step`], and if rows are of another width or stand beyond the tokens.
+    pub fn step_with(
+        &self,
+        params: &Params,
+        execution: &Execution,
+        cache: &mut PagedCache,
+        chunks: &[Chunk],
+        given: &[Given],
+    ) -> StepOutput {
         together(execution, chunks, || {
             let mut g = self.paged(params, execution, cache, chunks);
             let tokens: Vec<u32> = chunks.iter().flat_map(|chunk| chunk.tokens).copied().collect();
-            let h = self.last_layer(&mut g, &tokens.into());
+            let h = self.embed(&mut g, &tokens.into());
+            let h = place(&mut g, h, given);
+            let h = self.through_layers(&mut g, h);
             let h = last(&mut g, &h, chunks, |chunk| chunk.tokens.len(), |chunk| chunk.results());
             let h = self.final_norm(&mut g, h);
             self.output(&mut g, h, chunks, self.head())
@@ -187,6 +215,19 @@ pub fn concatenate(execution: &Execution, parts: &[(&Tensor, Range<usize>)]) -> 
         to += rows.len();
     }
     all
+}
+
+/// `h[T, D]` with the given rows in their places.
+fn place(g: &mut Graph, h: Var, given: &[Given]) -> Var {
+    if given.is_empty() {
+        return h;
+    }
+    let mut h = h.into_value();
+    let device = h.device().clone();
+    for Given { at, features, rows } in given {
+        device.copy_rows(features, rows.start, &mut h, *at, rows.len());
+    }
+    g.variable(h)
 }
 
 /// The last `count` rows of each chunk, which has `rows` of `h`.

@@ -10,6 +10,8 @@ mod cors;
 
 mod embeddings;
 
+mod images;
+
 mod generate;
 
 mod hangup;

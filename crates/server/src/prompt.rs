@@ -2,6 +2,10 @@
 
 mod render;
 
+mod pictures;
+
+pub use pictures::ServedPictures;
+
 use std::sync::Arc;
 
 use serde_json::json;
@@ -33,6 +37,8 @@ pub struct ServedModel {
     pub template: Option<ChatTemplate>,
     /// The template's text; empty without one.
     pub template_source: String,
+    /// Of a model that sees and draws.
+    pub pictures: Option<ServedPictures>,
     /// Tokens that end an answer.
     pub stop_tokens: Vec<u32>,
     /// Tokens that prompt and answer may have together.
@@ -99,6 +105,15 @@ pub struct PromptLimit {
 }
 
 impl PromptLimit {
+    /// What is said of a prompt in this parameter that has more.
+    fn beyond(&self, param: &str) -> ApiError {
+        let beyond = self.beyond.clone();
+        match beyond.status {
+            400 => ApiError { param: Some(param.to_owned()), ..beyond },
+            _ => beyond,
+        }
+    }
+
     /// Lowers it to so many tokens, if it is higher.
     pub fn lower(&mut self, tokens: usize, beyond: ApiError) {
         if tokens < self.tokens {
@@ -164,8 +179,25 @@ impl ServedModel {
         }
         let rest = rendered.text.strip_prefix(known.text.as_str());
         let (mut ids, rest) = rest.map_or((Vec::new(), &*rendered.text), |rest| (known.ids.clone(), rest));
-        ids.extend(self.encode_within(rest, Form::Rendered, prompt_limit, "messages")?);
+        let mut rest = self.encode_within(rest, Form::Rendered, prompt_limit, "messages")?;
+        let bos = self.tokenizer.special().bos.filter(|_| self.pictures.is_some() && self.tokenizer.adds_bos());
+        // Janus' template leaves it to the tokenizer.
+        if let Some(bos) = bos.filter(|bos| ids.is_empty() && rest.first() != Some(bos)) {
+            rest.insert(0, bos);
+        }
+        if let Some(pictures) = self.pictures.as_ref().filter(|_| !request.pictures.is_empty()) {
+            pictures.widen(&mut rest);
+        }
+        ids.extend(rest);
+        if ids.len() > prompt_limit.tokens {
+            return Err(prompt_limit.beyond("messages"));
+        }
+        let pictures = match &self.pictures {
+            Some(pictures) if !request.pictures.is_empty() => pictures.place(&request.pictures, &ids)?,
+            _ => Vec::new(),
+        };
         let template = Request {
+            pictures,
             logprobs: request.logprobs,
             thinking: self.engine_thinking(rendered.start, &request.thinking),
             constraint_may_fail: constraint.as_ref().is_some_and(|constraint| !constraint.strict),
@@ -317,11 +349,7 @@ impl ServedModel {
         param: &str,
     ) -> Result<Vec<u32>, ApiError> {
         if text.len() > TEXT_BYTES_MAX || self.surely_exceeds(text, form, prompt_limit.tokens)? {
-            let beyond = prompt_limit.beyond.clone();
-            return Err(match beyond.status {
-                400 => ApiError { param: Some(param.to_owned()), ..beyond },
-                _ => beyond,
-            });
+            return Err(prompt_limit.beyond(param));
         }
         self.encode(text, form)
     }
@@ -445,6 +473,7 @@ mod tests {
             tokenizer: Arc::new(trainer.train().unwrap()),
             template: None,
             template_source: String::new(),
+            pictures: None,
             stop_tokens: Vec::new(),
             context: 2048,
             output_tokens_max: 16,

@@ -16,6 +16,10 @@ mod completion;
 
 mod embedding;
 
+mod picture;
+
+mod image;
+
 pub mod messages;
 
 pub mod responses;
@@ -32,6 +36,8 @@ pub use completion::{CompletionRequest, Prompt};
 pub use conversation::{ChatRequest, Prefix, Thinking};
 pub use embedding::EmbeddingRequest;
 pub use error::ApiError;
+pub use image::{ImageRequest, images_reply};
+pub use picture::{PICTURE, PictureFile, take_pictures};
 pub use reply::{
     AnswerEnd, CallDelta, Candidate, ChatDelta, Choice, ChoiceLogprobs, Head, Reply, StreamEvent, TokenLogprob,
     UsageCounts,

@@ -12,7 +12,7 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use tokio::sync::{mpsc, oneshot};
-use wels_engine::{Engine, Event, Prepared, Request, RequestError, RequestId, Status};
+use wels_engine::{Engine, Event, Prepared, Renderer, Request, RequestError, RequestId, Status};
 
 pub use compile::QueueFull;
 use compile::{Compiler, Constrained};
@@ -43,6 +43,10 @@ pub trait Backend: Send + 'static {
     fn prepare(&mut self) -> bool {
         false
     }
+    /// What makes pictures of codes, if the model draws.
+    fn renderer(&self) -> Option<Renderer> {
+        None
+    }
     /// What it is at.
     fn status(&self) -> Status;
 }
@@ -71,6 +75,10 @@ impl Backend for Engine {
 
     fn prepare(&mut self) -> bool {
         Engine::populate(self)
+    }
+
+    fn renderer(&self) -> Option<Renderer> {
+        Engine::renderer(self)
     }
 
     fn status(&self) -> Status {
@@ -172,6 +180,7 @@ impl Snapshot {
 pub struct Worker {
     commands: commands::Sender<Command>,
     compiler: Compiler,
+    renderer: Option<Renderer>,
     snapshot: Arc<Mutex<Snapshot>>,
     thread: Mutex<Option<JoinHandle<()>>>,
 }
@@ -182,12 +191,13 @@ impl Worker {
         let (sender, receiver) = commands::channel();
         let compiler = Compiler::start(&backend.preparer(), &sender)?;
         let snapshot = Arc::new(Mutex::new(Snapshot { status: backend.status(), ..Snapshot::default() }));
+        let renderer = backend.renderer();
         let (published, commands) = (Arc::clone(&snapshot), sender.clone());
         let thread = std::thread::Builder::new().name("engine".to_owned()).spawn(move || {
             let _guard = EndGuard(Arc::clone(&published));
             EngineLoop { backend, routes: HashMap::new(), snapshot: published, run_s: None }.run(&receiver, &sender);
         })?;
-        Ok(Worker { commands, compiler, snapshot, thread: Mutex::new(Some(thread)) })
+        Ok(Worker { commands, compiler, renderer, snapshot, thread: Mutex::new(Some(thread)) })
     }
 
     /// Ends the engine's thread after the step under way, and waits until all that the engine had is given back.
@@ -206,8 +216,9 @@ impl Worker {
         let (reply, answer) = oneshot::channel();
         let owned = |request| Request { owner: key as u64, ..request };
         let requests: Vec<Request> = requests.into_iter().map(owned).collect();
-        let constrained = requests.iter().any(|request| request.constraint.is_some());
-        let may_fail = requests.iter().all(|request| request.constraint_may_fail);
+        let takes_work = |request: &Request| request.constraint.is_some() || !request.pictures.is_empty();
+        let constrained = requests.iter().any(takes_work);
+        let may_fail = requests.iter().all(|request| request.constraint_may_fail && request.pictures.is_empty());
         match constrained && !(may_fail && self.compiler.is_full(key)) {
             true => self.compiler.push(key, Constrained { requests, reply }).map_err(Denied::Compiling)?,
             false => {
@@ -218,6 +229,11 @@ impl Worker {
             }
         }
         answer.await.map_err(|_| Denied::Gone)?.map_err(Denied::Refused)
+    }
+
+    /// What makes pictures of codes, on any thread; `None` if the model draws none.
+    pub fn renderer(&self) -> Option<&Renderer> {
+        self.renderer.as_ref()
     }
 
     /// What the engine was at after its last step.

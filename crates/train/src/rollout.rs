@@ -86,7 +86,7 @@ pub fn rollout(
 ) -> Result<Vec<Vec<Answer>>, RolloutError> {
     let total = questions.len() * options.samples;
     let mut engine = Engine::new(
-        LoadedModel { model: Arc::clone(model), params: Arc::clone(params), tokenizer: None },
+        LoadedModel { model: Arc::clone(model), params: Arc::clone(params), tokenizer: None, janus: None },
         engine_options(&**params.device(), model, options, total),
     )?;
     let mut places: HashMap<RequestId, (usize, usize)> = HashMap::new();
@@ -141,6 +141,7 @@ fn engine_options(device: &dyn Device, model: &Model, options: &RolloutOptions, 
         max_batch_tokens: (2 * running).max(512),
         max_running: running,
         max_waiting: total,
+        max_drawing: 1,
         cache_bytes: (running + 1) * sequence_pages * page_bytes,
         prefix_cache: true,
         speculation: Speculation::Off,

@@ -90,7 +90,7 @@ pub fn speculation(args: &SpeculationArgs) -> Result<()> {
     let context = config.rope.max_positions.min(4096);
     let (model, params) = args.load.take(&open, context, 2 * Options::default().cache_bytes)?; // two engines
     let whole = args.load.options(params.placement(), config);
-    let loaded = LoadedModel { model: Arc::new(model), params: Arc::new(params), tokenizer: None };
+    let loaded = LoadedModel { model: Arc::new(model), params: Arc::new(params), tokenizer: None, janus: None };
     let engine = |speculation| {
         // Without a prefix cache each turn does the same work.
         Engine::new(loaded.clone(), Options { speculation, prefix_cache: false, ..whole.clone() })

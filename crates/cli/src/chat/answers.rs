@@ -11,7 +11,11 @@ use wels_engine::{Engine, Event, FinishReason, Finished, Request, RequestError, 
 use wels_pipeline::refusal::refuse;
 use wels_server::answer::{Answer, Start};
 use wels_server::prompt::{Known, Plan, ServedModel};
-use wels_server::wire::{ApiError, ChatDelta, ChatRequest, Choice, Format, SamplingFields, Thinking, Tool, ToolChoice};
+use wels_server::wire::{
+    ApiError, ChatDelta, ChatRequest, Choice, Format, SamplingFields, Thinking, Tool, ToolChoice, take_pictures,
+};
+
+use crate::janus::WHICH;
 
 /// How answers are made.
 #[derive(Clone, Debug)]
@@ -89,6 +93,11 @@ impl Answers {
         self.served.template.is_some()
     }
 
+    /// Whether questions can be about pictures.
+    pub fn sees(&self) -> bool {
+        self.served.pictures.is_some() && self.can_chat()
+    }
+
     fn tokenizer(&self) -> &Arc<Tokenizer> {
         &self.served.tokenizer
     }
@@ -104,7 +113,10 @@ impl Answers {
             let request = Request { stop_tokens: self.served.stop_tokens.clone(), ..Request::new(ids, max_tokens) };
             return Ok((question.to_owned(), self.own(request), Answer::new(Start::Plain, None, None)));
         }
-        let asked = asked(context, max_tokens);
+        let asked = asked(context, max_tokens).map_err(|error| self.refused(error))?;
+        if !asked.pictures.is_empty() && !self.sees() {
+            return Err(ModelError::Other(refuse("the model is a model of text, and sees no pictures", WHICH)));
+        }
         let limit = self.served.prompt_limit();
         let plan = self.served.plan_chat_behind(&self.known, &asked, self.now_unix_s, &limit);
         let plan: Plan = plan.map_err(|error| self.refused(error))?;
@@ -201,7 +213,9 @@ impl Model for Answers {
 }
 
 /// The request of the API that this would be.
-fn asked(context: &Context, max_tokens: usize) -> ChatRequest {
+fn asked(context: &Context, max_tokens: usize) -> Result<ChatRequest, ApiError> {
+    let mut messages = context.messages.to_vec();
+    let pictures = take_pictures(&mut messages)?;
     let tool = |tool: &wels_agent::Definition| Tool::new(tool.name.clone(), &tool.description, tool.parameters.clone());
     let tool_choice = match (context.tools.is_empty(), context.must_call) {
         (true, _) => ToolChoice::None,
@@ -222,9 +236,10 @@ fn asked(context: &Context, max_tokens: usize) -> ChatRequest {
         max_tokens: Some(max_tokens),
         n: 1,
     };
-    ChatRequest {
+    Ok(ChatRequest {
         model: String::new(),
-        messages: context.messages.to_vec(),
+        messages,
+        pictures,
         prefix: None,
         sampling,
         streams: false,
@@ -235,7 +250,7 @@ fn asked(context: &Context, max_tokens: usize) -> ChatRequest {
         format: Format::Text,
         thinking: Thinking::default(),
         template_variables: serde_json::Map::new(),
-    }
+    })
 }
 
 impl Running {

@@ -3,13 +3,21 @@
 use std::path::Path;
 
 use anyhow::{Context, Result};
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use serde::{Deserialize, Serialize};
+use serde_json::json;
 use wels_agent::{Agent, End, Host, Limits, ModelError};
 use wels_data::chat::Message;
+use wels_engine::image;
 use wels_pipeline::refusal::refuse;
 use wels_runs::files;
 
 use super::answers::{Answers, Figures};
+use crate::janus::WHICH;
+
+/// Bytes of a picture's file.
+const PICTURE_BYTES_MAX: u64 = 64 << 20;
 
 /// A model, tools, and what was said so far.
 pub struct Session {
@@ -21,6 +29,8 @@ pub struct Session {
     pub must_call: bool,
     system: Option<String>,
     messages: Vec<Message>,
+    /// Pictures that the next question is about, as data: URLs.
+    attached: Vec<String>,
 }
 
 /// What `/save` writes.
@@ -32,7 +42,7 @@ struct Saved {
 impl Session {
     /// Nothing was said so far.
     pub fn new(model: Answers, agent: Agent, limits: Limits) -> Session {
-        Session { model, agent, limits, must_call: false, system: None, messages: Vec::new() }
+        Session { model, agent, limits, must_call: false, system: None, messages: Vec::new(), attached: Vec::new() }
     }
 
     /// What the model is told before the conversation.
@@ -40,8 +50,22 @@ impl Session {
         self.system = system;
     }
 
+    /// Has the next question be about a picture, too.
+    pub fn attach(&mut self, file: &Path) -> Result<()> {
+        if !self.model.sees() {
+            return Err(refuse("the model is a model of text, and sees no pictures", WHICH));
+        }
+        let cannot = || format!("cannot show {}", file.display());
+        let bytes = files::read(file, PICTURE_BYTES_MAX).with_context(cannot)?;
+        // What is no picture is said before there is a question.
+        image::decode(&bytes).with_context(cannot)?;
+        self.attached.push(format!("data:;base64,{}", STANDARD.encode(&bytes)));
+        Ok(())
+    }
+
     /// Forgets what was said.
     pub fn clear(&mut self) {
+        self.attached.clear();
         self.messages.clear();
         self.model.thinking.clear();
     }
@@ -60,11 +84,13 @@ impl Session {
     /// Asks, and shows the host what happens. A question that fails is forgotten.
     pub fn ask(&mut self, question: &str, host: &mut dyn Host) -> Result<End> {
         let before = self.messages.len();
-        self.messages.push(Message::new("user", question));
+        let attached = std::mem::take(&mut self.attached);
+        self.messages.push(about(&attached, question));
         self.model.retries = 0;
         let end = self.answer(host);
         if end.is_err() {
             self.messages.truncate(before);
+            self.attached = attached;
         }
         end
     }
@@ -122,4 +148,15 @@ impl Session {
         self.model.thinking.clear();
         Ok(self.messages.len())
     }
+}
+
+/// A question in OpenAI's form, pictures first.
+fn about(pictures: &[String], question: &str) -> Message {
+    if pictures.is_empty() {
+        return Message::new("user", question);
+    }
+    let picture = |url| json!({"type": "image_url", "image_url": {"url": url}});
+    let text = json!({"type": "text", "text": question});
+    let content = pictures.iter().map(picture).chain([text]).collect();
+    Message { content, ..Message::new("user", "") }
 }

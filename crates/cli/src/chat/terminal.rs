@@ -22,6 +22,7 @@ use crate::failure;
 const HELP: &str = "\
 Enter sends. Alt-Enter, or a \\ at the end of a line, begins another line.
 Ctrl-C stops an answer or a tool, Ctrl-D leaves.
+  /image FILE          ask about a picture (PNG, JPEG, WebP), with the next question
   /retry               ask the last question again
   /system [TEXT]       tell the model something before the conversation; nothing takes it back
   /set NAME VALUE      temperature, top_p, top_k, min_p, repetition_penalty, seed, max_tokens
@@ -128,11 +129,15 @@ impl Talk {
         let (name, rest) = command.split_once(char::is_whitespace).unwrap_or((command, ""));
         let rest = rest.trim();
         let file = || match rest {
-            "" => Err(refuse(format!("{name} needs the name of a file"), format!("{name} talk.json"))),
+            "" => Err(refuse(format!("{name} needs the name of a file"), format!("{name} {}", example(name)))),
             file => Ok(Path::new(file)),
         };
         match name {
             "/help" => println!("{HELP}"),
+            "/image" => {
+                self.session.attach(file()?)?;
+                self.style.note("the next question is about it");
+            }
             "/retry" => self.answer(|session, host| session.retry(host))?,
             "/system" => self.session.set_system((!rest.is_empty()).then(|| rest.to_owned())),
             "/set" if rest.is_empty() => show_settings(&self.session),
@@ -168,6 +173,10 @@ impl Talk {
         }
         Ok(())
     }
+}
+
+fn example(command: &str) -> &'static str {
+    if command == "/image" { "picture.png" } else { "talk.json" }
 }
 
 fn show_settings(session: &Session) {

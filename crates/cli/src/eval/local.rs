@@ -1,10 +1,8 @@
 //! A model here: questions go to the engine, many at a time, so that what prompts share is computed once.
 
 use std::collections::{BTreeMap, HashMap};
-use std::fs::File;
-use std::io::{Read, Seek, SeekFrom};
 use std::ops::Range;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -16,15 +14,13 @@ use wels_engine::{
     Engine, Event, FinishReason, Finished, LoadedModel, Options, Request, RequestError, RequestId, Sampling, Token,
 };
 use wels_pipeline::refusal::refuse;
-use wels_runs::hash::{sha256, sha256_file};
+use wels_runs::hash::sha256;
 use wels_tasks::Prompt;
 
+use super::Args;
 use super::answer::{Answer, AnswerSink, Answerer, Questions, TOO_LONG, Work};
-use super::{Args, file_name};
-use crate::model::{Location, OpenModel, locate};
-
-/// Files up to this size are hashed whole; of larger ones a sixteenth of it from either end.
-const HASHED_WHOLE_BYTES: u64 = 1 << 30;
+use crate::identity::identity;
+use crate::model::{OpenModel, locate};
 
 /// An engine and what it works on.
 pub struct Local {
@@ -78,8 +74,12 @@ impl Local {
         let options = Options { max_running: parallel, max_waiting: usize::MAX, cache_bytes, ..options };
         let eos = open.config.eos_ids.iter().copied().chain(special.eos).collect();
         let bos = special.bos.filter(|bos| added.first() == Some(bos));
-        let loaded =
-            LoadedModel { model: Arc::new(model), params: Arc::new(params), tokenizer: Some(Arc::clone(&tokenizer)) };
+        let loaded = LoadedModel {
+            model: Arc::new(model),
+            params: Arc::new(params),
+            tokenizer: Some(Arc::clone(&tokenizer)),
+            janus: None,
+        };
         Ok(Local {
             engine: Engine::new(loaded, options)?,
             tokenizer,
@@ -280,41 +280,4 @@ fn reason(reason: FinishReason) -> &'static str {
         FinishReason::Cancelled => "cancelled",
         FinishReason::Error => "error",
     }
-}
-
-/// Names and hashes of a model's files.
-fn identity(location: &Location) -> Result<Value> {
-    let mut files = match location {
-        Location::Gguf(path) => vec![path.clone()],
-        Location::Directory(folder) => {
-            let entries = std::fs::read_dir(folder).with_context(|| format!("cannot read {}", folder.display()))?;
-            let mut files = entries.map(|entry| Ok(entry?.path())).collect::<Result<Vec<PathBuf>>>()?;
-            let matters = |file: &PathBuf| {
-                file.extension().is_some_and(|extension| extension == "safetensors")
-                    || ["config.json", "tokenizer.json"].contains(&file_name(file).as_str())
-            };
-            files.retain(matters);
-            files
-        }
-    };
-    files.sort();
-    let described = |file: &PathBuf| {
-        let (sha256, bytes) = hash(file).with_context(|| format!("cannot read {}", file.display()))?;
-        Ok(json!({"file": file_name(file), "bytes": bytes, "sha256": sha256}))
-    };
-    Ok(Value::Array(files.iter().map(described).collect::<Result<_>>()?))
-}
-
-fn hash(path: &Path) -> std::io::Result<(String, u64)> {
-    let mut file = File::open(path)?;
-    let bytes = file.metadata()?.len();
-    if bytes <= HASHED_WHOLE_BYTES {
-        return sha256_file(path);
-    }
-    let half = HASHED_WHOLE_BYTES / 16;
-    let mut ends = Vec::new();
-    file.by_ref().take(half).read_to_end(&mut ends)?;
-    file.seek(SeekFrom::End(-(half as i64)))?;
-    file.take(half).read_to_end(&mut ends)?;
-    Ok((format!("ends {}", sha256(&ends)), bytes))
 }

@@ -10,11 +10,13 @@ use anyhow::{Context, Result};
 use wels_data::Tokenizer;
 use wels_engine::{Engine, LoadedModel, Options};
 use wels_pipeline::refusal::refuse;
+use wels_runs::machine;
 use wels_server::loader::{Loadable, Loader, LoaderSettings};
 use wels_server::money::{PriceList, Tariff};
 use wels_server::prompt::ServedModel;
 use wels_server::worker::Worker;
 
+use crate::janus::OpenJanus;
 use crate::keys;
 use crate::model::{LoadArgs, OpenModel, default_name, locate, served_model};
 
@@ -55,9 +57,15 @@ pub struct ModelArgs {
     load: LoadArgs,
 }
 
+/// A model whose files have been looked at.
+enum Opened {
+    Text(Box<OpenModel>),
+    Janus(Box<OpenJanus>),
+}
+
 /// How a model's engine is made.
 struct Recipe {
-    opened: OpenModel,
+    opened: Opened,
     tokenizer: Arc<Tokenizer>,
     load: LoadArgs,
     context: usize,
@@ -79,7 +87,7 @@ impl ModelArgs {
             // What one model alone takes is nobody's business but its own.
             let (bytes, there) = match self.models.len() {
                 1 => (0, None),
-                _ => self.load.memory(&recipe.opened, self.cache_mib)?,
+                _ => self.memory(&recipe.opened)?,
             };
             left = left.or(there);
             recipes.push((served.names[0].clone(), bytes, recipe));
@@ -98,6 +106,17 @@ impl ModelArgs {
             eprintln!("note: {} takes {mib} MiB of the {all} that models may take: it is loaded alone", model.name);
         }
         Ok((models, Loader::start(loadables, settings)?))
+    }
+
+    /// Bytes that it takes of the main device's memory, and how many that has left.
+    fn memory(&self, opened: &Opened) -> Result<(u64, Option<u64>)> {
+        match opened {
+            Opened::Text(opened) => self.load.memory(opened, self.cache_mib),
+            Opened::Janus(opened) => {
+                let cache = (self.cache_mib.get() as u64).saturating_mul(1 << 20);
+                Ok((opened.bytes().saturating_add(cache), machine::available_memory_bytes()))
+            }
+        }
     }
 
     fn loader_settings(&self, left: Option<u64>) -> LoaderSettings {
@@ -142,13 +161,24 @@ impl ModelArgs {
     }
 
     fn open_one(&self, names: Vec<String>, model: &Path) -> Result<(ServedModel, Recipe)> {
-        let mut opened = OpenModel::open(&locate(model)?)?;
-        let no_tokenizer = || refuse("the model has no tokenizer", "a server needs tokenizer.json beside the weights");
-        let tokenizer = Arc::new(opened.tokenizer.take().ok_or_else(no_tokenizer)?);
-        let config = &opened.config;
-        let own = config.rope.max_positions;
-        let context = self.context.map_or(own, |asked| asked.get().min(own));
-        let unnamed = served_model(config, &tokenizer, context)?;
+        let location = locate(model)?;
+        let context = |own: usize| self.context.map_or(own, |asked| asked.get().min(own));
+        let (opened, tokenizer, unnamed) = match OpenJanus::find(&location)? {
+            Some(janus) => {
+                let unnamed = janus.served(context(janus.config.text.rope.max_positions))?;
+                let tokenizer = Arc::clone(&janus.tokenizer);
+                (Opened::Janus(Box::new(janus)), tokenizer, unnamed)
+            }
+            None => {
+                let mut opened = OpenModel::open(&location)?;
+                let hint = "a server needs tokenizer.json beside the weights";
+                let no_tokenizer = || refuse("the model has no tokenizer", hint);
+                let tokenizer = Arc::new(opened.tokenizer.take().ok_or_else(no_tokenizer)?);
+                let unnamed = served_model(&opened.config, &tokenizer, context(opened.config.rope.max_positions))?;
+                (Opened::Text(Box::new(opened)), tokenizer, unnamed)
+            }
+        };
+        let context = unnamed.context;
         if unnamed.template.is_none() {
             eprintln!("note: {} has no chat template: chat is refused, completions work", names[0]);
         }
@@ -175,16 +205,27 @@ impl ModelArgs {
 impl Recipe {
     /// Loads the weights and starts the engine's thread.
     fn start(&self) -> Result<Worker> {
-        let (model, params, cache_bytes) = self.load.take_with_cache(&self.opened, self.context, self.cache_mib)?;
-        let options = Options {
-            max_running: self.max_running,
-            max_waiting: self.max_waiting,
+        let Recipe { opened, load, context, cache_mib, max_running, max_waiting, .. } = self;
+        let own = |cache_bytes: usize, options: Options| Options {
+            max_running: *max_running,
+            max_waiting: *max_waiting,
             cache_bytes,
-            ..self.load.options(params.placement(), &self.opened.config)
+            ..options
         };
-        let tokenizer = Some(Arc::clone(&self.tokenizer));
-        let loaded = LoadedModel { model: Arc::new(model), params: Arc::new(params), tokenizer };
-        Worker::start(Engine::new(loaded, options)?).context("cannot start the engine")
+        let engine = match opened {
+            Opened::Janus(opened) => {
+                let cache_bytes = cache_mib.get().saturating_mul(1 << 20);
+                opened.engine(load, *context, |options| own(cache_bytes, options))?
+            }
+            Opened::Text(opened) => {
+                let (model, params, cache_bytes) = load.take_with_cache(opened, *context, *cache_mib)?;
+                let options = own(cache_bytes, load.options(params.placement(), &opened.config));
+                let tokenizer = Some(Arc::clone(&self.tokenizer));
+                let loaded = LoadedModel { model: Arc::new(model), params: Arc::new(params), tokenizer, janus: None };
+                Engine::new(loaded, options)?
+            }
+        };
+        Worker::start(engine).context("cannot start the engine")
     }
 }
 

@@ -13,6 +13,8 @@ mod terminal;
 
 mod chat;
 
+mod draw;
+
 mod commands;
 
 mod interruptions;

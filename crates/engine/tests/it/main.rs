@@ -6,6 +6,7 @@ mod answers;
 mod constraints;
 mod graphs;
 mod naive;
+mod pictures;
 mod placed;
 mod same;
 mod schedule;

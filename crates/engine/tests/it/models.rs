@@ -79,6 +79,7 @@ pub fn loaded_on(device: &Arc<dyn Device>, config: &ModelConfig, seed: u64) -> L
         model: Arc::new(Model::new(config.clone(), CONTEXT)),
         params: Arc::new(Params::init(device, config, seed)),
         tokenizer: None,
+        janus: None,
     }
 }
 

@@ -23,4 +23,7 @@ mod vq;
 
 mod model;
 
+mod draw;
+
+pub use draw::{DrawBatch, DrawPrompt, PictureId, without_words};
 pub use model::{Janus, JanusError, read_config};

@@ -4,6 +4,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use super::config::JanusConfig;
+use super::draw::{DrawBatch, DrawPrompt};
 use super::layers::{Aligner, Linear, Source, gelu};
 use super::names::{image_tensors, language_name};
 use super::read::is_janus;
@@ -13,7 +14,7 @@ use crate::config::{ConfigError, Note};
 use crate::generate::Sampling;
 use crate::inference::LoadOptions;
 use crate::model::Model;
-use crate::paged::{CacheLayout, Chunk, PAGE_TOKENS, PagedCache};
+use crate::paged::{Chunk, PagedCache};
 use crate::params::Params;
 use crate::tape::Execution;
 use crate::weights::{Files, MAX_CONFIG_BYTES, WeightsError, read_text};
@@ -22,8 +23,8 @@ use wels_device::{Device, Tensor, WeightRef, exact_cache};
 /// A model with its weights.
 pub struct Janus {
     config: JanusConfig,
-    language: Model,
-    params: Params,
+    language: Arc<Model>,
+    params: Arc<Params>,
     vision: Vision,
     aligner: Aligner,
     vq: Vq,
@@ -61,6 +62,9 @@ pub enum JanusError {
     /// Pictures and their places are not as many.
     #[error("the text has {places} places for {features} features of pictures")]
     Places { places: usize, features: usize },
+    /// Pictures that are drawn need more of the KV cache than is left.
+    #[error("the pictures need {needed} pages of the KV cache, and {free} are free")]
+    Pages { needed: usize, free: usize },
 }
 
 /// The configuration in a file, if that is a Janus model's `config.json`.
@@ -74,12 +78,25 @@ pub fn read_config(file: &Path) -> Result<Option<(JanusConfig, Vec<Note>)>, Weig
 }
 
 impl Janus {
+    /// [`Janus::open_with`] with the matrices of the language model as stored.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn open(dir: &Path, device: &Arc<dyn Device>, context: usize) -> Result<(Janus, Vec<Note>), JanusError> {
+        Janus::open_with(dir, device, context, LoadOptions::packed(Default::default()))
+    }
+
     /// Reads a directory of `transformers`: `config.json` and safetensors. For texts of up to `context` tokens, places
-    /// of pictures included. The matrices of the towers are held in f32, those of the language model as stored.
+    /// of pictures included. The matrices of the towers are held in f32, those of the language model by `options`.
     ///
     /// # Errors
     /// Whatever is wrong with configuration or files, or the device has no operations of images.
-    pub fn open(dir: &Path, device: &Arc<dyn Device>, context: usize) -> Result<(Janus, Vec<Note>), JanusError> {
+    pub fn open_with(
+        dir: &Path,
+        device: &Arc<dyn Device>,
+        context: usize,
+        options: LoadOptions,
+    ) -> Result<(Janus, Vec<Note>), JanusError> {
         if device.images().is_none() {
             return Err(JanusError::Device { device: device.in_words() });
         }
@@ -92,7 +109,6 @@ impl Janus {
         config.text.tied_head &= !language.has("lm_head.weight");
         let expected = image_tensors(&config);
         files.check_list(expected.iter().map(|tensor| (tensor.name.as_str(), &tensor.shape[..])))?;
-        let options = LoadOptions::packed(Default::default());
         let (params, more) = Params::from_files(device, &language, &config.text, options)?;
         notes.extend(more);
         let context = context.min(config.text.rope.max_positions);
@@ -103,8 +119,8 @@ impl Janus {
         let JanusConfig { text, vision, vq, .. } = &config;
         let (head, width) = ("model.generation_head", vq.head_width);
         Janus {
-            language: Model::new(text.clone(), context),
-            params,
+            language: Arc::new(Model::new(text.clone(), context)),
+            params: Arc::new(params),
             vision: Vision::new(source, vision),
             aligner: Aligner::new(source, "model.aligner", vision.hidden_size, text.hidden_size, vision.aligner_layers),
             vq: Vq::new(source, vq),
@@ -119,6 +135,21 @@ impl Janus {
     /// What it was opened as.
     pub fn config(&self) -> &JanusConfig {
         &self.config
+    }
+
+    /// What reads and goes on, without the towers.
+    pub fn language(&self) -> &Arc<Model> {
+        &self.language
+    }
+
+    /// What computes its towers.
+    pub fn device(&self) -> &Arc<dyn Device> {
+        self.code_embeddings.device()
+    }
+
+    /// The language model's weights.
+    pub fn params(&self) -> &Arc<Params> {
+        &self.params
     }
 
     /// The states of the SigLIP tower, `[tokens, width]`, of pixels `[channels, side, side]`.
@@ -167,29 +198,44 @@ impl Janus {
         Ok(self.code_head(execution, &wanted))
     }
 
-    /// Draws a picture after a text, code by code: the choice at a place depends on the logits, the seed and the place.
+    /// Draws a picture after a text, code by code and without guidance: the choice at a place depends on the logits,
+    /// the seed and the place. Several at once, and with guidance: [`DrawBatch`].
     ///
     /// # Errors
     /// As [`Janus::code_logits`].
     pub fn draw(&self, execution: &Execution, tokens: &[u32], sampling: Sampling) -> Result<Vec<u32>, JanusError> {
-        let count = self.config.vq.tokens();
-        self.check_length(tokens.len() + count)?;
-        let pages: Vec<u32> = (0..(tokens.len() + count).div_ceil(PAGE_TOKENS) as u32).collect();
+        let prompt = DrawPrompt { tokens, unconditional: &[], guidance: 1.0 };
         let dtype = exact_cache(execution.device().activations(execution.precision));
-        let (device, text) = (execution.device(), self.language.config());
-        let mut cache = PagedCache::new(device, text, CacheLayout::Expanded, dtype, pages.len());
-        let mut input = self.embeddings(execution, tokens, &[])?;
-        let (mut past, mut codes) = (0, Vec::with_capacity(count));
-        let places = vec![0; tokens.len()];
-        while codes.len() < count {
-            let chunk = Chunk { tokens: &places[..input.rows()], past, pages: &pages, logits: 0, states: 1 };
-            past += input.rows();
-            let states = self.language.step_states(&self.params, execution, &mut cache, &[chunk], input);
-            let code = sampling.choose(&self.code_head(execution, &states).to_host(), past);
-            codes.push(code);
-            input = self.code_states(execution, &[code]);
+        let mut batch = DrawBatch::new(self, execution, dtype, DrawBatch::pages_for(self, &prompt, 1));
+        batch.add(self, execution, &prompt, &[sampling])?;
+        loop {
+            if let Some((_, codes)) = batch.take_complete(self).pop() {
+                return Ok(codes);
+            }
+            batch.step(self, execution);
         }
-        Ok(codes)
+    }
+
+    /// Whether a picture can be drawn after a prompt.
+    pub(super) fn check_draw(&self, tokens: &[u32]) -> Result<(), JanusError> {
+        check_ids("token", tokens, self.config.text.vocab_size)?;
+        if tokens.is_empty() {
+            Err(JanusError::Empty)
+        } else {
+            self.check_length(tokens.len() + self.config.vq.tokens())
+        }
+    }
+
+    /// The logits `[chunks, codes]` of the next code of sequences that go on by these embeddings.
+    pub(super) fn next_code_logits(
+        &self,
+        execution: &Execution,
+        cache: &mut PagedCache,
+        chunks: &[Chunk],
+        embeddings: Tensor,
+    ) -> Tensor {
+        let states = self.language.step_states(&self.params, execution, cache, chunks, embeddings);
+        self.code_head(execution, &states)
     }
 
     /// The codes of a picture, row by row, of pixels `[channels, side, side]` from −1 to 1.
@@ -224,7 +270,12 @@ impl Janus {
     }
 
     /// What the language model is given, `[T, D]`.
-    fn embeddings(&self, execution: &Execution, tokens: &[u32], pictures: &[Tensor]) -> Result<Tensor, JanusError> {
+    pub(super) fn embeddings(
+        &self,
+        execution: &Execution,
+        tokens: &[u32],
+        pictures: &[Tensor],
+    ) -> Result<Tensor, JanusError> {
         check_ids("token", tokens, self.config.text.vocab_size)?;
         self.check_length(tokens.len())?;
         if tokens.is_empty() {
@@ -246,7 +297,7 @@ impl Janus {
     }
 
     /// `[T, D]` of codes.
-    fn code_states(&self, execution: &Execution, codes: &[u32]) -> Tensor {
+    pub(super) fn code_states(&self, execution: &Execution, codes: &[u32]) -> Tensor {
         let mut embeddings = execution.pool.tensor(codes.len(), self.config.vq.code_dim);
         execution.device().gather(WeightRef::Plain(&self.code_embeddings), &codes.into(), &mut embeddings);
         self.code_aligner.run(execution, &embeddings)

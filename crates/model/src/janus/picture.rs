@@ -1,4 +1,4 @@
-//! Pictures in files: PNG, JPEG and WebP, looked at before memory is taken for them.
+//! Pictures in files: PNG, JPEG and WebP, looked at before memory is taken for them; PNG out.
 
 use std::io::Cursor;
 
@@ -13,6 +13,9 @@ pub const MAX_SIDE: u32 = 1 << 14;
 pub const MAX_PIXELS: u64 = 1 << 25;
 /// Bytes that a decoder may take besides: four numbers of 16 bits for each pixel.
 const MAX_BYTES: u64 = 8 * MAX_PIXELS;
+
+/// Bytes of texts that are read of a PNG file.
+const MAX_TEXT_BYTES: usize = 1 << 20;
 
 /// A picture: `[height, width, 3]` bytes, and nothing else of its file.
 #[derive(Clone, PartialEq, Eq)]
@@ -34,6 +37,9 @@ pub enum PictureError {
     /// Known from its header.
     #[error("the picture has {width} × {height} pixels, more than {MAX_SIDE} on a side or {MAX_PIXELS} in all")]
     TooLarge { width: u32, height: u32 },
+    /// The texts beside a PNG's pixels cannot be read.
+    #[error("the texts of the PNG cannot be read: {0}")]
+    Texts(String),
     /// Damaged or cut off.
     #[error("the picture cannot be decoded: {0}")]
     Damaged(#[source] ImageError),
@@ -60,6 +66,55 @@ pub fn decode(bytes: &[u8]) -> Result<Rgb, PictureError> {
         }
         _ => Err(PictureError::Format),
     }
+}
+
+/// A picture of pixels `[3, side, side]` from −1 to 1, what is beyond cut off, as bytes ⌊(x + 1)/2 · 255⌋: those of
+/// Janus' own program.
+///
+/// # Panics
+/// If the pixels are not as many.
+pub fn from_pixels(pixels: &[f32], side: usize) -> Rgb {
+    let plane = side * side;
+    assert_eq!(pixels.len(), 3 * plane, "pixels of three colours");
+    let byte = |x: f32| ((x + 1.0) / 2.0 * 255.0).clamp(0.0, 255.0) as u8;
+    let bytes = (0..3 * plane).map(|i| byte(pixels[i % 3 * plane + i / 3])).collect();
+    Rgb { width: side, height: side, bytes }
+}
+
+/// A PNG file with these texts (keyword, text) in it. The same picture and texts give the same bytes: of the encoder's
+/// ways to compress this is the one that is its own; the others are those of a zlib that builds and machines choose.
+///
+/// # Panics
+/// If a keyword is not one of PNG: 1 to 79 characters of Latin-1.
+pub fn encode_png(picture: &Rgb, texts: &[(&str, &str)]) -> Vec<u8> {
+    let mut file = Vec::new();
+    let mut encoder = png::Encoder::new(&mut file, picture.width as u32, picture.height as u32);
+    encoder.set_color(png::ColorType::Rgb);
+    encoder.set_depth(png::BitDepth::Eight);
+    encoder.set_compression(png::Compression::Fast);
+    encoder.set_filter(png::Filter::Adaptive);
+    for (keyword, text) in texts {
+        encoder.add_itxt_chunk((*keyword).to_owned(), (*text).to_owned()).expect("a keyword of PNG");
+    }
+    let mut writer = encoder.write_header().expect("memory takes what is written");
+    writer.write_image_data(&picture.bytes).expect("as many bytes as the header says");
+    writer.finish().expect("memory takes what is written");
+    file
+}
+
+/// The texts (keyword, text) in a PNG file that [`encode_png`] has written.
+///
+/// # Errors
+/// No PNG file, or a damaged one.
+pub fn png_texts(bytes: &[u8]) -> Result<Vec<(String, String)>, PictureError> {
+    let damaged = |error: png::DecodingError| PictureError::Texts(error.to_string());
+    let limits = png::Limits { bytes: MAX_TEXT_BYTES };
+    let reader = png::Decoder::new_with_limits(Cursor::new(bytes), limits).read_info().map_err(damaged)?;
+    let text = |chunk: &png::text_metadata::ITXtChunk| {
+        let text = chunk.get_text().map_err(damaged)?;
+        Ok((chunk.keyword.clone(), text))
+    };
+    reader.info().utf8_text.iter().map(text).collect()
 }
 
 fn limits() -> Limits {

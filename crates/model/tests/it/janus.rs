@@ -13,11 +13,12 @@ use wels_device::{Device, Tensor};
 use wels_kernels::par;
 use wels_model::config::ConfigError;
 use wels_model::generate::Sampling;
-use wels_model::janus::Janus;
 use wels_model::janus::config::JanusConfig;
 use wels_model::janus::count::{JanusParams, params};
 use wels_model::janus::names::{JanusTensor, Part, tensors};
 use wels_model::janus::presets;
+use wels_model::janus::{DrawBatch, DrawPrompt, Janus, JanusError, without_words};
+use wels_model::paged::CacheDtype;
 use wels_model::tape::Execution;
 
 use crate::oracle::split_mix;
@@ -256,6 +257,111 @@ fn pages_change_no_bit_of_what_is_drawn() {
     for (i, logits) in logits.to_host().chunks_exact(oracle.config.vq.codes).take(drawn.len()).enumerate() {
         assert_eq!(sampling.choose(logits, text.len() + i), drawn[i], "code {i}");
     }
+}
+
+/// The codes of one picture for each way of sampling, all of them added at once.
+fn drawn(
+    janus: &Janus,
+    execution: &Execution,
+    prompt: &DrawPrompt,
+    samplings: &[Sampling],
+) -> Result<Vec<Vec<u32>>, JanusError> {
+    let pages = DrawBatch::pages_for(janus, prompt, samplings.len());
+    let mut batch = DrawBatch::new(janus, execution, CacheDtype::F32, pages);
+    batch.add(janus, execution, prompt, samplings)?;
+    (1..janus.config().vq.tokens()).for_each(|_| batch.step(janus, execution));
+    let complete = batch.take_complete(janus);
+    assert!(batch.is_empty() && batch.free_pages() == pages, "all pages are free again");
+    Ok(complete.into_iter().map(|(_, codes)| codes).collect())
+}
+
+fn random(seed: u64) -> Sampling {
+    Sampling::Random { temperature: 1.0, top_p: 1.0, seed }
+}
+
+#[test]
+fn guided_codes_are_those_of_transformers() {
+    for oracle in Oracle::all() {
+        let (janus, execution) = (oracle.open(&wels_cpu::device()), Execution::new(wels_cpu::device()));
+        let tokens = oracle.ids("text");
+        let unconditional = without_words(&tokens, oracle.json["pad"].as_u64().expect("a token") as u32);
+        let guidance = oracle.json["guidance"].as_f64().expect("a number") as f32;
+        let prompt = DrawPrompt { tokens: &tokens, unconditional: &unconditional, guidance };
+        let codes = drawn(&janus, &execution, &prompt, &[Sampling::Greedy]).unwrap();
+        assert_eq!(codes, [oracle.ids("guided")], "{}", oracle.name);
+        assert_ne!(codes, [oracle.ids("greedy")], "{}: guidance changes something", oracle.name);
+    }
+}
+
+#[test]
+fn what_else_is_drawn_changes_no_code() {
+    let oracle = Oracle::read("deep");
+    // One that ends within a page, one with its page, and one of two pages and a half.
+    let prompts: Vec<Vec<u32>> = [9, 16, 40].map(|len| (0..len).map(|i| (i * 7 + len) % 60).collect()).into();
+    let unconditional: Vec<Vec<u32>> = prompts.iter().map(|tokens| without_words(tokens, 69)).collect();
+    let guidances = [5.0, 1.0, 2.5];
+    let prompt =
+        |i: usize| DrawPrompt { tokens: &prompts[i], unconditional: &unconditional[i], guidance: guidances[i] };
+    let (janus, execution) = (oracle.open(&wels_cpu::device()), Execution::new(wels_cpu::device()));
+    let alone = |i: usize, seed| drawn(&janus, &execution, &prompt(i), &[random(seed)]).unwrap().remove(0);
+    for threads in [1, 3] {
+        par::with_threads(threads, || {
+            let seeds: Vec<u64> = (0..6).collect();
+            let samplings: Vec<Sampling> = seeds.iter().map(|seed| random(*seed)).collect();
+            let mut batch = DrawBatch::new(&janus, &execution, CacheDtype::F32, 400);
+            let mut expected = Vec::new();
+            for i in 0..3 {
+                let ids = batch.add(&janus, &execution, &prompt(i), &samplings).unwrap();
+                // The next prompt's pictures begin while these are at their third code; one is given up.
+                batch.step(&janus, &execution);
+                batch.step(&janus, &execution);
+                assert!(batch.remove(ids[3]) && !batch.remove(ids[3]));
+                let kept = ids.iter().zip(&seeds).filter(|(id, _)| **id != ids[3]);
+                expected.extend(kept.map(|(id, seed)| (*id, i, *seed)));
+            }
+            let mut complete = Vec::new();
+            while !batch.is_empty() {
+                batch.step(&janus, &execution);
+                complete.extend(batch.take_complete(&janus));
+            }
+            assert_eq!((complete.len(), batch.free_pages()), (15, 400));
+            for ((id, codes), (expected_id, i, seed)) in complete.iter().zip(&expected) {
+                assert_eq!(id, expected_id);
+                assert_eq!(*codes, alone(*i, *seed), "prompt {i}, seed {seed}, {threads} threads");
+            }
+        });
+    }
+    assert_ne!(alone(0, 1), alone(0, 2), "seeds draw different pictures");
+}
+
+#[test]
+fn pictures_that_do_not_fit_are_refused_and_take_nothing() {
+    let oracle = Oracle::read("plain");
+    let (janus, execution) = (oracle.open(&wels_cpu::device()), Execution::new(wels_cpu::device()));
+    let prompt = |tokens| DrawPrompt { tokens, unconditional: &[1, 1], guidance: 5.0 };
+    assert_eq!(DrawBatch::pages_for(&janus, &prompt(&[1, 2]), 3), 2 * (1 + 3));
+    let mut batch = DrawBatch::new(&janus, &execution, CacheDtype::F32, 7);
+    let mut refused = |prompt: DrawPrompt, pictures| {
+        let samplings = vec![Sampling::Greedy; pictures];
+        let error = batch.add(&janus, &execution, &prompt, &samplings).expect_err("an error").to_string();
+        assert!(batch.is_empty() && batch.free_pages() == 7, "{error}");
+        error
+    };
+    let messages = [
+        refused(prompt(&[1, 2]), 3),
+        refused(prompt(&[]), 1),
+        refused(prompt(&[80]), 1),
+        refused(prompt(&[1; 90]), 1),
+        refused(DrawPrompt { tokens: &[1], unconditional: &[], guidance: 2.0 }, 1),
+    ];
+    let expected = [
+        "the pictures need 8 pages of the KV cache, and 7 are free",
+        "there are no tokens",
+        "token 80, where there are 80",
+        "99 tokens, more than the context of 96",
+        "there are no tokens",
+    ];
+    assert_eq!(messages, expected);
 }
 
 #[test]

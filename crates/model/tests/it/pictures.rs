@@ -4,7 +4,7 @@ use image::codecs::webp::WebPEncoder;
 use image::{DynamicImage, ExtendedColorType, ImageFormat, RgbImage, RgbaImage};
 use serde_json::{Value, json};
 use std::io::Cursor;
-use wels_model::janus::picture::{Rgb, decode};
+use wels_model::janus::picture::{Rgb, decode, encode_png, from_pixels, png_texts};
 use wels_model::janus::preprocess::{Filter, Preprocessing};
 
 use crate::janus::uniform;
@@ -151,4 +151,23 @@ fn preprocessing_that_is_not_implemented_is_refused_by_name() {
     }
     let (defaults, _) = Preprocessing::from_hf_json("{}").expect("defaults");
     assert_eq!((defaults.size, defaults.min_size, defaults.filter), (384, 14, Filter::Bicubic));
+}
+
+#[test]
+fn what_is_drawn_is_written_as_a_png_with_its_texts() {
+    let pixels = [-1.5, -1.0, 0.0, 1.0, 0.999, -0.9, 0.5, 2.0, -0.25, 0.25, f32::NAN, 0.1];
+    let picture = from_pixels(&pixels, 2);
+    assert_eq!(picture.bytes, [0, 254, 95, 0, 12, 159, 127, 191, 0, 255, 255, 140]);
+    let texts = [("Description", "ein roter Kreis\nüber 四"), ("Software", "wels")];
+    let file = encode_png(&picture, &texts);
+    assert!(decode(&file).expect("a picture") == picture);
+    let found = png_texts(&file).expect("texts");
+    assert_eq!(found, texts.map(|(keyword, text)| (keyword.to_owned(), text.to_owned())));
+    assert_eq!(file, encode_png(&picture, &texts));
+    let large = self::picture(64, 64);
+    assert!(decode(&encode_png(&large, &[])).expect("a picture") == large);
+    for cut in 0..file.len() - 12 {
+        let _ = png_texts(&file[..cut]); // an error or not, but no panic
+    }
+    assert!(png_texts(b"GIF89a").is_err());
 }

@@ -129,6 +129,16 @@ impl App {
         model.cloned().ok_or_else(|| ApiError::no_model(name))
     }
 
+    /// What is said of a model of text that was asked for pictures, with those that can.
+    pub(super) fn no_pictures(&self, name: &str, does: &str) -> String {
+        let can = self.models.iter().filter(|model| model.served.pictures.is_some());
+        let can: Vec<String> = can.map(|model| format!("`{}`", model.name())).collect();
+        match can.is_empty() {
+            true => format!("`{name}` is a model of text and {does} no pictures, and no model here does."),
+            false => format!("`{name}` is a model of text and {does} no pictures: ask {}.", can.join(" or ")),
+        }
+    }
+
     /// The currency of all prices and balances.
     pub(super) fn currency(&self) -> &str {
         &self.models[0].tariff.currency

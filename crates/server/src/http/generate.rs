@@ -162,6 +162,9 @@ fn read(app: &App, key: &Key, bytes: &[u8], endpoint: Endpoint) -> Result<Parsed
         (_, Endpoint::Messages) => "output_config.format",
         _ => "response_format",
     };
+    if !request.pictures.is_empty() && model.served.pictures.is_none() {
+        return Err(ApiError::param(request.pictures[0].param.clone(), app.no_pictures(&request.model, "sees")));
+    }
     let plan = model.served.plan_chat(&request, now_unix_ms() / 1000, &prompt_limit(&model, key))?;
     Ok(ParsedRequest { name: request.model, model, streams: request.streams, plan, reply, constraint_param })
 }

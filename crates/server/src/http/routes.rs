@@ -16,6 +16,7 @@ use super::app::{App, Model, json_response};
 use super::around;
 use super::embeddings::embeddings;
 use super::generate::{self, Endpoint};
+use super::images::images;
 use super::metrics;
 use super::openapi;
 use super::pages;
@@ -40,7 +41,8 @@ impl App {
                 .route(&format!("{prefix}/completions"), answers(Endpoint::Completions))
                 .route(&format!("{prefix}/chat/completions"), answers(Endpoint::Chat { beta }))
                 .route(&format!("{prefix}/responses"), answers(Endpoint::Responses))
-                .route(&format!("{prefix}/embeddings"), post(embeddings));
+                .route(&format!("{prefix}/embeddings"), post(embeddings))
+                .route(&format!("{prefix}/images/generations"), post(images));
         }
         // DeepSeek has Anthropic's API at `/anthropic`.
         for prefix in ["", "/v1", "/anthropic", "/anthropic/v1"] {
@@ -100,7 +102,7 @@ fn describe(app: &App, model: &Model, name: &str) -> Value {
         "id": name, "object": "model", "created": created, "owned_by": "wels", "type": "model", "display_name": name,
         "created_at": strftime(created, "%FT%H:%M:%SZ"),
         "context_length": served.context, "max_output_tokens": served.output_tokens_max,
-        "thinking": served.thinks(), "loaded": app.engine(model).is_some(),
+        "thinking": served.thinks(), "images": served.pictures.is_some(), "loaded": app.engine(model).is_some(),
         "pricing": {"currency": tariff.currency, "per_million_tokens": prices},
     })
 }

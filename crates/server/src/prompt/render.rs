@@ -61,7 +61,14 @@ impl ServedModel {
         let Some(template) = &self.template else {
             return Err(ApiError::param("model", "This model has no chat template: use `completions`."));
         };
-        let first = template.render(messages, options);
+        let render = |messages: &[Message]| match &self.pictures {
+            None => template.render(messages, options),
+            Some(pictures) => {
+                let messages: Vec<Message> = messages.iter().map(|message| pictures.message(message)).collect();
+                template.render(&messages, options)
+            }
+        };
+        let first = render(messages);
         let again = match (&first, messages) {
             (Err(ChatError::Refused { .. } | ChatError::Failed { .. }), [system, user, rest @ ..])
                 if system.role == "system" && user.role == "user" =>
@@ -69,7 +76,7 @@ impl ServedModel {
                 let mut both = user.clone();
                 let text = |message: &Message| message.content.as_str().unwrap_or_default().to_owned();
                 both.content = format!("{}\n\n{}", text(system), text(user)).into();
-                template.render(&[&[both], rest].concat(), options).ok()
+                render(&[&[both], rest].concat()).ok()
             }
             _ => None,
         };

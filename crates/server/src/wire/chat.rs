@@ -6,7 +6,7 @@ use wels_data::Message;
 use super::conversation::{MESSAGES_MAX, said};
 use super::fields::{Fields, parse_object, string, wrong_type};
 use super::sampling::{self, sampling_keys};
-use super::{ApiError, ChatRequest, Format, Prefix, SamplingFields, StreamMode, Thinking, ToolChoice, tools};
+use super::{ApiError, ChatRequest, Format, Prefix, SamplingFields, StreamMode, Thinking, ToolChoice, picture, tools};
 
 /// What asks for nothing that a local server could fail to do: names for the client's own records, hints for caches,
 /// tiers and styles.
@@ -67,6 +67,7 @@ impl ChatRequest {
         fields.ignore(IGNORED);
         refuse_other_media(fields)?;
         let model = sampling::model(fields)?;
+        let pictures = picture::take(fields, "messages")?;
         let (messages, prefix) = messages(fields, beta)?;
         let limit = fields.int("max_completion_tokens", 1, i64::from(i32::MAX))?.map(|count| count as usize);
         let mut sampling = SamplingFields::take(fields)?;
@@ -83,6 +84,7 @@ impl ChatRequest {
         let request = ChatRequest {
             model,
             messages,
+            pictures,
             prefix,
             sampling,
             streams: stream != StreamMode::Whole,

@@ -4,7 +4,7 @@ use serde_json::{Map, Value, json};
 use wels_data::Message;
 
 use super::fields::Fields;
-use super::{ApiError, Format, SamplingFields, Tool, ToolChoice};
+use super::{ApiError, Format, PictureFile, SamplingFields, Tool, ToolChoice};
 
 /// Messages of one conversation.
 pub(super) const MESSAGES_MAX: usize = 4096;
@@ -16,6 +16,8 @@ pub struct ChatRequest {
     /// At least one. Arguments of earlier tool calls are strings; earlier reasoning, as `reasoning_content`, is there
     /// for messages that call tools.
     pub messages: Vec<Message>,
+    /// What users' messages show, in the order of [`PICTURE`](super::PICTURE) in their texts.
+    pub pictures: Vec<PictureFile>,
     /// What the answer has to begin with.
     pub prefix: Option<Prefix>,
     /// How tokens are chosen.

@@ -11,7 +11,7 @@ use serde_json::{Map, Value, json};
 use super::chat::check_together;
 use super::fields::{Fields, parse_object, string, wrong_type};
 use super::tools::{NAME_RULE, distinct, is_name};
-use super::{ApiError, ChatRequest, Format, SamplingFields, Thinking, Tool, ToolChoice, sampling};
+use super::{ApiError, ChatRequest, Format, SamplingFields, Thinking, Tool, ToolChoice, picture, sampling};
 
 const KNOWN: &[&str] = &[
     "compaction",
@@ -62,6 +62,7 @@ pub fn parse(body: &[u8]) -> Result<ChatRequest, ApiError> {
     fields.ignore(IGNORED);
     refuse(fields)?;
     let model = sampling::model(fields)?;
+    let pictures = picture::take(fields, "messages")?;
     let (messages, prefix) = input::messages(fields)?;
     let (tools, tool_choice, parallel_tool_calls) = tools(fields)?;
     let (format, thinking) = output(fields)?;
@@ -69,6 +70,7 @@ pub fn parse(body: &[u8]) -> Result<ChatRequest, ApiError> {
     Ok(ChatRequest {
         model,
         messages,
+        pictures,
         prefix,
         sampling: SamplingFields {
             stop: sampling::stops(fields, "stop_sequences")?,

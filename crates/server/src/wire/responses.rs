@@ -13,7 +13,7 @@ use serde_json::{Map, Value, json};
 
 use super::chat::{check_together, json_schema};
 use super::fields::{Fields, parse_object};
-use super::{ApiError, ChatRequest, Format, SamplingFields, Thinking, sampling};
+use super::{ApiError, ChatRequest, Format, SamplingFields, Thinking, picture, sampling};
 
 const KNOWN: &[&str] = &[
     "background",
@@ -90,6 +90,7 @@ pub fn parse(body: &[u8]) -> Result<(ChatRequest, ResponsesReply), ApiError> {
     refuse(fields)?;
     let model = sampling::model(fields)?;
     let tools = tools::take(fields)?;
+    let pictures = picture::take(fields, "input")?;
     let messages = input::messages(fields)?;
     let (format, thinking) = (format(fields)?, thinking(fields)?);
     check_together(fields, &format, &tools.choice, false)?;
@@ -100,6 +101,7 @@ pub fn parse(body: &[u8]) -> Result<(ChatRequest, ResponsesReply), ApiError> {
     let request = ChatRequest {
         model,
         messages,
+        pictures,
         prefix: None,
         sampling: SamplingFields::common(fields, "max_output_tokens")?,
         streams: fields.bool("stream")?.unwrap_or(false),

@@ -115,6 +115,7 @@ fn start(recording: Recording) -> Lab {
         model: Arc::new(Model::new(config.clone(), CONTEXT)),
         params: Arc::new(Params::init(&wels_cpu::testing::device(), &config, 3)),
         tokenizer: Some(Arc::clone(&tokenizer)),
+        janus: None,
     };
     let options = Options { cache_bytes: 64 << 20, max_batch_tokens: 512, ..Options::default() };
     let engine = Engine::new(model, options).unwrap();

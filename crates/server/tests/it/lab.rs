@@ -21,6 +21,8 @@ use wels_server::money::PriceList;
 use wels_server::prompt::ServedModel;
 use wels_server::worker::{Backend, Worker};
 
+use crate::images::{JANUS, served_pictures};
+
 pub const CONTEXT: usize = 2048;
 /// What the loader calls the model of a server with one.
 const ONLY: &str = "tiny";
@@ -103,12 +105,14 @@ impl Setup {
         let text = |id: Option<u32>| id.and_then(|id| tokenizer.token(id)).unwrap_or_default();
         let special = tokenizer.special();
         let template = ChatTemplate::new(self.template, &text(special.bos), &text(special.eos)).unwrap();
+        let pictures = (name == JANUS).then(|| served_pictures(&tokenizer));
         ServedModel {
             names: names.iter().map(|&name| name.to_owned()).collect(),
             stop_tokens: special.eos.into_iter().collect(),
             tokenizer,
             template: Some(template),
             template_source: self.template.to_owned(),
+            pictures,
             context: self.context,
             output_tokens_max: self.context / 8,
             embedding_width: 24,
@@ -323,5 +327,6 @@ pub fn tiny_of(seed: u64) -> LoadedModel {
         model: Arc::new(Model::new(config.clone(), CONTEXT)),
         params: Arc::new(Params::init(&wels_cpu::testing::device(), &config, seed)),
         tokenizer: Some(tokenizer),
+        janus: None,
     }
 }

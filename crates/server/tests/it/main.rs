@@ -10,6 +10,8 @@ mod dialects;
 
 mod fields;
 
+mod images;
+
 mod limits;
 
 mod models;

@@ -1,0 +1,275 @@
+//! Drawing: pictures under way together, one pass of the language model for the next code of each.
+//!
+//! **Guidance** (classifier-free, arXiv 2207.12598). A picture of guidance w ≠ 1 is two sequences, one after its prompt
+//! and one after the prompt without its words, and both go on with the same codes. From the logits c of the first and u
+//! of the second a code is chosen by u + w·(c − u), as `generate` of `transformers` does for Janus.
+//!
+//! **Same bits.** A picture's codes depend on its prompt and settings alone: not on what else is drawn, on when it was
+//! added, on pages or on threads. The random number of a code is that of the seed and of the code's position.
+//!
+//! **Pages.** A prompt is computed once for all pictures that are added with it. They share its full pages; of the last
+//! page, which their codes go on in, each has a copy.
+
+use super::model::{Janus, JanusError};
+use crate::generate::Sampling;
+use crate::paged::{CacheDtype, CacheLayout, Chunk, PAGE_TOKENS, PagedCache};
+use crate::tape::Execution;
+
+/// What to draw after.
+#[derive(Clone, Copy, Debug)]
+pub struct DrawPrompt<'a> {
+    /// At least one token; the last begins a picture.
+    pub tokens: &'a [u32],
+    /// The same without its words, see [`without_words`]. Not looked at if `guidance` is 1.
+    pub unconditional: &'a [u32],
+    /// w; 1 for none.
+    pub guidance: f32,
+}
+
+impl<'a> DrawPrompt<'a> {
+    fn sequences(&self) -> Vec<&'a [u32]> {
+        if self.guidance == 1.0 { vec![self.tokens] } else { vec![self.tokens, self.unconditional] }
+    }
+}
+
+/// A prompt whose tokens but the first and the last are replaced by `pad`.
+pub fn without_words(tokens: &[u32], pad: u32) -> Vec<u32> {
+    let last = tokens.len().saturating_sub(1);
+    let token = |(place, token): (usize, &u32)| if place == 0 || place == last { *token } else { pad };
+    tokens.iter().enumerate().map(token).collect()
+}
+
+/// Names a picture of a [`DrawBatch`]; later ones are greater.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct PictureId(pub u64);
+
+/// Pictures of one model that are drawn at the same time, with a KV cache of their own.
+pub struct DrawBatch {
+    cache: PagedCache,
+    pages: Pages,
+    pictures: Vec<Picture>,
+    next_id: u64,
+}
+
+struct Picture {
+    id: PictureId,
+    guidance: f32,
+    sampling: Sampling,
+    /// After the prompt, and, with guidance, after the prompt without words.
+    sequences: Vec<Sequence>,
+    codes: Vec<u32>,
+}
+
+/// A sequence in the cache.
+struct Sequence {
+    pages: Vec<u32>,
+    /// Tokens and codes whose keys and values are in the pages.
+    past: usize,
+}
+
+impl DrawBatch {
+    /// Without pictures; with room for `pages` pages, whose memory the system gives as it is touched.
+    pub fn new(janus: &Janus, execution: &Execution, dtype: CacheDtype, pages: usize) -> DrawBatch {
+        let (device, text) = (execution.device(), janus.language().config());
+        DrawBatch {
+            cache: PagedCache::new(device, text, CacheLayout::Expanded, dtype, pages),
+            pages: Pages::new(pages),
+            pictures: Vec::new(),
+            next_id: 0,
+        }
+    }
+
+    /// Pages that so many pictures of a prompt take when they are added together.
+    pub fn pages_for(janus: &Janus, prompt: &DrawPrompt, pictures: usize) -> usize {
+        let codes = janus.config().vq.tokens();
+        let of_sequence = |tokens: &[u32]| {
+            let shared = tokens.len() / PAGE_TOKENS;
+            let partial = usize::from(!tokens.len().is_multiple_of(PAGE_TOKENS));
+            // The page that is copied from is the prompt's until the pictures have their own.
+            shared + partial + pictures * (pages(tokens.len() + codes) - shared)
+        };
+        prompt.sequences().into_iter().map(of_sequence).sum()
+    }
+
+    /// Pages that nobody has.
+    pub fn free_pages(&self) -> usize {
+        self.pages.free.len()
+    }
+
+    /// Begins a picture for each way of sampling, and chooses its first code.
+    ///
+    /// # Errors
+    /// An unknown token, none, more than the context has room for with the codes, or too few free pages.
+    pub fn add(
+        &mut self,
+        janus: &Janus,
+        execution: &Execution,
+        prompt: &DrawPrompt,
+        samplings: &[Sampling],
+    ) -> Result<Vec<PictureId>, JanusError> {
+        let sequences = prompt.sequences();
+        for tokens in &sequences {
+            janus.check_draw(tokens)?;
+        }
+        let (needed, free) = (DrawBatch::pages_for(janus, prompt, samplings.len()), self.free_pages());
+        if needed > free {
+            return Err(JanusError::Pages { needed, free });
+        }
+        let mut prompts = Vec::with_capacity(sequences.len());
+        let mut logits = Vec::with_capacity(sequences.len());
+        for tokens in sequences {
+            let pages = self.pages.take(pages(tokens.len()));
+            let chunk = Chunk { tokens, past: 0, pages: &pages, logits: 0, states: 1 };
+            let input = janus.embeddings(execution, tokens, &[])?;
+            logits.push(janus.next_code_logits(execution, &mut self.cache, &[chunk], input).to_host().into_owned());
+            prompts.push(Sequence { pages, past: tokens.len() });
+        }
+        let logits: Vec<&[f32]> = logits.iter().map(|logits| &logits[..]).collect();
+        let ids = samplings.iter().map(|sampling| self.begin(janus, prompt.guidance, *sampling, &prompts, &logits));
+        let ids = ids.collect();
+        prompts.iter().for_each(|prompt| self.pages.release(&prompt.pages));
+        Ok(ids)
+    }
+
+    /// A picture after computed prompts.
+    fn begin(
+        &mut self,
+        janus: &Janus,
+        guidance: f32,
+        sampling: Sampling,
+        prompts: &[Sequence],
+        logits: &[&[f32]],
+    ) -> PictureId {
+        let id = PictureId(self.next_id);
+        self.next_id += 1;
+        let codes = janus.config().vq.tokens();
+        let sequences = prompts.iter().map(|prompt| self.fork(prompt, codes)).collect();
+        let mut picture = Picture { id, guidance, sampling, sequences, codes: Vec::with_capacity(codes) };
+        picture.choose(logits);
+        self.pictures.push(picture);
+        id
+    }
+
+    /// A sequence that goes on from another one, with room for `more`.
+    fn fork(&mut self, from: &Sequence, more: usize) -> Sequence {
+        let shared = from.past / PAGE_TOKENS;
+        let mut pages_of = from.pages[..shared].to_vec();
+        pages_of.iter().for_each(|page| self.pages.users[*page as usize] += 1);
+        pages_of.extend(self.pages.take(pages(from.past + more) - shared));
+        if let Some(partial) = from.pages.get(shared) {
+            self.cache.copy_page(*partial, pages_of[shared]);
+        }
+        Sequence { pages: pages_of, past: from.past }
+    }
+
+    /// Chooses the next code of each picture that is not complete.
+    pub fn step(&mut self, janus: &Janus, execution: &Execution) {
+        let count = janus.config().vq.tokens();
+        let under_way = |picture: &Picture| picture.codes.len() < count;
+        let pictures: Vec<&Picture> = self.pictures.iter().filter(|picture| under_way(picture)).collect();
+        if pictures.is_empty() {
+            return;
+        }
+        let sequences = pictures.iter().flat_map(|picture| &picture.sequences);
+        let chunks: Vec<Chunk> = sequences.map(Sequence::next).collect();
+        let last = |picture: &&Picture| vec![picture.codes[picture.codes.len() - 1]; picture.sequences.len()];
+        let codes: Vec<u32> = pictures.iter().flat_map(last).collect();
+        let input = janus.code_states(execution, &codes);
+        let logits = janus.next_code_logits(execution, &mut self.cache, &chunks, input);
+        let (values, codebook) = (logits.to_host(), logits.cols());
+        let mut rows = values.chunks_exact(codebook);
+        for picture in self.pictures.iter_mut().filter(|picture| under_way(picture)) {
+            picture.sequences.iter_mut().for_each(|sequence| sequence.past += 1);
+            let logits: Vec<&[f32]> = rows.by_ref().take(picture.sequences.len()).collect();
+            picture.choose(&logits);
+        }
+    }
+
+    /// The code of a picture that was chosen last; `None` if it is not in the batch.
+    pub fn last_code(&self, id: PictureId) -> Option<u32> {
+        self.pictures.iter().find(|picture| picture.id == id)?.codes.last().copied()
+    }
+
+    /// Takes out the pictures that are complete, with their codes row by row, in the order in which they were added.
+    pub fn take_complete(&mut self, janus: &Janus) -> Vec<(PictureId, Vec<u32>)> {
+        let count = janus.config().vq.tokens();
+        let complete: Vec<Picture> = self.pictures.extract_if(.., |picture| picture.codes.len() == count).collect();
+        complete.iter().for_each(|picture| picture.release(&mut self.pages));
+        complete.into_iter().map(|picture| (picture.id, picture.codes)).collect()
+    }
+
+    /// Gives up a picture; `false` if it is not in the batch.
+    pub fn remove(&mut self, id: PictureId) -> bool {
+        let Some(place) = self.pictures.iter().position(|picture| picture.id == id) else { return false };
+        self.pictures.remove(place).release(&mut self.pages);
+        true
+    }
+
+    /// Whether there is nothing to draw.
+    pub fn is_empty(&self) -> bool {
+        self.pictures.is_empty()
+    }
+}
+
+impl Picture {
+    /// The next code, from the logits of each sequence.
+    fn choose(&mut self, logits: &[&[f32]]) {
+        let position = self.sequences[0].past;
+        let code = match *logits {
+            [conditional, unconditional] => {
+                let guided = |(c, u): (&f32, &f32)| (c - u).mul_add(self.guidance, *u);
+                let guided: Vec<f32> = conditional.iter().zip(unconditional).map(guided).collect();
+                self.sampling.choose(&guided, position)
+            }
+            _ => self.sampling.choose(logits[0], position),
+        };
+        self.codes.push(code);
+    }
+
+    fn release(&self, pages: &mut Pages) {
+        self.sequences.iter().for_each(|sequence| pages.release(&sequence.pages));
+    }
+}
+
+impl Sequence {
+    /// Its place for one code more.
+    fn next(&self) -> Chunk<'_> {
+        Chunk { tokens: &[0], past: self.past, pages: &self.pages, logits: 0, states: 1 }
+    }
+}
+
+/// Pages of so many tokens.
+fn pages(tokens: usize) -> usize {
+    tokens.div_ceil(PAGE_TOKENS)
+}
+
+/// Who has which page.
+struct Pages {
+    free: Vec<u32>,
+    /// Sequences that have each page.
+    users: Vec<u32>,
+}
+
+impl Pages {
+    fn new(count: usize) -> Pages {
+        Pages { free: (0..count as u32).rev().collect(), users: vec![0; count] }
+    }
+
+    /// # Panics
+    /// If there are not as many; who adds pictures has looked.
+    fn take(&mut self, count: usize) -> Vec<u32> {
+        let taken = self.free.split_off(self.free.len() - count);
+        taken.iter().for_each(|page| self.users[*page as usize] = 1);
+        taken
+    }
+
+    fn release(&mut self, pages: &[u32]) {
+        for page in pages {
+            let users = &mut self.users[*page as usize];
+            *users -= 1;
+            if *users == 0 {
+                self.free.push(*page);
+            }
+        }
+    }
+}
