@@ -221,7 +221,7 @@ mod tests {
     /// # Safety
     /// The machine has the instruction set of `L`.
     #[inline(always)]
-    unsafe fn lanes<L: Lanes>(x: &[f32; LANES], y: &mut [[f32; LANES]; 4]) {
+    unsafe fn lanes<L: Lanes>(x: &[f32; LANES], y: &mut [[f32; LANES]; 5]) {
         // SAFETY: arrays of sixteen; instructions by this function's contract.
         unsafe {
             let x = L::load(x.as_ptr());
@@ -242,11 +242,11 @@ mod tests {
         let all: Vec<f32> = arguments().collect();
         for isa in Isa::all_available() {
             for x in all.as_chunks::<LANES>().0.iter().chain(all.last_chunk()) {
-                let mut y = [[0.0; LANES]; 4];
+                let mut y = [[0.0; LANES]; 5];
                 let out = &mut y;
                 isa::with(isa, || {
                     // SAFETY: arrays of sixteen.
-                    unsafe { dispatch!(lanes(x: &[f32; LANES], out: &mut [[f32; LANES]; 4])) }
+                    unsafe { dispatch!(lanes(x: &[f32; LANES], out: &mut [[f32; LANES]; 5])) }
                 });
                 for (f, name, y) in [
                     (scalar::exp as fn(f32) -> f32, "exp", y[0]),
