@@ -60,9 +60,10 @@ pub struct Options {
     pub max_batch_tokens: usize,
     /// Requests that run at the same time.
     pub max_running: usize,
-    /// Requests that wait; one more is refused. Of an owner that has some waiting already, the last eighth is kept for
-    /// those that have none.
+    /// Requests that wait; one more is refused.
     pub max_waiting: usize,
+    /// How many of these places are kept for owners that have nothing waiting.
+    pub waiting_kept: usize,
     /// Pictures that are drawn at the same time, with a cache of their own in the format of `cache_dtype`.
     pub max_drawing: usize,
     /// Bytes of the cache, taken from the system as they are used.
@@ -95,6 +96,7 @@ impl Default for Options {
             max_batch_tokens: 512,
             max_running: 16,
             max_waiting: 256,
+            waiting_kept: 0,
             max_drawing: 4,
             cache_bytes: 1 << 30,
             prefix_cache: true,
@@ -430,7 +432,7 @@ impl Engine {
         let (undrawn, draws) = self.draws.as_ref().map_or((0, false), |draws| draws.queue_of(owner));
         let (waiting, most) = (self.waiting.len() + undrawn, self.options.max_waiting);
         let has_some = || draws || self.waiting.iter().any(|sequence| sequence.request.owner == owner);
-        let full = waiting >= most || waiting >= most - most / 8 && has_some();
+        let full = waiting >= most || waiting + self.options.waiting_kept >= most && has_some();
         if full { Err(RequestError::QueueFull { waiting }) } else { Ok(()) }
     }
 }

@@ -209,6 +209,7 @@ impl Recipe {
         let own = |cache_bytes: usize, options: Options| Options {
             max_running: *max_running,
             max_waiting: *max_waiting,
+            waiting_kept: *max_waiting / 8,
             cache_bytes,
             ..options
         };

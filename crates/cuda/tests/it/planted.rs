@@ -177,8 +177,8 @@ const ALL: &[Planted] = &[
         what: "new tokens without their past",
         file: "attention/paged.cu",
         changed: "attention/paged.cu",
-        from: "tile[3], tile[1], scale, window,",
-        to: "tile[3], 0, scale, window,",
+        from: "tile[3], tile[1], scale, cap, window,",
+        to: "tile[3], 0, scale, cap, window,",
         work: paged::some,
     },
     Planted {

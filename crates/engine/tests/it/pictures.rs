@@ -54,7 +54,10 @@ fn prompt(pictures: &[u64], seed: u32, between: u32) -> Request {
 }
 
 /// Tokens and log-probabilities of each request, and what it took.
-fn run(engine: &mut Engine, ids: &[RequestId]) -> Vec<(Vec<(u32, Option<f32>)>, Finished)> {
+/// An answer's tokens with their log-probabilities, and how it ended.
+type Answer = (Vec<(u32, Option<f32>)>, Finished);
+
+fn run(engine: &mut Engine, ids: &[RequestId]) -> Vec<Answer> {
     let mut answers = vec![(Vec::new(), None); ids.len()];
     while !engine.is_idle() {
         for event in engine.step() {

@@ -189,7 +189,7 @@ fn owners_take_turns_at_one_place() {
 
 #[test]
 fn an_owner_leaves_room_in_the_queue_for_others() {
-    let mut engine = engine(&loaded(), Options { max_waiting: 16, ..Options::default() });
+    let mut engine = engine(&loaded(), Options { max_waiting: 16, waiting_kept: 2, ..Options::default() });
     let full = |engine: &mut Engine, owner: u64| {
         let request = Request { owner, ..Request::new(vec![1], 1) };
         engine.enqueue(request).err() == Some(RequestError::QueueFull { waiting: engine.status().waiting.len() })
