@@ -16,19 +16,17 @@ mod terminal;
 mod tools;
 
 use std::io::{IsTerminal, Read};
+use std::num::NonZeroUsize;
 use std::path::PathBuf;
 use std::process::ExitCode;
-use std::sync::Arc;
 
 use anyhow::{Context, Result};
 use wels_agent::Limits;
-use wels_data::tokenizer::Tokenizer;
-use wels_engine::{Engine, LoadedModel, Options, Sampling, Speculation};
+use wels_engine::{Options, Sampling, Speculation};
 use wels_pipeline::refusal::refuse;
-use wels_server::prompt::ServedModel;
 
-use crate::janus::OpenJanus;
-use crate::model::{LoadArgs, OpenModel, locate, served_model};
+use crate::model::{LoadArgs, locate};
+use crate::opened::Opened;
 use answers::{Answers, Settings};
 use session::Session;
 use tools::ToolArgs;
@@ -90,6 +88,8 @@ const TASK_TOKENS: usize = 32_768;
 
 /// The longest context unless told otherwise: its rotary table and its cache take memory.
 const CONTEXT_MAX: usize = 32_768;
+/// The KV cache of a conversation.
+const CACHE_MIB: NonZeroUsize = NonZeroUsize::new(1024).expect("not 0");
 
 /// Talks.
 pub fn chat(args: &Args) -> Result<ExitCode> {
@@ -109,11 +109,7 @@ pub fn chat(args: &Args) -> Result<ExitCode> {
 }
 
 fn open(args: &Args) -> Result<Session> {
-    let location = locate(&args.model)?;
-    let mut open = match OpenJanus::find(&location)? {
-        Some(janus) => Opened::Janus(Box::new(janus)),
-        None => Opened::Text(Box::new(OpenModel::open(&location)?)),
-    };
+    let mut open = Opened::find(&locate(&args.model)?)?;
     let longest = open.longest();
     let context = args.context.unwrap_or(longest.min(CONTEXT_MAX));
     if !(2..=longest).contains(&context) {
@@ -127,7 +123,9 @@ fn open(args: &Args) -> Result<Session> {
     }
     // Before the model is loaded: what is wrong here is known at once.
     let agent = args.tools.agent(&mut |note| eprintln!("note: {note}"))?;
-    let engine = open.engine(args, context, Arc::clone(&served.tokenizer))?;
+    let speculation = if args.no_speculation { Speculation::Off } else { Speculation::Auto { max_draft: 6 } };
+    let own = |options| Options { speculation, max_running: 1, ..options };
+    let engine = open.engine(&args.load, &served.tokenizer, context, CACHE_MIB, own)?;
     let sampling =
         Sampling { temperature: args.temperature, top_p: args.top_p, seed: args.seed, ..Sampling::default() };
     let task_tokens = args.agent.as_ref().map(|_| args.max_tokens.unwrap_or(TASK_TOKENS));
@@ -138,47 +136,6 @@ fn open(args: &Args) -> Result<Session> {
     session.set_system(args.system.clone());
     args.image.iter().try_for_each(|image| session.attach(image))?;
     Ok(session)
-}
-
-/// A model whose files have been looked at.
-enum Opened {
-    Text(Box<OpenModel>),
-    Janus(Box<OpenJanus>),
-}
-
-impl Opened {
-    fn longest(&self) -> usize {
-        match self {
-            Opened::Text(open) => open.config.rope.max_positions,
-            Opened::Janus(open) => open.config.text.rope.max_positions,
-        }
-    }
-
-    fn served(&mut self, context: usize) -> Result<ServedModel> {
-        match self {
-            Opened::Janus(open) => open.served(context),
-            Opened::Text(open) => {
-                let none = || refuse("the model has no tokenizer", "put its tokenizer.json beside the weights");
-                let tokenizer = Arc::new(open.tokenizer.take().ok_or_else(none)?);
-                served_model(&open.config, &tokenizer, context)
-            }
-        }
-    }
-
-    fn engine(&self, args: &Args, context: usize, tokenizer: Arc<Tokenizer>) -> Result<Engine> {
-        let speculation = if args.no_speculation { Speculation::Off } else { Speculation::Auto { max_draft: 6 } };
-        let own = |options| Options { speculation, max_running: 1, ..options };
-        match self {
-            Opened::Janus(open) => open.engine(&args.load, context, own),
-            Opened::Text(open) => {
-                let (model, params) = args.load.take(open, context, Options::default().cache_bytes)?;
-                let options = own(args.load.options(params.placement(), &open.config));
-                let (model, params) = (Arc::new(model), Arc::new(params));
-                let loaded = LoadedModel { model, params, tokenizer: Some(tokenizer), janus: None };
-                Ok(Engine::new(loaded, options)?)
-            }
-        }
-    }
 }
 
 /// Questions from stdin, answers to stdout.

@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 use wels_data::chat::ChatTemplate;
 use wels_model::generate::Sampling;
 use wels_model::inference::LoadOptions;
-use wels_model::janus::picture::{encode_png, from_pixels};
+use wels_model::janus::picture::{encode_drawn, from_pixels};
 use wels_model::janus::{DrawBatch, DrawPrompt, Janus, without_words};
 use wels_model::paged::CacheDtype;
 use wels_model::tape::Execution;
@@ -234,8 +234,7 @@ impl Done<'_> {
         let side = studio.janus.config().vq.image_size();
         let picture = from_pixels(&studio.janus.decode(&studio.execution, codes)?, side);
         let settings = self.settings(seed);
-        let texts = [("Description", &self.args.prompt[..]), ("Software", "wels"), ("wels", &settings.to_string())];
-        let file = encode_png(&picture, &texts);
+        let file = encode_drawn(&picture, &self.args.prompt, &settings.to_string());
         let cannot = || format!("cannot write {}", output.display());
         files::write_atomically(&std::path::absolute(output)?, &file).with_context(cannot)?;
         if !self.args.json {

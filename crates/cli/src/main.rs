@@ -36,6 +36,8 @@ mod identity;
 
 mod janus;
 
+mod opened;
+
 mod pull;
 
 mod named;

@@ -180,6 +180,15 @@ pub fn plan(args: &Args) -> Result<()> {
 /// The configuration that the command line means; of a model with images the language model's, and the counts of all.
 fn find(what: &Path) -> Result<(String, ModelConfig, Option<JanusParameters>)> {
     let name = what.display().to_string();
+    let known = what.exists() || presets::preset(&name).is_ok() || janus_presets::preset(&name).is_some();
+    let fetched = match published(&name).filter(|_| !known) {
+        Some(published) => {
+            let place = named::config(&published);
+            Some(place.with_context(|| format!("there is no path or preset {name}, and as a model's name"))?)
+        }
+        None => None,
+    };
+    let what = fetched.as_deref().unwrap_or(what);
     if let Some(config) = find_janus(what)? {
         let parts = janus_params(&config);
         let (without_vqmodel, total) = (parts.without_vq(), parts.total());
@@ -197,22 +206,11 @@ fn find(what: &Path) -> Result<(String, ModelConfig, Option<JanusParameters>)> {
             model::report(&notes);
             config
         }
-        _ => match (presets::preset(&name), published(&name)) {
-            (Ok(config), _) => config,
-            (Err(_), Some(published)) => {
-                let place = named::config(&published);
-                let place =
-                    place.with_context(|| format!("there is no path or preset {name}, and as a model's name"))?;
-                let (config, notes) = model::read_config_file(&place)?;
-                model::report(&notes);
-                config
-            }
-            (Err(error), None) => {
-                let known: Vec<_> = presets::names().chain(janus_presets::names()).collect();
-                let message = format!("{name} is neither a file, a preset nor the name of a model: {error}");
-                return Err(refuse(message, format!("presets: {}", known.join(", "))));
-            }
-        },
+        _ => presets::preset(&name).map_err(|error| {
+            let known: Vec<_> = presets::names().chain(janus_presets::names()).collect();
+            let message = format!("{name} is neither a file, a preset nor the name of a model: {error}");
+            refuse(message, format!("presets: {}", known.join(", ")))
+        })?,
     };
     Ok((name, config, None))
 }

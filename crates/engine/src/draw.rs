@@ -1,4 +1,5 @@
-//! Pictures that are drawn: a batch of their own beside that of the answers, one code a step for each.
+//! Pictures that are drawn: a batch of their own beside that of the answers, one code a step for each. Of those that
+//! wait the oldest of the owner goes first who has the fewest under way; none gives up its place.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -30,6 +31,7 @@ pub(crate) struct Draws {
 
 struct Running {
     id: RequestId,
+    owner: u64,
     picture: PictureId,
     usage: Usage,
 }
@@ -133,14 +135,29 @@ impl Draws {
         DrawBatch::new(&self.janus, &self.execution, self.dtype, 2 * (longest + 1) * self.at_once)
     }
 
-    /// Those with one prompt that follow one another begin together.
+    /// Those that there is room for.
+    fn next(&mut self) -> Vec<(RequestId, Request)> {
+        let mut next: Vec<(RequestId, Request)> = Vec::new();
+        while self.running.len() + next.len() < self.at_once {
+            let begun = self.running.iter().map(|running| running.owner);
+            let begun: Vec<u64> = begun.chain(next.iter().map(|(_, request)| request.owner)).collect();
+            let of_owner = |owner: u64| begun.iter().filter(|other| **other == owner).count();
+            let first = (0..self.waiting.len()).min_by_key(|at| (of_owner(self.waiting[*at].1.owner), *at));
+            let Some(first) = first.and_then(|at| self.waiting.remove(at)) else { break };
+            next.push(first);
+        }
+        next
+    }
+
+    /// Those with one prompt begin together.
     fn begin(&mut self, batch: &mut DrawBatch) {
-        while let Some((_, first)) = self.waiting.front().filter(|_| self.running.len() < self.at_once) {
-            let same = |request: &Request| request.prompt == first.prompt && request.draw == first.draw;
-            let free = self.at_once - self.running.len();
-            let count = self.waiting.iter().take(free).take_while(|(_, request)| same(request)).count();
-            let begun: Vec<(RequestId, Request)> = self.waiting.drain(..count).collect();
-            let Request { prompt, draw, .. } = &begun[0].1;
+        let mut next = self.next();
+        while let Some((_, first)) = next.first().cloned() {
+            let same =
+                |(_, request): &(RequestId, Request)| (&request.prompt, &request.draw) == (&first.prompt, &first.draw);
+            let (begun, others) = next.into_iter().partition::<Vec<_>, _>(same);
+            next = others;
+            let Request { prompt, draw, .. } = &first;
             let draw = draw.as_ref().expect("requests of pictures");
             let Draw { unconditional, guidance } = draw;
             let drawn = DrawPrompt { tokens: prompt, unconditional, guidance: *guidance };
@@ -148,7 +165,12 @@ impl Draws {
             let ids = batch.add(&self.janus, &self.execution, &drawn, &samplings);
             let ids = ids.expect("prompts are checked, and there is room for as many as may run");
             let usage = Usage { prompt: prompt.len(), ..Usage::default() };
-            let running = |((id, _), picture): (&(RequestId, Request), PictureId)| Running { id: *id, picture, usage };
+            let running = |((id, request), picture): (&(RequestId, Request), PictureId)| Running {
+                id: *id,
+                owner: request.owner,
+                picture,
+                usage,
+            };
             self.running.extend(begun.iter().zip(ids).map(running));
         }
     }

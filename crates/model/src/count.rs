@@ -366,6 +366,12 @@ pub struct TrainingBytes {
     pub optimizer: Bytes,
 }
 
+/// Numbers of the matrices of the layers, experts' included: what is neither embedding, head, router, norm nor bias.
+pub fn layer_matrices(config: &ModelConfig) -> u64 {
+    let moved = |spec: &ParamSpec| if spec.kind.is_layer_matrix() { spec.len() } else { 0 };
+    sum(&names::param_specs(config), moved).0
+}
+
 /// Counts weights, gradients and optimizer state. The router's selection bias has no gradient.
 pub fn training_bytes(config: &ModelConfig) -> TrainingBytes {
     let specs = names::param_specs(config);

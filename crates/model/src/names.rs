@@ -74,6 +74,11 @@ pub enum ParamKind {
 }
 
 impl ParamKind {
+    /// Whether it is a linear map of a layer, or those of experts.
+    pub fn is_layer_matrix(self) -> bool {
+        matches!(self, ParamKind::Matrix | ParamKind::Experts(_))
+    }
+
     /// Whether products with it may have it packed, and so quantised. Norms, biases and routers stay f32.
     pub fn is_packable(self) -> bool {
         matches!(self, ParamKind::Matrix | ParamKind::Embedding | ParamKind::Head | ParamKind::Experts(_))

@@ -28,7 +28,7 @@ use wels_model::config::{Attention, ModelConfig};
 use wels_model::count;
 
 use crate::files;
-use crate::recipe::{Optimizer, PRETRAIN, Precision, Recipe};
+use crate::recipe::{Optimizer, PRETRAIN, Precision, Recipe, Rule};
 use stages::{PlanInputs, Stages, Tokens};
 
 /// What can be wrong with the data that a plan rests on.
@@ -183,7 +183,7 @@ pub struct MemoryPlan {
     pub weights: u64,
     /// Gradients, with a further one for each further use of embedding and head.
     pub gradients: u64,
-    /// AdamW's means.
+    /// What the optimizer remembers.
     pub optimizer: u64,
     /// What the tape keeps of a micro-batch, and what one layer's backward pass needs besides.
     pub activations: u64,
@@ -270,7 +270,7 @@ pub fn pretraining(recipe: &Recipe, activations: Activations) -> Pretraining {
             &recipe.pretrain.optimizer,
             activations.bytes(recipe.pretrain.precision),
         ),
-        checkpoint_bytes: checkpoint + count::training_bytes(config).optimizer.0,
+        checkpoint_bytes: checkpoint + optimizer_bytes(config, &recipe.pretrain.optimizer),
     }
 }
 
@@ -371,7 +371,7 @@ pub(crate) fn training_memory(
     let passing = widest_backward_per_token(config);
     let activations = tokens * (kept + again.unwrap_or(0) + ends + passing) as u64 * number;
     let waiting = u64::from(optimizer.gradient_shards.ilog2());
-    let (weights, optimizer) = (training.weights.0 / F32 * (F32 + copy), training.optimizer.0);
+    let (weights, optimizer) = (training.weights.0 / F32 * (F32 + copy), optimizer_bytes(config, optimizer));
     let gradients = training.gradients.0 * (1 + waiting) + further_uses * table;
     let program = PROGRAM_BYTES;
     MemoryPlan {
@@ -381,6 +381,15 @@ pub(crate) fn training_memory(
         activations,
         program,
         total: weights + gradients + optimizer + activations + program,
+    }
+}
+
+/// What the optimizer remembers: two means of AdamW, one of the matrices that Muon moves.
+fn optimizer_bytes(config: &ModelConfig, optimizer: &Optimizer) -> u64 {
+    let of_adamw = count::training_bytes(config).optimizer.0;
+    match optimizer.optimizer {
+        Rule::AdamW => of_adamw,
+        Rule::Muon => of_adamw - F32 * count::layer_matrices(config),
     }
 }
 

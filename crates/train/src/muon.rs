@@ -41,8 +41,8 @@ impl Rule {
 
     /// μ, if Muon moves a parameter of this kind.
     pub(crate) fn momentum(self, kind: ParamKind) -> Option<f64> {
-        match (self, kind) {
-            (Rule::Muon { momentum }, ParamKind::Matrix | ParamKind::Experts(_)) => Some(momentum),
+        match self {
+            Rule::Muon { momentum } if kind.is_layer_matrix() => Some(momentum),
             _ => None,
         }
     }

@@ -8,17 +8,16 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 use wels_data::Tokenizer;
-use wels_engine::{Engine, LoadedModel, Options};
+use wels_engine::Options;
 use wels_pipeline::refusal::refuse;
-use wels_runs::machine;
 use wels_server::loader::{Loadable, Loader, LoaderSettings};
 use wels_server::money::{PriceList, Tariff};
 use wels_server::prompt::ServedModel;
 use wels_server::worker::Worker;
 
-use crate::janus::OpenJanus;
 use crate::keys;
-use crate::model::{LoadArgs, OpenModel, default_name, locate, served_model};
+use crate::model::{LoadArgs, default_name, locate};
+use crate::opened::Opened;
 
 /// What the command line says of the models.
 #[derive(clap::Args)]
@@ -57,12 +56,6 @@ pub struct ModelArgs {
     load: LoadArgs,
 }
 
-/// A model whose files have been looked at.
-enum Opened {
-    Text(Box<OpenModel>),
-    Janus(Box<OpenJanus>),
-}
-
 /// How a model's engine is made.
 struct Recipe {
     opened: Opened,
@@ -87,7 +80,7 @@ impl ModelArgs {
             // What one model alone takes is nobody's business but its own.
             let (bytes, there) = match self.models.len() {
                 1 => (0, None),
-                _ => self.memory(&recipe.opened)?,
+                _ => recipe.opened.memory(&self.load, self.cache_mib)?,
             };
             left = left.or(there);
             recipes.push((served.names[0].clone(), bytes, recipe));
@@ -106,17 +99,6 @@ impl ModelArgs {
             eprintln!("note: {} takes {mib} MiB of the {all} that models may take: it is loaded alone", model.name);
         }
         Ok((models, Loader::start(loadables, settings)?))
-    }
-
-    /// Bytes that it takes of the main device's memory, and how many that has left.
-    fn memory(&self, opened: &Opened) -> Result<(u64, Option<u64>)> {
-        match opened {
-            Opened::Text(opened) => self.load.memory(opened, self.cache_mib),
-            Opened::Janus(opened) => {
-                let cache = (self.cache_mib.get() as u64).saturating_mul(1 << 20);
-                Ok((opened.bytes().saturating_add(cache), machine::available_memory_bytes()))
-            }
-        }
     }
 
     fn loader_settings(&self, left: Option<u64>) -> LoaderSettings {
@@ -161,23 +143,10 @@ impl ModelArgs {
     }
 
     fn open_one(&self, names: Vec<String>, model: &Path) -> Result<(ServedModel, Recipe)> {
-        let location = locate(model)?;
-        let context = |own: usize| self.context.map_or(own, |asked| asked.get().min(own));
-        let (opened, tokenizer, unnamed) = match OpenJanus::find(&location)? {
-            Some(janus) => {
-                let unnamed = janus.served(context(janus.config.text.rope.max_positions))?;
-                let tokenizer = Arc::clone(&janus.tokenizer);
-                (Opened::Janus(Box::new(janus)), tokenizer, unnamed)
-            }
-            None => {
-                let mut opened = OpenModel::open(&location)?;
-                let hint = "a server needs tokenizer.json beside the weights";
-                let no_tokenizer = || refuse("the model has no tokenizer", hint);
-                let tokenizer = Arc::new(opened.tokenizer.take().ok_or_else(no_tokenizer)?);
-                let unnamed = served_model(&opened.config, &tokenizer, context(opened.config.rope.max_positions))?;
-                (Opened::Text(Box::new(opened)), tokenizer, unnamed)
-            }
-        };
+        let mut opened = Opened::find(&locate(model)?)?;
+        let own = opened.longest();
+        let unnamed = opened.served(self.context.map_or(own, |asked| asked.get().min(own)))?;
+        let tokenizer = Arc::clone(&unnamed.tokenizer);
         let context = unnamed.context;
         if unnamed.template.is_none() {
             eprintln!("note: {} has no chat template: chat is refused, completions work", names[0]);
@@ -205,27 +174,14 @@ impl ModelArgs {
 impl Recipe {
     /// Loads the weights and starts the engine's thread.
     fn start(&self) -> Result<Worker> {
-        let Recipe { opened, load, context, cache_mib, max_running, max_waiting, .. } = self;
-        let own = |cache_bytes: usize, options: Options| Options {
+        let Recipe { opened, tokenizer, load, context, cache_mib, max_running, max_waiting } = self;
+        let own = |options: Options| Options {
             max_running: *max_running,
             max_waiting: *max_waiting,
             waiting_kept: *max_waiting / 8,
-            cache_bytes,
             ..options
         };
-        let engine = match opened {
-            Opened::Janus(opened) => {
-                let cache_bytes = cache_mib.get().saturating_mul(1 << 20);
-                opened.engine(load, *context, |options| own(cache_bytes, options))?
-            }
-            Opened::Text(opened) => {
-                let (model, params, cache_bytes) = load.take_with_cache(opened, *context, *cache_mib)?;
-                let options = own(cache_bytes, load.options(params.placement(), &opened.config));
-                let tokenizer = Some(Arc::clone(&self.tokenizer));
-                let loaded = LoadedModel { model: Arc::new(model), params: Arc::new(params), tokenizer, janus: None };
-                Engine::new(loaded, options)?
-            }
-        };
+        let engine = opened.engine(load, tokenizer, *context, *cache_mib, own)?;
         Worker::start(engine).context("cannot start the engine")
     }
 }

@@ -160,6 +160,13 @@ fn planning_fetches_configurations_alone() {
     let unknown = lab.wels_with_hub(&server.endpoint(), &["plan", "org/none"]).failure();
     let expected = "error: there is no path or preset org/none, and as a model's name: ";
     assert!(unknown.starts_with(expected) && unknown.contains("has no model org/none"), "{unknown}");
+    // One with images, too: the published configuration is the preset.
+    let janus = include_bytes!("../../../model/src/janus/presets/janus-pro-1b.json");
+    server.put("org/janus", "config.json", janus);
+    server.put("org/janus", "model.safetensors", b"none are asked for");
+    let of_name = ended(lab.wels_with_hub(&server.endpoint(), &["plan", "org/janus", "--json"])).stdout;
+    let of_preset = lab.done(&["plan", "janus-pro-1b", "--json"]).stdout;
+    assert_eq!(of_name.replace("\"model\":\"org/janus\"", ""), of_preset.replace("\"model\":\"janus-pro-1b\"", ""));
     let neither = lab.wels(&["plan", "nothing"]).failure();
     assert!(neither.starts_with("error: nothing is neither a file, a preset nor the name of a model"), "{neither}");
 }

@@ -361,9 +361,10 @@ const CHANGES_TO_STAGES: [(&str, Change); 8] = [
         });
         forge_receipt(run);
     }),
-    ("operations for step 6 of reinforced; its tokens give others", |run| {
+    // Not of the two lines that tell what a token takes.
+    ("operations for step 9 of reinforced; its tokens give others", |run| {
         forge_ledger(run, |line| {
-            if line["stage"] == "reinforced" && line["step"] == 6 {
+            if line["stage"] == "reinforced" && line["step"] == 9 {
                 line["flops"] = 1.0.into();
             }
         });

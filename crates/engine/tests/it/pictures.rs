@@ -53,10 +53,10 @@ fn prompt(pictures: &[u64], seed: u32, between: u32) -> Request {
     Request { pictures: seen, logprobs: Some(2), ..Request::new(tokens, 12) }
 }
 
-/// Tokens and log-probabilities of each request, and what it took.
 /// An answer's tokens with their log-probabilities, and how it ended.
 type Answer = (Vec<(u32, Option<f32>)>, Finished);
 
+/// The answer of each request.
 fn run(engine: &mut Engine, ids: &[RequestId]) -> Vec<Answer> {
     let mut answers = vec![(Vec::new(), None); ids.len()];
     while !engine.is_idle() {
@@ -206,6 +206,30 @@ fn a_picture_is_the_same_alone_and_among_others_and_answers() {
             }
         });
     }
+}
+
+#[test]
+fn owners_share_what_is_drawn_at_a_time() {
+    let janus = janus();
+    let mut engine = engine(&janus, Options { max_drawing: 2, ..Options::default() });
+    let of = |engine: &mut Engine, owner: u64| {
+        let request = Request { owner, ..drawing(&janus, &words(0, 9), 5.0, owner, 0) };
+        engine.enqueue(request).unwrap()
+    };
+    let many: Vec<RequestId> = (0..5).map(|_| of(&mut engine, 1)).collect();
+    engine.step();
+    let few = [of(&mut engine, 2), of(&mut engine, 3)];
+    // In the order in which the first codes come.
+    let mut begun = many[..2].to_vec();
+    while !engine.is_idle() {
+        for event in engine.step() {
+            let Event::Token(token) = event else { continue };
+            if !begun.contains(&token.id) {
+                begun.push(token.id);
+            }
+        }
+    }
+    assert_eq!(begun, [many[0], many[1], many[2], few[0], many[3], few[1], many[4]]);
 }
 
 #[test]

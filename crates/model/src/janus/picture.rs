@@ -102,6 +102,11 @@ pub fn encode_png(picture: &Rgb, texts: &[(&str, &str)]) -> Vec<u8> {
     file
 }
 
+/// A PNG file of a drawn picture that says how it was drawn: after which prompt, and by which settings, in JSON.
+pub fn encode_drawn(picture: &Rgb, prompt: &str, settings: &str) -> Vec<u8> {
+    encode_png(picture, &[("Description", prompt), ("Software", "wels"), ("wels", settings)])
+}
+
 /// The texts (keyword, text) in a PNG file that [`encode_png`] has written.
 ///
 /// # Errors

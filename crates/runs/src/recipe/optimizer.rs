@@ -16,8 +16,9 @@ pub enum Rule {
 /// `[pretrain]`, and `[[stage]]` of every kind that trains: optimizer
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Optimizer {
-    /// What moves the matrices of the layers: AdamW, or Muon, which takes AdamW's learning rates and half its memory.
-    /// Embeddings, head, norms, biases and routers are AdamW's in any case.
+    /// What moves the matrices of the layers: AdamW, or Muon, whose updates are as large as AdamW's and which keeps one
+    /// number for each of a matrix's where AdamW keeps two. Embeddings, head, norms, biases and routers are AdamW's in
+    /// any case.
     pub optimizer: Rule,
     /// Muon's μ.
     pub momentum: f64,

@@ -4,6 +4,7 @@ use std::fs;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
+use serde_json::Value;
 use wels_scenes::dpg;
 use wels_scenes::geneval::{self, Detected, Prompt};
 use wels_scenes::program::Program;
@@ -61,6 +62,21 @@ fn damaged_prompts_are_named_by_line() {
         assert!(error.contains("line 2") && error.contains(expected), "{error}");
     }
     assert!(prompts("\n").unwrap_err().contains("holds no prompts"));
+}
+
+/// `scripts/oracle/make_geneval.py` runs the published script's own functions.
+#[test]
+fn verdicts_are_those_of_the_published_script() {
+    let cases = include_str!("../data/geneval.jsonl").lines().map(|line| serde_json::from_str::<Value>(line).unwrap());
+    let mut passed = 0;
+    for (number, mut case) in cases.enumerate() {
+        let prompt: Prompt = serde_json::from_value(case["prompt"].take()).unwrap();
+        let detected: Vec<Detected> = serde_json::from_value(case["detected"].take()).unwrap();
+        let verdict = geneval::judge(&prompt, &detected);
+        assert_eq!(verdict.reasons.is_empty(), case["correct"], "case {number}: {:?}", verdict.reasons);
+        passed += usize::from(verdict.reasons.is_empty());
+    }
+    assert_eq!(passed, 150);
 }
 
 #[test]

@@ -109,8 +109,7 @@ fn render(
     let file = |(codes, seed): (Vec<u32>, u64)| {
         let settings = json!({"prompt": prompt, "seed": seed, "cfg": shortest(*cfg),
             "temperature": shortest(*temperature), "model": model});
-        let texts = [("Description", &prompt[..]), ("Software", "wels"), ("wels", &settings.to_string())];
-        let file = image::encode_png(&renderer.picture(&codes)?, &texts);
+        let file = image::encode_drawn(&renderer.picture(&codes)?, prompt, &settings.to_string());
         Ok((STANDARD.encode(file), seed))
     };
     drawn.into_iter().map(file).collect()
