@@ -1,4 +1,4 @@
-//! The rows of the families.
+//! The rows of the families: each says what it has otherwise than `llama`.
 
 use super::{
     AttentionKeys, Biases, CapKeys, Defaults, ExpertKeys, Fused, GatingKeys, NormWeights, Norms, QkNorm, RouterKeys,
@@ -41,14 +41,8 @@ pub(super) const GPT_OSS: Row = Row {
         intermediate: 2880,
         first_dense: 0,
     }),
-    mtp: false,
     gating: GatingKeys::Clamped,
     fused: Fused::Experts,
-    norms: PRE_NORMS,
-    norm_weights: NormWeights::Plain,
-    scaled_embedding: false,
-    caps: None,
-    tied_head: false,
     defaults: Defaults {
         hidden_size: 2880,
         layers: 36,
@@ -60,6 +54,7 @@ pub(super) const GPT_OSS: Row = Row {
         bos_id: None,
         eos_id: None,
     },
+    ..LLAMA
 };
 
 pub(super) const GLM4: Row = Row {
@@ -229,15 +224,6 @@ pub(super) const QWEN2: Row = Row {
         sinks: false,
     },
     windows: WindowKeys::Switched,
-    experts: None,
-    mtp: false,
-    gating: GatingKeys::Silu,
-    fused: Fused::No,
-    norms: PRE_NORMS,
-    norm_weights: NormWeights::Plain,
-    scaled_embedding: false,
-    caps: None,
-    tied_head: false,
     defaults: Defaults {
         vocab_size: 151936,
         intermediate: 22016,
@@ -246,6 +232,7 @@ pub(super) const QWEN2: Row = Row {
         eos_id: None,
         ..LLAMA.defaults
     },
+    ..LLAMA
 };
 
 pub(super) const QWEN3: Row = Row {
@@ -287,15 +274,8 @@ pub(super) const QWEN3_MOE: Row = Row {
         intermediate: 768,
         first_dense: 0,
     }),
-    mtp: false,
-    gating: GatingKeys::Silu,
-    fused: Fused::No,
-    norms: PRE_NORMS,
-    norm_weights: NormWeights::Plain,
-    scaled_embedding: false,
-    caps: None,
-    tied_head: false,
     defaults: Defaults { hidden_size: 2048, layers: 24, intermediate: 6144, ..QWEN2.defaults },
+    ..LLAMA
 };
 
 pub(super) const GLM4_MOE: Row = Row {
@@ -310,7 +290,6 @@ pub(super) const GLM4_MOE: Row = Row {
         kv_heads: Some(8),
         sinks: false,
     },
-    windows: WindowKeys::None,
     experts: Some(ExpertKeys {
         count: &["n_routed_experts"],
         width: "moe_intermediate_size",
@@ -323,13 +302,6 @@ pub(super) const GLM4_MOE: Row = Row {
         first_dense: 1,
     }),
     mtp: true,
-    gating: GatingKeys::Silu,
-    fused: Fused::No,
-    norms: PRE_NORMS,
-    norm_weights: NormWeights::Plain,
-    scaled_embedding: false,
-    caps: None,
-    tied_head: false,
     defaults: Defaults {
         hidden_size: 4096,
         layers: 46,
@@ -341,6 +313,7 @@ pub(super) const GLM4_MOE: Row = Row {
         bos_id: None,
         eos_id: None,
     },
+    ..LLAMA
 };
 
 pub(super) const DEEPSEEK_V2: Row = Row {
@@ -348,7 +321,6 @@ pub(super) const DEEPSEEK_V2: Row = Row {
     architecture: "DeepseekV2ForCausalLM",
     gguf: "deepseek2",
     attention: AttentionKeys::Mla,
-    windows: WindowKeys::None,
     experts: Some(ExpertKeys {
         count: &["n_routed_experts"],
         width: "moe_intermediate_size",
@@ -360,15 +332,8 @@ pub(super) const DEEPSEEK_V2: Row = Row {
         intermediate: 1407,
         first_dense: 0,
     }),
-    mtp: false,
-    gating: GatingKeys::Silu,
-    fused: Fused::No,
-    norms: PRE_NORMS,
-    norm_weights: NormWeights::Plain,
-    scaled_embedding: false,
-    caps: None,
-    tied_head: false,
     defaults: Defaults { vocab_size: 102400, ..LLAMA.defaults },
+    ..LLAMA
 };
 
 pub(super) const DEEPSEEK_V3: Row = Row {
@@ -376,7 +341,6 @@ pub(super) const DEEPSEEK_V3: Row = Row {
     architecture: "DeepseekV3ForCausalLM",
     gguf: "deepseek2",
     attention: AttentionKeys::Mla,
-    windows: WindowKeys::None,
     experts: Some(ExpertKeys {
         count: &["n_routed_experts"],
         width: "moe_intermediate_size",
@@ -389,13 +353,6 @@ pub(super) const DEEPSEEK_V3: Row = Row {
         first_dense: 3,
     }),
     mtp: true,
-    gating: GatingKeys::Silu,
-    fused: Fused::No,
-    norms: PRE_NORMS,
-    norm_weights: NormWeights::Plain,
-    scaled_embedding: false,
-    caps: None,
-    tied_head: false,
     defaults: Defaults {
         hidden_size: 7168,
         layers: 61,
@@ -407,4 +364,5 @@ pub(super) const DEEPSEEK_V3: Row = Row {
         bos_id: Some(0),
         eos_id: Some(1),
     },
+    ..LLAMA
 };
