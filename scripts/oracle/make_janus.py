@@ -13,6 +13,9 @@ For each of three tiny models a folder with
   picture), `code_logits` (after a text and after each of its codes), `latents` (of the VQ encoder) and `pixels` (of the
   decoder), each as [rows, columns], float32.
 
+* gradients.safetensors — of the VQ tokenizer's objective (`learned`), for each parameter under its name: the largest
+  absolute value, up to 48 elements, and the products with four vectors of length 1 (`digest`).
+
 And resized.json: bytes of pictures and what `torch.nn.functional.interpolate` with `antialias` makes of them, rounded,
 which is what `transformers`' image processor calls for pictures of bytes.
 
@@ -33,6 +36,7 @@ import numpy as np
 import torch
 from safetensors.torch import save_file
 from torch import Tensor
+from torch.nn import functional
 from transformers import GenerationConfig, JanusConfig, JanusForConditionalGeneration
 from weights import uniform, weight
 
@@ -276,6 +280,47 @@ def compute(name: str, config: JanusConfig, dtype: torch.dtype) -> tuple[dict[st
     return numbers, tensors
 
 
+def digest(name: str, gradient: Tensor) -> Tensor:
+    """What is kept of a gradient: see the header."""
+    flat = gradient.flatten()
+    count = flat.numel()
+    places = [i * count // min(count, 48) for i in range(min(count, 48))]
+    products = []
+    for vector in range(4):
+        values = torch.from_numpy(uniform(f"{name}.{vector}", count).astype(np.float32)).to(flat.dtype)
+        products.append(float((flat * values).sum() / values.norm()))
+    return torch.tensor([float(flat.abs().max()), *flat[places].tolist(), *products], dtype=flat.dtype)
+
+
+def learned(name: str, config: JanusConfig, dtype: torch.dtype) -> tuple[float, dict[str, Tensor]]:
+    """The gradients of 0.3·L1 + L2 + codebook + 0.25·commitment (van den Oord et al. 2017, eq. 3) for two pictures.
+
+    Latents and codes have length 1, straight through.
+    """
+    model = JanusForConditionalGeneration(config).eval()
+    fill(model)
+    vqmodel = model.to(dtype).model.vqmodel
+    vq = config.vq_config
+    side = vq.num_patches * 2 ** (len(vq.channel_multiplier) - 1)
+    drawn = [pixels(f"{name}.learned{i}", vq.in_channels, side, dtype) for i in range(2)]
+    x = torch.cat(drawn)
+    book = vqmodel.quantize.embedding.weight
+    with torch.no_grad():
+        book.copy_(functional.normalize(book, dim=1))
+    latents = functional.normalize(vqmodel.quant_conv(vqmodel.encoder(x)), dim=1)
+    scores = torch.einsum("bdhw,nd->bhwn", latents.detach(), book.detach())
+    codes = book[scores.argmax(-1)].permute(0, 3, 1, 2)
+    through = latents + (codes - latents).detach()
+    out = vqmodel.decoder(vqmodel.post_quant_conv(through))
+    difference = out - x
+    loss = 0.3 * difference.abs().mean() + (difference**2).mean()
+    loss = loss + ((codes - latents.detach()) ** 2).mean() + 0.25 * ((codes.detach() - latents) ** 2).mean()
+    loss.backward()
+    prefix = "model.vqmodel."
+    gradients = {prefix + key: parameter.grad for key, parameter in vqmodel.named_parameters()}
+    return margin(scores), {key: digest(key, gradient) for key, gradient in gradients.items()}
+
+
 def resized() -> list[dict[str, Any]]:
     """Pictures larger and smaller than the square of 12 pixels, wide and tall, by both filters."""
     cases = []
@@ -306,6 +351,10 @@ def main() -> None:
             key: float((single[key].double() - exact).abs().max() / exact.abs().max()) for key, exact in tensors.items()
         }
         assert all(single_numbers[key] == numbers[key] for key in ["greedy", "guided", "encoded"])
+        least, gradients = learned(name, config, torch.float64)
+        if least < MARGIN:
+            raise SystemExit(f"{name}: a learned code hangs on rounding, {least:.1e}")
+        save_file({key: value.float() for key, value in gradients.items()}, folder / "gradients.safetensors")
         config.save_pretrained(folder)
         (folder / "oracle.json").write_text(json.dumps(numbers | {"float32_error": error}) + "\n")
         save_file({key: value.float().contiguous() for key, value in tensors.items()}, folder / "oracle.safetensors")

@@ -11,6 +11,7 @@ mod head;
 mod images;
 mod memory;
 pub mod naive;
+mod pictures;
 mod products;
 mod rows;
 pub mod testing;

@@ -8,6 +8,7 @@
 
 mod attention;
 mod images;
+mod pictures;
 mod products;
 mod rest;
 

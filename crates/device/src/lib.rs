@@ -23,6 +23,7 @@ mod head;
 mod ids;
 mod images;
 mod link;
+mod pictures;
 mod pool;
 mod tensor;
 mod weights;
@@ -42,6 +43,7 @@ pub use head::{Head, HeadGradients, TeacherHead};
 pub use ids::{Ids, Rotary};
 pub use images::Images;
 pub use link::Link;
+pub use pictures::Pictures;
 pub use pool::{Pool, Usage};
 pub use tensor::{Dtype, Tensor};
 pub use weights::{Packed, PackedMatrix, Source, WeightRef, Weights};
@@ -51,13 +53,14 @@ pub use wels_kernels::attention::latent::LatentLayout;
 pub use wels_kernels::attention::paged::{CacheDtype, Layout as KvLayout, PAGE, Sequence};
 pub use wels_kernels::distil::Divergence;
 pub use wels_kernels::gemm::{Precision, Start};
+pub use wels_kernels::group_norm::{Activation, GroupNorm};
 pub use wels_kernels::head::IGNORE;
-pub use wels_kernels::images::Activation;
 pub use wels_kernels::optim::{AdamW, SQUARES_CHUNK};
 pub use wels_kernels::quant::{BlockType, MemoryBudget};
 pub use wels_kernels::rope::Direction;
 pub use wels_kernels::router::{Router, Scoring};
 pub use wels_kernels::swiglu::Gating;
+pub use wels_kernels::windows::{Step, Windows};
 
 /// Arithmetic on the host that belongs to no device: number formats of files, random numbers, tables.
 pub mod host {

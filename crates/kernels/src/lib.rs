@@ -15,6 +15,7 @@ pub mod elementwise;
 pub mod embedding;
 pub mod experts;
 pub mod gemm;
+pub mod group_norm;
 pub mod head;
 pub mod images;
 pub mod isa;
@@ -32,7 +33,10 @@ pub mod rope;
 pub mod router;
 pub mod sample;
 pub mod softcap;
+pub mod softmax;
 pub mod swiglu;
+pub mod unit;
+pub mod windows;
 
 mod micro;
 mod pack;

@@ -93,6 +93,14 @@ impl Params {
         params
     }
 
+    /// All zeros, of a network that is no language model and lists its parameters itself.
+    pub fn listed(device: &Arc<dyn Device>, specs: Vec<ParamSpec>) -> Self {
+        let tensors = specs.iter().map(|spec| Tensor::zeros(device, spec.rows, spec.cols)).collect();
+        let (count, placement) = (specs.len(), Placement::from(device));
+        let places = vec![Place::Main; count];
+        Params { placement, specs, places, tensors, packed: vec![None; count], absorbed: vec![None; count] }
+    }
+
     /// Without values, for a reader that gives each parameter [`Params::set_values`] or [`Params::set_packed`].
     pub fn unset(placement: impl Into<Placement>, config: &ModelConfig) -> Self {
         let (placement, specs) = (placement.into(), param_specs(config));
@@ -307,7 +315,7 @@ fn first_non_finite<'a>(specs: &'a [ParamSpec], tensors: &[Tensor]) -> Option<&'
 }
 
 /// FNV-1a, 64 bits: the stream of random numbers that belongs to a name.
-fn fnv1a64(name: &str) -> u64 {
+pub(crate) fn fnv1a64(name: &str) -> u64 {
     name.bytes().fold(0xcbf2_9ce4_8422_2325, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3))
 }
 
@@ -335,9 +343,13 @@ pub(crate) struct Wiring {
 
 impl Wiring {
     pub fn new(config: &ModelConfig) -> Self {
-        let specs = param_specs(config);
-        let norm_weights = config.family.row().norm_weights;
-        Wiring { slots: (0..specs.len()).collect(), used: vec![false; specs.len()], norm_weights, specs }
+        Wiring { norm_weights: config.family.row().norm_weights, ..Wiring::listed(param_specs(config)) }
+    }
+
+    /// Of [`Params::listed`].
+    pub fn listed(specs: Vec<ParamSpec>) -> Self {
+        let (slots, used) = ((0..specs.len()).collect(), vec![false; specs.len()]);
+        Wiring { slots, used, norm_weights: NormWeights::Plain, specs }
     }
 
     /// The parameter called `name`.
@@ -385,7 +397,11 @@ pub struct Grads {
 
 impl Grads {
     pub(crate) fn new(device: &Arc<dyn Device>, config: &ModelConfig, slots: &[usize]) -> Self {
-        let specs = param_specs(config);
+        Grads::listed(device, param_specs(config), slots)
+    }
+
+    /// Of [`Params::listed`].
+    pub(crate) fn listed(device: &Arc<dyn Device>, specs: Vec<ParamSpec>, slots: &[usize]) -> Self {
         let values = slots.iter().map(|&param| match &specs[param] {
             spec if spec.kind == ParamKind::RouterBias => nothing(device, spec),
             spec => Tensor::zeros(device, spec.rows, spec.cols),

@@ -148,6 +148,13 @@ pub struct GradientOf {
     pub dtype: Dtype,
 }
 
+impl GradientOf {
+    /// Whether contributions to it are kept.
+    pub fn is_wanted(&self) -> bool {
+        self.slot.is_some()
+    }
+}
+
 /// What all operations of a pass share.
 #[derive(Clone)]
 pub struct Context<'a> {
@@ -301,6 +308,11 @@ impl<'a> Graph<'a> {
             backward.gradients.len() - 1
         });
         Var { value, slot }
+    }
+
+    /// An input whose gradient nobody wants.
+    pub fn constant(&self, value: Tensor) -> Var {
+        Var { value, slot: None }
     }
 
     /// The result of the operation `name`. Its backward part gets the gradient of the result and passes on those of the

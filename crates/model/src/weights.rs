@@ -18,7 +18,7 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 
 pub use read::{Files, Sink, load_dir, open_dir};
-pub use write::{DEFAULT_SHARD_BYTES, save_dir};
+pub use write::{DEFAULT_SHARD_BYTES, save_dir, save_tensors};
 
 use crate::config::{ConfigError, Dtype};
 use crate::names::{EH_PROJ, HfTensor, ParamKind, ParamSpec};

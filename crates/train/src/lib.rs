@@ -26,4 +26,6 @@ pub mod rl;
 
 pub mod distil;
 
+pub mod vq;
+
 pub mod doctor;

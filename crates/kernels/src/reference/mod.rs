@@ -8,6 +8,7 @@ pub mod elementwise;
 pub mod embedding;
 pub mod experts;
 pub mod gemm;
+pub mod group_norm;
 pub mod head;
 pub mod images;
 pub mod norm;
@@ -17,7 +18,10 @@ pub mod rope;
 pub mod router;
 pub mod sample;
 pub mod softcap;
+pub mod softmax;
 pub mod swiglu;
+pub mod unit;
+pub mod windows;
 
 use crate::lanes::{LANES, sum_tree};
 

@@ -7,8 +7,10 @@ mod head;
 mod images;
 mod memory_bound;
 mod paged;
+mod pictures;
 mod properties;
 mod quant;
+mod softmax;
 mod table;
 
 use std::io::Write;

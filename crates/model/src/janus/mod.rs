@@ -1,5 +1,6 @@
 //! Janus-Pro (arXiv 2501.17811): one transformer that sees pictures through a SigLIP tower and draws them as the codes
-//! of a VQ tokenizer. The `janus` directory form of `transformers`; forward only.
+//! of a VQ tokenizer. The `janus` directory form of `transformers`. The tokenizer is trained here; the
+//! rest is forward only.
 
 pub mod config;
 
@@ -19,7 +20,11 @@ mod layers;
 
 mod vision;
 
+mod vq_layers;
+
 mod vq;
+
+mod vq_learn;
 
 mod model;
 
@@ -27,3 +32,5 @@ mod draw;
 
 pub use draw::{DrawBatch, DrawPrompt, PictureId, without_words};
 pub use model::{Janus, JanusError, read_config};
+pub use vq::{Vq, VqNetwork};
+pub use vq_learn::{VqObjective, VqSeen};

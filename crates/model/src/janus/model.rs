@@ -123,7 +123,7 @@ impl Janus {
             params: Arc::new(params),
             vision: Vision::new(source, vision),
             aligner: Aligner::new(source, "model.aligner", vision.hidden_size, text.hidden_size, vision.aligner_layers),
-            vq: Vq::new(source, vq),
+            vq: Vq::read(source, vq),
             code_embeddings: source.matrix("model.generation_embeddings.weight", vq.code_dim),
             code_aligner: Aligner::new(source, "model.generation_aligner", vq.code_dim, width, vq.aligner_layers),
             head_in: Linear::new(source, &format!("{head}.proj_out"), text.hidden_size),

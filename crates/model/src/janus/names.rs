@@ -63,12 +63,7 @@ pub fn image_tensors(config: &JanusConfig) -> Vec<JanusTensor> {
     list.vision(vision);
     list.part = Part::Aligner;
     list.aligner("model.aligner", vision.hidden_size, text.hidden_size, vision.aligner_layers);
-    list.part = Part::Vq;
-    list.encoder(vq);
-    list.decoder(vq);
-    list.push("model.vqmodel.quantize.embedding.weight", &[vq.codes, vq.code_dim]);
-    list.conv("model.vqmodel.quant_conv", vq.latent_channels, vq.code_dim, 1);
-    list.conv("model.vqmodel.post_quant_conv", vq.code_dim, vq.latent_channels, 1);
+    list.tensors.extend(vq_tensors(vq));
     list.part = Part::GenerationEmbeddings;
     list.push("model.generation_embeddings.weight", &[vq.codes, vq.code_dim]);
     list.part = Part::GenerationAligner;
@@ -76,6 +71,17 @@ pub fn image_tensors(config: &JanusConfig) -> Vec<JanusTensor> {
     list.part = Part::GenerationHead;
     list.linear("model.generation_head.proj_out", text.hidden_size, vq.head_width, true);
     list.linear("model.generation_head.vision_head", vq.head_width, vq.codes, true);
+    list.tensors
+}
+
+/// Those of the VQ tokenizer.
+pub fn vq_tensors(vq: &VqConfig) -> Vec<JanusTensor> {
+    let mut list = List { tensors: Vec::new(), part: Part::Vq };
+    list.encoder(vq);
+    list.decoder(vq);
+    list.push("model.vqmodel.quantize.embedding.weight", &[vq.codes, vq.code_dim]);
+    list.conv("model.vqmodel.quant_conv", vq.latent_channels, vq.code_dim, 1);
+    list.conv("model.vqmodel.post_quant_conv", vq.code_dim, vq.latent_channels, 1);
     list.tensors
 }
 

@@ -1,101 +1,235 @@
 //! The VQ tokenizer (VQGAN, arXiv 2012.09841; LlamaGen's VQ-16, arXiv 2406.06525): convolutions down to a grid of
 //! latents, the nearest code of each, and convolutions up again.
+//!
+//! Its parameters are those of the file, but that a convolution's weight is `[outputs, height·width·inputs]` here and
+//! `[outputs, inputs, height, width]` there.
+
+use std::borrow::Cow;
+use std::path::Path;
+use std::sync::Arc;
 
 use super::config::VqConfig;
-use super::layers::{Conv, Heads, Norm, Picture, Source, Window, add, attention, doubled};
-use crate::tape::Execution;
-use wels_device::{Activation, Tensor, WeightRef};
+use super::layers::Source;
+use super::model::JanusError;
+use super::names::{JanusTensor, vq_tensors};
+use super::vq_layers::{Conv, Decoder, Encoder, Squares, Window};
+use crate::names::{ParamKind, ParamSpec};
+use crate::ops;
+use crate::params::{Grads, Params, Weight, Wiring, fnv1a64};
+use crate::tape::{Context, Execution, Graph, Sequences, Var};
+use crate::weights::{Files, WeightsError, save_tensors};
+use wels_device::host::random;
+use wels_device::{Device, Tensor, WeightRef};
 
 const NAME: &str = "model.vqmodel";
 
-/// The tokenizer with its weights.
-pub struct Vq {
+/// Layers without weights.
+pub struct VqNetwork {
     config: VqConfig,
     encoder: Encoder,
     quant_conv: Conv,
-    /// `[codes, dim]`, as latents are compared with them.
-    codes: Tensor,
-    /// The squares of their lengths.
-    squares: Vec<f32>,
-    /// `[codes, dim]`, each of length 1, as they are decoded.
-    unit_codes: Tensor,
+    codes: Weight,
     post_quant_conv: Conv,
     decoder: Decoder,
+    slots: Vec<usize>,
 }
 
-struct Encoder {
-    conv_in: Conv,
-    /// The full resolution first; what halves the side stands at its end.
-    levels: Vec<(Vec<Block>, Option<Conv>)>,
-    middle: Middle,
-    norm_out: Norm,
-    conv_out: Conv,
+/// The tokenizer with its weights.
+pub struct Vq {
+    network: VqNetwork,
+    params: Params,
+    /// The squares of the lengths of the codes, as latents are compared with them.
+    squares: Vec<f32>,
 }
 
-struct Decoder {
-    conv_in: Conv,
-    middle: Middle,
-    /// The lowest resolution first; what follows doubling the side stands at its end.
-    levels: Vec<(Vec<Block>, Option<Conv>)>,
-    norm_out: Norm,
-    conv_out: Conv,
-}
-
-/// A residual block, and the attention after it at the lowest resolution.
-struct Block {
-    residual: Residual,
-    attention: Option<Attention>,
-}
-
-struct Residual {
-    norm1: Norm,
-    conv1: Conv,
-    norm2: Norm,
-    conv2: Conv,
-    /// Where the widths differ.
-    shortcut: Option<Conv>,
-}
-
-struct Attention {
-    norm: Norm,
-    qkv: [Conv; 3],
-    projection: Conv,
-}
-
-struct Middle {
-    first: Residual,
-    attention: Attention,
-    second: Residual,
-}
-
-impl Vq {
-    /// From checked files.
-    pub fn new(source: &Source, config: &VqConfig) -> Vq {
-        let codes = source.files.values(&format!("{NAME}.quantize.embedding.weight"));
-        let rows = || codes.chunks_exact(config.code_dim);
-        let square = |row: &[f32]| row.iter().map(|x| x * x).sum::<f32>();
-        // ε as in `torch.nn.functional.normalize`.
-        let unit = |row: &[f32]| row.iter().map(|x| x / square(row).sqrt().max(1e-12)).collect::<Vec<f32>>();
-        let table = |values: &[f32]| Tensor::of(source.device, config.codes, config.code_dim, values);
-        Vq {
-            encoder: Encoder::new(source, config),
-            quant_conv: Conv::new(source, &format!("{NAME}.quant_conv"), config.latent_channels, Window::Pixel),
-            codes: table(&codes),
-            squares: rows().map(square).collect(),
-            unit_codes: table(&rows().flat_map(unit).collect::<Vec<f32>>()),
-            post_quant_conv: Conv::new(source, &format!("{NAME}.post_quant_conv"), config.code_dim, Window::Pixel),
-            decoder: Decoder::new(source, config),
+impl VqNetwork {
+    /// Of a configuration.
+    pub fn new(config: &VqConfig) -> VqNetwork {
+        let mut wiring = Wiring::listed(specs(config));
+        VqNetwork {
+            encoder: Encoder::new(&mut wiring, config, &format!("{NAME}.encoder")),
+            quant_conv: Conv::new(&mut wiring, &format!("{NAME}.quant_conv"), Window::Pixel),
+            codes: wiring.weight(&format!("{NAME}.quantize.embedding.weight")),
+            post_quant_conv: Conv::new(&mut wiring, &format!("{NAME}.post_quant_conv"), Window::Pixel),
+            decoder: Decoder::new(&mut wiring, config, &format!("{NAME}.decoder")),
+            slots: wiring.into_slots(),
             config: config.clone(),
         }
     }
 
+    pub fn config(&self) -> &VqConfig {
+        &self.config
+    }
+
+    /// The table of codes, `[codes, dim]`.
+    pub fn codes(&self) -> Weight {
+        self.codes
+    }
+
+    /// Gradients of all parameters.
+    pub fn grads(&self, device: &Arc<dyn Device>) -> Grads {
+        Grads::listed(device, specs(&self.config), &self.slots)
+    }
+
+    /// Before training: convolutions normal with the variance of PyTorch's own, 1/(3·inputs of an output), norms 1,
+    /// biases 0, codes of length 1 in random directions. An element depends on the seed, its parameter's name and its
+    /// index alone.
+    pub fn init(&self, device: &Arc<dyn Device>, seed: u64) -> Params {
+        let specs = specs(&self.config);
+        let mut params = Params::listed(device, specs.clone());
+        for (param, spec) in specs.iter().enumerate() {
+            let mut values = vec![0.0; spec.len()];
+            let key = random::Key { seed, stream: fnv1a64(&spec.name) };
+            match spec.kind {
+                ParamKind::Norm => values.fill(1.0),
+                ParamKind::Bias => {}
+                ParamKind::Embedding => {
+                    random::fill_normal(&mut values, 1.0, key, 0);
+                    values.chunks_exact_mut(spec.cols).for_each(to_unit);
+                }
+                _ => random::fill_normal(&mut values, (1.0 / (3.0 * spec.cols as f64)).sqrt(), key, 0),
+            }
+            params.set_values(param, &values);
+        }
+        params
+    }
+
+    /// Parameters of the values that `of` gives for each tensor of the file, in the file's order of elements.
+    ///
+    /// # Panics
+    /// If they are not as many as its shape says.
+    pub fn params(&self, device: &Arc<dyn Device>, of: impl Fn(&JanusTensor) -> Vec<f32>) -> Params {
+        let mut params = Params::listed(device, specs(&self.config));
+        for (param, tensor) in vq_tensors(&self.config).iter().enumerate() {
+            let values = match window_of(&tensor.shape) {
+                Some((inputs, places)) => turned(&of(tensor), inputs, places),
+                None => of(tensor),
+            };
+            params.set_values(param, &values);
+        }
+        params
+    }
+
+    /// The tensors of the file, of parameters or of anything else of their shapes, such as gradients.
+    pub fn to_file<'a>(&self, values: &'a [Tensor]) -> impl Iterator<Item = (JanusTensor, Cow<'a, [f32]>)> {
+        vq_tensors(&self.config).into_iter().zip(values).map(|(tensor, values)| {
+            let values = match window_of(&tensor.shape) {
+                Some((inputs, places)) => Cow::Owned(turned(&values.to_host(), places, inputs)),
+                None => values.to_host(),
+            };
+            (tensor, values)
+        })
+    }
+
+    /// Writes the weights to `dir`, which is made if need be: one safetensors file in f32, by the names of
+    /// `transformers`.
+    ///
+    /// # Errors
+    /// `dir` already holds weights, or cannot be written.
+    pub fn save(&self, params: &Params, dir: &Path) -> Result<(), WeightsError> {
+        let tensors = self.to_file(params.tensors()).map(|(tensor, values)| (tensor.name, tensor.shape, values));
+        save_tensors(dir, tensors.collect())
+    }
+
+    /// What operations share, for [`Graph::training`].
+    pub fn context<'a>(&self, params: &'a Params, execution: &'a Execution) -> Context<'a> {
+        let sequences = Arc::new(Sequences::packed(&[0]));
+        Context { params, execution, sequences, balance_coefficient: 0.0 }
+    }
+
+    /// `[P·tokens, dim]`, what codes are looked for near, of pixels `[P·side², channels]`.
+    pub fn latents(&self, g: &mut Graph, pixels: Var) -> Var {
+        let side = self.config.image_size();
+        let x = self.squares_of(pixels, side);
+        let x = self.encoder.run(g, &x);
+        self.quant_conv.run(g, &x).pixels
+    }
+
+    /// The pixels `[P·side², channels]`, around −1 to 1, of rows of the table `[P·tokens, dim]`.
+    pub fn decoded(&self, g: &mut Graph, codes: Var) -> Var {
+        let x = self.squares_of(codes, self.config.grid);
+        let x = self.post_quant_conv.run(g, &x);
+        self.decoder.run(g, &x).pixels
+    }
+
+    fn squares_of(&self, pixels: Var, side: usize) -> Squares {
+        let pictures = pixels.rows() / (side * side);
+        assert_eq!(pixels.rows(), pictures * side * side, "rows of whole pictures of {side} pixels a side");
+        Squares { pixels, pictures, side }
+    }
+}
+
+fn to_unit(row: &mut [f32]) {
+    let length = row.iter().map(|x| x * x).sum::<f32>().sqrt().max(1e-12);
+    row.iter_mut().for_each(|x| *x /= length);
+}
+
+/// The parameters, in the order of the file's list.
+fn specs(config: &VqConfig) -> Vec<ParamSpec> {
+    let spec = |JanusTensor { name, shape, .. }: JanusTensor| {
+        let (rows, cols) = if shape.len() == 1 { (1, shape[0]) } else { (shape[0], shape[1..].iter().product()) };
+        let kind = match (&shape[..], name.ends_with("quantize.embedding.weight")) {
+            (_, true) => ParamKind::Embedding,
+            ([_], _) if name.ends_with(".bias") => ParamKind::Bias,
+            ([_], _) => ParamKind::Norm,
+            _ => ParamKind::Matrix,
+        };
+        ParamSpec { name, rows, cols, kind }
+    };
+    vq_tensors(config).into_iter().map(spec).collect()
+}
+
+/// `[outputs, to, from]` of `[outputs, from, to]`, which has `from` rows an output.
+fn turned(values: &[f32], from: usize, to: usize) -> Vec<f32> {
+    let output = |values: &[f32]| -> Vec<f32> {
+        (0..to).flat_map(|i| values[i..].iter().step_by(to).copied().collect::<Vec<f32>>()).collect()
+    };
+    values.chunks_exact(from * to).flat_map(output).collect()
+}
+
+/// Inputs and places of a convolution's weight.
+fn window_of(shape: &[usize]) -> Option<(usize, usize)> {
+    (shape.len() == 4).then(|| (shape[1], shape[2] * shape[3]))
+}
+
+impl Vq {
+    /// From checked files.
+    pub(super) fn read(source: &Source, config: &VqConfig) -> Vq {
+        let network = VqNetwork::new(config);
+        let params = network.params(source.device, |tensor| source.files.values(&tensor.name));
+        Vq::new(network, params)
+    }
+
+    /// What [`VqNetwork::save`] wrote.
+    ///
+    /// # Errors
+    /// The files are missing, broken, or those of another tokenizer; the device has no operations of images.
+    pub fn open(dir: &Path, config: &VqConfig, device: &Arc<dyn Device>) -> Result<Vq, JanusError> {
+        if device.images().is_none() {
+            return Err(JanusError::Device { device: device.in_words() });
+        }
+        let files = Files::open(dir)?;
+        let expected = vq_tensors(config);
+        files.check_list(expected.iter().map(|tensor| (tensor.name.as_str(), &tensor.shape[..])))?;
+        Ok(Vq::read(&Source { files: &files, device }, config))
+    }
+
+    /// A network with its weights.
+    pub fn new(network: VqNetwork, params: Params) -> Vq {
+        let codes = params.of(network.codes).to_host();
+        let square = |row: &[f32]| row.iter().map(|x| x * x).sum::<f32>();
+        let squares = codes.chunks_exact(network.config.code_dim).map(square).collect();
+        drop(codes);
+        Vq { network, params, squares }
+    }
+
     /// The code of each place of pixels `[channels, side, side]`.
     pub fn encode(&self, execution: &Execution, pixels: &[f32]) -> Vec<u32> {
-        let latents = self.latents(execution, pixels);
-        let mut products = execution.pool.tensor(latents.rows(), self.config.codes);
-        let codes = WeightRef::Plain(&self.codes);
+        let (latents, config) = (self.latents(execution, pixels), &self.network.config);
+        let mut products = execution.pool.tensor(latents.rows(), config.codes);
+        let codes = WeightRef::Plain(self.params.of(self.network.codes));
         execution.device().linear(execution.precision, &latents, &mut [(codes, &mut products)]);
-        products.to_host().chunks_exact(self.config.codes).map(|products| self.nearest(products)).collect()
+        products.to_host().chunks_exact(config.codes).map(|products| self.nearest(products)).collect()
     }
 
     /// Of a latent z with these products with the codes e: the first with the least |z − e|², without |z|².
@@ -106,184 +240,28 @@ impl Vq {
 
     /// `[tokens, dim]`: what codes are looked for near.
     pub fn latents(&self, execution: &Execution, pixels: &[f32]) -> Tensor {
-        let VqConfig { in_channels: channels, .. } = self.config;
-        let side = self.config.image_size();
-        let size = side * side;
-        let turned: Vec<f32> =
-            (0..size).flat_map(|pixel| (0..channels).map(move |channel| pixels[channel * size + pixel])).collect();
-        let pixels = Tensor::of(execution.device(), size, channels, &turned);
-        let picture = self.encoder.run(execution, Picture { pixels, side });
-        self.quant_conv.run(execution, &picture).pixels
+        let VqConfig { in_channels: channels, .. } = self.network.config;
+        let rows = by_pixel(pixels, channels);
+        let pixels = Tensor::of(execution.device(), rows.len() / channels, channels, &rows);
+        let mut g = Graph::inference(self.network.context(&self.params, execution), None);
+        let pixels = g.constant(pixels);
+        self.network.latents(&mut g, pixels).into_value()
     }
 
     /// The pixels `[channels, side, side]` of the codes, around −1 to 1.
     pub fn decode(&self, execution: &Execution, codes: &[u32]) -> Vec<f32> {
-        let mut latents = execution.pool.tensor(codes.len(), self.config.code_dim);
-        execution.device().gather(WeightRef::Plain(&self.unit_codes), &codes.into(), &mut latents);
-        let picture = Picture { pixels: latents, side: self.config.grid };
-        let picture = self.post_quant_conv.run(execution, &picture);
-        let picture = self.decoder.run(execution, &picture);
-        let (values, channels) = (picture.pixels.to_host(), picture.pixels.cols());
+        let mut g = Graph::inference(self.network.context(&self.params, execution), None);
+        let table = g.constant(self.params.of(self.network.codes).clone());
+        let table = ops::unit_rows(&mut g, &table);
+        let latents = g.constant(ops::chosen(&g, &table, &codes.into()));
+        let pixels = self.network.decoded(&mut g, latents);
+        let (values, channels) = (pixels.to_host(), pixels.cols());
         (0..channels).flat_map(|channel| values[channel..].iter().step_by(channels).copied()).collect()
     }
 }
 
-impl Encoder {
-    fn new(source: &Source, config: &VqConfig) -> Encoder {
-        let name = format!("{NAME}.encoder");
-        let last = config.multipliers.len() - 1;
-        let mut channels = config.base_channels;
-        let levels = (0..=last).map(|level| {
-            let name = format!("{name}.down.{level}");
-            let widths = Widths { inputs: channels, outputs: config.channels(level) };
-            channels = widths.outputs;
-            let blocks = blocks(source, &name, widths, config.res_blocks, level == last);
-            let halve = || Conv::new(source, &format!("{name}.downsample.conv"), widths.outputs, Window::Halving);
-            (blocks, (level < last).then(halve))
-        });
-        let levels = levels.collect();
-        Encoder {
-            conv_in: Conv::new(source, &format!("{name}.conv_in"), config.in_channels, Window::Around),
-            levels,
-            middle: Middle::new(source, &format!("{name}.mid"), channels),
-            norm_out: Norm::new(source, &format!("{name}.norm_out")),
-            conv_out: Conv::new(source, &format!("{name}.conv_out"), channels, Window::Around),
-        }
-    }
-
-    fn run(&self, execution: &Execution, picture: Picture) -> Picture {
-        let mut x = self.conv_in.run(execution, &picture);
-        for (blocks, halve) in &self.levels {
-            x = blocks.iter().fold(x, |x, block| block.run(execution, x));
-            if let Some(halve) = halve {
-                x = halve.run(execution, &x);
-            }
-        }
-        let x = self.middle.run(execution, x);
-        normed(execution, &self.norm_out, &self.conv_out, &x)
-    }
-}
-
-impl Decoder {
-    fn new(source: &Source, config: &VqConfig) -> Decoder {
-        let name = format!("{NAME}.decoder");
-        let last = config.multipliers.len() - 1;
-        let widest = config.channels(last);
-        let mut channels = widest;
-        let levels = (0..=last).rev().enumerate().map(|(up, level)| {
-            let name = format!("{name}.up.{up}");
-            let widths = Widths { inputs: channels, outputs: config.channels(level) };
-            channels = widths.outputs;
-            let blocks = blocks(source, &name, widths, config.res_blocks + 1, level == last);
-            let conv = || Conv::new(source, &format!("{name}.upsample.conv"), widths.outputs, Window::Around);
-            (blocks, (level > 0).then(conv))
-        });
-        let levels = levels.collect();
-        Decoder {
-            conv_in: Conv::new(source, &format!("{name}.conv_in"), config.latent_channels, Window::Around),
-            middle: Middle::new(source, &format!("{name}.mid"), widest),
-            levels,
-            norm_out: Norm::new(source, &format!("{name}.norm_out")),
-            conv_out: Conv::new(source, &format!("{name}.conv_out"), channels, Window::Around),
-        }
-    }
-
-    fn run(&self, execution: &Execution, picture: &Picture) -> Picture {
-        let mut x = self.middle.run(execution, self.conv_in.run(execution, picture));
-        for (blocks, conv) in &self.levels {
-            x = blocks.iter().fold(x, |x, block| block.run(execution, x));
-            if let Some(conv) = conv {
-                x = conv.run(execution, &doubled(execution, &x));
-            }
-        }
-        normed(execution, &self.norm_out, &self.conv_out, &x)
-    }
-}
-
-/// Channels that a resolution begins and ends with.
-#[derive(Clone, Copy)]
-struct Widths {
-    inputs: usize,
-    outputs: usize,
-}
-
-fn blocks(source: &Source, name: &str, widths: Widths, count: usize, attention: bool) -> Vec<Block> {
-    let Widths { inputs, outputs } = widths;
-    let block = |i| Block {
-        residual: Residual::new(source, &format!("{name}.block.{i}"), if i == 0 { inputs } else { outputs }, outputs),
-        attention: attention.then(|| Attention::new(source, &format!("{name}.attn.{i}"), outputs)),
-    };
-    (0..count).map(block).collect()
-}
-
-impl Block {
-    fn run(&self, execution: &Execution, x: Picture) -> Picture {
-        let x = self.residual.run(execution, x);
-        match &self.attention {
-            Some(attention) => attention.run(execution, x),
-            None => x,
-        }
-    }
-}
-
-impl Residual {
-    fn new(source: &Source, name: &str, inputs: usize, outputs: usize) -> Residual {
-        let shortcut = || Conv::new(source, &format!("{name}.nin_shortcut"), inputs, Window::Pixel);
-        Residual {
-            norm1: Norm::new(source, &format!("{name}.norm1")),
-            conv1: Conv::new(source, &format!("{name}.conv1"), inputs, Window::Around),
-            norm2: Norm::new(source, &format!("{name}.norm2")),
-            conv2: Conv::new(source, &format!("{name}.conv2"), outputs, Window::Around),
-            shortcut: (inputs != outputs).then(shortcut),
-        }
-    }
-
-    fn run(&self, execution: &Execution, x: Picture) -> Picture {
-        let inner = normed(execution, &self.norm1, &self.conv1, &x);
-        let inner = normed(execution, &self.norm2, &self.conv2, &inner);
-        let x = self.shortcut.as_ref().map(|shortcut| shortcut.run(execution, &x)).unwrap_or(x);
-        Picture { pixels: add(execution, &x.pixels, inner.pixels), side: x.side }
-    }
-}
-
-/// Norm, SiLU, convolution.
-fn normed(execution: &Execution, norm: &Norm, conv: &Conv, x: &Picture) -> Picture {
-    let pixels = norm.of_groups(execution, &x.pixels, Activation::Silu);
-    conv.run(execution, &Picture { pixels, side: x.side })
-}
-
-impl Attention {
-    fn new(source: &Source, name: &str, channels: usize) -> Attention {
-        let conv = |part: &str| Conv::new(source, &format!("{name}.{part}"), channels, Window::Pixel);
-        Attention {
-            norm: Norm::new(source, &format!("{name}.norm")),
-            qkv: ["q", "k", "v"].map(conv),
-            projection: conv("proj_out"),
-        }
-    }
-
-    fn run(&self, execution: &Execution, x: Picture) -> Picture {
-        let normal = self.norm.of_groups(execution, &x.pixels, Activation::None);
-        let normal = Picture { pixels: normal, side: x.side };
-        let [q, k, v] = self.qkv.each_ref().map(|conv| conv.run(execution, &normal).pixels);
-        let attended = attention(execution, Heads { q: &q, k: &k, v: &v, heads: 1 });
-        let attended = self.projection.run(execution, &Picture { pixels: attended, side: x.side });
-        Picture { pixels: add(execution, &x.pixels, attended.pixels), side: x.side }
-    }
-}
-
-impl Middle {
-    fn new(source: &Source, name: &str, channels: usize) -> Middle {
-        Middle {
-            first: Residual::new(source, &format!("{name}.block_1"), channels, channels),
-            attention: Attention::new(source, &format!("{name}.attn_1"), channels),
-            second: Residual::new(source, &format!("{name}.block_2"), channels, channels),
-        }
-    }
-
-    fn run(&self, execution: &Execution, x: Picture) -> Picture {
-        let x = self.first.run(execution, x);
-        let x = self.attention.run(execution, x);
-        self.second.run(execution, x)
-    }
+/// `[side², channels]` of `[channels, side²]`.
+fn by_pixel(pixels: &[f32], channels: usize) -> Vec<f32> {
+    let size = pixels.len() / channels;
+    (0..size).flat_map(|pixel| (0..channels).map(move |channel| pixels[channel * size + pixel])).collect()
 }

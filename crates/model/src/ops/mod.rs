@@ -10,10 +10,14 @@ mod add;
 mod attention;
 mod bias;
 mod bring;
+mod codes;
 mod columns;
 mod combine;
+mod conv;
+mod double;
 mod embedding;
 mod expert;
+mod group_norm;
 mod head;
 mod latent;
 mod linear;
@@ -21,15 +25,20 @@ mod norm;
 mod rope;
 mod route;
 mod swiglu;
+mod whole_attention;
 
 pub use add::add;
 pub use attention::{Part, Parts, attention};
 pub use bias::bias;
 pub use bring::{bring, bring_f32};
+pub use codes::{Pull, chosen, quantize, unit_rows};
 pub use columns::{beside, split};
 pub use combine::combine;
+pub use conv::{Convolution, conv};
+pub use double::double;
 pub use embedding::embedding;
 pub use expert::{expert_bias, expert_gate_up, expert_swiglu_linear};
+pub use group_norm::group_norm;
 pub use head::{Head, distil_loss, head_loss, logits};
 pub use latent::{LatentShape, latent_attention};
 pub use linear::{linear, linears};
@@ -37,3 +46,14 @@ pub use norm::{rms_norm, rms_norm_heads};
 pub use rope::rope;
 pub use route::{Route, route};
 pub use swiglu::swiglu_linear;
+pub use whole_attention::{WholeAttention, whole_attention};
+
+use wels_device::{Device, Pictures};
+
+/// The operations of networks of pictures.
+///
+/// # Panics
+/// If the device has none, which opening a model has refused.
+fn pictures(device: &dyn Device) -> &dyn Pictures {
+    device.images().expect("a device with the operations of images")
+}

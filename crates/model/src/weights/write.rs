@@ -86,6 +86,38 @@ pub fn save_dir<'a>(
     File::open(dir).and_then(|dir| dir.sync_all()).map_err(WeightsError::io("sync", dir))
 }
 
+/// Writes tensors, `(name, shape, values)`, to one safetensors file of `dir`, which is made if need be, in f32.
+///
+/// # Errors
+/// As [`save_dir`].
+///
+/// # Panics
+/// If a tensor has not the values of its shape.
+pub fn save_tensors(dir: &Path, tensors: Vec<(String, Vec<usize>, Cow<[f32]>)>) -> Result<(), WeightsError> {
+    std::fs::create_dir_all(dir).map_err(WeightsError::io("create", dir))?;
+    refuse_occupied(dir)?;
+    let (mut header, mut offset) = (Map::new(), 0);
+    for (name, shape, values) in &tensors {
+        assert_eq!(values.len(), shape.iter().product::<usize>(), "{name} of {shape:?}");
+        let end = offset + 4 * values.len();
+        let info = json!({ "dtype": Stored::F32.name(), "shape": shape, "data_offsets": [offset, end] });
+        header.insert(name.clone(), info);
+        offset = end;
+    }
+    write_synced(&dir.join(SINGLE), |out| {
+        write_header(out, header)?;
+        tensors.iter().try_for_each(|(_, _, values)| write_values(out, values, Stored::F32))
+    })?;
+    File::open(dir).and_then(|dir| dir.sync_all()).map_err(WeightsError::io("sync", dir))
+}
+
+fn write_header(out: &mut dyn Write, header: Map<String, Value>) -> io::Result<()> {
+    let mut header = Value::Object(header).to_string().into_bytes();
+    header.resize(header.len().next_multiple_of(8), b' ');
+    out.write_all(&(header.len() as u64).to_le_bytes())?;
+    out.write_all(&header)
+}
+
 /// A second model in one directory would leave shards of which nobody knows whose they are.
 fn refuse_occupied(dir: &Path) -> Result<(), WeightsError> {
     for entry in std::fs::read_dir(dir).map_err(WeightsError::io("read", dir))? {
@@ -152,10 +184,7 @@ fn write_shard<'a>(out: &mut dyn Write, entries: &[Entry], values: &dyn Fn(usize
         header.insert(entry.name.clone(), info);
         offset = end;
     }
-    let mut header = Value::Object(header).to_string().into_bytes();
-    header.resize(header.len().next_multiple_of(8), b' ');
-    out.write_all(&(header.len() as u64).to_le_bytes())?;
-    out.write_all(&header)?;
+    write_header(out, header)?;
     // Experts are entries of one parameter, which is fetched once for those that follow each other.
     let mut fetched: Option<(usize, Cow<[f32]>)> = None;
     let mut rows_of = |part: &HfTensor, take: &mut dyn FnMut(&[f32]) -> io::Result<()>| {

@@ -101,17 +101,19 @@ fn what_would_change_the_arithmetic_is_refused_by_name() {
 }
 
 /// One folder of `tests/janus`, written by `scripts/oracle/make_janus.py`.
-struct Oracle {
-    name: String,
-    config: JanusConfig,
+pub struct Oracle {
+    pub name: String,
+    pub config: JanusConfig,
     json: Value,
     tensors: Vec<u8>,
+    /// `gradients.safetensors`.
+    pub gradients: Vec<u8>,
     /// With `config.json` and `model.safetensors`.
     dir: TempDir,
 }
 
 impl Oracle {
-    fn all() -> [Oracle; 3] {
+    pub fn all() -> [Oracle; 3] {
         ["plain", "deep", "tied"].map(Oracle::read)
     }
 
@@ -127,6 +129,7 @@ impl Oracle {
             name: name.to_owned(),
             json: serde_json::from_str(&text("oracle.json")).expect("oracle.json"),
             tensors: fs::read(folder.join("oracle.safetensors")).expect("oracle.safetensors"),
+            gradients: fs::read(folder.join("gradients.safetensors")).expect("gradients.safetensors"),
             config,
             dir,
         }
@@ -142,7 +145,7 @@ impl Oracle {
         self.json[key].as_array().expect(key).iter().map(|id| id.as_u64().expect("an id") as u32).collect()
     }
 
-    fn pixels(&self, name: &str, channels: usize, side: usize) -> Vec<f32> {
+    pub fn pixels(&self, name: &str, channels: usize, side: usize) -> Vec<f32> {
         let name = format!("{}.{name}", self.name);
         uniform(&name).take(channels * side * side).map(|x| x as f32).collect()
     }
@@ -184,7 +187,7 @@ fn weights(tensors: &[JanusTensor]) -> Vec<u8> {
 }
 
 /// The weight of `scripts/oracle/make_janus.py`.
-fn weight(name: &str, shape: &[usize]) -> Vec<f32> {
+pub fn weight(name: &str, shape: &[usize]) -> Vec<f32> {
     let (offset, scale) = match name {
         _ if name.ends_with("bias") => (0.0, 0.1),
         _ if name.ends_with("embed_tokens.weight") => (0.0, 1.0),

@@ -15,4 +15,5 @@ mod paged;
 mod pictures;
 mod placed;
 mod shapes;
+mod vq;
 mod weights;

@@ -17,3 +17,5 @@ mod rl;
 mod sft;
 
 mod trainer;
+
+mod vq;
