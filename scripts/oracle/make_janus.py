@@ -15,6 +15,8 @@ For each of three tiny models a folder with
 
 * gradients.safetensors — of the VQ tokenizer's objective (`learned`), for each parameter under its name: the largest
   absolute value, up to 48 elements, and the products with four vectors of length 1 (`digest`).
+* learnt.safetensors — of every parameter but the VQ tokenizer's, of a mean cross-entropy over text and codes
+  together, for three sequences: text, a picture drawn after text, and text about a picture; and `loss`.
 
 And resized.json: bytes of pictures and what `torch.nn.functional.interpolate` with `antialias` makes of them, rounded,
 which is what `transformers`' image processor calls for pictures of bytes.
@@ -321,6 +323,41 @@ def learned(name: str, config: JanusConfig, dtype: torch.dtype) -> tuple[float, 
     return margin(scores), {key: digest(key, gradient) for key, gradient in gradients.items()}
 
 
+def learnt(name: str, config: JanusConfig, dtype: torch.dtype) -> dict[str, Tensor]:
+    """Of the mean cross-entropy over all targets of three sequences, for all but the VQ tokenizer."""
+    model = JanusForConditionalGeneration(config)
+    fill(model)
+    model = model.to(dtype).eval()
+    vision, vq, vocab = config.vision_config, config.vq_config, config.text_config.vocab_size
+    picture = pixels(f"{name}.seen", vision.num_channels, vision.image_size, dtype)
+    features = model.model.aligner(model.model.vision_model(picture).last_hidden_state)[0]
+    text = ids(f"{name}.text", 9, vocab, config.image_token_id)
+    codes = ids(f"{name}.codes", vq.num_patches**2, vq.num_embeddings, -1)
+    embed = model.get_input_embeddings()
+
+    def run(embedded: Tensor) -> Tensor:
+        return model.model.language_model(inputs_embeds=embedded[None], use_cache=False).last_hidden_state[0]
+
+    def loss(logits: Tensor, targets: list[int]) -> Tensor:
+        return torch.nn.functional.cross_entropy(logits, torch.tensor(targets), reduction="sum")
+
+    told = run(embed(torch.tensor(text[:8])))
+    drawn = model.prepare_embeddings_for_image_generation(torch.tensor([codes[:-1]], dtype=torch.long))[0]
+    draws = run(torch.cat([embed(torch.tensor(text[:5])), drawn]))
+    sees = run(torch.cat([embed(torch.tensor(text[:2])), features, embed(torch.tensor(text[2:8]))]))
+    total = loss(model.lm_head(told), text[1:9])
+    total = total + loss(model.model.generation_head(draws[4:]), codes)
+    total = total + loss(model.lm_head(sees[-6:]), text[3:9])
+    total = total / (8 + len(codes) + 6)
+    total.backward()
+    kept = {
+        key: parameter.grad.reshape(parameter.shape)
+        for key, parameter in model.named_parameters()
+        if parameter.grad is not None and "vqmodel" not in key
+    }
+    return kept | {"loss": total.detach().reshape(1)}
+
+
 def resized() -> list[dict[str, Any]]:
     """Pictures larger and smaller than the square of 12 pixels, wide and tall, by both filters."""
     cases = []
@@ -358,6 +395,14 @@ def main() -> None:
         config.save_pretrained(folder)
         (folder / "oracle.json").write_text(json.dumps(numbers | {"float32_error": error}) + "\n")
         save_file({key: value.float().contiguous() for key, value in tensors.items()}, folder / "oracle.safetensors")
+        exact, single = learnt(name, config, torch.float64), learnt(name, config, torch.float32)
+        worst = max(
+            float((single[key].double() - it).abs().max() / it.abs().max())
+            for key, it in exact.items()
+            if not key.endswith("k_proj.bias")
+        )
+        print(name, len(exact), "gradients, float32 is off by", worst)
+        save_file({key: it.float().contiguous() for key, it in exact.items()}, folder / "learnt.safetensors")
         print(name, numbers["margin"], error, {key: tuple(value.shape) for key, value in tensors.items()})
 
 

@@ -1,6 +1,7 @@
 //! LayerNorm and GELU of models of images.
 
-use wels_device::{Images, Tensor};
+use wels_device::{Images, LayerNormOperands, Start, Tensor};
+use wels_kernels::image_gradients::{self, LayerNorm};
 use wels_kernels::images;
 
 use crate::Cpu;
@@ -13,5 +14,15 @@ impl Images for Cpu {
 
     fn gelu(&self, x: &Tensor, y: &mut Tensor) {
         images::gelu(slice(x), slice_mut(y));
+    }
+
+    fn layer_norm_backward(&self, of: LayerNormOperands, gradients: [(&mut Tensor, Start); 3]) {
+        let of = LayerNorm { dy: slice(of.dy), x: slice(of.x), w: slice(of.w), eps: of.eps };
+        let [dx, dw, db] = gradients.map(|(gradient, start)| (slice_mut(gradient), start));
+        image_gradients::layer_norm_backward(of, dx, dw, db);
+    }
+
+    fn gelu_backward(&self, dy: &Tensor, x: &Tensor, (dx, start): (&mut Tensor, Start)) {
+        image_gradients::gelu_backward(slice(dy), slice(x), slice_mut(dx), start);
     }
 }

@@ -41,7 +41,7 @@ pub use device::{
 pub use experts::{Balance, Dispatch, Experts};
 pub use head::{Head, HeadGradients, TeacherHead};
 pub use ids::{Ids, Rotary};
-pub use images::Images;
+pub use images::{Images, LayerNormOperands};
 pub use link::Link;
 pub use pictures::Pictures;
 pub use pool::{Pool, Usage};
@@ -67,5 +67,5 @@ pub mod host {
     pub use wels_kernels::math::scalar;
     pub use wels_kernels::quant::blocks;
     pub use wels_kernels::rope::{Layout, Scaling, Table, frequencies};
-    pub use wels_kernels::{convert, random};
+    pub use wels_kernels::{convert, random, sample};
 }

@@ -17,6 +17,7 @@ pub mod experts;
 pub mod gemm;
 pub mod group_norm;
 pub mod head;
+pub mod image_gradients;
 pub mod images;
 pub mod isa;
 pub mod lanes;

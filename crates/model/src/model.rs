@@ -80,7 +80,7 @@ impl Nll {
         self.sum / self.tokens as f64
     }
 
-    fn add(&mut self, logp: &[f32], targets: &[u32]) {
+    pub(crate) fn add(&mut self, logp: &[f32], targets: &[u32]) {
         for (logp, _) in logp.iter().zip(targets).filter(|(_, target)| **target != IGNORE) {
             self.sum -= f64::from(*logp);
             self.tokens += 1;
@@ -159,7 +159,7 @@ impl Losses {
         }
     }
 
-    fn add_routings(&mut self, device: &dyn Device, routings: Vec<Routing>) {
+    pub(crate) fn add_routings(&mut self, device: &dyn Device, routings: Vec<Routing>) {
         for Routing { layer, dispatch, balance } in routings {
             let load = device.loads(&dispatch);
             let balance = balance.map_or_else(Vec::new, |balance| device.balance_losses(&balance));
@@ -195,19 +195,25 @@ impl Model {
     /// # Panics
     /// If the context is longer than the configuration's `max_positions`.
     pub fn new(config: ModelConfig, context_len: usize) -> Self {
+        let mut wiring = Wiring::new(&config);
+        let model = Self::wired(&mut wiring, config, context_len);
+        Model { slots: wiring.into_slots(), ..model }
+    }
+
+    /// [`Model::new`] as a part of something that has its parameters, and more, and the gradients of all.
+    pub(crate) fn wired(wiring: &mut Wiring, config: ModelConfig, context_len: usize) -> Self {
         let max = config.rope.max_positions;
         assert!(context_len <= max, "a context of {context_len} tokens for a model of at most {max}");
         let rotary = Rotaries::new(&config, context_len);
-        let mut wiring = Wiring::new(&config);
         let head = if config.tied_head { "model.embed_tokens.weight" } else { "lm_head.weight" };
         Model {
             embed: wiring.weight("model.embed_tokens.weight"),
-            layers: (0..config.layers).map(|i| Arc::new(Block::new(&mut wiring, &config, i, rotary.of(i)))).collect(),
+            layers: (0..config.layers).map(|i| Arc::new(Block::new(wiring, &config, i, rotary.of(i)))).collect(),
             norm: wiring.weight("model.norm.weight"),
             head: wiring.weight(head),
-            mtp: (1..=config.mtp_depth).map(|k| Mtp::new(&mut wiring, &config, k, head, &rotary.usual)).collect(),
+            mtp: (1..=config.mtp_depth).map(|k| Mtp::new(wiring, &config, k, head, &rotary.usual)).collect(),
             context_len,
-            slots: wiring.into_slots(),
+            slots: Vec::new(),
             config,
         }
     }
@@ -378,7 +384,7 @@ impl Model {
         self.through_layers(g, h)
     }
 
-    /// `[T, D]` of token ids.
+    /// `[T, D]`: what the layers are given of tokens.
     pub(crate) fn embed(&self, g: &mut Graph, tokens: &Ids) -> Var {
         g.enter("model.embed_tokens");
         g.follow(self.embed);
@@ -418,7 +424,7 @@ impl Model {
         &self.mtp[depth - 1]
     }
 
-    fn packed<'a>(
+    pub(crate) fn packed<'a>(
         &self,
         params: &'a Params,
         execution: &'a Execution,

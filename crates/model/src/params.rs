@@ -87,10 +87,7 @@ impl Absorbed {
 impl Params {
     /// All zeros, to be filled by a reader of weights.
     pub fn zeros(device: &Arc<dyn Device>, config: &ModelConfig) -> Self {
-        let mut params = Self::unset(device, config);
-        let zeros = params.specs.iter().map(|spec| Tensor::zeros(device, spec.rows, spec.cols));
-        params.tensors = zeros.collect();
-        params
+        Self::listed(device, param_specs(config))
     }
 
     /// All zeros, of a network that is no language model and lists its parameters itself.
@@ -114,16 +111,30 @@ impl Params {
     /// or 0 where their weights stand for 1 more. An element depends on the seed, its parameter's name and its index
     /// alone.
     pub fn init(device: &Arc<dyn Device>, config: &ModelConfig, seed: u64) -> Self {
-        let mut params = Self::zeros(device, config);
+        let params = Self::init_of(device, param_specs(config), config.init_std, seed);
+        match config.family.row().norm_weights {
+            NormWeights::Plain => params,
+            NormWeights::OneMore => params.with_norms(0.0),
+        }
+    }
+
+    fn with_norms(mut self, value: f32) -> Self {
+        let norms = self.specs.iter().zip(&mut self.tensors).filter(|(spec, _)| spec.kind == ParamKind::Norm);
+        norms.for_each(|(_, tensor)| tensor.fill(value));
+        self
+    }
+
+    /// [`Params::init`] of other parameters than a text model's, whose norms begin with 1.
+    pub(crate) fn init_of(device: &Arc<dyn Device>, specs: Vec<ParamSpec>, std: f32, seed: u64) -> Self {
+        let mut params = Self::listed(device, specs);
         for (spec, tensor) in params.specs.iter().zip(&mut params.tensors) {
             match spec.kind {
-                ParamKind::Norm if config.family.row().norm_weights == NormWeights::OneMore => {}
                 ParamKind::Norm => tensor.fill(1.0),
                 ParamKind::Bias | ParamKind::RouterBias | ParamKind::ExpertBiases(_) => {}
                 _ => {
                     let key = random::Key { seed, stream: fnv1a64(&spec.name) };
                     let mut values = vec![0.0; spec.len()];
-                    random::fill_normal(&mut values, f64::from(config.init_std), key, 0);
+                    random::fill_normal(&mut values, f64::from(std), key, 0);
                     tensor.set(0, &values);
                 }
             }

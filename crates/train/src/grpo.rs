@@ -264,6 +264,11 @@ impl PolicyBatch {
         Coefficient::Policy(self.policy())
     }
 
+    /// One a row.
+    pub(crate) fn terms(&self) -> &[PolicyTerm] {
+        &self.terms
+    }
+
     fn policy(&self) -> Policy<'_> {
         Policy { terms: &self.terms, clip_low: self.clip_low, clip_high: self.clip_high, kl: self.kl }
     }

@@ -29,3 +29,5 @@ pub mod distil;
 pub mod vq;
 
 pub mod doctor;
+
+pub mod janus;

@@ -426,8 +426,8 @@ impl Trainer {
             return Err(StepError::NonFinite { what: "gradient", step, place });
         }
         let learning_rate = self.hyper.learning_rate.at(step);
-        self.update_weights(step, learning_rate, grad_norm, &gradients)?;
-        self.update_biases(step, &losses.experts);
+        self.update_weights(step, grad_norm, &gradients)?;
+        move_biases(&mut self.state.params, &self.hyper, &self.frozen, step, &losses.experts);
         self.state.step = step;
         let balance = losses.experts.iter().map(|layer| layer.balance / sequences as f64).sum::<f64>();
         Ok(StepReport {
@@ -443,57 +443,10 @@ impl Trainer {
         })
     }
 
-    fn update_weights(
-        &mut self,
-        step: u64,
-        learning_rate: f64,
-        grad_norm: f64,
-        gradients: &[Tensor],
-    ) -> Result<(), Lost> {
-        let Hyperparameters { rule, beta1, beta2, epsilon, weight_decay, clip_norm, .. } = self.hyper;
-        let scale = if grad_norm > clip_norm { (clip_norm / grad_norm) as f32 } else { 1.0 };
-        let State { params, m, v, .. } = &mut self.state;
-        let learnt = |i: usize| !self.frozen[i] && params.specs()[i].kind != ParamKind::RouterBias;
-        let learnt: Vec<bool> = (0..gradients.len()).map(learnt).collect();
-        for (i, gradient) in gradients.iter().enumerate().filter(|(i, _)| learnt[*i]) {
-            let spec = &params.specs()[i];
-            let weight_decay = if decays(spec.kind) { weight_decay } else { 0.0 };
-            if let Some(momentum) = rule.momentum(spec.kind) {
-                let matrices = muon::Matrices { spec: spec.clone(), rate: learning_rate, weight_decay, momentum };
-                matrices.update(&self.execution.pool, params.tensor_mut(i), gradient, &mut m[i], scale);
-                continue;
-            }
-            let rule = AdamW { lr: learning_rate, beta1, beta2, eps: epsilon, weight_decay, step };
-            let to = (params.tensor_mut(i), self.owned.part(i).start);
-            self.execution.device().adamw(to, gradient, (&mut m[i], &mut v[i]), &rule, scale);
-        }
-        self.owned.exchange(&*self.comm, params, &learnt)
-    }
-
-    /// b_i += γ·sign(c̄ − c_i), c the tokens of the whole batch.
-    fn update_biases(&mut self, step: u64, experts: &[ExpertLoad]) {
-        if step > self.hyper.bias_update_steps {
-            return;
-        }
-        let speed = self.hyper.bias_update_speed as f32;
-        for layer in experts {
-            let Some(param) = self.state.params.position(&bias_name(layer.layer)) else { continue };
-            if self.frozen[param] {
-                continue;
-            }
-            let total: u64 = layer.tokens.iter().sum();
-            let tensor = self.state.params.tensor_mut(param);
-            let mut biases = tensor.to_host().into_owned();
-            for (bias, load) in biases.iter_mut().zip(&layer.tokens) {
-                // c̄ − c_i times the number of experts: whole numbers, so its sign is exact.
-                match (load * layer.tokens.len() as u64).cmp(&total) {
-                    std::cmp::Ordering::Less => *bias += speed,
-                    std::cmp::Ordering::Greater => *bias -= speed,
-                    std::cmp::Ordering::Equal => {}
-                }
-            }
-            tensor.set(0, &biases);
-        }
+    fn update_weights(&mut self, step: u64, grad_norm: f64, gradients: &[Tensor]) -> Result<(), Lost> {
+        let learnt = learnt(&self.state.params, &self.frozen);
+        self.hyper.follow(&self.execution, &mut self.state, &self.owned, &learnt, gradients, (step, grad_norm));
+        self.owned.exchange(&*self.comm, &mut self.state.params, &learnt)
     }
 
     fn expert_report(&self, load: ExpertLoad) -> ExpertReport {
@@ -523,6 +476,74 @@ impl Trainer {
         let logprobs = |(micro, _)| self.model.logprobs(params, &self.execution, &micro);
         let mine = tree::sequences_of(self.comm.rank(), self.comm.world(), batch.starts.len() - 1);
         shards::gather(&*self.comm, micro_batches(batch, mine, micro_rows).flat_map(logprobs).collect())
+    }
+}
+
+impl Hyperparameters {
+    /// One step of the optimizer, the `step`-th, on what this rank owns of the parameters that are learnt. The
+    /// gradients of all ranks together have the norm `grad_norm`.
+    pub(crate) fn follow(
+        &self,
+        execution: &Execution,
+        state: &mut State,
+        owned: &Owned,
+        learnt: &[bool],
+        gradients: &[Tensor],
+        (step, grad_norm): (u64, f64),
+    ) {
+        let Hyperparameters { rule, beta1, beta2, epsilon, weight_decay, clip_norm, .. } = *self;
+        let rate = self.learning_rate.at(step);
+        let scale = if grad_norm > clip_norm { (clip_norm / grad_norm) as f32 } else { 1.0 };
+        let State { params, m, v, .. } = state;
+        for (i, gradient) in gradients.iter().enumerate().filter(|(i, _)| learnt[*i]) {
+            let spec = &params.specs()[i];
+            let weight_decay = if decays(spec.kind) { weight_decay } else { 0.0 };
+            if let Some(momentum) = rule.momentum(spec.kind) {
+                let matrices = muon::Matrices { spec: spec.clone(), rate, weight_decay, momentum };
+                matrices.update(&execution.pool, params.tensor_mut(i), gradient, &mut m[i], scale);
+                continue;
+            }
+            let rule = AdamW { lr: rate, beta1, beta2, eps: epsilon, weight_decay, step };
+            let to = (params.tensor_mut(i), owned.part(i).start);
+            execution.device().adamw(to, gradient, (&mut m[i], &mut v[i]), &rule, scale);
+        }
+    }
+}
+
+/// One a parameter: whether gradients change it.
+pub(crate) fn learnt(params: &Params, frozen: &[bool]) -> Vec<bool> {
+    params.specs().iter().zip(frozen).map(|(spec, frozen)| !frozen && spec.kind != ParamKind::RouterBias).collect()
+}
+
+/// b_i += γ·sign(c̄ − c_i), c the tokens of the whole batch.
+pub(crate) fn move_biases(
+    params: &mut Params,
+    hyper: &Hyperparameters,
+    frozen: &[bool],
+    step: u64,
+    experts: &[ExpertLoad],
+) {
+    if step > hyper.bias_update_steps {
+        return;
+    }
+    let speed = hyper.bias_update_speed as f32;
+    for layer in experts {
+        let Some(param) = params.position(&bias_name(layer.layer)) else { continue };
+        if frozen[param] {
+            continue;
+        }
+        let total: u64 = layer.tokens.iter().sum();
+        let tensor = params.tensor_mut(param);
+        let mut biases = tensor.to_host().into_owned();
+        for (bias, load) in biases.iter_mut().zip(&layer.tokens) {
+            // c̄ − c_i times the number of experts: whole numbers, so its sign is exact.
+            match (load * layer.tokens.len() as u64).cmp(&total) {
+                std::cmp::Ordering::Less => *bias += speed,
+                std::cmp::Ordering::Greater => *bias -= speed,
+                std::cmp::Ordering::Equal => {}
+            }
+        }
+        tensor.set(0, &biases);
     }
 }
 

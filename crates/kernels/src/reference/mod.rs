@@ -10,6 +10,7 @@ pub mod experts;
 pub mod gemm;
 pub mod group_norm;
 pub mod head;
+pub mod image_gradients;
 pub mod images;
 pub mod norm;
 pub mod optim;

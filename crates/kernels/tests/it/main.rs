@@ -4,6 +4,7 @@ mod attention;
 mod distil;
 mod gemm;
 mod head;
+mod image_gradients;
 mod images;
 mod memory_bound;
 mod paged;

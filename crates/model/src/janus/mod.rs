@@ -1,6 +1,6 @@
 //! Janus-Pro (arXiv 2501.17811): one transformer that sees pictures through a SigLIP tower and draws them as the codes
-//! of a VQ tokenizer. The `janus` directory form of `transformers`. The tokenizer is trained here; the
-//! rest is forward only.
+//! of a VQ tokenizer. The `janus` directory form of `transformers`. All of it learns: the tokenizer by itself
+//! ([`VqNetwork`]), the rest together ([`network`]).
 
 pub mod config;
 
@@ -30,7 +30,16 @@ mod model;
 
 mod draw;
 
+pub mod batch;
+
+mod tower;
+
+pub mod network;
+
+pub mod rollout;
+
 pub use draw::{DrawBatch, DrawPrompt, PictureId, without_words};
 pub use model::{Janus, JanusError, read_config};
+pub use vision::patches;
 pub use vq::{Vq, VqNetwork};
 pub use vq_learn::{VqObjective, VqSeen};

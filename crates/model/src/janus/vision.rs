@@ -44,26 +44,29 @@ impl Vision {
 
     /// `[tokens, width]` of the pixels `[channels, side, side]`.
     pub fn run(&self, execution: &Execution, pixels: &[f32]) -> Tensor {
-        let patches = self.patches(execution, pixels);
+        let config = &self.config;
+        let (width, patches) = (config.channels * config.patch_size * config.patch_size, patches(config, pixels));
+        let patches = Tensor::of(execution.device(), config.tokens(), width, &patches);
         let x = add(execution, &self.positions, self.patches.run(execution, &patches));
         let x = self.layers.iter().fold(x, |x, layer| layer.run(execution, &self.config, x));
         self.norm.of_rows(execution, &x, self.config.norm_eps)
     }
+}
 
-    /// `[tokens, channels·patch²]`: each patch channel by channel, as the convolution's weight lies in the file.
-    fn patches(&self, execution: &Execution, pixels: &[f32]) -> Tensor {
-        let VisionConfig { channels, image_size: side, patch_size: patch, .. } = self.config;
-        let grid = self.config.grid();
-        let mut values = Vec::with_capacity(pixels.len());
-        for place in 0..grid * grid {
-            let (top, left) = (place / grid * patch, place % grid * patch);
-            for line in 0..channels * patch {
-                let at = (line / patch * side + top + line % patch) * side + left;
-                values.extend_from_slice(&pixels[at..at + patch]);
-            }
+/// `[tokens, channels·patch²]` of pixels `[channels, side, side]`: each patch channel by channel, as the convolution's
+/// weight lies in the file.
+pub fn patches(config: &VisionConfig, pixels: &[f32]) -> Vec<f32> {
+    let VisionConfig { channels, image_size: side, patch_size: patch, .. } = *config;
+    let grid = config.grid();
+    let mut values = Vec::with_capacity(pixels.len());
+    for place in 0..grid * grid {
+        let (top, left) = (place / grid * patch, place % grid * patch);
+        for line in 0..channels * patch {
+            let at = (line / patch * side + top + line % patch) * side + left;
+            values.extend_from_slice(&pixels[at..at + patch]);
         }
-        Tensor::of(execution.device(), grid * grid, channels * patch * patch, &values)
     }
+    values
 }
 
 impl Layer {

@@ -10,7 +10,7 @@
 
 use crate::params::Weight;
 use crate::tape::{Graph, Var};
-use wels_device::{Coefficient, HeadGradients, Precision, TeacherHead, Tensor};
+use wels_device::{Coefficient, HeadGradients, Ids, Precision, TeacherHead, Tensor};
 
 /// The matrix `[V, D]` of a head, and what its logits are softly capped at.
 #[derive(Clone, Copy)]
@@ -22,6 +22,19 @@ pub struct Head {
 /// `logp[T, 1]`: the log-probability of each target (0 for [`IGNORE`](wels_device::IGNORE)). While recording, seeds the
 /// backward pass with the gradients of the loss that `coefficient` stands for.
 pub fn head_loss(g: &mut Graph, x: &Var, head: Head, targets: &[u32], coefficient: Coefficient) -> Tensor {
+    let starts = g.context.sequences.starts.clone();
+    head_loss_of_rows(g, x, head, targets, coefficient, &starts)
+}
+
+/// [`head_loss`] of rows that need not be those of the batch: sequence i has `starts[i]..starts[i + 1]` of them.
+pub fn head_loss_of_rows(
+    g: &mut Graph,
+    x: &Var,
+    head: Head,
+    targets: &[u32],
+    coefficient: Coefficient,
+    starts: &Ids,
+) -> Tensor {
     let Head { weight: w, cap } = head;
     let (d, v) = (w.cols, w.rows);
     assert_eq!(x.cols(), d, "head_loss: x is [{}, {}], w is [{v}, {d}]", x.rows(), x.cols());
@@ -30,10 +43,9 @@ pub fn head_loss(g: &mut Graph, x: &Var, head: Head, targets: &[u32], coefficien
     match g.recording() {
         None => device.head_loss(precision, x, weight, cap, targets, &mut logp, None),
         Some(back) => {
-            let (mut dx, sequences) = (back.like(x.gradient()), back.sequences());
+            let mut dx = back.like(x.gradient());
             back.parameter(w, |dw, start| {
-                let gradients =
-                    HeadGradients { dx: &mut dx, dw: (dw, start), sequences: &sequences.starts, coefficient };
+                let gradients = HeadGradients { dx: &mut dx, dw: (dw, start), sequences: starts, coefficient };
                 device.head_loss(precision, x, weight, cap, targets, &mut logp, Some(gradients));
             });
             back.give(x.gradient(), dx);

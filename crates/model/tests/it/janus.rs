@@ -108,6 +108,7 @@ pub struct Oracle {
     tensors: Vec<u8>,
     /// `gradients.safetensors`.
     pub gradients: Vec<u8>,
+    learnt: Vec<u8>,
     /// With `config.json` and `model.safetensors`.
     dir: TempDir,
 }
@@ -117,7 +118,7 @@ impl Oracle {
         ["plain", "deep", "tied"].map(Oracle::read)
     }
 
-    fn read(name: &str) -> Oracle {
+    pub fn read(name: &str) -> Oracle {
         let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/janus").join(name);
         let text = |file: &str| fs::read_to_string(folder.join(file)).expect(file);
         let (config, notes) = JanusConfig::from_hf_json(&text("config.json")).expect("a supported configuration");
@@ -130,6 +131,7 @@ impl Oracle {
             json: serde_json::from_str(&text("oracle.json")).expect("oracle.json"),
             tensors: fs::read(folder.join("oracle.safetensors")).expect("oracle.safetensors"),
             gradients: fs::read(folder.join("gradients.safetensors")).expect("gradients.safetensors"),
+            learnt: fs::read(folder.join("learnt.safetensors")).expect("learnt.safetensors"),
             config,
             dir,
         }
@@ -141,8 +143,24 @@ impl Oracle {
         janus
     }
 
-    fn ids(&self, key: &str) -> Vec<u32> {
+    pub fn ids(&self, key: &str) -> Vec<u32> {
         self.json[key].as_array().expect(key).iter().map(|id| id.as_u64().expect("an id") as u32).collect()
+    }
+
+    /// The numbers of a tensor of `oracle.safetensors`.
+    pub fn tensor(&self, key: &str) -> Vec<f32> {
+        floats(&self.tensors, key)
+    }
+
+    /// The same of `learnt.safetensors`.
+    pub fn learnt(&self, key: &str) -> Vec<f32> {
+        floats(&self.learnt, key)
+    }
+
+    /// The names in it.
+    pub fn learnt_names(&self) -> Vec<String> {
+        let file = SafeTensors::deserialize(&self.learnt).expect("a safetensors file");
+        file.names().into_iter().map(|name| name.to_owned()).collect()
     }
 
     pub fn pixels(&self, name: &str, channels: usize, side: usize) -> Vec<f32> {
@@ -150,7 +168,7 @@ impl Oracle {
         uniform(&name).take(channels * side * side).map(|x| x as f32).collect()
     }
 
-    fn seen(&self) -> Vec<f32> {
+    pub fn seen(&self) -> Vec<f32> {
         self.pixels("seen", self.config.vision.channels, self.config.vision.image_size)
     }
 
@@ -172,6 +190,12 @@ impl Oracle {
             ("pixels", janus.decode(execution, &codes).unwrap()),
         ]
     }
+}
+
+fn floats(file: &[u8], key: &str) -> Vec<f32> {
+    let file = SafeTensors::deserialize(file).expect("a safetensors file");
+    let data = file.tensor(key).unwrap_or_else(|error| panic!("{key}: {error}"));
+    data.data().as_chunks::<4>().0.iter().map(|bytes| f32::from_le_bytes(*bytes)).collect()
 }
 
 /// A safetensors file of weights by their names.
@@ -205,7 +229,7 @@ pub fn uniform(name: &str) -> impl Iterator<Item = f64> + use<> {
 }
 
 /// The largest difference, as a part of the largest number.
-fn difference(found: &[f32], expected: &[f32]) -> f32 {
+pub fn difference(found: &[f32], expected: &[f32]) -> f32 {
     assert_eq!(found.len(), expected.len(), "numbers");
     let largest = expected.iter().fold(0.0f32, |largest, x| largest.max(x.abs()));
     found.iter().zip(expected).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max) / largest
@@ -216,11 +240,8 @@ fn results_are_those_of_transformers() {
     for oracle in Oracle::all() {
         let device = wels_cpu::device();
         let (janus, execution) = (oracle.open(&device), Execution::new(device));
-        let expected = SafeTensors::deserialize(&oracle.tensors).expect("a safetensors file");
         for (key, found) in oracle.compute(&janus, &execution) {
-            let data = expected.tensor(key).expect(key).data();
-            let expected: Vec<f32> = data.as_chunks::<4>().0.iter().map(|bytes| f32::from_le_bytes(*bytes)).collect();
-            let error = difference(&found, &expected);
+            let error = difference(&found, &oracle.tensor(key));
             eprintln!("{} {key}: {error:.1e}", oracle.name);
             assert!(error <= TOLERANCE, "{} {key}: {error:e} of the largest", oracle.name);
         }

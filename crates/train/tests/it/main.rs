@@ -2,6 +2,8 @@
 
 mod grpo;
 
+mod janus;
+
 mod distil;
 
 mod ranks;

@@ -1,0 +1,17 @@
+//! Training of Janus models: text, pictures that are drawn after text, and text about pictures that are seen, in one
+//! batch. All but the towers learns.
+//!
+//! ```text
+//! examples → batch (examples) → gradients → AdamW (trainer)
+//! captions → pictures → rewards → advantages → gradients → AdamW (policy)
+//! ```
+//! Source: Janus-Pro, arXiv 2501.17811, §2 and §3.1.
+
+pub mod examples;
+
+pub mod policy;
+
+pub mod trainer;
+
+pub use examples::{JanusExample, pack, without_captions};
+pub use trainer::{JanusPass, JanusReport, JanusTrainer, Weights};
