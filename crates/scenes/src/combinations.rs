@@ -1,7 +1,8 @@
 //! Which combinations are held out: 15% of colours with shapes, of counts with these, of pairs of things.
 //!
 //! A kind of caption holds out one level of combination, and what lies below it has been seen: an unseen count is of a
-//! thing that was seen in other numbers, an unseen pair is of things that were seen with others.
+//! thing that was seen in other numbers, an unseen pair is of things that were seen with others. A thing that is held
+//! out is never drawn alone for a caption that names its colour, but several times, and beside others.
 
 use std::collections::BTreeSet;
 
@@ -28,6 +29,7 @@ pub enum Split {
 /// The combinations of one split.
 #[derive(Clone, Debug, Default)]
 pub struct Combinations {
+    /// What a caption names alone.
     pub things: Vec<Thing>,
     pub counts: Vec<(usize, Thing)>,
     /// The first one comes before the second in the order of things; captions have them in both orders.
@@ -38,8 +40,8 @@ pub struct Combinations {
 pub(crate) fn divide(shapes: &[Shape], key: u64) -> [Combinations; 2] {
     let things = all_things(shapes);
     let (seen, unseen) = divide_things(&things, shapes.len(), key);
-    let counts = seen.iter().flat_map(|&thing| COUNTS.map(|count| (count, thing))).collect();
-    let pairs = seen.iter().enumerate().flat_map(|(at, &a)| seen[at + 1..].iter().map(move |&b| (a, b))).collect();
+    let counts = things.iter().flat_map(|&thing| COUNTS.map(|count| (count, thing))).collect();
+    let pairs = things.iter().enumerate().flat_map(|(at, &a)| things[at + 1..].iter().map(move |&b| (a, b))).collect();
     let (seen_counts, unseen_counts) = divide_list(counts, key, 1);
     let (seen_pairs, unseen_pairs) = divide_list(pairs, key, 2);
     [
@@ -101,9 +103,13 @@ mod tests {
             let [seen, held] = divide(shapes, 3);
             assert_eq!(held.things.len(), share(6 * shapes.len()), "{:?}", held.things);
             assert!(held.things.iter().all(|thing| !seen.things.contains(thing)));
-            assert!(held.counts.iter().all(|count| !seen.counts.contains(count) && seen.things.contains(&count.1)));
-            assert!(held.pairs.iter().all(|pair| !seen.pairs.contains(pair) && seen.things.contains(&pair.0)));
-            assert_eq!(seen.counts.len() + held.counts.len(), 3 * seen.things.len());
+            assert!(held.counts.iter().all(|count| !seen.counts.contains(count)));
+            assert!(held.pairs.iter().all(|pair| !seen.pairs.contains(pair)));
+            assert_eq!(seen.counts.len() + held.counts.len(), 3 * 6 * shapes.len());
+            for thing in seen.things.iter().chain(&held.things) {
+                assert!(seen.counts.iter().any(|(_, other)| other == thing), "{thing:?}");
+                assert!(seen.pairs.iter().any(|(a, b)| a == thing || b == thing), "{thing:?}");
+            }
             for colour in Colour::ALL {
                 assert!(seen.things.iter().filter(|thing| thing.colour == colour).count() * 3 >= shapes.len() * 2);
             }

@@ -8,8 +8,8 @@
 //! geneval    published prompts × what a detector found, dpg: prompts × answers to questions
 //! captioned  folders, JSONL, Parquet, tar of one's own → encoded pictures with captions
 //! ```
-//! Pictures are drawn by integers, without antialiasing: the same bytes on every machine. What training shows, says and
-//! asks has none of the combinations that are held out ([`combinations`]).
+//! Pictures are drawn by integers, without antialiasing: the same bytes on every machine. No caption of
+//! training, and no picture for one, has a combination that its kind holds out ([`combinations`]).
 //!
 //! This crate knows no model and decodes no pictures, opens no connection and prints nothing.
 

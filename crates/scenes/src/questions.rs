@@ -1,13 +1,12 @@
 //! Questions about a scene, with answers that are true because of how it was drawn, and the words of a world.
 //!
-//! Text is lower-case words with one space between them and no punctuation. In training no question names a thing that
-//! is held out, as present or absent, nor a count that is. "Is there" comes in pairs, one answered "yes" and one "no"
-//! (Li and others, "Evaluating Object Hallucination in Large Vision-Language Models", 2023: POPE), the latter about
-//! something that is there but for its colour or shape, or about anything.
+//! Text is lower-case words with one space between them and no punctuation. In training no answer is a count
+//! that is held out. "Is there" comes in pairs, one answered "yes" and one "no" (Li and others, "Evaluating Object
+//! Hallucination in Large Vision-Language Models", 2023: POPE), the latter about something that is there but for its
+//! colour or shape, or about anything.
 
 use std::collections::BTreeSet;
 
-use crate::combinations::Split;
 use crate::draw::Draw;
 use crate::find::Object;
 use crate::scene::Scene;
@@ -71,11 +70,6 @@ impl Scene {
         self.objects.iter().filter(|other| thing_of(other) == thing_of(object)).count() == 1
     }
 
-    /// Whether a question may name it.
-    fn may_name(&self, thing: Thing) -> bool {
-        self.split == Split::HeldOut || self.world.combinations(Split::Train).things.contains(&thing)
-    }
-
     fn how_many_objects(&self) -> Question {
         Question::new("how many objects are there".to_owned(), number_word(self.objects.len()))
     }
@@ -102,7 +96,7 @@ impl Scene {
         let object = draw.one(&self.objects);
         let like = draw.below(3);
         let all = self.world.shapes().iter().flat_map(|&shape| Colour::ALL.map(|colour| Thing { colour, shape }));
-        let all: Vec<Thing> = all.filter(|&thing| !self.has(thing) && self.may_name(thing)).collect();
+        let all: Vec<Thing> = all.filter(|&thing| !self.has(thing)).collect();
         let alike: Vec<Thing> = all
             .into_iter()
             .filter(|thing| match like {
