@@ -15,7 +15,7 @@ mod window;
 mod write;
 
 pub(crate) use rope::yarn_table_scale;
-pub(crate) use write::{part_of, query_scalar};
+pub(crate) use write::{decimal, part_of, query_scalar, token_ids};
 
 use crate::config::{ConfigError, Dtype, ModelConfig, Note};
 

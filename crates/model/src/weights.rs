@@ -18,7 +18,7 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 
 pub use read::{Files, Sink, load_dir, open_dir};
-pub use write::{DEFAULT_SHARD_BYTES, save_dir, save_tensors};
+pub use write::{DEFAULT_SHARD_BYTES, save_dir};
 
 use crate::config::{ConfigError, Dtype};
 use crate::names::{EH_PROJ, HfTensor, ParamKind, ParamSpec};
@@ -26,6 +26,7 @@ use crate::names::{EH_PROJ, HfTensor, ParamKind, ParamSpec};
 pub(crate) use fp8::{BLOCK as FP8_BLOCK, Fp8Matrix, scale_count};
 pub(crate) use map::MappedFile;
 pub(crate) use read::{MAX_CONFIG_BYTES, read_text};
+pub(crate) use write::save_tensors;
 
 /// File that lists the shards.
 const INDEX: &str = "model.safetensors.index.json";

@@ -272,7 +272,7 @@ fn put_dtype(dtype: Dtype, map: &mut Map<String, Value>) {
 }
 
 /// The shortest decimal that reads back as this f32 (not the f64 next to it: 1e-6 and not 9.999999974752427e-07).
-fn decimal(number: f32) -> Value {
+pub fn decimal(number: f32) -> Value {
     json!(number.to_string().parse::<f64>().expect("f32 prints as a number"))
 }
 
@@ -281,7 +281,8 @@ fn number(number: f64) -> Value {
     if number.fract() == 0.0 && number.abs() < 9e15 { json!(number as i64) } else { json!(number) }
 }
 
-fn token_ids(ids: &[u32]) -> Value {
+/// None, one or a list.
+pub fn token_ids(ids: &[u32]) -> Value {
     match ids {
         [] => Value::Null,
         [id] => json!(id),

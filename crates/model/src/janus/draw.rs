@@ -10,7 +10,8 @@
 //! **Pages.** A prompt is computed once for all pictures that are added with it. They share its full pages; of the last
 //! page, which their codes go on in, each has a copy.
 
-use super::model::{Janus, JanusError};
+use super::error::JanusError;
+use super::model::Janus;
 use crate::generate::Sampling;
 use crate::paged::{CacheDtype, CacheLayout, Chunk, PAGE_TOKENS, PagedCache};
 use crate::tape::Execution;

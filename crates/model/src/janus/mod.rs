@@ -10,7 +10,11 @@ pub mod count;
 
 mod read;
 
+mod write;
+
 pub mod presets;
+
+mod error;
 
 pub mod picture;
 
@@ -36,10 +40,14 @@ mod tower;
 
 pub mod network;
 
+mod files;
+
 pub mod rollout;
 
 pub use draw::{DrawBatch, DrawPrompt, PictureId, without_words};
-pub use model::{Janus, JanusError, read_config};
+pub use error::JanusError;
+pub use files::{read_network, read_vq, save_dir, save_vq};
+pub use model::{Janus, read_config};
 pub use vision::patches;
 pub use vq::{Vq, VqNetwork};
 pub use vq_learn::{VqObjective, VqSeen};

@@ -5,8 +5,9 @@ use std::sync::Arc;
 
 use super::config::JanusConfig;
 use super::draw::{DrawBatch, DrawPrompt};
+use super::error::JanusError;
+use super::files::{Opened, in_file_names, read_head};
 use super::layers::{Aligner, Linear, Source, gelu};
-use super::names::{image_tensors, language_name};
 use super::read::is_janus;
 use super::vision::Vision;
 use super::vq::Vq;
@@ -17,7 +18,7 @@ use crate::model::Model;
 use crate::paged::{Chunk, PagedCache};
 use crate::params::Params;
 use crate::tape::Execution;
-use crate::weights::{Files, MAX_CONFIG_BYTES, WeightsError, read_text};
+use crate::weights::{MAX_CONFIG_BYTES, WeightsError, read_text};
 use wels_device::{Device, Tensor, WeightRef, exact_cache};
 
 /// A model with its weights.
@@ -32,39 +33,8 @@ pub struct Janus {
     code_embeddings: Tensor,
     code_aligner: Aligner,
     head_in: Linear,
-    head_out: Linear,
-}
-
-/// Why a model cannot be opened, or cannot take what it is given.
-#[derive(Debug, thiserror::Error)]
-pub enum JanusError {
-    /// The directory.
-    #[error(transparent)]
-    Weights(#[from] WeightsError),
-    /// The device computes text alone.
-    #[error("the device {device} has no operations of images")]
-    Device { device: String },
-    /// More tokens than the model was opened for.
-    #[error("{tokens} tokens, more than the context of {context}")]
-    TooLong { tokens: usize, context: usize },
-    /// Nothing to go on from.
-    #[error("there are no tokens")]
-    Empty,
-    /// A token or a code that does not exist.
-    #[error("{what} {id}, where there are {count}")]
-    Id { what: &'static str, id: u32, count: usize },
-    /// The numbers of a picture are not as many as its size says.
-    #[error("{found} numbers of pixels, expected {expected}")]
-    Pixels { found: usize, expected: usize },
-    /// The codes are not those of one picture.
-    #[error("{found} codes, expected {expected}")]
-    Codes { found: usize, expected: usize },
-    /// Pictures and their places are not as many.
-    #[error("the text has {places} places for {features} features of pictures")]
-    Places { places: usize, features: usize },
-    /// Pictures that are drawn need more of the KV cache than is left.
-    #[error("the pictures need {needed} pages of the KV cache, and {free} are free")]
-    Pages { needed: usize, free: usize },
+    /// [`CODE_HEAD`](super::network::CODE_HEAD).
+    head_out: Tensor,
 }
 
 /// The configuration in a file, if that is a Janus model's `config.json`.
@@ -97,19 +67,8 @@ impl Janus {
         context: usize,
         options: LoadOptions,
     ) -> Result<(Janus, Vec<Note>), JanusError> {
-        if device.images().is_none() {
-            return Err(JanusError::Device { device: device.in_words() });
-        }
-        let text = read_text(&dir.join("config.json"), MAX_CONFIG_BYTES)?;
-        let in_dir = |source| WeightsError::Config { dir: dir.to_owned(), source: Box::new(source) };
-        let (mut config, mut notes) = JanusConfig::from_hf_json(&text).map_err(in_dir)?;
-        let mut files = Files::open(dir)?;
-        let language = files.split_off(language_name);
-        // As `transformers` does: a head that is there and not the embedding is not tied to it.
-        config.text.tied_head &= !language.has("lm_head.weight");
-        let expected = image_tensors(&config);
-        files.check_list(expected.iter().map(|tensor| (tensor.name.as_str(), &tensor.shape[..])))?;
-        let (params, more) = Params::from_files(device, &language, &config.text, options)?;
+        let Opened { config, language, files, mut notes } = Opened::read(dir, device)?;
+        let (params, more) = Params::from_files(device, &language, &config.text, options).map_err(in_file_names)?;
         notes.extend(more);
         let context = context.min(config.text.rope.max_positions);
         Ok((Janus::new(&Source { files: &files, device }, config, params, context), notes))
@@ -117,7 +76,7 @@ impl Janus {
 
     fn new(source: &Source, config: JanusConfig, params: Params, context: usize) -> Janus {
         let JanusConfig { text, vision, vq, .. } = &config;
-        let (head, width) = ("model.generation_head", vq.head_width);
+        let width = vq.head_width;
         Janus {
             language: Arc::new(Model::new(text.clone(), context)),
             params: Arc::new(params),
@@ -126,8 +85,8 @@ impl Janus {
             vq: Vq::read(source, vq),
             code_embeddings: source.matrix("model.generation_embeddings.weight", vq.code_dim),
             code_aligner: Aligner::new(source, "model.generation_aligner", vq.code_dim, width, vq.aligner_layers),
-            head_in: Linear::new(source, &format!("{head}.proj_out"), text.hidden_size),
-            head_out: Linear::new(source, &format!("{head}.vision_head"), width),
+            head_in: Linear::new(source, "model.generation_head.proj_out", text.hidden_size),
+            head_out: Tensor::of(source.device, vq.codes, width + 1, &read_head(source.files)),
             config,
         }
     }
@@ -303,9 +262,18 @@ impl Janus {
         self.code_aligner.run(execution, &embeddings)
     }
 
-    /// `[T, codes]` of states `[T, D]`.
+    /// `[T, codes]` of states `[T, D]`, to the bits of [`Network::code_logits`](super::network::Network::code_logits).
     fn code_head(&self, execution: &Execution, states: &Tensor) -> Tensor {
-        self.head_out.run(execution, &gelu(execution, &self.head_in.run(execution, states)))
+        let inner = gelu(execution, &self.head_in.run(execution, states));
+        let (device, pool, rows, width) = (execution.device(), &execution.pool, inner.rows(), inner.cols());
+        let mut ones = pool.tensor(rows, 1);
+        ones.fill(1.0);
+        let mut x = pool.tensor(rows, width + 1);
+        device.copy_columns(&inner, 0, &mut x, 0, width);
+        device.copy_columns(&ones, 0, &mut x, width, 1);
+        let mut logits = pool.tensor(rows, self.config.vq.codes);
+        device.linear(execution.precision, &x, &mut [(WeightRef::Plain(&self.head_out), &mut logits)]);
+        logits
     }
 
     fn check_length(&self, tokens: usize) -> Result<(), JanusError> {

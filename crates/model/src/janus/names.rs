@@ -40,17 +40,19 @@ pub fn language_name(name: &str) -> Option<String> {
     }
 }
 
+/// The name in the file of a tensor of the language model: the reverse of [`language_name`].
+pub fn file_name(name: &str) -> String {
+    match name.strip_prefix("model.") {
+        Some(rest) => format!("model.language_model.{rest}"),
+        None => name.to_owned(),
+    }
+}
+
 /// All tensors, the language model's first.
 pub fn tensors(config: &JanusConfig) -> Vec<JanusTensor> {
     let own = hf_tensors(&config.text).into_iter().filter(|tensor| tensor.role == Role::Own);
-    let language = own.map(|tensor| JanusTensor {
-        name: match tensor.name.strip_prefix("model.") {
-            Some(rest) => format!("model.language_model.{rest}"),
-            None => tensor.name,
-        },
-        shape: tensor.shape,
-        part: Part::Language,
-    });
+    let language =
+        own.map(|tensor| JanusTensor { name: file_name(&tensor.name), shape: tensor.shape, part: Part::Language });
     let mut tensors: Vec<JanusTensor> = language.collect();
     tensors.extend(image_tensors(config));
     tensors

@@ -2,7 +2,7 @@
 //! side to the model's, the shorter one in proportion, the rest filled up to a square, values around 0
 //! (`image_processing_janus.py` of `transformers` 5.23, with torchvision's resizing).
 
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use super::picture::Rgb;
 use crate::config::{ConfigError, Note};
@@ -102,6 +102,19 @@ impl Preprocessing {
             notes.push(Note(format!("preprocessor_config.json: unknown key `{key}` = {value} is ignored")));
         }
         Ok((preprocessing, notes))
+    }
+
+    /// The `preprocessor_config.json` of a model that sees pictures of `size` pixels a side as values from −1 to 1.
+    pub fn hf_json(size: usize) -> String {
+        let half = [0.5; COLOURS];
+        let json = json!({
+            "image_processor_type": "JanusImageProcessor", "processor_class": "JanusProcessor",
+            "do_resize": true, "size": {"height": size, "width": size}, "min_size": size.min(14), "resample": 3,
+            "do_pad": true, "background_color": [127, 127, 127],
+            "do_rescale": true, "rescale_factor": 1.0 / 255.0,
+            "do_normalize": true, "image_mean": half, "image_std": half,
+        });
+        format!("{json:#}\n")
     }
 
     /// The pixels `[3, size, size]` of a picture.

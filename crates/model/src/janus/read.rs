@@ -7,8 +7,13 @@
 use serde_json::{Map, Value};
 
 use super::config::{JanusConfig, NORM_GROUPS, VisionConfig, VqConfig};
+use super::names::vq_tensors;
 use crate::config::{ConfigError, ModelConfig, Note};
 use crate::config_json::keys::{Keys, abbreviate};
+
+/// Of a Janus model, and of a VQ tokenizer by itself.
+pub const MODEL_TYPE: &str = "janus";
+pub const VQ_MODEL_TYPE: &str = "janus_vqgan";
 
 /// Largest width of a layer, side of an image, number of codes and number of layers that are read.
 const MAX_WIDTH: usize = 1 << 16;
@@ -20,7 +25,7 @@ const MAX_PARAMS: u64 = 1 << 46;
 
 /// Whether a `config.json` says that it is a Janus model's.
 pub fn is_janus(text: &str) -> bool {
-    serde_json::from_str::<Value>(text).is_ok_and(|json| json["model_type"] == "janus")
+    serde_json::from_str::<Value>(text).is_ok_and(|json| json["model_type"] == MODEL_TYPE)
 }
 
 impl JanusConfig {
@@ -33,11 +38,7 @@ impl JanusConfig {
         let json: Value = serde_json::from_str(text)?;
         let map = json.as_object().ok_or(ConfigError::NotAnObject { found: "something else" })?;
         let mut keys = Keys::new(map, "");
-        match keys.word("model_type")? {
-            Some("janus") => {}
-            Some(other) => return Err(ConfigError::ModelType { found: other.chars().take(60).collect() }),
-            None => return Err(ConfigError::Missing { key: "model_type".into() }),
-        }
+        check_model_type(&mut keys, MODEL_TYPE)?;
         let mut notes = Vec::new();
         let text = read_text(&mut keys, &mut notes)?;
         let vision = read_vision(&mut keys, &text, &mut notes)?;
@@ -47,11 +48,44 @@ impl JanusConfig {
         keys.mark(&["architectures", "dtype", "torch_dtype", "transformers_version"]);
         note_unread(&keys, map, &mut notes);
         let config = JanusConfig { text, vision, vq, image_token_id };
-        let params = super::count::params(&config).total();
-        if params > MAX_PARAMS {
-            return Err(ConfigError::TooLarge { params, max: MAX_PARAMS });
-        }
+        check_params(super::count::params(&config).total())?;
         Ok((config, notes))
+    }
+}
+
+impl VqConfig {
+    /// Reads the `config.json` of a VQ tokenizer by itself, or the tokenizer's part of a Janus model's.
+    ///
+    /// # Errors
+    /// As [`JanusConfig::from_hf_json`].
+    pub fn from_hf_json(text: &str) -> Result<(VqConfig, Vec<Note>), ConfigError> {
+        if is_janus(text) {
+            return JanusConfig::from_hf_json(text).map(|(config, notes)| (config.vq, notes));
+        }
+        let json: Value = serde_json::from_str(text)?;
+        let map = json.as_object().ok_or(ConfigError::NotAnObject { found: "something else" })?;
+        let mut keys = Keys::new(map, "");
+        check_model_type(&mut keys, VQ_MODEL_TYPE)?;
+        let grid = keys.size("num_patches", Some(32), MAX_SIDE)?;
+        let vq = read_vq_block(&mut keys, grid)?;
+        keys.mark(&["image_token_embed_dim"]);
+        let mut notes = Vec::new();
+        note_block(&mut keys, map, &mut notes);
+        let params = vq_tensors(&vq).iter().map(|tensor| tensor.shape.iter().product::<usize>() as u64).sum();
+        check_params(params)?;
+        Ok((vq, notes))
+    }
+}
+
+fn check_params(params: u64) -> Result<(), ConfigError> {
+    if params > MAX_PARAMS { Err(ConfigError::TooLarge { params, max: MAX_PARAMS }) } else { Ok(()) }
+}
+
+fn check_model_type(keys: &mut Keys, expected: &str) -> Result<(), ConfigError> {
+    match keys.word("model_type")? {
+        Some(found) if found == expected => Ok(()),
+        Some(other) => Err(ConfigError::ModelType { found: other.chars().take(60).collect() }),
+        None => Err(ConfigError::Missing { key: "model_type".into() }),
     }
 }
 
@@ -125,30 +159,35 @@ fn read_vq(keys: &mut Keys, text: &ModelConfig, grid: usize, notes: &mut Vec<Not
     let empty = Map::new();
     let map = block(keys, "vq_config")?.unwrap_or(&empty);
     let mut keys = Keys::new(map, "vq_config.");
+    // The model's own, like `transformers`, follows from the tower's patches.
+    keys.mark(&["num_patches"]);
+    let vq = read_vq_block(&mut keys, grid)?;
+    equal(&mut keys, "projection_dim", 2048, "text_config.hidden_size", text.hidden_size)?;
+    equal(&mut keys, "image_token_embed_dim", 2048, "text_config.hidden_size", text.hidden_size)?;
+    note_block(&mut keys, map, notes);
+    Ok(vq)
+}
+
+fn read_vq_block(keys: &mut Keys, grid: usize) -> Result<VqConfig, ConfigError> {
     if keys.flag("double_latent", false)? {
         return Err(keys.unsupported("double_latent", "a code stands for one latent"));
     }
-    check_gelu(&mut keys)?;
+    check_gelu(keys)?;
+    keys.mark(&["dropout", "beta"]);
     let base_channels = keys.size("base_channels", Some(128), MAX_WIDTH)?;
-    let vq = VqConfig {
+    Ok(VqConfig {
         code_dim: keys.size("embed_dim", Some(8), MAX_WIDTH)?,
         codes: keys.size("num_embeddings", Some(16384), MAX_CODES)?,
         latent_channels: keys.size("latent_channels", Some(256), MAX_WIDTH)?,
         in_channels: keys.size("in_channels", Some(3), 16)?,
         out_channels: keys.size("out_channels", Some(3), 16)?,
-        multipliers: read_multipliers(&mut keys, base_channels)?,
+        multipliers: read_multipliers(keys, base_channels)?,
         res_blocks: keys.size("num_res_blocks", Some(2), MAX_LAYERS)?,
         aligner_layers: keys.size("num_hidden_layers", Some(2), MAX_LAYERS)?,
         head_width: keys.size("projection_dim", Some(2048), MAX_WIDTH)?,
         base_channels,
         grid,
-    };
-    equal(&mut keys, "projection_dim", 2048, "text_config.hidden_size", text.hidden_size)?;
-    equal(&mut keys, "image_token_embed_dim", 2048, "text_config.hidden_size", text.hidden_size)?;
-    // The model's own, like `transformers`, follows from the tower's patches.
-    keys.mark(&["num_patches", "dropout", "beta"]);
-    note_block(&mut keys, map, notes);
-    Ok(vq)
+    })
 }
 
 fn read_multipliers(keys: &mut Keys, base: usize) -> Result<Vec<usize>, ConfigError> {

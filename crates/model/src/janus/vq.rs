@@ -5,19 +5,16 @@
 //! `[outputs, inputs, height, width]` there.
 
 use std::borrow::Cow;
-use std::path::Path;
 use std::sync::Arc;
 
 use super::config::VqConfig;
 use super::layers::Source;
-use super::model::JanusError;
 use super::names::{JanusTensor, vq_tensors};
 use super::vq_layers::{Conv, Decoder, Encoder, Squares, Window};
 use crate::names::{ParamKind, ParamSpec};
 use crate::ops;
 use crate::params::{Grads, Params, Weight, Wiring, fnv1a64};
 use crate::tape::{Context, Execution, Graph, Sequences, Var};
-use crate::weights::{Files, WeightsError, save_tensors};
 use wels_device::host::random;
 use wels_device::{Device, Tensor, WeightRef};
 
@@ -113,22 +110,9 @@ impl VqNetwork {
     /// The tensors of the file, of parameters or of anything else of their shapes, such as gradients.
     pub fn to_file<'a>(&self, values: &'a [Tensor]) -> impl Iterator<Item = (JanusTensor, Cow<'a, [f32]>)> {
         vq_tensors(&self.config).into_iter().zip(values).map(|(tensor, values)| {
-            let values = match window_of(&tensor.shape) {
-                Some((inputs, places)) => Cow::Owned(turned(&values.to_host(), places, inputs)),
-                None => values.to_host(),
-            };
+            let values = in_file(&tensor.shape, values);
             (tensor, values)
         })
-    }
-
-    /// Writes the weights to `dir`, which is made if need be: one safetensors file in f32, by the names of
-    /// `transformers`.
-    ///
-    /// # Errors
-    /// `dir` already holds weights, or cannot be written.
-    pub fn save(&self, params: &Params, dir: &Path) -> Result<(), WeightsError> {
-        let tensors = self.to_file(params.tensors()).map(|(tensor, values)| (tensor.name, tensor.shape, values));
-        save_tensors(dir, tensors.collect())
     }
 
     /// What operations share, for [`Graph::training`].
@@ -187,6 +171,14 @@ fn turned(values: &[f32], from: usize, to: usize) -> Vec<f32> {
     values.chunks_exact(from * to).flat_map(output).collect()
 }
 
+/// The values of a parameter in the order of the tensor of this shape in the file.
+pub(super) fn in_file<'a>(shape: &[usize], values: &'a Tensor) -> Cow<'a, [f32]> {
+    match window_of(shape) {
+        Some((inputs, places)) => Cow::Owned(turned(&values.to_host(), places, inputs)),
+        None => values.to_host(),
+    }
+}
+
 /// Inputs and places of a convolution's weight.
 fn window_of(shape: &[usize]) -> Option<(usize, usize)> {
     (shape.len() == 4).then(|| (shape[1], shape[2] * shape[3]))
@@ -200,20 +192,6 @@ impl Vq {
         Vq::new(network, params)
     }
 
-    /// What [`VqNetwork::save`] wrote.
-    ///
-    /// # Errors
-    /// The files are missing, broken, or those of another tokenizer; the device has no operations of images.
-    pub fn open(dir: &Path, config: &VqConfig, device: &Arc<dyn Device>) -> Result<Vq, JanusError> {
-        if device.images().is_none() {
-            return Err(JanusError::Device { device: device.in_words() });
-        }
-        let files = Files::open(dir)?;
-        let expected = vq_tensors(config);
-        files.check_list(expected.iter().map(|tensor| (tensor.name.as_str(), &tensor.shape[..])))?;
-        Ok(Vq::read(&Source { files: &files, device }, config))
-    }
-
     /// A network with its weights.
     pub fn new(network: VqNetwork, params: Params) -> Vq {
         let codes = params.of(network.codes).to_host();
@@ -221,6 +199,21 @@ impl Vq {
         let squares = codes.chunks_exact(network.config.code_dim).map(square).collect();
         drop(codes);
         Vq { network, params, squares }
+    }
+
+    /// What it was made of.
+    pub fn into_parts(self) -> (VqNetwork, Params) {
+        (self.network, self.params)
+    }
+
+    /// Its layers.
+    pub fn network(&self) -> &VqNetwork {
+        &self.network
+    }
+
+    /// Its weights.
+    pub fn params(&self) -> &Params {
+        &self.params
     }
 
     /// The code of each place of pixels `[channels, side, side]`.

@@ -49,6 +49,13 @@ impl HfTensor {
         HfTensor { name, shape, param, first_row, rows, cols, place, role: Role::Own }
     }
 
+    /// A tensor that is a parameter by itself.
+    pub(crate) fn own(name: String, shape: Vec<usize>, param: usize) -> Self {
+        let rows = if shape.len() == 1 { 1 } else { shape[0] };
+        let cols = shape.iter().product::<usize>() / rows;
+        HfTensor::whole(name, shape, param, 0, (rows, cols))
+    }
+
     /// Whether the rows are all of the tensor, in order.
     pub fn is_whole(&self) -> bool {
         self.is_in_one_piece() && self.rows * self.cols == self.shape.iter().product::<usize>()

@@ -66,9 +66,48 @@ pub fn save_dir<'a>(
     let rotated =
         matches!(config.family, Family::Llama | Family::Qwen2) && config.rope.layout == RopeLayout::Interleaved;
     assert!(!rotated, "rows of queries and keys in GGUF's order cannot be written to a directory");
+    let entries = entries(config, dtype);
+    write_dir(dir, entries, shard_bytes, values, &[("config.json", config.to_hf_json(dtype))])
+}
+
+/// Writes tensors, `(name, shape)`, in f32, and after them the files `(name, text)`, into `dir`, which is made if need
+/// be. `values(i)` gives tensor i, row-major, and is asked for it when it is written.
+///
+/// # Errors
+/// As [`save_dir`].
+///
+/// # Panics
+/// If a tensor has not the values of its shape.
+pub(crate) fn save_tensors<'a>(
+    dir: &Path,
+    tensors: Vec<(String, Vec<usize>)>,
+    shard_bytes: u64,
+    values: &dyn Fn(usize) -> Cow<'a, [f32]>,
+    texts: &[(&str, String)],
+) -> Result<(), WeightsError> {
+    let lengths: Vec<usize> = tensors.iter().map(|(_, shape)| shape.iter().product()).collect();
+    let values = |i: usize| {
+        let values = values(i);
+        assert_eq!(values.len(), lengths[i], "numbers of tensor {i}");
+        values
+    };
+    let entry = |(i, (name, shape)): (usize, (String, Vec<usize>))| {
+        let parts = vec![HfTensor::own(name.clone(), shape.clone(), i)];
+        Entry { name, stored: Stored::F32, shape, parts, content: Content::Values }
+    };
+    write_dir(dir, tensors.into_iter().enumerate().map(entry).collect(), shard_bytes, &values, texts)
+}
+
+fn write_dir<'a>(
+    dir: &Path,
+    entries: Vec<Entry>,
+    shard_bytes: u64,
+    values: &dyn Fn(usize) -> Cow<'a, [f32]>,
+    texts: &[(&str, String)],
+) -> Result<(), WeightsError> {
     std::fs::create_dir_all(dir).map_err(WeightsError::io("create", dir))?;
     refuse_occupied(dir)?;
-    let shards = into_shards(entries(config, dtype), shard_bytes);
+    let shards = into_shards(entries, shard_bytes);
     let total_size: u64 = shards.iter().flatten().map(Entry::bytes).sum();
     let mut weight_map = Map::new();
     let count = shards.len();
@@ -82,32 +121,9 @@ pub fn save_dir<'a>(
         let index = json!({ "metadata": { "total_size": total_size }, "weight_map": weight_map });
         write_synced(&dir.join(INDEX), |out| serde_json::to_writer_pretty(out, &index).map_err(io::Error::from))?;
     }
-    write_synced(&dir.join("config.json"), |out| out.write_all(config.to_hf_json(dtype).as_bytes()))?;
-    File::open(dir).and_then(|dir| dir.sync_all()).map_err(WeightsError::io("sync", dir))
-}
-
-/// Writes tensors, `(name, shape, values)`, to one safetensors file of `dir`, which is made if need be, in f32.
-///
-/// # Errors
-/// As [`save_dir`].
-///
-/// # Panics
-/// If a tensor has not the values of its shape.
-pub fn save_tensors(dir: &Path, tensors: Vec<(String, Vec<usize>, Cow<[f32]>)>) -> Result<(), WeightsError> {
-    std::fs::create_dir_all(dir).map_err(WeightsError::io("create", dir))?;
-    refuse_occupied(dir)?;
-    let (mut header, mut offset) = (Map::new(), 0);
-    for (name, shape, values) in &tensors {
-        assert_eq!(values.len(), shape.iter().product::<usize>(), "{name} of {shape:?}");
-        let end = offset + 4 * values.len();
-        let info = json!({ "dtype": Stored::F32.name(), "shape": shape, "data_offsets": [offset, end] });
-        header.insert(name.clone(), info);
-        offset = end;
+    for (name, text) in texts {
+        write_synced(&dir.join(name), |out| out.write_all(text.as_bytes()))?;
     }
-    write_synced(&dir.join(SINGLE), |out| {
-        write_header(out, header)?;
-        tensors.iter().try_for_each(|(_, _, values)| write_values(out, values, Stored::F32))
-    })?;
     File::open(dir).and_then(|dir| dir.sync_all()).map_err(WeightsError::io("sync", dir))
 }
 

@@ -110,7 +110,7 @@ pub struct Oracle {
     pub gradients: Vec<u8>,
     learnt: Vec<u8>,
     /// With `config.json` and `model.safetensors`.
-    dir: TempDir,
+    pub dir: TempDir,
 }
 
 impl Oracle {

@@ -10,6 +10,7 @@ use wels_kernels::par;
 use wels_model::generate::Sampling;
 use wels_model::janus::batch::{Input, JanusBatch, Target};
 use wels_model::janus::config::JanusConfig;
+use wels_model::janus::names;
 use wels_model::janus::network::{self, CODE_HEAD, JanusLosses, JanusObjective, Network, Sight};
 use wels_model::janus::patches;
 use wels_model::janus::rollout::{Drawing, Guidance};
@@ -25,14 +26,11 @@ fn file_name(spec: &ParamSpec) -> String {
     let beside = ["model.aligner.", "model.generation_", "model.vision_model."]
         .iter()
         .any(|prefix| spec.name.starts_with(prefix));
-    match spec.name.strip_prefix("model.") {
-        Some(rest) if !beside => format!("model.language_model.{rest}"),
-        _ => spec.name.clone(),
-    }
+    if beside { spec.name.clone() } else { names::file_name(&spec.name) }
 }
 
 /// The weights of `scripts/oracle/make_janus.py`.
-fn params(device: &Arc<dyn Device>, config: &JanusConfig, sight: Sight) -> Params {
+pub fn params(device: &Arc<dyn Device>, config: &JanusConfig, sight: Sight) -> Params {
     let mut params = network::init(device, config, sight, 0);
     for (param, spec) in params.specs().to_vec().into_iter().enumerate() {
         let values = match spec.kind {

@@ -8,6 +8,7 @@ mod gguf;
 mod golden;
 mod gradients;
 mod janus;
+mod janus_files;
 mod janus_gradients;
 mod naive;
 mod oracle;

@@ -2,12 +2,11 @@
 
 use safetensors::SafeTensors;
 use std::sync::Arc;
-use tempfile::TempDir;
 use wels_cpu::naive::Naive;
 use wels_device::{Device, Tensor};
 use wels_kernels::par;
 use wels_model::janus::names::JanusTensor;
-use wels_model::janus::{Vq, VqNetwork, VqObjective, VqSeen};
+use wels_model::janus::{VqNetwork, VqObjective, VqSeen};
 use wels_model::params::{Grads, Params};
 use wels_model::tape::Execution;
 
@@ -156,24 +155,4 @@ fn the_decoder_alone_has_the_gradients_that_it_has_with_the_encoder() {
         assert_eq!(alone.to_host()[..], expected[..], "{}", spec.name);
     }
     assert!(zeros > 0, "parameters of the encoder");
-}
-
-#[test]
-fn what_is_saved_is_read_back() {
-    let oracle = &Oracle::all()[1];
-    let case = Case::new(oracle, wels_cpu::device());
-    let dir = TempDir::new().expect("a directory");
-    case.network.save(&case.params, dir.path()).expect("saved");
-    let config = &oracle.config.vq;
-    let read = Vq::open(dir.path(), config, case.execution.device()).expect("read back");
-    let pixels = oracle.pixels("drawn", config.in_channels, config.image_size());
-    let codes = read.encode(&case.execution, &pixels);
-    let again = case.network.save(&case.params, dir.path()).expect_err("a directory with weights").to_string();
-    assert!(again.contains("model.safetensors"), "{again}");
-    let kept = Vq::new(case.network, case.params);
-    assert_eq!(codes, kept.encode(&case.execution, &pixels));
-    assert_eq!(read.decode(&case.execution, &codes), kept.decode(&case.execution, &codes));
-    let other = Oracle::all()[0].config.vq.clone();
-    let error = Vq::open(dir.path(), &other, case.execution.device()).map(drop).expect_err("another shape").to_string();
-    assert!(error.contains("model.vqmodel."), "{error}");
 }
