@@ -197,7 +197,7 @@ impl Studio {
 
     /// The codes of a picture of each seed, drawn together; `at` hears how many there are.
     fn codes(&self, args: &Args, seeds: &[u64], mut at: impl FnMut(usize)) -> Result<Vec<Vec<u32>>> {
-        let (janus, execution) = (&self.janus, &self.execution);
+        let (janus, execution) = (&*self.janus, &self.execution);
         let prompt = DrawPrompt { tokens: &self.tokens, unconditional: &self.unconditional, guidance: args.cfg as f32 };
         let pages = DrawBatch::pages_for(janus, &prompt, seeds.len());
         let mut batch = DrawBatch::new(janus, execution, args.cache_dtype(), pages);
@@ -208,7 +208,7 @@ impl Studio {
             batch.step(janus, execution);
         }
         at(janus.config().vq.tokens() * seeds.len());
-        Ok(batch.take_complete(janus).into_iter().map(|(_, codes)| codes).collect())
+        Ok(batch.take_complete(janus).into_iter().map(|(_, drawn)| drawn.codes).collect())
     }
 }
 

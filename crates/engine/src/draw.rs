@@ -106,7 +106,7 @@ impl Draws {
             return;
         }
         let mut batch = self.batch.take().unwrap_or_else(|| self.new_batch());
-        batch.step(&self.janus, &self.execution);
+        batch.step(&*self.janus, &self.execution);
         self.begin(&mut batch);
         for running in &mut self.running {
             let code = batch.last_code(running.picture).expect("a picture that is under way");
@@ -120,7 +120,7 @@ impl Draws {
                 scored: Vec::new(),
             }));
         }
-        for (picture, _) in batch.take_complete(&self.janus) {
+        for (picture, _) in batch.take_complete(&*self.janus) {
             let at = self.running.iter().position(|running| running.picture == picture).expect("it was under way");
             let Running { id, usage, .. } = self.running.remove(at);
             events.push(Event::Finished(Finished { id, reason: FinishReason::Stop, usage }));
@@ -132,7 +132,7 @@ impl Draws {
     fn new_batch(&self) -> DrawBatch {
         let longest = (DRAW_PROMPT_MAX + self.janus.config().vq.tokens()).div_ceil(PAGE_TOKENS);
         // Both sequences of each, and the last page of each prompt until its pictures have begun.
-        DrawBatch::new(&self.janus, &self.execution, self.dtype, 2 * (longest + 1) * self.at_once)
+        DrawBatch::new(&*self.janus, &self.execution, self.dtype, 2 * (longest + 1) * self.at_once)
     }
 
     /// Those that there is room for.
@@ -162,7 +162,7 @@ impl Draws {
             let Draw { unconditional, guidance } = draw;
             let drawn = DrawPrompt { tokens: prompt, unconditional, guidance: *guidance };
             let samplings: Vec<_> = begun.iter().map(|(_, request)| sampling(request)).collect();
-            let ids = batch.add(&self.janus, &self.execution, &drawn, &samplings);
+            let ids = batch.add(&*self.janus, &self.execution, &drawn, &samplings);
             let ids = ids.expect("prompts are checked, and there is room for as many as may run");
             let usage = Usage { prompt: prompt.len(), ..Usage::default() };
             let running = |((id, request), picture): (&(RequestId, Request), PictureId)| Running {

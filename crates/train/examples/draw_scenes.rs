@@ -14,8 +14,8 @@ use wels_model::config::{Attention, ModelConfig};
 use wels_model::generate::Sampling;
 use wels_model::janus::batch::JanusBatch;
 use wels_model::janus::config::{JanusConfig, VisionConfig, VqConfig};
-use wels_model::janus::network::{self, Sight};
-use wels_model::janus::rollout::Drawing;
+use wels_model::janus::network::{self, Sight, Weighted};
+use wels_model::janus::{DrawPrompt, draw_all};
 use wels_model::presets;
 use wels_model::schedule::{Decay, LearningRate, Switch};
 use wels_model::tape::Execution;
@@ -119,7 +119,7 @@ impl Codes {
         let question = &questions[Key { seed: SEED, stream: 5 }.below_at(number, questions.len() as u64) as usize];
         let see = JanusExample::See {
             before: vec![BEGIN],
-            states: states(&scene.picture),
+            seen: pixels(&scene.picture),
             rows: GRID * GRID,
             question: self.tokens(&question.text),
             answer: self.tokens(&question.answer),
@@ -179,7 +179,7 @@ fn cut(picture: &Rgb) -> Vec<Vec<u8>> {
 }
 
 /// The pixels of each patch, from −1 to 1.
-fn states(picture: &Rgb) -> Vec<f32> {
+fn pixels(picture: &Rgb) -> Vec<f32> {
     cut(picture).concat().into_iter().map(|byte| f32::from(byte) / 127.5 - 1.0).collect()
 }
 
@@ -207,11 +207,13 @@ fn drawn_right(codes: &Codes, trainer: &JanusTrainer, split: Split) -> (f64, Vec
     let of_kind = |kind: Kind| {
         let scenes: Vec<Scene> = (0..GRADED).map(|n| codes.world.scene(split, kind, 1000, n)).collect();
         let prompts: Vec<Vec<u32>> = scenes.iter().map(|scene| codes.prompt(&scene.caption)).collect();
-        let drawings: Vec<Drawing> = (0..)
+        let sampling = |seed| Sampling::Random { temperature: 1.0, top_p: 1.0, seed };
+        let prompts: Vec<(DrawPrompt, Vec<Sampling>)> = (0..)
             .zip(&prompts)
-            .map(|(seed, text)| Drawing { text, sampling: Sampling::Random { temperature: 1.0, top_p: 1.0, seed } })
+            .map(|(seed, tokens)| (DrawPrompt { tokens, unconditional: &[], guidance: 1.0 }, vec![sampling(seed)]))
             .collect();
-        let drawn = trainer.network().draw(&trainer.state.params, trainer.execution(), &drawings, None, GRID * GRID);
+        let painter = Weighted { network: trainer.network(), params: &trainer.state.params };
+        let drawn = draw_all(&painter, trainer.execution(), &prompts).expect("prompts of the world").concat();
         let right = scenes.iter().zip(&drawn).filter(|(scene, drawn)| reward(codes, &scene.spec, &drawn.codes) == 1.0);
         100.0 * right.count() as f64 / GRADED as f64
     };
@@ -229,16 +231,16 @@ fn answered_right(codes: &Codes, trainer: &JanusTrainer, split: Split) -> f64 {
     for number in 0..200 {
         let scene = codes.scene(split, number, 2000);
         for question in scene.questions(number) {
-            asked.push((states(&scene.picture), codes.tokens(&question.text), codes.tokens(&question.answer)));
+            asked.push((pixels(&scene.picture), codes.tokens(&question.text), codes.tokens(&question.answer)));
         }
     }
     let mut answers: Vec<Vec<u32>> = asked.iter().map(|(.., answer)| answer.clone()).collect();
     answers.sort();
     answers.dedup();
-    let right = asked.iter().take(400).filter(|(states, question, answer)| {
+    let right = asked.iter().take(400).filter(|(seen, question, answer)| {
         let example = |answer: &Vec<u32>| JanusExample::See {
             before: vec![BEGIN],
-            states: states.clone(),
+            seen: seen.clone(),
             rows: GRID * GRID,
             question: question.clone(),
             answer: answer.clone(),

@@ -10,11 +10,38 @@
 //! **Pages.** A prompt is computed once for all pictures that are added with it. They share its full pages; of the last
 //! page, which their codes go on in, each has a copy.
 
-use super::error::JanusError;
-use super::model::Janus;
+use std::borrow::Cow;
+
+use super::config::JanusConfig;
+use super::error::{JanusError, check_ids};
 use crate::generate::Sampling;
+use crate::model::Model;
 use crate::paged::{CacheDtype, CacheLayout, Chunk, PAGE_TOKENS, PagedCache};
 use crate::tape::Execution;
+use wels_device::host::sample;
+use wels_device::{Tensor, exact_cache};
+
+/// What pictures are drawn by: a model that was opened ([`super::Janus`]), or one that learns ([`super::network`]).
+pub trait Painter {
+    fn config(&self) -> &JanusConfig;
+
+    fn language(&self) -> &Model;
+
+    /// What the layers are given of tokens that exist, `[T, D]`.
+    fn token_states(&self, execution: &Execution, tokens: &[u32]) -> Tensor;
+
+    /// What the layers are given of codes that exist, `[T, D]`.
+    fn code_states(&self, execution: &Execution, codes: &[u32]) -> Tensor;
+
+    /// The logits `[chunks, codes]` of the next code of sequences that go on by `embeddings`, `[T, D]`.
+    fn next_code_logits(
+        &self,
+        execution: &Execution,
+        cache: &mut PagedCache,
+        chunks: &[Chunk],
+        embeddings: Tensor,
+    ) -> Tensor;
+}
 
 /// What to draw after.
 #[derive(Clone, Copy, Debug)]
@@ -40,6 +67,36 @@ pub fn without_words(tokens: &[u32], pad: u32) -> Vec<u32> {
     tokens.iter().enumerate().map(token).collect()
 }
 
+/// A picture.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Drawn {
+    /// Row by row.
+    pub codes: Vec<u32>,
+    /// Of each code under the logits that it was chosen by, at temperature 1, if the batch keeps them. Without
+    /// guidance, the bits of [`Network::logprobs`](super::network::Network::logprobs).
+    pub logprobs: Vec<f32>,
+}
+
+/// Draws pictures to the end, one for each way of sampling after each prompt, with their log-probabilities, and a cache
+/// that holds what a training pass computes.
+///
+/// # Errors
+/// As [`DrawBatch::add`].
+pub fn draw_all(
+    painter: &dyn Painter,
+    execution: &Execution,
+    prompts: &[(DrawPrompt, Vec<Sampling>)],
+) -> Result<Vec<Vec<Drawn>>, JanusError> {
+    let pages = prompts.iter().map(|(prompt, samplings)| DrawBatch::pages_for(painter, prompt, samplings.len())).sum();
+    let dtype = exact_cache(execution.device().activations(execution.precision));
+    let mut batch = DrawBatch::new(painter, execution, dtype, pages).with_logprobs();
+    for (prompt, samplings) in prompts {
+        batch.add(painter, execution, prompt, samplings)?;
+    }
+    let mut drawn = batch.finish(painter, execution).into_iter().map(|(_, drawn)| drawn);
+    Ok(prompts.iter().map(|(_, samplings)| drawn.by_ref().take(samplings.len()).collect()).collect())
+}
+
 /// Names a picture of a [`DrawBatch`]; later ones are greater.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct PictureId(pub u64);
@@ -50,6 +107,7 @@ pub struct DrawBatch {
     pages: Pages,
     pictures: Vec<Picture>,
     next_id: u64,
+    keeps_logprobs: bool,
 }
 
 struct Picture {
@@ -58,7 +116,7 @@ struct Picture {
     sampling: Sampling,
     /// After the prompt, and, with guidance, after the prompt without words.
     sequences: Vec<Sequence>,
-    codes: Vec<u32>,
+    drawn: Drawn,
 }
 
 /// A sequence in the cache.
@@ -70,19 +128,25 @@ struct Sequence {
 
 impl DrawBatch {
     /// Without pictures; with room for `pages` pages, whose memory the system gives as it is touched.
-    pub fn new(janus: &Janus, execution: &Execution, dtype: CacheDtype, pages: usize) -> DrawBatch {
-        let (device, text) = (execution.device(), janus.language().config());
+    pub fn new(painter: &dyn Painter, execution: &Execution, dtype: CacheDtype, pages: usize) -> DrawBatch {
+        let (device, text) = (execution.device(), painter.language().config());
         DrawBatch {
             cache: PagedCache::new(device, text, CacheLayout::Expanded, dtype, pages),
             pages: Pages::new(pages),
             pictures: Vec::new(),
             next_id: 0,
+            keeps_logprobs: false,
         }
     }
 
+    /// Keeps the log-probability of each code.
+    pub fn with_logprobs(self) -> DrawBatch {
+        DrawBatch { keeps_logprobs: true, ..self }
+    }
+
     /// Pages that so many pictures of a prompt take when they are added together.
-    pub fn pages_for(janus: &Janus, prompt: &DrawPrompt, pictures: usize) -> usize {
-        let codes = janus.config().vq.tokens();
+    pub fn pages_for(painter: &dyn Painter, prompt: &DrawPrompt, pictures: usize) -> usize {
+        let codes = painter.config().vq.tokens();
         let of_sequence = |tokens: &[u32]| {
             let shared = tokens.len() / PAGE_TOKENS;
             let partial = usize::from(!tokens.len().is_multiple_of(PAGE_TOKENS));
@@ -103,16 +167,16 @@ impl DrawBatch {
     /// An unknown token, none, more than the context has room for with the codes, or too few free pages.
     pub fn add(
         &mut self,
-        janus: &Janus,
+        painter: &dyn Painter,
         execution: &Execution,
         prompt: &DrawPrompt,
         samplings: &[Sampling],
     ) -> Result<Vec<PictureId>, JanusError> {
         let sequences = prompt.sequences();
         for tokens in &sequences {
-            janus.check_draw(tokens)?;
+            check(painter, tokens)?;
         }
-        let (needed, free) = (DrawBatch::pages_for(janus, prompt, samplings.len()), self.free_pages());
+        let (needed, free) = (DrawBatch::pages_for(painter, prompt, samplings.len()), self.free_pages());
         if needed > free {
             return Err(JanusError::Pages { needed, free });
         }
@@ -121,12 +185,12 @@ impl DrawBatch {
         for tokens in sequences {
             let pages = self.pages.take(pages(tokens.len()));
             let chunk = Chunk { tokens, past: 0, pages: &pages, logits: 0, states: 1 };
-            let input = janus.embeddings(execution, tokens, &[])?;
-            logits.push(janus.next_code_logits(execution, &mut self.cache, &[chunk], input).to_host().into_owned());
+            let input = painter.token_states(execution, tokens);
+            logits.push(painter.next_code_logits(execution, &mut self.cache, &[chunk], input).to_host().into_owned());
             prompts.push(Sequence { pages, past: tokens.len() });
         }
         let logits: Vec<&[f32]> = logits.iter().map(|logits| &logits[..]).collect();
-        let ids = samplings.iter().map(|sampling| self.begin(janus, prompt.guidance, *sampling, &prompts, &logits));
+        let ids = samplings.iter().map(|sampling| self.begin(painter, prompt.guidance, *sampling, &prompts, &logits));
         let ids = ids.collect();
         prompts.iter().for_each(|prompt| self.pages.release(&prompt.pages));
         Ok(ids)
@@ -135,7 +199,7 @@ impl DrawBatch {
     /// A picture after computed prompts.
     fn begin(
         &mut self,
-        janus: &Janus,
+        painter: &dyn Painter,
         guidance: f32,
         sampling: Sampling,
         prompts: &[Sequence],
@@ -143,10 +207,10 @@ impl DrawBatch {
     ) -> PictureId {
         let id = PictureId(self.next_id);
         self.next_id += 1;
-        let codes = janus.config().vq.tokens();
+        let codes = painter.config().vq.tokens();
         let sequences = prompts.iter().map(|prompt| self.fork(prompt, codes)).collect();
-        let mut picture = Picture { id, guidance, sampling, sequences, codes: Vec::with_capacity(codes) };
-        picture.choose(logits);
+        let mut picture = Picture { id, guidance, sampling, sequences, drawn: Drawn::default() };
+        picture.choose(logits, self.keeps_logprobs);
         self.pictures.push(picture);
         id
     }
@@ -164,39 +228,51 @@ impl DrawBatch {
     }
 
     /// Chooses the next code of each picture that is not complete.
-    pub fn step(&mut self, janus: &Janus, execution: &Execution) {
-        let count = janus.config().vq.tokens();
-        let under_way = |picture: &Picture| picture.codes.len() < count;
+    pub fn step(&mut self, painter: &dyn Painter, execution: &Execution) {
+        let count = painter.config().vq.tokens();
+        let under_way = |picture: &Picture| picture.drawn.codes.len() < count;
         let pictures: Vec<&Picture> = self.pictures.iter().filter(|picture| under_way(picture)).collect();
         if pictures.is_empty() {
             return;
         }
         let sequences = pictures.iter().flat_map(|picture| &picture.sequences);
         let chunks: Vec<Chunk> = sequences.map(Sequence::next).collect();
-        let last = |picture: &&Picture| vec![picture.codes[picture.codes.len() - 1]; picture.sequences.len()];
+        let last =
+            |picture: &&Picture| vec![picture.drawn.codes[picture.drawn.codes.len() - 1]; picture.sequences.len()];
         let codes: Vec<u32> = pictures.iter().flat_map(last).collect();
-        let input = janus.code_states(execution, &codes);
-        let logits = janus.next_code_logits(execution, &mut self.cache, &chunks, input);
+        let input = painter.code_states(execution, &codes);
+        let logits = painter.next_code_logits(execution, &mut self.cache, &chunks, input);
         let (values, codebook) = (logits.to_host(), logits.cols());
         let mut rows = values.chunks_exact(codebook);
         for picture in self.pictures.iter_mut().filter(|picture| under_way(picture)) {
             picture.sequences.iter_mut().for_each(|sequence| sequence.past += 1);
             let logits: Vec<&[f32]> = rows.by_ref().take(picture.sequences.len()).collect();
-            picture.choose(&logits);
+            picture.choose(&logits, self.keeps_logprobs);
         }
     }
 
     /// The code of a picture that was chosen last; `None` if it is not in the batch.
     pub fn last_code(&self, id: PictureId) -> Option<u32> {
-        self.pictures.iter().find(|picture| picture.id == id)?.codes.last().copied()
+        self.pictures.iter().find(|picture| picture.id == id)?.drawn.codes.last().copied()
     }
 
-    /// Takes out the pictures that are complete, with their codes row by row, in the order in which they were added.
-    pub fn take_complete(&mut self, janus: &Janus) -> Vec<(PictureId, Vec<u32>)> {
-        let count = janus.config().vq.tokens();
-        let complete: Vec<Picture> = self.pictures.extract_if(.., |picture| picture.codes.len() == count).collect();
+    /// Draws all to the end.
+    pub fn finish(&mut self, painter: &dyn Painter, execution: &Execution) -> Vec<(PictureId, Drawn)> {
+        let mut complete = self.take_complete(painter);
+        while !self.is_empty() {
+            self.step(painter, execution);
+            complete.append(&mut self.take_complete(painter));
+        }
+        complete
+    }
+
+    /// Takes out the pictures that are complete, in the order in which they were added.
+    pub fn take_complete(&mut self, painter: &dyn Painter) -> Vec<(PictureId, Drawn)> {
+        let count = painter.config().vq.tokens();
+        let complete: Vec<Picture> =
+            self.pictures.extract_if(.., |picture| picture.drawn.codes.len() == count).collect();
         complete.iter().for_each(|picture| picture.release(&mut self.pages));
-        complete.into_iter().map(|picture| (picture.id, picture.codes)).collect()
+        complete.into_iter().map(|picture| (picture.id, picture.drawn)).collect()
     }
 
     /// Gives up a picture; `false` if it is not in the batch.
@@ -214,17 +290,20 @@ impl DrawBatch {
 
 impl Picture {
     /// The next code, from the logits of each sequence.
-    fn choose(&mut self, logits: &[&[f32]]) {
-        let position = self.sequences[0].past;
-        let code = match *logits {
+    fn choose(&mut self, logits: &[&[f32]], keeps_logprobs: bool) {
+        let logits = match *logits {
             [conditional, unconditional] => {
                 let guided = |(c, u): (&f32, &f32)| (c - u).mul_add(self.guidance, *u);
-                let guided: Vec<f32> = conditional.iter().zip(unconditional).map(guided).collect();
-                self.sampling.choose(&guided, position)
+                Cow::Owned(conditional.iter().zip(unconditional).map(guided).collect::<Vec<f32>>())
             }
-            _ => self.sampling.choose(logits[0], position),
+            _ => Cow::Borrowed(logits[0]),
         };
-        self.codes.push(code);
+        let code = self.sampling.choose(&logits, self.sequences[0].past);
+        self.drawn.codes.push(code);
+        if keeps_logprobs {
+            let total = sample::weights(&logits, 1.0, &mut vec![0.0; logits.len()]);
+            self.drawn.logprobs.push(sample::logprob(logits[code as usize], total));
+        }
     }
 
     fn release(&self, pages: &mut Pages) {
@@ -236,6 +315,17 @@ impl Sequence {
     /// Its place for one code more.
     fn next(&self) -> Chunk<'_> {
         Chunk { tokens: &[0], past: self.past, pages: &self.pages, logits: 0, states: 1 }
+    }
+}
+
+/// Whether a picture can be drawn after a prompt.
+fn check(painter: &dyn Painter, tokens: &[u32]) -> Result<(), JanusError> {
+    let (config, context) = (painter.config(), painter.language().context_len());
+    check_ids("token", tokens, config.text.vocab_size)?;
+    match tokens.len() + config.vq.tokens() {
+        _ if tokens.is_empty() => Err(JanusError::Empty),
+        tokens if tokens > context => Err(JanusError::TooLong { tokens, context }),
+        _ => Ok(()),
     }
 }
 

@@ -33,3 +33,11 @@ pub enum JanusError {
     #[error("the pictures need {needed} pages of the KV cache, and {free} are free")]
     Pages { needed: usize, free: usize },
 }
+
+/// Fails on the first id that does not exist.
+pub(super) fn check_ids(what: &'static str, ids: &[u32], count: usize) -> Result<(), JanusError> {
+    match ids.iter().find(|id| **id as usize >= count) {
+        Some(&id) => Err(JanusError::Id { what, id, count }),
+        None => Ok(()),
+    }
+}

@@ -42,9 +42,7 @@ pub mod network;
 
 mod files;
 
-pub mod rollout;
-
-pub use draw::{DrawBatch, DrawPrompt, PictureId, without_words};
+pub use draw::{DrawBatch, DrawPrompt, Drawn, Painter, PictureId, draw_all, without_words};
 pub use error::JanusError;
 pub use files::{read_network, read_vq, save_dir, save_vq};
 pub use model::{Janus, read_config};

@@ -4,8 +4,8 @@ use std::path::Path;
 use std::sync::Arc;
 
 use super::config::JanusConfig;
-use super::draw::{DrawBatch, DrawPrompt};
-use super::error::JanusError;
+use super::draw::{DrawPrompt, Painter, draw_all};
+use super::error::{JanusError, check_ids};
 use super::files::{Opened, in_file_names, read_head};
 use super::layers::{Aligner, Linear, Source, gelu};
 use super::read::is_janus;
@@ -19,7 +19,7 @@ use crate::paged::{Chunk, PagedCache};
 use crate::params::Params;
 use crate::tape::Execution;
 use crate::weights::{MAX_CONFIG_BYTES, WeightsError, read_text};
-use wels_device::{Device, Tensor, WeightRef, exact_cache};
+use wels_device::{Device, Tensor, WeightRef};
 
 /// A model with its weights.
 pub struct Janus {
@@ -158,43 +158,14 @@ impl Janus {
     }
 
     /// Draws a picture after a text, code by code and without guidance: the choice at a place depends on the logits,
-    /// the seed and the place. Several at once, and with guidance: [`DrawBatch`].
+    /// the seed and the place. Several at once, and with guidance: [`super::DrawBatch`].
     ///
     /// # Errors
     /// As [`Janus::code_logits`].
     pub fn draw(&self, execution: &Execution, tokens: &[u32], sampling: Sampling) -> Result<Vec<u32>, JanusError> {
         let prompt = DrawPrompt { tokens, unconditional: &[], guidance: 1.0 };
-        let dtype = exact_cache(execution.device().activations(execution.precision));
-        let mut batch = DrawBatch::new(self, execution, dtype, DrawBatch::pages_for(self, &prompt, 1));
-        batch.add(self, execution, &prompt, &[sampling])?;
-        loop {
-            if let Some((_, codes)) = batch.take_complete(self).pop() {
-                return Ok(codes);
-            }
-            batch.step(self, execution);
-        }
-    }
-
-    /// Whether a picture can be drawn after a prompt.
-    pub(super) fn check_draw(&self, tokens: &[u32]) -> Result<(), JanusError> {
-        check_ids("token", tokens, self.config.text.vocab_size)?;
-        if tokens.is_empty() {
-            Err(JanusError::Empty)
-        } else {
-            self.check_length(tokens.len() + self.config.vq.tokens())
-        }
-    }
-
-    /// The logits `[chunks, codes]` of the next code of sequences that go on by these embeddings.
-    pub(super) fn next_code_logits(
-        &self,
-        execution: &Execution,
-        cache: &mut PagedCache,
-        chunks: &[Chunk],
-        embeddings: Tensor,
-    ) -> Tensor {
-        let states = self.language.step_states(&self.params, execution, cache, chunks, embeddings);
-        self.code_head(execution, &states)
+        let drawn = draw_all(self, execution, &[(prompt, vec![sampling])])?;
+        Ok(drawn.into_iter().flatten().next().expect("one picture").codes)
     }
 
     /// The codes of a picture, row by row, of pixels `[channels, side, side]` from −1 to 1.
@@ -229,12 +200,7 @@ impl Janus {
     }
 
     /// What the language model is given, `[T, D]`.
-    pub(super) fn embeddings(
-        &self,
-        execution: &Execution,
-        tokens: &[u32],
-        pictures: &[Tensor],
-    ) -> Result<Tensor, JanusError> {
+    fn embeddings(&self, execution: &Execution, tokens: &[u32], pictures: &[Tensor]) -> Result<Tensor, JanusError> {
         check_ids("token", tokens, self.config.text.vocab_size)?;
         self.check_length(tokens.len())?;
         if tokens.is_empty() {
@@ -253,13 +219,6 @@ impl Janus {
             execution.device().copy_rows(picture, row, &mut embeddings, place, 1);
         }
         Ok(embeddings)
-    }
-
-    /// `[T, D]` of codes.
-    pub(super) fn code_states(&self, execution: &Execution, codes: &[u32]) -> Tensor {
-        let mut embeddings = execution.pool.tensor(codes.len(), self.config.vq.code_dim);
-        execution.device().gather(WeightRef::Plain(&self.code_embeddings), &codes.into(), &mut embeddings);
-        self.code_aligner.run(execution, &embeddings)
     }
 
     /// `[T, codes]` of states `[T, D]`, to the bits of [`Network::code_logits`](super::network::Network::code_logits).
@@ -282,14 +241,38 @@ impl Janus {
     }
 }
 
+impl Painter for Janus {
+    fn config(&self) -> &JanusConfig {
+        &self.config
+    }
+
+    fn language(&self) -> &Model {
+        &self.language
+    }
+
+    fn token_states(&self, execution: &Execution, tokens: &[u32]) -> Tensor {
+        self.language.embeddings(&self.params, execution, tokens)
+    }
+
+    fn code_states(&self, execution: &Execution, codes: &[u32]) -> Tensor {
+        let mut embeddings = execution.pool.tensor(codes.len(), self.config.vq.code_dim);
+        execution.device().gather(WeightRef::Plain(&self.code_embeddings), &codes.into(), &mut embeddings);
+        self.code_aligner.run(execution, &embeddings)
+    }
+
+    fn next_code_logits(
+        &self,
+        execution: &Execution,
+        cache: &mut PagedCache,
+        chunks: &[Chunk],
+        embeddings: Tensor,
+    ) -> Tensor {
+        let states = self.language.step_states(&self.params, execution, cache, chunks, embeddings);
+        self.code_head(execution, &states)
+    }
+}
+
 fn check_pixels(pixels: &[f32], channels: usize, side: usize) -> Result<(), JanusError> {
     let (found, expected) = (pixels.len(), channels * side * side);
     if found == expected { Ok(()) } else { Err(JanusError::Pixels { found, expected }) }
-}
-
-fn check_ids(what: &'static str, ids: &[u32], count: usize) -> Result<(), JanusError> {
-    match ids.iter().find(|id| **id as usize >= count) {
-        Some(&id) => Err(JanusError::Id { what, id, count }),
-        None => Ok(()),
-    }
 }

@@ -9,11 +9,13 @@ use std::sync::Arc;
 
 use super::batch::{Input, JanusBatch, Part, Target};
 use super::config::{JanusConfig, VisionConfig};
+use super::draw::Painter;
 use super::names::{self, JanusTensor, image_tensors};
 use super::tower::Tower;
 use crate::model::{Losses, Model, Nll};
 use crate::names::{ParamKind, ParamSpec, param_specs};
 use crate::ops::{self, Head, Map};
+use crate::paged::{Chunk, PagedCache};
 use crate::params::{Grads, Params, Weight, Wiring};
 use crate::tape::{Context, Execution, Graph, Var};
 use wels_device::{Coefficient, Device, Ids, Tensor};
@@ -302,6 +304,44 @@ impl Network {
         ones.fill(1.0);
         let ones = g.constant(ones);
         ops::beside(g, inner, ones)
+    }
+}
+
+/// A network and its parameters, to draw by.
+#[derive(Clone, Copy)]
+pub struct Weighted<'a> {
+    pub network: &'a Network,
+    pub params: &'a Params,
+}
+
+impl Painter for Weighted<'_> {
+    fn config(&self) -> &JanusConfig {
+        &self.network.config
+    }
+
+    fn language(&self) -> &Model {
+        &self.network.language
+    }
+
+    fn token_states(&self, execution: &Execution, tokens: &[u32]) -> Tensor {
+        let inputs: Vec<Input> = tokens.iter().map(|token| Input::Token(*token)).collect();
+        self.network.embeddings(self.params, execution, &inputs)
+    }
+
+    fn code_states(&self, execution: &Execution, codes: &[u32]) -> Tensor {
+        let inputs: Vec<Input> = codes.iter().map(|code| Input::Code(*code)).collect();
+        self.network.embeddings(self.params, execution, &inputs)
+    }
+
+    fn next_code_logits(
+        &self,
+        execution: &Execution,
+        cache: &mut PagedCache,
+        chunks: &[Chunk],
+        embeddings: Tensor,
+    ) -> Tensor {
+        let states = self.network.language.step_states(self.params, execution, cache, chunks, embeddings);
+        self.network.code_logits(self.params, execution, states)
     }
 }
 

@@ -296,7 +296,7 @@ fn drawn(
     (1..janus.config().vq.tokens()).for_each(|_| batch.step(janus, execution));
     let complete = batch.take_complete(janus);
     assert!(batch.is_empty() && batch.free_pages() == pages, "all pages are free again");
-    Ok(complete.into_iter().map(|(_, codes)| codes).collect())
+    Ok(complete.into_iter().map(|(_, drawn)| drawn.codes).collect())
 }
 
 fn random(seed: u64) -> Sampling {
@@ -349,9 +349,10 @@ fn what_else_is_drawn_changes_no_code() {
                 complete.extend(batch.take_complete(&janus));
             }
             assert_eq!((complete.len(), batch.free_pages()), (15, 400));
-            for ((id, codes), (expected_id, i, seed)) in complete.iter().zip(&expected) {
+            for ((id, drawn), (expected_id, i, seed)) in complete.iter().zip(&expected) {
                 assert_eq!(id, expected_id);
-                assert_eq!(*codes, alone(*i, *seed), "prompt {i}, seed {seed}, {threads} threads");
+                assert!(drawn.logprobs.is_empty(), "nobody has asked for them");
+                assert_eq!(drawn.codes, alone(*i, *seed), "prompt {i}, seed {seed}, {threads} threads");
             }
         });
     }

@@ -9,16 +9,23 @@ use safetensors::{Dtype, SafeTensors};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 use wels_cpu::testing::emulator;
+use wels_device::Tensor;
+use wels_device::host::sample;
+use wels_model::generate::Sampling;
 use wels_model::janus::config::{JanusConfig, VqConfig};
 use wels_model::janus::names::{JanusTensor, tensors, vq_tensors};
-use wels_model::janus::network::Sight;
+use wels_model::janus::network::{Network, Sight, Weighted};
 use wels_model::janus::preprocess::{Filter, Preprocessing};
-use wels_model::janus::{Vq, VqNetwork, presets, read_network, read_vq, save_dir, save_vq};
+use wels_model::janus::{
+    DrawPrompt, Janus, Painter, Vq, VqNetwork, draw_all, presets, read_network, read_vq, save_dir, save_vq,
+};
 use wels_model::params::Params;
 use wels_model::tape::Execution;
 
 use crate::janus::{Oracle, weight};
 use crate::janus_gradients;
+
+const CONTEXT: usize = 96;
 
 fn vq_params(config: &VqConfig) -> Params {
     VqNetwork::new(config).params(&wels_cpu::device(), |tensor| weight(&tensor.name, &tensor.shape))
@@ -143,6 +150,49 @@ fn a_vq_tokenizer_by_itself_is_read_back_and_does_the_same() {
         let again = save_vq(dir.path(), network.config(), &params).expect_err("a directory with weights").to_string();
         assert!(again.contains("already holds weights (model.safetensors)"), "{again}");
     }
+}
+
+#[test]
+fn an_opened_directory_computes_what_the_network_computed() {
+    for oracle in Oracle::all() {
+        let (dir, device) = (saved(&oracle), wels_cpu::device());
+        let (janus, _) = Janus::open(dir.path(), &device, CONTEXT).expect("opened");
+        let network = Network::new(oracle.config.clone(), Sight::Patches, CONTEXT);
+        let params = janus_gradients::params(&device, &oracle.config, Sight::Patches);
+        let painter = Weighted { network: &network, params: &params };
+        let execution = Execution::new(device);
+        let (text, codes) = (oracle.ids("text"), oracle.ids("codes"));
+        // After a text and each code, and after a text with a picture: what training learns from.
+        let batch = janus_gradients::batch(&oracle, Sight::Patches);
+        let learnt = network.logprobs(&params, &execution, &batch);
+        let features = janus.image_features(&execution, &oracle.seen()).expect("features");
+        let place = oracle.config.image_token_id;
+        let seen = vec![place; oracle.config.vision.tokens()];
+        let sees = [&text[..2], &seen, &text[2..8]].concat();
+        let logits = [
+            (janus.logits(&execution, &text[..8], &[]).expect("logits"), &text[1..9]),
+            (janus.logits(&execution, &sees, &[features]).expect("logits"), &text[3..9]),
+        ];
+        let of_text: Vec<f32> = logits.iter().flat_map(|(logits, targets)| logprobs(logits, targets)).collect();
+        assert_eq!(of_text, learnt.text, "{}: text", oracle.name);
+        let logits = janus.code_logits(&execution, &text[..5], &codes[..codes.len() - 1]).expect("logits");
+        assert_eq!(logprobs(&logits, &codes), learnt.codes, "{}: codes", oracle.name);
+        let sampling = Sampling::Random { temperature: 1.0, top_p: 1.0, seed: 6 };
+        let prompt = DrawPrompt { tokens: &text, unconditional: &text[..2], guidance: 3.0 };
+        let drawn =
+            |painter: &dyn Painter| draw_all(painter, &execution, &[(prompt, vec![sampling; 2])]).expect("drawn");
+        assert_eq!(drawn(&janus), drawn(&painter), "{}: drawn", oracle.name);
+    }
+}
+
+/// Of the last rows of logits `[T, V]`.
+fn logprobs(logits: &Tensor, targets: &[u32]) -> Vec<f32> {
+    let (values, width) = (logits.to_host(), logits.cols());
+    let rows = values.chunks_exact(width).skip(logits.rows() - targets.len());
+    let one = |(row, target): (&[f32], &u32)| {
+        sample::logprob(row[*target as usize], sample::weights(row, 1.0, &mut vec![0.0; width]))
+    };
+    rows.zip(targets).map(one).collect()
 }
 
 /// A file of the weights of these tensors, in 16 bits of which none is lost in f32.

@@ -11,9 +11,8 @@ use wels_model::generate::Sampling;
 use wels_model::janus::batch::{Input, JanusBatch, Target};
 use wels_model::janus::config::JanusConfig;
 use wels_model::janus::names;
-use wels_model::janus::network::{self, CODE_HEAD, JanusLosses, JanusObjective, Network, Sight};
-use wels_model::janus::patches;
-use wels_model::janus::rollout::{Drawing, Guidance};
+use wels_model::janus::network::{self, CODE_HEAD, JanusLosses, JanusObjective, Network, Sight, Weighted};
+use wels_model::janus::{DrawPrompt, draw_all, patches};
 use wels_model::names::{ParamKind, ParamSpec};
 use wels_model::params::Params;
 use wels_model::tape::Execution;
@@ -49,7 +48,7 @@ pub fn params(device: &Arc<dyn Device>, config: &JanusConfig, sight: Sight) -> P
 }
 
 /// The three sequences of `learnt` in `make_janus.py`: text, a picture drawn after text, text about a picture seen.
-fn batch(oracle: &Oracle, sight: Sight) -> JanusBatch {
+pub fn batch(oracle: &Oracle, sight: Sight) -> JanusBatch {
     let (text, codes) = (oracle.ids("text"), oracle.ids("codes"));
     let seen = match sight {
         Sight::States => oracle.tensor("vision"),
@@ -155,30 +154,38 @@ fn what_is_drawn_has_the_log_probabilities_that_training_computes() {
     let device = wels_cpu::device();
     let network = Network::new(oracle.config.clone(), Sight::States, CONTEXT);
     let (params, execution) = (params(&device, &oracle.config, Sight::States), Execution::new(device));
-    let (text, codes) = (oracle.ids("text"), oracle.config.vq.tokens());
+    let text = oracle.ids("text");
     let sampling = |seed| Sampling::Random { temperature: 1.0, top_p: 1.0, seed };
-    let drawings =
-        [(9, 1), (3, 2), (1, 3)].map(|(tokens, seed)| Drawing { text: &text[..tokens], sampling: sampling(seed) });
-    let drawn = network.draw(&params, &execution, &drawings, None, codes);
-    for (drawing, drawn) in drawings.iter().zip(&drawn) {
-        let alone = network.draw(&params, &execution, &[*drawing], None, codes);
-        assert_eq!(&alone[0], drawn, "alone and beside others");
-        let tokens = drawing.text.iter().map(|id| Input::Token(*id));
-        let inputs: Vec<Input> = tokens
-            .chain(drawn.codes.iter().map(|code| Input::Code(*code)))
-            .take(drawing.text.len() + codes - 1)
-            .collect();
-        let mut targets = vec![Target::Nothing; drawing.text.len() - 1];
-        targets.extend(drawn.codes.iter().map(|code| Target::Code(*code)));
-        let batch = JanusBatch { starts: vec![0, inputs.len() as u32], inputs, targets, seen: Vec::new() };
-        assert_eq!(network.logprobs(&params, &execution, &batch).codes, drawn.logprobs);
+    let painter = Weighted { network: &network, params: &params };
+    let prompt = |tokens: usize| DrawPrompt { tokens: &text[..tokens], unconditional: &[], guidance: 1.0 };
+    // Several after one text, whose pages they share, and one of which the text has a page for itself.
+    let prompts = [(9, vec![1, 2, 3]), (3, vec![4]), (1, vec![5, 6])];
+    let prompts = prompts.map(|(tokens, seeds)| (prompt(tokens), seeds.into_iter().map(sampling).collect::<Vec<_>>()));
+    let drawn = draw_all(&painter, &execution, &prompts).expect("drawn");
+    for ((prompt, samplings), drawn) in prompts.iter().zip(&drawn) {
+        for (sampling, drawn) in samplings.iter().zip(drawn) {
+            let alone = draw_all(&painter, &execution, &[(*prompt, vec![*sampling])]).expect("drawn");
+            assert_eq!(&alone[0][0], drawn, "alone and beside others");
+            let batch = drawn_batch(prompt.tokens, &drawn.codes);
+            assert_eq!(network.logprobs(&params, &execution, &batch).codes, drawn.logprobs);
+        }
     }
-    let guided = |factor| {
-        let guidance = Guidance { without: &text[..2], factor };
-        network.draw(&params, &execution, &drawings, Some(guidance), codes)
+    let guided = |guidance| {
+        let prompts = prompts
+            .clone()
+            .map(|(prompt, samplings)| (DrawPrompt { unconditional: &text[..2], guidance, ..prompt }, samplings));
+        draw_all(&painter, &execution, &prompts).expect("drawn")
     };
-    let of = |drawn: &[wels_model::janus::rollout::Drawn]| drawn.iter().map(|it| it.codes.clone()).collect::<Vec<_>>();
-    assert_ne!(of(&guided(5.0)), of(&drawn), "guidance changes what is drawn");
-    let greedy = network.draw(&params, &execution, &[Drawing { text: &text, sampling: Sampling::Greedy }], None, codes);
-    assert_eq!(greedy[0].codes, oracle.ids("greedy"), "as transformers");
+    assert_ne!(guided(5.0)[0][0].codes, drawn[0][0].codes, "guidance changes what is drawn");
+    let greedy = draw_all(&painter, &execution, &[(prompt(9), vec![Sampling::Greedy])]).expect("drawn");
+    assert_eq!(greedy[0][0].codes, oracle.ids("greedy"), "as transformers");
+}
+
+/// A picture after a text, to learn from.
+fn drawn_batch(text: &[u32], codes: &[u32]) -> JanusBatch {
+    let inputs = text.iter().map(|id| Input::Token(*id)).chain(codes.iter().map(|code| Input::Code(*code)));
+    let inputs: Vec<Input> = inputs.take(text.len() + codes.len() - 1).collect();
+    let mut targets = vec![Target::Nothing; text.len() - 1];
+    targets.extend(codes.iter().map(|code| Target::Code(*code)));
+    JanusBatch { starts: vec![0, inputs.len() as u32], inputs, targets, seen: Vec::new() }
 }

@@ -20,8 +20,9 @@ pub enum JanusExample {
     See {
         /// What stands before the picture.
         before: Vec<u32>,
-        /// `[rows, width]`: states of the tower that sees.
-        states: Vec<f32>,
+        /// `[rows, width]`, a row a patch: its pixels (`wels_model::janus::patches`) where the network has the tower
+        /// (`Sight::Patches`), and otherwise the states that a tower has made of them (`Sight::States`).
+        seen: Vec<f32>,
         rows: usize,
         /// What stands between picture and answer, at least one token.
         question: Vec<u32>,
@@ -51,13 +52,13 @@ impl JanusExample {
                 batch.inputs.extend(codes[..codes.len() - 1].iter().map(|code| Input::Code(*code)));
                 learn(batch, codes.iter().map(|code| Target::Code(*code)).collect());
             }
-            JanusExample::See { before, states, rows, question, answer } => {
+            JanusExample::See { before, seen, rows, question, answer } => {
                 assert!(!question.is_empty() && !answer.is_empty(), "a question and an answer");
                 batch.inputs.extend(before.iter().map(|token| Input::Token(*token)));
                 batch.inputs.extend(std::iter::repeat_n(Input::Seen, *rows));
                 let text = question.iter().chain(&answer[..answer.len() - 1]);
                 batch.inputs.extend(text.map(|token| Input::Token(*token)));
-                batch.seen.extend_from_slice(states);
+                batch.seen.extend_from_slice(seen);
                 learn(batch, answer.iter().map(|token| Target::Token(*token)).collect());
             }
             JanusExample::Text(example) => {
@@ -117,7 +118,7 @@ mod tests {
     fn each_sort_learns_what_it_is_for() {
         let draw = JanusExample::Draw { prompt: vec![1, 2, 3], codes: vec![7, 8] };
         let see =
-            JanusExample::See { before: vec![1], states: vec![0.5; 4], rows: 2, question: vec![4], answer: vec![5, 6] };
+            JanusExample::See { before: vec![1], seen: vec![0.5; 4], rows: 2, question: vec![4], answer: vec![5, 6] };
         let text = JanusExample::Text(Example::answer(&[1, 2], &[3]));
         let examples = [draw, see, text];
         let batch = pack(&examples);

@@ -9,7 +9,8 @@ use wels_device::host::random::Key;
 use wels_device::{Coefficient, IGNORE, Policy, PolicyTerm};
 use wels_model::generate::Sampling;
 use wels_model::janus::batch::{Input, JanusBatch, Target};
-use wels_model::janus::rollout::{Drawing, Drawn};
+use wels_model::janus::network::Weighted;
+use wels_model::janus::{DrawPrompt, Drawn, JanusError, draw_all};
 use wels_model::params::Params;
 
 use super::trainer::JanusTrainer;
@@ -50,6 +51,9 @@ pub struct PictureReport {
 /// Why a step was not done to its end. Of the update that failed, no weight was touched.
 #[derive(Debug, Error)]
 pub enum PictureError {
+    /// A prompt that nothing can be drawn after.
+    #[error(transparent)]
+    Draw(#[from] JanusError),
     /// A reward that is no number.
     #[error(transparent)]
     Reward(#[from] BadReward),
@@ -71,7 +75,7 @@ pub enum PictureError {
 /// [`PictureError`].
 ///
 /// # Panics
-/// If a prompt has no token or is too long, or the objective has a KL term and no reference is given.
+/// If the objective has a KL term and no reference is given.
 pub fn step(
     trainer: &mut JanusTrainer,
     prompts: &[Vec<u32>],
@@ -80,7 +84,7 @@ pub fn step(
     options: &PictureOptions,
 ) -> Result<(PictureReport, Vec<Vec<Drawn>>), PictureError> {
     assert!(options.grpo.kl == 0.0 || reference.is_some(), "a KL term without a reference");
-    let drawn = draw(trainer, prompts, options);
+    let drawn = draw(trainer, prompts, options)?;
     let sample = |prompt: usize, drawn: &Drawn| Sample {
         tokens: drawn.codes.clone(),
         logprobs: drawn.logprobs.clone(),
@@ -97,20 +101,17 @@ pub fn step(
 }
 
 /// Pictures of every prompt, which are the same whatever is drawn beside them.
-fn draw(trainer: &JanusTrainer, prompts: &[Vec<u32>], options: &PictureOptions) -> Vec<Vec<Drawn>> {
+fn draw(trainer: &JanusTrainer, prompts: &[Vec<u32>], options: &PictureOptions) -> Result<Vec<Vec<Drawn>>, JanusError> {
     let key = Key { seed: options.seed, stream: STREAM_PICTURES };
-    let first = trainer.state.step << 32;
-    let pictures = prompts.iter().flat_map(|prompt| std::iter::repeat_n(prompt, options.pictures));
-    let drawings: Vec<Drawing> = (first..)
-        .zip(pictures)
-        .map(|(n, text)| Drawing {
-            text,
-            sampling: Sampling::Random { temperature: 1.0, top_p: 1.0, seed: key.u64_at(n) },
-        })
-        .collect();
-    let (network, codes) = (trainer.network(), trainer.network().config().vq.tokens());
-    let drawn = network.draw(&trainer.state.params, trainer.execution(), &drawings, None, codes);
-    drawn.chunks(options.pictures.max(1)).map(<[Drawn]>::to_vec).collect()
+    let mut samplings =
+        (trainer.state.step << 32..).map(|n| Sampling::Random { temperature: 1.0, top_p: 1.0, seed: key.u64_at(n) });
+    let mut group = |tokens| {
+        let prompt = DrawPrompt { tokens, unconditional: &[], guidance: 1.0 };
+        (prompt, samplings.by_ref().take(options.pictures).collect())
+    };
+    let groups: Vec<(DrawPrompt, Vec<Sampling>)> = prompts.iter().map(|prompt| group(prompt)).collect();
+    let painter = Weighted { network: trainer.network(), params: &trainer.state.params };
+    draw_all(&painter, trainer.execution(), &groups)
 }
 
 /// The updates of groups of pictures that were drawn with the weights as they are.

@@ -6,8 +6,8 @@ use wels_kernels::par;
 use wels_model::config::{Attention, ModelConfig};
 use wels_model::generate::Sampling;
 use wels_model::janus::config::{JanusConfig, VisionConfig, VqConfig};
-use wels_model::janus::network::{self, Sight};
-use wels_model::janus::rollout::Drawing;
+use wels_model::janus::network::{self, Sight, Weighted};
+use wels_model::janus::{DrawPrompt, draw_all};
 use wels_model::presets;
 use wels_model::schedule::{Decay, LearningRate, Switch};
 use wels_model::tape::Execution;
@@ -60,13 +60,23 @@ fn config() -> JanusConfig {
     }
 }
 
-const RULE: Rule = Rule::AdamW;
+/// With a tower of a layer, in whose place [`SEEN`] numbers a patch stand otherwise.
+fn config_with_tower() -> JanusConfig {
+    let config = config();
+    let vision = VisionConfig { hidden_size: 8, layers: 1, heads: 2, intermediate: 16, ..config.vision };
+    JanusConfig { vision, ..config }
+}
 
-fn hyperparameters() -> Hyperparameters {
+/// Numbers of a patch's pixels.
+const PIXELS: usize = 3 * 2 * 2;
+
+const MUON: Rule = Rule::Muon { momentum: 0.95 };
+
+fn hyperparameters(rule: Rule) -> Hyperparameters {
     let decay = Decay::Linear;
     Hyperparameters {
         learning_rate: LearningRate { peak: 1e-2, min: 1e-2, steps: 1000, warmup_steps: 1, decay_steps: 0, decay },
-        rule: RULE,
+        rule,
         beta1: 0.9,
         beta2: 0.95,
         epsilon: 1e-8,
@@ -81,8 +91,13 @@ fn hyperparameters() -> Hyperparameters {
 }
 
 fn trainer(execution: Execution) -> JanusTrainer {
-    let state = State::new(network::init(execution.device(), &config(), Sight::States, 3), RULE);
-    JanusTrainer::new(config(), Sight::States, CONTEXT, state, hyperparameters(), execution)
+    trainer_of(Sight::States, Rule::AdamW, execution)
+}
+
+fn trainer_of(sight: Sight, rule: Rule, execution: Execution) -> JanusTrainer {
+    let config = if sight == Sight::Patches { config_with_tower() } else { config() };
+    let state = State::new(network::init(execution.device(), &config, sight, 3), rule);
+    JanusTrainer::new(config, sight, CONTEXT, state, hyperparameters(rule), execution)
 }
 
 /// The picture that a caption of two tokens stands for.
@@ -92,13 +107,18 @@ fn picture(first: u32, second: u32) -> Vec<u32> {
 
 /// Pictures to draw, answers about what is seen, and text.
 fn examples(n: u64) -> Vec<JanusExample> {
+    examples_of(n, SEEN)
+}
+
+/// Of as many numbers a patch.
+fn examples_of(n: u64, width: usize) -> Vec<JanusExample> {
     let key = Key { seed: 5, stream: n };
     let one = |i: u64| {
         let [a, b] = [0, 1].map(|j| 3 + key.below_at(2 * i + j, 4) as u32);
-        let states: Vec<f32> = (0..4 * SEEN).map(|place| f32::from(u8::from(place % SEEN == a as usize - 3))).collect();
+        let seen = (0..4 * width).map(|place| f32::from(u8::from(place % width == a as usize - 3))).collect();
         match i % 4 {
             0 => JanusExample::Text(Example::answer(&[1, a, b], &[b, a, b])),
-            1 => JanusExample::See { before: vec![1], states, rows: 4, question: vec![8], answer: vec![a] },
+            1 => JanusExample::See { before: vec![1], seen, rows: 4, question: vec![8], answer: vec![a] },
             _ => JanusExample::Draw { prompt: vec![1, a, b, 2], codes: picture(a, b) },
         }
     };
@@ -106,11 +126,12 @@ fn examples(n: u64) -> Vec<JanusExample> {
 }
 
 /// The bits of all weights after three steps, and the losses.
-fn three_steps(execution: Execution, micro_rows: usize) -> (Vec<u32>, Vec<String>) {
-    let mut trainer = trainer(execution);
+fn three_steps(sight: Sight, rule: Rule, execution: Execution, micro_rows: usize) -> (Vec<u32>, Vec<String>) {
+    let mut trainer = trainer_of(sight, rule, execution);
+    let width = if sight == Sight::Patches { PIXELS } else { SEEN };
     let step = |n| {
         let weights = Weights { text: 0.5, codes: 1.0 };
-        let report = trainer.step(&pack(&examples(n)), micro_rows, weights).expect("a step");
+        let report = trainer.step(&pack(&examples_of(n, width)), micro_rows, weights).expect("a step");
         format!("{report:?}")
     };
     let reports = (0..3).map(step).collect();
@@ -120,12 +141,46 @@ fn three_steps(execution: Execution, micro_rows: usize) -> (Vec<u32>, Vec<String
 
 #[test]
 fn micro_batches_threads_and_devices_change_no_bit() {
-    let expected = three_steps(Execution::new(wels_cpu::device()), 10_000);
-    for (threads, rows) in [(1, 1), (2, 40), (3, 100)] {
-        let found = par::with_threads(threads, || three_steps(Execution::new(wels_cpu::device()), rows));
-        assert!(found == expected, "{threads} threads, {rows} rows: {:?} for {:?}", found.1, expected.1);
+    let mut seen = Vec::new();
+    for (sight, rule) in [(Sight::States, Rule::AdamW), (Sight::Patches, Rule::AdamW), (Sight::Patches, MUON)] {
+        let steps = |rows| three_steps(sight, rule, Execution::new(wels_cpu::device()), rows);
+        let expected = steps(10_000);
+        for (threads, rows) in [(1, 1), (2, 40), (3, 100)] {
+            let found = par::with_threads(threads, || steps(rows));
+            let what = format!("{sight:?} by {rule:?}, {threads} threads, {rows} rows");
+            assert!(found == expected, "{what}: {:?} for {:?}", found.1, expected.1);
+        }
+        assert!(three_steps(sight, rule, Execution::new(Naive::new()), 60) == expected, "plain loops, {rule:?}");
+        assert!(!seen.contains(&expected), "{sight:?} by {rule:?} is like another");
+        seen.push(expected);
     }
-    assert!(three_steps(Execution::new(Naive::new()), 60) == expected, "plain loops");
+}
+
+#[test]
+fn a_network_with_the_tower_learns_from_pixels() {
+    for rule in [Rule::AdamW, MUON] {
+        let mut trainer = trainer_of(Sight::Patches, rule, Execution::new(wels_cpu::device()));
+        let before = trainer.state.params.clone();
+        let mut step = |n| trainer.step(&pack(&examples_of(n, PIXELS)), 10_000, Weights::default()).expect("a step");
+        let first = step(0);
+        let last = (1..200).map(&mut step).last().expect("steps");
+        assert!(first.text.mean() > 2.0 && last.text.mean() < 0.2, "{rule:?}: {:?} to {:?}", first.text, last.text);
+        for ((spec, before), after) in before.specs().iter().zip(before.tensors()).zip(trainer.state.params.tensors()) {
+            assert!(before.to_host() != after.to_host(), "{} has learnt nothing", spec.name);
+        }
+    }
+}
+
+#[test]
+fn a_frozen_tower_stays_and_the_rest_learns() {
+    let mut trainer = trainer_of(Sight::Patches, MUON, Execution::new(wels_cpu::device()));
+    let is_tower = |name: &str| name.starts_with("model.vision_model.");
+    trainer.freeze(is_tower);
+    let before = trainer.state.params.clone();
+    trainer.step(&pack(&examples_of(0, PIXELS)), 10_000, Weights::default()).expect("a step");
+    for ((spec, before), after) in before.specs().iter().zip(before.tensors()).zip(trainer.state.params.tensors()) {
+        assert_eq!(before.to_host() == after.to_host(), is_tower(&spec.name), "{}", spec.name);
+    }
 }
 
 #[test]
@@ -138,9 +193,10 @@ fn all_three_sorts_are_learnt_together() {
     assert!(first.codes.mean() > 2.0 && last.codes.mean() < 0.05, "codes: {:?} to {:?}", first.codes, last.codes);
     assert!(first.text.mean() > 2.0 && last.text.mean() < 0.1, "text: {:?} to {:?}", first.text, last.text);
     let text = [1, 5, 6, 2];
-    let drawing = Drawing { text: &text, sampling: Sampling::Greedy };
-    let drawn = trainer.network().draw(&trainer.state.params, trainer.execution(), &[drawing], None, GRID * GRID);
-    assert_eq!(drawn[0].codes, picture(5, 6));
+    let prompt = DrawPrompt { tokens: &text, unconditional: &[], guidance: 1.0 };
+    let painter = Weighted { network: trainer.network(), params: &trainer.state.params };
+    let drawn = draw_all(&painter, trainer.execution(), &[(prompt, vec![Sampling::Greedy])]).expect("drawn");
+    assert_eq!(drawn[0][0].codes, picture(5, 6));
 }
 
 #[test]
@@ -224,5 +280,18 @@ fn a_reward_that_is_no_number_changes_no_weight() {
     let error = policy::step(&mut trainer, &[vec![1, 4, 2]], |_, _| f64::NAN, None, &options(0.0, 1));
     let error = error.map(drop).expect_err("an error");
     assert!(matches!(error, PictureError::Reward(_)), "{error}");
+    assert_eq!(trainer.state.step, 0);
+}
+
+#[test]
+fn a_prompt_that_nothing_can_be_drawn_after_is_an_error() {
+    let mut trainer = trainer(Execution::new(wels_cpu::device()));
+    let mut refused = |prompt: Vec<u32>| {
+        let prompts = [vec![1, 4, 2], prompt];
+        policy::step(&mut trainer, &prompts, |_, _| 0.0, None, &options(0.0, 1)).map(drop).expect_err("an error")
+    };
+    assert_eq!(refused(vec![]).to_string(), "there are no tokens");
+    assert_eq!(refused(vec![20]).to_string(), "token 20, where there are 20");
+    assert_eq!(refused(vec![1; 30]).to_string(), "39 tokens, more than the context of 32");
     assert_eq!(trainer.state.step, 0);
 }
