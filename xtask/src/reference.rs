@@ -8,8 +8,12 @@
 use std::fmt::Write;
 
 /// What is read.
-pub const SOURCES: [&str; 3] =
-    ["crates/runs/src/recipe.rs", "crates/runs/src/recipe/optimizer.rs", "crates/runs/src/recipe/stages.rs"];
+pub const SOURCES: [&str; 4] = [
+    "crates/runs/src/recipe.rs",
+    "crates/runs/src/recipe/optimizer.rs",
+    "crates/runs/src/recipe/stages.rs",
+    "crates/runs/src/recipe/pictures.rs",
+];
 /// What is written.
 pub const PAGE: &str = "docs/recipe.md";
 
@@ -32,7 +36,8 @@ tokens follow from a tokenizer that is trained in the run.
 ";
 
 /// Defaults that read differently in TOML.
-const SPELLED: [(&str, &str); 15] = [
+const SPELLED: [(&str, &str); 16] = [
+    ("\"grid-24\".into()", "\"grid-24\""),
     ("String::new()", "none"),
     ("\"countdown\".into()", "\"countdown\""),
     ("\"traces\".into()", "\"traces\""),

@@ -4,10 +4,10 @@ use std::io;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
-use wels_pipeline::host::{Event, Graded, Host, Outcome};
+use wels_pipeline::host::{DrawGraded, Event, Graded, Host, Outcome, Share};
 use wels_pipeline::words::short;
 use wels_runs::ledger::Totals;
-use wels_runs::recipe::Score;
+use wels_runs::recipe::{DrawScore, Score};
 
 use crate::interrupt::Interrupt;
 use crate::output;
@@ -83,6 +83,7 @@ impl Host for Terminal {
                 output::line("")?;
                 print_cost(&took, usd_per_hour)
             }
+            Outcome::Drawn { of, models } => print_drawn(of, models),
         }
     }
 
@@ -97,6 +98,37 @@ impl Host for Terminal {
 
 fn say(label: &str, words: &str) {
     eprintln!("{label:>9} {words}");
+}
+
+/// Percent of right pictures by kind of caption, then of right answers and of pictures that codes give back.
+fn print_drawn(of: &DrawScore, models: &[DrawGraded]) -> io::Result<()> {
+    let percent = |share: f64| format!("{:.1}%", 100.0 * share);
+    let rule = match of.guidance {
+        1.0 => format!("temperature {}", of.temperature),
+        guidance => format!("temperature {}, guidance {guidance}", of.temperature),
+    };
+    let names: String = models.iter().map(|it| format!(" {:>12}", it.model)).collect();
+    output::line(&format!("{:<36}{names}", format!("{}, {rule}", of.pictures)))?;
+    let row = |name: &str, value: &dyn Fn(&DrawGraded) -> String| {
+        output::line(&format!(
+            "{name:<36}{}",
+            models.iter().map(|it| format!(" {:>12}", value(it))).collect::<String>()
+        ))
+    };
+    row("seen captions", &|it| percent(it.seen_share()))?;
+    for kind in models.iter().flat_map(|it| it.seen.keys()).collect::<std::collections::BTreeSet<_>>() {
+        row(&format!("  {kind}"), &|it| it.seen.get(kind).map_or(String::new(), |share| percent(share.share())))?;
+    }
+    row("captions never seen", &|it| percent(it.unseen_share()))?;
+    for kind in models.iter().flat_map(|it| it.unseen.keys()).collect::<std::collections::BTreeSet<_>>() {
+        row(&format!("  {kind}"), &|it| it.unseen.get(kind).map_or(String::new(), |share| percent(share.share())))?;
+    }
+    row("  p against the first", &|it| it.p.map_or(String::new(), |p| format!("{p:.2}").replace("0.00", "<0.01")))?;
+    let counted = |share: Share| if share.of == 0 { String::new() } else { percent(share.share()) };
+    row("questions about held-out pictures", &|it| counted(it.answers))?;
+    row("reconstructions that are right", &|it| counted(it.reconstructed))?;
+    row("  PSNR", &|it| format!("{:.1} dB", it.psnr))?;
+    row("  codes used", &|it| format!("{} of {}", it.codes_used, it.codes))
 }
 
 fn print_scores(of: &Score, models: &[Graded]) -> io::Result<()> {

@@ -32,6 +32,9 @@ pub const DEEPSEEK_V3: &str = include_str!("chat/templates/deepseek_v3.jinja");
 /// The chat format of DeepSeek-R1 and its distilled models.
 pub const DEEPSEEK_R1: &str = include_str!("chat/templates/deepseek_r1.jinja");
 
+/// The chat format of Janus-Pro.
+pub const JANUS: &str = include_str!("chat/templates/janus.jinja");
+
 /// Steps of the template engine that one rendering may take. The longest known template takes about 300 a message.
 const STEPS_MAX: u64 = 20_000_000;
 

@@ -349,7 +349,8 @@ impl Model {
 
     /// What a layer is given of tokens, `[T, D]`.
     pub fn embeddings(&self, params: &Params, execution: &Execution, tokens: &[u32]) -> Tensor {
-        let context = self.packed(params, execution, &[0, tokens.len() as u32], tokens.len(), 0.0);
+        let starts: Vec<u32> = (0..=tokens.len() as u32).collect();
+        let context = self.packed(params, execution, &starts, tokens.len(), 0.0);
         self.embed(&mut Graph::inference(context, None), &tokens.into()).into_value()
     }
 

@@ -7,7 +7,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use anyhow::{Context, Result};
-use wels_data::chat::{DEEPSEEK_R1, DEEPSEEK_V3};
+use wels_data::chat::{DEEPSEEK_R1, DEEPSEEK_V3, JANUS};
 use wels_data::corpus::{Corpus, ReadOptions};
 use wels_data::shards::{Dataset, Manifest, Phase, ShardError, ShardOptions, build};
 use wels_data::tokenizer::{BpeTrainer, SpecialTokens, Tokenizer};
@@ -21,8 +21,11 @@ use crate::model::named_tokenizer;
 use crate::named;
 use crate::refusal::refuse;
 use crate::session::{PREPARE, Session, Spending, record_of};
-use crate::task;
 use crate::words::short;
+use crate::{pictures, task};
+
+/// Scenes of a world whose captions and questions a tokenizer is trained on.
+const SCENES: u64 = 2000;
 
 /// Text that is counted at a time while a tokenizer is trained.
 const TRAINING_BATCH_BYTES: usize = 4 << 20;
@@ -38,11 +41,16 @@ pub(crate) fn tokenizer(session: &mut Session, recipe: &Recipe) -> Result<Tokeni
                 named_tokenizer(&place).with_context(cannot)?
             }
             TokenizerSection::Train { vocab_size, training_bytes, number_digits, chat_template } => {
-                let trainer = BpeTrainer::new(*vocab_size, SpecialTokens::default())?.number_digits(*number_digits)?;
+                let special = match chat_template.as_str() {
+                    "janus" => SpecialTokens::of_janus(),
+                    _ => SpecialTokens::default(),
+                };
+                let trainer = BpeTrainer::new(*vocab_size, special)?.number_digits(*number_digits)?;
                 let mut tokenizer = train(session, recipe, trainer, *training_bytes)?;
                 tokenizer.set_chat_template(match chat_template.as_str() {
                     "deepseek_v3" => Some(DEEPSEEK_V3.into()),
                     "deepseek_r1" => Some(DEEPSEEK_R1.into()),
+                    "janus" => Some(JANUS.into()),
                     _ => None,
                 });
                 tokenizer
@@ -82,11 +90,19 @@ pub(crate) fn tokenizer(session: &mut Session, recipe: &Recipe) -> Result<Tokeni
 }
 
 fn train(session: &mut Session, recipe: &Recipe, mut trainer: BpeTrainer, training_bytes: u64) -> Result<Tokenizer> {
-    let corpus = open_corpus(&recipe.data)?;
+    let mut texts = task::trace_texts(recipe)?;
+    texts.extend(pictures::data::texts(recipe, SCENES)?);
+    let corpus = match recipe.data.sources.is_empty() {
+        true if texts.is_empty() => {
+            return Err(refuse("data.sources names no source, and no stage has text", "name files or folders"));
+        }
+        true => None,
+        false => Some(open_corpus(&recipe.data)?),
+    };
     let (label, unit, total) = ("tokenizer", "bytes", Some(training_bytes));
     session.host.event(Event::Began { label, unit, done: 0, total });
-    let (mut texts, mut texts_bytes, mut bytes) = (task::trace_texts(recipe)?, 0, 0);
-    for document in corpus.documents() {
+    let (mut texts_bytes, mut bytes) = (0, 0);
+    for document in corpus.iter().flat_map(Corpus::documents) {
         let document = document?;
         texts_bytes += document.len();
         bytes += document.len() as u64;
@@ -106,7 +122,8 @@ fn train(session: &mut Session, recipe: &Recipe, mut trainer: BpeTrainer, traini
     }
     trainer.feed(&texts);
     let tokenizer = trainer.train()?;
-    let words = format!("{} tokens, learnt from {}B of text", tokenizer.vocab_size(), short(bytes as f64));
+    let learnt = if corpus.is_some() { format!("{}B of text", short(bytes as f64)) } else { "captions".into() };
+    let words = format!("{} tokens, learnt from {learnt}", tokenizer.vocab_size());
     session.host.event(Event::Ended(&words));
     Ok(tokenizer)
 }

@@ -25,7 +25,7 @@ use crate::session::Session;
 use crate::start::{config_for, state_of};
 use crate::task;
 use crate::teacher::TeacherModel;
-use crate::training::{Position, Stage, Training};
+use crate::training::{Position, Stage, Trained, Training};
 use crate::words::short;
 
 /// One line of `metrics.jsonl` of a student that learns on its own answers; the last three depend on the machine.
@@ -135,7 +135,7 @@ impl Training for Correction<'_> {
         Ok((position, DistilMetrics::new(&report, position, started.elapsed().as_secs_f64(), rollout_seconds)))
     }
 
-    fn trainer(&self) -> &Trainer {
+    fn trained(&self) -> &dyn Trained {
         &self.trainer
     }
 

@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 use serde_json::{Value, json};
 use wels_data::chat::ChatTemplate;
 use wels_data::tokenizer::Tokenizer;
@@ -16,6 +16,8 @@ use wels_kernels::par;
 use wels_kernels::random::Key;
 use wels_model::config::{Dtype, ModelConfig};
 use wels_model::count;
+use wels_model::janus::config::JanusConfig;
+use wels_model::janus::read_config;
 use wels_model::model::{Model, Teacher};
 use wels_model::params::Params;
 use wels_runs::machine::{self, Measurements};
@@ -35,8 +37,8 @@ use wels_train::{distil, sft};
 
 use crate::host::{Event, Host};
 use crate::hyper::{of_stage, rollout_options, rule, stage_execution};
-use crate::model::{locate, named_tokenizer, read_config};
-use crate::{learn, measure, named, room, task};
+use crate::model::{locate, named_tokenizer};
+use crate::{learn, measure, model, named, room, task};
 
 /// Worked puzzles whose lengths are looked at.
 const TRACES: u64 = 1000;
@@ -157,10 +159,21 @@ fn characters(prompt: &Prompt) -> usize {
 
 impl PlanInputs for RecipeInputs<'_> {
     fn model(&self, name: &str) -> Result<ModelConfig, String> {
-        let read = named::text_of_model(name).and_then(|path| locate(&path)).and_then(|model| read_config(&model));
+        let read = named::text_of_model(name).and_then(|path| locate(&path)).and_then(|it| model::read_config(&it));
         let (config, notes) = read.map_err(|error| format!("{error:#}"))?;
         self.notes.borrow_mut().extend(notes.iter().map(ToString::to_string));
         Ok(config)
+    }
+
+    fn janus(&self, name: &str) -> Result<JanusConfig, String> {
+        let read = || -> Result<JanusConfig> {
+            let path = named::text_of_model(name)?;
+            let (config, notes) = read_config(&path.join("config.json"))?
+                .with_context(|| format!("{} is no Janus model", path.display()))?;
+            self.notes.borrow_mut().extend(notes.iter().map(ToString::to_string));
+            Ok(config)
+        };
+        read().map_err(|error| format!("{error:#}"))
     }
 
     fn examples(&self, section: &Supervised) -> Result<Examples, String> {
@@ -197,7 +210,7 @@ fn rates_of(
         found.extend(rate.map(|rate| (PRETRAIN.to_string(), StageRates { counted: rate, learned: None })));
     }
     let pretrained = recipe.pretrains().then(|| recipe.model.config());
-    let stages = Stages { pretrained, sections: &recipe.stages, inputs };
+    let stages = Stages { pretrained, pictures: recipe.model.janus(), sections: &recipe.stages, inputs };
     for stage in &recipe.stages {
         let known = expected.stage(&stage.name).is_some_and(|planned| planned.unknown.is_none());
         let rates = if known { machine.rates_of(stage, &stages) } else { None };
@@ -261,6 +274,8 @@ impl Machine<'_> {
                 }
                 it.models.len() as f64 / seconds
             }
+            // Not measured before they are done.
+            Work::Vq(_) | Work::Janus(_) | Work::DrawRl(_) | Work::DrawScore(_) => return None,
         };
         Some(StageRates { counted, learned: None })
     }

@@ -1,6 +1,7 @@
 //! What a run needs of the program around it: somebody who hears what happens and is shown results, who says when to
 //! stop, and a clock.
 
+use std::collections::BTreeMap;
 use std::io;
 use std::path::Path;
 use std::time::Duration;
@@ -10,7 +11,7 @@ use wels_device::Device;
 use wels_runs::account::Comparison;
 use wels_runs::ledger::Totals;
 use wels_runs::plan::RunPlan;
-use wels_runs::recipe::Score;
+use wels_runs::recipe::{DrawScore, Score};
 
 /// The program around a run.
 pub trait Host {
@@ -83,6 +84,70 @@ pub enum Outcome<'a> {
     Sample { prompt: &'a str, text: &'a str },
     /// Models graded on held-out items, and what the run's stages took so far.
     Scores { of: &'a Score, models: &'a [Graded], took: Vec<(&'a str, Totals)>, usd_per_hour: f64 },
+    /// Models graded on what they draw and see.
+    Drawn { of: &'a DrawScore, models: &'a [DrawGraded] },
+}
+
+/// How many of some were right.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Share {
+    pub right: usize,
+    pub of: usize,
+}
+
+impl Share {
+    /// Of verdicts.
+    pub fn of(verdicts: impl IntoIterator<Item = bool>) -> Share {
+        let count = |share: Share, right| Share { right: share.right + usize::from(right), of: share.of + 1 };
+        verdicts.into_iter().fold(Share::default(), count)
+    }
+
+    /// From 0 to 1; 0 of none.
+    pub fn share(self) -> f64 {
+        self.right as f64 / self.of.max(1) as f64
+    }
+}
+
+/// How a model that draws and sees was graded.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub struct DrawGraded {
+    /// As the recipe names it.
+    pub model: String,
+    /// Without the VQ tokenizer.
+    pub parameters: u64,
+    /// Pictures to captions like those of training, by GenEval's kinds.
+    pub seen: BTreeMap<String, Share>,
+    /// Pictures to captions that training never had.
+    pub unseen: BTreeMap<String, Share>,
+    /// How likely chance alone is to part this model's verdicts on unseen captions from the first model's as far,
+    /// caption by caption; none for the first.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub p: Option<f64>,
+    /// Questions about held-out pictures.
+    pub answers: Share,
+    /// Held-out pictures, made codes and pictures again.
+    pub reconstructed: Share,
+    /// Of these, in dB.
+    pub psnr: f64,
+    /// Codes that these have.
+    pub codes_used: usize,
+    pub codes: usize,
+}
+
+impl DrawGraded {
+    /// The mean over kinds of captions.
+    pub fn seen_share(&self) -> f64 {
+        mean(&self.seen)
+    }
+
+    /// Likewise.
+    pub fn unseen_share(&self) -> f64 {
+        mean(&self.unseen)
+    }
+}
+
+fn mean(shares: &BTreeMap<String, Share>) -> f64 {
+    shares.values().map(|share| share.share()).sum::<f64>() / shares.len().max(1) as f64
 }
 
 /// How a model was graded.

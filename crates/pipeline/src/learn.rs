@@ -28,7 +28,7 @@ use crate::refusal::refuse;
 use crate::session::Session;
 use crate::start::{config_for, state_of};
 use crate::teacher::TeacherModel;
-use crate::training::{Position, Stage, Training};
+use crate::training::{Position, Stage, Trained, Training};
 use crate::words::short;
 use crate::{samples, task};
 
@@ -159,7 +159,7 @@ impl Training for Learning {
         Ok((position, SupervisedMetrics { divergence, ..line }))
     }
 
-    fn trainer(&self) -> &Trainer {
+    fn trained(&self) -> &dyn Trained {
         &self.trainer
     }
 

@@ -26,6 +26,7 @@ mod corpus;
 
 mod training;
 
+mod pictures;
 mod pretrain;
 
 mod learn;

@@ -25,7 +25,7 @@ use crate::measure::peak_flops;
 use crate::rank::Rank;
 use crate::session::Session;
 use crate::start::state_of;
-use crate::training::{Position, Stage, Training};
+use crate::training::{Position, Stage, Trained, Training};
 use crate::words::short;
 
 /// One line of `metrics.jsonl`. What comes after `validation` depends on the machine, all before it on the recipe
@@ -185,7 +185,7 @@ impl Training for Pretraining<'_> {
         Ok((position, PretrainMetrics::new(report, position, validation, seconds, tokens_per_second, mfu)))
     }
 
-    fn trainer(&self) -> &Trainer {
+    fn trained(&self) -> &dyn Trained {
         &self.trainer
     }
 

@@ -147,6 +147,10 @@ fn sample(rank: &Rank, stage: &str, model: &str) -> Result<()> {
 /// # Errors
 /// With the nearest numbers of ranks that work.
 pub fn check(recipe: &Recipe, ranks: usize) -> Result<()> {
+    if let Some(stage) = recipe.stages.iter().find(|stage| ranks > 1 && stage.work.is_of_pictures()) {
+        let message = format!("the stage {} is of pictures, which are learnt on one rank", stage.name);
+        return Err(refuse(message, "leave --ranks out"));
+    }
     let pretrain = recipe.pretrains().then_some((PRETRAIN, recipe.pretrain.optimizer.gradient_shards));
     let others = recipe.stages.iter().filter_map(|stage| {
         let shards = stage.work.optimization()?.optimizer.gradient_shards;

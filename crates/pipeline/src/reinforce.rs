@@ -29,7 +29,7 @@ use crate::rank::Rank;
 use crate::session::Session;
 use crate::start::{config_for, initial, state_of};
 use crate::task;
-use crate::training::{Position, Stage, Training};
+use crate::training::{Position, Stage, Trained, Training};
 use crate::words::short;
 
 /// The weights that KL is measured from, in a checkpoint.
@@ -169,7 +169,7 @@ impl Training for Reinforcement<'_> {
         Ok((position, GrpoMetrics { warnings: self.doctor.look(&report), ..line }))
     }
 
-    fn trainer(&self) -> &Trainer {
+    fn trained(&self) -> &dyn Trained {
         &self.trainer
     }
 

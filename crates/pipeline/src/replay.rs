@@ -20,6 +20,9 @@ use wels_train::rl::Prompter;
 use crate::distil::Correction;
 use crate::host::{Event, Host};
 use crate::learn::TrainingSet;
+use crate::pictures::codes::VqLearning;
+use crate::pictures::learn::JanusLearning;
+use crate::pictures::reinforce::Drawing;
 use crate::pretrain::Pretraining;
 use crate::rank::Rank;
 use crate::refusal::refuse;
@@ -83,7 +86,21 @@ pub(crate) fn training<'a>(
                 }
             }
         }
-        Work::SampleAndFilter(_) | Work::Score(_) => bail!("the stage {} has no steps", stage.name),
+        Work::Vq(section) => {
+            let training = VqLearning::begin(rank, stage, section, from)?;
+            Ok(Box::new(StageReplay { training, position, tokenizer }))
+        }
+        Work::Janus(section) => {
+            let training = JanusLearning::begin(rank, tokenizer, stage, section, from)?;
+            Ok(Box::new(StageReplay { training, position, tokenizer }))
+        }
+        Work::DrawRl(section) => {
+            let training = Drawing::begin(rank, tokenizer, stage, section, from)?;
+            Ok(Box::new(StageReplay { training, position, tokenizer }))
+        }
+        Work::SampleAndFilter(_) | Work::Score(_) | Work::DrawScore(_) => {
+            bail!("the stage {} has no steps", stage.name)
+        }
     }
 }
 

@@ -24,7 +24,7 @@ use crate::forecast::{Rates, forecast};
 use crate::host::{Event, Host, Silent};
 use crate::rank::{Command, Rank};
 use crate::session::{Session, Stopped};
-use crate::{corpus, distil, learn, pretrain, reinforce, room, sample, samples};
+use crate::{corpus, distil, learn, pictures, pretrain, reinforce, room, sample, samples};
 
 /// Does what is left of a run as its rank 0, and tells `host`; the others [`follow`](crate::ranks::follow). Where
 /// `rates` says so, steps of a run that begins are measured first, for its plan.
@@ -36,6 +36,7 @@ pub(crate) fn run(rank: Rank, rates: Rates, host: &mut dyn Host) -> Result<()> {
     let path = session.path().to_path_buf();
     session.rank.tell(&Command::Open { run: path.clone() })?;
     let recipe = session.rank.run.recipe().clone();
+    pictures::check(&session.rank, &recipe)?;
     check_room(&session, &recipe)?;
     let expected = forecast(&recipe, Some(&path), &session.rank.device, rates, session.host);
     session.begin(&expected)?;
@@ -97,5 +98,9 @@ fn work(session: &mut Session, tokenizer: &Tokenizer, stage: &StageSection) -> R
         Work::Distil(section) => distil::distil(session, tokenizer, stage, section),
         Work::SampleAndFilter(section) => samples::sample_and_filter(session, tokenizer, stage, section),
         Work::Score(section) => samples::score(session, tokenizer, stage, section),
+        Work::Vq(section) => pictures::codes::vq(session, tokenizer, stage, section),
+        Work::Janus(section) => pictures::learn::janus(session, tokenizer, stage, section),
+        Work::DrawRl(section) => pictures::reinforce::reinforce(session, tokenizer, stage, section),
+        Work::DrawScore(section) => pictures::score::score(session, tokenizer, stage, section),
     }
 }

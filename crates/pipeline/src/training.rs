@@ -3,6 +3,10 @@
 
 use std::path::{Path, PathBuf};
 
+use crate::host::{Event, Host};
+use crate::pictures;
+use crate::rank::Command;
+use crate::session::{Session, Spending, TRAIN};
 use anyhow::{Context, Result};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
@@ -15,12 +19,6 @@ use wels_runs::plan::stages::{TokenFlops, Tokens};
 use wels_runs::receipt::{CHECKPOINT, METRICS};
 use wels_runs::recipe::Checkpoints;
 use wels_runs::rundir::{RunError, write_json};
-use wels_train::trainer::Trainer;
-
-use crate::host::{Event, Host};
-use crate::rank::Command;
-use crate::session::{Session, Spending, TRAIN};
-use crate::state::save_state;
 
 /// Where a stage stands: `state.json` of its checkpoints.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -58,6 +56,20 @@ impl Position {
     }
 }
 
+/// What a stage trains, as checkpoints have it.
+pub(crate) trait Trained {
+    /// Updates of the weights so far.
+    fn updates(&self) -> u64;
+
+    /// Writes weights, configuration, tokenizer and the optimizer's state, on rank 0.
+    fn save(&self, folder: &Path, tokenizer: &Tokenizer) -> Result<()>;
+
+    /// Does what the other ranks have to meanwhile.
+    fn join_in_saving(&self) -> Result<(), Lost> {
+        Ok(())
+    }
+}
+
 /// What a stage does in a step.
 pub(crate) trait Training {
     /// A line of `metrics.jsonl`.
@@ -67,7 +79,7 @@ pub(crate) trait Training {
     fn step(&mut self, at: Position) -> Result<(Position, Self::Metrics)>;
 
     /// What is trained.
-    fn trainer(&self) -> &Trainer;
+    fn trained(&self) -> &dyn Trained;
 
     /// Tokens that the step behind `at` will learn from, where that is known before; else it is taken to be as the one
     /// before it.
@@ -228,6 +240,7 @@ impl Running<'_> {
         let Stage { name, tokenizer, checkpoints, flops, .. } = self.stage;
         session.rank.tell(&Command::Save)?;
         let written = write_checkpoint(&self.folder, self.position, training, tokenizer)?;
+        pictures::keep_sheet(&self.folder, &written)?;
         checkpoint::prune(&self.folder, checkpoints.keep_checkpoints)?;
         let since = since(self.position.all_tokens(), self.saved.all_tokens());
         session.record(checkpoint_entry(name, &written, since, flops)?)?;
@@ -237,7 +250,7 @@ impl Running<'_> {
 
     /// Saves what was reached before a step failed, unless the step has changed weights, and passes the failure on.
     fn keep_after(&mut self, failure: anyhow::Error, session: &mut Session, training: &impl Training) -> anyhow::Error {
-        if training.trainer().state.step != self.position.updates {
+        if training.trained().updates() != self.position.updates {
             return failure;
         }
         match self.save_if_behind(session, training) {
@@ -258,9 +271,8 @@ fn write_checkpoint(
     training: &impl Training,
     tokenizer: &Tokenizer,
 ) -> Result<Checkpoint> {
-    let trainer = training.trainer();
     checkpoint::write(folder, position.step, |folder| {
-        save_state(folder, trainer, tokenizer)?;
+        training.trained().save(folder, tokenizer)?;
         training.save(folder)?;
         Ok(write_json(&folder.join("state.json"), &training.state(position))?)
     })
@@ -296,7 +308,7 @@ impl<T: Training> Replay for StageReplay<'_, T> {
     }
 
     fn join_in_saving(&self) -> Result<(), Lost> {
-        self.training.trainer().whole_moments().map(drop)
+        self.training.trained().join_in_saving()
     }
 }
 

@@ -14,6 +14,8 @@ pub mod training;
 
 pub mod serving;
 
+pub mod pictures;
+
 pub mod prices;
 
 pub mod claims;
@@ -286,7 +288,7 @@ pub fn of_recipe(recipe: &Recipe, inputs: &dyn PlanInputs) -> RunPlan {
         ..StagePlan::default()
     });
     let pretrained = recipe.pretrains().then(|| recipe.model.config());
-    let stages = Stages { pretrained, sections: &recipe.stages, inputs };
+    let stages = Stages { pretrained, pictures: recipe.model.janus(), sections: &recipe.stages, inputs };
     let stages = first.chain(recipe.stages.iter().map(|stage| stages.plan(stage))).collect();
     RunPlan { pretraining, stages, total: Total::default() }.summed()
 }

@@ -7,6 +7,7 @@
 mod model;
 mod named;
 mod optimizer;
+mod pictures;
 mod reader;
 mod stages;
 
@@ -18,11 +19,12 @@ pub use wels_model::schedule::Decay;
 
 use crate::files;
 
-pub use model::ModelSection;
+pub use model::{JANUS_PLACE, ModelSection};
 use named::{Folder, joined};
 pub use named::{HUB, Use};
 use optimizer::Defaults;
 pub use optimizer::{Checkpoints, Optimizer, Rule};
+pub use pictures::{DrawRl, DrawScore, JanusLearns, JanusTraining, Pictures, VqLearns, VqTraining, is_world};
 use reader::{Document, ListOrWord, Section, Source};
 pub use reader::{Place, RecipeError};
 pub use stages::{
@@ -81,7 +83,8 @@ pub enum TokenizerSection {
         training_bytes: u64,
         /// Numbers of up to this many digits are one token each, whatever the corpus holds.
         number_digits: usize,
-        /// The chat template that goes with it: "none", "deepseek_v3" or "deepseek_r1".
+        /// The chat template that goes with it: "none", "deepseek_v3", "deepseek_r1" or, with
+        /// the tokens of pictures, "janus".
         chat_template: String,
     },
     /// A `tokenizer.json` that exists.
@@ -94,7 +97,7 @@ pub enum TokenizerSection {
 /// `[data]`
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct DataSection {
-    /// Files and folders; `hf://datasets/ORG/NAME[@REVISION]/PATH` for files of a published dataset, of which `*` stands
+    /// Files and folders; none where all text comes from stages; `hf://datasets/ORG/NAME[@REVISION]/PATH` for files of a published dataset, of which `*` stands
     /// for several; or `cargo-sources` alone.
     pub sources: Vec<String>,
     /// The key or column that holds the text, in JSONL and Parquet.
@@ -239,19 +242,26 @@ impl Recipe {
         let mut document = Document::parse(Source { origin, text })?;
         let run = RunSection::resolve(document.section("run")?)?;
         let tokenizer = TokenizerSection::resolve(document.section("tokenizer")?, folder.path)?;
-        let data = DataSection::resolve(document.section("data")?, folder.path)?;
-        let model = ModelSection::resolve(document.section("model")?, &tokenizer, data.sequence_length, folder)?;
+        let data = DataSection::resolve(document.section("data")?, folder.path, document.has("stage"))?;
+        let section = document.section("model")?;
+        let of_model = section.place_of(None);
+        let model = ModelSection::resolve(section, &tokenizer, data.sequence_length, folder)?;
         let layers = model.config().layers;
         let pretrain = PretrainSection::resolve(document.section("pretrain")?, data.sequence_length, layers)?;
         let sample = SampleSection::resolve(document.section("sample")?)?;
         let earlier = vec![stages::PRETRAIN.to_string()];
-        let mut context = stages::RecipeContext { tokenizer: &tokenizer, folder, earlier };
+        let mut context =
+            stages::RecipeContext { tokenizer: &tokenizer, janus: model.janus().is_some(), folder, earlier };
         let sections = document.sections("stage")?;
         let stages = sections.into_iter().map(|section| StageSection::resolve(section, &mut context));
         let stages = stages.collect::<Result<Vec<_>, _>>()?;
         let budget = BudgetSection::resolve(document.section("budget")?, &run)?;
         document.finish()?;
-        Ok(Recipe { run, tokenizer, data, model, pretrain, sample, budget, stages })
+        let recipe = Recipe { run, tokenizer, data, model, pretrain, sample, budget, stages };
+        match recipe.pretrains() && recipe.model.janus().is_some() {
+            true => Err(RecipeError::Model { place: of_model, message: "a Janus model is learnt in stages".into() }),
+            false => Ok(recipe),
+        }
     }
 
     /// Whether the run pretrains: it does unless it has other stages and none of them begins there.
@@ -322,8 +332,10 @@ impl TokenizerSection {
         let vocab_size: Option<usize> = section.get("vocab_size")?;
         let training_bytes = section.get_where("training_bytes", 16 << 20, |n| n > 0, "1 or more")?;
         let number_digits = section.get_where("number_digits", 1, |n| (1..=3).contains(&n), "1 to 3")?;
-        let chat_template = section
-            .word("chat_template", &["none", "deepseek_v3", "deepseek_r1"].map(|template| (template, template)))?;
+        let chat_template = section.word(
+            "chat_template",
+            &["none", "deepseek_v3", "deepseek_r1", "janus"].map(|template| (template, template)),
+        )?;
         section.finish(&[])?;
         match (path, vocab_size) {
             (Some(_), Some(_)) => Err(section.wrong("path", "and tokenizer.vocab_size exclude each other")),
@@ -344,9 +356,9 @@ impl TokenizerSection {
 }
 
 impl DataSection {
-    fn resolve(mut section: Section, folder: &Path) -> Result<Self, RecipeError> {
+    fn resolve(mut section: Section, folder: &Path, has_stages: bool) -> Result<Self, RecipeError> {
         let sources: Vec<String> = section.get_or("sources", vec![CARGO_SOURCES.to_string()])?;
-        if sources.is_empty() {
+        if sources.is_empty() && !has_stages {
             return Err(section.wrong("sources", "names no source"));
         }
         if sources.len() > 1 && sources.iter().any(|source| source == CARGO_SOURCES) {

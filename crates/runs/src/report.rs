@@ -4,6 +4,7 @@
 //! ```text
 //! STAGE/metrics.jsonl    a line a step: every number in it becomes a curve; `experts` becomes the map of loads
 //! STAGE/samples.json     [{"prompt": …, "text": …, "thinking": …}], shown side by side, stage by stage
+//! STAGE/pictures/*.png   shown in the order of their names
 //! scores.json            [{"bench": …, "score": …, "low": …, "high": …, "items": …}], percentages
 //! ```
 
@@ -12,6 +13,8 @@ pub mod chart;
 mod data;
 
 mod page;
+
+mod pictures;
 
 use std::path::Path;
 
@@ -24,6 +27,9 @@ use crate::plan::prices::Prices;
 
 /// Its name in a run's directory.
 pub const REPORT: &str = "report.html";
+
+/// The folder of a stage with pictures of what it made along the way.
+pub const PICTURES: &str = "pictures";
 
 /// Writes the report of the run at `path`, and gives it back as text.
 ///

@@ -1,9 +1,9 @@
 //! Training of Janus models: text, pictures that are drawn after text, and text about pictures that are seen, in one
-//! batch. All but the towers learns.
+//! batch. The VQ tokenizer stays as it is; the tower that sees learns where the network has it.
 //!
 //! ```text
-//! examples → batch (examples) → gradients → AdamW (trainer)
-//! captions → pictures → rewards → advantages → gradients → AdamW (policy)
+//! examples → batch (examples) → gradients → AdamW or Muon (trainer)
+//! captions → pictures → rewards → advantages → gradients → AdamW or Muon (policy)
 //! ```
 //! Source: Janus-Pro, arXiv 2501.17811, §2 and §3.1.
 

@@ -20,7 +20,7 @@ fn allowed(krate: &str) -> Option<&'static [&'static str]> {
         "tasks" => &["engine", "data"],
         "train" => &["model", "engine", "tasks", "data", "device", "comm"],
         "runs" => &["data", "model"],
-        "pipeline" => &["model", "data", "tasks", "train", "runs", "device", "cpu", "comm", "kernels", "hub"],
+        "pipeline" => &["model", "data", "tasks", "train", "runs", "device", "cpu", "comm", "kernels", "hub", "scenes"],
         "server" => &["engine", "data"],
         "agent" => &["tasks", "data"],
         "scenes" => &["data"],

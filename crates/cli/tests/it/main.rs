@@ -34,6 +34,8 @@ mod hub;
 mod named;
 mod names;
 
+mod pictures;
+
 mod verify;
 
 mod account;

@@ -133,22 +133,22 @@ pub fn recipe(lab: &Lab, name: &str) -> String {
     file
 }
 
-fn stage(lab: &Lab, run: &str, stage: &str) -> PathBuf {
+pub fn stage(lab: &Lab, run: &str, stage: &str) -> PathBuf {
     lab.at(&format!("runs/{run}/{stage}"))
 }
 
 /// Lines of a stage's metrics; 0 before the first.
-fn lines(lab: &Lab, run: &str, name: &str) -> usize {
+pub fn lines(lab: &Lab, run: &str, name: &str) -> usize {
     fs::read_to_string(stage(lab, run, name).join("metrics.jsonl")).map_or(0, |text| text.lines().count())
 }
 
 /// Files of a sampling stage.
-fn files(lab: &Lab, run: &str, name: &str) -> usize {
+pub fn files(lab: &Lab, run: &str, name: &str) -> usize {
     fs::read_dir(stage(lab, run, name)).map_or(0, |entries| entries.count())
 }
 
 /// The metrics of a stage without what depends on the machine.
-fn metrics(lab: &Lab, run: &str, name: &str) -> Vec<Value> {
+pub fn metrics(lab: &Lab, run: &str, name: &str) -> Vec<Value> {
     let text = fs::read_to_string(stage(lab, run, name).join("metrics.jsonl")).unwrap();
     let line = |line: &str| {
         let mut value: Value = serde_json::from_str(line).unwrap();
@@ -162,7 +162,7 @@ fn metrics(lab: &Lab, run: &str, name: &str) -> Vec<Value> {
 }
 
 /// Hash of the weights and of the optimizer of a stage's last step.
-fn weights(lab: &Lab, run: &str, name: &str) -> (String, String) {
+pub fn weights(lab: &Lab, run: &str, name: &str) -> (String, String) {
     let last = metrics(lab, run, name).len();
     let hash = |file: &str| {
         let path = stage(lab, run, name).join(format!("step-{last:06}/{file}"));
@@ -171,7 +171,7 @@ fn weights(lab: &Lab, run: &str, name: &str) -> (String, String) {
     (hash("model.safetensors"), hash("optimizer.safetensors"))
 }
 
-fn text(lab: &Lab, run: &str, file: &str) -> String {
+pub fn text(lab: &Lab, run: &str, file: &str) -> String {
     fs::read_to_string(lab.at(&format!("runs/{run}/{file}"))).unwrap()
 }
 

@@ -100,7 +100,15 @@ pub struct SpecialTokens {
     pub fim_begin: String,
     pub fim_hole: String,
     pub fim_end: String,
+    /// Behind these ten.
+    pub more: Vec<String>,
 }
+
+/// [`SpecialTokens::of_janus`] has them behind its ten, from id [`JANUS_PLACE`] on.
+const JANUS_TOKENS: [&str; 5] =
+    ["<image_placeholder>", "<begin_of_image>", "<end_of_image>", "<|User|>", "<|Assistant|>"];
+/// The id of `<image_placeholder>` in a vocabulary that is trained with [`SpecialTokens::of_janus`].
+pub const JANUS_PLACE: u32 = 10;
 
 impl Default for SpecialTokens {
     fn default() -> Self {
@@ -116,14 +124,20 @@ impl Default for SpecialTokens {
             fim_begin: own("<｜fim▁begin｜>"),
             fim_hole: own("<｜fim▁hole｜>"),
             fim_end: own("<｜fim▁end｜>"),
+            more: Vec::new(),
         }
     }
 }
 
 impl SpecialTokens {
-    /// All ten, in the order of the ids that training gives them: bos 0, eos 1 and pad 2 as in DeepSeek-V3.
-    pub fn all(&self) -> [&str; 10] {
-        [
+    /// With the tokens of Janus: in the places of a picture, around it, and before what user and assistant say.
+    pub fn of_janus() -> SpecialTokens {
+        SpecialTokens { more: JANUS_TOKENS.map(str::to_owned).into(), ..SpecialTokens::default() }
+    }
+
+    /// In the order of the ids that training gives them: bos 0, eos 1 and pad 2 as in DeepSeek-V3.
+    pub fn all(&self) -> Vec<&str> {
+        let ten = [
             &self.bos,
             &self.eos,
             &self.pad,
@@ -134,7 +148,8 @@ impl SpecialTokens {
             &self.fim_end,
             &self.user,
             &self.assistant,
-        ]
+        ];
+        ten.into_iter().map(String::as_str).chain(self.more.iter().map(String::as_str)).collect()
     }
 }
 

@@ -224,7 +224,7 @@ fn read_scaling(inner: &mut Keys, map: &Map<String, Value>, outer: &Outer) -> Re
     let scaling = match new.or(old).unwrap_or("default") {
         "default" => RopeScaling::None,
         "dynamic" => read_dynamic(inner)?,
-        "linear" => RopeScaling::Linear { factor: inner.real("factor", None, 1.0, MAX_FACTOR)? },
+        "linear" => RopeScaling::Linear { factor: inner.real("factor", None, 1e-3, MAX_FACTOR)? },
         "yarn" => read_yarn(inner, max_positions)?,
         "llama3" => read_llama3(inner, max_positions)?,
         "longrope" | "su" => read_long(inner, outer)?,

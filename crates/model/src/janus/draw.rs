@@ -87,12 +87,10 @@ pub fn draw_all(
     execution: &Execution,
     prompts: &[(DrawPrompt, Vec<Sampling>)],
 ) -> Result<Vec<Vec<Drawn>>, JanusError> {
-    let pages = prompts.iter().map(|(prompt, samplings)| DrawBatch::pages_for(painter, prompt, samplings.len())).sum();
+    let pages = DrawBatch::pages_for_all(painter, prompts);
     let dtype = exact_cache(execution.device().activations(execution.precision));
     let mut batch = DrawBatch::new(painter, execution, dtype, pages).with_logprobs();
-    for (prompt, samplings) in prompts {
-        batch.add(painter, execution, prompt, samplings)?;
-    }
+    batch.add_all(painter, execution, prompts)?;
     let mut drawn = batch.finish(painter, execution).into_iter().map(|(_, drawn)| drawn);
     Ok(prompts.iter().map(|(_, samplings)| drawn.by_ref().take(samplings.len()).collect()).collect())
 }
@@ -156,6 +154,10 @@ impl DrawBatch {
         prompt.sequences().into_iter().map(of_sequence).sum()
     }
 
+    fn pages_for_all(painter: &dyn Painter, prompts: &[(DrawPrompt, Vec<Sampling>)]) -> usize {
+        prompts.iter().map(|(prompt, samplings)| DrawBatch::pages_for(painter, prompt, samplings.len())).sum()
+    }
+
     /// Pages that nobody has.
     pub fn free_pages(&self) -> usize {
         self.pages.free.len()
@@ -172,27 +174,48 @@ impl DrawBatch {
         prompt: &DrawPrompt,
         samplings: &[Sampling],
     ) -> Result<Vec<PictureId>, JanusError> {
-        let sequences = prompt.sequences();
+        self.add_all(painter, execution, &[(*prompt, samplings.to_vec())])
+    }
+
+    /// [`DrawBatch::add`] for several prompts, which go through the model together.
+    ///
+    /// # Errors
+    /// As there; then nothing is added.
+    pub fn add_all(
+        &mut self,
+        painter: &dyn Painter,
+        execution: &Execution,
+        prompts: &[(DrawPrompt, Vec<Sampling>)],
+    ) -> Result<Vec<PictureId>, JanusError> {
+        let sequences: Vec<&[u32]> = prompts.iter().flat_map(|(prompt, _)| prompt.sequences()).collect();
         for tokens in &sequences {
             check(painter, tokens)?;
         }
-        let (needed, free) = (DrawBatch::pages_for(painter, prompt, samplings.len()), self.free_pages());
+        let (needed, free) = (DrawBatch::pages_for_all(painter, prompts), self.free_pages());
         if needed > free {
             return Err(JanusError::Pages { needed, free });
         }
-        let mut prompts = Vec::with_capacity(sequences.len());
-        let mut logits = Vec::with_capacity(sequences.len());
-        for tokens in sequences {
-            let pages = self.pages.take(pages(tokens.len()));
-            let chunk = Chunk { tokens, past: 0, pages: &pages, logits: 0, states: 1 };
-            let input = painter.token_states(execution, tokens);
-            logits.push(painter.next_code_logits(execution, &mut self.cache, &[chunk], input).to_host().into_owned());
-            prompts.push(Sequence { pages, past: tokens.len() });
+        if sequences.is_empty() {
+            return Ok(Vec::new());
         }
-        let logits: Vec<&[f32]> = logits.iter().map(|logits| &logits[..]).collect();
-        let ids = samplings.iter().map(|sampling| self.begin(painter, prompt.guidance, *sampling, &prompts, &logits));
-        let ids = ids.collect();
-        prompts.iter().for_each(|prompt| self.pages.release(&prompt.pages));
+        let sequence = |tokens: &&[u32]| Sequence { pages: self.pages.take(pages(tokens.len())), past: tokens.len() };
+        let computed: Vec<Sequence> = sequences.iter().map(sequence).collect();
+        let chunks: Vec<Chunk> = sequences
+            .iter()
+            .zip(&computed)
+            .map(|(tokens, sequence)| Chunk { tokens, past: 0, pages: &sequence.pages, logits: 0, states: 1 })
+            .collect();
+        let input = painter.token_states(execution, &sequences.concat());
+        let logits = painter.next_code_logits(execution, &mut self.cache, &chunks, input);
+        let (values, codebook) = (logits.to_host(), logits.cols());
+        let (mut rows, mut rest, mut ids) = (values.chunks_exact(codebook), &computed[..], Vec::new());
+        for (prompt, samplings) in prompts {
+            let (own, others) = rest.split_at(prompt.sequences().len());
+            rest = others;
+            let logits: Vec<&[f32]> = rows.by_ref().take(own.len()).collect();
+            ids.extend(samplings.iter().map(|it| self.begin(painter, prompt.guidance, *it, own, &logits)));
+            own.iter().for_each(|sequence| self.pages.release(&sequence.pages));
+        }
         Ok(ids)
     }
 

@@ -88,7 +88,7 @@ impl Origin {
 
 fn without_last_column(params: &Params, param: usize) -> Cow<'_, [f32]> {
     let cols = params.specs()[param].cols;
-    Cow::Owned(params.tensors()[param].to_host().chunks_exact(cols).flat_map(|row| row[..cols - 1].to_vec()).collect())
+    Cow::Owned(params.tensors()[param].to_host().chunks_exact(cols).flat_map(|row| &row[..cols - 1]).copied().collect())
 }
 
 fn last_column(params: &Params, param: usize) -> Cow<'_, [f32]> {

@@ -46,6 +46,7 @@ pub use draw::{DrawBatch, DrawPrompt, Drawn, Painter, PictureId, draw_all, witho
 pub use error::JanusError;
 pub use files::{read_network, read_vq, save_dir, save_vq};
 pub use model::{Janus, read_config};
+pub use read::is_janus;
 pub use vision::patches;
 pub use vq::{Vq, VqNetwork};
 pub use vq_learn::{VqObjective, VqSeen};

@@ -11,8 +11,9 @@ use super::names::vq_tensors;
 use crate::config::{ConfigError, ModelConfig, Note};
 use crate::config_json::keys::{Keys, abbreviate};
 
-/// Of a Janus model, and of a VQ tokenizer by itself.
+/// `model_type` of a Janus model.
 pub const MODEL_TYPE: &str = "janus";
+/// That of a VQ tokenizer by itself.
 pub const VQ_MODEL_TYPE: &str = "janus_vqgan";
 
 /// Largest width of a layer, side of an image, number of codes and number of layers that are read.

@@ -15,6 +15,7 @@
 
 use wels_model::config::ModelConfig;
 use wels_model::count::{self, CacheLayout, Context};
+use wels_model::janus::config::JanusConfig;
 
 use super::{Activations, F32, LearningPlan, PROGRAM_BYTES, StagePlan, training_memory};
 use crate::recipe::{
@@ -146,6 +147,11 @@ pub trait PlanInputs {
     /// # Errors
     /// Why there is none, in words.
     fn model(&self, name: &str) -> Result<ModelConfig, String>;
+    /// The same of a Janus model.
+    ///
+    /// # Errors
+    /// Why there is none, in words.
+    fn janus(&self, name: &str) -> Result<JanusConfig, String>;
     /// What the stage learns from, where that is no other stage's work.
     ///
     /// # Errors
@@ -166,6 +172,8 @@ pub trait PlanInputs {
 pub struct Stages<'a> {
     /// The configuration of `[model]`, if it is trained.
     pub pretrained: Option<&'a ModelConfig>,
+    /// `[model]`, if it is a Janus model.
+    pub pictures: Option<&'a JanusConfig>,
     pub sections: &'a [StageSection],
     /// All else.
     pub inputs: &'a dyn PlanInputs,
@@ -185,7 +193,10 @@ impl Stages<'_> {
             Some(Work::Pretrain(it) | Work::Sft(it)) => self.start(&it.start),
             Some(Work::Rl(it)) => self.start(&it.start),
             Some(Work::Distil(it)) => self.start(it.start()),
-            Some(Work::SampleAndFilter(_) | Work::Score(_)) => Err(format!("the stage {name} trains no model")),
+            Some(Work::SampleAndFilter(_) | Work::Score(_) | Work::DrawScore(_)) => {
+                Err(format!("the stage {name} trains no model"))
+            }
+            Some(Work::Vq(_) | Work::Janus(_) | Work::DrawRl(_)) => Err(format!("the stage {name} is of pictures")),
         }
     }
 
@@ -221,6 +232,10 @@ impl Stages<'_> {
             Work::Distil(section) => self.distilled(section, numbers),
             Work::SampleAndFilter(section) => self.sampled(section),
             Work::Score(section) => self.scored(section),
+            Work::Vq(section) => self.coded(section),
+            Work::Janus(section) => self.pictured(section),
+            Work::DrawRl(section) => self.drawn_and_learnt(section),
+            Work::DrawScore(section) => self.drawn(section),
         };
         let plan = planned.unwrap_or_else(|unknown| StagePlan { unknown: Some(unknown), ..StagePlan::default() });
         StagePlan { stage: stage.name.clone(), kind: stage.work.kind().into(), ..plan }

@@ -119,6 +119,16 @@ fn of_work<E>(work: &mut Work, replace: Replace<E>) -> Result<(), E> {
                 }
             }
         }
+        Work::Vq(it) => {
+            one(Use::File, &mut it.data.pictures, replace)?;
+            return it.from.iter_mut().try_for_each(|from| one(Use::Model, from, replace));
+        }
+        Work::Janus(it) => {
+            one(Use::File, &mut it.data.pictures, replace)?;
+            return one(Use::Model, &mut it.from, replace);
+        }
+        Work::DrawRl(it) => return one(Use::Model, &mut it.from, replace),
+        Work::DrawScore(it) => return it.models.iter_mut().try_for_each(|model| one(Use::Model, model, replace)),
         Work::SampleAndFilter(it) => {
             one(Use::Model, &mut it.from, replace)?;
             &mut it.answering.task

@@ -134,6 +134,42 @@ pub(super) const OF_REINFORCEMENT: Defaults = Defaults {
     checkpoint_seconds: 120,
 };
 
+/// In `vq`
+pub(super) const OF_CODES: Defaults = Defaults {
+    learning_rate: 2e-3,
+    warmup_steps: 40,
+    weight_decay: 0.0,
+    bias_update_speed: 0.0,
+    balance_alpha: 0.0,
+    mtp_lambda: 0.0,
+    checkpoint_every: 500,
+    checkpoint_seconds: 120,
+};
+
+/// In `janus`
+pub(super) const OF_PICTURES: Defaults = Defaults {
+    learning_rate: 3e-3,
+    warmup_steps: 40,
+    weight_decay: 0.0,
+    bias_update_speed: 0.0,
+    balance_alpha: 0.0,
+    mtp_lambda: 0.0,
+    checkpoint_every: 500,
+    checkpoint_seconds: 120,
+};
+
+/// In `draw_rl`
+pub(super) const OF_DRAWING: Defaults = Defaults {
+    learning_rate: 3e-4,
+    warmup_steps: 5,
+    weight_decay: 0.0,
+    bias_update_speed: 0.0,
+    balance_alpha: 0.0,
+    mtp_lambda: 0.0,
+    checkpoint_every: 50,
+    checkpoint_seconds: 120,
+};
+
 impl Optimizer {
     pub(super) fn resolve(s: &mut Section, of: &Defaults) -> Result<Optimizer, RecipeError> {
         let not_negative = |x: f64| x >= 0.0;

@@ -101,6 +101,11 @@ impl<'a> Document<'a> {
         Ok(Document { source, sections: sections.into_inner(), asked: Vec::new() })
     }
 
+    /// Whether something of this name is written, and not taken yet.
+    pub fn has(&self, name: &str) -> bool {
+        self.sections.contains_key(name)
+    }
+
     /// Takes out a section; one that is not written is empty.
     pub fn section(&mut self, name: &'static str) -> Result<Section<'a>, RecipeError> {
         self.asked.push(name.to_string());

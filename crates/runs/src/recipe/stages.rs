@@ -8,6 +8,7 @@ use serde::{Serialize, Serializer};
 
 use super::named::{Folder, joined};
 use super::optimizer::{Checkpoints, Defaults, OF_EXAMPLES, OF_REINFORCEMENT, OF_TUNING, Optimizer};
+use super::pictures::{DrawRl, DrawScore, JanusTraining, VqTraining};
 use super::reader::{RecipeError, Section};
 use super::{ModelSection, Precision, TokenizerSection, precision_word};
 
@@ -43,23 +44,32 @@ pub enum Work {
     SampleAndFilter(Box<SampleAndFilter>),
     /// Grading models on held-out items.
     Score(Box<Score>),
+    /// Training of a VQ tokenizer of pictures.
+    Vq(Box<VqTraining>),
+    /// Training of a Janus model on pictures to draw, questions about pictures, and text.
+    Janus(Box<JanusTraining>),
+    /// Reinforcement of what it draws.
+    DrawRl(Box<DrawRl>),
+    /// Grading what models draw and say of pictures.
+    DrawScore(Box<DrawScore>),
 }
 
 impl Work {
     /// Whether a model comes of it.
     pub fn trains(&self) -> bool {
-        !matches!(self, Work::SampleAndFilter(_) | Work::Score(_))
+        !matches!(self, Work::SampleAndFilter(_) | Work::Score(_) | Work::DrawScore(_))
     }
 
-    /// Whether models write answers in it.
+    /// Whether models write answers in it, or draw.
     pub fn samples(&self) -> bool {
-        self.answering().is_some()
+        self.answering().is_some() || matches!(self, Work::DrawRl(_) | Work::DrawScore(_))
     }
 
     /// What is asked, where models write answers.
     pub fn answering(&self) -> Option<&Answering> {
         match self {
             Work::Pretrain(_) | Work::Sft(_) => None,
+            Work::Vq(_) | Work::Janus(_) | Work::DrawRl(_) | Work::DrawScore(_) => None,
             Work::Distil(distil) => match &distil.answers {
                 Answers::Given(_) => None,
                 Answers::Own(own) => Some(&own.rollouts.answering),
@@ -79,8 +89,16 @@ impl Work {
                 Answers::Given(section) => Some(&section.optimization),
                 Answers::Own(section) => Some(&section.optimization),
             },
-            Work::SampleAndFilter(_) | Work::Score(_) => None,
+            Work::Vq(section) => Some(&section.optimization),
+            Work::Janus(section) => Some(&section.optimization),
+            Work::DrawRl(section) => Some(&section.optimization),
+            Work::SampleAndFilter(_) | Work::Score(_) | Work::DrawScore(_) => None,
         }
+    }
+
+    /// Whether it has to do with pictures.
+    pub fn is_of_pictures(&self) -> bool {
+        matches!(self, Work::Vq(_) | Work::Janus(_) | Work::DrawRl(_) | Work::DrawScore(_))
     }
 
     /// As `kind` says it.
@@ -92,6 +110,10 @@ impl Work {
             Work::Distil(_) => "distil",
             Work::SampleAndFilter(_) => "sample_and_filter",
             Work::Score(_) => "score",
+            Work::Vq(_) => "vq",
+            Work::Janus(_) => "janus",
+            Work::DrawRl(_) => "draw_rl",
+            Work::DrawScore(_) => "draw_score",
         }
     }
 }
@@ -187,6 +209,21 @@ pub enum LossMean {
     Token,
     /// A sum over tokens, divided by answers and `max_tokens`.
     Constant,
+}
+
+impl AdvantageScale {
+    pub(super) fn resolve(s: &mut Section) -> Result<AdvantageScale, RecipeError> {
+        use AdvantageScale::{Deviation, None, SampleDeviation};
+        let words = [("deviation", Deviation), ("sample_deviation", SampleDeviation), ("none", None)];
+        s.word("advantage_scale", &words)
+    }
+}
+
+impl LossMean {
+    pub(super) fn resolve(s: &mut Section) -> Result<LossMean, RecipeError> {
+        let words = [("token", LossMean::Token), ("sequence", LossMean::Sequence), ("constant", LossMean::Constant)];
+        s.word("loss_mean", &words)
+    }
 }
 
 /// Words for what happens to answers that run into the limit.
@@ -394,12 +431,21 @@ pub struct Score {
 }
 
 /// Keys of a stage that change no bit of its result.
-pub(super) const FREE: [&str; 6] =
-    ["micro_rows", "running", "checker_seconds", "checkpoint_every", "checkpoint_seconds", "keep_checkpoints"];
+pub(super) const FREE: [&str; 7] = [
+    "micro_rows",
+    "micro_pictures",
+    "running",
+    "checker_seconds",
+    "checkpoint_every",
+    "checkpoint_seconds",
+    "keep_checkpoints",
+];
 
 /// What all stages of a recipe share.
 pub(super) struct RecipeContext<'a> {
     pub tokenizer: &'a TokenizerSection,
+    /// Whether `[model]` is a Janus model.
+    pub janus: bool,
     pub folder: Folder<'a>,
     /// Names of the stages so far.
     pub earlier: Vec<String>,
@@ -417,7 +463,8 @@ impl StageSection {
         }
         let precision =
             s.word("precision", &[("f32", Precision::F32), ("bf16", Precision::Bf16), ("f16", Precision::F16)])?;
-        let kinds = ["pretrain", "sft", "rl", "distil", "sample_and_filter", "score"];
+        let kinds =
+            ["pretrain", "sft", "rl", "distil", "sample_and_filter", "score", "vq", "janus", "draw_rl", "draw_score"];
         let kind = s.word("kind", &kinds.map(|kind| (kind, kind)))?;
         let work = match kind {
             "pretrain" => Work::Pretrain(Box::new(Supervised::resolve(&mut s, context, &OF_EXAMPLES)?)),
@@ -425,6 +472,10 @@ impl StageSection {
             "rl" => Work::Rl(Box::new(Rl::resolve(&mut s, context)?)),
             "distil" => Work::Distil(Box::new(Distil::resolve(&mut s, context)?)),
             "score" => Work::Score(Box::new(Score::resolve(&mut s, context)?)),
+            "vq" => Work::Vq(Box::new(VqTraining::resolve(&mut s, context)?)),
+            "janus" => Work::Janus(Box::new(JanusTraining::resolve(&mut s, context)?)),
+            "draw_rl" => Work::DrawRl(Box::new(DrawRl::resolve(&mut s, context)?)),
+            "draw_score" => Work::DrawScore(Box::new(DrawScore::resolve(&mut s, context)?)),
             _ => Work::SampleAndFilter(Box::new(SampleAndFilter::resolve(&mut s, context)?)),
         };
         s.finish(&[])?;
@@ -441,15 +492,17 @@ impl StageSection {
             Work::Distil(it) => it.teacher == stage || starts(it.start()),
             Work::SampleAndFilter(it) => it.from == stage,
             Work::Score(it) => it.models.iter().any(|model| model == stage),
+            // Their models are of pictures.
+            Work::Vq(_) | Work::Janus(_) | Work::DrawRl(_) | Work::DrawScore(_) => false,
         }
     }
 }
 
-const NOT_NEGATIVE: fn(f64) -> bool = |x| x >= 0.0;
-const PROBABILITY: fn(f64) -> bool = |x| (0.0..=1.0).contains(&x);
+pub(super) const NOT_NEGATIVE: fn(f64) -> bool = |x| x >= 0.0;
+pub(super) const PROBABILITY: fn(f64) -> bool = |x| (0.0..=1.0).contains(&x);
 
 impl Optimization {
-    fn resolve(s: &mut Section, of: &Defaults) -> Result<Optimization, RecipeError> {
+    pub(super) fn resolve(s: &mut Section, of: &Defaults) -> Result<Optimization, RecipeError> {
         Ok(Optimization {
             micro_rows: s.get_where("micro_rows", 4096, |n| n > 0, "1 or more")?,
             optimizer: Optimizer::resolve(s, of)?,
@@ -475,7 +528,7 @@ impl Start {
 }
 
 /// An earlier stage's name as it is, or a path.
-fn place(name: String, context: &RecipeContext) -> String {
+pub(super) fn place(name: String, context: &RecipeContext) -> String {
     match name == PRETRAIN || context.earlier.contains(&name) {
         true => name,
         false => joined(context.folder.path, &name),
@@ -520,18 +573,8 @@ impl Rl {
         Ok(Rl {
             rollouts,
             sampling_rounds: s.get_where("sampling_rounds", 1, |n| n > 0, "1 or more")?,
-            advantage_scale: s.word(
-                "advantage_scale",
-                &[
-                    ("deviation", AdvantageScale::Deviation),
-                    ("sample_deviation", AdvantageScale::SampleDeviation),
-                    ("none", AdvantageScale::None),
-                ],
-            )?,
-            loss_mean: s.word(
-                "loss_mean",
-                &[("token", LossMean::Token), ("sequence", LossMean::Sequence), ("constant", LossMean::Constant)],
-            )?,
+            advantage_scale: AdvantageScale::resolve(s)?,
+            loss_mean: LossMean::resolve(s)?,
             clip_low,
             clip_high: s.get_where("clip_high", clip_low, NOT_NEGATIVE, "0 or more")?,
             kl: s.get_where("kl", 0.0, NOT_NEGATIVE, "0 or more")?,

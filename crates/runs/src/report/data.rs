@@ -8,6 +8,7 @@ use std::path::Path;
 use serde::Deserialize;
 use serde_json::Value;
 
+use super::pictures::{self, Drawn, Sheets};
 use crate::account::{self, Comparison};
 use crate::files;
 use crate::ledger::{Entry, Ledger, Totals};
@@ -45,6 +46,10 @@ pub struct RunData {
     pub scores: Vec<Score>,
     /// What stages of kind `score` found, in the order of the recipe.
     pub held_out: Vec<HeldOut>,
+    /// What stages of pictures made along the way.
+    pub sheets: Vec<Sheets>,
+    /// What stages of kind `draw_score` found.
+    pub drawn: Vec<Drawn>,
 }
 
 /// The metrics of a stage.
@@ -109,27 +114,48 @@ impl RunData {
         let receipt = path.join(RECEIPT).exists().then(|| Receipt::read(&path.join(RECEIPT))).transpose()?;
         let mut stages = Vec::new();
         let mut samples = Vec::new();
+        let mut sheets = Vec::new();
         for name in folders(path)? {
             let metrics = path.join(&name).join("metrics.jsonl");
             if metrics.is_file() {
                 stages.push(StageData::read(&name, &metrics)?);
             }
+            sheets.extend(pictures::sheets(&name, &path.join(&name)));
             if let Some(texts) = read_list(&path.join(&name).join("samples.json")) {
                 samples.push((name, texts));
             }
         }
         let order = |name: &str| entries.iter().position(|entry| entry.stage == name).unwrap_or(usize::MAX);
         stages.sort_by_key(|stage| order(&stage.name));
+        sheets.sort_by_key(|it: &Sheets| order(&it.stage));
         samples.sort_by_key(|(stage, _)| order(stage));
         let scores = read_list(&path.join("scores.json")).unwrap_or_default();
-        let mut held_out = Vec::new();
+        let (mut held_out, mut drawn) = (Vec::new(), Vec::new());
         for stage in &recipe.stages {
-            let Work::Score(section) = &stage.work else { continue };
-            let found: Vec<HeldOut> = read_list(&path.join(&stage.name).join("scores.json")).unwrap_or_default();
-            let task = section.answering.task.to_string();
-            held_out.extend(found.into_iter().map(|score| HeldOut { task: task.clone(), ..score }));
+            let file = path.join(&stage.name).join("scores.json");
+            match &stage.work {
+                Work::Score(section) => {
+                    let found: Vec<HeldOut> = read_list(&file).unwrap_or_default();
+                    let task = section.answering.task.to_string();
+                    held_out.extend(found.into_iter().map(|score| HeldOut { task: task.clone(), ..score }));
+                }
+                Work::DrawScore(_) => drawn.extend(read_list::<Drawn>(&file).unwrap_or_default()),
+                _ => {}
+            }
         }
-        Ok(RunData { recipe, pretraining, entries, comparisons, receipt, stages, samples, scores, held_out })
+        Ok(RunData {
+            recipe,
+            pretraining,
+            entries,
+            comparisons,
+            receipt,
+            stages,
+            samples,
+            scores,
+            held_out,
+            sheets,
+            drawn,
+        })
     }
 
     /// Sums over the whole run.

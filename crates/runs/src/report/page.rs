@@ -4,6 +4,7 @@ use std::fmt::Write;
 
 use super::chart::{self, Dot, Series, escape, number};
 use super::data::{RunData, Sample, StageData};
+use super::pictures;
 use crate::account::Comparison;
 use crate::ledger::Totals;
 use crate::plan::prices::{Price, Prices};
@@ -19,7 +20,12 @@ const PICTURES: [Picture; 5] = [
     (
         "Loss",
         "nats a token",
-        &[("loss", "training"), ("validation.nll", "held-out text"), ("mtp_loss.1", "second next token")],
+        &[
+            ("loss", "training"),
+            ("validation.nll", "held-out text"),
+            ("mtp_loss.1", "second next token"),
+            ("code_loss", "codes of pictures"),
+        ],
     ),
     ("Reward", "", &[("reward", "reward"), ("accuracy", "accuracy"), ("validation.accuracy", "held-out accuracy")]),
     ("Length of answers", "tokens", &[("length", "length"), ("response_length", "length")]),
@@ -39,6 +45,8 @@ pub(super) fn of_run(data: &RunData, prices: &Prices) -> String {
         html += &loads(stage);
     }
     html += &samples(data);
+    html += &pictures::of_sheets(&data.sheets);
+    html += &pictures::of_grades(&data.drawn);
     html += &held_out(data);
     html += &scores(data);
     html += &costs(data);

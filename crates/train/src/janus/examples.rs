@@ -3,6 +3,7 @@
 use wels_device::IGNORE;
 use wels_device::host::random::Key;
 use wels_model::janus::batch::{Input, JanusBatch, Target};
+use wels_model::janus::without_words;
 
 use crate::example::Example;
 
@@ -90,14 +91,6 @@ pub fn pack<'a>(examples: impl IntoIterator<Item = &'a JanusExample>) -> JanusBa
     batch
 }
 
-/// A prompt without its caption, as Janus guides by: all tokens between the first and the last are `padding`.
-pub fn without_caption(prompt: &[u32], padding: u32) -> Vec<u32> {
-    let mut prompt = prompt.to_vec();
-    let last = prompt.len().saturating_sub(1);
-    prompt.iter_mut().take(last).skip(1).for_each(|token| *token = padding);
-    prompt
-}
-
 /// Takes its caption from about `share` of the pictures that are to be drawn, so that guidance has something to compare
 /// with. Example number n of a training, counted over all steps from `first` on, always has the same fate.
 pub fn without_captions(examples: &mut [JanusExample], share: f64, padding: u32, key: Key, first: u64) {
@@ -105,7 +98,7 @@ pub fn without_captions(examples: &mut [JanusExample], share: f64, padding: u32,
         if let JanusExample::Draw { prompt, .. } = example
             && key.uniform_at(n) < share
         {
-            *prompt = without_caption(prompt, padding);
+            *prompt = without_words(prompt, padding);
         }
     }
 }

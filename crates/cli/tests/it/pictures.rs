@@ -1,0 +1,225 @@
+//! Runs of pictures: a VQ tokenizer, a Janus model that learns to see and to draw, reinforcement of its drawing, grades;
+//! `kill -9` at random moments of all of them, behind which the same command ends with the same bits; and what becomes
+//! of the model in `wels draw`.
+
+use std::fs;
+use std::time::Duration;
+
+use crate::lab::{Lab, Numbers, wait_until};
+use crate::stages::{files, lines, metrics, stage, text, weights};
+
+const KILLS: usize = 20;
+
+/// Stages whose weights and metrics are compared.
+const TRAINED: [&str; 5] = ["codes", "decoder", "adaptors", "joint", "drawn"];
+
+const RECIPE: &str = r#"
+[run]
+name = "NAME"
+seed = 5
+
+[tokenizer]
+vocab_size = 400
+chat_template = "janus"
+
+[data]
+sources = []
+
+[model]                         # the keys of a Hugging Face config.json
+model_type = "janus"
+
+[model.text_config]
+hidden_size = 32
+num_hidden_layers = 1
+intermediate_size = 48
+num_attention_heads = 4
+num_key_value_heads = 4
+rms_norm_eps = 1e-6
+max_position_embeddings = 96
+rope_theta = 36.0
+tie_word_embeddings = false
+
+[model.vision_config]
+hidden_size = 32
+num_hidden_layers = 1
+num_attention_heads = 2
+image_size = 24
+patch_size = 4
+mlp_ratio = 1.0
+
+[model.vq_config]
+embed_dim = 4
+num_embeddings = 32
+latent_channels = 32
+base_channels = 32
+channel_multiplier = [1, 1, 1]
+num_res_blocks = 1
+
+[[stage]]
+name = "codes"
+kind = "vq"
+pool = 64
+steps = 9
+batch = 4
+micro_pictures = 3
+checkpoint_every = 4
+
+[[stage]]
+name = "decoder"
+kind = "vq"
+from = "codes"
+learns = "decoder"
+pool = 32
+steps = 5
+batch = 4
+checkpoint_every = 2
+
+[[stage]]
+name = "adaptors"
+kind = "janus"
+from = "decoder"
+learns = "adaptors"
+pool = 32
+steps = 4
+draws = 4
+questions = 2
+texts = 1
+checkpoint_every = 2
+
+[[stage]]
+name = "joint"
+kind = "janus"
+from = "adaptors"
+pool = 32
+steps = 6
+draws = 6
+questions = 3
+optimizer = "muon"
+micro_rows = 150
+checkpoint_every = 2
+
+[[stage]]
+name = "drawn"
+kind = "draw_rl"
+from = "joint"
+steps = 4
+prompts = 3
+samples = 4
+mini_batches = 2
+kl = 0.01
+checkpoint_every = 2
+
+[[stage]]
+name = "scores"
+kind = "draw_score"
+models = ["joint", "drawn"]
+items = 3
+questions = 12
+guidance = 2.0
+"#;
+
+fn recipe(lab: &Lab, name: &str) -> String {
+    let file = format!("{name}.toml");
+    fs::write(lab.at(&file), RECIPE.replace("NAME", name)).unwrap();
+    file
+}
+
+#[test]
+fn killed_stages_of_pictures_end_like_the_uninterrupted_ones() {
+    let lab = Lab::new();
+    let whole = lab.done(&["run", &recipe(&lab, "whole")]);
+    assert!(whole.stdout.contains("captions never seen") && whole.stdout.contains("codes used"), "{whole:?}");
+    let rl = metrics(&lab, "whole", "drawn");
+    assert!(rl.iter().all(|line| line["logprob_difference_max"] == 0.0), "{rl:?}");
+    let html = text(&lab, "whole", "report.html");
+    assert!(html.contains("Pictures of joint") && html.contains("Drawn and seen"), "the report shows no pictures");
+    assert!(stage(&lab, "whole", "joint").join("pictures/step-000006.png").is_file());
+    lab.done(&["verify", "runs/whole", "--segments", "5"]);
+    let mut numbers = Numbers(41);
+    let (mut kills, mut run) = (0, 0);
+    while kills < KILLS {
+        let name = format!("killed-{run}");
+        let file = recipe(&lab, &name);
+        for at in ["codes", "decoder", "adaptors", "joint", "joint", "drawn", "drawn", "scores"] {
+            let mut child = lab.start(&["run", &file]);
+            let seen = |lab: &Lab| lines(lab, &name, at) + files(lab, &name, at);
+            let before = seen(&lab);
+            let came = wait_until(&mut child, || seen(&lab) != before);
+            std::thread::sleep(Duration::from_micros(numbers.below(30_000)));
+            let over = child.try_wait().unwrap().is_some();
+            child.kill().unwrap();
+            child.wait().unwrap();
+            kills += usize::from(came && !over);
+        }
+        lab.done(&["run", &format!("runs/{name}")]);
+        for stage in TRAINED {
+            assert_eq!(weights(&lab, &name, stage), weights(&lab, "whole", stage), "{stage} of {name}");
+            assert_eq!(metrics(&lab, &name, stage), metrics(&lab, "whole", stage), "{stage} of {name}");
+        }
+        assert_eq!(text(&lab, &name, "scores/scores.json"), text(&lab, "whole", "scores/scores.json"), "{name}");
+        run += 1;
+    }
+}
+
+#[test]
+fn a_run_of_pictures_draws_and_answers() {
+    let lab = Lab::new();
+    lab.done(&["run", &recipe(&lab, "whole")]);
+    let drawn = |threads: &str, name: &str| {
+        lab.done(&["draw", "runs/whole", "a red circle", "--cfg", "2", "-o", name, "--threads", threads]);
+        fs::read(lab.at(name)).unwrap()
+    };
+    assert_eq!(drawn("1", "one.png"), drawn("2", "two.png"));
+    // A picture that a run has made is one that a model can be asked about.
+    let said = lab.done(&[
+        "chat",
+        "runs/whole",
+        "--image",
+        "one.png",
+        "--max-tokens",
+        "4",
+        "--prompt",
+        "is there a red circle",
+    ]);
+    assert!(!said.stdout.trim().is_empty(), "{said:?}");
+    let before = text(&lab, "whole", "receipt.json");
+    lab.done(&["verify", "--receipt", "runs/whole/receipt.json", "--whole"]);
+    assert_eq!(text(&lab, "whole", "receipt.json"), before);
+}
+
+#[test]
+fn what_a_run_of_pictures_cannot_do_is_said_before_it_begins() {
+    let lab = Lab::new();
+    let stages = RECIPE.split_once("[[stage]]").unwrap().0;
+    let codes = "[[stage]]\nname = \"a\"\nkind = \"vq\"\n";
+    let janus = "[[stage]]\nname = \"a\"\nkind = \"janus\"\nfrom = \"nowhere\"\n";
+    let cases = [
+        (codes.to_owned(), "or [stage.model] must say what is trained"),
+        (format!("{codes}from = \"x\"\npictures = \"grid-25\"\n"), "there is no world `grid-25`"),
+        (format!("{codes}from = \"x\"\npictures = \"./none\"\n"), "none: "),
+        (format!("{codes}from = \"x\"\ngradient_shards = 2\n"), "must be 1 in stages of pictures"),
+        (format!("{codes}from = \"x\"\nsteps = 0\n"), "must be 1 or more"),
+        (janus.to_owned(), "nowhere is no model"),
+        (janus.replace("from = \"nowhere\"\n", ""), "must name a stage of pictures before this one"),
+        (format!("{janus}draws = 0\nquestions = 0\n"), "nothing would be learnt"),
+        (format!("{janus}pictures = \"./mine\"\n"), "pictures of one's own come without questions"),
+        (
+            "[[stage]]\nname = \"a\"\nkind = \"draw_rl\"\nfrom = \"b\"\npictures = \"./mine\"\n".into(),
+            "must be a world",
+        ),
+        ("[[stage]]\nname = \"a\"\nkind = \"draw_score\"\n".into(), "names no model"),
+        (
+            format!("{codes}[stage.model.text_config]\nhidden_size = 32\nnum_attention_heads = 5\n"),
+            "num_attention_heads",
+        ),
+    ];
+    for (n, (stage, expected)) in cases.into_iter().enumerate() {
+        let file = format!("wrong-{n}.toml");
+        fs::write(lab.at(&file), format!("{}{stage}", stages.replace("NAME", &format!("wrong-{n}")))).unwrap();
+        let said = lab.wels(&["run", &file]);
+        assert_eq!(said.code, Some(1), "{expected}: {said:?}");
+        assert!(said.failure().contains(expected), "{expected}: {said:?}");
+    }
+    let ranks = lab.wels(&["run", &recipe(&lab, "ranks"), "--ranks", "2"]);
+    assert!(ranks.failure().contains("of pictures, which are learnt on one rank"), "{ranks:?}");
+}
