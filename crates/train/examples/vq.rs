@@ -144,9 +144,10 @@ fn draw(options: &Options, step: u64) -> Vec<usize> {
 
 fn show(report: &VqReport, begun: Instant) {
     if report.step.is_multiple_of(50) || report.step == 1 {
-        let VqReport { step, absolute, squared, distance, used, restarted, grad_norm, learning_rate } = report;
+        let VqReport { step, absolute, squared, distance, used, entropy, restarted, grad_norm, learning_rate, .. } =
+            report;
         println!(
-            "step {step}, {:.0} s: |x̂ − x| {absolute:.4}, squares {squared:.5}, to codes {distance:.5}, {used} codes, \
+            "step {step}, {:.0} s: |x̂ − x| {absolute:.4}, squares {squared:.5}, to codes {distance:.5}, {used} codes of {entropy:.2} nats, \
              {restarted} restarted, norm {grad_norm:.3}, rate {learning_rate:.5}",
             begun.elapsed().as_secs_f64()
         );

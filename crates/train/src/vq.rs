@@ -4,7 +4,8 @@
 //! gradients of the objective over the whole batch (wels_model::janus::VqObjective), in micro-batches of whole pictures
 //! stop if anything is not finite
 //! clip by the global norm;  AdamW;  codes to length 1
-//! codes that `dead_after` steps in a row had no latent become latents of the batch, drawn by (seed, step, code)
+//! codes that `dead_after` steps in a row had no latent become latents of the batch, drawn by (seed, step, code) with
+//! weights |z − e|², as k-means++ does: of what already has a code near to it, a second one would only make noise
 //! ```
 //! All sums over rows and pictures are chains that one micro-batch continues from the one before it.
 //!
@@ -61,6 +62,10 @@ pub struct VqReport {
     pub distance: f64,
     /// Codes that the batch used.
     pub used: usize,
+    /// Share of latents that are nearest to the code that they were given.
+    pub found: f64,
+    /// Entropy of the batch's codes, in nats: what a model that draws has to learn, and no more than a picture needs.
+    pub entropy: f64,
     /// Codes that were put elsewhere.
     pub restarted: usize,
     /// Global norm of the gradient before clipping.
@@ -104,6 +109,16 @@ impl VqState {
         let zeros = || params.tensors().iter().map(|x| Tensor::zeros(params.device(), x.rows(), x.cols())).collect();
         VqState { step: 0, m: zeros(), v: zeros(), idle: vec![0; codes], params }
     }
+}
+
+/// Which code stands for a latent in a step.
+#[derive(Clone, Copy)]
+enum Codes<'a> {
+    Nearest,
+    /// Which latents are drawn to.
+    Given(&'a [u32]),
+    /// Of which the decoder alone learns.
+    Kept(&'a [u32]),
 }
 
 /// A tokenizer in training.
@@ -150,10 +165,22 @@ impl VqTrainer {
     /// # Panics
     /// If there are no whole pictures.
     pub fn step(&mut self, pixels: &[f32], micro: usize) -> Result<VqReport, NonFinite> {
-        let seen = self.gradients(pixels, None, micro);
+        let seen = self.gradients(pixels, Codes::Nearest, micro);
         let mut report = self.update(&seen, pixels.len(), false)?;
         report.restarted = self.restart(&seen);
         Ok(report)
+    }
+
+    /// One step in which the encoder learns to find given codes `[P, tokens]`, and codes and decoder what they are for.
+    ///
+    /// # Errors
+    /// [`NonFinite`]; the state is then what it was.
+    ///
+    /// # Panics
+    /// As [`VqTrainer::step`].
+    pub fn step_towards(&mut self, pixels: &[f32], codes: &[u32], micro: usize) -> Result<VqReport, NonFinite> {
+        let seen = self.gradients(pixels, Codes::Given(codes), micro);
+        self.update(&seen, pixels.len(), false)
     }
 
     /// One step of the decoder alone on pictures with their codes `[P, tokens]`.
@@ -164,11 +191,11 @@ impl VqTrainer {
     /// # Panics
     /// As [`VqTrainer::step`].
     pub fn step_decoder(&mut self, pixels: &[f32], codes: &[u32], micro: usize) -> Result<VqReport, NonFinite> {
-        let seen = self.gradients(pixels, Some(codes), micro);
+        let seen = self.gradients(pixels, Codes::Kept(codes), micro);
         self.update(&seen, pixels.len(), true)
     }
 
-    fn gradients(&mut self, pixels: &[f32], codes: Option<&[u32]>, micro: usize) -> VqSeen {
+    fn gradients(&mut self, pixels: &[f32], codes: Codes, micro: usize) -> VqSeen {
         let config = self.network.config();
         let (channels, area) = (config.in_channels, config.image_size().pow(2));
         let (size, tokens) = (channels * area, config.tokens());
@@ -181,11 +208,15 @@ impl VqTrainer {
             let pictures = pixels.len() / size;
             let pixels = Tensor::of(self.execution.device(), pictures * area, channels, pixels);
             let (params, grads) = (&self.state.params, &mut self.grads);
+            let these = part * micro * tokens..(part * micro + pictures) * tokens;
+            let (network, execution) = (&self.network, &self.execution);
             let seen = match codes {
-                None => self.network.accumulate(params, grads, &self.execution, &pixels, &objective),
-                Some(codes) => {
-                    let codes = &codes[part * micro * tokens..][..pictures * tokens];
-                    self.network.accumulate_decoder(params, grads, &self.execution, &pixels, codes, &objective)
+                Codes::Nearest => network.accumulate(params, grads, execution, &pixels, None, &objective),
+                Codes::Given(codes) => {
+                    network.accumulate(params, grads, execution, &pixels, Some(&codes[these]), &objective)
+                }
+                Codes::Kept(codes) => {
+                    network.accumulate_decoder(params, grads, execution, &pixels, &codes[these], &objective)
                 }
             };
             all.add(seen);
@@ -225,15 +256,17 @@ impl VqTrainer {
 
     fn report(&self, seen: &VqSeen, numbers: usize, grad_norm: f64, learning_rate: f64) -> VqReport {
         let config = self.network.config();
-        let mut used = seen.codes.clone();
-        used.sort_unstable();
-        used.dedup();
+        let mut counts = vec![0u64; config.codes];
+        seen.codes.iter().for_each(|code| counts[*code as usize] += 1);
+        let shares = counts.iter().filter(|count| **count > 0).map(|count| *count as f64 / seen.codes.len() as f64);
         VqReport {
             step: self.state.step,
             absolute: seen.absolute / numbers as f64,
             squared: seen.squared / numbers as f64,
             distance: seen.distance / (seen.codes.len() * config.code_dim) as f64,
-            used: used.len(),
+            used: shares.clone().count(),
+            found: seen.found as f64 / seen.codes.len() as f64,
+            entropy: -shares.map(|share| share * libm::log(share)).sum::<f64>(),
             restarted: 0,
             grad_norm,
             learning_rate,
@@ -249,16 +282,39 @@ impl VqTrainer {
         device.copy_rows(&unit, 0, self.state.params.tensor_mut(self.table), 0, unit.rows());
     }
 
+    /// Σ|z − e|² of the batch's latents up to each.
+    fn distances(&self, seen: &VqSeen) -> Vec<f64> {
+        let dim = self.network.config().code_dim;
+        let table = self.state.params.tensors()[self.table].to_host();
+        let distance = |(latent, code): (&[f32], &u32)| {
+            let pairs = latent.iter().zip(&table[*code as usize * dim..][..dim]);
+            pairs.map(|(z, e)| f64::from(z - e).powi(2)).sum::<f64>()
+        };
+        let distances = seen.latents.chunks_exact(dim).zip(&seen.codes).map(distance);
+        distances
+            .scan(0.0, |sum, distance| {
+                *sum += distance;
+                Some(*sum)
+            })
+            .collect()
+    }
+
     /// Puts codes that nothing was near to for long where a latent of the batch is. How many.
     fn restart(&mut self, seen: &VqSeen) -> usize {
         self.state.idle.iter_mut().for_each(|idle| *idle = idle.saturating_add(1));
         seen.codes.iter().for_each(|code| self.state.idle[*code as usize] = 0);
         let dead = |idle: &u32| *idle >= self.hyper.dead_after;
         let codes: Vec<usize> = (0..self.state.idle.len()).filter(|code| dead(&self.state.idle[*code])).collect();
+        if codes.is_empty() {
+            return 0;
+        }
         let dim = self.network.config().code_dim;
         let key = Key { seed: self.hyper.seed, stream: self.state.step };
+        let sums = self.distances(seen);
+        let all = sums.last().copied().unwrap_or_default();
         for &code in &codes {
-            let row = key.below_at(code as u64, (seen.latents.len() / dim) as u64) as usize;
+            let at = key.uniform_at(code as u64) * all;
+            let row = sums.partition_point(|sum| *sum <= at).min(sums.len() - 1);
             self.state.params.set_rows(self.table, code, &seen.latents[row * dim..][..dim]);
             for moments in [&mut self.state.m, &mut self.state.v] {
                 moments[self.table].set(code * dim, &vec![0.0; dim]);

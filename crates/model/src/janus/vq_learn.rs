@@ -28,6 +28,8 @@ pub struct VqObjective {
 pub struct VqSeen {
     /// The code of each place.
     pub codes: Vec<u32>,
+    /// Places whose latent is nearest to that code.
+    pub found: u64,
     /// `[places, dim]`, at length 1.
     pub latents: Vec<f32>,
     /// Σ|x̂ − x|.
@@ -42,6 +44,7 @@ impl VqSeen {
     /// What was seen of further pictures.
     pub fn add(&mut self, mut further: VqSeen) {
         self.codes.append(&mut further.codes);
+        self.found += further.found;
         self.latents.append(&mut further.latents);
         self.absolute += further.absolute;
         self.squared += further.squared;
@@ -50,13 +53,15 @@ impl VqSeen {
 }
 
 impl VqNetwork {
-    /// Adds the gradients for pictures `[P·side², channels]`, a part of the batch of `objective`, to `grads`.
+    /// Adds the gradients for pictures `[P·side², channels]`, a part of the batch of `objective`, to `grads`. A place's
+    /// code is the nearest one, or the one that `codes` `[P·tokens]` says, which its latent is then drawn to.
     pub fn accumulate(
         &self,
         params: &Params,
         grads: &mut Grads,
         execution: &Execution,
         pixels: &Tensor,
+        codes: Option<&[u32]>,
         objective: &VqObjective,
     ) -> VqSeen {
         let config = self.config();
@@ -66,11 +71,13 @@ impl VqNetwork {
         let z = g.constant(pixels.clone());
         let z = self.latents(&mut g, z);
         let z = ops::unit_rows(&mut g, &z);
-        let codes = nearest(&g, &z, params.of(self.codes()));
+        let near = nearest(&g, &z, params.of(self.codes()));
+        let codes: Ids = codes.map_or_else(|| near.clone(), Ids::from);
+        let found = near.iter().zip(codes.iter()).filter(|(near, code)| near == code).count() as u64;
         let e = ops::quantize(&mut g, &z, self.codes(), &codes, pull);
         let distance = z.to_host().iter().zip(&*e.to_host()).map(|(z, e)| f64::from(z - e).powi(2)).sum();
         let latents = z.to_host().into_owned();
-        let seen = VqSeen { codes: codes.to_vec(), latents, distance, ..VqSeen::default() };
+        let seen = VqSeen { codes: codes.to_vec(), found, latents, distance, ..VqSeen::default() };
         drop(z);
         let out = self.decoded(&mut g, e);
         self.reconstruction(g, out, pixels, objective, seen)

@@ -51,7 +51,7 @@ impl Case {
         for pixels in self.pixels.chunks(self.pixels.len() / 2 * micro) {
             let pixels = Tensor::of(device, pixels.len() / channels, channels, pixels);
             let (params, execution) = (&self.params, &self.execution);
-            seen.add(self.network.accumulate(params, &mut grads, execution, &pixels, &OBJECTIVE));
+            seen.add(self.network.accumulate(params, &mut grads, execution, &pixels, None, &OBJECTIVE));
         }
         grads.finish();
         (grads, seen)

@@ -8,18 +8,21 @@ use anyhow::Result;
 use serde::Serialize;
 use wels_data::tokenizer::Tokenizer;
 use wels_kernels::random::Key;
+use wels_model::janus::Vq;
 use wels_model::janus::config::JanusConfig;
 use wels_model::janus::picture::Rgb;
 use wels_model::tape::Execution;
 use wels_runs::checkpoint::Checkpoint;
 use wels_runs::plan::pictures::vq_flops;
 use wels_runs::plan::stages::TokenFlops;
-use wels_runs::recipe::{StageSection, VqLearns, VqTraining};
+use wels_runs::recipe::{CodesOf, StageSection, VqLearns, VqTraining};
 use wels_runs::rundir::RunError;
+use wels_train::example::shuffled as order;
 use wels_train::vq::{VqHyperparameters, VqReport, VqTrainer};
 
 use super::data::{Order, PictureSet, pixels, rows_of_pixels};
 use super::drawer::decoded;
+use super::patches::Clusters;
 use super::sheet::{SHEET, sheet};
 use super::state::{self, VqBegin, VqLearner};
 use crate::hyper::{of_stage, stage_execution};
@@ -28,10 +31,12 @@ use crate::session::Session;
 use crate::training::{Position, Stage, Trained, Training};
 use crate::words::short;
 
-/// Stream of the run's seed that orders pictures.
+/// Streams of the run's seed.
 const STREAM_ORDER: u64 = 0x7671_6f72;
+const STREAM_SHUFFLE: u64 = 0x7671_7368;
+const STREAM_CLUSTERS: u64 = 0x7671_636c;
 /// Pictures of a sheet.
-const SHOWN: usize = 10;
+const SHOWN: usize = 6;
 
 /// One line of `metrics.jsonl`; the last two depend on the machine.
 #[derive(Serialize)]
@@ -44,6 +49,10 @@ pub(crate) struct VqMetrics {
     psnr: f64,
     distance: f64,
     codes_used: usize,
+    /// Share of latents that are nearest to their code.
+    codes_found: f64,
+    /// Of the batch's codes, in nats.
+    code_entropy: f64,
     codes_restarted: usize,
     grad_norm: f64,
     learning_rate: f64,
@@ -68,16 +77,26 @@ pub(crate) fn vq(session: &mut Session, tokenizer: &Tokenizer, stage: &StageSect
     running.run(session, learning)
 }
 
+/// Where a step's codes come from.
+enum Codes {
+    Nearest,
+    /// Of clusters, which the encoder learns to find.
+    Clusters(Clusters),
+    /// Of an encoder that stays, of each picture that was looked at so far.
+    Kept(Vec<Option<Vec<u32>>>),
+}
+
 /// A stage under way.
 pub(crate) struct VqLearning {
     learner: VqLearner,
     execution: Execution,
     pictures: PictureSet,
     order: Order,
-    /// Of each picture that was looked at so far, where the decoder alone learns.
-    codes: Option<Vec<Option<Vec<u32>>>>,
+    codes: Codes,
     batch: usize,
     micro: usize,
+    shuffle: f64,
+    seed: u64,
 }
 
 impl VqLearning {
@@ -95,11 +114,17 @@ impl VqLearning {
         let trainer = VqTrainer::new(&config.vq, state, hyperparameters(of, seed), execution.clone());
         Ok(VqLearning {
             order: Order::new(pictures.len(), Key { seed, stream: STREAM_ORDER }),
-            codes: (of.learns == VqLearns::Decoder).then(|| vec![None; pictures.len()]),
+            codes: match (of.learns, of.codes_of) {
+                (VqLearns::Decoder, _) => Codes::Kept(vec![None; pictures.len()]),
+                (VqLearns::All, CodesOf::Latents) => Codes::Nearest,
+                (VqLearns::All, CodesOf::Patches) => Codes::Clusters(clusters(&config, &pictures, seed)?),
+            },
             learner: VqLearner { trainer, config },
             execution,
             pictures,
             batch: of.batch,
+            shuffle: of.shuffle,
+            seed,
             micro: of.micro_pictures,
         })
     }
@@ -108,21 +133,70 @@ impl VqLearning {
         &self.learner.config
     }
 
-    /// The codes of some pictures, by an encoder that stays as it is.
-    fn codes_of(&mut self, chosen: &[usize]) -> Result<Option<Vec<u32>>> {
-        let Some(codes) = &mut self.codes else { return Ok(None) };
-        let side = self.learner.config.vq.image_size();
-        let vq = self.learner.trainer.tokenizer();
-        let mut all = Vec::new();
-        for &number in chosen {
-            if codes[number].is_none() {
-                let picture = self.pictures.picture(number)?;
-                codes[number] = Some(vq.encode(&self.execution, &pixels(&picture, side)));
-            }
-            all.extend(codes[number].iter().flatten());
+    /// The pixels of number `n` of all pictures that come, its patches in random order if that falls to it.
+    fn perhaps_shuffled(&self, pixels: Vec<f32>, n: u64) -> Vec<f32> {
+        let vq = &self.config().vq;
+        let key = Key { seed: self.seed, stream: STREAM_SHUFFLE };
+        match key.uniform_at(n) < self.shuffle {
+            true => shuffled(&pixels, vq.image_size(), vq.grid, Key { stream: key.u64_at(n), ..key }),
+            false => pixels,
         }
-        Ok(Some(all))
     }
+
+    /// The pixels of the pictures of a step, the first of them number `first` of all, with their codes where these are
+    /// given.
+    fn batch(&mut self, first: u64) -> Result<(Vec<f32>, Vec<u32>)> {
+        let (side, grid) = (self.config().vq.image_size(), self.config().vq.grid);
+        // Only to encode with, where nothing of it changes.
+        let vq = matches!(self.codes, Codes::Kept(_)).then(|| self.learner.trainer.tokenizer());
+        let (mut all, mut all_codes) = (Vec::new(), Vec::new());
+        for n in first..first + self.batch as u64 {
+            let number = self.order.at(n);
+            let picture = self.pictures.picture(number)?;
+            let mut rows = rows_of_pixels(&picture, side);
+            match &mut self.codes {
+                Codes::Nearest => rows = self.perhaps_shuffled(rows, n),
+                Codes::Clusters(_) => {
+                    rows = self.perhaps_shuffled(rows, n);
+                    let Codes::Clusters(clusters) = &self.codes else { unreachable!("matched above") };
+                    all_codes.extend(clusters.codes(&bytes(&rows), side, grid));
+                }
+                Codes::Kept(codes) => {
+                    let encode = |vq: &Vq| vq.encode(&self.execution, &pixels(&picture, side));
+                    let codes = codes[number].get_or_insert_with(|| vq.as_ref().map(encode).unwrap_or_default());
+                    all_codes.extend_from_slice(codes);
+                }
+            }
+            all.append(&mut rows);
+        }
+        Ok((all, all_codes))
+    }
+}
+
+/// Numbers from −1 to 1 as the bytes that they are of.
+fn bytes(numbers: &[f32]) -> Vec<u8> {
+    numbers.iter().map(|x| ((x + 1.0) * 127.5).round().clamp(0.0, 255.0) as u8).collect()
+}
+
+/// Of the patches of all pictures.
+fn clusters(config: &JanusConfig, pictures: &PictureSet, seed: u64) -> Result<Clusters> {
+    let vq = &config.vq;
+    let (side, key) = (vq.image_size(), Key { seed, stream: STREAM_CLUSTERS });
+    let all = (0..pictures.len()).map(|number| Ok(bytes(&rows_of_pixels(&pictures.picture(number)?, side))));
+    Clusters::of(all, (side, vq.grid), vq.codes, key)
+}
+
+/// Pixels `[side², channels]` whose patches, `grid` on a side, come in random order.
+fn shuffled(pixels: &[f32], side: usize, grid: usize, key: Key) -> Vec<f32> {
+    let (patch, channels) = (side / grid, pixels.len() / (side * side));
+    let row = |place: usize, y: usize| ((place / grid * patch + y) * side + place % grid * patch) * channels;
+    let mut out = vec![0.0; pixels.len()];
+    for (to, from) in order(grid * grid, key).into_iter().enumerate() {
+        for y in 0..patch {
+            out[row(to, y)..][..patch * channels].copy_from_slice(&pixels[row(from, y)..][..patch * channels]);
+        }
+    }
+    out
 }
 
 /// The section, as a step takes it.
@@ -147,17 +221,12 @@ impl Training for VqLearning {
 
     fn step(&mut self, at: Position) -> Result<(Position, VqMetrics)> {
         let started = Instant::now();
-        let side = self.config().vq.image_size();
-        let chosen: Vec<usize> = (at.items..at.items + self.batch as u64).map(|n| self.order.at(n)).collect();
-        let mut batch = Vec::new();
-        for &number in &chosen {
-            batch.extend(rows_of_pixels(&self.pictures.picture(number)?, side));
-        }
-        let codes = self.codes_of(&chosen)?;
+        let (batch, codes) = self.batch(at.items)?;
         let trainer = &mut self.learner.trainer;
-        let report = match codes {
-            None => trainer.step(&batch, self.micro)?,
-            Some(codes) => trainer.step_decoder(&batch, &codes, self.micro)?,
+        let report = match self.codes {
+            Codes::Nearest => trainer.step(&batch, self.micro)?,
+            Codes::Clusters(_) => trainer.step_towards(&batch, &codes, self.micro)?,
+            Codes::Kept(_) => trainer.step_decoder(&batch, &codes, self.micro)?,
         };
         let tokens = (self.batch * self.config().vq.tokens()) as u64;
         let position = Position {
@@ -193,7 +262,8 @@ impl Training for VqLearning {
 
     fn in_words(&self, line: &VqMetrics) -> String {
         let VqMetrics { psnr, codes_used, tokens_per_second, .. } = line;
-        format!("PSNR {psnr:.1} dB, {codes_used} codes in use, {} codes/s", short(*tokens_per_second))
+        let (found, entropy, rate) = (100.0 * line.codes_found, line.code_entropy, short(*tokens_per_second));
+        format!("PSNR {psnr:.1} dB, {codes_used} codes in use, of {entropy:.2} nats, {found:.1}% found, {rate} codes/s")
     }
 }
 
@@ -207,11 +277,39 @@ impl VqMetrics {
             psnr: 10.0 * (4.0 / report.squared.max(1e-12)).log10(),
             distance: report.distance,
             codes_used: report.used,
+            codes_found: report.found,
+            code_entropy: report.entropy,
             codes_restarted: report.restarted,
             grad_norm: report.grad_norm,
             learning_rate: report.learning_rate,
             seconds,
             tokens_per_second: tokens as f64 / seconds,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn patches_are_moved_whole() {
+        let (side, grid) = (6, 3);
+        // Each number says where it comes from: patch, row, column, channel.
+        let number = |at: usize| {
+            let (y, x) = (at / 2 / side, at / 2 % side);
+            (((y / 2 * grid + x / 2) * 2 + y % 2) * 2 + x % 2) as f32 * 2.0 + (at % 2) as f32
+        };
+        let pixels: Vec<f32> = (0..2 * side * side).map(number).collect();
+        let moved = shuffled(&pixels, side, grid, Key { seed: 1, stream: 2 });
+        assert_ne!(moved, pixels);
+        let mut places = Vec::new();
+        for (at, (was, is)) in pixels.iter().zip(&moved).enumerate() {
+            assert_eq!(was % 8.0, is % 8.0, "number {at}: a row, column or channel of a patch has changed");
+            places.push((was / 8.0) as usize * 100 + (is / 8.0) as usize);
+        }
+        places.sort_unstable();
+        places.dedup();
+        assert_eq!(places.len(), grid * grid, "a patch went to two places");
     }
 }

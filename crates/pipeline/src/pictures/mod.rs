@@ -13,6 +13,8 @@ pub(crate) mod score;
 
 mod drawer;
 
+mod patches;
+
 mod prompts;
 
 mod sheet;

@@ -9,6 +9,16 @@ use super::reader::{RecipeError, Section};
 use super::stages::{AdvantageScale, LossMean, NOT_NEGATIVE, Optimization, PROBABILITY, RecipeContext, place};
 use super::{PRETRAIN, joined};
 
+/// Words for what the codes of a VQ tokenizer are for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum CodesOf {
+    /// Whatever comes of learning.
+    Latents,
+    /// Clusters of patches.
+    Patches,
+}
+
 /// Words for what of a VQ tokenizer learns.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
@@ -40,6 +50,12 @@ pub struct VqTraining {
     pub micro_pictures: usize,
     /// "all", or "decoder" for the decoder alone, from codes that stay.
     pub learns: VqLearns,
+    /// What codes are for: "latents" for whatever makes pictures come back best, "patches" for clusters of the pixels of
+    /// a code's own patch, as many as there are codes, which the encoder learns to find.
+    pub codes_of: CodesOf,
+    /// Share of the pictures whose patches, of which each has a code, come in random order, so that a code is about its
+    /// own patch: a model that draws has less to learn.
+    pub shuffle: f64,
     /// Factor on the mean of |x̂ − x|.
     pub l1: f64,
     /// Factor on the mean of (x̂ − x)².
@@ -194,6 +210,8 @@ impl VqTraining {
             batch: s.get_where("batch", 32, |n| n > 0, "1 or more")?,
             micro_pictures: s.get_where("micro_pictures", 16, |n| n > 0, "1 or more")?,
             learns: s.word("learns", &[("all", VqLearns::All), ("decoder", VqLearns::Decoder)])?,
+            codes_of: s.word("codes_of", &[("latents", CodesOf::Latents), ("patches", CodesOf::Patches)])?,
+            shuffle: s.get_where("shuffle", 0.0, PROBABILITY, "between 0 and 1")?,
             l1: s.get_where("l1", 0.3, NOT_NEGATIVE, "0 or more")?,
             l2: s.get_where("l2", 1.0, NOT_NEGATIVE, "0 or more")?,
             commitment: s.get_where("commitment", 0.25, NOT_NEGATIVE, "0 or more")?,
