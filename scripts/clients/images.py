@@ -13,7 +13,7 @@ from openai import BadRequestError, OpenAI
 
 
 def main(base_url: str, model: str) -> None:
-    """Draws two pictures, asks about one, and is refused twice."""
+    """Draws two pictures, whole and as a stream, asks about one, and is refused twice."""
     client = OpenAI(base_url=base_url, api_key="none", timeout=3600.0)
     prompt = "a red circle left of a blue square"
     drawn = client.images.generate(
@@ -25,6 +25,21 @@ def main(base_url: str, model: str) -> None:
     assert drawn.usage is not None and drawn.usage.output_tokens > 0
     again = client.images.generate(model=model, prompt=prompt, extra_body={"seed": 8})
     assert again.data is not None and again.data[0].b64_json == files[1], "the second picture, alone"
+
+    completed: dict[int, str | None] = {}
+    partial = 0
+    for event in client.images.generate(
+        model=model, prompt=prompt, n=2, stream=True, partial_images=3, extra_body={"seed": 7, "cfg": 5}
+    ):
+        if event.type == "image_generation.completed":
+            completed[event.index] = event.b64_json  # type: ignore[attr-defined]
+            assert event.usage.output_tokens > 0
+        else:
+            assert event.type == "image_generation.partial_image"
+            assert base64.b64decode(event.b64_json).startswith(b"\x89PNG")
+            partial += 1
+    assert [completed[0], completed[1]] == files, "streamed, the same pictures"
+    assert partial > 0
 
     def ask(url: str) -> str:
         parts = [{"type": "image_url", "image_url": {"url": url}}, {"type": "text", "text": "What is it?"}]

@@ -5,11 +5,12 @@ mod models;
 use std::net::SocketAddr;
 use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
 use wels_pipeline::refusal::refuse;
-use wels_server::http::{App, Cors, Settings, Shutdown, Tls, serve as serve_http};
+use wels_server::http::{App, Cors, ImageHosts, Settings, Shutdown, Tls, serve as serve_http};
 use wels_server::keys::Secret;
 use wels_server::ledger::{Ledger, LedgerHandle, Limits};
 use wels_server::money::PriceList;
@@ -34,6 +35,10 @@ pub struct Args {
     /// An origin of web pages that may call, such as `https://app.example`, or `*`; can be given several times
     #[arg(long, value_name = "ORIGIN")]
     cors: Vec<String>,
+    /// A host from which pictures are fetched that clients give the address of, such as `images.example`, or
+    /// `*.images.example` for all below it; can be given several times. Never one in a private network
+    #[arg(long, value_name = "HOST", value_delimiter = ',')]
+    image_hosts: Vec<String>,
     /// Speak HTTPS, with the chain of certificates in this file (PEM). It is read again when it changes, and at SIGHUP
     #[arg(long, value_name = "FILE", requires = "tls_key")]
     tls_cert: Option<PathBuf>,
@@ -180,6 +185,10 @@ fn settings(args: &Args) -> Result<Settings> {
         let hint = "an origin is a scheme and a host, such as https://app.example or http://localhost:3000, or `*`";
         refuse(format!("`{wrong}` is no origin of web pages"), hint)
     };
+    let no_host = |wrong| {
+        let hint = "a host is a name such as images.example, *.images.example, or one with a port, images.example:8443";
+        refuse(format!("`{wrong}` is no host that pictures could be fetched from"), hint)
+    };
     let tls = match args.tls_cert.as_deref().zip(args.tls_key.as_deref()) {
         Some((certificate, key)) => Some(Tls::load(certificate, key)?),
         None => None,
@@ -188,6 +197,7 @@ fn settings(args: &Args) -> Result<Settings> {
         tls,
         without_key: args.no_key.then(|| LOCAL.to_owned()),
         cors: Cors::new(&args.cors).map_err(no_origin)?,
+        image_hosts: Arc::new(ImageHosts::new(&args.image_hosts).map_err(no_host)?),
         connections_max: args.max_connections.get(),
         stuck_after: Duration::from_secs(args.stuck_after),
         drain: Duration::from_secs(args.drain),

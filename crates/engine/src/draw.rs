@@ -16,6 +16,9 @@ use crate::request::{Draw, Request, RequestError, RequestId, Sampling};
 /// The most tokens of a prompt that a picture is drawn after.
 pub const DRAW_PROMPT_MAX: usize = 512;
 
+/// Each colour of pixels that are not drawn yet.
+const NOT_DRAWN: u8 = 128;
+
 /// Pictures under way, and those that wait.
 pub(crate) struct Draws {
     janus: Arc<Janus>,
@@ -204,5 +207,23 @@ impl Renderer {
         }
         let pixels = janus.decode(&Execution::new(janus.device().clone()), codes).map_err(|error| error.to_string())?;
         Ok(from_pixels(&pixels, janus.config().vq.image_size()))
+    }
+
+    /// What can be seen of a picture of which only the first codes are there: its whole rows, and grey below. The
+    /// decoder looks beyond what it draws, so the last row goes on for it, and pixels are near the finished picture's.
+    ///
+    /// # Errors
+    /// As for a picture.
+    pub fn partial(&self, codes: &[u32]) -> Result<Rgb, String> {
+        let vq = &self.0.config().vq;
+        let (grid, side) = (vq.grid, vq.image_size());
+        let rows = (codes.len() / grid).min(grid);
+        if rows == 0 {
+            return Ok(Rgb { width: side, height: side, bytes: vec![NOT_DRAWN; 3 * side * side] });
+        }
+        let code = |at: usize| codes[(at / grid).min(rows - 1) * grid + at % grid];
+        let mut picture = self.picture(&(0..vq.tokens()).map(code).collect::<Vec<u32>>())?;
+        picture.bytes[3 * side * (rows * side / grid)..].fill(NOT_DRAWN);
+        Ok(picture)
     }
 }

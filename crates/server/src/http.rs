@@ -10,6 +10,8 @@ mod cors;
 
 mod embeddings;
 
+mod fetch;
+
 mod images;
 
 mod generate;
@@ -40,6 +42,7 @@ mod fair_queue;
 
 pub use app::{App, Settings};
 pub use cors::Cors;
+pub use fetch::ImageHosts;
 pub use hangup::Hangup;
 pub use serve::{Shutdown, serve};
 pub use tls::{Tls, TlsError};

@@ -535,7 +535,7 @@ impl Ledger {
         if let Some(left) = key.balance().filter(|left| *left < needed || left.0 <= 0) {
             return Ok(Err(Refusal::Budget { needed, left }));
         }
-        let Prices { hit, miss, output } = admission.prices;
+        let Prices { hit, miss, output, .. } = admission.prices;
         self.database.execute(
             "INSERT INTO requests VALUES ($1, $2, $3, $4, $5, $6, NULL, NULL, $7, $8, $9, $10, $11, $12, 0, 0, 0, 0, \
              $13)",
@@ -586,7 +586,8 @@ impl Ledger {
         let Some(row) = rows.first() else { return Ok(()) };
         let count = |at: usize| row.int(at).map(i64::unsigned_abs);
         let tokens = Tokens { hit: count(0)?, miss: count(1)?, output: count(2)? };
-        let prices = Prices { hit: Nanos(row.int(3)?), miss: Nanos(row.int(4)?), output: Nanos(row.int(5)?) };
+        let prices =
+            Prices { hit: Nanos(row.int(3)?), miss: Nanos(row.int(4)?), output: Nanos(row.int(5)?), drawn: None };
         let cost = prices.cost(tokens).0;
         self.database.execute(
             "UPDATE requests SET ended_unix_ms = $1, outcome = $2, cost_nano = $3 WHERE id = $4",

@@ -97,9 +97,17 @@ pub struct Prices {
     pub miss: Nanos,
     /// Put out.
     pub output: Nanos,
+    /// Put out as a picture that is drawn; `None` for the price of other output.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub drawn: Option<Nanos>,
 }
 
 impl Prices {
+    /// Of a request for pictures, whose output is drawn.
+    pub fn of_drawing(self) -> Prices {
+        Prices { output: self.drawn.unwrap_or(self.output), drawn: None, ..self }
+    }
+
     /// What `tokens` cost: the exact sum, rounded down to a billionth. Amounts beyond `i64` stay at its end.
     pub fn cost(&self, tokens: Tokens) -> Nanos {
         let part = |price: Nanos, count: u64| i128::from(price.0) * i128::from(count);
@@ -270,7 +278,7 @@ mod tests {
 
     #[test]
     fn a_cost_is_rounded_once_and_down() {
-        let prices = Prices { hit: Nanos(500_000), miss: Nanos(500_000), output: Nanos(999_999) };
+        let prices = Prices { hit: Nanos(500_000), miss: Nanos(500_000), output: Nanos(999_999), ..Prices::default() };
         assert_eq!(prices.cost(Tokens { hit: 1, miss: 1, output: 1 }), Nanos(1), "0.5 + 0.5 + 0.999999");
         let dear = Prices { output: Nanos(i64::MAX), ..prices };
         assert_eq!(dear.cost(Tokens { output: u64::MAX, ..Tokens::default() }), Nanos(i64::MAX));

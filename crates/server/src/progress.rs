@@ -213,7 +213,7 @@ impl Progress {
     pub fn usage(&self, prices: &Prices) -> UsageCounts {
         let tokens = self.tokens();
         let reasoning = self.tracks.iter().map(|track| track.reasoning).sum();
-        UsageCounts { tokens, reasoning, cost: prices.cost(tokens) }
+        UsageCounts { tokens, reasoning, images: self.plan.image_tokens as u64, cost: prices.cost(tokens) }
     }
 }
 

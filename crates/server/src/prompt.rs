@@ -68,6 +68,8 @@ pub struct Plan {
     pub requests: Vec<Request>,
     /// A conversation's prompt as text; else empty.
     pub text: String,
+    /// Tokens of a conversation's prompt that are places of pictures.
+    pub image_tokens: usize,
     /// Answers to each prompt.
     pub n: usize,
     /// Where each answer begins.
@@ -209,6 +211,7 @@ impl ServedModel {
         Ok(Plan {
             requests: self.requests(vec![template], &request.sampling, "messages")?,
             text: rendered.text,
+            image_tokens: self.pictures.as_ref().map_or(0, |served| served.places * request.pictures.len()),
             n: request.sampling.n as usize,
             start: rendered.start,
             tools: callable.then(|| KnownTools::new(request.tools.clone())),
@@ -270,6 +273,7 @@ impl ServedModel {
         Ok(Plan {
             requests,
             text: String::new(),
+            image_tokens: 0,
             n,
             start: Start::Plain,
             tools: None,

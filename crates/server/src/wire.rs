@@ -36,8 +36,8 @@ pub use completion::{CompletionRequest, Prompt};
 pub use conversation::{ChatRequest, Prefix, Thinking};
 pub use embedding::EmbeddingRequest;
 pub use error::ApiError;
-pub use image::{ImageRequest, images_reply};
-pub use picture::{PICTURE, PictureFile, take_pictures};
+pub use image::{ImageHead, ImageRequest, images_error};
+pub use picture::{NOT_FETCHED, PICTURE, PictureFile, PictureSource, take_pictures};
 pub use reply::{
     AnswerEnd, CallDelta, Candidate, ChatDelta, Choice, ChoiceLogprobs, Head, Reply, StreamEvent, TokenLogprob,
     UsageCounts,

@@ -344,6 +344,8 @@ fn a_server_without_keys_is_for_loopback_alone() {
     assert!(said.contains("error: without keys, everybody who reaches 0.0.0.0:0 could use the server"), "{said}");
     assert!(refused(&lab, &["--no-key", "--cors", "*"]).contains("cannot be used with"), "a page would need no key");
     assert!(refused(&lab, &["--cors", "a.example"]).contains("error: `a.example` is no origin of web pages"));
+    let host = refused(&lab, &["--image-hosts", "a.example,https://b.example"]);
+    assert!(host.contains("error: `https://b.example` is no host that pictures could be fetched from"), "{host}");
     let server = lab.serve(&["--no-key"]);
     assert!(!server.greeting.contains("wels-"), "no key is made for nobody: {}", server.greeting);
     let mut stream = TcpStream::connect(&server.address).unwrap();

@@ -10,6 +10,7 @@ use serde_json::Value;
 
 use super::cors::Cors;
 use super::fair_queue::FairQueue;
+use super::fetch::ImageHosts;
 use super::metrics::{Connections, Metrics};
 use super::record::Record;
 use super::tls::Tls;
@@ -28,6 +29,8 @@ pub struct Settings {
     pub without_key: Option<String>,
     /// Which web pages may call.
     pub cors: Cors,
+    /// Hosts that pictures of requests are fetched from.
+    pub image_hosts: Arc<ImageHosts>,
     /// The certificate; without one, connections are not encrypted.
     pub tls: Option<Arc<Tls>>,
     /// Bytes of a request's body.
@@ -55,6 +58,7 @@ impl Default for Settings {
         Settings {
             without_key: None,
             cors: Cors::Own,
+            image_hosts: Arc::default(),
             tls: None,
             body_bytes_max: 4 << 20,
             body_timeout: Duration::from_secs(30),

@@ -113,6 +113,11 @@ async fn take(semaphore: &Arc<Semaphore>) -> Result<OwnedSemaphorePermit, ApiErr
 }
 
 impl Buffered {
+    /// Those that were added.
+    pub fn bytes(&self) -> usize {
+        self.bytes
+    }
+
     /// Counts bytes that have arrived.
     ///
     /// # Errors

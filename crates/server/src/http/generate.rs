@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use axum::body::Bytes;
+use axum::body::{Body, Bytes};
 use axum::extract::{Request, State};
 use axum::http::{HeaderMap, HeaderValue, header};
 use axum::response::{IntoResponse, Response};
@@ -11,8 +11,9 @@ use serde_json::json;
 use tokio::sync::mpsc;
 use wels_engine::{Request as EngineRequest, RequestError};
 
-use super::app::{App, Model, json_response, ledger_failed};
+use super::app::{App, Model, Settings, json_response, ledger_failed};
 use super::body;
+use super::fetch;
 use super::hangup::Hangup;
 use super::record::Record;
 use super::sse::Events;
@@ -47,7 +48,22 @@ pub(super) enum Endpoint {
     Messages,
 }
 
-/// What is known of a request once it is read.
+/// What a request's body has become.
+enum Read {
+    Planned(ParsedRequest),
+    /// Some of its pictures are still at their addresses.
+    Unplanned(Box<Unplanned>),
+}
+
+/// A conversation that was read, and is not a prompt yet.
+struct Unplanned {
+    request: ChatRequest,
+    model: Arc<Model>,
+    reply: Box<dyn Reply>,
+    constraint_param: &'static str,
+}
+
+/// What is known of a request once it is planned.
 struct ParsedRequest {
     /// As the request calls it.
     name: String,
@@ -64,8 +80,7 @@ pub(super) async fn answer(State(app): State<Arc<App>>, request: Request, endpoi
     let response = async {
         let hangup = request.extensions().get::<Hangup>().cloned().unwrap_or_default();
         let record = Record::of(&request);
-        let read_request = move |app: &App, key: &Key, bytes: &[u8]| read(app, key, bytes, endpoint);
-        let (key, parsed) = receive(&app, request, read_request).await?;
+        let (key, parsed) = receive_chat(&app, request, endpoint).await?;
         let streams = parsed.streams;
         let job = Job::begin(app, &key, record, parsed).await?;
         if streams { Ok(job.stream(hangup)) } else { job.whole().await }
@@ -75,8 +90,7 @@ pub(super) async fn answer(State(app): State<Arc<App>>, request: Request, endpoi
 
 /// `messages/count_tokens`: how many tokens a prompt has. It costs nothing.
 pub(super) async fn count_tokens(State(app): State<Arc<App>>, request: Request) -> Response {
-    let read_request = |app: &App, key: &Key, bytes: &[u8]| read(app, key, bytes, Endpoint::Messages);
-    match receive(&app, request, read_request).await {
+    match receive_chat(&app, request, Endpoint::Messages).await {
         Ok((_, parsed)) => json_response(200, &json!({"input_tokens": parsed.plan.prompt_tokens()})),
         Err(error) => refused(error, Endpoint::Messages),
     }
@@ -142,9 +156,36 @@ pub(super) fn prompt_limit(model: &Model, key: &Key) -> PromptLimit {
     prompt_limit
 }
 
-fn read(app: &App, key: &Key, bytes: &[u8], endpoint: Endpoint) -> Result<ParsedRequest, ApiError> {
+/// Takes a request for an answer, with its pictures.
+async fn receive_chat(app: &Arc<App>, request: Request, endpoint: Endpoint) -> Result<(Key, ParsedRequest), ApiError> {
+    let read_request = move |app: &App, key: &Key, bytes: &[u8]| read(app, key, bytes, endpoint);
+    let (key, mut unplanned) = match receive(app, request, read_request).await? {
+        (key, Read::Planned(parsed)) => return Ok((key, parsed)),
+        (key, Read::Unplanned(unplanned)) => (key, unplanned),
+    };
+    let key_queue = app.queue.of(key.id);
+    let permit = key_queue.read(app.settings.body_timeout).await?;
+    let fetched = fetch::all(app, &mut unplanned.request.pictures, permit).await?;
+    let permit = app.queue.plan(&key_queue, fetched.bytes()).await?;
+    let task = tokio::task::spawn_blocking(move || {
+        let _held = (permit, fetched);
+        let parsed = unplanned.plan(&key)?;
+        Ok((key, parsed))
+    });
+    task.await.map_err(|_| ApiError::internal("The request could not be read."))?
+}
+
+impl Unplanned {
+    fn plan(self, key: &Key) -> Result<ParsedRequest, ApiError> {
+        let Unplanned { request, model, reply, constraint_param } = self;
+        let plan = model.served.plan_chat(&request, now_unix_ms() / 1000, &prompt_limit(&model, key))?;
+        Ok(ParsedRequest { name: request.model, model, streams: request.streams, plan, reply, constraint_param })
+    }
+}
+
+fn read(app: &App, key: &Key, bytes: &[u8], endpoint: Endpoint) -> Result<Read, ApiError> {
     let (request, reply): (ChatRequest, Box<dyn Reply>) = match endpoint {
-        Endpoint::Completions => return read_completion(app, key, bytes),
+        Endpoint::Completions => return read_completion(app, key, bytes).map(Read::Planned),
         Endpoint::Chat { beta } => {
             let (request, form) = ChatRequest::parse(bytes, beta)?;
             (request, Box::new(ChatReply(form)))
@@ -165,8 +206,9 @@ fn read(app: &App, key: &Key, bytes: &[u8], endpoint: Endpoint) -> Result<Parsed
     if !request.pictures.is_empty() && model.served.pictures.is_none() {
         return Err(ApiError::param(request.pictures[0].param.clone(), app.no_pictures(&request.model, "sees")));
     }
-    let plan = model.served.plan_chat(&request, now_unix_ms() / 1000, &prompt_limit(&model, key))?;
-    Ok(ParsedRequest { name: request.model, model, streams: request.streams, plan, reply, constraint_param })
+    let remote = app.settings.image_hosts.check(&request.pictures)?;
+    let unplanned = Unplanned { request, model, reply, constraint_param };
+    if remote { Ok(Read::Unplanned(Box::new(unplanned))) } else { unplanned.plan(key).map(Read::Planned) }
 }
 
 fn read_completion(app: &App, key: &Key, bytes: &[u8]) -> Result<ParsedRequest, ApiError> {
@@ -191,6 +233,10 @@ pub(super) struct Account {
 impl Account {
     fn ledger(&self) -> &LedgerHandle {
         &self.app.ledger
+    }
+
+    pub fn settings(&self) -> &Settings {
+        &self.app.settings
     }
 
     /// The model's engine, once it is loaded.
@@ -271,7 +317,9 @@ impl Admitted {
         let now = now_unix_ms();
         let random = random_hex::<16>().map_err(|_| ApiError::internal("The system has no random numbers."))?;
         let id = format!("{id_prefix}{random}");
+        let draws = requests.iter().any(|request| request.draw.is_some());
         let prices = model.tariff.at(now);
+        let prices = if draws { prices.of_drawing() } else { prices };
         let output: usize =
             requests.iter().filter(|request| request.embedding.is_none()).map(|request| request.max_tokens).sum();
         let admission = Admission {
@@ -315,7 +363,7 @@ struct Job {
 }
 
 /// Why a stream ends before its end.
-enum StreamError {
+pub(super) enum StreamError {
     /// The client has closed the connection.
     Away,
     /// The client has not read for too long.
@@ -402,12 +450,9 @@ impl Job {
 
     fn stream(self, hangup: Hangup) -> Response {
         let (pieces, body) = body::stream();
-        let mut headers = self.headers.clone();
-        headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("text/event-stream; charset=utf-8"));
-        // For proxies that would collect the stream before they pass it on.
-        headers.insert("x-accel-buffering", HeaderValue::from_static("no"));
+        let headers = self.headers.clone();
         tokio::spawn(self.feed(pieces, hangup));
-        (headers, body).into_response()
+        event_stream(headers, body)
     }
 
     async fn feed(mut self, pieces: mpsc::Sender<Bytes>, hangup: Hangup) {
@@ -441,7 +486,7 @@ impl Job {
                 () = pieces.closed() => return Err(StreamError::Away),
                 event = self.ticket.events.recv() => event,
                 () = tokio::time::sleep(keep_alive) => {
-                    events.comment(&self.waiting_text());
+                    events.comment(&waiting_text(&self.engine, &self.ticket));
                     self.room(pieces).await?.send(events.take());
                     continue;
                 }
@@ -492,28 +537,43 @@ impl Job {
         Ok(())
     }
 
-    /// Waits until the client has taken what was sent before.
     async fn room<'a>(&self, pieces: &'a mpsc::Sender<Bytes>) -> Result<mpsc::Permit<'a, Bytes>, StreamError> {
-        match tokio::time::timeout(self.app().settings.write_timeout, pieces.reserve()).await {
-            Err(_) => Err(StreamError::Slow),
-            Ok(Err(_)) => Err(StreamError::Away),
-            Ok(Ok(room)) => Ok(room),
-        }
-    }
-
-    fn waiting_text(&self) -> String {
-        let snapshot = self.engine.snapshot();
-        match snapshot.queue_position(self.ticket.ids[0]) {
-            Some(position) => {
-                format!("waiting: {position} requests before this one, about {} s", snapshot.retry_after_s(position))
-            }
-            None => "working".to_owned(),
-        }
+        room(pieces, self.app().settings.write_timeout).await
     }
 }
 
+/// Waits until the client has taken what was sent before.
+pub(super) async fn room(
+    pieces: &mpsc::Sender<Bytes>,
+    timeout: Duration,
+) -> Result<mpsc::Permit<'_, Bytes>, StreamError> {
+    match tokio::time::timeout(timeout, pieces.reserve()).await {
+        Err(_) => Err(StreamError::Slow),
+        Ok(Err(_)) => Err(StreamError::Away),
+        Ok(Ok(room)) => Ok(room),
+    }
+}
+
+/// What a client whose stream has nothing to say is told.
+pub(super) fn waiting_text(engine: &Lease, ticket: &Ticket) -> String {
+    let snapshot = engine.snapshot();
+    match snapshot.queue_position(ticket.ids[0]) {
+        Some(position) => {
+            format!("waiting: {position} requests before this one, about {} s", snapshot.retry_after_s(position))
+        }
+        None => "working".to_owned(),
+    }
+}
+
+/// A response whose body is server-sent events, which no proxy holds back.
+pub(super) fn event_stream(mut headers: HeaderMap, body: Body) -> Response {
+    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("text/event-stream; charset=utf-8"));
+    headers.insert("x-accel-buffering", HeaderValue::from_static("no"));
+    (headers, body).into_response()
+}
+
 /// If the request waits, how many wait before it and for how long.
-fn queue_headers(engine: &Lease, ticket: &Ticket) -> HeaderMap {
+pub(super) fn queue_headers(engine: &Lease, ticket: &Ticket) -> HeaderMap {
     let mut headers = HeaderMap::new();
     let snapshot = engine.snapshot();
     if let Some(position) = snapshot.queue_position(ticket.ids[0]) {

@@ -1,4 +1,6 @@
-//! `images/generations`: pictures of a prompt.
+//! `images/generations`: pictures of a prompt, whole or as a stream.
+
+mod stream;
 
 use std::sync::Arc;
 
@@ -6,17 +8,22 @@ use axum::extract::{Request, State};
 use axum::response::Response;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use serde_json::json;
+use serde_json::{Value, json};
 use wels_engine::{Event, FinishReason, Renderer, image};
 
+use self::stream::Stream;
 use super::app::{App, Model, json_response};
-use super::generate::{Admitted, prompt_limit, receive};
+use super::generate::{Account, Admitted, prompt_limit, receive};
+use super::hangup::Hangup;
 use super::record::Record;
 use crate::ledger::Key;
-use crate::money::{Prices, Tokens};
-use crate::wire::{ApiError, ImageRequest, images_reply};
+use crate::loader::Lease;
+use crate::money::{Nanos, Prices, Tokens};
+use crate::wire::{ApiError, ImageHead, ImageRequest};
+use crate::worker::{ChoiceEvent, Ticket};
 
 pub(super) async fn images(State(app): State<Arc<App>>, request: Request) -> Result<Response, ApiError> {
+    let hangup = request.extensions().get::<Hangup>().cloned().unwrap_or_default();
     let record = Record::of(&request);
     let (key, (request, model, requests)) = receive(&app, request, |app, key, bytes| {
         let side = |model: &str| {
@@ -29,90 +36,127 @@ pub(super) async fn images(State(app): State<Arc<App>>, request: Request) -> Res
         Ok((request, model, requests))
     })
     .await?;
-    draw(&app, &key, record, &request, model, requests).await
-}
-
-async fn draw(
-    app: &Arc<App>,
-    key: &Key,
-    record: Record,
-    request: &ImageRequest,
-    model: Arc<Model>,
-    requests: Vec<wels_engine::Request>,
-) -> Result<Response, ApiError> {
-    let prompt = requests[0].prompt.len();
-    let seed = requests[0].sampling.seed;
-    let begun = Admitted::begin(app, key, record, Arc::clone(&model), "img-", &requests, prompt).await?;
-    let Admitted { mut account, prices, now_unix_ms } = begun;
-    let engine = account.load().await?;
-    let mut ticket = account.submit(&engine, key, requests.clone(), "prompt").await?;
-    let (mut codes, mut ended) = (vec![Vec::new(); requests.len()], 0);
-    while ended < requests.len() {
-        let lost = || ApiError::overloaded("The engine has dropped the request.", 5);
-        let event = ticket.events.recv().await.ok_or_else(lost)?;
-        account.record.event(&event, &account.model.metrics.times);
-        match event.event {
-            Event::Token(token) => codes[event.choice].push(token.token),
-            Event::Finished(end) if end.reason != FinishReason::Stop => {
-                account.settle("error");
-                return Err(ApiError::internal("The model failed on this request."));
-            }
-            Event::Finished(_) => ended += 1,
-            Event::Embedding { .. } => {}
-        }
+    let drawing = Drawing::begin(&app, &key, record, &request, model, requests).await?;
+    match request.streams {
+        true => Ok(Stream::new(drawing, request.partial_images).response(hangup)),
+        false => drawing.whole().await,
     }
-    let output: usize = codes.iter().map(Vec::len).sum();
-    let renderer = engine.renderer().cloned();
-    let renderer = renderer.ok_or_else(|| ApiError::internal("The engine draws no pictures."))?;
-    let files = codes.into_iter().zip(0..).map(|(codes, number)| (codes, seed.wrapping_add(number)));
-    let (files, described) = (files.collect(), describe(request, model.name()));
-    let pictures = tokio::task::spawn_blocking(move || render(&renderer, files, &described));
-    let pictures = pictures.await.map_err(|_| ApiError::internal("The pictures could not be made."))?;
-    let pictures = pictures.map_err(ApiError::internal).inspect_err(|_| account.settle("error"))?;
-    let tokens = Tokens { miss: prompt as u64, output: output as u64, ..Tokens::default() };
-    account.write(tokens).await?;
-    account.settle("done");
-    let side = model.served.pictures.as_ref().map_or(0, |pictures| pictures.side);
-    Ok(json_response(200, &images_reply(now_unix_ms / 1000, side, &pictures, usage(tokens, &prices))))
 }
 
-/// In OpenAI's form for pictures, with the cost.
-fn usage(tokens: Tokens, prices: &Prices) -> serde_json::Value {
-    let cost = prices.cost(tokens);
-    json!({
-        "input_tokens": tokens.miss, "output_tokens": tokens.output, "total_tokens": tokens.miss + tokens.output,
-        "input_tokens_details": {"text_tokens": tokens.miss, "image_tokens": 0},
-        "cost": cost.to_f64(), "cost_exact": cost.to_string(),
-    })
+/// The pictures of a request, under way.
+struct Drawing {
+    account: Account,
+    ticket: Ticket,
+    engine: Lease,
+    renderer: Renderer,
+    prices: Prices,
+    head: ImageHead,
+    prompt_tokens: u64,
+    described: Arc<Described>,
+    pictures: Vec<Drawn>,
 }
 
-/// What all pictures of a request have in common.
+/// One of them.
+#[derive(Clone)]
+struct Drawn {
+    codes: Vec<u32>,
+    seed: u64,
+    is_complete: bool,
+}
+
+/// What the files of all of them say.
 struct Described {
     prompt: String,
     model: String,
     cfg: f32,
     temperature: f32,
+    /// Codes of a picture.
+    codes: usize,
 }
 
-fn describe(request: &ImageRequest, model: &str) -> Described {
-    let ImageRequest { prompt, cfg, temperature, .. } = request;
-    Described { prompt: prompt.clone(), model: model.to_owned(), cfg: *cfg, temperature: *temperature }
+impl Drawing {
+    /// Admits the request to the ledger, then to the engine.
+    async fn begin(
+        app: &Arc<App>,
+        key: &Key,
+        record: Record,
+        request: &ImageRequest,
+        model: Arc<Model>,
+        requests: Vec<wels_engine::Request>,
+    ) -> Result<Drawing, ApiError> {
+        let (prompt, seed, codes) = (requests[0].prompt.len(), requests[0].sampling.seed, requests[0].max_tokens);
+        let begun = Admitted::begin(app, key, record, Arc::clone(&model), "img-", &requests, prompt).await?;
+        let Admitted { mut account, prices, now_unix_ms } = begun;
+        let engine = account.load().await?;
+        let pictures = (0..requests.len() as u64)
+            .map(|number| Drawn { codes: Vec::new(), seed: seed.wrapping_add(number), is_complete: false })
+            .collect();
+        let ticket = account.submit(&engine, key, requests, "prompt").await?;
+        let renderer = engine.renderer().cloned();
+        let renderer = renderer.ok_or_else(|| ApiError::internal("The engine draws no pictures."))?;
+        let side = model.served.pictures.as_ref().map_or(0, |pictures| pictures.side);
+        let head = ImageHead { created: now_unix_ms / 1000, side };
+        let ImageRequest { prompt: words, cfg, temperature, .. } = request.clone();
+        let described = Arc::new(Described { prompt: words, model: model.name().to_owned(), cfg, temperature, codes });
+        let prompt_tokens = prompt as u64;
+        Ok(Drawing { account, ticket, engine, renderer, prices, head, prompt_tokens, described, pictures })
+    }
+
+    /// What an event adds: the picture that it is about.
+    fn take(&mut self, event: Option<ChoiceEvent>) -> Result<usize, ApiError> {
+        let event = event.ok_or_else(|| ApiError::overloaded("The engine has dropped the request.", 5))?;
+        self.account.record.event(&event, &self.account.model.metrics.times);
+        let picture = &mut self.pictures[event.choice];
+        match event.event {
+            Event::Token(token) => picture.codes.push(token.token),
+            Event::Finished(end) if end.reason != FinishReason::Stop => {
+                return Err(ApiError::internal("The model failed on this request."));
+            }
+            Event::Finished(_) => picture.is_complete = true,
+            Event::Embedding { .. } => {}
+        }
+        Ok(event.choice)
+    }
+
+    async fn whole(mut self) -> Result<Response, ApiError> {
+        while !self.pictures.iter().all(|picture| picture.is_complete) {
+            let event = self.ticket.events.recv().await;
+            self.take(event).inspect_err(|_| self.account.settle("error"))?;
+        }
+        let (renderer, described, drawn) = (self.renderer.clone(), Arc::clone(&self.described), self.pictures.clone());
+        let render = move || drawn.iter().map(|picture| file(&renderer, picture, &described)).collect();
+        let files: Result<Vec<String>, String> = tokio::task::spawn_blocking(render)
+            .await
+            .map_err(|_| ApiError::internal("The pictures could not be made."))?;
+        let files = files.map_err(ApiError::internal).inspect_err(|_| self.account.settle("error"))?;
+        let pictures: Vec<(String, u64)> =
+            files.into_iter().zip(self.pictures.iter().map(|drawn| drawn.seed)).collect();
+        let output = self.pictures.iter().map(|picture| picture.codes.len() as u64).sum();
+        let tokens = Tokens { miss: self.prompt_tokens, output, ..Tokens::default() };
+        self.account.write(tokens).await?;
+        self.account.settle("done");
+        let usage = usage(tokens, self.prices.cost(tokens));
+        Ok(json_response(200, &self.head.whole(&pictures, usage)))
+    }
 }
 
-/// PNG files in base64, each of codes and of the seed that it says.
-fn render(
-    renderer: &Renderer,
-    drawn: Vec<(Vec<u32>, u64)>,
-    described: &Described,
-) -> Result<Vec<(String, u64)>, String> {
-    let Described { prompt, model, cfg, temperature } = described;
-    let file = |(codes, seed): (Vec<u32>, u64)| {
-        let settings = json!({"prompt": prompt, "seed": seed, "cfg": shortest(*cfg),
-            "temperature": shortest(*temperature), "model": model});
-        let file = image::encode_drawn(&renderer.picture(&codes)?, prompt, &settings.to_string());
-        Ok((STANDARD.encode(file), seed))
-    };
-    drawn.into_iter().map(file).collect()
+/// In OpenAI's form for pictures, with the cost.
+fn usage(tokens: Tokens, cost: Nanos) -> Value {
+    json!({
+        "input_tokens": tokens.miss, "output_tokens": tokens.output, "total_tokens": tokens.miss + tokens.output,
+        "input_tokens_details": {"text_tokens": tokens.miss, "image_tokens": 0},
+        "output_tokens_details": {"text_tokens": 0, "image_tokens": tokens.output},
+        "cost": cost.to_f64(), "cost_exact": cost.to_string(),
+    })
+}
+
+/// A finished picture's PNG file in base64, which says how it was drawn.
+fn file(renderer: &Renderer, picture: &Drawn, described: &Described) -> Result<String, String> {
+    let Described { prompt, model, cfg, temperature, .. } = described;
+    let settings = json!({"prompt": prompt, "seed": picture.seed, "cfg": shortest(*cfg),
+        "temperature": shortest(*temperature), "model": model});
+    let file = image::encode_drawn(&renderer.picture(&picture.codes)?, prompt, &settings.to_string());
+    Ok(STANDARD.encode(file))
 }
 
 /// The shortest number that is this one in 32 bits, as it was written.

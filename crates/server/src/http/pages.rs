@@ -32,7 +32,7 @@ macro_rules! files {
 }
 
 /// What the page is made of, beside itself and its service worker.
-const FILES: [(&str, &str, &[u8]); 28] = files! {
+const FILES: [(&str, &str, &[u8]); 30] = files! {
     CSS "base.css",
     CSS "chat.css",
     CSS "text.css",
@@ -43,6 +43,7 @@ const FILES: [(&str, &str, &[u8]); 28] = files! {
     SCRIPT "composer.js",
     SCRIPT "dialogs.js",
     SCRIPT "dom.js",
+    SCRIPT "drawing.js",
     SCRIPT "files.js",
     SCRIPT "log.js",
     SCRIPT "markdown.js",
@@ -55,6 +56,7 @@ const FILES: [(&str, &str, &[u8]); 28] = files! {
     SCRIPT "store.js",
     SCRIPT "transfer.js",
     SCRIPT "tree.js",
+    SCRIPT "view.js",
     SCRIPT "vendor/renderers.js",
     SVG "icon.svg",
     PNG "icon-192.png",

@@ -41,7 +41,7 @@ fn admission(request: &str, key: &Key) -> Admission {
         prompt_tokens: 10,
         output_tokens_max: 20,
         sequences: 1,
-        prices: Prices { hit: Nanos(500_000), miss: Nanos(1_000_000), output: Nanos(2_000_000) },
+        prices: Prices { hit: Nanos(500_000), miss: Nanos(1_000_000), output: Nanos(2_000_000), drawn: None },
         currency: "USD".to_owned(),
     }
 }

@@ -66,7 +66,7 @@ impl ServedPictures {
             return Err(ApiError::param("messages", message));
         }
         let picture = |(file, at): (&PictureFile, usize)| {
-            let decoded = image::decode(&file.bytes).map_err(|error| refused(file, &error.to_string()))?;
+            let decoded = image::decode(file.bytes()?).map_err(|error| refused(file, &error.to_string()))?;
             Ok(Picture::new(at, self.preprocessing.pixels(&decoded)))
         };
         files.iter().zip(places).map(picture).collect()

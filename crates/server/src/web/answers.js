@@ -1,10 +1,10 @@
-// Answers: asked for, read as they come, kept, stopped. They go on whatever conversation is looked at.
+// Answers and drawings: asked for, read as they come, kept, stopped. They go on whatever conversation is looked at.
 
-import { stream } from "./api.js";
+import { draw, stream } from "./api.js";
 import { newId } from "./dom.js";
 import { parts } from "./files.js";
 import { settings } from "./settings.js";
-import { add, change, emit, isStored, modelOf, on, removeMessage, save, state, tell } from "./state.js";
+import { add, change, drawerOf, emit, isStored, modelOf, on, removeMessage, save, state, tell } from "./state.js";
 import * as store from "./store.js";
 import { titleOf, upTo } from "./tree.js";
 
@@ -14,12 +14,20 @@ const KEEP_MS = 1500;
 /** After which silence of the tab that reads an answer it counts as closed. */
 const SILENCE_MS = 5000;
 
+/** How often a picture is shown before it is finished, and how often all of a drawing are: it takes seconds each time. */
+const PARTIAL = 2;
+const PARTIAL_ALL = 4;
+
 /** When other tabs were last heard of, by the answers that they read. */
 const heard = new Map();
 
-/** Says something in a conversation, after the message `parent`, and asks for the answer. */
-export async function send(conversation, parent, content, files) {
+/**
+ * Says something in a conversation, after the message `parent`, and asks for the answer: with `drawing`, which is
+ * `{n, cfg, seed}`, for pictures of it.
+ */
+export async function send(conversation, parent, content, files, drawing) {
   const message = { ...made(conversation, parent, "user"), content, files: files.map(({ data, ...file }) => file) };
+  if (drawing) message.draw = drawing;
   if (!conversation.title) conversation.title = titleOf(content) || titleOf(files[0]?.name ?? "");
   const kept = files.filter(({ data }) => data);
   const pictures = kept.map(({ id, data }) => ({ id, data, conversation: conversation.id }));
@@ -31,25 +39,28 @@ function made(conversation, parent, role) {
 }
 
 /** Asks for an answer to the message `parent`, which is the last of `before` if that is new. */
-export async function answer(conversation, parent, before = [], files = []) {
+async function answer(conversation, parent, before = [], files = [], drawing = before.at(-1)?.draw) {
   const message = {
     ...made(conversation, parent, "assistant"),
     created: Date.now() + 1,
     reasoning: "",
     status: "running",
-    model: modelOf(conversation),
+    model: drawing ? drawerOf(conversation) : modelOf(conversation),
+    ...(drawing && { drawing, pictures: [], progress: 0 }),
   };
-  conversation.model ||= message.model;
-  const running = { message, control: new AbortController(), note: "" };
+  if (!drawing) conversation.model ||= message.model;
+  const running = { message, control: new AbortController(), note: "", partials: [] };
   state.answers.set(message.id, running);
   await add(conversation, [...before, message], files);
   await run(conversation, running);
 }
 
-/** Asks again: in the place of an answer that has not come, else as another version. */
+/** Asks again: in the place of an answer that has not come, else as another version. What is drawn again is another. */
 export async function again(conversation, message) {
-  if (!message.content && !message.reasoning) await removeMessage(message);
-  await answer(conversation, message.parent);
+  if (!message.content && !message.reasoning && !message.pictures?.length) await removeMessage(message);
+  const { drawing, status } = message;
+  const another = drawing && { ...drawing, ...(status === "done" && { seed: undefined }) };
+  await answer(conversation, message.parent, [], [], another);
 }
 
 export function stop(message) {
@@ -72,8 +83,8 @@ export function runningIn(conversation) {
 async function run(conversation, running) {
   const { message, control } = running;
   try {
-    const messages = await listed(conversation, message.parent);
-    await read(request(conversation, message.model, messages), running);
+    if (message.drawing) await drawn(conversation, running);
+    else await read(request(conversation, message.model, await listed(conversation, message)), running);
     if (message.status === "running") message.status = "done";
   } catch (error) {
     failed(message, error);
@@ -93,14 +104,16 @@ function failed(message, error) {
 }
 
 /** The messages of a request: text with files as blocks of code, pictures as parts; no answers without a text. */
-async function listed(conversation, last) {
+async function listed(conversation, { parent, model }) {
   const stored =
     conversation === state.current
       ? state.messages
       : new Map((await store.all("messages", conversation.id)).map((message) => [message.id, message]));
   const messages = conversation.system.trim() ? [{ role: "system", content: conversation.system }] : [];
-  for (const message of upTo(last, stored)) {
-    if (message.role === "user") messages.push({ role: "user", content: await parts(message) });
+  const sees = state.models.find(({ id }) => id === model)?.images !== false;
+  for (const message of upTo(parent, stored)) {
+    if (message.draw) continue; // the model has answered nothing there
+    if (message.role === "user") messages.push({ role: "user", content: await parts(message, sees) });
     else if (message.content) messages.push({ role: "assistant", content: message.content });
   }
   return messages;
@@ -119,6 +132,55 @@ function request(conversation, model, messages) {
     seed: number(settings.seed),
     reasoning_effort: conversation.thinking || undefined,
   };
+}
+
+/** Draws what the message before says. Pictures are kept as they come. */
+async function drawn(conversation, running) {
+  const { message, control } = running;
+  const { n, cfg, seed } = message.drawing;
+  const said = state.messages.get(message.parent) ?? (await store.get("messages", message.parent));
+  const partial_images = Math.min(PARTIAL, Math.floor(PARTIAL_ALL / n));
+  const body = { model: message.model, prompt: said.content, n, cfg, seed, stream: true, partial_images };
+  const begun = performance.now();
+  const usage = { prompt_tokens: 0, completion_tokens: 0, cost: 0 };
+  const came = () => {
+    running.note = "";
+    tell({ type: "part", message });
+    emit("part", message);
+  };
+  const keeping = [];
+  await draw(body, control.signal, {
+    note: (text) => {
+      running.note = text;
+      emit("note", message);
+    },
+    progress: (codes, all) => {
+      message.progress = codes / all;
+      running.codes = all / n;
+      came();
+    },
+    partial: ({ index, b64_json, codes }) => {
+      running.partials[index] = { data: address(b64_json), part: codes / running.codes };
+      came();
+    },
+    picture: ({ index, seed, b64_json, usage: own }) => {
+      const id = newId();
+      usage.prompt_tokens += own.input_tokens;
+      usage.completion_tokens += own.output_tokens;
+      usage.cost += Number(own.cost_exact) || 0;
+      running.partials[index] = { data: address(b64_json), part: 1 };
+      message.pictures = [...message.pictures, { id, index, seed }].sort((a, b) => a.index - b.index);
+      const file = { id, data: address(b64_json), conversation: conversation.id };
+      keeping.push(store.write(conversation.id, [message], [file]));
+      came();
+    },
+  }).finally(() => Promise.all(keeping));
+  message.progress = 1;
+  message.usage = measured({ ...usage, cost_exact: usage.cost }, message.model, 0, performance.now() - begun);
+}
+
+function address(base64) {
+  return `data:image/png;base64,${base64}`;
 }
 
 async function read(body, running) {

@@ -54,21 +54,53 @@ export async function balance() {
  * `usage`. Ends when the answer is whole, and throws where it is not.
  */
 export async function stream(body, signal, on) {
+  let whole = false;
+  await lines("v1/chat/completions", body, signal, (line) => {
+    whole = event(line, on) || whole;
+  });
+  if (!whole) throw new Failure("broken", BROKEN);
+}
+
+/** Sends a request and calls for each line of the stream that answers it. */
+async function lines(path, body, signal, each) {
   const headers = { "Content-Type": "application/json" };
-  const response = await api("v1/chat/completions", { method: "POST", body: JSON.stringify(body), headers, signal });
+  const response = await api(path, { method: "POST", body: JSON.stringify(body), headers, signal });
   const reader = response.body.pipeThrough(new TextDecoderStream()).getReader();
-  let rest = "",
-    whole = false;
+  let parts = [];
   for (;;) {
     const part = await reader.read().catch((error) => {
       throw error.name === "AbortError" ? error : new Failure("broken", BROKEN);
     });
-    if (part.done) break;
-    const lines = (rest + part.value).split("\n");
-    rest = lines.pop();
-    for (const line of lines) whole = event(line, on) || whole;
+    if (part.done) return;
+    const [first, ...others] = part.value.split("\n");
+    parts.push(first);
+    for (const next of others) {
+      each(parts.join("")); // lines with pictures come in many parts
+      parts = [next];
+    }
   }
-  if (!whole) throw new Failure("broken", BROKEN);
+}
+
+/**
+ * Asks for `body.n` pictures and calls for `note` (of a request that waits), `progress` (codes drawn, of all),
+ * `partial` and `picture` with OpenAI's events. Ends when all are there, and throws where they are not.
+ */
+export async function draw(body, signal, on) {
+  let left = body.n;
+  await lines("v1/images/generations", body, signal, (line) => {
+    if (line.startsWith(": waiting")) on.note(line.slice(2));
+    const progress = /^: drawing: (\d+) of (\d+) codes/.exec(line);
+    if (progress) on.progress(Number(progress[1]), Number(progress[2]));
+    if (!line.startsWith("data: ")) return;
+    const found = JSON.parse(line.slice(6));
+    if (found.error) throw new Failure("broken", found.error.message);
+    if (found.type === "image_generation.partial_image") on.partial(found);
+    if (found.type === "image_generation.completed") {
+      left--;
+      on.picture(found);
+    }
+  });
+  if (left) throw new Failure("broken", "The connection broke off before the pictures were complete.");
 }
 
 /** Reads a line; whether it is the one behind the last part. */

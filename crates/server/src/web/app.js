@@ -89,9 +89,9 @@ function seen() {
 function ended({ conversation, message }) {
   if (conversation === state.current) {
     const words = {
-      done: "The answer is complete.",
+      done: message.drawing ? "The drawing is complete." : "The answer is complete.",
       cut: "The answer was cut off.",
-      stopped: "The answer was stopped.",
+      stopped: message.drawing ? "The drawing was stopped." : "The answer was stopped.",
     };
     say(words[message.status] ?? "");
   }

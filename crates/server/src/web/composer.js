@@ -1,11 +1,12 @@
 // The field in which messages are written, with their files, the model and how long it may think.
 
 import { isRunning, send } from "./answers.js";
-import { $, iconButton, node, say, toast } from "./dom.js";
+import { $, button, iconButton, node, say, toast } from "./dom.js";
 import { FILES, TEXT_BYTES, isPicture, readFile, size } from "./files.js";
 import { bottom, editLast, jump, lastMessage, stopHere } from "./log.js";
-import { keep } from "./settings.js";
-import { change, emit, isStored, modelOf, on, state } from "./state.js";
+import { place } from "./menu.js";
+import { DRAWING, keep, settings, wrong } from "./settings.js";
+import { change, drawerOf, emit, imageModels, isStored, modelOf, on, state } from "./state.js";
 import { totals } from "./tree.js";
 
 const SUGGESTIONS = [
@@ -14,6 +15,8 @@ const SUGGESTIONS = [
   ["Calculate", "Solve x² − 5x + 6 = 0 step by step."],
   ["Compare", "Compare rivers and lakes as places for fish, in a table."],
 ];
+/** In the place of the last one, where a model draws. */
+const TO_DRAW = ["Draw", "A red circle left of a blue square."];
 const EFFORTS = [
   ["", "Thinks as usual"],
   ["none", "Does not think"],
@@ -30,7 +33,7 @@ let drawn = null;
 
 export function startComposer() {
   const input = $("input");
-  input.addEventListener("input", grow);
+  input.addEventListener("input", typed);
   input.addEventListener("keydown", keys);
   input.addEventListener("paste", pasted);
   $("composer").addEventListener("submit", submit);
@@ -40,11 +43,10 @@ export function startComposer() {
     attach($("pick").files);
     $("pick").value = "";
   });
-  $("model").addEventListener("change", () => {
-    keep({ model: $("model").value });
-    change(state.current, { model: $("model").value });
-    drawControls();
-  });
+  $("model").addEventListener("change", () => choose($("model").value));
+  $("draw").addEventListener("click", () => drawing(!draws()));
+  $("how").addEventListener("click", openHow);
+  for (const name of Object.keys(DRAWING)) $(`d-${name}`).addEventListener("input", () => how(name));
   $("effort").addEventListener("change", () => change(state.current, { thinking: $("effort").value }));
   drop();
   suggest();
@@ -53,7 +55,56 @@ export function startComposer() {
   on("note", drawState);
   on("part", learn);
   on("ended", drawState);
-  on("connection", drawControls);
+  on("attach", (file) => attach([file]));
+  on("connection", () => {
+    drawControls();
+    suggest();
+  });
+}
+
+/** Whether what is written is to be drawn. */
+function draws() {
+  return Boolean(state.current.draws) && imageModels().length > 0;
+}
+
+/** Takes a model for what is done in this conversation. */
+function choose(id) {
+  if (draws()) change(state.current, { drawer: id });
+  else {
+    keep({ model: id });
+    change(state.current, { model: id });
+  }
+  drawControls();
+}
+
+/** Begins or ends to draw what is written. A picture is drawn of words alone. */
+function drawing(on) {
+  if (on && files.length) {
+    const taken = files;
+    files = [];
+    drawFiles();
+    toast("Pictures are drawn of words alone: the files were taken out.", "Undo", () => {
+      drawing(false);
+      files = taken;
+      drawFiles();
+      drawControls();
+    });
+  }
+  change(state.current, { draws: on });
+  drawControls();
+  grow();
+  $("input").focus();
+}
+
+/** `/draw` and a space begin to draw. */
+function typed() {
+  const [command, rest] = /^\/draw\s([^]*)/.exec($("input").value) ?? [];
+  if (command && imageModels().length) {
+    $("input").value = rest;
+    drawing(true);
+    say("What you write is drawn.");
+  }
+  grow();
 }
 
 /** Another conversation has its own draft. */
@@ -87,6 +138,11 @@ function submit(event) {
   const text = $("input").value.trim();
   if (!text && !files.length) return;
   if (state.connected === "key") return emit("settings");
+  if (/^\/draw\b/.test(text) && !imageModels().length) return toast("No model of this server draws pictures.");
+  if (blind()) {
+    say($("blind").firstChild.textContent);
+    return $("blind").querySelector("button").focus();
+  }
   const sent = files;
   $("input").value = "";
   files = [];
@@ -96,8 +152,14 @@ function submit(event) {
   grow();
   const parent = lastMessage()?.id ?? "root";
   jump();
-  send(state.current, parent, text, sent);
+  send(state.current, parent, text, sent, draws() ? asDrawn() : undefined);
   if (location.hash !== `#c=${state.current.id}`) history.replaceState(null, "", `#c=${state.current.id}`);
+}
+
+/** How the next pictures are drawn. */
+function asDrawn() {
+  const { draw_n, draw_cfg, draw_seed } = settings;
+  return { n: Number(draw_n || 1), cfg: Number(draw_cfg || 5), ...(draw_seed !== "" && { seed: Number(draw_seed) }) };
 }
 
 /** The field is as high as its text. */
@@ -121,9 +183,13 @@ export function drawState() {
   const note = state.answers.get(last?.id)?.note;
   $("state").textContent = note
     ? `${note[0].toUpperCase()}${note.slice(1)}`
-    : running && !last.content && !last.reasoning
-      ? "The model reads…"
-      : "";
+    : running && last.drawing
+      ? last.drawing.n === 1
+        ? "Drawing a picture…"
+        : `Drawing ${last.drawing.n} pictures…`
+      : running && !last.content && !last.reasoning
+        ? "The model reads…"
+        : "";
   const { answers, tokens, cost, currency } = totals(state.messages);
   const parts = [`${tokens.toLocaleString("en")} tokens in ${answers === 1 ? "1 answer" : `${answers} answers`}`];
   if (cost > 0) parts.push(`${cost.toPrecision(2)} ${currency}`);
@@ -150,35 +216,90 @@ function learn(message) {
 }
 
 export function drawControls() {
-  const chosen = modelOf(state.current);
-  const options = state.models.map(({ id }) => new Option(id, id, false, id === chosen));
-  $("model").replaceChildren(...options);
-  $("model").hidden = state.models.length === 0;
-  $("model").disabled = state.models.length === 1;
+  const models = draws() ? imageModels() : state.models;
+  const chosen = draws() ? drawerOf(state.current) : modelOf(state.current);
+  $("model").replaceChildren(...models.map(({ id }) => new Option(id, id, false, id === chosen)));
+  $("model").hidden = models.length === 0;
+  $("model").disabled = models.length === 1;
+  $("draw").hidden = imageModels().length === 0;
+  $("draw").setAttribute("aria-pressed", String(draws()));
+  $("how").hidden = !draws();
+  $("attach").hidden = draws();
+  $("input").placeholder = draws() ? "Describe a picture" : "Write a message";
+  drawBlind();
   const model = state.models.find(({ id }) => id === chosen);
-  $("effort").hidden = !(model?.thinking ?? learned().includes(chosen));
+  $("effort").hidden = draws() || !(model?.thinking ?? learned().includes(chosen));
   $("effort").replaceChildren(
     ...EFFORTS.map(([value, words]) => new Option(words, value, false, value === state.current.thinking)),
   );
 }
 
+/** Says of attached pictures that the model does not see them, and which one does. */
+function drawBlind() {
+  const seers = imageModels().map(({ id }) => id);
+  const parts = [node("span", "", `${modelOf(state.current)} reads texts only and sees no pictures.`)];
+  if (seers.length) parts.push(button(`Ask ${seers[0]}`, () => choose(seers[0]), "link"));
+  parts.push(button("Leave them out", () => keepFiles((file) => !isPicture(file)), "link"));
+  $("blind").replaceChildren(...parts);
+  $("blind").hidden = !blind();
+}
+
+/** Whether pictures are attached for a model that sees none. */
+function blind() {
+  const model = state.models.find(({ id }) => id === modelOf(state.current));
+  return model?.images === false && files.some(isPicture);
+}
+
+// ---- how pictures are drawn
+
+function openHow() {
+  for (const name of Object.keys(DRAWING)) {
+    $(`d-${name}`).value = settings[name];
+    complain(name, "");
+  }
+  $("drawing").showPopover();
+  place($("drawing"), $("composer").getBoundingClientRect(), false);
+  $("d-draw_n").focus();
+}
+
+/** Keeps what was typed if it can be right. */
+function how(name) {
+  const field = $(`d-${name}`);
+  const words = field.validity.badInput ? `${DRAWING[name][3]} is a number.` : wrong(name, field.value);
+  complain(name, words);
+  if (!words) keep({ [name]: field.value });
+}
+
+function complain(name, words) {
+  $(`de-${name}`).textContent = words;
+  $(`d-${name}`).setAttribute("aria-invalid", String(words !== ""));
+}
+
 // ---- files
 
+function keepFiles(keeps) {
+  files = files.filter(keeps);
+  drawFiles();
+  grow();
+  $("input").focus();
+}
+
 async function attach(list) {
-  const wrong = [];
+  if (draws()) drawing(false);
+  const refused = [];
   for (const file of [...list]) {
     if (files.length >= FILES) {
-      wrong.push(`A message takes ${FILES} files.`);
+      refused.push(`A message takes ${FILES} files.`);
       break;
     }
     try {
       files = [...files, await readFile(file)];
     } catch (error) {
-      wrong.push(error.message);
+      refused.push(error.message);
     }
     drawFiles();
   }
-  if (wrong.length) toast(wrong.join(" "));
+  if (refused.length) toast(refused.join(" "));
   else say("Attached.");
   grow();
   $("input").focus();
@@ -186,14 +307,10 @@ async function attach(list) {
 
 function drawFiles() {
   $("files").hidden = files.length === 0;
+  drawBlind();
   $("files").replaceChildren(
     ...files.map((file) => {
-      const away = iconButton("close", `Remove ${file.name}`, () => {
-        files = files.filter((other) => other !== file);
-        drawFiles();
-        grow();
-        $("input").focus();
-      });
+      const away = iconButton("close", `Remove ${file.name}`, () => keepFiles((other) => other !== file));
       const parts = [node("span", "name", file.name), node("span", "quiet", size(file.size)), away];
       if (isPicture(file)) {
         const image = node("img");
@@ -234,11 +351,14 @@ function drop() {
 // ---- the empty page
 
 function suggest() {
+  const drawers = imageModels().length > 0;
+  const all = drawers ? [...SUGGESTIONS.slice(0, -1), TO_DRAW] : SUGGESTIONS;
   $("suggestions").replaceChildren(
-    ...SUGGESTIONS.map(([name, text]) => {
+    ...all.map(([name, text]) => {
       const made = node("button", "suggestion", node("strong", "", name), node("span", "", text));
       made.type = "button";
       made.addEventListener("click", () => {
+        if (drawers) drawing(name === TO_DRAW[0]);
         $("input").value = text;
         grow();
         $("input").focus();

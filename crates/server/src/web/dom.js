@@ -21,6 +21,13 @@ export function icon(name) {
   return picture;
 }
 
+/** An image whose pixels, where it has few, are seen as they are. */
+export function imageNode(className = "") {
+  const made = node("img", className);
+  made.addEventListener("load", () => made.classList.toggle("pixels", made.naturalWidth < 128));
+  return made;
+}
+
 /** A button with a text. */
 export function button(label, action, className = "plain") {
   const made = node("button", className, label);
@@ -110,8 +117,8 @@ export function ask(title, text, yes, no = "Cancel") {
 }
 
 /** Gives a file to whoever sits there. */
-export function download(name, type, text) {
-  const address = URL.createObjectURL(new Blob([text], { type }));
+export function download(name, type, content) {
+  const address = URL.createObjectURL(new Blob([content], { type }));
   const link = node("a");
   link.href = address;
   link.download = name;

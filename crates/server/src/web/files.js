@@ -5,11 +5,11 @@ import * as store from "./store.js";
 
 /** The largest text, the largest picture after it was made smaller, and how many of both a message takes. */
 export const TEXT_BYTES = 512 * 1024;
-export const PICTURE_BYTES = 1024 * 1024;
+const PICTURE_BYTES = 180 * 1024; // as many as a request may have fit into its 4 MB
 export const FILES = 10;
 /** Of a picture that is read; its longer side is then at most SIDE. */
 const READ_BYTES = 40 * 1024 * 1024;
-const SIDE = 1536;
+const SIDE = 1024;
 const PICTURES = ["image/png", "image/jpeg", "image/webp", "image/gif"];
 
 /** Reads a file: `{id, name, type, size}` with `text`, or with a picture's `data` as an address. Throws what is wrong. */
@@ -30,19 +30,24 @@ async function text(file) {
   throw new Error(`“${file.name}” is neither text nor a picture (PNG, JPEG, WebP, GIF).`);
 }
 
+/** Made anew of its pixels: what else the file says, as the place where it was taken, stays here. */
 async function picture(file) {
   if (file.size > READ_BYTES) throw new Error(`“${file.name}” is larger than ${size(READ_BYTES)}.`);
   const whole = await address(file);
   const image = await loaded(whole, file.name);
-  const scale = Math.min(1, SIDE / Math.max(image.width, image.height));
-  if (scale === 1 && file.size <= PICTURE_BYTES) return whole;
-  const canvas = document.createElement("canvas");
-  Object.assign(canvas, { width: Math.round(image.width * scale), height: Math.round(image.height * scale) });
-  canvas.getContext("2d").drawImage(image, 0, 0, canvas.width, canvas.height);
-  const small = canvas.toDataURL(file.type === "image/png" && scale < 1 ? "image/png" : "image/jpeg", 0.9);
-  const smallest = small.length < PICTURE_BYTES * 1.33 ? small : canvas.toDataURL("image/jpeg", 0.8);
-  if (smallest.length > PICTURE_BYTES * 1.4) throw new Error(`“${file.name}” is too large.`);
-  return smallest;
+  for (let side = SIDE; side >= 64; side *= 0.7) {
+    const scale = Math.min(1, side / Math.max(image.width, image.height));
+    const canvas = document.createElement("canvas");
+    Object.assign(canvas, {
+      width: Math.max(1, Math.round(image.width * scale)),
+      height: Math.max(1, Math.round(image.height * scale)),
+    });
+    canvas.getContext("2d").drawImage(image, 0, 0, canvas.width, canvas.height);
+    const kinds = file.type === "image/jpeg" ? [] : [canvas.toDataURL("image/png")];
+    const found = [...kinds, canvas.toDataURL("image/jpeg", 0.9)].find(({ length }) => length < PICTURE_BYTES * 1.34);
+    if (found) return found;
+  }
+  throw new Error(`“${file.name}” is too large.`);
 }
 
 function address(file) {
@@ -63,13 +68,14 @@ function loaded(source, name) {
   });
 }
 
-/** What a message says to the model: a text, or parts where it has pictures. */
-export async function parts(message) {
+/** What a message says to the model: a text, or parts where it has pictures, which a model that sees none is told of. */
+export async function parts(message, sees) {
   const files = message.files ?? [];
   const texts = files.filter((file) => file.text !== undefined).map(fenced);
+  if (!sees) texts.push(...files.filter(isPicture).map(({ name }) => `(A picture that you cannot see: ${name})`));
   const content = [message.content, ...texts].filter(Boolean).join("\n\n");
   const pictures = [];
-  for (const file of files.filter(isPicture)) {
+  for (const file of files.filter((file) => sees && isPicture(file))) {
     const found = await store.get("files", file.id);
     if (found) pictures.push({ type: "image_url", image_url: { url: found.data } });
   }

@@ -1,13 +1,15 @@
 // The messages of the open conversation.
 
 import { again, isRunning, send, stop } from "./answers.js";
-import { $, button, copy, icon, iconButton, node } from "./dom.js";
+import { $, button, copy, icon, iconButton, imageNode, node } from "./dom.js";
+import { DrawingView, described } from "./drawing.js";
 import { isPicture, size } from "./files.js";
 import { code } from "./markdown.js";
 import { Growing } from "./render.js";
-import { change, emit, on, state } from "./state.js";
+import { emit, on, state } from "./state.js";
 import * as store from "./store.js";
 import { path } from "./tree.js";
+import { View, notices, numbers, span } from "./view.js";
 
 /** By the message's id, in the order of the page. */
 let views = new Map();
@@ -43,48 +45,8 @@ export function lastOf(role) {
 }
 
 function viewOf(message) {
-  return message.role === "user" ? new UserView(message) : new AnswerView(message);
-}
-
-/** What both kinds of messages have: the row of tools, made again where what it shows has changed. */
-class View {
-  constructor(message, label) {
-    this.message = message;
-    this.article = node("article", `message ${message.role}`);
-    this.article.setAttribute("aria-label", label);
-    this.article.dataset.id = message.id;
-    this.tools = node("div", "tools");
-  }
-
-  update(item) {
-    this.message = item.message;
-    const signature = JSON.stringify([
-      item.index,
-      item.count,
-      item.message.status,
-      item.message.usage,
-      item.message.error,
-    ]);
-    if (signature === this.signature) return;
-    this.signature = signature;
-    const focused = this.tools.contains(document.activeElement)
-      ? document.activeElement.getAttribute("aria-label")
-      : null;
-    this.tools.replaceChildren(...this.makeTools(), ...versions(item));
-    this.after?.();
-    if (focused) [...this.tools.children].find((tool) => tool.getAttribute("aria-label") === focused)?.focus();
-  }
-}
-
-/** ‹ 2/3 › */
-function versions({ index, count, versions: all, message }) {
-  if (count < 2) return [];
-  const to = (at) => change(state.current, { selected: { [message.parent]: all[at].id } });
-  const earlier = iconButton("left", "Earlier version", () => to(index - 1));
-  const later = iconButton("right", "Later version", () => to(index + 1));
-  earlier.disabled = index === 0;
-  later.disabled = index === count - 1;
-  return [node("span", "versions", earlier, node("span", "count", `${index + 1}/${count}`), later)];
+  if (message.role === "user") return new UserView(message);
+  return message.drawing ? new DrawingView(message, retry, editSaid) : new AnswerView(message);
 }
 
 class UserView extends View {
@@ -94,8 +56,9 @@ class UserView extends View {
   }
 
   fill() {
-    const { content, files = [] } = this.message;
+    const { content, files = [], draw } = this.message;
     const parts = files.length ? [node("div", "files", ...files.map(fileShown))] : [];
+    if (draw) parts.push(node("p", "asked quiet", icon("brush"), described(draw)));
     if (content) parts.push(node("div", "text", content));
     this.article.replaceChildren(...parts, this.tools);
   }
@@ -118,12 +81,17 @@ function fileShown(file) {
     });
     return shown;
   }
-  const image = node("img", "picture");
+  const image = imageNode("picture");
   image.alt = file.name;
-  store.get("files", file.id).then((found) => {
-    if (found) image.src = found.data;
-  });
+  load(image, file.id);
   return image;
+}
+
+/** Shows a kept picture; one that was just sent may not be kept yet. */
+async function load(image, id, tries = 20) {
+  const found = await store.get("files", id);
+  if (found) image.src = found.data;
+  else if (tries) setTimeout(() => load(image, id, tries - 1), 250);
 }
 
 /** Changes what was said: it becomes another version, and is answered. */
@@ -138,11 +106,11 @@ function edit(view) {
     view.tools.querySelector("[aria-label=Edit]")?.focus();
   };
   const done = async () => {
-    if (!area.value.trim() && !message.files?.length) return;
+    if (!area.value.trim() && (message.draw || !message.files?.length)) return;
     const files = await Promise.all((message.files ?? []).map(copied));
     away();
     jump();
-    send(state.current, message.parent, area.value.trim(), files);
+    send(state.current, message.parent, area.value.trim(), files, message.draw);
   };
   area.addEventListener("keydown", (event) => {
     if (event.isComposing) return;
@@ -164,6 +132,12 @@ async function copied(file) {
   if (!isPicture(file)) return file;
   const found = await store.get("files", file.id);
   return { ...file, id: `${file.id}.${Date.now()}`, data: found?.data };
+}
+
+/** Edits what an answer is the answer to. */
+function editSaid(answer) {
+  const said = views.get(answer.parent);
+  if (said) edit(said);
 }
 
 /** Edits what was said last. */
@@ -224,7 +198,7 @@ class AnswerView extends View {
   }
 
   after() {
-    this.notice.replaceChildren(...notices(this.message));
+    this.notice.replaceChildren(...notices(this.message, retry, withoutPictures));
   }
 }
 
@@ -232,38 +206,6 @@ function thinking({ reasoning, thought_ms, content, created }, live) {
   if (!reasoning) return "";
   if (live && !content) return `Thinking for ${span(Date.now() - created)}…`;
   return thought_ms ? `Thought for ${span(thought_ms)}` : "Thought";
-}
-
-function span(ms) {
-  const seconds = Math.max(1, Math.round(ms / 1000));
-  return seconds < 60 ? `${seconds} s` : `${Math.floor(seconds / 60)} min ${seconds % 60} s`;
-}
-
-/** What an answer took. */
-export function numbers({ prompt, completion, rate, first_ms, cost, currency }) {
-  const parts = [`${prompt} + ${completion} tokens`];
-  if (rate > 0) parts.push(`${rate.toFixed(1)} tokens/s`);
-  if (first_ms > 0) parts.push(`first after ${(first_ms / 1000).toFixed(first_ms < 1000 ? 2 : 1)} s`);
-  if (cost > 0) parts.push(`${cost.toPrecision(2)} ${currency}`);
-  return parts.join(" · ");
-}
-
-/** Why there is no more of an answer, and what can be done. */
-function notices(message) {
-  const { status, error } = message;
-  if (status === "stopped") return [node("p", "note", "You stopped this answer.")];
-  if (status === "cut")
-    return [node("p", "note", "The answer was cut off at its greatest length, which the settings or the server give.")];
-  if (status !== "failed") return [];
-  const actions = [button("Try again", () => retry(message), "primary small")];
-  const sent = state.messages.get(message.parent);
-  const blind = error.kind === "refused" && sent?.files?.some(isPicture);
-  if (blind) actions.unshift(button("Send without pictures", () => withoutPictures(sent), "primary small"));
-  if (error.kind === "key") actions.unshift(button("Enter a key", () => emit("settings"), "primary small"));
-  const words = blind ? `This model may read texts only, not pictures. The server says: ${error.text}` : error.text;
-  const box = node("div", "error", node("p", "", words), node("div", "row", ...actions));
-  box.setAttribute("role", "alert");
-  return [box];
 }
 
 function withoutPictures(message) {

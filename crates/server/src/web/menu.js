@@ -28,10 +28,12 @@ export function openMenu(anchor, items) {
   menu.firstElementChild.focus();
 }
 
-function place(menu, at) {
+/** Puts an open popover below or above what it belongs to, with a side in common. */
+export function place(menu, at, toTheLeft = true) {
   const { offsetWidth: width, offsetHeight: height } = menu;
   const below = at.bottom + height + 8 < innerHeight;
-  menu.style.left = `${Math.max(8, Math.min(at.right - width, innerWidth - width - 8))}px`;
+  const left = toTheLeft ? at.right - width : at.left;
+  menu.style.left = `${Math.max(8, Math.min(left, innerWidth - width - 8))}px`;
   menu.style.top = `${below ? at.bottom + 4 : Math.max(8, at.top - height - 4)}px`;
 }
 

@@ -9,6 +9,9 @@ const DEFAULTS = {
   top_p: "0.95",
   max_tokens: "",
   seed: "",
+  draw_n: "1",
+  draw_cfg: "5",
+  draw_seed: "",
   theme: "auto",
 };
 /** The fields that are numbers: least, greatest, whether whole, and their name. */
@@ -17,6 +20,13 @@ export const NUMBERS = {
   top_p: [0, 1, false, "Top-p"],
   max_tokens: [1, 1_000_000, true, "The longest answer"],
   seed: [-(2 ** 53) + 1, 2 ** 53 - 1, true, "The seed"],
+};
+
+/** The same of those that a drawing has. */
+export const DRAWING = {
+  draw_n: [1, 10, true, "The number of pictures"],
+  draw_cfg: [0, 100, false, "Guidance"],
+  draw_seed: [0, 2 ** 53 - 1, true, "The seed"],
 };
 
 export const settings = { ...DEFAULTS, ...stored() };
@@ -55,7 +65,7 @@ export function follow(changed) {
 
 /** What is wrong with a number as it was typed, or "". */
 export function wrong(name, text) {
-  const [least, greatest, whole, title] = NUMBERS[name];
+  const [least, greatest, whole, title] = NUMBERS[name] ?? DRAWING[name];
   if (text === "") return "";
   const value = Number(text);
   if (!Number.isFinite(value) || text.trim() === "") return `${title} is a number.`;

@@ -193,6 +193,18 @@ function sort() {
   state.conversations = new Map(sorted.map((conversation) => [conversation.id, conversation]));
 }
 
+/** The models that see and draw pictures. */
+export function imageModels() {
+  return state.models.filter(({ images }) => images);
+}
+
+/** The model that draws in a conversation: its own where that draws. */
+export function drawerOf(conversation) {
+  const drawers = imageModels();
+  const known = (id) => drawers.some((model) => model.id === id);
+  return [conversation.drawer, conversation.model, settings.model].find(known) ?? drawers[0]?.id ?? "";
+}
+
 /** The model that a conversation is answered by. */
 export function modelOf(conversation) {
   const known = (id) => state.models.some((model) => model.id === id);

@@ -31,6 +31,7 @@ export async function conversationMarkdown(conversation) {
   for (const { message } of shown) {
     parts.push(`## ${message.role === "user" ? "You" : message.model || "Answer"}`, message.content.trim());
     for (const file of message.files ?? []) parts.push(isPicture(file) ? `*Picture: ${file.name}*` : fileBlock(file));
+    for (const { seed } of message.pictures ?? []) parts.push(`*Drawn picture, seed ${seed}*`);
   }
   download(`${fileName(conversation)}.md`, "text/markdown", `${parts.filter(Boolean).join("\n\n")}\n`);
 }
@@ -83,6 +84,8 @@ function ours(found) {
     model: string(found.model),
     system: string(found.system),
     thinking: string(found.thinking),
+    drawer: string(found.drawer),
+    draws: found.draws === true,
     selected: strings(found.selected),
     created: number(found.created, Date.now()),
     updated: number(found.updated, Date.now()),
@@ -96,7 +99,7 @@ function ours(found) {
       role: message.role,
       content: string(message.content),
       created: number(message.created, Date.now()),
-      ...(message.role === "user" ? { files: (message.files ?? []).map(file) } : answered(message)),
+      ...(message.role === "user" ? asked(message) : answered(message)),
     }));
   const files = (found.files ?? [])
     .filter(({ data }) => /^data:image\/(png|jpeg|webp|gif);base64,/.test(data))
@@ -104,12 +107,25 @@ function ours(found) {
   return { conversation, messages, files };
 }
 
-function answered({ reasoning, thought_ms, model, status, usage, error }) {
+function asked({ files, draw }) {
+  return { files: (files ?? []).map(file), ...(draw && { draw: drawing(draw) }) };
+}
+
+function drawing({ n, cfg, seed }) {
+  return { n: Math.min(Math.max(1, number(n, 1)), 10), cfg: number(cfg, 5), ...(Number.isFinite(seed) && { seed }) };
+}
+
+function drawnPicture(picture, index) {
+  return { id: id(picture.id), index: number(picture.index, index), seed: number(picture.seed) };
+}
+
+function answered({ reasoning, thought_ms, model, status, usage, error, drawing: drawn, pictures }) {
   const numbers = ["prompt", "completion", "cached", "thought", "cost", "rate", "first_ms"];
   return {
     reasoning: string(reasoning),
     model: string(model),
     ...(thought_ms && { thought_ms: number(thought_ms) }),
+    ...(drawn && { drawing: drawing(drawn), pictures: (pictures ?? []).map(drawnPicture) }),
     status: ["done", "stopped", "cut", "failed"].includes(status) ? status : "done",
     ...(error && { error: { kind: string(error.kind), text: string(error.text) } }),
     ...(usage && {

@@ -21,7 +21,7 @@ impl UsageCounts {
             "total_tokens": hit + miss + output,
             "prompt_cache_hit_tokens": hit,
             "prompt_cache_miss_tokens": miss,
-            "prompt_tokens_details": {"cached_tokens": hit},
+            "prompt_tokens_details": {"cached_tokens": hit, "image_tokens": self.images},
             "completion_tokens_details": {"reasoning_tokens": self.reasoning},
             "cost": self.cost.to_f64(),
             "cost_exact": self.cost.to_string(),

@@ -2,13 +2,15 @@
 
 use serde_json::{Value, json};
 
-use super::fields::parse_object;
-use super::{ApiError, sampling};
+use super::fields::{Fields, parse_object};
+use super::{ApiError, StreamEvent, sampling};
 
 /// Pictures of one request, as OpenAI has it.
 const N_MAX: i64 = 10;
 /// Characters of a prompt.
 const PROMPT_MAX: usize = 32_000;
+/// Unfinished states of a picture that a stream may show, as OpenAI has it.
+const PARTIAL_MAX: i64 = 3;
 
 /// What asks for nothing that a local server could fail to do.
 const IGNORED: &[&str] = &["user", "quality", "style", "moderation", "background", "output_compression"];
@@ -24,6 +26,10 @@ pub struct ImageRequest {
     /// Scale of guidance.
     pub cfg: f32,
     pub temperature: f32,
+    /// Whether each picture is sent as soon as it is there.
+    pub streams: bool,
+    /// How often a picture is sent before it is finished; only in streams.
+    pub partial_images: u32,
 }
 
 impl ImageRequest {
@@ -48,8 +54,7 @@ impl ImageRequest {
         let mut fields = parse_object(body, known, IGNORED)?;
         let fields = &mut fields;
         fields.ignore(IGNORED);
-        fields.refuse("stream", "Pictures are not streamed here.")?;
-        fields.int("partial_images", 0, 0)?;
+        let (streams, partial_images) = stream(fields)?;
         let model = sampling::model(fields)?;
         let side = side(&model)?;
         let prompt = fields.string("prompt")?;
@@ -76,13 +81,67 @@ impl ImageRequest {
             seed: fields.int("seed", 0, i64::MAX)?.map(|seed| seed as u64),
             cfg: fields.number("cfg", 0.0, 100.0)?.unwrap_or(5.0),
             temperature: fields.number("temperature", 0.0, 100.0)?.unwrap_or(1.0),
+            streams,
+            partial_images,
         })
     }
 }
 
-/// The whole reply, of pictures in base64 and the seed of each.
-pub fn images_reply(created: i64, side: usize, pictures: &[(String, u64)], usage: Value) -> Value {
-    let picture = |(b64_json, seed): &(String, u64)| json!({"b64_json": b64_json, "seed": seed});
-    let data: Vec<Value> = pictures.iter().map(picture).collect();
-    json!({"created": created, "data": data, "output_format": "png", "size": format!("{side}x{side}"), "usage": usage})
+fn stream(fields: &mut Fields) -> Result<(bool, u32), ApiError> {
+    let streams = fields.bool("stream")?.unwrap_or(false);
+    let partial_images = fields.int("partial_images", 0, PARTIAL_MAX)?.unwrap_or(0) as u32;
+    match !streams && partial_images > 0 {
+        true => Err(fields.error("partial_images", "Unfinished pictures come in streams alone: ask with `stream`.")),
+        false => Ok((streams, partial_images)),
+    }
+}
+
+/// What all pictures of a reply have in common.
+#[derive(Clone, Copy, Debug)]
+pub struct ImageHead {
+    /// Seconds since 1970.
+    pub created: i64,
+    /// Of each picture, in pixels.
+    pub side: usize,
+}
+
+impl ImageHead {
+    fn size(self) -> String {
+        format!("{0}x{0}", self.side)
+    }
+
+    /// The whole reply, of pictures in base64 and the seed of each.
+    pub fn whole(self, pictures: &[(String, u64)], usage: Value) -> Value {
+        let picture = |(b64_json, seed): &(String, u64)| json!({"b64_json": b64_json, "seed": seed});
+        let data: Vec<Value> = pictures.iter().map(picture).collect();
+        json!({"created": self.created, "data": data, "output_format": "png", "size": self.size(), "usage": usage})
+    }
+
+    /// Picture `index` of the request, unfinished, for the `number`th time (both from 0): what `codes` of its codes
+    /// tell.
+    pub fn partial(self, index: usize, seed: u64, number: u32, codes: usize, b64_json: &str) -> StreamEvent {
+        let more = json!({"partial_image_index": number, "codes": codes});
+        self.event("image_generation.partial_image", index, seed, b64_json, more)
+    }
+
+    /// Picture `index` of the request, finished. `usage`: its own, the prompt's with the picture that is sent first.
+    pub fn completed(self, index: usize, seed: u64, b64_json: &str, usage: Value) -> StreamEvent {
+        self.event("image_generation.completed", index, seed, b64_json, json!({"usage": usage}))
+    }
+
+    fn event(self, name: &'static str, index: usize, seed: u64, b64_json: &str, more: Value) -> StreamEvent {
+        let mut event = json!({
+            "type": name, "created_at": self.created, "b64_json": b64_json, "size": self.size(), "quality": "auto",
+            "background": "opaque", "output_format": "png", "index": index, "seed": seed,
+        });
+        event.as_object_mut().expect("an object").extend(more.as_object().cloned().unwrap_or_default());
+        StreamEvent::Named(name, event)
+    }
+}
+
+/// The end of a stream that failed.
+pub fn images_error(error: &ApiError) -> StreamEvent {
+    let mut event = error.to_json();
+    event["type"] = "error".into();
+    StreamEvent::Named("error", event)
 }

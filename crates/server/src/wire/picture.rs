@@ -15,17 +15,50 @@ pub const PICTURE: char = '\u{fffc}';
 /// Pictures of one request.
 const PICTURES_MAX: usize = 16;
 
-/// A picture's file, as it was sent.
-#[derive(Clone, PartialEq, Eq)]
+/// A picture of a request.
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PictureFile {
     /// The parameter that has it.
     pub param: String,
-    pub bytes: Vec<u8>,
+    pub source: PictureSource,
 }
 
-impl std::fmt::Debug for PictureFile {
+/// Where its file is.
+#[derive(Clone, PartialEq, Eq)]
+pub enum PictureSource {
+    /// It was sent.
+    Bytes(Vec<u8>),
+    /// At an address of `http` or `https`, as it was written.
+    Address(String),
+}
+
+impl std::fmt::Debug for PictureSource {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "PictureFile({}, {} bytes)", self.param, self.bytes.len())
+        match self {
+            PictureSource::Bytes(bytes) => write!(f, "{} bytes", bytes.len()),
+            PictureSource::Address(_) => f.write_str("an address"),
+        }
+    }
+}
+
+impl PictureFile {
+    /// Where it is to be fetched from.
+    pub fn address(&self) -> Option<&str> {
+        match &self.source {
+            PictureSource::Address(address) => Some(address),
+            PictureSource::Bytes(_) => None,
+        }
+    }
+
+    /// Its file.
+    ///
+    /// # Errors
+    /// 400 if there is an address in its place, and it was not fetched.
+    pub fn bytes(&self) -> Result<&[u8], ApiError> {
+        match &self.source {
+            PictureSource::Bytes(bytes) => Ok(bytes),
+            PictureSource::Address(_) => Err(ApiError::param(self.param.clone(), NOT_FETCHED)),
+        }
     }
 }
 
@@ -64,7 +97,7 @@ fn of_content(content: Option<&mut Value>, name: &str, pictures: &mut Vec<Pictur
     let parts = content.and_then(Value::as_array_mut);
     for (at, part) in parts.into_iter().flatten().enumerate() {
         let path = format!("{name}[{at}]");
-        let bytes = match part["type"].as_str() {
+        let source = match part["type"].as_str() {
             Some("image_url") => image_url(part.take(), &path)?,
             Some("input_image") => input_image(part.take(), &path)?,
             Some("image") => block(part.take(), &path)?,
@@ -73,52 +106,65 @@ fn of_content(content: Option<&mut Value>, name: &str, pictures: &mut Vec<Pictur
         if pictures.len() == PICTURES_MAX {
             return Err(ApiError::param(path, format!("A request may have {PICTURES_MAX} pictures.")));
         }
-        pictures.push(PictureFile { param: path, bytes });
+        pictures.push(PictureFile { param: path, source });
         *part = json!({"type": "text", "text": PICTURE});
     }
     Ok(())
 }
 
 /// `{"type": "image_url", "image_url": {"url": "data:…"}}`.
-fn image_url(part: Value, path: &str) -> Result<Vec<u8>, ApiError> {
+fn image_url(part: Value, path: &str) -> Result<PictureSource, ApiError> {
     let mut part = Fields::of(part, path.to_owned(), &["type", "image_url", "cache_control"])?;
     let image = part.take("image_url");
     let image = part.required("image_url", image)?;
     if let Value::String(url) = image {
-        return data_url(&url, part.name("image_url")); // as some clients write it
+        return source(url, part.name("image_url")); // as some clients write it
     }
     let mut image = Fields::of(image, part.name("image_url"), &["url", "detail"])?;
     let url = image.string("url")?;
-    data_url(&image.required("url", url)?, image.name("url"))
+    source(image.required("url", url)?, image.name("url"))
 }
 
 /// `{"type": "input_image", "image_url": "data:…"}`.
-fn input_image(part: Value, path: &str) -> Result<Vec<u8>, ApiError> {
+fn input_image(part: Value, path: &str) -> Result<PictureSource, ApiError> {
     let known = &["type", "image_url", "detail", "file_id", "prompt_cache_breakpoint"];
     let mut part = Fields::of(part, path.to_owned(), known)?;
     part.refuse("file_id", "Nothing is stored here: send the picture itself as a data: URL.")?;
     let url = part.string("image_url")?;
-    data_url(&part.required("image_url", url)?, part.name("image_url"))
+    source(part.required("image_url", url)?, part.name("image_url"))
 }
 
-/// `{"type": "image", "source": {"type": "base64", "media_type": "image/png", "data": "…"}}`.
-fn block(part: Value, path: &str) -> Result<Vec<u8>, ApiError> {
+/// `{"type": "image", "source": {"type": "base64", "media_type": "image/png", "data": "…"}}`, or `"type": "url"`.
+fn block(part: Value, path: &str) -> Result<PictureSource, ApiError> {
     let mut part = Fields::of(part, path.to_owned(), &["type", "source", "cache_control"])?;
     let source = part.take("source");
     let source = part.required("source", source)?;
-    let mut source = Fields::of(source, part.name("source"), &["type", "media_type", "data", "url", "file_id"])?;
-    let kind = source.string("type")?;
-    match source.required("type", kind)?.as_str() {
+    let mut fields = Fields::of(source, part.name("source"), &["type", "media_type", "data", "url", "file_id"])?;
+    let kind = fields.string("type")?;
+    match fields.required("type", kind)?.as_str() {
         "base64" => {}
-        "url" => return Err(source.error("url", NOT_FETCHED)),
-        other => return Err(source.error("type", format!("`{other}` is not known here: send `base64`."))),
+        "url" => {
+            let url = fields.string("url")?;
+            return self::source(fields.required("url", url)?, fields.name("url"));
+        }
+        other => return Err(fields.error("type", format!("`{other}` is not known here: send `base64`."))),
     }
-    source.string("media_type")?; // the bytes say what they are
-    let data = source.string("data")?;
-    decoded(&source.required("data", data)?, source.name("data"))
+    fields.string("media_type")?; // the bytes say what they are
+    let data = fields.string("data")?;
+    decoded(&fields.required("data", data)?, fields.name("data")).map(PictureSource::Bytes)
 }
 
-const NOT_FETCHED: &str = "Addresses are not fetched here: send the picture itself, as a data: URL or base64.";
+/// What is said of an address where none is fetched.
+pub const NOT_FETCHED: &str = "Addresses are not fetched here: send the picture itself, as a data: URL or base64.";
+
+/// What a URL is, or holds.
+fn source(url: String, name: String) -> Result<PictureSource, ApiError> {
+    let is_scheme = |scheme: &str| scheme.eq_ignore_ascii_case("http") || scheme.eq_ignore_ascii_case("https");
+    match url.split_once("://").is_some_and(|(scheme, _)| is_scheme(scheme)) {
+        true => Ok(PictureSource::Address(url)),
+        false => data_url(&url, name).map(PictureSource::Bytes),
+    }
+}
 
 /// The bytes of `data:image/png;base64,…` (RFC 2397). What they are, they say themselves.
 fn data_url(url: &str, name: String) -> Result<Vec<u8>, ApiError> {
@@ -172,8 +218,12 @@ mod tests {
 
     #[test]
     fn what_is_no_data_url_is_refused_in_words() {
-        for url in ["https://example.org/a.png", "http://127.0.0.1/", "file:///etc/passwd", "ftp://a/b"] {
+        for url in ["file:///etc/passwd", "ftp://a/b", "gopher://a", "httpx://a"] {
             assert_eq!(message_of(url), NOT_FETCHED, "{url}");
+        }
+        for url in ["https://example.org/a.png", "HTTP://127.0.0.1/"] {
+            let found = PictureFile { param: "url".into(), source: source(url.into(), "url".into()).unwrap() };
+            assert_eq!((found.address(), found.bytes().unwrap_err().message), (Some(url), NOT_FETCHED.to_owned()));
         }
         for (url, expected) in [
             ("", "This is no data: URL"),
@@ -193,7 +243,7 @@ mod tests {
     proptest! {
         #[test]
         fn no_url_makes_the_parser_fail(url in "(data:|)[a-z;,/=A-Z0-9é ]{0,40}") {
-            let _ = data_url(&url, String::new());
+            let _ = source(url, String::new());
         }
 
         #[test]
@@ -215,7 +265,7 @@ mod tests {
         let mut messages = [Message { content: parts, ..Message::new("user", "") }];
         let pictures = take_pictures(&mut messages).unwrap();
         assert_eq!(messages[0].content, format!("What is {PICTURE}{PICTURE}{PICTURE}?"));
-        let found: Vec<(&str, &[u8])> = pictures.iter().map(|found| (&*found.param, &*found.bytes)).collect();
+        let found: Vec<(&str, &[u8])> = pictures.iter().map(|found| (&*found.param, found.bytes().unwrap())).collect();
         let expected: [(&str, &[u8]); 3] = [
             ("messages[0].content[1]", &[0, 1, 2]),
             ("messages[0].content[2]", &[3, 4, 5]),
@@ -236,10 +286,7 @@ mod tests {
             (json!({"type": "image_url", "image_url": {}}), "messages[0].content[0].image_url.url"),
             (json!({"type": "image_url", "image_url": 7}), "messages[0].content[0].image_url"),
             (json!({"type": "input_image", "file_id": "f"}), "messages[0].content[0].file_id"),
-            (
-                json!({"type": "image", "source": {"type": "url", "url": "http://a"}}),
-                "messages[0].content[0].source.url",
-            ),
+            (json!({"type": "image", "source": {"type": "url"}}), "messages[0].content[0].source.url"),
             (
                 json!({"type": "image", "source": {"type": "file", "file_id": "f"}}),
                 "messages[0].content[0].source.type",

@@ -25,6 +25,8 @@ pub struct UsageCounts {
     pub tokens: Tokens,
     /// Of the output, those that thought.
     pub reasoning: u64,
+    /// Of the prompt, those that are places of pictures.
+    pub images: u64,
     /// What they cost.
     pub cost: Nanos,
 }

@@ -18,16 +18,18 @@ use serde_json::{Value, json};
 use self::chromium::Chromium;
 use self::firefox::Firefox;
 use self::scripted::scripted;
+use crate::images;
 use crate::lab::Lab;
 
 const TIMEOUT: Duration = Duration::from_secs(120);
-/// What is done in the page: functions of three objects, and what they need.
-const SCRIPTS: [&str; 5] = [
+/// What is done in the page: functions of four objects, and what they need.
+const SCRIPTS: [&str; 6] = [
     include_str!("../web/tools.js"),
     include_str!("../web/hostile.js"),
     include_str!("../web/functions.js"),
     include_str!("../web/steps.js"),
     include_str!("../web/texts.js"),
+    include_str!("../web/drawing.js"),
 ];
 /// Put there by `npm ci` in `scripts/web`.
 const AXE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../../scripts/web/node_modules/axe-core/axe.min.js");
@@ -70,8 +72,9 @@ impl Pages<'_> {
     fn call(&mut self, function: &str, argument: Value) -> Value {
         let argument = if argument.is_null() { String::new() } else { argument.to_string() };
         let scripts = SCRIPTS.join("\n");
-        let expression =
-            format!("(() => {{ {scripts}\nreturn {{ ...functions, ...steps, ...texts }}; }})().{function}({argument})");
+        let expression = format!(
+            "(() => {{ {scripts}\nreturn {{ ...functions, ...steps, ...texts, ...drawing }}; }})().{function}({argument})"
+        );
         let begin = Instant::now();
         let value = self.browser.eval(&expression).unwrap_or_else(|error| panic!("{}: {function}: {error}", self.name));
         if begin.elapsed() > Duration::from_secs(2) {
@@ -127,10 +130,11 @@ impl Pages<'_> {
 type Part = (&'static str, fn(&mut Pages));
 
 /// Each has a server, and with it an origin and a storage, of its own.
-const PARTS: [Part; 9] = [
+const PARTS: [Part; 10] = [
     ("functions", functions),
     ("versions", versions_after_a_reload),
     ("texts", texts_of_models),
+    ("pictures", pictures_are_drawn_and_seen),
     ("tabs", tabs_agree_and_lose_nothing),
     ("phones", on_phones_everything_is_in_reach),
     ("keys", keys_are_explained_and_not_replaced_unasked),
@@ -229,6 +233,56 @@ fn texts_of_models(pages: &mut Pages) {
     // Four times as long takes four times the time, and not sixteen times.
     assert!(time(&long) < 9.0 * time(&short).max(200.0), "{short}, {long}");
     assert!(busy.as_object().unwrap().values().all(|share| share.as_f64().unwrap() < 60.0), "{busy}");
+}
+
+fn pictures_are_drawn_and_seen(pages: &mut Pages) {
+    let lab = images::slow_lab();
+    pages.browser.size(1280, 860);
+    pages.open(&lab, &format!("#key={}", lab.key));
+    pages.looks("draw-empty");
+    pages.call("offers", Value::Null);
+    pages.looks("draw-how");
+    pages.all(&["closes_how", "begins"]);
+    pages.looks("draw-progress");
+    pages.call("ends", Value::Null);
+    pages.looks("draw-done");
+    pages.reload();
+    pages.all(&["kept_pictures", "draws_again", "saves"]);
+    on_small_and_dark(pages, "draw");
+    pages.all(&["stops_drawing", "attaches", "sees_none"]);
+    on_small_and_dark(pages, "blind");
+    pages.all(&["asks_another", "goes_on_blind", "asks_about_drawn"]);
+    pages.looks("asked");
+    pages.all(&["refused_picture", "breaks_off", "exports_pictures"]);
+    in_another_tab(pages, &lab);
+    // A drawing that was stopped is not paid for.
+    let stopped = |entry: &wels_server::ledger::Entry| entry.outcome.as_deref() == Some("cancelled");
+    assert!(lab.settled().iter().any(stopped), "a drawing was stopped");
+}
+
+/// What one tab draws another one shows, and can stop.
+fn in_another_tab(pages: &mut Pages, lab: &Lab) {
+    let other = pages.browser.tab();
+    pages.open(lab, "");
+    pages.browser.switch(0);
+    for (work, text, n) in [("watches", "Seen elsewhere", 3), ("stops_elsewhere", "Stopped elsewhere", 10)] {
+        pages.browser.switch(0);
+        pages.call("draws_for_others", json!({"text": text, "n": n}));
+        pages.browser.switch(other);
+        pages.call(work, json!(text));
+    }
+    pages.browser.switch(0);
+}
+
+fn on_small_and_dark(pages: &mut Pages, name: &str) {
+    pages.looks(name);
+    // Firefox's windows are at least 450 wide.
+    pages.browser.size(if pages.name == "firefox" { 450 } else { 360 }, 740);
+    pages.all(&["targets", "fits"]);
+    pages.browser.dark(true);
+    pages.looks(&format!("{name}-phone-dark"));
+    pages.browser.dark(false);
+    pages.browser.size(1280, 860);
 }
 
 fn tabs_agree_and_lose_nothing(pages: &mut Pages) {
@@ -421,6 +475,21 @@ fn judge_states(pages: &mut Pages, axe: &str) {
     judge(pages, "empty on a phone");
     pages.call("opens_side", Value::Null);
     judge(pages, "the list on a phone");
+    judge_drawing(pages, &judge);
+}
+
+fn judge_drawing(pages: &mut Pages, judge: &dyn Fn(&mut Pages, &str)) {
+    let lab = images::slow_lab();
+    pages.browser.size(1280, 860);
+    pages.open(&lab, &format!("#key={}", lab.key));
+    pages.call("offers", Value::Null);
+    judge(pages, "how to draw");
+    pages.all(&["closes_how", "begins"]);
+    judge(pages, "while it draws");
+    pages.call("ends", Value::Null);
+    judge(pages, "drawn pictures");
+    pages.all(&["attaches", "sees_none"]);
+    judge(pages, "pictures for a model that sees none");
 }
 
 fn tab_goes_through_the_page_in_its_order(pages: &mut Pages) {

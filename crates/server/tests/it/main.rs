@@ -16,6 +16,8 @@ mod limits;
 
 mod models;
 
+mod odd_pictures;
+
 mod operations;
 
 mod overload;

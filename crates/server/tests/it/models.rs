@@ -98,7 +98,7 @@ fn sixteen_clients_of_two_models_where_memory_holds_one() {
     for entry in &entries {
         let prices = if entry.model == "b" { [10, 20, 30] } else { [1, 2, 3] };
         let [hit, miss, output] = prices.map(|price| Nanos(price * 1_000_000_000));
-        let prices = Prices { hit, miss, output };
+        let prices = Prices { hit, miss, output, drawn: None };
         assert_eq!((entry.cost, entry.outcome.as_deref()), (prices.cost(entry.tokens), Some("done")), "{entry:?}");
     }
 }

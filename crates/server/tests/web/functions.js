@@ -432,20 +432,19 @@ const functions = {
     await fresh();
     pick("pick", await dot());
     await until("a picture", () => one("#files img")?.src.startsWith("data:image/png"));
-    const bodies = await asking(() => say("What is this?"));
-    const [picture, text] = bodies[0].messages[0].content;
-    check(picture.type === "image_url" && picture.image_url.url.startsWith("data:image/png;base64,"), "as a part");
-    equal(text, { type: "text", text: "What is this?" }, "with the text");
-    await until("it is shown", () => one(".user img.picture")?.naturalWidth === 8);
-    const words = await until("the refusal", () => one(".error p")?.textContent);
-    check(words.startsWith("This model may read texts only, not pictures."), words);
+    check($("blind").textContent.startsWith("tiny reads texts only and sees no pictures."), $("blind").textContent);
+    check(!visible($("draw")) && !labelled($("blind"), "Ask tiny"), "no model here sees or draws");
+    write("What is this?");
+    equal(await asking(() => $("send").click()), [], "nothing is sent");
     targets();
-    const [again] = await asking(async () => {
-      labelled(one(".error"), "Send without pictures").click();
-      await until("an answer", () => !running() && !one(".error") && one(".numbers"));
-    });
-    equal(again.messages, [{ role: "user", content: "What is this?" }], "without the picture");
-    equal(one(".user .count").textContent, "2/2", "as another version");
+    labelled($("blind"), "Leave them out").click();
+    check($("files").hidden && $("blind").hidden, "they are left out");
+    const [body] = await asking(() => say("What is this?"));
+    equal(body.messages, [{ role: "user", content: "What is this?" }], "without the picture");
+    write("/draw a fish");
+    $("send").click();
+    check(one(".toast").textContent.startsWith("No model of this server draws"), one(".toast").textContent);
+    write("");
   },
 
   /** A server that is away, and one that breaks off. */

@@ -169,6 +169,7 @@ impl Browser for Chromium {
     }
 
     fn picture(&mut self) -> String {
+        self.call("Page.bringToFront", json!({})); // nothing is painted of a tab behind another
         self.call("Page.captureScreenshot", json!({"format": "png"}))["data"].as_str().unwrap().to_owned()
     }
 
