@@ -8,9 +8,10 @@
 use std::fmt::Write;
 
 /// What is read.
-pub const SOURCES: [&str; 4] = [
+pub const SOURCES: [&str; 5] = [
     "crates/runs/src/recipe.rs",
     "crates/runs/src/recipe/optimizer.rs",
+    "crates/runs/src/recipe/shared.rs",
     "crates/runs/src/recipe/stages.rs",
     "crates/runs/src/recipe/pictures.rs",
 ];

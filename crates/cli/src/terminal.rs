@@ -1,5 +1,6 @@
 //! The host of a run: events as lines and bars on stderr, results on stdout, Ctrl-C as the wish to stop.
 
+use std::collections::BTreeSet;
 use std::io;
 use std::time::{Duration, Instant};
 
@@ -116,16 +117,19 @@ fn print_drawn(of: &DrawScore, models: &[DrawGraded]) -> io::Result<()> {
         ))
     };
     row("seen captions", &|it| percent(it.seen_share()))?;
-    for kind in models.iter().flat_map(|it| it.seen.keys()).collect::<std::collections::BTreeSet<_>>() {
+    for kind in models.iter().flat_map(|it| it.seen.keys()).collect::<BTreeSet<_>>() {
         row(&format!("  {kind}"), &|it| it.seen.get(kind).map_or(String::new(), |share| percent(share.share())))?;
     }
     row("captions never seen", &|it| percent(it.unseen_share()))?;
-    for kind in models.iter().flat_map(|it| it.unseen.keys()).collect::<std::collections::BTreeSet<_>>() {
+    for kind in models.iter().flat_map(|it| it.unseen.keys()).collect::<BTreeSet<_>>() {
         row(&format!("  {kind}"), &|it| it.unseen.get(kind).map_or(String::new(), |share| percent(share.share())))?;
     }
     row("  p against the first", &|it| it.p.map_or(String::new(), |p| format!("{p:.2}").replace("0.00", "<0.01")))?;
     let counted = |share: Share| if share.of == 0 { String::new() } else { percent(share.share()) };
-    row("questions about held-out pictures", &|it| counted(it.answers))?;
+    row("questions about held-out pictures", &|it| counted(it.all_answers()))?;
+    for sort in models.iter().flat_map(|it| it.answers.keys()).collect::<BTreeSet<_>>() {
+        row(&format!("  {sort}"), &|it| it.answers.get(sort).map_or(String::new(), |share| counted(*share)))?;
+    }
     row("reconstructions that are right", &|it| counted(it.reconstructed))?;
     row("  PSNR", &|it| format!("{:.1} dB", it.psnr))?;
     row("  codes used", &|it| format!("{} of {}", it.codes_used, it.codes))

@@ -123,8 +123,8 @@ pub struct DrawGraded {
     /// caption by caption; none for the first.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub p: Option<f64>,
-    /// Questions about held-out pictures.
-    pub answers: Share,
+    /// Questions about held-out pictures, by what they are about.
+    pub answers: BTreeMap<String, Share>,
     /// Held-out pictures, made codes and pictures again.
     pub reconstructed: Share,
     /// Of these, in dB.
@@ -143,6 +143,12 @@ impl DrawGraded {
     /// Likewise.
     pub fn unseen_share(&self) -> f64 {
         mean(&self.unseen)
+    }
+
+    /// Of all questions.
+    pub fn all_answers(&self) -> Share {
+        let add = |sum: Share, it: &Share| Share { right: sum.right + it.right, of: sum.of + it.of };
+        self.answers.values().fold(Share::default(), add)
     }
 }
 

@@ -78,7 +78,7 @@ pub(crate) trait Training {
     /// Does the step behind `at`: where it ends, and its line.
     fn step(&mut self, at: Position) -> Result<(Position, Self::Metrics)>;
 
-    /// What is trained.
+    /// What its checkpoints are of.
     fn trained(&self) -> &dyn Trained;
 
     /// Tokens that the step behind `at` will learn from, where that is known before; else it is taken to be as the one

@@ -434,6 +434,7 @@ fn widest_backward_per_token(config: &ModelConfig) -> usize {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use wels_model::janus::config::JanusConfig;
 
     #[test]
     fn recomputation_and_smaller_micro_batches_take_less() {
@@ -471,6 +472,10 @@ mod tests {
             Err(format!("no {name}"))
         }
 
+        fn janus(&self, name: &str) -> Result<JanusConfig, String> {
+            Err(format!("no {name}"))
+        }
+
         fn examples(&self, _: &crate::recipe::Supervised) -> Result<stages::Examples, String> {
             Ok(stages::Examples { count: 10, tokens: 5.0, assumption: None })
         }
@@ -478,6 +483,20 @@ mod tests {
         fn prompt_tokens(&self, _: &crate::recipe::Answering) -> Result<f64, String> {
             Ok(20.0)
         }
+    }
+
+    #[test]
+    fn stages_of_pictures_are_planned() {
+        let text = include_str!("../../../recipes/janus.toml");
+        let recipe = Recipe::parse("janus.toml", text, Path::new("/data")).unwrap();
+        let plan = of_recipe(&recipe, &Tens);
+        assert!(plan.stages.iter().all(|stage| stage.unknown.is_none() && stage.tokens > 0 && stage.flops > 0.0));
+        let config = recipe.model.janus().unwrap();
+        let crate::recipe::Work::Vq(section) = &recipe.stages[0].work else { panic!("{:?}", recipe.stages[0]) };
+        let codes = plan.stage(&recipe.stages[0].name).unwrap();
+        assert_eq!(codes.tokens, section.steps * section.batch as u64 * config.vq.tokens() as u64);
+        // Written out and read again it is the same, as a run's own recipe has to be.
+        assert_eq!(Recipe::parse("again", &recipe.to_toml(), Path::new("/data")).unwrap(), recipe);
     }
 
     #[test]

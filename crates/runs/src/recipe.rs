@@ -9,7 +9,9 @@ mod named;
 mod optimizer;
 mod pictures;
 mod reader;
+mod shared;
 mod stages;
+mod work;
 
 use std::path::{Path, PathBuf};
 
@@ -27,10 +29,15 @@ pub use optimizer::{Checkpoints, Optimizer, Rule};
 pub use pictures::{CodesOf, DrawRl, DrawScore, JanusLearns, JanusTraining, Pictures, VqLearns, VqTraining, is_world};
 use reader::{Document, ListOrWord, Section, Source};
 pub use reader::{Place, RecipeError};
+pub use shared::{AdvantageScale, LossMean, Optimization};
 pub use stages::{
-    AdvantageScale, Answering, Answers, Distil, DivergenceWay, LossMean, Optimization, OverlongRule, OwnAnswers,
-    PRETRAIN, Rl, Rollouts, SampleAndFilter, Score, StageSection, Start, Supervised, TaskName, Work,
+    Answering, Answers, Distil, DivergenceWay, OverlongRule, OwnAnswers, Rl, Rollouts, SampleAndFilter, Score,
+    StageSection, Start, Supervised, TaskName,
 };
+pub use work::Work;
+
+/// The stage that `[pretrain]` describes.
+pub const PRETRAIN: &str = "pretrain";
 
 /// The recipe of `wels run` without an argument.
 pub const QUICKSTART: &str = include_str!("../../../recipes/quickstart.toml");
@@ -249,9 +256,9 @@ impl Recipe {
         let layers = model.config().layers;
         let pretrain = PretrainSection::resolve(document.section("pretrain")?, data.sequence_length, layers)?;
         let sample = SampleSection::resolve(document.section("sample")?)?;
-        let earlier = vec![stages::PRETRAIN.to_string()];
+        let earlier = vec![PRETRAIN.to_string()];
         let mut context =
-            stages::RecipeContext { tokenizer: &tokenizer, janus: model.janus().is_some(), folder, earlier };
+            shared::RecipeContext { tokenizer: &tokenizer, janus: model.janus().is_some(), folder, earlier };
         let sections = document.sections("stage")?;
         let stages = sections.into_iter().map(|section| StageSection::resolve(section, &mut context));
         let stages = stages.collect::<Result<Vec<_>, _>>()?;
@@ -266,7 +273,7 @@ impl Recipe {
 
     /// Whether the run pretrains: it does unless it has other stages and none of them begins there.
     pub fn pretrains(&self) -> bool {
-        self.stages.is_empty() || self.stages.iter().any(|stage| stage.names(stages::PRETRAIN))
+        self.stages.is_empty() || self.stages.iter().any(|stage| stage.names(PRETRAIN))
     }
 
     /// The resolved recipe as TOML.

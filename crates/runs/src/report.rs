@@ -30,6 +30,13 @@ pub const REPORT: &str = "report.html";
 
 /// The folder of a stage with pictures of what it made along the way.
 pub const PICTURES: &str = "pictures";
+/// The same of one checkpoint, in its folder.
+pub const SHEET: &str = "pictures.png";
+
+/// Where a stage keeps the pictures of a checkpoint when that is removed.
+pub fn sheet_name(step: u64) -> String {
+    format!("{PICTURES}/{}.png", crate::checkpoint::directory_name(step))
+}
 
 /// Writes the report of the run at `path`, and gives it back as text.
 ///

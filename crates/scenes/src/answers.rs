@@ -14,6 +14,7 @@ use crate::questions::Question;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Sort {
+    Description,
     Count,
     Existence,
     Colour,
@@ -30,6 +31,7 @@ impl Question {
         let ends = |words: [&str; 2]| words.iter().any(|word| self.text.ends_with(word));
         let begins = |words: &str| self.text.starts_with(words);
         match () {
+            () if self.text == "what is there" => Sort::Description,
             () if begins("how many") => Sort::Count,
             () if begins("is there") => Sort::Existence,
             () if begins("what colour") => Sort::Colour,

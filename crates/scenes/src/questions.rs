@@ -25,7 +25,7 @@ const CLEAR: (i32, i32) = (8, 4);
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Question {
     pub text: String,
-    /// A word or two.
+    /// A word or two, and more of what is there.
     pub answer: String,
 }
 
@@ -43,7 +43,7 @@ impl Scene {
     /// One question of each sort that the picture answers, in a fixed order; `seed` chooses what each is about.
     pub fn questions(&self, seed: u64) -> Vec<Question> {
         let mut draw = Draw::new(seed, STREAM | self.world.key(), self.fingerprint());
-        let mut questions = vec![self.how_many_objects(), self.how_many(&mut draw)];
+        let mut questions = vec![self.what_is_there(), self.how_many_objects(), self.how_many(&mut draw)];
         questions.extend(self.is_there(&mut draw));
         if self.objects.iter().all(|object| self.is_unique(object)) {
             let object = draw.one(&self.objects);
@@ -68,6 +68,19 @@ impl Scene {
     /// Whether its colour and shape name it alone.
     fn is_unique(&self, object: &Object) -> bool {
         self.objects.iter().filter(|other| thing_of(other) == thing_of(object)).count() == 1
+    }
+
+    /// All objects, from the top, those of a row from the left.
+    fn what_is_there(&self) -> Question {
+        let mut objects: Vec<&Object> = self.objects.iter().collect();
+        objects.sort_by_key(|object| (object.y, object.x));
+        let words = |object: &&Object| {
+            let texture = if self.world.has_textures() { object.texture.name() } else { "" };
+            let words = ["a", object.size.name(), texture, object.colour.name(), object.shape.name()];
+            words.into_iter().filter(|word| !word.is_empty()).collect::<Vec<_>>().join(" ")
+        };
+        let answer = objects.iter().map(words).collect::<Vec<_>>().join(" and ");
+        Question::new("what is there".to_owned(), &answer)
     }
 
     fn how_many_objects(&self) -> Question {

@@ -32,13 +32,12 @@ fn allowed(krate: &str) -> Option<&'static [&'static str]> {
     })
 }
 
-/// What a crate's tests and examples may name beside that: a device to compute with, threads and instruction sets to
-/// compare, worlds to learn from, and the server's the tiny models that they serve.
+/// What a crate's tests may name beside that: a device to compute with, threads and instruction sets to compare, and
+/// the server's the tiny models that they serve.
 fn allowed_in_tests(krate: &str) -> &'static [&'static str] {
     match krate {
         "cuda" => &["cpu"],
-        "model" | "engine" => &["cpu", "kernels"],
-        "train" => &["cpu", "kernels", "scenes"],
+        "model" | "engine" | "train" => &["cpu", "kernels"],
         "server" => &["model", "cpu"],
         _ => &[],
     }

@@ -160,14 +160,7 @@ fn a_question_can_be_about_pictures() {
     lab.done(&["draw", "janus", "a red circle", "-n", "2", "-o", "p.png"]);
     let ask = |model: &str, more: &[&str]| {
         let args = [&["chat", model, "--temperature", "0", "--max-tokens", "12"], more].concat();
-        let mut child = lab.command(&args);
-        child.stdin(std::process::Stdio::piped()).stdout(std::process::Stdio::piped());
-        let mut child = child.stderr(std::process::Stdio::piped()).spawn().expect("the program starts");
-        let mut stdin = child.stdin.take().expect("a pipe");
-        // A program that refuses what it was given reads nothing.
-        let _ = std::io::Write::write_all(&mut stdin, b"What is it?");
-        drop(stdin);
-        lab.end(child)
+        lab.told(&args, "What is it?")
     };
     let one = ask("janus", &["--image", "p-1.png"]);
     assert_eq!(one.code, Some(0), "{one:?}");

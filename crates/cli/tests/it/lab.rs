@@ -1,6 +1,7 @@
 //! A folder with a small corpus and recipe, and the program run in it.
 
 use std::fs;
+use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
@@ -105,6 +106,16 @@ impl Lab {
     pub fn start(&self, args: &[&str]) -> Child {
         let mut command = self.command(args);
         command.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().expect("the program starts")
+    }
+
+    /// Runs it to its end with something to read.
+    pub fn told(&self, args: &[&str], input: &str) -> Said {
+        let mut command = self.command(args);
+        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let mut child = command.spawn().expect("the program starts");
+        // A program that refuses what it was given reads nothing.
+        let _ = child.stdin.take().expect("a pipe").write_all(input.as_bytes());
+        self.end(child)
     }
 
     /// Waits for a program that was started.

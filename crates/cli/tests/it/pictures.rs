@@ -1,6 +1,6 @@
-//! Runs of pictures: a VQ tokenizer, a Janus model that learns to see and to draw, reinforcement of its drawing, grades;
-//! `kill -9` at random moments of all of them, behind which the same command ends with the same bits; and what becomes
-//! of the model in `wels draw`.
+//! Runs of pictures: a VQ tokenizer, a Janus model that learns to see and to draw, reinforcement of its drawing, and
+//! grades; `kill -9` at random moments of all of them, behind which the same command ends with the same bits; and what
+//! becomes of the model in `wels draw`.
 
 use std::fs;
 use std::time::Duration;
@@ -170,18 +170,9 @@ fn a_run_of_pictures_draws_and_answers() {
         fs::read(lab.at(name)).unwrap()
     };
     assert_eq!(drawn("1", "one.png"), drawn("2", "two.png"));
-    // A picture that a run has made is one that a model can be asked about.
-    let said = lab.done(&[
-        "chat",
-        "runs/whole",
-        "--image",
-        "one.png",
-        "--max-tokens",
-        "4",
-        "--prompt",
-        "is there a red circle",
-    ]);
-    assert!(!said.stdout.trim().is_empty(), "{said:?}");
+    // A picture that a run has made is one that its model can be asked about.
+    let args = ["chat", "runs/whole", "--image", "one.png", "--temperature", "0", "--max-tokens", "4"];
+    assert_eq!(lab.told(&args, "is there a red circle").code, Some(0));
     let before = text(&lab, "whole", "receipt.json");
     lab.done(&["verify", "--receipt", "runs/whole/receipt.json", "--whole"]);
     assert_eq!(text(&lab, "whole", "receipt.json"), before);
@@ -190,15 +181,15 @@ fn a_run_of_pictures_draws_and_answers() {
 #[test]
 fn what_a_run_of_pictures_cannot_do_is_said_before_it_begins() {
     let lab = Lab::new();
-    let stages = RECIPE.split_once("[[stage]]").unwrap().0;
+    let head = RECIPE.split_once("[[stage]]").unwrap().0;
     let codes = "[[stage]]\nname = \"a\"\nkind = \"vq\"\n";
     let janus = "[[stage]]\nname = \"a\"\nkind = \"janus\"\nfrom = \"nowhere\"\n";
+    let heads = "num_attention_heads = 4\nnum_key";
     let cases = [
-        (codes.to_owned(), "or [stage.model] must say what is trained"),
-        (format!("{codes}from = \"x\"\npictures = \"grid-25\"\n"), "there is no world `grid-25`"),
-        (format!("{codes}from = \"x\"\npictures = \"./none\"\n"), "none: "),
-        (format!("{codes}from = \"x\"\ngradient_shards = 2\n"), "must be 1 in stages of pictures"),
-        (format!("{codes}from = \"x\"\nsteps = 0\n"), "must be 1 or more"),
+        (format!("{codes}pictures = \"grid-25\"\n"), "there is no world `grid-25`"),
+        (format!("{codes}pictures = \"./none\"\n"), "none: "),
+        (format!("{codes}gradient_shards = 2\n"), "must be 1 in stages of pictures"),
+        (format!("{codes}steps = 0\n"), "must be 1 or more"),
         (janus.to_owned(), "nowhere is no model"),
         (janus.replace("from = \"nowhere\"\n", ""), "must name a stage of pictures before this one"),
         (format!("{janus}draws = 0\nquestions = 0\n"), "nothing would be learnt"),
@@ -208,18 +199,32 @@ fn what_a_run_of_pictures_cannot_do_is_said_before_it_begins() {
             "must be a world",
         ),
         ("[[stage]]\nname = \"a\"\nkind = \"draw_score\"\n".into(), "names no model"),
-        (
-            format!("{codes}[stage.model.text_config]\nhidden_size = 32\nnum_attention_heads = 5\n"),
-            "num_attention_heads",
-        ),
+        (String::new(), "names no source"),
     ];
+    let write = |name: &str, text: &str| {
+        let file = format!("{name}.toml");
+        fs::write(lab.at(&file), text.replace("NAME", name)).unwrap();
+        file
+    };
     for (n, (stage, expected)) in cases.into_iter().enumerate() {
-        let file = format!("wrong-{n}.toml");
-        fs::write(lab.at(&file), format!("{}{stage}", stages.replace("NAME", &format!("wrong-{n}")))).unwrap();
+        let file = write(&format!("wrong-{n}"), &format!("{head}{stage}"));
         let said = lab.wels(&["run", &file]);
         assert_eq!(said.code, Some(1), "{expected}: {said:?}");
         assert!(said.failure().contains(expected), "{expected}: {said:?}");
     }
+    for (model, expected) in [
+        (head.replace(heads, "num_attention_heads = 5\nnum_key"), "num_attention_heads"),
+        (head.replace("image_size = 24", "image_size = 26"), "a picture is cut into whole patches"),
+        (
+            head.split_once("[model]").unwrap().0.to_owned() + "[model]\npreset = \"smollm2-135m\"\n",
+            "must name a Janus model",
+        ),
+    ] {
+        let said = lab.wels(&["run", &write("model", &format!("{model}{codes}"))]);
+        assert!(said.failure().contains(expected), "{expected}: {said:?}");
+    }
+    let alone = lab.wels(&["run", &write("alone", &head.replace("sources = []", ""))]);
+    assert!(alone.failure().contains("a Janus model is learnt in stages"), "{alone:?}");
     let ranks = lab.wels(&["run", &recipe(&lab, "ranks"), "--ranks", "2"]);
     assert!(ranks.failure().contains("of pictures, which are learnt on one rank"), "{ranks:?}");
 }

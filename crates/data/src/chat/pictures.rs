@@ -78,6 +78,7 @@ fn parts(words: &str) -> Value {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::chat::JANUS;
     use crate::tokenizer::{BpeTrainer, SpecialTokens};
 
     /// As `transformers`' conversion of Janus has it, for what the user says.
@@ -107,7 +108,7 @@ mod tests {
         assert_eq!((Some(tokens.begin), Some(tokens.end)), (tokenizer.id(BEGIN), tokenizer.id(END)));
         let words = "a red circle\n\n{{ messages }}";
         let without = tokens.draw_prompt(&tokenizer, None, words).unwrap();
-        for (source, takes_parts) in [(OF_PARTS, true), (OF_STRINGS, false)] {
+        for (source, takes_parts) in [(OF_PARTS, true), (OF_STRINGS, false), (JANUS, false)] {
             let template = ChatTemplate::new(source, "", "").unwrap();
             assert_eq!(template.takes_parts(), takes_parts, "{source}");
             assert_eq!(tokens.draw_prompt(&tokenizer, Some(&template), words).unwrap(), without, "{source}");
@@ -115,6 +116,38 @@ mod tests {
         assert_eq!(without.last(), Some(&tokens.begin));
         let text = tokenizer.decode(&without[..without.len() - 1]).unwrap();
         assert!(text.contains(words) && text.ends_with("<|Assistant|>:"), "{text}");
+    }
+
+    #[test]
+    fn a_trained_vocabulary_can_have_the_tokens_of_janus() {
+        let mut trainer = BpeTrainer::new(300, SpecialTokens::of_janus()).unwrap();
+        trainer.feed(&["a red circle"; 8]);
+        let mut tokenizer = trainer.train().unwrap();
+        tokenizer.set_chat_template(Some(JANUS.into()));
+        assert_eq!(tokenizer.id("<image_placeholder>"), Some(crate::tokenizer::JANUS_PLACE));
+        let tokens = PictureTokens::of(&tokenizer).expect("tokens of pictures");
+        assert_eq!(tokens.pad, 2);
+        let config: Value = serde_json::from_str(&tokenizer.to_config_json(64)).unwrap();
+        let of_pictures = json!({
+            "image_token": "<image_placeholder>", "boi_token": "<begin_of_image>", "eoi_token": "<end_of_image>",
+        });
+        assert_eq!(config["extra_special_tokens"], of_pictures, "as JanusProcessor asks for them");
+    }
+
+    /// As `transformers`' own template renders it.
+    #[test]
+    fn janus_form_of_a_conversation() {
+        let template = ChatTemplate::new(JANUS, "<s>", "</s>").unwrap();
+        let seen = Message {
+            content: json!([{"type": "image"}, {"type": "text", "text": " what is it "}]),
+            ..Message::new("user", "")
+        };
+        let messages = [seen, Message::new("assistant", "a cat"), Message::new("user", "sure?")];
+        let options = RenderOptions { add_generation_prompt: true, ..RenderOptions::default() };
+        assert_eq!(
+            template.render(&messages, &options).unwrap(),
+            "<|User|>: <image_placeholder>\nwhat is it\n\n<|Assistant|>: a cat</s><|User|>: sure?\n\n<|Assistant|>:"
+        );
     }
 
     #[test]

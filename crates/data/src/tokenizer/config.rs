@@ -6,7 +6,7 @@ use std::path::Path;
 
 use serde_json::{Map, Value, json};
 
-use super::{SpecialIds, SpecialTokens, Tokenizer, TokenizerError};
+use super::{JANUS_TOKENS, SpecialIds, SpecialTokens, Tokenizer, TokenizerError};
 
 /// Largest configuration or template that is read; the largest known one, with 818 added tokens, takes 0.2 MB.
 const CONFIG_BYTES_MAX: u64 = 16 << 20;
@@ -117,6 +117,12 @@ impl Tokenizer {
         config.insert("clean_up_tokenization_spaces".to_owned(), json!(false));
         config.insert("model_max_length".to_owned(), json!(context_length));
         config.insert("tokenizer_class".to_owned(), json!("PreTrainedTokenizerFast"));
+        // What `JanusProcessor` asks its tokenizer for.
+        let of_pictures =
+            [("image_token", JANUS_TOKENS[0]), ("boi_token", JANUS_TOKENS[1]), ("eoi_token", JANUS_TOKENS[2])];
+        if of_pictures.iter().all(|(_, token)| self.id(token).is_some()) {
+            config.insert("extra_special_tokens".to_owned(), of_pictures.into_iter().collect::<Value>());
+        }
         if let Some(template) = self.chat_template() {
             config.insert("chat_template".to_owned(), json!(template));
         }

@@ -54,7 +54,8 @@ impl VqSeen {
 
 impl VqNetwork {
     /// Adds the gradients for pictures `[P·side², channels]`, a part of the batch of `objective`, to `grads`. A place's
-    /// code is the nearest one, or the one that `codes` `[P·tokens]` says, which its latent is then drawn to.
+    /// code is the nearest one; or the one that `codes` `[P·tokens]` says, which then stays as it is, and which its
+    /// latent is drawn to by commitment alone.
     pub fn accumulate(
         &self,
         params: &Params,
@@ -66,7 +67,12 @@ impl VqNetwork {
     ) -> VqSeen {
         let config = self.config();
         let elements = (objective.pictures * config.tokens() * config.code_dim) as f32;
-        let pull = Pull { codebook: 1.0 / elements, commitment: objective.commitment / elements };
+        let commitment = objective.commitment / elements;
+        let pull = match codes {
+            None => Pull { codebook: 1.0 / elements, commitment, straight_through: true },
+            // Codes that moved to latents would all be one before the encoder tells them apart.
+            Some(_) => Pull { codebook: 0.0, commitment, straight_through: false },
+        };
         let mut g = Graph::training(self.context(params, execution), grads);
         let z = g.constant(pixels.clone());
         let z = self.latents(&mut g, z);

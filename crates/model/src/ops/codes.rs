@@ -33,6 +33,8 @@ pub struct Pull {
     pub codebook: f32,
     /// β, of the latents to the codes.
     pub commitment: f32,
+    /// Whether the gradient of y goes to z. If not, z only learns to be what its id says.
+    pub straight_through: bool,
 }
 
 /// `y[T, D]` = `table[ids]`.
@@ -48,7 +50,9 @@ pub fn quantize(g: &mut Graph, z: &Var, table: Weight, ids: &Ids, pull: Pull) ->
         pictures(device).differences(&kept, &z, 2.0 * pull.codebook, &mut difference);
         back.parameter(table, |d, start| device.gather_backward(&difference, &ids, d, start));
         pictures(device).differences(&z, &kept, 2.0 * pull.commitment, &mut difference);
-        back.give(z.gradient(), dy);
+        if pull.straight_through {
+            back.give(z.gradient(), dy);
+        }
         back.give(z.gradient(), difference);
     })
 }

@@ -16,6 +16,7 @@ use wels_runs::checkpoint::Checkpoint;
 use wels_runs::plan::pictures::vq_flops;
 use wels_runs::plan::stages::TokenFlops;
 use wels_runs::recipe::{CodesOf, StageSection, VqLearns, VqTraining};
+use wels_runs::report::SHEET;
 use wels_runs::rundir::RunError;
 use wels_train::example::shuffled as order;
 use wels_train::vq::{VqHyperparameters, VqReport, VqTrainer};
@@ -23,7 +24,7 @@ use wels_train::vq::{VqHyperparameters, VqReport, VqTrainer};
 use super::data::{Order, PictureSet, pixels, rows_of_pixels};
 use super::drawer::decoded;
 use super::patches::Clusters;
-use super::sheet::{SHEET, sheet};
+use super::sheet::sheet;
 use super::state::{self, VqBegin, VqLearner};
 use crate::hyper::{of_stage, stage_execution};
 use crate::rank::Rank;
@@ -49,8 +50,9 @@ pub(crate) struct VqMetrics {
     psnr: f64,
     distance: f64,
     codes_used: usize,
-    /// Share of latents that are nearest to their code.
-    codes_found: f64,
+    /// Share of latents that are nearest to their code, where the encoder learns.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    codes_found: Option<f64>,
     /// Of the batch's codes, in nats.
     code_entropy: f64,
     codes_restarted: usize,
@@ -236,7 +238,9 @@ impl Training for VqLearning {
             items: at.items + self.batch as u64,
             ..at
         };
-        Ok((position, VqMetrics::new(&report, position, tokens, started.elapsed().as_secs_f64())))
+        let line = VqMetrics::new(&report, position, tokens, started.elapsed().as_secs_f64());
+        let codes_found = (!matches!(self.codes, Codes::Kept(_))).then_some(report.found);
+        Ok((position, VqMetrics { codes_found, ..line }))
     }
 
     fn trained(&self) -> &dyn Trained {
@@ -262,8 +266,9 @@ impl Training for VqLearning {
 
     fn in_words(&self, line: &VqMetrics) -> String {
         let VqMetrics { psnr, codes_used, tokens_per_second, .. } = line;
-        let (found, entropy, rate) = (100.0 * line.codes_found, line.code_entropy, short(*tokens_per_second));
-        format!("PSNR {psnr:.1} dB, {codes_used} codes in use, of {entropy:.2} nats, {found:.1}% found, {rate} codes/s")
+        let found = line.codes_found.map_or(String::new(), |found| format!("{:.1}% found, ", 100.0 * found));
+        let (entropy, rate) = (line.code_entropy, short(*tokens_per_second));
+        format!("PSNR {psnr:.1} dB, {codes_used} codes in use, of {entropy:.2} nats, {found}{rate} codes/s")
     }
 }
 
@@ -277,7 +282,7 @@ impl VqMetrics {
             psnr: 10.0 * (4.0 / report.squared.max(1e-12)).log10(),
             distance: report.distance,
             codes_used: report.used,
-            codes_found: report.found,
+            codes_found: None,
             code_entropy: report.entropy,
             codes_restarted: report.restarted,
             grad_norm: report.grad_norm,

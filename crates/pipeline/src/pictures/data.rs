@@ -73,12 +73,20 @@ pub(crate) fn check(recipe: &Recipe) -> Result<()> {
 pub(crate) fn texts(recipe: &Recipe, count: u64) -> Result<Vec<String>> {
     let mut texts = Vec::new();
     for stage in &recipe.stages {
-        let Work::Janus(it) = &stage.work else { continue };
-        if !is_world(&it.data.pictures) {
-            texts.extend(own(&it.data)?.into_iter().map(|it| it.caption));
+        let pictures = match &stage.work {
+            Work::Vq(it) => &it.data.pictures,
+            Work::Janus(it) if !is_world(&it.data.pictures) => {
+                texts.extend(own(&it.data)?.into_iter().map(|it| it.caption));
+                continue;
+            }
+            Work::Janus(it) => &it.data.pictures,
+            Work::DrawRl(it) => &it.pictures,
+            _ => continue,
+        };
+        if !is_world(pictures) {
             continue;
         }
-        let world = world(&it.data.pictures)?;
+        let world = world(pictures)?;
         for number in 0..count {
             let scene = scene(&world, seed(recipe.run.seed, Purpose::Learning), number);
             let asked = scene.questions(number).into_iter();

@@ -15,13 +15,14 @@ use wels_runs::checkpoint::Checkpoint;
 use wels_runs::plan::pictures::{janus_flops, rows_of_step};
 use wels_runs::plan::stages::TokenFlops;
 use wels_runs::recipe::{JanusLearns, JanusTraining, StageSection};
+use wels_runs::report::SHEET;
 use wels_runs::rundir::RunError;
 use wels_train::janus::{JanusExample, JanusReport, JanusTrainer, Weights, pack, trainer, without_captions};
 
 use super::data::{Order, PictureSet, pixels};
 use super::drawer::{Choice, Drawer};
 use super::prompts::Prompts;
-use super::sheet::{SHEET, sheet};
+use super::sheet::sheet;
 use super::state::{self, JanusStart, Learner};
 use crate::host::Event;
 use crate::hyper::{of_stage, rule, stage_execution};

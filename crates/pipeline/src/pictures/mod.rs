@@ -28,12 +28,11 @@ use anyhow::Result;
 use wels_runs::checkpoint::Checkpoint;
 use wels_runs::files;
 use wels_runs::recipe::Recipe;
-use wels_runs::report::PICTURES;
+use wels_runs::report::{PICTURES, SHEET, sheet_name};
 use wels_runs::rundir::RunError;
 
 use crate::rank::Rank;
 use crate::refusal::refuse;
-use sheet::SHEET;
 
 /// Fails before anything is done if a recipe's stages of pictures cannot be done here.
 pub(crate) fn check(rank: &Rank, recipe: &Recipe) -> Result<()> {
@@ -53,9 +52,8 @@ pub(crate) fn keep_sheet(stage: &Path, checkpoint: &Checkpoint) -> Result<()> {
     if !sheet.is_file() {
         return Ok(());
     }
-    let folder = stage.join(PICTURES);
+    let (folder, path) = (stage.join(PICTURES), stage.join(sheet_name(checkpoint.step)));
     fs::create_dir_all(&folder).map_err(RunError::io("create", &folder))?;
-    let path = folder.join(format!("step-{:06}.png", checkpoint.step));
     let bytes = fs::read(&sheet).map_err(RunError::io("read", &sheet))?;
     Ok(files::write_atomically(&path, &bytes).map_err(RunError::io("write", &path))?)
 }

@@ -84,3 +84,35 @@ impl<'a> Prompts<'a> {
         Ok(tokens)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use wels_data::chat::JANUS;
+    use wels_data::tokenizer::{BpeTrainer, SpecialTokens};
+    use wels_model::janus::presets;
+    use wels_runs::recipe::JANUS_PLACE;
+
+    #[test]
+    fn a_question_stands_behind_its_picture_and_before_its_answer() {
+        let mut trainer = BpeTrainer::new(320, SpecialTokens::of_janus()).unwrap();
+        trainer.feed(&["is there a red circle yes"; 8]);
+        let mut tokenizer = trainer.train().unwrap();
+        tokenizer.set_chat_template(Some(JANUS.into()));
+        assert_eq!(tokenizer.id("<image_placeholder>"), Some(JANUS_PLACE), "what recipes write into config.json");
+        let mut config = presets::preset("janus-pro-1b").unwrap();
+        config.image_token_id = JANUS_PLACE;
+        (config.vision.image_size, config.vision.patch_size) = (8, 4);
+        let prompts = Prompts::new(&tokenizer, &config).unwrap();
+        let picture = Rgb { width: 8, height: 8, bytes: vec![9; 3 * 64] };
+        let example = prompts.see(&config, &picture, "is there a red circle", "yes").unwrap();
+        let JanusExample::See { before, seen, rows, question, answer } = example else { panic!("{example:?}") };
+        let text = |ids: &[u32]| tokenizer.decode(ids).unwrap();
+        assert_eq!((rows, seen.len()), (4, 4 * 48));
+        assert_eq!((before.last(), question.first()), (Some(&prompts.around.begin), Some(&prompts.around.end)));
+        assert!(text(&before).ends_with("<|User|>: <begin_of_image>"), "{}", text(&before));
+        assert!(text(&question).ends_with("\nis there a red circle\n\n<|Assistant|>:"), "{}", text(&question));
+        assert_eq!(answer.last(), tokenizer.special().eos.as_ref());
+        assert_eq!(text(&answer[..answer.len() - 1]), " yes");
+    }
+}

@@ -17,6 +17,7 @@ use wels_runs::files;
 use wels_runs::ledger::{Entry, STAGE_DONE};
 use wels_runs::plan::pictures::score_flops;
 use wels_runs::recipe::{DrawScore, StageSection};
+use wels_runs::report::SHEET;
 use wels_runs::rundir::{RunError, write_json};
 use wels_scenes::{Kind, Scene, Split, World, grade};
 use wels_tasks::statistics;
@@ -26,7 +27,7 @@ use wels_train::muon::Rule;
 use super::data::{Purpose, pixels, rgb, seed, world};
 use super::drawer::{Choice, Drawer, decoded};
 use super::prompts::Prompts;
-use super::sheet::{SHEET, sheet};
+use super::sheet::sheet;
 use super::state::{self, JanusStart, parameters};
 use crate::host::{DrawGraded, Event, Outcome, Share};
 use crate::hyper::stage_execution;
@@ -215,15 +216,16 @@ impl Subject<'_> {
     }
 
     /// How many questions about held-out pictures are answered word by word, the likeliest token each time.
-    fn answers(&self) -> Result<Share> {
+    fn answers(&self) -> Result<BTreeMap<String, Share>> {
         let per_kind = self.of.questions.div_ceil(Kind::ALL.len() as u64);
         let scenes: Vec<Scene> =
             Kind::ALL.into_iter().flat_map(|kind| self.scenes(Split::HeldOut, kind, per_kind)).collect();
-        let mut examples = Vec::new();
+        let (mut examples, mut sorts) = (Vec::new(), Vec::new());
         for (number, scene) in (0..).zip(scenes) {
             let key = Key { seed: self.run_seed, stream: STREAM_QUESTIONS ^ number };
             let questions = scene.questions(key.u64_at(0));
             let question = &questions[key.below_at(1, questions.len() as u64) as usize];
+            sorts.push(format!("{:?}", question.sort()).to_lowercase());
             let picture = rgb(scene.picture);
             examples.push(self.prompts.see(self.config(), &picture, &question.text, &question.answer)?);
         }
@@ -233,7 +235,9 @@ impl Subject<'_> {
             let params = &self.start.state.params;
             right.extend(self.network.greedy(params, &self.execution, &batch.cut(sequences)));
         }
-        Ok(Share::of(right))
+        let mut answers: BTreeMap<String, Vec<bool>> = BTreeMap::new();
+        sorts.into_iter().zip(right).for_each(|(sort, right)| answers.entry(sort).or_default().push(right));
+        Ok(answers.into_iter().map(|(sort, right)| (sort, Share::of(right))).collect())
     }
 
     /// What becomes of held-out pictures that are made codes and pictures again; all else is left as it is.

@@ -2,8 +2,6 @@
 
 use wels_model::janus::picture::{Rgb, encode_png};
 
-/// The file in a checkpoint.
-pub(super) const SHEET: &str = "pictures.png";
 /// Pictures are shown at least so many pixels wide.
 const SIDE_LEAST: usize = 96;
 /// Between pictures, in pixels.

@@ -140,7 +140,8 @@ fn follow(keys: &mut Map<String, Value>, tokenizer: &TokenizerSection) {
         if let Value::Object(block) = block { block } else { Map::new() }
     });
     if let TokenizerSection::Train { vocab_size, .. } = tokenizer {
-        for (key, value) in [("vocab_size", *vocab_size), ("bos_token_id", 0), ("eos_token_id", 1)] {
+        for (key, value) in [("vocab_size", *vocab_size), ("bos_token_id", 0), ("eos_token_id", 1), ("pad_token_id", 2)]
+        {
             text.insert(key.into(), value.into());
         }
         keys.insert("image_token_id".into(), JANUS_PLACE.into());

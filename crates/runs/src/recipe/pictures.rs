@@ -1,12 +1,12 @@
-//! `[[stage]]` of the kinds that have to do with pictures: a VQ tokenizer, a Janus model that learns to see and to draw,
-//! reinforcement of its drawing, and what comes of it. Their models are `transformers`' `janus` form, each stage's
-//! checkpoint a directory that the next one begins with.
+//! `[[stage]]` of the kinds that have to do with pictures: a VQ tokenizer, a Janus model that learns to see and to
+//! draw, reinforcement of its drawing, and what comes of it. Their models are of `transformers`' `janus` form, each
+//! stage's checkpoint a directory that the next one begins with.
 
 use serde::Serialize;
 
 use super::optimizer::{Defaults, OF_CODES, OF_DRAWING, OF_PICTURES};
 use super::reader::{RecipeError, Section};
-use super::stages::{AdvantageScale, LossMean, NOT_NEGATIVE, Optimization, PROBABILITY, RecipeContext, place};
+use super::shared::{AdvantageScale, LossMean, NOT_NEGATIVE, Optimization, PROBABILITY, RecipeContext, place};
 use super::{PRETRAIN, joined};
 
 /// Words for what the codes of a VQ tokenizer are for.
@@ -50,8 +50,8 @@ pub struct VqTraining {
     pub micro_pictures: usize,
     /// "all", or "decoder" for the decoder alone, from codes that stay.
     pub learns: VqLearns,
-    /// What codes are for: "latents" for whatever makes pictures come back best, "patches" for clusters of the pixels of
-    /// a code's own patch, as many as there are codes, which the encoder learns to find.
+    /// What codes are for: "latents" for whatever makes pictures come back best, "patches" for clusters of the pixels
+    /// of a code's own patch, as many as there are codes, which the encoder learns to find.
     pub codes_of: CodesOf,
     /// Share of the pictures whose patches, of which each has a code, come in random order, so that a code is about its
     /// own patch: a model that draws has less to learn.
@@ -131,9 +131,9 @@ pub struct DrawRl {
     pub samples: usize,
     /// Updates of a rollout, each on a random part of it.
     pub mini_batches: usize,
-    /// What advantages are divided by.
+    /// What advantages are divided by: "deviation" if left out, "sample_deviation", or "none".
     pub advantage_scale: AdvantageScale,
-    /// How codes are added up.
+    /// How codes are added up: "token" if left out, "sequence", or "constant".
     pub loss_mean: LossMean,
     /// ε_low: how far the ratio may fall.
     pub clip_low: f64,
@@ -259,7 +259,8 @@ impl JanusTraining {
         };
         let JanusTraining { draws, questions, texts, text_weight, code_weight, .. } = training;
         let of_text = text_weight > 0.0 && questions + texts > 0;
-        if !of_text && !(code_weight > 0.0 && draws > 0) {
+        let of_codes = code_weight > 0.0 && draws > 0;
+        if !of_text && !of_codes {
             return Err(s.wrong("draws", "is 0, and so is all else that has a weight: nothing would be learnt"));
         }
         if questions > 0 && !is_world(&training.data.pictures) {

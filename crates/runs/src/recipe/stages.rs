@@ -6,14 +6,13 @@ use std::path::{Path, PathBuf};
 
 use serde::{Serialize, Serializer};
 
-use super::named::{Folder, joined};
-use super::optimizer::{Checkpoints, Defaults, OF_EXAMPLES, OF_REINFORCEMENT, OF_TUNING, Optimizer};
+use super::named::joined;
+use super::optimizer::{Defaults, OF_EXAMPLES, OF_REINFORCEMENT, OF_TUNING};
 use super::pictures::{DrawRl, DrawScore, JanusTraining, VqTraining};
 use super::reader::{RecipeError, Section};
-use super::{ModelSection, Precision, TokenizerSection, precision_word};
-
-/// The stage that `[pretrain]` describes.
-pub const PRETRAIN: &str = "pretrain";
+use super::shared::{AdvantageScale, LossMean, NOT_NEGATIVE, Optimization, PROBABILITY, RecipeContext, place};
+use super::work::Work;
+use super::{ModelSection, PRETRAIN, Precision, precision_word};
 
 /// `[[stage]]` of every kind
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -26,111 +25,6 @@ pub struct StageSection {
     /// What it does, by its kind.
     #[serde(flatten)]
     pub work: Work,
-}
-
-/// What a stage does.
-#[derive(Clone, Debug, PartialEq, Serialize)]
-#[serde(tag = "kind", rename_all = "snake_case")]
-pub enum Work {
-    /// Next-token training on every token of worked examples.
-    Pretrain(Box<Supervised>),
-    /// The same on the answers alone.
-    Sft(Box<Supervised>),
-    /// Reinforcement learning by group relative policy optimization.
-    Rl(Box<Rl>),
-    /// Learning a teacher's distribution of every next token.
-    Distil(Box<Distil>),
-    /// Sampling answers and keeping the right ones, for a later stage to learn from.
-    SampleAndFilter(Box<SampleAndFilter>),
-    /// Grading models on held-out items.
-    Score(Box<Score>),
-    /// Training of a VQ tokenizer of pictures.
-    Vq(Box<VqTraining>),
-    /// Training of a Janus model on pictures to draw, questions about pictures, and text.
-    Janus(Box<JanusTraining>),
-    /// Reinforcement of what it draws.
-    DrawRl(Box<DrawRl>),
-    /// Grading what models draw and say of pictures.
-    DrawScore(Box<DrawScore>),
-}
-
-impl Work {
-    /// Whether a model comes of it.
-    pub fn trains(&self) -> bool {
-        !matches!(self, Work::SampleAndFilter(_) | Work::Score(_) | Work::DrawScore(_))
-    }
-
-    /// Whether models write answers in it, or draw.
-    pub fn samples(&self) -> bool {
-        self.answering().is_some() || matches!(self, Work::DrawRl(_) | Work::DrawScore(_))
-    }
-
-    /// What is asked, where models write answers.
-    pub fn answering(&self) -> Option<&Answering> {
-        match self {
-            Work::Pretrain(_) | Work::Sft(_) => None,
-            Work::Vq(_) | Work::Janus(_) | Work::DrawRl(_) | Work::DrawScore(_) => None,
-            Work::Distil(distil) => match &distil.answers {
-                Answers::Given(_) => None,
-                Answers::Own(own) => Some(&own.rollouts.answering),
-            },
-            Work::Rl(rl) => Some(&rl.rollouts.answering),
-            Work::SampleAndFilter(section) => Some(&section.answering),
-            Work::Score(section) => Some(&section.answering),
-        }
-    }
-
-    /// How weights are learnt, where they are.
-    pub fn optimization(&self) -> Option<&Optimization> {
-        match self {
-            Work::Pretrain(section) | Work::Sft(section) => Some(&section.optimization),
-            Work::Rl(section) => Some(&section.optimization),
-            Work::Distil(distil) => match &distil.answers {
-                Answers::Given(section) => Some(&section.optimization),
-                Answers::Own(section) => Some(&section.optimization),
-            },
-            Work::Vq(section) => Some(&section.optimization),
-            Work::Janus(section) => Some(&section.optimization),
-            Work::DrawRl(section) => Some(&section.optimization),
-            Work::SampleAndFilter(_) | Work::Score(_) | Work::DrawScore(_) => None,
-        }
-    }
-
-    /// Whether it has to do with pictures.
-    pub fn is_of_pictures(&self) -> bool {
-        matches!(self, Work::Vq(_) | Work::Janus(_) | Work::DrawRl(_) | Work::DrawScore(_))
-    }
-
-    /// As `kind` says it.
-    pub fn kind(&self) -> &'static str {
-        match self {
-            Work::Pretrain(_) => "pretrain",
-            Work::Sft(_) => "sft",
-            Work::Rl(_) => "rl",
-            Work::Distil(_) => "distil",
-            Work::SampleAndFilter(_) => "sample_and_filter",
-            Work::Score(_) => "score",
-            Work::Vq(_) => "vq",
-            Work::Janus(_) => "janus",
-            Work::DrawRl(_) => "draw_rl",
-            Work::DrawScore(_) => "draw_score",
-        }
-    }
-}
-
-/// `[[stage]]` of every kind that trains
-#[derive(Clone, Debug, PartialEq, Serialize)]
-pub struct Optimization {
-    /// Rows (tokens) that go through the model at once: memory and speed, no bit of the result.
-    pub micro_rows: usize,
-    /// How it is optimized.
-    #[serde(flatten)]
-    pub optimizer: Optimizer,
-    /// Share of the updates, at the end, in which the learning rate falls.
-    pub decay_fraction: f64,
-    /// When checkpoints are written, and which are kept.
-    #[serde(flatten)]
-    pub checkpoints: Checkpoints,
 }
 
 /// Defaults of rollouts that differ between kinds.
@@ -185,45 +79,6 @@ pub struct Supervised {
     /// Where the weights come from.
     #[serde(flatten)]
     pub start: Start,
-}
-
-/// Words for what advantages are divided by.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "snake_case")]
-pub enum AdvantageScale {
-    /// The deviation of the group, by n.
-    Deviation,
-    /// The deviation of the group, by n − 1.
-    SampleDeviation,
-    /// Nothing.
-    None,
-}
-
-/// Words for how tokens are added up.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "snake_case")]
-pub enum LossMean {
-    /// A mean over answers of means over their tokens.
-    Sequence,
-    /// A mean over tokens.
-    Token,
-    /// A sum over tokens, divided by answers and `max_tokens`.
-    Constant,
-}
-
-impl AdvantageScale {
-    pub(super) fn resolve(s: &mut Section) -> Result<AdvantageScale, RecipeError> {
-        use AdvantageScale::{Deviation, None, SampleDeviation};
-        let words = [("deviation", Deviation), ("sample_deviation", SampleDeviation), ("none", None)];
-        s.word("advantage_scale", &words)
-    }
-}
-
-impl LossMean {
-    pub(super) fn resolve(s: &mut Section) -> Result<LossMean, RecipeError> {
-        let words = [("token", LossMean::Token), ("sequence", LossMean::Sequence), ("constant", LossMean::Constant)];
-        s.word("loss_mean", &words)
-    }
 }
 
 /// Words for what happens to answers that run into the limit.
@@ -319,9 +174,9 @@ pub struct Rl {
     pub rollouts: Rollouts,
     /// Rounds of sampling at most, until `prompts` groups have rewards that differ; 1 takes what comes.
     pub sampling_rounds: usize,
-    /// What advantages are divided by.
+    /// What advantages are divided by: "deviation" if left out, "sample_deviation", or "none".
     pub advantage_scale: AdvantageScale,
-    /// How tokens are added up.
+    /// How tokens are added up: "token" if left out, "sequence", or "constant".
     pub loss_mean: LossMean,
     /// ε_low: how far the ratio may fall.
     pub clip_low: f64,
@@ -441,16 +296,6 @@ pub(super) const FREE: [&str; 7] = [
     "keep_checkpoints",
 ];
 
-/// What all stages of a recipe share.
-pub(super) struct RecipeContext<'a> {
-    pub tokenizer: &'a TokenizerSection,
-    /// Whether `[model]` is a Janus model.
-    pub janus: bool,
-    pub folder: Folder<'a>,
-    /// Names of the stages so far.
-    pub earlier: Vec<String>,
-}
-
 impl StageSection {
     pub(super) fn resolve(mut s: Section, context: &mut RecipeContext) -> Result<StageSection, RecipeError> {
         let name: String = s.get_or("name", String::new())?;
@@ -498,20 +343,6 @@ impl StageSection {
     }
 }
 
-pub(super) const NOT_NEGATIVE: fn(f64) -> bool = |x| x >= 0.0;
-pub(super) const PROBABILITY: fn(f64) -> bool = |x| (0.0..=1.0).contains(&x);
-
-impl Optimization {
-    pub(super) fn resolve(s: &mut Section, of: &Defaults) -> Result<Optimization, RecipeError> {
-        Ok(Optimization {
-            micro_rows: s.get_where("micro_rows", 4096, |n| n > 0, "1 or more")?,
-            optimizer: Optimizer::resolve(s, of)?,
-            decay_fraction: s.get_where("decay_fraction", 0.4, PROBABILITY, "between 0 and 1")?,
-            checkpoints: Checkpoints::resolve(s, of)?,
-        })
-    }
-}
-
 impl Start {
     fn resolve(s: &mut Section, context: &RecipeContext) -> Result<Start, RecipeError> {
         let from: Option<String> = s.get("from")?;
@@ -524,14 +355,6 @@ impl Start {
             }
             (None, None) => Ok(Start::From { from: PRETRAIN.into() }),
         }
-    }
-}
-
-/// An earlier stage's name as it is, or a path.
-pub(super) fn place(name: String, context: &RecipeContext) -> String {
-    match name == PRETRAIN || context.earlier.contains(&name) {
-        true => name,
-        false => joined(context.folder.path, &name),
     }
 }
 

@@ -40,7 +40,8 @@ pub struct Drawn {
     pub seen: BTreeMap<String, Share>,
     /// Pictures to captions that training never had, by kind.
     pub unseen: BTreeMap<String, Share>,
-    pub answers: Share,
+    /// Questions about pictures, by what they are about.
+    pub answers: BTreeMap<String, Share>,
     pub reconstructed: Share,
 }
 
@@ -109,7 +110,11 @@ pub(super) fn of_grades(models: &[Drawn]) -> String {
             row(&format!("· {}", kind.replace('_', " ")), &|it| part(it).get(kind).copied());
         }
     }
-    row("questions about pictures never seen", &|it| Some(it.answers));
+    row("questions about pictures never seen", &|it| Some(sum(it.answers.values())));
+    let sorts: BTreeSet<&String> = models.iter().flat_map(|it| it.answers.keys()).collect();
+    for sort in sorts {
+        row(&format!("· {sort}"), &|it| it.answers.get(sort).copied());
+    }
     row("pictures as codes and back", &|it| Some(it.reconstructed));
     html + "</table></div>\n"
 }

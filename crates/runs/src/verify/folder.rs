@@ -8,7 +8,7 @@ use super::{Examination, Findings, checkpoints};
 use crate::checkpoint;
 use crate::files::UNFINISHED;
 use crate::recipe::{PRETRAIN, Work};
-use crate::report::REPORT;
+use crate::report::{PICTURES, REPORT};
 use crate::rundir::RunError;
 
 /// Names that are looked at: a run of thousands of parts and checkpoints has fewer.
@@ -125,6 +125,7 @@ impl Examination<'_> {
         let known = match inner {
             _ if is_unfinished(name) => true,
             None => stages.iter().any(|known| known == stage),
+            Some(PICTURES) => self.draws(stage),
             Some(inner) if self.trains(stage) => checkpoint::step_of(inner).is_some(),
             Some(inner) => self.scores(stage) && inner.strip_prefix("model-").is_some_and(is_number),
         };
@@ -170,6 +171,13 @@ impl Examination<'_> {
             recipe.stages.iter().any(|section| section.name == stage && section.work.trains())
         };
         stage == PRETRAIN || self.recipe.as_ref().is_some_and(own)
+    }
+
+    fn draws(&self, stage: &str) -> bool {
+        let own = |recipe: &crate::recipe::Recipe| {
+            recipe.stages.iter().any(|section| section.name == stage && section.work.is_of_pictures())
+        };
+        self.trains(stage) && self.recipe.as_ref().is_some_and(own)
     }
 
     fn scores(&self, stage: &str) -> bool {

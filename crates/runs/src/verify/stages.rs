@@ -11,6 +11,7 @@ use crate::ledger::Entry;
 use crate::metrics;
 use crate::receipt::METRICS;
 use crate::recipe::PRETRAIN;
+use crate::report::{SHEET, sheet_name};
 
 /// What a stage must have in its ledger, for those stages whose tokens follow from the recipe.
 pub struct Expected {
@@ -49,8 +50,19 @@ impl Examination<'_> {
             let of_stage: Vec<Entry> =
                 checkpoints(&self.entries).filter(|entry| entry.stage == stage).cloned().collect();
             self.check_metrics(&stage, &of_stage);
+            self.check_sheets(&of_stage);
             self.check_tokens(&stage, &of_stage);
             self.check_checkpoints(&stage, &of_stage);
+        }
+    }
+
+    /// Pictures of checkpoints, which stay when these are removed. A kill can come before they are there.
+    fn check_sheets(&mut self, of_stage: &[Entry]) {
+        for entry in of_stage {
+            let name = format!("{}/{}", entry.stage, sheet_name(entry.step));
+            if let (Some(record), true) = (entry.files.get(SHEET), self.folder.files.contains_key(&name)) {
+                self.file(&name, record);
+            }
         }
     }
 
