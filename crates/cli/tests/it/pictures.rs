@@ -173,6 +173,21 @@ fn a_run_of_pictures_draws_and_answers() {
     // A picture that a run has made is one that its model can be asked about.
     let args = ["chat", "runs/whole", "--image", "one.png", "--temperature", "0", "--max-tokens", "4"];
     assert_eq!(lab.told(&args, "is there a red circle").code, Some(0));
+    // Nor need pictures be of a world: a model goes on with some of one's own, which have captions.
+    fs::create_dir(lab.at("mine")).unwrap();
+    fs::copy(lab.at("one.png"), lab.at("mine/one.png")).unwrap();
+    fs::write(lab.at("mine/captions.jsonl"), "{\"image\": \"one.png\", \"text\": \"my red cat\"}\n").unwrap();
+    let own = "[run]\nname = \"own\"\n[tokenizer]\npath = \"runs/whole/tokenizer\"\n[data]\nsources = []\n\
+        [model]\nconfig = \"runs/whole/drawn/step-000004/config.json\"\n\
+        [[stage]]\nname = \"codes\"\nkind = \"vq\"\nfrom = \"runs/whole/drawn/step-000004\"\n\
+        pictures = \"./mine\"\nsteps = 2\nbatch = 2\ncodes_of = \"patches\"\nshuffle = 0.5\n\
+        [[stage]]\nname = \"tuned\"\nkind = \"janus\"\nfrom = \"runs/whole/drawn/step-000004\"\n\
+        pictures = \"./mine\"\nsteps = 3\ndraws = 2\nquestions = 0\ntexts = 1\nlearns = \"language\"\n";
+    fs::write(lab.at("own.toml"), own).unwrap();
+    lab.done(&["run", "own.toml"]);
+    assert_eq!(metrics(&lab, "own", "tuned").len(), 3);
+    lab.done(&["verify", "runs/own", "--segments", "2"]);
+    lab.done(&["draw", "runs/own", "my red cat", "--cfg", "1", "-o", "cat.png"]);
     let before = text(&lab, "whole", "receipt.json");
     lab.done(&["verify", "--receipt", "runs/whole/receipt.json", "--whole"]);
     assert_eq!(text(&lab, "whole", "receipt.json"), before);
