@@ -205,6 +205,13 @@ fn what_a_run_of_pictures_cannot_do_is_said_before_it_begins() {
         (format!("{codes}pictures = \"./none\"\n"), "none: "),
         (format!("{codes}gradient_shards = 2\n"), "must be 1 in stages of pictures"),
         (format!("{codes}steps = 0\n"), "must be 1 or more"),
+        (format!("{codes}optimizer = \"muon\"\n"), "must be \"adamw\" in stages of kind vq"),
+        (format!("{codes}weight_decay = 0.1\n"), "weight_decay must be 0"),
+        (
+            format!("{codes}learns = \"decoder\"\ncodes_of = \"patches\"\n"),
+            "says nothing where the decoder alone learns",
+        ),
+        (format!("{codes}learns = \"decoder\"\nshuffle = 0.5\n"), "must be 0 where the decoder alone learns"),
         (janus.to_owned(), "nowhere is no model"),
         (janus.replace("from = \"nowhere\"\n", ""), "must name a stage of pictures before this one"),
         (format!("{janus}draws = 0\nquestions = 0\n"), "nothing would be learnt"),

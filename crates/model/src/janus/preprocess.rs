@@ -104,6 +104,13 @@ impl Preprocessing {
         Ok((preprocessing, notes))
     }
 
+    /// What [`Preprocessing::hf_json`] says.
+    pub fn to_unit(size: usize) -> Preprocessing {
+        let half = [0.5; COLOURS];
+        let rescale = (1.0 / 255.0) as f32;
+        Preprocessing { size, min_size: size.min(14), filter: Filter::Bicubic, rescale, mean: half, std: half }
+    }
+
     /// The `preprocessor_config.json` of a model that sees pictures of `size` pixels a side as values from −1 to 1.
     pub fn hf_json(size: usize) -> String {
         let half = [0.5; COLOURS];

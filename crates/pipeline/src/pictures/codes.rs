@@ -155,14 +155,10 @@ impl VqLearning {
         for n in first..first + self.batch as u64 {
             let number = self.order.at(n);
             let picture = self.pictures.picture(number)?;
-            let mut rows = rows_of_pixels(&picture, side);
+            let mut rows = self.perhaps_shuffled(rows_of_pixels(&picture, side), n);
             match &mut self.codes {
-                Codes::Nearest => rows = self.perhaps_shuffled(rows, n),
-                Codes::Clusters(_) => {
-                    rows = self.perhaps_shuffled(rows, n);
-                    let Codes::Clusters(clusters) = &self.codes else { unreachable!("matched above") };
-                    all_codes.extend(clusters.codes(&bytes(&rows), side, grid));
-                }
+                Codes::Nearest => {}
+                Codes::Clusters(clusters) => all_codes.extend(clusters.codes(&bytes(&rows), side, grid)),
                 Codes::Kept(codes) => {
                     let encode = |vq: &Vq| vq.encode(&self.execution, &pixels(&picture, side));
                     let codes = codes[number].get_or_insert_with(|| vq.as_ref().map(encode).unwrap_or_default());

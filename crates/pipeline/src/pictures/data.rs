@@ -1,12 +1,15 @@
 //! Pictures to learn from: scenes of a world, drawn when they are needed, or one's own.
 
+use std::collections::BTreeSet;
+
 use anyhow::{Context, Result};
 use wels_kernels::random::Key;
+use wels_model::janus::config::JanusConfig;
 use wels_model::janus::picture::{self, Rgb};
 use wels_model::janus::preprocess::Preprocessing;
 use wels_runs::recipe::{self, Recipe, Work, is_world};
 use wels_scenes::captioned::{self, Captioned};
-use wels_scenes::{Kind, Question, Scene, Split, World};
+use wels_scenes::{Kind, Question, Scene, Split, World, grade};
 use wels_train::example::shuffled;
 
 use crate::named;
@@ -54,16 +57,10 @@ pub(crate) fn scene(world: &World, seed: u64, number: u64) -> Scene {
 /// Fails before anything is done if a stage names a world that is not there, or pictures that are not.
 pub(crate) fn check(recipe: &Recipe) -> Result<()> {
     for stage in &recipe.stages {
-        let pictures = match &stage.work {
-            Work::Vq(it) => &it.data.pictures,
-            Work::Janus(it) => &it.data.pictures,
-            Work::DrawRl(it) => &it.pictures,
-            Work::DrawScore(it) => &it.pictures,
-            _ => continue,
-        };
-        match is_world(pictures) {
-            true => drop(world(pictures)?),
-            false => drop(captioned::open(&named::file(pictures)?)?),
+        match stage.work.pictures() {
+            None => {}
+            Some(pictures) if is_world(pictures) => drop(world(pictures)?),
+            Some(pictures) => drop(captioned::open(&named::file(pictures)?)?),
         }
     }
     Ok(())
@@ -73,20 +70,15 @@ pub(crate) fn check(recipe: &Recipe) -> Result<()> {
 pub(crate) fn texts(recipe: &Recipe, count: u64) -> Result<Vec<String>> {
     let mut texts = Vec::new();
     for stage in &recipe.stages {
-        let pictures = match &stage.work {
-            Work::Vq(it) => &it.data.pictures,
-            Work::Janus(it) if !is_world(&it.data.pictures) => {
-                texts.extend(own(&it.data)?.into_iter().map(|it| it.caption));
-                continue;
-            }
-            Work::Janus(it) => &it.data.pictures,
-            Work::DrawRl(it) => &it.pictures,
-            _ => continue,
-        };
-        if !is_world(pictures) {
-            continue;
+        if let Work::Janus(of) = &stage.work
+            && !is_world(&of.data.pictures)
+        {
+            texts.extend(own(&of.data)?.into_iter().map(|it| it.caption));
         }
-        let world = world(pictures)?;
+    }
+    let worlds = recipe.stages.iter().filter_map(|stage| stage.work.pictures()).filter(|pictures| is_world(pictures));
+    for name in worlds.collect::<BTreeSet<&str>>() {
+        let world = world(name)?;
         for number in 0..count {
             let scene = scene(&world, seed(recipe.run.seed, Purpose::Learning), number);
             let asked = scene.questions(number).into_iter();
@@ -167,6 +159,22 @@ impl PictureSet {
     }
 }
 
+/// Fails unless a model draws pictures of the size that the world has.
+pub(crate) fn check_side(config: &JanusConfig, world: &World) -> Result<()> {
+    let (drawn, side) = (config.vq.image_size(), world.side());
+    if drawn == side {
+        return Ok(());
+    }
+    let message = format!("the model draws pictures of {drawn} pixels a side, and {} has {side}", world.name());
+    Err(refuse(message, "name the world that the model has learnt with stage.pictures"))
+}
+
+/// Whether a picture is what a scene's caption asks for.
+pub(crate) fn passes(scene: &Scene, picture: Rgb) -> bool {
+    let Rgb { width, height, bytes } = picture;
+    grade(&scene.world, &scene.spec, &wels_scenes::Rgb { width, height, bytes }).passes()
+}
+
 /// As the model's crate has it.
 pub(crate) fn rgb(picture: wels_scenes::Rgb) -> Rgb {
     Rgb { width: picture.width, height: picture.height, bytes: picture.bytes }
@@ -174,8 +182,7 @@ pub(crate) fn rgb(picture: wels_scenes::Rgb) -> Rgb {
 
 /// Pixels `[3, side, side]` from −1 to 1 of a picture of any size, which a square is filled up around.
 pub(crate) fn pixels(picture: &Rgb, side: usize) -> Vec<f32> {
-    let (preprocessing, _) = Preprocessing::from_hf_json(&Preprocessing::hf_json(side)).expect("what is written there");
-    preprocessing.pixels(picture)
+    Preprocessing::to_unit(side).pixels(picture)
 }
 
 /// The same as `[side², 3]`.

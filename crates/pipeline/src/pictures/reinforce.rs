@@ -10,20 +10,19 @@ use wels_model::janus::network::Sight;
 use wels_model::params::Params;
 use wels_runs::checkpoint::Checkpoint;
 use wels_runs::plan::pictures::draw_flops;
-use wels_runs::recipe::{AdvantageScale, DrawRl, LossMean, StageSection};
-use wels_scenes::{Kind, Scene, Split, World, grade};
+use wels_runs::recipe::{AdvantageScale, DrawRl, StageSection};
+use wels_scenes::{Kind, Scene, Split, World};
 use wels_train::grpo::{Aggregation, Grpo, Overlong, Scale};
 use wels_train::janus::JanusTrainer;
 use wels_train::janus::policy::{self, PictureOptions, PictureReport};
 
-use super::data::{Purpose, scene, seed, world};
+use super::data::{Purpose, check_side, passes, scene, seed, world};
 use super::drawer::decoded;
 use super::learn::{SHOWN, write_sheet};
 use super::prompts::Prompts;
 use super::state::{self, JanusStart, Learner};
 use crate::hyper::{of_stage, rule, stage_execution};
 use crate::rank::Rank;
-use crate::refusal::refuse;
 use crate::session::Session;
 use crate::training::{Position, Stage, Trained, Training};
 use crate::words::short;
@@ -87,11 +86,7 @@ impl<'a> Drawing<'a> {
         let rule = rule(&of.optimization.optimizer);
         let JanusStart { config, state, vq, .. } = state::janus(rank, &of.from, tokenizer, latest, rule)?;
         let world = world(&of.pictures)?;
-        if config.vq.image_size() != world.side() {
-            let (drawn, side) = (config.vq.image_size(), world.side());
-            let message = format!("the model draws pictures of {drawn} pixels a side, and {} has {side}", world.name());
-            return Err(refuse(message, "name the world that the model has learnt with stage.pictures"));
-        }
+        check_side(&config, &world)?;
         let reference = match of.kl > 0.0 {
             true => Some(state::janus(rank, &of.from, tokenizer, None, rule)?.state.params),
             false => None,
@@ -124,11 +119,8 @@ fn options(of: &DrawRl, seed: u64) -> PictureOptions {
                 AdvantageScale::SampleDeviation => Scale::SampleDeviation,
                 AdvantageScale::None => Scale::None,
             },
-            // Every picture has as many codes.
-            aggregation: match of.loss_mean {
-                LossMean::Token | LossMean::Constant => Aggregation::TokenMean,
-                LossMean::Sequence => Aggregation::SequenceMean,
-            },
+            // Every picture has as many codes: a mean over pictures of means is the same.
+            aggregation: Aggregation::TokenMean,
             clip_low: of.clip_low,
             clip_high: of.clip_high,
             kl: of.kl,
@@ -150,11 +142,8 @@ impl Training for Drawing<'_> {
         let scenes: Vec<Scene> = numbers.map(|number| scene(world, self.seed, number)).collect();
         let texts = scenes.iter().map(|scene| prompts.draw(&scene.caption)).collect::<Result<Vec<_>>>()?;
         let execution = trainer.execution().clone();
-        let reward = |prompt: usize, codes: &[u32]| {
-            let drawn = decoded(vq, &execution, codes);
-            let picture = wels_scenes::Rgb { width: drawn.width, height: drawn.height, bytes: drawn.bytes };
-            f64::from(u8::from(grade(world, &scenes[prompt].spec, &picture).passes()))
-        };
+        let reward =
+            |prompt: usize, codes: &[u32]| f64::from(u8::from(passes(&scenes[prompt], decoded(vq, &execution, codes))));
         let (report, drawn) = policy::step(trainer, &texts, reward, self.reference.as_ref(), options)?;
         let codes: u64 = drawn.iter().flatten().map(|drawn| drawn.codes.len() as u64).sum();
         let alive = of.prompts - report.dead;

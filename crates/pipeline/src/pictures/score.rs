@@ -19,19 +19,18 @@ use wels_runs::plan::pictures::score_flops;
 use wels_runs::recipe::{DrawScore, StageSection};
 use wels_runs::report::SHEET;
 use wels_runs::rundir::{RunError, write_json};
-use wels_scenes::{Kind, Scene, Split, World, grade};
+use wels_scenes::{Kind, Scene, Split, World};
 use wels_tasks::statistics;
 use wels_train::janus::pack;
 use wels_train::muon::Rule;
 
-use super::data::{Purpose, pixels, rgb, seed, world};
+use super::data::{Purpose, check_side, passes, pixels, rgb, seed, world};
 use super::drawer::{Choice, Drawer, decoded};
 use super::prompts::Prompts;
 use super::sheet::sheet;
 use super::state::{self, JanusStart, parameters};
 use crate::host::{DrawGraded, Event, Outcome, Share};
 use crate::hyper::stage_execution;
-use crate::refusal::refuse;
 use crate::session::{GENERATE, Session, Spending};
 
 /// Streams of the run's seed.
@@ -133,10 +132,7 @@ fn grade_model(
     let rank = &session.rank;
     let start = state::janus(rank, model, tokenizer, None, Rule::AdamW)?;
     let (config, world) = (start.config.clone(), world(&of.pictures)?);
-    if config.vq.image_size() != world.side() {
-        let message = format!("{model} draws pictures of another size than {} has", world.name());
-        return Err(refuse(message, "name the world that the model has learnt with stage.pictures"));
-    }
+    check_side(&config, &world).with_context(|| format!("cannot grade {model}"))?;
     let subject = Subject {
         network: Network::new(config.clone(), Sight::Patches, config.text.rope.max_positions),
         execution: stage_execution(stage.precision, &rank.device),
@@ -207,12 +203,7 @@ impl Subject<'_> {
         let (temperature, guidance) = (self.of.temperature, self.of.guidance);
         let choice = Choice { temperature, guidance, pad: self.prompts.around.pad };
         let drawn = drawer.draw(&prompts, &seeds, choice)?;
-        Ok(drawn.into_iter().zip(&scenes).map(|(picture, scene)| (self.passes(scene, &picture), picture)).collect())
-    }
-
-    fn passes(&self, scene: &Scene, picture: &Rgb) -> bool {
-        let Rgb { width, height, bytes } = picture.clone();
-        grade(&self.world, &scene.spec, &wels_scenes::Rgb { width, height, bytes }).passes()
+        Ok(drawn.into_iter().zip(&scenes).map(|(picture, scene)| (passes(scene, picture.clone()), picture)).collect())
     }
 
     /// How many questions about held-out pictures are answered word by word, the likeliest token each time.
@@ -254,7 +245,7 @@ impl Subject<'_> {
             let pairs = again.bytes.iter().zip(&picture.bytes);
             squares += pairs.map(|(a, b)| (f64::from(*a) - f64::from(*b)).powi(2)).sum::<f64>();
             numbers += picture.bytes.len();
-            right.push(self.passes(&scene, &again));
+            right.push(passes(&scene, again));
         }
         DrawGraded {
             reconstructed: Share::of(right),

@@ -208,7 +208,7 @@ impl Trained for VqLearner {
     }
 }
 
-/// The parameters that a model is told from.
+/// How many numbers there are to learn.
 pub(super) fn parameters(params: &Params) -> u64 {
     params.specs().iter().map(|spec| spec.len() as u64).sum()
 }

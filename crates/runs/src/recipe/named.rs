@@ -181,6 +181,25 @@ mod tests {
         name = "g"
         kind = "score"
         models = ["d", "hf://a/g"]
+        [[stage]]
+        name = "v"
+        kind = "vq"
+        from = "hf://a/vq"
+        pictures = "hf://datasets/a/d/v.tar"
+        [[stage]]
+        name = "j"
+        kind = "janus"
+        from = "hf://a/janus"
+        pictures = "hf://datasets/a/d/j.tar"
+        questions = 0
+        [[stage]]
+        name = "w"
+        kind = "draw_rl"
+        from = "hf://a/draws"
+        [[stage]]
+        name = "x"
+        kind = "draw_score"
+        models = ["j", "hf://a/drawn"]
     "#;
 
     #[test]
@@ -196,6 +215,12 @@ mod tests {
             "hf://a/student",
             "hf://a/k",
             "hf://a/g",
+            "hf://a/vq",
+            "hf://datasets/a/d/v.tar",
+            "hf://a/janus",
+            "hf://datasets/a/d/j.tar",
+            "hf://a/draws",
+            "hf://a/drawn",
         ];
         let mut names = recipe.names();
         names.sort_by_key(|name| expected.iter().position(|it| it == name));

@@ -4,9 +4,9 @@
 
 use serde::Serialize;
 
-use super::optimizer::{Defaults, OF_CODES, OF_DRAWING, OF_PICTURES};
+use super::optimizer::{Defaults, OF_CODES, OF_DRAWING, OF_PICTURES, Optimizer, Rule};
 use super::reader::{RecipeError, Section};
-use super::shared::{AdvantageScale, LossMean, NOT_NEGATIVE, Optimization, PROBABILITY, RecipeContext, place};
+use super::shared::{AdvantageScale, NOT_NEGATIVE, Optimization, PROBABILITY, RecipeContext, place};
 use super::{PRETRAIN, joined};
 
 /// Words for what the codes of a VQ tokenizer are for.
@@ -62,7 +62,7 @@ pub struct VqTraining {
     pub l2: f64,
     /// Factor on the commitment: latents to codes.
     pub commitment: f64,
-    /// Steps after which a code that nothing was near to is put where a latent is.
+    /// Steps after which a code that nothing was near to is put where a latent is, if codes are of latents.
     pub dead_after: u32,
     /// What is learnt.
     #[serde(flatten)]
@@ -133,8 +133,6 @@ pub struct DrawRl {
     pub mini_batches: usize,
     /// What advantages are divided by: "deviation" if left out, "sample_deviation", or "none".
     pub advantage_scale: AdvantageScale,
-    /// How codes are added up: "token" if left out, "sequence", or "constant".
-    pub loss_mean: LossMean,
     /// ε_low: how far the ratio may fall.
     pub clip_low: f64,
     /// ε_high: how far the ratio may rise.
@@ -205,7 +203,7 @@ fn from(s: &mut Section, context: &RecipeContext) -> Result<String, RecipeError>
 
 impl VqTraining {
     pub(super) fn resolve(s: &mut Section, context: &RecipeContext) -> Result<VqTraining, RecipeError> {
-        Ok(VqTraining {
+        let section = VqTraining {
             steps: s.get_where("steps", 1000, |n| n > 0, "1 or more")?,
             batch: s.get_where("batch", 32, |n| n > 0, "1 or more")?,
             micro_pictures: s.get_where("micro_pictures", 16, |n| n > 0, "1 or more")?,
@@ -226,7 +224,26 @@ impl VqTraining {
                 }
                 from => from.map(|from| place(from, context)),
             },
-        })
+        };
+        section.check(s)?;
+        Ok(section)
+    }
+
+    /// Refuses what would say nothing.
+    fn check(&self, s: &Section) -> Result<(), RecipeError> {
+        let Optimizer { optimizer, weight_decay, .. } = self.optimization.optimizer;
+        let decoder = self.learns == VqLearns::Decoder;
+        match () {
+            () if optimizer != Rule::AdamW => Err(s.wrong("optimizer", "must be \"adamw\" in stages of kind vq")),
+            () if weight_decay != 0.0 => Err(s.wrong("weight_decay", "must be 0 in stages of kind vq")),
+            () if decoder && self.codes_of != CodesOf::Latents => {
+                Err(s.wrong("codes_of", "says nothing where the decoder alone learns, from codes that stay"))
+            }
+            () if decoder && self.shuffle > 0.0 => {
+                Err(s.wrong("shuffle", "must be 0 where the decoder alone learns: codes are of whole pictures"))
+            }
+            () => Ok(()),
+        }
     }
 }
 
@@ -280,7 +297,6 @@ impl DrawRl {
             samples: s.get_where("samples", 8, |n| n > 1, "2 or more")?,
             mini_batches: s.get_where("mini_batches", 1, |n| n > 0, "1 or more")?,
             advantage_scale: AdvantageScale::resolve(s)?,
-            loss_mean: LossMean::resolve(s)?,
             clip_low,
             clip_high: s.get_where("clip_high", clip_low, NOT_NEGATIVE, "0 or more")?,
             kl: s.get_where("kl", 0.0, NOT_NEGATIVE, "0 or more")?,

@@ -76,7 +76,18 @@ impl Work {
 
     /// Whether it has to do with pictures.
     pub fn is_of_pictures(&self) -> bool {
-        matches!(self, Work::Vq(_) | Work::Janus(_) | Work::DrawRl(_) | Work::DrawScore(_))
+        self.pictures().is_some()
+    }
+
+    /// The world that it is of, or the path of pictures.
+    pub fn pictures(&self) -> Option<&str> {
+        match self {
+            Work::Vq(section) => Some(&section.data.pictures),
+            Work::Janus(section) => Some(&section.data.pictures),
+            Work::DrawRl(section) => Some(&section.pictures),
+            Work::DrawScore(section) => Some(&section.pictures),
+            _ => None,
+        }
     }
 
     /// As `kind` says it.

@@ -145,3 +145,35 @@ fn a_step_that_is_not_finite_changes_nothing() {
     assert_eq!(error, NonFinite { what: "loss", step: 1 });
     assert!(bits(&trainer) == before);
 }
+
+#[test]
+fn an_encoder_learns_to_find_codes_that_are_given_and_stay() {
+    let mut trainer = trainer(wels_cpu::device());
+    let table =
+        |trainer: &VqTrainer| trainer.tokenizer().params().of(trainer.tokenizer().network().codes()).to_host().to_vec();
+    let before = table(&trainer);
+    // A quarter's code says which of the three colours it has: blue tells them apart.
+    let codes = |pixels: &[f32]| -> Vec<u32> {
+        let quarter = |at: usize| pixels[3 * (at / 4 * 16 + at % 4 / 2 * 8 + at % 2 * 2) + 2];
+        let code = |blue: f32| {
+            if blue < -0.8 {
+                1
+            } else if blue < 0.0 {
+                4
+            } else {
+                7
+            }
+        };
+        (0..24).map(quarter).map(code).collect()
+    };
+    let found: Vec<f64> = (1..=80)
+        .map(|step| {
+            let pixels = pictures(step);
+            trainer.step_towards(&pixels, &codes(&pixels), 3).expect("finite numbers").found
+        })
+        .collect();
+    assert!(found[0] < 0.9 && found[70..].iter().all(|found| *found > 0.95), "{found:?}");
+    // They have length 1 before and after; what moves is rounding.
+    let apart = before.iter().zip(table(&trainer)).map(|(a, b)| (a - b).abs()).fold(0.0f32, f32::max);
+    assert!(apart < 1e-5, "codes moved by {apart}");
+}
