@@ -4,6 +4,9 @@
 //! that is held out. "Is there" comes in pairs, one answered "yes" and one "no" (Li and others, "Evaluating Object
 //! Hallucination in Large Vision-Language Models", 2023: POPE), the latter about something that is there but for its
 //! colour or shape, or about anything.
+//!
+//! An answer can be given with what of the picture it follows from, "a large red circle so yes" ([`Question::reasoned`]):
+//! a model that says what it sees, and then what follows, learns from a dozen words of each picture and not from one.
 
 use std::collections::BTreeSet;
 
@@ -27,11 +30,28 @@ pub struct Question {
     pub text: String,
     /// A word or two, and more of what is there.
     pub answer: String,
+    /// What of the picture the answer follows from, in words; nothing where it is that itself.
+    pub seen: String,
 }
+
+/// Stands between what is seen and what follows from it.
+pub(crate) const SO: &str = "so";
 
 impl Question {
     fn new(text: String, answer: &str) -> Question {
-        Question { text, answer: answer.to_owned() }
+        Question { text, answer: answer.to_owned(), seen: String::new() }
+    }
+
+    fn after(self, seen: &str) -> Question {
+        Question { seen: seen.to_owned(), ..self }
+    }
+
+    /// The answer behind what it follows from.
+    pub fn reasoned(&self) -> String {
+        match self.seen.as_str() {
+            "" => self.answer.clone(),
+            seen => format!("{seen} {SO} {}", self.answer),
+        }
     }
 
     fn yes_no(text: String, answer: bool) -> Question {
@@ -43,13 +63,21 @@ impl Scene {
     /// One question of each sort that the picture answers, in a fixed order; `seed` chooses what each is about.
     pub fn questions(&self, seed: u64) -> Vec<Question> {
         let mut draw = Draw::new(seed, STREAM | self.world.key(), self.fingerprint());
-        let mut questions = vec![self.what_is_there(), self.how_many_objects(), self.how_many(&mut draw)];
-        questions.extend(self.is_there(&mut draw));
+        let all = self.what_is_there();
+        let mut asked = vec![self.how_many_objects(), self.how_many(&mut draw)];
+        asked.extend(self.is_there(&mut draw));
+        let (mut where_it_is, mut which_way) = (None, None);
         if self.objects.iter().all(|object| self.is_unique(object)) {
             let object = draw.one(&self.objects);
-            questions.extend(self.about(&object, &mut draw));
-            questions.extend(self.which_way(&mut draw));
+            asked.extend(self.about(&object, &mut draw));
+            where_it_is = self.where_it_is(&object);
+            which_way = self.which_way(&mut draw);
         }
+        let follow = asked.into_iter().map(|question| question.after(&all.answer));
+        let mut questions: Vec<Question> = follow.collect();
+        questions.insert(0, all);
+        questions.extend(where_it_is);
+        questions.extend(which_way);
         questions
     }
 
@@ -121,7 +149,7 @@ impl Scene {
         (!alike.is_empty()).then(|| draw.one(&alike))
     }
 
-    /// Its colour and shape where the other one names it, its size, its texture, its side of the picture.
+    /// Its colour and shape where the other one names it, its size, its texture.
     fn about(&self, object: &Object, draw: &mut Draw) -> Vec<Question> {
         let mut questions = Vec::new();
         let only = |same: &dyn Fn(&Object) -> bool| self.objects.iter().filter(|other| same(other)).count() == 1;
@@ -139,10 +167,14 @@ impl Scene {
             let texture = draw.one(&Texture::ALL);
             questions.push(Question::yes_no(format!("is the {name} {}", texture.name()), texture == object.texture));
         }
-        let middle = (self.world.side() as i32, self.world.side() as i32);
-        let side = Relation::ALL.into_iter().find(|side| side.holds(object.middle2(), middle, ASIDE, CLEAR.1));
-        questions.extend(side.map(|side| Question::new(format!("where is the {name}"), side_word(side))));
         questions
+    }
+
+    /// Its side of the picture, if it is clearly on one.
+    fn where_it_is(&self, object: &Object) -> Option<Question> {
+        let middle = (self.world.side() as i32, self.world.side() as i32);
+        let side = Relation::ALL.into_iter().find(|side| side.holds(object.middle2(), middle, ASIDE, CLEAR.1))?;
+        Some(Question::new(format!("where is the {}", words(thing_of(object))), side_word(side)))
     }
 
     /// Of two objects, if one is clearly on one side of the other.
@@ -152,8 +184,10 @@ impl Scene {
         let holds = |relation: &Relation| relation.holds(a.middle2(), b.middle2(), CLEAR.0, CLEAR.1);
         let relation = Relation::ALL.into_iter().find(holds)?;
         let asked = if draw.below(2) == 0 { relation } else { relation.opposite() };
-        let text = format!("is the {} {} the {}", words(thing_of(&a)), asked.name(), words(thing_of(&b)));
-        Some(Question::yes_no(text, asked == relation))
+        let [first, second] = [a, b].map(|object| words(thing_of(&object)));
+        let text = format!("is the {first} {} the {second}", asked.name());
+        let seen = format!("the {first} is {} the {second}", relation.name());
+        Some(Question::yes_no(text, asked == relation).after(&seen))
     }
 }
 
@@ -175,8 +209,8 @@ fn side_word(side: Relation) -> &'static str {
 }
 
 /// Of questions and captions, beside names.
-const GRAMMAR: &str = "a and above below bottom colour how is left many no object objects of right shape the there top \
-                       what where yes are zero one two three four";
+const GRAMMAR: &str = "a and above below bottom colour how is left many no object objects of right shape so the there \
+                       top what where yes are zero one two three four";
 
 impl World {
     /// All words of captions, questions and answers, sorted.
