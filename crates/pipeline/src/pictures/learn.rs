@@ -29,6 +29,7 @@ use super::state::{self, JanusStart, Learner};
 use crate::host::Event;
 use crate::hyper::{of_stage, rule, stage_execution};
 use crate::rank::Rank;
+use crate::refusal::refuse;
 use crate::session::Session;
 use crate::training::{Position, Stage, Trained, Training};
 use crate::words::short;
@@ -145,7 +146,17 @@ impl<'a> JanusLearning<'a> {
             let number = choice.below_at(text, self.pictures.len() as u64) as usize;
             examples.push(self.prompts.text(&self.pictures.caption(number))?);
         }
-        Ok(examples)
+        let context = self.config().text.rope.max_positions;
+        match examples.iter().map(JanusExample::rows).max() {
+            Some(longest) if longest > context => {
+                let message =
+                    format!("a picture with its words has {longest} tokens, and the model's context {context}");
+                let hint =
+                    "fewer stage.turns, shorter captions, or max_position_embeddings in the [model] it is made of";
+                Err(refuse(message, hint))
+            }
+            _ => Ok(examples),
+        }
     }
 
     /// Number `n` of all pictures that are to be drawn.
