@@ -211,7 +211,8 @@ mod tests {
         let (third, second, first) = (ranks.pop().unwrap(), ranks.pop().unwrap(), ranks.pop().unwrap());
         thread::scope(|scope| {
             let second = scope.spawn(move || attend(&second, |place| Ok(place.device.clone())));
-            let third = scope.spawn(move || attend(&third, |_| -> Result<String> { Err(refuse("no card", "buy one")) }));
+            let third =
+                scope.spawn(move || attend(&third, |_| -> Result<String> { Err(refuse("no card", "buy one")) }));
             let hosts = ["m0", "m1", "m2"].map(String::from);
             let error = lead(&first, place, &hosts).unwrap_err();
             assert_eq!(error.to_string(), "rank 2 of 3 on m2: no card");
