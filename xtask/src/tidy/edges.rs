@@ -19,6 +19,7 @@ fn allowed(krate: &str) -> Option<&'static [&'static str]> {
         "engine" => &["model", "data", "device", "kernels"],
         "tasks" => &["engine", "data"],
         "train" => &["model", "engine", "tasks", "data", "device", "comm"],
+        "mpi" => &["comm"],
         "runs" => &["data", "model"],
         "pipeline" => &["model", "data", "tasks", "train", "runs", "device", "cpu", "comm", "kernels", "hub", "scenes"],
         "server" => &["engine", "data"],
@@ -26,7 +27,7 @@ fn allowed(krate: &str) -> Option<&'static [&'static str]> {
         "scenes" => &["data"],
         "cli" => &[
             "kernels", "device", "cpu", "cuda", "comm", "model", "data", "engine", "tasks", "train", "runs",
-            "pipeline", "server", "hub", "agent", "scenes",
+            "pipeline", "server", "hub", "agent", "scenes", "mpi",
         ],
         _ => return None,
     })
