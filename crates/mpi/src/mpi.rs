@@ -10,9 +10,9 @@ use thiserror::Error;
 use wels_comm::launcher::Launched;
 use wels_comm::{Comm, Lost};
 
-use crate::exchange::{Outgoing, Route};
+use crate::job::{Job, Outgoing, Route, Started};
 use crate::progress;
-use crate::watch::SILENCE;
+use crate::watch::{ENDED, SILENCE};
 
 /// What keeps a process from becoming a rank.
 #[derive(Debug, Error)]
@@ -28,20 +28,6 @@ pub enum JoinError {
         /// How many ranks MPI says there are.
         sees: usize,
     },
-}
-
-/// What the progress thread is asked for.
-pub(crate) enum Job {
-    Exchange { route: Route, send: Outgoing, done: Sender<Result<Vec<Vec<u8>>, Lost>> },
-    Leave { patience: Option<Duration>, done: Sender<bool> },
-    Abort { code: i32 },
-}
-
-/// What is known once MPI has started.
-pub(crate) struct Started {
-    pub rank: usize,
-    /// By rank.
-    pub hosts: Vec<String>,
 }
 
 /// A rank of a world of processes. A rank that is done [leaves](Mpi::leave).
@@ -84,7 +70,7 @@ fn end_when_stuck(pulse: &AtomicU64, place: &str) {
     loop {
         thread::sleep(turn);
         let now = pulse.load(Ordering::Relaxed);
-        if now == progress::ENDED {
+        if now == ENDED {
             return;
         }
         missed = if now == last { missed + turn } else { Duration::ZERO };

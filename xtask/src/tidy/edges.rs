@@ -140,14 +140,14 @@ mod tests {
         let mut failures = Failures::default();
         let crates = [
             "kernels", "data", "model", "runs", "cli", "engine", "tasks", "train", "server", "device", "cpu", "cuda",
-            "comm", "pipeline", "hub", "agent", "scenes",
+            "comm", "pipeline", "hub", "agent", "scenes", "mpi",
         ];
         check_table(&page, &crates, &mut failures);
         let mut expected = vec!["5: `runs` may use other crates than the table says".to_owned()];
         expected.extend(
             [
-                "agent", "comm", "cpu", "cuda", "device", "engine", "hub", "pipeline", "scenes", "server", "tasks",
-                "train",
+                "agent", "comm", "cpu", "cuda", "device", "engine", "hub", "mpi", "pipeline", "scenes", "server",
+                "tasks", "train",
             ]
             .map(|name| format!("1: the table of crates has no row for `{name}`")),
         );
