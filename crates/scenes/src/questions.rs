@@ -5,8 +5,8 @@
 //! Hallucination in Large Vision-Language Models", 2023: POPE), the latter about something that is there but for its
 //! colour or shape, or about anything.
 //!
-//! An answer can be given with what of the picture it follows from, "a large red circle so yes" ([`Question::reasoned`]):
-//! a model that says what it sees, and then what follows, learns from a dozen words of each picture and not from one.
+//! An answer can be given behind what of the picture it follows from, "a large red circle so yes"
+//! ([`Question::reasoned`]): what the question is about, as it is, so that two words are left to be compared.
 
 use std::collections::BTreeSet;
 
@@ -42,8 +42,8 @@ impl Question {
         Question { text, answer: answer.to_owned(), seen: String::new() }
     }
 
-    fn after(self, seen: &str) -> Question {
-        Question { seen: seen.to_owned(), ..self }
+    fn after(self, seen: String) -> Question {
+        Question { seen, ..self }
     }
 
     /// The answer behind what it follows from.
@@ -63,21 +63,13 @@ impl Scene {
     /// One question of each sort that the picture answers, in a fixed order; `seed` chooses what each is about.
     pub fn questions(&self, seed: u64) -> Vec<Question> {
         let mut draw = Draw::new(seed, STREAM | self.world.key(), self.fingerprint());
-        let all = self.what_is_there();
-        let mut asked = vec![self.how_many_objects(), self.how_many(&mut draw)];
-        asked.extend(self.is_there(&mut draw));
-        let (mut where_it_is, mut which_way) = (None, None);
+        let mut questions = vec![self.what_is_there(), self.how_many_objects(), self.how_many(&mut draw)];
+        questions.extend(self.is_there(&mut draw));
         if self.objects.iter().all(|object| self.is_unique(object)) {
             let object = draw.one(&self.objects);
-            asked.extend(self.about(&object, &mut draw));
-            where_it_is = self.where_it_is(&object);
-            which_way = self.which_way(&mut draw);
+            questions.extend(self.about(&object, &mut draw));
+            questions.extend(self.which_way(&mut draw));
         }
-        let follow = asked.into_iter().map(|question| question.after(&all.answer));
-        let mut questions: Vec<Question> = follow.collect();
-        questions.insert(0, all);
-        questions.extend(where_it_is);
-        questions.extend(which_way);
         questions
     }
 
@@ -98,21 +90,26 @@ impl Scene {
         self.objects.iter().filter(|other| thing_of(other) == thing_of(object)).count() == 1
     }
 
-    /// All objects, from the top, those of a row from the left.
+    /// All objects in words.
     fn what_is_there(&self) -> Question {
-        let mut objects: Vec<&Object> = self.objects.iter().collect();
+        Question::new("what is there".to_owned(), &self.described(|_| true))
+    }
+
+    /// Some of the objects in words, from the top, those of a row from the left.
+    fn described(&self, which: impl Fn(&Object) -> bool) -> String {
+        let mut objects: Vec<&Object> = self.objects.iter().filter(|object| which(object)).collect();
         objects.sort_by_key(|object| (object.y, object.x));
-        let words = |object: &&Object| {
+        let words = |object: &Object| {
             let texture = if self.world.has_textures() { object.texture.name() } else { "" };
             let words = ["a", object.size.name(), texture, object.colour.name(), object.shape.name()];
             words.into_iter().filter(|word| !word.is_empty()).collect::<Vec<_>>().join(" ")
         };
-        let answer = objects.iter().map(words).collect::<Vec<_>>().join(" and ");
-        Question::new("what is there".to_owned(), &answer)
+        objects.into_iter().map(words).collect::<Vec<_>>().join(" and ")
     }
 
     fn how_many_objects(&self) -> Question {
-        Question::new("how many objects are there".to_owned(), number_word(self.objects.len()))
+        let answer = number_word(self.objects.len());
+        Question::new("how many objects are there".to_owned(), answer).after(self.described(|_| true))
     }
 
     /// Of what is there, or in one of four of what is not.
@@ -121,14 +118,19 @@ impl Scene {
         let thing = absent.unwrap_or_else(|| thing_of(&self.objects[0]));
         let count = self.objects.iter().filter(|object| thing_of(object) == thing).count();
         let text = format!("how many {} {} are there", thing.colour.name(), thing.shape.plural());
-        Question::new(text, number_word(count))
+        let seen = self.described(|object| thing_of(object) == thing);
+        Question::new(text, number_word(count)).after(if count > 0 { seen } else { format!("no {}", words(thing)) })
     }
 
-    /// One about what is there, one about what is not.
+    /// One about what is there, one about what is not. What is seen are the objects of that shape.
     fn is_there(&self, draw: &mut Draw) -> Vec<Question> {
         let present = thing_of(&draw.one(&self.objects));
         let Some(absent) = self.absent(draw) else { return Vec::new() };
-        let ask = |thing: Thing, answer| Question::yes_no(format!("is there a {}", words(thing)), answer);
+        let ask = |thing: Thing, answer| {
+            let seen = self.described(|object| object.shape == thing.shape);
+            let seen = if seen.is_empty() { format!("no {}", thing.shape.name()) } else { seen };
+            Question::yes_no(format!("is there a {}", words(thing)), answer).after(seen)
+        };
         vec![ask(present, true), ask(absent, false)]
     }
 
@@ -149,7 +151,7 @@ impl Scene {
         (!alike.is_empty()).then(|| draw.one(&alike))
     }
 
-    /// Its colour and shape where the other one names it, its size, its texture.
+    /// Its colour and shape where the other one names it, its size, its texture, its side of the picture.
     fn about(&self, object: &Object, draw: &mut Draw) -> Vec<Question> {
         let mut questions = Vec::new();
         let only = |same: &dyn Fn(&Object) -> bool| self.objects.iter().filter(|other| same(other)).count() == 1;
@@ -167,14 +169,12 @@ impl Scene {
             let texture = draw.one(&Texture::ALL);
             questions.push(Question::yes_no(format!("is the {name} {}", texture.name()), texture == object.texture));
         }
-        questions
-    }
-
-    /// Its side of the picture, if it is clearly on one.
-    fn where_it_is(&self, object: &Object) -> Option<Question> {
+        let seen = self.described(|other| other == object);
+        let mut questions: Vec<Question> = questions.into_iter().map(|question| question.after(seen.clone())).collect();
         let middle = (self.world.side() as i32, self.world.side() as i32);
-        let side = Relation::ALL.into_iter().find(|side| side.holds(object.middle2(), middle, ASIDE, CLEAR.1))?;
-        Some(Question::new(format!("where is the {}", words(thing_of(object))), side_word(side)))
+        let side = Relation::ALL.into_iter().find(|side| side.holds(object.middle2(), middle, ASIDE, CLEAR.1));
+        questions.extend(side.map(|side| Question::new(format!("where is the {name}"), side_word(side))));
+        questions
     }
 
     /// Of two objects, if one is clearly on one side of the other.
@@ -187,7 +187,7 @@ impl Scene {
         let [first, second] = [a, b].map(|object| words(thing_of(&object)));
         let text = format!("is the {first} {} the {second}", asked.name());
         let seen = format!("the {first} is {} the {second}", relation.name());
-        Some(Question::yes_no(text, asked == relation).after(&seen))
+        Some(Question::yes_no(text, asked == relation).after(seen))
     }
 }
 

@@ -50,7 +50,9 @@ impl<'a> Prompts<'a> {
             messages.push(Message::new("assistant", answer));
         }
         let segments = self.template.segments(&messages, &RenderOptions::default())?;
-        let (tokens, learn) = encode_segments(self.tokenizer, &segments)?;
+        let (tokens, mut learn) = encode_segments(self.tokenizer, &segments)?;
+        // A template may end an answer with what stands before the next question.
+        tokens.iter().zip(&mut learn).for_each(|(token, learn)| *learn |= self.ends(*token));
         self.behind(config, picture, Example { tokens, learn })
     }
 
