@@ -62,7 +62,8 @@ fn compare(all: &[Introduction]) -> Result<()> {
     let threads = |it: &Introduction| it.threads.to_string();
     let program = |it: &Introduction| it.program.clone();
     let recipe = |it: &Introduction| it.recipe.clone();
-    let rules: [(&str, &dyn Fn(&Introduction) -> String, &str); 3] = [
+    type Rule<'a> = (&'a str, &'a dyn Fn(&Introduction) -> String, &'a str);
+    let rules: [Rule; 3] = [
         ("another program", &program, "copy the same file of wels to all hosts"),
         ("another recipe", &recipe, "give all ranks the same file, best on a disk that all hosts share"),
         ("another number of threads", &threads, "give --threads N, or have the launcher give each rank as many cores"),
@@ -122,11 +123,13 @@ pub fn lead(comm: &dyn Comm, place: Place, hosts: &[String]) -> Result<()> {
     comm.broadcast(serde_json::to_vec(&told).expect("plain data"))?;
     let answers = comm.all_gather(Vec::new());
     fs::remove_file(&file).with_context(|| format!("cannot remove {}", file.display()))?;
-    for (rank, answer) in answers?.iter().enumerate().filter(|(_, answer)| !answer.is_empty()) {
-        let (message, hint) = serde_json::from_slice::<(String, String)>(answer)?;
-        return Err(refuse(format!("rank {rank} of {} on {}: {message}", comm.world(), hosts[rank]), hint));
+    match answers?.iter().enumerate().find(|(_, answer)| !answer.is_empty()) {
+        None => Ok(()),
+        Some((rank, answer)) => {
+            let (message, hint) = serde_json::from_slice::<(String, String)>(answer)?;
+            Err(refuse(format!("rank {rank} of {} on {}: {message}", comm.world(), hosts[rank]), hint))
+        }
     }
-    Ok(())
 }
 
 /// On the others: where to work, once it is sure that this rank sees the same directory; `begin` is what else it needs.

@@ -683,7 +683,6 @@ mod tests {
             "steps = 1e9",
             "tokens = 1",
             "sequence_length = 9223372036854775807",
-            "batch_tokens = 1",
             "batch_ramp_tokens = 9223372036854775807",
             "x = [",
             "hidden_size = 0",

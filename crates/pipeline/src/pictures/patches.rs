@@ -51,8 +51,8 @@ impl Clusters {
         Ok(Clusters { known: HashMap::new(), centres: means(&points, codes, key) })
     }
 
-    /// Where codes of `dim` numbers are as far apart as their patches: the pixels of the patch from −1 to 1, and a 1, so
-    /// that brightness is a direction too. `None` where a code has not as many numbers.
+    /// Where codes of `dim` numbers are as far apart as their patches: the pixels of the patch from −1 to 1, and a 1,
+    /// so that brightness is a direction too. `None` where a code has not as many numbers.
     pub fn places(&self, dim: usize) -> Option<Vec<Vec<f32>>> {
         let place = |centre: &Vec<f64>| {
             let pixels = centre.iter().map(|x| (x / 127.5 - 1.0) as f32);

@@ -1,5 +1,6 @@
 //! What stages of pictures will take. Tokens are those of the language model, or codes where it is the VQ tokenizer
-//! that learns. Lengths of captions and questions are assumed: [`CAPTION`] and [`QUESTION`] tokens, prompt included, and [`REASONS`].
+//! that learns. Lengths of captions and questions are assumed: [`CAPTION`] and [`QUESTION`] tokens, prompt included,
+//! and [`REASONS`].
 
 use wels_model::count::{self, Context};
 use wels_model::janus::config::JanusConfig;
