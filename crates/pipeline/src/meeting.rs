@@ -82,10 +82,8 @@ fn compare(all: &[Introduction]) -> Result<()> {
             return Err(refuse(message, hint));
         }
     }
-    let late = |it: &&(usize, &Introduction)| it.1.clock.abs_diff(first.clock) > CLOCKS_SECONDS;
-    let Some((rank, other)) = all.iter().enumerate().collect::<Vec<_>>().iter().find(late).copied() else {
-        return Ok(());
-    };
+    let late = |it: &Introduction| it.clock.abs_diff(first.clock) > CLOCKS_SECONDS;
+    let Some((rank, other)) = all.iter().enumerate().find(|(_, it)| late(it)) else { return Ok(()) };
     let message = format!(
         "the clock of rank {rank} of {} on {} differs by {} s from that of rank 0 on {}",
         all.len(),
@@ -119,7 +117,7 @@ pub fn lead(comm: &dyn Comm, place: Place, hosts: &[String]) -> Result<()> {
     let token = format!("{:016x}", RandomState::new().hash_one(std::process::id()));
     let file = place.run.join(RANKS);
     fs::write(&file, &token).with_context(|| format!("cannot write {}", file.display()))?;
-    let told = Told { place: place.clone(), token };
+    let told = Told { place, token };
     comm.broadcast(serde_json::to_vec(&told).expect("plain data"))?;
     let answers = comm.all_gather(Vec::new());
     fs::remove_file(&file).with_context(|| format!("cannot remove {}", file.display()))?;

@@ -674,24 +674,12 @@ mod tests {
 
     #[test]
     fn any_text_is_read_without_a_panic() {
-        let lines = [
-            "[model]",
-            "[data]",
-            "[run]",
-            "a = 1",
-            "seed = 9223372036854775807",
-            "steps = 1e9",
-            "tokens = 1",
-            "sequence_length = 9223372036854775807",
-            "batch_ramp_tokens = 9223372036854775807",
-            "x = [",
-            "hidden_size = 0",
-            "model_type = \"llama\"",
-            "[pretrain]",
-            "vocab_size = 300",
-            "[tokenizer]",
-            "é = \"ü\"",
-        ];
+        let lines: Vec<&str> = "[model]|[data]|[run]|a = 1|seed = 9223372036854775807|steps = 1e9|tokens = 1|\
+                                sequence_length = 9223372036854775807|batch_tokens = 1|\
+                                batch_ramp_tokens = 9223372036854775807|x = [|hidden_size = 0|\
+                                model_type = \"llama\"|[pretrain]|vocab_size = 300|[tokenizer]|é = \"ü\""
+            .split('|')
+            .collect();
         proptest::proptest!(|(picks in proptest::collection::vec(0..lines.len(), 0..12))| {
             let text: Vec<_> = picks.iter().map(|i| lines[*i]).collect();
             let _ = parse(&text.join("\n"));

@@ -268,3 +268,28 @@ impl JanusMetrics {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_was_seen_is_said_once_in_a_conversation() {
+        let question = |text: &str, answer: &str, seen: &str| Question {
+            text: text.into(),
+            answer: answer.into(),
+            seen: seen.into(),
+        };
+        let asked = || {
+            let seen = "a large red circle";
+            vec![question("one", "yes", seen), question("two", "red", seen), question("three", "no", "no square")]
+        };
+        let answers = |form| answered(asked(), form).into_iter().map(|(_, answer)| answer).collect::<Vec<_>>();
+        assert_eq!(answers(AnswerForm::Short), ["yes", "red", "no"]);
+        assert_eq!(answers(AnswerForm::Reasoned), ["a large red circle so yes", "red", "no square so no"]);
+        // A description has said it too.
+        let told =
+            vec![question("what is there", "a large red circle", ""), question("one", "yes", "a large red circle")];
+        assert_eq!(answered(told, AnswerForm::Reasoned)[1].1, "yes");
+    }
+}

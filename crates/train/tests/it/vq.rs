@@ -177,3 +177,20 @@ fn an_encoder_learns_to_find_codes_that_are_given_and_stay() {
     let apart = before.iter().zip(table(&trainer)).map(|(a, b)| (a - b).abs()).fold(0.0f32, f32::max);
     assert!(apart < 1e-5, "codes moved by {apart}");
 }
+
+#[test]
+fn placed_codes_have_length_1_and_stay_where_they_are_while_the_encoder_learns_to_find_them() {
+    let mut trainer = trainer(wels_cpu::device());
+    let before = trainer.tokenizer().params().of(trainer.tokenizer().network().codes()).to_host().into_owned();
+    trainer.place_codes(&[vec![3.0, 0.0, 0.0, 4.0], vec![0.0, -2.0, 0.0, 0.0]]);
+    let codes = |trainer: &VqTrainer| {
+        let tokenizer = trainer.tokenizer();
+        tokenizer.params().of(tokenizer.network().codes()).to_host().into_owned()
+    };
+    let placed = codes(&trainer);
+    assert_eq!(placed[..8], [0.6, 0.0, 0.0, 0.8, 0.0, -1.0, 0.0, 0.0]);
+    let moved = placed[8..].iter().zip(&before[8..]).map(|(now, then)| (now - then).abs()).fold(0.0, f32::max);
+    assert!(moved < 1e-6, "the others are where they were: {moved}");
+    trainer.step_towards(&pictures(1), &[0; 24], 3).unwrap();
+    assert_eq!(codes(&trainer)[..8], placed[..8]);
+}
