@@ -231,7 +231,7 @@ impl OpenModel {
     pub fn inference_params(&self, placement: &Placement, quantise: Quantise, demand: Demand) -> Result<Params> {
         placement::check(placement, &self.config, &self.sizes(quantise, demand.layout)?, demand)?;
         let pack_bytes = machine::available_memory_bytes().map_or(u64::MAX, |bytes| bytes / 2);
-        let options = LoadOptions { quantise, pack_bytes, pack_expert_bytes: PACK_EXPERT_BYTES };
+        let options = LoadOptions { quantise, pack_bytes, pack_expert_bytes: PACK_EXPERT_BYTES, ranks: 1 };
         let (params, _) = match &self.weights {
             Weights::Files(files) => Params::from_files(placement, files, &self.config, options)?,
             Weights::Gguf(file) => Params::from_gguf(placement, file, &self.config, options)?,

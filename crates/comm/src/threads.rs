@@ -121,6 +121,8 @@ mod tests {
                         if comm.rank() == 0 { vec![vec![0], vec![1], vec![2], vec![3]] } else { vec![vec![]; 4] };
                     assert_eq!(comm.gather(mine.clone()).unwrap(), gathered);
                     assert_eq!(comm.broadcast(mine).unwrap(), [0]);
+                    let each = if comm.rank() == 0 { vec![vec![4], vec![5], vec![6], vec![7]] } else { vec![] };
+                    assert_eq!(comm.scatter(each).unwrap(), [4 + comm.rank() as u8]);
                     comm.barrier().unwrap();
                 });
             }
