@@ -102,6 +102,18 @@ pub fn for_ranks(first: Arc<dyn Device>, ranks: usize) -> Result<Vec<Arc<dyn Dev
     Ok(opened.devices)
 }
 
+/// The device of this name, of which the first rank has told: nothing is said about it.
+///
+/// # Errors
+/// If it cannot be used here.
+#[cfg(feature = "mpi")]
+pub fn by_name(name: &str) -> Result<Arc<dyn Device>> {
+    match name {
+        "cuda" => Ok(Cuda::open().map_err(|why| refuse(why.to_string(), "--device cpu computes with the processor"))?),
+        _ => Ok(wels_cpu::device()),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

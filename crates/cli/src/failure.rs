@@ -8,6 +8,7 @@ use wels_data::shards::ShardError;
 use wels_hub::HubError;
 use wels_model::gguf::GgufError;
 use wels_model::weights::WeightsError;
+use wels_pipeline::meeting::Silenced;
 use wels_pipeline::refusal::Refusal;
 use wels_pipeline::session::Stopped;
 use wels_runs::plan::PlanError;
@@ -23,11 +24,19 @@ pub fn report(error: &anyhow::Error) -> ExitCode {
     if is_closed_pipe(error) {
         return ExitCode::SUCCESS;
     }
+    if error.is::<Silenced>() {
+        return ExitCode::from(1);
+    }
     eprintln!("error: {}", sentence(error));
     if let Some(hint) = error.chain().find_map(hint) {
         eprintln!("hint: {hint}");
     }
-    ExitCode::from(if is_the_machine(error) { 2 } else { 1 })
+    ExitCode::from(code(error))
+}
+
+/// The exit code of a program that ends with this error.
+pub fn code(error: &anyhow::Error) -> u8 {
+    if is_the_machine(error) { 2 } else { 1 }
 }
 
 /// The chain as one sentence. Some messages say what their cause says; it is said once.

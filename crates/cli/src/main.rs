@@ -8,6 +8,9 @@
 
 mod run;
 
+#[cfg(feature = "mpi")]
+mod ranks;
+
 mod plan;
 
 mod score;
@@ -140,7 +143,7 @@ fn dispatch(cli: Cli) -> anyhow::Result<ExitCode> {
         wels_kernels::par::set_threads(threads.get()).map_err(anyhow::Error::msg)?;
     }
     match cli.verb.unwrap_or_else(|| Verb::Run(run::Args::quickstart())) {
-        Verb::Run(args) => run::run(&args),
+        Verb::Run(args) => return run::run(&args),
         Verb::Plan(args) => plan::plan(&args),
         Verb::Score(args) => score::score(&args),
         Verb::Eval(args) => eval::eval(&args),

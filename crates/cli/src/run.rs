@@ -1,13 +1,22 @@
 //! `wels run [RECIPE.toml | RUN]`: a whole recipe, or what is left of a run; `wels_pipeline::ranks` does it.
 //!
-//! The same command goes on after a kill, a Ctrl-C or a full disk.
+//! The same command goes on after a kill, a Ctrl-C or a full disk. Started by `mpirun` or `srun`, each process is a rank
+//! (`ranks.rs`).
 
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::thread;
+use std::time::Duration;
 
 use anyhow::Result;
+use wels_comm::launcher::{Launched, launched};
+use wels_device::Device;
 use wels_pipeline::forecast::Rates;
+use wels_pipeline::meeting::Silenced;
 use wels_pipeline::ranks::{self, Options};
+use wels_pipeline::refusal::refuse;
 use wels_pipeline::task::Programs;
 use wels_runs::ledger::Ledger;
 use wels_runs::recipe::Recipe;
@@ -22,16 +31,16 @@ use crate::terminal::Terminal;
 pub struct Args {
     /// A recipe (.toml), or the directory of a run to go on with; the built-in quickstart if left out
     #[arg(value_name = "RECIPE or RUN")]
-    recipe_or_run: Option<PathBuf>,
+    pub(crate) recipe_or_run: Option<PathBuf>,
     /// Where runs are kept
     #[arg(long, value_name = "DIR", default_value_os_t = default_runs())]
     runs: PathBuf,
     /// Ranks that train together, as threads of this process, each on a GPU of its own where there are as many; they
-    /// divide the recipe's gradient_shards. Changes no bit of a result
+    /// divide the recipe's gradient_shards. Changes no bit of a result. Ranks on several machines: docs/cluster.md
     #[arg(long, value_name = "N", default_value_t = NonZeroUsize::MIN)]
     ranks: NonZeroUsize,
     #[command(flatten)]
-    device: DeviceArgs,
+    pub(crate) device: DeviceArgs,
 }
 
 impl Args {
@@ -47,21 +56,59 @@ fn default_runs() -> PathBuf {
 }
 
 /// Does what is left of a run. Its recipe is the user's own, so the programs that it names are started.
-pub fn run(args: &Args) -> Result<()> {
+pub fn run(args: &Args) -> Result<ExitCode> {
+    match launched() {
+        Some(launched) if launched.world > 1 && args.ranks.get() > 1 => {
+            let message = format!("{} has started {} ranks, and --ranks asks for others", launched.by, launched.world);
+            Err(for_all(launched, refuse(message, "leave --ranks out, or start one process")))
+        }
+        #[cfg(feature = "mpi")]
+        Some(launched) if args.ranks.get() == 1 => Ok(crate::ranks::run(args, launched)),
+        #[cfg(not(feature = "mpi"))]
+        Some(launched) if launched.world > 1 => {
+            let message = format!(
+                "{} has started {} processes, and this wels is built without MPI: each would do the whole run",
+                launched.by, launched.world
+            );
+            let hint = "build it with `cargo build --release --features mpi` (docs/cluster.md); or start one process, with \
+                        --ranks N";
+            Err(for_all(launched, refuse(message, hint)))
+        }
+        _ => here(args).map(|()| ExitCode::SUCCESS),
+    }
+}
+
+/// An error that all processes of a launcher meet, for the first one to tell. The others give it the time: a launcher
+/// may end all with the first that ends.
+pub(crate) fn for_all(launched: Launched, error: anyhow::Error) -> anyhow::Error {
+    if launched.rank == 0 {
+        return error;
+    }
+    thread::sleep(Duration::from_secs(1));
+    Silenced.into()
+}
+
+/// In this process alone.
+fn here(args: &Args) -> Result<()> {
     let mut terminal = Terminal::listening()?;
     let (programs, rates) = (Programs::Run, Rates::Measured);
-    let given = args.device.given()?;
-    let run = open(args)?;
-    let device = match given {
-        Some(device) => device,
-        None => args.device.open_for(Ledger::device(run.path()).as_deref())?,
-    };
+    let (run, device) = begin(args, args.ranks.get())?;
     let devices = for_ranks(device, args.ranks.get())?;
     ranks::run_on_threads(run, &Options { programs, rates, devices }, &mut terminal)
 }
 
-/// The run that the command line means.
-fn open(args: &Args) -> Result<RunDir> {
+/// The run that the command line means, for so many ranks, and the device of the first one.
+pub(crate) fn begin(args: &Args, ranks: usize) -> Result<(RunDir, Arc<dyn Device>)> {
+    let given = args.device.given()?;
+    let run = open(args, ranks)?;
+    let device = match given {
+        Some(device) => device,
+        None => args.device.open_for(Ledger::device(run.path()).as_deref())?,
+    };
+    Ok((run, device))
+}
+
+fn open(args: &Args, ranks: usize) -> Result<RunDir> {
     let recipe = match &args.recipe_or_run {
         None => Recipe::quickstart(),
         Some(path) if path.is_dir() => {
@@ -71,6 +118,6 @@ fn open(args: &Args) -> Result<RunDir> {
         }
         Some(path) => named::recipe(path, Some(&args.runs), For::Run)?,
     };
-    ranks::check(&recipe, args.ranks.get())?;
+    ranks::check(&recipe, ranks)?;
     Ok(RunDir::open_or_create(&args.runs, &recipe)?)
 }

@@ -12,6 +12,8 @@ pub mod ranks;
 
 mod rank;
 
+pub mod meeting;
+
 pub mod verify;
 
 mod replay;

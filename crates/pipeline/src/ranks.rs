@@ -66,9 +66,25 @@ pub fn run_on_threads(run: RunDir, options: &Options, host: &mut dyn Host) -> Re
         run::run(rank, *rates, host)
     };
     on_threads(devices.len(), first, |comm| {
-        let device = device(&*comm);
-        follow(comm, device, *programs)
+        let (device, place) = (device(&*comm), format!("rank {} of {}", comm.rank(), comm.world()));
+        follow(comm, device, *programs).context(place)
     })
+}
+
+/// Does what is left of `run` as rank 0 of a world whose other ranks are other processes, and tells `host`.
+///
+/// # Errors
+/// As [`run_on_threads`], of this rank; another one that fails ends the world itself.
+pub fn run_as_first(
+    comm: Arc<dyn Comm>,
+    run: RunDir,
+    device: Arc<dyn Device>,
+    programs: Programs,
+    rates: Rates,
+    host: &mut dyn Host,
+) -> Result<()> {
+    check(run.recipe(), comm.world())?;
+    run::run(Rank { run, programs, device, comm }, rates, host)
 }
 
 /// Rank 0 on this thread and the others on threads of their own, until all have ended. Where another rank failed, its
@@ -105,12 +121,11 @@ pub fn follow(comm: Arc<dyn Comm>, device: Arc<dyn Device>, programs: Programs) 
     let Some(Command::Open { run }) = Rank::hear(&*comm) else { return Ok(()) };
     let rank = Rank { run: RunDir::open_beside(&run)?, programs, device, comm };
     while let Some(command) = Rank::hear(&*rank.comm) {
-        let done = match &command {
+        match &command {
             Command::Train { stage, behind } => train(&rank, stage, *behind),
             Command::Sample { stage, model } => sample(&rank, stage, model),
-            other => bail!("rank {} was told to {other:?} outside of a stage", rank.comm.rank()),
-        };
-        done.with_context(|| format!("rank {} of {}", rank.comm.rank(), rank.comm.world()))?;
+            other => bail!("told to {other:?} outside of a stage"),
+        }?;
     }
     Ok(())
 }
@@ -149,7 +164,7 @@ fn sample(rank: &Rank, stage: &str, model: &str) -> Result<()> {
 pub fn check(recipe: &Recipe, ranks: usize) -> Result<()> {
     if let Some(stage) = recipe.stages.iter().find(|stage| ranks > 1 && stage.work.is_of_pictures()) {
         let message = format!("the stage {} is of pictures, which are learnt on one rank", stage.name);
-        return Err(refuse(message, "leave --ranks out"));
+        return Err(refuse(message, "leave --ranks out, and start one process"));
     }
     let pretrain = recipe.pretrains().then_some((PRETRAIN, recipe.pretrain.optimizer.gradient_shards));
     let others = recipe.stages.iter().filter_map(|stage| {

@@ -34,7 +34,8 @@ use crate::{corpus, distil, learn, pictures, pretrain, reinforce, room, sample, 
 pub(crate) fn run(rank: Rank, rates: Rates, host: &mut dyn Host) -> Result<()> {
     let mut session = Session::open(rank, host)?;
     let path = session.path().to_path_buf();
-    session.rank.tell(&Command::Open { run: path.clone() })?;
+    // Other processes may have been started in another folder.
+    session.rank.tell(&Command::Open { run: std::path::absolute(&path)? })?;
     let recipe = session.rank.run.recipe().clone();
     pictures::check(&session.rank, &recipe)?;
     check_room(&session, &recipe)?;

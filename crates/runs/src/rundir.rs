@@ -40,8 +40,11 @@ pub struct RunDir {
     read_only: bool,
 }
 
+/// The file by which ranks of several machines find out whether they see one directory. It is gone once they have.
+pub const RANKS: &str = "ranks";
+
 /// What may be in the directory of a run whose ledger has no line yet, in the order in which it comes.
-const BEFORE_THE_FIRST_LINE: [&str; 5] = ["lock", "ledger.jsonl", "run.json", "recipe.toml", "plan.json"];
+const BEFORE_THE_FIRST_LINE: [&str; 6] = ["lock", "ledger.jsonl", "run.json", "recipe.toml", RANKS, "plan.json"];
 
 impl RunDir {
     /// Goes on with the run at `path`.

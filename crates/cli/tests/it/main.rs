@@ -4,6 +4,9 @@ mod lab;
 
 mod stages;
 
+#[cfg(feature = "mpi")]
+mod mpi;
+
 mod bits;
 
 mod agent;

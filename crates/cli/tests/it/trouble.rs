@@ -46,6 +46,27 @@ fn ranks_that_do_not_divide_the_shards_start_nothing() {
     assert!(failure.contains("has changed since it began: pretrain.gradient_shards: 4 → 2\n"), "{failure}");
 }
 
+#[cfg(not(feature = "mpi"))]
+#[test]
+fn one_of_several_processes_without_mpi_does_nothing() {
+    let lab = Lab::new();
+    let recipe = lab.recipe("r", &[]);
+    for (world, rank) in [("OMPI_COMM_WORLD_SIZE", "OMPI_COMM_WORLD_RANK"), ("PMI_SIZE", "PMI_RANK")] {
+        let script = |number: u32| format!("{world}=2 {rank}={number} WELS run {recipe}");
+        let first = lab.shell(&script(0));
+        assert_eq!(first.code, Some(1), "{first:?}");
+        let failure = first.failure();
+        assert!(failure.contains("has started 2 processes, and this wels is built without MPI"), "{failure}");
+        assert!(failure.contains("\nhint: build it with `cargo build --release --features mpi`"), "{failure}");
+        let second = lab.shell(&script(1));
+        assert_eq!((second.code, &second.stderr[..]), (Some(1), ""), "{second:?}");
+    }
+    assert!(!lab.at("runs").exists());
+    // One process of a launcher is a process like any other.
+    let said = lab.shell(&format!("OMPI_COMM_WORLD_SIZE=1 WELS run {recipe}"));
+    assert_eq!(said.code, Some(0), "{said:?}");
+}
+
 #[test]
 fn a_loss_that_is_not_a_number_stops_before_the_weights() {
     let lab = Lab::new();

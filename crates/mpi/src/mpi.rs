@@ -1,0 +1,169 @@
+//! A rank among processes, as whoever computes sees it.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::mpsc::{Receiver, Sender, channel};
+use std::sync::{Arc, Mutex};
+use std::thread;
+use std::time::Duration;
+
+use thiserror::Error;
+use wels_comm::launcher::Launched;
+use wels_comm::{Comm, Lost};
+
+use crate::exchange::{Outgoing, Route};
+use crate::progress;
+use crate::watch::SILENCE;
+
+/// What keeps a process from becoming a rank.
+#[derive(Debug, Error)]
+pub enum JoinError {
+    /// MPI cannot be started.
+    #[error("MPI cannot be started: {0}")]
+    Mpi(String),
+    /// MPI sees another world than the launcher.
+    #[error("{} started {} processes, of which MPI sees {sees}", launched.by, launched.world)]
+    World {
+        /// What the launcher says.
+        launched: Launched,
+        /// How many ranks MPI says there are.
+        sees: usize,
+    },
+}
+
+/// What the progress thread is asked for.
+pub(crate) enum Job {
+    Exchange { route: Route, send: Outgoing, done: Sender<Result<Vec<Vec<u8>>, Lost>> },
+    Leave { patience: Option<Duration>, done: Sender<bool> },
+    Abort { code: i32 },
+}
+
+/// What is known once MPI has started.
+pub(crate) struct Started {
+    pub rank: usize,
+    /// By rank.
+    pub hosts: Vec<String>,
+}
+
+/// A rank of a world of processes. A rank that is done [leaves](Mpi::leave).
+pub struct Mpi {
+    rank: usize,
+    hosts: Vec<String>,
+    jobs: Sender<Job>,
+    left: Mutex<bool>,
+}
+
+/// Becomes a rank of the world that `launched` has started.
+///
+/// # Errors
+/// If MPI does not start, or sees another number of ranks than the launcher: it is then another MPI's launcher.
+pub fn join(launched: Launched) -> Result<Mpi, JoinError> {
+    let (jobs, work) = channel();
+    let (tell, started): (_, Receiver<Result<Started, String>>) = channel();
+    let pulse = Arc::new(AtomicU64::new(0));
+    let beats = pulse.clone();
+    let thread = thread::Builder::new().name("mpi".into());
+    let spawned = thread.spawn(move || progress::run(work, &tell, &beats));
+    spawned.map_err(|error| JoinError::Mpi(error.to_string()))?;
+    let ended = || JoinError::Mpi("its thread has ended".into());
+    let Started { rank, hosts } = started.recv().map_err(|_| ended())?.map_err(JoinError::Mpi)?;
+    let mpi = Mpi { rank, hosts, jobs, left: Mutex::new(false) };
+    if mpi.world() != launched.world {
+        return Err(JoinError::World { launched, sees: mpi.world() });
+    }
+    let place = mpi.place();
+    let guard = thread::Builder::new().name("mpi watch".into()).spawn(move || end_when_stuck(&pulse, &place));
+    guard.map_err(|error| JoinError::Mpi(error.to_string()))?;
+    Ok(mpi)
+}
+
+/// Ends the process when the progress thread does not come back from MPI, as it can do nothing against that itself.
+/// Counts turns of its own: a machine that was asleep has lost nothing.
+fn end_when_stuck(pulse: &AtomicU64, place: &str) {
+    let (mut last, mut missed) = (0, Duration::ZERO);
+    let turn = Duration::from_secs(1);
+    loop {
+        thread::sleep(turn);
+        let now = pulse.load(Ordering::Relaxed);
+        if now == progress::ENDED {
+            return;
+        }
+        missed = if now == last { missed + turn } else { Duration::ZERO };
+        last = now;
+        if missed > SILENCE + Duration::from_secs(7) {
+            eprintln!("error: {place}: MPI has not come back for {} s, so this rank ends", missed.as_secs());
+            std::process::exit(2);
+        }
+    }
+}
+
+impl Mpi {
+    /// The machine of a rank.
+    pub fn host(&self, rank: usize) -> &str {
+        &self.hosts[rank]
+    }
+
+    /// Which rank this is and where, for messages.
+    pub fn place(&self) -> String {
+        format!("rank {} of {} on {}", self.rank, self.hosts.len(), self.hosts[self.rank])
+    }
+
+    /// Takes no further part: what this rank has sent still arrives, operations that need more of it fail. Returns
+    /// whether all ranks have left in good order; if they have not within `patience`, MPI is still running, and
+    /// [`abort`](Mpi::abort) ends it.
+    pub fn leave(&self, patience: Option<Duration>) -> bool {
+        let mut left = self.left.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+        if !*left {
+            let (done, ended) = channel();
+            *left = self.jobs.send(Job::Leave { patience, done }).is_ok() && ended.recv().unwrap_or(false);
+        }
+        *left
+    }
+
+    /// Ends all ranks, and this process, at once.
+    pub fn abort(&self, code: i32) -> ! {
+        let _ = self.jobs.send(Job::Abort { code });
+        // The launcher ends this process, or it does so itself.
+        thread::sleep(Duration::from_secs(5));
+        std::process::exit(code);
+    }
+
+    fn exchange(&self, route: Route, send: Outgoing) -> Result<Vec<Vec<u8>>, Lost> {
+        let (done, result) = channel();
+        let itself = Lost { rank: self.rank, world: self.hosts.len() };
+        self.jobs.send(Job::Exchange { route, send, done }).map_err(|_| itself)?;
+        result.recv().map_err(|_| itself)?
+    }
+}
+
+impl Comm for Mpi {
+    fn rank(&self) -> usize {
+        self.rank
+    }
+
+    fn world(&self) -> usize {
+        self.hosts.len()
+    }
+
+    fn all_to_all(&self, send: Vec<Vec<u8>>) -> Result<Vec<Vec<u8>>, Lost> {
+        assert_eq!(send.len(), self.world(), "a message for each rank");
+        self.exchange(Route::All, Outgoing::Each(send))
+    }
+
+    fn all_gather(&self, mine: Vec<u8>) -> Result<Vec<Vec<u8>>, Lost> {
+        self.exchange(Route::All, Outgoing::Same(mine))
+    }
+
+    fn gather(&self, mine: Vec<u8>) -> Result<Vec<Vec<u8>>, Lost> {
+        self.exchange(Route::ToFirst, Outgoing::Same(mine))
+    }
+
+    fn broadcast(&self, mine: Vec<u8>) -> Result<Vec<u8>, Lost> {
+        Ok(self.exchange(Route::FromFirst, Outgoing::Same(mine))?.swap_remove(0))
+    }
+}
+
+impl Drop for Mpi {
+    fn drop(&mut self) {
+        self.leave(Some(Duration::from_secs(5)));
+    }
+}
