@@ -8,6 +8,8 @@
 
 mod run;
 
+mod over;
+
 #[cfg(feature = "mpi")]
 mod ranks;
 
@@ -149,7 +151,7 @@ fn dispatch(cli: Cli) -> anyhow::Result<ExitCode> {
         Verb::Eval(args) => eval::eval(&args),
         Verb::Pull(args) => pull::pull(&args),
         Verb::Convert(args) => convert::convert(&args),
-        Verb::Serve(args) => serve::serve(&args),
+        Verb::Serve(args) => return serve::serve(&args),
         Verb::Launch(args) => launch::launch(&args),
         Verb::Keys(args) => keys::keys(&args),
         Verb::Usage(args) => usage::usage(&args),

@@ -7,6 +7,9 @@ mod money;
 
 mod prices;
 
+mod ranks;
+
+use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
@@ -27,10 +30,11 @@ use wels_runs::machine;
 use wels_runs::plan::RunPlan;
 use wels_runs::recipe::Recipe;
 
-use crate::model;
+use crate::model::{self, Quant};
 use crate::named::{self, For};
 use crate::output;
 use crate::terminal::Terminal;
+use ranks::RanksPlan;
 
 /// What the command line says.
 #[derive(clap::Args)]
@@ -50,6 +54,15 @@ pub struct Args {
     svg: Option<PathBuf>,
     #[command(flatten)]
     money: money::Args,
+    /// Ranks that serve the model together: what each of them needs of memory
+    #[arg(long, value_name = "N", conflicts_with_all = ["claim", "prices"])]
+    ranks: Option<NonZeroUsize>,
+    /// With --ranks: number format of the matrices
+    #[arg(long, value_enum, default_value_t, requires = "ranks")]
+    quant: Quant,
+    /// With --ranks: memory for keys and values, in MiB
+    #[arg(long, value_name = "MIB", default_value = "1024", requires = "ranks")]
+    cache_mib: NonZeroUsize,
     /// Tokens of the sequences for which operations are counted
     #[arg(long, value_name = "TOKENS", default_value_t = 4096, value_parser = clap::value_parser!(u32).range(1..))]
     context: u32,
@@ -87,6 +100,9 @@ struct JanusParameters {
 struct WithMoney {
     #[serde(flatten)]
     model: ModelPlan,
+    /// With --ranks.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    ranks: Option<RanksPlan>,
     #[serde(flatten)]
     money: money::Plans,
 }
@@ -168,11 +184,15 @@ pub fn plan(args: &Args) -> Result<()> {
     }
     let (name, config, janus) = find(what)?;
     let money = money::Plans::of(&name, &config, args.context as usize, &args.money)?;
+    let ranks = args.ranks.map(|ranks| RanksPlan::of(what, &config, ranks, args.quant, args.cache_mib)).transpose()?;
     let plan = ModelPlan { janus, ..ModelPlan::of(name, &config, args.context) };
     if args.json {
-        Ok(output::json(&WithMoney { model: plan, money })?)
+        Ok(output::json(&WithMoney { model: plan, ranks, money })?)
     } else {
         plan.print()?;
+        if let Some(ranks) = ranks {
+            ranks.print()?;
+        }
         Ok(money.print()?)
     }
 }

@@ -88,6 +88,14 @@ pub trait Comm: Send + Sync {
         Ok(self.all_to_all(send)?.swap_remove(0))
     }
 
+    /// A rank that is known to be gone, whether or not an operation has needed it.
+    fn lost(&self) -> Option<Lost> {
+        None
+    }
+
+    /// Takes part in no further operation, as when it is dropped.
+    fn give_up(&self) {}
+
     /// Returns when all ranks have called it.
     ///
     /// # Errors

@@ -62,6 +62,15 @@ impl Comm for Threads {
         self.rendezvous.world
     }
 
+    fn lost(&self) -> Option<Lost> {
+        self.rendezvous.lock().lost.map(|rank| Lost { rank, world: self.world() })
+    }
+
+    fn give_up(&self) {
+        self.rendezvous.lock().lost.get_or_insert(self.rank);
+        self.rendezvous.changed.notify_all();
+    }
+
     fn all_to_all(&self, send: Vec<Vec<u8>>) -> Result<Vec<Vec<u8>>, Lost> {
         assert_eq!(send.len(), self.world(), "a message for each rank");
         let mut send = Some(send);
@@ -94,10 +103,7 @@ fn hand_out(state: &mut State) {
 
 impl Drop for Threads {
     fn drop(&mut self) {
-        let mut state = self.rendezvous.lock();
-        state.lost.get_or_insert(self.rank);
-        drop(state);
-        self.rendezvous.changed.notify_all();
+        self.give_up();
     }
 }
 

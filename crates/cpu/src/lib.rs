@@ -25,7 +25,7 @@ use wels_kernels::optim;
 
 use memory::{slice, slice_mut};
 
-pub use ranks::{Ranks, SMALL_BYTES, over_ranks};
+pub use ranks::{Ranks, SMALL_BYTES, largest_share, over_ranks};
 
 /// The processor.
 pub struct Cpu {

@@ -1,5 +1,5 @@
-//! One model over the processors of several ranks: each keeps its part of the packed weights, and the first one computes
-//! all the rest.
+//! One model over the processors of several ranks: each keeps its part of the packed weights, and the first one
+//! computes all the rest.
 //!
 //! All ranks load the same model, each with its device of [`over_ranks`], and so pack the same parameters in the same
 //! order. Then the ranks after the first [follow](Ranks::follow): the first, whose model runs, sends each what its part
@@ -22,6 +22,7 @@ use wels_device::Device;
 
 use crate::Cpu;
 use part::Pieces;
+pub use part::largest_share;
 pub(crate) use part::{Kept, Part, Piece};
 pub(crate) use task::{FeedForward, Grouped};
 use task::{Task, numbers};
@@ -62,9 +63,9 @@ impl Ranks {
         &self.comm
     }
 
-    /// The rank that is gone, once an operation has found that.
+    /// The rank that is gone, if one is known to be.
     pub fn lost(&self) -> Option<Lost> {
-        self.lost.get().copied()
+        self.lost.get().copied().or_else(|| self.comm.lost())
     }
 
     /// Bytes of packed weights that this rank has.
@@ -72,8 +73,13 @@ impl Ranks {
         lock(&self.parts).iter().filter_map(Weak::upgrade).map(|part| part.bytes()).sum()
     }
 
-    /// Computes, on a rank after the first, what the first one asks for, until that one [ends](Ranks::end). The model
-    /// has to be there as long.
+    /// All parts of this rank's, which stay as long as this does when the model that they were packed for is dropped.
+    pub fn hold(&self) -> impl Sized + use<> {
+        lock(&self.parts).iter().filter_map(Weak::upgrade).collect::<Vec<_>>()
+    }
+
+    /// Computes, on a rank after the first, what the first one asks for, until that one [ends](Ranks::end). The model,
+    /// or what was [held](Ranks::hold) of it, has to be there as long.
     ///
     /// # Errors
     /// [`Lost`].

@@ -1,8 +1,8 @@
 //! A rank among processes, as whoever computes sees it.
 
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::mpsc::{Receiver, Sender, channel};
-use std::sync::{Arc, Mutex};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
+use std::sync::{Arc, Mutex, OnceLock};
 use std::thread;
 use std::time::Duration;
 
@@ -30,6 +30,32 @@ pub enum JoinError {
     },
 }
 
+/// What becomes of a rank that is silent.
+#[derive(Debug)]
+pub(crate) struct Losses {
+    /// Milliseconds after which its loss is told; 0 where it ends the world.
+    told_after_ms: AtomicU64,
+    /// The first one that was told of.
+    told: OnceLock<usize>,
+}
+
+impl Losses {
+    pub fn told_after(&self) -> Option<Duration> {
+        Some(self.told_after_ms.load(Ordering::Relaxed)).filter(|ms| *ms > 0).map(Duration::from_millis)
+    }
+
+    pub fn tell(&self, rank: usize) {
+        self.told.get_or_init(|| rank);
+    }
+
+    fn lost(&self) -> Option<usize> {
+        self.told.get().copied()
+    }
+}
+
+/// Between two looks at whether a rank is lost that an operation under way may wait for.
+const LOOKS: Duration = Duration::from_millis(50);
+
 /// What the progress thread is asked for.
 pub(crate) enum Job {
     Exchange { route: Route, send: Outgoing, done: Sender<Result<Vec<Vec<u8>>, Lost>> },
@@ -46,6 +72,7 @@ pub(crate) struct Started {
 
 /// A rank of a world of processes. A rank that is done [leaves](Mpi::leave).
 pub struct Mpi {
+    losses: Arc<Losses>,
     rank: usize,
     hosts: Vec<String>,
     jobs: Sender<Job>,
@@ -61,12 +88,14 @@ pub fn join(launched: Launched) -> Result<Mpi, JoinError> {
     let (tell, started): (_, Receiver<Result<Started, String>>) = channel();
     let pulse = Arc::new(AtomicU64::new(0));
     let beats = pulse.clone();
+    let losses = Arc::new(Losses { told_after_ms: AtomicU64::new(0), told: OnceLock::new() });
+    let seen = losses.clone();
     let thread = thread::Builder::new().name("mpi".into());
-    let spawned = thread.spawn(move || progress::run(work, &tell, &beats));
+    let spawned = thread.spawn(move || progress::run(work, &tell, &beats, &seen));
     spawned.map_err(|error| JoinError::Mpi(error.to_string()))?;
     let ended = || JoinError::Mpi("its thread has ended".into());
     let Started { rank, hosts } = started.recv().map_err(|_| ended())?.map_err(JoinError::Mpi)?;
-    let mpi = Mpi { rank, hosts, jobs, left: Mutex::new(false) };
+    let mpi = Mpi { losses, rank, hosts, jobs, left: Mutex::new(false) };
     if mpi.world() != launched.world {
         return Err(JoinError::World { launched, sees: mpi.world() });
     }
@@ -107,12 +136,20 @@ impl Mpi {
         format!("rank {} of {} on {}", self.rank, self.hosts.len(), self.hosts[self.rank])
     }
 
+    /// From now on a rank that is silent for `silence` does not end the world: operations, also one under way, fail with
+    /// [`Lost`]. After such a loss nothing but the end of the process is left, without MPI's: [`Mpi::leave`] says that
+    /// not all have left, and [`Mpi::abort`] ends this process alone.
+    pub fn tell_of_losses(&self, silence: Duration) {
+        self.losses.told_after_ms.store(silence.as_millis() as u64, Ordering::Relaxed);
+    }
+
     /// Takes no further part: what this rank has sent still arrives, operations that need more of it fail. Returns
     /// whether all ranks have left in good order; if they have not within `patience`, MPI is still running, and
     /// [`abort`](Mpi::abort) ends it.
     pub fn leave(&self, patience: Option<Duration>) -> bool {
         let mut left = self.left.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
-        if !*left {
+        // The progress thread may still be at an operation with the lost one.
+        if !*left && self.losses.lost().is_none() {
             let (done, ended) = channel();
             *left = self.jobs.send(Job::Leave { patience, done }).is_ok() && ended.recv().unwrap_or(false);
         }
@@ -121,6 +158,9 @@ impl Mpi {
 
     /// Ends all ranks, and this process, at once.
     pub fn abort(&self, code: i32) -> ! {
+        if self.losses.lost().is_some() {
+            std::process::exit(code);
+        }
         let _ = self.jobs.send(Job::Abort { code });
         // The launcher ends this process, or it does so itself.
         thread::sleep(Duration::from_secs(5));
@@ -131,7 +171,15 @@ impl Mpi {
         let (done, result) = channel();
         let itself = Lost { rank: self.rank, world: self.hosts.len() };
         self.jobs.send(Job::Exchange { route, send, done }).map_err(|_| itself)?;
-        result.recv().map_err(|_| itself)?
+        loop {
+            if let Some(rank) = self.losses.lost() {
+                return Err(Lost { rank, world: self.hosts.len() });
+            }
+            match result.recv_timeout(LOOKS) {
+                Err(RecvTimeoutError::Timeout) => {}
+                result => return result.map_err(|_| itself)?,
+            }
+        }
     }
 }
 
@@ -155,6 +203,15 @@ impl Comm for Mpi {
 
     fn gather(&self, mine: Vec<u8>) -> Result<Vec<Vec<u8>>, Lost> {
         self.exchange(Route::ToFirst, Outgoing::Same(mine))
+    }
+
+    fn scatter(&self, send: Vec<Vec<u8>>) -> Result<Vec<u8>, Lost> {
+        let send = if self.rank == 0 { send } else { vec![Vec::new(); self.world()] };
+        Ok(self.exchange(Route::FromFirst, Outgoing::Each(send))?.swap_remove(0))
+    }
+
+    fn lost(&self) -> Option<Lost> {
+        self.losses.lost().map(|rank| Lost { rank, world: self.world() })
     }
 
     fn broadcast(&self, mine: Vec<u8>) -> Result<Vec<u8>, Lost> {

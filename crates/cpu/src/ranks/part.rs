@@ -37,6 +37,15 @@ fn matrices_of(rank: usize, world: usize, count: usize) -> Range<usize> {
     rank * count / world..(rank + 1) * count / world
 }
 
+/// The largest share that one of `world` ranks has of `count` matrices of so many rows.
+pub fn largest_share(world: usize, rows: usize, count: usize) -> f64 {
+    let most = |len: &dyn Fn(usize) -> usize| (0..world).map(len).max().unwrap_or(0) as f64;
+    match cut(world, count) {
+        Cut::Rows => most(&|rank| rows_of(rank, world, rows).len()) / rows as f64,
+        Cut::Matrices => most(&|rank| matrices_of(rank, world, count).len()) / count as f64,
+    }
+}
+
 /// What a rank keeps of matrices.
 pub(crate) enum Kept {
     /// All, on the first rank; nothing on the others.
@@ -160,6 +169,13 @@ mod tests {
                 assert!(ranges.iter().all(|range| range.len() <= rows.div_ceil(PANEL).div_ceil(world) * PANEL));
             }
         }
+    }
+
+    #[test]
+    fn the_largest_share_is_some_ranks() {
+        assert_eq!(largest_share(4, 1024, 1), 0.25);
+        assert_eq!(largest_share(4, 16, 1), 1.0, "one panel");
+        assert_eq!(largest_share(3, 8, 64), 22.0 / 64.0);
     }
 
     #[test]
