@@ -12,6 +12,7 @@ use wels_comm::Comm;
 use wels_cpu::{Ranks, SMALL_BYTES, over_ranks};
 use wels_device::Device;
 use wels_model::placement::Placement;
+use wels_pipeline::meeting::Silenced;
 use wels_pipeline::refusal::refuse;
 use wels_runs::machine;
 
@@ -69,7 +70,7 @@ impl Over {
     /// Goes on if all ranks have found the same; `mine` is a print of it, or why there is none.
     ///
     /// # Errors
-    /// The first rank's error tells the others'.
+    /// On the first rank what went wrong, on whichever; on the others [`Silenced`]. If a rank is lost.
     pub fn agree(&self, mine: Result<String>) -> Result<()> {
         let comm = self.ranks.comm();
         let words = match &mine {
@@ -77,18 +78,22 @@ impl Over {
             Err(error) => format!("-{error:#}"),
         };
         let all = comm.all_gather(words.into_bytes())?;
-        let print = mine?;
-        for (rank, words) in all.iter().enumerate() {
-            match String::from_utf8_lossy(words).split_at(1) {
-                ("-", why) => anyhow::bail!("rank {rank} of {}: {why}", comm.world()),
-                (_, other) if other != print => {
-                    let message = format!("ranks {} and {rank} have different models or options", comm.rank());
-                    return Err(refuse(message, "all ranks are started with the same command, on the same files"));
-                }
-                _ => {}
-            }
+        let all: Vec<_> = all.iter().map(|words| String::from_utf8_lossy(words)).collect();
+        if all.iter().all(|words| *words == all[0] && words.starts_with('+')) {
+            return Ok(());
         }
-        Ok(())
+        if !self.is_first() {
+            return Err(Silenced.into());
+        }
+        mine?;
+        if let Some((rank, why)) =
+            all.iter().enumerate().find_map(|(rank, words)| Some((rank, words.strip_prefix('-')?)))
+        {
+            anyhow::bail!("rank {rank} of {}: {why}", comm.world());
+        }
+        let other = all.iter().position(|words| *words != all[0]).expect("they are not all alike");
+        let message = format!("ranks 0 and {other} have different models or options");
+        Err(refuse(message, "all ranks are started with the same command, on the same files"))
     }
 }
 
@@ -102,7 +107,7 @@ pub fn print_of(location: &Location) -> Result<String> {
         print.update(length.to_le_bytes());
         for piece in 0..PIECES {
             let mut bytes = vec![0; PIECE_BYTES.min(length) as usize];
-            file.read_exact_at(&mut bytes, (length - bytes.len() as u64) / (PIECES - 1) * piece)
+            file.read_exact_at(&mut bytes, (length - bytes.len() as u64) * piece / (PIECES - 1))
                 .with_context(|| format!("cannot read {}", path.display()))?;
             print.update(&bytes);
         }
@@ -134,7 +139,7 @@ mod tests {
 
     #[test]
     fn ranks_agree_on_what_is_the_same() {
-        let agree = |prints: [Result<&'static str, &'static str>; 3]| -> Vec<Option<String>> {
+        let agree = |prints: [Result<&'static str, &'static str>; 3]| -> Vec<Option<anyhow::Error>> {
             thread::scope(|scope| {
                 let ranks: Vec<_> = threads(3)
                     .into_iter()
@@ -142,21 +147,23 @@ mod tests {
                     .map(|(comm, print)| {
                         scope.spawn(move || {
                             let mine = print.map(str::to_owned).map_err(anyhow::Error::msg);
-                            Over::new(Arc::new(comm), 1).agree(mine).err().map(|error| error.to_string())
+                            Over::new(Arc::new(comm), 1).agree(mine).err()
                         })
                     })
                     .collect();
                 ranks.into_iter().map(|rank| rank.join().unwrap()).collect()
             })
         };
-        assert_eq!(agree([Ok("a"); 3]), [None, None, None]);
-        let failed = agree([Ok("a"), Ok("a"), Err("no such file")]);
-        assert_eq!(failed[0].as_deref(), Some("rank 2 of 3: no such file"));
-        assert_eq!(failed[2].as_deref(), Some("no such file"));
-        assert_eq!(
-            agree([Ok("a"), Ok("b"), Ok("a")])[0].as_deref(),
-            Some("ranks 0 and 1 have different models or options")
-        );
+        assert!(agree([Ok("a"); 3]).iter().all(Option::is_none));
+        for (prints, expected) in [
+            ([Ok("a"), Ok("a"), Err("no such file")], "rank 2 of 3: no such file"),
+            ([Err("no such file"), Ok("a"), Ok("a")], "no such file"),
+            ([Ok("a"), Ok("b"), Ok("a")], "ranks 0 and 1 have different models or options"),
+        ] {
+            let errors: Vec<anyhow::Error> = agree(prints).into_iter().map(|error| error.unwrap()).collect();
+            assert_eq!(errors[0].to_string(), expected);
+            assert!(errors[1..].iter().all(|error| error.is::<Silenced>()));
+        }
     }
 
     #[test]

@@ -47,8 +47,7 @@ impl RanksPlan {
         cache: NonZeroUsize,
     ) -> Result<Self> {
         let layout = if config.attention.is_mla() { CacheLayout::Latent } else { CacheLayout::Expanded };
-        let is_config = what.extension().is_some_and(|extension| extension == "json");
-        let open = (what.exists() && !is_config).then(|| OpenModel::open(&model::locate(what)?)).transpose()?;
+        let open = has_weights(what).then(|| OpenModel::open(&model::locate(what)?)).transpose()?;
         let sizes = match &open {
             Some(open) => open.sizes(quant.into(), layout)?,
             None => WeightSizes::of(config, layout, |spec| match (quant, spec.kind) {
@@ -101,6 +100,13 @@ impl RanksPlan {
         rows.iter().try_for_each(|(name, value)| output::line(&format!("{name:<38} {:>20}", bytes(*value))))?;
         output::line("")
     }
+}
+
+/// Whether there is more than a configuration.
+fn has_weights(what: &Path) -> bool {
+    let is = |path: &Path, wanted: &str| path.extension().is_some_and(|extension| extension == wanted);
+    let mut entries = std::fs::read_dir(what).into_iter().flatten().flatten();
+    is(what, "gguf") && what.is_file() || entries.any(|entry| is(&entry.path(), "safetensors"))
 }
 
 #[cfg(test)]

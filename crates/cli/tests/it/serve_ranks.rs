@@ -13,7 +13,7 @@ use crate::serve::{Lab, Server, refused, write_model_of};
 fn lab() -> Lab {
     let lab = Lab::new();
     fs::remove_dir_all(lab.at("model")).unwrap();
-    write_model_of(&lab.at("model"), 2048, 192, 2);
+    write_model_of(&lab.at("model"), 2048, 1024, 2);
     lab
 }
 
