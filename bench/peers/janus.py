@@ -1,14 +1,19 @@
 #!/usr/bin/env python3
-"""Pictures an hour of Janus-Pro-1B's shape: `wels draw` beside `transformers`, random weights in bf16, guidance 5.
+"""Pictures an hour of Janus-Pro-1B's shape: `wels draw` in its number formats beside `transformers` in bf16, random
+weights, guidance 5.
 
     python bench/peers/janus.py DIR --tokenizer runs/janus/tokenizer [--wels target/release/wels] [--codes 64]
-        [--at-once 1 4]
+        [--at-once 1 4] [--quant stored q8 q4] [--rounds 1] [--threads N]
 
-DIR is made and filled with random weights once (4.2 GB); any tokenizer with the tokens of pictures will do.
-`transformers` draws the first CODES codes of AT-ONCE pictures,
-as its `generate` does, with a KV cache and two sequences a picture, and decodes one; a picture of 576 codes is taken to
-last as much longer. `wels draw` draws whole pictures. Both use all cores. Prints seconds a picture, pictures an hour,
-and the greatest memory of each process.
+DIR is made and filled with random weights in bf16 once (4.2 GB); any tokenizer with the tokens of pictures will do.
+`transformers` draws the first CODES codes of AT-ONCE pictures, as its `generate` does, with a KV cache, two sequences a
+picture and as many threads as cores, and decodes one; a picture of 576 codes is taken to last as much longer, which
+leaves out that its later codes have more behind them. `wels draw` draws whole pictures. Neither counts the time in
+which weights are loaded. In each round each of them runs once, in turn. Prints the medians of seconds a picture, of
+seconds on cores a picture, and of the greatest memory of each process, and what they are to those of `transformers`.
+
+On a machine that is shared, seconds say little: threads wait for each other, and OpenMP's suffer the most. There
+`--threads 1` and the seconds on a core are what can be compared.
 
 Needs torch 2.15.0 and transformers 5.23.0.
 """
@@ -17,10 +22,13 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import resource
 import shutil
+import statistics
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -50,16 +58,21 @@ def make(folder: Path, tokenizer: Path) -> None:
         shutil.copy(file, folder)
 
 
-def transformers(folder: Path, codes: int, pictures: int) -> None:
+def transformers(folder: Path, codes: int, pictures: int, threads: int) -> None:
+    import numpy
     import torch
     from transformers import JanusForConditionalGeneration
 
+    torch.set_num_threads(threads)
     model = JanusForConditionalGeneration.from_pretrained(folder, dtype=torch.bfloat16).eval()
     ids = torch.randint(0, 100_000, (2 * pictures, 16), generator=torch.Generator().manual_seed(2))
-    inputs = model.get_input_embeddings()(ids)
+    def now() -> Any:
+        """Seconds, and seconds on cores."""
+        return numpy.array([time.monotonic(), time.process_time()])
+
     past: Any = None
     with torch.inference_mode():
-        begin = time.monotonic()
+        inputs = model.get_input_embeddings()(ids)
         for code in range(codes):
             out = model.model.language_model(inputs_embeds=inputs, past_key_values=past, use_cache=True)
             past = out.past_key_values
@@ -69,22 +82,78 @@ def transformers(folder: Path, codes: int, pictures: int) -> None:
             chosen = torch.multinomial(scores.float().softmax(-1), 1).repeat(2, 1)
             inputs = model.prepare_embeddings_for_image_generation(chosen)
             if code == 0:
-                first = time.monotonic()
-        step = (time.monotonic() - first) / (codes - 1)
-        begin = time.monotonic()
+                first = now()
+        step = (now() - first) / (codes - 1)
+        begin = now()
         model.decode_image_tokens(torch.zeros(1, PICTURE, dtype=torch.long))
-        decoding = time.monotonic() - begin
+        decoding = now() - begin
+    total, on_cores = PICTURE * step / pictures + decoding
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
-    print(json.dumps({"seconds": PICTURE * step / pictures + decoding, "decoding": decoding, "gb": peak}))
+    print(json.dumps({"seconds": total, "on cores": on_cores, "step": step[0], "decoding": decoding[0], "gb": peak}))
 
 
-def wels(binary: str, folder: Path, pictures: int) -> dict[str, float]:
-    prompt = "a red circle left of a blue square"
-    command = [binary, "draw", str(folder), prompt, "-n", str(pictures), "--at-once", str(pictures), "--force"]
+def run(command: list[str]) -> tuple[str, float, list[tuple[float, float]]]:
+    """What a process says, the greatest memory that it had, in GB, and how many seconds it had been on cores when."""
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+    on_cores: list[tuple[float, float]] = []
+    ended = threading.Event()
+
+    def look() -> None:
+        while not ended.wait(0.1):
+            fields = Path(f"/proc/{process.pid}/stat").read_text().rpartition(")")[2].split()
+            ticks = int(fields[11]) + int(fields[12])
+            on_cores.append((time.monotonic(), ticks / os.sysconf("SC_CLK_TCK")))
+
+    looking = threading.Thread(target=look)
+    looking.start()
+    assert process.stdout
+    said = process.stdout.read()
+    ended.set()
+    looking.join()
+    _, status, usage = os.wait4(process.pid, 0)
+    if status:
+        sys.exit(f"{command[0]} failed")
+    on_cores.append((time.monotonic(), usage.ru_utime + usage.ru_stime))
+    return said, usage.ru_maxrss / 1e6, on_cores
+
+
+def wels(binary: str, folder: Path, pictures: int, quant: str, threads: int) -> dict[str, float]:
+    prompt, number = "a red circle left of a blue square", str(pictures)
+    settings = ["--quant", quant, "-n", number, "--at-once", number, "--threads", str(threads)]
     begin = time.monotonic()
-    subprocess.run([*command, "-o", str(folder / "drawn.png")], check=True, stdout=subprocess.DEVNULL)
-    seconds = (time.monotonic() - begin) / pictures
-    return {"seconds": seconds, "gb": resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1e6}
+    command = [binary, "draw", str(folder), prompt, *settings, "-o", str(folder / "drawn.png"), "--json", "--force"]
+    said, gb, on_cores = run(command)
+    end, total = on_cores[-1]
+    drawing = max(json.loads(line)["seconds"] for line in said.splitlines())
+    loading = max(seconds for at, seconds in [(begin, 0.0), *on_cores] if at <= end - drawing)
+    seconds, busy = drawing / pictures, (total - loading) / pictures
+    return {"seconds": seconds, "on cores": busy, "loading": end - begin - drawing, "gb": gb}
+
+
+def peer(folder: Path, pictures: int, codes: int, threads: int) -> dict[str, float]:
+    settings = ["--codes", str(codes), "--peer", str(pictures), "--threads", str(threads)]
+    said, _, _ = run([sys.executable, __file__, str(folder), *settings])
+    return json.loads(said.splitlines()[-1])
+
+
+def compare(args: argparse.Namespace, pictures: int) -> None:
+    runs: dict[str, list[dict[str, float]]] = {name: [] for name in ["transformers", *args.quant]}
+    for _ in range(args.rounds):
+        runs["transformers"].append(peer(args.folder, pictures, args.codes, args.threads))
+        for quant in args.quant:
+            runs[quant].append(wels(args.wels, args.folder, pictures, quant, args.threads))
+    medians = {name: {key: statistics.median(it[key] for it in of) for key in of[0]} for name, of in runs.items()}
+    theirs = medians["transformers"]
+    for name, it in medians.items():
+        times = {key: theirs[key] / it[key] for key in ("seconds", "on cores")}
+        rest = ", ".join(f"{key} {it[key]:.3g} s" for key in ("step", "decoding", "loading") if key in it)
+        print(
+            f"{pictures} at once, {name}: {it['seconds']:.1f} s a picture ({3600 / it['seconds']:.0f} an hour), "
+            f"{it['on cores']:.1f} s on cores, {it['gb']:.2f} GB; {rest}\n"
+            f"  {times['seconds']:.2f} times as many, {times['on cores']:.2f} by the seconds on cores; "
+            f"{it['gb'] / theirs['gb']:.2f} of the memory",
+            flush=True,
+        )
 
 
 def main() -> None:
@@ -94,20 +163,17 @@ def main() -> None:
     parser.add_argument("--wels", default="target/release/wels")
     parser.add_argument("--codes", type=int, default=64)
     parser.add_argument("--at-once", type=int, nargs="+", default=[1, 4])
+    parser.add_argument("--quant", nargs="+", default=["stored", "q8", "q4"])
+    parser.add_argument("--rounds", type=int, default=1)
+    parser.add_argument("--threads", type=int, default=os.cpu_count() or 1)
     parser.add_argument("--peer", type=int, help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.peer:
-        return transformers(args.folder, args.codes, args.peer)
+        return transformers(args.folder, args.codes, args.peer, args.threads)
     if not (args.folder / "config.json").exists():
         make(args.folder, args.tokenizer)
     for pictures in args.at_once:
-        ours = wels(args.wels, args.folder, pictures)
-        command = [sys.executable, __file__, str(args.folder), "--codes", str(args.codes), "--peer", str(pictures)]
-        theirs = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout.splitlines()[-1])
-        for name, it in [("wels", ours), ("transformers", theirs)]:
-            rate = 3600 / it["seconds"]
-            print(f"{pictures} at once, {name}: {it['seconds']:.1f} s a picture, {rate:.1f} an hour, {it['gb']:.1f} GB")
-        print(f"  {theirs['seconds'] / ours['seconds']:.2f} times as many, {ours['gb'] / theirs['gb']:.2f} of the memory")
+        compare(args, pictures)
 
 
 if __name__ == "__main__":

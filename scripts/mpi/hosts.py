@@ -13,6 +13,7 @@ gone when it ends. Writes to stderr how long the command took and with which cod
 import argparse
 import os
 import shlex
+import signal
 import subprocess
 import sys
 import tempfile
@@ -83,10 +84,10 @@ def mpirun(folder, hosts, ranks, command):
     hostfile.write_text("".join(f"{NET}.{n} slots={-(-ranks // hosts)}\n" for n in range(1, hosts + 1)))
     agent.write_text(AGENT)
     agent.chmod(0o755)
-    words = f"""mpirun --allow-run-as-root --hostfile {hostfile} -np {ranks} --map-by node --bind-to none
+    words = f"""mpirun -q --allow-run-as-root --hostfile {hostfile} -np {ranks} --map-by node --bind-to none
         --mca plm_rsh_agent {agent} --mca btl tcp,self --mca btl_tcp_if_include {NET}.0/24
         --mca oob_tcp_if_include {NET}.0/24 --mca mpi_yield_when_idle 1
-        --mca oob_tcp_keepalive_time 10 --mca oob_tcp_keepalive_intvl 3 --mca oob_tcp_keepalive_probes 4"""
+        --mca oob_tcp_keepalive_time 15 --mca oob_tcp_keepalive_intvl 2 --mca oob_tcp_keepalive_probes 3"""
     inner = shlex.join(words.split() + command)
     return ["ip", "netns", "exec", "mh1", "unshare", "--uts", "sh", "-c", f"hostname mh1; exec {inner}"]
 
@@ -103,6 +104,7 @@ def main():
     args, command = parser.parse_args(words[:end]), words[end + 1 :]
     if os.geteuid() != 0 or not command:
         parser.error("run it as root, with a command")
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     take_down(args.hosts)
     over = threading.Event()
     with tempfile.TemporaryDirectory() as folder:

@@ -12,7 +12,6 @@ use anyhow::{Context, Result};
 use serde_json::{Value, json};
 use wels_data::chat::ChatTemplate;
 use wels_model::generate::Sampling;
-use wels_model::inference::LoadOptions;
 use wels_model::janus::picture::{encode_drawn, from_pixels};
 use wels_model::janus::{DrawBatch, DrawPrompt, Janus, without_words};
 use wels_model::paged::CacheDtype;
@@ -58,7 +57,7 @@ pub struct Args {
     /// Pictures that are drawn at a time, each with a cache of its own. Changes no picture
     #[arg(long, value_name = "N", default_value_t = 4, value_parser = clap::value_parser!(u32).range(1..=1024))]
     at_once: u32,
-    /// Number format of the language model's matrices
+    /// Number format of the matrices of the language model and of the heads of codes
     #[arg(long, value_enum, default_value_t)]
     quant: Quant,
     /// Number format of the cache
@@ -190,7 +189,7 @@ impl Studio {
             let message = format!("the prompt has {} tokens, and beside a picture {room} fit", tokens.len());
             return Err(refuse(message, "say it in fewer words"));
         }
-        let janus = open.load(LoadOptions::packed(args.quant.into()), context)?;
+        let janus = open.load_to_draw(args.quant, context)?;
         let unconditional = without_words(&tokens, around.pad);
         Ok(Studio { janus, execution: Execution::new(wels_cpu::device()), tokens, unconditional })
     }

@@ -8,7 +8,7 @@ use wels_data::chat::PictureTokens;
 use wels_data::tokenizer::Tokenizer;
 use wels_engine::{Engine, LoadedModel, Options, Preprocessing};
 use wels_model::config::Note;
-use wels_model::inference::LoadOptions;
+use wels_model::inference::{LoadOptions, Purpose};
 use wels_model::janus::config::JanusConfig;
 use wels_model::janus::count::params;
 use wels_model::janus::{Janus, read_config};
@@ -17,7 +17,7 @@ use wels_pipeline::refusal::refuse;
 use wels_runs::files;
 use wels_server::prompt::{ServedModel, ServedPictures};
 
-use crate::model::{LoadArgs, Location, report, served_model};
+use crate::model::{LoadArgs, Location, Quant, report, served_model};
 
 /// Which models have to do with pictures.
 pub const WHICH: &str =
@@ -78,17 +78,19 @@ impl OpenJanus {
         Ok(preprocessing)
     }
 
-    /// With its weights, for up to `context` tokens.
-    pub fn load(&self, options: LoadOptions, context: usize) -> Result<Arc<Janus>> {
-        self.load_on(&wels_cpu::device(), options, context)
+    /// With its weights, to draw pictures after up to `context` tokens and codes.
+    pub fn load_to_draw(&self, quant: Quant, context: usize) -> Result<Arc<Janus>> {
+        self.load_on(&wels_cpu::device(), quant, Purpose::Pictures, context)
     }
 
     fn load_on(
         &self,
         device: &Arc<dyn wels_device::Device>,
-        options: LoadOptions,
+        quant: Quant,
+        purpose: Purpose,
         context: usize,
     ) -> Result<Arc<Janus>> {
+        let options = LoadOptions { purpose, ..LoadOptions::packed(quant.into()) };
         let (janus, notes) = Janus::open_with(&self.folder, device, context, options)?;
         report(&notes);
         Ok(Arc::new(janus))
@@ -97,7 +99,7 @@ impl OpenJanus {
     /// An engine of it; `own` changes the options.
     pub fn engine(&self, load: &LoadArgs, context: usize, own: impl FnOnce(Options) -> Options) -> Result<Engine> {
         let placement = load.place.open(&self.config.text)?;
-        let janus = self.load_on(placement.main(), LoadOptions::packed(load.quant.into()), context)?;
+        let janus = self.load_on(placement.main(), load.quant, Purpose::TextAndPictures, context)?;
         let options = own(load.options(&placement, &self.config.text));
         let loaded = LoadedModel { tokenizer: Some(Arc::clone(&self.tokenizer)), ..LoadedModel::from(janus) };
         Ok(Engine::new(loaded, options)?)

@@ -242,7 +242,12 @@ impl OpenModel {
             Some(over) => (over.world() as u64, over.pack_bytes()?),
             None => (1, machine::available_memory_bytes().map_or(u64::MAX, |bytes| bytes / 2)),
         };
-        let options = LoadOptions { quantise, pack_bytes, pack_expert_bytes: ranks * PACK_EXPERT_BYTES, ranks };
+        let options = LoadOptions {
+            pack_bytes,
+            pack_expert_bytes: ranks * PACK_EXPERT_BYTES,
+            ranks,
+            ..LoadOptions::packed(quantise)
+        };
         let (params, _) = match &self.weights {
             Weights::Files(files) => Params::from_files(placement, files, &self.config, options)?,
             Weights::Gguf(file) => Params::from_gguf(placement, file, &self.config, options)?,

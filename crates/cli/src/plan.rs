@@ -1,7 +1,13 @@
 //! `wels plan (MODEL | PRESET | RECIPE)`: parameters, operations, bytes, hours and money, before anything starts.
+//! `wels plan MODEL --cluster … --parallel …`: a training spread over a cluster.
+//! `wels plan [MODEL] --eplb loads.json`: where replicas of experts stand.
 //! `wels plan --claim NAME`: whether a published claim adds up. `wels plan --prices`: quality against price.
 
 mod claim;
+
+mod cluster;
+
+mod eplb;
 
 mod money;
 
@@ -41,7 +47,7 @@ use ranks::RanksPlan;
 pub struct Args {
     /// A recipe (.toml), a directory with config.json, a run, a .gguf file, a preset: deepseek-v3, …, or the
     /// name of a published model, ORG/NAME, of which config.json alone is fetched
-    #[arg(value_name = "MODEL, PRESET or RECIPE", required_unless_present_any = ["claim", "prices"])]
+    #[arg(value_name = "MODEL, PRESET or RECIPE", required_unless_present_any = ["claim", "prices", "eplb"])]
     what: Option<PathBuf>,
     /// Whether a published claim adds up: deepseek-v3, deepseek-r1, deepseek-serving, … or a file of your own (.toml)
     #[arg(long, value_name = "NAME", conflicts_with = "what")]
@@ -63,6 +69,10 @@ pub struct Args {
     /// With --ranks: memory for keys and values, in MiB
     #[arg(long, value_name = "MIB", default_value = "1024", requires = "ranks")]
     cache_mib: NonZeroUsize,
+    #[command(flatten)]
+    cluster: cluster::Args,
+    #[command(flatten)]
+    eplb: eplb::Args,
     /// Tokens of the sequences for which operations are counted
     #[arg(long, value_name = "TOKENS", default_value_t = 4096, value_parser = clap::value_parser!(u32).range(1..))]
     context: u32,
@@ -170,8 +180,11 @@ pub fn plan(args: &Args) -> Result<()> {
     if args.prices {
         return prices::prices(&args.money.price_table()?, args.svg.as_deref(), args.json);
     }
-    let what = args.what.as_deref().expect("required without --claim and --prices");
+    let Some(what) = args.what.as_deref() else { return args.eplb.place(None, args.json) };
     if what.extension().is_some_and(|extension| extension == "toml") {
+        if args.cluster.is_asked() || args.eplb.is_asked() {
+            return Err(refuse("--cluster and --eplb plan a model, and a recipe runs on this machine", "name a model"));
+        }
         let recipe = named::recipe(what, None, For::Plan)?;
         let rates = if args.measure { Rates::Measured } else { Rates::Known };
         let device = args.money.this_device()?;
@@ -183,6 +196,12 @@ pub fn plan(args: &Args) -> Result<()> {
         return Ok(of_card(&recipe, &plan, &*device).iter().try_for_each(|line| output::line(line))?);
     }
     let (name, config, janus) = find(what)?;
+    if args.eplb.is_asked() {
+        return args.eplb.place(Some(&config), args.json);
+    }
+    if let Some(plans) = cluster::Plans::of(&name, &config, args.context as usize, &args.cluster, &args.money)? {
+        return Ok(plans.print(args.json)?);
+    }
     let money = money::Plans::of(&name, &config, args.context as usize, &args.money)?;
     let ranks = args.ranks.map(|ranks| RanksPlan::of(what, &config, ranks, args.quant, args.cache_mib)).transpose()?;
     let plan = ModelPlan { janus, ..ModelPlan::of(name, &config, args.context) };

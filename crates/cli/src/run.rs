@@ -1,7 +1,7 @@
 //! `wels run [RECIPE.toml | RUN]`: a whole recipe, or what is left of a run; `wels_pipeline::ranks` does it.
 //!
-//! The same command goes on after a kill, a Ctrl-C or a full disk. Started by `mpirun` or `srun`, each process is a rank
-//! (`ranks.rs`).
+//! The same command goes on after a kill, a Ctrl-C or a full disk. Started by `mpirun` or `srun`, each process is a
+//! rank (`ranks.rs`).
 
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
@@ -70,8 +70,8 @@ pub fn run(args: &Args) -> Result<ExitCode> {
                 "{} has started {} processes, and this wels is built without MPI: each would do the whole run",
                 launched.by, launched.world
             );
-            let hint = "build it with `cargo build --release --features mpi` (docs/cluster.md); or start one process, with \
-                        --ranks N";
+            let hint = "build it with `cargo build --release --features mpi` (docs/cluster.md); or start one process, \
+                        with --ranks N";
             Err(for_all(launched, refuse(message, hint)))
         }
         _ => here(args).map(|()| ExitCode::SUCCESS),

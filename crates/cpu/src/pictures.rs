@@ -1,7 +1,7 @@
 //! What networks of pictures need.
 
-use wels_device::{GroupNorm, Pictures, Start, Tensor, Windows};
-use wels_kernels::{group_norm, softmax, unit, windows};
+use wels_device::{GroupNorm, Pictures, Precision, Start, Tensor, Windows};
+use wels_kernels::{gemm, group_norm, softmax, unit, windows};
 
 use crate::Cpu;
 use crate::memory::{slice, slice_mut};
@@ -37,12 +37,18 @@ impl Pictures for Cpu {
         group_norm::group_norm_backward(of, slice(dy), slice(x), w_b, slice(stats), slice_mut(dx), dw, db);
     }
 
-    fn windows(&self, of: Windows, x: &Tensor, first: usize, y: &mut Tensor) {
-        windows::gather(of, slice(x), first, slice_mut(y), x.cols());
+    fn conv(&self, precision: Precision, of: Windows, x: &Tensor, w: &Tensor, y: &mut Tensor) {
+        let (c, n) = (x.cols(), y.cols());
+        gemm::conv(precision, of, slice(x), slice(w), slice_mut(y), c, n);
     }
 
-    fn windows_backward(&self, of: Windows, dy: &Tensor, first: usize, y: &mut Tensor) {
-        windows::gather_backward(of, slice(dy), first, slice_mut(y), dy.cols());
+    fn conv_dx(&self, precision: Precision, of: Windows, dy: &Tensor, turned: &Tensor, dx: &mut Tensor) {
+        let (c, n) = (dx.cols(), dy.cols());
+        gemm::conv_dx(precision, of, slice(dy), slice(turned), slice_mut(dx), c, n);
+    }
+
+    fn windows(&self, of: Windows, x: &Tensor, first: usize, y: &mut Tensor) {
+        windows::gather(of, slice(x), first, slice_mut(y), x.cols());
     }
 
     fn turn_windows(&self, w: &Tensor, turned: &mut Tensor) {

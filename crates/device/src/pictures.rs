@@ -1,6 +1,6 @@
 //! What convolutions and attention without a mask need, forward and backward, besides products.
 
-use crate::{GroupNorm, Start, Tensor, Windows};
+use crate::{GroupNorm, Precision, Start, Tensor, Windows};
 
 /// Operations of networks of pictures; each names the module of `wels_kernels` with formula and order of sums.
 pub trait Pictures {
@@ -26,14 +26,17 @@ pub trait Pictures {
         db: (&mut Tensor, Start),
     );
 
-    /// `y[R, 9·C]`: the windows of the outputs from `first` on (`windows`).
-    fn windows(&self, of: Windows, x: &Tensor, first: usize, y: &mut Tensor);
+    /// `y[P·side_out², N] = windows(x)·w[N, 9·C]ᵀ` (`gemm::conv`).
+    fn conv(&self, precision: Precision, of: Windows, x: &Tensor, w: &Tensor, y: &mut Tensor);
 
-    /// `y[R, 9·N]`: of the pixels from `first` on, the gradients of the outputs whose windows have them.
-    fn windows_backward(&self, of: Windows, dy: &Tensor, first: usize, y: &mut Tensor);
+    /// `dx[P·side², C]`, of weights that [`Pictures::turn_windows`] has turned over.
+    fn conv_dx(&self, precision: Precision, of: Windows, dy: &Tensor, turned: &Tensor, dx: &mut Tensor);
 
-    /// `turned[C, 9·N]`: what these are multiplied with, of `w[N, 9·C]`.
+    /// `turned[C, 9·N]` of `w[N, 9·C]` (`windows`).
     fn turn_windows(&self, w: &Tensor, turned: &mut Tensor);
+
+    /// `y[R, 9·C]`: the windows of the outputs from `first` on.
+    fn windows(&self, of: Windows, x: &Tensor, first: usize, y: &mut Tensor);
 
     /// Each pixel of pictures of `side` as two by two.
     fn double(&self, side: usize, x: &Tensor, y: &mut Tensor);

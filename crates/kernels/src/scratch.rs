@@ -67,6 +67,12 @@ pub(crate) fn words_mut(data: &mut [f32]) -> &mut [u32] {
     unsafe { std::slice::from_raw_parts_mut(data.as_mut_ptr().cast(), data.len()) }
 }
 
+/// The same memory as numbers.
+pub(crate) fn numbers_mut(words: &mut [u32]) -> &mut [f32] {
+    // SAFETY: f32 and u32 have the same size and alignment, any bits are valid, and the words are borrowed alone.
+    unsafe { std::slice::from_raw_parts_mut(words.as_mut_ptr().cast(), words.len()) }
+}
+
 /// The same memory as bytes.
 pub(crate) fn bytes(data: &[f32]) -> &[u8] {
     // SAFETY: any bits are valid bytes, four for each number.

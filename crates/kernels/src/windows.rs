@@ -65,51 +65,103 @@ fn halving(place: usize, offset: usize, limit: usize) -> Option<usize> {
 
 /// y `[R, 9·C]`: the windows of the outputs from `first` on, pixel by pixel, of x `[P·side², C]`.
 pub fn gather(of: Windows, x: &[f32], first: usize, y: &mut [f32], c: usize) {
-    assert_eq!(x.len(), of.inputs() * c, "x is {of:?} of {c} channels");
-    assert!(first * 9 * c + y.len() <= of.outputs() * 9 * c, "windows from {first} on");
-    let source = if of.step == Step::One { around } else { doubling };
-    copy(x, of.side, of.side_out(), source, first, y, c);
+    copy(&Gathered::forward(of, x, c), first, y);
 }
 
 /// y `[R, 9·N]`: of the inputs from `first` on, dy `[P·side_out², N]` of the outputs in whose windows each is the last,
 /// the one before, … the first pixel; zeros where there is none.
 pub fn gather_backward(of: Windows, dy: &[f32], first: usize, y: &mut [f32], n: usize) {
-    assert_eq!(dy.len(), of.outputs() * n, "dy is of {of:?} and {n} outputs");
-    assert!(first * 9 * n + y.len() <= of.inputs() * 9 * n, "pixels from {first} on");
-    let source = if of.step == Step::One { around } else { halving };
-    copy(dy, of.side_out(), of.side, source, first, y, n);
+    copy(&Gathered::backward(of, dy, n), first, y);
 }
 
-fn copy(x: &[f32], from: usize, to: usize, source: Source, first: usize, y: &mut [f32], c: usize) {
-    let rows = par::rows_per_task(y.len() / (9 * c), 9 * c);
-    par::chunks_mut(y, rows * 9 * c, |task, y| {
-        for (i, window) in y.chunks_exact_mut(9 * c).enumerate() {
-            let pixel = first + task * rows + i;
-            let (picture, row, column) = (pixel / (to * to), pixel / to % to, pixel % to);
-            let columns = [0, 1, 2].map(|offset| source(column, offset, from));
-            for (offset, line) in window.chunks_exact_mut(3 * c).enumerate() {
-                match source(row, offset, from) {
-                    Some(row) => copy_line(&x[(picture * from + row) * from * c..][..from * c], columns, line, c),
-                    None => line.fill(0.0),
-                }
-            }
+fn copy(of: &Gathered, first: usize, y: &mut [f32]) {
+    let width = of.width();
+    assert!(first * width + y.len() <= of.rows() * width, "windows from {first} on");
+    let rows = par::rows_per_task(y.len() / width, width);
+    par::chunks_mut(y, rows * width, |task, y| {
+        for (i, window) in y.chunks_exact_mut(width).enumerate() {
+            of.terms(first + task * rows + i, 0, window);
         }
     });
 }
 
-/// Three pixels of a row.
-fn copy_line(row: &[f32], columns: [Option<usize>; 3], line: &mut [f32], c: usize) {
+/// A matrix whose rows are windows, and which is nowhere in memory.
+#[derive(Clone, Copy)]
+pub(crate) struct Gathered<'a> {
+    pixels: &'a [f32],
+    /// Channels of a pixel.
+    c: usize,
+    pictures: usize,
+    /// The sides of the pictures that are read, and of those whose pixels have the windows.
+    from: usize,
+    to: usize,
+    source: Source,
+}
+
+impl<'a> Gathered<'a> {
+    /// What [`gather`] has.
+    pub fn forward(of: Windows, x: &'a [f32], c: usize) -> Self {
+        assert_eq!(x.len(), of.inputs() * c, "x is {of:?} of {c} channels");
+        let source = if of.step == Step::One { around } else { doubling };
+        Gathered { pixels: x, c, pictures: of.pictures, from: of.side, to: of.side_out(), source }
+    }
+
+    /// What [`gather_backward`] has.
+    pub fn backward(of: Windows, dy: &'a [f32], n: usize) -> Self {
+        assert_eq!(dy.len(), of.outputs() * n, "dy is of {of:?} and {n} outputs");
+        let source = if of.step == Step::One { around } else { halving };
+        Gathered { pixels: dy, c: n, pictures: of.pictures, from: of.side_out(), to: of.side, source }
+    }
+
+    /// Windows.
+    pub fn rows(&self) -> usize {
+        self.pictures * self.to.pow(2)
+    }
+
+    /// Numbers of a window.
+    pub fn width(&self) -> usize {
+        9 * self.c
+    }
+
+    /// The numbers of a window from `begin` on.
+    #[inline]
+    pub fn terms(&self, window: usize, begin: usize, terms: &mut [f32]) {
+        let Gathered { pixels, c, from, to, source, .. } = *self;
+        let (picture, row, column) = (window / (to * to), window / to % to, window % to);
+        let columns = [0, 1, 2].map(|offset| source(column, offset, from));
+        let (mut at, mut rest) = (begin, terms);
+        while !rest.is_empty() {
+            let (line, within) = (at / (3 * c), at % (3 * c));
+            let (part, after) = rest.split_at_mut(rest.len().min(3 * c - within));
+            at += part.len();
+            rest = after;
+            let Some(row) = source(row, line, from) else {
+                part.fill(0.0);
+                continue;
+            };
+            copy_line(&pixels[(picture * from + row) * from * c..][..from * c], columns, within, part, c);
+        }
+    }
+}
+
+/// A part of three pixels of a row, from one of their numbers on.
+#[inline]
+fn copy_line(row: &[f32], columns: [Option<usize>; 3], begin: usize, part: &mut [f32], c: usize) {
     if let [Some(first), Some(middle), Some(_)] = columns
         && middle == first + 1
     {
-        line.copy_from_slice(&row[first * c..][..3 * c]);
+        part.copy_from_slice(&row[first * c + begin..][..part.len()]);
         return;
     }
-    for (pixel, column) in line.chunks_exact_mut(c).zip(columns) {
-        match column {
-            Some(column) => pixel.copy_from_slice(&row[column * c..][..c]),
+    let (mut at, mut rest) = (begin, part);
+    while !rest.is_empty() {
+        let (pixel, after) = rest.split_at_mut(rest.len().min(c - at % c));
+        match columns[at / c] {
+            Some(column) => pixel.copy_from_slice(&row[column * c + at % c..][..pixel.len()]),
             None => pixel.fill(0.0),
         }
+        at += pixel.len();
+        rest = after;
     }
 }
 

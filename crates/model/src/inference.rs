@@ -26,9 +26,21 @@ pub enum Quantise {
     Q4,
 }
 
+/// What a model is loaded for. A picture depends on the prompt's embeddings: a model that draws has them as stored,
+/// whatever else it does, and they stay in the file.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Purpose {
+    #[default]
+    Text,
+    TextAndPictures,
+    /// The head of text stays in the file, unread.
+    Pictures,
+}
+
 /// How weights are loaded for inference.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct LoadOptions {
+    pub purpose: Purpose,
     /// Their number format.
     pub quantise: Quantise,
     /// Bytes up to which matrices that need not be quantised are packed; the others stay in the file. Experts are the
@@ -43,12 +55,27 @@ pub struct LoadOptions {
 impl LoadOptions {
     /// Packs all matrices that products read.
     pub fn packed(quantise: Quantise) -> Self {
-        LoadOptions { quantise, pack_bytes: u64::MAX, pack_expert_bytes: u64::MAX, ranks: 1 }
+        LoadOptions { purpose: Purpose::Text, quantise, pack_bytes: u64::MAX, pack_expert_bytes: u64::MAX, ranks: 1 }
     }
 
     /// Leaves all matrices in the file that need not be quantised, and packs none for longer than a product.
     pub fn mapped(quantise: Quantise) -> Self {
-        LoadOptions { quantise, pack_bytes: 0, pack_expert_bytes: 0, ranks: 1 }
+        LoadOptions { purpose: Purpose::Text, quantise, pack_bytes: 0, pack_expert_bytes: 0, ranks: 1 }
+    }
+
+    /// Whether a parameter is only read by rows, or not at all, and so stays as it is stored.
+    fn is_left(self, config: &ModelConfig, kind: ParamKind) -> bool {
+        match (kind, self.purpose) {
+            (ParamKind::Embedding, Purpose::TextAndPictures | Purpose::Pictures) => !config.tied_head,
+            (ParamKind::Head, Purpose::Pictures) => true,
+            _ => false,
+        }
+    }
+
+    /// As [`Quantise::target`].
+    fn target(self, config: &ModelConfig, kind: ParamKind, stored: BlockType) -> Option<BlockType> {
+        let quantise = if self.is_left(config, kind) { Quantise::AsStored } else { self.quantise };
+        quantise.target(kind, stored)
     }
 
     /// Which parameters stay in the file, of those that a file has in so many bytes where they may stay; and the budget
@@ -66,6 +93,7 @@ impl LoadOptions {
         let others = specs.iter().zip(bytes).map(|(spec, bytes)| match (spec.kind, bytes) {
             // A row at a time is read from it.
             (ParamKind::Embedding, Some(_)) if !config.tied_head => true,
+            (kind, Some(_)) if self.is_left(config, kind) => true,
             (ParamKind::Experts(_), _) | (_, None) => false,
             (_, Some(bytes)) => !fits(*bytes),
         });
@@ -102,7 +130,7 @@ impl Quantise {
 }
 
 /// The narrowest floating-point format that holds all of the values exactly.
-fn exact(values: &[f32]) -> BlockType {
+pub(crate) fn exact(values: &[f32]) -> BlockType {
     if values.iter().all(|x| x.to_bits() & 0xffff == 0) {
         BlockType::Bf16
     } else if values.chunks(PIECE).all(|values| {
@@ -139,7 +167,7 @@ impl Params {
         let mut bytes = vec![Some(0); specs.len()];
         for tensor in &tensors {
             let kind = specs[tensor.param].kind;
-            let as_stored = |&(stored, ..): &(BlockType, _, _)| options.quantise.target(kind, stored) == Some(stored);
+            let as_stored = |&(stored, ..): &(BlockType, _, _)| options.target(config, kind, stored) == Some(stored);
             let found = files.mapped(tensor).filter(as_stored).map(|(.., range)| range.len() as u64);
             bytes[tensor.param] = bytes[tensor.param].zip(found).map(|(sum, bytes)| sum + bytes);
         }
@@ -180,7 +208,7 @@ impl Params {
                 continue;
             }
             files.read(tensor, &mut values);
-            match options.quantise.target(spec.kind, exact(&values)) {
+            match options.target(config, spec.kind, exact(&values)) {
                 Some(to) => {
                     let source = Source::Values { values: &values, to };
                     matrices[param].push((first_row, pack(source)));

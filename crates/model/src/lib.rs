@@ -29,6 +29,10 @@ pub mod params;
 
 pub mod placement;
 
+pub mod traffic;
+
+pub mod eplb;
+
 pub mod inference;
 
 pub mod sizes;

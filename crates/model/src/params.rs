@@ -90,9 +90,19 @@ impl Params {
         Self::listed(device, param_specs(config))
     }
 
+    /// Without values, of a network that is no language model and lists its parameters itself.
+    pub(crate) fn unset_list(device: &Arc<dyn Device>, specs: Vec<ParamSpec>) -> Self {
+        let tensors = specs.iter().map(|spec| nothing(device, spec)).collect();
+        Params::with_tensors(device, specs, tensors)
+    }
+
     /// All zeros, of a network that is no language model and lists its parameters itself.
     pub fn listed(device: &Arc<dyn Device>, specs: Vec<ParamSpec>) -> Self {
         let tensors = specs.iter().map(|spec| Tensor::zeros(device, spec.rows, spec.cols)).collect();
+        Params::with_tensors(device, specs, tensors)
+    }
+
+    fn with_tensors(device: &Arc<dyn Device>, specs: Vec<ParamSpec>, tensors: Vec<Tensor>) -> Self {
         let (count, placement) = (specs.len(), Placement::from(device));
         let places = vec![Place::Main; count];
         Params { placement, specs, places, tensors, packed: vec![None; count], absorbed: vec![None; count] }

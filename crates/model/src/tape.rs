@@ -296,6 +296,14 @@ impl<'a> Graph<'a> {
         self.paging.as_ref().is_some_and(|paging| paging.layout() == CacheLayout::Latent)
     }
 
+    /// Gives the memory that waits to be used again back to the system, unless this pass records: for where all that
+    /// follows is larger.
+    pub fn trim(&self) {
+        if self.tape.is_none() {
+            self.execution().pool.trim();
+        }
+    }
+
     /// The gradients, if this pass records: for the loss, which computes them along with its value.
     pub fn recording(&mut self) -> Option<&mut Backward<'a>> {
         self.tape.as_mut().map(|tape| &mut tape.backward)

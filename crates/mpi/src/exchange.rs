@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 use ferrompi::{Communicator, Request, Scope, scope};
 use wels_comm::Lost;
 
+use crate::job::{Outgoing, Route};
 use crate::watch::Watch;
 
 const FIRST: i32 = 1;
@@ -21,49 +22,6 @@ const INLINE: usize = 4088;
 
 /// Bytes of a piece of what is left.
 const PIECE: usize = 1 << 30;
-
-/// Who sends to whom. Each rank has a message for itself too.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Route {
-    All,
-    ToFirst,
-    FromFirst,
-}
-
-impl Route {
-    fn sends(self, from: usize, to: usize) -> bool {
-        match self {
-            Route::All => true,
-            Route::ToFirst => to == 0,
-            Route::FromFirst => from == 0,
-        }
-    }
-}
-
-/// What a rank sends.
-pub(crate) enum Outgoing {
-    /// To each rank its own.
-    Each(Vec<Vec<u8>>),
-    /// To all the same.
-    Same(Vec<u8>),
-}
-
-impl Outgoing {
-    fn to(&self, rank: usize) -> &[u8] {
-        match self {
-            Outgoing::Each(messages) => &messages[rank],
-            Outgoing::Same(message) => message,
-        }
-    }
-
-    /// The message of a rank for itself.
-    fn into_own(self, rank: usize) -> Vec<u8> {
-        match self {
-            Outgoing::Each(mut messages) => messages.swap_remove(rank),
-            Outgoing::Same(message) => message,
-        }
-    }
-}
 
 /// What is under way with another rank.
 struct Pending<'s> {
@@ -207,13 +165,5 @@ mod tests {
         assert_eq!(first_of(b"ab"), [2, 0, 0, 0, 0, 0, 0, 0, b'a', b'b']);
         let long = first_of(&vec![7; INLINE + 3]);
         assert_eq!((long.len(), &long[..8]), (8 + INLINE, &(INLINE as u64 + 3).to_le_bytes()[..]));
-    }
-
-    #[test]
-    fn routes_are_those_of_the_operations() {
-        let pairs = |route: Route| (0..9).filter(|pair| route.sends(pair / 3, pair % 3)).collect::<Vec<_>>();
-        assert_eq!(pairs(Route::All), (0..9).collect::<Vec<_>>());
-        assert_eq!(pairs(Route::ToFirst), [0, 3, 6]);
-        assert_eq!(pairs(Route::FromFirst), [0, 1, 2]);
     }
 }

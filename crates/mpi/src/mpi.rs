@@ -2,7 +2,7 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
-use std::sync::{Arc, Mutex, OnceLock};
+use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::Duration;
 
@@ -10,9 +10,9 @@ use thiserror::Error;
 use wels_comm::launcher::Launched;
 use wels_comm::{Comm, Lost};
 
-use crate::exchange::{Outgoing, Route};
+use crate::job::{Job, Losses, Outgoing, Route, Started};
 use crate::progress;
-use crate::watch::SILENCE;
+use crate::watch::{ENDED, SILENCE};
 
 /// What keeps a process from becoming a rank.
 #[derive(Debug, Error)]
@@ -30,45 +30,8 @@ pub enum JoinError {
     },
 }
 
-/// What becomes of a rank that is silent.
-#[derive(Debug)]
-pub(crate) struct Losses {
-    /// Milliseconds after which its loss is told; 0 where it ends the world.
-    told_after_ms: AtomicU64,
-    /// The first one that was told of.
-    told: OnceLock<usize>,
-}
-
-impl Losses {
-    pub fn told_after(&self) -> Option<Duration> {
-        Some(self.told_after_ms.load(Ordering::Relaxed)).filter(|ms| *ms > 0).map(Duration::from_millis)
-    }
-
-    pub fn tell(&self, rank: usize) {
-        self.told.get_or_init(|| rank);
-    }
-
-    fn lost(&self) -> Option<usize> {
-        self.told.get().copied()
-    }
-}
-
 /// Between two looks at whether a rank is lost that an operation under way may wait for.
 const LOOKS: Duration = Duration::from_millis(50);
-
-/// What the progress thread is asked for.
-pub(crate) enum Job {
-    Exchange { route: Route, send: Outgoing, done: Sender<Result<Vec<Vec<u8>>, Lost>> },
-    Leave { patience: Option<Duration>, done: Sender<bool> },
-    Abort { code: i32 },
-}
-
-/// What is known once MPI has started.
-pub(crate) struct Started {
-    pub rank: usize,
-    /// By rank.
-    pub hosts: Vec<String>,
-}
 
 /// A rank of a world of processes. A rank that is done [leaves](Mpi::leave).
 pub struct Mpi {
@@ -88,7 +51,7 @@ pub fn join(launched: Launched) -> Result<Mpi, JoinError> {
     let (tell, started): (_, Receiver<Result<Started, String>>) = channel();
     let pulse = Arc::new(AtomicU64::new(0));
     let beats = pulse.clone();
-    let losses = Arc::new(Losses { told_after_ms: AtomicU64::new(0), told: OnceLock::new() });
+    let losses = Arc::new(Losses::default());
     let seen = losses.clone();
     let thread = thread::Builder::new().name("mpi".into());
     let spawned = thread.spawn(move || progress::run(work, &tell, &beats, &seen));
@@ -113,7 +76,7 @@ fn end_when_stuck(pulse: &AtomicU64, place: &str) {
     loop {
         thread::sleep(turn);
         let now = pulse.load(Ordering::Relaxed);
-        if now == progress::ENDED {
+        if now == ENDED {
             return;
         }
         missed = if now == last { missed + turn } else { Duration::ZERO };
@@ -140,7 +103,7 @@ impl Mpi {
     /// [`Lost`]. After such a loss nothing but the end of the process is left, without MPI's: [`Mpi::leave`] says that
     /// not all have left, and [`Mpi::abort`] ends this process alone.
     pub fn tell_of_losses(&self, silence: Duration) {
-        self.losses.told_after_ms.store(silence.as_millis() as u64, Ordering::Relaxed);
+        self.losses.tell_after(silence);
     }
 
     /// Takes no further part: what this rank has sent still arrives, operations that need more of it fail. Returns

@@ -8,12 +8,9 @@ use std::time::{Duration, Instant};
 use ferrompi::{Scope, ThreadLevel, scope};
 use wels_comm::Lost;
 
-use crate::exchange::{Outgoing, Route, exchange};
-use crate::mpi::{Job, Losses, Started};
-use crate::watch::{Ground, Watch};
-
-/// The pulse of a thread that has ended, or is ending the world.
-pub(crate) const ENDED: u64 = u64::MAX;
+use crate::exchange::exchange;
+use crate::job::{Job, Losses, Outgoing, Route, Started};
+use crate::watch::{ENDED, Ground, Watch};
 
 /// While nothing is asked for, the time between two turns of the watch.
 const IDLE: Duration = Duration::from_millis(20);

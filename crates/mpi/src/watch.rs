@@ -13,11 +13,13 @@ use std::time::{Duration, Instant};
 
 use ferrompi::{Communicator, Error, Request, Scope, Source, Tag};
 
-use crate::mpi::Losses;
-use crate::progress::ENDED;
+use crate::job::Losses;
 
 /// How long a rank may be silent.
 pub const SILENCE: Duration = Duration::from_secs(15);
+
+/// The pulse of a thread that has ended, or is ending the world.
+pub(crate) const ENDED: u64 = u64::MAX;
 
 const EVERY: Duration = Duration::from_secs(1);
 

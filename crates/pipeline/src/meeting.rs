@@ -98,7 +98,7 @@ fn compare(all: &[Introduction]) -> Result<()> {
 /// Where ranks work, and with what.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Place {
-    /// The run's directory.
+    /// Absolute, as others may have been started elsewhere.
     pub run: PathBuf,
     /// The name of the device.
     pub device: String,

@@ -12,6 +12,8 @@ pub mod devices;
 
 pub mod training;
 
+pub mod cluster;
+
 pub mod serving;
 
 pub mod pictures;
@@ -42,6 +44,8 @@ pub enum PlanError {
     Value { origin: String, message: String },
     #[error("unknown {what} '{name}'")]
     Unknown { what: &'static str, name: String, nearest: String, known: String },
+    #[error("{message}")]
+    Refused { message: String, hint: String },
 }
 
 impl PlanError {
@@ -50,8 +54,13 @@ impl PlanError {
         match self {
             PlanError::Read { source, .. } => crate::rundir::io_hint(source).map(str::to_string),
             PlanError::Value { .. } => None,
+            PlanError::Refused { hint, .. } => Some(hint.clone()),
             PlanError::Unknown { nearest, known, .. } => Some(format!("did you mean '{nearest}'? known are: {known}")),
         }
+    }
+
+    fn refused(message: impl Into<String>, hint: impl Into<String>) -> PlanError {
+        PlanError::Refused { message: message.into(), hint: hint.into() }
     }
 
     fn read(path: &Path) -> Result<String, PlanError> {

@@ -26,7 +26,9 @@ use named::{Folder, joined};
 pub use named::{HUB, Use};
 use optimizer::Defaults;
 pub use optimizer::{Checkpoints, Optimizer, Rule};
-pub use pictures::{CodesOf, DrawRl, DrawScore, JanusLearns, JanusTraining, Pictures, VqLearns, VqTraining, is_world};
+pub use pictures::{
+    AnswerForm, CodesOf, DrawRl, DrawScore, JanusLearns, JanusTraining, Pictures, VqLearns, VqTraining, is_world,
+};
 use reader::{Document, ListOrWord, Section, Source};
 pub use reader::{Place, RecipeError};
 pub use shared::{AdvantageScale, LossMean, Optimization};

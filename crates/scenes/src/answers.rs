@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use crate::questions::Question;
+use crate::questions::{Question, SO};
 
 /// What a question is about.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -43,15 +43,19 @@ impl Question {
         }
     }
 
-    /// Whether a model's text is the answer, whatever its case and the punctuation and white space around it.
+    /// Whether a model's text is the answer, or ends with it behind a "so", whatever its case and the punctuation and
+    /// white space around it.
     pub fn is_answered_by(&self, text: &str) -> bool {
-        normal(text) == normal(&self.answer)
+        conclusion(text) == conclusion(&self.answer)
     }
 }
 
-fn normal(text: &str) -> String {
+/// What a text says in the end: the words behind its last "so", or all of them.
+fn conclusion(text: &str) -> String {
     let words = text.split_whitespace().map(|word| word.trim_matches(|c: char| !c.is_alphanumeric()).to_lowercase());
-    words.filter(|word| !word.is_empty()).collect::<Vec<_>>().join(" ")
+    let words: Vec<String> = words.filter(|word| !word.is_empty()).collect();
+    let from = words.iter().rposition(|word| word == SO).map_or(0, |at| at + 1);
+    words[from..].join(" ")
 }
 
 /// Right answers and all answers by sort.
@@ -87,7 +91,7 @@ pub fn yes_no<'a>(pictures: &[Vec<(&'a Question, &'a str)>]) -> Option<YesNo> {
     let share = |count: usize, of: usize| if of == 0 { 0.0 } else { count as f64 / of as f64 };
     let count = all().count();
     let right = all().filter(|(question, text)| question.is_answered_by(text)).count();
-    let is_yes = |text: &str| normal(text) == "yes";
+    let is_yes = |text: &str| conclusion(text) == "yes";
     let said = all().filter(|(_, text)| is_yes(text)).count();
     let true_yes = all().filter(|(question, text)| is_yes(text) && is_yes(&question.answer)).count();
     let wanted = all().filter(|(question, _)| is_yes(&question.answer)).count();
@@ -107,13 +111,26 @@ mod tests {
     use super::*;
 
     fn question(text: &str, answer: &str) -> Question {
-        Question { text: text.to_owned(), answer: answer.to_owned() }
+        Question { text: text.to_owned(), answer: answer.to_owned(), seen: String::new() }
     }
 
     #[test]
     fn answers_are_compared_as_words() {
         let four = question("what shape is the red object", "digit 4");
         assert!(four.is_answered_by(" Digit  4.\n") && !four.is_answered_by("4") && !four.is_answered_by("digit 4 4"));
+    }
+
+    #[test]
+    fn what_counts_of_a_reasoned_answer_is_its_end() {
+        let no = question("is there a red circle", "no");
+        assert!(
+            no.is_answered_by("a small red square so no") && no.is_answered_by("So: no.") && no.is_answered_by("no")
+        );
+        assert!(!no.is_answered_by("no so yes") && !no.is_answered_by("a red also no") && !no.is_answered_by("no so"));
+        let reasoned = Question { seen: "a small red square".into(), ..no.clone() };
+        assert_eq!((reasoned.reasoned(), no.reasoned()), ("a small red square so no".to_owned(), "no".to_owned()));
+        let pictures = [vec![(&no, "a red circle so yes"), (&no, "a blue circle so no")]];
+        assert_eq!(yes_no(&pictures).unwrap().yes_share, 0.5);
     }
 
     #[test]

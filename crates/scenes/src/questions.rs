@@ -4,6 +4,9 @@
 //! that is held out. "Is there" comes in pairs, one answered "yes" and one "no" (Li and others, "Evaluating Object
 //! Hallucination in Large Vision-Language Models", 2023: POPE), the latter about something that is there but for its
 //! colour or shape, or about anything.
+//!
+//! An answer can be given behind what of the picture it follows from, "a large red circle so yes"
+//! ([`Question::reasoned`]): what the question is about, as it is, so that two words are left to be compared.
 
 use std::collections::BTreeSet;
 
@@ -27,11 +30,28 @@ pub struct Question {
     pub text: String,
     /// A word or two, and more of what is there.
     pub answer: String,
+    /// What of the picture the answer follows from, in words; nothing where it is that itself.
+    pub seen: String,
 }
+
+/// Stands between what is seen and what follows from it.
+pub(crate) const SO: &str = "so";
 
 impl Question {
     fn new(text: String, answer: &str) -> Question {
-        Question { text, answer: answer.to_owned() }
+        Question { text, answer: answer.to_owned(), seen: String::new() }
+    }
+
+    fn after(self, seen: String) -> Question {
+        Question { seen, ..self }
+    }
+
+    /// The answer behind what it follows from.
+    pub fn reasoned(&self) -> String {
+        match self.seen.as_str() {
+            "" => self.answer.clone(),
+            seen => format!("{seen} {SO} {}", self.answer),
+        }
     }
 
     fn yes_no(text: String, answer: bool) -> Question {
@@ -70,21 +90,26 @@ impl Scene {
         self.objects.iter().filter(|other| thing_of(other) == thing_of(object)).count() == 1
     }
 
-    /// All objects, from the top, those of a row from the left.
+    /// All objects in words.
     fn what_is_there(&self) -> Question {
-        let mut objects: Vec<&Object> = self.objects.iter().collect();
+        Question::new("what is there".to_owned(), &self.described(|_| true))
+    }
+
+    /// Some of the objects in words, from the top, those of a row from the left.
+    fn described(&self, which: impl Fn(&Object) -> bool) -> String {
+        let mut objects: Vec<&Object> = self.objects.iter().filter(|object| which(object)).collect();
         objects.sort_by_key(|object| (object.y, object.x));
-        let words = |object: &&Object| {
+        let words = |object: &Object| {
             let texture = if self.world.has_textures() { object.texture.name() } else { "" };
             let words = ["a", object.size.name(), texture, object.colour.name(), object.shape.name()];
             words.into_iter().filter(|word| !word.is_empty()).collect::<Vec<_>>().join(" ")
         };
-        let answer = objects.iter().map(words).collect::<Vec<_>>().join(" and ");
-        Question::new("what is there".to_owned(), &answer)
+        objects.into_iter().map(words).collect::<Vec<_>>().join(" and ")
     }
 
     fn how_many_objects(&self) -> Question {
-        Question::new("how many objects are there".to_owned(), number_word(self.objects.len()))
+        let answer = number_word(self.objects.len());
+        Question::new("how many objects are there".to_owned(), answer).after(self.described(|_| true))
     }
 
     /// Of what is there, or in one of four of what is not.
@@ -93,14 +118,19 @@ impl Scene {
         let thing = absent.unwrap_or_else(|| thing_of(&self.objects[0]));
         let count = self.objects.iter().filter(|object| thing_of(object) == thing).count();
         let text = format!("how many {} {} are there", thing.colour.name(), thing.shape.plural());
-        Question::new(text, number_word(count))
+        let seen = self.described(|object| thing_of(object) == thing);
+        Question::new(text, number_word(count)).after(if count > 0 { seen } else { format!("no {}", words(thing)) })
     }
 
-    /// One about what is there, one about what is not.
+    /// One about what is there, one about what is not. What is seen are the objects of that shape.
     fn is_there(&self, draw: &mut Draw) -> Vec<Question> {
         let present = thing_of(&draw.one(&self.objects));
         let Some(absent) = self.absent(draw) else { return Vec::new() };
-        let ask = |thing: Thing, answer| Question::yes_no(format!("is there a {}", words(thing)), answer);
+        let ask = |thing: Thing, answer| {
+            let seen = self.described(|object| object.shape == thing.shape);
+            let seen = if seen.is_empty() { format!("no {}", thing.shape.name()) } else { seen };
+            Question::yes_no(format!("is there a {}", words(thing)), answer).after(seen)
+        };
         vec![ask(present, true), ask(absent, false)]
     }
 
@@ -139,6 +169,8 @@ impl Scene {
             let texture = draw.one(&Texture::ALL);
             questions.push(Question::yes_no(format!("is the {name} {}", texture.name()), texture == object.texture));
         }
+        let seen = self.described(|other| other == object);
+        let mut questions: Vec<Question> = questions.into_iter().map(|question| question.after(seen.clone())).collect();
         let middle = (self.world.side() as i32, self.world.side() as i32);
         let side = Relation::ALL.into_iter().find(|side| side.holds(object.middle2(), middle, ASIDE, CLEAR.1));
         questions.extend(side.map(|side| Question::new(format!("where is the {name}"), side_word(side))));
@@ -152,8 +184,10 @@ impl Scene {
         let holds = |relation: &Relation| relation.holds(a.middle2(), b.middle2(), CLEAR.0, CLEAR.1);
         let relation = Relation::ALL.into_iter().find(holds)?;
         let asked = if draw.below(2) == 0 { relation } else { relation.opposite() };
-        let text = format!("is the {} {} the {}", words(thing_of(&a)), asked.name(), words(thing_of(&b)));
-        Some(Question::yes_no(text, asked == relation))
+        let [first, second] = [a, b].map(|object| words(thing_of(&object)));
+        let text = format!("is the {first} {} the {second}", asked.name());
+        let seen = format!("the {first} is {} the {second}", relation.name());
+        Some(Question::yes_no(text, asked == relation).after(seen))
     }
 }
 
@@ -175,8 +209,8 @@ fn side_word(side: Relation) -> &'static str {
 }
 
 /// Of questions and captions, beside names.
-const GRAMMAR: &str = "a and above below bottom colour how is left many no object objects of right shape the there top \
-                       what where yes are zero one two three four";
+const GRAMMAR: &str = "a and above below bottom colour how is left many no object objects of right shape so the there \
+                       top what where yes are zero one two three four";
 
 impl World {
     /// All words of captions, questions and answers, sorted.

@@ -152,6 +152,18 @@ impl VqTrainer {
         &self.hyper
     }
 
+    /// Puts the first codes where `places` says, brought to length 1.
+    ///
+    /// # Panics
+    /// If there are more places than codes, or they have another number of dimensions.
+    pub fn place_codes(&mut self, places: &[Vec<f32>]) {
+        for (code, place) in places.iter().enumerate() {
+            assert_eq!(place.len(), self.network.config().code_dim, "dimensions of a code");
+            self.state.params.set_rows(self.table, code, place);
+        }
+        self.unit_codes();
+    }
+
     /// The tokenizer as it is now.
     pub fn tokenizer(&self) -> Vq {
         Vq::new(VqNetwork::new(self.network.config()), self.state.params.clone())

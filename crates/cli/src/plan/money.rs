@@ -34,9 +34,9 @@ pub struct Args {
     /// The fraction of the peak that is used
     #[arg(long, value_name = "FRACTION", default_value_t = 0.4)]
     utilisation: f64,
-    /// Number format: f32, bf16 or fp8
-    #[arg(long, value_name = "FORMAT", default_value = "bf16")]
-    precision: String,
+    /// Number format: f32, bf16 or fp8; if left out bf16, and on a cluster what the model was published with
+    #[arg(long, value_name = "FORMAT")]
+    precision: Option<String>,
     /// A second plan beside the first with an assumption changed; may be given several times. Keys: price, utilisation,
     /// sequence_length, experts, experts_per_token, precision, device, devices, tokens, context, batch
     #[arg(long, value_name = "KEY=VALUE")]
@@ -53,6 +53,16 @@ impl Args {
     /// The devices that are known.
     pub fn device_table(&self) -> Result<Devices> {
         Ok(Devices::with_file(self.device_table.as_deref())?)
+    }
+
+    /// The tokens to train `config` on, called `model`.
+    pub fn tokens(&self, model: &str, config: &ModelConfig) -> Result<f64> {
+        positive("tokens", self.tokens.unwrap_or_else(|| usual_tokens(model, config)))
+    }
+
+    /// The number format, if one was said.
+    pub fn precision(&self) -> Result<Option<ProductFormat>> {
+        self.precision.as_deref().map(precision).transpose()
     }
 
     /// What computes recipes here.
@@ -100,12 +110,12 @@ impl Plans {
     pub fn of(model: &str, config: &ModelConfig, context: usize, args: &Args) -> Result<Plans> {
         let devices = args.device_table()?;
         let device = devices.get(&args.device)?.clone();
-        let precision = precision(&args.precision)?;
+        let precision = args.precision()?.unwrap_or(ProductFormat::Bf16);
         let prices = args.price_table()?;
         let basis = WhatIf {
             config: config.clone(),
             training: training::Assumptions {
-                tokens: positive("tokens", args.tokens.unwrap_or_else(|| usual_tokens(model, config)))?,
+                tokens: args.tokens(model, config)?,
                 sequence_length: context,
                 device: device.clone(),
                 devices: args.devices.unwrap_or(1),
@@ -264,7 +274,7 @@ fn fraction(value: f64) -> Result<f64> {
     }
 }
 
-fn positive(what: &str, value: f64) -> Result<f64> {
+pub fn positive(what: &str, value: f64) -> Result<f64> {
     match value > 0.0 && value.is_finite() {
         true => Ok(value),
         false => Err(refuse(format!("{what} must be above 0, but is {value}"), "check the value")),

@@ -155,6 +155,86 @@ fn plan_answers_for_claims_and_for_what_would_be() {
     }
 }
 
+/// The cluster of DeepSeek-V3's report.
+const H800: [&str; 4] = ["plan", "deepseek-v3", "--cluster", "nodes=256,gpus=8,device=h800,ib=50,nvlink=160"];
+
+#[test]
+fn plan_spreads_a_model_over_a_cluster() {
+    let lab = Lab::new();
+    let with = |args: &[&str]| lab.wels(&[&H800[..], args].concat());
+    let said = with(&["--parallel", "pp=16,ep=64,dp=128"]);
+    assert_eq!(said.code, Some(0), "{said:?}");
+    let row = |name: &str, value: &str| format!("{name:<48} {value:>20}\n");
+    for (name, value) in [
+        ("training", "14.8T tokens"),
+        ("  on", "256 × 8 h800, fp8"),
+        ("  micro-batches of a pipeline", "120"),
+        ("a step", "20.069 s"),
+        ("  bubble", "1.931 s"),
+        ("  nodes that a token visits", "3.63"),
+        ("  fits", "yes"),
+        ("days", "54.6"),
+        ("money", "$5,371,526"),
+    ] {
+        assert!(said.stdout.contains(&row(name, value)), "{name}: {}", said.stdout);
+    }
+    let dear = with(&["--parallel", "pp=16,ep=64,dp=128", "--gpu-hour-price", "4", "--json", "--tokens", "1e12"]);
+    let json: serde_json::Value = serde_json::from_str(&dear.stdout).unwrap();
+    let plan = &json["plans"][0];
+    assert_eq!(plan["usd"].as_f64().unwrap(), 4.0 * plan["device_hours"].as_f64().unwrap());
+    assert_eq!(plan["device_hours"], plan["device_hours_per_trillion_tokens"]);
+    let schedules: Vec<_> = json["schedules"].as_array().unwrap().iter().map(|of| &of["schedule"]).collect();
+    assert_eq!(schedules, ["1f1b", "zb1p", "dualpipe"]);
+    let found: serde_json::Value = serde_json::from_str(&with(&["--json"]).stdout).unwrap();
+    let layouts = found["plans"].as_array().unwrap();
+    assert!(layouts.len() == 5 && layouts.iter().all(|plan| plan["fits"] == true), "{found}");
+    for (args, failure) in [
+        (
+            &["--parallel", "pp=16,ep=64,dp=64"][..],
+            "error: pp=16 × dp=64 is 1024 ranks, and there are 2048 devices\n\
+             hint: the nearest that hold: pp=",
+        ),
+        (&["--parallel", "pp=16,pe=64"], "error: unknown key 'pe'\nhint: did you mean 'pp'?"),
+        (&["--gpu-hour-price", "0"], "error: --gpu-hour-price must be above 0, but is 0\n"),
+        (&["--devices", "2"], "error: the argument '--cluster <KEY=VALUE,…>' cannot be used with"),
+    ] {
+        let said = with(args);
+        assert!(said.code == Some(1) && said.failure().starts_with(failure), "{args:?}: {said:?}");
+    }
+}
+
+#[test]
+fn plan_places_replicas_of_experts() {
+    let lab = Lab::new();
+    let loads = "[[90, 132, 40, 61, 104, 165, 39, 4, 73, 56, 183, 86],
+        [20, 107, 104, 64, 19, 197, 187, 157, 172, 86, 16, 27]]";
+    std::fs::write(lab.at("loads.json"), loads).unwrap();
+    let eplb = ["plan", "--eplb", "loads.json", "--replicas", "16", "--nodes", "2", "--gpus", "8", "--groups", "4"];
+    let said = lab.done(&eplb);
+    let first = "layer 0: most loaded device 1.2081 of the mean\n  \
+                 node 0 device 0    load     122  experts 5 6\n  \
+                 node 0 device 1    load      86  experts 5 7\n";
+    assert!(said.stdout.starts_with(first), "{}", said.stdout);
+    assert_eq!(said.stdout.lines().count(), 18);
+    let json: serde_json::Value = serde_json::from_str(&lab.done(&[&eplb[..], &["--json"]].concat()).stdout).unwrap();
+    assert_eq!(json[1]["experts"], serde_json::json!([7, 10, 6, 8, 6, 11, 8, 9, 2, 4, 5, 1, 5, 0, 3, 1]));
+    for (args, failure) in [
+        (
+            &["plan", "--eplb", "loads.json", "--replicas", "8"][..],
+            "error: 8 replicas are fewer than the 12 experts, of which each needs one\n",
+        ),
+        (
+            &["plan", "deepseek-v3", "--eplb", "loads.json", "--replicas", "288"],
+            "error: loads.json has 12 loads in a layer, and the model 256 experts\n",
+        ),
+        (&["plan", "--eplb", "r.toml", "--replicas", "8"], "error: cannot read r.toml: "),
+        (&["plan", "--eplb", "loads.json"], "error: the following required arguments were not provided:"),
+    ] {
+        let said = lab.wels(args);
+        assert!(said.code == Some(1) && said.failure().starts_with(failure), "{args:?}: {said:?}");
+    }
+}
+
 #[test]
 fn a_reader_that_goes_away_is_no_failure() {
     let lab = Lab::new();

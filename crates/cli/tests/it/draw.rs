@@ -65,6 +65,25 @@ fn a_picture_is_the_same_alone_and_among_others() {
 }
 
 #[test]
+fn a_quantised_picture_is_the_same_alone_and_among_others_and_not_that_of_the_stored_weights() {
+    let lab = lab();
+    let draw = |more: &[&str]| {
+        lab.done(&[&["draw", "janus", "a red circle", "--cfg", "2", "--force"], more].concat());
+    };
+    draw(&["--seed", "1", "-o", "stored.png"]);
+    let stored = decode(&bytes(&lab, "stored.png")).expect("a picture").bytes;
+    for quant in ["q8", "q4"] {
+        draw(&["--quant", quant, "-n", "5", "-o", "all.png"]);
+        for (k, threads, at_once) in [("0", "1", "4"), ("1", "3", "1"), ("4", "2", "5")] {
+            draw(&["--quant", quant, "--seed", k, "-o", "one.png", "--threads", threads, "--at-once", at_once]);
+            let file = format!("all-{}.png", k.parse::<usize>().unwrap() + 1);
+            assert!(bytes(&lab, "one.png") == bytes(&lab, &file), "{quant}, picture {k}");
+        }
+        assert_ne!(decode(&bytes(&lab, "all-2.png")).expect("a picture").bytes, stored, "{quant} is the stored one");
+    }
+}
+
+#[test]
 fn a_file_says_how_its_picture_can_be_drawn_again() {
     let lab = lab();
     let drawn = ["draw", "janus", "ein Kreis, größer als ①", "--seed", "3", "--cfg", "2.5", "--temperature", "0.7"];

@@ -12,7 +12,7 @@ use wels_runs::receipt::{RECEIPT, Receipt};
 use crate::lab::{Lab, Numbers, Said, wait_until};
 use crate::stages::{self, lines, metrics, text, weights};
 
-const KILLS: usize = 5;
+const KILLS: usize = 3;
 
 /// Stages whose weights and metrics are compared.
 const TRAINED: [&str; 4] = ["pretrain", "base", "reinforced", "student"];

@@ -35,7 +35,7 @@ intermediate_size = 48
 num_attention_heads = 4
 num_key_value_heads = 4
 rms_norm_eps = 1e-6
-max_position_embeddings = 96
+max_position_embeddings = 160
 rope_theta = 36.0
 tie_word_embeddings = false
 
@@ -94,6 +94,8 @@ pool = 32
 steps = 6
 draws = 6
 questions = 3
+turns = 2
+answers = "reasoned"
 optimizer = "muon"
 micro_rows = 150
 checkpoint_every = 2
@@ -194,6 +196,16 @@ fn a_run_of_pictures_draws_and_answers() {
 }
 
 #[test]
+fn a_conversation_that_is_longer_than_the_context_is_refused() {
+    let lab = Lab::new();
+    let small = RECIPE.replace("max_position_embeddings = 160", "max_position_embeddings = 64");
+    fs::write(lab.at("long.toml"), small.replace("NAME", "long")).unwrap();
+    let said = lab.wels(&["run", "long.toml"]);
+    assert_eq!(said.code, Some(1), "{said:?}");
+    assert!(said.failure().contains("and the model's context 64"), "{said:?}");
+}
+
+#[test]
 fn what_a_run_of_pictures_cannot_do_is_said_before_it_begins() {
     let lab = Lab::new();
     let head = RECIPE.split_once("[[stage]]").unwrap().0;
@@ -215,6 +227,8 @@ fn what_a_run_of_pictures_cannot_do_is_said_before_it_begins() {
         (janus.to_owned(), "nowhere is no model"),
         (janus.replace("from = \"nowhere\"\n", ""), "must name a stage of pictures before this one"),
         (format!("{janus}draws = 0\nquestions = 0\n"), "nothing would be learnt"),
+        (format!("{janus}questions = 0\nturns = 2\n"), "turns says nothing where no questions are learnt"),
+        (format!("{janus}questions = 0\nanswers = \"reasoned\"\n"), "answers says nothing where no questions"),
         (format!("{janus}pictures = \"./mine\"\n"), "pictures of one's own come without questions"),
         (
             "[[stage]]\nname = \"a\"\nkind = \"draw_rl\"\nfrom = \"b\"\npictures = \"./mine\"\n".into(),

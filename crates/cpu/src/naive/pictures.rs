@@ -1,7 +1,7 @@
 //! What networks of pictures need.
 
-use wels_device::{GroupNorm, Pictures, Start, Tensor, Windows};
-use wels_kernels::reference::{group_norm, softmax, unit, windows};
+use wels_device::{GroupNorm, Pictures, Precision, Start, Tensor, Windows};
+use wels_kernels::reference::{gemm, group_norm, softmax, unit, windows};
 
 use super::{Naive, values, values_mut};
 
@@ -36,12 +36,22 @@ impl Pictures for Naive {
         group_norm::group_norm_backward(of, values(dy), values(x), w_b, values(stats), values_mut(dx), dw, db);
     }
 
-    fn windows(&self, of: Windows, x: &Tensor, first: usize, y: &mut Tensor) {
-        windows::gather(of, values(x), first, values_mut(y), x.cols());
+    fn conv(&self, precision: Precision, of: Windows, x: &Tensor, w: &Tensor, y: &mut Tensor) {
+        let (c, n) = (x.cols(), y.cols());
+        let mut gathered = vec![0.0; of.outputs() * 9 * c];
+        windows::gather(of, values(x), 0, &mut gathered, c);
+        gemm::linear(precision, &gathered, values(w), values_mut(y), 9 * c, n);
     }
 
-    fn windows_backward(&self, of: Windows, dy: &Tensor, first: usize, y: &mut Tensor) {
-        windows::gather_backward(of, values(dy), first, values_mut(y), dy.cols());
+    fn conv_dx(&self, precision: Precision, of: Windows, dy: &Tensor, turned: &Tensor, dx: &mut Tensor) {
+        let (c, n) = (dx.cols(), dy.cols());
+        let mut gathered = vec![0.0; of.inputs() * 9 * n];
+        windows::gather_backward(of, values(dy), 0, &mut gathered, n);
+        gemm::linear(precision, &gathered, values(turned), values_mut(dx), 9 * n, c);
+    }
+
+    fn windows(&self, of: Windows, x: &Tensor, first: usize, y: &mut Tensor) {
+        windows::gather(of, values(x), first, values_mut(y), x.cols());
     }
 
     fn turn_windows(&self, w: &Tensor, turned: &mut Tensor) {

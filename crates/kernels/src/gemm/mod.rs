@@ -9,7 +9,10 @@
 //! (nearest even, subnormals to zero) and keeps the chain in f32, flushing subnormal sums to zero: the arithmetic of
 //! the hardware's bf16 dot products, on every instruction set. [`Precision::F16`] sums short runs in f16: see [`half`].
 
+mod conv;
 pub mod half;
+
+pub use conv::{conv, conv_dx};
 
 use std::ops::Range;
 
@@ -19,6 +22,7 @@ use crate::micro::{self, LeftWords, Out, Step};
 use crate::pack::{self, Block, Matrix, TILE};
 use crate::par::{self, SharedMut};
 use crate::scratch::{self, Buffer};
+use crate::windows::Gathered;
 
 /// The arithmetic of a product.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -199,7 +203,7 @@ impl<'a> Prepared<'a> {
 /// The left operand of one product.
 #[derive(Clone, Copy)]
 struct Left<'a> {
-    /// Terms, or in f16 words.
+    /// Terms, or in f16 words; nothing of windows.
     data: &'a [f32],
     stride: usize,
     order: Order<'a>,
@@ -211,6 +215,8 @@ enum Order<'a> {
     Rows(Option<&'a [u32]>),
     /// What all output rows have of a term side by side.
     Columns,
+    /// Output row i from window i.
+    Windows(&'a Gathered<'a>),
 }
 
 /// The right operand of one product: its rows are the terms, or its columns.
@@ -376,6 +382,7 @@ unsafe fn blocks<L: Lanes, S: Step<L>>(task: &Task, out: SharedMut<f32>, start: 
             match left.order {
                 Order::Rows(index) => extend_rows::<L, S>(left, index, &task.rows, block, panels, copies, place),
                 Order::Columns => extend_columns::<L, S>(left, &task.rows, block, panels, copies, place),
+                Order::Windows(of) => extend_windows::<L, S>(of, &task.rows, block, panels, copies, place),
             }
         }
         place.continues = true;
@@ -419,6 +426,46 @@ unsafe fn extend_rows<L: Lanes, S: Step<L>>(
         }
         // SAFETY: each pointer has `words` words, in the operand or its copy, and the tile's rows of the output follow
         // from `out.at` on; the rest by this function's contract.
+        unsafe {
+            micro::product::<L, S>(tile, words, LeftWords::Rows(&pointers[..tile]), panels.as_ptr(), 16 * words, out);
+            out.at = out.at.add(tile * out.stride);
+        }
+    }
+}
+
+/// As [`extend_rows`], where the rows are windows: a tile's are gathered where they are read from.
+///
+/// # Safety
+/// As for [`blocks`].
+#[inline(always)]
+unsafe fn extend_windows<L: Lanes, S: Step<L>>(
+    of: &Gathered,
+    rows: &Range<usize>,
+    block: Block,
+    panels: &[u32],
+    copies: &mut [u32],
+    mut out: Out,
+) {
+    let words = block.k.div_ceil(S::TERMS);
+    let mut terms = [0.0; 2 * BLOCK_K_WORDS];
+    let terms = &mut terms[..block.k];
+    for i in rows.clone().step_by(TILE) {
+        let tile = (rows.end - i).min(TILE);
+        let mut pointers = [std::ptr::null(); TILE];
+        for (r, (pointer, copy)) in pointers.iter_mut().zip(copies.chunks_exact_mut(ROW_STRIDE)).take(tile).enumerate()
+        {
+            let copy = &mut copy[..words];
+            if S::TERMS == 2 {
+                of.terms(i + r, block.k0, terms);
+                // SAFETY: a copy has room for a block's words; instructions by this function's contract.
+                unsafe { pack::pairs_of_row::<L>(terms, copy) };
+            } else {
+                of.terms(i + r, block.k0, scratch::numbers_mut(copy));
+            }
+            *pointer = copy.as_ptr();
+        }
+        // SAFETY: each pointer has `words` words, and the tile's rows of the output follow from `out.at` on; the rest
+        // by this function's contract.
         unsafe {
             micro::product::<L, S>(tile, words, LeftWords::Rows(&pointers[..tile]), panels.as_ptr(), 16 * words, out);
             out.at = out.at.add(tile * out.stride);

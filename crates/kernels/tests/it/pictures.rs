@@ -1,9 +1,9 @@
 //! Kernels of networks of pictures against their plain loops, and their backward parts against derivatives.
 
 use crate::{assert_same, everywhere, numbers};
-use wels_kernels::gemm::Start;
+use wels_kernels::gemm::{self, Precision, Start};
 use wels_kernels::group_norm::{self, Activation, GroupNorm};
-use wels_kernels::reference::{group_norm as slow_norm, unit as slow_unit, windows as slow_windows};
+use wels_kernels::reference::{gemm as slow_gemm, group_norm as slow_norm, unit as slow_unit, windows as slow_windows};
 use wels_kernels::unit;
 use wels_kernels::windows::{self, Step, Windows};
 
@@ -130,6 +130,36 @@ fn windows_are_those_of_their_reference() {
                 assert_same(&format!("back, {of:?} from {first} on, {place}"), &y, &expected_back[first * 9 * c..]);
             }
         });
+    }
+}
+
+/// Widths of which blocks of terms end inside of a pixel, and tasks inside of a picture.
+#[test]
+fn convolutions_have_the_bits_of_products_with_gathered_windows() {
+    let wide = [(1, 7, 61, 33), (2, 9, 130, 16)]
+        .into_iter()
+        .flat_map(|(pictures, side, c, n)| [Step::One, Step::Two].map(|step| (Windows { pictures, side, step }, c, n)));
+    let cases = geometries().map(|(of, c)| (of, c, 5)).chain(wide);
+    for (of, c, n) in cases {
+        let (x, w, dy) = (numbers(1, of.inputs() * c), numbers(2, n * 9 * c), numbers(3, of.outputs() * n));
+        let (mut gathered, mut back) = (vec![0.0; of.outputs() * 9 * c], vec![0.0; of.inputs() * 9 * n]);
+        slow_windows::gather(of, &x, 0, &mut gathered, c);
+        slow_windows::gather_backward(of, &dy, 0, &mut back, n);
+        let mut turned = vec![0.0; w.len()];
+        slow_windows::turn(&w, &mut turned, c);
+        for precision in [Precision::F32, Precision::Bf16, Precision::F16] {
+            let (mut expected, mut expected_dx) = (vec![0.0; of.outputs() * n], vec![0.0; of.inputs() * c]);
+            slow_gemm::linear(precision, &gathered, &w, &mut expected, 9 * c, n);
+            slow_gemm::linear(precision, &back, &turned, &mut expected_dx, 9 * n, c);
+            everywhere(|place| {
+                let (mut y, mut dx) = (vec![f32::NAN; expected.len()], vec![f32::NAN; expected_dx.len()]);
+                gemm::conv(precision, of, &x, &w, &mut y, c, n);
+                gemm::conv_dx(precision, of, &dy, &turned, &mut dx, c, n);
+                let what = format!("{of:?} of {c} and {n} channels in {precision:?}, {place}");
+                assert_same(&what, &y, &expected);
+                assert_same(&what, &dx, &expected_dx);
+            });
+        }
     }
 }
 

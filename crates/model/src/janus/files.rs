@@ -15,8 +15,9 @@ use super::layers::Source;
 use super::names::{JanusTensor, Part, file_name, image_tensors, language_name, tensors, vq_tensors};
 use super::network::{CODE_HEAD, Sight, specs};
 use super::preprocess::Preprocessing;
-use super::vq::{Vq, in_file};
+use super::vq::{Vq, VqPart, in_file};
 use crate::config::{ConfigError, Note};
+use crate::inference::Quantise;
 use crate::names::param_specs;
 use crate::params::Params;
 use crate::weights::{DEFAULT_SHARD_BYTES, Files, MAX_CONFIG_BYTES, Mismatch, WeightsError, read_text, save_tensors};
@@ -152,7 +153,8 @@ pub fn read_vq(dir: &Path, device: &Arc<dyn Device>) -> Result<(Vq, Vec<Note>), 
     let of_vq = |name: &str| name.starts_with("model.vqmodel.").then(|| name.to_owned());
     let files = Files::open(dir)?.split_off(of_vq);
     check(&files, &vq_tensors(&config))?;
-    Ok((Vq::read(&Source { files: &files, device }, &config), notes))
+    let source = Source { files: &files, device, quantise: Quantise::AsStored };
+    Ok((Vq::read(&source, &config, VqPart::Both), notes))
 }
 
 /// A directory whose configuration is read, and whose tensors beside the language model are those that it asks for.

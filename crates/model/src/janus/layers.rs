@@ -2,21 +2,41 @@
 
 use std::sync::Arc;
 
+use crate::inference::{Quantise, exact};
+use crate::names::ParamKind;
 use crate::tape::Execution;
 use crate::weights::Files;
-use wels_device::{Device, Images, Start, Tensor, WeightRef};
+use wels_device::{Device, Images, Packed, Source as Numbers, Start, Tensor, WeightRef};
 
 /// Tensors of checked files, onto a device.
 pub struct Source<'a> {
     pub files: &'a Files,
     pub device: &'a Arc<dyn Device>,
+    /// Number formats of matrices.
+    pub quantise: Quantise,
 }
+
+/// Columns from which on a matrix is packed: a block's.
+const PACKED_COLS: usize = 32;
 
 impl Source<'_> {
     /// A tensor as a matrix with so many columns.
     pub fn matrix(&self, name: &str, cols: usize) -> Tensor {
         let values = self.files.values(name);
         Tensor::of(self.device, values.len() / cols, cols, &values)
+    }
+
+    /// A matrix of products with these values, `[rows, cols]`; what is not quantised is held in the narrowest format
+    /// that has the same numbers, and its products have the same bits.
+    pub fn weight(&self, values: &[f32], cols: usize, kind: ParamKind) -> Matrix {
+        let rows = values.len() / cols;
+        match self.quantise.target(kind, exact(values)) {
+            Some(to) if cols >= PACKED_COLS => {
+                let matrix = self.device.pack(Numbers::Values { values, to }, rows, cols);
+                Matrix::Packed(self.device.stack(vec![matrix]))
+            }
+            _ => Matrix::Plain(Tensor::of(self.device, rows, cols, values)),
+        }
     }
 
     fn vector(&self, name: &str) -> Tensor {
@@ -33,9 +53,28 @@ fn images(execution: &Execution) -> &dyn Images {
     execution.device().images().expect("a device with the operations of images")
 }
 
+/// A matrix of products.
+pub enum Matrix {
+    Plain(Tensor),
+    Packed(Packed),
+}
+
+impl Matrix {
+    /// `[T, rows]` of `[T, cols]`.
+    pub fn product(&self, execution: &Execution, x: &Tensor) -> Tensor {
+        let (w, rows) = match self {
+            Matrix::Plain(w) => (WeightRef::Plain(w), w.rows()),
+            Matrix::Packed(w) => (WeightRef::Packed(w), w.rows()),
+        };
+        let mut y = execution.pool.tensor(x.rows(), rows);
+        execution.device().linear(execution.precision, x, &mut [(w, &mut y)]);
+        y
+    }
+}
+
 /// A linear map, `[T, inputs]` to `[T, outputs]`.
 pub struct Linear {
-    w: Tensor,
+    w: Matrix,
     b: Option<Tensor>,
 }
 
@@ -44,18 +83,16 @@ impl Linear {
     pub fn new(source: &Source, name: &str, inputs: usize) -> Linear {
         let bias = format!("{name}.bias");
         Linear {
-            w: source.matrix(&format!("{name}.weight"), inputs),
+            w: source.weight(&source.files.values(&format!("{name}.weight")), inputs, ParamKind::Matrix),
             b: source.files.has(&bias).then(|| source.vector(&bias)),
         }
     }
 
     /// `[T, outputs]` of `[T, inputs]`.
     pub fn run(&self, execution: &Execution, x: &Tensor) -> Tensor {
-        let mut y = execution.pool.tensor(x.rows(), self.w.rows());
-        let device = execution.device();
-        device.linear(execution.precision, x, &mut [(WeightRef::Plain(&self.w), &mut y)]);
+        let mut y = self.w.product(execution, x);
         if let Some(b) = &self.b {
-            device.add_bias(b, &mut y);
+            execution.device().add_bias(b, &mut y);
         }
         y
     }

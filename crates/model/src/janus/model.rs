@@ -1,40 +1,50 @@
 //! A Janus model: what it makes of text and pictures.
 
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use super::config::JanusConfig;
 use super::draw::{DrawPrompt, Painter, draw_all};
 use super::error::{JanusError, check_ids};
 use super::files::{Opened, in_file_names, read_head};
-use super::layers::{Aligner, Linear, Source, gelu};
+use super::layers::{Aligner, Linear, Matrix, Source, gelu};
 use super::read::is_janus;
 use super::vision::Vision;
-use super::vq::Vq;
+use super::vq::{Vq, VqPart};
 use crate::config::{ConfigError, Note};
 use crate::generate::Sampling;
-use crate::inference::LoadOptions;
+use crate::inference::{LoadOptions, Purpose, Quantise};
 use crate::model::Model;
+use crate::names::ParamKind;
 use crate::paged::{Chunk, PagedCache};
 use crate::params::Params;
 use crate::tape::Execution;
-use crate::weights::{MAX_CONFIG_BYTES, WeightsError, read_text};
+use crate::weights::{Files, MAX_CONFIG_BYTES, WeightsError, read_text};
 use wels_device::{Device, Tensor, WeightRef};
 
-/// A model with its weights.
+/// A model with its weights. The towers' are read when something first asks for them: who draws needs half of one.
 pub struct Janus {
     config: JanusConfig,
+    /// All but the language model's.
+    files: Files,
     language: Arc<Model>,
     params: Arc<Params>,
-    vision: Vision,
-    aligner: Aligner,
-    vq: Vq,
+    sight: OnceLock<Sight>,
+    vq: OnceLock<Vq>,
+    /// The half of the tokenizer that draws, if no more was asked for.
+    vq_decoder: OnceLock<Vq>,
     /// `[codes, dim]`.
     code_embeddings: Tensor,
     code_aligner: Aligner,
     head_in: Linear,
     /// [`CODE_HEAD`](super::network::CODE_HEAD).
-    head_out: Tensor,
+    head_out: Matrix,
+}
+
+/// What sees.
+struct Sight {
+    tower: Vision,
+    aligner: Aligner,
 }
 
 /// The configuration in a file, if that is a Janus model's `config.json`.
@@ -53,11 +63,13 @@ impl Janus {
     /// # Errors
     /// As there.
     pub fn open(dir: &Path, device: &Arc<dyn Device>, context: usize) -> Result<(Janus, Vec<Note>), JanusError> {
-        Janus::open_with(dir, device, context, LoadOptions::packed(Default::default()))
+        let purpose = Purpose::TextAndPictures;
+        Janus::open_with(dir, device, context, LoadOptions { purpose, ..LoadOptions::packed(Quantise::AsStored) })
     }
 
     /// Reads a directory of `transformers`: `config.json` and safetensors. For texts of up to `context` tokens, places
-    /// of pictures included. The matrices of the towers are held in f32, those of the language model by `options`.
+    /// of pictures included. The matrices of the language model, and of what is between it and codes, are held by
+    /// `options`; those of the towers as stored, but the VQ tokenizer's in f32.
     ///
     /// # Errors
     /// Whatever is wrong with configuration or files, or the device has no operations of images.
@@ -71,24 +83,46 @@ impl Janus {
         let (params, more) = Params::from_files(device, &language, &config.text, options).map_err(in_file_names)?;
         notes.extend(more);
         let context = context.min(config.text.rope.max_positions);
-        Ok((Janus::new(&Source { files: &files, device }, config, params, context), notes))
-    }
-
-    fn new(source: &Source, config: JanusConfig, params: Params, context: usize) -> Janus {
-        let JanusConfig { text, vision, vq, .. } = &config;
+        let source = Source { files: &files, device, quantise: options.quantise };
+        let JanusConfig { text, vq, .. } = &config;
         let width = vq.head_width;
-        Janus {
+        let janus = Janus {
             language: Arc::new(Model::new(text.clone(), context)),
             params: Arc::new(params),
-            vision: Vision::new(source, vision),
-            aligner: Aligner::new(source, "model.aligner", vision.hidden_size, text.hidden_size, vision.aligner_layers),
-            vq: Vq::read(source, vq),
+            sight: OnceLock::new(),
+            vq: OnceLock::new(),
+            vq_decoder: OnceLock::new(),
             code_embeddings: source.matrix("model.generation_embeddings.weight", vq.code_dim),
-            code_aligner: Aligner::new(source, "model.generation_aligner", vq.code_dim, width, vq.aligner_layers),
-            head_in: Linear::new(source, "model.generation_head.proj_out", text.hidden_size),
-            head_out: Tensor::of(source.device, vq.codes, width + 1, &read_head(source.files)),
+            code_aligner: Aligner::new(&source, "model.generation_aligner", vq.code_dim, width, vq.aligner_layers),
+            head_in: Linear::new(&source, "model.generation_head.proj_out", text.hidden_size),
+            head_out: source.weight(&read_head(&files), width + 1, ParamKind::Head),
             config,
-        }
+            files,
+        };
+        Ok((janus, notes))
+    }
+
+    /// Files of the towers, whose numbers nothing quantises.
+    fn source(&self) -> Source<'_> {
+        Source { files: &self.files, device: self.device(), quantise: Quantise::AsStored }
+    }
+
+    fn sight(&self) -> &Sight {
+        self.sight.get_or_init(|| {
+            let (source, JanusConfig { text, vision, .. }) = (&self.source(), &self.config);
+            let (seen, width) = (vision.hidden_size, text.hidden_size);
+            let aligner = Aligner::new(source, "model.aligner", seen, width, vision.aligner_layers);
+            Sight { tower: Vision::new(source, vision), aligner }
+        })
+    }
+
+    fn vq(&self) -> &Vq {
+        self.vq.get_or_init(|| Vq::read(&self.source(), &self.config.vq, VqPart::Both))
+    }
+
+    fn vq_decoder(&self) -> &Vq {
+        let decoder = || self.vq_decoder.get_or_init(|| Vq::read(&self.source(), &self.config.vq, VqPart::Decoder));
+        self.vq.get().unwrap_or_else(decoder)
     }
 
     /// What it was opened as.
@@ -118,7 +152,7 @@ impl Janus {
     pub fn vision_states(&self, execution: &Execution, pixels: &[f32]) -> Result<Tensor, JanusError> {
         let vision = &self.config.vision;
         check_pixels(pixels, vision.channels, vision.image_size)?;
-        Ok(self.vision.run(execution, pixels))
+        Ok(self.sight().tower.run(execution, pixels))
     }
 
     /// What stands in the language model in place of a picture's tokens, `[tokens, D]`.
@@ -126,7 +160,7 @@ impl Janus {
     /// # Errors
     /// The pixels `[channels, side, side]` are not as many.
     pub fn image_features(&self, execution: &Execution, pixels: &[f32]) -> Result<Tensor, JanusError> {
-        Ok(self.aligner.run(execution, &self.vision_states(execution, pixels)?))
+        Ok(self.sight().aligner.run(execution, &self.vision_states(execution, pixels)?))
     }
 
     /// The logits `[T, V]` of a text with pictures, whose features stand in the places of the image token.
@@ -174,7 +208,7 @@ impl Janus {
     /// They are not as many.
     pub fn encode(&self, execution: &Execution, pixels: &[f32]) -> Result<Vec<u32>, JanusError> {
         check_pixels(pixels, self.config.vq.in_channels, self.config.vq.image_size())?;
-        Ok(self.vq.encode(execution, pixels))
+        Ok(self.vq().encode(execution, pixels))
     }
 
     /// The latents `[tokens, dim]` that [`Janus::encode`] looks for codes near.
@@ -183,7 +217,7 @@ impl Janus {
     /// The pixels are not as many.
     pub fn latents(&self, execution: &Execution, pixels: &[f32]) -> Result<Tensor, JanusError> {
         check_pixels(pixels, self.config.vq.in_channels, self.config.vq.image_size())?;
-        Ok(self.vq.latents(execution, pixels))
+        Ok(self.vq().latents(execution, pixels))
     }
 
     /// The pixels `[channels, side, side]` of a picture's codes, around −1 to 1.
@@ -196,7 +230,7 @@ impl Janus {
             return Err(JanusError::Codes { found: codes.len(), expected });
         }
         check_ids("code", codes, self.config.vq.codes)?;
-        Ok(self.vq.decode(execution, codes))
+        Ok(self.vq_decoder().decode(execution, codes))
     }
 
     /// What the language model is given, `[T, D]`.
@@ -230,9 +264,7 @@ impl Janus {
         let mut x = pool.tensor(rows, width + 1);
         device.copy_columns(&inner, 0, &mut x, 0, width);
         device.copy_columns(&ones, 0, &mut x, width, 1);
-        let mut logits = pool.tensor(rows, self.config.vq.codes);
-        device.linear(execution.precision, &x, &mut [(WeightRef::Plain(&self.head_out), &mut logits)]);
-        logits
+        self.head_out.product(execution, &x)
     }
 
     fn check_length(&self, tokens: usize) -> Result<(), JanusError> {

@@ -200,25 +200,17 @@ impl Network {
         JanusLogprobs { text, codes }
     }
 
-    /// Of each sequence, whether its targets of text are what greedy decoding would write: each the first of the
-    /// likeliest after those before it.
-    pub fn greedy(&self, params: &Params, execution: &Execution, batch: &JanusBatch) -> Vec<bool> {
+    /// The likeliest token of text behind each sequence, the first of several.
+    pub fn next_tokens(&self, params: &Params, execution: &Execution, batch: &JanusBatch) -> Vec<u32> {
         let mut g = Graph::inference(self.context(params, execution, batch, 0.0), None);
         let h = self.embed(&mut g, batch, &batch.starts);
         let h = self.language.through_layers(&mut g, h);
         let h = self.language.final_norm(&mut g, h);
-        let text = |target| if let Target::Token(token) = target { Some(token) } else { None };
-        let part = Part::of(&batch.targets, &batch.starts, text);
-        let x = ops::rows(&mut g, &h, &part.rows);
+        let last: Vec<u32> = batch.starts[1..].iter().map(|end| end - 1).collect();
+        let x = ops::rows(&mut g, &h, &last.into());
         let logits = ops::logits(&mut g, &x, self.language.head());
-        let values = logits.to_host();
         let likeliest = |row: &[f32]| (1..row.len()).fold(0, |best, i| if row[i] > row[best] { i } else { best });
-        let rows = values.chunks_exact(logits.cols()).zip(&part.ids);
-        let right: Vec<bool> = rows.map(|(row, id)| likeliest(row) == *id as usize).collect();
-        part.starts
-            .windows(2)
-            .map(|ends| right[ends[0] as usize..ends[1] as usize].iter().all(|right| *right))
-            .collect()
+        logits.to_host().chunks_exact(logits.cols()).map(|row| likeliest(row) as u32).collect()
     }
 
     /// What the layers are given, `[T, D]`, of inputs none of which is seen.

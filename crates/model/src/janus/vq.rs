@@ -20,6 +20,18 @@ use wels_device::{Device, Tensor, WeightRef};
 
 const NAME: &str = "model.vqmodel";
 
+/// What is read of a tokenizer.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum VqPart {
+    Both,
+    /// What makes pixels of codes.
+    Decoder,
+}
+
+fn is_encoder(name: &str) -> bool {
+    name.starts_with("model.vqmodel.encoder.") || name.starts_with("model.vqmodel.quant_conv.")
+}
+
 /// Layers without weights.
 pub struct VqNetwork {
     config: VqConfig,
@@ -96,8 +108,14 @@ impl VqNetwork {
     /// # Panics
     /// If they are not as many as its shape says.
     pub fn params(&self, device: &Arc<dyn Device>, of: impl Fn(&JanusTensor) -> Vec<f32>) -> Params {
-        let mut params = Params::listed(device, specs(&self.config));
-        for (param, tensor) in vq_tensors(&self.config).iter().enumerate() {
+        self.params_of(device, VqPart::Both, of)
+    }
+
+    /// [`VqNetwork::params`] with those of a part alone; others have no values.
+    fn params_of(&self, device: &Arc<dyn Device>, part: VqPart, of: impl Fn(&JanusTensor) -> Vec<f32>) -> Params {
+        let mut params = Params::unset_list(device, specs(&self.config));
+        let is_left = |tensor: &JanusTensor| part == VqPart::Decoder && is_encoder(&tensor.name);
+        for (param, tensor) in vq_tensors(&self.config).iter().enumerate().filter(|(_, tensor)| !is_left(tensor)) {
             let values = match window_of(&tensor.shape) {
                 Some((inputs, places)) => turned(&of(tensor), inputs, places),
                 None => of(tensor),
@@ -186,9 +204,9 @@ fn window_of(shape: &[usize]) -> Option<(usize, usize)> {
 
 impl Vq {
     /// From checked files.
-    pub(super) fn read(source: &Source, config: &VqConfig) -> Vq {
+    pub(super) fn read(source: &Source, config: &VqConfig, part: VqPart) -> Vq {
         let network = VqNetwork::new(config);
-        let params = network.params(source.device, |tensor| source.files.values(&tensor.name));
+        let params = network.params_of(source.device, part, |tensor| source.files.values(&tensor.name));
         Vq::new(network, params)
     }
 

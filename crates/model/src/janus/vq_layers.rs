@@ -88,8 +88,10 @@ impl Normed {
         Normed { norm: Norm::new(wiring, norm), conv: Conv::new(wiring, conv, AROUND) }
     }
 
-    fn run(&self, g: &mut Graph, x: &Squares) -> Squares {
-        let normal = self.norm.run(g, x, Activation::Silu);
+    /// Of a large picture x takes as much memory as all else: it goes as soon as it is normalised.
+    fn run(&self, g: &mut Graph, x: Squares) -> Squares {
+        let normal = self.norm.run(g, &x, Activation::Silu);
+        drop(x);
         self.conv.run(g, &normal)
     }
 }
@@ -111,8 +113,8 @@ impl Residual {
     }
 
     fn run(&self, g: &mut Graph, x: Squares) -> Squares {
-        let inner = self.first.run(g, &x);
-        let inner = self.second.run(g, &inner);
+        let inner = self.first.run(g, x.clone());
+        let inner = self.second.run(g, inner);
         let x = match &self.shortcut {
             Some(shortcut) => shortcut.run(g, &x),
             None => x,
@@ -237,9 +239,12 @@ impl Encoder {
             }
         }
         let x = self.middle.run(g, x);
-        self.out.run(g, &x)
+        self.out.run(g, x)
     }
 }
+
+/// Pictures of so many numbers (16 MiB) are worth giving back the memory of the smaller ones before them.
+const TRIM_LEN: usize = 1 << 22;
 
 /// From the grid of codes to pixels.
 pub struct Decoder {
@@ -278,9 +283,13 @@ impl Decoder {
             x = blocks.iter().fold(x, |x, block| block.run(g, x));
             if let Some(conv) = conv {
                 let pixels = ops::double(g, &x.pixels, x.side);
-                x = conv.run(g, &Squares { pixels, side: 2 * x.side, ..x });
+                x = Squares { pixels, side: 2 * x.side, ..x };
+                if x.pixels.rows() * x.pixels.cols() >= TRIM_LEN {
+                    g.trim();
+                }
+                x = conv.run(g, &x);
             }
         }
-        self.out.run(g, &x)
+        self.out.run(g, x)
     }
 }

@@ -1,14 +1,14 @@
 //! Convolution of pictures: `y = windows(x)·wᵀ + b`, or of single pixels `y = x·wᵀ + b`.
 //!
 //! x `[P·side², C]`, w `[N, 9·C]` (a pixel of the window after the other) or `[N, C]`, b `[N]`, y `[P·side_out², N]`.
-//! Saved: x. Windows are gathered in strips of rows, which changes no chain: a row of y depends on its own window, and
-//! `dw = dyᵀ·windows(x)` and `db` are chains over the rows that each strip goes on with. `dx` is a product of windows
-//! of dy with the weights turned over (`wels_kernels::windows`).
+//! Saved: x. `dx` is a product of windows of dy with the weights turned over (`wels_kernels::windows`). For
+//! `dw = dyᵀ·windows(x)` windows are gathered in strips of rows, which changes no chain: dw is a chain over the rows
+//! that each strip goes on with.
 
 use crate::ops::pictures;
 use crate::params::Weight;
 use crate::tape::{Backward, Graph, Var};
-use wels_device::{Ids, Tensor, WeightRef, Windows};
+use wels_device::{Ids, Tensor, Windows};
 
 /// Windows that are there at a time.
 const STRIP: usize = 1024;
@@ -34,13 +34,7 @@ pub fn conv(g: &mut Graph, x: &Var, of: Convolution) -> Var {
     let mut y = g.tensor(windows.map_or(x.rows(), |windows| windows.outputs()), w.rows);
     match windows {
         None => device.linear(precision, x, &mut [(g.stored(w), &mut y)]),
-        Some(windows) => strips(y.rows(), |first, rows| {
-            let mut gathered = g.tensor(rows, w.cols);
-            pictures(device).windows(windows, x, first, &mut gathered);
-            let mut part = g.tensor(rows, w.rows);
-            device.linear(precision, &gathered, &mut [(g.stored(w), &mut part)]);
-            device.copy_rows(&part, 0, &mut y, first, rows);
-        }),
+        Some(windows) => pictures(device).conv(precision, windows, x, g.weight(w), &mut y),
     }
     device.add_bias(g.weight(b), &mut y);
     let x = x.clone();
@@ -66,11 +60,6 @@ pub fn conv(g: &mut Graph, x: &Var, of: Convolution) -> Var {
     })
 }
 
-/// Calls `run` with the first and the number of the rows of each strip.
-fn strips(rows: usize, mut run: impl FnMut(usize, usize)) {
-    (0..rows).step_by(STRIP).for_each(|first| run(first, STRIP.min(rows - first)));
-}
-
 fn weights_backward(
     back: &mut Backward,
     Convolution { w, .. }: Convolution,
@@ -79,13 +68,14 @@ fn weights_backward(
     dy: &Tensor,
 ) {
     let (device, precision) = (back.device(), back.context.execution.precision);
-    strips(dy.rows(), |first, rows| {
+    for first in (0..dy.rows()).step_by(STRIP) {
+        let rows = STRIP.min(dy.rows() - first);
         let (mut gathered, mut part) = (back.tensor(rows, w.cols), back.tensor(rows, w.rows));
         pictures(device).windows(windows, x, first, &mut gathered);
         device.copy_rows(dy, first, &mut part, 0, rows);
         let one = Ids::from(vec![0, rows as u32]);
         back.parameter(w, |dw, start| device.linear_dw(precision, &gathered, &one, &mut [(&part, (dw, start))]));
-    });
+    }
 }
 
 fn pixels_backward(back: &Backward, w: Weight, windows: Windows, dy: &Tensor) -> Tensor {
@@ -93,11 +83,6 @@ fn pixels_backward(back: &Backward, w: Weight, windows: Windows, dy: &Tensor) ->
     let mut turned = back.tensor(channels, 9 * w.rows);
     pictures(device).turn_windows(back.weight(w), &mut turned);
     let mut dx = back.tensor(windows.inputs(), channels);
-    strips(dx.rows(), |first, rows| {
-        let (mut gathered, mut part) = (back.tensor(rows, 9 * w.rows), back.tensor(rows, channels));
-        pictures(device).windows_backward(windows, dy, first, &mut gathered);
-        device.linear(precision, &gathered, &mut [(WeightRef::Plain(&turned), &mut part)]);
-        device.copy_rows(&part, 0, &mut dx, first, rows);
-    });
+    pictures(device).conv_dx(precision, windows, dy, &turned, &mut dx);
     dx
 }

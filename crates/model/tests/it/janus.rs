@@ -13,6 +13,7 @@ use wels_device::{Device, Tensor};
 use wels_kernels::par;
 use wels_model::config::ConfigError;
 use wels_model::generate::Sampling;
+use wels_model::inference::{LoadOptions, Purpose, Quantise};
 use wels_model::janus::config::JanusConfig;
 use wels_model::janus::count::{JanusParams, params};
 use wels_model::janus::names::{JanusTensor, Part, tensors};
@@ -267,6 +268,50 @@ fn threads_and_devices_change_no_bit() {
                 assert!(found == expected, "{} {key} with {threads} threads", oracle.name);
             }
         }
+    }
+}
+
+/// What is loaded to draw has less in memory, and draws the same.
+#[test]
+fn the_purpose_of_a_model_changes_no_picture() {
+    for oracle in Oracle::all() {
+        let (device, tokens) = (wels_cpu::device(), oracle.ids("text"));
+        for quantise in [Quantise::AsStored, Quantise::Q8, Quantise::Q4] {
+            let draw = |purpose| {
+                let options = LoadOptions { purpose, ..LoadOptions::packed(quantise) };
+                let (janus, _) = Janus::open_with(oracle.dir.path(), &device, 96, options).expect("a model");
+                let execution = Execution::new(device.clone());
+                let codes = janus.draw(&execution, &tokens, random(3)).unwrap();
+                let half = janus.decode(&execution, &codes).unwrap();
+                // With both halves of the tokenizer in memory.
+                janus.encode(&execution, &oracle.drawn()).unwrap();
+                assert!(half == janus.decode(&execution, &codes).unwrap(), "{}: pixels", oracle.name);
+                (codes, half)
+            };
+            let [both, pictures] = [Purpose::TextAndPictures, Purpose::Pictures].map(draw);
+            assert!(both == pictures, "{}, {quantise:?}", oracle.name);
+        }
+    }
+}
+
+/// Of heads and aligners too: the logits of codes, quantised, are near those of the stored weights and not the same.
+#[test]
+fn quantised_logits_of_codes_are_near_and_the_same_on_both_devices() {
+    let oracle = Oracle::read("deep");
+    let (text, codes) = (oracle.ids("text"), oracle.ids("codes"));
+    let logits = |device: Arc<dyn Device>, quantise| {
+        let options = LoadOptions { purpose: Purpose::Pictures, ..LoadOptions::packed(quantise) };
+        let (janus, _) = Janus::open_with(oracle.dir.path(), &device, 96, options).expect("a model");
+        janus.code_logits(&Execution::new(device), &text, &codes).unwrap().to_host().into_owned()
+    };
+    let stored = logits(wels_cpu::device(), Quantise::AsStored);
+    let mut last = 0.0;
+    for (quantise, most) in [(Quantise::Q8, 0.05), (Quantise::Q4, 0.5)] {
+        let found = logits(wels_cpu::device(), quantise);
+        assert!(found == logits(Naive::new(), quantise), "{quantise:?} on both devices");
+        let off = difference(&found, &stored);
+        assert!(off > last && off < most, "{quantise:?}: {off} of the largest");
+        last = off;
     }
 }
 

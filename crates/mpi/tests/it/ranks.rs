@@ -1,3 +1,5 @@
+//! What ranks do and what is expected of it: the operations, and every way to end.
+
 use std::process::{Command, Output};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -15,7 +17,7 @@ pub fn main() {
     if let Ok(part) = env::var(PART) {
         return rank(&part);
     }
-    let of = |name: &str, test: fn() -> Result<(), Failed>| Trial::test(name, test);
+    let of = |name: &str, test: fn() -> Result<(), Failed>| Trial::test(format!("mpi::{name}"), test);
     let mut arguments = Arguments::from_args();
     arguments.test_threads = Some(1);
     let trials = vec![

@@ -113,14 +113,21 @@ impl VqLearning {
         let seed = rank.run.recipe().run.seed;
         let pictures = PictureSet::open(&of.data, seed)?;
         let execution = stage_execution(stage.precision, &rank.device);
-        let trainer = VqTrainer::new(&config.vq, state, hyperparameters(of, seed), execution.clone());
+        let mut trainer = VqTrainer::new(&config.vq, state, hyperparameters(of, seed), execution.clone());
+        let codes = match (of.learns, of.codes_of) {
+            (VqLearns::Decoder, _) => Codes::Kept(vec![None; pictures.len()]),
+            (VqLearns::All, CodesOf::Latents) => Codes::Nearest,
+            (VqLearns::All, CodesOf::Patches) => Codes::Clusters(clusters(&config, &pictures, seed)?),
+        };
+        // Codes that lie as their patches do are found by an encoder that does next to nothing.
+        if let (Codes::Clusters(clusters), None, None) = (&codes, latest, &of.from)
+            && let Some(places) = clusters.places(config.vq.code_dim)
+        {
+            trainer.place_codes(&places);
+        }
         Ok(VqLearning {
             order: Order::new(pictures.len(), Key { seed, stream: STREAM_ORDER }),
-            codes: match (of.learns, of.codes_of) {
-                (VqLearns::Decoder, _) => Codes::Kept(vec![None; pictures.len()]),
-                (VqLearns::All, CodesOf::Latents) => Codes::Nearest,
-                (VqLearns::All, CodesOf::Patches) => Codes::Clusters(clusters(&config, &pictures, seed)?),
-            },
+            codes,
             learner: VqLearner { trainer, config },
             execution,
             pictures,

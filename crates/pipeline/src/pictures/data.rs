@@ -82,7 +82,7 @@ pub(crate) fn texts(recipe: &Recipe, count: u64) -> Result<Vec<String>> {
         for number in 0..count {
             let scene = scene(&world, seed(recipe.run.seed, Purpose::Learning), number);
             let asked = scene.questions(number).into_iter();
-            texts.extend(asked.map(|Question { text, answer }| format!("{text}\n\n: {answer}")));
+            texts.extend(asked.map(|question| format!("{}\n\n: {}", question.text, question.reasoned())));
             texts.push(format!(": {}", scene.caption));
         }
     }
@@ -150,12 +150,12 @@ impl PictureSet {
         }
     }
 
-    /// One of the questions about a scene with its picture; `choice` chooses which.
-    pub fn question(&self, number: usize, choice: Key) -> Option<(Rgb, Question)> {
+    /// Some of the questions about a scene with its picture; `choice` chooses which, and their order.
+    pub fn questions(&self, number: usize, count: usize, choice: Key) -> Option<(Rgb, Vec<Question>)> {
         let scene = self.scene(number)?;
-        let mut questions = scene.questions(choice.u64_at(0));
-        let question = questions.swap_remove(choice.below_at(1, questions.len() as u64) as usize);
-        Some((rgb(scene.picture), question))
+        let questions = scene.questions(choice.u64_at(0));
+        let order = shuffled(questions.len(), Key { stream: choice.u64_at(1), ..choice });
+        Some((rgb(scene.picture), order.into_iter().take(count).map(|n| questions[n].clone()).collect()))
     }
 }
 

@@ -1,6 +1,7 @@
 //! Stages of kind `janus`: pictures to draw after their captions, answers to questions about pictures, and captions as
 //! text, in one batch. Codes are those of a VQ tokenizer that stays as it is; a picture's are computed once.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::path::Path;
 use std::time::Instant;
@@ -14,9 +15,10 @@ use wels_model::janus::network::Sight;
 use wels_runs::checkpoint::Checkpoint;
 use wels_runs::plan::pictures::{janus_flops, rows_of_step};
 use wels_runs::plan::stages::TokenFlops;
-use wels_runs::recipe::{JanusLearns, JanusTraining, StageSection};
+use wels_runs::recipe::{AnswerForm, JanusLearns, JanusTraining, StageSection};
 use wels_runs::report::SHEET;
 use wels_runs::rundir::RunError;
+use wels_scenes::Question;
 use wels_train::janus::{JanusExample, JanusReport, JanusTrainer, Weights, pack, trainer, without_captions};
 
 use super::data::{Order, PictureSet, pixels};
@@ -27,6 +29,7 @@ use super::state::{self, JanusStart, Learner};
 use crate::host::Event;
 use crate::hyper::{of_stage, rule, stage_execution};
 use crate::rank::Rank;
+use crate::refusal::refuse;
 use crate::session::Session;
 use crate::training::{Position, Stage, Trained, Training};
 use crate::words::short;
@@ -135,15 +138,25 @@ impl<'a> JanusLearning<'a> {
         for question in 0..questions as u64 {
             let choice = Key { seed: self.seed, stream: STREAM_QUESTIONS ^ (at.step << 24) ^ question };
             let number = choice.below_at(2, self.pictures.len() as u64) as usize;
-            let Some((picture, question)) = self.pictures.question(number, choice) else { continue };
-            examples.push(self.prompts.see(self.config(), &picture, &question.text, &question.answer)?);
+            let Some((picture, asked)) = self.pictures.questions(number, self.of.turns, choice) else { continue };
+            examples.push(self.prompts.see(self.config(), &picture, &answered(asked, self.of.answers))?);
         }
         for text in 0..texts as u64 {
             let choice = Key { seed: self.seed, stream: STREAM_TEXTS ^ (at.step << 24) };
             let number = choice.below_at(text, self.pictures.len() as u64) as usize;
             examples.push(self.prompts.text(&self.pictures.caption(number))?);
         }
-        Ok(examples)
+        let context = self.config().text.rope.max_positions;
+        match examples.iter().map(JanusExample::rows).max() {
+            Some(longest) if longest > context => {
+                let message =
+                    format!("a picture with its words has {longest} tokens, and the model's context {context}");
+                let hint =
+                    "fewer stage.turns, shorter captions, or max_position_embeddings in the [model] it is made of";
+                Err(refuse(message, hint))
+            }
+            _ => Ok(examples),
+        }
     }
 
     /// Number `n` of all pictures that are to be drawn.
@@ -156,6 +169,18 @@ impl<'a> JanusLearning<'a> {
         let codes = self.codes[number].clone().unwrap_or_default();
         Ok(JanusExample::Draw { prompt: self.prompts.draw(&self.pictures.caption(number))?, codes })
     }
+}
+
+/// Questions with their answers, as one conversation has them: what was seen is said once.
+fn answered(questions: Vec<Question>, form: AnswerForm) -> Vec<(String, String)> {
+    let mut said: BTreeSet<String> = BTreeSet::new();
+    let answered = |question: Question| {
+        let new = form == AnswerForm::Reasoned && said.insert(question.seen.clone());
+        let answer = if new { question.reasoned() } else { question.answer.clone() };
+        said.insert(question.answer);
+        (question.text, answer)
+    };
+    questions.into_iter().map(answered).collect()
 }
 
 /// The trainer of a section, with what does not learn frozen.

@@ -51,6 +51,19 @@ impl Clusters {
         Ok(Clusters { known: HashMap::new(), centres: means(&points, codes, key) })
     }
 
+    /// Where codes of `dim` numbers are as far apart as their patches: the pixels of the patch from −1 to 1, and a 1, so
+    /// that brightness is a direction too. `None` where a code has not as many numbers.
+    pub fn places(&self, dim: usize) -> Option<Vec<Vec<f32>>> {
+        let place = |centre: &Vec<f64>| {
+            let pixels = centre.iter().map(|x| (x / 127.5 - 1.0) as f32);
+            let mut place: Vec<f32> = pixels.chain([1.0]).collect();
+            place.resize(dim, 0.0);
+            place
+        };
+        let longest = self.centres.iter().map(Vec::len).max().unwrap_or(0);
+        (longest < dim).then(|| self.centres.iter().map(place).collect())
+    }
+
     /// The code of each patch of a picture, row by row.
     pub fn codes(&self, picture: &[u8], side: usize, grid: usize) -> Vec<u32> {
         let code = |patch: Patch| match self.known.get(&patch) {
@@ -141,6 +154,9 @@ mod tests {
         let clusters = Clusters::of(pictures.iter().cloned().map(Ok), (4, 2), 3, KEY).unwrap();
         assert_eq!(clusters.codes(&pictures[0], 4, 2), [0, 0, 0, 1]);
         assert_eq!(clusters.codes(&pictures[1], 4, 2), [0, 2, 1, 0]);
+        let places = clusters.places(16).unwrap();
+        assert_eq!((places[1][0], places[1][12], places[1][13]), (5.0 / 127.5 - 1.0, 1.0, 0.0));
+        assert_eq!(clusters.places(12), None, "no room for them");
         // What was never seen has the code of what is nearest.
         assert_eq!(clusters.codes(&picture([200, 8, 0, 6]), 4, 2), [0, 0, 1, 1]);
     }

@@ -2,7 +2,7 @@
 
 use anyhow::{Context, Result};
 use serde_json::{Value, json};
-use wels_data::chat::{ChatTemplate, Message, PictureTokens, RenderOptions};
+use wels_data::chat::{ChatTemplate, Message, PictureTokens, RenderOptions, encode_segments};
 use wels_data::tokenizer::Tokenizer;
 use wels_model::janus::config::JanusConfig;
 use wels_model::janus::patches;
@@ -41,31 +41,51 @@ impl<'a> Prompts<'a> {
         Ok(self.around.draw_prompt(self.tokenizer, Some(&self.template), caption)?)
     }
 
-    /// A picture with a question about it, and the answer to be learnt.
-    pub fn see(&self, config: &JanusConfig, picture: &Rgb, question: &str, answer: &str) -> Result<JanusExample> {
-        let content = json!([{"type": "image"}, {"type": "text", "text": question}]);
-        let prompt = self.rendered(content, true)?;
-        let at = prompt.iter().position(|token| *token == self.place);
-        let at =
-            at.with_context(|| format!("the chat template has no place for pictures, the token {}", self.place))?;
-        let (mut before, mut question) = (prompt[..at].to_vec(), vec![self.around.end]);
-        before.push(self.around.begin);
-        question.extend(&prompt[at + 1..]);
-        let vision = &config.vision;
-        Ok(JanusExample::See {
-            before,
-            seen: patches(vision, &pixels(picture, vision.image_size)),
-            rows: vision.tokens(),
-            question,
-            answer: self.answer(answer)?,
-        })
+    /// A picture with questions about it, one after the other, and their answers, which are to be learnt.
+    pub fn see(&self, config: &JanusConfig, picture: &Rgb, turns: &[(String, String)]) -> Result<JanusExample> {
+        let mut messages = Vec::new();
+        for (question, answer) in turns {
+            let content = if messages.is_empty() { about_a_picture(question) } else { json!(question) };
+            messages.push(Message { content, ..Message::new("user", "") });
+            messages.push(Message::new("assistant", answer));
+        }
+        let segments = self.template.segments(&messages, &RenderOptions::default())?;
+        let (tokens, mut learn) = encode_segments(self.tokenizer, &segments)?;
+        // A template may end an answer with what stands before the next question.
+        tokens.iter().zip(&mut learn).for_each(|(token, learn)| *learn |= self.ends(*token));
+        self.behind(config, picture, Example { tokens, learn })
     }
 
-    /// An answer behind the prompt for one.
-    fn answer(&self, answer: &str) -> Result<Vec<u32>> {
-        let mut tokens = self.tokenizer.encode(&format!(" {answer}"))?;
-        tokens.extend(self.end);
-        Ok(tokens)
+    /// A picture with a question about it, and of its answer nothing but the end.
+    pub fn ask(&self, config: &JanusConfig, picture: &Rgb, question: &str) -> Result<JanusExample> {
+        let tokens = self.rendered(about_a_picture(question), true)?;
+        self.behind(config, picture, Example { learn: vec![false; tokens.len()], tokens })
+    }
+
+    /// A conversation with a picture in its place, and the end of the last answer.
+    fn behind(&self, config: &JanusConfig, picture: &Rgb, mut talk: Example) -> Result<JanusExample> {
+        let at = talk.tokens.iter().position(|token| *token == self.place);
+        let at =
+            at.with_context(|| format!("the chat template has no place for pictures, the token {}", self.place))?;
+        let mut before = self.begun(talk.tokens.drain(..at).collect());
+        talk.learn.drain(..at);
+        before.push(self.around.begin);
+        talk.tokens[0] = self.around.end;
+        talk.tokens.extend(self.end);
+        talk.learn.resize(talk.tokens.len(), true);
+        let vision = &config.vision;
+        let seen = patches(vision, &pixels(picture, vision.image_size));
+        Ok(JanusExample::See { before, seen, rows: vision.tokens(), talk })
+    }
+
+    /// Whether a token ends an answer.
+    pub fn ends(&self, token: u32) -> bool {
+        self.end == Some(token)
+    }
+
+    /// The words of an answer's tokens.
+    pub fn words(&self, tokens: &[u32]) -> Result<String> {
+        Ok(self.tokenizer.decode(tokens)?)
     }
 
     /// A caption as text, of which every token is to be learnt.
@@ -78,11 +98,20 @@ impl<'a> Prompts<'a> {
     fn rendered(&self, content: Value, add_generation_prompt: bool) -> Result<Vec<u32>> {
         let message = Message { content, ..Message::new("user", "") };
         let options = RenderOptions { add_generation_prompt, ..RenderOptions::default() };
-        let mut tokens = self.tokenizer.encode(&self.template.render(&[message], &options)?)?;
+        Ok(self.begun(self.tokenizer.encode(&self.template.render(&[message], &options)?)?))
+    }
+
+    /// With the token that texts begin with, if the tokenizer has one.
+    fn begun(&self, mut tokens: Vec<u32>) -> Vec<u32> {
         let bos = self.tokenizer.special().bos.filter(|bos| self.tokenizer.adds_bos() && tokens.first() != Some(bos));
         tokens.splice(0..0, bos);
-        Ok(tokens)
+        tokens
     }
+}
+
+/// A user's message.
+fn about_a_picture(question: &str) -> Value {
+    json!([{"type": "image"}, {"type": "text", "text": question}])
 }
 
 #[cfg(test)]
@@ -105,14 +134,32 @@ mod tests {
         (config.vision.image_size, config.vision.patch_size) = (8, 4);
         let prompts = Prompts::new(&tokenizer, &config).unwrap();
         let picture = Rgb { width: 8, height: 8, bytes: vec![9; 3 * 64] };
-        let example = prompts.see(&config, &picture, "is there a red circle", "yes").unwrap();
-        let JanusExample::See { before, seen, rows, question, answer } = example else { panic!("{example:?}") };
+        let turns = [("is there a red circle", "yes"), ("is there a", "circle")];
+        let turns = turns.map(|(question, answer)| (question.to_owned(), answer.to_owned()));
+        let example = prompts.see(&config, &picture, &turns).unwrap();
+        let JanusExample::See { before, seen, rows, talk } = &example else { panic!("{example:?}") };
         let text = |ids: &[u32]| tokenizer.decode(ids).unwrap();
-        assert_eq!((rows, seen.len()), (4, 4 * 48));
-        assert_eq!((before.last(), question.first()), (Some(&prompts.around.begin), Some(&prompts.around.end)));
-        assert!(text(&before).ends_with("<|User|>: <begin_of_image>"), "{}", text(&before));
-        assert!(text(&question).ends_with("\nis there a red circle\n\n<|Assistant|>:"), "{}", text(&question));
-        assert_eq!(answer.last(), tokenizer.special().eos.as_ref());
-        assert_eq!(text(&answer[..answer.len() - 1]), " yes");
+        assert_eq!((*rows, seen.len()), (4, 4 * 48));
+        assert_eq!((before.last(), talk.tokens.first()), (Some(&prompts.around.begin), Some(&prompts.around.end)));
+        assert!(text(before).ends_with("<|User|>: <begin_of_image>"), "{}", text(before));
+        let learnt = |learnt: bool| -> Vec<u32> {
+            talk.tokens.iter().zip(&talk.learn).filter(|(_, it)| **it == learnt).map(|(token, _)| *token).collect()
+        };
+        let asked = "<end_of_image>\nis there a red circle\n\n<|Assistant|>:<|User|>: is there a\n\n<|Assistant|>:";
+        assert_eq!(text(&learnt(false)), asked);
+        let eos = tokenizer.special().eos.unwrap();
+        assert_eq!(learnt(true).iter().filter(|token| **token == eos).count(), 2);
+        assert_eq!(text(&learnt(true)).replace(&text(&[eos]), "|"), " yes| circle|");
+        // What is asked is what a single question of these is learnt behind.
+        let (one, mut asked) = (
+            prompts.see(&config, &picture, &turns[..1]).unwrap(),
+            prompts.ask(&config, &picture, &turns[0].0).unwrap(),
+        );
+        tokenizer.encode(" yes").unwrap().into_iter().for_each(|token| asked.say(token));
+        let tokens = |example: &JanusExample| match example {
+            JanusExample::See { before, talk, .. } => [before.clone(), talk.tokens.clone()].concat(),
+            _ => panic!("{example:?}"),
+        };
+        assert_eq!(tokens(&asked), tokens(&one));
     }
 }

@@ -21,7 +21,7 @@ use wels_runs::report::SHEET;
 use wels_runs::rundir::{RunError, write_json};
 use wels_scenes::{Kind, Scene, Split, World};
 use wels_tasks::statistics;
-use wels_train::janus::pack;
+use wels_train::janus::{JanusExample, pack};
 use wels_train::muon::Rule;
 
 use super::data::{Purpose, check_side, passes, pixels, rgb, seed, world};
@@ -206,29 +206,51 @@ impl Subject<'_> {
         Ok(drawn.into_iter().zip(&scenes).map(|(picture, scene)| (passes(scene, picture.clone()), picture)).collect())
     }
 
-    /// How many questions about held-out pictures are answered word by word, the likeliest token each time.
+    /// How many questions about held-out pictures are answered, the likeliest token each time.
     fn answers(&self) -> Result<BTreeMap<String, Share>> {
         let per_kind = self.of.questions.div_ceil(Kind::ALL.len() as u64);
-        let scenes: Vec<Scene> =
-            Kind::ALL.into_iter().flat_map(|kind| self.scenes(Split::HeldOut, kind, per_kind)).collect();
-        let (mut examples, mut sorts) = (Vec::new(), Vec::new());
+        let scenes = Kind::ALL.into_iter().flat_map(|kind| self.scenes(Split::HeldOut, kind, per_kind));
+        let (mut questions, mut asked) = (Vec::new(), Vec::new());
         for (number, scene) in (0..).zip(scenes) {
             let key = Key { seed: self.run_seed, stream: STREAM_QUESTIONS ^ number };
-            let questions = scene.questions(key.u64_at(0));
-            let question = &questions[key.below_at(1, questions.len() as u64) as usize];
-            sorts.push(format!("{:?}", question.sort()).to_lowercase());
-            let picture = rgb(scene.picture);
-            examples.push(self.prompts.see(self.config(), &picture, &question.text, &question.answer)?);
-        }
-        let batch = pack(&examples);
-        let mut right = Vec::new();
-        for sequences in batch.micro_batches(ROWS) {
-            let params = &self.start.state.params;
-            right.extend(self.network.greedy(params, &self.execution, &batch.cut(sequences)));
+            let mut of_scene = scene.questions(key.u64_at(0));
+            let question = of_scene.swap_remove(key.below_at(1, of_scene.len() as u64) as usize);
+            asked.push(self.prompts.ask(self.config(), &rgb(scene.picture), &question.text)?);
+            questions.push(question);
         }
         let mut answers: BTreeMap<String, Vec<bool>> = BTreeMap::new();
-        sorts.into_iter().zip(right).for_each(|(sort, right)| answers.entry(sort).or_default().push(right));
+        for (question, reply) in questions.iter().zip(self.replies(asked)?) {
+            let sort = format!("{:?}", question.sort()).to_lowercase();
+            answers.entry(sort).or_default().push(question.is_answered_by(&reply));
+        }
         Ok(answers.into_iter().map(|(sort, right)| (sort, Share::of(right))).collect())
+    }
+
+    /// What the model says to questions about pictures, the likeliest token each time, until it ends or the context is
+    /// full.
+    fn replies(&self, mut asked: Vec<JanusExample>) -> Result<Vec<String>> {
+        let context = self.config().text.rope.max_positions;
+        let mut said: Vec<Vec<u32>> = vec![Vec::new(); asked.len()];
+        let mut open: Vec<usize> = (0..asked.len()).collect();
+        while !open.is_empty() {
+            let batch = pack(open.iter().map(|n| &asked[*n]));
+            let mut next = Vec::with_capacity(open.len());
+            for sequences in batch.micro_batches(ROWS) {
+                let params = &self.start.state.params;
+                next.extend(self.network.next_tokens(params, &self.execution, &batch.cut(sequences)));
+            }
+            let mut still = Vec::new();
+            for (n, token) in open.into_iter().zip(next) {
+                if self.prompts.ends(token) {
+                    continue;
+                }
+                said[n].push(token);
+                asked[n].say(token);
+                still.extend((asked[n].rows() < context).then_some(n));
+            }
+            open = still;
+        }
+        said.iter().map(|tokens| self.prompts.words(tokens)).collect()
     }
 
     /// What becomes of held-out pictures that are made codes and pictures again; all else is left as it is.

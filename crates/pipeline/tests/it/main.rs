@@ -2,4 +2,6 @@
 
 mod budget;
 
+mod cluster;
+
 mod lab;

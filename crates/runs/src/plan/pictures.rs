@@ -1,5 +1,5 @@
 //! What stages of pictures will take. Tokens are those of the language model, or codes where it is the VQ tokenizer
-//! that learns. Lengths of captions and questions are assumed: [`CAPTION`] and [`QUESTION`] tokens, prompt included.
+//! that learns. Lengths of captions and questions are assumed: [`CAPTION`] and [`QUESTION`] tokens, prompt included, and [`REASONS`].
 
 use wels_model::count::{self, Context};
 use wels_model::janus::config::JanusConfig;
@@ -7,12 +7,14 @@ use wels_model::janus::count::{flops, params};
 
 use super::stages::{LIVE_SHARE, Stages, TokenFlops, Tokens};
 use super::{F32, LearningPlan, PROGRAM_BYTES, StagePlan};
-use crate::recipe::{DrawRl, DrawScore, JanusTraining, VqLearns, VqTraining, Work};
+use crate::recipe::{AnswerForm, DrawRl, DrawScore, JanusTraining, VqLearns, VqTraining, Work};
 
 /// Tokens before a picture that is drawn. A guess.
 pub const CAPTION: u64 = 16;
 /// Tokens of a question with its answer, without the picture. A guess.
 pub const QUESTION: u64 = 16;
+/// Tokens of a reasoned answer before what follows. A guess.
+pub const REASONS: u64 = 12;
 /// Numbers that are kept of a row of the language model for each of its widths and layers while it learns. A guess.
 const KEPT: u64 = 24;
 /// The same of a pixel, for each channel of the VQ tokenizer's first resolution and each of its resolutions.
@@ -121,8 +123,9 @@ pub fn vq_flops(config: &JanusConfig, learns: VqLearns) -> u64 {
 /// Rows of the language model in a step.
 pub fn rows_of_step(config: &JanusConfig, section: &JanusTraining) -> u64 {
     let (codes, seen) = (config.vq.tokens() as u64, config.vision.tokens() as u64);
+    let reasons = if section.answers == AnswerForm::Reasoned { REASONS } else { 0 };
     section.draws as u64 * (CAPTION + codes)
-        + section.questions as u64 * (QUESTION + seen)
+        + section.questions as u64 * (QUESTION * section.turns as u64 + reasons + seen)
         + section.texts as u64 * CAPTION
 }
 

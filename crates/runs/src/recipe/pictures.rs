@@ -87,6 +87,16 @@ pub enum JanusLearns {
     Language,
 }
 
+/// Words for how questions are answered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum AnswerForm {
+    /// By a word or two.
+    Short,
+    /// By what is seen, and then a word or two that follow from it.
+    Reasoned,
+}
+
 /// `[[stage]]` of kind `janus`
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct JanusTraining {
@@ -96,6 +106,11 @@ pub struct JanusTraining {
     pub draws: usize,
     /// Questions of an update, about what is seen.
     pub questions: usize,
+    /// Questions about each picture, one after the other in a conversation.
+    pub turns: usize,
+    /// "short" answers of a word or two, or "reasoned" ones that first say what is seen, if it was not said before: "a large
+    /// red circle so yes".
+    pub answers: AnswerForm,
     /// Captions of an update as text alone.
     pub texts: usize,
     /// Share of drawn pictures whose caption is left out, for guidance.
@@ -262,6 +277,8 @@ impl JanusTraining {
             steps: s.get_where("steps", 1000, |n| n > 0, "1 or more")?,
             draws: s.get_or("draws", 64)?,
             questions: s.get_or("questions", 16)?,
+            turns: s.get_where("turns", 1, |n| n > 0, "1 or more")?,
+            answers: s.word("answers", &[("short", AnswerForm::Short), ("reasoned", AnswerForm::Reasoned)])?,
             texts: s.get_or("texts", 0)?,
             unconditional: s.get_where("unconditional", 0.1, PROBABILITY, "between 0 and 1")?,
             text_weight: s.get_where("text_weight", 1.0, NOT_NEGATIVE, "0 or more")?,
@@ -282,6 +299,11 @@ impl JanusTraining {
         }
         if questions > 0 && !is_world(&training.data.pictures) {
             return Err(s.wrong("questions", "must be 0: pictures of one's own come without questions"));
+        }
+        for (key, given) in [("answers", training.answers != AnswerForm::Short), ("turns", training.turns > 1)] {
+            if questions == 0 && given {
+                return Err(s.wrong(key, "says nothing where no questions are learnt"));
+            }
         }
         Ok(training)
     }

@@ -68,7 +68,8 @@ fn pictures_are_the_same_bytes_everywhere() {
 /// All texts of a scene: its caption, and each question with its answer.
 fn texts(scene: &Scene) -> Vec<String> {
     let questions = (0..3).flat_map(|seed| scene.questions(seed));
-    let mut texts: Vec<String> = questions.map(|question| format!("{} {}", question.text, question.answer)).collect();
+    let mut texts: Vec<String> =
+        questions.map(|question| format!("{} {}", question.text, question.reasoned())).collect();
     texts.push(scene.caption.clone());
     texts
 }
@@ -237,8 +238,13 @@ fn answers_are_what_the_grader_sees() {
         let mut checked = 0;
         for scene in SPLITS.into_iter().flat_map(|split| scenes(&world, split, 150)) {
             for question in scene.questions(6) {
+                assert!(question.is_answered_by(&question.reasoned()), "{question:?}");
                 let Some(seen) = seen_answer(&world, &scene, &question.text) else { continue };
                 assert_eq!(seen, question.answer, "{}: {}", scene.caption, question.text);
+                let all = seen_answer(&world, &scene, "what is there").unwrap();
+                let seen = question.seen.split(" and ").filter(|seen| !seen.is_empty() && !seen.starts_with("no "));
+                assert!(seen.clone().all(|seen| says(&all, seen)), "{question:?}: {all}");
+                assert_eq!(seen.count() > 0, question.text != "what is there" && !question.seen.starts_with("no "));
                 checked += 1;
             }
         }

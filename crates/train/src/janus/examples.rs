@@ -17,7 +17,7 @@ pub enum JanusExample {
         /// At least one.
         codes: Vec<u32>,
     },
-    /// An answer about a picture.
+    /// A conversation about a picture.
     See {
         /// What stands before the picture.
         before: Vec<u32>,
@@ -25,9 +25,9 @@ pub enum JanusExample {
         /// (`Sight::Patches`), and otherwise the states that a tower has made of them (`Sight::States`).
         seen: Vec<f32>,
         rows: usize,
-        /// What stands between picture and answer, at least one token.
-        question: Vec<u32>,
-        answer: Vec<u32>,
+        /// What stands behind the picture, two tokens or more, the first of which is not learnt: questions, and answers
+        /// that are.
+        talk: Example,
     },
     /// Text alone.
     Text(Example),
@@ -38,11 +38,19 @@ impl JanusExample {
     pub fn rows(&self) -> usize {
         match self {
             JanusExample::Draw { prompt, codes } => prompt.len() + codes.len() - 1,
-            JanusExample::See { before, rows, question, answer, .. } => {
-                before.len() + rows + question.len() + answer.len() - 1
-            }
+            JanusExample::See { before, rows, talk, .. } => before.len() + rows + talk.tokens.len() - 1,
             JanusExample::Text(example) => example.rows(),
         }
+    }
+
+    /// Writes one more token of a talk before its last one.
+    ///
+    /// # Panics
+    /// If it is not about a picture.
+    pub fn say(&mut self, token: u32) {
+        let JanusExample::See { talk: Example { tokens, learn }, .. } = self else { panic!("about a picture") };
+        tokens.insert(tokens.len() - 1, token);
+        learn.push(true);
     }
 
     fn push(&self, batch: &mut JanusBatch) {
@@ -53,14 +61,15 @@ impl JanusExample {
                 batch.inputs.extend(codes[..codes.len() - 1].iter().map(|code| Input::Code(*code)));
                 learn(batch, codes.iter().map(|code| Target::Code(*code)).collect());
             }
-            JanusExample::See { before, seen, rows, question, answer } => {
-                assert!(!question.is_empty() && !answer.is_empty(), "a question and an answer");
+            JanusExample::See { before, seen, rows, talk: Example { tokens, learn: learnt } } => {
+                assert!(tokens.len() > 1 && tokens.len() == learnt.len() && !learnt[0], "questions and answers");
                 batch.inputs.extend(before.iter().map(|token| Input::Token(*token)));
                 batch.inputs.extend(std::iter::repeat_n(Input::Seen, *rows));
-                let text = question.iter().chain(&answer[..answer.len() - 1]);
-                batch.inputs.extend(text.map(|token| Input::Token(*token)));
+                batch.inputs.extend(tokens[..tokens.len() - 1].iter().map(|token| Input::Token(*token)));
                 batch.seen.extend_from_slice(seen);
-                learn(batch, answer.iter().map(|token| Target::Token(*token)).collect());
+                let target =
+                    |(token, learnt): (&u32, &bool)| if *learnt { Target::Token(*token) } else { Target::Nothing };
+                learn(batch, tokens.iter().zip(learnt).skip(1).map(target).collect());
             }
             JanusExample::Text(example) => {
                 let text = crate::example::pack([example]);
@@ -111,7 +120,7 @@ mod tests {
     fn each_sort_learns_what_it_is_for() {
         let draw = JanusExample::Draw { prompt: vec![1, 2, 3], codes: vec![7, 8] };
         let see =
-            JanusExample::See { before: vec![1], seen: vec![0.5; 4], rows: 2, question: vec![4], answer: vec![5, 6] };
+            JanusExample::See { before: vec![1], seen: vec![0.5; 4], rows: 2, talk: Example::answer(&[4], &[5, 6]) };
         let text = JanusExample::Text(Example::answer(&[1, 2], &[3]));
         let examples = [draw, see, text];
         let batch = pack(&examples);

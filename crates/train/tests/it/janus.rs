@@ -118,7 +118,7 @@ fn examples_of(n: u64, width: usize) -> Vec<JanusExample> {
         let seen = (0..4 * width).map(|place| f32::from(u8::from(place % width == a as usize - 3))).collect();
         match i % 4 {
             0 => JanusExample::Text(Example::answer(&[1, a, b], &[b, a, b])),
-            1 => JanusExample::See { before: vec![1], seen, rows: 4, question: vec![8], answer: vec![a] },
+            1 => JanusExample::See { before: vec![1], seen, rows: 4, talk: Example::answer(&[8], &[a]) },
             _ => JanusExample::Draw { prompt: vec![1, a, b, 2], codes: picture(a, b) },
         }
     };
