@@ -40,6 +40,11 @@ impl DeviceArgs {
         }
     }
 
+    /// Whether nothing but a GPU will do.
+    pub fn asks_for_gpu(self) -> bool {
+        self.device == Some(DeviceKind::Cuda)
+    }
+
     /// The device that is asked for, if one is.
     ///
     /// # Errors

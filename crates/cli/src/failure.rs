@@ -3,6 +3,7 @@
 use std::io;
 use std::process::ExitCode;
 
+use wels_comm::Lost;
 use wels_data::corpus::CorpusError;
 use wels_data::shards::ShardError;
 use wels_hub::HubError;
@@ -61,6 +62,7 @@ fn hint(cause: &(dyn std::error::Error + 'static)) -> Option<String> {
         };
     }
     hints! {
+        Lost: |_: &Lost| Some("the same command starts all ranks again".into()),
         Refusal: |e: &Refusal| Some(e.hint().to_string()),
         Stopped: |e: &Stopped| Some(e.hint()),
         RecipeError: RecipeError::hint,
@@ -149,5 +151,9 @@ fn is_the_machine(error: &anyhow::Error) -> bool {
         FileTooLarge,
         InvalidFilename,
     ];
-    error.chain().filter_map(|cause| cause.downcast_ref::<io::Error>()).any(|error| !users.contains(&error.kind()))
+    let lost = error.chain().any(|cause| cause.is::<Lost>());
+    lost || error
+        .chain()
+        .filter_map(|cause| cause.downcast_ref::<io::Error>())
+        .any(|error| !users.contains(&error.kind()))
 }

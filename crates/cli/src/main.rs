@@ -8,6 +8,8 @@
 
 mod run;
 
+mod over;
+
 #[cfg(feature = "mpi")]
 mod ranks;
 
@@ -127,7 +129,7 @@ fn main() -> ExitCode {
         }
     };
     // The panic's own message has been printed when it arrives here.
-    match std::panic::catch_unwind(|| dispatch(cli)) {
+    match std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| dispatch(cli))) {
         Ok(Ok(code)) => code,
         Ok(Err(error)) => failure::report(&error),
         Err(_) => {
@@ -149,7 +151,7 @@ fn dispatch(cli: Cli) -> anyhow::Result<ExitCode> {
         Verb::Eval(args) => eval::eval(&args),
         Verb::Pull(args) => pull::pull(&args),
         Verb::Convert(args) => convert::convert(&args),
-        Verb::Serve(args) => serve::serve(&args),
+        Verb::Serve(args) => return serve::serve(&args),
         Verb::Launch(args) => launch::launch(&args),
         Verb::Keys(args) => keys::keys(&args),
         Verb::Usage(args) => usage::usage(&args),

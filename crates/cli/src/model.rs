@@ -23,6 +23,7 @@ use wels_pipeline::model::{gguf_tokenizer, read_tokenizer};
 use wels_runs::machine;
 use wels_server::prompt::ServedModel;
 
+use crate::over::Over;
 use crate::placement::{self, Demand, PlacementArgs};
 use crate::pull;
 
@@ -152,7 +153,7 @@ impl LoadArgs {
     pub fn take(&self, open: &OpenModel, context: usize, cache_bytes: usize) -> Result<(Model, Params)> {
         let placement = self.place.open(&open.config)?;
         let demand = self.demand(&placement, &open.config, cache_bytes, Options::default().max_batch_tokens);
-        let params = open.inference_params(&placement, self.quant.into(), demand)?;
+        let params = open.inference_params(&placement, self.quant.into(), demand, self.place.over)?;
         Ok(self.prepare(&open.config, params, context))
     }
 
@@ -227,11 +228,26 @@ impl OpenModel {
     }
 
     /// The weights for answering, quantised if so asked: packed, large experts when they are first used, up to half of
-    /// the memory that is left; the others stay in the file. A device with memory of its own has to have room.
-    pub fn inference_params(&self, placement: &Placement, quantise: Quantise, demand: Demand) -> Result<Params> {
+    /// the memory that is left; the others stay in the file. A device with memory of its own has to have room. Over
+    /// several ranks, all of them do this.
+    pub fn inference_params(
+        &self,
+        placement: &Placement,
+        quantise: Quantise,
+        demand: Demand,
+        over: Option<&Over>,
+    ) -> Result<Params> {
         placement::check(placement, &self.config, &self.sizes(quantise, demand.layout)?, demand)?;
-        let pack_bytes = machine::available_memory_bytes().map_or(u64::MAX, |bytes| bytes / 2);
-        let options = LoadOptions { pack_bytes, pack_expert_bytes: PACK_EXPERT_BYTES, ..LoadOptions::packed(quantise) };
+        let (ranks, pack_bytes) = match over {
+            Some(over) => (over.world() as u64, over.pack_bytes()?),
+            None => (1, machine::available_memory_bytes().map_or(u64::MAX, |bytes| bytes / 2)),
+        };
+        let options = LoadOptions {
+            pack_bytes,
+            pack_expert_bytes: ranks * PACK_EXPERT_BYTES,
+            ranks,
+            ..LoadOptions::packed(quantise)
+        };
         let (params, _) = match &self.weights {
             Weights::Files(files) => Params::from_files(placement, files, &self.config, options)?,
             Weights::Gguf(file) => Params::from_gguf(placement, file, &self.config, options)?,
@@ -239,7 +255,7 @@ impl OpenModel {
         Ok(params)
     }
 
-    fn sizes(&self, quantise: Quantise, layout: CacheLayout) -> Result<WeightSizes> {
+    pub fn sizes(&self, quantise: Quantise, layout: CacheLayout) -> Result<WeightSizes> {
         Ok(match &self.weights {
             Weights::Files(files) => WeightSizes::of_files(files, &self.config, quantise, layout)?,
             Weights::Gguf(file) => WeightSizes::of_gguf(file, &self.config, quantise, layout)?,

@@ -15,6 +15,7 @@ use wels_pipeline::words::short;
 use wels_runs::machine;
 
 use crate::device::DeviceArgs;
+use crate::over::Over;
 
 /// What computes what of a model.
 #[derive(Clone, Copy, Debug, Default, clap::Args)]
@@ -29,6 +30,9 @@ pub struct PlacementArgs {
     /// these, from the machine's memory
     #[arg(long, value_name = "N", num_args = 0..=1, require_equals = true)]
     cpu_experts: Option<Option<usize>>,
+    /// The ranks whose processors compute, for a verb that is one of them.
+    #[arg(skip)]
+    pub over: Option<&'static Over>,
 }
 
 impl PlacementArgs {
@@ -41,6 +45,15 @@ impl PlacementArgs {
         if self.cpu_experts.is_some() && config.moe.is_none() {
             let hint = "--gpu-layers N leaves whole layers to the processor";
             return Err(refuse("--cpu-experts: the model has no routed experts", hint));
+        }
+        if let Some(over) = self.over {
+            return match given.or(self.device.asks_for_gpu().then_some("--device cuda")) {
+                None => Ok(over.placement()),
+                Some(flag) => {
+                    let message = format!("{flag} is of a GPU, and ranks compute with their processors");
+                    Err(refuse(message, format!("leave {flag} out, or start one process")))
+                }
+            };
         }
         let device = self.device.open()?;
         match given {
@@ -107,6 +120,11 @@ struct Candidate<'a> {
 /// Bytes that a model takes of its main device: weights, keys and values, results of operations.
 pub fn needs(placement: &Placement, config: &ModelConfig, sizes: &WeightSizes, demand: Demand) -> u64 {
     Candidate { config, sizes, demand }.takes(placement, demand.cache_bytes) - RESERVE_BYTES
+}
+
+/// Bytes of the results of operations on so many tokens.
+pub fn results(config: &ModelConfig, sizes: &WeightSizes, demand: Demand) -> u64 {
+    Candidate { config, sizes, demand }.results(demand.rows)
 }
 
 /// Refuses a placement whose main device has memory of its own and not enough of it.

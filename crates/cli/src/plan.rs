@@ -13,6 +13,9 @@ mod money;
 
 mod prices;
 
+mod ranks;
+
+use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
@@ -33,10 +36,11 @@ use wels_runs::machine;
 use wels_runs::plan::RunPlan;
 use wels_runs::recipe::Recipe;
 
-use crate::model;
+use crate::model::{self, Quant};
 use crate::named::{self, For};
 use crate::output;
 use crate::terminal::Terminal;
+use ranks::RanksPlan;
 
 /// What the command line says.
 #[derive(clap::Args)]
@@ -56,6 +60,15 @@ pub struct Args {
     svg: Option<PathBuf>,
     #[command(flatten)]
     money: money::Args,
+    /// Ranks that serve the model together: what each of them needs of memory
+    #[arg(long, value_name = "N", conflicts_with_all = ["claim", "prices"])]
+    ranks: Option<NonZeroUsize>,
+    /// With --ranks: number format of the matrices
+    #[arg(long, value_enum, default_value_t, requires = "ranks")]
+    quant: Quant,
+    /// With --ranks: memory for keys and values, in MiB
+    #[arg(long, value_name = "MIB", default_value = "1024", requires = "ranks")]
+    cache_mib: NonZeroUsize,
     #[command(flatten)]
     cluster: cluster::Args,
     #[command(flatten)]
@@ -97,6 +110,9 @@ struct JanusParameters {
 struct WithMoney {
     #[serde(flatten)]
     model: ModelPlan,
+    /// With --ranks.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    ranks: Option<RanksPlan>,
     #[serde(flatten)]
     money: money::Plans,
 }
@@ -187,11 +203,15 @@ pub fn plan(args: &Args) -> Result<()> {
         return Ok(plans.print(args.json)?);
     }
     let money = money::Plans::of(&name, &config, args.context as usize, &args.money)?;
+    let ranks = args.ranks.map(|ranks| RanksPlan::of(what, &config, ranks, args.quant, args.cache_mib)).transpose()?;
     let plan = ModelPlan { janus, ..ModelPlan::of(name, &config, args.context) };
     if args.json {
-        Ok(output::json(&WithMoney { model: plan, money })?)
+        Ok(output::json(&WithMoney { model: plan, ranks, money })?)
     } else {
         plan.print()?;
+        if let Some(ranks) = ranks {
+            ranks.print()?;
+        }
         Ok(money.print()?)
     }
 }

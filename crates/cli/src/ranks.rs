@@ -34,13 +34,17 @@ const BUG: i32 = 2;
 
 /// Does what is left of a run, as a rank of the world that was launched.
 pub fn run(args: &Args, launched: Launched) -> ExitCode {
+    among(launched, |mpi| if mpi.rank() == 0 { first(args, mpi) } else { other(args, mpi) })
+}
+
+/// Does some work as a rank of the world that was launched, and says how it ended.
+pub fn among(launched: Launched, work: impl Fn(&Arc<Mpi>) -> Result<()>) -> ExitCode {
     let mpi = match join(launched) {
         Ok(mpi) => Arc::new(mpi),
         Err(error) => return failure::report(&for_all(launched, not_joined(&error))),
     };
     name_in_panics(mpi.place());
-    let work = || if mpi.rank() == 0 { first(args, &mpi) } else { other(args, &mpi) };
-    let error = match catch_unwind(AssertUnwindSafe(work)) {
+    let error = match catch_unwind(AssertUnwindSafe(|| work(&mpi))) {
         Ok(Ok(())) => {
             mpi.leave(None);
             return ExitCode::SUCCESS;

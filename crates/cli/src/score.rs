@@ -78,7 +78,7 @@ pub fn score(args: &Args) -> Result<()> {
     let rows = args.window.map_or(ids.len(), |window| window as usize);
     let numbers = [Numbers { precision: Precision::F32, cache_dtype: CacheDtype::F32 }; 2];
     let demand = Demand { rows, layout: CacheLayout::Expanded, numbers, cache_bytes: 0 };
-    let params = model.inference_params(&args.place.open(config)?, args.quant.into(), demand)?;
+    let params = model.inference_params(&args.place.open(config)?, args.quant.into(), demand, None)?;
     let logprobs = match args.window {
         None => whole(config, &params, &ids),
         Some(window) => {

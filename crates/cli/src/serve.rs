@@ -1,10 +1,14 @@
-//! `wels serve MODEL… [--listen ADDR] [--db URL] …`: the HTTP API and the web chat.
+//! `wels serve MODEL… [--listen ADDR] [--db URL] …`: the HTTP API and the web chat. Started by `mpirun` or `srun`, each
+//! process is a rank that has a part of the model (`ranks.rs`).
 
 mod models;
+
+mod ranks;
 
 use std::net::SocketAddr;
 use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
+use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -15,6 +19,7 @@ use wels_server::keys::Secret;
 use wels_server::ledger::{Ledger, LedgerHandle, Limits};
 use wels_server::money::PriceList;
 
+use crate::over::Over;
 use crate::{keys, output};
 use models::ModelArgs;
 
@@ -59,6 +64,10 @@ pub struct Args {
     /// Seconds for requests under way, after SIGTERM
     #[arg(long, value_name = "SECONDS", default_value = "60")]
     drain: u64,
+    /// Ranks that have the model together, as threads of this process: to try what docs/serving-ranks.md says of
+    /// processes on several machines. Changes no byte of an answer
+    #[arg(long, value_name = "N", default_value_t = NonZeroUsize::MIN)]
+    ranks: NonZeroUsize,
     /// What is logged to stderr: error, warn, info (with a line for each request that has ended), debug
     #[arg(long, value_name = "LEVEL", default_value = "info")]
     log: tracing::Level,
@@ -77,7 +86,12 @@ enum LogFormat {
 }
 
 /// Serves until a signal ends it.
-pub fn serve(args: &Args) -> Result<()> {
+pub fn serve(args: &Args) -> Result<ExitCode> {
+    ranks::serve(args)
+}
+
+/// Serves in this process; over several ranks as the first of them, whose others follow.
+fn here(args: &Args, over: Option<&'static Over>) -> Result<()> {
     start_log(args.log, args.log_format);
     let prices = price_list(args.prices.as_deref())?;
     let settings = settings(args)?;
@@ -91,7 +105,7 @@ pub fn serve(args: &Args) -> Result<()> {
         std::net::TcpListener::bind(args.listen).with_context(|| format!("cannot listen on {}", args.listen))?;
     listener.set_nonblocking(true)?;
     let address = listener.local_addr()?;
-    let (models, loader) = args.models.open(&prices)?;
+    let (models, loader) = args.models.open(&prices, over)?;
     let scheme = if settings.tls.is_some() { "https" } else { "http" };
     let greeted = greeted(&mut ledger, args.no_key)?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
@@ -104,6 +118,9 @@ pub fn serve(args: &Args) -> Result<()> {
     runtime.block_on(async {
         let shutdown = Shutdown::default();
         shutdown.on_signals()?;
+        if let Some(over) = over {
+            tokio::spawn(ranks::end_when_lost(over, shutdown.clone()));
+        }
         let listener = tokio::net::TcpListener::from_std(listener)?;
         greet(scheme, address, &greeted)?;
         serve_http(listener, app, shutdown).await;
@@ -111,7 +128,10 @@ pub fn serve(args: &Args) -> Result<()> {
     })?;
     runtime.shutdown_timeout(Duration::from_secs(1));
     drop(ledger_thread); // everything is written; the thread ends with the process
-    Ok(())
+    match over {
+        Some(over) => ranks::end(over),
+        None => Ok(()),
+    }
 }
 
 fn start_log(level: tracing::Level, format: LogFormat) {

@@ -76,6 +76,26 @@ pub trait Comm: Send + Sync {
         Ok(self.all_to_all(send)?.swap_remove(0))
     }
 
+    /// What rank 0 has for this rank: its `send[r]` is rank r's; what the others give goes nowhere.
+    ///
+    /// # Errors
+    /// [`Lost`].
+    ///
+    /// # Panics
+    /// On rank 0, if there is not one message for each rank.
+    fn scatter(&self, send: Vec<Vec<u8>>) -> Result<Vec<u8>, Lost> {
+        let send = if self.rank() == 0 { send } else { vec![Vec::new(); self.world()] };
+        Ok(self.all_to_all(send)?.swap_remove(0))
+    }
+
+    /// A rank that is known to be gone, whether or not an operation has needed it.
+    fn lost(&self) -> Option<Lost> {
+        None
+    }
+
+    /// Takes part in no further operation, as when it is dropped.
+    fn give_up(&self) {}
+
     /// Returns when all ranks have called it.
     ///
     /// # Errors

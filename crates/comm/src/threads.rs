@@ -62,6 +62,15 @@ impl Comm for Threads {
         self.rendezvous.world
     }
 
+    fn lost(&self) -> Option<Lost> {
+        self.rendezvous.lock().lost.map(|rank| Lost { rank, world: self.world() })
+    }
+
+    fn give_up(&self) {
+        self.rendezvous.lock().lost.get_or_insert(self.rank);
+        self.rendezvous.changed.notify_all();
+    }
+
     fn all_to_all(&self, send: Vec<Vec<u8>>) -> Result<Vec<Vec<u8>>, Lost> {
         assert_eq!(send.len(), self.world(), "a message for each rank");
         let mut send = Some(send);
@@ -94,10 +103,7 @@ fn hand_out(state: &mut State) {
 
 impl Drop for Threads {
     fn drop(&mut self) {
-        let mut state = self.rendezvous.lock();
-        state.lost.get_or_insert(self.rank);
-        drop(state);
-        self.rendezvous.changed.notify_all();
+        self.give_up();
     }
 }
 
@@ -121,6 +127,8 @@ mod tests {
                         if comm.rank() == 0 { vec![vec![0], vec![1], vec![2], vec![3]] } else { vec![vec![]; 4] };
                     assert_eq!(comm.gather(mine.clone()).unwrap(), gathered);
                     assert_eq!(comm.broadcast(mine).unwrap(), [0]);
+                    let each = if comm.rank() == 0 { vec![vec![4], vec![5], vec![6], vec![7]] } else { vec![] };
+                    assert_eq!(comm.scatter(each).unwrap(), [4 + comm.rank() as u8]);
                     comm.barrier().unwrap();
                 });
             }

@@ -1,10 +1,12 @@
 //! Routing, and what joins the experts' results.
 
-use wels_device::{Balance, Dispatch, Experts, Ids, Router, Start, Tensor};
+use wels_device::{Balance, Dispatch, Experts, Gating, Ids, Router, Start, Tensor, WeightRef};
 use wels_kernels::{experts, router};
 
 use crate::Cpu;
 use crate::memory::{slice, slice_mut};
+use crate::ranks::{FeedForward, Grouped};
+use crate::weights::part_of;
 
 struct Tables {
     /// `[T, K]`.
@@ -86,6 +88,22 @@ impl Experts for Cpu {
 
     fn expert_bias_backward(&self, dy: &Tensor, dispatch: &Dispatch, (dbias, start): (&mut Tensor, Start)) {
         experts::bias_grad(slice(dy), tables(dispatch), slice_mut(dbias), start);
+    }
+
+    fn feed_forward(
+        &self,
+        x: &Tensor,
+        dispatch: &Dispatch,
+        gating: Gating,
+        weights: [WeightRef; 3],
+        y: &mut Tensor,
+    ) -> bool {
+        let Some(ranks) = &self.ranks else { return false };
+        let [Some(gate), Some(up), Some(down)] = weights.map(part_of) else { return false };
+        let (tables, weights) = (tables(dispatch), [gate, up, down]);
+        let (offsets, rows) = (tables.offsets().into(), Some(tables.rows().into()));
+        let grouped = Grouped { offsets, rows, k: x.cols(), x: slice(x).into() };
+        ranks.feed_forward(&FeedForward { gating, weights }, &grouped, slice_mut(y))
     }
 
     fn combine(&self, h: &Tensor, weights: &Tensor, dispatch: &Dispatch, base: Option<&Tensor>, y: &mut Tensor) {

@@ -2,17 +2,17 @@
 
 use std::ops::Range;
 
-use wels_device::{Coefficient, Head, HeadGradients, Precision, TeacherHead, Tensor, WeightRef};
+use wels_device::{Coefficient, Head, HeadGradients, Packed, Precision, TeacherHead, Tensor, WeightRef};
 use wels_kernels::distil::{self, TokenLosses};
 use wels_kernels::gemm;
 use wels_kernels::head::{self, Gradients};
 use wels_kernels::memory::Buffer;
-use wels_kernels::quant::{self, QuantMatrix};
+use wels_kernels::quant;
 use wels_kernels::softcap;
 
 use crate::Cpu;
 use crate::memory::{slice, slice_mut};
-use crate::weights::single;
+use crate::weights::{part, single};
 
 impl Head for Cpu {
     fn head_loss(
@@ -30,7 +30,7 @@ impl Head for Cpu {
             WeightRef::Plain(w) => w,
             WeightRef::Packed(w) => {
                 assert!(gradients.is_none(), "gradients of packed weights");
-                return packed_loss(slice(x), single(w), cap, targets, logp);
+                return self.packed_loss(slice(x), w, cap, targets, logp);
             }
         };
         let (w, v) = (slice(w), w.rows());
@@ -78,15 +78,20 @@ impl Head for Cpu {
 /// Tokens whose logits are held at a time.
 const BLOCK: usize = 64;
 
-/// The log-probability of each target, from logits of a block of tokens at a time.
-fn packed_loss(x: &[f32], w: &QuantMatrix, cap: Option<f32>, targets: &[u32], logp: &mut [f32]) {
-    let (d, v) = (w.columns(), w.rows());
-    let mut logits = Buffer::zeros(BLOCK.min(targets.len()) * v);
-    let blocks = x.chunks(BLOCK * d).zip(targets.chunks(BLOCK)).zip(logp.chunks_mut(BLOCK));
-    for ((x, targets), logp) in blocks {
-        let logits = &mut logits[..targets.len() * v];
-        quant::linear(&quant::quantise_rows(x, d), w, logits);
-        cap.into_iter().for_each(|cap| softcap::forward(cap, logits));
-        head::log_probabilities(logits, targets, v, logp);
+impl Cpu {
+    /// The log-probability of each target, from logits of a block of tokens at a time.
+    fn packed_loss(&self, x: &[f32], w: &Packed, cap: Option<f32>, targets: &[u32], logp: &mut [f32]) {
+        let (d, v) = (w.cols(), w.rows());
+        let mut logits = Buffer::zeros(BLOCK.min(targets.len()) * v);
+        let blocks = x.chunks(BLOCK * d).zip(targets.chunks(BLOCK)).zip(logp.chunks_mut(BLOCK));
+        for ((x, targets), logp) in blocks {
+            let logits = &mut logits[..targets.len() * v];
+            match (&self.ranks, part(w)) {
+                (Some(ranks), Some(part)) => ranks.linear(x, d, &mut [(part, &mut *logits)], || {}),
+                _ => quant::linear(&quant::quantise_rows(x, d), single(w), logits),
+            }
+            cap.into_iter().for_each(|cap| softcap::forward(cap, logits));
+            head::log_probabilities(logits, targets, v, logp);
+        }
     }
 }

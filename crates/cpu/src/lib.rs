@@ -1,7 +1,8 @@
 //! The processor as a device: the kernels of `wels-kernels` behind the traits of `wels-device`.
 //!
 //! Each operation takes the slices out of its tensors and calls one kernel, whose header has the formula and the order
-//! of its sums. [`naive`] is a second device, of plain loops and with memory that nobody else can look into, for tests.
+//! of its sums. `ranks` has one model over the processors of several ranks. [`naive`] is a second device, of plain
+//! loops and with memory that nobody else can look into, for tests.
 
 #![forbid(unsafe_code)]
 
@@ -13,6 +14,7 @@ mod memory;
 pub mod naive;
 mod pictures;
 mod products;
+mod ranks;
 mod rows;
 pub mod testing;
 mod weights;
@@ -24,13 +26,18 @@ use wels_kernels::optim;
 
 use memory::{slice, slice_mut};
 
+pub use ranks::{Ranks, SMALL_BYTES, largest_share, over_ranks};
+
 /// The processor.
-pub struct Cpu;
+pub struct Cpu {
+    /// Of several ranks that have a model together, this one.
+    ranks: Option<Arc<Ranks>>,
+}
 
 /// The processor. All callers share one.
 pub fn device() -> Arc<dyn Device> {
     static DEVICE: OnceLock<Arc<dyn Device>> = OnceLock::new();
-    DEVICE.get_or_init(|| Arc::new(Cpu)).clone()
+    DEVICE.get_or_init(|| Arc::new(Cpu { ranks: None })).clone()
 }
 
 impl Device for Cpu {
@@ -40,6 +47,13 @@ impl Device for Cpu {
 
     fn images(&self) -> Option<&dyn Images> {
         Some(self)
+    }
+
+    fn in_words(&self) -> String {
+        match &self.ranks {
+            None => self.name().into(),
+            Some(ranks) => format!("the processors of {} ranks", ranks.comm().world()),
+        }
     }
 }
 

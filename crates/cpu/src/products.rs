@@ -11,21 +11,33 @@ use wels_kernels::{gemm, quant};
 use crate::Cpu;
 use crate::experts::tables;
 use crate::memory::{slice, slice_mut};
-use crate::weights::{matrices, single};
+use crate::ranks::Grouped;
+use crate::weights::{matrices, part, single};
 
 impl Products for Cpu {
     fn linear(&self, precision: Precision, x: &Tensor, products: &mut [(WeightRef, &mut Tensor)]) {
         let (k, x) = (x.cols(), slice(x));
-        let mut packed = Vec::with_capacity(products.len());
+        let (mut plain, mut packed, mut spread) = (Vec::new(), Vec::new(), Vec::new());
         for (w, y) in products {
-            let n = y.cols();
             match w {
-                WeightRef::Plain(w) => gemm::linear(precision, x, slice(w), slice_mut(y), k, n),
-                WeightRef::Packed(w) => packed.push((single(w), slice_mut(y))),
+                WeightRef::Plain(w) => plain.push((slice(w), y.cols(), slice_mut(y))),
+                WeightRef::Packed(w) => match part(w) {
+                    Some(part) => spread.push((part, slice_mut(y))),
+                    None => packed.push((single(w), slice_mut(y))),
+                },
             }
         }
-        if !packed.is_empty() {
-            quant::linear_many(&quant::quantise_rows(x, k), &mut packed);
+        let here = || {
+            for (w, n, y) in plain {
+                gemm::linear(precision, x, w, y, k, n);
+            }
+            if !packed.is_empty() {
+                quant::linear_many(&quant::quantise_rows(x, k), &mut packed);
+            }
+        };
+        match &self.ranks {
+            Some(ranks) if !spread.is_empty() => ranks.linear(x, k, &mut spread, here),
+            _ => here(),
         }
     }
 
@@ -46,18 +58,24 @@ impl Products for Cpu {
     fn grouped(&self, precision: Precision, x: &Tensor, groups: Groups, products: &mut [(WeightRef, &mut Tensor)]) {
         let (rows, offsets) = parts(groups, x.rows());
         let (k, x) = (x.cols(), slice(x));
-        let mut words = None;
+        let (mut words, mut spread) = (None, Vec::new());
         for (w, y) in products {
             let n = y.cols();
             match w {
                 WeightRef::Plain(w) => {
                     gemm::grouped_linear(precision, x, rows, &offsets, slice(w), slice_mut(y), k, n);
                 }
-                WeightRef::Packed(w) => {
-                    let x = words.get_or_insert_with(|| quant::quantise_rows(x, k));
-                    quant::grouped_linear(x, rows, &offsets, matrices(w), slice_mut(y));
-                }
+                WeightRef::Packed(w) => match part(w) {
+                    Some(part) => spread.push((part, slice_mut(y))),
+                    None => {
+                        let x = words.get_or_insert_with(|| quant::quantise_rows(x, k));
+                        quant::grouped_linear(x, rows, &offsets, matrices(w), slice_mut(y));
+                    }
+                },
             }
+        }
+        if let Some(ranks) = self.ranks.as_ref().filter(|_| !spread.is_empty()) {
+            ranks.grouped(&Grouped { offsets, rows: rows.map(Cow::from), k, x: x.into() }, &mut spread);
         }
     }
 

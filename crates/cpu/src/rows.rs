@@ -6,7 +6,7 @@ use wels_kernels::{embedding, norm, rope, softcap, swiglu};
 
 use crate::Cpu;
 use crate::memory::{slice, slice_mut};
-use crate::weights::single;
+use crate::weights::{part, single};
 
 impl Rows for Cpu {
     fn add(&self, x: &Tensor, y: &mut Tensor) {
@@ -92,7 +92,10 @@ impl Rows for Cpu {
         let d = y.cols();
         match table {
             WeightRef::Plain(table) => embedding::gather(slice(table), ids, slice_mut(y), d),
-            WeightRef::Packed(table) => single(table).rows_of(ids, slice_mut(y)),
+            WeightRef::Packed(table) => match (&self.ranks, part(table)) {
+                (Some(ranks), Some(part)) => ranks.rows(part, ids, slice_mut(y), d),
+                _ => single(table).rows_of(ids, slice_mut(y)),
+            },
         }
     }
 

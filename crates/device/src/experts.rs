@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use crate::{Ids, Memory, Router, Start, Tensor};
+use crate::{Gating, Ids, Memory, Router, Start, Tensor, WeightRef};
 
 /// Where each choice of each token goes; the device has the tables.
 pub struct Dispatch {
@@ -84,6 +84,19 @@ pub trait Experts {
 
     /// `dbias[e] = Σ dy[s]`, a chain over the expert's slots.
     fn expert_bias_backward(&self, dy: &Tensor, dispatch: &Dispatch, dbias: (&mut Tensor, Start));
+
+    /// `y[S, D]`: all that the experts make of `x[T, D]`, by `weights` of gate, up and down, at once, on a device that
+    /// gains by that. Others do nothing, and say so by `false`; then it is done by its parts, whose bits it has.
+    fn feed_forward(
+        &self,
+        _x: &Tensor,
+        _dispatch: &Dispatch,
+        _gating: Gating,
+        _weights: [WeightRef; 3],
+        _y: &mut Tensor,
+    ) -> bool {
+        false
+    }
 
     /// `y[t] = base[t] + Σ_k weights[t, k] · h[slot(t, k)]`, a chain in the order of the experts.
     fn combine(&self, h: &Tensor, weights: &Tensor, dispatch: &Dispatch, base: Option<&Tensor>, y: &mut Tensor);

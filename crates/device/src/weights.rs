@@ -113,6 +113,13 @@ pub trait Weights {
     /// Packs a matrix `[rows, cols]`, or remembers where it is.
     fn pack(&self, source: Source, rows: usize, cols: usize) -> PackedMatrix;
 
+    /// [`Weights::pack`] of number `which` of `count` matrices of one size that make a parameter: a device that is
+    /// several ranks' has each of them keep some.
+    fn pack_one_of(&self, source: Source, rows: usize, cols: usize, which: usize, count: usize) -> PackedMatrix {
+        assert!(which < count, "matrix {which} of {count}");
+        self.pack(source, rows, cols)
+    }
+
     /// Makes a parameter of matrices.
     fn stack(&self, matrices: Vec<PackedMatrix>) -> Packed;
 

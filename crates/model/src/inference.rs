@@ -48,17 +48,19 @@ pub struct LoadOptions {
     pub pack_bytes: u64,
     /// Bytes up to which experts are packed at once.
     pub pack_expert_bytes: u64,
+    /// Of how many ranks each packs its part: the bytes are those of all together.
+    pub ranks: u64,
 }
 
 impl LoadOptions {
     /// Packs all matrices that products read.
     pub fn packed(quantise: Quantise) -> Self {
-        LoadOptions { purpose: Purpose::Text, quantise, pack_bytes: u64::MAX, pack_expert_bytes: u64::MAX }
+        LoadOptions { purpose: Purpose::Text, quantise, pack_bytes: u64::MAX, pack_expert_bytes: u64::MAX, ranks: 1 }
     }
 
     /// Leaves all matrices in the file that need not be quantised, and packs none for longer than a product.
     pub fn mapped(quantise: Quantise) -> Self {
-        LoadOptions { purpose: Purpose::Text, quantise, pack_bytes: 0, pack_expert_bytes: 0 }
+        LoadOptions { purpose: Purpose::Text, quantise, pack_bytes: 0, pack_expert_bytes: 0, ranks: 1 }
     }
 
     /// Whether a parameter is only read by rows, or not at all, and so stays as it is stored.
@@ -100,7 +102,7 @@ impl LoadOptions {
             let all = stay.iter_mut().zip(specs.iter().zip(bytes));
             all.for_each(|(stay, (spec, bytes))| *stay |= is_expert(spec) && bytes.is_some());
         }
-        (stay, Arc::new(MemoryBudget::new(left)))
+        (stay, Arc::new(MemoryBudget::new(left / self.ranks)))
     }
 }
 
@@ -180,19 +182,21 @@ impl Params {
             let HfTensor { param, first_row, rows, .. } = *tensor;
             let spec = &specs[param];
             let device = params.device_of(param).clone();
+            let count = matrices_of(spec);
+            let pack = |source| device.pack_one_of(source, rows, spec.cols, first_row * count / spec.rows, count);
             if device.keeps_fp8()
                 && options.quantise.keeps_fp8(spec.kind)
                 && let Some(matrix) = files.fp8(tensor)
             {
                 let blocks = Source::Blocks { block_type: BlockType::E4m3, bytes: &matrix.rows(0..rows) };
-                matrices[param].push((first_row, device.pack(blocks, rows, spec.cols)));
+                matrices[param].push((first_row, pack(blocks)));
                 halves.extend(fp8_halves(&device, config, spec, &matrix).map(|halves| (param, halves)));
                 files.release(tensor);
                 continue;
             }
             if let Some(bytes) = files.mxfp4(tensor) {
                 let blocks = Source::Blocks { block_type: BlockType::Mxfp4, bytes: &bytes };
-                matrices[param].push((first_row, device.pack(blocks, rows, spec.cols)));
+                matrices[param].push((first_row, pack(blocks)));
                 continue;
             }
             let mapped = files.mapped(tensor);
@@ -200,14 +204,14 @@ impl Params {
                 && (stay[param] || as_stored[param] && block_type != BlockType::F32)
             {
                 let source = Source::Mapped { block_type, owner: map.clone(), range, budget: &budget };
-                matrices[param].push((first_row, device.pack(source, rows, spec.cols)));
+                matrices[param].push((first_row, pack(source)));
                 continue;
             }
             files.read(tensor, &mut values);
             match options.target(config, spec.kind, exact(&values)) {
                 Some(to) => {
                     let source = Source::Values { values: &values, to };
-                    matrices[param].push((first_row, device.pack(source, rows, spec.cols)));
+                    matrices[param].push((first_row, pack(source)));
                 }
                 None => params.set_rows(param, first_row, &values),
             }
@@ -284,18 +288,18 @@ impl Params {
 
 /// The matrices of a parameter where they are.
 fn mapped(device: &Arc<dyn Device>, spec: &ParamSpec, blocks: Blocks, budget: &Arc<MemoryBudget>) -> Packed {
-    let count = matrices(spec);
+    let count = matrices_of(spec);
     let (rows, len, (map, start)) = (spec.rows / count, blocks.bytes.len() / count, blocks.place);
     let matrix = |i: usize| {
         let range = start + i * len..start + (i + 1) * len;
         let source = Source::Mapped { block_type: blocks.kind, owner: map.clone(), range, budget };
-        device.pack(source, rows, spec.cols)
+        device.pack_one_of(source, rows, spec.cols, i, count)
     };
     device.stack((0..count).map(matrix).collect())
 }
 
 /// Matrices that a parameter is held as.
-fn matrices(spec: &ParamSpec) -> usize {
+fn matrices_of(spec: &ParamSpec) -> usize {
     if let ParamKind::Experts(experts) = spec.kind { experts } else { 1 }
 }
 
@@ -332,31 +336,32 @@ fn fp8_halves(
     if !has_fp8_halves(config, spec) {
         return None;
     }
-    let pack =
-        |bytes: &[u8], rows, cols| device.pack(Source::Blocks { block_type: BlockType::E4m3, bytes }, rows, cols);
-    let starts = || (0..heads).map(|head| head * (nope_dim + v_dim));
-    let keys = starts().map(|start| pack(&matrix.transposed(start..start + nope_dim), spec.cols, nope_dim));
-    let values =
-        starts().map(|start| start + nope_dim).map(|start| pack(&matrix.rows(start..start + v_dim), v_dim, spec.cols));
+    let pack = |head, bytes: &[u8], rows, cols| {
+        device.pack_one_of(Source::Blocks { block_type: BlockType::E4m3, bytes }, rows, cols, head, heads)
+    };
+    let keys_of = |head| head * (nope_dim + v_dim)..head * (nope_dim + v_dim) + nope_dim;
+    let values_of = |head| keys_of(head).end..keys_of(head).end + v_dim;
+    let keys = (0..heads).map(|head| pack(head, &matrix.transposed(keys_of(head)), spec.cols, nope_dim));
+    let values = (0..heads).map(|head| pack(head, &matrix.rows(values_of(head)), v_dim, spec.cols));
     Some([device.stack(keys.collect()), device.stack(values.collect())])
 }
 
 /// The matrices of a parameter, as type `target`.
 fn packed(device: &Arc<dyn Device>, spec: &ParamSpec, blocks: Blocks, target: BlockType) -> Packed {
-    stacked(device, blocks, matrices(spec), target)
+    stacked(device, blocks, matrices_of(spec), target)
 }
 
 /// Blocks as `count` matrices of type `target`.
 fn stacked(device: &Arc<dyn Device>, blocks: Blocks, count: usize, target: BlockType) -> Packed {
     let (rows, cols) = (blocks.rows / count, blocks.cols);
-    let matrix = |bytes: &[u8]| {
+    let matrix = |(i, bytes): (usize, &[u8])| {
         if blocks.kind == target {
-            return device.pack(Source::Blocks { block_type: target, bytes }, rows, cols);
+            return device.pack_one_of(Source::Blocks { block_type: target, bytes }, rows, cols, i, count);
         }
         let values = decoded(blocks.kind, bytes, rows * cols);
-        device.pack(Source::Values { values: &values, to: target }, rows, cols)
+        device.pack_one_of(Source::Values { values: &values, to: target }, rows, cols, i, count)
     };
-    device.stack(blocks.bytes.chunks_exact(blocks.bytes.len() / count).map(matrix).collect())
+    device.stack(blocks.bytes.chunks_exact(blocks.bytes.len() / count).enumerate().map(matrix).collect())
 }
 
 fn decoded(kind: BlockType, bytes: &[u8], len: usize) -> Vec<f32> {

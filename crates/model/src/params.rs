@@ -54,9 +54,9 @@ impl AbsorbedMatrix {
         };
         let to = like_halves(like);
         let heads = values.chunks_exact(rows * cols);
-        AbsorbedMatrix::Packed(
-            device.stack(heads.map(|values| device.pack(Source::Values { values, to }, rows, cols)).collect()),
-        )
+        let count = heads.len();
+        let pack = |(i, values)| device.pack_one_of(Source::Values { values, to }, rows, cols, i, count);
+        AbsorbedMatrix::Packed(device.stack(heads.enumerate().map(pack).collect()))
     }
 
     fn stored(&self) -> WeightRef<'_> {

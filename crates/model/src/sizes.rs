@@ -85,6 +85,11 @@ impl WeightSizes {
         WeightSizes { fp8: sizes.clone(), others: sizes }
     }
 
+    /// Each parameter with its bytes on a device that keeps no 8-bit floating point.
+    pub fn each(&self, config: &ModelConfig) -> Vec<(ParamSpec, u64)> {
+        param_specs(config).into_iter().zip(self.others.iter().map(|size| size.held)).collect()
+    }
+
     /// Bytes of those that a placement has at a place, and the most that one of them takes besides for a moment.
     pub fn at(&self, placement: &Placement, config: &ModelConfig, place: Place) -> (u64, u64) {
         let specs = param_specs(config);

@@ -1,5 +1,7 @@
 //! What the thread that calls MPI is asked for.
 
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::Sender;
 use std::time::Duration;
 
@@ -17,6 +19,34 @@ pub(crate) struct Started {
     pub rank: usize,
     /// By rank.
     pub hosts: Vec<String>,
+}
+
+/// What becomes of a rank that is silent.
+#[derive(Debug, Default)]
+pub(crate) struct Losses {
+    /// Milliseconds after which its loss is told; 0 where it ends the world.
+    told_after_ms: AtomicU64,
+    /// The first one that was told of.
+    told: OnceLock<usize>,
+}
+
+impl Losses {
+    /// From now on losses are told after so much silence.
+    pub fn tell_after(&self, silence: Duration) {
+        self.told_after_ms.store(silence.as_millis() as u64, Ordering::Relaxed);
+    }
+
+    pub fn told_after(&self) -> Option<Duration> {
+        Some(self.told_after_ms.load(Ordering::Relaxed)).filter(|ms| *ms > 0).map(Duration::from_millis)
+    }
+
+    pub fn tell(&self, rank: usize) {
+        self.told.get_or_init(|| rank);
+    }
+
+    pub fn lost(&self) -> Option<usize> {
+        self.told.get().copied()
+    }
 }
 
 /// Who sends to whom. Each rank has a message for itself too.

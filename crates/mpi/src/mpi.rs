@@ -1,7 +1,7 @@
 //! A rank among processes, as whoever computes sees it.
 
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::mpsc::{Receiver, Sender, channel};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::Duration;
@@ -10,7 +10,7 @@ use thiserror::Error;
 use wels_comm::launcher::Launched;
 use wels_comm::{Comm, Lost};
 
-use crate::job::{Job, Outgoing, Route, Started};
+use crate::job::{Job, Losses, Outgoing, Route, Started};
 use crate::progress;
 use crate::watch::{ENDED, SILENCE};
 
@@ -30,8 +30,12 @@ pub enum JoinError {
     },
 }
 
+/// Between two looks at whether a rank is lost that an operation under way may wait for.
+const LOOKS: Duration = Duration::from_millis(50);
+
 /// A rank of a world of processes. A rank that is done [leaves](Mpi::leave).
 pub struct Mpi {
+    losses: Arc<Losses>,
     rank: usize,
     hosts: Vec<String>,
     jobs: Sender<Job>,
@@ -47,12 +51,14 @@ pub fn join(launched: Launched) -> Result<Mpi, JoinError> {
     let (tell, started): (_, Receiver<Result<Started, String>>) = channel();
     let pulse = Arc::new(AtomicU64::new(0));
     let beats = pulse.clone();
+    let losses = Arc::new(Losses::default());
+    let seen = losses.clone();
     let thread = thread::Builder::new().name("mpi".into());
-    let spawned = thread.spawn(move || progress::run(work, &tell, &beats));
+    let spawned = thread.spawn(move || progress::run(work, &tell, &beats, &seen));
     spawned.map_err(|error| JoinError::Mpi(error.to_string()))?;
     let ended = || JoinError::Mpi("its thread has ended".into());
     let Started { rank, hosts } = started.recv().map_err(|_| ended())?.map_err(JoinError::Mpi)?;
-    let mpi = Mpi { rank, hosts, jobs, left: Mutex::new(false) };
+    let mpi = Mpi { losses, rank, hosts, jobs, left: Mutex::new(false) };
     if mpi.world() != launched.world {
         return Err(JoinError::World { launched, sees: mpi.world() });
     }
@@ -93,12 +99,20 @@ impl Mpi {
         format!("rank {} of {} on {}", self.rank, self.hosts.len(), self.hosts[self.rank])
     }
 
+    /// From now on a rank that is silent for `silence` does not end the world: operations, also one under way, fail
+    /// with [`Lost`]. After such a loss nothing but the end of the process is left, without MPI's: [`Mpi::leave`] says
+    /// that not all have left, and [`Mpi::abort`] ends this process alone.
+    pub fn tell_of_losses(&self, silence: Duration) {
+        self.losses.tell_after(silence);
+    }
+
     /// Takes no further part: what this rank has sent still arrives, operations that need more of it fail. Returns
     /// whether all ranks have left in good order; if they have not within `patience`, MPI is still running, and
     /// [`abort`](Mpi::abort) ends it.
     pub fn leave(&self, patience: Option<Duration>) -> bool {
         let mut left = self.left.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
-        if !*left {
+        // The progress thread may still be at an operation with the lost one.
+        if !*left && self.losses.lost().is_none() {
             let (done, ended) = channel();
             *left = self.jobs.send(Job::Leave { patience, done }).is_ok() && ended.recv().unwrap_or(false);
         }
@@ -107,6 +121,9 @@ impl Mpi {
 
     /// Ends all ranks, and this process, at once.
     pub fn abort(&self, code: i32) -> ! {
+        if self.losses.lost().is_some() {
+            std::process::exit(code);
+        }
         let _ = self.jobs.send(Job::Abort { code });
         // The launcher ends this process, or it does so itself.
         thread::sleep(Duration::from_secs(5));
@@ -117,7 +134,15 @@ impl Mpi {
         let (done, result) = channel();
         let itself = Lost { rank: self.rank, world: self.hosts.len() };
         self.jobs.send(Job::Exchange { route, send, done }).map_err(|_| itself)?;
-        result.recv().map_err(|_| itself)?
+        loop {
+            if let Some(rank) = self.losses.lost() {
+                return Err(Lost { rank, world: self.hosts.len() });
+            }
+            match result.recv_timeout(LOOKS) {
+                Err(RecvTimeoutError::Timeout) => {}
+                result => return result.map_err(|_| itself)?,
+            }
+        }
     }
 }
 
@@ -141,6 +166,15 @@ impl Comm for Mpi {
 
     fn gather(&self, mine: Vec<u8>) -> Result<Vec<Vec<u8>>, Lost> {
         self.exchange(Route::ToFirst, Outgoing::Same(mine))
+    }
+
+    fn scatter(&self, send: Vec<Vec<u8>>) -> Result<Vec<u8>, Lost> {
+        let send = if self.rank == 0 { send } else { vec![Vec::new(); self.world()] };
+        Ok(self.exchange(Route::FromFirst, Outgoing::Each(send))?.swap_remove(0))
+    }
+
+    fn lost(&self) -> Option<Lost> {
+        self.losses.lost().map(|rank| Lost { rank, world: self.world() })
     }
 
     fn broadcast(&self, mine: Vec<u8>) -> Result<Vec<u8>, Lost> {

@@ -9,19 +9,19 @@ use ferrompi::{Scope, ThreadLevel, scope};
 use wels_comm::Lost;
 
 use crate::exchange::exchange;
-use crate::job::{Job, Outgoing, Route, Started};
+use crate::job::{Job, Losses, Outgoing, Route, Started};
 use crate::watch::{ENDED, Ground, Watch};
 
 /// While nothing is asked for, the time between two turns of the watch.
 const IDLE: Duration = Duration::from_millis(20);
 
 /// Starts MPI, tells who this is, and does what is asked for until this rank has left. Adds to `pulse` with each turn.
-pub(crate) fn run(jobs: Receiver<Job>, tell: &Sender<Result<Started, String>>, pulse: &AtomicU64) {
+pub(crate) fn run(jobs: Receiver<Job>, tell: &Sender<Result<Started, String>>, pulse: &AtomicU64, losses: &Losses) {
     let begun = ferrompi::Mpi::init_thread(ThreadLevel::Funneled).and_then(|mpi| {
         let world = mpi.world();
         let (data, control) = (world.duplicate()?, world.duplicate()?);
         let host = world.processor_name()?;
-        Ok((mpi, host, Ground { world, data, control, farewell: OnceCell::new(), pulse }))
+        Ok((mpi, host, Ground { world, data, control, farewell: OnceCell::new(), pulse, losses }))
     });
     let (mpi, host, ground) = match begun {
         Ok(begun) => begun,

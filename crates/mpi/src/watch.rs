@@ -13,6 +13,8 @@ use std::time::{Duration, Instant};
 
 use ferrompi::{Communicator, Error, Request, Scope, Source, Tag};
 
+use crate::job::Losses;
+
 /// How long a rank may be silent.
 pub const SILENCE: Duration = Duration::from_secs(15);
 
@@ -39,6 +41,7 @@ pub(crate) struct Ground<'a> {
     pub control: Communicator,
     pub farewell: OnceCell<[u8; 8]>,
     pub pulse: &'a AtomicU64,
+    pub losses: &'a Losses,
 }
 
 /// What is known of the other ranks.
@@ -137,8 +140,13 @@ impl<'s, 'env> Watch<'s, 'env> {
 
     /// Ends the world if a rank is gone. The first rank, whose words reach whoever started it, speaks first.
     fn check_silence(&self, now: Instant) {
-        let patience = SILENCE + Duration::from_secs(if self.rank == 0 { 0 } else { 3 + self.rank.min(3) as u64 });
+        let told_after = self.ground.losses.told_after();
+        let ends_after = || SILENCE + Duration::from_secs(if self.rank == 0 { 0 } else { 3 + self.rank.min(3) as u64 });
+        let patience = told_after.unwrap_or_else(ends_after);
         let is_silent = |other: &usize| !self.quit[*other] && now - self.heard[*other] > patience;
+        if told_after.is_some() {
+            return self.others().filter(is_silent).for_each(|lost| self.ground.losses.tell(lost));
+        }
         let silent: Vec<String> = self.others().filter(is_silent).map(|of| self.name(of)).collect();
         if silent.is_empty() {
             return;

@@ -13,7 +13,7 @@ fn allowed(krate: &str) -> Option<&'static [&'static str]> {
         "kernels" | "data" | "comm" | "hub" => &[],
         "device" => &["kernels"],
         // The processor's tests may choose the emulator of cards.
-        "cpu" => &["device", "kernels", "cuda"],
+        "cpu" => &["device", "kernels", "comm", "cuda"],
         "cuda" => &["device", "kernels"],
         "model" => &["device"],
         "engine" => &["model", "data", "device", "kernels"],
@@ -38,7 +38,8 @@ fn allowed(krate: &str) -> Option<&'static [&'static str]> {
 fn allowed_in_tests(krate: &str) -> &'static [&'static str] {
     match krate {
         "cuda" => &["cpu"],
-        "model" | "engine" | "train" => &["cpu", "kernels"],
+        "engine" => &["cpu", "kernels", "comm"],
+        "model" | "train" => &["cpu", "kernels"],
         "server" => &["model", "cpu"],
         _ => &[],
     }

@@ -166,7 +166,7 @@ fn take(
     demand.cache_bytes = placement::pages(&placement, config, &demand).iter().sum::<usize>() * args.pages() as usize;
     let quant = args.load.quant;
     let params = match open {
-        Some(open) => open.inference_params(&placement, quant.into(), demand)?,
+        Some(open) => open.inference_params(&placement, quant.into(), demand, None)?,
         None => {
             placement::check(&placement, config, &made::sizes(config, demand.layout, quant), demand)?;
             made::params(&placement, config, quant)

@@ -9,15 +9,18 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 use wels_data::Tokenizer;
 use wels_engine::Options;
+use wels_model::params::Params;
 use wels_pipeline::refusal::refuse;
 use wels_server::loader::{Loadable, Loader, LoaderSettings};
 use wels_server::money::{PriceList, Tariff};
 use wels_server::prompt::ServedModel;
 use wels_server::worker::Worker;
 
+use crate::identity::model_sha256;
 use crate::keys;
 use crate::model::{LoadArgs, default_name, locate};
 use crate::opened::Opened;
+use crate::over::Over;
 
 /// What the command line says of the models.
 #[derive(clap::Args)]
@@ -68,8 +71,15 @@ struct Recipe {
 }
 
 impl ModelArgs {
-    /// Opens all models, and loads the first.
-    pub fn open(&self, prices: &PriceList) -> Result<(Vec<(ServedModel, Tariff)>, Loader)> {
+    /// Opens all models, and loads the first; over several ranks, as the first of them.
+    pub fn open(
+        &self,
+        prices: &PriceList,
+        over: Option<&'static Over>,
+    ) -> Result<(Vec<(ServedModel, Tariff)>, Loader)> {
+        if over.is_some() {
+            self.only()?;
+        }
         let named: Vec<(Vec<String>, &Path)> = self.models.iter().map(|model| self.named(model)).collect();
         self.check_names(&named, prices)?;
         let (mut models, mut recipes, mut left) = (Vec::new(), Vec::new(), None);
@@ -87,7 +97,21 @@ impl ModelArgs {
             models.push((served, prices.of(&names).clone()));
         }
         // Weights come after everything that can be wrong with any of the models.
-        let mut first = Some(recipes[0].2.start()?);
+        let first = &mut recipes[0].2;
+        let mut first = Some(match over {
+            Some(over) => {
+                first.load.place.over = Some(over);
+                over.agree(self.print(first, &self.models[0]))?;
+                match first.start() {
+                    Ok(worker) => {
+                        over.agree(Ok("loaded".to_owned()))?;
+                        worker
+                    }
+                    Err(error) => return Err(over.agree(Err(error)).expect_err("its own error")),
+                }
+            }
+            None => first.start()?,
+        });
         let loadable = |(name, bytes, recipe): (String, u64, Recipe)| {
             let load = Box::new(move || recipe.start().map_err(|error| format!("{error:#}")));
             Loadable { name, bytes, loaded: first.take(), load }
@@ -99,6 +123,49 @@ impl ModelArgs {
             eprintln!("note: {} takes {mib} MiB of the {all} that models may take: it is loaded alone", model.name);
         }
         Ok((models, Loader::start(loadables, settings)?))
+    }
+
+    /// Loads this rank's part of the model that the first rank serves, and computes with it until that one ends.
+    pub fn follow(&self, over: &'static Over) -> Result<()> {
+        let found = self.only().and_then(|model| {
+            let (_, recipe) = self.open_one(vec![default_name(model)], model)?;
+            Ok((self.print(&recipe, model)?, recipe))
+        });
+        let (print, recipe) = match found {
+            Ok((print, recipe)) => (Ok(print), Some(recipe)),
+            Err(error) => (Err(error), None),
+        };
+        over.agree(print)?;
+        let mut recipe = recipe.expect("an error ends it");
+        recipe.load.place.over = Some(over);
+        let params = recipe.part();
+        // Of the parameters that are not packed the first rank alone has use.
+        let parts = over.ranks.hold();
+        over.agree(params.map(|_| "loaded".to_owned()))?;
+        over.ranks.follow()?;
+        drop(parts);
+        Ok(())
+    }
+
+    /// The model of a server over several ranks.
+    pub fn only(&self) -> Result<&Path> {
+        match &self.models[..] {
+            [model] if self.unload_after.is_none() => Ok(self.named(model).1),
+            [_] => Err(refuse("over several ranks a model stays loaded", "leave --unload-after out")),
+            _ => Err(refuse("over several ranks there is one model", "start a server for each")),
+        }
+    }
+
+    /// What ranks that serve together have to find alike.
+    fn print(&self, recipe: &Recipe, model: &Path) -> Result<String> {
+        let Recipe { opened, load, context, .. } = recipe;
+        if matches!(opened, Opened::Janus(_)) {
+            let hint = "start one process; several serve pictures behind a proxy, each with the whole model";
+            return Err(refuse("a model with pictures is not divided among ranks", hint));
+        }
+        let files = model_sha256(&locate(self.named(model).1)?)?;
+        let (version, quant, expanded) = (env!("CARGO_PKG_VERSION"), load.quant, load.expanded);
+        Ok(format!("{version} {files} {quant:?} {expanded} {context}"))
     }
 
     fn loader_settings(&self, left: Option<u64>) -> LoaderSettings {
@@ -172,6 +239,14 @@ impl ModelArgs {
 }
 
 impl Recipe {
+    /// The weights that this rank has, as one after the first.
+    fn part(&self) -> Result<Params> {
+        match &self.opened {
+            Opened::Text(open) => Ok(self.load.take(open, self.context, 0)?.1),
+            Opened::Janus(_) => unreachable!("a model with pictures is refused before"),
+        }
+    }
+
     /// Loads the weights and starts the engine's thread.
     fn start(&self) -> Result<Worker> {
         let Recipe { opened, tokenizer, load, context, cache_mib, max_running, max_waiting } = self;

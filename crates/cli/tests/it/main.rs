@@ -28,6 +28,8 @@ mod trouble;
 
 mod serve;
 
+mod serve_ranks;
+
 mod eval;
 
 /// The hub that the tests of `wels-hub` have.

@@ -24,7 +24,7 @@ const KILLS: usize = 20;
 const CLIENTS: u64 = 4;
 /// Tokens of the one piece of a stream that may be on its way when the server dies: those of 16 events, and those of a
 /// character that was not complete before.
-const PIECE_TOKENS: u64 = 16 + 3;
+pub const PIECE_TOKENS: u64 = 16 + 3;
 
 /// Writes a model of random weights as a Hugging Face directory.
 pub fn write_model(folder: &Path) {
@@ -76,41 +76,46 @@ pub fn write_model_of(folder: &Path, max_positions: usize, hidden_size: usize, l
     tokenizer.save(folder, config.rope.max_positions).unwrap();
 }
 
-struct Lab {
+pub struct Lab {
     folder: tempfile::TempDir,
 }
 
 /// A running `wels serve`.
-struct Server {
-    child: Child,
-    address: String,
+pub struct Server {
+    pub child: Child,
+    pub address: String,
     greeting: String,
 }
 
 impl Lab {
-    fn new() -> Lab {
+    pub fn new() -> Lab {
         let lab = Lab { folder: tempfile::tempdir().unwrap() };
         write_model(&lab.at("model"));
         lab
     }
 
-    fn at(&self, name: &str) -> PathBuf {
+    pub fn at(&self, name: &str) -> PathBuf {
         self.folder.path().join(name)
     }
 
-    fn db(&self) -> String {
+    pub fn db(&self) -> String {
         self.at("ledger.db").to_str().unwrap().to_owned()
     }
 
     /// Runs a command to its end; its stdout.
-    fn wels(&self, args: &[&str]) -> String {
+    pub fn wels(&self, args: &[&str]) -> String {
         let output = Command::new(env!("CARGO_BIN_EXE_wels")).args(args).args(["--db", &self.db()]).output().unwrap();
         assert!(output.status.success(), "{args:?}: {}", String::from_utf8_lossy(&output.stderr));
         String::from_utf8(output.stdout).unwrap()
     }
 
-    fn serve(&self, more: &[&str]) -> Server {
-        let mut child = Command::new(env!("CARGO_BIN_EXE_wels"))
+    pub fn serve(&self, more: &[&str]) -> Server {
+        self.serve_by(Command::new(env!("CARGO_BIN_EXE_wels")), more)
+    }
+
+    /// The same as the last words of another command.
+    pub fn serve_by(&self, mut command: Command, more: &[&str]) -> Server {
+        let mut child = command
             .arg("serve")
             .arg(self.at("model"))
             .args(["--listen", "127.0.0.1:0", "--db", &self.db(), "--cache-mib", "16"])
@@ -138,17 +143,17 @@ impl Drop for Server {
 }
 
 impl Server {
-    fn send(&self, key: &str, body: &Value) -> TcpStream {
+    pub fn send(&self, key: &str, body: &Value) -> TcpStream {
         send(&self.address, key, body).expect("a connection")
     }
 
-    fn signal(&self, name: &str) {
+    pub fn signal(&self, name: &str) {
         let id = self.child.id().to_string();
         assert!(Command::new("kill").args([name, &id]).status().unwrap().success());
     }
 }
 
-fn send(address: &str, key: &str, body: &Value) -> std::io::Result<TcpStream> {
+pub fn send(address: &str, key: &str, body: &Value) -> std::io::Result<TcpStream> {
     let mut stream = TcpStream::connect(address)?;
     stream.set_read_timeout(Some(Duration::from_secs(60)))?;
     let body = body.to_string();
@@ -162,13 +167,13 @@ fn send(address: &str, key: &str, body: &Value) -> std::io::Result<TcpStream> {
 }
 
 /// A long stream with one log-probability a token, so that tokens can be counted by who reads it.
-fn long_stream(seed: u64) -> Value {
+pub fn long_stream(seed: u64) -> Value {
     json!({"model": "model", "messages": [{"role": "user", "content": "a fish"}], "max_tokens": 1500, "seed": seed,
         "stream": true, "logprobs": true, "logit_bias": {"1": -100}})
 }
 
 /// Reads a stream for as long as it comes: the request's name, and the tokens that were sent.
-fn count(mut stream: TcpStream) -> (String, u64) {
+pub fn count(mut stream: TcpStream) -> (String, u64) {
     let mut bytes = Vec::new();
     let _ = stream.read_to_end(&mut bytes);
     let text = String::from_utf8_lossy(&bytes);
@@ -259,7 +264,7 @@ fn the_log_has_a_line_for_each_request_and_nothing_that_a_client_sends() {
 }
 
 /// Runs `wels serve` with arguments that it refuses; what it says.
-fn refused(lab: &Lab, more: &[&str]) -> String {
+pub fn refused(lab: &Lab, more: &[&str]) -> String {
     let output = Command::new(env!("CARGO_BIN_EXE_wels"))
         .args(["serve", lab.at("model").to_str().unwrap(), "--db", &lab.db()])
         .args(more)
@@ -305,19 +310,24 @@ fn several_models_are_served_by_their_names() {
 }
 
 #[test]
-fn systemd_understands_its_unit() {
+fn systemd_understands_its_units() {
     let lab = Lab::new();
-    let unit = include_str!("../../../../deploy/wels.service");
     let program = env!("CARGO_BIN_EXE_wels");
-    assert!(unit.contains("ExecStart=/usr/local/bin/wels serve "));
-    let file = lab.at("wels.service");
-    fs::write(&file, unit.replace("/usr/local/bin/wels", program)).unwrap();
-    match Command::new("systemd-analyze").args(["verify", "--man=no"]).arg(&file).output() {
-        Ok(output) => {
-            let said = String::from_utf8_lossy(&output.stderr);
-            assert!(output.status.success() && !said.contains("wels.service:"), "{said}");
+    for (name, unit) in [
+        ("wels.service", include_str!("../../../../deploy/wels.service")),
+        ("wels-ranks.service", include_str!("../../../../deploy/wels-ranks.service")),
+    ] {
+        assert!(unit.contains("/usr/local/bin/wels serve "));
+        let file = lab.at(name);
+        // There may be no mpirun.
+        fs::write(&file, unit.replace("/usr/local/bin/wels", program).replace("/usr/bin/mpirun", program)).unwrap();
+        match Command::new("systemd-analyze").args(["verify", "--man=no"]).arg(&file).output() {
+            Ok(output) => {
+                let said = String::from_utf8_lossy(&output.stderr);
+                assert!(output.status.success() && !said.contains(&format!("{name}:")), "{said}");
+            }
+            Err(_) => eprintln!("SKIPPED: there is no systemd-analyze"),
         }
-        Err(_) => eprintln!("SKIPPED: there is no systemd-analyze"),
     }
 }
 

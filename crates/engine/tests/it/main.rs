@@ -8,6 +8,7 @@ mod graphs;
 mod naive;
 mod pictures;
 mod placed;
+mod ranks;
 mod same;
 mod schedule;
 mod text;

@@ -25,11 +25,11 @@ fn divided(whole: &LoadedModel, elsewhere: Elsewhere) -> LoadedModel {
 }
 
 /// Tokens, and the bits of their log-probabilities.
-type Answer = Vec<(u32, Option<u32>)>;
+pub type Answer = Vec<(u32, Option<u32>)>;
 
 /// What some requests are answered, which share beginnings, in room for less than all of them; and how many tokens were
 /// drafted, and how many found in the cache.
-fn answers(loaded: &LoadedModel, options: &Options) -> (Vec<Answer>, u64, u64) {
+pub fn answers(loaded: &LoadedModel, options: &Options) -> (Vec<Answer>, u64, u64) {
     let mut engine = Engine::new(loaded.clone(), options.clone()).expect("options that make sense");
     let mut all = Vec::new();
     for round in 0..2 {

@@ -7,11 +7,13 @@
 use super::mlp::Mlp;
 use crate::config::{MoeConfig, Router as RouterConfig, SoftmaxMethod};
 use crate::ops::{
-    Route, bias, bring, bring_f32, combine, expert_bias, expert_gate_up, expert_swiglu_linear, linear, route,
+    Route, bias, bring, bring_f32, combine, expert_bias, expert_feed_forward, expert_gate_up, expert_swiglu_linear,
+    linear, route,
 };
 use crate::params::{Weight, Wiring};
 use crate::tape::{Graph, Var};
-use wels_device::{Gating, Precision, Router, Scoring};
+use std::sync::Arc;
+use wels_device::{Dispatch, Gating, Precision, Router, Scoring};
 
 pub(crate) struct Moe {
     router: Router,
@@ -61,16 +63,7 @@ impl Moe {
         g.follow(self.gate);
         let (logits, of_experts, precision) = (bring_f32(g, logits), bring(g, x.clone()), g.precision());
         let Route { weights, dispatch } = route(g, self.router, logits, self.selection_bias);
-        let (mut gate, mut up) = expert_gate_up(g, precision, &of_experts, [self.gate, self.up], &dispatch);
-        drop(of_experts);
-        if let Some(biases) = &self.biases {
-            gate = expert_bias(g, gate, biases.gate, &dispatch);
-            up = expert_bias(g, up, biases.up, &dispatch);
-        }
-        let mut h = expert_swiglu_linear(g, precision, self.gating, (gate, up), self.down, &dispatch);
-        if let Some(biases) = &self.biases {
-            h = expert_bias(g, h, biases.down, &dispatch);
-        }
+        let h = self.of_experts(g, precision, of_experts, &dispatch);
         g.follow(self.centroids);
         let shared = self.shared.as_ref().map(|shared| shared.forward(g, x));
         g.follow(self.gate);
@@ -78,6 +71,27 @@ impl Moe {
         let y = combine(g, h, weights, shared, &dispatch);
         g.follow(self.centroids);
         bring(g, y)
+    }
+
+    /// What the experts make of `x[T, D]`, `[S, D]`.
+    fn of_experts(&self, g: &mut Graph, precision: Precision, x: Var, dispatch: &Arc<Dispatch>) -> Var {
+        let weights = [self.gate, self.up, self.down];
+        if self.biases.is_none()
+            && let Some(h) = expert_feed_forward(g, self.gating, &x, weights, dispatch)
+        {
+            return h;
+        }
+        let (mut gate, mut up) = expert_gate_up(g, precision, &x, [self.gate, self.up], dispatch);
+        drop(x);
+        if let Some(biases) = &self.biases {
+            gate = expert_bias(g, gate, biases.gate, dispatch);
+            up = expert_bias(g, up, biases.up, dispatch);
+        }
+        let h = expert_swiglu_linear(g, precision, self.gating, (gate, up), self.down, dispatch);
+        match &self.biases {
+            Some(biases) => expert_bias(g, h, biases.down, dispatch),
+            None => h,
+        }
     }
 }
 

@@ -77,6 +77,23 @@ pub fn expert_swiglu_linear(
     })
 }
 
+/// `y[S, D]`: the experts' gate, up and down at once, where the pass is not recorded and the device has that; with the
+/// bits of the two operations above.
+pub fn expert_feed_forward(
+    g: &mut Graph,
+    gating: Gating,
+    x: &Var,
+    weights: [Weight; 3],
+    dispatch: &Dispatch,
+) -> Option<Var> {
+    if g.recording().is_some() {
+        return None;
+    }
+    let mut y = g.tensor_of(x.dtype(), dispatch.slots(), x.cols());
+    let done = g.device().feed_forward(x, dispatch, gating, weights.map(|w| g.stored(w)), &mut y);
+    done.then(|| g.variable(y))
+}
+
 /// `y[S, N] = x[S, N] + b[e]`.
 pub fn expert_bias(g: &mut Graph, x: Var, b: Weight, dispatch: &Arc<Dispatch>) -> Var {
     assert_eq!(x.cols(), b.cols, "expert_bias: x is [{}, {}], b is [{}, {}]", x.rows(), x.cols(), b.rows, b.cols);

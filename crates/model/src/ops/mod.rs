@@ -42,7 +42,7 @@ pub use conv::{Convolution, conv};
 pub use dense::{Map, dense};
 pub use double::double;
 pub use embedding::embedding;
-pub use expert::{expert_bias, expert_gate_up, expert_swiglu_linear};
+pub use expert::{expert_bias, expert_feed_forward, expert_gate_up, expert_swiglu_linear};
 pub use gelu::gelu;
 pub use group_norm::group_norm;
 pub use head::{Head, distil_loss, head_loss, head_loss_of_rows, logits};

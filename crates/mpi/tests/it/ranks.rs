@@ -26,6 +26,7 @@ pub fn main() {
         of("a_rank_that_leaves_in_the_middle_of_large_messages_is_lost", || ends("leaves large", 3, Some(0), "")),
         of("a_rank_that_fails_ends_the_others", || ends("fails", 3, None, "rank 2 of 3 on ")),
         of("a_rank_that_is_stopped_ends_the_others", silence),
+        of("the_loss_of_a_rank_can_be_told_instead", told_of_losses),
         of("a_rank_that_waits_leaves_its_core_to_others", || ends("waits", 2, Some(0), "")),
         of("another_launcher_is_noticed", || ends("alone", 2, Some(0), "")),
     ];
@@ -37,7 +38,8 @@ fn start(part: &str, ranks: usize) -> Output {
     let program = env::current_exe().expect("this program");
     let options = "-k 5 60 mpirun --allow-run-as-root --oversubscribe --mca mpi_yield_when_idle 1 --bind-to none -np";
     let mut command = Command::new("timeout");
-    command.args(options.split(' ')).arg(ranks.to_string()).arg(program).env(PART, part);
+    command.args(options.split(' ')).arg(ranks.to_string());
+    command.args((part == "is told").then_some("--enable-recovery")).arg(program).env(PART, part);
     command.output().expect("mpirun starts")
 }
 
@@ -69,6 +71,14 @@ fn silence() -> Result<(), Failed> {
         return Err(format!("after {:?} {:?}: {stderr}", begin.elapsed(), output.status).into());
     }
     Ok(())
+}
+
+/// Open MPI leaves the others alone, and they hear of it in time; of an operation with more than MPI sends at once too.
+fn told_of_losses() -> Result<(), Failed> {
+    let output = start("is told", 3);
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    let told = stderr.matches("told as planned").count();
+    if told != 2 { Err(format!("{told} ranks were told, {:?}: {stderr}", output.status).into()) } else { Ok(()) }
 }
 
 fn rank(part: &str) {
@@ -128,6 +138,22 @@ fn do_part(part: &str, mpi: &Mpi) {
         "is stopped" => {
             mpi.barrier().expect("all are there");
             let _ = mpi.barrier();
+        }
+        "is told" => {
+            mpi.tell_of_losses(Duration::from_secs(3));
+            mpi.barrier().expect("all are there");
+            if rank == 1 {
+                let killed = Command::new("kill").args(["-KILL", &std::process::id().to_string()]).status();
+                panic!("still here: {killed:?}");
+            }
+            let begin = Instant::now();
+            let lost = mpi.all_gather(vec![1; 5 << 20]);
+            assert_eq!(lost, Err(Lost { rank: 1, world: 3 }));
+            assert_eq!(mpi.lost(), Some(Lost { rank: 1, world: 3 }));
+            assert!(mpi.barrier().is_err() && begin.elapsed() < Duration::from_secs(5), "{:?}", begin.elapsed());
+            assert!(!mpi.leave(Some(Duration::from_secs(60))));
+            eprintln!("told as planned");
+            mpi.abort(3);
         }
         "waits" if rank == 0 => {
             thread::sleep(Duration::from_secs(2));
