@@ -8,8 +8,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 use wels_data::Tokenizer;
-use wels_engine::Options;
-use wels_model::params::Params;
+use wels_engine::{Options, give_free_back};
 use wels_pipeline::refusal::refuse;
 use wels_server::loader::{Loadable, Loader, LoaderSettings};
 use wels_server::money::{PriceList, Tariff};
@@ -101,7 +100,7 @@ impl ModelArgs {
         let mut first = Some(match over {
             Some(over) => {
                 first.load.place.over = Some(over);
-                over.agree(self.print(first, &self.models[0]))?;
+                over.agree(self.print(&first.opened, &self.models[0]))?;
                 match first.start() {
                     Ok(worker) => {
                         over.agree(Ok("loaded".to_owned()))?;
@@ -128,20 +127,24 @@ impl ModelArgs {
     /// Loads this rank's part of the model that the first rank serves, and computes with it until that one ends.
     pub fn follow(&self, over: &'static Over) -> Result<()> {
         let found = self.only().and_then(|model| {
-            let (_, recipe) = self.open_one(vec![default_name(model)], model)?;
-            Ok((self.print(&recipe, model)?, recipe))
+            let opened = Opened::find(&locate(model)?)?;
+            Ok((self.print(&opened, model)?, opened))
         });
-        let (print, recipe) = match found {
-            Ok((print, recipe)) => (Ok(print), Some(recipe)),
+        let (print, opened) = match found {
+            Ok((print, opened)) => (Ok(print), Some(opened)),
             Err(error) => (Err(error), None),
         };
         over.agree(print)?;
-        let mut recipe = recipe.expect("an error ends it");
-        recipe.load.place.over = Some(over);
-        let params = recipe.part();
+        let Some(Opened::Text(mut open)) = opened else { unreachable!("the ranks have agreed on a model of text") };
+        // Text is the first rank's.
+        open.tokenizer = None;
+        let mut load = self.load;
+        load.place.over = Some(over);
+        let params = load.take(&open, self.context_of(open.config.rope.max_positions), 0);
         // Of the parameters that are not packed the first rank alone has use.
         let parts = over.ranks.hold();
         over.agree(params.map(|_| "loaded".to_owned()))?;
+        give_free_back();
         over.ranks.follow()?;
         drop(parts);
         Ok(())
@@ -157,15 +160,20 @@ impl ModelArgs {
     }
 
     /// What ranks that serve together have to find alike.
-    fn print(&self, recipe: &Recipe, model: &Path) -> Result<String> {
-        let Recipe { opened, load, context, .. } = recipe;
+    fn print(&self, opened: &Opened, model: &Path) -> Result<String> {
         if matches!(opened, Opened::Janus(_)) {
             let hint = "start one process; several serve pictures behind a proxy, each with the whole model";
             return Err(refuse("a model with pictures is not divided among ranks", hint));
         }
         let files = model_sha256(&locate(self.named(model).1)?)?;
-        let (version, quant, expanded) = (env!("CARGO_PKG_VERSION"), load.quant, load.expanded);
+        let context = self.context_of(opened.longest());
+        let (version, LoadArgs { quant, expanded, .. }) = (env!("CARGO_PKG_VERSION"), self.load);
         Ok(format!("{version} {files} {quant:?} {expanded} {context}"))
+    }
+
+    /// Tokens of prompt and answer together, of a model that could have `own`.
+    fn context_of(&self, own: usize) -> usize {
+        self.context.map_or(own, |asked| asked.get().min(own))
     }
 
     fn loader_settings(&self, left: Option<u64>) -> LoaderSettings {
@@ -211,8 +219,7 @@ impl ModelArgs {
 
     fn open_one(&self, names: Vec<String>, model: &Path) -> Result<(ServedModel, Recipe)> {
         let mut opened = Opened::find(&locate(model)?)?;
-        let own = opened.longest();
-        let unnamed = opened.served(self.context.map_or(own, |asked| asked.get().min(own)))?;
+        let unnamed = opened.served(self.context_of(opened.longest()))?;
         let tokenizer = Arc::clone(&unnamed.tokenizer);
         let context = unnamed.context;
         if unnamed.template.is_none() {
@@ -239,14 +246,6 @@ impl ModelArgs {
 }
 
 impl Recipe {
-    /// The weights that this rank has, as one after the first.
-    fn part(&self) -> Result<Params> {
-        match &self.opened {
-            Opened::Text(open) => Ok(self.load.take(open, self.context, 0)?.1),
-            Opened::Janus(_) => unreachable!("a model with pictures is refused before"),
-        }
-    }
-
     /// Loads the weights and starts the engine's thread.
     fn start(&self) -> Result<Worker> {
         let Recipe { opened, tokenizer, load, context, cache_mib, max_running, max_waiting } = self;
@@ -257,6 +256,7 @@ impl Recipe {
             ..options
         };
         let engine = opened.engine(load, tokenizer, *context, *cache_mib, own)?;
+        give_free_back();
         Worker::start(engine).context("cannot start the engine")
     }
 }
