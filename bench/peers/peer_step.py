@@ -4,6 +4,7 @@
     python peer_step.py moe --precision f32 --experts grouped_mm --steps 7
     python peer_step.py dense-500m --device cuda --precision bf16 --weights bf16 --compile
     python peer_step.py moe-2b --device cuda --precision bf16 --weights bf16
+    python peer_step.py moe --ranks 2 --threads 1
 
 Prints one JSON object: the configuration, the parameters, the loss of every step and its seconds, the median and tokens
 a second, and on a GPU the greatest memory. `compare.py` runs it beside `wels bench train` and makes the table, on a GPU
@@ -15,12 +16,17 @@ its DeepseekV3ForCausalLM. The shapes are those of `recipes/` and `bench/gpu/`.
 
 `--weights f32` multiplies under autocast, with weights and gradients in f32. `--weights bf16` holds weights and
 gradients in bf16 and steps on copies in f32, which is faster, and what transformers' grouped products need.
+
+`--ranks` divides the batch among so many processes on this machine: DistributedDataParallel over gloo, whose reductions
+overlap with the backward pass. `ranks.py` puts it beside Wels.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import os
+import socket
 import statistics
 import time
 from collections.abc import Callable
@@ -245,6 +251,12 @@ def time_steps(arguments: argparse.Namespace) -> dict[str, object]:
     step = Step(model, arguments.optimizer)
     tokens = torch.randint(0, shape.vocab, (shape.sequences, shape.tokens + 1)).to(arguments.device)
     micro = arguments.micro_sequences or shape.micro_sequences
+    if arguments.ranks > 1:
+        # Each rank begins with the same weights and tokens.
+        parallel = nn.parallel.DistributedDataParallel(model)
+        is_dense = isinstance(model, Dense)
+        forward = parallel if is_dense else lambda ids: parallel(input_ids=ids, use_cache=False).logits
+        tokens = tokens.chunk(arguments.ranks)[torch.distributed.get_rank()]
     autocast = arguments.precision == "bf16" and arguments.weights == "f32"
 
     def precision() -> AbstractContextManager[object]:
@@ -283,6 +295,15 @@ def time_steps(arguments: argparse.Namespace) -> dict[str, object]:
     }
 
 
+def rank_steps(rank: int, arguments: argparse.Namespace) -> None:
+    """A rank's steps; the first one prints its report."""
+    torch.distributed.init_process_group("gloo", rank=rank, world_size=arguments.ranks)
+    report = time_steps(arguments)
+    if rank == 0:
+        print(json.dumps(report), flush=True)
+    torch.distributed.destroy_process_group()
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("model", choices=list(SHAPES))
@@ -297,8 +318,16 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=7)
     parser.add_argument("--warmup", type=int, default=2)
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
-    parser.add_argument("--threads", type=int, default=2)
-    print(json.dumps(time_steps(parser.parse_args())))
+    parser.add_argument("--threads", type=int, default=2, help="of each rank")
+    parser.add_argument("--ranks", type=int, default=1, help="processes that divide the batch")
+    arguments = parser.parse_args()
+    if arguments.ranks == 1:
+        print(json.dumps(time_steps(arguments)))
+        return
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(probe.getsockname()[1])}
+    torch.multiprocessing.spawn(rank_steps, (arguments,), nprocs=arguments.ranks)
 
 
 if __name__ == "__main__":

@@ -30,6 +30,11 @@ pub fn device() -> Arc<dyn Device> {
     DEVICE.get_or_init(make).clone()
 }
 
+/// Whether [`device`] steps through the kernels for cards, which takes long.
+pub fn is_emulated() -> bool {
+    std::env::var(VARIABLE).is_ok_and(|name| name.starts_with("emulator"))
+}
+
 /// A device of its own that runs the kernels for cards on the processor, in an order that `seed` chooses; none, and a
 /// line that says so, where the emulator could not be built.
 #[cfg(feature = "emulator")]

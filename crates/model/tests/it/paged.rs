@@ -2,7 +2,7 @@
 
 use crate::shapes;
 use std::ops::ControlFlow;
-use wels_cpu::testing::{device, host};
+use wels_cpu::testing::{device, host, is_emulated};
 use wels_device::host::random::Key;
 use wels_device::{Coefficient, Precision, exact_cache};
 use wels_model::config::ModelConfig;
@@ -168,6 +168,11 @@ fn play<'a>(
     }
 }
 
+/// How many a history has: fewer on an emulated card, which takes some 20 times as long for each.
+fn moves() -> usize {
+    if is_emulated() { 10 } else { 40 }
+}
+
 #[test]
 fn any_history_gives_the_bits_of_the_whole() {
     for precision in [Precision::F32, Precision::Bf16] {
@@ -177,7 +182,7 @@ fn any_history_gives_the_bits_of_the_whole() {
             let model = Model::new(config.clone(), CONTEXT);
             let params = Params::init(&device(), &config, 5);
             let parts = (&model, &params, &execution);
-            play(name, parts, CacheLayout::Expanded, dtype, seed as u64).play(40, |name, tokens, i, logits| {
+            play(name, parts, CacheLayout::Expanded, dtype, seed as u64).play(moves(), |name, tokens, i, logits| {
                 let whole = host(&model.logits(&params, &execution, tokens, &[0, tokens.len() as u32]));
                 assert_eq!(bits(logits), bits(whole.row(i)), "{name}: after {} tokens", tokens.len());
             });
@@ -196,7 +201,7 @@ fn other_layouts_and_numbers_do_not_depend_on_the_history() {
         params.prepare_latent(&model);
         let parts = (&model, &params, &execution);
         for (layout, dtype, tolerance) in kinds(&config) {
-            play(name, parts, layout, dtype, seed as u64).play(40, |name, tokens, i, logits| {
+            play(name, parts, layout, dtype, seed as u64).play(moves(), |name, tokens, i, logits| {
                 let len = tokens.len();
                 let pages: Vec<u32> = (0..len.div_ceil(PAGE_TOKENS) as u32).collect();
                 let mut cache = PagedCache::new(&device(), model.config(), layout, dtype, pages.len());
