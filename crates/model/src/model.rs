@@ -292,6 +292,38 @@ impl Model {
         logp
     }
 
+    /// What a rank that has no tokens left does while others of its group do [`Model::accumulate`], with MTP or
+    /// without: computes its experts over their rows, and adds the gradients of these to `grads`.
+    ///
+    /// # Panics
+    /// If the experts are not over ranks.
+    pub fn attend(&self, params: &Params, grads: &mut Grads, execution: &Execution, mtp: bool) {
+        let context = self.packed(params, execution, &[0], 0, 0.0);
+        let mut g = Graph::training(context, grads);
+        let h = self.attend_layers(&mut g, mtp);
+        let dh = g.tensor(0, h.cols());
+        g.recording().expect("made for training").give(h.gradient(), dh);
+        drop(h);
+        g.backward();
+    }
+
+    /// [`Model::attend`] to [`Model::logprobs`], or with MTP to [`Model::first_non_finite_result`].
+    ///
+    /// # Panics
+    /// If the experts are not over ranks.
+    pub fn attend_forward(&self, params: &Params, execution: &Execution, mtp: bool) {
+        let context = self.packed(params, execution, &[0], 0, 0.0);
+        self.attend_layers(&mut Graph::inference(context, None), mtp);
+    }
+
+    fn attend_layers(&self, g: &mut Graph, mtp: bool) -> Var {
+        let none = g.tensor(0, self.config.hidden_size);
+        let mtp = if mtp { &self.mtp[..] } else { &[] };
+        let blocks = self.layers.iter().chain(mtp.iter().map(|mtp| &mtp.block));
+        let none = g.variable(none);
+        blocks.fold(none, |h, block| block.attend(g, h))
+    }
+
     /// The log-probability of each target (0 for [`IGNORE`]), to the bits of [`Model::accumulate`].
     pub fn logprobs(&self, params: &Params, execution: &Execution, batch: &Batch) -> Vec<f32> {
         let Batch { tokens, targets, starts } = batch;
@@ -333,9 +365,14 @@ impl Model {
     /// Runs the forward pass on a batch that gave a loss that is not finite, looking at every result: the layer and the
     /// operation that gave the first infinity or NaN.
     pub fn first_non_finite(&self, params: &Params, execution: &Execution, batch: &Batch) -> Option<String> {
-        if let Some(name) = params.first_non_finite() {
-            return Some(format!("weight {name}"));
+        match params.first_non_finite() {
+            Some(name) => Some(format!("weight {name}")),
+            None => self.first_non_finite_result(params, execution, batch),
         }
+    }
+
+    /// [`Model::first_non_finite`] of weights that are.
+    pub fn first_non_finite_result(&self, params: &Params, execution: &Execution, batch: &Batch) -> Option<String> {
         let context = self.packed(params, execution, &batch.starts, batch.tokens.len(), 0.0);
         let mut g = Graph::inference(context, None);
         g.watch();
