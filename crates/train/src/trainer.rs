@@ -165,7 +165,8 @@ pub struct Trainer {
     owned: Owned,
     /// One a parameter: whether it stays as it is.
     frozen: Vec<bool>,
-    sent: Option<Sent>,
+    /// What was counted and nobody has asked for.
+    sent: Sent,
     /// What is learnt and what the optimizer remembers; public, to be saved and loaded.
     pub state: State,
 }
@@ -228,7 +229,7 @@ impl Trainer {
         let frozen = vec![false; state.params.specs().len()];
         let (grads, owned) = (model.grads(execution.device()), Owned::new(&state.params, hyper.rule, 0, 1));
         let (partials, comm) = (Partials::default(), Arc::new(Single));
-        Trainer { model, execution, hyper, grads, partials, comm, owned, frozen, sent: None, state }
+        Trainer { model, execution, hyper, grads, partials, comm, owned, frozen, sent: Sent::default(), state }
     }
 
     /// As one of several ranks, which all have the same state, or each its share of the experts, and do the same steps.
@@ -471,7 +472,7 @@ impl Trainer {
     pub fn update(&mut self, pass: Pass) -> Result<StepReport, StepError> {
         let Pass { losses, sequences, .. } = pass;
         let step = self.state.step + 1;
-        self.sent = self.count_sent()?;
+        self.count_sent()?;
         let gradients = self.owned.reduce(&*self.comm, &self.grads)?;
         let grad_norm = self.owned.norm(&*self.comm, &gradients)?;
         if !grad_norm.is_finite() {

@@ -153,7 +153,7 @@ pub fn metrics(lab: &Lab, run: &str, name: &str) -> Vec<Value> {
     let line = |line: &str| {
         let mut value: Value = serde_json::from_str(line).unwrap();
         let object = value.as_object_mut().unwrap();
-        for key in ["seconds", "rollout_seconds", "tokens_per_second", "sampled_tokens_per_second", "mfu"] {
+        for key in ["seconds", "rollout_seconds", "tokens_per_second", "sampled_tokens_per_second", "mfu", "exchange"] {
             object.remove(key);
         }
         value

@@ -1,12 +1,17 @@
 //! What ranks that share the experts do together in a step besides gradients and weights: as many passes each, the
 //! search for a loss that is not finite, whole weights.
 
-use wels_comm::{Lost, tree};
+use std::borrow::Cow;
+
+use wels_comm::{Lost, from_bytes, to_bytes, tree};
 use wels_model::expert_parallel::Sent;
 use wels_model::model::{Batch, Teacher};
 use wels_model::params::Params;
 
 use super::{State, StepError, Trainer, pieces};
+
+/// What rank 0 asks for when it needs no more values.
+const ALL_TOLD: u64 = u64::MAX;
 
 impl Trainer {
     /// Micro-batches that this rank has in its shard `shard`, and the most that a rank has in the shard that it
@@ -56,14 +61,17 @@ impl Trainer {
         unreachable!("the rank that failed names a place")
     }
 
-    /// What all ranks have sent since this was last asked.
-    pub(super) fn count_sent(&self) -> Result<Option<Sent>, Lost> {
-        let Some(share) = self.state.params.share() else { return Ok(None) };
+    /// Counts what all ranks have sent since this was last done.
+    pub(super) fn count_sent(&mut self) -> Result<(), Lost> {
+        let Some(share) = self.state.params.share() else { return Ok(()) };
         let Sent { dispatched, combined } = share.take_sent();
         let mine = [dispatched, combined].into_iter().flat_map(u64::to_le_bytes).collect();
-        let all = self.comm.all_gather(mine)?;
-        let sum = |at: usize| all.iter().map(|of| u64::from_le_bytes(of[at..at + 8].try_into().expect("eight bytes"))).sum();
-        Ok(Some(Sent { dispatched: sum(0), combined: sum(8) }))
+        for of_rank in self.comm.all_gather(mine)? {
+            let number = |at: usize| u64::from_le_bytes(of_rank[at..at + 8].try_into().expect("eight bytes"));
+            self.sent.dispatched += number(0);
+            self.sent.combined += number(8);
+        }
+        Ok(())
     }
 
     /// All weights, also where ranks share the experts: then all of them have to ask.
@@ -78,9 +86,60 @@ impl Trainer {
         }
     }
 
-    /// Where ranks share the experts: bytes of rows that went from rank to rank for the last update, and before it
-    /// since the one before, all ranks' together.
-    pub fn sent(&self) -> Option<Sent> {
-        self.sent
+    /// Where ranks share the experts: bytes of rows that went from rank to rank since this was last asked, up to the
+    /// last update, all ranks' together.
+    pub fn take_sent(&mut self) -> Option<Sent> {
+        self.state.params.share()?;
+        Some(std::mem::take(&mut self.sent))
+    }
+
+    /// On rank 0: all values of a parameter. The others [`join`](Trainer::join_in_whole_values) until the
+    /// [`end`](Trainer::end_whole_values).
+    ///
+    /// # Errors
+    /// [`Lost`].
+    pub fn whole_values(&self, param: usize) -> Result<Cow<'_, [f32]>, Lost> {
+        let params = &self.state.params;
+        if params.rows_here(param).len() == params.specs()[param].rows {
+            return Ok(params.tensors()[param].to_host());
+        }
+        self.comm.broadcast((param as u64).to_le_bytes().to_vec())?;
+        let all = self.comm.gather(self.values_of_first_group(param))?;
+        Ok(from_bytes(&all.concat()).into())
+    }
+
+    /// On rank 0: no more is asked for.
+    ///
+    /// # Errors
+    /// [`Lost`].
+    pub fn end_whole_values(&self) -> Result<(), Lost> {
+        match self.state.params.share() {
+            Some(_) => self.comm.broadcast(ALL_TOLD.to_le_bytes().to_vec()).map(drop),
+            None => Ok(()),
+        }
+    }
+
+    /// On the others: gives rank 0 what it asks for.
+    ///
+    /// # Errors
+    /// [`Lost`].
+    pub fn join_in_whole_values(&self) -> Result<(), Lost> {
+        if self.state.params.share().is_none() {
+            return Ok(());
+        }
+        loop {
+            let asked = self.comm.broadcast(Vec::new())?;
+            match u64::from_le_bytes(asked.try_into().expect("a number of rank 0's")) {
+                ALL_TOLD => return Ok(()),
+                param => drop(self.comm.gather(self.values_of_first_group(param as usize))?),
+            }
+        }
+    }
+
+    /// Groups hold the same values: those of the first are told.
+    fn values_of_first_group(&self, param: usize) -> Vec<u8> {
+        let params = &self.state.params;
+        let is_first = params.share().is_some_and(|share| self.comm.rank() < share.ranks());
+        if is_first { to_bytes(&params.tensors()[param].to_host()) } else { Vec::new() }
     }
 }

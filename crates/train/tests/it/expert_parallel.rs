@@ -173,7 +173,8 @@ fn a_rank_holds_its_experts_alone_and_what_it_sends_is_counted() {
                 assert_eq!(params.rows_here(param), first..first + spec.rows / sharing);
             }
             let moments = |moments: &[Tensor]| moments.iter().map(Tensor::len).sum::<usize>();
-            (trainer.sent().unwrap(), [moments(m), moments(v)])
+            let moments = [moments(m), moments(v)];
+            (trainer.take_sent().unwrap(), moments)
         });
         // Two layers with experts, MTP's being one, forward and backward; a row a choice, all but those that stay.
         let rows = 16 * T * top_k * 2 * 2;
