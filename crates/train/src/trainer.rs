@@ -227,7 +227,9 @@ impl Trainer {
     ) -> Trainer {
         let model = Arc::new(Model::new(config, context));
         let frozen = vec![false; state.params.specs().len()];
-        let (grads, owned) = (model.grads(execution.device()), Owned::new(&state.params, hyper.rule, 0, 1));
+        // Of a share of experts the ranks are told by `with_comm`; these are the fewest.
+        let (rank, world) = state.params.share().map_or((0, 1), |share| (share.place(), share.ranks()));
+        let (grads, owned) = (model.grads(execution.device()), Owned::new(&state.params, hyper.rule, rank, world));
         let (partials, comm) = (Partials::default(), Arc::new(Single));
         Trainer { model, execution, hyper, grads, partials, comm, owned, frozen, sent: Sent::default(), state }
     }

@@ -112,6 +112,17 @@ gradient_shards = 4
 checkpoint_every = 2
 "#;
 
+const DENSE: &str = r#"
+[model]
+model_type = "llama"
+hidden_size = 16
+num_hidden_layers = 2
+intermediate_size = 32
+num_attention_heads = 2
+num_key_value_heads = 2
+max_position_embeddings = 128
+"#;
+
 const STAGES: [&str; 5] = ["pretrain", "tuned", "reinforced", "drawn", "corrected"];
 
 fn recipe(name: &str, steps: u64) -> String {
@@ -199,8 +210,11 @@ fn a_run_goes_on_with_another_layout() {
 #[test]
 fn layouts_that_cannot_be_are_refused_with_those_that_can() {
     let lab = Lab::new();
-    let refused = |ranks, sharing, text: &str| {
-        let error = lab.run_recipe((ranks, sharing), "r", text).0.unwrap_err();
+    let mut runs = 0;
+    let mut refused = |ranks, sharing, text: &str| {
+        runs += 1;
+        let (name, text) = (format!("r{runs}"), text.replace("name = \"r\"", &format!("name = \"r{runs}\"")));
+        let error = lab.run_recipe((ranks, sharing), &name, &text).0.unwrap_err();
         let refusal = error.downcast_ref::<Refusal>().unwrap_or_else(|| panic!("{error:?}"));
         format!("{error}: {}", refusal.hint())
     };
@@ -215,8 +229,8 @@ fn layouts_that_cannot_be_are_refused_with_those_that_can() {
     let six = text.replace("n_routed_experts = 8", "n_routed_experts = 6").replace("n_group = 4", "n_group = 2");
     let expected = "--expert-parallel 4 does not divide the 6 experts of the stage pretrain: 2 does";
     assert_eq!(refused(4, 4, &six), expected);
-    // The layer of MTP too.
-    let dense = text.replace("first_k_dense_replace = 1", "first_k_dense_replace = 3");
+    let (before, behind) = (text.split("[model]").next().unwrap(), text.split("[pretrain]").nth(1).unwrap());
+    let dense = format!("{before}{DENSE}\n[pretrain]{behind}");
     let expected = "--expert-parallel 2: no model that this recipe trains has experts: leave it out: ranks share the \
                     sequences of a batch without it";
     assert_eq!(refused(2, 2, &dense), expected);
