@@ -10,7 +10,8 @@
 //! A holder has the rows of an expert in the order of ranks, then tokens. A row's results do not depend on the rows
 //! beside it. A weight gradient is a chain over the rows of one rank, since these are of one shard of the batch; so a
 //! holder keeps one for each rank of its group, `[E/N, N, rows, cols]`, which is as large as that of all experts, and
-//! whoever adds up shards adds these up too.
+//! whoever adds up shards adds these up too. Where each rank has one micro-batch in a step, none of these chains goes
+//! on, and they are added up at once: [`Grads::sum_over`](crate::params::Grads::sum_over).
 //!
 //! All ranks do the same exchanges in the same order. One that has no tokens left takes part by
 //! [`Model::attend`](crate::model::Model::attend).
@@ -23,6 +24,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::names::{ParamKind, ParamSpec};
+use wels_device::Tensor;
 
 /// How the ranks of a group reach each other.
 pub trait Exchange: Send + Sync {
@@ -128,6 +130,37 @@ pub fn held_at(place: usize, ranks: usize, count: usize) -> Range<usize> {
     assert!(count.is_multiple_of(ranks), "{count} experts or rows of them on {ranks} ranks");
     let each = count / ranks;
     place * each..(place + 1) * each
+}
+
+/// Of gradients of a rank's experts, of the shards of each of the N ranks of its group, `[E/N, N, rows, cols]`, the sums
+/// `[E/N, rows, cols]` by the tree that adds up shards. `tensor` gives memory.
+pub fn sum_over_ranks(
+    gradients: &Tensor,
+    experts: usize,
+    ranks: usize,
+    tensor: &dyn Fn(usize, usize) -> Tensor,
+) -> Tensor {
+    assert!(ranks.is_power_of_two() && experts.is_multiple_of(ranks), "{experts} experts on {ranks} ranks");
+    let (device, rows, cols) = (gradients.device(), gradients.rows() / experts, gradients.cols());
+    let of_rank = |rank: usize| {
+        let mut of_rank = tensor(experts / ranks * rows, cols);
+        for expert in 0..experts / ranks {
+            device.copy_rows(gradients, (expert * ranks + rank) * rows, &mut of_rank, expert * rows, rows);
+        }
+        of_rank
+    };
+    sum(0..ranks, &of_rank)
+}
+
+fn sum(ranks: Range<usize>, of_rank: &dyn Fn(usize) -> Tensor) -> Tensor {
+    if ranks.len() == 1 {
+        return of_rank(ranks.start);
+    }
+    let middle = ranks.start + ranks.len() / 2;
+    let mut left = sum(ranks.start..middle, of_rank);
+    let right = sum(middle..ranks.end, of_rank);
+    left.device().clone().add(&right, &mut left);
+    left
 }
 
 impl fmt::Debug for ExpertShare {

@@ -5,6 +5,7 @@
 
 use crate::config::{ModelConfig, RopeConfig, RopeLayout, RopeScaling};
 use crate::layers::{Block, Mtp};
+use crate::names::param_specs;
 use crate::ops::{self, Head};
 use crate::params::{Grads, Params, Weight, Wiring};
 use crate::tape::{Context, Execution, Graph, Routing, Sequences, Var};
@@ -231,6 +232,11 @@ impl Model {
     /// Room for gradients.
     pub fn grads(&self, device: &Arc<dyn Device>) -> Grads {
         Grads::new(device, &self.config, &self.slots)
+    }
+
+    /// [`Model::grads`], of ranks of which so many share the experts, for one micro-batch each; with more it grows.
+    pub fn grads_over(&self, device: &Arc<dyn Device>, ranks: usize) -> Grads {
+        Grads::listed(device, param_specs(&self.config), &self.slots, (ranks > 1).then_some(ranks))
     }
 
     /// Adds a micro-batch's gradients of the objective to `grads` and its losses to `losses`; returns the

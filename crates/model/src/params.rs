@@ -141,12 +141,7 @@ impl Params {
     }
 
     /// [`Params::init`] with the experts of a share alone.
-    pub fn init_shared(
-        device: &Arc<dyn Device>,
-        config: &ModelConfig,
-        seed: u64,
-        share: Option<ExpertShare>,
-    ) -> Self {
+    pub fn init_shared(device: &Arc<dyn Device>, config: &ModelConfig, seed: u64, share: Option<ExpertShare>) -> Self {
         let params = Self::zeros_shared(device, config, share).filled(config.init_std, seed);
         match config.family.row().norm_weights {
             NormWeights::Plain => params,
@@ -410,6 +405,11 @@ pub(crate) fn like_halves(held: BlockType) -> BlockType {
     }
 }
 
+/// Rows of a parameter's gradient, where that of experts may be a sum over so many ranks' shards.
+fn rows_of_gradient(spec: &ParamSpec, summed: Option<usize>) -> usize {
+    summed.filter(|_| is_of_experts(spec.kind)).map_or(spec.rows, |ranks| spec.rows / ranks)
+}
+
 /// What stands for the values of a parameter that has none here.
 fn nothing(device: &Arc<dyn Device>, spec: &ParamSpec) -> Tensor {
     Tensor::new(device, Dtype::F32, 0, spec.cols)
@@ -499,20 +499,54 @@ pub struct Grads {
     /// One a slot; `[0, cols]` for parameters without a gradient.
     values: Vec<Tensor>,
     touched: Vec<bool>,
+    /// N, where ranks share the experts, and these gradients are sums over the ranks' shards.
+    summed: Option<usize>,
 }
 
 impl Grads {
     pub(crate) fn new(device: &Arc<dyn Device>, config: &ModelConfig, slots: &[usize]) -> Self {
-        Grads::listed(device, param_specs(config), slots)
+        Grads::listed(device, param_specs(config), slots, None)
     }
 
-    /// Of [`Params::listed`].
-    pub(crate) fn listed(device: &Arc<dyn Device>, specs: Vec<ParamSpec>, slots: &[usize]) -> Self {
+    /// Of [`Params::listed`]; where ranks share the experts, with room for sums over the shards of so many.
+    pub(crate) fn listed(
+        device: &Arc<dyn Device>,
+        specs: Vec<ParamSpec>,
+        slots: &[usize],
+        summed: Option<usize>,
+    ) -> Self {
         let values = slots.iter().map(|&param| match &specs[param] {
             spec if spec.kind == ParamKind::RouterBias => nothing(device, spec),
-            spec => Tensor::zeros(device, spec.rows, spec.cols),
+            spec => Tensor::zeros(device, rows_of_gradient(spec, summed), spec.cols),
         });
-        Grads { slots: slots.to_vec(), values: values.collect(), touched: vec![false; slots.len()], specs }
+        Grads { slots: slots.to_vec(), values: values.collect(), touched: vec![false; slots.len()], specs, summed }
+    }
+
+    /// Before a step of ranks that share the experts: whether each has one micro-batch, so that gradients of experts
+    /// are added up over the `ranks` ranks' shards as soon as they are there, and take 1/N of the room. Else there is
+    /// one for each rank, whose chain goes on with the next micro-batch.
+    pub fn sum_over(&mut self, ranks: usize, at_once: bool) {
+        self.summed = at_once.then_some(ranks);
+        for (values, param) in self.values.iter_mut().zip(&self.slots) {
+            let spec = &self.specs[*param];
+            let rows = rows_of_gradient(spec, self.summed);
+            if is_of_experts(spec.kind) && values.rows() != rows {
+                *values = Tensor::zeros(values.device(), rows, spec.cols);
+            }
+        }
+    }
+
+    /// N, if gradients of experts are sums over so many ranks' shards.
+    pub fn summed(&self) -> Option<usize> {
+        self.summed
+    }
+
+    /// Where a weight's gradient is a sum over ranks' shards: E and N.
+    pub(crate) fn sum_of(&self, weight: Weight) -> Option<(usize, usize)> {
+        match self.specs[weight.param].kind {
+            ParamKind::Experts(experts) | ParamKind::ExpertBiases(experts) => Some((experts, self.summed?)),
+            _ => None,
+        }
     }
 
     /// Begins a step. Nothing is cleared: the first micro-batch overwrites.

@@ -122,12 +122,7 @@ fn on_threads(
 ///
 /// # Errors
 /// What keeps this rank from beginning what it is told to; the others then lose it.
-pub fn follow(
-    comm: Arc<dyn Comm>,
-    device: Arc<dyn Device>,
-    programs: Programs,
-    expert_parallel: usize,
-) -> Result<()> {
+pub fn follow(comm: Arc<dyn Comm>, device: Arc<dyn Device>, programs: Programs, expert_parallel: usize) -> Result<()> {
     let Some(Command::Open { run }) = Rank::hear(&*comm) else { return Ok(()) };
     let rank = Rank { run: RunDir::open_beside(&run)?, programs, device, comm, expert_parallel };
     while let Some(command) = Rank::hear(&*rank.comm) {

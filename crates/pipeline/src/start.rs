@@ -40,12 +40,7 @@ pub(crate) fn check_tokenizer(model: &Location, tokenizer: &Tokenizer) -> Result
 }
 
 /// The weights that a stage begins with; of the experts, a share.
-pub(crate) fn initial(
-    rank: &Rank,
-    start: &Start,
-    tokenizer: &Tokenizer,
-    share: Option<ExpertShare>,
-) -> Result<Params> {
+pub(crate) fn initial(rank: &Rank, start: &Start, tokenizer: &Tokenizer, share: Option<ExpertShare>) -> Result<Params> {
     let Rank { run, device, .. } = rank;
     let params = match start {
         Start::New { model } => Params::init_shared(device, model.config(), run.recipe().run.seed, share),

@@ -69,7 +69,9 @@ pub(crate) fn load_moments(folder: &Path, params: &Params, m: &mut [Tensor], v: 
     let both = params.specs().iter().zip(m.iter().zip(v.iter()));
     let len = |spec: &ParamSpec, moments: &Tensor| if moments.is_empty() { 0 } else { spec.len() };
     let names: Vec<(String, usize)> = both
-        .flat_map(|(spec, (m, v))| [(format!("m.{}", spec.name), len(spec, m)), (format!("v.{}", spec.name), len(spec, v))])
+        .flat_map(|(spec, (m, v))| {
+            [(format!("m.{}", spec.name), len(spec, m)), (format!("v.{}", spec.name), len(spec, v))]
+        })
         .collect();
     Ok(tensors::load(&folder.join(OPTIMIZER), names, &mut |place, values| {
         let (moments, param) = (if place % 2 == 0 { &mut *m } else { &mut *v }, place / 2);

@@ -18,7 +18,7 @@ use std::ops::Range;
 use wels_comm::tree::Counter;
 use wels_comm::{Comm, Lost, from_bytes, to_bytes};
 use wels_device::{Device, Link, SQUARES_CHUNK, Tensor};
-use wels_model::expert_parallel::held_at;
+use wels_model::expert_parallel::{held_at, sum_over_ranks};
 use wels_model::names::{ParamKind, ParamSpec};
 use wels_model::params::{Grads, Params};
 
@@ -204,12 +204,16 @@ impl Owned {
             return self.reduce_by(link, comm, own);
         }
         let of_group = |(tensor, split): (&Tensor, &Split)| match split.experts {
-            Some(over) => sum_of_group(tensor, over),
-            None => tensor.clone(),
+            Some(OverRanks { experts, ranks }) if grads.summed().is_none() => {
+                let new = |rows, cols| Tensor::new(tensor.device(), tensor.dtype(), rows, cols);
+                sum_over_ranks(tensor, experts, ranks, &new)
+            }
+            _ => tensor.clone(),
         };
         let own: Vec<Tensor> = own.iter().zip(&self.splits).map(of_group).collect();
         let host: Vec<Cow<[f32]>> = own.iter().map(Tensor::to_host).collect();
-        let received = comm.all_to_all((0..self.world).map(|rank| self.for_rank(rank, |param| &host[param][..])).collect())?;
+        let received =
+            comm.all_to_all((0..self.world).map(|rank| self.for_rank(rank, |param| &host[param][..])).collect())?;
         drop(host);
         let mut rest: Vec<&[u8]> = received.iter().map(|bytes| &bytes[..]).collect();
         let mut sum = |(split, tensor): (&Split, &Tensor)| {
@@ -300,8 +304,10 @@ impl Owned {
 
     /// The sums of squares of a parameter's chunks, in order, from what each rank tells; that is taken away.
     fn chunks(&self, split: Split, rest: &mut [&[f32]], of_chunk: &dyn Fn(&[f32]) -> f32) -> Vec<f32> {
-        let mut parts: Vec<(Range<usize>, usize)> =
-            (0..self.world).map(|rank| (split.part(rank, self.world), rank)).filter(|(part, _)| !part.is_empty()).collect();
+        let mut parts: Vec<(Range<usize>, usize)> = (0..self.world)
+            .map(|rank| (split.part(rank, self.world), rank))
+            .filter(|(part, _)| !part.is_empty())
+            .collect();
         parts.sort_by_key(|(part, _)| part.start);
         let (mut sums, mut begun) = (Vec::new(), Vec::new());
         for (part, rank) in parts {
@@ -379,22 +385,6 @@ impl Owned {
             }
         }
     }
-}
-
-/// Of gradients of a rank's experts, of the shards of each rank of its group, `[E/N, N, rows, cols]`, the sums
-/// `[E/N, rows, cols]`.
-fn sum_of_group(gradients: &Tensor, over: OverRanks) -> Tensor {
-    let OverRanks { experts, ranks } = over;
-    let (device, rows, cols) = (gradients.device(), gradients.rows() / experts, gradients.cols());
-    let mut sum = Counter::default();
-    for rank in 0..ranks {
-        let mut of_rank = Tensor::new(device, gradients.dtype(), experts / ranks * rows, cols);
-        for expert in 0..experts / ranks {
-            device.copy_rows(gradients, (expert * ranks + rank) * rows, &mut of_rank, expert * rows, rows);
-        }
-        sum.push(of_rank, |left: &mut Tensor, right: Tensor| right.device().add(&right, left));
-    }
-    sum.finish().expect("a group has ranks")
 }
 
 #[cfg(test)]

@@ -194,7 +194,8 @@ impl State {
             };
             params.specs().iter().enumerate().map(zeros).collect()
         };
-        let (m, v) = (|spec: &ParamSpec| spec.kind != ParamKind::RouterBias, |spec: &ParamSpec| !rule.is_muon(spec.kind));
+        let (m, v) =
+            (|spec: &ParamSpec| spec.kind != ParamKind::RouterBias, |spec: &ParamSpec| !rule.is_muon(spec.kind));
         State { step: 0, m: zeros(&m), v: zeros(&|spec| m(spec) && v(spec)), params }
     }
 
@@ -229,7 +230,8 @@ impl Trainer {
         let frozen = vec![false; state.params.specs().len()];
         // Of a share of experts the ranks are told by `with_comm`; these are the fewest.
         let (rank, world) = state.params.share().map_or((0, 1), |share| (share.place(), share.ranks()));
-        let (grads, owned) = (model.grads(execution.device()), Owned::new(&state.params, hyper.rule, rank, world));
+        let (grads, owned) =
+            (model.grads_over(execution.device(), world), Owned::new(&state.params, hyper.rule, rank, world));
         let (partials, comm) = (Partials::default(), Arc::new(Single));
         Trainer { model, execution, hyper, grads, partials, comm, owned, frozen, sent: Sent::default(), state }
     }
@@ -376,6 +378,7 @@ impl Trainer {
     ) -> Result<Losses, StepError> {
         let (shards, sequences) = (self.hyper.gradient_shards, batch.starts.len() - 1);
         let (mut losses, mut failed) = (Counter::default(), None);
+        self.choose_sums(batch, micro_rows);
         self.partials.begin();
         for shard in tree::shards_of(self.comm.rank(), self.comm.world(), shards) {
             self.partials.make_room(&mut self.grads);

@@ -162,9 +162,8 @@ pub fn to_holders(g: &mut Graph, share: &ExpertShare, x: &Var, loads: Vec<u32>) 
     };
     let received = share.all_to_all(loads.chunks_exact(each).map(for_holder).collect());
     let received = received.unwrap_or_else(|| vec![vec![0; each * 4]; ranks]);
-    let count = |expert: usize, from: &[u8]| {
-        u32::from_le_bytes(from[expert * 4..][..4].try_into().expect("four bytes"))
-    };
+    let count =
+        |expert: usize, from: &[u8]| u32::from_le_bytes(from[expert * 4..][..4].try_into().expect("four bytes"));
     let held = (0..each).flat_map(|expert| received.iter().map(move |from| count(expert, from))).collect();
     let exchanged = Arc::new(Exchanged { share: share.clone(), own: loads, held });
     exchanged.count_to_holders(cols);

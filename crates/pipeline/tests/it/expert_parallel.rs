@@ -195,7 +195,8 @@ fn a_run_goes_on_with_another_layout() {
     let limits = [((4, 4), 1100), ((1, 1), 2700), ((4, 2), 5200), ((2, 1), 7400), ((4, 4), 9000), ((2, 2), 12_000)];
     let mut stopped = 0;
     for (layout, tokens) in limits {
-        let text = recipe("changed", 12).replace("[tokenizer]", &format!("[budget]\ntrain_tokens = {tokens}\n\n[tokenizer]"));
+        let text =
+            recipe("changed", 12).replace("[tokenizer]", &format!("[budget]\ntrain_tokens = {tokens}\n\n[tokenizer]"));
         let done = lab.run_recipe(layout, "changed", &text).0;
         stopped += usize::from(done.is_err_and(|error| error.is::<Stopped>()));
     }
@@ -219,10 +220,7 @@ fn layouts_that_cannot_be_are_refused_with_those_that_can() {
         format!("{error}: {}", refusal.hint())
     };
     let text = recipe("r", 8);
-    assert_eq!(
-        refused(4, 3, &text),
-        "--expert-parallel 3 does not divide the 4 ranks: 2 and 4 do"
-    );
+    assert_eq!(refused(4, 3, &text), "--expert-parallel 3 does not divide the 4 ranks: 2 and 4 do");
     let alone = "--expert-parallel 2 does not divide the 1 rank: give --ranks 2 too, or start as many processes with \
                  mpirun";
     assert_eq!(refused(1, 2, &text), alone);

@@ -85,7 +85,8 @@ impl Lab {
         let run = RunDir::open_or_create(&self.at("runs"), &recipe).expect("a run");
         let mut host = Keeping::default();
         let (programs, rates) = (Programs::Refuse, Rates::Known);
-        let options = Options { programs, rates, devices: vec![wels_cpu::testing::device(); ranks], expert_parallel: sharing };
+        let options =
+            Options { programs, rates, devices: vec![wels_cpu::testing::device(); ranks], expert_parallel: sharing };
         let done = run_on_threads(run, &options, &mut host);
         (done, host)
     }

@@ -4,7 +4,7 @@
 use std::borrow::Cow;
 
 use wels_comm::{Lost, from_bytes, to_bytes, tree};
-use wels_model::expert_parallel::Sent;
+use wels_model::expert_parallel::{ExpertShare, Sent};
 use wels_model::model::{Batch, Teacher};
 use wels_model::params::Params;
 
@@ -22,6 +22,15 @@ impl Trainer {
         let passes = |shard| pieces(&batch.starts, tree::sequences_of(shard, shards, sequences), micro_rows).count();
         let all = (0..self.comm.world()).map(|rank| passes(rank * each + shard % each));
         (passes(shard), all.max().expect("a world has ranks"))
+    }
+
+    /// Where ranks share the experts: has their gradients added up over the ranks at once, if each has one shard and one
+    /// micro-batch of it.
+    pub(super) fn choose_sums(&mut self, batch: &Batch, micro_rows: usize) {
+        let Some(ranks) = self.state.params.share().map(ExpertShare::ranks) else { return };
+        let is_one_shard = self.hyper.gradient_shards == self.comm.world();
+        let is_one_pass = is_one_shard && self.passes_of_shard(self.comm.rank(), batch, micro_rows).1 <= 1;
+        self.grads.sum_over(ranks, is_one_pass);
     }
 
     /// Computes this rank's experts for others that have more micro-batches.

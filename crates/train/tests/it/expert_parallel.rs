@@ -60,7 +60,12 @@ fn trainer_of(config: ModelConfig, rule: Rule, recompute: Recompute) -> Trainer 
 }
 
 /// Bits and reports of some steps.
-fn run(ranks: usize, sharing: usize, micro_rows: usize, trainer: &(dyn Fn() -> Trainer + Sync)) -> (Bits, Vec<StepReport>) {
+fn run(
+    ranks: usize,
+    sharing: usize,
+    micro_rows: usize,
+    trainer: &(dyn Fn() -> Trainer + Sync),
+) -> (Bits, Vec<StepReport>) {
     let all = world(ranks, |comm| {
         let mut trainer = over(trainer(), comm, sharing);
         let reports = (0..4).map(|number| trainer.step(&batch(number), micro_rows).unwrap()).collect();
@@ -92,7 +97,13 @@ fn micro_batches_recomputation_and_optimizer_change_no_bit_and_no_figure() {
 /// Sequences of very different lengths, fewer than shards: ranks have different numbers of micro-batches, and some none.
 fn uneven() -> Batch {
     let lengths = [16, 1, 1, 2, 9];
-    let starts: Vec<u32> = lengths.iter().scan(0, |sum, len| { *sum += len; Some(*sum) }).collect();
+    let starts: Vec<u32> = lengths
+        .iter()
+        .scan(0, |sum, len| {
+            *sum += len;
+            Some(*sum)
+        })
+        .collect();
     let starts: Vec<u32> = [0].into_iter().chain(starts).collect();
     let tokens: Vec<u32> = (0..*starts.last().unwrap()).map(|i| 7 * i % 60).collect();
     Batch { targets: tokens.iter().map(|token| (token + 3) % 60).collect(), tokens, starts }
@@ -189,6 +200,49 @@ fn a_rank_holds_its_experts_alone_and_what_it_sends_is_counted() {
         let sums = [0, 1].map(|which| all.iter().map(|(_, moments)| moments[which]).sum::<usize>());
         assert_eq!(sums, [whole; 2], "{ranks} ranks, experts over {sharing}");
     }
+}
+
+/// With a shard and a micro-batch for each rank the gradients of experts are added up at once.
+#[test]
+fn gradients_of_one_micro_batch_take_the_room_of_a_ranks_experts() {
+    let (ranks, config) = (4, wide());
+    let trainer = || {
+        let trainer = trainer_of(config.clone(), Rule::AdamW, Recompute::None);
+        let hyper = Hyperparameters { gradient_shards: ranks, ..*trainer.hyperparameters() };
+        Trainer::new(config.clone(), T, trainer.state, hyper, Execution::new(device()))
+    };
+    let specs = wels_model::names::param_specs(&config);
+    let len = |of_experts| -> usize {
+        let with_gradient = specs.iter().filter(|it| it.kind != ParamKind::RouterBias);
+        with_gradient.filter(|it| is_of_experts(it.kind) == of_experts).map(|it| it.len()).sum()
+    };
+    // Embedding and head are MTP's too.
+    let shared: usize = specs
+        .iter()
+        .filter(|it| it.kind == ParamKind::Embedding || it.kind == ParamKind::Head)
+        .map(|it| it.len())
+        .sum();
+    let run = |ranks, sharing, rows: [usize; 3]| {
+        world(ranks, |comm| {
+            let mut trainer = over(trainer(), comm, sharing);
+            let step = |(number, rows)| {
+                trainer.step(&batch(number), rows).unwrap();
+                trainer.grads_bytes() / 4
+            };
+            let sizes: Vec<usize> = (0..).zip(rows).map(step).collect();
+            (sizes, bits(&trainer))
+        })
+        .swap_remove(0)
+    };
+    let (_, one) = run(1, 1, [T; 3]);
+    let rest = len(false) + shared;
+    // More micro-batches in between need a gradient for each rank.
+    let (sizes, got) = run(ranks, 4, [4 * T, T, 4 * T]);
+    assert_eq!(sizes, [rest + len(true) / 4, rest + len(true), rest + len(true) / 4]);
+    assert!(got == one, "experts over 4 ranks");
+    let (sizes, got) = run(ranks, 2, [T, 4 * T, 4 * T]);
+    assert_eq!(sizes, [rest + len(true), rest + len(true) / 2, rest + len(true) / 2]);
+    assert!(got == one, "experts over 2 ranks");
 }
 
 #[test]
