@@ -91,7 +91,8 @@ fn first(args: &Args, mpi: &Arc<Mpi>) -> Result<()> {
     if mpi.world() > 1 {
         eprintln!("{:>9} {}", "ranks", in_words(&hosts));
     }
-    ranks::run_as_first(mpi.clone(), run, device, Programs::Run, Rates::Measured, &mut terminal)
+    let options = (Programs::Run, Rates::Measured, args.expert_parallel.get());
+    ranks::run_as_first(mpi.clone(), run, device, options, &mut terminal)
 }
 
 fn other(args: &Args, mpi: &Arc<Mpi>) -> Result<()> {
@@ -99,7 +100,7 @@ fn other(args: &Args, mpi: &Arc<Mpi>) -> Result<()> {
     let _listening = Interrupt::listen().context("cannot listen for Ctrl-C")?;
     meeting::introduce(&**mpi, &introduction(args, mpi)?)?;
     let device = meeting::attend(&**mpi, |place| by_name(&place.device))?;
-    ranks::follow(mpi.clone(), device, Programs::Run)
+    ranks::follow(mpi.clone(), device, Programs::Run, args.expert_parallel.get())
 }
 
 fn introduction(args: &Args, mpi: &Mpi) -> Result<Introduction> {
@@ -110,6 +111,7 @@ fn introduction(args: &Args, mpi: &Mpi) -> Result<Introduction> {
         program,
         recipe: args.recipe_or_run.as_deref().map_or("quickstart".into(), hash_of_recipe),
         threads: wels_kernels::par::threads(),
+        expert_parallel: args.expert_parallel.get(),
         clock: machine::unix_time(),
     })
 }

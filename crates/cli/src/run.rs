@@ -39,6 +39,10 @@ pub struct Args {
     /// divide the recipe's gradient_shards. Changes no bit of a result. Ranks on several machines: docs/cluster.md
     #[arg(long, value_name = "N", default_value_t = NonZeroUsize::MIN)]
     ranks: NonZeroUsize,
+    /// Ranks that share the routed experts of every layer: each holds 1/N of them, and tokens go to those that hold
+    /// theirs. Divides the ranks and the experts; 1 has each rank hold all. Changes no bit of a result: docs/cluster.md
+    #[arg(long, value_name = "N", default_value_t = NonZeroUsize::MIN)]
+    pub(crate) expert_parallel: NonZeroUsize,
     #[command(flatten)]
     pub(crate) device: DeviceArgs,
 }
@@ -46,7 +50,9 @@ pub struct Args {
 impl Args {
     /// What `wels` alone means.
     pub fn quickstart() -> Args {
-        Args { recipe_or_run: None, runs: default_runs(), ranks: NonZeroUsize::MIN, device: DeviceArgs::default() }
+        let one = NonZeroUsize::MIN;
+        let device = DeviceArgs::default();
+        Args { recipe_or_run: None, runs: default_runs(), ranks: one, expert_parallel: one, device }
     }
 }
 
@@ -94,7 +100,8 @@ fn here(args: &Args) -> Result<()> {
     let (programs, rates) = (Programs::Run, Rates::Measured);
     let (run, device) = begin(args, args.ranks.get())?;
     let devices = for_ranks(device, args.ranks.get())?;
-    ranks::run_on_threads(run, &Options { programs, rates, devices }, &mut terminal)
+    let options = Options { programs, rates, devices, expert_parallel: args.expert_parallel.get() };
+    ranks::run_on_threads(run, &options, &mut terminal)
 }
 
 /// The run that the command line means, for so many ranks, and the device of the first one.
@@ -118,6 +125,6 @@ fn open(args: &Args, ranks: usize) -> Result<RunDir> {
         }
         Some(path) => named::recipe(path, Some(&args.runs), For::Run)?,
     };
-    ranks::check(&recipe, ranks)?;
+    ranks::check(&recipe, ranks, args.expert_parallel.get())?;
     Ok(RunDir::open_or_create(&args.runs, &recipe)?)
 }

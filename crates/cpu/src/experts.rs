@@ -1,6 +1,6 @@
 //! Routing, and what joins the experts' results.
 
-use wels_device::{Balance, Dispatch, Experts, Gating, Ids, Router, Start, Tensor, WeightRef};
+use wels_device::{Balance, Dispatch, Experts, Gating, Ids, Router, Start, Tensor, WeightRef, experts_in_order};
 use wels_kernels::{experts, router};
 
 use crate::Cpu;
@@ -80,6 +80,17 @@ impl Experts for Cpu {
 
     fn loads(&self, dispatch: &Dispatch) -> Vec<u32> {
         tables(dispatch).loads().collect()
+    }
+
+    fn tokens_of_slots(&self, dispatch: &Dispatch) -> Vec<u32> {
+        tables(dispatch).rows().to_vec()
+    }
+
+    fn in_order(&self, loads: &[u32]) -> Dispatch {
+        let chosen = experts_in_order(loads);
+        let (tokens, experts) = (chosen.len(), loads.len());
+        let dispatch = experts::Dispatch::new(&chosen, tokens, 1, experts);
+        Dispatch { tokens, experts, top_k: 1, memory: Box::new(Tables { chosen, dispatch }) }
     }
 
     fn add_expert_bias(&self, bias: &Tensor, dispatch: &Dispatch, y: &mut Tensor) {

@@ -1,6 +1,6 @@
 //! Routing, and what joins the experts' results: `kernels/experts.cu`. Nothing of it waits for the device.
 
-use wels_device::{Balance, Dispatch, Dtype, Experts, Ids, Router, Scoring, Start, Tensor};
+use wels_device::{Balance, Dispatch, Dtype, Experts, Ids, Router, Scoring, Start, Tensor, experts_in_order};
 
 use crate::Cuda;
 use crate::launch::{Buffer, Launch};
@@ -181,6 +181,18 @@ impl Experts for Cuda {
         let tables = tables(dispatch);
         let offsets: Vec<u32> = download(&tables.offsets, tables.experts + 1);
         offsets.windows(2).map(|pair| pair[1] - pair[0]).collect()
+    }
+
+    fn tokens_of_slots(&self, dispatch: &Dispatch) -> Vec<u32> {
+        let tables = tables(dispatch);
+        download(&tables.rows, tables.slots_len)
+    }
+
+    fn in_order(&self, loads: &[u32]) -> Dispatch {
+        let chosen = experts_in_order(loads);
+        let (tokens, experts) = (chosen.len(), loads.len());
+        let memory = Box::new(self.tables_of(self.upload(&chosen), tokens, 1, experts));
+        Dispatch { tokens, experts, top_k: 1, memory }
     }
 
     fn add_expert_bias(&self, bias: &Tensor, dispatch: &Dispatch, y: &mut Tensor) {

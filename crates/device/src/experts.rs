@@ -29,6 +29,11 @@ impl fmt::Debug for Dispatch {
     }
 }
 
+/// The expert of each of some tokens that lie in the order of their experts, `loads[e]` of expert e.
+pub fn experts_in_order(loads: &[u32]) -> Vec<u32> {
+    (0..).zip(loads).flat_map(|(expert, load)| std::iter::repeat_n(expert, *load as usize)).collect()
+}
+
 /// What the sequence-wise balance loss keeps for its backward part; the device has the tables.
 pub struct Balance {
     /// The device's tables.
@@ -78,6 +83,13 @@ pub trait Experts {
 
     /// Tokens of each expert, on the host; waits for the device.
     fn loads(&self, dispatch: &Dispatch) -> Vec<u32>;
+
+    /// The token of each slot, on the host; waits for the device.
+    fn tokens_of_slots(&self, dispatch: &Dispatch) -> Vec<u32>;
+
+    /// Where tokens with one expert each go that lie in the order of their experts, `loads[e]` of expert e: slot s is
+    /// that of token s.
+    fn in_order(&self, loads: &[u32]) -> Dispatch;
 
     /// `y[s] += bias[e(s)]` of each slot's expert, `bias[E, N]` in f32.
     fn add_expert_bias(&self, bias: &Tensor, dispatch: &Dispatch, y: &mut Tensor);

@@ -38,7 +38,7 @@ pub use coefficient::{Coefficient, Policy, PolicyTerm};
 pub use device::{
     Buffers, Device, DeviceMemory, Groups, KernelTime, Memory, Optimizer, Products, RotaryColumns, Rows, WeightGradient,
 };
-pub use experts::{Balance, Dispatch, Experts};
+pub use experts::{Balance, Dispatch, Experts, experts_in_order};
 pub use head::{Head, HeadGradients, TeacherHead};
 pub use ids::{Ids, Rotary};
 pub use images::{Images, LayerNormOperands};

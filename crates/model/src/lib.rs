@@ -29,6 +29,8 @@ pub mod params;
 
 pub mod placement;
 
+pub mod expert_parallel;
+
 pub mod traffic;
 
 pub mod eplb;

@@ -5,6 +5,7 @@
 
 use crate::config::{ModelConfig, RopeConfig, RopeLayout, RopeScaling};
 use crate::layers::{Block, Mtp};
+use crate::names::param_specs;
 use crate::ops::{self, Head};
 use crate::params::{Grads, Params, Weight, Wiring};
 use crate::tape::{Context, Execution, Graph, Routing, Sequences, Var};
@@ -233,6 +234,11 @@ impl Model {
         Grads::new(device, &self.config, &self.slots)
     }
 
+    /// [`Model::grads`], of ranks of which so many share the experts, for one micro-batch each; with more it grows.
+    pub fn grads_over(&self, device: &Arc<dyn Device>, ranks: usize) -> Grads {
+        Grads::listed(device, param_specs(&self.config), &self.slots, (ranks > 1).then_some(ranks))
+    }
+
     /// Adds a micro-batch's gradients of the objective to `grads` and its losses to `losses`; returns the
     /// log-probability of each target (0 for [`IGNORE`]).
     ///
@@ -292,6 +298,38 @@ impl Model {
         logp
     }
 
+    /// What a rank that has no tokens left does while others of its group do [`Model::accumulate`], with MTP or
+    /// without: computes its experts over their rows, and adds the gradients of these to `grads`.
+    ///
+    /// # Panics
+    /// If the experts are not over ranks.
+    pub fn attend(&self, params: &Params, grads: &mut Grads, execution: &Execution, mtp: bool) {
+        let context = self.packed(params, execution, &[0], 0, 0.0);
+        let mut g = Graph::training(context, grads);
+        let h = self.attend_layers(&mut g, mtp);
+        let dh = g.tensor(0, h.cols());
+        g.recording().expect("made for training").give(h.gradient(), dh);
+        drop(h);
+        g.backward();
+    }
+
+    /// [`Model::attend`] to [`Model::logprobs`], or with MTP to [`Model::first_non_finite_result`].
+    ///
+    /// # Panics
+    /// If the experts are not over ranks.
+    pub fn attend_forward(&self, params: &Params, execution: &Execution, mtp: bool) {
+        let context = self.packed(params, execution, &[0], 0, 0.0);
+        self.attend_layers(&mut Graph::inference(context, None), mtp);
+    }
+
+    fn attend_layers(&self, g: &mut Graph, mtp: bool) -> Var {
+        let none = g.tensor(0, self.config.hidden_size);
+        let mtp = if mtp { &self.mtp[..] } else { &[] };
+        let blocks = self.layers.iter().chain(mtp.iter().map(|mtp| &mtp.block));
+        let none = g.variable(none);
+        blocks.fold(none, |h, block| block.attend(g, h))
+    }
+
     /// The log-probability of each target (0 for [`IGNORE`]), to the bits of [`Model::accumulate`].
     pub fn logprobs(&self, params: &Params, execution: &Execution, batch: &Batch) -> Vec<f32> {
         let Batch { tokens, targets, starts } = batch;
@@ -333,9 +371,14 @@ impl Model {
     /// Runs the forward pass on a batch that gave a loss that is not finite, looking at every result: the layer and the
     /// operation that gave the first infinity or NaN.
     pub fn first_non_finite(&self, params: &Params, execution: &Execution, batch: &Batch) -> Option<String> {
-        if let Some(name) = params.first_non_finite() {
-            return Some(format!("weight {name}"));
+        match params.first_non_finite() {
+            Some(name) => Some(format!("weight {name}")),
+            None => self.first_non_finite_result(params, execution, batch),
         }
+    }
+
+    /// [`Model::first_non_finite`] of weights that are.
+    pub fn first_non_finite_result(&self, params: &Params, execution: &Execution, batch: &Batch) -> Option<String> {
         let context = self.packed(params, execution, &batch.starts, batch.tokens.len(), 0.0);
         let mut g = Graph::inference(context, None);
         g.watch();

@@ -7,10 +7,12 @@
 //! asks for them, once a step.
 
 use crate::config::{CacheLayout, ModelConfig};
+use crate::expert_parallel::{ExpertShare, is_of_experts};
 use crate::family::NormWeights;
 use crate::names::{ParamKind, ParamSpec, param_specs};
 use crate::placement::{Place, Placement};
 use std::borrow::Cow;
+use std::ops::Range;
 use std::sync::Arc;
 use wels_device::host::random;
 use wels_device::{BlockType, Device, Dtype, Packed, Source, Start, Tensor, WeightRef};
@@ -28,6 +30,8 @@ pub struct Params {
     packed: Vec<Option<Packed>>,
     /// One a parameter that has them.
     absorbed: Vec<Option<Absorbed>>,
+    /// Where ranks share the routed experts: which of them these are.
+    share: Option<ExpertShare>,
 }
 
 /// The halves of MLA's up-projection `[H·(nope + v), latent]` as its absorbed form multiplies with them.
@@ -87,7 +91,18 @@ impl Absorbed {
 impl Params {
     /// All zeros, to be filled by a reader of weights.
     pub fn zeros(device: &Arc<dyn Device>, config: &ModelConfig) -> Self {
-        Self::listed(device, param_specs(config))
+        Self::zeros_of(device, param_specs(config), None)
+    }
+
+    /// [`Params::zeros`] with the experts of a share alone.
+    pub fn zeros_shared(device: &Arc<dyn Device>, config: &ModelConfig, share: Option<ExpertShare>) -> Self {
+        Self::zeros_of(device, param_specs(config), share)
+    }
+
+    fn zeros_of(device: &Arc<dyn Device>, specs: Vec<ParamSpec>, share: Option<ExpertShare>) -> Self {
+        let rows = |spec: &ParamSpec| share.as_ref().map_or(spec.rows, |share| share.rows(spec).len());
+        let tensors = specs.iter().map(|spec| Tensor::zeros(device, rows(spec), spec.cols)).collect();
+        Params { share, ..Params::with_tensors(device, specs, tensors) }
     }
 
     /// Without values, of a network that is no language model and lists its parameters itself.
@@ -98,14 +113,14 @@ impl Params {
 
     /// All zeros, of a network that is no language model and lists its parameters itself.
     pub fn listed(device: &Arc<dyn Device>, specs: Vec<ParamSpec>) -> Self {
-        let tensors = specs.iter().map(|spec| Tensor::zeros(device, spec.rows, spec.cols)).collect();
-        Params::with_tensors(device, specs, tensors)
+        Self::zeros_of(device, specs, None)
     }
 
     fn with_tensors(device: &Arc<dyn Device>, specs: Vec<ParamSpec>, tensors: Vec<Tensor>) -> Self {
         let (count, placement) = (specs.len(), Placement::from(device));
         let places = vec![Place::Main; count];
-        Params { placement, specs, places, tensors, packed: vec![None; count], absorbed: vec![None; count] }
+        let (packed, absorbed) = (vec![None; count], vec![None; count]);
+        Params { placement, specs, places, tensors, packed, absorbed, share: None }
     }
 
     /// Without values, for a reader that gives each parameter [`Params::set_values`] or [`Params::set_packed`].
@@ -114,14 +129,20 @@ impl Params {
         let count = specs.len();
         let places: Vec<Place> = specs.iter().map(|spec| placement.of(config, spec)).collect();
         let tensors = specs.iter().zip(&places).map(|(spec, place)| nothing(placement.device(*place), spec)).collect();
-        Params { placement, specs, places, tensors, packed: vec![None; count], absorbed: vec![None; count] }
+        let (packed, absorbed) = (vec![None; count], vec![None; count]);
+        Params { placement, specs, places, tensors, packed, absorbed, share: None }
     }
 
     /// Before training: matrices and embeddings normal with the configuration's standard deviation, biases 0, norms 1,
     /// or 0 where their weights stand for 1 more. An element depends on the seed, its parameter's name and its index
     /// alone.
     pub fn init(device: &Arc<dyn Device>, config: &ModelConfig, seed: u64) -> Self {
-        let params = Self::init_of(device, param_specs(config), config.init_std, seed);
+        Self::init_shared(device, config, seed, None)
+    }
+
+    /// [`Params::init`] with the experts of a share alone.
+    pub fn init_shared(device: &Arc<dyn Device>, config: &ModelConfig, seed: u64, share: Option<ExpertShare>) -> Self {
+        let params = Self::zeros_shared(device, config, share).filled(config.init_std, seed);
         match config.family.row().norm_weights {
             NormWeights::Plain => params,
             NormWeights::OneMore => params.with_norms(0.0),
@@ -136,20 +157,70 @@ impl Params {
 
     /// [`Params::init`] of other parameters than a text model's, whose norms begin with 1.
     pub(crate) fn init_of(device: &Arc<dyn Device>, specs: Vec<ParamSpec>, std: f32, seed: u64) -> Self {
-        let mut params = Self::listed(device, specs);
-        for (spec, tensor) in params.specs.iter().zip(&mut params.tensors) {
+        Self::listed(device, specs).filled(std, seed)
+    }
+
+    fn filled(mut self, std: f32, seed: u64) -> Self {
+        let share = self.share.as_ref();
+        for (spec, tensor) in self.specs.iter().zip(&mut self.tensors) {
             match spec.kind {
                 ParamKind::Norm => tensor.fill(1.0),
                 ParamKind::Bias | ParamKind::RouterBias | ParamKind::ExpertBiases(_) => {}
                 _ => {
                     let key = random::Key { seed, stream: fnv1a64(&spec.name) };
-                    let mut values = vec![0.0; spec.len()];
-                    random::fill_normal(&mut values, f64::from(std), key, 0);
+                    let first = share.map_or(0, |share| share.rows(spec).start) * spec.cols;
+                    let mut values = vec![0.0; tensor.len()];
+                    random::fill_normal(&mut values, f64::from(std), key, first as u64);
                     tensor.set(0, &values);
                 }
             }
         }
-        params
+        self
+    }
+
+    /// Of the routed experts those of a share alone. What is left of all is as it was.
+    ///
+    /// # Panics
+    /// If these are a share already, or some are packed.
+    pub fn keep_share(mut self, share: ExpertShare) -> Self {
+        assert!(self.share.is_none(), "{:?} of {share:?}", self.share);
+        assert!(self.packed.iter().all(Option::is_none), "packed experts are shared by ranks");
+        for (spec, tensor) in self.specs.iter().zip(&mut self.tensors).filter(|(spec, _)| is_of_experts(spec.kind)) {
+            let rows = share.rows(spec);
+            let mut held = Tensor::new(tensor.device(), tensor.dtype(), rows.len(), tensor.cols());
+            tensor.device().copy_rows(tensor, rows.start, &mut held, 0, rows.len());
+            *tensor = held;
+        }
+        Params { share: Some(share), ..self }
+    }
+
+    /// All experts, where these are a share: ranks give each other theirs, and all of a group have to ask. `None` once
+    /// a rank is lost.
+    pub fn whole(&self) -> Option<Params> {
+        let mut whole = Params { share: None, ..self.clone() };
+        let Some(share) = &self.share else { return Some(whole) };
+        for param in (0..self.specs.len()).filter(|param| is_of_experts(self.specs[*param].kind)) {
+            let values = self.whole_values(share, param)?;
+            whole.set_values(param, &values);
+        }
+        Some(whole)
+    }
+
+    fn whole_values(&self, share: &ExpertShare, param: usize) -> Option<Vec<f32>> {
+        let mine = self.tensors[param].to_host().iter().flat_map(|value| value.to_le_bytes()).collect();
+        let all = share.all_gather(mine)?.concat();
+        Some(all.chunks_exact(4).map(|bytes| f32::from_le_bytes(bytes.try_into().expect("four bytes"))).collect())
+    }
+
+    /// Where ranks share the routed experts: which of them these are.
+    pub fn share(&self) -> Option<&ExpertShare> {
+        self.share.as_ref()
+    }
+
+    /// The rows of a parameter that are here.
+    pub fn rows_here(&self, param: usize) -> Range<usize> {
+        let spec = &self.specs[param];
+        self.share.as_ref().map_or(0..spec.rows, |share| share.rows(spec))
     }
 
     /// Where they lie: the main device, if there are two.
@@ -216,14 +287,15 @@ impl Params {
         self.packed[param].as_ref()
     }
 
-    /// Sets a parameter's values, `[rows, cols]`.
+    /// Sets a parameter's values, `[rows, cols]`; of a share of experts, those that it has.
     ///
     /// # Panics
     /// If they are not as many.
     pub fn set_values(&mut self, param: usize, values: &[f32]) {
-        let spec = &self.specs[param];
+        let (spec, rows) = (&self.specs[param], self.rows_here(param));
         assert_eq!(values.len(), spec.len(), "values of {}", spec.name);
-        self.tensors[param] = Tensor::of(self.device_of(param), spec.rows, spec.cols, values);
+        let values = &values[rows.start * spec.cols..rows.end * spec.cols];
+        self.tensors[param] = Tensor::of(self.device_of(param), rows.len(), spec.cols, values);
         self.packed[param] = None;
     }
 
@@ -298,16 +370,24 @@ impl Params {
     }
 
     /// Copies rows into a parameter, from `first_row` on: what a reader of weights calls for each tensor. Rows of one
-    /// that has no values yet are 0.
+    /// that has no values yet are 0. Of a share of experts, rows of others are left out.
     ///
     /// # Panics
     /// If the rows reach beyond the parameter.
     pub fn set_rows(&mut self, param: usize, first_row: usize, values: &[f32]) {
         let ParamSpec { rows, cols, .. } = self.specs[param];
-        if self.tensors[param].rows() != rows {
-            self.tensors[param] = Tensor::zeros(self.device_of(param), rows, cols);
+        let here = self.rows_here(param);
+        if self.tensors[param].rows() != here.len() {
+            self.tensors[param] = Tensor::zeros(self.device_of(param), here.len(), cols);
         }
-        self.tensor_mut(param).set(first_row * cols, values);
+        if here.len() == rows {
+            return self.tensor_mut(param).set(first_row * cols, values);
+        }
+        let (begin, end) = (first_row.max(here.start), (first_row + values.len() / cols).min(here.end));
+        if begin < end {
+            let values = &values[(begin - first_row) * cols..(end - first_row) * cols];
+            self.tensor_mut(param).set((begin - here.start) * cols, values);
+        }
     }
 
     /// The first parameter that holds an infinity or a NaN.
@@ -323,6 +403,11 @@ pub(crate) fn like_halves(held: BlockType) -> BlockType {
         quantised if quantised.is_quantised() => BlockType::Q8_0,
         other => other,
     }
+}
+
+/// Rows of a parameter's gradient, where that of experts may be a sum over so many ranks' shards.
+fn rows_of_gradient(spec: &ParamSpec, summed: Option<usize>) -> usize {
+    summed.filter(|_| is_of_experts(spec.kind)).map_or(spec.rows, |ranks| spec.rows / ranks)
 }
 
 /// What stands for the values of a parameter that has none here.
@@ -414,20 +499,54 @@ pub struct Grads {
     /// One a slot; `[0, cols]` for parameters without a gradient.
     values: Vec<Tensor>,
     touched: Vec<bool>,
+    /// N, where ranks share the experts, and these gradients are sums over the ranks' shards.
+    summed: Option<usize>,
 }
 
 impl Grads {
     pub(crate) fn new(device: &Arc<dyn Device>, config: &ModelConfig, slots: &[usize]) -> Self {
-        Grads::listed(device, param_specs(config), slots)
+        Grads::listed(device, param_specs(config), slots, None)
     }
 
-    /// Of [`Params::listed`].
-    pub(crate) fn listed(device: &Arc<dyn Device>, specs: Vec<ParamSpec>, slots: &[usize]) -> Self {
+    /// Of [`Params::listed`]; where ranks share the experts, with room for sums over the shards of so many.
+    pub(crate) fn listed(
+        device: &Arc<dyn Device>,
+        specs: Vec<ParamSpec>,
+        slots: &[usize],
+        summed: Option<usize>,
+    ) -> Self {
         let values = slots.iter().map(|&param| match &specs[param] {
             spec if spec.kind == ParamKind::RouterBias => nothing(device, spec),
-            spec => Tensor::zeros(device, spec.rows, spec.cols),
+            spec => Tensor::zeros(device, rows_of_gradient(spec, summed), spec.cols),
         });
-        Grads { slots: slots.to_vec(), values: values.collect(), touched: vec![false; slots.len()], specs }
+        Grads { slots: slots.to_vec(), values: values.collect(), touched: vec![false; slots.len()], specs, summed }
+    }
+
+    /// Before a step of ranks that share the experts: whether each has one micro-batch, so that gradients of experts
+    /// are added up over the `ranks` ranks' shards as soon as they are there, and take 1/N of the room. Else there is
+    /// one for each rank, whose chain goes on with the next micro-batch.
+    pub fn sum_over(&mut self, ranks: usize, at_once: bool) {
+        self.summed = at_once.then_some(ranks);
+        for (values, param) in self.values.iter_mut().zip(&self.slots) {
+            let spec = &self.specs[*param];
+            let rows = rows_of_gradient(spec, self.summed);
+            if is_of_experts(spec.kind) && values.rows() != rows {
+                *values = Tensor::zeros(values.device(), rows, spec.cols);
+            }
+        }
+    }
+
+    /// N, if gradients of experts are sums over so many ranks' shards.
+    pub fn summed(&self) -> Option<usize> {
+        self.summed
+    }
+
+    /// Where a weight's gradient is a sum over ranks' shards: E and N.
+    pub(crate) fn sum_of(&self, weight: Weight) -> Option<(usize, usize)> {
+        match self.specs[weight.param].kind {
+            ParamKind::Experts(experts) | ParamKind::ExpertBiases(experts) => Some((experts, self.summed?)),
+            _ => None,
+        }
     }
 
     /// Begins a step. Nothing is cleared: the first micro-batch overwrites.

@@ -9,6 +9,7 @@
 //! continues the kernel's chains. Values live as long as a layer or a closure holds them.
 
 use crate::config::CacheLayout;
+use crate::expert_parallel::sum_over_ranks;
 use crate::kv_cache::Paging;
 use crate::params::{Grads, Params, Weight};
 use crate::placement::{Place, Placement};
@@ -487,12 +488,37 @@ impl<'a> Backward<'a> {
 
     /// Lets `write` add to a parameter's gradient, continuing its chains over the tokens.
     pub fn parameter(&mut self, weight: Weight, write: impl FnOnce(&mut Tensor, Start)) {
-        self.grads.accumulate(weight, write);
+        match self.grads.sum_of(weight) {
+            None => self.grads.accumulate(weight, write),
+            Some(sum) => {
+                let mut of_ranks = self.tensor(weight.rows, weight.cols);
+                write(&mut of_ranks, Start::Zero);
+                self.sum_over_ranks(weight, &of_ranks, sum);
+            }
+        }
     }
 
     /// Lets `write` add to the gradients of different parameters, in their order, as [`Backward::parameter`].
     pub fn parameters(&mut self, weights: &[Weight], write: impl FnOnce(Vec<(&mut Tensor, Start)>)) {
-        self.grads.accumulate_all(weights, write);
+        let Some(sum) = weights.first().and_then(|weight| self.grads.sum_of(*weight)) else {
+            return self.grads.accumulate_all(weights, write);
+        };
+        let mut of_ranks: Vec<Tensor> = weights.iter().map(|weight| self.tensor(weight.rows, weight.cols)).collect();
+        write(of_ranks.iter_mut().map(|of_ranks| (of_ranks, Start::Zero)).collect());
+        weights.iter().zip(&of_ranks).for_each(|(weight, of_ranks)| self.sum_over_ranks(*weight, of_ranks, sum));
+    }
+
+    /// Sets the gradient of experts from those of the ranks' shards.
+    ///
+    /// # Panics
+    /// If it is set already: ranks have more than one micro-batch.
+    fn sum_over_ranks(&mut self, weight: Weight, of_ranks: &Tensor, (experts, ranks): (usize, usize)) {
+        let pool = &self.context.execution.pool;
+        let sum = sum_over_ranks(of_ranks, experts, ranks, &|rows, cols| pool.tensor(rows, cols));
+        self.grads.accumulate(weight, |values, start| {
+            assert_eq!(start, Start::Zero, "one micro-batch of each rank");
+            values.device().clone().copy_rows(&sum, 0, values, 0, sum.rows());
+        });
     }
 }
 

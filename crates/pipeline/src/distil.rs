@@ -18,6 +18,7 @@ use wels_train::distil::{self, OwnOptions, OwnReport};
 use wels_train::rl::Prompter;
 use wels_train::trainer::Trainer;
 
+use crate::experts::ExchangeLine;
 use crate::hyper::{of_stage, rollout_options, rule, stage_execution};
 use crate::learn;
 use crate::rank::Rank;
@@ -28,7 +29,7 @@ use crate::teacher::TeacherModel;
 use crate::training::{Position, Stage, Trained, Training};
 use crate::words::short;
 
-/// One line of `metrics.jsonl` of a student that learns on its own answers; the last three depend on the machine.
+/// One line of `metrics.jsonl` of a student that learns on its own answers; the last four depend on the machine.
 #[derive(Serialize)]
 pub(crate) struct DistilMetrics {
     #[serde(flatten)]
@@ -41,6 +42,8 @@ pub(crate) struct DistilMetrics {
     logprob_difference_max: f64,
     grad_norm: f64,
     learning_rate: f64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    exchange: Option<ExchangeLine>,
     seconds: f64,
     rollout_seconds: f64,
     sampled_tokens_per_second: f64,
@@ -132,7 +135,8 @@ impl Training for Correction<'_> {
             learned_tokens: at.learned_tokens + report.learned_tokens,
             items: at.items + options.prompts as u64,
         };
-        Ok((position, DistilMetrics::new(&report, position, started.elapsed().as_secs_f64(), rollout_seconds)))
+        let line = DistilMetrics::new(&report, position, started.elapsed().as_secs_f64(), rollout_seconds);
+        Ok((position, DistilMetrics { exchange: ExchangeLine::of(trainer), ..line }))
     }
 
     fn trained(&self) -> &dyn Trained {
@@ -167,6 +171,7 @@ impl DistilMetrics {
             logprob_difference_max: report.logprob_difference_max,
             grad_norm: last.map_or(0.0, |update| update.grad_norm),
             learning_rate: last.map_or(0.0, |update| update.learning_rate),
+            exchange: None,
             seconds,
             rollout_seconds,
             sampled_tokens_per_second: report.sampled_tokens as f64 / rollout_seconds,

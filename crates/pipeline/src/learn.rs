@@ -20,6 +20,7 @@ use wels_train::example::{Example, batches, pack};
 use wels_train::trainer::{StepReport, Trainer};
 use wels_train::{distil, sft};
 
+use crate::experts::ExchangeLine;
 use crate::host::{Event, Host};
 use crate::hyper::{of_stage, rule, stage_execution};
 use crate::named;
@@ -35,7 +36,7 @@ use crate::{samples, task};
 /// Stream of the run's seed that orders examples.
 const STREAM_ORDER: u64 = 0x6c65_6172;
 
-/// One line of `metrics.jsonl`; the last two depend on the machine.
+/// One line of `metrics.jsonl`; the last three depend on the machine.
 #[derive(Serialize)]
 pub(crate) struct SupervisedMetrics {
     #[serde(flatten)]
@@ -49,6 +50,8 @@ pub(crate) struct SupervisedMetrics {
     max_violation: f64,
     grad_norm: f64,
     learning_rate: f64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    exchange: Option<ExchangeLine>,
     seconds: f64,
     tokens_per_second: f64,
 }
@@ -156,7 +159,8 @@ impl Training for Learning {
         let position = Position { step: at.step + 1, updates: at.updates + 1, tokens: at.tokens + tokens, ..at };
         let divergence = teacher.as_ref().map(|_| report.divergence);
         let line = SupervisedMetrics::new(report, position, tokens, started.elapsed().as_secs_f64());
-        Ok((position, SupervisedMetrics { divergence, ..line }))
+        let exchange = ExchangeLine::of(&mut self.trainer);
+        Ok((position, SupervisedMetrics { divergence, exchange, ..line }))
     }
 
     fn trained(&self) -> &dyn Trained {
@@ -186,6 +190,7 @@ impl SupervisedMetrics {
             max_violation: report.experts.iter().map(|experts| experts.max_violation).fold(0.0, f64::max),
             grad_norm: report.grad_norm,
             learning_rate: report.learning_rate,
+            exchange: None,
             seconds,
             tokens_per_second: tokens as f64 / seconds,
         }

@@ -12,6 +12,8 @@ pub mod ranks;
 
 mod rank;
 
+mod experts;
+
 pub mod meeting;
 
 pub mod verify;

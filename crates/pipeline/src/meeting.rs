@@ -39,6 +39,8 @@ pub struct Introduction {
     pub recipe: String,
     /// Threads that compute.
     pub threads: usize,
+    /// How many ranks share the experts.
+    pub expert_parallel: usize,
     /// Seconds since 1970.
     pub clock: u64,
 }
@@ -60,13 +62,15 @@ pub fn introduce(comm: &dyn Comm, mine: &Introduction) -> Result<()> {
 fn compare(all: &[Introduction]) -> Result<()> {
     let first = &all[0];
     let threads = |it: &Introduction| it.threads.to_string();
+    let sharing = |it: &Introduction| it.expert_parallel.to_string();
     let program = |it: &Introduction| it.program.clone();
     let recipe = |it: &Introduction| it.recipe.clone();
     type Rule<'a> = (&'a str, &'a dyn Fn(&Introduction) -> String, &'a str);
-    let rules: [Rule; 3] = [
+    let rules: [Rule; 4] = [
         ("another program", &program, "copy the same file of wels to all hosts"),
         ("another recipe", &recipe, "give all ranks the same file, best on a disk that all hosts share"),
         ("another number of threads", &threads, "give --threads N, or have the launcher give each rank as many cores"),
+        ("another --expert-parallel", &sharing, "start all ranks with the same options"),
     ];
     for (differs, value, hint) in rules {
         if let Some((rank, other)) = all.iter().enumerate().find(|(_, it)| value(it) != value(first)) {
@@ -174,7 +178,7 @@ mod tests {
 
     fn of(host: &str) -> Introduction {
         let (program, recipe) = ("a".repeat(64), "b".repeat(64));
-        Introduction { host: host.into(), program, recipe, threads: 2, clock: 1000 }
+        Introduction { host: host.into(), program, recipe, threads: 2, expert_parallel: 1, clock: 1000 }
     }
 
     fn refused(change: impl FnOnce(&mut Introduction)) -> String {
@@ -191,6 +195,8 @@ mod tests {
         assert!(refused(|it| it.recipe = String::new()).contains("rank 2 of 3 on m2 has another recipe"));
         let expected = "rank 2 of 3 on m2 has another number of threads than rank 0 on m0: 1 and 2";
         assert_eq!(refused(|it| it.threads = 1), expected);
+        let expected = "rank 2 of 3 on m2 has another --expert-parallel than rank 0 on m0: 2 and 1";
+        assert_eq!(refused(|it| it.expert_parallel = 2), expected);
         let expected = "the clock of rank 2 of 3 on m2 differs by 100 s from that of rank 0 on m0";
         assert_eq!(refused(|it| it.clock = 900), expected);
     }

@@ -7,6 +7,7 @@ use anyhow::{Context, Result};
 use wels_data::tokenizer::{GgufVocabulary, TokenKind, Tokenizer};
 use wels_device::Device;
 use wels_model::config::{Attention, Family, ModelConfig, Note, RopeLayout};
+use wels_model::expert_parallel::ExpertShare;
 use wels_model::gguf::{self, GgufFile, Metadata, Value};
 use wels_model::params::Params;
 use wels_model::weights::{self, Files, Sink};
@@ -125,7 +126,17 @@ pub fn split_rows(config: &ModelConfig, params: &mut Params) {
 
 /// All weights of a model as f32, for a configuration that is known and, of a GGUF file, [`in_directory`].
 pub fn load_params(device: &Arc<dyn Device>, location: &Location, config: &ModelConfig) -> Result<Params> {
-    let mut params = Params::zeros(device, config);
+    load_share(device, location, config, None)
+}
+
+/// [`load_params`] with a share of the experts alone.
+pub(crate) fn load_share(
+    device: &Arc<dyn Device>,
+    location: &Location,
+    config: &ModelConfig,
+    share: Option<ExpertShare>,
+) -> Result<Params> {
+    let mut params = Params::zeros_shared(device, config, share);
     let sink: &mut Sink<'_> = &mut |param, first_row, _, values| params.set_rows(param, first_row, values);
     match location {
         Location::Directory(folder) => _ = Files::open(folder)?.load(config, sink)?,

@@ -19,6 +19,7 @@ use wels_runs::plan::stages::TokenFlops;
 use wels_runs::recipe::{PRETRAIN, Recipe, Start};
 use wels_train::trainer::{StepReport, Trainer};
 
+use crate::experts::ExchangeLine;
 use crate::host::Event;
 use crate::hyper::{execution, of_pretraining, rule, slow_precision};
 use crate::measure::peak_flops;
@@ -41,6 +42,8 @@ pub(crate) struct PretrainMetrics {
     learning_rate: f64,
     experts: Vec<ExpertLine>,
     validation: Option<Validation>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    exchange: Option<ExchangeLine>,
     seconds: f64,
     tokens_per_second: f64,
     mfu: f64,
@@ -182,7 +185,8 @@ impl Training for Pretraining<'_> {
         }
         let tokens_per_second = tokens as f64 / seconds;
         let mfu = tokens_per_second * self.flops_per_token as f64 / self.peak_flops;
-        Ok((position, PretrainMetrics::new(report, position, validation, seconds, tokens_per_second, mfu)))
+        let line = PretrainMetrics::new(report, position, validation, seconds, tokens_per_second, mfu);
+        Ok((position, PretrainMetrics { exchange: ExchangeLine::of(&mut self.trainer), ..line }))
     }
 
     fn trained(&self) -> &dyn Trained {
@@ -255,6 +259,7 @@ impl PretrainMetrics {
             learning_rate: report.learning_rate,
             experts: experts.collect(),
             validation,
+            exchange: None,
             seconds,
             tokens_per_second,
             mfu,

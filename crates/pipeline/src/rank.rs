@@ -18,6 +18,8 @@ pub(crate) struct Rank {
     pub programs: Programs,
     pub device: Arc<dyn Device>,
     pub comm: Arc<dyn Comm>,
+    /// How many ranks share the routed experts: 1 if each has all.
+    pub expert_parallel: usize,
 }
 
 /// What rank 0 has the others do.

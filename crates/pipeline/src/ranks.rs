@@ -34,7 +34,7 @@ use crate::rank::{Command, Rank};
 use crate::refusal::refuse;
 use crate::samples::Answerer;
 use crate::task::Programs;
-use crate::{replay, run};
+use crate::{experts, replay, run};
 
 /// The stack of a rank's thread: that of a process' first one.
 const STACK_BYTES: usize = 8 << 20;
@@ -47,6 +47,8 @@ pub struct Options {
     pub rates: Rates,
     /// What each rank computes with, a thread of this process; several may share a device. At least one.
     pub devices: Vec<Arc<dyn Device>>,
+    /// How many ranks share the routed experts: 1 if each has all.
+    pub expert_parallel: usize,
 }
 
 /// Does what is left of `run`, and tells `host`.
@@ -58,16 +60,18 @@ pub struct Options {
 /// # Panics
 /// If a rank panics, when all others have ended.
 pub fn run_on_threads(run: RunDir, options: &Options, host: &mut dyn Host) -> Result<()> {
-    let Options { programs, rates, devices } = options;
-    check(run.recipe(), devices.len())?;
+    let Options { programs, rates, devices, expert_parallel } = options;
+    check(run.recipe(), devices.len(), *expert_parallel)?;
+    devices.iter().try_for_each(|device| experts::check_device(&**device, *expert_parallel))?;
     let device = |comm: &dyn Comm| Arc::clone(&devices[comm.rank()]);
     let first = |comm: Arc<dyn Comm>| {
-        let rank = Rank { run, programs: *programs, device: device(&*comm), comm };
+        let device = device(&*comm);
+        let rank = Rank { run, programs: *programs, device, comm, expert_parallel: *expert_parallel };
         run::run(rank, *rates, host)
     };
     on_threads(devices.len(), first, |comm| {
         let (device, place) = (device(&*comm), format!("rank {} of {}", comm.rank(), comm.world()));
-        follow(comm, device, *programs).context(place)
+        follow(comm, device, *programs, *expert_parallel).context(place)
     })
 }
 
@@ -79,12 +83,13 @@ pub fn run_as_first(
     comm: Arc<dyn Comm>,
     run: RunDir,
     device: Arc<dyn Device>,
-    programs: Programs,
-    rates: Rates,
+    options: (Programs, Rates, usize),
     host: &mut dyn Host,
 ) -> Result<()> {
-    check(run.recipe(), comm.world())?;
-    run::run(Rank { run, programs, device, comm }, rates, host)
+    let (programs, rates, expert_parallel) = options;
+    check(run.recipe(), comm.world(), expert_parallel)?;
+    experts::check_device(&*device, expert_parallel)?;
+    run::run(Rank { run, programs, device, comm, expert_parallel }, rates, host)
 }
 
 /// Rank 0 on this thread and the others on threads of their own, until all have ended. Where another rank failed, its
@@ -117,9 +122,9 @@ fn on_threads(
 ///
 /// # Errors
 /// What keeps this rank from beginning what it is told to; the others then lose it.
-pub fn follow(comm: Arc<dyn Comm>, device: Arc<dyn Device>, programs: Programs) -> Result<()> {
+pub fn follow(comm: Arc<dyn Comm>, device: Arc<dyn Device>, programs: Programs, expert_parallel: usize) -> Result<()> {
     let Some(Command::Open { run }) = Rank::hear(&*comm) else { return Ok(()) };
-    let rank = Rank { run: RunDir::open_beside(&run)?, programs, device, comm };
+    let rank = Rank { run: RunDir::open_beside(&run)?, programs, device, comm, expert_parallel };
     while let Some(command) = Rank::hear(&*rank.comm) {
         match &command {
             Command::Train { stage, behind } => train(&rank, stage, *behind),
@@ -157,11 +162,12 @@ fn sample(rank: &Rank, stage: &str, model: &str) -> Result<()> {
     Ok(())
 }
 
-/// Fails if a stage's gradient shards cannot be dealt to so many ranks.
+/// Fails if a stage's gradient shards cannot be dealt to so many ranks, or groups of `expert_parallel` of them cannot
+/// share the experts.
 ///
 /// # Errors
 /// With the nearest numbers of ranks that work.
-pub fn check(recipe: &Recipe, ranks: usize) -> Result<()> {
+pub fn check(recipe: &Recipe, ranks: usize, expert_parallel: usize) -> Result<()> {
     if let Some(stage) = recipe.stages.iter().find(|stage| ranks > 1 && stage.work.is_of_pictures()) {
         let message = format!("the stage {} is of pictures, which are learnt on one rank", stage.name);
         return Err(refuse(message, "leave --ranks out, and start one process"));
@@ -172,7 +178,9 @@ pub fn check(recipe: &Recipe, ranks: usize) -> Result<()> {
         Some((stage.name.as_str(), shards))
     });
     let mut stages = pretrain.into_iter().chain(others);
-    let Some((stage, shards)) = stages.find(|(_, shards)| !shards.is_multiple_of(ranks)) else { return Ok(()) };
+    let Some((stage, shards)) = stages.find(|(_, shards)| !shards.is_multiple_of(ranks)) else {
+        return experts::check(recipe, ranks, expert_parallel);
+    };
     // Both are powers of two, or the ranks are none.
     let fewer = shards.min(1 << ranks.ilog2());
     let message = format!("{ranks} ranks do not divide the {shards} gradient shards of the stage {stage}");
@@ -214,7 +222,7 @@ mod tests {
         let mut recipe = Recipe::quickstart();
         let mut refused = |shards: usize, ranks: usize| {
             recipe.pretrain.optimizer.gradient_shards = shards;
-            let error = check(&recipe, ranks).unwrap_err();
+            let error = check(&recipe, ranks, 1).unwrap_err();
             let refusal = error.downcast_ref::<crate::refusal::Refusal>().expect("a refusal");
             format!("{error}: {}", refusal.hint())
         };
@@ -226,6 +234,6 @@ mod tests {
                     in a recipe of another run.name";
         assert_eq!(refused(4, 16), more);
         assert!(refused(8, 2).contains("the 1 gradient shards of the stage"), "another stage has fewer");
-        check(&recipe, 1).unwrap();
+        check(&recipe, 1, 1).unwrap();
     }
 }

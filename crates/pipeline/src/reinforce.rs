@@ -24,6 +24,7 @@ use wels_train::grpo::{Aggregation, Grpo, Overlong, Scale};
 use wels_train::rl::{Answered, Prompter, RlOptions, RlReport, Rollout, learn, sample};
 use wels_train::trainer::Trainer;
 
+use crate::experts::ExchangeLine;
 use crate::hyper::{of_stage, rollout_options, rule, stage_execution};
 use crate::rank::Rank;
 use crate::session::Session;
@@ -61,6 +62,8 @@ pub(crate) struct GrpoMetrics {
     max_violation: f64,
     warnings: Vec<String>,
     samples: Vec<Shown>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    exchange: Option<ExchangeLine>,
     seconds: f64,
     rollout_seconds: f64,
     sampled_tokens_per_second: f64,
@@ -164,9 +167,10 @@ impl Training for Reinforcement<'_> {
         };
         let line = GrpoMetrics::new(&report, &rollout, position, started.elapsed().as_secs_f64(), rollout_seconds);
         if self.reference_every > 0 && position.step.is_multiple_of(self.reference_every) {
-            self.reference = self.reference.take().map(|_| self.trainer.state.params.clone());
+            self.reference = self.reference.take().map(|_| self.trainer.whole_params()).transpose()?;
         }
-        Ok((position, GrpoMetrics { warnings: self.doctor.look(&report), ..line }))
+        let exchange = ExchangeLine::of(&mut self.trainer);
+        Ok((position, GrpoMetrics { warnings: self.doctor.look(&report), exchange, ..line }))
     }
 
     fn trained(&self) -> &dyn Trained {
@@ -259,7 +263,7 @@ fn reference(
     if section.kl == 0.0 {
         return Ok(None);
     }
-    let Some(latest) = latest else { return Ok(Some(initial(rank, &section.start, tokenizer)?)) };
+    let Some(latest) = latest else { return Ok(Some(initial(rank, &section.start, tokenizer, None)?)) };
     let mut params = Params::zeros(&rank.device, config);
     let names: Vec<_> = params.specs().iter().map(|spec| (spec.name.clone(), spec.len())).collect();
     tensors::load(&latest.path.join(REFERENCE), names, &mut |param, values| params.set_values(param, values))?;
@@ -311,6 +315,7 @@ impl GrpoMetrics {
             max_violation: violations.fold(0.0, f64::max),
             warnings: Vec::new(),
             samples: rollout.answered.iter().filter_map(first).take(SHOWN).collect(),
+            exchange: None,
             seconds,
             rollout_seconds,
             sampled_tokens_per_second: report.sampled_tokens as f64 / rollout_seconds,

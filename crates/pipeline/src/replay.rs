@@ -31,8 +31,8 @@ use crate::teacher::TeacherModel;
 use crate::training::{Position, Replay, StageReplay};
 
 /// Keys of metrics that depend on the machine and its load.
-const OF_THE_MACHINE: [&str; 5] =
-    ["seconds", "rollout_seconds", "tokens_per_second", "sampled_tokens_per_second", "mfu"];
+const OF_THE_MACHINE: [&str; 6] =
+    ["seconds", "rollout_seconds", "tokens_per_second", "sampled_tokens_per_second", "mfu", "exchange"];
 
 /// Part of a stage: behind checkpoint `from` (or from nothing) up to checkpoint `to`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]

@@ -198,6 +198,7 @@ impl<'h> Session<'h> {
             device_joules: device_joules.zip(joules_before).map(|(now, before)| (now - before).max(0.0)),
             threads: wels_kernels::par::threads(),
             ranks: self.rank.comm.world(),
+            expert_parallel: Some(self.rank.expert_parallel).filter(|sharing| *sharing > 1),
             device: self.rank.device.name().into(),
             cost_micro_usd: (seconds / 3600.0 * usd_per_hour * 1e6).round() as u64,
             peak_rss_bytes: machine::peak_rss_bytes().unwrap_or(0),

@@ -3,6 +3,7 @@
 use anyhow::{Context, Result};
 use wels_data::tokenizer::Tokenizer;
 use wels_model::config::ModelConfig;
+use wels_model::expert_parallel::ExpertShare;
 use wels_model::params::Params;
 use wels_runs::checkpoint::{self, Checkpoint};
 use wels_runs::recipe::{self, Start};
@@ -10,7 +11,7 @@ use wels_runs::rundir::RunDir;
 use wels_train::muon::Rule;
 use wels_train::trainer::State;
 
-use crate::model::{Location, config_of, load_params, locate, read_tokenizer};
+use crate::model::{Location, config_of, load_share, locate, read_tokenizer};
 use crate::named;
 use crate::rank::Rank;
 use crate::refusal::refuse;
@@ -38,15 +39,15 @@ pub(crate) fn check_tokenizer(model: &Location, tokenizer: &Tokenizer) -> Result
     Ok(())
 }
 
-/// The configuration and weights that a stage begins with.
-pub(crate) fn initial(rank: &Rank, start: &Start, tokenizer: &Tokenizer) -> Result<Params> {
+/// The weights that a stage begins with; of the experts, a share.
+pub(crate) fn initial(rank: &Rank, start: &Start, tokenizer: &Tokenizer, share: Option<ExpertShare>) -> Result<Params> {
     let Rank { run, device, .. } = rank;
     let params = match start {
-        Start::New { model } => Params::init(device, model.config(), run.recipe().run.seed),
+        Start::New { model } => Params::init_shared(device, model.config(), run.recipe().run.seed, share),
         Start::From { from } => {
             let model = model_of(run, from)?;
             check_tokenizer(&model, tokenizer)?;
-            load_params(device, &model, &config_of(&model)?)?
+            load_share(device, &model, &config_of(&model)?, share)?
         }
     };
     let (ids, vocab_size) = (tokenizer.vocab_size(), config_for(run, start)?.vocab_size);
@@ -75,12 +76,14 @@ pub(crate) fn state_of(
 ) -> Result<(ModelConfig, State)> {
     match latest {
         None => {
-            let params = initial(rank, start, tokenizer)?;
-            Ok((config_for(&rank.run, start)?, State::new(params, rule)))
+            let config = config_for(&rank.run, start)?;
+            let params = initial(rank, start, tokenizer, rank.share(&config)?)?;
+            Ok((config, State::new(params, rule)))
         }
         Some(checkpoint) => {
             let config = config_of(&Location::Directory(checkpoint.path.clone()))?;
-            let state = load_state(&rank.device, &config, rule, &checkpoint.path, Position::of(latest)?.updates)
+            let zeros = Params::zeros_shared(&rank.device, &config, rank.share(&config)?);
+            let state = load_state(zeros, &config, rule, &checkpoint.path, Position::of(latest)?.updates)
                 .with_context(|| format!("cannot go on from {}", checkpoint.path.display()))?;
             Ok((config, state))
         }

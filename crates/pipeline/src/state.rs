@@ -1,14 +1,14 @@
 //! Weights and optimizer in a checkpoint: a Hugging Face directory, and beside it what the optimizer remembers.
 
 use std::borrow::Cow;
+use std::cell::Cell;
 use std::collections::HashMap;
 use std::path::Path;
-use std::sync::Arc;
 
 use anyhow::Result;
 use wels_comm::Lost;
 use wels_data::tokenizer::Tokenizer;
-use wels_device::{Device, Tensor};
+use wels_device::Tensor;
 use wels_model::config::{Dtype, ModelConfig};
 use wels_model::names::ParamSpec;
 use wels_model::params::Params;
@@ -31,13 +31,24 @@ impl Trained for Trainer {
 
     fn save(&self, folder: &Path, tokenizer: &Tokenizer) -> Result<()> {
         let (config, params) = (self.model().config(), &self.state.params);
-        let values = |param: usize| params.tensors()[param].to_host();
-        weights::save_dir(folder, config, Dtype::F32, WEIGHTS_FILE_BYTES, &values)?;
+        // Of experts over ranks a parameter is here while it is written.
+        let lost = Cell::new(None);
+        let values = |param: usize| {
+            self.whole_values(param).unwrap_or_else(|why| {
+                lost.set(Some(why));
+                vec![0.0; params.specs()[param].len()].into()
+            })
+        };
+        let written = weights::save_dir(folder, config, Dtype::F32, WEIGHTS_FILE_BYTES, &values);
+        lost.get().map_or(Ok(()), Err)?;
+        self.end_whole_values()?;
+        written?;
         tokenizer.save(folder, config.rope.max_positions)?;
         save_moments(folder, params.specs(), self.whole_moments()?)
     }
 
     fn join_in_saving(&self) -> Result<(), Lost> {
+        self.join_in_whole_values()?;
         self.whole_moments().map(drop)
     }
 }
@@ -54,30 +65,34 @@ pub(crate) fn save_moments<'a>(
 }
 
 /// Reads back what [`save_moments`] wrote.
-pub(crate) fn load_moments(folder: &Path, specs: &[ParamSpec], m: &mut [Tensor], v: &mut [Tensor]) -> Result<()> {
-    let both = specs.iter().zip(m.iter().zip(v.iter()));
+pub(crate) fn load_moments(folder: &Path, params: &Params, m: &mut [Tensor], v: &mut [Tensor]) -> Result<()> {
+    let both = params.specs().iter().zip(m.iter().zip(v.iter()));
+    let len = |spec: &ParamSpec, moments: &Tensor| if moments.is_empty() { 0 } else { spec.len() };
     let names: Vec<(String, usize)> = both
-        .flat_map(|(spec, (m, v))| [(format!("m.{}", spec.name), m.len()), (format!("v.{}", spec.name), v.len())])
+        .flat_map(|(spec, (m, v))| {
+            [(format!("m.{}", spec.name), len(spec, m)), (format!("v.{}", spec.name), len(spec, v))]
+        })
         .collect();
     Ok(tensors::load(&folder.join(OPTIMIZER), names, &mut |place, values| {
-        let moments = if place % 2 == 0 { &mut *m } else { &mut *v };
-        moments[place / 2].set(0, values);
+        let (moments, param) = (if place % 2 == 0 { &mut *m } else { &mut *v }, place / 2);
+        let (rows, cols) = (params.rows_here(param), params.specs()[param].cols);
+        let here = if values.is_empty() { 0..0 } else { rows.start * cols..rows.end * cols };
+        moments[param].set(0, &values[here]);
     })?)
 }
 
-/// Reads back what was saved of a [`Trainer`], after `updates` updates.
+/// Reads back into `params` what was saved of a [`Trainer`], after `updates` updates.
 pub(crate) fn load_state(
-    device: &Arc<dyn Device>,
+    mut params: Params,
     config: &ModelConfig,
     rule: Rule,
     folder: &Path,
     updates: u64,
 ) -> Result<State> {
-    let mut params = Params::zeros(device, config);
     weights::load_dir(folder, config, &mut |param, first_row, _, values| params.set_rows(param, first_row, values))?;
     let mut state = State::new(params, rule);
     let State { params, m, v, .. } = &mut state;
-    load_moments(folder, params.specs(), m, v)?;
+    load_moments(folder, params, m, v)?;
     state.step = updates;
     Ok(state)
 }

@@ -143,7 +143,13 @@ pub fn verify_run(path: &Path, options: &Options, host: &mut dyn Host) -> Result
 
 /// The only rank of a run.
 fn alone(run: RunDir, options: &Options) -> Rank {
-    Rank { run, programs: options.programs, device: Arc::clone(options.device), comm: Arc::new(Single) }
+    Rank {
+        run,
+        programs: options.programs,
+        device: Arc::clone(options.device),
+        comm: Arc::new(Single),
+        expert_parallel: 1,
+    }
 }
 
 /// Fails if one of the stages that `matter` has its answers judged by a program that may not be started, whichever

@@ -61,6 +61,9 @@ pub struct Entry {
     pub threads: usize,
     /// Ranks that worked together.
     pub ranks: usize,
+    /// How many of them shared the routed experts; none where each had all.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub expert_parallel: Option<usize>,
     /// The kind of device that computed: `cpu`, `cuda`. Their bits may differ.
     pub device: String,
     /// Money for those seconds, in millionths of a dollar; 0 without `run.usd_per_hour`.

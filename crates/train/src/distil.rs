@@ -66,7 +66,7 @@ pub fn sample(
     first: u64,
     watch: &mut dyn FnMut(usize, u64),
 ) -> Result<Vec<Answered>, RlError> {
-    let params = Arc::new(trainer.state.params.clone());
+    let params = Arc::new(trainer.whole_params()?);
     let key = Key { seed, stream: STREAM_ANSWERS };
     let numbers = first..first + options.prompts as u64;
     let items = numbers.map(|n| training_item(task, seed, n)).collect::<Result<_, TaskError>>()?;

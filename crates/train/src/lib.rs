@@ -11,6 +11,8 @@ pub mod trainer;
 
 pub mod muon;
 
+pub mod experts;
+
 mod sharded;
 mod shards;
 

@@ -251,7 +251,7 @@ pub fn sample(
     first: u64,
     watch: &mut dyn FnMut(usize, u64),
 ) -> Result<Rollout, RlError> {
-    let params = Arc::new(trainer.state.params.clone());
+    let params = Arc::new(trainer.whole_params()?);
     let key = Key { seed, stream: STREAM_ANSWERS };
     let mut rollout = Rollout { answered: Vec::new(), items: 0, tokens: 0 };
     for round in 0..options.rounds.max(1) {

@@ -5,6 +5,11 @@
 //! of one rank, chunk by chunk; of a matrix that Muon moves one rank owns all. The ranks' gradients are added by the
 //! tree that adds up shards.
 //!
+//! Experts over ranks ([`wels_model::expert_parallel`]): a rank owns parts of the experts that it holds, with the ranks
+//! of the other groups that hold the same. Of a chunk that reaches over experts of several ranks each rank tells its
+//! elements. A rank's gradients are of N ranks' shards each; it adds these up first, which are the next levels of the
+//! tree.
+//!
 //! Source: Rajbhandari et al. 2019, ZeRO, §5.1.
 
 use std::borrow::Cow;
@@ -13,6 +18,7 @@ use std::ops::Range;
 use wels_comm::tree::Counter;
 use wels_comm::{Comm, Lost, from_bytes, to_bytes};
 use wels_device::{Device, Link, SQUARES_CHUNK, Tensor};
+use wels_model::expert_parallel::{held_at, sum_over_ranks};
 use wels_model::names::{ParamKind, ParamSpec};
 use wels_model::params::{Grads, Params};
 
@@ -31,54 +37,123 @@ pub(crate) struct Owned {
 
 /// How a parameter is divided.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Split {
-    /// So many elements, evenly; 0 of a parameter that has no gradient.
-    Even(usize),
-    /// So many elements, all of one rank: Muon needs whole matrices.
-    Whole(usize, usize),
+struct Split {
+    /// Elements; 0 of a parameter that has no gradient.
+    len: usize,
+    /// Where experts are over ranks.
+    experts: Option<OverRanks>,
+    /// Muon needs whole matrices: the rank that owns all of them; of experts over ranks, the group.
+    whole: Option<usize>,
+}
+
+/// A parameter of so many experts, over groups of so many ranks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct OverRanks {
+    experts: usize,
+    ranks: usize,
 }
 
 impl Split {
+    /// The elements that `rank` holds.
+    fn held(self, rank: usize) -> Range<usize> {
+        match self.experts {
+            Some(OverRanks { ranks, .. }) => held_at(rank % ranks, ranks, self.len),
+            None => 0..self.len,
+        }
+    }
+
     /// The elements that belong to `rank`.
     fn part(self, rank: usize, world: usize) -> Range<usize> {
-        match self {
-            Split::Even(len) => {
-                let chunks = len.div_ceil(SQUARES_CHUNK);
-                let end = |rank: usize| (rank * chunks / world * SQUARES_CHUNK).min(len);
-                end(rank)..end(rank + 1)
+        // Those with the same elements, which divide them.
+        let each = self.experts.map_or(1, |over| over.ranks);
+        let (place, places, Range { start, end }) = (rank / each, world / each, self.held(rank));
+        match self.whole {
+            Some(owner) if place == owner => start..end,
+            Some(_) => start..start,
+            None => {
+                let (first, last) = (start.div_ceil(SQUARES_CHUNK), self.last_chunk(end));
+                let chunks = last.saturating_sub(first);
+                let cut = |place: usize| match place {
+                    0 => start,
+                    place if place == places => end,
+                    place => ((first + place * chunks / places) * SQUARES_CHUNK).clamp(start, end),
+                };
+                cut(place)..cut(place + 1)
             }
-            Split::Whole(len, owner) if rank == owner => 0..len,
-            Split::Whole(..) => 0..0,
         }
+    }
+
+    /// How many chunks end at an element.
+    fn last_chunk(self, end: usize) -> usize {
+        if end == self.len { end.div_ceil(SQUARES_CHUNK) } else { end / SQUARES_CHUNK }
+    }
+
+    /// Where the part of `rank` lies in what it holds.
+    fn here(self, rank: usize, world: usize) -> Range<usize> {
+        let (part, start) = (self.part(rank, world), self.held(rank).start);
+        part.start - start..part.end - start
+    }
+
+    /// Whether two ranks hold the same elements.
+    fn is_shared(self, one: usize, other: usize) -> bool {
+        self.experts.is_none_or(|over| one % over.ranks == other % over.ranks)
+    }
+
+    /// A rank's part as elements of a chunk that begins before it, whole chunks, and elements of one that ends behind
+    /// it.
+    fn chunks(self, part: Range<usize>) -> [Range<usize>; 3] {
+        let first = part.start.next_multiple_of(SQUARES_CHUNK).min(part.end);
+        let last = (self.last_chunk(part.end) * SQUARES_CHUNK).clamp(first, part.end);
+        [part.start..first, first..last, last..part.end]
     }
 }
 
 /// The splits of parameters: those that Muon moves go whole, the largest first, to the rank that has the least of them.
-fn splits(specs: &[ParamSpec], rule: Rule, world: usize) -> Vec<Split> {
+fn splits(params: &Params, rule: Rule, world: usize) -> Vec<Split> {
+    let (specs, share) = (params.specs(), params.share());
     let len = |spec: &ParamSpec| if spec.kind == ParamKind::RouterBias { 0 } else { spec.len() };
-    let mut splits: Vec<Split> = specs.iter().map(|spec| Split::Even(len(spec))).collect();
+    let experts = |spec: &ParamSpec| match spec.kind {
+        ParamKind::Experts(experts) | ParamKind::ExpertBiases(experts) => {
+            share.map(|share| OverRanks { experts, ranks: share.ranks() })
+        }
+        _ => None,
+    };
+    let split = |spec: &ParamSpec| Split { len: len(spec), experts: experts(spec), whole: None };
+    let mut splits: Vec<Split> = specs.iter().map(split).collect();
     let mut whole: Vec<usize> = (0..specs.len()).filter(|param| rule.is_muon(specs[*param].kind)).collect();
     whole.sort_by_key(|param| std::cmp::Reverse(specs[*param].len()));
     let mut taken = vec![0; world];
     for param in whole {
-        let owner = (0..world).min_by_key(|rank| taken[*rank]).expect("a world has ranks");
-        taken[owner] += specs[param].len();
-        splits[param] = Split::Whole(specs[param].len(), owner);
+        let each = splits[param].experts.map_or(1, |over| over.ranks);
+        let load = |place: &usize| taken[place * each..(place + 1) * each].iter().sum::<usize>();
+        let owner = (0..world / each).min_by_key(load).expect("a world has ranks");
+        taken[owner * each..(owner + 1) * each].iter_mut().for_each(|taken| *taken += specs[param].len() / each);
+        splits[param].whole = Some(owner);
     }
     splits
 }
 
 impl Owned {
     pub fn new(params: &Params, rule: Rule, rank: usize, world: usize) -> Self {
-        Owned { rank, world, splits: splits(params.specs(), rule, world) }
+        Owned { rank, world, splits: splits(params, rule, world) }
     }
 
-    /// The elements of parameter `param` that this rank owns.
+    /// Where what this rank owns of parameter `param` lies in what it holds of it.
     pub fn part(&self, param: usize) -> Range<usize> {
-        self.splits[param].part(self.rank, self.world)
+        self.splits[param].here(self.rank, self.world)
     }
 
-    /// This rank's parts of whole tensors, one a parameter; of an empty one, nothing.
+    /// A parameter as this rank holds it.
+    pub fn held(&self, param: usize, spec: &ParamSpec) -> ParamSpec {
+        match (self.splits[param].experts, spec.kind) {
+            (Some(OverRanks { ranks, .. }), ParamKind::Experts(experts)) => {
+                ParamSpec { rows: spec.rows / ranks, kind: ParamKind::Experts(experts / ranks), ..spec.clone() }
+            }
+            _ => spec.clone(),
+        }
+    }
+
+    /// This rank's parts of tensors, one a parameter; of an empty one, nothing.
     pub fn parts_of(&self, whole: &[Tensor]) -> Vec<Tensor> {
         let cut = |(param, tensor): (usize, &Tensor)| {
             let range = if tensor.is_empty() { 0..0 } else { self.part(param) };
@@ -105,11 +180,12 @@ impl Owned {
         }
         let mut taken = vec![0; self.world];
         let join = |(param, split): (usize, &Split)| {
-            let mut all = Vec::new();
+            let mut all = vec![0.0; if exists(param) { split.len } else { 0 }];
             for (rank, from) in gathered.iter().enumerate().filter(|_| exists(param)) {
-                let len = split.part(rank, self.world).len();
-                all.extend_from_slice(&from[taken[rank]..taken[rank] + len]);
-                taken[rank] += len;
+                let part = split.part(rank, self.world);
+                let end = taken[rank] + part.len();
+                all[part].copy_from_slice(&from[taken[rank]..end]);
+                taken[rank] = end;
             }
             Cow::Owned(all)
         };
@@ -127,36 +203,42 @@ impl Owned {
         if let Some(link) = self.link(device) {
             return self.reduce_by(link, comm, own);
         }
-        let host: Vec<Cow<[f32]>> = own.iter().map(Tensor::to_host).collect();
-        let for_rank = |rank: usize| -> Vec<u8> {
-            host.iter()
-                .zip(&self.splits)
-                .flat_map(|(values, split)| to_bytes(&values[split.part(rank, self.world)]))
-                .collect()
+        let of_group = |(tensor, split): (&Tensor, &Split)| match split.experts {
+            Some(OverRanks { experts, ranks }) if grads.summed().is_none() => {
+                let new = |rows, cols| Tensor::new(tensor.device(), tensor.dtype(), rows, cols);
+                sum_over_ranks(tensor, experts, ranks, &new)
+            }
+            _ => tensor.clone(),
         };
-        let received = comm.all_to_all((0..self.world).map(for_rank).collect())?;
+        let own: Vec<Tensor> = own.iter().zip(&self.splits).map(of_group).collect();
+        let host: Vec<Cow<[f32]>> = own.iter().map(Tensor::to_host).collect();
+        let received =
+            comm.all_to_all((0..self.world).map(|rank| self.for_rank(rank, |param| &host[param][..])).collect())?;
         drop(host);
-        let mut sums = Counter::default();
-        for bytes in received {
-            let values = from_bytes(&bytes);
-            let mut rest = &values[..];
-            let mut take = |(param, tensor): (usize, &Tensor)| {
-                let len = self.part(param).len();
-                let (values, others) = rest.split_at(len);
-                rest = others;
-                Tensor::of(tensor.device(), 1, len, values)
-            };
-            let of_rank: Vec<Tensor> = own.iter().enumerate().map(&mut take).collect();
-            sums.push(of_rank, |left: &mut Vec<Tensor>, right: Vec<Tensor>| {
-                left.iter_mut().zip(&right).for_each(|(left, right)| right.device().add(right, left));
-            });
-        }
-        Ok(sums.finish().expect("a world has ranks"))
+        let mut rest: Vec<&[u8]> = received.iter().map(|bytes| &bytes[..]).collect();
+        let mut sum = |(split, tensor): (&Split, &Tensor)| {
+            let len = split.part(self.rank, self.world).len();
+            let mut sum = Counter::default();
+            for (_, rest) in rest.iter_mut().enumerate().filter(|(rank, _)| split.is_shared(*rank, self.rank)) {
+                let (values, others) = rest.split_at(4 * len);
+                *rest = others;
+                let of_rank = Tensor::of(tensor.device(), 1, len, &from_bytes(values));
+                sum.push(of_rank, |left: &mut Tensor, right: Tensor| right.device().add(&right, left));
+            }
+            sum.finish().expect("a group has ranks")
+        };
+        Ok(self.splits.iter().zip(&own).map(&mut sum).collect())
+    }
+
+    /// What belongs to a rank of what this one holds too, parameter by parameter.
+    fn for_rank<'a>(&self, rank: usize, values: impl Fn(usize) -> &'a [f32]) -> Vec<u8> {
+        let shared = self.splits.iter().enumerate().filter(|(_, split)| split.is_shared(rank, self.rank));
+        shared.flat_map(|(param, split)| to_bytes(&values(param)[split.here(rank, self.world)])).collect()
     }
 
     /// How the ranks' devices hand each other numbers, where they can without the host.
     fn link<'a>(&self, device: Option<&'a dyn Device>) -> Option<&'a dyn Link> {
-        let link = device?.link()?;
+        let link = device?.link().filter(|_| self.splits.iter().all(|split| split.experts.is_none()))?;
         ((link.rank(), link.world()) == (self.rank, self.world)).then_some(link)
     }
 
@@ -192,21 +274,59 @@ impl Owned {
 
     /// The global norm: parameters in order, of each the chunks in order.
     pub fn norm(&self, comm: &dyn Comm, gradients: &[Tensor]) -> Result<f64, Lost> {
-        let mine: Vec<Vec<f32>> = gradients.iter().map(|part| part.device().squares(part)).collect();
-        let sum = |chunks: &mut dyn Iterator<Item = f32>| chunks.map(f64::from).sum::<f64>();
-        if self.world == 1 {
-            return Ok(mine.iter().map(|chunks| sum(&mut chunks.iter().copied())).sum::<f64>().sqrt());
-        }
-        let gathered = comm.all_gather(to_bytes(&mine.concat()))?;
-        let mut of_ranks: Vec<_> = gathered.iter().map(|bytes| from_bytes(bytes).into_iter()).collect();
-        let of_param = |split: &Split| {
-            let mut chunks = of_ranks.iter_mut().enumerate().flat_map(|(rank, from)| {
-                let count = split.part(rank, self.world).len().div_ceil(SQUARES_CHUNK);
-                from.by_ref().take(count).collect::<Vec<_>>()
-            });
-            sum(&mut chunks)
+        let mine: Vec<f32> =
+            gradients.iter().zip(&self.splits).flat_map(|(part, split)| self.squares(part, *split)).collect();
+        let of_ranks = comm.all_gather(to_bytes(&mine))?;
+        let of_ranks: Vec<Vec<f32>> = of_ranks.iter().map(|bytes| from_bytes(bytes)).collect();
+        let mut rest: Vec<&[f32]> = of_ranks.iter().map(|all| &all[..]).collect();
+        let of_param = |(split, part): (&Split, &Tensor)| {
+            let of_chunk = |elements: &[f32]| {
+                let elements = Tensor::of(part.device(), 1, elements.len(), elements);
+                part.device().squares(&elements)[0]
+            };
+            self.chunks(*split, &mut rest, &of_chunk).into_iter().map(f64::from).sum::<f64>()
         };
-        Ok(self.splits.iter().map(of_param).sum::<f64>().sqrt())
+        Ok(self.splits.iter().zip(gradients).map(of_param).sum::<f64>().sqrt())
+    }
+
+    /// What a rank tells of its part of a parameter: sums of squares of whole chunks, and the elements of others.
+    fn squares(&self, part: &Tensor, split: Split) -> Vec<f32> {
+        let range = split.part(self.rank, self.world);
+        let [before, whole, behind] = split.chunks(range.clone());
+        if before.is_empty() && behind.is_empty() {
+            return part.device().squares(part);
+        }
+        let values = part.to_host();
+        let of = |elements: Range<usize>| &values[elements.start - range.start..elements.end - range.start];
+        let chunks = Tensor::of(part.device(), 1, whole.len(), of(whole.clone()));
+        [of(before), &part.device().squares(&chunks), of(behind)].concat()
+    }
+
+    /// The sums of squares of a parameter's chunks, in order, from what each rank tells; that is taken away.
+    fn chunks(&self, split: Split, rest: &mut [&[f32]], of_chunk: &dyn Fn(&[f32]) -> f32) -> Vec<f32> {
+        let mut parts: Vec<(Range<usize>, usize)> = (0..self.world)
+            .map(|rank| (split.part(rank, self.world), rank))
+            .filter(|(part, _)| !part.is_empty())
+            .collect();
+        parts.sort_by_key(|(part, _)| part.start);
+        let (mut sums, mut begun) = (Vec::new(), Vec::new());
+        for (part, rank) in parts {
+            let mut take = |count: usize| {
+                let (taken, others) = rest[rank].split_at(count);
+                rest[rank] = others;
+                taken
+            };
+            let [before, whole, behind] = split.chunks(part);
+            begun.extend_from_slice(take(before.len()));
+            let ends = before.end.is_multiple_of(SQUARES_CHUNK) || before.end == split.len;
+            if ends && !begun.is_empty() {
+                sums.push(of_chunk(&begun));
+                begun.clear();
+            }
+            sums.extend_from_slice(take(whole.len().div_ceil(SQUARES_CHUNK)));
+            begun.extend_from_slice(take(behind.len()));
+        }
+        sums
     }
 
     /// The first parameter of which any rank's gradient is not finite.
@@ -222,24 +342,87 @@ impl Owned {
         if self.world == 1 {
             return Ok(());
         }
-        let learnt = || learnt.iter().enumerate().filter(|(_, learnt)| **learnt).map(|(param, _)| param);
+        let learnt = learnt.iter().enumerate().filter(|(_, learnt)| **learnt).map(|(param, _)| param);
+        let (experts, others): (Vec<usize>, Vec<usize>) =
+            learnt.partition(|param| self.splits[*param].experts.is_some());
         let device = params.tensors().first().map(|first| first.device().clone());
         if let Some(link) = self.link(device.as_deref()) {
             comm.barrier()?;
-            learnt().for_each(|param| link.gather(params.tensor_mut(param), &self.parts(param)));
+            others.into_iter().for_each(|param| link.gather(params.tensor_mut(param), &self.parts(param)));
             return Ok(());
         }
-        let of_param = |param: usize| to_bytes(&params.tensors()[param].to_host()[self.part(param)]);
-        let gathered = comm.all_gather(learnt().flat_map(of_param).collect())?;
+        let mine = |chosen: &[usize]| -> Vec<u8> {
+            let of_param = |param: &usize| to_bytes(&params.tensors()[*param].to_host()[self.part(*param)]);
+            chosen.iter().flat_map(of_param).collect()
+        };
+        let gathered = comm.all_gather(mine(&others))?;
+        // Experts are those of the same place in each group.
+        let Some(over) = experts.first().and_then(|param| self.splits[*param].experts) else {
+            self.take(params, &others, &gathered);
+            return Ok(());
+        };
+        let of_experts = if over.ranks < self.world { mine(&experts) } else { Vec::new() };
+        self.take(params, &others, &gathered);
+        if over.ranks == self.world {
+            return Ok(());
+        }
+        let same = |rank: usize| rank % over.ranks == self.rank % over.ranks;
+        let for_rank = |rank: usize| if same(rank) { of_experts.clone() } else { Vec::new() };
+        let gathered = comm.all_to_all((0..self.world).map(for_rank).collect())?;
+        self.take(params, &experts, &gathered);
+        Ok(())
+    }
+
+    /// Takes over the other ranks' parts of some parameters that these share with this one.
+    fn take(&self, params: &mut Params, chosen: &[usize], gathered: &[Vec<u8>]) {
         for (rank, bytes) in gathered.iter().enumerate().filter(|(rank, _)| *rank != self.rank) {
             let values = from_bytes(bytes);
             let mut taken = 0;
-            for param in learnt() {
-                let range = self.splits[param].part(rank, self.world);
-                params.tensor_mut(param).set(range.start, &values[taken..taken + range.len()]);
+            for param in chosen.iter().filter(|param| self.splits[**param].is_shared(rank, self.rank)) {
+                let range = self.splits[*param].here(rank, self.world);
+                params.tensor_mut(*param).set(range.start, &values[taken..taken + range.len()]);
                 taken += range.len();
             }
         }
-        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn parts_cover_a_parameter_once_and_chunks_are_whole_again() {
+        for (experts, of_expert) in [(8, 1000), (8, 4096), (8, 5000), (4, 16), (16, 20_000)] {
+            for (world, ranks) in [(2, 2), (4, 2), (4, 4), (8, 2), (8, 4), (16, 4)] {
+                let len = experts * of_expert;
+                for whole in [None, Some(world / ranks - 1)] {
+                    let split = Split { len, experts: Some(OverRanks { experts, ranks }), whole };
+                    let mut covered = vec![0; len];
+                    let values: Vec<f32> = (0..len).map(|i| i as f32).collect();
+                    let mut told = Vec::new();
+                    for rank in 0..world {
+                        let part = split.part(rank, world);
+                        covered[part.clone()].iter_mut().for_each(|count| *count += 1);
+                        let [before, whole, behind] = split.chunks(part);
+                        let firsts = whole.step_by(SQUARES_CHUNK).map(|i| i as f32);
+                        let all = values[before].iter().copied().chain(firsts).chain(values[behind].iter().copied());
+                        told.push(all.collect::<Vec<f32>>());
+                    }
+                    assert!(covered.iter().all(|count| *count == 1), "{split:?} on {world} ranks");
+                    // The first element stands for a chunk here.
+                    let owned = Owned { rank: 0, world, splits: vec![split] };
+                    let mut rest: Vec<&[f32]> = told.iter().map(|all| &all[..]).collect();
+                    let chunks = owned.chunks(split, &mut rest, &|elements| {
+                        assert!(elements.len() == SQUARES_CHUNK || elements.last() == values.last());
+                        assert!(elements.windows(2).all(|pair| pair[1] == pair[0] + 1.0));
+                        elements[0]
+                    });
+                    let expected: Vec<f32> = (0..len).step_by(SQUARES_CHUNK).map(|i| i as f32).collect();
+                    assert_eq!(chunks, expected, "{split:?} on {world} ranks");
+                    assert!(rest.iter().all(|rest| rest.is_empty()));
+                }
+            }
+        }
     }
 }

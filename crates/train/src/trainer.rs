@@ -18,6 +18,8 @@
 //!
 //! Source: DeepSeek-V3 report §2.1.2 (balancing), §2.2 (MTP), §4.2 (optimizer).
 
+mod lockstep;
+
 use std::borrow::Cow;
 use std::ops::Range;
 use std::sync::Arc;
@@ -27,11 +29,13 @@ use wels_comm::tree::Counter;
 use wels_comm::{Comm, Lost, Single, tree};
 use wels_device::{AdamW, Coefficient, IGNORE, Tensor};
 use wels_model::config::ModelConfig;
+use wels_model::expert_parallel::{ExpertShare, Sent};
 use wels_model::model::{Batch, ExpertLoad, Losses, Model, Nll, Objective, Teacher};
 use wels_model::names::{ParamKind, ParamSpec};
 use wels_model::params::{Grads, Params};
 use wels_model::tape::Execution;
 
+use crate::experts::expert_share;
 use crate::muon::{self, Rule};
 use crate::schedule::{LearningRate, Switch};
 use crate::sharded::Owned;
@@ -161,6 +165,8 @@ pub struct Trainer {
     owned: Owned,
     /// One a parameter: whether it stays as it is.
     frozen: Vec<bool>,
+    /// What was counted and nobody has asked for.
+    sent: Sent,
     /// What is learnt and what the optimizer remembers; public, to be saved and loaded.
     pub state: State,
 }
@@ -181,12 +187,33 @@ pub struct State {
 impl State {
     /// Before the first step, for a training by `rule`.
     pub fn new(params: Params, rule: Rule) -> State {
-        let rows = |spec: &ParamSpec| if spec.kind == ParamKind::RouterBias { 0 } else { spec.rows };
-        let squared = |spec: &ParamSpec| if rule.is_muon(spec.kind) { 0 } else { rows(spec) };
-        let zeros = |rows: &dyn Fn(&ParamSpec) -> usize| -> Vec<Tensor> {
-            params.specs().iter().map(|spec| Tensor::zeros(params.device(), rows(spec), spec.cols)).collect()
+        let zeros = |has: &dyn Fn(&ParamSpec) -> bool| -> Vec<Tensor> {
+            let zeros = |(param, spec): (usize, &ParamSpec)| {
+                let rows = if has(spec) { params.rows_here(param).len() } else { 0 };
+                Tensor::zeros(params.device(), rows, spec.cols)
+            };
+            params.specs().iter().enumerate().map(zeros).collect()
         };
-        State { step: 0, m: zeros(&rows), v: zeros(&squared), params }
+        let (m, v) =
+            (|spec: &ParamSpec| spec.kind != ParamKind::RouterBias, |spec: &ParamSpec| !rule.is_muon(spec.kind));
+        State { step: 0, m: zeros(&m), v: zeros(&|spec| m(spec) && v(spec)), params }
+    }
+
+    /// Of the routed experts those of a share alone, with what the optimizer remembers of them.
+    pub fn keep_share(self, share: ExpertShare) -> State {
+        let State { step, params, m, v } = self;
+        let cut = |moments: Vec<Tensor>| -> Vec<Tensor> {
+            let cut = |(spec, whole): (&ParamSpec, Tensor)| match share.rows(spec) {
+                rows if whole.is_empty() || rows.len() == spec.rows => whole,
+                rows => {
+                    let values = &whole.to_host()[rows.start * spec.cols..rows.end * spec.cols];
+                    Tensor::of(whole.device(), rows.len(), spec.cols, values)
+                }
+            };
+            params.specs().iter().zip(moments).map(cut).collect()
+        };
+        let (m, v) = (cut(m), cut(v));
+        State { step, m, v, params: params.keep_share(share) }
     }
 }
 
@@ -201,13 +228,16 @@ impl Trainer {
     ) -> Trainer {
         let model = Arc::new(Model::new(config, context));
         let frozen = vec![false; state.params.specs().len()];
-        let (grads, owned) = (model.grads(execution.device()), Owned::new(&state.params, hyper.rule, 0, 1));
+        // Of a share of experts the ranks are told by `with_comm`; these are the fewest.
+        let (rank, world) = state.params.share().map_or((0, 1), |share| (share.place(), share.ranks()));
+        let (grads, owned) =
+            (model.grads_over(execution.device(), world), Owned::new(&state.params, hyper.rule, rank, world));
         let (partials, comm) = (Partials::default(), Arc::new(Single));
-        Trainer { model, execution, hyper, grads, partials, comm, owned, frozen, state }
+        Trainer { model, execution, hyper, grads, partials, comm, owned, frozen, sent: Sent::default(), state }
     }
 
-    /// As one of several ranks, which all have the same state and do the same steps. Each computes the gradients of its
-    /// shards, and from now on has only its own part of the optimizer's state.
+    /// As one of several ranks, which all have the same state, or each its share of the experts, and do the same steps.
+    /// Each computes the gradients of its shards, and from now on has only its own part of the optimizer's state.
     ///
     /// # Panics
     /// If the ranks do not divide the shards.
@@ -221,6 +251,17 @@ impl Trainer {
         }
         self.comm = comm;
         self
+    }
+
+    /// [`Trainer::with_comm`], where groups of `ranks` ranks share the routed experts: each keeps its own.
+    ///
+    /// # Panics
+    /// If groups of so many do not divide the ranks, or they not the experts.
+    pub fn with_experts_over(mut self, comm: Arc<dyn Comm>, ranks: usize) -> Trainer {
+        if let Some(share) = expert_share(&comm, ranks).filter(|_| self.model.config().moe.is_some()) {
+            self.state = self.state.keep_share(share);
+        }
+        self.with_comm(comm)
     }
 
     /// The ranks that train together.
@@ -336,16 +377,26 @@ impl Trainer {
         logprobs: &mut Vec<f32>,
     ) -> Result<Losses, StepError> {
         let (shards, sequences) = (self.hyper.gradient_shards, batch.starts.len() - 1);
-        let mut losses = Counter::default();
+        let (mut losses, mut failed) = (Counter::default(), None);
+        self.choose_sums(batch, micro_rows);
         self.partials.begin();
         for shard in tree::shards_of(self.comm.rank(), self.comm.world(), shards) {
             self.partials.make_room(&mut self.grads);
             let of_shard = tree::sequences_of(shard, shards, sequences);
-            let of_shard = self.shard(batch, of_shard, micro_rows, &objective, logprobs)?;
+            let of_shard = self.shard(batch, of_shard, micro_rows, &objective, logprobs, &mut failed);
+            if self.state.params.share().is_some() {
+                self.attend(self.passes_of_shard(shard, batch, micro_rows));
+            } else if let Some(micro) = &failed {
+                return Err(self.non_finite(micro, objective.teacher));
+            }
+            self.grads.finish();
             self.partials.take(&**self.execution.device(), &mut self.grads);
             losses.push(of_shard, |left: &mut Losses, right| left.add(&right));
         }
         self.partials.finish();
+        if self.state.params.share().is_some() {
+            self.find_failure(failed, objective.teacher)?;
+        }
         Ok(losses.finish().expect("a rank has shards"))
     }
 
@@ -372,7 +423,8 @@ impl Trainer {
         }
     }
 
-    /// The gradients of some sequences of a batch, in the trainer's buffers, and their losses.
+    /// The gradients of some sequences of a batch, in the trainer's buffers, and their losses; the first micro-batch
+    /// whose losses are not finite. Where ranks share the experts it goes on behind that, as the others do.
     fn shard(
         &mut self,
         batch: &Batch,
@@ -380,7 +432,8 @@ impl Trainer {
         micro_rows: usize,
         objective: &Objective,
         logprobs: &mut Vec<f32>,
-    ) -> Result<Losses, StepError> {
+        failed: &mut Option<Batch>,
+    ) -> Losses {
         let mut losses = self.losses();
         self.grads.begin();
         for (micro, rows) in micro_batches(batch, sequences, micro_rows) {
@@ -388,12 +441,14 @@ impl Trainer {
             let (params, grads) = (&self.state.params, &mut self.grads);
             logprobs.extend(self.model.accumulate(params, grads, &self.execution, &micro, &objective, &mut losses));
             let sum = losses.mtp.iter().fold(losses.main.sum + losses.divergence, |sum, depth| sum + depth.sum);
-            if !sum.is_finite() {
-                return Err(self.non_finite(&micro, objective.teacher));
+            if !sum.is_finite() && failed.is_none() {
+                *failed = Some(micro);
+                if self.state.params.share().is_none() {
+                    break;
+                }
             }
         }
-        self.grads.finish();
-        Ok(losses)
+        losses
     }
 
     /// Losses of nothing, with a place for each depth of MTP and each layer with experts that a pass has.
@@ -403,11 +458,16 @@ impl Trainer {
 
     /// Where the loss of a micro-batch stops being finite.
     fn non_finite(&self, micro: &Batch, teacher: Option<Teacher>) -> StepError {
-        let of_teacher = |it: Teacher| it.model.first_non_finite(it.params, &self.execution, micro);
         let place = self.model.first_non_finite(&self.state.params, &self.execution, micro);
-        let place = place.or_else(|| Some(format!("the teacher's {}", teacher.and_then(of_teacher)?)));
+        let place = place.or_else(|| self.of_teacher(teacher, micro));
         let place = place.unwrap_or_else(|| "the output head".into());
         StepError::NonFinite { what: "loss", step: self.state.step + 1, place }
+    }
+
+    fn of_teacher(&self, teacher: Option<Teacher>, micro: &Batch) -> Option<String> {
+        let teacher = teacher?;
+        let place = teacher.model.first_non_finite(teacher.params, &self.execution, micro)?;
+        Some(format!("the teacher's {place}"))
     }
 
     /// Changes the weights by the gradients of `pass`, the last one that [`Trainer::gradients`] gave.
@@ -417,6 +477,7 @@ impl Trainer {
     pub fn update(&mut self, pass: Pass) -> Result<StepReport, StepError> {
         let Pass { losses, sequences, .. } = pass;
         let step = self.state.step + 1;
+        self.count_sent()?;
         let gradients = self.owned.reduce(&*self.comm, &self.grads)?;
         let grad_norm = self.owned.norm(&*self.comm, &gradients)?;
         if !grad_norm.is_finite() {
@@ -474,8 +535,15 @@ impl Trainer {
     /// [`Lost`].
     pub fn logprobs_of(&self, params: &Params, batch: &Batch, micro_rows: usize) -> Result<Vec<f32>, Lost> {
         let logprobs = |(micro, _)| self.model.logprobs(params, &self.execution, &micro);
-        let mine = tree::sequences_of(self.comm.rank(), self.comm.world(), batch.starts.len() - 1);
-        shards::gather(&*self.comm, micro_batches(batch, mine, micro_rows).flat_map(logprobs).collect())
+        let (rank, world, sequences) = (self.comm.rank(), self.comm.world(), batch.starts.len() - 1);
+        let of_rank = |rank| tree::sequences_of(rank, world, sequences);
+        let logprobs = micro_batches(batch, of_rank(rank), micro_rows).flat_map(logprobs).collect();
+        if params.share().is_some() {
+            let passes = |rank| pieces(&batch.starts, of_rank(rank), micro_rows).count();
+            let most = (0..world).map(passes).max().expect("a world has ranks");
+            (passes(rank)..most).for_each(|_| self.model.attend_forward(params, &self.execution, false));
+        }
+        shards::gather(&*self.comm, logprobs)
     }
 }
 
@@ -499,7 +567,7 @@ impl Hyperparameters {
             let spec = &params.specs()[i];
             let weight_decay = if decays(spec.kind) { weight_decay } else { 0.0 };
             if let Some(momentum) = rule.momentum(spec.kind) {
-                let matrices = muon::Matrices { spec: spec.clone(), rate, weight_decay, momentum };
+                let matrices = muon::Matrices { spec: owned.held(i, spec), rate, weight_decay, momentum };
                 matrices.update(&execution.pool, params.tensor_mut(i), gradient, &mut m[i], scale);
                 continue;
             }
@@ -565,7 +633,20 @@ fn layer_of(name: &str) -> Option<usize> {
 /// Some sequences of a batch in pieces of whole ones, as many as fit into `rows` rows, with the rows of the batch that
 /// they are; a longer sequence is a piece by itself.
 fn micro_batches(batch: &Batch, sequences: Range<usize>, rows: usize) -> impl Iterator<Item = (Batch, Range<usize>)> {
-    let starts = &batch.starts;
+    pieces(&batch.starts, sequences, rows).map(|Range { start, end }| {
+        let starts = &batch.starts[start..=end];
+        let range = starts[0] as usize..batch.starts[end] as usize;
+        let piece = Batch {
+            tokens: batch.tokens[range.clone()].to_vec(),
+            targets: batch.targets[range.clone()].to_vec(),
+            starts: starts.iter().map(|start| start - range.start as u32).collect(),
+        };
+        (piece, range)
+    })
+}
+
+/// The sequences of each piece.
+fn pieces(starts: &[u32], sequences: Range<usize>, rows: usize) -> impl Iterator<Item = Range<usize>> {
     let mut from = sequences.start;
     std::iter::from_fn(move || {
         if from == sequences.end {
@@ -574,14 +655,7 @@ fn micro_batches(batch: &Batch, sequences: Range<usize>, rows: usize) -> impl It
         let begin = starts[from] as usize;
         let to = starts.partition_point(|start| *start as usize <= begin + rows) - 1;
         let to = to.max(from + 1).min(sequences.end);
-        let range = begin..starts[to] as usize;
-        let piece = Batch {
-            tokens: batch.tokens[range.clone()].to_vec(),
-            targets: batch.targets[range.clone()].to_vec(),
-            starts: starts[from..=to].iter().map(|start| start - begin as u32).collect(),
-        };
-        from = to;
-        Some((piece, range))
+        Some(std::mem::replace(&mut from, to)..to)
     })
 }
 

@@ -104,6 +104,23 @@ fn processes_give_the_bits_of_one() {
     }
 }
 
+#[test]
+fn processes_that_share_experts_give_the_bits_of_one() {
+    let lab = Lab::new();
+    lab.done(&["run", &recipe(&lab, "alone")]);
+    for (ranks, sharing) in [(2, 2), (4, 2), (4, 4)] {
+        let (name, sharing) = (format!("over-{ranks}-{sharing}"), sharing.to_string());
+        done(&lab, ranks, &["run", &recipe(&lab, &name), "--expert-parallel", &sharing]);
+        assert_equal(&lab, &name, "alone");
+        let ledger = Ledger::read(&lab.at(&format!("runs/{name}/ledger.jsonl"))).unwrap().0;
+        let layout = |entry: &wels_runs::ledger::Entry| (entry.ranks, entry.expert_parallel.map(|n| n.to_string()));
+        assert!(ledger.iter().all(|entry| layout(entry) == (ranks, Some(sharing.clone()))), "{ledger:?}");
+    }
+    // Without ranks there is nobody to share with.
+    let said = said(&lab, mpirun(&lab, 1, &["run", &recipe(&lab, "r"), "--expert-parallel", "2"]));
+    assert!(said.failure().contains("--expert-parallel 2 does not divide the 1 rank"), "{said:?}");
+}
+
 /// The processes that `parent` has started.
 fn children(parent: u32) -> Vec<u32> {
     let parent_of = |id: u32| -> Option<u32> {
@@ -125,7 +142,8 @@ fn a_killed_rank_ends_the_others_and_the_run_goes_on() {
         let file = recipe(&lab, &name);
         for at in ["pretrain", "reinforced", "student"] {
             let ranks = [2, 4, 8][numbers.below(3) as usize];
-            let mut command = mpirun(&lab, ranks, &["run", &file]);
+            let sharing = ["1", "2"][numbers.below(2) as usize];
+            let mut command = mpirun(&lab, ranks, &["run", &file, "--expert-parallel", sharing]);
             let mut child = command.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
             let before = lines(&lab, &name, at);
             let came = wait_until(&mut child, || lines(&lab, &name, at) != before);
@@ -166,11 +184,12 @@ fn ranks_that_differ_start_nothing() {
     fs::copy(wels, &other).unwrap();
     let appended = [fs::read(wels).unwrap(), b"more".to_vec()].concat();
     fs::write(&other, appended).unwrap();
-    let second: [(&[&str], &str); 4] = [
+    let second: [(&[&str], &str); 5] = [
         (&[&other, "run", &one], " has another program than rank 0 on "),
         (&[wels, "run", &two], " has another recipe than rank 0 on "),
         (&[wels, "run", "nowhere.toml"], " has another recipe than rank 0 on "),
         (&[wels, "run", &one, "--threads", "3"], " has another number of threads than rank 0 on "),
+        (&[wels, "run", &one, "--expert-parallel", "2"], " has another --expert-parallel than rank 0 on "),
     ];
     for (second, expected) in second {
         let parts = [&["-np", "1", wels, "run", &one, ":", "-np", "1"], second].concat();

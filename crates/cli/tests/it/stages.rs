@@ -1,6 +1,6 @@
 //! All kinds of stages: pretraining, worked examples, reinforcement, sampling, distillation, scores; and `kill -9` at
-//! random moments in all of them, behind which the same command, on another number of ranks, ends with the weights and
-//! metrics of the uninterrupted run of one rank.
+//! random moments in all of them, behind which the same command, on another number of ranks, some of which share the
+//! experts, ends with the weights and metrics of the uninterrupted run of one rank.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -153,7 +153,7 @@ pub fn metrics(lab: &Lab, run: &str, name: &str) -> Vec<Value> {
     let line = |line: &str| {
         let mut value: Value = serde_json::from_str(line).unwrap();
         let object = value.as_object_mut().unwrap();
-        for key in ["seconds", "rollout_seconds", "tokens_per_second", "sampled_tokens_per_second", "mfu"] {
+        for key in ["seconds", "rollout_seconds", "tokens_per_second", "sampled_tokens_per_second", "mfu", "exchange"] {
             object.remove(key);
         }
         value
@@ -207,15 +207,21 @@ fn killed_stages_end_like_the_uninterrupted_ones() {
     assert!(html.contains("right, held out: corrected") && html.contains("Held-out items"), "no scores in the report");
     let mut numbers = Numbers(77);
     let (mut kills, mut run) = (0, 0);
-    let mut ranks = || [1, 2, 4, 8][numbers.below(4) as usize].to_string();
-    let mut delays = Numbers(78);
+    let (mut delays, mut shares) = (Numbers(78), Numbers(79));
+    // Ranks, and how many of them share the experts of those stages whose model has some.
+    let mut layout = || {
+        let ranks: usize = [1, 2, 4, 8][numbers.below(4) as usize];
+        let sharing = [1, 2, 4, 8][shares.below(u64::from(ranks.ilog2()) + 1) as usize];
+        [ranks, sharing].map(|number: usize| number.to_string())
+    };
     let mut worked = BTreeSet::new();
     while kills < KILLS {
         let name = format!("killed-{run}");
         let file = recipe(&lab, &name);
         for at in ["pretrain", "base", "reinforced", "reinforced", "samples", "student", "drawn", "corrected", "scores"]
         {
-            let mut child = lab.start(&["run", &file, "--ranks", &ranks()]);
+            let [ranks, sharing] = layout();
+            let mut child = lab.start(&["run", &file, "--ranks", &ranks, "--expert-parallel", &sharing]);
             let seen = |lab: &Lab| lines(lab, &name, at) + files(lab, &name, at);
             let before = seen(&lab);
             let came = wait_until(&mut child, || seen(&lab) != before);
@@ -225,7 +231,8 @@ fn killed_stages_end_like_the_uninterrupted_ones() {
             child.wait().unwrap();
             kills += usize::from(came && !over);
         }
-        lab.done(&["run", &format!("runs/{name}"), "--ranks", &ranks()]);
+        let [ranks, sharing] = layout();
+        lab.done(&["run", &format!("runs/{name}"), "--ranks", &ranks, "--expert-parallel", &sharing]);
         for stage in TRAINED {
             assert_eq!(weights(&lab, &name, stage), weights(&lab, "whole", stage), "{stage} of {name}");
             assert_eq!(metrics(&lab, &name, stage), metrics(&lab, "whole", stage), "{stage} of {name}");
@@ -234,10 +241,13 @@ fn killed_stages_end_like_the_uninterrupted_ones() {
             assert_eq!(text(&lab, &name, file), text(&lab, "whole", file), "{file} of {name}");
         }
         let ledger = Ledger::read(&lab.at(&format!("runs/{name}/ledger.jsonl"))).unwrap().0;
-        worked.extend(ledger.iter().map(|entry| entry.ranks));
+        worked.extend(ledger.iter().map(|entry| (entry.ranks, entry.expert_parallel.is_some())));
         run += 1;
     }
-    assert_eq!(worked, BTreeSet::from([1, 2, 4, 8]), "numbers of ranks that the ledgers name");
+    let ranks: BTreeSet<usize> = worked.iter().map(|(ranks, _)| *ranks).collect();
+    assert_eq!(ranks, BTreeSet::from([1, 2, 4, 8]), "numbers of ranks that the ledgers name");
+    let both = |ranks| [true, false].iter().all(|shared| worked.contains(&(ranks, *shared)));
+    assert!(both(2) && both(4) && both(8) && !worked.contains(&(1, true)), "{worked:?}");
 }
 
 #[test]

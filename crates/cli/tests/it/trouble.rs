@@ -40,6 +40,9 @@ fn ranks_that_do_not_divide_the_shards_start_nothing() {
     let said = lab.wels(&["run", "runs/r", "--ranks", "8"]);
     let hint = "hint: 4 do, or gradient_shards = 8 in a recipe of another run.name\n";
     assert!(said.code == Some(1) && said.failure().ends_with(hint), "{said:?}");
+    let said = lab.wels(&["run", "runs/r", "--ranks", "4", "--expert-parallel", "3"]);
+    let failure = "error: --expert-parallel 3 does not divide the 4 ranks\nhint: 2 and 4 do\n";
+    assert!(said.code == Some(1) && said.failure() == failure, "{said:?}");
     // What was begun with other shards is another run.
     let other = lab.recipe("r", &[("micro_batch = 4", "micro_batch = 4\ngradient_shards = 2")]);
     let failure = lab.wels(&["run", &other]).failure();

@@ -4,7 +4,7 @@ use std::ops::Range;
 
 use wels_device::{
     AdamW, Balance, Direction, Dispatch, Experts, Gating, Head, HeadGradients, Ids, Optimizer, Precision, Rotary,
-    RotaryColumns, Router, Rows, SQUARES_CHUNK, Start, TeacherHead, Tensor, WeightRef,
+    RotaryColumns, Router, Rows, SQUARES_CHUNK, Start, TeacherHead, Tensor, WeightRef, experts_in_order,
 };
 use wels_kernels::distil::{Teacher, TokenLosses};
 use wels_kernels::elementwise::Columns;
@@ -187,6 +187,17 @@ impl Experts for Naive {
 
     fn loads(&self, dispatch: &Dispatch) -> Vec<u32> {
         tables(dispatch).loads().collect()
+    }
+
+    fn tokens_of_slots(&self, dispatch: &Dispatch) -> Vec<u32> {
+        tables(dispatch).rows().to_vec()
+    }
+
+    fn in_order(&self, loads: &[u32]) -> Dispatch {
+        let chosen = experts_in_order(loads);
+        let (tokens, experts) = (chosen.len(), loads.len());
+        let dispatch = kernels::Dispatch::new(&chosen, tokens, 1, experts);
+        Dispatch { tokens, experts, top_k: 1, memory: Box::new(Tables { chosen, dispatch }) }
     }
 
     fn add_expert_bias(&self, bias: &Tensor, dispatch: &Dispatch, y: &mut Tensor) {

@@ -161,7 +161,7 @@ impl Network {
 
     /// Room for gradients.
     pub fn grads(&self, device: &Arc<dyn Device>) -> Grads {
-        Grads::listed(device, specs(&self.config, self.sight()), &self.slots)
+        Grads::listed(device, specs(&self.config, self.sight()), &self.slots, None)
     }
 
     /// Adds a micro-batch's gradients of the objective to `grads` and its losses to `losses`; returns the

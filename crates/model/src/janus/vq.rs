@@ -77,7 +77,7 @@ impl VqNetwork {
 
     /// Gradients of all parameters.
     pub fn grads(&self, device: &Arc<dyn Device>) -> Grads {
-        Grads::listed(device, specs(&self.config), &self.slots)
+        Grads::listed(device, specs(&self.config), &self.slots, None)
     }
 
     /// Before training: convolutions normal with the variance of PyTorch's own, 1/(3·inputs of an output), norms 1,

@@ -74,6 +74,19 @@ impl Block {
         g.recomputed(h, move |g, h| block.forward(g, h))
     }
 
+    /// Takes part in what the layer exchanges with other ranks, in their order, with no tokens: `[0, D]` to `[0, D]`.
+    pub fn attend(self: &Arc<Self>, g: &mut Graph, h: Var) -> Var {
+        let Ffn::Moe(moe) = &self.ffn else { return h };
+        if g.recording().is_none() || !g.context.execution.recompute.includes(self.layer) {
+            return moe.attend(g, h);
+        }
+        let block = self.clone();
+        g.recomputed(h, move |g, h| match &block.ffn {
+            Ffn::Moe(moe) => moe.attend(g, h),
+            Ffn::Dense(_) => h,
+        })
+    }
+
     fn forward(&self, g: &mut Graph, h: Var) -> Var {
         g.enter_layer(self.layer);
         g.enter(&self.name);

@@ -1,14 +1,15 @@
 //! DeepSeekMoE: `y = shared(x) + Σ over the chosen experts of weight · expert(x)`, all of them SwiGLU.
 //!
 //! In gpt-oss router and experts have biases, and gates limits. The router's product is f32 whatever the precision of
-//! the others (DeepSeek-V3 report, §3.3.1). No token is dropped.
+//! the others (DeepSeek-V3 report, §3.3.1). No token is dropped. Experts may be over ranks: [`crate::expert_parallel`].
 //! Source: DeepSeek-V3 report, eq. 12–16; DeepSeek-V2 report, §2.2.
 
 use super::mlp::Mlp;
 use crate::config::{MoeConfig, Router as RouterConfig, SoftmaxMethod};
+use crate::expert_parallel::ExpertShare;
 use crate::ops::{
-    Route, bias, bring, bring_f32, combine, expert_bias, expert_feed_forward, expert_gate_up, expert_swiglu_linear,
-    linear, route,
+    Route, Slots, bias, bring, bring_f32, combine, expert_bias, expert_feed_forward, expert_gate_up,
+    expert_swiglu_linear, from_holders, linear, route, spread, to_holders,
 };
 use crate::params::{Weight, Wiring};
 use crate::tape::{Graph, Var};
@@ -63,7 +64,18 @@ impl Moe {
         g.follow(self.gate);
         let (logits, of_experts, precision) = (bring_f32(g, logits), bring(g, x.clone()), g.precision());
         let Route { weights, dispatch } = route(g, self.router, logits, self.selection_bias);
-        let h = self.of_experts(g, precision, of_experts, &dispatch);
+        let h = match g.context.params.share() {
+            None => match self.at_once(g, &of_experts, &dispatch) {
+                Some(h) => h,
+                None => self.of_experts(g, precision, of_experts, &Slots::from(&dispatch)),
+            },
+            Some(share) => {
+                let slots = spread(g, &of_experts, &dispatch);
+                drop(of_experts);
+                let loads = g.device().loads(&dispatch);
+                self.of_ranks(g, precision, share, slots, loads)
+            }
+        };
         g.follow(self.centroids);
         let shared = self.shared.as_ref().map(|shared| shared.forward(g, x));
         g.follow(self.gate);
@@ -73,25 +85,50 @@ impl Moe {
         bring(g, y)
     }
 
-    /// What the experts make of `x[T, D]`, `[S, D]`.
-    fn of_experts(&self, g: &mut Graph, precision: Precision, x: Var, dispatch: &Arc<Dispatch>) -> Var {
-        let weights = [self.gate, self.up, self.down];
-        if self.biases.is_none()
-            && let Some(h) = expert_feed_forward(g, self.gating, &x, weights, dispatch)
-        {
-            return h;
+    /// [`Moe::of_experts`] as one operation, where the device has that.
+    fn at_once(&self, g: &mut Graph, x: &Var, dispatch: &Arc<Dispatch>) -> Option<Var> {
+        match self.biases {
+            None => expert_feed_forward(g, self.gating, x, [self.gate, self.up, self.down], dispatch),
+            Some(_) => None,
         }
-        let (mut gate, mut up) = expert_gate_up(g, precision, &x, [self.gate, self.up], dispatch);
+    }
+
+    /// What the experts make of `x`, `[S, D]`.
+    fn of_experts(&self, g: &mut Graph, precision: Precision, x: Var, slots: &Slots) -> Var {
+        let (mut gate, mut up) = expert_gate_up(g, precision, &x, [self.gate, self.up], slots.clone());
         drop(x);
         if let Some(biases) = &self.biases {
-            gate = expert_bias(g, gate, biases.gate, dispatch);
-            up = expert_bias(g, up, biases.up, dispatch);
+            gate = expert_bias(g, gate, biases.gate, slots.clone());
+            up = expert_bias(g, up, biases.up, slots.clone());
         }
-        let h = expert_swiglu_linear(g, precision, self.gating, (gate, up), self.down, dispatch);
+        let h = expert_swiglu_linear(g, precision, self.gating, (gate, up), self.down, slots.clone());
         match &self.biases {
-            Some(biases) => expert_bias(g, h, biases.down, dispatch),
+            Some(biases) => expert_bias(g, h, biases.down, slots.clone()),
             None => h,
         }
+    }
+
+    /// What the ranks that hold the experts make of `x[S, D]`, `loads[E]` of each expert; and what this one's make of
+    /// the other ranks' rows.
+    fn of_ranks(&self, g: &mut Graph, precision: Precision, share: &ExpertShare, x: Var, loads: Vec<u32>) -> Var {
+        let experts = loads.len();
+        let (rows, exchanged) = to_holders(g, share, &x, loads);
+        drop(x);
+        let h = match exchanged.rows() {
+            0 => rows,
+            _ => {
+                let slots = Slots::of_ranks(g.device(), experts, &exchanged.loads(), exchanged.loads_by_rank());
+                self.of_experts(g, precision, rows, &slots)
+            }
+        };
+        from_holders(g, &h, &exchanged)
+    }
+
+    /// Takes part in the exchange of the other ranks, with no tokens: `[0, D]` to `[0, D]`.
+    pub fn attend(&self, g: &mut Graph, x: Var) -> Var {
+        let (share, precision) = (g.context.params.share(), g.precision());
+        let share = share.expect("experts over ranks");
+        self.of_ranks(g, precision, share, x, vec![0; self.router.experts])
     }
 }
 

@@ -81,7 +81,7 @@ pub(super) fn janus(
         let (vq, _) = read_vq(&latest.path, device).with_context(cannot)?;
         let mut state = State::new(params, rule);
         let State { params, m, v, .. } = &mut state;
-        load_moments(&latest.path, params.specs(), m, v).with_context(cannot)?;
+        load_moments(&latest.path, params, m, v).with_context(cannot)?;
         state.step = Position::of(Some(latest))?.updates;
         return Ok(JanusStart { config, state, vq, notes });
     }
@@ -151,7 +151,7 @@ pub(super) fn vq(rank: &Rank, from: Option<&str>, latest: Option<&Checkpoint>) -
         let (vq, _) = read_vq(&latest.path, device).with_context(cannot)?;
         let mut state = VqState::of(vq.into_parts().1, config.vq.codes);
         let VqState { params, m, v, .. } = &mut state;
-        load_moments(&latest.path, params.specs(), m, v).with_context(cannot)?;
+        load_moments(&latest.path, params, m, v).with_context(cannot)?;
         state.idle = read_idle(&latest.path.join(IDLE), config.vq.codes).with_context(cannot)?;
         state.step = Position::of(Some(latest))?.updates;
         return Ok(VqBegin { config, state });

@@ -39,7 +39,7 @@ impl Comm for Counting<'_> {
 
 const T: usize = 32;
 
-const SEQUENCES: usize = 4;
+const SEQUENCES: usize = 8;
 
 fn config() -> ModelConfig {
     let json = r#"{"model_type": "deepseek_v3", "hidden_size": 64, "num_hidden_layers": 3, "first_k_dense_replace": 1,
@@ -76,11 +76,13 @@ fn hyper() -> Hyperparameters {
     }
 }
 
-fn step(comm: Arc<dyn Comm>) {
+/// A step of ranks of which `sharing` share the experts: bytes of rows that went between them.
+fn step(comm: Arc<dyn Comm>, sharing: usize) -> u64 {
     let device: Arc<dyn Device> = wels_cpu::device();
     let config = config();
     let state = State::new(Params::init(&device, &config, 5), Rule::AdamW);
-    let mut trainer = Trainer::new(config, T, state, hyper(), Execution::new(device)).with_comm(comm);
+    let trainer = Trainer::new(config, T, state, hyper(), Execution::new(device));
+    let mut trainer = trainer.with_experts_over(comm, sharing);
     let tokens: Vec<u32> = (0..(SEQUENCES * T) as u32).map(|i| 7 * i % 256).collect();
     let batch = Batch {
         targets: tokens.iter().map(|token| (token + 7) % 256).collect(),
@@ -88,29 +90,55 @@ fn step(comm: Arc<dyn Comm>) {
         starts: (0..=SEQUENCES).map(|s| (s * T) as u32).collect(),
     };
     trainer.step(&batch, T).unwrap();
+    trainer.take_sent().map_or(0, |sent| sent.dispatched + sent.combined)
+}
+
+/// All bytes that a world sends in a step, and those of rows for experts among them.
+fn counted(world: usize, sharing: usize) -> (f64, f64) {
+    // Ranks end with the scope, and the trainer wants to share what it talks through.
+    let sent: &'static AtomicU64 = Box::leak(Box::default());
+    let rows = std::thread::scope(|scope| {
+        let rank = |comm| scope.spawn(move || step(Arc::new(Counting { comm, sent }), sharing));
+        let ranks: Vec<_> = threads(world).into_iter().map(rank).collect();
+        ranks.into_iter().map(|rank| rank.join().unwrap()).max().unwrap()
+    });
+    (sent.load(Ordering::Relaxed) as f64, rows as f64)
+}
+
+/// Bytes of a rank that the plan counts, each on a node of its own: for sums and weights, and for experts.
+fn planned(world: usize, layout: &str) -> (f64, f64) {
+    let cluster = format!("nodes={world},device=cpu,flops=100,ib=0.1");
+    let cluster = Cluster::parse(&cluster, &Devices::built_in()).unwrap();
+    let Parallel::Given(layout) = Parallel::parse(layout, &cluster, SEQUENCES).unwrap() else { panic!() };
+    let training =
+        Training { tokens: 1e6, sequence_length: T, precision: ProductFormat::F32, usd_per_device_hour: 0.0 };
+    let sent = cluster::plan(&config(), &cluster, &layout, &training).unwrap().sent;
+    (sent.optimizer, sent.experts_between_nodes)
 }
 
 #[test]
 fn a_step_sends_what_its_plan_says() {
     for world in [2, 4] {
-        let sent = AtomicU64::new(0);
-        // Ranks end with the scope, and the trainer wants to share what it talks through.
-        let leaked: &'static AtomicU64 = Box::leak(Box::new(sent));
-        std::thread::scope(|scope| {
-            for comm in threads(world) {
-                scope.spawn(move || step(Arc::new(Counting { comm, sent: leaked })));
-            }
-        });
-        let cluster = format!("nodes={world},device=cpu,flops=100,ib=0.1");
-        let cluster = Cluster::parse(&cluster, &Devices::built_in()).unwrap();
-        let Parallel::Given(layout) = Parallel::parse("ep=1", &cluster, SEQUENCES).unwrap() else { panic!() };
-        let training =
-            Training { tokens: 1e6, sequence_length: T, precision: ProductFormat::F32, usd_per_device_hour: 0.0 };
-        let plan = cluster::plan(&config(), &cluster, &layout, &training).unwrap();
-        let planned = plan.sent.optimizer * world as f64;
-        let counted = leaked.load(Ordering::Relaxed) as f64;
+        let (counted, rows) = counted(world, 1);
+        let planned = planned(world, "ep=1").0 * world as f64;
         // Losses, counts of experts and parts of the norm come on top.
         let more = counted / planned - 1.0;
-        assert!((0.0..0.002).contains(&more), "{world} ranks: {counted} B sent, {planned} planned: {more}");
+        assert!(
+            (0.0..0.002).contains(&more) && rows == 0.0,
+            "{world} ranks: {counted} B sent, {planned} planned: {more}"
+        );
     }
+}
+
+#[test]
+fn experts_over_ranks_send_what_the_plan_says() {
+    // An expert a rank, so that a token goes to no rank twice: the plan counts it once.
+    let (counted, rows) = counted(8, 8);
+    let (sums, experts) = planned(8, "ep=8");
+    let (sums, experts) = (8.0 * sums, 8.0 * experts);
+    // The plan takes choices to be even, which those of a new model nearly are.
+    let more = rows / experts - 1.0;
+    assert!(more.abs() < 0.1, "{rows} B of rows, {experts} planned: {more}");
+    let more = (counted - rows) / sums - 1.0;
+    assert!((0.0..0.02).contains(&more), "{counted} B sent, {rows} of rows, {sums} planned: {more}");
 }

@@ -76,12 +76,17 @@ impl Lab {
 
     /// The same on so many ranks.
     pub fn run_on(&self, ranks: usize, name: &str, budget: &str) -> (Result<()>, Keeping) {
-        let text = RECIPE.replace("NAME", name).replace("BUDGET", budget);
-        let recipe = Recipe::parse(name, &text, self.at("").as_path()).expect("a valid recipe");
+        self.run_recipe((ranks, 1), name, &RECIPE.replace("NAME", name).replace("BUDGET", budget))
+    }
+
+    /// The same of another recipe, of whose experts `sharing` ranks each have a part.
+    pub fn run_recipe(&self, (ranks, sharing): (usize, usize), name: &str, text: &str) -> (Result<()>, Keeping) {
+        let recipe = Recipe::parse(name, text, self.at("").as_path()).expect("a valid recipe");
         let run = RunDir::open_or_create(&self.at("runs"), &recipe).expect("a run");
         let mut host = Keeping::default();
         let (programs, rates) = (Programs::Refuse, Rates::Known);
-        let options = Options { programs, rates, devices: vec![wels_cpu::testing::device(); ranks] };
+        let options =
+            Options { programs, rates, devices: vec![wels_cpu::testing::device(); ranks], expert_parallel: sharing };
         let done = run_on_threads(run, &options, &mut host);
         (done, host)
     }

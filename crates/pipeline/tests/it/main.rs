@@ -4,4 +4,6 @@ mod budget;
 
 mod cluster;
 
+mod expert_parallel;
+
 mod lab;

@@ -21,10 +21,10 @@ use crate::distil::teacher_model;
 use crate::rl::{Even, options, tokenizer, trainer_with_shards};
 use crate::trainer::{T, config, hyper};
 
-const SHARDS: usize = 8;
+pub const SHARDS: usize = 8;
 
 /// Runs `work` on each rank of a world of threads; what they return, by rank.
-fn world<R: Send>(ranks: usize, work: impl Fn(Arc<dyn Comm>) -> R + Sync) -> Vec<R> {
+pub fn world<R: Send>(ranks: usize, work: impl Fn(Arc<dyn Comm>) -> R + Sync) -> Vec<R> {
     if ranks == 1 {
         return vec![work(Arc::new(Single))];
     }
@@ -36,14 +36,15 @@ fn world<R: Send>(ranks: usize, work: impl Fn(Arc<dyn Comm>) -> R + Sync) -> Vec
 
 /// Bits of a rank's weights, and on rank 0 of the whole optimizer's state.
 #[derive(PartialEq, Debug)]
-struct Bits {
-    weights: Vec<Vec<u32>>,
-    moments: [Vec<Vec<u32>>; 2],
+pub struct Bits {
+    pub weights: Vec<Vec<u32>>,
+    pub moments: [Vec<Vec<u32>>; 2],
 }
 
-fn bits(trainer: &Trainer) -> Bits {
+pub fn bits(trainer: &Trainer) -> Bits {
     let of = |values: &[f32]| values.iter().map(|x| x.to_bits()).collect();
-    let weights = trainer.state.params.tensors().iter().map(|tensor| of(&tensor.to_host())).collect();
+    let weights = trainer.whole_params().unwrap();
+    let weights = weights.tensors().iter().map(|tensor| of(&tensor.to_host())).collect();
     let moments = trainer.whole_moments().unwrap().map(|all| all.iter().map(|values| of(values)).collect());
     Bits { weights, moments }
 }
@@ -52,7 +53,7 @@ fn bits(trainer: &Trainer) -> Bits {
 type Saved = (u64, Params, [Vec<Vec<f32>>; 2]);
 
 /// The naive device takes some seconds a step.
-fn steps() -> u64 {
+pub fn steps() -> u64 {
     if std::env::var_os(VARIABLE).is_some() { 2 } else { 20 }
 }
 
@@ -73,7 +74,7 @@ fn trainer_of(hyper: Hyperparameters) -> Trainer {
 }
 
 /// Sixteen sequences of a pattern that can be learnt.
-fn batch(step: u64) -> Batch {
+pub fn batch(step: u64) -> Batch {
     let key = Key { seed: 9, stream: step };
     let sequence = |s: u64| (0..=T as u64).map(move |t| ((key.below_at(s, 50) + 3 * t) % 60) as u32);
     let all: Vec<Vec<u32>> = (0..16).map(|s| sequence(s).collect()).collect();
@@ -91,7 +92,7 @@ fn examples(step: u64) -> Vec<Example> {
     (0..11).map(|i| Example::answer(&tokens(1 + i % 4, 100 * i), &tokens(1 + 3 * i % 17, 100 * i + 50))).collect()
 }
 
-fn pretraining(trainer: &mut Trainer, step: u64) {
+pub fn pretraining(trainer: &mut Trainer, step: u64) {
     trainer.step(&batch(step), 3 * T).unwrap();
 }
 
@@ -120,9 +121,9 @@ fn distillation(trainer: &mut Trainer, step: u64) {
 }
 
 /// A kind of stage: its name, a trainer with so many shards, and a step.
-type Kind = (&'static str, fn(usize) -> Trainer, fn(&mut Trainer, u64));
+pub type Kind = (&'static str, fn(usize) -> Trainer, fn(&mut Trainer, u64));
 
-const KINDS: [Kind; 5] = [
+pub const KINDS: [Kind; 5] = [
     ("pretraining", pretrainer, pretraining),
     ("pretraining by Muon", pretrainer_by_muon, pretraining),
     ("fine-tuning", trainer_with_shards, fine_tuning),
