@@ -233,6 +233,11 @@ impl Model {
         Grads::new(device, &self.config, &self.slots)
     }
 
+    /// Room for the gradients of what is learnt of `params`: of an adapter among them, or else of all.
+    pub fn grads_of(&self, params: &Params) -> Grads {
+        if params.frozen() > 0 { Grads::of_adapter(params) } else { self.grads(params.device()) }
+    }
+
     /// Adds a micro-batch's gradients of the objective to `grads` and its losses to `losses`; returns the
     /// log-probability of each target (0 for [`IGNORE`]).
     ///
@@ -450,7 +455,7 @@ impl Model {
         let (last, room) = (positions.iter().max(), self.context_len);
         assert!(last.is_none_or(|&last| (last as usize) < room), "position {last:?} in a context of {room} tokens");
         let sequences = Arc::new(Sequences { starts, positions });
-        Context { params, execution, sequences, balance_coefficient: 0.0 }
+        Context { params, execution, sequences, balance_coefficient: 0.0, adapted: Arc::default() }
     }
 }
 
