@@ -53,7 +53,15 @@ mod state;
 
 pub mod hyper;
 
+mod location;
+
 pub mod model;
+
+pub mod adapters;
+
+pub mod identity;
+
+mod learner;
 
 pub mod forecast;
 

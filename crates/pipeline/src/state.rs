@@ -9,6 +9,7 @@ use anyhow::Result;
 use wels_comm::Lost;
 use wels_data::tokenizer::Tokenizer;
 use wels_device::{Device, Tensor};
+use wels_model::adapter::BaseName;
 use wels_model::config::{Dtype, ModelConfig};
 use wels_model::names::ParamSpec;
 use wels_model::params::Params;
@@ -40,6 +41,27 @@ impl Trained for Trainer {
     fn join_in_saving(&self) -> Result<(), Lost> {
         self.whole_moments().map(drop)
     }
+}
+
+/// Writes an adapter that is trained, and beside it what the optimizer remembers of it.
+pub(crate) fn save_adapter(trainer: &Trainer, folder: &Path, tokenizer: &Tokenizer, base: &BaseName) -> Result<()> {
+    let (config, params) = (trainer.model().config(), &trainer.state.params);
+    let adapter = params.adapter().expect("a stage that learns an adapter");
+    adapter.save(folder, config, base)?;
+    tokenizer.save(folder, config.rope.max_positions)?;
+    let [m, v] = trainer.whole_moments()?;
+    let own = params.frozen();
+    save_moments(folder, &params.specs()[own..], [m, v].map(|moments| moments.into_iter().skip(own)))
+}
+
+/// Reads back what [`save_adapter`] wrote, the adapter being behind its model's weights already.
+pub(crate) fn load_adapter_state(params: Params, rule: Rule, folder: &Path, updates: u64) -> Result<State> {
+    let mut state = State::new(params, rule);
+    let State { params, m, v, .. } = &mut state;
+    let own = params.frozen();
+    load_moments(folder, &params.specs()[own..], &mut m[own..], &mut v[own..])?;
+    state.step = updates;
+    Ok(state)
 }
 
 /// Writes what the optimizer remembers: the mean of gradients and that of their squares, one a parameter.

@@ -13,7 +13,6 @@ use std::ops::Range;
 use wels_comm::tree::Counter;
 use wels_comm::{Comm, Lost, from_bytes, to_bytes};
 use wels_device::{Device, Link, SQUARES_CHUNK, Tensor};
-use wels_model::names::{ParamKind, ParamSpec};
 use wels_model::params::{Grads, Params};
 
 use crate::muon::Rule;
@@ -54,10 +53,12 @@ impl Split {
 }
 
 /// The splits of parameters: those that Muon moves go whole, the largest first, to the rank that has the least of them.
-fn splits(specs: &[ParamSpec], rule: Rule, world: usize) -> Vec<Split> {
-    let len = |spec: &ParamSpec| if spec.kind == ParamKind::RouterBias { 0 } else { spec.len() };
-    let mut splits: Vec<Split> = specs.iter().map(|spec| Split::Even(len(spec))).collect();
-    let mut whole: Vec<usize> = (0..specs.len()).filter(|param| rule.is_muon(specs[*param].kind)).collect();
+fn splits(params: &Params, rule: Rule, world: usize) -> Vec<Split> {
+    let specs = params.specs();
+    let len = |param: usize| if params.is_learnt(param) { specs[param].len() } else { 0 };
+    let mut splits: Vec<Split> = (0..specs.len()).map(|param| Split::Even(len(param))).collect();
+    let is_whole = |param: &usize| params.is_learnt(*param) && rule.is_muon(specs[*param].kind);
+    let mut whole: Vec<usize> = (0..specs.len()).filter(is_whole).collect();
     whole.sort_by_key(|param| std::cmp::Reverse(specs[*param].len()));
     let mut taken = vec![0; world];
     for param in whole {
@@ -70,7 +71,7 @@ fn splits(specs: &[ParamSpec], rule: Rule, world: usize) -> Vec<Split> {
 
 impl Owned {
     pub fn new(params: &Params, rule: Rule, rank: usize, world: usize) -> Self {
-        Owned { rank, world, splits: splits(params.specs(), rule, world) }
+        Owned { rank, world, splits: splits(params, rule, world) }
     }
 
     /// The elements of parameter `param` that this rank owns.

@@ -172,7 +172,8 @@ pub struct State {
     pub step: u64,
     /// The weights.
     pub params: Params,
-    /// AdamW's mean of gradients or Muon's momentum, one a parameter; `[0, cols]` for router biases.
+    /// AdamW's mean of gradients or Muon's momentum, one a parameter; `[0, cols]` for router biases and for what an
+    /// adapter leaves as it is.
     pub m: Vec<Tensor>,
     /// AdamW's mean of squared gradients, likewise; `[0, cols]` for what Muon moves.
     pub v: Vec<Tensor>,
@@ -181,10 +182,11 @@ pub struct State {
 impl State {
     /// Before the first step, for a training by `rule`.
     pub fn new(params: Params, rule: Rule) -> State {
-        let rows = |spec: &ParamSpec| if spec.kind == ParamKind::RouterBias { 0 } else { spec.rows };
-        let squared = |spec: &ParamSpec| if rule.is_muon(spec.kind) { 0 } else { rows(spec) };
-        let zeros = |rows: &dyn Fn(&ParamSpec) -> usize| -> Vec<Tensor> {
-            params.specs().iter().map(|spec| Tensor::zeros(params.device(), rows(spec), spec.cols)).collect()
+        let rows = |param: usize, spec: &ParamSpec| if params.is_learnt(param) { spec.rows } else { 0 };
+        let squared = |param: usize, spec: &ParamSpec| if rule.is_muon(spec.kind) { 0 } else { rows(param, spec) };
+        let zeros = |rows: &dyn Fn(usize, &ParamSpec) -> usize| -> Vec<Tensor> {
+            let specs = params.specs().iter().enumerate();
+            specs.map(|(param, spec)| Tensor::zeros(params.device(), rows(param, spec), spec.cols)).collect()
         };
         State { step: 0, m: zeros(&rows), v: zeros(&squared), params }
     }
@@ -200,8 +202,8 @@ impl Trainer {
         execution: Execution,
     ) -> Trainer {
         let model = Arc::new(Model::new(config, context));
-        let frozen = vec![false; state.params.specs().len()];
-        let (grads, owned) = (model.grads(execution.device()), Owned::new(&state.params, hyper.rule, 0, 1));
+        let frozen = (0..state.params.specs().len()).map(|param| param < state.params.frozen()).collect();
+        let (grads, owned) = (model.grads_of(&state.params), Owned::new(&state.params, hyper.rule, 0, 1));
         let (partials, comm) = (Partials::default(), Arc::new(Single));
         Trainer { model, execution, hyper, grads, partials, comm, owned, frozen, state }
     }
@@ -243,7 +245,8 @@ impl Trainer {
     /// is left out too, so the main model's gradients are those of its own loss alone.
     pub fn freeze_mtp(&mut self) {
         let layers = self.model.config().layers;
-        self.frozen = self.state.params.specs().iter().map(|spec| layer_of(&spec.name) >= Some(layers)).collect();
+        let specs = self.state.params.specs().iter();
+        self.frozen.iter_mut().zip(specs).for_each(|(frozen, spec)| *frozen |= layer_of(&spec.name) >= Some(layers));
         self.hyper.mtp_lambda = Switch { early: 0.0, late: 0.0, late_step: 0 };
     }
 
