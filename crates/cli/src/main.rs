@@ -35,8 +35,6 @@ mod placement;
 
 mod model;
 
-mod identity;
-
 mod janus;
 
 mod opened;
