@@ -87,6 +87,7 @@ pub fn served_model(config: &ModelConfig, tokenizer: &Arc<Tokenizer>, context: u
         embedding_width: config.hidden_size,
         fingerprint: String::new(),
         created_unix_s: 0,
+        adapter: None,
         tokenizer: Arc::clone(tokenizer),
     })
 }

@@ -1,5 +1,6 @@
 //! `wels serve MODEL… [--listen ADDR] [--db URL] …`: the HTTP API and the web chat.
 
+mod adapters;
 mod models;
 
 use std::net::SocketAddr;
@@ -16,7 +17,7 @@ use wels_server::ledger::{Ledger, LedgerHandle, Limits};
 use wels_server::money::PriceList;
 
 use crate::{keys, output};
-use models::ModelArgs;
+use models::{ModelArgs, Opening};
 
 /// The key as which requests without one are served.
 const LOCAL: &str = "local";
@@ -91,7 +92,9 @@ pub fn serve(args: &Args) -> Result<()> {
         std::net::TcpListener::bind(args.listen).with_context(|| format!("cannot listen on {}", args.listen))?;
     listener.set_nonblocking(true)?;
     let address = listener.local_addr()?;
-    let (models, loader) = args.models.open(&prices)?;
+    let Opening { models, loader, bases } = args.models.open(&prices)?;
+    let source = args.models.adapters.source(bases)?;
+    let adapters = args.models.adapters.load(&source)?;
     let scheme = if settings.tls.is_some() { "https" } else { "http" };
     let greeted = greeted(&mut ledger, args.no_key)?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
@@ -101,6 +104,14 @@ pub fn serve(args: &Args) -> Result<()> {
         .build()?;
     let (ledger, ledger_thread) = LedgerHandle::start(ledger)?;
     let app = App::new(models, loader, ledger, settings);
+    for (name, model, adapter) in adapters {
+        let tariff = prices.of(std::slice::from_ref(&name)).clone();
+        let cannot = |message| refuse(message, "give each adapter another name: --adapter NAME=DIR");
+        app.serve_adapter(model, &name, adapter, tariff).map_err(cannot)?;
+    }
+    if args.models.adapters.loads_later() {
+        app.load_adapters_from(Arc::new(source));
+    }
     runtime.block_on(async {
         let shutdown = Shutdown::default();
         shutdown.on_signals()?;

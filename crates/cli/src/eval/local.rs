@@ -20,7 +20,7 @@ use wels_tasks::Prompt;
 
 use super::Args;
 use super::answer::{Answer, AnswerSink, Answerer, Questions, TOO_LONG, Work};
-use crate::model::{OpenModel, locate};
+use crate::model::OpenModel;
 
 /// An engine and what it works on.
 pub struct Local {

@@ -16,7 +16,8 @@ use wels_server::prompt::ServedModel;
 use wels_server::worker::Worker;
 
 use crate::keys;
-use crate::model::{LoadArgs, default_name, locate};
+use super::adapters::{AdapterArgs, Base};
+use crate::model::{LoadArgs, Location, default_name, locate};
 use crate::opened::Opened;
 
 /// What the command line says of the models.
@@ -54,6 +55,16 @@ pub struct ModelArgs {
     cache_mib: NonZeroUsize,
     #[command(flatten)]
     load: LoadArgs,
+    #[command(flatten)]
+    pub adapters: AdapterArgs,
+}
+
+/// What is served.
+pub struct Opening {
+    pub models: Vec<(ServedModel, Tariff)>,
+    pub loader: Loader,
+    /// What adapters may belong to, by number.
+    pub bases: Vec<Option<Base>>,
 }
 
 /// How a model's engine is made.
@@ -69,14 +80,22 @@ struct Recipe {
 
 impl ModelArgs {
     /// Opens all models, and loads the first.
-    pub fn open(&self, prices: &PriceList) -> Result<(Vec<(ServedModel, Tariff)>, Loader)> {
+    pub fn open(&self, prices: &PriceList) -> Result<Opening> {
         let named: Vec<(Vec<String>, &Path)> = self.models.iter().map(|model| self.named(model)).collect();
         self.check_names(&named, prices)?;
-        let (mut models, mut recipes, mut left) = (Vec::new(), Vec::new(), None);
+        let (mut models, mut recipes, mut bases, mut left) = (Vec::new(), Vec::new(), Vec::new(), None);
         for (names, path) in named {
             let whose =
                 |error: anyhow::Error| if self.models.len() > 1 { error.context(names[0].clone()) } else { error };
-            let (served, recipe) = self.open_one(names.clone(), path).map_err(whose)?;
+            let location = locate(path)?;
+            let (served, recipe) = self.open_one(names.clone(), &location).map_err(whose)?;
+            bases.push(match &recipe.opened {
+                Opened::Text(open) => {
+                    let (name, config) = (names[0].clone(), open.config.clone());
+                    Some(Base { name, location, config, load: self.load })
+                }
+                Opened::Janus(_) => None,
+            });
             // What one model alone takes is nobody's business but its own.
             let (bytes, there) = match self.models.len() {
                 1 => (0, None),
@@ -98,7 +117,7 @@ impl ModelArgs {
             let (mib, all) = (model.bytes >> 20, settings.memory_bytes >> 20);
             eprintln!("note: {} takes {mib} MiB of the {all} that models may take: it is loaded alone", model.name);
         }
-        Ok((models, Loader::start(loadables, settings)?))
+        Ok(Opening { models, loader: Loader::start(loadables, settings)?, bases })
     }
 
     fn loader_settings(&self, left: Option<u64>) -> LoaderSettings {
@@ -127,6 +146,8 @@ impl ModelArgs {
             return Err(refuse("--name is of one model, and there are several", "write NAME=MODEL"));
         }
         let mut names: Vec<&String> = named.iter().flat_map(|(names, _)| names).collect();
+        let adapters = self.adapters.names();
+        names.extend(&adapters);
         if let Some(priced) = prices.models.keys().find(|priced| !names.contains(priced)) {
             let hint =
                 format!("the models are {}", names.iter().map(|name| name.as_str()).collect::<Vec<_>>().join(", "));
@@ -142,8 +163,8 @@ impl ModelArgs {
         }
     }
 
-    fn open_one(&self, names: Vec<String>, model: &Path) -> Result<(ServedModel, Recipe)> {
-        let mut opened = Opened::find(&locate(model)?)?;
+    fn open_one(&self, names: Vec<String>, location: &Location) -> Result<(ServedModel, Recipe)> {
+        let mut opened = Opened::find(location)?;
         let own = opened.longest();
         let unnamed = opened.served(self.context.map_or(own, |asked| asked.get().min(own)))?;
         let tokenizer = Arc::clone(&unnamed.tokenizer);

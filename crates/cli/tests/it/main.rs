@@ -28,6 +28,8 @@ mod trouble;
 
 mod serve;
 
+mod served_adapters;
+
 mod eval;
 
 /// The hub that the tests of `wels-hub` have.
@@ -42,3 +44,5 @@ mod pictures;
 mod verify;
 
 mod account;
+
+mod adapters;

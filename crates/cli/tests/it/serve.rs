@@ -76,25 +76,25 @@ pub fn write_model_of(folder: &Path, max_positions: usize, hidden_size: usize, l
     tokenizer.save(folder, config.rope.max_positions).unwrap();
 }
 
-struct Lab {
+pub struct Lab {
     folder: tempfile::TempDir,
 }
 
 /// A running `wels serve`.
-struct Server {
+pub struct Server {
     child: Child,
-    address: String,
+    pub address: String,
     greeting: String,
 }
 
 impl Lab {
-    fn new() -> Lab {
+    pub fn new() -> Lab {
         let lab = Lab { folder: tempfile::tempdir().unwrap() };
         write_model(&lab.at("model"));
         lab
     }
 
-    fn at(&self, name: &str) -> PathBuf {
+    pub fn at(&self, name: &str) -> PathBuf {
         self.folder.path().join(name)
     }
 
@@ -103,13 +103,13 @@ impl Lab {
     }
 
     /// Runs a command to its end; its stdout.
-    fn wels(&self, args: &[&str]) -> String {
+    pub fn wels(&self, args: &[&str]) -> String {
         let output = Command::new(env!("CARGO_BIN_EXE_wels")).args(args).args(["--db", &self.db()]).output().unwrap();
         assert!(output.status.success(), "{args:?}: {}", String::from_utf8_lossy(&output.stderr));
         String::from_utf8(output.stdout).unwrap()
     }
 
-    fn serve(&self, more: &[&str]) -> Server {
+    pub fn serve(&self, more: &[&str]) -> Server {
         let mut child = Command::new(env!("CARGO_BIN_EXE_wels"))
             .arg("serve")
             .arg(self.at("model"))
@@ -148,7 +148,7 @@ impl Server {
     }
 }
 
-fn send(address: &str, key: &str, body: &Value) -> std::io::Result<TcpStream> {
+pub fn send(address: &str, key: &str, body: &Value) -> std::io::Result<TcpStream> {
     let mut stream = TcpStream::connect(address)?;
     stream.set_read_timeout(Some(Duration::from_secs(60)))?;
     let body = body.to_string();
