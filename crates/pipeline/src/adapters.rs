@@ -62,7 +62,7 @@ fn base_of(files: &AdapterFiles) -> Result<Location> {
     };
     for path in [folder.join(name), PathBuf::from(name)] {
         if path.exists() {
-            return locate(&path);
+            return locate(&without_detours(&path));
         }
     }
     let revision = files.base.revision.as_ref().map_or_else(String::new, |revision| format!("@{revision}"));
@@ -75,10 +75,31 @@ fn base_of(files: &AdapterFiles) -> Result<Location> {
     Err(refuse(message, hint))
 }
 
+/// A path without the steps back in it.
+fn without_detours(path: &Path) -> PathBuf {
+    let mut plain = PathBuf::new();
+    for part in path.components() {
+        match (part, plain.components().next_back()) {
+            (Component::ParentDir, Some(Component::Normal(_))) => _ = plain.pop(),
+            (part, _) => plain.push(part),
+        }
+    }
+    plain
+}
+
 /// How an adapter in the directory `to` names its base: an id of the hub as one, a model elsewhere by its whole path,
 /// and one of the same run by the way to it, so that the run can be moved.
-pub(crate) fn name_of_base(named: &str, base: &Location, run: &Path, to: &Path) -> Result<BaseName> {
+pub(crate) fn name_of_base(named: &str, model: &Location, run: &Path, to: &Path) -> Result<BaseName> {
+    let base = model.base();
     let sha256 = Some(weights_sha256(base)?);
+    if let Some(earlier) = model.adapter() {
+        // An adapter that is learnt further keeps the hub's name of its base.
+        let files = AdapterFiles::open(earlier)?;
+        let is_path = |name: &String| earlier.join(name).exists() || Path::new(name).exists();
+        if files.base.name.as_ref().is_some_and(|name| !is_path(name)) {
+            return Ok(BaseName { sha256, ..files.base });
+        }
+    }
     if let Some(name) = named.strip_prefix(SCHEME).and_then(Name::parse) {
         return Ok(BaseName { name: Some(name.id), revision: Some(name.revision), sha256 });
     }

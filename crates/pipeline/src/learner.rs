@@ -49,7 +49,7 @@ impl Learner {
                 let run = std::path::absolute(rank.run.path())?;
                 // All checkpoints of the stage are as deep.
                 let to = run.join(stage).join(checkpoint::directory_name(0));
-                Some(name_of_base(from, model_of(&rank.run, from)?.base(), &run, &to)?)
+                Some(name_of_base(from, &model_of(&rank.run, from)?, &run, &to)?)
             }
             _ => None,
         };

@@ -315,8 +315,7 @@ impl ServedModel {
             })
             .collect::<Result<_, _>>()?;
         let adapter = self.engine_adapter();
-        let template =
-            |ids| Request { logprobs: request.logprobs, adapter: adapter.clone(), ..Request::new(ids, 1) };
+        let template = |ids| Request { logprobs: request.logprobs, adapter: adapter.clone(), ..Request::new(ids, 1) };
         let requests = self.requests(ids.into_iter().map(template).collect(), &request.sampling, "prompt")?;
         let n = request.sampling.n as usize;
         Ok(Plan {

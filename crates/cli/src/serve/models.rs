@@ -15,8 +15,8 @@ use wels_server::money::{PriceList, Tariff};
 use wels_server::prompt::ServedModel;
 use wels_server::worker::Worker;
 
-use crate::keys;
 use super::adapters::{AdapterArgs, Base};
+use crate::keys;
 use crate::model::{LoadArgs, Location, default_name, locate};
 use crate::opened::Opened;
 

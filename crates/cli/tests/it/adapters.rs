@@ -13,13 +13,26 @@ const KILLS: usize = 8;
 
 const STAGES: &str = r#"
 [[stage]]
+name = "base"
+kind = "pretrain"
+from = "pretrain"
+optimizer = "muon"
+data = "traces"
+traces = 1200
+trace_direct = 1.0
+batch_tokens = 512
+learning_rate = 5e-3
+
+[[stage]]
 name = "tuned"
 kind = "sft"
+from = "base"
 data = "traces"
-traces = 600
+traces = 300
+trace_direct = 1.0
 batch_tokens = 512
 gradient_shards = 4
-learning_rate = 1e-2
+learning_rate = 3e-3
 checkpoint_every = 3
 lora = { rank = 4, alpha = 8, target_modules = ["q_a_proj", "q_b_proj", "kv_b_proj", "o_proj"] }
 
@@ -27,9 +40,9 @@ lora = { rank = 4, alpha = 8, target_modules = ["q_a_proj", "q_b_proj", "kv_b_pr
 name = "reinforced"
 kind = "rl"
 from = "tuned"
-steps = 5
-prompts = 4
-samples = 4
+steps = 6
+prompts = 6
+samples = 6
 max_tokens = 24
 mini_batches = 2
 gradient_shards = 4
@@ -136,13 +149,16 @@ fn stages_that_learn_adapters_end_the_same_behind_kills_and_on_any_number_of_ran
     let config: Value =
         serde_json::from_slice(&fs::read(last(&lab, "whole", "reinforced").join("adapter_config.json")).unwrap())
             .unwrap();
-    assert_eq!(config["base_model_name_or_path"], "../../pretrain/step-000020");
+    assert_eq!(
+        config["base_model_name_or_path"],
+        format!("../../base/step-{:06}", metrics(&lab, "whole", "base").len())
+    );
 
-    let base = logprobs(&lab, &["runs/whole/pretrain"]);
+    let base = logprobs(&lab, &["runs/whole/base"]);
     let adapted = logprobs(&lab, &["runs/whole/tuned"]);
     assert_ne!(base, adapted);
-    assert_eq!(logprobs(&lab, &["runs/whole/pretrain", "--adapter", "runs/whole/tuned"]), adapted);
-    lab.done(&["convert", "runs/whole/pretrain", "merged", "--merge", "runs/whole/tuned", "--dtype", "f32"]);
+    assert_eq!(logprobs(&lab, &["runs/whole/base", "--adapter", "runs/whole/tuned"]), adapted);
+    lab.done(&["convert", "runs/whole/base", "merged", "--merge", "runs/whole/tuned", "--dtype", "f32"]);
     let merged = logprobs(&lab, &["merged"]);
     let far = |other: &[f64]| adapted.iter().zip(other).map(|(a, b)| (a - b).abs()).fold(0.0, f64::max);
     assert!(far(&merged) < 1e-4, "merged weights say {merged:?}, the adapter {adapted:?}");
@@ -186,10 +202,14 @@ fn adapters_that_cannot_be_are_refused_in_words() {
         (of("optimizer = \"muon\"\nlora = {}"), "an adapter takes \"adamw\""),
         (of("mtp_lambda = 0.1\nlora = {}"), "layers of multi-token prediction have no adapter"),
         (of("lora = {}\n[stage.model]\nmodel_type = \"llama\""), "needs weights that are trained"),
-        (of("lora = { target_modules = [\"w\"] }"), "the model has no module \"w\" to adapt; it has kv_a_proj_with_mqa"),
+        (
+            of("lora = { target_modules = [\"w\"] }"),
+            "the model has no module \"w\" to adapt; it has kv_a_proj_with_mqa",
+        ),
         (of("lora = { target_modules = [\"up_proj\"] }"), "mixture of experts have no adapters yet"),
         (
-            of("lora = {}") + "[[stage]]\nname = \"b\"\nkind = \"sft\"\nfrom = \"a\"\ntraces = 20\nlora = { rank = 3 }\n",
+            of("lora = {}")
+                + "[[stage]]\nname = \"b\"\nkind = \"sft\"\nfrom = \"a\"\ntraces = 20\nlora = { rank = 3 }\n",
             "the stage begins with an adapter of rank 16, alpha 32",
         ),
     ];
@@ -198,10 +218,9 @@ fn adapters_that_cannot_be_are_refused_in_words() {
         let said = lab.wels(&["run", &file]);
         assert_eq!(said.code, Some(1), "{stages}: {said:?}");
         assert!(said.stderr.contains(expected), "{stages}: {said:?}");
-        let _ = fs::remove_dir_all(lab.at("runs/wrong/a"));
+        let _ = fs::remove_dir_all(lab.at("runs/wrong"));
     }
     fs::write(&path, plain.clone() + &of("lora = {}")).unwrap();
-    fs::remove_dir_all(lab.at("runs/wrong")).unwrap();
     lab.done(&["run", &file]);
     // Another model of the same shape.
     fs::write(lab.at("other.toml"), plain.replace("\"wrong\"", "\"other\"").replace("seed = 7", "seed = 8")).unwrap();
