@@ -463,6 +463,18 @@ impl<'a> Backward<'a> {
         self.context.params.of(weight)
     }
 
+    /// The same in f32, however it is stored: of one that is packed, brought back for as long as it is held.
+    pub fn unpacked(&self, weight: Weight) -> Tensor {
+        match self.context.params.stored(weight) {
+            WeightRef::Plain(values) => values.clone(),
+            WeightRef::Packed(packed) => {
+                let mut values = self.tensor(weight.rows, weight.cols);
+                values.set(0, &self.device().unpack(packed));
+                values
+            }
+        }
+    }
+
     /// Lets `write` add to a variable's gradient: `write` is told whether it comes first.
     pub fn accumulate(&mut self, of: GradientOf, write: impl FnOnce(&mut Tensor, Start)) {
         if of.slot.is_some() {

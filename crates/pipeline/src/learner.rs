@@ -43,7 +43,7 @@ impl Learner {
     /// Ready to go on behind a checkpoint, or from the stage's beginning.
     pub fn begin(rank: &Rank, of: Learns, tokenizer: &Tokenizer, latest: Option<&Checkpoint>) -> Result<Learner> {
         let Learns { stage, precision, start, optimization, updates, context } = of;
-        let (config, state) = Beginning::of(start, optimization).state(rank, tokenizer, latest)?;
+        let (config, state) = Beginning::of(start, optimization, precision).state(rank, tokenizer, latest)?;
         let base = match (&optimization.lora, start) {
             (Some(_), Start::From { from }) => {
                 let run = std::path::absolute(rank.run.path())?;

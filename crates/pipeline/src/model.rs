@@ -8,7 +8,7 @@ use anyhow::{Context, Result};
 use wels_data::tokenizer::{GgufVocabulary, TokenKind, Tokenizer};
 use wels_device::Device;
 use wels_model::adapter::AdapterFiles;
-use wels_model::config::{Attention, Family, ModelConfig, Note, RopeLayout};
+use wels_model::config::{Attention, Family, ModelConfig, Note, Precision, RopeLayout};
 use wels_model::gguf::{self, GgufFile, Metadata, Value};
 use wels_model::params::Params;
 use wels_model::weights::{self, Files, Sink};
@@ -132,6 +132,27 @@ pub fn load_params(device: &Arc<dyn Device>, location: &Location, config: &Model
         Location::Adapted { .. } => unreachable!("above"),
     }
     Ok(params)
+}
+
+/// [`load_params`] of weights that an adapter leaves as they are, for products in `precision`: where that changes no
+/// bit, matrices are held as narrow as the files have them.
+pub(crate) fn load_frozen(
+    device: &Arc<dyn Device>,
+    location: &Location,
+    config: &ModelConfig,
+    precision: Precision,
+) -> Result<Params> {
+    match location {
+        Location::Adapted { base, adapter } => {
+            let mut params = load_frozen(device, base, config, precision)?;
+            attach(&mut params, config, adapter)?;
+            Ok(params)
+        }
+        Location::Directory(folder) if precision == Precision::F32 && device.memory().is_none() => {
+            Ok(Params::frozen_from_files(device, &Files::open(folder)?, config)?)
+        }
+        other => load_params(device, other, config),
+    }
 }
 
 /// The tokenizer that comes with a model, if one does.

@@ -113,7 +113,8 @@ impl<'a> Pretraining<'a> {
         latest: Option<&Checkpoint>,
     ) -> Result<Pretraining<'a>> {
         let start = Start::New { model: Box::new(recipe.model.clone()) };
-        let (_, state) = Beginning::of_all(&start, &recipe.pretrain.optimizer).state(rank, tokenizer, latest)?;
+        let (_, state) = Beginning::of_all(&start, &recipe.pretrain.optimizer, recipe.pretrain.precision)
+            .state(rank, tokenizer, latest)?;
         let config = recipe.model.config().clone();
         let (context, section) = (recipe.data.sequence_length, &recipe.pretrain);
         let trainer = Trainer::new(config, context, state, of_pretraining(section), execution(section, &rank.device))

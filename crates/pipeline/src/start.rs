@@ -6,14 +6,14 @@ use wels_model::adapter::{Adapter, AdapterConfig, AdapterFiles};
 use wels_model::config::ModelConfig;
 use wels_model::params::Params;
 use wels_runs::checkpoint::{self, Checkpoint};
-use wels_runs::recipe::{self, Lora, Optimization, Optimizer, Start};
+use wels_runs::recipe::{self, Lora, Optimization, Optimizer, Precision, Start};
 use wels_runs::rundir::RunDir;
 use wels_train::muon::Rule;
 use wels_train::trainer::State;
 
 use crate::adapters::{adapted, attach, check_base};
 use crate::hyper::rule;
-use crate::model::{Location, config_of, load_params, locate, read_tokenizer};
+use crate::model::{Location, config_of, load_frozen, load_params, locate, read_tokenizer};
 use crate::named;
 use crate::rank::Rank;
 use crate::refusal::refuse;
@@ -55,19 +55,21 @@ pub(crate) fn config_for(run: &RunDir, start: &Start) -> Result<ModelConfig> {
 pub(crate) struct Beginning<'a> {
     start: &'a Start,
     rule: Rule,
+    /// Of products.
+    precision: Precision,
     /// The adapter that is learnt, if it is one.
     lora: Option<&'a Lora>,
 }
 
 impl<'a> Beginning<'a> {
     /// Of a stage.
-    pub fn of(start: &'a Start, optimization: &'a Optimization) -> Beginning<'a> {
-        Beginning { start, rule: rule(&optimization.optimizer), lora: optimization.lora.as_ref() }
+    pub fn of(start: &'a Start, optimization: &'a Optimization, precision: Precision) -> Beginning<'a> {
+        Beginning { start, rule: rule(&optimization.optimizer), precision, lora: optimization.lora.as_ref() }
     }
 
     /// Of weights that are all learnt.
-    pub fn of_all(start: &'a Start, optimizer: &Optimizer) -> Beginning<'a> {
-        Beginning { start, rule: rule(optimizer), lora: None }
+    pub fn of_all(start: &'a Start, optimizer: &Optimizer, precision: Precision) -> Beginning<'a> {
+        Beginning { start, rule: rule(optimizer), precision, lora: None }
     }
 
     /// The state that a stage goes on with, and the configuration.
@@ -91,7 +93,7 @@ impl<'a> Beginning<'a> {
         let base = self.base(rank)?;
         let config = config_of(&base)?;
         check_base(&AdapterFiles::open(folder)?, &base).with_context(cannot)?;
-        let mut params = load_params(device, &base, &config)?;
+        let mut params = load_frozen(device, &base, &config, self.precision)?;
         attach(&mut params, &config, folder).with_context(cannot)?;
         Ok((config, load_adapter_state(params, self.rule, folder, updates).with_context(cannot)?))
     }
@@ -115,7 +117,10 @@ impl<'a> Beginning<'a> {
                 let model = model_of(run, from)?;
                 check_tokenizer(&model, tokenizer)?;
                 let config = config_of(&model)?;
-                let params = load_params(device, &model, &config)?;
+                let params = match self.lora {
+                    Some(_) => load_frozen(device, &model, &config, self.precision)?,
+                    None => load_params(device, &model, &config)?,
+                };
                 (config, params)
             }
         };

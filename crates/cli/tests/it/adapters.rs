@@ -21,6 +21,7 @@ data = "traces"
 traces = 1200
 trace_direct = 1.0
 batch_tokens = 512
+gradient_shards = 4
 learning_rate = 5e-3
 
 [[stage]]
@@ -89,6 +90,7 @@ from = "tuned"
 data = "traces"
 traces = 60
 batch_tokens = 512
+gradient_shards = 4
 learning_rate = 1e-3
 
 [[stage]]
@@ -103,7 +105,11 @@ max_tokens = 8
 const ADAPTED: [&str; 4] = ["tuned", "reinforced", "drawn", "corrected"];
 
 fn recipe(lab: &Lab, name: &str, micro_rows: usize) -> String {
-    let file = lab.recipe(name, &[("training_bytes", "chat_template = \"deepseek_v3\"\ntraining_bytes")]);
+    let changes = [
+        ("training_bytes", "chat_template = \"deepseek_v3\"\ntraining_bytes"),
+        ("micro_batch = 4", "micro_batch = 4\ngradient_shards = 4"),
+    ];
+    let file = lab.recipe(name, &changes);
     let path = lab.at(&file);
     let stages = STAGES.replace("gradient_shards", &format!("micro_rows = {micro_rows}\ngradient_shards"));
     fs::write(&path, fs::read_to_string(&path).unwrap() + &stages).unwrap();

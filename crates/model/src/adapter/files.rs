@@ -159,6 +159,7 @@ impl AdapterFiles {
         if !wrong.is_empty() {
             const SHOWN: usize = 8;
             let more = wrong.len().saturating_sub(SHOWN);
+            wrong.sort();
             wrong.truncate(SHOWN);
             let more = if more > 0 { format!(" and {more} more") } else { String::new() };
             return Err(mismatch(wrong.join("; ") + &more));

@@ -12,12 +12,13 @@ use tempfile::TempDir;
 use wels_cpu::testing::device;
 use wels_device::{Coefficient, Tensor};
 use wels_model::adapter::{Adapter, AdapterConfig, AdapterFiles, BaseName, Targets};
-use wels_model::config::CacheLayout;
+use wels_model::config::{CacheLayout, Dtype};
 use wels_model::model::{Losses, Model, Objective};
 use wels_model::names::param_specs;
 use wels_model::paged::{CacheDtype, Chunk, PagedCache};
 use wels_model::params::Params;
 use wels_model::tape::Execution;
+use wels_model::weights::{Files, save_dir};
 
 use crate::oracle::Oracle;
 
@@ -86,6 +87,43 @@ fn logits_and_gradients_equal_those_of_peft() {
         assert!(worst <= TOLERANCE, "{name}: a gradient is off by {worst:.1e}");
         let adapter = 4 * params.adapter().expect("attached").len();
         assert_eq!(grads.bytes(), adapter, "{name}: what is frozen takes no memory");
+    }
+}
+
+/// Weights that a file has in bf16 are held so while an adapter is learnt, and gradients have the bits of f32.
+#[test]
+fn a_base_in_bf16_is_held_narrower_and_changes_no_bit() {
+    for name in CASES {
+        let (oracle, dir) = (Oracle::named(name), TempDir::new().unwrap());
+        let params = oracle.params();
+        save_dir(dir.path(), &oracle.config, Dtype::Bf16, 1 << 30, &|param| params.tensors()[param].to_host()).unwrap();
+        let (mut plain, files) = (Params::zeros(&device(), &oracle.config), Files::open(dir.path()).expect(name));
+        files.load(&oracle.config, &mut |param, row, _, values| plain.set_rows(param, row, values)).expect(name);
+        let mut held = Params::frozen_from_files(&device(), &files, &oracle.config).expect(name);
+        let matrices = |params: &Params| {
+            let of_layers = (0..params.specs().len()).filter(|param| params.specs()[*param].kind.is_layer_matrix());
+            of_layers.map(|param| params.bytes(param, CacheLayout::Expanded)).sum::<usize>()
+        };
+        // Rows of so small matrices are filled up to whole panels.
+        assert!(matrices(&held) < matrices(&plain), "{name}: {} of {}", matrices(&held), matrices(&plain));
+        let adapter = open(&oracle, &folder(name)).expect(name);
+        let (model, execution, batch) =
+            (Model::new(oracle.config.clone(), 64), Execution::new(device()), &oracle.batch);
+        let [of_plain, of_held] = [&mut plain, &mut held].map(|params| {
+            params.attach(&adapter);
+            let mut grads = model.grads_of(params);
+            let objective = Objective {
+                coefficient: Coefficient::Uniform(0.01),
+                mtp_coefficient: 0.0,
+                balance_coefficient: 0.001,
+                teacher: None,
+            };
+            grads.begin();
+            let logp = model.accumulate(params, &mut grads, &execution, batch, &objective, &mut Losses::default());
+            grads.finish();
+            (logp, grads.values().iter().map(host).collect::<Vec<_>>())
+        });
+        assert!(of_plain == of_held, "{name}");
     }
 }
 
