@@ -2,9 +2,9 @@
 //!
 //! A page holds the keys and values of [`PAGE`] tokens. Full pages of computed tokens are *published*: they become
 //! nodes of a prefix tree whose edges are the pages' tokens, so a path from the root is a text. A request walks down
-//! from the root as far as its own text agrees, and shares those pages. Each adapter has a root of its own, for its keys
-//! and values are others. Pages that nobody uses stay in the tree until
-//! their room is needed; then the leaf that has not been used for the longest time goes first.
+//! from the root as far as its own text agrees, and shares those pages. Each adapter has a root of its own, for its
+//! keys and values are others. Pages that nobody uses stay in the tree until their room is needed; then the leaf that
+//! has not been used for the longest time goes first.
 //!
 //! **Invariants.** A page is free, or private to one sequence, or in the tree. A sequence uses whole paths: so of two
 //! nodes on a path the upper one has at least as many users, and what has no users can be freed from the leaves up.

@@ -52,7 +52,7 @@ pub struct LowRank {
     pub a: Weight,
     /// `[N, r]`.
     pub b: Weight,
-    /// s.
+    /// What is added is multiplied by it.
     pub scale: f32,
 }
 

@@ -12,7 +12,7 @@ pub enum Location {
     /// A model of the other kinds with an adapter.
     Adapted {
         base: Box<Location>,
-        /// The adapter's directory.
+        /// A directory in PEFT's form.
         adapter: PathBuf,
     },
 }

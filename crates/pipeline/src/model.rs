@@ -34,8 +34,8 @@ pub fn is_gguf(path: &Path) -> bool {
     path.is_file() && path.extension().is_some_and(|extension| extension.eq_ignore_ascii_case("gguf"))
 }
 
-/// Where a directory has its `config.json`, or an adapter's: in itself, in the newest checkpoint of a stage, or in that of the last
-/// stage of a run that has one.
+/// Where a directory has its `config.json`, or an adapter's: in itself, in the newest checkpoint of a stage, or in that
+/// of the last stage of a run that has one.
 pub fn model_folder(model: &Path) -> Result<PathBuf> {
     if model.join("run.json").is_file() {
         let recipe = Recipe::load(&model.join("recipe.toml"))?;

@@ -63,19 +63,23 @@ fn asked(address: &str, key: &str, model: &str, seed: u64) -> Value {
     json!([reply["choices"], reply["system_fingerprint"]])
 }
 
-#[test]
-fn adapters_are_served_by_name_and_say_the_same_in_any_company() {
+/// A lab with some adapters.
+fn lab() -> Lab {
     let lab = Lab::new();
     for (name, rank, seed) in [("a", 4, 1), ("b", 2, 2), ("wide", 8, 3)] {
         write_adapter(&lab, &lab.at(&format!("adapters/{name}")), rank, seed);
     }
+    lab
+}
+
+#[test]
+fn adapters_are_served_by_name_and_say_the_same_in_any_company() {
+    let lab = lab();
     let hash = |name: &str| adapter_sha256(&lab.at(&format!("adapters/{name}"))).unwrap();
     let named = |name: &str| format!("{name}={}", lab.at(&format!("adapters/{name}")).display());
-    let (a, b, dir) = (named("a"), named("b"), lab.at("adapters").display().to_string());
-    let more = ["--adapter", &a, "--adapter", &b, "--adapters-dir", &dir, "--max-adapter-rank", "4"];
-    let server = lab.serve(&more);
+    let (a, b) = (named("a"), named("b"));
+    let server = lab.serve(&["--adapter", &a, "--adapter", &b]);
     let key = lab.wels(&["keys", "add", "ann"]).trim().to_owned();
-    let admin = lab.wels(&["keys", "add", "operator", "--admin"]).trim().to_owned();
     let address = &server.address;
 
     let (_, models) = call(address, "GET", "/v1/models", &key, &Value::Null);
@@ -100,6 +104,24 @@ fn adapters_are_served_by_name_and_say_the_same_in_any_company() {
         assert_eq!(together, alone);
     }
 
+    let usage = lab.wels(&["usage", "--by", "model"]);
+    assert!(["a", "b"].iter().all(|name| usage.contains(&format!("{name}@{}", hash(name)))), "{usage}");
+    drop(server);
+
+    // A model by itself, without any adapter beside it, says what it said in their company.
+    let server = lab.serve(&[]);
+    assert_eq!(asked(&server.address, &key, "model", 0), alone[0]);
+}
+
+#[test]
+fn operators_load_and_unload_adapters_while_the_server_runs() {
+    let lab = lab();
+    let (a, dir) = (format!("a={}", lab.at("adapters/a").display()), lab.at("adapters").display().to_string());
+    let server = lab.serve(&["--adapter", &a, "--adapters-dir", &dir, "--max-adapter-rank", "4"]);
+    let key = lab.wels(&["keys", "add", "ann"]).trim().to_owned();
+    let admin = lab.wels(&["keys", "add", "operator", "--admin"]).trim().to_owned();
+    let address = &server.address;
+    let said = asked(address, &key, "a", 0)[0].clone();
     let add = |key: &str, name: &str, path: &str| {
         call(address, "POST", "/v1/adapters", key, &json!({"name": name, "path": path}))
     };
@@ -122,23 +144,17 @@ fn adapters_are_served_by_name_and_say_the_same_in_any_company() {
     refused(other, 400, "this is an adapter");
 
     assert_eq!(add(&admin, "c", "a").0, 201);
-    let [choices, _] = [0, 1].map(|i| asked(address, &key, "c", 0)[i].clone());
-    assert_eq!(choices, alone[1][0], "the same weights by another name");
+    let choices = asked(address, &key, "c", 0)[0].clone();
+    assert_eq!(choices, said, "the same weights by another name");
     let (_, loaded) = call(address, "GET", "/v1/adapters", &admin, &Value::Null);
-    assert_eq!(loaded["data"].as_array().unwrap().len(), 3);
+    assert_eq!(loaded["data"].as_array().unwrap().len(), 2);
     assert_eq!(call(address, "DELETE", "/v1/adapters/c", &admin, &Value::Null).0, 200);
     refused(call(address, "DELETE", "/v1/adapters/model", &admin, &Value::Null), 404, "`model` does not exist");
     refused(call(address, "DELETE", "/v1/adapters/a", &key, &Value::Null), 403, "--admin");
+    let (_, loaded) = call(address, "GET", "/v1/adapters", &admin, &Value::Null);
+    assert_eq!(loaded["data"].as_array().unwrap().len(), 1);
     let mut reply = String::new();
     let body = json!({"model": "c", "messages": [{"role": "user", "content": "a"}]});
     send(address, &key, &body).unwrap().read_to_string(&mut reply).unwrap();
     assert!(reply.starts_with("HTTP/1.1 404"), "{reply}");
-
-    let usage = lab.wels(&["usage", "--by", "model"]);
-    assert!(["a", "b"].iter().all(|name| usage.contains(&format!("{name}@{}", hash(name)))), "{usage}");
-    drop(server);
-
-    // A model by itself, without any adapter beside it, says what it said in their company.
-    let server = lab.serve(&[]);
-    assert_eq!(asked(&server.address, &key, "model", 0), alone[0]);
 }

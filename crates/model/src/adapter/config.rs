@@ -29,7 +29,7 @@ pub enum Targets {
 }
 
 impl AdapterConfig {
-    /// s.
+    /// What is added is multiplied by it.
     pub fn scale(&self) -> f32 {
         let rank = self.rank as f64;
         (self.alpha / if self.rank_stabilised { rank.sqrt() } else { rank }) as f32

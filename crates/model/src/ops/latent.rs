@@ -4,8 +4,8 @@
 //! q̃_h = W_UK,hᵀ q_C,h        õ_h = attention([q̃_h; q_R,h], [c; k_R], c)        o_h = W_UV,h õ_h
 //! ```
 //! q `[T, H·(nope + rope)]` with its rotary part turned, c `[T, latent]` after its norm, k_R `[T, rope]` turned, o
-//! `[T, H·v]`. Source: DeepSeek-V2 report, appendix C. An adapter of the up-projection adds `s·Aᵀ (B_UK,hᵀ q_C,h)` to q̃_h
-//! and `s·B_UV,h (A õ_h)` to o_h.
+//! `[T, H·v]`. Source: DeepSeek-V2 report, appendix C. An adapter of the up-projection adds `s·Aᵀ (B_UK,hᵀ q_C,h)` to
+//! q̃_h and `s·B_UV,h (A õ_h)` to o_h.
 
 use crate::adapter::Halves;
 use crate::params::Weight;

@@ -80,7 +80,7 @@ fn up(g: &Graph, precision: Precision, h: &Tensor, b: WeightRef, mut y: Tensor) 
     y
 }
 
-/// Some of the rows.
+/// These rows, one below the other.
 fn picked(g: &Graph, of: &Tensor, rows: &Ids) -> Tensor {
     let mut picked = g.tensor_of(of.dtype(), rows.len(), of.cols());
     g.device().gather(WeightRef::Plain(of), rows, &mut picked);

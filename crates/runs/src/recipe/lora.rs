@@ -8,7 +8,7 @@ use wels_model::names::param_specs;
 use super::optimizer::{Defaults, Optimizer, Rule};
 use super::reader::{FromToml, RecipeError, Section};
 
-/// `[stage.lora]` of kinds `sft`, `rl` and `distil`: see [adapters](adapters.md)
+/// `[stage.lora]` of kinds `pretrain`, `sft`, `rl` and `distil`: see [adapters](adapters.md)
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Lora {
     /// r: columns of B and rows of A.
@@ -59,9 +59,9 @@ impl Lora {
         Ok(Some(lora))
     }
 
-    /// Defaults of a stage with an adapter: layers of multi-token prediction have none, and so no loss.
+    /// Defaults of a stage with an adapter: layers of multi-token prediction have none, and so no loss, and routers stay.
     pub(super) fn defaults(of: &Defaults) -> Defaults {
-        Defaults { mtp_lambda: 0.0, ..*of }
+        Defaults { mtp_lambda: 0.0, bias_update_speed: 0.0, ..*of }
     }
 
     /// Refuses what would change the weights that stay as they are.
