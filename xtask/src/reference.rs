@@ -8,11 +8,12 @@
 use std::fmt::Write;
 
 /// What is read.
-pub const SOURCES: [&str; 5] = [
+pub const SOURCES: [&str; 6] = [
     "crates/runs/src/recipe.rs",
     "crates/runs/src/recipe/optimizer.rs",
     "crates/runs/src/recipe/shared.rs",
     "crates/runs/src/recipe/stages.rs",
+    "crates/runs/src/recipe/lora.rs",
     "crates/runs/src/recipe/pictures.rs",
 ];
 /// What is written.
@@ -37,7 +38,7 @@ tokens follow from a tokenizer that is trained in the run.
 ";
 
 /// Defaults that read differently in TOML.
-const SPELLED: [(&str, &str); 16] = [
+const SPELLED: [(&str, &str); 17] = [
     ("\"grid-24\".into()", "\"grid-24\""),
     ("String::new()", "none"),
     ("\"countdown\".into()", "\"countdown\""),
@@ -52,6 +53,7 @@ const SPELLED: [(&str, &str); 16] = [
     ("vec![CARGO_SOURCES.to_string()]", "[\"cargo-sources\"]"),
     ("ListOrWord::List(Vec::new())", "[]"),
     ("Vec::new()", "[]"),
+    ("Targets::AllLinear", "\"all-linear\""),
     ("8 * sequence", "8 * data.sequence_length"),
     ("last", "batch_tokens"),
 ];

@@ -25,7 +25,7 @@ use wels_agent::Limits;
 use wels_engine::{Options, Sampling, Speculation};
 use wels_pipeline::refusal::refuse;
 
-use crate::model::{LoadArgs, locate};
+use crate::model::{AdapterArg, LoadArgs};
 use crate::opened::Opened;
 use answers::{Answers, Settings};
 use session::Session;
@@ -57,6 +57,8 @@ pub struct Args {
     context: Option<usize>,
     #[command(flatten)]
     load: LoadArgs,
+    #[command(flatten)]
+    adapter: AdapterArg,
     /// Show of the thinking only how long it is
     #[arg(long)]
     fold: bool,
@@ -109,7 +111,7 @@ pub fn chat(args: &Args) -> Result<ExitCode> {
 }
 
 fn open(args: &Args) -> Result<Session> {
-    let mut open = Opened::find(&locate(&args.model)?)?;
+    let mut open = Opened::find(&args.adapter.locate(&args.model)?)?;
     let longest = open.longest();
     let context = args.context.unwrap_or(longest.min(CONTEXT_MAX));
     if !(2..=longest).contains(&context) {

@@ -1,5 +1,6 @@
 //! `wels convert IN OUT [--dtype TYPE]`: a run, a Hugging Face directory or a GGUF file → a Hugging Face directory, or
-//! a GGUF file if OUT ends in `.gguf`. The tokenizer and its chat template go along.
+//! a GGUF file if OUT ends in `.gguf`. The tokenizer and its chat template go along. `--merge ADAPTER` adds an adapter
+//! to the weights first.
 
 use std::path::{Path, PathBuf};
 
@@ -14,7 +15,7 @@ use wels_pipeline::refusal::refuse;
 use wels_pipeline::words::short;
 use wels_runs::files::write_folder_atomically;
 
-use crate::model::{Location, OpenModel, Weights, in_directory, locate, split_rows};
+use crate::model::{AdapterArg, Location, OpenModel, Weights, in_directory, split_rows};
 use crate::progress::Progress;
 
 /// What the command line says.
@@ -29,6 +30,9 @@ pub struct Args {
     /// How to store the matrices; a directory takes f32, bf16, f16 and fp8, a GGUF file all but fp8
     #[arg(long, value_enum, value_name = "TYPE", default_value = "bf16")]
     dtype: Stored,
+    /// Add this LoRA adapter, a directory in PEFT's form, to the weights
+    #[arg(long, value_name = "ADAPTER")]
+    merge: Option<PathBuf>,
 }
 
 /// Number formats that are written.
@@ -84,12 +88,15 @@ pub fn convert(args: &Args) -> Result<()> {
     if args.output.symlink_metadata().is_ok() {
         return Err(refuse(format!("{} already exists", args.output.display()), "choose another name"));
     }
-    let location = locate(&args.input)?;
+    let location = AdapterArg { adapter: args.merge.clone() }.locate(&args.input)?;
     let mut model = OpenModel::open(&location)?;
     if model.tokenizer.is_none() {
         eprintln!("note: {} has no tokenizer; {} will have none", args.input.display(), args.output.display());
     }
     let mut params = load(&model)?;
+    if let Some(adapter) = model.load_adapter(&params)? {
+        params.merge(&adapter);
+    }
     match target {
         Target::Directory(dtype) => {
             if matches!(model.weights, Weights::Gguf(_)) {
@@ -169,10 +176,12 @@ fn write_gguf(path: &Path, name: &str, model: &OpenModel, kind: BlockType, param
 /// A name for people: what the source calls itself, or is called.
 fn name_of(location: &Location, model: &OpenModel) -> String {
     let said = |file: &GgufFile| file.metadata().get("general.name").and_then(|name| Some(name.as_str()?.to_owned()));
-    let path = match (location, &model.weights) {
-        (Location::Gguf(_), Weights::Gguf(file)) if said(file).is_some() => return said(file).unwrap_or_default(),
-        (Location::Gguf(path) | Location::Directory(path), _) => path,
-    };
+    if let (Location::Gguf(_), Weights::Gguf(file)) = (location, &model.weights)
+        && let Some(said) = said(file)
+    {
+        return said;
+    }
+    let path = location.path();
     path.file_stem().map_or_else(|| "model".to_owned(), |stem| stem.to_string_lossy().into_owned())
 }
 

@@ -16,11 +16,11 @@ use wels_model::janus::picture::{encode_drawn, from_pixels};
 use wels_model::janus::{DrawBatch, DrawPrompt, Janus, without_words};
 use wels_model::paged::CacheDtype;
 use wels_model::tape::Execution;
+use wels_pipeline::identity::model_sha256;
 use wels_pipeline::refusal::refuse;
 use wels_runs::files;
 use wels_runs::hash::sha256;
 
-use crate::identity::model_sha256;
 use crate::janus::{OpenJanus, WHICH};
 use crate::model::{CacheDtypeArg, Location, Quant, default_name, locate};
 use crate::output;

@@ -45,7 +45,7 @@ use self::receipts::Folder;
 use self::scores::Scores;
 use self::suite::{PromptStyle, Suite, chosen};
 use crate::interrupt::Interrupt;
-use crate::model::{LoadArgs, default_name};
+use crate::model::{AdapterArg, LoadArgs, default_name};
 use crate::output;
 use crate::progress::Progress;
 
@@ -76,6 +76,8 @@ pub struct Args {
     cache_mib: NonZeroUsize,
     #[command(flatten)]
     load: LoadArgs,
+    #[command(flatten)]
+    adapter: AdapterArg,
     /// Compare two folders of receipts, item by item
     #[arg(long, num_args = 2, value_names = ["A", "B"], conflicts_with_all = ["model", "bench"])]
     compare: Option<Vec<PathBuf>>,

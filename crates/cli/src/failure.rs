@@ -7,6 +7,7 @@ use wels_comm::Lost;
 use wels_data::corpus::CorpusError;
 use wels_data::shards::ShardError;
 use wels_hub::HubError;
+use wels_model::adapter::AdapterError;
 use wels_model::gguf::GgufError;
 use wels_model::weights::WeightsError;
 use wels_pipeline::meeting::Silenced;
@@ -71,6 +72,7 @@ fn hint(cause: &(dyn std::error::Error + 'static)) -> Option<String> {
         ShardError: |e: &ShardError| Some(e.hint().to_string()),
         CorpusError: |e: &CorpusError| Some(e.hint().to_string()),
         WeightsError: |e: &WeightsError| Some(weights_hint(e).to_string()),
+        AdapterError: |e: &AdapterError| Some(e.hint().to_string()),
         GgufError: |e: &GgufError| Some(gguf_hint(e).to_string()),
         HubError: HubError::hint,
         LedgerError: |e: &LedgerError| e.hint().map(str::to_string),

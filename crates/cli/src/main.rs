@@ -37,8 +37,6 @@ mod placement;
 
 mod model;
 
-mod identity;
-
 mod janus;
 
 mod opened;

@@ -1,7 +1,7 @@
 //! MODEL on the command line: a run, a Hugging Face directory, a GGUF file, or the name of a model.
 
 use std::num::NonZeroUsize;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use anyhow::Result;
@@ -9,6 +9,7 @@ use wels_data::ChatTemplate;
 use wels_data::tokenizer::Tokenizer;
 use wels_device::{Device, Dtype, Precision};
 use wels_engine::{Numbers, Options};
+use wels_model::adapter::{Adapter, AdapterFiles};
 use wels_model::config::{ModelConfig, Note};
 use wels_model::gguf::GgufFile;
 use wels_model::inference::{LoadOptions, Quantise};
@@ -18,6 +19,7 @@ use wels_model::params::Params;
 use wels_model::placement::{Place, Placement};
 use wels_model::sizes::WeightSizes;
 use wels_model::weights::{Files, Sink, open_dir};
+use wels_pipeline::adapters;
 pub use wels_pipeline::model::{Location, in_directory, load_params, read_config, read_config_file, split_rows};
 use wels_pipeline::model::{gguf_tokenizer, read_tokenizer};
 use wels_runs::machine;
@@ -30,6 +32,32 @@ use crate::pull;
 /// Finds the model that the command line means; fetches it if that is a name.
 pub fn locate(model: &Path) -> Result<Location> {
     wels_pipeline::model::locate(&pull::find(model)?)
+}
+
+/// An adapter beside MODEL on the command line.
+#[derive(Clone, Debug, Default, clap::Args)]
+pub struct AdapterArg {
+    /// A LoRA adapter of the model: a directory in PEFT's form, or a run or stage that trained one
+    #[arg(long, value_name = "DIR")]
+    pub adapter: Option<PathBuf>,
+}
+
+impl AdapterArg {
+    /// [`locate`], with the adapter if one is named.
+    pub fn locate(&self, model: &Path) -> Result<Location> {
+        let model = locate(model)?;
+        match &self.adapter {
+            None => Ok(model),
+            Some(adapter) => with_adapter(model, adapter),
+        }
+    }
+}
+
+/// A model with an adapter.
+pub fn with_adapter(model: Location, adapter: &Path) -> Result<Location> {
+    // What is neither a run nor a model is an adapter, or refused as one.
+    let folder = wels_pipeline::model::model_folder(adapter).unwrap_or_else(|_| adapter.to_path_buf());
+    wels_pipeline::adapters::adapted(Some(model), &folder)
 }
 
 /// What a model is called that nobody has named: by its name, its directory or its file.
@@ -60,6 +88,7 @@ pub fn served_model(config: &ModelConfig, tokenizer: &Arc<Tokenizer>, context: u
         embedding_width: config.hidden_size,
         fingerprint: String::new(),
         created_unix_s: 0,
+        adapter: None,
         tokenizer: Arc::clone(tokenizer),
     })
 }
@@ -200,6 +229,8 @@ pub struct OpenModel {
     pub weights: Weights,
     /// `None` if there is none beside the weights.
     pub tokenizer: Option<Tokenizer>,
+    /// What is added to the weights, if something is.
+    pub adapter: Option<AdapterFiles>,
 }
 
 /// The weights of a model, mapped.
@@ -216,15 +247,24 @@ impl OpenModel {
             Location::Directory(folder) => {
                 let (config, files, notes) = open_dir(folder)?;
                 report(&notes);
-                Ok(OpenModel { config, weights: Weights::Files(files), tokenizer: read_tokenizer(location)? })
+                let tokenizer = read_tokenizer(location)?;
+                Ok(OpenModel { config, weights: Weights::Files(files), tokenizer, adapter: None })
             }
             Location::Gguf(path) => {
                 let (config, file, notes) = GgufFile::open_model(path)?;
                 report(&notes);
                 let tokenizer = gguf_tokenizer(&file)?;
-                Ok(OpenModel { config, weights: Weights::Gguf(file), tokenizer })
+                Ok(OpenModel { config, weights: Weights::Gguf(file), tokenizer, adapter: None })
+            }
+            Location::Adapted { base, adapter } => {
+                Ok(OpenModel { adapter: Some(AdapterFiles::open(adapter)?), ..OpenModel::open(base)? })
             }
         }
+    }
+
+    /// The adapter, if there is one, where the matrices are that it changes.
+    pub fn load_adapter(&self, params: &Params) -> Result<Option<Adapter>> {
+        self.adapter.as_ref().map(|files| adapters::load(files, &self.config, params)).transpose()
     }
 
     /// The weights for answering, quantised if so asked: packed, large experts when they are first used, up to half of
@@ -248,10 +288,13 @@ impl OpenModel {
             ranks,
             ..LoadOptions::packed(quantise)
         };
-        let (params, _) = match &self.weights {
+        let (mut params, _) = match &self.weights {
             Weights::Files(files) => Params::from_files(placement, files, &self.config, options)?,
             Weights::Gguf(file) => Params::from_gguf(placement, file, &self.config, options)?,
         };
+        if let Some(adapter) = self.load_adapter(&params)? {
+            params.attach(&adapter);
+        }
         Ok(params)
     }
 

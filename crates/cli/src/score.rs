@@ -14,7 +14,7 @@ use wels_model::params::Params;
 use wels_model::tape::Execution;
 use wels_pipeline::refusal::refuse;
 
-use crate::model::{OpenModel, Quant, locate};
+use crate::model::{AdapterArg, OpenModel, Quant};
 use crate::output;
 use crate::placement::{Demand, PlacementArgs};
 
@@ -31,6 +31,8 @@ pub struct Args {
     quant: Quant,
     #[command(flatten)]
     place: PlacementArgs,
+    #[command(flatten)]
+    adapter: AdapterArg,
     /// Cut the tokens into windows of this many, each scored alone, and count the second half of each, as
     /// llama-perplexity -c does; what is left over at the end is not scored
     #[arg(long, value_name = "TOKENS", value_parser = clap::value_parser!(u32).range(4..))]
@@ -71,7 +73,7 @@ struct Score {
 
 /// Scores a text.
 pub fn score(args: &Args) -> Result<()> {
-    let model = OpenModel::open(&locate(&args.model)?)?;
+    let model = OpenModel::open(&args.adapter.locate(&args.model)?)?;
     let OpenModel { config, tokenizer, .. } = &model;
     let ids = args.input.ids(tokenizer.as_ref())?;
     check(&ids, args.window, config)?;

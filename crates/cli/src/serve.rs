@@ -1,6 +1,7 @@
 //! `wels serve MODEL… [--listen ADDR] [--db URL] …`: the HTTP API and the web chat. Started by `mpirun` or `srun`, each
 //! process is a rank that has a part of the model (`ranks.rs`).
 
+mod adapters;
 mod models;
 
 mod ranks;
@@ -21,7 +22,7 @@ use wels_server::money::PriceList;
 
 use crate::over::Over;
 use crate::{keys, output};
-use models::ModelArgs;
+use models::{ModelArgs, Opening};
 
 /// The key as which requests without one are served.
 const LOCAL: &str = "local";
@@ -105,7 +106,9 @@ fn here(args: &Args, over: Option<&'static Over>) -> Result<()> {
         std::net::TcpListener::bind(args.listen).with_context(|| format!("cannot listen on {}", args.listen))?;
     listener.set_nonblocking(true)?;
     let address = listener.local_addr()?;
-    let (models, loader) = args.models.open(&prices, over)?;
+    let Opening { models, loader, bases } = args.models.open(&prices, over)?;
+    let source = args.models.adapters.source(bases)?;
+    let adapters = args.models.adapters.load(&source)?;
     let scheme = if settings.tls.is_some() { "https" } else { "http" };
     let greeted = greeted(&mut ledger, args.no_key)?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
@@ -115,6 +118,14 @@ fn here(args: &Args, over: Option<&'static Over>) -> Result<()> {
         .build()?;
     let (ledger, ledger_thread) = LedgerHandle::start(ledger)?;
     let app = App::new(models, loader, ledger, settings);
+    for (name, model, adapter) in adapters {
+        let tariff = prices.of(std::slice::from_ref(&name)).clone();
+        let cannot = |message| refuse(message, "give each adapter another name: --adapter NAME=DIR");
+        app.serve_adapter(model, &name, adapter, tariff).map_err(cannot)?;
+    }
+    if args.models.adapters.loads_later() {
+        app.load_adapters_from(Arc::new(source));
+    }
     runtime.block_on(async {
         let shutdown = Shutdown::default();
         shutdown.on_signals()?;

@@ -36,8 +36,8 @@ impl Head for Cpu {
         let (w, v) = (slice(w), w.rows());
         match gradients {
             None => head::loss(precision, slice(x), w, cap, targets, d, v, logp, None),
-            Some(HeadGradients { dx, dw: (dw, dw_start), coefficient, .. }) => {
-                let gradients = Gradients { dx: slice_mut(dx), dw: slice_mut(dw), dw_start };
+            Some(HeadGradients { dx, dw, coefficient, .. }) => {
+                let gradients = Gradients { dx: slice_mut(dx), dw: dw.map(|(dw, start)| (slice_mut(dw), start)) };
                 let coefficient = |row: usize, logp: f32| coefficient.at(row, logp);
                 head::loss(precision, slice(x), w, cap, targets, d, v, logp, Some((gradients, &coefficient)));
             }
@@ -68,8 +68,8 @@ impl Head for Cpu {
         let TeacherHead { divergence: way, temperature, cross_entropy, .. } = *teacher;
         let rule = distil::Teacher { logits: &logits, divergence: way, temperature, cross_entropy };
         let losses = TokenLosses { logp: slice_mut(logp), divergence: slice_mut(divergence) };
-        let HeadGradients { dx, dw: (dw, dw_start), coefficient, .. } = gradients;
-        let gradients = Gradients { dx: slice_mut(dx), dw: slice_mut(dw), dw_start };
+        let HeadGradients { dx, dw, coefficient, .. } = gradients;
+        let gradients = Gradients { dx: slice_mut(dx), dw: dw.map(|(dw, start)| (slice_mut(dw), start)) };
         let coefficient = |row: usize, logp: f32| Coefficient::at(&coefficient, row, logp);
         distil::loss(precision, slice(x), slice(w), cap, targets, &rule, d, v, losses, gradients, &coefficient);
     }

@@ -172,10 +172,11 @@ impl Cuda {
         };
         let starts = self.upload(&starts_within(into.sequences, first, count));
         let sequences = starts.bytes() / 4 - 1;
-        let (dw, start) = (f32s_mut(into.dw.0), into.dw.1);
-        let gradient = Gradient { dy: d, n: v, dw, start };
-        self.backward_w(precision, (x, width), parts, (&starts, sequences), vec![gradient]);
-        into.dw.1 = Start::Continue;
+        if let Some((dw, start)) = &mut into.dw {
+            let gradient = Gradient { dy: d, n: v, dw: f32s_mut(dw), start: *start };
+            self.backward_w(precision, (x, width), parts, (&starts, sequences), vec![gradient]);
+            *start = Start::Continue;
+        }
         let numbers = numbers_mut(into.dx);
         let offset = first * width * numbers.dtype.bytes();
         let dx = Output { numbers, offset, start: Start::Zero };
@@ -237,9 +238,9 @@ impl Head for Cuda {
             && Cuda::on_tensor_cores(precision, x.dtype(), &Parts::one(targets.len()));
         let mut rounded = rounds.then(|| self.largest(Dtype::Bf16, &blocks, v));
         if let (Some(it), true) = (&mut gradients, targets.is_empty())
-            && it.dw.1 == Start::Zero
+            && let Some((dw, Start::Zero)) = &mut it.dw
         {
-            it.dw.0.fill(0.0);
+            dw.fill(0.0);
         }
         for rows in blocks {
             let block = self.block(x, rows, v);
@@ -275,8 +276,8 @@ impl Head for Cuda {
         let targets_there = self.upload(targets);
         let blocks = blocks(gradients.sequences, targets.len(), v);
         let [mut logits, mut of_teacher] = [(); 2].map(|()| self.largest(Dtype::F32, &blocks, v));
-        if targets.is_empty() && gradients.dw.1 == Start::Zero {
-            gradients.dw.0.fill(0.0);
+        if let (Some((dw, Start::Zero)), true) = (&mut gradients.dw, targets.is_empty()) {
+            dw.fill(0.0);
         }
         let mut slopes = cap.map(|_| self.largest(Dtype::F32, &blocks, v));
         let reverse = usize::from(taught.divergence == Divergence::Reverse);

@@ -6,8 +6,8 @@ use crate::{Coefficient, Divergence, Ids, Precision, Start, Tensor, WeightRef};
 pub struct HeadGradients<'a> {
     /// `[T, D]`.
     pub dx: &'a mut Tensor,
-    /// `[V, D]`.
-    pub dw: (&'a mut Tensor, Start),
+    /// `[V, D]`; `None` where the weights are not learnt.
+    pub dw: Option<(&'a mut Tensor, Start)>,
     /// As in [`Products::linear_dw`](crate::Products::linear_dw).
     pub sequences: &'a Ids,
     /// The loss.

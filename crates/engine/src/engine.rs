@@ -422,6 +422,10 @@ impl Engine {
             let reason = format!("token id {token} is not below the model's vocabulary of {vocab_size}");
             return Err(RequestError::Parameter { name: "logit_bias", reason });
         }
+        if request.adapter.is_some() && self.loaded.params.frozen() > 0 {
+            let reason = "the model has an adapter already".into();
+            return Err(RequestError::Parameter { name: "adapter", reason });
+        }
         if self.loaded.tokenizer.is_none() && !request.stop.is_empty() {
             return Err(RequestError::Parameter { name: "stop", reason: "the model has no tokenizer".into() });
         }

@@ -33,7 +33,9 @@ impl Engine {
         let states: Vec<usize> = chunks.iter().map(|chunk| chunk.states).collect();
         let given = given(&self.running, &work, &inputs);
         let (model, params) = (&self.loaded.model, &self.loaded.params);
-        let output = model.step_with(params, &self.execution, &mut self.cache, &chunks, &given);
+        let adapters = work.iter().map(|work| self.running[work.sequence].request.adapter.clone()).collect::<Vec<_>>();
+        let adapters = if adapters.iter().any(Option::is_some) { &adapters[..] } else { &[] };
+        let output = model.step_adapted(params, &self.execution, &mut self.cache, &chunks, &given, adapters);
         self.counters.steps += 1;
         self.counters.computed_tokens += inputs.iter().map(|tokens| tokens.len() as u64).sum::<u64>();
 
@@ -64,7 +66,8 @@ impl Engine {
         for work in work.iter().filter(|_| self.options.prefix_cache) {
             let complete = self.running[work.sequence].computed - self.mtp_pending(work.sequence);
             let sequence = &mut self.running[work.sequence];
-            self.table.publish(&mut sequence.lease, &sequence.tokens, complete);
+            let root = sequence.root();
+            self.table.publish(&mut sequence.lease, root, &sequence.tokens, complete);
         }
         ended.sort_unstable_by_key(|(sequence, _)| *sequence);
         for (sequence, reason) in ended.into_iter().rev() {

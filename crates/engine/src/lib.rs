@@ -49,6 +49,7 @@ pub use picture::Picture;
 pub use request::{Constraint, Draw, Pooling, Request, RequestError, RequestId, Sampling, Thinking};
 pub use sampler::{Choice, Sampler, Scratch};
 pub use wels_kernels::memory::give_free_back;
+pub use wels_model::adapter::Adapter;
 pub use wels_model::janus::picture as image;
 pub use wels_model::janus::preprocess::Preprocessing;
 pub use wels_model::janus::without_words;

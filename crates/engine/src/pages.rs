@@ -2,8 +2,9 @@
 //!
 //! A page holds the keys and values of [`PAGE`] tokens. Full pages of computed tokens are *published*: they become
 //! nodes of a prefix tree whose edges are the pages' tokens, so a path from the root is a text. A request walks down
-//! from the root as far as its own text agrees, and shares those pages. Pages that nobody uses stay in the tree until
-//! their room is needed; then the leaf that has not been used for the longest time goes first.
+//! from the root as far as its own text agrees, and shares those pages. Each adapter has a root of its own, for its
+//! keys and values are others. Pages that nobody uses stay in the tree until their room is needed; then the leaf that
+//! has not been used for the longest time goes first.
 //!
 //! **Invariants.** A page is free, or private to one sequence, or in the tree. A sequence uses whole paths: so of two
 //! nodes on a path the upper one has at least as many users, and what has no users can be freed from the leaves up.
@@ -15,6 +16,23 @@ pub(crate) const PAGE: usize = 16;
 
 type Node = u32;
 
+/// What is above a page in the tree.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+enum Above {
+    /// Where texts begin: 0, or an adapter's number.
+    Root(u64),
+    Node(Node),
+}
+
+impl Above {
+    fn node(self) -> Option<Node> {
+        match self {
+            Above::Root(_) => None,
+            Above::Node(node) => Some(node),
+        }
+    }
+}
+
 pub(crate) struct PageTable {
     free: Vec<u32>,
     count: usize,
@@ -22,8 +40,8 @@ pub(crate) struct PageTable {
     used: usize,
     nodes: Vec<Entry>,
     unused_nodes: Vec<Node>,
-    /// By the node above (`None` is the root) and the page's tokens.
-    children: HashMap<(Option<Node>, [u32; PAGE]), Node>,
+    /// By what is above and the page's tokens.
+    children: HashMap<(Above, [u32; PAGE]), Node>,
     /// Leaves without users, by when they were last used.
     idle_leaves: BTreeSet<(u64, Node)>,
     /// Nodes without users.
@@ -35,7 +53,7 @@ pub(crate) struct PageTable {
 #[derive(Clone, Debug)]
 struct Entry {
     page: u32,
-    parent: Option<Node>,
+    parent: Above,
     tokens: [u32; PAGE],
     children: usize,
     users: usize,
@@ -53,6 +71,11 @@ pub(crate) struct Lease {
 impl Lease {
     pub fn pages(&self) -> &[u32] {
         &self.pages
+    }
+
+    /// What the next page of the tree is below.
+    fn end(&self, root: u64) -> Above {
+        self.path.last().map_or(Above::Root(root), |node| Above::Node(*node))
     }
 
     /// Tokens for which there is room.
@@ -103,10 +126,10 @@ impl PageTable {
     }
 
     /// Leases the published pages with which `tokens` begin, as many as there are.
-    pub fn find(&mut self, tokens: &[u32]) -> Lease {
+    pub fn find(&mut self, root: u64, tokens: &[u32]) -> Lease {
         let mut lease = Lease::default();
         for block in tokens.as_chunks::<PAGE>().0 {
-            let Some(&node) = self.children.get(&(lease.path.last().copied(), *block)) else { break };
+            let Some(&node) = self.children.get(&(lease.end(root), *block)) else { break };
             self.use_node(node);
             lease.path.push(node);
             lease.pages.push(self.nodes[node as usize].page);
@@ -115,11 +138,12 @@ impl PageTable {
     }
 
     /// Whether `tokens` begin with more published pages than `pages`.
-    pub fn has_more_than(&self, tokens: &[u32], pages: usize) -> bool {
-        let mut parent = None;
+    pub fn has_more_than(&self, root: u64, tokens: &[u32], pages: usize) -> bool {
+        let mut parent = Above::Root(root);
         tokens.as_chunks::<PAGE>().0.iter().take(pages + 1).all(|block| {
-            parent = self.children.get(&(parent, *block)).copied();
-            parent.is_some()
+            let node = self.children.get(&(parent, *block));
+            parent = node.map_or(parent, |node| Above::Node(*node));
+            node.is_some()
         }) && tokens.len() >= (pages + 1) * PAGE
     }
 
@@ -136,9 +160,9 @@ impl PageTable {
 
     /// Publishes the pages of `lease` that the first `computed` of its `tokens` fill. Where another sequence has
     /// published the same text before, its page, which holds the same numbers, takes the place of the private one.
-    pub fn publish(&mut self, lease: &mut Lease, tokens: &[u32], computed: usize) {
+    pub fn publish(&mut self, lease: &mut Lease, root: u64, tokens: &[u32], computed: usize) {
         for (place, block) in tokens[..computed].as_chunks::<PAGE>().0.iter().enumerate().skip(lease.path.len()) {
-            let parent = lease.path.last().copied();
+            let parent = lease.end(root);
             let page = lease.pages[place];
             let node = match self.children.get(&(parent, *block)) {
                 Some(&node) => {
@@ -181,7 +205,7 @@ impl PageTable {
     }
 
     fn insert(&mut self, entry: Entry) -> Node {
-        if let Some(parent) = entry.parent {
+        if let Some(parent) = entry.parent.node() {
             self.nodes[parent as usize].children += 1;
         }
         let key = (entry.parent, entry.tokens);
@@ -217,7 +241,7 @@ impl PageTable {
         self.children.remove(&(parent, tokens));
         self.unused_nodes.push(node);
         self.idle -= 1;
-        if let Some(parent) = parent {
+        if let Some(parent) = parent.node() {
             let above = &mut self.nodes[parent as usize];
             above.children -= 1;
             if above.children == 0 && above.users == 0 {
@@ -239,9 +263,9 @@ mod tests {
     }
 
     fn publish_and_release(table: &mut PageTable, text: &[u32]) {
-        let mut lease = table.find(text);
+        let mut lease = table.find(0, text);
         assert!(table.grow(&mut lease, text.len()));
-        table.publish(&mut lease, text, text.len());
+        table.publish(&mut lease, 0, text, text.len());
         table.release(lease);
     }
 
@@ -250,13 +274,13 @@ mod tests {
         let mut table = PageTable::new(8);
         publish_and_release(&mut table, &text(0, 2, 4));
         assert_eq!((table.free(), table.idle()), (4, 4));
-        let lease = table.find(&text(1, 2, 4));
+        let lease = table.find(0, &text(1, 2, 4));
         assert_eq!((lease.pages().len(), table.idle()), (2, 2));
-        assert!(table.has_more_than(&text(0, 2, 4), 3) && !table.has_more_than(&text(1, 2, 4), 2));
+        assert!(table.has_more_than(0, &text(0, 2, 4), 3) && !table.has_more_than(0, &text(1, 2, 4), 2));
         table.release(lease);
         table.clear();
         assert_eq!((table.free(), table.idle()), (8, 0));
-        assert_eq!(table.find(&text(0, 2, 4)), Lease::default());
+        assert_eq!(table.find(0, &text(0, 2, 4)), Lease::default());
     }
 
     #[test]
@@ -264,12 +288,12 @@ mod tests {
         let mut table = PageTable::new(4);
         publish_and_release(&mut table, &text(0, 0, 2));
         publish_and_release(&mut table, &text(1, 0, 2));
-        let lease = table.find(&text(0, 0, 2));
+        let lease = table.find(0, &text(0, 0, 2));
         table.release(lease);
         let mut new = Lease::default();
         assert!(table.grow(&mut new, 1));
         let pages = |table: &mut PageTable, own| {
-            let lease = table.find(&text(own, 0, 2));
+            let lease = table.find(0, &text(own, 0, 2));
             let pages = lease.pages().len();
             table.release(lease);
             pages
@@ -284,13 +308,28 @@ mod tests {
         let (mut a, mut b) = (Lease::default(), Lease::default());
         assert!(table.grow(&mut a, 32) && table.grow(&mut b, 32));
         assert_eq!(table.available(), 0);
-        table.publish(&mut a, &text, 32);
-        table.publish(&mut b, &text, 32);
+        table.publish(&mut a, 0, &text, 32);
+        table.publish(&mut b, 0, &text, 32);
         assert_eq!((a.pages(), table.available()), (b.pages(), 2));
         table.release(a);
         assert_eq!((table.free(), table.idle()), (2, 0));
         table.release(b);
         assert_eq!((table.free(), table.idle()), (2, 2));
+    }
+
+    #[test]
+    fn adapters_share_no_pages_with_each_other_or_with_none() {
+        let (mut table, text) = (PageTable::new(8), text(0, 0, 2));
+        for root in [0, 5] {
+            let mut lease = table.find(root, &text);
+            assert!(lease.pages().is_empty() && !table.has_more_than(root, &text, 0));
+            assert!(table.grow(&mut lease, text.len()));
+            table.publish(&mut lease, root, &text, text.len());
+            table.release(lease);
+        }
+        let (of_none, of_adapter) = (table.find(0, &text), table.find(5, &text));
+        assert_eq!((of_none.pages().len(), of_adapter.pages().len(), table.find(6, &text).pages().len()), (2, 2, 0));
+        assert!(of_none.pages().iter().all(|page| !of_adapter.pages().contains(page)));
     }
 
     /// Every page is in exactly one place, and every count is what it counts.
@@ -307,10 +346,10 @@ mod tests {
             let entry = &table.nodes[node as usize];
             assert_eq!((entry.parent, entry.tokens), (parent, tokens));
             assert_eq!(entry.users, leases.iter().filter(|(lease, _)| lease.path.contains(&node)).count());
-            assert_eq!(entry.children, table.children.keys().filter(|key| key.0 == Some(node)).count());
+            assert_eq!(entry.children, table.children.keys().filter(|key| key.0 == Above::Node(node)).count());
             let is_leaf = entry.users == 0 && entry.children == 0;
             assert_eq!(table.idle_leaves.contains(&(entry.used, node)), is_leaf);
-            assert!(parent.is_none_or(|parent| table.nodes[parent as usize].users >= entry.users));
+            assert!(parent.node().is_none_or(|parent| table.nodes[parent as usize].users >= entry.users));
             idle += usize::from(entry.users == 0);
         }
         assert_eq!(table.idle, idle);
@@ -335,7 +374,7 @@ mod tests {
                 match action {
                     0 => {
                         let text = text(own, shared, pages);
-                        leases.push((table.find(&text), text));
+                        leases.push((table.find(0, &text), text));
                     }
                     1 if !leases.is_empty() => {
                         let at = pages % leases.len();
@@ -348,7 +387,7 @@ mod tests {
                         let at = pages % leases.len();
                         let (lease, text) = &mut leases[at];
                         let computed = lease.room().saturating_sub(shared).min(text.len());
-                        table.publish(lease, text, computed);
+                        table.publish(lease, 0, text, computed);
                         prop_assert!(lease.path.len() >= computed / PAGE);
                     }
                     3 if !leases.is_empty() => {

@@ -1,5 +1,9 @@
 //! What a caller asks for, and why it may be refused.
 
+use std::sync::Arc;
+
+use wels_model::adapter::Adapter;
+
 use crate::picture::Picture;
 
 /// Names a request as long as the engine lives; later ones are greater.
@@ -40,6 +44,8 @@ pub struct Request {
     pub draw: Option<Draw>,
     /// `Some`: instead of an answer, an embedding of the prompt.
     pub embedding: Option<Pooling>,
+    /// The adapter that the model answers with, loaded for this model.
+    pub adapter: Option<Arc<Adapter>>,
     /// Greater goes first.
     pub priority: i32,
     /// Whose it is. Of equal priority, owners share what is scarce: each one's first request goes before anybody's
@@ -74,6 +80,7 @@ impl Request {
             pictures: Vec::new(),
             draw: None,
             embedding: None,
+            adapter: None,
             priority: 0,
             owner: 0,
         }

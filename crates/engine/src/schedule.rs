@@ -95,11 +95,13 @@ impl Engine {
         let shareable = sequence.tokens.len() - 1;
         self.shares_prefix(sequence)
             && self.running.iter().any(|other| {
+                let shares = sequence.root() == other.root();
                 let same = sequence.tokens[..shareable].iter().zip(&other.tokens).take_while(|(a, b)| a == b).count();
                 let pages = same / PAGE;
-                !other.answers()
+                shares
+                    && !other.answers()
                     && pages > other.computed / PAGE
-                    && !self.table.has_more_than(&sequence.tokens, pages - 1)
+                    && !self.table.has_more_than(sequence.root(), &sequence.tokens, pages - 1)
             })
     }
 
@@ -114,7 +116,7 @@ impl Engine {
         let sequence = &mut self.waiting[waiting];
         // The last token is computed in any case: its logits are needed.
         let known = &sequence.tokens[..sequence.tokens.len() - 1];
-        let lease = if shares { self.table.find(known) } else { Default::default() };
+        let lease = if shares { self.table.find(sequence.root(), known) } else { Default::default() };
         let missing = (sequence.tokens.len() + 1).div_ceil(PAGE) - lease.pages().len();
         let spare = if self.running.is_empty() { 0 } else { self.running.len() + missing };
         if spare > self.table.available() {

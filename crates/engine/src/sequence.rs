@@ -56,6 +56,11 @@ impl Sequence {
         self.pending() == 1
     }
 
+    /// Whose keys and values its own may be: those of the same adapter, or of none.
+    pub fn root(&self) -> u64 {
+        self.request.adapter.as_ref().map_or(0, |adapter| adapter.serial())
+    }
+
     /// Sorts first what goes first.
     pub fn order(&self) -> (Reverse<i32>, usize, u64) {
         (Reverse(self.request.priority), self.rank, self.turn)

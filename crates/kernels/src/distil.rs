@@ -66,7 +66,7 @@ pub fn loss(
     d: usize,
     v: usize,
     losses: TokenLosses,
-    gradients: Gradients,
+    mut gradients: Gradients,
     coefficient: Coefficient,
 ) {
     let (tokens, TokenLosses { logp, divergence }) = (targets.len(), losses);
@@ -82,7 +82,6 @@ pub fn loss(
     let out_of_range = targets.iter().find(|&&t| t != IGNORE && t as usize >= v);
     assert!(out_of_range.is_none(), "target {out_of_range:?} of a vocabulary of {v}");
     assert!(teacher.temperature > 0.0, "a temperature of {}", teacher.temperature);
-    let Gradients { dx, dw, mut dw_start } = gradients;
     let block = block_tokens(v).min(tokens);
     let (mut logits, mut taught) = (scratch::buffer(block * v), scratch::buffer(block * v));
     let mut caps = Caps::new(cap, block * v);
@@ -96,12 +95,11 @@ pub fn loss(
         let losses = TokenLosses { logp: &mut logp[block.clone()], divergence: &mut divergence[block.clone()] };
         rows(logits, taught, &targets[block.clone()], teacher, v, losses, |t, logp| coefficient(first + t, logp));
         caps.backward(logits);
-        gemm::linear_dx(p, logits, w, &mut dx[block.start * d..block.end * d], d, v, Start::Zero);
-        gemm::linear_dw(p, logits, x, dw, d, v, dw_start);
-        dw_start = Start::Continue;
+        gemm::linear_dx(p, logits, w, &mut gradients.dx[block.start * d..block.end * d], d, v, Start::Zero);
+        gradients.weights(p, logits, x, d, v);
     }
     if tokens == 0 {
-        gemm::linear_dw(p, &[], &[], dw, d, v, dw_start);
+        gradients.weights(p, &[], &[], d, v);
     }
 }
 

@@ -19,10 +19,8 @@ pub const IGNORE: u32 = u32::MAX;
 pub struct Gradients<'a> {
     /// `[T, D]`, overwritten.
     pub dx: &'a mut [f32],
-    /// `[V, D]`.
-    pub dw: &'a mut [f32],
-    /// Whether `dw` goes on from what it holds.
-    pub dw_start: Start,
+    /// `[V, D]`, and whether it goes on from what it holds; `None` where the weights are not learnt.
+    pub dw: Option<(&'a mut [f32], Start)>,
 }
 
 /// −∂loss/∂logp of a token, given its row and its log-probability: 1/N for the mean cross-entropy over N tokens.
@@ -65,12 +63,21 @@ pub fn loss(
         if let Some(g) = &mut gradients {
             caps.backward(logits);
             gemm::linear_dx(p, logits, w, &mut g.dx[block.start * d..block.end * d], d, v, Start::Zero);
-            gemm::linear_dw(p, logits, x, g.dw, d, v, g.dw_start);
-            g.dw_start = Start::Continue;
+            g.weights(p, logits, x, d, v);
         }
     }
-    if let (0, Some(g)) = (tokens, gradients) {
-        gemm::linear_dw(p, &[], &[], g.dw, d, v, g.dw_start);
+    if let (0, Some(mut g)) = (tokens, gradients) {
+        g.weights(p, &[], &[], d, v);
+    }
+}
+
+impl Gradients<'_> {
+    /// Adds a block's part of `dw`: the gradients of its logits, and its rows of x.
+    pub(crate) fn weights(&mut self, p: Precision, logits: &[f32], x: &[f32], d: usize, v: usize) {
+        if let Some((dw, start)) = &mut self.dw {
+            gemm::linear_dw(p, logits, x, dw, d, v, *start);
+            *start = Start::Continue;
+        }
     }
 }
 

@@ -27,6 +27,8 @@ pub mod gguf;
 
 pub mod params;
 
+pub mod adapter;
+
 pub mod placement;
 
 pub mod expert_parallel;

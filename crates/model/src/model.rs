@@ -234,9 +234,13 @@ impl Model {
         Grads::new(device, &self.config, &self.slots)
     }
 
-    /// [`Model::grads`], of ranks of which so many share the experts, for one micro-batch each; with more it grows.
-    pub fn grads_over(&self, device: &Arc<dyn Device>, ranks: usize) -> Grads {
-        Grads::listed(device, param_specs(&self.config), &self.slots, (ranks > 1).then_some(ranks))
+    /// Room for the gradients of what is learnt of `params`: of an adapter among them, or else of all; of ranks of which
+    /// so many share the experts, for one micro-batch each (with more it grows).
+    pub fn grads_of(&self, params: &Params, ranks: usize) -> Grads {
+        if params.frozen() > 0 {
+            return Grads::of_adapter(params);
+        }
+        Grads::listed(params.device(), param_specs(&self.config), &self.slots, (ranks > 1).then_some(ranks))
     }
 
     /// Adds a micro-batch's gradients of the objective to `grads` and its losses to `losses`; returns the
@@ -493,7 +497,7 @@ impl Model {
         let (last, room) = (positions.iter().max(), self.context_len);
         assert!(last.is_none_or(|&last| (last as usize) < room), "position {last:?} in a context of {room} tokens");
         let sequences = Arc::new(Sequences { starts, positions });
-        Context { params, execution, sequences, balance_coefficient: 0.0 }
+        Context { params, execution, sequences, balance_coefficient: 0.0, adapted: Arc::default() }
     }
 }
 

@@ -7,12 +7,14 @@
 //! [`Model::logits`] over the whole sequence, bit for bit. With any layout and number format they do not depend on how
 //! a sequence was cut into chunks, on what else was in a step, or on the pages.
 
+use crate::adapter::Adapter;
 use crate::kv_cache::Paging;
 use crate::model::Model;
 use crate::ops::{self, Head};
 use crate::params::Params;
-use crate::tape::{Execution, Graph, Var};
+use crate::tape::{AdaptedRows, Execution, Graph, Var};
 use std::ops::Range;
+use std::sync::Arc;
 use wels_device::{Ids, Sequence, Tensor, WeightRef};
 
 pub use crate::config::CacheLayout;
@@ -88,8 +90,25 @@ impl Model {
         chunks: &[Chunk],
         given: &[Given],
     ) -> StepOutput {
+        self.step_adapted(params, execution, cache, chunks, given, &[])
+    }
+
+    /// [`Model::step_with`] where chunks have adapters, one or none each; of an empty list, none has one.
+    ///
+    /// # Panics
+    /// As for [`Model::step_with`], and if there are more or fewer than chunks, or an adapter is of another model.
+    pub fn step_adapted(
+        &self,
+        params: &Params,
+        execution: &Execution,
+        cache: &mut PagedCache,
+        chunks: &[Chunk],
+        given: &[Given],
+        adapters: &[Option<Arc<Adapter>>],
+    ) -> StepOutput {
         together(execution, chunks, || {
             let mut g = self.paged(params, execution, cache, chunks);
+            g.context.adapted = adapted(chunks, adapters);
             let tokens: Vec<u32> = chunks.iter().flat_map(|chunk| chunk.tokens).copied().collect();
             let h = self.embed(&mut g, &tokens.into());
             let h = place(&mut g, h, given);
@@ -215,6 +234,27 @@ pub fn concatenate(execution: &Execution, parts: &[(&Tensor, Range<usize>)]) -> 
         to += rows.len();
     }
     all
+}
+
+/// Which of the step's rows have which adapter.
+fn adapted(chunks: &[Chunk], adapters: &[Option<Arc<Adapter>>]) -> Arc<[AdaptedRows]> {
+    assert!(adapters.is_empty() || adapters.len() == chunks.len(), "{} adapters", adapters.len());
+    let mut of_adapters: Vec<(&Arc<Adapter>, Vec<u32>)> = Vec::new();
+    let mut first = 0;
+    for (i, chunk) in chunks.iter().enumerate() {
+        let rows = first..first + chunk.tokens.len() as u32;
+        first = rows.end;
+        let Some(Some(adapter)) = adapters.get(i) else { continue };
+        match of_adapters.iter_mut().find(|(other, _)| *other == adapter) {
+            Some((_, all)) => all.extend(rows),
+            None => of_adapters.push((adapter, rows.collect())),
+        }
+    }
+    let rows = |(adapter, rows): (&Arc<Adapter>, Vec<u32>)| {
+        let all = rows.len() == first as usize;
+        AdaptedRows { adapter: Arc::clone(adapter), rows: rows.into(), all }
+    };
+    of_adapters.into_iter().map(rows).collect()
 }
 
 /// `h[T, D]` with the given rows in their places.

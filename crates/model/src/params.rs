@@ -6,6 +6,7 @@
 //! place has a gradient buffer of its own, a *slot*, and [`Grads::finish`] adds them up in the order in which the model
 //! asks for them, once a step.
 
+use crate::adapter::{A, Adapter, AdapterConfig, B, Halves, Pair, part_name};
 use crate::config::{CacheLayout, ModelConfig};
 use crate::expert_parallel::{ExpertShare, is_of_experts};
 use crate::family::NormWeights;
@@ -32,6 +33,31 @@ pub struct Params {
     absorbed: Vec<Option<Absorbed>>,
     /// Where ranks share the routed experts: which of them these are.
     share: Option<ExpertShare>,
+    /// An adapter, whose matrices are the last of the parameters.
+    attached: Option<Arc<Attached>>,
+}
+
+/// Where an adapter's matrices are among the parameters.
+#[derive(Debug)]
+struct Attached {
+    config: AdapterConfig,
+    /// How many parameters the model itself has; A and B of each pair follow, in turns.
+    base: usize,
+    /// The matrix that each pair changes, ascending.
+    adapted: Vec<usize>,
+    /// Of each pair as it was attached, for answering over pages of latents.
+    halves: Vec<Option<Halves>>,
+}
+
+/// An adapter's part of a matrix, among the parameters.
+#[derive(Clone, Copy, Debug)]
+pub struct LowRank {
+    /// `[r, K]`.
+    pub a: Weight,
+    /// `[N, r]`.
+    pub b: Weight,
+    /// What is added is multiplied by it.
+    pub scale: f32,
 }
 
 /// The halves of MLA's up-projection `[H·(nope + v), latent]` as its absorbed form multiplies with them.
@@ -120,7 +146,7 @@ impl Params {
         let (count, placement) = (specs.len(), Placement::from(device));
         let places = vec![Place::Main; count];
         let (packed, absorbed) = (vec![None; count], vec![None; count]);
-        Params { placement, specs, places, tensors, packed, absorbed, share: None }
+        Params { placement, specs, places, tensors, packed, absorbed, share: None, attached: None }
     }
 
     /// Without values, for a reader that gives each parameter [`Params::set_values`] or [`Params::set_packed`].
@@ -130,7 +156,82 @@ impl Params {
         let places: Vec<Place> = specs.iter().map(|spec| placement.of(config, spec)).collect();
         let tensors = specs.iter().zip(&places).map(|(spec, place)| nothing(placement.device(*place), spec)).collect();
         let (packed, absorbed) = (vec![None; count], vec![None; count]);
-        Params { placement, specs, places, tensors, packed, absorbed, share: None }
+        Params { placement, specs, places, tensors, packed, absorbed, share: None, attached: None }
+    }
+
+    /// Puts an adapter behind the parameters: from now on it is what is learnt of them.
+    ///
+    /// # Panics
+    /// If there is one already, or it is of another model.
+    pub fn attach(&mut self, adapter: &Adapter) {
+        assert!(self.attached.is_none(), "a second adapter");
+        let (config, base) = (adapter.config().clone(), self.specs.len());
+        let adapted = adapter.pairs().iter().map(|pair| pair.param).collect();
+        let halves = adapter.pairs().iter().map(|pair| pair.halves().cloned()).collect();
+        for Pair { param, a, b, .. } in adapter.pairs() {
+            let ParamSpec { ref name, rows, cols, .. } = self.specs[*param];
+            assert_eq!((a.cols(), b.rows()), (cols, rows), "an adapter of {name}");
+            let (name, place) = (name.clone(), self.places[*param]);
+            for (part, tensor) in [(A, a), (B, b)] {
+                let (rows, cols) = (tensor.rows(), tensor.cols());
+                self.specs.push(ParamSpec { name: part_name(&name, part), rows, cols, kind: ParamKind::Matrix });
+                self.places.push(place);
+                self.tensors.push(tensor.clone());
+                self.packed.push(None);
+                self.absorbed.push(None);
+            }
+        }
+        self.attached = Some(Arc::new(Attached { config, base, adapted, halves }));
+    }
+
+    /// The adapter as it is now, if one was attached.
+    pub fn adapter(&self) -> Option<Adapter> {
+        let Attached { config, base, adapted, .. } = &**self.attached.as_ref()?;
+        let pair = |(i, param): (usize, &usize)| {
+            let at = base + 2 * i;
+            Pair::of_training(*param, [self.tensors[at].clone(), self.tensors[at + 1].clone()])
+        };
+        Some(Adapter::new(config.clone(), adapted.iter().enumerate().map(pair).collect()))
+    }
+
+    /// Takes an adapter away; the parameters are those of the model again.
+    pub fn detach(&mut self) -> Option<Adapter> {
+        let adapter = self.adapter()?;
+        let base = self.attached.take().expect("an adapter that was just there").base;
+        self.specs.truncate(base);
+        self.places.truncate(base);
+        self.tensors.truncate(base);
+        self.packed.truncate(base);
+        self.absorbed.truncate(base);
+        Some(adapter)
+    }
+
+    /// How many parameters stay as they are while an adapter is learnt: all of the model's own. 0 without one.
+    pub fn frozen(&self) -> usize {
+        self.attached.as_ref().map_or(0, |attached| attached.base)
+    }
+
+    /// Whether gradients change a parameter.
+    pub fn is_learnt(&self, param: usize) -> bool {
+        param >= self.frozen() && self.specs[param].kind != ParamKind::RouterBias
+    }
+
+    /// What the adapter among the parameters adds to the matrix that a layer knows as `weight`.
+    pub(crate) fn low_rank(&self, weight: Weight) -> Option<LowRank> {
+        let Attached { config, base, adapted, .. } = &**self.attached.as_ref()?;
+        let at = base + 2 * adapted.binary_search(&weight.param).ok()?;
+        let [a, b] = [at, at + 1].map(|param| {
+            let ParamSpec { rows, cols, .. } = self.specs[param];
+            Weight { param, slot: param, rows, cols, one_more: false }
+        });
+        Some(LowRank { a, b, scale: config.scale() })
+    }
+
+    /// What the adapter among the parameters adds to an up-projection of latents: A, the halves of B, and s.
+    pub(crate) fn low_rank_halves(&self, weight: Weight) -> Option<(&Tensor, &Halves, f32)> {
+        let Attached { config, base, adapted, halves } = &**self.attached.as_ref()?;
+        let at = adapted.binary_search(&weight.param).ok()?;
+        Some((&self.tensors[base + 2 * at], halves[at].as_ref()?, config.scale()))
     }
 
     /// Before training: matrices and embeddings normal with the configuration's standard deviation, biases 0, norms 1,
@@ -425,6 +526,13 @@ pub(crate) fn fnv1a64(name: &str) -> u64 {
     name.bytes().fold(0xcbf2_9ce4_8422_2325, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3))
 }
 
+impl Weight {
+    /// The place of the parameter.
+    pub(crate) fn param(self) -> usize {
+        self.param
+    }
+}
+
 /// A layer's handle on a parameter: which one, and which gradient slot this use of it has.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Weight {
@@ -501,6 +609,8 @@ pub struct Grads {
     touched: Vec<bool>,
     /// N, where ranks share the experts, and these gradients are sums over the ranks' shards.
     summed: Option<usize>,
+    /// How many of the first parameters have no gradients.
+    frozen: usize,
 }
 
 impl Grads {
@@ -519,7 +629,14 @@ impl Grads {
             spec if spec.kind == ParamKind::RouterBias => nothing(device, spec),
             spec => Tensor::zeros(device, rows_of_gradient(spec, summed), spec.cols),
         });
-        Grads { slots: slots.to_vec(), values: values.collect(), touched: vec![false; slots.len()], specs, summed }
+        Grads {
+            slots: slots.to_vec(),
+            values: values.collect(),
+            touched: vec![false; slots.len()],
+            specs,
+            summed,
+            frozen: 0,
+        }
     }
 
     /// Before a step of ranks that share the experts: whether each has one micro-batch, so that gradients of experts
@@ -547,6 +664,28 @@ impl Grads {
             ParamKind::Experts(experts) | ParamKind::ExpertBiases(experts) => Some((experts, self.summed?)),
             _ => None,
         }
+    }
+
+    /// Of an adapter among the parameters alone: what is frozen takes no memory.
+    pub(crate) fn of_adapter(params: &Params) -> Self {
+        let (specs, slots) = (params.specs.clone(), (0..params.specs.len()).collect::<Vec<_>>());
+        let values = specs.iter().enumerate().map(|(param, spec)| match params.is_learnt(param) {
+            true => Tensor::zeros(params.device(), spec.rows, spec.cols),
+            false => nothing(params.device(), spec),
+        });
+        Grads {
+            values: values.collect(),
+            touched: vec![false; slots.len()],
+            slots,
+            specs,
+            summed: None,
+            frozen: params.frozen(),
+        }
+    }
+
+    /// Whether a parameter stays as it is, and has no gradient.
+    pub(crate) fn is_frozen(&self, weight: Weight) -> bool {
+        weight.param < self.frozen
     }
 
     /// Begins a step. Nothing is cleared: the first micro-batch overwrites.

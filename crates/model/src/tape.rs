@@ -8,6 +8,7 @@
 //! takes it; contributions are added in the reverse order of recording: the first is written, each further one
 //! continues the kernel's chains. Values live as long as a layer or a closure holds them.
 
+use crate::adapter::Adapter;
 use crate::config::CacheLayout;
 use crate::expert_parallel::sum_over_ranks;
 use crate::kv_cache::Paging;
@@ -167,6 +168,19 @@ pub struct Context<'a> {
     pub sequences: Arc<Sequences>,
     /// Factor on each layer's and sequence's balance loss in the objective.
     pub balance_coefficient: f32,
+    /// Adapters of some of the rows, besides one among the parameters; for inference alone.
+    pub adapted: Arc<[AdaptedRows]>,
+}
+
+/// Rows of a batch with an adapter of their own.
+#[derive(Clone, Debug)]
+pub struct AdaptedRows {
+    /// Theirs.
+    pub adapter: Arc<Adapter>,
+    /// Which they are, ascending.
+    pub rows: Ids,
+    /// Whether they are all rows.
+    pub all: bool,
 }
 
 /// What one layer's router did with a batch, still on the device.
@@ -275,6 +289,12 @@ impl<'a> Graph<'a> {
     /// A parameter, however it is stored.
     pub fn stored(&self, weight: Weight) -> WeightRef<'a> {
         self.context.params.stored(weight)
+    }
+
+    /// Whether an adapter adds to what the matrix gives, of some rows or of all.
+    pub(crate) fn is_adapted(&self, weight: Weight) -> bool {
+        let Context { params, adapted, .. } = &self.context;
+        params.low_rank(weight).is_some() || adapted.iter().any(|rows| rows.adapter.pair(weight.param()).is_some())
     }
 
     /// Tells which layer the operations that follow belong to.
@@ -444,6 +464,18 @@ impl<'a> Backward<'a> {
         self.context.params.of(weight)
     }
 
+    /// The same in f32, however it is stored: of one that is packed, brought back for as long as it is held.
+    pub fn unpacked(&self, weight: Weight) -> Tensor {
+        match self.context.params.stored(weight) {
+            WeightRef::Plain(values) => values.clone(),
+            WeightRef::Packed(packed) => {
+                let mut values = self.tensor(weight.rows, weight.cols);
+                values.set(0, &self.device().unpack(packed));
+                values
+            }
+        }
+    }
+
     /// Lets `write` add to a variable's gradient: `write` is told whether it comes first.
     pub fn accumulate(&mut self, of: GradientOf, write: impl FnOnce(&mut Tensor, Start)) {
         if of.slot.is_some() {
@@ -486,8 +518,11 @@ impl<'a> Backward<'a> {
         self.gradients[of.slot?].take()
     }
 
-    /// Lets `write` add to a parameter's gradient, continuing its chains over the tokens.
+    /// Lets `write` add to a parameter's gradient, continuing its chains over the tokens; not if that has none.
     pub fn parameter(&mut self, weight: Weight, write: impl FnOnce(&mut Tensor, Start)) {
+        if self.grads.is_frozen(weight) {
+            return;
+        }
         match self.grads.sum_of(weight) {
             None => self.grads.accumulate(weight, write),
             Some(sum) => {
@@ -498,8 +533,19 @@ impl<'a> Backward<'a> {
         }
     }
 
+    /// [`Backward::parameter`] for an operation that has to be done in any case: without a gradient it is told so.
+    pub fn parameter_if_any(&mut self, weight: Weight, write: impl FnOnce(Option<(&mut Tensor, Start)>)) {
+        match self.grads.is_frozen(weight) {
+            true => write(None),
+            false => self.parameter(weight, |gradient, start| write(Some((gradient, start)))),
+        }
+    }
+
     /// Lets `write` add to the gradients of different parameters, in their order, as [`Backward::parameter`].
     pub fn parameters(&mut self, weights: &[Weight], write: impl FnOnce(Vec<(&mut Tensor, Start)>)) {
+        if weights.iter().any(|weight| self.grads.is_frozen(*weight)) {
+            return;
+        }
         let Some(sum) = weights.first().and_then(|weight| self.grads.sum_of(*weight)) else {
             return self.grads.accumulate_all(weights, write);
         };
@@ -562,7 +608,7 @@ mod tests {
 
     fn context<'a>(params: &'a Params, execution: &'a Execution) -> Context<'a> {
         let sequences = Arc::new(Sequences::packed(&[0, 2]));
-        Context { params, execution, sequences, balance_coefficient: 0.0 }
+        Context { params, execution, sequences, balance_coefficient: 0.0, adapted: Arc::default() }
     }
 
     #[test]

@@ -1,7 +1,6 @@
 //! Stages of kind `distil`: a student learns a teacher's distribution of every next token, on given answers (as
 //! `learn.rs` has them) or on its own. What a step computes is in `wels_train::distil`.
 
-use std::sync::Arc;
 use std::time::Instant;
 
 use anyhow::Result;
@@ -16,14 +15,14 @@ use wels_runs::recipe::{Answers, Distil, OwnAnswers, Rollouts, StageSection};
 use wels_tasks::{Split, Task};
 use wels_train::distil::{self, OwnOptions, OwnReport};
 use wels_train::rl::Prompter;
-use wels_train::trainer::Trainer;
 
 use crate::experts::ExchangeLine;
-use crate::hyper::{of_stage, rollout_options, rule, stage_execution};
+use crate::hyper::rollout_options;
 use crate::learn;
+use crate::learner::{Learner, Learns};
 use crate::rank::Rank;
 use crate::session::Session;
-use crate::start::{config_for, state_of};
+use crate::start::config_for;
 use crate::task;
 use crate::teacher::TeacherModel;
 use crate::training::{Position, Stage, Trained, Training};
@@ -83,7 +82,7 @@ fn on_policy(
 
 /// A stage in which a student learns on its own answers.
 pub(crate) struct Correction<'a> {
-    trainer: Trainer,
+    trainer: Learner,
     teacher: TeacherModel,
     task: Box<dyn Task>,
     prompter: Prompter<'a>,
@@ -101,17 +100,17 @@ impl<'a> Correction<'a> {
         teacher: TeacherModel,
         latest: Option<&Checkpoint>,
     ) -> Result<Correction<'a>> {
-        let (config, state) =
-            state_of(rank, &section.start, prompter.tokenizer, latest, rule(&section.optimization.optimizer))?;
-        let options = options(stage, section, &config);
-        let context = teacher.context().min(config.rope.max_positions);
         let Rollouts { steps, mini_batches, answering, .. } = &section.rollouts;
-        let hyper = of_stage(&section.optimization, steps * *mini_batches as u64);
-        let mut trainer = Trainer::new(config, context, state, hyper, stage_execution(stage.precision, &rank.device))
-            .with_comm(Arc::clone(&rank.comm));
-        if section.optimization.optimizer.mtp_lambda == 0.0 {
-            trainer.freeze_mtp();
-        }
+        let learns = Learns {
+            stage: &stage.name,
+            precision: stage.precision,
+            start: &section.start,
+            optimization: &section.optimization,
+            updates: steps * *mini_batches as u64,
+            context: teacher.context(),
+        };
+        let trainer = Learner::begin(rank, learns, prompter.tokenizer, latest)?;
+        let options = options(stage, section, trainer.model().config());
         let task = task::task(answering, Split::Train, rank.programs)?;
         Ok(Correction { trainer, teacher, task, prompter, options, seed: rank.run.recipe().run.seed })
     }

@@ -14,6 +14,7 @@ use wels_data::tokenizer::Tokenizer;
 use wels_device::Device;
 use wels_kernels::par;
 use wels_kernels::random::Key;
+use wels_model::adapter::Adapter;
 use wels_model::config::{Dtype, ModelConfig};
 use wels_model::count;
 use wels_model::janus::config::JanusConfig;
@@ -330,6 +331,7 @@ impl Machine<'_> {
         let what = json!({
             "model": json_of(config), "teacher": teacher.map(json_of), "tokens": tokens, "rows": rows,
             "precision": word_of_precision(*precision), "micro_rows": optimization.micro_rows, "mtp": optimization.optimizer.mtp_lambda > 0.0,
+            "lora": optimization.lora.as_ref().map(|lora| json!([lora.rank, lora.parameters(config)])),
         });
         let device = self.device;
         let name = Measurements::name("learning", &what, par::threads());
@@ -398,7 +400,11 @@ fn fits(device: &dyn Device, bytes: u64) -> bool {
 /// Tokens a second of steps on examples of random tokens.
 fn measure_learning(device: &Arc<dyn Device>, of: &Learning, rows: usize) -> Result<f64> {
     let Learning { config, teacher, tokens, optimization, precision, .. } = of;
-    let state = State::new(Params::init(device, config, 0), rule(&optimization.optimizer));
+    let mut params = Params::init(device, config, 0);
+    if let Some(lora) = &optimization.lora {
+        params.attach(&Adapter::init(device, config, lora.config(), 0)?);
+    }
+    let state = State::new(params, rule(&optimization.optimizer));
     let hyper = of_stage(optimization, 1_000_000);
     let mut trainer = Trainer::new((*config).clone(), *tokens, state, hyper, stage_execution(*precision, device));
     if optimization.optimizer.mtp_lambda == 0.0 {

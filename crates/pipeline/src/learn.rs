@@ -3,7 +3,6 @@
 
 use std::fs;
 use std::path::Path;
-use std::sync::Arc;
 use std::time::Instant;
 
 use anyhow::{Context, Result};
@@ -17,17 +16,17 @@ use wels_runs::plan::stages::{TokenFlops, learning_flops};
 use wels_runs::recipe::{StageSection, Supervised, Work};
 use wels_runs::rundir::RunDir;
 use wels_train::example::{Example, batches, pack};
-use wels_train::trainer::{StepReport, Trainer};
+use wels_train::trainer::StepReport;
 use wels_train::{distil, sft};
 
 use crate::experts::ExchangeLine;
 use crate::host::{Event, Host};
-use crate::hyper::{of_stage, rule, stage_execution};
+use crate::learner::{Learner, Learns};
 use crate::named;
 use crate::rank::Rank;
 use crate::refusal::refuse;
 use crate::session::Session;
-use crate::start::{config_for, state_of};
+use crate::start::config_for;
 use crate::teacher::TeacherModel;
 use crate::training::{Position, Stage, Trained, Training};
 use crate::words::short;
@@ -121,14 +120,15 @@ impl TrainingSet {
         section: &Supervised,
         latest: Option<&Checkpoint>,
     ) -> Result<Learning> {
-        let (config, state) = state_of(rank, &section.start, tokenizer, latest, rule(&section.optimization.optimizer))?;
-        let hyper = of_stage(&section.optimization, self.plan.len() as u64);
-        let mut trainer =
-            Trainer::new(config, self.context, state, hyper, stage_execution(stage.precision, &rank.device))
-                .with_comm(Arc::clone(&rank.comm));
-        if section.optimization.optimizer.mtp_lambda == 0.0 {
-            trainer.freeze_mtp();
-        }
+        let learns = Learns {
+            stage: &stage.name,
+            precision: stage.precision,
+            start: &section.start,
+            optimization: &section.optimization,
+            updates: self.plan.len() as u64,
+            context: self.context,
+        };
+        let trainer = Learner::begin(rank, learns, tokenizer, latest)?;
         Ok(Learning { data: self, trainer, micro_rows: section.optimization.micro_rows })
     }
 }
@@ -136,7 +136,7 @@ impl TrainingSet {
 /// A stage that learns from examples.
 pub(crate) struct Learning {
     data: TrainingSet,
-    trainer: Trainer,
+    trainer: Learner,
     micro_rows: usize,
 }
 

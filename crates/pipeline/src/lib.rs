@@ -55,7 +55,15 @@ mod state;
 
 pub mod hyper;
 
+mod location;
+
 pub mod model;
+
+pub mod adapters;
+
+pub mod identity;
+
+mod learner;
 
 pub mod forecast;
 

@@ -1,4 +1,5 @@
-//! A model that a recipe or command line names: a run, a Hugging Face directory, or a GGUF file.
+//! A model that a recipe or command line names: a run, a Hugging Face directory, a GGUF file, or an adapter's
+//! directory, which stands for its base with the adapter.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -6,7 +7,8 @@ use std::sync::Arc;
 use anyhow::{Context, Result};
 use wels_data::tokenizer::{GgufVocabulary, TokenKind, Tokenizer};
 use wels_device::Device;
-use wels_model::config::{Attention, Family, ModelConfig, Note, RopeLayout};
+use wels_model::adapter::AdapterFiles;
+use wels_model::config::{Attention, Family, ModelConfig, Note, Precision, RopeLayout};
 use wels_model::expert_parallel::ExpertShare;
 use wels_model::gguf::{self, GgufFile, Metadata, Value};
 use wels_model::params::Params;
@@ -15,31 +17,17 @@ use wels_runs::checkpoint;
 use wels_runs::files;
 use wels_runs::recipe::{PRETRAIN, Recipe};
 
+use crate::adapters::{adapted, attach};
+pub use crate::location::Location;
 use crate::refusal::refuse;
-
-/// Where a model is.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Location {
-    /// A directory with `config.json` and safetensors files: as named, or the newest checkpoint of the run named.
-    Directory(PathBuf),
-    /// A GGUF file, or the first part of one.
-    Gguf(PathBuf),
-}
-
-impl Location {
-    /// The directory or file.
-    pub fn path(&self) -> &Path {
-        let (Location::Directory(path) | Location::Gguf(path)) = self;
-        path
-    }
-}
 
 /// Finds the model that the command line means.
 pub fn locate(model: &Path) -> Result<Location> {
     if is_gguf(model) {
         return Ok(Location::Gguf(model.to_path_buf()));
     }
-    Ok(Location::Directory(model_folder(model)?))
+    let folder = model_folder(model)?;
+    if AdapterFiles::are_in(&folder) { adapted(None, &folder) } else { Ok(Location::Directory(folder)) }
 }
 
 /// Whether a path is that of a GGUF file.
@@ -47,8 +35,8 @@ pub fn is_gguf(path: &Path) -> bool {
     path.is_file() && path.extension().is_some_and(|extension| extension.eq_ignore_ascii_case("gguf"))
 }
 
-/// Where a directory has its `config.json`: in itself, in the newest checkpoint of a stage, or in that of the last
-/// stage of a run that has one.
+/// Where a directory has its `config.json`, or an adapter's: in itself, in the newest checkpoint of a stage, or in that
+/// of the last stage of a run that has one.
 pub fn model_folder(model: &Path) -> Result<PathBuf> {
     if model.join("run.json").is_file() {
         let recipe = Recipe::load(&model.join("recipe.toml"))?;
@@ -65,9 +53,9 @@ pub fn model_folder(model: &Path) -> Result<PathBuf> {
     {
         return Ok(newest.path);
     }
-    if !model.join("config.json").is_file() {
+    if !model.join("config.json").is_file() && !AdapterFiles::are_in(model) {
         let message = format!("{} is no model", model.display());
-        let hint = "give a directory with config.json and safetensors files, a run, or a .gguf file";
+        let hint = "give a directory with config.json and safetensors files, a run, an adapter, or a .gguf file";
         return Err(refuse(message, hint));
     }
     Ok(model.to_path_buf())
@@ -82,6 +70,7 @@ pub fn read_config(location: &Location) -> Result<(ModelConfig, Vec<Note>)> {
             let (config, notes) = GgufFile::open(path)?.config()?;
             Ok((in_directory(config), notes))
         }
+        Location::Adapted { base, .. } => read_config(base),
     }
 }
 
@@ -97,6 +86,7 @@ pub fn config_of(model: &Location) -> Result<ModelConfig> {
     Ok(match model {
         Location::Directory(folder) => weights::open_dir(folder)?.0,
         Location::Gguf(path) => in_directory(GgufFile::open_model(path)?.0),
+        Location::Adapted { base, .. } => return config_of(base),
     })
 }
 
@@ -124,7 +114,8 @@ pub fn split_rows(config: &ModelConfig, params: &mut Params) {
     }
 }
 
-/// All weights of a model as f32, for a configuration that is known and, of a GGUF file, [`in_directory`].
+/// All weights of a model as f32, for a configuration that is known and, of a GGUF file, [`in_directory`]; an adapter
+/// is behind them.
 pub fn load_params(device: &Arc<dyn Device>, location: &Location, config: &ModelConfig) -> Result<Params> {
     load_share(device, location, config, None)
 }
@@ -136,6 +127,11 @@ pub(crate) fn load_share(
     config: &ModelConfig,
     share: Option<ExpertShare>,
 ) -> Result<Params> {
+    if let Location::Adapted { base, adapter } = location {
+        let mut params = load_share(device, base, config, share)?;
+        attach(&mut params, config, adapter)?;
+        return Ok(params);
+    }
     let mut params = Params::zeros_shared(device, config, share);
     let sink: &mut Sink<'_> = &mut |param, first_row, _, values| params.set_rows(param, first_row, values);
     match location {
@@ -144,8 +140,30 @@ pub(crate) fn load_share(
             GgufFile::open(path)?.load(config, sink)?;
             split_rows(config, &mut params);
         }
+        Location::Adapted { .. } => unreachable!("above"),
     }
     Ok(params)
+}
+
+/// [`load_params`] of weights that an adapter leaves as they are, for products in `precision`: where that changes no
+/// bit, matrices are held as narrow as the files have them.
+pub(crate) fn load_frozen(
+    device: &Arc<dyn Device>,
+    location: &Location,
+    config: &ModelConfig,
+    precision: Precision,
+) -> Result<Params> {
+    match location {
+        Location::Adapted { base, adapter } => {
+            let mut params = load_frozen(device, base, config, precision)?;
+            attach(&mut params, config, adapter)?;
+            Ok(params)
+        }
+        Location::Directory(folder) if precision == Precision::F32 && device.memory().is_none() => {
+            Ok(Params::frozen_from_files(device, &Files::open(folder)?, config)?)
+        }
+        other => load_params(device, other, config),
+    }
 }
 
 /// The tokenizer that comes with a model, if one does.
@@ -154,6 +172,7 @@ pub fn read_tokenizer(location: &Location) -> Result<Option<Tokenizer>> {
         Location::Directory(folder) if Tokenizer::file_in(folder).is_some() => Ok(Some(Tokenizer::load(folder)?)),
         Location::Directory(_) => Ok(None),
         Location::Gguf(path) => gguf_tokenizer(&GgufFile::open(path)?),
+        Location::Adapted { base, .. } => read_tokenizer(base),
     }
 }
 

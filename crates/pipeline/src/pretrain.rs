@@ -21,11 +21,11 @@ use wels_train::trainer::{StepReport, Trainer};
 
 use crate::experts::ExchangeLine;
 use crate::host::Event;
-use crate::hyper::{execution, of_pretraining, rule, slow_precision};
+use crate::hyper::{execution, of_pretraining, slow_precision};
 use crate::measure::peak_flops;
 use crate::rank::Rank;
 use crate::session::Session;
-use crate::start::state_of;
+use crate::start::Beginning;
 use crate::training::{Position, Stage, Trained, Training};
 use crate::words::short;
 
@@ -116,7 +116,8 @@ impl<'a> Pretraining<'a> {
         latest: Option<&Checkpoint>,
     ) -> Result<Pretraining<'a>> {
         let start = Start::New { model: Box::new(recipe.model.clone()) };
-        let (_, state) = state_of(rank, &start, tokenizer, latest, rule(&recipe.pretrain.optimizer))?;
+        let (_, state) = Beginning::of_all(&start, &recipe.pretrain.optimizer, recipe.pretrain.precision)
+            .state(rank, tokenizer, latest)?;
         let config = recipe.model.config().clone();
         let (context, section) = (recipe.data.sequence_length, &recipe.pretrain);
         let trainer = Trainer::new(config, context, state, of_pretraining(section), execution(section, &rank.device))

@@ -2,7 +2,6 @@
 
 use std::collections::HashMap;
 use std::path::Path;
-use std::sync::Arc;
 use std::time::Instant;
 
 use anyhow::{Context, Result};
@@ -25,10 +24,11 @@ use wels_train::rl::{Answered, Prompter, RlOptions, RlReport, Rollout, learn, sa
 use wels_train::trainer::Trainer;
 
 use crate::experts::ExchangeLine;
-use crate::hyper::{of_stage, rollout_options, rule, stage_execution};
+use crate::hyper::rollout_options;
+use crate::learner::{Learner, Learns};
 use crate::rank::Rank;
 use crate::session::Session;
-use crate::start::{config_for, initial, state_of};
+use crate::start::config_for;
 use crate::task;
 use crate::training::{Position, Stage, Trained, Training};
 use crate::words::short;
@@ -97,7 +97,7 @@ pub(crate) fn reinforce(
 
 /// A stage of reinforcement.
 pub(crate) struct Reinforcement<'a> {
-    trainer: Trainer,
+    trainer: Learner,
     task: Box<dyn Task>,
     prompter: Prompter<'a>,
     options: RlOptions,
@@ -118,18 +118,18 @@ impl<'a> Reinforcement<'a> {
         latest: Option<&Checkpoint>,
     ) -> Result<Reinforcement<'a>> {
         let run = &rank.run;
-        let (config, state) =
-            state_of(rank, &section.start, prompter.tokenizer, latest, rule(&section.optimization.optimizer))?;
-        let reference = reference(rank, prompter.tokenizer, section, &config, latest)?;
-        let options = options(stage, section, &config);
         let Rollouts { steps, mini_batches, answering, .. } = &section.rollouts;
-        let hyper = of_stage(&section.optimization, steps * *mini_batches as u64);
-        let context = config.rope.max_positions;
-        let mut trainer = Trainer::new(config, context, state, hyper, stage_execution(stage.precision, &rank.device))
-            .with_comm(Arc::clone(&rank.comm));
-        if section.optimization.optimizer.mtp_lambda == 0.0 {
-            trainer.freeze_mtp();
-        }
+        let learns = Learns {
+            stage: &stage.name,
+            precision: stage.precision,
+            start: &section.start,
+            optimization: &section.optimization,
+            updates: steps * *mini_batches as u64,
+            context: usize::MAX,
+        };
+        let trainer = Learner::begin(rank, learns, prompter.tokenizer, latest)?;
+        let reference = reference(&trainer, section, latest)?;
+        let options = options(stage, section, trainer.model().config());
         let mut doctor = Doctor::default();
         lines_of(run, &stage.name, Position::of(latest)?.step)?
             .iter()
@@ -252,27 +252,25 @@ fn options(stage: &StageSection, section: &Rl, config: &ModelConfig) -> RlOption
     }
 }
 
-/// The weights that KL is measured from: those of the checkpoint, or those that the stage began with.
-fn reference(
-    rank: &Rank,
-    tokenizer: &Tokenizer,
-    section: &Rl,
-    config: &ModelConfig,
-    latest: Option<&Checkpoint>,
-) -> Result<Option<Params>> {
+/// The weights that KL is measured from: those of the checkpoint, or those that the stage begins with, which the
+/// trainer's are then. What is not learnt they share.
+fn reference(trainer: &Trainer, section: &Rl, latest: Option<&Checkpoint>) -> Result<Option<Params>> {
     if section.kl == 0.0 {
         return Ok(None);
     }
-    let Some(latest) = latest else { return Ok(Some(initial(rank, &section.start, tokenizer, None)?)) };
-    let mut params = Params::zeros(&rank.device, config);
-    let names: Vec<_> = params.specs().iter().map(|spec| (spec.name.clone(), spec.len())).collect();
-    tensors::load(&latest.path.join(REFERENCE), names, &mut |param, values| params.set_values(param, values))?;
+    let (mut params, first) = (trainer.whole_params()?, trainer.state.params.frozen());
+    if let Some(latest) = latest {
+        let learnt = &params.specs()[first..];
+        let names: Vec<_> = learnt.iter().map(|spec| (spec.name.clone(), spec.len())).collect();
+        let mut set = |place: usize, values: &[f32]| params.set_values(first + place, values);
+        tensors::load(&latest.path.join(REFERENCE), names, &mut set)?;
+    }
     Ok(Some(params))
 }
 
 fn save_reference(folder: &Path, reference: Option<&Params>) -> Result<()> {
     let Some(reference) = reference else { return Ok(()) };
-    let values = reference.specs().iter().zip(reference.tensors());
+    let values = reference.specs().iter().zip(reference.tensors()).skip(reference.frozen());
     let named = values.map(|(spec, tensor)| (spec.name.clone(), tensor.to_host()));
     Ok(tensors::save(&folder.join(REFERENCE), named, HashMap::new())?)
 }

@@ -2,20 +2,23 @@
 
 use anyhow::{Context, Result};
 use wels_data::tokenizer::Tokenizer;
+use wels_model::adapter::{Adapter, AdapterConfig, AdapterFiles};
 use wels_model::config::ModelConfig;
 use wels_model::expert_parallel::ExpertShare;
 use wels_model::params::Params;
 use wels_runs::checkpoint::{self, Checkpoint};
-use wels_runs::recipe::{self, Start};
+use wels_runs::recipe::{self, Lora, Optimization, Optimizer, Precision, Start};
 use wels_runs::rundir::RunDir;
 use wels_train::muon::Rule;
 use wels_train::trainer::State;
 
-use crate::model::{Location, config_of, load_share, locate, read_tokenizer};
+use crate::adapters::{adapted, attach, check_base};
+use crate::hyper::rule;
+use crate::model::{Location, config_of, load_frozen, load_share, locate, read_tokenizer};
 use crate::named;
 use crate::rank::Rank;
 use crate::refusal::refuse;
-use crate::state::load_state;
+use crate::state::{load_adapter_state, load_state};
 use crate::training::Position;
 
 /// A stage's newest checkpoint, or a model elsewhere.
@@ -27,7 +30,8 @@ pub(crate) fn model_of(run: &RunDir, from: &str) -> Result<Location> {
     let stage = run.path().join(from);
     let latest = if stage.is_dir() { checkpoint::latest(&stage)? } else { None };
     let none = || refuse(format!("the stage {from} has no checkpoint"), "name a stage that trains, before this one");
-    Ok(Location::Directory(latest.ok_or_else(none)?.path))
+    let folder = latest.ok_or_else(none)?.path;
+    if AdapterFiles::are_in(&folder) { adapted(None, &folder) } else { Ok(Location::Directory(folder)) }
 }
 
 /// Fails if a model comes with another tokenizer than the run's.
@@ -39,25 +43,6 @@ pub(crate) fn check_tokenizer(model: &Location, tokenizer: &Tokenizer) -> Result
     Ok(())
 }
 
-/// The weights that a stage begins with; of the experts, a share.
-pub(crate) fn initial(rank: &Rank, start: &Start, tokenizer: &Tokenizer, share: Option<ExpertShare>) -> Result<Params> {
-    let Rank { run, device, .. } = rank;
-    let params = match start {
-        Start::New { model } => Params::init_shared(device, model.config(), run.recipe().run.seed, share),
-        Start::From { from } => {
-            let model = model_of(run, from)?;
-            check_tokenizer(&model, tokenizer)?;
-            load_share(device, &model, &config_of(&model)?, share)?
-        }
-    };
-    let (ids, vocab_size) = (tokenizer.vocab_size(), config_for(run, start)?.vocab_size);
-    if ids > vocab_size {
-        let message = format!("the tokenizer has {ids} tokens, and the model's vocab_size is {vocab_size}");
-        return Err(refuse(message, "name the tokenizer that belongs to the model with tokenizer.path"));
-    }
-    Ok(params)
-}
-
 /// The configuration that a stage begins with.
 pub(crate) fn config_for(run: &RunDir, start: &Start) -> Result<ModelConfig> {
     match start {
@@ -66,26 +51,123 @@ pub(crate) fn config_for(run: &RunDir, start: &Start) -> Result<ModelConfig> {
     }
 }
 
-/// The state that a stage goes on with.
-pub(crate) fn state_of(
-    rank: &Rank,
-    start: &Start,
-    tokenizer: &Tokenizer,
-    latest: Option<&Checkpoint>,
+/// What a stage begins with, and what of it is learnt.
+#[derive(Clone, Copy)]
+pub(crate) struct Beginning<'a> {
+    start: &'a Start,
     rule: Rule,
-) -> Result<(ModelConfig, State)> {
-    match latest {
-        None => {
-            let config = config_for(&rank.run, start)?;
-            let params = initial(rank, start, tokenizer, rank.share(&config)?)?;
-            Ok((config, State::new(params, rule)))
+    /// Of products.
+    precision: Precision,
+    /// The adapter that is learnt, if it is one.
+    lora: Option<&'a Lora>,
+}
+
+impl<'a> Beginning<'a> {
+    /// Of a stage.
+    pub fn of(start: &'a Start, optimization: &'a Optimization, precision: Precision) -> Beginning<'a> {
+        Beginning { start, rule: rule(&optimization.optimizer), precision, lora: optimization.lora.as_ref() }
+    }
+
+    /// Of weights that are all learnt.
+    pub fn of_all(start: &'a Start, optimizer: &Optimizer, precision: Precision) -> Beginning<'a> {
+        Beginning { start, rule: rule(optimizer), precision, lora: None }
+    }
+
+    /// The state that a stage goes on with, and the configuration.
+    pub fn state(
+        self,
+        rank: &Rank,
+        tokenizer: &Tokenizer,
+        latest: Option<&Checkpoint>,
+    ) -> Result<(ModelConfig, State)> {
+        let Some(checkpoint) = latest else {
+            let (config, params) = self.params(rank, tokenizer)?;
+            return Ok((config, State::new(params, self.rule)));
+        };
+        let (device, folder, updates) = (&rank.device, &checkpoint.path, Position::of(latest)?.updates);
+        let cannot = || format!("cannot go on from {}", folder.display());
+        if self.lora.is_none() {
+            let config = config_of(&Location::Directory(folder.clone()))?;
+            let zeros = Params::zeros_shared(device, &config, self.share(rank, &config)?);
+            let state = load_state(zeros, &config, self.rule, folder, updates).with_context(cannot)?;
+            return Ok((config, state));
         }
-        Some(checkpoint) => {
-            let config = config_of(&Location::Directory(checkpoint.path.clone()))?;
-            let zeros = Params::zeros_shared(&rank.device, &config, rank.share(&config)?);
-            let state = load_state(zeros, &config, rule, &checkpoint.path, Position::of(latest)?.updates)
-                .with_context(|| format!("cannot go on from {}", checkpoint.path.display()))?;
-            Ok((config, state))
+        let base = self.base(rank)?;
+        let config = config_of(&base)?;
+        check_base(&AdapterFiles::open(folder)?, &base).with_context(cannot)?;
+        let mut params = load_frozen(device, &base, &config, self.precision)?;
+        attach(&mut params, &config, folder).with_context(cannot)?;
+        Ok((config, load_adapter_state(params, self.rule, folder, updates).with_context(cannot)?))
+    }
+
+    /// Which of the experts this rank has: all of those that an adapter leaves as they are.
+    fn share(self, rank: &Rank, config: &ModelConfig) -> Result<Option<ExpertShare>> {
+        match self.lora {
+            Some(_) => Ok(None),
+            None => rank.share(config),
         }
     }
+
+    /// The model of an adapter.
+    fn base(self, rank: &Rank) -> Result<Location> {
+        let Start::From { from } = self.start else { unreachable!("a recipe refuses adapters of new models") };
+        Ok(model_of(&rank.run, from)?.base().clone())
+    }
+
+    /// The weights at the beginning. What an earlier stage has as an adapter is learnt further if this one learns an
+    /// adapter too, and else becomes a part of the weights.
+    fn params(self, rank: &Rank, tokenizer: &Tokenizer) -> Result<(ModelConfig, Params)> {
+        let Rank { run, device, .. } = rank;
+        let (config, mut params) = match self.start {
+            Start::New { model } => {
+                let config = model.config().clone();
+                (
+                    config.clone(),
+                    Params::init_shared(device, &config, run.recipe().run.seed, self.share(rank, model.config())?),
+                )
+            }
+            Start::From { from } => {
+                let model = model_of(run, from)?;
+                check_tokenizer(&model, tokenizer)?;
+                let config = config_of(&model)?;
+                let params = match self.lora {
+                    Some(_) => load_frozen(device, &model, &config, self.precision)?,
+                    None => load_share(device, &model, &config, self.share(rank, &config)?)?,
+                };
+                (config, params)
+            }
+        };
+        let (ids, vocab_size) = (tokenizer.vocab_size(), config.vocab_size);
+        if ids > vocab_size {
+            let message = format!("the tokenizer has {ids} tokens, and the model's vocab_size is {vocab_size}");
+            return Err(refuse(message, "name the tokenizer that belongs to the model with tokenizer.path"));
+        }
+        match (self.lora.map(Lora::config), params.adapter()) {
+            (None, None) => {}
+            (None, Some(adapter)) => {
+                params.detach();
+                params.merge(&adapter);
+            }
+            (Some(new), None) => params.attach(&Adapter::init(device, &config, new, run.recipe().run.seed)?),
+            (Some(wanted), Some(adapter)) => check_same(&config, &wanted, &adapter)?,
+        }
+        Ok((config, params))
+    }
+}
+
+/// Fails if a stage asks for another adapter than the one that it is to learn further.
+fn check_same(config: &ModelConfig, wanted: &AdapterConfig, adapter: &Adapter) -> Result<()> {
+    let found = adapter.config();
+    let shape = |it: &AdapterConfig| (it.rank, it.alpha, it.rank_stabilised);
+    let adapted: Vec<usize> = adapter.pairs().iter().map(|pair| pair.param).collect();
+    if shape(wanted) == shape(found) && wanted.targets.matrices(config)? == adapted {
+        return Ok(());
+    }
+    let message = format!(
+        "the stage begins with an adapter of rank {}, alpha {} and {} matrices, and [stage.lora] asks for another one",
+        found.rank,
+        found.alpha,
+        adapted.len()
+    );
+    Err(refuse(message, "give it the same keys, or begin with the merged weights: wels convert MODEL --merge ADAPTER"))
 }

@@ -9,6 +9,7 @@ use anyhow::Result;
 use wels_comm::Lost;
 use wels_data::tokenizer::Tokenizer;
 use wels_device::Tensor;
+use wels_model::adapter::BaseName;
 use wels_model::config::{Dtype, ModelConfig};
 use wels_model::names::ParamSpec;
 use wels_model::params::Params;
@@ -53,6 +54,26 @@ impl Trained for Trainer {
     }
 }
 
+/// Writes an adapter that is trained, and beside it what the optimizer remembers of it.
+pub(crate) fn save_adapter(trainer: &Trainer, folder: &Path, tokenizer: &Tokenizer, base: &BaseName) -> Result<()> {
+    let (config, params) = (trainer.model().config(), &trainer.state.params);
+    let adapter = params.adapter().expect("a stage that learns an adapter");
+    adapter.save(folder, config, base)?;
+    tokenizer.save(folder, config.rope.max_positions)?;
+    let [m, v] = trainer.whole_moments()?;
+    let own = params.frozen();
+    save_moments(folder, &params.specs()[own..], [m, v].map(|moments| moments.into_iter().skip(own)))
+}
+
+/// Reads back what [`save_adapter`] wrote, the adapter being behind its model's weights already.
+pub(crate) fn load_adapter_state(params: Params, rule: Rule, folder: &Path, updates: u64) -> Result<State> {
+    let mut state = State::new(params, rule);
+    let State { params, m, v, .. } = &mut state;
+    load_moments(folder, params, m, v)?;
+    state.step = updates;
+    Ok(state)
+}
+
 /// Writes what the optimizer remembers: the mean of gradients and that of their squares, one a parameter.
 pub(crate) fn save_moments<'a>(
     folder: &Path,
@@ -64,9 +85,10 @@ pub(crate) fn save_moments<'a>(
     Ok(tensors::save(&folder.join(OPTIMIZER), named, HashMap::new())?)
 }
 
-/// Reads back what [`save_moments`] wrote.
+/// Reads back what [`save_moments`] wrote of what is learnt of `params`.
 pub(crate) fn load_moments(folder: &Path, params: &Params, m: &mut [Tensor], v: &mut [Tensor]) -> Result<()> {
-    let both = params.specs().iter().zip(m.iter().zip(v.iter()));
+    let own = params.frozen();
+    let both = params.specs().iter().zip(m.iter().zip(v.iter())).skip(own);
     let len = |spec: &ParamSpec, moments: &Tensor| if moments.is_empty() { 0 } else { spec.len() };
     let names: Vec<(String, usize)> = both
         .flat_map(|(spec, (m, v))| {
@@ -74,7 +96,7 @@ pub(crate) fn load_moments(folder: &Path, params: &Params, m: &mut [Tensor], v: 
         })
         .collect();
     Ok(tensors::load(&folder.join(OPTIMIZER), names, &mut |place, values| {
-        let (moments, param) = (if place % 2 == 0 { &mut *m } else { &mut *v }, place / 2);
+        let (moments, param) = (if place % 2 == 0 { &mut *m } else { &mut *v }, own + place / 2);
         let (rows, cols) = (params.rows_here(param), params.specs()[param].cols);
         let here = if values.is_empty() { 0..0 } else { rows.start * cols..rows.end * cols };
         moments[param].set(0, &values[here]);

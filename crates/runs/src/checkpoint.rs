@@ -213,7 +213,8 @@ pub(crate) fn step_of(name: &str) -> Option<u64> {
     (directory_name(step) == name).then_some(step)
 }
 
-pub(crate) fn directory_name(step: u64) -> String {
+/// The name of a checkpoint's directory.
+pub fn directory_name(step: u64) -> String {
     format!("step-{step:06}")
 }
 

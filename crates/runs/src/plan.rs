@@ -32,7 +32,7 @@ use wels_model::config::{Attention, ModelConfig};
 use wels_model::count;
 
 use crate::files;
-use crate::recipe::{Optimizer, PRETRAIN, Precision, Recipe, Rule};
+use crate::recipe::{Lora, Optimizer, PRETRAIN, Precision, Recipe, Rule};
 use stages::{PlanInputs, Stages, Tokens};
 
 /// What can be wrong with the data that a plan rests on.
@@ -278,7 +278,7 @@ pub fn pretraining(recipe: &Recipe, activations: Activations) -> Pretraining {
             config,
             rows,
             &recipe.pretrain.recompute_layers,
-            &recipe.pretrain.optimizer,
+            (&recipe.pretrain.optimizer, None),
             activations.bytes(recipe.pretrain.precision),
         ),
         checkpoint_bytes: checkpoint + optimizer_bytes(config, &recipe.pretrain.optimizer),
@@ -364,7 +364,7 @@ pub(crate) fn training_memory(
     config: &ModelConfig,
     rows: usize,
     recomputed: &[usize],
-    optimizer: &Optimizer,
+    (optimizer, lora): (&Optimizer, Option<&Lora>),
     (number, copy): (u64, u64),
 ) -> MemoryPlan {
     let training = count::training_bytes(config);
@@ -382,8 +382,14 @@ pub(crate) fn training_memory(
     let passing = widest_backward_per_token(config);
     let activations = tokens * (kept + again.unwrap_or(0) + ends + passing) as u64 * number;
     let waiting = u64::from(optimizer.gradient_shards.ilog2());
-    let (weights, optimizer) = (training.weights.0 / F32 * (F32 + copy), optimizer_bytes(config, optimizer));
-    let gradients = training.gradients.0 * (1 + waiting) + further_uses * table;
+    let weights = training.weights.0 / F32 * (F32 + copy);
+    let (weights, optimizer, gradients) = match lora.map(|lora| F32 * lora.parameters(config)) {
+        None => {
+            let gradients = training.gradients.0 * (1 + waiting) + further_uses * table;
+            (weights, optimizer_bytes(config, optimizer), gradients)
+        }
+        Some(adapter) => (weights + adapter, 2 * adapter, adapter * (1 + waiting)),
+    };
     let program = PROGRAM_BYTES;
     MemoryPlan {
         weights,

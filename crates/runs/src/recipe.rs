@@ -4,6 +4,7 @@
 //! is [`Recipe`]: complete, valid, without options; it is what a run saves as its `recipe.toml`, and reading that gives
 //! the same `Recipe` again.
 
+mod lora;
 mod model;
 mod named;
 mod optimizer;
@@ -21,6 +22,7 @@ pub use wels_model::schedule::Decay;
 
 use crate::files;
 
+pub use lora::Lora;
 pub use model::{JANUS_PLACE, ModelSection};
 use named::{Folder, joined};
 pub use named::{HUB, Use};

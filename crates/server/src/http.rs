@@ -1,5 +1,7 @@
 //! HTTP: routes, keys, limits on what a connection may do, the life of the process.
 
+mod adapters;
+
 mod app;
 
 mod around;
@@ -40,6 +42,7 @@ mod tls;
 
 mod fair_queue;
 
+pub use adapters::{AdapterSource, LoadedAdapter};
 pub use app::{App, Settings};
 pub use cors::Cors;
 pub use fetch::ImageHosts;

@@ -8,9 +8,9 @@ pub use pictures::ServedPictures;
 
 use std::sync::Arc;
 
-use serde_json::json;
+use serde_json::{Value, json};
 use wels_data::{ChatTemplate, Tokenizer};
-use wels_engine::{Constraint, Pooling, Request, Sampling};
+use wels_engine::{Adapter, Constraint, Pooling, Request, Sampling};
 
 use crate::answer::{Answer, Held, KnownTools, Start, ToolFormat, grammar};
 use crate::wire::{
@@ -51,6 +51,27 @@ pub struct ServedModel {
     pub fingerprint: String,
     /// When it was made ready, in seconds since 1970.
     pub created_unix_s: i64,
+    /// What it answers with, if it is an adapter of a model.
+    pub adapter: Option<ServedAdapter>,
+}
+
+/// An adapter that clients ask for as for a model.
+#[derive(Clone)]
+pub struct ServedAdapter {
+    /// For the engine.
+    pub adapter: Arc<Adapter>,
+    /// Of its weights.
+    pub sha256: String,
+    /// The name of the model that it belongs to.
+    pub base: String,
+}
+
+impl ServedAdapter {
+    /// As the API shows it.
+    pub fn describe(&self) -> Value {
+        let config = self.adapter.config();
+        json!({"base": self.base, "sha256": self.sha256, "rank": config.rank, "alpha": config.alpha})
+    }
 }
 
 /// The beginning of a conversation's text whose tokens are known, the model's own among them: what follows it is
@@ -150,6 +171,31 @@ impl ServedModel {
         self.names.iter().any(|known| known == name)
     }
 
+    /// The same with an adapter, by another name.
+    ///
+    /// # Errors
+    /// A model of pictures, whose weights are its own.
+    pub fn with_adapter(&self, name: &str, adapter: ServedAdapter) -> Result<ServedModel, String> {
+        if self.pictures.is_some() {
+            return Err(format!("`{}` is a model of pictures, which takes no adapters.", self.names[0]));
+        }
+        Ok(ServedModel {
+            names: vec![name.to_owned()],
+            tokenizer: Arc::clone(&self.tokenizer),
+            template: ChatTemplate::of(&self.tokenizer).map_err(|error| error.to_string())?,
+            template_source: self.template_source.clone(),
+            pictures: None,
+            stop_tokens: self.stop_tokens.clone(),
+            fingerprint: format!("{}-{}", self.fingerprint, adapter.sha256),
+            adapter: Some(adapter),
+            ..*self
+        })
+    }
+
+    fn engine_adapter(&self) -> Option<Arc<Adapter>> {
+        self.adapter.as_ref().map(|served| Arc::clone(&served.adapter))
+    }
+
     /// Plans the answers to a conversation.
     ///
     /// # Errors
@@ -204,6 +250,7 @@ impl ServedModel {
             thinking: self.engine_thinking(rendered.start, &request.thinking),
             constraint_may_fail: constraint.as_ref().is_some_and(|constraint| !constraint.strict),
             constraint: constraint.as_ref().map(|constraint| constraint.of.clone()),
+            adapter: self.engine_adapter(),
             ..Request::new(ids, 1)
         };
         let callable = request.tool_choice != ToolChoice::None;
@@ -267,7 +314,8 @@ impl ServedModel {
                 (Prompt::Text(text), Some(suffix)) => self.fill_in(text, suffix, prompt_limit),
             })
             .collect::<Result<_, _>>()?;
-        let template = |ids| Request { logprobs: request.logprobs, ..Request::new(ids, 1) };
+        let adapter = self.engine_adapter();
+        let template = |ids| Request { logprobs: request.logprobs, adapter: adapter.clone(), ..Request::new(ids, 1) };
         let requests = self.requests(ids.into_iter().map(template).collect(), &request.sampling, "prompt")?;
         let n = request.sampling.n as usize;
         Ok(Plan {
@@ -299,7 +347,8 @@ impl ServedModel {
             if ids.len() >= self.context {
                 return Err(ApiError { param: Some("input".to_owned()), ..self.prompt_limit().beyond });
             }
-            Ok(Request { embedding: Some(Pooling::Mean), ..Request::new(ids, 1) })
+            let adapter = self.engine_adapter();
+            Ok(Request { embedding: Some(Pooling::Mean), adapter, ..Request::new(ids, 1) })
         };
         request.inputs.iter().map(plan).collect()
     }
@@ -484,6 +533,7 @@ mod tests {
             embedding_width: 8,
             fingerprint: String::new(),
             created_unix_s: 0,
+            adapter: None,
         }
     }
 

@@ -16,6 +16,8 @@ mod completion;
 
 mod embedding;
 
+mod adapter;
+
 mod picture;
 
 mod image;
@@ -30,6 +32,7 @@ mod reply;
 
 mod chat_reply;
 
+pub use adapter::AdapterRequest;
 pub use chat::ChatForm;
 pub use chat_reply::{ChatReply, CompletionReply};
 pub use completion::{CompletionRequest, Prompt};

@@ -111,16 +111,17 @@ impl Split {
 /// The splits of parameters: those that Muon moves go whole, the largest first, to the rank that has the least of them.
 fn splits(params: &Params, rule: Rule, world: usize) -> Vec<Split> {
     let (specs, share) = (params.specs(), params.share());
-    let len = |spec: &ParamSpec| if spec.kind == ParamKind::RouterBias { 0 } else { spec.len() };
+    let len = |param: usize| if params.is_learnt(param) { specs[param].len() } else { 0 };
     let experts = |spec: &ParamSpec| match spec.kind {
         ParamKind::Experts(experts) | ParamKind::ExpertBiases(experts) => {
             share.map(|share| OverRanks { experts, ranks: share.ranks() })
         }
         _ => None,
     };
-    let split = |spec: &ParamSpec| Split { len: len(spec), experts: experts(spec), whole: None };
-    let mut splits: Vec<Split> = specs.iter().map(split).collect();
-    let mut whole: Vec<usize> = (0..specs.len()).filter(|param| rule.is_muon(specs[*param].kind)).collect();
+    let split = |param: usize| Split { len: len(param), experts: experts(&specs[param]), whole: None };
+    let mut splits: Vec<Split> = (0..specs.len()).map(split).collect();
+    let is_whole = |param: &usize| params.is_learnt(*param) && rule.is_muon(specs[*param].kind);
+    let mut whole: Vec<usize> = (0..specs.len()).filter(is_whole).collect();
     whole.sort_by_key(|param| std::cmp::Reverse(specs[*param].len()));
     let mut taken = vec![0; world];
     for param in whole {

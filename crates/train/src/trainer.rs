@@ -178,7 +178,8 @@ pub struct State {
     pub step: u64,
     /// The weights.
     pub params: Params,
-    /// AdamW's mean of gradients or Muon's momentum, one a parameter; `[0, cols]` for router biases.
+    /// AdamW's mean of gradients or Muon's momentum, one a parameter; `[0, cols]` for router biases and for what an
+    /// adapter leaves as it is.
     pub m: Vec<Tensor>,
     /// AdamW's mean of squared gradients, likewise; `[0, cols]` for what Muon moves.
     pub v: Vec<Tensor>,
@@ -187,16 +188,14 @@ pub struct State {
 impl State {
     /// Before the first step, for a training by `rule`.
     pub fn new(params: Params, rule: Rule) -> State {
+        let rows = |param: usize| if params.is_learnt(param) { params.rows_here(param).len() } else { 0 };
         let zeros = |has: &dyn Fn(&ParamSpec) -> bool| -> Vec<Tensor> {
             let zeros = |(param, spec): (usize, &ParamSpec)| {
-                let rows = if has(spec) { params.rows_here(param).len() } else { 0 };
-                Tensor::zeros(params.device(), rows, spec.cols)
+                Tensor::zeros(params.device(), if has(spec) { rows(param) } else { 0 }, spec.cols)
             };
             params.specs().iter().enumerate().map(zeros).collect()
         };
-        let (m, v) =
-            (|spec: &ParamSpec| spec.kind != ParamKind::RouterBias, |spec: &ParamSpec| !rule.is_muon(spec.kind));
-        State { step: 0, m: zeros(&m), v: zeros(&|spec| m(spec) && v(spec)), params }
+        State { step: 0, m: zeros(&|_| true), v: zeros(&|spec| !rule.is_muon(spec.kind)), params }
     }
 
     /// Of the routed experts those of a share alone, with what the optimizer remembers of them.
@@ -227,11 +226,10 @@ impl Trainer {
         execution: Execution,
     ) -> Trainer {
         let model = Arc::new(Model::new(config, context));
-        let frozen = vec![false; state.params.specs().len()];
+        let frozen = (0..state.params.specs().len()).map(|param| param < state.params.frozen()).collect();
         // Of a share of experts the ranks are told by `with_comm`; these are the fewest.
         let (rank, world) = state.params.share().map_or((0, 1), |share| (share.place(), share.ranks()));
-        let (grads, owned) =
-            (model.grads_over(execution.device(), world), Owned::new(&state.params, hyper.rule, rank, world));
+        let (grads, owned) = (model.grads_of(&state.params, world), Owned::new(&state.params, hyper.rule, rank, world));
         let (partials, comm) = (Partials::default(), Arc::new(Single));
         Trainer { model, execution, hyper, grads, partials, comm, owned, frozen, sent: Sent::default(), state }
     }
@@ -284,7 +282,8 @@ impl Trainer {
     /// is left out too, so the main model's gradients are those of its own loss alone.
     pub fn freeze_mtp(&mut self) {
         let layers = self.model.config().layers;
-        self.frozen = self.state.params.specs().iter().map(|spec| layer_of(&spec.name) >= Some(layers)).collect();
+        let specs = self.state.params.specs().iter();
+        self.frozen.iter_mut().zip(specs).for_each(|(frozen, spec)| *frozen |= layer_of(&spec.name) >= Some(layers));
         self.hyper.mtp_lambda = Switch { early: 0.0, late: 0.0, late_step: 0 };
     }
 

@@ -13,14 +13,14 @@ use wels_data::tokenizer::Tokenizer;
 use wels_engine::{
     Engine, Event, FinishReason, Finished, LoadedModel, Options, Request, RequestError, RequestId, Sampling, Token,
 };
+use wels_pipeline::identity::identity;
 use wels_pipeline::refusal::refuse;
 use wels_runs::hash::sha256;
 use wels_tasks::Prompt;
 
 use super::Args;
 use super::answer::{Answer, AnswerSink, Answerer, Questions, TOO_LONG, Work};
-use crate::identity::identity;
-use crate::model::{OpenModel, locate};
+use crate::model::OpenModel;
 
 /// An engine and what it works on.
 pub struct Local {
@@ -52,7 +52,7 @@ struct PendingQuestion {
 impl Local {
     /// Opens the model at `path`.
     pub fn open(args: &Args, path: &Path) -> Result<Local> {
-        let location = locate(path)?;
+        let location = args.adapter.locate(path)?;
         let mut open = OpenModel::open(&location)?;
         let none = || refuse("the model has no tokenizer", "put its tokenizer.json beside the weights");
         let tokenizer = Arc::new(open.tokenizer.take().ok_or_else(none)?);

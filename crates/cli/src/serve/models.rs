@@ -9,17 +9,20 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 use wels_data::Tokenizer;
 use wels_engine::{Options, give_free_back};
+use wels_pipeline::identity::model_sha256;
 use wels_pipeline::refusal::refuse;
 use wels_server::loader::{Loadable, Loader, LoaderSettings};
 use wels_server::money::{PriceList, Tariff};
 use wels_server::prompt::ServedModel;
 use wels_server::worker::Worker;
 
-use crate::identity::model_sha256;
+use super::adapters::{AdapterArgs, Base};
 use crate::keys;
-use crate::model::{LoadArgs, default_name, locate};
+use crate::model::{LoadArgs, Location, default_name, locate};
 use crate::opened::Opened;
 use crate::over::Over;
+
+const MERGE: &str = "serve the merged weights: wels convert MODEL --merge ADAPTER";
 
 /// What the command line says of the models.
 #[derive(clap::Args)]
@@ -56,6 +59,16 @@ pub struct ModelArgs {
     cache_mib: NonZeroUsize,
     #[command(flatten)]
     load: LoadArgs,
+    #[command(flatten)]
+    pub adapters: AdapterArgs,
+}
+
+/// What is served.
+pub struct Opening {
+    pub models: Vec<(ServedModel, Tariff)>,
+    pub loader: Loader,
+    /// What adapters may belong to, by number.
+    pub bases: Vec<Option<Base>>,
 }
 
 /// How a model's engine is made.
@@ -71,21 +84,25 @@ struct Recipe {
 
 impl ModelArgs {
     /// Opens all models, and loads the first; over several ranks, as the first of them.
-    pub fn open(
-        &self,
-        prices: &PriceList,
-        over: Option<&'static Over>,
-    ) -> Result<(Vec<(ServedModel, Tariff)>, Loader)> {
+    pub fn open(&self, prices: &PriceList, over: Option<&'static Over>) -> Result<Opening> {
         if over.is_some() {
             self.only()?;
         }
         let named: Vec<(Vec<String>, &Path)> = self.models.iter().map(|model| self.named(model)).collect();
         self.check_names(&named, prices)?;
-        let (mut models, mut recipes, mut left) = (Vec::new(), Vec::new(), None);
+        let (mut models, mut recipes, mut bases, mut left) = (Vec::new(), Vec::new(), Vec::new(), None);
         for (names, path) in named {
             let whose =
                 |error: anyhow::Error| if self.models.len() > 1 { error.context(names[0].clone()) } else { error };
-            let (served, recipe) = self.open_one(names.clone(), path).map_err(whose)?;
+            let location = locate(path)?;
+            let (served, recipe) = self.open_one(names.clone(), &location).map_err(whose)?;
+            bases.push(match &recipe.opened {
+                Opened::Text(open) => {
+                    let (name, config) = (names[0].clone(), open.config.clone());
+                    Some(Base { name, location, config, load: self.load })
+                }
+                Opened::Janus(_) => None,
+            });
             // What one model alone takes is nobody's business but its own.
             let (bytes, there) = match self.models.len() {
                 1 => (0, None),
@@ -121,7 +138,7 @@ impl ModelArgs {
             let (mib, all) = (model.bytes >> 20, settings.memory_bytes >> 20);
             eprintln!("note: {} takes {mib} MiB of the {all} that models may take: it is loaded alone", model.name);
         }
-        Ok((models, Loader::start(loadables, settings)?))
+        Ok(Opening { models, loader: Loader::start(loadables, settings)?, bases })
     }
 
     /// Loads this rank's part of the model that the first rank serves, and computes with it until that one ends.
@@ -152,6 +169,9 @@ impl ModelArgs {
 
     /// The model of a server over several ranks.
     pub fn only(&self) -> Result<&Path> {
+        if self.adapters.loads_later() || !self.adapters.names().is_empty() {
+            return Err(refuse("over several ranks there are no adapters", MERGE));
+        }
         match &self.models[..] {
             [model] if self.unload_after.is_none() => Ok(self.named(model).1),
             [_] => Err(refuse("over several ranks a model stays loaded", "leave --unload-after out")),
@@ -165,7 +185,11 @@ impl ModelArgs {
             let hint = "start one process; several serve pictures behind a proxy, each with the whole model";
             return Err(refuse("a model with pictures is not divided among ranks", hint));
         }
-        let files = model_sha256(&locate(self.named(model).1)?)?;
+        let location = locate(self.named(model).1)?;
+        if location.adapter().is_some() {
+            return Err(refuse("an adapter is not divided among ranks", MERGE));
+        }
+        let files = model_sha256(&location)?;
         let context = self.context_of(opened.longest());
         let (version, LoadArgs { quant, expanded, .. }) = (env!("CARGO_PKG_VERSION"), self.load);
         Ok(format!("{version} {files} {quant:?} {expanded} {context}"))
@@ -202,6 +226,8 @@ impl ModelArgs {
             return Err(refuse("--name is of one model, and there are several", "write NAME=MODEL"));
         }
         let mut names: Vec<&String> = named.iter().flat_map(|(names, _)| names).collect();
+        let adapters = self.adapters.names();
+        names.extend(&adapters);
         if let Some(priced) = prices.models.keys().find(|priced| !names.contains(priced)) {
             let hint =
                 format!("the models are {}", names.iter().map(|name| name.as_str()).collect::<Vec<_>>().join(", "));
@@ -217,8 +243,8 @@ impl ModelArgs {
         }
     }
 
-    fn open_one(&self, names: Vec<String>, model: &Path) -> Result<(ServedModel, Recipe)> {
-        let mut opened = Opened::find(&locate(model)?)?;
+    fn open_one(&self, names: Vec<String>, location: &Location) -> Result<(ServedModel, Recipe)> {
+        let mut opened = Opened::find(location)?;
         let unnamed = opened.served(self.context_of(opened.longest()))?;
         let tokenizer = Arc::clone(&unnamed.tokenizer);
         let context = unnamed.context;

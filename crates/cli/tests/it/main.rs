@@ -30,6 +30,8 @@ mod serve;
 
 mod serve_ranks;
 
+mod served_adapters;
+
 mod eval;
 
 /// The hub that the tests of `wels-hub` have.
@@ -44,3 +46,5 @@ mod pictures;
 mod verify;
 
 mod account;
+
+mod adapters;

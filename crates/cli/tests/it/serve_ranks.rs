@@ -72,6 +72,10 @@ fn what_ranks_cannot_do_is_refused() {
     assert!(
         refused(&lab, &["--ranks", "2", "--unload-after", "9"]).contains("over several ranks a model stays loaded")
     );
+    for adapters in [["--adapter", "a=a"], ["--adapters-dir", "."]] {
+        let more = [&["--ranks", "2"][..], &adapters].concat();
+        assert!(refused(&lab, &more).contains("over several ranks there are no adapters"));
+    }
     assert!(refused(&lab, &["--ranks", "2", "--device", "cuda"]).contains("--device cuda is of a GPU"));
     // What goes wrong before the weights are read ends all of them.
     assert!(refused(&lab, &["--ranks", "3", "--prices", "nowhere.toml"]).contains("nowhere.toml"));

@@ -254,10 +254,10 @@ impl Head for Naive {
             }
         };
         let (v, w) = (w.rows(), values(w));
-        let Some(HeadGradients { dx, dw: (dw, dw_start), coefficient, .. }) = gradients else {
+        let Some(HeadGradients { dx, dw, coefficient, .. }) = gradients else {
             return head::loss(precision, x, w, cap, targets, d, v, logp, None);
         };
-        let gradients = Gradients { dx: values_mut(dx), dw: values_mut(dw), dw_start };
+        let gradients = Gradients { dx: values_mut(dx), dw: dw.map(|(dw, start)| (values_mut(dw), start)) };
         let coefficient = |row: usize, logp: f32| coefficient.at(row, logp);
         head::loss(precision, x, w, cap, targets, d, v, logp, Some((gradients, &coefficient)));
     }
@@ -285,8 +285,8 @@ impl Head for Naive {
         let TeacherHead { divergence: way, temperature, cross_entropy, .. } = *teacher;
         let teacher = Teacher { logits: &logits, divergence: way, temperature, cross_entropy };
         let losses = TokenLosses { logp: values_mut(logp), divergence: values_mut(divergence) };
-        let HeadGradients { dx, dw: (dw, dw_start), coefficient, .. } = gradients;
-        let gradients = Gradients { dx: values_mut(dx), dw: values_mut(dw), dw_start };
+        let HeadGradients { dx, dw, coefficient, .. } = gradients;
+        let gradients = Gradients { dx: values_mut(dx), dw: dw.map(|(dw, start)| (values_mut(dw), start)) };
         let coefficient = |row: usize, logp: f32| coefficient.at(row, logp);
         distil::loss(precision, values(x), values(w), cap, targets, &teacher, d, v, losses, gradients, &coefficient);
     }

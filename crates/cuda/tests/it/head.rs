@@ -36,7 +36,8 @@ fn cross_entropy_and_policies() {
                 let mut out = vec![("logp alone", values(&alone))];
                 for start in [Start::Zero, Start::Continue] {
                     let mut dw = tensor(device, 3, v, d);
-                    let gradients = HeadGradients { dx: &mut dx, dw: (&mut dw, start), sequences: &whole, coefficient };
+                    let gradients =
+                        HeadGradients { dx: &mut dx, dw: Some((&mut dw, start)), sequences: &whole, coefficient };
                     let w = WeightRef::Plain(&w);
                     device.head_loss(Precision::F32, &x, w, cap, &targets, &mut logp, Some(gradients));
                     out.extend([("logp", values(&logp)), ("dx", values(&dx)), ("dw", values(&dw))]);
@@ -62,7 +63,7 @@ fn divergence_from_a_teacher() {
             let (mut dx, mut dw) = (empty(device, tokens, d), tensor(device, 5, v, d));
             let (coefficient, whole) = (Coefficient::Uniform(1.0 / 16.0), Ids::from(vec![0, tokens as u32]));
             let gradients =
-                HeadGradients { dx: &mut dx, dw: (&mut dw, Start::Continue), sequences: &whole, coefficient };
+                HeadGradients { dx: &mut dx, dw: Some((&mut dw, Start::Continue)), sequences: &whole, coefficient };
             device.distil_loss(
                 Precision::F32,
                 &x,
@@ -86,7 +87,8 @@ fn more_logits_than_are_kept() {
             let (x, w, targets) = (tensor(device, 1, 2, 1), tensor(device, 2, v, 1), [30, v as u32 - 5]);
             let (mut logp, mut dx, mut dw) = (empty(device, 2, 1), empty(device, 2, 1), empty(device, v, 1));
             let (coefficient, whole) = (Coefficient::Uniform(0.5), Ids::from(vec![0, 2]));
-            let gradients = HeadGradients { dx: &mut dx, dw: (&mut dw, Start::Zero), sequences: &whole, coefficient };
+            let gradients =
+                HeadGradients { dx: &mut dx, dw: Some((&mut dw, Start::Zero)), sequences: &whole, coefficient };
             device.head_loss(Precision::F32, &x, WeightRef::Plain(&w), None, &targets, &mut logp, Some(gradients));
             vec![("logp", values(&logp)), ("dx", values(&dx)), ("dw", values(&dw))]
         };
@@ -112,7 +114,7 @@ fn activations_in_bf16() {
             let sequences: Ids = if rows == tokens { vec![0, 9, 80, 150] } else { vec![0, rows as u32] }.into();
             let coefficient = Coefficient::Uniform(0.25);
             let gradients =
-                HeadGradients { dx: &mut dx, dw: (&mut dw, Start::Continue), sequences: &sequences, coefficient };
+                HeadGradients { dx: &mut dx, dw: Some((&mut dw, Start::Continue)), sequences: &sequences, coefficient };
             let targets = &targets[first..first + rows];
             device.head_loss(Precision::Bf16, &part, WeightRef::Plain(&w), None, targets, &mut logp, Some(gradients));
             all_logp.extend(values(&logp));

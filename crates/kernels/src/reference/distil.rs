@@ -37,7 +37,9 @@ pub fn loss(
     }
     slopes.iter().for_each(|slopes| softcap::backward(slopes, &mut logits));
     gemm::linear_dx(p, &logits, w, gradients.dx, d, v, Start::Zero);
-    gemm::linear_dw(p, &logits, x, gradients.dw, d, v, gradients.dw_start);
+    if let Some((dw, start)) = gradients.dw {
+        gemm::linear_dw(p, &logits, x, dw, d, v, start);
+    }
 }
 
 /// One token: its log-probability and divergence; `row` becomes its gradient.

@@ -39,7 +39,9 @@ pub fn loss(
     if let Some((g, _)) = gradients {
         slopes.iter().for_each(|slopes| softcap::backward(slopes, &mut logits));
         gemm::linear_dx(p, &logits, w, g.dx, d, v, Start::Zero);
-        gemm::linear_dw(p, &logits, x, g.dw, d, v, g.dw_start);
+        if let Some((dw, start)) = g.dw {
+            gemm::linear_dw(p, &logits, x, dw, d, v, start);
+        }
     }
 }
 

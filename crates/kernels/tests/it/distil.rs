@@ -51,7 +51,7 @@ fn loss_and_gradients_equal_the_reference() {
                 let (mut logp, mut kl) = (vec![f32::NAN; t], vec![f32::NAN; t]);
                 let (mut dx, mut dw) = (vec![f32::NAN; t * d], numbers(3, v * d));
                 let losses = TokenLosses { logp: &mut logp, divergence: &mut kl };
-                let gradients = Gradients { dx: &mut dx, dw: &mut dw, dw_start };
+                let gradients = Gradients { dx: &mut dx, dw: Some((&mut dw, dw_start)) };
                 kernel(p, &x, &w, cap, &targets, &teacher, d, v, losses, gradients, &coefficient);
                 [logp, kl, dx, dw]
             };
@@ -88,7 +88,7 @@ fn gradients_are_those_of_the_loss() {
             let (mut logp, mut kl) = (vec![0.0; t], vec![0.0; t]);
             let (mut dx, mut dw) = (vec![0.0; t * d], vec![0.0; v * d]);
             let losses = TokenLosses { logp: &mut logp, divergence: &mut kl };
-            let gradients = Gradients { dx: &mut dx, dw: &mut dw, dw_start: Start::Zero };
+            let gradients = Gradients { dx: &mut dx, dw: Some((&mut dw, Start::Zero)) };
             distil::loss(Precision::F32, x, &w, Some(0.8), &targets, &teacher, d, v, losses, gradients, &|_, _| 1.0);
             let (share, tau) = (f64::from(cross_entropy), f64::from(temperature));
             let token =
@@ -123,7 +123,7 @@ fn a_student_that_is_its_teacher_stands_still() {
         let teacher = Teacher { logits: &logits, divergence, temperature: 1.0, cross_entropy: 0.0 };
         let (mut logp, mut kl, mut dx, mut dw) = (vec![1.0; t], vec![1.0; t], vec![1.0; t * d], vec![1.0; v * d]);
         let losses = TokenLosses { logp: &mut logp, divergence: &mut kl };
-        let gradients = Gradients { dx: &mut dx, dw: &mut dw, dw_start: Start::Zero };
+        let gradients = Gradients { dx: &mut dx, dw: Some((&mut dw, Start::Zero)) };
         distil::loss(Precision::F32, &x, &w, None, &[0, 1, 2, 3], &teacher, d, v, losses, gradients, &|_, _| 1.0);
         assert!(kl.iter().chain(&dx).chain(&dw).all(|x| *x == 0.0), "{kl:?}");
     }

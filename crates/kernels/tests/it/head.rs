@@ -21,7 +21,7 @@ fn loss_and_gradients_equal_the_reference() {
             let (x, w, targets) = (numbers(1, t * d), numbers(2, v * d), targets(t, v));
             let run = |kernel: Kernel, dw_start| {
                 let (mut logp, mut dx, mut dw) = (vec![f32::NAN; t], vec![f32::NAN; t * d], numbers(3, v * d));
-                let gradients = Gradients { dx: &mut dx, dw: &mut dw, dw_start };
+                let gradients = Gradients { dx: &mut dx, dw: Some((&mut dw, dw_start)) };
                 kernel(p, &x, &w, cap, &targets, d, v, &mut logp, Some((gradients, &coefficient)));
                 let mut only = vec![f32::NAN; t];
                 kernel(p, &x, &w, cap, &targets, d, v, &mut only, None);
@@ -75,7 +75,7 @@ fn capped_logits_have_the_gradients_of_their_loss() {
     let (x, w) = (numbers(1, d), numbers(2, v * d));
     let run = |x: &[f32], cap| {
         let (mut logp, mut dx, mut dw) = ([0.0], vec![0.0; d], vec![0.0; v * d]);
-        let gradients = Gradients { dx: &mut dx, dw: &mut dw, dw_start: Start::Zero };
+        let gradients = Gradients { dx: &mut dx, dw: Some((&mut dw, Start::Zero)) };
         head::loss(Precision::F32, x, &w, cap, &[4], d, v, &mut logp, Some((gradients, &|_, _| 1.0)));
         (f64::from(-logp[0]), dx)
     };

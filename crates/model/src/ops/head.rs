@@ -44,8 +44,8 @@ pub fn head_loss_of_rows(
         None => device.head_loss(precision, x, weight, cap, targets, &mut logp, None),
         Some(back) => {
             let mut dx = back.like(x.gradient());
-            back.parameter(w, |dw, start| {
-                let gradients = HeadGradients { dx: &mut dx, dw: (dw, start), sequences: starts, coefficient };
+            back.parameter_if_any(w, |dw| {
+                let gradients = HeadGradients { dx: &mut dx, dw, sequences: starts, coefficient };
                 device.head_loss(precision, x, weight, cap, targets, &mut logp, Some(gradients));
             });
             back.give(x.gradient(), dx);
@@ -75,8 +75,8 @@ pub fn distil_loss(
     let (mut logp, mut diverged) = (g.tensor(targets.len(), 1), g.tensor(targets.len(), 1));
     let back = g.recording().expect("a pass that records");
     let (mut dx, sequences) = (back.like(x.gradient()), back.sequences());
-    back.parameter(w, |dw, start| {
-        let gradients = HeadGradients { dx: &mut dx, dw: (dw, start), sequences: &sequences.starts, coefficient };
+    back.parameter_if_any(w, |dw| {
+        let gradients = HeadGradients { dx: &mut dx, dw, sequences: &sequences.starts, coefficient };
         device.distil_loss(precision, x, weight, cap, targets, teacher, [&mut logp, &mut diverged], gradients);
     });
     back.give(x.gradient(), dx);

@@ -1,8 +1,9 @@
-//! Linear map: `y = x · wᵀ`.
+//! Linear map: `y = x · wᵀ`, with what adapters add to it (`low_rank`).
 //!
 //! x `[T, K]`, w `[N, K]` as Hugging Face stores it, y `[T, N]`. Saved: x.
 //! Backward: `dx = dy · w`, a chain over N; `dw = dyᵀ · x`, a chain over the tokens.
 
+use super::low_rank::low_rank;
 use crate::params::Weight;
 use crate::tape::{Graph, Var};
 use wels_device::{Precision, Tensor};
@@ -26,16 +27,20 @@ pub fn linears<const N: usize>(g: &mut Graph, precision: Precision, x: &Var, wei
     let mut results = ys.iter_mut();
     let mut all = weights.map(|w| (g.stored(w), results.next().expect("one a weight")));
     g.device().linear(precision, x, &mut all);
-    let x = x.clone();
-    g.record_all("linear", ys, move |back, dys| {
+    let kept = x.clone();
+    let ys = g.record_all("linear", ys, move |back, dys| {
+        let x = kept;
         let (device, sequences) = (back.device(), back.sequences());
         let (weights, dys): (Vec<Weight>, Vec<Tensor>) =
             weights.into_iter().zip(dys).filter_map(|(w, dy)| Some((w, dy?))).unzip();
-        let terms: Vec<_> = dys.iter().zip(&weights).rev().map(|(dy, w)| (dy, back.weight(*w))).collect();
+        let values: Vec<Tensor> = weights.iter().map(|w| back.unpacked(*w)).collect();
+        let terms: Vec<_> = dys.iter().zip(&values).rev().collect();
         back.accumulate(x.gradient(), |dx, start| device.linear_dx(precision, &terms, (dx, start)));
         back.parameters(&weights, |dws| {
             let mut gradients: Vec<_> = dys.iter().zip(dws).collect();
             device.linear_dw(precision, &x, &sequences.starts, &mut gradients);
         });
-    })
+    });
+    let mut weights = weights.into_iter();
+    ys.map(|y| low_rank(g, precision, x, y, weights.next().expect("one a result")))
 }

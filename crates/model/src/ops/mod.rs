@@ -25,6 +25,7 @@ mod head;
 mod latent;
 mod layer_norm;
 mod linear;
+mod low_rank;
 mod norm;
 mod rope;
 mod route;

@@ -6,7 +6,7 @@
 
 use crate::params::Weight;
 use crate::tape::{Graph, Var};
-use wels_device::{Ids, Tensor};
+use wels_device::{Ids, Start, Tensor};
 
 /// `y[T, D] = rms_norm(x[T, D]) ⊙ w[D]`.
 pub fn rms_norm(g: &mut Graph, x: &Var, w: Weight, eps: f32) -> Var {
@@ -21,8 +21,10 @@ pub fn rms_norm(g: &mut Graph, x: &Var, w: Weight, eps: f32) -> Var {
         let (device, sequences) = (back.device(), back.sequences());
         let weight = one_more.as_ref().unwrap_or(back.weight(w));
         let (mut dx, dx_start) = back.begin(x.gradient());
-        back.parameter(w, |dw, dw_start| {
-            device.rms_norm_backward(&dy, &x, weight, &rstd, &sequences.starts, (&mut dx, dx_start), (dw, dw_start));
+        let mut spare = back.tensor(1, w.cols);
+        back.parameter_if_any(w, |dw| {
+            let dw = dw.unwrap_or((&mut spare, Start::Zero));
+            device.rms_norm_backward(&dy, &x, weight, &rstd, &sequences.starts, (&mut dx, dx_start), dw);
         });
         back.put(x.gradient(), dx);
     })
@@ -56,8 +58,10 @@ pub fn rms_norm_heads(g: &mut Graph, x: Var, heads: usize, w: Weight, eps: f32) 
         let dy = dy.reshaped(tokens * heads, d);
         let (whole, dx_start) = back.begin(dx);
         let mut parts = whole.reshaped(tokens * heads, d);
-        back.parameter(w, |dw, dw_start| {
-            device.rms_norm_backward(&dy, &x, weight, &rstd, &rows, (&mut parts, dx_start), (dw, dw_start));
+        let mut spare = back.tensor(1, w.cols);
+        back.parameter_if_any(w, |dw| {
+            let dw = dw.unwrap_or((&mut spare, Start::Zero));
+            device.rms_norm_backward(&dy, &x, weight, &rstd, &rows, (&mut parts, dx_start), dw);
         });
         back.put(dx, parts.reshaped(tokens, cols));
     })

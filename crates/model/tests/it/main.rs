@@ -1,5 +1,6 @@
 //! Tests of the crate from outside, in one binary.
 
+mod adapter;
 mod bits;
 mod config;
 mod count;

@@ -21,15 +21,20 @@ use wels_model::tape::Execution;
 const TOLERANCE: f64 = 1e-5;
 
 /// One folder of `tests/oracle`.
-struct Oracle {
+pub struct Oracle {
     name: String,
-    config: ModelConfig,
-    batch: Batch,
+    pub config: ModelConfig,
+    pub batch: Batch,
     json: Value,
     tensors: Vec<u8>,
 }
 
 impl Oracle {
+    /// The folder of this name.
+    pub fn named(name: &str) -> Self {
+        Self::read(&PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/oracle").join(name))
+    }
+
     fn read(folder: &Path) -> Self {
         let text = |file: &str| fs::read_to_string(folder.join(file)).expect(file);
         let json: Value = serde_json::from_str(&text("oracle.json")).expect("oracle.json is JSON");
@@ -80,7 +85,7 @@ impl Oracle {
         hf_tensors(&self.config).into_iter().filter(|tensor| tensor.role == Role::Own)
     }
 
-    fn params(&self) -> Params {
+    pub fn params(&self) -> Params {
         let mut params = Params::zeros(&device(), &self.config);
         for tensor in self.hf_tensors() {
             params.set_rows(tensor.param, tensor.first_row, &rows_of(&tensor, &weight(&tensor.name, &tensor.shape)));

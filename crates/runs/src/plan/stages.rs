@@ -102,11 +102,13 @@ pub fn learning_flops(
     tokens: usize,
 ) -> u64 {
     let forward = |config| count::forward_flops(config, Context::Causal { tokens: tokens.max(1) });
-    let own = match optimization.optimizer.mtp_lambda {
-        0.0 => forward(config).total() * 3,
-        _ => forward(config).training(),
+    let own = match (&optimization.lora, optimization.optimizer.mtp_lambda) {
+        // Forward and the gradients of activations; of weights those of the adapter alone.
+        (Some(lora), _) => forward(config).total().0 * 2 + 6 * lora.parameters(config),
+        (None, 0.0) => (forward(config).total() * 3).0,
+        (None, _) => forward(config).training().0,
     };
-    own.0 + teacher.map_or(0, |teacher| forward(teacher).total().0)
+    own + teacher.map_or(0, |teacher| forward(teacher).total().0)
 }
 
 /// Operations of one token that is sampled, in answers of `tokens`.
@@ -250,7 +252,7 @@ impl Stages<'_> {
         let (config, examples) = (self.start(&section.start)?, self.examples(section)?);
         let tokens = section.epochs as f64 * examples.count as f64 * examples.tokens;
         let rows = section.optimization.micro_rows.min(section.batch_tokens);
-        let memory = training_memory(&config, rows, &[], &section.optimization.optimizer, numbers);
+        let memory = training_memory(&config, rows, &[], section.optimization.learnt(), numbers);
         let flops = learning_flops(&config, &section.optimization, teacher, examples.tokens.round() as usize);
         Ok(StagePlan {
             tokens: tokens.round() as u64,
@@ -320,7 +322,7 @@ impl Stages<'_> {
         let learned = live * answers * (length + self.inputs.prompt_tokens(answering)?);
         let tokens = Tokens { counted: (answers * length).round() as u64, learned: learned.round() as u64 };
         let rows = learning.micro_rows.min(each_step as usize * answering.max_tokens);
-        let training = training_memory(config, rows, &[], &learning.optimizer, numbers);
+        let training = training_memory(config, rows, &[], learning.learnt(), numbers);
         // The answers are sampled with the weights that are trained; the buffers of learning are kept meanwhile.
         let sampling = cache_bytes(config, answering, each_step);
         Ok(StagePlan {

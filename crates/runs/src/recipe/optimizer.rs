@@ -71,6 +71,7 @@ pub struct Checkpoints {
 }
 
 /// Defaults that differ between kinds.
+#[derive(Clone, Copy)]
 pub(super) struct Defaults {
     pub learning_rate: f64,
     pub warmup_steps: u64,

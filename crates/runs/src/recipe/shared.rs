@@ -2,6 +2,7 @@
 
 use serde::Serialize;
 
+use super::lora::Lora;
 use super::named::{Folder, joined};
 use super::optimizer::{Checkpoints, Defaults, Optimizer};
 use super::reader::{RecipeError, Section};
@@ -41,6 +42,9 @@ pub struct Optimization {
     /// When checkpoints are written, and which are kept.
     #[serde(flatten)]
     pub checkpoints: Checkpoints,
+    /// The adapter that is learnt in place of the weights, if `[stage.lora]` is there.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub lora: Option<Lora>,
 }
 
 impl Optimization {
@@ -50,7 +54,21 @@ impl Optimization {
             optimizer: Optimizer::resolve(s, of)?,
             decay_fraction: s.get_where("decay_fraction", 0.4, PROBABILITY, "between 0 and 1")?,
             checkpoints: Checkpoints::resolve(s, of)?,
+            lora: None,
         })
+    }
+
+    /// The optimizer, and the adapter if it moves one.
+    pub fn learnt(&self) -> (&Optimizer, Option<&Lora>) {
+        (&self.optimizer, self.lora.as_ref())
+    }
+
+    /// Of a stage that may learn an adapter.
+    pub(super) fn resolve_with_lora(s: &mut Section, of: &Defaults) -> Result<Optimization, RecipeError> {
+        let Some(lora) = Lora::resolve(s)? else { return Optimization::resolve(s, of) };
+        let optimization = Optimization::resolve(s, &Lora::defaults(of))?;
+        Lora::check(s, &optimization.optimizer)?;
+        Ok(Optimization { lora: Some(lora), ..optimization })
     }
 }
 

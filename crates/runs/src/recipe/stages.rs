@@ -358,6 +358,19 @@ impl Start {
     }
 }
 
+impl Start {
+    /// Refuses an adapter of weights that nobody has trained.
+    fn check_lora(&self, s: &Section, optimization: &Optimization) -> Result<(), RecipeError> {
+        match (self, &optimization.lora) {
+            (Start::New { .. }, Some(_)) => {
+                Err(s
+                    .wrong("lora", "needs weights that are trained, and stage.model is new: name them with stage.from"))
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
 impl Supervised {
     fn resolve(s: &mut Section, context: &RecipeContext, defaults: &Defaults) -> Result<Supervised, RecipeError> {
         let data: String = s.get_or("data", "traces".into())?;
@@ -366,6 +379,9 @@ impl Supervised {
         if trace_quit.is_empty() || !trace_quit.iter().all(|x| PROBABILITY(*x)) {
             return Err(s.wrong("trace_quit", "must be a list of probabilities"));
         }
+        let optimization = Optimization::resolve_with_lora(s, defaults)?;
+        let start = Start::resolve(s, context)?;
+        start.check_lora(s, &optimization)?;
         Ok(Supervised {
             data,
             epochs: s.get_where("epochs", 1, |n| (1..=1000).contains(&n), "1 to 1000")?,
@@ -377,8 +393,8 @@ impl Supervised {
             trace_luck: s.get_where("trace_luck", 0.25, PROBABILITY, "between 0 and 1")?,
             trace_direct: s.get_where("trace_direct", 0.35, PROBABILITY, "between 0 and 1")?,
             trace_quit,
-            optimization: Optimization::resolve(s, defaults)?,
-            start: Start::resolve(s, context)?,
+            optimization,
+            start,
         })
     }
 }
@@ -391,8 +407,10 @@ impl Rl {
             return Err(s.wrong("samples", "must be 2 or more: an answer is compared with others to its prompt"));
         }
         let clip_low = s.get_where("clip_low", 0.2, NOT_NEGATIVE, "0 or more")?;
-        let optimization = Optimization::resolve(s, &OF_REINFORCEMENT)?;
+        let optimization = Optimization::resolve_with_lora(s, &OF_REINFORCEMENT)?;
         optimization.optimizer.check_shards(s, rollouts.answers_of_an_update())?;
+        let start = Start::resolve(s, context)?;
+        start.check_lora(s, &optimization)?;
         Ok(Rl {
             rollouts,
             sampling_rounds: s.get_where("sampling_rounds", 1, |n| n > 0, "1 or more")?,
@@ -411,7 +429,7 @@ impl Rl {
             reward_format: s.get_where("reward_format", 0.0, NOT_NEGATIVE, "0 or more")?,
             reward_language: s.get_where("reward_language", 0.0, NOT_NEGATIVE, "0 or more")?,
             optimization,
-            start: Start::resolve(s, context)?,
+            start,
         })
     }
 }
@@ -445,9 +463,11 @@ impl Distil {
 impl OwnAnswers {
     fn resolve(s: &mut Section, context: &RecipeContext) -> Result<OwnAnswers, RecipeError> {
         let rollouts = Rollouts::resolve(s, context, &Sampling { prompts: 64, samples: 1 })?;
-        let optimization = Optimization::resolve(s, &OF_TUNING)?;
+        let optimization = Optimization::resolve_with_lora(s, &OF_TUNING)?;
         optimization.optimizer.check_shards(s, rollouts.answers_of_an_update())?;
-        Ok(OwnAnswers { rollouts, optimization, start: Start::resolve(s, context)? })
+        let start = Start::resolve(s, context)?;
+        start.check_lora(s, &optimization)?;
+        Ok(OwnAnswers { rollouts, optimization, start })
     }
 }
 

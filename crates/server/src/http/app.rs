@@ -1,13 +1,14 @@
 //! What every handler sees: the server's parts and settings, who asks, how a response is made.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock, PoisonError, RwLock};
 use std::time::Duration;
 
 use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use serde_json::Value;
 
+use super::adapters::{AdapterSource, LoadedAdapter};
 use super::cors::Cors;
 use super::fair_queue::FairQueue;
 use super::fetch::ImageHosts;
@@ -17,7 +18,7 @@ use super::tls::Tls;
 use crate::ledger::{Key, LedgerHandle, LedgerHandleError, Prechecked, Who};
 use crate::loader::{Lease, Loader, NotLoaded};
 use crate::money::Tariff;
-use crate::prompt::ServedModel;
+use crate::prompt::{ServedAdapter, ServedModel};
 use crate::wire::ApiError;
 use crate::worker::Snapshot;
 
@@ -78,21 +79,34 @@ pub struct Model {
     pub served: ServedModel,
     pub tariff: Tariff,
     pub(super) metrics: Metrics,
-    /// Its number, also in the loader.
+    /// Its number, also in the loader; of an adapter, its base's.
     pub(super) number: usize,
+    /// How accounts, logs and metrics call it.
+    account: String,
 }
 
 impl Model {
-    /// The name by which it stands in accounts, logs and metrics.
+    fn new(served: ServedModel, tariff: Tariff, number: usize) -> Arc<Model> {
+        let account = match &served.adapter {
+            None => served.names[0].clone(),
+            Some(adapter) => format!("{}@{}", served.names[0], adapter.sha256),
+        };
+        Arc::new(Model { served, tariff, metrics: Metrics::default(), number, account })
+    }
+
+    /// The name by which it stands in accounts, logs and metrics; of an adapter with the hash of its weights, since
+    /// another may have its name later.
     pub(super) fn name(&self) -> &str {
-        &self.served.names[0]
+        &self.account
     }
 }
 
 /// What every handler sees.
 pub struct App {
-    /// At least one; no two have a name in common.
-    models: Vec<Arc<Model>>,
+    /// At least one; no two have a name in common. Adapters come and go.
+    models: RwLock<Vec<Arc<Model>>>,
+    currency: String,
+    adapters: OnceLock<Arc<dyn AdapterSource>>,
     loader: Loader,
     /// The ledger's thread.
     pub ledger: LedgerHandle,
@@ -113,29 +127,88 @@ impl App {
         settings: Settings,
     ) -> Arc<App> {
         let numbered = models.into_iter().enumerate();
-        let model =
-            |(number, (served, tariff))| Arc::new(Model { served, tariff, metrics: Metrics::default(), number });
-        let models: Vec<Arc<Model>> = numbered.map(model).collect();
-        assert!(!models.is_empty(), "a server has a model");
+        let models: Vec<_> = numbered.map(|(number, (served, tariff))| Model::new(served, tariff, number)).collect();
+        let currency = models.first().expect("a server has a model").tariff.currency.clone();
+        let (models, adapters) = (RwLock::new(models), OnceLock::new());
         let (connections, draining) = (Connections::default(), AtomicBool::new(false));
         let queue = FairQueue::new(settings.body_bytes_max);
-        Arc::new(App { models, loader, ledger, settings, connections, draining, queue })
+        Arc::new(App { models, currency, adapters, loader, ledger, settings, connections, draining, queue })
     }
 
-    /// All models, the first one first.
-    pub(super) fn models(&self) -> &[Arc<Model>] {
-        &self.models
+    /// All models as they are now, the first one first.
+    pub(super) fn models(&self) -> Vec<Arc<Model>> {
+        self.models.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// From now on adapters are loaded from there.
+    pub fn load_adapters_from(&self, source: Arc<dyn AdapterSource>) {
+        // Whoever starts a server says so once.
+        let _ = self.adapters.set(source);
+    }
+
+    pub(super) fn adapter_source(&self) -> Option<Arc<dyn AdapterSource>> {
+        self.adapters.get().cloned()
+    }
+
+    /// The model that is no adapter, if there is one of these.
+    pub(super) fn only_base(&self) -> Option<Arc<Model>> {
+        let mut bases = self.models().into_iter().filter(|model| model.served.adapter.is_none());
+        let only = bases.next();
+        only.filter(|_| bases.next().is_none())
+    }
+
+    /// [`App::add_adapter`] of the model with this number, with prices of its own: before the server starts.
+    ///
+    /// # Errors
+    /// Why not, in words.
+    pub fn serve_adapter(
+        &self,
+        number: usize,
+        name: &str,
+        loaded: LoadedAdapter,
+        tariff: Tariff,
+    ) -> Result<(), String> {
+        let base = self.models().into_iter().find(|model| model.number == number).ok_or("no such model")?;
+        self.add(&base, name, loaded, tariff).map(drop).map_err(|error| error.message)
+    }
+
+    /// Serves the adapter of a model from now on, by this name.
+    pub(super) fn add_adapter(&self, base: &Model, name: &str, loaded: LoadedAdapter) -> Result<Arc<Model>, ApiError> {
+        self.add(base, name, loaded, base.tariff.clone())
+    }
+
+    fn add(&self, base: &Model, name: &str, loaded: LoadedAdapter, tariff: Tariff) -> Result<Arc<Model>, ApiError> {
+        let LoadedAdapter { adapter, sha256 } = loaded;
+        let adapter = ServedAdapter { adapter, sha256, base: base.served.names[0].clone() };
+        let served = base.served.with_adapter(name, adapter).map_err(ApiError::invalid)?;
+        let model = Model::new(served, tariff, base.number);
+        let mut models = self.models.write().unwrap_or_else(PoisonError::into_inner);
+        if models.iter().any(|model| model.served.is_named(name)) {
+            let message = format!("There is a model `{name}` already: unload it first, or choose another name.");
+            return Err(ApiError::param("name", message));
+        }
+        models.push(Arc::clone(&model));
+        Ok(model)
+    }
+
+    /// Serves an adapter no more.
+    pub(super) fn remove_adapter(&self, name: &str) -> Result<Arc<Model>, ApiError> {
+        let mut models = self.models.write().unwrap_or_else(PoisonError::into_inner);
+        let found = models.iter().position(|model| model.served.adapter.is_some() && model.served.is_named(name));
+        found.map(|at| models.remove(at)).ok_or_else(|| ApiError::no_model(name))
     }
 
     /// The model that clients call so.
     pub(super) fn model(&self, name: &str) -> Result<Arc<Model>, ApiError> {
-        let model = self.models.iter().find(|model| model.served.is_named(name));
+        let models = self.models.read().unwrap_or_else(PoisonError::into_inner);
+        let model = models.iter().find(|model| model.served.is_named(name));
         model.cloned().ok_or_else(|| ApiError::no_model(name))
     }
 
     /// What is said of a model of text that was asked for pictures, with those that can.
     pub(super) fn no_pictures(&self, name: &str, does: &str) -> String {
-        let can = self.models.iter().filter(|model| model.served.pictures.is_some());
+        let models = self.models();
+        let can = models.iter().filter(|model| model.served.pictures.is_some());
         let can: Vec<String> = can.map(|model| format!("`{}`", model.name())).collect();
         match can.is_empty() {
             true => format!("`{name}` is a model of text and {does} no pictures, and no model here does."),
@@ -145,7 +218,7 @@ impl App {
 
     /// The currency of all prices and balances.
     pub(super) fn currency(&self) -> &str {
-        &self.models[0].tariff.currency
+        &self.currency
     }
 
     /// The model in memory, for as long as the lease lasts.
@@ -169,7 +242,8 @@ impl App {
 
     /// When an answer that is under way may have ended, in seconds.
     pub(super) fn retry_after_s(&self) -> u64 {
-        let engines = self.models.iter().filter_map(|model| self.engine(model));
+        let models = self.models();
+        let engines = models.iter().filter_map(|model| self.engine(model));
         engines.map(|engine| engine.retry_after_s(0)).min().unwrap_or(1)
     }
 

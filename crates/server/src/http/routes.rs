@@ -8,10 +8,11 @@ use axum::extract::rejection::PathRejection;
 use axum::extract::{Path, State};
 use axum::http::{HeaderMap, header};
 use axum::response::{IntoResponse, Response};
-use axum::routing::{MethodRouter, get, post};
+use axum::routing::{MethodRouter, delete, get, post};
 use serde_json::{Value, json};
 use wels_data::chat::strftime;
 
+use super::adapters;
 use super::app::{App, Model, json_response};
 use super::around;
 use super::embeddings::embeddings;
@@ -22,6 +23,7 @@ use super::openapi;
 use super::pages;
 use super::record::Record;
 use crate::money::Nanos;
+use crate::prompt::ServedAdapter;
 use crate::wire::ApiError;
 use crate::worker::Snapshot;
 
@@ -32,7 +34,9 @@ impl App {
             .route("/health", get(health))
             .route("/metrics", get(read_metrics))
             .route("/user/balance", get(balance))
-            .route("/v1/user/balance", get(balance));
+            .route("/v1/user/balance", get(balance))
+            .route("/v1/adapters", post(adapters::add).get(adapters::list))
+            .route("/v1/adapters/{*name}", delete(adapters::remove));
         for prefix in ["", "/v1", "/beta", "/beta/v1"] {
             let beta = prefix.starts_with("/beta");
             router = router
@@ -64,7 +68,9 @@ fn answers(endpoint: Endpoint) -> MethodRouter<Arc<App>> {
 
 /// For load balancers: 200 while requests are taken, the engine moves and the ledger can be written.
 async fn health(State(app): State<Arc<App>>) -> Response {
-    let engines: Vec<Snapshot> = app.models().iter().filter_map(|model| app.engine(model)).collect();
+    let models = app.models();
+    let bases = || models.iter().filter(|model| model.served.adapter.is_none());
+    let engines: Vec<Snapshot> = bases().filter_map(|model| app.engine(model)).collect();
     let (status, word) = if !engines.iter().all(|engine| engine.is_healthy(app.settings.stuck_after)) {
         (503, "the engine does not move")
     } else if !app.ledger.is_healthy() {
@@ -76,7 +82,7 @@ async fn health(State(app): State<Arc<App>>) -> Response {
     };
     let running: usize = engines.iter().map(|engine| engine.status.running).sum();
     let queued: usize = engines.iter().map(|engine| engine.status.waiting.len()).sum();
-    let waiting = queued + app.models().iter().map(|model| app.waiting_for(model)).sum::<usize>();
+    let waiting = queued + bases().map(|model| app.waiting_for(model)).sum::<usize>();
     json_response(status, &json!({"status": word, "running": running, "waiting": waiting}))
 }
 
@@ -89,7 +95,10 @@ async fn read_metrics(
         let message = "Only keys made with `wels keys add NAME --admin` may read metrics.";
         return Err(ApiError::forbidden(message));
     }
-    let models = app.models().iter().map(|model| (model.name(), &model.metrics, app.engine(model)));
+    let models = app.models();
+    // An adapter's engine is its base's.
+    let engine = |model: &Model| if model.served.adapter.is_none() { app.engine(model) } else { None };
+    let models = models.iter().map(|model| (model.name(), &model.metrics, engine(model)));
     let text = metrics::text(&app.connections, &models.collect::<Vec<_>>());
     Ok(([(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], text).into_response())
 }
@@ -104,6 +113,7 @@ fn describe(app: &App, model: &Model, name: &str) -> Value {
         "context_length": served.context, "max_output_tokens": served.output_tokens_max,
         "thinking": served.thinks(), "images": served.pictures.is_some(), "loaded": app.engine(model).is_some(),
         "pricing": {"currency": tariff.currency, "per_million_tokens": prices},
+        "adapter": served.adapter.as_ref().map(ServedAdapter::describe),
     })
 }
 
@@ -113,7 +123,8 @@ async fn models(
     headers: HeaderMap,
 ) -> Result<Response, ApiError> {
     app.authenticate(&headers, &record).await?;
-    let named = app.models().iter().flat_map(|model| model.served.names.iter().map(move |name| (model, name)));
+    let all = app.models();
+    let named = all.iter().flat_map(|model| model.served.names.iter().map(move |name| (model, name)));
     let named: Vec<(&Arc<Model>, &String)> = named.collect();
     let models: Vec<Value> = named.iter().map(|(model, name)| describe(&app, model, name)).collect();
     let ends = (named.first().map(|named| named.1), named.last().map(|named| named.1));

@@ -118,6 +118,7 @@ impl Setup {
             embedding_width: 24,
             fingerprint: "test".to_owned(),
             created_unix_s: 0,
+            adapter: None,
         }
     }
 }
