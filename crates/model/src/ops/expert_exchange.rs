@@ -66,7 +66,7 @@ impl Exchanged {
     }
 
     /// `[S, D]` to `[R, D]`.
-    fn to_holders(&self, rows: &[f32], cols: usize) -> Vec<f32> {
+    fn send_rows(&self, rows: &[f32], cols: usize) -> Vec<f32> {
         let mut rest = rows;
         let mut for_place = |place: usize| {
             let (rows, others) = rest.split_at(total(self.own_at(place)) * cols);
@@ -98,7 +98,7 @@ impl Exchanged {
     }
 
     /// `[R, D]` to `[S, D]`.
-    fn from_holders(&self, rows: &[f32], cols: usize) -> Vec<f32> {
+    fn return_rows(&self, rows: &[f32], cols: usize) -> Vec<f32> {
         let of = |place: usize| self.held_of(place).sum::<u32>() as usize;
         let mut send: Vec<Vec<u8>> =
             (0..self.share.ranks()).map(|place| Vec::with_capacity(of(place) * cols * 4)).collect();
@@ -171,7 +171,7 @@ pub fn to_holders(g: &mut Graph, share: &ExpertShare, x: &Var, loads: Vec<u32>) 
     let y = tensor(g.tensor(exchanged.rows(), cols), &rows);
     let (dx, by) = (x.gradient(), exchanged.clone());
     let y = g.record("to_holders", y, move |back, dy| {
-        let rows = by.from_holders(&dy.to_host(), cols);
+        let rows = by.return_rows(&dy.to_host(), cols);
         let dx_rows = tensor(back.like(dx), &rows);
         back.give(dx, dx_rows);
     });
@@ -182,11 +182,11 @@ pub fn to_holders(g: &mut Graph, share: &ExpertShare, x: &Var, loads: Vec<u32>) 
 /// this one's.
 pub fn from_holders(g: &mut Graph, h: &Var, exchanged: &Arc<Exchanged>) -> Var {
     let cols = h.cols();
-    let rows = exchanged.from_holders(&h.to_host(), cols);
+    let rows = exchanged.return_rows(&h.to_host(), cols);
     let y = tensor(g.tensor(total(&exchanged.own), cols), &rows);
     let (dh, by) = (h.gradient(), exchanged.clone());
     g.record("from_holders", y, move |back, dy| {
-        let rows = by.to_holders(&dy.to_host(), cols);
+        let rows = by.send_rows(&dy.to_host(), cols);
         let dh_rows = tensor(back.like(dh), &rows);
         back.give(dh, dh_rows);
     })

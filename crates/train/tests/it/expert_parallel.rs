@@ -16,7 +16,7 @@ use wels_model::tape::{Execution, Recompute};
 use wels_train::muon::Rule;
 use wels_train::trainer::{Hyperparameters, State, StepError, StepReport, Trainer};
 
-use crate::ranks::{Bits, KINDS, SHARDS, batch, bits, pretraining, steps, world};
+use crate::ranks::{Bits, KINDS, SHARDS, Saved, batch, bits, pretraining, steps, world};
 use crate::trainer::{T, config, hyper};
 
 /// Ranks, and how many of them share the experts.
@@ -140,7 +140,7 @@ fn a_training_goes_on_with_another_layout() {
             bits(&trainer)
         });
         let key = Key { seed: 3, stream: 7 };
-        let mut saved: Option<(u64, Params, [Vec<Vec<f32>>; 2])> = None;
+        let mut saved: Option<Saved> = None;
         for piece in 0..12 {
             let (ranks, sharing) = [(1, 1), LAYOUTS[0], LAYOUTS[1], LAYOUTS[2], LAYOUTS[3], LAYOUTS[4], LAYOUTS[5]]
                 [key.below_at(piece, 7) as usize];

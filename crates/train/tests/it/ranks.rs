@@ -50,7 +50,7 @@ pub fn bits(trainer: &Trainer) -> Bits {
 }
 
 /// What a checkpoint has: steps, weights, and the optimizer's two means of each parameter.
-type Saved = (u64, Params, [Vec<Vec<f32>>; 2]);
+pub type Saved = (u64, Params, [Vec<Vec<f32>>; 2]);
 
 /// The naive device takes some seconds a step.
 pub fn steps() -> u64 {
