@@ -132,8 +132,8 @@ pub fn held_at(place: usize, ranks: usize, count: usize) -> Range<usize> {
     place * each..(place + 1) * each
 }
 
-/// Of gradients of a rank's experts, of the shards of each of the N ranks of its group, `[E/N, N, rows, cols]`, the sums
-/// `[E/N, rows, cols]` by the tree that adds up shards. `tensor` gives memory.
+/// Of gradients of a rank's experts, of the shards of each of the N ranks of its group, `[E/N, N, rows, cols]`, the
+/// sums `[E/N, rows, cols]` by the tree that adds up shards. `tensor` gives memory.
 pub fn sum_over_ranks(
     gradients: &Tensor,
     experts: usize,

@@ -234,8 +234,8 @@ impl Model {
         Grads::new(device, &self.config, &self.slots)
     }
 
-    /// Room for the gradients of what is learnt of `params`: of an adapter among them, or else of all; of ranks of which
-    /// so many share the experts, for one micro-batch each (with more it grows).
+    /// Room for the gradients of what is learnt of `params`: of an adapter among them, or else of all; of ranks of
+    /// which so many share the experts, for one micro-batch each (with more it grows).
     pub fn grads_of(&self, params: &Params, ranks: usize) -> Grads {
         if params.frozen() > 0 {
             return Grads::of_adapter(params);

@@ -12,7 +12,10 @@ use wels_runs::receipt::{RECEIPT, Receipt};
 use crate::lab::{Lab, Numbers, Said, wait_until};
 use crate::stages::{self, lines, metrics, text, weights};
 
-const KILLS: usize = 3;
+/// How often a rank is killed; `WELS_KILLS` for another number.
+fn kills() -> usize {
+    std::env::var("WELS_KILLS").map_or(3, |number| number.parse().expect("a number of kills"))
+}
 
 /// Stages whose weights and metrics are compared.
 const TRAINED: [&str; 4] = ["pretrain", "base", "reinforced", "student"];
@@ -137,7 +140,7 @@ fn a_killed_rank_ends_the_others_and_the_run_goes_on() {
     lab.done(&["run", &recipe(&lab, "whole")]);
     let mut numbers = Numbers(91);
     let (mut kills, mut run) = (0, 0);
-    while kills < KILLS {
+    while kills < self::kills() {
         let name = format!("killed-{run}");
         let file = recipe(&lab, &name);
         for at in ["pretrain", "reinforced", "student"] {

@@ -59,7 +59,7 @@ impl Lora {
         Ok(Some(lora))
     }
 
-    /// Defaults of a stage with an adapter: layers of multi-token prediction have none, and so no loss, and routers stay.
+    /// Defaults of a stage with an adapter: layers of multi-token prediction have none, and so no loss; routers stay.
     pub(super) fn defaults(of: &Defaults) -> Defaults {
         Defaults { mtp_lambda: 0.0, bias_update_speed: 0.0, ..*of }
     }

@@ -132,7 +132,8 @@ fn every_parameter_that_is_described_is_taken() {
     let lab = crate::images::lab(Setup::default());
     let (_, addresses) = described(&lab);
     assert!(addresses.len() >= 8, "{:?}", addresses.keys());
-    for (path, properties) in &addresses {
+    // What only operators may ask for is tested with their keys, where it belongs.
+    for (path, properties) in addresses.iter().filter(|(path, _)| *path != "/v1/adapters") {
         let address = path.trim_start_matches("/v1/").trim_start_matches("/beta/");
         for (name, property) in properties.as_object().unwrap() {
             let mut body = match address {
@@ -187,9 +188,12 @@ fn every_address_is_described_and_the_page_has_all_of_them() {
     let page = lab.request("GET", "/docs", "", b"");
     assert_eq!((page.status, page.header("content-type")), (200, Some("text/html; charset=utf-8")));
     for (path, methods) in api["paths"].as_object().unwrap() {
-        let method = if methods["post"].is_object() { "POST" } else { "GET" };
-        let reply = lab.request(method, &path.replace("{model}", "tiny"), &lab.key, b"{}");
-        assert!(![404, 405].contains(&reply.status), "{path}: {}", reply.status);
-        assert!(page.body.contains(&format!("<code>{method} {path}</code>")), "{path}");
+        for method in methods.as_object().unwrap().keys().filter(|key| ["get", "post", "delete"].contains(&&***key)) {
+            let method = method.to_uppercase();
+            let address = path.replace("{model}", "tiny").replace("{name}", "tiny");
+            let reply = lab.request(&method, &address, &lab.key, b"{}");
+            assert!(![404, 405].contains(&reply.status), "{method} {path}: {}", reply.status);
+            assert!(page.body.contains(&format!("<code>{method} {path}</code>")), "{method} {path}");
+        }
     }
 }

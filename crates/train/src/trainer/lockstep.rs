@@ -24,8 +24,8 @@ impl Trainer {
         (passes(shard), all.max().expect("a world has ranks"))
     }
 
-    /// Where ranks share the experts: has their gradients added up over the ranks at once, if each has one shard and one
-    /// micro-batch of it.
+    /// Where ranks share the experts: has their gradients added up over the ranks at once, if each has one shard and
+    /// one micro-batch of it.
     pub(super) fn choose_sums(&mut self, batch: &Batch, micro_rows: usize) {
         let Some(ranks) = self.state.params.share().map(ExpertShare::ranks) else { return };
         let is_one_shard = self.hyper.gradient_shards == self.comm.world();

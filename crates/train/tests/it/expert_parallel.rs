@@ -94,7 +94,7 @@ fn micro_batches_recomputation_and_optimizer_change_no_bit_and_no_figure() {
     }
 }
 
-/// Sequences of very different lengths, fewer than shards: ranks have different numbers of micro-batches, and some none.
+/// Sequences of very different lengths, fewer than shards: ranks have different numbers of micro-batches, some none.
 fn uneven() -> Batch {
     let lengths = [16, 1, 1, 2, 9];
     let starts: Vec<u32> = lengths
