@@ -20,7 +20,7 @@ use std::borrow::Cow;
 use std::ops::Range;
 use std::sync::Arc;
 use wels_device::host::random;
-use wels_device::{BlockType, Device, Dtype, Packed, Source, Start, Tensor, WeightRef};
+use wels_device::{BlockType, Device, Dtype, Packed, Source, Tensor, WeightRef};
 
 /// The values of all parameters, on a device or two. Clones share them until one is changed.
 #[derive(Clone, Debug)]

@@ -94,7 +94,7 @@ impl ModelArgs {
         for (names, path) in named {
             let whose =
                 |error: anyhow::Error| if self.models.len() > 1 { error.context(names[0].clone()) } else { error };
-            let location = locate(path)?;
+            let location = locate(path).map_err(whose)?;
             let (served, recipe) = self.open_one(names.clone(), &location).map_err(whose)?;
             bases.push(match &recipe.opened {
                 Opened::Text(open) => {

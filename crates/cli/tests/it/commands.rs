@@ -85,7 +85,8 @@ fn failures_are_a_sentence_and_a_hint() {
         (&["run", "text"], "error: text is not a run\nhint: a run's directory holds run.json and recipe.toml\n"),
         (
             &["score", "text", "--text", "a"],
-            "error: text is no model\nhint: give a directory with config.json and safetensors files, a run, or a .gguf file\n",
+            "error: text is no model\n\
+             hint: give a directory with config.json and safetensors files, a run, an adapter, or a .gguf file\n",
         ),
         (&["score", "text"], "error: the following required arguments were not provided:"),
         (&["plan", "deepseek-v4"], "error: deepseek-v4 is neither a file, a preset nor the name of a model: "),
