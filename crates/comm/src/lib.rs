@@ -132,7 +132,9 @@ impl Comm for Single {
 
 /// Numbers as bytes, bit for bit.
 pub fn to_bytes(values: &[f32]) -> Vec<u8> {
-    values.iter().flat_map(|value| value.to_le_bytes()).collect()
+    let mut bytes = vec![0; 4 * values.len()];
+    bytes.chunks_exact_mut(4).zip(values).for_each(|(bytes, value)| bytes.copy_from_slice(&value.to_le_bytes()));
+    bytes
 }
 
 /// The inverse of [`to_bytes`].

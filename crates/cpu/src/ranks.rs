@@ -17,15 +17,15 @@ use std::panic::resume_unwind;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 
-use wels_comm::{Comm, Lost};
+use wels_comm::{Comm, Lost, from_bytes, to_bytes};
 use wels_device::Device;
 
 use crate::Cpu;
 use part::Pieces;
 pub use part::largest_share;
 pub(crate) use part::{Kept, Part, Piece};
+use task::Task;
 pub(crate) use task::{FeedForward, Grouped};
-use task::{Task, numbers};
 
 /// Bytes of a parameter that is not worth a message: it stays with the first rank.
 pub const SMALL_BYTES: usize = 64 << 10;
@@ -90,7 +90,7 @@ impl Ranks {
                 Task::End => return Ok(()),
                 task => task.run(|id| self.part(id)),
             };
-            self.comm.gather(task::bytes(&results))?;
+            self.comm.gather(to_bytes(&results))?;
         }
     }
 
@@ -124,8 +124,8 @@ impl Ranks {
     /// What all ranks have of a parameter, by rank, as numbers; while they load, and all call it.
     pub(crate) fn gather_all(&self, own: &[f32]) -> Vec<Vec<f32>> {
         let _turn = lock(&self.turn);
-        let gathered = self.comm.all_gather(task::bytes(own)).unwrap_or_else(|lost| self.fail(lost));
-        gathered.iter().map(|bytes| numbers(bytes)).collect()
+        let gathered = self.comm.all_gather(to_bytes(own)).unwrap_or_else(|lost| self.fail(lost));
+        gathered.iter().map(|bytes| from_bytes(bytes)).collect()
     }
 
     /// Has each rank do its task, this one's last, after `meanwhile`; what came of them, by rank.
@@ -150,7 +150,7 @@ impl Ranks {
         if asks {
             let gathered = self.comm.gather(Vec::new()).unwrap_or_else(|lost| self.fail(lost));
             for (result, bytes) in results.iter_mut().zip(&gathered).skip(1) {
-                *result = numbers(bytes);
+                *result = from_bytes(bytes);
             }
         }
         results

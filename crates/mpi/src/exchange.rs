@@ -23,6 +23,11 @@ const INLINE: usize = 4088;
 /// Bytes of a piece of what is left.
 const PIECE: usize = 1 << 30;
 
+/// The longest rests between two questions for what is under way: while other ranks may still compute, and while they
+/// are there and large messages go, which MPI moves on only when it is asked.
+const LONG_REST: Duration = Duration::from_millis(2);
+const SHORT_REST: Duration = Duration::from_micros(100);
+
 /// What is under way with another rank.
 struct Pending<'s> {
     request: Request<'s>,
@@ -59,7 +64,7 @@ pub(crate) fn exchange(
         for (&with, first) in to.iter().zip(&firsts) {
             under_way.push(Pending::send(watch.must(comm.isend(scope, first, with as i32, FIRST)), with));
         }
-        wait(watch, &mut under_way)?;
+        wait(watch, &mut under_way, LONG_REST)?;
         counts = under_way.iter().take(from.len()).filter_map(|pending| pending.count).collect();
         Ok(())
     })?;
@@ -82,7 +87,7 @@ pub(crate) fn exchange(
                 under_way.push(Pending::send(watch.must(comm.isend(scope, piece, with as i32, REST)), with));
             }
         }
-        wait(watch, &mut under_way)
+        wait(watch, &mut under_way, SHORT_REST)
     })?;
     if route.sends(rank, rank) {
         received[rank] = send.into_own(rank);
@@ -113,7 +118,7 @@ fn in_scope<'env>(body: impl for<'s> FnOnce(&'s Scope<'s, 'env>) -> Result<(), L
 
 /// Asks for what is under way until all is done. Of a rank that has left, what it has not sent is given up; what this
 /// rank sends to it is taken there, so that nothing is left in MPI's hands.
-fn wait(watch: &mut Watch, under_way: &mut [Pending]) -> Result<(), Lost> {
+fn wait(watch: &mut Watch, under_way: &mut [Pending], longest: Duration) -> Result<(), Lost> {
     let begin = Instant::now();
     let mut lost = None;
     let mut tries = 0u32;
@@ -143,16 +148,16 @@ fn wait(watch: &mut Watch, under_way: &mut [Pending]) -> Result<(), Lost> {
             watch.drain();
         }
         tries = if came { 0 } else { tries + 1 };
-        rest(tries, begin.elapsed());
+        rest(tries, begin.elapsed(), longest);
     }
 }
 
 /// Leaves the core to others, for longer the longer nothing comes.
-fn rest(tries: u32, waited: Duration) {
+fn rest(tries: u32, waited: Duration, longest: Duration) {
     match tries {
         0 => {}
         1..16 => thread::yield_now(),
-        _ => thread::sleep((waited / 16).clamp(Duration::from_micros(20), Duration::from_millis(2))),
+        _ => thread::sleep((waited / 16).clamp(Duration::from_micros(20), longest)),
     }
 }
 

@@ -234,7 +234,8 @@ impl Owned {
     /// What belongs to a rank of what this one holds too, parameter by parameter.
     fn for_rank<'a>(&self, rank: usize, values: impl Fn(usize) -> &'a [f32]) -> Vec<u8> {
         let shared = self.splits.iter().enumerate().filter(|(_, split)| split.is_shared(rank, self.rank));
-        shared.flat_map(|(param, split)| to_bytes(&values(param)[split.here(rank, self.world)])).collect()
+        let part = |(param, split): (usize, &Split)| to_bytes(&values(param)[split.here(rank, self.world)]);
+        shared.map(part).collect::<Vec<_>>().concat()
     }
 
     /// How the ranks' devices hand each other numbers, where they can without the host.
@@ -354,7 +355,7 @@ impl Owned {
         }
         let mine = |chosen: &[usize]| -> Vec<u8> {
             let of_param = |param: &usize| to_bytes(&params.tensors()[*param].to_host()[self.part(*param)]);
-            chosen.iter().flat_map(of_param).collect()
+            chosen.iter().map(of_param).collect::<Vec<_>>().concat()
         };
         let gathered = comm.all_gather(mine(&others))?;
         // Experts are those of the same place in each group.

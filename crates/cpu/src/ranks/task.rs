@@ -3,6 +3,7 @@
 use std::borrow::{Borrow, Cow};
 use std::ops::Range;
 
+use wels_comm::{from_bytes, to_bytes};
 use wels_device::Gating;
 use wels_kernels::quant::{self, QuantMatrix};
 use wels_kernels::swiglu;
@@ -176,18 +177,6 @@ impl Task<'_> {
     }
 }
 
-/// Numbers as bytes.
-pub(super) fn bytes(values: &[f32]) -> Vec<u8> {
-    let mut bytes = vec![0; 4 * values.len()];
-    bytes.chunks_exact_mut(4).zip(values).for_each(|(bytes, value)| bytes.copy_from_slice(&value.to_le_bytes()));
-    bytes
-}
-
-/// The inverse of [`bytes`].
-pub(super) fn numbers(bytes: &[u8]) -> Vec<f32> {
-    bytes.chunks_exact(4).map(|bytes| f32::from_le_bytes(bytes.try_into().expect("four bytes"))).collect()
-}
-
 #[derive(Default)]
 struct Writer(Vec<u8>);
 
@@ -203,7 +192,7 @@ impl Writer {
 
     fn numbers(&mut self, values: &[f32]) {
         self.word(values.len() as u32);
-        self.0.extend_from_slice(&bytes(values));
+        self.0.extend_from_slice(&to_bytes(values));
     }
 
     fn gating(&mut self, gating: Gating) {
@@ -241,7 +230,7 @@ impl Reader<'_> {
 
     fn numbers(&mut self) -> Vec<f32> {
         let len = 4 * self.word() as usize;
-        numbers(self.0.split_off(..len).expect("a whole message"))
+        from_bytes(self.0.split_off(..len).expect("a whole message"))
     }
 
     fn gating(&mut self) -> Gating {

@@ -157,7 +157,7 @@ impl App {
         only.filter(|_| bases.next().is_none())
     }
 
-    /// [`App::add_adapter`] of the model with this number, with prices of its own: before the server starts.
+    /// An adapter of the model with this number, with prices of its own, from the start of the server.
     ///
     /// # Errors
     /// Why not, in words.
