@@ -114,6 +114,8 @@ fn one_answer_in_64_settings(name: &str, loaded: &LoadedModel, whole: &Options) 
     let mut dice = Dice { key: Key { seed: 11, stream: name.len() as u64 }, thrown: 0 };
     let shared = dice.tokens(50);
     let (mut preempted, mut accepted, mut cached) = (0, 0, 0);
+    // An emulated card takes some 20 times as long for each.
+    let rounds = if is_emulated() { 6 } else { 16 };
     for kind in 0..4 {
         let mut wanted = dice.request(&shared);
         wanted.prompt = [&shared[..40], &wanted.prompt[..]].concat();
@@ -131,8 +133,7 @@ fn one_answer_in_64_settings(name: &str, loaded: &LoadedModel, whole: &Options) 
             let bits = |t: &Token| (t.token, t.logprob.map(f32::to_bits), t.top_logprobs.clone());
             tokens.iter().map(bits).collect::<Vec<_>>()
         };
-        // An emulated card takes some 20 times as long for each.
-        for round in 0..if is_emulated() { 6 } else { 16 } {
+        for round in 0..rounds {
             let mut engine = engine(loaded, dice.options(loaded, whole));
             let threads = 1 + dice.below(2);
             let got = par::with_threads(threads, || among_others(&mut engine, &mut dice, &shared, &wanted));
