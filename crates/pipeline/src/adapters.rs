@@ -27,7 +27,7 @@ pub fn adapted(base: Option<Location>, folder: &Path) -> Result<Location> {
     };
     if let Location::Adapted { adapter, .. } = &base {
         let message = format!("{} has an adapter already: {}", base.path().display(), adapter.display());
-        return Err(refuse(message, "merge that one first: wels convert MODEL --merge ADAPTER --out DIR"));
+        return Err(refuse(message, "merge that one first: wels convert MODEL OUT --merge ADAPTER"));
     }
     check_base(&files, &base)?;
     Ok(Location::Adapted { base: Box::new(base), adapter: folder.to_path_buf() })

@@ -169,5 +169,6 @@ fn check_same(config: &ModelConfig, wanted: &AdapterConfig, adapter: &Adapter) -
         found.alpha,
         adapted.len()
     );
-    Err(refuse(message, "give it the same keys, or begin with the merged weights: wels convert MODEL --merge ADAPTER"))
+    let hint = "give it the same keys, or begin with the merged weights: wels convert MODEL OUT --merge ADAPTER";
+    Err(refuse(message, hint))
 }

@@ -22,7 +22,7 @@ use crate::model::{LoadArgs, Location, default_name, locate};
 use crate::opened::Opened;
 use crate::over::Over;
 
-const MERGE: &str = "serve the merged weights: wels convert MODEL --merge ADAPTER";
+const MERGE: &str = "serve the merged weights: wels convert MODEL OUT --merge ADAPTER";
 
 /// What the command line says of the models.
 #[derive(clap::Args)]

@@ -38,6 +38,19 @@ checkpoint_every = 3
 lora = { rank = 4, alpha = 8, target_modules = ["q_a_proj", "q_b_proj", "kv_b_proj", "o_proj"] }
 
 [[stage]]
+name = "read"
+kind = "pretrain"
+from = "base"
+data = "traces"
+traces = 200
+trace_direct = 1.0
+batch_tokens = 512
+gradient_shards = 4
+learning_rate = 3e-3
+checkpoint_every = 2
+lora = { rank = 2 }
+
+[[stage]]
 name = "reinforced"
 kind = "rl"
 from = "tuned"
@@ -102,7 +115,7 @@ max_tokens = 8
 "#;
 
 /// Stages that learn adapters.
-const ADAPTED: [&str; 4] = ["tuned", "reinforced", "drawn", "corrected"];
+const ADAPTED: [&str; 5] = ["tuned", "read", "reinforced", "drawn", "corrected"];
 
 fn recipe(lab: &Lab, name: &str, micro_rows: usize) -> String {
     let changes = [
@@ -174,8 +187,9 @@ fn stages_that_learn_adapters_end_the_same_behind_kills_and_on_any_number_of_ran
         let name = format!("killed-{run}");
         let file = recipe(&lab, &name, [100, 300][run % 2]);
         for at in ADAPTED {
-            let ranks = [1, 2, 4][moments.below(3) as usize].to_string();
-            let mut child = lab.start(&["run", &file, "--ranks", &ranks]);
+            // The base has experts, which ranks share until an adapter is learnt.
+            let [ranks, sharing] = [["1", "1"], ["2", "1"], ["4", "1"], ["4", "2"]][moments.below(4) as usize];
+            let mut child = lab.start(&["run", &file, "--ranks", ranks, "--expert-parallel", sharing]);
             let before = lines(&lab, &name, at);
             let came = wait_until(&mut child, || lines(&lab, &name, at) != before);
             std::thread::sleep(Duration::from_micros(moments.below(30_000)));
@@ -184,7 +198,7 @@ fn stages_that_learn_adapters_end_the_same_behind_kills_and_on_any_number_of_ran
             child.wait().unwrap();
             kills += usize::from(came && !over);
         }
-        lab.done(&["run", &file, "--ranks", "2"]);
+        lab.done(&["run", &file, "--ranks", "2", "--expert-parallel", ["2", "1"][run % 2]]);
         for stage in ADAPTED {
             assert_eq!(files(&lab, &name, stage), files(&lab, "whole", stage), "{stage} of {name}");
             assert_eq!(metrics(&lab, &name, stage), metrics(&lab, "whole", stage), "{stage} of {name}");

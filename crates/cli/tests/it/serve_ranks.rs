@@ -101,6 +101,8 @@ mod mpi {
     use crate::lab::Numbers;
     use crate::serve::{PIECE_TOKENS, count, long_stream, send};
     use std::collections::HashMap;
+    use std::io::Write;
+    use std::net::TcpStream;
     use std::thread;
     use std::time::{Duration, Instant};
     use wels_server::ledger::Ledger;
@@ -138,6 +140,14 @@ mod mpi {
         let mut ranks: Vec<(usize, u32)> = children.filter_map(|id| Some((rank_of(id)?, id))).collect();
         ranks.sort();
         ranks.into_iter().map(|(_, id)| id).collect()
+    }
+
+    fn health(server: &Server) -> String {
+        let mut stream = TcpStream::connect(&server.address).unwrap();
+        stream.write_all(b"GET /health HTTP/1.1\r\nHost: t\r\nConnection: close\r\n\r\n").unwrap();
+        let mut reply = String::new();
+        stream.read_to_string(&mut reply).unwrap();
+        reply
     }
 
     fn signal(id: u32, name: &str) {
@@ -203,6 +213,7 @@ mod mpi {
             let mut reply = String::new();
             server.send(&key, &long_stream(9)).read_to_string(&mut reply).unwrap();
             assert!(reply.starts_with("HTTP/1.1 503") && reply.to_lowercase().contains("retry-after"), "{reply}");
+            assert!(health(&server).starts_with("HTTP/1.1 503"), "{}", health(&server));
             assert!(killed.elapsed() < Duration::from_secs(6), "{:?}", killed.elapsed());
             end(&mut server, Duration::from_secs(20));
             let log = fs::read_to_string(lab.at("stderr")).unwrap();

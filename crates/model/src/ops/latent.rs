@@ -7,6 +7,7 @@
 //! `[T, H·v]`. Source: DeepSeek-V2 report, appendix C. An adapter of the up-projection adds `s·Aᵀ (B_UK,hᵀ q_C,h)` to
 //! q̃_h and `s·B_UV,h (A õ_h)` to o_h.
 
+use super::low_rank::{picked, put_back};
 use crate::adapter::Halves;
 use crate::params::Weight;
 use crate::tape::{Graph, Var};
@@ -92,13 +93,9 @@ impl Adapters<'_, '_> {
             }
             let head = |head: usize| of.rows.iter().map(move |row| (head * self.tokens) as u32 + row);
             let rows: Ids = (0..self.heads).flat_map(head).collect::<Vec<_>>().into();
-            let (x, mut own) = (self.picked(x, &rows), self.picked(y, &rows));
+            let (x, mut own) = (picked(self.g, x, &rows), picked(self.g, y, &rows));
             self.add_all(pair, &x, &mut own, half);
-            let mut from = 0;
-            for run in rows.chunk_by(|row, next| row + 1 == *next) {
-                self.g.device().copy_rows(&own, from, y, run[0] as usize, run.len());
-                from += run.len();
-            }
+            put_back(self.g, &own, &rows, y);
         }
     }
 
@@ -119,11 +116,5 @@ impl Adapters<'_, '_> {
             }
         }
         device.add(&more, y);
-    }
-
-    fn picked(&self, of: &Tensor, rows: &Ids) -> Tensor {
-        let mut picked = self.g.tensor_of(of.dtype(), rows.len(), of.cols());
-        self.g.device().gather(WeightRef::Plain(of), rows, &mut picked);
-        picked
     }
 }

@@ -56,11 +56,7 @@ fn of_rows(g: &mut Graph, precision: Precision, x: &Var, y: Var, (of, w): (&Adap
     let (x, own) = (picked(g, x, &of.rows), picked(g, &y, &of.rows));
     let h = down(g, precision, &x, WeightRef::Plain(&pair.a), (rank, scale));
     let own = up(g, precision, &h, WeightRef::Plain(&pair.b), own);
-    let mut from = 0;
-    for run in of.rows.chunk_by(|row, next| row + 1 == *next) {
-        g.device().copy_rows(&own, from, &mut y, run[0] as usize, run.len());
-        from += run.len();
-    }
+    put_back(g, &own, &of.rows, &mut y);
     g.variable(y)
 }
 
@@ -81,8 +77,17 @@ fn up(g: &Graph, precision: Precision, h: &Tensor, b: WeightRef, mut y: Tensor) 
 }
 
 /// These rows, one below the other.
-fn picked(g: &Graph, of: &Tensor, rows: &Ids) -> Tensor {
+pub(super) fn picked(g: &Graph, of: &Tensor, rows: &Ids) -> Tensor {
     let mut picked = g.tensor_of(of.dtype(), rows.len(), of.cols());
     g.device().gather(WeightRef::Plain(of), rows, &mut picked);
     picked
+}
+
+/// The inverse of [`picked`]: `own` in the places of these rows of `of`.
+pub(super) fn put_back(g: &Graph, own: &Tensor, rows: &Ids, of: &mut Tensor) {
+    let mut from = 0;
+    for run in rows.chunk_by(|row, next| row + 1 == *next) {
+        g.device().copy_rows(own, from, of, run[0] as usize, run.len());
+        from += run.len();
+    }
 }
