@@ -1,8 +1,8 @@
 //! Several ranks that compute one result: what they tell each other, and the order of sums over them.
 //!
 //! A [`Comm`] joins the ranks of a world. All of them call the same operations in the same order, with the same
-//! arguments where these are not a rank's own; an operation returns when its result is there. [`Single`] is a world of
-//! one. [`threads`] makes a world of threads of this process, for tests and for machines whose memory has several
+//! arguments where these are not a rank's own; an operation returns when its result is there, or is
+//! [begun](Comm::begin) and waited for later, while the rank computes. [`Single`] is a world of one. [`threads`] makes a world of threads of this process, for tests and for machines whose memory has several
 //! nodes. Processes, on as many machines, are joined by MPI: the crate `wels-mpi`. [`launcher`] says whether this
 //! process is one of several.
 //!
@@ -15,11 +15,13 @@
 #![forbid(unsafe_code)]
 
 pub mod launcher;
+mod pending;
 mod threads;
 pub mod tree;
 
 use std::fmt;
 
+pub use pending::{Arrival, Pending};
 pub use threads::{Threads, threads};
 
 /// A rank of the world is gone, so that no result over all of them can come.
@@ -40,6 +42,18 @@ pub trait Comm: Send + Sync {
     /// How many ranks there are.
     fn world(&self) -> usize;
 
+    /// Begins to send `send[r]` to rank r; what they send to this one, by rank, is to be waited for. Operations that
+    /// were begun are still operations in one order: each begins in its turn, and may be waited for in any.
+    ///
+    /// # Panics
+    /// If there is not one message for each rank.
+    fn begin(&self, send: Vec<Vec<u8>>) -> Pending;
+
+    /// Begins to tell all ranks what this one gives; what each gives, by rank, is to be waited for.
+    fn begin_all_gather(&self, mine: Vec<u8>) -> Pending {
+        self.begin(vec![mine; self.world()])
+    }
+
     /// Sends `send[r]` to rank r; what they sent to this one, by rank.
     ///
     /// # Errors
@@ -47,14 +61,16 @@ pub trait Comm: Send + Sync {
     ///
     /// # Panics
     /// If there is not one message for each rank.
-    fn all_to_all(&self, send: Vec<Vec<u8>>) -> Result<Vec<Vec<u8>>, Lost>;
+    fn all_to_all(&self, send: Vec<Vec<u8>>) -> Result<Vec<Vec<u8>>, Lost> {
+        self.begin(send).wait()
+    }
 
     /// What each rank gives, by rank.
     ///
     /// # Errors
     /// [`Lost`].
     fn all_gather(&self, mine: Vec<u8>) -> Result<Vec<Vec<u8>>, Lost> {
-        self.all_to_all(vec![mine; self.world()])
+        self.begin_all_gather(mine).wait()
     }
 
     /// What each rank gives, by rank, on rank 0; on the others nothing.
@@ -124,9 +140,9 @@ impl Comm for Single {
         1
     }
 
-    fn all_to_all(&self, send: Vec<Vec<u8>>) -> Result<Vec<Vec<u8>>, Lost> {
+    fn begin(&self, send: Vec<Vec<u8>>) -> Pending {
         assert_eq!(send.len(), 1, "a message for each rank");
-        Ok(send)
+        Pending::done(Ok(send))
     }
 }
 

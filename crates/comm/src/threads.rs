@@ -1,13 +1,17 @@
 //! A world of threads of one process.
 
+use std::collections::VecDeque;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 
-use crate::{Comm, Lost};
+use crate::{Arrival, Comm, Lost, Pending};
 
 /// A rank among threads. When it is dropped before all ranks have come to the end of their work, the others' operations
 /// fail; so each thread owns its rank.
 pub struct Threads {
     rank: usize,
+    /// Operations that this rank has begun.
+    begun: AtomicU64,
     rendezvous: Arc<Rendezvous>,
 }
 
@@ -19,18 +23,26 @@ struct Rendezvous {
 
 #[derive(Default)]
 struct State {
-    /// What each rank has brought to this rendezvous.
-    brought: Vec<Option<Vec<Vec<u8>>>>,
-    /// What each rank has not fetched yet.
-    waiting: Vec<Option<Vec<Vec<u8>>>>,
+    /// Operations whose results some rank may still want, in order.
+    rounds: VecDeque<Round>,
+    /// The number of the first of them.
+    first: u64,
     lost: Option<usize>,
+}
+
+/// What the ranks bring to one operation.
+struct Round {
+    /// Of each rank that has begun it, its messages.
+    brought: Vec<Option<Vec<Vec<u8>>>>,
+    /// How many ranks still may want theirs.
+    waiting: usize,
 }
 
 /// A world of `count` ranks, one for each thread that is to have one.
 pub fn threads(count: usize) -> Vec<Threads> {
-    let state = State { brought: vec![None; count], waiting: vec![None; count], lost: None };
-    let rendezvous = Arc::new(Rendezvous { world: count, state: Mutex::new(state), changed: Condvar::new() });
-    (0..count).map(|rank| Threads { rank, rendezvous: rendezvous.clone() }).collect()
+    let rendezvous = Rendezvous { world: count, state: Mutex::default(), changed: Condvar::new() };
+    let rendezvous = Arc::new(rendezvous);
+    (0..count).map(|rank| Threads { rank, begun: AtomicU64::new(0), rendezvous: rendezvous.clone() }).collect()
 }
 
 impl Rendezvous {
@@ -38,18 +50,44 @@ impl Rendezvous {
         self.state.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
     }
 
-    /// Waits until `ready` finds what it waits for.
-    fn wait<T>(&self, mut ready: impl FnMut(&mut State) -> Option<T>) -> Result<T, Lost> {
-        let mut state = self.lock();
-        loop {
-            if let Some(found) = ready(&mut state) {
-                return Ok(found);
-            }
-            if let Some(rank) = state.lost {
-                return Err(Lost { rank, world: self.world });
-            }
-            state = self.changed.wait(state).unwrap_or_else(|poisoned| poisoned.into_inner());
+    fn lost(&self, rank: usize) -> Lost {
+        Lost { rank, world: self.world }
+    }
+}
+
+impl State {
+    fn round(&mut self, number: u64, world: usize) -> &mut Round {
+        let place = (number - self.first) as usize;
+        while self.rounds.len() <= place {
+            self.rounds.push_back(Round { brought: vec![None; world], waiting: world });
         }
+        &mut self.rounds[place]
+    }
+
+    /// What all ranks have brought for one, if they have.
+    fn fetch(&mut self, number: u64, rank: usize) -> Option<Vec<Vec<u8>>> {
+        let round = self.rounds.get_mut((number - self.first) as usize)?;
+        if !round.is_complete() {
+            return None;
+        }
+        let of_rank =
+            |brought: &mut Option<Vec<Vec<u8>>>| std::mem::take(&mut brought.as_mut().expect("a complete round")[rank]);
+        Some(round.brought.iter_mut().map(of_rank).collect())
+    }
+
+    /// A rank that wants no more of one.
+    fn leave(&mut self, number: u64) {
+        self.rounds[(number - self.first) as usize].waiting -= 1;
+        while self.rounds.front().is_some_and(|round| round.waiting == 0) {
+            self.rounds.pop_front();
+            self.first += 1;
+        }
+    }
+}
+
+impl Round {
+    fn is_complete(&self) -> bool {
+        self.brought.iter().all(Option::is_some)
     }
 }
 
@@ -63,7 +101,7 @@ impl Comm for Threads {
     }
 
     fn lost(&self) -> Option<Lost> {
-        self.rendezvous.lock().lost.map(|rank| Lost { rank, world: self.world() })
+        self.rendezvous.lock().lost.map(|rank| self.rendezvous.lost(rank))
     }
 
     fn give_up(&self) {
@@ -71,33 +109,46 @@ impl Comm for Threads {
         self.rendezvous.changed.notify_all();
     }
 
-    fn all_to_all(&self, send: Vec<Vec<u8>>) -> Result<Vec<Vec<u8>>, Lost> {
+    fn begin(&self, send: Vec<Vec<u8>>) -> Pending {
         assert_eq!(send.len(), self.world(), "a message for each rank");
-        let mut send = Some(send);
-        // The place is free when everybody has come to the rendezvous before.
-        self.rendezvous.wait(|state| {
-            if state.brought[self.rank].is_some() {
-                return None;
-            }
-            state.brought[self.rank] = send.take();
-            if state.brought.iter().all(Option::is_some) {
-                hand_out(state);
-            }
-            Some(())
-        })?;
+        let number = self.begun.fetch_add(1, Ordering::Relaxed);
+        self.rendezvous.lock().round(number, self.world()).brought[self.rank] = Some(send);
         self.rendezvous.changed.notify_all();
-        let received = self.rendezvous.wait(|state| state.waiting[self.rank].take())?;
-        self.rendezvous.changed.notify_all();
-        Ok(received)
+        Pending::under_way(Fetch { rank: self.rank, number, rendezvous: self.rendezvous.clone() })
     }
 }
 
-/// Turns what the ranks brought into what they fetch.
-fn hand_out(state: &mut State) {
-    let mut brought: Vec<_> =
-        state.brought.iter_mut().map(|of| of.take().expect("all have come").into_iter()).collect();
-    for waiting in &mut state.waiting {
-        *waiting = Some(brought.iter_mut().map(|of| of.next().expect("a message for each rank")).collect());
+/// What a rank waits for.
+struct Fetch {
+    rank: usize,
+    number: u64,
+    rendezvous: Arc<Rendezvous>,
+}
+
+impl Arrival for Fetch {
+    fn has_come(&mut self) -> bool {
+        let mut state = self.rendezvous.lock();
+        state.lost.is_some() || state.round(self.number, self.rendezvous.world).is_complete()
+    }
+
+    fn wait(self: Box<Self>) -> Result<Vec<Vec<u8>>, Lost> {
+        let rendezvous = &*self.rendezvous;
+        let mut state = rendezvous.lock();
+        loop {
+            if let Some(received) = state.fetch(self.number, self.rank) {
+                return Ok(received);
+            }
+            if let Some(rank) = state.lost {
+                return Err(rendezvous.lost(rank));
+            }
+            state = rendezvous.changed.wait(state).unwrap_or_else(|poisoned| poisoned.into_inner());
+        }
+    }
+}
+
+impl Drop for Fetch {
+    fn drop(&mut self) {
+        self.rendezvous.lock().leave(self.number);
     }
 }
 
@@ -130,6 +181,30 @@ mod tests {
                     let each = if comm.rank() == 0 { vec![vec![4], vec![5], vec![6], vec![7]] } else { vec![] };
                     assert_eq!(comm.scatter(each).unwrap(), [4 + comm.rank() as u8]);
                     comm.barrier().unwrap();
+                });
+            }
+        });
+    }
+
+    #[test]
+    fn operations_that_were_begun_are_waited_for_in_any_order() {
+        std::thread::scope(|scope| {
+            for comm in threads(3) {
+                scope.spawn(move || {
+                    for round in 0..100u8 {
+                        let mut begun: Vec<(u8, Pending)> =
+                            (0..4).map(|i| (i, comm.begin_all_gather(vec![round, i, comm.rank() as u8]))).collect();
+                        // Each rank in an order of its own.
+                        begun.rotate_left(comm.rank());
+                        for (i, mut pending) in begun.into_iter().rev() {
+                            while !pending.has_come() {
+                                std::thread::yield_now();
+                            }
+                            let expected: Vec<Vec<u8>> = (0..3).map(|from| vec![round, i, from]).collect();
+                            assert_eq!(pending.wait().unwrap(), expected);
+                        }
+                        assert!(comm.rendezvous.lock().rounds.len() <= 8, "rounds are forgotten");
+                    }
                 });
             }
         });

@@ -280,7 +280,8 @@ impl Model {
 
         let mtp = if objective.mtp_coefficient == 0.0 { &[] } else { &self.mtp[..] };
         let mut ahead = Vec::with_capacity(mtp.len());
-        for mtp in mtp {
+        for (depth, mtp) in mtp.iter().enumerate() {
+            g.begin_layer(self.layers.len() + depth);
             h = mtp.forward(&mut g, &h, tokens);
             let targets = mtp.targets(targets, starts);
             let coefficient = Coefficient::Uniform(objective.mtp_coefficient);
@@ -441,7 +442,10 @@ impl Model {
 
     /// `[T, D]` to `[T, D]`.
     pub(crate) fn through_layers(&self, g: &mut Graph, h: Var) -> Var {
-        self.layers.iter().fold(h, |h, layer| layer.run(g, h))
+        self.layers.iter().enumerate().fold(h, |h, (number, layer)| {
+            g.begin_layer(number);
+            layer.run(g, h)
+        })
     }
 
     /// `[T, D]` to `[T, D]`.

@@ -8,7 +8,7 @@
 
 mod grads;
 
-pub use grads::Grads;
+pub use grads::{Grads, OnLayer};
 
 use crate::adapter::{A, Adapter, AdapterConfig, B, Halves, Pair, part_name};
 use crate::config::{CacheLayout, ModelConfig};

@@ -212,6 +212,7 @@ struct Tape<'a> {
 }
 
 struct Node {
+    /// Empty for a mark, which the backward pass always comes by.
     outputs: Vec<usize>,
     backward: BackwardPart,
 }
@@ -389,6 +390,14 @@ impl<'a> Graph<'a> {
         })
     }
 
+    /// Tells that a layer begins here, so that the backward pass tells [`Grads`] when it has left it.
+    pub(crate) fn begin_layer(&mut self, layer: usize) {
+        if let Some(tape) = &mut self.tape {
+            let backward: BackwardPart = Box::new(move |back, _| back.grads.layer_is_complete(layer));
+            tape.nodes.push(Node { outputs: Vec::new(), backward });
+        }
+    }
+
     /// Runs the backward parts in reverse and returns the gradients that none of them took.
     ///
     /// # Panics
@@ -397,7 +406,7 @@ impl<'a> Graph<'a> {
         let Tape { mut nodes, mut backward } = self.tape.expect("a pass that recorded");
         while let Some(node) = nodes.pop() {
             let dys: Vec<_> = node.outputs.iter().map(|output| backward.gradients[*output].take()).collect();
-            if dys.iter().any(Option::is_some) {
+            if dys.is_empty() || dys.iter().any(Option::is_some) {
                 (node.backward)(&mut backward, dys);
             }
         }

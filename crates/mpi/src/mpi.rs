@@ -1,14 +1,14 @@
 //! A rank among processes, as whoever computes sees it.
 
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, TryRecvError, channel};
 use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::Duration;
 
 use thiserror::Error;
 use wels_comm::launcher::Launched;
-use wels_comm::{Comm, Lost};
+use wels_comm::{Arrival, Comm, Lost, Pending};
 
 use crate::job::{Job, Losses, Outgoing, Route, Started};
 use crate::progress;
@@ -130,17 +130,58 @@ impl Mpi {
         std::process::exit(code);
     }
 
-    fn exchange(&self, route: Route, send: Outgoing) -> Result<Vec<Vec<u8>>, Lost> {
+    /// Operations are done in the order in which they were asked for.
+    fn begin_exchange(&self, route: Route, send: Outgoing) -> Pending {
         let (done, result) = channel();
+        // Without the progress thread nothing comes, which waiting for it tells.
+        let _ = self.jobs.send(Job::Exchange { route, send, done });
         let itself = Lost { rank: self.rank, world: self.hosts.len() };
-        self.jobs.send(Job::Exchange { route, send, done }).map_err(|_| itself)?;
+        Pending::under_way(Awaited { itself, losses: self.losses.clone(), result, came: None })
+    }
+
+    fn exchange(&self, route: Route, send: Outgoing) -> Result<Vec<Vec<u8>>, Lost> {
+        self.begin_exchange(route, send).wait()
+    }
+}
+
+/// What the progress thread will have.
+struct Awaited {
+    /// What is lost without the progress thread.
+    itself: Lost,
+    losses: Arc<Losses>,
+    result: Receiver<Result<Vec<Vec<u8>>, Lost>>,
+    came: Option<Result<Vec<Vec<u8>>, Lost>>,
+}
+
+impl Awaited {
+    fn lost(&self) -> Option<Lost> {
+        self.losses.lost().map(|rank| Lost { rank, world: self.itself.world })
+    }
+}
+
+impl Arrival for Awaited {
+    fn has_come(&mut self) -> bool {
+        if self.came.is_none() {
+            self.came = match self.result.try_recv() {
+                Ok(came) => Some(came),
+                Err(TryRecvError::Disconnected) => Some(Err(self.itself)),
+                Err(TryRecvError::Empty) => self.lost().map(Err),
+            };
+        }
+        self.came.is_some()
+    }
+
+    fn wait(self: Box<Self>) -> Result<Vec<Vec<u8>>, Lost> {
+        if let Some(came) = self.came {
+            return came;
+        }
         loop {
-            if let Some(rank) = self.losses.lost() {
-                return Err(Lost { rank, world: self.hosts.len() });
+            if let Some(lost) = self.lost() {
+                return Err(lost);
             }
-            match result.recv_timeout(LOOKS) {
+            match self.result.recv_timeout(LOOKS) {
                 Err(RecvTimeoutError::Timeout) => {}
-                result => return result.map_err(|_| itself)?,
+                result => return result.map_err(|_| self.itself)?,
             }
         }
     }
@@ -155,13 +196,13 @@ impl Comm for Mpi {
         self.hosts.len()
     }
 
-    fn all_to_all(&self, send: Vec<Vec<u8>>) -> Result<Vec<Vec<u8>>, Lost> {
+    fn begin(&self, send: Vec<Vec<u8>>) -> Pending {
         assert_eq!(send.len(), self.world(), "a message for each rank");
-        self.exchange(Route::All, Outgoing::Each(send))
+        self.begin_exchange(Route::All, Outgoing::Each(send))
     }
 
-    fn all_gather(&self, mine: Vec<u8>) -> Result<Vec<Vec<u8>>, Lost> {
-        self.exchange(Route::All, Outgoing::Same(mine))
+    fn begin_all_gather(&self, mine: Vec<u8>) -> Pending {
+        self.begin_exchange(Route::All, Outgoing::Same(mine))
     }
 
     fn gather(&self, mine: Vec<u8>) -> Result<Vec<Vec<u8>>, Lost> {

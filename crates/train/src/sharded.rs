@@ -16,7 +16,7 @@ use std::borrow::Cow;
 use std::ops::Range;
 
 use wels_comm::tree::Counter;
-use wels_comm::{Comm, Lost, from_bytes, to_bytes};
+use wels_comm::{Comm, Lost, Pending, from_bytes, to_bytes};
 use wels_device::{Device, Link, SQUARES_CHUNK, Tensor};
 use wels_model::expert_parallel::{held_at, sum_over_ranks};
 use wels_model::names::{ParamKind, ParamSpec};
@@ -26,6 +26,41 @@ use crate::muon::Rule;
 
 /// Bytes that a rank makes room for at a time where gradients go from device to device.
 const AT_ONCE: usize = 256 << 20;
+
+/// Gradients of some parameters as this rank holds them: of the experts that its group shares, those of all ranks of
+/// the group added up.
+pub(crate) struct Message(Vec<(usize, Tensor)>);
+
+/// A term of a sum over ranks, copied only where it is added to.
+enum Term<'a> {
+    Own(&'a [f32]),
+    Received(&'a [u8]),
+    Sum(Vec<f32>),
+}
+
+impl Term<'_> {
+    fn into_values(self) -> Vec<f32> {
+        match self {
+            Term::Own(values) => values.to_vec(),
+            Term::Received(bytes) => from_bytes(bytes),
+            Term::Sum(values) => values,
+        }
+    }
+
+    fn plus(self, right: &Term) -> Self {
+        let mut sum = self.into_values();
+        match right {
+            Term::Own(values) => sum.iter_mut().zip(*values).for_each(|(sum, value)| *sum += value),
+            Term::Sum(values) => sum.iter_mut().zip(values).for_each(|(sum, value)| *sum += value),
+            Term::Received(bytes) => {
+                let values =
+                    bytes.chunks_exact(4).map(|bytes| f32::from_le_bytes(bytes.try_into().expect("four bytes")));
+                sum.iter_mut().zip(values).for_each(|(sum, value)| *sum += value);
+            }
+        }
+        Term::Sum(sum)
+    }
+}
 
 /// Which elements of each parameter a rank owns.
 pub(crate) struct Owned {
@@ -193,53 +228,59 @@ impl Owned {
         Ok(self.splits.iter().enumerate().map(join).collect())
     }
 
-    /// The sum of all ranks' gradients, of this rank's part of each parameter. A single rank's are the gradients
-    /// themselves.
-    pub fn reduce(&self, comm: &dyn Comm, grads: &Grads) -> Result<Vec<Tensor>, Lost> {
-        let own = grads.values();
-        if self.world == 1 {
-            return Ok(own.to_vec());
-        }
-        let device = own.first().map(|first| &**first.device());
-        if let Some(link) = self.link(device) {
-            return self.reduce_by(link, comm, own);
-        }
-        let of_group = |(tensor, split): (&Tensor, &Split)| match split.experts {
-            Some(OverRanks { experts, ranks }) if grads.summed().is_none() => {
+    /// What this rank tells the others of the gradients of some parameters.
+    pub fn message(&self, params: &[usize], grads: &Grads) -> Message {
+        let of_group = |&param: &usize| match (&grads.values()[param], self.splits[param].experts) {
+            (tensor, Some(OverRanks { experts, ranks })) if grads.summed().is_none() => {
                 let new = |rows, cols| Tensor::new(tensor.device(), tensor.dtype(), rows, cols);
                 sum_over_ranks(tensor, experts, ranks, &new)
             }
-            _ => tensor.clone(),
+            (tensor, _) => tensor.clone(),
         };
-        let own: Vec<Tensor> = own.iter().zip(&self.splits).map(of_group).collect();
-        let host: Vec<Cow<[f32]>> = own.iter().map(Tensor::to_host).collect();
-        let received =
-            comm.all_to_all((0..self.world).map(|rank| self.for_rank(rank, |param| &host[param][..])).collect())?;
-        drop(host);
-        let mut rest: Vec<&[u8]> = received.iter().map(|bytes| &bytes[..]).collect();
-        let mut sum = |(split, tensor): (&Split, &Tensor)| {
-            let len = split.part(self.rank, self.world).len();
-            let mut sum = Counter::default();
-            for (_, rest) in rest.iter_mut().enumerate().filter(|(rank, _)| split.is_shared(*rank, self.rank)) {
-                let (values, others) = rest.split_at(4 * len);
-                *rest = others;
-                let of_rank = Tensor::of(tensor.device(), 1, len, &from_bytes(values));
-                sum.push(of_rank, |left: &mut Tensor, right: Tensor| right.device().add(&right, left));
-            }
-            sum.finish().expect("a group has ranks")
-        };
-        Ok(self.splits.iter().zip(&own).map(&mut sum).collect())
+        Message(params.iter().map(|param| (*param, of_group(param))).collect())
     }
 
-    /// What belongs to a rank of what this one holds too, parameter by parameter.
-    fn for_rank<'a>(&self, rank: usize, values: impl Fn(usize) -> &'a [f32]) -> Vec<u8> {
-        let shared = self.splits.iter().enumerate().filter(|(_, split)| split.is_shared(rank, self.rank));
-        let part = |(param, split): (usize, &Split)| to_bytes(&values(param)[split.here(rank, self.world)]);
-        shared.map(part).collect::<Vec<_>>().concat()
+    /// To each rank what belongs to it of what this one holds too, parameter by parameter; to itself nothing.
+    pub fn to_ranks(&self, message: &Message) -> Vec<Vec<u8>> {
+        let values: Vec<(usize, Cow<[f32]>)> = message.0.iter().map(|(param, of)| (*param, of.to_host())).collect();
+        let for_rank = |rank: usize| {
+            let shared = values.iter().filter(|(param, _)| self.splits[*param].is_shared(rank, self.rank));
+            let parts = shared.map(|(param, values)| &values[self.splits[*param].here(rank, self.world)]);
+            if rank == self.rank { Vec::new() } else { concatenated(parts) }
+        };
+        (0..self.world).map(for_rank).collect()
+    }
+
+    /// Room for sums of this rank's parts.
+    pub fn room(&self, grads: &Grads) -> Vec<Tensor> {
+        let room = |(param, tensor): (usize, &Tensor)| Tensor::zeros(tensor.device(), 1, self.part(param).len());
+        grads.values().iter().enumerate().map(room).collect()
+    }
+
+    /// Adds up what all ranks have told of this rank's parts of some parameters.
+    pub fn add_up(&self, params: &[usize], received: &[Vec<u8>], own: &Message, sums: &mut [Tensor]) {
+        let mut rest: Vec<&[u8]> = received.iter().map(|bytes| &bytes[..]).collect();
+        for (param, (_, own)) in params.iter().zip(&own.0) {
+            let (split, part) = (self.splits[*param], self.part(*param));
+            let own = own.to_host();
+            let mut sum = Counter::default();
+            for (rank, rest) in rest.iter_mut().enumerate().filter(|(rank, _)| split.is_shared(*rank, self.rank)) {
+                let of_rank = match rank == self.rank {
+                    true => Term::Own(&own[part.clone()]),
+                    false => {
+                        let (values, others) = rest.split_at(4 * part.len());
+                        *rest = others;
+                        Term::Received(values)
+                    }
+                };
+                sum.push(of_rank, |left, right| *left = std::mem::replace(left, Term::Own(&[])).plus(&right));
+            }
+            sums[*param].set(0, &sum.finish().expect("a group has ranks").into_values());
+        }
     }
 
     /// How the ranks' devices hand each other numbers, where they can without the host.
-    fn link<'a>(&self, device: Option<&'a dyn Device>) -> Option<&'a dyn Link> {
+    pub fn link<'a>(&self, device: Option<&'a dyn Device>) -> Option<&'a dyn Link> {
         let link = device?.link().filter(|_| self.splits.iter().all(|split| split.experts.is_none()))?;
         ((link.rank(), link.world()) == (self.rank, self.world)).then_some(link)
     }
@@ -248,9 +289,14 @@ impl Owned {
         (0..self.world).map(|rank| self.splits[param].part(rank, self.world)).collect()
     }
 
-    /// [`Owned::reduce`] from device to device, some parameters at a time. Memory for what comes is taken before all
-    /// ranks have met, so that no rank is waited for that has none left.
-    fn reduce_by(&self, link: &dyn Link, comm: &dyn Comm, own: &[Tensor]) -> Result<Vec<Tensor>, Lost> {
+    /// The sums of all ranks' gradients from device to device, some parameters at a time. Memory for what comes is taken
+    /// before all ranks have met, so that no rank is waited for that has none left.
+    ///
+    /// # Panics
+    /// If there is no [link](Owned::link).
+    pub fn reduce_by_link(&self, comm: &dyn Comm, own: &[Tensor]) -> Result<Vec<Tensor>, Lost> {
+        let device = own.first().map(|first| &**first.device());
+        let link = self.link(device).expect("devices that hand each other numbers");
         let mut sums: Vec<Tensor> = Vec::with_capacity(own.len());
         while sums.len() < own.len() {
             let (mut received, mut bytes) = (Vec::new(), 0);
@@ -339,54 +385,57 @@ impl Owned {
         Ok(all.min().filter(|param| *param != usize::MAX))
     }
 
-    /// Gives the others this rank's parts of the weights, of the parameters that are learnt, and takes theirs.
-    pub fn exchange(&self, comm: &dyn Comm, params: &mut Params, learnt: &[bool]) -> Result<(), Lost> {
-        if self.world == 1 {
-            return Ok(());
-        }
-        let learnt = learnt.iter().enumerate().filter(|(_, learnt)| **learnt).map(|(param, _)| param);
-        let (experts, others): (Vec<usize>, Vec<usize>) =
-            learnt.partition(|param| self.splits[*param].experts.is_some());
-        let device = params.tensors().first().map(|first| first.device().clone());
-        if let Some(link) = self.link(device.as_deref()) {
-            comm.barrier()?;
-            others.into_iter().for_each(|param| link.gather(params.tensor_mut(param), &self.parts(param)));
-            return Ok(());
-        }
-        let mine = |chosen: &[usize]| -> Vec<u8> {
-            let of_param = |param: &usize| to_bytes(&params.tensors()[*param].to_host()[self.part(*param)]);
-            chosen.iter().map(of_param).collect::<Vec<_>>().concat()
+    /// Begins to give the others this rank's parts of some weights.
+    pub fn begin_exchange(&self, comm: &dyn Comm, params: &Params, chosen: &[usize]) -> Pending {
+        let for_rank = |rank: usize| {
+            let values = |param: &usize| params.tensors()[*param].to_host();
+            let shared = chosen.iter().filter(|param| self.splits[**param].is_shared(rank, self.rank));
+            let of_chosen: Vec<(Cow<[f32]>, Range<usize>)> =
+                shared.map(|param| (values(param), self.part(*param))).collect();
+            concatenated(of_chosen.iter().map(|(values, part)| &values[part.clone()]))
         };
-        let gathered = comm.all_gather(mine(&others))?;
-        // Experts are those of the same place in each group.
-        let Some(over) = experts.first().and_then(|param| self.splits[*param].experts) else {
-            self.take(params, &others, &gathered);
-            return Ok(());
-        };
-        let of_experts = if over.ranks < self.world { mine(&experts) } else { Vec::new() };
-        self.take(params, &others, &gathered);
-        if over.ranks == self.world {
-            return Ok(());
+        match chosen.iter().any(|param| self.splits[*param].experts.is_some()) {
+            true => comm.begin((0..self.world).map(for_rank).collect()),
+            false => comm.begin_all_gather(for_rank(self.rank)),
         }
-        let same = |rank: usize| rank % over.ranks == self.rank % over.ranks;
-        let for_rank = |rank: usize| if same(rank) { of_experts.clone() } else { Vec::new() };
-        let gathered = comm.all_to_all((0..self.world).map(for_rank).collect())?;
-        self.take(params, &experts, &gathered);
-        Ok(())
     }
 
-    /// Takes over the other ranks' parts of some parameters that these share with this one.
-    fn take(&self, params: &mut Params, chosen: &[usize], gathered: &[Vec<u8>]) {
+    /// Takes over the other ranks' parts of some weights that these share with this one.
+    pub fn take(&self, params: &mut Params, chosen: &[usize], gathered: &[Vec<u8>]) {
         for (rank, bytes) in gathered.iter().enumerate().filter(|(rank, _)| *rank != self.rank) {
-            let values = from_bytes(bytes);
-            let mut taken = 0;
+            let mut rest = &bytes[..];
             for param in chosen.iter().filter(|param| self.splits[**param].is_shared(rank, self.rank)) {
                 let range = self.splits[*param].here(rank, self.world);
-                params.tensor_mut(*param).set(range.start, &values[taken..taken + range.len()]);
-                taken += range.len();
+                let (values, others) = rest.split_at(4 * range.len());
+                rest = others;
+                params.tensor_mut(*param).set(range.start, &from_bytes(values));
             }
         }
     }
+
+    /// Gives the others this rank's parts of weights and takes theirs, from device to device.
+    ///
+    /// # Panics
+    /// If there is no [link](Owned::link).
+    pub fn exchange_by_link(&self, comm: &dyn Comm, params: &mut Params, chosen: &[usize]) -> Result<(), Lost> {
+        let device = params.tensors().first().map(|first| first.device().clone());
+        let link = self.link(device.as_deref()).expect("devices that hand each other numbers");
+        comm.barrier()?;
+        chosen.iter().for_each(|param| link.gather(params.tensor_mut(*param), &self.parts(*param)));
+        Ok(())
+    }
+}
+
+/// Vectors one after the other, as bytes.
+fn concatenated<'a>(parts: impl Iterator<Item = &'a [f32]> + Clone) -> Vec<u8> {
+    let mut bytes = vec![0; 4 * parts.clone().map(<[f32]>::len).sum::<usize>()];
+    let mut rest = &mut bytes[..];
+    for part in parts {
+        let (room, others) = rest.split_at_mut(4 * part.len());
+        room.chunks_exact_mut(4).zip(part).for_each(|(room, value)| room.copy_from_slice(&value.to_le_bytes()));
+        rest = others;
+    }
+    bytes
 }
 
 #[cfg(test)]

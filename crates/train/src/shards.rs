@@ -2,7 +2,7 @@
 
 use wels_comm::tree::Counter;
 use wels_comm::{Comm, Lost, from_bytes, to_bytes};
-use wels_device::{Device, Tensor};
+use wels_device::Tensor;
 use wels_model::model::Losses;
 use wels_model::params::Grads;
 
@@ -18,6 +18,8 @@ pub(crate) struct Partials {
     /// How many shards the sum in the trainer's buffers is of.
     newest: usize,
     free: Vec<Vec<Tensor>>,
+    /// Parameters of the last shard whose gradients have been added up over all shards already.
+    ahead: Vec<usize>,
 }
 
 impl Partials {
@@ -25,6 +27,7 @@ impl Partials {
     pub fn begin(&mut self) {
         self.free.extend(self.waiting.drain(..).map(|(_, buffers)| buffers));
         self.newest = 0;
+        self.ahead.clear();
     }
 
     /// Sets what `grads` holds aside, if it holds a sum, so that another shard can be computed there.
@@ -36,19 +39,27 @@ impl Partials {
         }
     }
 
-    /// Adds the shard that `grads` holds to the sums of its size.
-    pub fn take(&mut self, device: &dyn Device, grads: &mut Grads) {
+    /// Adds to the gradient of one parameter, of the rank's last shard, the sums that wait for it: all of them.
+    pub fn take_ahead(&mut self, param: usize, newest: &mut Tensor) {
+        self.waiting.iter().rev().for_each(|(_, left)| newest.device().clone().add(&left[param], newest));
+        self.ahead.push(param);
+    }
+
+    /// Adds to the shard that `grads` holds the sums of its size. A sum of two is the same either way round.
+    pub fn take(&mut self, grads: &mut Grads) {
         self.newest = 1;
         while self.waiting.last().is_some_and(|(of, _)| *of == self.newest) {
-            let (of, mut left) = self.waiting.pop().expect("looked at");
-            left.iter_mut().zip(grads.values()).for_each(|(left, right)| device.add(right, left));
-            self.free.push(grads.exchange(left));
+            let (of, left) = self.waiting.pop().expect("looked at");
+            for (param, left) in left.iter().enumerate().filter(|(param, _)| !self.ahead.contains(param)) {
+                left.device().add(left, grads.completed(param));
+            }
+            self.free.push(left);
             self.newest += of;
         }
     }
 
     /// # Panics
-    /// If the shards were no power of two, so that `grads` does not hold the sum of all.
+    /// If the shards were no power of two, so that the trainer's buffers do not hold the sum of all.
     pub fn finish(&self) {
         assert!(self.waiting.is_empty() && self.newest > 0, "a power of two of shards");
     }

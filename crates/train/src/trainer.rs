@@ -19,6 +19,10 @@
 //! Source: DeepSeek-V3 report §2.1.2 (balancing), §2.2 (MTP), §4.2 (optimizer).
 
 mod lockstep;
+mod update;
+
+pub use update::decays;
+pub(crate) use update::{learnt, move_biases};
 
 use std::borrow::Cow;
 use std::ops::Range;
@@ -27,19 +31,20 @@ use std::sync::Arc;
 use thiserror::Error;
 use wels_comm::tree::Counter;
 use wels_comm::{Comm, Lost, Single, tree};
-use wels_device::{AdamW, Coefficient, IGNORE, Tensor};
+use wels_device::{Coefficient, IGNORE, Tensor};
 use wels_model::config::ModelConfig;
 use wels_model::expert_parallel::{ExpertShare, Sent};
-use wels_model::model::{Batch, ExpertLoad, Losses, Model, Nll, Objective, Teacher};
-use wels_model::names::{ParamKind, ParamSpec};
+use wels_model::model::{Batch, Losses, Model, Objective, Teacher};
+use wels_model::names::ParamSpec;
 use wels_model::params::{Grads, Params};
 use wels_model::tape::Execution;
 
 use crate::experts::expert_share;
-use crate::muon::{self, Rule};
+use crate::muon::Rule;
+use crate::reduction::SharedReduction;
 use crate::schedule::{LearningRate, Switch};
 use crate::sharded::Owned;
-use crate::shards::{self, Partials};
+use crate::shards;
 
 /// The mathematics of a training: all that decides about the weights besides data and initial values.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -152,17 +157,24 @@ impl StepError {
     }
 }
 
+/// A shard of a batch.
+struct Part {
+    sequences: Range<usize>,
+    /// Whether it is the last one of this rank.
+    is_last: bool,
+}
+
 /// A model in training.
 pub struct Trainer {
     model: Arc<Model>,
     execution: Execution,
     hyper: Hyperparameters,
     grads: Grads,
-    /// Sums over shards that wait to be added up.
-    partials: Partials,
+    /// Sums over shards, of this rank and of all.
+    reduction: SharedReduction,
     comm: Arc<dyn Comm>,
     /// What this rank's optimizer has of each parameter.
-    owned: Owned,
+    owned: Arc<Owned>,
     /// One a parameter: whether it stays as it is.
     frozen: Vec<bool>,
     /// What was counted and nobody has asked for.
@@ -230,8 +242,9 @@ impl Trainer {
         // Of a share of experts the ranks are told by `with_comm`; these are the fewest.
         let (rank, world) = state.params.share().map_or((0, 1), |share| (share.place(), share.ranks()));
         let (grads, owned) = (model.grads_of(&state.params, world), Owned::new(&state.params, hyper.rule, rank, world));
-        let (partials, comm) = (Partials::default(), Arc::new(Single));
-        Trainer { model, execution, hyper, grads, partials, comm, owned, frozen, sent: Sent::default(), state }
+        let (comm, owned): (Arc<dyn Comm>, _) = (Arc::new(Single), Arc::new(owned));
+        let reduction = SharedReduction::new(&comm, &owned, &state.params, &grads);
+        Trainer { model, execution, hyper, grads, reduction, comm, owned, frozen, sent: Sent::default(), state }
     }
 
     /// As one of several ranks, which all have the same state, or each its share of the experts, and do the same steps.
@@ -242,7 +255,8 @@ impl Trainer {
     pub fn with_comm(mut self, comm: Arc<dyn Comm>) -> Trainer {
         let shards = self.hyper.gradient_shards;
         assert!(shards.is_multiple_of(comm.world()), "{shards} gradient shards on {} ranks", comm.world());
-        self.owned = Owned::new(&self.state.params, self.hyper.rule, comm.rank(), comm.world());
+        self.owned = Arc::new(Owned::new(&self.state.params, self.hyper.rule, comm.rank(), comm.world()));
+        self.reduction = SharedReduction::new(&comm, &self.owned, &self.state.params, &self.grads);
         if comm.world() > 1 {
             self.state.m = self.owned.parts_of(&self.state.m);
             self.state.v = self.owned.parts_of(&self.state.v);
@@ -301,9 +315,9 @@ impl Trainer {
         &self.execution
     }
 
-    /// Bytes that the gradients take, those of shards that wait to be added up included.
+    /// Bytes that the gradients of this rank's shards take, those of shards that wait to be added up included.
     pub fn grads_bytes(&self) -> usize {
-        self.grads.bytes() + self.partials.bytes()
+        self.grads.bytes() + self.reduction.lock().partials().bytes()
     }
 
     /// One step on the mean loss over the targets of `batch`, whose rows go through the model at most `micro_rows` at a
@@ -363,6 +377,7 @@ impl Trainer {
         let sequences = batch.starts.len() - 1;
         let mut logprobs = Vec::with_capacity(batch.tokens.len());
         let losses = self.shards(batch, micro_rows, self.objective(batch, coefficient, teacher), &mut logprobs);
+        self.reduction.lock().begin_rest(&self.grads);
         let (losses, logprobs) = shards::agree(&*self.comm, self.state.step + 1, losses, logprobs)?;
         Ok(Pass { losses, logprobs, sequences })
     }
@@ -378,10 +393,12 @@ impl Trainer {
         let (shards, sequences) = (self.hyper.gradient_shards, batch.starts.len() - 1);
         let (mut losses, mut failed) = (Counter::default(), None);
         self.choose_sums(batch, micro_rows);
-        self.partials.begin();
-        for shard in tree::shards_of(self.comm.rank(), self.comm.world(), shards) {
-            self.partials.make_room(&mut self.grads);
-            let of_shard = tree::sequences_of(shard, shards, sequences);
+        self.reduction.lock().begin();
+        let of_rank = tree::shards_of(self.comm.rank(), self.comm.world(), shards);
+        let last = of_rank.end - 1;
+        for shard in of_rank {
+            self.reduction.lock().partials().make_room(&mut self.grads);
+            let of_shard = Part { sequences: tree::sequences_of(shard, shards, sequences), is_last: shard == last };
             let of_shard = self.shard(batch, of_shard, micro_rows, &objective, logprobs, &mut failed);
             if self.state.params.share().is_some() {
                 self.attend(self.passes_of_shard(shard, batch, micro_rows));
@@ -389,10 +406,10 @@ impl Trainer {
                 return Err(self.non_finite(micro, objective.teacher));
             }
             self.grads.finish();
-            self.partials.take(&**self.execution.device(), &mut self.grads);
+            self.reduction.lock().partials().take(&mut self.grads);
             losses.push(of_shard, |left: &mut Losses, right| left.add(&right));
         }
-        self.partials.finish();
+        self.reduction.lock().partials().finish();
         if self.state.params.share().is_some() {
             self.find_failure(failed, objective.teacher)?;
         }
@@ -427,7 +444,7 @@ impl Trainer {
     fn shard(
         &mut self,
         batch: &Batch,
-        sequences: Range<usize>,
+        Part { sequences, is_last }: Part,
         micro_rows: usize,
         objective: &Objective,
         logprobs: &mut Vec<f32>,
@@ -435,7 +452,12 @@ impl Trainer {
     ) -> Losses {
         let mut losses = self.losses();
         self.grads.begin();
-        for (micro, rows) in micro_batches(batch, sequences, micro_rows) {
+        let mut micros = micro_batches(batch, sequences, micro_rows).peekable();
+        while let Some((micro, rows)) = micros.next() {
+            // Ranks that share the experts may have micro-batches in different numbers, and exchange in each.
+            if is_last && micros.peek().is_none() && self.state.params.share().is_none() {
+                self.grads.set_on_layer(Some(self.reduction.on_layer()));
+            }
             let objective = Objective { coefficient: objective.coefficient.rows(rows), ..*objective };
             let (params, grads) = (&self.state.params, &mut self.grads);
             logprobs.extend(self.model.accumulate(params, grads, &self.execution, &micro, &objective, &mut losses));
@@ -447,6 +469,7 @@ impl Trainer {
                 }
             }
         }
+        self.grads.set_on_layer(None);
         losses
     }
 
@@ -467,56 +490,6 @@ impl Trainer {
         let teacher = teacher?;
         let place = teacher.model.first_non_finite(teacher.params, &self.execution, micro)?;
         Some(format!("the teacher's {place}"))
-    }
-
-    /// Changes the weights by the gradients of `pass`, the last one that [`Trainer::gradients`] gave.
-    ///
-    /// # Errors
-    /// [`StepError`] if the gradient is not finite, or a rank is gone; the state is then what it was.
-    pub fn update(&mut self, pass: Pass) -> Result<StepReport, StepError> {
-        let Pass { losses, sequences, .. } = pass;
-        let step = self.state.step + 1;
-        self.count_sent()?;
-        let gradients = self.owned.reduce(&*self.comm, &self.grads)?;
-        let grad_norm = self.owned.norm(&*self.comm, &gradients)?;
-        if !grad_norm.is_finite() {
-            let place = self.owned.first_non_finite(&*self.comm, &gradients)?;
-            let place = place
-                .map_or("the norm of all".into(), |param| format!("that of {}", self.state.params.specs()[param].name));
-            return Err(StepError::NonFinite { what: "gradient", step, place });
-        }
-        let learning_rate = self.hyper.learning_rate.at(step);
-        self.update_weights(step, grad_norm, &gradients)?;
-        move_biases(&mut self.state.params, &self.hyper, &self.frozen, step, &losses.experts);
-        self.state.step = step;
-        let balance = losses.experts.iter().map(|layer| layer.balance / sequences as f64).sum::<f64>();
-        Ok(StepReport {
-            step,
-            targets: losses.main.tokens,
-            loss: losses.main.mean(),
-            divergence: losses.divergence / losses.main.tokens as f64,
-            mtp_losses: losses.mtp.iter().map(Nll::mean).collect(),
-            balance: balance / losses.experts.len().max(1) as f64,
-            grad_norm,
-            learning_rate,
-            experts: losses.experts.into_iter().map(|load| self.expert_report(load)).collect(),
-        })
-    }
-
-    fn update_weights(&mut self, step: u64, grad_norm: f64, gradients: &[Tensor]) -> Result<(), Lost> {
-        let learnt = learnt(&self.state.params, &self.frozen);
-        self.hyper.follow(&self.execution, &mut self.state, &self.owned, &learnt, gradients, (step, grad_norm));
-        self.owned.exchange(&*self.comm, &mut self.state.params, &learnt)
-    }
-
-    fn expert_report(&self, load: ExpertLoad) -> ExpertReport {
-        let mean = load.tokens.iter().sum::<u64>() as f64 / load.tokens.len() as f64;
-        let max = load.tokens.iter().copied().max().unwrap_or(0) as f64;
-        let bias_range = self.state.params.position(&bias_name(load.layer)).map(|param| {
-            let bias = self.state.params.tensors()[param].to_host();
-            bias.iter().fold((f32::MAX, f32::MIN), |(low, high), b| (low.min(*b), high.max(*b)))
-        });
-        ExpertReport { layer: load.layer, load: load.tokens, max_violation: (max - mean) / mean, bias_range }
     }
 
     /// Log-probability of each target of `batch` under the weights as they are, at most `micro_rows` rows at a time.
@@ -546,86 +519,12 @@ impl Trainer {
     }
 }
 
-impl Hyperparameters {
-    /// One step of the optimizer, the `step`-th, on what this rank owns of the parameters that are learnt. The
-    /// gradients of all ranks together have the norm `grad_norm`.
-    pub(crate) fn follow(
-        &self,
-        execution: &Execution,
-        state: &mut State,
-        owned: &Owned,
-        learnt: &[bool],
-        gradients: &[Tensor],
-        (step, grad_norm): (u64, f64),
-    ) {
-        let Hyperparameters { rule, beta1, beta2, epsilon, weight_decay, clip_norm, .. } = *self;
-        let rate = self.learning_rate.at(step);
-        let scale = if grad_norm > clip_norm { (clip_norm / grad_norm) as f32 } else { 1.0 };
-        let State { params, m, v, .. } = state;
-        for (i, gradient) in gradients.iter().enumerate().filter(|(i, _)| learnt[*i]) {
-            let spec = &params.specs()[i];
-            let weight_decay = if decays(spec.kind) { weight_decay } else { 0.0 };
-            if let Some(momentum) = rule.momentum(spec.kind) {
-                let matrices = muon::Matrices { spec: owned.held(i, spec), rate, weight_decay, momentum };
-                matrices.update(&execution.pool, params.tensor_mut(i), gradient, &mut m[i], scale);
-                continue;
-            }
-            let rule = AdamW { lr: rate, beta1, beta2, eps: epsilon, weight_decay, step };
-            let to = (params.tensor_mut(i), owned.part(i).start);
-            execution.device().adamw(to, gradient, (&mut m[i], &mut v[i]), &rule, scale);
-        }
-    }
-}
-
-/// One a parameter: whether gradients change it.
-pub(crate) fn learnt(params: &Params, frozen: &[bool]) -> Vec<bool> {
-    params.specs().iter().zip(frozen).map(|(spec, frozen)| !frozen && spec.kind != ParamKind::RouterBias).collect()
-}
-
-/// b_i += γ·sign(c̄ − c_i), c the tokens of the whole batch.
-pub(crate) fn move_biases(
-    params: &mut Params,
-    hyper: &Hyperparameters,
-    frozen: &[bool],
-    step: u64,
-    experts: &[ExpertLoad],
-) {
-    if step > hyper.bias_update_steps {
-        return;
-    }
-    let speed = hyper.bias_update_speed as f32;
-    for layer in experts {
-        let Some(param) = params.position(&bias_name(layer.layer)) else { continue };
-        if frozen[param] {
-            continue;
-        }
-        let total: u64 = layer.tokens.iter().sum();
-        let tensor = params.tensor_mut(param);
-        let mut biases = tensor.to_host().into_owned();
-        for (bias, load) in biases.iter_mut().zip(&layer.tokens) {
-            // c̄ − c_i times the number of experts: whole numbers, so its sign is exact.
-            match (load * layer.tokens.len() as u64).cmp(&total) {
-                std::cmp::Ordering::Less => *bias += speed,
-                std::cmp::Ordering::Greater => *bias -= speed,
-                std::cmp::Ordering::Equal => {}
-            }
-        }
-        tensor.set(0, &biases);
-    }
-}
-
-/// Whether weight decay acts on a parameter: on everything with two dimensions, embedding and head among them (the
-/// practice of GPT-3 and its open copies; DeepSeek does not say); not on norms and biases.
-pub fn decays(kind: ParamKind) -> bool {
-    !matches!(kind, ParamKind::Norm | ParamKind::Bias | ParamKind::RouterBias | ParamKind::ExpertBiases(_))
-}
-
 fn bias_name(layer: usize) -> String {
     format!("model.layers.{layer}.mlp.gate.e_score_correction_bias")
 }
 
 /// The layer that a parameter belongs to, from `model.layers.N.…`.
-fn layer_of(name: &str) -> Option<usize> {
+pub(crate) fn layer_of(name: &str) -> Option<usize> {
     name.strip_prefix("model.layers.")?.split('.').next()?.parse().ok()
 }
 

@@ -7,7 +7,7 @@ use std::thread;
 
 use crate::models;
 use crate::placed::{Answer, answers};
-use wels_comm::{Comm, Lost, Threads, threads};
+use wels_comm::{Comm, Lost, Pending, Threads, threads};
 use wels_cpu::{Ranks, over_ranks};
 use wels_device::{BlockType, Device, Source};
 use wels_engine::{Engine, LoadedModel, Options, Request};
@@ -139,10 +139,12 @@ impl Comm for Mortal {
         self.comm.world()
     }
 
-    fn all_to_all(&self, send: Vec<Vec<u8>>) -> Result<Vec<Vec<u8>>, Lost> {
+    fn begin(&self, send: Vec<Vec<u8>>) -> Pending {
         let left = self.left.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| left.checked_sub(1));
-        left.map_err(|_| Lost { rank: self.rank(), world: self.world() })?;
-        self.comm.all_to_all(send)
+        match left {
+            Ok(_) => self.comm.begin(send),
+            Err(_) => Pending::done(Err(Lost { rank: self.rank(), world: self.world() })),
+        }
     }
 }
 

@@ -9,6 +9,10 @@ use crate::config::ModelConfig;
 use crate::expert_parallel::is_of_experts;
 use crate::names::{ParamKind, ParamSpec, param_specs};
 
+/// What is called in a backward pass when a layer's gradients are complete for the micro-batch, with the layer, MTP
+/// layers counting on from the last: the last layer first.
+pub type OnLayer = Box<dyn FnMut(&mut Grads, usize) + Send>;
+
 /// Gradients of all parameters, summed over the micro-batches of a step.
 ///
 /// Made by [`Model::grads`](crate::model::Model::grads). A shard: [`Grads::begin`], any number of micro-batches,
@@ -23,6 +27,7 @@ pub struct Grads {
     summed: Option<usize>,
     /// How many of the first parameters have no gradients.
     frozen: usize,
+    on_layer: Option<OnLayer>,
 }
 
 impl Grads {
@@ -48,6 +53,7 @@ impl Grads {
             specs,
             summed,
             frozen: 0,
+            on_layer: None,
         }
     }
 
@@ -92,6 +98,7 @@ impl Grads {
             specs,
             summed: None,
             frozen: params.frozen(),
+            on_layer: None,
         }
     }
 
@@ -123,6 +130,31 @@ impl Grads {
         chosen.sort_by_key(|(place, _)| *place);
         let begin = |touched: &mut bool| if std::mem::replace(touched, true) { Start::Continue } else { Start::Zero };
         write(chosen.into_iter().map(|(_, (values, touched))| (values, begin(touched))).collect());
+    }
+
+    /// From the next micro-batch on calls this, or nothing any more.
+    pub fn set_on_layer(&mut self, on_layer: Option<OnLayer>) {
+        self.on_layer = on_layer;
+    }
+
+    pub(crate) fn layer_is_complete(&mut self, layer: usize) {
+        if let Some(mut on_layer) = self.on_layer.take() {
+            on_layer(self, layer);
+            self.on_layer = Some(on_layer);
+        }
+    }
+
+    /// Whether one layer alone adds to the gradient of a parameter, at one place: it is complete with its layer.
+    pub fn is_complete_with_its_layer(&self, param: usize) -> bool {
+        self.specs[param].name.starts_with("model.layers.") && !self.slots[self.specs.len()..].contains(&param)
+    }
+
+    /// The gradient of a parameter to which no micro-batch adds any more before [`Grads::finish`].
+    pub fn completed(&mut self, param: usize) -> &mut Tensor {
+        if !std::mem::replace(&mut self.touched[param], true) {
+            self.values[param].fill(0.0);
+        }
+        &mut self.values[param]
     }
 
     /// Ends a step: what nothing touched becomes zero, and the slots of a parameter used several times are added up.

@@ -1,5 +1,7 @@
 //! Micro-batches, recomputation, threads and instruction sets change no bit of gradients and losses.
 
+use std::sync::{Arc, Mutex};
+
 use crate::shapes;
 use wels_cpu::testing::device;
 use wels_device::Coefficient;
@@ -68,6 +70,44 @@ fn recomputation() {
         for recompute in [Recompute::All, Recompute::Layers(vec![1])] {
             let execution = Execution { recompute, ..Execution::new(device()) };
             assert_same(name, &config, &keep, &step(&config, &batch, &[2], &execution));
+        }
+    }
+}
+
+/// What a layer's parameters have when the backward pass tells that it has left the layer is what they have at the end.
+#[test]
+fn gradients_are_complete_when_their_layer_is() {
+    type Told = Vec<(usize, Vec<(usize, Vec<f32>)>)>;
+    let batch = shapes::batch(2, &[9, 14]);
+    for (name, config) in shapes::all() {
+        for recompute in [Recompute::None, Recompute::Layers(vec![1])] {
+            let execution = Execution { recompute, ..Execution::new(device()) };
+            let (model, params) = (Model::new(config.clone(), 64), Params::init(&device(), &config, 7));
+            let (mut grads, told) = (model.grads(&device()), Arc::new(Mutex::new(Told::new())));
+            let (specs, tell) = (wels_model::names::param_specs(&config), told.clone());
+            grads.set_on_layer(Some(Box::new(move |grads, layer| {
+                let prefix = format!("model.layers.{layer}.");
+                let of_layer = |param: &usize| specs[*param].name.starts_with(&prefix);
+                let of_layer: Vec<usize> = (0..specs.len()).filter(of_layer).collect();
+                let complete = of_layer.into_iter().filter(|param| grads.is_complete_with_its_layer(*param));
+                let complete: Vec<usize> = complete.collect();
+                let values = complete.iter().map(|&param| (param, grads.completed(param).to_host().into_owned()));
+                tell.lock().unwrap().push((layer, values.collect()));
+            })));
+            let objective = Objective {
+                coefficient: Coefficient::Uniform(0.1),
+                mtp_coefficient: 0.3,
+                balance_coefficient: 0.01,
+                teacher: None,
+            };
+            model.accumulate(&params, &mut grads, &execution, &batch, &objective, &mut Losses::default());
+            grads.finish();
+            let told = std::mem::take(&mut *told.lock().unwrap());
+            let layers: Vec<usize> = told.iter().map(|(layer, _)| *layer).collect();
+            assert_eq!(layers, (0..config.layers + config.mtp_depth).rev().collect::<Vec<_>>(), "{name}");
+            for (param, values) in told.into_iter().flat_map(|(_, values)| values) {
+                assert!(grads.values()[param].to_host() == values, "{name}: parameter {param}");
+            }
         }
     }
 }

@@ -173,13 +173,14 @@ impl JanusTrainer {
     /// [`StepError`] if the gradient is not finite; the state is then what it was.
     pub fn update(&mut self, pass: JanusPass) -> Result<JanusReport, StepError> {
         let (step, losses) = (self.state.step + 1, pass.losses);
-        let gradients = self.owned.reduce(&Single, &self.grads)?;
+        let gradients = self.grads.values().to_vec();
         let grad_norm = self.owned.norm(&Single, &gradients)?;
         if !grad_norm.is_finite() {
             return Err(self.non_finite("gradient", self.grads.first_non_finite()));
         }
         let learning_rate = self.hyper.learning_rate.at(step);
         let learnt = learnt(&self.state.params, &self.frozen);
+        let learnt: Vec<usize> = (0..learnt.len()).filter(|param| learnt[*param]).collect();
         self.hyper.follow(&self.execution, &mut self.state, &self.owned, &learnt, &gradients, (step, grad_norm));
         move_biases(&mut self.state.params, &self.hyper, &self.frozen, step, &losses.text.experts);
         self.state.step = step;
