@@ -221,6 +221,7 @@ fn rows(plan: &ClusterPlan) -> Vec<(String, String)> {
         row("  bubble", seconds(pipeline.bubble)),
         row("  optimizer", seconds(step.optimizer)),
         row("    sums of gradients", seconds(step.reduce)),
+        row("      of it beside the backward pass", seconds(step.reduce_hidden)),
         row("    update", seconds(step.update)),
         row("    gathering of weights", seconds(step.gather)),
         row("  dispatch and combine, all", seconds(pipeline.exchange)),

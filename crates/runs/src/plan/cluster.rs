@@ -108,10 +108,12 @@ pub struct StepTime {
     pub pipeline: PipelineTime,
     /// Sums of gradients over the ranks that share parameters, on the rank that takes longest.
     pub reduce: f64,
+    /// What of it goes on beside the backward pass.
+    pub reduce_hidden: f64,
     pub update: f64,
     /// The others' weights.
     pub gather: f64,
-    /// The three above.
+    /// All of the above that takes time of its own.
     pub optimizer: f64,
     pub total: f64,
 }
@@ -173,11 +175,13 @@ fn planned(config: &ModelConfig, cluster: &Cluster, layout: &Layout, training: &
     let micro_batches = layout.micro_batches();
     let pipeline = simulate(layout.schedule, &stages.times, micro_batches, stages.hop);
     let held: Vec<Held> = (0..layout.pipeline).map(|rank| Held::of(&stages, layout, rank)).collect();
-    let optimizer = held.iter().map(|held| held.optimizer(cluster, layout, format));
+    let backward = if is_reduced_by_layer(cluster, layout) { stages.times[0].backward() } else { 0.0 };
+    let optimizer = held.iter().map(|held| held.optimizer(cluster, layout, format, backward));
     let slowest = optimizer.max_by(|a, b| a.sum().total_cmp(&b.sum())).expect("a pipeline has ranks");
     let step = StepTime {
         pipeline,
         reduce: slowest.reduce,
+        reduce_hidden: slowest.reduce_hidden,
         update: slowest.update,
         gather: slowest.gather,
         optimizer: slowest.sum(),
@@ -227,16 +231,23 @@ struct Held {
     expert_replicas: f64,
 }
 
+/// Whether a layer's gradients go to their owners as soon as the backward pass of the last micro-batch has left it, as
+/// those of Wels' own ranks do.
+fn is_reduced_by_layer(cluster: &Cluster, layout: &Layout) -> bool {
+    cluster.measured && (layout.pipeline, layout.experts) == (1, 1)
+}
+
 /// Seconds of the optimizer's parts.
 struct OptimizerTime {
     reduce: f64,
+    reduce_hidden: f64,
     update: f64,
     gather: f64,
 }
 
 impl OptimizerTime {
     fn sum(&self) -> f64 {
-        self.reduce + self.update + self.gather
+        self.reduce - self.reduce_hidden + self.update + self.gather
     }
 }
 
@@ -305,11 +316,15 @@ impl Held {
         (dense + experts) / cluster.collective()
     }
 
-    fn optimizer(&self, cluster: &Cluster, layout: &Layout, format: ProductFormat) -> OptimizerTime {
+    /// `backward`: seconds in which gradients of layers can go, all but those of embedding and head.
+    fn optimizer(&self, cluster: &Cluster, layout: &Layout, format: ProductFormat, backward: f64) -> OptimizerTime {
+        let reduce = self.exchange(cluster, layout, 4.0);
+        let in_layers = 1.0 - self.tables / (self.dense + self.experts);
         // Reads gradient, master weight and means, writes the last two and the weight.
         let moved = 4.0 + 2.0 * (4.0 + means(format)) + working(format);
         OptimizerTime {
-            reduce: self.exchange(cluster, layout, 4.0),
+            reduce,
+            reduce_hidden: (reduce * in_layers).min(backward),
             update: self.owned() * moved / cluster.device.bandwidth(),
             gather: self.exchange(cluster, layout, working(format)),
         }

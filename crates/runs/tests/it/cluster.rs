@@ -212,6 +212,13 @@ fn four_hosts_with_processors() {
     assert_eq!(one.sent.optimizer, 2.0 * 4.0 * parameters * 3.0 / 4.0);
     let seconds = one.step.reduce + one.step.gather;
     assert!((seconds - one.sent.optimizer / 0.116e9).abs() < 1e-9, "{seconds}");
+    // Gradients of layers go beside the backward pass, those of the embedding, which is the head too, behind it.
+    let in_layers = 1.0 - (config.vocab_size * config.hidden_size) as f64 / parameters;
+    assert!((one.step.reduce_hidden - one.step.reduce * in_layers).abs() < 1e-9, "{:?}", one.step);
+    let exposed = one.step.reduce - one.step.reduce_hidden + one.step.update + one.step.gather;
+    assert!((one.step.total - one.step.pipeline.total - exposed).abs() < 1e-9, "{:?}", one.step);
+    let slow = plan(&config, "nodes=4,device=cpu,flops=150,ib=0.01,memory=16", "dp=4,batch=32,micro=8", &training);
+    assert!(slow.step.reduce_hidden < slow.step.pipeline.backward + 1e-9, "no longer than the backward pass");
     let flops = wels_model::count::forward_flops(&config, wels_model::count::Context::Causal { tokens: 256 });
     let computing = flops.training().0 as f64 * 32.0 * 256.0 / 4.0 / 150e9;
     within("computing", one.step.pipeline.total, computing, 0.05);

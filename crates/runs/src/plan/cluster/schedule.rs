@@ -249,9 +249,14 @@ impl StageTime {
         compute.max(self.exchange + other.exchange_back)
     }
 
+    /// What is computed backward for a micro-batch.
+    pub fn backward(&self) -> f64 {
+        self.input_gradient + self.weight_gradient
+    }
+
     /// All that is computed for a micro-batch.
     pub fn compute(&self) -> f64 {
-        self.forward + self.input_gradient + self.weight_gradient
+        self.forward + self.backward()
     }
 }
 
