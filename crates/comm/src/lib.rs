@@ -2,9 +2,9 @@
 //!
 //! A [`Comm`] joins the ranks of a world. All of them call the same operations in the same order, with the same
 //! arguments where these are not a rank's own; an operation returns when its result is there, or is
-//! [begun](Comm::begin) and waited for later, while the rank computes. [`Single`] is a world of one. [`threads`] makes a world of threads of this process, for tests and for machines whose memory has several
-//! nodes. Processes, on as many machines, are joined by MPI: the crate `wels-mpi`. [`launcher`] says whether this
-//! process is one of several.
+//! [begun](Comm::begin) and waited for later, while the rank computes. [`Single`] is a world of one. [`threads`] makes
+//! a world of threads of this process, for tests and for machines whose memory has several nodes. Processes, on as many
+//! machines, are joined by MPI: the crate `wels-mpi`. [`launcher`] says whether this process is one of several.
 //!
 //! **The order of sums.** Over the shards of a batch (and so over ranks, of which each has neighbouring shards) sums go
 //! by one fixed binary tree: see [`tree`]. So results do not depend on how many ranks there are.

@@ -13,6 +13,7 @@ pub mod muon;
 
 pub mod experts;
 
+mod partials;
 mod reduction;
 mod sharded;
 mod shards;

@@ -12,8 +12,8 @@ use wels_comm::{Comm, Lost, Pending};
 use wels_device::Tensor;
 use wels_model::params::{Grads, OnLayer, Params};
 
+use crate::partials::Partials;
 use crate::sharded::{Message, Owned};
-use crate::shards::Partials;
 
 /// Bytes of gradients that are worth a bucket of their own.
 const BUCKET_BYTES: usize = 4 << 20;
@@ -27,7 +27,7 @@ pub(crate) struct Bucket {
 /// The buckets of a model: the last layer's first, those without a layer at the end.
 fn buckets(params: &Params, grads: &Grads) -> Vec<Bucket> {
     let layer = |param: usize| {
-        let layer = crate::trainer::layer_of(&params.specs()[param].name);
+        let layer = params.specs()[param].layer();
         layer.filter(|_| grads.is_complete_with_its_layer(param))
     };
     let mut order: Vec<(Option<usize>, usize)> = (0..params.specs().len()).map(|param| (layer(param), param)).collect();

@@ -289,8 +289,8 @@ impl Owned {
         (0..self.world).map(|rank| self.splits[param].part(rank, self.world)).collect()
     }
 
-    /// The sums of all ranks' gradients from device to device, some parameters at a time. Memory for what comes is taken
-    /// before all ranks have met, so that no rank is waited for that has none left.
+    /// The sums of all ranks' gradients from device to device, some parameters at a time. Memory for what comes is
+    /// taken before all ranks have met, so that no rank is waited for that has none left.
     ///
     /// # Panics
     /// If there is no [link](Owned::link).

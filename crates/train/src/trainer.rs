@@ -297,7 +297,7 @@ impl Trainer {
     pub fn freeze_mtp(&mut self) {
         let layers = self.model.config().layers;
         let specs = self.state.params.specs().iter();
-        self.frozen.iter_mut().zip(specs).for_each(|(frozen, spec)| *frozen |= layer_of(&spec.name) >= Some(layers));
+        self.frozen.iter_mut().zip(specs).for_each(|(frozen, spec)| *frozen |= spec.layer() >= Some(layers));
         self.hyper.mtp_lambda = Switch { early: 0.0, late: 0.0, late_step: 0 };
     }
 
@@ -521,11 +521,6 @@ impl Trainer {
 
 fn bias_name(layer: usize) -> String {
     format!("model.layers.{layer}.mlp.gate.e_score_correction_bias")
-}
-
-/// The layer that a parameter belongs to, from `model.layers.N.…`.
-pub(crate) fn layer_of(name: &str) -> Option<usize> {
-    name.strip_prefix("model.layers.")?.split('.').next()?.parse().ok()
 }
 
 /// Some sequences of a batch in pieces of whole ones, as many as fit into `rows` rows, with the rows of the batch that

@@ -91,7 +91,8 @@ impl Trainer {
 }
 
 impl Hyperparameters {
-    /// One step of the optimizer, the `step`-th, on what this rank owns of the `chosen` parameters. The gradients of all ranks together have the norm `grad_norm`.
+    /// One step of the optimizer, the `step`-th, on what this rank owns of the `chosen` parameters. The gradients of
+    /// all ranks together have the norm `grad_norm`.
     pub(crate) fn follow(
         &self,
         execution: &Execution,
