@@ -13,19 +13,22 @@ if [[ $# == 0 ]]; then
   tests=(products products:AMPERE forward forward:AMPERE backward backward:AMPERE paged paged:AMPERE latent
     latent:AMPERE head head:AMPERE rows fp8 conformance sampler sampler:AMPERE)
 fi
-failed=0
-for test in "${tests[@]}"; do
-  name=${test%%:*} program=$programs/${test/:/-} which=()
+# One test: its last line, or why it failed.
+run() {
+  local test=$1 name=${1%%:*} program=$programs/${1/:/-} which=()
   [[ $test == *:AMPERE ]] && which=(-DAMPERE)
-  flags=(-O2 -mavx2 -std=c++20 -ffp-contract=off -Wno-psabi -I. -I../kernels)
+  local flags=(-O2 -mavx2 -std=c++20 -ffp-contract=off -Wno-psabi -I. -I../kernels)
   if "${CXX:-c++}" "${flags[@]}" "${which[@]}" "tests/$name.cpp" -o "$program" &&
     timeout 300 "$program" > "$program.txt" 2>&1; then
     [[ -n $VERBOSE ]] && cat "$program.txt"
     echo "$test: $(tail -1 "$program.txt")"
   else
-    failed=1
     echo "$test: FAILED"
     [[ -f $program.txt ]] && head -20 "$program.txt"
+    return 1
   fi
-done
-exit $failed
+}
+export -f run
+export programs
+# A test takes one core.
+printf '%s\n' "${tests[@]}" | xargs -P "$(nproc)" -I{} bash -c 'run "$1"' run {} || exit 1

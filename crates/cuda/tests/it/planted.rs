@@ -2,8 +2,8 @@
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::sync::Arc;
-use std::{env, fs};
+use std::sync::{Arc, Mutex};
+use std::{env, fs, thread};
 
 use wels_cuda::Cuda;
 use wels_cuda::launch::emulator::Emulator;
@@ -526,8 +526,6 @@ fn every_planted_bug_is_found() {
         return;
     }
     let directory = tempfile::tempdir().expect("a directory");
-    let naive: Arc<dyn Device> = wels_cpu::naive::Naive::new();
-    let mut missed = Vec::new();
     let groups = [
         (ALL, 0.0, (9, 0)),
         (OF_TENSOR_CORES, TOLERANCE, (9, 0)),
@@ -535,15 +533,25 @@ fn every_planted_bug_is_found() {
         (OF_ATTENTION, BF16_ELEMENTS, (9, 0)),
         (OF_ATTENTION_80, BF16_ELEMENTS, (8, 0)),
     ];
-    for (group, (all, tolerance, capability)) in groups.into_iter().enumerate() {
-        for (number, planted) in all.iter().enumerate() {
-            let library = build(planted, &directory.path().join(format!("{group}-{number}")));
+    let all = groups.iter().flat_map(|(all, tolerance, capability)| all.iter().map(|it| (it, *tolerance, *capability)));
+    let (all, missed) = (Mutex::new(all.enumerate()), Mutex::new(Vec::new()));
+    let next = || all.lock().unwrap().next();
+    // A kernel is compiled and run by one core, so each of them looks for another bug.
+    let look = || {
+        let naive: Arc<dyn Device> = wels_cpu::naive::Naive::new();
+        while let Some((number, (planted, tolerance, capability))) = next() {
+            let library = build(planted, &directory.path().join(number.to_string()));
             match found(planted, &library, capability, &(planted.work)(&naive), tolerance) {
                 Some(how) => println!("{}: {how}", planted.what),
-                None => missed.push(planted.what),
+                None => missed.lock().unwrap().push(planted.what),
             }
         }
-    }
+    };
+    thread::scope(|scope| {
+        let cores = thread::available_parallelism().map_or(1, usize::from);
+        (0..cores).for_each(|_| drop(scope.spawn(look)));
+    });
+    let missed = missed.into_inner().unwrap();
     assert!(missed.is_empty(), "not found: {missed:?}");
 }
 
@@ -574,7 +582,7 @@ fn found(
     (1..=8).find_map(|seed| {
         let work = planted.work;
         let library = library.to_path_buf();
-        let got = std::thread::spawn(move || {
+        let got = thread::spawn(move || {
             let emulator = Emulator::with_kernels_of(&library, seed).expect("a library");
             emulator.set_capability(major, minor);
             work(&(Cuda::on(emulator) as Arc<dyn Device>))

@@ -170,7 +170,7 @@ fn play<'a>(
 
 /// How many a history has: fewer on an emulated card, which takes some 20 times as long for each.
 fn moves() -> usize {
-    if is_emulated() { 10 } else { 40 }
+    if is_emulated() { 5 } else { 40 }
 }
 
 #[test]
