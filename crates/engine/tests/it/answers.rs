@@ -41,7 +41,7 @@ pub fn engine(loaded: &LoadedModel, options: Options) -> Engine {
 }
 
 pub fn answer(loaded: &LoadedModel, request: Request) -> (Vec<Token>, Finished) {
-    let mut engine = engine(loaded, Options::default());
+    let mut engine = engine(loaded, models::options());
     engine.enqueue(request).expect("a sound request");
     finish(&mut engine).remove(0)
 }
@@ -120,7 +120,7 @@ fn answers_end_at_stop_tokens_at_the_limit_and_at_the_context() {
 #[test]
 fn what_cannot_be_done_is_refused_by_name() {
     let loaded = models::loaded(&models::gqa(), 5);
-    let mut engine = engine(&loaded, Options { max_waiting: 2, ..Options::default() });
+    let mut engine = engine(&loaded, Options { max_waiting: 2, ..models::options() });
     let mut refusal = |change: &dyn Fn(&mut Request)| {
         let mut request = Request::new(vec![1, 2], 4);
         change(&mut request);
@@ -162,7 +162,7 @@ fn what_cannot_be_done_is_refused_by_name() {
 fn a_cancelled_request_ends_with_the_next_step_and_others_go_on() {
     let loaded = models::loaded(&models::gqa(), 5);
     let alone = answer(&loaded, Request::new(vec![4, 5], 12)).0;
-    let mut engine = engine(&loaded, Options { max_running: 2, ..Options::default() });
+    let mut engine = engine(&loaded, Options { max_running: 2, ..models::options() });
     let ids: Vec<RequestId> =
         [9, 4, 7].map(|first| engine.enqueue(Request::new(vec![first, 5], 12)).expect("a sound request")).into();
     engine.step();

@@ -77,7 +77,7 @@ fn speculation_changes_no_constrained_answer() {
     for seed in 0..6 {
         let constraint = Constraint::Regex("(abc, ){3,9}[0-9]+(, abc)*".into());
         let run = |speculation| {
-            let mut engine = engine(&loaded, Options { speculation, ..Options::default() });
+            let mut engine = engine(&loaded, Options { speculation, ..models::options() });
             engine.enqueue(request(constraint.clone(), seed)).expect("a sound request");
             let (tokens, end) = finish(&mut engine).remove(0);
             (tokens, end.reason, end.usage.accepted)
@@ -92,7 +92,7 @@ fn speculation_changes_no_constrained_answer() {
 #[test]
 fn what_cannot_be_followed_is_refused() {
     let loaded = models::with_text(5);
-    let mut engine = engine(&loaded, Options::default());
+    let mut engine = engine(&loaded, models::options());
     let mut refused = |constraint: Constraint| match engine.enqueue(request(constraint, 0)) {
         Err(RequestError::Constraint { reason }) => reason,
         other => panic!("{other:?}"),
@@ -113,7 +113,7 @@ fn what_cannot_be_followed_is_refused() {
     refused(Constraint::Lark("start: missing".into()));
     refused(Constraint::Lark("".into()));
 
-    let mut deaf = crate::answers::engine(&models::loaded(&models::gqa(), 5), Options::default());
+    let mut deaf = crate::answers::engine(&models::loaded(&models::gqa(), 5), models::options());
     let refusal =
         deaf.enqueue(Request { prompt: vec![1], ..request(Constraint::JsonObject, 0) }).expect_err("no tokenizer");
     assert_eq!(refusal.to_string(), "the constraint cannot be used: the model has no tokenizer");
@@ -135,7 +135,7 @@ fn cyclic_and_exponential_schemas_are_bounded() {
         .collect();
     let exponential =
         format!(r##"{{"$ref": "#/$defs/d0", "$defs": {{{}, "d40": {{"type": "string"}}}}}}"##, definitions.join(", "));
-    let mut engine = engine(&loaded, Options::default());
+    let mut engine = engine(&loaded, models::options());
     let repeated = "((((a{1,1000}){1,1000}){1,1000}){1,1000}){1,1000}";
     for constraint in [Constraint::JsonSchema(exponential), Constraint::Regex(repeated.into())] {
         let taken = engine.enqueue(request(constraint, 0)).is_ok();
@@ -154,7 +154,7 @@ fn a_constraint_that_may_fail_is_left_out_where_it_does() {
     let wrong = Constraint::Regex("(".into());
     let free = Request { constraint: None, ..request(wrong.clone(), 3) };
     assert_eq!(answer(&loaded, may_fail(wrong.clone())), answer(&loaded, free));
-    let mut refusing = engine(&loaded, Options::default());
+    let mut refusing = engine(&loaded, models::options());
     assert!(matches!(refusing.enqueue(request(wrong, 3)), Err(RequestError::Constraint { .. })));
     // One so ambiguous that it becomes too much work after some letters: the answer goes on without it.
     let starts: Vec<String> = (0..80).map(|at| format!("s{at}")).collect();

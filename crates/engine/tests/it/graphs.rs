@@ -12,10 +12,10 @@ use wels_model::paged::{CacheDtype, PagedCache};
 type Answers = Vec<Vec<(u32, Option<u32>)>>;
 
 fn answers(loaded: &wels_engine::LoadedModel, precision: Precision, cache_dtype: CacheDtype) -> Answers {
-    let page = PagedCache::bytes_per_page(loaded.model.config(), Options::default().layout, cache_dtype);
+    let page = PagedCache::bytes_per_page(loaded.model.config(), models::options().layout, cache_dtype);
     // Room for one of full length and a bit.
     let cache_bytes = (models::CONTEXT / 16 + 1) * page;
-    let options = Options { precision, cache_dtype, cache_bytes, max_batch_tokens: 40, ..Options::default() };
+    let options = Options { precision, cache_dtype, cache_bytes, max_batch_tokens: 40, ..models::options() };
     let mut engine = engine(loaded, options);
     let mut answers = Answers::new();
     for round in 0..2 {
@@ -66,7 +66,7 @@ fn steps_of_the_same_answers_change_no_node() {
             precision: Precision::Bf16,
             cache_dtype: CacheDtype::Bf16,
             speculation: Speculation::Off,
-            ..Options::default()
+            ..models::options()
         };
         let mut engine = engine(&loaded, options);
         for number in 0..4 {

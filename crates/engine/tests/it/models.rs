@@ -5,7 +5,7 @@ use std::sync::Arc;
 use wels_cpu::testing::device;
 use wels_data::tokenizer::{BpeTrainer, SpecialTokens, Tokenizer};
 use wels_device::Device;
-use wels_engine::LoadedModel;
+use wels_engine::{LoadedModel, Options};
 use wels_model::config::{
     Attention, Family, Gating, ModelConfig, MoeConfig, RopeConfig, RopeLayout, RopeScaling, Router,
 };
@@ -14,6 +14,11 @@ use wels_model::params::Params;
 
 pub const VOCABULARY: usize = 61;
 pub const CONTEXT: usize = 96;
+
+/// The usual ones, with a small cache: devices other than the processor take all of it at once.
+pub fn options() -> Options {
+    Options { cache_bytes: 32 << 20, ..Options::default() }
+}
 
 fn config(family: Family, layout: RopeLayout, attention: Attention) -> ModelConfig {
     ModelConfig {

@@ -12,6 +12,8 @@ use wels_kernels::sample;
 use wels_model::janus::Janus;
 use wels_model::tape::Execution;
 
+use crate::models;
+
 #[path = "../../../model/tests/janus/tiny.rs"]
 mod tiny;
 
@@ -84,7 +86,7 @@ fn an_answer_about_a_picture_has_the_bits_of_the_whole_forward_pass() {
     // An answer that itself names places would have the reference look for more pictures.
     let sampling = Sampling { logit_bias: vec![(PLACE, f32::NEG_INFINITY)], ..Sampling::default() };
     let request = Request { sampling, ..prompt(&[1, 2], 0, 5) };
-    let (answer, end) = alone(&janus, Options::default(), request.clone());
+    let (answer, end) = alone(&janus, models::options(), request.clone());
     assert_eq!((end.usage.prompt, end.usage.generated), (request.prompt.len(), 12));
     let execution = Execution::new(wels_cpu::device());
     let features: Vec<_> = [1, 2].map(|seed| janus.image_features(&execution, &pixels(seed)).expect("features")).into();
@@ -98,7 +100,7 @@ fn an_answer_about_a_picture_has_the_bits_of_the_whole_forward_pass() {
         assert_eq!(*logprob, Some(sample::logprob(row[*token as usize], total)), "token {place}");
     }
     let pictures = prompt(&[1, 3], 0, 5).pictures;
-    let other = alone(&janus, Options::default(), Request { pictures, ..request }).0;
+    let other = alone(&janus, models::options(), Request { pictures, ..request }).0;
     assert_ne!(other, answer, "another picture, another answer");
 }
 
@@ -114,17 +116,17 @@ fn answers_about_pictures_depend_on_nothing_else() {
         prompt(&[], 4, 30),
         prompt(&[2, 2], 3, 1),
     ];
-    let plain = Options { prefix_cache: false, ..Options::default() };
+    let plain = Options { prefix_cache: false, ..models::options() };
     let expected: Vec<_> = requests.iter().map(|request| alone(&janus, plain.clone(), request.clone()).0).collect();
     let bytes = |pages: usize| {
         // Keys and values of two layers, two heads of eight numbers, in f32.
         pages * 16 * 2 * 2 * 2 * 8 * 4
     };
     let all = [
-        Options::default(),
-        Options { max_batch_tokens: 16, ..Options::default() },
-        Options { max_batch_tokens: 19, cache_bytes: bytes(16), ..Options::default() },
-        Options { max_running: 2, ..Options::default() },
+        models::options(),
+        Options { max_batch_tokens: 16, ..models::options() },
+        Options { max_batch_tokens: 19, cache_bytes: bytes(16), ..models::options() },
+        Options { max_running: 2, ..models::options() },
     ];
     for (options, threads) in all.into_iter().zip([1, 3, 2, 1]) {
         par::with_threads(threads, || {
@@ -133,7 +135,7 @@ fn answers_about_pictures_depend_on_nothing_else() {
                 let ids: Vec<_> = requests.iter().map(|request| engine.enqueue(request.clone()).unwrap()).collect();
                 for (place, (answer, end)) in run(&mut engine, &ids).into_iter().enumerate() {
                     assert_eq!(answer, expected[place], "{place} of round {round} with {options:?}");
-                    if round == 1 && options == Options::default() {
+                    if round == 1 && options == models::options() {
                         assert_eq!(end.usage.cached, (requests[place].prompt.len() - 1) / 16 * 16, "{place}");
                     }
                 }
@@ -145,7 +147,7 @@ fn answers_about_pictures_depend_on_nothing_else() {
 #[test]
 fn the_prefix_cache_tells_pictures_apart() {
     let janus = janus();
-    let mut engine = engine(&janus, Options::default());
+    let mut engine = engine(&janus, models::options());
     let mut cached = |request: Request| {
         let id = engine.enqueue(request).expect("a request that fits");
         run(&mut engine, &[id])[0].1.usage.cached
@@ -181,7 +183,7 @@ fn a_picture_is_the_same_alone_and_among_others_and_answers() {
         .collect();
     let draw =
         |(words, guidance, seed, choice): &(Vec<u32>, f32, u64, u32)| drawing(&janus, words, *guidance, *seed, *choice);
-    let expected: Vec<_> = cases.iter().map(|case| alone(&janus, Options::default(), draw(case)).0).collect();
+    let expected: Vec<_> = cases.iter().map(|case| alone(&janus, models::options(), draw(case)).0).collect();
     assert_ne!(expected[0], expected[1], "choices draw different pictures");
     // Without guidance it is what the model draws by itself, from the seed + the number of the choice.
     let sampling = wels_model::generate::Sampling::Random { temperature: 1.0, top_p: 1.0, seed: 7 + 8 };
@@ -189,7 +191,7 @@ fn a_picture_is_the_same_alone_and_among_others_and_answers() {
     assert_eq!(expected[8].iter().map(|(code, _)| *code).collect::<Vec<_>>(), own);
     for (max_drawing, threads) in [(1, 2), (4, 1), (16, 3)] {
         par::with_threads(threads, || {
-            let mut engine = engine(&janus, Options { max_drawing, ..Options::default() });
+            let mut engine = engine(&janus, Options { max_drawing, ..models::options() });
             let mut ids: Vec<_> = cases.iter().map(|case| engine.enqueue(draw(case)).unwrap()).collect();
             ids.push(engine.enqueue(prompt(&[1], 0, 9)).unwrap());
             let gone = engine.enqueue(draw(&cases[2])).unwrap();
@@ -211,7 +213,7 @@ fn a_picture_is_the_same_alone_and_among_others_and_answers() {
 #[test]
 fn owners_share_what_is_drawn_at_a_time() {
     let janus = janus();
-    let mut engine = engine(&janus, Options { max_drawing: 2, ..Options::default() });
+    let mut engine = engine(&janus, Options { max_drawing: 2, ..models::options() });
     let of = |engine: &mut Engine, owner: u64| {
         let request = Request { owner, ..drawing(&janus, &words(0, 9), 5.0, owner, 0) };
         engine.enqueue(request).unwrap()
@@ -235,7 +237,7 @@ fn owners_share_what_is_drawn_at_a_time() {
 #[test]
 fn a_picture_under_way_can_be_given_up() {
     let janus = janus();
-    let mut engine = engine(&janus, Options { max_drawing: 2, ..Options::default() });
+    let mut engine = engine(&janus, Options { max_drawing: 2, ..models::options() });
     let ids: Vec<_> = (0..3).map(|k| engine.enqueue(drawing(&janus, &words(0, 9), 5.0, 1, k)).unwrap()).collect();
     engine.step();
     engine.step();
@@ -245,7 +247,7 @@ fn a_picture_under_way_can_be_given_up() {
     let ends: Vec<_> = answers.iter().map(|(_, end)| (end.reason, end.usage.generated)).collect();
     let whole = (FinishReason::Stop, tiny::CODES);
     assert_eq!(ends, [(FinishReason::Cancelled, 2), whole, whole]);
-    let third = alone(&janus, Options::default(), drawing(&janus, &words(0, 9), 5.0, 1, 2)).0;
+    let third = alone(&janus, models::options(), drawing(&janus, &words(0, 9), 5.0, 1, 2)).0;
     assert_eq!(answers[2].0, third);
     assert_eq!(engine.status().running, 0);
 }
@@ -253,8 +255,8 @@ fn a_picture_under_way_can_be_given_up() {
 #[test]
 fn requests_that_make_no_sense_are_refused() {
     let janus = janus();
-    let mut engine = engine(&janus, Options::default());
-    let mut text = Engine::new(crate::models::loaded(&crate::models::gqa(), 3), Options::default()).unwrap();
+    let mut engine = engine(&janus, models::options());
+    let mut text = Engine::new(crate::models::loaded(&crate::models::gqa(), 3), models::options()).unwrap();
     let picture = |at: usize, values: usize| Picture::new(at, vec![0.0; values]);
     let whole = 3 * tiny::SIDE * tiny::SIDE;
     let shown = |pictures: Vec<Picture>| Request { pictures, ..Request::new(vec![1; 40], 4) };
@@ -290,7 +292,7 @@ fn requests_that_make_no_sense_are_refused() {
     ];
     assert_eq!(messages, expected);
     assert!(engine.is_idle());
-    let full = Options { max_waiting: 1, ..Options::default() };
+    let full = Options { max_waiting: 1, ..models::options() };
     let mut small = self::engine(&janus, full);
     small.enqueue(good.clone()).unwrap();
     assert_eq!(small.enqueue(good), Err(RequestError::QueueFull { waiting: 1 }));

@@ -53,7 +53,7 @@ pub fn answers(loaded: &LoadedModel, options: &Options) -> (Vec<Answer>, u64, u6
 fn every_division_answers_alike(whole: &LoadedModel, layout: CacheLayout) {
     let config = whole.model.config();
     let page = PagedCache::bytes_per_page(config, layout, CacheDtype::F32);
-    let options = Options { layout, cache_bytes: 9 * page, max_batch_tokens: 23, ..Options::default() };
+    let options = Options { layout, cache_bytes: 9 * page, max_batch_tokens: 23, ..models::options() };
     let alone = Options { speculation: Speculation::Off, prefix_cache: false, ..options.clone() };
     let (expected, ..) = answers(whole, &alone);
     let with_experts = config.moe.as_ref().map_or(0, |_| config.layers + config.mtp_depth);
@@ -88,7 +88,7 @@ fn each_device_has_its_own_numbers() {
     let whole = models::loaded(&models::gqa(), 5);
     let answers_with = |layers, main, other| {
         let numbers = Numbers { precision: Precision::F32, cache_dtype: other };
-        let options = Options { cache_dtype: main, other: Some(numbers), ..Options::default() };
+        let options = Options { cache_dtype: main, other: Some(numbers), ..models::options() };
         answers(&divided(&whole, Elsewhere { layers, experts: 0 }), &options).0
     };
     let (f32, f16) = (CacheDtype::F32, CacheDtype::F16);

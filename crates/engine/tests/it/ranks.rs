@@ -74,7 +74,7 @@ fn over<T: Send>(
 }
 
 fn options(layout: CacheLayout) -> Options {
-    Options { layout, max_batch_tokens: 23, ..Options::default() }
+    Options { layout, max_batch_tokens: 23, ..models::options() }
 }
 
 fn answers_are_those_of_one_rank(config: &ModelConfig, layout: CacheLayout) {
@@ -160,7 +160,7 @@ fn the_engine_ends_when_a_rank_is_lost() {
                 let _ = ranks.follow();
                 return;
             }
-            let mut engine = Engine::new(loaded, Options::default()).expect("options that make sense");
+            let mut engine = Engine::new(loaded, models::options()).expect("options that make sense");
             engine.enqueue(Request::new(vec![1, 2, 3], 8)).expect("a sound request");
             for _ in 0..2 {
                 let step = catch_unwind(AssertUnwindSafe(|| {

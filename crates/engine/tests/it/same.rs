@@ -153,17 +153,17 @@ fn one_answer_in_64_settings(name: &str, loaded: &LoadedModel, whole: &Options) 
 
 #[test]
 fn one_answer_in_64_settings_with_grouped_queries() {
-    one_answer_in_64_settings("gqa", &models::loaded(&models::gqa(), 5), &Options::default());
+    one_answer_in_64_settings("gqa", &models::loaded(&models::gqa(), 5), &models::options());
 }
 
 #[test]
 fn one_answer_in_64_settings_with_latents_experts_and_mtp() {
-    one_answer_in_64_settings("deepseek", &models::loaded(&models::deepseek(), 5), &Options::default());
+    one_answer_in_64_settings("deepseek", &models::loaded(&models::deepseek(), 5), &models::options());
 }
 
 #[test]
 fn one_answer_in_64_settings_with_a_cache_of_half_width() {
-    let whole = Options { cache_dtype: CacheDtype::F16, ..Options::default() };
+    let whole = Options { cache_dtype: CacheDtype::F16, ..models::options() };
     one_answer_in_64_settings("gqa, f16", &models::loaded(&models::gqa(), 5), &whole);
 }
 
@@ -173,7 +173,7 @@ fn one_answer_in_64_settings_with_a_cache_of_latents() {
     let mut params = (*loaded.params).clone();
     params.prepare_latent(&loaded.model);
     loaded.params = params.into();
-    let whole = Options { layout: CacheLayout::Latent, cache_dtype: CacheDtype::F16, ..Options::default() };
+    let whole = Options { layout: CacheLayout::Latent, cache_dtype: CacheDtype::F16, ..models::options() };
     one_answer_in_64_settings("deepseek, latent", &loaded, &whole);
 }
 
@@ -183,7 +183,7 @@ fn accepted_drafts_save_passes() {
     let loaded = models::loaded(&models::gqa(), 5);
     let request = Request { sampling: Sampling::greedy(), ..Request::new([1, 2, 3, 4, 5].repeat(4), 60) };
     let passes = |speculation| {
-        let mut engine = engine(&loaded, Options { speculation, ..Options::default() });
+        let mut engine = engine(&loaded, Options { speculation, ..models::options() });
         engine.enqueue(request.clone()).expect("a sound request");
         let (tokens, end) = finish(&mut engine).remove(0);
         (tokens, end.usage, engine.status().counters)
@@ -201,7 +201,7 @@ fn accepted_drafts_save_passes() {
 fn new_weights_are_used_from_the_next_token_on() {
     let (old, new) = (models::loaded(&models::deepseek(), 5), models::loaded(&models::deepseek(), 6));
     let request = Request { sampling: Sampling::greedy(), ..Request::new((0..40).collect(), 12) };
-    let mut engine = engine(&old, Options::default());
+    let mut engine = engine(&old, models::options());
     engine.enqueue(request.clone()).expect("a sound request");
     let first = engine.step();
     engine.set_params(new.params.clone());

@@ -25,7 +25,7 @@ fn of(events: &[Event]) -> Vec<RequestId> {
 
 #[test]
 fn answers_go_on_in_every_step_while_a_long_prompt_is_computed() {
-    let options = Options { max_batch_tokens: 16, ..Options::default() };
+    let options = Options { max_batch_tokens: 16, ..models::options() };
     let mut engine = engine(&loaded(), options);
     let short = enqueue(&mut engine, vec![1, 2], 40, 0);
     assert_eq!(of(&engine.step()), [short]);
@@ -41,7 +41,7 @@ fn answers_go_on_in_every_step_while_a_long_prompt_is_computed() {
 
 #[test]
 fn the_waiting_begin_by_priority_then_by_age() {
-    let mut engine = engine(&loaded(), Options { max_running: 1, ..Options::default() });
+    let mut engine = engine(&loaded(), Options { max_running: 1, ..models::options() });
     let first = enqueue(&mut engine, vec![1], 2, 0);
     engine.step();
     let ids = [(2, 0), (3, 5), (4, 0), (5, -1)].map(|(token, priority)| enqueue(&mut engine, vec![token], 1, priority));
@@ -57,7 +57,7 @@ fn the_waiting_begin_by_priority_then_by_age() {
 #[test]
 fn a_cache_for_one_serves_all_one_after_the_other() {
     let page = PagedCache::bytes_per_page(&models::gqa(), CacheLayout::Expanded, CacheDtype::F32);
-    let mut engine = engine(&loaded(), Options { cache_bytes: 3 * page, ..Options::default() });
+    let mut engine = engine(&loaded(), Options { cache_bytes: 3 * page, ..models::options() });
     let ids: Vec<RequestId> = (0..5).map(|i| enqueue(&mut engine, vec![i; 10], 30, 0)).collect();
     let ends = finish(&mut engine);
     let got: Vec<(RequestId, usize)> = ends.iter().map(|(tokens, end)| (end.id, tokens.len())).collect();
@@ -69,7 +69,7 @@ fn a_cache_for_one_serves_all_one_after_the_other() {
 #[test]
 fn memory_taken_while_idle_changes_nothing() {
     let answers = |idle: bool| {
-        let mut engine = engine(&loaded(), Options { cache_bytes: 16 << 20, ..Options::default() });
+        let mut engine = engine(&loaded(), Options { cache_bytes: 16 << 20, ..models::options() });
         let mut answers = Vec::new();
         for prompt in 0..3 {
             while idle && engine.populate() {}
@@ -86,7 +86,7 @@ fn memory_taken_while_idle_changes_nothing() {
 #[test]
 fn the_more_important_takes_the_pages_of_the_less_important() {
     let page = PagedCache::bytes_per_page(&models::gqa(), CacheLayout::Expanded, CacheDtype::F32);
-    let mut engine = engine(&loaded(), Options { cache_bytes: 5 * page, ..Options::default() });
+    let mut engine = engine(&loaded(), Options { cache_bytes: 5 * page, ..models::options() });
     let patient = enqueue(&mut engine, vec![1; 40], 20, 0);
     engine.step();
     let urgent = enqueue(&mut engine, vec![2; 40], 3, 1);
@@ -101,7 +101,7 @@ fn the_more_important_takes_the_pages_of_the_less_important() {
 
 #[test]
 fn a_prompt_that_the_cache_has_is_not_computed_again() {
-    let mut engine = engine(&loaded(), Options::default());
+    let mut engine = engine(&loaded(), models::options());
     let prompt: Vec<u32> = (0..50).collect();
     enqueue(&mut engine, prompt.clone(), 1, 0);
     finish(&mut engine);
@@ -119,7 +119,7 @@ fn a_prompt_that_the_cache_has_is_not_computed_again() {
 
 #[test]
 fn several_answers_to_one_prompt_compute_it_once() {
-    let mut engine = engine(&loaded(), Options { max_batch_tokens: 16, ..Options::default() });
+    let mut engine = engine(&loaded(), Options { max_batch_tokens: 16, ..models::options() });
     let prompt: Vec<u32> = (0..50).collect();
     for choice in 0..4 {
         engine.enqueue(Request { choice, ..Request::new(prompt.clone(), 3) }).expect("a sound request");
@@ -133,7 +133,7 @@ fn several_answers_to_one_prompt_compute_it_once() {
 #[test]
 fn a_prompt_larger_than_the_cache_is_refused() {
     let page = PagedCache::bytes_per_page(&models::gqa(), CacheLayout::Expanded, CacheDtype::F32);
-    let mut engine = engine(&loaded(), Options { cache_bytes: 2 * page, ..Options::default() });
+    let mut engine = engine(&loaded(), Options { cache_bytes: 2 * page, ..models::options() });
     let refusal = engine.enqueue(Request::new(vec![1; 32], 1)).expect_err("too long");
     assert_eq!(refusal.to_string(), "the prompt has 32 tokens, and at most 31 fit");
     enqueue(&mut engine, vec![1; 31], 5, 0);
@@ -143,10 +143,10 @@ fn a_prompt_larger_than_the_cache_is_refused() {
 #[test]
 fn options_that_make_no_sense_are_refused() {
     let refused = |options: Options| Engine::new(loaded(), options).err().expect("a refusal").to_string();
-    assert_eq!(refused(Options { max_running: 0, ..Options::default() }), "max_running: must be at least 1");
-    assert_eq!(refused(Options { max_batch_tokens: 8, ..Options::default() }), "max_batch_tokens: must be at least 16");
-    assert!(refused(Options { cache_bytes: 100, ..Options::default() }).starts_with("cache_bytes: a page takes"));
-    let latent = Options { layout: CacheLayout::Latent, ..Options::default() };
+    assert_eq!(refused(Options { max_running: 0, ..models::options() }), "max_running: must be at least 1");
+    assert_eq!(refused(Options { max_batch_tokens: 8, ..models::options() }), "max_batch_tokens: must be at least 16");
+    assert!(refused(Options { cache_bytes: 100, ..models::options() }).starts_with("cache_bytes: a page takes"));
+    let latent = Options { layout: CacheLayout::Latent, ..models::options() };
     assert_eq!(refused(latent), "layout: this model has no latents");
 }
 
@@ -157,7 +157,7 @@ fn enqueue_of(engine: &mut Engine, owner: u64, max_tokens: usize) -> RequestId {
 
 #[test]
 fn owners_share_the_places_whatever_each_asks_for() {
-    let mut engine = engine(&loaded(), Options { max_running: 4, ..Options::default() });
+    let mut engine = engine(&loaded(), Options { max_running: 4, ..models::options() });
     let first: Vec<RequestId> = (0..12).map(|_| enqueue_of(&mut engine, 1, 9)).collect();
     assert_eq!(of(&engine.step()), first[..4]);
     // One that comes later takes a place at once, the last one's.
@@ -181,7 +181,7 @@ fn owners_share_the_places_whatever_each_asks_for() {
 
 #[test]
 fn owners_take_turns_at_one_place() {
-    let mut engine = engine(&loaded(), Options { max_running: 1, ..Options::default() });
+    let mut engine = engine(&loaded(), Options { max_running: 1, ..models::options() });
     let ids = [1, 1, 1, 2, 2, 2, 3].map(|owner| enqueue_of(&mut engine, owner, 1));
     let order: Vec<RequestId> = (0..7).flat_map(|_| of(&engine.step())).collect();
     assert_eq!(order, [0, 3, 6, 1, 4, 2, 5].map(|at| ids[at]));
@@ -189,7 +189,7 @@ fn owners_take_turns_at_one_place() {
 
 #[test]
 fn an_owner_leaves_room_in_the_queue_for_others() {
-    let mut engine = engine(&loaded(), Options { max_waiting: 16, waiting_kept: 2, ..Options::default() });
+    let mut engine = engine(&loaded(), Options { max_waiting: 16, waiting_kept: 2, ..models::options() });
     let full = |engine: &mut Engine, owner: u64| {
         let request = Request { owner, ..Request::new(vec![1], 1) };
         engine.enqueue(request).err() == Some(RequestError::QueueFull { waiting: engine.status().waiting.len() })

@@ -96,7 +96,7 @@ fn an_embedding_is_that_of_a_whole_pass_whatever_the_engine_does() {
         let prompt: Vec<u32> = (0..70).map(|at| (at * 7 + 3) % 50).collect();
         let [mean, last] = expected(&loaded, &prompt);
         for max_batch_tokens in [16, 33, 512] {
-            let mut engine = engine(&loaded, Options { max_batch_tokens, ..Options::default() });
+            let mut engine = engine(&loaded, Options { max_batch_tokens, ..models::options() });
             assert_eq!(embed(&mut engine, &prompt, Pooling::Mean), mean, "{name}, {max_batch_tokens}");
             assert_eq!(embed(&mut engine, &prompt, Pooling::Last), last, "{name}, behind a cached prefix");
             // Beside an answer.
