@@ -26,6 +26,7 @@ mod draw;
 mod convert;
 
 mod verify;
+mod watch;
 
 mod report;
 

@@ -25,6 +25,7 @@ use wels_runs::rundir::RunDir;
 use crate::device::{DeviceArgs, for_ranks};
 use crate::named::{self, For};
 use crate::terminal::Terminal;
+use crate::watch::{ADDRESS, listen, watch};
 
 /// What the command line says.
 #[derive(clap::Args)]
@@ -43,6 +44,9 @@ pub struct Args {
     /// theirs. Divides the ranks and the experts; 1 has each rank hold all. Changes no bit of a result: docs/cluster.md
     #[arg(long, value_name = "N", default_value_t = NonZeroUsize::MIN)]
     pub(crate) expert_parallel: NonZeroUsize,
+    /// Serve the run's report as a page that follows the run, while it goes on: curves, experts, samples, costs
+    #[arg(long, value_name = "HOST:PORT", num_args = 0..=1, require_equals = true, default_missing_value = ADDRESS)]
+    pub(crate) watch: Option<String>,
     #[command(flatten)]
     pub(crate) device: DeviceArgs,
 }
@@ -52,7 +56,7 @@ impl Args {
     pub fn quickstart() -> Args {
         let one = NonZeroUsize::MIN;
         let device = DeviceArgs::default();
-        Args { recipe_or_run: None, runs: default_runs(), ranks: one, expert_parallel: one, device }
+        Args { recipe_or_run: None, runs: default_runs(), ranks: one, expert_parallel: one, watch: None, device }
     }
 }
 
@@ -107,11 +111,15 @@ fn here(args: &Args) -> Result<()> {
 /// The run that the command line means, for so many ranks, and the device of the first one.
 pub(crate) fn begin(args: &Args, ranks: usize) -> Result<(RunDir, Arc<dyn Device>)> {
     let given = args.device.given()?;
+    let listener = args.watch.as_deref().map(listen).transpose()?;
     let run = open(args, ranks)?;
     let device = match given {
         Some(device) => device,
         None => args.device.open_for(Ledger::device(run.path()).as_deref())?,
     };
+    if let Some(listener) = listener {
+        watch(run.path(), listener)?;
+    }
     Ok((run, device))
 }
 

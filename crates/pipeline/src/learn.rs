@@ -15,10 +15,12 @@ use wels_runs::checkpoint::Checkpoint;
 use wels_runs::plan::stages::{TokenFlops, learning_flops};
 use wels_runs::recipe::{StageSection, Supervised, Work};
 use wels_runs::rundir::RunDir;
+use wels_train::doctor::{Learnt, LossDoctor};
 use wels_train::example::{Example, batches, pack};
 use wels_train::trainer::StepReport;
 use wels_train::{distil, sft};
 
+use crate::doctor;
 use crate::experts::ExchangeLine;
 use crate::host::{Event, Host};
 use crate::learner::{Learner, Learns};
@@ -49,6 +51,8 @@ pub(crate) struct SupervisedMetrics {
     max_violation: f64,
     grad_norm: f64,
     learning_rate: f64,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    warnings: Vec<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     exchange: Option<ExchangeLine>,
     seconds: f64,
@@ -129,7 +133,8 @@ impl TrainingSet {
             context: self.context,
         };
         let trainer = Learner::begin(rank, learns, tokenizer, latest)?;
-        Ok(Learning { data: self, trainer, micro_rows: section.optimization.micro_rows })
+        let doctor = doctor::of_losses(&rank.run, &stage.name, latest)?;
+        Ok(Learning { data: self, trainer, micro_rows: section.optimization.micro_rows, doctor })
     }
 }
 
@@ -138,6 +143,7 @@ pub(crate) struct Learning {
     data: TrainingSet,
     trainer: Learner,
     micro_rows: usize,
+    doctor: LossDoctor,
 }
 
 impl Training for Learning {
@@ -158,9 +164,11 @@ impl Training for Learning {
         let tokens = batch.tokens.len() as u64;
         let position = Position { step: at.step + 1, updates: at.updates + 1, tokens: at.tokens + tokens, ..at };
         let divergence = teacher.as_ref().map(|_| report.divergence);
+        let (loss, grad_norm) = (report.loss, report.grad_norm);
+        let warnings = self.doctor.look(Learnt { loss, grad_norm, ..Learnt::default() });
         let line = SupervisedMetrics::new(report, position, tokens, started.elapsed().as_secs_f64());
         let exchange = ExchangeLine::of(&mut self.trainer);
-        Ok((position, SupervisedMetrics { divergence, exchange, ..line }))
+        Ok((position, SupervisedMetrics { divergence, warnings, exchange, ..line }))
     }
 
     fn trained(&self) -> &dyn Trained {
@@ -176,6 +184,10 @@ impl Training for Learning {
         let divergence = line.divergence.map_or(String::new(), |nats| format!("divergence {nats:.3}, "));
         format!("{divergence}loss {:.3}, {} tok/s", line.loss, short(line.tokens_per_second))
     }
+
+    fn remarks(&self, line: &SupervisedMetrics) -> Vec<String> {
+        doctor::in_lines(&line.warnings).collect()
+    }
 }
 
 impl SupervisedMetrics {
@@ -190,6 +202,7 @@ impl SupervisedMetrics {
             max_violation: report.experts.iter().map(|experts| experts.max_violation).fold(0.0, f64::max),
             grad_norm: report.grad_norm,
             learning_rate: report.learning_rate,
+            warnings: Vec::new(),
             exchange: None,
             seconds,
             tokens_per_second: tokens as f64 / seconds,

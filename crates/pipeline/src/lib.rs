@@ -38,6 +38,7 @@ mod learn;
 mod reinforce;
 
 mod distil;
+mod doctor;
 
 mod teacher;
 

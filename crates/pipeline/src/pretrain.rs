@@ -17,8 +17,10 @@ use wels_model::model::Batch;
 use wels_runs::checkpoint::Checkpoint;
 use wels_runs::plan::stages::TokenFlops;
 use wels_runs::recipe::{PRETRAIN, Recipe, Start};
+use wels_train::doctor::{Learnt, LossDoctor};
 use wels_train::trainer::{StepReport, Trainer};
 
+use crate::doctor;
 use crate::experts::ExchangeLine;
 use crate::host::Event;
 use crate::hyper::{execution, of_pretraining, slow_precision};
@@ -42,6 +44,8 @@ pub(crate) struct PretrainMetrics {
     learning_rate: f64,
     experts: Vec<ExpertLine>,
     validation: Option<Validation>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    warnings: Vec<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     exchange: Option<ExchangeLine>,
     seconds: f64,
@@ -73,6 +77,7 @@ pub(crate) struct Pretraining<'a> {
     byte_lengths: Vec<u32>,
     flops_per_token: u64,
     peak_flops: f64,
+    doctor: LossDoctor,
 }
 
 /// Does what is left of the stage.
@@ -131,6 +136,7 @@ impl<'a> Pretraining<'a> {
             byte_lengths: tokenizer.byte_lengths(),
             flops_per_token: flops_per_token(recipe),
             peak_flops: 0.0,
+            doctor: doctor::of_losses(&rank.run, PRETRAIN, latest)?,
         })
     }
 
@@ -186,8 +192,9 @@ impl Training for Pretraining<'_> {
         }
         let tokens_per_second = tokens as f64 / seconds;
         let mfu = tokens_per_second * self.flops_per_token as f64 / self.peak_flops;
+        let warnings = self.doctor.look(seen(&report, validation));
         let line = PretrainMetrics::new(report, position, validation, seconds, tokens_per_second, mfu);
-        Ok((position, PretrainMetrics { exchange: ExchangeLine::of(&mut self.trainer), ..line }))
+        Ok((position, PretrainMetrics { warnings, exchange: ExchangeLine::of(&mut self.trainer), ..line }))
     }
 
     fn trained(&self) -> &dyn Trained {
@@ -207,7 +214,16 @@ impl Training for Pretraining<'_> {
     }
 
     fn remarks(&self, line: &PretrainMetrics) -> Vec<String> {
-        line.validation_in_words().into_iter().collect()
+        line.validation_in_words().into_iter().chain(doctor::in_lines(&line.warnings)).collect()
+    }
+}
+
+fn seen(report: &StepReport, validation: Option<Validation>) -> Learnt {
+    Learnt {
+        loss: report.loss,
+        grad_norm: report.grad_norm,
+        loads: report.experts.iter().map(|experts| (experts.layer, experts.load.clone())).collect(),
+        held_out: validation.map(|validation| validation.nll),
     }
 }
 
@@ -260,6 +276,7 @@ impl PretrainMetrics {
             learning_rate: report.learning_rate,
             experts: experts.collect(),
             validation,
+            warnings: Vec::new(),
             exchange: None,
             seconds,
             tokens_per_second,

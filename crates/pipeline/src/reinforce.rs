@@ -191,7 +191,7 @@ impl Training for Reinforcement<'_> {
 }
 
 /// The first `steps` lines of a stage's metrics.
-fn lines_of(run: &RunDir, stage: &str, steps: u64) -> Result<Vec<Value>> {
+pub(crate) fn lines_of(run: &RunDir, stage: &str, steps: u64) -> Result<Vec<Value>> {
     let path = run.path().join(stage).join("metrics.jsonl");
     if steps == 0 {
         return Ok(Vec::new());

@@ -38,14 +38,21 @@ pub fn sheet_name(step: u64) -> String {
     format!("{PICTURES}/{}.png", crate::checkpoint::directory_name(step))
 }
 
-/// Writes the report of the run at `path`, and gives it back as text.
+/// Writes the report of the run at `path`.
 ///
 /// # Errors
 /// [`RunError`] if the run cannot be read or the report not be written.
 pub fn write(path: &Path, prices: &Prices) -> Result<(), RunError> {
-    let data = RunData::read(path)?;
     let file = path.join(REPORT);
-    files::write_atomically(&file, page::of_run(&data, prices).as_bytes()).map_err(RunError::io("write", &file))
+    files::write_atomically(&file, text(path, prices)?.as_bytes()).map_err(RunError::io("write", &file))
+}
+
+/// The report of the run at `path` as it is now, also while the run goes on.
+///
+/// # Errors
+/// [`RunError`] if the run cannot be read.
+pub fn text(path: &Path, prices: &Prices) -> Result<String, RunError> {
+    Ok(page::of_run(&RunData::read(path)?, prices))
 }
 
 /// One page about several runs, side by side.

@@ -1,7 +1,8 @@
-//! Warnings in words about a training by reinforcement, from its own metrics.
+//! Warnings in words about a training, from its own metrics: what is wrong, with the figures, and the key to change.
 //!
-//! Each sign compares the mean of the last steps with that of the first ones, so single steps do not count. The limits
-//! are rules of thumb, not results: they say where to look.
+//! Each sign compares means over some steps, so single steps do not count: of a training by reinforcement the last ones
+//! with the first ones, of one on given text with the best so far. The limits are rules of thumb, not results: they say
+//! where to look. A sign is told once.
 
 use std::collections::VecDeque;
 
@@ -128,6 +129,121 @@ fn signs(first: &WindowMetrics, last: &WindowMetrics) -> Vec<(&'static str, Stri
     signs
 }
 
+/// A step on given text or examples, as the doctor sees it.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Learnt {
+    /// Mean loss, nats.
+    pub loss: f64,
+    /// Before clipping.
+    pub grad_norm: f64,
+    /// Of each layer with experts, its number and the tokens of each.
+    pub loads: Vec<(usize, Vec<u64>)>,
+    /// The loss of held-out text, where this step looked at it.
+    pub held_out: Option<f64>,
+}
+
+/// Watches a training on given text or examples from its first step.
+#[derive(Debug, Default)]
+pub struct LossDoctor {
+    last: VecDeque<Learnt>,
+    /// Least means of loss and norm over a window so far.
+    best: Option<(f64, f64)>,
+    /// The least loss of held-out text, and the training's loss then.
+    best_held_out: Option<(f64, f64)>,
+    /// How often in a row held-out text was worse than at its best.
+    worse: usize,
+    said: Vec<&'static str>,
+}
+
+/// Nats above the best mean loss that are more than noise.
+const RISEN: f64 = 0.5;
+/// Times the least mean norm.
+const EXPLODED: f64 = 10.0;
+/// Nats above the best loss of held-out text.
+const WORSE: f64 = 0.03;
+/// Part of the mean load below which an expert is idle.
+const IDLE: f64 = 0.01;
+
+impl LossDoctor {
+    /// Looks at a step; warnings that have not been given yet.
+    pub fn look(&mut self, step: Learnt) -> Vec<String> {
+        let held_out = step.held_out;
+        self.last.push_back(step);
+        if self.last.len() < WINDOW {
+            return Vec::new();
+        }
+        let mean = |of: fn(&Learnt) -> f64| self.last.iter().map(of).sum::<f64>() / WINDOW as f64;
+        let (loss, norm) = (mean(|step| step.loss), mean(|step| step.grad_norm));
+        let mut signs = self.signs_of_steps(loss, norm);
+        signs.extend(held_out.and_then(|held_out| self.sign_of_held_out(held_out, loss)));
+        let (least, calmest) = self.best.unwrap_or((loss, norm));
+        self.best = Some((least.min(loss), calmest.min(norm)));
+        self.last.pop_front();
+        let new: Vec<_> = signs.into_iter().filter(|(sign, _)| !self.said.contains(sign)).collect();
+        self.said.extend(new.iter().map(|(sign, _)| *sign));
+        new.into_iter().map(|(_, words)| words).collect()
+    }
+
+    fn signs_of_steps(&self, loss: f64, norm: f64) -> Vec<(&'static str, String)> {
+        let mut signs = Vec::new();
+        if let Some((least, calmest)) = self.best {
+            if loss > least + RISEN {
+                let words = format!(
+                    "the loss has risen from {least:.3} to {loss:.3} nats: lower the learning rate or clip_norm, or \
+                     lengthen warmup_steps; the checkpoint before is the better model"
+                );
+                signs.push(("loss", words));
+            }
+            if norm > EXPLODED * calmest {
+                let words = format!(
+                    "the gradient's norm has grown from {calmest:.2} to {norm:.2}: the loss follows soon; lower the \
+                     learning rate, or lengthen warmup_steps"
+                );
+                signs.push(("norm", words));
+            }
+        }
+        signs.extend(self.idle_experts().map(|words| ("idle", words)));
+        signs
+    }
+
+    /// The layer with the most of them.
+    fn idle_experts(&self) -> Option<String> {
+        let first = self.last.front()?;
+        let idle = (0..first.loads.len()).map(|at| {
+            let mut sums = vec![0u64; first.loads[at].1.len()];
+            for step in &self.last {
+                sums.iter_mut().zip(&step.loads[at].1).for_each(|(sum, tokens)| *sum += tokens);
+            }
+            let mean = sums.iter().sum::<u64>() as f64 / sums.len().max(1) as f64;
+            let idle = sums.iter().filter(|sum| (**sum as f64) < IDLE * mean).count();
+            (idle, sums.len(), first.loads[at].0)
+        });
+        let (idle, experts, layer) = idle.max_by_key(|(idle, _, layer)| (*idle, std::cmp::Reverse(*layer)))?;
+        (idle > 0).then(|| {
+            format!(
+                "{idle} of {experts} experts of layer {layer} got less than a hundredth of their share in {WINDOW} \
+                 steps, and learn nothing: raise bias_update_speed or balance_alpha"
+            )
+        })
+    }
+
+    fn sign_of_held_out(&mut self, held_out: f64, loss: f64) -> Option<(&'static str, String)> {
+        let (best, then) = *self.best_held_out.get_or_insert((held_out, loss));
+        if held_out <= best {
+            (self.best_held_out, self.worse) = (Some((held_out, loss)), 0);
+            return None;
+        }
+        self.worse = if held_out > best + WORSE && loss < then { self.worse + 1 } else { 0 };
+        (self.worse > 1).then(|| {
+            let words = format!(
+                "held-out text has got worse, from {best:.3} to {held_out:.3} nats, while the training's loss fell from \
+                 {then:.3} to {loss:.3}: the model learns its text by heart; take more text, or fewer steps or epochs"
+            );
+            ("held out", words)
+        })
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -163,6 +279,45 @@ mod tests {
         for (expected, report) in cases {
             let said = words(report);
             assert!(said.len() == 1 && said[0].contains(expected), "{expected}: {said:?}");
+        }
+    }
+
+    fn words_of(step: impl Fn(usize) -> Learnt) -> Vec<(usize, String)> {
+        let mut doctor = LossDoctor::default();
+        let told = |at: usize, words: Vec<String>| words.into_iter().map(move |words| (at, words));
+        (0..80).flat_map(|at| told(at, doctor.look(step(at)))).collect()
+    }
+
+    /// Learns, with noise in norms, and every expert at work.
+    fn learning(step: usize) -> Learnt {
+        let progress = step as f64 / 80.0;
+        Learnt {
+            loss: 5.0 - 2.0 * progress,
+            grad_norm: 1.0 + (step % 7) as f64,
+            loads: vec![(1, vec![10, 20, 1, 9]), (2, vec![10, 10, 10, 10])],
+            held_out: step.is_multiple_of(10).then_some(5.2 - 2.0 * progress),
+        }
+    }
+
+    #[test]
+    fn what_a_loss_suffers_from_is_told_once_with_its_figures() {
+        assert_eq!(words_of(learning), []);
+        type Course = fn(usize) -> Learnt;
+        let cases: [(&str, Course); 4] = [
+            ("the loss has risen from 4.", |s| Learnt { loss: if s < 40 { 4.5 } else { 5.5 }, ..learning(s) }),
+            ("norm has grown from 3.", |s| Learnt { grad_norm: if s < 40 { 3.7 } else { 90.0 }, ..learning(s) }),
+            ("1 of 4 experts of layer 2 got less", |s| Learnt {
+                loads: vec![(1, vec![10; 4]), (2, vec![10, if s < 40 { 1 } else { 0 }, 10, 10])],
+                ..learning(s)
+            }),
+            ("held-out text has got worse, from 4.", |s| Learnt {
+                held_out: s.is_multiple_of(10).then_some(if s < 40 { 4.5 } else { 4.5 + s as f64 / 100.0 }),
+                ..learning(s)
+            }),
+        ];
+        for (expected, step) in cases {
+            let told = words_of(step);
+            assert!(told.len() == 1 && told[0].1.contains(expected) && told[0].0 >= 40, "{expected}: {told:?}");
         }
     }
 }

@@ -24,6 +24,8 @@ mod interruptions;
 
 mod kills;
 
+mod watch;
+
 mod trouble;
 
 mod serve;

@@ -22,6 +22,7 @@ const LINES: usize = 1500;
 
 /// How a line of metrics with a validation is told.
 const VALIDATION: &[u8] = b"\"validation\":{";
+const WARNINGS: &[u8] = b"\"warnings\":[\"";
 
 /// Columns of the map of loads.
 const COLUMNS: usize = 60;
@@ -61,6 +62,8 @@ pub struct StageData {
     pub curves: BTreeMap<String, Vec<(f64, f64)>>,
     /// By layer: for each expert, its load over time as a ratio to the mean.
     pub loads: Vec<(u64, Vec<Vec<f64>>)>,
+    /// What the doctor said, with the step.
+    pub warnings: Vec<(f64, String)>,
 }
 
 /// Text that the model wrote.
@@ -204,9 +207,9 @@ impl StageData {
         lines = open()?;
         for index in 0..count {
             files::read_line(&mut lines, &mut line).map_err(RunError::io("read", path))?;
-            // Validations are rare, so none of them is passed over.
-            let validates = || line.windows(VALIDATION.len()).any(|part| part == VALIDATION);
-            if index % stride != 0 && index + 1 != count && !validates() {
+            // Validations and warnings are rare, so none of them is passed over.
+            let has = |mark: &[u8]| line.windows(mark.len()).any(|part| part == mark);
+            if index % stride != 0 && index + 1 != count && !has(VALIDATION) && !has(WARNINGS) {
                 continue;
             }
             let Ok(Value::Object(line)) = serde_json::from_slice(&line) else { continue };
@@ -230,6 +233,9 @@ impl StageData {
                 object.iter().filter(|(_, value)| value.is_number()).for_each(|(inner, value)| {
                     self.take(&format!("{key}.{inner}"), value, step);
                 });
+            }
+            Value::Array(items) if key == "warnings" => {
+                self.warnings.extend(items.iter().filter_map(Value::as_str).map(|words| (step, words.to_string())));
             }
             Value::Array(items) if key == "mtp_losses" => {
                 (1..).zip(items).filter(|(_, value)| value.is_number()).for_each(|(depth, value)| {

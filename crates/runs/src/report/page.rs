@@ -143,6 +143,13 @@ fn series(stage: &StageData, key: &str, name: &str) -> Option<Series> {
 
 fn curves(stage: &StageData) -> String {
     let mut html = format!("<h2>Curves of {}</h2>\n", escape(&stage.name));
+    if !stage.warnings.is_empty() {
+        html += "<h3>What it suffers from</h3>\n<ul>";
+        for (step, words) in &stage.warnings {
+            let _ = write!(html, "<li>From step {step} on: {}.</li>", escape(words));
+        }
+        html += "</ul>\n";
+    }
     let mut shown: Vec<&str> = NOT_SHOWN.to_vec();
     for (title, unit, keys) in PICTURES {
         let found: Vec<Series> = keys.iter().filter_map(|(key, name)| series(stage, key, name)).collect();
