@@ -63,6 +63,8 @@ pub mod adapters;
 
 pub mod identity;
 
+pub mod attention;
+
 mod learner;
 
 pub mod forecast;

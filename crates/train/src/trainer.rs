@@ -64,6 +64,8 @@ pub struct Hyperparameters {
     pub bias_update_steps: u64,
     /// α of the sequence-wise balance loss.
     pub balance_alpha: f64,
+    /// Weight of the indexers' losses, each layer's mean over the tokens; where it is 0 they stay as they are.
+    pub indexer_weight: f64,
     /// λ of multi-token prediction.
     pub mtp_lambda: Switch,
     /// S, a power of two: a batch's sequences are dealt, in order, to so many shards, of which each is one chain of
@@ -86,6 +88,8 @@ pub struct StepReport {
     pub mtp_losses: Vec<f64>,
     /// Balance loss without α, mean over sequences and layers with experts; 1 is a perfect balance.
     pub balance: f64,
+    /// Mean loss of the indexers over layers and tokens, nats; `None` without, or where none learns.
+    pub indexer: Option<f64>,
     /// Global norm of the gradient before clipping.
     pub grad_norm: f64,
     pub learning_rate: f64,
@@ -116,6 +120,8 @@ pub struct Pass {
     pub logprobs: Vec<f32>,
     /// Sequences of the batch.
     sequences: usize,
+    /// Its tokens.
+    tokens: usize,
 }
 
 /// Why a step was not done. No weight was touched.
@@ -226,7 +232,10 @@ impl Trainer {
         execution: Execution,
     ) -> Trainer {
         let model = Arc::new(Model::new(config, context));
-        let frozen = (0..state.params.specs().len()).map(|param| param < state.params.frozen()).collect();
+        let stays = |(param, spec): (usize, &ParamSpec)| {
+            param < state.params.frozen() || hyper.indexer_weight == 0.0 && spec.is_of_indexer()
+        };
+        let frozen = state.params.specs().iter().enumerate().map(stays).collect();
         // Of a share of experts the ranks are told by `with_comm`; these are the fewest.
         let (rank, world) = state.params.share().map_or((0, 1), |share| (share.place(), share.ranks()));
         let (grads, owned) = (model.grads_of(&state.params, world), Owned::new(&state.params, hyper.rule, rank, world));
@@ -285,6 +294,10 @@ impl Trainer {
         let specs = self.state.params.specs().iter();
         self.frozen.iter_mut().zip(specs).for_each(|(frozen, spec)| *frozen |= layer_of(&spec.name) >= Some(layers));
         self.hyper.mtp_lambda = Switch { early: 0.0, late: 0.0, late_step: 0 };
+    }
+
+    fn indexers_learn(&self) -> bool {
+        self.model.config().indexer.is_some() && self.hyper.indexer_weight != 0.0
     }
 
     /// The mathematics.
@@ -364,7 +377,7 @@ impl Trainer {
         let mut logprobs = Vec::with_capacity(batch.tokens.len());
         let losses = self.shards(batch, micro_rows, self.objective(batch, coefficient, teacher), &mut logprobs);
         let (losses, logprobs) = shards::agree(&*self.comm, self.state.step + 1, losses, logprobs)?;
-        Ok(Pass { losses, logprobs, sequences })
+        Ok(Pass { losses, logprobs, sequences, tokens: batch.tokens.len() })
     }
 
     /// The gradients of this rank's shards, added up in the trainer's buffers, and their losses.
@@ -418,6 +431,7 @@ impl Trainer {
             coefficient,
             mtp_coefficient: (lambda / (mtp_depth * targets) as f64) as f32,
             balance_coefficient: (self.hyper.balance_alpha / sequences as f64) as f32,
+            indexer_coefficient: (self.hyper.indexer_weight / batch.tokens.len() as f64) as f32,
             teacher,
         }
     }
@@ -474,7 +488,7 @@ impl Trainer {
     /// # Errors
     /// [`StepError`] if the gradient is not finite, or a rank is gone; the state is then what it was.
     pub fn update(&mut self, pass: Pass) -> Result<StepReport, StepError> {
-        let Pass { losses, sequences, .. } = pass;
+        let Pass { losses, sequences, tokens, .. } = pass;
         let step = self.state.step + 1;
         self.count_sent()?;
         let gradients = self.owned.reduce(&*self.comm, &self.grads)?;
@@ -497,6 +511,7 @@ impl Trainer {
             divergence: losses.divergence / losses.main.tokens as f64,
             mtp_losses: losses.mtp.iter().map(Nll::mean).collect(),
             balance: balance / losses.experts.len().max(1) as f64,
+            indexer: self.indexers_learn().then(|| mean(&losses.indexer) / tokens as f64),
             grad_norm,
             learning_rate,
             experts: losses.experts.into_iter().map(|load| self.expert_report(load)).collect(),
@@ -575,6 +590,10 @@ impl Hyperparameters {
             execution.device().adamw(to, gradient, (&mut m[i], &mut v[i]), &rule, scale);
         }
     }
+}
+
+fn mean(values: &[f64]) -> f64 {
+    values.iter().sum::<f64>() / values.len() as f64
 }
 
 /// One a parameter: whether gradients change it.

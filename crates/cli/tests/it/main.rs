@@ -24,6 +24,8 @@ mod interruptions;
 
 mod kills;
 
+mod sparse;
+
 mod trouble;
 
 mod serve;

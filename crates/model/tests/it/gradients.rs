@@ -12,15 +12,17 @@ use wels_model::tape::Execution;
 
 const MTP: f32 = 0.3;
 const BALANCE: f32 = 0.5;
+const INDEXER: f32 = 0.2;
 
-/// The objective's value and gradients, by parameter.
-fn run(model: &Model, params: &Params, batch: &Batch, execution: &Execution) -> (f64, Vec<Vec<f32>>) {
+/// The objective's value but for what indexers learn by, that, and the gradients by parameter.
+fn run(model: &Model, params: &Params, batch: &Batch, execution: &Execution) -> ([f64; 2], Vec<Vec<f32>>) {
     let mut grads = model.grads(&device());
     let mut losses = Losses::default();
     let objective = Objective {
         coefficient: Coefficient::Uniform(1.0),
         mtp_coefficient: MTP,
         balance_coefficient: BALANCE,
+        indexer_coefficient: INDEXER,
         teacher: None,
     };
     grads.begin();
@@ -28,7 +30,8 @@ fn run(model: &Model, params: &Params, batch: &Batch, execution: &Execution) -> 
     grads.finish();
     let mtp: f64 = losses.mtp.iter().map(|nll| nll.sum).sum();
     let balance: f64 = losses.experts.iter().map(|experts| experts.balance).sum();
-    (losses.main.sum + f64::from(MTP) * mtp + f64::from(BALANCE) * balance, shapes::values(grads.values()))
+    let indexers = f64::from(INDEXER) * losses.indexer.iter().sum::<f64>();
+    ([losses.main.sum + f64::from(MTP) * mtp + f64::from(BALANCE) * balance, indexers], shapes::values(grads.values()))
 }
 
 /// A model whose router is far from indifferent, so that a small change of weights changes no choice.
@@ -75,7 +78,8 @@ fn finite_differences() {
                     let values = values.iter_mut().zip(&gradients[i]);
                     values.for_each(|(w, g)| *w += (sign * step * f64::from(*g) / length) as f32);
                 });
-                run(&model, &params, &batch, &execution).0
+                // Attention and what it reads learn nothing by what indexers learn by, and those by nothing else.
+                run(&model, &params, &batch, &execution).0[usize::from(spec.is_of_indexer())]
             };
             let slope = (at(1.0) - at(-1.0)) / (2.0 * step);
             assert!((slope / length - 1.0).abs() < 0.01, "{name}: {}: slope {slope}, gradient {length}", spec.name);
@@ -96,6 +100,7 @@ fn an_expert_without_tokens_has_no_gradient() {
         coefficient: Coefficient::Uniform(1.0),
         mtp_coefficient: 0.0,
         balance_coefficient: 0.0,
+        indexer_coefficient: 0.0,
         teacher: None,
     };
     let gate = params.position("model.layers.1.mlp.experts.gate_proj").expect("experts");
