@@ -102,14 +102,18 @@ class Mtp(nn.Module):
 
     def forward(self, model: PreTrainedModel, hidden: Tensor, ids: Tensor) -> Tensor:
         """Logits [B, T - 1, V] for the token after next, from final normed states [B, T, D] and tokens [B, T]."""
-        length = ids.shape[1] - 1
-        embedding = self.enorm(model.model.embed_tokens(ids[:, 1:]))
-        x = self.eh_proj(torch.cat((embedding, self.hnorm(hidden[:, :-1])), dim=-1))
+        ahead = ids[:, 1:]
+        if hasattr(self.block.self_attn, "indexer"):
+            # Its indexer learns at the last place too, where a token 0 stands in for the next one.
+            ahead = F.pad(ahead, (0, 1))
+        length = ahead.shape[1]
+        embedding = self.enorm(model.model.embed_tokens(ahead))
+        x = self.eh_proj(torch.cat((embedding, self.hnorm(hidden[:, :length])), dim=-1))
         positions = torch.arange(length)[None]
         mask = torch.full((length, length), float("-inf"), dtype=x.dtype).triu(1)[None, None]
         rotary = model.model.rotary_emb(x, positions)
         x = self.block(x, attention_mask=mask, position_ids=positions, position_embeddings=rotary)
-        return model.lm_head(self.norm(x))
+        return model.lm_head(self.norm(x))[:, : ids.shape[1] - 1]
 
 
 def draw(spec: OracleModel) -> np.ndarray:

@@ -4,7 +4,7 @@ use crate::shapes;
 use wels_cpu::testing::{device, edit};
 use wels_device::Coefficient;
 use wels_device::host::random::Key;
-use wels_model::config::ModelConfig;
+use wels_model::config::{Indexer, ModelConfig};
 use wels_model::model::{Batch, Losses, Model, Objective};
 use wels_model::names::ParamKind;
 use wels_model::params::Params;
@@ -58,7 +58,9 @@ fn decided(config: &ModelConfig) -> Params {
 fn finite_differences() {
     let batch = shapes::batch(5, &[6, 9]);
     let execution = Execution::new(device());
-    for (name, config) in shapes::all() {
+    for (name, mut config) in shapes::all() {
+        // A small change of weights changes the choice of some key, and the loss jumps; the oracles have such choices.
+        config.indexer = config.indexer.map(|indexer| Indexer { top_k: 64, ..indexer });
         let model = Model::new(config.clone(), 64);
         let params = decided(&config);
         let (_, gradients) = run(&model, &params, &batch, &execution);
