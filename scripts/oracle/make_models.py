@@ -14,8 +14,9 @@ Weights come from weights.py. Everything is computed in float64, the casts to fl
 and rounded once; the same is computed in float32 to say what may be asked of a float32 program. The loss is the mean
 cross-entropy over all B·T targets, plus λ/(B·T) times the sum of the MTP layer's, plus α times the sum over layers and
 the mean over sequences of the sequence-wise balance loss, plus a weight times the sum over layers and the mean over
-tokens of what indexers learn by (DeepSeek-V3.2 report, arXiv 2512.02556, eq. 4), for which `transformers` has nothing. AdamW: learning rate 1e-3, β 0.9 and 0.95, ε 1e-8, decoupled
-decay 0.1 of every parameter, no clipping; selection biases stay as they are.
+tokens of what indexers learn by (DeepSeek-V3.2 report, arXiv 2512.02556, eq. 4), for which `transformers` has nothing.
+AdamW: learning rate 1e-3, β 0.9 and 0.95, ε 1e-8, decoupled decay 0.1 of every parameter, no clipping; selection biases
+stay as they are.
 
 Where transformers 5.23 departs from the papers or from older code: it takes no account of V2's `norm_topk_prob` and of
 `scoring_func`; latent norms have ε 1e-6 whatever `rms_norm_eps` says. The script refuses models in which a choice of

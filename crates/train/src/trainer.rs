@@ -120,7 +120,6 @@ pub struct Pass {
     pub logprobs: Vec<f32>,
     /// Sequences of the batch.
     sequences: usize,
-    /// Its tokens.
     tokens: usize,
 }
 

@@ -129,7 +129,7 @@ impl Pages {
     }
 }
 
-/// One query.
+/// Which keys it may choose: the first of these pages.
 struct Query<'a> {
     /// Its row in the call's operands.
     token: usize,

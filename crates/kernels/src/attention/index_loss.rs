@@ -20,9 +20,7 @@ use crate::par::{self, SharedMut};
 use crate::scratch;
 use crate::span::spans;
 
-/// Queries of a task.
 const TASK_QUERIES: usize = 8;
-/// Keys of a task.
 const TASK_KEYS: usize = 16;
 
 /// `losses[T]`, and the gradients of the scores of the chosen keys, as these lie. `stats[T, H, 2]` is what

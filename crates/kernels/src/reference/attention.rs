@@ -46,7 +46,8 @@ fn sees(shape: &Shape, chosen: Option<&[u32]>, place: usize, j: usize) -> bool {
     j >= shape.first_key(place) && chosen.is_none_or(|chosen| chosen.contains(&(j as u32)))
 }
 
-/// One query of head `head` over the keys `first..=last`, or the chosen of them; gives the row maximum and one over the sum.
+/// One query of head `head` over the keys `first..=last`, or the chosen of them; gives the row maximum and one over the
+/// sum.
 fn attend(
     shape: &Shape,
     sinks: Option<&[f32]>,

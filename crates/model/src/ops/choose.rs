@@ -1,10 +1,10 @@
 //! The keys that queries attend to, chosen by an indexer (DeepSeek Sparse Attention), and what it learns by.
 //!
 //! q `[T, H·d]` and k `[T, d]` with their rotary parts turned, w `[T, H]`. To choose has no gradient. The indexer
-//! learns to choose what attention weighs: by the divergence of its scores' softmax from attention's weights, over the chosen
-//! keys, summed over the tokens. Saved for that: q, w, k, the choice, and the gradient of each score.
-//! Backward: see `wels_kernels::attention::index_loss`; attention itself learns nothing by it. Source: DeepSeek-V3.2
-//! report (arXiv 2512.02556), eq. 1 to 4.
+//! learns to choose what attention weighs: by the divergence of its scores' softmax from attention's weights, over the
+//! chosen keys, summed over the tokens. Saved for that: q, w, k, the choice, and the gradient of each score. Backward:
+//! see `wels_kernels::attention::index_loss`; attention itself learns nothing by it. Source: DeepSeek-V3.2 report
+//! (arXiv 2512.02556), eq. 1 to 4.
 //!
 //! With pages (`crate::paged`) the keys are appended to them, and queries choose among all of them, to the same bits.
 
