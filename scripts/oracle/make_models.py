@@ -13,8 +13,10 @@ For each model of models.py a folder with
 Weights come from weights.py. Everything is computed in float64, the casts to float32 inside `transformers` included,
 and rounded once; the same is computed in float32 to say what may be asked of a float32 program. The loss is the mean
 cross-entropy over all B·T targets, plus λ/(B·T) times the sum of the MTP layer's, plus α times the sum over layers and
-the mean over sequences of the sequence-wise balance loss. AdamW: learning rate 1e-3, β 0.9 and 0.95, ε 1e-8, decoupled
-decay 0.1 of every parameter, no clipping; selection biases stay as they are.
+the mean over sequences of the sequence-wise balance loss, plus a weight times the sum over layers and the mean over
+tokens of what indexers learn by (DeepSeek-V3.2 report, arXiv 2512.02556, eq. 4), for which `transformers` has nothing.
+AdamW: learning rate 1e-3, β 0.9 and 0.95, ε 1e-8, decoupled decay 0.1 of every parameter, no clipping; selection biases
+stay as they are.
 
 Where transformers 5.23 departs from the papers or from older code: it takes no account of V2's `norm_topk_prob` and of
 `scoring_func`; latent norms have ε 1e-6 whatever `rms_norm_eps` says. The script refuses models in which a choice of
@@ -24,12 +26,13 @@ experts hangs on rounding, or in which an expert is never chosen.
 from __future__ import annotations
 
 import contextlib
+import copy
 import importlib
 import json
 import sys
 import tempfile
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -88,6 +91,9 @@ class Mtp(nn.Module):
         super().__init__()
         config = model.config
         layer = model.model.layers[-1]
+        if getattr(config, "mlp_layer_types", None):
+            config = copy.deepcopy(config)
+            config.mlp_layer_types = [*config.mlp_layer_types, "sparse"]
         norm = type(layer.input_layernorm)
         self.enorm = norm(config.hidden_size, eps=config.rms_norm_eps)
         self.hnorm = norm(config.hidden_size, eps=config.rms_norm_eps)
@@ -97,14 +103,18 @@ class Mtp(nn.Module):
 
     def forward(self, model: PreTrainedModel, hidden: Tensor, ids: Tensor) -> Tensor:
         """Logits [B, T - 1, V] for the token after next, from final normed states [B, T, D] and tokens [B, T]."""
-        length = ids.shape[1] - 1
-        embedding = self.enorm(model.model.embed_tokens(ids[:, 1:]))
-        x = self.eh_proj(torch.cat((embedding, self.hnorm(hidden[:, :-1])), dim=-1))
+        ahead = ids[:, 1:]
+        if hasattr(self.block.self_attn, "indexer"):
+            # Its indexer learns at the last place too, where a token 0 stands in for the next one.
+            ahead = F.pad(ahead, (0, 1))
+        length = ahead.shape[1]
+        embedding = self.enorm(model.model.embed_tokens(ahead))
+        x = self.eh_proj(torch.cat((embedding, self.hnorm(hidden[:, :length])), dim=-1))
         positions = torch.arange(length)[None]
         mask = torch.full((length, length), float("-inf"), dtype=x.dtype).triu(1)[None, None]
         rotary = model.model.rotary_emb(x, positions)
         x = self.block(x, attention_mask=mask, position_ids=positions, position_embeddings=rotary)
-        return model.lm_head(self.norm(x))
+        return model.lm_head(self.norm(x))[:, : ids.shape[1] - 1]
 
 
 def draw(spec: OracleModel) -> np.ndarray:
@@ -119,6 +129,8 @@ class Choices:
     scores: list[Tensor]
     margins: list[float]
     used: list[int]
+    index_scores: list[Tensor] = field(default_factory=list)
+    index_losses: list[Tensor] = field(default_factory=list)
 
 
 class Learner:
@@ -138,6 +150,10 @@ class Learner:
         for module in [*self.model.modules(), *(self.mtp.modules() if self.mtp else [])]:
             if type(module).__name__.lower().endswith("topkrouter"):
                 module.register_forward_hook(self._watch)
+            if type(module).__name__.endswith("Indexer"):
+                module.register_forward_hook(self._watch_indexer)
+            if isinstance(getattr(module, "indexer", None), nn.Module):
+                module.register_forward_hook(self._watch_attention)
 
     def _slots(self) -> Iterator[tuple[str, Tensor]]:
         """Hugging Face names, and where each tensor is in memory (experts are fused there)."""
@@ -197,6 +213,24 @@ class Learner:
         if self.spec.balance_alpha:
             self.choices.margins.append(gap(scores.detach().sort(descending=True).values, router.top_k))
 
+    def _watch_indexer(self, indexer: nn.Module, inputs: tuple[Tensor, ...], chosen: Tensor) -> None:
+        hidden, latent, rotary, mask = inputs[:4]
+        scores = index_scores(indexer, hidden.detach(), latent.detach(), rotary).masked_fill(mask < 0, float("-inf"))
+        best = scores.detach().sort(descending=True).values
+        if chosen.shape[-1] < scores.shape[-1]:
+            rejected = best[..., chosen.shape[-1]]
+            gaps = (best[..., chosen.shape[-1] - 1] - rejected)[rejected.isfinite()]
+            self.choices.margins.append(float(gaps.min()))
+        kept = torch.full_like(scores, float("-inf")).scatter(-1, chosen.long(), 0.0)
+        self.choices.index_scores.append(scores + kept)
+
+    def _watch_attention(self, attention: nn.Module, inputs: tuple[Tensor], outputs: tuple[Tensor, Tensor]) -> None:
+        weights = outputs[1].detach().mean(1)
+        scores = self.choices.index_scores[-1]
+        seen = scores.isfinite()
+        divergence = torch.xlogy(weights, weights) - weights * scores.log_softmax(-1).masked_fill(~seen, 0.0)
+        self.choices.index_losses.append(divergence.masked_fill(~seen, 0.0).sum())
+
     def loss(self, ids: Tensor, targets: Tensor) -> tuple[Tensor, dict[str, Tensor], Tensor]:
         """The loss, its parts, and the logits [B, T, V]."""
         self.choices = Choices([], [], [])
@@ -212,7 +246,26 @@ class Learner:
             top_k = self.model.config.num_experts_per_tok
             parts["balance"] = sum(balance(scores, top_k) for scores in self.choices.scores)
             total = total + self.spec.balance_alpha * parts["balance"]
+        if self.spec.indexer_weight:
+            parts["indexer"] = sum(self.choices.index_losses) / targets.numel()
+            total = total + self.spec.indexer_weight * parts["indexer"]
         return total, parts, logits
+
+
+def index_scores(indexer: nn.Module, hidden: Tensor, latent: Tensor, rotary: tuple[Tensor, Tensor]) -> Tensor:
+    """What an indexer chooses by, [B, T, T], with gradients, of all keys."""
+
+    def turned(x: Tensor) -> Tensor:
+        width = indexer.qk_rope_head_dim
+        cos, sin = (part.unsqueeze(2) for part in rotary)
+        first, second = x[..., : width // 2], x[..., width // 2 : width]
+        rotated = x[..., :width] * cos + torch.cat((-second, first), dim=-1) * sin
+        return torch.cat((rotated, x[..., width:]), dim=-1)
+
+    q = turned(indexer.wq_b(latent).unflatten(-1, (indexer.n_heads, indexer.head_dim)))
+    k = turned(indexer.k_norm(indexer.wk(hidden)).unsqueeze(2)).squeeze(2)
+    products = torch.einsum("bthd,bsd->bths", q, k) * indexer.head_dim**-0.5
+    return torch.einsum("bth,bths->bts", indexer.weights_proj(hidden) * indexer.n_heads**-0.5, products.relu())
 
 
 def gap(sorted_scores: Tensor, chosen: int) -> float:
@@ -254,6 +307,10 @@ def compute(spec: OracleModel, dtype: torch.dtype) -> Result:
             total, parts, logits = learner.loss(ids, targets)
             assert logits.dtype == dtype and total.dtype == dtype
             total.backward()
+            for parameter in learner.parameters():
+                # Without a loss of their own indexers have no gradients: choosing has none.
+                if parameter.grad is None:
+                    parameter.grad = torch.zeros_like(parameter)
             if step == 0:
                 first = logits.detach(), {name: part.item() for name, part in parts.items()}, learner.gradients()
                 config = learner.model.config
@@ -286,7 +343,8 @@ def check_names(spec: OracleModel, folder: Path) -> None:
         ids = torch.from_numpy(draw(spec)[:, :-1].copy())
         with torch.no_grad():
             assert torch.equal(loaded(input_ids=ids).logits, learner.model(input_ids=ids).logits)
-            if learner.mtp is not None:
+            # It drafts with no layer of deepseek_v32.
+            if learner.mtp is not None and spec.family != "deepseek_v32":
                 check_mtp(learner, loaded, ids)
         saved = json.loads((Path(directory) / "config.json").read_text())
         (folder / "config.json").write_text(json.dumps(saved, indent=2) + "\n")
@@ -332,7 +390,11 @@ def make(spec: OracleModel) -> None:
     assert exact.margin > MARGIN, f"{spec.name}: experts chosen by a margin of {exact.margin:.1e}; try another seed"
     float32_errors = {
         "logits": float((single.logits.double() - exact.logits).abs().max() / exact.logits.abs().max()),
-        "gradients_max": max(relative(single.gradients[name], exact.gradients[name]) for name in exact.gradients),
+        "gradients_max": max(
+            relative(single.gradients[name], exact.gradients[name])
+            for name in exact.gradients
+            if exact.gradients[name].any()
+        ),
         "losses_max": max(abs(a - b) for a, b in zip(single.losses, exact.losses, strict=True)),
     }
     drawn = draw(spec)
@@ -344,6 +406,7 @@ def make(spec: OracleModel) -> None:
         "targets": drawn[:, 1:].flatten().tolist(),
         "mtp_lambda": spec.mtp_lambda,
         "balance_alpha": spec.balance_alpha,
+        **({"indexer_weight": spec.indexer_weight} if spec.indexer_weight else {}),
         "first_losses": exact.parts,
         "adamw_losses": exact.losses,
         "adamw": ADAMW,

@@ -23,6 +23,7 @@ class OracleModel:
     config: dict[str, Any]
     mtp_lambda: float = 0.0
     balance_alpha: float = 0.0
+    indexer_weight: float = 0.0
     seed: int = 0
     """Of the tokens; chosen so that no choice of experts hangs on rounding."""
     hub_config: dict[str, Any] = field(default_factory=dict)
@@ -75,6 +76,10 @@ V3 = MLA | {
 }
 V3_GROUPS = V3 | {"n_group": 4, "topk_group": 2, "q_lora_rank": 24, "num_hidden_layers": 3}
 V3_ONE_GROUP = V3 | {"n_group": 1, "topk_group": 1, "q_lora_rank": None, "rope_parameters": PLAIN_ROPE}
+# Index heads are wider than their part that turns; so many that none of the sums of ReLUs is 0 by chance.
+V32 = V3_GROUPS | {
+    "index_n_heads": 12, "index_head_dim": 20, "index_topk": 6, "num_hidden_layers": 2, "rope_parameters": PLAIN_ROPE,
+}
 V2 = MLA | {"n_shared_experts": 2, "norm_topk_prob": False}
 GQA = COMMON | {"num_attention_heads": 4, "num_key_value_heads": 2, "intermediate_size": 44, "num_hidden_layers": 2}
 QWEN3 = GQA | {"head_dim": 12, "rope_parameters": PLAIN_ROPE | {"rope_theta": 1e6}, "tie_word_embeddings": False}
@@ -118,6 +123,17 @@ LLAMA3_ROPE = {
 }
 
 MODELS = [
+    OracleModel("deepseek_v32_sparse", "deepseek_v32", V32),
+    OracleModel(
+        "deepseek_v32_learning",
+        "deepseek_v32",
+        V32 | {"index_topk": 9, "num_nextn_predict_layers": 1, "rope_parameters": yarn(1.0)},
+        indexer_weight=0.7,
+        mtp_lambda=0.3,
+        seed=1,
+        hub_config=hub_rope(yarn(1.0)) | {"layer_types": None, "mlp_layer_types": None},
+    ),
+    OracleModel("deepseek_v32_all_keys", "deepseek_v32", V32 | {"index_topk": 64}, indexer_weight=1.0),
     OracleModel(
         "deepseek_v3_groups_yarn",
         "deepseek_v3",

@@ -17,6 +17,7 @@ use wels_device::{Device, KernelTime};
 use wels_kernels::{isa, par};
 use wels_model::count;
 use wels_model::params::Params;
+use wels_pipeline::attention;
 use wels_pipeline::forecast::name_on;
 use wels_pipeline::hyper::{execution, of_pretraining, rule, slow_precision};
 use wels_pipeline::measure::{peak_flops, random_batch, whose_peak};
@@ -114,6 +115,7 @@ fn train(args: &TrainArgs) -> Result<()> {
         eprintln!("note: {note}");
     }
     let device = args.device.open()?;
+    attention::check(config, &*device)?;
     let state = State::new(Params::init(&device, config, recipe.run.seed), rule(&section.optimizer));
     let execution = execution(section, &device);
     let mut trainer = Trainer::new(config.clone(), context, state, of_pretraining(section), execution);

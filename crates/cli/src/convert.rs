@@ -1,13 +1,13 @@
 //! `wels convert IN OUT [--dtype TYPE]`: a run, a Hugging Face directory or a GGUF file → a Hugging Face directory, or
 //! a GGUF file if OUT ends in `.gguf`. The tokenizer and its chat template go along. `--merge ADAPTER` adds an adapter
-//! to the weights first.
+//! to the weights first; `--indexer TOP_K` makes a `deepseek_v32` model of a `deepseek_v3` one, to be trained on.
 
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 use wels_data::tokenizer::Tokenizer;
 use wels_kernels::quant::blocks::BlockType;
-use wels_model::config::{Dtype, ModelConfig};
+use wels_model::config::{Attention, Dtype, Family, Indexer, ModelConfig, RopeLayout};
 use wels_model::gguf::{self, GgufFile, Item};
 use wels_model::params::Params;
 use wels_model::weights::{DEFAULT_SHARD_BYTES, save_dir};
@@ -33,6 +33,10 @@ pub struct Args {
     /// Add this LoRA adapter, a directory in PEFT's form, to the weights
     #[arg(long, value_name = "ADAPTER")]
     merge: Option<PathBuf>,
+    /// Give a deepseek_v3 model indexers that choose so many keys for each query (DeepSeek Sparse Attention), with
+    /// random weights: a deepseek_v32 model, whose indexers a stage with `indexer_weight` trains
+    #[arg(long, value_name = "TOP_K", value_parser = clap::value_parser!(u32).range(1..=1 << 28))]
+    indexer: Option<u32>,
 }
 
 /// Number formats that are written.
@@ -97,6 +101,11 @@ pub fn convert(args: &Args) -> Result<()> {
     if let Some(adapter) = model.load_adapter(&params)? {
         params.merge(&adapter);
     }
+    if let Some(top_k) = args.indexer {
+        let config = with_indexer(&model.config, top_k as usize)?;
+        params = with_others(&config, &params);
+        model.config = config;
+    }
     match target {
         Target::Directory(dtype) => {
             if matches!(model.weights, Weights::Gguf(_)) {
@@ -107,6 +116,31 @@ pub fn convert(args: &Args) -> Result<()> {
         }
         Target::Gguf(kind) => write_gguf(&args.output, &name_of(&location, &model), &model, kind, &params),
     }
+}
+
+/// The configuration with an indexer in each layer: half as many heads as attention has, as wide as these are without
+/// their rotary part, as DeepSeek-V3.2 was made from V3.
+fn with_indexer(config: &ModelConfig, top_k: usize) -> Result<ModelConfig> {
+    let Attention::Mla { heads, q_lora_rank: Some(_), nope_dim, rope_dim, .. } = config.attention else {
+        let message = format!("--indexer: {} has no query latent to choose keys by", config.family.model_type());
+        return Err(refuse(message, "it is for models of deepseek_v3"));
+    };
+    if config.family != Family::DeepseekV3 || config.rope.layout != RopeLayout::Interleaved {
+        let message = format!("--indexer makes deepseek_v32 of deepseek_v3, not of {}", config.family.model_type());
+        return Err(refuse(message, "neighbours rotate together there, and keys are not chosen yet"));
+    }
+    let indexer = Indexer { heads: (heads / 2).max(1), dim: nope_dim.max(rope_dim), top_k };
+    Ok(ModelConfig { family: Family::DeepseekV32, indexer: Some(indexer), ..config.clone() })
+}
+
+/// Parameters as before training, but those that are there already.
+fn with_others(config: &ModelConfig, there: &Params) -> Params {
+    let mut params = Params::init(&wels_cpu::device(), config, 0);
+    for (param, spec) in there.specs().iter().enumerate() {
+        let to = params.position(&spec.name).expect("a parameter that both have");
+        params.set_values(to, &there.tensors()[param].to_host());
+    }
+    params
 }
 
 fn target(args: &Args) -> Result<Target> {

@@ -10,6 +10,7 @@ use wels_model::config::{Attention, CacheLayout, ModelConfig};
 use wels_model::paged::PagedCache;
 use wels_model::placement::{Elsewhere, Place, Placement};
 use wels_model::sizes::WeightSizes;
+use wels_pipeline::attention;
 use wels_pipeline::refusal::refuse;
 use wels_pipeline::words::short;
 use wels_runs::machine;
@@ -56,6 +57,7 @@ impl PlacementArgs {
             };
         }
         let device = self.device.open()?;
+        attention::check(config, &*device)?;
         match given {
             Some(flag) if device.name() == "cpu" => {
                 let message = format!("{flag} divides a model between a GPU and the processor, and there is no GPU");

@@ -11,8 +11,9 @@ use wels_kernels::attention::{self, Heads, HeadsMut, Keys};
 
 use crate::Cpu;
 use crate::memory::{slice, slice_mut};
+use crate::sparse::chosen;
 
-fn heads(part: ColumnHeads<'_>) -> Heads<'_> {
+pub(crate) fn heads(part: ColumnHeads<'_>) -> Heads<'_> {
     let ColumnHeads { of, offset, head_stride, dim } = part;
     Heads { data: slice(of), row_stride: of.cols(), offset, head_stride, dim }
 }
@@ -21,15 +22,15 @@ fn heads_mut<'a>(like: ColumnHeads, data: &'a mut Tensor) -> HeadsMut<'a> {
     HeadsMut::like(slice_mut(data), &heads(like))
 }
 
-fn keys<'a>(inputs: &AttentionInputs<'a>) -> Keys<'a> {
+pub(crate) fn keys<'a>(inputs: &AttentionInputs<'a>) -> Keys<'a> {
     Keys { own: heads(inputs.k), shared: inputs.k_shared.map(heads) }
 }
 
-fn pages(pages: &CachePages) -> &Pages {
+pub(crate) fn pages(pages: &CachePages) -> &Pages {
     pages.memory.downcast_ref().expect("pages of the processor's")
 }
 
-fn pages_mut(pages: &mut CachePages) -> &mut Pages {
+pub(crate) fn pages_mut(pages: &mut CachePages) -> &mut Pages {
     pages.memory.downcast_mut().expect("pages of the processor's")
 }
 
@@ -43,7 +44,8 @@ impl Attention for Cpu {
         stats: &mut Tensor,
     ) {
         let (q, v, sinks) = (heads(inputs.q), heads(inputs.v), inputs.sinks.map(slice));
-        attention::forward(shape, sinks, starts, q, keys(&inputs), v, slice_mut(out), slice_mut(stats));
+        let (chosen, out, stats) = (inputs.chosen.map(chosen), slice_mut(out), slice_mut(stats));
+        attention::forward(shape, sinks, chosen, starts, q, keys(&inputs), v, out, stats);
     }
 
     fn attention_backward(
@@ -64,6 +66,7 @@ impl Attention for Cpu {
         let d_shared = k_shared.zip(gradients.k_shared);
         attention::backward(
             shape,
+            inputs.chosen.map(chosen),
             starts,
             heads(q),
             keys(&inputs),
@@ -99,8 +102,9 @@ impl Attention for Cpu {
     }
 
     fn attend(&self, over: &CachePages, at: PagedSequences, layout: KvLayout, query: ExpandedQuery, out: &mut Tensor) {
-        let ExpandedQuery { shape, q, sinks } = query;
-        pages(over).attend(at.offset, layout, shape, sinks.map(slice), at.sequences, heads(q), slice_mut(out));
+        let ExpandedQuery { shape, q, sinks, chosen: of } = query;
+        let (sinks, of) = (sinks.map(slice), of.map(chosen));
+        pages(over).attend(at.offset, layout, shape, sinks, of, at.sequences, heads(q), slice_mut(out));
     }
 
     fn append_latent(
@@ -122,10 +126,11 @@ impl Attention for Cpu {
         query: LatentQuery,
         out: &mut Tensor,
     ) {
-        let LatentQuery { heads: count, scale, absorbed, rotary } = query;
+        let LatentQuery { heads: count, scale, absorbed, rotary, chosen: of } = query;
         let (row_stride, head_stride) = (layout.latent, absorbed.rows() / count * layout.latent);
         let own = Heads { data: slice(absorbed), row_stride, offset: 0, head_stride, dim: layout.latent };
         let to = HeadsMut::like(slice_mut(out), &own);
-        pages(over).attend_latent(at.offset, layout, count, scale, at.sequences, own, heads(rotary), to);
+        let (rotary, of) = (heads(rotary), of.map(chosen));
+        pages(over).attend_latent(at.offset, layout, count, scale, of, at.sequences, own, rotary, to);
     }
 }

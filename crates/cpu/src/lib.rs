@@ -16,12 +16,13 @@ mod pictures;
 mod products;
 mod ranks;
 mod rows;
+mod sparse;
 pub mod testing;
 mod weights;
 
 use std::sync::{Arc, OnceLock};
 
-use wels_device::{AdamW, Device, Images, Optimizer, Tensor};
+use wels_device::{AdamW, Device, Images, Optimizer, SparseAttention, Tensor};
 use wels_kernels::optim;
 
 use memory::{slice, slice_mut};
@@ -46,6 +47,10 @@ impl Device for Cpu {
     }
 
     fn images(&self) -> Option<&dyn Images> {
+        Some(self)
+    }
+
+    fn sparse_attention(&self) -> Option<&dyn SparseAttention> {
         Some(self)
     }
 

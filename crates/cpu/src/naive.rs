@@ -11,12 +11,13 @@ mod images;
 mod pictures;
 mod products;
 mod rest;
+mod sparse;
 
 use std::borrow::Cow;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use wels_device::{Buffers, Device, DeviceMemory, Dtype, Images, Memory, Tensor};
+use wels_device::{Buffers, Device, DeviceMemory, Dtype, Images, Memory, SparseAttention, Tensor};
 use wels_kernels::reference::convert;
 
 /// The bits of what was never written.
@@ -66,6 +67,10 @@ impl Device for Naive {
     }
 
     fn images(&self) -> Option<&dyn Images> {
+        Some(self)
+    }
+
+    fn sparse_attention(&self) -> Option<&dyn SparseAttention> {
         Some(self)
     }
 }

@@ -103,6 +103,7 @@ impl Widened {
             k_shared,
             v: ColumnHeads { of: &self.v, ..of.v },
             sinks: of.sinks,
+            chosen: None,
         }
     }
 }
@@ -118,6 +119,7 @@ impl Cuda {
         out: &mut Tensor,
         stats: &mut Tensor,
     ) {
+        assert!(inputs.chosen.is_none(), "cards have no attention to chosen keys");
         let it = Packed::of(shape, starts, inputs);
         assert_eq!((out.rows(), out.cols()), (it.tokens, shape.heads * it.widths.v), "{out:?} of {} tokens", it.tokens);
         assert_eq!(stats.len(), it.tokens * shape.heads * 2, "{stats:?} of {} tokens", it.tokens);

@@ -182,7 +182,8 @@ impl Attention for Cuda {
     }
 
     fn attend(&self, over: &CachePages, at: PagedSequences, layout: KvLayout, query: ExpandedQuery, out: &mut Tensor) {
-        let (plan, ExpandedQuery { shape, q, sinks }) = (&*self.plan(at.sequences, over.count), query);
+        let (plan, ExpandedQuery { shape, q, sinks, chosen }) = (&*self.plan(at.sequences, over.count), query);
+        assert!(chosen.is_none(), "cards have no attention to chosen keys");
         assert!(sinks.is_none_or(|sinks| sinks.len() == shape.heads), "sinks {sinks:?} of {shape:?}");
         let widths = Widths { own: layout.own, shared: layout.shared, v: layout.v };
         assert_eq!(q.dim, widths.qk(), "queries as wide as the keys of {layout:?}");
@@ -239,7 +240,8 @@ impl Attention for Cuda {
         query: LatentQuery,
         out: &mut Tensor,
     ) {
-        let LatentQuery { heads, absorbed, rotary, .. } = query;
+        let LatentQuery { heads, absorbed, rotary, chosen, .. } = query;
+        assert!(chosen.is_none(), "cards have no attention to chosen keys");
         let plan = &*self.plan(at.sequences, over.count);
         let len = heads * plan.new * layout.latent;
         assert_eq!((absorbed.len(), out.len()), (len, len), "{absorbed:?} and {out:?} of {} tokens", plan.new);

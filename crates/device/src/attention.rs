@@ -5,7 +5,7 @@
 
 use std::ops::Range;
 
-use crate::{AttentionShape, CacheDtype, Dtype, Ids, KvLayout, LatentLayout, Memory, Sequence, Tensor};
+use crate::{AttentionShape, CacheDtype, Chosen, Dtype, Ids, KvLayout, LatentLayout, Memory, Sequence, Tensor};
 
 /// The heads that lie in the columns `offset + h·head_stride ..+ dim` of a tensor's rows.
 #[derive(Clone, Copy, Debug)]
@@ -33,6 +33,9 @@ pub struct AttentionInputs<'a> {
     pub v: ColumnHeads<'a>,
     /// `[H]` in f32: for each head a score that every query has beside those of the keys, for nothing.
     pub sinks: Option<&'a Tensor>,
+    /// The keys that queries attend to, if not to all: only on a device with
+    /// [`SparseAttention`](crate::SparseAttention).
+    pub chosen: Option<&'a Chosen>,
 }
 
 /// Where the gradients go: tensors of the shapes of the inputs' tensors, in the same columns.
@@ -79,6 +82,8 @@ pub struct ExpandedQuery<'a> {
     pub q: ColumnHeads<'a>,
     /// As in [`AttentionInputs`].
     pub sinks: Option<&'a Tensor>,
+    /// As in [`AttentionInputs`].
+    pub chosen: Option<&'a Chosen>,
 }
 
 /// Queries over pages of latents.
@@ -92,6 +97,8 @@ pub struct LatentQuery<'a> {
     pub absorbed: &'a Tensor,
     /// The queries' rotary parts.
     pub rotary: ColumnHeads<'a>,
+    /// As in [`AttentionInputs`].
+    pub chosen: Option<&'a Chosen>,
 }
 
 /// Attention.

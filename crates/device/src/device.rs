@@ -12,6 +12,7 @@ use crate::experts::{Dispatch, Experts};
 use crate::head::Head;
 use crate::images::Images;
 use crate::link::Link;
+use crate::sparse::SparseAttention;
 use crate::weights::{WeightRef, Weights};
 use crate::{AdamW, Direction, Dtype, Gating, Ids, Precision, Rotary, Start, Tensor};
 
@@ -70,6 +71,11 @@ pub trait Device: Buffers + Rows + Products + Experts + Attention + Head + Optim
 
     /// What models of images need besides, on a device that has it.
     fn images(&self) -> Option<&dyn Images> {
+        None
+    }
+
+    /// What models that attend to chosen keys alone need besides, on a device that has it.
+    fn sparse_attention(&self) -> Option<&dyn SparseAttention> {
         None
     }
 

@@ -78,6 +78,11 @@ impl Rotary {
         Rotary { table: Arc::new((table, Uploaded::default())), layout }
     }
 
+    /// The same angles for other pairs.
+    pub fn of_layout(&self, layout: Layout) -> Self {
+        Rotary { table: self.table.clone(), layout }
+    }
+
     /// Sines and cosines.
     pub fn table(&self) -> &Table {
         &self.table.0

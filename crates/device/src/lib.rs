@@ -25,6 +25,7 @@ mod images;
 mod link;
 mod pictures;
 mod pool;
+mod sparse;
 mod tensor;
 mod weights;
 
@@ -45,10 +46,12 @@ pub use images::{Images, LayerNormOperands};
 pub use link::Link;
 pub use pictures::Pictures;
 pub use pool::{Pool, Usage};
+pub use sparse::{Chosen, IndexOperands, ScoreGradients, SparseAttention};
 pub use tensor::{Dtype, Tensor};
 pub use weights::{Packed, PackedMatrix, Source, WeightRef, Weights};
 
 pub use wels_kernels::attention::Shape as AttentionShape;
+pub use wels_kernels::attention::index::Indexer;
 pub use wels_kernels::attention::latent::LatentLayout;
 pub use wels_kernels::attention::paged::{CacheDtype, Layout as KvLayout, PAGE, Sequence};
 pub use wels_kernels::distil::Divergence;

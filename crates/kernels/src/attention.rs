@@ -8,17 +8,23 @@
 //! cached with. With a window, keys further away have weight 0 in these sums. With a sink, a number s for each head,
 //! the maximum is also over s, and exp(s − max) is added to the sum last: as a key of score s whose value is 0. With a
 //! cap c, a score is c·tanh(score / c) (Gemma 2 report, arXiv 2408.00118, §2), a pass of its own over a row's scores.
+//! Where keys are [`Chosen`], the others have weight 0 in these sums, as beyond a window: with all chosen the bits are
+//! those of attention over all.
 //!
 //! Backward recomputes the weights from the saved maximum and 1/sum (FlashAttention-2, algorithm 2, without its
 //! blockwise rescaling): p = exp(s − max)·inverse, ds = p·(g·v − g·out)·scale, with a cap times 1 − tanh²; dk and dv
 //! are chains over the queries, of a group's heads one after the other; the shared key's gradient adds the heads in
 //! order.
 
+mod chosen;
+pub mod index;
+pub mod index_loss;
 pub mod latent;
 pub mod paged;
 mod panels;
 mod sinks;
 
+pub use chosen::Chosen;
 pub use sinks::sink_terms;
 
 use std::ops::Range;
@@ -27,9 +33,9 @@ use crate::lanes::Lanes;
 use crate::math;
 use crate::micro::{LeftWords, Out};
 use crate::par::{self, SharedMut};
-use crate::scratch::{self, Buffer};
+use crate::scratch;
 use crate::softcap;
-use panels::Panels;
+use panels::{Panels, gather, gather_keys};
 use sinks::{check_sinks, sink_of};
 
 /// Heads and the factor on their scores.
@@ -58,6 +64,15 @@ impl Shape {
     #[inline]
     fn first_vector(&self, place: usize) -> usize {
         self.first_key(place) / 16 * 16
+    }
+
+    /// Checks where keys are chosen, of tokens at `places` of their sequences.
+    fn check_chosen(&self, sinks: Option<&[f32]>, chosen: &Chosen, places: impl Iterator<Item = usize>) {
+        let Shape { heads, kv_heads, window, cap, .. } = *self;
+        assert!(heads == kv_heads, "keys are chosen for {heads} heads over {kv_heads}");
+        let others = window.is_none() && cap.is_none() && sinks.is_none();
+        assert!(others, "chosen keys with a window, a cap or sinks: {self:?}");
+        chosen.check(places);
     }
 
     /// Checks what scores are made with.
@@ -191,10 +206,12 @@ pub struct Keys<'a> {
 }
 
 /// `out[T, heads·v]` and, for the backward pass, `stats[T, heads, 2]`: row maximum and 1/sum.
-/// `starts` holds where each sequence begins, and T at its end; `sinks` has one for each head.
+/// `starts` holds where each sequence begins, and T at its end; `sinks` has one for each head; keys that are not among
+/// the chosen ones, if there are such, have no weight.
 pub fn forward(
     shape: Shape,
     sinks: Option<&[f32]>,
+    chosen: Option<&Chosen>,
     starts: &[u32],
     q: Heads,
     k: Keys,
@@ -205,17 +222,21 @@ pub fn forward(
     let tokens = check_sequences(starts);
     check_operands(&shape, (&q, tokens), (&k, &v, tokens));
     check_sinks(&shape, sinks);
+    if let Some(chosen) = chosen {
+        shape.check_chosen(sinks, chosen, places(starts));
+    }
     assert!(out.len() == tokens * shape.heads * v.dim, "out has {} elements", out.len());
     assert!(stats.len() == tokens * shape.heads * 2, "stats has {} elements", stats.len());
     let results = Results { out: SharedMut::new(out), stats: SharedMut::new(stats) };
     for_each_head(&shape, starts, |first, len, kv| {
-        forward_task(&shape, sinks, Span { first, len }, kv, &q, &k, &v, results);
+        forward_task(&shape, sinks, chosen, Span { first, len }, kv, &q, &k, &v, results);
     });
 }
 
 /// Sets the gradients of q, k and v from that of the output.
 pub fn backward(
     shape: Shape,
+    chosen: Option<&Chosen>,
     starts: &[u32],
     q: Heads,
     k: Keys,
@@ -230,6 +251,9 @@ pub fn backward(
 ) {
     let tokens = check_sequences(starts);
     check_operands(&shape, (&q, tokens), (&k, &v, tokens));
+    if let Some(chosen) = chosen {
+        shape.check_chosen(None, chosen, places(starts));
+    }
     for (name, data) in [("out", out), ("d_out", d_out)] {
         assert!(data.len() == tokens * shape.heads * v.dim, "{name} has {} elements", data.len());
     }
@@ -245,7 +269,7 @@ pub fn backward(
     }
     let mut shared_parts = vec![0.0; shape.kv_heads * tokens * shared_dim];
     let gradients = Gradients { dq, dk, dv, shared: SharedMut::new(&mut shared_parts), tokens };
-    let forward = Forward { q, k, v, out, stats, d_out };
+    let forward = Forward { chosen, q, k, v, out, stats, d_out };
     for_each_head(&shape, starts, |first, len, kv| {
         backward_task(&shape, Span { first, len }, kv, &forward, &gradients);
     });
@@ -278,6 +302,7 @@ struct Results<'a> {
 
 /// What the backward pass reads.
 struct Forward<'a> {
+    chosen: Option<&'a Chosen>,
     q: Heads<'a>,
     k: Keys<'a>,
     v: Heads<'a>,
@@ -298,6 +323,11 @@ struct Gradients<'a> {
 fn check_sequences(starts: &[u32]) -> usize {
     assert!(starts.first() == Some(&0) && starts.is_sorted(), "sequence starts {starts:?} do not ascend from 0");
     starts[starts.len() - 1] as usize
+}
+
+/// Where each token stands in its sequence.
+fn places(starts: &[u32]) -> impl Iterator<Item = usize> {
+    starts.windows(2).flat_map(|ends| 0..(ends[1] - ends[0]) as usize)
 }
 
 fn check_operands(shape: &Shape, (q, queries): (&Heads, usize), (k, v, keys): (&Keys, &Heads, usize)) {
@@ -328,6 +358,7 @@ fn for_each_head(shape: &Shape, starts: &[u32], task: impl Fn(usize, usize, usiz
 fn forward_task(
     shape: &Shape,
     sinks: Option<&[f32]>,
+    chosen: Option<&Chosen>,
     span: Span,
     kv: usize,
     q: &Heads,
@@ -341,6 +372,7 @@ fn forward_task(
         crate::lanes::dispatch!(forward_head(
             shape: &Shape,
             sinks: Option<&[f32]>,
+            chosen: Option<&Chosen>,
             span: Span,
             kv: usize,
             q: &Heads,
@@ -366,26 +398,6 @@ const TILE: usize = 12;
 /// Queries whose weights the backward pass holds at a time: the terms by which a chain of key gradients grows at once.
 const BLOCK: usize = 4 * TILE;
 
-/// Rows of one head as a matrix of their own.
-fn gather(h: &Heads, first: usize, len: usize, head: usize) -> Buffer {
-    let mut rows = scratch::buffer(len * h.dim);
-    for (t, row) in rows.chunks_exact_mut(h.dim).enumerate() {
-        row.copy_from_slice(h.row(first + t, head));
-    }
-    rows
-}
-
-/// The keys of one head, own part and shared part together.
-fn gather_keys(k: &Keys, first: usize, len: usize, head: usize) -> Buffer {
-    let Some(shared) = &k.shared else { return gather(&k.own, first, len, head) };
-    let mut rows = scratch::buffer(len * (k.own.dim + shared.dim));
-    for (t, row) in rows.chunks_exact_mut(k.own.dim + shared.dim).enumerate() {
-        row[..k.own.dim].copy_from_slice(k.own.row(first + t, head));
-        row[k.own.dim..].copy_from_slice(shared.row(first + t, 0));
-    }
-    rows
-}
-
 fn addresses<'a>(rows: usize, row: impl Fn(usize) -> &'a [f32]) -> [*const u32; TILE] {
     std::array::from_fn(|r| if r < rows { row(r).as_ptr().cast() } else { std::ptr::null() })
 }
@@ -402,6 +414,7 @@ fn fresh(at: *mut f32, stride: usize, columns: usize) -> Out {
 unsafe fn forward_head<L: Lanes>(
     shape: &Shape,
     sinks: Option<&[f32]>,
+    chosen: Option<&Chosen>,
     span: Span,
     kv: usize,
     q: &Heads,
@@ -434,6 +447,9 @@ unsafe fn forward_head<L: Lanes>(
                 for (r, kept) in inverses[..rows].iter_mut().enumerate() {
                     let seen = seen(r).start - from..seen(r).end - from;
                     let row = &mut scores[r * width..][..padded];
+                    if let Some(chosen) = chosen {
+                        chosen.keep(first + i + r, row, f32::NEG_INFINITY);
+                    }
                     let (max, inverse) = softmax::<L>(row, seen, shape, sink_of(sinks, h));
                     *kept = inverse;
                     to.stats.slice(2 * at(r), 2).copy_from_slice(&[max, inverse]);
@@ -547,7 +563,7 @@ unsafe fn backward_block<L: Lanes>(
     (dk, dv): (&mut [f32], &mut [f32]),
     to: &Gradients,
 ) {
-    let Forward { q, v, out, stats, d_out, .. } = *forward;
+    let Forward { chosen, q, v, out, stats, d_out, .. } = *forward;
     // Weights are those of the keys from `from` on.
     let from = shape.first_vector(block.start);
     let width = block.end.next_multiple_of(16) - from;
@@ -573,6 +589,9 @@ unsafe fn backward_block<L: Lanes>(
                 let stats = (stats[2 * at(i + r)], stats[2 * at(i + r) + 1]);
                 let seen = shape.first_key(i + r) - from..i + r + 1 - from;
                 weight_gradients::<L>(p, ds, seen, shape, stats, delta);
+                if let Some(chosen) = chosen {
+                    [p, ds].into_iter().for_each(|row| chosen.keep(first + i + r, row, 0.0));
+                }
             }
             let ds_rows = addresses(rows, |r| &ds[top + r * width..]);
             // The address in the whole buffer, since a tile writes to more rows than the first.

@@ -2,7 +2,7 @@
 //! file (`crate::gguf`) is resolved to. Nothing after it looks at the file again.
 
 pub use crate::family::Family;
-pub use wels_device::{Gating, Precision};
+pub use wels_device::{Gating, Indexer, Precision};
 
 /// `eps` of the two RMS norms inside MLA (query and key-value latents).
 ///
@@ -27,6 +27,9 @@ pub struct ModelConfig {
     pub rope: RopeConfig,
     /// Attention of every layer.
     pub attention: Attention,
+    /// What chooses the keys that queries attend to, in every layer: DeepSeek Sparse Attention, over MLA with a query
+    /// latent. `None` where they attend to all.
+    pub indexer: Option<Indexer>,
     /// Layers that attend to the nearest tokens only; `None` where every layer sees the whole context.
     pub window: Option<Window>,
     /// Factor on query·key before the softmax, YaRN's correction included.

@@ -14,7 +14,7 @@ use std::collections::HashSet;
 use std::fmt;
 
 pub use crate::config::CacheLayout;
-use crate::config::{Attention, Dtype, ModelConfig};
+use crate::config::{Attention, Dtype, Indexer, ModelConfig};
 use crate::names::{self, ParamKind, ParamSpec};
 use crate::weights::{Stored, scale_count, tensor_stored_as};
 
@@ -200,7 +200,7 @@ pub enum Context {
 pub struct ForwardFlops {
     /// Projections of the attention layers.
     pub attention_linear: Flops,
-    /// Scores and weighted values.
+    /// Scores and weighted values; where keys are chosen, the scores that they are chosen by too.
     pub attention_core: Flops,
     /// SwiGLU of layers without experts.
     pub dense_ffn: Flops,
@@ -236,7 +236,8 @@ impl ForwardFlops {
 /// Counts the operations of one token's forward pass (the mean over the sequence for [`Context::Causal`]).
 pub fn forward_flops(config: &ModelConfig, context: Context) -> ForwardFlops {
     let (main, mtp) = split_specs(config);
-    let core = attention_core_flops(&config.attention, context, None);
+    let chosen = config.indexer.map(|indexer| indexer.top_k);
+    let core = attention_core_flops(&config.attention, context, chosen) + index_flops(config, context);
     let attention_core = match &config.window {
         None => core * config.layers as u64,
         Some(_) => (0..config.layers)
@@ -247,7 +248,9 @@ pub fn forward_flops(config: &ModelConfig, context: Context) -> ForwardFlops {
     for spec in &main {
         let linear = linear_flops(spec, config);
         match spec.kind {
-            ParamKind::Matrix if spec.name.contains(".self_attn.") => flops.attention_linear += linear,
+            ParamKind::Matrix | ParamKind::Router if spec.name.contains(".self_attn.") => {
+                flops.attention_linear += linear
+            }
             ParamKind::Matrix if spec.name.contains(".shared_experts.") => flops.shared_experts += linear,
             ParamKind::Matrix => flops.dense_ffn += linear,
             ParamKind::Experts(_) => flops.routed_experts += linear,
@@ -279,7 +282,20 @@ fn linear_flops(spec: &ParamSpec, config: &ModelConfig) -> Flops {
     }
 }
 
-/// One layer, one token: 2·(key width + value width) operations a head and key. Of a window so many keys are used.
+/// One layer, one token: 2·(width + 1) operations an index head and key, of all keys.
+fn index_flops(config: &ModelConfig, context: Context) -> Flops {
+    let Some(Indexer { heads, dim, .. }) = config.indexer else { return Flops(0) };
+    let twice_keys = match context {
+        Context::Causal { tokens } => twice_mean_keys(tokens, None),
+        Context::NonCausal { tokens: keys } | Context::DecodeExpanded { keys } | Context::DecodeAbsorbed { keys } => {
+            keys.saturating_mul(2)
+        }
+    };
+    Flops((heads * (dim + 1)) as u64) * twice_keys as u64
+}
+
+/// One layer, one token: 2·(key width + value width) operations a head and key. Of a window, or where
+/// keys are chosen, so many are used.
 fn attention_core_flops(attention: &Attention, context: Context, window: Option<usize>) -> Flops {
     let within = |keys: usize| window.map_or(keys, |window| keys.min(window));
     let context = match context {
@@ -387,5 +403,5 @@ pub fn cache_elements_per_token(config: &ModelConfig, layout: CacheLayout) -> u6
         (mla @ &Attention::Mla { heads, .. }, CacheLayout::Expanded) => heads * (mla.qk_dim() + mla.v_dim()),
         (&Attention::Gqa { kv_heads, head_dim, .. }, _) => 2 * kv_heads * head_dim,
     };
-    per_layer as u64 * config.layers as u64
+    (per_layer + config.indexer.map_or(0, |indexer| indexer.dim)) as u64 * config.layers as u64
 }

@@ -7,7 +7,8 @@
 mod rows;
 
 use rows::{
-    DEEPSEEK_V2, DEEPSEEK_V3, GEMMA2, GEMMA3, GLM4, GLM4_MOE, GPT_OSS, LLAMA, MISTRAL, PHI3, QWEN2, QWEN3, QWEN3_MOE,
+    DEEPSEEK_V2, DEEPSEEK_V3, DEEPSEEK_V32, GEMMA2, GEMMA3, GLM4, GLM4_MOE, GPT_OSS, LLAMA, MISTRAL, PHI3, QWEN2,
+    QWEN3, QWEN3_MOE,
 };
 
 /// Published architectures, by `model_type`.
@@ -15,6 +16,8 @@ use rows::{
 pub enum Family {
     /// `deepseek_v3`: MLA, sigmoid router with selection bias, optional MTP. `kimi_k2` is another name of it.
     DeepseekV3,
+    /// `deepseek_v32`: the same, where queries attend to keys that an indexer chooses (DeepSeek Sparse Attention).
+    DeepseekV32,
     /// `deepseek_v2`: MLA, softmax router.
     DeepseekV2,
     /// `qwen3`: grouped-query attention with a norm on each head's query and key.
@@ -51,8 +54,8 @@ pub(crate) struct Row {
     pub model_types: &'static [&'static str],
     /// The class that `architectures` names.
     pub architecture: &'static str,
-    /// llama.cpp's name.
-    pub gguf: &'static str,
+    /// llama.cpp's name, where its files are read and written.
+    pub gguf: Option<&'static str>,
     pub attention: AttentionKeys,
     pub windows: WindowKeys,
     pub experts: Option<ExpertKeys>,
@@ -167,6 +170,8 @@ pub(crate) enum QkNorm {
 pub(crate) enum WindowKeys {
     /// None: a window that is shorter than the context is refused.
     None,
+    /// None: an indexer chooses the keys of every layer.
+    Indexed,
     /// All, unless `sliding_window` is null.
     All,
     /// All, where `sliding_window` is there.
@@ -225,8 +230,9 @@ pub(crate) struct Defaults {
 
 impl Family {
     /// All families, in the order in which messages list them.
-    pub const ALL: [Family; 13] = [
+    pub const ALL: [Family; 14] = [
         Family::DeepseekV3,
+        Family::DeepseekV32,
         Family::DeepseekV2,
         Family::Qwen3,
         Family::Qwen3Moe,
@@ -244,6 +250,7 @@ impl Family {
     pub(crate) fn row(self) -> &'static Row {
         match self {
             Family::DeepseekV3 => &DEEPSEEK_V3,
+            Family::DeepseekV32 => &DEEPSEEK_V32,
             Family::DeepseekV2 => &DEEPSEEK_V2,
             Family::Qwen3 => &QWEN3,
             Family::Qwen3Moe => &QWEN3_MOE,
@@ -266,7 +273,7 @@ impl Family {
 
     /// The family with llama.cpp's name `word`; of several the last, which stands for the others until more is known.
     pub(crate) fn of_gguf(word: &str) -> Option<Family> {
-        Family::ALL.into_iter().rev().find(|family| family.row().gguf == word)
+        Family::ALL.into_iter().rev().find(|family| family.row().gguf == Some(word))
     }
 
     /// The value of `model_type`, of several the one that is written.
@@ -281,7 +288,7 @@ impl Family {
 
     /// llama.cpp's names, for messages.
     pub(crate) fn known_gguf() -> String {
-        let mut names = Family::ALL.map(|family| family.row().gguf).to_vec();
+        let mut names: Vec<&str> = Family::ALL.iter().filter_map(|family| family.row().gguf).collect();
         names.dedup();
         names.join(", ")
     }
@@ -294,6 +301,11 @@ impl Family {
     /// Whether neighbours rotate together in files that do not say.
     pub(crate) fn rotates_neighbours(self) -> bool {
         self.is_deepseek() || self == Family::Glm4
+    }
+
+    /// Whether each layer has an indexer.
+    pub(crate) fn has_indexer(self) -> bool {
+        self == Family::DeepseekV32
     }
 
     /// Whether attention is multi-head latent attention.

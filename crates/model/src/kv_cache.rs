@@ -1,9 +1,9 @@
-//! The KV cache: keys and values of past tokens, in pages.
+//! The KV cache: keys and values of past tokens, in pages; where an indexer chooses among them, its keys too.
 //!
 //! A page holds [`PAGE_TOKENS`] tokens of all layers, MTP layers included. Which pages a sequence has, and what is in
 //! them, is the caller's to know.
 
-use crate::config::{Attention, CacheLayout, ModelConfig};
+use crate::config::{Attention, CacheLayout, Indexer, ModelConfig};
 use crate::placement::{Place, Placement};
 use std::ops::Range;
 use std::sync::Arc;
@@ -15,6 +15,8 @@ pub const PAGE_TOKENS: usize = PAGE;
 /// Memory for pages.
 pub struct PagedCache {
     layout: LayerLayout,
+    /// Width of the index keys that lie behind a layer's other numbers; 0 for none.
+    index_dim: usize,
     parts: Vec<Part>,
     layers: usize,
 }
@@ -60,6 +62,15 @@ impl LayerLayout {
     }
 }
 
+/// Numbers that a page has of a layer, index keys included.
+fn layer_len(config: &ModelConfig, layout: CacheLayout) -> usize {
+    LayerLayout::new(config, layout).page_len() + Indexer::page_len(index_dim(config))
+}
+
+fn index_dim(config: &ModelConfig) -> usize {
+    config.indexer.map_or(0, |indexer| indexer.dim)
+}
+
 const PLACES: [Place; 2] = [Place::Main, Place::Other];
 
 fn layers(config: &ModelConfig) -> usize {
@@ -92,14 +103,15 @@ impl PagedCache {
         dtypes: [CacheDtype; 2],
         pages: usize,
     ) -> Self {
-        let layout = LayerLayout::new(config, layout);
+        let of_layer = layer_len(config, layout);
         let part = |(place, dtype)| {
             let (device, layers) = (placement.device(place).clone(), placement.cached_layers(config, place));
-            let pages = (!layers.is_empty()).then(|| device.pages(dtype, pages, layers.len() * layout.page_len()));
+            let pages = (!layers.is_empty()).then(|| device.pages(dtype, pages, layers.len() * of_layer));
             pages.map(|pages| Part { device, pages, layers })
         };
         let parts = PLACES.into_iter().zip(dtypes).filter_map(part).collect();
-        PagedCache { layout, parts, layers: layers(config) }
+        let layout = LayerLayout::new(config, layout);
+        PagedCache { layout, index_dim: index_dim(config), parts, layers: layers(config) }
     }
 
     /// Bytes that a page takes.
@@ -107,7 +119,7 @@ impl PagedCache {
     /// # Panics
     /// As for [`PagedCache::new`].
     pub fn bytes_per_page(config: &ModelConfig, layout: CacheLayout, dtype: CacheDtype) -> usize {
-        layers(config) * LayerLayout::new(config, layout).page_len() * dtype.bytes()
+        layers(config) * layer_len(config, layout) * dtype.bytes()
     }
 
     /// Bytes that a page takes of the main and of the other device, as [`PagedCache::placed`] has it.
@@ -120,7 +132,7 @@ impl PagedCache {
         layout: CacheLayout,
         dtypes: [CacheDtype; 2],
     ) -> [usize; 2] {
-        let of_layer = LayerLayout::new(config, layout).page_len();
+        let of_layer = layer_len(config, layout);
         let bytes = |place, dtype: CacheDtype| placement.cached_layers(config, place).len() * of_layer * dtype.bytes();
         [bytes(Place::Main, dtypes[0]), bytes(Place::Other, dtypes[1])]
     }
@@ -146,11 +158,12 @@ impl PagedCache {
         self.parts.iter_mut().for_each(|part| part.device.copy_page(&mut part.pages, from, to));
     }
 
-    /// Where a layer's keys and values are, and the how many-th layer it is there.
+    /// Where a layer's keys and values are, and where in a page.
     fn of_layer(&mut self, layer: usize) -> (&mut CachePages, usize) {
+        let of_layer = self.layout.page_len() + Indexer::page_len(self.index_dim);
         let part = self.parts.iter_mut().find(|part| part.layers.contains(&layer));
         let Part { pages, layers, .. } = part.expect("a layer of the model that the cache is of");
-        (pages, layer - layers.start)
+        (pages, (layer - layers.start) * of_layer)
     }
 }
 
@@ -179,16 +192,24 @@ impl<'a> Paging<'a> {
     /// The pages, the sequences with where the layer's part of a page begins, and how it is laid out.
     pub fn expanded(&mut self, layer: usize) -> (&mut CachePages, PagedSequences<'_>, KvLayout) {
         let LayerLayout::Expanded(layout) = self.cache.layout else { panic!("the cache holds latents") };
-        let (pages, layer) = self.cache.of_layer(layer);
-        let at = PagedSequences { offset: layer * layout.page_len(), sequences: &self.sequences };
+        let (pages, offset) = self.cache.of_layer(layer);
+        let at = PagedSequences { offset, sequences: &self.sequences };
         (pages, at, layout)
+    }
+
+    /// As [`Paging::expanded`], where the layer's index keys begin.
+    pub fn index(&mut self, layer: usize) -> (&mut CachePages, PagedSequences<'_>) {
+        assert!(self.cache.index_dim > 0, "the cache holds no index keys");
+        let behind = self.cache.layout.page_len();
+        let (pages, offset) = self.cache.of_layer(layer);
+        (pages, PagedSequences { offset: offset + behind, sequences: &self.sequences })
     }
 
     /// As [`Paging::expanded`], of a cache of latents.
     pub fn latent(&mut self, layer: usize) -> (&mut CachePages, PagedSequences<'_>, LatentLayout) {
         let LayerLayout::Latent(layout) = self.cache.layout else { panic!("the cache holds no latents") };
-        let (pages, layer) = self.cache.of_layer(layer);
-        let at = PagedSequences { offset: layer * layout.page_len(), sequences: &self.sequences };
+        let (pages, offset) = self.cache.of_layer(layer);
+        let at = PagedSequences { offset, sequences: &self.sequences };
         (pages, at, layout)
     }
 }

@@ -34,6 +34,9 @@ pub struct Objective<'a> {
     pub mtp_coefficient: f32,
     /// Factor on the balance loss of each layer and sequence: α divided by the step's sequences; 0 for none.
     pub balance_coefficient: f32,
+    /// Factor on the indexer loss of each layer and token: its weight divided by the step's tokens; 0 for none, where
+    /// indexers learn nothing.
+    pub indexer_coefficient: f32,
     /// What the model is drawn to besides the targets.
     pub teacher: Option<Teacher<'a>>,
 }
@@ -62,6 +65,8 @@ pub struct Losses {
     pub divergence: f64,
     /// Of the tokens further ahead, one a depth of MTP.
     pub mtp: Vec<Nll>,
+    /// Of each layer's indexer the sum over the tokens, nats, MTP layers last; empty without, or where none learns.
+    pub indexer: Vec<f64>,
     /// Of layers with experts, in order.
     pub experts: Vec<ExpertLoad>,
 }
@@ -108,6 +113,7 @@ impl Losses {
         let experts = config.moe.as_ref().map_or(0, |moe| moe.experts);
         Losses {
             mtp: vec![Nll::default(); depth],
+            indexer: vec![0.0; if config.indexer.is_some() { config.layers + depth } else { 0 }],
             experts: layers.map(|layer| ExpertLoad { layer, tokens: vec![0; experts], balance: 0.0 }).collect(),
             ..Losses::default()
         }
@@ -118,12 +124,14 @@ impl Losses {
     /// # Panics
     /// If they are of another model.
     pub fn add(&mut self, other: &Losses) {
-        assert_eq!((self.mtp.len(), self.experts.len()), (other.mtp.len(), other.experts.len()), "losses of one model");
+        let lens = |losses: &Losses| [losses.mtp.len(), losses.indexer.len(), losses.experts.len()];
+        assert_eq!(lens(self), lens(other), "losses of one model");
         let add =
             |sum: &mut Nll, other: &Nll| *sum = Nll { sum: sum.sum + other.sum, tokens: sum.tokens + other.tokens };
         add(&mut self.main, &other.main);
         self.divergence += other.divergence;
         self.mtp.iter_mut().zip(&other.mtp).for_each(|(sum, other)| add(sum, other));
+        self.indexer.iter_mut().zip(&other.indexer).for_each(|(sum, other)| *sum += other);
         for (sum, other) in self.experts.iter_mut().zip(&other.experts) {
             sum.tokens.iter_mut().zip(&other.tokens).for_each(|(sum, tokens)| *sum += tokens);
             sum.balance += other.balance;
@@ -136,6 +144,7 @@ impl Losses {
         for nll in std::iter::once(&self.main).chain(&self.mtp) {
             numbers.extend([nll.sum.to_bits(), nll.tokens]);
         }
+        numbers.extend(self.indexer.iter().map(|sum| sum.to_bits()));
         for experts in &self.experts {
             numbers.push(experts.balance.to_bits());
             numbers.extend(&experts.tokens);
@@ -154,6 +163,7 @@ impl Losses {
         for nll in std::iter::once(&mut self.main).chain(&mut self.mtp) {
             *nll = Nll { sum: f64::from_bits(next()), tokens: next() };
         }
+        self.indexer.iter_mut().for_each(|sum| *sum = f64::from_bits(next()));
         for experts in &mut self.experts {
             experts.balance = f64::from_bits(next());
             experts.tokens.iter_mut().for_each(|tokens| *tokens = next());
@@ -261,6 +271,7 @@ impl Model {
         let Batch { tokens, targets, starts } = batch;
         assert_eq!(tokens.len(), targets.len(), "tokens and targets");
         let context = self.packed(params, execution, starts, tokens.len(), objective.balance_coefficient);
+        let context = Context { indexer_coefficient: objective.indexer_coefficient, ..context };
         let mut g = Graph::training(context, grads);
 
         let ids = Ids::from(&tokens[..]);
@@ -288,6 +299,7 @@ impl Model {
             ahead.push((ops::head_loss(&mut g, &h, self.head_of(mtp), &targets, coefficient), targets));
         }
         let routings = std::mem::take(&mut g.routings);
+        let index_losses = std::mem::take(&mut g.index_losses);
         drop(h);
         g.backward();
 
@@ -299,6 +311,10 @@ impl Model {
         }
         losses.mtp.resize(mtp.len(), Nll::default());
         losses.mtp.iter_mut().zip(&ahead).for_each(|(nll, (logp, targets))| nll.add(&logp.to_host(), targets));
+        losses.indexer.resize(index_losses.len().max(losses.indexer.len()), 0.0);
+        for (sum, losses) in losses.indexer.iter_mut().zip(&index_losses) {
+            *sum = losses.to_host().iter().fold(*sum, |sum, loss| sum + f64::from(*loss));
+        }
         losses.add_routings(&**execution.device(), routings);
         logp
     }
@@ -501,7 +517,8 @@ impl Model {
         let (last, room) = (positions.iter().max(), self.context_len);
         assert!(last.is_none_or(|&last| (last as usize) < room), "position {last:?} in a context of {room} tokens");
         let sequences = Arc::new(Sequences { starts, positions });
-        Context { params, execution, sequences, balance_coefficient: 0.0, adapted: Arc::default() }
+        let (balance_coefficient, indexer_coefficient) = (0.0, 0.0);
+        Context { params, execution, sequences, balance_coefficient, indexer_coefficient, adapted: Arc::default() }
     }
 }
 

@@ -10,7 +10,7 @@ mod disk;
 pub(crate) use disk::fused_rows;
 pub use disk::{HfTensor, Place, Role, hf_tensors};
 
-use crate::config::{Attention, ModelConfig, MoeConfig, Router};
+use crate::config::{Attention, Indexer, ModelConfig, MoeConfig, Router};
 use crate::family::Norms;
 
 /// Name of the MTP layers' projection, [D, 2D]: stays bf16 in FP8 files.
@@ -44,6 +44,11 @@ impl ParamSpec {
         self.name.ends_with("kv_b_proj.weight")
     }
 
+    /// Whether it is an indexer's, which learns by a loss of its own alone.
+    pub fn is_of_indexer(&self) -> bool {
+        self.name.contains(".indexer.")
+    }
+
     /// Whether it has no elements (never true of what [`param_specs`] returns).
     pub fn is_empty(&self) -> bool {
         self.len() == 0
@@ -55,9 +60,9 @@ impl ParamSpec {
 pub enum ParamKind {
     /// A linear map, [outputs, inputs].
     Matrix,
-    /// The router's linear map, [experts, D].
+    /// The router's linear map, [experts, D]; an indexer's for the weights of its heads, [heads, D].
     Router,
-    /// Scale of an RMS norm.
+    /// Scale of a norm.
     Norm,
     /// Bias of a linear map, or the sinks of heads.
     Bias,
@@ -127,6 +132,9 @@ impl List {
         self.push("input_layernorm.weight", 1, d, ParamKind::Norm);
         self.prefix.push_str("self_attn.");
         self.attention(&config.attention, d);
+        if let Some(indexer) = config.indexer {
+            self.indexer(indexer, config);
+        }
         self.prefix = format!("model.layers.{layer}.");
         let Norms { before_ffn, after: [after_attention, after_ffn] } = config.family.row().norms;
         for name in after_attention.into_iter().chain([before_ffn]).chain(after_ffn) {
@@ -179,6 +187,19 @@ impl List {
                 }
             }
         }
+    }
+
+    fn indexer(&mut self, Indexer { heads, dim, .. }: Indexer, config: &ModelConfig) {
+        let Attention::Mla { q_lora_rank: Some(rank), .. } = config.attention else {
+            panic!("an indexer without a query latent: {:?}", config.attention)
+        };
+        let d = config.hidden_size;
+        self.push("indexer.wq_b.weight", heads * dim, rank, ParamKind::Matrix);
+        self.push("indexer.wk.weight", dim, d, ParamKind::Matrix);
+        self.push("indexer.k_norm.weight", 1, dim, ParamKind::Norm);
+        self.push("indexer.k_norm.bias", 1, dim, ParamKind::Bias);
+        // As a router's: in f32, and in no file narrower than bf16.
+        self.push("indexer.weights_proj.weight", heads, d, ParamKind::Router);
     }
 
     fn experts(&mut self, moe: &MoeConfig, d: usize) {

@@ -3,9 +3,10 @@
 use crate::config::{ConfigError, ModelConfig};
 
 /// Name and `config.json` of every preset.
-const PRESETS: [(&str, &str); 38] = [
+const PRESETS: [(&str, &str); 39] = [
     ("deepseek-v3", include_str!("presets/deepseek-v3.json")),
     ("deepseek-r1", include_str!("presets/deepseek-v3.json")),
+    ("deepseek-v3.2", include_str!("presets/deepseek-v3.2.json")),
     ("deepseek-v2", include_str!("presets/deepseek-v2.json")),
     ("deepseek-v2-lite", include_str!("presets/deepseek-v2-lite.json")),
     ("r1-distill-qwen-1.5b", include_str!("presets/r1-distill-qwen-1.5b.json")),

@@ -168,6 +168,8 @@ pub struct Context<'a> {
     pub sequences: Arc<Sequences>,
     /// Factor on each layer's and sequence's balance loss in the objective.
     pub balance_coefficient: f32,
+    /// Factor on each layer's and token's indexer loss in the objective.
+    pub indexer_coefficient: f32,
     /// Adapters of some of the rows, besides one among the parameters; for inference alone.
     pub adapted: Arc<[AdaptedRows]>,
 }
@@ -199,6 +201,8 @@ pub struct Graph<'a> {
     pub context: Context<'a>,
     /// What the routers did, in the order of the layers.
     pub routings: Vec<Routing>,
+    /// What the indexers are to learn by, `[T, 1]` of each layer in order, if the objective has it.
+    pub index_losses: Vec<Tensor>,
     paging: Option<Paging<'a>>,
     tape: Option<Tape<'a>>,
     layer: usize,
@@ -237,14 +241,19 @@ struct Watch {
 impl<'a> Graph<'a> {
     /// A pass that keeps nothing; attention reads and extends the pages of `paging`, if there is one.
     pub(crate) fn inference(context: Context<'a>, paging: Option<Paging<'a>>) -> Self {
-        Graph { context, routings: Vec::new(), paging, tape: None, layer: 0, place: Place::Main, watch: None }
+        Graph::new(context, paging, None)
     }
 
     /// A pass that records for [`Graph::backward`].
     pub fn training(context: Context<'a>, grads: &'a mut Grads) -> Self {
         let backward = Backward { context: context.clone(), gradients: Vec::new(), grads };
         let tape = Some(Tape { nodes: Vec::new(), backward });
-        Graph { context, routings: Vec::new(), paging: None, tape, layer: 0, place: Place::Main, watch: None }
+        Graph::new(context, None, tape)
+    }
+
+    fn new(context: Context<'a>, paging: Option<Paging<'a>>, tape: Option<Tape<'a>>) -> Self {
+        let (routings, index_losses) = (Vec::new(), Vec::new());
+        Graph { context, routings, index_losses, paging, tape, layer: 0, place: Place::Main, watch: None }
     }
 
     /// How the part under way is computed.
@@ -617,7 +626,8 @@ mod tests {
 
     fn context<'a>(params: &'a Params, execution: &'a Execution) -> Context<'a> {
         let sequences = Arc::new(Sequences::packed(&[0, 2]));
-        Context { params, execution, sequences, balance_coefficient: 0.0, adapted: Arc::default() }
+        let (balance_coefficient, indexer_coefficient) = (0.0, 0.0);
+        Context { params, execution, sequences, balance_coefficient, indexer_coefficient, adapted: Arc::default() }
     }
 
     #[test]

@@ -64,6 +64,7 @@ fn hyperparameters(of: &Optimizer, updates: Updates) -> Hyperparameters {
         bias_update_speed: of.bias_update_speed,
         bias_update_steps: updates.biases,
         balance_alpha: of.balance_alpha,
+        indexer_weight: of.indexer_weight,
         mtp_lambda: Switch {
             early: of.mtp_lambda,
             late: updates.mtp_lambda_late.0,

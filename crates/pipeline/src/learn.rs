@@ -48,6 +48,8 @@ pub(crate) struct SupervisedMetrics {
     mtp_losses: Vec<f64>,
     targets: u64,
     balance: f64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    indexer_loss: Option<f64>,
     max_violation: f64,
     grad_norm: f64,
     learning_rate: f64,
@@ -199,6 +201,7 @@ impl SupervisedMetrics {
             mtp_losses: report.mtp_losses,
             targets: report.targets,
             balance: report.balance,
+            indexer_loss: report.indexer,
             max_violation: report.experts.iter().map(|experts| experts.max_violation).fold(0.0, f64::max),
             grad_norm: report.grad_norm,
             learning_rate: report.learning_rate,

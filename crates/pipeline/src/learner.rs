@@ -13,6 +13,7 @@ use wels_runs::recipe::{Optimization, Precision, Start};
 use wels_train::trainer::Trainer;
 
 use crate::adapters::name_of_base;
+use crate::attention;
 use crate::hyper::{of_stage, stage_execution};
 use crate::rank::Rank;
 use crate::start::{Beginning, model_of};
@@ -44,6 +45,7 @@ impl Learner {
     pub fn begin(rank: &Rank, of: Learns, tokenizer: &Tokenizer, latest: Option<&Checkpoint>) -> Result<Learner> {
         let Learns { stage, precision, start, optimization, updates, context } = of;
         let (config, state) = Beginning::of(start, optimization, precision).state(rank, tokenizer, latest)?;
+        attention::check(&config, &*rank.device)?;
         let base = match (&optimization.lora, start) {
             (Some(_), Start::From { from }) => {
                 let run = std::path::absolute(rank.run.path())?;

@@ -64,6 +64,8 @@ pub mod adapters;
 
 pub mod identity;
 
+pub mod attention;
+
 mod learner;
 
 pub mod forecast;

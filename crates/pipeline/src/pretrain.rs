@@ -40,6 +40,8 @@ pub(crate) struct PretrainMetrics {
     loss: f64,
     mtp_losses: Vec<f64>,
     balance: f64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    indexer_loss: Option<f64>,
     grad_norm: f64,
     learning_rate: f64,
     experts: Vec<ExpertLine>,
@@ -272,6 +274,7 @@ impl PretrainMetrics {
             loss: report.loss,
             mtp_losses: report.mtp_losses,
             balance: report.balance,
+            indexer_loss: report.indexer,
             grad_norm: report.grad_norm,
             learning_rate: report.learning_rate,
             experts: experts.collect(),

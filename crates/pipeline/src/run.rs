@@ -24,7 +24,7 @@ use crate::forecast::{Rates, forecast};
 use crate::host::{Event, Host, Silent};
 use crate::rank::{Command, Rank};
 use crate::session::{Session, Stopped};
-use crate::{corpus, distil, learn, pictures, pretrain, reinforce, room, sample, samples};
+use crate::{attention, corpus, distil, learn, pictures, pretrain, reinforce, room, sample, samples};
 
 /// Does what is left of a run as its rank 0, and tells `host`; the others [`follow`](crate::ranks::follow). Where
 /// `rates` says so, steps of a run that begins are measured first, for its plan.
@@ -38,6 +38,7 @@ pub(crate) fn run(rank: Rank, rates: Rates, host: &mut dyn Host) -> Result<()> {
     session.rank.tell(&Command::Open { run: std::path::absolute(&path)? })?;
     let recipe = session.rank.run.recipe().clone();
     pictures::check(&session.rank, &recipe)?;
+    attention::check(recipe.model.config(), &*session.rank.device)?;
     check_room(&session, &recipe)?;
     let expected = forecast(&recipe, Some(&path), &session.rank.device, rates, session.host);
     session.begin(&expected)?;

@@ -69,6 +69,8 @@ pub struct Hyperparameters {
     pub bias_update_steps: u64,
     /// α of the sequence-wise balance loss.
     pub balance_alpha: f64,
+    /// Weight of the indexers' losses, each layer's mean over the tokens; where it is 0 they stay as they are.
+    pub indexer_weight: f64,
     /// λ of multi-token prediction.
     pub mtp_lambda: Switch,
     /// S, a power of two: a batch's sequences are dealt, in order, to so many shards, of which each is one chain of
@@ -91,6 +93,8 @@ pub struct StepReport {
     pub mtp_losses: Vec<f64>,
     /// Balance loss without α, mean over sequences and layers with experts; 1 is a perfect balance.
     pub balance: f64,
+    /// Mean loss of the indexers over layers and tokens, nats; `None` without, or where none learns.
+    pub indexer: Option<f64>,
     /// Global norm of the gradient before clipping.
     pub grad_norm: f64,
     pub learning_rate: f64,
@@ -121,6 +125,7 @@ pub struct Pass {
     pub logprobs: Vec<f32>,
     /// Sequences of the batch.
     sequences: usize,
+    tokens: usize,
 }
 
 /// Why a step was not done. No weight was touched.
@@ -238,7 +243,10 @@ impl Trainer {
         execution: Execution,
     ) -> Trainer {
         let model = Arc::new(Model::new(config, context));
-        let frozen = (0..state.params.specs().len()).map(|param| param < state.params.frozen()).collect();
+        let stays = |(param, spec): (usize, &ParamSpec)| {
+            param < state.params.frozen() || hyper.indexer_weight == 0.0 && spec.is_of_indexer()
+        };
+        let frozen = state.params.specs().iter().enumerate().map(stays).collect();
         // Of a share of experts the ranks are told by `with_comm`; these are the fewest.
         let (rank, world) = state.params.share().map_or((0, 1), |share| (share.place(), share.ranks()));
         let (grads, owned) = (model.grads_of(&state.params, world), Owned::new(&state.params, hyper.rule, rank, world));
@@ -299,6 +307,10 @@ impl Trainer {
         let specs = self.state.params.specs().iter();
         self.frozen.iter_mut().zip(specs).for_each(|(frozen, spec)| *frozen |= spec.layer() >= Some(layers));
         self.hyper.mtp_lambda = Switch { early: 0.0, late: 0.0, late_step: 0 };
+    }
+
+    fn indexers_learn(&self) -> bool {
+        self.model.config().indexer.is_some() && self.hyper.indexer_weight != 0.0
     }
 
     /// The mathematics.
@@ -379,7 +391,7 @@ impl Trainer {
         let losses = self.shards(batch, micro_rows, self.objective(batch, coefficient, teacher), &mut logprobs);
         self.reduction.lock().begin_rest(&self.grads);
         let (losses, logprobs) = shards::agree(&*self.comm, self.state.step + 1, losses, logprobs)?;
-        Ok(Pass { losses, logprobs, sequences })
+        Ok(Pass { losses, logprobs, sequences, tokens: batch.tokens.len() })
     }
 
     /// The gradients of this rank's shards, added up in the trainer's buffers, and their losses.
@@ -435,6 +447,7 @@ impl Trainer {
             coefficient,
             mtp_coefficient: (lambda / (mtp_depth * targets) as f64) as f32,
             balance_coefficient: (self.hyper.balance_alpha / sequences as f64) as f32,
+            indexer_coefficient: (self.hyper.indexer_weight / batch.tokens.len() as f64) as f32,
             teacher,
         }
     }

@@ -26,6 +26,8 @@ mod kills;
 
 mod watch;
 
+mod sparse;
+
 mod trouble;
 
 mod serve;

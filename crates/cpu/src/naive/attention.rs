@@ -9,10 +9,11 @@ use wels_device::{
 use wels_kernels::attention::{Heads, HeadsMut, Keys};
 use wels_kernels::reference::{attention, convert};
 
+use super::sparse::chosen;
 use super::{Naive, POISON, values, values_mut};
 
 /// Pages of `page_len` cells. A layer's part holds the rows of its tokens, one after the other.
-struct Pages {
+pub(super) struct Pages {
     dtype: CacheDtype,
     page_len: usize,
     cells: Vec<f32>,
@@ -27,7 +28,7 @@ impl Pages {
         sequence.pages[token / PAGE] as usize * self.page_len + offset + token % PAGE * width
     }
 
-    fn set_row(&mut self, sequence: &Sequence, token: usize, offset: usize, row: &[f32]) {
+    pub(super) fn set_row(&mut self, sequence: &Sequence, token: usize, offset: usize, row: &[f32]) {
         let at = self.place(sequence, token, offset, row.len());
         let dtype = self.dtype;
         let kept = |value: f32| match dtype {
@@ -40,21 +41,21 @@ impl Pages {
     }
 
     /// All rows of a sequence up to its newest token.
-    fn rows(&self, sequence: &Sequence, offset: usize, width: usize) -> Vec<f32> {
+    pub(super) fn rows(&self, sequence: &Sequence, offset: usize, width: usize) -> Vec<f32> {
         let tokens = sequence.past + sequence.new;
         (0..tokens).flat_map(|token| self.row(sequence, token, offset, width)).copied().collect()
     }
 }
 
-fn pages(pages: &CachePages) -> &Pages {
+pub(super) fn pages(pages: &CachePages) -> &Pages {
     pages.memory.downcast_ref().expect("pages of the naive device's")
 }
 
-fn pages_mut(pages: &mut CachePages) -> &mut Pages {
+pub(super) fn pages_mut(pages: &mut CachePages) -> &mut Pages {
     pages.memory.downcast_mut().expect("pages of the naive device's")
 }
 
-fn heads(part: ColumnHeads<'_>) -> Heads<'_> {
+pub(super) fn heads(part: ColumnHeads<'_>) -> Heads<'_> {
     let ColumnHeads { of, offset, head_stride, dim } = part;
     Heads { data: values(of), row_stride: of.cols(), offset, head_stride, dim }
 }
@@ -63,7 +64,7 @@ fn heads_mut<'a>(like: ColumnHeads, data: &'a mut Tensor) -> HeadsMut<'a> {
     HeadsMut::like(values_mut(data), &heads(like))
 }
 
-fn keys<'a>(inputs: &AttentionInputs<'a>) -> Keys<'a> {
+pub(super) fn keys<'a>(inputs: &AttentionInputs<'a>) -> Keys<'a> {
     Keys { own: heads(inputs.k), shared: inputs.k_shared.map(heads) }
 }
 
@@ -92,7 +93,8 @@ impl Attention for Naive {
         stats: &mut Tensor,
     ) {
         let (q, v, sinks) = (heads(inputs.q), heads(inputs.v), inputs.sinks.map(values));
-        attention::forward(shape, sinks, starts, q, keys(&inputs), v, values_mut(out), values_mut(stats));
+        let (chosen, out, stats) = (inputs.chosen.map(chosen), values_mut(out), values_mut(stats));
+        attention::forward(shape, sinks, chosen, starts, q, keys(&inputs), v, out, stats);
     }
 
     fn attention_backward(
@@ -112,6 +114,7 @@ impl Attention for Naive {
         };
         attention::backward(
             shape,
+            inputs.chosen.map(chosen),
             starts,
             heads(q),
             keys(&inputs),
@@ -172,7 +175,9 @@ impl Attention for Naive {
             let (v, len) = (in_rows(&rows, width, v_at, layout.v), sequence.past + sequence.new);
             let q = queries_from(heads(query.q), first);
             let out = &mut values_mut(out)[first * row..][..sequence.new * row];
-            attention::cached(query.shape, query.sinks.map(values), q, sequence.new, k, v, len, out);
+            let chosen = query.chosen.map(|of| chosen(of).part(first..first + sequence.new));
+            let (sinks, chosen) = (query.sinks.map(values), chosen.as_ref());
+            attention::cached(query.shape, sinks, chosen, q, sequence.new, k, v, len, out);
             first += sequence.new;
         }
     }
@@ -202,7 +207,7 @@ impl Attention for Naive {
         query: LatentQuery,
         out: &mut Tensor,
     ) {
-        let LatentQuery { heads: count, scale, absorbed, rotary } = query;
+        let LatentQuery { heads: count, scale, absorbed, rotary, chosen: of } = query;
         let (tokens, latent, width) = (absorbed.rows() / count, layout.latent, layout.latent + layout.rotary);
         let shape = AttentionShape { heads: 1, kv_heads: 1, scale, window: None, cap: None };
         let turned = heads(rotary);
@@ -211,6 +216,7 @@ impl Attention for Naive {
             let rows = pages(over).rows(sequence, at.offset, width);
             let (k, v) = (in_rows(&rows, width, 0, width), in_rows(&rows, width, 0, latent));
             let len = sequence.past + sequence.new;
+            let chosen = of.map(|of| chosen(of).part(first..first + sequence.new));
             for h in 0..count {
                 let own = &values(absorbed)[(h * tokens + first) * latent..][..sequence.new * latent];
                 let query = own.chunks_exact(latent).enumerate();
@@ -218,7 +224,7 @@ impl Attention for Naive {
                     query.flat_map(|(t, own)| own.iter().chain(turned.row(first + t, h))).copied().collect();
                 let to = &mut values_mut(out)[(h * tokens + first) * latent..][..sequence.new * latent];
                 let (q, k) = (Heads::contiguous(&q, 1, width), Keys { own: k, shared: None });
-                attention::cached(shape, None, q, sequence.new, k, v, len, to);
+                attention::cached(shape, None, chosen.as_ref(), q, sequence.new, k, v, len, to);
             }
             first += sequence.new;
         }

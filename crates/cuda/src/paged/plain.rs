@@ -83,7 +83,7 @@ impl Cuda {
         over: &Pages,
         part: Part,
         layout: KvLayout,
-        ExpandedQuery { shape, q, sinks }: ExpandedQuery,
+        ExpandedQuery { shape, q, sinks, .. }: ExpandedQuery,
         out: &mut Tensor,
     ) {
         let widths = Widths { own: layout.own, shared: layout.shared, v: layout.v };
@@ -110,7 +110,7 @@ impl Cuda {
         over: &Pages,
         part: Part,
         layout: LatentLayout,
-        LatentQuery { heads, scale, absorbed, rotary }: LatentQuery,
+        LatentQuery { heads, scale, absorbed, rotary, .. }: LatentQuery,
         out: &mut Tensor,
     ) {
         let widths = Widths { own: layout.latent, shared: layout.rotary, v: layout.latent };

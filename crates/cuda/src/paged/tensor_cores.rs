@@ -218,7 +218,7 @@ impl Cuda {
         &self,
         over: &Pages,
         part: Part,
-        LatentQuery { heads, scale, absorbed, rotary }: LatentQuery,
+        LatentQuery { heads, scale, absorbed, rotary, .. }: LatentQuery,
         out: &mut Tensor,
     ) {
         let (tables, rows, group) = (part.tables(self), part.plan.new, heads.min(LATENT_HEADS));

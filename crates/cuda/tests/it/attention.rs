@@ -89,6 +89,7 @@ fn work(case: &Case, operands: Operands, rows: Range<usize>, starts: &[u32], dev
         k_shared: (shared > 0).then(|| part(&rotary, shared_pad, 0, shared)),
         v: if together { part(&both, k_pad + own, own + v, v) } else { part(&values_alone, 0, v, v) },
         sinks: (window == Some(SINKS_WINDOW)).then_some(&sinks),
+        chosen: None,
     };
     let (mut out, mut stats) = (operands.empty(device, tokens, heads * v), empty(device, tokens, heads * 2));
     device.attention(shape, &starts, inputs, &mut out, &mut stats);

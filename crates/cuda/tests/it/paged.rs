@@ -46,10 +46,11 @@ fn expanded(device: &Arc<dyn Device>, numbers: CacheDtype, window: Option<usize>
             k_shared: Some(heads(&rotary, 0, 0, 6)),
             v: heads(&kv, 10, 22, 12),
             sinks: None,
+            chosen: None,
         };
         device.append(&mut pages, PagedSequences { offset, sequences }, layout, inputs);
         let mut attended = empty(device, tokens, 4 * 12);
-        let query = ExpandedQuery { shape, q: inputs.q, sinks: window.map(|_| &sinks) };
+        let query = ExpandedQuery { shape, q: inputs.q, sinks: window.map(|_| &sinks), chosen: None };
         device.attend(&pages, PagedSequences { offset, sequences }, layout, query, &mut attended);
         out.push(("attended", values(&attended)));
     }
@@ -57,7 +58,7 @@ fn expanded(device: &Arc<dyn Device>, numbers: CacheDtype, window: Option<usize>
     device.copy_page(&mut pages, 1, 7);
     let sequences = [Sequence { pages: &[4, 7, 6], past: 20, new: 1 }];
     let (q, mut attended) = (tensor(device, 99, 1, 4 * 16), empty(device, 1, 4 * 12));
-    let query = ExpandedQuery { shape, q: heads(&q, 0, 16, 16), sinks: None };
+    let query = ExpandedQuery { shape, q: heads(&q, 0, 16, 16), sinks: None, chosen: None };
     device.attend(&pages, PagedSequences { offset, sequences: &sequences }, layout, query, &mut attended);
     out.push(("over a copied page", values(&attended)));
     out
@@ -74,7 +75,8 @@ fn latent(device: &Arc<dyn Device>, numbers: CacheDtype) -> Outputs {
         device.append_latent(&mut pages, at, layout, &rows, &keys);
         let (absorbed, turned) =
             (tensor(device, stream + 3, count * tokens, 40), tensor(device, stream + 4, tokens, 1 + count * 9));
-        let query = LatentQuery { heads: count, scale: 0.2, absorbed: &absorbed, rotary: heads(&turned, 1, 9, 8) };
+        let rotary = heads(&turned, 1, 9, 8);
+        let query = LatentQuery { heads: count, scale: 0.2, absorbed: &absorbed, rotary, chosen: None };
         let mut attended = empty(device, count * tokens, 40);
         device.attend_latent(&pages, at, layout, query, &mut attended);
         out.push(("attended", values(&attended)));
@@ -188,6 +190,7 @@ impl Parts {
             k_shared: (shared > 0).then(|| heads(&self.rotary, shared_pad, 0, shared)),
             v: heads(&self.kv, kv_pad + own, own + v, v),
             sinks: None,
+            chosen: None,
         }
     }
 }
@@ -226,7 +229,7 @@ fn over_pages(case: &Case, device: &Arc<dyn Device>, [first, second]: Call, cut:
         let at = PagedSequences { offset, sequences: &sequences };
         device.append(&mut pages, at, layout, parts.inputs(case));
         let mut attended = Operands::of(device).empty(device, call.tokens(), out.cols());
-        let query = ExpandedQuery { shape: shape_of(case), q: parts.inputs(case).q, sinks: None };
+        let query = ExpandedQuery { shape: shape_of(case), q: parts.inputs(case).q, sinks: None, chosen: None };
         device.attend(&pages, at, layout, query, &mut attended);
         call.put(&attended, &mut out);
     }
@@ -284,7 +287,7 @@ fn over_latents(layout: LatentLayout, device: &Arc<dyn Device>, [first, second]:
         }
         let turned = call.of(device, &turned);
         let rotary = heads(&turned, 8, rotary, rotary);
-        let query = LatentQuery { heads: count, scale: 0.05, absorbed: &of_heads, rotary };
+        let query = LatentQuery { heads: count, scale: 0.05, absorbed: &of_heads, rotary, chosen: None };
         let mut attended = operands.empty(device, count * new, latent);
         device.attend_latent(&pages, at, layout, query, &mut attended);
         for (head, out) in out.iter_mut().enumerate() {

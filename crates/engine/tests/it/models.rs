@@ -7,7 +7,7 @@ use wels_data::tokenizer::{BpeTrainer, SpecialTokens, Tokenizer};
 use wels_device::Device;
 use wels_engine::{LoadedModel, Options};
 use wels_model::config::{
-    Attention, Family, Gating, ModelConfig, MoeConfig, RopeConfig, RopeLayout, RopeScaling, Router,
+    Attention, Family, Gating, Indexer, ModelConfig, MoeConfig, RopeConfig, RopeLayout, RopeScaling, Router,
 };
 use wels_model::model::Model;
 use wels_model::params::Params;
@@ -28,6 +28,7 @@ fn config(family: Family, layout: RopeLayout, attention: Attention) -> ModelConf
         vocab_size: VOCABULARY,
         norm_eps: 1e-6,
         rope: RopeConfig { base: 10000.0, scaling: RopeScaling::None, layout, max_positions: CONTEXT, local: None },
+        indexer: None,
         window: None,
         softmax_scale: 1.0 / (attention.qk_dim() as f32).sqrt(),
         attention_cap: None,
@@ -69,8 +70,20 @@ pub fn deepseek() -> ModelConfig {
     ModelConfig { layers: 3, moe: Some(moe), mtp_depth: 1, ..base }
 }
 
-pub fn all() -> [(&'static str, ModelConfig); 2] {
-    [("gqa", gqa()), ("deepseek", deepseek())]
+/// The same, with seven keys for each query.
+pub fn sparse() -> ModelConfig {
+    let indexer = Some(Indexer { heads: 3, dim: 6, top_k: 7 });
+    ModelConfig { family: Family::DeepseekV32, indexer, layers: 2, ..deepseek() }
+}
+
+/// Those that the device can run.
+pub fn all() -> Vec<(&'static str, ModelConfig)> {
+    let mut all = vec![("gqa", gqa()), ("deepseek", deepseek())];
+    match device().sparse_attention() {
+        Some(_) => all.push(("sparse", sparse())),
+        None => eprintln!("SKIPPED on {}: attention to chosen keys", device().name()),
+    }
+    all
 }
 
 /// With random weights and without a tokenizer.

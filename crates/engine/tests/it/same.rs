@@ -177,6 +177,20 @@ fn one_answer_in_64_settings_with_a_cache_of_latents() {
     one_answer_in_64_settings("deepseek, latent", &loaded, &whole);
 }
 
+/// Expanded keys and values, and latents of half width.
+#[test]
+fn one_answer_in_64_settings_with_chosen_keys() {
+    for (name, config) in models::all().into_iter().filter(|(_, config)| config.indexer.is_some()) {
+        let mut loaded = models::loaded(&config, 5);
+        one_answer_in_64_settings(name, &loaded, &Options::default());
+        let mut params = (*loaded.params).clone();
+        params.prepare_latent(&loaded.model);
+        loaded.params = params.into();
+        let whole = Options { layout: CacheLayout::Latent, cache_dtype: CacheDtype::F16, ..Options::default() };
+        one_answer_in_64_settings(&format!("{name}, latent"), &loaded, &whole);
+    }
+}
+
 /// A model that repeats itself: drafts are accepted, and fewer passes give the same answer.
 #[test]
 fn accepted_drafts_save_passes() {

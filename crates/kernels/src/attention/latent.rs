@@ -7,10 +7,14 @@
 //! **Order of sums**: that of [`forward`](super::forward) with one key-value head: keys `[c; k_R]`, values c.
 //!
 //! **Layout.** A page's part of a layer is `[PAGE][latent + rotary]`. Heads lie along the lanes, sixteen at a time, so
-//! that a row serves as key and as value just as it is.
+//! that a row serves as key and as value just as it is. Of chosen keys the rows are copied side by side.
 
-use super::paged::{Brain, CacheDtype, Element, Half, PAGE, Pages, Place, Sequence, Slot, for_each_token, write_row};
-use super::{Heads, HeadsMut};
+mod chosen;
+
+use super::paged::{
+    Brain, CacheDtype, Element, Half, PAGE, Pages, Place, Sequence, Slot, for_each_token, places, write_row,
+};
+use super::{Chosen, Heads, HeadsMut, Shape};
 use crate::lanes::{LANES, Lanes};
 use crate::math;
 use crate::micro::{self, LeftWords, Out};
@@ -80,7 +84,7 @@ impl Pages {
     }
 
     /// The weighted sums of latents of all heads: query (t, h) is `[own(t, h); rotary(t, h)]`, and looks at the rows of
-    /// its sequence up to its own, which were [appended](Pages::append_latent).
+    /// its sequence up to its own, which were [appended](Pages::append_latent), or at the chosen of them.
     ///
     /// # Panics
     /// As for [`Pages::append_latent`].
@@ -90,6 +94,7 @@ impl Pages {
         layout: LatentLayout,
         heads: usize,
         scale: f32,
+        chosen: Option<&Chosen>,
         sequences: &[Sequence],
         own: Heads,
         rotary: Heads,
@@ -103,6 +108,10 @@ impl Pages {
         own.check("own", heads, tokens);
         rotary.check("rotary", heads, tokens);
         out.check("out", heads, tokens);
+        if let Some(chosen) = chosen {
+            let shape = Shape { heads, kv_heads: heads, scale, window: None, cap: None };
+            shape.check_chosen(None, chosen, places(sequences));
+        }
         let blocks = heads.div_ceil(LANES);
         let mut tasks = Vec::with_capacity(tokens * blocks);
         let mut first = 0;
@@ -112,7 +121,8 @@ impl Pages {
                 let keys = sequence.past + i + 1;
                 tasks.extend((0..blocks).map(|block| {
                     let head = LANES * block;
-                    Task { pages: sequence.pages, keys, token: first + i, head, count: LANES.min(heads - head) }
+                    let chosen = chosen.map(|chosen| chosen.of(first + i));
+                    Task { pages: sequence.pages, keys, chosen, token: first + i, head, count: LANES.min(heads - head) }
                 }));
             }
             first += sequence.new;
@@ -176,6 +186,7 @@ unsafe fn append<L: Lanes, E: Element>(place: Place, (latent, rotary): (&[f32], 
 struct Task<'a> {
     pages: &'a [u32],
     keys: usize,
+    chosen: Option<&'a [u32]>,
     token: usize,
     head: usize,
     count: usize,
@@ -219,6 +230,10 @@ unsafe fn attend_bf16<L: Lanes>(job: &Job, task: &Task) {
 /// no other task has these heads of this token.
 #[inline(always)]
 unsafe fn attend<L: Lanes, E: Element>(job: &Job, task: &Task) {
+    if let Some(keys) = task.chosen {
+        // SAFETY: the same contract, and of the task's keys the chosen ones.
+        return unsafe { chosen::attend::<L, E>(job, task, keys) };
+    }
     let Job { place, layout, .. } = *job;
     let LatentLayout { latent, rotary } = layout;
     let width = layout.width();

@@ -8,20 +8,22 @@
 //! `[PAGE][v rounded up to 16]`, then the keys' shared part as `[dim][PAGE]`: what the innermost loops read, so nothing
 //! is packed anew. Latent rows are in [`latent`](super::latent).
 
+mod append;
+mod chosen;
 mod element;
 
 pub use element::CacheDtype;
 
 use std::ops::Range;
 
-use super::{Heads, Keys, Shape, check_sinks, sink_of, softmax};
+use super::{Chosen, Heads, Shape, check_sinks, sink_of, softmax};
 use crate::lanes::{LANES, Lanes};
 use crate::memory::{self, Buffer};
 use crate::micro;
 use crate::par::{self, SharedMut};
 use crate::scratch;
-use crate::span::spans;
 
+pub(super) use append::write_row;
 pub(super) use element::{Brain, Element, Half};
 
 /// Tokens in a page.
@@ -134,51 +136,19 @@ impl Pages {
         assert!(offset + len <= self.page_len, "a part of {len} numbers at {offset} of a page of {}", self.page_len);
     }
 
-    /// Writes the new tokens' keys and values to a layer's part of the pages, which begins at `offset`.
-    ///
-    /// # Panics
-    /// If pages are missing or shared by two sequences that write to them, or an operand is too short.
-    pub fn append(&mut self, offset: usize, layout: Layout, sequences: &[Sequence], k: Keys, v: Heads) {
-        let tokens = self.check(sequences);
-        self.check_part(offset, layout.page_len());
-        let Layout { kv_heads, own, shared, v: v_dim } = layout;
-        let shape = Shape { heads: kv_heads, kv_heads, scale: 1.0, window: None, cap: None };
-        let q = Heads { dim: own + shared, ..k.own };
-        super::check_operands(&shape, (&q, 0), (&k, &v, tokens));
-        assert!((k.own.dim, v.dim) == (own, v_dim), "key and value widths {} and {}", k.own.dim, v.dim);
-        let (place, dtype, k, v) = (self.place_mut(offset), self.dtype, &k, &v);
-        for_each_token(sequences, |at| {
-            // SAFETY: `check` and `check_part` have seen that the slot's page and the layer's part exist and that no
-            // other token has the slot; k and v were checked; the pages hold what `dtype` says.
-            unsafe {
-                match dtype {
-                    CacheDtype::F32 => {
-                        crate::lanes::dispatch!(append_f32(place: Place, layout: Layout, k: &Keys, v: &Heads, at: Slot))
-                    }
-                    CacheDtype::F16 => {
-                        crate::lanes::dispatch!(append_f16(place: Place, layout: Layout, k: &Keys, v: &Heads, at: Slot))
-                    }
-                    CacheDtype::Bf16 => {
-                        crate::lanes::dispatch!(
-                            append_bf16(place: Place, layout: Layout, k: &Keys, v: &Heads, at: Slot)
-                        )
-                    }
-                }
-            }
-        });
-    }
-
     /// `out[T, heads·v]`: the new tokens' queries over all keys of their sequence up to themselves, whose own were
-    /// [appended](Pages::append), and over the sink of their head.
+    /// [appended](Pages::append), and over the sink of their head; or over the chosen of these keys, which takes a time
+    /// that does not grow with the sequence.
     ///
     /// # Panics
-    /// As for [`Pages::append`].
+    /// As for [`Pages::append`], and if keys are chosen where heads share them or there is a window, a cap or a sink.
     pub fn attend(
         &self,
         offset: usize,
         layout: Layout,
         shape: Shape,
         sinks: Option<&[f32]>,
+        chosen: Option<&Chosen>,
         sequences: &[Sequence],
         q: Heads,
         out: &mut [f32],
@@ -192,6 +162,11 @@ impl Pages {
         assert!(q.dim == layout.own + layout.shared, "query width {}, {layout:?}", q.dim);
         q.check("q", heads, tokens);
         assert!(out.len() == tokens * heads * layout.v, "out has {} elements", out.len());
+        if let Some(chosen) = chosen {
+            shape.check_chosen(sinks, chosen, places(sequences));
+            let job = Job { place: self.place(offset), layout, shape, sinks, sequences, q, out: SharedMut::new(out) };
+            return chosen::attend(self.dtype, &job, chosen);
+        }
         let group = heads / kv_heads;
         let mut tasks = Vec::new();
         let mut first = 0;
@@ -242,6 +217,11 @@ pub(super) struct Slot {
     pub slot: usize,
 }
 
+/// Where the new tokens stand in their sequences.
+pub(super) fn places<'a>(sequences: &'a [Sequence]) -> impl Iterator<Item = usize> + 'a {
+    sequences.iter().flat_map(|sequence| sequence.past..sequence.past + sequence.new)
+}
+
 /// Calls `write` for each new token.
 pub(super) fn for_each_token(sequences: &[Sequence], write: impl Fn(Slot) + Sync) {
     let mut first = 0;
@@ -283,69 +263,6 @@ impl Place {
     pub unsafe fn page<E>(self, page: u32) -> *mut E {
         // SAFETY: page and part lie in the memory, whose numbers are of type E, by this function's contract.
         unsafe { self.start.cast::<E>().add(page as usize * self.page_len + self.offset) }
-    }
-}
-
-/// Writes `row` with `stride` elements from one to the next.
-///
-/// # Safety
-/// There is room from `at` on; the machine has the instruction set of `L`.
-#[inline(always)]
-pub(super) unsafe fn write_row<L: Lanes, E: Element>(row: &[f32], at: *mut E, stride: usize) {
-    spans!(row.len(), |s| {
-        // SAFETY: a span lies inside the row, and as far from `at` there is room by this function's contract.
-        unsafe {
-            let elements = E::of(s.load::<L>(row));
-            for (i, element) in elements.into_iter().take(s.n).enumerate() {
-                at.add((s.at + i) * stride).write(element);
-            }
-        }
-    });
-}
-
-/// # Safety
-/// As for [`append_token`], of pages of f32.
-#[inline(always)]
-unsafe fn append_f32<L: Lanes>(place: Place, layout: Layout, k: &Keys, v: &Heads, at: Slot) {
-    // SAFETY: the pages hold f32; the rest by this function's contract.
-    unsafe { append_token::<L, f32>(place, layout, k, v, at) }
-}
-
-/// # Safety
-/// As for [`append_token`], of pages of f16.
-#[inline(always)]
-unsafe fn append_f16<L: Lanes>(place: Place, layout: Layout, k: &Keys, v: &Heads, at: Slot) {
-    // SAFETY: the pages hold f16; the rest by this function's contract.
-    unsafe { append_token::<L, Half>(place, layout, k, v, at) }
-}
-
-/// # Safety
-/// As for [`append_token`], of pages of bf16.
-#[inline(always)]
-unsafe fn append_bf16<L: Lanes>(place: Place, layout: Layout, k: &Keys, v: &Heads, at: Slot) {
-    // SAFETY: the pages hold bf16; the rest by this function's contract.
-    unsafe { append_token::<L, Brain>(place, layout, k, v, at) }
-}
-
-/// # Safety
-/// Page, slot and token exist, and no other task has this slot; the machine has the instruction set of `L`.
-#[inline(always)]
-unsafe fn append_token<L: Lanes, E: Element>(place: Place, layout: Layout, k: &Keys, v: &Heads, at: Slot) {
-    let Slot { token, page, slot } = at;
-    // SAFETY: heads and shared part lie one after the other in the layer's part of the page, in which the slot is
-    // this task's by this function's contract.
-    unsafe {
-        let start = place.page::<E>(page);
-        for h in 0..layout.kv_heads {
-            let head = start.add(h * layout.head_len());
-            write_row::<L, E>(k.own.row(token, h), head.add(slot), PAGE);
-            let values = head.add(PAGE * layout.own + slot * layout.v_stride());
-            write_row::<L, E>(v.row(token, h), values, 1);
-        }
-        if let Some(shared) = &k.shared {
-            let keys = start.add(layout.kv_heads * layout.head_len());
-            write_row::<L, E>(shared.row(token, 0), keys.add(slot), PAGE);
-        }
     }
 }
 
@@ -598,7 +515,7 @@ const CACHE_LINE: usize = 64;
 /// Rows and panels have as many dimensions; the machine has the instruction set of `L`.
 #[inline(always)]
 #[allow(clippy::needless_range_loop)]
-unsafe fn extend<L: Lanes, E: Element, const M: usize, const V: usize>(
+pub(super) unsafe fn extend<L: Lanes, E: Element, const M: usize, const V: usize>(
     mut acc: [[L; V]; M],
     dims: usize,
     rows: [*const f32; M],

@@ -2,6 +2,7 @@
 
 use std::ops::Range;
 
+use super::{Heads, Keys};
 use crate::lanes::Lanes;
 use crate::micro::{self, LeftWords, Out};
 use crate::pack::{self, Matrix};
@@ -56,4 +57,24 @@ impl Panels {
         // addresses in `left` and `out` go on as they came.
         unsafe { micro::product::<L, micro::F32>(rows, range.len(), left, panels, 16 * self.terms, out) }
     }
+}
+
+/// Rows of one head as a matrix of their own.
+pub(super) fn gather(h: &Heads, first: usize, len: usize, head: usize) -> Buffer {
+    let mut rows = scratch::buffer(len * h.dim);
+    for (t, row) in rows.chunks_exact_mut(h.dim).enumerate() {
+        row.copy_from_slice(h.row(first + t, head));
+    }
+    rows
+}
+
+/// The keys of one head, own part and shared part together.
+pub(super) fn gather_keys(k: &Keys, first: usize, len: usize, head: usize) -> Buffer {
+    let Some(shared) = &k.shared else { return gather(&k.own, first, len, head) };
+    let mut rows = scratch::buffer(len * (k.own.dim + shared.dim));
+    for (t, row) in rows.chunks_exact_mut(k.own.dim + shared.dim).enumerate() {
+        row[..k.own.dim].copy_from_slice(k.own.row(first + t, head));
+        row[k.own.dim..].copy_from_slice(shared.row(first + t, 0));
+    }
+    rows
 }

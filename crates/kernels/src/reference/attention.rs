@@ -1,7 +1,7 @@
 //! Attention, as plain loops.
 
 use super::{dot, math, softcap};
-use crate::attention::{Heads, HeadsMut, Keys, Shape};
+use crate::attention::{Chosen, Heads, HeadsMut, Keys, Shape};
 
 fn key(k: &Keys, t: usize, head: usize) -> Vec<f32> {
     let own = (0..k.own.dim).map(|i| k.own.get(t, head, i));
@@ -24,9 +24,15 @@ fn score(shape: &Shape, product: f32) -> (f32, f32) {
 }
 
 /// One query's weights over `keys`, before division by their sum; with the row maximum and one over the sum, to which
-/// the sink belongs. The first `unseen` keys have weight 0.
-fn weights(shape: &Shape, sink: f32, q: &[f32], keys: &[Vec<f32>], unseen: usize) -> (Vec<f32>, f32, f32) {
-    let score = |(j, k): (usize, &Vec<f32>)| if j < unseen { f32::NEG_INFINITY } else { score(shape, chain(q, k)).0 };
+/// the sink belongs. Keys that are not seen have weight 0.
+fn weights(
+    shape: &Shape,
+    sink: f32,
+    q: &[f32],
+    keys: &[Vec<f32>],
+    seen: impl Fn(usize) -> bool,
+) -> (Vec<f32>, f32, f32) {
+    let score = |(j, k): (usize, &Vec<f32>)| if seen(j) { score(shape, chain(q, k)).0 } else { f32::NEG_INFINITY };
     let scores: Vec<f32> = keys.iter().enumerate().map(score).collect();
     let max = scores.iter().chain([&sink]).fold(f32::NEG_INFINITY, |m, &s| if s > m { s } else { m });
     let p: Vec<f32> = scores.iter().map(|s| math::exp(s - max)).collect();
@@ -35,10 +41,17 @@ fn weights(shape: &Shape, sink: f32, q: &[f32], keys: &[Vec<f32>], unseen: usize
     (p, max, inverse)
 }
 
-/// One query of head `head` over the keys `first..=last`; gives the row maximum and one over the sum.
+/// Whether a query in its place of a sequence sees key j of it: in its window, and among the chosen ones.
+fn sees(shape: &Shape, chosen: Option<&[u32]>, place: usize, j: usize) -> bool {
+    j >= shape.first_key(place) && chosen.is_none_or(|chosen| chosen.contains(&(j as u32)))
+}
+
+/// One query of head `head` over the keys `first..=last`, or the chosen of them; gives the row maximum and one over the
+/// sum.
 fn attend(
     shape: &Shape,
     sinks: Option<&[f32]>,
+    chosen: Option<&[u32]>,
     query: &[f32],
     head: usize,
     first: usize,
@@ -49,7 +62,8 @@ fn attend(
 ) -> (f32, f32) {
     let kv = head / (shape.heads / shape.kv_heads);
     let keys: Vec<_> = (first..=last).map(|j| key(k, j, kv)).collect();
-    let (p, max, inverse) = weights(shape, sink_of(sinks, head), query, &keys, shape.first_key(last - first));
+    let (p, max, inverse) =
+        weights(shape, sink_of(sinks, head), query, &keys, |j| sees(shape, chosen, last - first, j));
     for (i, out) in out.iter_mut().enumerate() {
         let values = (first..=last).map(|j| v.get(j, kv, i));
         let sum = p.iter().zip(values).fold(0.0f32, |acc, (p, v)| p.mul_add(v, acc));
@@ -66,6 +80,7 @@ fn sink_of(sinks: Option<&[f32]>, head: usize) -> f32 {
 pub fn forward(
     shape: Shape,
     sinks: Option<&[f32]>,
+    chosen: Option<&Chosen>,
     starts: &[u32],
     q: Heads,
     k: Keys,
@@ -78,7 +93,8 @@ pub fn forward(
             for h in 0..shape.heads {
                 let at = t * shape.heads + h;
                 let out = &mut out[at * v.dim..][..v.dim];
-                let (max, inverse) = attend(&shape, sinks, &row(&q, t, h), h, seq[0] as usize, t, &k, &v, out);
+                let chosen = chosen.map(|chosen| chosen.of(t));
+                let (max, inverse) = attend(&shape, sinks, chosen, &row(&q, t, h), h, seq[0] as usize, t, &k, &v, out);
                 stats[at * 2] = max;
                 stats[at * 2 + 1] = inverse;
             }
@@ -88,11 +104,22 @@ pub fn forward(
 
 /// Reference of attention over a cache: the newest `n` queries of a sequence of `len` tokens, to the bits of
 /// [`forward`].
-pub fn cached(shape: Shape, sinks: Option<&[f32]>, q: Heads, n: usize, k: Keys, v: Heads, len: usize, out: &mut [f32]) {
+pub fn cached(
+    shape: Shape,
+    sinks: Option<&[f32]>,
+    chosen: Option<&Chosen>,
+    q: Heads,
+    n: usize,
+    k: Keys,
+    v: Heads,
+    len: usize,
+    out: &mut [f32],
+) {
     for t in 0..n {
         for h in 0..shape.heads {
             let out = &mut out[(t * shape.heads + h) * v.dim..][..v.dim];
-            attend(&shape, sinks, &row(&q, t, h), h, 0, len - n + t, &k, &v, out);
+            let chosen = chosen.map(|chosen| chosen.of(t));
+            attend(&shape, sinks, chosen, &row(&q, t, h), h, 0, len - n + t, &k, &v, out);
         }
     }
 }
@@ -117,6 +144,7 @@ fn check_gradients(shape: &Shape, tokens: usize, [dq, dk, dv]: [&HeadsMut; 3], d
 #[allow(clippy::needless_range_loop)]
 pub fn backward(
     shape: Shape,
+    chosen: Option<&Chosen>,
     starts: &[u32],
     q: Heads,
     k: Keys,
@@ -129,8 +157,7 @@ pub fn backward(
     mut dk_shared: Option<HeadsMut>,
     mut dv: HeadsMut,
 ) {
-    let (group, qk) = (shape.heads / shape.kv_heads, q.dim);
-    let tokens = starts.last().map_or(0, |&end| end as usize);
+    let (group, qk, tokens) = (shape.heads / shape.kv_heads, q.dim, starts.last().map_or(0, |&end| end as usize));
     check_gradients(&shape, tokens, [&dq, &dk, &dv], dk_shared.as_ref());
     for seq in starts.windows(2) {
         let (first, end) = (seq[0] as usize, seq[1] as usize);
@@ -145,7 +172,7 @@ pub fn backward(
                     let (o, g) = (&out[at * v.dim..][..v.dim], &d_out[at * v.dim..][..v.dim]);
                     let (query, delta) = (row(&q, t, h), dot(o, g));
                     let mut dquery = vec![0.0f32; qk];
-                    for j in shape.first_key(t - first)..=t - first {
+                    for j in (0..=t - first).filter(|j| sees(&shape, chosen.map(|of| of.of(t)), t - first, *j)) {
                         let (key, value) = (key(&k, first + j, kv), row(&v, first + j, kv));
                         let (score, slope) = score(&shape, chain(&query, &key));
                         let p = math::exp(score - max) * inverse;

@@ -12,6 +12,7 @@ pub mod group_norm;
 pub mod head;
 pub mod image_gradients;
 pub mod images;
+pub mod index;
 pub mod norm;
 pub mod optim;
 pub mod quant;

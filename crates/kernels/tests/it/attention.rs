@@ -81,7 +81,7 @@ impl Case {
         let (mut out, mut stats) = (vec![f32::NAN; t * self.heads * self.v], vec![f32::NAN; t * self.heads * 2]);
         let kernel = if plain { reference::forward } else { attention::forward };
         let sinks = self.sinks();
-        kernel(self.shape(), sinks.as_deref(), self.starts, q, k, v, &mut out, &mut stats);
+        kernel(self.shape(), sinks.as_deref(), None, self.starts, q, k, v, &mut out, &mut stats);
         [out, stats]
     }
 
@@ -94,7 +94,7 @@ impl Case {
         let (dk, dv) = HeadsMut::pair_like(&mut dkv, &k.own, &v);
         let dk_shared = k.shared.as_ref().map(|shared| HeadsMut::like(&mut dshared, shared));
         let kernel = if plain { reference::backward } else { attention::backward };
-        kernel(self.shape(), self.starts, q, k, v, out, stats, &inputs.d_out, dq_heads, dk, dk_shared, dv);
+        kernel(self.shape(), None, self.starts, q, k, v, out, stats, &inputs.d_out, dq_heads, dk, dk_shared, dv);
         [dq, dkv, dshared]
     }
 }
@@ -141,7 +141,7 @@ fn sinks_take_their_share() {
     let loss = |sinks: &[f32]| -> f64 {
         let (q, k, v) = case.operands(&inputs);
         let (mut out, mut stats) = (vec![0.0; inputs.d_out.len()], vec![0.0; case.tokens() * case.heads * 2]);
-        attention::forward(case.shape(), Some(sinks), case.starts, q, k, v, &mut out, &mut stats);
+        attention::forward(case.shape(), Some(sinks), None, case.starts, q, k, v, &mut out, &mut stats);
         out.iter().zip(&inputs.d_out).map(|(o, g)| *o as f64 * *g as f64).sum()
     };
     let [out, stats] = case.forward(&inputs, false);
@@ -171,7 +171,7 @@ fn attention_with_sink_of(case: &Case, inputs: &Inputs, sink: f32) -> Vec<f32> {
     let (q, k, v) = case.operands(inputs);
     let (mut out, mut stats) = (vec![0.0; inputs.d_out.len()], vec![0.0; case.tokens() * case.heads * 2]);
     let sinks = vec![sink; case.heads];
-    attention::forward(case.shape(), Some(&sinks), case.starts, q, k, v, &mut out, &mut stats);
+    attention::forward(case.shape(), Some(&sinks), None, case.starts, q, k, v, &mut out, &mut stats);
     out
 }
 
@@ -222,7 +222,7 @@ fn gradients_that_overlap_are_refused() {
         let (q, k, v) = (heads(0, 4, 4), Keys { own: heads(0, 8, 4), shared: None }, heads(4, 8, 4));
         let shape = Shape { heads: 2, kv_heads: 2, scale: 1.0, window: None, cap: None };
         let (out, stats) = (vec![0.0; 32], vec![1.0; 16]);
-        attention::backward(shape, &[0, 4], q, k, v, &out, &stats, &out, dq, dk, None, dv);
+        attention::backward(shape, None, &[0, 4], q, k, v, &out, &stats, &out, dq, dk, None, dv);
     };
     let run = |dq: Heads, dk: Heads, dv: Heads| {
         let mut data = vec![0.0; 64];

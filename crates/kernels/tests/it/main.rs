@@ -12,6 +12,7 @@ mod pictures;
 mod properties;
 mod quant;
 mod softmax;
+mod sparse;
 mod table;
 
 use std::io::Write;

@@ -102,7 +102,7 @@ fn check_expanded(name: &str, case: &Case, kept: CacheDtype, window: Option<usiz
         let queries = Heads::contiguous(&q, case.heads, own + shared);
         let mut out = vec![f32::NAN; q.len() / (case.heads * (own + shared)) * width];
         pages.append(32, case.layout, &sequences, k, values);
-        pages.attend(32, case.layout, shape, sinks.as_deref(), &sequences, queries, &mut out);
+        pages.attend(32, case.layout, shape, sinks.as_deref(), None, &sequences, queries, &mut out);
 
         let mut first = 0;
         for (s, (from, to)) in call.into_iter().enumerate() {
@@ -110,7 +110,17 @@ fn check_expanded(name: &str, case: &Case, kept: CacheDtype, window: Option<usiz
             let (k, values) = operands(case, &kv, &k_shared);
             let queries = Heads::contiguous(&data[s].0[from * case.heads * (own + shared)..], case.heads, own + shared);
             let mut expected = vec![f32::NAN; (to - from) * width];
-            reference::attention::cached(shape, sinks.as_deref(), queries, to - from, k, values, to, &mut expected);
+            reference::attention::cached(
+                shape,
+                sinks.as_deref(),
+                None,
+                queries,
+                to - from,
+                k,
+                values,
+                to,
+                &mut expected,
+            );
             let got = &out[first * width..(first + to - from) * width];
             assert_same(&format!("{name}: sequence {s}, tokens {from}..{to}"), got, &expected);
             first += to - from;
@@ -163,7 +173,7 @@ fn check_latent(name: &str, heads: usize, layout: LatentLayout, kept: CacheDtype
         let row_stride = heads * latent;
         pages.append_latent(32, layout, &sequences, &c, &k_r);
         let (own, turned) = (Heads::contiguous(&own, heads, latent), Heads::contiguous(&turned, heads, rotary));
-        pages.attend_latent(32, layout, heads, 0.3, &sequences, own, turned, HeadsMut::like(&mut out, &own));
+        pages.attend_latent(32, layout, heads, 0.3, None, &sequences, own, turned, HeadsMut::like(&mut out, &own));
 
         let mut first = 0;
         for (s, (from, to)) in call.into_iter().enumerate() {
@@ -175,7 +185,7 @@ fn check_latent(name: &str, heads: usize, layout: LatentLayout, kept: CacheDtype
             let shape = Shape { heads, kv_heads: 1, scale: 0.3, window: None, cap: None };
             let mut expected = vec![f32::NAN; (to - from) * row_stride];
             let queries = Heads::contiguous(&q, heads, latent + rotary);
-            reference::attention::cached(shape, None, queries, to - from, keys, keys.own, to, &mut expected);
+            reference::attention::cached(shape, None, None, queries, to - from, keys, keys.own, to, &mut expected);
             let got = &out[first * row_stride..(first + to - from) * row_stride];
             assert_same(&format!("{name}: sequence {s}, tokens {from}..{to}"), got, &expected);
             first += to - from;
@@ -197,7 +207,7 @@ fn a_copied_page_holds_the_same() {
             let mut out = vec![f32::NAN; 4];
             let sequence = Sequence { pages: &[page], past: 15, new: 1 };
             let shape = Shape { heads: 1, kv_heads: 1, scale: 1.0, window: None, cap: None };
-            pages.attend(0, layout, shape, None, &[sequence], Heads::contiguous(&kv, 1, 4), &mut out);
+            pages.attend(0, layout, shape, None, None, &[sequence], Heads::contiguous(&kv, 1, 4), &mut out);
             out
         };
         assert_eq!(attend(1), attend(2));

@@ -69,6 +69,8 @@ fn candidates(model: &ModelConfig) -> Result<Vec<HfTensor>, AdapterError> {
     let is_linear = |spec: &ParamSpec| {
         // PEFT takes the names of dense and shared feed-forward layers beside routed experts for those of the experts.
         let has_module = model.moe.is_none() || spec.name.contains(".self_attn.");
+        // What an indexer chooses has no gradient.
+        let has_module = has_module && !spec.is_of_indexer();
         spec.kind == ParamKind::Matrix && has_module && spec.layer().is_some_and(|at| at < model.layers)
     };
     let linear: Vec<_> = hf_tensors(model).into_iter().filter(|tensor| is_linear(&specs[tensor.param])).collect();
@@ -90,6 +92,9 @@ fn refusal(name: &str, model: &ModelConfig, candidates: &[HfTensor]) -> AdapterE
     let of_experts = ["gate_proj", "up_proj", "down_proj", "gate_up_proj"].contains(&last);
     if model.moe.is_some() && (of_experts || name.contains("experts")) {
         return refused("feed-forward layers of a mixture of experts have no adapters yet, routed or shared");
+    }
+    if model.indexer.is_some() && (["wq_b", "wk", "weights_proj"].contains(&last) || name.contains("indexer")) {
+        return refused("indexers stay as they are: what they choose has no gradient");
     }
     if model.moe.is_some() && ["gate", "router"].contains(&last) {
         return refused("routers stay as they are");

@@ -6,7 +6,7 @@ use super::foreign;
 use super::keys::{Keys, abbreviate};
 use super::{rope, window};
 use crate::config::{
-    Attention, ConfigError, Family, Gating, ModelConfig, MoeConfig, Note, RopeLayout, Router, SoftmaxMethod,
+    Attention, ConfigError, Family, Gating, Indexer, ModelConfig, MoeConfig, Note, RopeLayout, Router, SoftmaxMethod,
 };
 use crate::family::{AttentionKeys, Biases, CapKeys, Defaults, ExpertKeys, GatingKeys, QkNorm, RouterKeys};
 use crate::names;
@@ -105,6 +105,7 @@ fn read_model(keys: &mut Keys) -> Result<ModelConfig, ConfigError> {
         AttentionKeys::Mla => read_mla(keys, defaults)?,
         gqa @ AttentionKeys::Gqa { .. } => read_gqa(keys, family, gqa, hidden_size, rotary_part)?,
     };
+    let indexer = if family.has_indexer() { Some(read_indexer(keys, &attention)?) } else { None };
     rope::check_divisors(keys, &rope.scaling, attention.rope_dim())?;
     let moe = match &row.experts {
         Some(experts) => Some(read_moe(keys, family, experts, layers)?),
@@ -121,6 +122,7 @@ fn read_model(keys: &mut Keys) -> Result<ModelConfig, ConfigError> {
         hidden_size,
         layers,
         vocab_size: keys.size("vocab_size", Some(defaults.vocab_size), limit::VOCAB)?,
+        indexer,
         norm_eps: keys.real("rms_norm_eps", Some(defaults.norm_eps), 1e-30, 1.0)? as f32,
         window,
         softmax_scale: caps.scale.unwrap_or_else(|| rope::softmax_scale(&attention, &rope.scaling)),
@@ -221,6 +223,31 @@ fn read_mla(keys: &mut Keys, defaults: &Defaults) -> Result<Attention, ConfigErr
     Ok(Attention::Mla { heads, q_lora_rank, kv_lora_rank, nope_dim, rope_dim, v_dim })
 }
 
+fn read_indexer(keys: &mut Keys, attention: &Attention) -> Result<Indexer, ConfigError> {
+    let heads = keys.size("index_n_heads", Some(64), limit::HEADS)?;
+    let dim = keys.size("index_head_dim", Some(128), limit::HEAD_DIM)?;
+    let top_k = keys.size("index_topk", Some(2048), limit::POSITIONS)?;
+    check_heads_width(keys, heads, dim)?;
+    if matches!(attention, Attention::Mla { q_lora_rank: None, .. }) {
+        return Err(keys.unsupported("q_lora_rank", "an indexer's queries are made from the query latent"));
+    }
+    if dim < attention.rope_dim() {
+        let why = "a part of each index head rotates as a head's does";
+        return Err(keys.contradiction("index_head_dim", dim, "qk_rope_head_dim", attention.rope_dim(), why));
+    }
+    Ok(Indexer { heads, dim, top_k })
+}
+
+/// `mlp_layer_types`, which says once more which layers have experts.
+fn check_layer_types(keys: &mut Keys, first_dense: usize, layers: usize) -> Result<(), ConfigError> {
+    let Some(types) = keys.get("mlp_layer_types").filter(|types| !types.is_null()) else { return Ok(()) };
+    let expected = (0..layers).map(|layer| if layer < first_dense { "dense" } else { "sparse" });
+    if types.as_array().is_some_and(|types| types.iter().map(Value::as_str).eq(expected.map(Some))) {
+        return Ok(());
+    }
+    Err(keys.unsupported("mlp_layer_types", "the first layers are dense, as many as first_k_dense_replace says"))
+}
+
 fn read_gqa(
     keys: &mut Keys,
     family: Family,
@@ -306,6 +333,9 @@ fn read_moe(keys: &mut Keys, family: Family, described: &ExpertKeys, layers: usi
     if first_dense > layers {
         let why = "there are not that many layers to keep dense";
         return Err(keys.contradiction("first_k_dense_replace", first_dense, "num_hidden_layers", layers, why));
+    }
+    if family.has_indexer() {
+        check_layer_types(keys, first_dense, layers)?;
     }
     for key in ["moe_layer_freq", "decoder_sparse_step"] {
         if keys.size(key, Some(1), limit::LAYERS)? != 1 {
@@ -477,7 +507,9 @@ fn read_mtp_depth(keys: &mut Keys, family: Family) -> Result<usize, ConfigError>
         return Err(keys.contradiction("num_mtp_layers", alias, "num_nextn_predict_layers", depth, why));
     }
     if alias > 0 && !family.row().mtp {
-        return Err(keys.unsupported("num_nextn_predict_layers", "only deepseek_v3 and glm4_moe have MTP layers"));
+        return Err(
+            keys.unsupported("num_nextn_predict_layers", "only deepseek_v3, deepseek_v32 and glm4_moe have MTP layers")
+        );
     }
     Ok(alias)
 }

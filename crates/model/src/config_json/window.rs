@@ -29,14 +29,14 @@ pub fn read(
     let types = read_types(keys, described, named.then_some(width).flatten(), layers, max_positions)?;
     let Some(width) = width else { return Ok(None) };
     let slide = match described {
-        WindowKeys::None if used || !keys.has("use_sliding_window") => {
+        WindowKeys::None | WindowKeys::Indexed if used || !keys.has("use_sliding_window") => {
             return Err(keys.unsupported("sliding_window", "this family attends to the whole context"));
         }
         WindowKeys::All | WindowKeys::AllIfSaid => vec![true; layers],
         WindowKeys::SwitchedAll if used => vec![true; layers],
         WindowKeys::Switched if used => types.unwrap_or_else(|| (0..layers).map(|layer| layer >= first).collect()),
         WindowKeys::Every { .. } => types.unwrap_or_else(|| alternating(full, layers)),
-        WindowKeys::None | WindowKeys::Switched | WindowKeys::SwitchedAll => return Ok(None),
+        WindowKeys::None | WindowKeys::Indexed | WindowKeys::Switched | WindowKeys::SwitchedAll => return Ok(None),
     };
     Ok(slide.contains(&true).then_some(Window { width, layers: slide }))
 }
@@ -65,7 +65,7 @@ fn alternating(full: usize, layers: usize) -> Vec<bool> {
 /// The width, if it is less than the context.
 fn read_width(keys: &mut Keys, described: WindowKeys, max_positions: usize) -> Result<Option<usize>, ConfigError> {
     let width = match keys.get("sliding_window") {
-        None if matches!(described, WindowKeys::None | WindowKeys::AllIfSaid) => return Ok(None),
+        None if matches!(described, WindowKeys::None | WindowKeys::Indexed | WindowKeys::AllIfSaid) => return Ok(None),
         None => match described {
             WindowKeys::Every { width, .. } => width,
             _ => DEFAULT,
@@ -90,7 +90,8 @@ fn read_types(
     let any = matches!(described, WindowKeys::Switched | WindowKeys::Every { .. });
     // A type without its width is none that can be judged.
     let slides = |word: &Value| match word.as_str() {
-        Some("full_attention") => Some(false),
+        Some("indexed_attention") => (described == WindowKeys::Indexed).then_some(false),
+        Some("full_attention") => (described != WindowKeys::Indexed).then_some(false),
         Some("sliding_attention") if reaches(window) => Some(false),
         Some("sliding_attention") if any && width.is_some() => Some(true),
         Some("chunked_attention") if reaches(chunk) => Some(false),
@@ -108,6 +109,9 @@ fn read_types(
         None if described == WindowKeys::Switched => {
             let why = "layers have `full_attention`, or with `use_sliding_window` `sliding_attention`";
             Err(keys.unsupported("layer_types", why))
+        }
+        None if described == WindowKeys::Indexed => {
+            Err(keys.unsupported("layer_types", "every layer has to have `indexed_attention`"))
         }
         None => Err(keys.unsupported("layer_types", "every layer has to have `full_attention`")),
     }

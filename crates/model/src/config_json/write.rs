@@ -7,7 +7,7 @@
 use serde_json::{Map, Value, json};
 
 use crate::config::{
-    Attention, Dtype, Family, Gating, ModelConfig, MoeConfig, RopeConfig, RopeLayout, RopeScaling, Router,
+    Attention, Dtype, Family, Gating, Indexer, ModelConfig, MoeConfig, RopeConfig, RopeLayout, RopeScaling, Router,
     SoftmaxMethod,
 };
 use crate::family::{AttentionKeys, Biases, QkNorm, RouterKeys, WindowKeys};
@@ -39,6 +39,11 @@ pub fn write(config: &ModelConfig, dtype: Dtype) -> String {
         put("swiglu_limit", decimal(limit));
     }
     put_attention(&config.attention, config.family, &mut map);
+    if let Some(Indexer { heads, dim, top_k }) = config.indexer {
+        map.insert("index_n_heads".into(), json!(heads));
+        map.insert("index_head_dim".into(), json!(dim));
+        map.insert("index_topk".into(), json!(top_k));
+    }
     put_caps(config, &mut map);
     put_window(config, &mut map);
     put_rope(&config.rope, config.family, &mut map);
@@ -105,7 +110,7 @@ fn put_window(config: &ModelConfig, map: &mut Map<String, Value>) {
     let mut put = |key: &str, value: Value| map.insert(key.to_owned(), value);
     let width = config.window.as_ref().map(|window| window.width);
     match config.family.row().windows {
-        WindowKeys::None => {}
+        WindowKeys::None | WindowKeys::Indexed => {}
         // Layers with a window that holds the whole context still rotate as such.
         WindowKeys::Every { .. } if config.rope.local.is_some() => {
             put("sliding_window", json!(width.unwrap_or(config.rope.max_positions)));

@@ -20,7 +20,7 @@ const PRE_NORMS: Norms = Norms { before_ffn: "post_attention_layernorm.weight", 
 pub(super) const GPT_OSS: Row = Row {
     model_types: &["gpt_oss"],
     architecture: "GptOssForCausalLM",
-    gguf: "gpt-oss",
+    gguf: Some("gpt-oss"),
     attention: AttentionKeys::Gqa {
         biases: Biases::Key { output: true, absent: true },
         qk_norm: QkNorm::No,
@@ -60,7 +60,7 @@ pub(super) const GPT_OSS: Row = Row {
 pub(super) const GLM4: Row = Row {
     model_types: &["glm4"],
     architecture: "Glm4ForCausalLM",
-    gguf: "glm4",
+    gguf: Some("glm4"),
     attention: AttentionKeys::Gqa {
         biases: Biases::Key { output: false, absent: true },
         qk_norm: QkNorm::No,
@@ -90,7 +90,7 @@ pub(super) const GLM4: Row = Row {
 pub(super) const PHI3: Row = Row {
     model_types: &["phi3"],
     architecture: "Phi3ForCausalLM",
-    gguf: "phi3",
+    gguf: Some("phi3"),
     attention: AttentionKeys::Gqa {
         biases: Biases::None,
         qk_norm: QkNorm::No,
@@ -116,7 +116,7 @@ pub(super) const PHI3: Row = Row {
 pub(super) const GEMMA2: Row = Row {
     model_types: &["gemma2"],
     architecture: "Gemma2ForCausalLM",
-    gguf: "gemma2",
+    gguf: Some("gemma2"),
     attention: AttentionKeys::Gqa {
         biases: Biases::None,
         qk_norm: QkNorm::No,
@@ -152,7 +152,7 @@ pub(super) const GEMMA2: Row = Row {
 pub(super) const GEMMA3: Row = Row {
     model_types: &["gemma3_text"],
     architecture: "Gemma3ForCausalLM",
-    gguf: "gemma3",
+    gguf: Some("gemma3"),
     attention: AttentionKeys::Gqa {
         biases: Biases::None,
         qk_norm: QkNorm::Always,
@@ -170,7 +170,7 @@ pub(super) const GEMMA3: Row = Row {
 pub(super) const LLAMA: Row = Row {
     model_types: &["llama"],
     architecture: "LlamaForCausalLM",
-    gguf: "llama",
+    gguf: Some("llama"),
     attention: GQA,
     windows: WindowKeys::None,
     experts: None,
@@ -214,7 +214,7 @@ pub(super) const MISTRAL: Row = Row {
 pub(super) const QWEN2: Row = Row {
     model_types: &["qwen2"],
     architecture: "Qwen2ForCausalLM",
-    gguf: "qwen2",
+    gguf: Some("qwen2"),
     attention: AttentionKeys::Gqa {
         biases: Biases::QueryKeyValue,
         qk_norm: QkNorm::No,
@@ -238,7 +238,7 @@ pub(super) const QWEN2: Row = Row {
 pub(super) const QWEN3: Row = Row {
     model_types: &["qwen3"],
     architecture: "Qwen3ForCausalLM",
-    gguf: "qwen3",
+    gguf: Some("qwen3"),
     attention: AttentionKeys::Gqa {
         biases: Biases::Key { output: true, absent: false },
         qk_norm: QkNorm::Always,
@@ -253,7 +253,7 @@ pub(super) const QWEN3: Row = Row {
 pub(super) const QWEN3_MOE: Row = Row {
     model_types: &["qwen3_moe"],
     architecture: "Qwen3MoeForCausalLM",
-    gguf: "qwen3moe",
+    gguf: Some("qwen3moe"),
     attention: AttentionKeys::Gqa {
         biases: Biases::Key { output: true, absent: false },
         qk_norm: QkNorm::Always,
@@ -281,7 +281,7 @@ pub(super) const QWEN3_MOE: Row = Row {
 pub(super) const GLM4_MOE: Row = Row {
     model_types: &["glm4_moe"],
     architecture: "Glm4MoeForCausalLM",
-    gguf: "glm4moe",
+    gguf: Some("glm4moe"),
     attention: AttentionKeys::Gqa {
         biases: Biases::Key { output: false, absent: false },
         qk_norm: QkNorm::Key("use_qk_norm"),
@@ -319,7 +319,7 @@ pub(super) const GLM4_MOE: Row = Row {
 pub(super) const DEEPSEEK_V2: Row = Row {
     model_types: &["deepseek_v2"],
     architecture: "DeepseekV2ForCausalLM",
-    gguf: "deepseek2",
+    gguf: Some("deepseek2"),
     attention: AttentionKeys::Mla,
     experts: Some(ExpertKeys {
         count: &["n_routed_experts"],
@@ -339,7 +339,7 @@ pub(super) const DEEPSEEK_V2: Row = Row {
 pub(super) const DEEPSEEK_V3: Row = Row {
     model_types: &["deepseek_v3", "kimi_k2"],
     architecture: "DeepseekV3ForCausalLM",
-    gguf: "deepseek2",
+    gguf: Some("deepseek2"),
     attention: AttentionKeys::Mla,
     experts: Some(ExpertKeys {
         count: &["n_routed_experts"],
@@ -365,4 +365,13 @@ pub(super) const DEEPSEEK_V3: Row = Row {
         eos_id: Some(1),
     },
     ..LLAMA
+};
+
+pub(super) const DEEPSEEK_V32: Row = Row {
+    model_types: &["deepseek_v32"],
+    architecture: "DeepseekV32ForCausalLM",
+    gguf: None,
+    windows: WindowKeys::Indexed,
+    defaults: Defaults { max_positions: 163840, ..DEEPSEEK_V3.defaults },
+    ..DEEPSEEK_V3
 };

@@ -225,7 +225,7 @@ impl Reader<'_> {
     }
 
     fn full(&self, key: &str) -> String {
-        format!("{}.{key}", self.family.row().gguf)
+        format!("{}.{key}", self.family.row().gguf.expect("a family that was found by this name"))
     }
 
     fn get(&mut self, key: &'static str) -> Option<Value<'_>> {

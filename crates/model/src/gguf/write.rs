@@ -98,8 +98,13 @@ pub fn save<'a>(
         return Err(GgufError::Occupied { path: path.to_owned() });
     }
     let refuse = |source| GgufError::Config { path: path.to_owned(), source: Box::new(source) };
-    let mut keys = general_keys(config, kind);
-    keys.extend(model_keys(config).map_err(refuse)?);
+    let architecture = config.family.row().gguf.ok_or_else(|| {
+        let (key, value) = ("model_type".to_owned(), config.family.model_type().to_owned());
+        let why = "models of this family have no GGUF files here yet: convert to safetensors";
+        refuse(ConfigError::Unsupported { key, value, why })
+    })?;
+    let mut keys = general_keys(architecture, kind);
+    keys.extend(model_keys(config, architecture).map_err(refuse)?);
     keys.extend(more.iter().cloned());
     let entries = entries(config, kind);
     let header = header(&keys, &entries);
@@ -134,7 +139,7 @@ fn temporary_name(path: &Path) -> PathBuf {
     PathBuf::from(name)
 }
 
-fn general_keys(config: &ModelConfig, kind: BlockType) -> Vec<(String, Item)> {
+fn general_keys(architecture: &str, kind: BlockType) -> Vec<(String, Item)> {
     // llama.cpp's `LLAMA_FTYPE_*`.
     let file_type = match kind {
         BlockType::F32 => 0,
@@ -146,7 +151,7 @@ fn general_keys(config: &ModelConfig, kind: BlockType) -> Vec<(String, Item)> {
         other => unreachable!("{} is not encoded", other.name()),
     };
     let mut keys = vec![
-        ("general.architecture".to_owned(), Item::Text(config.family.row().gguf.to_owned())),
+        ("general.architecture".to_owned(), Item::Text(architecture.to_owned())),
         ("general.type".to_owned(), Item::Text("model".to_owned())),
         ("general.file_type".to_owned(), Item::Unsigned(file_type)),
     ];
@@ -157,8 +162,7 @@ fn general_keys(config: &ModelConfig, kind: BlockType) -> Vec<(String, Item)> {
 }
 
 /// The architecture's keys: those of `config.json` renamed, and what GGUF says differently.
-fn model_keys(config: &ModelConfig) -> Result<Vec<(String, Item)>, ConfigError> {
-    let architecture = config.family.row().gguf;
+fn model_keys(config: &ModelConfig, architecture: &str) -> Result<Vec<(String, Item)>, ConfigError> {
     let windowed = matches!(config.family, Family::GptOss | Family::Gemma2 | Family::Gemma3);
     if let Some(window) = config.window.as_ref().filter(|_| !windowed) {
         let (key, value) = ("sliding_window".to_owned(), window.width.to_string());

@@ -136,7 +136,8 @@ impl VqNetwork {
     /// What operations share, for [`Graph::training`].
     pub fn context<'a>(&self, params: &'a Params, execution: &'a Execution) -> Context<'a> {
         let sequences = Arc::new(Sequences::packed(&[0]));
-        Context { params, execution, sequences, balance_coefficient: 0.0, adapted: Arc::default() }
+        let (balance_coefficient, indexer_coefficient) = (0.0, 0.0);
+        Context { params, execution, sequences, balance_coefficient, indexer_coefficient, adapted: Arc::default() }
     }
 
     /// `[P·tokens, dim]`, what codes are looked for near, of pixels `[P·side², channels]`.

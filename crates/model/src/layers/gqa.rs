@@ -88,8 +88,8 @@ impl Gqa {
         let k = rope(g, k, &self.rotary, columns(kv_heads));
 
         let part = |of| Part { of, offset: 0, head_stride: self.head_dim, dim: self.head_dim };
-        let out =
-            attention(g, self.shape, Parts { q: part(q), k: part(k), k_shared: None, v: part(v), sinks: self.sinks });
+        let (q, k, v) = (part(q), part(k), part(v));
+        let out = attention(g, self.shape, Parts { q, k, k_shared: None, v, sinks: self.sinks, choice: None });
         let [u] = Projection::forward([&self.o], g, &out);
         u
     }

@@ -7,8 +7,10 @@
 //! q_C, q_R  = W_UQ norm(W_DQ h)       or W_Q h without a query latent; q_R = RoPE(q_R)
 //! u         = W_O attention([q_C; q_R], [k_C; k_R], v)
 //! ```
-//! Source: DeepSeek-V3 report, eq. 1–11, with the latent norms of the released code.
+//! With an indexer, attention is to the keys that it chooses. Source: DeepSeek-V3 report, eq. 1–11, with the latent
+//! norms of the released code.
 
+use super::indexer::Indexer;
 use crate::config::{Attention, LATENT_NORM_EPS, ModelConfig};
 use crate::ops::{LatentShape, Part, Parts, attention, latent_attention, linear, linears, rms_norm, rope, split};
 use crate::params::{Weight, Wiring};
@@ -21,6 +23,7 @@ pub(crate) struct Mla {
     kv_a_norm: Weight,
     kv_b: Weight,
     o: Weight,
+    indexer: Option<Indexer>,
     shape: AttentionShape,
     rotary: Rotary,
     kv_rank: usize,
@@ -51,6 +54,7 @@ impl Mla {
             kv_a_norm: weight("kv_a_layernorm"),
             kv_b: weight("kv_b_proj"),
             o: weight("o_proj"),
+            indexer: config.indexer.map(|sizes| Indexer::new(wiring, &format!("{name}.indexer"), sizes, rotary)),
             shape: AttentionShape { heads, kv_heads: heads, scale: config.softmax_scale, window: None, cap: None },
             rotary: rotary.clone(),
             kv_rank,
@@ -71,11 +75,13 @@ impl Mla {
         let (heads, precision) = (self.shape.heads, g.precision());
         let (q_dim, kv_dim) = (nope_dim + rope_dim, nope_dim + v_dim);
 
+        let mut choice = None;
         let [q, c_kv] = match self.query {
             Query::Direct(w) => linears(g, precision, h, [w, self.kv_a]),
             Query::Latent { a, norm, b } => {
                 let [c_q, c_kv] = linears(g, precision, h, [a, self.kv_a]);
                 let c_q = rms_norm(g, &c_q, norm, LATENT_NORM_EPS);
+                choice = self.indexer.as_ref().map(|indexer| indexer.forward(g, h, &c_q));
                 [linear(g, precision, &c_q, b), c_kv]
             }
         };
@@ -86,7 +92,7 @@ impl Mla {
         let c_kv = rms_norm(g, &c_kv, self.kv_a_norm, LATENT_NORM_EPS);
         if g.latent() {
             let shape = LatentShape { heads, scale: self.shape.scale, nope: nope_dim, rope: rope_dim, v: v_dim };
-            let out = latent_attention(g, shape, self.kv_b, &q, &c_kv, &k_r);
+            let out = latent_attention(g, shape, self.kv_b, [&q, &c_kv, &k_r], choice.as_ref());
             return linear(g, precision, &out, self.o);
         }
         let kv = linear(g, precision, &c_kv, self.kv_b);
@@ -97,6 +103,7 @@ impl Mla {
             k_shared: Some(Part { of: k_r, offset: 0, head_stride: 0, dim: rope_dim }),
             v: Part { of: kv, offset: nope_dim, head_stride: kv_dim, dim: v_dim },
             sinks: None,
+            choice,
         };
         let out = attention(g, self.shape, parts);
         linear(g, precision, &out, self.o)

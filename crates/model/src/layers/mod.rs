@@ -4,6 +4,7 @@
 
 mod block;
 mod gqa;
+mod indexer;
 mod mla;
 mod mlp;
 mod moe;

@@ -8,9 +8,12 @@
 //! With sinks `[H]`, a query has one more score for each head, whose share of the weights goes to no value (gpt-oss);
 //! their gradients are chains over the tokens.
 //!
+//! Where keys are chosen (`choose`), the others have no weight, and what chose them learns by the weights.
+//!
 //! With pages (`crate::paged`) keys and values are appended to them and the queries attend over all of them, to the
 //! same bits.
 
+use super::choose::Choice;
 use crate::params::Weight;
 use crate::tape::{Graph, Var};
 use wels_device::{AttentionGradients, AttentionInputs, AttentionShape, ColumnHeads, ExpandedQuery, Tensor};
@@ -47,13 +50,16 @@ pub struct Parts {
     pub v: Part,
     /// `[H]`.
     pub sinks: Option<Weight>,
+    /// The keys that queries attend to, if not to all.
+    pub choice: Option<Choice>,
 }
 
 impl Parts {
-    fn inputs<'a>(&'a self, sinks: Option<&'a Tensor>) -> AttentionInputs<'a> {
+    pub(super) fn inputs<'a>(&'a self, sinks: Option<&'a Tensor>) -> AttentionInputs<'a> {
         let Parts { q, k, k_shared, v, .. } = self;
         let k_shared = k_shared.as_ref().map(Part::heads);
-        AttentionInputs { q: q.heads(), k: k.heads(), k_shared, v: v.heads(), sinks }
+        let chosen = self.choice.as_ref().map(|choice| &*choice.chosen);
+        AttentionInputs { q: q.heads(), k: k.heads(), k_shared, v: v.heads(), sinks, chosen }
     }
 
     /// Whether keys and values lie in one variable.
@@ -71,14 +77,16 @@ pub fn attention(g: &mut Graph, shape: AttentionShape, parts: Parts) -> Var {
     if let Some(paging) = g.paging() {
         let (pages, at, layout) = paging.expanded(layer);
         device.append(pages, at, layout, inputs);
-        device.attend(pages, at, layout, ExpandedQuery { shape, q: inputs.q, sinks: inputs.sinks }, &mut out);
+        let AttentionInputs { q, sinks, chosen, .. } = inputs;
+        device.attend(pages, at, layout, ExpandedQuery { shape, q, sinks, chosen }, &mut out);
         g.inspect("attention", &out);
         return g.variable(out);
     }
     let mut stats = g.tensor(tokens, shape.heads * 2);
     device.attention(shape, &g.context.sequences.starts, inputs, &mut out, &mut stats);
+    let learning = parts.choice.as_ref().and_then(|choice| choice.learning(g, shape, &parts, &stats));
     let kept_out = Tensor::clone(&out);
-    g.record("attention", out, move |back, d_out| {
+    let out = g.record("attention", out, move |back, d_out| {
         let Parts { q, k, k_shared, v, .. } = &parts;
         let like = |part: &Part| back.like(part.of.gradient());
         let (mut dq, mut dk, mut d_shared) = (like(q), like(k), k_shared.as_ref().map(like));
@@ -98,5 +106,9 @@ pub fn attention(g: &mut Graph, shape: AttentionShape, parts: Parts) -> Var {
                 back.give(part.of.gradient(), gradient);
             }
         }
-    })
+    });
+    match learning {
+        Some(learning) => learning.record(g, out),
+        None => out,
+    }
 }

@@ -7,6 +7,7 @@
 //! `[T, H·v]`. Source: DeepSeek-V2 report, appendix C. An adapter of the up-projection adds `s·Aᵀ (B_UK,hᵀ q_C,h)` to
 //! q̃_h and `s·B_UV,h (A õ_h)` to o_h.
 
+use super::choose::Choice;
 use super::low_rank::{picked, put_back};
 use crate::adapter::Halves;
 use crate::params::Weight;
@@ -32,7 +33,13 @@ pub struct LatentShape {
 ///
 /// # Panics
 /// If the parameters were not prepared, or there are no pages of latents.
-pub fn latent_attention(g: &mut Graph, shape: LatentShape, kv_b: Weight, q: &Var, c: &Var, k_r: &Var) -> Var {
+pub fn latent_attention(
+    g: &mut Graph,
+    shape: LatentShape,
+    kv_b: Weight,
+    [q, c, k_r]: [&Var; 3],
+    choice: Option<&Choice>,
+) -> Var {
     let LatentShape { heads, scale, nope, rope, v } = shape;
     let (tokens, latent, precision, layer, device) = (q.rows(), c.cols(), g.precision(), g.layer(), g.device());
     let halves = g.context.params.absorbed(kv_b);
@@ -47,7 +54,8 @@ pub fn latent_attention(g: &mut Graph, shape: LatentShape, kv_b: Weight, q: &Var
 
     let mut sums = tensor(heads * tokens, latent);
     let rotary = ColumnHeads { of: q, offset: nope, head_stride: nope + rope, dim: rope };
-    let query = LatentQuery { heads, scale, absorbed: &absorbed, rotary };
+    let chosen = choice.map(|choice| &*choice.chosen);
+    let query = LatentQuery { heads, scale, absorbed: &absorbed, rotary, chosen };
     let (pages, at, layout) = g.paging().expect("pages of latents").latent(layer);
     device.append_latent(pages, at, layout, c, k_r);
     device.attend_latent(pages, at, layout, query, &mut sums);

@@ -315,7 +315,8 @@ impl Files {
         surplus.retain(|name| !name.ends_with("rotary_emb.inv_freq"));
         let beyond = config.layers + config.mtp_depth;
         let before = surplus.len();
-        surplus.retain(|name| !(config.family == Family::DeepseekV3 && layer_of(name).is_some_and(|i| i >= beyond)));
+        let has_mtp = [Family::DeepseekV3, Family::DeepseekV32].contains(&config.family);
+        surplus.retain(|name| !(has_mtp && layer_of(name).is_some_and(|i| i >= beyond)));
         if surplus.len() < before {
             let count = before - surplus.len();
             notes.push(Note(format!("{count} tensors of MTP layers from layer {beyond} on are ignored")));

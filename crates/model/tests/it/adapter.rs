@@ -68,6 +68,7 @@ fn logits_and_gradients_equal_those_of_peft() {
             coefficient: Coefficient::Uniform(1.0 / batch.tokens.len() as f32),
             mtp_coefficient: 0.0,
             balance_coefficient: 0.0,
+            indexer_coefficient: 0.0,
             teacher: None,
         };
         grads.begin();
@@ -116,6 +117,7 @@ fn a_base_in_bf16_is_held_narrower_and_changes_no_bit() {
                 coefficient: Coefficient::Uniform(0.01),
                 mtp_coefficient: 0.0,
                 balance_coefficient: 0.001,
+                indexer_coefficient: 0.0,
                 teacher: None,
             };
             grads.begin();

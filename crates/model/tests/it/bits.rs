@@ -24,6 +24,7 @@ fn step(config: &ModelConfig, batch: &Batch, pieces: &[usize], execution: &Execu
         coefficient: Coefficient::Uniform(1.0 / n),
         mtp_coefficient: 0.3 / n,
         balance_coefficient: 0.01 / batch.starts.len() as f32,
+        indexer_coefficient: 0.7 / n,
         teacher: None,
     };
     // A step before this one leaves its gradients behind, which must not show.

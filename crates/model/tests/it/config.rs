@@ -174,7 +174,7 @@ fn unknown_keys_are_noted_once() {
             "config.json: unknown key `flux_capacity` = 1.21 is ignored",
         ]
     );
-    let noted = ["deepseek-v3", "deepseek-r1", "kimi-k2", "r1-0528-qwen3-8b"];
+    let noted = ["deepseek-v3", "deepseek-r1", "deepseek-v3.2", "kimi-k2", "r1-0528-qwen3-8b"];
     for name in presets::names().filter(|name| !noted.contains(name)) {
         let (_, notes) = ModelConfig::from_hf_json(presets::json(name).unwrap()).unwrap();
         assert_eq!(notes, [], "{name}");
@@ -189,7 +189,7 @@ fn files_that_are_no_configuration() {
     assert_eq!(error(r#"{"model_type": 3}"#), "`model_type` is 3, expected a string");
     assert_eq!(
         error(r#"{"model_type": "mamba"}"#),
-        "model_type `mamba` is not supported (supported: deepseek_v3, kimi_k2, deepseek_v2, qwen3, qwen3_moe, qwen2, glm4_moe, gpt_oss, glm4, phi3, gemma2, gemma3_text, mistral, llama)"
+        "model_type `mamba` is not supported (supported: deepseek_v3, kimi_k2, deepseek_v32, deepseek_v2, qwen3, qwen3_moe, qwen2, glm4_moe, gpt_oss, glm4, phi3, gemma2, gemma3_text, mistral, llama)"
     );
     assert!(error(&"[".repeat(100_000)).starts_with("config.json is not valid JSON: recursion limit exceeded"));
     assert_eq!(
@@ -270,9 +270,29 @@ fn unsupported_arithmetic_is_refused() {
             "`attention_bias` is false, which is not supported: qwen2 has biases on query, key and value",
         ),
         (
+            "deepseek-v3.2",
+            &[("q_lora_rank", json!(null))],
+            "`q_lora_rank` is null, which is not supported: an indexer's queries are made from the query latent",
+        ),
+        (
+            "deepseek-v3.2",
+            &[("layer_types", json!(["indexed_attention", "full_attention"]))],
+            "`layer_types` is [\"indexed_attention\",\"full_attention\"], which is not supported: every layer has to have `indexed_attention`",
+        ),
+        (
+            "deepseek-v3.2",
+            &[("mlp_layer_types", json!(["sparse"]))],
+            "`mlp_layer_types` is [\"sparse\"], which is not supported: the first layers are dense, as many as first_k_dense_replace says",
+        ),
+        (
+            "deepseek-v3.2",
+            &[("rope_interleave", json!(false))],
+            "`rope_interleave` is false, which is not supported: only deepseek_v3 has a choice of layouts",
+        ),
+        (
             "r1-distill-qwen-7b",
             &[("num_nextn_predict_layers", json!(1))],
-            "`num_nextn_predict_layers` is 1, which is not supported: only deepseek_v3 and glm4_moe have MTP layers",
+            "`num_nextn_predict_layers` is 1, which is not supported: only deepseek_v3, deepseek_v32 and glm4_moe have MTP layers",
         ),
     ]);
 }

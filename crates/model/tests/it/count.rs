@@ -14,6 +14,7 @@ fn parameters_of_every_preset() {
     let expected = [
         ("deepseek-v3", 671_026_419_200, 36_625_618_432, 35_698_939_392),
         ("deepseek-r1", 671_026_419_200, 36_625_618_432, 35_698_939_392),
+        ("deepseek-v3.2", 671_877_944_064, 37_477_143_296, 36_550_464_256),
         ("deepseek-v2", 235_741_434_880, 20_851_512_320, 20_327_224_320),
         ("deepseek-v2-lite", 15_706_484_224, 2_451_435_008, 2_241_719_808),
         ("r1-distill-qwen-1.5b", 1_777_088_000, 1_543_714_304, 1_310_340_608),
@@ -158,6 +159,39 @@ fn checkpoint_of_deepseek_v3_as_published() {
     assert_eq!(counts.bytes(), Bytes(688_574_839_360));
     let bf16 = count::checkpoint(&preset("deepseek-v3"), Dtype::Bf16);
     assert_eq!(bf16.bytes(), Bytes(2 * 684_489_845_504 + 2 * 15_104));
+}
+
+/// An indexer a layer, the MTP layer's too: its weights of heads and its norm are bf16, as published.
+#[test]
+fn checkpoint_of_deepseek_v3_2_as_published() {
+    let config = preset("deepseek-v3.2");
+    let of_layer = names::param_specs(&config).into_iter().filter(|spec| spec.name.starts_with("model.layers.60."));
+    let shapes: Vec<_> = of_layer
+        .filter(|spec| spec.is_of_indexer())
+        .map(|spec| (spec.name.rsplit_once("indexer.").unwrap().1.to_owned(), spec.rows, spec.cols))
+        .collect();
+    let shape = |name: &str, rows, cols| (name.to_owned(), rows, cols);
+    let expected = [
+        shape("wq_b.weight", 8192, 1536),
+        shape("wk.weight", 128, 7168),
+        shape("k_norm.weight", 1, 128),
+        shape("k_norm.bias", 1, 128),
+        shape("weights_proj.weight", 64, 7168),
+    ];
+    assert_eq!(shapes, expected);
+    assert_eq!(count::params(&config).mtp.unwrap().unique, Params(11_624_027_648));
+    let expected = Checkpoint {
+        tensors: 92_425,
+        fp8_elements: 681_408_069_632,
+        half_elements: 3_947_245_056,
+        f32_elements: 15_104,
+        scales: 41_591_584,
+    };
+    assert_eq!(count::checkpoint(&config, Dtype::Fp8), expected);
+    // Beyond 2048 keys attention costs no more; the indexer does, a 17th as much a key.
+    let core = |keys| count::forward_flops(&config, Context::DecodeAbsorbed { keys }).attention_core.0;
+    assert_eq!(core(4096) - core(2048), 61 * 2 * 2048 * 64 * 129);
+    assert_eq!(core(2048), 2048 * (16_990_208 + 61 * 2 * 64 * 129));
 }
 
 #[test]

@@ -37,6 +37,7 @@ fn first_losses_of_a_tiny_mixture_of_experts() {
                 coefficient: Coefficient::Uniform(1.0 / 64.0),
                 mtp_coefficient: 0.3 / (2.0 * 64.0),
                 balance_coefficient: 1e-4 / 2.0,
+                indexer_coefficient: 0.0,
                 teacher: None,
             };
             grads.begin();

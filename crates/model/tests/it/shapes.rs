@@ -1,9 +1,10 @@
 //! Tiny models of every kind, and batches for them.
 
+use wels_cpu::testing::device;
 use wels_device::Tensor;
 use wels_device::host::random::Key;
 use wels_model::config::{
-    Attention, Family, Gating, LocalRope, ModelConfig, MoeConfig, RopeConfig, RopeLayout, RopeScaling, Router,
+    Attention, Family, Gating, Indexer, LocalRope, ModelConfig, MoeConfig, RopeConfig, RopeLayout, RopeScaling, Router,
     SoftmaxMethod, Window,
 };
 use wels_model::model::Batch;
@@ -18,6 +19,7 @@ fn dense(family: Family, layout: RopeLayout, attention: Attention) -> ModelConfi
         vocab_size: VOCABULARY,
         norm_eps: 1e-6,
         rope: RopeConfig { base: 10000.0, scaling: RopeScaling::None, layout, max_positions: 64, local: None },
+        indexer: None,
         window: None,
         softmax_scale: 1.0 / (attention.qk_dim() as f32).sqrt(),
         attention_cap: None,
@@ -94,6 +96,21 @@ pub fn deepseek_v3() -> ModelConfig {
     };
     let base = dense(Family::DeepseekV3, RopeLayout::Interleaved, attention);
     ModelConfig { layers: 3, moe: Some(moe), mtp_depth: 2, ..base }
+}
+
+/// DeepSeek-V3.2: as V3, with five keys for each query.
+pub fn deepseek_v32() -> ModelConfig {
+    let indexer = Some(Indexer { heads: 9, dim: 6, top_k: 5 });
+    ModelConfig { family: Family::DeepseekV32, indexer, mtp_depth: 1, ..deepseek_v3() }
+}
+
+/// Whether the device has all operations of the model; says so where it has not.
+pub fn runs_here(name: &str, config: &ModelConfig) -> bool {
+    let runs = config.indexer.is_none() || device().sparse_attention().is_some();
+    if !runs {
+        eprintln!("SKIPPED on {}: {name}, which attends to chosen keys", device().name());
+    }
+    runs
 }
 
 /// DeepSeek-V2: direct queries, softmax router, two shared experts, no MTP, tied.
@@ -243,8 +260,9 @@ pub fn gemma3() -> ModelConfig {
     ModelConfig { window, rope, softmax_scale, gating: Gating::GeluTanh, ..base }
 }
 
-pub fn all() -> [(&'static str, ModelConfig); 13] {
-    [
+/// Those that the device can run.
+pub fn all() -> Vec<(&'static str, ModelConfig)> {
+    let all = [
         ("llama", llama()),
         ("qwen2", qwen2()),
         ("deepseek_v3", deepseek_v3()),
@@ -258,7 +276,9 @@ pub fn all() -> [(&'static str, ModelConfig); 13] {
         ("phi3", phi3()),
         ("gemma2", gemma2()),
         ("gemma3", gemma3()),
-    ]
+        ("deepseek_v32", deepseek_v32()),
+    ];
+    all.into_iter().filter(|(name, config)| runs_here(name, config)).collect()
 }
 
 /// Random tokens in sequences of these lengths; each sequence's targets are its own next tokens and one more.

@@ -59,9 +59,10 @@ impl Lora {
         Ok(Some(lora))
     }
 
-    /// Defaults of a stage with an adapter: layers of multi-token prediction have none, and so no loss; routers stay.
+    /// Defaults of a stage with an adapter: layers of multi-token prediction and indexers have none, and so no loss;
+    /// routers stay.
     pub(super) fn defaults(of: &Defaults) -> Defaults {
-        Defaults { mtp_lambda: 0.0, bias_update_speed: 0.0, ..*of }
+        Defaults { mtp_lambda: 0.0, bias_update_speed: 0.0, indexer_weight: 0.0, ..*of }
     }
 
     /// Refuses what would change the weights that stay as they are.
@@ -72,6 +73,10 @@ impl Lora {
         if optimizer.mtp_lambda > 0.0 {
             let message = format!("is {}, but layers of multi-token prediction have no adapter", optimizer.mtp_lambda);
             return Err(s.wrong("mtp_lambda", message + "; leave it out"));
+        }
+        if optimizer.indexer_weight > 0.0 {
+            let message = format!("is {}, but indexers have no adapter", optimizer.indexer_weight);
+            return Err(s.wrong("indexer_weight", message + "; leave it out"));
         }
         if optimizer.bias_update_speed > 0.0 {
             let message = format!("is {}, but an adapter leaves routers as they are", optimizer.bias_update_speed);

@@ -45,6 +45,9 @@ pub struct Optimizer {
     pub bias_update_speed: f64,
     /// α of the sequence-wise balance loss.
     pub balance_alpha: f64,
+    /// Weight of the losses by which the indexers of `deepseek_v32` learn what attention weighs; 0 leaves them as they
+    /// are.
+    pub indexer_weight: f64,
     /// λ of the multi-token-prediction loss; 0 in a `[[stage]]` freezes its layers.
     pub mtp_lambda: f64,
     /// S, a power of two: a batch's sequences are dealt to so many shards, whose gradients are added up by a fixed
@@ -78,6 +81,7 @@ pub(super) struct Defaults {
     pub weight_decay: f64,
     pub bias_update_speed: f64,
     pub balance_alpha: f64,
+    pub indexer_weight: f64,
     pub mtp_lambda: f64,
     pub checkpoint_every: u64,
     pub checkpoint_seconds: u64,
@@ -92,6 +96,7 @@ impl Defaults {
             weight_decay: 0.1,
             bias_update_speed: 1e-3,
             balance_alpha: 1e-4,
+            indexer_weight: 1.0,
             mtp_lambda: 0.3,
             checkpoint_every: (steps / 5).max(1),
             checkpoint_seconds: 600,
@@ -106,6 +111,7 @@ pub(super) const OF_EXAMPLES: Defaults = Defaults {
     weight_decay: 0.1,
     bias_update_speed: 1e-3,
     balance_alpha: 1e-4,
+    indexer_weight: 1.0,
     mtp_lambda: 0.3,
     checkpoint_every: 100,
     checkpoint_seconds: 120,
@@ -118,6 +124,7 @@ pub(super) const OF_TUNING: Defaults = Defaults {
     weight_decay: 0.0,
     bias_update_speed: 0.0,
     balance_alpha: 1e-4,
+    indexer_weight: 1.0,
     mtp_lambda: 0.1,
     checkpoint_every: 100,
     checkpoint_seconds: 120,
@@ -130,6 +137,7 @@ pub(super) const OF_REINFORCEMENT: Defaults = Defaults {
     weight_decay: 0.0,
     bias_update_speed: 0.0,
     balance_alpha: 0.0,
+    indexer_weight: 0.0,
     mtp_lambda: 0.0,
     checkpoint_every: 100,
     checkpoint_seconds: 120,
@@ -142,6 +150,7 @@ pub(super) const OF_CODES: Defaults = Defaults {
     weight_decay: 0.0,
     bias_update_speed: 0.0,
     balance_alpha: 0.0,
+    indexer_weight: 0.0,
     mtp_lambda: 0.0,
     checkpoint_every: 500,
     checkpoint_seconds: 120,
@@ -154,6 +163,7 @@ pub(super) const OF_PICTURES: Defaults = Defaults {
     weight_decay: 0.0,
     bias_update_speed: 0.0,
     balance_alpha: 0.0,
+    indexer_weight: 0.0,
     mtp_lambda: 0.0,
     checkpoint_every: 500,
     checkpoint_seconds: 120,
@@ -166,6 +176,7 @@ pub(super) const OF_DRAWING: Defaults = Defaults {
     weight_decay: 0.0,
     bias_update_speed: 0.0,
     balance_alpha: 0.0,
+    indexer_weight: 0.0,
     mtp_lambda: 0.0,
     checkpoint_every: 50,
     checkpoint_seconds: 120,
@@ -195,6 +206,7 @@ impl Optimizer {
             clip_norm: s.get_where("clip_norm", 1.0, |x| x > 0.0, "greater than 0")?,
             bias_update_speed: s.get_where("bias_update_speed", of.bias_update_speed, not_negative, "0 or more")?,
             balance_alpha: s.get_where("balance_alpha", of.balance_alpha, not_negative, "0 or more")?,
+            indexer_weight: s.get_where("indexer_weight", of.indexer_weight, not_negative, "0 or more")?,
             mtp_lambda: s.get_where("mtp_lambda", of.mtp_lambda, not_negative, "0 or more")?,
             gradient_shards: gradient_shards(s)?,
         })

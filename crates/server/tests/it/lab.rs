@@ -309,6 +309,7 @@ pub fn tiny_of(seed: u64) -> LoadedModel {
             max_positions: CONTEXT,
             local: None,
         },
+        indexer: None,
         window: None,
         softmax_scale: 1.0 / (attention.qk_dim() as f32).sqrt(),
         attention_cap: None,

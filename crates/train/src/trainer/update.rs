@@ -19,7 +19,7 @@ impl Trainer {
     /// # Errors
     /// [`StepError`] if the gradient is not finite, or a rank is gone; the state is then what it was.
     pub fn update(&mut self, pass: Pass) -> Result<StepReport, StepError> {
-        let Pass { losses, sequences, .. } = pass;
+        let Pass { losses, sequences, tokens, .. } = pass;
         let step = self.state.step + 1;
         self.count_sent()?;
         let gradients = self.reduction.lock().finish(&self.grads)?;
@@ -42,6 +42,7 @@ impl Trainer {
             divergence: losses.divergence / losses.main.tokens as f64,
             mtp_losses: losses.mtp.iter().map(Nll::mean).collect(),
             balance: balance / losses.experts.len().max(1) as f64,
+            indexer: self.indexers_learn().then(|| mean(&losses.indexer) / tokens as f64),
             grad_norm,
             learning_rate,
             experts: losses.experts.into_iter().map(|load| self.expert_report(load)).collect(),
@@ -119,6 +120,10 @@ impl Hyperparameters {
             execution.device().adamw(to, gradient, (&mut m[i], &mut v[i]), &rule, scale);
         }
     }
+}
+
+fn mean(values: &[f64]) -> f64 {
+    values.iter().sum::<f64>() / values.len() as f64
 }
 
 /// One a parameter: whether gradients change it.

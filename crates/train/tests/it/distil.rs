@@ -49,6 +49,7 @@ fn divergence_loss_and_gradients_are_pytorchs() {
             coefficient: Coefficient::Uniform(coefficient),
             mtp_coefficient: 0.0,
             balance_coefficient: 0.0,
+            indexer_coefficient: 0.0,
             teacher: Some(teacher),
         };
         let mut losses = Losses::default();

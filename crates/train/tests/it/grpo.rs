@@ -128,6 +128,7 @@ fn advantages_kl_loss_and_gradients_are_pytorchs() {
             coefficient: policy.coefficient(),
             mtp_coefficient: 0.0,
             balance_coefficient: 0.0,
+            indexer_coefficient: 0.0,
             teacher: None,
         };
         let mut losses = Losses::default();

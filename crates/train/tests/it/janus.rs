@@ -85,6 +85,7 @@ fn hyperparameters(rule: Rule) -> Hyperparameters {
         bias_update_speed: 0.0,
         bias_update_steps: 0,
         balance_alpha: 0.0,
+        indexer_weight: 0.0,
         mtp_lambda: Switch { early: 0.0, late: 0.0, late_step: 0 },
         gradient_shards: 1,
     }

@@ -91,6 +91,7 @@ pub fn trainer_on(execution: Execution, gradient_shards: usize) -> Trainer {
         bias_update_speed: 0.0,
         bias_update_steps: 0,
         balance_alpha: 0.0,
+        indexer_weight: 0.0,
         mtp_lambda: Switch { early: 0.0, late: 0.0, late_step: 0 },
     };
     let state = State::new(Params::init(execution.device(), &config(), 11), hyper.rule);

@@ -45,6 +45,7 @@ pub fn hyper() -> Hyperparameters {
         bias_update_speed: 0.01,
         bias_update_steps: 3,
         balance_alpha: 1e-4,
+        indexer_weight: 0.0,
         mtp_lambda: Switch { early: 0.3, late: 0.1, late_step: 3 },
     }
 }

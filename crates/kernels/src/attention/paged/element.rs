@@ -33,6 +33,8 @@ pub(in crate::attention) trait Element: Copy {
     /// # Safety
     /// The machine has the instruction set of `L`.
     unsafe fn of<L: Lanes>(x: L) -> [Self; LANES];
+    /// What it stands for.
+    fn number(self) -> f32;
 }
 
 impl Element for f32 {
@@ -45,6 +47,9 @@ impl Element for f32 {
     unsafe fn of<L: Lanes>(x: L) -> [Self; LANES] {
         // SAFETY: no memory is touched; instructions by the trait's contract.
         unsafe { x.to_array() }
+    }
+    fn number(self) -> f32 {
+        self
     }
 }
 
@@ -70,6 +75,9 @@ impl Element for Half {
         }
         bits
     }
+    fn number(self) -> f32 {
+        half::f16::from_bits(self.0).to_f32()
+    }
 }
 
 /// The bits of a bf16.
@@ -89,5 +97,8 @@ impl Element for Brain {
     unsafe fn of<L: Lanes>(x: L) -> [Self; LANES] {
         // SAFETY: no memory is touched; instructions by the trait's contract.
         unsafe { x.to_array() }.map(|x| Brain(to_bf16(x)))
+    }
+    fn number(self) -> f32 {
+        from_bf16(self.0)
     }
 }

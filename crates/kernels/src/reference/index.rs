@@ -1,0 +1,135 @@
+//! The lightning indexer and what it learns by, as plain loops.
+
+use super::{dot, math};
+use crate::attention::index::Indexer;
+use crate::attention::index_loss::IndexOperands;
+use crate::attention::{Chosen, Heads, Keys, Shape};
+
+/// The scores that query `t` gives the keys `first..=last`.
+fn scores(of: Indexer, t: usize, first: usize, last: usize, q: &[f32], w: &[f32], k: &[f32]) -> Vec<f32> {
+    let Indexer { heads, dim, .. } = of;
+    let score = |s: usize| {
+        let mut sum = 0.0f32;
+        for h in 0..heads {
+            let (q, k) = (&q[(t * heads + h) * dim..][..dim], &k[s * dim..][..dim]);
+            let product = q.iter().zip(k).fold(0.0f32, |sum, (q, k)| q.mul_add(*k, sum)) * of.scale();
+            let positive = if product > 0.0 { product } else { 0.0 };
+            sum = (w[t * heads + h] * of.share()).mul_add(positive, sum);
+        }
+        sum + 0.0
+    };
+    (first..=last).map(score).collect()
+}
+
+/// The places of the greatest scores, of equal ones the first, ascending.
+fn select(scores: &[f32], top_k: usize) -> Vec<u32> {
+    let mut order: Vec<usize> = (0..scores.len()).collect();
+    order.sort_by(|a, b| scores[*b].total_cmp(&scores[*a]));
+    order.truncate(top_k);
+    order.sort_unstable();
+    order.into_iter().map(|key| key as u32).collect()
+}
+
+/// Reference of [`crate::attention::index::choose`].
+pub fn choose(of: Indexer, starts: &[u32], q: &[f32], w: &[f32], k: &[f32]) -> Chosen {
+    let all = starts.windows(2).map(|ends| (ends[0] as usize, ends[1] as usize));
+    let queries: Vec<Vec<f32>> =
+        all.flat_map(|(first, end)| (first..end).map(move |t| scores(of, t, first, t, q, w, k))).collect();
+    chosen(of, queries)
+}
+
+/// Reference of [`Pages::choose`](crate::attention::paged::Pages::choose) of one sequence: of its newest `n` queries,
+/// among the keys `k[len, d]`.
+pub fn choose_cached(of: Indexer, n: usize, q: &[f32], w: &[f32], k: &[f32]) -> Chosen {
+    let Indexer { heads, dim, .. } = of;
+    let past = k.len() / dim - n;
+    // Queries of the past, which are asked nothing.
+    let q = [&vec![0.0; past * heads * dim], q].concat();
+    let w = [&vec![0.0; past * heads], w].concat();
+    chosen(of, (past..past + n).map(|t| scores(of, t, 0, t, &q, &w, k)).collect())
+}
+
+fn chosen(of: Indexer, queries: Vec<Vec<f32>>) -> Chosen {
+    let keys: Vec<Vec<u32>> = queries.iter().map(|scores| select(scores, of.top_k)).collect();
+    let kept = queries.iter().zip(&keys).flat_map(|(scores, keys)| keys.iter().map(|key| scores[*key as usize]));
+    Chosen::new(keys.iter().map(Vec::len), keys.concat(), kept.collect())
+}
+
+/// Reference of [`crate::attention::index_loss::losses`].
+pub fn losses(
+    shape: Shape,
+    chosen: &Chosen,
+    starts: &[u32],
+    q: Heads,
+    k: Keys,
+    stats: &[f32],
+    losses: &mut [f32],
+) -> Vec<f32> {
+    let mut gradients = Vec::with_capacity(chosen.total());
+    for ends in starts.windows(2) {
+        for t in ends[0] as usize..ends[1] as usize {
+            let scores = chosen.scores(t);
+            let weight = |key: &u32| {
+                let s = ends[0] as usize + *key as usize;
+                let of_head = |h: usize| {
+                    let (own, turned) = q.row(t, h).split_at(k.own.dim);
+                    let shared = k.shared.as_ref().map(|shared| dot(turned, shared.row(s, 0)));
+                    let product = dot(own, k.own.row(s, h));
+                    let product = shared.map_or(product, |shared| product + shared);
+                    let at = 2 * (t * shape.heads + h);
+                    math::exp(product * shape.scale - stats[at]) * stats[at + 1]
+                };
+                (0..shape.heads).fold(0.0, |sum, h| sum + of_head(h)) * (1.0 / shape.heads as f32)
+            };
+            let p: Vec<f32> = chosen.of(t).iter().map(weight).collect();
+            let max = scores.iter().fold(f32::NEG_INFINITY, |max, x| if *x > max { *x } else { max });
+            let terms: Vec<f32> = scores.iter().map(|score| math::exp(score - max)).collect();
+            // A product with 1 is what it was, so this is a sum.
+            let sum = dot(&terms, &vec![1.0; terms.len()]);
+            losses[t] = 0.0;
+            for ((p, score), term) in p.iter().zip(scores).zip(&terms) {
+                if *p > 0.0 {
+                    losses[t] = p.mul_add(math::log(*p) - (score - max - math::log(sum)), losses[t]);
+                }
+                gradients.push(term * (1.0 / sum) - p);
+            }
+        }
+    }
+    gradients
+}
+
+/// Reference of [`crate::attention::index_loss::backward`].
+pub fn backward(
+    of: Indexer,
+    chosen: &Chosen,
+    starts: &[u32],
+    (gradients, factor): (&[f32], f32),
+    IndexOperands { q, w, k }: IndexOperands,
+    [dq, dw, dk]: [&mut [f32]; 3],
+) {
+    let Indexer { heads, dim, .. } = of;
+    dq.fill(0.0);
+    dk.fill(0.0);
+    for ends in starts.windows(2) {
+        for t in ends[0] as usize..ends[1] as usize {
+            dw[t * heads..][..heads].fill(0.0);
+            for (key, gradient) in chosen.of(t).iter().zip(&gradients[chosen.range(t)]) {
+                let s = ends[0] as usize + *key as usize;
+                for h in 0..heads {
+                    let at = t * heads + h;
+                    let product = dot(&q[at * dim..][..dim], &k[s * dim..][..dim]) * of.scale();
+                    if product > 0.0 {
+                        let gradient = gradient * factor;
+                        dw[at] = gradient.mul_add(product, dw[at]);
+                        let of_product = gradient * (w[at] * of.share()) * of.scale();
+                        for i in 0..dim {
+                            dq[at * dim + i] = of_product.mul_add(k[s * dim + i], dq[at * dim + i]);
+                            dk[s * dim + i] = of_product.mul_add(q[at * dim + i], dk[s * dim + i]);
+                        }
+                    }
+                }
+            }
+            dw[t * heads..][..heads].iter_mut().for_each(|dw| *dw *= of.share());
+        }
+    }
+}
