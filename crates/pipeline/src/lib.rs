@@ -39,6 +39,8 @@ mod reinforce;
 
 mod distil;
 
+mod environments;
+
 mod teacher;
 
 mod samples;

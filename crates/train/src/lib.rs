@@ -24,6 +24,10 @@ pub mod grpo;
 
 pub mod rollout;
 
+pub mod prompter;
+
+pub mod episode;
+
 pub mod rl;
 
 pub mod distil;
