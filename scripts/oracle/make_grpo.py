@@ -52,9 +52,9 @@ VARIANTS = [
     Variant("r1", "deviation", "sequence_mean", 0.0, 10.0, 10.0, 0.001),
     Variant("dapo", "deviation", "token_mean", 0.0, 0.2, 0.28, 0.0),
     Variant("dr_grpo", "none", "constant", 64.0, 0.2, 0.2, 0.04),
-    Variant("gspo", "deviation", "sequence_mean", 0.0, 0.02, 0.03, 0.0, "sequence"),
+    Variant("gspo", "deviation", "sequence_mean", 0.0, 0.05, 0.07, 0.0, "sequence"),
     Variant("gspo_kl", "sample_deviation", "sequence_mean", 0.0, 0.05, 0.05, 0.04, "sequence"),
-    Variant("gspo_token", "deviation", "token_mean", 0.0, 0.02, 0.03, 0.04, "sequence"),
+    Variant("gspo_token", "deviation", "token_mean", 0.0, 0.06, 0.04, 0.04, "sequence"),
     Variant("cispo", "deviation", "token_mean", 0.0, 0.1, 0.15, 0.0, "weight"),
     Variant("cispo_kl", "deviation", "sequence_mean", 0.0, 0.2, 0.1, 0.04, "weight"),
 ]

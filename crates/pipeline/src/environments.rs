@@ -62,9 +62,7 @@ pub(crate) fn listed(name: &str, file: &Path, style: Option<Style>, split: Split
 fn tool(task: &str, name: &str) -> Result<Box<dyn Tool>> {
     match (name, task) {
         ("calculator", _) => Ok(Box::new(Calculator)),
-        ("python", _) => {
-            Ok(Box::new(Python::new(Jail::new(std::env::current_exe()?, "python3", Default::default())?)))
-        }
+        ("python", _) => Ok(Box::new(Python::new(Jail::new(std::env::current_exe()?, "python3", Default::default())?))),
         ("search", "facts") => Ok(Box::new(Search { documents: 1 })),
         ("files", "largest") => Ok(Box::new(Folder)),
         ("search" | "files", _) => {

@@ -26,13 +26,13 @@ use crate::learner::{Learner, Learns};
 use crate::named;
 use crate::rank::Rank;
 use crate::refusal::refuse;
+use crate::samples::{self, Kept};
 use crate::session::Session;
 use crate::start::config_for;
+use crate::task;
 use crate::teacher::TeacherModel;
 use crate::training::{Position, Stage, Trained, Training};
 use crate::words::short;
-use crate::samples::{self, Kept};
-use crate::task;
 
 /// Stream of the run's seed that orders examples.
 const STREAM_ORDER: u64 = 0x6c65_6172;

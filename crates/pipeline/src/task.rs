@@ -29,8 +29,8 @@ use wels_tasks::file::{self, Checker};
 use wels_tasks::played::Played;
 use wels_tasks::{Item, Jail, Listed, Presentation, Split, Style, Task};
 
-use crate::{environments, named};
 use crate::refusal::refuse;
+use crate::{environments, named};
 
 /// Traces that a tokenizer learns from besides the text.
 const TOKENIZER_TRACES: u64 = 100_000;

@@ -89,12 +89,7 @@ impl Played {
     ///
     /// # Errors
     /// [`TaskError::Environment`] if it cannot be started, or does not say hello.
-    pub fn start(
-        program: &Path,
-        listed: Option<Listed>,
-        split: Split,
-        timeout: Duration,
-    ) -> Result<Played, TaskError> {
+    pub fn start(program: &Path, listed: Option<Listed>, split: Split, timeout: Duration) -> Result<Played, TaskError> {
         let name = program.display().to_string();
         let fail = |reason: String| TaskError::Environment { name: name.clone(), reason };
         let lines = Lines::start(program, &[], timeout).map_err(|error| fail(format!("cannot be started: {error}")))?;

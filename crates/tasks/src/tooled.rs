@@ -63,10 +63,9 @@ pub struct Tooled {
 pub fn presentation(style: Style) -> Presentation {
     let presentation = Presentation::from(style);
     match style {
-        Style::Terse => Presentation {
-            format: Format { thinking: Thinking::Free, answer: AnswerStyle::Whole },
-            ..presentation
-        },
+        Style::Terse => {
+            Presentation { format: Format { thinking: Thinking::Free, answer: AnswerStyle::Whole }, ..presentation }
+        }
         _ => presentation,
     }
 }
@@ -190,7 +189,6 @@ pub(crate) fn shortened(text: &str, most: usize) -> String {
     format!("{}\n… {} bytes are left out …\n{}", &text[..begin], end - begin, &text[end..])
 }
 
-
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
@@ -275,7 +273,10 @@ mod tests {
             other => panic!("{other:?}"),
         };
         let mut episode = environment.begin(&item, 0).unwrap();
-        assert_eq!(said(episode.step(&format!("<tool>{expression}</tool>")).unwrap()), format!("<result>{value}</result>"));
+        assert_eq!(
+            said(episode.step(&format!("<tool>{expression}</tool>")).unwrap()),
+            format!("<result>{value}</result>")
+        );
         assert_eq!(said(episode.step("<tool>7/2</tool>\n").unwrap()), "<result>7/2</result>");
         assert!(said(episode.step("<tool>7/0</tool>").unwrap()).contains("error: it divides by zero"));
         assert!(said(episode.step("12</tool>").unwrap()).contains("error: </tool> closes nothing"));

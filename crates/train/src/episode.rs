@@ -4,8 +4,8 @@
 //! text is turned into tokens twice. So the context that a token was sampled in is the context that it is learnt in.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::Mutex;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 
 use wels_data::tokenizer::{StreamDecoder, Tokenizer};
@@ -128,7 +128,8 @@ impl<'a> Players<'a> {
             self.players.iter_mut().map(|players| players.iter_mut().map(Some).collect()).collect();
         let wanted = turns.iter().map(|(place, _)| all[place.prompt][place.sample].take().expect("one turn each"));
         let mut wanted: Vec<&mut Player<'a>> = wanted.collect();
-        let threads = if self.slow { thread::available_parallelism().map_or(1, usize::from).min(turns.len()) } else { 1 };
+        let threads =
+            if self.slow { thread::available_parallelism().map_or(1, usize::from).min(turns.len()) } else { 1 };
         if threads == 1 {
             return wanted.iter_mut().zip(texts).map(|(player, text)| player.episode.step(text)).collect();
         }
@@ -171,7 +172,8 @@ impl Partner for Players<'_> {
         let text = |turn: &Vec<u32>| self.prompter.text(turn, &self.options.stop_tokens);
         let texts = turns_of.iter().map(text).collect::<Result<Vec<String>, _>>()?;
         // A turn that ends at its limit is one that did not end.
-        let ended: Vec<bool> = turns_of.iter().zip(turns).map(|(turn, (place, _))| self.has_ended(turn, *place)).collect();
+        let ended: Vec<bool> =
+            turns_of.iter().zip(turns).map(|(turn, (place, _))| self.has_ended(turn, *place)).collect();
         let over: Vec<usize> = (0..turns.len()).filter(|at| ended[*at]).collect();
         let stepping: Vec<(Place, &Answer)> = over.iter().map(|at| turns[*at]).collect();
         let said: Vec<String> = over.iter().map(|at| texts[*at].clone()).collect();

@@ -225,11 +225,7 @@ impl<'a> Running<'a> {
         Ok(Running { engine, options, places, answers, done: 0, tokens: 0 })
     }
 
-    fn to_the_end<P: Partner>(
-        &mut self,
-        partner: &mut P,
-        watch: &mut dyn FnMut(usize, u64),
-    ) -> Result<(), P::Error> {
+    fn to_the_end<P: Partner>(&mut self, partner: &mut P, watch: &mut dyn FnMut(usize, u64)) -> Result<(), P::Error> {
         while !self.engine.is_idle() {
             let (mut over, mut ended) = (Vec::new(), HashSet::new());
             for event in self.engine.step() {
@@ -273,7 +269,8 @@ impl<'a> Running<'a> {
         over: &[RequestId],
         ended: &HashSet<RequestId>,
     ) -> Result<(), P::Error> {
-        let turns = over.iter().map(|id| (self.places[id], &self.answers[self.places[id].prompt][self.places[id].sample]));
+        let turns =
+            over.iter().map(|id| (self.places[id], &self.answers[self.places[id].prompt][self.places[id].sample]));
         let turns: Vec<(Place, &Answer)> = turns.collect();
         let replies = partner.replies(&turns)?;
         assert_eq!(replies.len(), over.len(), "replies and turns");

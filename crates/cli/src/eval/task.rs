@@ -26,10 +26,10 @@ use wels_tasks::{Item, Task};
 use wels_train::rl::{Answered, Prompter, answer};
 use wels_train::rollout::RolloutOptions;
 
+use super::Args;
 use super::answer::Work;
 use super::receipt::Receipt;
 use super::receipts::{self, Folder};
-use super::Args;
 use crate::interrupt::Interrupt;
 use crate::model::{OpenModel, default_name, load_params};
 use crate::output;

@@ -303,9 +303,15 @@ fn a_stage_without_its_model_or_task_is_refused_in_words() {
         ("[[stage]]\nname = \"a\"\nkind = \"rl\"\ntask = \"countdown+search\"\n", "bring nothing for the tool search"),
         ("[[stage]]\nname = \"a\"\nkind = \"rl\"\ntask = \"env:guess\"\n", "guess is no program that plays episodes"),
         ("[[stage]]\nname = \"a\"\nkind = \"rl\"\nmax_turns = 0\n", "max_turns must be 1 or more"),
-        ("[[stage]]\nname = \"a\"\nkind = \"rl\"\nobjective = \"ppo\"\n", "must be one of \"grpo\", \"gspo\", \"cispo\""),
+        (
+            "[[stage]]\nname = \"a\"\nkind = \"rl\"\nobjective = \"ppo\"\n",
+            "must be one of \"grpo\", \"gspo\", \"cispo\"",
+        ),
         ("[[stage]]\nname = \"a\"\nkind = \"sft\"\ndata = \"demonstrations\"\n", "task names the environment of"),
-        ("[[stage]]\nname = \"a\"\nkind = \"sft\"\ntask = \"files\"\n", "is the environment of data = \"demonstrations\""),
+        (
+            "[[stage]]\nname = \"a\"\nkind = \"sft\"\ntask = \"files\"\n",
+            "is the environment of data = \"demonstrations\"",
+        ),
         ("[[stage]]\nname = \"a\"\nkind = \"sft\"\n", "the tokenizer has no chat template"),
         ("[[stage]]\nname = \"a\"\nkind = \"distil\"\nteacher = \"nowhere\"\n", "nowhere is no model"),
         ("[[stage]]\nname = \"a\"\nkind = \"distil\"\nanswers = \"own\"\nepochs = 2\n", "unknown key 'epochs'"),
@@ -431,7 +437,9 @@ fn episodes_are_played_by_a_program_of_ones_own() {
     write_player(&lab, "if int(asked['id']) > 40: import time; time.sleep(1000)");
     let said = lab.wels(&["run", &file]);
     let failure = said.failure();
-    assert!(failure.contains("player gave no answer within 3 s to ") && failure.contains("\nhint: docs/environments.md"));
+    assert!(
+        failure.contains("player gave no answer within 3 s to ") && failure.contains("\nhint: docs/environments.md")
+    );
     write_player(&lab, "pass");
     lab.done(&["run", "runs/mended"]);
     assert_eq!(weights(&lab, "mended", "played"), weights(&lab, "honest", "played"));
@@ -443,7 +451,11 @@ fn episodes_are_played_by_a_program_of_ones_own() {
     let said = eval("runs/honest/played", &["--out", "a", "--json"]);
     let scores: Value = serde_json::from_str(&said.stdout).unwrap_or_else(|_| panic!("{said:?}"));
     assert!(scores["items"] == 5 && scores["turns"].as_f64() >= Some(1.0), "{scores}");
-    assert!(eval("runs/mended/played", &["--out", "b", "--parallel", "2"]).stdout.contains("of 5 items right, 95% interval"));
+    assert!(
+        eval("runs/mended/played", &["--out", "b", "--parallel", "2"])
+            .stdout
+            .contains("of 5 items right, 95% interval")
+    );
     assert_eq!(fs::read(lab.at("a/env___player.jsonl")).unwrap(), fs::read(lab.at("b/env___player.jsonl")).unwrap());
     assert!(lab.done(&["eval", "--compare", "a", "b"]).stdout.contains("no significant difference"));
     let endless = lab.wels(&["eval", "runs/honest/played", "--task", "calculator", "--out", "c"]);

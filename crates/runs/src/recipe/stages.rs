@@ -106,7 +106,7 @@ pub enum OverlongRule {
 }
 
 /// A task as recipes name it, `[STYLE:]NAME[+TOOL][=FILE]`. A name with a `/` is a program of one's own, which judges
-/// answers, or behind `env:` plays episodes; so does a server behind `env:http://`.
+/// answers, or behind `env:` plays episodes.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TaskName {
     /// How it is asked.
@@ -130,19 +130,13 @@ impl TaskName {
         let (plays, rest) = (played.is_some(), played.unwrap_or(rest));
         let (name, file) =
             rest.split_once('=').map_or((rest, None), |(name, file)| (name, Some(joined(folder, file).into())));
-        let is_path = name.contains('/') && !name.contains("://");
-        let name = if is_path { folder.join(name).display().to_string() } else { name.to_string() };
+        let name = if name.contains('/') { folder.join(name).display().to_string() } else { name.to_string() };
         TaskName { style, plays, name, file }
     }
 
     /// The program that judges the answers or plays, where there is one.
     pub fn program(&self) -> Option<&Path> {
-        (self.name.contains('/') && self.address().is_none()).then(|| Path::new(&self.name))
-    }
-
-    /// The address of the server that plays, where there is one.
-    pub fn address(&self) -> Option<&str> {
-        self.name.contains("://").then_some(self.name.as_str())
+        self.name.contains('/').then(|| Path::new(&self.name))
     }
 }
 
@@ -594,13 +588,12 @@ mod tests {
             ("r1-zero:/bin/judge=/q.jsonl", "r1-zero:/bin/judge=/q.jsonl"),
             ("env:./play.py", "env:/data/./play.py"),
             ("chat:env:./play.py=q.jsonl", "chat:env:/data/./play.py=/data/q.jsonl"),
-            ("env:http://localhost:8000", "env:http://localhost:8000"),
             ("gsm8k+python=a.jsonl", "gsm8k+python=/data/a.jsonl"),
         ] {
             let name = TaskName::parse(text, Path::new("/data"));
             assert_eq!(name.to_string(), written);
             assert_eq!(TaskName::parse(written, Path::new("/elsewhere")), name);
-            assert_eq!(name.program().is_some(), text.contains('/') && !text.contains("http"));
+            assert_eq!(name.program().is_some(), text.contains('/'));
             assert_eq!(name.plays, text.contains("env:"));
         }
     }

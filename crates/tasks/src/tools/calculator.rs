@@ -6,9 +6,9 @@ use crate::arithmetic::Arithmetic;
 use crate::countdown::{Countdown, candidates};
 use crate::draw::Draw;
 use crate::environment::DemonstrationOptions;
-use crate::tooled::{Demonstrator, Open, Shown, Tool};
 use crate::expression;
 use crate::task::{Item, Task, TaskError};
+use crate::tooled::{Demonstrator, Open, Shown, Tool};
 
 /// Says what an expression is worth, exactly: whole numbers, or fractions such as 7/2.
 pub struct Calculator;

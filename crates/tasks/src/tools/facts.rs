@@ -7,17 +7,16 @@
 
 use crate::draw::Draw;
 use crate::environment::DemonstrationOptions;
-use crate::tooled::{Demonstrator, Shown};
 use crate::prompt::Presentation;
 use crate::task::{Item, Reason, Reference, Split, Task, TaskError, foreign};
+use crate::tooled::{Demonstrator, Shown};
 use crate::{Format, listed};
 
 const STREAM_WORLD: u64 = 0x6661_6374;
 const PEOPLE: usize = 8;
 const BEGINNINGS: [&str; 12] = ["Mi", "Ta", "Or", "Vel", "Ka", "Lu", "Se", "Ro", "Ni", "Du", "Pa", "El"];
 const ENDINGS: [&str; 12] = ["ra", "vo", "na", "mi", "lo", "ka", "den", "so", "ri", "tu", "bel", "sa"];
-const PETS: [&str; 12] =
-    ["owl", "cat", "dog", "crow", "hare", "fox", "eel", "goat", "newt", "toad", "swan", "mole"];
+const PETS: [&str; 12] = ["owl", "cat", "dog", "crow", "hare", "fox", "eel", "goat", "newt", "toad", "swan", "mole"];
 /// What a friend is asked for.
 const ASKED: [&str; 2] = ["home", "pet"];
 
@@ -61,7 +60,10 @@ impl Facts {
         let friends: Vec<usize> = (0..PEOPLE).map(|person| (person + 1 + draw.below(PEOPLE - 1)) % PEOPLE).collect();
         let pets: Vec<&str> = (0..PEOPLE).map(|_| *draw.one(&PETS)).collect();
         let document = |person: usize| {
-            format!("{}: friend {}, home {}, pet {}", people[person], people[friends[person]], homes[person], pets[person])
+            format!(
+                "{}: friend {}, home {}, pet {}",
+                people[person], people[friends[person]], homes[person], pets[person]
+            )
         };
         let asked = draw.below(ASKED.len());
         let of = |person: usize| if asked == 0 { homes[person].clone() } else { pets[person].to_owned() };

@@ -10,9 +10,9 @@ use std::collections::BTreeMap;
 
 use crate::draw::Draw;
 use crate::environment::DemonstrationOptions;
-use crate::tooled::{Demonstrator, Open, Shown, Tool};
 use crate::prompt::Presentation;
 use crate::task::{Item, Reason, Reference, Split, Task, TaskError, foreign};
+use crate::tooled::{Demonstrator, Open, Shown, Tool};
 use crate::{Format, listed};
 
 const STREAM_FOLDER: u64 = 0x6669_6c65;

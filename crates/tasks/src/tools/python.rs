@@ -1,8 +1,8 @@
 //! Python in the jail: nothing is kept from call to call.
 
-use crate::tooled::{Open, Tool};
 use crate::jail::{Jail, Ran, RanEnd};
 use crate::task::{Item, TaskError};
+use crate::tooled::{Open, Tool};
 
 /// Runs a program and says what it prints, and what its last line is worth.
 pub struct Python {
@@ -18,7 +18,10 @@ impl Python {
 
 impl Tool for Python {
     fn about(&self) -> [&str; 2] {
-        ["You can run Python programs; they have the standard library, and nothing is kept between two.", "print(2**10)"]
+        [
+            "You can run Python programs; they have the standard library, and nothing is kept between two.",
+            "print(2**10)",
+        ]
     }
 
     fn open<'a>(&'a self, _: &'a Item, _: u64) -> Result<Box<dyn Open + 'a>, TaskError> {
@@ -73,7 +76,8 @@ mod tests {
         };
         assert_eq!(ran("1024\n", "", RanEnd::Done), "1024");
         assert_eq!(ran("", "", RanEnd::Done), "nothing printed");
-        let trace = "Traceback (most recent call last):\n  File \"<answer>\", line 1\nZeroDivisionError: division by zero\n";
+        let trace =
+            "Traceback (most recent call last):\n  File \"<answer>\", line 1\nZeroDivisionError: division by zero\n";
         assert_eq!(ran("7\n", trace, RanEnd::Failed), "7\nerror: ZeroDivisionError: division by zero");
         assert_eq!(ran("", "", RanEnd::TimeLimit), "error: it took too long");
     }

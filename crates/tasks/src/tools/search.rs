@@ -10,8 +10,8 @@
 
 use std::collections::BTreeMap;
 
-use crate::tooled::{Open, Tool};
 use crate::task::{Item, Reference, TaskError};
+use crate::tooled::{Open, Tool};
 
 const K: f64 = 1.2;
 const B: f64 = 0.75;

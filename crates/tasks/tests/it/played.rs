@@ -71,7 +71,10 @@ fn an_honest_environment_is_played() {
     let Step::Done(reward) = episodes[0].step("2").unwrap() else { panic!("three turns end it") };
     assert_eq!((reward.accuracy, reward.grade.correct), (0.5, true));
     let cut = episodes[1].cut("").unwrap();
-    assert_eq!((cut.accuracy, cut.grade.correct, cut.grade.reason.to_string()), (0.25, false, "wrong: cut at a limit".into()));
+    assert_eq!(
+        (cut.accuracy, cut.grade.correct, cut.grade.reason.to_string()),
+        (0.25, false, "wrong: cut at a limit".into())
+    );
     let held_out = Played::start(&program(&folder, "pass"), None, Split::HeldOut, MINUTE).unwrap();
     assert_eq!(held_out.len(), Some(2));
 }

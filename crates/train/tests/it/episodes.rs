@@ -124,7 +124,10 @@ fn what_an_environment_says_is_seen_and_not_learnt_and_the_rest_has_the_trainers
             let recomputed = trainer.logprobs(&batch, 64).unwrap();
             let chosen = recomputed.iter().zip(&batch.targets).filter(|(_, target)| **target != IGNORE);
             assert!(chosen.map(|(logp, _)| *logp).eq(answer.chosen_logprobs()), "difference 0 across turns");
-            assert_eq!(answer.chosen() + answer.given.iter().map(|range| range.len()).sum::<usize>(), answer.tokens.len());
+            assert_eq!(
+                answer.chosen() + answer.given.iter().map(|range| range.len()).sum::<usize>(),
+                answer.tokens.len()
+            );
             turns += answer.given.len();
             cut += usize::from(answer.truncated);
         }
@@ -138,7 +141,8 @@ fn no_token_is_computed_twice() {
     let (trainer, tokenizer) = (trainer(), tokenizer());
     let prompter = Prompter { tokenizer: &tokenizer, template: None };
     let items: Vec<Item> = (0..3).map(|index| Talk.item(index).unwrap()).collect();
-    let question = |(n, item): (usize, &Item)| Question { prompt: prompter.tokens(&item.prompt).unwrap(), seed: n as u64 };
+    let question =
+        |(n, item): (usize, &Item)| Question { prompt: prompter.tokens(&item.prompt).unwrap(), seed: n as u64 };
     let questions: Vec<Question> = items.iter().enumerate().map(question).collect();
     let options = RolloutOptions { samples: 1, ..long(2).rollout };
     let mut players = Players::begin(&Talk, &prompter, &items, &questions, &options).unwrap();

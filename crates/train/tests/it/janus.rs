@@ -226,8 +226,15 @@ fn a_loss_that_is_no_number_changes_no_weight() {
 
 fn options(kl: f64, mini_batches: usize) -> PictureOptions {
     let aggregation = Aggregation::TokenMean;
-    let grpo =
-        Grpo { surrogate: Surrogate::Token, scale: Scale::Deviation, aggregation, clip_low: 0.2, clip_high: 0.2, kl, overlong: Overlong::Keep };
+    let grpo = Grpo {
+        surrogate: Surrogate::Token,
+        scale: Scale::Deviation,
+        aggregation,
+        clip_low: 0.2,
+        clip_high: 0.2,
+        kl,
+        overlong: Overlong::Keep,
+    };
     PictureOptions { pictures: 8, grpo, mini_batches, micro_rows: 200, seed: 9 }
 }
 
