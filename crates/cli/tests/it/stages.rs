@@ -68,6 +68,7 @@ kind = "rl"
 from = "shown"
 task = "files"
 objective = "gspo"
+reward_format = 1.0
 loss_mean = "sequence"
 steps = 6
 prompts = 6
