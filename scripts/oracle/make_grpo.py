@@ -43,6 +43,7 @@ class Variant:
     clip_low: float
     clip_high: float
     kl: float
+    surrogate: str = "token"  # token: GRPO, sequence: GSPO, weight: CISPO
 
 
 VARIANTS = [
@@ -51,6 +52,11 @@ VARIANTS = [
     Variant("r1", "deviation", "sequence_mean", 0.0, 10.0, 10.0, 0.001),
     Variant("dapo", "deviation", "token_mean", 0.0, 0.2, 0.28, 0.0),
     Variant("dr_grpo", "none", "constant", 64.0, 0.2, 0.2, 0.04),
+    Variant("gspo", "deviation", "sequence_mean", 0.0, 0.05, 0.07, 0.0, "sequence"),
+    Variant("gspo_kl", "sample_deviation", "sequence_mean", 0.0, 0.05, 0.05, 0.04, "sequence"),
+    Variant("gspo_token", "deviation", "token_mean", 0.0, 0.06, 0.04, 0.04, "sequence"),
+    Variant("cispo", "deviation", "token_mean", 0.0, 0.1, 0.15, 0.0, "weight"),
+    Variant("cispo_kl", "deviation", "sequence_mean", 0.0, 0.2, 0.1, 0.04, "weight"),
 ]
 
 
@@ -64,14 +70,29 @@ def advantages(rewards: list[float], scale: str) -> list[float] | None:
     return (centred / divisor[scale]).tolist()
 
 
+def ratios_of(variant: Variant, logp: Tensor, old: Tensor) -> Tensor:
+    """The importance ratios of a sample's tokens: GSPO's equation 7 is one for all, its GSPO-token the same in value
+    with a gradient for each token."""
+    if variant.surrogate != "sequence":
+        return (logp - old).exp()
+    whole = (logp - old).mean().exp()
+    if variant.aggregation == "sequence_mean":
+        return whole.expand(len(logp))
+    return whole.detach() * (logp - logp.detach()).exp()
+
+
 def objective(variant: Variant, logps: list[Tensor], olds: list[Tensor], refs: list[Tensor], a: list[float]) -> Tensor:
     """The loss over the samples of live groups."""
     terms = []
     for logp, old, ref, advantage in zip(logps, olds, refs, a, strict=True):
-        ratio = (logp - old).exp()
+        ratio = ratios_of(variant, logp, old)
         clipped = ratio.clamp(1 - variant.clip_low, 1 + variant.clip_high)
         k3 = (ref - logp).exp() - (ref - logp) - 1
-        terms.append(torch.minimum(ratio * advantage, clipped * advantage) - variant.kl * k3)
+        if variant.surrogate == "weight":
+            term = clipped.detach() * advantage * logp
+        else:
+            term = torch.minimum(ratio * advantage, clipped * advantage)
+        terms.append(term - variant.kl * k3)
     if variant.aggregation == "sequence_mean":
         return -torch.stack([term.mean() for term in terms]).mean()
     if variant.aggregation == "token_mean":
@@ -120,7 +141,7 @@ def main() -> None:
             loss = objective(variant, logps, olds, refs, [a[s[0]][s[1]] for s, _ in live])
             loss.backward()
             k3 = torch.cat([(r - l).exp() - (r - l) - 1 for r, l in zip(refs, logps, strict=True)]).mean()
-            ratios = torch.cat([(l - o).exp() for l, o in zip(logps, olds, strict=True)])
+            ratios = torch.cat([ratios_of(variant, l, o) for l, o in zip(logps, olds, strict=True)])
             outside = ((ratios < 1 - variant.clip_low) | (ratios > 1 + variant.clip_high)).double().mean()
             gradients = learner.gradients()
             hashed = {

@@ -1,4 +1,5 @@
 //! `wels eval MODEL --bench mmlu,gsm8k=FILE … [--data DIR]`: benchmarks, with a receipt for each item.
+//! `wels eval MODEL --task NAME`: a task of recipes, alone or in its environment.
 //! `wels eval MODEL --probe PAIRS.jsonl`: what a model will not talk about.
 //! `wels eval --compare A B`: whether two evaluations differ.
 //! `wels eval --bench … --against CORPUS`: whether a corpus holds a benchmark's items.
@@ -26,6 +27,8 @@ mod compare;
 mod against;
 
 mod probe;
+
+mod task;
 
 use std::collections::BTreeSet;
 use std::num::{NonZeroU32, NonZeroUsize};
@@ -57,6 +60,8 @@ pub struct Args {
     model: Option<PathBuf>,
     #[command(flatten)]
     what: BenchmarkArgs,
+    #[command(flatten)]
+    task: task::TaskArgs,
     #[command(flatten)]
     how: AnswerArgs,
     /// Where receipts and scores go; `evals/` and the model's name if left out
@@ -171,6 +176,9 @@ pub enum ChoiceBy {
 pub fn eval(args: &Args) -> Result<()> {
     if let Some([first, second]) = args.compare.as_deref() {
         return compare::compare(first, second, args.json);
+    }
+    if let (Some(task), Some(model)) = (&args.task.task, &args.model) {
+        return task::task(args, task, model);
     }
     let named = if args.probe.is_some() { Vec::new() } else { chosen(&args.what)? };
     if !args.against.is_empty() {

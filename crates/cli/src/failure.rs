@@ -99,6 +99,11 @@ fn task_hint(error: &TaskError) -> Option<String> {
              checker_seconds"
                 .into(),
         ),
+        TaskError::Environment { .. } => Some(
+            "docs/environments.md says what it is asked and has to answer; what it writes to stderr stands above; more \
+             time is checker_seconds. Once it is mended, the same command goes on"
+                .into(),
+        ),
         TaskError::Io { source, .. } => io_hint(source).map(str::to_string),
         _ => None,
     }

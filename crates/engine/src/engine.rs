@@ -310,6 +310,42 @@ impl Engine {
         }
     }
 
+    /// Puts tokens that somebody else says behind those that a request has, between two steps; the next one computes
+    /// them as it computes a prompt, and the request goes on with at most `max_tokens` more of its own. Nothing that is
+    /// in the cache is computed again. They count as tokens of the prompt.
+    ///
+    /// # Errors
+    /// [`RequestError`] where they do not fit, or the model does not know one; the request is then as it was.
+    ///
+    /// # Panics
+    /// If there is no such request, it has no answer yet, the engine speculates (a step may then have gone beyond the
+    /// last token that was seen), or what the request asks for is more than an answer: thinking, a constraint.
+    pub fn extend(&mut self, id: RequestId, tokens: &[u32], max_tokens: usize) -> Result<(), RequestError> {
+        assert_eq!(self.options.speculation, Speculation::Off, "extending a request of an engine that speculates");
+        let (room, vocab_size) = (self.room(), self.loaded.model.config().vocab_size);
+        let mut live = self.running.iter_mut().chain(&mut self.waiting);
+        let sequence = live.find(|sequence| sequence.id == id).unwrap_or_else(|| panic!("no request {id:?}"));
+        assert!(sequence.usage.generated > 0, "{id:?} has no answer yet");
+        assert!(sequence.guide.is_none() && sequence.thinker.is_none(), "{id:?} thinks, or has a constraint");
+        if max_tokens == 0 {
+            return Err(RequestError::Parameter { name: "max_tokens", reason: "must be at least 1".into() });
+        }
+        if sequence.tokens.len() + tokens.len() >= room {
+            let (tokens, limit) = (sequence.tokens.len() + tokens.len(), room - 1);
+            return Err(RequestError::PromptTooLong { tokens, limit });
+        }
+        if let Some(&token) = tokens.iter().find(|token| **token as usize >= vocab_size) {
+            return Err(RequestError::UnknownToken { token, vocab_size });
+        }
+        sequence.sampler.given(tokens);
+        sequence.tokens.extend_from_slice(tokens);
+        sequence.text = TextStream::new(self.loaded.tokenizer.as_ref(), sequence.request.stop.clone());
+        sequence.request.max_tokens = sequence.usage.generated + max_tokens;
+        sequence.usage.prompt += tokens.len();
+        self.counters.prompt_tokens += tokens.len() as u64;
+        Ok(())
+    }
+
     /// Whether there is nothing to do and nothing to report.
     pub fn is_idle(&self) -> bool {
         let drawing = self.draws.as_ref().is_some_and(|draws| !draws.is_empty());

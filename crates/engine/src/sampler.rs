@@ -103,6 +103,13 @@ impl Sampler {
         Some(Choice { token, logprobs })
     }
 
+    /// Counts tokens that somebody else has said, as those of the prompt.
+    pub fn given(&mut self, tokens: &[u32]) {
+        if self.sampling.repetition_penalty != 1.0 {
+            tokens.iter().for_each(|token| _ = self.seen.entry(*token).or_insert(0));
+        }
+    }
+
     /// Counts a token of the answer.
     pub fn push(&mut self, token: u32) {
         let Sampling { repetition_penalty, presence_penalty, frequency_penalty, .. } = self.sampling;

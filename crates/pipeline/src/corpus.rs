@@ -122,7 +122,8 @@ fn train(session: &mut Session, recipe: &Recipe, mut trainer: BpeTrainer, traini
     }
     trainer.feed(&texts);
     let tokenizer = trainer.train()?;
-    let learnt = if corpus.is_some() { format!("{}B of text", short(bytes as f64)) } else { "captions".into() };
+    let own = if recipe.stages.iter().any(|stage| stage.work.is_of_pictures()) { "captions" } else { "episodes" };
+    let learnt = if corpus.is_some() { format!("{}B of text", short(bytes as f64)) } else { own.into() };
     let words = format!("{} tokens, learnt from {learnt}", tokenizer.vocab_size());
     session.host.event(Event::Ended(&words));
     Ok(tokenizer)

@@ -27,7 +27,7 @@ use wels_runs::plan::stages::{
 };
 use wels_runs::plan::{self, Activations, RunPlan, StageRates};
 use wels_runs::recipe::{
-    Answering, Answers, Optimization, PRETRAIN, Precision, Recipe, Rollouts, StageSection, Supervised,
+    self, Answering, Answers, Optimization, PRETRAIN, Precision, Recipe, Rollouts, StageSection, Supervised,
     TokenizerSection, Work, word_of_precision,
 };
 use wels_tasks::{Prompt, Split};
@@ -111,13 +111,32 @@ impl<'a> RecipeInputs<'a> {
                 None => (question.len() + answer.len()) as f64 / CHARACTERS,
             };
         }
-        let (count, tokens) = (section.traces, tokens / pairs.len().max(1) as f64);
+        Ok(self.as_the_first(section.traces, tokens / pairs.len().max(1) as f64, "worked puzzle"))
+    }
+
+    fn demonstrations(&self, section: &Supervised) -> Result<Examples> {
+        let played = task::demonstrations(section, self.recipe.run.seed, TRACES.min(section.traces))?;
+        let mut tokens = 0.0;
+        for played in &played {
+            tokens += match &self.tokenizer {
+                Some((tokenizer, template)) => {
+                    let prompter = Prompter { tokenizer, template: Some(template) };
+                    sft::demonstration(&prompter, played)?.rows() as f64
+                }
+                None => played.text().len() as f64 / CHARACTERS,
+            };
+        }
+        Ok(self.as_the_first(section.traces, tokens / played.len().max(1) as f64, "demonstration"))
+    }
+
+    /// `count` examples that are as long as the first ones.
+    fn as_the_first(&self, count: u64, tokens: f64, what: &str) -> Examples {
         let assumption = match (&self.tokenizer, count > TRACES) {
-            (None, _) => Some(format!("{CHARACTERS} characters of a worked puzzle a token")),
-            (Some(_), true) => Some(format!("{tokens:.1} tokens a worked puzzle, as the first {TRACES} have")),
+            (None, _) => Some(format!("{CHARACTERS} characters of a {what} a token")),
+            (Some(_), true) => Some(format!("{tokens:.1} tokens a {what}, as the first {TRACES} have")),
             (Some(_), false) => None,
         };
-        Ok(Examples { count, tokens, assumption })
+        Examples { count, tokens, assumption }
     }
 
     fn conversations(&self, path: &Path) -> Result<Examples> {
@@ -179,7 +198,8 @@ impl PlanInputs for RecipeInputs<'_> {
 
     fn examples(&self, section: &Supervised) -> Result<Examples, String> {
         let found = match section.data.as_str() {
-            "traces" => self.traces(section),
+            recipe::TRACES => self.traces(section),
+            recipe::DEMONSTRATIONS => self.demonstrations(section),
             path => named::file(path).and_then(|path| self.conversations(&path)),
         };
         found.map_err(|error| format!("{error:#}"))

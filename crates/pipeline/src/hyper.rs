@@ -112,6 +112,8 @@ pub(crate) fn rollout_options(
     RolloutOptions {
         samples: of.samples,
         max_tokens: of.max_tokens,
+        turns: of.max_turns,
+        turn_tokens: of.max_turn_tokens,
         temperature: temperature as f32,
         stop_tokens: config.eos_ids.clone(),
         running: of.running,

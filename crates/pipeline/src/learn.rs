@@ -13,10 +13,11 @@ use wels_data::tokenizer::Tokenizer;
 use wels_kernels::random::Key;
 use wels_runs::checkpoint::Checkpoint;
 use wels_runs::plan::stages::{TokenFlops, learning_flops};
-use wels_runs::recipe::{StageSection, Supervised, Work};
+use wels_runs::recipe::{DEMONSTRATIONS, StageSection, Supervised, TRACES, Work};
 use wels_runs::rundir::RunDir;
 use wels_train::doctor::{Learnt, LossDoctor};
 use wels_train::example::{Example, batches, pack};
+use wels_train::prompter::Prompter;
 use wels_train::trainer::StepReport;
 use wels_train::{distil, sft};
 
@@ -27,12 +28,13 @@ use crate::learner::{Learner, Learns};
 use crate::named;
 use crate::rank::Rank;
 use crate::refusal::refuse;
+use crate::samples::{self, Kept};
 use crate::session::Session;
 use crate::start::config_for;
+use crate::task;
 use crate::teacher::TeacherModel;
 use crate::training::{Position, Stage, Trained, Training};
 use crate::words::short;
-use crate::{samples, task};
 
 /// Stream of the run's seed that orders examples.
 const STREAM_ORDER: u64 = 0x6c65_6172;
@@ -226,13 +228,20 @@ fn examples(
         .ok_or_else(|| refuse("the tokenizer has no chat template", "set tokenizer.chat_template"))?;
     let answer = |(question, answer): &(String, String)| sft::answer(tokenizer, &template, question, answer);
     let mut examples: Vec<Example> = match section.data.as_str() {
-        "traces" => {
+        TRACES => {
             let pairs = task::traces(section, run.recipe().run.seed, section.traces)?;
             pairs.iter().map(answer).collect::<Result<_, _>>()?
         }
+        DEMONSTRATIONS => {
+            let prompter = Prompter { tokenizer, template: Some(&template) };
+            let played = task::demonstrations(section, run.recipe().run.seed, section.traces)?;
+            played.iter().map(|played| sft::demonstration(&prompter, played)).collect::<Result<_, _>>()?
+        }
         data if run.path().join(data).is_dir() => {
-            let pairs = samples::kept(&run.path().join(data))?;
-            pairs.iter().map(answer).collect::<Result<_, _>>()?
+            let prompter = Prompter { tokenizer, template: Some(&template) };
+            let kept = samples::kept(&run.path().join(data))?;
+            let example = |it: &Kept| sft::transcript(&prompter, &it.question, &it.answer, &it.said);
+            kept.iter().map(example).collect::<Result<_, _>>()?
         }
         path => conversations(&named::file(path)?, tokenizer, &template)?,
     };

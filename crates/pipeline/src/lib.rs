@@ -40,6 +40,8 @@ mod reinforce;
 mod distil;
 mod doctor;
 
+mod environments;
+
 mod teacher;
 
 mod samples;

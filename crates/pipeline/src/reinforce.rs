@@ -14,12 +14,12 @@ use wels_model::config::ModelConfig;
 use wels_model::params::Params;
 use wels_runs::checkpoint::Checkpoint;
 use wels_runs::plan::stages::TokenFlops;
-use wels_runs::recipe::{AdvantageScale, LossMean, OverlongRule, Rl, Rollouts, StageSection};
+use wels_runs::recipe::{AdvantageScale, LossMean, OverlongRule, PolicyObjective, Rl, Rollouts, StageSection};
 use wels_runs::rundir::{RunDir, RunError};
 use wels_runs::tensors;
 use wels_tasks::{RewardWeights, Split, Task};
 use wels_train::doctor::Doctor;
-use wels_train::grpo::{Aggregation, Grpo, Overlong, Scale};
+use wels_train::grpo::{Aggregation, Grpo, Overlong, Scale, Surrogate};
 use wels_train::rl::{Answered, Prompter, RlOptions, RlReport, Rollout, learn, sample};
 use wels_train::trainer::Trainer;
 
@@ -49,6 +49,11 @@ pub(crate) struct GrpoMetrics {
     format: f64,
     language: f64,
     length: f64,
+    /// In an environment, as what it said between turns.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    turns: Option<f64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    observed: Option<f64>,
     truncated: f64,
     entropy: f64,
     kl: f64,
@@ -165,7 +170,9 @@ impl Training for Reinforcement<'_> {
             learned_tokens: at.learned_tokens + report.learned_tokens,
             items: at.items + rollout.items,
         };
-        let line = GrpoMetrics::new(&report, &rollout, position, started.elapsed().as_secs_f64(), rollout_seconds);
+        let plays = task.environment().is_some();
+        let mut line = GrpoMetrics::new(&report, &rollout, position, started.elapsed().as_secs_f64(), rollout_seconds);
+        (line.turns, line.observed) = (plays.then_some(report.turns), plays.then_some(report.observed));
         if self.reference_every > 0 && position.step.is_multiple_of(self.reference_every) {
             self.reference = self.reference.take().map(|_| self.trainer.whole_params()).transpose()?;
         }
@@ -222,6 +229,11 @@ fn options(stage: &StageSection, section: &Rl, config: &ModelConfig) -> RlOption
         prompts: section.rollouts.prompts,
         rollout: rollout_options(&section.rollouts.answering, stage.precision, 1.0, config),
         grpo: Grpo {
+            surrogate: match section.objective {
+                PolicyObjective::Grpo => Surrogate::Token,
+                PolicyObjective::Gspo => Surrogate::Sequence,
+                PolicyObjective::Cispo => Surrogate::Weight,
+            },
             scale: match section.advantage_scale {
                 AdvantageScale::Deviation => Scale::Deviation,
                 AdvantageScale::SampleDeviation => Scale::SampleDeviation,
@@ -300,6 +312,8 @@ impl GrpoMetrics {
             format: report.format,
             language: report.language,
             length: report.length,
+            turns: None,
+            observed: None,
             truncated: report.truncated,
             entropy: report.entropy,
             kl: report.policy.kl,
@@ -321,9 +335,10 @@ impl GrpoMetrics {
     }
 
     fn in_words(&self) -> String {
+        let turns = self.turns.map_or(String::new(), |turns| format!(" in {turns:.1} turns"));
         format!(
-            "accuracy {:.3}, {:.0} tokens an answer, entropy {:.2}, {:.0}% dead, logp difference {}, {} sampled tok/s, \
-             {:.0}% of the time in rollouts",
+            "accuracy {:.3}, {:.0} tokens an answer{turns}, entropy {:.2}, {:.0}% dead, logp difference {}, {} sampled \
+             tok/s, {:.0}% of the time in rollouts",
             self.accuracy,
             self.length,
             self.entropy,

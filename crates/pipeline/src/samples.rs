@@ -50,6 +50,9 @@ pub(crate) struct SampledAnswer {
     verdict: String,
     tokens: usize,
     truncated: bool,
+    /// Bytes of `answer` that an environment said.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    said: Vec<Range<usize>>,
 }
 
 /// A model that answers, on one rank or on all together.
@@ -129,8 +132,9 @@ fn lines_of(group: &Answered) -> Vec<SampledAnswer> {
         answer: it.text.clone(),
         correct: it.reward.grade.correct,
         verdict: it.reward.grade.reason.to_string(),
-        tokens: it.answer.tokens.len(),
+        tokens: it.answer.chosen(),
         truncated: it.answer.truncated,
+        said: it.said.clone(),
     };
     group.answers.iter().map(line).collect()
 }
@@ -267,14 +271,24 @@ fn read_lines(path: &Path) -> Result<Vec<SampledAnswer>> {
     text.lines().map(line).collect()
 }
 
+/// An answer that a stage has kept.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Kept {
+    pub question: String,
+    pub answer: String,
+    /// Bytes of it that an environment said.
+    pub said: Vec<Range<usize>>,
+}
+
 /// Questions and right answers that the stage in `folder` has kept.
-pub(crate) fn kept(folder: &Path) -> Result<Vec<(String, String)>> {
+pub(crate) fn kept(folder: &Path) -> Result<Vec<Kept>> {
     let path = folder.join("kept.jsonl");
     if !path.is_file() {
         let hint = "name a stage of kind sample_and_filter that comes before this one";
         return Err(refuse(format!("{} has no samples", folder.display()), hint));
     }
-    Ok(read_lines(&path)?.into_iter().map(|line| (line.question, line.answer)).collect())
+    let kept = |SampledAnswer { question, answer, said, .. }| Kept { question, answer, said };
+    Ok(read_lines(&path)?.into_iter().map(kept).collect())
 }
 
 /// Does what is left of a stage of kind `sample_and_filter`.
@@ -394,6 +408,7 @@ mod tests {
             verdict: String::new(),
             tokens: 9,
             truncated: false,
+            said: Vec::new(),
         }
     }
 
@@ -411,6 +426,7 @@ mod tests {
         assert!(super::kept(folder.path()).unwrap_err().to_string().contains("has no samples"));
         let text = serde_json::to_string(&group[0]).unwrap() + "\n";
         fs::write(folder.path().join("kept.jsonl"), text).unwrap();
-        assert_eq!(super::kept(folder.path()).unwrap(), [("7 6 1 -> 13".to_string(), "7*1+6".to_string())]);
+        let kept = Kept { question: "7 6 1 -> 13".into(), answer: "7*1+6".into(), said: Vec::new() };
+        assert_eq!(super::kept(folder.path()).unwrap(), [kept]);
     }
 }

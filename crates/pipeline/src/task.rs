@@ -1,38 +1,39 @@
-//! The tasks that recipes name, `[STYLE:]NAME[=FILE]`:
+//! The tasks that recipes name, `[STYLE:]NAME[+TOOL][=FILE]`:
 //!
 //! ```text
-//! countdown  addition  arithmetic  multiplication    made without end or listed whole
+//! countdown  addition  arithmetic  multiplication  sums    made without end or listed whole
+//! facts  largest                                    the same, to be played with the tools search and files
+//! calculator  search  files                          sums+calculator, facts+search, largest+files
 //! gsm8k=FILE  math=FILE  mmlu=FILE  …                 a benchmark's file
 //! number=FILE  maths=FILE  exact=FILE  choice=FILE    lines of question and answer, by how answers are compared
 //! ./PROGRAM=FILE                                      lines with a question, and a program that judges the answers
+//! env:./PROGRAM[=FILE]                               a program that plays episodes
 //! ```
 //! The style is `terse`, `r1-zero`, `chat` or `short`: puzzles are terse and files are chats unless said otherwise. A
 //! tenth of a file is held out: `score` asks that, `rl`, `distil` and `sample_and_filter` ask
 //! the rest.
 
 use std::borrow::Cow;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use wels_runs::hash::sha256;
-use wels_runs::recipe::{Answering, Answers, Recipe, Supervised, TaskName, Work};
-use wels_tasks::arithmetic::{Arithmetic, Kind};
+use wels_runs::recipe::{Answering, Answers, DEMONSTRATIONS, Recipe, Supervised, TRACES, TaskName, Work};
 use wels_tasks::benchmarks::{self, Benchmark};
-use wels_tasks::countdown::{Countdown, Options, TraceOptions, Traces};
+use wels_tasks::countdown::{TraceOptions, Traces};
+use wels_tasks::environment::{Demonstration, DemonstrationOptions};
 use wels_tasks::external::{External, Judged};
 use wels_tasks::file::{self, Checker};
+use wels_tasks::played::Played;
 use wels_tasks::{Item, Jail, Listed, Presentation, Split, Style, Task};
 
-use crate::named;
 use crate::refusal::refuse;
+use crate::{environments, named};
 
 /// Traces that a tokenizer learns from besides the text.
 const TOKENIZER_TRACES: u64 = 100_000;
-
-/// The share of arithmetic questions that is held out.
-const HELD_OUT: f64 = 0.1;
 
 /// Whether the programs that a recipe names as judges are started. They run as the user, outside any jail.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -48,12 +49,12 @@ pub(crate) fn task(of: &Answering, split: Split, programs: Programs) -> Result<B
     let TaskName { name, file, .. } = &of.task;
     let style = style_of(&of.task)?;
     let cannot = || format!("cannot take the task {}", of.task);
+    if of.task.plays {
+        return played(of, style.unwrap_or(Style::Chat), split, programs).with_context(cannot);
+    }
     match (of.task.program(), file) {
-        (None, None) => made(name, style.unwrap_or(Style::Terse), split),
-        (None, Some(file)) => {
-            let file = &place(file)?;
-            Ok(Box::new(listed(name, file, style.unwrap_or(Style::Chat), split).with_context(cannot)?))
-        }
+        (None, None) => environments::named(name, style, split),
+        (None, Some(file)) => environments::listed(name, &place(file)?, style, split).with_context(cannot),
         (Some(program), Some(_)) if programs == Programs::Refuse => Err(refuse_program(program)),
         (Some(program), Some(file)) => {
             let listed = judged(name, &place(file)?, style.unwrap_or(Style::Chat), split).with_context(cannot)?;
@@ -67,7 +68,30 @@ pub(crate) fn task(of: &Answering, split: Split, programs: Programs) -> Result<B
     }
 }
 
+/// Held-out items of the task, for a stage or for whoever asks them alone.
+///
+/// # Errors
+/// If there is no such task, or it cannot be taken.
+pub fn held_out(of: &Answering, programs: Programs) -> Result<Box<dyn Task>> {
+    task(of, Split::HeldOut, programs)
+}
+
+/// A program that plays episodes.
+fn played(of: &Answering, style: Style, split: Split, programs: Programs) -> Result<Box<dyn Task>> {
+    let Some(program) = of.task.program() else {
+        let message = format!("{} is no program that plays episodes", of.task.name);
+        return Err(refuse(message, "name an executable, with a `/`: task = \"env:./PROGRAM\""));
+    };
+    if programs == Programs::Refuse {
+        return Err(refuse_program(program));
+    }
+    let questions = |file: &PathBuf| judged(&of.task.name, &place(file)?, style, split);
+    let listed = of.task.file.as_ref().map(questions).transpose()?;
+    Ok(Box::new(Played::start(program, listed, split, Duration::from_secs_f64(of.checker_seconds))?))
+}
+
 /// Why a program that a recipe names is not started.
+
 pub(crate) fn refuse_program(program: &Path) -> anyhow::Error {
     let message =
         format!("the recipe names a program that judges answers, {}, and it is not started", program.display());
@@ -95,6 +119,7 @@ pub(crate) fn questions(of: &Answering, split: Split) -> Result<Box<dyn Task>> {
         (Some(_), Some(file)) => {
             Ok(Box::new(judged(name, &place(file)?, style_of(&of.task)?.unwrap_or(Style::Chat), split)?))
         }
+        (Some(program), None) if of.task.plays => Err(refuse_program(program)),
         _ => task(of, split, Programs::Refuse),
     }
 }
@@ -102,24 +127,6 @@ pub(crate) fn questions(of: &Answering, split: Split) -> Result<Box<dyn Task>> {
 /// Where the questions are.
 fn place(file: &Path) -> Result<Cow<'_, Path>> {
     file.to_str().map_or(Ok(Cow::Borrowed(file)), named::file)
-}
-
-/// A task that makes its items.
-fn made(name: &str, style: Style, split: Split) -> Result<Box<dyn Task>> {
-    let arithmetic = |kind| -> Result<Box<dyn Task>> {
-        Ok(Box::new(Arithmetic::new(kind, style.into(), split, HELD_OUT, Options::default().seed)?))
-    };
-    match name {
-        "countdown" => Ok(Box::new(countdown(style, split)?)),
-        "addition" => arithmetic(Kind::Chain { terms: 2..=2, digits: 1..=2, operations: vec!['+'] }),
-        "arithmetic" => arithmetic(Kind::Chain { terms: 2..=3, digits: 1..=2, operations: vec!['+', '-', '*'] }),
-        "multiplication" => arithmetic(Kind::Product { first: 1..=2, second: 1..=2 }),
-        _ => {
-            let known = "known are: countdown, addition, arithmetic, multiplication, NAME=FILE and ./PROGRAM=FILE, see \
-                         docs/tasks.md";
-            Err(refuse(format!("there is no task '{name}'"), known))
-        }
-    }
 }
 
 /// The questions in a file whose answers a program judges.
@@ -130,7 +137,7 @@ fn judged(name: &str, path: &Path, style: Style, split: Split) -> Result<Listed>
 }
 
 /// The questions in a file.
-fn listed(name: &str, path: &Path, style: Style, split: Split) -> Result<Listed> {
+pub(crate) fn listed(name: &str, path: &Path, style: Style, split: Split) -> Result<Listed> {
     let checker = match name {
         "number" => Some(Checker::Number),
         "maths" => Some(Checker::Maths),
@@ -177,13 +184,9 @@ fn is_held_out(item: &Item) -> bool {
     u8::from_str_radix(&hash[..2], 16).expect("hexadecimal digits") < 26
 }
 
-fn countdown(style: Style, split: Split) -> Result<Countdown> {
-    Ok(Countdown::new(Options::default(), style.into(), split)?)
-}
-
 /// Prompt and response of the first `count` worked puzzles of a stage; no held-out puzzle is among them.
 pub(crate) fn traces(section: &Supervised, seed: u64, count: u64) -> Result<Vec<(String, String)>> {
-    let puzzles = countdown(Style::Terse, Split::Train)?;
+    let puzzles = environments::countdown(Style::Terse.into(), Split::Train)?;
     let options = TraceOptions {
         tries: section.trace_tries,
         nearest_of: section.trace_nearest_of,
@@ -199,19 +202,48 @@ pub(crate) fn traces(section: &Supervised, seed: u64, count: u64) -> Result<Vec<
     Ok((0..count).map(pair).collect::<Result<_, _>>()?)
 }
 
-/// What worked puzzles look like, for a tokenizer that is to know them.
+/// What worked puzzles and demonstrations look like, for a tokenizer that is to know them.
 pub(crate) fn trace_texts(recipe: &Recipe) -> Result<Vec<String>> {
-    let Some(section) = recipe.stages.iter().find_map(|stage| traces_of(&stage.work)) else { return Ok(Vec::new()) };
-    let pairs = traces(section, recipe.run.seed, TOKENIZER_TRACES.min(section.traces))?;
-    // Thinking tags are tokens of their own, and no text.
-    let text = |(prompt, response): (String, String)| {
-        format!("{prompt}\n{}", response.replace("<think>", "").replace("</think>", ""))
-    };
-    Ok(pairs.into_iter().map(text).collect())
+    let mut texts = Vec::new();
+    if let Some(section) = recipe.stages.iter().find_map(|stage| of_data(&stage.work, TRACES)) {
+        let pairs = traces(section, recipe.run.seed, TOKENIZER_TRACES.min(section.traces))?;
+        // Thinking tags are tokens of their own, and no text.
+        let text = |(prompt, response): (String, String)| {
+            format!("{prompt}\n{}", response.replace("<think>", "").replace("</think>", ""))
+        };
+        texts.extend(pairs.into_iter().map(text));
+    }
+    if let Some(section) = recipe.stages.iter().find_map(|stage| of_data(&stage.work, DEMONSTRATIONS)) {
+        let played = demonstrations(section, recipe.run.seed, TOKENIZER_TRACES.min(section.traces))?;
+        texts.extend(played.iter().map(Demonstration::text));
+    }
+    Ok(texts)
 }
 
-/// What a stage says about the worked puzzles that it learns from, if it does.
-fn traces_of(work: &Work) -> Option<&Supervised> {
+/// The first `count` demonstrations of a stage, of items that are learnt from.
+pub(crate) fn demonstrations(section: &Supervised, seed: u64, count: u64) -> Result<Vec<Demonstration>> {
+    let Some(name) = &section.task else { bail!("demonstrations without the name of an environment") };
+    let answering = Answering {
+        task: name.clone(),
+        checker_seconds: 60.0,
+        samples: 1,
+        max_tokens: 1,
+        max_turns: 1,
+        max_turn_tokens: 1,
+        running: 1,
+    };
+    let task = task(&answering, Split::Train, Programs::Refuse)?;
+    let Some(environment) = task.environment() else {
+        let message = format!("{name} is no environment, and has no demonstrations");
+        return Err(refuse(message, "docs/environments.md has those that do"));
+    };
+    let (slips, direct, quit) = (section.trace_slips, section.trace_direct, section.trace_quit.clone());
+    let options = DemonstrationOptions { slips, direct, quit, seed };
+    Ok((0..count).map(|index| environment.demonstration(index, &options)).collect::<Result<_, _>>()?)
+}
+
+/// What a stage says about the worked puzzles, or demonstrations, that it learns from, if it does.
+fn of_data<'a>(work: &'a Work, data: &str) -> Option<&'a Supervised> {
     let section = match work {
         Work::Pretrain(it) | Work::Sft(it) => Some(&**it),
         Work::Distil(it) => match &it.answers {
@@ -220,7 +252,7 @@ fn traces_of(work: &Work) -> Option<&Supervised> {
         },
         _ => None,
     };
-    section.filter(|section| section.data == "traces")
+    section.filter(|section| section.data == data)
 }
 
 #[cfg(test)]
@@ -231,7 +263,15 @@ mod tests {
 
     fn task(text: &str, split: Split) -> Result<Box<dyn Task>> {
         let task = TaskName::parse(text, Path::new(""));
-        let answering = Answering { task, checker_seconds: 60.0, samples: 1, max_tokens: 1, running: 1 };
+        let answering = Answering {
+            task,
+            checker_seconds: 60.0,
+            samples: 1,
+            max_tokens: 1,
+            max_turns: 1,
+            max_turn_tokens: 1,
+            running: 1,
+        };
         super::task(&answering, split, Programs::Run)
     }
 

@@ -33,10 +33,10 @@ pub use pictures::{
 };
 use reader::{Document, ListOrWord, Section, Source};
 pub use reader::{Place, RecipeError};
-pub use shared::{AdvantageScale, LossMean, Optimization};
+pub use shared::{AdvantageScale, LossMean, Optimization, PolicyObjective};
 pub use stages::{
-    Answering, Answers, Distil, DivergenceWay, OverlongRule, OwnAnswers, Rl, Rollouts, SampleAndFilter, Score,
-    StageSection, Start, Supervised, TaskName,
+    Answering, Answers, DEMONSTRATIONS, Distil, DivergenceWay, OverlongRule, OwnAnswers, Rl, Rollouts, SampleAndFilter,
+    Score, StageSection, Start, Supervised, TRACES, TaskName,
 };
 pub use work::Work;
 

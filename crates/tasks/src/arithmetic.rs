@@ -117,6 +117,16 @@ impl Arithmetic {
         }
     }
 
+    /// The expression that item `index` asks for, as in `12+7*3`.
+    pub fn question_at(&self, index: u64) -> Result<String, TaskError> {
+        let mut draw = Draw::new(self.seed, STREAM_QUESTION + ((self.split == Split::HeldOut) as u64) * 16, index);
+        let questions = (0..DRAWS_MAX).map(|_| self.question(&mut draw));
+        { questions }.find(|question| self.split_of(question) == self.split).ok_or_else(|| {
+            let reason = format!("{DRAWS_MAX} questions in a row belong to the other split");
+            TaskError::Options { task: self.kind_name(), reason }
+        })
+    }
+
     fn split_of(&self, question: &str) -> Split {
         let hash = question.bytes().fold(0xcbf2_9ce4_8422_2325u64, |hash, byte| {
             (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3) // FNV-1a
@@ -136,12 +146,7 @@ impl Task for Arithmetic {
     }
 
     fn item(&self, index: u64) -> Result<Item, TaskError> {
-        let mut draw = Draw::new(self.seed, STREAM_QUESTION + ((self.split == Split::HeldOut) as u64) * 16, index);
-        let questions = (0..DRAWS_MAX).map(|_| self.question(&mut draw));
-        let question = { questions }.find(|question| self.split_of(question) == self.split).ok_or_else(|| {
-            let reason = format!("{DRAWS_MAX} questions in a row belong to the other split");
-            TaskError::Options { task: self.kind_name(), reason }
-        })?;
+        let question = self.question_at(index)?;
         let value = expression::evaluate(&question).expect("the generator makes expressions").value;
         let mut full = question.clone();
         for operation in ["+", "-", "*"] {

@@ -3,7 +3,7 @@
 use wels_data::random::{below, bits};
 
 /// A sequence of draws that (seed, stream, index) determine.
-pub(crate) struct Draw {
+pub struct Draw {
     seed: u64,
     stream: u64,
     index: u64,
@@ -11,7 +11,7 @@ pub(crate) struct Draw {
 }
 
 impl Draw {
-    pub(crate) fn new(seed: u64, stream: u64, index: u64) -> Draw {
+    pub fn new(seed: u64, stream: u64, index: u64) -> Draw {
         Draw { seed, stream, index, next: 0 }
     }
 
@@ -21,28 +21,28 @@ impl Draw {
     }
 
     /// In 0..n.
-    pub(crate) fn below(&mut self, n: usize) -> usize {
+    pub fn below(&mut self, n: usize) -> usize {
         below(self.bits(), n as u64) as usize
     }
 
     /// In `min..=max`.
-    pub(crate) fn between(&mut self, min: u64, max: u64) -> u64 {
+    pub fn between(&mut self, min: u64, max: u64) -> u64 {
         min + below(self.bits(), max - min + 1)
     }
 
     /// True with this probability.
-    pub(crate) fn chance(&mut self, probability: f64) -> bool {
+    pub fn chance(&mut self, probability: f64) -> bool {
         // 53 bits, so that the number is exact.
         ((self.bits() >> 11) as f64) < probability * (1u64 << 53) as f64
     }
 
     /// One of `from`, which is not empty.
-    pub(crate) fn one<'a, T>(&mut self, from: &'a [T]) -> &'a T {
+    pub fn one<'a, T>(&mut self, from: &'a [T]) -> &'a T {
         &from[self.below(from.len())]
     }
 
     /// A random order (Fisher and Yates).
-    pub(crate) fn shuffle<T>(&mut self, items: &mut [T]) {
+    pub fn shuffle<T>(&mut self, items: &mut [T]) {
         for i in (1..items.len()).rev() {
             items.swap(i, self.below(i + 1));
         }

@@ -4,6 +4,7 @@
 //! item        (task, index)          → prompt and reference
 //! completion  text × format          → thinking, answer, faults of form
 //! check       answer × reference     → right, or why not
+//! episode     item × turns           → observations, and a reward at its end
 //! ```
 //! `grade` (evaluation) and `reward` (training) read a completion with the same parser. Items are functions of seed and
 //! index; checking draws no random numbers and knows no clock, except that foreign programs have a limit of time.
@@ -42,13 +43,24 @@ pub mod probe;
 
 pub mod external;
 
+mod lines;
+
+pub mod played;
+
+pub mod environment;
+
+pub mod tooled;
+
+pub mod tools;
+
 pub mod arithmetic;
 
 pub mod countdown;
 
-mod draw;
+pub mod draw;
 
 pub use completion::{AnswerStyle, Format, Thinking};
+pub use environment::{Environment, Episode, Observation, Step};
 pub use jail::Jail;
 pub use listed::Listed;
 pub use prompt::{Presentation, Style};

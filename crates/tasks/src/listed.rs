@@ -68,8 +68,7 @@ pub fn check(reference: &Reference, answer: &str) -> Option<Reason> {
         Reference::Expression { numbers, target } => check_expression(answer, numbers, *target),
         Reference::Number(expected) => check_number(answer, expected),
         Reference::Maths(expected) => maths::check(expected, answer),
-        Reference::Text(expected) if folded(expected) == folded(answer) => Reason::Right,
-        Reference::Text(expected) => Reason::Wrong(format!("it is not {expected}")),
+        Reference::Text(expected) | Reference::Found { answer: expected, .. } => check_text(answer, expected),
         Reference::Choice { choices, correct } => match chosen(choices, answer) {
             Some(choice) if choice == *correct => Reason::Right,
             Some(choice) => Reason::Wrong(format!("{} is not {}", letter(choice), letter(*correct))),
@@ -77,6 +76,14 @@ pub fn check(reference: &Reference, answer: &str) -> Option<Reason> {
         },
         Reference::Code { .. } | Reference::Record(_) => return None,
     })
+}
+
+/// Whether `answer` has the words of `expected`.
+pub(crate) fn check_text(answer: &str, expected: &str) -> Reason {
+    match folded(expected) == folded(answer) {
+        true => Reason::Right,
+        false => Reason::Wrong(format!("it is not {expected}")),
+    }
 }
 
 /// Lower case, single spaces, no full stop.

@@ -6,6 +6,7 @@ use serde_json::Value;
 use wels_data::Message;
 
 use crate::completion::{Completion, Fault, Format};
+use crate::environment::Environment;
 use crate::jail::JailError;
 use crate::language::{self, Language};
 use crate::number::Rational;
@@ -43,6 +44,14 @@ pub enum TaskError {
     /// The jail fails.
     #[error(transparent)]
     Jail(#[from] JailError),
+    /// An environment of someone's own hangs, ends or changes its mind.
+    #[error("the environment {name} {reason}")]
+    Environment {
+        /// A program, or an address.
+        name: String,
+        /// What it did.
+        reason: String,
+    },
     /// A checker of someone's own hangs, ends or lies.
     #[error("the checker {program} {reason}")]
     Checker {
@@ -106,6 +115,12 @@ pub enum Reference {
         entry: String,
         /// Python that stands behind the answer and raises if it is wrong.
         tests: String,
+    },
+    /// Words that are to be found in documents, compared as [`Reference::Text`].
+    Found {
+        /// What a search finds, or the files of a folder, each with its name in the first line.
+        documents: Vec<String>,
+        answer: String,
     },
     /// A record of one's own, which a program of one's own judges answers by ([`crate::external`]).
     Record(Value),
@@ -223,6 +238,11 @@ pub trait Task: Send + Sync {
     /// [`Reason::Malformed`].
     fn check(&self, item: &Item, answer: &str) -> Result<Reason, TaskError>;
 
+    /// The environment that its items are played in, if they are.
+    fn environment(&self) -> Option<&dyn Environment> {
+        None
+    }
+
     /// The verdict on `completion`.
     fn grade(&self, item: &Item, completion: &str) -> Result<Grade, TaskError> {
         self.grade_parsed(item, &self.format().parse(completion))
@@ -274,6 +294,10 @@ impl Task for Box<dyn Task> {
 
     fn check(&self, item: &Item, answer: &str) -> Result<Reason, TaskError> {
         (**self).check(item, answer)
+    }
+
+    fn environment(&self) -> Option<&dyn Environment> {
+        (**self).environment()
     }
 }
 

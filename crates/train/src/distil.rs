@@ -16,7 +16,7 @@ use wels_tasks::{Task, TaskError};
 
 use crate::example::{Example, pack, shuffled};
 use crate::rl::{Answered, Prompter, Rewarded, RlError, answer, difference, training_item};
-use crate::rollout::RolloutOptions;
+use crate::rollout::{Answer, RolloutOptions};
 use crate::trainer::{StepError, StepReport, Trainer};
 
 /// Streams of the run's seed.
@@ -117,18 +117,19 @@ pub fn learn(
 ) -> Result<OwnReport, RlError> {
     let mut report = summary(answered);
     let all = answered.iter().flat_map(|group| group.answers.iter().map(move |it| (&group.prompt, &it.answer)));
-    let all: Vec<_> = all.filter(|(_, answer)| !answer.tokens.is_empty()).collect();
+    let all: Vec<_> = all.filter(|(_, answer)| answer.chosen() > 0).collect();
     let order = shuffled(all.len(), Key { stream: key.stream.wrapping_add(STREAM_PARTS), ..key });
     let parts = options.mini_batches.min(all.len());
     for part in 0..parts {
         let chosen = &order[part * all.len() / parts..(part + 1) * all.len() / parts];
         let chosen = || chosen.iter().map(|at| all[*at]);
-        let examples: Vec<Example> = chosen().map(|(prompt, it)| Example::answer(prompt, &it.tokens)).collect();
+        let example = |(prompt, it): (&Vec<u32>, &Answer)| Example::episode(prompt, &it.tokens, &it.given);
+        let examples: Vec<Example> = chosen().map(example).collect();
         let batch = pack(&examples);
         report.learned_tokens += batch.tokens.len() as u64;
         let pass = trainer.gradients_towards(teacher, &batch, options.micro_rows)?;
         if part == 0 {
-            let sampled = chosen().flat_map(|(_, it)| it.logprobs.iter().copied());
+            let sampled = chosen().flat_map(|(_, it)| it.chosen_logprobs());
             report.logprob_difference_max = difference(sampled, &pass.logprobs, &batch)?;
         }
         report.updates.push(trainer.update(pass)?);
@@ -142,9 +143,9 @@ fn summary(answered: &[Answered]) -> OwnReport {
     let mean = |value: &dyn Fn(&Rewarded) -> f64| answers.iter().map(|it| value(it)).sum::<f64>() / n;
     OwnReport {
         accuracy: mean(&|it| f64::from(u8::from(it.reward.grade.correct))),
-        length: mean(&|it| it.answer.tokens.len() as f64),
+        length: mean(&|it| it.answer.chosen() as f64),
         truncated: mean(&|it| f64::from(u8::from(it.answer.truncated))),
-        sampled_tokens: answers.iter().map(|it| it.answer.tokens.len() as u64).sum(),
+        sampled_tokens: answers.iter().map(|it| it.answer.chosen() as u64).sum(),
         ..OwnReport::default()
     }
 }

@@ -1,5 +1,7 @@
 //! Training examples, and how they are packed into batches: whole, one after the other, none seeing another.
 
+use std::ops::Range;
+
 use wels_device::IGNORE;
 use wels_device::host::random::Key;
 use wels_model::model::Batch;
@@ -16,8 +18,17 @@ pub struct Example {
 impl Example {
     /// An answer to be learnt behind a prompt that is not.
     pub fn answer(prompt: &[u32], answer: &[u32]) -> Example {
-        let learn = std::iter::repeat_n(false, prompt.len()).chain(std::iter::repeat_n(true, answer.len()));
-        Example { tokens: [prompt, answer].concat(), learn: learn.collect() }
+        Example::episode(prompt, answer, &[])
+    }
+
+    /// The same where the tokens at the places `given` of the answer are not to be learnt either.
+    pub fn episode(prompt: &[u32], answer: &[u32], given: &[Range<usize>]) -> Example {
+        let mut learn = vec![false; prompt.len()];
+        learn.resize(prompt.len() + answer.len(), true);
+        for range in given {
+            learn[prompt.len() + range.start..prompt.len() + range.end].fill(false);
+        }
+        Example { tokens: [prompt, answer].concat(), learn }
     }
 
     /// Rows that it takes in a batch: the last token is only a target.
@@ -83,10 +94,11 @@ mod tests {
 
     #[test]
     fn packed_examples_predict_what_is_marked() {
-        let batch = pack(&[Example::answer(&[5, 6], &[7, 8]), Example::answer(&[9], &[1])]);
-        assert_eq!(batch.tokens, [5, 6, 7, 9]);
-        assert_eq!(batch.targets, [IGNORE, 7, 8, 1]);
-        assert_eq!(batch.starts, [0, 3, 4]);
+        let examples = [Example::answer(&[5, 6], &[7, 8]), Example::episode(&[9], &[1, 2, 3, 4], &[1..3])];
+        let batch = pack(&examples);
+        assert_eq!(batch.tokens, [5, 6, 7, 9, 1, 2, 3]);
+        assert_eq!(batch.targets, [IGNORE, 7, 8, 1, IGNORE, IGNORE, 4]);
+        assert_eq!(batch.starts, [0, 3, 7]);
     }
 
     #[test]

@@ -3,17 +3,32 @@
 //! ```text
 //! A_i   = (r_i − mean r) / std r                            over the samples of one prompt; without std: Dr.GRPO
 //! ρ     = exp(logp − logp_old)                              a token
+//! s_i   = exp(Σ (logp − logp_old) / |o_i|)                  a sample
 //! k3    = exp(logp_ref − logp) − (logp_ref − logp) − 1      KL to the reference, unbiased and ≥ 0
-//! loss  = −Σ w · [ min(ρ A, clip(ρ, 1 − ε_low, 1 + ε_high) A) − β k3 ]      over the tokens of all samples
+//! loss  = −Σ w · [ f − β k3 ]                               over the tokens of all samples
 //! w     = 1/(N |o_i|)   a mean over samples of means over tokens     (Aggregation::SequenceMean)
 //!       = 1/Σ |o_i|     a mean over tokens, DAPO                     (Aggregation::TokenMean)
 //!       = 1/(N L)       a constant length, Dr.GRPO                   (Aggregation::Constant)
-//! −∂loss/∂logp = w · [ ρ A, 0 where the clipped one is the lesser − β (1 − exp(logp_ref − logp)) ]
+//!
+//! f and ∂f/∂logp, clip(x) being x within 1 − ε_low and 1 + ε_high, sg a value that no gradient flows through:
+//! GRPO    min(ρ A, clip(ρ) A)          ρ A, 0 where the clipped one is the lesser           (Surrogate::Token)
+//! GSPO    min(s A, clip(s) A)          s A, 0 for the whole sample where …                  (Surrogate::Sequence)
+//! CISPO   sg(clip(ρ)) A logp           clip(ρ) A, which no token is without                 (Surrogate::Weight)
+//!
+//! −∂loss/∂logp = w · [ ∂f/∂logp − β (1 − exp(logp_ref − logp)) ]
 //! ```
-//! N and the sums run over the samples of the batch. A group whose rewards are all equal says nothing about which
+//! N and the sums run over the samples of the batch, |o_i| counts the tokens that the policy chose: those that an
+//! environment put between them are seen and not learnt. A group whose rewards are all equal says nothing about which
 //! answer is better: it is *dead* and left out, its KL too.
 //!
-//! Sources: DeepSeekMath eq. 3, 4 (k3); DAPO, arXiv 2503.14476, eq. 8 to 13; Dr.GRPO, arXiv 2503.20783.
+//! With the mean over samples this is GSPO as published: the gradient of s to a token's logp is s/|o|. With another
+//! mean it is GSPO-token, sg(s)·ρ/sg(ρ), whose value and gradient are those of GSPO where a sample's tokens have one
+//! advantage, as here.
+//!
+//! Sources: DeepSeekMath eq. 3, 4 (k3); DAPO, arXiv 2503.14476, eq. 8 to 13; Dr.GRPO, arXiv 2503.20783; GSPO, arXiv
+//! 2507.18071, section 4; CISPO, MiniMax-M1, arXiv 2506.13585, section 3.1.
+
+use std::ops::Range;
 
 use thiserror::Error;
 use wels_device::host::random::Key;
@@ -22,6 +37,18 @@ use wels_device::{Coefficient, IGNORE, Policy, PolicyTerm};
 use wels_model::model::Batch;
 
 use crate::example::{Example, pack, shuffled};
+
+/// What a token's advantage is multiplied with, and where the gradient ends.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Surrogate {
+    /// The token's ratio, clipped where that gives the lesser term: GRPO.
+    #[default]
+    Token,
+    /// The ratio of the whole sample, normalised by its length: GSPO.
+    Sequence,
+    /// The token's clipped ratio as a weight of its log-probability: CISPO.
+    Weight,
+}
 
 /// What the advantages of a group are divided by.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -76,6 +103,8 @@ impl Overlong {
 /// The objective.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Grpo {
+    /// What is multiplied with the advantages.
+    pub surrogate: Surrogate,
     /// Divisor of the advantages.
     pub scale: Scale,
     /// How tokens are added up.
@@ -97,10 +126,19 @@ pub struct Sample {
     pub tokens: Vec<u32>,
     /// Log-probability of each when it was sampled.
     pub logprobs: Vec<f32>,
+    /// Places of tokens that the policy did not choose, in order: what an environment said.
+    pub given: Vec<Range<usize>>,
     /// Whether it ran into the limit of length.
     pub truncated: bool,
     /// What it earned, penalties included.
     pub reward: f64,
+}
+
+impl Sample {
+    /// How many tokens the policy has chosen.
+    pub fn chosen(&self) -> usize {
+        self.tokens.len() - self.given.iter().map(ExactSizeIterator::len).sum::<usize>()
+    }
 }
 
 /// The answers to one prompt.
@@ -153,6 +191,7 @@ pub struct PolicyBatch {
     clip_low: f32,
     clip_high: f32,
     kl: f32,
+    surrogate: Surrogate,
     pub samples: usize,
 }
 
@@ -162,9 +201,10 @@ pub struct PolicyReport {
     pub loss: f64,
     /// Of k3; 0 without a reference.
     pub kl: f64,
-    /// Share of tokens whose ratio is above 1 + ε_high with an advantage above 0.
+    /// Share of tokens that are clipped at 1 + ε_high: their ratio, or their sample's, is above it with an advantage
+    /// above 0; of CISPO whatever the advantage.
     pub clipped_high: f64,
-    /// Share of tokens whose ratio is below 1 − ε_low with an advantage below 0.
+    /// The same at 1 − ε_low, with an advantage below 0.
     pub clipped_low: f64,
     /// Greatest |logp − logp_old|: 0 while the weights are those that sampled.
     pub logprob_difference_max: f64,
@@ -192,7 +232,7 @@ fn live_samples<'a>(groups: &'a [Group], grpo: &Grpo) -> Result<(Vec<LiveSample<
             continue;
         };
         let filtered = |sample: &Sample| grpo.overlong == Overlong::Filter && sample.truncated;
-        let counts = |sample: &Sample| !sample.tokens.is_empty() && !filtered(sample);
+        let counts = |sample: &Sample| sample.chosen() > 0 && !filtered(sample);
         let counted = group.samples.iter().zip(advantages).filter(|(sample, _)| counts(sample));
         live.extend(counted.map(|(sample, advantage)| LiveSample { prompt: &group.prompt, sample, advantage }));
     }
@@ -220,20 +260,24 @@ impl PolicyBatch {
     }
 
     fn pack(live: Vec<&LiveSample>, grpo: &Grpo) -> PolicyBatch {
-        let examples: Vec<Example> = live.iter().map(|it| Example::answer(it.prompt, &it.sample.tokens)).collect();
+        let example = |it: &&LiveSample| Example::episode(it.prompt, &it.sample.tokens, &it.sample.given);
+        let examples: Vec<Example> = live.iter().map(example).collect();
         let n = live.len() as f64;
-        let tokens: usize = live.iter().map(|it| it.sample.tokens.len()).sum();
+        let tokens: usize = live.iter().map(|it| it.sample.chosen()).sum();
         let mut terms = Vec::new();
         for it in &live {
             assert_eq!(it.sample.tokens.len(), it.sample.logprobs.len(), "tokens and log-probabilities of a sample");
             let weight = match grpo.aggregation {
-                Aggregation::SequenceMean => 1.0 / (n * it.sample.tokens.len() as f64),
+                Aggregation::SequenceMean => 1.0 / (n * it.sample.chosen() as f64),
                 Aggregation::TokenMean => 1.0 / tokens as f64,
                 Aggregation::Constant(length) => 1.0 / (n * length),
             } as f32;
             terms.resize(terms.len() + it.prompt.len() - 1, PolicyTerm::default());
-            let advantage = it.advantage as f32;
+            let (first, advantage) = (terms.len(), it.advantage as f32);
             terms.extend(it.sample.logprobs.iter().map(|&old| PolicyTerm { advantage, weight, old, reference: 0.0 }));
+            for range in &it.sample.given {
+                terms[first + range.start..first + range.end].fill(PolicyTerm::default());
+            }
         }
         PolicyBatch {
             batch: pack(&examples),
@@ -241,11 +285,12 @@ impl PolicyBatch {
             clip_low: (1.0 - grpo.clip_low) as f32,
             clip_high: (1.0 + grpo.clip_high) as f32,
             kl: grpo.kl as f32,
+            surrogate: grpo.surrogate,
             samples: live.len(),
         }
     }
 
-    /// Log-probabilities of the batch's targets when they were sampled, `[T]`, 0 for prompts.
+    /// Log-probabilities of the batch's targets when they were sampled, `[T]`, 0 where there is none.
     pub fn sampled_logprobs(&self) -> impl Iterator<Item = f32> {
         self.terms.iter().map(|term| term.old)
     }
@@ -259,9 +304,65 @@ impl PolicyBatch {
         self.terms.iter_mut().zip(logprobs).for_each(|(term, logp)| term.reference = *logp);
     }
 
-    /// The objective's −∂loss/∂logp of the targets.
+    /// The objective's −∂loss/∂logp of the targets as a function of each one's log-probability.
+    ///
+    /// # Panics
+    /// If the objective needs more than that; see [`PolicyBatch::coefficients`].
     pub fn coefficient(&self) -> Coefficient<'_> {
+        assert_eq!(self.surrogate, Surrogate::Token, "an objective of which a token's log-probability is not enough");
         Coefficient::Policy(self.policy())
+    }
+
+    /// The objective's −∂loss/∂logp of the targets, `[T]`, given the log-probabilities of all of them under the weights
+    /// that the gradient is taken at. `None` where [`PolicyBatch::coefficient`] does without these.
+    ///
+    /// # Panics
+    /// If there is not one a row.
+    pub fn coefficients(&self, logprobs: &[f32]) -> Option<Vec<f32>> {
+        if self.surrogate == Surrogate::Token {
+            return None;
+        }
+        let factors = self.factors(logprobs);
+        let coefficient = |((term, &logp), factor): ((&PolicyTerm, &f32), &Factor)| {
+            let policy = if factor.clips { 0.0 } else { factor.ratio };
+            let beyond = libm::exp(f64::from(term.reference) - f64::from(logp));
+            let kl = if self.kl == 0.0 { 0.0 } else { f64::from(self.kl) * (1.0 - beyond) };
+            (f64::from(term.weight) * (policy * f64::from(term.advantage) - kl)) as f32
+        };
+        Some(self.terms.iter().zip(logprobs).zip(&factors).map(coefficient).collect())
+    }
+
+    /// What the advantage of each row is multiplied with, `[T]`.
+    fn factors(&self, logprobs: &[f32]) -> Vec<Factor> {
+        assert_eq!(logprobs.len(), self.terms.len(), "log-probabilities and rows");
+        let (low, high) = (f64::from(self.clip_low), f64::from(self.clip_high));
+        let difference = |row: usize| match self.batch.targets[row] {
+            IGNORE => 0.0,
+            _ => f64::from(logprobs[row]) - f64::from(self.terms[row].old),
+        };
+        let mut factors = Vec::with_capacity(logprobs.len());
+        for sample in self.batch.starts.windows(2).map(|pair| pair[0] as usize..pair[1] as usize) {
+            let chosen = self.batch.targets[sample.clone()].iter().filter(|target| **target != IGNORE).count();
+            // In the order of the tokens.
+            let whole = sample.clone().map(difference).sum::<f64>() / chosen.max(1) as f64;
+            factors.extend(sample.map(|row| match self.surrogate {
+                Surrogate::Token => {
+                    let ratio = libm::exp(difference(row));
+                    let clips = self.policy().clips(&self.terms[row], scalar::exp(logprobs[row] - self.terms[row].old));
+                    Factor { ratio, clips, clipped: ratio.clamp(low, high) }
+                }
+                Surrogate::Sequence => {
+                    let ratio = libm::exp(whole);
+                    let clips = self.policy().clips(&self.terms[row], ratio as f32);
+                    Factor { ratio, clips, clipped: ratio.clamp(low, high) }
+                }
+                Surrogate::Weight => {
+                    let weight = libm::exp(difference(row)).clamp(low, high);
+                    Factor { ratio: weight, clips: false, clipped: weight }
+                }
+            }));
+        }
+        factors
     }
 
     /// One a row.
@@ -275,20 +376,22 @@ impl PolicyBatch {
 
     /// What the objective is at these log-probabilities of the targets, `[T]`.
     pub fn report(&self, logprobs: &[f32]) -> PolicyReport {
-        assert_eq!(logprobs.len(), self.terms.len(), "log-probabilities and rows");
+        let factors = self.factors(logprobs);
         let mut sum = PolicyReport::default();
-        let rows = self.terms.iter().zip(logprobs).zip(&self.batch.targets);
-        for ((term, &logp), _) in rows.filter(|(_, target)| **target != IGNORE) {
+        let rows = self.terms.iter().zip(logprobs).zip(&factors).zip(&self.batch.targets);
+        for (((term, &logp), factor), _) in rows.filter(|(_, target)| **target != IGNORE) {
             let [logp64, old, reference] = [logp, term.old, term.reference].map(f64::from);
-            let (ratio, advantage) = (libm::exp(logp64 - old), f64::from(term.advantage));
-            let clipped = ratio.clamp(f64::from(self.clip_low), f64::from(self.clip_high));
-            let policy = (ratio * advantage).min(clipped * advantage);
+            let advantage = f64::from(term.advantage);
+            let policy = match self.surrogate {
+                Surrogate::Weight => factor.ratio * advantage * logp64,
+                _ => (factor.ratio * advantage).min(factor.clipped * advantage),
+            };
             let kl = if self.kl == 0.0 { 0.0 } else { libm::exp(reference - logp64) - (reference - logp64) - 1.0 };
             sum.loss -= f64::from(term.weight) * (policy - f64::from(self.kl) * kl);
             sum.kl += kl;
-            let clips = f64::from(u8::from(self.policy().clips(term, scalar::exp(logp - term.old))));
-            sum.clipped_high += if advantage > 0.0 { clips } else { 0.0 };
-            sum.clipped_low += if advantage > 0.0 { 0.0 } else { clips };
+            let [high, low] = self.clipped(term, factor, logp64 - old);
+            sum.clipped_high += high;
+            sum.clipped_low += low;
             sum.logprob_difference_max = sum.logprob_difference_max.max((logp64 - old).abs());
             sum.tokens += 1;
         }
@@ -300,6 +403,27 @@ impl PolicyBatch {
             ..sum
         }
     }
+
+    /// Whether a token's factor is clipped, from above and from below: 1 or 0.
+    fn clipped(&self, term: &PolicyTerm, factor: &Factor, difference: f64) -> [f64; 2] {
+        let [high, low] = match self.surrogate {
+            Surrogate::Weight => {
+                let ratio = libm::exp(difference);
+                [ratio > f64::from(self.clip_high), ratio < f64::from(self.clip_low)]
+            }
+            _ => [factor.clips && term.advantage > 0.0, factor.clips && term.advantage <= 0.0],
+        };
+        [high, low].map(|clips| f64::from(u8::from(clips)))
+    }
+}
+
+/// What an advantage is multiplied with.
+struct Factor {
+    ratio: f64,
+    /// The same within the limits.
+    clipped: f64,
+    /// Whether the clipped one gives the lesser term, so that no gradient flows.
+    clips: bool,
 }
 
 #[cfg(test)]
@@ -307,6 +431,7 @@ mod tests {
     use super::*;
 
     const PLAIN: Grpo = Grpo {
+        surrogate: Surrogate::Token,
         scale: Scale::Deviation,
         aggregation: Aggregation::TokenMean,
         clip_low: 0.2,
@@ -319,6 +444,7 @@ mod tests {
         let sample = |(i, reward): (usize, &f64)| Sample {
             tokens: vec![7; i + 1],
             logprobs: vec![-1.0; i + 1],
+            given: Vec::new(),
             truncated: i == 2,
             reward: *reward,
         };

@@ -26,6 +26,10 @@ pub mod grpo;
 
 pub mod rollout;
 
+pub mod prompter;
+
+pub mod episode;
+
 pub mod rl;
 
 pub mod distil;

@@ -2,22 +2,26 @@
 //!
 //! ```text
 //! prompts → answers (rollout) → rewards (task) → live groups → mini-batches (grpo) → updates (trainer)
+//! prompts → episodes (episode, with an environment) …
 //! ```
 //! Before the first update every log-probability that was sampled is compared with the one that the training pass
 //! computes. A difference other than 0 is a bug, and stops the step with the weights as they were.
 
+use std::ops::Range;
 use std::sync::Arc;
 
 use thiserror::Error;
 use wels_comm::{Comm, Lost, tree};
-use wels_data::chat::{ChatError, ChatTemplate, Message, RenderOptions};
-use wels_data::tokenizer::{Tokenizer, TokenizerError};
+use wels_device::Coefficient;
 use wels_device::host::random::Key;
 use wels_model::model::{Batch, Model};
 use wels_model::params::Params;
-use wels_tasks::{Item, Prompt, Reward, RewardWeights, Task, TaskError};
+use wels_tasks::{Item, Reward, RewardWeights, Task, TaskError};
 
-use crate::grpo::{BadReward, Group, Grpo, PolicyBatch, PolicyReport, Sample, advantages};
+use crate::episode::play;
+use crate::grpo::{BadReward, Group, Grpo, PolicyBatch, PolicyReport, Sample, Surrogate, advantages};
+use crate::prompter::PromptError;
+pub use crate::prompter::Prompter;
 use crate::rollout::{Answer, Question, RolloutError, RolloutOptions, rollout};
 use crate::trainer::{StepError, StepReport, Trainer};
 
@@ -54,12 +58,9 @@ pub enum RlError {
     /// The task fails.
     #[error(transparent)]
     Task(#[from] TaskError),
-    /// The chat template refuses or fails.
+    /// A question that cannot be put to the model, or an answer that cannot be read.
     #[error(transparent)]
-    Chat(#[from] ChatError),
-    /// Tokens that cannot be text, or the other way round.
-    #[error(transparent)]
-    Tokenizer(#[from] TokenizerError),
+    Prompt(#[from] PromptError),
     /// A reward that is no number.
     #[error(transparent)]
     Reward(#[from] BadReward),
@@ -85,53 +86,14 @@ pub enum RlError {
     },
 }
 
-/// Turns questions into tokens and answers into text.
-pub struct Prompter<'a> {
-    /// The model's.
-    pub tokenizer: &'a Tokenizer,
-    /// What stands around a question; without one a question is text behind BOS, and messages are refused.
-    pub template: Option<&'a ChatTemplate>,
-}
-
-impl Prompter<'_> {
-    /// The tokens that an answer to `prompt` continues.
-    pub fn tokens(&self, prompt: &Prompt) -> Result<Vec<u32>, RlError> {
-        let bos = self.tokenizer.special().bos;
-        match (prompt, self.template) {
-            (Prompt::Text(text), None) => Ok(bos.into_iter().chain(self.tokenizer.encode_ordinary(text)?).collect()),
-            (Prompt::Text(text), Some(template)) => self.rendered(template, &[Message::new("user", text)]),
-            (Prompt::Messages(messages), Some(template)) => self.rendered(template, messages),
-            (Prompt::Messages(_), None) => {
-                let reason = "the task asks in messages, and the model has no chat template".into();
-                Err(RlError::Chat(ChatError::Failed { reason }))
-            }
-        }
-    }
-
-    fn rendered(&self, template: &ChatTemplate, messages: &[Message]) -> Result<Vec<u32>, RlError> {
-        let options = RenderOptions { add_generation_prompt: true, ..RenderOptions::default() };
-        Ok(self.tokenizer.encode(&template.render(messages, &options)?)?)
-    }
-
-    /// An answer's text, without the token that ended it. Ids that the model has and the tokenizer has not
-    /// (vocabularies are often padded) read as U+FFFD.
-    pub fn text(&self, answer: &Answer, stop_tokens: &[u32]) -> Result<String, RlError> {
-        let tokens = match answer.tokens.split_last() {
-            Some((last, before)) if stop_tokens.contains(last) => before,
-            _ => &answer.tokens,
-        };
-        let known = |id: &u32| (*id as usize) < self.tokenizer.vocab_size();
-        let pieces = tokens.split(|id| !known(id)).map(|piece| self.tokenizer.decode(piece));
-        Ok(pieces.collect::<Result<Vec<_>, _>>()?.join("\u{fffd}"))
-    }
-}
-
 /// An answer with its reward.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Rewarded {
     /// As sampled.
     pub answer: Answer,
     pub text: String,
+    /// Bytes of the text that an environment said.
+    pub said: Vec<Range<usize>>,
     /// By component.
     pub reward: Reward,
 }
@@ -166,19 +128,35 @@ pub fn answer(
         questions.push(Question { prompt: prompter.tokens(&item.prompt)?, seed: seed_of(n) });
     }
     let mine = tree::sequences_of(comm.rank(), comm.world(), items.len());
-    let answers = rollout(model, params, &questions[mine.clone()], options, watch).map_err(RlError::from);
-    let reward = |(item, answers): (&Item, Vec<Answer>)| -> Result<Vec<Rewarded>, RlError> {
-        let reward = |answer: Answer| {
-            let text = prompter.text(&answer, &options.stop_tokens)?;
-            let reward = task.reward(item, &text)?;
-            Ok(Rewarded { answer, text, reward })
-        };
-        answers.into_iter().map(reward).collect()
+    let (of_items, of_questions) = (&items[mine.clone()], &questions[mine]);
+    let groups = match task.environment() {
+        Some(environment) => play((model, params), environment, prompter, of_items, of_questions, options, watch),
+        None => rollout(model, params, of_questions, options, watch)
+            .map_err(RlError::from)
+            .and_then(|answers| rewarded(task, prompter, of_items, answers, options)),
     };
-    let groups = answers.and_then(|answers| items[mine].iter().zip(answers).map(reward).collect());
     let groups = exchange(comm, groups)?;
     let answered = items.into_iter().zip(questions).zip(groups);
     Ok(answered.map(|((item, question), answers)| Answered { item, prompt: question.prompt, answers }).collect())
+}
+
+/// Answers of one turn with what the task says of them.
+fn rewarded(
+    task: &dyn Task,
+    prompter: &Prompter,
+    items: &[Item],
+    answers: Vec<Vec<Answer>>,
+    options: &RolloutOptions,
+) -> Result<Vec<Vec<Rewarded>>, RlError> {
+    let reward = |(item, answers): (&Item, Vec<Answer>)| -> Result<Vec<Rewarded>, RlError> {
+        let reward = |answer: Answer| {
+            let text = prompter.text(&answer.tokens, &options.stop_tokens)?;
+            let reward = task.reward(item, &text)?;
+            Ok(Rewarded { answer, text, said: Vec::new(), reward })
+        };
+        answers.into_iter().map(reward).collect()
+    };
+    items.iter().zip(answers).map(reward).collect()
 }
 
 /// The ranks' groups of answers, one rank's after the other's; or the failure of the first rank that has one.
@@ -187,10 +165,11 @@ fn exchange(comm: &dyn Comm, mine: Result<Vec<Vec<Rewarded>>, RlError>) -> Resul
         return mine;
     }
     // Log-probabilities as bits: no number changes on its way.
-    type Wire = Result<Vec<Vec<(Vec<u32>, Vec<u32>, bool, String, Reward)>>, String>;
+    type One = (Vec<u32>, Vec<u32>, Vec<Range<usize>>, bool, (String, Vec<Range<usize>>), Reward);
+    type Wire = Result<Vec<Vec<One>>, String>;
     let wire = |it: Rewarded| {
-        let Answer { tokens, logprobs, truncated } = it.answer;
-        (tokens, logprobs.into_iter().map(f32::to_bits).collect(), truncated, it.text, it.reward)
+        let Answer { tokens, logprobs, given, truncated } = it.answer;
+        (tokens, logprobs.into_iter().map(f32::to_bits).collect(), given, truncated, (it.text, it.said), it.reward)
     };
     let (mine, own): (Wire, _) = match mine {
         Ok(mine) => (Ok(mine.into_iter().map(|group| group.into_iter().map(wire).collect()).collect()), None),
@@ -204,9 +183,9 @@ fn exchange(comm: &dyn Comm, mine: Result<Vec<Vec<Rewarded>>, RlError>) -> Resul
     for (rank, bytes) in gathered.iter().enumerate() {
         let groups: Wire = serde_json::from_slice(bytes).expect("what another rank wrote the same way");
         let groups = groups.map_err(|message| RlError::OnRank { rank, message })?;
-        let back = |(tokens, logprobs, truncated, text, reward): (_, Vec<u32>, _, _, _)| {
+        let back = |(tokens, logprobs, given, truncated, (text, said), reward): One| {
             let logprobs = logprobs.into_iter().map(f32::from_bits).collect();
-            Rewarded { answer: Answer { tokens, logprobs, truncated }, text, reward }
+            Rewarded { answer: Answer { tokens, logprobs, given, truncated }, text, said, reward }
         };
         all.extend(groups.into_iter().map(|group| group.into_iter().map(back).collect()));
     }
@@ -272,7 +251,7 @@ pub fn sample(
         )?;
         rollout.items += options.prompts as u64;
         rollout.tokens +=
-            answered.iter().flat_map(|group| &group.answers).map(|it| it.answer.tokens.len() as u64).sum::<u64>();
+            answered.iter().flat_map(|group| &group.answers).map(|it| it.answer.chosen() as u64).sum::<u64>();
         let dynamic = options.rounds > 1;
         let lives = |group: &Answered| advantages(&totals(group, options), options.grpo.scale).is_some();
         rollout.answered.extend(answered.into_iter().filter(|group| !dynamic || lives(group)));
@@ -304,15 +283,19 @@ pub struct RlReport {
     pub language: f64,
     /// Share of answers that ran into the limit.
     pub truncated: f64,
-    /// Mean tokens of an answer.
+    /// Mean tokens that were sampled of an answer.
     pub length: f64,
+    /// Mean turns of an answer; 1 without an environment.
+    pub turns: f64,
+    /// Mean tokens that an environment put between the turns of an answer.
+    pub observed: f64,
     /// Mean −logp of the sampled tokens: an unbiased estimate of the policy's entropy, nats a token.
     pub entropy: f64,
     /// Share of groups without deviation.
     pub dead_groups: f64,
     /// Tokens that were sampled.
     pub sampled_tokens: u64,
-    /// Tokens that were learnt from: answers of live groups, each behind its prompt.
+    /// Tokens that were learnt from: answers of live groups, each behind its prompt, with what an environment said.
     pub learned_tokens: u64,
     /// Greatest |logp sampled − logp recomputed|: 0, or the step fails.
     pub logprob_difference_max: f64,
@@ -351,7 +334,15 @@ pub fn learn(
     }
     let count = parts.len() as f64;
     for (i, part) in parts.iter().enumerate() {
-        let pass = trainer.gradients(&part.batch, options.micro_rows, part.coefficient())?;
+        // The first part meets the weights that sampled, so that its log-probabilities are known.
+        let current = match (options.grpo.surrogate, i) {
+            (Surrogate::Token, _) => None,
+            (_, 0) => Some(part.sampled_logprobs().collect()),
+            _ => Some(trainer.logprobs(&part.batch, options.micro_rows)?),
+        };
+        let each = current.and_then(|logprobs: Vec<f32>| part.coefficients(&logprobs));
+        let coefficient = each.as_deref().map_or_else(|| part.coefficient(), Coefficient::PerToken);
+        let pass = trainer.gradients(&part.batch, options.micro_rows, coefficient)?;
         if i == 0 {
             compare(part, &pass.logprobs, &mut report)?;
         }
@@ -399,6 +390,7 @@ fn as_group(group: &Answered, options: &RlOptions) -> Group {
     let sample = |(it, reward): (&Rewarded, f64)| Sample {
         tokens: it.answer.tokens.clone(),
         logprobs: it.answer.logprobs.clone(),
+        given: it.answer.given.clone(),
         truncated: it.answer.truncated,
         reward,
     };
@@ -410,7 +402,8 @@ fn summary(rollout: &Rollout, options: &RlOptions) -> RlReport {
     let answers: Vec<&Rewarded> = rollout.answered.iter().flat_map(|group| &group.answers).collect();
     let n = answers.len().max(1) as f64;
     let mean = |value: &dyn Fn(&Rewarded) -> f64| answers.iter().map(|it| value(it)).sum::<f64>() / n;
-    let tokens: usize = answers.iter().map(|it| it.answer.tokens.len()).sum();
+    let tokens: usize = answers.iter().map(|it| it.answer.chosen()).sum();
+    // Of what an environment said it is 0.
     let surprise: f64 = answers.iter().flat_map(|it| &it.answer.logprobs).map(|logp| -f64::from(*logp)).sum();
     RlReport {
         reward: rollout.answered.iter().flat_map(|group| totals(group, options)).sum::<f64>() / n,
@@ -419,6 +412,8 @@ fn summary(rollout: &Rollout, options: &RlOptions) -> RlReport {
         language: mean(&|it| it.reward.language.unwrap_or(0.0)),
         truncated: mean(&|it| f64::from(u8::from(it.answer.truncated))),
         length: tokens as f64 / n,
+        turns: mean(&|it| (it.answer.given.len() + 1) as f64),
+        observed: mean(&|it| (it.answer.tokens.len() - it.answer.chosen()) as f64),
         entropy: surprise / tokens.max(1) as f64,
         sampled_tokens: rollout.tokens,
         ..RlReport::default()

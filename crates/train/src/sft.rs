@@ -3,10 +3,15 @@
 //! A step is [`Trainer::step`](crate::trainer::Trainer::step) on packed [`Example`]s: the mean loss over the
 //! assistant's tokens of the whole batch.
 
+use std::ops::Range;
+
 use wels_data::chat::{ChatError, ChatTemplate, Message, RenderOptions, Segment, completion, encode_segments};
 use wels_data::tokenizer::Tokenizer;
+use wels_tasks::Prompt;
+use wels_tasks::environment::{Demonstration, Said};
 
 use crate::example::Example;
+use crate::prompter::{PromptError, Prompter};
 
 /// The examples of a conversation: one, or, for templates that show past turns otherwise than the model wrote them (as
 /// R1's does), one for each answer.
@@ -65,5 +70,60 @@ pub fn answer(
     let options = RenderOptions { add_generation_prompt: true, ..RenderOptions::default() };
     let prompt = template.render(&[Message::new("user", question)], &options)?;
     let (tokens, learn) = encode_segments(tokenizer, &completion(&prompt, answer, template.eos()))?;
+    Ok(Example { tokens, learn })
+}
+
+/// The example of a played episode, whose tokens are those that a rollout would have: each turn by itself, behind the
+/// prompt; learnt is what the model says, and that it ends its answer.
+///
+/// # Errors
+/// [`PromptError`] as described there.
+pub fn demonstration(prompter: &Prompter, played: &Demonstration) -> Result<Example, PromptError> {
+    let eos = prompter.tokenizer.special().eos;
+    let mut tokens = prompter.tokens(&played.prompt)?;
+    let mut learn = vec![false; tokens.len()];
+    for (at, said) in played.turns.iter().enumerate() {
+        match said {
+            Said::Model(text) => {
+                tokens.extend(prompter.tokenizer.encode(text)?);
+                tokens.extend(eos.filter(|_| at + 1 == played.turns.len()));
+            }
+            Said::Environment(observation) => tokens.extend(prompter.observation(observation, false)?),
+        }
+        learn.resize(tokens.len(), matches!(said, Said::Model(_)));
+    }
+    Ok(Example { tokens, learn })
+}
+
+/// The example of an answer as it was sampled, of which an environment said the bytes `said`, in order: each turn by
+/// itself, as it was in the rollout. Without any this is [`answer`].
+///
+/// # Errors
+/// [`PromptError`] as described there.
+pub fn transcript(
+    prompter: &Prompter,
+    question: &str,
+    answer: &str,
+    said: &[Range<usize>],
+) -> Result<Example, PromptError> {
+    if let (true, Some(template)) = (said.is_empty(), prompter.template) {
+        return Ok(self::answer(prompter.tokenizer, template, question, answer)?);
+    }
+    let mut tokens = prompter.tokens(&Prompt::Text(question.to_owned()))?;
+    let mut learn = vec![false; tokens.len()];
+    let mut add = |text: &str, learns: bool| -> Result<(), PromptError> {
+        tokens.extend(prompter.tokenizer.encode(text)?);
+        learn.resize(tokens.len(), learns);
+        Ok(())
+    };
+    let mut from = 0;
+    for range in said {
+        add(&answer[from..range.start], true)?;
+        add(&answer[range.clone()], false)?;
+        from = range.end;
+    }
+    add(&answer[from..], true)?;
+    tokens.extend(prompter.tokenizer.special().eos);
+    learn.resize(tokens.len(), true);
     Ok(Example { tokens, learn })
 }

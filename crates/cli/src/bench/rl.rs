@@ -17,7 +17,7 @@ use wels_model::tape::Execution;
 use wels_pipeline::refusal::refuse;
 use wels_pipeline::words::short;
 use wels_runs::machine;
-use wels_train::grpo::{Aggregation, Group, Grpo, Overlong, PolicyBatch, Sample, Scale};
+use wels_train::grpo::{Aggregation, Group, Grpo, Overlong, PolicyBatch, Sample, Scale, Surrogate};
 use wels_train::muon::Rule;
 use wels_train::rollout::{Answer, Question, RolloutOptions, rollout};
 use wels_train::schedule::{Decay, LearningRate, Switch};
@@ -30,6 +30,7 @@ use crate::output;
 
 /// The objective: DAPO's, without KL.
 const GRPO: Grpo = Grpo {
+    surrogate: Surrogate::Token,
     scale: Scale::Deviation,
     aggregation: Aggregation::TokenMean,
     clip_low: 0.2,
@@ -204,6 +205,8 @@ fn options(args: &RlArgs) -> RolloutOptions {
     RolloutOptions {
         samples: args.samples as usize,
         max_tokens: args.tokens as usize,
+        turns: 1,
+        turn_tokens: args.tokens as usize,
         temperature: 1.0,
         stop_tokens: Vec::new(),
         running: args.running as usize,
@@ -216,6 +219,7 @@ fn group((question, answers): (Question, Vec<Answer>)) -> Group {
     let sample = |(i, it): (usize, Answer)| Sample {
         tokens: it.tokens,
         logprobs: it.logprobs,
+        given: it.given,
         truncated: it.truncated,
         reward: (i % 2) as f64,
     };

@@ -15,7 +15,7 @@ use crate::lab::{Lab, Numbers, wait_until};
 const KILLS: usize = 24;
 
 /// Stages whose weights and metrics are compared.
-const TRAINED: [&str; 6] = ["pretrain", "base", "reinforced", "student", "drawn", "corrected"];
+const TRAINED: [&str; 8] = ["pretrain", "base", "reinforced", "shown", "played", "student", "drawn", "corrected"];
 
 /// Behind the lab's own recipe.
 const STAGES: &str = r#"
@@ -48,6 +48,37 @@ reference_every = 4
 reward_format = 1.0
 learning_rate = 1e-3
 checkpoint_every = 3
+
+[[stage]]
+name = "shown"
+kind = "sft"
+from = "base"
+data = "demonstrations"
+task = "files"
+traces = 300
+trace_direct = 0.6
+batch_tokens = 512
+gradient_shards = 8
+learning_rate = 5e-3
+checkpoint_every = 3
+
+[[stage]]
+name = "played"
+kind = "rl"
+from = "shown"
+task = "files"
+objective = "gspo"
+reward_format = 1.0
+loss_mean = "sequence"
+steps = 6
+prompts = 6
+samples = 6
+max_tokens = 40
+max_turns = 3
+mini_batches = 2
+gradient_shards = 8
+learning_rate = 1e-3
+checkpoint_every = 2
 
 [[stage]]
 name = "samples"
@@ -182,6 +213,10 @@ fn check_uninterrupted(lab: &Lab) {
     let rl = metrics(lab, "whole", "reinforced");
     assert!(rl.iter().all(|line| line["logprob_difference_max"] == 0.0));
     assert!(rl.iter().any(|line| line["updates"].as_u64() > Some(0)), "no group was live: nothing is tested");
+    let played = metrics(lab, "whole", "played");
+    assert!(played.iter().all(|line| line["logprob_difference_max"] == 0.0));
+    assert!(played.iter().any(|line| line["observed"].as_f64() > Some(0.0) && line["turns"].as_f64() > Some(1.0)));
+    assert!(played.iter().any(|line| line["updates"].as_u64() > Some(0)), "no group was live: nothing is tested");
     // So small a model makes no right answer, so what is kept is nothing; the parts hold what was sampled.
     assert_eq!(text(lab, "whole", "samples/part-0001.jsonl").lines().count(), (200 - 128) * 4);
     for name in ["drawn", "corrected"] {
@@ -193,7 +228,7 @@ fn check_uninterrupted(lab: &Lab) {
     }
     assert!(metrics(lab, "whole", "corrected").iter().all(|line| line["logprob_difference_max"] == 0.0));
     // Answers may be shorter than assumed; a token takes what was planned.
-    for stage in ["reinforced", "corrected"] {
+    for stage in ["reinforced", "played", "corrected"] {
         let line = format!("account {stage}: operations ");
         let (_, account) = whole.stderr.split_once(&line).unwrap_or_else(|| panic!("{line}: {whole:?}"));
         let (actual, planned) = account.lines().next().unwrap().split_once(", planned ").unwrap();
@@ -223,8 +258,7 @@ fn killed_stages_end_like_the_uninterrupted_ones() {
     while kills < KILLS {
         let name = format!("killed-{run}");
         let file = recipe(&lab, &name);
-        for at in ["pretrain", "base", "reinforced", "reinforced", "samples", "student", "drawn", "corrected", "scores"]
-        {
+        for at in ["pretrain", "base", "reinforced", "played", "samples", "student", "drawn", "corrected", "scores"] {
             let [ranks, sharing] = layout();
             let mut child = lab.start(&["run", &file, "--ranks", &ranks, "--expert-parallel", &sharing]);
             let seen = |lab: &Lab| lines(lab, &name, at) + files(lab, &name, at);
@@ -266,6 +300,19 @@ fn a_stage_without_its_model_or_task_is_refused_in_words() {
     let cases = [
         (&stranger[..], "the teacher pretrain has a vocabulary of 400 tokens, and the student of 500"),
         ("[[stage]]\nname = \"a\"\nkind = \"rl\"\ntask = \"chess\"\n", "there is no task 'chess'"),
+        ("[[stage]]\nname = \"a\"\nkind = \"rl\"\ntask = \"sums+abacus\"\n", "there is no tool 'abacus'"),
+        ("[[stage]]\nname = \"a\"\nkind = \"rl\"\ntask = \"countdown+search\"\n", "bring nothing for the tool search"),
+        ("[[stage]]\nname = \"a\"\nkind = \"rl\"\ntask = \"env:guess\"\n", "guess is no program that plays episodes"),
+        ("[[stage]]\nname = \"a\"\nkind = \"rl\"\nmax_turns = 0\n", "max_turns must be 1 or more"),
+        (
+            "[[stage]]\nname = \"a\"\nkind = \"rl\"\nobjective = \"ppo\"\n",
+            "must be one of \"grpo\", \"gspo\", \"cispo\"",
+        ),
+        ("[[stage]]\nname = \"a\"\nkind = \"sft\"\ndata = \"demonstrations\"\n", "task names the environment of"),
+        (
+            "[[stage]]\nname = \"a\"\nkind = \"sft\"\ntask = \"files\"\n",
+            "is the environment of data = \"demonstrations\"",
+        ),
         ("[[stage]]\nname = \"a\"\nkind = \"sft\"\n", "the tokenizer has no chat template"),
         ("[[stage]]\nname = \"a\"\nkind = \"distil\"\nteacher = \"nowhere\"\n", "nowhere is no model"),
         ("[[stage]]\nname = \"a\"\nkind = \"distil\"\nanswers = \"own\"\nepochs = 2\n", "unknown key 'epochs'"),
@@ -350,6 +397,70 @@ fn answers_are_judged_by_a_program_of_ones_own() {
     fs::remove_file(lab.at("judge")).unwrap();
     let said = lab.wels(&["run", &recipe("gone")]);
     assert!(said.failure().contains("judge cannot be started: No such file"), "{said:?}");
+}
+
+/// Writes the program of docs/environments.md, which plays episodes, with a line more before it answers.
+fn write_player(lab: &Lab, body: &str) {
+    use std::os::unix::fs::PermissionsExt;
+    const PAGE: &str = include_str!("../../../../docs/environments.md");
+    let program = PAGE.split("```python\n").nth(1).unwrap().split("```").next().unwrap();
+    let answers = "    print(json.dumps(said), flush=True)";
+    assert!(program.contains(answers), "{program}");
+    fs::write(lab.at("player"), program.replace(answers, &format!("    {body}\n{answers}"))).unwrap();
+    fs::set_permissions(lab.at("player"), fs::Permissions::from_mode(0o755)).unwrap();
+}
+
+#[test]
+fn episodes_are_played_by_a_program_of_ones_own() {
+    let lab = Lab::new();
+    let recipe = |name: &str| {
+        let asked = "task = \"env:./player\"\nmax_tokens = 40\nmax_turns = 3\n";
+        let base = &STAGES[..STAGES.find("[[stage]]\nname = \"reinforced\"").unwrap()];
+        let stages = format!(
+            "{base}[[stage]]\nname = \"played\"\nkind = \"rl\"\nfrom = \"base\"\nsteps = 2\nprompts = 3\nsamples = 4\n\
+             checker_seconds = 3\nlearning_rate = 1e-3\ncheckpoint_every = 1\n{asked}\n[[stage]]\nname = \"scores\"\n\
+             kind = \"score\"\nmodels = [\"played\"]\nitems = 6\n{asked}"
+        );
+        let file = self::recipe(&lab, name);
+        fs::write(lab.at(&file), fs::read_to_string(lab.at(&file)).unwrap().replace(STAGES, &stages)).unwrap();
+        file
+    };
+    write_player(&lab, "pass");
+    lab.done(&["run", &recipe("honest")]);
+    let lines = metrics(&lab, "honest", "played");
+    assert!(lines.iter().all(|line| line["logprob_difference_max"] == 0.0), "{lines:?}");
+    assert!(lines.iter().any(|line| line["turns"].as_f64() > Some(1.0)), "{lines:?}");
+    let shown = lines.iter().flat_map(|line| line["samples"].as_array().unwrap()).map(Value::to_string);
+    assert!(shown.collect::<String>().contains("<｜User｜>"), "what is said between the turns is shown");
+    assert!(text(&lab, "honest", "scores/scores.json").contains("accuracy"));
+
+    let file = recipe("mended");
+    write_player(&lab, "if int(asked['id']) > 40: import time; time.sleep(1000)");
+    let said = lab.wels(&["run", &file]);
+    let failure = said.failure();
+    assert!(
+        failure.contains("player gave no answer within 3 s to ") && failure.contains("\nhint: docs/environments.md")
+    );
+    write_player(&lab, "pass");
+    lab.done(&["run", "runs/mended"]);
+    assert_eq!(weights(&lab, "mended", "played"), weights(&lab, "honest", "played"));
+
+    let eval = |model: &str, more: &[&str]| {
+        let asked = ["eval", model, "--task", "env:./player", "--items", "5", "--max-tokens", "40", "--max-turns", "2"];
+        lab.done(&[&asked[..], more].concat())
+    };
+    let said = eval("runs/honest/played", &["--out", "a", "--json"]);
+    let scores: Value = serde_json::from_str(&said.stdout).unwrap_or_else(|_| panic!("{said:?}"));
+    assert!(scores["items"] == 5 && scores["turns"].as_f64() >= Some(1.0), "{scores}");
+    assert!(
+        eval("runs/mended/played", &["--out", "b", "--parallel", "2"])
+            .stdout
+            .contains("of 5 items right, 95% interval")
+    );
+    assert_eq!(fs::read(lab.at("a/env___player.jsonl")).unwrap(), fs::read(lab.at("b/env___player.jsonl")).unwrap());
+    assert!(lab.done(&["eval", "--compare", "a", "b"]).stdout.contains("no significant difference"));
+    let endless = lab.wels(&["eval", "runs/honest/played", "--task", "calculator", "--out", "c"]);
+    assert!(endless.failure().contains("the task has items without end"), "{endless:?}");
 }
 
 #[test]

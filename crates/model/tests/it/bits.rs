@@ -99,6 +99,7 @@ fn gradients_are_complete_when_their_layer_is() {
                 coefficient: Coefficient::Uniform(0.1),
                 mtp_coefficient: 0.3,
                 balance_coefficient: 0.01,
+                indexer_coefficient: 0.1,
                 teacher: None,
             };
             model.accumulate(&params, &mut grads, &execution, &batch, &objective, &mut Losses::default());

@@ -12,7 +12,7 @@ use wels_runs::checkpoint::Checkpoint;
 use wels_runs::plan::pictures::draw_flops;
 use wels_runs::recipe::{AdvantageScale, DrawRl, StageSection};
 use wels_scenes::{Kind, Scene, Split, World};
-use wels_train::grpo::{Aggregation, Grpo, Overlong, Scale};
+use wels_train::grpo::{Aggregation, Grpo, Overlong, Scale, Surrogate};
 use wels_train::janus::JanusTrainer;
 use wels_train::janus::policy::{self, PictureOptions, PictureReport};
 
@@ -114,6 +114,7 @@ fn options(of: &DrawRl, seed: u64) -> PictureOptions {
     PictureOptions {
         pictures: of.samples,
         grpo: Grpo {
+            surrogate: Surrogate::Token,
             scale: match of.advantage_scale {
                 AdvantageScale::Deviation => Scale::Deviation,
                 AdvantageScale::SampleDeviation => Scale::SampleDeviation,

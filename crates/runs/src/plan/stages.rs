@@ -19,8 +19,8 @@ use wels_model::janus::config::JanusConfig;
 
 use super::{Activations, F32, LearningPlan, PROGRAM_BYTES, StagePlan, training_memory};
 use crate::recipe::{
-    Answering, Answers, Distil, Optimization, OwnAnswers, Rl, Rollouts, SampleAndFilter, Score, StageSection, Start,
-    Supervised, Work,
+    Answering, Answers, Distil, Optimization, OwnAnswers, PolicyObjective, Rl, Rollouts, SampleAndFilter, Score,
+    StageSection, Start, Supervised, Work,
 };
 
 /// The assumed length of an answer, as a share of `max_tokens`.
@@ -88,10 +88,11 @@ impl TokenFlops {
 }
 
 /// Forward passes of what reinforcement learns from, besides those of learning: the reference's, and one of all
-/// mini-batches but the first.
+/// mini-batches but the first, which GSPO and CISPO need anew before each of these is learnt.
 pub fn forward_passes(section: &Rl) -> f64 {
     let parts = section.rollouts.mini_batches as f64;
-    f64::from(u8::from(section.kl > 0.0)) + (parts - 1.0) / parts
+    let each = if section.objective == PolicyObjective::Grpo { 1.0 } else { 2.0 };
+    f64::from(u8::from(section.kl > 0.0)) + each * (parts - 1.0) / parts
 }
 
 /// Operations of one token in an example of `tokens`, with what a teacher makes of it.

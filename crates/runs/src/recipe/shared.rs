@@ -96,6 +96,25 @@ pub enum LossMean {
     Constant,
 }
 
+/// Words for what advantages are multiplied with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum PolicyObjective {
+    /// The ratio of a token, clipped where that gives the lesser term.
+    Grpo,
+    /// The ratio of an answer, normalised by its length, likewise.
+    Gspo,
+    /// The clipped ratio of a token, as a weight of its log-probability.
+    Cispo,
+}
+
+impl PolicyObjective {
+    pub(super) fn resolve(s: &mut Section) -> Result<PolicyObjective, RecipeError> {
+        use PolicyObjective::{Cispo, Grpo, Gspo};
+        s.word("objective", &[("grpo", Grpo), ("gspo", Gspo), ("cispo", Cispo)])
+    }
+}
+
 impl AdvantageScale {
     pub(super) fn resolve(s: &mut Section) -> Result<AdvantageScale, RecipeError> {
         use AdvantageScale::{Deviation, None, SampleDeviation};

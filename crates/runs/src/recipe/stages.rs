@@ -10,7 +10,9 @@ use super::named::joined;
 use super::optimizer::{Defaults, OF_EXAMPLES, OF_REINFORCEMENT, OF_TUNING};
 use super::pictures::{DrawRl, DrawScore, JanusTraining, VqTraining};
 use super::reader::{RecipeError, Section};
-use super::shared::{AdvantageScale, LossMean, NOT_NEGATIVE, Optimization, PROBABILITY, RecipeContext, place};
+use super::shared::{
+    AdvantageScale, LossMean, NOT_NEGATIVE, Optimization, PROBABILITY, PolicyObjective, RecipeContext, place,
+};
 use super::work::Work;
 use super::{ModelSection, PRETRAIN, Precision, precision_word};
 
@@ -33,6 +35,11 @@ struct Sampling {
     samples: usize,
 }
 
+/// `data` of worked puzzles.
+pub const TRACES: &str = "traces";
+/// `data` of played episodes.
+pub const DEMONSTRATIONS: &str = "demonstrations";
+
 /// Where the weights of a stage come from.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 #[serde(untagged)]
@@ -52,26 +59,31 @@ pub enum Start {
 /// `[[stage]]` of kind `pretrain` or `sft`
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Supervised {
-    /// What is learnt: "traces" for worked puzzles, the name of a stage that samples, or a JSONL file of
-    /// conversations, which `hf://datasets/ORG/NAME[@REVISION]/PATH` names on a hub.
+    /// What is learnt: "traces" for worked puzzles, "demonstrations" for played episodes of an environment, the name of
+    /// a stage that samples, or a JSONL file of conversations, which `hf://datasets/ORG/NAME[@REVISION]/PATH` names on
+    /// a hub.
     pub data: String,
+    /// The environment of "demonstrations"; see [environments](environments.md).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub task: Option<TaskName>,
     /// How often all of it is learnt.
     pub epochs: u64,
     /// Tokens of one step, as many whole examples as fit.
     pub batch_tokens: usize,
-    /// Examples of "traces".
+    /// Examples of "traces" or "demonstrations".
     pub traces: u64,
     /// Most tries of a trace.
     pub trace_tries: usize,
     /// Each try of a trace is the nearest to the target of this many candidates; 1 for any.
     pub trace_nearest_of: usize,
-    /// Probability that an equation of a trace is wrong.
+    /// Probability that an equation of a trace, or a call of a demonstration, is wrong.
     pub trace_slips: f64,
     /// Probability that the first try of a trace is right.
     pub trace_luck: f64,
-    /// Probability of an answer without a try.
+    /// Probability of an answer without a try, or without a call.
     pub trace_direct: f64,
-    /// Each trace takes one of these as its probability of giving up after a failed try.
+    /// Each trace takes one of these as its probability of giving up after a failed try; each demonstration after a
+    /// call that is not the last.
     pub trace_quit: Vec<f64>,
     /// How it is optimized.
     #[serde(flatten)]
@@ -93,12 +105,15 @@ pub enum OverlongRule {
     Penalty,
 }
 
-/// A task as recipes name it, `[STYLE:]NAME[=FILE]`. A name with a `/` is a program of one's own, which judges answers.
+/// A task as recipes name it, `[STYLE:]NAME[+TOOL][=FILE]`. A name with a `/` is a program of one's own, which judges
+/// answers, or behind `env:` plays episodes.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TaskName {
     /// How it is asked.
     pub style: Option<String>,
-    /// What is asked, or who judges.
+    /// Whether the program plays.
+    pub plays: bool,
+    /// What is asked, or who judges or plays.
     pub name: String,
     /// Where questions stand.
     pub file: Option<PathBuf>,
@@ -108,16 +123,18 @@ impl TaskName {
     /// Takes `text` apart; paths are relative to `folder`.
     pub fn parse(text: &str, folder: &Path) -> TaskName {
         let (style, rest) = match text.split_once(':') {
-            Some((style, rest)) if !style.contains(['=', '/']) => (Some(style.to_string()), rest),
+            Some((style, rest)) if !style.contains(['=', '/']) && style != PLAYS => (Some(style.to_string()), rest),
             _ => (None, text),
         };
+        let played = rest.strip_prefix(PLAYS).and_then(|rest| rest.strip_prefix(':'));
+        let (plays, rest) = (played.is_some(), played.unwrap_or(rest));
         let (name, file) =
             rest.split_once('=').map_or((rest, None), |(name, file)| (name, Some(joined(folder, file).into())));
         let name = if name.contains('/') { folder.join(name).display().to_string() } else { name.to_string() };
-        TaskName { style, name, file }
+        TaskName { style, plays, name, file }
     }
 
-    /// The program that judges the answers, where there is one.
+    /// The program that judges the answers or plays, where there is one.
     pub fn program(&self) -> Option<&Path> {
         self.name.contains('/').then(|| Path::new(&self.name))
     }
@@ -126,8 +143,9 @@ impl TaskName {
 impl fmt::Display for TaskName {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let style = self.style.iter().map(|style| format!("{style}:"));
+        let plays = if self.plays { format!("{PLAYS}:") } else { String::new() };
         let file = self.file.iter().map(|file| format!("={}", file.display()));
-        write!(f, "{}{}{}", style.collect::<String>(), self.name, file.collect::<String>())
+        write!(f, "{}{plays}{}{}", style.collect::<String>(), self.name, file.collect::<String>())
     }
 }
 
@@ -137,17 +155,26 @@ impl Serialize for TaskName {
     }
 }
 
+/// Before the name of a program that plays.
+const PLAYS: &str = "env";
+
 /// `[[stage]]` of every kind that samples: answers
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Answering {
-    /// What is asked, `[STYLE:]NAME[=FILE]`; see [tasks](tasks.md). The file may be `hf://datasets/ORG/NAME/PATH`.
+    /// What is asked, `[STYLE:]NAME[+TOOL][=FILE]`; see [tasks](tasks.md) and [environments](environments.md). The file
+    /// may be `hf://datasets/ORG/NAME/PATH`.
     pub task: TaskName,
-    /// Seconds that a program of one's own may take to judge an answer: no bit of the result.
+    /// Seconds that a program of one's own may take to judge an answer, or for a step of its environment: no bit of the
+    /// result.
     pub checker_seconds: f64,
     /// Answers to each prompt: 16 in `rl`, 4 in `sample_and_filter`, else 1.
     pub samples: usize,
-    /// The most tokens of an answer.
+    /// The most tokens of an answer; in an environment of all its turns, with what is said between them.
     pub max_tokens: usize,
+    /// In an environment the most turns of an answer.
+    pub max_turns: usize,
+    /// In an environment the most tokens of a turn.
+    pub max_turn_tokens: usize,
     /// Answers that are sampled at the same time: speed and memory, no bit of the result.
     pub running: usize,
 }
@@ -172,8 +199,12 @@ pub struct Rl {
     /// What is asked, and how often.
     #[serde(flatten)]
     pub rollouts: Rollouts,
-    /// Rounds of sampling at most, until `prompts` groups have rewards that differ; 1 takes what comes.
+    /// Rounds of sampling at most, until `prompts` groups have rewards that differ (DAPO's dynamic sampling); 1 takes
+    /// what comes.
     pub sampling_rounds: usize,
+    /// What advantages are multiplied with: "grpo" if left out, the ratio of a token; "gspo", that of an answer; or
+    /// "cispo", the clipped ratio of a token as a weight. See [tasks](tasks.md#the-objective).
+    pub objective: PolicyObjective,
     /// What advantages are divided by: "deviation" if left out, "sample_deviation", or "none".
     pub advantage_scale: AdvantageScale,
     /// How tokens are added up: "token" if left out, "sequence", or "constant".
@@ -374,7 +405,14 @@ impl Start {
 impl Supervised {
     fn resolve(s: &mut Section, context: &RecipeContext, defaults: &Defaults) -> Result<Supervised, RecipeError> {
         let data: String = s.get_or("data", "traces".into())?;
-        let data = if data == "traces" { data } else { place(data, context) };
+        let data = if [TRACES, DEMONSTRATIONS].contains(&data.as_str()) { data } else { place(data, context) };
+        let task: Option<String> = s.get("task")?;
+        match (&task, data == DEMONSTRATIONS) {
+            (None, true) => return Err(s.wrong("task", "names the environment of \"demonstrations\", and is missing")),
+            (Some(_), false) => return Err(s.wrong("task", "is the environment of data = \"demonstrations\" alone")),
+            _ => {}
+        }
+        let task = task.map(|task| TaskName::parse(&task, context.folder.path));
         let trace_quit: Vec<f64> = s.get_or("trace_quit", vec![0.75, 0.45, 0.05])?;
         if trace_quit.is_empty() || !trace_quit.iter().all(|x| PROBABILITY(*x)) {
             return Err(s.wrong("trace_quit", "must be a list of probabilities"));
@@ -384,6 +422,7 @@ impl Supervised {
         start.check_lora(s, &optimization)?;
         Ok(Supervised {
             data,
+            task,
             epochs: s.get_where("epochs", 1, |n| (1..=1000).contains(&n), "1 to 1000")?,
             batch_tokens: s.get_where("batch_tokens", 4096, |n| n > 0, "1 or more")?,
             traces: s.get_where("traces", 10_000, |n| (1..=100_000_000).contains(&n), "1 to 100000000")?,
@@ -414,6 +453,7 @@ impl Rl {
         Ok(Rl {
             rollouts,
             sampling_rounds: s.get_where("sampling_rounds", 1, |n| n > 0, "1 or more")?,
+            objective: PolicyObjective::resolve(s)?,
             advantage_scale: AdvantageScale::resolve(s)?,
             loss_mean: LossMean::resolve(s)?,
             clip_low,
@@ -474,6 +514,7 @@ impl OwnAnswers {
 impl Answering {
     fn resolve(s: &mut Section, context: &RecipeContext, samples: usize) -> Result<Answering, RecipeError> {
         let task: String = s.get_or("task", "countdown".into())?;
+        let max_tokens = s.get_where("max_tokens", 256, |n| n > 0, "1 or more")?;
         Ok(Answering {
             task: TaskName::parse(&task, context.folder.path),
             checker_seconds: s.get_where(
@@ -483,7 +524,9 @@ impl Answering {
                 "greater than 0, up to 1e6",
             )?,
             samples: s.get_where("samples", samples, |n| n > 0, "1 or more")?,
-            max_tokens: s.get_where("max_tokens", 256, |n| n > 0, "1 or more")?,
+            max_tokens,
+            max_turns: s.get_where("max_turns", 8, |n| n > 0, "1 or more")?,
+            max_turn_tokens: s.get_where("max_turn_tokens", max_tokens, |n| n > 0, "1 or more")?,
             running: s.get_where("running", 64, |n| n > 0, "1 or more")?,
         })
     }
@@ -543,11 +586,15 @@ mod tests {
             ("chat:number=x=y.jsonl", "chat:number=/data/x=y.jsonl"),
             ("./judge.py=q.jsonl", "/data/./judge.py=/data/q.jsonl"),
             ("r1-zero:/bin/judge=/q.jsonl", "r1-zero:/bin/judge=/q.jsonl"),
+            ("env:./play.py", "env:/data/./play.py"),
+            ("chat:env:./play.py=q.jsonl", "chat:env:/data/./play.py=/data/q.jsonl"),
+            ("gsm8k+python=a.jsonl", "gsm8k+python=/data/a.jsonl"),
         ] {
             let name = TaskName::parse(text, Path::new("/data"));
             assert_eq!(name.to_string(), written);
             assert_eq!(TaskName::parse(written, Path::new("/elsewhere")), name);
             assert_eq!(name.program().is_some(), text.contains('/'));
+            assert_eq!(name.plays, text.contains("env:"));
         }
     }
 }

@@ -4,6 +4,7 @@ mod benchmarks;
 mod external;
 mod maths;
 mod oracle;
+mod played;
 mod unicode;
 
 use std::path::PathBuf;

@@ -88,6 +88,7 @@ pub fn step(
     let sample = |prompt: usize, drawn: &Drawn| Sample {
         tokens: drawn.codes.clone(),
         logprobs: drawn.logprobs.clone(),
+        given: Vec::new(),
         truncated: false,
         reward: reward(prompt, &drawn.codes),
     };

@@ -5,13 +5,13 @@ use serde_json::Value;
 use std::path::PathBuf;
 use wels_cpu::testing::device;
 use wels_device::host::random::Key;
-use wels_device::{IGNORE, Tensor};
+use wels_device::{Coefficient, IGNORE, Tensor};
 use wels_model::config::ModelConfig;
 use wels_model::model::{Losses, Model, Objective};
 use wels_model::names::{ParamKind, Role, hf_tensors};
 use wels_model::params::Params;
 use wels_model::tape::Execution;
-use wels_train::grpo::{Aggregation, Group, Grpo, Overlong, PolicyBatch, Sample, Scale, advantages};
+use wels_train::grpo::{Aggregation, Group, Grpo, Overlong, PolicyBatch, Sample, Scale, Surrogate, advantages};
 
 /// Greatest difference of a vector, as a part of its norm.
 const TOLERANCE: f64 = 1e-5;
@@ -42,6 +42,11 @@ fn close(what: &str, got: &[f64], expected: &[f64]) {
 fn objective(variant: &Value) -> Grpo {
     let number = |key: &str| variant[key].as_f64().expect(key);
     Grpo {
+        surrogate: match variant["surrogate"].as_str().expect("surrogate") {
+            "token" => Surrogate::Token,
+            "sequence" => Surrogate::Sequence,
+            _ => Surrogate::Weight,
+        },
         scale: match variant["scale"].as_str().expect("scale") {
             "deviation" => Scale::Deviation,
             "sample_deviation" => Scale::SampleDeviation,
@@ -73,6 +78,7 @@ fn recorded(oracle: &Value) -> (Vec<Group>, Vec<Vec<Vec<f32>>>) {
         groups[group].samples.push(Sample {
             tokens: ids(&sample["answer"]),
             logprobs: floats(&sample["logprobs"]),
+            given: Vec::new(),
             truncated: false,
             reward: sample["reward"].as_f64().expect("reward"),
         });
@@ -98,7 +104,7 @@ fn advantages_kl_loss_and_gradients_are_pytorchs() {
     let (groups, references) = recorded(&oracle);
     let (model, params) = model("deepseek_v3_no_q_lora");
     let variants = oracle["variants"].as_array().expect("variants");
-    assert_eq!(variants.len(), 5);
+    assert_eq!(variants.len(), 10);
     for variant in variants {
         let name = variant["name"].as_str().expect("name");
         let grpo = objective(variant);
@@ -124,15 +130,19 @@ fn advantages_kl_loss_and_gradients_are_pytorchs() {
 
         let mut grads = model.grads(&device());
         grads.begin();
+        let execution = Execution::new(device());
+        // Objectives of more than a token's own log-probability need those of the whole batch before.
+        let each = policy.coefficients(&model.logprobs(&params, &execution, &policy.batch));
+        assert_eq!(each.is_none(), grpo.surrogate == Surrogate::Token);
+        let coefficient = each.as_deref().map_or_else(|| policy.coefficient(), Coefficient::PerToken);
         let objective = Objective {
-            coefficient: policy.coefficient(),
+            coefficient,
             mtp_coefficient: 0.0,
             balance_coefficient: 0.0,
             indexer_coefficient: 0.0,
             teacher: None,
         };
         let mut losses = Losses::default();
-        let execution = Execution::new(device());
         let logprobs = model.accumulate(&params, &mut grads, &execution, &policy.batch, &objective, &mut losses);
         grads.finish();
 
@@ -145,7 +155,7 @@ fn advantages_kl_loss_and_gradients_are_pytorchs() {
         assert!(report.clipped_high + report.clipped_low <= number("outside") + TOLERANCE, "{name}: {report:?}");
         let token_gradients = variant["token_gradients"].as_array().expect("token_gradients").iter();
         let token_gradients: Vec<f64> = token_gradients.flat_map(numbers).collect();
-        let got: Vec<f64> = rows.iter().map(|&row| -f64::from(policy.coefficient().at(row, logprobs[row]))).collect();
+        let got: Vec<f64> = rows.iter().map(|&row| -f64::from(coefficient.at(row, logprobs[row]))).collect();
         close(&format!("{name}: gradients of log-probabilities"), &got, &token_gradients);
         compare_weights(name, variant, model.config(), grads.values());
     }

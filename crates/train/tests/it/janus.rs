@@ -12,7 +12,7 @@ use wels_model::presets;
 use wels_model::schedule::{Decay, LearningRate, Switch};
 use wels_model::tape::Execution;
 use wels_train::example::Example;
-use wels_train::grpo::{Aggregation, Grpo, Overlong, Scale};
+use wels_train::grpo::{Aggregation, Grpo, Overlong, Scale, Surrogate};
 use wels_train::janus::policy::{self, PictureError, PictureOptions};
 use wels_train::janus::trainer::is_language;
 use wels_train::janus::{JanusExample, JanusTrainer, Weights, pack};
@@ -227,8 +227,15 @@ fn a_loss_that_is_no_number_changes_no_weight() {
 
 fn options(kl: f64, mini_batches: usize) -> PictureOptions {
     let aggregation = Aggregation::TokenMean;
-    let grpo =
-        Grpo { scale: Scale::Deviation, aggregation, clip_low: 0.2, clip_high: 0.2, kl, overlong: Overlong::Keep };
+    let grpo = Grpo {
+        surrogate: Surrogate::Token,
+        scale: Scale::Deviation,
+        aggregation,
+        clip_low: 0.2,
+        clip_high: 0.2,
+        kl,
+        overlong: Overlong::Keep,
+    };
     PictureOptions { pictures: 8, grpo, mini_batches, micro_rows: 200, seed: 9 }
 }
 

@@ -8,6 +8,8 @@ mod distil;
 
 mod ranks;
 
+mod episodes;
+
 mod expert_parallel;
 
 mod emulator;

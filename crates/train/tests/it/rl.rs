@@ -10,7 +10,7 @@ use wels_model::config::ModelConfig;
 use wels_model::params::Params;
 use wels_model::tape::Execution;
 use wels_tasks::{AnswerStyle, Format, Item, Prompt, Reason, Reference, RewardWeights, Task, TaskError, Thinking};
-use wels_train::grpo::{Aggregation, Grpo, Overlong, Scale};
+use wels_train::grpo::{Aggregation, Grpo, Overlong, Scale, Surrogate};
 use wels_train::muon::Rule;
 use wels_train::rl::{Prompter, RlError, RlOptions, RlReport, learn, sample, training_item};
 use wels_train::rollout::{Question, RolloutOptions, rollout};
@@ -18,7 +18,7 @@ use wels_train::schedule::{Decay, LearningRate, Switch};
 use wels_train::trainer::{Hyperparameters, State, Trainer};
 
 const VOCAB: usize = 300;
-const CONTEXT: usize = 48;
+pub const CONTEXT: usize = 48;
 
 pub fn config() -> ModelConfig {
     let json = r#"{"model_type": "deepseek_v3", "hidden_size": 32, "num_hidden_layers": 2, "first_k_dense_replace": 1,
@@ -106,12 +106,15 @@ pub fn options(running: usize) -> RlOptions {
         rollout: RolloutOptions {
             samples: 4,
             max_tokens: 20,
+            turns: 8,
+            turn_tokens: 20,
             temperature: 1.0,
             stop_tokens: vec![1, 60, 61, 62, 63, 64, 65, 66, 67],
             running,
             precision: wels_device::Precision::F32,
         },
         grpo: Grpo {
+            surrogate: Surrogate::Token,
             scale: Scale::Deviation,
             aggregation: Aggregation::TokenMean,
             clip_low: 0.2,
