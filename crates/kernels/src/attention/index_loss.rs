@@ -44,8 +44,9 @@ pub fn losses(
     let (all_losses, all_gradients) = (SharedMut::new(losses), SharedMut::new(&mut gradients));
     let job = &LossJob { shape, chosen, q, k, stats };
     par::run(tokens.div_ceil(TASK_QUERIES), |task| {
-        for t in task * TASK_QUERIES..tokens.min((task + 1) * TASK_QUERIES) {
-            let (first, range) = (firsts[t], chosen.range(t));
+        let queries = task * TASK_QUERIES..tokens.min((task + 1) * TASK_QUERIES);
+        for (t, &first) in queries.clone().zip(&firsts[queries]) {
+            let range = chosen.range(t);
             // SAFETY: each query has a loss and gradients of its own; operands and choice were checked.
             unsafe {
                 let loss = &mut all_losses.slice(t, 1)[0];
@@ -156,8 +157,8 @@ pub fn backward(
     let firsts = firsts(starts);
     let Indexer { heads, dim, .. } = of;
     par::run(tokens.div_ceil(TASK_QUERIES), |task| {
-        for t in task * TASK_QUERIES..tokens.min((task + 1) * TASK_QUERIES) {
-            let first = firsts[t];
+        let queries = task * TASK_QUERIES..tokens.min((task + 1) * TASK_QUERIES);
+        for (t, &first) in queries.clone().zip(&firsts[queries]) {
             // SAFETY: each query has gradients of its own; operands and choice were checked.
             unsafe {
                 let (dq, dw) = (all_dq.slice(t * heads * dim, heads * dim), all_dw.slice(t * heads, heads));

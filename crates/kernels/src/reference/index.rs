@@ -56,6 +56,7 @@ fn chosen(of: Indexer, queries: Vec<Vec<f32>>) -> Chosen {
 }
 
 /// Reference of [`crate::attention::index_loss::losses`].
+#[allow(clippy::needless_range_loop)]
 pub fn losses(
     shape: Shape,
     chosen: &Chosen,
@@ -99,6 +100,7 @@ pub fn losses(
 }
 
 /// Reference of [`crate::attention::index_loss::backward`].
+#[allow(clippy::needless_range_loop)]
 pub fn backward(
     of: Indexer,
     chosen: &Chosen,
