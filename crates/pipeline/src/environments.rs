@@ -89,7 +89,7 @@ fn made(name: &str, presentation: Presentation, split: Split) -> Result<Box<dyn 
     }
 }
 
-/// Arithmetic of this name.
+/// Sums, chains or products, by what they are called.
 fn chains(name: &str, presentation: Presentation, split: Split) -> Result<Arithmetic> {
     let kind = match name {
         "addition" => Kind::Chain { terms: 2..=2, digits: 1..=2, operations: vec!['+'] },

@@ -11,6 +11,7 @@ pub struct Draw {
 }
 
 impl Draw {
+    /// Before the first draw.
     pub fn new(seed: u64, stream: u64, index: u64) -> Draw {
         Draw { seed, stream, index, next: 0 }
     }

@@ -11,9 +11,9 @@
 //! → {"id": "4", "episode": "1", "close": true}                            a limit was reached
 //! ← {"id": "4", "reward": 0.0}
 //! ```
-//! The program is started once; many episodes are open at a time, and it answers line by line. `correct` is `reward ≥ 1`
-//! if left out. The 1st, 2nd, 4th, 8th, … episode that it ends is played to it once more, with the same item, seed and
-//! turns: one whose replies change would make a run that cannot be repeated.
+//! The program is started once; many episodes are open at a time, and it answers line by line. `correct`, if left out,
+//! is `reward ≥ 1`. The 1st, 2nd, 4th, 8th, … episode that it ends is played to it once more, with the same item, seed
+//! and turns: one whose replies change would make a run that cannot be repeated.
 
 use std::path::Path;
 use std::sync::Mutex;

@@ -44,8 +44,8 @@ const STREAM: u64 = 0x7461_736b;
 /// What is asked, where that is a task of recipes.
 #[derive(clap::Args)]
 pub struct TaskArgs {
-    /// Grade held-out items of a task or environment of recipes, such as calculator, with answers drawn at --temperature
-    /// alone: docs/environments.md
+    /// Grade held-out items of a task or environment of recipes, such as calculator, with answers drawn at
+    /// --temperature alone: docs/environments.md
     #[arg(long, value_name = "TASK", conflicts_with_all = ["bench", "against", "compare", "probe", "url"])]
     pub task: Option<String>,
     /// In an environment the most turns of an answer

@@ -21,7 +21,7 @@ const NOTHING: &str = "nothing found";
 
 /// Gives the documents that fit best.
 pub struct Search {
-    /// How many.
+    /// The most that one search gives.
     pub documents: usize,
 }
 
