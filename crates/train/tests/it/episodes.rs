@@ -17,8 +17,8 @@ use wels_train::trainer::Trainer;
 
 use crate::rl::{Even, bits, options, tokenizer, trainer};
 
-/// Says something behind every `e`, `r` and space; an episode has two to four turns by its seed. Right are episodes of an
-/// even number of bytes.
+/// Says something behind every `e`, `r` and space; an episode has two to four turns by its seed. Right are episodes of
+/// an even number of bytes.
 struct Talk;
 
 /// What it says.
