@@ -91,7 +91,6 @@ fn played(of: &Answering, style: Style, split: Split, programs: Programs) -> Res
 }
 
 /// Why a program that a recipe names is not started.
-
 pub(crate) fn refuse_program(program: &Path) -> anyhow::Error {
     let message =
         format!("the recipe names a program that judges answers, {}, and it is not started", program.display());

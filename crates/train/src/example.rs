@@ -94,7 +94,8 @@ mod tests {
 
     #[test]
     fn packed_examples_predict_what_is_marked() {
-        let examples = [Example::answer(&[5, 6], &[7, 8]), Example::episode(&[9], &[1, 2, 3, 4], &[1..3])];
+        let examples =
+            [Example::answer(&[5, 6], &[7, 8]), Example::episode(&[9], &[1, 2, 3, 4], std::slice::from_ref(&(1..3)))];
         let batch = pack(&examples);
         assert_eq!(batch.tokens, [5, 6, 7, 9, 1, 2, 3]);
         assert_eq!(batch.targets, [IGNORE, 7, 8, 1, IGNORE, IGNORE, 4]);

@@ -161,7 +161,7 @@ pub fn rollout(
     watch: &mut dyn FnMut(usize, u64),
 ) -> Result<Vec<Vec<Answer>>, RolloutError> {
     let mut run = Running::begin(model, params, questions, options, &options.stop_tokens)?;
-    run.to_the_end(&mut Nobody, watch)?;
+    run.run_to_end(&mut Nobody, watch)?;
     Ok(run.answers)
 }
 
@@ -178,7 +178,7 @@ pub fn converse<P: Partner>(
     watch: &mut dyn FnMut(usize, u64),
 ) -> Result<(Vec<Vec<Answer>>, Counters), P::Error> {
     let mut run = Running::begin(model, params, questions, options, &[])?;
-    run.to_the_end(partner, watch)?;
+    run.run_to_end(partner, watch)?;
     Ok((run.answers, run.engine.status().counters))
 }
 
@@ -225,7 +225,7 @@ impl<'a> Running<'a> {
         Ok(Running { engine, options, places, answers, done: 0, tokens: 0 })
     }
 
-    fn to_the_end<P: Partner>(&mut self, partner: &mut P, watch: &mut dyn FnMut(usize, u64)) -> Result<(), P::Error> {
+    fn run_to_end<P: Partner>(&mut self, partner: &mut P, watch: &mut dyn FnMut(usize, u64)) -> Result<(), P::Error> {
         while !self.engine.is_idle() {
             let (mut over, mut ended) = (Vec::new(), HashSet::new());
             for event in self.engine.step() {
