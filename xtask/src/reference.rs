@@ -112,6 +112,11 @@ fn field(line: &str) -> Option<&str> {
 /// The default in `get_or("key", default)`, `get_where("key", default, …)` or `word("key", &[("default", …), …])`, as
 /// the page shows it; `reader` is the part of the source that reads the section.
 fn default_of(source: &str, reader: &str, key: &str) -> Option<String> {
+    // Read without one in the section's own block, whatever others of that name have.
+    let own = &reader[..reader.find("\n}\n").unwrap_or(reader.len())];
+    if own.contains(&format!(".get(\"{key}\")")) {
+        return None;
+    }
     let quoted = format!("\"{key}\",");
     let (call, after) = reader.match_indices(&quoted).find_map(|(at, _)| {
         let before = reader[..at].trim_end().strip_suffix('(')?;
