@@ -15,7 +15,7 @@ use crate::lab::{Lab, Numbers, wait_until};
 const KILLS: usize = 24;
 
 /// Stages whose weights and metrics are compared.
-const TRAINED: [&str; 8] = ["pretrain", "base", "reinforced", "shown", "played", "student", "drawn", "corrected"];
+pub const TRAINED: [&str; 8] = ["pretrain", "base", "reinforced", "shown", "played", "student", "drawn", "corrected"];
 
 /// Behind the lab's own recipe.
 const STAGES: &str = r#"
