@@ -37,3 +37,20 @@ fn recalled(line: &Value) -> Learnt {
         held_out: line["validation"]["nll"].as_f64(),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_step_is_recalled_from_its_line() {
+        let line = r#"{"step": 3, "loss": 2.5, "grad_norm": 0.75, "experts": [{"layer": 1, "load": [4, 0], "max_violation":
+            1.0}, {"layer": 2, "load": [1, 3]}], "validation": {"nll": 2.75, "bits_per_byte": 1.0}}"#;
+        let loads = vec![(1, vec![4, 0]), (2, vec![1, 3])];
+        let expected = Learnt { loss: 2.5, grad_norm: 0.75, loads, held_out: Some(2.75) };
+        assert_eq!(recalled(&serde_json::from_str(line).unwrap()), expected);
+        let supervised = serde_json::json!({"loss": 1.5, "grad_norm": 2.0, "max_violation": 0.5});
+        let expected = Learnt { loss: 1.5, grad_norm: 2.0, ..Learnt::default() };
+        assert_eq!(recalled(&supervised), expected);
+    }
+}

@@ -31,8 +31,7 @@ use crate::start::Beginning;
 use crate::training::{Position, Stage, Trained, Training};
 use crate::words::short;
 
-/// One line of `metrics.jsonl`. What comes after `validation` depends on the machine, all before it on the recipe
-/// alone.
+/// One line of `metrics.jsonl`. The last three depend on the machine, all before them on the recipe alone.
 #[derive(Serialize)]
 pub(crate) struct PretrainMetrics {
     step: u64,

@@ -222,16 +222,7 @@ pub(crate) fn trace_texts(recipe: &Recipe) -> Result<Vec<String>> {
 /// The first `count` demonstrations of a stage, of items that are learnt from.
 pub(crate) fn demonstrations(section: &Supervised, seed: u64, count: u64) -> Result<Vec<Demonstration>> {
     let Some(name) = &section.task else { bail!("demonstrations without the name of an environment") };
-    let answering = Answering {
-        task: name.clone(),
-        checker_seconds: 60.0,
-        samples: 1,
-        max_tokens: 1,
-        max_turns: 1,
-        max_turn_tokens: 1,
-        running: 1,
-    };
-    let task = task(&answering, Split::Train, Programs::Refuse)?;
+    let task = task(&unanswered(name.clone()), Split::Train, Programs::Refuse)?;
     let Some(environment) = task.environment() else {
         let message = format!("{name} is no environment, and has no demonstrations");
         return Err(refuse(message, "docs/environments.md has those that do"));
@@ -239,6 +230,11 @@ pub(crate) fn demonstrations(section: &Supervised, seed: u64, count: u64) -> Res
     let (slips, direct, quit) = (section.trace_slips, section.trace_direct, section.trace_quit.clone());
     let options = DemonstrationOptions { slips, direct, quit, seed };
     Ok((0..count).map(|index| environment.demonstration(index, &options)).collect::<Result<_, _>>()?)
+}
+
+/// A task whose items are looked at and not answered.
+fn unanswered(task: TaskName) -> Answering {
+    Answering { task, checker_seconds: 60.0, samples: 1, max_tokens: 1, max_turns: 1, max_turn_tokens: 1, running: 1 }
 }
 
 /// What a stage says about the worked puzzles, or demonstrations, that it learns from, if it does.
@@ -262,16 +258,7 @@ mod tests {
 
     fn task(text: &str, split: Split) -> Result<Box<dyn Task>> {
         let task = TaskName::parse(text, Path::new(""));
-        let answering = Answering {
-            task,
-            checker_seconds: 60.0,
-            samples: 1,
-            max_tokens: 1,
-            max_turns: 1,
-            max_turn_tokens: 1,
-            running: 1,
-        };
-        super::task(&answering, split, Programs::Run)
+        super::task(&unanswered(task), split, Programs::Run)
     }
 
     fn ids(task: &dyn Task) -> BTreeSet<String> {

@@ -20,7 +20,7 @@ const BUCKET_BYTES: usize = 4 << 20;
 
 /// Parameters whose gradients go together, and the layer that completes them.
 pub(crate) struct Bucket {
-    layer: Option<usize>,
+    pub layer: Option<usize>,
     pub params: Vec<usize>,
 }
 
@@ -60,7 +60,7 @@ pub(crate) struct Reduction {
     owned: Arc<Owned>,
     buckets: Vec<Bucket>,
     /// How many buckets have been begun.
-    begun: usize,
+    pub begun: usize,
     under_way: VecDeque<Begun>,
     /// Of this rank's part of each parameter, one a parameter, once there was a step.
     sums: Vec<Tensor>,

@@ -567,7 +567,56 @@ fn pieces(starts: &[u32], sequences: Range<usize>, rows: usize) -> impl Iterator
 
 #[cfg(test)]
 mod tests {
+    use wels_cpu::testing::device;
+
     use super::*;
+    use crate::schedule::Decay;
+
+    fn hyper(gradient_shards: usize) -> Hyperparameters {
+        let (steps, decay) = (10, Decay::Cosine);
+        Hyperparameters {
+            learning_rate: LearningRate { peak: 1e-2, min: 1e-3, steps, warmup_steps: 2, decay_steps: 5, decay },
+            rule: Rule::AdamW,
+            beta1: 0.9,
+            beta2: 0.95,
+            epsilon: 1e-8,
+            weight_decay: 0.1,
+            clip_norm: 1.0,
+            bias_update_speed: 0.0,
+            bias_update_steps: 0,
+            balance_alpha: 0.0,
+            indexer_weight: 0.0,
+            mtp_lambda: Switch { early: 0.0, late: 0.0, late_step: 0 },
+            gradient_shards,
+        }
+    }
+
+    #[test]
+    fn gradients_of_layers_are_under_way_when_the_backward_pass_ends() {
+        let json = r#"{"model_type": "llama", "hidden_size": 16, "num_hidden_layers": 3, "intermediate_size": 16,
+            "num_attention_heads": 2, "num_key_value_heads": 2, "rms_norm_eps": 1e-6, "vocab_size": 20,
+            "max_position_embeddings": 16, "rope_theta": 10000.0, "tie_word_embeddings": true}"#;
+        let batch = Batch {
+            tokens: (0..32).map(|token| token % 20).collect(),
+            targets: (1..33).map(|token| token % 20).collect(),
+            starts: vec![0, 8, 16, 24, 32],
+        };
+        let rank = |comm: wels_comm::Threads| {
+            let config = ModelConfig::from_hf_json(json).unwrap().0;
+            let state = State::new(Params::init(&device(), &config, 5), Rule::AdamW);
+            let trainer = Trainer::new(config, 8, state, hyper(4), Execution::new(device()));
+            let mut trainer = trainer.with_comm(Arc::new(comm));
+            let objective = trainer.objective(&batch, Coefficient::Uniform(1.0 / 32.0), None);
+            trainer.shards(&batch, 8, objective, &mut Vec::new()).unwrap();
+            let mut reduction = trainer.reduction.lock();
+            let (begun, rest) = reduction.buckets().split_at(reduction.begun);
+            assert!(!begun.is_empty() && begun.iter().all(|bucket| bucket.layer.is_some()));
+            assert!(!rest.is_empty() && rest.iter().all(|bucket| bucket.layer.is_none()));
+            reduction.begin_rest(&trainer.grads);
+            reduction.finish(&trainer.grads).unwrap();
+        };
+        std::thread::scope(|scope| wels_comm::threads(2).into_iter().for_each(|comm| drop(scope.spawn(|| rank(comm)))));
+    }
 
     #[test]
     fn micro_batches_are_whole_sequences() {

@@ -116,8 +116,16 @@ fn the_report_needs_nothing_but_itself() {
     let said = lab.done(&["report", "runs/a", "runs/b", "--html", "both.html"]);
     assert!(said.stdout.contains("bits a byte, held out"), "{said:?}");
     assert!(fs::read_to_string(lab.at("both.html")).unwrap().contains("<h1>a, b</h1>"));
+    // What the doctor said stands at the head of its stage.
+    let metrics = lab.at("runs/a/pretrain/metrics.jsonl");
+    let lines = fs::read_to_string(&metrics).unwrap();
+    let warned = lines.replacen("\"seconds\":", "\"warnings\":[\"the loss <has> risen\"],\"seconds\":", 1);
+    fs::write(&metrics, warned).unwrap();
     let said = lab.done(&["report", "runs/a"]);
     assert_eq!(said.stdout, "runs/a/report.html\n");
+    let html = fs::read_to_string(lab.at("runs/a/report.html")).unwrap();
+    let warning = html.find("<li>From step 1 on: the loss &lt;has&gt; risen.</li>").expect("the warning");
+    assert!(html.find("<h2>Curves of pretrain</h2>").unwrap() < warning && warning < html.find("<svg").unwrap());
 }
 
 #[test]

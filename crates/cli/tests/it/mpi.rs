@@ -94,9 +94,10 @@ fn processes_give_the_bits_of_one() {
     assert!(metrics(&lab, "alone", "reinforced").iter().any(|line| line["updates"].as_u64() > Some(0)));
     for ranks in [1, 2, 4, 8] {
         let name = format!("ranks-{ranks}");
-        let said = done(&lab, ranks, &["run", &recipe(&lab, &name)]);
+        let said = done(&lab, ranks, &["run", &recipe(&lab, &name), "--watch=127.0.0.1:0"]);
         assert_equal(&lab, &name, "alone");
-        // The first rank alone speaks.
+        // The first rank alone speaks, and serves the page.
+        assert_eq!(said.stderr.matches("watch http://127.0.0.1:").count(), 1, "{said:?}");
         assert_eq!(said.stdout, alone.stdout);
         assert_eq!(said.stderr.matches("pretrain 20 steps done").count(), 1, "{said:?}");
         assert_eq!(said.stderr.contains(&format!("ranks {ranks}: {ranks} on ")), ranks > 1, "{said:?}");

@@ -58,6 +58,13 @@ fn the_page_follows_the_run_for_this_machine_alone_and_changes_no_bit() {
 }
 
 #[test]
+fn an_address_that_others_reach_is_told() {
+    let lab = Lab::new();
+    let said = lab.done(&["run", &lab.recipe("open", &[]), "--watch=0.0.0.0:0"]);
+    assert!(said.stderr.contains("can read this run's figures and texts"), "{said:?}");
+}
+
+#[test]
 fn an_address_that_cannot_be_had_is_refused_before_anything_is_written() {
     let lab = Lab::new();
     let recipe = lab.recipe("never", &[]);
