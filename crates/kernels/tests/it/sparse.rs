@@ -240,7 +240,7 @@ fn an_indexers_loss_and_gradients_equal_plain_loops() {
 /// Microseconds of one query of DeepSeek-V3.2's widths (16 of its 128 heads) at some lengths of context:
 /// `cargo test --release -p wels-kernels --test it -- --ignored --nocapture what_decoding`.
 #[test]
-#[ignore = "measures, and holds nothing against it"]
+#[ignore = "measures: cargo test --release -p wels-kernels --test it -- --ignored --nocapture what_decoding"]
 fn what_decoding_takes_at_lengths_of_context() {
     const TOP_K: usize = 512;
     let (heads, latent) = (16, LatentLayout { latent: 512, rotary: 64 });
