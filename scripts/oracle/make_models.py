@@ -146,13 +146,18 @@ class Learner:
         self.choices = Choices([], [], [])
         self.slots = dict(self._slots())
         for name, slot in self.slots.items():
-            slot.data.copy_(torch.from_numpy(weight(name, tuple(slot.shape))))
+            if name.endswith(".tid2eid"):
+                slot.copy_(torch.arange(slot.numel()).view(slot.shape) % self.model.config.n_routed_experts)
+            else:
+                slot.data.copy_(torch.from_numpy(weight(name, tuple(slot.shape))))
         for module in [*self.model.modules(), *(self.mtp.modules() if self.mtp else [])]:
             if type(module).__name__.lower().endswith("topkrouter"):
                 module.register_forward_hook(self._watch)
-            if type(module).__name__.endswith("Indexer"):
+            if type(module).__name__ == "DeepseekV4IndexerScorer":
+                module.register_forward_hook(self._watch_entries)
+            elif type(module).__name__.endswith("Indexer") and spec.family != "deepseek_v4":
                 module.register_forward_hook(self._watch_indexer)
-            if isinstance(getattr(module, "indexer", None), nn.Module):
+            if isinstance(getattr(module, "indexer", None), nn.Module) and spec.family != "deepseek_v4":
                 module.register_forward_hook(self._watch_attention)
 
     def _slots(self) -> Iterator[tuple[str, Tensor]]:
@@ -165,6 +170,9 @@ class Learner:
             renamed = {"norm.weight": "shared_head.norm.weight"}
             for name, value in self.mtp.state_dict(keep_vars=True).items():
                 state[prefix + renamed.get(name, name.removeprefix("block."))] = value
+        if self.spec.family == "deepseek_v4":
+            yield from published(state)
+            return
         for name, value in state.items():
             fused = self.spec.family == "gpt_oss"
             if fused or ".experts." not in name or ".shared_experts." in name:
@@ -188,7 +196,9 @@ class Learner:
         for parameter in self.parameters():
             parameter.data, parameter.grad.data = parameter.grad.data, parameter.data
         gradients = {
-            name: slot.detach().clone() for name, slot in self._slots() if not name.endswith("e_score_correction_bias")
+            name: slot.detach().clone()
+            for name, slot in self._slots()
+            if not name.endswith(("e_score_correction_bias", "ffn.gate.bias", "tid2eid"))
         }
         for parameter in self.parameters():
             parameter.data, parameter.grad.data = parameter.grad.data, parameter.data
@@ -198,6 +208,8 @@ class Learner:
         logits, _, chosen = outputs
         sigmoid = hasattr(router, "e_score_correction_bias")
         scores = logits.sigmoid() if sigmoid else logits.softmax(-1)
+        if self.spec.family == "deepseek_v4":
+            scores = F.softplus(logits).sqrt()
         self.choices.scores.append(scores)
         self.choices.used.append(int(chosen.unique().numel()))
         biased = (scores + router.e_score_correction_bias if sigmoid else scores).detach()
@@ -223,6 +235,14 @@ class Learner:
             self.choices.margins.append(float(gaps.min()))
         kept = torch.full_like(scores, float("-inf")).scatter(-1, chosen.long(), 0.0)
         self.choices.index_scores.append(scores + kept)
+
+    def _watch_entries(self, scorer: nn.Module, inputs: tuple[Tensor, ...], scores: Tensor) -> None:
+        config = self.model.config
+        rate, top_k = config.compress_rates["compressed_sparse_attention"], config.index_topk
+        for place in range(scores.shape[1]):
+            complete = scores.detach()[:, place, : (place + 1) // rate]
+            if complete.shape[-1] > top_k:
+                self.choices.margins.append(gap(complete.sort(descending=True).values, top_k))
 
     def _watch_attention(self, attention: nn.Module, inputs: tuple[Tensor], outputs: tuple[Tensor, Tensor]) -> None:
         weights = outputs[1].detach().mean(1)
@@ -250,6 +270,55 @@ class Learner:
             parts["indexer"] = sum(self.choices.index_losses) / targets.numel()
             total = total + self.spec.indexer_weight * parts["indexer"]
         return total, parts, logits
+
+
+PUBLISHED = [
+    (".input_layernorm.", ".attn_norm."),
+    (".post_attention_layernorm.", ".ffn_norm."),
+    (".attn_hc.", ".hc_attn_"),
+    (".ffn_hc.", ".hc_ffn_"),
+    (".compressor.indexer.q_b_proj.", ".indexer.wq_b."),
+    (".compressor.indexer.scorer.weights_proj.", ".indexer.weights_proj."),
+    (".compressor.indexer.", ".indexer.compressor."),
+    (".compressor.kv_norm.", ".compressor.norm."),
+    (".compressor.gate_proj.", ".compressor.wgate."),
+    (".self_attn.", ".attn."),
+    (".mlp.", ".ffn."),
+    (".sinks", ".attn_sink"),
+    (".position_bias", ".ape"),
+    (".q_a_proj.", ".wq_a."),
+    (".q_a_norm.", ".q_norm."),
+    (".q_b_proj.", ".wq_b."),
+    (".kv_proj.", ".wkv."),
+    (".o_a_proj.", ".wo_a."),
+    (".o_b_proj.", ".wo_b."),
+    (".gate.e_score_correction_bias", ".gate.bias"),
+    (".gate_proj.weight", ".w1.weight"),
+    (".down_proj.weight", ".w2.weight"),
+    (".up_proj.weight", ".w3.weight"),
+    ("model.hc_head.hc_", "hc_head_"),
+    ("model.embed_tokens.", "embed."),
+    ("lm_head.", "head."),
+]
+
+
+def published(state: dict[str, Tensor]) -> Iterator[tuple[str, Tensor]]:
+    """Names as in DeepSeek-V4's files, each expert by itself; `transformers` reads them, and writes a mixture."""
+    for name, value in state.items():
+        for own, other in PUBLISHED:
+            name = name.replace(own, other)
+        name = name.removeprefix("model.")
+        base, _, last = name.rpartition(".")
+        if last == "gate_up_proj":
+            half = value.shape[1] // 2
+            for expert in range(value.shape[0]):
+                yield f"{base}.{expert}.w1.weight", value[expert, :half]
+                yield f"{base}.{expert}.w3.weight", value[expert, half:]
+        elif last == "down_proj":
+            for expert in range(value.shape[0]):
+                yield f"{base}.{expert}.w2.weight", value[expert]
+        else:
+            yield name, value
 
 
 def index_scores(indexer: nn.Module, hidden: Tensor, latent: Tensor, rotary: tuple[Tensor, Tensor]) -> Tensor:

@@ -80,6 +80,13 @@ V3_ONE_GROUP = V3 | {"n_group": 1, "topk_group": 1, "q_lora_rank": None, "rope_p
 V32 = V3_GROUPS | {
     "index_n_heads": 12, "index_head_dim": 20, "index_topk": 6, "num_hidden_layers": 2, "rope_parameters": PLAIN_ROPE,
 }
+SLIDING, CHOSEN, ALL = "sliding_attention", "compressed_sparse_attention", "heavily_compressed_attention"
+V4 = COMMON | {
+    "moe_intermediate_size": 6, "num_attention_heads": 4, "num_key_value_heads": 1, "q_lora_rank": 24,
+    "n_routed_experts": 12, "num_experts_per_tok": 4, "index_n_heads": 12, "num_nextn_predict_layers": 0,
+    "pad_token_id": None,
+}
+V4_ROPE = {k: v for k, v in yarn(1.0).items() if not k.startswith("mscale") and k != "rope_theta"}
 V2 = MLA | {"n_shared_experts": 2, "norm_topk_prob": False}
 GQA = COMMON | {"num_attention_heads": 4, "num_key_value_heads": 2, "intermediate_size": 44, "num_hidden_layers": 2}
 QWEN3 = GQA | {"head_dim": 12, "rope_parameters": PLAIN_ROPE | {"rope_theta": 1e6}, "tie_word_embeddings": False}
@@ -134,6 +141,28 @@ MODELS = [
         hub_config=hub_rope(yarn(1.0)) | {"layer_types": None, "mlp_layer_types": None},
     ),
     OracleModel("deepseek_v32_all_keys", "deepseek_v32", V32 | {"index_topk": 64}, indexer_weight=1.0),
+    OracleModel(
+        "deepseek_v4_chosen",
+        "deepseek_v4",
+        V4
+        | {"num_hidden_layers": 4, "layer_types": [SLIDING, CHOSEN, ALL, CHOSEN], "head_dim": 20, "qk_rope_head_dim": 8}
+        | {"compress_rates": {CHOSEN: 4, ALL: 8}, "num_hash_layers": 1, "sliding_window": 7, "o_groups": 2}
+        | {"o_lora_rank": 10, "index_head_dim": 18, "index_topk": 3, "swiglu_limit": 0.9}
+        | {"compress_rope_theta": 1000.0, "rope_parameters": V4_ROPE},
+        hub_config={
+            "rope_theta": 10000.0, "compress_rope_theta": 1000.0, "rope_scaling": V4_ROPE, "compress_rates": None,
+            "compress_rate_csa": 4, "compress_rate_hca": 8, "mlp_layer_types": None, "num_hash_layers": 1,
+        },
+    ),
+    OracleModel(
+        "deepseek_v4_streams",
+        "deepseek_v4",
+        V4
+        | {"num_hidden_layers": 2, "layer_types": [ALL, CHOSEN], "head_dim": 12, "qk_rope_head_dim": 12, "hc_mult": 3}
+        | {"compress_rates": {CHOSEN: 2, ALL: 16}, "num_hash_layers": 0, "sliding_window": 11, "o_groups": 4}
+        | {"o_lora_rank": 6, "index_head_dim": 12, "index_topk": 5, "hc_sinkhorn_iters": 3, "hc_eps": 1e-3},
+        seed=2,
+    ),
     OracleModel(
         "deepseek_v3_groups_yarn",
         "deepseek_v3",

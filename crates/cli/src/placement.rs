@@ -176,6 +176,9 @@ impl Candidate<'_> {
         let (d, attention) = (config.hidden_size, &config.attention);
         let heads = match *attention {
             Attention::Gqa { heads, kv_heads, head_dim, .. } => 2 * (heads + kv_heads) * head_dim,
+            Attention::Compressed { heads, head_dim, groups, o_lora_rank, .. } => {
+                3 * heads * head_dim + 2 * groups * o_lora_rank + 8 * head_dim
+            }
             // Queries, absorbed queries, sums of latents and values.
             Attention::Mla { heads, kv_lora_rank, nope_dim, rope_dim, v_dim, .. } => {
                 heads * (2 * (nope_dim + rope_dim) + 2 * kv_lora_rank + 2 * v_dim)

@@ -22,6 +22,13 @@ pub(crate) fn tables(dispatch: &Dispatch) -> &experts::Dispatch {
     &all(dispatch).dispatch
 }
 
+/// Where tokens go that have chosen these experts, `[T, K]`.
+pub(crate) fn dispatch(router: &Router, tokens: usize, chosen: Vec<u32>) -> Dispatch {
+    let Router { experts, top_k, .. } = *router;
+    let dispatch = experts::Dispatch::new(&chosen, tokens, top_k, experts);
+    Dispatch { tokens, experts, top_k, memory: Box::new(Tables { chosen, dispatch }) }
+}
+
 fn balance_of(balance: &Balance) -> &router::Balance {
     balance.memory.downcast_ref().expect("a balance of the processor's")
 }
@@ -35,12 +42,11 @@ impl Experts for Cpu {
         scores: &mut Tensor,
         weights: &mut Tensor,
     ) -> Dispatch {
-        let (tokens, experts, top_k) = (logits.rows(), router.experts, router.top_k);
-        let mut chosen = vec![0; tokens * top_k];
+        let tokens = logits.rows();
+        let mut chosen = vec![0; tokens * router.top_k];
         let (scores, weights) = (slice_mut(scores), slice_mut(weights));
         router::forward(router, slice(logits), bias.map(slice), scores, &mut chosen, weights);
-        let dispatch = experts::Dispatch::new(&chosen, tokens, top_k, experts);
-        Dispatch { tokens, experts, top_k, memory: Box::new(Tables { chosen, dispatch }) }
+        dispatch(router, tokens, chosen)
     }
 
     fn route_backward(

@@ -7,6 +7,7 @@
 #![forbid(unsafe_code)]
 
 mod attention;
+mod compressed;
 mod experts;
 mod head;
 mod images;
@@ -22,7 +23,7 @@ mod weights;
 
 use std::sync::{Arc, OnceLock};
 
-use wels_device::{AdamW, Device, Images, Optimizer, SparseAttention, Tensor};
+use wels_device::{AdamW, Compressed, Device, Images, Optimizer, SparseAttention, Tensor};
 use wels_kernels::optim;
 
 use memory::{slice, slice_mut};
@@ -51,6 +52,10 @@ impl Device for Cpu {
     }
 
     fn sparse_attention(&self) -> Option<&dyn SparseAttention> {
+        Some(self)
+    }
+
+    fn compressed(&self) -> Option<&dyn Compressed> {
         Some(self)
     }
 

@@ -7,6 +7,7 @@
 //! all results have the bits of the processor's; whole suites of tests run on both.
 
 mod attention;
+mod compressed;
 mod images;
 mod pictures;
 mod products;
@@ -17,7 +18,7 @@ use std::borrow::Cow;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use wels_device::{Buffers, Device, DeviceMemory, Dtype, Images, Memory, SparseAttention, Tensor};
+use wels_device::{Buffers, Compressed, Device, DeviceMemory, Dtype, Images, Memory, SparseAttention, Tensor};
 use wels_kernels::reference::convert;
 
 /// The bits of what was never written.
@@ -71,6 +72,10 @@ impl Device for Naive {
     }
 
     fn sparse_attention(&self) -> Option<&dyn SparseAttention> {
+        Some(self)
+    }
+
+    fn compressed(&self) -> Option<&dyn Compressed> {
         Some(self)
     }
 }

@@ -15,7 +15,7 @@ pub(crate) fn chosen(chosen: &Chosen) -> &attention::Chosen {
     chosen.memory.downcast_ref().expect("a choice of the processor's")
 }
 
-fn of_list(list: attention::Chosen) -> Chosen {
+pub(crate) fn of_list(list: attention::Chosen) -> Chosen {
     Chosen { queries: list.queries(), memory: Box::new(list) }
 }
 

@@ -307,6 +307,7 @@ fn with_gating(launch: Launch<'_>, gating: Gating) -> Launch<'_> {
         Gating::Clamped { alpha, limit } => (1, alpha, limit),
         Gating::GeluTanh => (0, 0.0, 0.0),
         Gating::Silu => unreachable!("silu has kernels of its own"),
+        Gating::Limited { .. } => unreachable!("models with it are refused on cards, which lack their attention"),
     };
     launch.int(clamped).float(alpha).float(limit)
 }

@@ -8,6 +8,7 @@ use std::borrow::Cow;
 use std::fmt;
 
 use crate::attention::Attention;
+use crate::compressed::Compressed;
 use crate::experts::{Dispatch, Experts};
 use crate::head::Head;
 use crate::images::Images;
@@ -76,6 +77,11 @@ pub trait Device: Buffers + Rows + Products + Experts + Attention + Head + Optim
 
     /// What models that attend to chosen keys alone need besides, on a device that has it.
     fn sparse_attention(&self) -> Option<&dyn SparseAttention> {
+        None
+    }
+
+    /// What models with compressed keys need besides, on a device that has it.
+    fn compressed(&self) -> Option<&dyn Compressed> {
         None
     }
 

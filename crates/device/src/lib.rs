@@ -18,6 +18,7 @@
 
 mod attention;
 mod coefficient;
+mod compressed;
 mod experts;
 mod head;
 mod ids;
@@ -36,6 +37,7 @@ pub use attention::{
     PagedSequences, exact_cache,
 };
 pub use coefficient::{Coefficient, Policy, PolicyTerm};
+pub use compressed::{Compressed, EntryOperands, EntryResults, PageRows};
 pub use device::{
     Buffers, Device, DeviceMemory, Groups, KernelTime, Memory, Optimizer, Products, RotaryColumns, Rows, WeightGradient,
 };
@@ -51,9 +53,11 @@ pub use tensor::{Dtype, Tensor};
 pub use weights::{Packed, PackedMatrix, Source, WeightRef, Weights};
 
 pub use wels_kernels::attention::Shape as AttentionShape;
+pub use wels_kernels::attention::compressed::{Compressed as EntryAttention, Span};
 pub use wels_kernels::attention::index::Indexer;
 pub use wels_kernels::attention::latent::LatentLayout;
-pub use wels_kernels::attention::paged::{CacheDtype, Layout as KvLayout, PAGE, Sequence};
+pub use wels_kernels::attention::paged::{CacheDtype, Layout as KvLayout, PAGE, RowLayout, Sequence};
+pub use wels_kernels::compress::{Compression, Stretch};
 pub use wels_kernels::distil::Divergence;
 pub use wels_kernels::gemm::{Precision, Start};
 pub use wels_kernels::group_norm::{Activation, GroupNorm};
@@ -62,6 +66,7 @@ pub use wels_kernels::optim::{AdamW, SQUARES_CHUNK};
 pub use wels_kernels::quant::{BlockType, MemoryBudget};
 pub use wels_kernels::rope::Direction;
 pub use wels_kernels::router::{Router, Scoring};
+pub use wels_kernels::streams::Mixing;
 pub use wels_kernels::swiglu::Gating;
 pub use wels_kernels::windows::{Step, Windows};
 

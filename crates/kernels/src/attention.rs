@@ -17,6 +17,7 @@
 //! order.
 
 mod chosen;
+pub mod compressed;
 pub mod index;
 pub mod index_loss;
 pub mod latent;

@@ -9,6 +9,7 @@
 //! Matrices are row-major.
 
 pub mod attention;
+pub mod compress;
 pub mod convert;
 pub mod distil;
 pub mod elementwise;
@@ -35,6 +36,7 @@ pub mod router;
 pub mod sample;
 pub mod softcap;
 pub mod softmax;
+pub mod streams;
 pub mod swiglu;
 pub mod unit;
 pub mod windows;

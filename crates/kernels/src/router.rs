@@ -2,8 +2,8 @@
 //! loads balanced.
 //!
 //! Scores come from logits [T, E]: sigmoid (DeepSeek-V3 report, eq. 12–16, and `noaux_tc` of its released code) or
-//! softmax over all experts (DeepSeek-V2 report, §2.2; `greedy` and `group_limited_greedy` of its code). Chosen are the
-//! K experts with the greatest score plus bias, within the groups with the best group scores; the bias steers the
+//! softmax over all experts (DeepSeek-V2 report, §2.2; `greedy` and `group_limited_greedy` of its code), or the square
+//! root of softplus (DeepSeek-V4 report, §2.1; in f64, rounded once). Chosen are the K experts with the greatest score plus bias, within the groups with the best group scores; the bias steers the
 //! choice only. The weights are the chosen experts' scores without bias, divided by their sum + 1e-20 if normalised,
 //! times a factor.
 //!
@@ -23,6 +23,15 @@ pub enum Scoring {
     Sigmoid,
     /// The softmax of a token's logits. A group's score is its greatest biased score.
     Softmax,
+    /// √ln(1 + eˣ) of each logit. A group's score is as with `Sigmoid`.
+    SqrtSoftplus,
+}
+
+impl Scoring {
+    /// Whether each score is its logit's alone.
+    fn is_of_one(self) -> bool {
+        self != Scoring::Softmax
+    }
 }
 
 /// How a layer routes.
@@ -66,6 +75,53 @@ pub fn forward(
     experts: &mut [u32],
     weights: &mut [f32],
 ) {
+    let choosing = |choice: &mut Choice, _: usize, scores: &[f32], experts: &mut [u32]| {
+        // SAFETY: scores and bias have E elements, experts K.
+        unsafe {
+            dispatch!(choose(
+                router: &Router, choice: &mut Choice, scores: &[f32], bias: Option<&[f32]>, experts: &mut [u32]
+            ))
+        };
+    };
+    assert!(bias.is_none_or(|bias| bias.len() == router.experts), "bias is [E] with E = {}", router.experts);
+    forward_by(router, logits, &choosing, scores, experts, weights);
+}
+
+/// [`forward`] where a token's experts are those that `table[V, K]` has in the row of its id, in any order.
+///
+/// # Panics
+/// If a row names an expert twice, or one that there is not.
+pub fn forward_by_table(
+    router: &Router,
+    logits: &[f32],
+    (table, ids): (&[f32], &[u32]),
+    scores: &mut [f32],
+    experts: &mut [u32],
+    weights: &mut [f32],
+) {
+    let k = router.top_k;
+    let listed = |_: &mut Choice, t: usize, _: &[f32], experts: &mut [u32]| {
+        let row = &table[ids[t] as usize * k..][..k];
+        experts.iter_mut().zip(row).for_each(|(to, from)| *to = *from as u32);
+        experts.sort_unstable();
+        let valid = experts.windows(2).all(|pair| pair[0] < pair[1]);
+        assert!(valid && experts[k - 1] < router.experts as u32, "token {} goes to the experts {row:?}", ids[t]);
+    };
+    assert_eq!(ids.len() * router.experts, logits.len(), "an id a token");
+    forward_by(router, logits, &listed, scores, experts, weights);
+}
+
+/// What lists the experts of a token, given its scores, ascending.
+type Listing<'a> = &'a (dyn Fn(&mut Choice, usize, &[f32], &mut [u32]) + Sync);
+
+fn forward_by(
+    router: &Router,
+    logits: &[f32],
+    list: Listing,
+    scores: &mut [f32],
+    experts: &mut [u32],
+    weights: &mut [f32],
+) {
     router.check();
     let (e, k) = (router.experts, router.top_k);
     let tokens = check_tokens(logits.len(), e);
@@ -75,7 +131,6 @@ pub fn forward(
         (tokens * k, tokens * k),
         "choices are [T, K] with T = {tokens}, K = {k}"
     );
-    assert!(bias.is_none_or(|bias| bias.len() == e), "bias is [E] with E = {e}");
     let rows = par::rows_per_task(tokens, e * 4);
     let (experts, weights) = (SharedMut::new(experts), SharedMut::new(weights));
     par::chunks_mut(scores, rows * e, |task, scores| {
@@ -88,17 +143,14 @@ pub fn forward(
                 match router.scoring {
                     Scoring::Sigmoid => dispatch!(sigmoid_row(logits: &[f32], scores: &mut [f32])),
                     Scoring::Softmax => dispatch!(softmax_row(logits: &[f32], scores: &mut [f32])),
+                    Scoring::SqrtSoftplus => {
+                        scores.iter_mut().zip(logits).for_each(|(score, logit)| *score = sqrt_softplus(*logit));
+                    }
                 }
             }
             // SAFETY: each token is one task's.
             let (experts, weights) = unsafe { (experts.slice(t * k, k), weights.slice(t * k, k)) };
-            let (choice, scores) = (&mut choice, &*scores);
-            // SAFETY: scores and bias have E elements, experts K.
-            unsafe {
-                dispatch!(choose(
-                    router: &Router, choice: &mut Choice, scores: &[f32], bias: Option<&[f32]>, experts: &mut [u32]
-                ))
-            };
+            list(&mut choice, t, scores, experts);
             weigh(router, scores, experts, weights);
         }
     });
@@ -136,6 +188,9 @@ pub fn backward(
                 match router.scoring {
                     Scoring::Sigmoid => dispatch!(sigmoid_row_backward(scores: &[f32], dlogits: &mut [f32])),
                     Scoring::Softmax => dispatch!(softmax_row_backward(scores: &[f32], dlogits: &mut [f32])),
+                    Scoring::SqrtSoftplus => {
+                        dlogits.iter_mut().zip(scores).for_each(|(d, score)| *d *= sqrt_softplus_slope(*score));
+                    }
                 }
             }
         }
@@ -213,7 +268,7 @@ fn group_score(scoring: Scoring, group: &[f32]) -> f32 {
         first = if a > first { a } else { first };
         second = if lesser > second { lesser } else { second };
     }
-    if scoring == Scoring::Sigmoid && second > f32::NEG_INFINITY { first + second } else { first }
+    if scoring.is_of_one() && second > f32::NEG_INFINITY { first + second } else { first }
 }
 
 /// Less than any key.
@@ -260,6 +315,18 @@ fn weigh_backward(router: &Router, scores: &[f32], experts: &[u32], dweights: &[
     for (&e, dw) in experts.iter().zip(dweights) {
         dscores[e as usize] += if router.normalize { (dw - mean) / sum * router.scale } else { dw * router.scale };
     }
+}
+
+/// √ln(1 + eˣ).
+pub(crate) fn sqrt_softplus(x: f32) -> f32 {
+    let x = f64::from(x);
+    libm::sqrt(x.max(0.0) + libm::log1p(libm::exp(-x.abs()))) as f32
+}
+
+/// The slope of [`sqrt_softplus`] where it is `y`: (1 − e^(−y²))/(2y), since 1 − e^(−softplus) is the sigmoid.
+pub(crate) fn sqrt_softplus_slope(y: f32) -> f32 {
+    let y = f64::from(y);
+    if y == 0.0 { 0.0 } else { (-libm::expm1(-y * y) / (2.0 * y)) as f32 }
 }
 
 /// # Safety
@@ -375,7 +442,7 @@ pub fn balance(router: &Router, scores: &[f32], experts: &[u32], starts: &[u32])
         }
         let scores = &scores[first * e..end * e];
         match router.scoring {
-            Scoring::Sigmoid => {
+            Scoring::Sigmoid | Scoring::SqrtSoftplus => {
                 let counts = &mut shares[..];
                 // SAFETY: the kernel indexes its slices with bounds checked.
                 unsafe { dispatch!(count_greatest(scores: &[f32], e: usize, k: usize, counts: &mut [f32])) }
@@ -387,7 +454,7 @@ pub fn balance(router: &Router, scores: &[f32], experts: &[u32], starts: &[u32])
         shares.iter_mut().for_each(|share| *share *= factor);
         let mut means = vec![0.0; e];
         for scores in scores.chunks_exact(e) {
-            let normalize = router.scoring == Scoring::Sigmoid;
+            let normalize = router.scoring.is_of_one();
             let means = &mut means[..];
             // SAFETY: scores and means have E elements.
             unsafe { dispatch!(add_shares(scores: &[f32], normalize: bool, means: &mut [f32])) };
@@ -427,7 +494,7 @@ pub fn balance_backward(
             let factor = coefficients[sequence] / (starts[sequence + 1] - starts[sequence]) as f32;
             let shares = &balance.shares[sequence * e..(sequence + 1) * e];
             let scores = &scores[t * e..(t + 1) * e];
-            let normalize = router.scoring == Scoring::Sigmoid;
+            let normalize = router.scoring.is_of_one();
             // SAFETY: scores, shares and out have E elements.
             unsafe {
                 dispatch!(balance_row(scores: &[f32], shares: &[f32], factor: f32, normalize: bool, out: &mut [f32]))

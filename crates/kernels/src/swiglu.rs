@@ -4,11 +4,12 @@
 //! |---|---|
 //! | `Silu` | silu(gate)·up, silu(x) = x·sigmoid(x) |
 //! | `Clamped` | (g·sigmoid(αg))·(u + 1), g = min(gate, limit), u = min(max(up, −limit), limit) (gpt-oss) |
+//! | `Limited` | silu(g)·u, with g and u as in `Clamped` (DeepSeek-V4) |
 //! | `GeluTanh` | gelu(gate)·up, gelu(x) = x·sigmoid(x·(2c + 2c·0.044715·x²)), c = √(2/π): the tanh form (Gemma) |
 //!
 //! Backward of `Silu`, with s = sigmoid(gate): dup = dy·(gate·s), dgate = (dy·up)·(s·(1 + gate·(1 − s))). Of `Clamped`,
 //! with s = sigmoid(αg): dup = dy·(g·s), dgate = (dy·(u + 1))·(s·(1 + αg·(1 − s))), each 0 beyond its limit. Of
-//! `GeluTanh`, with z the argument of s = sigmoid(z): dup = dy·(gate·s), dgate = (dy·up)·(s·(1 + (1 − s)·gate·z′)),
+//! `Limited` as of `Silu` with g and u, each 0 beyond its limit. Of `GeluTanh`, with z the argument of s = sigmoid(z): dup = dy·(gate·s), dgate = (dy·up)·(s·(1 + (1 − s)·gate·z′)),
 //! z′ = 2c + 6c·0.044715·gate².
 
 use crate::lanes::{Lanes, dispatch};
@@ -26,6 +27,11 @@ pub enum Gating {
     Clamped {
         /// Factor inside the sigmoid.
         alpha: f32,
+        /// Greatest gate, and greatest size of `up`.
+        limit: f32,
+    },
+    /// SwiGLU of DeepSeek-V4: operands are limited.
+    Limited {
         /// Greatest gate, and greatest size of `up`.
         limit: f32,
     },
@@ -63,6 +69,10 @@ unsafe fn forward_piece<L: Lanes>(gating: Gating, gate: &[f32], up: &[f32], y: &
                 let (gate, up) = (L::splat(limit).min(s.load::<L>(gate)), clamp(s.load::<L>(up), limit));
                 let open = gate.mul(math::sigmoid(gate.mul(L::splat(alpha))));
                 s.store(open.mul(up.add(L::splat(1.0))), y);
+            }),
+            Gating::Limited { limit } => spans!(y.len(), |s| {
+                let (gate, up) = (L::splat(limit).min(s.load::<L>(gate)), clamp(s.load::<L>(up), limit));
+                s.store(math::silu(gate).mul(up), y);
             }),
             Gating::GeluTanh => spans!(y.len(), |s| {
                 let gate = s.load::<L>(gate);
@@ -147,6 +157,15 @@ unsafe fn backward_piece<L: Lanes>(
                 let of_up = dy.mul(inner.mul(sigmoid));
                 let of_gate = dy.mul(clamp(up, limit).add(one)).mul(slope);
                 s.store(within(of_up, up, limit), dup);
+                s.store(below(of_gate, gate, limit), dgate);
+            }),
+            Gating::Limited { limit } => spans!(dy.len(), |s| {
+                let (dy, gate, up) = (s.load::<L>(dy), s.load::<L>(gate), s.load::<L>(up));
+                let inner = L::splat(limit).min(gate);
+                let sigmoid = math::sigmoid(inner);
+                let slope = sigmoid.mul(inner.fma(one.sub(sigmoid), one));
+                let of_gate = dy.mul(clamp(up, limit)).mul(slope);
+                s.store(within(dy.mul(inner.mul(sigmoid)), up, limit), dup);
                 s.store(below(of_gate, gate, limit), dgate);
             }),
             Gating::GeluTanh => spans!(dy.len(), |s| {

@@ -27,9 +27,11 @@ pub struct ModelConfig {
     pub rope: RopeConfig,
     /// Attention of every layer.
     pub attention: Attention,
-    /// What chooses the keys that queries attend to, in every layer: DeepSeek Sparse Attention, over MLA with a query
-    /// latent. `None` where they attend to all.
+    /// What chooses the keys that queries attend to: in every layer (DeepSeek Sparse Attention, over MLA with a query
+    /// latent), or in those with [`Entries::Chosen`]. `None` where they attend to all.
     pub indexer: Option<Indexer>,
+    /// Residual streams in place of one, mixed by hyper-connections.
+    pub streams: Option<Streams>,
     /// Layers that attend to the nearest tokens only; `None` where every layer sees the whole context.
     pub window: Option<Window>,
     /// Factor on query·key before the softmax, YaRN's correction included.
@@ -146,6 +148,44 @@ pub enum RopeLayout {
     HalfSplit,
 }
 
+/// Residual streams (manifold-constrained hyper-connections, DeepSeek-V4 report, §2.2).
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Streams {
+    /// n: how many there are.
+    pub count: usize,
+    /// Steps of Sinkhorn by which streams are mixed.
+    pub iterations: usize,
+    /// Added to weights and to what they are divided by.
+    pub eps: f32,
+}
+
+/// The compressed entries that a layer attends to besides a window of the nearest tokens.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Entries {
+    /// None.
+    None,
+    /// Those that an indexer chooses, of `rate` tokens each and the `rate` before them.
+    Chosen {
+        /// From one entry to the next, in tokens.
+        rate: usize,
+    },
+    /// All, of `rate` tokens each.
+    All {
+        /// Tokens of an entry.
+        rate: usize,
+    },
+}
+
+impl Entries {
+    /// Tokens from one entry to the next; 0 where there are none.
+    pub fn rate(&self) -> usize {
+        match *self {
+            Entries::None => 0,
+            Entries::Chosen { rate } | Entries::All { rate } => rate,
+        }
+    }
+}
+
 /// Attention of a layer.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Attention {
@@ -183,6 +223,26 @@ pub enum Attention {
         /// A learnt score for each head beside those of the keys, whose share of the weights goes to no value.
         sinks: bool,
     },
+    /// Over a window of the nearest tokens and over compressed entries of the others (DeepSeek-V4 report, §2.3): one row
+    /// of numbers is key and value of all heads, and each head has a sink.
+    Compressed {
+        /// Query heads.
+        heads: usize,
+        /// Width of the query latent.
+        q_lora_rank: usize,
+        /// Width of a head, and of the rows and entries.
+        head_dim: usize,
+        /// Width of the part that rotates, the last of a head.
+        rope_dim: usize,
+        /// Groups of heads, each with an output projection of its own to `o_lora_rank` numbers.
+        groups: usize,
+        /// Width of a group's output latent.
+        o_lora_rank: usize,
+        /// Tokens that each layer's window has.
+        window: usize,
+        /// The entries of each layer.
+        entries: Vec<Entries>,
+    },
 }
 
 impl Attention {
@@ -195,7 +255,7 @@ impl Attention {
     /// Query heads.
     pub fn heads(&self) -> usize {
         match *self {
-            Attention::Mla { heads, .. } | Attention::Gqa { heads, .. } => heads,
+            Attention::Mla { heads, .. } | Attention::Gqa { heads, .. } | Attention::Compressed { heads, .. } => heads,
         }
     }
 
@@ -204,11 +264,16 @@ impl Attention {
         matches!(self, Attention::Mla { .. })
     }
 
+    /// Whether it is over a window and compressed entries.
+    pub fn is_compressed(&self) -> bool {
+        matches!(self, Attention::Compressed { .. })
+    }
+
     /// Width of a query and of an expanded key head.
     pub fn qk_dim(&self) -> usize {
         match *self {
             Attention::Mla { nope_dim, rope_dim, .. } => nope_dim + rope_dim,
-            Attention::Gqa { head_dim, .. } => head_dim,
+            Attention::Gqa { head_dim, .. } | Attention::Compressed { head_dim, .. } => head_dim,
         }
     }
 
@@ -216,14 +281,16 @@ impl Attention {
     pub fn v_dim(&self) -> usize {
         match *self {
             Attention::Mla { v_dim, .. } => v_dim,
-            Attention::Gqa { head_dim, .. } => head_dim,
+            Attention::Gqa { head_dim, .. } | Attention::Compressed { head_dim, .. } => head_dim,
         }
     }
 
     /// Width of the part that rotates.
     pub fn rope_dim(&self) -> usize {
         match *self {
-            Attention::Mla { rope_dim, .. } | Attention::Gqa { rope_dim, .. } => rope_dim,
+            Attention::Mla { rope_dim, .. }
+            | Attention::Gqa { rope_dim, .. }
+            | Attention::Compressed { rope_dim, .. } => rope_dim,
         }
     }
 }
@@ -281,6 +348,14 @@ pub enum Router {
         /// Factor on the weights (`routed_scaling_factor`).
         scale: f32,
     },
+    /// DeepSeek-V4: √softplus scores with a bias for the selection only; chosen scores are divided by their sum (plus
+    /// 1e-20).
+    SqrtSoftplus {
+        /// Factor on the weights (`routed_scaling_factor`).
+        scale: f32,
+        /// First layers of which a table says, for each token id, which experts its tokens go to.
+        table_layers: usize,
+    },
     /// DeepSeek-V2, Qwen3 and gpt-oss: softmax scores over all experts. Divided by the sum of the chosen, they are the
     /// softmax of the chosen logits.
     Softmax {
@@ -322,6 +397,25 @@ pub enum Dtype {
 }
 
 impl ModelConfig {
+    /// Whether its indexers have a loss to learn by.
+    pub fn indexers_learn(&self) -> bool {
+        self.indexer.is_some() && self.attention.is_mla()
+    }
+
+    /// Whether a table says which experts the tokens of decoder layer `layer` go to.
+    pub fn has_table(&self, layer: usize) -> bool {
+        let router = self.moe.as_ref().map(|moe| &moe.router);
+        matches!(router, Some(Router::SqrtSoftplus { table_layers, .. }) if layer < *table_layers)
+    }
+
+    /// The compressed entries that decoder layer `layer` attends to.
+    pub fn entries(&self, layer: usize) -> Entries {
+        match &self.attention {
+            Attention::Compressed { entries, .. } => entries[layer],
+            _ => Entries::None,
+        }
+    }
+
     /// Whether decoder layer `layer` has experts. MTP layers count on from `layers`.
     pub fn is_moe_layer(&self, layer: usize) -> bool {
         self.moe.as_ref().is_some_and(|moe| layer >= moe.first_dense_layers)

@@ -7,6 +7,7 @@
 //! Missing keys take the defaults of `transformers` 5, whose configuration and modelling files are the source for what
 //! each key means.
 
+mod compressed;
 mod foreign;
 pub(crate) mod keys;
 mod read;

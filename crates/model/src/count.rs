@@ -14,7 +14,7 @@ use std::collections::HashSet;
 use std::fmt;
 
 pub use crate::config::CacheLayout;
-use crate::config::{Attention, Dtype, Indexer, ModelConfig};
+use crate::config::{Attention, Dtype, Entries, Indexer, ModelConfig};
 use crate::names::{self, ParamKind, ParamSpec};
 use crate::weights::{Stored, scale_count, tensor_stored_as};
 
@@ -239,6 +239,9 @@ pub fn forward_flops(config: &ModelConfig, context: Context) -> ForwardFlops {
     let chosen = config.indexer.map(|indexer| indexer.top_k);
     let core = attention_core_flops(&config.attention, context, chosen) + index_flops(config, context);
     let attention_core = match &config.window {
+        None if config.attention.is_compressed() => {
+            (0..config.layers).fold(Flops(0), |sum, layer| sum + compressed_core_flops(config, context, layer))
+        }
         None => core * config.layers as u64,
         Some(_) => (0..config.layers)
             .fold(Flops(0), |sum, layer| sum + attention_core_flops(&config.attention, context, config.window(layer))),
@@ -259,6 +262,8 @@ pub fn forward_flops(config: &ModelConfig, context: Context) -> ForwardFlops {
             | ParamKind::Bias
             | ParamKind::RouterBias
             | ParamKind::ExpertBiases(_)
+            | ParamKind::PlaceBias
+            | ParamKind::Table
             | ParamKind::Embedding
             | ParamKind::Head => {}
         }
@@ -277,6 +282,8 @@ fn linear_flops(spec: &ParamSpec, config: &ModelConfig) -> Flops {
         | ParamKind::Bias
         | ParamKind::RouterBias
         | ParamKind::ExpertBiases(_)
+        | ParamKind::PlaceBias
+        | ParamKind::Table
         | ParamKind::Embedding
         | ParamKind::Head => Flops(0),
     }
@@ -292,6 +299,30 @@ fn index_flops(config: &ModelConfig, context: Context) -> Flops {
         }
     };
     Flops((heads * (dim + 1)) as u64) * twice_keys as u64
+}
+
+/// One layer, one token: the window and the entries, and what these are chosen by.
+fn compressed_core_flops(config: &ModelConfig, context: Context, layer: usize) -> Flops {
+    let Attention::Compressed { window, .. } = config.attention else { return Flops(0) };
+    let entries = config.entries(layer);
+    let near = attention_core_flops(&config.attention, context, Some(window));
+    if entries == Entries::None {
+        return near;
+    }
+    let fewer = |tokens: usize| tokens / entries.rate();
+    let context = match context {
+        Context::Causal { tokens } => Context::Causal { tokens: fewer(tokens) },
+        Context::NonCausal { tokens } => Context::NonCausal { tokens: fewer(tokens) },
+        Context::DecodeExpanded { keys } => Context::DecodeExpanded { keys: fewer(keys) },
+        Context::DecodeAbsorbed { keys } => Context::DecodeAbsorbed { keys: fewer(keys) },
+    };
+    match (entries, config.indexer) {
+        (Entries::Chosen { .. }, Some(indexer)) => {
+            let far = attention_core_flops(&config.attention, context, Some(indexer.top_k));
+            near + far + index_flops(config, context)
+        }
+        _ => near + attention_core_flops(&config.attention, context, None),
+    }
 }
 
 /// One layer, one token: 2·(key width + value width) operations a head and key. Of a window, or where
@@ -312,7 +343,9 @@ fn attention_core_flops(attention: &Attention, context: Context, window: Option<
         (&Attention::Mla { kv_lora_rank, rope_dim, .. }, Context::DecodeAbsorbed { keys }) => {
             (2 * kv_lora_rank + rope_dim, keys.saturating_mul(2))
         }
-        (&Attention::Gqa { head_dim, .. }, Context::DecodeAbsorbed { keys }) => (2 * head_dim, keys.saturating_mul(2)),
+        (&Attention::Gqa { head_dim, .. } | &Attention::Compressed { head_dim, .. }, Context::DecodeAbsorbed { keys }) => {
+            (2 * head_dim, keys.saturating_mul(2))
+        }
     };
     Flops((attention.heads() * widths) as u64) * twice_keys as u64
 }
@@ -340,6 +373,8 @@ pub struct Checkpoint {
     pub half_elements: u64,
     /// Elements stored as f32, without the scales.
     pub f32_elements: u64,
+    /// Whole numbers of tables.
+    pub i64_elements: u64,
     /// FP8 scales, stored as f32.
     pub scales: u64,
 }
@@ -347,7 +382,12 @@ pub struct Checkpoint {
 impl Checkpoint {
     /// Size of all tensors, without headers.
     pub fn bytes(&self) -> Bytes {
-        Bytes(self.fp8_elements + 2 * self.half_elements + 4 * (self.f32_elements + self.scales))
+        Bytes(
+            self.fp8_elements
+                + 2 * self.half_elements
+                + 4 * (self.f32_elements + self.scales)
+                + 8 * self.i64_elements,
+        )
     }
 }
 
@@ -367,6 +407,7 @@ pub fn checkpoint(config: &ModelConfig, dtype: Dtype) -> Checkpoint {
             }
             Stored::Bf16 | Stored::F16 => counts.half_elements += elements,
             Stored::F32 => counts.f32_elements += elements,
+            Stored::I64 => counts.i64_elements += elements,
         }
     }
     counts
@@ -392,7 +433,7 @@ pub fn layer_matrices(config: &ModelConfig) -> u64 {
 pub fn training_bytes(config: &ModelConfig) -> TrainingBytes {
     let specs = names::param_specs(config);
     let all = sum(&specs, ParamSpec::len).0;
-    let trained = sum(&specs, |spec| if spec.kind == ParamKind::RouterBias { 0 } else { spec.len() }).0;
+    let trained = sum(&specs, |spec| if spec.kind.is_learnt() { spec.len() } else { 0 }).0;
     TrainingBytes { weights: Bytes(4 * all), gradients: Bytes(4 * trained), optimizer: Bytes(8 * trained) }
 }
 
@@ -402,6 +443,11 @@ pub fn cache_elements_per_token(config: &ModelConfig, layout: CacheLayout) -> u6
         (&Attention::Mla { kv_lora_rank, rope_dim, .. }, CacheLayout::Latent) => kv_lora_rank + rope_dim,
         (mla @ &Attention::Mla { heads, .. }, CacheLayout::Expanded) => heads * (mla.qk_dim() + mla.v_dim()),
         (&Attention::Gqa { kv_heads, head_dim, .. }, _) => 2 * kv_heads * head_dim,
+        // A page's part, of which a token has its share.
+        (Attention::Compressed { .. }, _) => {
+            let lens = (0..config.layers).map(|layer| crate::layers::page_len(config, layer) as u64);
+            return lens.sum::<u64>() / wels_device::PAGE as u64;
+        }
     };
     (per_layer + config.indexer.map_or(0, |indexer| indexer.dim)) as u64 * config.layers as u64
 }

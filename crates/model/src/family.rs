@@ -7,7 +7,7 @@
 mod rows;
 
 use rows::{
-    DEEPSEEK_V2, DEEPSEEK_V3, DEEPSEEK_V32, GEMMA2, GEMMA3, GLM4, GLM4_MOE, GPT_OSS, LLAMA, MISTRAL, PHI3, QWEN2,
+    DEEPSEEK_V2, DEEPSEEK_V3, DEEPSEEK_V32, DEEPSEEK_V4, GEMMA2, GEMMA3, GLM4, GLM4_MOE, GPT_OSS, LLAMA, MISTRAL, PHI3, QWEN2,
     QWEN3, QWEN3_MOE,
 };
 
@@ -18,6 +18,9 @@ pub enum Family {
     DeepseekV3,
     /// `deepseek_v32`: the same, where queries attend to keys that an indexer chooses (DeepSeek Sparse Attention).
     DeepseekV32,
+    /// `deepseek_v4`: attention over a window and compressed entries, several residual streams, √softplus router, a table
+    /// of experts in the first layers.
+    DeepseekV4,
     /// `deepseek_v2`: MLA, softmax router.
     DeepseekV2,
     /// `qwen3`: grouped-query attention with a norm on each head's query and key.
@@ -79,6 +82,8 @@ pub(crate) struct Row {
 pub(crate) enum AttentionKeys {
     /// Multi-head latent attention.
     Mla,
+    /// Over a window and compressed entries.
+    Compressed,
     /// Grouped-query attention.
     Gqa {
         biases: Biases,
@@ -125,8 +130,10 @@ pub(crate) struct CapKeys {
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) enum GatingKeys {
     Silu,
-    /// Limited by `swiglu_limit`.
+    /// Limited by `swiglu_limit`, as in gpt-oss.
     Clamped,
+    /// Limited by `swiglu_limit`, as in DeepSeek-V4.
+    Limited,
     /// GELU in its tanh form.
     GeluTanh,
 }
@@ -138,6 +145,8 @@ pub(crate) enum Fused {
     No,
     /// Gate and up of a layer, one below the other, and if so the query, key and value too; in GGUF as well.
     Rows { query_key_value: bool },
+    /// None, under the names of DeepSeek-V4's files.
+    Renamed,
     /// All experts of a layer, transposed, gate and up in turns; in MXFP4 as they are multiplied, in blocks.
     Experts,
 }
@@ -172,6 +181,8 @@ pub(crate) enum WindowKeys {
     None,
     /// None: an indexer chooses the keys of every layer.
     Indexed,
+    /// All, and entries besides: `config_json::compressed`.
+    Compressed,
     /// All, unless `sliding_window` is null.
     All,
     /// All, where `sliding_window` is there.
@@ -207,6 +218,8 @@ pub(crate) struct ExpertKeys {
 pub(crate) enum RouterKeys {
     /// Sigmoid scores with a bias for the selection; groups and scale where the keys are absent.
     Sigmoid { groups: (usize, usize), scale: f64 },
+    /// √softplus scores with a bias for the selection, a table in the first layers.
+    SqrtSoftplus,
     /// Softmax scores, groups, a scale, weights as they are (DeepSeek-V2).
     Softmax,
     /// Softmax scores; weights add up to one with `norm_topk_prob` (Qwen3).
@@ -230,9 +243,10 @@ pub(crate) struct Defaults {
 
 impl Family {
     /// All families, in the order in which messages list them.
-    pub const ALL: [Family; 14] = [
+    pub const ALL: [Family; 15] = [
         Family::DeepseekV3,
         Family::DeepseekV32,
+        Family::DeepseekV4,
         Family::DeepseekV2,
         Family::Qwen3,
         Family::Qwen3Moe,
@@ -251,6 +265,7 @@ impl Family {
         match self {
             Family::DeepseekV3 => &DEEPSEEK_V3,
             Family::DeepseekV32 => &DEEPSEEK_V32,
+            Family::DeepseekV4 => &DEEPSEEK_V4,
             Family::DeepseekV2 => &DEEPSEEK_V2,
             Family::Qwen3 => &QWEN3,
             Family::Qwen3Moe => &QWEN3_MOE,
@@ -300,7 +315,7 @@ impl Family {
 
     /// Whether neighbours rotate together in files that do not say.
     pub(crate) fn rotates_neighbours(self) -> bool {
-        self.is_deepseek() || self == Family::Glm4
+        self.is_deepseek() || [Family::Glm4, Family::DeepseekV4].contains(&self)
     }
 
     /// Whether each layer has an indexer.

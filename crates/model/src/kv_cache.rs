@@ -4,6 +4,7 @@
 //! them, is the caller's to know.
 
 use crate::config::{Attention, CacheLayout, Indexer, ModelConfig};
+use crate::layers::page_len;
 use crate::placement::{Place, Placement};
 use std::ops::Range;
 use std::sync::Arc;
@@ -27,12 +28,16 @@ struct Part {
     pages: CachePages,
     /// Whose keys and values they are.
     layers: Range<usize>,
+    /// Where the part of each of these begins in a page.
+    offsets: Vec<usize>,
 }
 
 #[derive(Clone, Copy)]
 enum LayerLayout {
     Expanded(KvLayout),
     Latent(LatentLayout),
+    /// Rows of tokens and entries, as [`page_len`] says for each layer.
+    Rows,
 }
 
 impl LayerLayout {
@@ -49,7 +54,8 @@ impl LayerLayout {
             (&Attention::Mla { kv_lora_rank: latent, rope_dim: rotary, .. }, CacheLayout::Latent) => {
                 LayerLayout::Latent(LatentLayout { latent, rotary })
             }
-            (Attention::Gqa { .. }, CacheLayout::Latent) => panic!("latent pages for attention without latents"),
+            (Attention::Compressed { .. }, CacheLayout::Expanded) => LayerLayout::Rows,
+            (Attention::Gqa { .. } | Attention::Compressed { .. }, CacheLayout::Latent) => panic!("latent pages for attention without latents"),
         }
     }
 
@@ -58,17 +64,21 @@ impl LayerLayout {
         match self {
             LayerLayout::Expanded(layout) => layout.page_len(),
             LayerLayout::Latent(layout) => layout.page_len(),
+            LayerLayout::Rows => 0,
         }
     }
 }
 
-/// Numbers that a page has of a layer, index keys included.
-fn layer_len(config: &ModelConfig, layout: CacheLayout) -> usize {
-    LayerLayout::new(config, layout).page_len() + Indexer::page_len(index_dim(config))
+/// Numbers that a page has of each of some layers, index keys included.
+fn layer_lens(config: &ModelConfig, layout: CacheLayout, layers: Range<usize>) -> Vec<usize> {
+    let len = LayerLayout::new(config, layout).page_len() + Indexer::page_len(index_dim(config));
+    let of_layer = |layer| if config.attention.is_compressed() { page_len(config, layer) } else { len };
+    layers.map(of_layer).collect()
 }
 
+/// Width of index keys that are kept of each token.
 fn index_dim(config: &ModelConfig) -> usize {
-    config.indexer.map_or(0, |indexer| indexer.dim)
+    config.indexer.filter(|_| config.attention.is_mla()).map_or(0, |indexer| indexer.dim)
 }
 
 const PLACES: [Place; 2] = [Place::Main, Place::Other];
@@ -103,11 +113,16 @@ impl PagedCache {
         dtypes: [CacheDtype; 2],
         pages: usize,
     ) -> Self {
-        let of_layer = layer_len(config, layout);
         let part = |(place, dtype)| {
             let (device, layers) = (placement.device(place).clone(), placement.cached_layers(config, place));
-            let pages = (!layers.is_empty()).then(|| device.pages(dtype, pages, layers.len() * of_layer));
-            pages.map(|pages| Part { device, pages, layers })
+            let mut len = 0;
+            let offset = |own| {
+                len += own;
+                len - own
+            };
+            let offsets: Vec<usize> = layer_lens(config, layout, layers.clone()).into_iter().map(offset).collect();
+            let pages = (!layers.is_empty()).then(|| device.pages(dtype, pages, len));
+            pages.map(|pages| Part { device, pages, layers, offsets })
         };
         let parts = PLACES.into_iter().zip(dtypes).filter_map(part).collect();
         let layout = LayerLayout::new(config, layout);
@@ -119,7 +134,7 @@ impl PagedCache {
     /// # Panics
     /// As for [`PagedCache::new`].
     pub fn bytes_per_page(config: &ModelConfig, layout: CacheLayout, dtype: CacheDtype) -> usize {
-        layers(config) * layer_len(config, layout) * dtype.bytes()
+        layer_lens(config, layout, 0..layers(config)).iter().sum::<usize>() * dtype.bytes()
     }
 
     /// Bytes that a page takes of the main and of the other device, as [`PagedCache::placed`] has it.
@@ -132,8 +147,9 @@ impl PagedCache {
         layout: CacheLayout,
         dtypes: [CacheDtype; 2],
     ) -> [usize; 2] {
-        let of_layer = layer_len(config, layout);
-        let bytes = |place, dtype: CacheDtype| placement.cached_layers(config, place).len() * of_layer * dtype.bytes();
+        let bytes = |place, dtype: CacheDtype| {
+            layer_lens(config, layout, placement.cached_layers(config, place)).iter().sum::<usize>() * dtype.bytes()
+        };
         [bytes(Place::Main, dtypes[0]), bytes(Place::Other, dtypes[1])]
     }
 
@@ -160,10 +176,9 @@ impl PagedCache {
 
     /// Where a layer's keys and values are, and where in a page.
     fn of_layer(&mut self, layer: usize) -> (&mut CachePages, usize) {
-        let of_layer = self.layout.page_len() + Indexer::page_len(self.index_dim);
         let part = self.parts.iter_mut().find(|part| part.layers.contains(&layer));
-        let Part { pages, layers, .. } = part.expect("a layer of the model that the cache is of");
-        (pages, (layer - layers.start) * of_layer)
+        let Part { pages, layers, offsets, .. } = part.expect("a layer of the model that the cache is of");
+        (pages, offsets[layer - layers.start])
     }
 }
 
@@ -184,7 +199,7 @@ impl<'a> Paging<'a> {
     /// How attention is to be computed.
     pub fn layout(&self) -> CacheLayout {
         match self.cache.layout {
-            LayerLayout::Expanded(_) => CacheLayout::Expanded,
+            LayerLayout::Expanded(_) | LayerLayout::Rows => CacheLayout::Expanded,
             LayerLayout::Latent(_) => CacheLayout::Latent,
         }
     }
@@ -203,6 +218,17 @@ impl<'a> Paging<'a> {
         let behind = self.cache.layout.page_len();
         let (pages, offset) = self.cache.of_layer(layer);
         (pages, PagedSequences { offset: offset + behind, sequences: &self.sequences })
+    }
+
+    /// The new tokens of each sequence, and those before.
+    pub fn sequences(&self) -> &[Sequence<'a>] {
+        &self.sequences
+    }
+
+    /// As [`Paging::expanded`], of a cache of rows and entries.
+    pub fn rows(&mut self, layer: usize) -> (&mut CachePages, PagedSequences<'_>) {
+        let (pages, offset) = self.cache.of_layer(layer);
+        (pages, PagedSequences { offset, sequences: &self.sequences })
     }
 
     /// As [`Paging::expanded`], of a cache of latents.

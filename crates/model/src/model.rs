@@ -4,7 +4,7 @@
 //! takes the weights and an [`Execution`], and each of them runs the same layers.
 
 use crate::config::{ModelConfig, RopeConfig, RopeLayout, RopeScaling};
-use crate::layers::{Block, Mtp};
+use crate::layers::{Block, Connection, Mtp};
 use crate::names::param_specs;
 use crate::ops::{self, Head};
 use crate::params::{Grads, Params, Weight, Wiring};
@@ -113,7 +113,7 @@ impl Losses {
         let experts = config.moe.as_ref().map_or(0, |moe| moe.experts);
         Losses {
             mtp: vec![Nll::default(); depth],
-            indexer: vec![0.0; if config.indexer.is_some() { config.layers + depth } else { 0 }],
+            indexer: vec![0.0; if config.indexers_learn() { config.layers + depth } else { 0 }],
             experts: layers.map(|layer| ExpertLoad { layer, tokens: vec![0; experts], balance: 0.0 }).collect(),
             ..Losses::default()
         }
@@ -191,6 +191,8 @@ pub struct Model {
     config: ModelConfig,
     embed: Weight,
     layers: Vec<Arc<Block>>,
+    /// What the final norm reads the streams by, where there are several.
+    connection: Option<Connection>,
     norm: Weight,
     head: Weight,
     mtp: Vec<Mtp>,
@@ -220,6 +222,7 @@ impl Model {
         Model {
             embed: wiring.weight("model.embed_tokens.weight"),
             layers: (0..config.layers).map(|i| Arc::new(Block::new(wiring, &config, i, rotary.of(i)))).collect(),
+            connection: config.streams.map(|streams| Connection::before_head(wiring, streams, config.norm_eps)),
             norm: wiring.weight("model.norm.weight"),
             head: wiring.weight(head),
             mtp: (1..=config.mtp_depth).map(|k| Mtp::new(wiring, &config, k, head, &rotary.usual)).collect(),
@@ -453,15 +456,24 @@ impl Model {
     pub(crate) fn embed(&self, g: &mut Graph, tokens: &Ids) -> Var {
         g.enter("model.embed_tokens");
         g.follow(self.embed);
+        g.tell_tokens(tokens);
         ops::embedding(g, self.embed, tokens, self.config.embedding_scale())
     }
 
     /// `[T, D]` to `[T, D]`.
     pub(crate) fn through_layers(&self, g: &mut Graph, h: Var) -> Var {
-        self.layers.iter().enumerate().fold(h, |h, (number, layer)| {
+        let h = match &self.config.streams {
+            Some(streams) => ops::spread_streams(g, &h, streams.count),
+            None => h,
+        };
+        let h = self.layers.iter().enumerate().fold(h, |h, (number, layer)| {
             g.begin_layer(number);
             layer.run(g, h)
-        })
+        });
+        match &self.connection {
+            Some(connection) => connection.read(g, &h).0,
+            None => h,
+        }
     }
 
     /// `[T, D]` to `[T, D]`.
@@ -517,8 +529,9 @@ impl Model {
         let (last, room) = (positions.iter().max(), self.context_len);
         assert!(last.is_none_or(|&last| (last as usize) < room), "position {last:?} in a context of {room} tokens");
         let sequences = Arc::new(Sequences { starts, positions });
-        let (balance_coefficient, indexer_coefficient) = (0.0, 0.0);
-        Context { params, execution, sequences, balance_coefficient, indexer_coefficient, adapted: Arc::default() }
+        let (balance_coefficient, indexer_coefficient, tokens) = (0.0, 0.0, None);
+        let adapted = Arc::default();
+        Context { params, execution, sequences, tokens, balance_coefficient, indexer_coefficient, adapted }
     }
 }
 

@@ -6,11 +6,12 @@
 //! alone, and everything that walks over weights (loading, saving, counting, the optimizer) walks over them.
 
 mod disk;
+pub(crate) mod published;
 
 pub(crate) use disk::fused_rows;
 pub use disk::{HfTensor, Place, Role, hf_tensors};
 
-use crate::config::{Attention, Indexer, ModelConfig, MoeConfig, Router};
+use crate::config::{Attention, Entries, Indexer, ModelConfig, MoeConfig, Router, Streams};
 use crate::family::Norms;
 
 /// Name of the MTP layers' projection, [D, 2D]: stays bf16 in FP8 files.
@@ -60,7 +61,8 @@ impl ParamSpec {
 pub enum ParamKind {
     /// A linear map, [outputs, inputs].
     Matrix,
-    /// The router's linear map, [experts, D]; an indexer's for the weights of its heads, [heads, D].
+    /// A linear map that stays in f32 while it is used, and that is not packed: the router's, [experts, D]; an indexer's
+    /// for the weights of its heads, [heads, D]; those that mix streams; those of groups of heads.
     Router,
     /// Scale of a norm.
     Norm,
@@ -76,12 +78,21 @@ pub enum ParamKind {
     Experts(usize),
     /// Their biases, one a row.
     ExpertBiases(usize),
+    /// Added to what tokens give at each place of a window, [places, numbers].
+    PlaceBias,
+    /// Which experts the tokens of each id go to, [V, K]: whole numbers, without a gradient.
+    Table,
 }
 
 impl ParamKind {
     /// Whether it is a linear map of a layer, or those of experts.
     pub fn is_layer_matrix(self) -> bool {
         matches!(self, ParamKind::Matrix | ParamKind::Experts(_))
+    }
+
+    /// Whether it follows gradients.
+    pub fn is_learnt(self) -> bool {
+        !matches!(self, ParamKind::RouterBias | ParamKind::Table)
     }
 
     /// Whether products with it may have it packed, and so quantised. Norms, biases and routers stay f32.
@@ -97,6 +108,11 @@ pub fn param_specs(config: &ModelConfig) -> Vec<ParamSpec> {
     list.push("model.embed_tokens.weight", v, d, ParamKind::Embedding);
     for layer in 0..config.layers {
         list.layer(config, layer);
+    }
+    if let Some(Streams { count: n, .. }) = config.streams {
+        list.push("model.hc_head.hc_fn", n, n * d, ParamKind::Router);
+        list.push("model.hc_head.hc_base", 1, n, ParamKind::Bias);
+        list.push("model.hc_head.hc_scale", 1, 1, ParamKind::Norm);
     }
     list.push("model.norm.weight", 1, d, ParamKind::Norm);
     if !config.tied_head {
@@ -129,11 +145,21 @@ impl List {
     fn layer(&mut self, config: &ModelConfig, layer: usize) {
         let d = config.hidden_size;
         self.prefix = format!("model.layers.{layer}.");
+        if let Some(streams) = config.streams {
+            self.mixing("attn_hc", streams, d);
+            self.mixing("ffn_hc", streams, d);
+        }
         self.push("input_layernorm.weight", 1, d, ParamKind::Norm);
         self.prefix.push_str("self_attn.");
         self.attention(&config.attention, d);
-        if let Some(indexer) = config.indexer {
-            self.indexer(indexer, config);
+        let entries = config.entries(layer);
+        if entries != Entries::None {
+            self.compressor("compressor", entries, config.attention.v_dim(), d);
+        }
+        match (config.indexer, entries) {
+            (Some(indexer), Entries::None) if config.attention.is_mla() => self.indexer(indexer, config),
+            (Some(indexer), Entries::Chosen { .. }) => self.entry_indexer(indexer, config, layer),
+            _ => {}
         }
         self.prefix = format!("model.layers.{layer}.");
         let Norms { before_ffn, after: [after_attention, after_ffn] } = config.family.row().norms;
@@ -142,7 +168,7 @@ impl List {
         }
         self.prefix.push_str("mlp.");
         match &config.moe {
-            Some(moe) if config.is_moe_layer(layer) => self.experts(moe, d),
+            Some(moe) if config.is_moe_layer(layer) => self.experts(config, moe, layer),
             _ => self.swiglu("", config.dense_intermediate, d),
         }
         self.prefix.clear();
@@ -186,7 +212,46 @@ impl List {
                     self.push("k_norm.weight", 1, head_dim, ParamKind::Norm);
                 }
             }
+            Attention::Compressed { heads, q_lora_rank, head_dim, groups, o_lora_rank, .. } => {
+                self.push("q_a_proj.weight", q_lora_rank, d, ParamKind::Matrix);
+                self.push("q_a_norm.weight", 1, q_lora_rank, ParamKind::Norm);
+                self.push("q_b_proj.weight", heads * head_dim, q_lora_rank, ParamKind::Matrix);
+                self.push("kv_proj.weight", head_dim, d, ParamKind::Matrix);
+                self.push("kv_norm.weight", 1, head_dim, ParamKind::Norm);
+                // A matrix for each group, one below the other.
+                self.push("o_a_proj.weight", groups * o_lora_rank, heads * head_dim / groups, ParamKind::Router);
+                self.push("o_b_proj.weight", d, groups * o_lora_rank, ParamKind::Matrix);
+                self.push("sinks", 1, heads, ParamKind::Bias);
+            }
         }
+    }
+
+    /// What makes entries of `rate` tokens, `dim` wide.
+    fn compressor(&mut self, part: &str, entries: Entries, dim: usize, d: usize) {
+        let rate = entries.rate();
+        let cols = if matches!(entries, Entries::Chosen { .. }) { 2 * dim } else { dim };
+        self.push(&format!("{part}.position_bias"), rate, cols, ParamKind::PlaceBias);
+        self.push(&format!("{part}.kv_proj.weight"), cols, d, ParamKind::Matrix);
+        self.push(&format!("{part}.gate_proj.weight"), cols, d, ParamKind::Matrix);
+        self.push(&format!("{part}.kv_norm.weight"), 1, dim, ParamKind::Norm);
+    }
+
+    /// What makes a layer's weights of `streams`, and the numbers that these are made with.
+    fn mixing(&mut self, part: &str, Streams { count: n, .. }: Streams, d: usize) {
+        let width = (2 + n) * n;
+        self.push(&format!("{part}.fn"), width, n * d, ParamKind::Router);
+        self.push(&format!("{part}.base"), 1, width, ParamKind::Bias);
+        self.push(&format!("{part}.scale"), 1, 3, ParamKind::Norm);
+    }
+
+    fn entry_indexer(&mut self, indexer: Indexer, config: &ModelConfig, layer: usize) {
+        let Attention::Compressed { q_lora_rank, .. } = config.attention else {
+            panic!("entries of {:?}", config.attention)
+        };
+        let (d, Indexer { heads, dim, .. }) = (config.hidden_size, indexer);
+        self.compressor("compressor.indexer", config.entries(layer), dim, d);
+        self.push("compressor.indexer.q_b_proj.weight", heads * dim, q_lora_rank, ParamKind::Matrix);
+        self.push("compressor.indexer.scorer.weights_proj.weight", heads, d, ParamKind::Router);
     }
 
     fn indexer(&mut self, Indexer { heads, dim, .. }: Indexer, config: &ModelConfig) {
@@ -202,13 +267,15 @@ impl List {
         self.push("indexer.weights_proj.weight", heads, d, ParamKind::Router);
     }
 
-    fn experts(&mut self, moe: &MoeConfig, d: usize) {
-        let (e, m) = (moe.experts, moe.expert_intermediate);
+    fn experts(&mut self, config: &ModelConfig, moe: &MoeConfig, layer: usize) {
+        let (e, m, d) = (moe.experts, moe.expert_intermediate, config.hidden_size);
         self.push("gate.weight", e, d, ParamKind::Router);
         if moe.biases {
             self.push("gate.bias", 1, e, ParamKind::Bias);
         }
-        if matches!(moe.router, Router::Sigmoid { .. }) {
+        if config.has_table(layer) {
+            self.push("gate.tid2eid", config.vocab_size, moe.top_k, ParamKind::Table);
+        } else if matches!(moe.router, Router::Sigmoid { .. } | Router::SqrtSoftplus { .. }) {
             self.push("gate.e_score_correction_bias", 1, e, ParamKind::RouterBias);
         }
         for (name, rows, cols) in [("gate", m, d), ("up", m, d), ("down", d, m)] {

@@ -217,7 +217,7 @@ impl Params {
 
     /// Whether gradients change a parameter.
     pub fn is_learnt(&self, param: usize) -> bool {
-        param >= self.frozen() && self.specs[param].kind != ParamKind::RouterBias
+        param >= self.frozen() && self.specs[param].kind.is_learnt()
     }
 
     /// What the adapter among the parameters adds to the matrix that a layer knows as `weight`.
@@ -247,11 +247,18 @@ impl Params {
 
     /// [`Params::init`] with the experts of a share alone.
     pub fn init_shared(device: &Arc<dyn Device>, config: &ModelConfig, seed: u64, share: Option<ExpertShare>) -> Self {
-        let params = Self::zeros_shared(device, config, share).filled(config.init_std, seed);
+        let params = Self::zeros_shared(device, config, share).filled(config.init_std, seed).with_tables(config);
         match config.family.row().norm_weights {
             NormWeights::Plain => params,
             NormWeights::OneMore => params.with_norms(0.0),
         }
+    }
+
+    fn with_tables(mut self, config: &ModelConfig) -> Self {
+        let Some(moe) = &config.moe else { return self };
+        let tables = self.specs.iter().zip(&mut self.tensors).filter(|(spec, _)| spec.kind == ParamKind::Table);
+        tables.for_each(|(spec, tensor)| tensor.set(0, &table(spec, moe.experts)));
+        self
     }
 
     fn with_norms(mut self, value: f32) -> Self {
@@ -271,6 +278,7 @@ impl Params {
             match spec.kind {
                 ParamKind::Norm => tensor.fill(1.0),
                 ParamKind::Bias | ParamKind::RouterBias | ParamKind::ExpertBiases(_) => {}
+                ParamKind::PlaceBias | ParamKind::Table => {}
                 _ => {
                     let key = random::Key { seed, stream: fnv1a64(&spec.name) };
                     let first = share.map_or(0, |share| share.rows(spec).start) * spec.cols;
@@ -499,6 +507,11 @@ impl Params {
     pub fn first_non_finite(&self) -> Option<&str> {
         first_non_finite(&self.specs, &self.tensors)
     }
+}
+
+/// What a table of experts begins with: tokens of id v go to the experts (K·v + k) mod E.
+pub fn table(spec: &ParamSpec, experts: usize) -> Vec<f32> {
+    (0..spec.len()).map(|i| (i % experts) as f32).collect()
 }
 
 /// What halves are made in of an up-projection in some format.

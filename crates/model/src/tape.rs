@@ -166,6 +166,8 @@ pub struct Context<'a> {
     pub execution: &'a Execution,
     /// The rows of the batch.
     pub sequences: Arc<Sequences>,
+    /// The ids of the tokens, if the rows are tokens: for layers that ask which they are.
+    pub tokens: Option<Ids>,
     /// Factor on each layer's and sequence's balance loss in the objective.
     pub balance_coefficient: f32,
     /// Factor on each layer's and token's indexer loss in the objective.
@@ -259,6 +261,14 @@ impl<'a> Graph<'a> {
     /// How the part under way is computed.
     fn execution(&self) -> &'a Execution {
         self.context.execution.at(self.place)
+    }
+
+    /// Tells the layers which tokens the rows are.
+    pub(crate) fn tell_tokens(&mut self, tokens: &Ids) {
+        self.context.tokens = Some(tokens.clone());
+        if let Some(backward) = self.recording() {
+            backward.context.tokens = Some(tokens.clone());
+        }
     }
 
     /// From now on computes where a parameter is.
@@ -626,8 +636,9 @@ mod tests {
 
     fn context<'a>(params: &'a Params, execution: &'a Execution) -> Context<'a> {
         let sequences = Arc::new(Sequences::packed(&[0, 2]));
-        let (balance_coefficient, indexer_coefficient) = (0.0, 0.0);
-        Context { params, execution, sequences, balance_coefficient, indexer_coefficient, adapted: Arc::default() }
+        let (balance_coefficient, indexer_coefficient, tokens) = (0.0, 0.0, None);
+        let adapted = Arc::default();
+        Context { params, execution, sequences, tokens, balance_coefficient, indexer_coefficient, adapted }
     }
 
     #[test]

@@ -93,7 +93,7 @@ pub fn groups(moe: &MoeConfig) -> (usize, usize) {
     match moe.router {
         Router::Sigmoid { groups, top_groups, .. } => (groups, top_groups),
         Router::Softmax { method: SoftmaxMethod::GroupLimited { groups, top_groups }, .. } => (groups, top_groups),
-        Router::Softmax { method: SoftmaxMethod::Greedy, .. } => (1, 1),
+        Router::Softmax { method: SoftmaxMethod::Greedy, .. } | Router::SqrtSoftplus { .. } => (1, 1),
     }
 }
 

@@ -42,6 +42,8 @@ pub(crate) enum Stored {
     Bf16,
     F16,
     E4m3,
+    /// Whole numbers.
+    I64,
 }
 
 impl Stored {
@@ -50,6 +52,7 @@ impl Stored {
             Stored::F32 => 4,
             Stored::Bf16 | Stored::F16 => 2,
             Stored::E4m3 => 1,
+            Stored::I64 => 8,
         }
     }
 
@@ -59,6 +62,7 @@ impl Stored {
             Stored::Bf16 => "BF16",
             Stored::F16 => "F16",
             Stored::E4m3 => "F8_E4M3",
+            Stored::I64 => "I64",
         }
     }
 }
@@ -69,6 +73,7 @@ impl Stored {
 /// not the MTP projection (DeepSeek-V3's README_WEIGHTS).
 fn stored_as(spec: &ParamSpec, dtype: Dtype) -> Stored {
     match (dtype, spec.kind) {
+        (_, ParamKind::Table) => Stored::I64,
         (_, ParamKind::RouterBias) | (Dtype::F32, _) => Stored::F32,
         (Dtype::F16, _) => Stored::F16,
         (Dtype::Fp8, ParamKind::Matrix | ParamKind::Experts(_)) if !spec.name.ends_with(EH_PROJ) => Stored::E4m3,

@@ -422,6 +422,12 @@ fn kept_per_token(config: &ModelConfig, layer: usize) -> usize {
             let expanded = heads * (nope_dim + rope_dim) + heads * (nope_dim + v_dim);
             query_latent + latent + expanded + heads * v_dim + 2 * heads
         }
+        Attention::Compressed { heads, q_lora_rank, head_dim, groups, o_lora_rank, .. } => {
+            let queries = 2 * q_lora_rank + 1 + heads * (2 * head_dim + 1);
+            // Rows, and what entries are made of.
+            let keys = 2 * head_dim + 1 + 4 * head_dim;
+            queries + keys + 2 * heads * head_dim + 2 * heads + groups * o_lora_rank
+        }
         Attention::Gqa { heads, kv_heads, head_dim, qk_norm, .. } => {
             let normed = if qk_norm { (heads + kv_heads) * (head_dim + 1) } else { 0 };
             2 * (heads + kv_heads) * head_dim + 2 * heads + normed

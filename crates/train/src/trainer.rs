@@ -310,7 +310,7 @@ impl Trainer {
     }
 
     fn indexers_learn(&self) -> bool {
-        self.model.config().indexer.is_some() && self.hyper.indexer_weight != 0.0
+        self.model.config().indexers_learn() && self.hyper.indexer_weight != 0.0
     }
 
     /// The mathematics.

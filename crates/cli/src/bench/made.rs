@@ -9,7 +9,7 @@ use wels_device::host::{blocks, random};
 use wels_device::{BlockType, Precision, Source};
 use wels_model::config::{CacheLayout, ModelConfig};
 use wels_model::names::{ParamKind, ParamSpec};
-use wels_model::params::Params;
+use wels_model::params::{Params, table};
 use wels_model::placement::Placement;
 use wels_model::sizes::WeightSizes;
 use wels_runs::recipe::Recipe;
@@ -95,7 +95,8 @@ fn normal(len: usize, config: &ModelConfig, stream: u64) -> Vec<f32> {
 fn plain(spec: &ParamSpec, config: &ModelConfig) -> Vec<f32> {
     match spec.kind {
         ParamKind::Norm => vec![1.0; spec.len()],
-        ParamKind::Bias | ParamKind::RouterBias | ParamKind::ExpertBiases(_) => vec![0.0; spec.len()],
+        ParamKind::Bias | ParamKind::RouterBias | ParamKind::ExpertBiases(_) | ParamKind::PlaceBias => vec![0.0; spec.len()],
+        ParamKind::Table => table(spec, config.moe.as_ref().map_or(1, |moe| moe.experts)),
         _ => normal(spec.len(), config, spec.len() as u64),
     }
 }

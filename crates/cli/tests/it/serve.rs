@@ -57,6 +57,7 @@ pub fn write_model_of(folder: &Path, max_positions: usize, hidden_size: usize, l
             local: None,
         },
         indexer: None,
+        streams: None,
         window: None,
         softmax_scale: 1.0 / (attention.qk_dim() as f32).sqrt(),
         attention_cap: None,

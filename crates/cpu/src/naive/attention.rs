@@ -29,7 +29,20 @@ impl Pages {
     }
 
     pub(super) fn set_row(&mut self, sequence: &Sequence, token: usize, offset: usize, row: &[f32]) {
-        let at = self.place(sequence, token, offset, row.len());
+        self.set_at(self.place(sequence, token, offset, row.len()), row);
+    }
+
+    /// Writes to a page from its cell `start` on.
+    pub(super) fn set(&mut self, page: u32, start: usize, row: &[f32]) {
+        self.set_at(page as usize * self.page_len + start, row);
+    }
+
+    /// Numbers of a page from its cell `start` on.
+    pub(super) fn get(&self, page: u32, start: usize, width: usize) -> &[f32] {
+        &self.cells[page as usize * self.page_len + start..][..width]
+    }
+
+    fn set_at(&mut self, at: usize, row: &[f32]) {
         let dtype = self.dtype;
         let kept = |value: f32| match dtype {
             CacheDtype::F32 => value,

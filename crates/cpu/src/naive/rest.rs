@@ -133,6 +133,13 @@ fn balance_of(balance: &Balance) -> &kinds::Balance {
     balance.memory.downcast_ref().expect("a balance of the naive device's")
 }
 
+/// Where tokens go that have chosen these experts, `[T, K]`.
+pub(super) fn dispatch(router: &Router, tokens: usize, chosen: Vec<u32>) -> Dispatch {
+    let Router { experts, top_k, .. } = *router;
+    let dispatch = kernels::Dispatch::new(&chosen, tokens, top_k, experts);
+    Dispatch { tokens, experts, top_k, memory: Box::new(Tables { chosen, dispatch }) }
+}
+
 impl Experts for Naive {
     fn route(
         &self,
@@ -142,12 +149,11 @@ impl Experts for Naive {
         scores: &mut Tensor,
         weights: &mut Tensor,
     ) -> Dispatch {
-        let (tokens, experts, top_k) = (logits.rows(), router.experts, router.top_k);
-        let mut chosen = vec![0; tokens * top_k];
+        let tokens = logits.rows();
+        let mut chosen = vec![0; tokens * router.top_k];
         let (scores, weights) = (values_mut(scores), values_mut(weights));
         router::forward(router, values(logits), bias.map(values), scores, &mut chosen, weights);
-        let dispatch = kernels::Dispatch::new(&chosen, tokens, top_k, experts);
-        Dispatch { tokens, experts, top_k, memory: Box::new(Tables { chosen, dispatch }) }
+        dispatch(router, tokens, chosen)
     }
 
     fn route_backward(

@@ -18,7 +18,7 @@ pub(super) fn chosen(chosen: &Chosen) -> &attention::Chosen {
     list
 }
 
-fn of_list(list: attention::Chosen) -> Chosen {
+pub(super) fn of_list(list: attention::Chosen) -> Chosen {
     Chosen { queries: list.queries(), memory: Box::new(List(list)) }
 }
 

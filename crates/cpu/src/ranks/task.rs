@@ -204,6 +204,10 @@ impl Writer {
                 self.word(limit.to_bits());
                 self.word(alpha.to_bits());
             }
+            Gating::Limited { limit } => {
+                self.word(3);
+                self.word(limit.to_bits());
+            }
         }
     }
 
@@ -237,6 +241,7 @@ impl Reader<'_> {
         match self.word() {
             0 => Gating::Silu,
             1 => Gating::GeluTanh,
+            3 => Gating::Limited { limit: f32::from_bits(self.word()) },
             _ => Gating::Clamped { limit: f32::from_bits(self.word()), alpha: f32::from_bits(self.word()) },
         }
     }

@@ -29,6 +29,7 @@ fn config(family: Family, layout: RopeLayout, attention: Attention) -> ModelConf
         norm_eps: 1e-6,
         rope: RopeConfig { base: 10000.0, scaling: RopeScaling::None, layout, max_positions: CONTEXT, local: None },
         indexer: None,
+        streams: None,
         window: None,
         softmax_scale: 1.0 / (attention.qk_dim() as f32).sqrt(),
         attention_cap: None,

@@ -14,6 +14,7 @@
 use std::ops::Range;
 
 use super::Chosen;
+use super::compressed::Span;
 use super::paged::{
     Brain, CacheDtype, Element, Half, PAGE, Pages, Place, Sequence, Slot, extend, for_each_token, write_row,
 };
@@ -63,20 +64,52 @@ impl Indexer {
 pub fn choose(of: Indexer, starts: &[u32], q: &[f32], w: &[f32], k: &[f32]) -> Chosen {
     let tokens = super::check_sequences(starts);
     of.check(tokens, q, w, Some(k));
-    let lens = || starts.windows(2).map(|ends| (ends[1] - ends[0]) as usize);
-    let count: usize = lens().map(|len| len.div_ceil(PAGE)).sum();
-    let numbers: Vec<u32> = (0..count as u32).collect();
-    let mut rest = &numbers[..];
-    let sequences: Vec<Sequence> = lens()
-        .map(|new| {
-            let (pages, others) = rest.split_at(new.div_ceil(PAGE));
-            rest = others;
-            Sequence { pages, past: 0, new }
-        })
-        .collect();
-    let mut pages = Pages::new(CacheDtype::F32, count, Indexer::page_len(of.dim));
-    pages.append_index(0, of.dim, &sequences, k);
+    let lens: Vec<usize> = starts.windows(2).map(|ends| (ends[1] - ends[0]) as usize).collect();
+    let (pages, numbers) = paged(of.dim, &lens, k);
+    let sequences = in_pages(&numbers, &lens);
     pages.choose(0, of, &sequences, q, w)
+}
+
+/// The entries that the queries `q[T, H·d]` of some spans attend to, with weights `w[T, H]`, among the entries of `rate`
+/// tokens each with index keys `k[E, d]` that are complete at the query's place: the `top_k` of the greatest score.
+///
+/// # Panics
+/// If there are more or fewer queries or keys than the spans have.
+pub fn choose_entries(of: Indexer, rate: usize, spans: &[Span], q: &[f32], w: &[f32], k: &[f32]) -> Chosen {
+    let tokens = spans.last().map_or(0, |span| span.queries.end);
+    of.check(tokens, q, w, None);
+    let lens: Vec<usize> = spans.iter().map(|span| span.entries.len()).collect();
+    let total: usize = lens.iter().sum();
+    assert!(k.len() == total * of.dim, "index keys have {} elements, {total} entries", k.len());
+    let (pages, numbers) = paged(of.dim, &lens, k);
+    let mut queries = Vec::with_capacity(tokens);
+    for (span, Sequence { pages, .. }) in spans.iter().zip(in_pages(&numbers, &lens)) {
+        for token in span.queries.clone() {
+            let keys = (span.place(token) + 1) / rate;
+            assert!(keys <= span.entries.len(), "{span:?} lacks entries of query {token}");
+            queries.push(Query { token, pages: &pages[..keys.div_ceil(PAGE)], keys });
+        }
+    }
+    pages.choose_among(0, of, &queries, q, w)
+}
+
+/// Pages that hold the index keys of some sequences of these lengths, and their numbers.
+fn paged(dim: usize, lens: &[usize], k: &[f32]) -> (Pages, Vec<u32>) {
+    let count: usize = lens.iter().map(|len| len.div_ceil(PAGE)).sum();
+    let numbers: Vec<u32> = (0..count as u32).collect();
+    let mut pages = Pages::new(CacheDtype::F32, count, Indexer::page_len(dim));
+    pages.append_index(0, dim, &in_pages(&numbers, lens), k);
+    (pages, numbers)
+}
+
+/// Sequences of these lengths, in pages one after the other.
+fn in_pages<'a>(mut numbers: &'a [u32], lens: &[usize]) -> Vec<Sequence<'a>> {
+    let sequence = |new: &usize| {
+        let (pages, others) = numbers.split_at(new.div_ceil(PAGE));
+        numbers = others;
+        Sequence { pages, past: 0, new: *new }
+    };
+    lens.iter().map(sequence).collect()
 }
 
 impl Pages {
@@ -112,13 +145,17 @@ impl Pages {
         let tokens = self.check(sequences);
         self.check_part(offset, Indexer::page_len(of.dim));
         of.check(tokens, q, w, None);
-        let queries = queries(sequences);
+        self.choose_among(offset, of, &queries(sequences), q, w)
+    }
+
+    /// [`Pages::choose`] of queries that were checked.
+    fn choose_among(&self, offset: usize, of: Indexer, queries: &[Query], q: &[f32], w: &[f32]) -> Chosen {
         let counts: Vec<usize> = queries.iter().map(|query| query.keys.min(of.top_k)).collect();
         let total = counts.iter().sum();
         let (mut keys, mut scores) = (vec![0; total], vec![0.0; total]);
         let job = Job { place: self.place(offset), of, q, w };
         let mut to = (&mut keys[..], &mut scores[..]);
-        for together in batches(&queries) {
+        for together in batches(queries) {
             let (queries, counts) = (&queries[together.clone()], &counts[together]);
             let (own_keys, own_scores);
             let total = counts.iter().sum();

@@ -11,8 +11,10 @@
 mod append;
 mod chosen;
 mod element;
+mod rows;
 
 pub use element::CacheDtype;
+pub use rows::{RowLayout, SequenceRows};
 
 use std::ops::Range;
 

@@ -1,6 +1,7 @@
 //! The lightning indexer and what it learns by, as plain loops.
 
 use super::{dot, math};
+use crate::attention::compressed::Span;
 use crate::attention::index::Indexer;
 use crate::attention::index_loss::IndexOperands;
 use crate::attention::{Chosen, Heads, Keys, Shape};
@@ -47,6 +48,18 @@ pub fn choose_cached(of: Indexer, n: usize, q: &[f32], w: &[f32], k: &[f32]) -> 
     let q = [&vec![0.0; past * heads * dim], q].concat();
     let w = [&vec![0.0; past * heads], w].concat();
     chosen(of, (past..past + n).map(|t| scores(of, t, 0, t, &q, &w, k)).collect())
+}
+
+/// Reference of [`crate::attention::index::choose_entries`].
+pub fn choose_entries(of: Indexer, rate: usize, spans: &[Span], q: &[f32], w: &[f32], k: &[f32]) -> Chosen {
+    let of_query = |span: &Span, t: usize| {
+        let first = span.entries.start;
+        match (span.place(t) + 1) / rate {
+            0 => vec![],
+            keys => scores(of, t, first, first + keys - 1, q, w, k),
+        }
+    };
+    chosen(of, spans.iter().flat_map(|span| span.queries.clone().map(move |t| of_query(span, t))).collect())
 }
 
 fn chosen(of: Indexer, queries: Vec<Vec<f32>>) -> Chosen {

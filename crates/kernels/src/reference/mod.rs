@@ -2,6 +2,8 @@
 //! deleted; the tests compare the fast versions with these by `==`.
 
 pub mod attention;
+pub mod compress;
+pub mod compressed;
 pub mod convert;
 pub mod distil;
 pub mod elementwise;
@@ -21,6 +23,7 @@ pub mod router;
 pub mod sample;
 pub mod softcap;
 pub mod softmax;
+pub mod streams;
 pub mod swiglu;
 pub mod unit;
 pub mod windows;

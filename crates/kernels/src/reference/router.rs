@@ -1,7 +1,7 @@
 //! Routing and the balance loss, as plain loops.
 
 use super::{dot, math};
-use crate::router::{Balance, Router, Scoring};
+use crate::router::{Balance, Router, Scoring, sqrt_softplus, sqrt_softplus_slope};
 
 fn total(x: &[f32]) -> f32 {
     dot(x, &vec![1.0; x.len()])
@@ -21,6 +21,9 @@ fn scores_of(router: &Router, logits: &[f32]) -> Vec<f32> {
     if router.scoring == Scoring::Sigmoid {
         return logits.iter().map(|&l| math::sigmoid(l)).collect();
     }
+    if router.scoring == Scoring::SqrtSoftplus {
+        return logits.iter().map(|&l| sqrt_softplus(l)).collect();
+    }
     let max = logits.iter().fold(f32::NEG_INFINITY, |max, &l| if l > max { l } else { max });
     let exps: Vec<f32> = logits.iter().map(|l| math::exp(l - max)).collect();
     let sum = total(&exps);
@@ -31,7 +34,7 @@ fn scores_of(router: &Router, logits: &[f32]) -> Vec<f32> {
 fn choose(router: &Router, biased: &[f32]) -> Vec<usize> {
     let size = router.experts / router.groups;
     let group_score = |group: &[f32]| {
-        let best = if router.scoring == Scoring::Sigmoid { greatest(group, 2) } else { greatest(group, 1) };
+        let best = if router.scoring != Scoring::Softmax { greatest(group, 2) } else { greatest(group, 1) };
         let finite = best.iter().map(|&i| group[i]).filter(|&a| a > f32::NEG_INFINITY);
         finite.reduce(|a, b| a + b).unwrap_or(f32::NEG_INFINITY)
     };
@@ -51,11 +54,44 @@ pub fn forward(
     experts: &mut [u32],
     weights: &mut [f32],
 ) {
+    let listed = |_: usize, s: &[f32]| {
+        let biased: Vec<f32> = s.iter().enumerate().map(|(i, s)| s + bias.map_or(0.0, |bias| bias[i])).collect();
+        choose(router, &biased)
+    };
+    forward_by(router, logits, &listed, scores, experts, weights);
+}
+
+/// Reference of [`crate::router::forward_by_table`].
+pub fn forward_by_table(
+    router: &Router,
+    logits: &[f32],
+    (table, ids): (&[f32], &[u32]),
+    scores: &mut [f32],
+    experts: &mut [u32],
+    weights: &mut [f32],
+) {
+    let k = router.top_k;
+    let listed = |t: usize, _: &[f32]| {
+        let row = &table[ids[t] as usize * k..(ids[t] as usize + 1) * k];
+        let mut chosen: Vec<usize> = row.iter().map(|expert| *expert as usize).collect();
+        chosen.sort();
+        chosen
+    };
+    forward_by(router, logits, &listed, scores, experts, weights);
+}
+
+fn forward_by(
+    router: &Router,
+    logits: &[f32],
+    list: &dyn Fn(usize, &[f32]) -> Vec<usize>,
+    scores: &mut [f32],
+    experts: &mut [u32],
+    weights: &mut [f32],
+) {
     let (e, k) = (router.experts, router.top_k);
     for (t, logits) in logits.chunks(e).enumerate() {
         let s = scores_of(router, logits);
-        let biased: Vec<f32> = (0..e).map(|i| s[i] + bias.map_or(0.0, |bias| bias[i])).collect();
-        let chosen = choose(router, &biased);
+        let chosen = list(t, &s);
         let sum = chosen.iter().fold(0.0, |sum, &i| sum + s[i]) + 1e-20;
         for (j, &i) in chosen.iter().enumerate() {
             experts[t * k + j] = i as u32;
@@ -90,6 +126,7 @@ pub fn backward(
             dlogits[t * e + i] = match router.scoring {
                 Scoring::Sigmoid => ds[i] * (s[i] * (1.0 - s[i])),
                 Scoring::Softmax => (ds[i] - product) * s[i],
+                Scoring::SqrtSoftplus => ds[i] * sqrt_softplus_slope(s[i]),
             };
         }
     }
@@ -105,11 +142,11 @@ pub fn balance(router: &Router, scores: &[f32], experts: &[u32], starts: &[u32])
         for t in span[0] as usize..span[1] as usize {
             let s = &scores[t * e..(t + 1) * e];
             let counted = match router.scoring {
-                Scoring::Sigmoid => greatest(s, k),
+                Scoring::Sigmoid | Scoring::SqrtSoftplus => greatest(s, k),
                 Scoring::Softmax => experts[t * k..(t + 1) * k].iter().map(|&i| i as usize).collect(),
             };
             counted.iter().for_each(|&i| shares[i] += 1.0);
-            let sum = if router.scoring == Scoring::Sigmoid { total(s) } else { 1.0 };
+            let sum = if router.scoring != Scoring::Softmax { total(s) } else { 1.0 };
             (0..e).for_each(|i| means[i] += s[i] / sum);
         }
         if tokens > 0.0 {
@@ -137,7 +174,7 @@ pub fn balance_backward(
         for t in span[0] as usize..span[1] as usize {
             let s = &scores[t * e..(t + 1) * e];
             let (mut mean, mut factor) = (0.0, coefficients[sequence] / (span[1] - span[0]) as f32);
-            if router.scoring == Scoring::Sigmoid {
+            if router.scoring != Scoring::Softmax {
                 mean = dot(shares, s) / total(s);
                 factor /= total(s);
             }

@@ -20,6 +20,7 @@ pub fn forward(gating: Gating, gate: &[f32], up: &[f32], y: &mut [f32]) {
                 let (g, u) = (least(gate[i], limit), clamp(up[i], limit));
                 g * math::sigmoid(g * alpha) * (u + 1.0)
             }
+            Gating::Limited { limit } => math::silu(least(gate[i], limit)) * clamp(up[i], limit),
             Gating::GeluTanh => {
                 let ratio = (gate[i] * gate[i]).mul_add(GELU[1], GELU[0]);
                 gate[i] * math::sigmoid(gate[i] * ratio) * up[i]
@@ -45,6 +46,12 @@ pub fn backward(gating: Gating, dy: &[f32], gate: &[f32], up: &[f32], dgate: &mu
                 dup[i] = if up[i].abs() <= limit { dy[i] * (inner * s) } else { 0.0 };
                 let slope = s * scaled.mul_add(1.0 - s, 1.0);
                 dgate[i] = if g <= limit { dy[i] * (u + 1.0) * slope } else { 0.0 };
+            }
+            Gating::Limited { limit } => {
+                let (inner, u) = (least(g, limit), clamp(up[i], limit));
+                let s = math::sigmoid(inner);
+                dup[i] = if up[i].abs() <= limit { dy[i] * (inner * s) } else { 0.0 };
+                dgate[i] = if g <= limit { dy[i] * u * (s * inner.mul_add(1.0 - s, 1.0)) } else { 0.0 };
             }
             Gating::GeluTanh => {
                 let s = math::sigmoid(g * (g * g).mul_add(GELU[1], GELU[0]));

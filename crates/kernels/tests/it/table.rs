@@ -184,6 +184,11 @@ fn swiglus(size: Size, visit: Visit) {
             let (gate, up) = (gate.min(5.0), up.clamp(-5.0, 5.0));
             gate / (1.0 + (-1.702 * gate).exp()) * (up + 1.0)
         });
+        let wide = (gate.clone(), times(up.clone(), 7.0));
+        gatings(&format!("limited swiglu {n}"), Gating::Limited { limit: 5.0 }, wide, visit, &|gate, up| {
+            let (gate, up) = (gate.min(5.0), up.clamp(-5.0, 5.0));
+            gate / (1.0 + (-gate).exp()) * up
+        });
         gatings(&format!("geglu {n}"), Gating::GeluTanh, (gate, up), visit, &|gate, up| {
             let inner = (2.0 / std::f64::consts::PI).sqrt() * (gate + 0.044715 * gate.powi(3));
             0.5 * gate * (1.0 + inner.tanh()) * up
@@ -240,7 +245,7 @@ fn router(scoring: Scoring, experts: usize, top_k: usize, groups: (usize, usize)
 
 /// Routers with a number of tokens.
 fn router_shapes(size: Size) -> Vec<(usize, Router)> {
-    use Scoring::{Sigmoid, Softmax};
+    use Scoring::{Sigmoid, Softmax, SqrtSoftplus};
     match size {
         Size::Small => vec![
             (3, router(Sigmoid, 4, 4, (1, 1), true)),
@@ -250,6 +255,7 @@ fn router_shapes(size: Size) -> Vec<(usize, Router)> {
             (40, router(Softmax, 64, 6, (1, 1), false)),
             (33, router(Softmax, 40, 5, (8, 3), false)),
             (4, router(Softmax, 18, 2, (1, 1), true)),
+            (21, router(SqrtSoftplus, 18, 4, (1, 1), true)),
         ],
         Size::Large => {
             vec![(2048, router(Sigmoid, 64, 6, (8, 4), true)), (2048, router(Softmax, 64, 6, (1, 1), false))]
@@ -268,6 +274,7 @@ fn routed(router: &Router, logits: &[f32]) -> (Vec<f32>, Vec<u32>) {
 fn scores_f64(router: &Router, logits: &[f64]) -> Vec<f64> {
     match router.scoring {
         Scoring::Sigmoid => logits.iter().map(|l| 1.0 / (1.0 + (-l).exp())).collect(),
+        Scoring::SqrtSoftplus => logits.iter().map(|l| l.exp().ln_1p().sqrt()).collect(),
         Scoring::Softmax => {
             let row = |logits: &[f64]| {
                 let sum: f64 = logits.iter().map(|l| l.exp()).sum();
@@ -358,7 +365,7 @@ fn balances(size: Size, visit: Visit) {
                     let span = starts[s] as usize..starts[s + 1] as usize;
                     let token = |t: usize| {
                         let row = &scores[t * e..(t + 1) * e];
-                        let sum = if r.scoring == Scoring::Sigmoid { row.iter().sum() } else { 1.0 };
+                        let sum = if r.scoring != Scoring::Softmax { row.iter().sum() } else { 1.0 };
                         dot(row, &shares[s * e..(s + 1) * e]) / sum
                     };
                     coefficients[s] * span.clone().map(token).sum::<f64>() / span.len().max(1) as f64

@@ -2,6 +2,7 @@
 
 use serde_json::Value;
 
+use super::compressed::{self, Compressed};
 use super::foreign;
 use super::keys::{Keys, abbreviate};
 use super::{rope, window};
@@ -51,6 +52,7 @@ const IRRELEVANT: &[&str] = &[
     "problem_type",
     "return_dict",
     "router_aux_loss_coef",
+    "router_jitter_noise",
     "seq_aux",
     "torch_dtype",
     "transformers.js_config",
@@ -87,25 +89,11 @@ fn read_model(keys: &mut Keys) -> Result<ModelConfig, ConfigError> {
     let defaults = &row.defaults;
     let hidden_size = keys.size("hidden_size", Some(defaults.hidden_size), limit::HIDDEN)?;
     let layers = keys.size("num_hidden_layers", Some(defaults.layers), limit::LAYERS)?;
-    let layout = read_layout(keys, family)?;
     let max_positions = keys.size("max_position_embeddings", Some(defaults.max_positions), limit::POSITIONS)?;
-    let partial = match row.attention {
-        AttentionKeys::Mla => None,
-        AttentionKeys::Gqa { partial_rotary, .. } => partial_rotary,
+    let Compressed { attention, rope, indexer, streams } = match row.attention {
+        AttentionKeys::Compressed => compressed::read(keys, layers, max_positions, defaults)?,
+        _ => read_usual(keys, family, (hidden_size, layers), max_positions)?,
     };
-    if family == Family::GptOss && !["rope_theta", "rope_parameters"].into_iter().any(|key| keys.has(key)) {
-        return Err(ConfigError::Missing { key: "rope_theta".into() });
-    }
-    let (mut rope, rotary_part) = rope::read(keys, max_positions, layout, partial, family)?;
-    if family == Family::Gemma3 {
-        let sliding = window::sliding(keys, row.windows, layers)?;
-        rope.local = rope::read_local(keys, sliding)?;
-    }
-    let attention = match &row.attention {
-        AttentionKeys::Mla => read_mla(keys, defaults)?,
-        gqa @ AttentionKeys::Gqa { .. } => read_gqa(keys, family, gqa, hidden_size, rotary_part)?,
-    };
-    let indexer = if family.has_indexer() { Some(read_indexer(keys, &attention)?) } else { None };
     rope::check_divisors(keys, &rope.scaling, attention.rope_dim())?;
     let moe = match &row.experts {
         Some(experts) => Some(read_moe(keys, family, experts, layers)?),
@@ -123,14 +111,22 @@ fn read_model(keys: &mut Keys) -> Result<ModelConfig, ConfigError> {
         layers,
         vocab_size: keys.size("vocab_size", Some(defaults.vocab_size), limit::VOCAB)?,
         indexer,
+        streams,
         norm_eps: keys.real("rms_norm_eps", Some(defaults.norm_eps), 1e-30, 1.0)? as f32,
         window,
         softmax_scale: caps.scale.unwrap_or_else(|| rope::softmax_scale(&attention, &rope.scaling)),
         attention_cap: caps.attention,
         logit_cap: caps.logits,
         rope,
+        dense_intermediate: match (&attention, &moe) {
+            // Without dense layers the key is another name of the experts' width.
+            (Attention::Compressed { .. }, Some(moe)) => {
+                keys.mark(&["intermediate_size"]);
+                moe.expert_intermediate
+            }
+            _ => keys.size("intermediate_size", Some(defaults.intermediate), limit::INTERMEDIATE)?,
+        },
         attention,
-        dense_intermediate: keys.size("intermediate_size", Some(defaults.intermediate), limit::INTERMEDIATE)?,
         gating: read_gating(keys, row.gating)?,
         moe,
         mtp_depth: read_mtp_depth(keys, family)?,
@@ -142,6 +138,35 @@ fn read_model(keys: &mut Keys) -> Result<ModelConfig, ConfigError> {
     })
 }
 
+/// Attention, rotation and indexer of families with keys and values for each token, and one stream.
+fn read_usual(
+    keys: &mut Keys,
+    family: Family,
+    (hidden_size, layers): (usize, usize),
+    max_positions: usize,
+) -> Result<Compressed, ConfigError> {
+    let row = family.row();
+    let layout = read_layout(keys, family)?;
+    let partial = match row.attention {
+        AttentionKeys::Mla | AttentionKeys::Compressed => None,
+        AttentionKeys::Gqa { partial_rotary, .. } => partial_rotary,
+    };
+    if family == Family::GptOss && !["rope_theta", "rope_parameters"].into_iter().any(|key| keys.has(key)) {
+        return Err(ConfigError::Missing { key: "rope_theta".into() });
+    }
+    let (mut rope, rotary_part) = rope::read(keys, max_positions, layout, partial, family)?;
+    if family == Family::Gemma3 {
+        let sliding = window::sliding(keys, row.windows, layers)?;
+        rope.local = rope::read_local(keys, sliding)?;
+    }
+    let attention = match &row.attention {
+        AttentionKeys::Mla => read_mla(keys, &row.defaults)?,
+        gqa => read_gqa(keys, family, gqa, hidden_size, rotary_part)?,
+    };
+    let indexer = if family.has_indexer() { Some(read_indexer(keys, &attention)?) } else { None };
+    Ok(Compressed { attention, rope, indexer, streams: None })
+}
+
 fn read_gating(keys: &mut Keys, described: GatingKeys) -> Result<Gating, ConfigError> {
     match described {
         GatingKeys::Silu => Ok(Gating::Silu),
@@ -150,6 +175,9 @@ fn read_gating(keys: &mut Keys, described: GatingKeys) -> Result<Gating, ConfigE
             let alpha = keys.real("swiglu_alpha", Some(1.702), 1e-3, 1e3)? as f32;
             let limit = keys.real("swiglu_limit", Some(7.0), 1e-3, 1e6)? as f32;
             Ok(Gating::Clamped { alpha, limit })
+        }
+        GatingKeys::Limited => {
+            Ok(Gating::Limited { limit: keys.real("swiglu_limit", Some(10.0), 1e-3, 1e6)? as f32 })
         }
     }
 }
@@ -347,6 +375,7 @@ fn read_moe(keys: &mut Keys, family: Family, described: &ExpertKeys, layers: usi
             let groups = read_groups(keys, groups, (experts, count_key), top_k)?;
             read_sigmoid(keys, family, groups, (experts, count_key), scale)?
         }
+        RouterKeys::SqrtSoftplus => read_sqrt_softplus(keys, (experts, count_key), top_k, layers)?,
         RouterKeys::Softmax => read_softmax(keys, (experts, count_key), top_k)?,
         RouterKeys::SoftmaxNormalized => read_softmax_normalized(keys, (experts, count_key), top_k)?,
         RouterKeys::SoftmaxOfChosen => read_softmax_of_chosen(keys, (experts, count_key), top_k)?,
@@ -399,6 +428,22 @@ fn read_sigmoid(
     let normalize = keys.flag("norm_topk_prob", true)?;
     let scale = keys.real("routed_scaling_factor", Some(scale), 1e-6, 1e6)? as f32;
     Ok(Router::Sigmoid { groups, top_groups, normalize, scale })
+}
+
+fn read_sqrt_softplus(
+    keys: &mut Keys,
+    experts: (usize, &'static str),
+    top_k: usize,
+    layers: usize,
+) -> Result<Router, ConfigError> {
+    check_top_k(keys, experts, top_k)?;
+    keys.check_word("scoring_func", &["sqrtsoftplus"], "deepseek_v4 scores with `sqrtsoftplus`")?;
+    keys.check_word("topk_method", &["noaux_tc"], "deepseek_v4 selects with `noaux_tc`")?;
+    if !keys.flag("norm_topk_prob", true)? {
+        return Err(keys.unsupported("norm_topk_prob", "deepseek_v4 divides the chosen scores by their sum"));
+    }
+    let scale = keys.real("routed_scaling_factor", Some(1.5), 1e-6, 1e6)? as f32;
+    Ok(Router::SqrtSoftplus { scale, table_layers: compressed::read_table_layers(keys, layers)? })
 }
 
 fn read_softmax(keys: &mut Keys, experts: (usize, &'static str), top_k: usize) -> Result<Router, ConfigError> {
@@ -499,6 +544,9 @@ fn read_groups(
 }
 
 fn read_mtp_depth(keys: &mut Keys, family: Family) -> Result<usize, ConfigError> {
+    if family == Family::DeepseekV4 {
+        return Ok(0);
+    }
     // The class default is 1, but a file that does not mention MTP has no weights for it.
     let depth = keys.integer("num_nextn_predict_layers", Some(0), 0, 16)?;
     let alias = keys.integer("num_mtp_layers", Some(depth), 0, 16)?;
@@ -547,6 +595,10 @@ fn check_quantization(keys: &mut Keys, family: Family) -> Result<(), ConfigError
     }
     if family == Family::GptOss && inner.word("quant_method")? == Some("mxfp4") {
         return Ok(());
+    }
+    if family == Family::DeepseekV4 {
+        let why = "of this family only files that are not quantised are read";
+        return Err(keys.unsupported("quantization_config", why));
     }
     inner.check_word("quant_method", &["fp8"], WHY)?;
     inner.check_word("fmt", &["e4m3"], WHY)?;

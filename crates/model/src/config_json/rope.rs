@@ -133,6 +133,50 @@ pub fn read_local(keys: &mut Keys, layers: Vec<bool>) -> Result<Option<LocalRope
     Ok(layers.contains(&true).then_some(LocalRope { base, layers }))
 }
 
+/// Base and scaling in DeepSeek-V4: those of layers with entries, and of the others, `sliding`, as local ones.
+pub fn read_compressed(
+    keys: &mut Keys,
+    max_positions: usize,
+    sliding: Vec<bool>,
+) -> Result<RopeConfig, ConfigError> {
+    const MAIN: &str = "main";
+    const COMPRESS: &str = "compress";
+    let theta = keys.real("rope_theta", Some(DEFAULT_BASE), 1.0, MAX_BASE)?;
+    let of_entries = keys.real("compress_rope_theta", Some(160_000.0), 1.0, MAX_BASE)?;
+    let part = if keys.has(PARTIAL) { Some(keys.real(PARTIAL, None, 0.0, 1.0)?) } else { None };
+    let outer = |usual_base| Outer { base: None, usual_base, part, max_positions, original: None };
+    let nested = keys.get("rope_parameters").and_then(Value::as_object).filter(|map| map.contains_key(COMPRESS));
+    let (main, found, says) = match nested {
+        Some(map) => {
+            let mut inner = Keys::new(map, "rope_parameters.");
+            let main = read_object(&mut inner, MAIN, "rope_parameters.main.", &outer(theta))?;
+            let found = read_object(&mut inner, COMPRESS, "rope_parameters.compress.", &outer(of_entries))?;
+            keys.notes.append(&mut inner.notes);
+            (main, found, map.get(COMPRESS))
+        }
+        None => {
+            let found = read_object(keys, "rope_scaling", "rope_scaling.", &outer(of_entries))?;
+            let new = read_object(keys, "rope_parameters", "rope_parameters.", &outer(of_entries))?;
+            let says = ["rope_scaling", "rope_parameters"].into_iter().find_map(|key| keys.get(key));
+            // Whatever base it names: it is laid over that of the layers without entries.
+            (None, found.or(new).map(|found| Inner { base: of_entries, ..found }), says)
+        }
+    };
+    if main.as_ref().is_some_and(|main| main.scaling != RopeScaling::None) {
+        return Err(keys.unsupported("rope_parameters", "layers without entries rotate unscaled"));
+    }
+    let (base, mut scaling) = found.map_or((of_entries, RopeScaling::None), |found| (found.base, found.scaling));
+    if let RopeScaling::Yarn { table_scale, .. } = &mut scaling
+        && says.is_none_or(|map| map.get("attention_factor").is_none_or(Value::is_null))
+    {
+        *table_scale = 1.0;
+    }
+    let layers = sliding;
+    let local = LocalRope { base: main.map_or(theta, |main| main.base), layers };
+    let local = local.layers.contains(&true).then_some(local);
+    Ok(RopeConfig { base, scaling, layout: RopeLayout::Interleaved, max_positions, local })
+}
+
 /// Factor on query·key: 1/√width, and in MLA times m² with m = 0.1·mscale_all_dim·ln(factor) + 1 whenever YaRN is on.
 ///
 /// This is the convention of `transformers`; DeepSeek's reference code corrects only contexts beyond the original one.

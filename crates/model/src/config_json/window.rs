@@ -22,6 +22,9 @@ pub fn read(
     layers: usize,
     max_positions: usize,
 ) -> Result<Option<Window>, ConfigError> {
+    if described == WindowKeys::Compressed {
+        return Ok(None);
+    }
     let used = keys.flag("use_sliding_window", false)?;
     let first = keys.integer("max_window_layers", Some(28), 0, usize::MAX >> 1)?;
     let (width, full) = (read_width(keys, described, max_positions)?, every(keys, described)?);
@@ -36,7 +39,7 @@ pub fn read(
         WindowKeys::SwitchedAll if used => vec![true; layers],
         WindowKeys::Switched if used => types.unwrap_or_else(|| (0..layers).map(|layer| layer >= first).collect()),
         WindowKeys::Every { .. } => types.unwrap_or_else(|| alternating(full, layers)),
-        WindowKeys::None | WindowKeys::Indexed | WindowKeys::Switched | WindowKeys::SwitchedAll => return Ok(None),
+        _ => return Ok(None),
     };
     Ok(slide.contains(&true).then_some(Window { width, layers: slide }))
 }

@@ -6,6 +6,7 @@
 
 use serde_json::{Map, Value, json};
 
+use super::compressed;
 use crate::config::{
     Attention, Dtype, Family, Gating, Indexer, ModelConfig, MoeConfig, RopeConfig, RopeLayout, RopeScaling, Router,
     SoftmaxMethod,
@@ -21,10 +22,12 @@ pub fn write(config: &ModelConfig, dtype: Dtype) -> String {
     put("hidden_size", json!(config.hidden_size));
     put("num_hidden_layers", json!(config.layers));
     put("vocab_size", json!(config.vocab_size));
-    put("intermediate_size", json!(config.dense_intermediate));
+    if config.streams.is_none() {
+        put("intermediate_size", json!(config.dense_intermediate));
+    }
     match config.gating {
         Gating::GeluTanh => put("hidden_activation", json!("gelu_pytorch_tanh")),
-        Gating::Silu | Gating::Clamped { .. } => put("hidden_act", json!("silu")),
+        Gating::Silu | Gating::Clamped { .. } | Gating::Limited { .. } => put("hidden_act", json!("silu")),
     };
     put("rms_norm_eps", decimal(config.norm_eps));
     put("initializer_range", decimal(config.init_std));
@@ -38,12 +41,16 @@ pub fn write(config: &ModelConfig, dtype: Dtype) -> String {
         put("swiglu_alpha", decimal(alpha));
         put("swiglu_limit", decimal(limit));
     }
+    if let Gating::Limited { limit } = config.gating {
+        put("swiglu_limit", decimal(limit));
+    }
     put_attention(&config.attention, config.family, &mut map);
     if let Some(Indexer { heads, dim, top_k }) = config.indexer {
         map.insert("index_n_heads".into(), json!(heads));
         map.insert("index_head_dim".into(), json!(dim));
         map.insert("index_topk".into(), json!(top_k));
     }
+    compressed::write(config, &mut map);
     put_caps(config, &mut map);
     put_window(config, &mut map);
     put_rope(&config.rope, config.family, &mut map);
@@ -72,6 +79,7 @@ fn put_attention(attention: &Attention, family: Family, map: &mut Map<String, Va
             put("v_head_dim", json!(v_dim));
             put("attention_bias", json!(false));
         }
+        Attention::Compressed { .. } => {}
         Attention::Gqa { heads, kv_heads, head_dim, rope_dim, qkv_bias, qk_norm, .. } => {
             put("num_attention_heads", json!(heads));
             put("num_key_value_heads", json!(kv_heads));
@@ -110,7 +118,7 @@ fn put_window(config: &ModelConfig, map: &mut Map<String, Value>) {
     let mut put = |key: &str, value: Value| map.insert(key.to_owned(), value);
     let width = config.window.as_ref().map(|window| window.width);
     match config.family.row().windows {
-        WindowKeys::None | WindowKeys::Indexed => {}
+        WindowKeys::None | WindowKeys::Indexed | WindowKeys::Compressed => {}
         // Layers with a window that holds the whole context still rotate as such.
         WindowKeys::Every { .. } if config.rope.local.is_some() => {
             put("sliding_window", json!(width.unwrap_or(config.rope.max_positions)));
@@ -141,6 +149,12 @@ pub fn part_of(part: usize, whole: usize) -> f64 {
 
 fn put_rope(rope: &RopeConfig, family: Family, map: &mut Map<String, Value>) {
     map.insert("max_position_embeddings".into(), json!(rope.max_positions));
+    if family == Family::DeepseekV4 {
+        map.insert("compress_rope_theta".into(), number(rope.base));
+        map.insert("rope_theta".into(), number(rope.local.as_ref().map_or(10_000.0, |local| local.base)));
+        map.insert("rope_scaling".into(), rope_scaling(rope));
+        return;
+    }
     map.insert("rope_theta".into(), number(rope.base));
     if let Some(local) = &rope.local {
         map.insert("rope_local_base_freq".into(), number(local.base));
@@ -234,6 +248,13 @@ fn put_moe(moe: &MoeConfig, family: Family, map: &mut Map<String, Value>) {
         return;
     }
     put("n_shared_experts", json!(moe.shared_experts));
+    if let Router::SqrtSoftplus { scale, table_layers } = moe.router {
+        put("scoring_func", json!("sqrtsoftplus"));
+        put("norm_topk_prob", json!(true));
+        put("routed_scaling_factor", decimal(scale));
+        put("num_hash_layers", json!(table_layers));
+        return;
+    }
     put("first_k_dense_replace", json!(moe.first_dense_layers));
     put("moe_layer_freq", json!(1));
     match moe.router {
@@ -257,6 +278,7 @@ fn put_moe(moe: &MoeConfig, family: Family, map: &mut Map<String, Value>) {
             put("norm_topk_prob", json!(false));
             put("routed_scaling_factor", decimal(scale));
         }
+        Router::SqrtSoftplus { .. } => {}
     }
 }
 

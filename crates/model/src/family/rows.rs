@@ -375,3 +375,37 @@ pub(super) const DEEPSEEK_V32: Row = Row {
     defaults: Defaults { max_positions: 163840, ..DEEPSEEK_V3.defaults },
     ..DEEPSEEK_V3
 };
+
+pub(super) const DEEPSEEK_V4: Row = Row {
+    model_types: &["deepseek_v4"],
+    architecture: "DeepseekV4ForCausalLM",
+    gguf: None,
+    attention: AttentionKeys::Compressed,
+    windows: WindowKeys::Compressed,
+    experts: Some(ExpertKeys {
+        count: &["n_routed_experts", "num_local_experts"],
+        width: "moe_intermediate_size",
+        biases: false,
+        router: RouterKeys::SqrtSoftplus,
+        experts: 256,
+        shared: 1,
+        top_k: Some(6),
+        intermediate: 2048,
+        first_dense: 0,
+    }),
+    mtp: false,
+    gating: GatingKeys::Limited,
+    fused: Fused::Renamed,
+    defaults: Defaults {
+        hidden_size: 4096,
+        layers: 43,
+        heads: 64,
+        vocab_size: 129280,
+        intermediate: 2048,
+        max_positions: 1048576,
+        norm_eps: 1e-6,
+        bos_id: Some(0),
+        eos_id: Some(1),
+    },
+    ..LLAMA
+};

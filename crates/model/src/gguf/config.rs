@@ -99,6 +99,7 @@ pub(super) fn tables(family: Family) -> [Table; 3] {
         RouterKeys::Sigmoid { .. } | RouterKeys::Softmax => EXPERTS,
         RouterKeys::SoftmaxNormalized => QWEN3_EXPERTS,
         RouterKeys::SoftmaxOfChosen => GPT_OSS_EXPERTS,
+        RouterKeys::SqrtSoftplus => unreachable!("a family without a name in GGUF"),
     });
     [COMMON, attention, experts]
 }
@@ -199,6 +200,7 @@ impl Reader<'_> {
             Some(RouterKeys::Sigmoid { .. } | RouterKeys::Softmax) => self.router()?,
             Some(RouterKeys::SoftmaxNormalized) => self.softmax_router()?,
             Some(RouterKeys::SoftmaxOfChosen) => self.chosen_router()?,
+            Some(RouterKeys::SqrtSoftplus) => unreachable!("a family without a name in GGUF"),
         }
         self.mtp()?;
         self.gemma();

@@ -100,9 +100,13 @@ pub(super) fn place(config: &ModelConfig, spec: &ParamSpec, split: bool) -> Plac
     let dims = match spec.kind {
         ParamKind::Norm | ParamKind::Bias | ParamKind::RouterBias => vec![cols],
         ParamKind::Experts(experts) => vec![cols, rows / experts as u64, experts as u64],
-        ParamKind::ExpertBiases(_) | ParamKind::Matrix | ParamKind::Router | ParamKind::Embedding | ParamKind::Head => {
-            vec![cols, rows]
-        }
+        ParamKind::ExpertBiases(_)
+        | ParamKind::Matrix
+        | ParamKind::Router
+        | ParamKind::Embedding
+        | ParamKind::Head
+        | ParamKind::PlaceBias
+        | ParamKind::Table => vec![cols, rows],
     };
     Place::Whole(Expected { name, dims })
 }

@@ -207,6 +207,7 @@ fn model_keys(config: &ModelConfig, architecture: &str) -> Result<Vec<(String, I
     put("vocab_size", Item::Unsigned(config.vocab_size as u32));
     let mut size = |key: &str, size: usize| put(key, Item::Unsigned(size as u32));
     match config.attention {
+        Attention::Compressed { .. } => unreachable!("a family without a name in GGUF"),
         Attention::Gqa { head_dim, rope_dim, .. } => {
             size("attention.value_length", head_dim);
             size("rope.dimension_count", rope_dim);
@@ -386,9 +387,13 @@ fn entries(config: &ModelConfig, kind: BlockType) -> Vec<Entry> {
 fn stored_as(spec: &ParamSpec, cols: u64, kind: BlockType) -> BlockType {
     let four_bits = matches!(kind, BlockType::Q4_0 | BlockType::Q4_1);
     let kind = match spec.kind {
-        ParamKind::Norm | ParamKind::Bias | ParamKind::Router | ParamKind::RouterBias | ParamKind::ExpertBiases(_) => {
-            BlockType::F32
-        }
+        ParamKind::Norm
+        | ParamKind::Bias
+        | ParamKind::Router
+        | ParamKind::RouterBias
+        | ParamKind::ExpertBiases(_)
+        | ParamKind::PlaceBias
+        | ParamKind::Table => BlockType::F32,
         ParamKind::Embedding | ParamKind::Head if four_bits => BlockType::Q8_0,
         _ => kind,
     };

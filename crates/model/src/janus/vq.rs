@@ -137,7 +137,8 @@ impl VqNetwork {
     pub fn context<'a>(&self, params: &'a Params, execution: &'a Execution) -> Context<'a> {
         let sequences = Arc::new(Sequences::packed(&[0]));
         let (balance_coefficient, indexer_coefficient) = (0.0, 0.0);
-        Context { params, execution, sequences, balance_coefficient, indexer_coefficient, adapted: Arc::default() }
+        let (tokens, adapted) = (None, Arc::default());
+        Context { params, execution, sequences, tokens, balance_coefficient, indexer_coefficient, adapted }
     }
 
     /// `[P·tokens, dim]`, what codes are looked for near, of pixels `[P·side², channels]`.

@@ -1,7 +1,8 @@
 //! A decoder layer: `u = h + attention(norm(h))`, `h' = u + ffn(norm(u))`; in some families with a norm of what
-//! attention and feed-forward layer give before it is added.
+//! attention and feed-forward layer give before it is added, and in one with several streams in place of h, of which
+//! both read a sum.
 
-use super::{gqa::Gqa, mla::Mla, mlp::Mlp, moe::Moe};
+use super::{compressed::CompressedAttention, gqa::Gqa, mla::Mla, mlp::Mlp, moe::Moe, streams::Connection};
 use crate::config::{Attention, ModelConfig};
 use crate::ops::{add, bring, rms_norm};
 use crate::params::{Weight, Wiring};
@@ -18,12 +19,15 @@ pub(crate) struct Block {
     ffn: Ffn,
     /// Of what attention and feed-forward layer give.
     post_norms: [Option<Weight>; 2],
+    /// How attention and feed-forward layer are connected to the streams, where there are several.
+    connections: Option<[Connection; 2]>,
     eps: f32,
 }
 
 enum AttentionLayer {
     Mla(Mla),
     Gqa(Gqa),
+    Compressed(Box<CompressedAttention>),
 }
 
 enum Ffn {
@@ -43,6 +47,9 @@ impl Block {
             attention: match config.attention {
                 Attention::Mla { .. } => AttentionLayer::Mla(Mla::new(wiring, &attention, config, rotary)),
                 Attention::Gqa { .. } => AttentionLayer::Gqa(Gqa::new(wiring, &attention, config, layer, rotary)),
+                Attention::Compressed { .. } => AttentionLayer::Compressed(Box::new(CompressedAttention::new(
+                    wiring, &attention, config, layer, rotary,
+                ))),
             },
             ffn_norm: wiring.weight(&format!("{name}.{}", norms.before_ffn)),
             ffn: match &config.moe {
@@ -52,6 +59,10 @@ impl Block {
                 _ => Ffn::Dense(Mlp::new(wiring, &mlp, config.gating)),
             },
             post_norms: norms.after.map(|part| part.map(|part| wiring.weight(&format!("{name}.{part}")))),
+            connections: config.streams.map(|streams| {
+                ["attn_hc", "ffn_hc"]
+                    .map(|part| Connection::new(wiring, &format!("{name}.{part}"), streams, config.norm_eps))
+            }),
             eps: config.norm_eps,
             name,
         }
@@ -61,7 +72,7 @@ impl Block {
     pub fn up_projection(&self) -> Option<(Weight, usize, usize)> {
         match &self.attention {
             AttentionLayer::Mla(attention) => Some(attention.up_projection()),
-            AttentionLayer::Gqa(_) => None,
+            AttentionLayer::Gqa(_) | AttentionLayer::Compressed(_) => None,
         }
     }
 
@@ -92,21 +103,36 @@ impl Block {
         g.enter(&self.name);
         g.follow(self.attention_norm);
         let h = bring(g, h);
-        let x = rms_norm(g, &h, self.attention_norm, self.eps);
-        let u = match &self.attention {
-            AttentionLayer::Mla(attention) => attention.forward(g, &x),
-            AttentionLayer::Gqa(attention) => attention.forward(g, &x),
-        };
-        let u = self.post_norm(g, 0, u);
-        let h = add(g, &h, u);
+        let h = self.around(g, h, 0, self.attention_norm, |g, x| match &self.attention {
+            AttentionLayer::Mla(attention) => attention.forward(g, x),
+            AttentionLayer::Gqa(attention) => attention.forward(g, x),
+            AttentionLayer::Compressed(attention) => attention.forward(g, x),
+        });
+        self.around(g, h, 1, self.ffn_norm, |g, x| match &self.ffn {
+            Ffn::Dense(mlp) => mlp.forward(g, x),
+            Ffn::Moe(moe) => moe.forward(g, x),
+        })
+    }
 
-        let x = rms_norm(g, &h, self.ffn_norm, self.eps);
-        let y = match &self.ffn {
-            Ffn::Dense(mlp) => mlp.forward(g, &x),
-            Ffn::Moe(moe) => moe.forward(g, &x),
+    /// What joins attention (0) or the feed-forward layer (1) to the residual stream or streams.
+    fn around(
+        &self,
+        g: &mut Graph,
+        h: Var,
+        which: usize,
+        norm: Weight,
+        layer: impl FnOnce(&mut Graph, &Var) -> Var,
+    ) -> Var {
+        let Some(connections) = &self.connections else {
+            let x = rms_norm(g, &h, norm, self.eps);
+            let y = layer(g, &x);
+            let y = self.post_norm(g, which, y);
+            return add(g, &h, y);
         };
-        let y = self.post_norm(g, 1, y);
-        add(g, &h, y)
+        let (x, weights) = connections[which].read(g, &h);
+        let x = rms_norm(g, &x, norm, self.eps);
+        let y = layer(g, &x);
+        connections[which].write(g, &h, y, &weights)
     }
 
     fn post_norm(&self, g: &mut Graph, which: usize, x: Var) -> Var {

@@ -2,14 +2,15 @@
 //!
 //! In gpt-oss router and experts have biases, and gates limits. The router's product is f32 whatever the precision of
 //! the others (DeepSeek-V3 report, §3.3.1). No token is dropped. Experts may be over ranks: [`crate::expert_parallel`].
-//! Source: DeepSeek-V3 report, eq. 12–16; DeepSeek-V2 report, §2.2.
+//! In DeepSeek-V4 a table says for each token id which experts its tokens go to in the first layers, with weights by
+//! their scores. Source: DeepSeek-V3 report, eq. 12–16; DeepSeek-V2 report, §2.2; DeepSeek-V4 report, §2.1.
 
 use super::mlp::Mlp;
 use crate::config::{MoeConfig, Router as RouterConfig, SoftmaxMethod};
 use crate::expert_parallel::ExpertShare;
 use crate::ops::{
     Route, Slots, bias, bring, bring_f32, combine, expert_bias, expert_feed_forward, expert_gate_up,
-    expert_swiglu_linear, from_holders, linear, route, spread, to_holders,
+    expert_swiglu_linear, from_holders, linear, route, route_by_table, spread, to_holders,
 };
 use crate::params::{Weight, Wiring};
 use crate::tape::{Graph, Var};
@@ -20,6 +21,8 @@ pub(crate) struct Moe {
     router: Router,
     centroids: Weight,
     selection_bias: Option<Weight>,
+    /// Which experts tokens go to, by their ids.
+    table: Option<Weight>,
     gate: Weight,
     up: Weight,
     down: Weight,
@@ -41,6 +44,7 @@ impl Moe {
             router: router(config),
             centroids: wiring.weight(&format!("{name}.gate.weight")),
             selection_bias: wiring.optional(&format!("{name}.gate.e_score_correction_bias")),
+            table: wiring.optional(&format!("{name}.gate.tid2eid")),
             gate: wiring.weight(&format!("{name}.experts.gate_proj")),
             up: wiring.weight(&format!("{name}.experts.up_proj")),
             down: wiring.weight(&format!("{name}.experts.down_proj")),
@@ -63,7 +67,10 @@ impl Moe {
         }
         g.follow(self.gate);
         let (logits, of_experts, precision) = (bring_f32(g, logits), bring(g, x.clone()), g.precision());
-        let Route { weights, dispatch } = route(g, self.router, logits, self.selection_bias);
+        let Route { weights, dispatch } = match self.table {
+            Some(table) => route_by_table(g, self.router, logits, table),
+            None => route(g, self.router, logits, self.selection_bias),
+        };
         let h = match g.context.params.share() {
             None => match self.at_once(g, &of_experts, &dispatch) {
                 Some(h) => h,
@@ -137,6 +144,10 @@ fn router(config: &MoeConfig) -> Router {
     match config.router {
         RouterConfig::Sigmoid { groups, top_groups, normalize, scale } => {
             Router { scoring: Scoring::Sigmoid, experts, top_k, groups, top_groups, normalize, scale }
+        }
+        RouterConfig::SqrtSoftplus { scale, .. } => {
+            let (groups, top_groups, normalize) = (1, 1, true);
+            Router { scoring: Scoring::SqrtSoftplus, experts, top_k, groups, top_groups, normalize, scale }
         }
         RouterConfig::Softmax { method, normalize, scale } => {
             let (groups, top_groups) = match method {

@@ -1,5 +1,6 @@
 //! Tensors of a Hugging Face directory, and the parameters whose numbers they hold.
 
+use super::published::published;
 use super::{ParamKind, ParamSpec, param_specs};
 use crate::config::{Attention, ModelConfig};
 use crate::family::Fused;
@@ -98,6 +99,7 @@ pub fn hf_tensors(config: &ModelConfig) -> Vec<HfTensor> {
     for (param, spec) in specs.iter().enumerate() {
         match config.family.row().fused {
             Fused::No => push_tensors(&mut tensors, param, spec),
+            Fused::Renamed => push_renamed(&mut tensors, param, spec),
             Fused::Experts => push_fused_experts(&mut tensors, param, spec),
             Fused::Rows { .. } => match fused_rows(config, spec) {
                 Some(fused) => tensors.push(fused.tensor(param, spec)),
@@ -130,11 +132,22 @@ fn push_tensors(tensors: &mut Vec<HfTensor>, param: usize, spec: &ParamSpec) {
             return;
         }
         ParamKind::Norm | ParamKind::Bias | ParamKind::RouterBias => vec![cols],
-        ParamKind::Matrix | ParamKind::Router | ParamKind::Embedding | ParamKind::Head | ParamKind::ExpertBiases(_) => {
-            vec![rows, cols]
-        }
+        ParamKind::Matrix
+        | ParamKind::Router
+        | ParamKind::Embedding
+        | ParamKind::Head
+        | ParamKind::ExpertBiases(_)
+        | ParamKind::PlaceBias
+        | ParamKind::Table => vec![rows, cols],
     };
     tensors.push(HfTensor::whole(spec.name.clone(), shape, param, 0, (rows, cols)));
+}
+
+/// As DeepSeek-V4's files name them.
+fn push_renamed(tensors: &mut Vec<HfTensor>, param: usize, spec: &ParamSpec) {
+    let first = tensors.len();
+    push_tensors(tensors, param, spec);
+    tensors[first..].iter_mut().for_each(|tensor| tensor.name = published(&tensor.name));
 }
 
 /// Where the rows of a parameter are in a matrix that it shares.

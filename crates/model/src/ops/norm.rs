@@ -66,3 +66,26 @@ pub fn rms_norm_heads(g: &mut Graph, x: Var, heads: usize, w: Weight, eps: f32) 
         back.put(dx, parts.reshaped(tokens, cols));
     })
 }
+
+/// [`rms_norm_heads`] without a weight: `y[T, H·d]` of `x[T, H·d]`.
+pub fn plain_norm_heads(g: &mut Graph, x: Var, heads: usize, eps: f32) -> Var {
+    let (tokens, cols) = (x.rows(), x.cols());
+    let (rows, d) = (tokens * heads, cols / heads);
+    assert_eq!(cols, heads * d, "plain_norm_heads: x is [{tokens}, {cols}] for {heads} heads");
+    let dx = x.gradient();
+    let x = x.into_value().reshaped(rows, d);
+    let mut y = g.tensor_of(x.dtype(), rows, d);
+    let (mut rstd, mut ones) = (g.tensor(rows, 1), g.tensor(1, d));
+    g.device().fill(&mut ones, 1.0);
+    g.device().rms_norm(&x, &ones, eps, &mut y, &mut rstd);
+    g.record("norm", y.reshaped(tokens, cols), move |back, dy| {
+        let (device, sequences) = (back.device(), Ids::from(vec![0, rows as u32]));
+        let dy = dy.reshaped(rows, d);
+        let (whole, start) = back.begin(dx);
+        let mut parts = whole.reshaped(rows, d);
+        let mut spare = back.tensor(1, d);
+        let (into, of_ones) = ((&mut parts, start), (&mut spare, Start::Zero));
+        device.rms_norm_backward(&dy, &x, &ones, &rstd, &sequences, into, of_ones);
+        back.put(dx, parts.reshaped(tokens, cols));
+    })
+}

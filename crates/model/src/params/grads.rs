@@ -43,7 +43,7 @@ impl Grads {
         summed: Option<usize>,
     ) -> Self {
         let values = slots.iter().map(|&param| match &specs[param] {
-            spec if spec.kind == ParamKind::RouterBias => nothing(device, spec),
+            spec if !spec.kind.is_learnt() => nothing(device, spec),
             spec => Tensor::zeros(device, rows_of_gradient(spec, summed), spec.cols),
         });
         Grads {

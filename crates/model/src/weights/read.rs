@@ -13,12 +13,14 @@ use wels_device::host::{blocks, convert};
 use super::map::MappedFile;
 use super::{Fp8Matrix, INDEX, Mismatch, SCALE_SUFFIX, SINGLE, WeightsError, fp8, mxfp4};
 use crate::config::{Family, ModelConfig, Note};
-use crate::names::{self, HfTensor, Role};
+use crate::names::{self, HfTensor, Role, published};
 
 /// A `config.json` is a few kilobytes; an index has a line for each tensor.
 pub(crate) const MAX_CONFIG_BYTES: u64 = 1 << 20;
 const MAX_INDEX_BYTES: u64 = 1 << 28;
 
+/// Ends the names of tables, which hold whole numbers.
+const TABLE: &str = ".tid2eid";
 const HEAD: &str = "lm_head.weight";
 const TIED: &str = "tie_word_embeddings";
 
@@ -107,6 +109,10 @@ impl Files {
         all.repeated.sort();
         if let Some(index) = index {
             all.check_index(&index_path, &index)?;
+        }
+        if all.tensors.keys().any(|name| published::is_published(name)) {
+            let renamed = |(name, tensor): (String, _)| (published::of_transformers(&name), tensor);
+            all.tensors = all.tensors.into_iter().map(renamed).collect();
         }
         Ok(all)
     }
@@ -242,6 +248,7 @@ impl Files {
             push_once(&mut mismatch.misshapen, problem);
         }
         match found.dtype {
+            safetensors::Dtype::I64 | safetensors::Dtype::I32 if expected.name.ends_with(TABLE) => {}
             dtype if is_float(dtype) => {}
             safetensors::Dtype::F8_E4M3 if expected.shape.len() == 2 && expected.is_whole() => {
                 self.check_scales(expected, surplus, mismatch);
@@ -313,6 +320,14 @@ impl Files {
         notes: &mut Vec<Note>,
     ) {
         surplus.retain(|name| !name.ends_with("rotary_emb.inv_freq"));
+        if config.family == Family::DeepseekV4 {
+            let before = surplus.len();
+            surplus.retain(|name| !name.starts_with("mtp."));
+            if surplus.len() < before {
+                let count = before - surplus.len();
+                notes.push(Note(format!("{count} tensors of MTP layers are ignored")));
+            }
+        }
         let beyond = config.layers + config.mtp_depth;
         let before = surplus.len();
         let has_mtp = [Family::DeepseekV3, Family::DeepseekV32].contains(&config.family);
@@ -442,6 +457,14 @@ impl Files {
                 safetensors::Dtype::BF16 => convert::from_bf16s(stage(bytes, &mut staged), values),
                 safetensors::Dtype::F16 => convert::from_f16s(stage(bytes, &mut staged), values),
                 safetensors::Dtype::F8_E4M3 => convert::from_e4m3s(bytes, values),
+                safetensors::Dtype::I64 => {
+                    let words = bytes.as_chunks::<8>().0;
+                    values.iter_mut().zip(words).for_each(|(value, word)| *value = i64::from_le_bytes(*word) as f32);
+                }
+                safetensors::Dtype::I32 => {
+                    let words = bytes.as_chunks::<4>().0;
+                    values.iter_mut().zip(words).for_each(|(value, word)| *value = i32::from_le_bytes(*word) as f32);
+                }
                 other => unreachable!("{other:?} has passed the check"),
             }
         }

@@ -246,9 +246,10 @@ fn write_values(out: &mut dyn Write, values: &[f32], stored: Stored) -> io::Resu
             Stored::F32 => bytes.extend(values.iter().flat_map(|value| value.to_le_bytes())),
             Stored::Bf16 => convert::to_bf16s(values, halves),
             Stored::F16 => convert::to_f16s(values, halves),
+            Stored::I64 => bytes.extend(values.iter().flat_map(|value| (*value as i64).to_le_bytes())),
             Stored::E4m3 => unreachable!("quantised as a whole"),
         }
-        if stored != Stored::F32 {
+        if matches!(stored, Stored::Bf16 | Stored::F16) {
             bytes.extend(halves.iter().flat_map(|half| half.to_le_bytes()));
         }
         out.write_all(&bytes)?;

@@ -189,7 +189,7 @@ fn files_that_are_no_configuration() {
     assert_eq!(error(r#"{"model_type": 3}"#), "`model_type` is 3, expected a string");
     assert_eq!(
         error(r#"{"model_type": "mamba"}"#),
-        "model_type `mamba` is not supported (supported: deepseek_v3, kimi_k2, deepseek_v32, deepseek_v2, qwen3, qwen3_moe, qwen2, glm4_moe, gpt_oss, glm4, phi3, gemma2, gemma3_text, mistral, llama)"
+        "model_type `mamba` is not supported (supported: deepseek_v3, kimi_k2, deepseek_v32, deepseek_v4, deepseek_v2, qwen3, qwen3_moe, qwen2, glm4_moe, gpt_oss, glm4, phi3, gemma2, gemma3_text, mistral, llama)"
     );
     assert!(error(&"[".repeat(100_000)).starts_with("config.json is not valid JSON: recursion limit exceeded"));
     assert_eq!(

@@ -154,6 +154,7 @@ fn checkpoint_of_deepseek_v3_as_published() {
         half_elements: 3_918_786_560,
         f32_elements: 15_104,
         scales: 41_540_496,
+        i64_elements: 0,
     };
     assert_eq!(counts, expected);
     assert_eq!(counts.bytes(), Bytes(688_574_839_360));
@@ -186,6 +187,7 @@ fn checkpoint_of_deepseek_v3_2_as_published() {
         half_elements: 3_947_245_056,
         f32_elements: 15_104,
         scales: 41_591_584,
+        i64_elements: 0,
     };
     assert_eq!(count::checkpoint(&config, Dtype::Fp8), expected);
     // Beyond 2048 keys attention costs no more; the indexer does, a 17th as much a key.

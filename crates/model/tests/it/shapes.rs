@@ -4,8 +4,8 @@ use wels_cpu::testing::device;
 use wels_device::Tensor;
 use wels_device::host::random::Key;
 use wels_model::config::{
-    Attention, Family, Gating, Indexer, LocalRope, ModelConfig, MoeConfig, RopeConfig, RopeLayout, RopeScaling, Router,
-    SoftmaxMethod, Window,
+    Attention, Entries, Family, Gating, Indexer, LocalRope, ModelConfig, MoeConfig, RopeConfig, RopeLayout, RopeScaling,
+    Router, SoftmaxMethod, Streams, Window,
 };
 use wels_model::model::Batch;
 
@@ -20,6 +20,7 @@ fn dense(family: Family, layout: RopeLayout, attention: Attention) -> ModelConfi
         norm_eps: 1e-6,
         rope: RopeConfig { base: 10000.0, scaling: RopeScaling::None, layout, max_positions: 64, local: None },
         indexer: None,
+        streams: None,
         window: None,
         softmax_scale: 1.0 / (attention.qk_dim() as f32).sqrt(),
         attention_cap: None,
@@ -104,11 +105,50 @@ pub fn deepseek_v32() -> ModelConfig {
     ModelConfig { family: Family::DeepseekV32, indexer, mtp_depth: 1, ..deepseek_v3() }
 }
 
+/// DeepSeek-V4: a window, entries that are chosen and all entries, three streams, a table of experts in the first layer.
+pub fn deepseek_v4() -> ModelConfig {
+    let entries = vec![Entries::None, Entries::Chosen { rate: 2 }, Entries::All { rate: 4 }];
+    let layers = entries.iter().map(|entries| *entries == Entries::None).collect();
+    let attention = Attention::Compressed {
+        heads: 4,
+        q_lora_rank: 12,
+        head_dim: 10,
+        rope_dim: 4,
+        groups: 2,
+        o_lora_rank: 6,
+        window: 5,
+        entries,
+    };
+    let moe = MoeConfig {
+        experts: 8,
+        shared_experts: 1,
+        top_k: 2,
+        expert_intermediate: 10,
+        first_dense_layers: 0,
+        biases: false,
+        router: Router::SqrtSoftplus { scale: 1.5, table_layers: 1 },
+    };
+    let base = dense(Family::DeepseekV4, RopeLayout::Interleaved, attention);
+    ModelConfig {
+        layers: 3,
+        indexer: Some(Indexer { heads: 9, dim: 6, top_k: 3 }),
+        streams: Some(Streams { count: 3, iterations: 4, eps: 1e-6 }),
+        rope: RopeConfig { base: 1000.0, local: Some(LocalRope { base: 10000.0, layers }), ..base.rope },
+        dense_intermediate: 10,
+        gating: Gating::Limited { limit: 1.5 },
+        moe: Some(moe),
+        ..base
+    }
+}
+
 /// Whether the device has all operations of the model; says so where it has not.
 pub fn runs_here(name: &str, config: &ModelConfig) -> bool {
-    let runs = config.indexer.is_none() || device().sparse_attention().is_some();
+    let runs = match &config.attention {
+        Attention::Compressed { .. } => device().compressed().is_some(),
+        _ => config.indexer.is_none() || device().sparse_attention().is_some(),
+    };
     if !runs {
-        eprintln!("SKIPPED on {}: {name}, which attends to chosen keys", device().name());
+        eprintln!("SKIPPED on {}: {name}, which attends to chosen or compressed keys", device().name());
     }
     runs
 }
@@ -277,6 +317,7 @@ pub fn all() -> Vec<(&'static str, ModelConfig)> {
         ("gemma2", gemma2()),
         ("gemma3", gemma3()),
         ("deepseek_v32", deepseek_v32()),
+        ("deepseek_v4", deepseek_v4()),
     ];
     all.into_iter().filter(|(name, config)| runs_here(name, config)).collect()
 }

@@ -583,7 +583,7 @@ fn damaged_directories_are_refused_in_words() {
     ));
     assert_eq!(
         case(&|dir| fs::write(dir.join("config.json"), r#"{"model_type": "bert"}"#).unwrap()),
-        "in DIR: model_type `bert` is not supported (supported: deepseek_v3, kimi_k2, deepseek_v32, deepseek_v2, qwen3, qwen3_moe, qwen2, glm4_moe, gpt_oss, glm4, phi3, gemma2, gemma3_text, mistral, llama)"
+        "in DIR: model_type `bert` is not supported (supported: deepseek_v3, kimi_k2, deepseek_v32, deepseek_v4, deepseek_v2, qwen3, qwen3_moe, qwen2, glm4_moe, gpt_oss, glm4, phi3, gemma2, gemma3_text, mistral, llama)"
     );
     assert_eq!(
         case(&|dir| fs::write(dir.join("config.json"), " ".repeat(1 << 21)).unwrap()),

@@ -310,6 +310,7 @@ pub fn tiny_of(seed: u64) -> LoadedModel {
             local: None,
         },
         indexer: None,
+        streams: None,
         window: None,
         softmax_scale: 1.0 / (attention.qk_dim() as f32).sqrt(),
         attention_cap: None,

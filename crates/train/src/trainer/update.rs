@@ -128,7 +128,7 @@ fn mean(values: &[f64]) -> f64 {
 
 /// One a parameter: whether gradients change it.
 pub(crate) fn learnt(params: &Params, frozen: &[bool]) -> Vec<bool> {
-    params.specs().iter().zip(frozen).map(|(spec, frozen)| !frozen && spec.kind != ParamKind::RouterBias).collect()
+    params.specs().iter().zip(frozen).map(|(spec, frozen)| !frozen && spec.kind.is_learnt()).collect()
 }
 
 /// b_i += γ·sign(c̄ − c_i), c the tokens of the whole batch.
@@ -166,5 +166,6 @@ pub(crate) fn move_biases(
 /// Whether weight decay acts on a parameter: on everything with two dimensions, embedding and head among them (the
 /// practice of GPT-3 and its open copies; DeepSeek does not say); not on norms and biases.
 pub fn decays(kind: ParamKind) -> bool {
-    !matches!(kind, ParamKind::Norm | ParamKind::Bias | ParamKind::RouterBias | ParamKind::ExpertBiases(_))
+    let biases = matches!(kind, ParamKind::Bias | ParamKind::ExpertBiases(_) | ParamKind::PlaceBias);
+    !biases && kind.is_learnt() && kind != ParamKind::Norm
 }

@@ -89,7 +89,12 @@ pub fn parts(config: &ModelConfig, sequence: usize, format: ProductFormat) -> Ve
                     part.again += 2.0 * len;
                 }
             }
-            ParamKind::Norm | ParamKind::Bias | ParamKind::RouterBias | ParamKind::Head => part.dense += len,
+            ParamKind::Norm
+            | ParamKind::Bias
+            | ParamKind::RouterBias
+            | ParamKind::PlaceBias
+            | ParamKind::Table
+            | ParamKind::Head => part.dense += len,
         }
     }
     // MTP shares embedding and head: DualPipe has both ends of the pipeline on one rank (DeepSeek-V3 report, §2.2).
@@ -117,6 +122,10 @@ fn kept(config: &ModelConfig, layer: usize, format: ProductFormat) -> f64 {
         Attention::Mla { heads, q_lora_rank, kv_lora_rank, rope_dim, v_dim, .. } => {
             let latents = (q_lora_rank.unwrap_or(0) + kv_lora_rank + rope_dim) as f64;
             latents * wide + (heads * v_dim) as f64 * of_attention + 4.0 * heads as f64
+        }
+        Attention::Compressed { heads, q_lora_rank, head_dim, .. } => {
+            let latents = (q_lora_rank + 4 * head_dim) as f64;
+            latents * wide + (heads * head_dim) as f64 * of_attention + 4.0 * heads as f64
         }
         Attention::Gqa { heads, kv_heads, head_dim, .. } => {
             let heads_and_keys = ((heads + 2 * kv_heads) * head_dim) as f64;
