@@ -17,8 +17,9 @@ use crate::sparse::{chosen, of_list};
 
 /// The rows of each sequence.
 fn sequences<'a>(at: &PageRows<'a>) -> Vec<SequenceRows<'a>> {
-    let rows = |(sequence, rows): (&wels_device::Sequence<'a>, &std::ops::Range<usize>)| {
-        SequenceRows { pages: sequence.pages, rows: rows.clone() }
+    let rows = |(sequence, rows): (&wels_device::Sequence<'a>, &std::ops::Range<usize>)| SequenceRows {
+        pages: sequence.pages,
+        rows: rows.clone(),
     };
     at.sequences.iter().zip(at.rows).map(rows).collect()
 }

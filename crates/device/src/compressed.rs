@@ -48,9 +48,15 @@ pub trait Compressed {
     /// `weights[T, M]` of `raw[T, M]`, `base[M]` and the scales.
     fn weigh_streams(&self, of: Mixing, raw: &Tensor, base: &Tensor, scale: &Tensor, weights: &mut Tensor);
 
-    /// Backward of [`Compressed::weigh_streams`] for `operands`, raw, base and scales: the gradients of raw `[T, M]`, and
-    /// what each token adds to that of base `[T, M]` and to those of the scales.
-    fn weigh_streams_backward(&self, of: Mixing, operands: [&Tensor; 3], d_weights: &Tensor, gradients: [&mut Tensor; 3]);
+    /// Backward of [`Compressed::weigh_streams`] for `operands`, raw, base and scales: the gradients of raw `[T, M]`,
+    /// and what each token adds to that of base `[T, M]` and to those of the scales.
+    fn weigh_streams_backward(
+        &self,
+        of: Mixing,
+        operands: [&Tensor; 3],
+        d_weights: &Tensor,
+        gradients: [&mut Tensor; 3],
+    );
 
     /// `y[T, D]`: what a layer reads of the streams `x[T, n·D]`.
     fn collapse(&self, of: Mixing, x: &Tensor, weights: &Tensor, y: &mut Tensor);
@@ -114,7 +120,8 @@ pub trait Compressed {
         stats: &mut Tensor,
     );
 
-    /// Backward of [`Compressed::attend_entries`], but for the sinks: of queries, rows and, where there are any, entries.
+    /// Backward of [`Compressed::attend_entries`], but for the sinks: of queries, rows and, where there are any,
+    /// entries.
     fn attend_entries_backward(
         &self,
         of: EntryAttention,

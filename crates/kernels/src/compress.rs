@@ -1,14 +1,14 @@
 //! Compression of keys (DeepSeek-V4 report, §2.3): one entry of m tokens, the mean of what they give, weighted by
 //! softmax for each of its d numbers.
 //!
-//! Tokens give `kv[R, c·d]` and `gate[R, c·d]`. Without overlap c = 1, and entry w is of window w, tokens m·w..m·(w + 1):
-//! with g_j = gate_j + bias_j, the bias of the token's place in the window,
-//! `entry = Σ_j exp(g_j − max)·kv_j / Σ_j exp(g_j − max)`. With overlap c = 2, and an entry is of two windows: of the one
-//! before the first d numbers of each token, of its own the other d. The first of a sequence has no window before.
-//! Tokens that fill no window give nothing.
+//! Tokens give `kv[R, c·d]` and `gate[R, c·d]`. Without overlap c = 1, and entry w is of window w, tokens m·w..m·(w +
+//! 1): with g_j = gate_j + bias_j, the bias of the token's place in the window, `entry = Σ_j exp(g_j − max)·kv_j / Σ_j
+//! exp(g_j − max)`. With overlap c = 2, and an entry is of two windows: of the one before the first d numbers of each
+//! token, of its own the other d. The first of a sequence has no window before. Tokens that fill no window give
+//! nothing.
 //!
-//! **Order of sums.** Over a window's tokens in order, the earlier window first: a chain for the denominator, a chain of
-//! fused multiply-adds for the numerator. Saved: kv, gate and the entries.
+//! **Order of sums.** Over a window's tokens in order, the earlier window first: a chain for the denominator, a chain
+//! of fused multiply-adds for the numerator. Saved: kv, gate and the entries.
 
 use std::ops::Range;
 
@@ -82,14 +82,7 @@ impl Compression {
 }
 
 /// `entries[E, d]` of `kv[R, c·d]`, `gate[R, c·d]` and `bias[m, c·d]`.
-pub fn compress(
-    of: Compression,
-    stretches: &[Stretch],
-    kv: &[f32],
-    gate: &[f32],
-    bias: &[f32],
-    entries: &mut [f32],
-) {
+pub fn compress(of: Compression, stretches: &[Stretch], kv: &[f32], gate: &[f32], bias: &[f32], entries: &mut [f32]) {
     of.check(kv, gate, bias, stretches);
     let places = of.places(stretches);
     assert_eq!(entries.len(), places.len() * of.dim, "entries are [E, d] with E = {}", places.len());
@@ -159,8 +152,8 @@ unsafe fn entry_of<L: Lanes>(job: Job, entry: &mut [f32]) {
     }
 }
 
-/// Backward of [`compress`]: `d_kv[R, c·d]` and `d_gate[R, c·d]`, all of which are set. What the bias gets of an entry is
-/// what the gates get: [`bias_backward`].
+/// Backward of [`compress`]: `d_kv[R, c·d]` and `d_gate[R, c·d]`, all of which are set. What the bias gets of an entry
+/// is what the gates get: [`bias_backward`].
 pub fn compress_backward(
     of: Compression,
     stretches: &[Stretch],

@@ -3,9 +3,9 @@
 //!
 //! Scores come from logits [T, E]: sigmoid (DeepSeek-V3 report, eq. 12–16, and `noaux_tc` of its released code) or
 //! softmax over all experts (DeepSeek-V2 report, §2.2; `greedy` and `group_limited_greedy` of its code), or the square
-//! root of softplus (DeepSeek-V4 report, §2.1; in f64, rounded once). Chosen are the K experts with the greatest score plus bias, within the groups with the best group scores; the bias steers the
-//! choice only. The weights are the chosen experts' scores without bias, divided by their sum + 1e-20 if normalised,
-//! times a factor.
+//! root of softplus (DeepSeek-V4 report, §2.1; in f64, rounded once). Chosen are the K experts with the greatest score
+//! plus bias, within the groups with the best group scores; the bias steers the choice only. The weights are the chosen
+//! experts' scores without bias, divided by their sum + 1e-20 if normalised, times a factor.
 //!
 //! Ties go to the lower expert (group); a NaN counts as −∞, so that any logits lead to K different experts. A token's
 //! experts are listed in ascending order, and its K-term sums are chains in this order. Sums over E experts are 16

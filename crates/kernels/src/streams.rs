@@ -1,8 +1,8 @@
 //! Manifold-constrained hyper-connections (DeepSeek-V4 report, §2.2; Xie et al., 2026): n residual streams in place of
 //! one, `x[T, n·D]`, what a layer reads of them, and how they and what it gives become the next ones.
 //!
-//! A linear map of the normed streams gives each token `raw[M]`, M = (2 + n)·n, from which come, with a learnt scale for
-//! each of the three parts and a learnt base for each number, z = fma(raw, scale, base), and
+//! A linear map of the normed streams gives each token `raw[M]`, M = (2 + n)·n, from which come, with a learnt scale
+//! for each of the three parts and a learnt base for each number, z = fma(raw, scale, base), and
 //!
 //! ```text
 //! pre_i  = sigmoid(z_i) + ε          the layer reads  Σ_i pre_i·x_i
@@ -145,10 +145,10 @@ impl Mixing {
         let mut d = [0.0; MAX_SQUARE];
         d[..n * n].copy_from_slice(d_square);
         for step in (0..steps).rev() {
-            for line in 0..n {
-                let y = &given[step + 1];
+            let y = &given[step + 1];
+            for (line, sum) in sums[step].iter().enumerate().take(n) {
                 let dot = self.line(step, line).fold(0.0f32, |dot, i| d[i].mul_add(y[i], dot));
-                self.line(step, line).for_each(|i| d[i] = (d[i] - dot) / sums[step][line]);
+                self.line(step, line).for_each(|i| d[i] = (d[i] - dot) / sum);
             }
         }
         for row in (0..n * n).step_by(n) {
@@ -330,8 +330,8 @@ unsafe fn expand_row<L: Lanes>(x: &[f32], y: &[f32], post: &[f32], comb: &[f32],
     }
 }
 
-/// Backward of [`expand`]: `dx[T, n·D]`, set or added to, `dy[T, D]`, and `d_weights[T, M]`, of which those of `pre` are
-/// 0.
+/// Backward of [`expand`]: `dx[T, n·D]`, set or added to, `dy[T, D]`, and `d_weights[T, M]`, of which those of `pre`
+/// are 0.
 pub fn expand_backward(
     of: Mixing,
     d_out: &[f32],

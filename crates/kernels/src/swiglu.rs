@@ -9,8 +9,8 @@
 //!
 //! Backward of `Silu`, with s = sigmoid(gate): dup = dy·(gate·s), dgate = (dy·up)·(s·(1 + gate·(1 − s))). Of `Clamped`,
 //! with s = sigmoid(αg): dup = dy·(g·s), dgate = (dy·(u + 1))·(s·(1 + αg·(1 − s))), each 0 beyond its limit. Of
-//! `Limited` as of `Silu` with g and u, each 0 beyond its limit. Of `GeluTanh`, with z the argument of s = sigmoid(z): dup = dy·(gate·s), dgate = (dy·up)·(s·(1 + (1 − s)·gate·z′)),
-//! z′ = 2c + 6c·0.044715·gate².
+//! `Limited` as of `Silu` with g and u, each 0 beyond its limit. Of `GeluTanh`, with z the argument of s = sigmoid(z):
+//! dup = dy·(gate·s), dgate = (dy·up)·(s·(1 + (1 − s)·gate·z′)), z′ = 2c + 6c·0.044715·gate².
 
 use crate::lanes::{Lanes, dispatch};
 use crate::math;

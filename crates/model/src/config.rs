@@ -162,7 +162,7 @@ pub struct Streams {
 /// The compressed entries that a layer attends to besides a window of the nearest tokens.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Entries {
-    /// None.
+    /// A window alone.
     None,
     /// Those that an indexer chooses, of `rate` tokens each and the `rate` before them.
     Chosen {
@@ -223,8 +223,8 @@ pub enum Attention {
         /// A learnt score for each head beside those of the keys, whose share of the weights goes to no value.
         sinks: bool,
     },
-    /// Over a window of the nearest tokens and over compressed entries of the others (DeepSeek-V4 report, §2.3): one row
-    /// of numbers is key and value of all heads, and each head has a sink.
+    /// Over a window of the nearest tokens and over compressed entries of the others (DeepSeek-V4 report, §2.3): one
+    /// row of numbers is key and value of all heads, and each head has a sink.
     Compressed {
         /// Query heads.
         heads: usize,

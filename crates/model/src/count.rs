@@ -15,6 +15,7 @@ use std::fmt;
 
 pub use crate::config::CacheLayout;
 use crate::config::{Attention, Dtype, Entries, Indexer, ModelConfig};
+use crate::entry_pages::page_len;
 use crate::names::{self, ParamKind, ParamSpec};
 use crate::weights::{Stored, scale_count, tensor_stored_as};
 
@@ -343,9 +344,10 @@ fn attention_core_flops(attention: &Attention, context: Context, window: Option<
         (&Attention::Mla { kv_lora_rank, rope_dim, .. }, Context::DecodeAbsorbed { keys }) => {
             (2 * kv_lora_rank + rope_dim, keys.saturating_mul(2))
         }
-        (&Attention::Gqa { head_dim, .. } | &Attention::Compressed { head_dim, .. }, Context::DecodeAbsorbed { keys }) => {
-            (2 * head_dim, keys.saturating_mul(2))
-        }
+        (
+            &Attention::Gqa { head_dim, .. } | &Attention::Compressed { head_dim, .. },
+            Context::DecodeAbsorbed { keys },
+        ) => (2 * head_dim, keys.saturating_mul(2)),
     };
     Flops((attention.heads() * widths) as u64) * twice_keys as u64
 }
@@ -383,10 +385,7 @@ impl Checkpoint {
     /// Size of all tensors, without headers.
     pub fn bytes(&self) -> Bytes {
         Bytes(
-            self.fp8_elements
-                + 2 * self.half_elements
-                + 4 * (self.f32_elements + self.scales)
-                + 8 * self.i64_elements,
+            self.fp8_elements + 2 * self.half_elements + 4 * (self.f32_elements + self.scales) + 8 * self.i64_elements,
         )
     }
 }
@@ -445,7 +444,7 @@ pub fn cache_elements_per_token(config: &ModelConfig, layout: CacheLayout) -> u6
         (&Attention::Gqa { kv_heads, head_dim, .. }, _) => 2 * kv_heads * head_dim,
         // A page's part, of which a token has its share.
         (Attention::Compressed { .. }, _) => {
-            let lens = (0..config.layers).map(|layer| crate::layers::page_len(config, layer) as u64);
+            let lens = (0..config.layers).map(|layer| page_len(config, layer) as u64);
             return lens.sum::<u64>() / wels_device::PAGE as u64;
         }
     };

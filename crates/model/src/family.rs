@@ -7,8 +7,8 @@
 mod rows;
 
 use rows::{
-    DEEPSEEK_V2, DEEPSEEK_V3, DEEPSEEK_V32, DEEPSEEK_V4, GEMMA2, GEMMA3, GLM4, GLM4_MOE, GPT_OSS, LLAMA, MISTRAL, PHI3, QWEN2,
-    QWEN3, QWEN3_MOE,
+    DEEPSEEK_V2, DEEPSEEK_V3, DEEPSEEK_V4, DEEPSEEK_V32, GEMMA2, GEMMA3, GLM4, GLM4_MOE, GPT_OSS, LLAMA, MISTRAL, PHI3,
+    QWEN2, QWEN3, QWEN3_MOE,
 };
 
 /// Published architectures, by `model_type`.
@@ -18,8 +18,8 @@ pub enum Family {
     DeepseekV3,
     /// `deepseek_v32`: the same, where queries attend to keys that an indexer chooses (DeepSeek Sparse Attention).
     DeepseekV32,
-    /// `deepseek_v4`: attention over a window and compressed entries, several residual streams, √softplus router, a table
-    /// of experts in the first layers.
+    /// `deepseek_v4`: attention over a window and compressed entries, several residual streams, √softplus router, a
+    /// table of experts in the first layers.
     DeepseekV4,
     /// `deepseek_v2`: MLA, softmax router.
     DeepseekV2,

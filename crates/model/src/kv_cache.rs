@@ -4,7 +4,7 @@
 //! them, is the caller's to know.
 
 use crate::config::{Attention, CacheLayout, Indexer, ModelConfig};
-use crate::layers::page_len;
+use crate::entry_pages::page_len;
 use crate::placement::{Place, Placement};
 use std::ops::Range;
 use std::sync::Arc;
@@ -55,7 +55,9 @@ impl LayerLayout {
                 LayerLayout::Latent(LatentLayout { latent, rotary })
             }
             (Attention::Compressed { .. }, CacheLayout::Expanded) => LayerLayout::Rows,
-            (Attention::Gqa { .. } | Attention::Compressed { .. }, CacheLayout::Latent) => panic!("latent pages for attention without latents"),
+            (Attention::Gqa { .. } | Attention::Compressed { .. }, CacheLayout::Latent) => {
+                panic!("latent pages for attention without latents")
+            }
         }
     }
 

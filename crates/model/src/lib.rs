@@ -41,7 +41,11 @@ pub mod inference;
 
 pub mod sizes;
 
+mod entry_pages;
+
 mod kv_cache;
+
+mod execution;
 
 pub mod tape;
 

@@ -61,8 +61,8 @@ impl ParamSpec {
 pub enum ParamKind {
     /// A linear map, [outputs, inputs].
     Matrix,
-    /// A linear map that stays in f32 while it is used, and that is not packed: the router's, [experts, D]; an indexer's
-    /// for the weights of its heads, [heads, D]; those that mix streams; those of groups of heads.
+    /// A linear map that stays in f32 while it is used, and that is not packed: the router's, [experts, D]; an
+    /// indexer's for the weights of its heads, [heads, D]; those that mix streams; those of groups of heads.
     Router,
     /// Scale of a norm.
     Norm,

@@ -85,9 +85,10 @@ impl Placement {
         let Some((_, elsewhere)) = &self.other else { return Place::Main };
         let there = match (spec.layer(), spec.kind) {
             (Some(layer), _) if layer < elsewhere.layers.min(config.layers) => true,
-            (Some(layer), ParamKind::Experts(_) | ParamKind::ExpertBiases(_) | ParamKind::RouterBias | ParamKind::Table) => {
-                layer < elsewhere.experts
-            }
+            (
+                Some(layer),
+                ParamKind::Experts(_) | ParamKind::ExpertBiases(_) | ParamKind::RouterBias | ParamKind::Table,
+            ) => layer < elsewhere.experts,
             (None, ParamKind::Embedding) => !config.tied_head,
             _ => false,
         };

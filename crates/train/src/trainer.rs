@@ -243,9 +243,9 @@ impl Trainer {
         execution: Execution,
     ) -> Trainer {
         let model = Arc::new(Model::new(config, context));
-        let stays = |(param, spec): (usize, &ParamSpec)| {
-            param < state.params.frozen() || hyper.indexer_weight == 0.0 && spec.is_of_indexer()
-        };
+        let indexers_stay = hyper.indexer_weight == 0.0 || !model.config().indexers_learn();
+        let stays =
+            |(param, spec): (usize, &ParamSpec)| param < state.params.frozen() || indexers_stay && spec.is_of_indexer();
         let frozen = state.params.specs().iter().enumerate().map(stays).collect();
         // Of a share of experts the ranks are told by `with_comm`; these are the fewest.
         let (rank, world) = state.params.share().map_or((0, 1), |share| (share.place(), share.ranks()));

@@ -95,7 +95,9 @@ fn normal(len: usize, config: &ModelConfig, stream: u64) -> Vec<f32> {
 fn plain(spec: &ParamSpec, config: &ModelConfig) -> Vec<f32> {
     match spec.kind {
         ParamKind::Norm => vec![1.0; spec.len()],
-        ParamKind::Bias | ParamKind::RouterBias | ParamKind::ExpertBiases(_) | ParamKind::PlaceBias => vec![0.0; spec.len()],
+        ParamKind::Bias | ParamKind::RouterBias | ParamKind::ExpertBiases(_) | ParamKind::PlaceBias => {
+            vec![0.0; spec.len()]
+        }
         ParamKind::Table => table(spec, config.moe.as_ref().map_or(1, |moe| moe.experts)),
         _ => normal(spec.len(), config, spec.len() as u64),
     }

@@ -7,7 +7,8 @@ use wels_data::tokenizer::{BpeTrainer, SpecialTokens, Tokenizer};
 use wels_device::Device;
 use wels_engine::{LoadedModel, Options};
 use wels_model::config::{
-    Attention, Family, Gating, Indexer, ModelConfig, MoeConfig, RopeConfig, RopeLayout, RopeScaling, Router,
+    Attention, Entries, Family, Gating, Indexer, LocalRope, ModelConfig, MoeConfig, RopeConfig, RopeLayout,
+    RopeScaling, Router, Streams,
 };
 use wels_model::model::Model;
 use wels_model::params::Params;
@@ -77,12 +78,36 @@ pub fn sparse() -> ModelConfig {
     ModelConfig { family: Family::DeepseekV32, indexer, layers: 2, ..deepseek() }
 }
 
+/// DeepSeek-V4: a window, entries that are chosen and all entries, two streams, a table of experts in the first layer.
+pub fn compressed() -> ModelConfig {
+    let entries = vec![Entries::Chosen { rate: 2 }, Entries::All { rate: 32 }, Entries::None];
+    let layers = entries.iter().map(|entries| *entries == Entries::None).collect();
+    let (heads, q_lora_rank, head_dim, rope_dim, groups, o_lora_rank, window) = (4, 12, 10, 4, 2, 6, 9);
+    let attention =
+        Attention::Compressed { heads, q_lora_rank, head_dim, rope_dim, groups, o_lora_rank, window, entries };
+    let router = Router::SqrtSoftplus { scale: 1.5, table_layers: 1 };
+    let base = config(Family::DeepseekV4, RopeLayout::Interleaved, attention);
+    ModelConfig {
+        layers: 3,
+        indexer: Some(Indexer { heads: 3, dim: 6, top_k: 4 }),
+        streams: Some(Streams { count: 2, iterations: 4, eps: 1e-6 }),
+        rope: RopeConfig { local: Some(LocalRope { base: 1000.0, layers }), ..base.rope },
+        gating: Gating::Limited { limit: 1.5 },
+        moe: deepseek().moe.map(|moe| MoeConfig { first_dense_layers: 0, router, ..moe }),
+        ..base
+    }
+}
+
 /// Those that the device can run.
 pub fn all() -> Vec<(&'static str, ModelConfig)> {
     let mut all = vec![("gqa", gqa()), ("deepseek", deepseek())];
     match device().sparse_attention() {
         Some(_) => all.push(("sparse", sparse())),
         None => eprintln!("SKIPPED on {}: attention to chosen keys", device().name()),
+    }
+    match device().compressed() {
+        Some(_) => all.push(("compressed", compressed())),
+        None => eprintln!("SKIPPED on {}: attention to compressed keys", device().name()),
     }
     all
 }

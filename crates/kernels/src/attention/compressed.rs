@@ -9,9 +9,9 @@
 //! tokens, then the entries, then the sink; outputs are chains over the same keys, multiplied with 1/sum. A query
 //! depends on itself and on rows and entries of its own sequence up to itself.
 //!
-//! Backward: p = exp(s − max)·inverse, ds = p·(g·k − g·out)·scale; dq is a chain over the keys; the gradient of a row or
-//! entry is a chain over the queries, and within one over the heads: of ds·q, then of p·g. Saved: operands, out, and of
-//! each query and head the maximum and 1/sum. The sinks' gradients are those of [`sink_terms`](super::sink_terms).
+//! Backward: p = exp(s − max)·inverse, ds = p·(g·k − g·out)·scale; dq is a chain over the keys; the gradient of a row
+//! or entry is a chain over the queries, and within one over the heads: of ds·q, then of p·g. Saved: operands, out, and
+//! of each query and head the maximum and 1/sum. The sinks' gradients are those of [`sink_terms`](super::sink_terms).
 
 use std::ops::Range;
 
@@ -40,7 +40,7 @@ pub struct Compressed {
 /// Where a sequence's rows are in the operands.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Span {
-    /// Of queries.
+    /// Which queries are of its new tokens.
     pub queries: Range<usize>,
     /// Place in the sequence of the first query.
     pub past: usize,
@@ -108,7 +108,8 @@ impl Compressed {
             assert!(x.len().is_multiple_of(width), "{} numbers in rows of {width}", x.len());
             x.len() / width
         };
-        let [queries, rows, entries] = [(q, heads * dim), (rows, dim), (entries, dim)].map(|(x, width)| count(x, width));
+        let [queries, rows, entries] =
+            [(q, heads * dim), (rows, dim), (entries, dim)].map(|(x, width)| count(x, width));
         let mut next = 0;
         for span in spans {
             let Span { queries: own, past, .. } = span;
@@ -157,7 +158,8 @@ struct Keys<'a> {
 impl<'a> Keys<'a> {
     fn of(of: &Compressed, span: &Span, operands: &Operands<'a>, query: usize) -> Self {
         let rows = of.rows(span, query).map(|row| &operands.rows[row * of.dim..][..of.dim]);
-        let entries = of.entries(span, operands.chosen, query).map(|entry| &operands.entries[entry * of.dim..][..of.dim]);
+        let entries =
+            of.entries(span, operands.chosen, query).map(|entry| &operands.entries[entry * of.dim..][..of.dim]);
         Keys { keys: rows.chain(entries).collect() }
     }
 }
@@ -184,17 +186,10 @@ pub fn forward(of: Compressed, spans: &[Span], operands: Operands, out: &mut [f3
 }
 
 /// # Safety
-/// The machine has the instruction set of `L`; q and out have `of.heads` rows of `of.dim` numbers, keys as many numbers,
-/// sinks and stats one and two numbers a head.
+/// The machine has the instruction set of `L`; q and out have `of.heads` rows of `of.dim` numbers, keys as many
+/// numbers, sinks and stats one and two numbers a head.
 #[inline(always)]
-unsafe fn attend<L: Lanes>(
-    of: Compressed,
-    keys: &Keys,
-    q: &[f32],
-    sinks: &[f32],
-    out: &mut [f32],
-    stats: &mut [f32],
-) {
+unsafe fn attend<L: Lanes>(of: Compressed, keys: &Keys, q: &[f32], sinks: &[f32], out: &mut [f32], stats: &mut [f32]) {
     let mut weights = vec![0.0; keys.keys.len()];
     let heads = q.chunks_exact(of.dim).zip(out.chunks_exact_mut(of.dim));
     for ((q, out), (sink, stats)) in heads.zip(sinks.iter().zip(stats.as_chunks_mut::<2>().0)) {
@@ -310,7 +305,8 @@ impl<'a> Block<'a> {
         d_entries: &mut [f32],
     ) {
         let dim = self.of.dim;
-        let rows = self.of.rows(self.span, self.queries.start).start..self.span.row_at(self.span.place(self.queries.end));
+        let rows =
+            self.of.rows(self.span, self.queries.start).start..self.span.row_at(self.span.place(self.queries.end));
         par::chunks_mut(&mut d_rows[rows.start * dim..rows.end * dim], dim, |i, d_key| {
             let column = |query: usize| {
                 let own = self.of.rows(self.span, query);
@@ -372,8 +368,8 @@ struct Query<'a> {
 }
 
 /// # Safety
-/// The machine has the instruction set of `L`; all rows have `dim` numbers; there are as many of the query, and pairs of
-/// stats, as heads, and two products for each head and key.
+/// The machine has the instruction set of `L`; all rows have `dim` numbers; there are as many of the query, and pairs
+/// of stats, as heads, and two products for each head and key.
 #[inline(always)]
 unsafe fn query_backward<L: Lanes>(query: &Query, products: &mut [f32], dq: &mut [f32]) {
     let Query { of, keys, q, out, d_out, stats } = *query;

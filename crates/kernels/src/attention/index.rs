@@ -70,8 +70,9 @@ pub fn choose(of: Indexer, starts: &[u32], q: &[f32], w: &[f32], k: &[f32]) -> C
     pages.choose(0, of, &sequences, q, w)
 }
 
-/// The entries that the queries `q[T, H·d]` of some spans attend to, with weights `w[T, H]`, among the entries of `rate`
-/// tokens each with index keys `k[E, d]` that are complete at the query's place: the `top_k` of the greatest score.
+/// The entries that the queries `q[T, H·d]` of some spans attend to, with weights `w[T, H]`, among the entries of
+/// `rate` tokens each with index keys `k[E, d]` that are complete at the query's place: the `top_k` of the greatest
+/// score.
 ///
 /// # Panics
 /// If there are more or fewer queries or keys than the spans have.

@@ -11,14 +11,7 @@ fn exponentials(of: Compression, place: (usize, bool), c: usize, gate: &[f32], b
 }
 
 /// Reference of [`crate::compress::compress`].
-pub fn compress(
-    of: Compression,
-    stretches: &[Stretch],
-    kv: &[f32],
-    gate: &[f32],
-    bias: &[f32],
-    entries: &mut [f32],
-) {
+pub fn compress(of: Compression, stretches: &[Stretch], kv: &[f32], gate: &[f32], bias: &[f32], entries: &mut [f32]) {
     for (place, entry) in of.places(stretches).into_iter().zip(entries.chunks_mut(of.dim)) {
         for (c, entry) in entry.iter_mut().enumerate() {
             let terms = exponentials(of, place, c, gate, bias);

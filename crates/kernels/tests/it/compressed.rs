@@ -115,9 +115,9 @@ fn gradients_of_mixing_are_slopes() {
         let slopes = [slope(&raw, i, &|x| value(x, &base, &scale)), slope(&base, i, &|x| value(&raw, x, &scale))];
         assert!((slopes[0] - d_raw[i]).abs() < 2e-3 && (slopes[1] - d_z[i]).abs() < 2e-3, "{i}: {slopes:?}");
     }
-    for i in 0..3 {
+    for (i, term) in terms.iter().enumerate() {
         let slope = slope(&scale, i, &|x| value(&raw, &base, x));
-        assert!((slope - terms[i]).abs() < 3e-3, "scale {i}: {slope} and {}", terms[i]);
+        assert!((slope - term).abs() < 3e-3, "scale {i}: {slope} and {term}");
     }
 }
 
@@ -170,7 +170,8 @@ fn a_stretch_goes_on_where_another_ended() {
         entries
     };
     let whole = entries(Stretch { rows: 0..10, behind: false });
-    let parts = [entries(Stretch { rows: 0..5, behind: false }), entries(Stretch { rows: 2..10, behind: true })].concat();
+    let parts =
+        [entries(Stretch { rows: 0..5, behind: false }), entries(Stretch { rows: 2..10, behind: true })].concat();
     assert_same("parts", &parts, &whole);
 }
 
@@ -233,8 +234,12 @@ fn a_token_alone_has_the_bits_of_its_sequence() {
         let (tokens, width) = (40, of.heads * of.dim);
         let whole = Span::packed(&[0, tokens as u32], of.rate);
         let entries = whole[0].entries.end;
-        let (q, rows, keys, sinks) =
-            (numbers(1, tokens * width), numbers(2, tokens * of.dim), numbers(3, entries * of.dim), numbers(4, of.heads));
+        let (q, rows, keys, sinks) = (
+            numbers(1, tokens * width),
+            numbers(2, tokens * of.dim),
+            numbers(3, entries * of.dim),
+            numbers(4, of.heads),
+        );
         let run = |spans: &[Span], q: &[f32], rows: &[f32], keys: &[f32]| {
             let operands = Operands { q, rows, entries: keys, chosen: None, sinks: &sinks };
             let (mut out, mut stats) = (vec![NAN; q.len()], vec![NAN; q.len() / of.dim * 2]);

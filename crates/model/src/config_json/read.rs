@@ -176,9 +176,7 @@ fn read_gating(keys: &mut Keys, described: GatingKeys) -> Result<Gating, ConfigE
             let limit = keys.real("swiglu_limit", Some(7.0), 1e-3, 1e6)? as f32;
             Ok(Gating::Clamped { alpha, limit })
         }
-        GatingKeys::Limited => {
-            Ok(Gating::Limited { limit: keys.real("swiglu_limit", Some(10.0), 1e-3, 1e6)? as f32 })
-        }
+        GatingKeys::Limited => Ok(Gating::Limited { limit: keys.real("swiglu_limit", Some(10.0), 1e-3, 1e6)? as f32 }),
     }
 }
 

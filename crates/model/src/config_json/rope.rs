@@ -134,11 +134,7 @@ pub fn read_local(keys: &mut Keys, layers: Vec<bool>) -> Result<Option<LocalRope
 }
 
 /// Base and scaling in DeepSeek-V4: those of layers with entries, and of the others, `sliding`, as local ones.
-pub fn read_compressed(
-    keys: &mut Keys,
-    max_positions: usize,
-    sliding: Vec<bool>,
-) -> Result<RopeConfig, ConfigError> {
+pub fn read_compressed(keys: &mut Keys, max_positions: usize, sliding: Vec<bool>) -> Result<RopeConfig, ConfigError> {
     const MAIN: &str = "main";
     const COMPRESS: &str = "compress";
     let theta = keys.real("rope_theta", Some(DEFAULT_BASE), 1.0, MAX_BASE)?;

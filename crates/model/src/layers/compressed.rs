@@ -11,6 +11,7 @@
 //! `transformers` 5.23.
 
 use crate::config::{Attention, Entries, ModelConfig};
+use crate::entry_pages::{Parts, compression};
 use crate::ops::{
     EntryParts, attend_entries, choose_entries, compress, grouped_linear, keep_rows, kept_rows, linear, linears,
     plain_norm_heads, rms_norm, rope, rope_at, rope_back,
@@ -19,7 +20,7 @@ use crate::params::{Weight, Wiring};
 use crate::tape::{Graph, Var};
 use std::ops::Range;
 use wels_device::{
-    Compression, EntryAttention, Indexer, PAGE, Precision, Rotary, RotaryColumns, RowLayout, Span, Stretch, Tensor,
+    Compression, EntryAttention, Indexer, Precision, Rotary, RotaryColumns, RowLayout, Span, Stretch, Tensor,
 };
 
 pub(crate) struct CompressedAttention {
@@ -61,47 +62,6 @@ struct EntryIndexer {
     compressor: Compressor,
     q: Weight,
     weights: Weight,
-}
-
-/// How a layer's part of a page is laid out: rows, then the parts of its compressor, then those of its indexer's.
-#[derive(Default)]
-struct Parts {
-    len: usize,
-}
-
-impl Parts {
-    fn rows(&mut self, width: usize, every: usize) -> RowLayout {
-        let layout = RowLayout { offset: self.len, width, every };
-        self.len += layout.page_len();
-        layout
-    }
-
-    fn compressor(&mut self, of: Compression) -> [RowLayout; 3] {
-        [self.rows(of.cols(), 1), self.rows(of.cols(), 1), self.rows(of.dim, of.rate)]
-    }
-}
-
-/// How a layer's entries, `dim` wide, are made; none where there are none.
-fn compression(entries: Entries, dim: usize) -> Option<Compression> {
-    let overlap = matches!(entries, Entries::Chosen { .. });
-    (entries != Entries::None).then(|| Compression { rate: entries.rate(), dim, overlap })
-}
-
-/// Numbers that a page has of decoder layer `layer`.
-///
-/// # Panics
-/// If its attention is another.
-pub(crate) fn page_len(config: &ModelConfig, layer: usize) -> usize {
-    let Attention::Compressed { head_dim, .. } = config.attention else { panic!("entries of {:?}", config.attention) };
-    let (mut parts, entries) = (Parts::default(), config.entries(layer));
-    parts.rows(head_dim, 1);
-    if let Some(of) = compression(entries, head_dim) {
-        parts.compressor(of);
-    }
-    if let (Some(indexer), Entries::Chosen { .. }) = (config.indexer, entries) {
-        compression(entries, indexer.dim).map(|of| parts.compressor(of));
-    }
-    parts.len.next_multiple_of(PAGE)
 }
 
 /// New tokens of a sequence, and those before them.
@@ -253,7 +213,8 @@ impl Compressor {
             let new: Vec<Range<usize>> = reaches.iter().map(|reach| reach.past..reach.end()).collect();
             keep_rows(g, of_kv, &new, &kv);
             keep_rows(g, of_gate, &new, &gate);
-            let of = |filled: &Range<usize>| if filled.is_empty() { 0..0 } else { first(filled) * rate..filled.end * rate };
+            let of =
+                |filled: &Range<usize>| if filled.is_empty() { 0..0 } else { first(filled) * rate..filled.end * rate };
             let needed: Vec<Range<usize>> = filled.iter().map(of).collect();
             let raw = [of_kv, of_gate].map(|layout| kept_rows(g, layout, &needed));
             (raw, packed(needed.iter().map(Range::len)))
@@ -274,13 +235,7 @@ impl Compressor {
     }
 
     /// The entries of windows `filled` of each sequence.
-    fn entries(
-        &self,
-        g: &mut Graph,
-        stretches: Vec<Stretch>,
-        raw: [Var; 2],
-        filled: &[Range<usize>],
-    ) -> Option<Var> {
+    fn entries(&self, g: &mut Graph, stretches: Vec<Stretch>, raw: [Var; 2], filled: &[Range<usize>]) -> Option<Var> {
         if self.of.entries(&stretches) == 0 {
             return None;
         }

@@ -13,6 +13,5 @@ mod mtp;
 mod streams;
 
 pub(crate) use block::Block;
-pub(crate) use compressed::page_len;
 pub(crate) use mtp::Mtp;
 pub(crate) use streams::Connection;

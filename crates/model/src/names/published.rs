@@ -64,14 +64,23 @@ mod tests {
     #[test]
     fn names_are_those_of_published_files() {
         for (own, expected) in [
-            ("model.layers.3.self_attn.compressor.indexer.kv_proj.weight", "layers.3.attn.indexer.compressor.wkv.weight"),
-            ("model.layers.3.self_attn.compressor.indexer.kv_norm.weight", "layers.3.attn.indexer.compressor.norm.weight"),
+            (
+                "model.layers.3.self_attn.compressor.indexer.kv_proj.weight",
+                "layers.3.attn.indexer.compressor.wkv.weight",
+            ),
+            (
+                "model.layers.3.self_attn.compressor.indexer.kv_norm.weight",
+                "layers.3.attn.indexer.compressor.norm.weight",
+            ),
             ("model.layers.3.self_attn.compressor.indexer.position_bias", "layers.3.attn.indexer.compressor.ape"),
             (
                 "model.layers.3.self_attn.compressor.indexer.scorer.weights_proj.weight",
                 "layers.3.attn.indexer.weights_proj.weight",
             ),
-            ("model.layers.3.self_attn.compressor.indexer.gate_proj.weight", "layers.3.attn.indexer.compressor.wgate.weight"),
+            (
+                "model.layers.3.self_attn.compressor.indexer.gate_proj.weight",
+                "layers.3.attn.indexer.compressor.wgate.weight",
+            ),
             ("model.layers.3.self_attn.compressor.gate_proj.weight", "layers.3.attn.compressor.wgate.weight"),
             ("model.layers.3.self_attn.kv_norm.weight", "layers.3.attn.kv_norm.weight"),
             ("model.layers.3.attn_hc.scale", "layers.3.hc_attn_scale"),

@@ -1,9 +1,9 @@
 //! Compressed keys, and attention over a window of tokens and entries of what is further away.
 //!
 //! `compress`: entries `[E, d]` of kv and gate `[T, c·d]` and a bias `[m, c·d]`. `attend_entries`: out `[T, H·d]` of q
-//! `[T, H·d]`, rows `[R, d]` and entries, each key and value at once, and sinks `[H]`. Saved: the operands, entries, out,
-//! and for each token and head the maximum score and 1/Σ. To choose entries has no gradient. Formulas and backward parts:
-//! `wels_kernels::compress` and `attention::compressed`. Source: DeepSeek-V4 report, §2.3.
+//! `[T, H·d]`, rows `[R, d]` and entries, each key and value at once, and sinks `[H]`. Saved: the operands, entries,
+//! out, and for each token and head the maximum score and 1/Σ. To choose entries has no gradient. Formulas and backward
+//! parts: `wels_kernels::compress` and `attention::compressed`. Source: DeepSeek-V4 report, §2.3.
 //!
 //! With pages (`crate::paged`) rows, what entries are made of and entries lie in the pages of their tokens.
 
@@ -13,8 +13,8 @@ use crate::tape::{Graph, Var};
 use std::ops::Range;
 use std::sync::Arc;
 use wels_device::{
-    Chosen, Compression, EntryAttention, EntryOperands, EntryResults, IndexOperands, Indexer, PageRows, RowLayout, Span,
-    Stretch, Tensor,
+    Chosen, Compression, EntryAttention, EntryOperands, EntryResults, IndexOperands, Indexer, PageRows, RowLayout,
+    Span, Stretch, Tensor,
 };
 
 /// `entries[E, d]` of whole windows of some stretches of rows.

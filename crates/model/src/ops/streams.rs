@@ -1,8 +1,8 @@
 //! Residual streams and what mixes them (manifold-constrained hyper-connections).
 //!
 //! x `[T, n·D]`: n streams side by side. raw `[T, M]` is a linear map of the normed streams, weights `[T, M]` what
-//! `wels_kernels::streams` makes of it with a base `[M]` and a scale for each part. `collapse` is what a layer reads,
-//! y `[T, D]`; `expand` joins what it gives, `[T, D]`, to the streams. Saved: x, y, raw and weights. Source: DeepSeek-V4
+//! `wels_kernels::streams` makes of it with a base `[M]` and a scale for each part. `collapse` is what a layer reads, y
+//! `[T, D]`; `expand` joins what it gives, `[T, D]`, to the streams. Saved: x, y, raw and weights. Source: DeepSeek-V4
 //! report, §2.2; Xie et al. 2026.
 
 use crate::params::Weight;

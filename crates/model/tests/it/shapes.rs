@@ -4,8 +4,8 @@ use wels_cpu::testing::device;
 use wels_device::Tensor;
 use wels_device::host::random::Key;
 use wels_model::config::{
-    Attention, Entries, Family, Gating, Indexer, LocalRope, ModelConfig, MoeConfig, RopeConfig, RopeLayout, RopeScaling,
-    Router, SoftmaxMethod, Streams, Window,
+    Attention, Entries, Family, Gating, Indexer, LocalRope, ModelConfig, MoeConfig, RopeConfig, RopeLayout,
+    RopeScaling, Router, SoftmaxMethod, Streams, Window,
 };
 use wels_model::model::Batch;
 
@@ -105,7 +105,8 @@ pub fn deepseek_v32() -> ModelConfig {
     ModelConfig { family: Family::DeepseekV32, indexer, mtp_depth: 1, ..deepseek_v3() }
 }
 
-/// DeepSeek-V4: a window, entries that are chosen and all entries, three streams, a table of experts in the first layer.
+/// DeepSeek-V4: a window, entries that are chosen and all entries, three streams, a table of experts in the first
+/// layer.
 pub fn deepseek_v4() -> ModelConfig {
     let entries = vec![Entries::None, Entries::Chosen { rate: 2 }, Entries::All { rate: 4 }];
     let layers = entries.iter().map(|entries| *entries == Entries::None).collect();

@@ -86,8 +86,12 @@ impl Pages {
             unsafe {
                 let row = y.slice(i * at.width, at.width);
                 match dtype {
-                    CacheDtype::F32 => crate::lanes::dispatch!(take_f32(place: Place, from: (u32, usize), row: &mut [f32])),
-                    CacheDtype::F16 => crate::lanes::dispatch!(take_f16(place: Place, from: (u32, usize), row: &mut [f32])),
+                    CacheDtype::F32 => {
+                        crate::lanes::dispatch!(take_f32(place: Place, from: (u32, usize), row: &mut [f32]))
+                    }
+                    CacheDtype::F16 => {
+                        crate::lanes::dispatch!(take_f16(place: Place, from: (u32, usize), row: &mut [f32]))
+                    }
                     CacheDtype::Bf16 => {
                         crate::lanes::dispatch!(take_bf16(place: Place, from: (u32, usize), row: &mut [f32]))
                     }
@@ -105,7 +109,10 @@ impl Pages {
             let number = pages.get(page).copied().filter(|page| (*page as usize) < self.count());
             (number.unwrap_or_else(|| panic!("no page {page} of {} for row {row}", pages.len())), start)
         };
-        sequences.iter().flat_map(|SequenceRows { pages, rows }| rows.clone().map(move |row| place(pages, row))).collect()
+        sequences
+            .iter()
+            .flat_map(|SequenceRows { pages, rows }| rows.clone().map(move |row| place(pages, row)))
+            .collect()
     }
 }
 
@@ -134,8 +141,8 @@ unsafe fn put_bf16<L: Lanes>(place: Place, to: (u32, usize), row: &[f32]) {
 }
 
 /// # Safety
-/// Page and row exist and hold numbers of type E, and no other task has this row; the machine has the instruction set of
-/// `L`.
+/// Page and row exist and hold numbers of type E, and no other task has this row; the machine has the instruction set
+/// of `L`.
 #[inline(always)]
 unsafe fn put<L: Lanes, E: Element>(place: Place, (page, start): (u32, usize), row: &[f32]) {
     // SAFETY: the row lies in the page by this function's contract.
@@ -177,8 +184,8 @@ unsafe fn take<L: Lanes, E: Element>(place: Place, (page, start): (u32, usize), 
             if s.n == LANES {
                 s.store(E::load::<L>(from.add(s.at)), row);
             } else {
-                for i in s.at..s.at + s.n {
-                    row[i] = from.add(i).read().number();
+                for (i, number) in row.iter_mut().enumerate().skip(s.at) {
+                    *number = from.add(i).read().number();
                 }
             }
         });
