@@ -155,6 +155,12 @@ class Learner:
                 module.register_forward_hook(self._watch)
             if type(module).__name__ == "DeepseekV4IndexerScorer":
                 module.register_forward_hook(self._watch_entries)
+            if type(module).__name__ == "DeepseekV4Indexer":
+                # Nothing that an indexer reads learns by it.
+                module.register_forward_pre_hook(lambda _, args: (args[0].detach(), args[1].detach(), *args[2:]))
+                module.register_forward_hook(self._watch_chosen_entries)
+            if type(module).__name__ == "DeepseekV4Attention" and hasattr(module.compressor, "indexer"):
+                module.register_forward_hook(self._watch_entry_attention)
             elif type(module).__name__.endswith("Indexer") and spec.family != "deepseek_v4":
                 module.register_forward_hook(self._watch_indexer)
             if isinstance(getattr(module, "indexer", None), nn.Module) and spec.family != "deepseek_v4":
@@ -243,6 +249,26 @@ class Learner:
             complete = scores.detach()[:, place, : (place + 1) // rate]
             if complete.shape[-1] > top_k:
                 self.choices.margins.append(gap(complete.sort(descending=True).values, top_k))
+        self.choices.index_scores.append(scores)
+
+    def _watch_chosen_entries(self, indexer: nn.Module, inputs: tuple[Tensor, ...], chosen: Tensor) -> None:
+        scores = self.choices.index_scores[-1]
+        entries = scores.shape[-1]
+        seen = torch.zeros(*scores.shape[:-1], entries + 1, dtype=torch.bool)
+        seen = seen.scatter(-1, torch.where(chosen < 0, entries, chosen), True)[..., :entries]
+        self.choices.index_scores[-1] = scores.masked_fill(~seen, float("-inf"))
+
+    def _watch_entry_attention(
+        self, attention: nn.Module, inputs: tuple[Tensor, ...], outputs: tuple[Tensor, Tensor]
+    ) -> None:
+        scores = self.choices.index_scores[-1]
+        some = scores.isfinite().any(-1)
+        scores, weights = scores[some], outputs[1].detach().mean(1)[..., -scores.shape[-1] :][some]
+        seen = scores.isfinite()
+        weights = weights.masked_fill(~seen, 0.0)
+        weights = weights / weights.sum(-1, keepdim=True)
+        divergence = torch.xlogy(weights, weights) - weights * scores.log_softmax(-1).masked_fill(~seen, 0.0)
+        self.choices.index_losses.append(divergence.masked_fill(~seen, 0.0).sum())
 
     def _watch_attention(self, attention: nn.Module, inputs: tuple[Tensor], outputs: tuple[Tensor, Tensor]) -> None:
         weights = outputs[1].detach().mean(1)

@@ -161,6 +161,7 @@ MODELS = [
         | {"num_hidden_layers": 2, "layer_types": [ALL, CHOSEN], "head_dim": 12, "qk_rope_head_dim": 12, "hc_mult": 3}
         | {"compress_rates": {CHOSEN: 2, ALL: 16}, "num_hash_layers": 0, "sliding_window": 11, "o_groups": 4}
         | {"o_lora_rank": 6, "index_head_dim": 12, "index_topk": 5, "hc_sinkhorn_iters": 3, "hc_eps": 1e-3},
+        indexer_weight=0.7,
         seed=2,
     ),
     OracleModel(

@@ -2,11 +2,11 @@
 
 use wels_device::{
     CachePages, Chosen, Compressed, Compression, Dispatch, EntryAttention, EntryOperands, EntryResults, Ids,
-    IndexOperands, Indexer, Mixing, PageRows, Router, Span, Start, Stretch, Tensor,
+    IndexOperands, Indexer, Mixing, PageRows, Router, ScoreGradients, Span, Start, Stretch, Tensor,
 };
 use wels_kernels::attention::compressed::{self, Given, Gradients, Operands};
-use wels_kernels::attention::index;
 use wels_kernels::attention::paged::SequenceRows;
+use wels_kernels::attention::{index, index_loss};
 use wels_kernels::{compress, router, streams};
 
 use crate::Cpu;
@@ -118,6 +118,33 @@ impl Compressed for Cpu {
     fn choose_entries(&self, of: Indexer, rate: usize, spans: &[Span], operands: IndexOperands) -> Chosen {
         let IndexOperands { q, w, k } = operands;
         of_list(index::choose_entries(of, rate, spans, slice(q), slice(w), slice(k)))
+    }
+
+    fn entry_losses(
+        &self,
+        of: EntryAttention,
+        spans: &[Span],
+        operands: EntryOperands,
+        stats: &Tensor,
+        losses: &mut Tensor,
+    ) -> ScoreGradients {
+        let gradients = index_loss::entry_losses(of, spans, slices(&operands), slice(stats), slice_mut(losses));
+        ScoreGradients { memory: Box::new(gradients) }
+    }
+
+    fn choose_entries_backward(
+        &self,
+        of: Indexer,
+        among: &Chosen,
+        spans: &[Span],
+        (scores, factor): (&ScoreGradients, f32),
+        operands: IndexOperands,
+        gradients: [&mut Tensor; 3],
+    ) {
+        let scores: &Vec<f32> = scores.memory.downcast_ref().expect("gradients of the processor's");
+        let IndexOperands { q, w, k } = operands;
+        let operands = index_loss::IndexOperands { q: slice(q), w: slice(w), k: slice(k) };
+        index_loss::entry_backward(of, chosen(among), spans, (scores, factor), operands, gradients.map(slice_mut));
     }
 
     fn attend_entries(

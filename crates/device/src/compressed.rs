@@ -4,7 +4,7 @@ use std::ops::Range;
 
 use crate::{
     CachePages, Chosen, Compression, Dispatch, EntryAttention, Ids, IndexOperands, Indexer, Mixing, Router, RowLayout,
-    Sequence, Span, Start, Stretch, Tensor,
+    ScoreGradients, Sequence, Span, Start, Stretch, Tensor,
 };
 
 /// Queries, keys and values of attention over a window and entries.
@@ -109,6 +109,28 @@ pub trait Compressed {
 
     /// The entries that queries attend to; keys are the entries'.
     fn choose_entries(&self, of: Indexer, rate: usize, spans: &[Span], operands: IndexOperands) -> Chosen;
+
+    /// `losses[T, 1]`: how far the scores' softmax is from the weights of an attention, which has left `stats`, to the
+    /// chosen of its entries.
+    fn entry_losses(
+        &self,
+        of: EntryAttention,
+        spans: &[Span],
+        operands: EntryOperands,
+        stats: &Tensor,
+        losses: &mut Tensor,
+    ) -> ScoreGradients;
+
+    /// The gradients of what entries were chosen by, in their order, from `factor` times those of the scores.
+    fn choose_entries_backward(
+        &self,
+        of: Indexer,
+        chosen: &Chosen,
+        spans: &[Span],
+        scores: (&ScoreGradients, f32),
+        operands: IndexOperands,
+        gradients: [&mut Tensor; 3],
+    );
 
     /// `out[T, H·d]` and `stats[T, H·2]`.
     fn attend_entries(

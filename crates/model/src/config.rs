@@ -397,9 +397,15 @@ pub enum Dtype {
 }
 
 impl ModelConfig {
-    /// Whether its indexers have a loss to learn by.
-    pub fn indexers_learn(&self) -> bool {
-        self.indexer.is_some() && self.attention.is_mla()
+    /// How many layers have an indexer, MTP layers included.
+    pub fn indexers(&self, mtp: bool) -> usize {
+        match (&self.attention, self.indexer) {
+            (_, None) => 0,
+            (Attention::Compressed { entries, .. }, _) => {
+                entries.iter().filter(|entries| matches!(entries, Entries::Chosen { .. })).count()
+            }
+            _ => self.layers + if mtp { self.mtp_depth } else { 0 },
+        }
     }
 
     /// Whether a table says which experts the tokens of decoder layer `layer` go to.

@@ -65,7 +65,8 @@ pub struct Losses {
     pub divergence: f64,
     /// Of the tokens further ahead, one a depth of MTP.
     pub mtp: Vec<Nll>,
-    /// Of each layer's indexer the sum over the tokens, nats, MTP layers last; empty without, or where none learns.
+    /// Of each indexer the sum over the tokens, nats, in the order of the layers, MTP layers last; empty without, or
+    /// where none learns.
     pub indexer: Vec<f64>,
     /// Of layers with experts, in order.
     pub experts: Vec<ExpertLoad>,
@@ -113,7 +114,7 @@ impl Losses {
         let experts = config.moe.as_ref().map_or(0, |moe| moe.experts);
         Losses {
             mtp: vec![Nll::default(); depth],
-            indexer: vec![0.0; if config.indexers_learn() { config.layers + depth } else { 0 }],
+            indexer: vec![0.0; config.indexers(mtp)],
             experts: layers.map(|layer| ExpertLoad { layer, tokens: vec![0; experts], balance: 0.0 }).collect(),
             ..Losses::default()
         }

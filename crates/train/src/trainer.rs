@@ -243,7 +243,7 @@ impl Trainer {
         execution: Execution,
     ) -> Trainer {
         let model = Arc::new(Model::new(config, context));
-        let indexers_stay = hyper.indexer_weight == 0.0 || !model.config().indexers_learn();
+        let indexers_stay = hyper.indexer_weight == 0.0;
         let stays =
             |(param, spec): (usize, &ParamSpec)| param < state.params.frozen() || indexers_stay && spec.is_of_indexer();
         let frozen = state.params.specs().iter().enumerate().map(stays).collect();
@@ -310,7 +310,7 @@ impl Trainer {
     }
 
     fn indexers_learn(&self) -> bool {
-        self.model.config().indexers_learn() && self.hyper.indexer_weight != 0.0
+        self.model.config().indexer.is_some() && self.hyper.indexer_weight != 0.0
     }
 
     /// The mathematics.

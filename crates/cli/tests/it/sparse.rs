@@ -88,6 +88,8 @@ fn a_model_with_compressed_keys_is_trained_killed_and_answered_with() {
     let lab = Lab::new();
     let said = lab.done(&["run", &lab.recipe("whole", &COMPRESSED)]);
     assert!(!said.stderr.contains("unknown key"), "{said:?}");
+    let losses = lab.metrics("whole");
+    assert!(losses.iter().all(|line| line["indexer_loss"].as_f64().is_some_and(|loss| loss > 0.0)), "{losses:?}");
     let often = [&COMPRESSED[..], &[("checkpoint_every = 5", "checkpoint_every = 2")]].concat();
     let mut child = lab.start(&["run", &lab.recipe("killed", &often), "--ranks", "2", "--expert-parallel", "2"]);
     assert!(wait_until(&mut child, || lab.steps_seen("killed") > 6), "the run was over before it was killed");

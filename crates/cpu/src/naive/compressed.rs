@@ -2,14 +2,15 @@
 
 use wels_device::{
     CachePages, Chosen, Compressed, Compression, Dispatch, EntryAttention, EntryOperands, EntryResults, Ids,
-    IndexOperands, Indexer, Mixing, PageRows, Router, Span, Start, Stretch, Tensor,
+    IndexOperands, Indexer, Mixing, PageRows, Router, ScoreGradients, Span, Start, Stretch, Tensor,
 };
 use wels_kernels::attention::compressed::{Given, Gradients, Operands};
+use wels_kernels::attention::index_loss;
 use wels_kernels::reference::{compress, compressed, index, router, streams};
 
 use super::attention::{pages, pages_mut};
 use super::rest::dispatch;
-use super::sparse::{chosen, of_list};
+use super::sparse::{Gradients as OfScores, chosen, of_list};
 use super::{Naive, values, values_mut};
 
 fn slices<'a>(of: &EntryOperands<'a>) -> Operands<'a> {
@@ -106,6 +107,33 @@ impl Compressed for Naive {
     fn choose_entries(&self, of: Indexer, rate: usize, spans: &[Span], operands: IndexOperands) -> Chosen {
         let IndexOperands { q, w, k } = operands;
         of_list(index::choose_entries(of, rate, spans, values(q), values(w), values(k)))
+    }
+
+    fn entry_losses(
+        &self,
+        of: EntryAttention,
+        spans: &[Span],
+        operands: EntryOperands,
+        stats: &Tensor,
+        losses: &mut Tensor,
+    ) -> ScoreGradients {
+        let gradients = index::entry_losses(of, spans, slices(&operands), values(stats), values_mut(losses));
+        ScoreGradients { memory: Box::new(OfScores(gradients)) }
+    }
+
+    fn choose_entries_backward(
+        &self,
+        of: Indexer,
+        among: &Chosen,
+        spans: &[Span],
+        (scores, factor): (&ScoreGradients, f32),
+        operands: IndexOperands,
+        gradients: [&mut Tensor; 3],
+    ) {
+        let OfScores(scores) = scores.memory.downcast_ref().expect("gradients of the naive device's");
+        let IndexOperands { q, w, k } = operands;
+        let operands = index_loss::IndexOperands { q: values(q), w: values(w), k: values(k) };
+        index::entry_backward(of, chosen(among), spans, (scores, factor), operands, gradients.map(values_mut));
     }
 
     fn attend_entries(

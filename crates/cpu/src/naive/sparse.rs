@@ -23,7 +23,7 @@ pub(super) fn of_list(list: attention::Chosen) -> Chosen {
 }
 
 /// Of scores.
-struct Gradients(Vec<f32>);
+pub(super) struct Gradients(pub(super) Vec<f32>);
 
 impl SparseAttention for Naive {
     fn choose(&self, of: Indexer, starts: &Ids, operands: IndexOperands) -> Chosen {

@@ -99,7 +99,7 @@ impl Compressed {
         (first..first + all).chain(some.iter().map(move |entry| first + *entry as usize))
     }
 
-    fn check(&self, spans: &[Span], operands: &Operands) {
+    pub(super) fn check(&self, spans: &[Span], operands: &Operands) {
         let Compressed { heads, dim, scale, window, .. } = *self;
         assert!(heads > 0 && dim > 0 && scale > 0.0 && window > 0, "{self:?}");
         let Operands { q, rows, entries, chosen, sinks } = *operands;

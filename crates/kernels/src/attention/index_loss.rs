@@ -9,9 +9,12 @@
 //! **Order of sums.** Products by 16 partial sums and the fixed tree, of a key's own and shared part apart. p is a
 //! chain over the heads, the sum of the softmax by 16 partial sums over S and the fixed tree, the loss a chain over S.
 //! dw and dq are chains over S, dk is one over the queries, and over the heads within one.
+//!
+//! Where entries are chosen, which have a part of the weights, p is divided by its sum, a chain over S: `entry_losses`.
 
 use std::ops::Range;
 
+use super::compressed::{Compressed, Operands, Span};
 use super::index::Indexer;
 use super::{Chosen, Heads, Keys, Shape, check_operands, check_sequences, dot, places};
 use crate::lanes::{LANES, Lanes};
@@ -39,10 +42,34 @@ pub fn losses(
     shape.check_chosen(None, chosen, places(starts));
     assert!(stats.len() == tokens * shape.heads * 2, "stats has {} elements", stats.len());
     assert!(losses.len() == tokens, "losses has {} elements, {tokens} tokens", losses.len());
-    let firsts: Vec<usize> = firsts(starts);
+    losses_of(&LossJob { shape, chosen, q, k, stats, whole: true }, &firsts(starts), losses)
+}
+
+/// [`losses`] of the chosen among the entries of an attention over these and a window; 0 for queries without any.
+///
+/// # Panics
+/// If no entries were chosen, or operands do not fit together.
+pub fn entry_losses(of: Compressed, spans: &[Span], operands: Operands, stats: &[f32], losses: &mut [f32]) -> Vec<f32> {
+    of.check(spans, &operands);
+    let Compressed { heads, dim, scale, .. } = of;
+    let chosen = operands.chosen.expect("a choice of entries");
+    assert!(stats.len() == 2 * losses.len() * heads, "stats has {} elements", stats.len());
+    assert!(losses.len() == chosen.queries(), "losses has {} elements, {} queries", losses.len(), chosen.queries());
+    let shape = Shape { heads, kv_heads: heads, scale, window: None, cap: None };
+    let own = Heads { data: operands.entries, row_stride: dim, offset: 0, head_stride: 0, dim };
+    let (q, k) = (Heads::contiguous(operands.q, heads, dim), Keys { own, shared: None });
+    losses_of(&LossJob { shape, chosen, q, k, stats, whole: false }, &entry_firsts(spans), losses)
+}
+
+/// Of each query the first entry of its sequence.
+fn entry_firsts(spans: &[Span]) -> Vec<usize> {
+    spans.iter().flat_map(|span| std::iter::repeat_n(span.entries.start, span.queries.len())).collect()
+}
+
+fn losses_of(job: &LossJob, firsts: &[usize], losses: &mut [f32]) -> Vec<f32> {
+    let (tokens, chosen) = (losses.len(), job.chosen);
     let mut gradients = vec![0.0; chosen.total()];
     let (all_losses, all_gradients) = (SharedMut::new(losses), SharedMut::new(&mut gradients));
-    let job = &LossJob { shape, chosen, q, k, stats };
     par::run(tokens.div_ceil(TASK_QUERIES), |task| {
         let queries = task * TASK_QUERIES..tokens.min((task + 1) * TASK_QUERIES);
         for (t, &first) in queries.clone().zip(&firsts[queries]) {
@@ -72,6 +99,8 @@ struct LossJob<'a> {
     q: Heads<'a>,
     k: Keys<'a>,
     stats: &'a [f32],
+    /// Whether the chosen keys have all of the weights.
+    whole: bool,
 }
 
 /// # Safety
@@ -79,7 +108,7 @@ struct LossJob<'a> {
 /// the query's keys.
 #[inline(always)]
 unsafe fn loss_of<L: Lanes>(job: &LossJob, t: usize, first: usize, loss: &mut f32, gradients: &mut [f32]) {
-    let LossJob { shape, chosen, q, k, stats } = job;
+    let LossJob { shape, chosen, q, k, stats, whole } = job;
     let (keys, scores) = (chosen.of(t), chosen.scores(t));
     let mut products = scratch::buffer(keys.len());
     gradients.fill(0.0);
@@ -116,8 +145,15 @@ unsafe fn loss_of<L: Lanes>(job: &LossJob, t: usize, first: usize, loss: &mut f3
         let sum = sum.sum();
         let (inverse, log_sum) = (1.0 / sum, math::scalar::log(sum));
         *loss = 0.0;
+        p.iter_mut().for_each(|p| *p *= share);
+        if !whole {
+            let sum = p.iter().fold(0.0, |sum, p| sum + p);
+            if sum <= 0.0 {
+                return p.fill(0.0);
+            }
+            p.iter_mut().for_each(|p| *p /= sum);
+        }
         for (p, score) in p.iter_mut().zip(scores) {
-            *p *= share;
             if *p > 0.0 {
                 *loss = p.mul_add(math::scalar::log(*p) - (score - max - log_sum), *loss);
             }
@@ -153,9 +189,50 @@ pub fn backward(
     chosen.check(places(starts));
     assert!(gradients.len() == chosen.total(), "{} gradients of {} scores", gradients.len(), chosen.total());
     let job = &BackwardJob { of, chosen, gradients, factor, operands };
+    let sequences = starts.windows(2).map(|ends| ends[0] as usize..ends[1] as usize);
+    let sequences: Vec<Sequence> = sequences.map(|all| Sequence { queries: all.clone(), keys: all }).collect();
+    backward_of(job, &sequences, &firsts(starts), [dq, dw, dk]);
+}
+
+/// [`backward`] of an indexer of entries, whose keys are `[E, d]`.
+///
+/// # Panics
+/// If operands do not fit together.
+pub fn entry_backward(
+    of: Indexer,
+    chosen: &Chosen,
+    spans: &[Span],
+    (gradients, factor): (&[f32], f32),
+    operands: IndexOperands,
+    [dq, dw, dk]: [&mut [f32]; 3],
+) {
+    let (tokens, IndexOperands { q, w, k }) = (chosen.queries(), operands);
+    let entries: usize = spans.iter().map(|span| span.entries.len()).sum();
+    of.check(tokens, q, w, None);
+    of.check(tokens, dq, dw, None);
+    assert!((k.len(), dk.len()) == (entries * of.dim, entries * of.dim), "index keys of {entries} entries");
+    assert!(gradients.len() == chosen.total(), "{} gradients of {} scores", gradients.len(), chosen.total());
+    let sequence = |span: &Span| Sequence { queries: span.queries.clone(), keys: span.entries.clone() };
+    let sequences: Vec<Sequence> = spans.iter().map(sequence).collect();
+    assert!(sequences.last().map_or(0, |last| last.queries.end) == tokens, "spans of {tokens} queries");
+    let fits = |it: &Sequence| {
+        let mut keys = it.queries.clone().filter_map(|t| chosen.of(t).last());
+        keys.all(|key| (*key as usize) < it.keys.len())
+    };
+    assert!(sequences.iter().all(fits), "entries that there are not");
+    let job = &BackwardJob { of, chosen, gradients, factor, operands };
+    backward_of(job, &sequences, &entry_firsts(spans), [dq, dw, dk]);
+}
+
+/// A sequence's queries, and the keys among which they choose.
+struct Sequence {
+    queries: Range<usize>,
+    keys: Range<usize>,
+}
+
+fn backward_of(job: &BackwardJob, sequences: &[Sequence], firsts: &[usize], [dq, dw, dk]: [&mut [f32]; 3]) {
     let (all_dq, all_dw, all_dk) = (SharedMut::new(dq), SharedMut::new(dw), SharedMut::new(dk));
-    let firsts = firsts(starts);
-    let Indexer { heads, dim, .. } = of;
+    let (tokens, Indexer { heads, dim, .. }) = (firsts.len(), job.of);
     par::run(tokens.div_ceil(TASK_QUERIES), |task| {
         let queries = task * TASK_QUERIES..tokens.min((task + 1) * TASK_QUERIES);
         for (t, &first) in queries.clone().zip(&firsts[queries]) {
@@ -168,18 +245,18 @@ pub fn backward(
             }
         }
     });
-    let sequences = starts.windows(2).map(|ends| ends[0] as usize..ends[1] as usize);
-    let tasks: Vec<(Range<usize>, usize)> = sequences
-        .flat_map(|sequence| (0..sequence.len()).step_by(TASK_KEYS).map(move |key| (sequence.clone(), key)))
+    let tasks: Vec<(&Sequence, usize)> = sequences
+        .iter()
+        .flat_map(|sequence| (0..sequence.keys.len()).step_by(TASK_KEYS).map(move |key| (sequence, key)))
         .collect();
     par::run(tasks.len(), |i| {
-        let (sequence, from) = tasks[i].clone();
-        let keys = from..sequence.len().min(from + TASK_KEYS);
+        let (sequence, from) = tasks[i];
+        let keys = from..sequence.keys.len().min(from + TASK_KEYS);
         // SAFETY: each task has keys of its own; operands and choice were checked.
         unsafe {
-            let dk = all_dk.slice((sequence.start + from) * dim, keys.len() * dim);
+            let dk = all_dk.slice((sequence.keys.start + from) * dim, keys.len() * dim);
             crate::lanes::dispatch!(keys_of(
-                job: &BackwardJob, sequence: Range<usize>, keys: Range<usize>, dk: &mut [f32]
+                job: &BackwardJob, sequence: &Sequence, keys: Range<usize>, dk: &mut [f32]
             ));
         }
     });
@@ -236,16 +313,17 @@ unsafe fn query_of<L: Lanes>(job: &BackwardJob, t: usize, first: usize, dq: &mut
 /// # Safety
 /// As for [`query_of`]; dk is that of `keys` of the sequence with these tokens.
 #[inline(always)]
-unsafe fn keys_of<L: Lanes>(job: &BackwardJob, sequence: Range<usize>, keys: Range<usize>, dk: &mut [f32]) {
+unsafe fn keys_of<L: Lanes>(job: &BackwardJob, sequence: &Sequence, keys: Range<usize>, dk: &mut [f32]) {
     let (dim, scale) = (job.of.dim, job.of.scale());
     dk.fill(0.0);
-    for t in sequence.start + keys.start..sequence.end {
+    // A key is chosen by none before it.
+    for t in sequence.queries.clone().skip(keys.start) {
         let chosen = job.chosen.of(t);
         let from = chosen.partition_point(|key| (*key as usize) < keys.start);
         let some = chosen[from..].iter().take_while(|key| (**key as usize) < keys.end).count();
         let gradients = &job.gradients[job.chosen.range(t)][from..from + some];
         for (key, gradient) in chosen[from..from + some].iter().zip(gradients) {
-            let k = job.key(sequence.start + *key as usize);
+            let k = job.key(sequence.keys.start + *key as usize);
             let dk = &mut dk[(*key as usize - keys.start) * dim..][..dim];
             for h in 0..job.of.heads {
                 let (q, weight) = job.head(t, h);

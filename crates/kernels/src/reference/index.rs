@@ -1,7 +1,9 @@
 //! The lightning indexer and what it learns by, as plain loops.
 
 use super::{dot, math};
-use crate::attention::compressed::Span;
+use std::ops::Range;
+
+use crate::attention::compressed::{Compressed, Operands, Span};
 use crate::attention::index::Indexer;
 use crate::attention::index_loss::IndexOperands;
 use crate::attention::{Chosen, Heads, Keys, Shape};
@@ -69,7 +71,6 @@ fn chosen(of: Indexer, queries: Vec<Vec<f32>>) -> Chosen {
 }
 
 /// Reference of [`crate::attention::index_loss::losses`].
-#[allow(clippy::needless_range_loop)]
 pub fn losses(
     shape: Shape,
     chosen: &Chosen,
@@ -79,12 +80,36 @@ pub fn losses(
     stats: &[f32],
     losses: &mut [f32],
 ) -> Vec<f32> {
+    let all = starts.windows(2).map(|ends| (ends[0] as usize..ends[1] as usize, ends[0] as usize));
+    losses_of(shape, chosen, &all.collect::<Vec<_>>(), q, k, (stats, true), losses)
+}
+
+/// Reference of [`crate::attention::index_loss::entry_losses`].
+pub fn entry_losses(of: Compressed, spans: &[Span], operands: Operands, stats: &[f32], losses: &mut [f32]) -> Vec<f32> {
+    let Compressed { heads, dim, scale, .. } = of;
+    let shape = Shape { heads, kv_heads: heads, scale, window: None, cap: None };
+    let own = Heads { data: operands.entries, row_stride: dim, offset: 0, head_stride: 0, dim };
+    let (q, k) = (Heads::contiguous(operands.q, heads, dim), Keys { own, shared: None });
+    let all: Vec<_> = spans.iter().map(|span| (span.queries.clone(), span.entries.start)).collect();
+    losses_of(shape, operands.chosen.expect("a choice"), &all, q, k, (stats, false), losses)
+}
+
+/// Of sequences, their queries and first keys; `whole` says whether the chosen keys have all of the weights.
+fn losses_of(
+    shape: Shape,
+    chosen: &Chosen,
+    sequences: &[(Range<usize>, usize)],
+    q: Heads,
+    k: Keys,
+    (stats, whole): (&[f32], bool),
+    losses: &mut [f32],
+) -> Vec<f32> {
     let mut gradients = Vec::with_capacity(chosen.total());
-    for ends in starts.windows(2) {
-        for t in ends[0] as usize..ends[1] as usize {
+    for (queries, first) in sequences {
+        for t in queries.clone() {
             let scores = chosen.scores(t);
             let weight = |key: &u32| {
-                let s = ends[0] as usize + *key as usize;
+                let s = first + *key as usize;
                 let of_head = |h: usize| {
                     let (own, turned) = q.row(t, h).split_at(k.own.dim);
                     let shared = k.shared.as_ref().map(|shared| dot(turned, shared.row(s, 0)));
@@ -95,12 +120,20 @@ pub fn losses(
                 };
                 (0..shape.heads).fold(0.0, |sum, h| sum + of_head(h)) * (1.0 / shape.heads as f32)
             };
-            let p: Vec<f32> = chosen.of(t).iter().map(weight).collect();
+            let mut p: Vec<f32> = chosen.of(t).iter().map(weight).collect();
+            losses[t] = 0.0;
+            let all = p.iter().fold(0.0, |sum, p| sum + p);
+            if !whole && all <= 0.0 {
+                gradients.extend(vec![0.0; p.len()]);
+                continue;
+            }
+            if !whole {
+                p.iter_mut().for_each(|p| *p /= all);
+            }
             let max = scores.iter().fold(f32::NEG_INFINITY, |max, x| if *x > max { *x } else { max });
             let terms: Vec<f32> = scores.iter().map(|score| math::exp(score - max)).collect();
             // A product with 1 is what it was, so this is a sum.
             let sum = dot(&terms, &vec![1.0; terms.len()]);
-            losses[t] = 0.0;
             for ((p, score), term) in p.iter().zip(scores).zip(&terms) {
                 if *p > 0.0 {
                     losses[t] = p.mul_add(math::log(*p) - (score - max - math::log(sum)), losses[t]);
@@ -113,7 +146,6 @@ pub fn losses(
 }
 
 /// Reference of [`crate::attention::index_loss::backward`].
-#[allow(clippy::needless_range_loop)]
 pub fn backward(
     of: Indexer,
     chosen: &Chosen,
@@ -122,14 +154,40 @@ pub fn backward(
     IndexOperands { q, w, k }: IndexOperands,
     [dq, dw, dk]: [&mut [f32]; 3],
 ) {
+    let all = starts.windows(2).map(|ends| (ends[0] as usize..ends[1] as usize, ends[0] as usize));
+    let operands = IndexOperands { q, w, k };
+    backward_of(of, chosen, &all.collect::<Vec<_>>(), (gradients, factor), operands, [dq, dw, dk]);
+}
+
+/// Reference of [`crate::attention::index_loss::entry_backward`].
+pub fn entry_backward(
+    of: Indexer,
+    chosen: &Chosen,
+    spans: &[Span],
+    scores: (&[f32], f32),
+    operands: IndexOperands,
+    gradients: [&mut [f32]; 3],
+) {
+    let all: Vec<_> = spans.iter().map(|span| (span.queries.clone(), span.entries.start)).collect();
+    backward_of(of, chosen, &all, scores, operands, gradients);
+}
+
+fn backward_of(
+    of: Indexer,
+    chosen: &Chosen,
+    sequences: &[(Range<usize>, usize)],
+    (gradients, factor): (&[f32], f32),
+    IndexOperands { q, w, k }: IndexOperands,
+    [dq, dw, dk]: [&mut [f32]; 3],
+) {
     let Indexer { heads, dim, .. } = of;
     dq.fill(0.0);
     dk.fill(0.0);
-    for ends in starts.windows(2) {
-        for t in ends[0] as usize..ends[1] as usize {
+    for (queries, first) in sequences {
+        for t in queries.clone() {
             dw[t * heads..][..heads].fill(0.0);
             for (key, gradient) in chosen.of(t).iter().zip(&gradients[chosen.range(t)]) {
-                let s = ends[0] as usize + *key as usize;
+                let s = first + *key as usize;
                 for h in 0..heads {
                     let at = t * heads + h;
                     let product = dot(&q[at * dim..][..dim], &k[s * dim..][..dim]) * of.scale();

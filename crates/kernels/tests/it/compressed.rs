@@ -3,6 +3,7 @@
 use crate::{assert_same, everywhere, numbers};
 use wels_kernels::attention::compressed::{self, Compressed, Given, Gradients, Operands, Span};
 use wels_kernels::attention::index::{self, Indexer};
+use wels_kernels::attention::index_loss;
 use wels_kernels::attention::paged::{CacheDtype, PAGE, Pages, RowLayout, SequenceRows};
 use wels_kernels::compress::{self, Compression, Stretch};
 use wels_kernels::gemm::Start;
@@ -215,7 +216,24 @@ fn attention_to_entries_has_the_bits_of_the_reference() {
                     true => reference::compressed::backward(of, &spans, operands, given, into),
                     false => compressed::backward(of, &spans, operands, given, into),
                 }
-                [out, stats, dq, d_rows, d_entries]
+                let mut all = vec![out, stats, dq, d_rows, d_entries];
+                if let Some(chosen) = operands.chosen {
+                    let mut losses = vec![NAN; tokens];
+                    let scores = match reference {
+                        true => reference::index::entry_losses(of, &spans, operands, &all[1], &mut losses),
+                        false => index_loss::entry_losses(of, &spans, operands, &all[1], &mut losses),
+                    };
+                    let [mut diq, mut diw, mut dik] = [&iq, &iw, &ik].map(|x| vec![NAN; x.len()]);
+                    let by = index_loss::IndexOperands { q: &iq, w: &iw, k: &ik };
+                    let (of_scores, into) = ((&scores[..], 0.3), [&mut diq[..], &mut diw, &mut dik]);
+                    match reference {
+                        true => reference::index::entry_backward(indexer, chosen, &spans, of_scores, by, into),
+                        false => index_loss::entry_backward(indexer, chosen, &spans, of_scores, by, into),
+                    }
+                    assert!(losses.iter().any(|loss| *loss > 0.0), "{of:?}");
+                    all.extend([losses, scores, diq, diw, dik]);
+                }
+                all
             };
             let expected = run(true);
             assert!(expected.iter().flatten().all(|x| x.is_finite()), "{of:?}");

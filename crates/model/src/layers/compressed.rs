@@ -7,14 +7,14 @@
 //! u    = W_OB W_OA RoPE⁻¹(attention(q; kv, e))          W_OA is a matrix for each group of heads
 //! ```
 //! What is a value was turned as a key; turned back by the query's place, it depends on the distance. Where entries are
-//! chosen, an indexer with entries of its own chooses, which nothing learns by. Source: DeepSeek-V4 report, §2.3, and
-//! `transformers` 5.23.
+//! chosen, an indexer with entries of its own chooses; nothing that it reads learns by it. Source: DeepSeek-V4 report,
+//! §2.3, and `transformers` 5.23.
 
 use crate::config::{Attention, Entries, ModelConfig};
 use crate::entry_pages::{Parts, compression};
 use crate::ops::{
-    EntryParts, attend_entries, choose_entries, compress, grouped_linear, keep_rows, kept_rows, linear, linears,
-    plain_norm_heads, rms_norm, rope, rope_at, rope_back,
+    EntryChoice, EntryParts, attend_entries, choose_entries, compress, grouped_linear, keep_rows, kept_rows, linear,
+    linears, plain_norm_heads, rms_norm, rope, rope_at, rope_back,
 };
 use crate::params::{Weight, Wiring};
 use crate::tape::{Graph, Var};
@@ -175,8 +175,8 @@ impl CompressedAttention {
         let spans: Vec<Span> = spans.map(span).collect();
 
         let indexer = self.indexer.as_ref();
-        let chosen = indexer.and_then(|indexer| indexer.choose(g, h, &c_q, &reaches, &spans));
-        let out = attend_entries(g, self.of, EntryParts { q, rows, entries, chosen, sinks: self.sinks, spans });
+        let choice = indexer.and_then(|indexer| indexer.choose(g, h, &c_q, &reaches, &spans));
+        let out = attend_entries(g, self.of, EntryParts { q, rows, entries, choice, sinks: self.sinks, spans });
         let out = rope_back(g, out, &self.rotary, columns(heads));
         let out = grouped_linear(g, out, self.o_a, self.groups);
         linear(g, precision, &out, self.o_b)
@@ -249,14 +249,7 @@ impl Compressor {
 
 impl EntryIndexer {
     /// The entries that queries attend to, if there are any. Nothing that it reads learns by it.
-    fn choose(
-        &self,
-        g: &mut Graph,
-        h: &Var,
-        c_q: &Var,
-        reaches: &[Reach],
-        spans: &[Span],
-    ) -> Option<std::sync::Arc<wels_device::Chosen>> {
+    fn choose(&self, g: &mut Graph, h: &Var, c_q: &Var, reaches: &[Reach], spans: &[Span]) -> Option<EntryChoice> {
         let [h, c_q] = [h, c_q].map(|x| g.constant(Tensor::clone(x)));
         let precision = g.precision();
         let k = self.compressor.forward(g, &h, reaches)?;
@@ -264,6 +257,6 @@ impl EntryIndexer {
         let columns = last_columns(self.of.dim, self.compressor.rope_dim, self.of.heads);
         let q = rope(g, q, &self.compressor.rotary, columns);
         let w = linear(g, Precision::F32, &h, self.weights);
-        Some(choose_entries(g, self.of, self.compressor.of.rate, spans, [&q, &w, &k]))
+        Some(choose_entries(g, self.of, self.compressor.of.rate, spans, [q, w, k]))
     }
 }

@@ -2,8 +2,9 @@
 //!
 //! `compress`: entries `[E, d]` of kv and gate `[T, c·d]` and a bias `[m, c·d]`. `attend_entries`: out `[T, H·d]` of q
 //! `[T, H·d]`, rows `[R, d]` and entries, each key and value at once, and sinks `[H]`. Saved: the operands, entries,
-//! out, and for each token and head the maximum score and 1/Σ. To choose entries has no gradient. Formulas and backward
-//! parts: `wels_kernels::compress` and `attention::compressed`. Source: DeepSeek-V4 report, §2.3.
+//! out, and for each token and head the maximum score and 1/Σ. To choose entries has no gradient; the indexer learns by
+//! a loss of its own, as in `choose`. Formulas and backward parts: `wels_kernels::compress` and
+//! `attention::compressed`. Source: DeepSeek-V4 report, §2.3.
 //!
 //! With pages (`crate::paged`) rows, what entries are made of and entries lie in the pages of their tokens.
 
@@ -14,7 +15,7 @@ use std::ops::Range;
 use std::sync::Arc;
 use wels_device::{
     Chosen, Compression, EntryAttention, EntryOperands, EntryResults, IndexOperands, Indexer, PageRows, RowLayout,
-    Span, Stretch, Tensor,
+    ScoreGradients, Span, Stretch, Tensor,
 };
 
 /// `entries[E, d]` of whole windows of some stretches of rows.
@@ -34,9 +35,18 @@ pub fn compress(g: &mut Graph, of: Compression, stretches: Vec<Stretch>, [kv, ga
     })
 }
 
+/// Which entries queries attend to, and what they were chosen by.
+pub struct EntryChoice {
+    chosen: Arc<Chosen>,
+    of: Indexer,
+    /// Queries, weights of heads, keys.
+    by: [Var; 3],
+}
+
 /// The entries, of `rate` tokens each, that queries q `[T, H·d]` attend to by weights w `[T, H]` and keys k `[E, d]`.
-pub fn choose_entries(g: &Graph, of: Indexer, rate: usize, spans: &[Span], [q, w, k]: [&Var; 3]) -> Arc<Chosen> {
-    Arc::new(compressed(g.device()).choose_entries(of, rate, spans, IndexOperands { q, w, k }))
+pub fn choose_entries(g: &Graph, of: Indexer, rate: usize, spans: &[Span], [q, w, k]: [Var; 3]) -> EntryChoice {
+    let chosen = compressed(g.device()).choose_entries(of, rate, spans, IndexOperands { q: &q, w: &w, k: &k });
+    EntryChoice { chosen: Arc::new(chosen), of, by: [q, w, k] }
 }
 
 /// What [`attend_entries`] is between.
@@ -48,7 +58,7 @@ pub struct EntryParts {
     /// `[E, d]`, if there are any.
     pub entries: Option<Var>,
     /// The entries that queries attend to, if not to all.
-    pub chosen: Option<Arc<Chosen>>,
+    pub choice: Option<EntryChoice>,
     /// `[H]`.
     pub sinks: Weight,
     /// Where each sequence's are.
@@ -57,8 +67,9 @@ pub struct EntryParts {
 
 impl EntryParts {
     fn operands<'a>(&'a self, sinks: &'a Tensor) -> EntryOperands<'a> {
-        let EntryParts { q, rows, entries, chosen, .. } = self;
-        EntryOperands { q, rows, entries: entries.as_deref(), chosen: chosen.as_deref(), sinks }
+        let EntryParts { q, rows, entries, choice, .. } = self;
+        let chosen = choice.as_ref().map(|choice| &*choice.chosen);
+        EntryOperands { q, rows, entries: entries.as_deref(), chosen, sinks }
     }
 }
 
@@ -69,8 +80,9 @@ pub fn attend_entries(g: &mut Graph, of: EntryAttention, parts: EntryParts) -> V
     let mut stats = g.tensor(tokens, of.heads * 2);
     let operands = parts.operands(g.weight(parts.sinks));
     compressed(g.device()).attend_entries(of, &parts.spans, operands, &mut out, &mut stats);
+    let learning = Learning::by(g, of, &parts, &stats);
     let kept_out = Tensor::clone(&out);
-    g.record("attention", out, move |back, d_out| {
+    let out = g.record("attention", out, move |back, d_out| {
         let (device, sequences, sinks) = (back.device(), back.sequences(), back.weight(parts.sinks));
         let EntryParts { q, rows, entries, .. } = &parts;
         let [mut dq, mut d_rows] = [q, rows].map(|var| back.like(var.gradient()));
@@ -86,7 +98,48 @@ pub fn attend_entries(g: &mut Graph, of: EntryAttention, parts: EntryParts) -> V
         if let (Some(entries), Some(gradient)) = (entries, d_entries) {
             back.give(entries.gradient(), gradient);
         }
-    })
+    });
+    match learning {
+        Some(learning) => learning.record(g, out),
+        None => out,
+    }
+}
+
+/// What an indexer of entries learns by attention to those that it chose: a share of the objective that goes back when
+/// attention does, as of `choose`.
+struct Learning {
+    chosen: Arc<Chosen>,
+    of: Indexer,
+    by: [Var; 3],
+    spans: Vec<Span>,
+    scores: ScoreGradients,
+}
+
+impl Learning {
+    /// If it learns in this pass; tells the graph its losses.
+    fn by(g: &mut Graph, of: EntryAttention, parts: &EntryParts, stats: &Tensor) -> Option<Self> {
+        let choice = parts.choice.as_ref().filter(|_| g.context.indexer_coefficient != 0.0)?;
+        let mut losses = g.tensor(stats.rows(), 1);
+        let operands = parts.operands(g.weight(parts.sinks));
+        let scores = compressed(g.device()).entry_losses(of, &parts.spans, operands, stats, &mut losses);
+        g.index_losses.push(losses);
+        let EntryChoice { chosen, of, by } = choice;
+        Some(Learning { chosen: chosen.clone(), of: *of, by: by.clone(), spans: parts.spans.clone(), scores })
+    }
+
+    /// The same variable, whose backward part is also the indexer's.
+    fn record(self, g: &mut Graph, out: Var) -> Var {
+        let (d_out, factor) = (out.gradient(), g.context.indexer_coefficient);
+        let Learning { chosen, of, by, spans, scores } = self;
+        g.record("index_loss", out.into_value(), move |back, d| {
+            let mut gradients = by.each_ref().map(|x| back.like(x.gradient()));
+            let operands = IndexOperands { q: &by[0], w: &by[1], k: &by[2] };
+            let (device, scores) = (compressed(back.device()), (&scores, factor));
+            device.choose_entries_backward(of, &chosen, &spans, scores, operands, gradients.each_mut());
+            by.iter().zip(gradients).for_each(|(x, gradient)| back.give(x.gradient(), gradient));
+            back.give(d_out, d);
+        })
+    }
 }
 
 /// Writes rows of each sequence to the pages of the layer under way, where `layout` says how they lie in its part.

@@ -49,7 +49,7 @@ pub use conv::{Convolution, conv};
 pub use dense::{Map, dense};
 pub use double::double;
 pub use embedding::embedding;
-pub use entries::{EntryParts, attend_entries, choose_entries, compress, keep_rows, kept_rows};
+pub use entries::{EntryChoice, EntryParts, attend_entries, choose_entries, compress, keep_rows, kept_rows};
 pub use expert::{Slots, expert_bias, expert_feed_forward, expert_gate_up, expert_swiglu_linear};
 pub use expert_exchange::{Exchanged, from_holders, spread, to_holders};
 pub use gelu::gelu;

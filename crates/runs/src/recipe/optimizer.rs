@@ -45,9 +45,8 @@ pub struct Optimizer {
     pub bias_update_speed: f64,
     /// α of the sequence-wise balance loss.
     pub balance_alpha: f64,
-    /// Weight of the losses by which the indexers of `deepseek_v32` learn what attention weighs (those of `deepseek_v4`
-    /// have none, and stay as they began); 0 leaves them as they
-    /// are.
+    /// Weight of the losses by which the indexers of `deepseek_v32` and `deepseek_v4` learn what attention weighs; 0
+    /// leaves them as they are.
     pub indexer_weight: f64,
     /// λ of the multi-token-prediction loss; 0 in a `[[stage]]` freezes its layers.
     pub mtp_lambda: f64,
