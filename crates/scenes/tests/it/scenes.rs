@@ -98,7 +98,7 @@ fn names(text: &str, thing: &Thing) -> bool {
 fn training_never_shows_says_or_asks_what_is_held_out() {
     for world in worlds() {
         let held = world.combinations(Split::HeldOut);
-        for scene in scenes(&world, Split::Train, 200) {
+        for scene in scenes(&world, Split::Train, 100) {
             let shown: Vec<Thing> =
                 scene.objects.iter().map(|object| Thing { colour: object.colour, shape: object.shape }).collect();
             assert!(shown.len() > 1 || !held.things.contains(&shown[0]), "{}", scene.caption);
