@@ -125,7 +125,7 @@ const QUANTISED: [BlockType; 20] = [
 ];
 
 /// Blocks of any bits, with scales of ordinary size: `rows` rows of `columns` numbers.
-fn any_blocks(block_type: BlockType, rows: usize, columns: usize) -> Vec<u8> {
+pub fn any_blocks(block_type: BlockType, rows: usize, columns: usize) -> Vec<u8> {
     let size = block_type.bytes();
     let len = rows * block_type.row_bytes(columns).expect("whole blocks");
     let key = random::Key { seed: 11, stream: 1 };
