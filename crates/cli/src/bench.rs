@@ -1,5 +1,6 @@
 //! `wels bench`: what this machine does, next to what it could.
 
+mod all;
 mod decode;
 mod gemm;
 mod made;
@@ -38,6 +39,8 @@ pub struct Args {
 
 #[derive(clap::Subcommand)]
 enum BenchCommand {
+    /// Every figure of the processor beside its limit, as a page that can be compared across machines
+    All(all::AllArgs),
     /// Training steps of a recipe on random tokens: forward, backward, optimizer
     Train(TrainArgs),
     /// Matrix products at training shapes, forward and backward, beside the FMA peak
@@ -98,6 +101,7 @@ struct TrainBench {
 /// Measures.
 pub fn bench(args: &Args) -> Result<()> {
     match &args.what {
+        BenchCommand::All(args) => all::all(args),
         BenchCommand::Train(args) => train(args),
         BenchCommand::Gemm(args) => gemm::gemm(args),
         BenchCommand::Quant(args) => quant::quant(args),
@@ -109,45 +113,11 @@ pub fn bench(args: &Args) -> Result<()> {
 
 fn train(args: &TrainArgs) -> Result<()> {
     let recipe = Recipe::load(&args.recipe)?;
-    let config = recipe.model.config();
-    let (section, context) = (&recipe.pretrain, recipe.data.sequence_length);
-    if let Some(note) = slow_precision(section) {
+    if let Some(note) = slow_precision(&recipe.pretrain) {
         eprintln!("note: {note}");
     }
     let device = args.device.open()?;
-    attention::check(config, &*device)?;
-    let state = State::new(Params::init(&device, config, recipe.run.seed), rule(&section.optimizer));
-    let execution = execution(section, &device);
-    let mut trainer = Trainer::new(config.clone(), context, state, of_pretraining(section), execution);
-    let tokens = section.batch_tokens;
-    let peak = || peak_flops(&*device, section.precision);
-    let peak_before = peak();
-    let Steps { seconds, last_loss, joules } = steps(&mut trainer, &recipe, args.steps)?;
-    let seconds_per_step = seconds[seconds.len() / 2];
-    let peak = peak().max(peak_before);
-    let flops_per_token = count::forward_flops(config, count::Context::Causal { tokens: context }).training().0;
-    let flops_per_second = (flops_per_token * tokens) as f64 / seconds_per_step;
-    let result = TrainBench {
-        recipe: recipe.run.name.clone(),
-        device: device.in_words(),
-        parameters: count::params(config).total.0,
-        isa: isa::active().name(),
-        threads: par::threads(),
-        tokens_per_step: tokens,
-        steps: args.steps,
-        seconds_per_step,
-        seconds_per_step_min: seconds[0],
-        tokens_per_second: tokens as f64 / seconds_per_step,
-        flops_per_token,
-        flops_per_second,
-        peak_flops_per_second: peak,
-        peak: whose_peak(&*device, section.precision),
-        mfu: flops_per_second / peak,
-        peak_rss_bytes: machine::peak_rss_bytes(),
-        peak_device_bytes: device.memory().map(|memory| memory.peak),
-        joules_per_step: joules.map(|joules| joules / args.steps as f64),
-        last_loss,
-    };
+    let result = measure_training(&recipe, args.steps, &device)?;
     let work = name_on(&*device, Measurements::work(&recipe, par::threads()));
     if let Err(error) = Measurements::keep(work, result.tokens_per_second) {
         eprintln!("note: wels plan will not know this rate, for it cannot be kept: {error}");
@@ -160,6 +130,45 @@ fn train(args: &TrainArgs) -> Result<()> {
     Ok(())
 }
 
+/// Steps of a recipe on random tokens.
+fn measure_training(recipe: &Recipe, steps: u64, device: &Arc<dyn Device>) -> Result<TrainBench> {
+    let config = recipe.model.config();
+    let (section, context) = (&recipe.pretrain, recipe.data.sequence_length);
+    attention::check(config, &**device)?;
+    let state = State::new(Params::init(device, config, recipe.run.seed), rule(&section.optimizer));
+    let execution = execution(section, device);
+    let mut trainer = Trainer::new(config.clone(), context, state, of_pretraining(section), execution);
+    let tokens = section.batch_tokens;
+    let peak = || peak_flops(&**device, section.precision);
+    let peak_before = peak();
+    let Steps { seconds, last_loss, joules } = steps_of(&mut trainer, recipe, steps)?;
+    let seconds_per_step = seconds[seconds.len() / 2];
+    let peak = peak().max(peak_before);
+    let flops_per_token = count::forward_flops(config, count::Context::Causal { tokens: context }).training().0;
+    let flops_per_second = (flops_per_token * tokens) as f64 / seconds_per_step;
+    Ok(TrainBench {
+        recipe: recipe.run.name.clone(),
+        device: device.in_words(),
+        parameters: count::params(config).total.0,
+        isa: isa::active().name(),
+        threads: par::threads(),
+        tokens_per_step: tokens,
+        steps,
+        seconds_per_step,
+        seconds_per_step_min: seconds[0],
+        tokens_per_second: tokens as f64 / seconds_per_step,
+        flops_per_token,
+        flops_per_second,
+        peak_flops_per_second: peak,
+        peak: whose_peak(&**device, section.precision),
+        mfu: flops_per_second / peak,
+        peak_rss_bytes: machine::peak_rss_bytes(),
+        peak_device_bytes: device.memory().map(|memory| memory.peak),
+        joules_per_step: joules.map(|joules| joules / steps as f64),
+        last_loss,
+    })
+}
+
 /// What steps took.
 struct Steps {
     /// In order of size.
@@ -170,7 +179,7 @@ struct Steps {
 }
 
 /// Does and times steps, behind one that is not timed: it also takes memory from the system.
-fn steps(trainer: &mut Trainer, recipe: &Recipe, count: u64) -> Result<Steps> {
+fn steps_of(trainer: &mut Trainer, recipe: &Recipe, count: u64) -> Result<Steps> {
     let (section, context) = (&recipe.pretrain, recipe.data.sequence_length);
     let device = Arc::clone(trainer.state.params.device());
     let mut step = |step| -> Result<(f64, f64)> {

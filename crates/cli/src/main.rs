@@ -64,6 +64,8 @@ mod interrupt;
 
 mod terminal;
 
+mod share;
+
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
@@ -74,9 +76,13 @@ use clap::{Parser, Subcommand};
 struct Cli {
     #[command(subcommand)]
     verb: Option<Verb>,
-    /// Threads that compute; all cores if left out. Changes no bit of a result.
+    /// Threads that compute, or `auto`: as many as cores that nobody else keeps busy now. If left out as many as cores,
+    /// or as the process's group may use. Changes no bit of a result.
     #[arg(long, global = true, value_name = "N")]
-    threads: Option<std::num::NonZeroUsize>,
+    threads: Option<share::Threads>,
+    /// Let other programs go first, the more the greater N is
+    #[arg(long, global = true, value_name = "N", value_parser = clap::value_parser!(u8).range(0..=19))]
+    nice: Option<u8>,
 }
 
 #[derive(Subcommand)]
@@ -140,9 +146,7 @@ fn main() -> ExitCode {
 
 fn dispatch(cli: Cli) -> anyhow::Result<ExitCode> {
     wels_kernels::isa::requested().map_err(anyhow::Error::msg)?;
-    if let Some(threads) = cli.threads {
-        wels_kernels::par::set_threads(threads.get()).map_err(anyhow::Error::msg)?;
-    }
+    share::take(cli.threads, cli.nice)?;
     match cli.verb.unwrap_or_else(|| Verb::Run(run::Args::quickstart())) {
         Verb::Run(args) => return run::run(&args),
         Verb::Plan(args) => plan::plan(&args),

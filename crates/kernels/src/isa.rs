@@ -1,7 +1,7 @@
 //! Which instruction set the kernels use. It changes the speed and never a bit of a result.
 //!
-//! The best set of this machine is chosen once; `WELS_ISA=plain|avx2|avx512|neon` forces another, for tests and for
-//! finding out whether a difference comes from a kernel.
+//! The best set of this machine is chosen once; `WELS_ISA=plain|avx2|avx512|neon|dotprod|i8mm` forces another, for
+//! tests and for finding out whether a difference comes from a kernel.
 
 use std::sync::OnceLock;
 
@@ -16,6 +16,10 @@ pub enum Isa {
     Avx512,
     /// 64-bit Arm with NEON.
     Neon,
+    /// NEON with products of four bytes (FEAT_DotProd: from Cortex-A75, Neoverse N1, Apple's A11 on).
+    Dotprod,
+    /// These with products of small matrices of bytes (FEAT_I8MM: from Neoverse V1 and N2, Apple's M2 on).
+    I8mm,
 }
 
 impl Isa {
@@ -26,6 +30,8 @@ impl Isa {
             Isa::Avx2 => "avx2",
             Isa::Avx512 => "avx512",
             Isa::Neon => "neon",
+            Isa::Dotprod => "dotprod",
+            Isa::I8mm => "i8mm",
         }
     }
 
@@ -47,13 +53,17 @@ impl Isa {
             }
             #[cfg(target_arch = "aarch64")]
             Isa::Neon => true,
+            #[cfg(target_arch = "aarch64")]
+            Isa::Dotprod => std::arch::is_aarch64_feature_detected!("dotprod"),
+            #[cfg(target_arch = "aarch64")]
+            Isa::I8mm => Isa::Dotprod.available() && std::arch::is_aarch64_feature_detected!("i8mm"),
             #[allow(unreachable_patterns)]
             _ => false,
         }
     }
 
     /// All sets, of any machine, the plain one first.
-    pub const ALL: [Isa; 4] = [Isa::Plain, Isa::Avx2, Isa::Avx512, Isa::Neon];
+    pub const ALL: [Isa; 6] = [Isa::Plain, Isa::Avx2, Isa::Avx512, Isa::Neon, Isa::Dotprod, Isa::I8mm];
 
     /// All sets that this machine can run, the plain one first. What a test over these leaves out, [`missing`] says.
     pub fn all_available() -> impl Iterator<Item = Isa> {
@@ -95,7 +105,7 @@ pub fn requested() -> Result<Isa, String> {
     let isa = Isa::ALL
         .into_iter()
         .find(|isa| isa.name() == name)
-        .ok_or_else(|| format!("WELS_ISA is '{name}', which is none of plain, avx2, avx512, neon"))?;
+        .ok_or_else(|| format!("WELS_ISA is '{name}', which is none of {}", Isa::ALL.map(Isa::name).join(", ")))?;
     if isa.available() { Ok(isa) } else { Err(format!("WELS_ISA is '{name}', which this machine cannot run")) }
 }
 

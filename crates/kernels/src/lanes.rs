@@ -314,7 +314,7 @@ macro_rules! dispatch {
             #[cfg(target_arch = "x86_64")]
             $crate::isa::Isa::Avx2 => avx2($($arg),*),
             #[cfg(target_arch = "aarch64")]
-            $crate::isa::Isa::Neon => $kernel::<$crate::lanes::Neon>($($arg),*),
+            $crate::isa::Isa::Neon | $crate::isa::Isa::Dotprod | $crate::isa::Isa::I8mm => $kernel::<$crate::lanes::Neon>($($arg),*),
             #[cfg(target_arch = "x86_64")]
             _ if std::arch::is_x86_feature_detected!("fma") => plain_fma($($arg),*),
             _ => $kernel::<$crate::lanes::Plain>($($arg),*),

@@ -5,8 +5,8 @@ use std::cell::{RefCell, UnsafeCell};
 use std::marker::PhantomData;
 use std::ops::Range;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, OnceLock};
-use std::thread::JoinHandle;
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::thread::{JoinHandle, Thread};
 
 use crate::lanes::LANES;
 use crate::prefetch::{self, Share, Spans};
@@ -37,7 +37,13 @@ pub(crate) fn begin_product(weights: impl Iterator<Item = Range<usize>>) {
     });
 }
 
-/// How many threads the kernels use: of the machine, or what [`set_threads`] chose.
+/// How many threads this process may run at once: the cores that it is bound to, or as many as its group's share of
+/// processor time (cgroup) is worth.
+pub fn cores() -> usize {
+    std::thread::available_parallelism().map_or(1, usize::from)
+}
+
+/// How many threads the kernels use: [`cores`], or what [`set_threads`] chose.
 pub fn threads() -> usize {
     with_pool(|pool| pool.workers.len() + 1)
 }
@@ -83,7 +89,7 @@ thread_local!(static OWN: RefCell<Option<Arc<Pool>>> = const { RefCell::new(None
 fn with_pool<R>(work: impl FnOnce(&Pool) -> R) -> R {
     match OWN.with_borrow(Option::clone) {
         Some(own) => work(&own),
-        None => work(GLOBAL.get_or_init(|| Pool::new(std::thread::available_parallelism().map_or(1, usize::from)))),
+        None => work(GLOBAL.get_or_init(|| Pool::new(cores()))),
     }
 }
 
@@ -101,8 +107,7 @@ struct Shared {
     /// Tasks that workers have done.
     done: CacheLine<AtomicUsize>,
     state: CacheLine<State>,
-    /// Whether a caller has the workers.
-    busy: CacheLine<AtomicBool>,
+    caller: CacheLine<Caller>,
     /// What waiting threads fetch.
     next: CacheLine<Spans>,
 }
@@ -120,10 +125,62 @@ struct TaskQueue {
     task: UnsafeCell<Option<*const (dyn Fn(usize) + Sync)>>,
 }
 
+/// What callers alone write.
+#[derive(Default)]
+struct Caller {
+    /// Whether one has the workers.
+    busy: AtomicBool,
+    /// See [`Counts`]; counted by the one who has the workers.
+    calls: AtomicU64,
+    tasks: AtomicU64,
+}
+
+/// Calls of [`run`] that were divided among threads, each of which ends with all of them waiting for the last, and
+/// their tasks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Counts {
+    pub calls: u64,
+    pub tasks: u64,
+}
+
+/// What was divided so far.
+pub fn counts() -> Counts {
+    with_pool(|pool| {
+        let Caller { calls, tasks, .. } = &pool.shared.caller.0;
+        Counts { calls: calls.load(Ordering::Relaxed), tasks: tasks.load(Ordering::Relaxed) }
+    })
+}
+
 struct State {
     sleeping: AtomicUsize,
+    /// Whether the caller sleeps until the last task is done.
+    caller_sleeps: AtomicBool,
+    caller: Mutex<Option<Thread>>,
     stop: AtomicBool,
     panicked: AtomicBool,
+}
+
+impl State {
+    /// Sleeps until `done`, about which workers call [`State::wake_caller`] each time that it may have changed.
+    ///
+    /// A worker changes what `done` reads and then reads `caller_sleeps`, the caller writes and reads them the other
+    /// way around, all in one order (SeqCst): one of the two sees what the other wrote.
+    fn sleep_until(&self, done: impl Fn() -> bool) {
+        *self.caller.lock().unwrap_or_else(PoisonError::into_inner) = Some(std::thread::current());
+        self.caller_sleeps.store(true, Ordering::SeqCst);
+        while !done() {
+            std::thread::park();
+        }
+        self.caller_sleeps.store(false, Ordering::Relaxed);
+    }
+
+    fn wake_caller(&self) {
+        if self.caller_sleeps.load(Ordering::SeqCst)
+            && let Some(caller) = &*self.caller.lock().unwrap_or_else(PoisonError::into_inner)
+        {
+            caller.unpark();
+        }
+    }
 }
 
 // SAFETY: all is atomic but `task`: it is written by the caller who has set `busy`, while no worker has a task, and
@@ -132,7 +189,9 @@ unsafe impl Sync for Shared {}
 // SAFETY: nothing belongs to one thread; what `task` points to is followed only while its caller waits in `Pool::run`.
 unsafe impl Send for Shared {}
 
-/// Looks at the queue before a worker goes to sleep: some 100 µs.
+/// Looks at the queue before a worker goes to sleep, and at the tasks that are done before the caller does: some 100 µs.
+/// Who waits longer waits for a thread that has no core. Its own core, free while it sleeps, is then the one that the
+/// system gives to that thread, which else may stand still for a neighbour's whole slice of some milliseconds.
 const SPINS: usize = 8192;
 
 impl TaskQueue {
@@ -177,10 +236,12 @@ impl Pool {
             done: CacheLine(AtomicUsize::new(0)),
             state: CacheLine(State {
                 sleeping: AtomicUsize::new(0),
+                caller_sleeps: AtomicBool::new(false),
+                caller: Mutex::new(None),
                 stop: AtomicBool::new(false),
                 panicked: AtomicBool::new(false),
             }),
-            busy: CacheLine(AtomicBool::new(false)),
+            caller: CacheLine(Caller::default()),
             next: CacheLine(Spans::none()),
         });
         let threads = threads.max(1);
@@ -198,13 +259,16 @@ impl Pool {
             queue: CacheLine(queue),
             done: CacheLine(done),
             state: CacheLine(state),
-            busy: CacheLine(busy),
+            caller: CacheLine(caller),
             ..
         } = &*self.shared;
         let Ok(end) = u32::try_from(tasks) else { return (0..tasks).for_each(task) };
-        if self.workers.is_empty() || busy.swap(true, Ordering::Acquire) {
+        if self.workers.is_empty() || caller.busy.swap(true, Ordering::Acquire) {
             return (0..tasks).for_each(task);
         }
+        // No two callers are here at once, so nothing is lost between a load and its store.
+        caller.calls.store(caller.calls.load(Ordering::Relaxed) + 1, Ordering::Relaxed);
+        caller.tasks.store(caller.tasks.load(Ordering::Relaxed) + u64::from(end), Ordering::Relaxed);
         done.store(0, Ordering::Relaxed);
         state.panicked.store(false, Ordering::Relaxed);
         // SAFETY: only the lifetime changes; this function returns when all tasks that were taken are done.
@@ -238,16 +302,25 @@ struct JobGuard<'a> {
 impl Drop for JobGuard<'_> {
     fn drop(&mut self) {
         let Shared {
-            queue: CacheLine(queue), done: CacheLine(done), busy: CacheLine(busy), next: CacheLine(next), ..
+            queue: CacheLine(queue),
+            done: CacheLine(done),
+            state: CacheLine(state),
+            caller: CacheLine(caller),
+            next: CacheLine(next),
         } = self.shared;
         while queue.take_first().is_some() {}
         let taken = self.tasks - queue.left().1 as usize;
-        let mut share = None;
+        let (mut share, mut spins) = (None, 0);
         while done.load(Ordering::Acquire) != taken {
+            if spins == SPINS {
+                state.sleep_until(|| done.load(Ordering::SeqCst) == taken);
+                break;
+            }
             share.get_or_insert_with(|| next.share(0, self.threads)).fetch();
             std::hint::spin_loop();
+            spins += 1;
         }
-        busy.store(false, Ordering::Release);
+        caller.busy.store(false, Ordering::Release);
     }
 }
 
@@ -276,7 +349,8 @@ impl Shared {
                 }
                 mine = self.queue.0.take_last();
             }
-            self.done.0.fetch_add(taken, Ordering::Release);
+            self.done.0.fetch_add(taken, Ordering::SeqCst);
+            self.state.0.wake_caller();
         }
     }
 
@@ -386,6 +460,8 @@ mod tests {
     fn every_task_is_done_once() {
         for threads in [1, 2, 5] {
             with_threads(threads, || {
+                let divided =
+                    if threads > 1 { Counts { calls: 4, tasks: 1105 } } else { Counts { calls: 0, tasks: 0 } };
                 for tasks in [0, 1, 2, 3, 100, 1000] {
                     let done: Vec<AtomicUsize> = (0..tasks).map(|_| AtomicUsize::new(0)).collect();
                     run(tasks, |i| {
@@ -393,6 +469,7 @@ mod tests {
                     });
                     assert!(done.iter().all(|d| d.load(Ordering::Relaxed) == 1), "{tasks} tasks, {threads} threads");
                 }
+                assert_eq!(counts(), divided);
             });
         }
     }
@@ -410,6 +487,26 @@ mod tests {
                 assert_eq!(threads.lock().unwrap().len(), 2);
             }
         });
+    }
+
+    #[test]
+    fn callers_that_slept_wake_up() {
+        for threads in [2, 4] {
+            with_threads(threads, || {
+                for i in 0..30 {
+                    let caller = std::thread::current().id();
+                    let done = AtomicUsize::new(0);
+                    run(2 * threads, |_| {
+                        // Around the time at which the caller goes to sleep, before and behind it.
+                        if std::thread::current().id() != caller {
+                            std::thread::sleep(std::time::Duration::from_micros(40 * i));
+                        }
+                        done.fetch_add(1, Ordering::Relaxed);
+                    });
+                    assert_eq!(done.into_inner(), 2 * threads);
+                }
+            });
+        }
     }
 
     #[test]

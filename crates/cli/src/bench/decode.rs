@@ -6,8 +6,9 @@ use std::time::{Duration, Instant};
 
 use anyhow::Result;
 use serde::Serialize;
+use wels_kernels::par::{self, Counts};
 use wels_kernels::random::Key;
-use wels_kernels::{isa, par, peak};
+use wels_kernels::{isa, peak};
 use wels_model::config::ModelConfig;
 use wels_model::count;
 use wels_model::model::Model;
@@ -61,36 +62,50 @@ impl DecodeArgs {
 
 /// What is written. Times of single steps are medians.
 #[derive(Serialize)]
-struct DecodeBench {
+pub(super) struct DecodeBench {
     model: String,
     device: String,
     isa: &'static str,
     threads: usize,
-    load_seconds: f64,
+    pub(super) load_seconds: f64,
     prompt_tokens: u32,
     streams: u32,
-    prompt_tokens_per_second: f64,
+    pub(super) prompt_tokens_per_second: f64,
     /// Operations of reading prompts.
-    prompt_flops_per_second: f64,
+    pub(super) prompt_flops_per_second: f64,
     /// Their share of the device's peak; none where that is not known without measuring.
     prompt_of_peak: Option<f64>,
     decoded_tokens: u32,
     decode_tokens_per_second: f64,
-    step_seconds: f64,
+    pub(super) step_seconds: f64,
     step_seconds_min: f64,
     /// Weights and past keys and values, of the step in the middle; of experts as many as are expected to be chosen.
-    step_bytes: f64,
+    pub(super) step_bytes: f64,
     read_bytes_per_second: f64,
     /// The card's, or the processor's without computing, or both, one after the other; the better of before and after.
-    read_bytes_per_second_max: f64,
+    pub(super) read_bytes_per_second_max: f64,
     of_read_bandwidth: f64,
     peak_rss_bytes: Option<u64>,
     /// The most that was held of a device's own memory.
     peak_device_bytes: Option<u64>,
+    /// What the threads shared while answering.
+    #[serde(skip)]
+    pub(super) counts: Counts,
+}
+
+/// Measures and prints.
+pub fn decode(args: &DecodeArgs) -> Result<()> {
+    let result = measure(args)?;
+    if args.json {
+        output::json(&result)?
+    } else {
+        result.print()?
+    }
+    Ok(())
 }
 
 /// Measures.
-pub fn decode(args: &DecodeArgs) -> Result<()> {
+pub(super) fn measure(args: &DecodeArgs) -> Result<DecodeBench> {
     let begin = Instant::now();
     let made = made::config_of(&args.model)?;
     let open = if made.is_some() { None } else { Some(OpenModel::open(&locate(&args.model)?)?) };
@@ -115,7 +130,9 @@ pub fn decode(args: &DecodeArgs) -> Result<()> {
     let mut run = Run::new(args, (&model, &params, execution), layout, demand.numbers.map(|it| it.cache_dtype));
     let prompt_seconds = run.prompts();
     super::say_profile(&*device, 1);
+    let counts = par::counts();
     let mut seconds = run.answers();
+    let counts = Counts { calls: par::counts().calls - counts.calls, tasks: par::counts().tasks - counts.tasks };
     super::say_profile(&*device, args.tokens.into());
     let after = bandwidth(placement, bytes);
 
@@ -124,7 +141,7 @@ pub fn decode(args: &DecodeArgs) -> Result<()> {
     let step_seconds = seconds[seconds.len() / 2];
     let streams = f64::from(args.streams);
     let prompt_flops = streams * prompt_flops(config, args.prompt) / prompt_seconds;
-    let result = DecodeBench {
+    Ok(DecodeBench {
         model: args.model.display().to_string(),
         device: placement::in_words(placement, config),
         isa: isa::active().name(),
@@ -145,13 +162,8 @@ pub fn decode(args: &DecodeArgs) -> Result<()> {
         of_read_bandwidth: step_bytes / step_seconds / before.max(after),
         peak_rss_bytes: machine::peak_rss_bytes(),
         peak_device_bytes: device.memory().map(|memory| memory.peak),
-    };
-    if args.json {
-        output::json(&result)?
-    } else {
-        result.print()?
-    }
-    Ok(())
+        counts,
+    })
 }
 
 /// The model with the weights of its files, or made up, where there is room for them and all streams' pages.

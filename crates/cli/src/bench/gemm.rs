@@ -28,7 +28,7 @@ const SHAPES: [(usize, usize, usize); 5] =
 
 /// One product. `of_peak` is the median over the rounds of a round's rate over the FMA peak just before it.
 #[derive(Serialize)]
-struct GemmBench {
+pub(super) struct GemmBench {
     product: &'static str,
     precision: &'static str,
     tokens: usize,
@@ -36,9 +36,9 @@ struct GemmBench {
     outputs: usize,
     isa: &'static str,
     threads: usize,
-    flops_per_second: f64,
-    fma_peak_flops_per_second: f64,
-    of_peak: f64,
+    pub(super) flops_per_second: f64,
+    pub(super) fma_peak_flops_per_second: f64,
+    pub(super) of_peak: f64,
     of_peak_min: f64,
     of_peak_max: f64,
 }
@@ -58,7 +58,11 @@ pub fn gemm(args: &GemmArgs) -> Result<()> {
 }
 
 /// Forward, input gradient and weight gradient of a shape, and the peak, in turns.
-fn measure(precision: Precision, (tokens, inputs, outputs): (usize, usize, usize), rounds: u64) -> [GemmBench; 3] {
+pub(super) fn measure(
+    precision: Precision,
+    (tokens, inputs, outputs): (usize, usize, usize),
+    rounds: u64,
+) -> [GemmBench; 3] {
     let numbers = |stream, len: usize| {
         let key = Key { seed: 0, stream };
         let mut numbers = Buffer::zeros(len);

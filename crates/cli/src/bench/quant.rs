@@ -43,7 +43,7 @@ const COPIES_BYTES: usize = 128 << 20;
 /// One product. `of_limit` is the median over the rounds of a round's rate over the limit measured just before it:
 /// bytes of weights over the rate of reading for one token, else operations over their peak.
 #[derive(Serialize)]
-struct QuantBench {
+pub(super) struct QuantBench {
     model: &'static str,
     format: &'static str,
     tokens: usize,
@@ -52,11 +52,11 @@ struct QuantBench {
     isa: &'static str,
     threads: usize,
     weight_bytes: usize,
-    bytes_per_second: f64,
-    ops_per_second: f64,
-    read_bytes_per_second: f64,
-    peak_ops_per_second: f64,
-    of_limit: f64,
+    pub(super) bytes_per_second: f64,
+    pub(super) ops_per_second: f64,
+    pub(super) read_bytes_per_second: f64,
+    pub(super) peak_ops_per_second: f64,
+    pub(super) of_limit: f64,
     of_limit_min: f64,
     of_limit_max: f64,
 }
@@ -195,7 +195,7 @@ fn median(numbers: &mut [f64]) -> f64 {
 }
 
 /// A shape's product and the limit that it meets, in turns.
-fn measure(format: BlockType, (tokens, inputs, outputs): (usize, usize, usize), rounds: u64) -> QuantBench {
+pub(super) fn measure(format: BlockType, (tokens, inputs, outputs): (usize, usize, usize), rounds: u64) -> QuantBench {
     let x = numbers(tokens * inputs);
     let len = outputs * inputs / format.len() * format.bytes();
     let count = if tokens == 1 { (COPIES_BYTES / len).clamp(1, 64) } else { 1 };

@@ -144,6 +144,31 @@ fn bench_tells_the_plan_how_fast_this_machine_is() {
 }
 
 #[test]
+fn figures_of_a_machine_are_written_and_compared() {
+    let lab = Lab::new();
+    let all = ["--threads", "2", "--nice", "1", "bench", "all", "--only", "train", "--rounds", "1"];
+    let page = lab.done(&[&all[..], &["--json", "a.json"]].concat()).stdout;
+    let written: serde_json::Value = serde_json::from_str(&fs::read_to_string(lab.at("a.json")).unwrap()).unwrap();
+    let figures = written["figures"].as_array().unwrap();
+    assert_eq!(figures.len(), 2, "{written}");
+    for figure in figures {
+        let [value, share] = [&figure["value"], &figure["limit"]["share"]].map(|number| number.as_f64().unwrap());
+        assert!(value > 0.0 && share > 0.0, "{figure}");
+        assert!(page.contains(figure["name"].as_str().unwrap()), "{figure} is not in {page}");
+    }
+    for waits in written["waits"].as_array().unwrap() {
+        let [calls, tasks] = [&waits["calls"], &waits["tasks"]].map(|number| number.as_f64().unwrap());
+        assert!(calls > 10.0 && tasks >= 2.0 * calls, "{waits}");
+    }
+    let beside = lab.done(&[&all[..], &["--compare", "a.json"]].concat()).stdout;
+    assert!(beside.contains(" | the other |") && beside.contains(": here "), "{beside}");
+    fs::write(lab.at("b.json"), "{}").unwrap();
+    let refused = lab.wels(&[&all[..], &["--compare", "b.json"]].concat());
+    assert_eq!(refused.code, Some(1));
+    assert!(refused.stderr.contains("has no figures of a machine"), "{refused:?}");
+}
+
+#[test]
 fn every_stage_is_planned_with_time() {
     let lab = Lab::new();
     let recipe = crate::stages::recipe(&lab, "r");

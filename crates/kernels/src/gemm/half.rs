@@ -33,6 +33,7 @@
 //! and six rows: all numbers are equal. Their speed has not been measured.
 
 use super::{Left, Order, Right, Size, Start, Task};
+#[cfg(target_arch = "x86_64")]
 use crate::isa::{self, Isa};
 use crate::lanes::{LANES, Lanes};
 use crate::micro::{self, Out};

@@ -16,6 +16,7 @@ pub use conv::{conv, conv_dx};
 
 use std::ops::Range;
 
+#[cfg(target_arch = "x86_64")]
 use crate::isa::{self, Isa};
 use crate::lanes::{Lanes, dispatch};
 use crate::micro::{self, LeftWords, Out, Step};

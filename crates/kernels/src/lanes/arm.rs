@@ -1,7 +1,8 @@
 //! Lanes of NEON.
 
-use super::Lanes;
+use super::{LANES, Lanes};
 use std::arch::aarch64::*;
+use std::arch::asm;
 
 /// Four registers of NEON.
 #[derive(Clone, Copy)]
@@ -10,6 +11,25 @@ pub struct Neon(pub(crate) [float32x4_t; 4]);
 #[inline(always)]
 fn zip(a: Neon, b: Neon, f: impl Fn(float32x4_t, float32x4_t) -> float32x4_t) -> Neon {
     Neon(std::array::from_fn(|i| f(a.0[i], b.0[i])))
+}
+
+/// Four vectors of four as the rows of a square: its columns.
+///
+/// # Safety
+/// None beyond NEON, which is part of every 64-bit Arm.
+#[inline(always)]
+unsafe fn transpose_four([a, b, c, d]: [float32x4_t; 4]) -> [float32x4_t; 4] {
+    // SAFETY: NEON by this function's contract.
+    unsafe {
+        let wide = |x| vreinterpretq_f64_f32(x);
+        let (ab, cd) = ((vtrn1q_f32(a, b), vtrn2q_f32(a, b)), (vtrn1q_f32(c, d), vtrn2q_f32(c, d)));
+        [
+            vreinterpretq_f32_f64(vtrn1q_f64(wide(ab.0), wide(cd.0))),
+            vreinterpretq_f32_f64(vtrn1q_f64(wide(ab.1), wide(cd.1))),
+            vreinterpretq_f32_f64(vtrn2q_f64(wide(ab.0), wide(cd.0))),
+            vreinterpretq_f32_f64(vtrn2q_f64(wide(ab.1), wide(cd.1))),
+        ]
+    }
 }
 
 // SAFETY: NEON is part of every 64-bit Arm.
@@ -93,6 +113,51 @@ unsafe impl Lanes for Neon {
             let tiny = vcltq_f32(vabsq_f32(a), vdupq_n_f32(f32::MIN_POSITIVE));
             vbslq_f32(tiny, vreinterpretq_f32_u32(sign), a)
         }))
+    }
+    #[inline(always)]
+    fn prefetch_write(p: *const f32) {
+        unsafe { asm!("prfm pstl1keep, [{}]", in(reg) p, options(readonly, nostack, preserves_flags)) }
+    }
+    #[inline(always)]
+    fn prefetch_read(p: *const f32) {
+        unsafe { asm!("prfm pldl1keep, [{}]", in(reg) p, options(readonly, nostack, preserves_flags)) }
+    }
+    #[inline(always)]
+    fn prefetch_far(p: *const f32) {
+        unsafe { asm!("prfm pldl2keep, [{}]", in(reg) p, options(readonly, nostack, preserves_flags)) }
+    }
+    #[inline(always)]
+    unsafe fn load_f16(p: *const u16) -> Self {
+        Neon(std::array::from_fn(|i| unsafe { vcvt_f32_f16(vreinterpret_f16_u16(vld1_u16(p.add(4 * i)))) }))
+    }
+    #[inline(always)]
+    unsafe fn store_f16(self, p: *mut u16) {
+        for i in 0..4 {
+            unsafe { vst1_u16(p.add(4 * i), vreinterpret_u16_f16(vcvt_f16_f32(self.0[i]))) }
+        }
+    }
+    #[inline(always)]
+    unsafe fn transpose(rows: [Self; LANES]) -> [Self; LANES] {
+        let mut out = rows;
+        for i in 0..4 {
+            for j in 0..4 {
+                let square: [float32x4_t; 4] = std::array::from_fn(|k| rows[4 * i + k].0[j]);
+                for (k, column) in unsafe { transpose_four(square) }.into_iter().enumerate() {
+                    out[4 * j + k].0[i] = column;
+                }
+            }
+        }
+        out
+    }
+    #[inline(always)]
+    unsafe fn sum(self) -> f32 {
+        let [a, b, c, d] = self.0;
+        unsafe {
+            // Lane i with i + 8, then i + 4, i + 2, i + 1.
+            let four = vaddq_f32(vaddq_f32(a, c), vaddq_f32(b, d));
+            let two = vadd_f32(vget_low_f32(four), vget_high_f32(four));
+            vget_lane_f32::<0>(two) + vget_lane_f32::<1>(two)
+        }
     }
     #[inline(always)]
     unsafe fn upper_bf16(self) -> Self {

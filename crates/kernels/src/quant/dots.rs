@@ -123,6 +123,10 @@ pub(super) enum Set {
     Avx512Vnni,
     #[cfg(target_arch = "aarch64")]
     Neon,
+    #[cfg(target_arch = "aarch64")]
+    NeonDot,
+    #[cfg(target_arch = "aarch64")]
+    NeonMatrix,
 }
 
 impl Set {
@@ -132,6 +136,10 @@ impl Set {
             Isa::Avx512 if std::arch::is_x86_feature_detected!("avx512vnni") => Set::Avx512Vnni,
             #[cfg(target_arch = "x86_64")]
             Isa::Avx512 | Isa::Avx2 => Set::Avx2,
+            #[cfg(target_arch = "aarch64")]
+            Isa::I8mm => Set::NeonMatrix,
+            #[cfg(target_arch = "aarch64")]
+            Isa::Dotprod => Set::NeonDot,
             #[cfg(target_arch = "aarch64")]
             Isa::Neon => Set::Neon,
             _ => Set::Plain,
@@ -148,6 +156,10 @@ impl Set {
             Set::Avx512Vnni => (Avx512Vnni::TILE, Avx512Vnni::WIDE_ZERO),
             #[cfg(target_arch = "aarch64")]
             Set::Neon => (Neon::TILE, Neon::WIDE_ZERO),
+            #[cfg(target_arch = "aarch64")]
+            Set::NeonDot => (NeonDot::TILE, NeonDot::WIDE_ZERO),
+            #[cfg(target_arch = "aarch64")]
+            Set::NeonMatrix => (NeonMatrix::TILE, NeonMatrix::WIDE_ZERO),
         }
     }
 }
@@ -170,6 +182,18 @@ macro_rules! dispatch_dots {
             // SAFETY: the macro calls this where the machine has the instructions; its user answers for the arguments.
             unsafe { $kernel::<$crate::quant::dots::Avx2>($($arg),*) }
         }
+        #[cfg(target_arch = "aarch64")]
+        #[target_feature(enable = "neon,dotprod")]
+        unsafe fn neon_dot($($arg: $ty),*) {
+            // SAFETY: the macro calls this where the machine has the instructions; its user answers for the arguments.
+            unsafe { $kernel::<$crate::quant::dots::NeonDot>($($arg),*) }
+        }
+        #[cfg(target_arch = "aarch64")]
+        #[target_feature(enable = "neon,dotprod,i8mm")]
+        unsafe fn neon_matrix($($arg: $ty),*) {
+            // SAFETY: the macro calls this where the machine has the instructions; its user answers for the arguments.
+            unsafe { $kernel::<$crate::quant::dots::NeonMatrix>($($arg),*) }
+        }
         // The hardware's fused multiply-add gives plain code the same bits as the software's, only sooner.
         #[cfg(target_arch = "x86_64")]
         #[target_feature(enable = "fma")]
@@ -182,6 +206,10 @@ macro_rules! dispatch_dots {
             $crate::quant::dots::Set::Avx512Vnni => avx512_vnni($($arg),*),
             #[cfg(target_arch = "x86_64")]
             $crate::quant::dots::Set::Avx2 => avx2($($arg),*),
+            #[cfg(target_arch = "aarch64")]
+            $crate::quant::dots::Set::NeonMatrix => neon_matrix($($arg),*),
+            #[cfg(target_arch = "aarch64")]
+            $crate::quant::dots::Set::NeonDot => neon_dot($($arg),*),
             #[cfg(target_arch = "aarch64")]
             $crate::quant::dots::Set::Neon => $kernel::<$crate::quant::dots::Neon>($($arg),*),
             #[cfg(target_arch = "x86_64")]
@@ -275,7 +303,7 @@ pub(super) use x86::{Avx2, Avx512Vnni};
 mod x86;
 
 #[cfg(target_arch = "aarch64")]
-pub(super) use arm::Neon;
+pub(super) use arm::{Neon, NeonDot, NeonMatrix};
 
 #[cfg(target_arch = "aarch64")]
 mod arm;

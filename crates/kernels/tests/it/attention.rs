@@ -99,6 +99,16 @@ impl Case {
     }
 }
 
+/// Calls `visit` with the name of each case and what it gives forward and backward.
+pub fn each(mut visit: impl FnMut(&str, &[f32])) {
+    for case in &CASES {
+        let inputs = case.inputs();
+        let forward = case.forward(&inputs, false);
+        let backward = case.backward(&inputs, &forward, false);
+        forward.iter().chain(&backward).for_each(|results| visit(case.name, results));
+    }
+}
+
 #[test]
 fn forward_and_backward_equal_the_reference() {
     for case in &CASES {

@@ -1,6 +1,7 @@
 //! The kernels against their references, bit for bit, on every instruction set of this machine.
 
 mod attention;
+mod bits;
 mod compressed;
 mod distil;
 mod gemm;

@@ -125,7 +125,7 @@ const QUANTISED: [BlockType; 20] = [
 ];
 
 /// Blocks of any bits, with scales of ordinary size: `rows` rows of `columns` numbers.
-fn any_blocks(block_type: BlockType, rows: usize, columns: usize) -> Vec<u8> {
+pub fn any_blocks(block_type: BlockType, rows: usize, columns: usize) -> Vec<u8> {
     let size = block_type.bytes();
     let len = rows * block_type.row_bytes(columns).expect("whole blocks");
     let key = random::Key { seed: 11, stream: 1 };
@@ -415,4 +415,24 @@ fn rows_that_are_not_finite_stay_so_and_touch_no_other() {
             });
         }
     }
+}
+
+/// One product several times, for counting what it takes: `WELS_COUNT="FORMAT ROWS K N TIMES"`.
+#[test]
+#[ignore = "for scripts/arm/counts.py"]
+fn a_product_to_be_counted() {
+    let what = std::env::var("WELS_COUNT").expect("WELS_COUNT=\"FORMAT ROWS K N TIMES\"");
+    let [name, numbers @ ..] = &what.split_whitespace().collect::<Vec<_>>()[..] else { panic!("a format") };
+    let [t, k, n, times] = numbers.iter().map(|n| n.parse().expect("a number")).collect::<Vec<usize>>()[..] else {
+        panic!("four numbers behind the format")
+    };
+    let block_type = BlockType::ALL.into_iter().find(|of| of.name() == *name).expect("a format");
+    let w = QuantMatrix::from_blocks(block_type, &any_blocks(block_type, n, k), n, k);
+    let (x, mut y) = (crate::numbers(1, t * k), vec![0.0; t * n]);
+    wels_kernels::par::with_threads(1, || {
+        for _ in 0..times {
+            quant::linear(&quant::quantise_rows(&x, k), &w, &mut y);
+        }
+    });
+    assert!(y.iter().all(|y| y.is_finite()));
 }
