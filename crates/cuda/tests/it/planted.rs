@@ -1,4 +1,6 @@
 //! Bugs planted in the kernels, one at a time: each is found by what the other tests look at.
+//!
+//! Every second is built and looked for, all of them with `WELS_ALL_BUGS=1`; that each can be planted is seen always.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -540,7 +542,12 @@ fn every_planted_bug_is_found() {
     let look = || {
         let naive: Arc<dyn Device> = wels_cpu::naive::Naive::new();
         while let Some((number, (planted, tolerance, capability))) = next() {
-            let library = build(planted, &directory.path().join(number.to_string()));
+            let directory = directory.path().join(number.to_string());
+            plant(planted, &directory);
+            if number % 2 == 1 && env::var_os("WELS_ALL_BUGS").is_none() {
+                continue;
+            }
+            let library = build(planted, &directory);
             match found(planted, &library, capability, &(planted.work)(&naive), tolerance) {
                 Some(how) => println!("{}: {how}", planted.what),
                 None => missed.lock().unwrap().push(planted.what),
@@ -595,7 +602,7 @@ fn found(
 }
 
 /// A shared library of one file's kernels with the bug.
-fn build(planted: &Planted, directory: &Path) -> PathBuf {
+fn plant(planted: &Planted, directory: &Path) {
     let kernels = Path::new(env!("CARGO_MANIFEST_DIR")).join("kernels");
     copy(&kernels, directory);
     let changed = directory.join(planted.changed);
@@ -603,6 +610,10 @@ fn build(planted: &Planted, directory: &Path) -> PathBuf {
     let count = text.matches(planted.from).count();
     assert!(count > 0, "{}: {} has no `{}`", planted.what, planted.changed, planted.from);
     fs::write(&changed, text.replace(planted.from, planted.to)).expect("a directory of one's own");
+}
+
+/// The library of the kernels in a directory in which a bug was [planted](plant).
+fn build(planted: &Planted, directory: &Path) -> PathBuf {
     let text = fs::read_to_string(directory.join(planted.file)).expect("a kernel file");
     let names: Vec<String> = signature::parse(&text).into_iter().map(|kernel| kernel.name).collect();
     fs::write(directory.join("wrapper.cpp"), signature::wrapper(planted.file, &names)).expect("a directory");
