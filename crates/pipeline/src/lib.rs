@@ -46,6 +46,8 @@ mod teacher;
 
 mod samples;
 
+mod questions;
+
 mod sample;
 
 pub mod task;
