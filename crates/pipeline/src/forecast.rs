@@ -37,11 +37,11 @@ use wels_train::rollout::{Question, RolloutOptions, rollout};
 use wels_train::trainer::{State, Trainer};
 use wels_train::{distil, sft};
 
-use crate::corpus::open_corpus;
+use crate::documents::open_corpus;
 use crate::host::{Event, Host};
 use crate::hyper::{of_stage, rollout_options, rule, stage_execution};
 use crate::model::{locate, named_tokenizer};
-use crate::{learn, measure, model, named, questions, room, task};
+use crate::{blanks, learn, measure, model, named, room, task};
 
 /// Worked puzzles whose lengths are looked at.
 const TRACES: u64 = 1000;
@@ -159,7 +159,10 @@ impl<'a> RecipeInputs<'a> {
     fn documents(&self) -> Result<Examples> {
         let (data, length) = (&self.recipe.data, self.recipe.data.sequence_length as f64);
         let Some((tokenizer, _)) = &self.tokenizer else {
-            let bytes: usize = open_corpus(data)?.documents().map(|text| Ok(text?.len())).sum::<Result<usize>>()?;
+            let mut bytes = 0;
+            for text in open_corpus(data)?.documents() {
+                bytes += text?.len();
+            }
             let count = (bytes as f64 / CHARACTERS / length).ceil().max(1.0) as u64;
             let assumption = Some(format!("{CHARACTERS} characters of the documents a token"));
             return Ok(Examples { count, tokens: length, assumption });
@@ -171,7 +174,7 @@ impl<'a> RecipeInputs<'a> {
 
     /// With the tokens of the first ones, without the passage.
     fn questions_of_documents(&self, section: &Questions) -> Result<Examples> {
-        let (count, texts) = questions::expected(self.recipe, section, QUESTIONS as usize)?;
+        let (count, texts) = blanks::expected(self.recipe, section, QUESTIONS as usize)?;
         let shown = texts.len().max(1) as f64;
         let mut tokens = 0.0;
         for messages in texts {

@@ -21,13 +21,13 @@ use wels_train::prompter::Prompter;
 use wels_train::trainer::StepReport;
 use wels_train::{distil, sft};
 
-use crate::corpus::open_corpus;
+use crate::blanks;
 use crate::doctor;
+use crate::documents::open_corpus;
 use crate::experts::ExchangeLine;
 use crate::host::{Event, Host};
 use crate::learner::{Learner, Learns};
 use crate::named;
-use crate::questions;
 use crate::rank::Rank;
 use crate::refusal::refuse;
 use crate::samples::{self, Kept};
@@ -247,9 +247,7 @@ fn examples(
             let played = task::demonstrations(section, run.recipe().run.seed, section.traces)?;
             played.iter().map(|played| sft::demonstration(&prompter, played)).collect::<Result<_, _>>()?
         }
-        data if questions::maker(run.recipe(), data).is_some() => {
-            questions::examples(run, data, tokenizer, &template()?)?
-        }
+        data if blanks::maker(run.recipe(), data).is_some() => blanks::examples(run, data, tokenizer, &template()?)?,
         data if run.path().join(data).is_dir() => {
             let template = template()?;
             let prompter = Prompter { tokenizer, template: Some(&template) };

@@ -9,184 +9,20 @@
 //! questions.json               what became of all of them
 //! ```
 
-use std::collections::BTreeSet;
-use std::fs;
-use std::ops::Range;
-use std::path::Path;
-
-use anyhow::{Context, Result};
-use serde::{Deserialize, Serialize};
-use wels_data::chat::{ChatTemplate, Message};
+use anyhow::Result;
+use wels_data::chat::ChatTemplate;
 use wels_data::tokenizer::Tokenizer;
-use wels_runs::files;
-use wels_runs::hash::sha256;
-use wels_runs::recipe::{DataSection, Questions, Recipe, StageSection, Work};
+use wels_runs::recipe::{DataSection, Questions, StageSection};
 use wels_runs::report::{QUESTIONS, QuestionsMade};
-use wels_runs::rundir::{RunDir, RunError, write_json};
-use wels_tasks::cloze::{Cloze, clozes};
-use wels_tasks::file::{self, Checker};
+use wels_runs::rundir::write_json;
 use wels_tasks::overlap::{Index, RUN_WORDS};
-use wels_tasks::{Item, Listed, Presentation, Prompt, Reference, Split, Style, Task};
-use wels_train::example::Example;
-use wels_train::sft;
 
-use crate::corpus::open_corpus;
+use crate::blanks::{CANDIDATES, Candidate, Kept, candidates, read_lines, write_lines};
+use crate::documents::open_corpus;
 use crate::host::Event;
 use crate::refusal::refuse;
 use crate::samples::{Parts, Sampled, SampledAnswer, open};
 use crate::session::Session;
-
-const CANDIDATES: &str = "candidates.jsonl";
-
-/// A question of the documents, before a model was asked.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-struct Candidate {
-    id: String,
-    /// The document, by its name in the corpus.
-    source: String,
-    heading: String,
-    passage: String,
-    sentence: String,
-    /// Bytes of the sentence that are blanked out.
-    blank: Range<usize>,
-}
-
-impl Candidate {
-    fn cloze(&self) -> Cloze {
-        let Candidate { heading, passage, sentence, blank, .. } = self.clone();
-        Cloze { heading, passage, sentence, blank }
-    }
-
-    /// By the sentence alone, so that all that is asked of it stays together.
-    fn is_held_out(&self, share: f64) -> bool {
-        let hash = sha256(self.sentence.as_bytes());
-        let drawn = u32::from_str_radix(&hash[..8], 16).expect("hexadecimal digits");
-        f64::from(drawn) < share * f64::from(u32::MAX)
-    }
-
-    fn item(&self, open: bool) -> Item {
-        let cloze = self.cloze();
-        let id = if open { self.id.clone() } else { format!("{}-without", self.id) };
-        Item {
-            id,
-            prompt: Prompt::Messages(cloze.messages(open)),
-            reference: Reference::Text(cloze.answer().to_owned()),
-        }
-    }
-}
-
-/// A question that is kept, as its file has it.
-#[derive(Debug, Serialize, Deserialize)]
-struct Kept {
-    id: String,
-    messages: Vec<Message>,
-    answer: String,
-    source: String,
-    passage: String,
-}
-
-/// What the documents of `data` give, `most` at most, each sentence once.
-fn candidates(data: &DataSection, most: u64) -> Result<(Vec<Candidate>, u64)> {
-    let corpus = open_corpus(data)?;
-    let (mut documents, mut read) = (corpus.documents(), 0);
-    let (mut found, mut seen) = (Vec::new(), BTreeSet::new());
-    while let Some(text) = documents.next() {
-        let (text, source) = (text?, documents.source().map_or(String::new(), |source| source.name.clone()));
-        read += 1;
-        let mut of_document = BTreeSet::new();
-        for Cloze { heading, passage, sentence, blank } in clozes(stem(&source), &text) {
-            // Another question of the same sentence is no other sentence.
-            if of_document.insert(sentence.clone()) && !seen.insert(sentence.clone()) {
-                of_document.remove(&sentence);
-                continue;
-            }
-            let hash = sha256(sentence.as_bytes());
-            let id = format!("{}-{}", &hash[..16], blank.start);
-            found.push(Candidate { id, source: source.clone(), heading, passage, sentence, blank });
-        }
-    }
-    if found.is_empty() {
-        let message = format!("{read} documents of data.sources give no question");
-        let hint = "questions come of sentences of 8 to 45 words with a code span, a number or a name in them";
-        return Err(refuse(message, hint));
-    }
-    if found.len() as u64 > most {
-        let mut drawn: Vec<String> = found.iter().map(|it| sha256(it.id.as_bytes())).collect();
-        drawn.sort_unstable();
-        let last = drawn[most as usize - 1].clone();
-        found.retain(|it| sha256(it.id.as_bytes()) <= last);
-    }
-    Ok((found, read))
-}
-
-/// The name of a document without folders and extension.
-fn stem(source: &str) -> &str {
-    let name = source.rsplit('/').next().unwrap_or(source);
-    name.rsplit_once('.').map_or(name, |(stem, _)| stem)
-}
-
-/// How many questions the documents of a recipe will give, and texts of some, for its plan.
-pub(crate) fn expected(recipe: &Recipe, of: &Questions, texts: usize) -> Result<(u64, Vec<Vec<Message>>)> {
-    let (found, _) = candidates(&recipe.data, of.most)?;
-    Ok((found.len() as u64, found.iter().take(texts).map(|it| it.cloze().messages(false)).collect()))
-}
-
-/// What the model of the stage is asked: all candidates with their passages, and behind them, if the recipe wants to
-/// know, all without.
-pub(crate) fn put_to_model(run: &RunDir, stage: &str, of: &Questions) -> Result<Listed> {
-    let found: Vec<Candidate> = read_lines(&run.path().join(stage).join(CANDIDATES))?;
-    let mut items: Vec<Item> = found.iter().map(|it| it.item(true)).collect();
-    if of.right_without_passage < 1.0 {
-        items.extend(found.iter().map(|it| it.item(false)));
-    }
-    Ok(listed(stage, items))
-}
-
-/// Short answers, of which all is compared.
-fn listed(name: &str, items: Vec<Item>) -> Listed {
-    let format = Presentation::from(Style::Terse).format;
-    Listed { name: name.to_owned(), items, format, language: None, jail: None }
-}
-
-/// The stage of this name, if it makes questions.
-pub(crate) fn maker<'a>(recipe: &'a Recipe, name: &str) -> Option<&'a Questions> {
-    recipe.stages.iter().find_map(|stage| match &stage.work {
-        Work::Questions(of) if stage.name == name => Some(&**of),
-        _ => None,
-    })
-}
-
-/// The questions of a stage as a task.
-pub(crate) fn task(run: &RunDir, stage: &str, split: Split) -> Result<Listed> {
-    let file = if split == Split::HeldOut { "held_out.jsonl" } else { "train.jsonl" };
-    let path = made(run, stage, file)?;
-    let (items, _) = file::read(&path, Checker::Exact, &Style::Terse.into(), false)?;
-    Ok(listed(stage, items))
-}
-
-/// The questions of a stage as examples, whose answers are learnt.
-pub(crate) fn examples(
-    run: &RunDir,
-    stage: &str,
-    tokenizer: &Tokenizer,
-    template: &ChatTemplate,
-) -> Result<Vec<Example>> {
-    let kept: Vec<Kept> = read_lines(&made(run, stage, "train.jsonl")?)?;
-    let example = |it: &Kept| sft::reply(tokenizer, template, &it.messages, &it.answer);
-    Ok(kept.iter().map(example).collect::<Result<_, _>>()?)
-}
-
-/// A file of a stage that is done.
-fn made(run: &RunDir, stage: &str, file: &str) -> Result<std::path::PathBuf> {
-    let path = run.path().join(stage).join(file);
-    match path.is_file() {
-        true => Ok(path),
-        false => {
-            let message = format!("the stage {stage} has made no questions");
-            Err(refuse(message, "let it come before the stages that ask or learn them"))
-        }
-    }
-}
 
 /// Does what is left of the stage.
 pub(crate) fn make(session: &mut Session, tokenizer: &Tokenizer, stage: &StageSection, of: &Questions) -> Result<()> {
@@ -210,17 +46,12 @@ pub(crate) fn make(session: &mut Session, tokenizer: &Tokenizer, stage: &StageSe
     let (documents, in_documents) = in_documents(&data, &held_out)?;
     let made = QuestionsMade { documents, held_out_in_documents: in_documents, ..judged };
     check_enough(&made)?;
-    write_lines(&folder.join("train.jsonl"), &train.iter().map(|it| kept(it)).collect::<Vec<_>>())?;
-    write_lines(&folder.join("held_out.jsonl"), &held_out.iter().map(|it| kept(it)).collect::<Vec<_>>())?;
+    for (file, questions) in [("train.jsonl", &train), ("held_out.jsonl", &held_out)] {
+        write_lines(&folder.join(file), &questions.iter().map(|it| Kept::from(*it)).collect::<Vec<_>>())?;
+    }
     write_json(&done, &made)?;
     session.host.event(Event::Note(&in_words(&stage.name, &made)));
     sampled.done(session, &folder)
-}
-
-fn kept(it: &Candidate) -> Kept {
-    let cloze = it.cloze();
-    let (messages, answer) = (cloze.messages(false), cloze.answer().to_owned());
-    Kept { id: it.id.clone(), messages, answer, source: it.source.clone(), passage: cloze.passage }
 }
 
 fn check_enough(made: &QuestionsMade) -> Result<()> {
@@ -326,20 +157,14 @@ fn in_documents(data: &DataSection, questions: &[&Candidate]) -> Result<(u64, u6
     Ok((documents, index.items().iter().filter(|item| item.found > 0).count() as u64))
 }
 
-fn write_lines<T: Serialize>(path: &Path, lines: &[T]) -> Result<()> {
-    let text: String = lines.iter().map(|line| serde_json::to_string(line).expect("plain data") + "\n").collect();
-    Ok(files::write_atomically(path, text.as_bytes()).map_err(RunError::io("write", path))?)
-}
-
-fn read_lines<T: for<'a> Deserialize<'a>>(path: &Path) -> Result<Vec<T>> {
-    let text = fs::read_to_string(path).map_err(RunError::io("read", path))?;
-    let line = |line: &str| serde_json::from_str(line).with_context(|| format!("{} is damaged", path.display()));
-    text.lines().map(line).collect()
-}
-
 #[cfg(test)]
 mod tests {
+    use std::path::Path;
+
+    use wels_runs::recipe::Recipe;
+
     use super::*;
+    use crate::blanks::maker;
 
     fn candidate(id: &str, sentence: &str) -> Candidate {
         let text = |text: &str| text.to_owned();

@@ -11,7 +11,7 @@ use wels_runs::recipe::{Answering, StageSection};
 use wels_runs::rundir::RunDir;
 use wels_tasks::{Split, Task};
 
-use crate::questions;
+use crate::blanks;
 use crate::task::{self, Programs};
 
 /// A rank of a run: where it works, with what, and with whom.
@@ -60,8 +60,8 @@ impl Rank {
 
     /// The task that a stage asks: that of a name, or the questions that an earlier stage has made.
     pub fn task(&self, of: &Answering, split: Split) -> Result<Box<dyn Task>> {
-        match questions::maker(self.run.recipe(), &of.task.name) {
-            Some(_) => Ok(Box::new(questions::task(&self.run, &of.task.name, split)?)),
+        match blanks::maker(self.run.recipe(), &of.task.name) {
+            Some(_) => Ok(Box::new(blanks::task(&self.run, &of.task.name, split)?)),
             None => task::task(of, split, self.programs),
         }
     }

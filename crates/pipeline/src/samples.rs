@@ -28,10 +28,10 @@ use wels_tasks::{Item, Prompt, Split, Task, statistics};
 use wels_train::rl::{Answered, Prompter, answer, training_item};
 use wels_train::rollout::RolloutOptions;
 
+use crate::blanks;
 use crate::host::{Event, Graded, Outcome};
 use crate::hyper::rollout_options;
 use crate::model::{config_of, load_params};
-use crate::questions;
 use crate::rank::{Command, Rank};
 use crate::refusal::refuse;
 use crate::session::{GENERATE, Session, Spending};
@@ -90,7 +90,7 @@ impl<'a> Answerer<'a> {
             _ => bail!("the stage {} trains", stage.name),
         };
         let task: Box<dyn Task> = match &stage.work {
-            Work::Questions(of) => Box::new(questions::put_to_model(&rank.run, &stage.name, of)?),
+            Work::Questions(of) => Box::new(blanks::put_to_model(&rank.run, &stage.name, of)?),
             _ => rank.task(answering, split)?,
         };
         let location = model_of(&rank.run, model)?;

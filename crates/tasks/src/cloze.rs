@@ -314,7 +314,7 @@ mod tests {
         for document in
             ["", "`", "``` open", "# ", "###### ", "][)(", "[a](", "1. ", "ä`ö`. Ü", "===\n---", "\u{feff}# Ä\n\n"]
         {
-            assert_eq!(asked(document), [], "{document}");
+            assert!(asked(document).is_empty(), "{document}");
         }
         let long = format!("# {}\n\nThe value of `x1` is what all of the others depend on here.", "ü".repeat(100));
         assert_eq!(clozes("n", &long)[0].heading.len(), HEADING_BYTES_MAX);

@@ -119,7 +119,8 @@ fn lab() -> Lab {
     fs::create_dir(lab.at("documents")).unwrap();
     fs::write(lab.at("documents/manual.md"), MANUAL).unwrap();
     fs::write(lab.at("documents/paint.html"), PAGE).unwrap();
-    fs::write(lab.at("documents/notes.txt"), "The door of the hall is locked at 18:30 by the porter of the house.\n").unwrap();
+    fs::write(lab.at("documents/notes.txt"), "The door of the hall is locked at 18:30 by the porter of the house.\n")
+        .unwrap();
     lab
 }
 
@@ -151,15 +152,24 @@ fn documents_are_read_asked_about_learnt_and_scored() {
     assert!(whole.stdout.contains("questions held out"), "{whole:?}");
 
     let made: Value = serde_json::from_str(&text(&lab, "whole", "questions/questions.json")).unwrap();
-    let (train, held_out) = (lines(&lab, "whole", "questions/train.jsonl"), lines(&lab, "whole", "questions/held_out.jsonl"));
+    let (train, held_out) =
+        (lines(&lab, "whole", "questions/train.jsonl"), lines(&lab, "whole", "questions/held_out.jsonl"));
     assert_eq!((&made["train"], &made["held_out"]), (&train.len().into(), &held_out.len().into()));
-    assert_eq!((&made["documents"], &made["held_out_in_train"], &made["wrong_with_passage"]), (&3.into(), &0.into(), &0.into()));
+    assert_eq!(
+        (&made["documents"], &made["held_out_in_train"], &made["wrong_with_passage"]),
+        (&3.into(), &0.into(), &0.into())
+    );
     assert_eq!(made["held_out_in_documents"], made["held_out"], "the sentences are of these documents");
     let asked = |of: &[Value]| -> Vec<String> {
-        of.iter().map(|it| it["messages"].as_array().unwrap().last().unwrap()["content"].as_str().unwrap().into()).collect()
+        of.iter()
+            .map(|it| it["messages"].as_array().unwrap().last().unwrap()["content"].as_str().unwrap().into())
+            .collect()
     };
     let all = [asked(&train), asked(&held_out)].concat().join("\n");
-    assert!(all.contains("Orders: An order is opened by `____`") && all.contains("Paint: The key `____` of an order"), "{all}");
+    assert!(
+        all.contains("Orders: An order is opened by `____`") && all.contains("Paint: The key `____` of an order"),
+        "{all}"
+    );
     assert!(!all.contains("nobody"), "a script is no text: {all}");
     for it in train.iter().chain(&held_out) {
         assert!(it["passage"].as_str().unwrap().contains(it["answer"].as_str().unwrap()), "{it}");

@@ -19,7 +19,8 @@ pub(super) fn read(path: &Path, skip_bad: bool) -> Result<Record, CorpusError> {
 
 #[cfg(not(feature = "pdf"))]
 fn text_of(_path: &Path) -> Result<String, String> {
-    Err("this program was built without a reader of PDF files: cargo install … --features pdf".to_owned())
+    Err("was not read: this program was built without a reader of PDF files (cargo install … --features pdf)"
+        .to_owned())
 }
 
 #[cfg(feature = "pdf")]
