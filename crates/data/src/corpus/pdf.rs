@@ -41,10 +41,14 @@ fn text_of(path: &Path) -> Result<String, String> {
 #[cfg(feature = "pdf")]
 fn pages(path: &Path) -> Result<String, String> {
     let file = lopdf::Document::load(path).map_err(|error| format!("is no PDF that can be read: {error}"))?;
-    if file.is_encrypted() {
+    // What opens without a password has been decrypted, and no longer says so.
+    if file.trailer.has(b"Encrypt") {
         return Err("is encrypted: save it without a password".to_owned());
     }
     let numbers: Vec<u32> = file.get_pages().into_keys().collect();
+    if numbers.is_empty() {
+        return Err("has no page that can be read".to_owned());
+    }
     let page = |number: &u32| file.extract_text(&[*number]).map_err(|error| format!("page {number}: {error}"));
     let pages: Vec<String> = numbers.iter().map(page).collect::<Result<_, _>>()?;
     Ok(pages.iter().map(|page| page.trim()).collect::<Vec<_>>().join("\n\n"))
