@@ -270,7 +270,7 @@ fn pdf_is_read_or_refused_in_words() {
     }
     let refused = [
         ("empty.pdf", "has no text"),
-        ("cut.pdf", "has no page that can be read"),
+        ("cut.pdf", "has no text"),
         ("locked.pdf", "is encrypted"),
         ("none.pdf", "is no PDF that can be read"),
     ];
