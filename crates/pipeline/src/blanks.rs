@@ -1,5 +1,5 @@
-//! Questions of documents ([`wels_tasks::cloze`]) as a run has them: candidates before a model was asked, and those that a
-//! stage of kind `questions` has kept, as a task and as examples.
+//! Questions of documents ([`wels_tasks::cloze`]) as a run has them: candidates before a model was asked, and those
+//! that a stage of kind `questions` has kept, as a task and as examples.
 
 use std::collections::BTreeSet;
 use std::fs;

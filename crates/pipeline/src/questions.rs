@@ -70,8 +70,8 @@ fn check_enough(made: &QuestionsMade) -> Result<()> {
 
 fn in_words(stage: &str, made: &QuestionsMade) -> String {
     format!(
-        "{stage}: of {} questions {} to be learnt and {} held out; refused: {} wrong with the passage, {} right without, {} \
-         that share {} words with a held-out one",
+        "{stage}: of {} questions {} to be learnt and {} held out; refused: {} wrong with the passage, {} right without, \
+         {} that share {} words with a held-out one",
         made.asked,
         made.train,
         made.held_out,
@@ -211,6 +211,6 @@ mod tests {
         assert!(check_enough(&made).unwrap_err().to_string().contains("none is left that is to be learnt"));
     }
 
-    const RECIPE: &str = "[model]\npreset = \"smollm2-135m\"\n[tokenizer]\npath = \"t\"\n[[stage]]\nname = \"asked\"\nkind = \
-        \"questions\"\nfrom = \"m\"\nheld_out = 0.5\nsamples = 2\nright_without_passage = 0.5\n";
+    const RECIPE: &str = "[model]\npreset = \"smollm2-135m\"\n[tokenizer]\npath = \"t\"\n[[stage]]\nname = \"asked\"\n\
+        kind = \"questions\"\nfrom = \"m\"\nheld_out = 0.5\nsamples = 2\nright_without_passage = 0.5\n";
 }

@@ -273,8 +273,8 @@ fn cut(text: &str, bytes: usize) -> String {
 mod tests {
     use super::*;
 
-    const MANUAL: &str = "# Widgets\n\nA widget is built by the call [`build`](https://x.y/z) of its **factory**, once all \
-        parts\nare there. It holds up to 64 parts, e.g. wheels, of which Vienna delivers most. Short one.\n\n\
+    const MANUAL: &str = "# Widgets\n\nA widget is built by the call [`build`](https://x.y/z) of its **factory**, once \
+        all parts\nare there. It holds up to 64 parts, e.g. wheels, of which Vienna delivers most. Short one.\n\n\
         ```rust\nlet no = \"prose of more than eight words that nobody should ask about `x`.\";\n```\n\n\
         - The item `limit` of a list sets how many are made at a time.\n\
         - Without a mark at its end nothing is a sentence `x` here at all\n\n\

@@ -291,8 +291,10 @@ mod tests {
 
     #[test]
     fn pages_become_what_is_read_of_them() {
-        let page = "<!DOCTYPE html><html><head><title>The &amp; manual</title><meta x=\"a>b\"><style>p { }</style></head>\
-            <body onload='f(\"</body>\")'><h2>Set&nbsp;up</h2>\n<p>Use <code>--jobs</code>, not\n <b>more</b>.<br>Twice: 1 < 2 \
+        let page = "<!DOCTYPE html><html><head><title>The &amp; manual</title><meta x=\"a>b\"><style>p { }</style>\
+            </head>\
+            <body onload='f(\"</body>\")'><h2>Set&nbsp;up</h2>\n<p>Use <code>--jobs</code>, not\n <b>more</b>.<br>\
+            Twice: 1 < 2 \
             &#x2192; &#50;&bogus;</p><script>if (a < b) { \"<p>no</p>\" }</script><ul><li>one</li><li>two</li></ul>\
             <pre>a\n  b &lt;c&gt;</pre><!-- <p>hidden</p> --><table><tr><td>x</td><td>y</td></tr></table>";
         let text = "The & manual\n\n## Set up\n\nUse `--jobs`, not more.\nTwice: 1 < 2 → 2&bogus;\n\n- one\n- two\n\n\
