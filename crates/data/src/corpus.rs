@@ -106,14 +106,14 @@ pub enum CorpusError {
     Io { path: PathBuf, source: std::io::Error },
     /// Nothing to read in a folder.
     #[error(
-        "{path} holds no file that can be read: text (.txt, .md, .rs, …), .html, .pdf, .jsonl, .jsonl.gz, .jsonl.zst or \
-         .parquet"
+        "{path} holds no file that can be read: text (.txt, .md, .rs, …), .html, .pdf, .jsonl, .jsonl.gz, .jsonl.zst \
+         or .parquet"
     )]
     NoFiles { path: PathBuf },
     /// A single file of a kind that is not read.
     #[error(
-        "{path} is of no kind that can be read: text (.txt, .md, .rs, …), .html, .pdf, .jsonl, .jsonl.gz, .jsonl.zst or \
-         .parquet"
+        "{path} is of no kind that can be read: text (.txt, .md, .rs, …), .html, .pdf, .jsonl, .jsonl.gz, .jsonl.zst \
+         or .parquet"
     )]
     UnknownKind { path: PathBuf },
     /// A record that is not what it should be.
