@@ -70,8 +70,8 @@ fn check_enough(made: &QuestionsMade) -> Result<()> {
 
 fn in_words(stage: &str, made: &QuestionsMade) -> String {
     format!(
-        "{stage}: of {} questions {} to be learnt and {} held out; refused: {} wrong with the passage, {} right without, \
-         {} that share {} words with a held-out one",
+        "{stage}: of {} questions {} to be learnt and {} held out; refused: {} wrong with the passage, {} right \
+         without, {} that share {} words with a held-out one",
         made.asked,
         made.train,
         made.held_out,
