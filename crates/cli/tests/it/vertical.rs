@@ -16,8 +16,8 @@ const MANUAL: &str = "# Widgets\n\nA widget is built by the call `build` of its 
 
 const PAGE: &str = "<html><head><title>Paint</title><script>var no = 'a sentence of the page that `nobody` reads at \
     all.';</script></head><body><h1>Paint</h1><p>Every widget gets 3 coats of paint, which takes most of a day.</p>\
-    <p>The key <code>colour</code> of an order says which paint is taken for it.</p><p>A widget that is not painted has the \
-    colour <code>bare</code> in all of the lists.</p></body></html>";
+    <p>The key <code>colour</code> of an order says which paint is taken for it.</p><p>A widget that is not painted \
+    has the colour <code>bare</code> in all of the lists.</p></body></html>";
 
 const RECIPE: &str = r#"
 [run]

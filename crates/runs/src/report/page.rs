@@ -265,9 +265,9 @@ fn questions(data: &RunData) -> String {
         }
         let _ = write!(
             html,
-            "</table>\n<p class=\"note\">Of {} held-out questions {} share {} words in a row with a question to be learnt; \
-             {} are too short to be looked for. The sentences of {} stand in the documents, which is where they are \
-             to be known from.</p>\n",
+            "</table>\n<p class=\"note\">Of {} held-out questions {} share {} words in a row with a question to be \
+             learnt; {} are too short to be looked for. The sentences of {} stand in the documents, which is where \
+             they are to be known from.</p>\n",
             made.held_out, made.held_out_in_train, made.run_words, made.held_out_too_short, made.held_out_in_documents
         );
     }
