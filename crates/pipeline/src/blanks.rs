@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result};
 use serde::{Deserialize, Serialize};
 use wels_data::chat::{ChatTemplate, Message};
+use wels_data::corpus::Skipped;
 use wels_data::tokenizer::Tokenizer;
 use wels_runs::files;
 use wels_runs::hash::sha256;
@@ -81,8 +82,8 @@ impl From<&Candidate> for Kept {
     }
 }
 
-/// What the documents of `data` give, `most` at most, each sentence once.
-pub(crate) fn candidates(data: &DataSection, most: u64) -> Result<(Vec<Candidate>, u64)> {
+/// What the documents of `data` give, `most` at most, each sentence once; with what was left out of the documents.
+pub(crate) fn candidates(data: &DataSection, most: u64) -> Result<(Vec<Candidate>, Skipped)> {
     let corpus = open_corpus(data)?;
     let (mut documents, mut read) = (corpus.documents(), 0);
     let (mut found, mut seen) = (Vec::new(), BTreeSet::new());
@@ -108,7 +109,7 @@ pub(crate) fn candidates(data: &DataSection, most: u64) -> Result<(Vec<Candidate
         let last = drawn[most as usize - 1].clone();
         found.retain(|it| sha256(it.id.as_bytes()) <= last);
     }
-    Ok((found, read))
+    Ok((found, documents.skipped()))
 }
 
 /// The name of a document without folders and extension.

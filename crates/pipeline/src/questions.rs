@@ -34,7 +34,13 @@ pub(crate) fn make(session: &mut Session, tokenizer: &Tokenizer, stage: &StageSe
     let data = session.rank.run.recipe().data.clone();
     let path = folder.join(CANDIDATES);
     if !path.exists() {
-        write_lines(&path, &candidates(&data, of.most)?.0)?;
+        let (found, skipped) = candidates(&data, of.most)?;
+        write_lines(&path, &found)?;
+        let (no_text, bad) = (skipped.invalid_utf8, skipped.bad_records);
+        if no_text + bad > 0 {
+            let words = format!("of the documents {no_text} pieces are not UTF-8 and {bad} cannot be read: left out");
+            session.host.event(Event::Note(&words));
+        }
     }
     let found: Vec<Candidate> = read_lines(&path)?;
     let template = ChatTemplate::of(tokenizer)?;
