@@ -1,11 +1,13 @@
-//! Where documents come from: folders of text, JSONL, Parquet.
+//! Where documents come from: folders of text, HTML, PDF, JSONL, Parquet.
 //!
 //! A corpus is a sorted list of files; reading it gives the same documents in the same order on every machine. A file's
 //! name within the corpus (not its place on this machine) goes into hashes.
 
 mod cargo;
+mod html;
 mod jsonl;
 mod parquet;
+mod pdf;
 mod text;
 
 pub use cargo::CARGO_CRATES;
@@ -29,8 +31,6 @@ pub const TEXT_EXTENSIONS: &[&str] = &[
     "adoc",
     "org",
     "tex",
-    "html",
-    "htm",
     "xml",
     "csv",
     "tsv",
@@ -106,12 +106,14 @@ pub enum CorpusError {
     Io { path: PathBuf, source: std::io::Error },
     /// Nothing to read in a folder.
     #[error(
-        "{path} holds no file that can be read as text (.txt, .md, .rs, …), .jsonl, .jsonl.gz, .jsonl.zst or .parquet"
+        "{path} holds no file that can be read: text (.txt, .md, .rs, …), .html, .pdf, .jsonl, .jsonl.gz, .jsonl.zst \
+         or .parquet"
     )]
     NoFiles { path: PathBuf },
     /// A single file of a kind that is not read.
     #[error(
-        "{path} is of no kind that can be read: text (.txt, .md, .rs, …), .jsonl, .jsonl.gz, .jsonl.zst or .parquet"
+        "{path} is of no kind that can be read: text (.txt, .md, .rs, …), .html, .pdf, .jsonl, .jsonl.gz, .jsonl.zst \
+         or .parquet"
     )]
     UnknownKind { path: PathBuf },
     /// A record that is not what it should be.
@@ -127,6 +129,9 @@ pub enum CorpusError {
     /// A Parquet file that is damaged or lacks the column.
     #[error("{path}: {reason}")]
     BadParquet { path: PathBuf, reason: String },
+    /// A PDF file that is damaged, encrypted or without text, or that this program does not read.
+    #[error("{path} {reason}")]
+    BadPdf { path: PathBuf, reason: String },
     /// The Rust sources of the quickstart's corpus are not there.
     #[error("cannot find the Rust sources that {manifest} pins: {reason}")]
     CargoSources {
@@ -146,6 +151,9 @@ impl CorpusError {
                 "mend the line, name the right `field`, or set `skip_bad = true` to count and skip such records"
             }
             CorpusError::BadParquet { .. } => "fetch the file again, or name its string column with `field`",
+            CorpusError::BadPdf { .. } => {
+                "take it out of the sources, or set `skip_bad = true` to count and skip such files"
+            }
             CorpusError::CargoSources { .. } => {
                 "run `cargo fetch` in the workspace, or name a folder of text as the corpus"
             }
@@ -167,6 +175,10 @@ impl From<ColumnError> for CorpusError {
 pub enum Kind {
     /// The whole file is one document.
     Text,
+    /// The text of a page is one document.
+    Html,
+    /// The text of all pages is one document.
+    Pdf,
     /// One JSON object a line.
     Jsonl(Compression),
     /// A column of strings.
@@ -194,6 +206,10 @@ impl Kind {
             Some(Kind::Jsonl(Compression::Zstd))
         } else if name.ends_with(".parquet") {
             Some(Kind::Parquet)
+        } else if ends([".html", ".htm"]) {
+            Some(Kind::Html)
+        } else if name.ends_with(".pdf") {
+            Some(Kind::Pdf)
         } else {
             let extension = name.rsplit_once('.').map_or(name.as_str(), |(_, extension)| extension);
             TEXT_EXTENSIONS.contains(&extension).then_some(Kind::Text)
@@ -248,8 +264,8 @@ pub struct Skipped {
 }
 
 impl Corpus {
-    /// The file `path`, or all readable files of the folder `path` and the folders in it. Names that start with a dot
-    /// and links to folders are passed over.
+    /// The file `path`, or all readable files of the folder `path` and the folders in it. Names that start with a dot,
+    /// links to folders and links that lead out of the folder are passed over.
     pub fn open(path: &Path, options: ReadOptions) -> Result<Corpus, CorpusError> {
         Self::open_all(&[path], options)
     }
@@ -339,12 +355,19 @@ impl Documents<'_> {
         self.skipped
     }
 
+    /// The file that the last document came from.
+    pub fn source(&self) -> Option<&Source> {
+        self.corpus.sources.get(self.next_source.checked_sub(1)?)
+    }
+
     fn open(&self, source: &Source) -> Result<Records, CorpusError> {
         let options = &self.corpus.options;
         Ok(match source.kind {
             Kind::Text => Box::new(text::Reader::open(&source.path, options.document_bytes_max)?),
             Kind::Jsonl(compression) => Box::new(jsonl::Reader::open(&source.path, compression, options)?),
             Kind::Parquet => Box::new(parquet::Reader::open(&source.path, options)?),
+            Kind::Html => Box::new(std::iter::once(page(&source.path))),
+            Kind::Pdf => Box::new(std::iter::once(pdf::read(&source.path, options.skip_bad))),
         })
     }
 
@@ -387,9 +410,23 @@ impl Iterator for Documents<'_> {
     }
 }
 
+/// The text of a file of HTML.
+fn page(path: &Path) -> Result<Record, CorpusError> {
+    let bytes = fs::read(path).map_err(|source| CorpusError::Io { path: path.to_owned(), source })?;
+    Ok(String::from_utf8(bytes).map_or(Record::InvalidUtf8, |html| Record::Text(html::text_of(&html))))
+}
+
 /// The files below `folder` whose kind is wanted, sorted by name, their names starting with `prefix`.
 fn list_folder(folder: &Path, prefix: &str, wanted: impl Fn(Option<Kind>) -> bool) -> Result<Vec<Source>, CorpusError> {
     let mut sources = Vec::new();
+    let io = |source| CorpusError::Io { path: folder.to_owned(), source };
+    let within = fs::canonicalize(folder).map_err(io)?;
+    // A hub's cache keeps what its folders of names link to beside them.
+    let within = match within.parent().filter(|above| above.file_name().is_some_and(|name| name == "snapshots")) {
+        Some(snapshots) => snapshots.parent().unwrap_or(snapshots).to_owned(),
+        None => within,
+    };
+    let leads_out = |path: &Path| fs::canonicalize(path).is_ok_and(|target| !target.starts_with(&within));
     let mut folders = vec![(folder.to_owned(), prefix.to_owned())];
     while let Some((folder, prefix)) = folders.pop() {
         let io = |source| CorpusError::Io { path: folder.clone(), source };
@@ -398,7 +435,7 @@ fn list_folder(folder: &Path, prefix: &str, wanted: impl Fn(Option<Kind>) -> boo
             let name = entry.file_name().to_string_lossy().into_owned();
             let full_name = format!("{prefix}/{name}");
             let kind = entry.file_type().map_err(io)?;
-            if name.starts_with('.') {
+            if name.starts_with('.') || (kind.is_symlink() && leads_out(&entry.path())) {
                 continue;
             }
             if kind.is_dir() {

@@ -8,14 +8,15 @@ use std::sync::Arc;
 
 use anyhow::{Context, Result};
 use wels_data::chat::{DEEPSEEK_R1, DEEPSEEK_V3, JANUS};
-use wels_data::corpus::{Corpus, ReadOptions};
+use wels_data::corpus::Corpus;
 use wels_data::shards::{Dataset, Manifest, Phase, ShardError, ShardOptions, build};
 use wels_data::tokenizer::{BpeTrainer, SpecialTokens, Tokenizer};
 use wels_runs::checkpoint;
 use wels_runs::files;
 use wels_runs::ledger::{Entry, STAGE_DONE};
-use wels_runs::recipe::{CARGO_SOURCES, DataSection, Recipe, TokenizerSection};
+use wels_runs::recipe::{Recipe, TokenizerSection};
 
+use crate::documents::open_corpus;
 use crate::host::Event;
 use crate::model::named_tokenizer;
 use crate::named;
@@ -191,14 +192,4 @@ fn tokenized(
 
 fn preparing(stage: &str) -> Entry {
     Entry { stage: stage.into(), kind: PREPARE.into(), ..Entry::default() }
-}
-
-fn open_corpus(data: &DataSection) -> Result<Corpus> {
-    if data.sources == [CARGO_SOURCES] {
-        // The workspace that this program was built from.
-        return Ok(Corpus::cargo_sources(Path::new(env!("CARGO_MANIFEST_DIR")))?);
-    }
-    let options = ReadOptions { field: data.field.clone(), skip_bad: data.skip_bad, ..ReadOptions::default() };
-    let places = data.sources.iter().map(|source| named::file(source)).collect::<Result<Vec<_>>>()?;
-    Ok(Corpus::open_all(&places, options)?)
 }

@@ -27,24 +27,28 @@ use wels_runs::plan::stages::{
 };
 use wels_runs::plan::{self, Activations, RunPlan, StageRates};
 use wels_runs::recipe::{
-    self, Answering, Answers, Optimization, PRETRAIN, Precision, Recipe, Rollouts, StageSection, Supervised,
+    self, Answering, Answers, Optimization, PRETRAIN, Precision, Questions, Recipe, Rollouts, StageSection, Supervised,
     TokenizerSection, Work, word_of_precision,
 };
 use wels_tasks::{Prompt, Split};
+use wels_train::example::Example;
 use wels_train::rl::Prompter;
 use wels_train::rollout::{Question, RolloutOptions, rollout};
 use wels_train::trainer::{State, Trainer};
 use wels_train::{distil, sft};
 
+use crate::documents::open_corpus;
 use crate::host::{Event, Host};
 use crate::hyper::{of_stage, rollout_options, rule, stage_execution};
 use crate::model::{locate, named_tokenizer};
-use crate::{learn, measure, model, named, room, task};
+use crate::{blanks, learn, measure, model, named, room, task};
 
 /// Worked puzzles whose lengths are looked at.
 const TRACES: u64 = 1000;
 /// Questions whose lengths are looked at.
 const QUESTIONS: u64 = 100;
+/// Tokens of a passage that a question is put with. A guess.
+const PASSAGE_TOKENS: f64 = 100.0;
 /// Characters of a token, while there is no tokenizer to ask. A guess.
 const CHARACTERS: f64 = 2.0;
 /// Operations of a step that is measured, at most: a second or a few.
@@ -152,6 +156,39 @@ impl<'a> RecipeInputs<'a> {
         Ok(Examples { count: rows.len() as u64, tokens, assumption: None })
     }
 
+    fn documents(&self) -> Result<Examples> {
+        let (data, length) = (&self.recipe.data, self.recipe.data.sequence_length as f64);
+        let Some((tokenizer, _)) = &self.tokenizer else {
+            let mut bytes = 0;
+            for text in open_corpus(data)?.documents() {
+                bytes += text?.len();
+            }
+            let count = (bytes as f64 / CHARACTERS / length).ceil().max(1.0) as u64;
+            let assumption = Some(format!("{CHARACTERS} characters of the documents a token"));
+            return Ok(Examples { count, tokens: length, assumption });
+        };
+        let rows: Vec<usize> = learn::documents(data, tokenizer, usize::MAX)?.iter().map(Example::rows).collect();
+        let tokens = rows.iter().sum::<usize>() as f64 / rows.len().max(1) as f64;
+        Ok(Examples { count: rows.len() as u64, tokens, assumption: None })
+    }
+
+    /// With the tokens of the first ones, without the passage.
+    fn questions_of_documents(&self, section: &Questions) -> Result<Examples> {
+        let (count, texts) = blanks::expected(self.recipe, section, QUESTIONS as usize)?;
+        let shown = texts.len().max(1) as f64;
+        let mut tokens = 0.0;
+        for messages in texts {
+            let prompt = Prompt::Messages(messages);
+            tokens += match &self.tokenizer {
+                Some((tokenizer, template)) => {
+                    Prompter { tokenizer, template: Some(template) }.tokens(&prompt)?.len() as f64
+                }
+                None => characters(&prompt) as f64 / CHARACTERS,
+            };
+        }
+        Ok(Examples { count, tokens: tokens / shown, assumption: None })
+    }
+
     /// Of the first questions.
     fn question_tokens(&self, answering: &Answering) -> Result<f64> {
         let questions = task::questions(answering, Split::Train)?;
@@ -200,9 +237,14 @@ impl PlanInputs for RecipeInputs<'_> {
         let found = match section.data.as_str() {
             recipe::TRACES => self.traces(section),
             recipe::DEMONSTRATIONS => self.demonstrations(section),
+            recipe::DOCUMENTS => self.documents(),
             path => named::file(path).and_then(|path| self.conversations(&path)),
         };
         found.map_err(|error| format!("{error:#}"))
+    }
+
+    fn questions(&self, section: &Questions) -> Result<Examples, String> {
+        self.questions_of_documents(section).map_err(|error| format!("{error:#}"))
     }
 
     fn prompt_tokens(&self, answering: &Answering) -> Result<f64, String> {
@@ -287,6 +329,11 @@ impl Machine<'_> {
                 let prompts = it.prompts.min(PART);
                 self.sampling(&config(&it.from)?, (&it.answering, stage.precision), prompts, stages)?
             }
+            Work::Questions(it) => {
+                let asked = stages.inputs.questions(it).ok()?;
+                let of = (&it.answering, PASSAGE_TOKENS + asked.tokens);
+                self.sampling_of(&config(&it.from)?, of, stage.precision, asked.count.min(PART))?
+            }
             Work::Score(it) => {
                 // Each model has as many tokens to sample.
                 let (mut seconds, answering) = (0.0, (&it.answering, stage.precision));
@@ -325,7 +372,7 @@ impl Machine<'_> {
     ) -> Option<StageRates> {
         let precision = stage.precision;
         let counted = self.sampling(config, (&of.answering, precision), of.prompts as u64, stages)?;
-        let length = answer_tokens(&of.answering) + stages.inputs.prompt_tokens(&of.answering).ok()?;
+        let length = answer_tokens(&of.answering) + stages.prompt_tokens(&of.answering).ok()?;
         let tokens = (length as usize).max(2);
         let batch_tokens = of.prompts * of.answering.samples * tokens / of.mini_batches;
         let learned = self.learning(&Learning { config, teacher, tokens, batch_tokens, optimization, precision })?;
@@ -365,8 +412,20 @@ impl Machine<'_> {
         prompts: u64,
         stages: &Stages,
     ) -> Option<f64> {
+        let prompt_tokens = stages.prompt_tokens(answering).ok()?;
+        self.sampling_of(config, (answering, prompt_tokens), precision, prompts)
+    }
+
+    /// Answers to prompts of so many tokens.
+    fn sampling_of(
+        &mut self,
+        config: &ModelConfig,
+        (answering, prompt_tokens): (&Answering, f64),
+        precision: Precision,
+        prompts: u64,
+    ) -> Option<f64> {
         let tokens = answer_tokens(answering);
-        let prompt_tokens = (stages.inputs.prompt_tokens(answering).ok()? as usize).max(1);
+        let prompt_tokens = (prompt_tokens as usize).max(1);
         let most = STEP_FLOPS / answer_flops(config, tokens) as f64 / tokens;
         let answers = ((prompts * answering.samples as u64) as f64).min(most) as usize;
         if answers == 0 || !fits(&**self.device, count::training_bytes(config).weights.0) {

@@ -13,7 +13,7 @@ use wels_data::tokenizer::Tokenizer;
 use wels_kernels::random::Key;
 use wels_runs::checkpoint::Checkpoint;
 use wels_runs::plan::stages::{TokenFlops, learning_flops};
-use wels_runs::recipe::{DEMONSTRATIONS, StageSection, Supervised, TRACES, Work};
+use wels_runs::recipe::{DEMONSTRATIONS, DOCUMENTS, DataSection, StageSection, Supervised, TRACES, Work};
 use wels_runs::rundir::RunDir;
 use wels_train::doctor::{Learnt, LossDoctor};
 use wels_train::example::{Example, batches, pack};
@@ -21,7 +21,9 @@ use wels_train::prompter::Prompter;
 use wels_train::trainer::StepReport;
 use wels_train::{distil, sft};
 
+use crate::blanks;
 use crate::doctor;
+use crate::documents::open_corpus;
 use crate::experts::ExchangeLine;
 use crate::host::{Event, Host};
 use crate::learner::{Learner, Learns};
@@ -35,6 +37,9 @@ use crate::task;
 use crate::teacher::TeacherModel;
 use crate::training::{Position, Stage, Trained, Training};
 use crate::words::short;
+
+/// Text that a stage learns from `[data]`.
+const DOCUMENT_BYTES_MAX: usize = 256 << 20;
 
 /// Stream of the run's seed that orders examples.
 const STREAM_ORDER: u64 = 0x6c65_6172;
@@ -224,26 +229,33 @@ fn examples(
     context: usize,
     host: &mut dyn Host,
 ) -> Result<Vec<Example>> {
-    let template = ChatTemplate::of(tokenizer)?
-        .ok_or_else(|| refuse("the tokenizer has no chat template", "set tokenizer.chat_template"))?;
-    let answer = |(question, answer): &(String, String)| sft::answer(tokenizer, &template, question, answer);
+    let template = || {
+        let none = || refuse("the tokenizer has no chat template", "set tokenizer.chat_template");
+        ChatTemplate::of(tokenizer)?.ok_or_else(none)
+    };
     let mut examples: Vec<Example> = match section.data.as_str() {
+        DOCUMENTS => documents(&run.recipe().data, tokenizer, context)?,
         TRACES => {
+            let template = template()?;
+            let answer = |(question, answer): &(String, String)| sft::answer(tokenizer, &template, question, answer);
             let pairs = task::traces(section, run.recipe().run.seed, section.traces)?;
             pairs.iter().map(answer).collect::<Result<_, _>>()?
         }
         DEMONSTRATIONS => {
+            let template = template()?;
             let prompter = Prompter { tokenizer, template: Some(&template) };
             let played = task::demonstrations(section, run.recipe().run.seed, section.traces)?;
             played.iter().map(|played| sft::demonstration(&prompter, played)).collect::<Result<_, _>>()?
         }
+        data if blanks::maker(run.recipe(), data).is_some() => blanks::examples(run, data, tokenizer, &template()?)?,
         data if run.path().join(data).is_dir() => {
+            let template = template()?;
             let prompter = Prompter { tokenizer, template: Some(&template) };
             let kept = samples::kept(&run.path().join(data))?;
             let example = |it: &Kept| sft::transcript(&prompter, &it.question, &it.answer, &it.said);
             kept.iter().map(example).collect::<Result<_, _>>()?
         }
-        path => conversations(&named::file(path)?, tokenizer, &template)?,
+        path => conversations(&named::file(path)?, tokenizer, &template()?)?,
     };
     let all = examples.len();
     examples.retain(|example| example.rows() <= context && example.has_target());
@@ -256,6 +268,28 @@ fn examples(
     }
     if learn_prompts {
         examples.iter_mut().for_each(|example| example.learn.fill(true));
+    }
+    Ok(examples)
+}
+
+/// The text of `[data]`, each document ended by the end of a text and cut into as many tokens as a sequence has.
+pub(crate) fn documents(data: &DataSection, tokenizer: &Tokenizer, context: usize) -> Result<Vec<Example>> {
+    let (rows, end) = (data.sequence_length.min(context), tokenizer.special().eos);
+    let (mut examples, mut bytes) = (Vec::new(), 0);
+    for text in open_corpus(data)?.documents() {
+        let text = text?;
+        bytes += text.len();
+        if bytes > DOCUMENT_BYTES_MAX {
+            let message =
+                format!("data.sources has more than {DOCUMENT_BYTES_MAX} bytes of text, all of which is in memory");
+            return Err(refuse(message, "name fewer files, or learn them by [pretrain]"));
+        }
+        let mut tokens = tokenizer.encode_ordinary(&text)?;
+        tokens.extend(end);
+        for first in (0..tokens.len().saturating_sub(1)).step_by(rows) {
+            let tokens = tokens[first..(first + rows + 1).min(tokens.len())].to_vec();
+            examples.push(Example { learn: vec![true; tokens.len()], tokens });
+        }
     }
     Ok(examples)
 }

@@ -26,6 +26,8 @@ pub mod session;
 
 pub mod refusal;
 
+mod documents;
+
 mod corpus;
 
 mod training;
@@ -45,6 +47,10 @@ mod environments;
 mod teacher;
 
 mod samples;
+
+mod blanks;
+
+mod questions;
 
 mod sample;
 

@@ -7,10 +7,12 @@ use anyhow::{Context, Result};
 use serde::{Deserialize, Serialize};
 use wels_comm::{Comm, Lost};
 use wels_device::Device;
-use wels_runs::recipe::StageSection;
+use wels_runs::recipe::{Answering, StageSection};
 use wels_runs::rundir::RunDir;
+use wels_tasks::{Split, Task};
 
-use crate::task::Programs;
+use crate::blanks;
+use crate::task::{self, Programs};
 
 /// A rank of a run: where it works, with what, and with whom.
 pub(crate) struct Rank {
@@ -54,6 +56,14 @@ impl Rank {
     pub fn hear(comm: &dyn Comm) -> Option<Command> {
         let command = comm.broadcast(Vec::new()).ok()?;
         Some(serde_json::from_slice(&command).expect("what rank 0 wrote"))
+    }
+
+    /// The task that a stage asks: that of a name, or the questions that an earlier stage has made.
+    pub fn task(&self, of: &Answering, split: Split) -> Result<Box<dyn Task>> {
+        match blanks::maker(self.run.recipe(), &of.task.name) {
+            Some(_) => Ok(Box::new(blanks::task(&self.run, &of.task.name, split)?)),
+            None => task::task(of, split, self.programs),
+        }
     }
 
     /// The section of a `[[stage]]`.

@@ -29,7 +29,6 @@ use crate::learner::{Learner, Learns};
 use crate::rank::Rank;
 use crate::session::Session;
 use crate::start::config_for;
-use crate::task;
 use crate::training::{Position, Stage, Trained, Training};
 use crate::words::short;
 
@@ -141,7 +140,7 @@ impl<'a> Reinforcement<'a> {
             .for_each(|line| _ = doctor.look(&recalled(line)));
         Ok(Reinforcement {
             trainer,
-            task: task::task(answering, Split::Train, rank.programs)?,
+            task: rank.task(answering, Split::Train)?,
             prompter,
             options,
             reference,

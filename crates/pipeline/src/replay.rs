@@ -98,7 +98,7 @@ pub(crate) fn training<'a>(
             let training = Drawing::begin(rank, tokenizer, stage, section, from)?;
             Ok(Box::new(StageReplay { training, position, tokenizer }))
         }
-        Work::SampleAndFilter(_) | Work::Score(_) | Work::DrawScore(_) => {
+        Work::SampleAndFilter(_) | Work::Questions(_) | Work::Score(_) | Work::DrawScore(_) => {
             bail!("the stage {} has no steps", stage.name)
         }
     }

@@ -24,7 +24,7 @@ use crate::forecast::{Rates, forecast};
 use crate::host::{Event, Host, Silent};
 use crate::rank::{Command, Rank};
 use crate::session::{Session, Stopped};
-use crate::{attention, corpus, distil, learn, pictures, pretrain, reinforce, room, sample, samples};
+use crate::{attention, corpus, distil, learn, pictures, pretrain, questions, reinforce, room, sample, samples};
 
 /// Does what is left of a run as its rank 0, and tells `host`; the others [`follow`](crate::ranks::follow). Where
 /// `rates` says so, steps of a run that begins are measured first, for its plan.
@@ -99,6 +99,7 @@ fn work(session: &mut Session, tokenizer: &Tokenizer, stage: &StageSection) -> R
         Work::Rl(section) => reinforce::reinforce(session, tokenizer, stage, section),
         Work::Distil(section) => distil::distil(session, tokenizer, stage, section),
         Work::SampleAndFilter(section) => samples::sample_and_filter(session, tokenizer, stage, section),
+        Work::Questions(section) => questions::make(session, tokenizer, stage, section),
         Work::Score(section) => samples::score(session, tokenizer, stage, section),
         Work::Vq(section) => pictures::codes::vq(session, tokenizer, stage, section),
         Work::Janus(section) => pictures::learn::janus(session, tokenizer, stage, section),

@@ -28,6 +28,7 @@ use wels_tasks::{Item, Prompt, Split, Task, statistics};
 use wels_train::rl::{Answered, Prompter, answer, training_item};
 use wels_train::rollout::RolloutOptions;
 
+use crate::blanks;
 use crate::host::{Event, Graded, Outcome};
 use crate::hyper::rollout_options;
 use crate::model::{config_of, load_params};
@@ -35,10 +36,10 @@ use crate::rank::{Command, Rank};
 use crate::refusal::refuse;
 use crate::session::{GENERATE, Session, Spending};
 use crate::start::{check_tokenizer, model_of};
-use crate::task;
 
 const STREAM_SAMPLES: u64 = 0x7361_6d70;
 const STREAM_SCORE: u64 = 0x7363_6f72;
+const STREAM_QUESTIONS: u64 = 0x7175_6573;
 
 /// One answer, in a part.
 #[derive(Debug, Serialize, Deserialize)]
@@ -46,7 +47,7 @@ pub(crate) struct SampledAnswer {
     item: String,
     question: String,
     answer: String,
-    correct: bool,
+    pub correct: bool,
     verdict: String,
     tokens: usize,
     truncated: bool,
@@ -84,7 +85,13 @@ impl<'a> Answerer<'a> {
         let (answering, temperature, split, stream) = match &stage.work {
             Work::SampleAndFilter(of) => (&of.answering, of.temperature, Split::Train, STREAM_SAMPLES),
             Work::Score(of) => (&of.answering, of.temperature, Split::HeldOut, STREAM_SCORE),
+            // In their order.
+            Work::Questions(of) => (&of.answering, of.temperature, Split::HeldOut, STREAM_QUESTIONS),
             _ => bail!("the stage {} trains", stage.name),
+        };
+        let task: Box<dyn Task> = match &stage.work {
+            Work::Questions(of) => Box::new(blanks::put_to_model(&rank.run, &stage.name, of)?),
+            _ => rank.task(answering, split)?,
         };
         let location = model_of(&rank.run, model)?;
         check_tokenizer(&location, tokenizer)?;
@@ -96,12 +103,17 @@ impl<'a> Answerer<'a> {
             model: Arc::new(Model::new(config, context)),
             params,
             prompter: Prompter { tokenizer, template },
-            task: task::task(answering, split, rank.programs)?,
+            task,
             split,
             seed,
             key: Key { seed, stream },
             comm: Arc::clone(&rank.comm),
         })
+    }
+
+    /// Items that there are; 0 if they have no end.
+    pub fn items(&self) -> u64 {
+        self.task.len().unwrap_or(0)
     }
 
     /// The lines of the answers to items of the stage; all ranks have to ask.
@@ -116,6 +128,16 @@ impl<'a> Answerer<'a> {
         let Answerer { model, params, prompter, options, task, comm, .. } = self;
         let answered = answer(&**comm, model, params, &**task, prompter, items, seed_of, options, &mut |_, _| {})?;
         Ok(answered.iter().flat_map(lines_of).collect())
+    }
+}
+
+#[cfg(test)]
+impl SampledAnswer {
+    /// An answer of which nothing but the verdict is known.
+    pub fn verdict(correct: bool) -> SampledAnswer {
+        let none = String::new;
+        let (item, question, answer, verdict) = (none(), none(), none(), none());
+        SampledAnswer { item, question, answer, correct, verdict, tokens: 1, truncated: false, said: Vec::new() }
     }
 }
 
@@ -140,7 +162,7 @@ fn lines_of(group: &Answered) -> Vec<SampledAnswer> {
 }
 
 /// A model of a stage, loaded on all ranks.
-fn open<'a>(
+pub(crate) fn open<'a>(
     session: &Session,
     tokenizer: &'a Tokenizer,
     template: Option<&'a ChatTemplate>,
@@ -152,7 +174,7 @@ fn open<'a>(
 }
 
 /// Answers of a stage so far, of all its models.
-struct Sampled<'a> {
+pub(crate) struct Sampled<'a> {
     stage: &'a str,
     tokens: u64,
     flops: f64,
@@ -161,7 +183,7 @@ struct Sampled<'a> {
 }
 
 impl<'a> Sampled<'a> {
-    fn new(session: &Session, stage: &'a str) -> Sampled<'a> {
+    pub fn new(session: &Session, stage: &'a str) -> Sampled<'a> {
         Sampled { stage, tokens: 0, flops: 0.0, entered: session.entered_of_undone(stage) }
     }
 
@@ -190,7 +212,7 @@ impl<'a> Sampled<'a> {
     }
 
     /// Writes the ledger's line of the stage's end, with all that it has left in `folder`.
-    fn done(self, session: &mut Session, folder: &Path) -> Result<()> {
+    pub fn done(self, session: &mut Session, folder: &Path) -> Result<()> {
         let files = checkpoint::records_within(folder)?;
         let entry = self.entry((self.tokens, self.flops));
         session.record(Entry { event: STAGE_DONE.into(), files, ..entry })
@@ -198,18 +220,18 @@ impl<'a> Sampled<'a> {
 }
 
 /// The parts of one model's answers.
-struct Parts<'a> {
-    folder: &'a Path,
+pub(crate) struct Parts<'a> {
+    pub folder: &'a Path,
     /// Whose answers they are, for people.
-    label: &'a str,
+    pub label: &'a str,
     /// Items.
-    total: u64,
-    answerer: &'a Answerer<'a>,
+    pub total: u64,
+    pub answerer: &'a Answerer<'a>,
 }
 
 impl Parts<'_> {
     /// Writes the parts that are not there yet; all lines of all parts.
-    fn write(&self, session: &mut Session, sampled: &mut Sampled) -> Result<Vec<SampledAnswer>> {
+    pub fn write(&self, session: &mut Session, sampled: &mut Sampled) -> Result<Vec<SampledAnswer>> {
         let Parts { folder, label, total, answerer } = *self;
         session.host.event(Event::Began { label: "answers", unit: "items", done: 0, total: Some(total) });
         let config = answerer.model.config();

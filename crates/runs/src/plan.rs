@@ -501,6 +501,10 @@ mod tests {
             Ok(stages::Examples { count: 10, tokens: 5.0, assumption: None })
         }
 
+        fn questions(&self, _: &crate::recipe::Questions) -> Result<stages::Examples, String> {
+            Ok(stages::Examples { count: 400, tokens: 80.0, assumption: None })
+        }
+
         fn prompt_tokens(&self, _: &crate::recipe::Answering) -> Result<f64, String> {
             Ok(20.0)
         }

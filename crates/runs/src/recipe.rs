@@ -35,8 +35,8 @@ use reader::{Document, ListOrWord, Section, Source};
 pub use reader::{Place, RecipeError};
 pub use shared::{AdvantageScale, LossMean, Optimization, PolicyObjective};
 pub use stages::{
-    Answering, Answers, DEMONSTRATIONS, Distil, DivergenceWay, OverlongRule, OwnAnswers, Rl, Rollouts, SampleAndFilter,
-    Score, StageSection, Start, Supervised, TRACES, TaskName,
+    Answering, Answers, DEMONSTRATIONS, DOCUMENTS, Distil, DivergenceWay, OverlongRule, OwnAnswers, Questions, Rl,
+    Rollouts, SampleAndFilter, Score, StageSection, Start, Supervised, TRACES, TaskName,
 };
 pub use work::Work;
 
@@ -576,6 +576,7 @@ mod tests {
             ("r1", include_str!("../../../recipes/r1.toml")),
             ("distill", include_str!("../../../recipes/distill.toml")),
             ("finetune", include_str!("../../../recipes/finetune.toml")),
+            ("vertical", include_str!("../../../recipes/vertical.toml")),
         ] {
             let recipe = parse(text).unwrap_or_else(|error| panic!("{name}: {error}"));
             let saved = recipe.to_toml();

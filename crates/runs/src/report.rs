@@ -18,7 +18,7 @@ mod pictures;
 
 use std::path::Path;
 
-pub use data::RunData;
+pub use data::{QUESTIONS, QuestionsMade, RunData};
 pub use page::{price_dots, rows_of_several};
 
 use crate::error::RunError;

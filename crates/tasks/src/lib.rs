@@ -39,6 +39,8 @@ pub mod statistics;
 
 pub mod overlap;
 
+pub mod cloze;
+
 pub mod probe;
 
 pub mod external;

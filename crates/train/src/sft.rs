@@ -67,8 +67,21 @@ pub fn answer(
     question: &str,
     answer: &str,
 ) -> Result<Example, ChatError> {
+    reply(tokenizer, template, &[Message::new("user", question)], answer)
+}
+
+/// The example of an answer to a conversation, of which nothing else is learnt.
+///
+/// # Errors
+/// As [`conversation`].
+pub fn reply(
+    tokenizer: &Tokenizer,
+    template: &ChatTemplate,
+    messages: &[Message],
+    answer: &str,
+) -> Result<Example, ChatError> {
     let options = RenderOptions { add_generation_prompt: true, ..RenderOptions::default() };
-    let prompt = template.render(&[Message::new("user", question)], &options)?;
+    let prompt = template.render(messages, &options)?;
     let (tokens, learn) = encode_segments(tokenizer, &completion(&prompt, answer, template.eos()))?;
     Ok(Example { tokens, learn })
 }

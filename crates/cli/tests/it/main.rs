@@ -52,3 +52,5 @@ mod verify;
 mod account;
 
 mod adapters;
+
+mod vertical;

@@ -123,7 +123,7 @@ fn an_empty_corpus_is_refused() {
     let recipe = lab.recipe("empty", &[("sources = [\"text\"]", "sources = [\"nothing\"]")]);
     let said = lab.wels(&["run", &recipe]);
     assert_eq!(said.code, Some(1));
-    assert!(said.failure().contains("nothing holds no file that can be read as text"), "{said:?}");
+    assert!(said.failure().contains("nothing holds no file that can be read: text"), "{said:?}");
     fs::write(lab.at("nothing/blank.txt"), " \n").unwrap();
     let said = lab.wels(&["run", &recipe]);
     assert_eq!(said.code, Some(1));

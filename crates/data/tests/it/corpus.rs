@@ -191,3 +191,93 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn html_is_read_as_what_it_shows() {
+    let dir = tempfile::tempdir().unwrap();
+    let page = b"<title>T</title><style>p { color: red }</style><h1>Head</h1><p>One &lt;b&gt; <i>two</i>.</p>";
+    write_files(dir.path(), &[("a.html", page), ("b.HTM", b"<p>three"), ("c.html", b"caf\xe9")]);
+    let corpus = Corpus::open(dir.path(), ReadOptions::default()).unwrap();
+    let mut documents = corpus.documents();
+    let mut found = Vec::new();
+    while let Some(text) = documents.next() {
+        found.push((documents.source().unwrap().name.rsplit('/').next().unwrap().to_owned(), text.unwrap()));
+    }
+    let expected = [("a.html", "T\n\n# Head\n\nOne <b> two."), ("b.HTM", "three")];
+    assert_eq!(found, expected.map(|(name, text)| (name.to_owned(), text.to_owned())));
+    assert_eq!(documents.skipped().invalid_utf8, 1);
+}
+
+#[cfg(unix)]
+#[test]
+fn links_that_lead_out_of_a_folder_are_passed_over() {
+    let dir = tempfile::tempdir().unwrap();
+    write_files(dir.path(), &[("docs/a.txt", b"one"), ("secret.txt", b"not for anybody")]);
+    let link = |to: &str, name: &str| std::os::unix::fs::symlink(to, dir.path().join(name)).unwrap();
+    link("a.txt", "docs/b.txt");
+    link("../secret.txt", "docs/c.txt");
+    link("/etc/hostname", "docs/d.txt");
+    link("nowhere.txt", "docs/e.txt");
+    assert_eq!(read(&dir.path().join("docs"), ReadOptions::default()).unwrap(), ["one", "one"]);
+    // A cache of a hub has what its names mean beside them.
+    write_files(dir.path(), &[("hub/blobs/5f", b"two"), ("hub/snapshots/1a/x.md", b"three")]);
+    link("../../blobs/5f", "hub/snapshots/1a/y.md");
+    assert_eq!(read(&dir.path().join("hub/snapshots/1a"), ReadOptions::default()).unwrap(), ["three", "two"]);
+}
+
+/// A page with one line of text, as PDF has it.
+fn pdf(text: &str, trailer: &str) -> Vec<u8> {
+    let content = format!("BT /F1 12 Tf 50 700 Td ({text}) Tj ET");
+    let objects = [
+        "<< /Type /Catalog /Pages 2 0 R >>".to_owned(),
+        "<< /Type /Pages /Kids [3 0 R] /Count 1 >>".to_owned(),
+        "<< /Type /Page /Parent 2 0 R /MediaBox [0 0 612 792] /Contents 4 0 R /Resources << /Font << /F1 5 0 R >> >> >>"
+            .to_owned(),
+        format!("<< /Length {} >>\nstream\n{content}\nendstream", content.len()),
+        "<< /Type /Font /Subtype /Type1 /BaseFont /Helvetica /Encoding /WinAnsiEncoding >>".to_owned(),
+    ];
+    let mut file = String::from("%PDF-1.4\n");
+    let mut places = Vec::new();
+    for (number, object) in (1..).zip(&objects) {
+        places.push(file.len());
+        file += &format!("{number} 0 obj\n{object}\nendobj\n");
+    }
+    let table = file.len();
+    file += &format!("xref\n0 {}\n0000000000 65535 f \n", objects.len() + 1);
+    places.iter().for_each(|at| file += &format!("{at:010} 00000 n \n"));
+    file += &format!("trailer\n<< /Size {} /Root 1 0 R {trailer}>>\nstartxref\n{table}\n%%EOF\n", objects.len() + 1);
+    file.into_bytes()
+}
+
+#[test]
+fn pdf_is_read_or_refused_in_words() {
+    let dir = tempfile::tempdir().unwrap();
+    let encrypted = "/ID [<00> <00>] /Encrypt << /Filter /Standard /V 1 /R 2 /O (0123456789abcdef0123456789abcdef) /U \
+                     (0123456789abcdef0123456789abcdef) /P -4 >> ";
+    write_files(
+        dir.path(),
+        &[
+            ("good.pdf", &pdf("The pump holds 40 litres.", "")),
+            ("empty.pdf", &pdf(" ", "")),
+            ("cut.pdf", &pdf("The pump holds 40 litres.", "")[..200]),
+            ("locked.pdf", &pdf("The pump holds 40 litres.", encrypted)),
+            ("none.pdf", b"no pdf"),
+        ],
+    );
+    let of = |name: &str, options| read(&dir.path().join(name), options).map_err(|error| error.to_string());
+    if cfg!(feature = "pdf") {
+        assert_eq!(of("good.pdf", ReadOptions::default()), Ok(vec!["The pump holds 40 litres.".to_owned()]));
+    }
+    let refused = [
+        ("empty.pdf", "has no text"),
+        ("cut.pdf", "has no text"),
+        ("locked.pdf", "is encrypted"),
+        ("none.pdf", "is no PDF that can be read"),
+    ];
+    for (name, reason) in refused {
+        let reason = if cfg!(feature = "pdf") { reason } else { "was built without a reader of PDF files" };
+        let error = of(name, ReadOptions::default()).unwrap_err();
+        assert!(error.contains(name) && error.contains(reason), "{error}");
+        assert_eq!(of(name, ReadOptions { skip_bad: true, ..ReadOptions::default() }), Ok(Vec::new()), "{name}");
+    }
+}

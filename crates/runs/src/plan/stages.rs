@@ -19,8 +19,8 @@ use wels_model::janus::config::JanusConfig;
 
 use super::{Activations, F32, LearningPlan, PROGRAM_BYTES, StagePlan, training_memory};
 use crate::recipe::{
-    Answering, Answers, Distil, Optimization, OwnAnswers, PolicyObjective, Rl, Rollouts, SampleAndFilter, Score,
-    StageSection, Start, Supervised, Work,
+    Answering, Answers, Distil, Optimization, OwnAnswers, PolicyObjective, Questions, Rl, Rollouts, SampleAndFilter,
+    Score, StageSection, Start, Supervised, Work,
 };
 
 /// The assumed length of an answer, as a share of `max_tokens`.
@@ -143,6 +143,15 @@ impl Examples {
     }
 }
 
+impl Examples {
+    /// Of questions that are put to a model those that it keeps, where half is assumed, in this share of them.
+    fn kept(self, share: f64) -> Examples {
+        let assumption = "half of the questions kept".to_string();
+        let assumption = Some(self.assumption.map_or(assumption.clone(), |it| format!("{it}; {assumption}")));
+        Examples { count: (RIGHT_SHARE * share * self.count as f64).round() as u64, assumption, ..self }
+    }
+}
+
 /// Where models and examples come from, which is not in the recipe alone.
 pub trait PlanInputs {
     /// The configuration of a model that is no stage of the recipe.
@@ -160,6 +169,11 @@ pub trait PlanInputs {
     /// # Errors
     /// Why it cannot be said, in words.
     fn examples(&self, section: &Supervised) -> Result<Examples, String>;
+    /// The questions that the stage makes of the documents, before any is refused.
+    ///
+    /// # Errors
+    /// Why it cannot be said, in words.
+    fn questions(&self, section: &Questions) -> Result<Examples, String>;
     /// Tokens of a question, on average.
     ///
     /// # Errors
@@ -196,7 +210,7 @@ impl Stages<'_> {
             Some(Work::Pretrain(it) | Work::Sft(it)) => self.start(&it.start),
             Some(Work::Rl(it)) => self.start(&it.start),
             Some(Work::Distil(it)) => self.start(it.start()),
-            Some(Work::SampleAndFilter(_) | Work::Score(_) | Work::DrawScore(_)) => {
+            Some(Work::SampleAndFilter(_) | Work::Questions(_) | Work::Score(_) | Work::DrawScore(_)) => {
                 Err(format!("the stage {name} trains no model"))
             }
             Some(Work::Vq(_) | Work::Janus(_) | Work::DrawRl(_)) => Err(format!("the stage {name} is of pictures")),
@@ -222,7 +236,19 @@ impl Stages<'_> {
         let of_stage = self.sections.iter().find(|stage| stage.name == section.data);
         match of_stage.map(|stage| &stage.work) {
             Some(Work::SampleAndFilter(sampling)) => Ok(Examples::kept_by(sampling)),
+            Some(Work::Questions(section)) => Ok(self.inputs.questions(section)?.kept(1.0 - section.held_out)),
             _ => self.inputs.examples(section),
+        }
+    }
+
+    /// Tokens of a question, on average.
+    ///
+    /// # Errors
+    /// Why it cannot be said, in words.
+    pub fn prompt_tokens(&self, answering: &Answering) -> Result<f64, String> {
+        match self.maker(answering) {
+            Some(maker) => Ok(self.inputs.questions(maker)?.tokens),
+            None => self.inputs.prompt_tokens(answering),
         }
     }
 
@@ -234,6 +260,7 @@ impl Stages<'_> {
             Work::Rl(section) => self.reinforced(section, numbers),
             Work::Distil(section) => self.distilled(section, numbers),
             Work::SampleAndFilter(section) => self.sampled(section),
+            Work::Questions(section) => self.questioned(section),
             Work::Score(section) => self.scored(section),
             Work::Vq(section) => self.coded(section),
             Work::Janus(section) => self.pictured(section),
@@ -299,9 +326,28 @@ impl Stages<'_> {
         Ok(answers(&[config], &section.answering, section.prompts))
     }
 
+    fn questioned(&self, section: &Questions) -> Result<StagePlan, String> {
+        let config = self.config(&section.from)?;
+        let times = if section.right_without_passage < 1.0 { 2 } else { 1 };
+        let asked = self.inputs.questions(section)?.count * times;
+        Ok(answers(&[config], &section.answering, asked))
+    }
+
+    /// The stage that makes a task's questions.
+    pub fn maker(&self, answering: &Answering) -> Option<&Questions> {
+        self.sections.iter().find_map(|stage| match &stage.work {
+            Work::Questions(section) if stage.name == answering.task.name => Some(&**section),
+            _ => None,
+        })
+    }
+
     fn scored(&self, section: &Score) -> Result<StagePlan, String> {
         let configs = section.models.iter().map(|model| self.config(model)).collect::<Result<Vec<_>, _>>()?;
-        let mut plan = answers(&configs, &section.answering, section.items);
+        let items = match self.maker(&section.answering) {
+            Some(maker) => self.inputs.questions(maker)?.kept(maker.held_out).count.min(section.items),
+            None => section.items,
+        };
+        let mut plan = answers(&configs, &section.answering, items);
         if configs.len() > 1 {
             plan.assumptions.push("as many tokens of each model".into());
         }
@@ -320,7 +366,7 @@ impl Stages<'_> {
         let answering = &of.answering;
         let each_step = (of.prompts * answering.samples) as u64;
         let (answers, length) = ((of.steps * each_step) as f64, answer_tokens(answering));
-        let learned = live * answers * (length + self.inputs.prompt_tokens(answering)?);
+        let learned = live * answers * (length + self.prompt_tokens(answering)?);
         let tokens = Tokens { counted: (answers * length).round() as u64, learned: learned.round() as u64 };
         let rows = learning.micro_rows.min(each_step as usize * answering.max_tokens);
         let training = training_memory(config, rows, &[], learning.learnt(), numbers);

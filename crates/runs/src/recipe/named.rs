@@ -133,6 +133,7 @@ fn of_work<E>(work: &mut Work, replace: Replace<E>) -> Result<(), E> {
             one(Use::Model, &mut it.from, replace)?;
             &mut it.answering.task
         }
+        Work::Questions(it) => return one(Use::Model, &mut it.from, replace),
         Work::Score(it) => {
             it.models.iter_mut().try_for_each(|model| one(Use::Model, model, replace))?;
             &mut it.answering.task
@@ -178,6 +179,10 @@ mod tests {
         kind = "sample_and_filter"
         from = "hf://a/k"
         [[stage]]
+        name = "o"
+        kind = "questions"
+        from = "hf://a/o"
+        [[stage]]
         name = "g"
         kind = "score"
         models = ["d", "hf://a/g"]
@@ -214,6 +219,7 @@ mod tests {
             "hf://a/teacher",
             "hf://a/student",
             "hf://a/k",
+            "hf://a/o",
             "hf://a/g",
             "hf://a/vq",
             "hf://datasets/a/d/v.tar",

@@ -39,6 +39,11 @@ struct Sampling {
 pub const TRACES: &str = "traces";
 /// `data` of played episodes.
 pub const DEMONSTRATIONS: &str = "demonstrations";
+/// `data` that is the text of `[data]`.
+pub const DOCUMENTS: &str = "documents";
+
+/// `task` of a stage of kind `questions`.
+const CLOZE: &str = "cloze";
 
 /// Where the weights of a stage come from.
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -59,9 +64,9 @@ pub enum Start {
 /// `[[stage]]` of kind `pretrain` or `sft`
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Supervised {
-    /// What is learnt: "traces" for worked puzzles, "demonstrations" for played episodes of an environment, the name of
-    /// a stage that samples, or a JSONL file of conversations, which `hf://datasets/ORG/NAME[@REVISION]/PATH` names on
-    /// a hub.
+    /// What is learnt: "traces" for worked puzzles, "demonstrations" for played episodes of an environment, "documents"
+    /// for the text of `data.sources`, in `pretrain` alone, the name of a stage that samples or makes questions, or a
+    /// JSONL file of conversations, which `hf://datasets/ORG/NAME[@REVISION]/PATH` names on a hub.
     pub data: String,
     /// The environment of "demonstrations"; see [environments](environments.md).
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -167,7 +172,7 @@ pub struct Answering {
     /// Seconds that a program of one's own may take to judge an answer, or for a step of its environment: no bit of the
     /// result.
     pub checker_seconds: f64,
-    /// Answers to each prompt: 16 in `rl`, 4 in `sample_and_filter`, else 1.
+    /// Answers to each prompt: 16 in `rl`, 4 in `sample_and_filter` and `questions`, else 1.
     pub samples: usize,
     /// The most tokens of an answer; in an environment of all its turns, with what is said between them.
     pub max_tokens: usize,
@@ -302,6 +307,28 @@ pub struct SampleAndFilter {
     pub answering: Answering,
 }
 
+/// `[[stage]]` of kind `questions`, of the documents of `data.sources`: see [vertical](vertical.md)
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Questions {
+    /// The model that has to answer them with the passage before it: an earlier stage, a Hugging Face directory, or a
+    /// name (`hf://ORG/NAME`).
+    pub from: String,
+    /// Questions that are put to it at most, of all that the documents give.
+    pub most: u64,
+    /// Share of the sentences whose questions are held out.
+    pub held_out: f64,
+    /// Share of the answers with the passage that have to be right.
+    pub right_with_passage: f64,
+    /// Share of the answers without the passage that may be right, of a question that is learnt from; with 1 it is not
+    /// asked so. Held-out questions are never chosen by it: what a model fails is no fair measure of that model.
+    pub right_without_passage: f64,
+    /// Of the softmax.
+    pub temperature: f64,
+    /// What is asked, "cloze" alone, and how it is answered.
+    #[serde(flatten)]
+    pub answering: Answering,
+}
+
 /// `[[stage]]` of kind `score`
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Score {
@@ -339,14 +366,26 @@ impl StageSection {
         }
         let precision =
             s.word("precision", &[("f32", Precision::F32), ("bf16", Precision::Bf16), ("f16", Precision::F16)])?;
-        let kinds =
-            ["pretrain", "sft", "rl", "distil", "sample_and_filter", "score", "vq", "janus", "draw_rl", "draw_score"];
+        let kinds = [
+            "pretrain",
+            "sft",
+            "rl",
+            "distil",
+            "sample_and_filter",
+            "questions",
+            "score",
+            "vq",
+            "janus",
+            "draw_rl",
+            "draw_score",
+        ];
         let kind = s.word("kind", &kinds.map(|kind| (kind, kind)))?;
         let work = match kind {
             "pretrain" => Work::Pretrain(Box::new(Supervised::resolve(&mut s, context, &OF_EXAMPLES)?)),
             "sft" => Work::Sft(Box::new(Supervised::resolve(&mut s, context, &OF_TUNING)?)),
             "rl" => Work::Rl(Box::new(Rl::resolve(&mut s, context)?)),
             "distil" => Work::Distil(Box::new(Distil::resolve(&mut s, context)?)),
+            "questions" => Work::Questions(Box::new(Questions::resolve(&mut s, context)?)),
             "score" => Work::Score(Box::new(Score::resolve(&mut s, context)?)),
             "vq" => Work::Vq(Box::new(VqTraining::resolve(&mut s, context)?)),
             "janus" => Work::Janus(Box::new(JanusTraining::resolve(&mut s, context)?)),
@@ -354,6 +393,19 @@ impl StageSection {
             "draw_score" => Work::DrawScore(Box::new(DrawScore::resolve(&mut s, context)?)),
             _ => Work::SampleAndFilter(Box::new(SampleAndFilter::resolve(&mut s, context)?)),
         };
+        let given = match &work {
+            Work::Sft(it) => Some(&it.data),
+            Work::Distil(it) => match &it.answers {
+                Answers::Given(given) => Some(&given.data),
+                Answers::Own(_) => None,
+            },
+            _ => None,
+        };
+        if given.is_some_and(|data| data == DOCUMENTS) {
+            return Err(
+                s.wrong("data", "is \"documents\", which have no answers: they are learnt by kind = \"pretrain\"")
+            );
+        }
         s.finish(&[])?;
         context.earlier.push(name.clone());
         Ok(StageSection { name, precision, work })
@@ -367,6 +419,7 @@ impl StageSection {
             Work::Rl(it) => starts(&it.start),
             Work::Distil(it) => it.teacher == stage || starts(it.start()),
             Work::SampleAndFilter(it) => it.from == stage,
+            Work::Questions(it) => it.from == stage,
             Work::Score(it) => it.models.iter().any(|model| model == stage),
             // Their models are of pictures.
             Work::Vq(_) | Work::Janus(_) | Work::DrawRl(_) | Work::DrawScore(_) => false,
@@ -405,7 +458,8 @@ impl Start {
 impl Supervised {
     fn resolve(s: &mut Section, context: &RecipeContext, defaults: &Defaults) -> Result<Supervised, RecipeError> {
         let data: String = s.get_or("data", "traces".into())?;
-        let data = if [TRACES, DEMONSTRATIONS].contains(&data.as_str()) { data } else { place(data, context) };
+        let data =
+            if [TRACES, DEMONSTRATIONS, DOCUMENTS].contains(&data.as_str()) { data } else { place(data, context) };
         let task: Option<String> = s.get("task")?;
         match (&task, data == DEMONSTRATIONS) {
             (None, true) => return Err(s.wrong("task", "names the environment of \"demonstrations\", and is missing")),
@@ -557,6 +611,24 @@ impl SampleAndFilter {
             keep: s.get_where("keep", answering.samples, |n| n > 0, "1 or more")?,
             temperature: s.get_where("temperature", 1.0, NOT_NEGATIVE, "0 or more")?,
             answering,
+        })
+    }
+}
+
+impl Questions {
+    fn resolve(s: &mut Section, context: &RecipeContext) -> Result<Questions, RecipeError> {
+        if s.get_or("task", CLOZE.to_string())? != CLOZE {
+            return Err(s.wrong("task", format!("must be \"{CLOZE}\" in a stage of kind \"questions\"")));
+        }
+        let answering = Answering::resolve(s, context, 4)?;
+        Ok(Questions {
+            from: place(s.get_or("from", PRETRAIN.into())?, context),
+            most: s.get_where("most", 2000, |n| n > 0, "1 or more")?,
+            held_out: s.get_where("held_out", 0.2, |x| x > 0.0 && x < 1.0, "between 0 and 1")?,
+            right_with_passage: s.get_where("right_with_passage", 0.5, PROBABILITY, "between 0 and 1")?,
+            right_without_passage: s.get_where("right_without_passage", 1.0, PROBABILITY, "between 0 and 1")?,
+            temperature: s.get_where("temperature", 1.0, NOT_NEGATIVE, "0 or more")?,
+            answering: Answering { task: TaskName::parse(CLOZE, context.folder.path), ..answering },
         })
     }
 }

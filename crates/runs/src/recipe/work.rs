@@ -4,7 +4,7 @@ use serde::Serialize;
 
 use super::pictures::{DrawRl, DrawScore, JanusTraining, VqTraining};
 use super::shared::Optimization;
-use super::stages::{Answering, Answers, Distil, Rl, SampleAndFilter, Score, Supervised};
+use super::stages::{Answering, Answers, Distil, Questions, Rl, SampleAndFilter, Score, Supervised};
 
 /// What a stage does.
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -20,6 +20,8 @@ pub enum Work {
     Distil(Box<Distil>),
     /// Sampling answers and keeping the right ones, for a later stage to learn from.
     SampleAndFilter(Box<SampleAndFilter>),
+    /// Making questions out of documents, for later stages to learn and to score.
+    Questions(Box<Questions>),
     /// Grading models on held-out items.
     Score(Box<Score>),
     /// Training of a VQ tokenizer of pictures.
@@ -35,7 +37,7 @@ pub enum Work {
 impl Work {
     /// Whether a model comes of it.
     pub fn trains(&self) -> bool {
-        !matches!(self, Work::SampleAndFilter(_) | Work::Score(_) | Work::DrawScore(_))
+        !matches!(self, Work::SampleAndFilter(_) | Work::Questions(_) | Work::Score(_) | Work::DrawScore(_))
     }
 
     /// Whether models write answers in it, or draw.
@@ -54,6 +56,7 @@ impl Work {
             },
             Work::Rl(rl) => Some(&rl.rollouts.answering),
             Work::SampleAndFilter(section) => Some(&section.answering),
+            Work::Questions(section) => Some(&section.answering),
             Work::Score(section) => Some(&section.answering),
         }
     }
@@ -70,7 +73,7 @@ impl Work {
             Work::Vq(section) => Some(&section.optimization),
             Work::Janus(section) => Some(&section.optimization),
             Work::DrawRl(section) => Some(&section.optimization),
-            Work::SampleAndFilter(_) | Work::Score(_) | Work::DrawScore(_) => None,
+            Work::SampleAndFilter(_) | Work::Questions(_) | Work::Score(_) | Work::DrawScore(_) => None,
         }
     }
 
@@ -98,6 +101,7 @@ impl Work {
             Work::Rl(_) => "rl",
             Work::Distil(_) => "distil",
             Work::SampleAndFilter(_) => "sample_and_filter",
+            Work::Questions(_) => "questions",
             Work::Score(_) => "score",
             Work::Vq(_) => "vq",
             Work::Janus(_) => "janus",

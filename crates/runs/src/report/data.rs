@@ -5,7 +5,7 @@ use std::fs;
 use std::io::BufReader;
 use std::path::Path;
 
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::pictures::{self, Drawn, Sheets};
@@ -23,6 +23,9 @@ const LINES: usize = 1500;
 /// How a line of metrics with a validation is told.
 const VALIDATION: &[u8] = b"\"validation\":{";
 const WARNINGS: &[u8] = b"\"warnings\":[\"";
+
+/// What a stage of kind `questions` says of them.
+pub const QUESTIONS: &str = "questions.json";
 
 /// Columns of the map of loads.
 const COLUMNS: usize = 60;
@@ -47,6 +50,8 @@ pub struct RunData {
     pub scores: Vec<Score>,
     /// What stages of kind `score` found, in the order of the recipe.
     pub held_out: Vec<HeldOut>,
+    /// What stages of kind `questions` made.
+    pub questions: Vec<QuestionsMade>,
     /// What stages of pictures made along the way.
     pub sheets: Vec<Sheets>,
     /// What stages of kind `draw_score` found.
@@ -96,9 +101,40 @@ pub struct HeldOut {
     /// Of `accuracy`.
     pub standard_error: f64,
     pub answers: u64,
+    /// How likely chance alone is to part it from the first model as far.
+    pub p: Option<f64>,
     /// The task, by the recipe.
     #[serde(skip)]
     pub task: String,
+}
+
+/// What became of the questions that documents gave: the `questions.json` of a stage.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct QuestionsMade {
+    /// The stage.
+    #[serde(skip)]
+    pub stage: String,
+    /// That were read.
+    pub documents: u64,
+    /// That were put to the model.
+    pub asked: u64,
+    /// Those that it answered wrong too often with the passage before it.
+    pub wrong_with_passage: u64,
+    /// Those that it answered right too often without; none of those held out.
+    pub right_without_passage: u64,
+    /// Those left out because they share a run of words with one that is held out.
+    pub overlapping: u64,
+    /// To be learnt.
+    pub train: u64,
+    pub held_out: u64,
+    /// Words of such a run, in a sentence that long.
+    pub run_words: u64,
+    /// Held-out questions of which a run is among those to be learnt, counted at the end.
+    pub held_out_in_train: u64,
+    /// Held-out questions that are too short to be looked for.
+    pub held_out_too_short: u64,
+    /// Held-out questions whose sentence stands in the documents, from which it is to be known.
+    pub held_out_in_documents: u64,
 }
 
 impl RunData {
@@ -133,7 +169,7 @@ impl RunData {
         sheets.sort_by_key(|it: &Sheets| order(&it.stage));
         samples.sort_by_key(|(stage, _)| order(stage));
         let scores = read_list(&path.join("scores.json")).unwrap_or_default();
-        let (mut held_out, mut drawn) = (Vec::new(), Vec::new());
+        let (mut held_out, mut drawn, mut questions) = (Vec::new(), Vec::new(), Vec::new());
         for stage in &recipe.stages {
             let file = path.join(&stage.name).join("scores.json");
             match &stage.work {
@@ -141,6 +177,10 @@ impl RunData {
                     let found: Vec<HeldOut> = read_list(&file).unwrap_or_default();
                     let task = section.answering.task.to_string();
                     held_out.extend(found.into_iter().map(|score| HeldOut { task: task.clone(), ..score }));
+                }
+                Work::Questions(_) => {
+                    let made: Option<QuestionsMade> = read_json(&path.join(&stage.name).join(QUESTIONS));
+                    questions.extend(made.map(|made| QuestionsMade { stage: stage.name.clone(), ..made }));
                 }
                 Work::DrawScore(_) => drawn.extend(read_list::<Drawn>(&file).unwrap_or_default()),
                 _ => {}
@@ -156,6 +196,7 @@ impl RunData {
             samples,
             scores,
             held_out,
+            questions,
             sheets,
             drawn,
         })
@@ -182,6 +223,11 @@ fn planned_stages(run: &Path) -> Vec<StagePlan> {
 
 /// A list of a kind; `None` if the file is not there or holds something else.
 fn read_list<T: for<'a> Deserialize<'a>>(path: &Path) -> Option<Vec<T>> {
+    read_json(path)
+}
+
+/// Something of a kind; `None` likewise.
+fn read_json<T: for<'a> Deserialize<'a>>(path: &Path) -> Option<T> {
     serde_json::from_str(&files::read_text(path, files::SMALL_BYTES_MAX).ok()?).ok()
 }
 

@@ -47,6 +47,7 @@ pub(super) fn of_run(data: &RunData, prices: &Prices) -> String {
     html += &samples(data);
     html += &pictures::of_sheets(&data.sheets);
     html += &pictures::of_grades(&data.drawn);
+    html += &questions(data);
     html += &held_out(data);
     html += &scores(data);
     html += &costs(data);
@@ -242,24 +243,58 @@ fn samples(data: &RunData) -> String {
 }
 
 /// What stages of kind `score` found, with the interval that 1.96 standard errors give.
+/// What became of the questions that documents gave, and what was looked for in those to be learnt.
+fn questions(data: &RunData) -> String {
+    let mut html = String::new();
+    for made in &data.questions {
+        let _ = write!(
+            html,
+            "<h2>Questions of {}</h2>\n<table><tr><th>from {} documents</th><th class=\"n\">questions</th></tr>\n",
+            escape(&made.stage),
+            made.documents
+        );
+        for (what, count) in [
+            ("put to the model", made.asked),
+            ("refused: wrong with the passage", made.wrong_with_passage),
+            ("refused: right without the passage", made.right_without_passage),
+            ("refused: shares words with a held-out one", made.overlapping),
+            ("to be learnt", made.train),
+            ("held out", made.held_out),
+        ] {
+            let _ = writeln!(html, "<tr><td>{what}</td><td class=\"n\">{count}</td></tr>");
+        }
+        let _ = write!(
+            html,
+            "</table>\n<p class=\"note\">Of {} held-out questions {} share {} words in a row with a question to be \
+             learnt; {} are too short to be looked for. The sentences of {} stand in the documents, which is where \
+             they are to be known from.</p>\n",
+            made.held_out, made.held_out_in_train, made.run_words, made.held_out_too_short, made.held_out_in_documents
+        );
+    }
+    html
+}
+
 fn held_out(data: &RunData) -> String {
     if data.held_out.is_empty() {
         return String::new();
     }
     let mut html = "<h2>Held-out items</h2>\n<div class=\"wide\"><table><tr><th>model</th><th>task</th>\
-                    <th class=\"n\">right</th><th class=\"n\">95% interval</th><th class=\"n\">answers</th></tr>\n"
+                    <th class=\"n\">right</th><th class=\"n\">95% interval</th><th class=\"n\">answers</th>\
+                    <th class=\"n\">p against the first</th></tr>\n"
         .to_string();
     for score in &data.held_out {
         let end = |sign: f64| percent((score.accuracy + sign * 1.96 * score.standard_error).clamp(0.0, 1.0));
         let _ = writeln!(
             html,
-            "<tr><td>{}</td><td>{}</td><td class=\"n\">{}</td><td class=\"n\">{} to {}</td><td class=\"n\">{}</td></tr>",
+            "<tr><td>{}</td><td>{}</td><td class=\"n\">{}</td><td class=\"n\">{} to {}</td><td class=\"n\">{}</td>\
+             <td class=\"n\">{}</td></tr>",
             escape(&score.model),
             escape(&score.task),
             percent(score.accuracy),
             end(-1.0),
             end(1.0),
-            score.answers
+            score.answers,
+            score.p.map_or("–".into(), |p| if p < 1e-4 { "&lt;0.0001".into() } else { format!("{p:.4}") })
         );
     }
     html + "</table></div>\n"
