@@ -5,8 +5,8 @@
 #     scripts/arm/test.sh --all      all tests of the kernels, on the processor with everything
 #     scripts/arm/test.sh --counts   instructions of quantised products: see scripts/arm/counts.py
 #
-# Takes the Rust target aarch64-unknown-linux-gnu, gcc-aarch64-linux-gnu and qemu-user-static (Debian's names). Where one
-# is not there it says so loudly and does nothing: 64-bit Arm is then not tested.
+# Takes the Rust target aarch64-unknown-linux-gnu, gcc-aarch64-linux-gnu and qemu-user-static (Debian's names). Where
+# one is not there it says so loudly and does nothing: 64-bit Arm is then not tested.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/../.."
 

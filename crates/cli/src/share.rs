@@ -101,8 +101,8 @@ impl Busy {
         Busy::of(&std::fs::read_to_string("/proc/stat").ok()?)
     }
 
-    /// Of `/proc/stat`: a line `cpu` of all cores, then a line `cpu0`, `cpu1`, … of each. Fields are user, nice, system,
-    /// idle, iowait, irq, softirq and steal; then guests, which are in user already.
+    /// Of `/proc/stat`: a line `cpu` of all cores, then a line `cpu0`, `cpu1`, … of each. Fields are user, nice,
+    /// system, idle, iowait, irq, softirq and steal; then guests, which are in user already.
     fn of(stat: &str) -> Option<Busy> {
         let lines = stat.lines().filter(|line| line.starts_with("cpu"));
         let fields = stat.lines().next()?.strip_prefix("cpu ")?.split_whitespace();

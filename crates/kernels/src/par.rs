@@ -189,9 +189,9 @@ unsafe impl Sync for Shared {}
 // SAFETY: nothing belongs to one thread; what `task` points to is followed only while its caller waits in `Pool::run`.
 unsafe impl Send for Shared {}
 
-/// Looks at the queue before a worker goes to sleep, and at the tasks that are done before the caller does: some 100 µs.
-/// Who waits longer waits for a thread that has no core. Its own core, free while it sleeps, is then the one that the
-/// system gives to that thread, which else may stand still for a neighbour's whole slice of some milliseconds.
+/// Looks at the queue before a worker goes to sleep, and at the tasks that are done before the caller does: some 100
+/// µs. Who waits longer waits for a thread that has no core. Its own core, free while it sleeps, is then the one that
+/// the system gives to that thread, which else may stand still for a neighbour's whole slice of some milliseconds.
 const SPINS: usize = 8192;
 
 impl TaskQueue {

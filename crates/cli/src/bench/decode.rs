@@ -104,7 +104,7 @@ pub fn decode(args: &DecodeArgs) -> Result<()> {
     Ok(())
 }
 
-/// Measures.
+/// Prefill and decoding with the arguments of `wels bench decode`, and the peer beside it.
 pub(super) fn measure(args: &DecodeArgs) -> Result<DecodeBench> {
     let begin = Instant::now();
     let made = made::config_of(&args.model)?;

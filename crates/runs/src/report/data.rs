@@ -111,7 +111,7 @@ pub struct HeldOut {
 /// What became of the questions that documents gave: the `questions.json` of a stage.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct QuestionsMade {
-    /// The stage.
+    /// By its name in the recipe, which the line of its folder does not repeat.
     #[serde(skip)]
     pub stage: String,
     /// That were read.
