@@ -76,12 +76,15 @@ const LOADED: (&str, &str) = ("dense-134m", include_str!("shapes/dense-134m.toml
 const PROMPT: u32 = 128;
 const ANSWER: u32 = 32;
 
-/// Measures.
+/// Adds a part's figures, of so many rounds, to the page.
+type Measure = fn(&mut Page, u64) -> Result<()>;
+
+/// Measures a processor: each part, then the page, and what was asked to be written or compared.
 pub fn all(args: &AllArgs) -> Result<()> {
     let other = args.compare.as_deref().map(read).transpose()?;
     let begin = Instant::now();
     let mut page = Page::of_this_machine();
-    let parts: &[(Part, fn(&mut Page, u64) -> Result<()>)] = &[
+    let parts: [(Part, Measure); 5] = [
         (Part::Gemm, products),
         (Part::Quant, quantised),
         (Part::Train, training),
@@ -89,7 +92,7 @@ pub fn all(args: &AllArgs) -> Result<()> {
         (Part::Load, loading),
     ];
     for (part, measure) in parts {
-        if args.only.is_empty() || args.only.contains(part) {
+        if args.only.is_empty() || args.only.contains(&part) {
             eprintln!("{:4.0} s: measuring {part:?}", begin.elapsed().as_secs_f64());
             measure(&mut page, args.rounds)?;
         }
