@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # The kernels' tests on 64-bit Arm, under QEMU: a processor with NEON alone, one with SDOT, one with I8MM too.
 #
-#     scripts/arm/test.sh            what CI runs: equal bits with x86, quantised products, attention, matrix products
+#     scripts/arm/test.sh            a part: equal bits with x86, quantised products, attention, matrix products
 #     scripts/arm/test.sh --all      all tests of the kernels, on the processor with everything
 #     scripts/arm/test.sh --counts   instructions of quantised products: see scripts/arm/counts.py
 #

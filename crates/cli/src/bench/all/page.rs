@@ -141,8 +141,8 @@ impl Page {
     fn in_words(&self) -> String {
         let lacking = if self.lacking.is_empty() { "nothing".into() } else { self.lacking.join(", ") };
         format!(
-            "{} threads on {} cores ({} {}); {} in use, of what kernels are written for it lacks {lacking}. At most {}FLOP/s \
-             in f32, {}OP/s on bytes, {}B/s of reading",
+            "{} threads on {} cores ({} {}); {} in use, of what kernels are written for it lacks {lacking}. At most \
+             {}FLOP/s in f32, {}OP/s on bytes, {}B/s of reading",
             self.threads,
             self.cores,
             self.system,
