@@ -187,9 +187,11 @@ pub(crate) fn write_lines<T: Serialize>(path: &Path, lines: &[T]) -> Result<()> 
     Ok(files::write_atomically(path, text.as_bytes()).map_err(RunError::io("write", path))?)
 }
 
-/// Reads JSON Lines; a line that is none ends it, with its number.
+/// Reads JSON Lines; the first line that is none ends it, with its number.
 pub(crate) fn read_lines<T: for<'a> Deserialize<'a>>(path: &Path) -> Result<Vec<T>> {
     let text = fs::read_to_string(path).map_err(RunError::io("read", path))?;
-    let line = |line: &str| serde_json::from_str(line).with_context(|| format!("{} is damaged", path.display()));
-    text.lines().map(line).collect()
+    let line = |(number, line): (usize, &str)| {
+        serde_json::from_str(line).with_context(|| format!("line {} of {} is damaged", number + 1, path.display()))
+    };
+    text.lines().enumerate().map(line).collect()
 }

@@ -160,7 +160,10 @@ fn figures_of_a_machine_are_written_and_compared() {
         let [calls, tasks] = [&waits["calls"], &waits["tasks"]].map(|number| number.as_f64().unwrap());
         assert!(calls > 10.0 && tasks >= 2.0 * calls, "{waits}");
     }
-    let beside = lab.done(&[&all[..], &["--compare", "a.json"]].concat()).stdout;
+    let auto = [&["--threads", "auto"], &all[2..], &["--compare", "a.json"]].concat();
+    let said = lab.done(&auto);
+    assert!(said.stderr.contains("cores are free, and used"), "{said:?}");
+    let beside = said.stdout;
     assert!(beside.contains(" | the other |") && beside.contains(": here "), "{beside}");
     fs::write(lab.at("b.json"), "{}").unwrap();
     let refused = lab.wels(&[&all[..], &["--compare", "b.json"]].concat());

@@ -19,6 +19,17 @@ const PAGE: &str = "<html><head><title>Paint</title><script>var no = 'a sentence
     <p>The key <code>colour</code> of an order says which paint is taken for it.</p><p>A widget that is not painted \
     has the colour <code>bare</code> in all of the lists.</p></body></html>";
 
+const MODEL: &str = r#"model_type = "llama"
+hidden_size = 32
+num_hidden_layers = 1
+intermediate_size = 48
+num_attention_heads = 2
+num_key_value_heads = 2
+rms_norm_eps = 1e-6
+max_position_embeddings = 1024
+rope_theta = 10000.0
+tie_word_embeddings = true"#;
+
 const RECIPE: &str = r#"
 [run]
 name = "NAME"
@@ -33,16 +44,7 @@ sources = ["documents/*"]
 sequence_length = 32
 
 [model]
-model_type = "llama"
-hidden_size = 32
-num_hidden_layers = 1
-intermediate_size = 48
-num_attention_heads = 2
-num_key_value_heads = 2
-rms_norm_eps = 1e-6
-max_position_embeddings = 1024
-rope_theta = 10000.0
-tie_word_embeddings = true
+MODEL
 
 [[stage]]
 name = "read"
@@ -55,16 +57,7 @@ learning_rate = 1e-3
 checkpoint_every = 5
 
 [stage.model]
-model_type = "llama"
-hidden_size = 32
-num_hidden_layers = 1
-intermediate_size = 48
-num_attention_heads = 2
-num_key_value_heads = 2
-rms_norm_eps = 1e-6
-max_position_embeddings = 1024
-rope_theta = 10000.0
-tie_word_embeddings = true
+MODEL
 
 [[stage]]
 name = "questions"
@@ -126,7 +119,7 @@ fn lab() -> Lab {
 
 /// Writes the recipe; `changes` replaces pieces of it.
 fn recipe(lab: &Lab, name: &str, changes: &[(&str, &str)]) -> String {
-    let mut text = RECIPE.replace("NAME", name);
+    let mut text = RECIPE.replace("MODEL", MODEL).replace("NAME", name);
     for (from, to) in changes {
         assert!(text.contains(from), "the recipe does not hold {from}");
         text = text.replace(from, to);
@@ -194,7 +187,8 @@ fn questions_are_the_same_on_two_ranks_and_behind_kills() {
     for stage in ["read", "questions", "taught"] {
         let mut child = lab.start(&["run", &file, "--ranks", "2"]);
         let folder = lab.at(&format!("runs/two/{stage}"));
-        wait_until(&mut child, || fs::read_dir(&folder).is_ok_and(|entries| entries.count() > 0));
+        let begun = wait_until(&mut child, || fs::read_dir(&folder).is_ok_and(|entries| entries.count() > 0));
+        assert!(begun, "the run was over before {stage} was killed");
         child.kill().unwrap();
         child.wait().unwrap();
     }
@@ -231,7 +225,7 @@ fn what_gives_no_questions_is_refused_in_words() {
         (&[("kind = \"pretrain\"", "kind = \"sft\"")], "are learnt by kind = \"pretrain\""),
     ];
     for (n, (changes, expected)) in cases.into_iter().enumerate() {
-        let mut text = format!("{first}{reads}\n\n{asks}\n").replace("NAME", &format!("w{n}"));
+        let mut text = format!("{first}{reads}\n\n{asks}\n").replace("MODEL", MODEL).replace("NAME", &format!("w{n}"));
         text = text.replace("epochs = 3", "epochs = 1");
         for (from, to) in changes {
             assert!(text.contains(from), "the recipe does not hold {from}");

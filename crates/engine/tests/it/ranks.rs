@@ -114,6 +114,11 @@ fn chosen_keys_answer_as_on_one_rank() {
 }
 
 #[test]
+fn compressed_keys_answer_as_on_one_rank() {
+    answers_are_those_of_one_rank(&models::compressed(), CacheLayout::Expanded);
+}
+
+#[test]
 fn a_rank_has_its_share_of_the_weights() {
     let base = v2_lite();
     let moe = base.moe.clone().map(|moe| wels_model::config::MoeConfig { expert_intermediate: 96, experts: 16, ..moe });

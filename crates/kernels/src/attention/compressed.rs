@@ -151,17 +151,10 @@ fn spans_of(spans: &[Span]) -> Vec<usize> {
 }
 
 /// The keys of one query.
-struct Keys<'a> {
-    keys: Vec<&'a [f32]>,
-}
-
-impl<'a> Keys<'a> {
-    fn of(of: &Compressed, span: &Span, operands: &Operands<'a>, query: usize) -> Self {
-        let rows = of.rows(span, query).map(|row| &operands.rows[row * of.dim..][..of.dim]);
-        let entries =
-            of.entries(span, operands.chosen, query).map(|entry| &operands.entries[entry * of.dim..][..of.dim]);
-        Keys { keys: rows.chain(entries).collect() }
-    }
+fn keys_of<'a>(of: &Compressed, span: &Span, operands: &Operands<'a>, query: usize) -> Vec<&'a [f32]> {
+    let rows = of.rows(span, query).map(|row| &operands.rows[row * of.dim..][..of.dim]);
+    let entries = of.entries(span, operands.chosen, query).map(|entry| &operands.entries[entry * of.dim..][..of.dim]);
+    rows.chain(entries).collect()
 }
 
 /// `out[T, H·d]`, and `stats[T, H·2]`: of each query and head the maximum and 1/sum.
@@ -172,14 +165,14 @@ pub fn forward(of: Compressed, spans: &[Span], operands: Operands, out: &mut [f3
     assert_eq!((out.len(), stats.len()), (operands.q.len(), tokens * of.heads * 2), "out and stats");
     let (stats, which) = (SharedMut::new(stats), spans_of(spans));
     par::chunks_mut(out, width, |t, out| {
-        let keys = Keys::of(&of, &spans[which[t]], &operands, t);
-        let (keys, q, sinks) = (&keys, &operands.q[t * width..][..width], operands.sinks);
+        let keys = keys_of(&of, &spans[which[t]], &operands, t);
+        let (keys, q, sinks) = (&keys[..], &operands.q[t * width..][..width], operands.sinks);
         // SAFETY: each query is one task's.
         let stats = unsafe { stats.slice(t * of.heads * 2, of.heads * 2) };
         // SAFETY: q and out have H rows of d numbers, as many as there are sinks and pairs of stats; keys have d.
         unsafe {
             crate::lanes::dispatch!(attend(
-                of: Compressed, keys: &Keys, q: &[f32], sinks: &[f32], out: &mut [f32], stats: &mut [f32]
+                of: Compressed, keys: &[&[f32]], q: &[f32], sinks: &[f32], out: &mut [f32], stats: &mut [f32]
             ))
         };
     });
@@ -189,12 +182,19 @@ pub fn forward(of: Compressed, spans: &[Span], operands: Operands, out: &mut [f3
 /// The machine has the instruction set of `L`; q and out have `of.heads` rows of `of.dim` numbers, keys as many
 /// numbers, sinks and stats one and two numbers a head.
 #[inline(always)]
-unsafe fn attend<L: Lanes>(of: Compressed, keys: &Keys, q: &[f32], sinks: &[f32], out: &mut [f32], stats: &mut [f32]) {
-    let mut weights = vec![0.0; keys.keys.len()];
+unsafe fn attend<L: Lanes>(
+    of: Compressed,
+    keys: &[&[f32]],
+    q: &[f32],
+    sinks: &[f32],
+    out: &mut [f32],
+    stats: &mut [f32],
+) {
+    let mut weights = vec![0.0; keys.len()];
     let heads = q.chunks_exact(of.dim).zip(out.chunks_exact_mut(of.dim));
     for ((q, out), (sink, stats)) in heads.zip(sinks.iter().zip(stats.as_chunks_mut::<2>().0)) {
         let mut max = *sink;
-        for (weight, key) in weights.iter_mut().zip(&keys.keys) {
+        for (weight, key) in weights.iter_mut().zip(keys) {
             // SAFETY: query and key have `dim` numbers; instructions by this function's contract.
             *weight = unsafe { dot::<L>(q, key) } * of.scale;
             max = if *weight > max { *weight } else { max };
@@ -209,7 +209,7 @@ unsafe fn attend<L: Lanes>(of: Compressed, keys: &Keys, q: &[f32], sinks: &[f32]
         unsafe {
             spans!(out.len(), |s| {
                 let mut sum = L::splat(0.0);
-                for (weight, key) in weights.iter().zip(&keys.keys) {
+                for (weight, key) in weights.iter().zip(keys) {
                     sum = L::splat(*weight).fma(s.load(key), sum);
                 }
                 s.store(sum.mul(L::splat(inverse)), out);
@@ -283,8 +283,8 @@ impl<'a> Block<'a> {
         let (width, products) = (of.heads * of.dim, SharedMut::new(products));
         par::chunks_mut(dq, width, |i, dq| {
             let t = self.queries.start + i;
-            let keys = &Keys::of(self.of, self.span, operands, t);
-            let len = keys.keys.len() * of.heads * 2;
+            let keys = &keys_of(self.of, self.span, operands, t)[..];
+            let len = keys.len() * of.heads * 2;
             // SAFETY: each query is one task's.
             let products = unsafe { products.slice(self.starts[i] * of.heads * 2, len) };
             let [q, out, d_out] = [operands.q, given.out, given.d_out].map(|x| &x[t * width..][..width]);
@@ -360,7 +360,7 @@ impl<'a> Block<'a> {
 
 struct Query<'a> {
     of: Compressed,
-    keys: &'a Keys<'a>,
+    keys: &'a [&'a [f32]],
     q: &'a [f32],
     out: &'a [f32],
     d_out: &'a [f32],
@@ -373,7 +373,7 @@ struct Query<'a> {
 #[inline(always)]
 unsafe fn query_backward<L: Lanes>(query: &Query, products: &mut [f32], dq: &mut [f32]) {
     let Query { of, keys, q, out, d_out, stats } = *query;
-    for (head, products) in products.chunks_exact_mut(2 * keys.keys.len()).enumerate() {
+    for (head, products) in products.chunks_exact_mut(2 * keys.len()).enumerate() {
         let row = head * of.dim..(head + 1) * of.dim;
         let (q, out, d_out) = (&q[row.clone()], &out[row.clone()], &d_out[row.clone()]);
         let (max, inverse) = (stats[2 * head], stats[2 * head + 1]);
@@ -381,14 +381,14 @@ unsafe fn query_backward<L: Lanes>(query: &Query, products: &mut [f32], dq: &mut
         // SAFETY: all rows have `dim` numbers; instructions by this function's contract.
         unsafe {
             let delta = dot::<L>(d_out, out);
-            for (pair, key) in pairs.iter_mut().zip(&keys.keys) {
+            for (pair, key) in pairs.iter_mut().zip(keys) {
                 let p = scalar::exp(dot::<L>(q, key) * of.scale - max) * inverse;
                 *pair = [p, p * (dot::<L>(d_out, key) - delta) * of.scale];
             }
             let dq = &mut dq[row];
             spans!(dq.len(), |s| {
                 let mut sum = L::splat(0.0);
-                for ([_, ds], key) in pairs.iter().zip(&keys.keys) {
+                for ([_, ds], key) in pairs.iter().zip(keys) {
                     sum = L::splat(*ds).fma(s.load(key), sum);
                 }
                 s.store(sum, dq);

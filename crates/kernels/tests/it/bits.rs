@@ -48,10 +48,10 @@ fn from_the_table(sums: &mut Sums) {
     table::each(Size::Small, &mut |case: Case| {
         let mut outputs = case.outputs.clone();
         (case.kernel)(&case.inputs, &mut outputs);
-        let name = case.name.trim_end_matches(|c: char| c.is_ascii_digit() || c == '×');
-        let name = name.split([',', '/']).next().unwrap_or(name);
-        let name = name.trim_end_matches(|c: char| c.is_ascii_digit() || "× of".contains(c));
-        outputs.iter().for_each(|output| sums.add(name, output));
+        // Without sizes: what is the kernel's own.
+        let words = case.name.split_whitespace().map(|word| word.trim_end_matches([',', ':']));
+        let name: Vec<&str> = words.filter(|word| !word.contains(|c: char| c.is_ascii_digit())).collect();
+        outputs.iter().for_each(|output| sums.add(&name.join(" "), output));
     });
 }
 

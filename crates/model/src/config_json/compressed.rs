@@ -8,6 +8,7 @@
 use serde_json::{Map, Value, json};
 
 use super::keys::Keys;
+use super::read::limit;
 use super::rope;
 use crate::config::{Attention, ConfigError, Entries, Indexer, ModelConfig, Note, RopeConfig, Streams};
 use crate::family::Defaults;
@@ -16,10 +17,6 @@ const SLIDING: &str = "sliding_attention";
 const CHOSEN: &str = "compressed_sparse_attention";
 const ALL: &str = "heavily_compressed_attention";
 
-const MAX_HEADS: usize = 1 << 14;
-const MAX_WIDTH: usize = 1 << 20;
-const MAX_HEAD: usize = 1 << 12;
-const MAX_POSITIONS: usize = 1 << 28;
 /// The most tokens of an entry.
 const MAX_RATE: usize = 1 << 16;
 const MAX_STREAMS: usize = 8;
@@ -42,26 +39,26 @@ pub fn read(
     max_positions: usize,
     defaults: &Defaults,
 ) -> Result<Compressed, ConfigError> {
-    let heads = keys.size("num_attention_heads", Some(defaults.heads), MAX_HEADS)?;
-    if keys.size("num_key_value_heads", Some(1), MAX_HEADS)? != 1 {
+    let heads = keys.size("num_attention_heads", Some(defaults.heads), limit::HEADS)?;
+    if keys.size("num_key_value_heads", Some(1), limit::HEADS)? != 1 {
         return Err(keys.unsupported("num_key_value_heads", "one row of numbers is key and value of all heads"));
     }
     if keys.flag("attention_bias", false)? {
         return Err(keys.unsupported("attention_bias", "this family has no biases"));
     }
-    let head_dim = keys.size("head_dim", Some(512), MAX_HEAD)?;
+    let head_dim = keys.size("head_dim", Some(512), limit::HEAD_DIM)?;
     let rope_dim = read_rope_dim(keys, head_dim)?;
-    let groups = keys.size("o_groups", Some(8), MAX_HEADS)?;
+    let groups = keys.size("o_groups", Some(8), limit::HEADS)?;
     if !heads.is_multiple_of(groups) {
         let why = "groups have equally many heads";
         return Err(keys.contradiction("o_groups", groups, "num_attention_heads", heads, why));
     }
     let entries = read_entries(keys, layers)?;
-    let window = keys.size("sliding_window", Some(128), MAX_POSITIONS)?;
+    let window = keys.size("sliding_window", Some(128), limit::POSITIONS)?;
     let indexer = Indexer {
-        heads: keys.size("index_n_heads", Some(64), MAX_HEADS)?,
-        dim: keys.size("index_head_dim", Some(128), MAX_HEAD)?,
-        top_k: keys.size("index_topk", Some(512), MAX_POSITIONS)?,
+        heads: keys.size("index_n_heads", Some(64), limit::HEADS)?,
+        dim: keys.size("index_head_dim", Some(128), limit::HEAD_DIM)?,
+        top_k: keys.size("index_topk", Some(512), limit::POSITIONS)?,
     };
     if indexer.dim < rope_dim {
         let why = "a part of each index head rotates as a head's does";
@@ -77,11 +74,11 @@ pub fn read(
     let chosen = entries.iter().any(|entries| matches!(entries, Entries::Chosen { .. }));
     let attention = Attention::Compressed {
         heads,
-        q_lora_rank: keys.size("q_lora_rank", Some(1024), MAX_WIDTH)?,
+        q_lora_rank: keys.size("q_lora_rank", Some(1024), limit::HIDDEN)?,
         head_dim,
         rope_dim,
         groups,
-        o_lora_rank: keys.size("o_lora_rank", Some(1024), MAX_WIDTH)?,
+        o_lora_rank: keys.size("o_lora_rank", Some(1024), limit::HIDDEN)?,
         window,
         entries,
     };
@@ -95,7 +92,7 @@ fn read_rope_dim(keys: &mut Keys, head_dim: usize) -> Result<usize, ConfigError>
     let part = keys.real(PARTIAL, Some(64.0 / 512.0), 0.0, 1.0)?;
     // Rounded towards zero, as `transformers` does.
     let of_part = (head_dim as f64 * part) as usize;
-    let rope_dim = keys.size("qk_rope_head_dim", Some(of_part.max(1)), MAX_HEAD)?;
+    let rope_dim = keys.size("qk_rope_head_dim", Some(of_part.max(1)), limit::HEAD_DIM)?;
     if keys.has(PARTIAL) && rope_dim != of_part {
         return Err(keys.contradiction(PARTIAL, part, "qk_rope_head_dim", rope_dim, "they say the same thing twice"));
     }
@@ -179,7 +176,7 @@ pub fn read_table_layers(keys: &mut Keys, layers: usize) -> Result<usize, Config
 /// MTP layers are not read: `transformers` has none of this family either.
 fn read_mtp(keys: &mut Keys) -> Result<(), ConfigError> {
     let depth = keys.integer("num_nextn_predict_layers", Some(0), 0, 16)?;
-    if depth > 1 {
+    if depth > 0 {
         let text = format!("config.json: `num_nextn_predict_layers` = {depth}: MTP layers of this family are not read");
         keys.notes.push(Note(text));
     }

@@ -13,7 +13,7 @@ use crate::family::{AttentionKeys, Biases, CapKeys, Defaults, ExpertKeys, Gating
 use crate::names;
 
 /// Limits that keep every product of sizes within 64 bits and every list within memory.
-mod limit {
+pub(super) mod limit {
     pub const HIDDEN: usize = 1 << 20;
     pub const INTERMEDIATE: usize = 1 << 22;
     pub const VOCAB: usize = 1 << 24;

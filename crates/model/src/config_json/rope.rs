@@ -167,9 +167,8 @@ pub fn read_compressed(keys: &mut Keys, max_positions: usize, sliding: Vec<bool>
     {
         *table_scale = 1.0;
     }
-    let layers = sliding;
-    let local = LocalRope { base: main.map_or(theta, |main| main.base), layers };
-    let local = local.layers.contains(&true).then_some(local);
+    let base_of_others = main.map_or(theta, |main| main.base);
+    let local = sliding.contains(&true).then_some(LocalRope { base: base_of_others, layers: sliding });
     Ok(RopeConfig { base, scaling, layout: RopeLayout::Interleaved, max_positions, local })
 }
 

@@ -9,7 +9,7 @@
 //! With pages (`crate::paged`) the keys are appended to them, and queries choose among all of them, to the same bits.
 
 use super::attention::Parts;
-use crate::tape::{Graph, Var};
+use crate::tape::{Backward, Graph, Var};
 use std::sync::Arc;
 use wels_device::{AttentionShape, Chosen, Device, IndexOperands, Indexer, ScoreGradients, SparseAttention, Tensor};
 
@@ -74,24 +74,28 @@ pub(super) struct Learning {
 impl Learning {
     /// The same variable, whose backward part is also the indexer's.
     pub fn record(self, g: &mut Graph, out: Var) -> Var {
-        let (d_out, factor) = (out.gradient(), g.context.indexer_coefficient);
+        let factor = g.context.indexer_coefficient;
         let Learning { choice: Choice { chosen, of, q, w, k }, scores } = self;
-        g.record("index_loss", out.into_value(), move |back, d| {
-            let mut gradients = [&q, &w, &k].map(|x| back.like(x.gradient()));
-            let operands = IndexOperands { q: &q, w: &w, k: &k };
+        and_back(g, out, [q, w, k], move |back, operands, gradients| {
             let starts = &back.context.sequences.starts;
-            sparse(back.device()).index_backward(
-                of,
-                &chosen,
-                starts,
-                (&scores, factor),
-                operands,
-                gradients.each_mut(),
-            );
-            for (x, gradient) in [&q, &w, &k].into_iter().zip(gradients) {
-                back.give(x.gradient(), gradient);
-            }
-            back.give(d_out, d);
+            sparse(back.device()).index_backward(of, &chosen, starts, (&scores, factor), operands, gradients);
         })
     }
+}
+
+/// The same variable; when its gradient goes back, so do those of what an indexer chose by, which `write` sets.
+pub(super) fn and_back(
+    g: &mut Graph,
+    out: Var,
+    by: [Var; 3],
+    write: impl FnOnce(&Backward, IndexOperands, [&mut Tensor; 3]) + 'static,
+) -> Var {
+    let d_out = out.gradient();
+    g.record("index_loss", out.into_value(), move |back, d| {
+        let mut gradients = by.each_ref().map(|x| back.like(x.gradient()));
+        let [q, w, k] = &by;
+        write(back, IndexOperands { q, w, k }, gradients.each_mut());
+        by.iter().zip(gradients).for_each(|(x, gradient)| back.give(x.gradient(), gradient));
+        back.give(d_out, d);
+    })
 }

@@ -8,6 +8,7 @@
 //!
 //! With pages (`crate::paged`) rows, what entries are made of and entries lie in the pages of their tokens.
 
+use super::choose::and_back;
 use super::streams::compressed;
 use crate::params::Weight;
 use crate::tape::{Graph, Var};
@@ -129,15 +130,11 @@ impl Learning {
 
     /// The same variable, whose backward part is also the indexer's.
     fn record(self, g: &mut Graph, out: Var) -> Var {
-        let (d_out, factor) = (out.gradient(), g.context.indexer_coefficient);
+        let factor = g.context.indexer_coefficient;
         let Learning { chosen, of, by, spans, scores } = self;
-        g.record("index_loss", out.into_value(), move |back, d| {
-            let mut gradients = by.each_ref().map(|x| back.like(x.gradient()));
-            let operands = IndexOperands { q: &by[0], w: &by[1], k: &by[2] };
-            let (device, scores) = (compressed(back.device()), (&scores, factor));
-            device.choose_entries_backward(of, &chosen, &spans, scores, operands, gradients.each_mut());
-            by.iter().zip(gradients).for_each(|(x, gradient)| back.give(x.gradient(), gradient));
-            back.give(d_out, d);
+        and_back(g, out, by, move |back, operands, gradients| {
+            let scores = (&scores, factor);
+            compressed(back.device()).choose_entries_backward(of, &chosen, &spans, scores, operands, gradients);
         })
     }
 }

@@ -141,9 +141,7 @@ impl Examples {
         let assumption = format!("{each} right answers of {tokens} tokens to each prompt");
         Examples { count: (section.prompts as f64 * each) as u64, tokens, assumption: Some(assumption) }
     }
-}
 
-impl Examples {
     /// Of questions that are put to a model those that it keeps, where half is assumed, in this share of them.
     fn kept(self, share: f64) -> Examples {
         let assumption = "half of the questions kept".to_string();

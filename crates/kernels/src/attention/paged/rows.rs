@@ -29,7 +29,7 @@ impl RowLayout {
     /// The page of a sequence that has a row, and where in it the row begins.
     pub fn place(&self, row: usize) -> (usize, usize) {
         let last = (row + 1) * self.every - 1;
-        (last / PAGE, self.offset + (last % PAGE / self.every).min((PAGE / self.every).max(1) - 1) * self.width)
+        (last / PAGE, self.offset + last % PAGE / self.every * self.width)
     }
 
     fn check(&self) {
