@@ -58,8 +58,8 @@ impl Candidate {
         let id = if open { self.id.clone() } else { format!("{}-without", self.id) };
         Item {
             id,
-            prompt: Prompt::Messages(cloze.messages(open)),
-            reference: Reference::Text(cloze.answer().to_owned()),
+            prompt: Prompt::Text(cloze.beginning(open)),
+            reference: Reference::Begins(cloze.answer().to_owned()),
         }
     }
 }
@@ -77,7 +77,7 @@ pub(crate) struct Kept {
 impl From<&Candidate> for Kept {
     fn from(it: &Candidate) -> Kept {
         let cloze = it.cloze();
-        let (messages, answer) = (cloze.messages(false), cloze.answer().to_owned());
+        let (messages, answer) = (cloze.messages(), cloze.answer().to_owned());
         Kept { id: it.id.clone(), messages, answer, source: it.source.clone(), passage: cloze.passage }
     }
 }
@@ -121,7 +121,7 @@ fn stem(source: &str) -> &str {
 /// How many questions the documents of a recipe will give, and texts of some, for its plan.
 pub(crate) fn expected(recipe: &Recipe, of: &Questions, texts: usize) -> Result<(u64, Vec<Vec<Message>>)> {
     let (found, _) = candidates(&recipe.data, of.most)?;
-    Ok((found.len() as u64, found.iter().take(texts).map(|it| it.cloze().messages(false)).collect()))
+    Ok((found.len() as u64, found.iter().take(texts).map(|it| it.cloze().messages()).collect()))
 }
 
 /// What the model of the stage is asked: all candidates with their passages, and behind them, if the recipe wants to

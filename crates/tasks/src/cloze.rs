@@ -13,6 +13,8 @@ use wels_data::Message;
 
 /// Words of a sentence that is asked about.
 const WORDS: std::ops::RangeInclusive<usize> = 8..=45;
+/// Words of the sentence before what is asked for, enough to tell which sentence it is.
+const WORDS_BEFORE: usize = 3;
 /// Questions of one sentence.
 const SPANS_MAX: usize = 2;
 /// Characters of an answer.
@@ -54,16 +56,19 @@ impl Cloze {
         format!("{}: {before}{BLANK}{behind}", self.heading)
     }
 
-    /// The question as a chat, behind one about something else that shows the form of an answer; `open` shows the
-    /// passage too.
-    pub fn messages(&self, open: bool) -> Vec<Message> {
+    /// The question as a chat, behind one about something else that shows the form of an answer.
+    pub fn messages(&self) -> Vec<Message> {
         let asked = |question: &str| format!("{ASKS} {question}");
-        let question = match open {
-            true => format!("{}\n\n{}", self.passage, asked(&self.question())),
-            false => asked(&self.question()),
-        };
+        let question = asked(&self.question());
         let (example, answer) = EXAMPLE;
         vec![Message::new("user", &asked(example)), Message::new("assistant", answer), Message::new("user", &question)]
+    }
+
+    /// The sentence up to the blank, to be gone on with, which a small model does without being taught to; `open` shows
+    /// the passage before it.
+    pub fn beginning(&self, open: bool) -> String {
+        let sentence = format!("{}: {}", self.heading, self.sentence[..self.blank.start].trim_end());
+        if open { format!("{}\n\n{sentence}", self.passage) } else { sentence }
     }
 }
 
@@ -75,8 +80,7 @@ pub fn clozes(name: &str, document: &str) -> Vec<Cloze> {
             if !WORDS.contains(&sentence.split_whitespace().count()) {
                 continue;
             }
-            let spans =
-                spans(sentence).into_iter().filter(|span| is_asked_for(&sentence[span.clone()], sentence, &heading));
+            let spans = spans(sentence).into_iter().filter(|span| is_asked_for(span, sentence, &heading));
             for blank in spans.take(SPANS_MAX) {
                 let passage = passage(&sentences, at);
                 found.push(Cloze { heading: heading.clone(), passage, sentence: sentence.clone(), blank });
@@ -86,10 +90,13 @@ pub fn clozes(name: &str, document: &str) -> Vec<Cloze> {
     found
 }
 
-/// Whether the sentence has the answer once, and the heading does not give it away.
-fn is_asked_for(answer: &str, sentence: &str, heading: &str) -> bool {
+/// Whether the sentence has the answer once, behind some of its words, and the heading does not give it away.
+fn is_asked_for(span: &Range<usize>, sentence: &str, heading: &str) -> bool {
+    let answer = &sentence[span.clone()];
     let lower = answer.to_lowercase();
-    ANSWER_CHARS.contains(&answer.chars().count())
+    let words_before = sentence[..span.start].split_whitespace().filter(|word| word.contains(char::is_alphanumeric));
+    words_before.count() >= WORDS_BEFORE
+        && ANSWER_CHARS.contains(&answer.chars().count())
         && sentence.to_lowercase().matches(&lower).count() == 1
         && !heading.to_lowercase().contains(&lower)
 }
@@ -303,9 +310,10 @@ mod tests {
     fn the_passage_has_the_answer_and_the_question_alone_has_not() {
         for cloze in clozes("manual", MANUAL) {
             assert!(cloze.passage.contains(&cloze.sentence));
-            let shown = |open| cloze.messages(open).last().unwrap().content.as_str().unwrap().to_owned();
+            let shown = |open| cloze.beginning(open);
             assert!(shown(true).contains(cloze.answer()) && !shown(false).contains(cloze.answer()), "{cloze:?}");
-            assert!(shown(true).ends_with(&shown(false)));
+            assert!(shown(true).ends_with(&shown(false)) && cloze.question().starts_with(&shown(false)));
+            assert!(!cloze.messages().last().unwrap().content.as_str().unwrap().contains(cloze.answer()));
         }
     }
 

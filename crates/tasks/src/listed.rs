@@ -69,6 +69,7 @@ pub fn check(reference: &Reference, answer: &str) -> Option<Reason> {
         Reference::Number(expected) => check_number(answer, expected),
         Reference::Maths(expected) => maths::check(expected, answer),
         Reference::Text(expected) | Reference::Found { answer: expected, .. } => check_text(answer, expected),
+        Reference::Begins(expected) => check_beginning(answer, expected),
         Reference::Choice { choices, correct } => match chosen(choices, answer) {
             Some(choice) if choice == *correct => Reason::Right,
             Some(choice) => Reason::Wrong(format!("{} is not {}", letter(choice), letter(*correct))),
@@ -83,6 +84,15 @@ pub(crate) fn check_text(answer: &str, expected: &str) -> Reason {
     match folded(expected) == folded(answer) {
         true => Reason::Right,
         false => Reason::Wrong(format!("it is not {expected}")),
+    }
+}
+
+/// Whether `answer` begins with the words of `expected`, and no word of it goes on behind them.
+fn check_beginning(answer: &str, expected: &str) -> Reason {
+    let (answer, expected) = (folded(answer), folded(expected));
+    match answer.strip_prefix(&expected).map(|rest| rest.starts_with(|c: char| c.is_alphanumeric() || c == '_')) {
+        Some(false) => Reason::Right,
+        _ => Reason::Wrong(format!("it does not begin with {expected}")),
     }
 }
 
@@ -130,6 +140,17 @@ fn program(before: &str, entry: &str, answer: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_beginning_is_of_whole_words() {
+        let right = |answer| matches!(check_beginning(answer, "Reader::new"), Reason::Right);
+        assert!(
+            [" reader::new` is called", "Reader::new", "Reader::new(x)", "reader::new. Then"]
+                .iter()
+                .all(|it| right(it))
+        );
+        assert!(["", "Reader", "Reader::newest", "Reader::new_one", "a Reader::new"].iter().all(|it| !right(it)));
+    }
 
     #[test]
     fn choices_are_recognised() {

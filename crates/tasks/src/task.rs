@@ -100,6 +100,8 @@ pub enum Reference {
     Maths(String),
     /// Words, compared without regard to case, white space and a full stop.
     Text(String),
+    /// Words that the answer begins with, compared as [`Reference::Text`]: of a text that is gone on with.
+    Begins(String),
     /// One of several choices.
     Choice {
         /// Their texts, in the order of the letters A, B, ….

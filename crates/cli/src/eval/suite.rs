@@ -360,7 +360,10 @@ fn expected(reference: &Reference) -> Option<String> {
     match reference {
         Reference::Choice { correct, .. } => Some(letter(*correct).to_string()),
         Reference::Number(number) => Some(number.to_string()),
-        Reference::Maths(answer) | Reference::Text(answer) | Reference::Found { answer, .. } => Some(answer.clone()),
+        Reference::Maths(answer)
+        | Reference::Text(answer)
+        | Reference::Begins(answer)
+        | Reference::Found { answer, .. } => Some(answer.clone()),
         Reference::Expression { .. } | Reference::Code { .. } | Reference::Record(_) => None,
     }
 }

@@ -150,7 +150,7 @@ fn spans_of(spans: &[Span]) -> Vec<usize> {
     spans.iter().enumerate().flat_map(|(i, span)| std::iter::repeat_n(i, span.queries.len())).collect()
 }
 
-/// The keys of one query.
+/// The rows that a query sees, then the entries.
 fn keys_of<'a>(of: &Compressed, span: &Span, operands: &Operands<'a>, query: usize) -> Vec<&'a [f32]> {
     let rows = of.rows(span, query).map(|row| &operands.rows[row * of.dim..][..of.dim]);
     let entries = of.entries(span, operands.chosen, query).map(|entry| &operands.entries[entry * of.dim..][..of.dim]);
