@@ -23,7 +23,7 @@ use crate::learner::{Learner, Learns};
 use crate::rank::Rank;
 use crate::session::Session;
 use crate::start::config_for;
-use crate::task;
+use crate::task::{self, RecordFolder};
 use crate::teacher::TeacherModel;
 use crate::training::{Position, Stage, Trained, Training};
 use crate::words::short;
@@ -111,7 +111,7 @@ impl<'a> Correction<'a> {
         };
         let trainer = Learner::begin(rank, learns, prompter.tokenizer, latest)?;
         let options = options(stage, section, trainer.model().config());
-        let task = task::task(answering, Split::Train, rank.programs)?;
+        let task = task::task(answering, Split::Train, rank.programs, Some(&RecordFolder::of(rank, &stage.name)))?;
         Ok(Correction { trainer, teacher, task, prompter, options, seed: rank.run.recipe().run.seed })
     }
 }

@@ -42,6 +42,8 @@ mod doctor;
 
 mod environments;
 
+mod remote;
+
 mod teacher;
 
 mod samples;

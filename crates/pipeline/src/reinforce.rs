@@ -29,7 +29,7 @@ use crate::learner::{Learner, Learns};
 use crate::rank::Rank;
 use crate::session::Session;
 use crate::start::config_for;
-use crate::task;
+use crate::task::{self, RecordFolder};
 use crate::training::{Position, Stage, Trained, Training};
 use crate::words::short;
 
@@ -141,7 +141,7 @@ impl<'a> Reinforcement<'a> {
             .for_each(|line| _ = doctor.look(&recalled(line)));
         Ok(Reinforcement {
             trainer,
-            task: task::task(answering, Split::Train, rank.programs)?,
+            task: task::task(answering, Split::Train, rank.programs, Some(&RecordFolder::of(rank, &stage.name)))?,
             prompter,
             options,
             reference,

@@ -35,7 +35,7 @@ use crate::rank::{Command, Rank};
 use crate::refusal::refuse;
 use crate::session::{GENERATE, Session, Spending};
 use crate::start::{check_tokenizer, model_of};
-use crate::task;
+use crate::task::{self, RecordFolder};
 
 const STREAM_SAMPLES: u64 = 0x7361_6d70;
 const STREAM_SCORE: u64 = 0x7363_6f72;
@@ -96,7 +96,7 @@ impl<'a> Answerer<'a> {
             model: Arc::new(Model::new(config, context)),
             params,
             prompter: Prompter { tokenizer, template },
-            task: task::task(answering, split, rank.programs)?,
+            task: task::task(answering, split, rank.programs, Some(&RecordFolder::of(rank, &stage.name)))?,
             split,
             seed,
             key: Key { seed, stream },

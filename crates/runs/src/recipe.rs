@@ -22,7 +22,7 @@ pub use wels_model::schedule::Decay;
 
 use crate::files;
 
-pub use lora::Lora;
+pub use lora::{Base, Lora};
 pub use model::{JANUS_PLACE, ModelSection};
 use named::{Folder, joined};
 pub use named::{HUB, Use};
@@ -36,7 +36,7 @@ pub use reader::{Place, RecipeError};
 pub use shared::{AdvantageScale, LossMean, Optimization, PolicyObjective};
 pub use stages::{
     Answering, Answers, DEMONSTRATIONS, Distil, DivergenceWay, OverlongRule, OwnAnswers, Rl, Rollouts, SampleAndFilter,
-    Score, StageSection, Start, Supervised, TRACES, TaskName,
+    Score, StageSection, Start, Supervised, TRACES, TaskAddress, TaskName,
 };
 pub use work::Work;
 
