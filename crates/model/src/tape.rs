@@ -482,11 +482,6 @@ impl<'a> Backward<'a> {
         self.context.params.of(weight)
     }
 
-    /// A parameter, however it is stored.
-    pub fn stored(&self, weight: Weight) -> WeightRef<'a> {
-        self.context.params.stored(weight)
-    }
-
     /// The same in f32, however it is stored: of one that is packed, brought back for as long as it is held.
     pub fn unpacked(&self, weight: Weight) -> Tensor {
         match self.context.params.stored(weight) {

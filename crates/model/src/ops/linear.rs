@@ -33,7 +33,7 @@ pub fn linears<const N: usize>(g: &mut Graph, precision: Precision, x: &Var, wei
         let (device, sequences) = (back.device(), back.sequences());
         let (weights, dys): (Vec<Weight>, Vec<Tensor>) =
             weights.into_iter().zip(dys).filter_map(|(w, dy)| Some((w, dy?))).unzip();
-        let terms: Vec<_> = dys.iter().zip(weights.iter().map(|w| back.stored(*w))).rev().collect();
+        let terms: Vec<_> = dys.iter().zip(weights.iter().map(|w| back.context.params.stored(*w))).rev().collect();
         back.accumulate(x.gradient(), |dx, start| device.linear_dx(precision, &terms, (dx, start)));
         back.parameters(&weights, |dws| {
             let mut gradients: Vec<_> = dys.iter().zip(dws).collect();

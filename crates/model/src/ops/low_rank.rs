@@ -83,12 +83,12 @@ fn learnt(g: &mut Graph, precision: Precision, x: &Var, y: Var, LowRank { a, b, 
             device.linear_dw(precision, &h, &sequences.starts, &mut [(&d, (db, start))]);
         });
         let mut dh = back.tensor_of(h.dtype(), h.rows(), h.cols());
-        device.linear_dx(precision, &[(&d, back.stored(b))], (&mut dh, Start::Zero));
+        device.linear_dx(precision, &[(&d, back.context.params.stored(b))], (&mut dh, Start::Zero));
         device.scale(&mut dh, scale);
         back.parameter(a, |da, start| {
             device.linear_dw(precision, &x, &sequences.starts, &mut [(&dh, (da, start))]);
         });
-        let weight = back.stored(a);
+        let weight = back.context.params.stored(a);
         back.accumulate(x.gradient(), |dx, start| device.linear_dx(precision, &[(&dh, weight)], (dx, start)));
         back.give(dy, d);
     })
