@@ -26,20 +26,20 @@ impl Head for Cpu {
         gradients: Option<HeadGradients>,
     ) {
         let (d, logp) = (x.cols(), slice_mut(logp));
-        let w = match w {
-            WeightRef::Plain(w) => w,
+        let (w, v) = match w {
+            WeightRef::Plain(w) => (head::Matrix::Plain(slice(w)), w.rows()),
+            WeightRef::Packed(w) if w.takes_whole_rows() => (head::Matrix::Packed(single(w)), w.rows()),
             WeightRef::Packed(w) => {
                 assert!(gradients.is_none(), "gradients of packed weights");
                 return self.packed_loss(slice(x), w, cap, targets, logp);
             }
         };
-        let (w, v) = (slice(w), w.rows());
         match gradients {
-            None => head::loss(precision, slice(x), w, cap, targets, d, v, logp, None),
+            None => head::loss_of(precision, slice(x), w, cap, targets, d, v, logp, None),
             Some(HeadGradients { dx, dw, coefficient, .. }) => {
                 let gradients = Gradients { dx: slice_mut(dx), dw: dw.map(|(dw, start)| (slice_mut(dw), start)) };
                 let coefficient = |row: usize, logp: f32| coefficient.at(row, logp);
-                head::loss(precision, slice(x), w, cap, targets, d, v, logp, Some((gradients, &coefficient)));
+                head::loss_of(precision, slice(x), w, cap, targets, d, v, logp, Some((gradients, &coefficient)));
             }
         }
     }
@@ -61,6 +61,9 @@ impl Head for Cpu {
             let x = &states[rows.start * width..rows.end * width];
             match teacher.head {
                 WeightRef::Plain(head) => gemm::linear(precision, x, slice(head), logits, width, v),
+                WeightRef::Packed(head) if head.takes_whole_rows() => {
+                    quant::linear(&quant::whole_rows(x, width), single(head), logits);
+                }
                 WeightRef::Packed(head) => quant::linear(&quant::quantise_rows(x, width), single(head), logits),
             }
             teacher.cap.into_iter().for_each(|cap| softcap::forward(cap, logits));

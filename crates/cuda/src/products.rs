@@ -224,12 +224,13 @@ impl Cuda {
         &self,
         precision: Precision,
         parts: Parts,
-        terms: &[(&Tensor, &Tensor)],
+        terms: &[(&Tensor, WeightRef)],
         (dx, start): (&mut Tensor, Start),
     ) {
         let k = dx.cols();
         assert_eq!(dx.rows(), parts.slots(), "rows of {dx:?}");
         let checked = terms.iter().map(|(dy, w)| {
+            let WeightRef::Plain(w) = w else { panic!("gradients of packed weights") };
             let n = dy.cols();
             assert_eq!((w.rows(), w.cols()), (parts.count() * n, k), "{dy:?} · {w:?} to {dx:?}");
             assert_eq!(dy.rows(), parts.slots(), "rows of {dy:?}");
@@ -265,7 +266,7 @@ impl Products for Cuda {
         self.any_forward(precision, x, Parts::one(x.rows()), products);
     }
 
-    fn linear_dx(&self, precision: Precision, terms: &[(&Tensor, &Tensor)], dx: (&mut Tensor, Start)) {
+    fn linear_dx(&self, precision: Precision, terms: &[(&Tensor, WeightRef)], dx: (&mut Tensor, Start)) {
         self.any_dx(precision, Parts::one(dx.0.rows()), terms, dx);
     }
 
@@ -283,7 +284,7 @@ impl Products for Cuda {
         &self,
         precision: Precision,
         dispatch: &Dispatch,
-        terms: &[(&Tensor, &Tensor)],
+        terms: &[(&Tensor, WeightRef)],
         dx: (&mut Tensor, Start),
     ) {
         self.any_dx(precision, Parts::of(Groups::Slots(dispatch), dx.0.rows()), terms, dx);

@@ -225,6 +225,16 @@ pub enum Groups<'a> {
     Equal(usize),
 }
 
+/// What an adapter adds to some rows of a y: see [`Products::add_low_rank`].
+pub struct LowRankRows<'a> {
+    /// Which, ascending.
+    pub rows: &'a Ids,
+    /// A and B, as [`Products::pack_low_rank`] gave them.
+    pub packed: &'a Memory,
+    /// α / r of the adapter, or α / √r.
+    pub scale: f32,
+}
+
 /// What becomes of one matrix's gradient: `dy` and `dw`, and what `dw` begins with.
 pub type WeightGradient<'a> = (&'a Tensor, (&'a mut Tensor, Start));
 
@@ -234,13 +244,25 @@ pub trait Products {
     /// `y[T, N] = x[T, K] · w[N, K]ᵀ`, for several w with one x.
     fn linear(&self, precision: Precision, x: &Tensor, products: &mut [(WeightRef, &mut Tensor)]);
 
-    /// `dx[T, K] = Σ dy[T, N] · w[N, K]` over some pairs (dy, w): a chain over the N of the first, then of the next.
-    fn linear_dx(&self, precision: Precision, terms: &[(&Tensor, &Tensor)], dx: (&mut Tensor, Start));
+    /// `dx[T, K] = Σ dy[T, N] · w[N, K]` over some pairs (dy, w): a chain over the N of the first, then of the next. Of
+    /// packed w the processor takes those [with whole rows](crate::Packed::with_whole_rows), other devices none.
+    fn linear_dx(&self, precision: Precision, terms: &[(&Tensor, WeightRef)], dx: (&mut Tensor, Start));
 
     /// `dw[N, K] = dyᵀ · x`, for several dy with one x. The rows are those of whole sequences, which begin and end at
     /// `sequences` (`[sequences + 1]`): a device that adds several rows at once does so within a sequence, so that
     /// micro-batches, which cut between them, change no bit.
     fn linear_dw(&self, precision: Precision, x: &Tensor, sequences: &Ids, gradients: &mut [WeightGradient]);
+
+    /// A `[r, K]` and B `[N, r]` of an adapter, for [`Products::add_low_rank`]; `None` on a device that has no such.
+    fn pack_low_rank(&self, _a: &Tensor, _b: &Tensor) -> Option<Memory> {
+        None
+    }
+
+    /// What adapters add to the products of one x: `y[t] += (s · x[t] · Aᵀ) · Bᵀ`, s its scale, for the rows t of
+    /// each adapter, which have no other one; in f32, with the bits of these operations one by one.
+    fn add_low_rank(&self, _x: &Tensor, _products: &mut [(&mut Tensor, Vec<LowRankRows>)]) {
+        unreachable!("nothing was packed for this")
+    }
 
     /// [`Products::linear`] of each part of stacked matrices `w[parts·N, K]` with its rows.
     fn grouped(&self, precision: Precision, x: &Tensor, groups: Groups, products: &mut [(WeightRef, &mut Tensor)]);
@@ -250,7 +272,7 @@ pub trait Products {
         &self,
         precision: Precision,
         dispatch: &Dispatch,
-        terms: &[(&Tensor, &Tensor)],
+        terms: &[(&Tensor, WeightRef)],
         dx: (&mut Tensor, Start),
     );
 

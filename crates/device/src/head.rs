@@ -33,8 +33,9 @@ pub struct TeacherHead<'a> {
 
 /// Log-probabilities and losses.
 pub trait Head {
-    /// `logp[t] = log softmax(x[t] · wᵀ)[targets[t]]`, 0 for [`IGNORE`](crate::IGNORE); with gradients, which only an
-    /// unpacked w has, those of the loss that their coefficient stands for. With a cap, logits are capped as by
+    /// `logp[t] = log softmax(x[t] · wᵀ)[targets[t]]`, 0 for [`IGNORE`](crate::IGNORE); with gradients, those of the
+    /// loss that their coefficient stands for: of a packed w dx alone, as in
+    /// [`Products::linear_dx`](crate::Products::linear_dx). With a cap, logits are capped as by
     /// [`Rows::soft_cap`](crate::Rows::soft_cap).
     fn head_loss(
         &self,

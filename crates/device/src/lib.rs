@@ -39,7 +39,8 @@ pub use attention::{
 pub use coefficient::{Coefficient, Policy, PolicyTerm};
 pub use compressed::{Compressed, EntryOperands, EntryResults, PageRows};
 pub use device::{
-    Buffers, Device, DeviceMemory, Groups, KernelTime, Memory, Optimizer, Products, RotaryColumns, Rows, WeightGradient,
+    Buffers, Device, DeviceMemory, Groups, KernelTime, LowRankRows, Memory, Optimizer, Products, RotaryColumns, Rows,
+    WeightGradient,
 };
 pub use experts::{Balance, Dispatch, Experts, experts_in_order};
 pub use head::{Head, HeadGradients, TeacherHead};

@@ -12,8 +12,14 @@ use crate::{BlockType, Memory, MemoryBudget, Tensor};
 pub enum WeightRef<'a> {
     /// `[rows, cols]`.
     Plain(&'a Tensor),
-    /// One matrix, or one for each expert or head, stacked by rows; for inference alone.
+    /// One matrix, or one for each expert or head, stacked by rows; it is not learnt.
     Packed(&'a Packed),
+}
+
+impl<'a> From<&'a Tensor> for WeightRef<'a> {
+    fn from(w: &'a Tensor) -> Self {
+        WeightRef::Plain(w)
+    }
 }
 
 /// Where a matrix `[rows, cols]` to be packed comes from.
@@ -53,7 +59,10 @@ pub struct PackedMatrix {
 
 /// Packed matrices of equal width, stacked by rows: a parameter. Clones share it.
 #[derive(Clone)]
-pub struct Packed(Arc<Stack>);
+pub struct Packed {
+    stack: Arc<Stack>,
+    whole_rows: bool,
+}
 
 struct Stack {
     rows: usize,
@@ -72,38 +81,50 @@ impl Packed {
         let &(_, cols, block_type) = like.first().expect("at least one matrix");
         assert!(like.iter().all(|(_, other, _)| *other == cols), "stacked matrices of different widths: {like:?}");
         let rows = like.iter().map(|(rows, ..)| rows).sum();
-        Packed(Arc::new(Stack { rows, cols, count: like.len(), block_type, matrices }))
+        let stack = Arc::new(Stack { rows, cols, count: like.len(), block_type, matrices });
+        Packed { stack, whole_rows: false }
+    }
+
+    /// The same for products that quantise nothing: x as it is, times the numbers that these stand for, in f32, as if
+    /// they were plain ones, in every bit. So they are held while something is learnt beside them.
+    pub fn with_whole_rows(self) -> Packed {
+        Packed { whole_rows: true, ..self }
+    }
+
+    /// Whether products take it so.
+    pub fn takes_whole_rows(&self) -> bool {
+        self.whole_rows
     }
 
     /// Of all matrices.
     pub fn rows(&self) -> usize {
-        self.0.rows
+        self.stack.rows
     }
 
     /// K.
     pub fn cols(&self) -> usize {
-        self.0.cols
+        self.stack.cols
     }
 
     /// How many matrices.
     pub fn count(&self) -> usize {
-        self.0.count
+        self.stack.count
     }
 
     /// The number format of the first.
     pub fn block_type(&self) -> BlockType {
-        self.0.block_type
+        self.stack.block_type
     }
 
     /// For the device.
     pub fn matrices(&self) -> &(dyn Any + Send + Sync) {
-        &*self.0.matrices
+        &*self.stack.matrices
     }
 }
 
 impl fmt::Debug for Packed {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Stack { rows, cols, count, block_type, .. } = &*self.0;
+        let Stack { rows, cols, count, block_type, .. } = &*self.stack;
         write!(f, "{count} × {}, together [{rows}, {cols}]", block_type.name())
     }
 }

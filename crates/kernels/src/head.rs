@@ -9,6 +9,7 @@ use crate::gemm::{self, Precision, Start};
 use crate::lanes::Lanes;
 use crate::math;
 use crate::par::{self, SharedMut};
+use crate::quant::{self, QuantMatrix};
 use crate::scratch;
 use crate::softcap;
 
@@ -26,6 +27,37 @@ pub struct Gradients<'a> {
 /// −∂loss/∂logp of a token, given its row and its log-probability: 1/N for the mean cross-entropy over N tokens.
 pub type Coefficient<'a> = &'a (dyn Fn(usize, f32) -> f32 + Sync);
 
+/// The weights `[V, D]` of a head.
+#[derive(Clone, Copy)]
+pub enum Matrix<'a> {
+    Plain(&'a [f32]),
+    /// Which products in f32 take for the numbers that it stands for.
+    Packed(&'a QuantMatrix),
+}
+
+impl Matrix<'_> {
+    fn len(self) -> usize {
+        match self {
+            Matrix::Plain(w) => w.len(),
+            Matrix::Packed(w) => w.rows() * w.columns(),
+        }
+    }
+
+    fn forward(self, p: Precision, x: &[f32], logits: &mut [f32], d: usize, v: usize) {
+        match self {
+            Matrix::Plain(w) => gemm::linear(p, x, w, logits, d, v),
+            Matrix::Packed(w) => quant::linear(&quant::whole_rows(x, d), w, logits),
+        }
+    }
+
+    fn backward(self, p: Precision, dlogits: &[f32], dx: &mut [f32], d: usize, v: usize) {
+        match self {
+            Matrix::Plain(w) => gemm::linear_dx(p, dlogits, w, dx, d, v, Start::Zero),
+            Matrix::Packed(w) => quant::linear_dx(dlogits, w, dx, Start::Zero),
+        }
+    }
+}
+
 /// `logp[t]` = log p(`targets[t]`) under softmax(`x[T,D] · w[V,D]ᵀ`), or with a cap of the logits.
 ///
 /// With gradients, the second part gives for a token and its log-probability −∂loss/∂logp, so that
@@ -34,6 +66,21 @@ pub fn loss(
     p: Precision,
     x: &[f32],
     w: &[f32],
+    cap: Option<f32>,
+    targets: &[u32],
+    d: usize,
+    v: usize,
+    logp: &mut [f32],
+    gradients: Option<(Gradients, Coefficient)>,
+) {
+    loss_of(p, x, Matrix::Plain(w), cap, targets, d, v, logp, gradients);
+}
+
+/// [`loss`] of weights however they are stored; packed ones have no gradient of their own.
+pub fn loss_of(
+    p: Precision,
+    x: &[f32],
+    w: Matrix,
     cap: Option<f32>,
     targets: &[u32],
     d: usize,
@@ -55,14 +102,14 @@ pub fn loss(
         let block = first..(first + block).min(tokens);
         let x = &x[block.start * d..block.end * d];
         let logits = &mut logits[..block.len() * v];
-        gemm::linear(p, x, w, logits, d, v);
+        w.forward(p, x, logits, d, v);
         caps.forward(logits);
         softmax_rows(logits, &targets[block.clone()], v, &mut logp[block.clone()], |t, logp| {
             coefficient.map(|coefficient| coefficient(first + t, logp))
         });
         if let Some(g) = &mut gradients {
             caps.backward(logits);
-            gemm::linear_dx(p, logits, w, &mut g.dx[block.start * d..block.end * d], d, v, Start::Zero);
+            w.backward(p, logits, &mut g.dx[block.start * d..block.end * d], d, v);
             g.weights(p, logits, x, d, v);
         }
     }

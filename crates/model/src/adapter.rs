@@ -14,14 +14,14 @@ pub use config::{AdapterConfig, Targets};
 pub use files::{AdapterFiles, BaseName, CONFIG_FILE, WEIGHTS_FILE};
 
 use std::path::PathBuf;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 
 use crate::config::{Attention, ModelConfig};
 use crate::names::ParamSpec;
 use crate::params::{Params, fnv1a64};
 use wels_device::host::random::Key;
-use wels_device::{Device, Tensor};
+use wels_device::{Device, Memory, Tensor};
 
 /// What an adapter adds to one matrix.
 #[derive(Clone, Debug)]
@@ -89,6 +89,8 @@ pub struct Adapter {
     /// By parameter, ascending.
     pairs: Vec<Pair>,
     serial: u64,
+    /// The pairs as a device adds those of several adapters at once, where it does; made at the first use.
+    packed: OnceLock<Vec<Option<Arc<Memory>>>>,
 }
 
 /// Two are equal if they are the same one: each that is made differs from all others, whatever it holds.
@@ -105,7 +107,7 @@ impl Adapter {
         static SERIAL: AtomicU64 = AtomicU64::new(1);
         assert!(pairs.is_sorted_by(|a, b| a.param < b.param), "pairs out of order");
         assert!(pairs.iter().all(|pair| (pair.a.rows(), pair.b.cols()) == (config.rank, config.rank)), "ranks differ");
-        Adapter { config, pairs, serial: SERIAL.fetch_add(1, Ordering::Relaxed) }
+        Adapter { config, pairs, serial: SERIAL.fetch_add(1, Ordering::Relaxed), packed: OnceLock::new() }
     }
 
     /// Before training: A uniform within ±1/√K, as PEFT's `kaiming_uniform` with a = √5 gives it, B zero, so that the
@@ -146,6 +148,13 @@ impl Adapter {
     pub fn pair(&self, param: usize) -> Option<&Pair> {
         let at = self.pairs.binary_search_by_key(&param, |pair| pair.param).ok()?;
         Some(&self.pairs[at])
+    }
+
+    /// What it adds to a matrix, for [`Products::add_low_rank`](wels_device::Products::add_low_rank).
+    pub(crate) fn packed(&self, param: usize) -> Option<&Memory> {
+        let at = self.pairs.binary_search_by_key(&param, |pair| pair.param).ok()?;
+        let pack = |pair: &Pair| pair.a.device().pack_low_rank(&pair.a, &pair.b).map(Arc::new);
+        self.packed.get_or_init(|| self.pairs.iter().map(pack).collect())[at].as_deref()
     }
 
     /// Tells it apart from every other adapter of this process, greater than 0.

@@ -280,27 +280,6 @@ impl Params {
 }
 
 impl Params {
-    /// For a training of an adapter in f32: matrices of layers stay as they are in the files where these have them
-    /// narrower, which changes no bit of a product with them, and all else is f32.
-    ///
-    /// # Errors
-    /// As [`Files::check`].
-    pub fn frozen_from_files(
-        device: &Arc<dyn Device>,
-        files: &Files,
-        config: &ModelConfig,
-    ) -> Result<Params, WeightsError> {
-        let (mut params, _) = Params::from_files(device, files, config, LoadOptions::packed(Quantise::AsStored))?;
-        for param in 0..params.specs().len() {
-            let Some(packed) = params.packed(param).cloned() else { continue };
-            let narrow = [BlockType::Bf16, BlockType::F16].contains(&packed.block_type());
-            if !(narrow && params.specs()[param].kind.is_layer_matrix()) {
-                params.set_values(param, &device.unpack(&packed));
-            }
-        }
-        Ok(params)
-    }
-
     /// Which parameters lie on a device that has memory of its own, and copies there whatever it is given.
     fn copied(&self) -> Vec<bool> {
         (0..self.specs().len()).map(|param| self.device_of(param).memory().is_some()).collect()
@@ -320,7 +299,7 @@ fn mapped(device: &Arc<dyn Device>, spec: &ParamSpec, blocks: Blocks, budget: &A
 }
 
 /// Matrices that a parameter is held as.
-fn matrices_of(spec: &ParamSpec) -> usize {
+pub(crate) fn matrices_of(spec: &ParamSpec) -> usize {
     if let ParamKind::Experts(experts) = spec.kind { experts } else { 1 }
 }
 

@@ -37,6 +37,8 @@ pub mod traffic;
 
 pub mod eplb;
 
+pub mod frozen;
+
 pub mod inference;
 
 pub mod sizes;

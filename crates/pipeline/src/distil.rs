@@ -110,7 +110,7 @@ impl<'a> Correction<'a> {
         };
         let trainer = Learner::begin(rank, learns, prompter.tokenizer, latest)?;
         let options = options(stage, section, trainer.model().config());
-        let task = rank.task(answering, Split::Train)?;
+        let task = rank.task(answering, Split::Train, &stage.name)?;
         Ok(Correction { trainer, teacher, task, prompter, options, seed: rank.run.recipe().run.seed })
     }
 }

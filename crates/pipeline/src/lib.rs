@@ -44,6 +44,8 @@ mod doctor;
 
 mod environments;
 
+mod remote;
+
 mod teacher;
 
 mod samples;

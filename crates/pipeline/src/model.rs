@@ -15,7 +15,7 @@ use wels_model::params::Params;
 use wels_model::weights::{self, Files, Sink};
 use wels_runs::checkpoint;
 use wels_runs::files;
-use wels_runs::recipe::{PRETRAIN, Recipe};
+use wels_runs::recipe::{Base, PRETRAIN, Recipe};
 
 use crate::adapters::{adapted, attach};
 pub use crate::location::Location;
@@ -145,24 +145,39 @@ pub(crate) fn load_share(
     Ok(params)
 }
 
-/// [`load_params`] of weights that an adapter leaves as they are, for products in `precision`: where that changes no
-/// bit, matrices are held as narrow as the files have them.
+/// [`load_params`] of weights that an adapter leaves as they are, for products in `precision`, held as `base` says.
+///
+/// # Errors
+/// Those of loading, and other formats than f32 where products do not take them.
 pub(crate) fn load_frozen(
     device: &Arc<dyn Device>,
     location: &Location,
     config: &ModelConfig,
     precision: Precision,
+    base: Base,
 ) -> Result<Params> {
+    if let Location::Adapted { base: model, adapter } = location {
+        let mut params = load_frozen(device, model, config, precision, base)?;
+        attach(&mut params, config, adapter)?;
+        return Ok(params);
+    }
+    let narrow = precision == Precision::F32 && device.memory().is_none();
+    let Some(held) = base.held().filter(|_| narrow) else {
+        // As they are stored, weights may be held in f32 too, without a change.
+        if matches!(base, Base::Stored | Base::F32) {
+            return load_params(device, location, config);
+        }
+        let word = base.word();
+        let (products, hint) = match device.memory() {
+            Some(_) => (format!("products on {}", device.name()), "train on the processor, or leave lora.base out"),
+            None => ("products in 16 bits".into(), "leave precision out, or lora.base"),
+        };
+        return Err(refuse(format!("lora.base is \"{word}\", which {products} do not take"), hint));
+    };
     match location {
-        Location::Adapted { base, adapter } => {
-            let mut params = load_frozen(device, base, config, precision)?;
-            attach(&mut params, config, adapter)?;
-            Ok(params)
-        }
-        Location::Directory(folder) if precision == Precision::F32 && device.memory().is_none() => {
-            Ok(Params::frozen_from_files(device, &Files::open(folder)?, config)?)
-        }
-        other => load_params(device, other, config),
+        Location::Directory(folder) => Ok(Params::frozen_from_files(device, &Files::open(folder)?, config, held)?),
+        Location::Gguf(path) => Ok(Params::frozen_from_gguf(device, &GgufFile::open(path)?, config, held)?),
+        Location::Adapted { .. } => unreachable!("above"),
     }
 }
 

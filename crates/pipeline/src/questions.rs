@@ -10,7 +10,6 @@
 //! ```
 
 use anyhow::Result;
-use wels_data::chat::ChatTemplate;
 use wels_data::tokenizer::Tokenizer;
 use wels_runs::recipe::{DataSection, Questions, StageSection};
 use wels_runs::report::{QUESTIONS, QuestionsMade};
@@ -43,8 +42,7 @@ pub(crate) fn make(session: &mut Session, tokenizer: &Tokenizer, stage: &StageSe
         }
     }
     let found: Vec<Candidate> = read_lines(&path)?;
-    let template = ChatTemplate::of(tokenizer)?;
-    let answerer = open(session, tokenizer, template.as_ref(), stage, &of.from)?;
+    let answerer = open(session, tokenizer, None, stage, &of.from)?;
     let mut sampled = Sampled::new(session, &stage.name);
     let parts = Parts { folder: &folder, label: &stage.name, total: answerer.items(), answerer: &answerer };
     let lines = parts.write(session, &mut sampled)?;

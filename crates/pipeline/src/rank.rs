@@ -12,7 +12,7 @@ use wels_runs::rundir::RunDir;
 use wels_tasks::{Split, Task};
 
 use crate::blanks;
-use crate::task::{self, Programs};
+use crate::task::{self, Programs, RecordFolder};
 
 /// A rank of a run: where it works, with what, and with whom.
 pub(crate) struct Rank {
@@ -59,10 +59,10 @@ impl Rank {
     }
 
     /// The task that a stage asks: that of a name, or the questions that an earlier stage has made.
-    pub fn task(&self, of: &Answering, split: Split) -> Result<Box<dyn Task>> {
+    pub fn task(&self, of: &Answering, split: Split, stage: &str) -> Result<Box<dyn Task>> {
         match blanks::maker(self.run.recipe(), &of.task.name) {
             Some(_) => Ok(Box::new(blanks::task(&self.run, &of.task.name, split)?)),
-            None => task::task(of, split, self.programs),
+            None => task::task(of, split, self.programs, Some(&RecordFolder::of(self, stage))),
         }
     }
 

@@ -140,7 +140,7 @@ impl<'a> Reinforcement<'a> {
             .for_each(|line| _ = doctor.look(&recalled(line)));
         Ok(Reinforcement {
             trainer,
-            task: rank.task(answering, Split::Train)?,
+            task: rank.task(answering, Split::Train, &stage.name)?,
             prompter,
             options,
             reference,

@@ -89,9 +89,10 @@ impl<'a> Answerer<'a> {
             Work::Questions(of) => (&of.answering, of.temperature, Split::HeldOut, STREAM_QUESTIONS),
             _ => bail!("the stage {} trains", stage.name),
         };
-        let task: Box<dyn Task> = match &stage.work {
-            Work::Questions(of) => Box::new(blanks::put_to_model(&rank.run, &stage.name, of)?),
-            _ => rank.task(answering, split)?,
+        let (task, template): (Box<dyn Task>, _) = match &stage.work {
+            // Text to be gone on with.
+            Work::Questions(of) => (Box::new(blanks::put_to_model(&rank.run, &stage.name, of)?), None),
+            _ => (rank.task(answering, split, &stage.name)?, template),
         };
         let location = model_of(&rank.run, model)?;
         check_tokenizer(&location, tokenizer)?;

@@ -7,7 +7,7 @@ use wels_model::config::ModelConfig;
 use wels_model::expert_parallel::ExpertShare;
 use wels_model::params::Params;
 use wels_runs::checkpoint::{self, Checkpoint};
-use wels_runs::recipe::{self, Lora, Optimization, Optimizer, Precision, Start};
+use wels_runs::recipe::{self, Base, Lora, Optimization, Optimizer, Precision, Start};
 use wels_runs::rundir::RunDir;
 use wels_train::muon::Rule;
 use wels_train::trainer::State;
@@ -92,10 +92,10 @@ impl<'a> Beginning<'a> {
             let state = load_state(zeros, &config, self.rule, folder, updates).with_context(cannot)?;
             return Ok((config, state));
         }
-        let base = self.base(rank)?;
+        let (base, held) = (self.base(rank)?, self.lora.map_or(Base::F32, |lora| lora.base));
         let config = config_of(&base)?;
         check_base(&AdapterFiles::open(folder)?, &base).with_context(cannot)?;
-        let mut params = load_frozen(device, &base, &config, self.precision)?;
+        let mut params = load_frozen(device, &base, &config, self.precision, held)?;
         attach(&mut params, &config, folder).with_context(cannot)?;
         Ok((config, load_adapter_state(params, self.rule, folder, updates).with_context(cannot)?))
     }
@@ -131,7 +131,7 @@ impl<'a> Beginning<'a> {
                 check_tokenizer(&model, tokenizer)?;
                 let config = config_of(&model)?;
                 let params = match self.lora {
-                    Some(_) => load_frozen(device, &model, &config, self.precision)?,
+                    Some(lora) => load_frozen(device, &model, &config, self.precision, lora.base)?,
                     None => load_share(device, &model, &config, self.share(rank, &config)?)?,
                 };
                 (config, params)

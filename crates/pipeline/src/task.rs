@@ -7,7 +7,8 @@
 //! gsm8k=FILE  math=FILE  mmlu=FILE  …                 a benchmark's file
 //! number=FILE  maths=FILE  exact=FILE  choice=FILE    lines of question and answer, by how answers are compared
 //! ./PROGRAM=FILE                                      lines with a question, and a program that judges the answers
-//! env:./PROGRAM[=FILE]                               a program that plays episodes
+//! env:./PROGRAM[=FILE]  env:http://…[=FILE]          a program that plays episodes, or whoever is at an address
+//! openenv:http://…[=FILE]                            a server that speaks OpenEnv's protocol
 //! ```
 //! The style is `terse`, `r1-zero`, `chat` or `short`: puzzles are terse and files are chats unless said otherwise. A
 //! tenth of a file is held out: `score` asks that, `rl`, `distil` and `sample_and_filter` ask
@@ -19,6 +20,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
+use wels_runs::files::environment_record;
 use wels_runs::hash::sha256;
 use wels_runs::recipe::{Answering, Answers, DEMONSTRATIONS, Recipe, Supervised, TRACES, TaskName, Work};
 use wels_tasks::benchmarks::{self, Benchmark};
@@ -29,8 +31,9 @@ use wels_tasks::file::{self, Checker};
 use wels_tasks::played::Played;
 use wels_tasks::{Item, Jail, Listed, Presentation, Split, Style, Task};
 
+use crate::rank::Rank;
 use crate::refusal::refuse;
-use crate::{environments, named};
+use crate::{environments, named, remote};
 
 /// Traces that a tokenizer learns from besides the text.
 const TOKENIZER_TRACES: u64 = 100_000;
@@ -44,13 +47,19 @@ pub enum Programs {
     Refuse,
 }
 
-/// The task that a stage asks. A program of one's own is started if `programs` allows it.
-pub(crate) fn task(of: &Answering, split: Split, programs: Programs) -> Result<Box<dyn Task>> {
+/// The task that a stage asks. A program of one's own is started, and whoever is at an address asked, if `programs`
+/// allows it; what is said there is kept in `folder`.
+pub(crate) fn task(
+    of: &Answering,
+    split: Split,
+    programs: Programs,
+    folder: Option<&RecordFolder>,
+) -> Result<Box<dyn Task>> {
     let TaskName { name, file, .. } = &of.task;
     let style = style_of(&of.task)?;
     let cannot = || format!("cannot take the task {}", of.task);
     if of.task.plays {
-        return played(of, style.unwrap_or(Style::Chat), split, programs).with_context(cannot);
+        return played(of, style.unwrap_or(Style::Chat), split, programs, folder).with_context(cannot);
     }
     match (of.task.program(), file) {
         (None, None) => environments::named(name, style, split),
@@ -73,21 +82,51 @@ pub(crate) fn task(of: &Answering, split: Split, programs: Programs) -> Result<B
 /// # Errors
 /// If there is no such task, or it cannot be taken.
 pub fn held_out(of: &Answering, programs: Programs) -> Result<Box<dyn Task>> {
-    task(of, Split::HeldOut, programs)
+    task(of, Split::HeldOut, programs, None)
 }
 
-/// A program that plays episodes.
-fn played(of: &Answering, style: Style, split: Split, programs: Programs) -> Result<Box<dyn Task>> {
+/// Where a stage keeps what environments at an address have said: its folder, and the rank that asks.
+pub(crate) struct RecordFolder {
+    folder: PathBuf,
+    rank: usize,
+}
+
+impl RecordFolder {
+    pub fn of(rank: &Rank, stage: &str) -> RecordFolder {
+        RecordFolder { folder: rank.run.path().join(stage), rank: rank.comm.rank() }
+    }
+
+    /// The record, whose folder is there from now on.
+    fn file(&self) -> Result<PathBuf> {
+        std::fs::create_dir_all(&self.folder).with_context(|| format!("cannot create {}", self.folder.display()))?;
+        Ok(self.folder.join(environment_record(self.rank)))
+    }
+}
+
+/// A program that plays episodes, or whoever does so at an address.
+fn played(
+    of: &Answering,
+    style: Style,
+    split: Split,
+    programs: Programs,
+    folder: Option<&RecordFolder>,
+) -> Result<Box<dyn Task>> {
+    let questions = |file: &PathBuf| judged(&of.task.name, &place(file)?, style, split);
+    let listed = of.task.file.as_ref().map(questions).transpose()?;
+    let timeout = Duration::from_secs_f64(of.checker_seconds);
+    if let Some(address) = of.task.address() {
+        let record = folder.map(RecordFolder::file).transpose()?;
+        let counterpart = remote::counterpart(address, timeout, record.as_deref(), programs)?;
+        return Ok(Box::new(Played::over(address.url.to_owned(), counterpart, listed, split)?));
+    }
     let Some(program) = of.task.program() else {
         let message = format!("{} is no program that plays episodes", of.task.name);
-        return Err(refuse(message, "name an executable, with a `/`: task = \"env:./PROGRAM\""));
+        return Err(refuse(message, "name an executable, with a `/`, or an address: task = \"env:./PROGRAM\""));
     };
     if programs == Programs::Refuse {
         return Err(refuse_program(program));
     }
-    let questions = |file: &PathBuf| judged(&of.task.name, &place(file)?, style, split);
-    let listed = of.task.file.as_ref().map(questions).transpose()?;
-    Ok(Box::new(Played::start(program, listed, split, Duration::from_secs_f64(of.checker_seconds))?))
+    Ok(Box::new(Played::start(program, listed, split, timeout)?))
 }
 
 /// Why a program that a recipe names is not started.
@@ -119,7 +158,10 @@ pub(crate) fn questions(of: &Answering, split: Split) -> Result<Box<dyn Task>> {
             Ok(Box::new(judged(name, &place(file)?, style_of(&of.task)?.unwrap_or(Style::Chat), split)?))
         }
         (Some(program), None) if of.task.plays => Err(refuse_program(program)),
-        _ => task(of, split, Programs::Refuse),
+        (None, Some(file)) if of.task.plays => {
+            Ok(Box::new(judged(name, &place(file)?, style_of(&of.task)?.unwrap_or(Style::Chat), split)?))
+        }
+        _ => task(of, split, Programs::Refuse, None),
     }
 }
 
@@ -222,7 +264,7 @@ pub(crate) fn trace_texts(recipe: &Recipe) -> Result<Vec<String>> {
 /// The first `count` demonstrations of a stage, of items that are learnt from.
 pub(crate) fn demonstrations(section: &Supervised, seed: u64, count: u64) -> Result<Vec<Demonstration>> {
     let Some(name) = &section.task else { bail!("demonstrations without the name of an environment") };
-    let task = task(&unanswered(name.clone()), Split::Train, Programs::Refuse)?;
+    let task = task(&unanswered(name.clone()), Split::Train, Programs::Refuse, None)?;
     let Some(environment) = task.environment() else {
         let message = format!("{name} is no environment, and has no demonstrations");
         return Err(refuse(message, "docs/environments.md has those that do"));
@@ -258,7 +300,7 @@ mod tests {
 
     fn task(text: &str, split: Split) -> Result<Box<dyn Task>> {
         let task = TaskName::parse(text, Path::new(""));
-        super::task(&unanswered(task), split, Programs::Run)
+        super::task(&unanswered(task), split, Programs::Run, None)
     }
 
     fn ids(task: &dyn Task) -> BTreeSet<String> {

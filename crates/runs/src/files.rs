@@ -16,6 +16,20 @@ pub fn unfinished(path: &Path) -> PathBuf {
     path.with_file_name(name)
 }
 
+/// In the folder of a stage, what environments at an address have said to a rank.
+pub fn environment_record(rank: usize) -> String {
+    match rank {
+        0 => "environment.jsonl".to_owned(),
+        rank => format!("environment-{rank}.jsonl"),
+    }
+}
+
+/// Whether a file's name is one of these.
+pub fn is_environment_record(name: &str) -> bool {
+    let rank = name.strip_prefix("environment").and_then(|rest| rest.strip_suffix(".jsonl"));
+    rank.is_some_and(|rank| rank.is_empty() || rank.strip_prefix('-').is_some_and(|rank| rank.parse::<usize>().is_ok()))
+}
+
 /// The most bytes that are read of a file of a run that is held in memory: a ledger, receipt or manifest. A line of a
 /// ledger has about two thousand.
 pub const RECORDS_BYTES_MAX: u64 = 1 << 28;

@@ -383,12 +383,14 @@ pub(crate) fn training_memory(
     let activations = tokens * (kept + again.unwrap_or(0) + ends + passing) as u64 * number;
     let waiting = u64::from(optimizer.gradient_shards.ilog2());
     let weights = training.weights.0 / F32 * (F32 + copy);
+    // What stays as it is takes what it is held in, but for a device that holds all in f32.
+    let held = lora.filter(|_| copy == 0).map(|lora| lora.base.bytes(config));
     let (weights, optimizer, gradients) = match lora.map(|lora| F32 * lora.parameters(config)) {
         None => {
             let gradients = training.gradients.0 * (1 + waiting) + further_uses * table;
             (weights, optimizer_bytes(config, optimizer), gradients)
         }
-        Some(adapter) => (weights + adapter, 2 * adapter, adapter * (1 + waiting)),
+        Some(adapter) => (held.unwrap_or(weights) + adapter, 2 * adapter, adapter * (1 + waiting)),
     };
     let program = PROGRAM_BYTES;
     MemoryPlan {

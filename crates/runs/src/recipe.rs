@@ -12,6 +12,7 @@ mod pictures;
 mod reader;
 mod shared;
 mod stages;
+mod task_name;
 mod work;
 
 use std::path::{Path, PathBuf};
@@ -22,7 +23,7 @@ pub use wels_model::schedule::Decay;
 
 use crate::files;
 
-pub use lora::Lora;
+pub use lora::{Base, Lora};
 pub use model::{JANUS_PLACE, ModelSection};
 use named::{Folder, joined};
 pub use named::{HUB, Use};
@@ -36,8 +37,9 @@ pub use reader::{Place, RecipeError};
 pub use shared::{AdvantageScale, LossMean, Optimization, PolicyObjective};
 pub use stages::{
     Answering, Answers, DEMONSTRATIONS, DOCUMENTS, Distil, DivergenceWay, OverlongRule, OwnAnswers, Questions, Rl,
-    Rollouts, SampleAndFilter, Score, StageSection, Start, Supervised, TRACES, TaskName,
+    Rollouts, SampleAndFilter, Score, StageSection, Start, Supervised, TRACES,
 };
+pub use task_name::{TaskAddress, TaskName};
 pub use work::Work;
 
 /// The stage that `[pretrain]` describes.

@@ -299,7 +299,6 @@ mod tests {
             ("Widgets: A widget is built by the call `____` of its factory, once all parts are there.", "build"),
             ("Widgets: It holds up to ____ parts, e.g. wheels, of which Vienna delivers most.", "64"),
             ("Widgets: It holds up to 64 parts, e.g. wheels, of which ____ delivers most.", "Vienna"),
-            ("Widgets: The item `____` of a list sets how many are made at a time.", "limit"),
             ("Parts: Every part of a widget has a `____` that is never given twice.", "serial"),
         ];
         let expected: Vec<_> = expected.map(|(question, answer)| (question.to_owned(), answer.to_owned())).into();

@@ -65,5 +65,6 @@ pub use completion::{AnswerStyle, Format, Thinking};
 pub use environment::{Environment, Episode, Observation, Step};
 pub use jail::Jail;
 pub use listed::Listed;
+pub use played::Counterpart;
 pub use prompt::{Presentation, Style};
 pub use task::{Grade, Item, Prompt, Reason, Reference, Reward, RewardWeights, Split, Task, TaskError};

@@ -1,4 +1,5 @@
-//! An environment of anyone's own: an executable that plays episodes over lines of JSON.
+//! An environment of anyone's own: an executable, or whoever else a [`Counterpart`] reaches, that plays episodes over
+//! lines of JSON.
 //!
 //! ```text
 //! → {"id": "1", "hello": {"split": "train"}}
@@ -19,6 +20,7 @@ use std::path::Path;
 use std::sync::Mutex;
 use std::time::Duration;
 
+use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use wels_data::Message;
@@ -42,8 +44,30 @@ pub struct Played {
     running: Mutex<Running>,
 }
 
+/// Whoever answers questions, objects of JSON, one after the other.
+pub trait Counterpart: Send {
+    /// The answer to `question`, without its `id`; messages say that it is about `name`.
+    ///
+    /// # Errors
+    /// What came instead. It is not to be asked again then.
+    fn ask(&mut self, question: Value, name: &str) -> Result<Value, String>;
+}
+
+impl Counterpart for Lines {
+    fn ask(&mut self, question: Value, name: &str) -> Result<Value, String> {
+        Lines::ask(self, question, name)
+    }
+}
+
+/// Asks, and takes the answer for what it is to be.
+fn ask<T: DeserializeOwned>(of: &mut dyn Counterpart, question: Value, name: &str) -> Result<T, String> {
+    let said = of.ask(question, name)?;
+    let shown: String = said.to_string().chars().take(80).collect();
+    serde_json::from_value(said).map_err(|error| format!("answered {name} with `{shown}`: {error}"))
+}
+
 struct Running {
-    lines: Lines,
+    counterpart: Box<dyn Counterpart>,
     /// Episodes that were begun.
     begun: u64,
     /// Episodes that it has ended.
@@ -93,9 +117,23 @@ impl Played {
         let name = program.display().to_string();
         let fail = |reason: String| TaskError::Environment { name: name.clone(), reason };
         let lines = Lines::start(program, &[], timeout).map_err(|error| fail(format!("cannot be started: {error}")))?;
-        let mut running = Running { lines, begun: 0, ended: 0, failed: false };
+        Played::over(name.clone(), Box::new(lines), listed, split)
+    }
+
+    /// The environment that `counterpart` reaches, which messages call `name`.
+    ///
+    /// # Errors
+    /// [`TaskError::Environment`] if it does not say hello.
+    pub fn over(
+        name: String,
+        counterpart: Box<dyn Counterpart>,
+        listed: Option<Listed>,
+        split: Split,
+    ) -> Result<Played, TaskError> {
+        let fail = |reason: String| TaskError::Environment { name: name.clone(), reason };
+        let mut running = Running { counterpart, begun: 0, ended: 0, failed: false };
         let split = if split == Split::Train { "train" } else { "held_out" };
-        let hello: Hello = running.lines.ask(json!({"hello": {"split": split}}), NAME).map_err(fail)?;
+        let hello: Hello = ask(&mut *running.counterpart, json!({"hello": {"split": split}}), NAME).map_err(fail)?;
         if hello.items == Some(0) && listed.is_none() {
             return Err(TaskError::Environment { name, reason: format!("has no item to {split}") });
         }
@@ -135,12 +173,12 @@ impl Running {
             Value::Number(item) => reset["item"] = Value::Number(item.clone()),
             record => reset["record"] = record.clone(),
         }
-        let said = self.lines.ask(json!({"episode": episode, "reset": reset}), name)?;
+        let said = ask(&mut *self.counterpart, json!({"episode": episode, "reset": reset}), name)?;
         Ok((episode, said))
     }
 
     fn step(&mut self, episode: &str, turn: &str, name: &str) -> Result<Stepped, String> {
-        let stepped: Stepped = self.lines.ask(json!({"episode": episode, "step": turn}), name)?;
+        let stepped: Stepped = ask(&mut *self.counterpart, json!({"episode": episode, "step": turn}), name)?;
         match (&stepped.observation, stepped.done, stepped.reward) {
             (_, true, None) => Err(format!("ended an episode of {name} without a reward")),
             (None, false, _) => Err(format!("neither ended an episode of {name} nor said anything")),
@@ -149,7 +187,7 @@ impl Running {
     }
 
     fn close(&mut self, episode: &str, name: &str) -> Result<Stepped, String> {
-        self.lines.ask(json!({"episode": episode, "close": true}), name)
+        ask(&mut *self.counterpart, json!({"episode": episode, "close": true}), name)
     }
 }
 

@@ -114,7 +114,7 @@ fn orthogonal(pool: &Pool, x: &Tensor) -> Tensor {
         device.blend(b as f32, &square, c as f32, &mut fourth);
         let mut next = pool.tensor(rows, cols);
         let term = if rows <= cols { (&fourth, &x) } else { (&x, &fourth) };
-        device.linear_dx(Precision::F32, &[term], (&mut next, Start::Zero));
+        device.linear_dx(Precision::F32, &[(term.0, term.1.into())], (&mut next, Start::Zero));
         device.blend(a as f32, &x, 1.0, &mut next);
         x = next;
     }

@@ -48,7 +48,7 @@ batch_tokens = 512
 gradient_shards = 4
 learning_rate = 3e-3
 checkpoint_every = 2
-lora = { rank = 2 }
+lora = { rank = 2, base = "bf16" }
 
 [[stage]]
 name = "reinforced"
@@ -70,6 +70,7 @@ checkpoint_every = 2
 rank = 4
 alpha = 8
 target_modules = ["q_a_proj", "q_b_proj", "kv_b_proj", "o_proj"]
+base = "q8_0"
 
 [[stage]]
 name = "drawn"
@@ -81,7 +82,7 @@ batch_tokens = 512
 gradient_shards = 4
 learning_rate = 3e-3
 checkpoint_every = 2
-lora = { rank = 2, use_rslora = true }
+lora = { rank = 2, use_rslora = true, base = "q4_1" }
 
 [[stage]]
 name = "corrected"
@@ -94,7 +95,7 @@ gradient_shards = 4
 max_tokens = 16
 learning_rate = 1e-3
 checkpoint_every = 2
-lora = {}
+lora = { base = "q4_0" }
 
 [[stage]]
 name = "whole"
@@ -218,6 +219,11 @@ fn adapters_that_cannot_be_are_refused_in_words() {
         (of("lora = { rank = 0 }"), "lora.rank must be 1 to 4096, but is 0"),
         (of("lora = { rnk = 4 }"), "unknown key 'rnk' in [lora]"),
         (of("lora = { target_modules = \"all\" }"), "must be \"all-linear\" or a list of names in quotes"),
+        (of("lora = { base = \"q5\" }"), "lora.base must be one of \"stored\", \"f32\", \"bf16\", \"q8_0\", \"q4_0\""),
+        (
+            of("precision = \"bf16\"\nlora = { base = \"q8_0\" }"),
+            "lora.base is \"q8_0\", which products in 16 bits do not take",
+        ),
         (of("lora = { target_modules = [] }"), "lora.target_modules names no module"),
         (of("optimizer = \"muon\"\nlora = {}"), "an adapter takes \"adamw\""),
         (of("mtp_lambda = 0.1\nlora = {}"), "layers of multi-token prediction have no adapter"),

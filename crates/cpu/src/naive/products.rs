@@ -1,5 +1,7 @@
 //! Products, with plain and with packed weights.
 
+use std::borrow::Cow;
+
 use wels_device::{
     BlockType, Dispatch, Groups, Ids, Packed, PackedMatrix, Precision, Products, Source, Start, Tensor, WeightGradient,
     WeightRef, Weights,
@@ -31,11 +33,15 @@ impl Matrix {
         row
     }
 
-    /// `y[T, N] = x[T, K] · wᵀ`.
-    pub fn product(&self, x: &[f32], y: &mut [f32]) {
-        if !self.block_type.is_quantised() {
-            let w: Vec<f32> = (0..self.rows).flat_map(|i| self.row(i)).collect();
-            return gemm::linear(Precision::F32, x, &w, y, self.cols, self.rows);
+    /// All rows.
+    pub fn numbers(&self) -> Vec<f32> {
+        (0..self.rows).flat_map(|i| self.row(i)).collect()
+    }
+
+    /// `y[T, N] = x[T, K] · wᵀ`, with x as it is or quantised as w is.
+    pub fn product(&self, whole_rows: bool, x: &[f32], y: &mut [f32]) {
+        if whole_rows || !self.block_type.is_quantised() {
+            return gemm::linear(Precision::F32, x, &self.numbers(), y, self.cols, self.rows);
         }
         let pad = |x: &[f32]| x.iter().copied().chain(std::iter::repeat_n(0.0, self.padded() - self.cols)).collect();
         let x: Vec<f32> = x.chunks_exact(self.cols).flat_map(|x| -> Vec<f32> { pad(x) }).collect();
@@ -50,6 +56,14 @@ fn matrices(packed: &Packed) -> &[Matrix] {
 pub(super) fn single(packed: &Packed) -> &Matrix {
     let [matrix] = matrices(packed) else { panic!("{packed:?} where one matrix is expected") };
     matrix
+}
+
+/// The numbers of a parameter, however it is stored.
+pub(super) fn numbers(w: WeightRef<'_>) -> Cow<'_, [f32]> {
+    match w {
+        WeightRef::Plain(w) => values(w).into(),
+        WeightRef::Packed(w) => matrices(w).iter().flat_map(Matrix::numbers).collect::<Vec<_>>().into(),
+    }
 }
 
 impl Weights for Naive {
@@ -84,7 +98,7 @@ impl Weights for Naive {
     }
 
     fn unpack(&self, packed: &Packed) -> Vec<f32> {
-        matrices(packed).iter().flat_map(|matrix| (0..matrix.rows).flat_map(|i| matrix.row(i))).collect()
+        matrices(packed).iter().flat_map(Matrix::numbers).collect()
     }
 
     fn packed_bytes(&self, packed: &Packed) -> usize {
@@ -98,15 +112,15 @@ impl Products for Naive {
             let n = y.cols();
             match w {
                 WeightRef::Plain(w) => gemm::linear(precision, values(x), values(w), values_mut(y), x.cols(), n),
-                WeightRef::Packed(w) => single(w).product(values(x), values_mut(y)),
+                WeightRef::Packed(w) => single(w).product(w.takes_whole_rows(), values(x), values_mut(y)),
             }
         }
     }
 
-    fn linear_dx(&self, precision: Precision, terms: &[(&Tensor, &Tensor)], (dx, mut start): (&mut Tensor, Start)) {
+    fn linear_dx(&self, precision: Precision, terms: &[(&Tensor, WeightRef)], (dx, mut start): (&mut Tensor, Start)) {
         for (dy, w) in terms {
             let (k, n) = (dx.cols(), dy.cols());
-            gemm::linear_dx(precision, values(dy), values(w), values_mut(dx), k, n, start);
+            gemm::linear_dx(precision, values(dy), &numbers(*w), values_mut(dx), k, n, start);
             start = Start::Continue;
         }
     }
@@ -132,7 +146,7 @@ impl Products for Naive {
             for (matrix, ends) in matrices(packed).iter().zip(offsets.windows(2)) {
                 for slot in ends[0] as usize..ends[1] as usize {
                     let row = rows.map_or(slot, |rows| rows[slot] as usize);
-                    matrix.product(&x[row * k..][..k], &mut y[slot * n..][..n]);
+                    matrix.product(packed.takes_whole_rows(), &x[row * k..][..k], &mut y[slot * n..][..n]);
                 }
             }
         }
@@ -142,13 +156,13 @@ impl Products for Naive {
         &self,
         precision: Precision,
         dispatch: &Dispatch,
-        terms: &[(&Tensor, &Tensor)],
+        terms: &[(&Tensor, WeightRef)],
         (dx, mut start): (&mut Tensor, Start),
     ) {
         let offsets = tables(dispatch).offsets();
         for (dy, w) in terms {
             let (k, n) = (dx.cols(), dy.cols());
-            gemm::grouped_linear_dx(precision, values(dy), offsets, values(w), values_mut(dx), k, n, start);
+            gemm::grouped_linear_dx(precision, values(dy), offsets, &numbers(*w), values_mut(dx), k, n, start);
             start = Start::Continue;
         }
     }

@@ -14,7 +14,7 @@ use wels_kernels::reference::{
 };
 use wels_kernels::{experts as kernels, router as kinds};
 
-use super::products::single;
+use super::products::{numbers, single};
 use super::{Naive, values, values_mut};
 
 impl Rows for Naive {
@@ -249,23 +249,23 @@ impl Head for Naive {
         gradients: Option<HeadGradients>,
     ) {
         let (d, x, logp) = (x.cols(), values(x), values_mut(logp));
-        let w = match w {
-            WeightRef::Plain(w) => w,
+        let (w, v) = match w {
+            WeightRef::Plain(plain) => (numbers(w), plain.rows()),
+            WeightRef::Packed(packed) if packed.takes_whole_rows() => (numbers(w), packed.rows()),
             WeightRef::Packed(w) => {
                 assert!(gradients.is_none(), "gradients of packed weights");
                 let mut logits = vec![0.0; targets.len() * w.rows()];
-                single(w).product(x, &mut logits);
+                single(w).product(false, x, &mut logits);
                 cap.into_iter().for_each(|cap| softcap::forward(cap, &mut logits));
                 return log_probabilities(&mut logits, targets, w.rows(), logp);
             }
         };
-        let (v, w) = (w.rows(), values(w));
         let Some(HeadGradients { dx, dw, coefficient, .. }) = gradients else {
-            return head::loss(precision, x, w, cap, targets, d, v, logp, None);
+            return head::loss(precision, x, &w, cap, targets, d, v, logp, None);
         };
         let gradients = Gradients { dx: values_mut(dx), dw: dw.map(|(dw, start)| (values_mut(dw), start)) };
         let coefficient = |row: usize, logp: f32| coefficient.at(row, logp);
-        head::loss(precision, x, w, cap, targets, d, v, logp, Some((gradients, &coefficient)));
+        head::loss(precision, x, &w, cap, targets, d, v, logp, Some((gradients, &coefficient)));
     }
 
     fn distil_loss(
@@ -284,7 +284,7 @@ impl Head for Naive {
             let x = &values(teacher.states)[rows.start * width..rows.end * width];
             match teacher.head {
                 WeightRef::Plain(head) => gemm::linear(precision, x, values(head), logits, width, v),
-                WeightRef::Packed(head) => single(head).product(x, logits),
+                WeightRef::Packed(head) => single(head).product(head.takes_whole_rows(), x, logits),
             }
             teacher.cap.into_iter().for_each(|cap| softcap::forward(cap, logits));
         };

@@ -27,7 +27,7 @@ fn dense() {
             let mut out = vec![("y", values(&y)), ("second y", values(&y2))];
             for start in [Start::Zero, Start::Continue] {
                 let (mut dx, mut dw) = (tensor(device, 5, t, k), tensor(device, 6, n, k));
-                device.linear_dx(Precision::F32, &[(&dy, &w)], (&mut dx, start));
+                device.linear_dx(Precision::F32, &[(&dy, (&w).into())], (&mut dx, start));
                 device.linear_dw(Precision::F32, &x, &one_sequence(t), &mut [(&dy, (&mut dw, start))]);
                 out.extend([("dx", values(&dx)), ("dw", values(&dw))]);
             }
@@ -65,7 +65,7 @@ fn by_expert() {
             let mut out = vec![("of tokens", values(&of_tokens)), ("of slots", values(&of_slots)), ("loads", loads)];
             for start in [Start::Zero, Start::Continue] {
                 let (mut dx, mut dw) = (tensor(device, 5, slots, k), tensor(device, 6, experts * n, k));
-                device.grouped_dx(p, &dispatch, &[(&dy, &w)], (&mut dx, start));
+                device.grouped_dx(p, &dispatch, &[(&dy, (&w).into())], (&mut dx, start));
                 device.grouped_dw(
                     p,
                     &h,
@@ -135,6 +135,6 @@ pub fn some(device: &Arc<dyn Device>) -> Outputs {
     device.grouped(Precision::F32, &x, Groups::Equal(parts), &mut [(WeightRef::Plain(&w), &mut y)]);
     let (dy, first) = (tensor(device, 3, parts * rows, n), tensor(device, 4, n, k));
     let mut dx = tensor(device, 5, parts * rows, k);
-    device.linear_dx(Precision::F32, &[(&dy, &first)], (&mut dx, Start::Zero));
+    device.linear_dx(Precision::F32, &[(&dy, (&first).into())], (&mut dx, Start::Zero));
     vec![("y", values(&y)), ("dx", values(&dx))]
 }

@@ -20,7 +20,7 @@ fn dense(device: &Arc<dyn Device>, (t, k, n): (usize, usize, usize)) -> Outputs 
     let mut out = vec![("y", values(&y))];
     for start in [Start::Zero, Start::Continue] {
         let mut dx = tensor(device, 4, t, k);
-        device.linear_dx(Precision::Bf16, &[(&dy, &w)], (&mut dx, start));
+        device.linear_dx(Precision::Bf16, &[(&dy, (&w).into())], (&mut dx, start));
         out.push(("dx", values(&dx)));
     }
     out
@@ -59,7 +59,7 @@ fn products_by_expert() {
             let mut out = vec![("of tokens", values(&of_tokens)), ("of slots", values(&of_slots))];
             for start in [Start::Zero, Start::Continue] {
                 let mut dx = tensor(device, 5, slots, k);
-                device.grouped_dx(p, &dispatch, &[(&dy, &w)], (&mut dx, start));
+                device.grouped_dx(p, &dispatch, &[(&dy, (&w).into())], (&mut dx, start));
                 out.push(("dx", values(&dx)));
             }
             out
@@ -184,7 +184,7 @@ fn lists(device: &Arc<dyn Device>, (t, k, n): (usize, usize, &[usize]), at_once:
         let (mut y, mut dw) = (of(3, &rows), of(4, &|stream, n| tensor(device, stream, n, k)));
         let mut products: Vec<_> = w.iter().map(WeightRef::Plain).zip(&mut y).collect();
         device.linear(p, &x, &mut products);
-        let terms: Vec<_> = dy.iter().zip(&w).collect();
+        let terms: Vec<_> = dy.iter().zip(w.iter().map(WeightRef::Plain)).collect();
         device.linear_dx(p, &terms, (&mut dx, Start::Continue));
         let start = |number: usize| if number == 1 { Start::Zero } else { Start::Continue };
         let into = dw.iter_mut().enumerate().map(|(i, dw)| (dw, start(each * number + i)));
@@ -197,7 +197,7 @@ fn lists(device: &Arc<dyn Device>, (t, k, n): (usize, usize, &[usize]), at_once:
             (of(7, &|_, n| empty(device, slots, n)), of(8, &|stream, n| tensor(device, stream, EXPERTS * n, k)));
         let mut products: Vec<_> = w.iter().map(WeightRef::Plain).zip(&mut y).collect();
         device.grouped(p, &x, Groups::Tokens(&dispatch), &mut products);
-        let terms: Vec<_> = dy.iter().zip(&w).collect();
+        let terms: Vec<_> = dy.iter().zip(w.iter().map(WeightRef::Plain)).collect();
         device.grouped_dx(p, &dispatch, &terms, (&mut dx_slots, Start::Continue));
         let into = dw.iter_mut().map(|dw| (dw, Start::Continue));
         let mut gradients: Vec<_> = dy.iter().zip(into).collect();
@@ -248,7 +248,7 @@ fn rows_of_lists_do_not_depend_on_their_batch() {
             device.linear(p, &x, &mut w.iter().map(WeightRef::Plain).zip(&mut y).collect::<Vec<_>>());
             let dy: Vec<_> = widths.iter().zip(20..).map(|(n, stream)| cut(stream, *n)).collect();
             let (mut dx, mut wide) = (empty_activation(&device, rows, k), empty(&device, rows, k));
-            let terms: Vec<_> = dy.iter().zip(&w).collect();
+            let terms: Vec<_> = dy.iter().zip(w.iter().map(WeightRef::Plain)).collect();
             device.linear_dx(p, &terms, (&mut dx, Start::Zero));
             device.linear_dx(p, &terms, (&mut wide, Start::Zero));
             if widths.len() <= 3 && widths.iter().all(|n| n.is_multiple_of(8)) {
@@ -276,7 +276,7 @@ fn of_activations(device: &Arc<dyn Device>, (t, k, n): (usize, usize, usize)) ->
     let starts = Ids::from(sequences(t));
     for start in [Start::Zero, Start::Continue] {
         let (mut dx, mut dw) = (activation(device, 4, t, k), tensor(device, 5, n, k));
-        device.linear_dx(Precision::Bf16, &[(&dy, &w)], (&mut dx, start));
+        device.linear_dx(Precision::Bf16, &[(&dy, (&w).into())], (&mut dx, start));
         device.linear_dw(Precision::Bf16, &x, &starts, &mut [(&dy, (&mut dw, start))]);
         out.extend([("dx", values(&dx)), ("dw", values(&dw))]);
     }
@@ -285,7 +285,7 @@ fn of_activations(device: &Arc<dyn Device>, (t, k, n): (usize, usize, usize)) ->
     let (dy, mut y) = (activation(device, 7, slots, n), empty_activation(device, slots, n));
     device.grouped(Precision::Bf16, &x, Groups::Tokens(&dispatch), &mut [(WeightRef::Plain(&experts), &mut y)]);
     let (mut dx, mut dw) = (activation(device, 8, slots, k), tensor(device, 9, EXPERTS * n, k));
-    device.grouped_dx(Precision::Bf16, &dispatch, &[(&dy, &experts)], (&mut dx, Start::Continue));
+    device.grouped_dx(Precision::Bf16, &dispatch, &[(&dy, (&experts).into())], (&mut dx, Start::Continue));
     let groups = Groups::Tokens(&dispatch);
     device.grouped_dw(Precision::Bf16, &x, groups, &starts, &mut [(&dy, (&mut dw, Start::Continue))]);
     out.extend([("y of experts", values(&y)), ("dx of experts", values(&dx)), ("dw of experts", values(&dw))]);

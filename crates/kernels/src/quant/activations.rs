@@ -15,6 +15,8 @@ const LEAST_SCALE: f32 = f32::from_bits((127 - 100) << 23);
 pub struct Activations<'x> {
     x: &'x [f32],
     columns: usize,
+    /// Whether products take them as they are, and of the weights the numbers that these stand for.
+    whole: bool,
     quantised: OnceLock<Quantised>,
 }
 
@@ -36,7 +38,16 @@ pub(super) struct Quantised {
 /// If `x` is not whole rows.
 pub fn quantise_rows(x: &[f32], columns: usize) -> Activations<'_> {
     assert!(columns > 0 && x.len().is_multiple_of(columns), "x has {} elements, rows have {columns}", x.len());
-    Activations { x, columns, quantised: OnceLock::new() }
+    Activations { x, columns, whole: false, quantised: OnceLock::new() }
+}
+
+/// Takes the rows of `x` [T, columns] for products that quantise nothing: those with the numbers that weights of any
+/// type stand for, in f32.
+///
+/// # Panics
+/// As [`quantise_rows`].
+pub fn whole_rows(x: &[f32], columns: usize) -> Activations<'_> {
+    Activations { whole: true, ..quantise_rows(x, columns) }
 }
 
 /// Blocks whose scales are computed together: divisions side by side.
@@ -91,6 +102,11 @@ impl Activations<'_> {
     /// K.
     pub fn columns(&self) -> usize {
         self.columns
+    }
+
+    /// Whether they are those of [`whole_rows`].
+    pub(super) fn are_whole(&self) -> bool {
+        self.whole
     }
 
     /// As they were given.

@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 
 use super::blocks::{self, BlockType};
+use super::decode;
 use super::pack::{self, Form, Kind, Panel, ROWS};
 use super::wide;
 use crate::memory::Buffer;
@@ -149,6 +150,28 @@ impl QuantMatrix {
     pub fn rows_of(&self, ids: &[u32], out: &mut [f32]) {
         assert_eq!(out.len(), ids.len() * self.columns, "{} rows of {}", ids.len(), self.columns);
         par::chunks_mut(out, self.columns, |i, out| self.row(ids[i] as usize, out));
+    }
+
+    /// Some rows, from the first of a panel on, as [`QuantMatrix::row`] has each.
+    ///
+    /// # Panics
+    /// If they are not there or do not begin with a panel, or `out` is not `[rows, K]`.
+    pub(super) fn numbers(&self, rows: Range<usize>, out: &mut [f32]) {
+        assert!(rows.start.is_multiple_of(ROWS) && rows.end <= self.rows, "rows {rows:?} of {}", self.rows);
+        assert_eq!(out.len(), rows.len() * self.columns, "{} rows of {}", rows.len(), self.columns);
+        let (terms, scales) = (4 * self.panel_terms(), self.panel_scales());
+        par::chunks_mut(out, ROWS * self.columns, |i, out| match (self.packed(), self.kind()) {
+            (Some(panels), Kind::Quantised(_)) => {
+                let panel = rows.start / ROWS + i;
+                let terms = &scratch::bytes(&panels.terms)[panel * terms..][..terms];
+                let scales = &scratch::bytes(&panels.scales)[panel * scales..][..scales];
+                decode::rows(self.block_type, (terms, scales), self.columns, out);
+            }
+            _ => {
+                let first = rows.start + i * ROWS;
+                out.chunks_exact_mut(self.columns).enumerate().for_each(|(row, out)| self.row(first + row, out));
+            }
+        });
     }
 
     pub(super) fn kind(&self) -> Kind {

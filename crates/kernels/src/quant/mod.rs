@@ -16,25 +16,31 @@
 //! d_b.
 //!
 //! With weights in f32, f16 or bf16 the product is that of [`gemm`](crate::gemm) in f32 with the widened weights, in
-//! every bit: one chain over k, and x as it is given.
+//! every bit: one chain over k, and x as it is given. So it is with weights of all types where x is [`whole_rows`], as
+//! for training beside weights that stay: their numbers are decoded to f32 a few panels at a time.
 //!
 //! **Layout.** Packed weights are panels of 16 rows, so that one vector holds 4 consecutive terms of each row: see
 //! `pack`. They take the bytes of the file or up to 3% more (MXFP4 6%), but 2- and 3-bit formats, which take 4 bits,
 //! and those with long codes (IQ1, IQ2, IQ3), which take 8.
 
 pub mod activations;
+mod backward;
 pub mod blocks;
 mod codebooks;
+mod decode;
 mod dots;
 mod kernel;
+mod low_rank;
 mod matrix;
 mod pack;
 mod product;
 mod repack;
 mod wide;
 
-pub use activations::{Activations, quantise_rows};
+pub use activations::{Activations, quantise_rows, whole_rows};
+pub use backward::{grouped_linear_dx, linear_dx};
 pub use blocks::BlockType;
 pub(crate) use kernel::{PEAK_OPS, peak};
+pub use low_rank::{AdaptedRows, add_low_rank};
 pub use matrix::{MemoryBudget, QuantMatrix};
 pub use product::{grouped_linear, linear, linear_many};

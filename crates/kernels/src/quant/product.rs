@@ -6,6 +6,7 @@ use std::ops::Range;
 use super::activations::Activations;
 use super::blocks::BlockType;
 use super::codebooks::Codes;
+use super::decode;
 use super::dots::{Dots, Set, dispatch_dots};
 use super::kernel::{self, Out};
 use super::matrix::{self, QuantMatrix};
@@ -83,22 +84,31 @@ pub fn grouped_linear<W: Borrow<QuantMatrix>>(
 const AT_THE_PACE_OF_MEMORY: usize = 4;
 
 /// The product of some rows of x with a matrix, to rows `slots` of y.
-struct Product<'a> {
+pub(super) struct Product<'a> {
     w: &'a QuantMatrix,
+    /// As what w is multiplied.
+    kind: Kind,
     rows: &'a [u32],
     y: SharedMut<'a, f32>,
     slots: Range<usize>,
 }
 
 impl<'a> Product<'a> {
-    fn new(x: &Activations, w: &'a QuantMatrix, rows: &'a [u32], y: SharedMut<'a, f32>, slots: Range<usize>) -> Self {
+    pub fn new(
+        x: &Activations,
+        w: &'a QuantMatrix,
+        rows: &'a [u32],
+        y: SharedMut<'a, f32>,
+        slots: Range<usize>,
+    ) -> Self {
         assert_eq!(x.columns(), w.columns(), "columns of x and of w");
-        Product { w, rows, y, slots }
+        let kind = if x.are_whole() { Kind::Wide } else { w.kind() };
+        Product { w, kind, rows, y, slots }
     }
 
     /// Words of a row of x in a tile.
     fn row_words(&self) -> usize {
-        match self.w.kind() {
+        match self.kind {
             Kind::Quantised(form) => self.w.records() * form.blocks() * kernel::block_words(form),
             Kind::Wide => self.w.columns(),
         }
@@ -116,7 +126,7 @@ struct Task<'a> {
 
 /// How the rows of x are divided among threads.
 #[derive(Clone, Copy)]
-enum Division {
+pub(super) enum Division {
     /// Each thread has rows of its own as far as they go, in this kernel and in those before and after: what one core
     /// has written is slow for another to read, all the more where the two share no cache.
     ByRows,
@@ -144,7 +154,8 @@ impl Division {
     }
 }
 
-fn run(x: &Activations, products: &[Product], division: Division) {
+/// Computes the products, each of rows of `x`, whose outputs nobody else has.
+pub(super) fn run(x: &Activations, products: &[Product], division: Division) {
     matrix::pack_where_room_is(products.iter().map(|product| product.w));
     let (most_rows, wide_zero) = Set::active().tile_and_wide_zero();
     let (places, layouts, words) = layouts(products);
@@ -158,7 +169,7 @@ fn run(x: &Activations, products: &[Product], division: Division) {
         let pieces = (cost(product) * wanted).div_ceil(total.max(1)).max(1);
         let (rows, panels) = (product.rows.len(), product.w.panels());
         let height = division.height(rows, most_rows);
-        let side_by_side = if product.w.kind() == Kind::Wide { 2 } else { 1 };
+        let side_by_side = if product.kind == Kind::Wide { 2 } else { 1 };
         let panel_pieces = pieces.div_ceil(rows.div_ceil(height).max(1));
         let width = panels.div_ceil(panel_pieces).next_multiple_of(side_by_side).max(1);
         let tiles = &tiles[place..][..rows * product.row_words()];
@@ -210,7 +221,7 @@ fn layouts<'a>(products: &[Product<'a>]) -> (Vec<usize>, Vec<Layout<'a>>, usize)
         let place = layouts.iter().find(same).map(|layout| layout.place).unwrap_or_else(|| {
             let (row_words, place) = (product.row_words(), words);
             words += product.rows.len() * row_words;
-            layouts.push(Layout { rows: product.rows, kind: product.w.kind(), row_words, place });
+            layouts.push(Layout { rows: product.rows, kind: product.kind, row_words, place });
             place
         });
         places.push(place);
@@ -275,13 +286,13 @@ fn lay_tiles(
 const CHUNK: usize = 256 * 1024;
 
 fn chunk_panels(task: &Task, most_rows: usize) -> usize {
-    let (w, rows) = (task.product.w, task.rows.len());
+    let (w, kind, rows) = (task.product.w, task.product.kind, task.rows.len());
     let one_tile = kernel::tile_rows(rows, most_rows) == rows;
     match w.is_packed() {
-        true if one_tile => task.panels.len(),
-        false if rows <= most_rows && w.kind() != Kind::Wide => 1, // packed, it is read from the first-level cache
+        true if one_tile && kind == w.kind() => task.panels.len(),
+        false if rows <= most_rows && kind != Kind::Wide => 1, // packed, it is read from the first-level cache
         _ => {
-            let bytes = match w.kind() {
+            let bytes = match kind {
                 Kind::Wide => 4 * ROWS * w.columns(), // as tiles read them
                 Kind::Quantised(_) => 4 * w.panel_terms() + w.panel_scales(),
             };
@@ -331,13 +342,14 @@ unsafe fn compute<D: Dots>(task: &Task) {
             unsafe { of_form::<D, $bits, $halves, $minima, $factors, $codes>(task) }
         };
     }
-    let Kind::Quantised(Form { bits, halves, minima, factors, codes, .. }) = task.product.w.kind() else {
+    let Kind::Quantised(Form { bits, halves, minima, factors, codes, .. }) = task.product.kind else {
         // SAFETY: each width is that of its type; the task goes on as it came.
         return unsafe {
             match task.product.w.block_type() {
                 BlockType::F16 => of_width::<D, wide::F16>(task),
                 BlockType::Bf16 => of_width::<D, wide::Bf16>(task),
-                _ => of_width::<D, wide::F32>(task),
+                BlockType::F32 => of_width::<D, wide::F32>(task),
+                _ => of_numbers::<D>(task),
             }
         };
     };
@@ -432,5 +444,37 @@ unsafe fn of_width<D: Dots, W: Width>(task: &Task) {
     }
     // SAFETY: the panels of a chunk lie one after the other, where they are or widened into a buffer that has room for
     // a whole chunk; the output has a row for each slot.
+    unsafe { chunks!(D, task, begin, panels) }
+}
+
+/// With the numbers of quantised weights, decoded a chunk of panels at a time.
+///
+/// # Safety
+/// As for [`compute`], of a product with whole rows of x.
+#[inline(always)]
+unsafe fn of_numbers<D: Dots>(task: &Task) {
+    let w = task.product.w;
+    let (columns, room) = (w.columns(), chunk_panels(task, D::TILE).min(task.panels.len()));
+    let mut numbers = scratch::buffer(room * columns * ROWS);
+    macro_rules! begin {
+        ($begin:expr, $panels:expr) => {{
+            let begin: Panel = $begin;
+            for (i, numbers) in numbers.chunks_exact_mut(columns * ROWS).take($panels).enumerate() {
+                let panel = Panel {
+                    terms: begin.terms.add(4 * i * w.panel_terms()),
+                    scales: begin.scales.add(i * w.panel_scales()),
+                };
+                decode::panel::<D>(w.block_type(), panel, numbers);
+            }
+            Panel { terms: numbers.as_ptr().cast(), ..begin }
+        }};
+    }
+    macro_rules! panels {
+        ($m:expr, $begin:expr, $panels:expr, $tile:expr, $out:expr) => {
+            wide::panels::<D, wide::F32>($m, columns, $begin.terms, $panels, $tile.cast(), $out)
+        };
+    }
+    // SAFETY: the panels of a chunk lie one after the other, each of as many records as a row has blocks; the buffer
+    // has room for the numbers of a whole chunk; the output has a row for each slot.
     unsafe { chunks!(D, task, begin, panels) }
 }

@@ -279,6 +279,37 @@ fn products_with_wide_weights_are_those_of_the_widened_weights() {
     }
 }
 
+/// With rows of x as they are, weights of every type multiply as the numbers that they stand for.
+#[test]
+fn products_with_whole_rows_are_those_of_the_decoded_weights() {
+    for block_type in QUANTISED.into_iter().chain([BlockType::Bf16, BlockType::F16]) {
+        for ((t, n), blocks) in SIZES.into_iter().chain([(100, 49)]).zip([1, 3].into_iter().cycle()) {
+            let k = blocks * block_type.len().max(32);
+            let (x, bytes) = (any_rows(t, k), any_blocks(block_type, n, k));
+            let mut w = vec![0.0; n * k];
+            blocks::decode(block_type, &bytes, &mut w);
+            let mut expected = vec![0.0; t * n];
+            gemm::linear(Precision::F32, &x, &w, &mut expected, k, n);
+            let owner: Arc<dyn AsRef<[u8]> + Send + Sync> = Arc::new(bytes.clone());
+            let (slots, ends) = ((0..t as u32).rev().collect::<Vec<_>>(), [0, t as u32]);
+            everywhere(|isa| {
+                let room = Arc::new(MemoryBudget::new(0));
+                let mapped = QuantMatrix::mapped(block_type, owner.clone(), 0..bytes.len(), n, k, &room);
+                let packed = QuantMatrix::from_blocks(block_type, &bytes, n, k);
+                let x = quant::whole_rows(&x, k);
+                for (what, w) in [("packed", packed), ("mapped", mapped)] {
+                    let what = format!("{} {what} {t}×{k}×{n} {isa}", block_type.name());
+                    let mut y = vec![f32::NAN; t * n];
+                    quant::linear(&x, &w, &mut y);
+                    assert_same(&what, &y, &expected);
+                    quant::grouped_linear(&x, Some(&slots), &ends, &[&w], &mut y);
+                    y.chunks(n).rev().zip(expected.chunks(n)).for_each(|(y, expected)| assert_same(&what, y, expected));
+                }
+            });
+        }
+    }
+}
+
 #[test]
 fn products_at_once_and_by_experts_are_products() {
     let k = 512;

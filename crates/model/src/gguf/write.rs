@@ -539,13 +539,13 @@ pub fn interleave_rows(values: &[f32], head_dim: usize, cols: usize) -> Vec<f32>
 }
 
 /// The inverse of [`interleave_rows`].
-pub fn split_rows(values: &[f32], head_dim: usize, cols: usize) -> Vec<f32> {
+pub fn split_rows<T: Copy>(values: &[T], head_dim: usize, cols: usize) -> Vec<T> {
     let half = head_dim / 2;
     reorder(values, head_dim, cols, |row| 2 * (row % half) + row / half)
 }
 
 /// Row r of each head of the result is row `source(r)` of that head of `values`.
-fn reorder(values: &[f32], head_dim: usize, cols: usize, source: impl Fn(usize) -> usize) -> Vec<f32> {
+fn reorder<T: Copy>(values: &[T], head_dim: usize, cols: usize, source: impl Fn(usize) -> usize) -> Vec<T> {
     let mut out = Vec::with_capacity(values.len());
     for head in values.chunks_exact(head_dim * cols) {
         for row in 0..head_dim {

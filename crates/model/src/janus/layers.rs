@@ -173,7 +173,7 @@ pub fn attention(execution: &Execution, Heads { q, k, v, heads }: Heads) -> Tens
         });
         device.linear(execution.precision, &q, &mut [(WeightRef::Plain(&k), &mut scores)]);
         images(execution).softmax(1.0 / (width as f32).sqrt(), &mut scores);
-        device.linear_dx(execution.precision, &[(&scores, &v)], (&mut one, Start::Zero));
+        device.linear_dx(execution.precision, &[(&scores, (&v).into())], (&mut one, Start::Zero));
         device.copy_columns(&one, 0, &mut out, head * width, width);
     }
     out

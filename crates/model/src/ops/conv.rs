@@ -44,7 +44,7 @@ pub fn conv(g: &mut Graph, x: &Var, of: Convolution) -> Var {
         match windows {
             None => {
                 back.parameter(w, |dw, start| device.linear_dw(precision, &x, &all, &mut [(&dy, (dw, start))]));
-                let weight = back.weight(w);
+                let weight = back.context.params.stored(w);
                 back.accumulate(x.gradient(), |dx, start| {
                     device.linear_dx(precision, &[(&dy, weight)], (dx, start));
                 });

@@ -38,7 +38,7 @@ pub fn dense(g: &mut Graph, x: &Var, map: Map, starts: &Ids) -> Var {
     let (x, starts) = (x.clone(), starts.clone());
     g.record("dense", y, move |back, dy| {
         let device = back.device();
-        let weight = back.weight(w);
+        let weight = back.context.params.stored(w);
         back.accumulate(x.gradient(), |dx, start| device.linear_dx(precision, &[(&dy, weight)], (dx, start)));
         back.parameter(w, |dw, start| device.linear_dw(precision, &x, &starts, &mut [(&dy, (dw, start))]));
         if let Some(b) = b {

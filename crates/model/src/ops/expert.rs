@@ -70,8 +70,8 @@ pub fn expert_gate_up(
         let (device, sequences, dispatch) = (back.device(), back.sequences(), &slots.dispatch);
         let dys = dys.map(|dy| dy.expect("gate and up are used together"));
         let mut d_slots = back.tensor_of(x.dtype(), count, d);
-        let values = weights.map(|w| back.unpacked(w));
-        let terms = [(&dys[0], &values[0]), (&dys[1], &values[1])];
+        let terms =
+            [(&dys[0], back.context.params.stored(weights[0])), (&dys[1], back.context.params.stored(weights[1]))];
         device.grouped_dx(precision, dispatch, &terms, (&mut d_slots, Start::Zero));
         back.parameters(&weights, |dws| {
             let mut gradients: Vec<_> = dys.iter().zip(dws).collect();
@@ -117,7 +117,7 @@ pub fn expert_swiglu_linear(
             device.grouped_dw(precision, &a, Groups::Slots(slots.of_gradients()), &sequences.starts, gradients);
         });
         let mut da = a;
-        device.grouped_dx(precision, &slots.dispatch, &[(&dy, &back.unpacked(w))], (&mut da, Start::Zero));
+        device.grouped_dx(precision, &slots.dispatch, &[(&dy, back.context.params.stored(w))], (&mut da, Start::Zero));
         let (mut dgate, mut dup) = (back.like(gate.gradient()), back.like(up.gradient()));
         device.gated_backward(gating, &da, [&gate, &up], [&mut dgate, &mut dup]);
         back.give(gate.gradient(), dgate);

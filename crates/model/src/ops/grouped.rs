@@ -27,7 +27,7 @@ pub fn grouped_linear(g: &mut Graph, x: Var, w: Weight, groups: usize) -> Var {
         let mut d_results = back.tensor(groups * tokens, n);
         device.split_heads(&dy, groups, 0, n, &mut d_results);
         let mut d_parts: Tensor = back.tensor(groups * tokens, k);
-        let terms = [(&d_results, &back.unpacked(w))];
+        let terms = [(&d_results, back.context.params.stored(w))];
         device.grouped_dx(Precision::F32, &dispatch, &terms, (&mut d_parts, Start::Zero));
         back.parameter(w, |dw, start| {
             let gradients = &mut [(&d_results, (dw, start))];

@@ -71,13 +71,12 @@ pub fn distil_loss(
     let Head { weight: w, cap } = head;
     let (d, v, precision, device) = (w.cols, w.rows, precision(g), g.device());
     assert_eq!(x.cols(), d, "distil_loss: x is [{}, {}], w is [{v}, {d}]", x.rows(), x.cols());
-    let weight = g.weight(w);
     let (mut logp, mut diverged) = (g.tensor(targets.len(), 1), g.tensor(targets.len(), 1));
     let back = g.recording().expect("a pass that records");
-    let (mut dx, sequences) = (back.like(x.gradient()), back.sequences());
+    let (mut dx, sequences, weight) = (back.like(x.gradient()), back.sequences(), back.unpacked(w));
     back.parameter_if_any(w, |dw| {
         let gradients = HeadGradients { dx: &mut dx, dw, sequences: &sequences.starts, coefficient };
-        device.distil_loss(precision, x, weight, cap, targets, teacher, [&mut logp, &mut diverged], gradients);
+        device.distil_loss(precision, x, &weight, cap, targets, teacher, [&mut logp, &mut diverged], gradients);
     });
     back.give(x.gradient(), dx);
     [logp, diverged]

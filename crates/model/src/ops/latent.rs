@@ -115,7 +115,7 @@ impl Adapters<'_, '_> {
             Half::Keys => {
                 device.grouped(self.precision, x, groups, &mut [(WeightRef::Plain(&halves.keys), &mut low)]);
                 device.scale(&mut low, scale);
-                device.linear_dx(self.precision, &[(&low, a)], (&mut more, Start::Zero));
+                device.linear_dx(self.precision, &[(&low, a.into())], (&mut more, Start::Zero));
             }
             Half::Values => {
                 device.linear(self.precision, x, &mut [(WeightRef::Plain(a), &mut low)]);

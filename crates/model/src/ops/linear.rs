@@ -3,7 +3,7 @@
 //! x `[T, K]`, w `[N, K]` as Hugging Face stores it, y `[T, N]`. Saved: x.
 //! Backward: `dx = dy · w`, a chain over N; `dw = dyᵀ · x`, a chain over the tokens.
 
-use super::low_rank::low_rank;
+use super::low_rank::low_ranks;
 use crate::params::Weight;
 use crate::tape::{Graph, Var};
 use wels_device::{Precision, Tensor};
@@ -33,14 +33,12 @@ pub fn linears<const N: usize>(g: &mut Graph, precision: Precision, x: &Var, wei
         let (device, sequences) = (back.device(), back.sequences());
         let (weights, dys): (Vec<Weight>, Vec<Tensor>) =
             weights.into_iter().zip(dys).filter_map(|(w, dy)| Some((w, dy?))).unzip();
-        let values: Vec<Tensor> = weights.iter().map(|w| back.unpacked(*w)).collect();
-        let terms: Vec<_> = dys.iter().zip(&values).rev().collect();
+        let terms: Vec<_> = dys.iter().zip(weights.iter().map(|w| back.context.params.stored(*w))).rev().collect();
         back.accumulate(x.gradient(), |dx, start| device.linear_dx(precision, &terms, (dx, start)));
         back.parameters(&weights, |dws| {
             let mut gradients: Vec<_> = dys.iter().zip(dws).collect();
             device.linear_dw(precision, &x, &sequences.starts, &mut gradients);
         });
     });
-    let mut weights = weights.into_iter();
-    ys.map(|y| low_rank(g, precision, x, y, weights.next().expect("one a result")))
+    low_ranks(g, precision, x, ys, weights)
 }

@@ -7,16 +7,68 @@
 
 use crate::params::{LowRank, Weight};
 use crate::tape::{AdaptedRows, Graph, Var};
-use wels_device::{Ids, Precision, Start, Tensor, WeightRef};
+use wels_device::{Dtype, Ids, LowRankRows, Precision, Start, Tensor, WeightRef};
 
 /// `y[T, N]` of the map `w` on `x[T, K]`, with what adapters add to it.
 pub fn low_rank(g: &mut Graph, precision: Precision, x: &Var, y: Var, w: Weight) -> Var {
-    let y = match g.context.params.low_rank(w) {
+    let [y] = low_ranks(g, precision, x, [y], [w]);
+    y
+}
+
+/// [`low_rank`] of several maps on one x.
+pub fn low_ranks<const N: usize>(
+    g: &mut Graph,
+    precision: Precision,
+    x: &Var,
+    ys: [Var; N],
+    weights: [Weight; N],
+) -> [Var; N] {
+    let mut all = weights.into_iter();
+    let ys = ys.map(|y| match g.context.params.low_rank(all.next().expect("one a result")) {
         Some(pair) => learnt(g, precision, x, y, pair),
         None => y,
-    };
+    });
     let adapted = g.context.adapted.clone();
-    adapted.iter().fold(y, |y, rows| of_rows(g, precision, x, y, (rows, w)))
+    match adapted.is_empty() {
+        true => ys,
+        false => of_all_rows(g, precision, x, ys, (&adapted[..], weights)),
+    }
+}
+
+/// With what adapters of some rows add; of all of them at once, where the device does that.
+fn of_all_rows<const N: usize>(
+    g: &mut Graph,
+    precision: Precision,
+    x: &Var,
+    ys: [Var; N],
+    (adapted, weights): (&[AdaptedRows], [Weight; N]),
+) -> [Var; N] {
+    let pairs = |w: Weight| adapted.iter().filter(move |of| of.adapter.pair(w.param()).is_some());
+    let at_once = precision == Precision::F32
+        && x.dtype() == Dtype::F32
+        && weights.iter().all(|w| pairs(*w).all(|of| of.adapter.packed(w.param()).is_some()));
+    if !at_once {
+        let mut weights = weights.into_iter();
+        return ys.map(|y| {
+            let w = weights.next().expect("one a result");
+            adapted.iter().fold(y, |y, rows| of_rows(g, precision, x, y, (rows, w)))
+        });
+    }
+    assert!(g.recording().is_none(), "adapters of some rows are for inference");
+    let mut ys = ys.map(|y| y.into_value().into_unshared());
+    let of_weight = |(y, w): (_, Weight)| {
+        let rows = pairs(w).map(|of| {
+            let packed = of.adapter.packed(w.param()).expect("looked at above");
+            LowRankRows { rows: &of.rows, packed, scale: of.adapter.config().scale() }
+        });
+        (y, rows.collect())
+    };
+    let mut products: Vec<(&mut Tensor, Vec<LowRankRows>)> = ys.iter_mut().zip(weights).map(of_weight).collect();
+    if products.iter().any(|(_, rows)| !rows.is_empty()) {
+        g.device().add_low_rank(x, &mut products);
+    }
+    drop(products);
+    ys.map(|y| g.variable(y))
 }
 
 /// Of the adapter among the parameters.
@@ -31,12 +83,12 @@ fn learnt(g: &mut Graph, precision: Precision, x: &Var, y: Var, LowRank { a, b, 
             device.linear_dw(precision, &h, &sequences.starts, &mut [(&d, (db, start))]);
         });
         let mut dh = back.tensor_of(h.dtype(), h.rows(), h.cols());
-        device.linear_dx(precision, &[(&d, back.weight(b))], (&mut dh, Start::Zero));
+        device.linear_dx(precision, &[(&d, back.context.params.stored(b))], (&mut dh, Start::Zero));
         device.scale(&mut dh, scale);
         back.parameter(a, |da, start| {
             device.linear_dw(precision, &x, &sequences.starts, &mut [(&dh, (da, start))]);
         });
-        let weight = back.weight(a);
+        let weight = back.context.params.stored(a);
         back.accumulate(x.gradient(), |dx, start| device.linear_dx(precision, &[(&dh, weight)], (dx, start)));
         back.give(dy, d);
     })

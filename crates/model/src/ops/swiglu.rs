@@ -28,7 +28,7 @@ pub fn swiglu_linear(g: &mut Graph, precision: Precision, gating: Gating, gate: 
             device.linear_dw(precision, &a, &sequences.starts, &mut [(&dy, (dw, start))]);
         });
         let mut da = a;
-        device.linear_dx(precision, &[(&dy, &back.unpacked(w))], (&mut da, Start::Zero));
+        device.linear_dx(precision, &[(&dy, back.context.params.stored(w))], (&mut da, Start::Zero));
         let (mut dgate, mut dup) = (back.like(gate.gradient()), back.like(up.gradient()));
         device.gated_backward(gating, &da, [&gate, &up], [&mut dgate, &mut dup]);
         back.give(gate.gradient(), dgate);
@@ -54,11 +54,11 @@ fn adapted(
     });
     let kept = a.clone();
     let y = g.record("swiglu_linear", y, move |back, dy| {
-        let (device, sequences, weight) = (back.device(), back.sequences(), back.unpacked(w));
+        let (device, sequences, weight) = (back.device(), back.sequences(), back.context.params.stored(w));
         back.parameter(w, |dw, start| {
             device.linear_dw(precision, &kept, &sequences.starts, &mut [(&dy, (dw, start))]);
         });
-        back.accumulate(kept.gradient(), |da, start| device.linear_dx(precision, &[(&dy, &weight)], (da, start)));
+        back.accumulate(kept.gradient(), |da, start| device.linear_dx(precision, &[(&dy, weight)], (da, start)));
     });
     low_rank(g, precision, &a, y, w)
 }

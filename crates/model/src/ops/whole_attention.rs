@@ -39,7 +39,7 @@ pub fn whole_attention(g: &mut Graph, of: WholeAttention) -> Var {
         let [q, k, v, one] = &mut parts;
         [&mut *q, k, v].into_iter().zip(&qkv_heads).for_each(|(x, all)| device.copy_rows(all, first, x, 0, rows));
         run.weights(q, k, &mut weights);
-        device.linear_dx(run.precision, &[(&weights, v)], (one, Start::Zero));
+        device.linear_dx(run.precision, &[(&weights, WeightRef::Plain(v))], (one, Start::Zero));
         device.copy_rows(one, 0, &mut out_heads, first, rows);
     }
     device.join_heads(&out_heads, heads, &mut out);
@@ -100,7 +100,7 @@ impl Run<'_> {
         device.linear(precision, d_out, &mut [(WeightRef::Plain(v), ds)]);
         device.linear_dw(precision, d_out, &one, &mut [(p, (dv, Start::Zero))]);
         self.pictures.softmax_backward(p, self.scale, ds);
-        device.linear_dx(precision, &[(ds, k)], (dq, Start::Zero));
+        device.linear_dx(precision, &[(ds, WeightRef::Plain(k))], (dq, Start::Zero));
         device.linear_dw(precision, q, &one, &mut [(ds, (dk, Start::Zero))]);
     }
 }

@@ -13,6 +13,8 @@ use wels_cpu::testing::device;
 use wels_device::{Coefficient, Tensor};
 use wels_model::adapter::{Adapter, AdapterConfig, AdapterFiles, BaseName, Targets};
 use wels_model::config::{CacheLayout, Dtype};
+use wels_model::frozen::{BlockType, Held};
+use wels_model::gguf::{self, GgufFile};
 use wels_model::model::{Losses, Model, Objective};
 use wels_model::names::param_specs;
 use wels_model::paged::{CacheDtype, Chunk, PagedCache};
@@ -100,32 +102,149 @@ fn a_base_in_bf16_is_held_narrower_and_changes_no_bit() {
         save_dir(dir.path(), &oracle.config, Dtype::Bf16, 1 << 30, &|param| params.tensors()[param].to_host()).unwrap();
         let (mut plain, files) = (Params::zeros(&device(), &oracle.config), Files::open(dir.path()).expect(name));
         files.load(&oracle.config, &mut |param, row, _, values| plain.set_rows(param, row, values)).expect(name);
-        let mut held = Params::frozen_from_files(&device(), &files, &oracle.config).expect(name);
+        let mut held = Params::frozen_from_files(&device(), &files, &oracle.config, Held::AsStored).expect(name);
         let matrices = |params: &Params| {
             let of_layers = (0..params.specs().len()).filter(|param| params.specs()[*param].kind.is_layer_matrix());
             of_layers.map(|param| params.bytes(param, CacheLayout::Expanded)).sum::<usize>()
         };
         // Rows of so small matrices are filled up to whole panels.
         assert!(matrices(&held) < matrices(&plain), "{name}: {} of {}", matrices(&held), matrices(&plain));
-        let adapter = open(&oracle, &folder(name)).expect(name);
-        let (model, execution, batch) =
-            (Model::new(oracle.config.clone(), 64), Execution::new(device()), &oracle.batch);
-        let [of_plain, of_held] = [&mut plain, &mut held].map(|params| {
-            params.attach(&adapter);
-            let mut grads = model.grads_of(params, 1);
-            let objective = Objective {
-                coefficient: Coefficient::Uniform(0.01),
-                mtp_coefficient: 0.0,
-                balance_coefficient: 0.001,
-                indexer_coefficient: 0.0,
-                teacher: None,
-            };
-            grads.begin();
-            let logp = model.accumulate(params, &mut grads, &execution, batch, &objective, &mut Losses::default());
-            grads.finish();
-            (logp, grads.values().iter().map(host).collect::<Vec<_>>())
-        });
+        let [of_plain, of_held] = [&mut plain, &mut held].map(|params| learnt(name, &oracle, params));
         assert!(of_plain == of_held, "{name}");
+    }
+}
+
+/// The log-probabilities of a pass with PEFT's adapter, and the gradients of it.
+fn learnt(name: &str, oracle: &Oracle, params: &mut Params) -> (Vec<f32>, Vec<Vec<f32>>) {
+    let (model, execution) = (Model::new(oracle.config.clone(), 64), Execution::new(device()));
+    params.attach(&open(oracle, &folder(name)).expect(name));
+    let mut grads = model.grads_of(params, 1);
+    let objective = Objective {
+        coefficient: Coefficient::Uniform(1.0 / oracle.batch.tokens.len() as f32),
+        mtp_coefficient: 0.0,
+        balance_coefficient: 0.0,
+        indexer_coefficient: 0.0,
+        teacher: None,
+    };
+    grads.begin();
+    let logp = model.accumulate(params, &mut grads, &execution, &oracle.batch, &objective, &mut Losses::default());
+    grads.finish();
+    (logp, grads.values().iter().map(host).collect())
+}
+
+/// An oracle's weights in a directory, and as they are held.
+fn held(oracle: &Oracle, dir: &Path, dtype: Dtype, held: Held) -> Params {
+    let params = oracle.params();
+    save_dir(dir, &oracle.config, dtype, 1 << 30, &|param| params.tensors()[param].to_host()).expect("written");
+    Params::frozen_from_files(&device(), &Files::open(dir).expect("files"), &oracle.config, held).expect("held")
+}
+
+/// The same numbers as plain tensors.
+fn plain(params: &Params) -> Params {
+    let mut plain = params.clone();
+    for param in 0..params.specs().len() {
+        if let Some(packed) = params.packed(param) {
+            plain.set_values(param, &device().unpack(packed));
+        }
+    }
+    plain
+}
+
+/// QLoRA: what is learnt beside blocks has the bits of what is learnt beside their numbers in f32, and the engine's
+/// pass those of training.
+#[test]
+fn a_base_in_blocks_changes_no_bit_of_its_numbers_in_f32() {
+    for (case, block_type) in
+        CASES.into_iter().zip([BlockType::Q4_0, BlockType::Q8_0, BlockType::Q4_1, BlockType::Q8_0, BlockType::Q4_0])
+    {
+        let (oracle, dir) = (Oracle::named(case), TempDir::new().unwrap());
+        let mut narrow = held(&oracle, dir.path(), Dtype::Bf16, Held::As(block_type));
+        let kept = |param: &usize| narrow.packed(*param).map(|packed| packed.block_type());
+        for param in 0..narrow.specs().len() {
+            let (kind, found) = (narrow.specs()[param].kind, kept(&param));
+            let expected = if kind.is_layer_matrix() { block_type } else { BlockType::Bf16 };
+            assert_eq!(found, kind.is_packable().then_some(expected), "{case}: {}", narrow.specs()[param].name);
+        }
+        let mut wide = plain(&narrow);
+        let (of_wide, of_narrow) = (learnt(case, &oracle, &mut wide), learnt(case, &oracle, &mut narrow));
+        assert!(of_wide == of_narrow, "{case}");
+        assert_ne!(of_narrow, learnt(case, &oracle, &mut oracle.params()), "{case}: as if nothing were quantised");
+
+        let (model, execution) = (Model::new(oracle.config.clone(), 64), Execution::new(device()));
+        let text = &oracle.batch.tokens[..17];
+        let mut cache = PagedCache::new(&device(), &oracle.config, CacheLayout::Expanded, CacheDtype::F32, 2);
+        let chunks = [0..12, 12..17].map(|part| Chunk {
+            tokens: &text[part.clone()],
+            past: part.start,
+            pages: &[1, 0],
+            logits: part.len(),
+            states: 0,
+        });
+        let sampled: Vec<f32> = chunks
+            .iter()
+            .flat_map(|chunk| host(&model.step(&narrow, &execution, &mut cache, &[*chunk]).logits))
+            .collect();
+        assert_eq!(sampled, host(&model.logits(&narrow, &execution, text, &[0, 17])), "{case}");
+    }
+}
+
+/// The blocks of a GGUF file are taken as they are, with the rows in the order of directories.
+#[test]
+fn a_base_from_a_gguf_file_keeps_its_blocks() {
+    for case in ["llama_tied_smollm2", "qwen3_untied"] {
+        let (oracle, dir) = (Oracle::named(case), TempDir::new().unwrap());
+        let (path, params) = (dir.path().join("base.gguf"), oracle.params());
+        let values = |param: usize| params.tensors()[param].to_host();
+        gguf::save(&path, &oracle.config, BlockType::Q4_0, &[], &values, &mut |_, _| {}).expect("written");
+        let file = GgufFile::open(&path).expect("a file");
+        let mut narrow = Params::frozen_from_gguf(&device(), &file, &oracle.config, Held::AsStored).expect("held");
+        let bytes: usize = (0..narrow.specs().len()).map(|param| narrow.bytes(param, CacheLayout::Expanded)).sum();
+        assert!(bytes < 4 * params.tensors().iter().map(Tensor::len).sum::<usize>() * 3 / 4, "{case}: {bytes} bytes");
+        let mut wide = Params::zeros(&device(), &oracle.config);
+        file.load(&oracle.config, &mut |param, row, _, values| wide.set_rows(param, row, values)).expect("loaded");
+        if case.starts_with("llama") {
+            for param in 0..wide.specs().len() {
+                let spec = wide.specs()[param].clone();
+                if spec.name.contains("q_proj") || spec.name.contains("k_proj") {
+                    let rows =
+                        gguf::split_rows(&host(&wide.tensors()[param]), oracle.config.attention.qk_dim(), spec.cols);
+                    wide.set_values(param, &rows);
+                }
+            }
+        }
+        assert!(learnt(case, &oracle, &mut wide) == learnt(case, &oracle, &mut narrow), "{case}");
+    }
+}
+
+/// Against PyTorch beside the numbers of gguf-py's blocks: `scripts/oracle/make_qlora.py`.
+#[test]
+fn gradients_beside_blocks_equal_those_of_pytorch() {
+    let cases = [
+        ("llama_tied_smollm2", BlockType::Q4_0),
+        ("qwen3_untied", BlockType::Q8_0),
+        ("qwen3_untied", BlockType::Q4_1),
+        ("deepseek_v3_no_q_lora", BlockType::Q4_0),
+    ];
+    for (name, block_type) in cases {
+        let (oracle, dir) = (Oracle::named(name), TempDir::new().unwrap());
+        let file = folder(name).join(format!("{}.safetensors", block_type.name().to_lowercase()));
+        let expected = fs::read(file).expect(name);
+        let mut params = held(&oracle, dir.path(), Dtype::F32, Held::As(block_type));
+        let (_, gradients) = learnt(name, &oracle, &mut params);
+        let model = Model::new(oracle.config.clone(), 64);
+        let logits = model.logits(&params, &Execution::new(device()), &oracle.batch.tokens, &oracle.batch.starts);
+        let theirs = values(&expected, "logits");
+        let largest = theirs.iter().fold(0.0, |max: f64, x| max.max(x.abs()));
+        let logits = host(&logits);
+        let error = logits.iter().zip(&theirs).map(|(x, y)| (f64::from(*x) - y).abs()).fold(0.0, f64::max) / largest;
+        let mut worst = 0.0_f64;
+        for (spec, gradient) in params.specs().iter().zip(&gradients).skip(params.frozen()) {
+            let theirs = values(&expected, &format!("gradients.base_model.model.{}", spec.name));
+            let difference = norm(gradient.iter().zip(&theirs).map(|(x, y)| f64::from(*x) - y));
+            worst = worst.max(difference / norm(theirs.iter().copied()));
+        }
+        println!("{name} beside {}: logits {error:.1e}, gradients {worst:.1e}", block_type.name());
+        assert!(error <= TOLERANCE && worst <= TOLERANCE, "{name}: logits {error:.1e}, gradients {worst:.1e}");
     }
 }
 

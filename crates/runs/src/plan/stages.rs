@@ -19,8 +19,8 @@ use wels_model::janus::config::JanusConfig;
 
 use super::{Activations, F32, LearningPlan, PROGRAM_BYTES, StagePlan, training_memory};
 use crate::recipe::{
-    Answering, Answers, Distil, Optimization, OwnAnswers, PolicyObjective, Questions, Rl, Rollouts, SampleAndFilter,
-    Score, StageSection, Start, Supervised, Work,
+    Answering, Answers, Distil, Lora, Optimization, OwnAnswers, PolicyObjective, Questions, Rl, Rollouts,
+    SampleAndFilter, Score, StageSection, Start, Supervised, Work,
 };
 
 /// The assumed length of an answer, as a share of `max_tokens`.
@@ -292,7 +292,10 @@ impl Stages<'_> {
 
     fn reinforced(&self, section: &Rl, numbers: (u64, u64)) -> Result<StagePlan, String> {
         let config = self.start(&section.start)?;
-        let reference = if section.kl > 0.0 { weight_bytes(&config) } else { 0 };
+        // Beside an adapter, the reference shares what is not learnt.
+        let learnt = |lora: &Lora| F32 * lora.parameters(&config);
+        let whole = section.optimization.lora.as_ref().map_or_else(|| weight_bytes(&config), learnt);
+        let reference = if section.kl > 0.0 { whole } else { 0 };
         let flops = TokenFlops::of_reinforcement(&config, section);
         let mut plan =
             self.rollouts(&config, flops, LIVE_SHARE, (&section.rollouts, &section.optimization), numbers)?;

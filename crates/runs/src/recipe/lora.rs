@@ -3,7 +3,8 @@
 use serde::{Serialize, Serializer};
 use wels_model::adapter::{AdapterConfig, Targets};
 use wels_model::config::ModelConfig;
-use wels_model::names::param_specs;
+use wels_model::frozen::{BlockType, Held};
+use wels_model::names::{ParamSpec, param_specs};
 
 use super::optimizer::{Defaults, Optimizer, Rule};
 use super::reader::{FromToml, RecipeError, Section};
@@ -20,6 +21,63 @@ pub struct Lora {
     pub target_modules: Targets,
     /// Scale by alpha/√rank instead, as PEFT's key of this name.
     pub use_rslora: bool,
+    /// How the weights beside it are held: as their files have them, blocks of a GGUF file too, or brought to a format.
+    #[serde(serialize_with = "base_word")]
+    pub base: Base,
+}
+
+/// Number formats of weights that an adapter leaves as they are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Base {
+    /// As their files have them.
+    Stored,
+    F32,
+    Bf16,
+    /// 8 bits and a scale for 32.
+    Q8,
+    /// 4 bits and a scale for 32.
+    Q4,
+    /// 4 bits, a scale and a minimum for 32.
+    Q41,
+}
+
+fn base_word<S: Serializer>(base: &Base, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.serialize_str(base.word())
+}
+
+impl Base {
+    /// Its word in a recipe.
+    pub fn word(self) -> &'static str {
+        match self {
+            Base::Stored => "stored",
+            Base::F32 => "f32",
+            Base::Bf16 => "bf16",
+            Base::Q8 => "q8_0",
+            Base::Q4 => "q4_0",
+            Base::Q41 => "q4_1",
+        }
+    }
+
+    /// As a model is loaded; `None` for all of it in f32.
+    pub fn held(self) -> Option<Held> {
+        match self {
+            Base::Stored => Some(Held::AsStored),
+            Base::F32 => None,
+            Base::Bf16 => Some(Held::As(BlockType::Bf16)),
+            Base::Q8 => Some(Held::As(BlockType::Q8_0)),
+            Base::Q4 => Some(Held::As(BlockType::Q4_0)),
+            Base::Q41 => Some(Held::As(BlockType::Q4_1)),
+        }
+    }
+
+    /// Bytes of a model's weights that are held so, of files in f32.
+    pub fn bytes(self, model: &ModelConfig) -> u64 {
+        let bytes = |spec: &ParamSpec| {
+            let format = self.held().map_or(BlockType::F32, |held| held.format(spec.kind, BlockType::F32));
+            (spec.rows * spec.cols.div_ceil(format.len()) * format.bytes()) as u64
+        };
+        param_specs(model).iter().map(bytes).sum()
+    }
 }
 
 fn target_names<S: Serializer>(targets: &Targets, serializer: S) -> Result<S::Ok, S::Error> {
@@ -51,6 +109,17 @@ impl Lora {
             alpha: s.get_where("alpha", 32.0, |x| x > 0.0 && x <= 1e6, "greater than 0, up to 1e6")?,
             target_modules: s.get_or("target_modules", Targets::AllLinear)?,
             use_rslora: s.get_or("use_rslora", false)?,
+            base: s.word(
+                "base",
+                &[
+                    ("stored", Base::Stored),
+                    ("f32", Base::F32),
+                    ("bf16", Base::Bf16),
+                    ("q8_0", Base::Q8),
+                    ("q4_0", Base::Q4),
+                    ("q4_1", Base::Q41),
+                ],
+            )?,
         };
         if lora.target_modules == Targets::Names(Vec::new()) {
             return Err(s.wrong("target_modules", "names no module"));
@@ -95,7 +164,7 @@ impl Lora {
 
     /// As models know it.
     pub fn config(&self) -> AdapterConfig {
-        let Lora { rank, alpha, ref target_modules, use_rslora } = *self;
+        let Lora { rank, alpha, ref target_modules, use_rslora, base: _ } = *self;
         AdapterConfig { rank, alpha, rank_stabilised: use_rslora, targets: target_modules.clone() }
     }
 }

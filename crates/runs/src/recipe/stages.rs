@@ -1,18 +1,15 @@
 //! `[[stage]]`: what a run does after pretraining, in order. Each stage begins with the weights of an earlier one, of a
 //! published checkpoint, or with new ones.
 
-use std::fmt;
-use std::path::{Path, PathBuf};
+use serde::Serialize;
 
-use serde::{Serialize, Serializer};
-
-use super::named::joined;
 use super::optimizer::{Defaults, OF_EXAMPLES, OF_REINFORCEMENT, OF_TUNING};
 use super::pictures::{DrawRl, DrawScore, JanusTraining, VqTraining};
 use super::reader::{RecipeError, Section};
 use super::shared::{
     AdvantageScale, LossMean, NOT_NEGATIVE, Optimization, PROBABILITY, PolicyObjective, RecipeContext, place,
 };
+use super::task_name::TaskName;
 use super::work::Work;
 use super::{ModelSection, PRETRAIN, Precision, precision_word};
 
@@ -109,59 +106,6 @@ pub enum OverlongRule {
     /// A penalty that grows to 1 within the last `overlong_buffer` tokens.
     Penalty,
 }
-
-/// A task as recipes name it, `[STYLE:]NAME[+TOOL][=FILE]`. A name with a `/` is a program of one's own, which judges
-/// answers, or behind `env:` plays episodes.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct TaskName {
-    /// How it is asked.
-    pub style: Option<String>,
-    /// Whether the program plays.
-    pub plays: bool,
-    /// What is asked, or who judges or plays.
-    pub name: String,
-    /// Where questions stand.
-    pub file: Option<PathBuf>,
-}
-
-impl TaskName {
-    /// Takes `text` apart; paths are relative to `folder`.
-    pub fn parse(text: &str, folder: &Path) -> TaskName {
-        let (style, rest) = match text.split_once(':') {
-            Some((style, rest)) if !style.contains(['=', '/']) && style != PLAYS => (Some(style.to_string()), rest),
-            _ => (None, text),
-        };
-        let played = rest.strip_prefix(PLAYS).and_then(|rest| rest.strip_prefix(':'));
-        let (plays, rest) = (played.is_some(), played.unwrap_or(rest));
-        let (name, file) =
-            rest.split_once('=').map_or((rest, None), |(name, file)| (name, Some(joined(folder, file).into())));
-        let name = if name.contains('/') { folder.join(name).display().to_string() } else { name.to_string() };
-        TaskName { style, plays, name, file }
-    }
-
-    /// The program that judges the answers or plays, where there is one.
-    pub fn program(&self) -> Option<&Path> {
-        self.name.contains('/').then(|| Path::new(&self.name))
-    }
-}
-
-impl fmt::Display for TaskName {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let style = self.style.iter().map(|style| format!("{style}:"));
-        let plays = if self.plays { format!("{PLAYS}:") } else { String::new() };
-        let file = self.file.iter().map(|file| format!("={}", file.display()));
-        write!(f, "{}{plays}{}{}", style.collect::<String>(), self.name, file.collect::<String>())
-    }
-}
-
-impl Serialize for TaskName {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.collect_str(self)
-    }
-}
-
-/// Before the name of a program that plays.
-const PLAYS: &str = "env";
 
 /// `[[stage]]` of every kind that samples: answers
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -642,31 +586,5 @@ impl Score {
             temperature: s.get_where("temperature", 1.0, NOT_NEGATIVE, "0 or more")?,
             answering: Answering::resolve(s, context, 1)?,
         })
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn names_of_tasks_are_taken_apart() {
-        for (text, written) in [
-            ("countdown", "countdown"),
-            ("short:arithmetic", "short:arithmetic"),
-            ("gsm8k=a:b.jsonl", "gsm8k=/data/a:b.jsonl"),
-            ("chat:number=x=y.jsonl", "chat:number=/data/x=y.jsonl"),
-            ("./judge.py=q.jsonl", "/data/./judge.py=/data/q.jsonl"),
-            ("r1-zero:/bin/judge=/q.jsonl", "r1-zero:/bin/judge=/q.jsonl"),
-            ("env:./play.py", "env:/data/./play.py"),
-            ("chat:env:./play.py=q.jsonl", "chat:env:/data/./play.py=/data/q.jsonl"),
-            ("gsm8k+python=a.jsonl", "gsm8k+python=/data/a.jsonl"),
-        ] {
-            let name = TaskName::parse(text, Path::new("/data"));
-            assert_eq!(name.to_string(), written);
-            assert_eq!(TaskName::parse(written, Path::new("/elsewhere")), name);
-            assert_eq!(name.program().is_some(), text.contains('/'));
-            assert_eq!(name.plays, text.contains("env:"));
-        }
     }
 }

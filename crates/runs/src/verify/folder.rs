@@ -6,7 +6,7 @@ use std::path::Path;
 
 use super::{Examination, Findings, checkpoints};
 use crate::checkpoint;
-use crate::files::UNFINISHED;
+use crate::files::{UNFINISHED, is_environment_record};
 use crate::recipe::{PRETRAIN, Work};
 use crate::report::{PICTURES, REPORT};
 use crate::rundir::RunError;
@@ -142,6 +142,9 @@ impl Examination<'_> {
             return NameStatus::NotCovered;
         }
         let Some((stage, inner)) = name.split_once('/') else { return NameStatus::Problem(FOREIGN) };
+        if self.asks_an_address(stage) && is_environment_record(inner) {
+            return NameStatus::NotCovered;
+        }
         if self.trains(stage) {
             let half_removed = || {
                 let step = inner.split_once('/').and_then(|(folder, _)| checkpoint::step_of(folder));
@@ -178,6 +181,14 @@ impl Examination<'_> {
             recipe.stages.iter().any(|section| section.name == stage && section.work.is_of_pictures())
         };
         self.trains(stage) && self.recipe.as_ref().is_some_and(own)
+    }
+
+    fn asks_an_address(&self, stage: &str) -> bool {
+        let asks = |work: &Work| work.answering().is_some_and(|answering| answering.task.address().is_some());
+        let own = |recipe: &crate::recipe::Recipe| {
+            recipe.stages.iter().any(|section| section.name == stage && asks(&section.work))
+        };
+        self.recipe.as_ref().is_some_and(own)
     }
 
     fn scores(&self, stage: &str) -> bool {
