@@ -1,7 +1,7 @@
 //! Questions of documents ([`wels_tasks::cloze`]) as a run has them: candidates before a model was asked, and those
 //! that a stage of kind `questions` has kept, as a task and as examples.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
@@ -82,6 +82,9 @@ impl From<&Candidate> for Kept {
     }
 }
 
+/// Questions with the same answer, at most: of a word that is everywhere, a model learns to say it always.
+const SAME_ANSWER_MAX: usize = 5;
+
 /// What the documents of `data` give, `most` at most, each sentence once; with what was left out of the documents.
 pub(crate) fn candidates(data: &DataSection, most: u64) -> Result<(Vec<Candidate>, Skipped)> {
     let corpus = open_corpus(data)?;
@@ -103,6 +106,7 @@ pub(crate) fn candidates(data: &DataSection, most: u64) -> Result<(Vec<Candidate
         let hint = "questions come of sentences of 8 to 45 words with a code span, a number or a name in them";
         return Err(refuse(message, hint));
     }
+    let mut found = without_repeated(found);
     if found.len() as u64 > most {
         let mut drawn: Vec<String> = found.iter().map(|it| sha256(it.id.as_bytes())).collect();
         drawn.sort_unstable();
@@ -110,6 +114,21 @@ pub(crate) fn candidates(data: &DataSection, most: u64) -> Result<(Vec<Candidate
         found.retain(|it| sha256(it.id.as_bytes()) <= last);
     }
     Ok((found, documents.skipped()))
+}
+
+/// Those of which no more than [`SAME_ANSWER_MAX`] have the same answer, drawn by their ids.
+fn without_repeated(found: Vec<Candidate>) -> Vec<Candidate> {
+    let mut of_answer: BTreeMap<String, Vec<String>> = BTreeMap::new();
+    let key = |it: &Candidate| (it.sentence[it.blank.clone()].to_lowercase(), sha256(it.id.as_bytes()));
+    for (answer, drawn) in found.iter().map(key) {
+        of_answer.entry(answer).or_default().push(drawn);
+    }
+    of_answer.values_mut().for_each(|drawn| drawn.sort_unstable());
+    let is_drawn = |it: &Candidate| {
+        let (answer, drawn) = key(it);
+        of_answer[&answer].iter().take(SAME_ANSWER_MAX).any(|one| *one == drawn)
+    };
+    found.into_iter().filter(is_drawn).collect()
 }
 
 /// The name of a document without folders and extension.
@@ -194,4 +213,30 @@ pub(crate) fn read_lines<T: for<'a> Deserialize<'a>>(path: &Path) -> Result<Vec<
         serde_json::from_str(line).with_context(|| format!("line {} of {} is damaged", number + 1, path.display()))
     };
     text.lines().enumerate().map(line).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_answer_is_asked_for_more_than_a_few_times() {
+        let of = |answer: &str, count: usize| -> Vec<Candidate> {
+            let one = |n: usize| Candidate {
+                id: format!("{answer}-{n}"),
+                source: String::new(),
+                heading: String::new(),
+                passage: String::new(),
+                sentence: answer.to_owned(),
+                blank: 0..answer.len(),
+            };
+            (0..count).map(one).collect()
+        };
+        let found = [of("csv", 7), of("Rust", 2), of("CSV", 2)].concat();
+        let ids = |found: Vec<Candidate>| found.into_iter().map(|it| it.id).collect::<BTreeSet<String>>();
+        let kept = ids(without_repeated(found.clone()));
+        assert_eq!(kept.len(), SAME_ANSWER_MAX + 2);
+        assert!(kept.contains("Rust-0") && kept.contains("Rust-1"));
+        assert_eq!(ids(without_repeated(found.into_iter().rev().collect())), kept);
+    }
 }

@@ -26,10 +26,9 @@ const PASSAGE_BYTES_MAX: usize = 1500;
 /// Bytes of a heading that is shown.
 const HEADING_BYTES_MAX: usize = 120;
 
-const ASKS: &str = "Fill in the blank with one word.";
+const ASKS: &str = "Say the next word.";
 /// Shown before each question, for the form of the answer.
-const EXAMPLE: (&str, &str) = ("Planets: The planet that is nearest to the sun is ____.", "Mercury");
-const BLANK: &str = "____";
+const EXAMPLE: (&str, &str) = ("Planets: The planet that is nearest to the sun is", "Mercury");
 
 /// A sentence with something to be blanked out.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -50,16 +49,10 @@ impl Cloze {
         &self.sentence[self.blank.clone()]
     }
 
-    /// The sentence with the blank, under its heading.
-    pub fn question(&self) -> String {
-        let (before, behind) = (&self.sentence[..self.blank.start], &self.sentence[self.blank.end..]);
-        format!("{}: {before}{BLANK}{behind}", self.heading)
-    }
-
     /// The question as a chat, behind one about something else that shows the form of an answer.
     pub fn messages(&self) -> Vec<Message> {
         let asked = |question: &str| format!("{ASKS} {question}");
-        let question = asked(&self.question());
+        let question = asked(&self.beginning(false));
         let (example, answer) = EXAMPLE;
         vec![Message::new("user", &asked(example)), Message::new("assistant", answer), Message::new("user", &question)]
     }
@@ -290,16 +283,16 @@ mod tests {
 
     fn asked(document: &str) -> Vec<(String, String)> {
         let pairs = clozes("manual", document);
-        pairs.iter().map(|it| (it.question(), it.answer().to_owned())).collect()
+        pairs.iter().map(|it| (it.beginning(false), it.answer().to_owned())).collect()
     }
 
     #[test]
     fn sentences_are_asked_for_what_can_be_checked() {
         let expected = [
-            ("Widgets: A widget is built by the call `____` of its factory, once all parts are there.", "build"),
-            ("Widgets: It holds up to ____ parts, e.g. wheels, of which Vienna delivers most.", "64"),
-            ("Widgets: It holds up to 64 parts, e.g. wheels, of which ____ delivers most.", "Vienna"),
-            ("Parts: Every part of a widget has a `____` that is never given twice.", "serial"),
+            ("Widgets: A widget is built by the call `", "build"),
+            ("Widgets: It holds up to", "64"),
+            ("Widgets: It holds up to 64 parts, e.g. wheels, of which", "Vienna"),
+            ("Parts: Every part of a widget has a `", "serial"),
         ];
         let expected: Vec<_> = expected.map(|(question, answer)| (question.to_owned(), answer.to_owned())).into();
         assert_eq!(asked(MANUAL), expected);
@@ -311,7 +304,7 @@ mod tests {
             assert!(cloze.passage.contains(&cloze.sentence));
             let shown = |open| cloze.beginning(open);
             assert!(shown(true).contains(cloze.answer()) && !shown(false).contains(cloze.answer()), "{cloze:?}");
-            assert!(shown(true).ends_with(&shown(false)) && cloze.question().starts_with(&shown(false)));
+            assert!(shown(true).ends_with(&shown(false)));
             assert!(!cloze.messages().last().unwrap().content.as_str().unwrap().contains(cloze.answer()));
         }
     }

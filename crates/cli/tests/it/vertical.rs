@@ -160,8 +160,8 @@ fn documents_are_read_asked_about_learnt_and_scored() {
     };
     let all = [asked(&train), asked(&held_out)].concat().join("\n");
     assert!(
-        all.contains("Orders: An order is opened by `____`")
-            && all.contains("Paint: A widget that is not painted has the colour `____`"),
+        all.contains("Orders: An order is opened by `")
+            && all.contains("Paint: A widget that is not painted has the colour `"),
         "{all}"
     );
     assert!(!all.contains("nobody"), "a script is no text: {all}");
