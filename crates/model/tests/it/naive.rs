@@ -25,8 +25,8 @@ fn everything_passes_on_the_naive_device() {
 #[test]
 fn everything_passes_on_the_emulated_card() {
     if emulator(1).is_some() {
-        // The processor's threads are not the card's, gradients that are autograd's need no second look, and cards learn
-        // nothing beside packed weights.
+        // The processor's threads are not the card's, gradients that are autograd's need no second look, and cards
+        // learn nothing beside packed weights.
         let left_out = ["finite_differences", "threads_and_instruction_sets", "adapter::a_base", "beside_blocks"];
         everything_passes_on("emulator:7", &left_out);
     }
