@@ -3,10 +3,10 @@
     python bench/adapters/clients.py MODEL.gguf [--adapters 4] [--rank 16] [--clients 16] [--requests 48] [--prompt 256]
         [--tokens 128] [--rounds 3] [--threads 2]
 
-One `wels serve` with the base and the adapters answers all; in each round the clients ask first for the base and then,
-for the adapters in turns, and in the next round the other way round. The adapters are of all
-linear maps, with random A and B as PEFT would write them. Requests are those of bench/peers/clients.py. Prints medians
-over the rounds, and the share of the base's tokens a second that the adapters reach. Python's standard library alone.
+One `wels serve` with the base and the adapters answers all; in each round the clients ask for the base alone, then
+for the adapters in turns, and in the next round the other way round. The adapters are of all linear maps, with random A
+and B as PEFT would write them. Requests are those of bench/peers/clients.py. Prints medians over the rounds, and the
+share of the base's tokens a second that the adapters reach. Python's standard library alone.
 """
 
 from __future__ import annotations
@@ -17,12 +17,9 @@ import json
 import random
 import statistics
 import struct
-import subprocess
 import sys
 import tempfile
-import time
 from pathlib import Path
-from typing import IO
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "peers"))
@@ -69,43 +66,6 @@ def write_adapter(folder: Path, rank: int, seed: int) -> None:
     (folder / "adapter_config.json").write_text(json.dumps(config))
 
 
-def start(arguments: argparse.Namespace, binary: Path, folder: Path, names: list[str], log: IO[str]) -> clients.Server:
-    port = clients.free_port()
-    command = [binary, "serve", arguments.file, "--listen", f"127.0.0.1:{port}", "--db", folder / "ledger.sqlite"]
-    command += ["--threads", arguments.threads, "--max-running", arguments.clients]
-    for name in names:
-        command += ["--adapter", f"{name}={folder / name}"]
-    process = subprocess.Popen([str(part) for part in command], stdout=subprocess.PIPE, stderr=log, text=True)
-    assert process.stdout is not None
-    for line in process.stdout:
-        if line.startswith("key"):
-            return clients.Server(process, port, arguments.file.stem, line.split()[1])
-    raise SystemExit("wels serve ended without a key")
-
-
-async def load(server: clients.Server, models: list[str], arguments: argparse.Namespace, seed: int) -> float:
-    """Tokens a second over all clients, which ask for the models in turns."""
-    await clients.until_healthy(server)
-    generator = random.Random(seed)
-    prompts = [" ".join(generator.choices(clients.WORDS, k=arguments.prompt - 1)) for _ in range(arguments.requests)]
-    asked = [(clients.Server(server.process, server.port, models[i % len(models)], server.key), prompt)
-             for i, prompt in enumerate(prompts)]
-    for model in models:
-        await clients.answer(clients.Server(server.process, server.port, model, server.key), "Once upon a time", 8)
-    total = 0
-    left = iter(asked)
-
-    async def client() -> None:
-        nonlocal total
-        for of, prompt in left:
-            _, counted = await clients.answer(of, prompt, arguments.tokens)
-            total += counted
-
-    begin = time.perf_counter()
-    await asyncio.gather(*(client() for _ in range(arguments.clients)))
-    return total / (time.perf_counter() - begin)
-
-
 def main() -> None:
     """Prints a table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -127,13 +87,15 @@ def main() -> None:
         folder = Path(temporary)
         for i, name in enumerate(names):
             write_adapter(folder / name, arguments.rank, i)
-        server = start(arguments, binary, folder, names, log)
+        more = [part for name in names for part in ("--adapter", f"{name}={folder / name}")]
+        server = clients.start_wels(arguments, binary, temporary, log, more)
         try:
             sides = [("base", [arguments.file.stem]), ("adapters", names)]
             for seed in range(arguments.rounds):
                 for i, (side, models) in enumerate(sides if seed % 2 == 0 else sides[::-1]):
                     # Prompts of their own, since prefixes are kept.
-                    rates[side].append(asyncio.run(load(server, models, arguments, 2 * seed + i)))
+                    rate, _ = asyncio.run(clients.load(server, arguments, 2 * seed + i, models))
+                    rates[side].append(rate)
         finally:
             server.stop()
     print(wels.machine())

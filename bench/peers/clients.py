@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import itertools
 import json
 import random
 import socket
@@ -23,9 +24,9 @@ import sys
 import tempfile
 import time
 from asyncio import StreamReader
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import IO
 
@@ -71,12 +72,14 @@ def start_llama(arguments: argparse.Namespace, slots: int, log: IO[str]) -> Serv
     return Server(process, port, arguments.file.stem)
 
 
-def start_wels(arguments: argparse.Namespace, binary: Path, folder: str, log: IO[str]) -> Server:
+def start_wels(
+    arguments: argparse.Namespace, binary: Path, folder: str, log: IO[str], more: Sequence[str] = ()
+) -> Server:
     port = free_port()
     database = Path(folder) / "ledger.sqlite"
     database.unlink(missing_ok=True)
     command = [binary, "serve", arguments.file, "--listen", f"127.0.0.1:{port}", "--db", database]
-    command += ["--threads", arguments.threads, "--max-running", arguments.clients]
+    command += ["--threads", arguments.threads, "--max-running", arguments.clients, *more]
     process = subprocess.Popen([str(part) for part in command], stdout=subprocess.PIPE, stderr=log, text=True)
     assert process.stdout is not None
     for line in process.stdout:
@@ -131,21 +134,26 @@ async def answer(server: Server, prompt: str, tokens: int) -> tuple[float, int]:
     return first, counted
 
 
-async def load(server: Server, arguments: argparse.Namespace, seed: int) -> tuple[float, list[float]]:
-    """Tokens a second over all clients, and each request's seconds to its first token."""
+async def load(
+    server: Server, arguments: argparse.Namespace, seed: int, models: Sequence[str] = ()
+) -> tuple[float, list[float]]:
+    """Tokens a second over all clients, and each request's seconds to its first token. Of several models requests are
+    for one after the other."""
     await until_healthy(server)
+    asked = [replace(server, model=model) for model in models] or [server]
     generator = random.Random(seed)
     # A common word is one token.
     prompts = [" ".join(generator.choices(WORDS, k=arguments.prompt - 1)) for _ in range(arguments.requests)]
-    await answer(server, "Once upon a time", 8)
+    for of in asked:
+        await answer(of, "Once upon a time", 8)
     firsts: list[float] = []
     total = 0
-    left = iter(prompts)
+    left = zip(itertools.cycle(asked), prompts)
 
     async def client() -> None:
         nonlocal total
-        for prompt in left:
-            first, counted = await answer(server, prompt, arguments.tokens)
+        for of, prompt in left:
+            first, counted = await answer(of, prompt, arguments.tokens)
             firsts.append(first)
             total += counted
 

@@ -106,29 +106,23 @@ pub(crate) fn candidates(data: &DataSection, most: u64) -> Result<(Vec<Candidate
         let hint = "questions come of sentences of 8 to 45 words with a code span, a number or a name in them";
         return Err(refuse(message, hint));
     }
-    let mut found = without_repeated(found);
-    if found.len() as u64 > most {
-        let mut drawn: Vec<String> = found.iter().map(|it| sha256(it.id.as_bytes())).collect();
-        drawn.sort_unstable();
-        let last = drawn[most as usize - 1].clone();
-        found.retain(|it| sha256(it.id.as_bytes()) <= last);
-    }
-    Ok((found, documents.skipped()))
+    Ok((drawn(found, most), documents.skipped()))
 }
 
-/// Those of which no more than [`SAME_ANSWER_MAX`] have the same answer, drawn by their ids.
-fn without_repeated(found: Vec<Candidate>) -> Vec<Candidate> {
-    let mut of_answer: BTreeMap<String, Vec<String>> = BTreeMap::new();
-    let key = |it: &Candidate| (it.sentence[it.blank.clone()].to_lowercase(), sha256(it.id.as_bytes()));
-    for (answer, drawn) in found.iter().map(key) {
-        of_answer.entry(answer).or_default().push(drawn);
-    }
-    of_answer.values_mut().for_each(|drawn| drawn.sort_unstable());
-    let is_drawn = |it: &Candidate| {
-        let (answer, drawn) = key(it);
-        of_answer[&answer].iter().take(SAME_ANSWER_MAX).any(|one| *one == drawn)
+/// At most `most` of them, and [`SAME_ANSWER_MAX`] of one answer, drawn by their ids, in the order in which they came.
+fn drawn(mut found: Vec<Candidate>, most: u64) -> Vec<Candidate> {
+    let mut order: Vec<&Candidate> = found.iter().collect();
+    order.sort_by_cached_key(|it| sha256(it.id.as_bytes()));
+    let mut times = BTreeMap::new();
+    let is_rare = |it: &&Candidate| {
+        let times = times.entry(it.sentence[it.blank.clone()].to_lowercase()).or_insert(0);
+        *times += 1;
+        *times <= SAME_ANSWER_MAX
     };
-    found.into_iter().filter(is_drawn).collect()
+    let kept: BTreeSet<String> =
+        order.into_iter().filter(is_rare).take(most as usize).map(|it| it.id.clone()).collect();
+    found.retain(|it| kept.contains(&it.id));
+    found
 }
 
 /// The name of a document without folders and extension.
@@ -234,9 +228,11 @@ mod tests {
         };
         let found = [of("csv", 7), of("Rust", 2), of("CSV", 2)].concat();
         let ids = |found: Vec<Candidate>| found.into_iter().map(|it| it.id).collect::<BTreeSet<String>>();
-        let kept = ids(without_repeated(found.clone()));
+        let kept = ids(drawn(found.clone(), 100));
         assert_eq!(kept.len(), SAME_ANSWER_MAX + 2);
         assert!(kept.contains("Rust-0") && kept.contains("Rust-1"));
-        assert_eq!(ids(without_repeated(found.into_iter().rev().collect())), kept);
+        assert_eq!(ids(drawn(found.iter().rev().cloned().collect(), 100)), kept);
+        let few = ids(drawn(found, 3));
+        assert!(few.len() == 3 && few.is_subset(&kept), "{few:?}");
     }
 }

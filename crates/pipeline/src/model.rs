@@ -274,3 +274,24 @@ fn vocabulary(metadata: &Metadata) -> Result<Option<GgufVocabulary>> {
         chat_template: text("tokenizer.chat_template")?,
     }))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use wels_cpu::naive::Naive;
+    use wels_device::DeviceMemory;
+
+    #[test]
+    fn narrow_bases_are_refused_where_a_device_does_not_take_them() {
+        let card: Arc<dyn Device> = Naive::with_memory(DeviceMemory { total: 1 << 30, free: 1 << 30, peak: 0 });
+        let config = wels_model::presets::preset("smollm2-135m").unwrap();
+        for base in [Base::Bf16, Base::Q8, Base::Q4, Base::Q41] {
+            let error = load_frozen(&card, &Location::Gguf("none.gguf".into()), &config, Precision::F32, base);
+            let error = error.err().map(|error| format!("{error:?}")).unwrap_or_default();
+            assert!(
+                error.contains(&format!("lora.base is \"{}\", which products on naive do not take", base.word())),
+                "{error}"
+            );
+        }
+    }
+}

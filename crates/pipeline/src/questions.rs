@@ -1,5 +1,5 @@
-//! Stages of kind `questions`: out of the documents of `[data]` come sentences with a blank ([`wels_tasks::cloze`]); a
-//! model has to fill it with the passage before it, several times; what it does not find there is refused. A share of
+//! Stages of kind `questions`: out of the documents of `[data]` come beginnings of sentences ([`wels_tasks::cloze`]); a
+//! model has to go on with them behind their passage, several times; what it does not find there is refused. A share of
 //! the sentences is held out, and what is left to be learnt shares no run of words with them.
 //!
 //! ```text

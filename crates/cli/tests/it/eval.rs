@@ -293,10 +293,10 @@ fn items_in_a_corpus_are_found() {
 }
 
 /// What a server says: status, more headers, body; `None` for a connection that is closed without a word.
-type Reply = Option<(u16, &'static str, String)>;
+pub type Reply = Option<(u16, &'static str, String)>;
 
 /// A server that answers by a function of the number of the request, its path and its body. Its address.
-fn server(reply: impl Fn(usize, &str, &Value) -> Reply + Send + Sync + 'static) -> String {
+pub fn server(reply: impl Fn(usize, &str, &Value) -> Reply + Send + Sync + 'static) -> String {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = format!("http://{}/v1", listener.local_addr().unwrap());
     let (reply, count) = (Arc::new(reply), Arc::new(AtomicUsize::new(0)));

@@ -4,12 +4,17 @@
 
 use std::collections::BTreeSet;
 use std::fs;
+use std::io::{BufRead, BufReader, Write};
 use std::path::PathBuf;
+use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use serde_json::Value;
 use wels_runs::ledger::Ledger;
 
+use crate::eval::server;
 use crate::lab::{Lab, Numbers, wait_until};
 
 const KILLS: usize = 24;
@@ -410,21 +415,24 @@ fn write_player(lab: &Lab, body: &str) {
     fs::set_permissions(lab.at("player"), fs::Permissions::from_mode(0o755)).unwrap();
 }
 
+/// A run that learns from episodes of `task` and is scored by them.
+fn played_recipe(lab: &Lab, name: &str, task: &str) -> String {
+    let asked = format!("task = \"{task}\"\nmax_tokens = 40\nmax_turns = 3\n");
+    let base = &STAGES[..STAGES.find("[[stage]]\nname = \"reinforced\"").unwrap()];
+    let stages = format!(
+        "{base}[[stage]]\nname = \"played\"\nkind = \"rl\"\nfrom = \"base\"\nsteps = 2\nprompts = 3\nsamples = 4\n\
+         checker_seconds = 3\nlearning_rate = 1e-3\ncheckpoint_every = 1\n{asked}\n[[stage]]\nname = \"scores\"\n\
+         kind = \"score\"\nmodels = [\"played\"]\nitems = 6\n{asked}"
+    );
+    let file = recipe(lab, name);
+    fs::write(lab.at(&file), fs::read_to_string(lab.at(&file)).unwrap().replace(STAGES, &stages)).unwrap();
+    file
+}
+
 #[test]
 fn episodes_are_played_by_a_program_of_ones_own() {
     let lab = Lab::new();
-    let recipe = |name: &str| {
-        let asked = "task = \"env:./player\"\nmax_tokens = 40\nmax_turns = 3\n";
-        let base = &STAGES[..STAGES.find("[[stage]]\nname = \"reinforced\"").unwrap()];
-        let stages = format!(
-            "{base}[[stage]]\nname = \"played\"\nkind = \"rl\"\nfrom = \"base\"\nsteps = 2\nprompts = 3\nsamples = 4\n\
-             checker_seconds = 3\nlearning_rate = 1e-3\ncheckpoint_every = 1\n{asked}\n[[stage]]\nname = \"scores\"\n\
-             kind = \"score\"\nmodels = [\"played\"]\nitems = 6\n{asked}"
-        );
-        let file = self::recipe(&lab, name);
-        fs::write(lab.at(&file), fs::read_to_string(lab.at(&file)).unwrap().replace(STAGES, &stages)).unwrap();
-        file
-    };
+    let recipe = |name: &str| played_recipe(&lab, name, "env:./player");
     write_player(&lab, "pass");
     lab.done(&["run", &recipe("honest")]);
     let lines = metrics(&lab, "honest", "played");
@@ -461,6 +469,61 @@ fn episodes_are_played_by_a_program_of_ones_own() {
     assert!(lab.done(&["eval", "--compare", "a", "b"]).stdout.contains("no significant difference"));
     let endless = lab.wels(&["eval", "runs/honest/played", "--task", "calculator", "--out", "c"]);
     assert!(endless.failure().contains("the task has items without end"), "{endless:?}");
+}
+
+/// A server that hands questions to the program of docs/environments.md, and is broken once it was asked `most` of
+/// them; what it knew of open episodes is lost when `most` changes. The task.
+fn player_at_an_address(lab: &Lab, most: &Arc<AtomicUsize>) -> String {
+    let (program, most) = (lab.at("player"), Arc::clone(most));
+    let playing: Mutex<Option<(usize, Child)>> = Mutex::new(None);
+    let address = server(move |number, _, question| {
+        let most = most.load(Ordering::SeqCst);
+        if number >= most {
+            return Some((500, "", "broken".into()));
+        }
+        let mut playing = playing.lock().unwrap();
+        if playing.as_ref().is_none_or(|(of, _)| *of != most) {
+            let mut command = Command::new(&program);
+            *playing = Some((most, command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap()));
+        }
+        let (_, player) = playing.as_mut().unwrap();
+        writeln!(player.stdin.as_mut().unwrap(), "{question}").unwrap();
+        let mut said = String::new();
+        BufReader::new(player.stdout.as_mut().unwrap()).read_line(&mut said).unwrap();
+        Some((200, "", said))
+    });
+    format!("env:{address}")
+}
+
+#[test]
+fn an_environment_at_an_address_is_that_of_a_program_and_is_not_needed_to_verify() {
+    let lab = Lab::new();
+    write_player(&lab, "pass");
+    lab.done(&["run", &played_recipe(&lab, "program", "env:./player")]);
+
+    // Broken amid the stage, mended without any memory, and gone.
+    let most = Arc::new(AtomicUsize::new(40));
+    let task = player_at_an_address(&lab, &most);
+    let failure = lab.wels(&["run", &played_recipe(&lab, "address", &task)]).failure();
+    assert!(failure.contains("answered with status 500: broken"), "{failure}");
+    let record = || text(&lab, "address", "played/environment.jsonl");
+    let before = record();
+    most.store(usize::MAX, Ordering::SeqCst);
+    lab.done(&["run", "runs/address"]);
+    assert!(!before.is_empty() && record().starts_with(&before), "what was said is not asked again");
+    for stage in ["base", "played"] {
+        assert_eq!(weights(&lab, "address", stage), weights(&lab, "program", stage));
+        assert_eq!(metrics(&lab, "address", stage), metrics(&lab, "program", stage));
+    }
+    let scores = |run| text(&lab, run, "scores/scores.json");
+    assert_eq!(scores("address"), scores("program"));
+
+    most.store(0, Ordering::SeqCst);
+    let verified = lab.done(&["verify", "runs/address", "--stage", "played"]);
+    assert!(verified.stdout.contains("played: done again from step 1 to step 2"), "{verified:?}");
+    fs::remove_file(lab.at("runs/address/played/environment.jsonl")).unwrap();
+    let said = lab.wels(&["verify", "runs/address", "--stage", "played"]);
+    assert!(said.failure().contains("environment.jsonl"), "{said:?}");
 }
 
 #[test]
