@@ -28,6 +28,7 @@ pub mod norm;
 pub mod optim;
 pub mod par;
 pub mod peak;
+mod places;
 pub mod quant;
 pub mod random;
 pub mod reference;

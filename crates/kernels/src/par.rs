@@ -9,6 +9,7 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::thread::{JoinHandle, Thread};
 
 use crate::lanes::LANES;
+use crate::places::Places;
 use crate::prefetch::{self, Share, Spans};
 
 /// Elements in a task of an elementwise kernel: 64 KiB of f32, a few microseconds of work.
@@ -53,7 +54,7 @@ pub fn threads() -> usize {
 /// # Errors
 /// If the threads are there already.
 pub fn set_threads(threads: usize) -> Result<(), String> {
-    GLOBAL.set(Pool::new(threads)).map_err(|_| "the kernels' threads have started already".to_owned())
+    GLOBAL.set(Pool::of_program(threads)).map_err(|_| "the kernels' threads have started already".to_owned())
 }
 
 /// Runs `work` with `threads` threads, whatever the program's number, for tests that compare.
@@ -89,7 +90,7 @@ thread_local!(static OWN: RefCell<Option<Arc<Pool>>> = const { RefCell::new(None
 fn with_pool<R>(work: impl FnOnce(&Pool) -> R) -> R {
     match OWN.with_borrow(Option::clone) {
         Some(own) => work(&own),
-        None => work(GLOBAL.get_or_init(|| Pool::new(cores()))),
+        None => work(GLOBAL.get_or_init(|| Pool::of_program(cores()))),
     }
 }
 
@@ -110,6 +111,8 @@ struct Shared {
     caller: CacheLine<Caller>,
     /// What waiting threads fetch.
     next: CacheLine<Spans>,
+    /// The cores of the program's threads, if these are as many.
+    places: Option<Places>,
 }
 
 /// Memory that is moved alone; processors fetch lines by pairs.
@@ -190,8 +193,7 @@ unsafe impl Sync for Shared {}
 unsafe impl Send for Shared {}
 
 /// Looks at the queue before a worker goes to sleep, and at the tasks that are done before the caller does: some 100
-/// µs. Who waits longer waits for a thread that has no core. Its own core, free while it sleeps, is then the one that
-/// the system gives to that thread, which else may stand still for a neighbour's whole slice of some milliseconds.
+/// µs. Who waits longer waits for a thread that has no core, and [lends](Places) it its own.
 const SPINS: usize = 8192;
 
 impl TaskQueue {
@@ -231,6 +233,15 @@ fn pair(first: u32, end: u32) -> u64 {
 
 impl Pool {
     fn new(threads: usize) -> Self {
+        Pool::with_places(threads, None)
+    }
+
+    /// With places of their own, if there are as many threads as cores.
+    fn of_program(threads: usize) -> Self {
+        Pool::with_places(threads, Places::new(threads))
+    }
+
+    fn with_places(threads: usize, places: Option<Places>) -> Self {
         let shared = Arc::new(Shared {
             queue: CacheLine(TaskQueue { left: AtomicU64::new(0), task: UnsafeCell::new(None) }),
             done: CacheLine(AtomicUsize::new(0)),
@@ -243,6 +254,7 @@ impl Pool {
             }),
             caller: CacheLine(Caller::default()),
             next: CacheLine(Spans::none()),
+            places,
         });
         let threads = threads.max(1);
         let worker = |i: usize| {
@@ -260,12 +272,14 @@ impl Pool {
             done: CacheLine(done),
             state: CacheLine(state),
             caller: CacheLine(caller),
+            places,
             ..
         } = &*self.shared;
         let Ok(end) = u32::try_from(tasks) else { return (0..tasks).for_each(task) };
         if self.workers.is_empty() || caller.busy.swap(true, Ordering::Acquire) {
             return (0..tasks).for_each(task);
         }
+        places.iter().for_each(Places::begin_call);
         // No two callers are here at once, so nothing is lost between a load and its store.
         caller.calls.store(caller.calls.load(Ordering::Relaxed) + 1, Ordering::Relaxed);
         caller.tasks.store(caller.tasks.load(Ordering::Relaxed) + u64::from(end), Ordering::Relaxed);
@@ -307,12 +321,14 @@ impl Drop for JobGuard<'_> {
             state: CacheLine(state),
             caller: CacheLine(caller),
             next: CacheLine(next),
+            places,
         } = self.shared;
         while queue.take_first().is_some() {}
         let taken = self.tasks - queue.left().1 as usize;
         let (mut share, mut spins) = (None, 0);
         while done.load(Ordering::Acquire) != taken {
             if spins == SPINS {
+                places.iter().for_each(Places::lend);
                 state.sleep_until(|| done.load(Ordering::SeqCst) == taken);
                 break;
             }
@@ -320,6 +336,7 @@ impl Drop for JobGuard<'_> {
             std::hint::spin_loop();
             spins += 1;
         }
+        places.iter().for_each(Places::end_call);
         caller.busy.store(false, Ordering::Release);
     }
 }
@@ -337,7 +354,14 @@ impl Drop for Pool {
 impl Shared {
     /// The life of worker `i` of `threads`.
     fn serve(&self, i: usize, threads: usize) {
-        while let Some(first) = self.wait_for_task(|| self.next.0.share(i, threads)) {
+        let places = self.places.as_ref();
+        if let Some(places) = places {
+            places.begin_worker(i);
+        }
+        while let Some(first) = self.wait_for_task(i, || self.next.0.share(i, threads)) {
+            if let Some(places) = places {
+                places.works(i, true);
+            }
             // SAFETY: the task's taker reads the job, which stays until that is done.
             let task = unsafe { &*(*self.queue.0.task.get()).expect("a task of the queue") };
             let mut taken = 0;
@@ -351,12 +375,16 @@ impl Shared {
             }
             self.done.0.fetch_add(taken, Ordering::SeqCst);
             self.state.0.wake_caller();
+            if let Some(places) = places {
+                places.works(i, false);
+                places.go_home(i);
+            }
         }
     }
 
-    /// A task that was taken; none when the pool ends.
-    fn wait_for_task(&self, share: impl Fn() -> Share) -> Option<usize> {
-        let CacheLine(State { sleeping, stop, .. }) = &self.state;
+    /// A task that worker `i` has taken; none when the pool ends.
+    fn wait_for_task(&self, i: usize, share: impl Fn() -> Share) -> Option<usize> {
+        let CacheLine(State { sleeping, caller_sleeps, stop, .. }) = &self.state;
         let mut share = share();
         let mut taken = |spins: usize| {
             for _ in 0..spins {
@@ -372,6 +400,10 @@ impl Shared {
             None
         };
         taken(SPINS).unwrap_or_else(|| {
+            if let Some(places) = &self.places {
+                places.go_home(i);
+                places.change_with_caller(i, || caller_sleeps.load(Ordering::Relaxed));
+            }
             sleeping.fetch_add(1, Ordering::SeqCst);
             let task = loop {
                 match taken(1) {
@@ -507,6 +539,36 @@ mod tests {
                 }
             });
         }
+    }
+
+    /// With as many threads as cores, and a neighbour on each, which push aside whoever has a task.
+    #[test]
+    fn beside_neighbours_every_task_is_done_once_and_callers_stay_free() {
+        let (threads, stop) = (cores(), AtomicBool::new(false));
+        let has_places = || Places::new(threads).is_some();
+        std::thread::scope(|scope| {
+            for _ in 0..threads {
+                scope.spawn(|| while !stop.load(Ordering::Relaxed) {});
+            }
+            let caller = || {
+                let before = has_places();
+                OWN.set(Some(Arc::new(Pool::of_program(threads))));
+                for round in 0..300 {
+                    let done: Vec<AtomicUsize> = (0..8 * threads).map(|_| AtomicUsize::new(0)).collect();
+                    run(done.len(), |i| {
+                        let begin = std::time::Instant::now();
+                        while begin.elapsed() < std::time::Duration::from_micros(20 * (round % 7)) {}
+                        done[i].fetch_add(1, Ordering::Relaxed);
+                    });
+                    assert!(done.iter().all(|done| done.load(Ordering::Relaxed) == 1), "round {round}");
+                }
+                assert_eq!(has_places(), before, "the caller may use all cores, as before");
+                OWN.set(None);
+            };
+            let ended = scope.spawn(caller).join();
+            stop.store(true, Ordering::Relaxed);
+            ended.unwrap();
+        });
     }
 
     #[test]
