@@ -2,11 +2,16 @@
 //! all y at once.
 //!
 //! An element of `h = x · Aᵀ` is one chain over k, s times it is rounded, an element of `h · Bᵀ` is one chain over the
-//! rank, and one addition brings it to y: the bits of these operations one by one, with A and B in f32.
+//! rank, and one addition brings it to y: the bits of these operations one by one, with the numbers of A and B in f32.
+//! A thread takes rows through all of it, so that h and what is added never leave its caches.
 
 use super::QuantMatrix;
-use super::activations::whole_rows;
-use super::product::{Division, Product, run};
+use super::blocks::BlockType;
+use super::dots::{Dots, Set, dispatch_dots};
+use super::kernel::{self, Out};
+use super::pack::ROWS;
+use super::product::wanted_tasks;
+use super::wide;
 use crate::par::{self, SharedMut};
 use crate::scratch;
 
@@ -14,9 +19,9 @@ use crate::scratch;
 pub struct AdaptedRows<'a> {
     /// Which, each one once among all adapters of the y.
     pub rows: &'a [u32],
-    /// `[r, K]`.
+    /// `[r, K]`, in f32.
     pub a: &'a QuantMatrix,
-    /// `[N, r]`.
+    /// `[N, r]`, the same.
     pub b: &'a QuantMatrix,
     /// What x · Aᵀ is multiplied with before B.
     pub scale: f32,
@@ -25,87 +30,124 @@ pub struct AdaptedRows<'a> {
 /// Adds to each y `[T, N]` of x `[T, K]` what its adapters make of their rows.
 ///
 /// # Panics
-/// If the shapes do not fit.
+/// If the shapes do not fit, or A or B are not in f32.
 pub fn add_low_rank(x: &[f32], k: usize, targets: &mut [(&mut [f32], Vec<AdaptedRows>)]) {
-    let ranks = targets.iter().flat_map(|(_, all)| all).map(|adapted| adapted.a.rows());
-    let mut ranks: Vec<usize> = ranks.collect();
-    ranks.sort_unstable();
-    ranks.dedup();
-    for rank in ranks {
-        of_rank(x, k, rank, targets);
+    let groups = groups(x.len() / k, k, targets);
+    let total = groups.iter().map(Group::cost).sum();
+    let wanted = wanted_tasks(total, par::threads());
+    let most_rows = Set::active().tile_and_wide_zero().0;
+    let mut tasks = Vec::new();
+    for group in &groups {
+        let pieces = (group.cost() * wanted).div_ceil(total.max(1)).max(1);
+        let height = group.rows.len().div_ceil(pieces).next_multiple_of(most_rows);
+        let blocks = group.rows.len().div_ceil(height);
+        let parts = (pieces / blocks).clamp(1, par::threads());
+        for row in (0..group.rows.len()).step_by(height) {
+            let rows = &group.rows[row..group.rows.len().min(row + height)];
+            tasks.extend((0..parts).map(|part| Task { x, k, rows, adapted: &group.adapted, part, parts }));
+        }
+    }
+    par::run(tasks.len(), |i| {
+        let task = &tasks[i];
+        // SAFETY: rows are rows of x and of each y, and no two tasks have the same row and part of a y.
+        unsafe { dispatch_dots!(add(task: &Task)) };
+    });
+}
+
+/// Rows that have the same adapter, of all y that it adds to.
+struct Group<'a> {
+    rows: &'a [u32],
+    adapted: Vec<Adapted<'a>>,
+}
+
+struct Adapted<'a> {
+    a: &'a QuantMatrix,
+    b: &'a QuantMatrix,
+    scale: f32,
+    y: SharedMut<'a, f32>,
+}
+
+impl Group<'_> {
+    /// The terms of its products, and reading the weights as those of a few rows.
+    fn cost(&self) -> usize {
+        let terms = |it: &Adapted| it.a.rows() * (it.a.columns() + it.b.rows());
+        self.adapted.iter().map(terms).sum::<usize>() * (self.rows.len() + 4)
     }
 }
 
-/// A part of h, and what it is for.
-struct Piece {
-    target: usize,
-    adapted: usize,
-    /// Its first row in h.
-    slot: usize,
+/// What has the same rows, together, after a look at the shapes.
+fn groups<'a>(t: usize, k: usize, targets: &'a mut [(&mut [f32], Vec<AdaptedRows>)]) -> Vec<Group<'a>> {
+    let mut groups: Vec<Group> = Vec::new();
+    for (y, all) in targets {
+        let y = SharedMut::new(y);
+        for it in all.iter().filter(|it| !it.rows.is_empty()) {
+            let (a, b) = (it.a, it.b);
+            assert_eq!((a.columns(), b.columns()), (k, a.rows()), "A is [r, K] and B [N, r]");
+            for it in [a, b] {
+                assert_eq!(it.block_type(), BlockType::F32, "A and B are in f32");
+            }
+            assert!(y.len() == t * b.rows(), "y has {} elements instead of {}", y.len(), t * b.rows());
+            assert!(it.rows.iter().all(|row| (*row as usize) < t), "rows of x, which has {t}");
+            let adapted = Adapted { a, b, scale: it.scale, y };
+            match groups.iter_mut().find(|group| std::ptr::eq(group.rows, it.rows)) {
+                Some(group) => group.adapted.push(adapted),
+                None => groups.push(Group { rows: it.rows, adapted: vec![adapted] }),
+            }
+        }
+    }
+    groups
 }
 
-fn of_rank(x: &[f32], k: usize, rank: usize, targets: &mut [(&mut [f32], Vec<AdaptedRows>)]) {
-    let (mut pieces, mut slots) = (Vec::new(), 0);
-    for (target, (_, all)) in targets.iter().enumerate() {
-        for (adapted, it) in all.iter().enumerate().filter(|(_, it)| it.a.rows() == rank) {
-            assert_eq!(it.b.columns(), rank, "columns of B");
-            pieces.push(Piece { target, adapted, slot: slots });
-            slots += it.rows.len();
-        }
-    }
-    let of = |piece: &Piece| &targets[piece.target].1[piece.adapted];
-    let mut h = scratch::buffer(slots * rank);
-    let to = SharedMut::new(&mut h);
-    let x = whole_rows(x, k);
-    let down = |piece: &Piece| {
-        let it = of(piece);
-        Product::new(&x, it.a, it.rows, to, piece.slot..piece.slot + it.rows.len())
-    };
-    run(&x, &pieces.iter().map(down).collect::<Vec<_>>(), Division::ByWeights);
-    for piece in &pieces {
-        let it = of(piece);
-        h[piece.slot * rank..][..it.rows.len() * rank].iter_mut().for_each(|h| *h *= it.scale);
-    }
-    let (all, h) = ((0..slots as u32).collect::<Vec<u32>>(), whole_rows(&h, rank));
-    // Each piece's results behind the other's, since they are of different widths.
-    let places: Vec<usize> = pieces
-        .iter()
-        .scan(0, |end, piece| {
-            let begin = *end;
-            *end += of(piece).rows.len() * of(piece).b.rows();
-            Some(begin)
-        })
-        .collect();
-    let total = pieces.iter().map(|piece| of(piece).rows.len() * of(piece).b.rows()).sum();
-    let mut more = scratch::buffer(total);
-    {
-        let mut rest = &mut more[..];
-        let mut products = Vec::with_capacity(pieces.len());
-        for piece in &pieces {
-            let it = of(piece);
-            let own = rest.split_off_mut(..it.rows.len() * it.b.rows()).expect("room for all");
-            let rows = &all[piece.slot..piece.slot + it.rows.len()];
-            products.push(Product::new(&h, it.b, rows, SharedMut::new(own), 0..it.rows.len()));
-        }
-        run(&h, &products, Division::ByWeights);
-    }
-    for (piece, place) in pieces.iter().zip(places) {
-        let (y, all) = &mut targets[piece.target];
-        let it = &all[piece.adapted];
-        let n = it.b.rows();
-        let (y, more) = (SharedMut::new(y), &more[place..][..it.rows.len() * n]);
-        let few = it.rows.len() * n < SMALL;
-        let add = |i: usize| {
-            // SAFETY: rows are each named once.
-            let row = unsafe { y.slice(it.rows[i] as usize * n, n) };
-            row.iter_mut().zip(&more[i * n..][..n]).for_each(|(y, more)| *y += more);
-        };
-        match few {
-            true => (0..it.rows.len()).for_each(add),
-            false => par::run(it.rows.len(), add),
+/// What one thread adds: to some of a group's rows, of each y a part of the columns. Each part makes h again.
+struct Task<'a> {
+    x: &'a [f32],
+    k: usize,
+    rows: &'a [u32],
+    adapted: &'a [Adapted<'a>],
+    part: usize,
+    parts: usize,
+}
+
+/// Panels of B whose products stay in the first-level cache until they are added.
+const CHUNK: usize = 8;
+
+/// # Safety
+/// The machine has D's instructions; the rows are rows of x and of each y, and nobody else has the part of these.
+#[inline(always)]
+unsafe fn add<D: Dots>(task: &Task) {
+    let Task { x, k, rows, adapted, part, parts } = *task;
+    let rank = adapted.iter().map(|it| it.a.rows()).max().unwrap_or(0);
+    let mut tile = scratch::buffer(k * D::TILE);
+    let (mut h, mut scaled) = (scratch::buffer(rank * D::TILE), scratch::buffer(rank * D::TILE));
+    let mut more = scratch::buffer(CHUNK * ROWS * D::TILE);
+    let mut rest = rows;
+    while !rest.is_empty() {
+        let m = kernel::tile_rows(rest.len(), D::TILE);
+        let rows = rest.split_off(..m).expect("a tile has no more rows than are left");
+        wide::lay_tile(x, k, rows, scratch::words_mut(&mut tile[..k * m]));
+        for Adapted { a, b, scale, y } in adapted {
+            let (rank, n) = (a.rows(), b.rows());
+            let out = Out { at: h.as_mut_ptr(), stride: rank, columns: rank };
+            let panels = a.panel(0..a.panels(), &mut [], &mut []);
+            // SAFETY: the panels of A and the tile are of k terms, and h has room for m rows of it.
+            unsafe { wide::panels::<D, wide::F32>(m, k, panels.terms, a.panels(), tile.as_ptr(), out) };
+            for (r, terms) in scaled[..rank * m].chunks_exact_mut(m).enumerate() {
+                terms.iter_mut().enumerate().for_each(|(i, term)| *term = h[i * rank + r] * scale);
+            }
+            let own = b.panels() * part / parts..b.panels() * (part + 1) / parts;
+            for first in own.clone().step_by(CHUNK) {
+                let count = CHUNK.min(own.end - first);
+                let columns = (n - first * ROWS).min(count * ROWS);
+                let out = Out { at: more.as_mut_ptr(), stride: CHUNK * ROWS, columns };
+                let panels = b.panel(first..first + count, &mut [], &mut []);
+                // SAFETY: the panels of B and the tile of h are of `rank` terms, and there is room for m rows.
+                unsafe { wide::panels::<D, wide::F32>(m, rank, panels.terms, count, scaled.as_ptr(), out) };
+                for (row, more) in rows.iter().zip(more.chunks_exact(CHUNK * ROWS)) {
+                    // SAFETY: nobody else has these columns of the row.
+                    let y = unsafe { y.slice(*row as usize * n + first * ROWS, columns) };
+                    y.iter_mut().zip(more).for_each(|(y, more)| *y += more);
+                }
+            }
         }
     }
 }
-
-/// Additions that are not worth handing to other threads.
-const SMALL: usize = 1 << 15;

@@ -84,7 +84,7 @@ pub fn grouped_linear<W: Borrow<QuantMatrix>>(
 const AT_THE_PACE_OF_MEMORY: usize = 4;
 
 /// The product of some rows of x with a matrix, to rows `slots` of y.
-pub(super) struct Product<'a> {
+struct Product<'a> {
     w: &'a QuantMatrix,
     /// As what w is multiplied.
     kind: Kind,
@@ -94,13 +94,7 @@ pub(super) struct Product<'a> {
 }
 
 impl<'a> Product<'a> {
-    pub fn new(
-        x: &Activations,
-        w: &'a QuantMatrix,
-        rows: &'a [u32],
-        y: SharedMut<'a, f32>,
-        slots: Range<usize>,
-    ) -> Self {
+    fn new(x: &Activations, w: &'a QuantMatrix, rows: &'a [u32], y: SharedMut<'a, f32>, slots: Range<usize>) -> Self {
         assert_eq!(x.columns(), w.columns(), "columns of x and of w");
         let kind = if x.are_whole() { Kind::Wide } else { w.kind() };
         Product { w, kind, rows, y, slots }
@@ -126,7 +120,7 @@ struct Task<'a> {
 
 /// How the rows of x are divided among threads.
 #[derive(Clone, Copy)]
-pub(super) enum Division {
+enum Division {
     /// Each thread has rows of its own as far as they go, in this kernel and in those before and after: what one core
     /// has written is slow for another to read, all the more where the two share no cache.
     ByRows,
@@ -155,7 +149,7 @@ impl Division {
 }
 
 /// Computes the products, each of rows of `x`, whose outputs nobody else has.
-pub(super) fn run(x: &Activations, products: &[Product], division: Division) {
+fn run(x: &Activations, products: &[Product], division: Division) {
     matrix::pack_where_room_is(products.iter().map(|product| product.w));
     let (most_rows, wide_zero) = Set::active().tile_and_wide_zero();
     let (places, layouts, words) = layouts(products);
@@ -197,7 +191,7 @@ fn cost(product: &Product) -> usize {
 
 /// Enough tasks that threads of unequal speed end together, none so small that handing it out shows: from some 30 KiB
 /// of weights for one row.
-fn wanted_tasks(total: usize, threads: usize) -> usize {
+pub(super) fn wanted_tasks(total: usize, threads: usize) -> usize {
     if threads == 1 {
         return 1;
     }

@@ -9,6 +9,7 @@ use super::dots::{Dots, dispatch_dots};
 use super::kernel::Out;
 use super::pack::ROWS;
 use crate::lanes::Lanes;
+use crate::scratch;
 
 /// Rows of a wide matrix into a panel of zeros.
 pub(super) fn pack(block_type: BlockType, rows: &[u8], row_bytes: usize, panel: &mut [u8]) {
@@ -70,13 +71,35 @@ pub(super) fn unpack_row(block_type: BlockType, panel: &[u8], lane: usize, out: 
 }
 
 /// Lays out rows of x as a tile: [K][rows].
+#[inline(always)]
 pub(super) fn lay_tile(x: &[f32], columns: usize, rows: &[u32], tile: &mut [u32]) {
-    for (i, &row) in rows.iter().enumerate() {
-        let x = &x[row as usize * columns..][..columns];
-        for (terms, x) in tile.chunks_exact_mut(rows.len()).zip(x) {
-            terms[i] = x.to_bits();
+    let m = rows.len();
+    let row = |row: &u32| &scratch::words(x)[*row as usize * columns..][..columns];
+    let (fours, rest) = rows.as_chunks::<4>();
+    for (i, four) in fours.iter().enumerate() {
+        let [p, q, r, s] = four.each_ref().map(row);
+        // Four terms of four rows, turned.
+        let blocks = p.as_chunks().0.iter().zip(q.as_chunks().0).zip(r.as_chunks().0).zip(s.as_chunks().0);
+        for ((((p, q), r), s), terms) in blocks.zip(tile.chunks_exact_mut(4 * m)) {
+            for (terms, column) in terms.chunks_exact_mut(m).zip(turned([*p, *q, *r, *s])) {
+                terms[4 * i..][..4].copy_from_slice(&column);
+            }
+        }
+        for k in columns / 4 * 4..columns {
+            tile[k * m + 4 * i..][..4].copy_from_slice(&[p[k], q[k], r[k], s[k]]);
         }
     }
+    for (i, x) in rest.iter().map(row).enumerate() {
+        for (terms, x) in tile.chunks_exact_mut(m).zip(x) {
+            terms[4 * fours.len() + i] = *x;
+        }
+    }
+}
+
+/// Rows as columns.
+#[inline(always)]
+fn turned([p, q, r, s]: [[u32; 4]; 4]) -> [[u32; 4]; 4] {
+    [[p[0], q[0], r[0], s[0]], [p[1], q[1], r[1], s[1]], [p[2], q[2], r[2], s[2]], [p[3], q[3], r[3], s[3]]]
 }
 
 /// A width of numbers.

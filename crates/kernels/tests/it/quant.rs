@@ -310,6 +310,66 @@ fn products_with_whole_rows_are_those_of_the_decoded_weights() {
     }
 }
 
+/// Adapters of some rows add what their operations do one by one: to rows that are alone and to many, of several y and
+/// of one, with ranks and widths that fill no vector.
+#[test]
+fn adapters_of_some_rows_add_what_their_operations_do() {
+    let (t, k) = (71, 70);
+    let widths = [48, 17, 130];
+    let x = any_rows(t, k);
+    let rows: [Vec<u32>; 4] = [vec![3], vec![70, 0, 9, 10, 11], (12..70).collect(), Vec::new()];
+    // Of each adapter its rank, and the y that it adds to; the last rows have one that no other y has.
+    let adapters = [(16, [true, true, true]), (5, [true, false, true]), (33, [false, true, true]), (1, [true; 3])];
+    let matrix = |stream: usize, rows: usize, columns: usize| (numbers(stream as u64, rows * columns), rows, columns);
+    let pack = |(values, rows, columns): &(Vec<f32>, usize, usize)| {
+        QuantMatrix::quantise(values, *rows, *columns, BlockType::F32)
+    };
+    let pairs: Vec<Vec<_>> = (0..widths.len())
+        .map(|y| {
+            let pair = |(i, (rank, _)): (usize, &(usize, [bool; 3]))| {
+                (matrix(100 * y + i, *rank, k), matrix(100 * y + 50 + i, widths[y], *rank))
+            };
+            adapters.iter().enumerate().map(pair).collect()
+        })
+        .collect();
+    let scale = |i: usize| 0.3 + i as f32;
+    let before: Vec<Vec<f32>> = (0..widths.len()).map(|y| numbers(900 + y as u64, t * widths[y])).collect();
+    let mut expected = before.clone();
+    for (y, expected) in expected.iter_mut().enumerate() {
+        let n = widths[y];
+        for (i, (rank, _)) in adapters.iter().enumerate().filter(|(_, (_, to))| to[y]) {
+            let ((a, ..), (b, ..)) = &pairs[y][i];
+            for row in rows[i].iter().map(|row| *row as usize) {
+                let (mut h, mut more) = (vec![0.0; *rank], vec![0.0; n]);
+                gemm::linear(Precision::F32, &x[row * k..][..k], a, &mut h, k, *rank);
+                h.iter_mut().for_each(|h| *h *= scale(i));
+                gemm::linear(Precision::F32, &h, b, &mut more, *rank, n);
+                expected[row * n..][..n].iter_mut().zip(more).for_each(|(y, more)| *y += more);
+            }
+        }
+    }
+    everywhere(|isa| {
+        let packed: Vec<Vec<_>> =
+            pairs.iter().map(|pairs| pairs.iter().map(|(a, b)| (pack(a), pack(b))).collect()).collect();
+        let mut ys = before.clone();
+        let mut targets: Vec<_> = ys
+            .iter_mut()
+            .enumerate()
+            .map(|(y, all)| {
+                let of = |i: usize| {
+                    let (a, b) = &packed[y][i];
+                    quant::AdaptedRows { rows: &rows[i], a, b, scale: scale(i) }
+                };
+                (&mut all[..], (0..adapters.len()).filter(|i| adapters[*i].1[y]).map(of).collect())
+            })
+            .collect();
+        quant::add_low_rank(&x, k, &mut targets);
+        for (y, (got, expected)) in ys.iter().zip(&expected).enumerate() {
+            assert_same(&format!("y {y} {isa}"), got, expected);
+        }
+    });
+}
+
 #[test]
 fn products_at_once_and_by_experts_are_products() {
     let k = 512;
