@@ -6,28 +6,35 @@ use crate::memory::Buffer;
 use crate::{par, quant};
 use std::time::{Duration, Instant};
 
-/// Independent chains: more than latency times units of any machine here, fewer than registers.
-const CHAINS: usize = 12;
-const ROUNDS: usize = 1 << 17;
+/// Independent chains, of which the best number counts: on some machine they are more than latency times units and stay
+/// in registers, of which a chain takes one, two or four.
+const CHAINS: [usize; 3] = [12, 6, 4];
+/// Multiply-adds of a call.
+const ROUNDS: usize = 3 << 19;
 
 /// Operations (a multiply-add is two) a second of all threads together with the active instruction set: the best of the
 /// pieces of about a millisecond that fit into `duration`.
 pub fn fma_flops_per_second(duration: Duration) -> f64 {
-    let flops = (par::threads() * CHAINS * LANES * ROUNDS * 2) as f64;
-    best_rate(duration, flops, || {
-        par::run(par::threads(), |_| {
-            let rounds = ROUNDS;
-            // SAFETY: it touches no memory.
-            let sum = unsafe { dispatch!(chains(rounds: usize) -> f32) };
-            std::hint::black_box(sum);
-        });
-    })
+    let of = |count: usize| {
+        let rounds = ROUNDS / count;
+        best_rate(duration / CHAINS.len() as u32, (par::threads() * count * LANES * rounds * 2) as f64, || {
+            par::run(par::threads(), |_| {
+                // SAFETY: it touches no memory.
+                let sum = unsafe { dispatch!(chains(count: usize, rounds: usize) -> f32) };
+                std::hint::black_box(sum);
+            });
+        })
+    };
+    CHAINS.map(of).into_iter().fold(0.0, f64::max)
 }
 
 /// Operations (a multiply-add is two) a second on whole numbers of 8 bits, as [`fma_flops_per_second`].
 pub fn dot_ops_per_second(duration: Duration) -> f64 {
-    let ops = (par::threads() * quant::PEAK_OPS) as f64;
-    best_rate(duration, ops, || par::run(par::threads(), |_| quant::peak()))
+    let of = |count: usize| {
+        let ops = (par::threads() * quant::peak_ops(count)) as f64;
+        best_rate(duration / CHAINS.len() as u32, ops, || par::run(par::threads(), |_| quant::peak(count)))
+    };
+    CHAINS.map(of).into_iter().fold(0.0, f64::max)
 }
 
 /// Bytes a second that all threads together read, from a buffer larger than a third-level cache: the best pass of
@@ -83,11 +90,26 @@ fn best_rate(duration: Duration, amount: f64, work: impl Fn()) -> f64 {
 /// # Safety
 /// The machine has the instruction set of `L`.
 #[inline(always)]
-unsafe fn chains<L: Lanes>(rounds: usize) -> f32 {
+unsafe fn chains<L: Lanes>(count: usize, rounds: usize) -> f32 {
+    // SAFETY: instructions by this function's contract.
+    unsafe {
+        match count {
+            12 => some_chains::<L, 12>(rounds),
+            6 => some_chains::<L, 6>(rounds),
+            4 => some_chains::<L, 4>(rounds),
+            _ => unreachable!("{count} chains"),
+        }
+    }
+}
+
+/// # Safety
+/// As for [`chains`].
+#[inline(always)]
+unsafe fn some_chains<L: Lanes, const COUNT: usize>(rounds: usize) -> f32 {
     // SAFETY: no memory is touched; instructions by this function's contract.
     unsafe {
         let factor = L::splat(std::hint::black_box(0.999));
-        let mut sums = [L::splat(std::hint::black_box(1.0)); CHAINS];
+        let mut sums = [L::splat(std::hint::black_box(1.0)); COUNT];
         for _ in 0..rounds {
             for sum in &mut sums {
                 *sum = sum.fma(factor, factor);

@@ -272,31 +272,51 @@ unsafe fn unpack<D: Dots, const BITS: usize, const CODES: usize>(terms: *const u
     }
 }
 
-/// Rounds of [`peak`] and its independent sums.
-const PEAK_ROUNDS: usize = 1 << 16;
-const PEAK_SUMS: usize = 12;
-/// Operations of a call of [`peak`].
-pub(crate) const PEAK_OPS: usize = PEAK_ROUNDS * PEAK_SUMS * 64 * 2;
+/// Products of [`peak`], of 64 terms each, all its sums together.
+const PEAK_PRODUCTS: usize = 3 << 18;
 
-/// As many products of whole numbers as there can be, on registers alone.
-pub(crate) fn peak() {
+/// Operations of a call of [`peak`] with so many sums.
+pub(crate) fn peak_ops(sums: usize) -> usize {
+    PEAK_PRODUCTS / sums * sums * 64 * 2
+}
+
+/// As many products of whole numbers as there can be, on registers alone, in so many independent sums: 4, 6 or 12.
+pub(crate) fn peak(sums: usize) {
     let terms = &std::hint::black_box([3; 64]);
     // SAFETY: 64 bytes are one vector of terms, and four of them what each is multiplied with.
-    unsafe { dispatch_dots!(peak_rounds(terms: &[u8; 64])) };
+    unsafe { dispatch_dots!(peak_rounds(terms: &[u8; 64], sums: usize)) };
 }
 
 /// # Safety
 /// The machine has D's instructions.
 #[inline(always)]
-unsafe fn peak_rounds<D: Dots>(terms: &[u8; 64]) {
-    // SAFETY: 64 bytes are one vector of terms, and the first four of them what each is multiplied with.
+unsafe fn peak_rounds<D: Dots>(terms: &[u8; 64], sums: usize) {
+    // SAFETY: instructions by this function's contract.
+    unsafe {
+        match sums {
+            12 => some_sums::<D, 12>(terms),
+            6 => some_sums::<D, 6>(terms),
+            4 => some_sums::<D, 4>(terms),
+            _ => unreachable!("{sums} sums"),
+        }
+    }
+}
+
+/// # Safety
+/// As for [`peak_rounds`].
+#[inline(always)]
+unsafe fn some_sums<D: Dots, const SUMS: usize>(terms: &[u8; 64]) {
+    const { assert!(4 * SUMS <= 64, "four bytes for each sum") };
+    // SAFETY: 64 bytes are one vector of terms, and four of them what a sum's are multiplied with.
     unsafe {
         let start = 0;
-        let mut sums = [D::sums(&raw const start); PEAK_SUMS];
+        let mut sums = [D::sums(&raw const start); SUMS];
         let w = D::bytes(terms.as_ptr());
-        for _ in 0..PEAK_ROUNDS {
-            for sums in &mut sums {
-                *sums = D::dot(*sums, w, terms.as_ptr().cast());
+        for _ in 0..PEAK_PRODUCTS / SUMS {
+            // Who compiles this must not find products that are the same for all rounds, or all sums.
+            let terms = std::hint::black_box(terms);
+            for (i, sums) in sums.iter_mut().enumerate() {
+                *sums = D::dot(*sums, w, terms.as_ptr().add(4 * i).cast());
             }
         }
         for sums in sums {

@@ -40,7 +40,7 @@ mod wide;
 pub use activations::{Activations, quantise_rows, whole_rows};
 pub use backward::{grouped_linear_dx, linear_dx};
 pub use blocks::BlockType;
-pub(crate) use kernel::{PEAK_OPS, peak};
+pub(crate) use kernel::{peak, peak_ops};
 pub use low_rank::{AdaptedRows, add_low_rank};
 pub use matrix::{MemoryBudget, QuantMatrix};
 pub use product::{grouped_linear, linear, linear_many};
