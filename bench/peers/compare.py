@@ -1,6 +1,6 @@
 """Training steps of Wels beside those of PyTorch and transformers, on this machine, in turns.
 
-    python bench/peers/compare.py [--rounds 5] [--steps 7] [--output FILE.md]
+    python bench/peers/compare.py [--rounds 5] [--steps 7] [--isa avx2] [--output FILE.md]
 
 One command: makes the pinned environment `bench/peers/.venv` the first time (some 6 GB, for PyTorch's default wheel),
 builds Wels, and prints a Markdown table. Each round starts every contender once, in an order that is turned by one from
@@ -8,12 +8,16 @@ round to round; a contender's figure is the median over rounds of its median ste
 medians. A step is forward, backward and AdamW on 8 × 256 random tokens; two warm-up steps of each process are not
 counted. Wels' step also takes the gradient's norm and clips, which the peers' does not. Run it on an idle machine:
 PyTorch with two threads loses far more than its share when something else runs.
+
+`--isa avx2` holds both sides to AVX2, as most processors have it: Wels by `WELS_ISA`, PyTorch's own kernels, oneDNN and
+MKL by their variables. That is for f32 alone: bf16 is slower there for everybody, as nothing multiplies it.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import os
 import subprocess
 import sys
 import venv
@@ -26,6 +30,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import wels  # noqa: E402
 
 HERE = Path(__file__).resolve().parent
+# What holds a side to AVX2.
+AVX2 = {"WELS_ISA": "avx2", "ATEN_CPU_CAPABILITY": "avx2", "ONEDNN_MAX_CPU_ISA": "AVX2", "MKL_ENABLE_INSTRUCTIONS": "AVX2"}
 
 
 @dataclass
@@ -88,14 +94,15 @@ def own(binary: Path, recipe: str, precision: str) -> Callable[[int], tuple[floa
     return measure
 
 
-def contenders(python: Path, binary: Path) -> list[Contender]:
+def contenders(python: Path, binary: Path, avx2: bool) -> list[Contender]:
     """Everything that is measured. The peers' settings are the best of those tried, and what lies near them."""
+    dense_bar, moe_bar = ("1.5", "1.7") if avx2 else ("1.3", "2.0")
     dense, moe = "dense 7.2M", "MoE 28M, 7M active"
     both_attentions = [("sdpa", "grouped_mm"), ("eager", "grouped_mm"), ("sdpa", "eager")]
-    return [
+    contenders = [
         Contender(dense, "PyTorch eager, f32", "", peer(python, "dense")),
         Contender(dense, "PyTorch eager, bf16 autocast", "", peer(python, "dense", "--precision", "bf16")),
-        Contender(dense, "Wels, f32", "1.3", own(binary, "dense-7m.toml", "f32")),
+        Contender(dense, "Wels, f32", dense_bar, own(binary, "dense-7m.toml", "f32")),
         Contender(dense, "Wels, bf16", "2.0", own(binary, "dense-7m.toml", "bf16")),
         *(
             Contender(
@@ -107,9 +114,10 @@ def contenders(python: Path, binary: Path) -> list[Contender]:
             for attention, experts in both_attentions
         ),
         Contender(moe, "transformers, bf16 autocast, experts grouped_mm", "", peer(python, "moe", "--precision", "bf16")),
-        Contender(moe, "Wels, f32", "2.0", own(binary, "moe-28m.toml", "f32")),
+        Contender(moe, "Wels, f32", moe_bar, own(binary, "moe-28m.toml", "f32")),
         Contender(moe, "Wels, bf16", "3.0", own(binary, "moe-28m.toml", "bf16")),
     ]
+    return [contender for contender in contenders if not (avx2 and "bf16" in contender.name)]
 
 
 def versions(python: Path) -> str:
@@ -140,6 +148,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--steps", type=int, default=7)
+    parser.add_argument("--isa", choices=["best", "avx2"], default="best", help="the instructions of both sides")
     parser.add_argument("--only", default="", help="contenders whose model or name contains this")
     parser.add_argument("--python", type=Path, help="an environment with the pinned packages, instead of .venv")
     parser.add_argument("--wels", type=Path, help="a built binary, instead of building one")
@@ -147,13 +156,17 @@ def main() -> None:
     arguments: Any = parser.parse_args()
     python = arguments.python or environment()
     binary = arguments.wels or wels.build()
-    rows = [row for row in contenders(python, binary) if arguments.only in f"{row.group}: {row.name}"]
+    avx2 = arguments.isa == "avx2"
+    if avx2:
+        os.environ |= AVX2
+    rows = [row for row in contenders(python, binary, avx2) if arguments.only in f"{row.group}: {row.name}"]
     for turn in range(arguments.rounds):
         for i in range(len(rows)):
             row = rows[(i + turn) % len(rows)]
             row.run(arguments.steps)
             print(f"round {turn + 1}: {row.group}, {row.name}: {row.medians[-1]:.3f} s", file=sys.stderr)
-    head = f"{wels.machine()}; 2 threads; {versions(python)}; {arguments.rounds} rounds of {arguments.steps} steps"
+    held = ", both held to AVX2" if avx2 else ""
+    head = f"{wels.machine()}{held}; 2 threads; {versions(python)}; {arguments.rounds} rounds of {arguments.steps} steps"
     report = f"{head}\n\n{table(rows)}\n"
     print(report)
     if arguments.output:
