@@ -328,8 +328,9 @@ impl Drop for JobGuard<'_> {
         let (mut share, mut spins) = (None, 0);
         while done.load(Ordering::Acquire) != taken {
             if spins == SPINS {
-                places.iter().for_each(Places::lend);
-                state.sleep_until(|| done.load(Ordering::SeqCst) == taken);
+                let done = || done.load(Ordering::SeqCst) == taken;
+                places.iter().for_each(|places| places.lend(done));
+                state.sleep_until(done);
                 break;
             }
             share.get_or_insert_with(|| next.share(0, self.threads)).fetch();
@@ -548,7 +549,11 @@ mod tests {
         let has_places = || Places::new(threads).is_some();
         std::thread::scope(|scope| {
             for _ in 0..threads {
-                scope.spawn(|| while !stop.load(Ordering::Relaxed) {});
+                scope.spawn(|| {
+                    while !stop.load(Ordering::Relaxed) {
+                        std::hint::spin_loop()
+                    }
+                });
             }
             let caller = || {
                 let before = has_places();
@@ -557,7 +562,9 @@ mod tests {
                     let done: Vec<AtomicUsize> = (0..8 * threads).map(|_| AtomicUsize::new(0)).collect();
                     run(done.len(), |i| {
                         let begin = std::time::Instant::now();
-                        while begin.elapsed() < std::time::Duration::from_micros(20 * (round % 7)) {}
+                        while begin.elapsed() < std::time::Duration::from_micros(20 * (round % 7)) {
+                            std::hint::spin_loop();
+                        }
                         done[i].fetch_add(1, Ordering::Relaxed);
                     });
                     assert!(done.iter().all(|done| done.load(Ordering::Relaxed) == 1), "round {round}");

@@ -114,10 +114,12 @@ impl Places {
         self.caller.works.store(false, Ordering::Release);
     }
 
-    /// The caller, about to sleep, gives its core to a worker that has a task and gets no time.
-    pub fn lend(&self) {
+    /// The caller, about to sleep until `done`, gives its core to a worker that has a task and gets no time.
+    pub fn lend(&self, done: impl Fn() -> bool) {
         let before: Vec<Option<u64>> = self.workers.iter().map(Place::time_at_work).collect();
-        wait();
+        if look(done) {
+            return;
+        }
         let stands_still =
             |(place, before): &(&Place, Option<u64>)| before.is_some() && place.time_at_work() == *before;
         if let Some((place, _)) = self.workers.iter().zip(before).find(stands_still)
@@ -128,13 +130,12 @@ impl Places {
         }
     }
 
-    /// Worker `i`, about to sleep, changes places with a caller that is in a call and gets no time. `sleeps`: whether
-    /// the caller waits for others.
+    /// Worker `i`, about to sleep, changes places with a caller that is in a call and gets no time, unless it `sleeps`
+    /// itself.
     pub fn change_with_caller(&self, i: usize, sleeps: impl Fn() -> bool) {
         let (place, caller) = (&self.workers[i - 1], &self.caller);
         let Some(before) = caller.time_at_work() else { return };
-        wait();
-        if caller.time_at_work() != Some(before) || sleeps() || self.changing.swap(true, Ordering::AcqRel) {
+        if look(sleeps) || caller.time_at_work() != Some(before) || self.changing.swap(true, Ordering::AcqRel) {
             return;
         }
         let here = place.home.load(Ordering::Relaxed);
@@ -152,11 +153,16 @@ impl Places {
     }
 }
 
-fn wait() {
+/// Waits for the time that a clock is looked at, or until it need not be: says which.
+fn look(needless: impl Fn() -> bool) -> bool {
     let begin = Instant::now();
-    while begin.elapsed() < LOOK {
+    while !needless() {
+        if begin.elapsed() >= LOOK {
+            return false;
+        }
         std::hint::spin_loop();
     }
+    true
 }
 
 /// Linux's calls, where a thread is named by a number, and the calling one by 0. Those that fail do nothing: the thread
