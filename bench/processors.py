@@ -29,7 +29,7 @@ def shown(value: float, unit: str) -> str:
     """A rate with three digits."""
     size, prefix = next(((size, prefix) for size, prefix in PREFIXES if value >= size), (1, ""))
     scaled = value / size
-    return f"{scaled:.{max(0, 2 - len(str(int(scaled))) + 1)}f} {prefix}{unit}"
+    return f"{scaled:.{max(0, 3 - len(str(int(scaled))))}f} {prefix}{unit}"
 
 
 def cell(report: dict[str, Any], name: str) -> str:

@@ -11,8 +11,8 @@
 //!   worker goes home when the task is done;
 //! - a worker without tasks changes places with a caller that gets no time.
 //!
-//! A thread gets no time if its clock stands still. Two threads beside one neighbour on two cores then take 1.3 times
-//! as long as alone. Elsewhere than on Linux the system places all threads.
+//! A thread gets no time if its clock stands still. Two threads beside one neighbour on two cores then take 1.2 to 1.5
+//! times as long as alone. Elsewhere than on Linux the system places all threads.
 
 use std::sync::atomic::{AtomicBool, AtomicI32, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
