@@ -43,8 +43,6 @@ pub unsafe trait Lanes: Copy {
     unsafe fn round(self) -> Self;
     /// `2^self` for lanes that hold whole numbers in −126..=127.
     unsafe fn exp2_whole(self) -> Self;
-    /// Zero, with the sign kept, for subnormal lanes.
-    unsafe fn flush(self) -> Self;
     /// Fetches a cache line that is about to be written; any address will do.
     #[inline(always)]
     fn prefetch_write(_p: *const f32) {}
@@ -54,10 +52,6 @@ pub unsafe trait Lanes: Copy {
     /// The same to the second-level cache.
     #[inline(always)]
     fn prefetch_far(_p: *const f32) {}
-    /// The bf16 in the upper half of each lane's bits.
-    unsafe fn upper_bf16(self) -> Self;
-    /// The bf16 in the lower half of each lane's bits.
-    unsafe fn lower_bf16(self) -> Self;
 
     /// Sixteen f16, widened.
     #[inline(always)]
@@ -79,7 +73,32 @@ pub unsafe trait Lanes: Copy {
         }
     }
 
-    /// Sixteen words of two bf16 terms, `self` in the upper halves: nearest even, subnormals to zero.
+    /// `self * b + c` as [`fma_flushed`] has it.
+    #[inline(always)]
+    unsafe fn fma_flushed(self, b: Self, c: Self) -> Self {
+        // SAFETY: arrays of sixteen; instructions by the trait's contract.
+        unsafe {
+            let (a, b, c) = (self.to_array(), b.to_array(), c.to_array());
+            let sums: [f32; LANES] = std::array::from_fn(|i| fma_flushed(a[i], b[i], c[i]));
+            Self::load(sums.as_ptr())
+        }
+    }
+
+    /// Zero, with the sign kept, for subnormal lanes.
+    #[inline(always)]
+    unsafe fn flush(self) -> Self {
+        // SAFETY: an array of sixteen; instructions by the trait's contract.
+        unsafe { Self::load(self.to_array().map(flush).as_ptr()) }
+    }
+
+    /// The nearest bf16 of each lane: ties to even, subnormals to zero.
+    #[inline(always)]
+    unsafe fn round_bf16(self) -> Self {
+        // SAFETY: an array of sixteen; instructions by the trait's contract.
+        unsafe { Self::load(self.to_array().map(to_bf16).as_ptr()) }
+    }
+
+    /// Sixteen words of two bf16 terms, `self` in the upper halves, rounded as in [`Lanes::round_bf16`].
     #[inline(always)]
     unsafe fn pair_with(self, lower: Self) -> Self {
         // SAFETY: an array of sixteen; instructions by the trait's contract.
@@ -155,6 +174,35 @@ fn round_bf16(x: f32) -> u32 {
     let rounded = bits.wrapping_add(0x7fff + ((bits >> 16) & 1));
     let rounded = if bits & 0x7f80_0000 == 0 { bits & 0x8000_0000 } else { rounded };
     if x.is_nan() { bits | 0x0040_0000 } else { rounded }
+}
+
+/// The nearest bf16: ties to even, subnormals to zero.
+#[inline(always)]
+pub fn to_bf16(x: f32) -> f32 {
+    f32::from_bits(round_bf16(x) & 0xffff_0000)
+}
+
+/// Zero, with the sign kept, for a subnormal number.
+#[inline(always)]
+pub fn flush(x: f32) -> f32 {
+    if x.abs() < f32::MIN_POSITIVE { 0.0f32.copysign(x) } else { x }
+}
+
+/// `a * b + c`, rounded once to the 24 bits of a normal number, however small it is, and zero, with its sign, if it is
+/// then below [`f32::MIN_POSITIVE`]: what x86 computes when it flushes to zero, and its bf16 dot products. No factor
+/// and not c may be subnormal.
+#[inline(always)]
+pub fn fma_flushed(a: f32, b: f32, c: f32) -> f32 {
+    let sum = a.mul_add(b, c);
+    if sum.abs() == f32::MIN_POSITIVE {
+        // Rounded to a multiple of 2^-149, as all near it, where 2^-150 would have been the last bit.
+        let scale = 2f32.powi(64);
+        let scaled = (a * scale).mul_add(b, c * scale);
+        if scaled.abs() < f32::MIN_POSITIVE * scale {
+            return 0.0f32.copysign(sum);
+        }
+    }
+    flush(sum)
 }
 
 /// Two numbers as a word of two bf16.
@@ -254,18 +302,6 @@ unsafe impl Lanes for Plain {
     #[inline(always)]
     unsafe fn exp2_whole(self) -> Self {
         Plain(self.0.map(|x| f32::from_bits(((x as i32 + 127) as u32) << 23)))
-    }
-    #[inline(always)]
-    unsafe fn flush(self) -> Self {
-        Plain(self.0.map(|x| if x.abs() < f32::MIN_POSITIVE { 0.0f32.copysign(x) } else { x }))
-    }
-    #[inline(always)]
-    unsafe fn upper_bf16(self) -> Self {
-        Plain(self.0.map(|x| f32::from_bits(x.to_bits() & 0xffff_0000)))
-    }
-    #[inline(always)]
-    unsafe fn lower_bf16(self) -> Self {
-        Plain(self.0.map(|x| f32::from_bits(x.to_bits() << 16)))
     }
 }
 

@@ -1,25 +1,73 @@
 //! The innermost loops: a tile of a few rows by one or two vectors of columns, held in registers along k.
 //!
-//! Both operands are read as 4-byte words. A word is one f32 of the chain, or in bf16 two consecutive terms: the
-//! earlier one in the upper half, because the hardware's dot product takes the upper half first.
+//! Both operands are read as 4-byte [`Words`]: one term of the chain, or two consecutive ones in bf16.
 
 use crate::lanes::Lanes;
 
+/// What a word of an operand is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Words {
+    /// A number as it is.
+    Numbers,
+    /// A number rounded to bf16, in f32.
+    Rounded,
+    /// Two terms in bf16: the earlier one in the upper half, because the hardware's dot product takes the upper half
+    /// first.
+    Pairs,
+}
+
+impl Words {
+    /// Terms of a word.
+    pub const fn terms(self) -> usize {
+        match self {
+            Words::Numbers | Words::Rounded => 1,
+            Words::Pairs => 2,
+        }
+    }
+}
+
 /// How a word of the left operand and a vector of words of the right one extend the chains.
 pub(crate) trait Step<L: Lanes> {
-    /// Terms of a word.
-    const TERMS: usize;
+    const WORDS: Words;
+
+    /// How the processor is to compute meanwhile.
+    type Mode: Mode;
+
+    /// What is computed of chains that go on.
+    ///
+    /// # Safety
+    /// The machine has L's instructions.
+    #[inline(always)]
+    unsafe fn resumed(chain: L) -> L {
+        chain
+    }
 
     /// # Safety
     /// `a` is one readable word; the machine has L's instructions.
     unsafe fn step(acc: L, a: *const u32, b: L) -> L;
 }
 
+/// The processor's rules for numbers, from `set` until what it gave is dropped.
+pub(crate) trait Mode {
+    fn set() -> Self;
+}
+
+/// Those that Rust assumes everywhere.
+pub(crate) struct Usual;
+
+impl Mode for Usual {
+    #[inline(always)]
+    fn set() -> Self {
+        Usual
+    }
+}
+
 /// One f32 term a word.
 pub(crate) struct F32;
 
 impl<L: Lanes> Step<L> for F32 {
-    const TERMS: usize = 1;
+    const WORDS: Words = Words::Numbers;
+    type Mode = Usual;
 
     #[inline(always)]
     unsafe fn step(acc: L, a: *const u32, b: L) -> L {
@@ -28,31 +76,94 @@ impl<L: Lanes> Step<L> for F32 {
     }
 }
 
-/// Two bf16 terms a word, in plain f32 operations.
+/// Terms rounded to bf16, in plain f32 operations.
 pub(crate) struct Bf16;
 
 impl<L: Lanes> Step<L> for Bf16 {
-    const TERMS: usize = 2;
+    const WORDS: Words = Words::Rounded;
+    type Mode = Usual;
+
+    #[inline(always)]
+    unsafe fn resumed(chain: L) -> L {
+        // SAFETY: the instructions, by the trait's contract.
+        unsafe { chain.flush() }
+    }
 
     #[inline(always)]
     unsafe fn step(acc: L, a: *const u32, b: L) -> L {
         // SAFETY: one word at `a`, and the instructions, by the trait's contract.
-        unsafe {
-            let a = L::splat(a.cast::<f32>().read());
-            let acc = a.upper_bf16().fma(b.upper_bf16(), acc).flush();
-            a.lower_bf16().fma(b.lower_bf16(), acc).flush()
-        }
+        unsafe { L::splat(a.cast::<f32>().read()).fma_flushed(b, acc) }
+    }
+}
+
+/// The same where the processor flushes subnormal numbers to zero by itself: as fast as f32.
+#[cfg(target_arch = "x86_64")]
+pub(crate) struct Bf16Fma;
+
+#[cfg(target_arch = "x86_64")]
+impl<L: Lanes> Step<L> for Bf16Fma {
+    const WORDS: Words = Words::Rounded;
+    type Mode = Flushing;
+
+    #[inline(always)]
+    unsafe fn step(acc: L, a: *const u32, b: L) -> L {
+        // SAFETY: as for f32.
+        unsafe { <F32 as Step<L>>::step(acc, a, b) }
+    }
+}
+
+/// Subnormal results become zero, and subnormal operands are taken as zero (FTZ and DAZ of MXCSR).
+///
+/// Rust's compiler may assume that this is never so. What it can make of a tile's loop under that assumption is the
+/// same: the sums come from memory after the register is set and are back there before it is reset, since neither
+/// load nor store moves across the assembly, and in between there are fused multiply-adds of numbers that it cannot
+/// know.
+#[cfg(target_arch = "x86_64")]
+pub(crate) struct Flushing {
+    before: u32,
+}
+
+#[cfg(target_arch = "x86_64")]
+impl Flushing {
+    const FTZ_AND_DAZ: u32 = 0x8040;
+
+    #[inline(always)]
+    fn load(mode: u32) {
+        // SAFETY: a word that is there, with bits that every processor with AVX2 has.
+        unsafe { std::arch::asm!("ldmxcsr [{}]", in(reg) &mode, options(nostack)) }
+    }
+}
+
+#[cfg(target_arch = "x86_64")]
+impl Mode for Flushing {
+    #[inline(always)]
+    fn set() -> Self {
+        let mut before = 0u32;
+        // SAFETY: a word that is there.
+        unsafe { std::arch::asm!("stmxcsr [{}]", in(reg) &mut before, options(nostack)) };
+        Flushing::load(before | Flushing::FTZ_AND_DAZ);
+        Flushing { before }
+    }
+}
+
+#[cfg(target_arch = "x86_64")]
+impl Drop for Flushing {
+    #[inline(always)]
+    fn drop(&mut self) {
+        Flushing::load(self.before);
     }
 }
 
 /// Two bf16 terms a word, by the dot product of AVX512-BF16: two chained fused multiply-adds, nearest even, subnormals
-/// flushed, upper half first (measured on Zen 4 against two million random words; Intel's manual describes the same).
+/// flushed, upper half first (measured on Zen 4 against two million random words; Intel's manual describes the same, and
+/// its Emerald Rapids did it at the edge where rounding and flushing meet).
 #[cfg(target_arch = "x86_64")]
 pub(crate) struct Bf16Dot;
 
 #[cfg(target_arch = "x86_64")]
 impl Step<crate::lanes::Avx512> for Bf16Dot {
-    const TERMS: usize = 2;
+    const WORDS: Words = Words::Pairs;
+    type Mode = Usual;
 
     #[inline(always)]
     unsafe fn step(acc: crate::lanes::Avx512, a: *const u32, b: crate::lanes::Avx512) -> crate::lanes::Avx512 {
@@ -105,7 +216,7 @@ pub(crate) unsafe fn tile<L: Lanes, S: Step<L>, const M: usize, const V: usize>(
         if out.continues {
             for (i, row) in acc.iter_mut().enumerate() {
                 for (v, acc) in row.iter_mut().enumerate() {
-                    *acc = load(out.at.add(i * out.stride + 16 * v), out.columns.saturating_sub(16 * v));
+                    *acc = S::resumed(load(out.at.add(i * out.stride + 16 * v), out.columns.saturating_sub(16 * v)));
                 }
             }
         } else {
@@ -183,6 +294,7 @@ pub(crate) unsafe fn product<L: Lanes, S: Step<L>>(
     panel_stride: usize,
     mut out: Out,
 ) {
+    let _mode = S::Mode::set();
     let mut i = 0;
     while i < count {
         // SAFETY: row i of the left operand and of the output is i rows on.

@@ -1,8 +1,8 @@
 //! Operands as the innermost loops read them. The right one becomes panels of 16 columns, `[k][16]` words each; the
-//! left one is read where it is in f32, and turned into words of two terms in bf16.
+//! left one is read where it is in f32, and turned into other [`Words`] in bf16.
 
-use crate::lanes::{Lanes, pair_bf16};
-use crate::micro;
+use crate::lanes::{Lanes, pair_bf16, to_bf16};
+use crate::micro::{self, Words};
 use std::ops::Range;
 
 /// Rows of the left operand that are read together.
@@ -31,22 +31,53 @@ impl<'a> Matrix<'a> {
     }
 }
 
-/// Words of two terms of a row: `out[q]` from terms 2q and 2q+1, a missing last one as zero.
+/// Words of a row's terms, a missing last one of a pair as zero.
 ///
 /// # Safety
 /// The machine has the instruction set of `L`.
 #[inline(always)]
-pub(crate) unsafe fn pairs_of_row<L: Lanes>(row: &[f32], out: &mut [u32]) {
-    let (whole, rest) = row.as_chunks::<32>();
-    let (whole_words, rest_words) = out.split_at_mut(16 * whole.len());
-    for (terms, out) in whole.iter().zip(whole_words.as_chunks_mut::<16>().0) {
-        // SAFETY: 32 terms make 16 words; instructions by this function's contract.
-        unsafe { L::load_pairs(terms.as_ptr()).store(out.as_mut_ptr().cast()) };
+pub(crate) unsafe fn words_of_row<L: Lanes>(kind: Words, row: &[f32], out: &mut [u32]) {
+    let (whole, rest) = row.split_at(row.len() / (16 * kind.terms()) * 16 * kind.terms());
+    let (whole_words, rest_words) = out.split_at_mut(whole.len() / kind.terms());
+    let whole = whole.chunks_exact(16 * kind.terms());
+    for (terms, out) in whole.zip(whole_words.as_chunks_mut::<16>().0) {
+        // SAFETY: as many terms as make 16 words; instructions by this function's contract.
+        unsafe { vector_of::<L>(kind, terms.as_ptr()).store(out.as_mut_ptr().cast()) };
     }
-    for (out, terms) in rest_words.iter_mut().zip(rest.chunks(2)) {
-        *out = pair_bf16(terms[0], *terms.get(1).unwrap_or(&0.0));
+    for (out, terms) in rest_words.iter_mut().zip(rest.chunks(kind.terms())) {
+        *out = word_of(kind, terms, 0.0);
     }
 }
+
+/// Sixteen words of consecutive terms.
+///
+/// # Safety
+/// Sixteen words' terms are at `terms`; the machine has the instruction set of `L`.
+#[inline(always)]
+unsafe fn vector_of<L: Lanes>(kind: Words, terms: *const f32) -> L {
+    // SAFETY: by this function's contract.
+    unsafe {
+        match kind {
+            Words::Numbers => L::load(terms),
+            Words::Rounded => L::load(terms).round_bf16(),
+            Words::Pairs => L::load_pairs(terms),
+        }
+    }
+}
+
+/// A word of its terms, with `pad` for the later one of a pair if it is missing.
+#[inline(always)]
+fn word_of(kind: Words, terms: &[f32], pad: f32) -> u32 {
+    match kind {
+        Words::Numbers => terms[0].to_bits(),
+        Words::Rounded => to_bf16(terms[0]).to_bits(),
+        Words::Pairs => pair_bf16(terms[0], *terms.get(1).unwrap_or(&pad)),
+    }
+}
+
+/// What is missing on the right. Its product with the zero that is missing on the left is −0, which added to a sum, be
+/// it −0, leaves it as it is.
+const PAD: f32 = -0.0;
 
 /// Columns of a left operand whose rows, `stride` numbers each, are the terms, in tiles: `out[tile][word][12]`, from
 /// one tile to the next `tile_words`: at least 12 a word and 4 more.
@@ -58,11 +89,11 @@ pub(crate) unsafe fn tiles_of_columns<L: Lanes>(
     terms: &[f32],
     stride: usize,
     columns: Range<usize>,
-    paired: bool,
+    kind: Words,
     out: &mut [u32],
     tile_words: usize,
 ) {
-    for (q, rows) in terms.chunks(if paired { 2 * stride } else { stride }).enumerate() {
+    for (q, rows) in terms.chunks(kind.terms() * stride).enumerate() {
         let (earlier, later) = rows.split_at(stride);
         for term in rows.chunks(stride) {
             for j in columns.clone().step_by(16) {
@@ -74,28 +105,30 @@ pub(crate) unsafe fn tiles_of_columns<L: Lanes>(
             // SAFETY: up to sixteen of the row's numbers, sixteen words; instructions by contract. What is written
             // beyond the tile's twelve is written over by its next word.
             unsafe {
-                let mut words = vector_at::<L>(earlier, j);
-                if paired {
-                    words = words.pair_with(vector_at::<L>(later, j));
-                }
+                let words = vector_at::<L>(earlier, j, 0.0);
+                let words = match kind {
+                    Words::Numbers => words,
+                    Words::Rounded => words.round_bf16(),
+                    Words::Pairs => words.pair_with(vector_at::<L>(later, j, 0.0)),
+                };
                 words.store(out.as_mut_ptr().cast());
             }
         }
     }
 }
 
-/// Up to sixteen numbers of a row from column `j` on, zeros behind them; all zeros for a row that is empty, as those
-/// beyond a block's terms are.
+/// Up to sixteen numbers of a row from column `j` on, zeros behind them; `pad` for a row that is empty, as those beyond
+/// a block's terms are.
 ///
 /// # Safety
 /// The machine has the instruction set of `L`.
 #[inline(always)]
-unsafe fn vector_at<L: Lanes>(row: &[f32], j: usize) -> L {
+unsafe fn vector_at<L: Lanes>(row: &[f32], j: usize, pad: f32) -> L {
     // SAFETY: what the row has of sixteen columns; instructions by contract.
     unsafe {
         match row.get(j..) {
             Some(columns) => micro::load::<L>(columns.as_ptr(), columns.len()),
-            None => L::splat(0.0),
+            None => L::splat(pad),
         }
     }
 }
@@ -114,8 +147,8 @@ pub(crate) struct Block {
 /// # Safety
 /// The machine has the instruction set of `L`.
 #[inline(always)]
-pub(crate) unsafe fn panels_of_rows<L: Lanes>(b: Matrix, block: Block, paired: bool, out: &mut [u32]) {
-    let (terms, words) = if paired { (2, block.k.div_ceil(2)) } else { (1, block.k) };
+pub(crate) unsafe fn panels_of_rows<L: Lanes>(b: Matrix, block: Block, kind: Words, out: &mut [u32]) {
+    let (terms, words) = (kind.terms(), block.k.div_ceil(kind.terms()));
     let row = |k: usize| &b.row(block.k0 + k, block.j0)[..block.columns];
     for first in (0..words).step_by(STRIP) {
         let (k, words_here) = (first * terms, STRIP.min(words - first));
@@ -133,9 +166,11 @@ pub(crate) unsafe fn panels_of_rows<L: Lanes>(b: Matrix, block: Block, paired: b
                 }
                 // SAFETY: sixteen words; instructions by contract.
                 unsafe {
-                    let words = match paired {
-                        true => vector_at::<L>(rows[2 * w], j).pair_with(vector_at::<L>(rows[2 * w + 1], j)),
-                        false => vector_at::<L>(rows[w], j),
+                    let row = |at: usize| rows[terms * w + at];
+                    let words = match kind {
+                        Words::Numbers => vector_at::<L>(row(0), j, PAD),
+                        Words::Rounded => vector_at::<L>(row(0), j, PAD).round_bf16(),
+                        Words::Pairs => vector_at::<L>(row(0), j, PAD).pair_with(vector_at::<L>(row(1), j, PAD)),
                     };
                     words.store(out.as_mut_ptr().cast());
                 }
@@ -149,8 +184,8 @@ pub(crate) unsafe fn panels_of_rows<L: Lanes>(b: Matrix, block: Block, paired: b
 /// # Safety
 /// The machine has the instruction set of `L`.
 #[inline(always)]
-pub(crate) unsafe fn panels_of_columns<L: Lanes>(b: Matrix, block: Block, paired: bool, out: &mut [u32]) {
-    let (terms, words) = if paired { (2, block.k.div_ceil(2)) } else { (1, block.k) };
+pub(crate) unsafe fn panels_of_columns<L: Lanes>(b: Matrix, block: Block, kind: Words, out: &mut [u32]) {
+    let (terms, words) = (kind.terms(), block.k.div_ceil(kind.terms()));
     for j in (0..block.columns).step_by(16) {
         let n = (block.columns - j).min(16);
         let out = &mut out[j * words..][..16 * words];
@@ -164,7 +199,7 @@ pub(crate) unsafe fn panels_of_columns<L: Lanes>(b: Matrix, block: Block, paired
                     for half in 0..terms {
                         L::prefetch_read(row(i).as_ptr().wrapping_add(16 * b.stride + 16 * half));
                     }
-                    *lanes = if paired { L::load_pairs(row(i).as_ptr()) } else { L::load(row(i).as_ptr()) };
+                    *lanes = vector_of::<L>(kind, row(i).as_ptr());
                 }
                 for (q, column) in L::transpose(rows).into_iter().enumerate() {
                     column.store(out[(square * 16 + q) * 16..][..16].as_mut_ptr().cast());
@@ -176,8 +211,7 @@ pub(crate) unsafe fn panels_of_columns<L: Lanes>(b: Matrix, block: Block, paired
             out.fill(0);
             for (i, out) in out[..n].iter_mut().enumerate() {
                 let row = &b.row(block.j0 + j + i, block.k0)[..block.k];
-                *out =
-                    if paired { pair_bf16(row[2 * q], *row.get(2 * q + 1).unwrap_or(&0.0)) } else { row[q].to_bits() };
+                *out = word_of(kind, &row[terms * q..], PAD);
             }
         }
     }

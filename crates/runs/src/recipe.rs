@@ -579,6 +579,8 @@ mod tests {
             ("distill", include_str!("../../../recipes/distill.toml")),
             ("finetune", include_str!("../../../recipes/finetune.toml")),
             ("vertical", include_str!("../../../recipes/vertical.toml")),
+            ("janus", include_str!("../../../recipes/janus.toml")),
+            ("janus-fine", include_str!("../../../recipes/janus-fine.toml")),
         ] {
             let recipe = parse(text).unwrap_or_else(|error| panic!("{name}: {error}"));
             let saved = recipe.to_toml();

@@ -9,15 +9,19 @@
 //! al. 2025, "Muon is scalable for LLM training", arXiv 2502.16982, eq. 4 (weight decay, and the factor that gives
 //! updates AdamW's usual root mean square, so that learning rates for AdamW can be kept).
 //!
-//! The products are the device's own in f32, so that Muon has the same bits on any number of threads and ranks: a
-//! matrix is one rank's, whole.
+//! The products are the device's own, so that Muon has the same bits on any number of threads and ranks: a matrix is
+//! one rank's, whole. They have bf16 factors where the stage's products have half precision, as in Jordan's; an
+//! update does not ask for more than a direction.
 
-use wels_device::{Ids, Pool, Precision, Start, Tensor, WeightRef};
+use wels_device::{Groups, Ids, Precision, Start, Tensor, WeightRef};
 use wels_model::names::{ParamKind, ParamSpec};
+use wels_model::tape::Execution;
 
 /// a, b and c of Newton–Schulz: the steepest at 0 of those that end near 1.
 const COEFFICIENTS: [f64; 3] = [3.4445, -4.7750, 2.0315];
 const ITERATIONS: usize = 5;
+/// Elements of as many experts as are made orthogonal at once.
+const AT_ONCE: usize = 1 << 22;
 /// The root mean square that AdamW's updates usually have.
 const ADAMW_RMS: f64 = 0.2;
 /// Below it an update has no direction.
@@ -61,11 +65,18 @@ pub(crate) struct Matrices {
 
 impl Matrices {
     /// Moves `weights` by `scale · gradient`, on the rank whose they are; on the others both are empty.
-    pub fn update(&self, pool: &Pool, weights: &mut Tensor, gradient: &Tensor, momentum: &mut Tensor, scale: f32) {
+    pub fn update(
+        &self,
+        execution: &Execution,
+        weights: &mut Tensor,
+        gradient: &Tensor,
+        momentum: &mut Tensor,
+        scale: f32,
+    ) {
         if gradient.is_empty() {
             return;
         }
-        let device = &**pool.device();
+        let (pool, device) = (&execution.pool, execution.device());
         let (rows, cols) = (self.spec.rows, self.spec.cols);
         device.blend(scale, gradient, self.momentum as f32, momentum);
         let mut update = pool.tensor(rows, cols);
@@ -73,10 +84,11 @@ impl Matrices {
         device.blend(scale, gradient, self.momentum as f32, &mut update);
         let parts = if let ParamKind::Experts(count) = self.spec.kind { count } else { 1 };
         let rows = rows / parts;
-        for part in 0..parts {
-            let mut x = pool.tensor(rows, cols);
-            device.copy_rows(&update, part * rows, &mut x, 0, rows);
-            device.copy_rows(&orthogonal(pool, &x), 0, &mut update, part * rows, rows);
+        let at_once = (AT_ONCE / (rows * cols)).clamp(1, parts);
+        for first in (0..parts).step_by(at_once) {
+            let count = at_once.min(parts - first);
+            let directions = orthogonal(execution, &update, first * rows, (count, rows));
+            device.copy_rows(&directions, 0, &mut update, first * rows, count * rows);
         }
         let step = self.rate * ADAMW_RMS * (rows.max(cols) as f64).sqrt();
         // Added as one small number: a factor of 1 − η·λ would lose most of η·λ in f32.
@@ -85,36 +97,44 @@ impl Matrices {
     }
 }
 
-/// Newton–Schulz: a matrix with nearly the singular vectors of `x` and singular values around 1, from about 0.7 to 1.2.
-/// The smaller of X·Xᵀ and Xᵀ·X is computed; the other gives the same. Zeros if `x` is.
-fn orthogonal(pool: &Pool, x: &Tensor) -> Tensor {
-    let device = &**pool.device();
-    let (rows, cols) = (x.rows(), x.cols());
-    let norm = device.squares(x).into_iter().map(f64::from).sum::<f64>().sqrt();
-    let scaled = |factor: f64, x: &Tensor| {
-        let mut y = pool.tensor(rows, cols);
-        y.fill(0.0);
-        device.blend(factor as f32, x, 1.0, &mut y);
-        y
+/// Newton–Schulz of `count` matrices of `rows` rows, one below the other in `updates` from `first` on: matrices with
+/// nearly their singular vectors and singular values around 1, from about 0.7 to 1.2. The smaller of X·Xᵀ and Xᵀ·X is
+/// computed; the other gives the same. Zeros where a matrix is.
+fn orthogonal(execution: &Execution, updates: &Tensor, first: usize, (count, rows): (usize, usize)) -> Tensor {
+    let (pool, device, cols) = (&execution.pool, execution.device(), updates.cols());
+    let precision = match execution.precision {
+        Precision::F32 => Precision::F32,
+        _ => Precision::Bf16,
     };
-    if norm < NORM_LEAST {
-        return scaled(0.0, x);
+    let mut x = pool.tensor(count * rows, cols);
+    for part in 0..count {
+        let mut one = pool.tensor(rows, cols);
+        device.copy_rows(updates, first + part * rows, &mut one, 0, rows);
+        let norm = device.squares(&one).into_iter().map(f64::from).sum::<f64>().sqrt();
+        let factor = if norm < NORM_LEAST { 0.0 } else { 1.0 / norm };
+        let mut scaled = pool.tensor(rows, cols);
+        scaled.fill(0.0);
+        device.blend(factor as f32, &one, 1.0, &mut scaled);
+        device.copy_rows(&scaled, 0, &mut x, part * rows, rows);
     }
     let [a, b, c] = COEFFICIENTS;
-    let (whole, least): (Ids, usize) = (vec![0, rows as u32].into(), rows.min(cols));
-    let mut x = scaled(1.0 / norm, x);
+    let (each, whole): (_, Ids) = (Groups::Equal(count), vec![0, (count * rows) as u32].into());
+    let least = rows.min(cols);
     for _ in 0..ITERATIONS {
-        let (mut square, mut fourth) = (pool.tensor(least, least), pool.tensor(least, least));
+        let mut square = pool.tensor(count * least, least);
         match rows <= cols {
-            true => device.linear(Precision::F32, &x, &mut [(WeightRef::Plain(&x), &mut square)]),
-            false => device.linear_dw(Precision::F32, &x, &whole, &mut [(&x, (&mut square, Start::Zero))]),
+            true => device.grouped(precision, &x, each, &mut [(WeightRef::Plain(&x), &mut square)]),
+            false => device.grouped_dw(precision, &x, each, &whole, &mut [(&x, (&mut square, Start::Zero))]),
         }
-        // Its own transpose, bit by bit.
-        device.linear(Precision::F32, &square, &mut [(WeightRef::Plain(&square), &mut fourth)]);
-        device.blend(b as f32, &square, c as f32, &mut fourth);
-        let mut next = pool.tensor(rows, cols);
-        let term = if rows <= cols { (&fourth, &x) } else { (&x, &fourth) };
-        device.linear_dx(Precision::F32, &[(term.0, term.1.into())], (&mut next, Start::Zero));
+        // The square and what is made of it are their own transposes, bit by bit.
+        let mut mixed = pool.tensor(count * least, least);
+        device.grouped(precision, &square, each, &mut [(WeightRef::Plain(&square), &mut mixed)]);
+        device.blend(b as f32, &square, c as f32, &mut mixed);
+        let mut next = pool.tensor(count * rows, cols);
+        match rows <= cols {
+            true => device.grouped_dw(precision, &x, each, &whole, &mut [(&mixed, (&mut next, Start::Zero))]),
+            false => device.grouped(precision, &x, each, &mut [(WeightRef::Plain(&mixed), &mut next)]),
+        }
         device.blend(a as f32, &x, 1.0, &mut next);
         x = next;
     }
@@ -170,7 +190,7 @@ mod tests {
             let wide = |x: &[f32]| x.iter().map(|x| f64::from(*x)).collect::<Vec<f64>>();
             let (mut exact, mut momentum) = (wide(&w.to_host()), vec![0.0; rows * cols]);
             for step in 0..3 {
-                matrices.update(&Pool::new(device.clone()), &mut w, &of(2 + step), &mut m, 0.5);
+                matrices.update(&Execution::new(device.clone()), &mut w, &of(2 + step), &mut m, 0.5);
                 let gradient: Vec<f64> = wide(&numbers(2 + step, rows * cols)).iter().map(|g| 0.5 * g).collect();
                 momentum.iter_mut().zip(&gradient).for_each(|(m, g)| *m = 0.9 * *m + g);
                 let update: Vec<f64> = momentum.iter().zip(&gradient).map(|(m, g)| g + 0.9 * m).collect();
@@ -190,12 +210,34 @@ mod tests {
     fn an_orthogonal_update_is_near_one_in_every_direction() {
         let device = wels_cpu::testing::device();
         for (rows, cols) in [(6, 40), (40, 6), (16, 16)] {
-            let x = orthogonal(&Pool::new(device.clone()), &Tensor::of(&device, rows, cols, &numbers(7, rows * cols)));
-            let x: Vec<f64> = x.to_host().iter().map(|x| f64::from(*x)).collect();
-            let least = rows.min(cols);
-            let (x, cols) = if rows < cols { (x, cols) } else { (transposed(&x, cols), rows) };
-            let square = product(&x, &transposed(&x, cols), cols);
-            (0..least).for_each(|i| assert!((0.4..1.5).contains(&square[i * least + i]), "{}", square[i * least + i]));
+            for precision in [Precision::F32, Precision::Bf16] {
+                let execution = Execution { precision, ..Execution::new(device.clone()) };
+                let x =
+                    orthogonal(&execution, &Tensor::of(&device, rows, cols, &numbers(7, rows * cols)), 0, (1, rows));
+                let x: Vec<f64> = x.to_host().iter().map(|x| f64::from(*x)).collect();
+                let least = rows.min(cols);
+                let (x, cols) = if rows < cols { (x, cols) } else { (transposed(&x, cols), rows) };
+                let square = product(&x, &transposed(&x, cols), cols);
+                let lengths = (0..least).map(|i| square[i * least + i]);
+                lengths.for_each(|length| assert!((0.4..1.5).contains(&length), "{length} in {precision:?}"));
+            }
+        }
+    }
+
+    #[test]
+    fn experts_at_once_have_the_bits_of_each_alone() {
+        let device = wels_cpu::testing::device();
+        for (rows, cols) in [(24, 40), (40, 24), (17, 17)] {
+            for precision in [Precision::F32, Precision::Bf16] {
+                let execution = Execution { precision, ..Execution::new(device.clone()) };
+                let updates = numbers(3, 3 * rows * cols);
+                let stacked = Tensor::of(&device, 3 * rows, cols, &updates);
+                let together = orthogonal(&execution, &stacked, rows, (2, rows));
+                for (part, of) in [1, 2].iter().zip(together.to_host().chunks(rows * cols)) {
+                    let alone = Tensor::of(&device, rows, cols, &updates[part * rows * cols..(part + 1) * rows * cols]);
+                    assert_eq!(orthogonal(&execution, &alone, 0, (1, rows)).to_host()[..], *of, "{rows} × {cols}");
+                }
+            }
         }
     }
 
@@ -205,7 +247,7 @@ mod tests {
         let spec = ParamSpec { name: "w".into(), rows: 3, cols: 4, kind: ParamKind::Matrix };
         let matrices = Matrices { spec, rate: 0.5, weight_decay: 0.5, momentum: 0.9 };
         let (mut w, mut m) = (Tensor::of(&device, 3, 4, &[1.0; 12]), Tensor::zeros(&device, 3, 4));
-        matrices.update(&Pool::new(device.clone()), &mut w, &Tensor::zeros(&device, 3, 4), &mut m, 1.0);
+        matrices.update(&Execution::new(device.clone()), &mut w, &Tensor::zeros(&device, 3, 4), &mut m, 1.0);
         assert_eq!(w.to_host()[..], [0.75; 12]);
     }
 }

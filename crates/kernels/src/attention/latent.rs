@@ -17,7 +17,7 @@ use super::paged::{
 use super::{Chosen, Heads, HeadsMut, Shape};
 use crate::lanes::{LANES, Lanes};
 use crate::math;
-use crate::micro::{self, LeftWords, Out};
+use crate::micro::{self, LeftWords, Out, Words};
 use crate::pack::{self, Matrix};
 use crate::par;
 use crate::scratch;
@@ -282,7 +282,7 @@ unsafe fn panel<L: Lanes>(q: &Heads, task: &Task, out: &mut [f32]) {
     let block = pack::Block { k0: 0, k: q.dim, j0: 0, columns: task.count };
     // SAFETY: a query has `dim` numbers from `data` on, as the operands' check has seen; instructions by this
     // function's contract.
-    unsafe { pack::panels_of_columns::<L>(matrix, block, false, scratch::words_mut(out)) };
+    unsafe { pack::panels_of_columns::<L>(matrix, block, Words::Numbers, scratch::words_mut(out)) };
 }
 
 /// A page's rows as f32: where they are, or widened into `room`.

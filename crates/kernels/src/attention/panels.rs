@@ -4,7 +4,7 @@ use std::ops::Range;
 
 use super::{Heads, Keys};
 use crate::lanes::Lanes;
-use crate::micro::{self, LeftWords, Out};
+use crate::micro::{self, LeftWords, Out, Words};
 use crate::pack::{self, Matrix};
 use crate::scratch::{self, Buffer};
 
@@ -26,7 +26,7 @@ impl Panels {
         let matrix = Matrix { data: rows, stride: columns, rows: None };
         let block = pack::Block { k0: 0, k: terms, j0: 0, columns };
         // SAFETY: `data` has whole panels for the rows; instructions by this function's contract.
-        unsafe { pack::panels_of_rows::<L>(matrix, block, false, scratch::words_mut(&mut data)) };
+        unsafe { pack::panels_of_rows::<L>(matrix, block, Words::Numbers, scratch::words_mut(&mut data)) };
         Panels { data, terms }
     }
 
@@ -41,7 +41,7 @@ impl Panels {
         let matrix = Matrix { data: rows, stride: terms, rows: None };
         let block = pack::Block { k0: 0, k: terms, j0: 0, columns };
         // SAFETY: `data` has whole panels for the columns; instructions by this function's contract.
-        unsafe { pack::panels_of_columns::<L>(matrix, block, false, scratch::words_mut(&mut data)) };
+        unsafe { pack::panels_of_columns::<L>(matrix, block, Words::Numbers, scratch::words_mut(&mut data)) };
         Panels { data, terms }
     }
 

@@ -9,6 +9,7 @@
 //! (nearest even, subnormals to zero) and keeps the chain in f32, flushing subnormal sums to zero: the arithmetic of
 //! the hardware's bf16 dot products, on every instruction set. [`Precision::F16`] sums short runs in f16: see [`half`].
 
+mod bf16;
 mod conv;
 pub mod half;
 
@@ -16,10 +17,8 @@ pub use conv::{conv, conv_dx};
 
 use std::ops::Range;
 
-#[cfg(target_arch = "x86_64")]
-use crate::isa::{self, Isa};
 use crate::lanes::{Lanes, dispatch};
-use crate::micro::{self, LeftWords, Out, Step};
+use crate::micro::{self, LeftWords, Out, Step, Words};
 use crate::pack::{self, Block, Matrix, TILE};
 use crate::par::{self, SharedMut};
 use crate::scratch::{self, Buffer};
@@ -314,20 +313,7 @@ fn compute(p: Precision, task: &Task, out: SharedMut<f32>, start: Start, panels:
             // own.
             unsafe { dispatch!(compute_f32(task: &Task, out: SharedMut<f32>, start: Start, panels: &mut [u32])) }
         }
-        #[cfg(target_arch = "x86_64")]
-        Precision::Bf16 if isa::active() == Isa::Avx512 && std::arch::is_x86_feature_detected!("avx512bf16") => {
-            #[target_feature(enable = "avx512bf16,avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,f16c")]
-            unsafe fn dot(task: &Task, out: SharedMut<f32>, start: Start, panels: &mut [u32]) {
-                // SAFETY: AVX-512 and its bf16 are enabled for this function; the rest as for f32 above.
-                unsafe { blocks::<crate::lanes::Avx512, micro::Bf16Dot>(task, out, start, panels) }
-            }
-            // SAFETY: `active` has found AVX-512 with all that `Avx512` asks for, and the guard its bf16.
-            unsafe { dot(task, out, start, panels) }
-        }
-        Precision::Bf16 => {
-            // SAFETY: as for f32: the sizes are those of the operands, the task's part of the output is its own.
-            unsafe { dispatch!(compute_bf16(task: &Task, out: SharedMut<f32>, start: Start, panels: &mut [u32])) }
-        }
+        Precision::Bf16 => bf16::compute(task, out, start, panels),
         Precision::F16 => half::compute(task, out, start, panels),
     }
 }
@@ -338,14 +324,6 @@ fn compute(p: Precision, task: &Task, out: SharedMut<f32>, start: Start, panels:
 unsafe fn compute_f32<L: Lanes>(task: &Task, out: SharedMut<f32>, start: Start, panels: &mut [u32]) {
     // SAFETY: `micro::F32` asks for the instructions of L alone; task and output go on as they came.
     unsafe { blocks::<L, micro::F32>(task, out, start, panels) }
-}
-
-/// # Safety
-/// As for [`blocks`], with the instructions of L alone.
-#[inline(always)]
-unsafe fn compute_bf16<L: Lanes>(task: &Task, out: SharedMut<f32>, start: Start, panels: &mut [u32]) {
-    // SAFETY: `micro::Bf16` asks for the instructions of L alone; task and output go on as they came.
-    unsafe { blocks::<L, micro::Bf16>(task, out, start, panels) }
 }
 
 /// Block after block along k: packs the right operand's part, then extends the chains of all the task's rows.
@@ -369,14 +347,14 @@ unsafe fn blocks<L: Lanes, S: Step<L>>(task: &Task, out: SharedMut<f32>, start: 
         }
     }
     let mut copies = scratch::buffer(COPIES);
-    let step = S::TERMS * BLOCK_K_WORDS;
+    let step = S::WORDS.terms() * BLOCK_K_WORDS;
     for k0 in (0..k).step_by(step) {
         let block = Block { k0, k: step.min(k - k0), j0: task.columns.start, columns: task.columns.len() };
         // SAFETY: the panels were just packed when they are read; operands and output by this function's contract.
         unsafe {
             match task.product.right {
-                Right::Rows(b) => pack::panels_of_rows::<L>(b, block, S::TERMS == 2, panels),
-                Right::Columns(b) => pack::panels_of_columns::<L>(b, block, S::TERMS == 2, panels),
+                Right::Rows(b) => pack::panels_of_rows::<L>(b, block, S::WORDS, panels),
+                Right::Columns(b) => pack::panels_of_columns::<L>(b, block, S::WORDS, panels),
             }
             let left = &task.product.left;
             let copies = scratch::words_mut(&mut copies);
@@ -405,7 +383,7 @@ unsafe fn extend_rows<L: Lanes, S: Step<L>>(
     copies: &mut [u32],
     mut out: Out,
 ) {
-    let words = block.k.div_ceil(S::TERMS);
+    let words = block.k.div_ceil(S::WORDS.terms());
     let crowded = left.stride.is_multiple_of(CROWDED) && left.stride > block.k;
     for i in rows.clone().step_by(TILE) {
         let tile = (rows.end - i).min(TILE);
@@ -414,15 +392,12 @@ unsafe fn extend_rows<L: Lanes, S: Step<L>>(
         {
             let row = index.map_or(i + r, |index| index[i + r] as usize);
             let terms = &left.data[row * left.stride + block.k0..][..block.k];
-            *pointer = if S::TERMS == 2 {
-                // SAFETY: a copy has room for a block's words; instructions by this function's contract.
-                unsafe { pack::pairs_of_row::<L>(terms, &mut copy[..words]) };
-                copy.as_ptr()
-            } else if crowded {
-                copy[..words].copy_from_slice(scratch::words(terms));
-                copy.as_ptr()
-            } else {
+            *pointer = if S::WORDS == Words::Numbers && !crowded {
                 terms.as_ptr().cast()
+            } else {
+                // SAFETY: a copy has room for a block's words; instructions by this function's contract.
+                unsafe { pack::words_of_row::<L>(S::WORDS, terms, &mut copy[..words]) };
+                copy.as_ptr()
             };
         }
         // SAFETY: each pointer has `words` words, in the operand or its copy, and the tile's rows of the output follow
@@ -447,7 +422,7 @@ unsafe fn extend_windows<L: Lanes, S: Step<L>>(
     copies: &mut [u32],
     mut out: Out,
 ) {
-    let words = block.k.div_ceil(S::TERMS);
+    let words = block.k.div_ceil(S::WORDS.terms());
     let mut terms = [0.0; 2 * BLOCK_K_WORDS];
     let terms = &mut terms[..block.k];
     for i in rows.clone().step_by(TILE) {
@@ -456,12 +431,12 @@ unsafe fn extend_windows<L: Lanes, S: Step<L>>(
         for (r, (pointer, copy)) in pointers.iter_mut().zip(copies.chunks_exact_mut(ROW_STRIDE)).take(tile).enumerate()
         {
             let copy = &mut copy[..words];
-            if S::TERMS == 2 {
+            if S::WORDS == Words::Numbers {
+                of.terms(i + r, block.k0, scratch::numbers_mut(copy));
+            } else {
                 of.terms(i + r, block.k0, terms);
                 // SAFETY: a copy has room for a block's words; instructions by this function's contract.
-                unsafe { pack::pairs_of_row::<L>(terms, copy) };
-            } else {
-                of.terms(i + r, block.k0, scratch::numbers_mut(copy));
+                unsafe { pack::words_of_row::<L>(S::WORDS, terms, copy) };
             }
             *pointer = copy.as_ptr();
         }
@@ -488,15 +463,14 @@ unsafe fn extend_columns<L: Lanes, S: Step<L>>(
     copies: &mut [u32],
     mut out: Out,
 ) {
-    let words = block.k.div_ceil(S::TERMS);
+    let words = block.k.div_ceil(S::WORDS.terms());
     let terms = &left.data[block.k0 * left.stride..(block.k0 + block.k) * left.stride];
     for first in rows.clone().step_by(TILES * TILE) {
         let group = first..rows.end.min(first + TILES * TILE);
         // SAFETY: each tile's words were just copied, and its rows of the output follow from `out.at` on; the rest by
         // this function's contract.
         unsafe {
-            let (columns, paired) = (group.clone(), S::TERMS == 2);
-            pack::tiles_of_columns::<L>(terms, left.stride, columns, paired, copies, COLUMNS_STRIDE);
+            pack::tiles_of_columns::<L>(terms, left.stride, group.clone(), S::WORDS, copies, COLUMNS_STRIDE);
             for (i, copy) in group.clone().step_by(TILE).zip(copies.chunks_exact(COLUMNS_STRIDE)) {
                 let tile = (group.end - i).min(TILE);
                 let left = LeftWords::Columns { first: copy.as_ptr(), stride: TILE };

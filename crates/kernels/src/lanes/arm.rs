@@ -107,12 +107,25 @@ unsafe impl Lanes for Neon {
         }))
     }
     #[inline(always)]
-    unsafe fn flush(self) -> Self {
-        Neon(self.0.map(|a| unsafe {
-            let sign = vandq_u32(vreinterpretq_u32_f32(a), vdupq_n_u32(0x8000_0000));
-            let tiny = vcltq_f32(vabsq_f32(a), vdupq_n_f32(f32::MIN_POSITIVE));
-            vbslq_f32(tiny, vreinterpretq_f32_u32(sign), a)
-        }))
+    unsafe fn fma_flushed(self, b: Self, c: Self) -> Self {
+        unsafe {
+            let sums = self.fma(b, c);
+            let mut any = vdupq_n_u32(0);
+            for sum in sums.0 {
+                let size = vabsq_f32(sum);
+                let tiny = vandq_u32(vcleq_f32(size, vdupq_n_f32(f32::MIN_POSITIVE)), vcgtzq_f32(size));
+                any = vorrq_u32(any, tiny);
+            }
+            if vmaxvq_u32(any) == 0 {
+                return sums;
+            }
+            let (a, b, c) = (self.to_array(), b.to_array(), c.to_array());
+            let mut exact = [0.0; LANES];
+            for (i, sum) in exact.iter_mut().enumerate() {
+                *sum = fma_flushed(a[i], b[i], c[i]);
+            }
+            Self::load(exact.as_ptr())
+        }
     }
     #[inline(always)]
     fn prefetch_write(p: *const f32) {
@@ -158,17 +171,5 @@ unsafe impl Lanes for Neon {
             let two = vadd_f32(vget_low_f32(four), vget_high_f32(four));
             vget_lane_f32::<0>(two) + vget_lane_f32::<1>(two)
         }
-    }
-    #[inline(always)]
-    unsafe fn upper_bf16(self) -> Self {
-        Neon(
-            self.0.map(|a| unsafe {
-                vreinterpretq_f32_u32(vandq_u32(vreinterpretq_u32_f32(a), vdupq_n_u32(0xffff_0000)))
-            }),
-        )
-    }
-    #[inline(always)]
-    unsafe fn lower_bf16(self) -> Self {
-        Neon(self.0.map(|a| unsafe { vreinterpretq_f32_u32(vshlq_n_u32::<16>(vreinterpretq_u32_f32(a))) }))
     }
 }

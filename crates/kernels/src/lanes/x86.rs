@@ -36,15 +36,23 @@ unsafe fn exp2_whole(x: __m256) -> __m256 {
     }
 }
 
+/// As [`super::to_bf16`].
+///
 /// # Safety
 /// The machine has AVX2.
 #[inline(always)]
-unsafe fn flush(x: __m256) -> __m256 {
+unsafe fn round_bf16_avx2(x: __m256) -> __m256 {
     // SAFETY: AVX2 by this function's contract.
     unsafe {
-        let sign = _mm256_set1_ps(-0.0);
-        let normal = _mm256_cmp_ps::<_CMP_NLT_UQ>(_mm256_andnot_ps(sign, x), _mm256_set1_ps(f32::MIN_POSITIVE));
-        _mm256_and_ps(x, _mm256_or_ps(normal, sign))
+        let bits = _mm256_castps_si256(x);
+        let odd = _mm256_and_si256(_mm256_srli_epi32::<16>(bits), _mm256_set1_epi32(1));
+        let rounded = _mm256_add_epi32(bits, _mm256_add_epi32(odd, _mm256_set1_epi32(0x7fff)));
+        let exponent = _mm256_and_si256(bits, _mm256_set1_epi32(0x7f80_0000));
+        let tiny = _mm256_cmpeq_epi32(exponent, _mm256_setzero_si256());
+        let rounded = _mm256_blendv_epi8(rounded, _mm256_and_si256(bits, _mm256_set1_epi32(i32::MIN)), tiny);
+        let nan = _mm256_castps_si256(_mm256_cmp_ps::<_CMP_UNORD_Q>(x, x));
+        let rounded = _mm256_blendv_epi8(rounded, _mm256_or_si256(bits, _mm256_set1_epi32(0x0040_0000)), nan);
+        _mm256_castsi256_ps(_mm256_and_si256(rounded, _mm256_set1_epi32(0xffff_0000_u32 as i32)))
     }
 }
 
@@ -145,23 +153,8 @@ unsafe impl Lanes for Avx2 {
         unsafe { Avx2(exp2_whole(self.0), exp2_whole(self.1)) }
     }
     #[inline(always)]
-    unsafe fn flush(self) -> Self {
-        unsafe { Avx2(flush(self.0), flush(self.1)) }
-    }
-    #[inline(always)]
-    unsafe fn upper_bf16(self) -> Self {
-        unsafe {
-            let mask = _mm256_castsi256_ps(_mm256_set1_epi32(0xffff_0000_u32 as i32));
-            Avx2(_mm256_and_ps(self.0, mask), _mm256_and_ps(self.1, mask))
-        }
-    }
-    #[inline(always)]
-    unsafe fn lower_bf16(self) -> Self {
-        unsafe {
-            let (a, b) = (_mm256_castps_si256(self.0), _mm256_castps_si256(self.1));
-            let (a, b) = (_mm256_slli_epi32::<16>(a), _mm256_slli_epi32::<16>(b));
-            Avx2(_mm256_castsi256_ps(a), _mm256_castsi256_ps(b))
-        }
+    unsafe fn round_bf16(self) -> Self {
+        unsafe { Avx2(round_bf16_avx2(self.0), round_bf16_avx2(self.1)) }
     }
 }
 
@@ -262,6 +255,13 @@ unsafe impl Lanes for Avx512 {
         }
     }
     #[inline(always)]
+    unsafe fn round_bf16(self) -> Self {
+        unsafe {
+            let rounded = _mm512_and_si512(round_bf16(self.0), _mm512_set1_epi32(0xffff_0000_u32 as i32));
+            Avx512(_mm512_castsi512_ps(rounded))
+        }
+    }
+    #[inline(always)]
     unsafe fn pair_with(self, lower: Self) -> Self {
         unsafe {
             let upper = _mm512_and_si512(round_bf16(self.0), _mm512_set1_epi32(0xffff_0000_u32 as i32));
@@ -332,23 +332,5 @@ unsafe impl Lanes for Avx512 {
     fn prefetch_far(p: *const f32) {
         // As above.
         unsafe { _mm_prefetch::<_MM_HINT_T1>(p.cast()) }
-    }
-    #[inline(always)]
-    unsafe fn flush(self) -> Self {
-        unsafe {
-            let tiny = _mm512_cmp_ps_mask::<_CMP_LT_OQ>(_mm512_abs_ps(self.0), _mm512_set1_ps(f32::MIN_POSITIVE));
-            Avx512(_mm512_mask_and_ps(self.0, tiny, self.0, _mm512_set1_ps(-0.0)))
-        }
-    }
-    #[inline(always)]
-    unsafe fn upper_bf16(self) -> Self {
-        unsafe {
-            let mask = _mm512_set1_epi32(0xffff_0000_u32 as i32);
-            Avx512(_mm512_castsi512_ps(_mm512_and_si512(_mm512_castps_si512(self.0), mask)))
-        }
-    }
-    #[inline(always)]
-    unsafe fn lower_bf16(self) -> Self {
-        unsafe { Avx512(_mm512_castsi512_ps(_mm512_slli_epi32::<16>(_mm512_castps_si512(self.0)))) }
     }
 }

@@ -22,7 +22,9 @@ fn product(
             let pairs = (0..k).map(|k| (a(i, k), b(k, j)));
             *c = match precision {
                 Precision::F32 | Precision::F16 => pairs.fold(first, |acc, (a, b)| a.mul_add(b, acc)),
-                Precision::Bf16 => pairs.fold(first, |acc, (a, b)| flush(round_bf16(a).mul_add(round_bf16(b), acc))),
+                Precision::Bf16 => {
+                    pairs.fold(flush(first), |acc, (a, b)| fma_flushed(round_bf16(a), round_bf16(b), acc))
+                }
             };
         }
     }
@@ -81,6 +83,18 @@ pub fn fma_f16(a: f32, b: f32, c: f32) -> f32 {
 /// To the nearest bf16, ties to even; subnormal numbers become zero, as the hardware's products take them.
 pub fn round_bf16(x: f32) -> f32 {
     flush(::half::bf16::from_f32(flush(x)).to_f32())
+}
+
+/// `ab + c` of numbers that are not subnormal, rounded once to 24 bits however small it is, and zero, with its sign, if
+/// it is then below the least normal number.
+pub fn fma_flushed(a: f32, b: f32, c: f32) -> f32 {
+    let sum = a.mul_add(b, c);
+    if sum == 0.0 || sum.is_nan() || sum.abs() > f32::MIN_POSITIVE {
+        return sum;
+    }
+    let scale = 2f32.powi(64);
+    let scaled = (a * scale).mul_add(b, c * scale);
+    if scaled.abs() < f32::MIN_POSITIVE * scale { 0.0f32.copysign(sum) } else { sum }
 }
 
 /// Zero, with the sign kept, for a subnormal number.

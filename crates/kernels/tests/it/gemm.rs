@@ -130,6 +130,35 @@ fn bf16_products_flush_subnormal_sums_everywhere_alike() {
     });
 }
 
+/// What x86 computes where it flushes to zero, as its bf16 dot products do: a sum is rounded first, to 24 bits.
+#[test]
+fn bf16_sums_are_rounded_before_they_are_flushed() {
+    let least = f32::MIN_POSITIVE;
+    let of = |factor: f32| (factor * 2f32.powi(-75), 2f32.powi(-75));
+    // A sum so far, factors, the sum: a quarter of the last bit below the least number rounds to it, three quarters to
+    // what is flushed. Zeros keep their signs; a subnormal sum so far is a zero.
+    for (before, (a, b), after) in [
+        (least, of(-0.25), least),
+        (least, of(-0.75), 0.0),
+        (-least, of(0.75), -0.0),
+        (-least, of(0.25), -least),
+        (-0.0, (-0.0, 1.0), -0.0),
+        (-0.0, (0.0, 1.0), 0.0),
+        (-least / 2.0, (-least, 0.25), -0.0),
+        (least / 2.0, (2f32.powi(-61), 2f32.powi(-60)), 2f32.powi(-121)),
+    ] {
+        let mut expected = vec![before];
+        reference::linear_dw(Precision::Bf16, &[a], &[b], &mut expected, 1, 1, Start::Continue);
+        assert_same("the reference", &expected, &[after]);
+        everywhere(|isa| {
+            let (mut rows, mut columns) = (vec![before], vec![before]);
+            gemm::linear_dw(Precision::Bf16, &[a], &[b], &mut columns, 1, 1, Start::Continue);
+            gemm::linear_dx(Precision::Bf16, &[a], &[b], &mut rows, 1, 1, Start::Continue);
+            assert_same(&format!("{before:e} and {a:e} · {b:e}, {isa}"), &[columns, rows].concat(), &[after, after]);
+        });
+    }
+}
+
 /// Gaussian numbers, each row of `width` scaled by a power of two of its own, over 40 powers; an eighth are zeros.
 fn spread_numbers(stream: u64, len: usize, width: usize) -> Vec<f32> {
     let mut data = vec![0.0; len];

@@ -112,7 +112,7 @@ impl Hyperparameters {
             let weight_decay = if decays(spec.kind) { weight_decay } else { 0.0 };
             if let Some(momentum) = rule.momentum(spec.kind) {
                 let matrices = muon::Matrices { spec: owned.held(i, spec), rate, weight_decay, momentum };
-                matrices.update(&execution.pool, params.tensor_mut(i), gradient, &mut m[i], scale);
+                matrices.update(execution, params.tensor_mut(i), gradient, &mut m[i], scale);
                 continue;
             }
             let rule = AdamW { lr: rate, beta1, beta2, eps: epsilon, weight_decay, step };
