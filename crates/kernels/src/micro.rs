@@ -12,7 +12,8 @@ pub(crate) enum Words {
     /// A number rounded to bf16, in f32.
     Rounded,
     /// Two terms in bf16: the earlier one in the upper half, because the hardware's dot product takes the upper half
-    /// first.
+    /// first. Only x86 has these.
+    #[cfg_attr(not(target_arch = "x86_64"), allow(dead_code))]
     Pairs,
 }
 

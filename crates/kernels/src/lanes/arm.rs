@@ -1,6 +1,6 @@
 //! Lanes of NEON.
 
-use super::{LANES, Lanes};
+use super::{LANES, Lanes, fma_flushed};
 use std::arch::aarch64::*;
 use std::arch::asm;
 
