@@ -7,9 +7,9 @@ use crate::lanes::Lanes;
 /// What a word of an operand is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Words {
-    /// A number as it is.
+    /// One term, in f32.
     Numbers,
-    /// A number rounded to bf16, in f32.
+    /// One term rounded to bf16, in the 32 bits of f32.
     Rounded,
     /// Two terms in bf16: the earlier one in the upper half, because the hardware's dot product takes the upper half
     /// first. Only x86 has these.
@@ -18,7 +18,7 @@ pub(crate) enum Words {
 }
 
 impl Words {
-    /// Terms of a word.
+    /// How many terms of the chain are in one.
     pub const fn terms(self) -> usize {
         match self {
             Words::Numbers | Words::Rounded => 1,
@@ -156,8 +156,8 @@ impl Drop for Flushing {
 }
 
 /// Two bf16 terms a word, by the dot product of AVX512-BF16: two chained fused multiply-adds, nearest even, subnormals
-/// flushed, upper half first (measured on Zen 4 against two million random words; Intel's manual describes the same, and
-/// its Emerald Rapids did it at the edge where rounding and flushing meet).
+/// flushed, upper half first (measured on Zen 4 against two million random words, and on Intel's Emerald Rapids where
+/// rounding and flushing meet).
 #[cfg(target_arch = "x86_64")]
 pub(crate) struct Bf16Dot;
 
