@@ -2,13 +2,12 @@
 
     python bench/moe-vs-dense/run.py [--pair small] [--minutes 8] [--seeds 1 2 3] [--runs DIR]
 
-Measures the step of both (recipes/moe-28m.toml and dense.toml beside this, or of the pair `small`
-recipes/small-moe.toml and small-dense.toml) with the machine to itself, gives each as many steps as fit into the time,
-and trains them in turns, each with its own complete schedule of learning rates. A step's place on the axis of time is
-that of the measured steps, so that the machine may have other work while they train; the sum of the seconds as they
-were is printed beside it. Both see the same documents, tokenizer and validation text (Rust sources; seeds change
-weights and order). Killed, the same command goes on. Writes docs/moe-vs-dense.csv and docs/moe-vs-dense.svg, or those
-of the pair, and prints a table.
+Measures the step of both (recipes/moe-28m.toml and dense.toml beside this, or of the pair `small` small-moe.toml and
+small-dense.toml) with the machine to itself, gives each as many steps as fit into the time, and trains them in turns,
+each with its own complete schedule of learning rates. A step's place on the axis of time is that of the measured steps,
+so that the machine may have other work while they train; the sum of the seconds as they were is printed beside it. Both
+see the same documents, tokenizer and validation text (Rust sources; seeds change weights and order). Killed, the same
+command goes on. Writes docs/moe-vs-dense.csv and docs/moe-vs-dense.svg, or those of the pair, and prints a table.
 """
 
 from __future__ import annotations
@@ -26,11 +25,10 @@ import wels  # noqa: E402
 HERE = Path(__file__).resolve().parent
 PAIRS = {
     "moe-28m": {"MoE": wels.ROOT / "recipes" / "moe-28m.toml", "dense": HERE / "dense.toml"},
-    "small": {"MoE": wels.ROOT / "recipes" / "small-moe.toml", "dense": HERE / "small-dense.toml"},
+    "small": {"MoE": HERE / "small-moe.toml", "dense": HERE / "small-dense.toml"},
 }
 COLOURS = {"MoE": "#c2410c", "dense": "#1d4ed8"}
 VALIDATIONS = 20
-TEXT = {"data.sources": ["cargo-sources"]}
 
 
 def plan(
@@ -43,13 +41,12 @@ def plan(
         return json.loads(kept.read_text())
     plans: dict[str, dict[str, Any]] = {}
     for label, recipe in recipes.items():
-        report = wels.bench_train(binary, recipe, {"pretrain.precision": precision, **TEXT}, 20)
+        report = wels.bench_train(binary, recipe, {"pretrain.precision": precision}, 20)
         steps = int(seconds / report["seconds_per_step"])
         print(f"{label}: {report['parameters']:,} parameters, {report['seconds_per_step']:.3f} s a step, {steps} steps")
         changes = {
             "pretrain.steps": steps,
             "pretrain.precision": precision,
-            **TEXT,
             "pretrain.validate_every": max(1, steps // VALIDATIONS),
             "pretrain.validate_sequences": 256,
             "pretrain.keep_checkpoints": 1,

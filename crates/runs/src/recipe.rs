@@ -579,7 +579,6 @@ mod tests {
             ("distill", include_str!("../../../recipes/distill.toml")),
             ("finetune", include_str!("../../../recipes/finetune.toml")),
             ("vertical", include_str!("../../../recipes/vertical.toml")),
-            ("small-moe", include_str!("../../../recipes/small-moe.toml")),
             ("janus", include_str!("../../../recipes/janus.toml")),
             ("janus-fine", include_str!("../../../recipes/janus-fine.toml")),
         ] {
