@@ -25,6 +25,7 @@ pub mod python;
 
 pub mod mcp;
 
+#[cfg(unix)]
 mod change;
 
 pub use run::{Agent, Call, Context, End, Event, Host, Limits, Model, ModelError, Permission, Reply, ReplyEnd};

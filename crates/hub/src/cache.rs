@@ -11,7 +11,6 @@
 
 use std::fs::{self, File, TryLockError};
 use std::io;
-use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -72,12 +71,16 @@ impl Repository {
     pub fn link(&self, commit: &str, name: &str, hash: &str) -> Result<PathBuf, HubError> {
         let path = self.snapshot(commit).join(name);
         make_parent(&path)?;
-        let up = "../".repeat(name.matches('/').count() + 2);
         let temporary = self.temporary();
         let _ = fs::remove_file(&temporary); // of a process that had this number and was killed
-        std::os::unix::fs::symlink(format!("{up}blobs/{hash}"), &temporary)
-            .and_then(|()| fs::rename(&temporary, &path))
-            .map_err(HubError::io("write", &path))?;
+        #[cfg(unix)]
+        let linked = {
+            let up = "../".repeat(name.matches('/').count() + 2);
+            std::os::unix::fs::symlink(format!("{up}blobs/{hash}"), &temporary)
+        };
+        #[cfg(not(unix))] // where a symbolic link takes a privilege
+        let linked = fs::hard_link(self.folder.join("blobs").join(hash), &temporary);
+        linked.and_then(|()| fs::rename(&temporary, &path)).map_err(HubError::io("write", &path))?;
         Ok(path)
     }
 
@@ -114,13 +117,22 @@ impl Repository {
 }
 
 /// Whether the path is still that of the open file.
+#[cfg(unix)]
 fn is_same_file(file: &File, path: &Path) -> io::Result<bool> {
+    use std::os::unix::fs::MetadataExt;
+
     let open = file.metadata()?;
     match fs::metadata(path) {
         Ok(named) => Ok((named.dev(), named.ino()) == (open.dev(), open.ino())),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
         Err(error) => Err(error),
     }
+}
+
+/// Whether the path is still that of a file; of the open one, where the system says that of no two files.
+#[cfg(not(unix))]
+fn is_same_file(_: &File, path: &Path) -> io::Result<bool> {
+    path.try_exists()
 }
 
 /// Whether a text is a commit in full.

@@ -1,6 +1,7 @@
 //! Keys while no line is edited: they are not shown, and kept for the next line.
 
 use std::io;
+#[cfg(unix)]
 use std::time::Duration;
 
 /// The terminal without echo, until this is dropped. Ctrl-C stays a signal.

@@ -17,7 +17,7 @@ use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 use std::{env, fs};
 
-use libloading::os::unix::{Library, RTLD_GLOBAL, RTLD_NOW};
+use libloading::Library;
 
 /// Directories that are looked into first.
 pub const VARIABLE: &str = "WELS_CUDA_LIBRARIES";
@@ -62,7 +62,13 @@ fn load(name: &str, directories: Vec<PathBuf>) -> Search {
     for file in files {
         // SAFETY: loading NVIDIA's libraries runs their initialisers, which are written for that. The directories are
         // the user's own or the system's.
-        let library = unsafe { Library::open(Some(&file), RTLD_NOW | RTLD_GLOBAL) };
+        #[cfg(unix)]
+        let library = unsafe {
+            use libloading::os::unix::{Library as Global, RTLD_GLOBAL, RTLD_NOW};
+            Global::open(Some(&file), RTLD_NOW | RTLD_GLOBAL).map(Library::from)
+        };
+        #[cfg(not(unix))] // SAFETY: as above.
+        let library = unsafe { Library::new(&file) };
         if let Ok(library) = library {
             std::mem::forget(library); // stays loaded as long as the process
             return Search { found: Some(file), looked };

@@ -11,7 +11,6 @@ use hyper_util::server::graceful::{GracefulShutdown, Watcher};
 use hyper_util::service::TowerToHyperService;
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{Semaphore, watch};
 
 use super::app::App;
@@ -53,8 +52,26 @@ impl Shutdown {
         });
     }
 
-    /// Asks with every SIGTERM and SIGINT from now on.
+    /// Asks with every SIGTERM and SIGINT from now on; with every Ctrl-C where there are no signals.
     pub fn on_signals(&self) -> std::io::Result<()> {
+        #[cfg(unix)]
+        self.on_unix_signals()?;
+        #[cfg(not(unix))]
+        {
+            let shutdown = self.clone();
+            tokio::spawn(async move {
+                while tokio::signal::ctrl_c().await.is_ok() {
+                    shutdown.ask();
+                }
+            });
+        }
+        Ok(())
+    }
+
+    #[cfg(unix)]
+    fn on_unix_signals(&self) -> std::io::Result<()> {
+        use tokio::signal::unix::{SignalKind, signal};
+
         for kind in [SignalKind::terminate(), SignalKind::interrupt()] {
             let (mut signals, shutdown) = (signal(kind)?, self.clone());
             tokio::spawn(async move {

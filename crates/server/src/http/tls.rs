@@ -6,7 +6,6 @@ use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::{Duration, SystemTime};
 
 use thiserror::Error;
-use tokio::signal::unix::{SignalKind, signal};
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::rustls::crypto::ring;
 use tokio_rustls::rustls::pki_types::pem::{self, PemObject};
@@ -56,15 +55,15 @@ impl Tls {
         TlsAcceptor::from(Arc::clone(&self.config.read().unwrap_or_else(PoisonError::into_inner)))
     }
 
-    /// Reads the files whenever they have changed, and at every SIGHUP.
+    /// Reads the files whenever they have changed, and at every SIGHUP where there are signals.
     pub(super) async fn watch(self: Arc<Tls>) {
-        let mut hangups = match signal(SignalKind::hangup()) {
+        let mut hangups = match Hangups::new() {
             Ok(hangups) => hangups,
             Err(error) => return tracing::error!(%error, "a renewed certificate will not be noticed"),
         };
         loop {
             tokio::select! {
-                _ = hangups.recv() => self.reload(),
+                () = hangups.next() => self.reload(),
                 () = tokio::time::sleep(LOOK_PERIOD) => {
                     if *self.stamp() != stamp(&self.certificate, &self.key) {
                         self.reload();
@@ -89,6 +88,28 @@ impl Tls {
 
     fn stamp(&self) -> std::sync::MutexGuard<'_, Stamp> {
         self.stamp.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Each SIGHUP; none where there are no signals.
+struct Hangups {
+    #[cfg(unix)]
+    signals: tokio::signal::unix::Signal,
+}
+
+impl Hangups {
+    fn new() -> std::io::Result<Hangups> {
+        Ok(Hangups {
+            #[cfg(unix)]
+            signals: tokio::signal::unix::signal(tokio::signal::unix::SignalKind::hangup())?,
+        })
+    }
+
+    async fn next(&mut self) {
+        #[cfg(unix)]
+        self.signals.recv().await;
+        #[cfg(not(unix))]
+        std::future::pending::<()>().await;
     }
 }
 

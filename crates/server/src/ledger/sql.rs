@@ -1,6 +1,5 @@
 //! The two databases behind the ledger, as one: statements with `$1`-style parameters, integers and text, transactions.
 
-use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 use std::time::Duration;
 
@@ -143,10 +142,13 @@ impl Database {
     }
 }
 
-/// Makes files that only their owner may read: names of keys and what they spend are nobody else's business.
+/// Makes files that only their owner may read, where files have modes: names of keys and what they spend are nobody
+/// else's business.
 fn for_owner() -> std::fs::OpenOptions {
     let mut options = std::fs::OpenOptions::new();
-    options.write(true).create(true).truncate(false).mode(0o600);
+    options.write(true).create(true).truncate(false);
+    #[cfg(unix)]
+    std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
     options
 }
 

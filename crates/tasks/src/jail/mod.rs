@@ -154,6 +154,7 @@ enum Part {
     Script,
 }
 
+#[cfg(target_os = "linux")]
 impl Part {
     /// The Python program around it.
     fn harness(self) -> &'static str {
