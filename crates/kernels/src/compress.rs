@@ -153,7 +153,7 @@ unsafe fn entry_of<L: Lanes>(job: Job, entry: &mut [f32]) {
 }
 
 /// Backward of [`compress`]: `d_kv[R, c·d]` and `d_gate[R, c·d]`, all of which are set. What the bias gets of an entry
-/// is what the gates get: [`bias_backward`].
+/// is what the gates get: [`bias_backward`]. Each row is in one stretch at most.
 pub fn compress_backward(
     of: Compression,
     stretches: &[Stretch],
@@ -162,6 +162,7 @@ pub fn compress_backward(
     [d_kv, d_gate]: [&mut [f32]; 2],
 ) {
     of.check(kv, gate, bias, stretches);
+    check_disjoint(stretches);
     let places = of.places(stretches);
     let len = places.len() * of.dim;
     assert_eq!((entries.len(), d_entries.len()), (len, len), "entries are [E, d] with E = {}", places.len());
@@ -173,7 +174,7 @@ pub fn compress_backward(
         let job = Job { of, place: places[e], kv, gate, bias };
         let (entry, d_entry) = (&entries[e * of.dim..][..of.dim], &d_entries[e * of.dim..][..of.dim]);
         for term in of.terms(job.place) {
-            // SAFETY: a term is of one entry, and each entry is one task's.
+            // SAFETY: a term is of one entry, as stretches do not overlap, and each entry is one task's.
             let (d_kv, d_gate) = unsafe { (d_kv.slice(term.0, of.dim), d_gate.slice(term.0, of.dim)) };
             // SAFETY: all slices have d numbers, as have the job's terms.
             unsafe {
@@ -188,6 +189,13 @@ pub fn compress_backward(
             };
         }
     });
+}
+
+fn check_disjoint(stretches: &[Stretch]) {
+    let rows = stretches.iter().map(|stretch| &stretch.rows).filter(|rows| !rows.is_empty());
+    let mut rows: Vec<&Range<usize>> = rows.collect();
+    rows.sort_unstable_by_key(|rows| rows.start);
+    assert!(rows.windows(2).all(|pair| pair[0].end <= pair[1].start), "stretches overlap: {stretches:?}");
 }
 
 /// # Safety
@@ -225,4 +233,19 @@ pub fn bias_backward(of: Compression, stretches: &[Stretch], d_gate: &[f32], d_b
             }
         }
     });
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    #[should_panic(expected = "stretches overlap")]
+    fn stretches_that_overlap_have_no_gradients() {
+        let of = Compression { rate: 2, dim: 1, overlap: false };
+        let stretches = [0..4, 2..6].map(|rows| Stretch { rows, behind: false });
+        let (rows, bias, entries) = ([0.0; 6], [0.0; 2], [0.0; 4]);
+        let [mut d_kv, mut d_gate] = [[0.0; 6]; 2];
+        compress_backward(of, &stretches, [&rows, &rows, &bias], [&entries, &entries], [&mut d_kv, &mut d_gate]);
+    }
 }

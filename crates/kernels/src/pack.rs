@@ -127,8 +127,8 @@ unsafe fn vector_at<L: Lanes>(row: &[f32], j: usize, pad: f32) -> L {
     // SAFETY: what the row has of sixteen columns; instructions by contract.
     unsafe {
         match row.get(j..) {
-            Some(columns) => micro::load::<L>(columns.as_ptr(), columns.len()),
-            None => L::splat(pad),
+            Some(columns) if !columns.is_empty() => micro::load::<L>(columns.as_ptr(), columns.len()),
+            _ => L::splat(pad),
         }
     }
 }

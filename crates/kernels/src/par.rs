@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::thread::{JoinHandle, Thread};
 
 use crate::lanes::LANES;
-use crate::places::Places;
+use crate::places::{self, Places};
 use crate::prefetch::{self, Share, Spans};
 
 /// Elements in a task of an elementwise kernel: 64 KiB of f32, a few microseconds of work.
@@ -42,6 +42,11 @@ pub(crate) fn begin_product(weights: impl Iterator<Item = Range<usize>>) {
 /// processor time (cgroup) is worth.
 pub fn cores() -> usize {
     std::thread::available_parallelism().map_or(1, usize::from)
+}
+
+/// The cores that this process is bound to, as the system numbers them; none where it does not tell.
+pub fn allowed_cores() -> Vec<usize> {
+    places::cores()
 }
 
 /// How many threads the kernels use: [`cores`], or what [`set_threads`] chose.

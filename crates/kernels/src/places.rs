@@ -153,6 +153,11 @@ impl Places {
     }
 }
 
+/// The cores that the process may use, as the system numbers them; none where it does not tell.
+pub(crate) fn cores() -> Vec<usize> {
+    system::cores()
+}
+
 /// Waits for the time that a clock is looked at, or until it need not be: says which.
 fn look(needless: impl Fn() -> bool) -> bool {
     let begin = Instant::now();

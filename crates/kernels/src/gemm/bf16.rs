@@ -128,16 +128,20 @@ mod x86 {
             }
             let (m, n, k) = (17, 50, 1101);
             let key = Key { seed: 3, stream: 0 };
-            // Of ordinary size, and such that sums fall below the least normal number.
-            for size in [1.0, 1.5e-19] {
+            // Of ordinary size, such that sums fall below the least normal number, and such that they are -0, which the
+            // term that fills up an odd number of them must not change.
+            for size in [1.0, 1.5e-19, 0.0] {
                 let number = |i: usize| (key.below_at(i as u64, 2001) as f32 / 1000.0 - 1.0) * size;
                 let numbers = |first: usize, len: usize| (first..first + len).map(number).collect::<Vec<f32>>();
                 let (left, right) = (numbers(0, m * k), numbers(m * k, n * k));
-                for order in [Order::Rows(None), Order::Columns] {
+                let columns = Right::Columns(Matrix { data: &right, stride: k, rows: None });
+                let rows = Right::Rows(Matrix { data: &right, stride: n, rows: None });
+                for (order, right) in [(Order::Rows(None), columns), (Order::Columns, columns), (Order::Columns, rows)]
+                {
                     let product = Product {
                         size: Size { m, n, k },
                         left: Left { data: &left, stride: if let Order::Columns = order { m } else { k }, order },
-                        right: Right::Columns(Matrix { data: &right, stride: k, rows: None }),
+                        right,
                         out: 0,
                     };
                     let results = [dot, fma].map(|way| {

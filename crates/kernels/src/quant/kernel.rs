@@ -209,6 +209,7 @@ unsafe fn half<
             let w = &w[h * words..(h + 1) * words];
             match CODES {
                 1 => D::dots::<8>(&mut sums, M - turn, w, of_rows),
+                2 => D::dots::<5>(&mut sums, M - turn, w, of_rows), // entries are 0 to 24
                 _ => D::dots::<BITS>(&mut sums, M - turn, w, of_rows),
             }
             for i in 0..TURNS {

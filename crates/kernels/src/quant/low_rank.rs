@@ -5,6 +5,8 @@
 //! rank, and one addition brings it to y: the bits of these operations one by one, with the numbers of A and B in f32.
 //! A thread takes rows through all of it, so that h and what is added never leave its caches.
 
+use std::mem;
+
 use super::QuantMatrix;
 use super::blocks::BlockType;
 use super::dots::{Dots, Set, dispatch_dots};
@@ -30,7 +32,7 @@ pub struct AdaptedRows<'a> {
 /// Adds to each y `[T, N]` of x `[T, K]` what its adapters make of their rows.
 ///
 /// # Panics
-/// If the shapes do not fit, or A or B are not in f32.
+/// If the shapes do not fit, A or B are not in f32, or a row has two adapters.
 pub fn add_low_rank(x: &[f32], k: usize, targets: &mut [(&mut [f32], Vec<AdaptedRows>)]) {
     let groups = groups(x.len() / k, k, targets);
     let total = groups.iter().map(Group::cost).sum();
@@ -75,11 +77,13 @@ impl Group<'_> {
     }
 }
 
-/// What has the same rows, together, after a look at the shapes.
+/// What has the same rows, together, after a look at the shapes and rows.
 fn groups<'a>(t: usize, k: usize, targets: &'a mut [(&mut [f32], Vec<AdaptedRows>)]) -> Vec<Group<'a>> {
     let mut groups: Vec<Group> = Vec::new();
+    let mut has_adapter = vec![false; t];
     for (y, all) in targets {
         let y = SharedMut::new(y);
+        has_adapter.fill(false);
         for it in all.iter().filter(|it| !it.rows.is_empty()) {
             let (a, b) = (it.a, it.b);
             assert_eq!((a.columns(), b.columns()), (k, a.rows()), "A is [r, K] and B [N, r]");
@@ -88,6 +92,9 @@ fn groups<'a>(t: usize, k: usize, targets: &'a mut [(&mut [f32], Vec<AdaptedRows
             }
             assert!(y.len() == t * b.rows(), "y has {} elements instead of {}", y.len(), t * b.rows());
             assert!(it.rows.iter().all(|row| (*row as usize) < t), "rows of x, which has {t}");
+            for row in it.rows {
+                assert!(!mem::replace(&mut has_adapter[*row as usize], true), "row {row} has two adapters");
+            }
             let adapted = Adapted { a, b, scale: it.scale, y };
             match groups.iter_mut().find(|group| std::ptr::eq(group.rows, it.rows)) {
                 Some(group) => group.adapted.push(adapted),
@@ -149,5 +156,19 @@ unsafe fn add<D: Dots>(task: &Task) {
                 }
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    #[should_panic(expected = "row 1 has two adapters")]
+    fn no_row_has_two_adapters() {
+        let matrix = QuantMatrix::quantise(&[1.0; 4], 2, 2, BlockType::F32);
+        let of = |rows| AdaptedRows { rows, a: &matrix, b: &matrix, scale: 1.0 };
+        let mut y = [0.0; 4];
+        add_low_rank(&[1.0; 4], 2, &mut [(&mut y[..], vec![of(&[0, 1]), of(&[1])])]);
     }
 }
