@@ -95,11 +95,18 @@ struct Compiler {
 }
 
 /// Follows one answer.
-#[derive(Clone)]
 pub(crate) struct Guide {
     matcher: Matcher,
     eos: u32,
     mask: Vec<u32>,
+}
+
+/// A copy shares nothing with what it is a copy of: the states of a lexer, of which there may be only so many, are made
+/// on the way, and an answer must not depend on how many another one has made.
+impl Clone for Guide {
+    fn clone(&self) -> Guide {
+        Guide { matcher: self.matcher.deep_clone(), eos: self.eos, mask: self.mask.clone() }
+    }
 }
 
 /// A guide that cannot go on: the work for a token exceeded its limits, or a bug.

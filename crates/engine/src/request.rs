@@ -143,7 +143,7 @@ pub struct Thinking {
     pub budget: Option<usize>,
 }
 
-/// How a token is chosen from the logits, in this order: constraint, bias, penalties, temperature, top-k, top-p, min-p.
+/// How a token is chosen from the logits, in this order: constraint, bias, penalties, temperature, min-p, top-k, top-p.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Sampling {
     /// Logits are divided by it. 0 (and anything below [`Sampling::TEMPERATURE_LEAST`]) takes the likeliest token, of
@@ -152,9 +152,10 @@ pub struct Sampling {
     /// The `k` likeliest tokens alone; 0 for all.
     pub top_k: usize,
     /// The fewest likeliest tokens that together have this probability, at the temperature and among those left by
-    /// `top_k`; 1 for all.
+    /// `min_p` and `top_k`; 1 for all.
     pub top_p: f32,
-    /// Tokens with at least this fraction of the likeliest token's probability, at the temperature; 0 for all.
+    /// Tokens with at least this fraction of the likeliest token's probability, at the temperature; 0 for all. Comes
+    /// before `top_k` and `top_p`, as in vLLM; in `transformers` and llama.cpp it comes behind them.
     pub min_p: f32,
     /// Logits of tokens in prompt and answer are divided by it if positive, else multiplied (Keskar et al., "CTRL",
     /// 2019; as `transformers` and llama.cpp do, here over the whole sequence); 1 for none.

@@ -148,7 +148,7 @@ impl Sampler {
         }
     }
 
-    /// The candidates that top-k, top-p and min-p leave, the likeliest first, of equals the lowest id.
+    /// The candidates that min-p, top-k and top-p leave, the likeliest first, of equals the lowest id.
     fn filter(&self, weights: &[f32], candidates: &mut Vec<Candidate>) {
         let Sampling { top_k, top_p, min_p, .. } = self.sampling;
         let top_k = if top_k == 0 { usize::MAX } else { top_k };

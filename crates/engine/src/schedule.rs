@@ -90,7 +90,8 @@ impl Engine {
         last.is_some_and(|last| self.waiting[waiting].order() < last)
     }
 
-    /// Whether somebody is about to compute pages that this one can share: it does better to wait for them.
+    /// Whether somebody before it in order is about to compute pages that this one can share: it does better to wait for
+    /// them. One behind it might not be computed before all that comes between them.
     fn will_be_cached(&self, sequence: &Sequence) -> bool {
         let shareable = sequence.tokens.len() - 1;
         self.shares_prefix(sequence)
@@ -99,6 +100,7 @@ impl Engine {
                 let same = sequence.tokens[..shareable].iter().zip(&other.tokens).take_while(|(a, b)| a == b).count();
                 let pages = same / PAGE;
                 shares
+                    && other.order() < sequence.order()
                     && !other.answers()
                     && pages > other.computed / PAGE
                     && !self.table.has_more_than(sequence.root(), &sequence.tokens, pages - 1)

@@ -17,7 +17,7 @@ mod write;
 use std::fmt;
 use std::path::{Path, PathBuf};
 
-pub use read::{Files, Sink, load_dir, open_dir};
+pub use read::{Files, Sink, add_ends, load_dir, open_dir};
 pub use write::{DEFAULT_SHARD_BYTES, save_dir};
 
 use crate::config::{ConfigError, Dtype};

@@ -89,6 +89,28 @@ fn speculation_changes_no_constrained_answer() {
     }
 }
 
+/// Of answers with one constraint, each has the tokens and the end that it has alone: near the limit of states too, which
+/// they would reach together.
+#[test]
+fn several_answers_with_one_constraint_do_not_touch_each_other() {
+    let loaded = models::with_text(5);
+    for regex in ["[a-z]*[aeiou][a-z]{20}", "(abc, ){3,9}[0-9]+(, abc)*"] {
+        let own = |seed: u64| request(Constraint::Regex(regex.into()), seed);
+        let mut together = engine(&loaded, models::options());
+        let preparer = together.preparer();
+        let first = preparer.prepare(own(0)).expect("a sound request");
+        for seed in 1..6 {
+            let twin = first.twin(&own(seed)).expect("the same constraint");
+            together.enqueue_prepared(twin).expect("a sound request");
+        }
+        let answers = finish(&mut together);
+        for (seed, (tokens, end)) in (1..).zip(answers) {
+            let (alone, its_end) = answer(&loaded, own(seed));
+            assert_eq!((text(&tokens), end.reason), (text(&alone), its_end.reason), "{regex}, seed {seed}");
+        }
+    }
+}
+
 #[test]
 fn what_cannot_be_followed_is_refused() {
     let loaded = models::with_text(5);

@@ -133,7 +133,10 @@ const DERIVED: &[(&str, Derived)] = &[
 ];
 
 /// Windows: neutral at `null`, `false` or 0, and where no position is further away than the window reaches.
-const WINDOWS: &[&str] = &["attention_chunk_size", "attention_window", "sliding_window_size", "window_size"];
+const WINDOWS: &[&str] = &["attention_chunk_size", "attention_window", WIDTH_AGAIN, "window_size"];
+
+/// What Gemma 2 of 9B parameters has beside `sliding_window`.
+pub const WIDTH_AGAIN: &str = "sliding_window_size";
 
 const WHY: &str = "it belongs to an architecture that is not implemented";
 
@@ -146,10 +149,11 @@ pub fn check(keys: &mut Keys, config: &ModelConfig) -> Result<(), ConfigError> {
     // What the family's reader has asked for is its own.
     let [off, one] =
         [OFF, ONE].map(|names| names.iter().copied().filter(|name| !keys.is_read(name)).collect::<Vec<_>>());
+    let windows: Vec<_> = WINDOWS.iter().copied().filter(|name| *name != WIDTH_AGAIN || !keys.is_read(name)).collect();
     neutral_or_refused(keys, &off, is_off)?;
     neutral_or_refused(keys, &one, is_one)?;
     neutral_or_refused(keys, ON, is_on)?;
-    neutral_or_refused(keys, WINDOWS, |value| covers(value, context))?;
+    neutral_or_refused(keys, &windows, |value| covers(value, context))?;
     for (name, derived) in DERIVED.iter().filter(|(name, _)| !keys.is_read(name)).collect::<Vec<_>>() {
         let is_derived = |value: &Value| value.as_f64().is_some_and(|number| number as f32 == derived(config) as f32);
         if keys.get(name).is_some_and(|value| !value.is_null() && !is_derived(value)) {

@@ -5,7 +5,7 @@
 
 use serde_json::Value;
 
-use super::foreign::covers;
+use super::foreign::{WIDTH_AGAIN, covers};
 use super::keys::Keys;
 use crate::config::{ConfigError, Window};
 use crate::family::WindowKeys;
@@ -24,6 +24,12 @@ pub fn read(
 ) -> Result<Option<Window>, ConfigError> {
     if described == WindowKeys::Compressed {
         return Ok(None);
+    }
+    if matches!(described, WindowKeys::Every { .. }) {
+        let (width, again) = (keys.get("sliding_window"), keys.get(WIDTH_AGAIN));
+        if again.is_some_and(|again| !again.is_null() && Some(again) != width) {
+            return Err(keys.unsupported(WIDTH_AGAIN, "it is not `sliding_window`"));
+        }
     }
     let used = keys.flag("use_sliding_window", false)?;
     let first = keys.integer("max_window_layers", Some(28), 0, usize::MAX >> 1)?;

@@ -215,12 +215,18 @@ impl Part {
         match number("split.count")? {
             None | Some(0 | 1) => Ok(None),
             Some(count) => {
-                let tensors = number("split.tensors.count")?;
-                Ok(Some(Split { number: number("split.no")?.unwrap_or(0), count, tensors }))
+                let (part, tensors) = (number("split.no")?.unwrap_or(0), number("split.tensors.count")?);
+                match part < count && count <= PARTS_MAX {
+                    true => Ok(Some(Split { number: part, count, tensors })),
+                    false => Err(self.damaged(format!("it is part {part}, from 0, of {count}"))),
+                }
             }
         }
     }
 }
+
+/// The most parts of a file: names have five digits for them.
+const PARTS_MAX: usize = 99_999;
 
 /// What a part says about the whole.
 struct Split {

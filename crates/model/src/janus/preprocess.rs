@@ -77,7 +77,7 @@ impl Preprocessing {
         let size = read_size(&mut keys)?;
         let preprocessing = Preprocessing {
             size,
-            min_size: keys.size("min_size", Some(14), size)?,
+            min_size: keys.size("min_size", Some(size.min(14)), size)?,
             filter,
             rescale: keys.real("rescale_factor", Some(1.0 / 255.0), 1e-6, 1.0)? as f32,
             // OpenAI's CLIP.

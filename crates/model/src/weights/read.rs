@@ -13,6 +13,7 @@ use wels_device::host::{blocks, convert};
 use super::map::MappedFile;
 use super::{Fp8Matrix, INDEX, Mismatch, SCALE_SUFFIX, SINGLE, WeightsError, fp8, mxfp4};
 use crate::config::{Family, ModelConfig, Note};
+use crate::config_json::keys::Keys;
 use crate::names::{self, HfTensor, Role, published};
 
 /// A `config.json` is a few kilobytes; an index has a line for each tensor.
@@ -70,7 +71,31 @@ pub fn open_dir(dir: &Path) -> Result<(ModelConfig, Files, Vec<Note>), WeightsEr
         config.tied_head = true;
     }
     notes.extend(files.check(&config)?);
+    add_ends(&mut config, dir)?;
     Ok((config, files, notes))
+}
+
+/// Adds the tokens that end an answer by the `generation_config.json` in `dir`, if there is one: of some published chat
+/// models they stand there alone, such as `<|end|>` of Phi-3.
+///
+/// # Errors
+/// [`WeightsError`] for a file that is not JSON, or whose ends are no tokens.
+pub fn add_ends(config: &mut ModelConfig, dir: &Path) -> Result<(), WeightsError> {
+    let path = dir.join("generation_config.json");
+    if !path.is_file() {
+        return Ok(());
+    }
+    let in_dir = |source| WeightsError::Config { dir: dir.to_owned(), source: Box::new(source) };
+    let json: Value =
+        serde_json::from_str(&read_text(&path, MAX_CONFIG_BYTES)?).map_err(|error| in_dir(error.into()))?;
+    let Some(map) = json.as_object() else { return Ok(()) };
+    let ids = Keys::new(map, "generation_config.json: ").token_ids("eos_token_id").map_err(in_dir)?;
+    for id in ids.into_iter().flatten().filter(|id| (*id as usize) < config.vocab_size) {
+        if !config.eos_ids.contains(&id) {
+            config.eos_ids.push(id);
+        }
+    }
+    Ok(())
 }
 
 /// Whether a valid `config.json` says if the head is tied; the default of every family is that it is not.
@@ -163,7 +188,15 @@ impl Files {
         let mut copies = 0;
         for tensor in &expected {
             match (self.tensors.get(&tensor.name), tensor.role) {
-                (Some(found), Role::Own) => self.check_tensor(tensor, found, &mut surplus, &mut mismatch),
+                (Some(found), Role::Own) => {
+                    self.check_tensor(tensor, found, &mut surplus, &mut mismatch);
+                    let experts = config.moe.as_ref().map(|moe| moe.experts);
+                    if let Some(experts) = experts.filter(|_| tensor.name.ends_with(TABLE) && mismatch.is_empty()) {
+                        mismatch
+                            .misshapen
+                            .extend(self.bad_row(found, experts).map(|row| format!("{} {row}", tensor.name)));
+                    }
+                }
                 (None, Role::Own) if self.is_mxfp4(tensor) => self.check_mxfp4(tensor, &mut surplus, &mut mismatch),
                 // Of a tensor that several parameters share once.
                 (None, Role::Own) if mismatch.missing.contains(&tensor.name) => {}
@@ -257,6 +290,16 @@ impl Files {
         }
     }
 
+    /// What is wrong with the first row of a table that names an expert twice, or one of more than there are.
+    fn bad_row(&self, table: &Tensor, experts: usize) -> Option<String> {
+        let mut values = vec![0.0; table.shape.iter().product()];
+        self.decode(table, 0..values.len(), &mut values);
+        let is_expert = |value: &f32| value.fract() == 0.0 && (0.0..experts as f32).contains(value);
+        let is_bad = |row: &[f32]| !row.iter().all(is_expert) || (1..row.len()).any(|i| row[..i].contains(&row[i]));
+        let (number, row) = values.chunks(*table.shape.last()?).enumerate().find(|(_, row)| is_bad(row))?;
+        Some(format!("row {number} {row:?} instead of different experts below {experts}"))
+    }
+
     /// Whether what would be a tensor of experts is there as blocks and scales.
     pub(crate) fn is_mxfp4(&self, tensor: &HfTensor) -> bool {
         !tensor.is_whole() && self.tensors.contains_key(&format!("{}{}", tensor.name, mxfp4::BLOCKS))
@@ -303,7 +346,7 @@ impl Files {
             Some(scales) if scales.shape != shape => {
                 mismatch.misshapen.push(format!("{name} {:?} instead of {shape:?}", scales.shape));
             }
-            Some(scales) if scales.dtype != safetensors::Dtype::F32 => {
+            Some(scales) if !is_float(scales.dtype) => {
                 mismatch.unreadable.push(format!("{name} {:?}", scales.dtype));
             }
             Some(_) => {}

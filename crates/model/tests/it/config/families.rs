@@ -120,6 +120,10 @@ fn gemma_is_resolved() {
     assert_eq!((gemma.attention_cap, gemma.logit_cap, gemma.gating), (Some(50.0), Some(30.0), Gating::GeluTanh));
     assert_eq!((gemma.softmax_scale, gemma.tied_head), (1.0 / 12.0, true), "1/√144");
     assert_eq!((gemma.window(0), gemma.window(1), gemma.window(44)), (Some(4096), None, Some(4096)));
+    // The published 9B has the width under two names.
+    let twice = |again: u64| edited("gemma-2-27b", &[("sliding_window_size", json!(again))]);
+    assert_eq!(read(&twice(4096)), gemma);
+    assert!(error(&twice(2048)).starts_with("`sliding_window_size` is 2048"));
     let uncapped = edited("gemma-2-27b", &[("attn_logit_softcapping", Value::Null)]);
     assert_eq!((read(&uncapped).attention_cap, read(&uncapped).logit_cap), (None, Some(30.0)));
     assert_eq!(read(&without("gemma-2-27b", "attn_logit_softcapping")), gemma, "50 is the default");
