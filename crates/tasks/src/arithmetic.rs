@@ -8,6 +8,7 @@ use num_bigint::BigInt;
 use crate::completion::Format;
 use crate::draw::Draw;
 use crate::expression;
+use crate::maths;
 use crate::number;
 use crate::prompt::Presentation;
 use crate::task::{Item, Reason, Reference, Split, Task, TaskError, foreign};
@@ -168,9 +169,10 @@ impl Task for Arithmetic {
     }
 }
 
-/// Whether `answer` is the number `expected`, read by [`number::parse`].
+/// Whether `answer` is the number `expected`, read by [`number::parse`] or, where that finds none, in LaTeX by
+/// [`maths::number`].
 pub fn check_number(answer: &str, expected: &Rational) -> Reason {
-    match number::parse(answer) {
+    match number::parse(answer).or_else(|| maths::number(answer)) {
         None => Reason::Malformed("it is not one number".to_owned()),
         Some(value) if value == *expected => Reason::Right,
         Some(value) => Reason::Wrong(format!("{} is not {}", decimal_text(&value), decimal_text(expected))),

@@ -86,6 +86,9 @@ pub fn read(benchmark: Benchmark, path: &Path) -> Result<Vec<Question>, TaskErro
     Ok(questions)
 }
 
+/// Where a record may have an id of its own.
+pub const ID_KEYS: [&str; 5] = ["task_id", "unique_id", "Record ID", "id", "ID"];
+
 fn read_file(benchmark: Benchmark, path: &Path) -> Result<Vec<Question>, TaskError> {
     let records = match benchmark {
         Benchmark::Mmlu => {
@@ -97,9 +100,7 @@ fn read_file(benchmark: Benchmark, path: &Path) -> Result<Vec<Question>, TaskErr
     let mut seen = BTreeSet::new();
     let mut questions = Vec::with_capacity(records.records.len());
     for (index, record) in records.records.iter().enumerate() {
-        let number = ["task_id", "unique_id", "Record ID", "id", "ID"]
-            .into_iter()
-            .find(|name| record.fields.contains_key(*name));
+        let number = ID_KEYS.into_iter().find(|name| record.fields.contains_key(*name));
         let id = match number {
             Some(name) => record.text(path, &[name])?,
             None => index.to_string(),
@@ -347,6 +348,7 @@ impl Benchmark {
         let code = matches!(self, Benchmark::HumanEval | Benchmark::Mbpp);
         let choice = matches!(self, Benchmark::Mmlu | Benchmark::Gpqa);
         match style {
+            Style::R1Zero if code => Format { thinking: Thinking::Tagged, answer: AnswerStyle::TaggedCode },
             Style::R1Zero => Format::TAGS,
             _ if code => Format { thinking: Thinking::Free, answer: AnswerStyle::Code },
             Style::Chat => Format { thinking: Thinking::Free, answer: AnswerStyle::Boxed },

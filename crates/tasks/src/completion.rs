@@ -32,6 +32,8 @@ pub enum AnswerStyle {
     Whole,
     /// The last fenced block of code; without one all of it, its indentation kept.
     Code,
+    /// Between the tags, and there as [`AnswerStyle::Code`].
+    TaggedCode,
 }
 
 /// The form that completions should have.
@@ -95,7 +97,7 @@ pub enum Fault {
 pub struct Completion<'a> {
     /// Between the tags; to the end where it does not end; `None` without tags.
     pub thinking: Option<&'a str>,
-    /// The answer, trimmed and not empty; or why there is none.
+    /// The answer, trimmed (code only of blank lines) and not empty; or why there is none.
     pub answer: Result<&'a str, Fault>,
     /// The first fault of form.
     pub fault: Option<Fault>,
@@ -119,12 +121,19 @@ impl Format {
         let fault = thinking_fault(completion, self.thinking)
             .or_else(|| {
                 thinking
-                    .filter(|text| self.answer == AnswerStyle::Tags && has_any(text, &ANSWER))
+                    .filter(|text| self.answer.is_tagged() && has_any(text, &ANSWER))
                     .map(|_| Fault::AnswerInThinking)
             })
             .or_else(|| answer_fault(rest, self.answer))
             .or(answer.err());
         Completion { thinking, answer, fault }
+    }
+}
+
+impl AnswerStyle {
+    /// Whether the answer stands in tags.
+    fn is_tagged(self) -> bool {
+        matches!(self, AnswerStyle::Tags | AnswerStyle::TaggedCode)
     }
 }
 
@@ -198,10 +207,8 @@ fn find_answer(rest: &str, style: AnswerStyle) -> Result<&str, Fault> {
         }
         AnswerStyle::LastNumber => last_number(rest).ok_or(Fault::NoAnswer)?,
         AnswerStyle::Whole => rest,
-        AnswerStyle::Code => {
-            let code = last_block(rest).trim_start_matches(['\n', '\r']).trim_end();
-            return if code.trim().is_empty() { Err(Fault::AnswerEmpty) } else { Ok(code) };
-        }
+        AnswerStyle::Code => return code(rest),
+        AnswerStyle::TaggedCode => return code(without_one_space(last_tagged(rest)?)),
     };
     let answer = answer.trim();
     if answer.is_empty() { Err(Fault::AnswerEmpty) } else { Ok(answer) }
@@ -263,6 +270,26 @@ fn balanced(text: &str) -> Option<(&str, usize)> {
     None
 }
 
+/// The code in a text, without blank lines around it. Its first line keeps its indentation: a body that goes on with a
+/// head has one.
+fn code(text: &str) -> Result<&str, Fault> {
+    let mut code = last_block(text).trim_end();
+    while let Some((line, rest)) = code.split_once('\n')
+        && line.trim().is_empty()
+    {
+        code = rest;
+    }
+    if code.is_empty() { Err(Fault::AnswerEmpty) } else { Ok(code) }
+}
+
+/// Without a single space in front, which is none of code: R1-Zero's template shows one behind `<answer>`.
+fn without_one_space(text: &str) -> &str {
+    match text.strip_prefix(' ') {
+        Some(code) if !code.starts_with(char::is_whitespace) => code,
+        _ => text,
+    }
+}
+
 /// The last fenced block that is closed, without its language; or the only one, which was cut off.
 fn last_block(text: &str) -> &str {
     let block = || {
@@ -300,7 +327,7 @@ fn with_sign(bytes: &[u8], start: usize) -> usize {
 /// The first fault of the answer's form.
 fn answer_fault(rest: &str, style: AnswerStyle) -> Option<Fault> {
     match style {
-        AnswerStyle::Tags => tag_fault(rest),
+        AnswerStyle::Tags | AnswerStyle::TaggedCode => tag_fault(rest),
         AnswerStyle::Boxed if rest.matches("\\boxed").count() > 1 => Some(Fault::SeveralAnswers),
         AnswerStyle::Hashes if rest.matches("####").count() > 1 => Some(Fault::SeveralAnswers),
         _ => None,
@@ -368,6 +395,31 @@ mod tests {
         ] {
             assert_eq!(format.parse(text).answer, Ok(code), "{text:?}");
         }
+    }
+
+    #[test]
+    fn code_in_tags_is_without_fences_and_keeps_its_indentation() {
+        let format = Format { thinking: Thinking::Tagged, answer: AnswerStyle::TaggedCode };
+        for (answer, code) in [
+            ("```python\ndef f(x):\n    return x\n```", Ok("def f(x):\n    return x")),
+            ("\nSo:\n```\nx = 1\n```\nbetter:\n```python\n    return 2\n```\n", Ok("    return 2")),
+            ("```python\nx = 1\n", Ok("x = 1")),
+            ("    y = 1\n    return y\n", Ok("    y = 1\n    return y")),
+            ("\n  \n    return 1\n\n", Ok("    return 1")),
+            ("\r\n    return 1\r\n", Ok("    return 1")),
+            ("\n\treturn 1 ", Ok("\treturn 1")),
+            (" def f(x):\n    return x ", Ok("def f(x):\n    return x")),
+            (" \n ", Err(Fault::AnswerEmpty)),
+            ("```python\n\n```", Err(Fault::AnswerEmpty)),
+        ] {
+            let text = format!("<think>a</think> <answer>{answer}</answer>");
+            let parsed = format.parse(&text);
+            assert_eq!((parsed.answer, parsed.fault), (code, code.err()), "{answer:?}");
+        }
+        let faults = |text| format.parse(text).fault;
+        assert_eq!(faults("<think>a</think>return 1"), Some(Fault::NoAnswer));
+        assert_eq!(faults("<think><answer>1</answer></think><answer>2</answer>"), Some(Fault::AnswerInThinking));
+        assert_eq!(faults("<think>a</think><answer>1</answer> so"), Some(Fault::TextAroundAnswer));
     }
 
     #[test]

@@ -31,6 +31,9 @@ pub enum Checker {
     Program,
 }
 
+/// Where a line may have an id of its own.
+pub const ID_KEYS: [&str; 1] = ["id"];
+
 /// The items of a file, and how many damaged lines were passed over.
 pub fn read(
     path: &Path,
@@ -41,7 +44,7 @@ pub fn read(
     let records = records::jsonl(path, skip_bad)?;
     let (mut items, mut skipped, mut seen) = (Vec::new(), records.skipped, BTreeSet::new());
     for (index, record) in records.records.iter().enumerate() {
-        let id = record.text(path, &["id"]).unwrap_or_else(|_| index.to_string());
+        let id = record.text(path, &ID_KEYS).unwrap_or_else(|_| index.to_string());
         let item =
             unique(path, record.line, &id, &mut seen).and_then(|()| item(path, record, id, checker, presentation));
         match item {

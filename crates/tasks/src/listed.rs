@@ -107,18 +107,34 @@ pub fn letter(choice: usize) -> char {
     char::from(b'A' + (choice % 26) as u8)
 }
 
-/// The choice that an answer names: by its letter (`B`, `(B)`, `B. text`, `\text{(B)}`), or by its text.
+/// The choice that an answer names: by its letter (`B`, `(B)`, `B. text`, `\text{(B)}`), or by its text. One that is
+/// more than a letter is looked for among the texts first: `T-cells`.
 fn chosen(choices: &[String], answer: &str) -> Option<usize> {
-    let bare = answer.trim().trim_start_matches("\\text{").trim_start_matches(['(', '[', '*', '$']);
-    let first = bare.chars().next()?;
-    let alone = !bare.chars().nth(1).is_some_and(char::is_alphanumeric) && bare.chars().nth(1) != Some(' ');
-    if first.is_ascii_uppercase() && alone {
-        let choice = (first as u8 - b'A') as usize;
-        return Some(choice).filter(|choice| *choice < choices.len());
+    let bare = unwrapped(answer);
+    let mut letters = bare.chars();
+    let (first, second) = (letters.next()?, letters.next());
+    let alone = first.is_ascii_uppercase() && !second.is_some_and(|c| c.is_alphanumeric() || c == ' ');
+    let by_letter = || Some((first as u8 - b'A') as usize).filter(|choice| *choice < choices.len());
+    if alone && !letters.any(char::is_alphanumeric) {
+        return by_letter();
     }
-    let mut same = (0..choices.len()).filter(|choice| folded(&choices[*choice]) == folded(answer));
-    let choice = same.next()?;
-    same.next().is_none().then_some(choice)
+    let with_text = |text: String| {
+        let mut same = (0..choices.len()).filter(|choice| folded(&choices[*choice]) == text);
+        let choice = same.next()?;
+        same.next().is_none().then_some(choice)
+    };
+    let by_text = with_text(folded(answer)).or_else(|| with_text(folded(bare.trim_end_matches(['}', '*', '$']))));
+    if alone { by_text.or_else(by_letter) } else { by_text }
+}
+
+/// Without what may open in front of an answer: brackets, emphasis, commands for upright or bold text.
+fn unwrapped(answer: &str) -> &str {
+    let mut bare = answer.trim_start();
+    let opening = ["\\text{", "\\textbf{", "\\mathrm{", "\\mathbf{", "(", "[", "*", "$"];
+    while let Some(inner) = opening.iter().find_map(|open| bare.strip_prefix(*open)) {
+        bare = inner;
+    }
+    bare
 }
 
 /// What follows a function in a completion that does not stop by itself.
@@ -161,8 +177,14 @@ mod tests {
             ("B. two", Some(1)),
             ("B)", Some(1)),
             ("\\text{(B)}", Some(1)),
+            ("\\textbf{(B)}", Some(1)),
+            ("\\mathrm{B}", Some(1)),
+            ("$\\mathbf{B}$", Some(1)),
+            ("\\textbf{E}", None),
             ("**B**", Some(1)),
+            ("**B. two**", Some(1)),
             ("Two.", Some(1)),
+            ("\\text{two}", Some(1)),
             ("a cat", Some(2)),
             ("A cat", Some(2)),
             ("D", None),
@@ -171,6 +193,81 @@ mod tests {
             ("", None),
         ] {
             assert_eq!(chosen(&choices, answer), choice, "{answer:?}");
+        }
+    }
+
+    #[test]
+    fn a_text_that_begins_with_a_letter_and_a_hyphen_is_a_text() {
+        let choices: Vec<String> = ["D-dimer", "T-cells", "B-cells", "$5", "5", "A", "B"].map(str::to_owned).to_vec();
+        for (answer, choice) in [
+            ("T-cells", Some(1)),
+            ("t-cells.", Some(1)),
+            ("\\text{T-cells}", Some(1)),
+            ("B-cells", Some(2)),
+            ("D-dimer", Some(0)),
+            ("D", Some(3)),
+            ("D: $5", Some(3)),
+            ("$5", Some(3)),
+            ("5", Some(4)),
+            // A letter is the name of a choice, whatever its text is.
+            ("A", Some(0)),
+            ("(B)", Some(1)),
+            ("Z-scores", None),
+        ] {
+            assert_eq!(chosen(&choices, answer), choice, "{answer:?}");
+        }
+    }
+
+    #[test]
+    fn numbers_in_latex_are_numbers() {
+        let verdict = |expected: &str, answer: &str| {
+            let expected = crate::number::parse(expected).unwrap();
+            match check(&Reference::Number(expected), answer) {
+                Some(Reason::Right) => "right",
+                Some(Reason::Wrong(_)) => "wrong",
+                Some(Reason::Malformed(_)) => "malformed",
+                other => panic!("{other:?}"),
+            }
+        };
+        let cases = [
+            ("18", "18\\text{ dollars}", "right"),
+            ("18", "\\$18\\text{ per day}", "right"),
+            ("18", "$18\\,\\mathrm{cm}^2$", "right"),
+            ("1042", "1{,}042", "right"),
+            ("10080", "10,\\!080", "right"),
+            ("10080", "10\\,080", "right"),
+            ("3/2", "\\frac{3}{2}", "right"),
+            ("3/2", "1\\frac12", "right"),
+            ("-3/2", "-\\dfrac{3}{2}", "right"),
+            ("5", "x=5", "right"),
+            ("5", "n = \\text{5}", "right"),
+            ("45", "45^\\circ", "right"),
+            ("600000", "6 \\times 10^5", "right"),
+            ("3/5000", "6 \\cdot 10^{-4}", "right"),
+            ("18", "19\\text{ dollars}", "wrong"),
+            ("1042", "1{,}043", "wrong"),
+            ("3/2", "\\frac{2}{3}", "wrong"),
+            ("5", "x=-5", "wrong"),
+            ("45", "54^\\circ", "wrong"),
+            ("600000", "6 \\times 10^6", "wrong"),
+            ("5", "x", "malformed"),
+            ("5", "a lot", "malformed"),
+            ("5", "x > 5", "malformed"),
+            ("5", "5, 6", "malformed"),
+            ("5", "(5, 5)", "malformed"),
+            ("5", "5\\text{ or }6", "malformed"),
+            ("12", "3 4", "malformed"),
+            ("5", "\\frac{5", "malformed"),
+            ("5", "5_8", "malformed"),
+            // What only asks for the number is no answer: for rewards the question itself would be right.
+            ("42", "6 \\cdot 7", "malformed"),
+            ("42", "40+2", "malformed"),
+            ("120", "5!", "malformed"),
+            ("1024", "2^{10}", "malformed"),
+            ("5", "\\sqrt{25}", "malformed"),
+        ];
+        for (expected, answer, wanted) in cases {
+            assert_eq!(verdict(expected, answer), wanted, "{expected}: {answer:?}");
         }
     }
 

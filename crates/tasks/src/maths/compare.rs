@@ -1,9 +1,12 @@
 //! Whether two parsed answers say the same.
 
+use num_bigint::BigInt;
+use num_traits::{One, ToPrimitive};
+
 use super::form::{Form, FormBuilder};
 use super::numeric;
 use super::parser::{Answer, Expr, Value};
-use crate::number::Rational;
+use crate::number::{self, Rational};
 
 /// Whether `answer` says what `reference` says.
 pub(super) fn same(reference: &Answer, answer: &Answer) -> bool {
@@ -155,14 +158,17 @@ fn named_value<'a>(sides: &'a [Answer], signs: &[char]) -> Option<&'a Answer> {
 }
 
 fn proportional(a: &[Answer], s: char, b: &[Answer], t: char) -> bool {
-    let difference = |sides: &[Answer]| match sides {
+    let mut builder = FormBuilder::new();
+    let mut difference = |sides: &[Answer]| match sides {
         [Answer::Value(left), Answer::Value(right)] => {
             let minus = Expr::Product(vec![Expr::Number(-Rational::from_integer(1.into())), right.expr.clone()]);
-            FormBuilder::new().form(&Expr::Sum(vec![left.expr.clone(), minus])).ok()
+            builder.reset_work();
+            builder.form(&Expr::Sum(vec![left.expr.clone(), minus])).ok()
         }
         _ => None,
     };
     let (Some(x), Some(y)) = (difference(a), difference(b)) else { return false };
+    builder.reset_work();
     let turned = |sign: char| match sign {
         '<' => '>',
         '>' => '<',
@@ -170,7 +176,7 @@ fn proportional(a: &[Answer], s: char, b: &[Answer], t: char) -> bool {
         '≥' => '≤',
         sign => sign,
     };
-    match FormBuilder::new().proportional(&x, &y) {
+    match builder.proportional(&x, &y) {
         Ok(Some(positive)) => {
             if positive || s == '=' {
                 s == t
@@ -211,7 +217,7 @@ fn distinct(items: &[Answer]) -> Vec<Answer> {
 
 fn values(reference: &Value, answer: &Value) -> bool {
     let units = match (&reference.unit, &answer.unit) {
-        (Some(a), Some(b)) => a == b,
+        (Some(a), Some(b)) => a.powers == b.powers,
         _ => true,
     };
     if !units {
@@ -239,6 +245,37 @@ fn expressions(a: &Expr, b: &Expr) -> bool {
     }
 }
 
+/// The number that an answer is, or that it gives a name: `18`, `x = 5`. `None` for a calculation.
+pub(super) fn written_number(answer: &Answer) -> Option<Rational> {
+    match simple(answer) {
+        Answer::Value(value) => written(&value.expr),
+        Answer::Relation { sides, signs } => written_number(named_value(&sides, &signs)?),
+        _ => None,
+    }
+}
+
+/// What is written as one number: digits, a fraction of two of them, a power of ten behind them. Products with
+/// decimals such as 0.5 are parsed into the same as fractions, and pass with them.
+fn written(expr: &Expr) -> Option<Rational> {
+    let factors = match expr {
+        Expr::Number(number) => return Some(number.clone()),
+        Expr::Product(factors) => factors.as_slice(),
+        _ => return None,
+    };
+    match factors {
+        [Expr::Number(sign), fraction @ Expr::Product(_)] if *sign == -Rational::one() => Some(-written(fraction)?),
+        [Expr::Number(a), Expr::Number(b)] if !b.is_integer() && b.numer().magnitude().is_one() => Some(a * b),
+        [Expr::Number(mantissa), Expr::Power(base, exponent)] => {
+            let (Expr::Number(base), Expr::Number(exponent)) = (base.as_ref(), exponent.as_ref()) else { return None };
+            let ten = *base == Rational::from_integer(10.into());
+            let exponent = exponent.to_integer().to_i32().filter(|_| ten && exponent.is_integer())?;
+            let fits = exponent.unsigned_abs() as usize <= number::DIGITS_MAX;
+            fits.then(|| mantissa * number::scaled(BigInt::one(), exponent))
+        }
+        _ => None,
+    }
+}
+
 /// The digits of a whole number without sign or unit.
 fn whole(value: &Value) -> Option<String> {
     match &value.expr {
@@ -263,7 +300,7 @@ fn spelled(answer: &Answer) -> Option<String> {
         Answer::Text(text) => Some(text.clone()),
         Answer::Value(Value { expr, unit, .. }) => {
             let mut text = String::new();
-            names(expr, &mut text).then(|| text + unit.as_deref().unwrap_or_default())
+            names(expr, &mut text).then(|| text + unit.as_ref().map_or("", |unit| &unit.words))
         }
         _ => None,
     }

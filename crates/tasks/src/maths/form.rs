@@ -4,7 +4,8 @@
 //! variables. Products of such roots of primes are linearly independent over the rationals (Besicovitch, 1940), so two
 //! formulas without opaque atoms are equal if and only if one cross product minus the other is the empty sum; π and e
 //! are taken to be independent, and variables to be positive under roots. An opaque atom stands for a part that is none
-//! of this, such as a sine; formulas with them may be equal though their forms differ.
+//! of this, such as a sine; formulas with them may be equal though their forms differ. It is a number, by which the
+//! builder knows the function and the forms of its arguments: as text they would double with each level of nesting.
 
 use std::collections::BTreeMap;
 
@@ -25,6 +26,8 @@ const POWER_MAX: u64 = 64;
 const BITS_MAX: u64 = 4096;
 /// Largest factor that is looked for under a root.
 const DIVISOR_MAX: u64 = 20_000;
+/// Largest numerator and denominator of a power: sums and products of two such powers fit in 64 bits.
+const EXPONENT_MAX: u64 = 1 << 30;
 
 type Exponent = Ratio<i64>;
 
@@ -35,14 +38,15 @@ enum Atom {
     Pi,
     E,
     Name(String),
-    Opaque(String),
+    /// By its number in [`FormBuilder`].
+    Opaque(usize),
 }
 
 type Monomial = BTreeMap<Atom, Exponent>;
 type Polynomial = BTreeMap<Monomial, Rational>;
 
 /// A quotient of polynomials.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct Form {
     numerator: Polynomial,
     denominator: Polynomial,
@@ -54,14 +58,21 @@ pub(super) struct NoForm;
 
 type Formed<T> = Result<T, NoForm>;
 
-/// Builds forms; counts the work.
+/// Builds forms; counts the work. Forms may be compared only by the builder that has made them both.
 pub(super) struct FormBuilder {
     work: usize,
+    /// The numbers of opaque atoms, by the function and its arguments.
+    opaques: BTreeMap<(String, Vec<Form>), usize>,
 }
 
 impl FormBuilder {
     pub(super) fn new() -> FormBuilder {
-        FormBuilder { work: 0 }
+        FormBuilder { work: 0, opaques: BTreeMap::new() }
+    }
+
+    /// Allows as much work again as a new builder does.
+    pub(super) fn reset_work(&mut self) {
+        self.work = 0;
     }
 
     /// The form of `expr`.
@@ -97,7 +108,7 @@ impl FormBuilder {
             }
             Expr::Call(name, arguments) => {
                 let arguments = arguments.iter().map(|argument| self.form(argument)).collect::<Formed<Vec<Form>>>()?;
-                Ok(call(name, &arguments).unwrap_or_else(|| opaque(name, &arguments)))
+                Ok(call(name, &arguments).unwrap_or_else(|| self.opaque(name, arguments)))
             }
         }
     }
@@ -150,7 +161,7 @@ impl FormBuilder {
                 let mut powers = m.clone();
                 for (atom, exponent) in n {
                     let sum = powers.remove(atom).unwrap_or_else(Exponent::zero) + exponent;
-                    powers.insert(atom.clone(), sum);
+                    powers.insert(atom.clone(), bounded(sum)?);
                 }
                 let (monomial, factor) = reduced(powers)?;
                 let coefficient = x * y * factor;
@@ -165,13 +176,13 @@ impl FormBuilder {
 
     fn power(&mut self, base: &Form, exponent: &Form) -> Formed<Form> {
         let Some(exponent_value) = exponent.rational() else {
-            return Ok(opaque("power", &[base.clone(), exponent.clone()]));
+            return Ok(self.opaque("power", vec![base.clone(), exponent.clone()]));
         };
         let (Some(p), Some(q)) = (exponent_value.numer().to_i64(), exponent_value.denom().to_i64()) else {
-            return Ok(opaque("power", &[base.clone(), exponent.clone()]));
+            return Ok(self.opaque("power", vec![base.clone(), exponent.clone()]));
         };
         if p.unsigned_abs() > 100_000 || q > 1000 {
-            return Ok(opaque("power", &[base.clone(), exponent.clone()]));
+            return Ok(self.opaque("power", vec![base.clone(), exponent.clone()]));
         }
         let exact = match (base.numerator.len(), base.denominator.len()) {
             (0, _) if p > 0 => Some(Form::of(Polynomial::new())),
@@ -188,8 +199,14 @@ impl FormBuilder {
                 }
                 Ok(if p < 0 { power.inverse()? } else { power })
             }
-            None => Ok(opaque("power", &[base.clone(), exponent.clone()])),
+            None => Ok(self.opaque("power", vec![base.clone(), exponent.clone()])),
         }
+    }
+
+    /// A part without an exact form: for the same function of the same arguments the same atom.
+    fn opaque(&mut self, name: &str, arguments: Vec<Form>) -> Form {
+        let next = self.opaques.len();
+        Form::of(atom(Atom::Opaque(*self.opaques.entry((name.to_owned(), arguments)).or_insert(next))))
     }
 }
 
@@ -235,8 +252,10 @@ fn atom(atom: Atom) -> Polynomial {
     Polynomial::from([(Monomial::from([(atom, Exponent::one())]), Rational::one())])
 }
 
-fn opaque(name: &str, arguments: &[Form]) -> Form {
-    Form::of(atom(Atom::Opaque(format!("{name} {arguments:?}"))))
+/// The power itself; none that is too large or too fine to calculate with.
+fn bounded(power: Exponent) -> Formed<Exponent> {
+    let size = power.numer().unsigned_abs().max(power.denom().unsigned_abs());
+    if size > EXPONENT_MAX { Err(NoForm) } else { Ok(power) }
 }
 
 fn add_term(polynomial: &mut Polynomial, monomial: Monomial, coefficient: Rational) {
@@ -295,14 +314,15 @@ fn monomial_power(base: &Form, exponent: Exponent) -> Formed<Option<Form>> {
     let mut powers = above.clone();
     for (atom, power) in below {
         let difference = powers.remove(atom).unwrap_or_else(Exponent::zero) - power;
-        powers.insert(atom.clone(), difference);
+        powers.insert(atom.clone(), bounded(difference)?);
     }
     let coefficient = x / y;
     let whole = exponent.is_integer();
     if !whole && powers.contains_key(&Atom::I) {
         return Ok(None);
     }
-    let mut powers: Monomial = powers.into_iter().map(|(atom, power)| (atom, power * exponent)).collect();
+    let multiplied = powers.into_iter().map(|(atom, power)| bounded(power * exponent).map(|power| (atom, power)));
+    let mut powers = multiplied.collect::<Formed<Monomial>>()?;
     let mut factor = Rational::one();
     if whole {
         factor = integer_power(&coefficient, exponent.to_integer())?;
@@ -319,7 +339,8 @@ fn monomial_power(base: &Form, exponent: Exponent) -> Formed<Option<Form>> {
         for (number, sign) in [(coefficient.numer().abs(), 1), (coefficient.denom().clone(), -1)] {
             for (prime, count) in factors(number) {
                 let power = powers.remove(&Atom::Prime(prime.clone())).unwrap_or_else(Exponent::zero);
-                powers.insert(Atom::Prime(prime), power + exponent * Exponent::from_integer(sign * count));
+                let sum = power + exponent * Exponent::from_integer(sign * count);
+                powers.insert(Atom::Prime(prime), bounded(sum)?);
             }
         }
     }

@@ -118,6 +118,12 @@ const LOOKS: [&str; 35] = [
 /// Commands whose argument is text.
 const TEXTS: [&str; 9] = ["text", "mbox", "textbf", "textit", "textrm", "mathrm", "mathsf", "operatorname", "hbox"];
 
+/// Those of them that also set constants upright, and how these are written there.
+const UPRIGHT: [&str; 3] = ["mathrm", "mathsf", "operatorname"];
+const CONSTANTS: [&str; 4] = ["i", "e", "pi", "\\pi"];
+/// Spaces that divide groups of three digits.
+const THIN_SPACES: [&str; 6] = ["\\,", "\\ ", "~", "\u{a0}", "\u{2009}", "\u{202f}"];
+
 /// Functions, with a backslash or without.
 pub(super) const FUNCTIONS: [&str; 20] = [
     "sin", "cos", "tan", "cot", "sec", "csc", "arcsin", "arccos", "arctan", "sinh", "cosh", "tanh", "ln", "log", "exp",
@@ -125,7 +131,7 @@ pub(super) const FUNCTIONS: [&str; 20] = [
 ];
 
 /// Units as plain words.
-const UNITS: [&str; 60] = [
+const UNITS: [&str; 64] = [
     "cm",
     "mm",
     "km",
@@ -148,10 +154,13 @@ const UNITS: [&str; 60] = [
     "second",
     "seconds",
     "sec",
+    "secs",
     "minute",
     "minutes",
+    "mins",
     "hour",
     "hours",
+    "hrs",
     "day",
     "days",
     "week",
@@ -178,6 +187,7 @@ const UNITS: [&str; 60] = [
     "ways",
     "points",
     "pounds",
+    "lbs",
     "grams",
     "kg",
     "liters",
@@ -305,13 +315,15 @@ impl Lexer<'_> {
         if let Some((_, symbol)) = SYMBOLS.iter().find(|(command, _)| *command == name) {
             self.symbol(*symbol);
         } else if TEXTS.contains(&name) {
-            let text = self.argument()?.to_owned();
-            if FUNCTIONS.contains(&text.trim()) {
-                self.push(Token::Command(text.trim().to_owned()));
-            } else if decimal(text.trim()).is_some() {
-                self.push(Token::Digits(text.trim().to_owned()));
-            } else if !text.trim().is_empty() {
-                self.push(Token::Text(text.trim().to_owned()));
+            let text = self.argument()?.trim().to_owned();
+            if FUNCTIONS.contains(&text.as_str()) && !self.is_unit(&text) {
+                self.push(Token::Command(text));
+            } else if UPRIGHT.contains(&name) && CONSTANTS.contains(&text.as_str()) {
+                self.push(Token::Name(text.trim_start_matches('\\').to_owned()));
+            } else if decimal(&text).is_some() {
+                self.push(Token::Digits(text));
+            } else if !text.is_empty() {
+                self.push(Token::Text(text));
             }
         } else if name == "%" {
             self.push(Token::Percent);
@@ -368,14 +380,19 @@ impl Lexer<'_> {
     fn number(&mut self) -> Option<()> {
         let digits = |text: &str| text.bytes().take_while(u8::is_ascii_digit).count();
         let mut text = String::new();
+        // TeX takes one digit behind `_` and `^`: what follows a space there is no group of it.
+        let mut in_groups = !matches!(self.tokens.last(), Some(Token::Symbol('_' | '^')));
         loop {
             let len = digits(self.rest);
             text.push_str(&self.rest[..len]);
             self.skip(len);
-            // `10,\!080` everywhere; `10,080` where a comma does not divide.
+            in_groups &= len <= 3 && !text.is_empty();
+            // `10,\!080` everywhere; `10\,080` behind up to three digits; `10,080` where a comma does not divide.
+            let rest = self.rest;
             let group = |rest: &str| (digits(rest) == 3).then_some(()).is_some();
-            let spaced = self.rest.strip_prefix(",\\!").or(self.rest.strip_prefix("{,}")).map(str::trim_start);
-            let bare = self.rest.strip_prefix(',').filter(|_| self.brackets == 0 && !text.is_empty());
+            let thin = THIN_SPACES.iter().find_map(|space| rest.strip_prefix(*space)).filter(|_| in_groups);
+            let spaced = rest.strip_prefix(",\\!").or(rest.strip_prefix("{,}")).or(thin).map(str::trim_start);
+            let bare = rest.strip_prefix(',').filter(|_| self.brackets == 0 && !text.is_empty());
             match spaced.filter(|rest| group(rest)).or(bare.filter(|rest| group(rest) && text.len() <= 3 * 40)) {
                 Some(rest) if !text.contains('.') => self.rest = rest,
                 _ => break,
@@ -403,12 +420,27 @@ impl Lexer<'_> {
         Some(())
     }
 
+    /// Whether a word is a unit though it could be something else: `sec` and `min` with nothing behind them that they
+    /// could be functions of, and what follows "square", "per" or the slash behind another word.
+    fn is_unit(&self, word: &str) -> bool {
+        let behind = self.rest.split([',', ';']).next().unwrap_or_default();
+        let no_argument = |c: char| c.is_whitespace() || matches!(c, '.' | '$' | '\\' | '}' | ')' | ']');
+        match self.tokens.as_slice() {
+            [.., Token::Text(_), Token::Symbol('/')] => true,
+            [.., Token::Text(before)] if is_of_a_unit(before) => true,
+            [_, ..] => matches!(word, "min" | "sec") && behind.chars().all(no_argument),
+            [] => false,
+        }
+    }
+
     fn word(&mut self) {
         let len = self.rest.bytes().take_while(u8::is_ascii_alphabetic).count();
         let word = self.rest[..len].to_owned();
         self.skip(len);
         let lower = word.to_lowercase();
-        if FUNCTIONS.contains(&word.as_str()) {
+        if self.is_unit(&word) {
+            self.push(Token::Text(word));
+        } else if FUNCTIONS.contains(&word.as_str()) {
             self.push(Token::Command(word));
         } else if matches!(lower.as_str(), "infinity" | "inf" | "oo") {
             self.symbol('∞');
@@ -420,6 +452,11 @@ impl Lexer<'_> {
             word.chars().for_each(|c| self.push(Token::Name(c.to_string())));
         }
     }
+}
+
+/// Whether a unit follows these words: "square", "per".
+fn is_of_a_unit(text: &str) -> bool {
+    ["square", "sq", "cubic", "per"].iter().any(|word| text.eq_ignore_ascii_case(word))
 }
 
 /// The value of plain digits with at most one point.

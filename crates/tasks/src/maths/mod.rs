@@ -7,9 +7,11 @@
 //! before `=`, the order of sets and of bare lists. What is not: the order and the brackets of tuples and intervals,
 //! units that differ, bases that differ, decimals that are rounded.
 //!
-//! Work is bounded: longer, deeper or larger answers than the limits are compared as text.
+//! Work is bounded: longer or deeper answers than the limits are compared as text, formulas with larger forms by value.
 
 mod lexer;
+
+mod unit;
 
 mod parser;
 
@@ -20,6 +22,7 @@ mod numeric;
 mod compare;
 
 use crate::completion::last_boxed;
+use crate::number::Rational;
 use crate::task::Reason;
 
 /// Longest answer that is read as mathematics, in bytes; longer ones are compared as text.
@@ -51,6 +54,17 @@ pub fn equivalent(reference: &str, answer: &str) -> bool {
         (Ok(reference), Ok(answer)) => compare::same(&reference, &answer),
         _ => false,
     }
+}
+
+/// The number that `answer` writes in LaTeX, or gives a variable: `1{,}042`, `\frac{3}{2}`, `18\text{ dollars}`,
+/// `x = 5`. As in [`crate::number::parse`] units and percent signs are passed over. `None` for a calculation such as
+/// `6 \cdot 7`: the question itself would be its answer.
+pub fn number(answer: &str) -> Option<Rational> {
+    let answer = unboxed(answer);
+    if answer.len() > BYTES_MAX {
+        return None;
+    }
+    compare::written_number(&parser::parse(answer).ok()?)
 }
 
 /// What is in the box, if the text is a box.

@@ -4,10 +4,15 @@ use num_bigint::BigInt;
 use num_traits::{One, Zero};
 
 use super::lexer::{self, FUNCTIONS, Token};
+use super::unit::Unit;
 use crate::number::Rational;
 
 /// Deepest nesting.
 const DEPTH_MAX: usize = 40;
+/// Most signs of a factorial or a degree behind one factor.
+const SUFFIXES_MAX: usize = 8;
+/// Most fractions that are parsed once more because they are no part of a mixed number; nested ones double the work.
+const RETRIES_MAX: usize = 100;
 
 /// What an answer says.
 #[derive(Clone, Debug, PartialEq)]
@@ -48,8 +53,8 @@ pub(super) enum Answer {
 #[derive(Clone, Debug, PartialEq)]
 pub(super) struct Value {
     pub(super) expr: Expr,
-    /// Letters of the unit and its power, where there is one.
-    pub(super) unit: Option<String>,
+    /// What words stand behind it.
+    pub(super) unit: Option<Unit>,
     pub(super) percent: bool,
 }
 
@@ -273,17 +278,17 @@ fn formula(tokens: &[Token], depth: usize) -> Parsed<Answer> {
 }
 
 /// Takes words, degrees and percent signs off the end.
-fn without_unit(tokens: &[Token]) -> (&[Token], Option<String>, bool) {
+fn without_unit(tokens: &[Token]) -> (&[Token], Option<Unit>, bool) {
     let mut rest = tokens;
     let (mut unit, mut percent) = (String::new(), false);
     while rest.len() > 1 {
         rest = match rest {
             [before @ .., Token::Text(text)] => {
-                unit.insert_str(0, &unit_name(text));
+                unit.insert_str(0, &format!("{text} "));
                 before
             }
             [before @ .., Token::Text(text), Token::Symbol('^'), Token::Digits(power)] => {
-                unit.insert_str(0, &format!("{}{power}", unit_name(text)));
+                unit.insert_str(0, &with_power(text, power));
                 before
             }
             [
@@ -294,43 +299,38 @@ fn without_unit(tokens: &[Token]) -> (&[Token], Option<String>, bool) {
                 Token::Digits(power),
                 Token::Symbol('}'),
             ] => {
-                unit.insert_str(0, &format!("{}{power}", unit_name(text)));
+                unit.insert_str(0, &with_power(text, power));
                 before
             }
             // `\sin 30^\circ` has its degrees within.
             [before @ .., Token::Degree] if !before.iter().any(is_function) => {
-                unit.insert_str(0, "degree");
+                unit.insert_str(0, "degree ");
                 before
             }
             [before @ .., Token::Percent] => {
                 percent = true;
                 before
             }
-            [before @ .., Token::Symbol('/')] if !unit.is_empty() => before,
+            [before @ .., Token::Symbol('/')] if !unit.is_empty() => {
+                unit.insert(0, '/');
+                before
+            }
             _ => break,
         };
     }
-    if unit == "percent" {
-        (unit, percent) = (String::new(), true);
+    match Unit::read(&unit) {
+        Some(unit) if unit.words == "percent" => (rest, None, true),
+        unit => (rest, unit, percent),
     }
-    (rest, Some(unit).filter(|unit| !unit.is_empty()), percent)
 }
 
 fn is_function(token: &Token) -> bool {
     matches!(token, Token::Command(command) if FUNCTIONS.contains(&command.as_str()) && command != "sqrt")
 }
 
-/// Lower case, letters and digits alone, without a plural.
-fn unit_name(text: &str) -> String {
-    let name: String = text.to_lowercase().chars().filter(|c| c.is_alphanumeric()).collect();
-    match name.as_str() {
-        "centimeters" | "centimeter" => "cm".to_owned(),
-        "inches" | "inch" => "in".to_owned(),
-        "feet" | "foot" => "ft".to_owned(),
-        "meters" | "meter" | "metres" => "m".to_owned(),
-        "sq" => "square".to_owned(),
-        name => name.strip_suffix('s').filter(|rest| rest.len() > 1).unwrap_or(name).to_owned(),
-    }
+/// The power right behind its word, also behind `in.`.
+fn with_power(text: &str, power: &str) -> String {
+    format!("{}^{power} ", text.trim_end_matches(|c: char| !c.is_alphanumeric()))
 }
 
 /// Sums, products, powers.
@@ -338,11 +338,12 @@ struct Parser {
     tokens: Vec<Token>,
     at: usize,
     depth: usize,
+    retries: usize,
 }
 
 impl Parser {
     fn all(tokens: &[Token], depth: usize) -> Parsed<Expr> {
-        let mut parser = Parser { tokens: tokens.to_vec(), at: 0, depth };
+        let mut parser = Parser { tokens: tokens.to_vec(), at: 0, depth, retries: 0 };
         let expr = parser.sum()?;
         if parser.at == parser.tokens.len() { Ok(expr) } else { Err(Unreadable) }
     }
@@ -397,7 +398,7 @@ impl Parser {
                 factors.push(self.signed()?);
             } else if self.take('/') {
                 factors.push(inverse(self.signed()?));
-            } else if self.begins_factor() {
+            } else if self.goes_on(factors.last().expect("one at least"))? {
                 factors.push(self.power()?);
             } else {
                 break;
@@ -417,6 +418,10 @@ impl Parser {
                 let parts = (self.argument()?, self.argument()?);
                 let (Expr::Number(a), Expr::Number(b)) = &parts else {
                     (self.at, self.tokens) = start;
+                    self.retries += 1;
+                    if self.retries > RETRIES_MAX {
+                        return Err(Unreadable);
+                    }
                     return Ok(None);
                 };
                 if b.is_zero() {
@@ -465,9 +470,16 @@ impl Parser {
         }
     }
 
+    /// Whether another factor follows `factor` without a sign. Digits behind digits cannot be read: `3 4` is not 12.
+    fn goes_on(&self, factor: &Expr) -> Parsed<bool> {
+        let digits = |at: usize| matches!(self.tokens.get(at), Some(Token::Digits(_) | Token::Number(_)));
+        let adjacent = matches!(factor, Expr::Number(_)) && self.at > 0 && digits(self.at - 1) && digits(self.at);
+        if adjacent { Err(Unreadable) } else { Ok(self.begins_factor()) }
+    }
+
     fn power(&mut self) -> Parsed<Expr> {
         let mut base = self.primary()?;
-        loop {
+        for _ in 0..=SUFFIXES_MAX {
             if self.take('!') {
                 base = Expr::Call("factorial".to_owned(), vec![base]);
             } else if self.peek() == Some(&Token::Degree) {
@@ -482,6 +494,7 @@ impl Parser {
                 return Ok(base);
             }
         }
+        Err(Unreadable)
     }
 
     /// One argument, or a signed number or name: `x^{10}`, `x^10`, `x^-1`, `x^(1/2)`.
@@ -616,7 +629,7 @@ impl Parser {
             self.expect(close)?;
         } else {
             let mut factors = vec![self.signed()?];
-            while self.begins_factor() && !self.peek().is_some_and(is_function) {
+            while self.goes_on(factors.last().expect("one at least"))? && !self.peek().is_some_and(is_function) {
                 factors.push(self.power()?);
             }
             arguments.push(if factors.len() == 1 { factors.remove(0) } else { Expr::Product(factors) });

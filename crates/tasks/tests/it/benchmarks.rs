@@ -6,7 +6,7 @@ use flate2::Compression;
 use flate2::write::GzEncoder;
 use wels_tasks::benchmarks::{Benchmark, Question, continuations, read};
 use wels_tasks::file::{self, Checker};
-use wels_tasks::{Listed, Presentation, Prompt, Reason, Reference, Style, Task, TaskError};
+use wels_tasks::{Format, Listed, Presentation, Prompt, Reason, Reference, Style, Task, TaskError};
 
 use crate::file as temporary;
 
@@ -94,6 +94,20 @@ fn code_is_read_also_compressed() {
                   \"test_list\": [\"assert max_of(1) == 1\"]}\n";
     let helper = self::questions(Benchmark::Mbpp, "x.jsonl", helper).unwrap();
     assert!(matches!(&helper[0].reference, Reference::Code { entry, .. } if entry == "max_of"));
+}
+
+#[test]
+fn code_is_read_out_of_fences_within_tags() {
+    for benchmark in [Benchmark::HumanEval, Benchmark::Mbpp] {
+        let format = benchmark.format(Style::R1Zero);
+        let fenced = "<think>so</think>\n<answer>```python\ndef f(x):\n    return x\n```</answer>";
+        let parsed = format.parse(fenced);
+        assert_eq!((parsed.answer, parsed.fault), (Ok("def f(x):\n    return x"), None));
+        let body = "<think>so</think>\n<answer>\n    y = x\n    return y\n</answer>";
+        assert_eq!(format.parse(body).answer, Ok("    y = x\n    return y"));
+    }
+    assert_eq!(Benchmark::Gsm8k.format(Style::R1Zero), Format::TAGS);
+    assert_eq!(Benchmark::Mmlu.format(Style::R1Zero), Format::TAGS);
 }
 
 #[test]

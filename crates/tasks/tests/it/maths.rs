@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use wels_tasks::maths::equivalent;
+use wels_tasks::maths::{equivalent, number};
 
 /// (whether they are the same, reference, answer).
 fn table() -> Vec<(bool, &'static str, &'static str)> {
@@ -87,4 +87,39 @@ fn hostile_answers_end() {
         equivalent(a, "\\{1, 2\\}");
     }
     assert!(begin.elapsed() < Duration::from_secs(300), "{:?}", begin.elapsed());
+}
+
+/// What has taken all memory, ended in a panic, or taken twice the time with each level.
+#[test]
+fn nested_answers_end_quickly() {
+    let nested = |levels: usize, open: &str, inside: &str, close: &str| {
+        format!("{}{inside}{}", open.repeat(levels), close.repeat(levels))
+    };
+    let hostile = [
+        format!("x{}", "!".repeat(8)),
+        format!("x{}", "!".repeat(400)),
+        format!("x{}+1", "°".repeat(400)),
+        nested(12, "(", "x", "!!!!!!!!)"),
+        nested(6, "\\sin((", "x", "+1)^{40})"),
+        nested(6, "\\sin((", "x+y", "+z)^{40})"),
+        nested(8, "\\sqrt[256]{", "x", "}"),
+        nested(8, "\\sqrt[256]{", "2", "}"),
+        nested(8, "\\sqrt[1000]{", "x+y", "}"),
+        nested(12, "(", "x", "^{99999})"),
+        nested(12, "(", "x", "^{-99999})"),
+        nested(12, "(", "x", "^{9223372036854775807})"),
+        "((((2^{1/997})^{1/991})^{1/983})^{1/977})^{1/971}".to_owned(),
+        "x^{1/997}x^{1/991}x^{1/983}x^{1/977}x^{1/971}x^{1/967}x^{1/953}".to_owned(),
+        nested(18, "1\\frac{", "x", "}{1}") + &"+1".repeat(300),
+        nested(13, "-1\\frac{", "x", "}{1}") + &"+1".repeat(300),
+    ];
+    let begin = Instant::now();
+    for a in &hostile {
+        assert!(equivalent(a, &format!(" {a}.")), "{a}");
+        equivalent(a, &format!("{a} + 0"));
+        equivalent(&format!("y = {a}"), &format!("2y = {a}"));
+        assert!(!equivalent(a, "5"), "{a}");
+        assert_eq!(number(a), None, "{a}");
+    }
+    assert!(begin.elapsed() < Duration::from_secs(60), "{:?}", begin.elapsed());
 }

@@ -149,7 +149,7 @@ fn text() -> impl Strategy<Value = String> {
 
 fn formats() -> impl Iterator<Item = Format> {
     use AnswerStyle::*;
-    let styles = [Tags, Boxed, Hashes, LastNumber, Whole, Code];
+    let styles = [Tags, Boxed, Hashes, LastNumber, Whole, Code, TaggedCode];
     [Thinking::Free, Thinking::Tagged, Thinking::Opened]
         .into_iter()
         .flat_map(move |thinking| styles.into_iter().map(move |answer| Format { thinking, answer }))
