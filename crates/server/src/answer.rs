@@ -4,6 +4,8 @@ mod argument;
 
 mod block;
 
+mod bounds;
+
 mod call;
 
 mod calls;

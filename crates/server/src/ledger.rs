@@ -23,6 +23,7 @@ mod sql;
 use std::path::{Path, PathBuf};
 
 use thiserror::Error;
+use tokio_postgres::error::SqlState;
 
 use crate::keys::{self, Secret};
 use crate::money::{Nanos, Prices, Tokens};
@@ -118,6 +119,14 @@ pub enum LedgerError {
 }
 
 impl LedgerError {
+    /// Whether PostgreSQL has taken the transaction back because another server's stood in its way: both waited for
+    /// rows of the other, or could not have been done one after the other.
+    fn is_conflict(&self) -> bool {
+        let LedgerError::Postgres(error) = self else { return false };
+        let conflicts = [SqlState::T_R_DEADLOCK_DETECTED, SqlState::T_R_SERIALIZATION_FAILURE];
+        error.code().is_some_and(|code| conflicts.contains(code))
+    }
+
     /// What to do about it.
     pub fn hint(&self) -> Option<&'static str> {
         Some(match self {
@@ -176,6 +185,12 @@ impl Key {
     /// What is left to spend; `None` without a budget. Negative if the budget was lowered below what is spent.
     pub fn balance(&self) -> Option<Nanos> {
         self.limits.budget.map(|budget| Nanos(budget.0.saturating_sub(self.spent.0).saturating_sub(self.reserved.0)))
+    }
+
+    /// How many of `wanted` sequences to do at once, of a request that can do them one after the other: no more than
+    /// the key may ever have under way, and at least one.
+    pub fn at_once(&self, wanted: usize) -> usize {
+        self.limits.concurrent.map_or(wanted, |limit| wanted.min(limit as usize)).max(1)
     }
 }
 

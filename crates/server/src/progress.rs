@@ -110,6 +110,14 @@ impl Progress {
         }
     }
 
+    /// Notes of an answer that is given up how much of its prompt was cached. Nothing more is sent of it.
+    pub fn count(&mut self, choice: usize, usage: Usage) {
+        let track = &mut self.tracks[choice];
+        if track.has_begun() {
+            track.usage.get_or_insert(usage);
+        }
+    }
+
     fn token(&mut self, choice: usize, token: Token) -> Vec<Update> {
         let entry = self.logprob(choice, &token);
         let track = &mut self.tracks[choice];
@@ -193,8 +201,8 @@ impl Progress {
     }
 
     /// What the client has been sent once all that was taken is sent. A prompt counts from its first token on. Until
-    /// its answer has ended it is not known how much of it was cached, and all of it counts as cached: a client whose
-    /// stream breaks off does not pay for what nobody counted.
+    /// its answer has ended, or [`Progress::count`] says so, it is not known how much of it was cached, and all of it
+    /// counts as cached: nobody pays for what nobody counted.
     pub fn tokens(&self) -> Tokens {
         let mut tokens = Tokens::default();
         for (tracks, requests) in self.tracks.chunks(self.plan.n).zip(self.plan.requests.chunks(self.plan.n)) {

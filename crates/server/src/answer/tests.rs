@@ -161,6 +161,48 @@ fn what_a_schema_refuses_or_no_tool_is_stays_text() {
     }
 }
 
+/// Levels that each ask for the next one twice, the last one for `x`.
+fn doubling(levels: usize) -> Value {
+    let level = |at: usize| {
+        let next = json!({"$ref": format!("#/$defs/l{}", at + 1)});
+        (format!("l{at}"), json!({"allOf": [next, next]}))
+    };
+    let mut defs: serde_json::Map<String, Value> = (0..levels).map(level).collect();
+    defs.insert(format!("l{levels}"), json!({"required": ["x"]}));
+    json!({"$ref": "#/$defs/l0", "$defs": defs})
+}
+
+#[test]
+fn a_schema_that_leads_too_far_allows_all_objects() {
+    let accepts = |schema: &Value, arguments: &str| {
+        let tools = KnownTools::new(vec![tool("f", schema.clone())]);
+        let accepted = tools.accept("f", arguments);
+        assert_eq!(tools.clone().accept("f", arguments), accepted, "the same, from what was kept");
+        accepted
+    };
+    let few = doubling(8);
+    assert!(!accepts(&few, "{}") && accepts(&few, "{\"x\": 1}"));
+    for levels in [16, 60, 20_000] {
+        assert!(accepts(&doubling(levels), "{}") && !accepts(&doubling(levels), "[]"), "{levels}");
+    }
+    // What a reference means is not known here.
+    let many = doubling(60);
+    for schema in [
+        json!({"$ref": "#/$defs/a/not", "$defs": {"l0": true,
+            "a": {"$id": "x:a", "not": {"$ref": "#/$defs/l0"}, "$defs": many["$defs"]}}}),
+        json!({"$dynamicRef": "#/$defs/l0", "$defs": many["$defs"]}),
+        json!({"$ref": "#/%24defs/l0", "$defs": many["$defs"]}),
+        json!({"$id": "x:a", "$ref": "x:a#/$defs/l0", "$defs": many["$defs"]}),
+    ] {
+        assert!(accepts(&schema, "{}"), "{schema:.60}");
+    }
+    // Circles are no way too far.
+    let list = json!({"$ref": "#/definitions/list", "definitions": {"list": {"type": "object",
+        "properties": {"x": {"type": "integer"}, "next": {"$ref": "#/definitions/list"}, "all": {"$ref": "#"}}}}});
+    let deep = "{\"next\": {\"all\": {\"next\": {\"x\": 1}}}}";
+    assert!(accepts(&list, deep) && !accepts(&list, &deep.replace('1', "true")));
+}
+
 /// Numbers that only look random.
 struct Dice(u64);
 

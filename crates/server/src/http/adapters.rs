@@ -5,13 +5,14 @@ use std::sync::Arc;
 
 use axum::Extension;
 use axum::extract::rejection::PathRejection;
-use axum::extract::{Path, State};
+use axum::extract::{Path, Request, State};
 use axum::http::HeaderMap;
 use axum::response::Response;
 use serde_json::{Value, json};
 use wels_engine::Adapter;
 
 use super::app::{App, Model, json_response};
+use super::body;
 use super::record::Record;
 use crate::prompt::ServedAdapter;
 use crate::wire::{AdapterRequest, ApiError};
@@ -35,18 +36,13 @@ pub struct LoadedAdapter {
 /// Three short texts.
 const BODY_BYTES_MAX: usize = 1 << 16;
 
-/// Loads one, `{"name": …, "path": …, "model": …}`; the model may be left out where there is one.
-pub(super) async fn add(
-    State(app): State<Arc<App>>,
-    Extension(record): Extension<Record>,
-    headers: HeaderMap,
-    body: axum::body::Bytes,
-) -> Result<Response, ApiError> {
-    operator(&app, &headers, &record).await?;
-    if body.len() > BODY_BYTES_MAX {
-        return Err(ApiError::too_large(BODY_BYTES_MAX));
-    }
-    let AdapterRequest { name, path, model: asked } = AdapterRequest::parse(&body)?;
+/// Loads one, `{"name": …, "path": …, "model": …}`; the model may be left out where there is one. Nothing is read of
+/// requests of others than operators.
+pub(super) async fn add(State(app): State<Arc<App>>, request: Request) -> Result<Response, ApiError> {
+    let record = Record::of(&request);
+    operator(&app, request.headers(), &record).await?;
+    let body = body::read(request, BODY_BYTES_MAX, app.settings.body_timeout, app.queue.buffered()).await?;
+    let AdapterRequest { name, path, model: asked } = AdapterRequest::parse(&body.bytes)?;
     let base = match asked {
         Some(asked) => app.model(&asked)?,
         None => app.only_base().ok_or_else(|| ApiError::param("model", "There are several models: name one."))?,

@@ -3,6 +3,7 @@
 use std::convert::Infallible;
 use std::pin::Pin;
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use axum::body::{Body, Bytes};
 use axum::extract::Request;
@@ -10,26 +11,30 @@ use http_body_util::{BodyExt, LengthLimitError, Limited};
 use hyper::body::Frame;
 use tokio::sync::mpsc;
 
-use super::app::Settings;
 use super::fair_queue::Buffered;
 use crate::wire::ApiError;
 
 /// Pieces of a stream that may wait to be written to the connection: the ledger has them, the client has not.
 const PIECES_MAX: usize = 1;
 
-/// A request's body, which counts as buffered as long as it is there.
+/// A request's body.
 pub(super) struct BufferedBody {
     pub bytes: Vec<u8>,
-    _buffered: Buffered,
+    /// To be kept as long as the bytes, or what was made of them.
+    pub buffered: Buffered,
 }
 
 /// Reads a request's body, all of it.
+///
+/// # Errors
+/// 413 if it has more bytes than `limit`, 408 if it has not arrived within `timeout`, 400 if it breaks off, and 503 if
+/// all bodies together are too many bytes.
 pub(super) async fn read(
     request: Request,
-    settings: &Settings,
+    limit: usize,
+    timeout: Duration,
     mut buffered: Buffered,
 ) -> Result<BufferedBody, ApiError> {
-    let limit = settings.body_bytes_max;
     let mut body = Limited::new(request.into_body(), limit);
     let mut bytes = Vec::new();
     let collect = async {
@@ -45,8 +50,8 @@ pub(super) async fn read(
         }
         Ok(())
     };
-    tokio::time::timeout(settings.body_timeout, collect).await.map_err(|_| ApiError::slow_body())??;
-    Ok(BufferedBody { bytes, _buffered: buffered })
+    tokio::time::timeout(timeout, collect).await.map_err(|_| ApiError::slow_body())??;
+    Ok(BufferedBody { bytes, buffered })
 }
 
 /// The body of a stream, and what feeds it.

@@ -47,7 +47,7 @@ impl Cors {
         }
         let mut response = StatusCode::NO_CONTENT.into_response();
         let answer = response.headers_mut();
-        answer.insert(header::ACCESS_CONTROL_ALLOW_METHODS, HeaderValue::from_static("GET, POST"));
+        answer.insert(header::ACCESS_CONTROL_ALLOW_METHODS, HeaderValue::from_static("GET, POST, DELETE"));
         answer.insert(header::ACCESS_CONTROL_MAX_AGE, HeaderValue::from(MAX_AGE_S));
         // Libraries send many of their own (`x-stainless-…`), and none does harm.
         if let Some(asked) = headers.get(header::ACCESS_CONTROL_REQUEST_HEADERS) {

@@ -1,5 +1,5 @@
-//! Whose turn it is to have a body read and a prompt planned: one key's requests never wait for another key's clients,
-//! and all of them together take bounded memory.
+//! Whose turn it is to have a body read, a prompt planned, a picture made of its codes: one key's requests never wait
+//! for another key's clients, and all of them together take bounded memory and few threads.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
@@ -29,6 +29,9 @@ pub(super) struct FairQueue {
     small: Arc<Semaphore>,
     /// For planning larger ones, one at a time: encoding takes up to 200 bytes of memory for each of a text's.
     large: Arc<Semaphore>,
+    /// For making pictures of codes, one at a time: each takes seconds and all cores, and the runtime's few threads are
+    /// for planning, too.
+    rendering: Arc<Semaphore>,
 }
 
 /// The requests of one key.
@@ -61,6 +64,7 @@ impl FairQueue {
             buffered_max: BODIES_MAX * body_bytes_max,
             small: Arc::new(Semaphore::new(threads.clamp(2, 8))),
             large: Arc::new(Semaphore::new(1)),
+            rendering: Arc::new(Semaphore::new(1)),
         }
     }
 
@@ -90,6 +94,25 @@ impl FairQueue {
         // The key's own first: a key that waits for itself holds nobody's lane.
         let own = take(&key_queue.planning).await?;
         Ok(Permit { _key: Arc::clone(key_queue), _permits: [Some(own), Some(take(lane).await?)] })
+    }
+
+    /// Makes one picture of its codes, on a thread where that may take its time, when those that were asked for before
+    /// are made. Dropped while it waits, it makes none.
+    ///
+    /// # Errors
+    /// What `work` says, or 500 if it fails otherwise.
+    pub async fn render<T: Send + 'static>(
+        &self,
+        work: impl FnOnce() -> Result<T, String> + Send + 'static,
+    ) -> Result<T, ApiError> {
+        let permit = take(&self.rendering).await?;
+        // The permit is held as long as the work lasts, which a client that leaves does not end.
+        let task = tokio::task::spawn_blocking(move || {
+            let _permit = permit;
+            work()
+        });
+        let made = task.await.map_err(|_| ApiError::internal("A picture could not be made."))?;
+        made.map_err(ApiError::internal)
     }
 }
 
@@ -134,5 +157,29 @@ impl Buffered {
 impl Drop for Buffered {
     fn drop(&mut self) {
         self.total.fetch_sub(self.bytes, Relaxed);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pictures_are_made_one_at_a_time_in_the_order_in_which_they_were_asked_for() {
+        let (queue, notes) = (FairQueue::new(1), Arc::new(Mutex::new(Vec::new())));
+        let render = |number: usize| {
+            let notes = Arc::clone(&notes);
+            queue.render(move || {
+                notes.lock().unwrap().push((number, "begins"));
+                std::thread::sleep(Duration::from_millis(20));
+                notes.lock().unwrap().push((number, "ends"));
+                if number == 1 { Err("no picture".to_owned()) } else { Ok(number) }
+            })
+        };
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        let made = runtime.block_on(async { tokio::join!(render(0), render(1), render(2)) });
+        assert_eq!((made.0.unwrap(), made.1.unwrap_err().status, made.2.unwrap()), (0, 500, 2));
+        let expected: Vec<_> = (0..3).flat_map(|number| [(number, "begins"), (number, "ends")]).collect();
+        assert_eq!(*notes.lock().unwrap(), expected);
     }
 }

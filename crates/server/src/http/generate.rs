@@ -9,10 +9,11 @@ use axum::http::{HeaderMap, HeaderValue, header};
 use axum::response::{IntoResponse, Response};
 use serde_json::json;
 use tokio::sync::mpsc;
-use wels_engine::{Request as EngineRequest, RequestError};
+use wels_engine::{Event, Request as EngineRequest, RequestError};
 
 use super::app::{App, Model, Settings, json_response, ledger_failed};
-use super::body;
+use super::body::{self, BufferedBody};
+use super::fair_queue::Buffered;
 use super::fetch;
 use super::hangup::Hangup;
 use super::record::Record;
@@ -35,6 +36,8 @@ use crate::worker::{ChoiceEvent, Denied, QueueFull, Ticket};
 const PIECE_TOKENS: usize = 16;
 /// Between attempts to write to a ledger that is down.
 const LEDGER_PAUSE: Duration = Duration::from_millis(250);
+/// For the engine to say what answers took whose client has left: it does so with its next step.
+const COUNT_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// The addresses that answer, by their API.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -106,11 +109,12 @@ fn refused(error: ApiError, endpoint: Endpoint) -> Response {
 }
 
 /// Takes a request's body, if its key may ask for anything, and has it read on a thread where work may take its time.
+/// The body's bytes count as buffered until the last part of what comes back is dropped.
 pub(super) async fn receive<T: Send + 'static>(
     app: &Arc<App>,
     request: Request,
     read: impl FnOnce(&App, &Key, &[u8]) -> Result<T, ApiError> + Send + 'static,
-) -> Result<(Key, T), ApiError> {
+) -> Result<(Key, T, Buffered), ApiError> {
     let Prechecked { key, refusal, room } = app.precheck(request.headers()).await?;
     let record = Record::of(&request);
     record.set_key(&key);
@@ -124,15 +128,17 @@ pub(super) async fn receive<T: Send + 'static>(
     let key_queue = app.queue.of(key.id);
     let body = {
         let _permit = key_queue.read(app.settings.body_timeout).await?;
-        body::read(request, &app.settings, app.queue.buffered()).await?
+        let Settings { body_bytes_max, body_timeout, .. } = app.settings;
+        body::read(request, body_bytes_max, body_timeout, app.queue.buffered()).await?
     };
     let permit = app.queue.plan(&key_queue, body.bytes.len()).await?;
     let app = Arc::clone(app);
     // The permit is held as long as the work lasts, which a client that leaves does not end.
     let task = tokio::task::spawn_blocking(move || {
         let _permit = permit;
-        let read = read(&app, &key, &body.bytes)?;
-        Ok((key, read))
+        let BufferedBody { bytes, buffered } = body;
+        let read = read(&app, &key, &bytes)?;
+        Ok((key, read, buffered))
     });
     task.await.map_err(|_| ApiError::internal("The request could not be read."))?
 }
@@ -159,16 +165,16 @@ pub(super) fn prompt_limit(model: &Model, key: &Key) -> PromptLimit {
 /// Takes a request for an answer, with its pictures.
 async fn receive_chat(app: &Arc<App>, request: Request, endpoint: Endpoint) -> Result<(Key, ParsedRequest), ApiError> {
     let read_request = move |app: &App, key: &Key, bytes: &[u8]| read(app, key, bytes, endpoint);
-    let (key, mut unplanned) = match receive(app, request, read_request).await? {
-        (key, Read::Planned(parsed)) => return Ok((key, parsed)),
-        (key, Read::Unplanned(unplanned)) => (key, unplanned),
+    let (key, mut unplanned, body) = match receive(app, request, read_request).await? {
+        (key, Read::Planned(parsed), _) => return Ok((key, parsed)),
+        (key, Read::Unplanned(unplanned), body) => (key, unplanned, body),
     };
     let key_queue = app.queue.of(key.id);
     let permit = key_queue.read(app.settings.body_timeout).await?;
     let fetched = fetch::all(app, &mut unplanned.request.pictures, permit).await?;
-    let permit = app.queue.plan(&key_queue, fetched.bytes()).await?;
+    let permit = app.queue.plan(&key_queue, body.bytes() + fetched.bytes()).await?;
     let task = tokio::task::spawn_blocking(move || {
-        let _held = (permit, fetched);
+        let _held = (permit, body, fetched);
         let parsed = unplanned.plan(&key)?;
         Ok((key, parsed))
     });
@@ -304,7 +310,8 @@ pub(super) struct Admitted {
 }
 
 impl Admitted {
-    /// Opens the account of `requests`, whose prompts have so many tokens together.
+    /// Opens the account of `requests`, of which so many are done at once, and whose prompts have so many tokens
+    /// together.
     pub async fn begin(
         app: &Arc<App>,
         key: &Key,
@@ -312,6 +319,7 @@ impl Admitted {
         model: Arc<Model>,
         id_prefix: &str,
         requests: &[EngineRequest],
+        at_once: usize,
         prompt_tokens: usize,
     ) -> Result<Admitted, ApiError> {
         let now = now_unix_ms();
@@ -329,22 +337,25 @@ impl Admitted {
             model: model.name().to_owned(),
             prompt_tokens: prompt_tokens as u64,
             output_tokens_max: output as u64,
-            sequences: requests.len() as u64,
+            sequences: at_once as u64,
             prices,
             currency: model.tariff.currency.clone(),
         };
         record.set_account(&id, model.name(), prompt_tokens as u64);
         // Made before the row is, so that a client that leaves meanwhile leaves no open row.
-        let account = Account { app: Arc::clone(app), model, request: id, record, settled: false };
-        match app.ledger.admit(admission).await.map_err(ledger_failed)? {
-            Ok(room) => {
+        let mut account = Account { app: Arc::clone(app), model, request: id, record, settled: false };
+        match app.ledger.admit(admission).await {
+            Ok(Ok(room)) => {
                 account.record.set_room(room);
                 Ok(Admitted { account, prices, now_unix_ms: now })
             }
-            Err(refusal) => {
-                let mut account = account;
+            Ok(Err(refusal)) => {
                 account.settle("refused");
                 Err(not_admitted(refusal, app))
+            }
+            Err(error) => {
+                account.settle("error");
+                Err(ledger_failed(error))
             }
         }
     }
@@ -360,6 +371,8 @@ struct Job {
     head: Head,
     prices: Prices,
     headers: HeaderMap,
+    /// As the ledger has it.
+    written: Tokens,
 }
 
 /// Why a stream ends before its end.
@@ -383,8 +396,9 @@ impl Job {
     async fn begin(app: Arc<App>, key: &Key, record: Record, parsed: ParsedRequest) -> Result<Job, ApiError> {
         let ParsedRequest { name, model, plan, reply, constraint_param, .. } = parsed;
         let (id_prefix, tokens) = (reply.id_prefix(), plan.prompt_tokens());
-        let begun = Admitted::begin(&app, key, record, Arc::clone(&model), id_prefix, &plan.requests, tokens).await?;
-        let Admitted { mut account, prices, now_unix_ms } = begun;
+        let (requests, at_once) = (&plan.requests, plan.requests.len());
+        let begun = Admitted::begin(&app, key, record, Arc::clone(&model), id_prefix, requests, at_once, tokens);
+        let Admitted { mut account, prices, now_unix_ms } = begun.await?;
         let engine = account.load().await?;
         let ticket = account.submit(&engine, key, plan.requests.clone(), constraint_param).await?;
         let id = account.request.clone();
@@ -392,7 +406,8 @@ impl Job {
         let served = &model.served;
         let head = Head { id, created: now_unix_ms / 1000, model: name, fingerprint: served.fingerprint.clone() };
         let progress = Progress::new(plan, Arc::clone(&served.tokenizer));
-        Ok(Job { account, ticket, engine, progress, reply, head, prices, headers })
+        let written = Tokens::default();
+        Ok(Job { account, ticket, engine, progress, reply, head, prices, headers, written })
     }
 
     fn app(&self) -> &App {
@@ -416,36 +431,56 @@ impl Job {
     /// Writes to the ledger what the client will have been sent with the next piece.
     async fn record(&mut self) -> Result<(), ApiError> {
         let tokens = self.progress.tokens();
-        self.account.write(tokens).await
+        self.account.write(tokens).await?;
+        self.written = tokens;
+        Ok(())
     }
 
-    /// Everything was sent, or is about to be.
-    fn close(&mut self, outcome: &'static str) {
-        self.account.record.sent(self.progress.tokens());
-        self.account.settle(outcome);
+    /// Ends what is under way for a client that has left, and writes to the ledger how much was cached of the prompts
+    /// that it pays for: who leaves before the end pays for them what others pay.
+    async fn give_up(&mut self) {
+        let Tokens { hit, miss, output } = self.written;
+        if hit == 0 {
+            return; // nothing is paid for, or all of it in full
+        }
+        (0..self.ticket.ids.len()).for_each(|choice| self.ticket.cancel(choice));
+        let count = async {
+            while let Some(event) = self.ticket.events.recv().await {
+                if let Event::Finished(finished) = event.event {
+                    self.progress.count(event.choice, finished.usage);
+                }
+            }
+        };
+        // Without an answer in time all of a prompt stays cached. The events end with the last request's.
+        let _ = tokio::time::timeout(COUNT_TIMEOUT, count).await;
+        let counted = self.progress.tokens();
+        if counted.hit < hit && counted.hit + counted.miss == hit + miss {
+            // A ledger that cannot be written has what was written before.
+            let _ = self.account.write(Tokens { output, ..counted }).await;
+        }
     }
 
     async fn whole(mut self) -> Result<Response, ApiError> {
+        let choices = self.all().await.inspect_err(|_| self.account.settle("error"))?;
+        self.account.settle("done");
+        let usage = self.progress.usage(&self.prices);
+        let mut response = json_response(200, &self.reply.whole(&self.head, &choices, &usage));
+        response.headers_mut().extend(self.headers.clone());
+        Ok(response)
+    }
+
+    /// All answers, once they have ended and stand in the ledger.
+    async fn all(&mut self) -> Result<Vec<Choice>, ApiError> {
         let mut choices = vec![Choice::default(); self.ticket.ids.len()];
         while !self.progress.is_finished() {
             let event = self.ticket.events.recv().await;
-            let (at, updates) = match self.take(event) {
-                Ok(taken) => taken,
-                Err(error) => {
-                    self.account.settle("error");
-                    return Err(error);
-                }
-            };
+            let (at, updates) = self.take(event)?;
             for update in updates {
                 update.add_to(&mut choices[at]);
             }
         }
         self.record().await?;
-        self.close("done");
-        let usage = self.progress.usage(&self.prices);
-        let mut response = json_response(200, &self.reply.whole(&self.head, &choices, &usage));
-        response.headers_mut().extend(self.headers.clone());
-        Ok(response)
+        Ok(choices)
     }
 
     fn stream(self, hangup: Hangup) -> Response {
@@ -458,13 +493,17 @@ impl Job {
     async fn feed(mut self, pieces: mpsc::Sender<Bytes>, hangup: Hangup) {
         match self.pump(&pieces).await {
             Ok(()) => {}
-            Err(StreamError::Away) => self.close("cancelled"),
+            Err(StreamError::Away) => {
+                self.give_up().await;
+                self.account.settle("cancelled");
+            }
             Err(StreamError::Slow) => {
-                self.close("slow_reader");
                 hangup.hang_up();
+                self.give_up().await;
+                self.account.settle("slow_reader");
             }
             Err(StreamError::Failed(error)) => {
-                self.close("error");
+                self.account.settle("error");
                 let mut events = Events::default();
                 if !self.progress.has_begun() {
                     self.begin_reply(&mut events);
@@ -505,7 +544,7 @@ impl Job {
                 let room = self.room(pieces).await?;
                 self.record().await?;
                 if finished {
-                    self.close("done");
+                    self.account.settle("done");
                 }
                 room.send(events.take());
             }
@@ -606,7 +645,8 @@ fn not_admitted(refusal: Refusal, app: &App) -> ApiError {
     }
 }
 
-fn denied_by_engine(denied: Denied, engine: &Lease, constraint_param: &str) -> ApiError {
+/// What is said of a request that the engine has not taken.
+pub(super) fn denied_by_engine(denied: Denied, engine: &Lease, constraint_param: &str) -> ApiError {
     let refusal = match denied {
         Denied::Gone => return ApiError::overloaded("The engine has stopped.", 30),
         Denied::Compiling(QueueFull { by_key: true, waiting, retry_after_s }) => {

@@ -13,7 +13,7 @@ use wels_engine::{Event, FinishReason, Renderer, image};
 
 use self::stream::Stream;
 use super::app::{App, Model, json_response};
-use super::generate::{Account, Admitted, prompt_limit, receive};
+use super::generate::{Account, Admitted, denied_by_engine, prompt_limit, receive};
 use super::hangup::Hangup;
 use super::record::Record;
 use crate::ledger::Key;
@@ -25,7 +25,7 @@ use crate::worker::{ChoiceEvent, Ticket};
 pub(super) async fn images(State(app): State<Arc<App>>, request: Request) -> Result<Response, ApiError> {
     let hangup = request.extensions().get::<Hangup>().cloned().unwrap_or_default();
     let record = Record::of(&request);
-    let (key, (request, model, requests)) = receive(&app, request, |app, key, bytes| {
+    let (key, (request, model, requests), _) = receive(&app, request, |app, key, bytes| {
         let side = |model: &str| {
             let pictures = app.model(model)?.served.pictures.as_ref().map(|pictures| pictures.side);
             pictures.ok_or_else(|| ApiError::param("model", app.no_pictures(model, "draws")))
@@ -45,8 +45,17 @@ pub(super) async fn images(State(app): State<Arc<App>>, request: Request) -> Res
 
 /// The pictures of a request, under way.
 struct Drawing {
+    app: Arc<App>,
+    key: Key,
     account: Account,
+    /// Of all pictures.
+    requests: Vec<wels_engine::Request>,
+    /// The most of them that the engine has at once.
+    at_once: usize,
+    /// Of those that the engine has.
     ticket: Ticket,
+    /// The picture that the ticket begins with.
+    first: usize,
     engine: Lease,
     renderer: Renderer,
     prices: Prices,
@@ -85,26 +94,43 @@ impl Drawing {
         requests: Vec<wels_engine::Request>,
     ) -> Result<Drawing, ApiError> {
         let (prompt, seed, codes) = (requests[0].prompt.len(), requests[0].sampling.seed, requests[0].max_tokens);
-        let begun = Admitted::begin(app, key, record, Arc::clone(&model), "img-", &requests, prompt).await?;
-        let Admitted { mut account, prices, now_unix_ms } = begun;
+        let at_once = key.at_once(requests.len());
+        let begun = Admitted::begin(app, key, record, Arc::clone(&model), "img-", &requests, at_once, prompt);
+        let Admitted { mut account, prices, now_unix_ms } = begun.await?;
         let engine = account.load().await?;
         let pictures = (0..requests.len() as u64)
             .map(|number| Drawn { codes: Vec::new(), seed: seed.wrapping_add(number), is_complete: false })
             .collect();
-        let ticket = account.submit(&engine, key, requests, "prompt").await?;
-        let renderer = engine.renderer().cloned();
-        let renderer = renderer.ok_or_else(|| ApiError::internal("The engine draws no pictures."))?;
+        let ticket = account.submit(&engine, key, requests[..at_once].to_vec(), "prompt").await?;
+        let renderer = engine.renderer().cloned().ok_or_else(|| ApiError::internal("The engine draws no pictures."));
+        let renderer = renderer.inspect_err(|_| account.settle("error"))?;
         let side = model.served.pictures.as_ref().map_or(0, |pictures| pictures.side);
         let head = ImageHead { created: now_unix_ms / 1000, side };
         let ImageRequest { prompt: words, cfg, temperature, .. } = request.clone();
         let described = Arc::new(Described { prompt: words, model: model.name().to_owned(), cfg, temperature, codes });
         let prompt_tokens = prompt as u64;
-        Ok(Drawing { account, ticket, engine, renderer, prices, head, prompt_tokens, described, pictures })
+        Ok(Drawing {
+            app: Arc::clone(app),
+            key: key.clone(),
+            account,
+            requests,
+            at_once,
+            ticket,
+            first: 0,
+            engine,
+            renderer,
+            prices,
+            head,
+            prompt_tokens,
+            described,
+            pictures,
+        })
     }
 
     /// What an event adds: the picture that it is about.
     fn take(&mut self, event: Option<ChoiceEvent>) -> Result<usize, ApiError> {
-        let event = event.ok_or_else(|| ApiError::overloaded("The engine has dropped the request.", 5))?;
+        let mut event = event.ok_or_else(|| ApiError::overloaded("The engine has dropped the request.", 5))?;
+        event.choice += self.first;
         self.account.record.event(&event, &self.account.model.metrics.times);
         let picture = &mut self.pictures[event.choice];
         match event.event {
@@ -118,25 +144,45 @@ impl Drawing {
         Ok(event.choice)
     }
 
-    async fn whole(mut self) -> Result<Response, ApiError> {
-        while !self.pictures.iter().all(|picture| picture.is_complete) {
-            let event = self.ticket.events.recv().await;
-            self.take(event).inspect_err(|_| self.account.settle("error"))?;
+    /// Hands in the next pictures, once all before them are drawn: a key that may have fewer under way than a request
+    /// asks for has them drawn in parts.
+    async fn go_on(&mut self) -> Result<(), ApiError> {
+        let (next, all) = (self.first + self.ticket.ids.len(), self.pictures.len());
+        if next == all || !self.pictures[..next].iter().all(|picture| picture.is_complete) {
+            return Ok(());
         }
-        let (renderer, described, drawn) = (self.renderer.clone(), Arc::clone(&self.described), self.pictures.clone());
-        let render = move || drawn.iter().map(|picture| file(&renderer, picture, &described)).collect();
-        let files: Result<Vec<String>, String> = tokio::task::spawn_blocking(render)
-            .await
-            .map_err(|_| ApiError::internal("The pictures could not be made."))?;
-        let files = files.map_err(ApiError::internal).inspect_err(|_| self.account.settle("error"))?;
-        let pictures: Vec<(String, u64)> =
-            files.into_iter().zip(self.pictures.iter().map(|drawn| drawn.seed)).collect();
-        let output = self.pictures.iter().map(|picture| picture.codes.len() as u64).sum();
-        let tokens = Tokens { miss: self.prompt_tokens, output, ..Tokens::default() };
-        self.account.write(tokens).await?;
+        let some = self.requests[next..all.min(next + self.at_once)].to_vec();
+        let submitted = self.engine.submit(self.key.id, some).await;
+        self.ticket = submitted.map_err(|denied| denied_by_engine(denied, &self.engine, "prompt"))?;
+        self.first = next;
+        Ok(())
+    }
+
+    async fn whole(mut self) -> Result<Response, ApiError> {
+        let (pictures, tokens) = self.all().await.inspect_err(|_| self.account.settle("error"))?;
         self.account.settle("done");
         let usage = usage(tokens, self.prices.cost(tokens));
         Ok(json_response(200, &self.head.whole(&pictures, usage)))
+    }
+
+    /// All files in base64 with their seeds, once they are made and stand in the ledger, and what they took.
+    async fn all(&mut self) -> Result<(Vec<(String, u64)>, Tokens), ApiError> {
+        while !self.pictures.iter().all(|picture| picture.is_complete) {
+            let event = self.ticket.events.recv().await;
+            self.take(event)?;
+            self.go_on().await?;
+        }
+        let mut pictures = Vec::with_capacity(self.pictures.len());
+        for drawn in &self.pictures {
+            let (renderer, described, seed) = (self.renderer.clone(), Arc::clone(&self.described), drawn.seed);
+            let drawn = drawn.clone();
+            let file = self.app.queue.render(move || file(&renderer, &drawn, &described)).await?;
+            pictures.push((file, seed));
+        }
+        let output = self.pictures.iter().map(|picture| picture.codes.len() as u64).sum();
+        let tokens = Tokens { miss: self.prompt_tokens, output, ..Tokens::default() };
+        self.account.write(tokens).await?;
+        Ok((pictures, tokens))
     }
 }
 

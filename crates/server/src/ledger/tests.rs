@@ -155,6 +155,7 @@ fn each_answer_of_a_request_counts_as_one_at_once() {
         assert_eq!(ledger.admit(&of("b", 2), 0).unwrap(), refused(2));
         ledger.admit(&of("b", 1), 0).unwrap().unwrap();
         assert_eq!(ledger.admit(&of("c", 1), 0).unwrap(), refused(1));
+        assert_eq!([0, 1, 4, 16].map(|wanted| key.at_once(wanted)), [1, 1, 4, 4]);
     });
 }
 
@@ -293,6 +294,53 @@ fn what_is_written_after_a_lost_connection_is_not_lost() {
         let mut other = Ledger::open(url).unwrap();
         assert_eq!(again(&mut other, &key).spent, Nanos(14));
         assert_eq!(Ledger::serve(url, 1).unwrap().1, 0, "it is alive again for others");
+    });
+}
+
+/// A server's batch locks one key and waits for a second one, whose holder then waits for the first: PostgreSQL takes
+/// back the transaction of the one that has waited the longest, which is the batch.
+#[test]
+fn a_batch_that_met_another_servers_is_done_again() {
+    on_each(|url| {
+        if !is_postgres(url) {
+            return; // SQLite lets one write at a time
+        }
+        let pause = |ms: u64| std::thread::sleep(std::time::Duration::from_millis(ms));
+        let (mut ledger, _) = Ledger::serve(url, 0).unwrap();
+        let keys = [(); 3].map(|()| key(&mut ledger, Limits::default()));
+        let (handle, _) = LedgerHandle::start(ledger).unwrap();
+        let lock = |other: &mut Ledger, key: &Key| {
+            other.database.query("SELECT id FROM keys WHERE id = $1 FOR UPDATE", &[key.id.into()]).map(|_| ())
+        };
+        let [mut gate, mut other] = [(); 2].map(|()| Ledger::open(url).unwrap());
+        for (holder, key) in [(&mut gate, &keys[2]), (&mut other, &keys[1])] {
+            holder.database.begin(Durability::Machine).unwrap();
+            lock(holder, key).unwrap();
+        }
+        std::thread::scope(|scope| {
+            let admit = |name: &'static str, key: &Key| {
+                let (handle, admission) = (handle.clone(), admission(name, key));
+                scope.spawn(move || {
+                    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+                    runtime.block_on(handle.admit(admission))
+                })
+            };
+            // The thread waits at the gate until two more requests have come, which are then one batch.
+            let mut admitted = Vec::new();
+            for (name, key) in [("c", &keys[2]), ("a", &keys[0]), ("b", &keys[1])] {
+                admitted.push(admit(name, key));
+                pause(200);
+            }
+            gate.database.commit().unwrap();
+            pause(300);
+            // If this one is taken back after all, on a busy machine, the batch goes on all the same.
+            let _ = lock(&mut other, &keys[0]).and_then(|()| other.database.commit());
+            other.database.rollback();
+            for thread in admitted {
+                assert!(matches!(thread.join().unwrap(), Ok(Ok(_))));
+            }
+        });
+        assert!(handle.is_healthy());
     });
 }
 

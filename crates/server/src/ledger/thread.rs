@@ -19,6 +19,8 @@ const BATCH_MAX: usize = 256;
 const PING_PERIOD: Duration = Duration::from_secs(2);
 /// After a connection could not be made, commands fail at once for so long.
 const CONNECT_PAUSE: Duration = Duration::from_secs(1);
+/// Times that a batch is done again because another server's stood in its way. PostgreSQL notices a deadlock after 1 s.
+const CONFLICTS_MAX: usize = 3;
 /// A step that takes longer makes the ledger count as down. SQLite waits up to 10 s for another program's lock.
 const STEP_TIMEOUT: Duration = Duration::from_secs(4);
 /// Whoever asks is told that the ledger cannot be written after this; the command itself may still be done.
@@ -172,20 +174,30 @@ impl LedgerThread {
     }
 
     /// Does `work`. A connection that is lost on the way is made again, and the work done once more: its transaction
-    /// was either not written at all, or written whole, which [`perform`] recognises.
+    /// was either not written at all, or written whole, which [`perform`] recognises. A transaction that PostgreSQL has
+    /// taken back because it met another server's is done again, too; nothing of it was written.
     fn attempt<T>(
         &mut self,
         batch: &[Command],
         mut work: impl FnMut(&mut Ledger) -> Result<T, LedgerError>,
     ) -> Result<T, LedgerError> {
         self.connect()?;
-        let first = work(&mut self.ledger);
-        if first.is_ok() || !self.ledger.database.is_closed() {
-            return first;
+        let (mut conflicts, mut was_lost) = (0, false);
+        loop {
+            let done = work(&mut self.ledger);
+            match &done {
+                Err(error) if error.is_conflict() && conflicts < CONFLICTS_MAX => {
+                    conflicts += 1;
+                    tracing::warn!(commands = batch.len(), %error, "another server was in the way; trying again");
+                }
+                Err(_) if self.ledger.database.is_closed() && !was_lost => {
+                    was_lost = true;
+                    tracing::warn!(commands = batch.len(), "the connection to the ledger was lost; trying once more");
+                    self.connect()?;
+                }
+                _ => return done,
+            }
         }
-        tracing::warn!(commands = batch.len(), "the connection to the ledger was lost; trying once more");
-        self.connect()?;
-        work(&mut self.ledger)
     }
 
     fn connect(&mut self) -> Result<(), LedgerError> {

@@ -278,6 +278,25 @@ fn a_key_has_its_limits_and_a_client_that_leaves_ends_its_pictures() {
     panic!("the pictures of a client that has left are still drawn");
 }
 
+#[test]
+fn more_pictures_than_a_key_may_have_at_once_are_drawn_in_parts() {
+    let limits = Limits { concurrent: Some(2), ..Limits::default() };
+    let lab = lab(Setup { limits, ..Setup::default() });
+    let whole = drawn(&lab, json!({"n": 5, "seed": 7}));
+    let alone: Vec<String> = (7..12).flat_map(|seed| drawn(&lab, json!({"seed": seed}))).collect();
+    assert_eq!(whole, alone);
+    let (events, _) = streamed(&lab, json!({"n": 3, "seed": 7}));
+    assert_eq!(events.len(), 3);
+    for event in &events {
+        let index = event["index"].as_u64().unwrap() as usize;
+        assert_eq!((&event["seed"], &event["b64_json"]), (&json!(7 + index), &json!(whole[index])));
+    }
+    let entries = lab.settled();
+    let codes: u64 = entries.iter().map(|entry| entry.tokens.output).sum();
+    assert_eq!(codes, (5 + 5 + 3) * small::CODES as u64);
+    assert!(entries.iter().all(|entry| entry.outcome.as_deref() == Some("done")));
+}
+
 /// The events of a stream of pictures, by their type, and its comments.
 fn streamed(lab: &Lab, more: Value) -> (Vec<Value>, Vec<String>) {
     let mut body = json!({"model": JANUS, "prompt": "a red circle", "stream": true});

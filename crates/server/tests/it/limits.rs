@@ -3,7 +3,7 @@
 use std::io::{Read, Write};
 use std::time::{Duration, Instant};
 
-use serde_json::json;
+use serde_json::{Value, json};
 use wels_server::http::Settings;
 use wels_server::ledger::Limits;
 
@@ -98,7 +98,16 @@ fn a_client_that_leaves_pays_for_what_it_was_sent() {
     drop(stream);
     let entries = lab.settled();
     assert_eq!(entries.len(), 1);
-    assert!(entries[0].tokens.output > 0 && entries[0].tokens.output <= 256);
+    let sent = entries[0].tokens;
+    assert!(sent.output > 0 && sent.output <= 256);
+    assert!(sent.hit == 0 && sent.miss > 0, "nothing of its prompt was in the cache: {sent:?}");
+    let metrics = lab.metrics();
+    let counted = |kind: &str| -> f64 {
+        let sample = format!("wels_tokens_total{{model_name=\"tiny\",kind=\"{kind}\"}} ");
+        metrics.lines().find_map(|line| line.strip_prefix(&sample)).unwrap().parse().unwrap()
+    };
+    let kinds = ["cache_hit", "cache_miss", "output"];
+    assert_eq!(kinds.map(counted), [sent.hit, sent.miss, sent.output].map(|count| count as f64));
 }
 
 #[test]
@@ -109,6 +118,20 @@ fn answers_under_way_are_counted_not_requests() {
     let prompts = json!({"model": "tiny", "prompt": ["a", "b", "c"], "n": 2, "max_tokens": 2});
     assert_eq!(lab.post("/v1/completions", &prompts).status, 429);
     assert_eq!(lab.chat(json!({"n": 4, "max_tokens": 2})).status, 200);
+}
+
+#[test]
+fn more_texts_than_a_key_may_have_at_once_are_embedded_in_parts() {
+    let lab = Setup { limits: Limits { concurrent: Some(2), ..Limits::default() }, ..Setup::default() }.start();
+    let embed = |input: Value| lab.post("/v1/embeddings", &json!({"model": "tiny", "input": input}));
+    let texts = ["a fish", "another", "the name", "the name of the fish", "a"];
+    let all = embed(json!(texts));
+    assert_eq!(all.status, 200, "{}", all.body);
+    for (at, text) in texts.iter().enumerate() {
+        let alone = embed(json!(text)).json();
+        assert_eq!(all.json()["data"][at]["embedding"], alone["data"][0]["embedding"], "{text}");
+    }
+    assert!(lab.settled().iter().all(|entry| entry.outcome.as_deref() == Some("done")));
 }
 
 #[test]
@@ -161,13 +184,28 @@ fn served_soon(lab: &Lab, key: &str) {
 
 /// A request whose body does not arrive.
 fn half_a_body(lab: &Lab, key: &str) -> std::net::TcpStream {
+    half_a_body_to(lab, "/v1/chat/completions", key)
+}
+
+fn half_a_body_to(lab: &Lab, path: &str, key: &str) -> std::net::TcpStream {
     let mut stream = lab.connect();
     let text = format!(
-        "POST /v1/chat/completions HTTP/1.1\r\nHost: t\r\nConnection: close\r\nAuthorization: Bearer {key}\r\n\
+        "POST {path} HTTP/1.1\r\nHost: t\r\nConnection: close\r\nAuthorization: Bearer {key}\r\n\
          Content-Length: 100\r\n\r\n{{"
     );
     stream.write_all(text.as_bytes()).unwrap();
     stream
+}
+
+#[test]
+fn nothing_is_read_of_an_adapters_body_without_an_operators_key_and_it_may_not_take_long() {
+    let settings = Settings { body_timeout: Duration::from_millis(300), ..Settings::default() };
+    let lab = Setup { settings, ..Setup::default() }.start();
+    let operator = lab.ledger().add_admin_key("operator", &Limits::default(), 0).unwrap();
+    let status = |key: &str| Response::read(half_a_body_to(&lab, "/v1/adapters", key)).status;
+    assert_eq!([status("wrong"), status(&lab.key), status(operator.reveal())], [401, 403, 408]);
+    let huge = vec![b' '; (1 << 16) + 1];
+    assert_eq!(lab.request("POST", "/v1/adapters", operator.reveal(), &huge).status, 413);
 }
 
 #[test]

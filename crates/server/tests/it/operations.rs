@@ -195,7 +195,7 @@ fn pages_of_other_origins_call_where_they_may() {
         let response = preflight(&some, origin);
         assert_eq!((response.status, allowed(&response).as_ref()), (204, Some(origin)));
         assert_eq!(response.header("access-control-allow-headers"), Some("authorization,x-stainless-os"));
-        assert_eq!(response.header("access-control-allow-methods"), Some("get, post"));
+        assert_eq!(response.header("access-control-allow-methods"), Some("get, post, delete"));
         assert!(response.header("access-control-allow-credentials").is_none());
         // An error can be read, too: a page that may not read it cannot say what is wrong.
         let response = send(&some, "GET", "/v1/models", &[("Host", "test"), ("Origin", origin)], "");
@@ -203,6 +203,11 @@ fn pages_of_other_origins_call_where_they_may() {
         assert_eq!(response.header("vary"), Some("origin"));
         assert!(response.header("access-control-expose-headers").unwrap().contains("x-request-id"));
     }
+    // To unload an adapter.
+    let headers = [("Host", "test"), ("Origin", origins[0].as_str()), ("Access-Control-Request-Method", "DELETE")];
+    let response = send(&some, "OPTIONS", "/v1/adapters/a", &headers, "");
+    assert_eq!((response.status, allowed(&response).as_ref()), (204, Some(&origins[0])));
+    assert!(response.header("access-control-allow-methods").unwrap().split(", ").any(|method| method == "delete"));
     let other = preflight(&some, "https://b.example");
     assert_eq!((other.status, allowed(&other)), (405, None));
     assert_eq!(allowed(&preflight(&cors(Cors::Any), "https://b.example")).as_deref(), Some("*"));

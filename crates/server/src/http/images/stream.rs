@@ -2,6 +2,7 @@
 //! each as soon as it is there. Comments between them, which clients pass over, tell how far the drawing is.
 
 use std::collections::VecDeque;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -10,7 +11,6 @@ use axum::response::Response;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use tokio::sync::mpsc;
-use tokio::task::{JoinError, JoinHandle};
 use wels_engine::image;
 
 use super::{Drawing, file, usage};
@@ -40,12 +40,14 @@ enum Render {
 }
 
 /// A file in base64.
-type Rendered = (Render, Result<String, String>);
+type Rendered = Result<(Render, String), ApiError>;
+/// Its making, which begins when it is its turn.
+type Rendering = Pin<Box<dyn Future<Output = Rendered> + Send>>;
 
 /// What comes next.
 enum Step {
     Drawn(Option<ChoiceEvent>),
-    Rendered(Result<Rendered, JoinError>),
+    Rendered(Rendered),
     Silence,
 }
 
@@ -54,7 +56,7 @@ pub(super) struct Stream {
     partial_images: u32,
     /// What is to be made, in order.
     renders: VecDeque<Render>,
-    rendering: Option<JoinHandle<Rendered>>,
+    rendering: Option<Rendering>,
     /// Codes of each picture that the client has been sent something of.
     sent: Vec<usize>,
     /// Tokens and cost of the finished pictures that were sent.
@@ -113,11 +115,12 @@ impl Stream {
                     let picture = self.drawing.take(event)?;
                     self.plan(picture);
                     self.tell(pieces);
+                    self.drawing.go_on().await?;
                 }
                 Step::Rendered(rendered) => {
                     self.rendering = None;
-                    let (render, file) = rendered.map_err(|_| ApiError::internal("A picture could not be made."))?;
-                    self.send(pieces, render, &file.map_err(ApiError::internal)?).await?;
+                    let (render, file) = rendered?;
+                    self.send(pieces, render, &file).await?;
                 }
                 Step::Silence => comment(pieces, &waiting_text(&self.drawing.engine, &self.drawing.ticket)),
             }
@@ -163,15 +166,13 @@ impl Stream {
         let (renderer, described) = (self.drawing.renderer.clone(), Arc::clone(&self.drawing.described));
         let (Render::Partial { picture, .. } | Render::Complete { picture }) = render;
         let drawn = self.drawing.pictures[picture].clone();
-        self.rendering = Some(tokio::task::spawn_blocking(move || {
-            let made = match render {
-                Render::Partial { codes, .. } => renderer
-                    .partial(&drawn.codes[..codes])
-                    .map(|picture| STANDARD.encode(image::encode_png(&picture, &[]))),
-                Render::Complete { .. } => file(&renderer, &drawn, &described),
-            };
-            (render, made)
-        }));
+        let make = move || {
+            let Render::Partial { codes, .. } = render else { return file(&renderer, &drawn, &described) };
+            let shown = renderer.partial(&drawn.codes[..codes])?;
+            Ok(STANDARD.encode(image::encode_png(&shown, &[])))
+        };
+        let app = Arc::clone(&self.drawing.app);
+        self.rendering = Some(Box::pin(async move { app.queue.render(make).await.map(|file| (render, file)) }));
     }
 
     /// Tells how far all pictures are, if the client has read what was before.
@@ -233,7 +234,7 @@ fn comment(pieces: &mpsc::Sender<Bytes>, text: &str) {
 }
 
 /// The end of the work, if there is some.
-async fn ended(rendering: &mut Option<JoinHandle<Rendered>>) -> Result<Rendered, JoinError> {
+async fn ended(rendering: &mut Option<Rendering>) -> Rendered {
     match rendering {
         Some(rendering) => rendering.await,
         None => std::future::pending().await,
