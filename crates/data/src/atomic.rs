@@ -11,11 +11,19 @@ pub(crate) const TEMPORARY: &str = ".tmp-";
 /// are there, nothing between.
 pub(crate) fn write(path: &Path, bytes: &[u8]) -> io::Result<()> {
     let temporary = temporary_path(path);
-    let result = File::create(&temporary).and_then(|mut file| {
+    let result = create(&temporary).and_then(|mut file| {
         file.write_all(bytes)?;
         publish(file, &temporary, path)
     });
     result.inspect_err(|_| _ = fs::remove_file(&temporary))
+}
+
+/// A new file of that name in place of what a crash left there: a link is not written through.
+pub(crate) fn create(temporary: &Path) -> io::Result<File> {
+    match fs::remove_file(temporary) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+        _ => File::options().write(true).create_new(true).open(temporary),
+    }
 }
 
 /// The name under which `path` is written.

@@ -34,3 +34,18 @@ pub use corpus::Corpus;
 pub use loader::{Batch, Loader};
 pub use shards::{Dataset, Manifest};
 pub use tokenizer::Tokenizer;
+
+/// Chooses how many threads read texts and turn them into tokens; to be called before the first do. If it is not, as
+/// many as cores, or as the process's group may use.
+///
+/// # Errors
+/// If the threads are there already.
+pub fn set_threads(threads: usize) -> Result<(), String> {
+    let pool = rayon::ThreadPoolBuilder::new().num_threads(threads);
+    pool.build_global().map_err(|error| format!("the threads for texts have started already: {error}"))
+}
+
+/// How many these are.
+pub fn threads() -> usize {
+    rayon::current_num_threads()
+}

@@ -7,7 +7,11 @@
 //! models--ORG--NAME/snapshots/COMMIT/PATH         a link to the contents
 //! .locks/models--ORG--NAME/HASH.lock              locked (flock) by whoever fetches these contents
 //! ```
-//! A dataset has `datasets--ORG--NAME` in the place of `models--ORG--NAME`.
+//! A dataset has `datasets--ORG--NAME` in the place of `models--ORG--NAME`, and what `huggingface_hub` does not write:
+//!
+//! ```text
+//! datasets--ORG--NAME/lists/COMMIT.json           all files that the hub has of it
+//! ```
 
 use std::fs::{self, File, TryLockError};
 use std::io;
@@ -58,10 +62,36 @@ impl Repository {
         if revision == commit || fs::read_to_string(&path).is_ok_and(|known| known == commit) {
             return Ok(());
         }
-        make_parent(&path)?;
+        self.write(&path, commit.as_bytes())
+    }
+
+    /// All files that the hub has of a commit. `None` where that is not known, as in a cache that others have written.
+    pub fn list(&self, commit: &str) -> Option<Vec<Entry>> {
+        serde_json::from_slice(&fs::read(self.list_file(commit)).ok()?).ok()
+    }
+
+    /// Enters them.
+    ///
+    /// # Errors
+    /// [`HubError::Io`].
+    pub fn set_list(&self, commit: &str, entries: &[Entry]) -> Result<(), HubError> {
+        if self.list(commit).is_some_and(|known| known == entries) {
+            return Ok(());
+        }
+        let json = serde_json::to_vec(entries).expect("texts and numbers serialise");
+        self.write(&self.list_file(commit), &json)
+    }
+
+    fn list_file(&self, commit: &str) -> PathBuf {
+        self.folder.join("lists").join(format!("{commit}.json"))
+    }
+
+    /// Writes a file as a whole or not at all.
+    fn write(&self, path: &Path, contents: &[u8]) -> Result<(), HubError> {
+        make_parent(path)?;
         let temporary = self.temporary();
-        fs::write(&temporary, commit).map_err(HubError::io("write", &temporary))?;
-        fs::rename(&temporary, &path).map_err(HubError::io("write", &path))
+        fs::write(&temporary, contents).map_err(HubError::io("write", &temporary))?;
+        fs::rename(&temporary, path).map_err(HubError::io("write", path))
     }
 
     /// Gives contents a name in a commit's folder.

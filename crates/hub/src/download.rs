@@ -58,7 +58,8 @@ pub fn fetch(
     repository.link(commit, &entry.name, hash)
 }
 
-fn is_whole(path: &Path, bytes: Option<u64>) -> bool {
+/// Whether a file is there, with all of its bytes where their number is known.
+pub fn is_whole(path: &Path, bytes: Option<u64>) -> bool {
     fs::metadata(path).is_ok_and(|found| found.is_file() && bytes.is_none_or(|bytes| bytes == found.len()))
 }
 

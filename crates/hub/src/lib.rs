@@ -111,7 +111,14 @@ impl Hub {
         {
             return Ok(name.clone());
         }
-        let (commit, entries) = self.list(&name.id, &name.revision, watch)?;
+        let kept = || {
+            let repository = self.repository(&name.id);
+            let commit = repository.commit(&name.revision).ok_or_else(|| missing(&name.id, &name.revision))?;
+            let entries = cache::entries(&repository.snapshot(&commit))?;
+            Ok((commit, entries))
+        };
+        let (Listed::ByHub((commit, entries)) | Listed::Kept((commit, entries))) =
+            self.list(&name.id, &name.revision, watch, kept)?;
         let no_file = || HubError::NoFile { id: name.id.clone(), file: CONFIG.to_owned() };
         entries.iter().find(|entry| entry.name == CONFIG).ok_or_else(no_file)?;
         for entry in entries.iter().filter(|entry| entry.name == CONFIG || (all && select::is_text(entry))) {
@@ -121,7 +128,7 @@ impl Hub {
     }
 
     /// Fetches the files that a name means, in the order of their paths, and names each so that it means the same for
-    /// ever.
+    /// ever. Where the hub is not to be asked or cannot be reached they are those of the cache, all of them.
     ///
     /// # Errors
     /// All of [`HubError`]; [`HubError::NoFile`] if there is none.
@@ -129,12 +136,18 @@ impl Hub {
         if let Some(path) = name.is_fixed().then(|| self.cached_file(name)).and_then(Result::ok) {
             return Ok(vec![(name.clone(), path)]);
         }
-        let (commit, entries) = self.list(&name.id, &name.revision, watch)?;
+        let repository = self.repository(&name.id);
+        let kept = || kept_files(&repository, name);
+        let (commit, entries) = match self.list(&name.id, &name.revision, watch, kept)? {
+            Listed::ByHub(listed) => listed,
+            Listed::Kept(files) => return Ok(files),
+        };
         let mut files = Vec::new();
         for entry in name.choose(&entries)? {
             files.push((name.at(&commit, &entry.name), self.fetch(&name.id, &commit, entry, watch)?));
         }
-        self.repository(&name.id).set_commit(&name.revision, &commit)?;
+        repository.set_list(&commit, &entries)?;
+        repository.set_commit(&name.revision, &commit)?;
         Ok(files)
     }
 
@@ -174,28 +187,28 @@ impl Hub {
         download::fetch(&self.client, &self.repository(id), id, commit, entry, watch)
     }
 
-    /// The commit of a revision and its files, or those of them that the cache has where the hub is not to be asked or
-    /// cannot be reached.
-    fn list(&self, id: &str, revision: &str, watch: Watch) -> Result<(String, Vec<Entry>), HubError> {
-        let repository = self.repository(id);
-        let kept = || {
-            let commit = repository.commit(revision).ok_or_else(|| missing(id, revision))?;
-            let entries = cache::entries(&repository.snapshot(&commit))?;
-            Ok((commit, entries))
-        };
+    /// The commit of a revision and its files, or what is `kept` of it where the hub is not to be asked or cannot be
+    /// reached.
+    fn list<T>(
+        &self,
+        id: &str,
+        revision: &str,
+        watch: Watch,
+        kept: impl FnOnce() -> Result<T, HubError>,
+    ) -> Result<Listed<T>, HubError> {
         if self.settings.offline {
-            return kept();
+            return kept().map(Listed::Kept);
         }
         match self.client.list(id, revision) {
             Err(HubError::Unreachable { url, reason }) => {
                 let Ok(kept) = kept() else { return Err(HubError::Unreachable { url, reason }) };
                 watch(Event::FromCache { reason: &reason });
-                Ok(kept)
+                Ok(Listed::Kept(kept))
             }
             listing => {
                 let (commit, entries) = listing?;
                 select::refuse_unsafe(id, &entries)?;
-                Ok((commit, entries))
+                Ok(Listed::ByHub((commit, entries)))
             }
         }
     }
@@ -233,6 +246,14 @@ impl Hub {
     }
 }
 
+/// What a revision is.
+enum Listed<T> {
+    /// Its commit and all of its files.
+    ByHub((String, Vec<Entry>)),
+    /// What the cache has of it.
+    Kept(T),
+}
+
 /// What has every model in safetensors.
 const CONFIG: &str = "config.json";
 /// What has a tokenizer.
@@ -240,6 +261,31 @@ const TOKENIZER: &str = "tokenizer.json";
 
 fn missing(id: &str, revision: &str) -> HubError {
     HubError::NotCached { id: id.to_owned(), revision: revision.to_owned() }
+}
+
+/// The files that a name means, out of the cache alone.
+fn kept_files(repository: &Repository, name: &DataName) -> Result<Vec<(DataName, PathBuf)>, HubError> {
+    let missing = || missing(&name.id, &name.revision);
+    let commit = repository.commit(&name.revision).ok_or_else(missing)?;
+    let folder = repository.snapshot(&commit);
+    let (entries, is_known) = match repository.list(&commit) {
+        Some(entries) => (entries, true),
+        None => (cache::entries(&folder)?, false),
+    };
+    // What else there may be of a pattern only a list says.
+    if !is_known && !name.is_file() {
+        return Err(missing());
+    }
+    let chosen = match name.choose(&entries) {
+        Err(HubError::NoFile { .. }) if !is_known => return Err(missing()),
+        chosen => chosen?,
+    };
+    let file = |entry: &Entry| {
+        let path = folder.join(&entry.name);
+        let is_whole = download::is_whole(&path, entry.bytes);
+        is_whole.then(|| (name.at(&commit, &entry.name), path)).ok_or_else(missing)
+    };
+    chosen.into_iter().map(file).collect()
 }
 
 /// The model's commit and place, out of the cache alone.

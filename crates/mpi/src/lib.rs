@@ -1,8 +1,9 @@
 //! Ranks as processes, on one machine or many, joined by MPI. Empty without the feature `mpi`: libmpi is linked.
 //!
 //! **One thread calls MPI**, the progress thread of `progress.rs`; `Mpi` hands it operations and waits for it.
-//! Nothing in it waits inside MPI: it asks whether messages have come and sleeps in between. So a rank that waits
-//! leaves its core to others, and signs of life are exchanged whatever the rank is doing.
+//! It does not wait inside MPI: it asks whether messages have come and sleeps in between. So a rank that waits leaves
+//! its core to others, and signs of life are exchanged whatever the rank is doing. The one exception is a rank that has
+//! given up and throws messages away, one between two signs of life (`Watch::drain`).
 //!
 //! **Messages.** Operations are messages from rank to rank (`exchange.rs`), not MPI's collectives: those cannot be
 //! cancelled and do not say who is late.

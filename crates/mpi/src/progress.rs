@@ -56,8 +56,8 @@ fn serve<'s>(
         match jobs.recv_timeout(IDLE) {
             Err(RecvTimeoutError::Timeout) => {
                 watch.turn();
-                if watch.given_up().is_some() {
-                    watch.drain();
+                while watch.given_up().is_some() && watch.drain() {
+                    watch.turn();
                 }
             }
             Ok(Job::Exchange { route, send, done }) => {
@@ -91,8 +91,9 @@ fn leave(watch: &mut Watch, patience: Option<Duration>) -> bool {
             return false;
         }
         watch.turn();
-        watch.drain();
-        std::thread::sleep(Duration::from_millis(1));
+        if !watch.drain() {
+            std::thread::sleep(Duration::from_millis(1));
+        }
     }
     true
 }

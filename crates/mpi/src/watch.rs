@@ -213,11 +213,14 @@ impl<'s, 'env> Watch<'s, 'env> {
         }
     }
 
-    /// Throws away what others send, for a rank that has given up.
-    pub fn drain(&self) {
-        while let Some((message, status)) = self.must(self.ground.data.improbe::<u8>(Source::Any, Tag::Any)) {
-            self.must(message.mrecv(&mut vec![0u8; status.count.unwrap_or(0).max(1)]));
-        }
+    /// Throws away a message that another rank sends, for a rank that has given up; whether there was one. It waits
+    /// inside MPI until all of it is there, without a sign of life, so a [turn](Watch::turn) comes before the next.
+    pub fn drain(&self) -> bool {
+        let Some((message, status)) = self.must(self.ground.data.improbe::<u8>(Source::Any, Tag::Any)) else {
+            return false;
+        };
+        self.must(message.mrecv(&mut vec![0u8; status.count.unwrap_or(0).max(1)]));
+        true
     }
 
     /// Whether all ranks have quit, and know it.

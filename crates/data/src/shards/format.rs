@@ -54,7 +54,7 @@ impl Writer {
     pub(super) fn create(path: &Path, token_bytes: usize) -> Result<Writer, ShardError> {
         let temporary = atomic::temporary_path(path);
         let create = || {
-            let mut file = BufWriter::with_capacity(1 << 20, File::create(&temporary)?);
+            let mut file = BufWriter::with_capacity(1 << 20, atomic::create(&temporary)?);
             file.write_all(&[0; HEADER_BYTES])?;
             Ok(file)
         };

@@ -60,6 +60,39 @@ fn the_data_among_a_patterns_files_is_fetched_and_nothing_else() {
 }
 
 #[test]
+fn without_the_hub_a_pattern_means_all_of_its_files_or_nothing() {
+    let lab = lab();
+    let offline = |path: &str| files_with(Settings { offline: true, ..lab.settings() }, path);
+    let found = files_with(lab.settings(), "/one/*").unwrap();
+    assert_eq!(offline("/one/*").unwrap(), found);
+    // Files that the hub has and the cache has not, and one that nobody has.
+    for path in ["/**/*.csv", "/**", "/two/c.csv"] {
+        let error = offline(path).unwrap_err();
+        assert!(matches!(error, HubError::NotCached { .. }), "{path}: {error:?}");
+    }
+    let none = offline("/two/d.csv").unwrap_err();
+    assert!(matches!(none, HubError::NoFile { .. }), "{none:?}");
+    // Nobody listens on a port that has just been free.
+    let nobody = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let unreachable =
+        |path: &str| files_with(Settings { endpoint: format!("http://{nobody}"), ..lab.settings() }, path);
+    assert_eq!(unreachable("/one/*").unwrap(), found);
+    let error = unreachable("/**").unwrap_err();
+    assert!(matches!(error, HubError::Unreachable { .. }), "{error:?}");
+
+    fs::remove_file(lab.at(&format!("{DATA}/one/b.jsonl"))).unwrap();
+    let part = offline("/one/*").unwrap_err();
+    assert!(matches!(part, HubError::NotCached { .. }), "{part:?}");
+    // As Python leaves the cache nothing says what a pattern means; a file's own name does.
+    fs::remove_dir_all(lab.at("datasets--org--sums/lists")).unwrap();
+    for path in ["/one/a*", "/one/b.jsonl", "/two/d.csv"] {
+        let error = offline(path).unwrap_err();
+        assert!(matches!(error, HubError::NotCached { .. }), "{path}: {error:?}");
+    }
+    assert_eq!(offline("/one/a.parquet").unwrap(), found[..1]);
+}
+
+#[test]
 fn what_is_no_data_or_not_there_is_named() {
     let lab = lab();
     let error = |path: &str| files_with(lab.settings(), path).unwrap_err().to_string();

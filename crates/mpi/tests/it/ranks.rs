@@ -22,6 +22,7 @@ pub fn main() {
     arguments.test_threads = Some(1);
     let trials = vec![
         of("operations_give_what_those_of_threads_give", operations),
+        of("a_message_of_several_pieces_comes_whole", || ends("pieces", 3, Some(0), "")),
         of("a_rank_that_leaves_is_lost_to_the_others", || ends("leaves", 3, Some(0), "")),
         of("a_rank_that_leaves_in_the_middle_of_large_messages_is_lost", || ends("leaves large", 3, Some(0), "")),
         of("a_rank_that_fails_ends_the_others", || ends("fails", 3, None, "rank 2 of 3 on ")),
@@ -116,6 +117,7 @@ fn do_part(part: &str, mpi: &Mpi) {
             let given = told(mpi);
             assert!(given == expected, "rank {rank} of {world} heard something else than a thread");
         }
+        "pieces" => of_several_pieces(mpi),
         "leaves" if rank == 1 => assert!(mpi.barrier().is_ok()),
         "leaves" => {
             mpi.barrier().expect("all are there");
@@ -166,6 +168,20 @@ fn do_part(part: &str, mpi: &Mpi) {
             assert!(took < 40, "{took} hundredths of a second of two seconds were spent waiting");
         }
         other => panic!("nothing to do for {other}"),
+    }
+}
+
+/// A broadcast of two pieces; then the same to a rank that has left too, which throws it away.
+fn of_several_pieces(mpi: &Mpi) {
+    let mut message = Vec::new();
+    for number in 0..70u8 {
+        message.resize(message.len() + (1 << 20), number);
+    }
+    let times = if mpi.rank() == 2 { 1 } else { 2 };
+    for _ in 0..times {
+        let mine = if mpi.rank() == 0 { message.clone() } else { Vec::new() };
+        let came = mpi.broadcast(mine).expect("the first is there");
+        assert!(came == message, "{} bytes came of {}, or others", came.len(), message.len());
     }
 }
 
