@@ -151,7 +151,9 @@ impl<'a> RecipeInputs<'a> {
             let assumption = Some(format!("{CHARACTERS} characters of {} a token", path.display()));
             return Ok(Examples { count: count as u64, tokens, assumption });
         };
-        let rows: Vec<usize> = learn::conversations(path, tokenizer, template)?.iter().map(|it| it.rows()).collect();
+        let held_out = task::HeldOutLines::of(self.recipe, path);
+        let (examples, _) = learn::conversations(path, tokenizer, template, held_out.as_ref())?;
+        let rows: Vec<usize> = examples.iter().map(|it| it.rows()).collect();
         let tokens = rows.iter().sum::<usize>() as f64 / rows.len().max(1) as f64;
         Ok(Examples { count: rows.len() as u64, tokens, assumption: None })
     }
@@ -249,6 +251,10 @@ impl PlanInputs for RecipeInputs<'_> {
 
     fn prompt_tokens(&self, answering: &Answering) -> Result<f64, String> {
         self.question_tokens(answering).map_err(|error| format!("{error:#}"))
+    }
+
+    fn held_out(&self, answering: &Answering) -> Option<u64> {
+        task::questions(answering, Split::HeldOut).ok()?.len()
     }
 
     fn activations(&self) -> Activations {

@@ -168,13 +168,13 @@ pub struct Graded {
     pub answers: usize,
     /// Share of answers that are right.
     pub accuracy: f64,
-    /// Of `accuracy`.
+    /// Of `accuracy`, with the answers to one item as one observation.
     pub standard_error: f64,
     /// Mean tokens of an answer.
     pub length: f64,
     /// Share of answers that ran into the limit.
     pub truncated: f64,
-    /// How likely chance alone is to part this model's verdicts from the first model's as far, item by item; none for
+    /// How likely chance alone is to part this model's answers from the first model's as far, item by item; none for
     /// the first.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub p: Option<f64>,

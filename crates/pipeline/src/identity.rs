@@ -30,7 +30,8 @@ pub fn identity(location: &Location) -> Result<Value> {
     let files = match location {
         Location::Gguf(path) => vec![path.clone()],
         Location::Directory(folder) => files_of(folder, |file| {
-            file.ends_with(".safetensors") || ["config.json", "tokenizer.json"].contains(&file)
+            file.ends_with(".safetensors")
+                || ["config.json", "generation_config.json", "tokenizer.json"].contains(&file)
         })?,
         Location::Adapted { base, adapter } => {
             let Value::Array(mut files) = identity(base)? else { unreachable!("a list") };

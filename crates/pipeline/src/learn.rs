@@ -33,7 +33,7 @@ use crate::refusal::refuse;
 use crate::samples::{self, Kept};
 use crate::session::Session;
 use crate::start::config_for;
-use crate::task;
+use crate::task::{self, HeldOutLines};
 use crate::teacher::TeacherModel;
 use crate::training::{Position, Stage, Trained, Training};
 use crate::words::short;
@@ -230,7 +230,10 @@ fn examples(
     host: &mut dyn Host,
 ) -> Result<Vec<Example>> {
     let template = || {
-        let none = || refuse("the tokenizer has no chat template", "set tokenizer.chat_template");
+        let none = || {
+            let hint = "train one with tokenizer.chat_template, or put chat_template into its tokenizer_config.json";
+            refuse("the tokenizer has no chat template", hint)
+        };
         ChatTemplate::of(tokenizer)?.ok_or_else(none)
     };
     let mut examples: Vec<Example> = match section.data.as_str() {
@@ -252,10 +255,19 @@ fn examples(
             let template = template()?;
             let prompter = Prompter { tokenizer, template: Some(&template) };
             let kept = samples::kept(&run.path().join(data))?;
-            let example = |it: &Kept| sft::transcript(&prompter, &it.question, &it.answer, &it.said);
+            let example = |it: &Kept| sft::transcript(&prompter, &it.prompt, &it.answer, &it.said);
             kept.iter().map(example).collect::<Result<_, _>>()?
         }
-        path => conversations(&named::file(path)?, tokenizer, &template()?)?,
+        path => {
+            let (path, template) = (named::file(path)?, template()?);
+            let held_out = HeldOutLines::of(run.recipe(), &path);
+            let (examples, left_out) = conversations(&path, tokenizer, &template, held_out.as_ref())?;
+            if left_out > 0 {
+                let words = format!("{left_out} lines of {} are held out by a task, and not learnt", path.display());
+                host.event(Event::Note(&words));
+            }
+            examples
+        }
     };
     let all = examples.len();
     examples.retain(|example| example.rows() <= context && example.has_target());
@@ -294,14 +306,25 @@ pub(crate) fn documents(data: &DataSection, tokenizer: &Tokenizer, context: usiz
     Ok(examples)
 }
 
-/// Conversations from a JSONL file: `{"messages": [{"role": …, "content": …}, …]}`, or `{"question": …, "answer": …}`.
-pub(crate) fn conversations(path: &Path, tokenizer: &Tokenizer, template: &ChatTemplate) -> Result<Vec<Example>> {
+/// Conversations from a JSONL file: `{"messages": [{"role": …, "content": …}, …]}`, or `{"question": …, "answer": …}`;
+/// and how many lines were left out, since they are held out.
+pub(crate) fn conversations(
+    path: &Path,
+    tokenizer: &Tokenizer,
+    template: &ChatTemplate,
+    held_out: Option<&HeldOutLines>,
+) -> Result<(Vec<Example>, usize)> {
     let text = fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?;
-    let mut examples = Vec::new();
-    for (number, line) in (1..).zip(text.lines()).filter(|(_, line)| !line.trim().is_empty()) {
+    let (mut examples, mut left_out) = (Vec::new(), 0);
+    let lines = (1..).zip(text.lines()).filter(|(_, line)| !line.trim().is_empty());
+    for (index, (number, line)) in lines.enumerate() {
         let place = || format!("{}:{number}", path.display());
         let value: Value =
             serde_json::from_str(line).with_context(|| format!("{}:{number} is not JSON", path.display()))?;
+        if held_out.is_some_and(|lines| lines.has(index, &value)) {
+            left_out += 1;
+            continue;
+        }
         if let (Some(question), Some(answer)) = (value["question"].as_str(), value["answer"].as_str()) {
             examples.push(sft::answer(tokenizer, template, question, answer).with_context(place)?);
             continue;
@@ -314,5 +337,5 @@ pub(crate) fn conversations(path: &Path, tokenizer: &Tokenizer, template: &ChatT
         let messages: Vec<Message> = serde_json::from_value(messages.clone()).with_context(place)?;
         examples.extend(sft::conversation(tokenizer, template, &messages).with_context(place)?);
     }
-    Ok(examples)
+    Ok((examples, left_out))
 }

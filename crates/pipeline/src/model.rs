@@ -65,7 +65,11 @@ pub fn model_folder(model: &Path) -> Result<PathBuf> {
 /// With what of it is ignored.
 pub fn read_config(location: &Location) -> Result<(ModelConfig, Vec<Note>)> {
     match location {
-        Location::Directory(folder) => read_config_file(&folder.join("config.json")),
+        Location::Directory(folder) => {
+            let (mut config, notes) = read_config_file(&folder.join("config.json"))?;
+            weights::add_ends(&mut config, folder)?;
+            Ok((config, notes))
+        }
         Location::Gguf(path) => {
             let (config, notes) = GgufFile::open(path)?.config()?;
             Ok((in_directory(config), notes))

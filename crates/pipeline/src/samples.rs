@@ -11,7 +11,7 @@ use std::sync::Arc;
 use anyhow::{Context, Result, bail};
 use serde::{Deserialize, Serialize};
 use wels_comm::Comm;
-use wels_data::chat::ChatTemplate;
+use wels_data::chat::{ChatTemplate, Message};
 use wels_data::tokenizer::Tokenizer;
 use wels_kernels::random::Key;
 use wels_model::config::ModelConfig;
@@ -46,6 +46,9 @@ const STREAM_QUESTIONS: u64 = 0x7175_6573;
 pub(crate) struct SampledAnswer {
     item: String,
     question: String,
+    /// The whole of what was asked, where that is more than the question.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    messages: Vec<Message>,
     answer: String,
     pub correct: bool,
     verdict: String,
@@ -138,20 +141,24 @@ impl SampledAnswer {
     pub fn verdict(correct: bool) -> SampledAnswer {
         let none = String::new;
         let (item, question, answer, verdict) = (none(), none(), none(), none());
-        SampledAnswer { item, question, answer, correct, verdict, tokens: 1, truncated: false, said: Vec::new() }
+        let (messages, said) = (Vec::new(), Vec::new());
+        SampledAnswer { item, question, messages, answer, correct, verdict, tokens: 1, truncated: false, said }
     }
 }
 
 fn lines_of(group: &Answered) -> Vec<SampledAnswer> {
-    let question = match &group.item.prompt {
-        Prompt::Text(text) => text.clone(),
+    let (question, messages) = match &group.item.prompt {
+        Prompt::Text(text) => (text.clone(), Vec::new()),
         Prompt::Messages(messages) => {
-            messages.last().and_then(|message| message.content.as_str()).unwrap_or_default().to_string()
+            let last = messages.last().and_then(|message| message.content.as_str()).unwrap_or_default().to_string();
+            let alone = *messages == [Message::new("user", &last)];
+            (last, if alone { Vec::new() } else { messages.clone() })
         }
     };
     let line = |it: &wels_train::rl::Rewarded| SampledAnswer {
         item: group.item.id.clone(),
         question: question.clone(),
+        messages: messages.clone(),
         answer: it.text.clone(),
         correct: it.reward.grade.correct,
         verdict: it.reward.grade.reason.to_string(),
@@ -295,22 +302,26 @@ fn read_lines(path: &Path) -> Result<Vec<SampledAnswer>> {
 }
 
 /// An answer that a stage has kept.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Debug, PartialEq)]
 pub(crate) struct Kept {
-    pub question: String,
+    /// A question, or a conversation.
+    pub prompt: Prompt,
     pub answer: String,
     /// Bytes of it that an environment said.
     pub said: Vec<Range<usize>>,
 }
 
-/// Questions and right answers that the stage in `folder` has kept.
+/// Prompts and right answers that the stage in `folder` has kept.
 pub(crate) fn kept(folder: &Path) -> Result<Vec<Kept>> {
     let path = folder.join("kept.jsonl");
     if !path.is_file() {
         let hint = "name a stage of kind sample_and_filter that comes before this one";
         return Err(refuse(format!("{} has no samples", folder.display()), hint));
     }
-    let kept = |SampledAnswer { question, answer, said, .. }| Kept { question, answer, said };
+    let kept = |SampledAnswer { question, messages, answer, said, .. }| {
+        let prompt = if messages.is_empty() { Prompt::Text(question) } else { Prompt::Messages(messages) };
+        Kept { prompt, answer, said }
+    };
     Ok(read_lines(&path)?.into_iter().map(kept).collect())
 }
 
@@ -340,8 +351,9 @@ pub(crate) fn sample_and_filter(
 fn right_once(lines: &[SampledAnswer], samples: usize, keep: usize) -> Vec<&SampledAnswer> {
     let mut seen = BTreeSet::new();
     let mut kept = Vec::new();
+    let asked = |line: &SampledAnswer| serde_json::to_string(&(&line.question, &line.messages)).expect("plain data");
     for group in lines.chunks(samples) {
-        let right = group.iter().filter(|line| line.correct && seen.insert((&line.question, &line.answer)));
+        let right = group.iter().filter(|line| line.correct && seen.insert((asked(line), &line.answer)));
         kept.extend(right.take(keep));
     }
     kept
@@ -361,10 +373,10 @@ pub(crate) fn score(session: &mut Session, tokenizer: &Tokenizer, stage: &StageS
             let mut first: Vec<f64> = Vec::new();
             let mut sampled = Sampled::new(session, &stage.name);
             for (n, model) in of.models.iter().enumerate() {
-                let (mut result, verdicts) = grade(session, tokenizer, &folder, stage, of, (n, model), &mut sampled)?;
+                let (mut result, shares) = grade(session, tokenizer, &folder, stage, of, (n, model), &mut sampled)?;
                 match n {
-                    0 => first = verdicts,
-                    _ => result.p = statistics::difference(&first, &verdicts).map(|difference| difference.p),
+                    0 => first = shares,
+                    _ => result.p = statistics::difference(&first, &shares).map(|difference| difference.p),
                 }
                 results.push(result);
             }
@@ -379,7 +391,7 @@ pub(crate) fn score(session: &mut Session, tokenizer: &Tokenizer, stage: &StageS
     Ok(session.host.result(Outcome::Scores { of, models: &results, took, usd_per_hour })?)
 }
 
-/// Grades the model number `n` of the stage; with 1 or 0 for each item.
+/// Grades the model number `n` of the stage; with the share of right answers to each item.
 fn grade(
     session: &mut Session,
     tokenizer: &Tokenizer,
@@ -399,8 +411,11 @@ fn grade(
     let lines = parts.write(session, sampled)?;
     let n = lines.len() as f64;
     let mean = |value: &dyn Fn(&SampledAnswer) -> f64| lines.iter().map(value).sum::<f64>() / n;
-    let verdict = |line: &SampledAnswer| f64::from(u8::from(line.correct));
-    let accuracy = mean(&verdict);
+    let accuracy = mean(&|line| f64::from(u8::from(line.correct)));
+    // Answers to one item are alike, so items are what is independent.
+    let of_item = |answers: &[SampledAnswer]| right(answers) as f64 / answers.len() as f64;
+    let shares: Vec<f64> = lines.chunks(of.answering.samples).map(of_item).collect();
+    let variance = shares.iter().map(|share| (share - accuracy).powi(2)).sum::<f64>() / shares.len() as f64;
     let params = count::params(answerer.model.config());
     let length = mean(&|line| line.tokens as f64);
     let graded = Graded {
@@ -409,13 +424,13 @@ fn grade(
         parameters_activated: params.activated.0,
         answers: lines.len(),
         accuracy,
-        standard_error: (accuracy * (1.0 - accuracy) / n).sqrt(),
+        standard_error: (variance / shares.len() as f64).sqrt(),
         length,
         truncated: mean(&|line| f64::from(u8::from(line.truncated))),
         p: None,
         flops_per_token: answer_flops(answerer.model.config(), length),
     };
-    Ok((graded, lines.iter().map(verdict).collect()))
+    Ok((graded, shares))
 }
 
 #[cfg(test)]
@@ -426,6 +441,7 @@ mod tests {
         SampledAnswer {
             item: "1,6,7=13".into(),
             question: "7 6 1 -> 13".into(),
+            messages: Vec::new(),
             answer: answer.into(),
             correct,
             verdict: String::new(),
@@ -449,7 +465,16 @@ mod tests {
         assert!(super::kept(folder.path()).unwrap_err().to_string().contains("has no samples"));
         let text = serde_json::to_string(&group[0]).unwrap() + "\n";
         fs::write(folder.path().join("kept.jsonl"), text).unwrap();
-        let kept = Kept { question: "7 6 1 -> 13".into(), answer: "7*1+6".into(), said: Vec::new() };
-        assert_eq!(super::kept(folder.path()).unwrap(), [kept]);
+        let kept = |prompt| Kept { prompt, answer: "7*1+6".into(), said: Vec::new() };
+        assert_eq!(super::kept(folder.path()).unwrap(), [kept(Prompt::Text("7 6 1 -> 13".into()))]);
+        // Of a conversation all is kept, and another one with the same last message is another one.
+        let talk = |text: &str| vec![Message::new("system", text), Message::new("user", "7 6 1 -> 13")];
+        let asked = |text: &str| SampledAnswer { messages: talk(text), ..line(true, "7*1+6") };
+        let lines = [asked("Be short."), asked("Be long."), asked("Be short.")];
+        let lines: Vec<_> = right_once(&lines, 1, 1);
+        assert_eq!(lines.len(), 2);
+        write_lines(&folder.path().join("kept.jsonl"), lines).unwrap();
+        let expected = ["Be short.", "Be long."].map(|text| kept(Prompt::Messages(talk(text))));
+        assert_eq!(super::kept(folder.path()).unwrap(), expected);
     }
 }

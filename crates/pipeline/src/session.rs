@@ -9,7 +9,7 @@ use thiserror::Error;
 use wels_runs::account;
 use wels_runs::checkpoint::FileRecord;
 use wels_runs::hash::sha256_file;
-use wels_runs::ledger::{Entry, Ledger, Totals};
+use wels_runs::ledger::{Entry, Ledger, RESUME, STOPPED, Totals};
 use wels_runs::machine::{self, EnergyMeter};
 use wels_runs::plan::RunPlan;
 use wels_runs::plan::prices::Prices;
@@ -27,9 +27,6 @@ use crate::words::duration;
 pub(crate) const PREPARE: &str = "prepare";
 pub(crate) const TRAIN: &str = "train";
 pub(crate) const GENERATE: &str = "generate";
-
-/// The ledger's event of a stage that stopped where it writes no checkpoint.
-const STOPPED: &str = "stopped";
 
 /// A run that stopped before its end. All that was done is saved.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
@@ -138,7 +135,7 @@ impl<'h> Session<'h> {
     pub(crate) fn begin(&mut self, expected: &RunPlan) -> Result<()> {
         self.rank.run.write_plan(expected)?;
         let before = verify::run_files(self.ledger.entries());
-        let event = if before.is_empty() { "start" } else { "resume" };
+        let event = if before.is_empty() { "start" } else { RESUME };
         let files = ["recipe.toml", "plan.json"].map(|name| Ok((name.to_string(), self.record_of(name)?)));
         let files = files.into_iter().collect::<Result<BTreeMap<_, _>>>()?;
         let unchanged = before == files;

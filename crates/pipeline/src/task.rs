@@ -12,7 +12,7 @@
 //! ```
 //! The style is `terse`, `r1-zero`, `chat` or `short`: puzzles are terse and files are chats unless said otherwise. A
 //! tenth of a file is held out: `score` asks that, `rl`, `distil` and `sample_and_filter` ask
-//! the rest.
+//! the rest, and what learns from the same file learns the rest.
 
 use std::borrow::Cow;
 use std::path::{Path, PathBuf};
@@ -212,7 +212,7 @@ pub(crate) fn listed(name: &str, path: &Path, style: Style, split: Split) -> Res
 
 /// Those of a file's items that are learnt from, or those held out.
 fn of_split(mut items: Vec<Item>, path: &Path, split: Split) -> Result<Vec<Item>> {
-    items.retain(|item| is_held_out(item) == (split == Split::HeldOut));
+    items.retain(|item| is_held_out(&item.id) == (split == Split::HeldOut));
     match items.is_empty() {
         true => Err(refuse(format!("{} has no question for this stage", path.display()), "give it more questions")),
         false => Ok(items),
@@ -220,9 +220,38 @@ fn of_split(mut items: Vec<Item>, path: &Path, split: Split) -> Result<Vec<Item>
 }
 
 /// A tenth, by the item's id.
-fn is_held_out(item: &Item) -> bool {
-    let hash = sha256(item.id.as_bytes());
+fn is_held_out(id: &str) -> bool {
+    let hash = sha256(id.as_bytes());
     u8::from_str_radix(&hash[..2], 16).expect("hexadecimal digits") < 26
+}
+
+/// Which lines of a file a task of the recipe holds out, by the rule by which the task gives its items their ids.
+pub(crate) struct HeldOutLines {
+    /// Keys that may hold an id.
+    keys: &'static [&'static str],
+}
+
+impl HeldOutLines {
+    /// Those of the file at `path`, if a stage asks what stands there.
+    pub fn of(recipe: &Recipe, path: &Path) -> Option<HeldOutLines> {
+        let tasks = recipe.stages.iter().filter_map(|stage| stage.work.answering()).map(|answering| &answering.task);
+        let mut of_file = tasks.filter(|task| {
+            let file = task.file.as_deref().and_then(|file| place(file).ok());
+            file.is_some_and(|file| *file == *path)
+        });
+        let task = of_file.next()?;
+        Some(HeldOutLines { keys: Benchmark::named(&task.name).map_or(&file::ID_KEYS, |_| &benchmarks::ID_KEYS) })
+    }
+
+    /// Whether the line number `index`, from 0 and without empty ones, is held out.
+    pub fn has(&self, index: usize, line: &serde_json::Value) -> bool {
+        let id = self.keys.iter().find_map(|key| match &line[*key] {
+            serde_json::Value::String(text) => Some(text.clone()),
+            serde_json::Value::Number(number) => Some(number.to_string()),
+            _ => None,
+        });
+        is_held_out(&id.unwrap_or_else(|| index.to_string()))
+    }
 }
 
 /// Prompt and response of the first `count` worked puzzles of a stage; no held-out puzzle is among them.

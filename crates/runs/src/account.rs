@@ -2,7 +2,7 @@
 
 use serde::Serialize;
 
-use crate::ledger::{Entry, Totals};
+use crate::ledger::{Entry, RESUME, Totals};
 use crate::plan::StagePlan;
 use crate::plan::stages::Tokens;
 
@@ -21,6 +21,20 @@ pub struct Comparison {
 
 /// Differences below this need no reason.
 const NOTEWORTHY: f64 = 0.05;
+
+/// How often the run was begun again and went on with the stage.
+fn resumptions(stage: &str, entries: &[Entry]) -> usize {
+    let (mut begun, mut within) = (0, 0);
+    for entry in entries {
+        if entry.event == RESUME {
+            begun += 1;
+        } else if !entry.stage.is_empty() {
+            within += if entry.stage == stage { begun } else { 0 };
+            begun = 0;
+        }
+    }
+    within
+}
 
 /// Compares a stage with its plan.
 pub fn compare(planned: &StagePlan, entries: &[Entry]) -> Comparison {
@@ -46,10 +60,11 @@ pub fn compare(planned: &StagePlan, entries: &[Entry]) -> Comparison {
         }
         Some(_) => {}
     }
-    let resumed = entries.iter().filter(|entry| entry.event == "resume").count();
+    let resumed = resumptions(&planned.stage, entries);
     if resumed > 0 {
         reasons.push(format!(
-            "begun again {resumed} times: work after the last checkpoint was done twice, and is not in these figures"
+            "begun again {resumed} times: what a kill took after the last checkpoint was done twice, and is not in these \
+             figures"
         ));
     }
     match actual.tokens == planned.tokens {

@@ -64,10 +64,10 @@ impl RunError {
 pub fn io_hint(error: &io::Error) -> Option<&'static str> {
     match error.kind() {
         io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded | io::ErrorKind::FileTooLarge => {
-            Some("make room and give the same command again: the run goes on from its last checkpoint")
+            Some("make room and give the same command again; a run goes on from its last checkpoint")
         }
         io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem => {
-            Some("choose another place for runs with --runs DIR, or make this one writable")
+            Some("make this place readable and writable, or choose another one (of runs with --runs DIR)")
         }
         io::ErrorKind::NotFound => Some("check the path"),
         _ => None,

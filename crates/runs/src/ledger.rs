@@ -20,15 +20,21 @@ pub(crate) const HINT: &str = "the file was changed by something other than this
 /// The hash before the first line.
 const GENESIS: &str = "0000000000000000000000000000000000000000000000000000000000000000";
 
+/// The event of a run that is gone on with.
+pub const RESUME: &str = "resume";
+
 /// The event of a stage without checkpoints that is done.
 pub const STAGE_DONE: &str = "stage-done";
+
+/// The event of a stage that stopped where it writes no checkpoint.
+pub const STOPPED: &str = "stopped";
 
 /// What one line says: the work since the line before, and what came out. Work that a kill destroyed is not in any
 /// line. Lines of older programs lack some of these; what they lack is 0.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Entry {
-    /// `start`, `resume`, `plan`, `checkpoint`, `stage-done`.
+    /// `start`, `resume`, `plan`, `checkpoint`, `stage-done`, `stopped`.
     pub event: String,
     /// `tokenizer`, `data`, `pretrain`, `sample`.
     pub stage: String,

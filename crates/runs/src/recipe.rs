@@ -206,7 +206,7 @@ pub struct BudgetSection {
 }
 
 /// Keys that change no bit of the weights and may be changed in the recipe of a run that has begun.
-const FREE_KEYS: [&str; 15] = [
+const FREE_KEYS: [&str; 13] = [
     "budget.usd",
     "budget.hours",
     "budget.train_tokens",
@@ -214,8 +214,6 @@ const FREE_KEYS: [&str; 15] = [
     "run.usd_per_hour",
     "pretrain.micro_batch",
     "pretrain.recompute_layers",
-    "pretrain.validate_every",
-    "pretrain.validate_sequences",
     "pretrain.checkpoint_every",
     "pretrain.checkpoint_seconds",
     "pretrain.keep_checkpoints",
@@ -341,6 +339,7 @@ impl RunSection {
 
 impl TokenizerSection {
     fn resolve(mut section: Section, folder: &Path) -> Result<Self, RecipeError> {
+        let of_training = section.written(&["training_bytes", "number_digits", "chat_template"]);
         let path: Option<String> = section.get("path")?;
         let vocab_size: Option<usize> = section.get("vocab_size")?;
         let training_bytes = section.get_where("training_bytes", 16 << 20, |n| n > 0, "1 or more")?;
@@ -352,7 +351,13 @@ impl TokenizerSection {
         section.finish(&[])?;
         match (path, vocab_size) {
             (Some(_), Some(_)) => Err(section.wrong("path", "and tokenizer.vocab_size exclude each other")),
-            (Some(path), None) => Ok(TokenizerSection::Load { path: joined(folder, &path).into() }),
+            (Some(path), None) => {
+                match of_training {
+                    Some(key) => Err(section
+                        .wrong(key, "is of a tokenizer that is trained; that of tokenizer.path is taken as it is")),
+                    None => Ok(TokenizerSection::Load { path: joined(folder, &path).into() }),
+                }
+            }
             (None, size) => {
                 let vocab_size = size.unwrap_or(4096);
                 if !(300..=1 << 20).contains(&vocab_size) {
@@ -609,6 +614,15 @@ mod tests {
             (
                 "[pretrain]\nsteps = 1\ntokens = 5",
                 "r.toml:3:10: pretrain.tokens and pretrain.steps exclude each other\n",
+            ),
+            (
+                "[tokenizer]\npath = \"t\"\nchat_template = \"deepseek_v3\"",
+                "r.toml:3:17: tokenizer.chat_template is of a tokenizer that is trained; that of tokenizer.path is taken as \
+                 it is\n",
+            ),
+            (
+                "[[stage]]\nname = \"rl\"\nkind = \"rl\"\noverlong = \"penalty\"\noverlong_buffer = 0",
+                "r.toml:5:19: stage.overlong_buffer must be 1 or more for a penalty, which grows within it\n",
             ),
             (
                 "[pretrain]\nprecision = \"f8\"",

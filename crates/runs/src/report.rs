@@ -18,8 +18,8 @@ mod pictures;
 
 use std::path::Path;
 
-pub use data::{QUESTIONS, QuestionsMade, RunData};
-pub use page::{price_dots, rows_of_several};
+pub use data::{QUESTIONS, QuestionsMade, RunData, Summary};
+pub use page::{price_dots, rows};
 
 use crate::error::RunError;
 use crate::files;

@@ -51,7 +51,7 @@ impl RunDir {
     ///
     /// # Errors
     /// [`RunError::Locked`] while another process uses it; [`RunError::Damaged`] if its ledger is gone, or shorter than
-    /// the receipt says.
+    /// the receipt says; [`RunError::Changed`] if its recipe is not the receipt's but for keys that change no result.
     pub fn open(path: &Path) -> Result<RunDir, RunError> {
         refuse_what_is_no_run(path)?;
         let lock = lock(path)?;
@@ -111,6 +111,15 @@ impl RunDir {
     }
 
     fn opened(path: &Path, recipe: Recipe, lock: File) -> Result<RunDir, RunError> {
+        // `recipe.toml` may be edited, for a budget say; the receipt says what the checkpoints were made by.
+        let receipt = path.join(RECEIPT);
+        if receipt.exists() {
+            let begun = Receipt::read(&receipt)?.recipe;
+            let changes = recipe.changes_since(&Recipe::parse(RECEIPT, &begun, path)?);
+            if !changes.is_empty() {
+                return Err(RunError::Changed { path: path.to_path_buf(), changes });
+            }
+        }
         files::remove_unfinished(path).map_err(RunError::io("clean up", path))?;
         check_ledger(path)?;
         Ok(RunDir { path: path.to_path_buf(), recipe, _lock: Some(lock), read_only: false })

@@ -21,7 +21,7 @@ use serde::Serialize;
 use crate::checkpoint::FileRecord;
 use crate::files;
 use crate::hash::sha256_file;
-use crate::ledger::{Entry, Ledger, STAGE_DONE};
+use crate::ledger::{Entry, Ledger, RESUME, STAGE_DONE};
 use crate::receipt::{CHECKPOINT, METRICS, RECEIPT, Receipt};
 use crate::recipe::{PRETRAIN, Recipe};
 use crate::rundir::{self, FORMAT, RunError};
@@ -265,7 +265,7 @@ impl Examination<'_> {
 
 /// Recipe and plan as the ledger has them: of a start or a resumption, or of a plan that knew more.
 pub fn run_files(entries: &[Entry]) -> BTreeMap<String, FileRecord> {
-    let of_run = |entry: &&Entry| ["start", "resume", "plan"].contains(&entry.event.as_str());
+    let of_run = |entry: &&Entry| ["start", RESUME, "plan"].contains(&entry.event.as_str());
     let files = entries.iter().filter(of_run).flat_map(|entry| &entry.files);
     files.map(|(name, record)| (name.clone(), record.clone())).collect()
 }

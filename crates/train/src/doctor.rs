@@ -87,7 +87,7 @@ fn signs(first: &WindowMetrics, last: &WindowMetrics) -> Vec<(&'static str, Stri
             "shorter",
             format!(
                 "answers have shrunk from {:.0} to {:.0} tokens: look whether short answers earn too much (a penalty, or \
-                 aggregation = \"sequence_mean\")",
+                 loss_mean = \"sequence\")",
                 first.length, last.length
             ),
         ));

@@ -128,8 +128,7 @@ impl<'a> Players<'a> {
             self.players.iter_mut().map(|players| players.iter_mut().map(Some).collect()).collect();
         let wanted = turns.iter().map(|(place, _)| all[place.prompt][place.sample].take().expect("one turn each"));
         let mut wanted: Vec<&mut Player<'a>> = wanted.collect();
-        let threads =
-            if self.slow { thread::available_parallelism().map_or(1, usize::from).min(turns.len()) } else { 1 };
+        let threads = if self.slow { wels_data::threads().min(turns.len()) } else { 1 };
         if threads == 1 {
             return wanted.iter_mut().zip(texts).map(|(player, text)| player.episode.step(text)).collect();
         }

@@ -209,11 +209,15 @@ pub fn training_item(task: &dyn Task, seed: u64, n: u64) -> Result<Item, TaskErr
 
 /// What a step has sampled.
 pub struct Rollout {
-    /// Every group that counts.
+    /// Every group that was sampled.
     pub answered: Vec<Answered>,
-    /// Items that were asked for them.
+    /// Those of them that are learnt from.
+    pub chosen: Vec<usize>,
+    /// Groups that were sampled anew because their rewards are all equal.
+    pub passed_over: usize,
+    /// Items that were asked.
     pub items: u64,
-    /// Tokens that were sampled, those of groups that do not count among them.
+    /// Tokens that were sampled.
     pub tokens: u64,
 }
 
@@ -232,7 +236,7 @@ pub fn sample(
 ) -> Result<Rollout, RlError> {
     let params = Arc::new(trainer.whole_params()?);
     let key = Key { seed, stream: STREAM_ANSWERS };
-    let mut rollout = Rollout { answered: Vec::new(), items: 0, tokens: 0 };
+    let mut rollout = Rollout { answered: Vec::new(), chosen: Vec::new(), passed_over: 0, items: 0, tokens: 0 };
     for round in 0..options.rounds.max(1) {
         let next = first + rollout.items;
         let items =
@@ -254,12 +258,18 @@ pub fn sample(
             answered.iter().flat_map(|group| &group.answers).map(|it| it.answer.chosen() as u64).sum::<u64>();
         let dynamic = options.rounds > 1;
         let lives = |group: &Answered| advantages(&totals(group, options), options.grpo.scale).is_some();
-        rollout.answered.extend(answered.into_iter().filter(|group| !dynamic || lives(group)));
-        if !dynamic || rollout.answered.len() >= options.prompts || round + 1 == options.rounds {
+        for group in answered {
+            match !dynamic || lives(&group) {
+                true => rollout.chosen.push(rollout.answered.len()),
+                false => rollout.passed_over += 1,
+            }
+            rollout.answered.push(group);
+        }
+        if !dynamic || rollout.chosen.len() >= options.prompts || round + 1 == options.rounds {
             break;
         }
     }
-    rollout.answered.truncate(options.prompts);
+    rollout.chosen.truncate(options.prompts);
     Ok(rollout)
 }
 
@@ -270,7 +280,7 @@ fn totals(group: &Answered, options: &RlOptions) -> Vec<f64> {
     group.answers.iter().map(total).collect()
 }
 
-/// What a step did.
+/// What a step did; means are over all answers that were sampled.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct RlReport {
     /// Mean total reward.
@@ -316,11 +326,11 @@ pub fn learn(
     options: &RlOptions,
     key: Key,
 ) -> Result<RlReport, RlError> {
-    let groups: Vec<Group> = rollout.answered.iter().map(|group| as_group(group, options)).collect();
+    let groups: Vec<Group> = rollout.chosen.iter().map(|at| as_group(&rollout.answered[*at], options)).collect();
     let parts_key = Key { stream: key.stream.wrapping_add(STREAM_PARTS), ..key };
     let (mut parts, dead) = PolicyBatch::of(&groups, &options.grpo, options.mini_batches, parts_key)?;
     let mut report = summary(rollout, options);
-    report.dead_groups = dead as f64 / groups.len().max(1) as f64;
+    report.dead_groups = (dead + rollout.passed_over) as f64 / rollout.answered.len().max(1) as f64;
     report.learned_tokens = parts.iter().map(|part| part.batch.tokens.len() as u64).sum();
     for part in &mut parts {
         if let (Some(reference), true) = (reference, options.grpo.kl > 0.0) {

@@ -109,20 +109,23 @@ pub fn demonstration(prompter: &Prompter, played: &Demonstration) -> Result<Exam
 }
 
 /// The example of an answer as it was sampled, of which an environment said the bytes `said`, in order: each turn by
-/// itself, as it was in the rollout. Without any this is [`answer`].
+/// itself, as it was in the rollout. A question is put as the template puts it, unless an environment answered.
 ///
 /// # Errors
 /// [`PromptError`] as described there.
 pub fn transcript(
     prompter: &Prompter,
-    question: &str,
+    prompt: &Prompt,
     answer: &str,
     said: &[Range<usize>],
 ) -> Result<Example, PromptError> {
     if let (true, Some(template)) = (said.is_empty(), prompter.template) {
-        return Ok(self::answer(prompter.tokenizer, template, question, answer)?);
+        return Ok(match prompt {
+            Prompt::Text(question) => self::answer(prompter.tokenizer, template, question, answer)?,
+            Prompt::Messages(messages) => reply(prompter.tokenizer, template, messages, answer)?,
+        });
     }
-    let mut tokens = prompter.tokens(&Prompt::Text(question.to_owned()))?;
+    let mut tokens = prompter.tokens(prompt)?;
     let mut learn = vec![false; tokens.len()];
     let mut add = |text: &str, learns: bool| -> Result<(), PromptError> {
         tokens.extend(prompter.tokenizer.encode(text)?);

@@ -12,15 +12,17 @@
 //! its turn comes: an episode is a function of its item and its turns.
 
 use std::collections::HashMap;
+use std::io::{self, ErrorKind, Read, Write};
 use std::net::{TcpStream, ToSocketAddrs};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use serde_json::{Map, Value, json};
+use tungstenite::protocol::WebSocketConfig;
 use tungstenite::stream::MaybeTlsStream;
 use tungstenite::{Message, WebSocket};
 use ureq::http::Uri;
 
-use super::{agent, body};
+use super::{ANSWER_BYTES_MAX, agent, body};
 use wels_tasks::Counterpart;
 
 /// Seeds of held-out items, apart from those that are learnt from.
@@ -50,10 +52,16 @@ enum Action {
 }
 
 struct Session {
-    socket: WebSocket<MaybeTlsStream<TcpStream>>,
+    socket: WebSocket<MaybeTlsStream<Timed>>,
     /// Whose it is.
     episode: Option<String>,
     used: u64,
+}
+
+/// A connection that waits until a deadline in all, however much comes before.
+struct Timed {
+    stream: TcpStream,
+    until: Instant,
 }
 
 /// An episode that is open.
@@ -100,11 +108,13 @@ impl OpenEnv {
         let named = host.trim_start_matches('[').trim_end_matches(']');
         let mut addresses = (named, port).to_socket_addrs().map_err(|error| cannot(error.to_string()))?;
         let place = addresses.next().ok_or_else(|| cannot("no such host".to_owned()))?;
+        let until = Instant::now() + self.timeout;
         let stream = TcpStream::connect_timeout(&place, self.timeout).map_err(|error| cannot(error.to_string()))?;
-        let timeouts = [stream.set_read_timeout(Some(self.timeout)), stream.set_write_timeout(Some(self.timeout))];
-        timeouts.into_iter().collect::<Result<Vec<()>, _>>().map_err(|error| cannot(error.to_string()))?;
-        let (socket, _) =
-            tungstenite::client_tls(address.as_str(), stream).map_err(|error| cannot(error.to_string()))?;
+        let stream = Timed { stream, until };
+        let most = Some(ANSWER_BYTES_MAX as usize);
+        let config = WebSocketConfig::default().max_message_size(most).max_frame_size(most);
+        let opened = tungstenite::client_tls_with_config(address.as_str(), stream, Some(config), None);
+        let (socket, _) = opened.map_err(|error| cannot(error.to_string()))?;
         Ok(Session { socket, episode: None, used: 0 })
     }
 
@@ -233,13 +243,13 @@ impl Counterpart for OpenEnv {
 impl Session {
     fn ask(&mut self, message: &Value, timeout: Duration, name: &str) -> Result<Said, String> {
         let failed = |error: tungstenite::Error| match error {
-            tungstenite::Error::Io(error)
-                if matches!(error.kind(), std::io::ErrorKind::WouldBlock | std::io::ErrorKind::TimedOut) =>
-            {
+            tungstenite::Error::Io(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) => {
                 format!("gave no answer within {} s to {name}", timeout.as_secs_f64())
             }
+            tungstenite::Error::Capacity(_) => format!("answered {name} with more than {ANSWER_BYTES_MAX} bytes"),
             error => format!("is gone, asked about {name}: {error}"),
         };
+        self.answers_until(Instant::now() + timeout);
         // One that is gone may have said why.
         let _ = self.socket.send(Message::text(message.to_string()));
         loop {
@@ -250,6 +260,43 @@ impl Session {
                 Message::Ping(_) | Message::Pong(_) | Message::Frame(_) => {}
             }
         }
+    }
+
+    fn answers_until(&mut self, until: Instant) {
+        match self.socket.get_mut() {
+            MaybeTlsStream::Plain(timed) => timed.until = until,
+            MaybeTlsStream::Rustls(tls) => tls.sock.until = until,
+            _ => unreachable!("a connection is plain or of rustls"),
+        }
+    }
+}
+
+impl Timed {
+    /// What is left, for one call of the system.
+    fn left(&self) -> io::Result<Option<Duration>> {
+        let left = self.until.saturating_duration_since(Instant::now());
+        if left.is_zero() {
+            return Err(ErrorKind::TimedOut.into());
+        }
+        Ok(Some(left.max(Duration::from_millis(1))))
+    }
+}
+
+impl Read for Timed {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        self.stream.set_read_timeout(self.left()?)?;
+        self.stream.read(buffer)
+    }
+}
+
+impl Write for Timed {
+    fn write(&mut self, buffer: &[u8]) -> io::Result<usize> {
+        self.stream.set_write_timeout(self.left()?)?;
+        self.stream.write(buffer)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.stream.flush()
     }
 }
 

@@ -35,8 +35,8 @@ impl Recorded {
     /// With the record in `file`, which need not be there yet. It is written to only if somebody may be asked.
     pub fn open(file: &Path, live: Option<Box<dyn Counterpart>>) -> Result<Recorded> {
         let cannot = || format!("cannot use the record {}", file.display());
-        let (earlier, whole) = match std::fs::read_to_string(file) {
-            Ok(text) => read(&text).with_context(cannot)?,
+        let (earlier, whole) = match std::fs::read(file) {
+            Ok(bytes) => read(&bytes).with_context(cannot)?,
             Err(error) if error.kind() == ErrorKind::NotFound && live.is_some() => (HashMap::new(), 0),
             Err(error) if error.kind() == ErrorKind::NotFound => {
                 bail!("{} is not there, and the environment may not be asked", file.display())
@@ -76,11 +76,12 @@ impl Recorded {
     }
 }
 
-/// The replies in a record, and how many bytes of it are whole lines.
-fn read(text: &str) -> Result<(HashMap<String, Value>, u64)> {
-    let whole = text.rfind('\n').map_or(0, |end| end + 1);
+/// The replies in a record, and how many bytes of it are whole lines. What a kill has cut may end within a character.
+fn read(bytes: &[u8]) -> Result<(HashMap<String, Value>, u64)> {
+    let whole = bytes.iter().rposition(|byte| *byte == b'\n').map_or(0, |end| end + 1);
+    let text = std::str::from_utf8(&bytes[..whole]).context("it is no text")?;
     let mut replies = HashMap::new();
-    for (number, line) in text[..whole].lines().enumerate() {
+    for (number, line) in text.lines().enumerate() {
         let mut line: Value = serde_json::from_str(line).with_context(|| format!("line {} is damaged", number + 1))?;
         let (asked, said) = (line["asked"].take(), line["said"].take());
         if !asked.is_array() || !said.is_object() {
@@ -156,7 +157,8 @@ mod tests {
         let first = play(&mut Recorded::open(&file, Some(Box::new(Echo(0)))).unwrap(), "1", &["a", "b"]);
         assert!(first.iter().all(Result::is_ok));
         let whole = std::fs::read_to_string(&file).unwrap();
-        std::fs::write(&file, whole.clone() + "{\"asked\": [").unwrap();
+        let cut_within_a_character = [whole.as_bytes(), b"{\"asked\": [\"\xc3"].concat();
+        std::fs::write(&file, cut_within_a_character).unwrap();
         // Another process, with other numbers of episodes, and nobody to ask.
         assert_eq!(play(&mut Recorded::open(&file, None).unwrap(), "7", &["a", "b"]), first);
         let other = play(&mut Recorded::open(&file, None).unwrap(), "8", &["a", "c"]);

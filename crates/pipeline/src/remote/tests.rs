@@ -6,7 +6,7 @@ use std::path::Path;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 use tungstenite::Message;
@@ -231,6 +231,13 @@ fn session(mut stream: TcpStream, open: &AtomicUsize, sessions: usize, log: &Mut
             (.., Some("boom")) => error("EXECUTION_ERROR"),
             (.., Some("text")) => observed("x".to_owned(), json!("much"), false),
             (.., Some("nonsense")) => json!([1]),
+            (.., Some("long")) => observed("x".repeat(2 << 20), Value::Null, false),
+            (.., Some("pings")) => {
+                while socket.send(Message::Ping(tungstenite::Bytes::new())).is_ok() {
+                    thread::sleep(Duration::from_millis(50));
+                }
+                break;
+            }
             (.., Some(word)) => match word.parse::<u64>() {
                 Err(_) => error("VALIDATION_ERROR"),
                 Ok(more) => {
@@ -262,11 +269,25 @@ fn a_server_of_openenv_is_played() {
     assert_eq!(play(&played, 5, &["1", "CUT"]).unwrap(), ["reach 5", "at 1 of 5", "cut 0"]);
     assert_eq!(play(&played, 5, &["boom"]).unwrap(), ["reach 5", "0 wrong: the environment failed: not so"]);
     assert_eq!(play(&played, 5, &["5"]).unwrap(), ["reach 5", "1 right"], "others go on");
-    for (word, expected) in [("text", "a reward that is no number"), ("nonsense", "neither an observation")] {
+    for (word, expected) in [
+        ("text", "a reward that is no number"),
+        ("nonsense", "neither an observation"),
+        ("long", "with more than 1048576 bytes"),
+    ] {
         let played = opened(&name, None, Programs::Run, SECONDS).unwrap();
         let error = play(&played, 5, &[word]).unwrap_err();
         assert!(error.contains(expected), "{error}");
     }
+}
+
+#[test]
+fn an_answer_has_its_time_whatever_else_a_server_says() {
+    let (name, _) = open_env(8, one_text());
+    let played = opened(&name, None, Programs::Run, Duration::from_millis(500)).unwrap();
+    let begin = Instant::now();
+    let error = play(&played, 5, &["pings"]).unwrap_err();
+    assert!(error.contains("gave no answer within 0.5 s"), "{error}");
+    assert!(begin.elapsed() < SECONDS, "{:?}", begin.elapsed());
 }
 
 /// Episodes that are open at the same time are the same whether each has a session or all share one.

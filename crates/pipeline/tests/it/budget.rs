@@ -3,6 +3,7 @@
 
 use wels_pipeline::session::{StopReason, Stopped};
 use wels_runs::ledger::Entry;
+use wels_runs::verify::examine;
 
 use crate::lab::Lab;
 
@@ -32,6 +33,12 @@ fn tokens(entries: &[Entry]) -> (u64, u64) {
     })
 }
 
+/// A run that was stopped is an honest one.
+fn assert_verified(lab: &Lab) {
+    let (found, _) = examine(&lab.at("runs/limited"), &[]).expect("a run");
+    assert_eq!(found.problems, []);
+}
+
 /// Runs with a budget that does not suffice; how far the stage is.
 fn stops(lab: &Lab, budget: &str, stage: &str, limit: &str) -> usize {
     let (done, host) = lab.run("limited", budget);
@@ -46,6 +53,7 @@ fn stops(lab: &Lab, budget: &str, stage: &str, limit: &str) -> usize {
     }
     // All of it is in the ledger, and on disk.
     let entries = lab.entries("limited");
+    assert_verified(lab);
     let last = entries.iter().rfind(|entry| entry.stage == stage);
     match SAMPLED.contains(&stage) {
         true => assert_eq!(last.map(|entry| entry.event.as_str()), Some("stopped"), "{stage}: {last:?}"),
@@ -100,6 +108,7 @@ fn every_budget_stops_every_kind_of_stage() {
     }
     // With room again it goes on to the same bits.
     lab.run("limited", "").0.unwrap();
+    assert_verified(&lab);
     for (stage, _) in TRAINED {
         let last = format!("{stage}/step-{:06}", lab.progress("whole", stage));
         for file in ["model.safetensors", "optimizer.safetensors", "state.json"] {

@@ -133,13 +133,13 @@ pub struct Examples {
 }
 
 impl Examples {
-    /// Those that a stage of kind `sample_and_filter` will have kept.
-    pub fn kept_by(section: &SampleAndFilter) -> Examples {
+    /// Those that a stage of kind `sample_and_filter` will have kept, each behind its prompt.
+    pub fn kept_by(section: &SampleAndFilter, prompt_tokens: f64) -> Examples {
         let right = (RIGHT_SHARE * section.answering.samples as f64).max(1.0);
         let each = right.min(section.keep as f64);
         let tokens = answer_tokens(&section.answering);
-        let assumption = format!("{each} right answers of {tokens} tokens to each prompt");
-        Examples { count: (section.prompts as f64 * each) as u64, tokens, assumption: Some(assumption) }
+        let assumption = Some(format!("{each} right answers of {tokens} tokens to each prompt"));
+        Examples { count: (section.prompts as f64 * each) as u64, tokens: tokens + prompt_tokens, assumption }
     }
 
     /// Of questions that are put to a model those that it keeps, where half is assumed, in this share of them.
@@ -177,6 +177,10 @@ pub trait PlanInputs {
     /// # Errors
     /// Why it cannot be said, in words.
     fn prompt_tokens(&self, answering: &Answering) -> Result<f64, String>;
+    /// How many questions of a task are held out; none if they have no end, or it cannot be said.
+    fn held_out(&self, _answering: &Answering) -> Option<u64> {
+        None
+    }
     /// How the device keeps them.
     fn activations(&self) -> Activations {
         Activations::F32
@@ -233,7 +237,9 @@ impl Stages<'_> {
     pub fn examples(&self, section: &Supervised) -> Result<Examples, String> {
         let of_stage = self.sections.iter().find(|stage| stage.name == section.data);
         match of_stage.map(|stage| &stage.work) {
-            Some(Work::SampleAndFilter(sampling)) => Ok(Examples::kept_by(sampling)),
+            Some(Work::SampleAndFilter(sampling)) => {
+                Ok(Examples::kept_by(sampling, self.prompt_tokens(&sampling.answering)?))
+            }
             Some(Work::Questions(section)) => Ok(self.inputs.questions(section)?.kept(1.0 - section.held_out)),
             _ => self.inputs.examples(section),
         }
@@ -346,7 +352,7 @@ impl Stages<'_> {
         let configs = section.models.iter().map(|model| self.config(model)).collect::<Result<Vec<_>, _>>()?;
         let items = match self.maker(&section.answering) {
             Some(maker) => self.inputs.questions(maker)?.kept(maker.held_out).count.min(section.items),
-            None => section.items,
+            None => self.inputs.held_out(&section.answering).map_or(section.items, |len| len.min(section.items)),
         };
         let mut plan = answers(&configs, &section.answering, items);
         if configs.len() > 1 {

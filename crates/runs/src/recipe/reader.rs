@@ -199,6 +199,11 @@ impl<'a> Section<'a> {
         })
     }
 
+    /// The first of these keys that is written and was not asked for yet.
+    pub fn written(&self, keys: &[&'static str]) -> Option<&'static str> {
+        keys.iter().copied().find(|key| self.table.contains_key(*key))
+    }
+
     /// A section within this one, if it is written.
     pub fn table(&mut self, key: &'static str) -> Result<Option<Section<'a>>, RecipeError> {
         let Some(value) = self.table.remove(key) else {

@@ -213,6 +213,58 @@ impl RunData {
     }
 }
 
+/// What runs are compared by. What a run does not have is none.
+#[derive(Debug, Serialize)]
+pub struct Summary {
+    pub name: String,
+    /// Of the model that is pretrained.
+    pub parameters: Option<u64>,
+    /// Of them, used by one token.
+    pub parameters_activated: Option<u64>,
+    /// Learnt from or sampled, in all stages.
+    pub tokens: u64,
+    pub flops: f64,
+    /// Nats a token, of the last step.
+    pub loss: Option<f64>,
+    /// Nats a token, of held-out text.
+    pub validation_nll: Option<f64>,
+    /// Of held-out text.
+    pub bits_per_byte: Option<f64>,
+    /// Mean, of the last step.
+    pub reward: Option<f64>,
+    /// Share of right answers in the last step.
+    pub accuracy: Option<f64>,
+    /// Share of held-out questions that the model scored last got right.
+    pub held_out_accuracy: Option<f64>,
+    /// By the clock, of all stages.
+    pub seconds: f64,
+    pub peak_rss_bytes: u64,
+    pub cost_micro_usd: u64,
+}
+
+impl RunData {
+    /// The run in figures.
+    pub fn summary(&self) -> Summary {
+        let totals = self.totals();
+        Summary {
+            name: self.recipe.run.name.clone(),
+            parameters: self.pretraining.as_ref().map(|it| it.parameters),
+            parameters_activated: self.pretraining.as_ref().map(|it| it.parameters_activated),
+            tokens: totals.tokens,
+            flops: totals.flops,
+            loss: self.last("loss"),
+            validation_nll: self.last("validation.nll"),
+            bits_per_byte: self.last("validation.bits_per_byte"),
+            reward: self.last("reward"),
+            accuracy: self.last("accuracy"),
+            held_out_accuracy: self.held_out.last().map(|score| score.accuracy),
+            seconds: totals.seconds,
+            peak_rss_bytes: totals.peak_rss_bytes,
+            cost_micro_usd: totals.cost_micro_usd,
+        }
+    }
+}
+
 /// The stages as `plan.json` has them: with the rate that was measured when the run began.
 fn planned_stages(run: &Path) -> Vec<StagePlan> {
     let plan: Option<Value> = files::read_text(&run.join("plan.json"), files::SMALL_BYTES_MAX)

@@ -3,7 +3,7 @@
 use std::fmt::Write;
 
 use super::chart::{self, Dot, Series, escape, number};
-use super::data::{RunData, Sample, StageData};
+use super::data::{RunData, Sample, StageData, Summary};
 use super::pictures;
 use crate::account::Comparison;
 use crate::ledger::Totals;
@@ -459,7 +459,7 @@ pub(super) fn of_several(runs: &[RunData]) -> String {
         let _ = write!(html, "<th class=\"n\">{}</th>", escape(name));
     });
     html += "</tr>\n";
-    for (what, values) in rows_of_several(runs) {
+    for (what, values) in rows(&runs.iter().map(RunData::summary).collect::<Vec<_>>()) {
         let _ = write!(html, "<tr><td>{what}</td>");
         values.iter().for_each(|value| {
             let _ = write!(html, "<td class=\"n\">{}</td>", escape(value));
@@ -482,25 +482,26 @@ pub(super) fn of_several(runs: &[RunData]) -> String {
     html + "</main></body></html>\n"
 }
 
-/// What runs are compared by: a name and a value a run.
-pub fn rows_of_several(runs: &[RunData]) -> Vec<(&'static str, Vec<String>)> {
-    let each = |value: &dyn Fn(&RunData) -> Option<String>| -> Vec<String> {
+/// Summaries in words: what it is, and a value a run.
+pub fn rows(runs: &[Summary]) -> Vec<(&'static str, Vec<String>)> {
+    let each = |value: &dyn Fn(&Summary) -> Option<String>| -> Vec<String> {
         runs.iter().map(|run| value(run).unwrap_or_else(|| "–".into())).collect()
     };
-    let last = |key: &'static str| move |run: &RunData| run.last(key).map(|value| format!("{value:.4}"));
+    let figure = |value: Option<f64>| value.map(|value| format!("{value:.4}"));
+    let count = |value: Option<u64>| value.map(|value| number(value as f64));
     vec![
-        ("parameters", each(&|run| Some(number(run.pretraining.as_ref()?.parameters as f64)))),
-        ("active a token", each(&|run| Some(number(run.pretraining.as_ref()?.parameters_activated as f64)))),
-        ("tokens", each(&|run| Some(number(run.totals().tokens as f64)))),
-        ("operations", each(&|run| Some(format!("{:.3e}", run.totals().flops)))),
-        ("loss", each(&last("loss"))),
-        ("loss, held out", each(&last("validation.nll"))),
-        ("bits a byte, held out", each(&last("validation.bits_per_byte"))),
-        ("reward", each(&last("reward"))),
-        ("right in the last step", each(&last("accuracy"))),
-        ("right, held out", each(&|run| run.held_out.last().map(|score| percent(score.accuracy)))),
-        ("time", each(&|run| Some(duration(run.totals().seconds)))),
-        ("memory", each(&|run| Some(format!("{}B", number(run.totals().peak_rss_bytes as f64))))),
-        ("money", each(&|run| Some(format!("${:.4}", run.totals().cost_micro_usd as f64 / 1e6)))),
+        ("parameters", each(&|run| count(run.parameters))),
+        ("active a token", each(&|run| count(run.parameters_activated))),
+        ("tokens", each(&|run| count(Some(run.tokens)))),
+        ("operations", each(&|run| Some(format!("{:.3e}", run.flops)))),
+        ("loss", each(&|run| figure(run.loss))),
+        ("loss, held out", each(&|run| figure(run.validation_nll))),
+        ("bits a byte, held out", each(&|run| figure(run.bits_per_byte))),
+        ("reward", each(&|run| figure(run.reward))),
+        ("right in the last step", each(&|run| figure(run.accuracy))),
+        ("right, held out", each(&|run| run.held_out_accuracy.map(percent))),
+        ("time", each(&|run| Some(duration(run.seconds)))),
+        ("memory", each(&|run| Some(format!("{}B", number(run.peak_rss_bytes as f64))))),
+        ("money", each(&|run| Some(format!("${:.4}", run.cost_micro_usd as f64 / 1e6)))),
     ]
 }

@@ -7,6 +7,8 @@ use std::path::Path;
 use super::{Examination, Findings, checkpoints};
 use crate::checkpoint;
 use crate::files::{UNFINISHED, is_environment_record};
+use crate::ledger::STAGE_DONE;
+use crate::receipt::CHECKPOINT;
 use crate::recipe::{PRETRAIN, Work};
 use crate::report::{PICTURES, REPORT};
 use crate::rundir::RunError;
@@ -162,7 +164,9 @@ impl Examination<'_> {
                 false => NameStatus::Problem(FOREIGN),
             };
         }
-        let has_line = self.entries.iter().any(|entry| entry.stage == stage);
+        // While a stage is stopped, what it has written is in no line yet.
+        let names_files = |event: &str| event == CHECKPOINT || event == STAGE_DONE;
+        let has_line = self.entries.iter().any(|entry| entry.stage == stage && names_files(&entry.event));
         match has_line || self.is_left_behind(stage) {
             true => NameStatus::Problem("was not written by the run, as the ledger has it"),
             false => NameStatus::NotCovered,

@@ -2,10 +2,10 @@
 //! were read.
 
 use super::{Examination, is_within};
-use crate::ledger::STAGE_DONE;
+use crate::ledger::{RESUME, STAGE_DONE, STOPPED};
 use crate::receipt::{CHECKPOINT, METRICS};
 
-const EVENTS: [&str; 5] = ["start", "resume", "plan", CHECKPOINT, STAGE_DONE];
+const EVENTS: [&str; 6] = ["start", RESUME, "plan", CHECKPOINT, STAGE_DONE, STOPPED];
 
 impl Examination<'_> {
     /// Finds lines that no program writes. Names that lead out of the run are taken out, so that nothing opens them.
@@ -22,7 +22,7 @@ impl Examination<'_> {
             if !EVENTS.contains(&&*entry.event) {
                 wrong(format!("{:?} is no event", entry.event));
             }
-            let of_stage = entry.event == CHECKPOINT || entry.event == STAGE_DONE;
+            let of_stage = [CHECKPOINT, STAGE_DONE, STOPPED].contains(&&*entry.event);
             let known = stages.as_ref().is_none_or(|stages| stages.contains(&entry.stage));
             if of_stage && !known {
                 wrong(format!("the recipe has no stage {:?}", entry.stage));
