@@ -105,6 +105,9 @@ pub fn chat(args: &Args) -> Result<ExitCode> {
     if std::io::stdin().is_terminal() && std::io::stdout().is_terminal() {
         terminal::talk(session, args.fold)?;
     } else {
+        if std::io::stdin().is_terminal() {
+            eprintln!("note: stdout is no terminal; the question is what is written here, up to Ctrl-D");
+        }
         plain(&mut session, args.lines)?;
     }
     Ok(ExitCode::SUCCESS)

@@ -49,7 +49,7 @@ pub struct Args {
     #[arg(long, default_value_t = 1.0, value_name = "T")]
     temperature: f64,
     /// Where to; several pictures get -1, -2, … before the extension
-    #[arg(short, long, value_name = "FILE", default_value = "out.png")]
+    #[arg(short, long, value_name = "FILE", default_value = "out.png", visible_alias = "out")]
     output: PathBuf,
     /// Write over files that are there
     #[arg(long)]

@@ -65,13 +65,13 @@ pub struct Args {
     #[command(flatten)]
     how: AnswerArgs,
     /// Where receipts and scores go; `evals/` and the model's name if left out
-    #[arg(long, value_name = "DIR")]
+    #[arg(long, value_name = "DIR", visible_alias = "output")]
     out: Option<PathBuf>,
     /// Go on with what is in the folder for receipts
     #[arg(long)]
     resume: bool,
     /// Requests that are answered at the same time
-    #[arg(long, value_name = "N", default_value = "32")]
+    #[arg(long, value_name = "N", default_value = "32", visible_alias = "max-running")]
     parallel: NonZeroUsize,
     /// Tokens of prompt and answer together; the model's own limit if left out
     #[arg(long, value_name = "TOKENS")]
@@ -237,7 +237,7 @@ fn ask(
     let writer = Mutex::new(writer);
     let progress =
         Mutex::new(Progress::new(suite.benchmark().name(), "answers", begin as u64, Some(suite.len() as u64)));
-    let graders = std::thread::available_parallelism().map_or(1, NonZeroUsize::get);
+    let graders = wels_kernels::par::threads();
     let (sender, receiver) = mpsc::sync_channel::<(usize, Answer)>(256);
     let receiver = Mutex::new(receiver);
     let grade = || -> Result<()> {

@@ -21,6 +21,8 @@ use wels_tasks::TaskError;
 use wels_train::rl::RlError;
 use wels_train::trainer::StepError;
 
+use crate::output;
+
 /// Writes the error and its hint to stderr, and gives the exit code.
 pub fn report(error: &anyhow::Error) -> ExitCode {
     if is_closed_pipe(error) {
@@ -113,7 +115,9 @@ fn weights_hint(error: &WeightsError) -> &'static str {
     match error {
         WeightsError::Io { source, .. } => io_hint(source).unwrap_or("check the path"),
         WeightsError::NoWeights { .. } => "give a directory with config.json and safetensors files",
-        WeightsError::Config { .. } => "the families read are deepseek_v3, deepseek_v2, qwen2 and llama",
+        WeightsError::Config { .. } => {
+            "docs/guide.md#formats lists the model families that are read, and what of them is not"
+        }
         WeightsError::Occupied { .. } => "choose an empty directory",
         WeightsError::Mismatch { .. } => "config.json and the weights have to come from the same model",
         WeightsError::File { .. } | WeightsError::Index { .. } | WeightsError::TooLarge { .. } => {
@@ -129,13 +133,14 @@ fn gguf_hint(error: &GgufError) -> &'static str {
         GgufError::Split { .. } => "put all parts into one directory, under the names they were published with",
         GgufError::Config { .. } | GgufError::Architecture { .. } => "use a file of a model that is supported",
         GgufError::Occupied { .. } => "choose another name",
-        GgufError::Mismatch { .. } => "use a file with the types F32, F16, BF16, Q8_0, Q4_0 to Q5_1 or Q2_K to Q6_K",
+        GgufError::Mismatch { .. } => {
+            "docs/guide.md#formats lists the number formats that are read; the file has to have all tensors of its model"
+        }
     }
 }
 
 fn is_closed_pipe(error: &anyhow::Error) -> bool {
-    let closed = |cause: &io::Error| cause.kind() == io::ErrorKind::BrokenPipe;
-    error.chain().any(|cause| cause.downcast_ref().is_some_and(closed))
+    error.chain().any(|cause| cause.downcast_ref().is_some_and(output::is_closed))
 }
 
 /// Whether the system failed in a way that the user did not cause: an I/O error that is about neither a path, nor

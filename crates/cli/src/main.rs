@@ -2,9 +2,18 @@
 //! failures.
 //!
 //! Data goes to stdout, everything else to stderr. Exit codes: 0 done; 1 for the user to mend, an interrupted run among
-//! it; 2 a bug, or the machine.
+//! it; 2 a bug, or the machine; 130 a second Ctrl-C. `chat --agent` adds 3 and 4, and `launch` ends with its agent's.
 
 #![forbid(unsafe_code)]
+
+/// To stderr. Where nobody reads it any more the words are lost, and what is done goes on: std's macro of this name would
+/// panic.
+macro_rules! eprintln {
+    ($($words:tt)*) => {{
+        use std::io::Write as _;
+        let _ = writeln!(std::io::stderr().lock(), $($words)*);
+    }};
+}
 
 mod run;
 
@@ -70,7 +79,7 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
-/// The open DeepSeek system in one program: trains mixtures of experts from raw text, plans and scores them.
+/// The open DeepSeek system in one program: trains, evaluates, plans and serves language models.
 #[derive(Parser)]
 #[command(name = "wels", version, disable_help_subcommand = true)]
 struct Cli {
@@ -87,35 +96,35 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum Verb {
-    /// Do a whole recipe, or what is left of a run. The verb when none is given
+    /// Run a recipe, or go on with a run; without any verb, the quickstart
     Run(run::Args),
-    /// Say what a model or a recipe takes, before anything starts
+    /// Parameters, FLOPs, memory, time and cost of a model or a recipe, before anything starts
     Plan(plan::Args),
-    /// Log-probabilities of a text under a model
+    /// Log-probabilities and perplexity of a text
     Score(score::Args),
-    /// Benchmarks, with a receipt for each item; comparisons of two models
+    /// Run benchmarks, with a receipt for each item; compare two models
     Eval(eval::Args),
-    /// Fetch a model by its name from a Hugging Face hub
+    /// Download a model from a Hugging Face hub
     Pull(pull::Args),
-    /// Turn a model into a Hugging Face directory or a GGUF file
+    /// Convert a model to a Hugging Face directory or a GGUF file
     Convert(convert::Args),
     /// Serve a model over HTTP: the APIs of OpenAI, DeepSeek and Anthropic, and a web chat
     Serve(serve::Args),
     /// Start a coding agent with a server of Wels behind it
     Launch(launch::Args),
-    /// Say who may use the server, and how much
+    /// Create, list, limit and revoke API keys of the server
     Keys(keys::Args),
-    /// Show what was used, and what it cost
+    /// Usage and cost by key, day or model
     Usage(usage::Args),
-    /// Talk to a model in the terminal
+    /// Chat with a model in the terminal
     Chat(chat::Args),
-    /// Draw pictures after a text
+    /// Generate images from a prompt
     Draw(draw::Args),
-    /// Whether a run's files are what was written, and its steps give what it says
+    /// Check a run's files, and compute some of its steps again, bit for bit
     Verify(verify::Args),
-    /// The page about a run; or runs side by side
+    /// Write a run's HTML report, or compare runs
     Report(report::Args),
-    /// Measure this machine
+    /// Benchmark this machine
     Bench(bench::Args),
 }
 

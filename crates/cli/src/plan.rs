@@ -61,7 +61,7 @@ pub struct Args {
     #[command(flatten)]
     money: money::Args,
     /// Ranks that serve the model together: what each of them needs of memory
-    #[arg(long, value_name = "N", conflicts_with_all = ["claim", "prices"])]
+    #[arg(long, value_name = "N", conflicts_with_all = ["claim", "prices", "cluster"])]
     ranks: Option<NonZeroUsize>,
     /// With --ranks: number format of the matrices
     #[arg(long, value_enum, default_value_t, requires = "ranks")]
@@ -73,9 +73,9 @@ pub struct Args {
     cluster: cluster::Args,
     #[command(flatten)]
     eplb: eplb::Args,
-    /// Tokens of the sequences for which operations are counted
-    #[arg(long, value_name = "TOKENS", default_value_t = 4096, value_parser = clap::value_parser!(u32).range(1..))]
-    context: u32,
+    /// Tokens of the sequences for which operations are counted; 4096 if left out
+    #[arg(long, value_name = "TOKENS", value_parser = clap::value_parser!(u32).range(1..))]
+    context: Option<u32>,
     /// Of a recipe: do a few steps of each stage, as `wels run` does, where this machine's rates are not known
     #[arg(long)]
     measure: bool,
@@ -185,6 +185,14 @@ pub fn plan(args: &Args) -> Result<()> {
         if args.cluster.is_asked() || args.eplb.is_asked() {
             return Err(refuse("--cluster and --eplb plan a model, and a recipe runs on this machine", "name a model"));
         }
+        let said = [(args.ranks.is_some(), "--ranks"), (args.context.is_some(), "--context")];
+        let said = said.into_iter().find_map(|(said, flag)| said.then_some(flag));
+        if let Some(flag) = said.or(args.money.of_a_model()) {
+            return Err(refuse(
+                format!("{flag} is of the plan of a model"),
+                "change the recipe instead, or name a model",
+            ));
+        }
         let recipe = named::recipe(what, None, For::Plan)?;
         let rates = if args.measure { Rates::Measured } else { Rates::Known };
         let device = args.money.this_device()?;
@@ -195,16 +203,20 @@ pub fn plan(args: &Args) -> Result<()> {
         print_recipe(&plan, &*device)?;
         return Ok(of_card(&recipe, &plan, &*device).iter().try_for_each(|line| output::line(line))?);
     }
+    if args.measure {
+        return Err(refuse("--measure is of the plan of a recipe", "of a model nothing is measured here"));
+    }
+    let context = args.context.unwrap_or(4096);
     let (name, config, janus) = find(what)?;
     if args.eplb.is_asked() {
         return args.eplb.place(Some(&config), args.json);
     }
-    if let Some(plans) = cluster::Plans::of(&name, &config, args.context as usize, &args.cluster, &args.money)? {
+    if let Some(plans) = cluster::Plans::of(&name, &config, context as usize, &args.cluster, &args.money)? {
         return Ok(plans.print(args.json)?);
     }
-    let money = money::Plans::of(&name, &config, args.context as usize, &args.money)?;
+    let money = money::Plans::of(&name, &config, context as usize, &args.money)?;
     let ranks = args.ranks.map(|ranks| RanksPlan::of(what, &config, ranks, args.quant, args.cache_mib)).transpose()?;
-    let plan = ModelPlan { janus, ..ModelPlan::of(name, &config, args.context) };
+    let plan = ModelPlan { janus, ..ModelPlan::of(name, &config, context) };
     if args.json {
         Ok(output::json(&WithMoney { model: plan, ranks, money })?)
     } else {

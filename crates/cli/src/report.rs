@@ -3,9 +3,9 @@
 use std::path::PathBuf;
 
 use anyhow::{Context, Result};
-use serde_json::{Map, Value};
+use serde_json::json;
 use wels_runs::plan::prices::Prices;
-use wels_runs::report::{self, REPORT, RunData};
+use wels_runs::report::{self, REPORT, RunData, Summary};
 
 use crate::output;
 
@@ -36,21 +36,15 @@ pub fn report(args: &Args) -> Result<()> {
     if let Some(html) = &args.html {
         std::fs::write(html, report::of_several(&runs)).with_context(|| format!("cannot write {}", html.display()))?;
     }
-    let names: Vec<String> = runs.iter().map(|run| run.recipe.run.name.clone()).collect();
-    let rows = report::rows_of_several(&runs);
+    let summaries: Vec<Summary> = runs.iter().map(RunData::summary).collect();
     if args.json {
-        let row = |(what, values): (&str, Vec<String>)| -> (String, Value) {
-            (what.to_string(), values.into_iter().map(Value::from).collect())
-        };
-        let mut object: Map<String, Value> = rows.into_iter().map(row).collect();
-        object.insert("runs".into(), names.into_iter().map(Value::from).collect());
-        return Ok(output::json(&object)?);
+        return Ok(output::json(&json!({ "runs": summaries }))?);
     }
     let line = |what: &str, values: &[String]| {
         let values: String = values.iter().map(|value| format!(" {value:>20}")).collect();
         output::line(&format!("{what:<24}{values}"))
     };
-    line("", &names)?;
-    rows.iter().try_for_each(|(what, values)| line(what, values))?;
+    line("", &summaries.iter().map(|run| run.name.clone()).collect::<Vec<_>>())?;
+    report::rows(&summaries).iter().try_for_each(|(what, values)| line(what, values))?;
     Ok(())
 }

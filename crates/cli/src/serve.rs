@@ -102,8 +102,10 @@ fn here(args: &Args, over: Option<&'static Over>) -> Result<()> {
     if recovered > 0 {
         eprintln!("note: {recovered} requests of a server that ended early were settled");
     }
-    let listener =
-        std::net::TcpListener::bind(args.listen).with_context(|| format!("cannot listen on {}", args.listen))?;
+    let listener = std::net::TcpListener::bind(args.listen).map_err(|error| {
+        let hint = "give another address with --listen; port 0 is any free one, and those below 1024 need privileges";
+        refuse(format!("cannot listen on {}: {error}", args.listen), hint)
+    })?;
     listener.set_nonblocking(true)?;
     let address = listener.local_addr()?;
     let Opening { models, loader, bases } = args.models.open(&prices, over)?;

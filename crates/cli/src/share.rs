@@ -47,7 +47,7 @@ pub fn take(threads: Option<Threads>, nice: Option<u8>) -> Result<()> {
             threads
         }
     };
-    par::set_threads(threads).map_err(anyhow::Error::msg)
+    par::set_threads(threads).and_then(|()| wels_data::set_threads(threads)).map_err(anyhow::Error::msg)
 }
 
 #[cfg(unix)]
@@ -84,11 +84,11 @@ fn free(cores: usize, before: Busy, after: Busy) -> usize {
     if all == 0 {
         return cores;
     }
-    let of_machine = (after.cores as f64 * idle as f64 / all as f64).round() as usize;
-    of_machine.clamp(1, cores)
+    let free = (after.cores as f64 * idle as f64 / all as f64).round() as usize;
+    free.clamp(1, cores)
 }
 
-/// What all cores of the machine have done so far, in ticks of the system.
+/// What the cores that this program may use have done so far, in ticks of the system.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Busy {
     cores: usize,
@@ -98,17 +98,26 @@ struct Busy {
 
 impl Busy {
     fn now() -> Option<Busy> {
-        Busy::of(&std::fs::read_to_string("/proc/stat").ok()?)
+        Busy::of(&std::fs::read_to_string("/proc/stat").ok()?, &par::allowed_cores())
     }
 
-    /// Of `/proc/stat`: a line `cpu` of all cores, then a line `cpu0`, `cpu1`, … of each. Fields are user, nice,
-    /// system, idle, iowait, irq, softirq and steal; then guests, which are in user already.
-    fn of(stat: &str) -> Option<Busy> {
-        let lines = stat.lines().filter(|line| line.starts_with("cpu"));
-        let fields = stat.lines().next()?.strip_prefix("cpu ")?.split_whitespace();
-        let ticks: Vec<u64> = fields.take(8).map(|field| field.parse().ok()).collect::<Option<_>>()?;
-        let idle = ticks.get(3)? + ticks.get(4)?;
-        Some(Busy { cores: lines.count() - 1, all: ticks.iter().sum(), idle })
+    /// Of `/proc/stat`: a line `cpu` of all cores, then a line `cpu0`, `cpu1`, … of each. Those of the cores `allowed`
+    /// count, and where none is named all. Fields are user, nice, system, idle, iowait, irq, softirq and steal; then
+    /// guests, which are in user already.
+    fn of(stat: &str, allowed: &[usize]) -> Option<Busy> {
+        let mut busy = Busy { cores: 0, all: 0, idle: 0 };
+        for line in stat.lines() {
+            let mut fields = line.split_whitespace();
+            let name = fields.next().unwrap_or_default();
+            let Some(core) = name.strip_prefix("cpu").and_then(|core| core.parse::<usize>().ok()) else { continue };
+            if allowed.is_empty() || allowed.contains(&core) {
+                let ticks: Vec<u64> = fields.take(8).map(|field| field.parse().ok()).collect::<Option<_>>()?;
+                busy.cores += 1;
+                busy.all += ticks.iter().sum::<u64>();
+                busy.idle += ticks.get(3)? + ticks.get(4)?;
+            }
+        }
+        (busy.cores > 0).then_some(busy)
     }
 }
 
@@ -127,9 +136,9 @@ mod tests {
 
     #[test]
     fn cores_that_others_keep_busy_are_not_free() {
-        let before = "cpu  100 0 50 800 50 0 0 0 90 0\ncpu0 1 2 3\ncpu1 1 2 3\ncpu2 1 2 3\ncpu3 1 2 3\nintr 5\n";
-        let before = Busy::of(before).unwrap();
-        assert_eq!(before, Busy { cores: 4, all: 1000, idle: 850 });
+        let lines: String = (0..4).map(|core| format!("cpu{core} 25 0 10 200 15 0 0 0 90 0\n")).collect();
+        let before = Busy::of(&format!("cpu  100 0 40 800 60 0 0 0 360 0\n{lines}intr 5\n"), &[]).unwrap();
+        assert_eq!(before, Busy { cores: 4, all: 1000, idle: 860 });
         let after = |busy: u64, idle: u64| Busy { all: before.all + busy + idle, idle: before.idle + idle, ..before };
         for (busy, idle, cores, expected) in [
             (0, 100, 4, 4),
@@ -142,6 +151,24 @@ mod tests {
         ] {
             assert_eq!(free(cores, before, after(busy, idle)), expected, "{busy} busy, {idle} idle");
         }
-        assert_eq!(Busy::of("intr 5\n"), None);
+        assert_eq!(Busy::of("intr 5\n", &[]), None);
+    }
+
+    #[test]
+    fn only_cores_that_the_program_may_use_count() {
+        let stat = "cpu  600 0 0 500 0 0 0 0 0 0\ncpu0 500 0 0 0 0 0 0 0 0 0\ncpu1 90 0 0 200 10 0 0 0 0 0\n\
+            cpu10 10 0 0 280 10 0 0 0 0 0\nintr 5\n";
+        for (allowed, expected) in [
+            (&[0][..], Some(Busy { cores: 1, all: 500, idle: 0 })),
+            (&[1, 10], Some(Busy { cores: 2, all: 600, idle: 500 })),
+            (&[1, 2], Some(Busy { cores: 1, all: 300, idle: 210 })),
+            (&[2], None),
+            (&[], Some(Busy { cores: 3, all: 1100, idle: 500 })),
+        ] {
+            assert_eq!(Busy::of(stat, allowed), expected, "{allowed:?}");
+        }
+        // Two idle cores of a machine whose others are busy are both free.
+        let after = Busy { cores: 2, all: 1600, idle: 1500 };
+        assert_eq!(free(2, Busy::of(stat, &[1, 10]).unwrap(), after), 2);
     }
 }

@@ -73,19 +73,16 @@ impl Host for Terminal {
         }
     }
 
+    /// Where nobody reads stdout any more the run goes on: what it writes is in its files too.
     fn result(&mut self, result: Outcome<'_>) -> io::Result<()> {
-        match result {
-            Outcome::Sample { prompt, text } => {
-                output::line(&format!("{prompt}{text}"))?;
-                output::line("---")
-            }
+        let shown = match result {
+            Outcome::Sample { prompt, text } => output::line(&format!("{prompt}{text}\n---")),
             Outcome::Scores { of, models, took, usd_per_hour } => {
-                print_scores(of, models)?;
-                output::line("")?;
-                print_cost(&took, usd_per_hour)
+                print_scores(of, models).and_then(|()| output::line("")).and_then(|()| print_cost(&took, usd_per_hour))
             }
             Outcome::Drawn { of, models } => print_drawn(of, models),
-        }
+        };
+        shown.or_else(|error| if output::is_closed(&error) { Ok(()) } else { Err(error) })
     }
 
     fn stop_asked(&self) -> bool {
@@ -150,7 +147,9 @@ fn print_scores(of: &Score, models: &[Graded]) -> io::Result<()> {
         ))?;
     }
     if models.len() > 1 {
-        output::line("p: of so great a difference from the first by chance (McNemar's test, exact)")?;
+        let test =
+            if of.answering.samples == 1 { "McNemar's test, exact" } else { "signs of the items' differences flipped" };
+        output::line(&format!("p: of so great a difference from the first by chance ({test})"))?;
     }
     Ok(())
 }

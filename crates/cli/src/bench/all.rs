@@ -28,8 +28,8 @@ use page::{Figure, Limit, Page, Peer, Waits};
 
 #[derive(clap::Args)]
 pub struct AllArgs {
-    /// Write the figures to this file as JSON too
-    #[arg(long, value_name = "FILE")]
+    /// Write JSON: to this file, beside the page; without a name in place of the page
+    #[arg(long, value_name = "FILE", num_args = 0..=1, default_missing_value = "-")]
     json: Option<PathBuf>,
     /// Put figures that `--json` wrote beside those of this machine
     #[arg(long, value_name = "FILE")]
@@ -102,6 +102,9 @@ pub fn all(args: &AllArgs) -> Result<()> {
     }
     page.seconds = begin.elapsed().as_secs_f64();
     if let Some(path) = &args.json {
+        if path == Path::new("-") {
+            return Ok(output::json(&page)?);
+        }
         let text = serde_json::to_string_pretty(&page).expect("plain data") + "\n";
         fs::write(path, text).with_context(|| format!("cannot write {}", path.display()))?;
     }

@@ -1,6 +1,7 @@
 //! `--agent TASK`, and questions from a pipe: nobody is there to be asked.
 
-use std::io::{self, Write};
+use std::borrow::Cow;
+use std::io::{self, IsTerminal, Write};
 use std::process::ExitCode;
 
 use anyhow::Result;
@@ -8,6 +9,7 @@ use serde_json::{Value, json};
 use wels_agent::run::line;
 use wels_agent::{End, Event, Host, Permission};
 
+use super::screen::printable;
 use super::session::Session;
 use crate::interrupt::Interrupt;
 use crate::output;
@@ -38,7 +40,7 @@ pub fn run(mut session: Session, task: &str, json: bool) -> Result<ExitCode> {
         let tokens = figures.generated;
         output::json(&json!({"event": "end", "reason": word, "answer": answer, "tokens": tokens}))?;
     } else {
-        output::line(answer)?;
+        output::line(&on_stdout(answer))?;
         eprintln!("[{figures}]");
     }
     match end {
@@ -55,7 +57,7 @@ pub fn ask(session: &mut Session, question: &str) -> Result<()> {
     let mut host = Alone { shows: Shows::Answers, interrupt: Interrupt::never(), failed: None };
     session.ask(question, &mut host)?;
     host.failed.map_or(Ok(()), Err)?;
-    writeln!(io::stdout().lock())?;
+    output::line("")?;
     eprintln!("[{}]", session.figures());
     Ok(())
 }
@@ -100,28 +102,42 @@ impl Host for Alone {
 
 impl Alone {
     fn say(&self, event: Event, answers: bool) -> io::Result<()> {
-        let mut stderr = io::stderr().lock();
         match event {
-            Event::Content(text) if answers => {
-                let mut stdout = io::stdout().lock();
-                stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush())
+            Event::Content(text) if answers => return output::text_now(&on_stdout(text)),
+            Event::Reasoning(text) => {
+                let _ = io::stderr().write_all(on_stderr(text).as_bytes()); // as `eprintln!`
             }
-            Event::Reasoning(text) => stderr.write_all(text.as_bytes()),
-            Event::Content(_) => Ok(()),
+            Event::Content(_) => {}
             Event::Answered(reply) if !answers && !reply.calls.is_empty() && !reply.content.is_empty() => {
-                writeln!(stderr, "{}", reply.content.trim_end())
+                eprintln!("{}", on_stderr(reply.content.trim_end()));
             }
-            Event::Answered(_) => Ok(()),
-            Event::Calling { name, arguments, .. } => writeln!(stderr, "calls {}", line(name, arguments)),
+            Event::Answered(_) => {}
+            Event::Calling { name, arguments, .. } => eprintln!("calls {}", on_stderr(&line(name, arguments))),
             Event::Called { outcome, .. } => {
                 let (lines, first) = (outcome.text.lines().count(), outcome.text.lines().next().unwrap_or_default());
                 let first: String = first.chars().take(160).collect();
                 let more = if lines > 1 { format!(" … {lines} lines") } else { String::new() };
-                writeln!(stderr, "  {}{first}{more}", if outcome.worked { "" } else { "failed: " })
+                eprintln!("  {}{}{more}", if outcome.worked { "" } else { "failed: " }, on_stderr(&first));
             }
-            Event::Shortened(count) => writeln!(stderr, "{}", shortened(count)),
+            Event::Shortened(count) => eprintln!("{}", shortened(count)),
         }
+        Ok(())
     }
+}
+
+/// What goes to stdout of words that a model or a tool has chosen.
+fn on_stdout(text: &str) -> Cow<'_, str> {
+    shown(text, io::stdout().is_terminal())
+}
+
+/// The same to stderr.
+fn on_stderr(text: &str) -> Cow<'_, str> {
+    shown(text, io::stderr().is_terminal())
+}
+
+/// A terminal is not to be driven; a pipe or a file gets everything as it is.
+fn shown(text: &str, in_terminal: bool) -> Cow<'_, str> {
+    if in_terminal { printable(text) } else { Cow::Borrowed(text) }
 }
 
 /// What is said when old results were shortened.
@@ -144,4 +160,16 @@ fn as_json(event: Event) -> Option<Value> {
         }
         Event::Shortened(count) => json!({"event": "shortened", "results": count}),
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_pipe_gets_what_a_terminal_is_spared() {
+        let text = "a\x1b]0;title\x07b\n";
+        assert_eq!(shown(text, true), "a\u{fffd}]0;title\u{fffd}b\n");
+        assert_eq!(shown(text, false), text);
+    }
 }

@@ -232,7 +232,14 @@ fn history_file() -> Option<PathBuf> {
     #[cfg(unix)]
     std::os::unix::fs::DirBuilderExt::mode(&mut builder, 0o700);
     builder.create(&folder).ok()?;
-    Some(folder.join("chat_history"))
+    let file = folder.join("chat_history");
+    // The folder may be an older one that others can read.
+    let mut options = std::fs::OpenOptions::new();
+    options.append(true).create(true);
+    #[cfg(unix)]
+    std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
+    options.open(&file).ok()?;
+    Some(file)
 }
 
 /// A line that ends with a backslash goes on.

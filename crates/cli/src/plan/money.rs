@@ -24,17 +24,18 @@ pub struct Args {
     /// Tokens to train on; if left out, what a published model was trained on, or 20 an activated parameter
     #[arg(long, value_name = "TOKENS")]
     tokens: Option<f64>,
-    /// The machine: h800, h100, h200, a100, rtx4090, rtx3090, or one of --device-table; of a recipe, cuda for this
-    /// machine's card, else its processor
-    #[arg(long, value_name = "NAME", default_value = "h800")]
-    device: String,
+    /// The machine: h800 (if left out), h100, h200, a100, rtx4090, rtx3090, or one of --device-table; of a recipe cpu (if
+    /// left out) or cuda: this machine's processor, or its GPU
+    #[arg(long, value_name = "NAME")]
+    device: Option<String>,
     /// How many train side by side; if left out, the fewest that hold the training
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
     devices: Option<u64>,
-    /// The fraction of the peak that is used
-    #[arg(long, value_name = "FRACTION", default_value_t = 0.4)]
-    utilisation: f64,
-    /// Number format: f32, bf16 or fp8; if left out bf16, and on a cluster what the model was published with
+    /// The fraction of the peak that is used; 0.4 if left out
+    #[arg(long, value_name = "FRACTION")]
+    utilisation: Option<f64>,
+    /// Number format: f32, bf16 or fp8; if left out bf16, and on a cluster fp8 for DeepSeek's models where the device
+    /// has it, else bf16, on processors f32
     #[arg(long, value_name = "FORMAT")]
     precision: Option<String>,
     /// A second plan beside the first with an assumption changed; may be given several times. Keys: price, utilisation,
@@ -66,9 +67,30 @@ impl Args {
     }
 
     /// What computes recipes here.
+    ///
+    /// # Errors
+    /// For the name of another machine.
     pub fn this_device(&self) -> Result<Arc<dyn Device>> {
-        let kind = if self.device == "cuda" { DeviceKind::Cuda } else { DeviceKind::Cpu };
-        kind.open()
+        match self.device.as_deref() {
+            None | Some("cpu") => DeviceKind::Cpu.open(),
+            Some("cuda") => DeviceKind::Cuda.open(),
+            Some(other) => {
+                let hint = "of a recipe --device is cpu or cuda: its rates are measured, not taken from a table";
+                Err(refuse(format!("--device {other} is not of this machine"), hint))
+            }
+        }
+    }
+
+    /// The first assumption that was said and that a recipe makes itself.
+    pub fn of_a_model(&self) -> Option<&'static str> {
+        let said = [
+            (self.tokens.is_some(), "--tokens"),
+            (self.devices.is_some(), "--devices"),
+            (self.utilisation.is_some(), "--utilisation"),
+            (self.precision.is_some(), "--precision"),
+            (!self.what_if.is_empty(), "--what-if"),
+        ];
+        said.into_iter().find_map(|(said, flag)| said.then_some(flag))
     }
 
     /// The prices that are known.
@@ -109,9 +131,10 @@ impl Plans {
     /// Plans for `config`, called `model`, with training sequences and caches of `context` tokens.
     pub fn of(model: &str, config: &ModelConfig, context: usize, args: &Args) -> Result<Plans> {
         let devices = args.device_table()?;
-        let device = devices.get(&args.device)?.clone();
+        let device = devices.get(args.device.as_deref().unwrap_or("h800"))?.clone();
         let precision = args.precision()?.unwrap_or(ProductFormat::Bf16);
         let prices = args.price_table()?;
+        let utilisation = fraction(args.utilisation.unwrap_or(0.4))?;
         let basis = WhatIf {
             config: config.clone(),
             training: training::Assumptions {
@@ -119,7 +142,7 @@ impl Plans {
                 sequence_length: context,
                 device: device.clone(),
                 devices: args.devices.unwrap_or(1),
-                utilisation: fraction(args.utilisation)?,
+                utilisation,
                 precision,
             },
             devices_given: args.devices.is_some(),
@@ -130,7 +153,7 @@ impl Plans {
                 context,
                 prompt: context,
                 batch: None,
-                utilisation: args.utilisation,
+                utilisation,
             },
         };
         let (training, serving) = basis.plans(prices.iter());

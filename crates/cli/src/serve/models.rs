@@ -43,7 +43,7 @@ pub struct ModelArgs {
     #[arg(long, value_name = "SECONDS")]
     unload_after: Option<u64>,
     /// The most tokens of an answer, and their number where a request does not say
-    #[arg(long, value_name = "TOKENS", default_value = "4096")]
+    #[arg(long, value_name = "TOKENS", default_value = "4096", visible_alias = "max-tokens")]
     max_output: NonZeroUsize,
     /// Tokens of prompt and answer together; the model's own limit if left out
     #[arg(long, value_name = "TOKENS")]

@@ -65,11 +65,15 @@ fn on_threads(args: &Args) -> Result<()> {
 /// Serves or follows; `on_machine`: how many ranks this machine has.
 fn as_rank(args: &Args, comm: Arc<dyn Comm>, on_machine: usize) -> Result<()> {
     let over = Over::new(comm, on_machine);
-    let work = || if over.is_first() { here(args, Some(over)) } else { args.models.follow(over) };
-    let result = catch_unwind(AssertUnwindSafe(work)).unwrap_or_else(|panic| Err(lost(panic).into()));
-    // Threads notice that a rank has left by its end of what joins them.
+    to_the_end(over, || if over.is_first() { here(args, Some(over)) } else { args.models.follow(over) })
+}
+
+/// Does a rank's work. However that ends, a panic too, no other rank waits for this one any more.
+fn to_the_end(over: &Over, work: impl FnOnce() -> Result<()>) -> Result<()> {
+    let result = catch_unwind(AssertUnwindSafe(work));
+    // Threads notice that a rank has left by this alone, so it comes before a panic goes on.
     over.ranks.comm().give_up();
-    match result {
+    match result.unwrap_or_else(|panic| Err(lost(panic).into())) {
         Err(error) if !over.is_first() && error.is::<Lost>() => Err(Silenced.into()),
         result => result,
     }
@@ -130,5 +134,26 @@ mod mpi {
             let on_machine = (0..mpi.world()).filter(|rank| mpi.host(*rank) == mpi.host(mpi.rank())).count();
             as_rank(args, mpi.clone(), on_machine)
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_rank_that_panics_is_lost_to_the_others() {
+        let mut ranks = threads(2).into_iter();
+        let (first, other) = (ranks.next().unwrap(), ranks.next().unwrap());
+        thread::scope(|scope| {
+            let other = scope.spawn(move || to_the_end(Over::new(Arc::new(other), 2), || panic!("as planned")));
+            let first = Over::new(Arc::new(first), 2);
+            let error = to_the_end(first, || {
+                first.ranks.comm().barrier()?;
+                Ok(())
+            });
+            assert!(error.is_err_and(|error| error.is::<Lost>()));
+            assert!(other.join().is_err(), "the panic goes on");
+        });
     }
 }

@@ -243,6 +243,89 @@ fn a_reader_that_goes_away_is_no_failure() {
     assert_eq!((said.code, said.stderr.as_str()), (Some(0), ""), "{said:?}");
 }
 
+/// Nobody reads what a run says any more; it is done to its end all the same.
+#[test]
+fn a_run_goes_on_without_its_readers() {
+    let lab = Lab::new();
+    for (name, script) in
+        [("deaf", "WELS run deaf.toml 2>&1 >/dev/null | head -n 1"), ("mute", "WELS run mute.toml 2>mute.log | true")]
+    {
+        lab.recipe(name, &[]);
+        let said = lab.shell(&format!("{script}; WELS verify runs/{name}"));
+        assert!(said.code == Some(0) && said.stdout.contains("verified"), "{name}: {said:?}");
+        assert!(lab.at(&format!("runs/{name}/sample/samples.json")).is_file(), "{name}: {said:?}");
+    }
+}
+
+#[test]
+fn an_address_in_use_is_refused_with_a_hint() {
+    let lab = Lab::new();
+    lab.done(&["run", &lab.recipe("r", &[])]);
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = taken.local_addr().unwrap().to_string();
+    let said = lab.wels(&["serve", "runs/r", "--listen", &address, "--no-key"]);
+    assert_eq!(said.code, Some(1), "{said:?}");
+    let failure = said.failure();
+    assert!(failure.starts_with(&format!("error: cannot listen on {address}: ")), "{failure}");
+    assert!(failure.contains("\nhint: give another address with --listen"), "{failure}");
+}
+
+#[test]
+fn flags_that_a_plan_has_no_use_for_are_refused() {
+    let lab = Lab::new();
+    let recipe = lab.recipe("r", &[]);
+    for (args, failure) in [
+        (&["plan", &recipe, "--ranks", "2"][..], "error: --ranks is of the plan of a model\n"),
+        (&["plan", &recipe, "--context", "9"], "error: --context is of the plan of a model\n"),
+        (&["plan", &recipe, "--tokens", "1e9"], "error: --tokens is of the plan of a model\n"),
+        (&["plan", &recipe, "--devices", "2"], "error: --devices is of the plan of a model\n"),
+        (&["plan", &recipe, "--utilisation", "0.5"], "error: --utilisation is of the plan of a model\n"),
+        (&["plan", &recipe, "--precision", "bf16"], "error: --precision is of the plan of a model\n"),
+        (&["plan", &recipe, "--what-if", "price=2"], "error: --what-if is of the plan of a model\n"),
+        (&["plan", &recipe, "--device", "h100"], "error: --device h100 is not of this machine\n"),
+        (&["plan", "deepseek-v3", "--measure"], "error: --measure is of the plan of a recipe\n"),
+    ] {
+        let said = lab.wels(args);
+        assert!(said.code == Some(1) && said.failure().starts_with(failure), "{args:?}: {said:?}");
+    }
+    lab.done(&["plan", &recipe, "--device", "cpu"]);
+}
+
+#[test]
+fn runs_are_compared_in_numbers() {
+    let lab = Lab::new();
+    lab.done(&["run", &lab.recipe("r", &[])]);
+    let said = lab.done(&["report", "runs/r", "runs/r", "--json"]);
+    let json: serde_json::Value = serde_json::from_str(&said.stdout).unwrap();
+    let run = &json["runs"][1];
+    assert_eq!(run["name"], "r");
+    assert!(run["parameters"].as_u64().unwrap() > run["parameters_activated"].as_u64().unwrap());
+    assert!(run["tokens"].as_u64().unwrap() > 0 && run["flops"].as_f64().unwrap() > 0.0);
+    assert!(run["loss"].as_f64().unwrap() > 0.0 && run["validation_nll"].as_f64().unwrap() > 0.0);
+    assert!(run["reward"].is_null() && run["held_out_accuracy"].is_null());
+    let page = lab.done(&["report", "runs/r", "runs/r"]).stdout;
+    assert!(page.contains(&format!("{:.4}", run["loss"].as_f64().unwrap())), "{page}");
+}
+
+/// What the checkpoints of a run were made by stays; a budget may change.
+#[test]
+fn the_recipe_of_a_run_is_not_changed_under_it() {
+    let lab = Lab::new();
+    lab.done(&["run", &lab.recipe("r", &[])]);
+    let path = lab.at("runs/r/recipe.toml");
+    let text = std::fs::read_to_string(&path).unwrap();
+    let edit = |from: &str, to: &str| {
+        assert!(text.contains(from), "{text}");
+        std::fs::write(&path, text.replace(from, to)).unwrap();
+    };
+    edit("learning_rate = 0.003", "learning_rate = 0.004");
+    let said = lab.wels(&["run", "runs/r"]);
+    let failure = said.failure();
+    assert!(said.code == Some(1) && failure.contains("pretrain.learning_rate: 0.003 → 0.004"), "{failure}");
+    edit("checkpoint_every = 5", "checkpoint_every = 4");
+    lab.done(&["run", "runs/r"]);
+}
+
 #[test]
 fn a_run_is_a_model_to_score() {
     let lab = Lab::new();

@@ -112,7 +112,7 @@ fn a_read_only_place_is_refused() {
     assert_eq!(
         said.failure(),
         "error: cannot create the run's directory locked/r: Permission denied (os error 13)\n\
-         hint: choose another place for runs with --runs DIR, or make this one writable\n"
+         hint: make this place readable and writable, or choose another one (of runs with --runs DIR)\n"
     );
 }
 
