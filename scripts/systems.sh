@@ -32,9 +32,10 @@ check() { # target, package
         return
     fi
     echo "checking $package for $target"
-    # Variables that name the target: build scripts themselves are compiled for this system, by its own compiler.
+    # Variables that name the target: build scripts themselves are compiled for this system, by its own compiler, and are
+    # those of the release build.
     env "CC_$name=$stand_in/cc" "CXX_$name=$stand_in/cc" "AR_$name=$stand_in/cc" RUSTFLAGS="-D warnings" \
-        CARGO_TARGET_DIR="${CARGO_TARGET_DIR:-target}/systems" cargo check --quiet --package "$package" --target "$target"
+        cargo check --quiet --release --package "$package" --target "$target"
 }
 
 check aarch64-unknown-linux-gnu wels-kernels
