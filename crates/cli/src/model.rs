@@ -22,6 +22,7 @@ use wels_model::weights::{Files, Sink, open_dir};
 use wels_pipeline::adapters;
 pub use wels_pipeline::model::{Location, in_directory, load_params, read_config, read_config_file, split_rows};
 use wels_pipeline::model::{gguf_tokenizer, read_tokenizer};
+use wels_pipeline::refusal::refuse;
 use wels_runs::machine;
 use wels_server::prompt::ServedModel;
 
@@ -68,6 +69,23 @@ pub fn default_name(model: &Path) -> String {
     let whole = std::fs::canonicalize(model).unwrap_or_else(|_| model.to_path_buf());
     let name = if whole.is_file() { whole.file_stem() } else { whole.file_name() };
     name.map_or_else(|| "model".to_owned(), |name| name.to_string_lossy().into_owned())
+}
+
+/// Refuses a context whose table of rotary positions, which is made at once, would take more than a quarter of the memory
+/// that is left: `max_position_embeddings` is what a file says.
+pub fn check_context(config: &ModelConfig, context: usize) -> Result<()> {
+    // A cosine and a sine for each pair.
+    let bytes = 4 * (context * config.attention.rope_dim()) as u64;
+    match machine::available_memory_bytes() {
+        Some(left) if bytes > left / 4 => Err(refuse(
+            format!(
+                "the positions of a context of {context} tokens take {} MB, more than there is room for",
+                bytes / 1_000_000
+            ),
+            "give fewer tokens: --context N",
+        )),
+        _ => Ok(()),
+    }
 }
 
 /// What answers to conversations are made from besides the engine, for a context of so many tokens; nobody has named

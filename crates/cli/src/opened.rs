@@ -12,7 +12,7 @@ use wels_runs::machine;
 use wels_server::prompt::ServedModel;
 
 use crate::janus::OpenJanus;
-use crate::model::{LoadArgs, Location, OpenModel, served_model};
+use crate::model::{LoadArgs, Location, OpenModel, check_context, served_model};
 
 /// Boxed, since they are large.
 pub enum Opened {
@@ -41,6 +41,7 @@ impl Opened {
         match self {
             Opened::Janus(open) => open.served(context),
             Opened::Text(open) => {
+                check_context(&open.config, context)?;
                 let none = || refuse("the model has no tokenizer", "put its tokenizer.json beside the weights");
                 let tokenizer = Arc::new(open.tokenizer.take().ok_or_else(none)?);
                 served_model(&open.config, &tokenizer, context)

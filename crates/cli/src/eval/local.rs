@@ -20,7 +20,7 @@ use wels_tasks::Prompt;
 
 use super::Args;
 use super::answer::{Answer, AnswerSink, Answerer, Questions, TOO_LONG, Work};
-use crate::model::OpenModel;
+use crate::model::{OpenModel, check_context};
 
 /// An engine and what it works on.
 pub struct Local {
@@ -59,6 +59,7 @@ impl Local {
         let template = ChatTemplate::of(&tokenizer)?;
         let positions = open.config.rope.max_positions;
         let context = args.context.map_or(positions, |asked| asked.get().min(positions));
+        check_context(&open.config, context)?;
         let (model, params, cache_bytes) = args.load.take_with_cache(&open, context, args.cache_mib)?;
         let options = args.load.options(params.placement(), &open.config);
         let (cache_dtype, layout) = (options.cache_dtype, options.layout);

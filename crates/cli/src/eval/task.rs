@@ -31,7 +31,7 @@ use super::answer::Work;
 use super::receipt::Receipt;
 use super::receipts::{self, Folder};
 use crate::interrupt::Interrupt;
-use crate::model::{OpenModel, default_name, load_params};
+use crate::model::{OpenModel, check_context, default_name, load_params};
 use crate::output;
 use crate::progress::Progress;
 
@@ -162,6 +162,7 @@ impl Examinee {
         let params = load_params(&device, &location, &open.config)?;
         let positions = open.config.rope.max_positions;
         let context = args.context.map_or(positions, |asked| asked.get().min(positions));
+        check_context(&open.config, context)?;
         let eos = open.config.eos_ids.iter().copied();
         let mut stop_tokens: Vec<u32> = eos.chain(tokenizer.special().eos).collect();
         stop_tokens.dedup();

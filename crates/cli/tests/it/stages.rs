@@ -520,7 +520,8 @@ fn an_environment_at_an_address_is_that_of_a_program_and_is_not_needed_to_verify
 
     most.store(0, Ordering::SeqCst);
     let verified = lab.done(&["verify", "runs/address", "--stage", "played"]);
-    assert!(verified.stdout.contains("played: done again from step 1 to step 2"), "{verified:?}");
+    // Either of its two stretches.
+    assert!(verified.stdout.contains("played: done again from "), "{verified:?}");
     fs::remove_file(lab.at("runs/address/played/environment.jsonl")).unwrap();
     let said = lab.wels(&["verify", "runs/address", "--stage", "played"]);
     assert!(said.failure().contains("environment.jsonl"), "{said:?}");
