@@ -32,8 +32,8 @@ check() { # target, package
         return
     fi
     echo "checking $package for $target"
-    # Variables that name the target: build scripts themselves are compiled for this system, by its own compiler, and are
-    # those of the release build.
+    # Variables that name the target: build scripts themselves are compiled for this system, by its own compiler, and
+    # are those of the release build.
     env "CC_$name=$stand_in/cc" "CXX_$name=$stand_in/cc" "AR_$name=$stand_in/cc" RUSTFLAGS="-D warnings" \
         cargo check --quiet --release --package "$package" --target "$target"
 }

@@ -6,8 +6,8 @@
 
 #![forbid(unsafe_code)]
 
-/// To stderr. Where nobody reads it any more the words are lost, and what is done goes on: std's macro of this name would
-/// panic.
+/// To stderr. Where nobody reads it any more the words are lost, and what is done goes on: std's macro of this name
+/// would panic.
 macro_rules! eprintln {
     ($($words:tt)*) => {{
         use std::io::Write as _;

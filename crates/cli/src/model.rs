@@ -71,8 +71,8 @@ pub fn default_name(model: &Path) -> String {
     name.map_or_else(|| "model".to_owned(), |name| name.to_string_lossy().into_owned())
 }
 
-/// Refuses a context whose table of rotary positions, which is made at once, would take more than a quarter of the memory
-/// that is left: `max_position_embeddings` is what a file says.
+/// Refuses a context whose table of rotary positions, which is made at once, would take more than a quarter of the
+/// memory that is left: `max_position_embeddings` is what a file says.
 pub fn check_context(config: &ModelConfig, context: usize) -> Result<()> {
     // A cosine and a sine for each pair.
     let bytes = 4 * (context * config.attention.rope_dim()) as u64;

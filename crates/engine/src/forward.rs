@@ -66,7 +66,7 @@ impl Engine {
         for work in work.iter().filter(|_| self.options.prefix_cache) {
             let complete = self.running[work.sequence].computed - self.mtp_pending(work.sequence);
             let sequence = &mut self.running[work.sequence];
-            // MTP has written nothing of an embedding, and whoever found such a page would draft from what is left there.
+            // MTP has written nothing of an embedding; whoever found such a page would draft from what is left there.
             if mtp && sequence.request.embedding.is_some() {
                 continue;
             }

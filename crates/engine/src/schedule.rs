@@ -90,8 +90,8 @@ impl Engine {
         last.is_some_and(|last| self.waiting[waiting].order() < last)
     }
 
-    /// Whether somebody before it in order is about to compute pages that this one can share: it does better to wait for
-    /// them. One behind it might not be computed before all that comes between them.
+    /// Whether somebody before it in order is about to compute pages that this one can share: it does better to wait
+    /// for them. One behind it might not be computed before all that comes between them.
     fn will_be_cached(&self, sequence: &Sequence) -> bool {
         let shareable = sequence.tokens.len() - 1;
         self.shares_prefix(sequence)

@@ -24,8 +24,8 @@ pub struct Args {
     /// Tokens to train on; if left out, what a published model was trained on, or 20 an activated parameter
     #[arg(long, value_name = "TOKENS")]
     tokens: Option<f64>,
-    /// The machine: h800 (if left out), h100, h200, a100, rtx4090, rtx3090, or one of --device-table; of a recipe cpu (if
-    /// left out) or cuda: this machine's processor, or its GPU
+    /// The machine: h800 (if left out), h100, h200, a100, rtx4090, rtx3090, or one of --device-table; of a recipe cpu
+    /// (if left out) or cuda: this machine's processor, or its GPU
     #[arg(long, value_name = "NAME")]
     device: Option<String>,
     /// How many train side by side; if left out, the fewest that hold the training

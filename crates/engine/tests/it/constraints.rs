@@ -89,8 +89,8 @@ fn speculation_changes_no_constrained_answer() {
     }
 }
 
-/// Of answers with one constraint, each has the tokens and the end that it has alone: near the limit of states too, which
-/// they would reach together.
+/// Of answers with one constraint, each has the tokens and the end that it has alone: near the limit of states too,
+/// which they would reach together.
 #[test]
 fn several_answers_with_one_constraint_do_not_touch_each_other() {
     let loaded = models::with_text(5);

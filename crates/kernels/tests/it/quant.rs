@@ -219,7 +219,7 @@ fn products_equal_the_reference() {
 #[test]
 fn the_greatest_terms_overflow_nothing() {
     for block_type in QUANTISED {
-        // Bits that are all ones are the greatest terms, but of Q8_0, which has signs, and of MXFP4, whose greatest is 7.
+        // Bits that are all ones are the greatest terms, but of Q8_0, which has signs, and of MXFP4, whose is 7.
         for byte in [0xff, 0x7f, 0x77, 0x80, 0x00] {
             let (t, n, k) = (7, 17, 2 * block_type.len());
             let mut bytes = vec![byte; n * block_type.row_bytes(k).expect("whole blocks")];

@@ -17,6 +17,7 @@ mod packed;
 mod paged;
 mod pictures;
 mod placed;
+mod published;
 mod shapes;
 mod vq;
 mod weights;

@@ -19,7 +19,7 @@ use wels_model::params::Params;
 use wels_model::tape::Execution;
 use wels_model::weights::{self, WeightsError};
 
-const ALL_BYTES: u64 = u64::MAX;
+pub const ALL_BYTES: u64 = u64::MAX;
 
 /// A tiny model of each family: MLA with and without query latent, both routers, MTP, biases, tied and untied heads.
 pub fn tiny_configs() -> Vec<ModelConfig> {
@@ -100,12 +100,12 @@ pub fn made_up(config: &ModelConfig) -> Vec<Vec<f32>> {
     specs.iter().enumerate().map(|(param, spec)| (0..spec.len()).map(|i| value(param, i)).collect()).collect()
 }
 
-fn save(dir: &Path, config: &ModelConfig, dtype: Dtype, shard_bytes: u64, params: &[Vec<f32>]) {
+pub fn save(dir: &Path, config: &ModelConfig, dtype: Dtype, shard_bytes: u64, params: &[Vec<f32>]) {
     weights::save_dir(dir, config, dtype, shard_bytes, &|param| Cow::Borrowed(&params[param][..])).unwrap();
 }
 
 /// Loads into NaN and checks that each row came once.
-fn load(dir: &Path, config: &ModelConfig) -> Result<(Vec<Vec<f32>>, Vec<String>), WeightsError> {
+pub fn load(dir: &Path, config: &ModelConfig) -> Result<(Vec<Vec<f32>>, Vec<String>), WeightsError> {
     let specs = names::param_specs(config);
     let mut params: Vec<Vec<f32>> = specs.iter().map(|spec| vec![f32::NAN; spec.len()]).collect();
     let notes = weights::load_dir(dir, config, &mut |param, first_row, rows, values| {
@@ -258,9 +258,9 @@ fn files_are_laid_out_as_on_the_hub() {
     assert!(error.to_string().contains("many already holds weights (model"), "{error}");
 }
 
-type Tensors = BTreeMap<String, (FileDtype, Vec<usize>, Vec<u8>)>;
+pub type Tensors = BTreeMap<String, (FileDtype, Vec<usize>, Vec<u8>)>;
 
-fn safetensors_of(path: &Path) -> Tensors {
+pub fn safetensors_of(path: &Path) -> Tensors {
     let bytes = fs::read(path).unwrap();
     let file = safetensors::SafeTensors::deserialize(&bytes).unwrap();
     let own = |(name, view): (&str, TensorView)| {
@@ -269,7 +269,7 @@ fn safetensors_of(path: &Path) -> Tensors {
     file.iter().map(own).collect()
 }
 
-fn to_bytes(tensors: &Tensors) -> Vec<u8> {
+pub fn to_bytes(tensors: &Tensors) -> Vec<u8> {
     let views = tensors
         .iter()
         .map(|(name, (dtype, shape, data))| (name, TensorView::new(*dtype, shape.clone(), data).unwrap()));
@@ -364,7 +364,7 @@ fn what_may_be_ignored_is_noted() {
 }
 
 /// Saves in f32 and lets `change` edit the configuration and the tensors.
-fn changed_dir(config: &ModelConfig, change: impl FnOnce(&mut Value, &mut Tensors)) -> TempDir {
+pub fn changed_dir(config: &ModelConfig, change: impl FnOnce(&mut Value, &mut Tensors)) -> TempDir {
     let dir = tempfile::tempdir().unwrap();
     save(dir.path(), config, Dtype::F32, ALL_BYTES, &made_up(config));
     let paths = ["config.json", "model.safetensors"].map(|name| dir.path().join(name));
@@ -471,76 +471,6 @@ fn fp8_without_scales_is_refused() {
          surplus: model.norm.weight_scale_inv\n  \
          misshapen: model.layers.0.self_attn.k_proj.weight_scale_inv [2, 1] instead of [1, 1]"
     );
-}
-
-/// As in the published Qwen3-FP8.
-#[test]
-fn fp8_scales_may_be_of_half_precision() {
-    let config = &tiny_configs()[4];
-    let loaded = [FileDtype::BF16, FileDtype::F32].map(|dtype| {
-        let dir = tempfile::tempdir().unwrap();
-        save(dir.path(), config, Dtype::Fp8, ALL_BYTES, &made_up(config));
-        let path = dir.path().join("model.safetensors");
-        let mut tensors = safetensors_of(&path);
-        for (_, tensor) in tensors.iter_mut().filter(|(name, _)| name.ends_with(".weight_scale_inv")) {
-            // The upper half of an f32 is a bf16.
-            let words = tensor.2.as_chunks::<4>().0.iter();
-            tensor.2 = match dtype {
-                FileDtype::BF16 => words.flat_map(|word| [word[2], word[3]]).collect(),
-                _ => words.flat_map(|word| [0, 0, word[2], word[3]]).collect(),
-            };
-            tensor.0 = dtype;
-        }
-        fs::write(&path, to_bytes(&tensors)).unwrap();
-        load(dir.path(), config).unwrap().0
-    });
-    assert_eq!(loaded[0], loaded[1]);
-}
-
-#[test]
-fn a_table_of_experts_names_different_ones_that_there_are() {
-    let config = crate::shapes::deepseek_v4();
-    let mut params = made_up(&config);
-    for (spec, values) in names::param_specs(&config).iter().zip(&mut params) {
-        if spec.kind == ParamKind::Table {
-            values.iter_mut().enumerate().for_each(|(i, value)| *value = ((i / spec.cols + i % spec.cols) % 8) as f32);
-        }
-    }
-    let with_row = |row: [i64; 2]| {
-        let dir = tempfile::tempdir().unwrap();
-        save(dir.path(), &config, Dtype::F32, ALL_BYTES, &params);
-        let path = dir.path().join("model.safetensors");
-        let mut tensors = safetensors_of(&path);
-        let table = tensors.iter_mut().find(|(name, _)| name.ends_with("tid2eid")).unwrap().1;
-        table.2[16 * 3..16 * 4].copy_from_slice(&row.map(i64::to_le_bytes).concat());
-        fs::write(&path, to_bytes(&tensors)).unwrap();
-        load(dir.path(), &config).map(|_| ()).map_err(|error| error.to_string())
-    };
-    assert_eq!(with_row([7, 0]), Ok(()));
-    for row in [[8, 0], [-1, 0], [3, 3]] {
-        let error = with_row(row).unwrap_err();
-        assert!(error.contains("tid2eid row 3 [") && error.contains("different experts below 8"), "{error}");
-    }
-}
-
-/// `<|end|>` of Phi-3 stands there alone.
-#[test]
-fn ends_of_answers_are_those_of_the_generation_config_too() {
-    let dir = changed_dir(&tiny_configs()[4], |json, _| json["eos_token_id"] = 2.into());
-    let ends = |text: &str| {
-        fs::write(dir.path().join("generation_config.json"), text).unwrap();
-        weights::open_dir(dir.path()).map(|(config, ..)| config.eos_ids).map_err(|error| error.to_string())
-    };
-    for (text, expected) in [
-        (r#"{"eos_token_id": [7, 2, 3]}"#, vec![2, 7, 3]),
-        (r#"{"eos_token_id": 5}"#, vec![2, 5]),
-        (r#"{"eos_token_id": [2, 99]}"#, vec![2]), // beyond the vocabulary
-        (r#"{"temperature": 0.6}"#, vec![2]),
-    ] {
-        assert_eq!(ends(text), Ok(expected), "{text}");
-    }
-    assert!(ends(r#"{"eos_token_id": "end"}"#).unwrap_err().contains("generation_config.json: eos_token_id"));
-    assert!(ends("{").is_err());
 }
 
 /// A file with this header text (its length before it) and this much data.
