@@ -4,7 +4,8 @@
 
 Measures the step of both (recipes/moe-28m.toml and dense.toml beside this, or of the pair `small` small-moe.toml and
 small-dense.toml) with the machine to itself, gives each as many steps as fit into the time, and trains them in turns,
-each with its own complete schedule of learning rates. A step's place on the axis of time is that of the measured steps,
+each with its own complete schedule of learning rates (of the pair `small` one that falls from the beginning, as a
+cosine). A step's place on the axis of time is that of the measured steps,
 so that the machine may have other work while they train; the sum of the seconds as they were is printed beside it. Both
 see the same documents, tokenizer and validation text (Rust sources; seeds change weights and order). Killed, the same
 command goes on. Writes docs/moe-vs-dense.csv and docs/moe-vs-dense.svg, or those of the pair, and prints a table.
@@ -32,7 +33,13 @@ VALIDATIONS = 20
 
 
 def plan(
-    binary: Path, recipes: dict[str, Path], runs: Path, seconds: float, rates: dict[str, float | None], precision: str
+    binary: Path,
+    recipes: dict[str, Path],
+    runs: Path,
+    seconds: float,
+    rates: dict[str, float | None],
+    precision: str,
+    decays_throughout: bool,
 ) -> dict[str, dict[str, Any]]:
     """The seconds of a step of each model and what its recipe is changed to. Kept in a file: a continued comparison must
     not measure anew."""
@@ -51,6 +58,8 @@ def plan(
             "pretrain.validate_sequences": 256,
             "pretrain.keep_checkpoints": 1,
         }
+        if decays_throughout:
+            changes["pretrain.decay_steps"] = steps
         if rates[label]:
             changes["pretrain.learning_rate"] = rates[label]
         plans[label] = {"seconds_per_step": report["seconds_per_step"], "changes": changes}
@@ -105,7 +114,8 @@ def main() -> None:
     rates = {"MoE": arguments.learning_rate_moe, "dense": arguments.learning_rate_dense}
     name = "moe-vs-dense" if arguments.pair == "moe-28m" else f"moe-vs-dense-{arguments.pair}"
     runs, recipes = arguments.runs or wels.ROOT / "runs" / name, PAIRS[arguments.pair]
-    plans = plan(binary, recipes, runs, arguments.minutes * 60, rates, arguments.precision)
+    decays_throughout = arguments.pair == "small"
+    plans = plan(binary, recipes, runs, arguments.minutes * 60, rates, arguments.precision, decays_throughout)
     curves = [
         wels.train(binary, recipe, plans[label]["changes"], runs, label, seed)
         for seed in arguments.seeds

@@ -121,7 +121,8 @@ pub struct DataSection {
     pub validation_fraction: f64,
     /// Tokens of one training sequence (T).
     pub sequence_length: usize,
-    /// Sequences are shuffled within windows of so many.
+    /// Sequences are shuffled within windows of so many. Where that is less than the corpus, each window has documents
+    /// of its own, and losses swing from one to the next.
     pub shuffle_window: u64,
     /// The fraction of documents turned into prefix-suffix-middle order.
     pub fim_rate: f64,
