@@ -34,7 +34,7 @@ use tools::ToolArgs;
 /// What the command line says.
 #[derive(clap::Args)]
 pub struct Args {
-    /// A run, a Hugging Face directory, or a .gguf file
+    /// A run, a Hugging Face directory, a .gguf file, or a name: ORG/NAME, r1:1.5b
     #[arg(value_name = "MODEL")]
     model: PathBuf,
     /// What the model is told before the conversation

@@ -55,7 +55,8 @@ use crate::progress::Progress;
 /// What the command line says.
 #[derive(clap::Args)]
 pub struct Args {
-    /// A Hugging Face directory, the directory of a run, or a .gguf file; with --endpoint a name
+    /// A run, a Hugging Face directory, a .gguf file, or a name: ORG/NAME, r1:1.5b; with
+    /// --endpoint what it is called there
     #[arg(value_name = "MODEL", required_unless_present_any = ["compare", "against"])]
     model: Option<PathBuf>,
     #[command(flatten)]

@@ -21,7 +21,7 @@ use crate::placement::{Demand, PlacementArgs};
 /// What the command line says.
 #[derive(clap::Args)]
 pub struct Args {
-    /// A Hugging Face directory, the directory of a run, or a GGUF file
+    /// A run, a Hugging Face directory, a .gguf file, or a name: ORG/NAME, r1:1.5b
     #[arg(value_name = "MODEL")]
     model: PathBuf,
     #[command(flatten)]

@@ -17,7 +17,7 @@ use crate::output;
 
 #[derive(clap::Args)]
 pub struct SpeculationArgs {
-    /// A run, a Hugging Face directory, or a .gguf file
+    /// A run, a Hugging Face directory, a .gguf file, or a name: ORG/NAME, r1:1.5b
     #[arg(value_name = "MODEL")]
     model: PathBuf,
     /// A text to continue; may be given several times

@@ -27,7 +27,7 @@ const MERGE: &str = "serve the merged weights: wels convert MODEL OUT --merge AD
 /// What the command line says of the models.
 #[derive(clap::Args)]
 pub struct ModelArgs {
-    /// A Hugging Face directory, the directory of a run, a .gguf file, or the name of a model; with NAME= before it if
+    /// A run, a Hugging Face directory, a .gguf file, or a name: ORG/NAME, r1:1.5b; with NAME= before it if
     /// clients are to call it so. Of several, each is loaded when it is first asked for
     #[arg(value_name = "[NAME=]MODEL", required = true)]
     models: Vec<PathBuf>,
