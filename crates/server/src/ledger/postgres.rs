@@ -8,6 +8,7 @@ use std::collections::HashMap;
 use std::str::FromStr;
 use std::time::Duration;
 
+use tokio_postgres::error::SqlState;
 use tokio_postgres::tls::MakeTlsConnect;
 use tokio_postgres::types::{ToSql, Type};
 use tokio_postgres::{Client, Config, NoTls, Socket, Statement};
@@ -116,12 +117,21 @@ fn wait<T>(
         return Err(LedgerError::Silent);
     }
     match runtime.block_on(async { tokio::time::timeout(STATEMENT_TIMEOUT, work).await }) {
-        Ok(done) => Ok(done?),
+        Ok(done) => {
+            *given_up = done.as_ref().is_err_and(ends_session);
+            Ok(done?)
+        }
         Err(_) => {
             *given_up = true;
             Err(LedgerError::Silent)
         }
     }
+}
+
+/// Whether the server says that it ends the session: that comes some time before the connection is seen to be closed.
+fn ends_session(error: &tokio_postgres::Error) -> bool {
+    let ends = [SqlState::ADMIN_SHUTDOWN, SqlState::CRASH_SHUTDOWN, SqlState::IDLE_IN_TRANSACTION_SESSION_TIMEOUT];
+    error.code().is_some_and(|code| ends.contains(code))
 }
 
 fn parameters(values: &[Value]) -> Vec<&(dyn ToSql + Sync)> {
