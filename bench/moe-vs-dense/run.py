@@ -5,10 +5,10 @@
 Measures the step of both (recipes/moe-28m.toml and dense.toml beside this, or of the pair `small` small-moe.toml and
 small-dense.toml) with the machine to itself, gives each as many steps as fit into the time, and trains them in turns,
 each with its own complete schedule of learning rates (of the pair `small` one that falls from the beginning, as a
-cosine). A step's place on the axis of time is that of the measured steps,
-so that the machine may have other work while they train; the sum of the seconds as they were is printed beside it. Both
-see the same documents, tokenizer and validation text (Rust sources; seeds change weights and order). Killed, the same
-command goes on. Writes docs/moe-vs-dense.csv and docs/moe-vs-dense.svg, or those of the pair, and prints a table.
+cosine). A step's place on the axis of time is that of the measured steps, so that the machine may have other work while
+they train; the sum of the seconds as they were is printed beside it. Both see the same documents, tokenizer and
+validation text (Rust sources; seeds change weights and order). Killed, the same command goes on. Writes
+docs/moe-vs-dense.csv and docs/moe-vs-dense.svg, or those of the pair, and prints a table.
 """
 
 from __future__ import annotations

@@ -339,3 +339,18 @@ impl Weights {
 pub fn report(notes: &[Note]) {
     notes.iter().for_each(|note| eprintln!("note: {note}"));
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_context_whose_positions_do_not_fit_is_refused() {
+        let config = wels_model::presets::preset("deepseek-v3").unwrap();
+        check_context(&config, 4096).unwrap();
+        if machine::available_memory_bytes().is_some() {
+            let error = check_context(&config, 1 << 40).unwrap_err().to_string();
+            assert!(error.starts_with("the positions of a context of 1099511627776 tokens take "), "{error}");
+        }
+    }
+}

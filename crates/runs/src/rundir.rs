@@ -40,11 +40,14 @@ pub struct RunDir {
     read_only: bool,
 }
 
+/// The recipe as resolved.
+const RECIPE: &str = "recipe.toml";
+
 /// The file by which ranks of several machines find out whether they see one directory. It is gone once they have.
 pub const RANKS: &str = "ranks";
 
 /// What may be in the directory of a run whose ledger has no line yet, in the order in which it comes.
-const BEFORE_THE_FIRST_LINE: [&str; 6] = ["lock", "ledger.jsonl", "run.json", "recipe.toml", RANKS, "plan.json"];
+const BEFORE_THE_FIRST_LINE: [&str; 6] = ["lock", "ledger.jsonl", "run.json", RECIPE, RANKS, "plan.json"];
 
 impl RunDir {
     /// Goes on with the run at `path`.
@@ -56,7 +59,8 @@ impl RunDir {
         refuse_what_is_no_run(path)?;
         let lock = lock(path)?;
         check_format(path)?;
-        let recipe = Recipe::load(&path.join("recipe.toml"))?;
+        let recipe = Recipe::load(&path.join(RECIPE))?;
+        refuse_changes(path, &recipe)?;
         RunDir::opened(path, recipe, lock)
     }
 
@@ -69,7 +73,7 @@ impl RunDir {
         refuse_what_is_no_run(path)?;
         let lock = lock_shared(path)?;
         check_format(path)?;
-        let recipe = Recipe::load(&path.join("recipe.toml"))?;
+        let recipe = Recipe::load(&path.join(RECIPE))?;
         Ok(RunDir { path: path.to_path_buf(), recipe, _lock: lock, read_only: true })
     }
 
@@ -80,7 +84,7 @@ impl RunDir {
     pub fn open_beside(path: &Path) -> Result<RunDir, RunError> {
         refuse_what_is_no_run(path)?;
         check_format(path)?;
-        let recipe = Recipe::load(&path.join("recipe.toml"))?;
+        let recipe = Recipe::load(&path.join(RECIPE))?;
         Ok(RunDir { path: path.to_path_buf(), recipe, _lock: None, read_only: true })
     }
 
@@ -94,32 +98,18 @@ impl RunDir {
         let path = runs.join(&recipe.run.name);
         fs::create_dir_all(&path).map_err(RunError::io("create the run's directory", &path))?;
         let lock = lock(&path)?;
-        let saved = path.join("recipe.toml");
+        let saved = path.join(RECIPE);
         if path.join("run.json").exists() {
             check_format(&path)?;
         } else {
             create(&path)?;
         }
-        if saved.exists() {
-            let changes = recipe.changes_since(&Recipe::load(&saved)?);
-            if !changes.is_empty() {
-                return Err(RunError::Changed { path, changes });
-            }
-        }
+        refuse_changes(&path, recipe)?;
         files::write_atomically(&saved, recipe.to_toml().as_bytes()).map_err(RunError::io("write", &saved))?;
         RunDir::opened(&path, recipe.clone(), lock)
     }
 
     fn opened(path: &Path, recipe: Recipe, lock: File) -> Result<RunDir, RunError> {
-        // `recipe.toml` may be edited, for a budget say; the receipt says what the checkpoints were made by.
-        let receipt = path.join(RECEIPT);
-        if receipt.exists() {
-            let begun = Receipt::read(&receipt)?.recipe;
-            let changes = recipe.changes_since(&Recipe::parse(RECEIPT, &begun, path)?);
-            if !changes.is_empty() {
-                return Err(RunError::Changed { path: path.to_path_buf(), changes });
-            }
-        }
         files::remove_unfinished(path).map_err(RunError::io("clean up", path))?;
         check_ledger(path)?;
         Ok(RunDir { path: path.to_path_buf(), recipe, _lock: Some(lock), read_only: false })
@@ -157,10 +147,23 @@ impl RunDir {
 }
 
 fn refuse_what_is_no_run(path: &Path) -> Result<(), RunError> {
-    match path.join("run.json").is_file() && path.join("recipe.toml").is_file() {
+    match path.join("run.json").is_file() && path.join(RECIPE).is_file() {
         true => Ok(()),
         false => Err(RunError::NotARun { path: path.to_path_buf() }),
     }
+}
+
+/// Fails if a run that has begun would go on with another recipe. What its checkpoints were made by the receipt says,
+/// once there is one: `recipe.toml` may be edited, for a budget say.
+fn refuse_changes(path: &Path, recipe: &Recipe) -> Result<(), RunError> {
+    let (receipt, saved) = (path.join(RECEIPT), path.join(RECIPE));
+    let begun = match receipt.exists() {
+        true => Receipt::read(&receipt)?.recipe()?,
+        false if saved.exists() => Recipe::load(&saved)?,
+        false => return Ok(()),
+    };
+    let changes = recipe.changes_since(&begun);
+    if changes.is_empty() { Ok(()) } else { Err(RunError::Changed { path: path.to_path_buf(), changes }) }
 }
 
 /// Makes the files that a run begins with: the ledger first, so that a run without one has lost it.

@@ -292,6 +292,20 @@ fn flags_that_a_plan_has_no_use_for_are_refused() {
 }
 
 #[test]
+fn flags_of_one_meaning_have_one_name_in_all_verbs() {
+    let lab = Lab::new();
+    for args in [
+        &["serve", "none", "--max-tokens", "5"][..],
+        &["eval", "none", "--bench", "gsm8k", "--data", "none", "--max-running", "2", "--output", "out"],
+        &["draw", "none", "a circle", "--out", "out.png"],
+    ] {
+        let said = lab.wels(args);
+        assert!(said.code == Some(1) && said.failure().contains("none"), "{args:?}: {said:?}");
+        assert!(!said.stderr.contains("unexpected argument"), "{args:?}: {said:?}");
+    }
+}
+
+#[test]
 fn runs_are_compared_in_numbers() {
     let lab = Lab::new();
     lab.done(&["run", &lab.recipe("r", &[])]);
@@ -322,6 +336,9 @@ fn the_recipe_of_a_run_is_not_changed_under_it() {
     let said = lab.wels(&["run", "runs/r"]);
     let failure = said.failure();
     assert!(said.code == Some(1) && failure.contains("pretrain.learning_rate: 0.003 → 0.004"), "{failure}");
+    // Nor where the recipe that is given says the same.
+    lab.recipe("r", &[("learning_rate = 3e-3", "learning_rate = 4e-3")]);
+    assert_eq!(lab.wels(&["run", "r.toml"]).code, Some(1));
     edit("checkpoint_every = 5", "checkpoint_every = 4");
     lab.done(&["run", "runs/r"]);
 }

@@ -213,44 +213,22 @@ fn steps_are_functions_of_seed_and_state() {
     }
 }
 
-/// A task that nobody masters.
-struct Hopeless;
-
-impl Task for Hopeless {
-    fn name(&self) -> &str {
-        "hopeless"
-    }
-
-    fn len(&self) -> Option<u64> {
-        Even.len()
-    }
-
-    fn item(&self, index: u64) -> Result<Item, TaskError> {
-        Even.item(index)
-    }
-
-    fn format(&self) -> Format {
-        Even.format()
-    }
-
-    fn check(&self, _: &Item, _: &str) -> Result<Reason, TaskError> {
-        Ok(Reason::Wrong("as planned".into()))
-    }
-}
-
 #[test]
 fn what_is_sampled_anew_is_in_the_report_and_not_learnt() {
     let (tokenizer, options) = (tokenizer(), RlOptions { rounds: 3, ..options(16) });
     let prompter = Prompter { tokenizer: &tokenizer, template: None };
     let mut trainer = trainer();
-    let rollout = sample(&trainer, &Hopeless, &prompter, &options, 5, 0, &mut |_, _| {}).unwrap();
+    // Where nothing is worth anything all rewards are equal.
+    let nothing = RewardWeights { accuracy: 0.0, format: 0.0, language: 0.0 };
+    let worthless = RlOptions { weights: nothing, ..options.clone() };
+    let rollout = sample(&trainer, &Even, &prompter, &worthless, 5, 0, &mut |_, _| {}).unwrap();
     assert_eq!(
         (rollout.answered.len(), rollout.passed_over, rollout.chosen.len()),
         (3 * options.prompts, 3 * options.prompts, 0)
     );
-    let report = learn(&mut trainer, None, &rollout, &options, Key { seed: 5, stream: 0 }).unwrap();
-    assert_eq!((report.accuracy, report.dead_groups, report.updates.len()), (0.0, 1.0, 0));
-    assert!(report.length > 0.0 && report.entropy > 0.0);
+    let report = learn(&mut trainer, None, &rollout, &worthless, Key { seed: 5, stream: 0 }).unwrap();
+    assert_eq!((report.reward, report.dead_groups, report.updates.len()), (0.0, 1.0, 0));
+    assert!(report.accuracy > 0.0 && report.length > 0.0 && report.entropy > 0.0);
     let rollout = sample(&trainer, &Even, &prompter, &options, 5, 0, &mut |_, _| {}).unwrap();
     assert!(
         rollout.chosen.len() <= options.prompts && rollout.chosen.len() + rollout.passed_over <= rollout.answered.len()
